@@ -1,0 +1,4 @@
+//! A push broker for WebSocket clients on Linux: thread per core, shared nothing, io_uring.
+
+pub mod channel;
+pub mod process_id;

@@ -1,0 +1,2 @@
+//! The `pushring` daemon.
+fn main() {}
