@@ -2,3 +2,4 @@
 
 pub mod channel;
 pub mod process_id;
+pub mod shard;

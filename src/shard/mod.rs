@@ -1,0 +1,3 @@
+//! The core of the broker, one per CPU core, sans-IO.
+
+pub mod flush;
