@@ -1,0 +1,173 @@
+//! What others tell a shard: one enum, one direction.
+
+use super::event::RequestId;
+use super::outcome::Part;
+use crate::channel::ChannelId;
+use crate::gateway::{OwnerId, Snapshot};
+use crate::proto::MessageKind;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// An order to one shard. Orders of one producer are obeyed in order.
+#[derive(Debug)]
+pub enum Command {
+    /// One frame to one channel of this shard.
+    Push(Push),
+    /// One frame to many channels of this shard.
+    PushMany(Box<PushMany>),
+    /// End a channel behind what is queued for it.
+    Close(Box<Close>),
+    /// The answer to a waiting HTTP request.
+    Respond(Box<Respond>),
+    /// Use these routes and owners from now on.
+    Adopt(Arc<Snapshot>, Acknowledge),
+    /// A process is gone: close its channels and refuse its waiting requests.
+    OwnerGone {
+        /// Which.
+        owner: OwnerId,
+        /// Why, for the clients.
+        why: CloseFrame,
+    },
+    /// Answer with a copy of the shard's counters.
+    Report(crossbeam_channel::Sender<super::stats::Report>),
+    /// Close everything, then end.
+    Stop {
+        /// How long clients get to answer the close.
+        within_ms: u64,
+    },
+}
+
+/// Called (by drop) when a shard has adopted a snapshot. All shards hold a clone; the last drop is the answer.
+pub type Acknowledge = Option<Arc<dyn Send + Sync>>;
+
+/// One frame to one channel.
+#[derive(Debug)]
+pub struct Push {
+    /// To whom.
+    pub channel: ChannelId,
+    /// Who pushes; `None` is the broker's operator, who may push to any.
+    pub owner: Option<OwnerId>,
+    /// What.
+    pub frame: PushFrame,
+    /// What to do when the channel is over its budget.
+    pub policy: Option<Policy>,
+    /// Wants to know what became of it.
+    pub part: Option<Box<Part>>,
+}
+
+/// One frame to many channels.
+#[derive(Debug)]
+pub struct PushMany {
+    /// To whom.
+    pub audience: ShardAudience,
+    /// Channels of the audience that are left out, sorted.
+    pub except: Arc<[ChannelId]>,
+    /// Who pushes.
+    pub owner: OwnerId,
+    /// What.
+    pub frame: PushFrame,
+    /// What to do where a channel is over its budget.
+    pub policy: Option<Policy>,
+    /// Wants to know what became of it.
+    pub part: Option<Box<Part>>,
+}
+
+/// The part of an audience that lives on one shard.
+#[derive(Debug, Clone)]
+pub enum ShardAudience {
+    /// These channels, all of this shard.
+    Channels(Vec<ChannelId>),
+    /// The process' channels that were opened on this path.
+    Path(Arc<str>),
+    /// All channels of the process.
+    Process,
+}
+
+/// What a push carries. Checked by who made it: Text is valid UTF-8, control payloads have at most 125 bytes.
+#[derive(Debug, Clone)]
+pub struct PushFrame {
+    /// The kind of frame.
+    pub kind: PushKind,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// The frames that a process may push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushKind {
+    /// A data frame.
+    Message(MessageKind),
+    /// A ping; it keeps its place behind queued data.
+    Ping,
+    /// An unsolicited pong (RFC 6455 5.5.3).
+    Pong,
+}
+
+/// What to do with a frame that does not fit a channel's byte budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Close the channel with 1013.
+    #[default]
+    Close,
+    /// Drop this frame.
+    DropNewest,
+    /// Drop queued data frames, oldest first, until it fits.
+    DropOldest,
+    /// While the client is behind, keep only the newest value of this key; over the budget even so, close.
+    Conflate {
+        /// What the values are of.
+        key: u64,
+    },
+}
+
+/// Ends one channel.
+#[derive(Debug)]
+pub struct Close {
+    /// Which.
+    pub channel: ChannelId,
+    /// Who asks; `None` is the broker's operator.
+    pub owner: Option<OwnerId>,
+    /// What the client is told.
+    pub why: CloseFrame,
+    /// Wants to know: `closed`, `not_found` or `not_owner` counts 1.
+    pub part: Option<Box<Part>>,
+}
+
+/// The payload of a close frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloseFrame {
+    /// `None` sends an empty payload, which the client sees as 1005.
+    pub code: Option<u16>,
+    /// At most 123 bytes leave (RFC 6455 5.5).
+    pub reason: Box<str>,
+}
+
+/// A response to an HTTP request.
+#[derive(Debug)]
+pub struct Respond {
+    /// The request's id.
+    pub request: RequestId,
+    /// Who answers: only the process that was asked may.
+    pub owner: OwnerId,
+    /// 200, 404, …
+    pub status: u16,
+    /// Headers in order; forbidden ones are dropped, see `http::response`.
+    pub headers: Vec<(Box<str>, Box<str>)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Command {
+    /// The bytes that it keeps alive while it waits: what the inbox counts.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Command::Push(push) => push.frame.payload.len(),
+            Command::PushMany(many) => many.frame.payload.len(),
+            Command::Respond(respond) => respond.body.len(),
+            _ => 0,
+        }
+    }
+}
+
+// Commands are moved through the inbox by value: at most a cache line and a half each.
+const _: () = assert!(std::mem::size_of::<Command>() <= 96);

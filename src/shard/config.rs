@@ -1,0 +1,60 @@
+//! The numbers that a shard obeys.
+
+use super::command::Policy;
+use crate::proto;
+
+/// See each field. All durations are milliseconds, all sizes bytes.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What may wait for one channel. Default 1 MiB: some 20 s of video-rate telemetry at 50 KB/s, and 20 GiB at worst
+    /// for 20,000 channels that all stopped reading.
+    pub outbound_bytes_max: usize,
+    /// What happens to a frame that does not fit, where neither push nor process says.
+    pub policy: Policy,
+    /// What clients may send.
+    pub limits: proto::Limits,
+    /// How long a client may take from the upgrade on `/` to its `WsRegister`.
+    pub register_timeout_ms: u64,
+    /// How long a request head, and then a body, may take.
+    pub head_timeout_ms: u64,
+    /// See `head_timeout_ms`.
+    pub body_timeout_ms: u64,
+    /// How long a kept-alive HTTP connection may stay without a request.
+    pub http_idle_timeout_ms: u64,
+    /// How long a client may take to answer our close frame, behind what is queued for it.
+    pub close_timeout_ms: u64,
+    /// How long we read on after our last byte, so that the client sees it rather than a reset.
+    pub linger_ms: u64,
+    /// How much we read on, likewise.
+    pub linger_bytes_max: usize,
+    /// A silent client is sent a ping after this long; 0 for never.
+    pub ping_interval_ms: u64,
+    /// So many pings may stay unanswered before the client is gone.
+    pub pings_unanswered_max: u8,
+    /// Payloads up to this size are copied next to their header for one channel. Measured: one joined buffer beats
+    /// a gathering write for small frames; a copy of 4 KiB costs less than the second part does.
+    pub copy_bytes_max: usize,
+    /// The same for a frame that goes to many channels, where one copy serves all.
+    pub copy_shared_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            outbound_bytes_max: 1024 * 1024,
+            policy: Policy::Close,
+            limits: proto::Limits::default(),
+            register_timeout_ms: 10_000,
+            head_timeout_ms: 10_000,
+            body_timeout_ms: 10_000,
+            http_idle_timeout_ms: 60_000,
+            close_timeout_ms: 5_000,
+            linger_ms: 2_000,
+            linger_bytes_max: 1024 * 1024,
+            ping_interval_ms: 25_000,
+            pings_unanswered_max: 2,
+            copy_bytes_max: 4 * 1024,
+            copy_shared_bytes_max: 64 * 1024 - 16,
+        }
+    }
+}

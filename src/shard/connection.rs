@@ -1,0 +1,187 @@
+//! What a shard keeps of one connection: explicit data, nothing hidden in futures.
+//!
+//! Invariant: between reads a connection owns no read buffer; an idle channel owns no heap but its place in the table.
+
+use super::flush::SocketId;
+use super::http::Exchange;
+use super::outbound::Outbound;
+use crate::channel::ChannelId;
+use crate::proto;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Names a connection to the driver: its place in the shard's table and the generation of that place, so that a late
+/// readiness event never reaches a successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// The place.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u32,
+}
+
+impl Token {
+    /// As one number, for the kernel to keep.
+    pub fn to_u64(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    /// Back from [`Token::to_u64`].
+    pub fn from_u64(number: u64) -> Self {
+        Self { slot: number as u32, generation: (number >> 32) as u32 }
+    }
+}
+
+/// The client's address, in 18 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    ip: [u8; 16],
+    port: [u8; 2],
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { ip: ip.octets(), port: address.port().to_ne_bytes() }
+    }
+}
+
+impl From<Peer> for SocketAddr {
+    fn from(peer: Peer) -> Self {
+        SocketAddr::new(Ipv6Addr::from(peer.ip).to_canonical(), u16::from_ne_bytes(peer.port))
+    }
+}
+
+/// One connection.
+pub struct Connection {
+    pub(super) socket: SocketId,
+    pub(super) generation: u32,
+    pub(super) flags: Flags,
+    pub(super) pings_unanswered: u8,
+    pub(super) peer: Peer,
+    pub(super) outbound: Outbound,
+    pub(super) phase: Phase,
+    /// Bytes that were read but may not be parsed yet: the owner's queue or this client's own queue is full.
+    pub(super) unparsed: Option<Box<Vec<u8>>>,
+    /// When the current phase must have ended; `u64::MAX` if it has no such time.
+    pub(super) deadline_ms: u64,
+    /// When anything was last read.
+    pub(super) heard_ms: u64,
+    /// The tick of the one wheel entry that counts.
+    pub(super) wheel_tick: u64,
+}
+
+/// What a connection is at.
+pub(super) enum Phase {
+    /// HTTP requests and responses, until an upgrade.
+    Http(Box<Exchange>),
+    /// A WebSocket on `/` whose first message has not come yet.
+    Registering(Box<Registering>),
+    /// An open channel.
+    Open(Channel),
+    /// The channel is gone, or there never was one. What is queued is still sent, what comes is discarded.
+    Ending {
+        /// How many more bytes are discarded before the connection is cut.
+        discard_bytes_left: usize,
+    },
+}
+
+/// See [`Phase::Registering`].
+pub(super) struct Registering {
+    pub ws: proto::Connection,
+    pub forwarded_for: Option<Box<str>>,
+}
+
+/// See [`Phase::Open`].
+pub(super) struct Channel {
+    pub ws: proto::Connection,
+    pub id: ChannelId,
+    /// The owner's place in the shard's table.
+    pub owner: u32,
+    /// This connection's place in the owner's list.
+    pub place: u32,
+    /// The bound path, without the process id.
+    pub path: Arc<str>,
+}
+
+/// Small facts of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Flags(u16);
+
+impl Flags {
+    /// Stands in the shard's urgent list.
+    pub const URGENT: u16 = 1;
+    /// Stands in the shard's bulk list.
+    pub const BULK: u16 = 1 << 1;
+    /// Is part of the batch that is being sent.
+    pub const IN_BATCH: u16 = 1 << 2;
+    /// Bytes may wait in the socket that were not read when it said so.
+    pub const READABLE: u16 = 1 << 3;
+    /// Stands in its owner's list of connections that wait for room in the owner's queue.
+    pub const WAITS_FOR_OWNER: u16 = 1 << 4;
+    /// Is not read until the client has taken half of what is queued for it.
+    pub const WAITS_FOR_CLIENT: u16 = 1 << 5;
+    /// Someone waits for the outcome of a frame that is queued.
+    pub const WATCHED: u16 = 1 << 6;
+    /// We have sent a close frame.
+    pub const CLOSE_SENT: u16 = 1 << 7;
+    /// The writing side is shut, or will be once everything queued has left.
+    pub const SHUTDOWN: u16 = 1 << 8;
+    /// The path is bound for extensions.
+    pub const EXTENSION: u16 = 1 << 9;
+
+    pub fn has(self, flag: u16) -> bool {
+        self.0 & flag != 0
+    }
+
+    pub fn set(&mut self, flag: u16) {
+        self.0 |= flag;
+    }
+
+    /// Clears the flag and answers whether it was set.
+    pub fn take(&mut self, flag: u16) -> bool {
+        let had = self.has(flag);
+        self.0 &= !flag;
+        had
+    }
+}
+
+impl Connection {
+    /// Whether reading is paused by us.
+    pub(super) fn is_paused(&self) -> bool {
+        self.flags.has(Flags::WAITS_FOR_OWNER) || self.flags.has(Flags::WAITS_FOR_CLIENT)
+    }
+
+    /// The channel, if it is one.
+    pub(super) fn channel(&self) -> Option<&Channel> {
+        match &self.phase {
+            Phase::Open(channel) => Some(channel),
+            _ => None,
+        }
+    }
+}
+
+// A table entry is what an idle channel costs, next to its place in three small tables.
+const _: () = assert!(std::mem::size_of::<Connection>() <= 208);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_comes_back_as_the_address_it_was() {
+        for text in ["127.0.0.1:80", "[::1]:65535", "[2001:db8::1]:443", "255.1.2.3:0"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(SocketAddr::from(Peer::from(address)), address);
+        }
+    }
+
+    #[test]
+    fn a_token_survives_the_kernel() {
+        let token = Token { slot: u32::MAX - 1, generation: 7 };
+        assert_eq!(Token::from_u64(token.to_u64()), token);
+    }
+}

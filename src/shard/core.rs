@@ -1,0 +1,301 @@
+//! The shard itself: its tables, and the doors through which the driver calls it.
+//!
+//! The driver calls `handle_*` with what happened, then [`Shard::flush`] until it answers that nothing waits, then
+//! [`Shard::end_turn`], and carries out the [`Effect`]s. All of it is synchronous; `now_ms` is an argument.
+//!
+//! Invariants:
+//! - only this shard changes its connections and channels;
+//! - every channel gives its owner exactly one Opened and one Closed;
+//! - nothing here waits for a client.
+
+use super::command::{Acknowledge, Command};
+use super::config::Config;
+use super::connection::{Connection, Flags, Phase, Token};
+use super::directory::{Directory, Owner};
+use super::event::Event;
+use super::flush::{Flush, SocketId};
+use super::outbound::Spares;
+use super::process_queue::Batch;
+use super::sending::{Watches, Waiting};
+use super::stats::Stats;
+use super::wheel::{Entry, Wheel};
+use super::window::Window;
+use crate::channel::{ChannelId, ChannelIdMint};
+use crate::gateway::OwnerId;
+use crate::proto::Scratch;
+use bytes::BytesMut;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What the driver must do for the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Shut the writing side of this socket: the client sees the end of our bytes.
+    ShutdownWrite(SocketId),
+    /// Close this socket. Nothing of the connection is left here.
+    Close(SocketId),
+    /// Read this connection again: the driver held its readiness back, or the shard did.
+    Read(Token),
+}
+
+/// One shard. See the module.
+pub struct Shard {
+    pub(super) index: u32,
+    pub(super) config: Arc<Config>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) now_ms: u64,
+    pub(super) connections: Slab<Connection>,
+    pub(super) next_generation: u32,
+    pub(super) channels: FxHashMap<ChannelId, u32>,
+    pub(super) mint: ChannelIdMint,
+    pub(super) owners: Slab<LocalOwner>,
+    pub(super) owner_places: FxHashMap<OwnerId, u32>,
+    /// Owners with a batch that has not been handed over.
+    pub(super) owners_touched: Vec<u32>,
+    /// Owners with connections that wait for room in their queue.
+    pub(super) owners_full: Vec<u32>,
+    pub(super) window: Window,
+    pub(super) spares: Spares,
+    pub(super) waiting: Waiting,
+    pub(super) watches: Watches,
+    pub(super) flusher: Box<dyn Flush>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) wheel: Wheel,
+    pub(super) due: Vec<Entry>,
+    pub(super) scratch: Option<Box<Scratch>>,
+    /// Small messages of one turn lie here side by side until their processes have read them.
+    pub(super) arena: BytesMut,
+    pub(super) stats: Stats,
+    pub(super) rng: u64,
+    /// Set once the broker stops: when everything must be closed.
+    pub(super) stop_at_ms: Option<u64>,
+}
+
+/// A process that has channels or events on this shard.
+pub(super) struct LocalOwner {
+    pub owner: Arc<Owner>,
+    /// The table places of its channels.
+    pub slots: Vec<u32>,
+    /// Connections that wait for room in its queue, in the order in which they will go on.
+    pub waiting: VecDeque<u32>,
+    /// Events of this turn.
+    pub batch: Option<Batch>,
+}
+
+impl Shard {
+    /// Shard `index` of `shards`. `seed` decides where channel ids start and how pings are spread.
+    pub fn new(
+        index: u32,
+        shards: u32,
+        config: Arc<Config>,
+        directory: Arc<Directory>,
+        flusher: Box<dyn Flush>,
+        seed: u64,
+        now_ms: u64,
+    ) -> Self {
+        Self {
+            index,
+            config,
+            directory,
+            now_ms,
+            connections: Slab::new(),
+            next_generation: 0,
+            channels: FxHashMap::default(),
+            mint: ChannelIdMint::new(index, shards, seed as u32),
+            owners: Slab::new(),
+            owner_places: FxHashMap::default(),
+            owners_touched: Vec::new(),
+            owners_full: Vec::new(),
+            window: Window::default(),
+            spares: Spares::default(),
+            waiting: Waiting::default(),
+            watches: Watches::default(),
+            flusher,
+            effects: Vec::new(),
+            wheel: Wheel::new(now_ms),
+            due: Vec::new(),
+            scratch: Some(Box::default()),
+            arena: BytesMut::new(),
+            stats: Stats::default(),
+            rng: seed | 1,
+            stop_at_ms: None,
+        }
+    }
+
+    /// A new connection. The answer names it from now on.
+    pub fn handle_accept(&mut self, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Token {
+        self.now_ms = now_ms;
+        self.stats.accepted += 1;
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let generation = self.next_generation;
+        let slot = self.connections.insert(Connection {
+            socket,
+            generation,
+            flags: Flags::default(),
+            pings_unanswered: 0,
+            peer: peer.into(),
+            outbound: Default::default(),
+            phase: Phase::Http(Box::default()),
+            unparsed: None,
+            deadline_ms: now_ms + self.config.head_timeout_ms,
+            heard_ms: now_ms,
+            wheel_tick: u64::MAX,
+        }) as u32;
+        self.schedule(slot, now_ms + self.config.head_timeout_ms);
+        Token { slot, generation }
+    }
+
+    /// An order from elsewhere.
+    pub fn handle_command(&mut self, command: Command, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.stats.commands += 1;
+        match command {
+            Command::Push(push) => self.push(push),
+            Command::PushMany(many) => self.push_many(*many),
+            Command::Close(close) => self.close_by_process(*close),
+            Command::Respond(respond) => self.respond(*respond),
+            Command::Adopt(directory, acknowledge) => self.adopt(directory, acknowledge),
+            Command::OwnerGone { owner, why } => self.owner_gone(owner, &why),
+            // Whoever asked may have gone meanwhile.
+            Command::Report(to) => drop(to.send(self.report())),
+            Command::Stop { within_ms } => self.stop(within_ms),
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub fn handle_writable(&mut self, token: Token) {
+        let Some(slot) = self.resolve(token) else { return };
+        let connection = &mut self.connections[slot as usize];
+        if connection.outbound.is_blocked() {
+            connection.outbound.unblock();
+            self.mark_urgent(slot);
+        }
+    }
+
+    /// Hands the events of this turn to their processes and lets clients go on that waited for room. Call it once a
+    /// turn, after what came in was handled.
+    pub fn end_turn(&mut self) {
+        while let Some(place) = self.owners_touched.pop() {
+            let local = &mut self.owners[place as usize];
+            if let Some(batch) = local.batch.take() {
+                // A process that is gone has an OwnerGone on its way to us, which closes its channels.
+                local.owner.queue.send(batch);
+            }
+            self.forget_owner_if_idle(place);
+        }
+        self.resume_owners();
+    }
+
+    /// What the driver must do now, in order.
+    pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
+        into.append(&mut self.effects);
+    }
+
+    /// Whether the window has so many bytes that they should leave before more pushes are taken in.
+    pub fn is_window_full(&self) -> bool {
+        self.window.bytes() >= super::sending::WINDOW_BYTES_MAX
+    }
+
+    /// Whether a process' queue was full, so that its room should be looked at again when the shard is woken.
+    pub fn waits_for_processes(&self) -> bool {
+        !self.owners_full.is_empty()
+    }
+
+    /// Whether the shard was told to stop and has nothing left.
+    pub fn is_stopped(&self) -> bool {
+        self.stop_at_ms.is_some() && self.connections.is_empty()
+    }
+
+    /// Whether the shard was told to stop: accept nobody any more.
+    pub fn is_stopping(&self) -> bool {
+        self.stop_at_ms.is_some()
+    }
+
+    /// Live connections, channels among them.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// The place of a live connection.
+    pub(super) fn resolve(&self, token: Token) -> Option<u32> {
+        let connection = self.connections.get(token.slot as usize)?;
+        (connection.generation == token.generation).then_some(token.slot)
+    }
+
+    pub(super) fn token(&self, slot: u32) -> Token {
+        Token { slot, generation: self.connections[slot as usize].generation }
+    }
+
+    /// A number that nobody outside can foresee if the seed was random (xorshift64*).
+    pub(super) fn random(&mut self) -> u64 {
+        self.rng ^= self.rng >> 12;
+        self.rng ^= self.rng << 25;
+        self.rng ^= self.rng >> 27;
+        self.rng.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// The owner's place on this shard, made if it has none.
+    pub(super) fn owner_place(&mut self, owner: &Arc<Owner>) -> u32 {
+        *self.owner_places.entry(owner.id).or_insert_with(|| {
+            let local =
+                LocalOwner { owner: owner.clone(), slots: Vec::new(), waiting: VecDeque::new(), batch: None };
+            self.owners.insert(local) as u32
+        })
+    }
+
+    /// Appends an event to the owner's batch of this turn.
+    pub(super) fn emit(&mut self, place: u32, event: Event) {
+        let local = &mut self.owners[place as usize];
+        let batch = local.batch.get_or_insert_with(|| {
+            self.owners_touched.push(place);
+            Batch::new(local.owner.id)
+        });
+        batch.push(event);
+    }
+
+    /// Whether one more message may be given to the owner.
+    pub(super) fn owner_has_room(&self, place: u32) -> bool {
+        let local = &self.owners[place as usize];
+        local.owner.queue.has_room(local.batch.as_ref())
+    }
+
+    fn adopt(&mut self, directory: Arc<Directory>, acknowledge: Acknowledge) {
+        self.directory = directory;
+        // Dropping our share is the answer.
+        drop(acknowledge);
+    }
+
+    fn forget_owner_if_idle(&mut self, place: u32) {
+        let local = &self.owners[place as usize];
+        if local.slots.is_empty() && local.waiting.is_empty() && local.batch.is_none() {
+            self.owner_places.remove(&local.owner.id);
+            self.owners.remove(place as usize);
+        }
+    }
+
+    /// Lets connections go on whose owner's queue has been half emptied, in turn.
+    fn resume_owners(&mut self) {
+        let mut at = 0;
+        while at < self.owners_full.len() {
+            let place = self.owners_full[at];
+            let local = &mut self.owners[place as usize];
+            if !local.owner.queue.is_half_empty() && !local.owner.queue.wait_for_room(self.index as usize) {
+                at += 1;
+                continue;
+            }
+            self.owners_full.swap_remove(at);
+            let waiting = std::mem::take(&mut local.waiting);
+            for slot in waiting {
+                if let Some(connection) = self.connections.get_mut(slot as usize)
+                    && connection.flags.take(Flags::WAITS_FOR_OWNER)
+                {
+                    self.resume_reading(slot);
+                }
+            }
+            self.forget_owner_if_idle(place);
+        }
+    }
+}

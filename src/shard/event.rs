@@ -1,0 +1,134 @@
+//! What a shard tells a process: one enum, one direction.
+
+use super::outcome::Outcome;
+use crate::channel::ChannelId;
+use crate::proto::MessageKind;
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Something that happened to a process' channels. Events of one channel come in order; `Opened` first, `Closed` last,
+/// each exactly once.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A channel was opened and belongs to this process from now on.
+    Opened(Box<Opened>),
+    /// A client sent a message.
+    Message {
+        /// Who sent it.
+        channel: ChannelId,
+        /// Text or Binary. Text is valid UTF-8.
+        kind: MessageKind,
+        /// The whole message.
+        payload: Bytes,
+    },
+    /// A client sent a control frame; only for processes that asked for them. Pings have been answered already.
+    Control {
+        /// Who sent it.
+        channel: ChannelId,
+        /// Ping, Pong or Close.
+        kind: ControlKind,
+        /// The payload; for Close the reason without the code.
+        payload: Bytes,
+    },
+    /// The channel is gone.
+    Closed(Box<Closed>),
+    /// An HTTP request for a path of this process; it waits for a response.
+    Http(Box<HttpRequest>),
+    /// What became of a push that asked for it.
+    Outcome {
+        /// The number that the push was given.
+        ticket: u64,
+        /// The counts.
+        outcome: Outcome,
+    },
+}
+
+/// The kinds of control frames (RFC 6455 5.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlKind {
+    /// 5.5.2
+    Ping,
+    /// 5.5.3
+    Pong,
+    /// 5.5.1
+    Close,
+}
+
+/// A new channel.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Its id.
+    pub channel: ChannelId,
+    /// The path without the leading process id; `/` if nothing else.
+    pub path: Arc<str>,
+    /// Where the client's connection comes from.
+    pub source: SocketAddr,
+    /// The client's address as a proxy forwarded it, if it did. Not verified.
+    pub forwarded_for: Option<Box<str>>,
+    /// Whether the client registered (with `WsRegister`) rather than connect to a bound path.
+    pub registered: bool,
+    /// Whether the path was bound for extensions.
+    pub extension: bool,
+}
+
+/// The end of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Its id.
+    pub channel: ChannelId,
+    /// The close code: as the closing side sent it, or what RFC 6455 7.1.5 says where none was sent (1005, 1006).
+    pub code: u16,
+    /// The reason in words, perhaps empty.
+    pub reason: Box<str>,
+    /// Who ended it.
+    pub by: ClosedBy,
+    /// Bytes of accepted pushes that never left.
+    pub lost_bytes: usize,
+}
+
+/// Who ended a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ClosedBy {
+    /// The client sent a close frame.
+    Client,
+    /// The client's connection ended or failed without one.
+    Connection,
+    /// The process closed it, ended or panicked.
+    Process,
+    /// The client broke the protocol.
+    Violation,
+    /// The client did not keep up with what was pushed to it.
+    Backpressure,
+    /// The client did not answer pings, or was idle too long.
+    Timeout,
+    /// The broker stopped, or had to save memory.
+    Broker,
+}
+
+/// An HTTP request as a process sees it.
+#[derive(Debug, Clone)]
+pub struct HttpRequest {
+    /// To be given back with the response.
+    pub id: RequestId,
+    /// Where the client's connection comes from.
+    pub source: SocketAddr,
+    /// GET, POST, …
+    pub method: Box<str>,
+    /// `http://` + host without port + path, undecoded, without query (node contract, section 2).
+    pub url: Box<str>,
+    /// The bound path that matched, with the process id in front.
+    pub bound_path: Box<str>,
+    /// Names in lower case; the last duplicate wins.
+    pub headers: Vec<(Box<str>, Box<str>)>,
+    /// What `:name` and `*` captured, undecoded.
+    pub url_params: Vec<(Box<str>, Box<str>)>,
+    /// Decoded; the last duplicate wins.
+    pub query_params: Vec<(Box<str>, Box<str>)>,
+    /// The body, perhaps empty.
+    pub body: Bytes,
+}
+
+/// Names a waiting HTTP request: its shard, its place there, and bits that cannot be guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(pub u64);

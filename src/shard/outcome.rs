@@ -1,0 +1,103 @@
+//! What became of a push, for those who ask: counts gathered over the shards that the push reached.
+//!
+//! Invariant: a [`Ticket`] is settled exactly once, when the last part of the push has been.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The fate of one push, counted in channels. The sum of all counts but `queued_bytes` is the size of the audience.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// The frame is in the kernel's socket buffer, whole.
+    pub sent: usize,
+    /// The socket was full; the frame waits.
+    pub queued: usize,
+    /// How many bytes wait for those channels, this frame included.
+    pub queued_bytes: usize,
+    /// The frame took the place of an older one of its key.
+    pub conflated: usize,
+    /// The policy dropped this frame.
+    pub dropped: usize,
+    /// The policy closed the channel, or it was closing already.
+    pub closed: usize,
+    /// No such channel.
+    pub not_found: usize,
+    /// The channel belongs to another process.
+    pub not_owner: usize,
+}
+
+impl Outcome {
+    /// Adds the counts of another part of the same push.
+    pub fn add(&mut self, other: &Outcome) {
+        self.sent += other.sent;
+        self.queued += other.queued;
+        self.queued_bytes += other.queued_bytes;
+        self.conflated += other.conflated;
+        self.dropped += other.dropped;
+        self.closed += other.closed;
+        self.not_found += other.not_found;
+        self.not_owner += other.not_owner;
+    }
+}
+
+/// Gathers the outcome of one push from every shard it went to, then calls back. Each shard holds it by a [`Part`].
+pub struct Ticket {
+    counts: Mutex<Outcome>,
+    parts: AtomicUsize,
+    settled: Box<dyn Fn(Outcome) + Send + Sync>,
+}
+
+impl Ticket {
+    /// A ticket of `parts` parts; `settled` is called on the thread that settles the last one.
+    pub fn split(parts: usize, settled: impl Fn(Outcome) + Send + Sync + 'static) -> Vec<Part> {
+        assert!(parts > 0);
+        let ticket =
+            Arc::new(Self { counts: Mutex::default(), parts: AtomicUsize::new(parts), settled: Box::new(settled) });
+        (0..parts).map(|_| Part { ticket: ticket.clone(), counts: Outcome::default() }).collect()
+    }
+}
+
+/// The share of one shard in a [`Ticket`]. Dropping it settles it, with what was counted so far: a push that is thrown
+/// away still answers.
+pub struct Part {
+    ticket: Arc<Ticket>,
+    /// What this shard has counted.
+    pub counts: Outcome,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut counts = self.ticket.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.add(&self.counts);
+        // AcqRel: the last one sees what all others have added. The lock orders it too; the count decides who is last.
+        if self.ticket.parts.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let outcome = *counts;
+            drop(counts);
+            (self.ticket.settled)(outcome);
+        }
+    }
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_settled_once_by_its_last_part() {
+        let (tx, rx) = crossbeam_channel::unbounded();
+        let mut parts = Ticket::split(2, move |outcome| tx.send(outcome).unwrap());
+        parts[0].counts.sent = 3;
+        parts[1].counts.not_found = 1;
+        parts.pop();
+        assert!(rx.try_recv().is_err());
+        parts.pop();
+        assert_eq!(rx.try_recv().unwrap(), Outcome { sent: 3, not_found: 1, ..Outcome::default() });
+        assert!(rx.try_recv().is_err());
+    }
+}

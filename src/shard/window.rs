@@ -1,0 +1,245 @@
+//! The bytes that wait for their first send: a window of append-only segments, shared by all channels of the shard.
+//!
+//! A frame is written here once per push; channels hold [`Range`]s of it. Ranges that touch grow into one, so what
+//! waits for a channel usually leaves as one slice, and channels for which the same frames wait send the same slice.
+//!
+//! Invariants: bytes never move or change while a range can name them; a frame never crosses segments; segments leave
+//! at the front only ([`Window::release_before`]), which the shard calls once every channel has been offered them.
+//! Knows nothing of channels.
+
+use crate::proto::ServerHeader;
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// The size of a segment of joined frames. Large enough that merging is seldom cut short, small enough to stay in the
+/// second-level cache while a broadcast walks over the channels.
+const SEGMENT_BYTES: usize = 64 * 1024;
+
+/// How many spent segments are kept for reuse: what a busy turn fills between two releases.
+const SPARE_SEGMENTS_MAX: usize = 16;
+
+/// A run of bytes inside one segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Range {
+    /// The segment's number; numbers wrap around.
+    segment: u32,
+    start: u32,
+    end: u32,
+}
+
+impl Range {
+    /// How many bytes it names.
+    pub fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether it names no byte.
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
+    /// The segment it lies in.
+    pub fn segment(self) -> u32 {
+        self.segment
+    }
+
+    /// Grows by `next` when that starts where this ends.
+    pub fn try_extend(&mut self, next: Range) -> bool {
+        let touches = self.segment == next.segment && self.end == next.start;
+        if touches {
+            self.end = next.end;
+        }
+        touches
+    }
+
+    /// The first `len` bytes, and the rest.
+    pub fn split_at(self, len: usize) -> (Range, Range) {
+        assert!(len <= self.len());
+        let middle = self.start + len as u32;
+        (Range { end: middle, ..self }, Range { start: middle, ..self })
+    }
+}
+
+/// What a range names: one slice, or a header and a blob that stays where the process put it.
+pub enum Named<'a> {
+    /// Joined bytes.
+    Joined(&'a [u8]),
+    /// What is left of a header (perhaps nothing) and of a blob by reference.
+    Blob {
+        /// The rest of the header.
+        header: &'a [u8],
+        /// The whole blob; `skip` of its bytes are before the range.
+        blob: &'a Bytes,
+        /// See `blob`.
+        skip: usize,
+        /// How many bytes of the blob the range names.
+        len: usize,
+    },
+}
+
+enum Segment {
+    Joined(Vec<u8>),
+    Blob { header: ServerHeader, blob: Bytes },
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Window {
+    segments: VecDeque<Segment>,
+    /// The number of the front segment.
+    front: u32,
+    /// All bytes of all segments in the window.
+    bytes: usize,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Window {
+    /// All bytes that wait here.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The first segment in which a later frame may come to lie.
+    pub fn tail(&self) -> u32 {
+        self.end().wrapping_sub(u32::from(!self.segments.is_empty()))
+    }
+
+    /// The number that the next new segment gets.
+    fn end(&self) -> u32 {
+        self.front.wrapping_add(self.segments.len() as u32)
+    }
+
+    /// Appends header and payload as joined bytes: one copy, whatever the number of channels that will send them.
+    pub fn append_joined(&mut self, header: &[u8], payload: &[u8]) -> Range {
+        let len = header.len() + payload.len();
+        let segment = self.segment_with_room(len);
+        let start = segment.len();
+        segment.extend_from_slice(header);
+        segment.extend_from_slice(payload);
+        self.bytes += len;
+        Range { segment: self.end().wrapping_sub(1), start: start as u32, end: (start + len) as u32 }
+    }
+
+    /// Appends a header and a blob that is not copied.
+    pub fn append_blob(&mut self, header: ServerHeader, blob: Bytes) -> Range {
+        let len = header.as_slice().len() + blob.len();
+        let segment = self.end();
+        self.segments.push_back(Segment::Blob { header, blob });
+        self.bytes += len;
+        Range { segment, start: 0, end: u32::try_from(len).expect("payloads are bounded far below 4 GiB") }
+    }
+
+    /// The bytes of a range.
+    pub fn get(&self, range: Range) -> Named<'_> {
+        let (start, end) = (range.start as usize, range.end as usize);
+        match &self.segments[range.segment.wrapping_sub(self.front) as usize] {
+            Segment::Joined(bytes) => Named::Joined(&bytes[start..end]),
+            Segment::Blob { header, blob } => {
+                let header = header.as_slice();
+                let skip = start.saturating_sub(header.len());
+                let len = end.saturating_sub(header.len()) - skip;
+                let header = &header[start.min(header.len())..end.min(header.len())];
+                Named::Blob { header, blob, skip, len }
+            }
+        }
+    }
+
+    /// Lets go of every segment before `segment`.
+    pub fn release_before(&mut self, segment: u32) {
+        while self.front != segment && !self.segments.is_empty() {
+            self.front = self.front.wrapping_add(1);
+            match self.segments.pop_front().expect("it is not empty") {
+                Segment::Joined(bytes) => {
+                    self.bytes -= bytes.len();
+                    self.keep_spare(bytes);
+                }
+                Segment::Blob { header, blob } => self.bytes -= header.as_slice().len() + blob.len(),
+            }
+        }
+    }
+
+    /// Lets go of everything.
+    pub fn release_all(&mut self) {
+        if self.bytes > 0 {
+            self.release_before(self.end());
+        }
+    }
+
+    fn keep_spare(&mut self, mut bytes: Vec<u8>) {
+        if bytes.capacity() == SEGMENT_BYTES && self.spare.len() < SPARE_SEGMENTS_MAX {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
+    /// The last segment when `len` more bytes fit without moving it, else a new one.
+    fn segment_with_room(&mut self, len: usize) -> &mut Vec<u8> {
+        let fits = matches!(self.segments.back(), Some(Segment::Joined(b)) if b.capacity() - b.len() >= len);
+        if !fits {
+            let spare = if len <= SEGMENT_BYTES { self.spare.pop() } else { None };
+            let bytes = spare.unwrap_or_else(|| Vec::with_capacity(len.max(SEGMENT_BYTES)));
+            self.segments.push_back(Segment::Joined(bytes));
+        }
+        match self.segments.back_mut() {
+            Some(Segment::Joined(bytes)) => bytes,
+            _ => unreachable!("a joined segment was just pushed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{Opcode, server_header};
+
+    fn bytes_of(window: &Window, range: Range) -> Vec<u8> {
+        match window.get(range) {
+            Named::Joined(bytes) => bytes.to_vec(),
+            Named::Blob { header, blob, skip, len } => [header, &blob[skip..skip + len]].concat(),
+        }
+    }
+
+    #[test]
+    fn neighbours_grow_into_one_range_and_strangers_do_not() {
+        let mut window = Window::default();
+        let mut first = window.append_joined(b"ab", b"cd");
+        let second = window.append_joined(b"", b"ef");
+        let third = window.append_joined(b"", b"gh");
+        assert!(!{ first }.try_extend(third));
+        assert!(first.try_extend(second) && first.try_extend(third));
+        assert_eq!(bytes_of(&window, first), b"abcdefgh");
+        let (head, rest) = first.split_at(3);
+        assert_eq!((bytes_of(&window, head), bytes_of(&window, rest)), (b"abc".to_vec(), b"defgh".to_vec()));
+    }
+
+    #[test]
+    fn a_frame_never_crosses_segments_and_release_keeps_later_ones() {
+        let mut window = Window::default();
+        let big = vec![7; SEGMENT_BYTES - 10];
+        let first = window.append_joined(b"", &big);
+        let second = window.append_joined(b"", &[8; 20]);
+        assert_ne!(first.segment(), second.segment());
+        window.release_before(second.segment());
+        assert_eq!(window.bytes(), 20);
+        assert_eq!(bytes_of(&window, second), vec![8; 20]);
+        window.release_all();
+        assert_eq!(window.bytes(), 0);
+    }
+
+    #[test]
+    fn a_blob_is_named_by_reference_at_every_cut() {
+        let mut window = Window::default();
+        let blob = Bytes::from(vec![9; 300]);
+        let header = server_header(Opcode::Binary, false, blob.len());
+        let whole = [header.as_slice(), &blob].concat();
+        let range = window.append_blob(header, blob.clone());
+        for cut in 0..whole.len() {
+            let (head, rest) = range.split_at(cut);
+            assert_eq!([bytes_of(&window, head), bytes_of(&window, rest)].concat(), whole);
+        }
+        match window.get(range) {
+            Named::Blob { blob: kept, .. } => assert_eq!(kept.as_ptr(), blob.as_ptr()),
+            Named::Joined(_) => panic!("the blob was copied"),
+        }
+    }
+}
