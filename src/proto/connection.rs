@@ -452,3 +452,6 @@ fn take_front<'a>(rest: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
     *rest = behind;
     front
 }
+
+#[cfg(test)]
+mod tests;

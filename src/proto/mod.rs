@@ -14,6 +14,7 @@
 //! It knows no socket, clock, randomness, thread or channel, and does not know what a message means.
 
 mod assembler;
+pub mod client;
 pub mod close;
 pub mod connection;
 pub mod deflate;
