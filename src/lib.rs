@@ -2,4 +2,5 @@
 
 pub mod channel;
 pub mod process_id;
+pub mod proto;
 pub mod shard;

@@ -1,0 +1,457 @@
+//! The receiving side of one WebSocket connection after its upgrade.
+//!
+//! Invariants:
+//! - Any split of the same bytes gives the same events, and the same violation at the end.
+//! - A whole message that lies in the input is handed on where it lies, unmasked in place: no copy, no allocation.
+//! - Between messages a connection owns no heap; in between it owns what arrived, and the state is plain data.
+//! - After a close frame or a violation everything further is discarded unread (RFC 6455 5.5.1, 7.1.7).
+
+use std::ops::Deref;
+
+use super::assembler::Assembler;
+use super::close::{self, CloseReceived};
+use super::deflate::{Agreed, Inflater};
+use super::frame::{self, ClientHeader, Expected, MessageKind, Opcode};
+use super::mask::{self, MaskingKey};
+use super::utf8;
+use super::violation::Violation;
+
+/// What a connection may ask of us. All three are judged on a frame's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest message, in bytes, both as it travels and inflated.
+    pub message_bytes_max: usize,
+    /// The largest payload of one frame, in bytes.
+    pub frame_bytes_max: usize,
+    /// The most fragments of one message, empty ones included.
+    pub fragments_max: u32,
+}
+
+impl Limits {
+    /// 16 MiB: what a browser's page sends in one piece at the very most, and what one message may cost us.
+    pub const MESSAGE_BYTES_MAX_DEFAULT: usize = 16 << 20;
+    /// The finest fragments that anyone sends on purpose (Autobahn 9.3.1 sends 4 MiB so). Finer ones, down to empty
+    /// ones without end, cost us more in headers than they carry.
+    const FRAGMENT_BYTES_MIN: usize = 64;
+
+    /// Limits for messages of up to `message_bytes_max` bytes, in one frame or in fragments of 64 bytes.
+    pub const fn for_messages(message_bytes_max: usize) -> Self {
+        let fragments = message_bytes_max / Self::FRAGMENT_BYTES_MIN;
+        // A small limit still leaves room for a client that writes a message in a few dozen pieces.
+        let fragments_max = if fragments < 64 {
+            64
+        } else if fragments > u32::MAX as usize {
+            u32::MAX
+        } else {
+            fragments as u32
+        };
+        Self { message_bytes_max, frame_bytes_max: message_bytes_max, fragments_max }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::for_messages(Self::MESSAGE_BYTES_MAX_DEFAULT)
+    }
+}
+
+/// What a client's bytes meant.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received<'a> {
+    /// A whole message. Text is UTF-8.
+    Message {
+        /// Text or binary.
+        kind: MessageKind,
+        /// Its bytes, unmasked, joined and inflated.
+        payload: Payload<'a>,
+    },
+    /// To be answered by a pong with the same payload (5.5.2), 125 bytes at most.
+    Ping(&'a [u8]),
+    /// An answer to a ping of ours, or unsolicited (5.5.3), 125 bytes at most.
+    Pong(&'a [u8]),
+    /// The client's last word; the connection reads nothing after it.
+    Close(CloseReceived<'a>),
+}
+
+/// The bytes of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Payload<'a> {
+    /// They lie in the input, or in the [`Scratch`], and must be used or copied before the next `receive`.
+    Borrowed(&'a [u8]),
+    /// They were gathered from several frames or reads, and are the receiver's to keep.
+    Owned(Vec<u8>),
+}
+
+impl Payload<'_> {
+    /// The bytes as a vector of their own: copied if they were borrowed.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self {
+            Self::Borrowed(bytes) => bytes.to_vec(),
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Deref for Payload<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// What receiving needs for the length of one call and no connection keeps: one for all connections of a shard.
+#[derive(Debug)]
+pub struct Scratch {
+    control: [u8; frame::CONTROL_BYTES_MAX],
+    inflater: Inflater,
+}
+
+impl Scratch {
+    /// An empty one; it allocates when it must.
+    pub fn new() -> Self {
+        Self { control: [0; frame::CONTROL_BYTES_MAX], inflater: Inflater::new() }
+    }
+
+    /// Lends a control frame's payload for the length of an event, whether it lies in the input or was gathered.
+    fn lend<'a>(&'a mut self, payload: Payload<'a>) -> &'a [u8] {
+        match payload {
+            Payload::Borrowed(bytes) => bytes,
+            Payload::Owned(bytes) => {
+                let lent = &mut self.control[..bytes.len()];
+                lent.copy_from_slice(&bytes);
+                lent
+            }
+        }
+    }
+
+    fn inflate<'a>(
+        &'a mut self,
+        kind: MessageKind,
+        compressed: Payload<'a>,
+        limits: &Limits,
+    ) -> Result<Payload<'a>, Violation> {
+        self.inflater.inflate(kind, &compressed, limits.message_bytes_max)
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The protocol state of one connection between reads.
+#[derive(Debug, Default)]
+pub struct Connection {
+    /// The frame and the message that are not whole yet.
+    partial: Option<Box<Partial>>,
+    /// The start of a header that is not whole yet.
+    header: [u8; frame::CLIENT_HEADER_BYTES_MAX - 1],
+    header_bytes: u8,
+    /// What was agreed on compression, if anything.
+    deflate: Option<Agreed>,
+    /// A close frame or a violation was seen.
+    finished: bool,
+}
+
+#[derive(Debug, Default)]
+struct Partial {
+    message: Option<Assembler>,
+    frame: Option<Frame>,
+    /// Payload of a control frame that came in pieces; at most 125 bytes.
+    control: Vec<u8>,
+}
+
+/// A frame whose header is known, and what of its payload has yet to come.
+#[derive(Debug)]
+struct Frame {
+    remaining_bytes: usize,
+    /// For the first of the remaining bytes.
+    masking_key: MaskingKey,
+    opcode: Opcode,
+    fin: bool,
+    compressed: bool,
+}
+
+/// What a frame, or as much of it as there is, came to.
+enum Step<'a> {
+    /// All input is consumed.
+    NeedInput,
+    /// The frame is whole and the message is not.
+    NextFrame,
+    Control(Opcode, Payload<'a>),
+    Message(Joined<'a>),
+}
+
+/// The frames of a whole message, joined. Text is checked unless it is compressed.
+pub(super) struct Joined<'a> {
+    pub kind: MessageKind,
+    pub compressed: bool,
+    pub payload: Payload<'a>,
+}
+
+impl Connection {
+    /// A connection that has just been upgraded, with what was agreed on compression.
+    pub fn new(deflate: Option<Agreed>) -> Self {
+        Self { deflate, ..Self::default() }
+    }
+
+    /// What was agreed on compression: how messages to this client may be compressed, if at all.
+    #[inline]
+    pub fn deflate(&self) -> Option<Agreed> {
+        self.deflate
+    }
+
+    /// Consumes from the front of `input` up to and including the next event, unmasking in place.
+    ///
+    /// Gives how many bytes were consumed, and the event if one is complete. Without an event everything was consumed
+    /// and more is needed; what is not whole is kept inside. After an event call again with what is left.
+    ///
+    /// # Errors
+    /// The client broke the protocol or a limit: fail the connection with the violation's close code. Events given
+    /// before stand; everything after is discarded.
+    #[inline]
+    pub fn receive<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        limits: &Limits,
+        scratch: &'a mut Scratch,
+    ) -> Result<(usize, Option<Received<'a>>), Violation> {
+        if self.is_between_messages()
+            && let Some(small) = frame::small_message(input)
+            && small.payload_bytes <= limits.frame_bytes_max
+            && small.payload_bytes <= limits.message_bytes_max
+        {
+            let end = frame::SMALL_HEADER_BYTES + small.payload_bytes;
+            let payload = &mut input[frame::SMALL_HEADER_BYTES..end];
+            mask::unmask(payload, small.masking_key);
+            if small.kind == MessageKind::Text && !utf8::is_utf8(payload) {
+                return Err(self.fail(Violation::TextNotUtf8));
+            }
+            let message = Received::Message { kind: small.kind, payload: Payload::Borrowed(payload) };
+            return Ok((end, Some(message)));
+        }
+        self.receive_any(input, limits, scratch)
+    }
+
+    /// Whether nothing is kept of a frame or message: what arrives next begins a new one.
+    #[inline]
+    pub fn is_between_messages(&self) -> bool {
+        self.partial.is_none() && self.header_bytes == 0 && !self.finished
+    }
+
+    /// The heap bytes held for a message in progress, for whoever keeps a memory budget.
+    pub fn held_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| {
+            let message = partial.message.as_ref().map_or(0, Assembler::allocated_bytes);
+            size_of::<Partial>() + message + partial.control.capacity()
+        })
+    }
+
+    /// The general way: any frame, whole or in pieces.
+    fn receive_any<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        limits: &Limits,
+        scratch: &'a mut Scratch,
+    ) -> Result<(usize, Option<Received<'a>>), Violation> {
+        let input_bytes = input.len();
+        if self.finished {
+            return Ok((input_bytes, None));
+        }
+        let mut rest = input;
+        loop {
+            match self.step(&mut rest, limits).map_err(|violation| self.fail(violation))? {
+                Step::NeedInput => return Ok((input_bytes, None)),
+                Step::NextFrame => {}
+                Step::Control(opcode, payload) => {
+                    let payload = scratch.lend(payload);
+                    let event = self.control_event(opcode, payload).map_err(|violation| self.fail(violation))?;
+                    return Ok((input_bytes - rest.len(), Some(event)));
+                }
+                Step::Message(Joined { kind, compressed, payload }) => {
+                    let payload = if compressed {
+                        scratch.inflate(kind, payload, limits).map_err(|violation| self.fail(violation))?
+                    } else {
+                        payload
+                    };
+                    return Ok((input_bytes - rest.len(), Some(Received::Message { kind, payload })));
+                }
+            }
+        }
+    }
+
+    /// Goes on by one frame, or by as much of one as there is, and consumes it from the front of `rest`.
+    fn step<'a>(&mut self, rest: &mut &'a mut [u8], limits: &Limits) -> Result<Step<'a>, Violation> {
+        let frame = match self.partial.as_mut().and_then(|partial| partial.frame.take()) {
+            Some(frame) => frame,
+            None => match self.next_header(rest)? {
+                Some(header) => self.admit(&header, limits)?,
+                None => return Ok(Step::NeedInput),
+            },
+        };
+        let payload = take_front(rest, frame.remaining_bytes.min(rest.len()));
+        mask::unmask(payload, frame.masking_key);
+        if frame.opcode.is_control() { Ok(self.step_control(frame, payload)) } else { self.step_data(frame, payload) }
+    }
+
+    /// The next frame's header, joined from what was kept and what is in `rest`; kept again if it is not whole.
+    fn next_header(&mut self, rest: &mut &mut [u8]) -> Result<Option<ClientHeader>, Violation> {
+        let expected = Expected {
+            continuation: self.partial.as_ref().is_some_and(|partial| partial.message.is_some()),
+            compression: self.deflate.is_some(),
+        };
+        let kept = usize::from(self.header_bytes);
+        let mut joined = [0; frame::CLIENT_HEADER_BYTES_MAX];
+        let added = rest.len().min(joined.len() - kept);
+        joined[..kept].copy_from_slice(&self.header[..kept]);
+        joined[kept..kept + added].copy_from_slice(&rest[..added]);
+        let header = frame::decode_client_header(&joined[..kept + added], expected)?;
+        if let Some(header) = header {
+            // More than was kept, or it would have been whole before.
+            take_front(rest, header.header_bytes - kept);
+            self.header_bytes = 0;
+        } else {
+            // Fewer than a whole header, so all of `rest` was added.
+            take_front(rest, added);
+            self.header[..kept + added].copy_from_slice(&joined[..kept + added]);
+            self.header_bytes = (kept + added) as u8;
+        }
+        Ok(header)
+    }
+
+    /// Judges a frame by its header, before its payload.
+    fn admit(&mut self, header: &ClientHeader, limits: &Limits) -> Result<Frame, Violation> {
+        let payload_bytes = usize::try_from(header.payload_bytes).map_err(|_| Violation::FrameTooBig)?;
+        if !header.opcode.is_control() {
+            if payload_bytes > limits.frame_bytes_max {
+                return Err(Violation::FrameTooBig);
+            }
+            let message = self.partial.as_mut().and_then(|partial| partial.message.as_mut());
+            let assembled_bytes = message.as_ref().map_or(0, |message| message.len());
+            if payload_bytes > limits.message_bytes_max.saturating_sub(assembled_bytes) {
+                return Err(Violation::MessageTooBig);
+            }
+            if let Some(message) = message {
+                message.begin_fragment(limits)?;
+            }
+        }
+        Ok(Frame {
+            remaining_bytes: payload_bytes,
+            masking_key: header.masking_key,
+            opcode: header.opcode,
+            fin: header.fin,
+            compressed: header.compressed,
+        })
+    }
+
+    fn step_data<'a>(&mut self, frame: Frame, payload: &'a mut [u8]) -> Result<Step<'a>, Violation> {
+        let is_whole = payload.len() == frame.remaining_bytes;
+        let kind = match frame.opcode {
+            Opcode::Text => Some(MessageKind::Text),
+            Opcode::Binary => Some(MessageKind::Binary),
+            _ => None,
+        };
+        let in_progress = self.partial.as_ref().is_some_and(|partial| partial.message.is_some());
+        if is_whole
+            && frame.fin
+            && !in_progress
+            && let Some(kind) = kind
+        {
+            if kind == MessageKind::Text && !frame.compressed && !utf8::is_utf8(payload) {
+                return Err(Violation::TextNotUtf8);
+            }
+            let payload = Payload::Borrowed(payload);
+            return Ok(Step::Message(Joined { kind, compressed: frame.compressed, payload }));
+        }
+        let partial = self.partial.get_or_insert_default();
+        if let Some(kind) = kind {
+            partial.message.get_or_insert_with(|| Assembler::new(kind, frame.compressed));
+        }
+        // The header of a continuation was admitted only into a message.
+        let message = partial.message.as_mut().ok_or(Violation::LoneContinuation)?;
+        message.push(payload, frame.remaining_bytes - payload.len())?;
+        if !is_whole {
+            partial.frame = Some(frame.after(payload.len()));
+            return Ok(Step::NeedInput);
+        }
+        if !frame.fin {
+            return Ok(Step::NextFrame);
+        }
+        let message = partial.message.take().ok_or(Violation::LoneContinuation)?;
+        self.partial = None;
+        Ok(Step::Message(message.finish()?))
+    }
+
+    fn step_control<'a>(&mut self, frame: Frame, payload: &'a mut [u8]) -> Step<'a> {
+        let is_whole = payload.len() == frame.remaining_bytes;
+        let gathered_bytes = self.partial.as_ref().map_or(0, |partial| partial.control.len());
+        if is_whole && gathered_bytes == 0 {
+            self.forget_partial_if_empty();
+            return Step::Control(frame.opcode, Payload::Borrowed(payload));
+        }
+        let partial = self.partial.get_or_insert_default();
+        partial.control.extend_from_slice(payload);
+        if !is_whole {
+            partial.frame = Some(frame.after(payload.len()));
+            return Step::NeedInput;
+        }
+        let gathered = std::mem::take(&mut partial.control);
+        self.forget_partial_if_empty();
+        Step::Control(frame.opcode, Payload::Owned(gathered))
+    }
+
+    /// After a control frame: the message around it stays, if there is one.
+    fn forget_partial_if_empty(&mut self) {
+        if self.partial.as_ref().is_some_and(|partial| partial.message.is_none()) {
+            self.partial = None;
+        }
+    }
+
+    fn control_event<'a>(&mut self, opcode: Opcode, payload: &'a [u8]) -> Result<Received<'a>, Violation> {
+        match opcode {
+            Opcode::Ping => Ok(Received::Ping(payload)),
+            Opcode::Close => {
+                let close = close::parse(payload)?;
+                self.finish();
+                Ok(Received::Close(close))
+            }
+            _ => Ok(Received::Pong(payload)),
+        }
+    }
+
+    fn fail(&mut self, violation: Violation) -> Violation {
+        self.finish();
+        violation
+    }
+
+    fn finish(&mut self) {
+        *self = Self { deflate: self.deflate, finished: true, ..Self::default() };
+    }
+}
+
+impl Frame {
+    /// The frame when `done_bytes` more of its payload have been taken.
+    fn after(self, done_bytes: usize) -> Self {
+        Self {
+            remaining_bytes: self.remaining_bytes - done_bytes,
+            masking_key: mask::rotated(self.masking_key, done_bytes),
+            ..self
+        }
+    }
+}
+
+/// Splits `bytes` off the front of `rest`.
+fn take_front<'a>(rest: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
+    let (front, behind) = std::mem::take(rest).split_at_mut(bytes);
+    *rest = behind;
+    front
+}
+
+#[cfg(test)]
+mod tests;
