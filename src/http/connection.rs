@@ -1,0 +1,318 @@
+//! One HTTP/1.1 connection: a stream of bytes becomes requests, one at a time.
+//!
+//! The caller feeds every byte it reads and gets at most one request per call. A request that arrives in one read is
+//! parsed in place: nothing is copied but its body. While a request is being answered, what follows it is kept, up to
+//! a limit, and parsed only when the response has left: so responses keep their order without a queue, and a client
+//! that pipelines without reading slows only itself.
+//!
+//! Invariants: after a [`Rejection`] or a response that closes, no byte of the peer is parsed any more; the bytes
+//! behind a request that upgrades are handed over untouched.
+
+use super::{
+    BodyFraming, Head, Limits, Rejection, Response,
+    body::Decoder,
+    response::{Asked, Date},
+};
+use bytes::Bytes;
+
+/// The state of one connection between reads.
+#[derive(Debug)]
+pub struct Connection {
+    limits: Limits,
+    state: State,
+    /// Bytes not parsed yet, behind `consumed` bytes that a request was made of.
+    buffer: Vec<u8>,
+    consumed: usize,
+    /// A partial head is parsed again when it has this many bytes, to find errors early, or when it looks complete.
+    parse_again_bytes: usize,
+    /// How the request that is being answered wants its response.
+    asked: Asked,
+}
+
+#[derive(Debug)]
+enum State {
+    Head,
+    Body { head: Box<[u8]>, decoder: Decoder },
+    Answering,
+    Closed,
+}
+
+/// What became of the bytes fed.
+#[derive(Debug)]
+pub enum Next<'a> {
+    /// Nothing to do: more bytes are needed, or the response in progress must leave first.
+    Wait,
+    /// A head is complete, its body is not. The caller may refuse it now with [`Connection::respond`], send
+    /// [`super::CONTINUE`] if `send_continue`, lower the limit with [`Connection::limit_body`], or just go on feeding.
+    BodyPending {
+        /// The head.
+        head: Head<'a>,
+        /// The client waits for the interim response.
+        send_continue: bool,
+    },
+    /// A whole request. It must be answered by [`Connection::respond`] or become an upgrade.
+    Request(Request<'a>),
+    /// The peer broke the protocol or a limit: send [`Rejection::response`] through [`Connection::respond`].
+    Rejected(Rejection),
+}
+
+/// A whole request.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// Request line and header fields.
+    pub head: Head<'a>,
+    /// The body without its framing; empty if there was none.
+    pub body: Bytes,
+}
+
+/// What follows when a response has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterResponse {
+    /// Close the connection gracefully.
+    Close,
+    /// Feed again, with no bytes if none have arrived: a pipelined request may be waiting.
+    Feed,
+}
+
+/// What the connection is waiting for, for the deadline that applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Between requests, with nothing of the next one here.
+    Idle,
+    /// The rest of a head.
+    Head,
+    /// The rest of a body.
+    Body,
+    /// A response, from whoever answers the request.
+    Response,
+    /// The end.
+    Close,
+}
+
+impl Connection {
+    /// A connection that has read nothing.
+    pub fn new(limits: Limits) -> Self {
+        let asked = Asked { minor_version: 1, head_only: false, keep_alive: false };
+        Self { limits, state: State::Head, buffer: Vec::new(), consumed: 0, parse_again_bytes: 0, asked }
+    }
+
+    /// Takes all of `input`, parses as far as one request, keeps the rest.
+    pub fn feed<'a>(&'a mut self, input: &'a [u8]) -> Next<'a> {
+        if self.consumed > 0 {
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
+        }
+        match self.state {
+            State::Head if self.buffer.is_empty() => self.read_head_in_place(input),
+            State::Head => self.read_buffered_head(input),
+            State::Body { .. } => self.read_body(input),
+            State::Answering => {
+                self.buffer.extend_from_slice(input);
+                Next::Wait
+            }
+            State::Closed => Next::Wait,
+        }
+    }
+
+    /// Whether reading more is of use now. While a request is being answered this turns false when
+    /// `pipelined_bytes_max` bytes wait behind it.
+    pub fn wants_read(&self) -> bool {
+        match self.state {
+            State::Head | State::Body { .. } => true,
+            State::Answering => self.buffer.len() - self.consumed < self.limits.pipelined_bytes_max,
+            State::Closed => false,
+        }
+    }
+
+    /// What the connection waits for.
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Head if self.buffer.len() == self.consumed => Phase::Idle,
+            State::Head => Phase::Head,
+            State::Body { .. } => Phase::Body,
+            State::Answering => Phase::Response,
+            State::Closed => Phase::Close,
+        }
+    }
+
+    /// Lowers the limit of the body that is being read.
+    ///
+    /// # Errors
+    /// 413 when it is known already to be larger; the connection is then closed to further requests.
+    pub fn limit_body(&mut self, body_bytes_max: usize) -> Result<(), Rejection> {
+        let State::Body { decoder, .. } = &mut self.state else { return Ok(()) };
+        let lowered = decoder.lower_limit(body_bytes_max);
+        if lowered.is_err() {
+            self.reject();
+        }
+        lowered
+    }
+
+    /// Encodes the response to the request in progress: appends its head to `out` and returns the body to send behind
+    /// it, uncopied. Answering a request whose body has not arrived, or after a rejection, closes the connection.
+    pub fn respond(&mut self, response: Response, date: &Date, out: &mut Vec<u8>) -> Bytes {
+        if !matches!(self.state, State::Answering) {
+            self.reject();
+        }
+        if response.closes() {
+            self.asked.keep_alive = false;
+        }
+        response.encode(self.asked, date, out)
+    }
+
+    /// The response has been handed to the socket as a whole.
+    pub fn response_left(&mut self) -> AfterResponse {
+        if self.asked.keep_alive && matches!(self.state, State::Answering) {
+            self.state = State::Head;
+            self.parse_again_bytes = 0;
+            AfterResponse::Feed
+        } else {
+            self.state = State::Closed;
+            self.buffer = Vec::new();
+            self.consumed = 0;
+            AfterResponse::Close
+        }
+    }
+
+    /// Ends HTTP on this connection: the bytes that came behind the upgrade request.
+    pub fn into_leftover(mut self) -> Vec<u8> {
+        self.buffer.drain(..self.consumed);
+        self.buffer
+    }
+
+    fn reject(&mut self) {
+        self.state = State::Closed;
+        self.asked.keep_alive = false;
+        self.buffer = Vec::new();
+        self.consumed = 0;
+    }
+
+    fn rejected<'n>(&mut self, rejection: Rejection) -> Next<'n> {
+        self.reject();
+        Next::Rejected(rejection)
+    }
+
+    /// The fast path: no byte waits, so the head is parsed where it was read.
+    fn read_head_in_place<'a>(&mut self, input: &'a [u8]) -> Next<'a> {
+        if input.is_empty() {
+            return Next::Wait;
+        }
+        let (head, head_bytes) = match Head::parse(input, &self.limits) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => {
+                self.buffer.extend_from_slice(input);
+                self.parse_again_bytes = input.len() * 2;
+                return Next::Wait;
+            }
+            Err(rejection) => return self.rejected(rejection),
+        };
+        self.asked = asked(&head);
+        let rest = &input[head_bytes..];
+        match begin_body(head.framing, rest, &self.limits) {
+            Err(rejection) => self.rejected(rejection),
+            Ok(Body::Whole(body, body_bytes)) => {
+                self.state = State::Answering;
+                self.buffer.extend_from_slice(&rest[body_bytes..]);
+                Next::Request(Request { head, body })
+            }
+            Ok(Body::Partial(decoder)) => {
+                self.state = State::Body { head: input[..head_bytes].into(), decoder };
+                let send_continue = head.expects_continue && rest.is_empty();
+                Next::BodyPending { head, send_continue }
+            }
+        }
+    }
+
+    /// The head came in pieces, or behind another request.
+    fn read_buffered_head(&mut self, input: &[u8]) -> Next<'_> {
+        let old_bytes = self.buffer.len();
+        self.buffer.extend_from_slice(input);
+        let due = self.buffer.len() >= self.parse_again_bytes.min(self.limits.head_bytes_max);
+        if !due && !head_ends_behind(&self.buffer, old_bytes) {
+            return Next::Wait;
+        }
+        let Self { buffer, consumed, state, limits, parse_again_bytes, asked: asked_now } = self;
+        let refused = match Head::parse(buffer, limits) {
+            Ok(None) => {
+                *parse_again_bytes = buffer.len() * 2;
+                return Next::Wait;
+            }
+            Err(rejection) => rejection,
+            Ok(Some((head, head_bytes))) => {
+                *asked_now = asked(&head);
+                let rest = &buffer[head_bytes..];
+                match begin_body(head.framing, rest, limits) {
+                    Err(rejection) => rejection,
+                    Ok(Body::Whole(body, body_bytes)) => {
+                        *consumed = head_bytes + body_bytes;
+                        *state = State::Answering;
+                        return Next::Request(Request { head, body });
+                    }
+                    Ok(Body::Partial(decoder)) => {
+                        *consumed = buffer.len();
+                        *state = State::Body { head: buffer[..head_bytes].into(), decoder };
+                        let send_continue = head.expects_continue && rest.is_empty();
+                        return Next::BodyPending { head, send_continue };
+                    }
+                }
+            }
+        };
+        *state = State::Closed;
+        asked_now.keep_alive = false;
+        Next::Rejected(refused)
+    }
+
+    fn read_body(&mut self, input: &[u8]) -> Next<'_> {
+        let State::Body { decoder, .. } = &mut self.state else { unreachable!("only called while a body is read") };
+        let taken = match decoder.feed(input) {
+            Ok(taken) => taken,
+            Err(rejection) => return self.rejected(rejection),
+        };
+        if !decoder.is_done() {
+            return Next::Wait;
+        }
+        let State::Body { head, decoder } = std::mem::replace(&mut self.state, State::Answering) else {
+            unreachable!("matched above")
+        };
+        debug_assert!(self.buffer.is_empty(), "a partial body took all there was");
+        self.buffer = head.into_vec();
+        self.consumed = self.buffer.len();
+        self.buffer.extend_from_slice(&input[taken..]);
+        let parsed = Head::parse(&self.buffer[..self.consumed], &self.limits);
+        let Ok(Some((head, _))) = parsed else { unreachable!("these bytes parsed before, under the same limits") };
+        Next::Request(Request { head, body: decoder.into_body() })
+    }
+}
+
+enum Body {
+    /// The body, and how many bytes of the input it took.
+    Whole(Bytes, usize),
+    /// All of the input was taken and more is missing.
+    Partial(Decoder),
+}
+
+fn begin_body(framing: BodyFraming, input: &[u8], limits: &Limits) -> Result<Body, Rejection> {
+    if framing == BodyFraming::Length(0) {
+        return Ok(Body::Whole(Bytes::new(), 0));
+    }
+    let mut decoder = Decoder::new(framing, limits)?;
+    let taken = decoder.feed(input)?;
+    Ok(if decoder.is_done() { Body::Whole(decoder.into_body(), taken) } else { Body::Partial(decoder) })
+}
+
+fn asked(head: &Head<'_>) -> Asked {
+    Asked { minor_version: head.minor_version, head_only: head.method == "HEAD", keep_alive: head.keep_alive }
+}
+
+/// Whether an empty line, which may be the end of the head, ends at or behind `from`. Linear in the new bytes, so that
+/// a head that trickles in is not parsed at every byte.
+fn head_ends_behind(bytes: &[u8], from: usize) -> bool {
+    memchr::memchr_iter(b'\n', &bytes[from..]).any(|at| {
+        let before = &bytes[..from + at];
+        before.ends_with(b"\n\r") || before.ends_with(b"\n")
+    })
+}
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

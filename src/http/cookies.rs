@@ -1,0 +1,145 @@
+//! Cookies (RFC 6265): finding one in a request, setting one in a response.
+//!
+//! A name matches whole or not at all, in its exact case. Two cookies of one name are an error, not a choice: a page of
+//! a sibling domain can plant a second one, and which of them a server picks is what such an attack is about.
+
+use super::{Head, body::is_token};
+
+/// A request holds more than one cookie of the name asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the cookie comes more than once")]
+pub struct Doubled;
+
+/// The value of the only cookie called `name`, from every Cookie field of the request.
+///
+/// # Errors
+/// When there are several, equal or not.
+pub fn find<'a>(head: &Head<'a>, name: &str) -> Result<Option<&'a str>, Doubled> {
+    let mut found = None;
+    for field in head.values("cookie") {
+        for pair in field.split(|&c| c == b';') {
+            let pair = pair.trim_ascii();
+            let Some(value) = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) else {
+                continue;
+            };
+            // A value that is not text cannot be a token, but it is a second cookie all the same.
+            let value = std::str::from_utf8(value).unwrap_or_default();
+            if found.replace(value).is_some() {
+                return Err(Doubled);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The `set-cookie` value of a cookie and its attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetCookie<'a> {
+    /// The name.
+    pub name: &'a str,
+    /// The value.
+    pub value: &'a str,
+    /// `Domain`: also sent to hosts below this one. Without it the cookie is its host's alone.
+    pub domain: Option<&'a str>,
+    /// `HttpOnly`: scripts cannot read it.
+    pub http_only: bool,
+    /// `Secure`: sent over TLS only.
+    pub secure: bool,
+    /// `Max-Age` in seconds; without it the cookie lasts as long as the browser runs. 0 deletes it.
+    pub max_age_s: Option<u64>,
+}
+
+/// A name, value or domain that no cookie can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the cookie's name, value or domain holds a character that none may hold")]
+pub struct BadCookie;
+
+impl SetCookie<'_> {
+    /// The field value, with `Path=/` and `SameSite=Strict`.
+    ///
+    /// # Errors
+    /// When a part holds what RFC 6265 section 4.1.1 does not allow. Names may hold `@` and `:`, as those of nodes do.
+    pub fn encode(&self) -> Result<String, BadCookie> {
+        let name_char = |c: u8| is_token(c) || matches!(c, b'@' | b':');
+        let value_char = |c: u8| c.is_ascii_graphic() && !matches!(c, b'"' | b',' | b';' | b'\\');
+        let domain_char = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
+        let sound = !self.name.is_empty()
+            && self.name.bytes().all(name_char)
+            && self.value.bytes().all(value_char)
+            && self.domain.unwrap_or_default().bytes().all(domain_char);
+        if !sound {
+            return Err(BadCookie);
+        }
+        let mut text = format!("{}={}; Path=/; SameSite=Strict", self.name, self.value);
+        if let Some(domain) = self.domain {
+            text.push_str("; Domain=");
+            text.push_str(domain);
+        }
+        if let Some(seconds) = self.max_age_s {
+            text.push_str(&format!("; Max-Age={seconds}"));
+        }
+        if self.http_only {
+            text.push_str("; HttpOnly");
+        }
+        if self.secure {
+            text.push_str("; Secure");
+        }
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Limits;
+
+    fn find_in(cookie_lines: &str, name: &str) -> Result<Option<String>, Doubled> {
+        let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{cookie_lines}\r\n");
+        let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
+        find(&head, name).map(|value| value.map(str::to_owned))
+    }
+
+    #[test]
+    fn only_the_whole_name_matches() {
+        let lines = "Cookie: a-auth_n=1; a-auth_nX=2;a-auth_n@p:p:o=3; A-AUTH_N=4; x=a-auth_n=5; b; c=\r\n";
+        let found = |name| find_in(lines, name).unwrap();
+        assert_eq!(found("a-auth_n").as_deref(), Some("1"));
+        assert_eq!(found("a-auth_nX").as_deref(), Some("2"));
+        assert_eq!(found("a-auth_n@p:p:o").as_deref(), Some("3"));
+        assert_eq!(found("x").as_deref(), Some("a-auth_n=5"));
+        assert_eq!(found("c").as_deref(), Some(""));
+        assert_eq!(found("b"), None);
+        assert_eq!(found("auth_n"), None);
+    }
+
+    #[test]
+    fn two_of_one_name_are_an_error_wherever_they_stand() {
+        assert_eq!(find_in("Cookie: n=1; n=1\r\n", "n"), Err(Doubled));
+        assert_eq!(find_in("Cookie: n=1\r\nX: y\r\ncookie: n=2\r\n", "n"), Err(Doubled));
+        assert_eq!(find_in("Cookie: n=1; n=\u{ff}\r\n", "n"), Err(Doubled));
+        assert_eq!(find_in("Cookie: n=1; m=1\r\nCookie: o=1\r\n", "n"), Ok(Some("1".into())));
+    }
+
+    #[test]
+    fn attributes_are_attributes() {
+        let plain = SetCookie {
+            name: "n@a:b:c",
+            value: "t.o-k_",
+            domain: None,
+            http_only: true,
+            secure: false,
+            max_age_s: None,
+        };
+        assert_eq!(plain.encode().unwrap(), "n@a:b:c=t.o-k_; Path=/; SameSite=Strict; HttpOnly");
+        let full = SetCookie { domain: Some("h.example"), http_only: false, secure: true, max_age_s: Some(0), ..plain };
+        let text = "n@a:b:c=t.o-k_; Path=/; SameSite=Strict; Domain=h.example; Max-Age=0; Secure";
+        assert_eq!(full.encode().unwrap(), text);
+        for bad in ["", "a b", "a;b", "a=b", "a\r\nb"] {
+            assert_eq!(SetCookie { name: bad, ..plain }.encode(), Err(BadCookie), "{bad:?}");
+        }
+        for bad in ["a;b", "a b", "a\r\nb", "a\"b"] {
+            assert_eq!(SetCookie { value: bad, ..plain }.encode(), Err(BadCookie), "{bad:?}");
+            assert_eq!(SetCookie { domain: Some(bad), ..plain }.encode(), Err(BadCookie), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The request head: request line and header fields, parsed by httparse, then held to the letter of RFC 9112.
+//!
+//! Parsing borrows from the read buffer and allocates nothing for a head of up to 24 fields. Whatever two readers
+//! could frame differently (RFC 9112 section 11.2) is refused here: both lengths, repeated lengths, folded lines, bare
+//! CR or LF, a space before the colon, transfer codings that we do not undo.
+
+use super::{Authority, HEADERS_MAX, Limits, Rejection, Target};
+use smallvec::SmallVec;
+use std::mem::MaybeUninit;
+
+/// One header field, as sent; surrounding white space removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// The name: a token, in the case it was sent in.
+    pub name: &'a str,
+    /// The value: no control characters but tab; bytes above 0x7f are allowed.
+    pub value: &'a [u8],
+}
+
+/// How the end of the body is found (RFC 9112 section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// So many bytes; 0 where the request names no length.
+    Length(u64),
+    /// Chunked transfer coding.
+    Chunked,
+}
+
+/// A request head that passed every check of RFC 9112.
+#[derive(Debug, Clone)]
+pub struct Head<'a> {
+    /// The method, a token; methods are case-sensitive.
+    pub method: &'a str,
+    /// The target.
+    pub target: Target<'a>,
+    /// 0 or 1: the x of HTTP/1.x.
+    pub minor_version: u8,
+    /// The authority asked for: of the target if that is absolute, else of the Host field. `None` only in HTTP/1.0.
+    pub authority: Option<Authority<'a>>,
+    /// How the body is framed.
+    pub framing: BodyFraming,
+    /// Whether the client would send another request on this connection (RFC 9112 section 9.3).
+    pub keep_alive: bool,
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+    /// Whether the client asks to speak WebSocket instead: GET, HTTP/1.1, `Upgrade: websocket` and `Connection:
+    /// upgrade`. The rest of the handshake (RFC 6455 section 4.2.1) is not checked here.
+    pub wants_websocket: bool,
+    headers: SmallVec<[Header<'a>; 24]>,
+}
+
+impl<'a> Head<'a> {
+    /// Parses the head at the start of `bytes`; `Ok(None)` when it is not complete yet, else the head and its length
+    /// in bytes, the empty line included. Empty lines before the request line are skipped (RFC 9112 section 2.2).
+    ///
+    /// # Errors
+    /// When what is there cannot become an acceptable request, as soon as that can be seen.
+    pub fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Option<(Self, usize)>, Rejection> {
+        let mut slots = [const { MaybeUninit::<httparse::Header<'a>>::uninit() }; HEADERS_MAX];
+        let header_count_max = limits.header_count_max.min(HEADERS_MAX);
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, &mut slots[..header_count_max]) {
+            Ok(httparse::Status::Complete(length)) if length > limits.head_bytes_max => Err(TOO_LARGE),
+            Ok(httparse::Status::Complete(length)) => {
+                if !line_endings_are_crlf(&bytes[..length]) {
+                    return Err(Rejection::new(400, "a line of the head does not end in CRLF"));
+                }
+                Ok(Some((Self::from_parsed(&request)?, length)))
+            }
+            Ok(httparse::Status::Partial) if bytes.len() >= limits.head_bytes_max => Err(TOO_LARGE),
+            Ok(httparse::Status::Partial) if !line_endings_are_crlf(bytes) => {
+                Err(Rejection::new(400, "a line of the head does not end in CRLF"))
+            }
+            Ok(httparse::Status::Partial) => Ok(None),
+            Err(error) => Err(rejection(error, bytes)),
+        }
+    }
+
+    fn from_parsed(request: &httparse::Request<'_, 'a>) -> Result<Self, Rejection> {
+        let incomplete = Rejection::new(400, "the request line is not complete");
+        let method = request.method.ok_or(incomplete)?;
+        let target = Target::parse(method, request.path.ok_or(incomplete)?)?;
+        let minor_version = request.version.ok_or(incomplete)?;
+        let mut headers = SmallVec::new();
+        let mut fields = Fields::default();
+        for field in request.headers.iter() {
+            fields.note(field.name, field.value)?;
+            headers.push(Header { name: field.name, value: field.value });
+        }
+        if fields.host.is_none() && minor_version == 1 {
+            return Err(Rejection::new(400, "the Host field is missing"));
+        }
+        let one_one = minor_version == 1;
+        Ok(Self {
+            method,
+            target,
+            minor_version,
+            authority: target.authority.or(fields.host),
+            framing: fields.framing(minor_version)?,
+            keep_alive: if one_one { !fields.close } else { fields.keep_alive && !fields.close },
+            expects_continue: fields.expects_continue && one_one,
+            wants_websocket: fields.upgrade_websocket && fields.connection_upgrade && one_one && method == "GET",
+            headers,
+        })
+    }
+
+    /// The header fields in the order they came.
+    pub fn headers(&self) -> &[Header<'a>] {
+        &self.headers
+    }
+
+    /// The values of every field called `name` (any case), in order.
+    pub fn values<'h>(&'h self, name: &'h str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'h> {
+        self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+    }
+
+    /// The first field called `name` (any case), where it is text.
+    pub fn text(&self, name: &str) -> Option<&'a str> {
+        self.values(name).next().and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// Whether a field called `name` (any case) is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.values(name).next().is_some()
+    }
+
+    /// Whether the request only reads (RFC 9110 section 9.2.1), so that it may be answered to any site.
+    pub fn is_safe(&self) -> bool {
+        matches!(self.method, "GET" | "HEAD" | "OPTIONS")
+    }
+
+    /// Whether a body is announced.
+    pub fn has_body(&self) -> bool {
+        self.framing != BodyFraming::Length(0)
+    }
+}
+
+const TOO_LARGE: Rejection = Rejection::new(431, "the head is too large");
+
+/// In every pair of neighbours a CR stands before an LF and nowhere else: no bare CR, no bare LF. The last byte may be
+/// a CR whose LF has not arrived.
+fn line_endings_are_crlf(bytes: &[u8]) -> bool {
+    let Some((&first, rest)) = bytes.split_first() else { return true };
+    let torn = bytes.iter().zip(rest).fold(false, |torn, (&a, &b)| torn | ((a == b'\r') != (b == b'\n')));
+    first != b'\n' && !torn
+}
+
+fn rejection(error: httparse::Error, bytes: &[u8]) -> Rejection {
+    match error {
+        httparse::Error::TooManyHeaders => Rejection::new(431, "too many header fields"),
+        httparse::Error::Version if names_other_version(bytes) => {
+            Rejection::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        }
+        httparse::Error::Version => Rejection::new(400, "the request line does not end in a version"),
+        httparse::Error::HeaderName => {
+            Rejection::new(400, "a header line is not `name: value`, is folded, or has a space before the colon")
+        }
+        httparse::Error::HeaderValue => Rejection::new(400, "a header value holds a control character"),
+        httparse::Error::NewLine => Rejection::new(400, "a line of the head does not end in CRLF"),
+        httparse::Error::Token | httparse::Error::Status => Rejection::new(400, "the request line is malformed"),
+    }
+}
+
+/// Whether the request line ends in a well-formed version, just not one of ours.
+fn names_other_version(bytes: &[u8]) -> bool {
+    let start = bytes.iter().position(|c| !matches!(c, b'\r' | b'\n')).unwrap_or(0);
+    let line = bytes[start..].split(|&c| c == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|&c| c == b' ');
+    let version = words.nth(2).unwrap_or_default();
+    words.next().is_none()
+        && matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit())
+}
+
+/// What the fields that steer the connection say, gathered in one pass.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Option<Authority<'a>>,
+    length: Option<u64>,
+    transfer_encoding: Option<TransferEncoding>,
+    close: bool,
+    keep_alive: bool,
+    connection_upgrade: bool,
+    upgrade_websocket: bool,
+    expects_continue: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TransferEncoding {
+    Chunked,
+    Unknown,
+}
+
+impl<'a> Fields<'a> {
+    fn note(&mut self, name: &str, value: &'a [u8]) -> Result<(), Rejection> {
+        match name.len() {
+            4 if name.eq_ignore_ascii_case("host") => self.note_host(value),
+            6 if name.eq_ignore_ascii_case("expect") => self.note_expect(value),
+            7 if name.eq_ignore_ascii_case("upgrade") => {
+                self.upgrade_websocket |= list(value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
+                Ok(())
+            }
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for token in list(value) {
+                    self.close |= token.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                    self.connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+                }
+                Ok(())
+            }
+            14 if name.eq_ignore_ascii_case("content-length") => self.note_length(value),
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => self.note_transfer_encoding(value),
+            _ => Ok(()),
+        }
+    }
+
+    /// RFC 9112 section 3.2: exactly one Host field with a valid value, else 400.
+    fn note_host(&mut self, value: &'a [u8]) -> Result<(), Rejection> {
+        let host = std::str::from_utf8(value).ok().and_then(Authority::parse);
+        let host = host.ok_or(Rejection::new(400, "the Host field is not `host[:port]`"))?;
+        match self.host.replace(host) {
+            None => Ok(()),
+            Some(_) => Err(Rejection::new(400, "there is more than one Host field")),
+        }
+    }
+
+    /// RFC 9110 section 8.6 would let equal repeated values pass; refusing them needs no agreement with any other
+    /// reader.
+    fn note_length(&mut self, value: &[u8]) -> Result<(), Rejection> {
+        let malformed = Rejection::new(400, "Content-Length is not one number");
+        if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+            return Err(malformed);
+        }
+        let digits = std::str::from_utf8(value).map_err(|_| malformed)?;
+        let length = digits.parse().map_err(|_| malformed)?;
+        match self.length.replace(length) {
+            None => Ok(()),
+            Some(_) => Err(Rejection::new(400, "there is more than one Content-Length field")),
+        }
+    }
+
+    /// RFC 9112 section 6.1: chunked must come last and only once; a coding that we do not know is 501.
+    fn note_transfer_encoding(&mut self, value: &[u8]) -> Result<(), Rejection> {
+        let mut empty = true;
+        for coding in list(value) {
+            empty = false;
+            let chunked = coding.eq_ignore_ascii_case(b"chunked");
+            if self.transfer_encoding == Some(TransferEncoding::Chunked) {
+                return Err(Rejection::new(400, "chunked is not the last transfer coding"));
+            }
+            self.transfer_encoding = match self.transfer_encoding {
+                None if chunked => Some(TransferEncoding::Chunked),
+                _ => Some(TransferEncoding::Unknown),
+            };
+        }
+        if empty { Err(Rejection::new(400, "Transfer-Encoding is empty")) } else { Ok(()) }
+    }
+
+    /// RFC 9110 section 10.1.1: the only expectation there is; 417 to any other.
+    fn note_expect(&mut self, value: &[u8]) -> Result<(), Rejection> {
+        if !value.eq_ignore_ascii_case(b"100-continue") {
+            return Err(Rejection::new(417, "the only expectation known is 100-continue"));
+        }
+        self.expects_continue = true;
+        Ok(())
+    }
+
+    /// RFC 9112 section 6.3. Both lengths, and a transfer coding in HTTP/1.0 (section 6.1), are marks of smuggling.
+    fn framing(&self, minor_version: u8) -> Result<BodyFraming, Rejection> {
+        match (self.transfer_encoding, self.length) {
+            (Some(_), Some(_)) => {
+                Err(Rejection::new(400, "the body has both a Transfer-Encoding and a Content-Length"))
+            }
+            (Some(_), None) if minor_version == 0 => Err(Rejection::new(400, "HTTP/1.0 has no Transfer-Encoding")),
+            (Some(TransferEncoding::Unknown), None) => {
+                Err(Rejection::new(501, "the only transfer coding known is chunked"))
+            }
+            (Some(TransferEncoding::Chunked), None) => Ok(BodyFraming::Chunked),
+            (None, length) => Ok(BodyFraming::Length(length.unwrap_or(0))),
+        }
+    }
+}
+
+/// The elements of a comma-separated list (RFC 9110 section 5.6.1), empty ones left out.
+pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&c| c == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}

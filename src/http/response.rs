@@ -1,0 +1,352 @@
+//! Responses: built from a status, header fields and a body; encoded with `content-length`, `date` and, where it
+//! matters, `connection`.
+//!
+//! Invariants: a field name is a token and a value holds no CR, LF, NUL or other control character, so no maker of a
+//! response can end its head early or add a field by accident; framing fields are ours alone; no body follows where
+//! RFC 9110 forbids one. The clock is the caller's.
+
+use super::body::{is_text, is_token};
+use bytes::Bytes;
+use smallvec::SmallVec;
+use std::{
+    borrow::Cow,
+    time::{Duration, UNIX_EPOCH},
+};
+
+/// A response that is ready to be encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    status: u16,
+    headers: SmallVec<[(Cow<'static, str>, Cow<'static, str>); 4]>,
+    body: Bytes,
+    /// The length to name in answer to HEAD, where it is not the body's.
+    head_length: Option<u64>,
+    close: bool,
+}
+
+/// A header field that no response may carry: the fault of whoever made the response.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// The name is empty or not a token (RFC 9110 section 5.1).
+    #[error("a header name is not a token")]
+    Name,
+    /// The value holds a control character (RFC 9110 section 5.5).
+    #[error("the value of the header {0} holds a control character")]
+    Value(String),
+}
+
+impl Response {
+    /// A response without header fields and body. A status that is not final and known to HTTP (200 to 599) becomes
+    /// 500, as nodes do.
+    pub fn new(status: u16) -> Self {
+        let status = if (200..=599).contains(&status) { status } else { 500 };
+        Self { status, headers: SmallVec::new(), body: Bytes::new(), head_length: None, close: false }
+    }
+
+    /// A response of plain text.
+    pub fn text(status: u16, text: impl Into<Cow<'static, str>>) -> Self {
+        let body = match text.into() {
+            Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+            Cow::Owned(text) => Bytes::from(text),
+        };
+        Self::new(status).with("content-type", "text/plain; charset=utf-8").with_body(body)
+    }
+
+    /// Adds a field of our own, whose name and value cannot be wrong.
+    ///
+    /// # Panics
+    /// When they are: the error of whoever wrote the call.
+    #[must_use]
+    pub fn with(self, name: &'static str, value: &'static str) -> Self {
+        self.header(name, value).expect("a field written in this source is valid")
+    }
+
+    /// Adds a field. The name is sent in lower case. Fields that frame the message or manage the connection are
+    /// dropped, because they are ours: `content-length` (kept for HEAD without a body), `transfer-encoding`,
+    /// `connection`, `keep-alive`, `upgrade`, `trailer`, `te`, `date`.
+    ///
+    /// # Errors
+    /// When the name is no token or the value holds a control character.
+    pub fn header(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Result<Self, HeaderError> {
+        let (mut name, value) = (name.into(), value.into());
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(HeaderError::Name);
+        }
+        if !value.bytes().all(is_text) {
+            return Err(HeaderError::Value(name.into_owned()));
+        }
+        if name.bytes().any(|c| c.is_ascii_uppercase()) {
+            name.to_mut().make_ascii_lowercase();
+        }
+        match &*name {
+            "content-length" => self.head_length = value.parse().ok(),
+            "transfer-encoding" | "connection" | "keep-alive" | "upgrade" | "trailer" | "te" | "date" => {}
+            _ => self.headers.push((name, value)),
+        }
+        Ok(self)
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn with_body(mut self, body: Bytes) -> Self {
+        self.body = body;
+        self
+    }
+
+    /// The connection closes after this response.
+    #[must_use]
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// The status code.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The body, whether or not it will be sent.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The value of the first field called `name` (lower case).
+    pub fn find(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| &**value)
+    }
+
+    /// The values of every field called `name` (lower case).
+    pub fn find_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| &**value)
+    }
+
+    /// Whether the maker of the response wants the connection closed.
+    pub fn closes(&self) -> bool {
+        self.close
+    }
+
+    /// Appends the head to `out` and returns the body to send behind it: empty in answer to HEAD and for statuses
+    /// that have none.
+    pub fn encode(self, asked: Asked, date: &Date, out: &mut Vec<u8>) -> Bytes {
+        let keep_alive = asked.keep_alive && !self.close;
+        put_status_line(self.status, out);
+        for (name, value) in &self.headers {
+            put_header(name, value, out);
+        }
+        let without_body = matches!(self.status, 204 | 304);
+        if !without_body {
+            let body_length = self.body.len() as u64;
+            let length = match self.head_length {
+                Some(length) if asked.head_only && self.body.is_empty() => length,
+                _ => body_length,
+            };
+            out.extend_from_slice(b"content-length: ");
+            put_number(length, out);
+            out.extend_from_slice(b"\r\n");
+        }
+        put_header("date", date.as_str(), out);
+        match (keep_alive, asked.minor_version) {
+            (false, _) => put_header("connection", "close", out),
+            (true, 0) => put_header("connection", "keep-alive", out),
+            (true, _) => {}
+        }
+        out.extend_from_slice(b"\r\n");
+        if without_body || asked.head_only { Bytes::new() } else { self.body }
+    }
+}
+
+/// What an encoded response needs to know of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The x of HTTP/1.x.
+    pub minor_version: u8,
+    /// The method was HEAD.
+    pub head_only: bool,
+    /// The connection may live on.
+    pub keep_alive: bool,
+}
+
+/// The value of a `date` field (RFC 9110 section 5.6.7, IMF-fixdate), formatted once and used for a whole second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Date {
+    unix_s: u64,
+    text: String,
+}
+
+impl Date {
+    /// The date at `unix_s` seconds after 1970. Years after 9999 show as the last second of 9999.
+    pub fn at(unix_s: u64) -> Self {
+        const LAST_UNIX_S: u64 = 253_402_300_799;
+        let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_s.min(LAST_UNIX_S)));
+        Self { unix_s, text }
+    }
+
+    /// Moves to `unix_s`; free when the second has not changed.
+    pub fn advance(&mut self, unix_s: u64) {
+        if self.unix_s != unix_s {
+            *self = Self::at(unix_s);
+        }
+    }
+
+    /// Such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+fn put_status_line(status: u16, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    put_number(u64::from(status), out);
+    out.push(b' ');
+    out.extend_from_slice(reason_phrase(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_header(name: &str, value: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_number(number: u64, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    write!(out, "{number}").expect("a Vec takes every write");
+}
+
+/// The reason phrase that RFC 9110 section 15 gives a status; empty for those it does not know.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Payload Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Entity",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED: Asked = Asked { minor_version: 1, head_only: false, keep_alive: true };
+
+    fn encode(response: Response, asked: Asked) -> (String, Bytes) {
+        let mut out = Vec::new();
+        let body = response.encode(asked, &Date::at(784_111_777), &mut out);
+        (String::from_utf8(out).unwrap(), body)
+    }
+
+    #[test]
+    fn fields_come_before_length_and_date() {
+        let response = Response::new(201).with("Content-Type", "text/css").with_body(Bytes::from_static(b"body{}"));
+        let (head, body) = encode(response, ASKED);
+        let expected = "HTTP/1.1 201 Created\r\ncontent-type: text/css\r\ncontent-length: 6\r\n\
+                        date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n";
+        assert_eq!((&*head, &*body), (expected, &b"body{}"[..]));
+    }
+
+    #[test]
+    fn connection_is_named_where_it_is_not_the_default() {
+        let head = |response, asked| encode(response, asked).0;
+        assert!(head(Response::new(200), Asked { keep_alive: false, ..ASKED }).contains("\r\nconnection: close\r\n"));
+        assert!(head(Response::new(200).closing(), ASKED).contains("\r\nconnection: close\r\n"));
+        assert!(head(Response::new(200), Asked { minor_version: 0, ..ASKED }).contains("connection: keep-alive\r\n"));
+        assert!(!head(Response::new(200), ASKED).contains("connection"));
+    }
+
+    #[test]
+    fn no_body_where_there_is_none() {
+        let full = || Response::new(200).with_body(Bytes::from_static(b"12345"));
+        let (head, body) = encode(full(), Asked { head_only: true, ..ASKED });
+        assert!(head.contains("content-length: 5\r\n") && body.is_empty());
+        for status in [204, 304] {
+            let (head, body) = encode(Response::new(status).with_body(Bytes::from_static(b"x")), ASKED);
+            assert!(!head.contains("content-length") && body.is_empty(), "{head}");
+        }
+        let named = Response::new(200).header("Content-Length", "77").unwrap();
+        assert!(encode(named.clone(), Asked { head_only: true, ..ASKED }).0.contains("content-length: 77\r\n"));
+        assert!(encode(named, ASKED).0.contains("content-length: 0\r\n"));
+    }
+
+    #[test]
+    fn a_field_cannot_end_the_head() {
+        for name in ["", "a b", "a:", "a\r\nb", "é", "a\0"] {
+            assert_eq!(Response::new(200).header(name, "x"), Err(HeaderError::Name), "{name:?}");
+        }
+        for value in ["x\r\ny: z", "x\ny", "x\ry", "x\0y", "\x07", "\x7f"] {
+            assert_eq!(Response::new(200).header("A", value), Err(HeaderError::Value("A".into())), "{value:?}");
+        }
+        assert_eq!(Response::new(200).header("X-A", "b\tc é").unwrap().find("x-a"), Some("b\tc é"));
+        let ours = ["Transfer-Encoding", "Connection", "Upgrade", "Keep-Alive", "Trailer", "TE", "Date"];
+        for name in ours {
+            let response = Response::new(200).header(name, "chunked").unwrap();
+            assert_eq!(encode(response, ASKED).0.matches("chunked").count(), 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_status_that_is_none_becomes_500() {
+        for status in [0, 42, 100, 101, 199, 600, 65535] {
+            assert_eq!(Response::new(status).status(), 500);
+        }
+        assert!(encode(Response::new(599), ASKED).0.starts_with("HTTP/1.1 599 \r\n"));
+    }
+
+    #[test]
+    fn dates() {
+        let mut date = Date::at(0);
+        assert_eq!(date.as_str(), "Thu, 01 Jan 1970 00:00:00 GMT");
+        date.advance(1_795_418_693);
+        assert_eq!(date.as_str(), "Mon, 23 Nov 2026 07:24:53 GMT");
+        assert_eq!(Date::at(u64::MAX).as_str(), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+}
