@@ -1,7 +1,10 @@
 //! A push broker for WebSocket clients on Linux: thread per core, shared nothing, io_uring.
 
 pub mod channel;
+pub mod driver;
+pub mod gateway;
 pub mod http;
+pub mod inbox;
 pub mod process_id;
 pub mod proto;
 pub mod shard;

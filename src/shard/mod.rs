@@ -1,3 +1,37 @@
-//! The core of the broker, one per CPU core, sans-IO.
+//! The core of the broker, one per CPU core, sans-IO: connections, channels, and what waits to be sent.
+//!
+//! Where to look: a byte comes in at [`Shard::handle_read`] (`receive.rs`, `http.rs`), a push at
+//! [`Shard::handle_command`] (`push.rs`); frames are encoded once into the window (`window.rs`), wait for each channel
+//! as ranges of it (`outbound.rs`) and leave in batches (`sending.rs`, through [`flush::Flush`]). Channels begin in
+//! `opening.rs` and end in `closing.rs`. Orders come in as [`command::Command`], news go out as [`event::Event`].
+//!
+//! Invariants: a shard shares nothing that is touched per message; it never waits; the same calls with the same bytes
+//! and times give the same result. It must not know sockets, clocks, randomness, threads or futures.
 
+pub mod command;
+pub mod config;
+mod conflation;
+mod connection;
+mod core;
+mod deadlines;
+pub mod directory;
+pub mod event;
 pub mod flush;
+mod http;
+mod closing;
+mod opening;
+mod outbound;
+pub mod outcome;
+pub mod process_queue;
+mod push;
+mod receive;
+mod sending;
+pub mod stats;
+mod wheel;
+mod window;
+
+pub use self::core::{Effect, Shard};
+pub use config::Config;
+pub use connection::Token;
+pub use directory::{Directory, Owner};
+pub use wheel::TICK_MS;

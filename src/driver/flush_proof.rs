@@ -1,0 +1,148 @@
+//! The proof that a ring's sends keep what [`UringFlush`] builds on, run once per ring on sockets of its own.
+//!
+//! For a socket pair and a TCP loopback pair, for SEND and for SENDMSG: a send that fits is silent; one that fits
+//! partly reports its short count; one into a full socket reports "full"; what the reports add up to is what the peer
+//! gets, byte for byte; and when the peer has read everything, nothing more completes or arrives.
+
+use super::flush_uring::{FlushUnavailable, UringFlush};
+use super::sys::{self, Received, socket_id};
+use crate::shard::flush::{Flush, Outgoing, Parts, Short};
+use rustix::fd::OwnedFd;
+use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+
+/// Kernel buffers of the sockets, bytes: small, so that one send overfills them.
+const SOCKET_BYTES: usize = 32 << 10;
+/// One send, bytes: more than both ends' buffers hold.
+const SEND_BYTES: usize = 1 << 20;
+/// A socket is full after this many sends, or something is wrong.
+const SENDS_MAX: usize = 64;
+
+/// Proves `flush` fit for use on this kernel.
+pub(super) fn prove(flush: &mut UringFlush) -> Result<(), FlushUnavailable> {
+    // Neighbouring bytes differ, and so do blocks (251 is prime), so a gap or a repeat shows.
+    let pattern: Vec<u8> = (0..SEND_BYTES).map(|place| (place % 251) as u8).collect();
+    for (kind, pair) in [("socket pair", unix_pair as fn() -> _), ("TCP", tcp_pair)] {
+        for gathered in [false, true] {
+            let (sender, receiver) = pair().map_err(FlushUnavailable::NoSockets)?;
+            let unfit = |why| FlushUnavailable::Unfit(format!("{kind}, gathered {gathered}: {why}"));
+            Proof { flush, sender: &sender, receiver: &receiver, gathered, taken: Vec::new() }
+                .run(&pattern)
+                .map_err(unfit)?;
+        }
+    }
+    Ok(())
+}
+
+struct Proof<'a> {
+    flush: &'a mut UringFlush,
+    sender: &'a OwnedFd,
+    receiver: &'a OwnedFd,
+    gathered: bool,
+    /// What the reports say the socket took.
+    taken: Vec<u8>,
+}
+
+impl Proof<'_> {
+    fn run(mut self, pattern: &[u8]) -> Result<(), String> {
+        let small = &pattern[..1000];
+        if self.send(small)? != small.len() {
+            return Err("a small send into an empty socket is reported".to_owned());
+        }
+        let mut sent_partly = false;
+        for _ in 0..SENDS_MAX {
+            match self.send(pattern)? {
+                0 if sent_partly => return self.check_end(),
+                0 => return Err("no short count before the socket was full".to_owned()),
+                taken => sent_partly |= taken < pattern.len(),
+            }
+        }
+        Err("the socket is never reported full".to_owned())
+    }
+
+    /// Sends `bytes` and returns how many of them the report says were taken.
+    fn send(&mut self, bytes: &[u8]) -> Result<usize, String> {
+        let (head, tail) = bytes.split_at(bytes.len() / 3);
+        let slices = [IoSlice::new(head), IoSlice::new(tail)];
+        let parts = if self.gathered { Parts::Many(&slices) } else { Parts::One(bytes) };
+        let mut short = Vec::new();
+        self.flush.send_all(&[Outgoing { socket: socket_id(self.sender), parts }], &mut short);
+        if let Some(why) = self.flush.gave_up() {
+            return Err(why.to_owned());
+        }
+        let taken = match short[..] {
+            [] => bytes.len(),
+            [Short { index: 0, sent: Ok(taken) }] if taken < bytes.len() => taken,
+            _ => return Err(format!("an impossible report: {short:?}")),
+        };
+        self.taken.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    /// The peer reads everything, which makes room for whatever might still be armed; then nothing may have happened.
+    fn check_end(&mut self) -> Result<(), String> {
+        sys::shutdown_write(self.sender).map_err(|error| error.to_string())?;
+        let mut got = Vec::with_capacity(self.taken.len());
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match sys::receive(self.receiver, &mut buffer).map_err(|error| error.to_string())? {
+                Received::Bytes(length) => got.extend_from_slice(&buffer[..length]),
+                Received::End => break,
+                Received::Nothing => wait_readable(self.receiver)?,
+            }
+        }
+        if got != self.taken {
+            return Err(format!("{} bytes reported as taken, {} arrived, or others", self.taken.len(), got.len()));
+        }
+        if self.flush.has_late_completion() {
+            return Err("a send completed after its call had returned".to_owned());
+        }
+        match self.flush.send_all_to_closed(self.sender) {
+            Err(libc::EPIPE) => Ok(()),
+            other => Err(format!("a closed socket answers {other:?}")),
+        }
+    }
+}
+
+impl UringFlush {
+    fn send_all_to_closed(&mut self, sender: &OwnedFd) -> Result<usize, i32> {
+        let mut short = Vec::new();
+        self.send_all(&[Outgoing { socket: socket_id(sender), parts: Parts::One(b"x") }], &mut short);
+        short.first().map_or(Ok(1), |short| short.sent)
+    }
+}
+
+fn wait_readable(socket: &OwnedFd) -> Result<(), String> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    const WAIT_MAX: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+    match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&WAIT_MAX)) {
+        Ok(0) => Err("bytes reported as taken do not arrive".to_owned()),
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn unix_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (sender, receiver) = UnixStream::pair()?;
+    small_buffers(sender.into(), receiver.into())
+}
+
+fn tcp_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let sender = TcpStream::connect(listener.local_addr()?)?;
+    loop {
+        // Somebody else may have connected to the port first.
+        let (receiver, from) = listener.accept()?;
+        if from == sender.local_addr()? {
+            return small_buffers(sender.into(), receiver.into());
+        }
+    }
+}
+
+fn small_buffers(sender: OwnedFd, receiver: OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
+    rustix::io::ioctl_fionbio(&sender, true)?;
+    rustix::net::sockopt::set_socket_send_buffer_size(&sender, SOCKET_BYTES)?;
+    rustix::net::sockopt::set_socket_recv_buffer_size(&receiver, SOCKET_BYTES)?;
+    Ok((sender, receiver))
+}

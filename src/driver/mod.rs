@@ -1,0 +1,13 @@
+//! The only code that does I/O and reads clocks: sockets, rings, runtimes, wake-ups.
+//!
+//! Each file is one primitive that knows nothing of the others' callers; the pump puts them together with a shard.
+//! What the kernel promises but does not document is proved at start ([`flush_uring`]) or pinned by a test.
+
+pub mod epoll;
+mod flush_proof;
+pub mod flush_send;
+pub mod flush_uring;
+pub mod listen;
+pub mod runtime;
+pub mod sys;
+pub mod wake;

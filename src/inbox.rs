@@ -1,0 +1,330 @@
+//! The bounded queue into a shard, from any thread: commands, how much of it one producer may hold, and how a sleeping
+//! shard is woken.
+//!
+//! Invariants: a command that was accepted is handed to the shard once, in the order of its producer's calls, unless
+//! the shard ends first. The queue holds at most the commands and bytes of its [`Limits`], and one [`Account`] at most
+//! a quarter of each; a single command bigger than that passes when its account (and the queue) holds nothing. A shard
+//! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. Who waits for room
+//! is woken after each drain.
+//!
+//! Knows no I/O: what wakes the shard is given as a [`Wake`]. The parts whose orderings matter (`wake_flag`, `room`,
+//! `gauge`) are modelled with loom by `cargo test --test loom_inbox`.
+
+mod gauge;
+mod room;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod wake_flag;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
+use gauge::Gauge;
+pub use gauge::Limits;
+use room::{Room, Waiter};
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
+use wake_flag::WakeFlag;
+
+/// One producer may hold this part of a queue.
+const ACCOUNT_SHARE: u64 = 4;
+
+/// Wakes the thread of a shard that sleeps, from any thread: an eventfd, or nothing where the shard is stepped by hand.
+pub trait Wake: Send + Sync {
+    /// Ends the shard's sleep, or keeps its next one from beginning.
+    fn wake(&self);
+}
+
+/// A [`Wake`] for shards that never sleep: simulation and benchmarks.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct NeverAsleep;
+
+impl Wake for NeverAsleep {
+    fn wake(&self) {}
+}
+
+/// Why a command was not taken; it comes back.
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused<T> {
+    /// The account or the queue is full. Room comes as soon as the shard drains.
+    #[error("the shard's inbox is full, or this producer's share of it")]
+    Full(T),
+    /// The shard takes no more commands, ever.
+    #[error("the shard has stopped")]
+    Stopped(T),
+}
+
+impl<T> std::fmt::Debug for Refused<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "Full(..)",
+            Self::Stopped(_) => "Stopped(..)",
+        })
+    }
+}
+
+/// The shard takes no more commands; the one that was offered comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the shard has stopped")]
+pub struct Stopped<T>(pub T);
+
+/// What one producer holds of one inbox. Make one per process and inbox; clones are the same account.
+#[derive(Debug, Clone)]
+pub struct Account(Arc<Gauge>);
+
+struct Entry<T> {
+    command: T,
+    bytes: u64,
+    account: Account,
+}
+
+struct Shared {
+    held: Gauge,
+    flag: WakeFlag,
+    room: Room<Waker>,
+    kicked: AtomicBool,
+    stopped: AtomicBool,
+    wake: Box<dyn Wake>,
+}
+
+/// Makes the inbox of a shard that `wake` wakes.
+pub fn inbox<T>(limits: Limits, wake: impl Wake + 'static) -> (InboxSender<T>, Inbox<T>) {
+    let held = Gauge::new(limits);
+    let (sender, receiver) = crossbeam_channel::bounded(held.limits().commands_max as usize);
+    let shared = Arc::new(Shared {
+        held,
+        flag: WakeFlag::new(),
+        room: Room::new(),
+        kicked: AtomicBool::new(false),
+        stopped: AtomicBool::new(false),
+        wake: Box::new(wake),
+    });
+    (InboxSender { queue: sender, shared: shared.clone() }, Inbox { queue: receiver, shared })
+}
+
+impl Shared {
+    fn wake_if_asleep(&self) {
+        if self.flag.must_wake() {
+            self.wake.wake();
+        }
+    }
+}
+
+/// The producers' side.
+pub struct InboxSender<T> {
+    queue: Sender<Entry<T>>,
+    shared: Arc<Shared>,
+}
+
+impl<T> Clone for InboxSender<T> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<T> InboxSender<T> {
+    /// A new account for a producer of this inbox.
+    pub fn account(&self) -> Account {
+        Account(Arc::new(Gauge::new(self.shared.held.limits().share(ACCOUNT_SHARE))))
+    }
+
+    /// Puts `command`, which stands for `bytes` bytes of payload, into the queue and wakes the shard if it sleeps.
+    /// Never waits.
+    ///
+    /// # Errors
+    /// No room now, or no shard; see [`Refused`].
+    pub fn try_send(&self, command: T, bytes: usize, account: &Account) -> Result<(), Refused<T>> {
+        if self.shared.stopped.load(Ordering::Acquire) {
+            return Err(Refused::Stopped(command));
+        }
+        let bytes = gauge::countable(bytes);
+        if !account.0.try_take(bytes) {
+            return Err(Refused::Full(command));
+        }
+        if !self.shared.held.try_take(bytes) {
+            // Whoever met the account full meanwhile is not forgotten: the queue that refused us holds commands, and
+            // draining them wakes everybody who waits.
+            account.0.release(1, bytes);
+            return Err(Refused::Full(command));
+        }
+        match self.queue.try_send(Entry { command, bytes, account: account.clone() }) {
+            Ok(()) => {
+                self.shared.wake_if_asleep();
+                Ok(())
+            }
+            Err(TrySendError::Disconnected(entry)) => Err(Refused::Stopped(entry.command)),
+            Err(TrySendError::Full(_)) => unreachable!("the gauge admits no more commands than the queue has slots"),
+        }
+    }
+
+    /// As [`try_send`](Self::try_send), but blocks this thread until there is room. Shards drain at the speed of
+    /// their CPU whatever clients do, so that is short. Never call it on a shard's thread.
+    ///
+    /// # Errors
+    /// The shard has stopped.
+    pub fn send_wait(&self, mut command: T, bytes: usize, account: &Account) -> Result<(), Stopped<T>> {
+        let mut registered = false;
+        loop {
+            command = match self.try_send(command, bytes, account) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Stopped(command)) => return Err(Stopped(command)),
+                Err(Refused::Full(command)) => command,
+            };
+            if registered {
+                // Returns at once when room was announced since we registered, and now and then for no reason.
+                std::thread::park();
+            } else {
+                THIS_THREAD.with(|waker| self.shared.room.register(waker.clone()));
+            }
+            registered = !registered;
+        }
+    }
+
+    /// As [`send_wait`](Self::send_wait), for async code of any runtime. Dropping the future gives the attempt up.
+    ///
+    /// # Errors
+    /// The shard has stopped.
+    pub fn send(
+        &self,
+        command: T,
+        bytes: usize,
+        account: &Account,
+    ) -> impl Future<Output = Result<(), Stopped<T>>> + use<'_, T> {
+        let account = account.clone();
+        let mut command = Some(command);
+        poll_fn(move |context| {
+            for registered in [false, true] {
+                let offered = command.take().expect("not polled again after it was ready");
+                match self.try_send(offered, bytes, &account) {
+                    Ok(()) => return Poll::Ready(Ok(())),
+                    Err(Refused::Stopped(back)) => return Poll::Ready(Err(Stopped(back))),
+                    Err(Refused::Full(back)) => command = Some(back),
+                }
+                if !registered {
+                    self.shared.room.register(context.waker().clone());
+                }
+            }
+            Poll::Pending
+        })
+    }
+
+    /// Wakes the shard without a command, to look at what else it waits for; it learns so from
+    /// [`Inbox::take_kick`].
+    pub fn kick(&self) {
+        // One kick that was not yet taken stands for all: who set it has woken the shard or is about to.
+        if !self.shared.kicked.swap(true, Ordering::AcqRel) {
+            self.shared.wake_if_asleep();
+        }
+    }
+
+    /// Whether the shard takes no more commands.
+    pub fn is_stopped(&self) -> bool {
+        self.shared.stopped.load(Ordering::Acquire)
+    }
+
+    /// The commands in the queue and the bytes they stand for.
+    pub fn held(&self) -> (u64, u64) {
+        self.shared.held.held()
+    }
+}
+
+/// The shard's side. When it is dropped, senders are refused and commands left in the queue are dropped.
+pub struct Inbox<T> {
+    queue: Receiver<Entry<T>>,
+    shared: Arc<Shared>,
+}
+
+impl<T> Inbox<T> {
+    /// Hands at most `commands_max` commands to `each`, oldest first, and stops early once they stand for
+    /// `bytes_max` bytes or more. Returns how many; then their room is free and who waits for it is woken.
+    pub fn drain(&mut self, commands_max: usize, bytes_max: u64, mut each: impl FnMut(T)) -> usize {
+        let (mut commands, mut bytes) = (0, 0);
+        // Neighbours of one account are released together: producers tend to send in runs.
+        let mut run: Option<(Account, u64, u64)> = None;
+        while commands < commands_max && bytes < bytes_max {
+            let entry = match self.queue.try_recv() {
+                Ok(entry) => entry,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            };
+            commands += 1;
+            bytes += entry.bytes;
+            match &mut run {
+                Some((account, commands, bytes)) if Arc::ptr_eq(&account.0, &entry.account.0) => {
+                    *commands += 1;
+                    *bytes += entry.bytes;
+                }
+                _ => {
+                    if let Some((account, commands, bytes)) = run.replace((entry.account, 1, entry.bytes)) {
+                        account.0.release(commands, bytes);
+                    }
+                }
+            }
+            each(entry.command);
+        }
+        if let Some((account, run_commands, run_bytes)) = run {
+            account.0.release(run_commands, run_bytes);
+            self.shared.held.release(commands as u64, bytes);
+            self.shared.room.announce();
+        }
+        commands
+    }
+
+    /// Whether nothing waits in the queue.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether somebody [kicked](InboxSender::kick) since the last call.
+    pub fn take_kick(&mut self) -> bool {
+        self.shared.kicked.swap(false, Ordering::AcqRel)
+    }
+
+    /// To be called before the shard waits for its [`Wake`]. False when something has come in: go on instead. True:
+    /// from now on whoever sends or kicks will wake it.
+    #[must_use]
+    pub fn prepare_sleep(&mut self) -> bool {
+        let shared = &self.shared;
+        shared.flag.prepare_sleep(|| !self.queue.is_empty() || shared.kicked.load(Ordering::Acquire))
+    }
+
+    /// To be called when the shard is awake again, whatever woke it: from now on sends cost no wake.
+    pub fn awake(&mut self) {
+        self.shared.flag.awake();
+    }
+
+    /// Refuses further commands. Those in the queue stay to be drained, and a few that were on their way may still
+    /// come.
+    pub fn stop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Release);
+        self.shared.room.announce();
+    }
+}
+
+impl<T> Drop for Inbox<T> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Waiter for Waker {
+    fn is(&self, other: &Self) -> bool {
+        self.will_wake(other)
+    }
+
+    fn wake(self) {
+        Waker::wake(self);
+    }
+}
+
+struct Unpark(std::thread::Thread);
+
+impl std::task::Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+thread_local! {
+    static THIS_THREAD: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+}

@@ -1,0 +1,242 @@
+use super::*;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::task::Context;
+use std::thread;
+
+/// A wake that a test's shard thread can sleep on.
+#[derive(Clone)]
+struct WakeThread(Arc<(Mutex<Option<thread::Thread>>, AtomicUsize)>);
+
+impl WakeThread {
+    fn new() -> Self {
+        Self(Arc::new((Mutex::new(None), AtomicUsize::new(0))))
+    }
+
+    fn wakes(&self) -> usize {
+        self.0.1.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for WakeThread {
+    fn wake(&self) {
+        self.0.1.fetch_add(1, Ordering::SeqCst);
+        if let Some(sleeper) = &*self.0.0.lock().unwrap() {
+            sleeper.unpark();
+        }
+    }
+}
+
+fn limits(commands_max: u32, bytes_max: u64) -> Limits {
+    Limits { commands_max, bytes_max }
+}
+
+fn drained(inbox: &mut Inbox<u32>) -> Vec<u32> {
+    let mut commands = Vec::new();
+    inbox.drain(usize::MAX, u64::MAX, |command| commands.push(command));
+    commands
+}
+
+#[test]
+fn commands_come_out_in_order_and_in_bounded_batches() {
+    let (sender, mut inbox) = inbox(limits(64, 6400), NeverAsleep);
+    let account = sender.account();
+    for command in 0..10 {
+        sender.try_send(command, 100, &account).unwrap();
+    }
+    assert_eq!(sender.held(), (10, 1000));
+    let mut commands = Vec::new();
+    assert_eq!(inbox.drain(3, u64::MAX, |command| commands.push(command)), 3);
+    assert_eq!(inbox.drain(usize::MAX, 150, |command| commands.push(command)), 2, "stops once 150 bytes are reached");
+    commands.extend(drained(&mut inbox));
+    assert_eq!(commands, (0..10).collect::<Vec<_>>());
+    assert_eq!(sender.held(), (0, 0));
+    assert!(inbox.is_empty());
+}
+
+#[test]
+fn one_account_holds_a_quarter_and_the_rest_stays_for_others() {
+    let (sender, mut inbox) = inbox(limits(16, 1000), NeverAsleep);
+    let accounts: Vec<_> = (0..5).map(|_| sender.account()).collect();
+    for command in 0..4 {
+        sender.try_send(command, 1, &accounts[0]).unwrap();
+    }
+    assert_eq!(sender.try_send(9, 1, &accounts[0]), Err(Refused::Full(9)), "four of sixteen commands");
+    sender.try_send(10, 200, &accounts[1]).unwrap();
+    assert_eq!(sender.try_send(9, 51, &accounts[1]), Err(Refused::Full(9)), "251 of a quarter of 1000 bytes");
+    sender.try_send(11, 50, &accounts[1]).unwrap();
+    sender.try_send(12, 250, &accounts[2]).unwrap();
+    sender.try_send(13, 250, &accounts[3]).unwrap();
+    assert_eq!(sender.try_send(9, 247, &accounts[4]), Err(Refused::Full(9)), "1001 bytes in all");
+    sender.try_send(14, 246, &accounts[4]).unwrap();
+    assert_eq!(drained(&mut inbox), [0, 1, 2, 3, 10, 11, 12, 13, 14]);
+    for account in &accounts {
+        assert_eq!(account.0.held(), (0, 0));
+        sender.try_send(1, 250, account).ok();
+    }
+}
+
+#[test]
+fn a_refusal_by_the_queue_costs_the_account_nothing() {
+    let (sender, _inbox) = inbox(limits(4, 1000), NeverAsleep);
+    let accounts: Vec<_> = (0..5).map(|_| sender.account()).collect();
+    for account in &accounts[..4] {
+        sender.try_send(0, 1, account).unwrap();
+    }
+    assert_eq!(sender.try_send(0, 1, &accounts[4]), Err(Refused::Full(0)));
+    assert_eq!(accounts[4].0.held(), (0, 0));
+}
+
+#[test]
+fn a_command_bigger_than_the_limits_passes_alone() {
+    let (sender, mut inbox) = inbox(limits(16, 1000), NeverAsleep);
+    let (one, other) = (sender.account(), sender.account());
+    sender.try_send(1, usize::MAX, &one).unwrap();
+    assert_eq!(sender.try_send(2, 0, &one), Err(Refused::Full(2)));
+    assert_eq!(sender.try_send(2, 1, &other), Err(Refused::Full(2)));
+    assert_eq!(drained(&mut inbox), [1]);
+    assert_eq!((sender.held(), one.0.held()), ((0, 0), (0, 0)));
+    sender.try_send(2, 1, &other).unwrap();
+    assert_eq!(sender.try_send(3, 5000, &one), Err(Refused::Full(3)), "not beside others");
+}
+
+#[test]
+fn only_a_sleeping_shard_is_woken_and_only_once() {
+    let wake = WakeThread::new();
+    let (sender, mut inbox) = inbox(limits(16, 1000), wake.clone());
+    let account = sender.account();
+    sender.try_send(1, 0, &account).unwrap();
+    assert_eq!(wake.wakes(), 0);
+    assert!(!inbox.prepare_sleep(), "a command is there");
+    drained(&mut inbox);
+    assert!(inbox.prepare_sleep());
+    sender.try_send(2, 0, &account).unwrap();
+    sender.try_send(3, 0, &account).unwrap();
+    assert_eq!(wake.wakes(), 1);
+    inbox.awake();
+    drained(&mut inbox);
+    assert!(inbox.prepare_sleep());
+    inbox.awake();
+    sender.try_send(4, 0, &account).unwrap();
+    assert_eq!(wake.wakes(), 1, "something else had woken it");
+}
+
+#[test]
+fn a_kick_wakes_without_a_command() {
+    let wake = WakeThread::new();
+    let (sender, mut inbox) = inbox::<u32>(limits(16, 1000), wake.clone());
+    assert!(inbox.prepare_sleep());
+    sender.kick();
+    sender.kick();
+    assert_eq!(wake.wakes(), 1);
+    assert!(!inbox.prepare_sleep(), "the kick was not taken yet");
+    assert!(inbox.take_kick() && !inbox.take_kick());
+    assert!(inbox.prepare_sleep());
+}
+
+#[test]
+fn a_stopped_inbox_refuses_and_still_drains() {
+    let (sender, mut inbox) = inbox(limits(16, 1000), NeverAsleep);
+    let account = sender.account();
+    sender.try_send(1, 0, &account).unwrap();
+    inbox.stop();
+    assert!(sender.is_stopped());
+    assert_eq!(sender.try_send(2, 0, &account), Err(Refused::Stopped(2)));
+    assert_eq!(sender.send_wait(3, 0, &account), Err(Stopped(3)));
+    assert_eq!(drained(&mut inbox), [1]);
+    sender.kick();
+}
+
+#[test]
+fn commands_left_behind_are_dropped_with_the_inbox() {
+    let (sender, inbox) = inbox(limits(16, 1000), NeverAsleep);
+    let command = Arc::new(());
+    sender.try_send(command.clone(), 0, &sender.account()).unwrap();
+    drop(inbox);
+    assert_eq!(Arc::strong_count(&command), 1);
+    assert!(matches!(sender.try_send(command, 0, &sender.account()), Err(Refused::Stopped(_))));
+}
+
+#[test]
+fn who_blocks_goes_on_when_the_shard_drains_or_ends() {
+    let (sender, mut inbox) = inbox(limits(4, 1000), NeverAsleep);
+    let account = sender.account();
+    sender.try_send(1, 0, &account).unwrap();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| sender.send_wait(2, 0, &account));
+        let mut commands = Vec::new();
+        while commands.len() < 2 {
+            commands.extend(drained(&mut inbox));
+            thread::yield_now();
+        }
+        assert_eq!((commands, waits.join().unwrap()), (vec![1, 2], Ok(())));
+
+        sender.try_send(3, 0, &account).unwrap();
+        let waits = scope.spawn(|| sender.send_wait(4, 0, &account));
+        drop(inbox);
+        assert_eq!(waits.join().unwrap(), Err(Stopped(4)));
+    });
+}
+
+#[test]
+fn async_senders_wait_for_room_without_blocking() {
+    let (sender, mut inbox) = inbox(limits(4, 1000), NeverAsleep);
+    let account = sender.account();
+    sender.try_send(1, 0, &account).unwrap();
+    let wake = Arc::new(CountWakes(AtomicUsize::new(0)));
+    let waker = Waker::from(wake.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut send = std::pin::pin!(sender.send(2, 0, &account));
+    assert!(send.as_mut().poll(&mut context).is_pending());
+    assert!(send.as_mut().poll(&mut context).is_pending());
+    assert_eq!(drained(&mut inbox), [1]);
+    assert_eq!(wake.0.load(Ordering::SeqCst), 1, "registered once, however often polled");
+    assert_eq!(send.as_mut().poll(&mut context), Poll::Ready(Ok(())));
+    let mut send = std::pin::pin!(sender.send(3, 0, &account));
+    assert!(send.as_mut().poll(&mut context).is_pending());
+    drop(inbox);
+    assert_eq!(send.as_mut().poll(&mut context), Poll::Ready(Err(Stopped(3))));
+}
+
+struct CountWakes(AtomicUsize);
+
+impl std::task::Wake for CountWakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Producers that block for room against a shard that sleeps whenever it may: everything arrives once, in order per
+/// producer. A lost wake hangs the test.
+#[test]
+fn many_producers_and_a_sleeping_shard_lose_nothing() {
+    const PRODUCERS: usize = 4;
+    let each: u32 = if cfg!(miri) { 50 } else { 20_000 };
+    let wake = WakeThread::new();
+    *wake.0.0.lock().unwrap() = Some(thread::current());
+    let (sender, mut inbox) = inbox(limits(32, 320), wake.clone());
+    let mut next = [0; PRODUCERS];
+    thread::scope(|scope| {
+        for producer in 0..PRODUCERS {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                let account = sender.account();
+                for number in 0..each {
+                    sender.send_wait((producer, number), number as usize % 40, &account).unwrap();
+                }
+            });
+        }
+        while next != [each; PRODUCERS] {
+            let drained = inbox.drain(8, 100, |(producer, number)| {
+                assert_eq!(number, next[producer]);
+                next[producer] += 1;
+            });
+            if drained == 0 && inbox.prepare_sleep() {
+                thread::park();
+                inbox.awake();
+            }
+        }
+    });
+    assert_eq!(sender.held(), (0, 0));
+    assert!(inbox.is_empty());
+}

@@ -1,0 +1,234 @@
+//! Every way in which a channel or a connection ends.
+//!
+//! Invariants: [`Shard::end_channel`] is the only place that gives Closed, and it takes the channel out of the tables
+//! first, so it gives it once; a connection that is ended gracefully sends its last frame, shuts its writing side, and
+//! reads on until the client has seen it (a plain close would become a reset that eats the close frame).
+
+use super::command::{Close, CloseFrame};
+use super::connection::{Flags, Phase};
+use super::core::{Effect, Shard};
+use super::event::{Closed, ClosedBy, Event};
+use super::outbound::FrameParts;
+use crate::gateway::OwnerId;
+use crate::proto::{CloseReceived, Opcode, close, close::ClosePayload, server_header};
+use bytes::Bytes;
+
+/// The codes that stand for an end without a close frame (RFC 6455 7.1.5). They are never sent.
+const NO_CODE: u16 = 1005;
+const NO_CLOSE_FRAME: u16 = 1006;
+
+impl CloseFrame {
+    /// The payload. A code that must not travel is not sent: the maker of the command has checked it.
+    fn payload(&self) -> ClosePayload {
+        match self.code {
+            Some(code) if close::code_may_travel(code) => ClosePayload::new(code, &self.reason),
+            _ => ClosePayload::empty(),
+        }
+    }
+}
+
+impl Shard {
+    /// A process, or the operator, closes a channel behind what is queued for it.
+    pub(super) fn close_by_process(&mut self, close: Close) {
+        let Close { channel, owner, why, part } = close;
+        let part = part.map(|part| std::rc::Rc::new(std::cell::RefCell::new(part)));
+        let Some(slot) = self.pushable(channel, owner, part.as_ref()) else { return };
+        if let Some(part) = part {
+            part.borrow_mut().counts.closed += 1;
+        }
+        self.close_behind(slot, &why);
+    }
+
+    /// Sends a close frame behind what is queued; the channel lives on until the client has answered.
+    pub(super) fn close_behind(&mut self, slot: u32, why: &CloseFrame) {
+        if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
+            return;
+        }
+        self.append_close(slot, &why.payload());
+        let deadline_ms = self.now_ms + self.config.close_timeout_ms;
+        self.set_deadline(slot, deadline_ms);
+    }
+
+    /// Drops what is queued behind the frame in progress, sends a close frame, and ends the channel now.
+    pub(super) fn close_now(&mut self, slot: u32, why: &CloseFrame, by: ClosedBy) {
+        let dropped = self.drop_queue(slot);
+        if !self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
+            self.append_close(slot, &why.payload());
+        }
+        self.end_channel(slot, why.code.unwrap_or(NO_CODE), &why.reason, by, dropped);
+        self.end_connection(slot);
+    }
+
+    /// Fails a WebSocket connection with a code and a reason of our own.
+    pub(super) fn fail(&mut self, slot: u32, code: u16, reason: &str, by: ClosedBy) {
+        let why = CloseFrame { code: Some(code), reason: reason.into() };
+        self.close_now(slot, &why, by);
+    }
+
+    /// The client's close frame: answer it, unless it is the answer to ours (RFC 6455 5.5.1).
+    pub(super) fn closed_by_client(&mut self, slot: u32, received: &CloseReceived<'_>) {
+        let dropped = self.drop_queue_unless_closing(slot);
+        let by = if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
+            ClosedBy::Process
+        } else {
+            self.append_close(slot, &received.echo());
+            ClosedBy::Client
+        };
+        self.end_channel(slot, received.code.unwrap_or(NO_CODE), received.reason, by, dropped);
+        self.end_connection(slot);
+    }
+
+    /// The connection is broken, or the client has left without a word.
+    pub(super) fn connection_failed(&mut self, slot: u32) {
+        let lost = self.connections[slot as usize].outbound.queued_bytes();
+        self.end_channel(slot, NO_CLOSE_FRAME, "", ClosedBy::Connection, lost);
+        self.remove(slot);
+    }
+
+    /// The client did not answer our close frame in time.
+    pub(super) fn end_unanswered(&mut self, slot: u32) {
+        let lost = self.connections[slot as usize].outbound.queued_bytes();
+        self.end_channel(slot, NO_CLOSE_FRAME, "the close frame was not answered", ClosedBy::Process, lost);
+        self.remove(slot);
+    }
+
+    /// Ends a connection without a word.
+    pub(super) fn cut(&mut self, slot: u32) {
+        let lost = self.connections[slot as usize].outbound.queued_bytes();
+        self.end_channel(slot, close::code::GOING_AWAY, "the broker stopped", ClosedBy::Broker, lost);
+        self.remove(slot);
+    }
+
+    /// Takes the channel, if this is one, out of the tables and tells its owner.
+    fn end_channel(&mut self, slot: u32, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
+        self.drop_watches(slot);
+        let connection = &mut self.connections[slot as usize];
+        let ending = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
+        let Phase::Open(channel) = std::mem::replace(&mut connection.phase, ending) else { return };
+        connection.unparsed = None;
+        self.channels.remove(&channel.id);
+        let local = &mut self.owners[channel.owner as usize];
+        local.slots.swap_remove(channel.place as usize);
+        if connection.flags.take(Flags::WAITS_FOR_OWNER) {
+            local.waiting.retain(|&waiting| waiting != slot);
+        }
+        if let Some(&moved) = local.slots.get(channel.place as usize)
+            && let Phase::Open(moved) = &mut self.connections[moved as usize].phase
+        {
+            moved.place = channel.place;
+        }
+        self.stats.closed[by as usize] += 1;
+        let closed = Closed { channel: channel.id, code, reason: reason.into(), by, lost_bytes };
+        self.emit(channel.owner, Event::Closed(Box::new(closed)));
+    }
+
+    /// Nothing more will be queued: once all has left, shut the writing side and read on for a while.
+    pub(super) fn end_connection(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        connection.flags.take(Flags::WAITS_FOR_CLIENT);
+        if !matches!(connection.phase, Phase::Ending { .. }) {
+            connection.phase = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
+        }
+        connection.unparsed = None;
+        let token = self.token(slot);
+        let connection = &mut self.connections[slot as usize];
+        if connection.flags.take(Flags::READABLE) {
+            self.effects.push(Effect::Read(token));
+        }
+        connection.flags.set(Flags::SHUTDOWN);
+        let deadline_ms = self.now_ms + self.config.close_timeout_ms;
+        self.set_deadline(slot, deadline_ms);
+        if self.connections[slot as usize].outbound.is_empty() {
+            self.shut_down(slot);
+        }
+    }
+
+    /// Bytes have left; `left` still wait.
+    pub(super) fn after_sent(&mut self, slot: u32, left: usize) {
+        let connection = &mut self.connections[slot as usize];
+        if left <= self.config.outbound_bytes_max / 4 && connection.flags.take(Flags::WAITS_FOR_CLIENT) {
+            self.resume_reading(slot);
+        }
+        if left > 0 {
+            return;
+        }
+        match self.connections.get_mut(slot as usize) {
+            Some(connection) if connection.flags.has(Flags::SHUTDOWN) => self.shut_down(slot),
+            Some(connection) if matches!(connection.phase, Phase::Http(_)) => self.response_left(slot),
+            _ => {}
+        }
+    }
+
+    /// Forgets the connection and has its socket closed.
+    pub(super) fn remove(&mut self, slot: u32) {
+        let mut connection = self.connections.remove(slot as usize);
+        debug_assert!(connection.channel().is_none(), "a channel ends before its connection");
+        connection.outbound.clear(&mut self.spares);
+        self.watches.remove(&slot);
+        self.forget_requests(slot, &connection);
+        self.effects.push(Effect::Close(connection.socket));
+    }
+
+    /// A process is gone: so are its channels.
+    pub(super) fn owner_gone(&mut self, owner: OwnerId, why: &CloseFrame) {
+        self.refuse_requests_of(owner);
+        let Some(&place) = self.owner_places.get(&owner) else { return };
+        while let Some(&slot) = self.owners[place as usize].slots.last() {
+            self.close_now(slot, why, ClosedBy::Process);
+        }
+    }
+
+    /// The broker stops: every client is told, and has until `within_ms` to answer.
+    pub(super) fn stop(&mut self, within_ms: u64) {
+        self.stop_at_ms = Some(self.now_ms + within_ms);
+        let why = CloseFrame { code: Some(close::code::GOING_AWAY), reason: "the server is going away".into() };
+        let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
+        for slot in slots {
+            match &self.connections[slot as usize].phase {
+                Phase::Open(_) => self.close_behind(slot, &why),
+                Phase::Registering(_) => {
+                    self.append_close(slot, &why.payload());
+                    self.end_connection(slot);
+                }
+                Phase::Http(exchange) if exchange.is_idle() => self.end_connection(slot),
+                Phase::Http(_) | Phase::Ending { .. } => {}
+            }
+        }
+    }
+
+    fn append_close(&mut self, slot: u32, payload: &ClosePayload) {
+        let header = server_header(Opcode::Close, false, payload.as_slice().len());
+        let connection = &mut self.connections[slot as usize];
+        connection.flags.set(Flags::CLOSE_SENT);
+        if connection.outbound.is_blocked() {
+            let frame = FrameParts { header, payload: Bytes::copy_from_slice(payload.as_slice()) };
+            connection.outbound.push_behind(&frame, self.config.copy_bytes_max);
+        } else {
+            let range = self.window.append_joined(header.as_slice(), payload.as_slice());
+            connection.outbound.push_range(range, &mut self.spares);
+            self.mark_urgent(slot);
+        }
+    }
+
+    /// A close frame of ours that is queued already is not dropped: it is the last thing there.
+    fn drop_queue_unless_closing(&mut self, slot: u32) -> usize {
+        if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) { 0 } else { self.drop_queue(slot) }
+    }
+
+    /// Drops all behind the frame in progress. A close frame of ours that was dropped with the rest is no longer sent.
+    fn drop_queue(&mut self, slot: u32) -> usize {
+        let connection = &mut self.connections[slot as usize];
+        let dropped = connection.outbound.drop_behind_boundary(&self.window, &mut self.spares);
+        if dropped > 0 {
+            connection.flags.take(Flags::CLOSE_SENT);
+        }
+        dropped
+    }
+
+    fn shut_down(&mut self, slot: u32) {
+        let connection = &self.connections[slot as usize];
+        self.effects.push(Effect::ShutdownWrite(connection.socket));
+        let deadline_ms = self.now_ms + self.config.linger_ms;
+        self.set_deadline(slot, deadline_ms);
+    }
+}

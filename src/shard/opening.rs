@@ -1,0 +1,119 @@
+//! From an upgraded connection to a channel: at once where the path was bound, or after `WsRegister`.
+//!
+//! Invariants: the id is minted here, on the shard that owns it; Opened goes out before anything the client sends is
+//! handed on; the registration's reply is the first frame of its channel.
+
+use super::command::CloseFrame;
+use super::connection::{Channel, Flags, Phase, Registering};
+use super::core::Shard;
+use super::directory::Owner;
+use super::event::{ClosedBy, Event, Opened};
+use crate::gateway;
+use crate::proto::{self, Opcode, server_header};
+use std::sync::Arc;
+
+/// No such process (node contract, section 4).
+const CLOSE_NO_SUCH_PROCESS: u16 = 4404;
+
+/// What a new channel is opened with.
+pub(super) struct Opening {
+    pub ws: proto::Connection,
+    pub owner: Arc<Owner>,
+    /// The bound path, for audiences.
+    pub bound_path: Arc<str>,
+    /// The path that the client asked for, without the process id.
+    pub path: Arc<str>,
+    pub forwarded_for: Option<Box<str>>,
+    pub registered: bool,
+    pub extension: bool,
+}
+
+impl Shard {
+    /// Makes the connection a channel and tells its owner.
+    pub(super) fn open_channel(&mut self, slot: u32, opening: Opening) {
+        let channels = &self.channels;
+        let id = self.mint.mint(|id| channels.contains_key(&id));
+        self.channels.insert(id, slot);
+        let owner = self.owner_place(&opening.owner);
+        let slots = &mut self.owners[owner as usize].slots;
+        let place = slots.len() as u32;
+        slots.push(slot);
+        let connection = &mut self.connections[slot as usize];
+        if opening.extension {
+            connection.flags.set(Flags::EXTENSION);
+        }
+        connection.phase =
+            Phase::Open(Channel { ws: opening.ws, id, owner, place, path: opening.bound_path });
+        connection.deadline_ms = u64::MAX;
+        let source = connection.peer.into();
+        self.stats.opened += 1;
+        self.spread_first_probe(slot);
+        if opening.registered {
+            self.reply_registered(slot, id.get());
+        }
+        let opened = Opened {
+            channel: id,
+            path: opening.path,
+            source,
+            forwarded_for: opening.forwarded_for,
+            registered: opening.registered,
+            extension: opening.extension,
+        };
+        self.emit(owner, Event::Opened(Box::new(opened)));
+    }
+
+    /// The first message on `/`.
+    pub(super) fn register(&mut self, slot: u32, message: &[u8]) {
+        let registration = match gateway::register(&self.directory.gateway, message, self.now_unix_s()) {
+            Ok(registration) => registration,
+            Err(error) => return self.refuse_registration(slot, error.close_code(), &error.to_string()),
+        };
+        let Some(owner) = self.directory.find(&registration.target) else {
+            let reason = format!("no process {} is attached", registration.target);
+            return self.refuse_registration(slot, CLOSE_NO_SUCH_PROCESS, &reason);
+        };
+        let ending = Phase::Ending { discard_bytes_left: 0 };
+        let phase = std::mem::replace(&mut self.connections[slot as usize].phase, ending);
+        let Phase::Registering(registering) = phase else { unreachable!("only a registering connection registers") };
+        let Registering { ws, forwarded_for } = *registering;
+        let path: Arc<str> = "/".into();
+        let opening = Opening {
+            ws,
+            owner,
+            bound_path: path.clone(),
+            path,
+            forwarded_for,
+            registered: true,
+            extension: false,
+        };
+        self.open_channel(slot, opening);
+    }
+
+    fn refuse_registration(&mut self, slot: u32, code: u16, reason: &str) {
+        self.stats.registrations_refused += 1;
+        let why = CloseFrame { code: Some(code), reason: reason.into() };
+        self.close_now(slot, &why, ClosedBy::Violation);
+    }
+
+    fn reply_registered(&mut self, slot: u32, id: u32) {
+        let reply = format!("{{\"channel_id\":{id}}}");
+        let header = server_header(Opcode::Text, false, reply.len());
+        let range = self.window.append_joined(header.as_slice(), reply.as_bytes());
+        // Nothing but a pong can have been queued, so the socket is not full; were it, the client broke the protocol.
+        let connection = &mut self.connections[slot as usize];
+        if !connection.outbound.is_blocked() {
+            connection.outbound.push_range(range, &mut self.spares);
+            self.mark_urgent(slot);
+        }
+    }
+
+    /// Looks at the channel for the first time somewhere within the first interval, so that channels that came
+    /// together are not pinged together.
+    fn spread_first_probe(&mut self, slot: u32) {
+        let interval_ms = self.config.ping_interval_ms;
+        if interval_ms > 0 {
+            let spread_ms = self.random() % (interval_ms / 4).max(1);
+            self.schedule(slot, self.now_ms + interval_ms + spread_ms);
+        }
+    }
+}

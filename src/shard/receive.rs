@@ -1,0 +1,228 @@
+//! The way of a byte in: what a read gave becomes frames, and frames become events.
+//!
+//! Invariants: all frames of one read are parsed in one go; nothing is parsed that its owner has no room for, the rest
+//! is kept and reading stops; a client whose own queue is over half full is not read either, so one that sends without
+//! reading slows only itself.
+
+use super::connection::{Connection, Flags, Phase, Token};
+use super::core::{Effect, Shard};
+use super::event::{ClosedBy, ControlKind, Event};
+use super::outbound::{ControlFrame, Lane};
+use crate::channel::ChannelId;
+use crate::proto::{Opcode, Payload, Received, Violation, server_header};
+use bytes::Bytes;
+
+/// Messages up to this size lie side by side in the arena; larger ones get memory of their own.
+const ARENA_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+
+/// The arena grows by this much at a time. A process that keeps one small message keeps this much alive.
+const ARENA_CHUNK_BYTES: usize = 64 * 1024;
+
+/// What to do after one frame.
+enum Step {
+    Next,
+    /// The connection is not a WebSocket that reads any more, or is gone.
+    Over,
+}
+
+impl Shard {
+    /// Whether this connection may be read now. If not, its readiness is remembered, and [`Effect::Read`] follows when
+    /// it may.
+    pub fn wants_read(&mut self, token: Token) -> bool {
+        let Some(slot) = self.resolve(token) else { return false };
+        let connection = &mut self.connections[slot as usize];
+        let wants = !connection.is_paused()
+            && match &connection.phase {
+                Phase::Http(exchange) => exchange.wants_read(),
+                _ => true,
+            };
+        if !wants {
+            connection.flags.set(Flags::READABLE);
+        }
+        wants
+    }
+
+    /// Bytes of a client. They are unmasked in place.
+    pub fn handle_read(&mut self, token: Token, bytes: &mut [u8], now_ms: u64) {
+        self.now_ms = now_ms;
+        let Some(slot) = self.resolve(token) else { return };
+        self.stats.received_bytes += bytes.len() as u64;
+        let connection = &mut self.connections[slot as usize];
+        connection.heard_ms = now_ms;
+        connection.pings_unanswered = 0;
+        self.receive(slot, bytes);
+    }
+
+    /// The client has sent its last byte, or the connection failed.
+    pub fn handle_end(&mut self, token: Token, now_ms: u64) {
+        self.now_ms = now_ms;
+        if let Some(slot) = self.resolve(token) {
+            self.connection_failed(slot);
+        }
+    }
+
+    /// Bytes for whatever the connection is at.
+    pub(super) fn receive(&mut self, slot: u32, bytes: &mut [u8]) {
+        match &mut self.connections[slot as usize].phase {
+            Phase::Http(_) => self.receive_http(slot, bytes),
+            Phase::Registering(_) | Phase::Open(_) => self.receive_frames(slot, bytes),
+            Phase::Ending { discard_bytes_left } => {
+                *discard_bytes_left = discard_bytes_left.saturating_sub(bytes.len());
+                if *discard_bytes_left == 0 {
+                    self.remove(slot);
+                }
+            }
+        }
+    }
+
+    /// Parses frames until the input is used up, or may not be parsed yet.
+    pub(super) fn receive_frames(&mut self, slot: u32, mut input: &mut [u8]) {
+        let mut scratch = self.scratch.take().unwrap_or_default();
+        while !input.is_empty() {
+            if self.must_pause(slot) {
+                self.connections[slot as usize].unparsed = Some(Box::new(input.to_vec()));
+                break;
+            }
+            let connection = &mut self.connections[slot as usize];
+            let (ws, channel) = match &mut connection.phase {
+                Phase::Open(channel) => (&mut channel.ws, Some((channel.id, channel.owner))),
+                Phase::Registering(registering) => (&mut registering.ws, None),
+                Phase::Http(_) | Phase::Ending { .. } => break,
+            };
+            let received = ws.receive(input, &self.config.limits, &mut scratch);
+            let (consumed, step) = match received {
+                Ok((consumed, None)) => (consumed, Step::Next),
+                Ok((consumed, Some(event))) => (consumed, self.handle_event(slot, channel, event)),
+                Err(violation) => (0, self.violated(slot, violation)),
+            };
+            if matches!(step, Step::Over) {
+                break;
+            }
+            input = &mut std::mem::take(&mut input)[consumed..];
+        }
+        self.scratch = Some(scratch);
+    }
+
+    fn handle_event(&mut self, slot: u32, channel: Option<(ChannelId, u32)>, event: Received<'_>) -> Step {
+        match (event, channel) {
+            (Received::Message { kind, payload }, Some((channel, owner))) => {
+                self.stats.received += 1;
+                let payload = self.keep(payload);
+                self.emit(owner, Event::Message { channel, kind, payload });
+                Step::Next
+            }
+            (Received::Message { payload, .. }, None) => {
+                self.register(slot, &payload);
+                Step::Next
+            }
+            (Received::Ping(payload), _) => {
+                self.send_control(slot, Opcode::Pong, Lane::Pong, payload);
+                self.emit_control(channel, ControlKind::Ping, payload);
+                Step::Next
+            }
+            (Received::Pong(payload), _) => {
+                self.emit_control(channel, ControlKind::Pong, payload);
+                Step::Next
+            }
+            (Received::Close(received), _) => {
+                self.emit_control(channel, ControlKind::Close, received.reason.as_bytes());
+                self.closed_by_client(slot, &received);
+                Step::Over
+            }
+        }
+    }
+
+    /// Fails the connection (RFC 6455 7.1.7).
+    fn violated(&mut self, slot: u32, violation: Violation) -> Step {
+        self.stats.violations += 1;
+        if let (Violation::CloseCodeInvalid(_), Some(channel)) =
+            (violation, self.connections[slot as usize].channel())
+        {
+            // A node's process is told of this violation as of a close (node contract, section 2).
+            let named = Some((channel.id, channel.owner));
+            self.emit_control(named, ControlKind::Close, b"Protocol violation");
+        }
+        self.fail(slot, violation.close_code(), violation.reason(), ClosedBy::Violation);
+        Step::Over
+    }
+
+    fn emit_control(&mut self, channel: Option<(ChannelId, u32)>, kind: ControlKind, payload: &[u8]) {
+        let Some((channel, owner)) = channel else { return };
+        if self.owners[owner as usize].owner.wants_control {
+            let payload = self.keep(Payload::Borrowed(payload));
+            self.emit(owner, Event::Control { channel, kind, payload });
+        }
+    }
+
+    /// Gives a payload a life of its own: small ones side by side in one allocation.
+    fn keep(&mut self, payload: Payload<'_>) -> Bytes {
+        match payload {
+            Payload::Owned(bytes) => bytes.into(),
+            Payload::Borrowed(bytes) if bytes.len() > ARENA_MESSAGE_BYTES_MAX => Bytes::copy_from_slice(bytes),
+            Payload::Borrowed(bytes) => {
+                if self.arena.capacity() < bytes.len() {
+                    self.arena.reserve(ARENA_CHUNK_BYTES);
+                }
+                self.arena.extend_from_slice(bytes);
+                self.arena.split().freeze()
+            }
+        }
+    }
+
+    /// Sends a control frame of our own: like any frame while the socket takes them, else in its lane.
+    pub(super) fn send_control(&mut self, slot: u32, opcode: Opcode, lane: Lane, payload: &[u8]) {
+        let header = server_header(opcode, false, payload.len());
+        let connection = &mut self.connections[slot as usize];
+        // RFC 6455 5.5.1: nothing may follow a close frame.
+        if connection.flags.has(Flags::CLOSE_SENT) {
+            return;
+        }
+        if connection.outbound.is_blocked() {
+            let mut frame = ControlFrame::from_slice(header.as_slice());
+            frame.extend_from_slice(payload);
+            connection.outbound.set_lane(lane, frame);
+        } else {
+            let range = self.window.append_joined(header.as_slice(), payload);
+            connection.outbound.push_range(range, &mut self.spares);
+            self.mark_urgent(slot);
+        }
+    }
+
+    /// Whether the next frame of this connection must wait; if so it has been noted for whom.
+    fn must_pause(&mut self, slot: u32) -> bool {
+        let connection = &mut self.connections[slot as usize];
+        if connection.outbound.is_blocked() && connection.outbound.queued_bytes() > self.config.outbound_bytes_max / 2 {
+            connection.flags.set(Flags::WAITS_FOR_CLIENT);
+            return true;
+        }
+        let Phase::Open(channel) = &connection.phase else { return false };
+        let place = channel.owner;
+        if self.owner_has_room(place) {
+            return false;
+        }
+        self.connections[slot as usize].flags.set(Flags::WAITS_FOR_OWNER);
+        let local = &mut self.owners[place as usize];
+        local.waiting.push_back(slot);
+        if !self.owners_full.contains(&place) {
+            self.owners_full.push(place);
+        }
+        true
+    }
+
+    /// Goes on with a connection that was paused: first with what was read but not parsed, then with the socket.
+    pub(super) fn resume_reading(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.is_paused() {
+            return;
+        }
+        let generation = connection.generation;
+        if let Some(mut unparsed) = connection.unparsed.take() {
+            self.receive(slot, &mut unparsed);
+        }
+        let still_there = |connection: &&mut Connection| connection.generation == generation;
+        let Some(connection) = self.connections.get_mut(slot as usize).filter(still_there) else { return };
+        if !connection.is_paused() && connection.flags.take(Flags::READABLE) {
+            self.effects.push(Effect::Read(Token { slot, generation }));
+        }
+    }
+}
