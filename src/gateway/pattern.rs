@@ -114,8 +114,8 @@ impl Pattern {
     /// Matches a path without its leading `/`.
     pub(super) fn matches<'s, 'p>(&'s self, path: &'p str) -> Option<Params<'s, 'p>> {
         let mut ends: SmallVec<[usize; 8]> = SmallVec::new();
-        let mut dead_ends = DeadEnds { stride: path.len() + 1, seen: Vec::new() };
-        if !self.matches_from(0, path, 0, &mut ends, &mut dead_ends) {
+        let mut failed_at = SmallVec::from_elem(usize::MAX, self.pieces.len());
+        if !self.matches_from(0, path, 0, &mut ends, &mut failed_at) {
             return None;
         }
         let mut params = Params::new();
@@ -132,70 +132,44 @@ impl Pattern {
     }
 
     /// Matches the pieces from `piece` on with the path from `at` on; the end of each is left in `ends`.
+    ///
+    /// `failed_at` holds, for each piece, the leftmost place where it was tried in vain. A capture that starts further
+    /// left need not try the ends that were tried from there: that is what keeps a hostile path linear.
     fn matches_from(
         &self,
         piece: usize,
         path: &str,
         at: usize,
         ends: &mut SmallVec<[usize; 8]>,
-        dead_ends: &mut DeadEnds,
+        failed_at: &mut SmallVec<[usize; 8]>,
     ) -> bool {
         let rest = &path[at..];
         let longest = match self.pieces.get(piece) {
             None => return rest.is_empty(),
             Some(Piece::Static(text)) => {
-                if !rest.starts_with(&**text) {
-                    return false;
-                }
                 ends.push(at + text.len());
-                if self.matches_from(piece + 1, path, at + text.len(), ends, dead_ends) {
-                    return true;
+                let matches =
+                    rest.starts_with(&**text) && self.matches_from(piece + 1, path, at + text.len(), ends, failed_at);
+                if !matches {
+                    ends.pop();
                 }
-                ends.pop();
-                return false;
+                return matches;
             }
-            Some(Piece::Param(_)) => rest.find('/').unwrap_or(rest.len()),
-            Some(Piece::Wildcard(_)) => rest.len(),
+            Some(Piece::Param(_)) => at + rest.find('/').unwrap_or(rest.len()),
+            Some(Piece::Wildcard(_)) => path.len(),
         };
-        if longest == 0 || dead_ends.contains(piece, at) {
-            return false;
-        }
-        let fits = |end: &usize| match self.pieces.get(piece + 1) {
-            // The last piece takes all there is, and a static one behind it says where it can end.
-            None => at + *end == path.len(),
-            Some(Piece::Static(text)) => rest[*end..].starts_with(&**text),
-            Some(_) => true,
-        };
-        for end in (1..=longest).rev().filter(|end| rest.is_char_boundary(*end)).filter(fits) {
-            ends.push(at + end);
-            if self.matches_from(piece + 1, path, at + end, ends, dead_ends) {
+        let longest = if at <= failed_at[piece] { longest.min(failed_at[piece]) } else { longest };
+        // The last piece takes all there is.
+        let shortest = if piece + 1 == self.pieces.len() { path.len().max(at + 1) } else { at + 1 };
+        for end in (shortest..=longest).rev().filter(|end| path.is_char_boundary(*end)) {
+            ends.push(end);
+            if self.matches_from(piece + 1, path, end, ends, failed_at) {
                 return true;
             }
             ends.pop();
         }
-        dead_ends.insert(piece, at);
+        failed_at[piece] = failed_at[piece].min(at);
         false
-    }
-}
-
-/// Where a match was tried and failed, so that it is not tried twice: this is what keeps a hostile path linear.
-struct DeadEnds {
-    stride: usize,
-    seen: Vec<u64>,
-}
-
-impl DeadEnds {
-    fn contains(&self, piece: usize, at: usize) -> bool {
-        let bit = piece * self.stride + at;
-        self.seen.get(bit / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0)
-    }
-
-    fn insert(&mut self, piece: usize, at: usize) {
-        let bit = piece * self.stride + at;
-        if self.seen.len() <= bit / 64 {
-            self.seen.resize(bit / 64 + 1, 0);
-        }
-        self.seen[bit / 64] |= 1 << (bit % 64);
     }
 }
 
