@@ -15,7 +15,7 @@ fn run(limits: Limits, pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Ve
     let mut seen = Vec::new();
     let date = Date::at(0);
     for piece in pieces {
-        let mut piece: &[u8] = &piece.as_ref().to_vec();
+        let mut piece: &[u8] = piece.as_ref();
         loop {
             let rejection = match connection.feed(piece) {
                 Next::Wait | Next::BodyPending { .. } => break,

@@ -8,14 +8,9 @@ use super::{Authority, HEADERS_MAX, Limits, Rejection, Target};
 use smallvec::SmallVec;
 use std::mem::MaybeUninit;
 
-/// One header field, as sent; surrounding white space removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header<'a> {
-    /// The name: a token, in the case it was sent in.
-    pub name: &'a str,
-    /// The value: no control characters but tab; bytes above 0x7f are allowed.
-    pub value: &'a [u8],
-}
+/// One header field, as sent: the name a token in any case, the value without surrounding white space and without
+/// control characters but tab. The parser's own type, so that no array is made twice.
+pub use httparse::Header;
 
 /// How the end of the body is found (RFC 9112 section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +38,8 @@ pub struct Head<'a> {
     pub keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// Whether the client asks to speak WebSocket instead: GET, HTTP/1.1, `Upgrade: websocket` and `Connection:
-    /// upgrade`. The rest of the handshake (RFC 6455 section 4.2.1) is not checked here.
+    /// Whether the client means to open a WebSocket: it names the protocol in Upgrade, or sends a field that only that
+    /// handshake has. Whether the handshake is lawful (RFC 6455 section 4.2.1) is not checked here.
     pub wants_websocket: bool,
     headers: SmallVec<[Header<'a>; 24]>,
 }
@@ -85,7 +80,7 @@ impl<'a> Head<'a> {
         let mut fields = Fields::default();
         for field in request.headers.iter() {
             fields.note(field.name, field.value)?;
-            headers.push(Header { name: field.name, value: field.value });
+            headers.push(*field);
         }
         if fields.host.is_none() && minor_version == 1 {
             return Err(Rejection::new(400, "the Host field is missing"));
@@ -99,7 +94,7 @@ impl<'a> Head<'a> {
             framing: fields.framing(minor_version)?,
             keep_alive: if one_one { !fields.close } else { fields.keep_alive && !fields.close },
             expects_continue: fields.expects_continue && one_one,
-            wants_websocket: fields.upgrade_websocket && fields.connection_upgrade && one_one && method == "GET",
+            wants_websocket: fields.wants_websocket,
             headers,
         })
     }
@@ -180,8 +175,7 @@ struct Fields<'a> {
     transfer_encoding: Option<TransferEncoding>,
     close: bool,
     keep_alive: bool,
-    connection_upgrade: bool,
-    upgrade_websocket: bool,
+    wants_websocket: bool,
     expects_continue: bool,
 }
 
@@ -197,19 +191,23 @@ impl<'a> Fields<'a> {
             4 if name.eq_ignore_ascii_case("host") => self.note_host(value),
             6 if name.eq_ignore_ascii_case("expect") => self.note_expect(value),
             7 if name.eq_ignore_ascii_case("upgrade") => {
-                self.upgrade_websocket |= list(value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
+                self.wants_websocket |= list(value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
                 Ok(())
             }
             10 if name.eq_ignore_ascii_case("connection") => {
                 for token in list(value) {
                     self.close |= token.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
-                    self.connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
                 }
                 Ok(())
             }
             14 if name.eq_ignore_ascii_case("content-length") => self.note_length(value),
             17 if name.eq_ignore_ascii_case("transfer-encoding") => self.note_transfer_encoding(value),
+            17 | 21 => {
+                let handshake = ["sec-websocket-key", "sec-websocket-version"];
+                self.wants_websocket |= handshake.iter().any(|field| name.eq_ignore_ascii_case(field));
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -27,6 +27,6 @@ mod violation;
 
 pub use close::CloseReceived;
 pub use connection::{Connection, Limits, Payload, Received, Scratch};
-pub use frame::{MessageKind, Opcode, ServerHeader};
+pub use frame::{MessageKind, Opcode, ServerHeader, server_frame_len, server_header};
 pub use upgrade::{Upgrade, UpgradeError};
 pub use violation::Violation;

@@ -165,7 +165,6 @@ impl Shard {
         debug_assert!(connection.channel().is_none(), "a channel ends before its connection");
         connection.outbound.clear(&mut self.spares);
         self.watches.remove(&slot);
-        self.forget_requests(slot, &connection);
         self.effects.push(Effect::Close(connection.socket));
     }
 

@@ -3,13 +3,13 @@
 use super::event::RequestId;
 use super::outcome::Part;
 use crate::channel::ChannelId;
-use crate::gateway::{OwnerId, Snapshot};
+use super::directory::Directory;
+use crate::gateway::OwnerId;
 use crate::proto::MessageKind;
 use bytes::Bytes;
 use std::sync::Arc;
 
 /// An order to one shard. Orders of one producer are obeyed in order.
-#[derive(Debug)]
 pub enum Command {
     /// One frame to one channel of this shard.
     Push(Push),
@@ -20,7 +20,7 @@ pub enum Command {
     /// The answer to a waiting HTTP request.
     Respond(Box<Respond>),
     /// Use these routes and owners from now on.
-    Adopt(Arc<Snapshot>, Acknowledge),
+    Adopt(Arc<Directory>, Acknowledge),
     /// A process is gone: close its channels and refuse its waiting requests.
     OwnerGone {
         /// Which.

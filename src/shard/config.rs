@@ -1,7 +1,7 @@
 //! The numbers that a shard obeys.
 
 use super::command::Policy;
-use crate::proto;
+use crate::{http, proto};
 
 /// See each field. All durations are milliseconds, all sizes bytes.
 #[derive(Debug, Clone)]
@@ -13,6 +13,8 @@ pub struct Config {
     pub policy: Policy,
     /// What clients may send.
     pub limits: proto::Limits,
+    /// What an HTTP request may make us hold.
+    pub http_limits: http::Limits,
     /// How long a client may take from the upgrade on `/` to its `WsRegister`.
     pub register_timeout_ms: u64,
     /// How long a request head, and then a body, may take.
@@ -44,6 +46,7 @@ impl Default for Config {
             outbound_bytes_max: 1024 * 1024,
             policy: Policy::Close,
             limits: proto::Limits::default(),
+            http_limits: http::Limits::default(),
             register_timeout_ms: 10_000,
             head_timeout_ms: 10_000,
             body_timeout_ms: 10_000,

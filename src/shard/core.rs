@@ -14,6 +14,7 @@ use super::connection::{Connection, Flags, Phase, Token};
 use super::directory::{Directory, Owner};
 use super::event::Event;
 use super::flush::{Flush, SocketId};
+use super::http::Exchange;
 use super::outbound::Spares;
 use super::process_queue::Batch;
 use super::sending::{Watches, Waiting};
@@ -22,6 +23,7 @@ use super::wheel::{Entry, Wheel};
 use super::window::Window;
 use crate::channel::{ChannelId, ChannelIdMint};
 use crate::gateway::OwnerId;
+use crate::http::Date;
 use crate::proto::Scratch;
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
@@ -70,6 +72,9 @@ pub struct Shard {
     pub(super) arena: BytesMut,
     pub(super) stats: Stats,
     pub(super) rng: u64,
+    /// Seconds since 1970, for tokens and dates.
+    pub(super) unix_s: u64,
+    pub(super) date: Date,
     /// Set once the broker stops: when everything must be closed.
     pub(super) stop_at_ms: Option<u64>,
 }
@@ -121,8 +126,16 @@ impl Shard {
             arena: BytesMut::new(),
             stats: Stats::default(),
             rng: seed | 1,
+            unix_s: 0,
+            date: Date::at(0),
             stop_at_ms: None,
         }
+    }
+
+    /// Sets the time of day, for tokens and dates; deadlines do not know it.
+    pub fn set_unix_s(&mut self, unix_s: u64) {
+        self.unix_s = unix_s;
+        self.date.advance(unix_s);
     }
 
     /// A new connection. The answer names it from now on.
@@ -138,7 +151,7 @@ impl Shard {
             pings_unanswered: 0,
             peer: peer.into(),
             outbound: Default::default(),
-            phase: Phase::Http(Box::default()),
+            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits))),
             unparsed: None,
             deadline_ms: now_ms + self.config.head_timeout_ms,
             heard_ms: now_ms,

@@ -2,6 +2,7 @@
 
 use super::outcome::Outcome;
 use crate::channel::ChannelId;
+use crate::gateway::{IncomingRequest, Login};
 use crate::proto::MessageKind;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -106,29 +107,43 @@ pub enum ClosedBy {
     Broker,
 }
 
-/// An HTTP request as a process sees it.
+/// An HTTP request that waits for a response.
 #[derive(Debug, Clone)]
 pub struct HttpRequest {
     /// To be given back with the response.
     pub id: RequestId,
-    /// Where the client's connection comes from.
-    pub source: SocketAddr,
-    /// GET, POST, …
-    pub method: Box<str>,
-    /// `http://` + host without port + path, undecoded, without query (node contract, section 2).
-    pub url: Box<str>,
-    /// The bound path that matched, with the process id in front.
-    pub bound_path: Box<str>,
-    /// Names in lower case; the last duplicate wins.
-    pub headers: Vec<(Box<str>, Box<str>)>,
-    /// What `:name` and `*` captured, undecoded.
-    pub url_params: Vec<(Box<str>, Box<str>)>,
-    /// Decoded; the last duplicate wins.
-    pub query_params: Vec<(Box<str>, Box<str>)>,
+    /// What is asked.
+    pub ask: HttpAsk,
     /// The body, perhaps empty.
     pub body: Bytes,
+}
+
+/// What an HTTP request asks for.
+#[derive(Debug, Clone)]
+pub enum HttpAsk {
+    /// Something on a path of the process.
+    Path(Box<IncomingRequest>),
+    /// A login; only for the owner that the directory names as the system.
+    Login(Box<Login>),
+    /// A call of the RPC path; likewise.
+    Rpc,
 }
 
 /// Names a waiting HTTP request: its shard, its place there, and bits that cannot be guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(pub u64);
+
+impl RequestId {
+    /// How many of the low bits tell the shard: a broker has at most 256.
+    pub const SHARD_BITS: u32 = 8;
+
+    /// The shard on which the request waits.
+    pub fn shard(self) -> u32 {
+        self.0 as u32 & ((1 << Self::SHARD_BITS) - 1)
+    }
+
+    /// Its place there.
+    pub(super) fn slot(self) -> u32 {
+        self.0 as u32 >> Self::SHARD_BITS
+    }
+}

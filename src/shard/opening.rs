@@ -64,7 +64,7 @@ impl Shard {
 
     /// The first message on `/`.
     pub(super) fn register(&mut self, slot: u32, message: &[u8]) {
-        let registration = match gateway::register(&self.directory.gateway, message, self.now_unix_s()) {
+        let registration = match gateway::register(&self.directory.gateway, message, self.unix_s) {
             Ok(registration) => registration,
             Err(error) => return self.refuse_registration(slot, error.close_code(), &error.to_string()),
         };

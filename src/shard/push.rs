@@ -45,7 +45,7 @@ impl Encoding {
             if self.parts.payload.len() <= self.copy_bytes_max {
                 window.append_joined(self.parts.header.as_slice(), &self.parts.payload)
             } else {
-                window.append_blob(self.parts.header, self.parts.payload.clone())
+                window.append_blob(Some(self.parts.header), self.parts.payload.clone())
             }
         })
     }
@@ -99,7 +99,7 @@ impl Shard {
     }
 
     /// The connection behind a channel id, if this owner may push to it; if not, that is counted.
-    fn pushable(&mut self, id: ChannelId, owner: Option<OwnerId>, part: Option<&SharedPart>) -> Option<u32> {
+    pub(super) fn pushable(&mut self, id: ChannelId, owner: Option<OwnerId>, part: Option<&SharedPart>) -> Option<u32> {
         let slot = self.channels.get(&id).copied();
         let is_owner = slot.is_some_and(|slot| owner.is_none_or(|owner| self.owner_of(slot) == Some(owner)));
         if is_owner {

@@ -79,7 +79,7 @@ pub enum Named<'a> {
 
 enum Segment {
     Joined(Vec<u8>),
-    Blob { header: ServerHeader, blob: Bytes },
+    Blob { header: Option<ServerHeader>, blob: Bytes },
 }
 
 /// See the module.
@@ -120,9 +120,9 @@ impl Window {
         Range { segment: self.end().wrapping_sub(1), start: start as u32, end: (start + len) as u32 }
     }
 
-    /// Appends a header and a blob that is not copied.
-    pub fn append_blob(&mut self, header: ServerHeader, blob: Bytes) -> Range {
-        let len = header.as_slice().len() + blob.len();
+    /// Appends a blob that is not copied, behind a header if it is a frame.
+    pub fn append_blob(&mut self, header: Option<ServerHeader>, blob: Bytes) -> Range {
+        let len = slice_of(&header).len() + blob.len();
         let segment = self.end();
         self.segments.push_back(Segment::Blob { header, blob });
         self.bytes += len;
@@ -135,7 +135,7 @@ impl Window {
         match &self.segments[range.segment.wrapping_sub(self.front) as usize] {
             Segment::Joined(bytes) => Named::Joined(&bytes[start..end]),
             Segment::Blob { header, blob } => {
-                let header = header.as_slice();
+                let header = slice_of(header);
                 let skip = start.saturating_sub(header.len());
                 let len = end.saturating_sub(header.len()) - skip;
                 let header = &header[start.min(header.len())..end.min(header.len())];
@@ -153,7 +153,7 @@ impl Window {
                     self.bytes -= bytes.len();
                     self.keep_spare(bytes);
                 }
-                Segment::Blob { header, blob } => self.bytes -= header.as_slice().len() + blob.len(),
+                Segment::Blob { header, blob } => self.bytes -= slice_of(&header).len() + blob.len(),
             }
         }
     }
@@ -185,6 +185,10 @@ impl Window {
             _ => unreachable!("a joined segment was just pushed"),
         }
     }
+}
+
+fn slice_of(header: &Option<ServerHeader>) -> &[u8] {
+    header.as_ref().map_or(&[], ServerHeader::as_slice)
 }
 
 #[cfg(test)]
@@ -232,7 +236,7 @@ mod tests {
         let blob = Bytes::from(vec![9; 300]);
         let header = server_header(Opcode::Binary, false, blob.len());
         let whole = [header.as_slice(), &blob].concat();
-        let range = window.append_blob(header, blob.clone());
+        let range = window.append_blob(Some(header), blob.clone());
         for cut in 0..whole.len() {
             let (head, rest) = range.split_at(cut);
             assert_eq!([bytes_of(&window, head), bytes_of(&window, rest)].concat(), whole);

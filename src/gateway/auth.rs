@@ -1,0 +1,278 @@
+//! Tokens: JSON Web Tokens (RFC 7519) signed with HMAC-SHA256, made and checked.
+//!
+//! Only HS256 is accepted, whatever a token's header says of itself, and the header is never asked which key or
+//! algorithm to use. Claims are looked at only when the signature holds. Signatures are compared in constant time.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use std::fmt;
+
+/// The key of a node's tokens. It is never shown.
+#[derive(Clone)]
+pub struct Secret(Hmac<Sha256>);
+
+/// A key that protects nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the token secret is empty")]
+pub struct SecretError;
+
+impl Secret {
+    /// A key of these bytes.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn new(bytes: &[u8]) -> Result<Self, SecretError> {
+        if bytes.is_empty() {
+            return Err(SecretError);
+        }
+        Hmac::new_from_slice(bytes).map(Self).map_err(|_| SecretError)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// What a token says (node contract, section 5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The node that issued it.
+    pub username: String,
+    /// The process whose secure subdomain it is for; `None` for the node as a whole.
+    #[serde(default)]
+    pub subdomain: Option<String>,
+    /// The second after 1970 from which it is worth nothing.
+    pub expiration: u64,
+}
+
+/// Why a token, or what should have carried one, is refused. Always the client's fault but for `NoSecret`. The words
+/// may be told to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// No cookie of the name.
+    #[error("there is no token")]
+    Missing,
+    /// Several cookies of the name.
+    #[error("there is more than one token")]
+    Doubled,
+    /// Not three parts of base64url JSON with the claims of a node.
+    #[error("the token is malformed")]
+    Malformed,
+    /// An algorithm other than HS256.
+    #[error("the token is not signed with HS256")]
+    Algorithm,
+    /// Not signed with this node's key.
+    #[error("the token's signature does not hold")]
+    Signature,
+    /// For another node.
+    #[error("the token is for another node")]
+    Node,
+    /// For another subdomain, or for the node where a subdomain is needed, or the reverse.
+    #[error("the token is for another subdomain")]
+    Subdomain,
+    /// Too old.
+    #[error("the token has expired")]
+    Expired,
+    /// The server has no key.
+    #[error("this server has no secret to check tokens with")]
+    NoSecret,
+}
+
+/// `{"alg":"HS256"}` in base64url: what nodes write, byte for byte.
+const HEADER: &str = "eyJhbGciOiJIUzI1NiJ9";
+
+/// The longest token that is looked at: several times what the longest names need.
+const TOKEN_BYTES_MAX: usize = 4096;
+
+/// Makes a token.
+pub fn mint(secret: &Secret, claims: &Claims) -> String {
+    let claims = serde_json::to_vec(claims).expect("claims are plain JSON and the writer is memory");
+    let mut token = format!("{HEADER}.{}", BASE64URL.encode(claims));
+    let mut mac = secret.0.clone();
+    mac.update(token.as_bytes());
+    token.push('.');
+    BASE64URL.encode_string(mac.finalize().into_bytes(), &mut token);
+    token
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    /// Extensions that must be understood (RFC 7515 section 4.1.11); we understand none.
+    crit: Option<serde::de::IgnoredAny>,
+}
+
+impl Secret {
+    /// The claims of a token that was signed with this key, whatever they are.
+    ///
+    /// # Errors
+    /// When it was not, or is no token.
+    pub fn open(&self, token: &str) -> Result<Claims, TokenError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
+        if payload.contains('.') {
+            return Err(TokenError::Malformed);
+        }
+        if header != HEADER {
+            let header: Header = parse(header)?;
+            if header.alg != "HS256" {
+                return Err(TokenError::Algorithm);
+            }
+            if header.crit.is_some() {
+                return Err(TokenError::Malformed);
+            }
+        }
+        let mut sent = [0; 64];
+        let sent_bytes = BASE64URL.decode_slice(signature, &mut sent).map_err(|_| TokenError::Signature)?;
+        let mut mac = self.0.clone();
+        mac.update(signed.as_bytes());
+        mac.verify_slice(&sent[..sent_bytes]).map_err(|_| TokenError::Signature)?;
+        parse(payload)
+    }
+
+    /// Checks a token for `node` at `now_unix_s`, and that `subdomain` is acceptable for what it should open.
+    ///
+    /// # Errors
+    /// The first rule it breaks.
+    pub fn verify(
+        &self,
+        token: &str,
+        node: &str,
+        now_unix_s: u64,
+        subdomain: impl FnOnce(Option<&str>) -> bool,
+    ) -> Result<(), TokenError> {
+        let claims = self.open(token)?;
+        if claims.username != node {
+            return Err(TokenError::Node);
+        }
+        if !subdomain(claims.subdomain.as_deref()) {
+            return Err(TokenError::Subdomain);
+        }
+        if claims.expiration <= now_unix_s {
+            return Err(TokenError::Expired);
+        }
+        Ok(())
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, TokenError> {
+    let bytes = BASE64URL.decode(part).map_err(|_| TokenError::Malformed)?;
+    serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_000;
+
+    fn secret() -> Secret {
+        Secret::new(b"key").unwrap()
+    }
+
+    fn claims(username: &str, subdomain: Option<&str>, expiration: u64) -> Claims {
+        Claims { username: username.into(), subdomain: subdomain.map(Into::into), expiration }
+    }
+
+    fn check(token: &str) -> Result<(), TokenError> {
+        secret().verify(token, "fake.os", NOW, |subdomain| subdomain.is_none())
+    }
+
+    /// Signs any header and payload with `key`.
+    fn forge(key: &[u8], header: &str, payload: &str) -> String {
+        let signed = format!("{}.{}", BASE64URL.encode(header), BASE64URL.encode(payload));
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+        mac.update(signed.as_bytes());
+        format!("{signed}.{}", BASE64URL.encode(mac.finalize().into_bytes()))
+    }
+
+    #[test]
+    fn a_minted_token_is_what_nodes_write() {
+        let token = mint(&secret(), &claims("fake.os", None, 1_811_143_488));
+        let node_wrote = "eyJhbGciOiJIUzI1NiJ9.eyJ1c2VybmFtZSI6ImZha2Uub3MiLCJzdWJkb21haW4iOm51bGwsImV4cGlyYXRpb24iOjE4MTExNDM0ODh9.";
+        assert!(token.starts_with(node_wrote), "{token}");
+        assert_eq!(check(&token), Ok(()));
+        assert_eq!(secret().open(&token), Ok(claims("fake.os", None, 1_811_143_488)));
+    }
+
+    #[test]
+    fn known_answer() {
+        // RFC 7515 appendix A.1: header with white space and `typ`, 64-byte key.
+        let key = BASE64URL
+            .decode("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow")
+            .unwrap();
+        let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+        let key = Secret::new(&key).unwrap();
+        assert_eq!(key.open(token), Err(TokenError::Malformed), "signed, but no claims of a node");
+        let torn = token.replace("dBjf", "eBjf");
+        assert_eq!(key.open(&torn), Err(TokenError::Signature));
+    }
+
+    #[test]
+    fn forged_tokens_are_refused_each_for_its_reason() {
+        let good = r#"{"username":"fake.os","subdomain":null,"expiration":2000}"#;
+        let hs256 = r#"{"alg":"HS256"}"#;
+        let none = format!("{}.{}.", BASE64URL.encode(r#"{"alg":"none"}"#), BASE64URL.encode(good));
+        let unsigned = format!("{}.{}.", BASE64URL.encode(hs256), BASE64URL.encode(good));
+        let valid = forge(b"key", hs256, good);
+        let cases = [
+            (none, TokenError::Algorithm),
+            (unsigned, TokenError::Signature),
+            (forge(b"key", r#"{"alg":"HS512"}"#, good), TokenError::Algorithm),
+            (forge(b"key", r#"{"alg":"hs256"}"#, good), TokenError::Algorithm),
+            (forge(b"key", r#"{"alg":"RS256"}"#, good), TokenError::Algorithm),
+            (forge(b"key", r#"{"alg":"none","alg":"HS256"}"#, good), TokenError::Malformed),
+            (forge(b"key", r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, good), TokenError::Malformed),
+            (forge(b"key", r#"{}"#, good), TokenError::Malformed),
+            (forge(b"kez", hs256, good), TokenError::Signature),
+            (forge(b"", hs256, good), TokenError::Signature),
+            (forge(b"key", hs256, &good.replace("2000", "1000")), TokenError::Expired),
+            (forge(b"key", hs256, &good.replace("fake.os", "fake.osx")), TokenError::Node),
+            (forge(b"key", hs256, &good.replace("fake.os", "FAKE.OS")), TokenError::Node),
+            (forge(b"key", hs256, &good.replace("null", r#""p:p:o""#)), TokenError::Subdomain),
+            (forge(b"key", hs256, &good.replace("null", r#""""#)), TokenError::Subdomain),
+            (forge(b"key", hs256, &good.replace("2000", "-1")), TokenError::Malformed),
+            (forge(b"key", hs256, &good.replace("2000", "\"2000\"")), TokenError::Malformed),
+            (forge(b"key", hs256, r#"{"username":"fake.os","subdomain":null}"#), TokenError::Malformed),
+            (forge(b"key", hs256, "[]"), TokenError::Malformed),
+            (format!("{valid}x"), TokenError::Signature),
+            (format!("{valid}="), TokenError::Signature),
+            (format!(" {valid}"), TokenError::Malformed),
+            (valid[..valid.len() - 1].into(), TokenError::Signature),
+            (valid.replacen('.', "..", 1), TokenError::Malformed),
+            (format!("{valid}.{valid}"), TokenError::Malformed),
+            ("".into(), TokenError::Malformed),
+            ("..".into(), TokenError::Malformed),
+            ("a.b".into(), TokenError::Malformed),
+            ("x".repeat(5000), TokenError::Malformed),
+        ];
+        assert_eq!(check(&valid), Ok(()));
+        for (token, error) in cases {
+            assert_eq!(check(&token), Err(error), "{token}");
+        }
+    }
+
+    #[test]
+    fn every_changed_character_is_noticed() {
+        let token = mint(&secret(), &claims("fake.os", None, 2000));
+        for at in 0..token.len() {
+            let mut torn = token.clone().into_bytes();
+            torn[at] = if torn[at] == b'A' { b'B' } else { b'A' };
+            let torn = String::from_utf8(torn).unwrap();
+            assert!(check(&torn).is_err(), "changed at {at}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_empty_and_not_shown() {
+        assert_eq!(Secret::new(b"").err(), Some(SecretError));
+        assert_eq!(format!("{:?}", Secret::new(b"swordfish").unwrap()), "Secret");
+    }
+}

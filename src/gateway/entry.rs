@@ -1,0 +1,351 @@
+//! One request head, judged: which binding it leads to, and whether it may go there.
+//!
+//! The order of the checks is part of the contract: host, path, subdomain, token, origin, place. What is refused gets
+//! its answer here, ready to send; what is let in comes with everything that its owner is told.
+
+use super::{
+    Dialect, HttpBinding, Login, OwnerId, Params, Snapshot, TokenError, WebSocketBinding,
+    login::{self},
+    origin::{check_origin, is_host_allowed},
+    proxy::{forwarded_for, is_behind_proxy, is_https},
+    routes::without_trailing_slash,
+    secure_subdomain,
+    settings::RESPONSE_TIMEOUT_MAX_S,
+};
+use crate::{
+    http::{Head, Response, cookies, query},
+    process_id::ProcessId,
+};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+/// What to do with a request.
+#[derive(Debug)]
+pub enum Entry<'s> {
+    /// A WebSocket on a bound path: do the handshake, then tell the owner.
+    Upgrade(Upgrade<'s>),
+    /// A WebSocket on `/`, where nothing is bound: do the handshake, then wait for the registration.
+    Register {
+        /// What proxies say of the client; see [`Upgrade::forwarded_for`].
+        forwarded_for: Option<String>,
+    },
+    /// Ask the owner.
+    Dynamic(Box<Dynamic<'s>>),
+    /// A password to check. The body is at most 16 KiB, which [`Login::credentials`] sees to.
+    Login(Login),
+    /// A call of the RPC path; the body is a node's `RpcMessage`.
+    Rpc {
+        /// Seconds that the process has to answer.
+        timeout_s: u32,
+    },
+    /// Send this: content, a redirect, the login page, a refusal.
+    Answer(Response),
+}
+
+/// A WebSocket that may be opened on a bound path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade<'s> {
+    /// Who owns the channel.
+    pub owner: OwnerId,
+    /// Its name.
+    pub process: &'s ProcessId,
+    /// The path as bound, process id included.
+    pub bound_path: &'s Arc<str>,
+    /// The path asked for, without the process id, one trailing `/` and the query; `/` if empty.
+    pub path: String,
+    /// Whether messages are wrapped for an extension.
+    pub extension: bool,
+    /// The first `X-Forwarded-For` entry, else `X-Real-IP`, else `Cf-Connecting-Ip`: a claim, not checked.
+    pub forwarded_for: Option<String>,
+}
+
+/// An HTTP request for a process.
+#[derive(Debug, Clone)]
+pub struct Dynamic<'s> {
+    /// Who answers.
+    pub owner: OwnerId,
+    /// Its name.
+    pub process: &'s ProcessId,
+    /// Seconds it has.
+    pub timeout_s: u32,
+    /// What it is told, besides the body.
+    pub request: IncomingRequest,
+}
+
+/// What a process is told of an HTTP request (node contract, section 2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncomingRequest {
+    /// The other end of the connection.
+    pub source: SocketAddr,
+    /// The method.
+    pub method: String,
+    /// `http://`, the host without port, and the path, undecoded, without query and one trailing `/`.
+    pub url: String,
+    /// The path as bound, process id included.
+    pub bound_path: Arc<str>,
+    /// Names in lower case; of equal names the last; values that are not UTF-8 are empty.
+    pub headers: BTreeMap<String, String>,
+    /// Captures of the bound path, undecoded.
+    pub url_params: BTreeMap<String, String>,
+    /// The query, decoded; of equal names the last.
+    pub query_params: BTreeMap<String, String>,
+}
+
+/// Judges a request by its head. `peer` is the other end of the connection.
+pub fn enter<'s>(snapshot: &'s Snapshot, head: &Head<'_>, peer: SocketAddr, now_unix_s: u64) -> Entry<'s> {
+    Request { snapshot, head, peer, now_unix_s, path: without_trailing_slash(head.target.path) }
+        .enter()
+        .unwrap_or_else(Entry::Answer)
+}
+
+/// A request under judgement.
+struct Request<'s, 'h, 'p> {
+    snapshot: &'s Snapshot,
+    head: &'h Head<'p>,
+    peer: SocketAddr,
+    now_unix_s: u64,
+    /// The path without one trailing `/`: `` for the root.
+    path: &'p str,
+}
+
+/// An early end is the response to send.
+type Judged<T> = Result<T, Response>;
+
+const RPC_PATH: &str = "/rpc:distro:sys/message";
+
+impl<'s> Request<'s, '_, '_> {
+    fn enter(&self) -> Judged<Entry<'s>> {
+        if !is_host_allowed(self.head.authority.as_ref(), &self.snapshot.settings.hosts) {
+            return Err(Response::text(421, "this server does not answer for that host").closing());
+        }
+        match self.head.method {
+            "TRACE" => return Err(not_allowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")),
+            "OPTIONS" if self.path == "*" => return Err(Response::new(204)),
+            _ => {}
+        }
+        if self.head.wants_websocket {
+            match self.snapshot.websocket.find(self.path).and_then(|found| found.binding) {
+                Some(binding) => return self.upgrade(binding),
+                None if self.path.is_empty() => {
+                    return Ok(Entry::Register { forwarded_for: forwarded_for(self.head) });
+                }
+                // What is no WebSocket path may still be an HTTP path (node contract, section 3).
+                None => {}
+            }
+        }
+        match self.path {
+            "/login" if self.snapshot.settings.login => self.login(),
+            RPC_PATH if self.snapshot.settings.rpc => self.rpc(),
+            _ => self.http(),
+        }
+    }
+
+    fn upgrade(&self, binding: &'s WebSocketBinding) -> Judged<Entry<'s>> {
+        let rule = binding.rule;
+        if rule.secure_subdomain && self.subdomain() != Some(&secure_subdomain(&binding.process)) {
+            return Err(Response::text(403, "this path is open on its package's secure subdomain only"));
+        }
+        if rule.authenticated {
+            self.check_token(rule.secure_subdomain.then_some(&binding.process)).map_err(unauthorized)?;
+        }
+        if rule.extension && !self.is_local() {
+            return Err(Response::text(403, "this path is open to extensions on the node's own machine only"));
+        }
+        if rule.authenticated || rule.extension {
+            self.check_origin()?;
+        }
+        Ok(Entry::Upgrade(Upgrade {
+            owner: binding.owner,
+            process: &binding.process,
+            bound_path: &binding.path,
+            path: self.path_within(&binding.process),
+            extension: rule.extension,
+            forwarded_for: forwarded_for(self.head),
+        }))
+    }
+
+    fn login(&self) -> Judged<Entry<'s>> {
+        match self.head.method {
+            "GET" | "HEAD" => Err(login::page_response(self.snapshot)),
+            "POST" => {
+                // Else a page could log its visitor in as somebody else, or guess passwords from afar.
+                self.check_origin()?;
+                Ok(Entry::Login(Login::new(self.head, &self.snapshot.settings)?))
+            }
+            _ => Err(not_allowed("GET, HEAD, POST")),
+        }
+    }
+
+    fn rpc(&self) -> Judged<Entry<'s>> {
+        if !self.is_local() {
+            return Err(empty(403));
+        }
+        if self.head.method != "POST" {
+            return Err(not_allowed("POST"));
+        }
+        self.check_origin()?;
+        Ok(Entry::Rpc { timeout_s: self.timeout_s() })
+    }
+
+    fn http(&self) -> Judged<Entry<'s>> {
+        let routes = &self.snapshot.http;
+        let base = || self.path.split('/').nth(1).unwrap_or_default();
+        let found = routes.find(self.path).or_else(|| routes.find(base())).ok_or_else(|| empty(404))?;
+        let binding = found.binding.ok_or_else(|| empty(404))?;
+        let rule = &binding.rule;
+        if rule.authenticated {
+            self.check_http_token(binding)?;
+        }
+        if rule.local_only && !self.is_local() {
+            return Err(empty(403));
+        }
+        if (rule.authenticated || rule.local_only) && !self.head.is_safe() {
+            self.check_origin()?;
+        }
+        match &rule.content {
+            Some(content) if matches!(self.head.method, "GET" | "HEAD") => {
+                Err(content.respond(self.head, rule.authenticated))
+            }
+            _ => Ok(Entry::Dynamic(Box::new(self.dynamic(binding, &found.params)))),
+        }
+    }
+
+    /// The rules of authenticated HTTP paths (node contract, section 5).
+    fn check_http_token(&self, binding: &HttpBinding) -> Judged<()> {
+        let label = secure_subdomain(&binding.process);
+        let scope = if binding.rule.secure_subdomain {
+            if self.subdomain() != Some(&label) {
+                return Err(self.redirect_to(&label));
+            }
+            Some(&binding.process)
+        } else {
+            let other = self.subdomain().filter(|&have| have != label);
+            if other.is_some_and(|other| self.snapshot.subdomains.contains_key(other)) {
+                return Err(Response::text(403, "secure subdomain can only serve its associated package"));
+            }
+            None
+        };
+        self.check_token(scope).map_err(|error| match self.snapshot.settings.login {
+            true => login::page_response(self.snapshot),
+            false => unauthorized(error),
+        })
+    }
+
+    /// 307 to the same path on the package's own subdomain. An address has no subdomains; this machine's has a name
+    /// that does.
+    fn redirect_to(&self, label: &str) -> Response {
+        let scheme = if is_https(self.head, self.snapshot.settings.tls) { "https" } else { "http" };
+        let port = self.head.authority.and_then(|host| host.port);
+        let host = match self.head.authority {
+            Some(host) if !host.is_ip() => host.text.to_owned(),
+            Some(_) if !self.peer.ip().to_canonical().is_loopback() => {
+                return Response::text(403, "this path is open on a secure subdomain only, and an address has none");
+            }
+            _ => port.map_or("localhost".into(), |port| format!("localhost:{port}")),
+        };
+        let query = self.head.target.query.map(|query| format!("?{query}")).unwrap_or_default();
+        let location = format!("{scheme}://{label}.{host}{}{query}", self.path);
+        Response::new(307).header("location", location).unwrap_or_else(|_| empty(400))
+    }
+
+    /// Whether the cookies hold a token: for a process' secure subdomain, or for the node.
+    ///
+    /// On `localhost` hosts, and everywhere in Kinode, a secure subdomain needs the token of its process. Elsewhere
+    /// Hyperdrive takes the node's token, which its cookie shares with all subdomains.
+    fn check_token(&self, process: Option<&ProcessId>) -> Result<(), TokenError> {
+        let Some(process) = process else { return self.check_cookie(None, |subdomain| subdomain.is_none()) };
+        let settings = &self.snapshot.settings;
+        let strict = settings.dialect == Dialect::Kinode || self.head.authority.is_none_or(|host| host.is_localhost());
+        let own = self.check_cookie(Some(process), |subdomain| match subdomain {
+            Some(subdomain) => subdomain == process.as_str(),
+            None => !strict,
+        });
+        match own {
+            Err(TokenError::Missing) if !strict => self.check_cookie(None, |subdomain| subdomain.is_none()),
+            own => own,
+        }
+    }
+
+    fn check_cookie(
+        &self,
+        process: Option<&ProcessId>,
+        subdomain: impl FnOnce(Option<&str>) -> bool,
+    ) -> Result<(), TokenError> {
+        let settings = &self.snapshot.settings;
+        let secret = settings.secret.as_ref().ok_or(TokenError::NoSecret)?;
+        let found = match process {
+            Some(process) => cookies::find(self.head, &format!("{}@{process}", self.snapshot.cookie_name)),
+            None => cookies::find(self.head, &self.snapshot.cookie_name),
+        };
+        let token = found.map_err(|_| TokenError::Doubled)?;
+        let token = token.filter(|token| !token.is_empty()).ok_or(TokenError::Missing)?;
+        secret.verify(token, &settings.node, self.now_unix_s, subdomain)
+    }
+
+    fn check_origin(&self) -> Judged<()> {
+        check_origin(self.head, &self.snapshot.settings).map_err(|error| Response::text(403, error.to_string()))
+    }
+
+    /// Whether the client is on this machine, as far as that can be known, and such clients have privileges here.
+    fn is_local(&self) -> bool {
+        self.snapshot.settings.expose_local
+            && self.peer.ip().to_canonical().is_loopback()
+            && !is_behind_proxy(self.head)
+    }
+
+    /// The first label of the host, which may be a secure subdomain. Addresses have none.
+    fn subdomain(&self) -> Option<&str> {
+        self.head.authority.filter(|host| !host.is_ip()).map(|host| host.first_label())
+    }
+
+    fn timeout_s(&self) -> u32 {
+        let settings = &self.snapshot.settings;
+        let asked = settings.dialect.timeout_header().and_then(|name| self.head.text(name));
+        let asked = asked.and_then(|text| text.parse::<u64>().ok());
+        let asked = asked.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+        asked.unwrap_or(settings.response_timeout_s).clamp(1, RESPONSE_TIMEOUT_MAX_S)
+    }
+
+    /// The path as the process sees it: without its own id.
+    fn path_within(&self, process: &ProcessId) -> String {
+        let path = self.path.strip_prefix('/').unwrap_or(self.path);
+        let within = path.strip_prefix(process.as_str()).unwrap_or(path);
+        format!("/{}", within.trim_start_matches('/'))
+    }
+
+    fn dynamic(&self, binding: &'s HttpBinding, params: &Params<'_, '_>) -> Dynamic<'s> {
+        let host = self.head.authority.map_or("localhost", |host| host.host);
+        let mut headers = BTreeMap::new();
+        for header in self.head.headers() {
+            let value = std::str::from_utf8(header.value).unwrap_or_default();
+            headers.insert(header.name.to_ascii_lowercase(), value.to_owned());
+        }
+        let request = IncomingRequest {
+            source: self.peer,
+            method: self.head.method.to_owned(),
+            url: format!("http://{host}{}", self.path),
+            bound_path: binding.path.clone(),
+            headers,
+            url_params: params.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            query_params: query::params(self.head.target.query),
+        };
+        Dynamic { owner: binding.owner, process: &binding.process, timeout_s: self.timeout_s(), request }
+    }
+}
+
+/// A response without body, with the media type that nodes give it.
+fn empty(status: u16) -> Response {
+    Response::new(status).with("content-type", "application/octet-stream")
+}
+
+fn not_allowed(methods: &'static str) -> Response {
+    Response::text(405, "the method is not allowed here").with("allow", methods)
+}
+
+/// RFC 9110 section 11.6.1: a 401 names a scheme. Ours is a cookie, which has no registered one.
+fn unauthorized(error: TokenError) -> Response {
+    Response::text(401, error.to_string()).with("www-authenticate", "Cookie")
+}
+
+#[cfg(test)]
+#[path = "entry_tests.rs"]
+mod tests;

@@ -1,0 +1,171 @@
+//! Login: the page, what it posts, and the cookie it gets (node contract, sections 5 and 9.6). Whether a password is
+//! right is the node's to say, and it may take its time; nothing here waits.
+//!
+//! The page sends a hash, never the password: `0x` and the 32 bytes, in hexadecimal, of Argon2id version 19 with 2
+//! passes, 19,456 KiB, 1 lane, and as salt the node's name, repeated until it has 8 characters: what the keyfiles of
+//! nodes are encrypted with.
+
+use super::{Dialect, Settings, Snapshot, proxy};
+use crate::{
+    http::{Head, Response, cookies::SetCookie, query},
+    process_id::ProcessId,
+};
+use bytes::Bytes;
+use serde::Deserialize;
+use std::fmt;
+
+/// A `POST /login`, without its body. It is all that the answer needs, so the request may be forgotten meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The host asked, without port; `None` where there is none, or it is an address.
+    host_name: Option<String>,
+    is_localhost: bool,
+    https: bool,
+    redirect: Option<String>,
+}
+
+/// What a login page posts.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// `0x…`: see the module. A secret; not shown.
+    pub password_hash: String,
+    /// The process whose secure subdomain is logged in to, where there is one.
+    pub process: Option<ProcessId>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("process", &self.process).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Posted {
+    password_hash: String,
+    #[serde(default)]
+    subdomain: Option<String>,
+}
+
+/// The largest body of a login, in bytes.
+pub(super) const LOGIN_BYTES_MAX: usize = 16 << 10;
+
+impl Login {
+    /// Reads the request.
+    ///
+    /// # Errors
+    /// 400 when `?redirect=` is not a path of this server: anything else would send the user elsewhere, logged in.
+    pub(super) fn new(head: &Head<'_>, settings: &Settings) -> Result<Self, Response> {
+        let redirect = query::param(head.target.query, "redirect");
+        if redirect.as_deref().is_some_and(|path| !is_local_path(path)) {
+            return Err(json_text(400, "the redirect is not a path of this server"));
+        }
+        Ok(Self {
+            host_name: head.authority.filter(|host| !host.is_ip()).map(|host| host.host.to_owned()),
+            is_localhost: head.authority.is_none_or(|host| host.is_localhost()),
+            https: proxy::is_https(head, settings.tls),
+            redirect: redirect.map(Into::into),
+        })
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// The response to send: 400, or 413 when it is too large.
+    pub fn credentials(&self, body: &[u8]) -> Result<Credentials, Response> {
+        if body.len() > LOGIN_BYTES_MAX {
+            return Err(json_text(413, "the login is too large"));
+        }
+        let posted: Posted = serde_json::from_slice(body).map_err(|_| json_text(400, "Failed to parse login info"))?;
+        let process = match posted.subdomain.as_deref() {
+            None | Some("") => None,
+            Some(id) => Some(id.parse().map_err(|_| json_text(400, "the subdomain is not a process id"))?),
+        };
+        Ok(Credentials { password_hash: posted.password_hash, process })
+    }
+
+    /// The `subdomain` claim of the token to make: the process on `localhost` hosts, whose subdomains share no cookie
+    /// with the host above, and in Kinode everywhere; else none (node contract, section 5).
+    pub fn claim<'c>(&self, dialect: Dialect, credentials: &'c Credentials) -> Option<&'c ProcessId> {
+        credentials.process.as_ref().filter(|_| self.is_localhost || dialect == Dialect::Kinode)
+    }
+
+    /// The answer to a right password: 303 to the redirect, or 200 with `body`, a JSON string; and the cookie. Nodes
+    /// send their encoded keyfile in base64 as that string.
+    pub fn accepted(&self, settings: &Settings, credentials: &Credentials, token: &str, body: &str) -> Response {
+        let mut name = settings.cookie_name();
+        if let Some(process) = &credentials.process {
+            name.push('@');
+            name.push_str(process.as_str());
+        }
+        // A Hyperdrive cookie of the node is meant for its subdomains as well.
+        let shared = settings.dialect == Dialect::Hyperdrive && credentials.process.is_none();
+        let cookie = SetCookie {
+            name: &name,
+            value: token,
+            domain: self.host_name.as_deref().filter(|_| shared),
+            http_only: settings.cookie_http_only,
+            secure: self.https,
+            max_age_s: None,
+        };
+        let Ok(cookie) = cookie.encode() else {
+            return json_text(500, "Failed to generate Auth JWT: it is no cookie value");
+        };
+        let response = match &self.redirect {
+            Some(path) => Response::new(303).header("location", path.clone()),
+            None => Ok(json_text(200, body)),
+        };
+        let response = response.and_then(|response| response.header("set-cookie", cookie));
+        response.unwrap_or_else(|_| json_text(500, "the answer cannot be sent"))
+    }
+
+    /// The answer to a wrong password, 401 (500 in the original), with a reason for the page to show.
+    pub fn refused(&self, reason: &str) -> Response {
+        json_text(401, reason).with("www-authenticate", "Cookie")
+    }
+}
+
+/// A JSON string, as nodes answer logins.
+fn json_text(status: u16, text: &str) -> Response {
+    let json = serde_json::to_vec(text).expect("a string is JSON");
+    Response::new(status)
+        .with("content-type", "application/json")
+        .with("cache-control", "no-store")
+        .with_body(json.into())
+}
+
+/// Whether browsers take `path` for a path of this host: not for `//host/`, `/\host/`, or a URL with white space that
+/// they would remove first.
+fn is_local_path(path: &str) -> bool {
+    let mut bytes = path.bytes();
+    bytes.next() == Some(b'/')
+        && !matches!(bytes.next(), Some(b'/' | b'\\'))
+        && path.bytes().all(|c| c.is_ascii_graphic())
+}
+
+/// Our own page: one file, no request to anywhere else.
+const PAGE: &str = include_str!("login.html");
+
+/// The page that is served, made once.
+pub(super) fn page(settings: &Settings) -> Bytes {
+    let page = settings.login_page.as_deref().unwrap_or(PAGE.as_bytes());
+    // A node's name is plain; what is not is kept from ending the string or the element it stands in.
+    let node: String = settings.node.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
+    match std::str::from_utf8(page) {
+        Ok(text) => text.replace("${node}", &node).replace("${fake}", "false").into(),
+        Err(_) => Bytes::copy_from_slice(page),
+    }
+}
+
+/// The page as a response. It is 200 also where it stands in for a page that needs a token, as in nodes, so it must
+/// not be kept in place of that page, nor be framed by another.
+pub(super) fn page_response(snapshot: &Snapshot) -> Response {
+    Response::new(200)
+        .with("content-type", "text/html; charset=utf-8")
+        .with("cache-control", "no-store")
+        .with("x-frame-options", "DENY")
+        .with_body(snapshot.login_page.clone())
+}
+
+#[cfg(test)]
+#[path = "login_tests.rs"]
+mod tests;

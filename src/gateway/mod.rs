@@ -1,0 +1,40 @@
+//! Who may enter, and where to.
+//!
+//! Pure functions over a [`Snapshot`]: the bindings of all processes and the rules of entry, immutable while it is
+//! used, cheap to clone, swapped whole when a process binds or unbinds a path. [`enter`] judges one request head and
+//! says what to do with the request; the shard does it. Sources of the rules are the node contract (sections 3 to 7
+//! and 9), RFC 6454 (origins), RFC 6265 (cookies) and RFC 7519 (tokens).
+//!
+//! Invariants: what is not allowed explicitly is refused; a refusal says why in words, and those words hold no secret;
+//! no secret is printable; comparing a signature takes the same time wherever it differs.
+//!
+//! What it must not know: connections, channels, frames, shards, clocks (the time is an argument), and how a password
+//! is checked.
+
+mod auth;
+mod entry;
+mod login;
+mod origin;
+mod pattern;
+mod proxy;
+mod register;
+mod routes;
+mod settings;
+mod snapshot;
+mod subdomain;
+
+pub use auth::{Claims, Secret, SecretError, TokenError, mint};
+pub use entry::{Dynamic, Entry, IncomingRequest, Upgrade, enter};
+pub use login::{Credentials, Login};
+pub use origin::OriginError;
+pub use pattern::PatternError;
+pub use proxy::{IpPrefix, ParseIpPrefixError, client_ip};
+pub use register::{Registration, RegistrationError, register};
+pub use routes::{Found, Params, Routes};
+pub use settings::{Dialect, HostPolicy, Settings};
+pub use snapshot::{BindError, HttpBinding, HttpRule, Snapshot, WebSocketBinding, WebSocketRule};
+pub use subdomain::secure_subdomain;
+
+/// A process as long as it is attached: never reused, so that a successor of the same name is another owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerId(pub u32);

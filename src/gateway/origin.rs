@@ -1,0 +1,157 @@
+//! Origin and Host: whether the page that makes a request, and the name it uses for us, are ones we answer.
+//!
+//! A browser sends our cookies, and reaches our loopback listener, on behalf of any page; `Origin` (RFC 6454) says
+//! which page. It is checked wherever something that the browser adds by itself authenticates. A request without it
+//! comes from no browser, or from our own page.
+
+use super::{HostPolicy, Settings};
+use crate::http::{Authority, Head};
+
+/// Why a request's `Origin` is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OriginError {
+    /// A page of another site.
+    #[error("the page's Origin is not this host, nor on the allow-list")]
+    Foreign,
+    /// `null`: a sandboxed page, a file, a redirect across sites.
+    #[error("the page's Origin is opaque")]
+    Opaque,
+    /// Not an origin, or several.
+    #[error("the Origin field is malformed")]
+    Malformed,
+}
+
+/// Checks the page that makes the request, if a browser says which.
+///
+/// # Errors
+/// When it is neither a page of the host that is asked nor one the operator listed.
+pub(super) fn check_origin(head: &Head<'_>, settings: &Settings) -> Result<(), OriginError> {
+    if !settings.check_origin {
+        return Ok(());
+    }
+    let mut fields = head.values("origin");
+    let Some(origin) = fields.next() else { return Ok(()) };
+    let origin = std::str::from_utf8(origin).map_err(|_| OriginError::Malformed)?;
+    if fields.next().is_some() {
+        return Err(OriginError::Malformed);
+    }
+    if settings.origins.iter().any(|listed| listed.trim_end_matches('/').eq_ignore_ascii_case(origin)) {
+        return Ok(());
+    }
+    if origin == "null" {
+        return Err(OriginError::Opaque);
+    }
+    let (scheme, authority) = origin.split_once("://").ok_or(OriginError::Malformed)?;
+    // Browser extensions and apps have origins of schemes of their own; they are foreign unless listed.
+    let port = default_port(scheme).ok_or(OriginError::Foreign)?;
+    let origin = Authority::parse(authority).ok_or(OriginError::Malformed)?;
+    let same = head.authority.is_some_and(|host| {
+        host.host.eq_ignore_ascii_case(origin.host) && host.port.unwrap_or(port) == origin.port.unwrap_or(port)
+    });
+    if same { Ok(()) } else { Err(OriginError::Foreign) }
+}
+
+/// A host without a port was reached on the default port of the page's scheme: that is what lets browsers leave the
+/// port out, and we cannot see the scheme behind a proxy.
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
+/// Whether requests for this host are answered. HTTP/1.0 without a Host is: no browser sends it.
+pub(super) fn is_host_allowed(host: Option<&Authority<'_>>, policy: &HostPolicy) -> bool {
+    let Some(host) = host else { return true };
+    match policy {
+        HostPolicy::Any => true,
+        HostPolicy::LoopbackAnd(names) => host.is_ip() || host.is_localhost() || is_listed(host, names),
+        HostPolicy::Only(names) => is_listed(host, names),
+    }
+}
+
+fn is_listed(host: &Authority<'_>, names: &[String]) -> bool {
+    let host = host.host.strip_suffix('.').unwrap_or(host.host).to_ascii_lowercase();
+    names.iter().any(|name| {
+        let name = name.to_ascii_lowercase();
+        match name.starts_with('.') {
+            true => host.ends_with(&name) && host.len() > name.len(),
+            false => host == name,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{gateway::Dialect, http::Limits};
+
+    fn check(host: &str, origin: &str) -> Result<(), OriginError> {
+        let mut settings = Settings::new("n", Dialect::Kinode);
+        settings.origins = vec!["https://app.example.com".into(), "chrome-extension://abc".into()];
+        let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n{origin}\r\n");
+        check_origin(&Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap().0, &settings)
+    }
+
+    #[test]
+    fn the_same_host_and_port_or_listed() {
+        for (host, origin) in [
+            ("h:8080", ""),
+            ("h:8080", "Origin: http://h:8080\r\n"),
+            ("H.example", "Origin: http://h.EXAMPLE\r\n"),
+            ("h", "Origin: https://h\r\n"),
+            ("h:80", "Origin: http://h\r\n"),
+            ("h", "Origin: http://h:80\r\n"),
+            ("h:443", "Origin: https://h\r\n"),
+            ("[::1]:8080", "Origin: http://[::1]:8080\r\n"),
+            ("h", "Origin: https://app.example.com\r\n"),
+            ("h", "Origin: chrome-extension://abc\r\n"),
+        ] {
+            assert_eq!(check(host, origin), Ok(()), "{host} {origin}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for (host, origin, error) in [
+            ("h:8080", "Origin: http://h\r\n", OriginError::Foreign),
+            ("h", "Origin: http://h:8080\r\n", OriginError::Foreign),
+            ("h", "Origin: https://h:80\r\n", OriginError::Foreign),
+            ("h.example", "Origin: http://evil.h.example\r\n", OriginError::Foreign),
+            ("h.example", "Origin: http://h.example.evil\r\n", OriginError::Foreign),
+            ("h", "Origin: http://app.example.com\r\n", OriginError::Foreign),
+            ("h", "Origin: https://app.example.com.evil\r\n", OriginError::Foreign),
+            ("h", "Origin: file://\r\n", OriginError::Foreign),
+            ("h", "Origin: chrome-extension://other\r\n", OriginError::Foreign),
+            ("h", "Origin: null\r\n", OriginError::Opaque),
+            ("h", "Origin:\r\n", OriginError::Malformed),
+            ("h", "Origin: h\r\n", OriginError::Malformed),
+            ("h", "Origin: http://u@h\r\n", OriginError::Malformed),
+            ("h", "Origin: http://h/\r\n", OriginError::Malformed),
+            ("h", "Origin: http://h http://evil\r\n", OriginError::Malformed),
+            ("h", "Origin: http://h\r\nOrigin: http://evil\r\n", OriginError::Malformed),
+        ] {
+            assert_eq!(check(host, origin), Err(error), "{host} {origin}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        let allowed = |host: &str, policy: &HostPolicy| is_host_allowed(Authority::parse(host).as_ref(), policy);
+        let loopback = HostPolicy::LoopbackAnd(vec!["node.example".into()]);
+        for yes in ["127.0.0.1:8080", "[::1]", "192.168.1.5", "localhost:1", "chess-sys.localhost", "Node.Example."] {
+            assert!(allowed(yes, &loopback), "{yes}");
+        }
+        for no in ["evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "x.node.example"] {
+            assert!(!allowed(no, &loopback), "{no}");
+            assert!(allowed(no, &HostPolicy::Any), "{no}");
+        }
+        let only = HostPolicy::Only(vec!["a.example".into(), ".b.example".into()]);
+        assert!(allowed("A.example:8", &only) && allowed("x.y.b.example", &only));
+        for no in ["b.example", "xb.example", "localhost", "127.0.0.1", "x.a.example"] {
+            assert!(!allowed(no, &only), "{no}");
+        }
+        assert!(is_host_allowed(None, &only));
+    }
+}

@@ -1,0 +1,160 @@
+//! Reverse proxies: where a request really came from, as far as that can be known.
+
+use crate::http::Head;
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
+
+/// A range of addresses, `10.0.0.0/8` or a single address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpPrefix {
+    address: IpAddr,
+    bits: u8,
+}
+
+/// Text that is no [`IpPrefix`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an address range is `address` or `address/bits`, with at most 32 or 128 bits")]
+pub struct ParseIpPrefixError;
+
+impl FromStr for IpPrefix {
+    type Err = ParseIpPrefixError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits.parse::<u8>().map_err(|_| ParseIpPrefixError)?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| ParseIpPrefixError)?;
+        let bits_max = if address.is_ipv4() { 32 } else { 128 };
+        match bits.unwrap_or(bits_max) {
+            bits if bits <= bits_max => Ok(Self { address, bits }),
+            _ => Err(ParseIpPrefixError),
+        }
+    }
+}
+
+impl IpPrefix {
+    /// Whether `ip` lies in the range. An IPv4 address in IPv6 clothes counts as IPv4.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let wide = |ip: IpAddr| -> (u32, u128) {
+            match ip.to_canonical() {
+                IpAddr::V4(ip) => (96, Ipv6Addr::from(ip.to_ipv6_mapped()).to_bits()),
+                IpAddr::V6(ip) => (0, ip.to_bits()),
+            }
+        };
+        let ((family, ours), (other_family, theirs)) = (wide(self.address), wide(ip));
+        let shared = if self.address.is_ipv4() { 96 } else { 0 } + u32::from(self.bits);
+        family == other_family && (shared == 0 || (ours ^ theirs) >> (128 - shared) == 0)
+    }
+}
+
+/// The address to count a client under: the peer's, or, where the peer is a trusted proxy, the last entry of
+/// `X-Forwarded-For` that no trusted proxy wrote. Entries further left are the client's own claims.
+pub fn client_ip(peer: SocketAddr, head: &Head<'_>, trusted: &[IpPrefix]) -> IpAddr {
+    let is_trusted = |ip: IpAddr| trusted.iter().any(|prefix| prefix.contains(ip));
+    let mut client = peer.ip().to_canonical();
+    if trusted.is_empty() || !is_trusted(client) {
+        return client;
+    }
+    let fields: Vec<&[u8]> = head.values("x-forwarded-for").collect();
+    for entry in fields.iter().rev().flat_map(|field| field.rsplit(|&c| c == b',')) {
+        let Some(ip) = std::str::from_utf8(entry).ok().and_then(|text| parse_forwarded(text.trim())) else { break };
+        client = ip;
+        if !is_trusted(ip) {
+            break;
+        }
+    }
+    client
+}
+
+/// An address, with or without brackets and port, as proxies write them.
+fn parse_forwarded(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let ip = bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
+    ip.map(|ip: IpAddr| ip.to_canonical())
+}
+
+/// What a process is told of a client behind a proxy: the first `X-Forwarded-For` entry, else `X-Real-IP`, else
+/// `Cf-Connecting-Ip` (node contract, section 2). The client's claim, not checked.
+pub(super) fn forwarded_for(head: &Head<'_>) -> Option<String> {
+    let first = |name| head.text(name).map(|text| text.split(',').next().unwrap_or_default().trim());
+    let claimed = first("x-forwarded-for").or_else(|| first("x-real-ip")).or_else(|| first("cf-connecting-ip"));
+    claimed.filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// Whether a proxy says that it stands between the client and us (node contract, section 6).
+pub(super) fn is_behind_proxy(head: &Head<'_>) -> bool {
+    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded", "cf-connecting-ip"]
+        .iter()
+        .any(|name| head.has(name))
+}
+
+/// The scheme by which the client reached us, as far as a proxy says. To lie about it harms only who lies: the answer
+/// is the liar's own redirect and cookie.
+pub(super) fn is_https(head: &Head<'_>, tls: bool) -> bool {
+    head.text("x-forwarded-proto").map_or(tls, |proto| proto.trim().eq_ignore_ascii_case("https"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Limits;
+
+    fn with_head<T>(headers: &str, then: impl FnOnce(&Head<'_>) -> T) -> T {
+        let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
+        then(&Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap().0)
+    }
+
+    #[test]
+    fn prefixes() {
+        let contains = |prefix: &str, ip: &str| prefix.parse::<IpPrefix>().unwrap().contains(ip.parse().unwrap());
+        assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.0"));
+        assert!(contains("10.0.0.0/8", "::ffff:10.1.1.1"));
+        assert!(contains("1.2.3.4", "1.2.3.4") && !contains("1.2.3.4", "1.2.3.5"));
+        assert!(contains("0.0.0.0/0", "9.9.9.9") && !contains("0.0.0.0/0", "2001:db8::1"));
+        assert!(contains("::/0", "2001:db8::1") && contains("2001:db8::/32", "2001:db8:1::"));
+        assert!(!contains("2001:db8::/32", "2001:db9::"));
+        for bad in ["", "10.0.0.0/33", "::/129", "x/8", "10.0.0.0/", "10.0.0.0/-1"] {
+            assert_eq!(bad.parse::<IpPrefix>(), Err(ParseIpPrefixError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_who_the_last_trusted_proxy_saw() {
+        let trusted = ["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+        let ip = |peer: &str, headers: &str| {
+            with_head(headers, |head| client_ip(peer.parse().unwrap(), head, &trusted).to_string())
+        };
+        assert_eq!(ip("127.0.0.1:9", ""), "127.0.0.1");
+        assert_eq!(ip("127.0.0.1:9", "X-Forwarded-For: 6.6.6.6, 203.0.113.7\r\n"), "203.0.113.7");
+        assert_eq!(ip("127.0.0.1:9", "X-Forwarded-For: 6.6.6.6, 203.0.113.7, 10.1.1.1\r\n"), "203.0.113.7");
+        assert_eq!(ip("127.0.0.1:9", "X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-For: 10.1.1.1\r\n"), "203.0.113.7");
+        assert_eq!(ip("127.0.0.1:9", "X-Forwarded-For: [2001:db8::1]:80\r\n"), "2001:db8::1");
+        assert_eq!(ip("127.0.0.1:9", "X-Forwarded-For: unknown\r\n"), "127.0.0.1");
+        assert_eq!(ip("8.8.8.8:9", "X-Forwarded-For: 203.0.113.7\r\n"), "8.8.8.8", "not a proxy of ours");
+        assert_eq!(ip("[::ffff:8.8.8.8]:9", ""), "8.8.8.8");
+    }
+
+    #[test]
+    fn what_processes_are_told() {
+        let told = |headers: &str| with_head(headers, forwarded_for);
+        let all = "Cf-Connecting-Ip: 3\r\nX-Real-IP: 2\r\nX-Forwarded-For: 203.0.113.7, 10.0.0.1\r\n";
+        assert_eq!(told(all).as_deref(), Some("203.0.113.7"));
+        assert_eq!(told("Cf-Connecting-Ip: 3\r\nX-Real-IP: 2\r\n").as_deref(), Some("2"));
+        assert_eq!(told("Cf-Connecting-Ip: 3\r\n").as_deref(), Some("3"));
+        assert_eq!(told(""), None);
+        for name in ["X-Forwarded-For", "x-forwarded-proto", "X-Forwarded-Host", "X-Real-Ip", "Forwarded"] {
+            assert!(with_head(&format!("{name}: x\r\n"), is_behind_proxy), "{name}");
+        }
+        assert!(!with_head("", is_behind_proxy));
+    }
+
+    #[test]
+    fn schemes() {
+        assert!(with_head("X-Forwarded-Proto: HTTPS\r\n", |head| is_https(head, false)));
+        assert!(!with_head("X-Forwarded-Proto: http\r\n", |head| is_https(head, true)));
+        assert!(with_head("", |head| is_https(head, true)) && !with_head("", |head| is_https(head, false)));
+    }
+}

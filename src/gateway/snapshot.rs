@@ -1,0 +1,253 @@
+//! The state that requests are judged by: bindings and settings, immutable while it is used.
+//!
+//! To change it, clone it (cheap: the clone shares everything), bind or unbind on the clone, and hand the clone to
+//! every shard.
+
+use super::{OwnerId, PatternError, Routes, Settings, login, routes::without_trailing_slash, secure_subdomain};
+use crate::{http::Content, process_id::ProcessId};
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub(super) settings: Arc<Settings>,
+    pub(super) http: Routes<HttpBinding>,
+    pub(super) websocket: Routes<WebSocketBinding>,
+    /// The first labels of hosts that belong to a package, and who has bound something there.
+    pub(super) subdomains: Arc<FxHashMap<Box<str>, Vec<OwnerId>>>,
+    /// The name of the login cookie.
+    pub(super) cookie_name: Arc<str>,
+    pub(super) login_page: Bytes,
+}
+
+/// A path bound for HTTP.
+#[derive(Debug, Clone)]
+pub struct HttpBinding {
+    /// Who answers.
+    pub owner: OwnerId,
+    /// Its name.
+    pub process: ProcessId,
+    /// The path as bound, process id included.
+    pub path: Arc<str>,
+    /// How it may be entered, and what it serves.
+    pub rule: HttpRule,
+}
+
+/// How a path bound for HTTP may be entered.
+#[derive(Debug, Clone, Default)]
+pub struct HttpRule {
+    /// Only with a token.
+    pub authenticated: bool,
+    /// Only from this machine.
+    pub local_only: bool,
+    /// Only from the package's own subdomain; implies `authenticated`.
+    pub secure_subdomain: bool,
+    /// What GET and HEAD are answered with, without asking the process.
+    pub content: Option<Arc<Content>>,
+}
+
+/// A path bound for WebSocket.
+#[derive(Debug, Clone)]
+pub struct WebSocketBinding {
+    /// Who owns the channels.
+    pub owner: OwnerId,
+    /// Its name.
+    pub process: ProcessId,
+    /// The path as bound, process id included.
+    pub path: Arc<str>,
+    /// How it may be entered.
+    pub rule: WebSocketRule,
+}
+
+/// How a path bound for WebSocket may be entered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WebSocketRule {
+    /// Only with a token.
+    pub authenticated: bool,
+    /// Only from the package's own subdomain; implies `authenticated`.
+    pub secure_subdomain: bool,
+    /// Messages are wrapped for an extension, and only clients of this machine are let in.
+    pub extension: bool,
+}
+
+/// Why a path cannot be bound: the fault of the process that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    /// `InvalidSourceProcess` of the node contract, section 1.
+    #[error("only processes whose id is of lower case letters, digits, `-`, and `.` in the publisher may bind paths")]
+    Process,
+    /// The path is no pattern.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+}
+
+/// The process that binds without its id in front: its paths are the node's own.
+const HOMEPAGE: &str = "homepage:homepage:sys";
+
+/// The path that `process` binds when it asks for `path` (node contract, section 3).
+pub(super) fn prefixed(process: &ProcessId, path: &str) -> String {
+    let path = without_trailing_slash(path);
+    let slash = if path.is_empty() || path.starts_with('/') { "" } else { "/" };
+    if process.as_str() == HOMEPAGE { format!("{slash}{path}") } else { format!("/{process}{slash}{path}") }
+}
+
+impl Snapshot {
+    /// Nothing is bound.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            cookie_name: settings.cookie_name().into(),
+            login_page: login::page(&settings),
+            settings: Arc::new(settings),
+            http: Routes::default(),
+            websocket: Routes::default(),
+            subdomains: Arc::default(),
+        }
+    }
+
+    /// The rules of entry.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The same bindings under other rules.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        let fresh = Self::new(settings);
+        Self { http: self.http, websocket: self.websocket, subdomains: self.subdomains, ..fresh }
+    }
+
+    /// Binds `path` of `process` for HTTP; the last bind wins.
+    ///
+    /// # Errors
+    /// When the process may not bind, or the path is no pattern.
+    pub fn bind_http(
+        &mut self,
+        owner: OwnerId,
+        process: &ProcessId,
+        path: &str,
+        mut rule: HttpRule,
+    ) -> Result<(), BindError> {
+        let path = self.admit(owner, process, path, rule.secure_subdomain)?;
+        rule.authenticated |= rule.secure_subdomain;
+        let binding = HttpBinding { owner, process: process.clone(), path: path.clone(), rule };
+        Ok(self.http.bind(&path, binding)?)
+    }
+
+    /// Binds `path` of `process` for WebSocket; the last bind wins.
+    ///
+    /// # Errors
+    /// When the process may not bind, or the path is no pattern.
+    pub fn bind_websocket(
+        &mut self,
+        owner: OwnerId,
+        process: &ProcessId,
+        path: &str,
+        mut rule: WebSocketRule,
+    ) -> Result<(), BindError> {
+        let path = self.admit(owner, process, path, rule.secure_subdomain)?;
+        rule.authenticated |= rule.secure_subdomain;
+        let binding = WebSocketBinding { owner, process: process.clone(), path: path.clone(), rule };
+        Ok(self.websocket.bind(&path, binding)?)
+    }
+
+    /// Unbinds `path` of `process` for HTTP. It answers 404 from now on; what is not bound by this process is left
+    /// alone.
+    ///
+    /// # Errors
+    /// When the path is no pattern.
+    pub fn unbind_http(&mut self, process: &ProcessId, path: &str) -> Result<(), BindError> {
+        Ok(self.http.unbind(&prefixed(process, path), |binding| binding.process == *process)?)
+    }
+
+    /// Unbinds `path` of `process` for WebSocket; open channels stay.
+    ///
+    /// # Errors
+    /// When the path is no pattern.
+    pub fn unbind_websocket(&mut self, process: &ProcessId, path: &str) -> Result<(), BindError> {
+        Ok(self.websocket.unbind(&prefixed(process, path), |binding| binding.process == *process)?)
+    }
+
+    /// Forgets everything that `owner` has bound.
+    pub fn unbind_owner(&mut self, owner: OwnerId) {
+        self.http.remove(|binding| binding.owner == owner);
+        self.websocket.remove(|binding| binding.owner == owner);
+        if self.subdomains.values().any(|owners| owners.contains(&owner)) {
+            Arc::make_mut(&mut self.subdomains).retain(|_, owners| {
+                owners.retain(|&other| other != owner);
+                !owners.is_empty()
+            });
+        }
+    }
+
+    fn admit(&mut self, owner: OwnerId, process: &ProcessId, path: &str, secure: bool) -> Result<Arc<str>, BindError> {
+        if !process.may_bind() {
+            return Err(BindError::Process);
+        }
+        if secure {
+            let owners = Arc::make_mut(&mut self.subdomains).entry(secure_subdomain(process).into()).or_default();
+            if !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        }
+        Ok(prefixed(process, path).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::Dialect;
+
+    #[test]
+    fn paths_get_the_process_in_front() {
+        let path = |process: &str, path: &str| prefixed(&process.parse().unwrap(), path);
+        assert_eq!(path("p:p:t.os", "/"), "/p:p:t.os");
+        assert_eq!(path("p:p:t.os", ""), "/p:p:t.os");
+        assert_eq!(path("p:p:t.os", "/x/"), "/p:p:t.os/x");
+        assert_eq!(path("p:p:t.os", "x"), "/p:p:t.os/x");
+        assert_eq!(path("homepage:homepage:sys", "/our.js"), "/our.js");
+        assert_eq!(path("homepage:homepage:sys", "/"), "");
+        assert_eq!(path("homepage:homepage:sys", "our.js"), "/our.js");
+        assert_eq!(path("homepage:other:sys", "/x"), "/homepage:other:sys/x");
+    }
+
+    #[test]
+    fn who_may_bind() {
+        let mut snapshot = Snapshot::new(Settings::new("n", Dialect::Kinode));
+        let mut bind =
+            |id: &str| snapshot.bind_websocket(OwnerId(1), &id.parse().unwrap(), "/", WebSocketRule::default());
+        assert_eq!(bind("my_package:my_package:template.os"), Err(BindError::Process));
+        assert_eq!(bind("P:p:t.os"), Err(BindError::Process));
+        assert_eq!(bind("p-1:p:t.os"), Ok(()));
+    }
+
+    #[test]
+    fn a_process_cannot_unbind_anothers_path() {
+        let mut snapshot = Snapshot::new(Settings::new("n", Dialect::Kinode));
+        let (app, homepage) = ("p:p:o".parse().unwrap(), HOMEPAGE.parse().unwrap());
+        snapshot.bind_http(OwnerId(1), &app, "/x", HttpRule::default()).unwrap();
+        snapshot.unbind_http(&homepage, "/p:p:o/x").unwrap();
+        assert!(snapshot.http.find("/p:p:o/x").unwrap().binding.is_some());
+        snapshot.unbind_http(&app, "/x").unwrap();
+        assert!(snapshot.http.find("/p:p:o/x").unwrap().binding.is_none());
+    }
+
+    #[test]
+    fn an_owner_that_leaves_takes_everything_along_and_nothing_else() {
+        let mut snapshot = Snapshot::new(Settings::new("n", Dialect::Kinode));
+        let app: ProcessId = "p:p:o".parse().unwrap();
+        let secure = HttpRule { secure_subdomain: true, ..HttpRule::default() };
+        snapshot.bind_http(OwnerId(1), &app, "/old", secure.clone()).unwrap();
+        snapshot.bind_http(OwnerId(1), &app, "/both", secure.clone()).unwrap();
+        snapshot.bind_http(OwnerId(2), &app, "/both", secure).unwrap();
+        snapshot.bind_websocket(OwnerId(1), &app, "/", WebSocketRule::default()).unwrap();
+        snapshot.unbind_owner(OwnerId(1));
+        assert!(snapshot.http.find("/p:p:o/old").is_none() && snapshot.websocket.find("/p:p:o").is_none());
+        assert_eq!(snapshot.http.find("/p:p:o/both").unwrap().binding.unwrap().owner, OwnerId(2));
+        assert_eq!(snapshot.subdomains["p-o"], [OwnerId(2)]);
+        snapshot.unbind_owner(OwnerId(2));
+        assert!(snapshot.subdomains.is_empty());
+    }
+}

@@ -1,0 +1,304 @@
+//! HTTP on a connection: requests that are answered here, asked of a process, or become WebSockets.
+//!
+//! Invariants: one request at a time is being answered, so responses keep their order; a waiting request is answered
+//! exactly once, by the process that was asked or by its deadline; bytes behind an upgrade request are frames.
+
+use super::command::Respond;
+use super::connection::{Connection, Phase, Registering};
+use super::core::Shard;
+use super::directory::Owner;
+use super::event::{Event, HttpAsk, HttpRequest, RequestId};
+use super::opening::Opening;
+use crate::gateway::{self, Entry, OwnerId};
+use crate::http::{self, AfterResponse, Next, Response, connection::Phase as HttpPhase};
+use crate::proto::{self, UpgradeError, upgrade};
+use bytes::Bytes;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// The HTTP state of one connection.
+pub(super) struct Exchange {
+    http: http::Connection,
+    /// Whether a response is on its way out.
+    responding: bool,
+    /// The process that was asked, and the request's number.
+    asked: Option<(OwnerId, RequestId)>,
+    /// What the connection was waiting for when its deadline was set.
+    phase: HttpPhase,
+}
+
+/// What becomes of a request; owned, so that the request's bytes may go.
+enum Decision {
+    Answer(Response),
+    Ask { owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes },
+    Upgrade { response: SmallVec<[u8; 256]>, ws: proto::Connection, target: Target },
+}
+
+enum Target {
+    Bound { owner: Arc<Owner>, bound_path: Arc<str>, path: Arc<str>, forwarded_for: Option<Box<str>>, extension: bool },
+    Register { forwarded_for: Option<Box<str>> },
+}
+
+impl Exchange {
+    pub fn new(limits: http::Limits) -> Self {
+        Self { http: http::Connection::new(limits), responding: false, asked: None, phase: HttpPhase::Head }
+    }
+
+    pub fn wants_read(&self) -> bool {
+        self.http.wants_read()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.http.phase() == HttpPhase::Idle && !self.responding
+    }
+}
+
+impl Shard {
+    pub(super) fn receive_http(&mut self, slot: u32, bytes: &mut [u8]) {
+        let ending = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
+        let phase = std::mem::replace(&mut self.connections[slot as usize].phase, ending);
+        let Phase::Http(mut exchange) = phase else { unreachable!("only HTTP connections come here") };
+        let directory = self.directory.clone();
+        let peer = self.connections[slot as usize].peer.into();
+        let decision = match exchange.http.feed(bytes) {
+            Next::Wait | Next::BodyPending { send_continue: false, .. } => None,
+            Next::BodyPending { send_continue: true, .. } => {
+                self.send_opaque(slot, http::CONTINUE, Bytes::new());
+                None
+            }
+            Next::Rejected(rejection) => Some(Decision::Answer(rejection.response())),
+            Next::Request(request) => {
+                self.stats.requests += 1;
+                let entry = gateway::enter(&directory.gateway, &request.head, peer, self.unix_s);
+                Some(self.decide(&directory, entry, request))
+            }
+        };
+        match decision {
+            None => {
+                self.connections[slot as usize].phase = Phase::Http(exchange);
+                self.set_http_deadline(slot);
+            }
+            Some(Decision::Answer(response)) => {
+                self.connections[slot as usize].phase = Phase::Http(exchange);
+                self.answer(slot, response);
+            }
+            Some(Decision::Ask { owner, timeout_s, ask, body }) => {
+                self.connections[slot as usize].phase = Phase::Http(exchange);
+                self.ask(slot, owner, timeout_s, ask, body);
+            }
+            Some(Decision::Upgrade { response, ws, target }) => {
+                let leftover = exchange.http.into_leftover();
+                self.upgrade(slot, &response, ws, target, leftover);
+            }
+        }
+    }
+
+    fn decide(&self, directory: &super::Directory, entry: Entry<'_>, request: http::Request<'_>) -> Decision {
+        let lost = || Decision::Answer(Response::text(503, "the process is not attached"));
+        match entry {
+            Entry::Answer(response) => Decision::Answer(response),
+            Entry::Upgrade(entry) => {
+                let Some(owner) = directory.owners.get(&entry.owner).cloned() else { return lost() };
+                let within = entry.bound_path.strip_prefix('/').unwrap_or(entry.bound_path);
+                let bound = within.strip_prefix(entry.process.as_str()).unwrap_or(within);
+                let bound_path = if bound.is_empty() { "/".into() } else { bound.into() };
+                let forwarded_for = entry.forwarded_for.map(Into::into);
+                let (path, extension) = (entry.path.into(), entry.extension);
+                handshake(&request.head, Target::Bound { owner, bound_path, path, forwarded_for, extension })
+            }
+            Entry::Register { forwarded_for } => {
+                handshake(&request.head, Target::Register { forwarded_for: forwarded_for.map(Into::into) })
+            }
+            Entry::Dynamic(dynamic) => Decision::Ask {
+                owner: dynamic.owner,
+                timeout_s: dynamic.timeout_s,
+                ask: HttpAsk::Path(Box::new(dynamic.request)),
+                body: request.body,
+            },
+            Entry::Login(login) => match directory.system {
+                Some(owner) => Decision::Ask { owner, timeout_s: 60, ask: HttpAsk::Login(Box::new(login)), body: request.body },
+                None => lost(),
+            },
+            Entry::Rpc { timeout_s } => match directory.system {
+                Some(owner) => Decision::Ask { owner, timeout_s, ask: HttpAsk::Rpc, body: request.body },
+                None => lost(),
+            },
+        }
+    }
+
+    /// Answers with 101 and goes on with frames.
+    fn upgrade(&mut self, slot: u32, response: &[u8], ws: proto::Connection, target: Target, mut leftover: Vec<u8>) {
+        self.send_opaque(slot, response, Bytes::new());
+        match target {
+            Target::Bound { owner, bound_path, path, forwarded_for, extension } => {
+                let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered: false, extension };
+                self.open_channel(slot, opening);
+            }
+            Target::Register { forwarded_for } => {
+                let registering = Registering { ws, forwarded_for };
+                self.connections[slot as usize].phase = Phase::Registering(Box::new(registering));
+                self.set_deadline(slot, self.now_ms + self.config.register_timeout_ms);
+            }
+        }
+        if !leftover.is_empty() {
+            self.receive(slot, &mut leftover);
+        }
+    }
+
+    fn ask(&mut self, slot: u32, owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes) {
+        let Some(local) = self.directory.owners.get(&owner).cloned() else {
+            return self.answer(slot, Response::text(503, "the process is not attached"));
+        };
+        let place = self.owner_place(&local);
+        if !self.owner_has_room(place) {
+            let busy = Response::text(503, "the process has too much to do").with("retry-after", "1");
+            return self.answer(slot, busy);
+        }
+        // The slot and the shard say where the request waits, the random bits that nobody guessed it.
+        let random = self.random() & 0xffff_ffff_0000_0000;
+        let id = RequestId(random | u64::from(slot) << RequestId::SHARD_BITS | u64::from(self.index));
+        if let Phase::Http(exchange) = &mut self.connections[slot as usize].phase {
+            exchange.asked = Some((owner, id));
+            exchange.phase = HttpPhase::Response;
+        }
+        self.set_deadline(slot, self.now_ms + u64::from(timeout_s) * 1000);
+        self.emit(place, Event::Http(Box::new(HttpRequest { id, ask, body })));
+    }
+
+    /// A process' answer; one that nobody waits for any more, or that another process was asked for, is dropped.
+    pub(super) fn respond(&mut self, respond: Respond) {
+        let slot = respond.request.slot();
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return };
+        let Phase::Http(exchange) = &mut connection.phase else { return };
+        if exchange.asked != Some((respond.owner, respond.request)) {
+            return;
+        }
+        exchange.asked = None;
+        let mut response = Response::new(respond.status).with_body(respond.body);
+        for (name, value) in respond.headers {
+            response = match response.header(String::from(name), String::from(value)) {
+                Ok(response) => response,
+                // What a process may not put into a header must not reach a client (response splitting).
+                Err(_) => return self.answer(slot, Response::new(500)),
+            };
+        }
+        self.answer(slot, response);
+    }
+
+    /// Sends a response to the request in progress.
+    fn answer(&mut self, slot: u32, response: Response) {
+        let stopping = self.is_stopping();
+        let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
+        exchange.asked = None;
+        exchange.responding = true;
+        let response = if stopping { response.closing() } else { response };
+        let mut head = Vec::with_capacity(256);
+        let body = exchange.http.respond(response, &self.date, &mut head);
+        self.set_deadline(slot, self.now_ms + self.config.http_idle_timeout_ms);
+        self.send_opaque(slot, &head, body);
+    }
+
+    /// Everything queued on an HTTP connection has left.
+    pub(super) fn response_left(&mut self, slot: u32) {
+        let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
+        if !std::mem::take(&mut exchange.responding) {
+            return;
+        }
+        match exchange.http.response_left() {
+            AfterResponse::Close => self.end_connection(slot),
+            AfterResponse::Feed => {
+                let generation = self.connections[slot as usize].generation;
+                self.receive_http(slot, &mut []);
+                if self.connections.get(slot as usize).is_some_and(|c| c.generation == generation) {
+                    self.resume_reading(slot);
+                }
+            }
+        }
+    }
+
+    fn set_http_deadline(&mut self, slot: u32) {
+        let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
+        let phase = exchange.http.phase();
+        // A slow client does not push its own deadline back.
+        if exchange.phase != phase {
+            exchange.phase = phase;
+            let timeout_ms = match phase {
+                HttpPhase::Idle | HttpPhase::Response | HttpPhase::Close => self.config.http_idle_timeout_ms,
+                HttpPhase::Head => self.config.head_timeout_ms,
+                HttpPhase::Body => self.config.body_timeout_ms,
+            };
+            self.set_deadline(slot, self.now_ms + timeout_ms);
+        }
+    }
+
+    /// The time for a head, a body, a response or the next request is up.
+    pub(super) fn http_expired(&mut self, slot: u32) {
+        let Phase::Http(exchange) = &self.connections[slot as usize].phase else { return };
+        if exchange.responding {
+            // The client does not take its response.
+            return self.remove(slot);
+        }
+        match exchange.http.phase() {
+            HttpPhase::Idle | HttpPhase::Close => self.end_connection(slot),
+            HttpPhase::Head | HttpPhase::Body => {
+                self.answer(slot, Response::text(408, "the request did not arrive in time").closing());
+            }
+            HttpPhase::Response => self.answer(slot, Response::new(408)),
+        }
+    }
+
+    /// The process that was asked is gone.
+    pub(super) fn refuse_requests_of(&mut self, owner: OwnerId) {
+        let waits = |connection: &Connection| match &connection.phase {
+            Phase::Http(exchange) => exchange.asked.is_some_and(|(asked, _)| asked == owner),
+            _ => false,
+        };
+        let slots: Vec<u32> =
+            self.connections.iter().filter(|(_, c)| waits(c)).map(|(slot, _)| slot as u32).collect();
+        for slot in slots {
+            self.answer(slot, Response::new(500));
+        }
+    }
+
+    /// Queues bytes that are not frames.
+    fn send_opaque(&mut self, slot: u32, head: &[u8], body: Bytes) {
+        let copy_bytes_max = self.config.copy_bytes_max;
+        let mut ranges: SmallVec<[_; 2]> = SmallVec::new();
+        if body.len() <= copy_bytes_max {
+            ranges.push(self.window.append_joined(head, &body));
+        } else {
+            ranges.push(self.window.append_joined(head, b""));
+            ranges.push(self.window.append_blob(None, body));
+        }
+        let connection = &mut self.connections[slot as usize];
+        // One response at a time, each only when the one before it has left: nothing is queued that could block.
+        debug_assert!(!connection.outbound.is_blocked());
+        for range in ranges {
+            connection.outbound.push_opaque(range, &mut self.spares);
+        }
+        self.mark_urgent(slot);
+    }
+}
+
+/// The answer to an upgrade request that may enter.
+fn handshake(head: &http::Head<'_>, target: Target) -> Decision {
+    let headers: SmallVec<[httparse::Header<'_>; 24]> =
+        head.headers().iter().map(|header| httparse::Header { name: header.name, value: header.value }).collect();
+    match upgrade::negotiate(head.method, head.minor_version, &headers, &[]) {
+        Ok(upgrade) => {
+            let mut response = Vec::with_capacity(256);
+            upgrade::append_response(&mut response, &upgrade, None);
+            Decision::Upgrade { response: response.into(), ws: proto::Connection::new(None), target }
+        }
+        Err(error) => Decision::Answer(refusal(error)),
+    }
+}
+
+fn refusal(error: UpgradeError) -> Response {
+    let response = Response::text(error.status(), error.to_string()).closing();
+    match error {
+        // RFC 6455 4.4: say which version would do.
+        UpgradeError::VersionUnsupported => response.with("sec-websocket-version", "13"),
+        _ => response,
+    }
+}
