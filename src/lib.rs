@@ -1,5 +1,6 @@
 //! A push broker for WebSocket clients on Linux: thread per core, shared nothing, io_uring.
 
+pub mod broker;
 pub mod channel;
 pub mod driver;
 pub mod gateway;

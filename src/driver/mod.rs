@@ -8,6 +8,7 @@ mod flush_proof;
 pub mod flush_send;
 pub mod flush_uring;
 pub mod listen;
+pub mod pump;
 pub mod runtime;
 pub mod sys;
 pub mod wake;

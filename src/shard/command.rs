@@ -1,9 +1,9 @@
 //! What others tell a shard: one enum, one direction.
 
+use super::directory::Directory;
 use super::event::RequestId;
 use super::outcome::Part;
 use crate::channel::ChannelId;
-use super::directory::Directory;
 use crate::gateway::OwnerId;
 use crate::proto::MessageKind;
 use bytes::Bytes;

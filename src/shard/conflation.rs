@@ -69,7 +69,10 @@ mod tests {
     use bytes::Bytes;
 
     fn frame(payload: &'static str) -> FrameParts {
-        FrameParts { header: server_header(Opcode::Text, false, payload.len()), payload: Bytes::from_static(payload.as_bytes()) }
+        FrameParts {
+            header: server_header(Opcode::Text, false, payload.len()),
+            payload: Bytes::from_static(payload.as_bytes()),
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::flush::{Flush, SocketId};
 use super::http::Exchange;
 use super::outbound::Spares;
 use super::process_queue::Batch;
-use super::sending::{Watches, Waiting};
+use super::sending::{Waiting, Watches};
 use super::stats::Stats;
 use super::wheel::{Entry, Wheel};
 use super::window::Window;
@@ -158,6 +158,9 @@ impl Shard {
             wheel_tick: u64::MAX,
         }) as u32;
         self.schedule(slot, now_ms + self.config.head_timeout_ms);
+        if self.connections.len() > self.config.connections_max {
+            self.turn_away(slot);
+        }
         Token { slot, generation }
     }
 
@@ -227,6 +230,11 @@ impl Shard {
         self.stop_at_ms.is_some()
     }
 
+    /// The socket of a live connection.
+    pub fn socket(&self, token: Token) -> Option<SocketId> {
+        self.resolve(token).map(|slot| self.connections[slot as usize].socket)
+    }
+
     /// Live connections, channels among them.
     pub fn connections(&self) -> usize {
         self.connections.len()
@@ -253,8 +261,7 @@ impl Shard {
     /// The owner's place on this shard, made if it has none.
     pub(super) fn owner_place(&mut self, owner: &Arc<Owner>) -> u32 {
         *self.owner_places.entry(owner.id).or_insert_with(|| {
-            let local =
-                LocalOwner { owner: owner.clone(), slots: Vec::new(), waiting: VecDeque::new(), batch: None };
+            let local = LocalOwner { owner: owner.clone(), slots: Vec::new(), waiting: VecDeque::new(), batch: None };
             self.owners.insert(local) as u32
         })
     }

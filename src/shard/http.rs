@@ -116,7 +116,9 @@ impl Shard {
                 body: request.body,
             },
             Entry::Login(login) => match directory.system {
-                Some(owner) => Decision::Ask { owner, timeout_s: 60, ask: HttpAsk::Login(Box::new(login)), body: request.body },
+                Some(owner) => {
+                    Decision::Ask { owner, timeout_s: 60, ask: HttpAsk::Login(Box::new(login)), body: request.body }
+                }
                 None => lost(),
             },
             Entry::Rpc { timeout_s } => match directory.system {
@@ -143,6 +145,13 @@ impl Shard {
         if !leftover.is_empty() {
             self.receive(slot, &mut leftover);
         }
+    }
+
+    /// Answers 503 before anything was asked: there are as many connections as there may be.
+    pub(super) fn turn_away(&mut self, slot: u32) {
+        self.stats.turned_away += 1;
+        let full = Response::text(503, "the server has as many connections as it takes").with("retry-after", "5");
+        self.answer(slot, full.closing());
     }
 
     fn ask(&mut self, slot: u32, owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes) {
@@ -253,8 +262,7 @@ impl Shard {
             Phase::Http(exchange) => exchange.asked.is_some_and(|(asked, _)| asked == owner),
             _ => false,
         };
-        let slots: Vec<u32> =
-            self.connections.iter().filter(|(_, c)| waits(c)).map(|(slot, _)| slot as u32).collect();
+        let slots: Vec<u32> = self.connections.iter().filter(|(_, c)| waits(c)).map(|(slot, _)| slot as u32).collect();
         for slot in slots {
             self.answer(slot, Response::new(500));
         }

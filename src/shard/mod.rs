@@ -8,6 +8,7 @@
 //! Invariants: a shard shares nothing that is touched per message; it never waits; the same calls with the same bytes
 //! and times give the same result. It must not know sockets, clocks, randomness, threads or futures.
 
+mod closing;
 pub mod command;
 pub mod config;
 mod conflation;
@@ -18,7 +19,6 @@ pub mod directory;
 pub mod event;
 pub mod flush;
 mod http;
-mod closing;
 mod opening;
 mod outbound;
 pub mod outcome;

@@ -42,8 +42,7 @@ impl Shard {
         if opening.extension {
             connection.flags.set(Flags::EXTENSION);
         }
-        connection.phase =
-            Phase::Open(Channel { ws: opening.ws, id, owner, place, path: opening.bound_path });
+        connection.phase = Phase::Open(Channel { ws: opening.ws, id, owner, place, path: opening.bound_path });
         connection.deadline_ms = u64::MAX;
         let source = connection.peer.into();
         self.stats.opened += 1;
@@ -77,15 +76,8 @@ impl Shard {
         let Phase::Registering(registering) = phase else { unreachable!("only a registering connection registers") };
         let Registering { ws, forwarded_for } = *registering;
         let path: Arc<str> = "/".into();
-        let opening = Opening {
-            ws,
-            owner,
-            bound_path: path.clone(),
-            path,
-            forwarded_for,
-            registered: true,
-            extension: false,
-        };
+        let opening =
+            Opening { ws, owner, bound_path: path.clone(), path, forwarded_for, registered: true, extension: false };
         self.open_channel(slot, opening);
     }
 

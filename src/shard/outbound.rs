@@ -428,7 +428,9 @@ impl Backlog {
             };
             match window.get(range) {
                 Named::Joined(from) => match owned.back_mut() {
-                    Some(Piece::Owned { bytes, .. }) if bytes.len() < OWNED_PIECE_BYTES => bytes.extend_from_slice(from),
+                    Some(Piece::Owned { bytes, .. }) if bytes.len() < OWNED_PIECE_BYTES => {
+                        bytes.extend_from_slice(from)
+                    }
                     _ => owned.push_back(Piece::Owned { bytes: from.to_vec(), sent: 0 }),
                 },
                 Named::Blob { header, blob, skip, len } => {

@@ -135,8 +135,7 @@ impl Shard {
     /// Fails the connection (RFC 6455 7.1.7).
     fn violated(&mut self, slot: u32, violation: Violation) -> Step {
         self.stats.violations += 1;
-        if let (Violation::CloseCodeInvalid(_), Some(channel)) =
-            (violation, self.connections[slot as usize].channel())
+        if let (Violation::CloseCodeInvalid(_), Some(channel)) = (violation, self.connections[slot as usize].channel())
         {
             // A node's process is told of this violation as of a close (node contract, section 2).
             let named = Some((channel.id, channel.owner));

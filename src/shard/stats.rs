@@ -7,6 +7,8 @@ use super::core::Shard;
 pub struct Stats {
     /// Connections accepted.
     pub accepted: u64,
+    /// Connections turned away because there were too many.
+    pub turned_away: u64,
     /// Channels opened.
     pub opened: u64,
     /// Channels closed, by who ended them, in the order of [`super::event::ClosedBy`].

@@ -1,0 +1,344 @@
+//! Pushing: what is pushed, to whom, and what is known of it at once and later.
+
+use super::Shared;
+use crate::channel::ChannelId;
+use crate::gateway::OwnerId;
+use crate::inbox::{Account, Refused};
+use crate::proto::{MessageKind, close};
+use crate::shard::command::{Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use crate::shard::outcome::{Outcome, Part, Ticket as Parts};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, bounded};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest payload of a control frame (RFC 6455 5.5).
+const CONTROL_BYTES_MAX: usize = 125;
+
+/// A message to push, checked when it is made. Cloning shares the bytes.
+#[derive(Debug, Clone)]
+pub struct Message(PushFrame);
+
+/// Why bytes cannot be pushed as what they were meant to be: the caller's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMessage {
+    /// Text must be UTF-8 (RFC 6455 5.6).
+    #[error("text must be UTF-8")]
+    NotUtf8,
+    /// Control frames carry at most 125 bytes (RFC 6455 5.5).
+    #[error("a control frame carries at most 125 bytes")]
+    ControlTooLong,
+}
+
+impl Message {
+    /// A Text message.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self(PushFrame { kind: PushKind::Message(MessageKind::Text), payload: text.into().into_bytes().into() })
+    }
+
+    /// A Text message of bytes that are checked.
+    ///
+    /// # Errors
+    /// They are not UTF-8.
+    pub fn text_bytes(bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
+        let payload = bytes.into();
+        simdutf8::basic::from_utf8(&payload).map_err(|_| InvalidMessage::NotUtf8)?;
+        Ok(Self(PushFrame { kind: PushKind::Message(MessageKind::Text), payload }))
+    }
+
+    /// A Binary message.
+    pub fn binary(bytes: impl Into<Bytes>) -> Self {
+        Self(PushFrame { kind: PushKind::Message(MessageKind::Binary), payload: bytes.into() })
+    }
+
+    /// A message of the same kind as one that was received.
+    ///
+    /// # Errors
+    /// The kind is Text and the bytes are not UTF-8.
+    pub fn of_kind(kind: MessageKind, bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
+        match kind {
+            MessageKind::Text => Self::text_bytes(bytes),
+            MessageKind::Binary => Ok(Self::binary(bytes)),
+        }
+    }
+
+    /// A ping of the process' own; it keeps its place behind queued data.
+    ///
+    /// # Errors
+    /// Over 125 bytes.
+    pub fn ping(bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
+        Self::control(PushKind::Ping, bytes.into())
+    }
+
+    /// An unsolicited pong (RFC 6455 5.5.3).
+    ///
+    /// # Errors
+    /// Over 125 bytes.
+    pub fn pong(bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
+        Self::control(PushKind::Pong, bytes.into())
+    }
+
+    fn control(kind: PushKind, payload: Bytes) -> Result<Self, InvalidMessage> {
+        match payload.len() {
+            0..=CONTROL_BYTES_MAX => Ok(Self(PushFrame { kind, payload })),
+            _ => Err(InvalidMessage::ControlTooLong),
+        }
+    }
+}
+
+/// Whom a broadcast reaches.
+#[derive(Debug, Clone)]
+pub enum Audience {
+    /// These channels.
+    Channels(Vec<ChannelId>),
+    /// The process' channels on this bound path (as it was bound, `/` for the process' own).
+    Path(Arc<str>),
+    /// All channels of the process.
+    Process,
+}
+
+/// Why a push was not accepted. What was not accepted has reached nobody, except as [`PushError::Partly`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// The shard has as much to do as it may hold, or this process as much of that as one may. Try again soon, or
+    /// use a call that waits.
+    #[error("the shard's inbox is full")]
+    InboxFull,
+    /// As `InboxFull`, but some shards had accepted their part of the audience.
+    #[error("some shards' inboxes are full; the others have accepted the push")]
+    Partly,
+    /// The broker has stopped.
+    #[error("the broker has stopped")]
+    Stopped,
+}
+
+/// How one push is to be delivered, beyond the message itself.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    /// What to do where a channel is over its budget; `None` leaves it to the process' setting.
+    pub policy: Option<Policy>,
+    ask: Option<crossbeam_channel::Sender<Outcome>>,
+}
+
+impl Delivery {
+    /// With this policy.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// Asks for the outcome.
+    #[must_use]
+    pub fn asking(mut self) -> (Self, Ticket) {
+        let (sender, receiver) = bounded(1);
+        self.ask = Some(sender);
+        (self, Ticket(receiver))
+    }
+
+    fn parts(&mut self, count: usize) -> Vec<Option<Box<Part>>> {
+        match self.ask.take() {
+            // Whoever asked may not wait any more.
+            Some(ask) => Parts::split(count, move |outcome| {
+                let _ = ask.try_send(outcome);
+            })
+            .into_iter()
+            .map(|part| Some(Box::new(part)))
+            .collect(),
+            None => (0..count).map(|_| None).collect(),
+        }
+    }
+}
+
+/// The claim to the outcome of one push.
+#[derive(Debug)]
+pub struct Ticket(Receiver<Outcome>);
+
+impl Ticket {
+    /// Waits for the outcome: until every shard has offered the frame to its sockets. `None` when the time is up, or
+    /// the push was not accepted.
+    pub fn wait(self, timeout: Duration) -> Option<Outcome> {
+        self.0.recv_timeout(timeout).ok()
+    }
+}
+
+/// The pushing half of a process: cheap to clone, usable from any thread. Order holds for the calls of one thread.
+#[derive(Clone)]
+pub struct Pusher {
+    shared: Arc<Shared>,
+    owner: Option<OwnerId>,
+    accounts: Arc<[Account]>,
+}
+
+/// What to do when an inbox is full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Full {
+    Refuse,
+    Wait,
+}
+
+impl Pusher {
+    pub(super) fn of_process(shared: Arc<Shared>, owner: OwnerId) -> Self {
+        let accounts = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
+        Self { shared, owner: Some(owner), accounts }
+    }
+
+    pub(super) fn of_operator(shared: Arc<Shared>) -> Self {
+        let accounts = shared.accounts.clone().into();
+        Self { shared, owner: None, accounts }
+    }
+
+    /// Pushes a message to a channel of this process.
+    ///
+    /// # Errors
+    /// It was not accepted; it never waits. A channel that is gone, unknown or another process' is no error here: ask
+    /// for the outcome.
+    pub fn push(&self, channel: ChannelId, message: Message) -> Result<(), PushError> {
+        self.push_with(channel, message, Delivery::default())
+    }
+
+    /// As [`push`](Self::push), with a policy or a ticket.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_with(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
+        self.push_to(channel, message, delivery, Full::Refuse)
+    }
+
+    /// As [`push`](Self::push), but waits for room in the inbox. Shards drain at CPU speed whatever clients do, so
+    /// that is short. Not for shard threads or async code.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn push_wait(&self, channel: ChannelId, message: Message) -> Result<(), PushError> {
+        self.push_to(channel, message, Delivery::default(), Full::Wait)
+    }
+
+    /// Pushes one message to many channels: encoded once for each shard, one command for each shard. Channels in
+    /// `except` are left out.
+    ///
+    /// # Errors
+    /// It was not accepted, or only partly.
+    pub fn push_many(
+        &self,
+        audience: Audience,
+        except: &[ChannelId],
+        message: Message,
+        delivery: Delivery,
+    ) -> Result<(), PushError> {
+        self.push_to_many(audience, except, message, delivery, Full::Refuse)
+    }
+
+    /// As [`push_many`](Self::push_many), but waits for room.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn push_many_wait(
+        &self,
+        audience: Audience,
+        except: &[ChannelId],
+        message: Message,
+        delivery: Delivery,
+    ) -> Result<(), PushError> {
+        self.push_to_many(audience, except, message, delivery, Full::Wait)
+    }
+
+    /// Closes a channel of this process behind what is queued for it. The code must be one that may travel (RFC 6455
+    /// 7.4); the client is sent none otherwise.
+    ///
+    /// # Errors
+    /// It was not accepted.
+    pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Result<(), PushError> {
+        let why = CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() };
+        let close = Close { channel, owner: self.owner, why, part: None };
+        self.send(self.shared.shard_of(channel), Command::Close(Box::new(close)), Full::Wait)
+    }
+
+    fn push_to(
+        &self,
+        channel: ChannelId,
+        message: Message,
+        mut delivery: Delivery,
+        full: Full,
+    ) -> Result<(), PushError> {
+        let part = if delivery.ask.is_some() { delivery.parts(1).pop().flatten() } else { None };
+        let push = Push { channel, owner: self.owner, frame: message.0, policy: delivery.policy, part };
+        self.send(self.shared.shard_of(channel), Command::Push(push), full)
+    }
+
+    fn push_to_many(
+        &self,
+        audience: Audience,
+        except: &[ChannelId],
+        message: Message,
+        mut delivery: Delivery,
+        full: Full,
+    ) -> Result<(), PushError> {
+        let Some(owner) = self.owner else { unreachable!("operators have no audience") };
+        let mut except: Vec<ChannelId> = except.to_vec();
+        except.sort_unstable();
+        let except: Arc<[ChannelId]> = except.into();
+        let targets = self.split(audience);
+        let mut parts = delivery.parts(targets.len().max(1)).into_iter();
+        let (mut accepted, mut refused) = (0, 0);
+        for (shard, audience) in targets {
+            let many = PushMany {
+                audience,
+                except: except.clone(),
+                owner,
+                frame: message.0.clone(),
+                policy: delivery.policy,
+                part: parts.next().flatten(),
+            };
+            match self.send(shard, Command::PushMany(Box::new(many)), full) {
+                Ok(()) => accepted += 1,
+                Err(PushError::Stopped) => return Err(PushError::Stopped),
+                Err(_) => refused += 1,
+            }
+        }
+        match (accepted, refused) {
+            (_, 0) => Ok(()),
+            (0, _) => Err(PushError::InboxFull),
+            _ => Err(PushError::Partly),
+        }
+    }
+
+    /// The part of an audience on each shard that has one.
+    fn split(&self, audience: Audience) -> Vec<(usize, ShardAudience)> {
+        let shards = self.shared.inboxes.len();
+        match audience {
+            Audience::Process => (0..shards).map(|shard| (shard, ShardAudience::Process)).collect(),
+            Audience::Path(path) => (0..shards).map(|shard| (shard, ShardAudience::Path(path.clone()))).collect(),
+            Audience::Channels(channels) if shards == 1 => vec![(0, ShardAudience::Channels(channels))],
+            Audience::Channels(channels) => {
+                let mut lists = vec![Vec::new(); shards];
+                for channel in channels {
+                    lists[self.shared.shard_of(channel)].push(channel);
+                }
+                let lists = lists.into_iter().enumerate().filter(|(_, list)| !list.is_empty());
+                lists.map(|(shard, list)| (shard, ShardAudience::Channels(list))).collect()
+            }
+        }
+    }
+
+    pub(super) fn respond(&self, respond: crate::shard::command::Respond) -> Result<(), PushError> {
+        let shard = respond.request.shard() as usize;
+        if shard >= self.shared.inboxes.len() {
+            // Not an id of ours: nobody waits for it.
+            return Ok(());
+        }
+        self.send(shard, Command::Respond(Box::new(respond)), Full::Wait)
+    }
+
+    fn send(&self, shard: usize, command: Command, full: Full) -> Result<(), PushError> {
+        let bytes = command.payload_bytes();
+        let (inbox, account) = (&self.shared.inboxes[shard], &self.accounts[shard]);
+        match full {
+            Full::Wait => inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped),
+            Full::Refuse => inbox.try_send(command, bytes, account).map_err(|refused| match refused {
+                Refused::Full(_) => PushError::InboxFull,
+                Refused::Stopped(_) => PushError::Stopped,
+            }),
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! The embedding API: start a broker, attach processes, push.
+//!
+//! ```
+//! use pushring::broker::{Broker, Config, Event, Message};
+//! use std::time::Duration;
+//!
+//! let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();
+//! let process = broker.process("chat:demo:sys".parse().unwrap()).unwrap();
+//! process.bind("/", Default::default()).unwrap();
+//! println!("clients connect to ws://{}/chat:demo:sys/", broker.address());
+//!
+//! let mut events = Vec::new();
+//! // A process' loop; here nobody connects.
+//! if process.recv_batch(&mut events, Duration::from_millis(1)).is_ok() {
+//!     for event in events.drain(..) {
+//!         if let Event::Message { channel, payload, .. } = event {
+//!             process.push(channel, Message::binary(payload)).unwrap();
+//!         }
+//!     }
+//! }
+//! drop(process);
+//! broker.stop(Duration::from_secs(1)).unwrap();
+//! ```
+//!
+//! Invariants: a push never waits for a client; the directory is changed under one lock and adopted by all shards before
+//! a bind answers; no code of a process runs on a shard thread.
+
+mod delivery;
+mod process;
+
+pub use crate::shard::command::{CloseFrame, Policy};
+pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
+pub use crate::shard::outcome::Outcome;
+pub use crate::shard::process_queue::{QueueLimits, RecvError};
+pub use crate::shard::stats::{Report, Stats};
+pub use delivery::{Audience, Delivery, InvalidMessage, Message, PushError, Pusher, Ticket};
+pub use process::{AttachOptions, Process};
+
+use crate::channel::ChannelId;
+use crate::driver::flush_send::SendFlush;
+use crate::driver::flush_uring::UringFlush;
+use crate::driver::listen::{ListenError, listen};
+use crate::driver::pump::Pump;
+use crate::driver::runtime::{DriverKind, RuntimeError, ShardRuntime};
+use crate::driver::sys::{self, TcpOptions};
+use crate::driver::wake::WakeFd;
+use crate::gateway::{BindError, Dialect, OwnerId, Settings, Snapshot};
+use crate::inbox::{self, Account, Inbox, InboxSender};
+use crate::process_id::ProcessId;
+use crate::shard::command::{Close, Command};
+use crate::shard::flush::Flush;
+use crate::shard::{Directory, Shard};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::hash::{BuildHasher, RandomState};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The most shards: request ids have 8 bits for them.
+const SHARDS_MAX: usize = 256;
+
+/// What a broker is started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen. Port 0 picks a free one. Default 127.0.0.1:0.
+    pub listen: SocketAddr,
+    /// Threads; 0 is one for each core that this process may use.
+    pub shards: usize,
+    /// Whether each shard stays on a core of its own. Default off: a library does not own the machine.
+    pub pin: bool,
+    /// io_uring or epoll.
+    pub driver: DriverKind,
+    /// Who may enter.
+    pub settings: Settings,
+    /// What each shard obeys.
+    pub shard: crate::shard::Config,
+    /// What each shard's inbox may hold.
+    pub inbox: inbox::Limits,
+    /// Options of client sockets.
+    pub tcp: TcpOptions,
+}
+
+impl Default for Config {
+    /// 16 Ki commands: some 2 MB of slots a shard. 64 MiB of payloads: four of the largest messages, and a quarter of
+    /// it for one process is one of them.
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 0).into(),
+            shards: 0,
+            pin: false,
+            driver: DriverKind::Auto,
+            settings: Settings::new("local.os", Dialect::Kinode),
+            shard: crate::shard::Config::default(),
+            inbox: inbox::Limits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 },
+            tcp: TcpOptions { notsent_lowat_bytes: 128 * 1024, user_timeout_ms: 75_000 },
+        }
+    }
+}
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The driver.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Something that the system normally grants.
+    #[error("cannot start a shard: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Why a process was not attached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// Another process of that id is attached.
+    #[error("a process {0} is attached already")]
+    Taken(ProcessId),
+    /// The broker has stopped.
+    #[error("the broker has stopped")]
+    Stopped,
+}
+
+/// Why a path was not bound.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BindPathError {
+    /// The process or the path.
+    #[error(transparent)]
+    Refused(#[from] BindError),
+    /// The broker has stopped.
+    #[error("the broker has stopped")]
+    Stopped,
+}
+
+/// A shard thread ended on its own: a bug, or a kernel that refuses what it always grants. The broker has stopped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("shard {shard} died: {why}")]
+pub struct ShardDied {
+    /// Which.
+    pub shard: usize,
+    /// What it said.
+    pub why: String,
+}
+
+/// A running broker. Dropping it stops it at once; [`Broker::stop`] gives clients time.
+pub struct Broker {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    driver: DriverKind,
+    threads: Vec<JoinHandle<()>>,
+    ended: Receiver<Ended>,
+}
+
+type Ended = (usize, Result<(), String>);
+
+/// What handles and processes share.
+pub(crate) struct Shared {
+    inboxes: Vec<InboxSender<Command>>,
+    /// For orders of the broker itself.
+    accounts: Vec<Account>,
+    directory: Mutex<Directory>,
+    next_owner: AtomicU32,
+}
+
+impl Broker {
+    /// Starts the shards and listens.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let cores = sys::allowed_cores()?;
+        let shards = if config.shards == 0 { cores.len() } else { config.shards }.clamp(1, SHARDS_MAX);
+        let listeners = listen(config.listen, shards, &config.tcp)?;
+        let address = listeners[0].local_addr()?;
+        let directory = Directory::new(Snapshot::new(config.settings.clone()));
+        let (ended_sender, ended) = bounded(shards);
+        let mut broker = Self {
+            shared: Arc::new(Shared {
+                inboxes: Vec::new(),
+                accounts: Vec::new(),
+                directory: Mutex::new(directory.clone()),
+                next_owner: AtomicU32::new(1),
+            }),
+            address,
+            driver: config.driver,
+            threads: Vec::new(),
+            ended,
+        };
+        let (ready_sender, ready) = bounded(shards);
+        let mut inboxes = Vec::new();
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let wake = Arc::new(WakeFd::new()?);
+            let (sender, inbox) = inbox::inbox(config.inbox, SharedWake(wake.clone()));
+            inboxes.push(sender);
+            let seat = Seat {
+                index,
+                shards,
+                core: config.pin.then(|| cores[index % cores.len()]),
+                driver: config.driver,
+                config: Arc::new(config.shard.clone()),
+                directory: Arc::new(directory.clone()),
+                inbox,
+                listener,
+                wake,
+            };
+            let (ready, ended) = (ready_sender.clone(), ended_sender.clone());
+            let thread = std::thread::Builder::new().name(format!("shard-{index}"));
+            broker.threads.push(thread.spawn(move || seat.work(&ready, ended))?);
+        }
+        drop(ready_sender);
+        let shared = Arc::get_mut(&mut broker.shared).expect("nobody else has it yet");
+        shared.accounts = inboxes.iter().map(InboxSender::account).collect();
+        shared.inboxes = inboxes;
+        // On an error the broker is dropped, which stops the shards that did start.
+        for _ in 0..shards {
+            broker.driver = ready.recv().map_err(|_| std::io::Error::other("a shard died as it started"))??;
+        }
+        Ok(broker)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it runs on: io_uring or epoll.
+    pub fn driver(&self) -> DriverKind {
+        self.driver
+    }
+
+    /// The number of shards.
+    pub fn shards(&self) -> usize {
+        self.shared.inboxes.len()
+    }
+
+    /// For whoever operates the broker, from any thread.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: self.shared.clone() }
+    }
+
+    /// Attaches a process.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn process(&self, id: ProcessId) -> Result<Process, AttachError> {
+        self.handle().process(id, AttachOptions::default())
+    }
+
+    /// Waits until the broker has been stopped through a [`Handle`], or a shard has died.
+    ///
+    /// # Errors
+    /// A shard has died; the others have been stopped.
+    pub fn wait(mut self) -> Result<(), ShardDied> {
+        self.join()
+    }
+
+    /// Closes every channel with 1001, gives clients `within` to answer, and ends.
+    ///
+    /// # Errors
+    /// A shard has died.
+    pub fn stop(mut self, within: Duration) -> Result<(), ShardDied> {
+        self.shared.stop(within);
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), ShardDied> {
+        let mut result = Ok(());
+        for _ in 0..self.threads.len() {
+            let Ok((shard, ended)) = self.ended.recv() else { break };
+            if let Err(why) = ended {
+                // Never N − 1 shards: a part of all channels would be gone without a word.
+                self.shared.stop(Duration::ZERO);
+                result = result.and(Err(ShardDied { shard, why }));
+            }
+        }
+        for thread in self.threads.drain(..) {
+            // A panic has been reported through `ended`.
+            let _ = thread.join();
+        }
+        result
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.shared.stop(Duration::ZERO);
+        // Whoever wants to know calls `stop` or `wait`.
+        let _ = self.join();
+    }
+}
+
+/// The operator's door to a broker: cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Attaches a process.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn process(&self, id: ProcessId, options: AttachOptions) -> Result<Process, AttachError> {
+        Process::attach(self.shared.clone(), id, options)
+    }
+
+    /// Pushes to any channel, whoever owns it.
+    ///
+    /// # Errors
+    /// The shard's inbox is full, or the broker has stopped.
+    pub fn push(&self, channel: ChannelId, message: Message) -> Result<(), PushError> {
+        Pusher::of_operator(self.shared.clone()).push(channel, message)
+    }
+
+    /// Closes any channel, behind what is queued for it.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn close(&self, channel: ChannelId, why: CloseFrame) -> Result<(), PushError> {
+        self.shared.send_to(channel, Command::Close(Box::new(Close { channel, owner: None, why, part: None })))
+    }
+
+    /// The shards as they are now, in order. Empty once the broker has stopped.
+    pub fn reports(&self) -> Vec<Report> {
+        let (sender, reports) = bounded(self.shared.inboxes.len());
+        // A shard that has stopped drops its copy of the sender.
+        let _ = self.shared.send_all(|_| Command::Report(sender.clone()));
+        drop(sender);
+        let mut reports: Vec<Report> = reports.iter().collect();
+        reports.sort_unstable_by_key(|report| report.shard);
+        reports
+    }
+
+    /// Closes every channel with 1001, gives clients `within` to answer, and lets [`Broker::wait`] return.
+    pub fn stop(&self, within: Duration) {
+        self.shared.stop(within);
+    }
+}
+
+impl Shared {
+    fn directory(&self) -> MutexGuard<'_, Directory> {
+        // A panic while the lock was held left the directory as it was: it is changed by one assignment.
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the directory; returns when all shards have adopted it.
+    fn change<E>(&self, change: impl FnOnce(&mut Directory) -> Result<(), E>) -> Result<Result<(), E>, PushError> {
+        let mut directory = self.directory();
+        let mut changed = directory.clone();
+        if let Err(error) = change(&mut changed) {
+            return Ok(Err(error));
+        }
+        *directory = changed.clone();
+        let adopted = Arc::new(changed);
+        let (sender, all_have_it) = bounded::<()>(1);
+        let acknowledge = Arc::new(sender);
+        // Within the lock, so that shards adopt changes in the order in which they were made.
+        self.send_all(|_| Command::Adopt(adopted.clone(), Some(acknowledge.clone())))?;
+        drop(acknowledge);
+        // The last shard drops the last sender; nothing is ever sent.
+        let _ = all_have_it.recv();
+        Ok(Ok(()))
+    }
+
+    fn send_all(&self, command: impl Fn(usize) -> Command) -> Result<(), PushError> {
+        for (shard, inbox) in self.inboxes.iter().enumerate() {
+            let command = command(shard);
+            let bytes = command.payload_bytes();
+            inbox.send_wait(command, bytes, &self.accounts[shard]).map_err(|_| PushError::Stopped)?;
+        }
+        Ok(())
+    }
+
+    fn send_to(&self, channel: ChannelId, command: Command) -> Result<(), PushError> {
+        let shard = self.shard_of(channel);
+        let bytes = command.payload_bytes();
+        self.inboxes[shard].send_wait(command, bytes, &self.accounts[shard]).map_err(|_| PushError::Stopped)
+    }
+
+    fn shard_of(&self, channel: ChannelId) -> usize {
+        channel.shard(self.inboxes.len() as u32) as usize
+    }
+
+    fn stop(&self, within: Duration) {
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX / 2);
+        // Those that have stopped already are what is wanted.
+        for (inbox, account) in std::iter::zip(&self.inboxes, &self.accounts) {
+            let _ = inbox.send_wait(Command::Stop { within_ms }, 0, account);
+        }
+    }
+
+    fn new_owner(&self) -> OwnerId {
+        OwnerId(self.next_owner.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// An eventfd that the inbox and the pump share.
+struct SharedWake(Arc<WakeFd>);
+
+impl inbox::Wake for SharedWake {
+    fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+/// All that a shard's thread begins with.
+struct Seat {
+    index: usize,
+    shards: usize,
+    core: Option<usize>,
+    driver: DriverKind,
+    config: Arc<crate::shard::Config>,
+    directory: Arc<Directory>,
+    inbox: Inbox<Command>,
+    listener: TcpListener,
+    wake: Arc<WakeFd>,
+}
+
+impl Seat {
+    /// The life of a shard's thread.
+    fn work(self, ready: &Sender<Result<DriverKind, StartError>>, ended: Sender<Ended>) {
+        let farewell = Farewell { shard: self.index, ended };
+        let (mut runtime, pump) = match self.prepare() {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                // The starter has the error and needs no farewell beside it.
+                let _ = ready.send(Err(error));
+                return farewell.say(Ok(()));
+            }
+        };
+        let _ = ready.send(Ok(runtime.kind()));
+        let result = runtime.block_on(async {
+            // In a task of its own: the future given to `block_on` is polled in a loop that looks at no I/O.
+            monoio::spawn(pump.run()).await
+        });
+        farewell.say(result.map_err(|error| error.to_string()));
+    }
+
+    fn prepare(self) -> Result<(ShardRuntime, Pump), StartError> {
+        if let Some(core) = self.core {
+            sys::pin_to_core(core)?;
+        }
+        let runtime = ShardRuntime::new(self.driver)?;
+        tracing::debug!(shard = self.index, driver = runtime.why(), "shard started");
+        let flusher: Box<dyn Flush> = match runtime.kind() {
+            DriverKind::Epoll => Box::new(SendFlush),
+            DriverKind::Auto | DriverKind::Uring => match UringFlush::new() {
+                Ok(flusher) => Box::new(flusher),
+                Err(error) => {
+                    tracing::warn!(%error, "sending one by one");
+                    Box::new(SendFlush)
+                }
+            },
+        };
+        // The only randomness there is: where channel ids start, and what makes request ids hard to guess.
+        let seed = RandomState::new().hash_one(self.index);
+        let (index, shards) = (self.index as u32, self.shards as u32);
+        let shard = Shard::new(index, shards, self.config, self.directory, flusher, seed, 0);
+        Ok((runtime, Pump::new(shard, self.inbox, self.listener, self.wake)?))
+    }
+}
+
+/// Tells the broker that a shard's thread has ended, even by a panic.
+struct Farewell {
+    shard: usize,
+    ended: Sender<Ended>,
+}
+
+impl Farewell {
+    fn say(self, result: Result<(), String>) {
+        let _ = self.ended.send((self.shard, result));
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let _ = self.ended.send((self.shard, Err("it panicked".to_owned())));
+    }
+}

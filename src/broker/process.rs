@@ -1,0 +1,167 @@
+//! A process attached to a broker: it binds paths, receives events in batches, and pushes.
+//!
+//! Invariant: dropping it takes everything of it away: its paths, its waiting requests and its channels (closed with
+//! 1001, or 1011 when it is dropped by a panic).
+
+use super::{AttachError, BindPathError, Pusher, Shared};
+use crate::gateway::{HttpRule, OwnerId, WebSocketRule};
+use crate::process_id::ProcessId;
+use crate::proto::close;
+use crate::shard::Owner;
+use crate::shard::command::{CloseFrame, Command, Policy, Respond};
+use crate::shard::event::{Event, RequestId};
+use crate::shard::process_queue::{ProcessReceiver, QueueLimits, RecvError, process_queue};
+use bytes::Bytes;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a process is attached with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AttachOptions {
+    /// How much it may leave unread before its clients are no longer read.
+    pub queue: QueueLimits,
+    /// What happens to frames that do not fit a channel's budget, where a push does not say.
+    pub policy: Policy,
+    /// Whether it is told of pings, pongs and close frames ([`Event::Control`]).
+    pub wants_control: bool,
+}
+
+/// See the module. Pushing is [`Pusher`]'s, which this derefs to; clone that for other threads.
+pub struct Process {
+    shared: Arc<Shared>,
+    id: ProcessId,
+    owner: OwnerId,
+    receiver: ProcessReceiver,
+    pusher: Pusher,
+}
+
+impl Process {
+    pub(super) fn attach(shared: Arc<Shared>, id: ProcessId, options: AttachOptions) -> Result<Self, AttachError> {
+        let owner = shared.new_owner();
+        let wakers = shared.inboxes.clone();
+        let (queue, receiver) = process_queue(wakers.len(), options.queue, move |shard| wakers[shard].kick());
+        let entry = Arc::new(Owner {
+            id: owner,
+            process: id.clone(),
+            queue,
+            policy: options.policy,
+            wants_control: options.wants_control,
+        });
+        let attached = shared.change(|directory| {
+            if directory.processes.contains_key(&id) {
+                return Err(AttachError::Taken(id.clone()));
+            }
+            directory.processes.insert(id.clone(), owner);
+            directory.owners.insert(owner, entry);
+            Ok(())
+        });
+        attached.map_err(|_| AttachError::Stopped)??;
+        let pusher = Pusher::of_process(shared.clone(), owner);
+        Ok(Self { shared, id, owner, receiver, pusher })
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &ProcessId {
+        &self.id
+    }
+
+    /// The pushing half, for other threads.
+    pub fn pusher(&self) -> Pusher {
+        self.pusher.clone()
+    }
+
+    /// Lets clients open channels of this process at `/PROCESS_ID` + `path`. When it returns, they can.
+    ///
+    /// # Errors
+    /// The process may not bind, the path is no pattern, or the broker has stopped.
+    pub fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
+        self.change(|snapshot| snapshot.bind_websocket(self.owner, &self.id, path, rule))
+    }
+
+    /// Takes a [`bind`](Self::bind) back; open channels stay.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn unbind(&self, path: &str) -> Result<(), BindPathError> {
+        self.change(|snapshot| snapshot.unbind_websocket(&self.id, path))
+    }
+
+    /// Serves HTTP requests for `/PROCESS_ID` + `path`: content at once, others as [`Event::Http`].
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_http(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
+        self.change(|snapshot| snapshot.bind_http(self.owner, &self.id, path, rule))
+    }
+
+    /// Takes a [`bind_http`](Self::bind_http) back.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {
+        self.change(|snapshot| snapshot.unbind_http(&self.id, path))
+    }
+
+    /// Waits for events and appends all that are there to `events`, in order for each channel.
+    ///
+    /// # Errors
+    /// Nothing came in time, or the broker has stopped.
+    pub fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
+        events.append(&mut self.receiver.recv(timeout)?.events);
+        while let Ok(mut batch) = self.receiver.try_recv() {
+            events.append(&mut batch.events);
+        }
+        Ok(())
+    }
+
+    /// Answers an HTTP request. An answer that comes too late reaches nobody.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn respond(
+        &self,
+        request: RequestId,
+        status: u16,
+        headers: Vec<(Box<str>, Box<str>)>,
+        body: impl Into<Bytes>,
+    ) -> Result<(), super::PushError> {
+        self.pusher.respond(Respond { request, owner: self.owner, status, headers, body: body.into() })
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut crate::gateway::Snapshot) -> Result<(), crate::gateway::BindError>,
+    ) -> Result<(), BindPathError> {
+        let changed = self.shared.change(|directory| change(&mut directory.gateway));
+        Ok(changed.map_err(|_| BindPathError::Stopped)??)
+    }
+}
+
+impl Deref for Process {
+    type Target = Pusher;
+
+    fn deref(&self) -> &Pusher {
+        &self.pusher
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let (code, reason) = if std::thread::panicking() {
+            (close::code::INTERNAL_ERROR, "the process failed")
+        } else {
+            (close::code::GOING_AWAY, "the process has ended")
+        };
+        let why = CloseFrame { code: Some(code), reason: reason.into() };
+        let owner = self.owner;
+        // Both fail only when the broker has stopped, and then there is nothing to take away.
+        let _ = self.shared.change(|directory| {
+            directory.gateway.unbind_owner(owner);
+            directory.owners.remove(&owner);
+            directory.processes.remove(&self.id);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let _ = self.shared.send_all(|_| Command::OwnerGone { owner, why: why.clone() });
+    }
+}
