@@ -18,7 +18,7 @@ fn sorted_cuts(cuts: &[prop::sample::Index], len: usize) -> Vec<usize> {
 }
 
 fn agreed(compression: bool) -> Option<Agreed> {
-    compression.then_some(Agreed { server_window_bits: 15 })
+    compression.then_some(Agreed::DEFAULT)
 }
 
 proptest! {
