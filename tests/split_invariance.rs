@@ -4,7 +4,7 @@
 mod proto_support;
 
 use proptest::prelude::*;
-use proto_support::{any_frames, receive, wire};
+use proto_support::{any_frames, any_frames_with_compression, receive, wire};
 use pushring::proto::Limits;
 use pushring::proto::deflate::Agreed;
 
@@ -37,7 +37,18 @@ proptest! {
     }
 
     #[test]
-    fn a_byte_at_a_time_gives_the_same_events(frames in any_frames(), compression: bool) {
+    fn any_split_of_compressed_messages_gives_the_same_events(
+        frames in any_frames_with_compression(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let stream = wire(&frames);
+        let whole = receive(&stream, &[], &LIMITS, Some(Agreed::DEFAULT));
+        let cuts = sorted_cuts(&cuts, stream.len());
+        prop_assert_eq!(receive(&stream, &cuts, &LIMITS, Some(Agreed::DEFAULT)), whole);
+    }
+
+    #[test]
+    fn a_byte_at_a_time_gives_the_same_events(frames in any_frames_with_compression(), compression: bool) {
         let mut stream = wire(&frames);
         stream.truncate(2_000);
         let whole = receive(&stream, &[], &LIMITS, agreed(compression));
@@ -47,7 +58,7 @@ proptest! {
 
     #[test]
     fn a_damaged_stream_is_split_invariant_too(
-        frames in any_frames(),
+        frames in any_frames_with_compression(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         compression: bool,

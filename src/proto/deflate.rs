@@ -208,7 +208,7 @@ impl Inflating<'_> {
     fn make_room(&mut self) {
         if self.out.len() == self.out.capacity() {
             let wanted = self.out.len().max(4096);
-            let left = (self.message_bytes_max + 1).saturating_sub(self.out.len());
+            let left = self.message_bytes_max.saturating_add(1).saturating_sub(self.out.len());
             self.out.reserve_exact(wanted.min(left).max(1));
         }
     }

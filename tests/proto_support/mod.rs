@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use pushring::proto::client::append_frame;
-use pushring::proto::deflate::Agreed;
+use pushring::proto::deflate::{Agreed, Deflater};
 use pushring::proto::{Connection, Limits, MessageKind, Received, Scratch, Violation};
 
 /// An event that owns its bytes.
@@ -105,6 +105,20 @@ pub fn any_frames() -> impl Strategy<Value = Vec<Frame>> {
         let keyed = groups.into_iter().flat_map(|(frames, key)| frames.into_iter().map(move |frame| (frame, key)));
         keyed.map(|((first, payload), key)| Frame { first, key, payload }).collect()
     })
+}
+
+/// As [`any_frames`], with compressed messages among them, whole and in fragments.
+pub fn any_frames_with_compression() -> impl Strategy<Value = Vec<Frame>> {
+    let compressed = ("[a-dκ]{60,600}", 0x41u8..=0x42, any::<prop::sample::Index>(), any::<[u8; 4]>());
+    let compressed = compressed.prop_map(|(text, first, cut, key)| {
+        let payload = Deflater::new(6).compress(15, text.as_bytes()).unwrap_or(b"\x00").to_vec();
+        let (start, end) = payload.split_at(cut.index(payload.len() + 1));
+        let frames = [(first, start), (0x89, &b"in between"[..]), (0x80, end)];
+        let whole = (first | 0x80, &payload[..]);
+        let frames = if cut.index(3) == 0 { &[whole][..] } else { &frames[..] };
+        frames.iter().map(|&(first, payload)| Frame { first, key, payload: payload.to_vec() }).collect::<Vec<_>>()
+    });
+    prop::collection::vec(prop_oneof![any_frames(), compressed], 1..4).prop_map(|groups| groups.concat())
 }
 
 /// A message in fragments, with a ping after the first.

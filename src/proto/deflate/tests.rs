@@ -135,9 +135,9 @@ fn what_does_not_get_smaller_goes_as_it_is() {
 
 #[test]
 fn a_bomb_costs_at_most_the_limit() {
-    let bomb = vec![0; 64 << 20];
+    let bomb = vec![0; 16 << 20];
     let compressed = Deflater::new(9).compress(15, &bomb).unwrap().to_vec();
-    assert!(compressed.len() < 1 << 17);
+    assert!(compressed.len() < 1 << 15);
     let mut inflater = Inflater::new();
     for limit in [0, 1, 4096, 65_536, 1 << 20] {
         let refused = inflater.inflate(MessageKind::Binary, &compressed, limit).map(|payload| payload.len());
