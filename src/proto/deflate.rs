@@ -1,43 +1,266 @@
-//! permessage-deflate (RFC 7692): what is agreed, inflating, compressing.
+//! permessage-deflate (RFC 7692): what is agreed, inflating what clients send, compressing what they get.
+//!
+//! We always answer with both `no_context_takeover`: then no connection holds a window. One [`Inflater`] and one
+//! [`Deflater`] serve all connections of a shard, and a message compressed once is the same for all who agreed on the
+//! same window.
+//!
+//! Invariants: the size limit holds while inflating, so a bomb costs at most the limit; what is inflated as text is
+//! checked as it comes out; no message leaves anything behind for the next.
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::connection::Payload;
+use super::extension::{Offer, Offers, Parameter};
 use super::frame::MessageKind;
+use super::utf8::Utf8Stream;
 use super::violation::Violation;
 
 /// What client and server agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
-    /// The base-two logarithm of the window that our compressed messages may look back on: 9 to 15.
-    pub server_window_bits: u8,
+    /// `server_max_window_bits` of the accepted offer: 9 to 15.
+    server_max_window_bits: Option<u8>,
 }
 
+/// The window of DEFLATE without a parameter: 32 KiB (7.1.2).
+pub const WINDOW_BITS_MAX: u8 = 15;
+/// RFC 7692 allows 8, but zlib's raw DEFLATE has no window of 256 bytes, so no offer that asks us for it is accepted.
+pub const WINDOW_BITS_MIN: u8 = 9;
+
 impl Agreed {
+    /// Agreed without any parameter on our window.
+    pub const DEFAULT: Self = Self { server_max_window_bits: None };
+
+    /// The base-two logarithm of the window that our compressed messages may look back on: 9 to 15. Clients with the
+    /// same value can share one compressed message.
+    pub const fn server_window_bits(self) -> u8 {
+        match self.server_max_window_bits {
+            Some(bits) => bits,
+            None => WINDOW_BITS_MAX,
+        }
+    }
+
     /// Appends the value of `Sec-WebSocket-Extensions` that tells the client.
     pub(super) fn append_to(self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"permessage-deflate; server_no_context_takeover; client_no_context_takeover");
-        if self.server_window_bits < 15 {
-            out.extend_from_slice(format!("; server_max_window_bits={}", self.server_window_bits).as_bytes());
+        if let Some(bits) = self.server_max_window_bits {
+            // 7.1.2.1: accepted "by including the parameter with the same or smaller value".
+            out.extend_from_slice(format!("; server_max_window_bits={bits}").as_bytes());
         }
     }
 }
 
+/// Accepts the first offer that we can keep, or none.
+///
+/// An offer with a parameter that is unknown, repeated or has an invalid value is declined (7.1), and so is one that
+/// wants our window to be 256 bytes. What an offer says of the client's own window binds us to nothing: we inflate
+/// with the largest one, and leave `client_max_window_bits` out of the answer (7.1.2.2).
+pub fn negotiate(offers: Offers<'_>) -> Option<Agreed> {
+    offers.into_iter().find_map(|offer| accept(&offer))
+}
+
+fn accept(offer: &Offer<'_>) -> Option<Agreed> {
+    if !offer.name.eq_ignore_ascii_case(b"permessage-deflate") {
+        return None;
+    }
+    let mut agreed = Agreed::DEFAULT;
+    for (index, parameter) in offer.parameters.iter().enumerate() {
+        if offer.parameters[..index].iter().any(|earlier| earlier.name.eq_ignore_ascii_case(parameter.name)) {
+            return None;
+        }
+        let is_named = |name: &str| parameter.name.eq_ignore_ascii_case(name.as_bytes());
+        if is_named("server_no_context_takeover") || is_named("client_no_context_takeover") {
+            if parameter.value().is_some() {
+                return None;
+            }
+        } else if is_named("client_max_window_bits") {
+            if parameter.value().is_some() {
+                window_bits(parameter)?;
+            }
+        } else if is_named("server_max_window_bits") {
+            agreed.server_max_window_bits = Some(window_bits(parameter).filter(|&bits| bits >= WINDOW_BITS_MIN)?);
+        } else {
+            return None;
+        }
+    }
+    Some(agreed)
+}
+
+/// 7.1.2: "a decimal integer value without leading zeroes between 8 to 15 inclusive".
+fn window_bits(parameter: &Parameter<'_>) -> Option<u8> {
+    let mut digits = parameter.value()?;
+    match (digits.next()?, digits.next(), digits.next()) {
+        (b'8', None, None) => Some(8),
+        (b'9', None, None) => Some(9),
+        (b'1', Some(last @ b'0'..=b'5'), None) => Some(10 + last - b'0'),
+        _ => None,
+    }
+}
+
+/// What the sender of a compressed message cut off its end (7.2.1), to be put back before inflating (7.2.2).
+const CUT_TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+/// An empty last block. Put behind everything, it ends the stream if and only if the message ended with a block, so
+/// a message that was cut short does not pass for a whole one.
+const LAST_BLOCK: [u8; 5] = [0x01, 0x00, 0x00, 0xff, 0xff];
+/// Inflated messages up to this size are lent, larger ones are given away with their memory.
+const LENT_BYTES_MAX: usize = 64 * 1024;
+/// A sender may end each flush with a last block (7.2.3.4); more of them than this in a message are only there to
+/// make us start over.
+const STREAMS_MAX: usize = 1024;
+
 /// Inflates messages, one at a time, for all connections of a shard.
 #[derive(Debug, Default)]
-pub struct Inflater {}
+pub struct Inflater {
+    /// About 40 KiB, once the first compressed message came.
+    stream: Option<Box<Decompress>>,
+    /// At most [`LENT_BYTES_MAX`] of capacity between messages.
+    out: Vec<u8>,
+}
 
 impl Inflater {
     /// One that has not allocated yet.
     pub const fn new() -> Self {
-        Self {}
+        Self { stream: None, out: Vec::new() }
     }
 
-    /// Inflates one whole message.
+    /// Inflates one whole message, joined from its frames. Text is UTF-8 when it comes out.
+    ///
+    /// # Errors
+    /// [`Violation::NotDeflate`], [`Violation::MessageTooBig`] as soon as more than `message_bytes_max` came out, or
+    /// [`Violation::TextNotUtf8`].
     pub fn inflate<'a>(
         &'a mut self,
-        _kind: MessageKind,
-        _compressed: &[u8],
-        _message_bytes_max: usize,
+        kind: MessageKind,
+        compressed: &[u8],
+        message_bytes_max: usize,
     ) -> Result<Payload<'a>, Violation> {
-        Err(Violation::NotDeflate)
+        self.out.clear();
+        let result = self.run(kind, compressed, message_bytes_max);
+        if result.is_err() || self.out.len() > LENT_BYTES_MAX {
+            let inflated = std::mem::take(&mut self.out);
+            return result.map(|()| Payload::Owned(inflated));
+        }
+        Ok(Payload::Borrowed(&self.out))
+    }
+
+    fn run(&mut self, kind: MessageKind, compressed: &[u8], message_bytes_max: usize) -> Result<(), Violation> {
+        let stream = self.stream.get_or_insert_with(|| Box::new(Decompress::new(false)));
+        stream.reset(false);
+        let mut message =
+            Inflating { stream, out: &mut self.out, kind, utf8: Utf8Stream::default(), message_bytes_max };
+        let mut input = compressed;
+        let mut streams = 1;
+        while message.push(&mut input)? == Status::StreamEnd {
+            if input.is_empty() {
+                // The sender ended with a last block and left out the empty one that 7.2.3.4 wants behind it.
+                return message.finish();
+            }
+            if streams == STREAMS_MAX {
+                return Err(Violation::NotDeflate);
+            }
+            streams += 1;
+            message.stream.reset(false);
+        }
+        message.push(&mut CUT_TAIL.as_slice())?;
+        match message.push(&mut LAST_BLOCK.as_slice())? {
+            Status::StreamEnd => message.finish(),
+            Status::Ok | Status::BufError => Err(Violation::NotDeflate),
+        }
     }
 }
+
+/// One message on its way out of the inflater.
+struct Inflating<'a> {
+    stream: &'a mut Decompress,
+    out: &'a mut Vec<u8>,
+    kind: MessageKind,
+    utf8: Utf8Stream,
+    message_bytes_max: usize,
+}
+
+impl Inflating<'_> {
+    /// Inflates from the front of `input` until it is used up and all output is there, or the stream has ended.
+    fn push(&mut self, input: &mut &[u8]) -> Result<Status, Violation> {
+        loop {
+            self.make_room();
+            let (in_before, out_before) = (self.stream.total_in(), self.out.len());
+            let status = self.stream.decompress_vec(input, self.out, FlushDecompress::Sync);
+            let status = status.map_err(|_| Violation::NotDeflate)?;
+            // The difference is at most the length of the slice that was given.
+            let consumed = (self.stream.total_in() - in_before) as usize;
+            *input = &input[consumed..];
+            if self.out.len() > self.message_bytes_max {
+                return Err(Violation::MessageTooBig);
+            }
+            if self.kind == MessageKind::Text {
+                self.utf8.push(&self.out[out_before..]).map_err(|_| Violation::TextNotUtf8)?;
+            }
+            let is_stuck = consumed == 0 && self.out.len() == out_before;
+            let has_room = self.out.len() < self.out.capacity();
+            if status == Status::StreamEnd || (has_room && (input.is_empty() || is_stuck)) {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Room for at least one byte, so that inflating goes on or shows that the message is too big; what is reserved
+    /// doubles with what came out and ends one byte above the limit.
+    fn make_room(&mut self) {
+        if self.out.len() == self.out.capacity() {
+            let wanted = self.out.len().max(4096);
+            let left = self.message_bytes_max.saturating_add(1).saturating_sub(self.out.len());
+            self.out.reserve_exact(wanted.min(left).max(1));
+        }
+    }
+
+    fn finish(&self) -> Result<(), Violation> {
+        if self.utf8.is_complete() { Ok(()) } else { Err(Violation::TextNotUtf8) }
+    }
+}
+
+/// Compresses messages, one at a time and each on its own, for all connections of a shard: a broadcast once for all
+/// that agreed on the same window.
+#[derive(Debug)]
+pub struct Deflater {
+    level: Compression,
+    /// By window bits from [`WINDOW_BITS_MIN`]; about 260 KiB each, once needed.
+    streams: [Option<Box<Compress>>; (WINDOW_BITS_MAX - WINDOW_BITS_MIN + 1) as usize],
+    out: Vec<u8>,
+}
+
+impl Deflater {
+    /// A level of 1 (fast) to 9 (small), as zlib counts.
+    ///
+    /// # Panics
+    /// When `level` is not within 1 to 9.
+    pub fn new(level: u32) -> Self {
+        assert!((1..=9).contains(&level), "compression level {level}");
+        Self { level: Compression::new(level), streams: Default::default(), out: Vec::new() }
+    }
+
+    /// The compressed payload of one message, to be sent with RSV1 set; `None` when it would not be smaller than the
+    /// message, which then goes as it is. `window_bits` is [`Agreed::server_window_bits`].
+    ///
+    /// # Panics
+    /// When `window_bits` is not within 9 to 15.
+    pub fn compress(&mut self, window_bits: u8, message: &[u8]) -> Option<&[u8]> {
+        let index = window_bits.checked_sub(WINDOW_BITS_MIN).expect("windows begin at 9 bits");
+        let stream = self.streams[usize::from(index)]
+            .get_or_insert_with(|| Box::new(Compress::new_with_window_bits(self.level, false, window_bits)));
+        stream.reset();
+        self.out.clear();
+        if self.out.capacity() > 2 * LENT_BYTES_MAX {
+            self.out = Vec::new();
+        }
+        // More than any block type needs for bytes that do not compress, so that one call does it.
+        self.out.reserve(message.len() + message.len() / 8 + 64);
+        let status = stream.compress_vec(message, &mut self.out, FlushCompress::Sync);
+        let is_whole = matches!(status, Ok(Status::Ok)) && stream.total_in() == message.len() as u64;
+        debug_assert!(is_whole && self.out.ends_with(&CUT_TAIL), "{status:?}");
+        let payload = self.out.strip_suffix(&CUT_TAIL)?;
+        (is_whole && payload.len() < message.len()).then_some(payload)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,7 @@ impl<'a> Parameter<'a> {
 pub struct Malformed;
 
 /// The offers of all `Sec-WebSocket-Extensions` fields of a head, which count as one list (9.1). Ends where the
-/// grammar is broken; [`check_grammar`] says beforehand that it is not.
+/// grammar is broken; `upgrade::negotiate` made sure beforehand that it is not.
 #[derive(Debug, Clone)]
 pub struct Offers<'a> {
     headers: std::slice::Iter<'a, Header<'a>>,

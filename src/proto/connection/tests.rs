@@ -1,5 +1,6 @@
 use super::*;
 use crate::proto::client::{FIN, append_frame, append_message};
+use crate::proto::deflate;
 
 const KEY: MaskingKey = [0x11, 0xa2, 0x33, 0xc4];
 
@@ -242,4 +243,56 @@ fn close_frames_are_judged() {
 #[test]
 fn compression_that_was_not_agreed_is_a_reserved_bit() {
     assert_eq!(Peer::new().violation(&[0xc1]), Some(Violation::ReservedBits));
+}
+
+#[test]
+fn compressed_messages_come_inflated_whole_or_in_fragments() {
+    let text = "push ring ".repeat(50);
+    let payload = deflate::Deflater::new(6).compress(15, text.as_bytes()).unwrap().to_vec();
+    let (start, end) = payload.split_at(7);
+    let read = [
+        frame(0xc1, &payload),
+        frame(0x41, start),
+        fin(Opcode::Ping, b""),
+        fin(Opcode::Continuation, end),
+        fin(Opcode::Text, b"plain"),
+        frame(0xc2, b"\x00"),
+    ]
+    .concat();
+    let expected = [
+        Seen::Text(text.clone()),
+        Seen::Ping(Vec::new()),
+        Seen::Text(text),
+        Seen::Text("plain".into()),
+        Seen::Binary(Vec::new()),
+    ];
+    let mut peer = Peer::new();
+    peer.connection = Connection::new(Some(Agreed::DEFAULT));
+    assert_eq!(peer.feed(&read), (expected.into_iter().collect(), None));
+}
+
+#[test]
+fn only_the_first_frame_of_a_message_says_that_it_is_compressed() {
+    for unlawful in [&[0xc9][..], &[0xc8], &[0xe1], &[0x91]] {
+        let mut peer = Peer::new();
+        peer.connection = Connection::new(Some(Agreed::DEFAULT));
+        assert_eq!(peer.violation(unlawful), Some(Violation::ReservedBits), "{unlawful:x?}");
+    }
+    let mut peer = Peer::new();
+    peer.connection = Connection::new(Some(Agreed::DEFAULT));
+    assert_eq!(peer.violation(&frame(0x41, b"\x00")), None);
+    assert_eq!(peer.violation(&[0xc0]), Some(Violation::ReservedBits));
+}
+
+#[test]
+fn a_compressed_message_keeps_both_limits() {
+    let limits = Limits { message_bytes_max: 1000, frame_bytes_max: 1000, fragments_max: 10 };
+    let payload = deflate::Deflater::new(6).compress(15, &[b'a'; 1001]).unwrap().to_vec();
+    let mut peer = Peer::limited(limits);
+    peer.connection = Connection::new(Some(Agreed::DEFAULT));
+    assert_eq!(peer.violation(&frame(0xc2, &payload)), Some(Violation::MessageTooBig));
+    let mut peer = Peer::limited(limits);
+    peer.connection = Connection::new(Some(Agreed::DEFAULT));
+    assert_eq!(peer.violation(&frame(0x42, &[0; 600])), None);
+    assert_eq!(peer.violation(&frame(0x00, &[0; 401])[..8]), Some(Violation::MessageTooBig));
 }

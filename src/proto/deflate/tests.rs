@@ -1,0 +1,199 @@
+use httparse::Header;
+
+use super::*;
+
+fn agreed(value: &str) -> Option<String> {
+    let headers = [Header { name: "Sec-WebSocket-Extensions", value: value.as_bytes() }];
+    negotiate(Offers::new(&headers)).map(|agreed| {
+        let mut out = Vec::new();
+        agreed.append_to(&mut out);
+        let answer = String::from_utf8(out).unwrap();
+        let always = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        answer.strip_prefix(always).expect("both, always").to_owned()
+    })
+}
+
+#[test]
+fn offers_are_accepted_with_what_the_answer_must_say() {
+    for (offer, answer) in [
+        ("permessage-deflate", ""),
+        ("permessage-deflate; client_max_window_bits", ""),
+        ("permessage-deflate; client_max_window_bits=10", ""),
+        ("permessage-deflate; client_max_window_bits=8", ""),
+        ("Permessage-Deflate; Server_No_Context_Takeover; client_no_context_takeover", ""),
+        ("permessage-deflate; server_max_window_bits=15", "; server_max_window_bits=15"),
+        ("permessage-deflate; server_max_window_bits=\"10\"", "; server_max_window_bits=10"),
+        ("permessage-deflate; server_max_window_bits=9", "; server_max_window_bits=9"),
+        ("x-webkit-deflate-frame, permessage-deflate", ""),
+        ("permessage-deflate; server_max_window_bits=8, permessage-deflate", ""),
+        ("permessage-deflate; unknown, permessage-deflate; server_max_window_bits=12", "; server_max_window_bits=12"),
+    ] {
+        assert_eq!(agreed(offer).as_deref(), Some(answer), "{offer}");
+    }
+}
+
+#[test]
+fn offers_that_cannot_be_kept_are_declined() {
+    for offer in [
+        "",
+        "permessage-bzip2",
+        "permessage-deflate; unknown",
+        "permessage-deflate; server_no_context_takeover=1",
+        "permessage-deflate; client_no_context_takeover=true",
+        "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
+        "permessage-deflate; server_max_window_bits",
+        "permessage-deflate; server_max_window_bits=7",
+        "permessage-deflate; server_max_window_bits=8",
+        "permessage-deflate; server_max_window_bits=16",
+        "permessage-deflate; server_max_window_bits=010",
+        "permessage-deflate; server_max_window_bits=1x",
+        "permessage-deflate; server_max_window_bits=100",
+        "permessage-deflate; server_max_window_bits=10; server_max_window_bits=10",
+        "permessage-deflate; client_max_window_bits=0",
+        "permessage-deflate; client_max_window_bits=16",
+        "permessage-deflate; client_max_window_bits; client_max_window_bits=10",
+    ] {
+        assert_eq!(agreed(offer), None, "{offer}");
+    }
+}
+
+fn inflate(compressed: &[u8]) -> Result<Vec<u8>, Violation> {
+    Inflater::new().inflate(MessageKind::Binary, compressed, 1 << 20).map(Payload::into_vec)
+}
+
+#[test]
+fn the_examples_of_rfc_7692_inflate() {
+    for compressed in [
+        // 7.2.3.1, 7.2.3.3, 7.2.3.4, 7.2.3.5; and the last without the padding that it wants.
+        &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
+        &[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00],
+        &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00],
+        &[0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00],
+        &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00],
+    ] {
+        assert_eq!(inflate(compressed), Ok(b"Hello".to_vec()), "{compressed:x?}");
+    }
+    assert_eq!(inflate(&[0x00]), Ok(Vec::new()), "7.2.3.6");
+}
+
+/// Bytes that compress somewhat: words drawn by a small generator.
+fn sample(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut out = Vec::new();
+    while out.len() < bytes {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let word = ["push ", "ring ", "channel=", "42,", "κόσμε ", "{\"id\":"][(state >> 33) as usize % 6];
+        out.extend(word.as_bytes());
+    }
+    out.truncate(bytes);
+    out
+}
+
+#[test]
+fn what_is_compressed_inflates_for_every_window_and_nothing_stays_behind() {
+    let mut deflater = Deflater::new(6);
+    let mut inflater = Inflater::new();
+    for window_bits in WINDOW_BITS_MIN..=WINDOW_BITS_MAX {
+        for bytes in [50, 600, 5_000, 100_000, 300_000, 60] {
+            let message = sample(bytes, u64::from(window_bits));
+            let once = deflater.compress(window_bits, &message).expect("it compresses").to_vec();
+            assert_eq!(deflater.compress(window_bits, &message), Some(&once[..]), "no context is taken over");
+            let inflated = inflater.inflate(MessageKind::Binary, &once, bytes).unwrap().into_vec();
+            assert_eq!(inflated, message, "{window_bits} bits, {bytes} bytes");
+            // A client that agreed on this window has no larger one.
+            let mut small = Decompress::new_with_window_bits(false, window_bits);
+            let mut out = Vec::with_capacity(bytes);
+            small.decompress_vec(&[&once[..], &CUT_TAIL].concat(), &mut out, FlushDecompress::Sync).unwrap();
+            assert_eq!(out, message);
+        }
+    }
+}
+
+#[test]
+fn every_level_round_trips() {
+    for level in 1..=9 {
+        let message = sample(20_000, 3);
+        let compressed = Deflater::new(level).compress(15, &message).expect("it compresses").to_vec();
+        assert_eq!(inflate(&compressed), Ok(message));
+    }
+}
+
+#[test]
+fn what_does_not_get_smaller_goes_as_it_is() {
+    let mut deflater = Deflater::new(1);
+    let mut state = 1u32;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+    .take(100_000)
+    .collect();
+    for message in [&b""[..], b"a", b"Hello", &noise] {
+        assert_eq!(deflater.compress(15, message), None);
+    }
+}
+
+#[test]
+fn a_bomb_costs_at_most_the_limit() {
+    let bomb = vec![0; 16 << 20];
+    let compressed = Deflater::new(9).compress(15, &bomb).unwrap().to_vec();
+    assert!(compressed.len() < 1 << 15);
+    let mut inflater = Inflater::new();
+    for limit in [0, 1, 4096, 65_536, 1 << 20] {
+        let refused = inflater.inflate(MessageKind::Binary, &compressed, limit).map(|payload| payload.len());
+        assert_eq!(refused, Err(Violation::MessageTooBig));
+        assert!(inflater.out.capacity() <= LENT_BYTES_MAX);
+        let exact = Deflater::new(9).compress(15, &bomb[..limit.max(100)]).unwrap().to_vec();
+        let taken = inflater.inflate(MessageKind::Binary, &exact, limit).map(|payload| payload.len());
+        assert_eq!(taken, if limit < 100 { Err(Violation::MessageTooBig) } else { Ok(limit) });
+    }
+}
+
+#[test]
+fn what_is_reserved_follows_what_came_out() {
+    let compressed = Deflater::new(9).compress(15, &vec![0; 1 << 20]).unwrap().to_vec();
+    let mut inflater = Inflater::new();
+    let Payload::Owned(inflated) = inflater.inflate(MessageKind::Binary, &compressed, 16 << 20).unwrap() else {
+        panic!("a large message is given away");
+    };
+    assert!(inflated.capacity() <= 2 * inflated.len());
+    assert_eq!(inflater.out.capacity(), 0);
+}
+
+#[test]
+fn text_is_checked_as_it_comes_out() {
+    let mut deflater = Deflater::new(6);
+    let mut text = vec![b'a'; 500_000];
+    text[1000] = 0xff;
+    let compressed = deflater.compress(15, &text).unwrap().to_vec();
+    let mut inflater = Inflater::new();
+    let refused = inflater.inflate(MessageKind::Text, &compressed, 400_000).map(|payload| payload.len());
+    assert_eq!(refused, Err(Violation::TextNotUtf8), "before the size is");
+    text.truncate(900);
+    text.push(0xc3);
+    let compressed = deflater.compress(15, &text).unwrap();
+    assert_eq!(inflater.inflate(MessageKind::Text, compressed, 4096), Err(Violation::TextNotUtf8));
+    text.push(0xa9);
+    let compressed = deflater.compress(15, &text).unwrap();
+    assert_eq!(inflater.inflate(MessageKind::Text, compressed, 4096).map(Payload::into_vec), Ok(text));
+}
+
+#[test]
+fn what_is_no_deflate_or_cut_short_is_refused() {
+    assert_eq!(inflate(&[0x07]), Err(Violation::NotDeflate), "block type 3");
+    assert_eq!(inflate(&[0xff; 20]), Err(Violation::NotDeflate));
+    let message = sample(5_000, 9);
+    let compressed = Deflater::new(6).compress(15, &message).unwrap().to_vec();
+    for cut in 1..compressed.len() - 1 {
+        assert_ne!(inflate(&compressed[..cut]), Ok(message.clone()), "cut at {cut}");
+    }
+    // A stored block that declares more than comes: without the check it would swallow the tail and pass.
+    assert_eq!(inflate(&[0x00, 0x20, 0x00, 0xdf, 0xff, b'a']), Err(Violation::NotDeflate));
+}
+
+#[test]
+fn last_blocks_without_end_are_refused() {
+    let empty_last_block = [0x03, 0x00];
+    assert_eq!(inflate(&empty_last_block.repeat(STREAMS_MAX)), Ok(Vec::new()));
+    assert_eq!(inflate(&empty_last_block.repeat(STREAMS_MAX + 1)), Err(Violation::NotDeflate));
+}
