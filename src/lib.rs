@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod channel;
+pub mod demo;
 pub mod driver;
 pub mod gateway;
 pub mod http;

@@ -1,0 +1,108 @@
+//! The demo processes: small, typed-batch users of the embedding API that tools and tests talk to as well.
+//!
+//! - `echo:pushring:sys` sends each message back to its sender, same type, same bytes.
+//! - `relay:pushring:sys` sends each message to every other channel of the process, with one push.
+//! - `unicast:pushring:sys` tells each client its channel id as Text `{"channel_id":N}`, and passes a Binary message
+//!   that begins with a little-endian channel id on to that channel.
+//!
+//! All are bound open at `/PROCESS_ID/`, take registered channels too, and lose nothing: they wait for room in the shards'
+//! inboxes, which drain at CPU speed. Each runs on a thread of its own until the broker stops.
+
+use crate::broker::{AttachError, AttachOptions, Audience, BindPathError, Delivery, Event, Handle, Message, Process};
+use crate::broker::{PushError, RecvError};
+use crate::channel::ChannelId;
+use crate::proto::MessageKind;
+use bytes::Bytes;
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Why a demo process did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// Its id is taken, or the broker has stopped.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The broker has stopped.
+    #[error(transparent)]
+    Bind(#[from] BindPathError),
+    /// No thread.
+    #[error("no thread for a demo process: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Starts all demo processes.
+///
+/// # Errors
+/// See [`DemoError`]; those that did start end with the broker.
+pub fn start(broker: &Handle) -> Result<Vec<JoinHandle<()>>, DemoError> {
+    Ok(vec![
+        spawn(broker, "echo:pushring:sys", echo)?,
+        spawn(broker, "relay:pushring:sys", relay)?,
+        spawn(broker, "unicast:pushring:sys", unicast)?,
+    ])
+}
+
+type OnEvent = fn(&Process, Event) -> Result<(), PushError>;
+
+fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>, DemoError> {
+    let id = id.parse().expect("the ids of this file are valid");
+    let process = broker.process(id, AttachOptions::default())?;
+    process.bind("/", Default::default())?;
+    let name = process.id().process().to_owned();
+    Ok(thread::Builder::new().name(name).spawn(move || run(&process, on_event))?)
+}
+
+/// Handles events until the broker stops.
+fn run(process: &Process, on_event: OnEvent) {
+    let mut events = Vec::new();
+    loop {
+        match process.recv_batch(&mut events, Duration::from_secs(3600)) {
+            Ok(()) | Err(RecvError::Timeout) => {}
+            Err(RecvError::Stopped) => return,
+        }
+        for event in events.drain(..) {
+            // The only error is that the broker has stopped.
+            if on_event(process, event).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn echo(process: &Process, event: Event) -> Result<(), PushError> {
+    match event {
+        Event::Message { channel, kind, payload } => process.push_wait(channel, received(kind, payload)),
+        _ => Ok(()),
+    }
+}
+
+fn relay(process: &Process, event: Event) -> Result<(), PushError> {
+    match event {
+        Event::Message { channel, kind, payload } => {
+            process.push_many_wait(Audience::Process, &[channel], received(kind, payload), Delivery::default())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unicast(process: &Process, event: Event) -> Result<(), PushError> {
+    match event {
+        Event::Opened(opened) => {
+            process.push_wait(opened.channel, Message::text(format!("{{\"channel_id\":{}}}", opened.channel)))
+        }
+        Event::Message { kind: MessageKind::Binary, payload, .. } => match payload.first_chunk() {
+            Some(id) => {
+                let channel = ChannelId::new(u32::from_le_bytes(*id));
+                process.push_wait(channel, Message::binary(payload.slice(4..)))
+            }
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// What a client sent, to be sent on as it is.
+fn received(kind: MessageKind, payload: Bytes) -> Message {
+    Message::of_kind(kind, payload).expect("a received text message is UTF-8")
+}
