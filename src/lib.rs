@@ -5,6 +5,7 @@ pub mod driver;
 pub mod gateway;
 pub mod http;
 pub mod inbox;
+pub mod node;
 pub mod process_id;
 pub mod proto;
 pub mod shard;
