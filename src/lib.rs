@@ -7,5 +7,6 @@ pub mod http;
 pub mod inbox;
 pub mod node;
 pub mod process_id;
+pub mod process_lib;
 pub mod proto;
 pub mod shard;
