@@ -1,25 +1,58 @@
 //! The body of a received message. One that came from the server's own broker is written as JSON only when somebody
 //! reads it: writing and parsing a body costs more than handing on a message.
 
-use crate::node::HttpServerRequest;
+use crate::node::{HttpServerRequest, WsMessageType};
 use std::{fmt, ops::Deref, sync::OnceLock};
 
 /// The bytes of a message's body. Reads as `&[u8]`.
 #[derive(Clone)]
 pub struct Body {
-    event: Option<HttpServerRequest>,
+    unwritten: Unwritten,
     bytes: OnceLock<Vec<u8>>,
+}
+
+/// What the JSON is to say. The frequent events are kept in place; the large ones, which also are rare, in a box.
+#[derive(Clone)]
+enum Unwritten {
+    Nothing,
+    Push { channel_id: u32, message_type: WsMessageType },
+    Other(Box<HttpServerRequest>),
+}
+
+impl Unwritten {
+    fn event(&self) -> Option<HttpServerRequest> {
+        match self {
+            Self::Nothing => None,
+            Self::Push { channel_id, message_type } => {
+                Some(HttpServerRequest::WebSocketPush { channel_id: *channel_id, message_type: *message_type })
+            }
+            Self::Other(event) => Some((**event).clone()),
+        }
+    }
+
+    fn write(&self) -> Vec<u8> {
+        match self {
+            Self::Other(event) => event.to_bytes(),
+            unwritten => unwritten.event().map(|event| event.to_bytes()).unwrap_or_default(),
+        }
+    }
 }
 
 impl Body {
     /// A body whose JSON is written when it is first read.
     pub fn from_event(event: HttpServerRequest) -> Self {
-        Self { event: Some(event), bytes: OnceLock::new() }
+        let unwritten = match event {
+            HttpServerRequest::WebSocketPush { channel_id, message_type } => {
+                Unwritten::Push { channel_id, message_type }
+            }
+            other => Unwritten::Other(Box::new(other)),
+        };
+        Self { unwritten, bytes: OnceLock::new() }
     }
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        self.bytes.get_or_init(|| self.event.as_ref().map(HttpServerRequest::to_bytes).unwrap_or_default())
+        self.bytes.get_or_init(|| self.unwritten.write())
     }
 
     /// What the HTTP server says in this body, without a detour through JSON where none was made.
@@ -27,8 +60,8 @@ impl Body {
     /// # Errors
     /// When the body is not the JSON of an [`HttpServerRequest`].
     pub fn http_server_request(&self) -> serde_json::Result<HttpServerRequest> {
-        match &self.event {
-            Some(event) => Ok(event.clone()),
+        match self.unwritten.event() {
+            Some(event) => Ok(event),
             None => HttpServerRequest::from_bytes(self.as_slice()),
         }
     }
@@ -36,16 +69,13 @@ impl Body {
 
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { event: None, bytes: OnceLock::from(bytes) }
+        Self { unwritten: Unwritten::Nothing, bytes: OnceLock::from(bytes) }
     }
 }
 
 impl From<Body> for Vec<u8> {
     fn from(body: Body) -> Self {
-        match body.bytes.into_inner() {
-            Some(bytes) => bytes,
-            None => body.event.map(|event| event.to_bytes()).unwrap_or_default(),
-        }
+        body.bytes.into_inner().unwrap_or_else(|| body.unwritten.write())
     }
 }
 
@@ -65,7 +95,7 @@ impl PartialEq for Body {
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.event {
+        match self.unwritten.event() {
             Some(event) => event.fmt(f),
             None => write!(f, "{} bytes", self.len()),
         }
