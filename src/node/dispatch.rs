@@ -6,12 +6,12 @@
 //! knows neither channels nor routes nor clocks.
 
 use super::action::{HttpServerAction, WsMessageType};
-use super::dialect::Dialect;
 use super::error::{HttpServerError, PushCounts};
 use super::extension::WebSocketExtPushData;
 use super::identity::{Address, OUR, http_server_process};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
 use crate::channel::ChannelId;
+use crate::gateway::Dialect;
 
 /// RFC 6455, section 5.5: the payload of a control frame.
 const CONTROL_BYTES_MAX: usize = 125;

@@ -5,11 +5,11 @@
 //! randomness. Blobs are moved.
 
 use super::action::{MessageType, WsMessageType};
-use super::dialect::Dialect;
 use super::extension::{self, ExtensionFrame};
 use super::identity::{Address, OUR, http_server_process};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Request, Response};
 use super::request::{HttpServerRequest, IncomingHttpRequest};
+use crate::gateway::Dialect;
 use crate::{channel::ChannelId, process_id::ProcessId};
 use std::net::SocketAddr;
 

@@ -14,7 +14,6 @@
 //! ```
 
 mod action;
-mod dialect;
 mod dispatch;
 mod error;
 mod events;
@@ -25,9 +24,9 @@ mod registration;
 mod request;
 mod rpc;
 
+pub use crate::gateway::Dialect;
 pub use crate::process_id::{ParseProcessIdError, ProcessId};
 pub use action::{HttpServerAction, MessageType, WsMessageType};
-pub use dialect::Dialect;
 pub use dispatch::{Action, ActionRequest, Audience, Inbound, Reply, dispatch};
 pub use error::{HttpServerError, PushCounts};
 pub use events::Events;
