@@ -7,6 +7,8 @@ pub mod driver;
 pub mod gateway;
 pub mod http;
 pub mod inbox;
+pub mod node;
 pub mod process_id;
+pub mod process_lib;
 pub mod proto;
 pub mod shard;

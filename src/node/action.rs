@@ -1,0 +1,161 @@
+//! What a process asks of the HTTP server (node contract, section 3), as JSON.
+//!
+//! Unknown fields are ignored and unknown variants refused, as nodes do. Whether an action makes sense is decided in
+//! `dispatch`; this file only knows shapes.
+
+use super::extension;
+use serde::{Deserialize, Serialize};
+
+/// The types of WebSocket message that a push can have or that a client can send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum WsMessageType {
+    /// UTF-8 text.
+    Text,
+    /// Any bytes.
+    Binary,
+    /// A ping, 125 bytes at most.
+    Ping,
+    /// A pong, 125 bytes at most.
+    Pong,
+    /// Received: the client's close, with its reason as blob. Sent: closes the channel.
+    Close,
+}
+
+/// Whether an extension's frame is a request or a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MessageType {
+    /// A request.
+    Request,
+    /// A response to the request of the same id.
+    Response,
+}
+
+/// The body of a request to `http-server:distro:sys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HttpServerAction {
+    /// Binds an HTTP path; with `cache` the blob is served to every GET.
+    Bind {
+        /// The path, below the process id.
+        path: String,
+        /// Whether a valid login cookie is needed.
+        authenticated: bool,
+        /// Whether only loopback clients are served.
+        local_only: bool,
+        /// Whether the blob is served instead of asking the process.
+        cache: bool,
+    },
+    /// As `Bind`, from the process' own subdomain only and always authenticated.
+    SecureBind {
+        /// The path, below the process id.
+        path: String,
+        /// Whether the blob is served instead of asking the process.
+        cache: bool,
+    },
+    /// Unbinds an HTTP path.
+    Unbind {
+        /// The path, as it was bound.
+        path: String,
+    },
+    /// Binds a WebSocket path: connections to it open channels of the process.
+    WebSocketBind {
+        /// The path, below the process id.
+        path: String,
+        /// Whether a valid login cookie is needed.
+        authenticated: bool,
+        /// Whether the clients are extensions, on loopback, that speak MessagePack.
+        extension: bool,
+    },
+    /// As `WebSocketBind`, from the process' own subdomain only and always authenticated.
+    WebSocketSecureBind {
+        /// The path, below the process id.
+        path: String,
+        /// Whether the clients are extensions.
+        extension: bool,
+    },
+    /// Unbinds a WebSocket path.
+    WebSocketUnbind {
+        /// The path, as it was bound.
+        path: String,
+    },
+    /// Only ever sent by the server; refused.
+    WebSocketOpen {
+        /// The path of the channel.
+        path: String,
+        /// The channel.
+        channel_id: u32,
+    },
+    /// Sends the blob to a channel as one frame.
+    WebSocketPush {
+        /// The channel.
+        channel_id: u32,
+        /// The type of the frame.
+        message_type: WsMessageType,
+    },
+    /// Wraps the blob in [`extension::WebSocketExtPushData`] and sends it to an extension's channel.
+    WebSocketExtPushOutgoing {
+        /// The channel.
+        channel_id: u32,
+        /// Must be Binary.
+        message_type: WsMessageType,
+        /// What the extension's reply shall be.
+        desired_reply_type: MessageType,
+    },
+    /// Only ever exchanged with extensions; refused in a request.
+    WebSocketExtPushData {
+        /// The id of the KernelMessage that it belongs to.
+        id: u64,
+        /// Request or Response; the name of the field depends on the dialect.
+        #[serde(alias = "hyperware_message_type")]
+        kinode_message_type: MessageType,
+        /// The payload.
+        #[serde(with = "extension::byte_array")]
+        blob: Vec<u8>,
+    },
+    /// Closes a channel of the process.
+    WebSocketClose(u32),
+    /// Sends the blob to each listed channel as one frame, encoded once. Text, Binary, Ping or Pong.
+    WebSocketPushMany {
+        /// The channels.
+        channel_ids: Vec<u32>,
+        /// The type of the frame.
+        message_type: WsMessageType,
+    },
+    /// Sends the blob to every channel that was opened on `path`, encoded once. Text, Binary, Ping or Pong.
+    WebSocketBroadcast {
+        /// The path, as it was bound; registered channels are on `/`.
+        path: String,
+        /// The type of the frame.
+        message_type: WsMessageType,
+        /// Channels to leave out.
+        #[serde(default)]
+        except: Vec<u32>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_additive_actions_have_these_shapes() {
+        for text in [
+            r#"{"WebSocketPushMany":{"channel_ids":[7,8],"message_type":"Text"}}"#,
+            r#"{"WebSocketBroadcast":{"path":"/","message_type":"Binary","except":[7]}}"#,
+        ] {
+            let action: HttpServerAction = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&action).unwrap(), text);
+        }
+        let short = r#"{"WebSocketBroadcast":{"path":"/","message_type":"Text"}}"#;
+        let action: HttpServerAction = serde_json::from_str(short).unwrap();
+        assert!(matches!(action, HttpServerAction::WebSocketBroadcast { except, .. } if except.is_empty()));
+    }
+
+    #[test]
+    fn both_dialects_name_the_extension_field() {
+        for name in ["kinode_message_type", "hyperware_message_type"] {
+            let text = format!(r#"{{"WebSocketExtPushData":{{"id":1,"{name}":"Request","blob":[1,255]}}}}"#);
+            let action: HttpServerAction = serde_json::from_str(&text).unwrap();
+            assert!(matches!(action, HttpServerAction::WebSocketExtPushData { blob, .. } if blob == [1, 255]));
+        }
+    }
+}

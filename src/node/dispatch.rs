@@ -1,0 +1,325 @@
+//! A message of a node to the HTTP server → what to do, and what to answer (node contract, section 3).
+//!
+//! All that can be judged without the broker is judged here: does the body parse, is there a blob, may the source bind,
+//! does the payload fit its frame. What is left is one [`Action`], its requester and a [`Reply`]: a refusal is answered
+//! at once even if nobody asked, success only when somebody did. Blobs are moved, never copied. Holds no state and
+//! knows neither channels nor routes nor clocks.
+
+use super::action::{HttpServerAction, WsMessageType};
+use super::error::{HttpServerError, PushCounts};
+use super::extension::WebSocketExtPushData;
+use super::identity::{Address, OUR, http_server_process};
+use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
+use crate::channel::ChannelId;
+use crate::gateway::Dialect;
+
+/// RFC 6455, section 5.5: the payload of a control frame.
+const CONTROL_BYTES_MAX: usize = 125;
+
+/// What a message to the HTTP server is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// A process' answer to an HTTP request or RPC call of this id. It counts only if `source` is who was asked.
+    Response {
+        /// The id of the request that it answers.
+        id: u64,
+        /// Who answers.
+        source: Address,
+        /// The answer.
+        response: Response,
+        /// Its blob.
+        blob: Option<LazyLoadBlob>,
+    },
+    /// An action to perform.
+    Action(ActionRequest),
+    /// Nothing to do but to send this answer.
+    Refused(KernelMessage),
+}
+
+/// An action, who asks for it, and how to answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ActionRequest {
+    /// Node and process that ask; the node is spelled out, never `our`. Both decide who owns a channel.
+    pub requester: Address,
+    /// What is asked.
+    pub action: Action,
+    /// How to answer.
+    pub reply: Reply,
+}
+
+/// An action that was found well-formed. Paths are as the process gave them, still without its id.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Bind an HTTP path of the requester.
+    BindHttp {
+        /// The path.
+        path: String,
+        /// What to serve; none: ask the process.
+        content: Option<LazyLoadBlob>,
+        /// Whether a token is needed.
+        authenticated: bool,
+        /// Whether only loopback clients are served.
+        local_only: bool,
+        /// Whether only the process' own subdomain serves it.
+        secure: bool,
+    },
+    /// Unbind an HTTP path of the requester.
+    UnbindHttp {
+        /// The path.
+        path: String,
+    },
+    /// Bind a WebSocket path of the requester.
+    BindWebSocket {
+        /// The path.
+        path: String,
+        /// Whether a token is needed.
+        authenticated: bool,
+        /// Whether the clients are extensions.
+        extension: bool,
+        /// Whether only the process' own subdomain serves it.
+        secure: bool,
+    },
+    /// Unbind a WebSocket path of the requester; its open channels live on.
+    UnbindWebSocket {
+        /// The path.
+        path: String,
+    },
+    /// Send one frame to one channel of the requester. `bytes` is valid UTF-8 if the type is Text, and fits its frame.
+    Push {
+        /// The channel.
+        channel: ChannelId,
+        /// Never Close.
+        message_type: WsMessageType,
+        /// The payload.
+        bytes: Vec<u8>,
+    },
+    /// Send one frame to many channels of the requester; the rest as in `Push`.
+    PushMany {
+        /// Which channels.
+        audience: Audience,
+        /// Never Close.
+        message_type: WsMessageType,
+        /// The payload.
+        bytes: Vec<u8>,
+    },
+    /// Close a channel of the requester. An unknown channel is closed already: that succeeds.
+    Close {
+        /// The channel.
+        channel: ChannelId,
+    },
+}
+
+/// To whom a push to many goes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// These channels.
+    Channels(Vec<ChannelId>),
+    /// Every channel of the requester that was opened on this path.
+    Path {
+        /// The path, as it was bound.
+        path: String,
+        /// Channels to leave out.
+        except: Vec<ChannelId>,
+    },
+}
+
+/// Who gets an answer to one request, and when.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reply {
+    id: u64,
+    source: Address,
+    /// Who hears of success; none: nobody asked.
+    on_success: Option<Address>,
+}
+
+impl Reply {
+    /// The id of the request.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether somebody wants to hear of success, so that it pays to ask for the outcome.
+    pub fn wants_success(&self) -> bool {
+        self.on_success.is_some()
+    }
+
+    /// The answer to a refused action: always sent, and to the source, whoever else would hear of success.
+    pub fn refused(self, error: HttpServerError) -> KernelMessage {
+        answer(self.id, self.source, &Err::<(), _>(error))
+    }
+
+    /// The answer to an action that was done, if somebody asked.
+    pub fn done(self) -> Option<KernelMessage> {
+        Some(answer(self.id, self.on_success?, &Ok::<_, HttpServerError>(())))
+    }
+
+    /// The answer to a push to many, if somebody asked.
+    pub fn counted(self, counts: PushCounts) -> Option<KernelMessage> {
+        Some(answer(self.id, self.on_success?, &Ok::<_, HttpServerError>(counts)))
+    }
+}
+
+fn answer<T: serde::Serialize>(id: u64, target: Address, result: &Result<T, HttpServerError>) -> KernelMessage {
+    let body = serde_json::to_vec(result).expect("keys are strings and the writer is memory");
+    KernelMessage {
+        id,
+        source: Address::new(OUR, http_server_process()),
+        target,
+        rsvp: None,
+        message: Message::Response((Response { body, ..Response::default() }, None)),
+        lazy_load_blob: None,
+    }
+}
+
+/// Judges one message that the kernel handed to the HTTP server of `our_node`.
+pub fn dispatch(message: KernelMessage, our_node: &str, dialect: Dialect) -> Inbound {
+    let KernelMessage { id, source, rsvp, message, lazy_load_blob: blob, .. } = message;
+    let request = match message {
+        Message::Response((response, _)) => return Inbound::Response { id, source, response, blob },
+        Message::Request(request) => request,
+    };
+    let mut requester = source.clone();
+    if requester.node == OUR {
+        requester.node = our_node.to_string();
+    }
+    let asked = rsvp.is_some() || request.expects_response.is_some();
+    let on_success = asked.then(|| rsvp.unwrap_or_else(|| source.clone()));
+    let mut reply = Reply { id, source, on_success };
+    let judged = match serde_json::from_slice(&request.body) {
+        Ok(HttpServerAction::WebSocketExtPushOutgoing { channel_id, message_type, desired_reply_type }) => {
+            // Its answer comes from the extension, under the same id: one of ours would be taken for it.
+            reply.on_success = None;
+            extension_push(id, channel_id, message_type, desired_reply_type, blob, dialect)
+        }
+        Ok(action) => judge(action, &requester, our_node, blob),
+        Err(_) => Err(HttpServerError::MalformedRequest),
+    };
+    match judged {
+        Ok(action) => Inbound::Action(ActionRequest { requester, action, reply }),
+        Err(error) => Inbound::Refused(reply.refused(error)),
+    }
+}
+
+fn judge(
+    action: HttpServerAction,
+    requester: &Address,
+    our_node: &str,
+    blob: Option<LazyLoadBlob>,
+) -> Result<Action, HttpServerError> {
+    use HttpServerAction as Asked;
+    Ok(match action {
+        Asked::Bind { path, authenticated, local_only, cache } => {
+            may_bind(requester, our_node)?;
+            Action::BindHttp { path, content: content(cache, blob)?, authenticated, local_only, secure: false }
+        }
+        Asked::SecureBind { path, cache } => {
+            may_bind(requester, our_node)?;
+            let content = content(cache, blob)?;
+            Action::BindHttp { path, content, authenticated: true, local_only: false, secure: true }
+        }
+        Asked::WebSocketBind { path, authenticated, extension } => {
+            may_bind(requester, our_node)?;
+            Action::BindWebSocket { path, authenticated, extension, secure: false }
+        }
+        Asked::WebSocketSecureBind { path, extension } => {
+            may_bind(requester, our_node)?;
+            Action::BindWebSocket { path, authenticated: true, extension, secure: true }
+        }
+        Asked::Unbind { path } => {
+            on_our_node(requester, our_node)?;
+            Action::UnbindHttp { path }
+        }
+        Asked::WebSocketUnbind { path } => {
+            on_our_node(requester, our_node)?;
+            Action::UnbindWebSocket { path }
+        }
+        Asked::WebSocketPush { channel_id, message_type } => {
+            push(channel_id, message_type, blob.ok_or(HttpServerError::NoBlob)?)?
+        }
+        Asked::WebSocketClose(channel_id) => Action::Close { channel: ChannelId::new(channel_id) },
+        Asked::WebSocketPushMany { channel_ids, message_type } => {
+            push_many(Audience::Channels(channels(channel_ids)), message_type, blob)?
+        }
+        Asked::WebSocketBroadcast { path, message_type, except } => {
+            push_many(Audience::Path { path, except: channels(except) }, message_type, blob)?
+        }
+        Asked::WebSocketOpen { .. } | Asked::WebSocketExtPushData { .. } | Asked::WebSocketExtPushOutgoing { .. } => {
+            return Err(HttpServerError::MalformedRequest);
+        }
+    })
+}
+
+/// Paths are bound below the process id, so only a process of this node whose id fits a path may bind.
+fn may_bind(requester: &Address, our_node: &str) -> Result<(), HttpServerError> {
+    on_our_node(requester, our_node)?;
+    if requester.process.may_bind() { Ok(()) } else { Err(HttpServerError::InvalidSourceProcess) }
+}
+
+fn on_our_node(requester: &Address, our_node: &str) -> Result<(), HttpServerError> {
+    if requester.node == our_node { Ok(()) } else { Err(HttpServerError::InvalidSourceProcess) }
+}
+
+fn content(cache: bool, blob: Option<LazyLoadBlob>) -> Result<Option<LazyLoadBlob>, HttpServerError> {
+    match (cache, blob) {
+        (true, None) => Err(HttpServerError::NoBlob),
+        (true, blob) => Ok(blob),
+        (false, _) => Ok(None),
+    }
+}
+
+fn channels(ids: Vec<u32>) -> Vec<ChannelId> {
+    ids.into_iter().map(ChannelId::new).collect()
+}
+
+fn push(channel_id: u32, message_type: WsMessageType, blob: LazyLoadBlob) -> Result<Action, HttpServerError> {
+    let channel = ChannelId::new(channel_id);
+    if message_type == WsMessageType::Close {
+        return Ok(Action::Close { channel });
+    }
+    fits_frame(message_type, &blob.bytes)?;
+    Ok(Action::Push { channel, message_type, bytes: blob.bytes })
+}
+
+fn push_many(
+    audience: Audience,
+    message_type: WsMessageType,
+    blob: Option<LazyLoadBlob>,
+) -> Result<Action, HttpServerError> {
+    let bytes = blob.ok_or(HttpServerError::NoBlob)?.bytes;
+    if message_type == WsMessageType::Close {
+        return Err(HttpServerError::MalformedRequest);
+    }
+    fits_frame(message_type, &bytes)?;
+    Ok(Action::PushMany { audience, message_type, bytes })
+}
+
+fn fits_frame(message_type: WsMessageType, bytes: &[u8]) -> Result<(), HttpServerError> {
+    match message_type {
+        // RFC 6455, section 5.6: a text message is UTF-8. Rewriting the bytes would change what was said.
+        WsMessageType::Text if simdutf8::basic::from_utf8(bytes).is_err() => Err(HttpServerError::MalformedRequest),
+        WsMessageType::Ping | WsMessageType::Pong if bytes.len() > CONTROL_BYTES_MAX => {
+            Err(HttpServerError::WsPingPongTooLong)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn extension_push(
+    id: u64,
+    channel_id: u32,
+    message_type: WsMessageType,
+    desired_reply_type: super::action::MessageType,
+    blob: Option<LazyLoadBlob>,
+    dialect: Dialect,
+) -> Result<Action, HttpServerError> {
+    let blob = blob.ok_or(HttpServerError::NoBlob)?.bytes;
+    if message_type != WsMessageType::Binary {
+        return Err(HttpServerError::NoBlob); // The contract's answer, odd as it is.
+    }
+    let data = WebSocketExtPushData { id, message_type: desired_reply_type, blob };
+    Ok(Action::Push { channel: ChannelId::new(channel_id), message_type, bytes: data.encode(dialect) })
+}
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

@@ -1,0 +1,47 @@
+//! What the HTTP server answers to an action: nothing wrong, one of five refusals, or counts.
+//!
+//! The JSON of an answer is that of `Result`: `{"Ok":null}` or `{"Err":"WsChannelNotFound"}`.
+
+use serde::{Deserialize, Serialize};
+
+/// Why an action was refused. The fault is always the asking process'; nothing was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum HttpServerError {
+    /// The body is no action, or one that the server only sends, or a Text push that is not UTF-8.
+    #[error("the request is not an action that the http server performs")]
+    MalformedRequest,
+    /// The action needs a blob; or an extension push is not Binary.
+    #[error("the action needs a blob")]
+    NoBlob,
+    /// A process with such an id, or on another node, may not bind paths.
+    #[error("this process may not bind paths")]
+    InvalidSourceProcess,
+    /// The payload of a Ping or Pong is over 125 bytes (RFC 6455, section 5.5).
+    #[error("a ping or pong carries 125 bytes at most")]
+    WsPingPongTooLong,
+    /// No live channel of that id belongs to the process.
+    #[error("no channel of this id belongs to the process")]
+    WsChannelNotFound,
+}
+
+/// What became of a push to many channels, by count of channels. Bodies of the answers to `WebSocketPushMany` and
+/// `WebSocketBroadcast`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PushCounts {
+    /// Given to the socket at once.
+    pub sent: u64,
+    /// Waiting in the channel's queue.
+    pub queued: u64,
+    /// Bytes that wait in those queues.
+    pub queued_bytes: u64,
+    /// Replaced an older frame of the same key.
+    pub conflated: u64,
+    /// Dropped by the channel's policy.
+    pub dropped: u64,
+    /// The channel was closed by its policy or was closing.
+    pub closed: u64,
+    /// No such channel.
+    pub not_found: u64,
+    /// The channel belongs to another process.
+    pub not_owner: u64,
+}

@@ -1,0 +1,38 @@
+//! The contract of a Kinode or Hyperdrive node's HTTP server, `http-server:distro:sys`.
+//!
+//! Types with the serde shapes that nodes speak, and the rules between them as pure functions: [`dispatch`] judges what
+//! a process asks, [`Events`] words what a process is told, [`rpc_request`] turns an RPC call into a Request. No
+//! sockets, clocks, randomness or threads here. Must not know how channels are kept or frames are sent.
+//!
+//! ```
+//! use pushring::node::{HttpServerRequest, WsMessageType};
+//!
+//! let body = br#"{"WebSocketPush":{"channel_id":7,"message_type":"Text"}}"#;
+//! let request = HttpServerRequest::from_bytes(body)?;
+//! assert_eq!(request, HttpServerRequest::WebSocketPush { channel_id: 7, message_type: WsMessageType::Text });
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+
+mod action;
+mod dispatch;
+mod error;
+mod events;
+mod extension;
+mod identity;
+mod message;
+mod registration;
+mod request;
+mod rpc;
+
+pub use crate::gateway::Dialect;
+pub use crate::process_id::{ParseProcessIdError, ProcessId};
+pub use action::{HttpServerAction, MessageType, WsMessageType};
+pub use dispatch::{Action, ActionRequest, Audience, Inbound, Reply, dispatch};
+pub use error::{HttpServerError, PushCounts};
+pub use events::Events;
+pub use extension::WebSocketExtPushData;
+pub use identity::{Address, OUR, PackageId, ParseAddressError, http_server_process, is_http_server};
+pub use message::{Capability, Context, KernelMessage, LazyLoadBlob, Message, Request, Response};
+pub use registration::{WsRegister, WsRegisterResponse};
+pub use request::{HttpResponse, HttpServerRequest, IncomingHttpRequest};
+pub use rpc::{RpcError, RpcMessage, RpcResponseBody, rpc_request, rpc_response_body};

@@ -1,0 +1,149 @@
+//! Talking to the HTTP server: binding paths, answering HTTP requests, pushing to channels.
+
+use super::message::Message;
+use super::request::{Request, Response};
+use super::runtime;
+use crate::node::{Address, HttpServerAction, HttpServerError, OUR, http_server_process};
+use std::collections::HashMap;
+
+pub use crate::node::{
+    HttpResponse, HttpServerRequest, IncomingHttpRequest, LazyLoadBlob, WsMessageType, WsRegister, WsRegisterResponse,
+};
+
+/// Seconds within which the server is to answer an action.
+const ANSWER_TIMEOUT_S: u64 = 5;
+
+/// Pushes one message to a channel. `node` is usually `our.node`; another node's server refuses unless that channel's
+/// owner granted it. Does not wait for the client, and nothing is heard of a channel that is gone: send the action as a
+/// [`Request`] that expects a response where that matters.
+///
+/// # Errors
+/// When the process was stopped.
+///
+/// # Panics
+/// Outside of a process.
+pub fn send_ws_push(
+    node: String,
+    channel_id: u32,
+    message_type: WsMessageType,
+    blob: LazyLoadBlob,
+) -> anyhow::Result<()> {
+    Ok(runtime::with(|state| state.push(node, channel_id, message_type, blob))?)
+}
+
+/// Closes a channel of this process; it hears of the end by [`HttpServerRequest::WebSocketClose`].
+///
+/// # Errors
+/// When the channel belongs to another process or the server does not answer.
+pub fn close_ws(channel_id: u32) -> anyhow::Result<()> {
+    ask(HttpServerAction::WebSocketClose(channel_id), None)
+}
+
+/// Binds a WebSocket path: clients that connect to `/PROCESS_ID/path` open channels of this process. `authenticated`
+/// asks for the node's login cookie.
+///
+/// # Errors
+/// When the server refuses or does not answer; `encrypted` channels are not offered and never fall back to clear text.
+pub fn bind_ws_path(path: impl Into<String>, authenticated: bool, encrypted: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(!encrypted, "encrypted channels are not offered");
+    ask(HttpServerAction::WebSocketBind { path: path.into(), authenticated, extension: false }, None)
+}
+
+/// Binds a WebSocket path on the process' own subdomain, always authenticated.
+///
+/// # Errors
+/// As [`bind_ws_path`].
+pub fn secure_bind_ws_path(path: impl Into<String>, encrypted: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(!encrypted, "encrypted channels are not offered");
+    ask(HttpServerAction::WebSocketSecureBind { path: path.into(), extension: false }, None)
+}
+
+/// Binds a WebSocket path for an extension: loopback clients that speak MessagePack.
+///
+/// # Errors
+/// As [`bind_ws_path`].
+pub fn bind_ext_path(path: impl Into<String>) -> anyhow::Result<()> {
+    ask(HttpServerAction::WebSocketBind { path: path.into(), authenticated: false, extension: true }, None)
+}
+
+/// Unbinds a WebSocket path. Open channels live on.
+///
+/// # Errors
+/// When the server refuses or does not answer.
+pub fn unbind_ws_path(path: impl Into<String>) -> anyhow::Result<()> {
+    ask(HttpServerAction::WebSocketUnbind { path: path.into() }, None)
+}
+
+/// Binds an HTTP path whose requests this process answers. Segments may be parameters, `/user/:id`.
+///
+/// # Errors
+/// When the server refuses or does not answer.
+pub fn bind_http_path(path: impl Into<String>, authenticated: bool, local_only: bool) -> anyhow::Result<()> {
+    ask(HttpServerAction::Bind { path: path.into(), authenticated, local_only, cache: false }, None)
+}
+
+/// Binds an HTTP path to content that the server itself serves.
+///
+/// # Errors
+/// When the server refuses or does not answer.
+pub fn bind_http_static_path(
+    path: impl Into<String>,
+    authenticated: bool,
+    local_only: bool,
+    content_type: Option<String>,
+    content: Vec<u8>,
+) -> anyhow::Result<()> {
+    let blob = LazyLoadBlob { mime: content_type, bytes: content };
+    ask(HttpServerAction::Bind { path: path.into(), authenticated, local_only, cache: true }, Some(blob))
+}
+
+/// Binds an HTTP path on the process' own subdomain, always authenticated.
+///
+/// # Errors
+/// When the server refuses or does not answer.
+pub fn secure_bind_http_path(path: impl Into<String>) -> anyhow::Result<()> {
+    ask(HttpServerAction::SecureBind { path: path.into(), cache: false }, None)
+}
+
+/// Binds an HTTP path on the process' own subdomain to content that the server itself serves.
+///
+/// # Errors
+/// When the server refuses or does not answer.
+pub fn secure_bind_http_static_path(
+    path: impl Into<String>,
+    content_type: Option<String>,
+    content: Vec<u8>,
+) -> anyhow::Result<()> {
+    let blob = LazyLoadBlob { mime: content_type, bytes: content };
+    ask(HttpServerAction::SecureBind { path: path.into(), cache: true }, Some(blob))
+}
+
+/// Unbinds an HTTP path.
+///
+/// # Errors
+/// When the server refuses or does not answer.
+pub fn unbind_http_path(path: impl Into<String>) -> anyhow::Result<()> {
+    ask(HttpServerAction::Unbind { path: path.into() }, None)
+}
+
+/// Answers the HTTP request received last. `status` is a number or the `StatusCode` of the `http` crate.
+///
+/// # Errors
+/// When there is no request to answer or the process was stopped.
+pub fn send_response(
+    status: impl Into<u16>,
+    headers: Option<HashMap<String, String>>,
+    body: Vec<u8>,
+) -> anyhow::Result<()> {
+    let response = HttpResponse { status: status.into(), headers: headers.unwrap_or_default() };
+    Response::new().body(response.to_bytes()).blob_bytes(body).send()
+}
+
+/// Sends an action and waits for the server's answer.
+fn ask(action: HttpServerAction, blob: Option<LazyLoadBlob>) -> anyhow::Result<()> {
+    let mut request = Request::to(Address::new(OUR, http_server_process())).body(serde_json::to_vec(&action)?);
+    request.blob = blob;
+    let answer: Message = request.send_and_await_response(ANSWER_TIMEOUT_S)??;
+    let result: Result<(), HttpServerError> = serde_json::from_slice(answer.body())?;
+    Ok(result?)
+}

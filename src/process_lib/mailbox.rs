@@ -1,0 +1,38 @@
+//! A backend over two queues of KernelMessages: for processes under a kernel in the same program, and for tests.
+
+use super::backend::{Backend, Delivery, Stopped};
+use crate::node::KernelMessage;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::time::Instant;
+
+/// Sends to one queue and receives from another. The process is stopped when the other ends of both are gone.
+#[derive(Debug)]
+pub struct Mailbox {
+    to_kernel: Sender<KernelMessage>,
+    from_kernel: Receiver<KernelMessage>,
+}
+
+impl Mailbox {
+    /// A mailbox between these queues. The kernel should bound the first; sending waits for room in it.
+    pub fn new(to_kernel: Sender<KernelMessage>, from_kernel: Receiver<KernelMessage>) -> Self {
+        Self { to_kernel, from_kernel }
+    }
+}
+
+impl Backend for Mailbox {
+    fn send(&mut self, message: KernelMessage) -> Result<(), Stopped> {
+        self.to_kernel.send(message).map_err(|_| Stopped)
+    }
+
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, Stopped> {
+        let received = match deadline {
+            None => self.from_kernel.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(deadline) => self.from_kernel.recv_deadline(deadline),
+        };
+        match received {
+            Ok(message) => Ok(Some(message.into())),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Stopped),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What a process author writes against: the names and signatures of the Kinode process library, on a plain thread.
+//!
+//! A process is a function that runs on its own thread, receives messages and sends requests and responses. Where they
+//! come from and go to is a [`Backend`]'s business, so the same process runs inside the broker's program or beside it.
+//! Knows nothing of shards, sockets or routes.
+//!
+//! ```
+//! use pushring::process_lib::{self, HttpServerRequest, LazyLoadBlob, Mailbox, WsMessageType};
+//! use pushring::process_lib::{await_message, get_blob, send_ws_push};
+//!
+//! // A process that sends each message back to its client.
+//! fn echo(our: process_lib::Address) {
+//!     loop {
+//!         let Ok(message) = await_message() else { continue };
+//!         let Ok(HttpServerRequest::WebSocketPush { channel_id, message_type }) =
+//!             HttpServerRequest::from_bytes(message.body())
+//!         else {
+//!             continue;
+//!         };
+//!         let blob = get_blob().unwrap_or_default();
+//!         if send_ws_push(our.node.clone(), channel_id, message_type, blob).is_err() {
+//!             return;
+//!         }
+//!     }
+//! }
+//!
+//! # use pushring::node::{Dialect, Events};
+//! let (to_kernel, from_process) = crossbeam_channel::bounded(16);
+//! let (to_process, from_kernel) = crossbeam_channel::bounded(16);
+//! let our: process_lib::Address = "alice.os@echo:echo:template.os".parse()?;
+//! let process = process_lib::spawn(our.clone(), Box::new(Mailbox::new(to_kernel, from_kernel)), echo)?;
+//!
+//! let events = Events::new("alice.os", Dialect::Kinode);
+//! let channel = pushring::channel::ChannelId::new(7);
+//! to_process.send(events.message(1, &our.process, channel, WsMessageType::Text, b"hello".to_vec()))?;
+//! assert_eq!(from_process.recv()?.lazy_load_blob, Some(LazyLoadBlob { mime: None, bytes: b"hello".to_vec() }));
+//! drop(to_process);
+//! assert_eq!(process.join().unwrap(), process_lib::Exit::Stopped);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+
+mod backend;
+mod body;
+pub mod http;
+mod mailbox;
+mod message;
+mod request;
+mod runtime;
+mod state;
+
+pub use crate::node::{
+    Address, Capability, HttpResponse, HttpServerAction, HttpServerError, HttpServerRequest, IncomingHttpRequest,
+    LazyLoadBlob, MessageType, PackageId, ProcessId, WsMessageType,
+};
+pub use backend::{Backend, Blob, Delivery, IncomingRequest, Push, SendErrorKind, Stopped};
+pub use body::Body;
+pub use http::send_ws_push;
+pub use mailbox::Mailbox;
+pub use message::{Message, SendError};
+pub use request::{Request, Response};
+pub use runtime::{Exit, run, spawn};
+
+use std::time::{Duration, Instant};
+
+/// Waits for the next message, or for the failure of a request that expected a response.
+///
+/// If the process is stopped, this does not return: the thread unwinds to where the process was started.
+///
+/// # Errors
+/// When an earlier request was not delivered, or not answered in time.
+///
+/// # Panics
+/// Outside of a process.
+pub fn await_message() -> Result<Message, SendError> {
+    let received = runtime::or_end(runtime::with(|state| state.receive(None)));
+    received.expect("nothing but a deadline ends a wait without a message")
+}
+
+/// Waits up to `timeout` for the next message; none when that is over. A zero timeout takes what is here already.
+///
+/// If the process is stopped, this does not return, as [`await_message`].
+///
+/// # Errors
+/// When an earlier request was not delivered, or not answered in time.
+///
+/// # Panics
+/// Outside of a process.
+pub fn await_message_timeout(timeout: Duration) -> Result<Option<Message>, SendError> {
+    let deadline = Instant::now().checked_add(timeout);
+    runtime::or_end(runtime::with(|state| state.receive(deadline))).transpose()
+}
+
+/// A copy of the blob of the message received last, if it had one.
+///
+/// # Panics
+/// Outside of a process.
+pub fn get_blob() -> Option<LazyLoadBlob> {
+    runtime::with(|state| state.blob().map(|blob| LazyLoadBlob { mime: blob.mime.clone(), bytes: blob.bytes.to_vec() }))
+}
+
+/// The blob of the message received last, if it had one and it was not taken yet. Without a copy where the process is
+/// the only one that has it.
+///
+/// # Panics
+/// Outside of a process.
+pub fn take_blob() -> Option<LazyLoadBlob> {
+    runtime::with(|state| state.take_blob().map(LazyLoadBlob::from))
+}
+
+/// The address of this process.
+///
+/// # Panics
+/// Outside of a process.
+pub fn our() -> Address {
+    runtime::with(|state| state.our().clone())
+}
+
+#[cfg(test)]
+mod tests;
