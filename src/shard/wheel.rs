@@ -68,7 +68,7 @@ mod tests {
             wheel.insert(Entry { slot, generation: 0 }, deadline);
         }
         assert_eq!(take(&mut wheel, 1_100), [4]);
-        assert_eq!(take(&mut wheel, 1_499), []);
+        assert_eq!(take(&mut wheel, 1_499), Vec::<u32>::new());
         assert_eq!(take(&mut wheel, 1_500), [1]);
         assert_eq!(take(&mut wheel, 1_600), [2]);
         assert_eq!(take(&mut wheel, 60_000), [3]);
