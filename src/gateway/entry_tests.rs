@@ -69,7 +69,7 @@ const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
 /// A judged request as text: `ws`, `register`, `ask`, `login`, `rpc`, or the status of the answer and its words.
 fn judge_from(snapshot: &Snapshot, peer: &str, line: &str, headers: &str) -> String {
     let (method, target) = line.split_once(' ').unwrap();
-    let host = if headers.starts_with("Host:") { "" } else { "Host: localhost:18101\r\n" };
+    let host = if format!("\n{headers}").contains("\nHost:") { "" } else { "Host: localhost:18101\r\n" };
     let text = format!("{method} {target} HTTP/1.1\r\n{host}{headers}\r\n");
     let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
     match enter(snapshot, &head, peer.parse().unwrap(), NOW) {

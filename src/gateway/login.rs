@@ -159,12 +159,21 @@ pub(super) fn page(settings: &Settings) -> Bytes {
 /// The page as a response. It is 200 also where it stands in for a page that needs a token, as in nodes, so it must
 /// not be kept in place of that page, nor be framed by another.
 pub(super) fn page_response(snapshot: &Snapshot) -> Response {
-    Response::new(200)
+    let response = Response::new(200)
         .with("content-type", "text/html; charset=utf-8")
         .with("cache-control", "no-store")
         .with("x-frame-options", "DENY")
-        .with_body(snapshot.login_page.clone())
+        .with_body(snapshot.login_page.clone());
+    match snapshot.settings.login_page {
+        // What another page needs is not known here.
+        Some(_) => response,
+        None => response.with("content-security-policy", PAGE_POLICY),
+    }
 }
+
+/// Our page needs its own script and style, and to post to us.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+                           connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 #[cfg(test)]
 #[path = "login_tests.rs"]

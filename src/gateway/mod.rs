@@ -29,9 +29,9 @@ pub use login::{Credentials, Login};
 pub use origin::OriginError;
 pub use pattern::PatternError;
 pub use proxy::{IpPrefix, ParseIpPrefixError, client_ip};
-pub use register::{Registration, RegistrationError, register};
+pub use register::{REGISTRATION_BYTES_MAX, Registration, RegistrationError, register};
 pub use routes::{Found, Params, Routes};
-pub use settings::{Dialect, HostPolicy, Settings};
+pub use settings::{Dialect, HostPolicy, RESPONSE_TIMEOUT_MAX_S, Settings};
 pub use snapshot::{BindError, HttpBinding, HttpRule, Snapshot, WebSocketBinding, WebSocketRule};
 pub use subdomain::secure_subdomain;
 

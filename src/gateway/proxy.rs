@@ -2,7 +2,7 @@
 
 use crate::http::Head;
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     str::FromStr,
 };
 
@@ -40,7 +40,7 @@ impl IpPrefix {
     pub fn contains(&self, ip: IpAddr) -> bool {
         let wide = |ip: IpAddr| -> (u32, u128) {
             match ip.to_canonical() {
-                IpAddr::V4(ip) => (96, Ipv6Addr::from(ip.to_ipv6_mapped()).to_bits()),
+                IpAddr::V4(ip) => (96, ip.to_ipv6_mapped().to_bits()),
                 IpAddr::V6(ip) => (0, ip.to_bits()),
             }
         };

@@ -7,7 +7,6 @@
 
 use super::body::{is_text, is_token};
 use bytes::Bytes;
-use smallvec::SmallVec;
 use std::{
     borrow::Cow,
     time::{Duration, UNIX_EPOCH},
@@ -17,7 +16,7 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     status: u16,
-    headers: SmallVec<[(Cow<'static, str>, Cow<'static, str>); 4]>,
+    headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     body: Bytes,
     /// The length to name in answer to HEAD, where it is not the body's.
     head_length: Option<u64>,
@@ -40,7 +39,7 @@ impl Response {
     /// 500, as nodes do.
     pub fn new(status: u16) -> Self {
         let status = if (200..=599).contains(&status) { status } else { 500 };
-        Self { status, headers: SmallVec::new(), body: Bytes::new(), head_length: None, close: false }
+        Self { status, headers: Vec::new(), body: Bytes::new(), head_length: None, close: false }
     }
 
     /// A response of plain text.
