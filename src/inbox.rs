@@ -103,7 +103,10 @@ pub fn inbox<T>(limits: Limits, wake: impl Wake + 'static) -> (InboxSender<T>, I
         gone: AtomicBool::new(false),
         wake: Box::new(wake),
     });
-    (InboxSender { queue: sender, leftovers: receiver.clone(), shared: shared.clone() }, Inbox { queue: receiver, shared })
+    (
+        InboxSender { queue: sender, leftovers: receiver.clone(), shared: shared.clone() },
+        Inbox { queue: receiver, shared },
+    )
 }
 
 impl Shared {

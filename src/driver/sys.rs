@@ -66,9 +66,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<Accepted> {
         }),
         Ok((_, None)) => Ok(Accepted::Gone),
         Err(Errno::AGAIN) => Ok(Accepted::Nobody),
-        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-            Ok(Accepted::NoRoom(error.into()))
-        }
+        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => Ok(Accepted::NoRoom(error.into())),
         // accept(2): errors already pending on the new socket are passed on, and are to be treated as if the client
         // had not come; EPERM is a firewall's no.
         Err(

@@ -63,8 +63,7 @@ impl Gauge {
         let mut held = self.held.load(Ordering::Relaxed);
         loop {
             let (commands, held_bytes) = unpack(held);
-            let fits =
-                commands < u64::from(self.limits.commands_max) && held_bytes + bytes <= self.limits.bytes_max;
+            let fits = commands < u64::from(self.limits.commands_max) && held_bytes + bytes <= self.limits.bytes_max;
             if !fits && commands > 0 {
                 return false;
             }
