@@ -17,13 +17,13 @@ mod sync;
 mod tests;
 mod wake_flag;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 use gauge::Gauge;
 pub use gauge::Limits;
 use room::{Room, Waiter};
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::{Poll, Waker};
 use wake_flag::WakeFlag;
 
@@ -85,6 +85,8 @@ struct Shared {
     room: Room<Waker>,
     kicked: AtomicBool,
     stopped: AtomicBool,
+    /// The shard's side was dropped: nobody will drain any more.
+    gone: AtomicBool,
     wake: Box<dyn Wake>,
 }
 
@@ -98,9 +100,13 @@ pub fn inbox<T>(limits: Limits, wake: impl Wake + 'static) -> (InboxSender<T>, I
         room: Room::new(),
         kicked: AtomicBool::new(false),
         stopped: AtomicBool::new(false),
+        gone: AtomicBool::new(false),
         wake: Box::new(wake),
     });
-    (InboxSender { queue: sender, shared: shared.clone() }, Inbox { queue: receiver, shared })
+    (
+        InboxSender { queue: sender, leftovers: receiver.clone(), shared: shared.clone() },
+        Inbox { queue: receiver, shared },
+    )
 }
 
 impl Shared {
@@ -114,12 +120,14 @@ impl Shared {
 /// The producers' side.
 pub struct InboxSender<T> {
     queue: Sender<Entry<T>>,
+    /// Only for what would stay behind in the queue of a shard that is gone.
+    leftovers: Receiver<Entry<T>>,
     shared: Arc<Shared>,
 }
 
 impl<T> Clone for InboxSender<T> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), shared: self.shared.clone() }
+        Self { queue: self.queue.clone(), leftovers: self.leftovers.clone(), shared: self.shared.clone() }
     }
 }
 
@@ -149,13 +157,17 @@ impl<T> InboxSender<T> {
             return Err(Refused::Full(command));
         }
         match self.queue.try_send(Entry { command, bytes, account: account.clone() }) {
-            Ok(()) => {
-                self.shared.wake_if_asleep();
-                Ok(())
-            }
-            Err(TrySendError::Disconnected(entry)) => Err(Refused::Stopped(entry.command)),
+            Ok(()) => {}
             Err(TrySendError::Full(_)) => unreachable!("the gauge admits no more commands than the queue has slots"),
+            Err(TrySendError::Disconnected(_)) => unreachable!("this sender holds a receiver"),
         }
+        self.shared.wake_if_asleep();
+        // The fence that came with looking at the wake flag stands between our push and this load, another between
+        // the store and the last drain of the inbox: one of us drops the command, and its ticket does not hang.
+        if self.shared.gone.load(Ordering::Relaxed) {
+            while self.leftovers.try_recv().is_ok() {}
+        }
+        Ok(())
     }
 
     /// As [`try_send`](Self::try_send), but blocks this thread until there is room. Shards drain at the speed of
@@ -243,10 +255,7 @@ impl<T> Inbox<T> {
         // Neighbours of one account are released together: producers tend to send in runs.
         let mut run: Option<(Account, u64, u64)> = None;
         while commands < commands_max && bytes < bytes_max {
-            let entry = match self.queue.try_recv() {
-                Ok(entry) => entry,
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            };
+            let Ok(entry) = self.queue.try_recv() else { break };
             commands += 1;
             bytes += entry.bytes;
             match &mut run {
@@ -304,6 +313,9 @@ impl<T> Inbox<T> {
 impl<T> Drop for Inbox<T> {
     fn drop(&mut self) {
         self.stop();
+        self.shared.gone.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        while self.queue.try_recv().is_ok() {}
     }
 }
 

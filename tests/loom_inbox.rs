@@ -2,7 +2,7 @@
 //!
 //! The very files that the inbox is built from are compiled here against loom's atomics, around a stand-in queue whose
 //! own operations order as little as a correct queue's may. A lost wake leaves a thread asleep for ever, which loom
-//! reports as a deadlock; the last tests plant such bugs and expect the report. Run it with
+//! reports as a deadlock; the last tests plant bugs and expect loom to find them. Run it with
 //! `cargo test --test loom_inbox`.
 
 #[path = "../src/inbox/gauge.rs"]
@@ -20,28 +20,57 @@ mod sync {
 }
 
 use gauge::{Gauge, Limits};
-use loom::sync::{Arc, Notify};
+use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use room::{Room, Waiter};
 use sync::{AtomicBool, AtomicU64, Ordering, fence};
 use wake_flag::WakeFlag;
 
-mod loom_notify {
-    //! An eventfd, or a thread's parking place: remembers one notification.
-    pub(super) struct Event(pub(super) super::Notify);
+/// An eventfd, or the token of a thread that parks: remembers that it was rung until somebody has waited.
+struct Notify {
+    rung: Mutex<bool>,
+    bell: Condvar,
 }
-use loom_notify::Event;
+
+impl Notify {
+    fn new() -> Self {
+        Self { rung: Mutex::new(false), bell: Condvar::new() }
+    }
+
+    fn notify(&self) {
+        *self.rung.lock().unwrap() = true;
+        self.bell.notify_one();
+    }
+
+    fn wait(&self) {
+        let mut rung = self.rung.lock().unwrap();
+        while !*rung {
+            rung = self.bell.wait(rung).unwrap();
+        }
+        *rung = false;
+    }
+}
 
 /// A queue of which only the length matters.
 struct Queue {
     commands: AtomicU64,
     flag: WakeFlag,
-    eventfd: Event,
+    eventfd: Notify,
+    /// Stands for the eventfd where nobody waits for it.
+    rung: AtomicBool,
+    /// A flag for a protocol that lacks a fence.
+    unfenced: AtomicBool,
 }
 
 impl Queue {
     fn new() -> Arc<Self> {
-        Arc::new(Self { commands: AtomicU64::new(0), flag: WakeFlag::new(), eventfd: Event(Notify::new()) })
+        Arc::new(Self {
+            commands: AtomicU64::new(0),
+            flag: WakeFlag::new(),
+            eventfd: Notify::new(),
+            rung: AtomicBool::new(false),
+            unfenced: AtomicBool::new(false),
+        })
     }
 
     fn push(&self) {
@@ -59,7 +88,7 @@ impl Queue {
     fn send(&self) {
         self.push();
         if self.flag.must_wake() {
-            self.eventfd.0.notify();
+            self.eventfd.notify();
         }
     }
 
@@ -72,7 +101,7 @@ impl Queue {
                 return;
             }
             if self.flag.prepare_sleep(|| !self.is_empty()) {
-                self.eventfd.0.wait();
+                self.eventfd.wait();
                 self.flag.awake();
             }
         }
@@ -127,14 +156,14 @@ fn a_kick_is_not_slept_over() {
                 let (queue, kicked) = (queue.clone(), kicked.clone());
                 thread::spawn(move || {
                     if !kicked.swap(true, Ordering::AcqRel) && queue.flag.must_wake() {
-                        queue.eventfd.0.notify();
+                        queue.eventfd.notify();
                     }
                 })
             })
             .collect();
         while !kicked.swap(false, Ordering::AcqRel) {
             if queue.flag.prepare_sleep(|| kicked.load(Ordering::Acquire)) {
-                queue.eventfd.0.wait();
+                queue.eventfd.wait();
                 queue.flag.awake();
             }
         }
@@ -144,7 +173,7 @@ fn a_kick_is_not_slept_over() {
 
 /// A thread that waits for room.
 #[derive(Clone)]
-struct Parked(Arc<Event>);
+struct Parked(Arc<Notify>);
 
 impl Waiter for Parked {
     fn is(&self, other: &Self) -> bool {
@@ -152,7 +181,7 @@ impl Waiter for Parked {
     }
 
     fn wake(self) {
-        self.0.0.notify();
+        self.0.notify();
     }
 }
 
@@ -161,11 +190,11 @@ fn limits(commands_max: u32) -> Limits {
 }
 
 fn take_wait(gauge: &Gauge, room: &Room<Parked>) {
-    let parked = Parked(Arc::new(Event(Notify::new())));
+    let parked = Parked(Arc::new(Notify::new()));
     let mut registered = false;
     while !gauge.try_take(10) {
         if registered {
-            parked.0.0.wait();
+            parked.0.wait();
         } else {
             room.register(parked.clone());
         }
@@ -209,52 +238,74 @@ fn a_gauge_never_holds_more_than_its_limit() {
     });
 }
 
-#[test]
-#[should_panic(expected = "deadlock")]
-fn loom_finds_a_shard_that_looks_before_it_sets_the_flag() {
-    model(|| {
+/// One round of a sleep against one `send`, told by its outcome: whether the shard went to sleep over a command without
+/// anybody having rung. (A real sleep would end in a deadlock, but loom cannot unwind out of those.)
+fn sleeps_over_a_command(send: fn(&Queue), may_sleep: fn(&Queue) -> bool) {
+    model(move || {
         let queue = Queue::new();
         let producer = {
             let queue = queue.clone();
-            thread::spawn(move || queue.send())
+            thread::spawn(move || send(&queue))
         };
-        while queue.drain() == 0 {
-            if queue.is_empty() && queue.flag.prepare_sleep(|| false) {
-                queue.eventfd.0.wait();
-            }
-        }
+        let sleeps = may_sleep(&queue);
         producer.join().unwrap();
+        assert!(!sleeps || queue.rung.load(Ordering::Acquire), "slept over a command");
     });
 }
 
+fn sound_send(queue: &Queue) {
+    queue.push();
+    if queue.flag.must_wake() {
+        queue.rung.store(true, Ordering::Release);
+    }
+}
+
+fn sound_sleep(queue: &Queue) -> bool {
+    queue.flag.prepare_sleep(|| !queue.is_empty())
+}
+
 #[test]
-#[should_panic(expected = "deadlock")]
+fn nobody_sleeps_over_a_command_in_one_round() {
+    sleeps_over_a_command(sound_send, sound_sleep);
+}
+
+#[test]
+#[should_panic(expected = "slept over a command")]
+fn loom_finds_a_shard_that_looks_before_it_sets_the_flag() {
+    sleeps_over_a_command(sound_send, |queue| queue.is_empty() && queue.flag.prepare_sleep(|| false));
+}
+
+#[test]
+#[should_panic(expected = "slept over a command")]
+fn loom_finds_a_producer_that_looks_before_it_pushes() {
+    let send = |queue: &Queue| {
+        let must_wake = queue.flag.must_wake();
+        queue.push();
+        if must_wake {
+            queue.rung.store(true, Ordering::Release);
+        }
+    };
+    sleeps_over_a_command(send, sound_sleep);
+}
+
+#[test]
+#[should_panic(expected = "slept over a command")]
 fn loom_finds_a_producer_without_its_fence() {
-    model(|| {
-        let queue = Queue::new();
-        let asleep = Arc::new(AtomicBool::new(false));
-        let producer = {
-            let (queue, asleep) = (queue.clone(), asleep.clone());
-            thread::spawn(move || {
-                queue.push();
-                if asleep.load(Ordering::Relaxed) {
-                    queue.eventfd.0.notify();
-                }
-            })
-        };
-        while queue.drain() == 0 {
-            asleep.store(true, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-            if queue.is_empty() {
-                queue.eventfd.0.wait();
-            }
+    let send = |queue: &Queue| {
+        queue.push();
+        if queue.unfenced.load(Ordering::Relaxed) {
+            queue.rung.store(true, Ordering::Release);
         }
-        producer.join().unwrap();
+    };
+    sleeps_over_a_command(send, |queue| {
+        queue.unfenced.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        queue.is_empty()
     });
 }
 
 #[test]
-#[should_panic(expected = "deadlock")]
+#[should_panic(expected = "waits beside free room")]
 fn loom_finds_a_waiter_that_does_not_look_again() {
     model(|| {
         let shared = Arc::new((Gauge::new(limits(1)), Room::new()));
@@ -262,15 +313,31 @@ fn loom_finds_a_waiter_that_does_not_look_again() {
         let waiter = {
             let shared = shared.clone();
             thread::spawn(move || {
-                let parked = Parked(Arc::new(Event(Notify::new())));
-                while !shared.0.try_take(10) {
-                    shared.1.register(parked.clone());
-                    parked.0.0.wait();
+                let rung = Rung(Arc::new(AtomicBool::new(false)));
+                let waits = !shared.0.try_take(10);
+                if waits {
+                    shared.1.register(rung.clone());
                 }
+                (waits, rung)
             })
         };
         shared.0.release(1, 10);
         shared.1.announce();
-        waiter.join().unwrap();
+        let (waits, rung) = waiter.join().unwrap();
+        assert!(!waits || rung.0.load(Ordering::Acquire), "waits beside free room");
     });
+}
+
+/// A waiter of which one can ask whether it was woken.
+#[derive(Clone)]
+struct Rung(Arc<AtomicBool>);
+
+impl Waiter for Rung {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn wake(self) {
+        self.0.store(true, Ordering::Release);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: of a consumer that sets the flag and then looks for work, and a producer that adds work and then looks
 //! at the flag, at least one sees the other. Both need the full fence in between: without it either load may be
-//! answered before the own store is visible, and a shard sleeps over a command.
+//! answered before the own store is visible, and a shard sleeps over a command. Every write is a swap, so the flag's
+//! history is a single chain and an old `false` cannot pass for a newer one.
 
 use super::sync::{AtomicBool, Ordering, fence};
 
@@ -17,7 +18,7 @@ impl WakeFlag {
 
     /// Consumer: asks to be woken, unless `has_work`. Returns whether it may sleep.
     pub(super) fn prepare_sleep(&self, has_work: impl FnOnce() -> bool) -> bool {
-        self.asleep.store(true, Ordering::Relaxed);
+        self.asleep.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         if has_work() {
             self.awake();
@@ -28,12 +29,12 @@ impl WakeFlag {
 
     /// Consumer: is awake, and wants no more wakes.
     pub(super) fn awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.swap(false, Ordering::AcqRel);
     }
 
     /// Producer, after it has added work: whether it is the one who has to wake the consumer.
     pub(super) fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
+        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel)
     }
 }
