@@ -34,7 +34,7 @@ impl Wheel {
     /// Looks at `entry` again at `deadline_ms` or a little later; at the latest after one turn of the ring. Answers the
     /// tick at which it will come out.
     pub fn insert(&mut self, entry: Entry, deadline_ms: u64) -> u64 {
-        let due = deadline_ms.div_ceil(TICK_MS).clamp(self.tick + 1, self.tick + SLOTS as u64 - 1);
+        let due = deadline_ms.div_ceil(TICK_MS).clamp(self.tick, self.tick + SLOTS as u64 - 1);
         self.slots[due as usize % SLOTS].push(entry);
         due
     }
