@@ -1,0 +1,88 @@
+//! Every mode once, tiny, against the built-in tungstenite reference: the instrument itself must count right.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn loadtest(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loadtest")).args(arguments).output().expect("the binary was built for this test")
+}
+
+/// Runs a mode against its own reference server and returns its JSON.
+fn run(arguments: &[&str]) -> Value {
+    let common = ["--reference", "tungstenite", "--no-spin", "--patience", "60", "--json"];
+    let output = loadtest(&[arguments, &common].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {}\n{stderr}", String::from_utf8_lossy(&output.stdout));
+    serde_json::from_slice(&output.stdout).expect("--json prints JSON and nothing else")
+}
+
+fn assert_lossless(report: &Value, expected: u64) {
+    let accounting = &report["accounting"];
+    assert_eq!(accounting["expected"], expected, "{report}");
+    assert_eq!(accounting["delivered"], expected, "{report}");
+    for fault in ["lost", "duplicated", "reordered", "corrupted", "misdelivered", "foreign", "closed"] {
+        assert_eq!(accounting[fault], 0, "{fault}: {report}");
+    }
+    assert!(report["latency"]["p50_us"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+#[test]
+fn fanout_counts_every_delivery() {
+    let report = run(&["fanout", "--clients", "20", "--messages", "50", "--in-flight", "4", "--size", "1000"]);
+    assert_lossless(&report, 1000);
+    assert!(report["cpu"]["us_per_unit"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+#[test]
+fn fanout_over_registered_channels_and_several_processes() {
+    let report = run(&["fanout", "--clients", "30", "--messages", "20", "--processes", "3", "--registered"]);
+    assert_lossless(&report, 600);
+}
+
+#[test]
+fn clients_that_stop_reading_for_a_while_miss_nothing() {
+    let sizes = ["--size", "70000", "--messages", "60", "--stall-messages", "20"];
+    let report = run(&[&["fanout", "--clients", "8", "--stall", "4"], &sizes[..]].concat());
+    assert_lossless(&report, 480);
+}
+
+#[test]
+fn paced_publishes_on_time() {
+    let report = run(&["paced", "--clients", "10", "--rate", "100", "--seconds", "0.3"]);
+    assert_lossless(&report, 300);
+}
+
+#[test]
+fn echo_returns_each_message() {
+    let report = run(&["echo", "--clients", "5", "--messages", "100", "--in-flight", "8"]);
+    assert_lossless(&report, 500);
+}
+
+#[test]
+fn unicast_reaches_the_channel_that_was_meant() {
+    assert_lossless(&run(&["unicast", "--clients", "10", "--messages", "400", "--in-flight", "16"]), 400);
+    assert_lossless(&run(&["unicast", "--clients", "3", "--messages", "50", "--registered"]), 50);
+}
+
+#[test]
+fn connect_measures_memory_and_rate() {
+    for close in ["tcp", "reset", "handshake"] {
+        let sizes = ["--clients", "50", "--processes", "2", "--churn", "100", "--concurrency", "8", "--hold", "0.05"];
+        let report = run(&[&["connect", "--close", close], &sizes[..]].concat());
+        assert_eq!(report["count"], 100, "{report}");
+        assert_eq!(report["accounting"]["closed"], 0, "{report}");
+        assert_eq!(report["memory"]["channels"], 50, "{report}");
+    }
+}
+
+#[test]
+fn what_cannot_work_fails_in_words() {
+    let refused = loadtest(&["fanout", "--url", "ws://127.0.0.1:1", "--clients", "1"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("onnection refused"), "{refused:?}");
+    let small = loadtest(&["echo", "--size", "8"]);
+    assert!(String::from_utf8_lossy(&small.stderr).contains("at least 24 bytes"), "{small:?}");
+    let no_path = loadtest(&["fanout", "--reference", "nothing"]);
+    assert_eq!(no_path.status.code(), Some(1));
+}
