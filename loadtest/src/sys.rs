@@ -238,6 +238,25 @@ pub fn wait_for(pid: u32) -> io::Result<i32> {
     Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { -libc::WTERMSIG(status) })
 }
 
+fn send(fd: RawFd, bytes: &[u8], flags: libc::c_int) -> io::Result<usize> {
+    // SAFETY: the pointer and length are those of a live slice; a descriptor that is not open gives EBADF.
+    let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags | libc::MSG_NOSIGNAL) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+}
+
+/// Sends what the socket takes at once.
+pub fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    send(fd, bytes, libc::MSG_DONTWAIT)
+}
+
+/// Sends everything, waiting as long as it takes.
+pub fn send_waiting(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        bytes = &bytes[send(fd, bytes, 0)?..];
+    }
+    Ok(())
+}
+
 /// The number of a descriptor, for `/proc` and io_uring.
 pub fn number_of(fd: &impl AsFd) -> RawFd {
     fd.as_fd().as_raw_fd()

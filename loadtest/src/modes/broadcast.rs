@@ -79,6 +79,7 @@ impl StallPlan {
 #[derive(Debug)]
 pub struct Receivers {
     ids: RunIds,
+    clients: usize,
     publisher: Option<usize>,
     /// Who got what.
     pub ledger: Ledger,
@@ -98,6 +99,8 @@ pub struct Receivers {
     paused: Vec<(usize, u64)>,
     /// The publisher's connection ended.
     pub publisher_gone: Option<String>,
+    /// A client that was stuck on purpose was closed by the server.
+    pub stuck_closed: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +125,7 @@ impl Receivers {
         stall_states[..stalling].fill(StallState::Ahead);
         Self {
             ids,
+            clients,
             publisher: publishes.then_some(clients),
             ledger: Ledger::new(ids.run, size, clients),
             latency: Latency::default(),
@@ -135,13 +139,16 @@ impl Receivers {
             to_pause: Vec::new(),
             paused: Vec::new(),
             publisher_gone: None,
+            stuck_closed: None,
         }
     }
 
     /// Pauses those whose stall begins, resumes those whose stall is over at `published` messages.
     pub fn apply_stalls(&mut self, engine: &mut Engine, published: u64, resume_all: bool) {
         for client in std::mem::take(&mut self.to_pause) {
-            if !resume_all {
+            if self.is_stuck(client) {
+                engine.set_paused(client, true, self);
+            } else if !resume_all {
                 engine.set_paused(client, true, self);
                 self.paused.push((client, published + self.stalls.messages));
             }
@@ -154,6 +161,11 @@ impl Receivers {
                 engine.set_paused(client, false, self);
             }
         }
+    }
+
+    /// Clients beyond the publisher get stuck for good, and their messages do not count.
+    fn is_stuck(&self, client: usize) -> bool {
+        client > self.clients
     }
 
     fn warm_up(&mut self, client: usize, stamp: Stamp) {
@@ -172,6 +184,12 @@ impl Handler for Receivers {
     fn message(&mut self, client: usize, message: &Message<'_>, received_ns: u64, _outbox: &mut Outbox<'_>) {
         // Text is what a server says by itself: the reply to a registration, a greeting.
         if Some(client) == self.publisher || message.opcode == Opcode::Text {
+            return;
+        }
+        if self.is_stuck(client) {
+            if Stamp::read(message.head).is_some_and(|stamp| stamp.run == self.ids.run) {
+                self.to_pause.push(client);
+            }
             return;
         }
         if let Some(stamp) = Stamp::read(message.head)
@@ -195,6 +213,10 @@ impl Handler for Receivers {
     }
 
     fn closed(&mut self, client: usize, closure: &Closure) {
+        if self.is_stuck(client) {
+            self.stuck_closed = Some(format!("the stuck client was closed: {}", closure.reason));
+            return;
+        }
         if Some(client) == self.publisher {
             self.publisher_gone = Some(closure.reason.clone());
         }

@@ -67,6 +67,10 @@ pub struct PacedSettings {
     /// For how long, in seconds.
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
+    /// This many more clients stop reading with the first message and never go on. What becomes of them does not
+    /// count; what becomes of the others does.
+    #[arg(long, default_value_t = 0)]
+    pub stuck: usize,
     /// OS processes to share the clients among.
     #[arg(long, default_value_t = 1)]
     pub processes: usize,
@@ -89,6 +93,7 @@ struct Plan {
     stalling: usize,
     stall_messages: u64,
     stall_buffer: usize,
+    stuck: usize,
     ids: RunIds,
 }
 
@@ -120,6 +125,7 @@ pub fn run_window(bench: &mut Bench, settings: &WindowSettings) -> anyhow::Resul
         stalling: settings.stall,
         stall_messages: settings.stall_messages,
         stall_buffer: settings.stall_buffer,
+        stuck: 0,
         ids: new_ids(),
     };
     run(bench, &plan, "fanout", serde_json::to_value(settings)?)
@@ -141,6 +147,7 @@ pub fn run_paced(bench: &mut Bench, settings: &PacedSettings) -> anyhow::Result<
         stalling: 0,
         stall_messages: 0,
         stall_buffer: 0,
+        stuck: settings.stuck,
         ids: new_ids(),
     };
     run(bench, &plan, "paced", serde_json::to_value(settings)?)
@@ -235,7 +242,8 @@ impl<'a> Worker<'a> {
 
     /// Opens all connections of this worker; the publisher's is the last.
     fn connect(&mut self, clients: usize, plan: &Plan, conduct: &Conduct) -> anyhow::Result<()> {
-        let total = clients + usize::from(self.number == 0);
+        // Worker 0's connections: the receivers, the publisher, then those that will be stuck.
+        let total = clients + if self.number == 0 { 1 + plan.stuck } else { 0 };
         let stalling = share_of(plan.stalling, plan.processes, self.number);
         let buffer = |client| (client < stalling).then_some(plan.stall_buffer);
         let (board, number) = (self.board, self.number);
@@ -326,7 +334,7 @@ fn lead(
     let conduct = &bench.conduct;
     let (mut worker, clients) = Worker::new(board, 0, plan, target, conduct)?;
     worker.connect(clients, plan, conduct)?;
-    let all = plan.clients as u64 + 1;
+    let all = (plan.clients + 1 + plan.stuck) as u64;
     wait_until(&mut worker, crew, "all workers to connect", || board.sum(Figure::Open) >= all)?;
     let mut publisher = Publisher { client: clients, plan, payload: Vec::new(), warm_sent: 0 };
     board.set_phase(Phase::Warm);
@@ -348,6 +356,7 @@ fn lead(
     let workers = plan.processes as u64;
     wait_until(&mut worker, crew, "all workers to drain", || board.sum(Figure::Done) == workers)?;
     let cpu = meter.stop()?;
+    let note = note.or_else(|| worker.receivers.stuck_closed.take());
     let busy_ns = worker.engine.busy_ns() - busy_before;
     let seconds = board.max(Figure::LastArrival).saturating_sub(start_ns).max(1) as f64 / 1e9;
     Ok((worker.outcome(busy_ns, start_ns), Timing { seconds, cpu, note }))

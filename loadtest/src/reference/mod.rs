@@ -1,7 +1,10 @@
 //! Reference servers: other ways to push, measured beside pushring in the same run. They speak the paths of
 //! `pushring demo` (`/relay…`, `/echo…`, `/unicast…`) and, where it says so, registration at `/`.
 
+pub mod raw;
+mod raw_ring;
 pub mod tungstenite;
+pub mod warp;
 
 use std::net::SocketAddr;
 
@@ -23,6 +26,14 @@ pub struct ReferenceArgs {
 pub enum Kind {
     /// tokio-tungstenite, one thread: payloads shared, a queue per connection, what waits leaves in one write.
     Tungstenite,
+    /// Today's node: warp, a map of bounded queues behind a lock, a loop that awaits each push, a copy of each payload.
+    Warp,
+    /// The floor of a push: io_uring sends in batches of 256 and nothing else.
+    RawRing,
+    /// The same with `send(2)`.
+    RawSend,
+    /// The floor of a handshake: accept, recv, send, close.
+    RawAccept,
 }
 
 /// Runs the server until it is ended by a signal.
@@ -30,6 +41,10 @@ pub fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
     crate::sys::descriptors_max()?;
     match args.kind {
         Kind::Tungstenite => tungstenite::serve(args.listen),
+        Kind::Warp => warp::serve(args.listen),
+        Kind::RawRing => raw::serve(args.listen, raw_ring::Ring::new()?),
+        Kind::RawSend => raw::serve(args.listen, raw::Loop),
+        Kind::RawAccept => raw::serve_accepts(args.listen),
     }
 }
 
