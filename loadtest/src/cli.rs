@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::engine::Pace;
+use crate::compare::CompareArgs;
 use crate::modes::{connect, echo, fanout, unicast};
 use crate::reference::ReferenceArgs;
 use crate::server::{self, Launch, Server, ServerSpec, TemporaryFile};
@@ -34,6 +35,10 @@ pub enum Command {
     Echo(Run<echo::Settings>),
     /// Unicast: messages to random channels.
     Unicast(Run<unicast::Settings>),
+    /// The floors: what the system calls alone cost here.
+    Limit(CompareArgs),
+    /// Servers side by side, interleaved, with ratios and a report.
+    Compare(CompareArgs),
     /// Runs a reference server.
     Reference(ReferenceArgs),
 }
@@ -154,7 +159,7 @@ impl ServerArgs {
             let token = self.registered.then(|| token.unwrap_or_else(|| "any".into()));
             return Ok((ServerSpec::reference(reference, &self.server_cpus)?, token, None));
         }
-        let program = self.pushring()?;
+        let program = Self::find_pushring(self.start.as_ref())?;
         let mut spec = ServerSpec::pushring(program.clone(), self.shards, &self.server_cpus);
         if !self.registered {
             return Ok((spec, None, None));
@@ -171,9 +176,9 @@ impl ServerArgs {
         Ok((spec, Some(token), Some(secret)))
     }
 
-    /// The pushring program to start.
-    pub fn pushring(&self) -> anyhow::Result<PathBuf> {
-        let program = match &self.start {
+    /// The pushring program to start: `start`, or the one beside this program.
+    pub fn find_pushring(start: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+        let program = match start {
             Some(program) => program.clone(),
             None => std::env::current_exe()?.with_file_name("pushring"),
         };
@@ -181,6 +186,13 @@ impl ServerArgs {
             bail!("no pushring at {}: build it (`cargo build --release`), or use --start or --url", program.display());
         }
         Ok(program)
+    }
+}
+
+impl Bench {
+    /// A bench around a server that is up.
+    pub fn new(server: Server, conduct: Conduct) -> Self {
+        Self { server, conduct, _secret: None }
     }
 }
 

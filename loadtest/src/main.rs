@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod compare;
 mod ledger;
 mod modes;
 mod payload;
@@ -41,6 +42,8 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Paced(run) => measure(&run, modes::fanout::run_paced),
         Command::Echo(run) => measure(&run, modes::echo::run),
         Command::Unicast(run) => measure(&run, modes::unicast::run),
+        Command::Limit(args) => compare::run_limit(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Reference(args) => reference::run(&args).map(|()| true),
     }
 }

@@ -86,3 +86,30 @@ fn what_cannot_work_fails_in_words() {
     let no_path = loadtest(&["fanout", "--reference", "nothing"]);
     assert_eq!(no_path.status.code(), Some(1));
 }
+
+#[test]
+fn compare_writes_a_table_json_and_a_page() {
+    let directory = std::env::temp_dir().join(format!("loadtest-compare-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (json, html) = (directory.join("c.json"), directory.join("c.html"));
+    let sizes = ["--runs", "2", "--seconds", "0.05", "--few", "10", "--many", "20", "--churn", "30", "--no-spin"];
+    let files = ["--json", json.to_str().unwrap(), "--html", html.to_str().unwrap(), "--stuck-seconds", "0"];
+    let cpus = ["--server-cpus", "0", "--client-cpus", "0", "--without-pushring"];
+    let output = loadtest(&[&["compare"], &sizes[..], &files, &cpus].concat());
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(stdout.contains("× warp") && stdout.contains("raw-ring"), "{stdout}");
+    let result: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(result["subject"], "warp");
+    let cells = result["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 14);
+    for series in cells.iter().flat_map(|cell| cell["series"].as_array().unwrap()) {
+        assert_eq!(series["failures"].as_array().unwrap().len(), 0, "{series}");
+        assert_eq!(series["reports"].as_array().unwrap().len(), 2, "{series}");
+        for report in series["reports"].as_array().unwrap() {
+            assert_eq!(report["accounting"]["lost"], 0, "{report}");
+        }
+    }
+    assert!(std::fs::read_to_string(&html).unwrap().contains("<svg"));
+    std::fs::remove_dir_all(&directory).unwrap();
+}

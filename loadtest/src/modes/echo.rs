@@ -159,7 +159,7 @@ pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
 fn exchange(engine: &mut Engine, echoes: &mut Echoes, settings: &Settings, patience_ns: u64) -> anyhow::Result<()> {
     let start_ns = sys::now_ns();
     let end_ns = settings.seconds.map(|seconds| start_ns + (seconds * 1e9) as u64);
-    let total = settings.messages * settings.clients as u64;
+    let total = settings.messages.saturating_mul(settings.clients as u64);
     let mut bar = Progress::new("echoing", if end_ns.is_some() { 0 } else { total });
     for client in 0..settings.clients {
         for _ in 0..settings.in_flight {

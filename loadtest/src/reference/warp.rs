@@ -1,5 +1,6 @@
-//! The shape of today's node: warp, a map of channel id to bounded queue behind a lock, one task per socket, one loop
-//! that awaits each push while it holds the map's read guard, a copy of the blob per push.
+//! The shape of today's node: warp on a work-stealing runtime, a map of channel id to bounded queue behind a lock, one
+//! task per socket, one loop that parses each push's JSON body and awaits the push while it holds the map's read guard,
+//! a copy of the blob per push.
 //!
 //! It keeps the shape's flaw on purpose: a client that stops reading fills its queue, then the loop, then everyone waits.
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::{SinkExt, StreamExt};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLock, mpsc};
 use warp::Filter;
 use warp::ws::{Message, WebSocket, Ws};
@@ -24,11 +26,25 @@ const PROCESS_QUEUE: usize = 100_000;
 
 type Senders = Arc<RwLock<HashMap<u32, mpsc::Sender<Message>>>>;
 
-/// One `WebSocketPush` action.
+/// The `WebSocketPush` action as its JSON body has it.
+#[derive(Serialize, Deserialize)]
+struct Action {
+    channel_id: u32,
+    message_type: String,
+}
+
+/// A push as it comes to the loop: a JSON body and a blob.
 struct Push {
-    id: u32,
-    text: bool,
+    body: Vec<u8>,
     blob: Vec<u8>,
+}
+
+impl Push {
+    fn new(channel_id: u32, text: bool, blob: &[u8]) -> Self {
+        let message_type = if text { "Text" } else { "Binary" }.to_owned();
+        let body = serde_json::to_vec(&Action { channel_id, message_type }).expect("numbers and strings are JSON");
+        Self { body, blob: blob.to_vec() }
+    }
 }
 
 /// What the processes hear.
@@ -40,7 +56,7 @@ enum Event {
 
 /// Serves until the process ends.
 pub fn serve(listen: SocketAddr) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(listen))
 }
 
@@ -66,9 +82,10 @@ async fn run(listen: SocketAddr) -> anyhow::Result<()> {
 /// The server's loop: one push after the other, each awaited.
 async fn push_loop(senders: Senders, mut pushes: mpsc::Receiver<Push>) {
     while let Some(push) = pushes.recv().await {
+        let Ok(action) = serde_json::from_slice::<Action>(&push.body) else { continue };
         let guard = senders.read().await;
-        if let Some(sender) = guard.get(&push.id) {
-            let message = if push.text {
+        if let Some(sender) = guard.get(&action.channel_id) {
+            let message = if action.message_type == "Text" {
                 Message::text(String::from_utf8_lossy(&push.blob).into_owned())
             } else {
                 Message::binary(push.blob.clone())
@@ -107,23 +124,17 @@ async fn serve_socket(mut socket: WebSocket, id: u32, role: Role, senders: Sende
 async fn processes(mut events: mpsc::Receiver<Event>, to_loop: mpsc::Sender<Push>) {
     let mut channels: HashMap<u32, Role> = HashMap::new();
     while let Some(event) = events.recv().await {
-        let pushes = match event {
+        match event {
             Event::Opened(id, role) => {
                 channels.insert(id, role);
-                let greets = role == Role::Unicast;
-                if greets { vec![Push { id, text: true, blob: greeting(id).into_bytes() }] } else { Vec::new() }
+                if role == Role::Unicast {
+                    let _ = to_loop.send(Push::new(id, true, greeting(id).as_bytes())).await;
+                }
             }
             Event::Closed(id) => {
                 channels.remove(&id);
-                Vec::new()
             }
-            Event::Message(id, role, message) => {
-                answer(id, role, &message, &channels, &to_loop).await;
-                Vec::new()
-            }
-        };
-        for push in pushes {
-            let _ = to_loop.send(push).await;
+            Event::Message(id, role, message) => answer(id, role, &message, &channels, &to_loop).await,
         }
     }
 }
@@ -132,17 +143,17 @@ async fn answer(id: u32, role: Role, message: &Message, channels: &HashMap<u32, 
     let (text, blob) = (message.is_text(), message.as_bytes());
     match role {
         Role::Echo | Role::Registration => {
-            let _ = to_loop.send(Push { id, text, blob: blob.to_vec() }).await;
+            let _ = to_loop.send(Push::new(id, text, blob)).await;
         }
         Role::Relay => {
             for (&other, _) in channels.iter().filter(|&(&other, &role)| other != id && role == Role::Relay) {
-                let _ = to_loop.send(Push { id: other, text, blob: blob.to_vec() }).await;
+                let _ = to_loop.send(Push::new(other, text, blob)).await;
             }
         }
         Role::Unicast => {
             if let Some((target, rest)) = blob.split_first_chunk::<4>() {
                 let target = u32::from_le_bytes(*target);
-                let _ = to_loop.send(Push { id: target, text: false, blob: rest.to_vec() }).await;
+                let _ = to_loop.send(Push::new(target, false, rest)).await;
             }
         }
     }
