@@ -11,6 +11,7 @@ use crate::compare::CompareArgs;
 use crate::modes::{connect, echo, fanout, unicast};
 use crate::reference::ReferenceArgs;
 use crate::server::{self, Launch, Server, ServerSpec, TemporaryFile};
+use crate::soak;
 use crate::sys;
 
 /// Simulates thousands of WebSocket clients and measures the server they talk to.
@@ -35,6 +36,8 @@ pub enum Command {
     Echo(Run<echo::Settings>),
     /// Unicast: messages to random channels.
     Unicast(Run<unicast::Settings>),
+    /// A bounded soak: churn, resets, slow readers and half-open peers beside clients that must not notice.
+    Soak(Run<soak::Settings>),
     /// The floors: what the system calls alone cost here.
     Limit(CompareArgs),
     /// Servers side by side, interleaved, with ratios and a report.

@@ -11,6 +11,7 @@ mod progress;
 mod reference;
 mod report;
 mod server;
+mod soak;
 mod stats;
 mod sys;
 mod workers;
@@ -42,6 +43,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Paced(run) => measure(&run, modes::fanout::run_paced),
         Command::Echo(run) => measure(&run, modes::echo::run),
         Command::Unicast(run) => measure(&run, modes::unicast::run),
+        Command::Soak(run) => soak::run(&mut run.server.open()?, &run.settings, run.server.json),
         Command::Limit(args) => compare::run_limit(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Reference(args) => reference::run(&args).map(|()| true),

@@ -2,7 +2,7 @@
 //!
 //! Invariants: read-only, and only while nothing is measured; a figure that the kernel does not give is `None`, never 0.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -11,10 +11,10 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 /// The CPU time some processes have used so far, over all their threads.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CpuTime {
-    /// Time on a CPU, to the nanosecond, from `schedstat`; `None` where the kernel does not keep it.
-    on_cpu_ns: Option<u64>,
+    /// Time on a CPU per thread, to the nanosecond, from `schedstat`; `None` where the kernel does not keep it.
+    on_cpu_ns: Option<HashMap<u32, u64>>,
     user_ticks: u64,
     system_ticks: u64,
 }
@@ -36,16 +36,22 @@ const TICK_US: f64 = 10_000.0;
 impl CpuTime {
     /// What the processes `pids` have used until now.
     pub fn of(pids: &[u32]) -> anyhow::Result<Self> {
-        let mut sum = Self { on_cpu_ns: Some(0), ..Self::default() };
+        let mut sum = Self { on_cpu_ns: Some(HashMap::new()), ..Self::default() };
         for &pid in pids {
             let stat = read(format!("/proc/{pid}/stat"))?;
             let (user, system) = parse_stat_ticks(&stat).with_context(|| format!("/proc/{pid}/stat: `{stat}`"))?;
             sum.user_ticks += user;
             sum.system_ticks += system;
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let on_cpu = fs::read_to_string(task?.path().join("schedstat")).ok();
-                let on_cpu = on_cpu.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
-                sum.on_cpu_ns = sum.on_cpu_ns.zip(on_cpu).map(|(sum, more)| sum + more);
+                let path = task?.path();
+                let thread = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+                // A thread that has just ended has no schedstat any more.
+                let Ok(on_cpu) = fs::read_to_string(path.join("schedstat")) else { continue };
+                let on_cpu = on_cpu.split(' ').next().and_then(|time| time.parse::<u64>().ok());
+                match (thread.zip(on_cpu), &mut sum.on_cpu_ns) {
+                    (Some((thread, on_cpu)), Some(threads)) => drop(threads.insert(thread, on_cpu)),
+                    _ => sum.on_cpu_ns = None,
+                }
             }
         }
         Ok(sum)
@@ -55,9 +61,13 @@ impl CpuTime {
     pub fn since(&self, earlier: &Self) -> CpuUse {
         let user = self.user_ticks.saturating_sub(earlier.user_ticks) as f64 * TICK_US;
         let system = self.system_ticks.saturating_sub(earlier.system_ticks) as f64 * TICK_US;
-        let total_us = match self.on_cpu_ns.zip(earlier.on_cpu_ns) {
-            Some((now, before)) => now.saturating_sub(before) as f64 / 1000.0,
-            None => user + system,
+        let total_us = match (&self.on_cpu_ns, &earlier.on_cpu_ns) {
+            // Thread by thread, so that one that has ended in between takes nothing off the others.
+            (Some(now), Some(before)) if !now.is_empty() => {
+                let used = now.iter().map(|(thread, now)| now.saturating_sub(*before.get(thread).unwrap_or(&0)));
+                used.sum::<u64>() as f64 / 1000.0
+            }
+            _ => user + system,
         };
         let user_share = if user + system > 0.0 { user / (user + system) } else { 0.0 };
         CpuUse { total_us, user_us: total_us * user_share, system_us: total_us * (1.0 - user_share) }

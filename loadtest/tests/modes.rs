@@ -113,3 +113,16 @@ fn compare_writes_a_table_json_and_a_page() {
     assert!(std::fs::read_to_string(&html).unwrap().contains("<svg"));
     std::fs::remove_dir_all(&directory).unwrap();
 }
+
+#[test]
+fn a_short_soak_holds() {
+    let sizes = ["--minutes", "0.05", "--steady", "20", "--churn-rate", "100", "--slow", "5", "--half-open", "5"];
+    // Three seconds are too short to tell a slope from a cache that fills.
+    let report = run(&[&["soak", "--growth-kib-max", "100000"], &sizes[..]].concat());
+    assert_eq!(report["faults"].as_array().unwrap().len(), 0, "{report}");
+    let churned = &report["churned"];
+    for ending in ["fins", "resets", "handshakes", "echoed"] {
+        assert!(churned[ending].as_u64().unwrap() > 0, "{ending}: {report}");
+    }
+    assert_eq!(report["accounting"]["lost"], 0, "{report}");
+}

@@ -80,6 +80,11 @@ impl Engine {
         self.slots.get(client).is_some_and(Option::is_some)
     }
 
+    /// Whether client `client` is upgraded (and registered, where asked for) and not closing.
+    pub fn is_open(&self, client: usize) -> bool {
+        matches!(self.slots.get(client), Some(Some(slot)) if slot.phase == Phase::Open)
+    }
+
     /// Time spent with work at hand so far, in nanoseconds; the rest was waiting for the server.
     pub fn busy_ns(&self) -> u64 {
         self.busy_ns
