@@ -1,2 +1,65 @@
-//! The load tester.
-fn main() {}
+//! Simulates thousands of WebSocket clients and measures the server they talk to. It shares no code with the server.
+
+mod cli;
+mod client;
+mod compare;
+mod ledger;
+mod modes;
+mod payload;
+mod proc;
+mod progress;
+mod reference;
+mod report;
+mod server;
+mod soak;
+mod stats;
+mod sys;
+mod workers;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Bench, Cli, Command, Run};
+use report::Report;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything held.
+fn run(cli: Cli) -> anyhow::Result<bool> {
+    sys::descriptors_max()?;
+    match cli.command {
+        Command::Connect(run) => measure(&run, modes::connect::run),
+        Command::Fanout(run) => measure(&run, modes::fanout::run_window),
+        Command::Paced(run) => measure(&run, modes::fanout::run_paced),
+        Command::Echo(run) => measure(&run, modes::echo::run),
+        Command::Unicast(run) => measure(&run, modes::unicast::run),
+        Command::Soak(run) => soak::run(&mut run.server.open()?, &run.settings, run.server.json),
+        Command::Limit(args) => compare::run_limit(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Reference(args) => reference::run(&args).map(|()| true),
+    }
+}
+
+fn measure<S: clap::Args>(
+    run: &Run<S>,
+    mode: impl Fn(&mut Bench, &S) -> anyhow::Result<Report>,
+) -> anyhow::Result<bool> {
+    let mut bench = run.server.open()?;
+    let report = mode(&mut bench, &run.settings)?;
+    if run.server.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(report.is_clean())
+}

@@ -1,0 +1,205 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::engine::Pace;
+use crate::compare::CompareArgs;
+use crate::modes::{connect, echo, fanout, unicast};
+use crate::reference::ReferenceArgs;
+use crate::server::{self, Launch, Server, ServerSpec, TemporaryFile};
+use crate::soak;
+use crate::sys;
+
+/// Simulates thousands of WebSocket clients and measures the server they talk to.
+#[derive(Debug, Parser)]
+#[command(name = "loadtest", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The modes.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Opening: the rate of connect + upgrade + close, and the memory of idle channels.
+    Connect(Run<connect::Settings>),
+    /// Fan-out: a publisher, every message goes to all clients, a window of messages in flight.
+    Fanout(Run<fanout::WindowSettings>),
+    /// Fan-out at a fixed pace, for latencies.
+    Paced(Run<fanout::PacedSettings>),
+    /// Echo: each client gets its own messages back.
+    Echo(Run<echo::Settings>),
+    /// Unicast: messages to random channels.
+    Unicast(Run<unicast::Settings>),
+    /// A bounded soak: churn, resets, slow readers and half-open peers beside clients that must not notice.
+    Soak(Run<soak::Settings>),
+    /// The floors: what the system calls alone cost here.
+    Limit(CompareArgs),
+    /// Servers side by side, interleaved, with ratios and a report.
+    Compare(CompareArgs),
+    /// Runs a reference server.
+    Reference(ReferenceArgs),
+}
+
+/// A mode's own settings and the server it runs against.
+#[derive(Debug, Args)]
+pub struct Run<S: Args> {
+    #[command(flatten)]
+    pub settings: S,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Which server, and how this program behaves.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
+pub struct ServerArgs {
+    /// A server that listens already, as ws://HOST:PORT[/PATH]. Without it, `pushring demo` is started.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// A process of that server, for its CPU time and memory (repeat for more). Found by itself on loopback.
+    #[arg(long)]
+    pub server_pid: Vec<u32>,
+    /// The pushring program to start [default: `pushring` beside this program].
+    #[arg(long, value_name = "PROGRAM")]
+    pub start: Option<PathBuf>,
+    /// Start a reference server instead (see `loadtest reference --help`).
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["url", "start"])]
+    pub reference: Option<String>,
+    /// Shards of the pushring that is started.
+    #[arg(long, default_value_t = 1)]
+    pub shards: usize,
+    /// CPUs to pin the started server to, such as 0 or 0,1.
+    #[arg(long, value_delimiter = ',')]
+    pub server_cpus: Vec<usize>,
+    /// CPUs to pin this program to.
+    #[arg(long, value_delimiter = ',')]
+    pub client_cpus: Vec<usize>,
+    /// Wait in the kernel instead of spinning. Spinning spares the server the wake-ups.
+    #[arg(long)]
+    pub no_spin: bool,
+    /// Open registered channels at `/` instead of channels bound to the process' path.
+    #[arg(long)]
+    pub registered: bool,
+    /// The token of registered channels [default: made by `pushring token` when pushring is started here].
+    #[arg(long, env = "LOADTEST_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// The node name in that token.
+    #[arg(long, default_value = "local.os")]
+    pub node: String,
+    /// Spread the clients over this many source addresses 127.0.0.1, 127.0.0.2, … of a loopback server.
+    #[arg(long, default_value_t = 16)]
+    pub sources: u8,
+    /// Give up when nothing arrives for this long, in seconds.
+    #[arg(long, default_value_t = 10.0)]
+    pub patience: f64,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How the clients of a run behave, whatever the mode.
+#[derive(Debug, Clone)]
+pub struct Conduct {
+    /// Spin or block.
+    pub pace: Pace,
+    /// The CPUs of the load tester; empty: not pinned.
+    pub cpus: Vec<usize>,
+    /// Give up after this long without an arrival.
+    pub patience: Duration,
+    /// Source addresses.
+    pub sources: u8,
+    /// Set for registered channels.
+    pub token: Option<String>,
+}
+
+/// A started server and what must live as long as it.
+#[derive(Debug)]
+pub struct Bench {
+    /// The server.
+    pub server: Server,
+    /// How clients behave.
+    pub conduct: Conduct,
+    _secret: Option<TemporaryFile>,
+}
+
+impl ServerArgs {
+    /// Starts or finds the server, and pins this program.
+    pub fn open(&self) -> anyhow::Result<Bench> {
+        let (spec, token, secret) = self.spec()?;
+        let server = spec.start()?;
+        if !self.client_cpus.is_empty() {
+            sys::pin_to(&self.client_cpus).with_context(|| format!("pinning to CPUs {:?}", self.client_cpus))?;
+        }
+        // On the only CPU of a machine spinning would keep the server from it.
+        let spin = !self.no_spin && (!self.client_cpus.is_empty() || sys::allowed_cpus()?.len() > 1);
+        let conduct = Conduct {
+            pace: if spin { Pace::Spin } else { Pace::Block },
+            cpus: self.client_cpus.clone(),
+            patience: Duration::try_from_secs_f64(self.patience).context("--patience")?,
+            sources: self.sources,
+            token,
+        };
+        Ok(Bench { server, conduct, _secret: secret })
+    }
+
+    fn spec(&self) -> anyhow::Result<(ServerSpec, Option<String>, Option<TemporaryFile>)> {
+        let token = self.token.clone().filter(|_| self.registered);
+        if let Some(url) = &self.url {
+            if self.registered && token.is_none() {
+                bail!("registered channels of a server that was not started here need --token");
+            }
+            let launch = Launch::Listening { url: url.clone(), pids: self.server_pid.clone() };
+            return Ok((ServerSpec { name: "server".into(), launch, cpus: self.server_cpus.clone() }, token, None));
+        }
+        if let Some(reference) = &self.reference {
+            // The reference servers take any token.
+            let token = self.registered.then(|| token.unwrap_or_else(|| "any".into()));
+            return Ok((ServerSpec::reference(reference, &self.server_cpus)?, token, None));
+        }
+        let program = Self::find_pushring(self.start.as_ref())?;
+        let mut spec = ServerSpec::pushring(program.clone(), self.shards, &self.server_cpus);
+        if !self.registered {
+            return Ok((spec, None, None));
+        }
+        let secret = server::make_secret()?;
+        let token = match token {
+            Some(token) => token,
+            None => server::make_token(&program, &self.node, &secret.path)?,
+        };
+        if let Launch::Start { arguments, .. } = &mut spec.launch {
+            arguments.extend(["--node".into(), self.node.clone(), "--jwt-secret-file".into()]);
+            arguments.push(secret.path.display().to_string());
+        }
+        Ok((spec, Some(token), Some(secret)))
+    }
+
+    /// The pushring program to start: `start`, or the one beside this program.
+    pub fn find_pushring(start: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+        let program = match start {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?.with_file_name("pushring"),
+        };
+        if !program.is_file() {
+            bail!("no pushring at {}: build it (`cargo build --release`), or use --start or --url", program.display());
+        }
+        Ok(program)
+    }
+}
+
+impl Bench {
+    /// A bench around a server that is up.
+    pub fn new(server: Server, conduct: Conduct) -> Self {
+        Self { server, conduct, _secret: None }
+    }
+}
+
+/// The CPUs to pin worker number `worker` to.
+pub fn cpus_of_worker(cpus: &[usize], worker: usize) -> Vec<usize> {
+    if cpus.is_empty() { Vec::new() } else { vec![cpus[worker % cpus.len()]] }
+}

@@ -1,0 +1,213 @@
+//! What is compared: the cells of the matrix, and which figure of a run counts in each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Bench;
+use crate::modes::connect::How;
+use crate::modes::{connect, echo, fanout, unicast};
+use crate::report::Report;
+
+/// The figure that a cell is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Server CPU time per delivery or connection, in µs.
+    CpuPerUnit,
+    /// Resident user memory per idle channel, in bytes.
+    BytesPerChannel,
+    /// Median latency, in ms.
+    LatencyP50,
+    /// 99th percentile of latency, in ms.
+    LatencyP99,
+}
+
+impl Metric {
+    /// Its value in a report, if it was measured.
+    pub fn of(self, report: &Report) -> Option<f64> {
+        match self {
+            Self::CpuPerUnit => report.cpu.map(|cpu| cpu.us_per_unit),
+            Self::BytesPerChannel => report.memory.map(|memory| memory.rss_per_channel),
+            Self::LatencyP50 => report.latency.map(|latency| latency.p50_us / 1000.0),
+            Self::LatencyP99 => report.latency.map(|latency| latency.p99_us / 1000.0),
+        }
+    }
+
+    /// Its unit.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::CpuPerUnit => "µs CPU",
+            Self::BytesPerChannel => "B",
+            Self::LatencyP50 | Self::LatencyP99 => "ms",
+        }
+    }
+}
+
+/// A run that gives the figures of one or more cells.
+#[derive(Debug, Clone)]
+pub enum Job {
+    /// `fanout`
+    Fanout(fanout::WindowSettings),
+    /// `paced`
+    Paced(fanout::PacedSettings),
+    /// `echo`
+    Echo(echo::Settings),
+    /// `unicast`
+    Unicast(unicast::Settings),
+    /// `connect`
+    Connect(connect::Settings),
+}
+
+impl Job {
+    /// Runs it.
+    pub fn run(&self, bench: &mut Bench) -> anyhow::Result<Report> {
+        match self {
+            Self::Fanout(settings) => fanout::run_window(bench, settings),
+            Self::Paced(settings) => fanout::run_paced(bench, settings),
+            Self::Echo(settings) => echo::run(bench, settings),
+            Self::Unicast(settings) => unicast::run(bench, settings),
+            Self::Connect(settings) => connect::run(bench, settings),
+        }
+    }
+}
+
+/// One line of the comparison.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// A short name for JSON and the command line.
+    pub key: String,
+    /// What it is, in words.
+    pub title: String,
+    /// What is run.
+    pub job: Job,
+    /// The figures that are compared.
+    pub metrics: Vec<Metric>,
+}
+
+/// How large the matrix is.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    /// How long each run publishes, in seconds.
+    pub seconds: f64,
+    /// Clients of the smaller fan-outs and of unicast.
+    pub few: usize,
+    /// Clients of the larger fan-out and idle channels.
+    pub many: usize,
+    /// Connections of the handshake cell.
+    pub churn: u64,
+}
+
+/// Settings of a fan-out that is timed.
+pub fn fanout_settings(clients: usize, size: usize, in_flight: u64, seconds: f64) -> fanout::WindowSettings {
+    fanout::WindowSettings {
+        clients,
+        size,
+        in_flight,
+        messages: u64::MAX,
+        seconds: Some(seconds),
+        stall: 0,
+        stall_messages: 0,
+        stall_buffer: 0,
+        processes: 1,
+    }
+}
+
+fn size_name(size: usize) -> String {
+    if size.is_multiple_of(1024) { format!("{} KiB", size / 1024) } else { format!("{size} B") }
+}
+
+/// A fan-out cell.
+pub fn fanout_cell(clients: usize, size: usize, in_flight: u64, seconds: f64) -> Cell {
+    Cell {
+        key: format!("fanout-{clients}x{size}-w{in_flight}"),
+        title: format!("{clients} clients, {}, {in_flight} in flight", size_name(size)),
+        job: Job::Fanout(fanout_settings(clients, size, in_flight, seconds)),
+        metrics: vec![Metric::CpuPerUnit],
+    }
+}
+
+/// The unicast cell.
+pub fn unicast_cell(clients: usize, seconds: f64) -> Cell {
+    let settings = unicast::Settings {
+        clients,
+        in_flight: 64,
+        size: 128,
+        messages: u64::MAX,
+        seconds: Some(seconds),
+        bursts: false,
+    };
+    Cell {
+        key: "unicast".into(),
+        title: format!("unicast to random channels of {clients}, 64 in flight"),
+        job: Job::Unicast(settings),
+        metrics: vec![Metric::CpuPerUnit],
+    }
+}
+
+/// The handshake cell.
+pub fn handshake_cell(churn: u64) -> Cell {
+    let settings = connect::Settings { clients: 0, hold: 0.0, churn, concurrency: 64, close: How::Tcp, processes: 1 };
+    Cell {
+        key: "handshake".into(),
+        title: "connect + upgrade + close".into(),
+        job: Job::Connect(settings),
+        metrics: vec![Metric::CpuPerUnit],
+    }
+}
+
+/// The windows of the throughput plot.
+pub const WINDOWS: [u64; 5] = [1, 2, 4, 8, 16];
+
+/// The whole matrix.
+pub fn cells(scale: Scale) -> Vec<Cell> {
+    let Scale { seconds, few, many, churn } = scale;
+    let mut cells: Vec<Cell> = WINDOWS.iter().map(|&window| fanout_cell(few, 128, window, seconds)).collect();
+    for (clients, size, window) in [(few, 1024, 1), (few, 16 * 1024, 1), (many, 128, 1), (many, 128, 8)] {
+        cells.push(fanout_cell(clients, size, window, seconds));
+    }
+    cells.push(unicast_cell(few, seconds));
+    cells.push(Cell {
+        key: "echo".into(),
+        title: "echo 32 B, 100 clients, 16 in flight".into(),
+        job: Job::Echo(echo::Settings {
+            clients: 100,
+            in_flight: 16,
+            size: 32,
+            messages: u64::MAX,
+            seconds: Some(seconds),
+        }),
+        metrics: vec![Metric::CpuPerUnit],
+    });
+    cells.push(handshake_cell(churn));
+    cells.push(Cell {
+        key: "idle".into(),
+        title: format!("idle memory per channel, {many} open"),
+        job: Job::Connect(connect::Settings {
+            clients: many,
+            hold: 0.5,
+            churn: 0,
+            concurrency: 64,
+            close: How::Tcp,
+            processes: 1,
+        }),
+        metrics: vec![Metric::BytesPerChannel],
+    });
+    cells.push(Cell {
+        key: "paced".into(),
+        title: format!("latency at 20 messages a second to {few}"),
+        job: Job::Paced(fanout::PacedSettings {
+            clients: few,
+            size: 128,
+            rate: 20.0,
+            seconds: seconds * 2.0,
+            stuck: 0,
+            processes: 1,
+        }),
+        metrics: vec![Metric::LatencyP50, Metric::LatencyP99],
+    });
+    cells
+}
+
+/// One client that never reads beside a hundred that do, enough bytes to fill any kernel buffer in two seconds.
+pub fn stuck_settings(seconds: f64) -> fanout::PacedSettings {
+    fanout::PacedSettings { clients: 100, size: 16 * 1024, rate: 200.0, seconds, stuck: 1, processes: 1 }
+}

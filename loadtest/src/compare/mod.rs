@@ -1,0 +1,461 @@
+//! Servers side by side in one run, interleaved A B C A B C, so that a slow phase of the machine hits all alike.
+//!
+//! Invariants: every cell starts each server afresh (those that listen already excepted); a run that loses a message
+//! or fails is shown as such and never averaged away.
+
+mod html;
+pub mod matrix;
+mod svg;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{Bench, Conduct, ServerArgs};
+use crate::client::engine::Pace;
+use crate::progress::Progress;
+use crate::report::{Report, thousands};
+use crate::server::{Launch, ServerSpec};
+use crate::stats::Spread;
+use crate::sys;
+use matrix::{Cell, Job, Metric, Scale};
+
+/// Settings of `compare` and `limit`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    /// How often each cell is run with each server.
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+    /// How long a run publishes, in seconds.
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Clients of the smaller fan-outs.
+    #[arg(long, default_value_t = 1000)]
+    pub few: usize,
+    /// Clients of the larger fan-outs, and idle channels.
+    #[arg(long, default_value_t = 8000)]
+    pub many: usize,
+    /// Connections of the handshake cell.
+    #[arg(long, default_value_t = 5000)]
+    pub churn: u64,
+    /// Only cells whose key contains one of these.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// The pushring program [default: `pushring` beside this program].
+    #[arg(long, value_name = "PROGRAM")]
+    pub start: Option<PathBuf>,
+    /// Compare without pushring.
+    #[arg(long)]
+    pub without_pushring: bool,
+    /// Reference servers.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["warp", "tungstenite"])]
+    pub references: Vec<Reference>,
+    /// A server that listens already and broadcasts what a client sends to the others: NAME=URL@PID[+PID…].
+    #[arg(long, value_name = "NAME=URL@PID")]
+    pub extra: Vec<String>,
+    /// CPUs of the servers.
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    pub server_cpus: Vec<usize>,
+    /// CPUs of this program.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub client_cpus: Vec<usize>,
+    /// Shards of pushring [default: one for each CPU of the servers].
+    #[arg(long)]
+    pub shards: Option<usize>,
+    /// Wait in the kernel instead of spinning.
+    #[arg(long)]
+    pub no_spin: bool,
+    /// How long the test with a stuck client publishes, in seconds; 0 skips it.
+    #[arg(long, default_value_t = 5.0)]
+    pub stuck_seconds: f64,
+    /// Write everything as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a self-contained HTML report.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// The references that may take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Reference {
+    /// The shape of today's node.
+    Warp,
+    /// tokio-tungstenite with care.
+    Tungstenite,
+}
+
+/// Everything a comparison found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The machine it ran on.
+    pub machine: Machine,
+    /// Runs of each cell.
+    pub runs: usize,
+    /// Whom the ratios are against.
+    pub subject: String,
+    /// The servers, in order.
+    pub servers: Vec<String>,
+    /// The cells.
+    pub cells: Vec<CellResult>,
+    /// The test with a stuck client, per server.
+    pub stuck: Vec<Series>,
+}
+
+/// Where the figures come from.
+#[derive(Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Machine {
+    pub kernel: String,
+    pub cpu: String,
+    pub cpus: usize,
+    pub server_cpus: Vec<usize>,
+    pub client_cpus: Vec<usize>,
+}
+
+impl Machine {
+    fn look(args: &CompareArgs) -> anyhow::Result<Self> {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")?;
+        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        Ok(Self {
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            cpu: model.map_or("unknown", |(_, model)| model.trim()).to_owned(),
+            cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+            server_cpus: args.server_cpus.clone(),
+            client_cpus: args.client_cpus.clone(),
+        })
+    }
+}
+
+/// One cell with every server.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CellResult {
+    /// Its short name.
+    pub key: String,
+    /// What it is.
+    pub title: String,
+    /// The figures compared.
+    pub metrics: Vec<Metric>,
+    /// Per server.
+    pub series: Vec<Series>,
+}
+
+/// The runs of one server in one cell.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Series {
+    /// The server.
+    pub server: String,
+    /// What each run reported.
+    pub reports: Vec<Report>,
+    /// Runs that failed, and why.
+    pub failures: Vec<String>,
+}
+
+impl Series {
+    fn new(server: &str) -> Self {
+        Self { server: server.to_owned(), reports: Vec::new(), failures: Vec::new() }
+    }
+
+    /// Median and ends of a figure over the runs.
+    pub fn spread(&self, metric: Metric) -> Option<Spread> {
+        self.spread_of(|report| metric.of(report))
+    }
+
+    /// Median and ends of anything a report has.
+    pub fn spread_of(&self, figure: impl Fn(&Report) -> Option<f64>) -> Option<Spread> {
+        Spread::of(&self.reports.iter().filter_map(figure).collect::<Vec<_>>())
+    }
+
+    /// No run failed or lost anything.
+    pub fn is_clean(&self) -> bool {
+        self.failures.is_empty() && self.reports.iter().all(Report::is_clean)
+    }
+}
+
+/// A server and the cells it takes part in.
+struct Contender {
+    spec: ServerSpec,
+    kind: ContenderKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ContenderKind {
+    Full,
+    /// Only fan-out and paced.
+    BroadcastOnly,
+    /// The floor of pushes.
+    RawPush,
+    /// The floor of handshakes.
+    RawAccept,
+}
+
+impl Contender {
+    /// The job as this server can do it, if it can.
+    fn job(&self, job: &Job) -> Option<Job> {
+        match (self.kind, job) {
+            (ContenderKind::Full, job) => Some(job.clone()),
+            (ContenderKind::BroadcastOnly, Job::Fanout(_) | Job::Paced(_)) => Some(job.clone()),
+            (ContenderKind::RawPush, Job::Fanout(_)) => Some(job.clone()),
+            (ContenderKind::RawPush, Job::Unicast(settings)) => {
+                let mut settings = settings.clone();
+                settings.bursts = true;
+                Some(Job::Unicast(settings))
+            }
+            (ContenderKind::RawAccept, Job::Connect(settings)) if settings.clients == 0 => Some(job.clone()),
+            _ => None,
+        }
+    }
+}
+
+fn raw_contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
+    let raw = |name: &str, kind| -> anyhow::Result<Contender> {
+        Ok(Contender { spec: ServerSpec::reference(name, &args.server_cpus)?, kind })
+    };
+    Ok(vec![
+        raw("raw-ring", ContenderKind::RawPush)?,
+        raw("raw-send", ContenderKind::RawPush)?,
+        raw("raw-accept", ContenderKind::RawAccept)?,
+    ])
+}
+
+fn contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
+    let mut list = Vec::new();
+    if !args.without_pushring {
+        let program = ServerArgs::find_pushring(args.start.as_ref())?;
+        let shards = args.shards.unwrap_or(args.server_cpus.len().max(1));
+        let spec = ServerSpec::pushring(program, shards, &args.server_cpus);
+        list.push(Contender { spec, kind: ContenderKind::Full });
+    }
+    for reference in &args.references {
+        let name = match reference {
+            Reference::Warp => "warp",
+            Reference::Tungstenite => "tungstenite",
+        };
+        let spec = ServerSpec::reference(name, &args.server_cpus)?;
+        list.push(Contender { spec, kind: ContenderKind::Full });
+    }
+    for extra in &args.extra {
+        list.push(Contender { spec: parse_extra(extra, args)?, kind: ContenderKind::BroadcastOnly });
+    }
+    list.extend(raw_contenders(args)?);
+    Ok(list)
+}
+
+fn parse_extra(extra: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {
+    let form = || format!("--extra {extra}: expected NAME=URL@PID[+PID…]");
+    let (name, rest) = extra.split_once('=').with_context(form)?;
+    let (url, pids) = rest.rsplit_once('@').with_context(form)?;
+    let pids = pids.split('+').map(str::parse).collect::<Result<Vec<u32>, _>>().with_context(form)?;
+    let launch = Launch::Listening { url: url.to_owned(), pids };
+    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone() })
+}
+
+/// Runs `compare`; true when every run of the first server was clean.
+pub fn run(args: &CompareArgs) -> anyhow::Result<bool> {
+    let scale = Scale { seconds: args.seconds, few: args.few, many: args.many, churn: args.churn };
+    measure(args, matrix::cells(scale), contenders(args)?, args.stuck_seconds)
+}
+
+/// Runs `limit`: the floors alone, over connections and sizes.
+pub fn run_limit(args: &CompareArgs) -> anyhow::Result<bool> {
+    let mut cells = Vec::new();
+    for (clients, size) in [
+        (args.few, 32),
+        (args.many, 32),
+        (args.few, 128),
+        (args.many, 128),
+        (args.few, 1024),
+        (args.many, 1024),
+        (args.few, 16 * 1024),
+        (args.many, 16 * 1024),
+    ] {
+        cells.push(matrix::fanout_cell(clients, size, 1, args.seconds));
+    }
+    cells.push(matrix::fanout_cell(args.few, 128, 16, args.seconds));
+    cells.push(matrix::unicast_cell(args.few, args.seconds));
+    cells.push(matrix::handshake_cell(args.churn));
+    measure(args, cells, raw_contenders(args)?, 0.0)
+}
+
+fn measure(
+    args: &CompareArgs,
+    mut cells: Vec<Cell>,
+    contenders: Vec<Contender>,
+    stuck_seconds: f64,
+) -> anyhow::Result<bool> {
+    cells.retain(|cell| args.only.is_empty() || args.only.iter().any(|part| cell.key.contains(part.as_str())));
+    if cells.is_empty() || args.runs == 0 {
+        bail!("nothing to compare: check --only and --runs");
+    }
+    let conduct = conduct(args)?;
+    let mut comparison = Comparison {
+        machine: Machine::look(args)?,
+        runs: args.runs,
+        subject: contenders[0].spec.name.clone(),
+        servers: contenders.iter().map(|contender| contender.spec.name.clone()).collect(),
+        cells: Vec::new(),
+        stuck: Vec::new(),
+    };
+    for cell in &cells {
+        let result = run_cell(cell, &contenders, args, &conduct)?;
+        print!("{}", cell_table(&result, &comparison.subject));
+        comparison.cells.push(result);
+    }
+    if stuck_seconds > 0.0 {
+        comparison.stuck = run_stuck(&contenders, stuck_seconds, args, &conduct)?;
+        print!("{}", stuck_table(&comparison.stuck));
+    }
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&comparison)?)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    if let Some(path) = &args.html {
+        std::fs::write(path, html::page(&comparison)).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let series = comparison.cells.iter().flat_map(|cell| &cell.series).chain(&comparison.stuck);
+    Ok(series.filter(|series| series.server == comparison.subject).all(Series::is_clean))
+}
+
+fn conduct(args: &CompareArgs) -> anyhow::Result<Conduct> {
+    if !args.client_cpus.is_empty() {
+        sys::pin_to(&args.client_cpus).context("pinning the load tester")?;
+    }
+    Ok(Conduct {
+        pace: if args.no_spin { Pace::Block } else { Pace::Spin },
+        cpus: args.client_cpus.clone(),
+        patience: Duration::from_secs(10),
+        sources: 16,
+        token: None,
+    })
+}
+
+fn run_cell(
+    cell: &Cell,
+    contenders: &[Contender],
+    args: &CompareArgs,
+    conduct: &Conduct,
+) -> anyhow::Result<CellResult> {
+    let able: Vec<(&Contender, Job)> =
+        contenders.iter().filter_map(|contender| Some((contender, contender.job(&cell.job)?))).collect();
+    let mut series: Vec<Series> = able.iter().map(|(contender, _)| Series::new(&contender.spec.name)).collect();
+    for run in 0..args.runs {
+        for ((contender, job), series) in able.iter().zip(&mut series) {
+            let _bar = Progress::new(&format!("{} {} {}", cell.key, run + 1, contender.spec.name), 0);
+            one_run(contender, job, conduct, series);
+        }
+    }
+    Ok(CellResult { key: cell.key.clone(), title: cell.title.clone(), metrics: cell.metrics.clone(), series })
+}
+
+/// Starts the server, runs the job, ends the server. A failure is a result like any other.
+fn one_run(contender: &Contender, job: &Job, conduct: &Conduct, series: &mut Series) {
+    let result = contender.spec.start().and_then(|server| {
+        let mut bench = Bench::new(server, conduct.clone());
+        job.run(&mut bench)
+    });
+    match result {
+        Ok(report) => series.reports.push(report),
+        Err(error) => series.failures.push(format!("{error:#}")),
+    }
+}
+
+fn run_stuck(
+    contenders: &[Contender],
+    seconds: f64,
+    args: &CompareArgs,
+    conduct: &Conduct,
+) -> anyhow::Result<Vec<Series>> {
+    let mut conduct = conduct.clone();
+    // A server that stalls would never go on: see that, and do not wait long for it.
+    conduct.patience = Duration::from_secs(3);
+    let job = Job::Paced(matrix::stuck_settings(seconds));
+    let full = contenders.iter().filter(|contender| contender.job(&job).is_some());
+    let mut all = Vec::new();
+    for contender in full.filter(|_| args.only.is_empty()) {
+        let mut series = Series::new(&contender.spec.name);
+        one_run(contender, &job, &conduct, &mut series);
+        all.push(series);
+    }
+    Ok(all)
+}
+
+fn figure(value: f64, metric: Metric) -> String {
+    match metric {
+        Metric::BytesPerChannel => format!("{} B", thousands(value.max(0.0) as u64)),
+        _ if value < 1.0 => format!("{value:.3} {}", metric.unit()),
+        _ => format!("{value:.2} {}", metric.unit()),
+    }
+}
+
+fn metric_name(metric: Metric) -> &'static str {
+    match metric {
+        Metric::CpuPerUnit => "server CPU",
+        Metric::BytesPerChannel => "resident",
+        Metric::LatencyP50 => "p50",
+        Metric::LatencyP99 => "p99",
+    }
+}
+
+fn cell_table(cell: &CellResult, subject: &str) -> String {
+    let mut text = format!("{}  [{}]\n", cell.title, cell.key);
+    for &metric in &cell.metrics {
+        let base = cell.series.iter().find(|series| series.server == subject).and_then(|own| own.spread(metric));
+        for series in &cell.series {
+            let line = match series.spread(metric) {
+                Some(spread) => {
+                    let ratio =
+                        base.map_or(String::new(), |base| format!("  {:5.2} × {subject}", spread.median / base.median));
+                    format!(
+                        "{:>12}  [{} – {}]{ratio}",
+                        figure(spread.median, metric),
+                        figure(spread.min, metric),
+                        figure(spread.max, metric)
+                    )
+                }
+                None => "not measured".to_owned(),
+            };
+            let rate = series.spread_of(|report| Some(report.per_second)).filter(|_| metric == Metric::CpuPerUnit);
+            let rate = rate.map_or(String::new(), |rate| format!("  {}/s", thousands(rate.median as u64)));
+            let fault = if series.is_clean() { "" } else { "  NOT CLEAN" };
+            text.push_str(&format!("  {:12} {:10} {line}{rate}{fault}\n", series.server, metric_name(metric)));
+        }
+    }
+    for series in &cell.series {
+        text.extend(series.failures.iter().map(|failure| format!("  {}: {failure}\n", series.server)));
+        let accounts = series.reports.iter().filter(|report| !report.is_clean()).map(|report| &report.accounting);
+        text.extend(accounts.map(|account| {
+            format!(
+                "  {}: lost {}, duplicated {}, reordered {}, closed {} {}\n",
+                series.server,
+                account.lost,
+                account.duplicated,
+                account.reordered,
+                account.closed,
+                account.closures.join("; ")
+            )
+        }));
+    }
+    text
+}
+
+fn stuck_table(stuck: &[Series]) -> String {
+    let mut text = "one client stops reading, 100 others: 200 messages of 16 KiB a second\n".to_owned();
+    for series in stuck {
+        let lines = series.reports.iter().map(|report| {
+            let a = &report.accounting;
+            let p99 = report.latency.map_or(0.0, |latency| latency.p99_us / 1000.0);
+            let note = report.notes.iter().find(|note| note.contains("stuck")).cloned().unwrap_or_default();
+            let share = 100.0 * a.delivered as f64 / a.expected.max(1) as f64;
+            format!("  {:12} {share:6.2} % delivered to the others, p99 {p99:.1} ms  {note}\n", series.server)
+        });
+        text.extend(lines);
+        text.extend(series.failures.iter().map(|failure| format!("  {}: {failure}\n", series.server)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

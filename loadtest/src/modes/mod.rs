@@ -1,0 +1,51 @@
+//! The modes: what the clients do, and what is counted.
+//!
+//! Invariants: every mode counts each message exactly, takes the server's CPU time only over the messages that count,
+//! and gives up by itself when nothing arrives any more.
+
+pub mod broadcast;
+pub mod connect;
+pub mod echo;
+pub mod fanout;
+pub mod unicast;
+
+use crate::payload::STAMP_BYTES;
+use crate::proc::{CpuTime, CpuUse};
+use crate::server::Server;
+use crate::sys;
+
+/// A number that tells the messages of this run from those of others.
+pub fn run_number() -> u32 {
+    (sys::now_ns() as u32) ^ std::process::id().rotate_left(16)
+}
+
+/// A payload size as an argument: at least a stamp.
+pub fn parse_size(text: &str) -> Result<usize, String> {
+    let size: usize = text.parse().map_err(|error| format!("{error}"))?;
+    if size < STAMP_BYTES {
+        return Err(format!("a message carries its number and time and so has at least {STAMP_BYTES} bytes"));
+    }
+    Ok(size)
+}
+
+/// The server's CPU time over a stretch of a run; nothing where its processes are unknown.
+pub struct CpuMeter<'a> {
+    pids: &'a [u32],
+    start: Option<CpuTime>,
+}
+
+impl<'a> CpuMeter<'a> {
+    /// Starts now.
+    pub fn start(server: &'a Server) -> anyhow::Result<Self> {
+        let pids = &server.pids;
+        Ok(Self { pids, start: if pids.is_empty() { None } else { Some(CpuTime::of(pids)?) } })
+    }
+
+    /// What was used since.
+    pub fn stop(self) -> anyhow::Result<Option<CpuUse>> {
+        Ok(match self.start {
+            Some(start) => Some(CpuTime::of(self.pids)?.since(&start)),
+            None => None,
+        })
+    }
+}

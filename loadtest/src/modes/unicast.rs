@@ -1,0 +1,268 @@
+//! Unicast: one publisher, each message to one random channel, a window of messages in flight.
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+
+use super::{CpuMeter, parse_size, run_number};
+use crate::cli::Bench;
+use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
+use crate::ledger::{Accounting, Receipt, Receipts, check};
+use crate::payload::Stamp;
+use crate::progress::Progress;
+use crate::report::{CpuReport, Report};
+use crate::stats::Latency;
+use crate::sys;
+
+/// The process of the demo that sends a message on to the channel named by its first four bytes.
+pub const UNICAST: &str = "unicast:pushring:sys";
+
+/// Settings of `unicast`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Settings {
+    /// Clients that receive.
+    #[arg(long, default_value_t = 1000)]
+    pub clients: usize,
+    /// Messages on their way at a time.
+    #[arg(long, default_value_t = 64)]
+    pub in_flight: u64,
+    /// Bytes of a message as it arrives.
+    #[arg(long, default_value = "128", value_parser = parse_size)]
+    pub size: usize,
+    /// Messages to send.
+    #[arg(long, default_value_t = 100_000)]
+    pub messages: u64,
+    /// Send for this long instead, in seconds.
+    #[arg(long, conflicts_with = "messages")]
+    pub seconds: Option<f64>,
+    /// Many messages per command: the publisher's message is a count, that many channel ids, and one payload for each.
+    /// Only `reference raw-ring` and `raw-send` speak this; it leaves nothing but the sends to measure.
+    #[arg(long)]
+    pub bursts: bool,
+}
+
+struct Arrivals {
+    run: u32,
+    size: usize,
+    publisher: usize,
+    channels: Vec<Option<u32>>,
+    known: usize,
+    /// Per receiver, numbered by the order they were sent to it.
+    receipts: Vec<Receipts>,
+    sent: Vec<u64>,
+    accounting: Accounting,
+    latency: Latency,
+    last_arrival_ns: u64,
+}
+
+impl Arrivals {
+    fn finish(mut self) -> (Accounting, Latency) {
+        self.accounting.expected = self.sent.iter().sum();
+        self.accounting.lost =
+            self.receipts.iter().zip(&self.sent).map(|(receipts, &sent)| receipts.missing(sent)).sum();
+        (self.accounting, self.latency)
+    }
+}
+
+/// The channel id in a `{"channel_id":N}`.
+pub fn channel_id_of(text: &[u8]) -> Option<u32> {
+    #[derive(serde::Deserialize)]
+    struct Greeting {
+        channel_id: u32,
+    }
+    serde_json::from_slice::<Greeting>(text).ok().map(|greeting| greeting.channel_id)
+}
+
+impl Handler for Arrivals {
+    fn message(&mut self, client: usize, message: &Message<'_>, received_ns: u64, _outbox: &mut Outbox<'_>) {
+        if message.opcode == Opcode::Text {
+            // A registered channel hears its id twice: from the registration and from the process.
+            if let Some(id) = channel_id_of(message.head)
+                && self.channels[client].replace(id).is_none()
+            {
+                self.known += 1;
+            }
+            return;
+        }
+        let Some(stamp) = check(message, self.run, self.size, &mut self.accounting) else { return };
+        if stamp.client as usize != client || client == self.publisher {
+            self.accounting.misdelivered += 1;
+            return;
+        }
+        match self.receipts[client].take(stamp.sequence) {
+            Receipt::Duplicate => {
+                self.accounting.duplicated += 1;
+                return;
+            }
+            Receipt::Late => self.accounting.reordered += 1,
+            Receipt::Fresh => {}
+        }
+        self.accounting.delivered += 1;
+        self.last_arrival_ns = received_ns;
+        self.latency.record(received_ns.saturating_sub(stamp.time_ns));
+    }
+
+    fn closed(&mut self, client: usize, closure: &Closure) {
+        self.accounting.note_closure(client, &closure.reason);
+    }
+}
+
+/// Runs `unicast`.
+pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
+    if settings.clients == 0 || settings.in_flight == 0 {
+        bail!("--clients and --in-flight must be at least 1");
+    }
+    let conduct = &bench.conduct;
+    let target = bench.server.target(UNICAST, conduct.token.as_deref(), conduct.sources)?;
+    let mut engine = Engine::new(target, conduct.pace)?;
+    let mut arrivals = Arrivals {
+        run: run_number(),
+        size: settings.size,
+        publisher: settings.clients,
+        channels: vec![None; settings.clients + 1],
+        known: 0,
+        receipts: vec![Receipts::default(); settings.clients],
+        sent: vec![0; settings.clients],
+        accounting: Accounting::default(),
+        latency: Latency::default(),
+        last_arrival_ns: 0,
+    };
+    let patience_ns = conduct.patience.as_nanos() as u64;
+    engine.connect_all(0, settings.clients + 1, conduct.patience, |_| None, &mut arrivals, |_| {})?;
+    learn_channels(&mut engine, &mut arrivals, patience_ns)?;
+
+    let meter = CpuMeter::start(&bench.server)?;
+    let (start_ns, busy_before) = (sys::now_ns(), engine.busy_ns());
+    publish(&mut engine, &mut arrivals, settings, patience_ns)?;
+    let cpu = meter.stop()?;
+    let elapsed_ns = arrivals.last_arrival_ns.saturating_sub(start_ns).max(1) as f64;
+    let busy = (engine.busy_ns() - busy_before) as f64 / elapsed_ns;
+    let (accounting, latency) = arrivals.finish();
+    let (count, seconds) = (accounting.delivered, elapsed_ns / 1e9);
+    Ok(Report {
+        mode: "unicast".to_owned(),
+        server: bench.server.name.clone(),
+        url: bench.server.url.clone(),
+        settings: serde_json::to_value(settings)?,
+        unit: "delivery".to_owned(),
+        count,
+        seconds,
+        per_second: count as f64 / seconds,
+        latency: latency.summary(),
+        accounting,
+        cpu: cpu.map(|total| CpuReport::new(total, count, seconds)),
+        memory: None,
+        client_busy: busy.min(1.0),
+        notes: Vec::new(),
+    }
+    .judge(bench.server.cpus))
+}
+
+fn learn_channels(engine: &mut Engine, arrivals: &mut Arrivals, patience_ns: u64) -> anyhow::Result<()> {
+    let deadline_ns = sys::now_ns() + patience_ns;
+    while arrivals.known < arrivals.channels.len() {
+        engine.poll(10, arrivals)?;
+        if arrivals.accounting.closed > 0 {
+            bail!("not all connections opened; {}", arrivals.accounting.closures.concat());
+        }
+        if sys::now_ns() > deadline_ns {
+            bail!("only {} of {} clients were told their channel id", arrivals.known, arrivals.channels.len());
+        }
+    }
+    Ok(())
+}
+
+/// What the publisher sends next.
+struct Composer {
+    random: u64,
+    ids: Vec<u8>,
+    payloads: Vec<u8>,
+    message: Vec<u8>,
+}
+
+impl Composer {
+    fn pick(&mut self, clients: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random % clients as u64) as usize
+    }
+
+    /// Adds one message to a random client; its sequence counts the messages to that client.
+    fn add(&mut self, arrivals: &mut Arrivals, now_ns: u64) {
+        let client = self.pick(arrivals.sent.len());
+        let sequence = arrivals.sent[client];
+        arrivals.sent[client] += 1;
+        let id = arrivals.channels[client].unwrap_or_default();
+        self.ids.extend_from_slice(&id.to_le_bytes());
+        let stamp = Stamp { run: arrivals.run, client: client as u32, sequence, time_ns: now_ns };
+        stamp.write(arrivals.size, &mut self.payloads);
+    }
+
+    /// Queues what was added: a message each, or one for all.
+    fn queue(&mut self, engine: &mut Engine, publisher: usize, size: usize, burst: bool) {
+        if burst {
+            self.message.clear();
+            self.message.extend_from_slice(&((self.ids.len() / 4) as u32).to_le_bytes());
+            self.message.extend_from_slice(&self.ids);
+            self.message.extend_from_slice(&self.payloads);
+            engine.send(publisher, &self.message);
+        } else {
+            for (id, payload) in self.ids.chunks(4).zip(self.payloads.chunks(size)) {
+                self.message.clear();
+                self.message.extend_from_slice(id);
+                self.message.extend_from_slice(payload);
+                engine.send(publisher, &self.message);
+            }
+        }
+        self.ids.clear();
+        self.payloads.clear();
+    }
+}
+
+fn publish(engine: &mut Engine, arrivals: &mut Arrivals, settings: &Settings, patience_ns: u64) -> anyhow::Result<()> {
+    let start_ns = sys::now_ns();
+    let end_ns = settings.seconds.map(|seconds| start_ns + (seconds * 1e9) as u64);
+    let mut messages = if end_ns.is_some() { u64::MAX } else { settings.messages };
+    let mut bar = Progress::new("sending", if end_ns.is_some() { 0 } else { messages });
+    let mut composer = Composer { random: start_ns | 1, ids: Vec::new(), payloads: Vec::new(), message: Vec::new() };
+    let mut sent = 0;
+    arrivals.last_arrival_ns = start_ns;
+    loop {
+        let now_ns = sys::now_ns();
+        if end_ns.is_some_and(|end_ns| now_ns >= end_ns) {
+            messages = sent;
+        }
+        let done = arrivals.accounting.delivered;
+        if sent >= messages && done >= sent {
+            return Ok(());
+        }
+        if now_ns.saturating_sub(arrivals.last_arrival_ns) > patience_ns || arrivals.accounting.closed > 0 {
+            return Ok(());
+        }
+        // A burst leaves when the one before has arrived; single messages leave as soon as the window has room.
+        let may_send = !settings.bursts || done == sent;
+        let before = sent;
+        while may_send && sent < messages && sent < done + settings.in_flight {
+            composer.add(arrivals, now_ns);
+            sent += 1;
+        }
+        if sent > before {
+            composer.queue(engine, arrivals.publisher, settings.size, settings.bursts);
+            engine.flush(arrivals.publisher, arrivals);
+        }
+        engine.poll(10, arrivals)?;
+        bar.set(done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_is_read() {
+        assert_eq!(channel_id_of(br#"{"channel_id":17}"#), Some(17));
+        assert_eq!(channel_id_of(b"hello"), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! Reference servers: other ways to push, measured beside pushring in the same run. They speak the paths of
+//! `pushring demo` (`/relay…`, `/echo…`, `/unicast…`) and, where it says so, registration at `/`.
+
+pub mod raw;
+mod raw_ring;
+pub mod tungstenite;
+pub mod warp;
+
+use std::net::SocketAddr;
+
+use clap::{Args, ValueEnum};
+
+/// Which reference server to run, and where.
+#[derive(Debug, Args)]
+pub struct ReferenceArgs {
+    /// Its shape.
+    #[arg(value_enum)]
+    pub kind: Kind,
+    /// Where it listens.
+    #[arg(long, default_value = "127.0.0.1:8090")]
+    pub listen: SocketAddr,
+}
+
+/// The shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// tokio-tungstenite, one thread: payloads shared, a queue per connection, what waits leaves in one write.
+    Tungstenite,
+    /// Today's node: warp, a map of bounded queues behind a lock, a loop that awaits each push, a copy of each payload.
+    Warp,
+    /// The floor of a push: io_uring sends in batches of 256 and nothing else.
+    RawRing,
+    /// The same with `send(2)`.
+    RawSend,
+    /// The floor of a handshake: accept, recv, send, close.
+    RawAccept,
+}
+
+/// Runs the server until it is ended by a signal.
+pub fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
+    crate::sys::descriptors_max()?;
+    match args.kind {
+        Kind::Tungstenite => tungstenite::serve(args.listen),
+        Kind::Warp => warp::serve(args.listen),
+        Kind::RawRing => raw::serve(args.listen, raw_ring::Ring::new()?),
+        Kind::RawSend => raw::serve(args.listen, raw::Loop),
+        Kind::RawAccept => raw::serve_accepts(args.listen),
+    }
+}
+
+/// What a path of the demo does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Each message goes to every other connection of this role.
+    Relay,
+    /// Each message goes back.
+    Echo,
+    /// Each message goes to the connection its first four bytes name.
+    Unicast,
+    /// The first message says which.
+    Registration,
+}
+
+impl Role {
+    /// The role of an upgrade request's path.
+    pub fn of_path(path: &str) -> Option<Self> {
+        match path.trim_matches('/') {
+            "" => Some(Self::Registration),
+            name => Self::of_process(name),
+        }
+    }
+
+    /// The role of a demo process.
+    pub fn of_process(process: &str) -> Option<Self> {
+        match process.split(':').next()? {
+            "relay" => Some(Self::Relay),
+            "echo" => Some(Self::Echo),
+            "unicast" => Some(Self::Unicast),
+            _ => None,
+        }
+    }
+
+    /// The role that a registration's first message asks for. The token is not looked at.
+    pub fn of_registration(text: &str) -> Option<Self> {
+        let message: serde_json::Value = serde_json::from_str(text).ok()?;
+        Self::of_process(message.get("target_process")?.as_str()?)
+    }
+}
+
+/// The Text that tells a client its channel id.
+pub fn greeting(id: u32) -> String {
+    format!("{{\"channel_id\":{id}}}")
+}

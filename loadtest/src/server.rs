@@ -1,0 +1,251 @@
+//! The server under test: started here and pinned, or already listening.
+//!
+//! Invariants: a server that was started here is ended here, also when a run fails; one that was already listening is
+//! never touched. It knows nothing of what is measured.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::client::{Registration, Target};
+use crate::{proc, sys};
+
+/// How long a started server may take until it listens, and until it has ended.
+const START_MAX: Duration = Duration::from_secs(20);
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// What every server prints on stdout when it listens, in front of its address.
+const LISTENING: &str = "listening on http://";
+
+/// How to get at a server.
+#[derive(Debug, Clone)]
+pub enum Launch {
+    /// It listens already.
+    Listening {
+        /// Its URL.
+        url: String,
+        /// Its processes; if empty, looked up by port.
+        pids: Vec<u32>,
+    },
+    /// Start a program that prints `listening on http://ADDRESS`.
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        arguments: Vec<String>,
+    },
+}
+
+/// A server and where it may run.
+#[derive(Debug, Clone)]
+pub struct ServerSpec {
+    /// What reports call it.
+    pub name: String,
+    /// How to get at it.
+    pub launch: Launch,
+    /// The CPUs it is pinned to; empty: not pinned.
+    pub cpus: Vec<usize>,
+}
+
+impl ServerSpec {
+    /// `pushring demo` on a free port of loopback.
+    pub fn pushring(program: PathBuf, shards: usize, cpus: &[usize]) -> Self {
+        let arguments = ["demo", "--listen", "127.0.0.1:0", "--shards", &shards.to_string()].map(str::to_owned);
+        Self {
+            name: "pushring".into(),
+            launch: Launch::Start { program, arguments: arguments.to_vec() },
+            cpus: cpus.to_vec(),
+        }
+    }
+
+    /// A reference server of our own, as another process of this program.
+    pub fn reference(name: &str, cpus: &[usize]) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("finding this program's own file")?;
+        let arguments = ["reference", name, "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+        Ok(Self { name: name.to_owned(), launch: Launch::Start { program, arguments }, cpus: cpus.to_vec() })
+    }
+
+    /// Starts the server, or finds the processes of the one that listens.
+    pub fn start(&self) -> anyhow::Result<Server> {
+        match &self.launch {
+            Launch::Listening { url, pids } => self.find(url, pids),
+            Launch::Start { program, arguments } => self.spawn(program, arguments),
+        }
+    }
+
+    fn find(&self, url: &str, pids: &[u32]) -> anyhow::Result<Server> {
+        let address = Target::parse(url, "/")?.address;
+        // Without its processes a server can still be measured from outside.
+        let pids = if pids.is_empty() { proc::listeners(address).unwrap_or_default() } else { pids.to_vec() };
+        Ok(Server { name: self.name.clone(), url: url.to_owned(), pids, cpus: self.cpus.len(), child: None })
+    }
+
+    fn spawn(&self, program: &PathBuf, arguments: &[String]) -> anyhow::Result<Server> {
+        let log = TemporaryFile::new("log")?;
+        let output = File::create(&log.path)?;
+        let before = sys::allowed_cpus()?;
+        if !self.cpus.is_empty() {
+            sys::pin_to(&self.cpus).with_context(|| format!("pinning the server to CPUs {:?}", self.cpus))?;
+        }
+        let spawned = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()));
+        sys::pin_to(&before)?;
+        let mut child = Running { child: spawned?, log };
+        let address = child.wait_until_listening(&self.name)?;
+        let pids = vec![child.child.id()];
+        let url = format!("ws://{address}");
+        Ok(Server { name: self.name.clone(), url, pids, cpus: self.cpus.len(), child: Some(child) })
+    }
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Server {
+    /// What reports call it.
+    pub name: String,
+    /// Where it listens.
+    pub url: String,
+    /// Its processes; empty when unknown.
+    pub pids: Vec<u32>,
+    /// To how many CPUs it is pinned; 0 when it is not.
+    pub cpus: usize,
+    child: Option<Running>,
+}
+
+impl Server {
+    /// The endpoint of the demo process `process`: its bound path, or `/` with a registration if there is a token.
+    pub fn target(&self, process: &str, token: Option<&str>, sources: u8) -> anyhow::Result<Target> {
+        let path = if token.is_some() { "/".to_owned() } else { format!("/{process}/") };
+        let mut target = Target::parse(&self.url, &path)?;
+        target.sources = sources;
+        target.registration = token.map(|token| Registration { token: token.to_owned(), process: process.to_owned() });
+        Ok(target)
+    }
+
+    /// Fails, with the end of its log, if a server that was started here has ended.
+    pub fn check_alive(&mut self) -> anyhow::Result<()> {
+        let Some(running) = &mut self.child else { return Ok(()) };
+        match running.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended by itself ({status}):\n{}", self.name, running.log.tail()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    log: TemporaryFile,
+}
+
+impl Running {
+    fn wait_until_listening(&mut self, name: &str) -> anyhow::Result<String> {
+        let start = Instant::now();
+        loop {
+            let text = fs::read_to_string(&self.log.path)?;
+            let address = text.lines().find_map(|line| line.split_once(LISTENING)).map(|(_, rest)| rest);
+            // A line that has no end yet may still lack digits of the port.
+            if let Some(address) = address.filter(|_| text.ends_with('\n')) {
+                let end = address.find(|c: char| c.is_whitespace() || c == '/').unwrap_or(address.len());
+                return Ok(address[..end].to_owned());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{name} did not start ({status}):\n{}", self.log.tail());
+            }
+            if start.elapsed() > START_MAX {
+                bail!("{name} did not print `{LISTENING}…` within {START_MAX:?}:\n{}", self.log.tail());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn stop(&mut self) -> anyhow::Result<()> {
+        sys::terminate(self.child.id())?;
+        let start = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if start.elapsed() > STOP_MAX {
+                self.child.kill()?;
+                self.child.wait()?;
+                bail!("the server did not stop on SIGTERM within {STOP_MAX:?} and was killed");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_)))
+            && let Err(error) = self.stop()
+        {
+            eprintln!("loadtest: {error:#}");
+        }
+    }
+}
+
+/// A file that goes away with its owner.
+#[derive(Debug)]
+pub struct TemporaryFile {
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl TemporaryFile {
+    /// An empty file that only this user can read.
+    pub fn new(kind: &str) -> anyhow::Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("loadtest-{}-{}-{number}.{kind}", std::process::id(), sys::now_ns());
+        let path = std::env::temp_dir().join(name);
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(Self { path })
+    }
+
+    fn tail(&self) -> String {
+        let text = fs::read_to_string(&self.path).unwrap_or_else(|error| format!("(no log: {error})"));
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        // The worst that a failure leaves behind is a small file in the temporary directory.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A fresh secret in a file, for `pushring --jwt-secret-file`.
+pub fn make_secret() -> anyhow::Result<TemporaryFile> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let file = TemporaryFile::new("secret")?;
+    fs::write(&file.path, bytes.map(|byte| format!("{byte:02x}")).concat())?;
+    Ok(file)
+}
+
+/// Asks `pushring token` for a token of the secret in `secret_file`.
+pub fn make_token(pushring: &PathBuf, node: &str, secret_file: &PathBuf) -> anyhow::Result<String> {
+    let output = Command::new(pushring)
+        .args(["token", "--node", node, "--jwt-secret-file"])
+        .arg(secret_file)
+        .output()
+        .with_context(|| format!("running {} token", pushring.display()))?;
+    if !output.status.success() {
+        bail!("pushring token failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    let token = String::from_utf8(output.stdout).context("the token is not UTF-8")?;
+    Ok(token.trim().to_owned())
+}

@@ -1,0 +1,290 @@
+//! The clients that make trouble: those that come and go, those that read slowly, those that never finish.
+
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+
+use serde::Serialize;
+
+use super::half_a_request;
+use crate::client::engine::{CloseHow, Pace};
+use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox, Target};
+use crate::payload::{STAMP_BYTES, Stamp};
+use crate::sys;
+
+/// Connections of the churn that are alive at a time.
+const CHURN_SLOTS: usize = 256;
+
+/// A connection of the churn that has not had its echo after this long is a fault.
+const ECHO_MAX_NS: u64 = 10_000_000_000;
+
+/// What became of the churn.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct ChurnCounts {
+    /// Connections that opened.
+    pub opened: u64,
+    /// Those that got their message back.
+    pub echoed: u64,
+    /// Ended by us with a FIN.
+    pub fins: u64,
+    /// Ended by us with a reset, half of them with the echo still on its way.
+    pub resets: u64,
+    /// Ended by a closing handshake.
+    pub handshakes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Free,
+    Opening,
+    Waiting,
+    Echoed,
+    Leaving,
+}
+
+#[derive(Debug)]
+struct Visitors {
+    stages: Vec<Stage>,
+    since_ns: Vec<u64>,
+    counts: ChurnCounts,
+    faults: Vec<String>,
+    /// Counts visits, and so decides how each ends.
+    visit: Vec<u64>,
+    payload: Vec<u8>,
+}
+
+/// How visit number `visit` ends: (how, before the echo).
+fn ending(visit: u64) -> (CloseHow, bool) {
+    match visit % 4 {
+        0 => (CloseHow::Tcp, false),
+        1 => (CloseHow::Reset, false),
+        2 => (CloseHow::Handshake, false),
+        _ => (CloseHow::Reset, true),
+    }
+}
+
+/// More faults than these are not told one by one.
+const FAULTS_MAX: usize = 10;
+
+impl Visitors {
+    fn fault(&mut self, text: String) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(text);
+        }
+    }
+}
+
+impl Handler for Visitors {
+    fn opened(&mut self, client: usize, outbox: &mut Outbox<'_>) {
+        self.counts.opened += 1;
+        self.stages[client] = Stage::Waiting;
+        self.since_ns[client] = sys::now_ns();
+        self.payload.clear();
+        let stamp = Stamp { run: 0, client: client as u32, sequence: self.visit[client], time_ns: 0 };
+        stamp.write(STAMP_BYTES + 40, &mut self.payload);
+        outbox.send(Opcode::Binary, &self.payload);
+    }
+
+    fn message(&mut self, client: usize, message: &Message<'_>, _: u64, _: &mut Outbox<'_>) {
+        if message.opcode == Opcode::Text {
+            return;
+        }
+        let right = Stamp::read(message.head)
+            .is_some_and(|stamp| stamp.client as usize == client && stamp.sequence == self.visit[client]);
+        if right && message.uniform && self.stages[client] == Stage::Waiting {
+            self.counts.echoed += 1;
+            self.stages[client] = Stage::Echoed;
+        } else {
+            self.fault(format!("churn: client {client} got a message that is not its own"));
+        }
+    }
+
+    fn closed(&mut self, client: usize, closure: &Closure) {
+        if self.stages[client] != Stage::Leaving {
+            self.fault(format!("churn: connection ended by the server: {}", closure.reason));
+        }
+        self.stages[client] = Stage::Free;
+    }
+}
+
+/// Connections that open, send one message, get it back, and leave.
+pub struct Churn {
+    engine: Engine,
+    visitors: Visitors,
+    interval_ns: f64,
+    started: u64,
+    start_ns: Option<u64>,
+}
+
+impl Churn {
+    /// `rate` of them a second; 0 for none.
+    pub fn new(target: Target, rate: f64) -> anyhow::Result<Self> {
+        let visitors = Visitors {
+            stages: vec![Stage::Free; CHURN_SLOTS],
+            since_ns: vec![0; CHURN_SLOTS],
+            counts: ChurnCounts::default(),
+            faults: Vec::new(),
+            visit: vec![0; CHURN_SLOTS],
+            payload: Vec::new(),
+        };
+        let interval_ns = if rate > 0.0 { 1e9 / rate } else { f64::INFINITY };
+        Ok(Self { engine: Engine::new(target, Pace::Block)?, visitors, interval_ns, started: 0, start_ns: None })
+    }
+
+    /// Starts who is due, handles what is ready, sends away who is done. Returns how much there was to do.
+    pub fn step(&mut self, now_ns: u64) -> anyhow::Result<usize> {
+        let start_ns = *self.start_ns.get_or_insert(now_ns);
+        let due = ((now_ns - start_ns) as f64 / self.interval_ns) as u64;
+        while self.started < due {
+            let Some(client) = self.visitors.stages.iter().position(|&stage| stage == Stage::Free) else { break };
+            self.engine.start(client, None)?;
+            self.visitors.stages[client] = Stage::Opening;
+            self.visitors.since_ns[client] = now_ns;
+            self.visitors.visit[client] = self.started;
+            self.started += 1;
+        }
+        let handled = self.engine.poll(0, &mut self.visitors)?;
+        self.send_away(now_ns)?;
+        Ok(handled)
+    }
+
+    fn send_away(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        for client in 0..CHURN_SLOTS {
+            let (how, early) = ending(self.visitors.visit[client]);
+            let stage = self.visitors.stages[client];
+            if stage == Stage::Echoed || (stage == Stage::Waiting && early) {
+                match how {
+                    CloseHow::Tcp => self.visitors.counts.fins += 1,
+                    CloseHow::Reset => self.visitors.counts.resets += 1,
+                    CloseHow::Handshake => self.visitors.counts.handshakes += 1,
+                }
+                self.visitors.stages[client] = Stage::Leaving;
+                self.engine.close(client, how)?;
+            }
+            if self.visitors.stages[client] == Stage::Leaving && !self.engine.is_alive(client) {
+                self.visitors.stages[client] = Stage::Free;
+            }
+            let late = now_ns.saturating_sub(self.visitors.since_ns[client]) > ECHO_MAX_NS;
+            if late && !matches!(stage, Stage::Free | Stage::Echoed) {
+                self.visitors.fault(format!("churn: client {client} stayed in {stage:?} for over 10 s"));
+                self.engine.close(client, CloseHow::Reset)?;
+                self.visitors.stages[client] = Stage::Free;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends those still there; the counts and the faults.
+    pub fn finish(mut self) -> anyhow::Result<(ChurnCounts, Vec<String>)> {
+        for client in 0..CHURN_SLOTS {
+            self.engine.close(client, CloseHow::Tcp)?;
+        }
+        if self.visitors.counts.opened == 0 && self.interval_ns.is_finite() && self.started > 0 {
+            self.visitors.fault("churn: no connection opened".into());
+        }
+        Ok((self.visitors.counts, self.visitors.faults))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Reluctant {
+    closed: u64,
+    lost: Vec<usize>,
+}
+
+impl Handler for Reluctant {
+    fn message(&mut self, _: usize, _: &Message<'_>, _: u64, _: &mut Outbox<'_>) {}
+
+    fn closed(&mut self, client: usize, _: &Closure) {
+        self.closed += 1;
+        self.lost.push(client);
+    }
+}
+
+/// Clients that read for a tenth of the time, each from a small receive buffer.
+pub struct SlowReaders {
+    engine: Engine,
+    reluctant: Reluctant,
+    clients: usize,
+    turn_ns: u64,
+    turn: u64,
+}
+
+const SLOW_TURN_NS: u64 = 200_000_000;
+const SLOW_BUFFER_BYTES: usize = 4096;
+
+impl SlowReaders {
+    /// `clients` of them.
+    pub fn new(target: Target, clients: usize) -> anyhow::Result<Self> {
+        let reluctant = Reluctant { closed: 0, lost: (0..clients).collect() };
+        Ok(Self { engine: Engine::new(target, Pace::Block)?, reluctant, clients, turn_ns: 0, turn: 0 })
+    }
+
+    /// Every turn another tenth may read. Returns how much there was to do.
+    pub fn step(&mut self, now_ns: u64) -> anyhow::Result<usize> {
+        if now_ns >= self.turn_ns {
+            self.turn_ns = now_ns + SLOW_TURN_NS;
+            self.turn += 1;
+            for client in std::mem::take(&mut self.reluctant.lost) {
+                self.engine.start(client, Some(SLOW_BUFFER_BYTES))?;
+            }
+            for client in 0..self.clients {
+                let reads = client as u64 % 10 == self.turn % 10;
+                // Those who are not open yet must read, or they never will be.
+                let paused = !reads && self.engine.is_open(client);
+                self.engine.set_paused(client, paused, &mut self.reluctant);
+            }
+        }
+        Ok(self.engine.poll(0, &mut self.reluctant)?)
+    }
+
+    /// Ends them; how many the server had closed.
+    pub fn finish(mut self) -> anyhow::Result<u64> {
+        for client in 0..self.clients {
+            self.engine.close(client, CloseHow::Reset)?;
+        }
+        Ok(self.reluctant.closed)
+    }
+}
+
+/// Connections that send half a request and wait. The server may close them; they come again.
+pub struct HalfOpen {
+    target: Target,
+    streams: Vec<Option<TcpStream>>,
+    closed: u64,
+    cursor: usize,
+}
+
+impl HalfOpen {
+    /// `count` of them.
+    pub fn new(target: &Target, count: usize) -> Self {
+        Self { target: target.clone(), streams: (0..count).map(|_| None).collect(), closed: 0, cursor: 0 }
+    }
+
+    /// Looks after one of them. Returns 0: there is never a hurry.
+    pub fn step(&mut self) -> anyhow::Result<usize> {
+        if self.streams.is_empty() {
+            return Ok(0);
+        }
+        self.cursor = (self.cursor + 1) % self.streams.len();
+        let place = &mut self.streams[self.cursor];
+        match place {
+            None => *place = Some(half_a_request(&self.target)?),
+            Some(stream) => {
+                let ended = match stream.read(&mut [0; 1024]) {
+                    Ok(count) => count == 0,
+                    Err(error) => error.kind() != ErrorKind::WouldBlock,
+                };
+                if ended {
+                    self.closed += 1;
+                    *place = None;
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    /// Ends them; how many the server had closed.
+    pub fn finish(self) -> u64 {
+        self.closed
+    }
+}
