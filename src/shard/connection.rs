@@ -65,7 +65,7 @@ pub struct Connection {
     pub(super) outbound: Outbound,
     pub(super) phase: Phase,
     /// Bytes that were read but may not be parsed yet: the owner's queue or this client's own queue is full.
-    pub(super) unparsed: Option<Box<Vec<u8>>>,
+    pub(super) unparsed: Option<Box<[u8]>>,
     /// When the current phase must have ended; `u64::MAX` if it has no such time.
     pub(super) deadline_ms: u64,
     /// When anything was last read.

@@ -31,7 +31,7 @@ pub(super) struct Exchange {
 enum Decision {
     Answer(Response),
     Ask { owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes },
-    Upgrade { response: SmallVec<[u8; 256]>, ws: proto::Connection, target: Target },
+    Upgrade { response: Vec<u8>, ws: proto::Connection, target: Target },
 }
 
 enum Target {
@@ -296,7 +296,7 @@ fn handshake(head: &http::Head<'_>, target: Target) -> Decision {
         Ok(upgrade) => {
             let mut response = Vec::with_capacity(256);
             upgrade::append_response(&mut response, &upgrade, None);
-            Decision::Upgrade { response: response.into(), ws: proto::Connection::new(None), target }
+            Decision::Upgrade { response, ws: proto::Connection::new(None), target }
         }
         Err(error) => Decision::Answer(refusal(error)),
     }

@@ -83,6 +83,7 @@ pub enum Lane {
 /// Backlogs that are not in use.
 #[derive(Default)]
 pub struct Spares {
+    #[expect(clippy::vec_box, reason = "the boxes themselves are what moves between here and the queues")]
     backlogs: Vec<Box<Backlog>>,
 }
 

@@ -80,7 +80,7 @@ impl Shard {
         let mut scratch = self.scratch.take().unwrap_or_default();
         while !input.is_empty() {
             if self.must_pause(slot) {
-                self.connections[slot as usize].unparsed = Some(Box::new(input.to_vec()));
+                self.connections[slot as usize].unparsed = Some(input.to_vec().into_boxed_slice());
                 break;
             }
             let connection = &mut self.connections[slot as usize];
