@@ -61,10 +61,18 @@ impl Shard {
         let directory = self.directory.clone();
         let peer = self.connections[slot as usize].peer.into();
         let decision = match exchange.http.feed(bytes) {
-            Next::Wait | Next::BodyPending { send_continue: false, .. } => None,
-            Next::BodyPending { send_continue: true, .. } => {
-                self.send_opaque(slot, http::CONTINUE, Bytes::new());
-                None
+            Next::Wait => None,
+            Next::BodyPending { head, send_continue } => {
+                // Who may not enter is told before the body is taken in.
+                match gateway::enter(&directory.gateway, &head, peer, self.unix_s) {
+                    Entry::Answer(response) => Some(Decision::Answer(response)),
+                    _ => {
+                        if send_continue {
+                            self.send_opaque(slot, http::CONTINUE, Bytes::new());
+                        }
+                        None
+                    }
+                }
             }
             Next::Rejected(rejection) => Some(Decision::Answer(rejection.response())),
             Next::Request(request) => {
@@ -290,9 +298,7 @@ impl Shard {
 
 /// The answer to an upgrade request that may enter.
 fn handshake(head: &http::Head<'_>, target: Target) -> Decision {
-    let headers: SmallVec<[httparse::Header<'_>; 24]> =
-        head.headers().iter().map(|header| httparse::Header { name: header.name, value: header.value }).collect();
-    match upgrade::negotiate(head.method, head.minor_version, &headers, &[]) {
+    match upgrade::negotiate(head.method, head.minor_version, head.headers(), &[]) {
         Ok(upgrade) => {
             let mut response = Vec::with_capacity(256);
             upgrade::append_response(&mut response, &upgrade, None);
@@ -304,9 +310,6 @@ fn handshake(head: &http::Head<'_>, target: Target) -> Decision {
 
 fn refusal(error: UpgradeError) -> Response {
     let response = Response::text(error.status(), error.to_string()).closing();
-    match error {
-        // RFC 6455 4.4: say which version would do.
-        UpgradeError::VersionUnsupported => response.with("sec-websocket-version", "13"),
-        _ => response,
-    }
+    // RFC 6455 4.4: say which version would do.
+    error.headers().iter().fold(response, |response, &(name, value)| response.with(name, value))
 }

@@ -9,7 +9,8 @@ use super::core::{Effect, Shard};
 use super::event::{ClosedBy, ControlKind, Event};
 use super::outbound::{ControlFrame, Lane};
 use crate::channel::ChannelId;
-use crate::proto::{Opcode, Payload, Received, Violation, server_header};
+use crate::gateway::REGISTRATION_BYTES_MAX;
+use crate::proto::{Limits, Opcode, Payload, Received, Violation, server_header};
 use bytes::Bytes;
 
 /// Messages up to this size lie side by side in the arena; larger ones get memory of their own.
@@ -17,6 +18,9 @@ const ARENA_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 
 /// The arena grows by this much at a time. A process that keeps one small message keeps this much alive.
 const ARENA_CHUNK_BYTES: usize = 64 * 1024;
+
+/// What a client may send before it has registered.
+const REGISTRATION_LIMITS: Limits = Limits::for_messages(REGISTRATION_BYTES_MAX);
 
 /// What to do after one frame.
 enum Step {
@@ -89,7 +93,9 @@ impl Shard {
                 Phase::Registering(registering) => (&mut registering.ws, None),
                 Phase::Http(_) | Phase::Ending { .. } => break,
             };
-            let received = ws.receive(input, &self.config.limits, &mut scratch);
+            // Nobody who has not registered makes us hold more than a registration.
+            let limits = if channel.is_some() { &self.config.limits } else { &REGISTRATION_LIMITS };
+            let received = ws.receive(input, limits, &mut scratch);
             let (consumed, step) = match received {
                 Ok((consumed, None)) => (consumed, Step::Next),
                 Ok((consumed, Some(event))) => (consumed, self.handle_event(slot, channel, event)),
