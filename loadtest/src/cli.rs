@@ -118,6 +118,14 @@ pub struct Conduct {
     pub token: Option<String>,
 }
 
+impl Conduct {
+    /// Spinning is only for as many processes as have a CPU to themselves.
+    pub fn pace_of(&self, processes: usize) -> anyhow::Result<Pace> {
+        let room = if self.cpus.is_empty() { sys::allowed_cpus()?.len().saturating_sub(1) } else { self.cpus.len() };
+        Ok(if processes > room.max(1) { Pace::Block } else { self.pace })
+    }
+}
+
 /// A started server and what must live as long as it.
 #[derive(Debug)]
 pub struct Bench {

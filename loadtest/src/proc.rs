@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 /// The CPU time some processes have used so far, over all their threads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CpuTime {
-    /// Time on a CPU per thread, to the nanosecond, from `schedstat`; `None` where the kernel does not keep it.
-    on_cpu_ns: Option<HashMap<u32, u64>>,
+    /// Time on a CPU and time waiting for one, per thread, to the nanosecond, from `schedstat`; `None` where the kernel
+    /// does not keep it.
+    on_cpu_ns: Option<HashMap<u32, (u64, u64)>>,
     user_ticks: u64,
     system_ticks: u64,
 }
@@ -28,6 +29,8 @@ pub struct CpuUse {
     pub user_us: f64,
     /// The share in the kernel.
     pub system_us: f64,
+    /// Time its threads were ready and something else had the CPU, in microseconds.
+    pub waited_us: f64,
 }
 
 /// Microseconds of one clock tick of `/proc/PID/stat`; Linux fixes USER_HZ at 100 on every architecture it counts on.
@@ -47,7 +50,8 @@ impl CpuTime {
                 let thread = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
                 // A thread that has just ended has no schedstat any more.
                 let Ok(on_cpu) = fs::read_to_string(path.join("schedstat")) else { continue };
-                let on_cpu = on_cpu.split(' ').next().and_then(|time| time.parse::<u64>().ok());
+                let mut times = on_cpu.split(' ').map_while(|time| time.parse::<u64>().ok());
+                let on_cpu = times.next().zip(times.next());
                 match (thread.zip(on_cpu), &mut sum.on_cpu_ns) {
                     (Some((thread, on_cpu)), Some(threads)) => drop(threads.insert(thread, on_cpu)),
                     _ => sum.on_cpu_ns = None,
@@ -61,17 +65,24 @@ impl CpuTime {
     pub fn since(&self, earlier: &Self) -> CpuUse {
         let user = self.user_ticks.saturating_sub(earlier.user_ticks) as f64 * TICK_US;
         let system = self.system_ticks.saturating_sub(earlier.system_ticks) as f64 * TICK_US;
-        let total_us = match (&self.on_cpu_ns, &earlier.on_cpu_ns) {
-            // Thread by thread, so that one that has ended in between takes nothing off the others.
-            (Some(now), Some(before)) if !now.is_empty() => {
-                let used = now.iter().map(|(thread, now)| now.saturating_sub(*before.get(thread).unwrap_or(&0)));
-                used.sum::<u64>() as f64 / 1000.0
-            }
-            _ => user + system,
+        let (total_us, waited_us) = match (&self.on_cpu_ns, &earlier.on_cpu_ns) {
+            (Some(now), Some(before)) if !now.is_empty() => since_by_thread(now, before),
+            _ => (user + system, 0.0),
         };
         let user_share = if user + system > 0.0 { user / (user + system) } else { 0.0 };
-        CpuUse { total_us, user_us: total_us * user_share, system_us: total_us * (1.0 - user_share) }
+        CpuUse { total_us, user_us: total_us * user_share, system_us: total_us * (1.0 - user_share), waited_us }
     }
+}
+
+/// Microseconds on a CPU and waiting for one, thread by thread, so that one that has ended takes nothing off the others.
+fn since_by_thread(now: &HashMap<u32, (u64, u64)>, before: &HashMap<u32, (u64, u64)>) -> (f64, f64) {
+    let mut sum = (0, 0);
+    for (thread, now) in now {
+        let before = before.get(thread).copied().unwrap_or_default();
+        sum.0 += now.0.saturating_sub(before.0);
+        sum.1 += now.1.saturating_sub(before.1);
+    }
+    (sum.0 as f64 / 1000.0, sum.1 as f64 / 1000.0)
 }
 
 /// Fields 14 and 15 of `/proc/PID/stat`; the command's name in parentheses may hold anything, so count from its end.

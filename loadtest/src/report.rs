@@ -37,6 +37,8 @@ pub struct Report {
     pub memory: Option<MemoryReport>,
     /// The share of its time the load tester was busy, 0 to 1.
     pub client_busy: f64,
+    /// The load tester's own CPU time while it measured.
+    pub client_cpu: Option<CpuUse>,
     /// What to mind when reading the figures.
     pub notes: Vec<String>,
 }
@@ -98,6 +100,9 @@ pub struct MemoryReport {
 /// Busier than this, a load tester is the bottleneck.
 const SATURATED: f64 = 0.95;
 
+/// Waiting longer than this share of the time for a CPU, a run is not alone on its CPUs.
+const WAITED_MAX: f64 = 0.05;
+
 impl Report {
     /// Adds what follows from the figures themselves.
     pub fn judge(mut self, server_cpus: usize) -> Self {
@@ -108,6 +113,16 @@ impl Report {
                 self.client_busy * 100.0,
                 self.unit
             ));
+        }
+        for (who, used) in [("server", self.cpu.map(|cpu| cpu.total)), ("load tester", self.client_cpu)] {
+            let waited = used.map_or(0.0, |used| used.waited_us / 1e6 / self.seconds.max(1e-9));
+            if waited > WAITED_MAX {
+                self.notes.push(format!(
+                    "the {who} waited for a CPU {:.0} % of the time: something else runs there, so latencies and rates \
+                     are worse than they could be",
+                    waited * 100.0
+                ));
+            }
         }
         if let Some(cpu) = self.cpu.filter(|_| server_cpus > 0) {
             let load = cpu.cores / server_cpus as f64;

@@ -16,7 +16,7 @@ pub fn page(comparison: &Comparison) -> String {
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <title>{subject}: comparison</title><style>{STYLE}</style><main>\
          <header><h1>{subject} beside other servers</h1>\
-         <p>One run, servers interleaved, {} runs of each cell; bars are medians, whiskers go from the best run to the \
+         <p>Servers interleaved in one session, {} × each cell; bars are medians, whiskers go from the best run to the \
          worst. Lower is better unless it says rate.</p>\
          <p class=\"dim\">{} · {} CPUs · Linux {} · servers on CPU {:?}, clients on CPU {:?}</p></header>",
         comparison.runs,
@@ -30,7 +30,9 @@ pub fn page(comparison: &Comparison) -> String {
     html.push_str(&summary(comparison));
     html.push_str(&windows(comparison));
     html.push_str(&latencies(comparison));
-    for cell in &comparison.cells {
+    // The windows in between are points of the plot and lines of the table; a section each would only repeat them.
+    let between = |key: &str| ["x128-w2", "x128-w4"].iter().any(|end| key.ends_with(end));
+    for cell in comparison.cells.iter().filter(|cell| !between(&cell.key)) {
         html.push_str(&cell_section(comparison, cell));
     }
     html.push_str(&stuck(comparison));
@@ -66,7 +68,8 @@ fn summary(comparison: &Comparison) -> String {
 fn summary_entry(series: Option<&Series>, metric: Metric) -> String {
     let Some(series) = series else { return "<td class=\"dim\">–</td>".into() };
     let class = if series.is_clean() { "" } else { " class=\"bad\" title=\"lost messages or failed\"" };
-    let value = series.spread(metric).map_or("failed".to_owned(), |spread| figure(spread.median, metric));
+    let value =
+        series.spread(metric).map_or("failed".to_owned(), |spread| figure(spread.median, metric).replace(" CPU", ""));
     format!("<td{class}>{}</td>", escape(&value))
 }
 
@@ -95,7 +98,7 @@ fn windows(comparison: &Comparison) -> String {
     if cells.len() < WINDOWS.len() {
         return String::new();
     }
-    let steps: Vec<String> = WINDOWS.iter().map(|window| format!("{window} in flight")).collect();
+    let steps: Vec<String> = WINDOWS.iter().map(|window| window.to_string()).collect();
     let plot = |unit: &str, value: &dyn Fn(&Series) -> Option<f64>| {
         let lines: Vec<Line> = comparison
             .servers
@@ -112,8 +115,8 @@ fn windows(comparison: &Comparison) -> String {
     let rate = plot("deliveries a second", &|series| Some(series.spread_of(|report| Some(report.per_second))?.median));
     let cpu = plot("µs CPU per delivery", &|series| Some(series.spread(Metric::CpuPerUnit)?.median));
     format!(
-        "<section><h2>Throughput against window</h2><p>Messages of 128 bytes to all clients; the more are in flight, \
-         the more a server may send together.</p>{rate}<h3>Server CPU per delivery</h3>{cpu}</section>"
+        "<section><h2>Throughput against window</h2><p>Messages of 128 bytes to all clients. The x axis is how many are in \
+         flight: the more, the more a server may send together.</p>{rate}<h3>Server CPU per delivery</h3>{cpu}</section>"
     )
 }
 

@@ -18,10 +18,10 @@ pub struct Line {
 }
 
 const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 300.0;
+const HEIGHT: f64 = 310.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 130.0;
-const TOP: f64 = 16.0;
+const TOP: f64 = 30.0;
 const BOTTOM: f64 = 36.0;
 
 /// A round number at or above `value`: 1, 2 or 5 times a power of ten.
@@ -64,7 +64,7 @@ pub fn lines(steps: &[String], unit: &str, lines: &[Line]) -> String {
             short(value)
         );
     }
-    let _ = write!(svg, "<text class=\"tick\" x=\"4\" y=\"11\">{}</text>", escape(unit));
+    let _ = write!(svg, "<text class=\"tick\" x=\"4\" y=\"13\">{}</text>", escape(unit));
     for (index, step) in steps.iter().enumerate() {
         let _ = write!(
             svg,
@@ -101,20 +101,28 @@ pub fn lines(steps: &[String], unit: &str, lines: &[Line]) -> String {
     svg
 }
 
-/// Names at the right ends of the lines, moved apart where they would overlap.
+/// Names at the right ends of the lines, moved apart where they would overlap, none below the axis.
 fn end_labels(mut labels: Vec<(f64, &Line)>) -> String {
+    const APART: f64 = 15.0;
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut svg = String::new();
     let mut free = TOP;
+    for (y, _) in &mut labels {
+        *y = y.max(free);
+        free = *y + APART;
+    }
+    let mut ceiling = HEIGHT - BOTTOM;
+    for (y, _) in labels.iter_mut().rev() {
+        *y = y.min(ceiling);
+        ceiling = *y - APART;
+    }
+    let mut svg = String::new();
     for (y, line) in labels {
-        let place = y.max(free);
-        free = place + 15.0;
         let _ = write!(
             svg,
             "<text class=\"name c{}\" x=\"{}\" y=\"{:.1}\">{}</text>",
             line.colour,
             WIDTH - RIGHT + 10.0,
-            place + 4.0,
+            y + 4.0,
             escape(&line.name)
         );
     }

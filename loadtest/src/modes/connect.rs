@@ -128,7 +128,7 @@ fn hold(
     let board = Board::new(settings.processes)?;
     let crew = Crew::start(&board, |worker| follow(&board, worker, settings, target, conduct))?;
     let mut holding = Holding::default();
-    let mut engine = Engine::new(target.clone(), conduct.pace)?;
+    let mut engine = Engine::new(target.clone(), conduct.pace_of(settings.processes)?)?;
     engine.connect_all(0, FIRST_TOUCH, conduct.patience, |_| None, &mut holding, |_| {})?;
     close_all(&mut engine, FIRST_TOUCH)?;
     wait(&mut engine, &mut holding, SETTLE)?;
@@ -185,7 +185,7 @@ fn follow(
         sys::pin_to(&cpus)?;
     }
     let mut holding = Holding::default();
-    let mut engine = Engine::new(target.clone(), conduct.pace)?;
+    let mut engine = Engine::new(target.clone(), conduct.pace_of(settings.processes)?)?;
     while board.phase() < Phase::Run {
         engine.poll(5, &mut holding)?;
     }
@@ -297,13 +297,14 @@ fn churn(
     let done = come_and_go(&mut engine, &mut churning, settings, slots, conduct.patience)?;
     // The server's side of the last closes belongs to the bill.
     std::thread::sleep(Duration::from_millis(20));
-    let cpu = meter.stop()?;
+    let used = meter.stop()?;
     let elapsed_ns = sys::now_ns() - start_ns;
     report.count = done;
     report.seconds = elapsed_ns as f64 / 1e9;
     report.per_second = done as f64 / report.seconds;
     report.latency = churning.latency.summary();
-    report.cpu = cpu.map(|total| CpuReport::new(total, done, report.seconds));
+    report.client_cpu = Some(used.own);
+    report.cpu = used.server.map(|total| CpuReport::new(total, done, report.seconds));
     report.client_busy = engine.busy_ns() as f64 / elapsed_ns as f64;
     report.accounting.merge(&churning.accounting);
     Ok(())

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::broadcast::{BARRIER, Receivers, RunIds, StallPlan};
-use super::{CpuMeter, parse_size, run_number};
+use super::{CpuMeter, Used, parse_size, run_number};
 use crate::cli::{Bench, Conduct, cpus_of_worker};
 use crate::client::{Engine, Target};
 use crate::ledger::Accounting;
@@ -190,9 +190,10 @@ fn run(bench: &mut Bench, plan: &Plan, mode: &str, settings: serde_json::Value) 
         per_second: count as f64 / timing.seconds,
         latency: latency.summary(),
         accounting: outcome.accounting,
-        cpu: timing.cpu.map(|total| CpuReport::new(total, count, timing.seconds)),
+        cpu: timing.used.server.map(|total| CpuReport::new(total, count, timing.seconds)),
         memory: None,
         client_busy: outcome.busy,
+        client_cpu: Some(timing.used.own),
         notes: timing.note.into_iter().collect(),
     }
     .judge(bench.server.cpus))
@@ -201,7 +202,7 @@ fn run(bench: &mut Bench, plan: &Plan, mode: &str, settings: serde_json::Value) 
 /// What only worker 0 knows.
 struct Timing {
     seconds: f64,
-    cpu: Option<crate::proc::CpuUse>,
+    used: Used,
     note: Option<String>,
 }
 
@@ -235,7 +236,7 @@ impl<'a> Worker<'a> {
         let stalling = share_of(plan.stalling, plan.processes, number);
         let stalls = StallPlan { clients: stalling, messages: plan.stall_messages, spread, first };
         let receivers = Receivers::new(plan.ids, plan.size, clients, number == 0, stalls);
-        let engine = Engine::new(target.clone(), conduct.pace)?;
+        let engine = Engine::new(target.clone(), conduct.pace_of(plan.processes)?)?;
         let patience_ns = conduct.patience.as_nanos() as u64;
         Ok((Self { number, board, engine, receivers, patience_ns }, clients))
     }
@@ -355,11 +356,11 @@ fn lead(
     worker.drain()?;
     let workers = plan.processes as u64;
     wait_until(&mut worker, crew, "all workers to drain", || board.sum(Figure::Done) == workers)?;
-    let cpu = meter.stop()?;
+    let used = meter.stop()?;
     let note = note.or_else(|| worker.receivers.stuck_closed.take());
     let busy_ns = worker.engine.busy_ns() - busy_before;
     let seconds = board.max(Figure::LastArrival).saturating_sub(start_ns).max(1) as f64 / 1e9;
-    Ok((worker.outcome(busy_ns, start_ns), Timing { seconds, cpu, note }))
+    Ok((worker.outcome(busy_ns, start_ns), Timing { seconds, used, note }))
 }
 
 fn wait_until(

@@ -28,24 +28,36 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
     Ok(size)
 }
 
-/// The server's CPU time over a stretch of a run; nothing where its processes are unknown.
+/// The CPU time of the server, where its processes are known, and of this process over a stretch of a run.
 pub struct CpuMeter<'a> {
     pids: &'a [u32],
-    start: Option<CpuTime>,
+    server: Option<CpuTime>,
+    own: CpuTime,
+}
+
+/// What [`CpuMeter`] measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Used {
+    /// The server.
+    pub server: Option<CpuUse>,
+    /// This process.
+    pub own: CpuUse,
 }
 
 impl<'a> CpuMeter<'a> {
     /// Starts now.
     pub fn start(server: &'a Server) -> anyhow::Result<Self> {
         let pids = &server.pids;
-        Ok(Self { pids, start: if pids.is_empty() { None } else { Some(CpuTime::of(pids)?) } })
+        let own = CpuTime::of(&[std::process::id()])?;
+        Ok(Self { pids, server: if pids.is_empty() { None } else { Some(CpuTime::of(pids)?) }, own })
     }
 
     /// What was used since.
-    pub fn stop(self) -> anyhow::Result<Option<CpuUse>> {
-        Ok(match self.start {
+    pub fn stop(self) -> anyhow::Result<Used> {
+        let server = match self.server {
             Some(start) => Some(CpuTime::of(self.pids)?.since(&start)),
             None => None,
-        })
+        };
+        Ok(Used { server, own: CpuTime::of(&[std::process::id()])?.since(&self.own) })
     }
 }

@@ -134,7 +134,7 @@ pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
     let meter = CpuMeter::start(&bench.server)?;
     let (start_ns, busy_before) = (sys::now_ns(), engine.busy_ns());
     publish(&mut engine, &mut arrivals, settings, patience_ns)?;
-    let cpu = meter.stop()?;
+    let used = meter.stop()?;
     let elapsed_ns = arrivals.last_arrival_ns.saturating_sub(start_ns).max(1) as f64;
     let busy = (engine.busy_ns() - busy_before) as f64 / elapsed_ns;
     let (accounting, latency) = arrivals.finish();
@@ -150,9 +150,10 @@ pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
         per_second: count as f64 / seconds,
         latency: latency.summary(),
         accounting,
-        cpu: cpu.map(|total| CpuReport::new(total, count, seconds)),
+        cpu: used.server.map(|total| CpuReport::new(total, count, seconds)),
         memory: None,
         client_busy: busy.min(1.0),
+        client_cpu: Some(used.own),
         notes: Vec::new(),
     }
     .judge(bench.server.cpus))

@@ -161,7 +161,7 @@ impl<'a> Soak<'a> {
         let start_ns = sys::now_ns();
         self.soak(start_ns, &pids)?;
         self.drain(patience)?;
-        let cpu = meter.stop()?;
+        let cpu = meter.stop()?.server;
         let seconds = (sys::now_ns() - start_ns) as f64 / 1e9;
         self.finish(seconds, cpu, &pids)
     }
