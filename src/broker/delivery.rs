@@ -254,6 +254,12 @@ impl Pusher {
         self.send(self.shared.shard_of(channel), Command::Close(Box::new(close)), Full::Wait)
     }
 
+    /// Collects orders, so that many cost as little to hand over as one. Order holds as if they were given one by one.
+    pub fn batch(&self) -> Batch<'_> {
+        let shards = self.shared.inboxes.len();
+        Batch { pusher: self, shards: (0..shards).map(|_| Vec::new()).collect() }
+    }
+
     fn push_to(
         &self,
         channel: ChannelId,
@@ -262,8 +268,17 @@ impl Pusher {
         full: Full,
     ) -> Result<(), PushError> {
         let part = if delivery.ask.is_some() { delivery.parts(1).pop().flatten() } else { None };
-        let push = Push { channel, owner: self.owner, frame: message.0, policy: delivery.policy, part };
-        self.send(self.shared.shard_of(channel), Command::Push(push), full)
+        self.send(self.shared.shard_of(channel), self.command(channel, message, delivery.policy, part), full)
+    }
+
+    fn command(
+        &self,
+        channel: ChannelId,
+        message: Message,
+        policy: Option<Policy>,
+        part: Option<Box<Part>>,
+    ) -> Command {
+        Command::Push(Push { channel, owner: self.owner, frame: message.0, policy, part })
     }
 
     fn push_to_many(
@@ -339,6 +354,46 @@ impl Pusher {
                 Refused::Full(_) => PushError::InboxFull,
                 Refused::Stopped(_) => PushError::Stopped,
             }),
+        }
+    }
+}
+
+/// Orders of one process that are handed over together ([`Pusher::batch`]). Dropping it gives up what was not sent.
+pub struct Batch<'a> {
+    pusher: &'a Pusher,
+    shards: Vec<Vec<Command>>,
+}
+
+/// Orders per place in an inbox: enough that handing over costs nothing beside obeying, few enough that a turn of the
+/// shard stays short.
+const BATCH_COMMANDS_MAX: usize = 256;
+
+impl Batch<'_> {
+    /// As [`Pusher::push_wait`], when the batch is sent; a full batch is sent at once.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn push_wait(&mut self, channel: ChannelId, message: Message) -> Result<(), PushError> {
+        let shard = self.pusher.shared.shard_of(channel);
+        let commands = &mut self.shards[shard];
+        commands.push(self.pusher.command(channel, message, None, None));
+        if commands.len() >= BATCH_COMMANDS_MAX { self.send_shard(shard) } else { Ok(()) }
+    }
+
+    /// Hands everything over, waiting for room in the inboxes.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn send_wait(&mut self) -> Result<(), PushError> {
+        (0..self.shards.len()).try_for_each(|shard| self.send_shard(shard))
+    }
+
+    fn send_shard(&mut self, shard: usize) -> Result<(), PushError> {
+        let mut commands = std::mem::take(&mut self.shards[shard]);
+        match commands.len() {
+            0 => Ok(()),
+            1 => self.pusher.send(shard, commands.remove(0), Full::Wait),
+            _ => self.pusher.send(shard, Command::Batch(commands), Full::Wait),
         }
     }
 }

@@ -33,7 +33,7 @@ pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, Htt
 pub use crate::shard::outcome::Outcome;
 pub use crate::shard::process_queue::{QueueLimits, RecvError};
 pub use crate::shard::stats::{Report, Stats};
-pub use delivery::{Audience, Delivery, InvalidMessage, Message, PushError, Pusher, Ticket};
+pub use delivery::{Audience, Batch, Delivery, InvalidMessage, Message, PushError, Pusher, Ticket};
 pub use process::{AttachOptions, Process};
 
 use crate::channel::ChannelId;

@@ -8,7 +8,9 @@
 //! All are bound open at `/PROCESS_ID/`, take registered channels too, and lose nothing: they wait for room in the shards'
 //! inboxes, which drain at CPU speed. Each runs on a thread of its own until the broker stops.
 
-use crate::broker::{AttachError, AttachOptions, Audience, BindPathError, Delivery, Event, Handle, Message, Process};
+use crate::broker::{
+    AttachError, AttachOptions, Audience, Batch, BindPathError, Delivery, Event, Handle, Message, Process,
+};
 use crate::broker::{PushError, RecvError};
 use crate::channel::ChannelId;
 use crate::proto::MessageKind;
@@ -43,7 +45,7 @@ pub fn start(broker: &Handle) -> Result<Vec<JoinHandle<()>>, DemoError> {
     ])
 }
 
-type OnEvent = fn(&Process, Event) -> Result<(), PushError>;
+type OnEvent = fn(&Process, &mut Batch<'_>, Event) -> Result<(), PushError>;
 
 fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>, DemoError> {
     let id = id.parse().expect("the ids of this file are valid");
@@ -61,23 +63,23 @@ fn run(process: &Process, on_event: OnEvent) {
             Ok(()) | Err(RecvError::Timeout) => {}
             Err(RecvError::Stopped) => return,
         }
-        for event in events.drain(..) {
-            // The only error is that the broker has stopped.
-            if on_event(process, event).is_err() {
-                return;
-            }
+        let mut batch = process.batch();
+        let handled = events.drain(..).try_for_each(|event| on_event(process, &mut batch, event));
+        // The only error is that the broker has stopped.
+        if handled.and_then(|()| batch.send_wait()).is_err() {
+            return;
         }
     }
 }
 
-fn echo(process: &Process, event: Event) -> Result<(), PushError> {
+fn echo(_: &Process, batch: &mut Batch<'_>, event: Event) -> Result<(), PushError> {
     match event {
-        Event::Message { channel, kind, payload } => process.push_wait(channel, received(kind, payload)),
+        Event::Message { channel, kind, payload } => batch.push_wait(channel, received(kind, payload)),
         _ => Ok(()),
     }
 }
 
-fn relay(process: &Process, event: Event) -> Result<(), PushError> {
+fn relay(process: &Process, _: &mut Batch<'_>, event: Event) -> Result<(), PushError> {
     match event {
         Event::Message { channel, kind, payload } => {
             process.push_many_wait(Audience::Process, &[channel], received(kind, payload), Delivery::default())
@@ -86,15 +88,15 @@ fn relay(process: &Process, event: Event) -> Result<(), PushError> {
     }
 }
 
-fn unicast(process: &Process, event: Event) -> Result<(), PushError> {
+fn unicast(_: &Process, batch: &mut Batch<'_>, event: Event) -> Result<(), PushError> {
     match event {
         Event::Opened(opened) => {
-            process.push_wait(opened.channel, Message::text(format!("{{\"channel_id\":{}}}", opened.channel)))
+            batch.push_wait(opened.channel, Message::text(format!("{{\"channel_id\":{}}}", opened.channel)))
         }
         Event::Message { kind: MessageKind::Binary, payload, .. } => match payload.first_chunk() {
             Some(id) => {
                 let channel = ChannelId::new(u32::from_le_bytes(*id));
-                process.push_wait(channel, Message::binary(payload.slice(4..)))
+                batch.push_wait(channel, Message::binary(payload.slice(4..)))
             }
             None => Ok(()),
         },

@@ -56,15 +56,24 @@ pub struct Pump {
     ready: ReadySet,
     events: Events,
     /// By number: what the kernel counts up from 0, so this is dense.
-    sockets: Vec<Option<OwnedFd>>,
-    /// Connections to read in this turn or the next ones, and whether to go on until there is nothing left to read.
-    readable: VecDeque<(Token, bool)>,
+    sockets: Vec<Option<Watched>>,
+    /// Connections to read in this turn or the next ones; each stands here once.
+    readable: VecDeque<Token>,
     accept_pending: bool,
     accept_pause_until_ms: u64,
     buffer: Vec<u8>,
     effects: Vec<Effect>,
     started: Instant,
     ticked_ms: u64,
+}
+
+/// A socket and what its readiness asks for.
+struct Watched {
+    socket: OwnedFd,
+    /// It stands in the list of those to read.
+    queued: bool,
+    /// Go on until there is nothing left, however short a read is: an end may wait behind the bytes.
+    to_the_end: bool,
 }
 
 impl Pump {
@@ -178,7 +187,8 @@ impl Pump {
                         self.shard.handle_writable(token);
                     }
                     if event.readable || event.hangup || event.error {
-                        self.readable.push_back((token, event.hangup || event.error));
+                        let to_the_end = event.hangup || event.error;
+                        queue_read(&self.shard, &mut self.sockets, &mut self.readable, token, to_the_end);
                     }
                 }
             }
@@ -202,7 +212,7 @@ impl Pump {
                     if self.sockets.len() <= place {
                         self.sockets.resize_with(place + 1, || None);
                     }
-                    self.sockets[place] = Some(socket);
+                    self.sockets[place] = Some(Watched { socket, queued: false, to_the_end: false });
                     if let Err(error) = watched {
                         tracing::warn!(%error, "a client was let go: its socket cannot be watched");
                         self.shard.handle_end(token, now_ms);
@@ -225,23 +235,25 @@ impl Pump {
 
     fn read(&mut self, now_ms: u64) {
         for _ in 0..TURN_READS_MAX.min(self.readable.len()) {
-            let Some((token, to_the_end)) = self.readable.pop_front() else { break };
+            let Some(token) = self.readable.pop_front() else { break };
+            let Some(watched) = self.shard.socket(token).and_then(|id| self.sockets[id.0 as usize].as_mut()) else {
+                continue;
+            };
+            watched.queued = false;
             if !self.shard.wants_read(token) {
                 continue;
             }
-            let Some(socket) = self.shard.socket(token).and_then(|id| self.sockets[id.0 as usize].as_ref()) else {
-                continue;
-            };
-            match sys::receive(socket, &mut self.buffer) {
+            match sys::receive(&watched.socket, &mut self.buffer) {
                 Ok(Received::Bytes(count)) => {
+                    let to_the_end = watched.to_the_end;
                     self.shard.handle_read(token, &mut self.buffer[..count], now_ms);
                     // Edge-triggered: what is left now is reported by nobody. A short read has emptied the socket,
                     // but does not tell of an end behind the bytes.
                     if count == self.buffer.len() || to_the_end {
-                        self.readable.push_back((token, to_the_end));
+                        queue_read(&self.shard, &mut self.sockets, &mut self.readable, token, to_the_end);
                     }
                 }
-                Ok(Received::Nothing) => {}
+                Ok(Received::Nothing) => watched.to_the_end = false,
                 Ok(Received::End) | Err(_) => self.shard.handle_end(token, now_ms),
             }
         }
@@ -252,7 +264,9 @@ impl Pump {
         self.shard.take_effects(&mut effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Read(token) => self.readable.push_back((token, true)),
+                Effect::Read(token) => {
+                    queue_read(&self.shard, &mut self.sockets, &mut self.readable, token, true);
+                }
                 Effect::ShutdownWrite(socket) => {
                     if let Some(socket) = self.socket(socket) {
                         // The peer may have gone already; the next read finds that out.
@@ -266,6 +280,21 @@ impl Pump {
     }
 
     fn socket(&self, id: SocketId) -> Option<&OwnedFd> {
-        self.sockets.get(id.0 as usize)?.as_ref()
+        Some(&self.sockets.get(id.0 as usize)?.as_ref()?.socket)
+    }
+}
+
+/// Puts a connection into the list of those to read, unless it stands there already.
+fn queue_read(
+    shard: &Shard,
+    sockets: &mut [Option<Watched>],
+    readable: &mut VecDeque<Token>,
+    token: Token,
+    to_the_end: bool,
+) {
+    let Some(watched) = shard.socket(token).and_then(|id| sockets[id.0 as usize].as_mut()) else { return };
+    watched.to_the_end |= to_the_end;
+    if !std::mem::replace(&mut watched.queued, true) {
+        readable.push_back(token);
     }
 }

@@ -15,6 +15,8 @@ pub enum Command {
     Push(Push),
     /// One frame to many channels of this shard.
     PushMany(Box<PushMany>),
+    /// Several orders, obeyed in order: what a process hands over at a time costs one place in the inbox.
+    Batch(Vec<Command>),
     /// End a channel behind what is queued for it.
     Close(Box<Close>),
     /// The answer to a waiting HTTP request.
@@ -164,6 +166,10 @@ impl Command {
             Command::Push(push) => push.frame.payload.len(),
             Command::PushMany(many) => many.frame.payload.len(),
             Command::Respond(respond) => respond.body.len(),
+            Command::Batch(commands) => {
+                let payloads: usize = commands.iter().map(Command::payload_bytes).sum();
+                payloads + commands.len() * size_of::<Command>()
+            }
             _ => 0,
         }
     }

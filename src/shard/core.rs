@@ -167,8 +167,20 @@ impl Shard {
     /// An order from elsewhere.
     pub fn handle_command(&mut self, command: Command, now_ms: u64) {
         self.now_ms = now_ms;
+        match command {
+            Command::Batch(commands) => {
+                for command in commands {
+                    self.obey(command);
+                }
+            }
+            command => self.obey(command),
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
         self.stats.commands += 1;
         match command {
+            Command::Batch(_) => unreachable!("batches hold no batches"),
             Command::Push(push) => self.push(push),
             Command::PushMany(many) => self.push_many(*many),
             Command::Close(close) => self.close_by_process(*close),
