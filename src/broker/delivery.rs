@@ -6,6 +6,7 @@ use crate::gateway::OwnerId;
 use crate::inbox::{Account, Refused};
 use crate::proto::{MessageKind, close};
 use crate::shard::command::{Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use crate::shard::event::Event;
 use crate::shard::outcome::{Outcome, Part, Ticket as Parts};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
@@ -117,7 +118,14 @@ pub enum PushError {
 pub struct Delivery {
     /// What to do where a channel is over its budget; `None` leaves it to the process' setting.
     pub policy: Option<Policy>,
-    ask: Option<crossbeam_channel::Sender<Outcome>>,
+    ask: Option<Ask>,
+}
+
+/// Where an outcome goes.
+#[derive(Debug)]
+enum Ask {
+    Ticket(crossbeam_channel::Sender<Outcome>),
+    Event(u64),
 }
 
 impl Delivery {
@@ -132,21 +140,16 @@ impl Delivery {
     #[must_use]
     pub fn asking(mut self) -> (Self, Ticket) {
         let (sender, receiver) = bounded(1);
-        self.ask = Some(sender);
+        self.ask = Some(Ask::Ticket(sender));
         (self, Ticket(receiver))
     }
 
-    fn parts(&mut self, count: usize) -> Vec<Option<Box<Part>>> {
-        match self.ask.take() {
-            // Whoever asked may not wait any more.
-            Some(ask) => Parts::split(count, move |outcome| {
-                let _ = ask.try_send(outcome);
-            })
-            .into_iter()
-            .map(|part| Some(Box::new(part)))
-            .collect(),
-            None => (0..count).map(|_| None).collect(),
-        }
+    /// Asks for the outcome as an [`Event::Outcome`](super::Event::Outcome) with this number, among the process' other
+    /// events.
+    #[must_use]
+    pub fn asking_event(mut self, ticket: u64) -> Self {
+        self.ask = Some(Ask::Event(ticket));
+        self
     }
 }
 
@@ -260,15 +263,33 @@ impl Pusher {
         Batch { pusher: self, shards: (0..shards).map(|_| Vec::new()).collect() }
     }
 
-    fn push_to(
-        &self,
-        channel: ChannelId,
-        message: Message,
-        mut delivery: Delivery,
-        full: Full,
-    ) -> Result<(), PushError> {
-        let part = if delivery.ask.is_some() { delivery.parts(1).pop().flatten() } else { None };
+    fn push_to(&self, channel: ChannelId, message: Message, delivery: Delivery, full: Full) -> Result<(), PushError> {
+        let part = self.parts(delivery.ask, 1).pop().flatten();
         self.send(self.shared.shard_of(channel), self.command(channel, message, delivery.policy, part), full)
+    }
+
+    /// The shares of `count` shards in the outcome, if it was asked for.
+    fn parts(&self, ask: Option<Ask>, count: usize) -> Vec<Option<Box<Part>>> {
+        let parts = match ask {
+            None => return (0..count).map(|_| None).collect(),
+            Some(Ask::Ticket(ticket)) => Parts::split(count, move |outcome| {
+                // Whoever asked may not wait any more.
+                let _ = ticket.try_send(outcome);
+            }),
+            Some(Ask::Event(ticket)) => {
+                let directory = self.shared.directory();
+                let owner = self.owner.and_then(|owner| directory.owners.get(&owner)).cloned();
+                drop(directory);
+                Parts::split(count, move |outcome| {
+                    if let Some(owner) = &owner {
+                        let mut batch = crate::shard::process_queue::Batch::new(owner.id);
+                        batch.push(Event::Outcome { ticket, outcome });
+                        owner.queue.send(batch);
+                    }
+                })
+            }
+        };
+        parts.into_iter().map(|part| Some(Box::new(part))).collect()
     }
 
     fn command(
@@ -286,7 +307,7 @@ impl Pusher {
         audience: Audience,
         except: &[ChannelId],
         message: Message,
-        mut delivery: Delivery,
+        delivery: Delivery,
         full: Full,
     ) -> Result<(), PushError> {
         let Some(owner) = self.owner else { unreachable!("operators have no audience") };
@@ -294,7 +315,7 @@ impl Pusher {
         except.sort_unstable();
         let except: Arc<[ChannelId]> = except.into();
         let targets = self.split(audience);
-        let mut parts = delivery.parts(targets.len().max(1)).into_iter();
+        let mut parts = self.parts(delivery.ask, targets.len().max(1)).into_iter();
         let (mut accepted, mut refused) = (0, 0);
         for (shard, audience) in targets {
             let many = PushMany {

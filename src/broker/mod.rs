@@ -280,6 +280,11 @@ impl Broker {
             // A panic has been reported through `ended`.
             let _ = thread.join();
         }
+        // The last ends of the process queues on this side: processes see that the broker has stopped.
+        let mut directory = self.shared.directory();
+        directory.owners.clear();
+        directory.resolve = None;
+        drop(directory);
         result
     }
 }

@@ -69,7 +69,7 @@ impl Shard {
     pub(super) fn closed_by_client(&mut self, slot: u32, received: &CloseReceived<'_>) {
         let dropped = self.drop_queue_unless_closing(slot);
         let by = if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
-            ClosedBy::Process
+            if self.is_stopping() { ClosedBy::Broker } else { ClosedBy::Process }
         } else {
             self.append_close(slot, &received.echo());
             ClosedBy::Client
@@ -227,6 +227,10 @@ impl Shard {
     fn shut_down(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
         self.effects.push(Effect::ShutdownWrite(connection.socket));
+        if connection.flags.has(Flags::HALF_CLOSED) {
+            // The client has nothing more to send that could turn the close into a reset.
+            return self.remove(slot);
+        }
         let deadline_ms = self.now_ms + self.config.linger_ms;
         self.set_deadline(slot, deadline_ms);
     }

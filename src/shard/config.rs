@@ -18,6 +18,9 @@ pub struct Config {
     pub limits: proto::Limits,
     /// What an HTTP request may make us hold.
     pub http_limits: http::Limits,
+    /// Subprotocols that clients may choose (RFC 6455 1.9); of those a client offers, its first that is here is
+    /// agreed. The broker itself gives them no meaning. Default none.
+    pub subprotocols: Vec<String>,
     /// How long a client may take from the upgrade on `/` to its `WsRegister`.
     pub register_timeout_ms: u64,
     /// How long a request head, and then a body, may take.
@@ -51,6 +54,7 @@ impl Default for Config {
             policy: Policy::Close,
             limits: proto::Limits::default(),
             http_limits: http::Limits::default(),
+            subprotocols: Vec::new(),
             register_timeout_ms: 10_000,
             head_timeout_ms: 10_000,
             body_timeout_ms: 10_000,

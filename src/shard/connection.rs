@@ -132,6 +132,8 @@ impl Flags {
     pub const SHUTDOWN: u16 = 1 << 8;
     /// The path is bound for extensions.
     pub const EXTENSION: u16 = 1 << 9;
+    /// The client has sent its last byte and still waits for an HTTP response.
+    pub const HALF_CLOSED: u16 = 1 << 10;
 
     pub fn has(self, flag: u16) -> bool {
         self.0 & flag != 0

@@ -4,7 +4,7 @@
 //! exactly once, by the process that was asked or by its deadline; bytes behind an upgrade request are frames.
 
 use super::command::Respond;
-use super::connection::{Connection, Phase, Registering};
+use super::connection::{Connection, Flags, Phase, Registering};
 use super::core::Shard;
 use super::directory::Owner;
 use super::event::{Event, HttpAsk, HttpRequest, RequestId};
@@ -46,6 +46,10 @@ impl Exchange {
 
     pub fn wants_read(&self) -> bool {
         self.http.wants_read()
+    }
+
+    pub fn is_answering(&self) -> bool {
+        self.responding || self.asked.is_some()
     }
 
     pub fn is_idle(&self) -> bool {
@@ -112,10 +116,10 @@ impl Shard {
                 let bound_path = if bound.is_empty() { "/".into() } else { bound.into() };
                 let forwarded_for = entry.forwarded_for.map(Into::into);
                 let (path, extension) = (entry.path.into(), entry.extension);
-                handshake(&request.head, Target::Bound { owner, bound_path, path, forwarded_for, extension })
+                self.handshake(&request.head, Target::Bound { owner, bound_path, path, forwarded_for, extension })
             }
             Entry::Register { forwarded_for } => {
-                handshake(&request.head, Target::Register { forwarded_for: forwarded_for.map(Into::into) })
+                self.handshake(&request.head, Target::Register { forwarded_for: forwarded_for.map(Into::into) })
             }
             Entry::Dynamic(dynamic) => Decision::Ask {
                 owner: dynamic.owner,
@@ -133,6 +137,19 @@ impl Shard {
                 Some(owner) => Decision::Ask { owner, timeout_s, ask: HttpAsk::Rpc, body: request.body },
                 None => lost(),
             },
+        }
+    }
+
+    /// The answer to an upgrade request that may enter.
+    fn handshake(&self, head: &http::Head<'_>, target: Target) -> Decision {
+        let supported: SmallVec<[&str; 4]> = self.config.subprotocols.iter().map(String::as_str).collect();
+        match upgrade::negotiate(head.method, head.minor_version, head.headers(), &supported) {
+            Ok(upgrade) => {
+                let mut response = Vec::with_capacity(256);
+                upgrade::append_response(&mut response, &upgrade, None);
+                Decision::Upgrade { response, ws: proto::Connection::new(None), target }
+            }
+            Err(error) => Decision::Answer(refusal(error)),
         }
     }
 
@@ -204,11 +221,11 @@ impl Shard {
 
     /// Sends a response to the request in progress.
     fn answer(&mut self, slot: u32, response: Response) {
-        let stopping = self.is_stopping();
+        let last = self.is_stopping() || self.connections[slot as usize].flags.has(Flags::HALF_CLOSED);
         let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
         exchange.asked = None;
         exchange.responding = true;
-        let response = if stopping { response.closing() } else { response };
+        let response = if last { response.closing() } else { response };
         let mut head = Vec::with_capacity(256);
         let body = exchange.http.respond(response, &self.date, &mut head);
         self.set_deadline(slot, self.now_ms + self.config.http_idle_timeout_ms);
@@ -293,18 +310,6 @@ impl Shard {
             connection.outbound.push_opaque(range, &mut self.spares);
         }
         self.mark_urgent(slot);
-    }
-}
-
-/// The answer to an upgrade request that may enter.
-fn handshake(head: &http::Head<'_>, target: Target) -> Decision {
-    match upgrade::negotiate(head.method, head.minor_version, head.headers(), &[]) {
-        Ok(upgrade) => {
-            let mut response = Vec::with_capacity(256);
-            upgrade::append_response(&mut response, &upgrade, None);
-            Decision::Upgrade { response, ws: proto::Connection::new(None), target }
-        }
-        Err(error) => Decision::Answer(refusal(error)),
     }
 }
 

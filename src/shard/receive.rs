@@ -60,8 +60,12 @@ impl Shard {
     /// The client has sent its last byte, or the connection failed.
     pub fn handle_end(&mut self, token: Token, now_ms: u64) {
         self.now_ms = now_ms;
-        if let Some(slot) = self.resolve(token) {
-            self.connection_failed(slot);
+        let Some(slot) = self.resolve(token) else { return };
+        let connection = &mut self.connections[slot as usize];
+        match &connection.phase {
+            // A client may shut its sending side behind a request and still read the response.
+            Phase::Http(exchange) if exchange.is_answering() => connection.flags.set(Flags::HALF_CLOSED),
+            _ => self.connection_failed(slot),
         }
     }
 
