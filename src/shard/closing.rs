@@ -204,7 +204,7 @@ impl Shard {
             connection.outbound.push_behind(&frame, self.config.copy_bytes_max);
         } else {
             let range = self.window.append_joined(header.as_slice(), payload.as_slice());
-            connection.outbound.push_range(range, &mut self.spares);
+            connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
             self.mark_urgent(slot);
         }
     }

@@ -196,7 +196,7 @@ impl Shard {
             return Fate::Closed;
         }
         let range = encoding.range(&mut self.window);
-        connection.outbound.push_range(range, &mut self.spares);
+        connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
         if is_bulk {
             Self::mark_bulk(connection, &mut self.waiting, slot, range.segment());
         } else {
