@@ -59,6 +59,15 @@ impl Shard {
         self.end_connection(slot);
     }
 
+    /// Ends the channel now, but sends what is queued for it, then a close frame: nobody is there to hear of an answer.
+    fn close_for_good(&mut self, slot: u32, why: &CloseFrame) {
+        if !self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
+            self.append_close(slot, &why.payload());
+        }
+        self.end_channel(slot, why.code.unwrap_or(NO_CODE), &why.reason, ClosedBy::Process, 0);
+        self.end_connection(slot);
+    }
+
     /// Fails a WebSocket connection with a code and a reason of our own.
     pub(super) fn fail(&mut self, slot: u32, code: u16, reason: &str, by: ClosedBy) {
         let why = CloseFrame { code: Some(code), reason: reason.into() };
@@ -173,7 +182,7 @@ impl Shard {
         self.refuse_requests_of(owner);
         let Some(&place) = self.owner_places.get(&owner) else { return };
         while let Some(&slot) = self.owners[place as usize].slots.last() {
-            self.close_now(slot, why, ClosedBy::Process);
+            self.close_for_good(slot, why);
         }
     }
 
@@ -204,7 +213,7 @@ impl Shard {
             connection.outbound.push_behind(&frame, self.config.copy_bytes_max);
         } else {
             let range = self.window.append_joined(header.as_slice(), payload.as_slice());
-            connection.outbound.push_range(range, &mut self.spares);
+            connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
             self.mark_urgent(slot);
         }
     }

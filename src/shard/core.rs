@@ -206,6 +206,17 @@ impl Shard {
     /// Hands the events of this turn to their processes and lets clients go on that waited for room. Call it once a
     /// turn, after what came in was handled.
     pub fn end_turn(&mut self) {
+        // What a client that goes on has sent is handed over too, and the room that is left then looked at again. It
+        // ends: only bytes that were read already are parsed here.
+        loop {
+            self.hand_over();
+            if !self.resume_owners() {
+                return;
+            }
+        }
+    }
+
+    fn hand_over(&mut self) {
         while let Some(place) = self.owners_touched.pop() {
             let local = &mut self.owners[place as usize];
             if let Some(batch) = local.batch.take() {
@@ -214,7 +225,6 @@ impl Shard {
             }
             self.forget_owner_if_idle(place);
         }
-        self.resume_owners();
     }
 
     /// What the driver must do now, in order.
@@ -305,22 +315,23 @@ impl Shard {
         if local.slots.is_empty() && local.waiting.is_empty() && local.batch.is_none() {
             self.owner_places.remove(&local.owner.id);
             self.owners.remove(place as usize);
+            // Its last connection may have ended while it waited for room.
+            self.owners_full.retain(|&full| full != place);
         }
     }
 
-    /// Lets connections go on whose owner's queue has been half emptied, in turn.
-    fn resume_owners(&mut self) {
-        let mut at = 0;
-        while at < self.owners_full.len() {
-            let place = self.owners_full[at];
+    /// Lets connections go on whose owner's queue has been half emptied, in turn. Answers whether there were any.
+    fn resume_owners(&mut self) -> bool {
+        let mut resumed = false;
+        // A connection that fills the queue again puts its owner into the list anew, for the next time.
+        for place in std::mem::take(&mut self.owners_full) {
             let local = &mut self.owners[place as usize];
             if !local.owner.queue.is_half_empty() && !local.owner.queue.wait_for_room(self.index as usize) {
-                at += 1;
+                self.owners_full.push(place);
                 continue;
             }
-            self.owners_full.swap_remove(at);
-            let waiting = std::mem::take(&mut local.waiting);
-            for slot in waiting {
+            resumed = true;
+            for slot in std::mem::take(&mut local.waiting) {
                 if let Some(connection) = self.connections.get_mut(slot as usize)
                     && connection.flags.take(Flags::WAITS_FOR_OWNER)
                 {
@@ -329,5 +340,6 @@ impl Shard {
             }
             self.forget_owner_if_idle(place);
         }
+        resumed
     }
 }

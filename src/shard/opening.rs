@@ -94,7 +94,7 @@ impl Shard {
         // Nothing but a pong can have been queued, so the socket is not full; were it, the client broke the protocol.
         let connection = &mut self.connections[slot as usize];
         if !connection.outbound.is_blocked() {
-            connection.outbound.push_range(range, &mut self.spares);
+            connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
             self.mark_urgent(slot);
         }
     }

@@ -169,8 +169,12 @@ impl Outbound {
     }
 
     /// Appends whole frames in the window. Only while not blocked.
-    pub fn push_range(&mut self, range: Range, spares: &mut Spares) {
+    pub fn push_range(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) {
         debug_assert!(!self.is_blocked());
+        if let Some(backlog) = &mut self.backlog {
+            // Values that were held until now are older: the last word on their key must not come before them.
+            backlog.let_go_of_held(copy_bytes_max);
+        }
         if self.backlog.is_none() && (self.first.is_empty() || self.first.try_extend(range)) {
             if self.first.is_empty() {
                 self.first = range;
@@ -191,7 +195,8 @@ impl Outbound {
     pub fn push_opaque(&mut self, range: Range, spares: &mut Spares) {
         debug_assert_eq!(self.queued_bytes(), self.until_boundary as usize);
         self.until_boundary += range.len() as u32;
-        self.push_range(range, spares);
+        // No frame is in the queue, so none is held.
+        self.push_range(range, 0, spares);
     }
 
     /// Appends a frame while the socket is full: small ones are copied, large ones kept by reference.

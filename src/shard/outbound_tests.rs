@@ -1,1 +1,411 @@
-//! Filled in next to the queue it tests.
+//! The queue against a naive twin, a plain list of frames: whatever is pushed, cut and dropped in whatever order, the
+//! same bytes leave, the same bytes wait, and nothing that the window let go of is ever asked for.
+
+use super::*;
+use crate::proto::{Opcode, server_header};
+use proptest::prelude::*;
+
+/// Payloads above this stay by reference.
+const COPY_BYTES_MAX: usize = 64;
+
+/// Everything that waits may be offered.
+const ALL: usize = usize::MAX / 2;
+
+fn frame(opcode: Opcode, payload: Vec<u8>) -> FrameParts {
+    FrameParts { header: server_header(opcode, false, payload.len()), payload: payload.into() }
+}
+
+fn bytes_of(frame: &FrameParts) -> Vec<u8> {
+    [frame.header.as_slice(), &frame.payload].concat()
+}
+
+/// One thing in the twin's list: a frame, or what was pushed as opaque.
+struct Whole {
+    bytes: Vec<u8>,
+    sent: usize,
+    is_opaque: bool,
+}
+
+impl Whole {
+    fn left(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    fn is_control(&self) -> bool {
+        !self.is_opaque && self.bytes[0] & 0x08 != 0
+    }
+
+    /// Whether nothing may be put before its end, and it may not be dropped.
+    fn is_in_progress(&self) -> bool {
+        self.sent > 0 || self.is_opaque
+    }
+}
+
+/// The naive twin.
+#[derive(Default)]
+struct Twin {
+    queue: Vec<Whole>,
+    held: Vec<(u64, Vec<u8>)>,
+    lane: [Option<Vec<u8>>; 2],
+    is_blocked: bool,
+}
+
+impl Twin {
+    fn push(&mut self, bytes: Vec<u8>, is_opaque: bool) {
+        self.let_go_of_held();
+        self.queue.push(Whole { bytes, sent: 0, is_opaque });
+    }
+
+    fn let_go_of_held(&mut self) {
+        let held = self.held.drain(..).map(|(_, bytes)| Whole { bytes, sent: 0, is_opaque: false });
+        self.queue.extend(held);
+    }
+
+    fn conflate(&mut self, key: u64, bytes: Vec<u8>) -> bool {
+        match self.held.iter_mut().find(|(held, _)| *held == key) {
+            Some((_, old)) => *old = bytes,
+            None => {
+                self.held.push((key, bytes));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// How many entries at the front stay where they are.
+    fn in_progress(&self) -> usize {
+        self.queue.iter().take_while(|whole| whole.is_in_progress()).count()
+    }
+
+    fn prepare(&mut self) {
+        let mut at = self.in_progress();
+        for bytes in self.lane.iter_mut().filter_map(Option::take) {
+            self.queue.insert(at, Whole { bytes, sent: 0, is_opaque: false });
+            at += 1;
+        }
+        if self.queue.is_empty() {
+            self.let_go_of_held();
+        }
+    }
+
+    fn offerable(&self) -> Vec<u8> {
+        self.queue.iter().flat_map(Whole::left).copied().collect()
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.offerable().len() + self.held.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+    }
+
+    fn sent(&mut self, mut count: usize) {
+        while count > 0 {
+            let first = &mut self.queue[0];
+            let gone = first.left().len().min(count);
+            first.sent += gone;
+            count -= gone;
+            if first.left().is_empty() {
+                self.queue.remove(0);
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self, bytes: usize) -> (usize, usize) {
+        let (mut frames, mut dropped, mut at) = (0, 0, self.in_progress());
+        while dropped < bytes && at < self.queue.len() {
+            if self.queue[at].is_control() {
+                at += 1;
+            } else {
+                dropped += self.queue.remove(at).bytes.len();
+                frames += 1;
+            }
+        }
+        while dropped < bytes && !self.held.is_empty() {
+            dropped += self.held.remove(0).1.len();
+            frames += 1;
+        }
+        (frames, dropped)
+    }
+
+    fn drop_behind_boundary(&mut self) -> usize {
+        let before = self.queued_bytes();
+        if before == 0 {
+            return 0;
+        }
+        self.queue.truncate(self.in_progress());
+        self.held.clear();
+        self.lane = Default::default();
+        self.is_blocked &= !self.queue.is_empty();
+        before - self.queued_bytes()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Push {
+        is_control: bool,
+        len: usize,
+    },
+    /// Bytes that are no frames, in front of the first frame.
+    Opaque {
+        len: usize,
+    },
+    Conflate {
+        key: u64,
+        len: usize,
+    },
+    Control {
+        lane: Lane,
+        len: usize,
+    },
+    /// Another channel's bytes lie between ours.
+    Stranger {
+        len: usize,
+    },
+    /// A send of at most `offer` bytes, of which the socket takes `taken`/1000.
+    Send {
+        offer: usize,
+        taken: usize,
+    },
+    Unblock,
+    DropOldest {
+        bytes: usize,
+    },
+    DropBehindBoundary,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let len = || prop_oneof![6 => 0..COPY_BYTES_MAX + 1, 3 => COPY_BYTES_MAX + 1..300, 1 => 30_000..40_000usize];
+    let op = prop_oneof![
+        6 => (any::<bool>(), len()).prop_map(|(is_control, len)| Op::Push { is_control, len }),
+        1 => (1..500usize).prop_map(|len| Op::Opaque { len }),
+        3 => (0..3u64, len()).prop_map(|(key, len)| Op::Conflate { key, len }),
+        2 => (any::<bool>(), 0..20usize).prop_map(|(is_ping, len)| Op::Control {
+            lane: if is_ping { Lane::Ping } else { Lane::Pong },
+            len,
+        }),
+        2 => (1..100usize).prop_map(|len| Op::Stranger { len }),
+        5 => (prop_oneof![Just(ALL), 1..600usize], prop_oneof![Just(1000), Just(0), 0..1000usize])
+            .prop_map(|(offer, taken)| Op::Send { offer, taken }),
+        3 => Just(Op::Unblock),
+        1 => (0..500usize).prop_map(|bytes| Op::DropOldest { bytes }),
+        1 => Just(Op::DropBehindBoundary),
+    ];
+    proptest::collection::vec(op, 1..60)
+}
+
+/// The queue and its twin side by side, as the shard uses the queue.
+#[derive(Default)]
+struct Pair {
+    window: Window,
+    spares: Spares,
+    queue: Outbound,
+    twin: Twin,
+    /// Makes the bytes of each payload differ.
+    count: u8,
+}
+
+impl Pair {
+    fn payload(&mut self, len: usize) -> Vec<u8> {
+        self.count = self.count.wrapping_add(1);
+        (0..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add(self.count)).collect()
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Push { is_control, len } => self.push(is_control, len),
+            Op::Opaque { len } => self.push_opaque(len),
+            Op::Conflate { key, len } => self.conflate(key, len),
+            Op::Control { lane, len } => self.control(lane, len),
+            Op::Stranger { len } => {
+                self.window.append_joined(b"", &vec![0xee; len]);
+            }
+            Op::Send { offer, taken } => self.send(offer, taken),
+            Op::Unblock => {
+                self.queue.unblock();
+                self.twin.is_blocked = false;
+            }
+            Op::DropOldest { bytes } if self.queue.is_blocked() => {
+                assert_eq!(self.queue.drop_oldest(bytes, &self.window), self.twin.drop_oldest(bytes));
+            }
+            Op::DropOldest { .. } => {}
+            Op::DropBehindBoundary => {
+                let dropped = self.queue.drop_behind_boundary(&self.window, &mut self.spares);
+                assert_eq!(dropped, self.twin.drop_behind_boundary());
+            }
+        }
+        assert_eq!(self.queue.is_blocked(), self.twin.is_blocked);
+        assert_eq!(self.queue.offerable_bytes(), self.twin.offerable().len());
+        assert_eq!(self.queue.queued_bytes(), self.twin.queued_bytes());
+        for key in 0..3 {
+            let held = self.twin.held.iter().find(|(held, _)| *held == key);
+            assert_eq!(self.queue.held_len(key), held.map_or(0, |(_, bytes)| bytes.len()));
+        }
+    }
+
+    fn push(&mut self, is_control: bool, len: usize) {
+        let payload = self.payload(if is_control { len.min(125) } else { len });
+        let frame = frame(if is_control { Opcode::Ping } else { Opcode::Binary }, payload);
+        self.twin.push(bytes_of(&frame), false);
+        if self.queue.is_blocked() {
+            self.queue.push_behind(&frame, COPY_BYTES_MAX);
+        } else {
+            let range = if frame.payload.len() <= COPY_BYTES_MAX || frame.payload.len() > 30_000 {
+                self.window.append_joined(frame.header.as_slice(), &frame.payload)
+            } else {
+                self.window.append_blob(Some(frame.header), frame.payload.clone())
+            };
+            self.queue.push_range(range, COPY_BYTES_MAX, &mut self.spares);
+        }
+    }
+
+    fn push_opaque(&mut self, len: usize) {
+        if self.queue.is_blocked() || !self.queue.is_empty() {
+            return;
+        }
+        let bytes = self.payload(len);
+        let range = self.window.append_joined(b"", &bytes);
+        self.queue.push_opaque(range, &mut self.spares);
+        self.twin.push(bytes, true);
+    }
+
+    fn conflate(&mut self, key: u64, len: usize) {
+        if self.queue.is_blocked() {
+            let payload = self.payload(len);
+            let frame = frame(Opcode::Text, payload);
+            let replaced = self.twin.conflate(key, bytes_of(&frame));
+            assert_eq!(self.queue.conflate(key, frame), replaced);
+        }
+    }
+
+    fn control(&mut self, lane: Lane, len: usize) {
+        if self.queue.is_blocked() {
+            let payload = self.payload(len);
+            let bytes = bytes_of(&frame(if lane == Lane::Ping { Opcode::Ping } else { Opcode::Pong }, payload));
+            self.queue.set_lane(lane, ControlFrame::from_slice(&bytes));
+            self.twin.lane[lane as usize] = Some(bytes);
+        }
+    }
+
+    /// What the shard does in one batch: offer, take note, and let go of the window.
+    fn send(&mut self, offer: usize, taken: usize) {
+        if self.queue.is_blocked() {
+            return;
+        }
+        self.twin.prepare();
+        let expected = self.twin.offerable();
+        assert_eq!(self.queue.prepare(COPY_BYTES_MAX), !expected.is_empty());
+        if expected.is_empty() {
+            return;
+        }
+        if let Some(slice) = self.queue.as_slice(&self.window) {
+            assert_eq!(slice, expected);
+        }
+        let mut parts = Vec::new();
+        let offered = self.queue.gather(&self.window, offer, ALL, &mut parts);
+        assert_eq!(offered, offer.min(expected.len()));
+        let gathered: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        assert_eq!(gathered, expected[..offered]);
+        let sent = offered * taken / 1000;
+        self.twin.sent(sent);
+        if sent == self.queue.offerable_bytes() {
+            self.queue.sent_all(&mut self.spares);
+        } else {
+            self.twin.is_blocked = sent < offered;
+            self.queue.sent_some(sent, sent < offered, &self.window, &mut self.spares);
+        }
+        self.window.release_all();
+        assert_eq!(self.window.bytes(), 0);
+    }
+
+    /// Whatever has happened, all that still waits leaves whole, and nothing is kept.
+    fn drain(&mut self) {
+        for _ in 0..3 {
+            self.apply(Op::Unblock);
+            self.apply(Op::Send { offer: ALL, taken: 1000 });
+        }
+        assert!(self.queue.is_empty());
+        assert_eq!(self.twin.queued_bytes(), 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_queue_sends_what_its_twin_sends(ops in ops()) {
+        let mut pair = Pair::default();
+        for op in ops {
+            pair.apply(op);
+        }
+        pair.drain();
+    }
+}
+
+fn run(ops: impl IntoIterator<Item = Op>) -> Pair {
+    let mut pair = Pair::default();
+    ops.into_iter().for_each(|op| pair.apply(op));
+    pair
+}
+
+const SMALL: Op = Op::Push { is_control: false, len: 10 };
+
+#[test]
+fn a_socket_that_takes_everything_needs_one_range() {
+    let mut pair = run([SMALL, SMALL, SMALL]);
+    assert!(pair.queue.backlog.is_none() && pair.queue.as_slice(&pair.window).is_some());
+    pair.drain();
+}
+
+#[test]
+fn a_held_value_never_follows_a_newer_one() {
+    // Held while the socket was full; then it took bytes again, and a newer value came before the next send.
+    let mut pair = run([
+        SMALL,
+        Op::Send { offer: ALL, taken: 500 },
+        Op::Conflate { key: 1, len: 10 },
+        Op::Unblock,
+        SMALL,
+        Op::Send { offer: ALL, taken: 1000 },
+    ]);
+    pair.drain();
+}
+
+#[test]
+fn a_pong_enters_right_behind_the_frame_in_progress() {
+    let pong = Op::Control { lane: Lane::Pong, len: 3 };
+    let mut pair = run([SMALL, SMALL, Op::Send { offer: ALL, taken: 200 }, pong.clone(), pong, Op::Unblock]);
+    let first = pair.twin.queue[0].left().to_vec();
+    pair.twin.prepare();
+    assert_eq!(pair.twin.queue.len(), 3, "the newer pong took the place of the older one");
+    assert!(pair.queue.prepare(COPY_BYTES_MAX));
+    let mut parts = Vec::new();
+    pair.queue.gather(&pair.window, ALL, ALL, &mut parts);
+    assert_eq!(&*parts[0], first);
+    assert_eq!(parts[1][0], 0x8a);
+}
+
+#[test]
+fn dropping_the_oldest_keeps_the_frame_in_progress_and_control_frames() {
+    let ping = Op::Push { is_control: true, len: 4 };
+    let mut pair = run([SMALL, SMALL, ping, SMALL, Op::Send { offer: ALL, taken: 100 }]);
+    let (frames, bytes) = pair.queue.drop_oldest(ALL, &pair.window);
+    assert_eq!((frames, bytes), (2, 24));
+    assert_eq!(pair.twin.drop_oldest(ALL), (2, 24));
+    assert_eq!(pair.queue.queued_bytes(), pair.twin.queued_bytes());
+    pair.drain();
+}
+
+#[test]
+fn a_large_payload_is_never_copied() {
+    let payload = Bytes::from(vec![7; 1000]);
+    let large = FrameParts { header: server_header(Opcode::Binary, false, 1000), payload: payload.clone() };
+    let mut pair = Pair::default();
+    let range = pair.window.append_blob(Some(large.header), payload.clone());
+    pair.queue.push_range(range, COPY_BYTES_MAX, &mut pair.spares);
+    pair.queue.sent_some(100, true, &pair.window, &mut pair.spares);
+    pair.window.release_all();
+    pair.queue.push_behind(&large, COPY_BYTES_MAX);
+    let mut parts = Vec::new();
+    assert_eq!(pair.queue.gather(&pair.window, ALL, ALL, &mut parts), 2 * 1004 - 100);
+    assert_eq!(parts[0].as_ptr(), payload[96..].as_ptr());
+    assert_eq!(parts[2].as_ptr(), payload.as_ptr());
+}

@@ -163,15 +163,14 @@ impl Shard {
     /// Puts a frame behind what waits for an open channel, or applies the policy.
     fn offer(&mut self, slot: u32, encoding: &mut Encoding, policy: Option<Policy>, is_bulk: bool) -> Fate {
         let len = encoding.parts.len();
-        if !self.connections[slot as usize].outbound.is_blocked() {
+        while !self.connections[slot as usize].outbound.is_blocked() {
             if self.fits(slot, len) {
                 return self.offer_range(slot, encoding, is_bulk);
             }
             self.flush_one(slot);
             // The socket may have turned out to be broken.
-            let Some(connection) = self.connections.get(slot as usize) else { return Fate::Closed };
-            if connection.channel().is_some() && !connection.outbound.is_blocked() {
-                return self.offer_range(slot, encoding, is_bulk);
+            if self.connections.get(slot as usize).is_none_or(|connection| connection.channel().is_none()) {
+                return Fate::Closed;
             }
         }
         let connection = &self.connections[slot as usize];
@@ -196,7 +195,7 @@ impl Shard {
             return Fate::Closed;
         }
         let range = encoding.range(&mut self.window);
-        connection.outbound.push_range(range, &mut self.spares);
+        connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
         if is_bulk {
             Self::mark_bulk(connection, &mut self.waiting, slot, range.segment());
         } else {

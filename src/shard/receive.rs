@@ -192,7 +192,7 @@ impl Shard {
             connection.outbound.set_lane(lane, frame);
         } else {
             let range = self.window.append_joined(header.as_slice(), payload);
-            connection.outbound.push_range(range, &mut self.spares);
+            connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
             self.mark_urgent(slot);
         }
     }

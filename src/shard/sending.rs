@@ -100,6 +100,9 @@ impl Shard {
     /// itself has refused.
     pub(super) fn flush_one(&mut self, slot: u32) {
         if self.enter_batch(slot) {
+            // What the socket was not offered goes on with the urgent ones: the push in progress may yet put others
+            // on the bulk list, for a segment before the tail.
+            self.mark_urgent(slot);
             self.send_batch(&[slot]);
         }
     }
@@ -197,7 +200,7 @@ impl Shard {
         let left = connection.outbound.queued_bytes();
         if full {
             self.stats.short_sends += 1;
-        } else if left > 0 {
+        } else if left > 0 && !connection.flags.has(Flags::URGENT) {
             // Behind everybody else: others had no turn yet. Its bytes are its own now; what follows comes at the tail.
             let segment = self.window.tail();
             Self::mark_bulk(connection, &mut self.waiting, slot, segment);
