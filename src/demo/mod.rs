@@ -7,6 +7,10 @@
 //!
 //! All are bound open at `/PROCESS_ID/`, take registered channels too, and lose nothing: they wait for room in the shards'
 //! inboxes, which drain at CPU speed. Each runs on a thread of its own until the broker stops.
+//!
+//! [`page`] is a page for browsers that uses them.
+
+pub mod page;
 
 use crate::broker::{
     AttachError, AttachOptions, Audience, Batch, BindPathError, Delivery, Event, Handle, Message, Process,
@@ -56,7 +60,7 @@ fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>,
 }
 
 /// Handles events until the broker stops.
-fn run(process: &Process, on_event: OnEvent) {
+fn run(process: &Process, on_event: impl Fn(&Process, Event) -> Result<(), PushError>) {
     let mut events = Vec::new();
     loop {
         match process.recv_batch(&mut events, Duration::from_secs(3600)) {

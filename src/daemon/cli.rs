@@ -1,0 +1,159 @@
+//! The command line.
+
+use super::config::{Config, Flags};
+use super::units::Span;
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// A push broker for WebSocket clients: browsers open channels, processes push to them.
+#[derive(Debug, Parser)]
+#[command(name = "pushring", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Run the broker until SIGTERM or Ctrl-C
+    Serve(Options),
+    /// Run the broker with demo processes and a page at / that uses them; needs no file
+    Demo(Options),
+    /// Print the settings in force as a TOML file
+    Config(Options),
+    /// Print a token for development
+    Token(TokenOptions),
+}
+
+/// Where settings come from.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// A TOML file of settings; `pushring config` prints one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// All settings.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Do not pin shards to cores; the same as --pin=false
+    #[arg(long)]
+    no_pin: bool,
+}
+
+/// Whose token, and for how long.
+#[derive(Debug, Args)]
+pub struct TokenOptions {
+    /// A TOML file of settings, for `node` and `jwt_secret_file`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The node that the token is for
+    #[arg(long)]
+    node: Option<String>,
+    /// The file with the node's secret
+    #[arg(long, value_name = "FILE")]
+    jwt_secret_file: Option<PathBuf>,
+    /// How long it holds: seconds, or a duration as 12h
+    #[arg(long, default_value = "24h", value_parser = parse_ttl)]
+    pub ttl: Span,
+}
+
+fn parse_ttl(text: &str) -> Result<Span, super::units::UnitError> {
+    match text.parse::<u64>() {
+        Ok(seconds) => Ok(Span(seconds.saturating_mul(1000))),
+        Err(_) => text.parse(),
+    }
+}
+
+impl Options {
+    /// The settings in force.
+    pub fn load(mut self) -> anyhow::Result<Config> {
+        if self.no_pin {
+            self.flags.pin = Some(false);
+        }
+        if self.flags.log.is_none() {
+            self.flags.log = std::env::var("RUST_LOG").ok();
+        }
+        Config::load(self.config.as_deref(), &self.flags)
+    }
+}
+
+impl TokenOptions {
+    /// The settings in force.
+    pub fn load(&self) -> anyhow::Result<Config> {
+        let (node, jwt_secret_file) = (self.node.clone(), self.jwt_secret_file.clone());
+        Config::load(self.config.as_deref(), &Flags { node, jwt_secret_file, ..Flags::default() })
+    }
+}
+
+/// Reads the command line and the environment; ends the process when they are wrong, or ask for help.
+pub fn parse() -> Cli {
+    let matches = command().get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// The command with what a derive cannot say: each setting's environment variable and its default.
+fn command() -> Command {
+    let defaults = toml::Table::try_from(Config::default()).expect("the defaults are plain TOML");
+    let mut command = Cli::command();
+    for name in ["serve", "demo", "config", "token"] {
+        command = command.mut_subcommand(name, |command| command.mut_args(|arg| describe(arg, &defaults)));
+    }
+    command
+}
+
+fn describe(arg: clap::Arg, defaults: &toml::Table) -> clap::Arg {
+    let key = arg.get_id().to_string();
+    let default = defaults.get(&key);
+    if default.is_none() && key != "config" {
+        return arg;
+    }
+    let arg = match default.map(toml::Value::to_string).filter(|value| !matches!(value.as_str(), "\"\"" | "[]")) {
+        Some(value) => {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            arg.help(format!("{help} [default: {}]", value.trim_matches('"')))
+        }
+        None => arg,
+    };
+    arg.env(format!("PUSHRING_{}", key.to_uppercase())).hide_env_values(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_has_a_variable_and_help() {
+        let command = command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for key in toml::Table::try_from(Config::default()).unwrap().keys() {
+            let arg = serve.get_arguments().find(|arg| arg.get_id().as_str() == key).unwrap();
+            assert_eq!(arg.get_env().unwrap().to_str(), Some(&*format!("PUSHRING_{}", key.to_uppercase())));
+            assert_eq!(arg.get_long().unwrap(), key.replace('_', "-"));
+            assert!(!arg.get_help().unwrap().to_string().is_empty(), "{key}");
+        }
+    }
+
+    #[test]
+    fn switches_and_their_opposites() {
+        let pin = |args: &[&str]| {
+            let matches = command().try_get_matches_from([&["pushring", "config"], args].concat()).unwrap();
+            let Action::Config(options) = Cli::from_arg_matches(&matches).unwrap().action else { panic!() };
+            options.load().unwrap().pin
+        };
+        assert!(pin(&[]) && pin(&["--pin"]) && pin(&["--pin=true"]));
+        assert!(!pin(&["--no-pin"]) && !pin(&["--pin=false"]));
+    }
+
+    #[test]
+    fn a_bare_time_to_live_is_seconds() {
+        assert_eq!(parse_ttl("90"), Ok(Span::seconds(90)));
+        assert_eq!(parse_ttl("2h"), Ok(Span::seconds(7200)));
+        assert!(parse_ttl("soon").is_err());
+    }
+}

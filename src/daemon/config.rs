@@ -1,0 +1,420 @@
+//! What the daemon can be told, in one list: each setting is a flag (`--head-timeout`), an environment variable
+//! (`PUSHRING_HEAD_TIMEOUT`) and a key of the file (`head_timeout`). Flags win over the environment, which wins over the
+//! file, which wins over the defaults.
+//!
+//! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
+//! the file that holds one.
+
+use super::units::{Size, Span};
+use anyhow::{Context, bail, ensure};
+use clap::ValueEnum;
+use pushring::broker;
+use pushring::driver::runtime::DriverKind;
+use pushring::gateway::{self, HostPolicy, Secret, Settings};
+use pushring::proto;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Declares every setting once; makes of it the effective [`Config`] and the command line's [`Flags`].
+macro_rules! settings {
+    ($( $(#[doc = $doc:literal])+ $(#[arg($($arg:tt)+)])? $name:ident: $type:ty = $default:expr; )+) => {
+        /// Every setting as it is in force.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Config {
+            $( $(#[doc = $doc])+ pub $name: $type, )+
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $( $name: $default, )+ }
+            }
+        }
+
+        /// The settings that flags or the environment give.
+        #[derive(Debug, Default, clap::Args, Serialize)]
+        pub struct Flags {
+            $(
+                $(#[doc = $doc])+
+                #[arg(long $(, $($arg)+)?)]
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $name: Option<$type>,
+            )+
+        }
+    };
+}
+
+settings! {
+    /// Where to listen; port 0 picks a free one.
+    listen: SocketAddr = ([127, 0, 0, 1], 8080).into();
+    /// This node's name: the user of its tokens.
+    node: String = "local.os".to_owned();
+    /// Which node system is spoken: decides the name of the login cookie and what local clients may do.
+    dialect: Dialect = Dialect::Kinode;
+    /// The file with the secret that tokens are signed with; without one, whatever needs a token is refused.
+    #[arg(value_name = "FILE")]
+    jwt_secret_file: PathBuf = PathBuf::new();
+
+    /// Threads, each with its own connections; 0 is one for each core.
+    shards: usize = 0;
+    /// Whether each shard stays on a core of its own.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    pin: bool = true;
+    /// What drives the shards; auto is io_uring where the kernel allows it, else epoll.
+    driver: Driver = Driver::Auto;
+
+    /// Hosts that are answered, besides addresses and localhost on a loopback listener; `.example.com` is every name
+    /// below it, `*` is any. Empty on other listeners: any.
+    #[arg(value_name = "NAME,…")]
+    hosts: List = List::default();
+    /// Pages of other sites that may use our cookies, such as `https://app.example.com`.
+    #[arg(value_name = "ORIGIN,…")]
+    origins: List = List::default();
+    /// Proxies whose X-Forwarded-For is believed when clients are counted: addresses, or ranges as `10.0.0.0/8`.
+    #[arg(value_name = "RANGE,…")]
+    trusted_proxies: List = List::default();
+    /// Whether clients reach us over TLS, ended in front of us: login cookies are then never sent without it.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    tls: bool = false;
+
+    /// Connections of each shard; more are answered 503.
+    connections_max: usize = 100_000;
+    /// The largest message of a client.
+    message_bytes_max: Size = Size(proto::Limits::MESSAGE_BYTES_MAX_DEFAULT);
+    /// What may wait for one channel whose client reads slowly.
+    outbound_bytes_max: Size = Size(1 << 20);
+    /// What happens to a message that does not fit there.
+    policy: Policy = Policy::Close;
+    /// What may wait in one shard's inbox: orders of processes.
+    inbox_commands_max: u32 = 16 * 1024;
+    /// The payloads of these together; one process may hold a quarter of it.
+    inbox_bytes_max: Size = Size(64 << 20);
+    /// The largest head of an HTTP request.
+    head_bytes_max: Size = Size(16 << 10);
+    /// The largest body of an HTTP request.
+    body_bytes_max: Size = Size(16 << 20);
+
+    /// How long a request head may take.
+    head_timeout: Span = Span::seconds(10);
+    /// How long a request body may take.
+    body_timeout: Span = Span::seconds(10);
+    /// How long a process may take to answer an HTTP request, in whole seconds.
+    response_timeout: Span = Span::seconds(15);
+    /// How long an HTTP connection may stay without a request.
+    http_idle_timeout: Span = Span::seconds(60);
+    /// How long a client may take to register after it connected to `/`.
+    register_timeout: Span = Span::seconds(10);
+    /// How long a client may take to answer a close frame.
+    close_timeout: Span = Span::seconds(5);
+    /// A silent client is sent a ping after this long; 0 for never.
+    ping_interval: Span = Span::seconds(25);
+    /// So many pings may stay unanswered before the client is gone.
+    pings_unanswered_max: u8 = 2;
+    /// How long we read on after our last byte, so that the client sees it rather than a reset.
+    linger: Span = Span::seconds(2);
+    /// How long sent bytes may stay unacknowledged before a connection counts as dead; 0 leaves it to the system.
+    tcp_user_timeout: Span = Span::seconds(75);
+    /// What may wait unsent in the kernel for one connection.
+    tcp_notsent_lowat: Size = Size(128 << 10);
+    /// How long clients get to answer the close frame when the daemon stops.
+    stop_timeout: Span = Span::seconds(10);
+
+    /// What is logged to stderr: error, warn, info, debug, trace, or a filter as `pushring::shard=debug`. RUST_LOG sets
+    /// it too.
+    #[arg(value_name = "FILTER")]
+    log: String = "info".to_owned();
+    /// How it is logged.
+    log_format: LogFormat = LogFormat::Text;
+}
+
+/// See [`gateway::Dialect`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// Kinode 1.0
+    Kinode,
+    /// Hyperdrive 1.9
+    Hyperdrive,
+}
+
+/// See [`DriverKind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// io_uring where the kernel allows it, else epoll
+    Auto,
+    /// io_uring or nothing
+    Uring,
+    /// epoll
+    Epoll,
+}
+
+/// See [`broker::Policy`]. Conflation needs a key, which only a push can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Close the channel with 1013
+    Close,
+    /// Drop this message
+    DropNewest,
+    /// Drop waiting messages, oldest first
+    DropOldest,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Words, written with commas between them on the command line and as an array in the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct List(pub Vec<String>);
+
+impl FromStr for List {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()))
+    }
+}
+
+impl Config {
+    /// The settings in force: `flags`, over the file, over the defaults.
+    pub fn load(file: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
+        let text = match file {
+            Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
+            None => String::new(),
+        };
+        let name = || format!("in {}", file.unwrap_or(Path::new("no file")).display());
+        Self::layered(&text, flags).with_context(name)
+    }
+
+    fn layered(file: &str, flags: &Flags) -> anyhow::Result<Self> {
+        // First alone: only the text itself has lines and columns to point at.
+        toml::from_str::<Self>(file)?;
+        let mut table: toml::Table = toml::from_str(file)?;
+        table.extend(toml::Table::try_from(flags)?);
+        Ok(table.try_into()?)
+    }
+
+    /// The settings in force as a file.
+    pub fn to_toml(&self) -> anyhow::Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+
+    /// What a broker is started with.
+    ///
+    /// # Errors
+    /// A value that cannot be obeyed, by its key.
+    pub fn broker(&self, secret: Option<Secret>) -> anyhow::Result<broker::Config> {
+        self.check()?;
+        Ok(broker::Config {
+            listen: self.listen,
+            shards: self.shards,
+            pin: self.pin,
+            driver: self.driver.into(),
+            settings: self.settings(secret)?,
+            shard: self.shard(),
+            inbox: pushring::inbox::Limits {
+                commands_max: self.inbox_commands_max,
+                bytes_max: self.inbox_bytes_max.0 as u64,
+            },
+            tcp: pushring::driver::sys::TcpOptions {
+                notsent_lowat_bytes: u32::try_from(self.tcp_notsent_lowat.0)
+                    .context("tcp_notsent_lowat: under 4GiB")?,
+                user_timeout_ms: u32::try_from(self.tcp_user_timeout.0).context("tcp_user_timeout: at most 49 days")?,
+            },
+        })
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        // It becomes part of a cookie's name (RFC 6265 section 4.1.1).
+        ensure!(
+            !self.node.is_empty() && self.node.bytes().all(is_name),
+            "node: {:?} is no name of letters, digits, `.`, `-` and `_`",
+            self.node
+        );
+        ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
+        let positive = [
+            ("connections_max", self.connections_max),
+            ("message_bytes_max", self.message_bytes_max.0),
+            ("outbound_bytes_max", self.outbound_bytes_max.0),
+            ("inbox_commands_max", self.inbox_commands_max as usize),
+            ("inbox_bytes_max", self.inbox_bytes_max.0),
+            ("head_bytes_max", self.head_bytes_max.0),
+            ("tcp_notsent_lowat", self.tcp_notsent_lowat.0),
+            ("pings_unanswered_max", self.pings_unanswered_max.into()),
+            ("head_timeout", self.head_timeout.0 as usize),
+            ("body_timeout", self.body_timeout.0 as usize),
+            ("http_idle_timeout", self.http_idle_timeout.0 as usize),
+            ("register_timeout", self.register_timeout.0 as usize),
+            ("close_timeout", self.close_timeout.0 as usize),
+        ];
+        for (key, value) in positive {
+            ensure!(value > 0, "{key}: must be more than 0");
+        }
+        ensure!((1000..=600_000).contains(&self.response_timeout.0), "response_timeout: from 1s to 10m");
+        Ok(())
+    }
+
+    fn settings(&self, secret: Option<Secret>) -> anyhow::Result<Settings> {
+        let dialect = self.dialect.into();
+        let mut settings = Settings { secret, ..Settings::new(&self.node, dialect) };
+        settings.hosts = self.host_policy();
+        settings.origins = self.origins.0.clone();
+        for range in &self.trusted_proxies.0 {
+            let prefix = range.parse().with_context(|| format!("trusted_proxies: {range:?}"))?;
+            settings.trusted_proxies.push(prefix);
+        }
+        settings.tls = self.tls;
+        if self.response_timeout.0 % 1000 != 0 {
+            bail!("response_timeout: whole seconds only");
+        }
+        settings.response_timeout_s = (self.response_timeout.0 / 1000) as u32;
+        Ok(settings)
+    }
+
+    /// A loopback listener is reached by pages of other sites whose names resolve to it, so it answers for its own
+    /// names only.
+    fn host_policy(&self) -> HostPolicy {
+        let names = &self.hosts.0;
+        match () {
+            () if names.iter().any(|name| name == "*") => HostPolicy::Any,
+            () if self.listen.ip().to_canonical().is_loopback() => HostPolicy::LoopbackAnd(names.clone()),
+            () if names.is_empty() => HostPolicy::Any,
+            () => HostPolicy::Only(names.clone()),
+        }
+    }
+
+    fn shard(&self) -> pushring::shard::Config {
+        let defaults = pushring::shard::Config::default();
+        pushring::shard::Config {
+            connections_max: self.connections_max,
+            outbound_bytes_max: self.outbound_bytes_max.0,
+            policy: self.policy.into(),
+            limits: proto::Limits::for_messages(self.message_bytes_max.0),
+            http_limits: pushring::http::Limits {
+                head_bytes_max: self.head_bytes_max.0,
+                body_bytes_max: self.body_bytes_max.0,
+                ..defaults.http_limits
+            },
+            register_timeout_ms: self.register_timeout.0,
+            head_timeout_ms: self.head_timeout.0,
+            body_timeout_ms: self.body_timeout.0,
+            http_idle_timeout_ms: self.http_idle_timeout.0,
+            close_timeout_ms: self.close_timeout.0,
+            linger_ms: self.linger.0,
+            ping_interval_ms: self.ping_interval.0,
+            pings_unanswered_max: self.pings_unanswered_max,
+            ..defaults
+        }
+    }
+}
+
+impl From<Dialect> for gateway::Dialect {
+    fn from(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Kinode => Self::Kinode,
+            Dialect::Hyperdrive => Self::Hyperdrive,
+        }
+    }
+}
+
+impl From<Driver> for DriverKind {
+    fn from(driver: Driver) -> Self {
+        match driver {
+            Driver::Auto => Self::Auto,
+            Driver::Uring => Self::Uring,
+            Driver::Epoll => Self::Epoll,
+        }
+    }
+}
+
+impl From<Policy> for broker::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Close => Self::Close,
+            Policy::DropNewest => Self::DropNewest,
+            Policy::DropOldest => Self::DropOldest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_reads_back() {
+        let config = Config { origins: "https://a.b, https://c.d".parse().unwrap(), ..Config::default() };
+        assert_eq!(Config::layered(&config.to_toml().unwrap(), &Flags::default()).unwrap(), config);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let flags = Flags { shards: Some(2), hosts: Some("a.b".parse().unwrap()), ..Flags::default() };
+        let file = "shards = 1\nnode = \"x.os\"\nhosts = [\"c.d\", \"e.f\"]\nhead_timeout = \"3s\"\nbody_bytes_max = 7";
+        let config = Config::layered(file, &flags).unwrap();
+        assert_eq!((config.shards, config.node.as_str()), (2, "x.os"));
+        assert_eq!(config.hosts.0, ["a.b"]);
+        assert_eq!((config.head_timeout, config.body_bytes_max), (Span::seconds(3), Size(7)));
+        assert_eq!(config.body_timeout, Config::default().body_timeout);
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        for (file, words) in [
+            ("shrads = 2", "shrads"),
+            ("head_timeout = \"10\"", "head_timeout"),
+            ("head_timeout = 10", "head_timeout"),
+            ("outbound_bytes_max = \"1Mb\"", "outbound_bytes_max"),
+            ("policy = \"drop\"", "policy"),
+        ] {
+            let error = Config::layered(file, &Flags::default()).unwrap_err();
+            assert!(format!("{error:#}").contains(words), "{error:#}");
+        }
+        for (file, words) in [
+            ("node = \"a;b\"", "node"),
+            ("shards = 257", "shards"),
+            ("ping_interval = \"1s\"\nconnections_max = 0", "connections_max"),
+            ("trusted_proxies = [\"10.0.0.0/33\"]", "10.0.0.0/33"),
+            ("response_timeout = \"1500ms\"", "response_timeout"),
+            ("response_timeout = \"11m\"", "response_timeout"),
+        ] {
+            let config = Config::layered(file, &Flags::default()).unwrap();
+            let error = config.broker(None).unwrap_err();
+            assert!(format!("{error:#}").contains(words), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_the_librarys_own() {
+        let (ours, theirs) = (Config::default().broker(None).unwrap(), broker::Config::default());
+        assert_eq!(format!("{:?}", ours.shard), format!("{:?}", theirs.shard));
+        assert_eq!(format!("{:?}", ours.inbox), format!("{:?}", theirs.inbox));
+        assert_eq!(format!("{:?}", ours.tcp), format!("{:?}", theirs.tcp));
+    }
+
+    #[test]
+    fn hosts_depend_on_where_we_listen() {
+        let policy = |listen: &str, hosts: &str| {
+            let (listen, hosts) = (listen.parse().unwrap(), hosts.parse().unwrap());
+            Config { listen, hosts, ..Config::default() }.host_policy()
+        };
+        assert_eq!(policy("127.0.0.1:0", ""), HostPolicy::LoopbackAnd(vec![]));
+        assert_eq!(policy("[::1]:0", "a.b"), HostPolicy::LoopbackAnd(vec!["a.b".into()]));
+        assert_eq!(policy("127.0.0.1:0", "*"), HostPolicy::Any);
+        assert_eq!(policy("0.0.0.0:0", ""), HostPolicy::Any);
+        assert_eq!(policy("0.0.0.0:0", "a.b,c.d"), HostPolicy::Only(vec!["a.b".into(), "c.d".into()]));
+    }
+}

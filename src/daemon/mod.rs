@@ -1,0 +1,10 @@
+//! The daemon around the broker: command line, settings, log, signals.
+//!
+//! Invariants: stdout carries only what was asked for, the log goes to stderr; no secret is in either.
+
+pub mod cli;
+pub mod config;
+pub mod log;
+pub mod serve;
+pub mod token;
+pub mod units;

@@ -1,0 +1,111 @@
+//! Running the broker, with the demo or without, until it is told to stop.
+
+use super::config::Config;
+use super::token::{random_secret, read_secret};
+use anyhow::Context;
+use pushring::broker::{Broker, Handle};
+use pushring::demo;
+use pushring::driver::sys;
+use pushring::gateway::Secret;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::Write;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Runs the broker alone.
+///
+/// # Errors
+/// It could not start, or a shard died.
+pub fn serve(config: &Config) -> anyhow::Result<()> {
+    let secret = secret_file(config)?;
+    if secret.is_none() {
+        tracing::warn!("no token secret (--jwt-secret-file): whatever needs a token is refused");
+    }
+    run(config, secret, |_| Ok(Vec::new()))
+}
+
+/// Runs the broker with the demo processes and their page.
+///
+/// # Errors
+/// As [`serve`].
+pub fn demo(config: &Config) -> anyhow::Result<()> {
+    let secret = match secret_file(config)? {
+        Some(secret) => secret,
+        None => random_secret()?,
+    };
+    run(config, Some(secret.clone()), |broker| {
+        let mut threads = demo::start(&broker.handle())?;
+        // Whoever reaches a listener that is not loopback could take the cookie and be this node's user.
+        let is_loopback = broker.address().ip().to_canonical().is_loopback();
+        let cookie_name = pushring::gateway::Settings::new(&config.node, config.dialect.into()).cookie_name();
+        let login = is_loopback.then(|| demo::page::Login { node: config.node.clone(), cookie_name, secret });
+        threads.push(demo::page::start(&broker.handle(), broker.shards(), login)?);
+        Ok(threads)
+    })
+}
+
+fn secret_file(config: &Config) -> anyhow::Result<Option<Secret>> {
+    match config.jwt_secret_file.as_os_str().is_empty() {
+        true => Ok(None),
+        false => read_secret(&config.jwt_secret_file).map(Some),
+    }
+}
+
+type Threads = Vec<JoinHandle<()>>;
+
+fn run(
+    config: &Config,
+    secret: Option<Secret>,
+    attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>,
+) -> anyhow::Result<()> {
+    // Before anybody can know that we run: a signal from now on stops us cleanly.
+    let signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
+    match sys::raise_open_files() {
+        Ok(files) => tracing::debug!(files, "limit of open files"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
+    let broker = Broker::start(config.broker(secret)?)?;
+    let threads = attach(&broker)?;
+    stop_on(signals, broker.handle(), config.stop_timeout.duration())?;
+    announce(&broker, config);
+    let ended = broker.wait();
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a demo process has panicked");
+        }
+    }
+    ended?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The first line on stdout is for tools: they read the port from it.
+fn announce(broker: &Broker, config: &Config) {
+    let (address, driver) = (broker.address(), broker.driver());
+    tracing::info!(%address, node = config.node, shards = broker.shards(), %driver, "serving");
+    let mut stdout = std::io::stdout().lock();
+    let said = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
+    if let Err(error) = said {
+        tracing::warn!(%error, "nobody reads stdout");
+    }
+}
+
+/// Stops the broker at the first signal, gently; at the second the process ends as it is.
+fn stop_on(mut signals: Signals, broker: Handle, timeout: Duration) -> anyhow::Result<()> {
+    let wait = move || {
+        let mut stopping = false;
+        for signal in signals.forever() {
+            if stopping {
+                tracing::warn!("a second signal: ending at once");
+                // What shells expect of a program that a signal ended.
+                std::process::exit(128 + signal);
+            }
+            stopping = true;
+            tracing::info!(?timeout, "stopping: closing every channel with 1001");
+            broker.stop(timeout);
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait).context("no thread for signals")?;
+    Ok(())
+}

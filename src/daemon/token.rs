@@ -1,0 +1,86 @@
+//! The secret that tokens are signed with, and tokens for development.
+//!
+//! Invariant: the secret is never printed, nor is a part of it.
+
+use anyhow::{Context, bail};
+use pushring::gateway::{Claims, Secret, mint};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// Far more than any key has: HS256 hashes keys over 64 bytes (RFC 2104 section 2).
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// Reads a secret: all bytes of the file but a line end behind its last line, which editors add.
+pub fn read_secret(path: &Path) -> anyhow::Result<Secret> {
+    let name = || format!("jwt_secret_file: {}", path.display());
+    let file = File::open(path).with_context(name)?;
+    let mode = file.metadata().with_context(name)?.permissions().mode();
+    if mode & 0o004 != 0 {
+        tracing::warn!(file = %path.display(), "anyone on this machine can read the token secret: chmod 600 it");
+    }
+    let mut bytes = Vec::new();
+    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(name)?;
+    if bytes.len() as u64 > SECRET_BYTES_MAX {
+        return Err(anyhow::anyhow!("larger than {SECRET_BYTES_MAX} bytes: that is no secret")).with_context(name);
+    }
+    Secret::new(without_line_end(&bytes)).with_context(name)
+}
+
+/// Random bytes can end like a line, but hardly ever are UTF-8 as a whole.
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text)).as_bytes(),
+        Err(_) => bytes,
+    }
+}
+
+/// A secret that nobody knows.
+pub fn random_secret() -> anyhow::Result<Secret> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;
+    Ok(Secret::new(&bytes)?)
+}
+
+/// A token of `node` that expires after `ttl`.
+pub fn make_token(secret: &Secret, node: &str, ttl: Duration) -> anyhow::Result<String> {
+    if ttl.is_zero() {
+        bail!("ttl: a token must live for at least a second");
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
+    let expiration = now.saturating_add(ttl).as_secs();
+    Ok(mint(secret, &Claims { username: node.to_owned(), subdomain: None, expiration }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_text_loses_its_line_end() {
+        for (file, secret) in [
+            (&b"word"[..], &b"word"[..]),
+            (b"word\n", b"word"),
+            (b"word\r\n", b"word"),
+            (b"word\n\n", b"word\n"),
+            (b"\n", b""),
+            (b"\xff\n", b"\xff\n"),
+        ] {
+            assert_eq!(without_line_end(file), secret);
+        }
+    }
+
+    #[test]
+    fn a_token_holds_for_its_node_and_time() {
+        let secret = random_secret().unwrap();
+        let token = make_token(&secret, "a.os", Duration::from_secs(60)).unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(secret.verify(&token, "a.os", now, |claim| claim.is_none()), Ok(()));
+        assert!(secret.verify(&token, "a.os", now + 61, |_| true).is_err());
+        assert!(secret.verify(&token, "b.os", now, |_| true).is_err());
+        assert!(random_secret().unwrap().verify(&token, "a.os", now, |_| true).is_err());
+        assert!(make_token(&secret, "a.os", Duration::ZERO).is_err());
+    }
+}

@@ -1,0 +1,113 @@
+//! The demo's page: `homepage:homepage:sys`, whose paths are the node's own, serves it at `/`.
+//!
+//! The page uses the demo processes as any page would: over channels that it opens on bound paths, and over one that it
+//! registers for with the node's token. It gets that token as the login cookie, without a login: so only a browser on
+//! this machine, with no proxy between, is given one. Whoever listens elsewhere must pass no [`Login`] at all.
+
+use super::DemoError;
+use crate::broker::{AttachOptions, Event, Handle, HttpAsk, HttpRequest, Process, PushError};
+use crate::gateway::{Claims, HttpRule, IncomingRequest, Secret, mint};
+use crate::http::Content;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
+
+const HTML: &str = include_str!("page/page.html");
+const SCRIPT: &str = include_str!("page/page.js");
+const STYLE: &str = include_str!("page/page.css");
+const ICON: &str = include_str!("page/icon.svg");
+
+/// Nothing from elsewhere, and no script but ours. `ws:` is written out because not all browsers count it as `'self'`.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+     connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// How long the page's token holds, in seconds. Each load of the page makes a new one.
+const TOKEN_TTL_S: u64 = 24 * 60 * 60;
+
+/// Whom the page's visitors are logged in as.
+pub struct Login {
+    /// The node, the tokens' user.
+    pub node: String,
+    /// The name of its login cookie.
+    pub cookie_name: String,
+    /// The key of its tokens.
+    pub secret: Secret,
+}
+
+impl Login {
+    /// `SameSite` keeps other sites' pages from using it. It is not `HttpOnly`: who registers for a channel sends the
+    /// token in a message, so the script must read it.
+    fn set_cookie(&self) -> String {
+        // Before 1970 every token has expired, and this one is refused as such.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let claims = Claims { username: self.node.clone(), subdomain: None, expiration: now.as_secs() + TOKEN_TTL_S };
+        format!("{}={}; Path=/; SameSite=Strict", self.cookie_name, mint(&self.secret, &claims))
+    }
+}
+
+/// Starts the process. `shards` is only shown.
+///
+/// # Errors
+/// See [`DemoError`].
+pub fn start(broker: &Handle, shards: usize, login: Option<Login>) -> Result<JoinHandle<()>, DemoError> {
+    let id = "homepage:homepage:sys".parse().expect("a valid id");
+    let process = broker.process(id, AttachOptions::default())?;
+    for (path, mime, text) in [
+        ("/demo.js", "text/javascript; charset=utf-8", SCRIPT),
+        ("/demo.css", "text/css; charset=utf-8", STYLE),
+        ("/favicon.svg", "image/svg+xml", ICON),
+    ] {
+        let content = Content::new(Some(mime), Bytes::from_static(text.as_bytes()));
+        process.bind_http(path, HttpRule { content: Some(Arc::new(content)), ..HttpRule::default() })?;
+    }
+    process.bind_http("/", HttpRule::default())?;
+    let cookie_name = login.as_ref().map_or("", |login| &login.cookie_name);
+    let html = HTML.replace("{{cookie}}", &escape(cookie_name)).replace("{{shards}}", &shards.to_string());
+    let page = Page { html: html.into(), login };
+    Ok(thread::Builder::new().name("page".to_owned()).spawn(move || {
+        super::run(&process, |process, event| page.on_event(process, event));
+    })?)
+}
+
+/// For an attribute in double quotes.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
+}
+
+struct Page {
+    html: Bytes,
+    login: Option<Login>,
+}
+
+impl Page {
+    fn on_event(&self, process: &Process, event: Event) -> Result<(), PushError> {
+        let Event::Http(request) = event else { return Ok(()) };
+        let HttpRequest { id, ask: HttpAsk::Path(ask), .. } = *request else { return Ok(()) };
+        if !matches!(&*ask.method, "GET" | "HEAD") {
+            return process.respond(id, 405, headers(&[("allow", "GET, HEAD")]), Bytes::new());
+        }
+        let mut headers = headers(&[
+            ("content-type", "text/html; charset=utf-8"),
+            ("content-security-policy", CONTENT_SECURITY_POLICY),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            // Each visitor's token is its own.
+            ("cache-control", "no-store"),
+        ]);
+        if let Some(login) = self.login.as_ref().filter(|_| is_from_here(&ask)) {
+            headers.push(("set-cookie".into(), login.set_cookie().into()));
+        }
+        process.respond(id, 200, headers, self.html.clone())
+    }
+}
+
+fn headers(pairs: &[(&str, &str)]) -> Vec<(Box<str>, Box<str>)> {
+    pairs.iter().map(|&(name, value)| (name.into(), value.into())).collect()
+}
+
+/// Whether the client is on this machine: the connection's other end is, and no proxy says that it speaks for another.
+fn is_from_here(request: &IncomingRequest) -> bool {
+    let proxied = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded", "via"];
+    request.source.ip().to_canonical().is_loopback() && !proxied.iter().any(|&name| request.headers.contains_key(name))
+}
