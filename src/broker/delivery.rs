@@ -6,9 +6,11 @@ use crate::gateway::OwnerId;
 use crate::inbox::{Account, Refused};
 use crate::proto::{MessageKind, close};
 use crate::shard::command::{Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use crate::shard::event::Event;
 use crate::shard::outcome::{Outcome, Part, Ticket as Parts};
+use crate::shard::process_queue::{self, ProcessQueue};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,7 +119,31 @@ pub enum PushError {
 pub struct Delivery {
     /// What to do where a channel is over its budget; `None` leaves it to the process' setting.
     pub policy: Option<Policy>,
-    ask: Option<crossbeam_channel::Sender<Outcome>>,
+    ask: Option<Ask>,
+}
+
+/// Where an outcome goes.
+#[derive(Debug)]
+enum Ask {
+    /// To whoever holds the [`Ticket`].
+    Ticket(Sender<Outcome>),
+    /// To the process, as an event.
+    Event(ProcessQueue, OwnerId, u64),
+}
+
+impl Ask {
+    fn settle(&self, outcome: Outcome) {
+        match self {
+            // Whoever asked may not wait any more.
+            Self::Ticket(sender) => drop(sender.try_send(outcome)),
+            Self::Event(queue, owner, ticket) => {
+                let mut batch = process_queue::Batch::new(*owner);
+                batch.push(Event::Outcome { ticket: *ticket, outcome });
+                // False: the process is gone, and nobody is left to tell.
+                queue.send(batch);
+            }
+        }
+    }
 }
 
 impl Delivery {
@@ -132,19 +158,25 @@ impl Delivery {
     #[must_use]
     pub fn asking(mut self) -> (Self, Ticket) {
         let (sender, receiver) = bounded(1);
-        self.ask = Some(sender);
+        self.ask = Some(Ask::Ticket(sender));
         (self, Ticket(receiver))
+    }
+
+    /// Without a queue, the broker has stopped and nothing will be accepted.
+    pub(super) fn reporting(queue: Option<ProcessQueue>, owner: OwnerId, ticket: u64) -> Self {
+        Self { policy: None, ask: queue.map(|queue| Ask::Event(queue, owner, ticket)) }
+    }
+
+    fn part(&mut self) -> Option<Box<Part>> {
+        if self.ask.is_some() { self.parts(1).pop().flatten() } else { None }
     }
 
     fn parts(&mut self, count: usize) -> Vec<Option<Box<Part>>> {
         match self.ask.take() {
-            // Whoever asked may not wait any more.
-            Some(ask) => Parts::split(count, move |outcome| {
-                let _ = ask.try_send(outcome);
-            })
-            .into_iter()
-            .map(|part| Some(Box::new(part)))
-            .collect(),
+            Some(ask) => Parts::split(count, move |outcome| ask.settle(outcome))
+                .into_iter()
+                .map(|part| Some(Box::new(part)))
+                .collect(),
             None => (0..count).map(|_| None).collect(),
         }
     }
@@ -214,6 +246,14 @@ impl Pusher {
         self.push_to(channel, message, Delivery::default(), Full::Wait)
     }
 
+    /// As [`push_wait`](Self::push_wait), with a policy or a ticket.
+    ///
+    /// # Errors
+    /// As [`push_wait`](Self::push_wait).
+    pub fn push_wait_with(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
+        self.push_to(channel, message, delivery, Full::Wait)
+    }
+
     /// Pushes one message to many channels: encoded once for each shard, one command for each shard. Channels in
     /// `except` are left out.
     ///
@@ -249,8 +289,23 @@ impl Pusher {
     /// # Errors
     /// It was not accepted.
     pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Result<(), PushError> {
+        self.close_with(channel, code, reason, Delivery::default())
+    }
+
+    /// As [`close`](Self::close), and tells what became of it: `closed`, `not_found` or `not_owner` counts 1.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    pub fn close_with(
+        &self,
+        channel: ChannelId,
+        code: u16,
+        reason: &str,
+        mut delivery: Delivery,
+    ) -> Result<(), PushError> {
         let why = CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() };
-        let close = Close { channel, owner: self.owner, why, part: None };
+        let part = delivery.part();
+        let close = Close { channel, owner: self.owner, why, part };
         self.send(self.shared.shard_of(channel), Command::Close(Box::new(close)), Full::Wait)
     }
 
@@ -267,7 +322,7 @@ impl Pusher {
         mut delivery: Delivery,
         full: Full,
     ) -> Result<(), PushError> {
-        let part = if delivery.ask.is_some() { delivery.parts(1).pop().flatten() } else { None };
+        let part = delivery.part();
         self.send(self.shared.shard_of(channel), self.command(channel, message, delivery.policy, part), full)
     }
 
