@@ -93,7 +93,7 @@ fn join(chat: &chat::Chat, kind: fn(String) -> tungstenite::Message) -> (support
 #[test]
 fn clients_of_a_real_broker_chat() {
     let chat = chat::start(([127, 0, 0, 1], 0).into()).unwrap();
-    let (mut alice, alice_id) = join(&chat, |text| tungstenite::Message::text(text));
+    let (mut alice, alice_id) = join(&chat, tungstenite::Message::text);
     let (mut bob, bob_id) = join(&chat, |text| tungstenite::Message::binary(text.into_bytes()));
     assert_ne!(alice_id, bob_id);
 
