@@ -1,12 +1,16 @@
 //! A chat room as a Kinode process: every client gets what any client says.
 //!
-//! The process is written against `process_lib` alone, with the names of the Kinode process library. Here the program
-//! plays the node's part: it opens two channels, lets their clients talk and prints what the process pushes.
+//! The process is written against `process_lib` alone, with the names of the Kinode process library. The program around
+//! it starts a broker, runs the process on it, and says how a browser joins.
 
 use anyhow::Context;
-use pushring::channel::ChannelId;
-use pushring::node::{Dialect, Events};
-use pushring::process_lib::{self, Mailbox};
+use pushring::broker::{Broker, Config};
+use pushring::gateway::{Claims, HostPolicy, Secret, mint};
+use pushring::process_lib::{self, Exit};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The chat itself.
 pub mod process {
@@ -129,35 +133,64 @@ pub mod process {
     }
 }
 
-/// Plays the node's part.
+/// The name of this node: tokens are made out to it.
+const NODE: &str = "local.os";
+
+/// The chat's process id: what clients register with.
+const PROCESS: &str = "chat:chat:template.os";
+
+/// How long the token is worth something, in seconds.
+const TOKEN_S: u64 = 24 * 3600;
+
+/// A broker, the chat on it, and the token that lets clients in.
+pub struct Chat {
+    /// The broker.
+    pub broker: Broker,
+    /// The chat's thread.
+    pub process: JoinHandle<Exit>,
+    /// What clients register with; a node would set it as a cookie at login.
+    pub token: String,
+}
+
+/// Starts a broker with a fresh secret, and the chat on it.
 ///
 /// # Errors
-/// When the process does not do what a chat does.
-pub fn main() -> anyhow::Result<()> {
-    let (to_kernel, from_process) = crossbeam_channel::bounded(64);
-    let (to_process, from_kernel) = crossbeam_channel::bounded(64);
-    let our: process_lib::Address = "local.os@chat:chat:template.os".parse()?;
-    let chat = process_lib::spawn(our.clone(), Box::new(Mailbox::new(to_kernel, from_kernel)), process::init)?;
+/// The system lacks something, or the address is taken.
+pub fn start(listen: SocketAddr) -> anyhow::Result<Chat> {
+    let mut bytes = [0; 32];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("no randomness")?;
+    let secret = Secret::new(&bytes)?;
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let claims = Claims { username: NODE.to_string(), subdomain: None, expiration: now_s + TOKEN_S };
+    let token = mint(&secret, &claims);
 
-    let events = Events::new(&our.node, Dialect::Kinode);
-    let peer = "127.0.0.1:5000".parse()?;
-    let (alice, bob) = (ChannelId::new(7), ChannelId::new(8));
-    for (id, channel) in [(1, alice), (2, bob)] {
-        to_process.send(events.opened(id, &our.process, channel, "/".to_string(), peer, None))?;
-    }
-    let text = process_lib::WsMessageType::Text;
-    let said = br#"{"Send":{"author":"alice","content":"hello"}}"#.to_vec();
-    to_process.send(events.message(3, &our.process, alice, text, said))?;
-    to_process.send(events.message(4, &our.process, bob, text, br#""History""#.to_vec()))?;
-    for _ in 0..3 {
-        let push = from_process.recv()?;
-        let blob = push.lazy_load_blob.context("a push has a blob")?;
-        println!("{} {}", String::from_utf8_lossy(push.message.body()), String::from_utf8_lossy(&blob.bytes));
-    }
-    drop(to_process);
-    anyhow::ensure!(
-        chat.join().is_ok_and(|exit| exit == process_lib::Exit::Stopped),
-        "the chat ends when it is told to"
-    );
-    Ok(())
+    let mut config = Config { listen, ..Config::default() };
+    config.settings.node = NODE.to_string();
+    config.settings.secret = Some(secret);
+    config.settings.hosts = HostPolicy::LoopbackAnd(Vec::new());
+    let broker = Broker::start(config)?;
+    let process = process_lib::spawn_on(&broker.handle(), PROCESS.parse()?, process::init)?;
+    Ok(Chat { broker, process, token })
+}
+
+/// Serves the chat until it is interrupted.
+fn main() -> anyhow::Result<()> {
+    let Chat { broker, process, token } = start(([127, 0, 0, 1], 8080).into())?;
+    let address = broker.address();
+    println!("The chat is at ws://{address}/. In the console of a browser, on any page that was loaded without TLS:\n");
+    println!("const ws = new WebSocket('ws://{address}/');");
+    println!("ws.onmessage = (message) => console.log(message.data);");
+    println!("ws.onopen = () => ws.send(JSON.stringify({{");
+    println!("  auth_token: '{token}',");
+    println!("  target_process: '{PROCESS}',");
+    println!("  encrypted: false,");
+    println!("}}));\n");
+    println!("Then, in this tab or another that did the same:\n");
+    println!("ws.send(JSON.stringify({{ Send: {{ author: 'alice', content: 'hello' }} }}));");
+    println!("ws.send(JSON.stringify('History'));");
+    let exit = process.join().map_err(|_| anyhow::anyhow!("the chat's thread panicked"))?;
+    anyhow::ensure!(exit == Exit::Stopped, "the chat ended: {exit:?}");
+    Ok(broker.wait()?)
 }

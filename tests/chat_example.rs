@@ -1,7 +1,9 @@
 //! The chat example does what a chat does: everybody in the room hears, those who left do not, nonsense hurts nobody.
 
+#[allow(dead_code)]
 #[path = "../examples/chat.rs"]
 mod chat;
+mod support;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pushring::channel::ChannelId;
@@ -78,7 +80,40 @@ fn everybody_in_the_room_hears() {
     assert_eq!(process.unwrap().join().unwrap(), Exit::Stopped);
 }
 
+fn join(chat: &chat::Chat, kind: fn(String) -> tungstenite::Message) -> (support::Client, u64) {
+    let mut client = support::connect(&chat.broker, "/");
+    let register = serde_json::json!({
+        "auth_token": chat.token, "target_process": "chat:chat:template.os", "encrypted": false,
+    });
+    support::send(&mut client, kind(register.to_string()));
+    let reply: serde_json::Value = serde_json::from_str(support::recv(&mut client).to_text().unwrap()).unwrap();
+    (client, reply["channel_id"].as_u64().unwrap())
+}
+
 #[test]
-fn the_program_runs() {
-    chat::main().unwrap();
+fn clients_of_a_real_broker_chat() {
+    let chat = chat::start(([127, 0, 0, 1], 0).into()).unwrap();
+    let (mut alice, alice_id) = join(&chat, tungstenite::Message::text);
+    let (mut bob, bob_id) = join(&chat, |text| tungstenite::Message::binary(text.into_bytes()));
+    assert_ne!(alice_id, bob_id);
+
+    let hello = r#"{"author":"alice","content":"hello"}"#;
+    support::send(&mut alice, r#"{"Send":{"author":"alice","content":"hello"}}"#);
+    assert_eq!(support::recv(&mut alice), tungstenite::Message::text(hello));
+    assert_eq!(support::recv(&mut bob), tungstenite::Message::text(hello));
+
+    alice.close(None).unwrap();
+    while alice.read().is_ok() {}
+    let again = r#"{"author":"bob","content":"anybody?"}"#;
+    support::send(&mut bob, r#"{"Send":{"author":"bob","content":"anybody?"}}"#);
+    assert_eq!(support::recv(&mut bob), tungstenite::Message::text(again));
+    support::send(&mut bob, r#""History""#);
+    assert_eq!(support::recv(&mut bob), tungstenite::Message::text(hello));
+    assert_eq!(support::recv(&mut bob), tungstenite::Message::text(again));
+
+    chat.broker.handle().stop(support::PATIENCE);
+    assert_eq!(support::recv_close(&mut bob).0, 1001);
+    while bob.read().is_ok() {}
+    assert_eq!(chat.process.join().unwrap(), Exit::Stopped);
+    chat.broker.wait().unwrap();
 }

@@ -217,6 +217,14 @@ impl Pusher {
         self.push_to(channel, message, Delivery::default(), Full::Wait)
     }
 
+    /// As [`push_wait`](Self::push_wait), with a policy or a ticket.
+    ///
+    /// # Errors
+    /// As [`push_wait`](Self::push_wait).
+    pub fn push_wait_with(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
+        self.push_to(channel, message, delivery, Full::Wait)
+    }
+
     /// Pushes one message to many channels: encoded once for each shard, one command for each shard. Channels in
     /// `except` are left out.
     ///
@@ -252,8 +260,17 @@ impl Pusher {
     /// # Errors
     /// It was not accepted.
     pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Result<(), PushError> {
+        self.close_with(channel, code, reason, Delivery::default())
+    }
+
+    /// As [`close`](Self::close), and tells what became of it: `closed`, `not_found` or `not_owner` counts 1.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    pub fn close_with(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
         let why = CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() };
-        let close = Close { channel, owner: self.owner, why, part: None };
+        let part = self.parts(delivery.ask, 1).pop().flatten();
+        let close = Close { channel, owner: self.owner, why, part };
         self.send(self.shared.shard_of(channel), Command::Close(Box::new(close)), Full::Wait)
     }
 

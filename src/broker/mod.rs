@@ -34,7 +34,7 @@ pub use crate::shard::outcome::Outcome;
 pub use crate::shard::process_queue::{QueueLimits, RecvError};
 pub use crate::shard::stats::{Report, Stats};
 pub use delivery::{Audience, Batch, Delivery, InvalidMessage, Message, PushError, Pusher, Ticket};
-pub use process::{AttachOptions, Process};
+pub use process::{AttachOptions, OwnerHandle, Process};
 
 use crate::channel::ChannelId;
 use crate::driver::flush_send::SendFlush;
@@ -161,7 +161,7 @@ pub(crate) struct Shared {
     inboxes: Vec<InboxSender<Command>>,
     /// For orders of the broker itself.
     accounts: Vec<Account>,
-    directory: Mutex<Directory>,
+    directory: Arc<Mutex<Directory>>,
     next_owner: AtomicU32,
 }
 
@@ -177,11 +177,13 @@ impl Broker {
         let address = listeners[0].local_addr()?;
         let directory = Directory::new(Snapshot::new(config.settings.clone()));
         let (ended_sender, ended) = bounded(shards);
+        let current = Arc::new(Mutex::new(directory.clone()));
+        let last_shard = Arc::new(LastShard(current.clone()));
         let mut broker = Self {
             shared: Arc::new(Shared {
                 inboxes: Vec::new(),
                 accounts: Vec::new(),
-                directory: Mutex::new(directory.clone()),
+                directory: current,
                 next_owner: AtomicU32::new(1),
             }),
             address,
@@ -205,12 +207,13 @@ impl Broker {
                 inbox,
                 listener,
                 wake,
+                last_shard: last_shard.clone(),
             };
             let (ready, ended) = (ready_sender.clone(), ended_sender.clone());
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
             broker.threads.push(thread.spawn(move || seat.work(&ready, ended))?);
         }
-        drop(ready_sender);
+        drop((ready_sender, last_shard));
         let shared = Arc::get_mut(&mut broker.shared).expect("nobody else has it yet");
         shared.accounts = inboxes.iter().map(InboxSender::account).collect();
         shared.inboxes = inboxes;
@@ -310,6 +313,11 @@ impl Handle {
     /// See [`AttachError`].
     pub fn process(&self, id: ProcessId, options: AttachOptions) -> Result<Process, AttachError> {
         Process::attach(self.shared.clone(), id, options)
+    }
+
+    /// The rules of entry.
+    pub fn settings(&self) -> Settings {
+        self.shared.directory().gateway.settings().clone()
     }
 
     /// Pushes to any channel, whoever owns it.
@@ -422,11 +430,27 @@ struct Seat {
     inbox: Inbox<Command>,
     listener: TcpListener,
     wake: Arc<WakeFd>,
+    last_shard: Arc<LastShard>,
+}
+
+/// Empties the directory when the last shard has let go of it: nobody is attached to a broker that has stopped. It
+/// holds the last senders of the processes' queues, and with them the processes learn that nothing will come any more.
+struct LastShard(Arc<Mutex<Directory>>);
+
+impl Drop for LastShard {
+    fn drop(&mut self) {
+        let mut directory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        directory.owners.clear();
+        directory.processes.clear();
+        directory.resolve = None;
+    }
 }
 
 impl Seat {
     /// The life of a shard's thread.
     fn work(self, ready: &Sender<Result<DriverKind, StartError>>, ended: Sender<Ended>) {
+        // Dropped behind all else of this shard, the directory that it has adopted included.
+        let _last_shard = self.last_shard.clone();
         let farewell = Farewell { shard: self.index, ended };
         let (mut runtime, pump) = match self.prepare() {
             Ok(prepared) => prepared,

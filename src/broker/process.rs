@@ -1,7 +1,7 @@
 //! A process attached to a broker: it binds paths, receives events in batches, and pushes.
 //!
 //! Invariant: dropping it takes everything of it away: its paths, its waiting requests and its channels (closed with
-//! 1001, or 1011 when it is dropped by a panic).
+//! 1001, or 1011 when it failed or is dropped by a panic).
 
 use super::{AttachError, BindPathError, Pusher, Shared};
 use crate::gateway::{HttpRule, OwnerId, WebSocketRule};
@@ -27,13 +27,21 @@ pub struct AttachOptions {
     pub wants_control: bool,
 }
 
-/// See the module. Pushing is [`Pusher`]'s, which this derefs to; clone that for other threads.
+/// See the module. What it does is its [`OwnerHandle`]'s, which this derefs to; what it hears comes out here.
 pub struct Process {
-    shared: Arc<Shared>,
-    id: ProcessId,
-    owner: OwnerId,
+    handle: OwnerHandle,
     receiver: ProcessReceiver,
-    pusher: Pusher,
+    failed: bool,
+}
+
+/// The acting half of a process: binds, pushes, closes and responds in its name. Pushing is [`Pusher`]'s, which this
+/// derefs to; clone that for other threads.
+#[derive(Clone)]
+pub struct OwnerHandle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: ProcessId,
+    pub(super) owner: OwnerId,
+    pub(super) pusher: Pusher,
 }
 
 impl Process {
@@ -58,9 +66,28 @@ impl Process {
         });
         attached.map_err(|_| AttachError::Stopped)??;
         let pusher = Pusher::of_process(shared.clone(), owner);
-        Ok(Self { shared, id, owner, receiver, pusher })
+        Ok(Self { handle: OwnerHandle { shared, id, owner, pusher }, receiver, failed: false })
     }
 
+    /// Ends it as a panic does: its channels are closed with 1011.
+    pub fn fail(mut self) {
+        self.failed = true;
+    }
+
+    /// Waits for events and appends all that are there to `events`, in order for each channel.
+    ///
+    /// # Errors
+    /// Nothing came in time, or the broker has stopped.
+    pub fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
+        events.append(&mut self.receiver.recv(timeout)?.events);
+        while let Ok(mut batch) = self.receiver.try_recv() {
+            events.append(&mut batch.events);
+        }
+        Ok(())
+    }
+}
+
+impl OwnerHandle {
     /// Its name.
     pub fn id(&self) -> &ProcessId {
         &self.id
@@ -103,18 +130,6 @@ impl Process {
         self.change(|snapshot| snapshot.unbind_http(&self.id, path))
     }
 
-    /// Waits for events and appends all that are there to `events`, in order for each channel.
-    ///
-    /// # Errors
-    /// Nothing came in time, or the broker has stopped.
-    pub fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
-        events.append(&mut self.receiver.recv(timeout)?.events);
-        while let Ok(mut batch) = self.receiver.try_recv() {
-            events.append(&mut batch.events);
-        }
-        Ok(())
-    }
-
     /// Answers an HTTP request. An answer that comes too late reaches nobody.
     ///
     /// # Errors
@@ -139,6 +154,14 @@ impl Process {
 }
 
 impl Deref for Process {
+    type Target = OwnerHandle;
+
+    fn deref(&self) -> &OwnerHandle {
+        &self.handle
+    }
+}
+
+impl Deref for OwnerHandle {
     type Target = Pusher;
 
     fn deref(&self) -> &Pusher {
@@ -148,7 +171,7 @@ impl Deref for Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let (code, reason) = if std::thread::panicking() {
+        let (code, reason) = if self.failed || std::thread::panicking() {
             (close::code::INTERNAL_ERROR, "the process failed")
         } else {
             (close::code::GOING_AWAY, "the process has ended")

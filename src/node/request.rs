@@ -3,6 +3,7 @@
 //! Only shapes; who is told, and from which source, is decided in `events`.
 
 use super::action::WsMessageType;
+use crate::gateway;
 use serde::ser::{SerializeStructVariant, Serializer};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fmt};
@@ -107,6 +108,20 @@ pub struct IncomingHttpRequest {
     pub url_params: HashMap<String, String>,
     /// The query, decoded; the last of several wins.
     pub query_params: HashMap<String, String>,
+}
+
+impl From<gateway::IncomingRequest> for IncomingHttpRequest {
+    fn from(request: gateway::IncomingRequest) -> Self {
+        Self {
+            source_socket_addr: Some(request.source.to_string()),
+            method: request.method,
+            url: request.url,
+            bound_path: request.bound_path.to_string(),
+            headers: request.headers.into_iter().collect(),
+            url_params: request.url_params.into_iter().collect(),
+            query_params: request.query_params.into_iter().collect(),
+        }
+    }
 }
 
 impl IncomingHttpRequest {

@@ -39,6 +39,7 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
+mod attached;
 mod backend;
 mod body;
 pub mod http;
@@ -52,6 +53,7 @@ pub use crate::node::{
     Address, Capability, HttpResponse, HttpServerAction, HttpServerError, HttpServerRequest, IncomingHttpRequest,
     LazyLoadBlob, MessageType, PackageId, ProcessId, WsMessageType,
 };
+pub use attached::{Attached, SpawnError, spawn_on};
 pub use backend::{Backend, Blob, Delivery, IncomingRequest, Push, SendErrorKind, Stopped};
 pub use body::Body;
 pub use http::send_ws_push;

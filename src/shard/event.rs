@@ -116,6 +116,8 @@ pub struct HttpRequest {
     pub ask: HttpAsk,
     /// The body, perhaps empty.
     pub body: Bytes,
+    /// Seconds within which the response is awaited; then the client gets 408.
+    pub timeout_s: u32,
 }
 
 /// What an HTTP request asks for.

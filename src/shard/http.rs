@@ -196,7 +196,7 @@ impl Shard {
             exchange.phase = HttpPhase::Response;
         }
         self.set_deadline(slot, self.now_ms + u64::from(timeout_s) * 1000);
-        self.emit(place, Event::Http(Box::new(HttpRequest { id, ask, body })));
+        self.emit(place, Event::Http(Box::new(HttpRequest { id, ask, body, timeout_s })));
     }
 
     /// A process' answer; one that nobody waits for any more, or that another process was asked for, is dropped.

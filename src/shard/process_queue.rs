@@ -80,6 +80,12 @@ pub struct ProcessQueue {
     sender: Sender<Batch>,
 }
 
+impl std::fmt::Debug for ProcessQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProcessQueue").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
 /// The process' end.
 pub struct ProcessReceiver {
     shared: Arc<Shared>,

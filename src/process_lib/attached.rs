@@ -1,0 +1,278 @@
+//! The backend of a process in the same program as its broker: pushes and messages without JSON or kernel between them.
+//!
+//! Requests to the HTTP server of our node are carried out here; there is no kernel, so other processes and nodes are
+//! offline. Events become messages whose JSON is written when it is read. Knows nothing of contexts and timeouts.
+
+use super::backend::{Backend, Blob, Delivery, IncomingRequest, Push, SendErrorKind, Stopped};
+use super::body::Body;
+use super::runtime::{Exit, run};
+use crate::broker::{
+    AttachError, AttachOptions, Closed, ControlKind, Event, Handle, HttpAsk, HttpRequest, Opened, Process, RecvError,
+};
+use crate::channel::ChannelId;
+use crate::node::perform::{self, Pending};
+use crate::node::{
+    Address, Dialect, Events, HttpServerRequest, Inbound, IncomingHttpRequest, KernelMessage, Message, OUR, ProcessId,
+    WsMessageType, dispatch, http_server_process, is_http_server,
+};
+use crate::proto::MessageKind;
+use bytes::Bytes;
+use std::collections::{HashSet, VecDeque};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long a wait without a deadline lasts before it begins anew.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// Attaches a process to a broker in this program and runs it on a thread of its own, named after it.
+///
+/// It owns the channels that register with its id, and may bind paths. When it ends, its channels are closed with 1001;
+/// when it panics, with 1011. When the broker stops, it is stopped.
+///
+/// # Errors
+/// Its id is taken, the broker has stopped, or the system gives no thread.
+pub fn spawn_on(
+    broker: &Handle,
+    process: ProcessId,
+    init: impl FnOnce(Address) + Send + 'static,
+) -> Result<JoinHandle<Exit>, SpawnError> {
+    let backend = Attached::new(broker, process)?;
+    let our = backend.our.clone();
+    let name = our.process.to_string();
+    Ok(thread::Builder::new().name(name).spawn(move || run(our, Box::new(backend), init))?)
+}
+
+/// Why a process does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The broker refused it.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// No thread.
+    #[error("no thread for a process: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A process attached to a broker in this program.
+pub struct Attached {
+    process: Process,
+    our: Address,
+    server: Address,
+    dialect: Dialect,
+    pending: Pending,
+    /// Channels whose messages are an extension's.
+    extensions: HashSet<ChannelId>,
+    /// What was received and not given to the process yet.
+    arrived: VecDeque<Delivery>,
+    events: Vec<Event>,
+}
+
+impl Attached {
+    /// Attaches `process`. Node name and dialect are the broker's.
+    ///
+    /// # Errors
+    /// Its id is taken, or the broker has stopped.
+    pub fn new(broker: &Handle, process: ProcessId) -> Result<Self, AttachError> {
+        // A node's processes are told of control frames.
+        let options = AttachOptions { wants_control: true, ..AttachOptions::default() };
+        let settings = broker.settings();
+        let our = Address::new(settings.node.clone(), process.clone());
+        Ok(Self {
+            process: broker.process(process, options)?,
+            server: Address::new(settings.node.clone(), http_server_process()),
+            our,
+            dialect: settings.dialect,
+            pending: Pending::default(),
+            extensions: HashSet::new(),
+            arrived: VecDeque::new(),
+            events: Vec::new(),
+        })
+    }
+
+    /// Takes in what the broker has for this process; false if nothing came before the timeout.
+    fn take_in(&mut self, timeout: Duration) -> Result<bool, Stopped> {
+        let mut events = std::mem::take(&mut self.events);
+        let received = self.process.recv_batch(&mut events, timeout);
+        for event in events.drain(..) {
+            let delivery = self.delivery(event);
+            self.arrived.extend(delivery);
+        }
+        self.events = events;
+        match received {
+            Ok(()) => Ok(true),
+            Err(RecvError::Timeout) => Ok(false),
+            Err(RecvError::Stopped) => Err(Stopped),
+        }
+    }
+
+    /// What an event is to the process; none if it is not to hear of it.
+    fn delivery(&mut self, event: Event) -> Option<Delivery> {
+        match event {
+            Event::Opened(opened) => Some(self.opened(*opened)),
+            Event::Message { channel, kind, payload } => {
+                let message_type = match kind {
+                    MessageKind::Text => WsMessageType::Text,
+                    MessageKind::Binary => WsMessageType::Binary,
+                };
+                self.message(channel, message_type, payload)
+            }
+            Event::Control { channel, kind, payload } => {
+                let message_type = match kind {
+                    ControlKind::Ping => WsMessageType::Ping,
+                    ControlKind::Pong => WsMessageType::Pong,
+                    ControlKind::Close => WsMessageType::Close,
+                };
+                Some(self.pushed(channel, message_type, payload))
+            }
+            Event::Closed(closed) => Some(self.closed(&closed)),
+            Event::Http(request) => self.http(*request),
+            Event::Outcome { ticket, outcome } => {
+                let answer = self.pending.settle(ticket, &outcome)?;
+                self.answer(answer)
+            }
+        }
+    }
+
+    fn opened(&mut self, opened: Opened) -> Delivery {
+        if opened.extension {
+            self.extensions.insert(opened.channel);
+        }
+        let (source_socket_addr, forwarded_for) = match self.dialect {
+            Dialect::Kinode => (None, None),
+            Dialect::Hyperdrive => (Some(opened.source.to_string()), opened.forwarded_for.map(String::from)),
+        };
+        self.told(HttpServerRequest::WebSocketOpen {
+            path: opened.path.to_string(),
+            channel_id: opened.channel.get(),
+            source_socket_addr,
+            forwarded_for,
+        })
+    }
+
+    fn message(&mut self, channel: ChannelId, message_type: WsMessageType, payload: Bytes) -> Option<Delivery> {
+        if !self.extensions.contains(&channel) {
+            return Some(self.pushed(channel, message_type, payload));
+        }
+        let events = Events::new(&self.our.node, self.dialect);
+        let message = events.extension_message(0, &self.our.process, channel, message_type, payload.into())?;
+        Some(message.into())
+    }
+
+    fn pushed(&self, channel: ChannelId, message_type: WsMessageType, bytes: Bytes) -> Delivery {
+        let event = HttpServerRequest::WebSocketPush { channel_id: channel.get(), message_type };
+        self.request(0, self.server.clone(), None, event, Some(Blob { mime: None, bytes }))
+    }
+
+    fn closed(&mut self, closed: &Closed) -> Delivery {
+        self.extensions.remove(&closed.channel);
+        // Node contract, section 2: of all events, only this one comes from `our`.
+        let server = Address::new(OUR, http_server_process());
+        self.request(0, server, None, HttpServerRequest::WebSocketClose(closed.channel.get()), None)
+    }
+
+    fn http(&self, request: HttpRequest) -> Option<Delivery> {
+        let HttpAsk::Path(incoming) = request.ask else {
+            // Asked of the node alone, and no process is.
+            return None;
+        };
+        let event = HttpServerRequest::Http(IncomingHttpRequest::from(*incoming));
+        let blob = Blob { mime: None, bytes: request.body };
+        Some(self.request(request.id.0, self.server.clone(), Some(request.timeout_s.into()), event, Some(blob)))
+    }
+
+    fn told(&self, event: HttpServerRequest) -> Delivery {
+        self.request(0, self.server.clone(), None, event, None)
+    }
+
+    fn request(
+        &self,
+        id: u64,
+        source: Address,
+        expects_response: Option<u64>,
+        event: HttpServerRequest,
+        blob: Option<Blob>,
+    ) -> Delivery {
+        Delivery::Request(IncomingRequest {
+            id,
+            source,
+            rsvp: None,
+            expects_response,
+            body: Body::from_event(event),
+            metadata: None,
+            capabilities: Vec::new(),
+            blob,
+        })
+    }
+
+    /// An answer of the server, if it is for this process: nobody else can be reached.
+    fn answer(&self, answer: KernelMessage) -> Option<Delivery> {
+        let for_us = answer.target.process == self.our.process && answer.target.is_on(&self.our.node);
+        for_us.then(|| answer.into())
+    }
+
+    fn serve(&mut self, message: KernelMessage) -> Result<(), Stopped> {
+        let answer = match dispatch(message, &self.our.node, self.dialect) {
+            Inbound::Response { id, response, blob, .. } => {
+                perform::respond(&self.process, id, &response, blob).map_err(|_| Stopped)?;
+                None
+            }
+            Inbound::Action(request) => self.pending.perform(&self.process, request).map_err(|_| Stopped)?,
+            Inbound::Refused(answer) => Some(answer),
+        };
+        let delivery = answer.and_then(|answer| self.answer(answer));
+        self.arrived.extend(delivery);
+        Ok(())
+    }
+}
+
+impl Backend for Attached {
+    fn send(&mut self, message: KernelMessage) -> Result<(), Stopped> {
+        if is_http_server(&message.target.process) && message.target.is_on(&self.our.node) {
+            return self.serve(message);
+        }
+        if let Message::Request(request) = &message.message
+            && request.expects_response.is_some()
+        {
+            self.arrived.push_back(Delivery::Undelivered { id: message.id, kind: SendErrorKind::Offline });
+        } else {
+            tracing::warn!(to = %message.target, "dropped a message: there is no kernel to deliver it");
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, Stopped> {
+        loop {
+            if let Some(delivery) = self.arrived.pop_front() {
+                return Ok(Some(delivery));
+            }
+            let timeout = deadline.map_or(WAIT_MAX, |at| at.saturating_duration_since(Instant::now()).min(WAIT_MAX));
+            let came = self.take_in(timeout)?;
+            if !came && deadline.is_some_and(|at| at <= Instant::now()) {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn push(&mut self, push: Push) -> Result<(), Stopped> {
+        if push.node != self.our.node && push.node != OUR {
+            return self.send(push.into_message());
+        }
+        let channel = ChannelId::new(push.channel_id);
+        let pushed = match perform::message(push.message_type, push.blob.bytes) {
+            Ok(Some(message)) => self.process.push_wait(channel, message),
+            Ok(None) => self.process.close(channel, perform::CLOSE_WITHOUT_CODE, ""),
+            Err(invalid) => {
+                // A node would answer with a refusal that nobody waits for.
+                tracing::debug!(process = %self.our, %channel, %invalid, "a push was refused");
+                return Ok(());
+            }
+        };
+        pushed.map_err(|_| Stopped)
+    }
+
+    fn ended(self: Box<Self>, exit: &Exit) {
+        if matches!(exit, Exit::Panicked(_)) {
+            self.process.fail();
+        }
+    }
+}
