@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod support;
+use std::io::Write;
 use support::{connect, demo, recv, send};
 use tungstenite::Message;
 
@@ -65,4 +66,26 @@ fn stop_closes_every_channel_with_1001() {
         while client.read().is_ok() {}
     }
     broker.wait().unwrap();
+}
+
+#[test]
+fn what_came_before_a_violation_is_answered() {
+    let broker = demo(|_| {});
+    let mut client = connect(&broker, "/echo:pushring:sys/");
+    // One write: a text message "hi", then a frame with a reserved bit set. Both masked with zeros.
+    let message = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
+    let violation = [0xc1, 0x82, 0, 0, 0, 0, b'n', b'o'];
+    client.get_mut().write_all(&[&message[..], &violation, &message].concat()).unwrap();
+    assert_eq!(recv(&mut client), Message::text("hi"));
+    let (code, reason) = support::recv_close(&mut client);
+    assert_eq!(code, 1002);
+    assert!(reason.contains("reserved bit"), "{reason}");
+    // What followed is not looked at, and the connection ends without a reset.
+    let end = loop {
+        match client.read() {
+            Ok(message) => assert!(!message.is_text(), "{message}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(end, tungstenite::Error::ConnectionClosed), "{end}");
 }

@@ -135,6 +135,7 @@ impl Shard {
     pub(super) fn end_connection(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         connection.flags.take(Flags::WAITS_FOR_CLIENT);
+        connection.flags.take(Flags::FAILING);
         if !matches!(connection.phase, Phase::Ending { .. }) {
             connection.phase = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
         }

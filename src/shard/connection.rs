@@ -6,7 +6,7 @@ use super::flush::SocketId;
 use super::http::Exchange;
 use super::outbound::Outbound;
 use crate::channel::ChannelId;
-use crate::proto;
+use crate::proto::{self, Violation};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -105,6 +105,10 @@ pub(super) struct Channel {
     pub place: u32,
     /// The bound path, without the process id.
     pub path: Arc<str>,
+    /// When its last message came: the low bits of the shard's milliseconds.
+    pub message_ms: u32,
+    /// What it is failed for, see [`Flags::FAILING`].
+    pub violation: Option<Violation>,
 }
 
 /// Small facts of a connection.
@@ -134,6 +138,9 @@ impl Flags {
     pub const EXTENSION: u16 = 1 << 9;
     /// The client has sent its last byte and still waits for an HTTP response.
     pub const HALF_CLOSED: u16 = 1 << 10;
+    /// The client broke the protocol; it is not read any more, and is told when its process had time to answer what it
+    /// said before.
+    pub const FAILING: u16 = 1 << 11;
 
     pub fn has(self, flag: u16) -> bool {
         self.0 & flag != 0
@@ -154,7 +161,9 @@ impl Flags {
 impl Connection {
     /// Whether reading is paused by us.
     pub(super) fn is_paused(&self) -> bool {
-        self.flags.has(Flags::WAITS_FOR_OWNER) || self.flags.has(Flags::WAITS_FOR_CLIENT)
+        self.flags.has(Flags::WAITS_FOR_OWNER)
+            || self.flags.has(Flags::WAITS_FOR_CLIENT)
+            || self.flags.has(Flags::FAILING)
     }
 
     /// The channel, if it is one.

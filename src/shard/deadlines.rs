@@ -83,10 +83,11 @@ impl Shard {
                 };
                 self.close_now(slot, &why, ClosedBy::Timeout);
             }
-            // The client has not answered our close frame.
-            Phase::Open(_) => {
-                self.end_unanswered(slot);
-            }
+            Phase::Open(channel) => match channel.violation {
+                Some(violation) => self.fail_for(slot, violation),
+                // The client has not answered our close frame.
+                None => self.end_unanswered(slot),
+            },
             Phase::Ending { .. } => self.remove(slot),
         }
     }

@@ -8,6 +8,7 @@ use super::connection::{Channel, Flags, Phase, Registering};
 use super::core::Shard;
 use super::directory::Owner;
 use super::event::{ClosedBy, Event, Opened};
+use super::receive::ANSWER_GRACE_MS;
 use crate::gateway;
 use crate::proto::{self, Opcode, server_header};
 use std::sync::Arc;
@@ -42,7 +43,15 @@ impl Shard {
         if opening.extension {
             connection.flags.set(Flags::EXTENSION);
         }
-        connection.phase = Phase::Open(Channel { ws: opening.ws, id, owner, place, path: opening.bound_path });
+        connection.phase = Phase::Open(Channel {
+            ws: opening.ws,
+            id,
+            owner,
+            place,
+            path: opening.bound_path,
+            message_ms: (self.now_ms as u32).wrapping_sub(ANSWER_GRACE_MS),
+            violation: None,
+        });
         connection.deadline_ms = u64::MAX;
         let source = connection.peer.into();
         self.stats.opened += 1;

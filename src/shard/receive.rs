@@ -8,6 +8,7 @@ use super::connection::{Connection, Flags, Phase, Token};
 use super::core::{Effect, Shard};
 use super::event::{ClosedBy, ControlKind, Event};
 use super::outbound::{ControlFrame, Lane};
+use super::wheel::TICK_MS;
 use crate::channel::ChannelId;
 use crate::gateway::REGISTRATION_BYTES_MAX;
 use crate::proto::{Limits, Opcode, Payload, Received, Violation, server_header};
@@ -18,6 +19,10 @@ const ARENA_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 
 /// The arena grows by this much at a time. A process that keeps one small message keeps this much alive.
 const ARENA_CHUNK_BYTES: usize = 64 * 1024;
+
+/// A client that breaks the protocol so soon after a message is told so this much later: what was valid is still
+/// answered. A process answers within microseconds; a tick is the least that can be waited for.
+pub(super) const ANSWER_GRACE_MS: u32 = TICK_MS as u32;
 
 /// What a client may send before it has registered.
 const REGISTRATION_LIMITS: Limits = Limits::for_messages(REGISTRATION_BYTES_MAX);
@@ -117,6 +122,9 @@ impl Shard {
         match (event, channel) {
             (Received::Message { kind, payload }, Some((channel, owner))) => {
                 self.stats.received += 1;
+                if let Phase::Open(channel) = &mut self.connections[slot as usize].phase {
+                    channel.message_ms = self.now_ms as u32;
+                }
                 let payload = self.keep(payload);
                 self.emit(owner, Event::Message { channel, kind, payload });
                 Step::Next
@@ -151,8 +159,22 @@ impl Shard {
             let named = Some((channel.id, channel.owner));
             self.emit_control(named, ControlKind::Close, b"Protocol violation");
         }
-        self.fail(slot, violation.close_code(), violation.reason(), ClosedBy::Violation);
+        let now_ms = self.now_ms;
+        match &mut self.connections[slot as usize].phase {
+            // Its process is still to answer what came before, in this very read perhaps.
+            Phase::Open(channel) if (now_ms as u32).wrapping_sub(channel.message_ms) < ANSWER_GRACE_MS => {
+                channel.violation = Some(violation);
+                self.connections[slot as usize].flags.set(Flags::FAILING);
+                self.set_deadline(slot, now_ms + u64::from(ANSWER_GRACE_MS));
+            }
+            _ => self.fail_for(slot, violation),
+        }
         Step::Over
+    }
+
+    /// Tells the client what it did wrong, and ends the connection.
+    pub(super) fn fail_for(&mut self, slot: u32, violation: Violation) {
+        self.fail(slot, violation.close_code(), violation.reason(), ClosedBy::Violation);
     }
 
     fn emit_control(&mut self, channel: Option<(ChannelId, u32)>, kind: ControlKind, payload: &[u8]) {

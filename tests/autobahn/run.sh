@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# The Autobahn|Testsuite against the demo's echo process, without compression: sections 1 to 7, 9 and 10.
+#
+#     tests/autobahn/run.sh [--write]
+#
+# --write makes the result the expected one. The suite needs Python 2.7; without it this says so and skips.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+work=$root/target/autobahn
+venv=$work/venv
+. "$root/tests/support/demo.sh"
+
+# Prints how to call a Python 2.7 that has pip.
+find_python() {
+    local python
+    # Where pyenv holds the Pythons, its shims want to be told which one is meant.
+    PYENV_VERSION=$(pyenv versions --bare 2>/dev/null | grep -m1 '^2\.7' || true)
+    for python in python2.7 python2; do
+        if PYENV_VERSION=$PYENV_VERSION "$python" -c 'import sys, pip; assert sys.version_info[:2] == (2, 7)' 2>/dev/null
+        then
+            PYENV_VERSION=$PYENV_VERSION "$python" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    return 1
+}
+
+install() {
+    [ -e "$work/installed" ] && cmp -s "$here/requirements.txt" "$work/installed" && return
+    local python=$1
+    rm -rf "$work"
+    mkdir -p "$work"
+    # The last virtualenv that makes environments for Python 2.7.
+    "$python" -m pip install --quiet --target "$work/virtualenv" virtualenv==20.15.1
+    PYTHONPATH=$work/virtualenv "$python" -m virtualenv --quiet "$venv"
+    "$venv/bin/pip" install --quiet pip==20.3.4 setuptools==44.0.0
+    "$venv/bin/pip" install --quiet --requirement "$here/requirements.txt"
+    cp "$here/requirements.txt" "$work/installed"
+}
+
+python=$(find_python) || {
+    echo "skipped: the Autobahn|Testsuite needs Python 2.7 with pip"
+    exit 0
+}
+install "$python" >"$root/target/autobahn-install.log" 2>&1 || {
+    tail -n 20 "$root/target/autobahn-install.log" >&2
+    echo "the Autobahn|Testsuite did not install" >&2
+    exit 1
+}
+
+demo_start
+rm -rf "$work/reports"
+cat >"$work/spec.json" <<EOF
+{
+    "outdir": "$work/reports",
+    "servers": [{"agent": "pushring", "url": "ws://$demo_address/echo:pushring:sys/"}],
+    "cases": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"],
+    "exclude-cases": [],
+    "exclude-agent-cases": {}
+}
+EOF
+timeout 600 "$venv/bin/wstest" --mode fuzzingclient --spec "$work/spec.json" >"$work/wstest.log" 2>&1 || {
+    tail -n 20 "$work/wstest.log" >&2
+    exit 1
+}
+python3 "$here/compare.py" "$work/reports/index.json" "$here/expected.json" "$@"

@@ -1,0 +1,162 @@
+// Chromium against the demo: its page, the node documentation's plain JavaScript, and the client library of the nodes.
+// Wants PUSHRING_URL, the demo's address on loopback, and CHROMIUM, the browser.
+
+import assert from 'node:assert/strict';
+import { after, before, beforeEach, afterEach, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+
+const url = process.env.PUSHRING_URL;
+const clientApi = fileURLToPath(import.meta.resolve('@kinode/client-api'));
+
+let browser;
+let page;
+let complaints;
+
+before(async () => {
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM,
+    args: [
+      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync',
+    ],
+  });
+});
+
+after(() => browser?.close());
+
+beforeEach(async () => {
+  page = await browser.newPage();
+  complaints = [];
+  page.on('console', (message) => {
+    if (message.type() === 'error') complaints.push(message.text());
+  });
+  page.on('pageerror', (error) => complaints.push(String(error)));
+  page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`));
+  page.on('response', (response) => {
+    if (response.status() >= 400) complaints.push(`${response.url()}: ${response.status()}`);
+  });
+  // As the nodes' apps load it: a module of the page's own origin.
+  await page.route('**/client-api.js', (route) => route.fulfill({ path: clientApi, contentType: 'text/javascript' }));
+  await page.goto(url);
+});
+
+afterEach(async () => {
+  await page.close();
+  assert.deepEqual(complaints, [], 'the browser has something to complain about');
+});
+
+test('the page opens channels both ways', async () => {
+  const other = await browser.newPage();
+  await other.goto(url);
+  assert.match(await page.title(), /pushring/i);
+  await other.close();
+});
+
+test('plain JavaScript registers for a channel and talks over it', async () => {
+  const { channel, echoes } = await page.evaluate(
+    () =>
+      new Promise((resolve, reject) => {
+        const cookie = document.cookie.split('; ').find((cookie) => cookie.startsWith('kinode-auth_'));
+        if (!cookie) return reject(new Error('the page got no login cookie'));
+        const socket = new WebSocket(`ws://${location.host}/`);
+        socket.binaryType = 'arraybuffer';
+        const echoes = [];
+        let channel;
+        socket.onopen = () =>
+          socket.send(
+            JSON.stringify({
+              auth_token: cookie.slice(cookie.indexOf('=') + 1),
+              target_process: 'echo:pushring:sys',
+              encrypted: false,
+            }),
+          );
+        socket.onmessage = ({ data }) => {
+          if (channel === undefined) {
+            channel = JSON.parse(data);
+            socket.send('hello ö');
+            socket.send(new Uint8Array([0, 1, 254, 255]));
+            socket.send('x'.repeat(100_000));
+            return;
+          }
+          echoes.push(typeof data === 'string' ? data : [...new Uint8Array(data)]);
+          if (echoes.length === 3) socket.close(1000, 'done');
+        };
+        socket.onerror = () => reject(new Error('the socket failed'));
+        socket.onclose = ({ code, reason, wasClean }) =>
+          wasClean && code === 1000 ? resolve({ channel, echoes }) : reject(new Error(`closed: ${code} ${reason}`));
+      }),
+  );
+  assert.deepEqual(Object.keys(channel), ['channel_id']);
+  assert.ok(Number.isInteger(channel.channel_id) && channel.channel_id >= 0);
+  assert.deepEqual(echoes, ['hello ö', [0, 1, 254, 255], 'x'.repeat(100_000)]);
+});
+
+test('a registration with a bad token closes with 4401 and says why', async () => {
+  const { code, reason } = await page.evaluate(
+    () =>
+      new Promise((resolve) => {
+        const socket = new WebSocket(`ws://${location.host}/`);
+        socket.onopen = () =>
+          socket.send(JSON.stringify({ auth_token: 'x', target_process: 'echo:pushring:sys', encrypted: false }));
+        socket.onclose = ({ code, reason }) => resolve({ code, reason });
+      }),
+  );
+  assert.equal(code, 4401);
+  assert.match(reason, /token/);
+});
+
+test('@kinode/client-api talks to a bound process', async () => {
+  const echoed = await page.evaluate(async () => {
+    const { default: KinodeApi } = await import('/client-api.js');
+    return new Promise((resolve, reject) => {
+      new KinodeApi({
+        nodeId: 'local.os',
+        processId: 'echo:pushring:sys',
+        onOpen: (_event, api) => api.send({ data: { Send: { text: 'hello ö' } } }),
+        onMessage: async (data, api) => {
+          api._ws.close();
+          // JSON goes out as a Binary message and so comes back as one.
+          resolve({ isBlob: data instanceof Blob, json: JSON.parse(await data.text()) });
+        },
+        onError: () => reject(new Error('the socket failed')),
+      });
+    });
+  });
+  assert.deepEqual(echoed, { isBlob: true, json: { Send: { text: 'hello ö' } } });
+});
+
+test('@kinode/client-api: one client reaches another through the relay', async () => {
+  const received = await page.evaluate(async () => {
+    const { default: KinodeApi } = await import('/client-api.js');
+    const open = (onMessage) =>
+      new Promise((resolve, reject) => {
+        new KinodeApi({
+          nodeId: 'local.os',
+          processId: 'relay:pushring:sys',
+          onOpen: (_event, api) => resolve(api),
+          onMessage,
+          onError: () => reject(new Error('the socket failed')),
+        });
+      });
+    // The answer to the first message shows that both channels are open.
+    let sender;
+    return new Promise(async (resolve, reject) => {
+      try {
+        const receiver = await open(async (data, api) => {
+          const json = JSON.parse(await data.text());
+          if (json.ask) api.send({ data: { answer: json.ask + 1 } });
+        });
+        sender = await open(async (data) => {
+          receiver._ws.close();
+          sender._ws.close();
+          resolve(JSON.parse(await data.text()));
+        });
+        sender.send({ data: { ask: 41 } });
+      } catch (error) {
+        reject(error);
+      }
+    });
+  });
+  assert.deepEqual(received, { answer: 42 });
+});
