@@ -48,6 +48,18 @@ fn clients_that_stop_reading_for_a_while_miss_nothing() {
 }
 
 #[test]
+fn clients_that_read_only_after_the_last_send_get_everything() {
+    let report = run(&["fanout", "--clients", "20", "--messages", "30", "--read-after"]);
+    assert_lossless(&report, 600);
+}
+
+#[test]
+fn a_client_that_is_stuck_for_good_takes_nothing_from_the_others() {
+    let report = run(&["paced", "--clients", "5", "--stuck", "2", "--rate", "50", "--seconds", "0.3"]);
+    assert_lossless(&report, 75);
+}
+
+#[test]
 fn paced_publishes_on_time() {
     let report = run(&["paced", "--clients", "10", "--rate", "100", "--seconds", "0.3"]);
     assert_lossless(&report, 300);

@@ -163,6 +163,23 @@ impl Receivers {
         }
     }
 
+    /// Lets the stuck clients read again, to learn what became of them. Call it when nothing is measured any more.
+    pub fn release_stuck(&mut self, engine: &mut Engine, stuck: usize) -> std::io::Result<()> {
+        for client in self.clients + 1..=self.clients + stuck {
+            engine.set_paused(client, false, self);
+        }
+        // What waits for them is in the kernels' buffers already; a pause of a tenth of a second is its end.
+        while stuck > 0 && engine.poll_blocking(100, self)? > 0 {}
+        Ok(())
+    }
+
+    /// Stops or resumes reading of all receivers.
+    pub fn pause_all(&mut self, engine: &mut Engine, paused: bool) {
+        for client in 0..self.clients {
+            engine.set_paused(client, paused, self);
+        }
+    }
+
     /// Clients beyond the publisher get stuck for good, and their messages do not count.
     fn is_stuck(&self, client: usize) -> bool {
         client > self.clients
