@@ -49,8 +49,9 @@ fn clients_that_stop_reading_for_a_while_miss_nothing() {
 
 #[test]
 fn clients_that_read_only_after_the_last_send_get_everything() {
-    let report = run(&["fanout", "--clients", "20", "--messages", "30", "--read-after"]);
-    assert_lossless(&report, 600);
+    let report = run(&["fanout", "--clients", "20", "--messages", "10", "--read-after"]);
+    assert_eq!(report["accounting"]["delivered"], 200, "{report}");
+    assert!(report["latency"].is_null() && report["seconds"].as_f64().unwrap() > 0.0, "{report}");
 }
 
 #[test]
