@@ -13,9 +13,8 @@ use serde::{Deserialize, Serialize};
 /// The CPU time some processes have used so far, over all their threads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CpuTime {
-    /// Time on a CPU and time waiting for one, per thread, to the nanosecond, from `schedstat`; `None` where the kernel
-    /// does not keep it.
-    on_cpu_ns: Option<HashMap<u32, (u64, u64)>>,
+    /// Time on a CPU per thread, to the nanosecond, from `schedstat`; `None` where the kernel does not keep it.
+    on_cpu_ns: Option<HashMap<u32, u64>>,
     user_ticks: u64,
     system_ticks: u64,
 }
@@ -29,8 +28,6 @@ pub struct CpuUse {
     pub user_us: f64,
     /// The share in the kernel.
     pub system_us: f64,
-    /// Time its threads were ready and something else had the CPU, in microseconds.
-    pub waited_us: f64,
 }
 
 /// Microseconds of one clock tick of `/proc/PID/stat`; Linux fixes USER_HZ at 100 on every architecture it counts on.
@@ -50,8 +47,7 @@ impl CpuTime {
                 let thread = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
                 // A thread that has just ended has no schedstat any more.
                 let Ok(on_cpu) = fs::read_to_string(path.join("schedstat")) else { continue };
-                let mut times = on_cpu.split(' ').map_while(|time| time.parse::<u64>().ok());
-                let on_cpu = times.next().zip(times.next());
+                let on_cpu = on_cpu.split(' ').next().and_then(|time| time.parse::<u64>().ok());
                 match (thread.zip(on_cpu), &mut sum.on_cpu_ns) {
                     (Some((thread, on_cpu)), Some(threads)) => drop(threads.insert(thread, on_cpu)),
                     _ => sum.on_cpu_ns = None,
@@ -65,24 +61,36 @@ impl CpuTime {
     pub fn since(&self, earlier: &Self) -> CpuUse {
         let user = self.user_ticks.saturating_sub(earlier.user_ticks) as f64 * TICK_US;
         let system = self.system_ticks.saturating_sub(earlier.system_ticks) as f64 * TICK_US;
-        let (total_us, waited_us) = match (&self.on_cpu_ns, &earlier.on_cpu_ns) {
+        let total_us = match (&self.on_cpu_ns, &earlier.on_cpu_ns) {
             (Some(now), Some(before)) if !now.is_empty() => since_by_thread(now, before),
-            _ => (user + system, 0.0),
+            _ => user + system,
         };
         let user_share = if user + system > 0.0 { user / (user + system) } else { 0.0 };
-        CpuUse { total_us, user_us: total_us * user_share, system_us: total_us * (1.0 - user_share), waited_us }
+        CpuUse { total_us, user_us: total_us * user_share, system_us: total_us * (1.0 - user_share) }
     }
 }
 
-/// Microseconds on a CPU and waiting for one, thread by thread, so that one that has ended takes nothing off the others.
-fn since_by_thread(now: &HashMap<u32, (u64, u64)>, before: &HashMap<u32, (u64, u64)>) -> (f64, f64) {
-    let mut sum = (0, 0);
-    for (thread, now) in now {
-        let before = before.get(thread).copied().unwrap_or_default();
-        sum.0 += now.0.saturating_sub(before.0);
-        sum.1 += now.1.saturating_sub(before.1);
-    }
-    (sum.0 as f64 / 1000.0, sum.1 as f64 / 1000.0)
+/// Microseconds on a CPU, thread by thread, so that one that has ended takes nothing off the others.
+fn since_by_thread(now: &HashMap<u32, u64>, before: &HashMap<u32, u64>) -> f64 {
+    let used = now.iter().map(|(thread, now)| now.saturating_sub(*before.get(thread).unwrap_or(&0)));
+    used.sum::<u64>() as f64 / 1000.0
+}
+
+/// The time all CPUs of the machine were busy so far, in microseconds, counted in ticks of 10 ms; what a hypervisor
+/// took counts as busy.
+pub fn machine_busy_us() -> anyhow::Result<f64> {
+    let stat = read("/proc/stat")?;
+    // user nice system idle iowait irq softirq steal
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let [user, nice, system, _, _, irq, softirq, steal, ..] = ticks[..] else { bail!("/proc/stat: `{stat}`") };
+    Ok((user + nice + system + irq + softirq + steal) as f64 * TICK_US)
 }
 
 /// Fields 14 and 15 of `/proc/PID/stat`; the command's name in parentheses may hold anything, so count from its end.

@@ -37,8 +37,8 @@ pub struct Report {
     pub memory: Option<MemoryReport>,
     /// The share of its time the load tester was busy, 0 to 1.
     pub client_busy: f64,
-    /// The load tester's own CPU time while it measured.
-    pub client_cpu: Option<CpuUse>,
+    /// CPU time of everything else on the machine while it was measured, in microseconds.
+    pub others_us: Option<f64>,
     /// What to mind when reading the figures.
     pub notes: Vec<String>,
 }
@@ -87,7 +87,7 @@ pub struct MemoryReport {
     pub slab_both_ends_per_channel: f64,
     /// Growth of TCP buffers per channel, in bytes, both ends.
     pub tcp_both_ends_per_channel: f64,
-    /// Shrinking of MemAvailable per channel, in bytes, both ends and both programs.
+    /// Change of MemAvailable per channel, in bytes, both ends and both programs.
     pub available_both_ends_per_channel: f64,
     /// The server's resident memory before the first channel.
     pub rss_before: u64,
@@ -100,8 +100,11 @@ pub struct MemoryReport {
 /// Busier than this, a load tester is the bottleneck.
 const SATURATED: f64 = 0.95;
 
-/// Waiting longer than this share of the time for a CPU, a run is not alone on its CPUs.
-const WAITED_MAX: f64 = 0.05;
+/// More cores than this busy with something else, a measurement is not alone on the machine.
+const OTHERS_MAX: f64 = 0.1;
+
+/// Less than this is within the ticks that the kernel counts in.
+const OTHERS_US_MIN: f64 = 50_000.0;
 
 impl Report {
     /// Adds what follows from the figures themselves.
@@ -114,15 +117,11 @@ impl Report {
                 self.unit
             ));
         }
-        for (who, used) in [("server", self.cpu.map(|cpu| cpu.total)), ("load tester", self.client_cpu)] {
-            let waited = used.map_or(0.0, |used| used.waited_us / 1e6 / self.seconds.max(1e-9));
-            if waited > WAITED_MAX {
-                self.notes.push(format!(
-                    "the {who} waited for a CPU {:.0} % of the time: something else runs there, so latencies and rates \
-                     are worse than they could be",
-                    waited * 100.0
-                ));
-            }
+        let others = self.others_us.unwrap_or(0.0) / 1e6 / self.seconds.max(1e-9);
+        if others > OTHERS_MAX && self.others_us.is_some_and(|us| us > OTHERS_US_MIN) {
+            self.notes.push(format!(
+                "other programs kept {others:.2} cores busy meanwhile: rates and latencies are worse than they could be"
+            ));
         }
         if let Some(cpu) = self.cpu.filter(|_| server_cpus > 0) {
             let load = cpu.cores / server_cpus as f64;
@@ -233,7 +232,7 @@ impl MemoryReport {
             (
                 "kernel memory",
                 format!(
-                    "{:.0} B slab, {:.0} B TCP buffers per connection, both ends; MemAvailable −{:.0} B",
+                    "{:.0} B slab, {:.0} B TCP buffers per connection, both ends; MemAvailable {:+.0} B",
                     self.slab_both_ends_per_channel,
                     self.tcp_both_ends_per_channel,
                     self.available_both_ends_per_channel

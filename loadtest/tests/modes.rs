@@ -48,6 +48,19 @@ fn clients_that_stop_reading_for_a_while_miss_nothing() {
 }
 
 #[test]
+fn clients_that_read_only_after_the_last_send_get_everything() {
+    let report = run(&["fanout", "--clients", "20", "--messages", "10", "--read-after"]);
+    assert_eq!(report["accounting"]["delivered"], 200, "{report}");
+    assert!(report["latency"].is_null() && report["seconds"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+#[test]
+fn a_client_that_is_stuck_for_good_takes_nothing_from_the_others() {
+    let report = run(&["paced", "--clients", "5", "--stuck", "2", "--rate", "50", "--seconds", "0.3"]);
+    assert_lossless(&report, 75);
+}
+
+#[test]
 fn paced_publishes_on_time() {
     let report = run(&["paced", "--clients", "10", "--rate", "100", "--seconds", "0.3"]);
     assert_lossless(&report, 300);

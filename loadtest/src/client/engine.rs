@@ -173,8 +173,12 @@ impl Engine {
     /// Handles what is ready, waiting up to `timeout_ms` if nothing is and the pace allows it. Returns how many
     /// connections were handled.
     pub fn poll(&mut self, timeout_ms: i32, handler: &mut impl Handler) -> io::Result<usize> {
-        let wait_ms = if self.pace == Pace::Spin { 0 } else { timeout_ms };
-        let count = self.epoll.wait(&mut self.events, wait_ms)?;
+        self.poll_blocking(if self.pace == Pace::Spin { 0 } else { timeout_ms }, handler)
+    }
+
+    /// Like [`Engine::poll`], but waits whatever the pace.
+    pub fn poll_blocking(&mut self, timeout_ms: i32, handler: &mut impl Handler) -> io::Result<usize> {
+        let count = self.epoll.wait(&mut self.events, timeout_ms)?;
         if count == 0 {
             return Ok(0);
         }

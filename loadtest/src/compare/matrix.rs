@@ -107,6 +107,7 @@ pub fn fanout_settings(clients: usize, size: usize, in_flight: u64, seconds: f64
         stall: 0,
         stall_messages: 0,
         stall_buffer: 0,
+        read_after: false,
         processes: 1,
     }
 }

@@ -41,7 +41,7 @@ pub struct CompareArgs {
     /// Connections of the handshake cell.
     #[arg(long, default_value_t = 5000)]
     pub churn: u64,
-    /// Only cells whose key contains one of these.
+    /// Only cells whose key contains one of these; `stuck` for the test with a stuck client.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// The pushring program [default: `pushring` beside this program].
@@ -287,7 +287,7 @@ fn measure(
     stuck_seconds: f64,
 ) -> anyhow::Result<bool> {
     cells.retain(|cell| args.only.is_empty() || args.only.iter().any(|part| cell.key.contains(part.as_str())));
-    if cells.is_empty() || args.runs == 0 {
+    if (cells.is_empty() && args.only.iter().all(|part| part != "stuck")) || args.runs == 0 {
         bail!("nothing to compare: check --only and --runs");
     }
     let conduct = conduct(args)?;
@@ -304,8 +304,9 @@ fn measure(
         print!("{}", cell_table(&result, &comparison.subject));
         comparison.cells.push(result);
     }
-    if stuck_seconds > 0.0 {
-        comparison.stuck = run_stuck(&contenders, stuck_seconds, args, &conduct)?;
+    let stuck_wanted = args.only.is_empty() || args.only.iter().any(|part| part == "stuck");
+    if stuck_seconds > 0.0 && stuck_wanted {
+        comparison.stuck = run_stuck(&contenders, stuck_seconds, &conduct);
         print!("{}", stuck_table(&comparison.stuck));
     }
     if let Some(path) = &args.json {
@@ -362,24 +363,18 @@ fn one_run(contender: &Contender, job: &Job, conduct: &Conduct, series: &mut Ser
     }
 }
 
-fn run_stuck(
-    contenders: &[Contender],
-    seconds: f64,
-    args: &CompareArgs,
-    conduct: &Conduct,
-) -> anyhow::Result<Vec<Series>> {
+fn run_stuck(contenders: &[Contender], seconds: f64, conduct: &Conduct) -> Vec<Series> {
     let mut conduct = conduct.clone();
     // A server that stalls would never go on: see that, and do not wait long for it.
     conduct.patience = Duration::from_secs(3);
     let job = Job::Paced(matrix::stuck_settings(seconds));
-    let full = contenders.iter().filter(|contender| contender.job(&job).is_some());
-    let mut all = Vec::new();
-    for contender in full.filter(|_| args.only.is_empty()) {
+    let able = contenders.iter().filter(|contender| contender.job(&job).is_some());
+    able.map(|contender| {
         let mut series = Series::new(&contender.spec.name);
         one_run(contender, &job, &conduct, &mut series);
-        all.push(series);
-    }
-    Ok(all)
+        series
+    })
+    .collect()
 }
 
 fn figure(value: f64, metric: Metric) -> String {

@@ -2,7 +2,7 @@ use super::*;
 use crate::report::CpuReport;
 
 fn report(us_per_unit: f64, lost: u64) -> Report {
-    let total = crate::proc::CpuUse { total_us: us_per_unit, user_us: 0.0, system_us: us_per_unit, waited_us: 0.0 };
+    let total = crate::proc::CpuUse { total_us: us_per_unit, user_us: 0.0, system_us: us_per_unit };
     let mut report = Report { cpu: Some(CpuReport::new(total, 1, 1.0)), per_second: 1000.0, ..Report::default() };
     report.accounting.lost = lost;
     report

@@ -99,6 +99,8 @@ pub struct Receivers {
     paused: Vec<(usize, u64)>,
     /// The publisher's connection ended.
     pub publisher_gone: Option<String>,
+    /// The run is over: what comes now changes no account.
+    over: bool,
     /// A client that was stuck on purpose was closed by the server.
     pub stuck_closed: Option<String>,
 }
@@ -139,6 +141,7 @@ impl Receivers {
             to_pause: Vec::new(),
             paused: Vec::new(),
             publisher_gone: None,
+            over: false,
             stuck_closed: None,
         }
     }
@@ -163,6 +166,25 @@ impl Receivers {
         }
     }
 
+    /// Ends the run, and lets the stuck clients read again to learn what became of them. A server that had stalled may
+    /// go on then, but too late to count.
+    pub fn release_stuck(&mut self, engine: &mut Engine, stuck: usize) -> std::io::Result<()> {
+        self.over = true;
+        for client in self.clients + 1..=self.clients + stuck {
+            engine.set_paused(client, false, self);
+        }
+        // What waits for them is in the kernels' buffers already; a pause of a tenth of a second is its end.
+        while stuck > 0 && engine.poll_blocking(100, self)? > 0 {}
+        Ok(())
+    }
+
+    /// Stops or resumes reading of all receivers.
+    pub fn pause_all(&mut self, engine: &mut Engine, paused: bool) {
+        for client in 0..self.clients {
+            engine.set_paused(client, paused, self);
+        }
+    }
+
     /// Clients beyond the publisher get stuck for good, and their messages do not count.
     fn is_stuck(&self, client: usize) -> bool {
         client > self.clients
@@ -183,7 +205,7 @@ impl Receivers {
 impl Handler for Receivers {
     fn message(&mut self, client: usize, message: &Message<'_>, received_ns: u64, _outbox: &mut Outbox<'_>) {
         // Text is what a server says by itself: the reply to a registration, a greeting.
-        if Some(client) == self.publisher || message.opcode == Opcode::Text {
+        if self.over || Some(client) == self.publisher || message.opcode == Opcode::Text {
             return;
         }
         if self.is_stuck(client) {

@@ -242,7 +242,7 @@ fn memory_report(
         pss_per_channel: growth(before.pss, open.pss),
         slab_both_ends_per_channel: growth(kernel_before.slab, kernel_open.slab),
         tcp_both_ends_per_channel: growth(kernel_before.tcp, kernel_open.tcp),
-        available_both_ends_per_channel: growth(kernel_open.available, kernel_before.available),
+        available_both_ends_per_channel: growth(kernel_before.available, kernel_open.available),
         rss_before: before.rss,
         rss_open: open.rss,
         rss_after: after.rss,
@@ -303,7 +303,7 @@ fn churn(
     report.seconds = elapsed_ns as f64 / 1e9;
     report.per_second = done as f64 / report.seconds;
     report.latency = churning.latency.summary();
-    report.client_cpu = Some(used.own);
+    report.others_us = used.others_us;
     report.cpu = used.server.map(|total| CpuReport::new(total, done, report.seconds));
     report.client_busy = engine.busy_ns() as f64 / elapsed_ns as f64;
     report.accounting.merge(&churning.accounting);

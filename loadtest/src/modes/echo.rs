@@ -151,7 +151,7 @@ pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
         cpu: used.server.map(|total| CpuReport::new(total, count, seconds)),
         memory: None,
         client_busy: busy.min(1.0),
-        client_cpu: Some(used.own),
+        others_us: used.others_us,
         notes: Vec::new(),
     }
     .judge(bench.server.cpus))

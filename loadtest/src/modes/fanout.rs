@@ -1,6 +1,8 @@
 //! Fan-out: one publisher, and every message goes to all clients. With a window of messages in flight (`fanout`), or
 //! at a fixed pace whatever the server does (`paced`), so that its latencies omit nothing.
 
+use std::time::Duration;
+
 use anyhow::bail;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,7 @@ use crate::cli::{Bench, Conduct, cpus_of_worker};
 use crate::client::{Engine, Target};
 use crate::ledger::Accounting;
 use crate::payload::Stamp;
+use crate::proc::CpuTime;
 use crate::progress::Progress;
 use crate::report::{CpuReport, Report};
 use crate::stats::Latency;
@@ -47,6 +50,10 @@ pub struct WindowSettings {
     /// Receive buffer of the clients that stall, in bytes: small, so that what they miss stays with the server.
     #[arg(long, default_value_t = 8192)]
     pub stall_buffer: usize,
+    /// No client reads until all is sent, and each message waits for the server to be idle: how fast it sends when
+    /// nobody else needs a CPU. The messages must fit the sockets' buffers.
+    #[arg(long, conflicts_with_all = ["seconds", "stall", "processes"])]
+    pub read_after: bool,
     /// OS processes to share the clients among (one opens at most `ulimit -n` sockets).
     #[arg(long, default_value_t = 1)]
     pub processes: usize,
@@ -81,6 +88,7 @@ pub struct PacedSettings {
 enum Schedule {
     Window { in_flight: u64, messages: u64, seconds: Option<f64> },
     Paced { interval_ns: f64, messages: u64 },
+    ReadAfter { messages: u64 },
 }
 
 /// What both modes have in common.
@@ -117,10 +125,11 @@ pub fn run_window(bench: &mut Bench, settings: &WindowSettings) -> anyhow::Resul
         clients: settings.clients,
         size: settings.size,
         processes: settings.processes,
-        schedule: Schedule::Window {
-            in_flight: settings.in_flight,
-            messages: settings.messages,
-            seconds: settings.seconds,
+        schedule: if settings.read_after {
+            Schedule::ReadAfter { messages: settings.messages }
+        } else {
+            let &WindowSettings { in_flight, messages, seconds, .. } = settings;
+            Schedule::Window { in_flight, messages, seconds }
         },
         stalling: settings.stall,
         stall_messages: settings.stall_messages,
@@ -188,12 +197,13 @@ fn run(bench: &mut Bench, plan: &Plan, mode: &str, settings: serde_json::Value) 
         count,
         seconds: timing.seconds,
         per_second: count as f64 / timing.seconds,
-        latency: latency.summary(),
+        // Of messages that nobody reads yet there is none.
+        latency: latency.summary().filter(|_| !matches!(plan.schedule, Schedule::ReadAfter { .. })),
         accounting: outcome.accounting,
         cpu: timing.used.server.map(|total| CpuReport::new(total, count, timing.seconds)),
         memory: None,
         client_busy: outcome.busy,
-        client_cpu: Some(timing.used.own),
+        others_us: timing.used.others_us,
         notes: timing.note.into_iter().collect(),
     }
     .judge(bench.server.cpus))
@@ -231,7 +241,7 @@ impl<'a> Worker<'a> {
         let first: usize = (0..number).map(|worker| share_of(plan.stalling, plan.processes, worker)).sum();
         let spread = match plan.schedule {
             Schedule::Window { messages, .. } => messages / 2,
-            Schedule::Paced { .. } => 0,
+            Schedule::Paced { .. } | Schedule::ReadAfter { .. } => 0,
         };
         let stalling = share_of(plan.stalling, plan.processes, number);
         let stalls = StallPlan { clients: stalling, messages: plan.stall_messages, spread, first };
@@ -344,6 +354,7 @@ fn lead(
     let meter = CpuMeter::start(&bench.server)?;
     let (start_ns, busy_before) = (sys::now_ns(), worker.engine.busy_ns());
     board.set_phase(Phase::Run);
+    let mut send_phase_ns = None;
     let note = match plan.schedule {
         Schedule::Window { in_flight, messages, seconds } => {
             publisher.publish_window(&mut worker, crew, in_flight, messages, seconds)?
@@ -351,15 +362,25 @@ fn lead(
         Schedule::Paced { interval_ns, messages } => {
             publisher.publish_paced(&mut worker, crew, interval_ns, messages)?
         }
+        Schedule::ReadAfter { messages } => {
+            send_phase_ns = Some(publisher.publish_unread(&mut worker, &bench.server.pids, messages)?);
+            None
+        }
     };
     board.set_phase(Phase::Drain);
     worker.drain()?;
     let workers = plan.processes as u64;
     wait_until(&mut worker, crew, "all workers to drain", || board.sum(Figure::Done) == workers)?;
-    let used = meter.stop()?;
+    let mut used = meter.stop()?;
+    if plan.processes > 1 {
+        // The other workers are not strangers, and what they used is not known here.
+        used.others_us = None;
+    }
+    worker.receivers.release_stuck(&mut worker.engine, plan.stuck)?;
     let note = note.or_else(|| worker.receivers.stuck_closed.take());
     let busy_ns = worker.engine.busy_ns() - busy_before;
-    let seconds = board.max(Figure::LastArrival).saturating_sub(start_ns).max(1) as f64 / 1e9;
+    let until_last_ns = board.max(Figure::LastArrival).saturating_sub(start_ns).max(1);
+    let seconds = send_phase_ns.unwrap_or(until_last_ns) as f64 / 1e9;
     Ok((worker.outcome(busy_ns, start_ns), Timing { seconds, used, note }))
 }
 
@@ -507,6 +528,49 @@ impl Publisher<'_> {
             crew.check()?;
         }
         Ok(None)
+    }
+}
+
+/// The server has sent a message to all when it has used no CPU time for this long: some ticks, as the kernel brings a
+/// running thread's time up to date only once in one.
+const QUIET_NS: u64 = 12_000_000;
+
+/// How often that is looked at; so exactly is the end of a message's sends known.
+const LOOK: Duration = Duration::from_micros(500);
+
+impl Publisher<'_> {
+    /// Sends one message after the other while nobody reads; returns how long the server was busy with them, in
+    /// nanoseconds.
+    fn publish_unread(&mut self, worker: &mut Worker<'_>, pids: &[u32], messages: u64) -> anyhow::Result<u64> {
+        if pids.is_empty() {
+            bail!("--read-after needs the server's processes: use --server-pid");
+        }
+        let mut bar = Progress::new("publishing", messages);
+        worker.receivers.pause_all(&mut worker.engine, true);
+        let mut busy_ns = 0;
+        for sequence in 0..messages {
+            let start_ns = sys::now_ns();
+            self.queue_counted(worker, sequence, start_ns)?;
+            worker.engine.flush(self.client, &mut worker.receivers);
+            busy_ns += until_quiet(pids)?.saturating_sub(start_ns);
+            bar.set(sequence);
+        }
+        worker.receivers.pause_all(&mut worker.engine, false);
+        Ok(busy_ns)
+    }
+}
+
+/// Waits until the server is idle, asleep so that all CPUs are the server's, and returns since when it is.
+fn until_quiet(pids: &[u32]) -> anyhow::Result<u64> {
+    let (mut seen, mut changed_ns) = (CpuTime::of(pids)?, sys::now_ns());
+    loop {
+        std::thread::sleep(LOOK);
+        let (now, now_ns) = (CpuTime::of(pids)?, sys::now_ns());
+        if now != seen {
+            (seen, changed_ns) = (now, now_ns);
+        } else if now_ns - changed_ns > QUIET_NS {
+            return Ok(changed_ns);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ pub mod fanout;
 pub mod unicast;
 
 use crate::payload::STAMP_BYTES;
-use crate::proc::{CpuTime, CpuUse};
+use crate::proc::{self, CpuTime, CpuUse};
 use crate::server::Server;
 use crate::sys;
 
@@ -33,6 +33,7 @@ pub struct CpuMeter<'a> {
     pids: &'a [u32],
     server: Option<CpuTime>,
     own: CpuTime,
+    machine_busy_us: f64,
 }
 
 /// What [`CpuMeter`] measured.
@@ -40,16 +41,20 @@ pub struct CpuMeter<'a> {
 pub struct Used {
     /// The server.
     pub server: Option<CpuUse>,
-    /// This process.
-    pub own: CpuUse,
+    /// Everything on this machine but the server and this process, in microseconds; `None` where the server is unknown.
+    pub others_us: Option<f64>,
 }
 
 impl<'a> CpuMeter<'a> {
     /// Starts now.
     pub fn start(server: &'a Server) -> anyhow::Result<Self> {
         let pids = &server.pids;
-        let own = CpuTime::of(&[std::process::id()])?;
-        Ok(Self { pids, server: if pids.is_empty() { None } else { Some(CpuTime::of(pids)?) }, own })
+        Ok(Self {
+            pids,
+            server: if pids.is_empty() { None } else { Some(CpuTime::of(pids)?) },
+            own: CpuTime::of(&[std::process::id()])?,
+            machine_busy_us: proc::machine_busy_us()?,
+        })
     }
 
     /// What was used since.
@@ -58,6 +63,8 @@ impl<'a> CpuMeter<'a> {
             Some(start) => Some(CpuTime::of(self.pids)?.since(&start)),
             None => None,
         };
-        Ok(Used { server, own: CpuTime::of(&[std::process::id()])?.since(&self.own) })
+        let own = CpuTime::of(&[std::process::id()])?.since(&self.own);
+        let busy_us = proc::machine_busy_us()? - self.machine_busy_us;
+        Ok(Used { server, others_us: server.map(|server| busy_us - server.total_us - own.total_us) })
     }
 }
