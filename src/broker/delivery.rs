@@ -144,7 +144,7 @@ impl Delivery {
         (self, Ticket(receiver))
     }
 
-    /// Asks for the outcome as an [`Event::Outcome`](super::Event::Outcome) with this number, among the process' other
+    /// Asks for the outcome as an [`Event::Outcome`] with this number, among the process' other
     /// events.
     #[must_use]
     pub fn asking_event(mut self, ticket: u64) -> Self {

@@ -277,7 +277,7 @@ impl Config {
             settings.trusted_proxies.push(prefix);
         }
         settings.tls = self.tls;
-        if self.response_timeout.0 % 1000 != 0 {
+        if !self.response_timeout.0.is_multiple_of(1000) {
             bail!("response_timeout: whole seconds only");
         }
         settings.response_timeout_s = (self.response_timeout.0 / 1000) as u32;

@@ -83,8 +83,10 @@ impl FromStr for Span {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0 as u64;
-        let (unit, factor) =
-            SIZE_UNITS[..3].iter().find(|(_, factor)| bytes >= *factor && bytes % factor == 0).unwrap_or(&("B", 1));
+        let (unit, factor) = SIZE_UNITS[..3]
+            .iter()
+            .find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor))
+            .unwrap_or(&("B", 1));
         write!(f, "{}{unit}", bytes / factor)
     }
 }
@@ -92,8 +94,10 @@ impl fmt::Display for Size {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0;
-        let (unit, factor) =
-            DURATION_UNITS.iter().find(|(_, factor)| ms >= *factor && ms % factor == 0).unwrap_or(&("s", 1000));
+        let (unit, factor) = DURATION_UNITS
+            .iter()
+            .find(|(_, factor)| ms >= *factor && ms.is_multiple_of(*factor))
+            .unwrap_or(&("s", 1000));
         write!(f, "{}{unit}", ms / factor)
     }
 }
