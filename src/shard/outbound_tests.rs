@@ -78,10 +78,9 @@ impl Twin {
     }
 
     fn prepare(&mut self) {
-        let mut at = self.in_progress();
-        for bytes in self.lane.iter_mut().filter_map(Option::take) {
+        let boundary = self.in_progress();
+        for (at, bytes) in (boundary..).zip(self.lane.iter_mut().filter_map(Option::take)) {
             self.queue.insert(at, Whole { bytes, sent: 0, is_opaque: false });
-            at += 1;
         }
         if self.queue.is_empty() {
             self.let_go_of_held();
