@@ -60,7 +60,7 @@ fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>,
 }
 
 /// Handles events until the broker stops.
-fn run(process: &Process, on_event: impl Fn(&Process, Event) -> Result<(), PushError>) {
+fn run(process: &Process, on_event: impl Fn(&Process, &mut Batch<'_>, Event) -> Result<(), PushError>) {
     let mut events = Vec::new();
     loop {
         match process.recv_batch(&mut events, Duration::from_secs(3600)) {

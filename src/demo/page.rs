@@ -66,7 +66,7 @@ pub fn start(broker: &Handle, shards: usize, login: Option<Login>) -> Result<Joi
     let html = HTML.replace("{{cookie}}", &escape(cookie_name)).replace("{{shards}}", &shards.to_string());
     let page = Page { html: html.into(), login };
     Ok(thread::Builder::new().name("page".to_owned()).spawn(move || {
-        super::run(&process, |process, event| page.on_event(process, event));
+        super::run(&process, |process, _, event| page.on_event(process, event));
     })?)
 }
 
