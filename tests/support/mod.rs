@@ -1,8 +1,12 @@
 //! What the promise tests share: a broker with the demo processes, and blocking WebSocket clients.
 #![allow(dead_code, missing_docs)]
 
-use pushring::broker::{Broker, Config};
+pub use pushring::broker::Message as Push;
+use pushring::broker::{AttachOptions, Broker, Closed, Config, Delivery, Event, Outcome, Policy, Process, Pusher};
+use pushring::channel::ChannelId;
 use pushring::demo;
+pub use pushring::driver::runtime::DriverKind;
+use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::time::Duration;
 use tungstenite::{Message, WebSocket};
@@ -64,4 +68,97 @@ pub fn recv_close(client: &mut Client) -> (u16, String) {
             return (frame.code.into(), frame.reason.to_string());
         }
     }
+}
+
+/// Runs a test on io_uring and on epoll, or only on the one that `PUSHRING_TEST_DRIVER` names.
+pub fn on_each_driver(test: impl Fn(DriverKind)) {
+    match std::env::var("PUSHRING_TEST_DRIVER") {
+        Ok(driver) => test(driver.parse().unwrap()),
+        Err(_) => [DriverKind::Uring, DriverKind::Epoll].into_iter().for_each(test),
+    }
+}
+
+/// A broker of two shards without any process.
+pub fn broker(driver: DriverKind, change: impl FnOnce(&mut Config)) -> Broker {
+    let mut config = Config { shards: 2, driver, ..Config::default() };
+    config.settings.secret = Some(pushring::gateway::Secret::new(SECRET).unwrap());
+    change(&mut config);
+    Broker::start(config).unwrap()
+}
+
+/// A process of the name `NAME:test:sys`, bound open at its `/`.
+pub fn process(broker: &Broker, name: &str, options: AttachOptions) -> Process {
+    let process = broker.handle().process(format!("{name}:test:sys").parse().unwrap(), options).unwrap();
+    process.bind("/", Default::default()).unwrap();
+    process
+}
+
+/// What a process has been told and has not looked at yet.
+#[derive(Default)]
+pub struct Inbound(VecDeque<Event>);
+
+impl Inbound {
+    /// The next event.
+    pub fn next(&mut self, process: &Process) -> Event {
+        if self.0.is_empty() {
+            let mut events = Vec::new();
+            process.recv_batch(&mut events, PATIENCE).expect("an event");
+            self.0.extend(events);
+        }
+        self.0.pop_front().unwrap()
+    }
+
+    /// The next event, which must be Opened.
+    #[track_caller]
+    pub fn opened(&mut self, process: &Process) -> ChannelId {
+        match self.next(process) {
+            Event::Opened(opened) => opened.channel,
+            other => panic!("expected Opened, got {other:?}"),
+        }
+    }
+
+    /// The next event, which must be Closed.
+    #[track_caller]
+    pub fn closed(&mut self, process: &Process) -> Closed {
+        match self.next(process) {
+            Event::Closed(closed) => *closed,
+            other => panic!("expected Closed, got {other:?}"),
+        }
+    }
+
+    /// The next event, which must be a message of `channel`.
+    #[track_caller]
+    pub fn message(&mut self, process: &Process, channel: ChannelId) -> bytes::Bytes {
+        match self.next(process) {
+            Event::Message { channel: from, payload, .. } if from == channel => payload,
+            other => panic!("expected a message of {channel}, got {other:?}"),
+        }
+    }
+
+    /// Opens a channel of a process and waits until the process knows it.
+    pub fn open(&mut self, broker: &Broker, process: &Process) -> (Client, ChannelId) {
+        let client = connect(broker, &format!("/{}/", process.id()));
+        let channel = self.opened(process);
+        (client, channel)
+    }
+}
+
+/// Asks for the outcome of one push.
+#[track_caller]
+pub fn push_outcome(pusher: &Pusher, channel: ChannelId, message: Push, policy: Option<Policy>) -> Outcome {
+    let (mut delivery, ticket) = Delivery::default().asking();
+    delivery.policy = policy;
+    pusher.push_with(channel, message, delivery).unwrap();
+    ticket.wait(PATIENCE).expect("an outcome")
+}
+
+/// Fills a client that does not read until something waits for it in the broker, so that its socket is full. Answers
+/// how many messages of `bytes` bytes that took; the last of them waits.
+pub fn fill(process: &Process, channel: ChannelId, bytes: usize) -> usize {
+    for count in 1..100_000 {
+        if push_outcome(process, channel, Push::binary(vec![0x55; bytes]), None).queued == 1 {
+            return count;
+        }
+    }
+    panic!("a socket that takes everything");
 }
