@@ -163,6 +163,8 @@ impl Shard {
             return;
         }
         match self.connections.get_mut(slot as usize) {
+            // Going on with what lay unparsed may have queued an answer, or a close frame: that leaves first.
+            Some(connection) if !connection.outbound.is_empty() => {}
             Some(connection) if connection.flags.has(Flags::SHUTDOWN) => self.shut_down(slot),
             Some(connection) if matches!(connection.phase, Phase::Http(_)) => self.response_left(slot),
             _ => {}

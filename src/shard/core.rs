@@ -310,7 +310,7 @@ impl Shard {
         drop(acknowledge);
     }
 
-    fn forget_owner_if_idle(&mut self, place: u32) {
+    pub(super) fn forget_owner_if_idle(&mut self, place: u32) {
         let local = &self.owners[place as usize];
         if local.slots.is_empty() && local.waiting.is_empty() && local.batch.is_none() {
             self.owner_places.remove(&local.owner.id);

@@ -185,6 +185,7 @@ impl Shard {
         };
         let place = self.owner_place(&local);
         if !self.owner_has_room(place) {
+            self.forget_owner_if_idle(place);
             let busy = Response::text(503, "the process has too much to do").with("retry-after", "1");
             return self.answer(slot, busy);
         }
@@ -296,6 +297,11 @@ impl Shard {
     /// Queues bytes that are not frames.
     fn send_opaque(&mut self, slot: u32, head: &[u8], body: Bytes) {
         let copy_bytes_max = self.config.copy_bytes_max;
+        let outbound = &mut self.connections[slot as usize].outbound;
+        if outbound.is_blocked() {
+            // The client has not even taken our 100. One response at a time, so it is at most one that is copied.
+            return outbound.push_opaque_behind([head, &body].concat());
+        }
         let mut ranges: SmallVec<[_; 2]> = SmallVec::new();
         if body.len() <= copy_bytes_max {
             ranges.push(self.window.append_joined(head, &body));
@@ -304,8 +310,6 @@ impl Shard {
             ranges.push(self.window.append_blob(None, body));
         }
         let connection = &mut self.connections[slot as usize];
-        // One response at a time, each only when the one before it has left: nothing is queued that could block.
-        debug_assert!(!connection.outbound.is_blocked());
         for range in ranges {
             connection.outbound.push_opaque(range, &mut self.spares);
         }

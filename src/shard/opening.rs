@@ -8,6 +8,7 @@ use super::connection::{Channel, Flags, Phase, Registering};
 use super::core::Shard;
 use super::directory::Owner;
 use super::event::{ClosedBy, Event, Opened};
+use super::outbound::FrameParts;
 use super::receive::ANSWER_GRACE_MS;
 use crate::gateway;
 use crate::proto::{self, Opcode, server_header};
@@ -99,10 +100,13 @@ impl Shard {
     fn reply_registered(&mut self, slot: u32, id: u32) {
         let reply = format!("{{\"channel_id\":{id}}}");
         let header = server_header(Opcode::Text, false, reply.len());
-        let range = self.window.append_joined(header.as_slice(), reply.as_bytes());
-        // Nothing but a pong can have been queued, so the socket is not full; were it, the client broke the protocol.
         let connection = &mut self.connections[slot as usize];
-        if !connection.outbound.is_blocked() {
+        if connection.outbound.is_blocked() {
+            // The client registers before it has taken the 101, or the pongs that it asked for.
+            let frame = FrameParts { header, payload: reply.into() };
+            connection.outbound.push_behind(&frame, self.config.copy_bytes_max);
+        } else {
+            let range = self.window.append_joined(header.as_slice(), reply.as_bytes());
             connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
             self.mark_urgent(slot);
         }

@@ -151,10 +151,15 @@ impl Outbound {
         self.backlog.as_ref().is_some_and(|backlog| backlog.blocked)
     }
 
-    /// The socket says that it takes bytes again.
+    /// The socket says that it takes bytes again: the lane enters at the boundary. From now on control frames are frames
+    /// like any other, and where a frame ends in the queue is where it ends on the wire.
     pub fn unblock(&mut self) {
-        if let Some(backlog) = &mut self.backlog {
-            backlog.blocked = false;
+        let boundary = usize::from(self.until_boundary > 0);
+        let Some(backlog) = &mut self.backlog else { return };
+        backlog.blocked = false;
+        for frame in backlog.lane.iter_mut().rev().filter_map(Option::take) {
+            backlog.bytes += frame.len();
+            backlog.pieces.insert(boundary, Piece::Owned { bytes: frame.to_vec(), sent: 0 });
         }
     }
 
@@ -197,6 +202,18 @@ impl Outbound {
         self.until_boundary += range.len() as u32;
         // No frame is in the queue, so none is held.
         self.push_range(range, 0, spares);
+    }
+
+    /// Appends bytes that are not frames while the socket is full. With no frame in the queue.
+    pub fn push_opaque_behind(&mut self, bytes: Vec<u8>) {
+        debug_assert_eq!(self.queued_bytes(), self.until_boundary as usize);
+        self.until_boundary += bytes.len() as u32;
+        let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
+        backlog.bytes += bytes.len();
+        match backlog.pieces.back_mut() {
+            Some(Piece::Owned { bytes: last, .. }) => last.extend_from_slice(&bytes),
+            _ => backlog.pieces.push_back(Piece::Owned { bytes, sent: 0 }),
+        }
     }
 
     /// Appends a frame while the socket is full: small ones are copied, large ones kept by reference.
@@ -266,20 +283,14 @@ impl Outbound {
         before - self.queued_bytes()
     }
 
-    /// Makes the queue ready to be offered: the lane enters at the boundary, held frames follow what is left.
+    /// Makes the queue ready to be offered: held frames follow when nothing stands before them any more.
     /// Answers whether there is anything to send.
     pub fn prepare(&mut self, copy_bytes_max: usize) -> bool {
-        let boundary = usize::from(self.until_boundary > 0);
-        if let Some(backlog) = &mut self.backlog {
-            debug_assert!(self.first.is_empty() || backlog.lane.iter().all(Option::is_none));
-            for frame in backlog.lane.iter_mut().rev().filter_map(Option::take) {
-                backlog.bytes += frame.len();
-                backlog.pieces.insert(boundary, Piece::Owned { bytes: frame.to_vec(), sent: 0 });
-            }
-            // As long as older bytes wait, a newer value may still take the place of a held one.
-            if backlog.pieces.is_empty() {
-                backlog.let_go_of_held(copy_bytes_max);
-            }
+        // As long as older bytes wait, a newer value may still take the place of a held one.
+        if let Some(backlog) = &mut self.backlog
+            && backlog.pieces.is_empty()
+        {
+            backlog.let_go_of_held(copy_bytes_max);
         }
         self.offerable_bytes() > 0
     }

@@ -247,6 +247,8 @@ impl Shard {
             return;
         }
         let generation = connection.generation;
+        // It was we who did not listen.
+        connection.heard_ms = self.now_ms;
         if let Some(mut unparsed) = connection.unparsed.take() {
             self.receive(slot, &mut unparsed);
         }
