@@ -77,11 +77,15 @@ impl Twin {
         self.queue.iter().take_while(|whole| whole.is_in_progress()).count()
     }
 
-    fn prepare(&mut self) {
+    fn unblock(&mut self) {
+        self.is_blocked = false;
         let boundary = self.in_progress();
         for (at, bytes) in (boundary..).zip(self.lane.iter_mut().filter_map(Option::take)) {
             self.queue.insert(at, Whole { bytes, sent: 0, is_opaque: false });
         }
+    }
+
+    fn prepare(&mut self) {
         if self.queue.is_empty() {
             self.let_go_of_held();
         }
@@ -220,7 +224,7 @@ impl Pair {
             Op::Send { offer, taken } => self.send(offer, taken),
             Op::Unblock => {
                 self.queue.unblock();
-                self.twin.is_blocked = false;
+                self.twin.unblock();
             }
             Op::DropOldest { bytes } if self.queue.is_blocked() => {
                 assert_eq!(self.queue.drop_oldest(bytes, &self.window), self.twin.drop_oldest(bytes));
