@@ -50,7 +50,7 @@ class Channel {
   opened() {
     this.ready = true;
     this.attempts = 0;
-    this.show("open", this.register ? "open, registered on /" : "open, bound path");
+    this.show("open", this.register ? "registered on /" : "open on a bound path");
     trouble(this, null);
     this.onOpen?.();
   }
@@ -79,8 +79,7 @@ class Channel {
     this.row.className = state;
     this.row.replaceChildren(
       node("code", this.title),
-      node("span", this.id === null ? "" : `#${this.id}`, "id"),
-      node("small", this.id === null ? words : `${words}, shard ${this.id % shards}`),
+      node("small", this.id === null ? words : `${words} · #${this.id} on shard ${this.id % shards}`),
     );
   }
 }
@@ -150,7 +149,7 @@ const unicast = new Channel({
       // The process' own greeting; it says what the registration has said.
       if (!this.register) {
         this.id = JSON.parse(data).channel_id;
-        this.show("open", "open, bound path (no token here)");
+        this.show("open", "open on a bound path: no token here");
         announce("here");
       }
       return;
@@ -271,7 +270,7 @@ for (const button of $("load").children) {
 // ---- Figures --------------------------------------------------------------------------------------------------------
 
 const history = { in: [], out: [], rtt: [] };
-const KEPT = 120;
+const KEPT = 80;
 
 function keep(list, value) {
   list.push(value);
