@@ -80,6 +80,10 @@ settings! {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     tls: bool = false;
 
+    /// Subprotocols that clients may choose; the broker gives them no meaning.
+    #[arg(value_name = "NAME,…")]
+    subprotocols: List = List::default();
+
     /// Connections of each shard; more are answered 503.
     connections_max: usize = 100_000;
     /// The largest message of a client.
@@ -244,6 +248,12 @@ impl Config {
             "node: {:?} is no name of letters, digits, `.`, `-` and `_`",
             self.node
         );
+        for name in &self.subprotocols.0 {
+            // RFC 6455 section 4.1: a token of RFC 9110 section 5.6.2.
+            let is_token =
+                !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&b));
+            ensure!(is_token, "subprotocols: {name:?} is no token");
+        }
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
         let positive = [
             ("connections_max", self.connections_max),
@@ -316,6 +326,7 @@ impl Config {
             linger_ms: self.linger.0,
             ping_interval_ms: self.ping_interval.0,
             pings_unanswered_max: self.pings_unanswered_max,
+            subprotocols: self.subprotocols.0.clone(),
             ..defaults
         }
     }
@@ -390,6 +401,7 @@ mod tests {
             ("trusted_proxies = [\"10.0.0.0/33\"]", "10.0.0.0/33"),
             ("response_timeout = \"1500ms\"", "response_timeout"),
             ("response_timeout = \"11m\"", "response_timeout"),
+            ("subprotocols = [\"chat v1\"]", "subprotocols"),
         ] {
             let config = Config::layered(file, &Flags::default()).unwrap();
             let error = config.broker(None).unwrap_err();

@@ -49,7 +49,6 @@ const SIZE_UNITS: [(&str, u64); 8] = [
     ("", 1),
 ];
 
-/// Longest first, but for printing; `ms` before `m` and `s` does not matter, since the whole unit is compared.
 const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// The value of a number followed by one of `units`.

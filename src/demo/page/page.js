@@ -50,7 +50,7 @@ class Channel {
   opened() {
     this.ready = true;
     this.attempts = 0;
-    this.show("open", this.register ? "open, registered on /" : "open, bound path");
+    this.show("open", this.register ? "registered on /" : "open on a bound path");
     trouble(this, null);
     this.onOpen?.();
   }
@@ -64,7 +64,7 @@ class Channel {
     const wait = Math.min(500 * 2 ** this.attempts++, 10_000) * (0.75 + Math.random() / 2);
     const words = reason || { 1001: "the server is stopping", 1006: "the connection was lost or refused" }[code] || "closed";
     this.show("closed", `${code}: ${words}${refused ? "" : "; trying again"}`);
-    trouble(this, `${this.title}: ${words} (${code})${refused ? ". Reload the page for a new token." : ""}`);
+    trouble(this, `${words} (${code})${refused ? ": reload the page for a new token" : ""}`);
     if (!refused) setTimeout(() => this.open(), wait);
   }
 
@@ -79,8 +79,7 @@ class Channel {
     this.row.className = state;
     this.row.replaceChildren(
       node("code", this.title),
-      node("span", this.id === null ? "" : `#${this.id}`, "id"),
-      node("small", this.id === null ? words : `${words}, shard ${this.id % shards}`),
+      node("small", this.id === null ? words : `${words} · #${this.id}, shard ${this.id % shards}`),
     );
   }
 }
@@ -88,7 +87,11 @@ class Channel {
 const troubles = new Map();
 function trouble(channel, words) {
   words === null ? troubles.delete(channel) : troubles.set(channel, words);
-  $("trouble").textContent = [...troubles.values()].join(" · ");
+  const lines = [...new Set(troubles.values())].map((words) => {
+    const titles = [...troubles].filter(([, other]) => other === words).map(([{ title }]) => title);
+    return `${titles.join(", ")}: ${words}`;
+  });
+  $("trouble").textContent = lines.join(" · ");
   $("trouble").hidden = troubles.size === 0;
 }
 
@@ -150,7 +153,7 @@ const unicast = new Channel({
       // The process' own greeting; it says what the registration has said.
       if (!this.register) {
         this.id = JSON.parse(data).channel_id;
-        this.show("open", "open, bound path (no token here)");
+        this.show("open", "open on a bound path: no token here");
         announce("here");
       }
       return;
@@ -271,7 +274,7 @@ for (const button of $("load").children) {
 // ---- Figures --------------------------------------------------------------------------------------------------------
 
 const history = { in: [], out: [], rtt: [] };
-const KEPT = 120;
+const KEPT = 80;
 
 function keep(list, value) {
   list.push(value);
@@ -324,7 +327,7 @@ setInterval(() => {
     const sorted = [...history.rtt].sort((a, b) => a - b);
     const at = (part) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))];
     $("rtt").textContent = ms(at(0.5));
-    $("rtt-more").textContent = `median; 95 % ${ms(at(0.95))}`;
+    $("rtt-more").textContent = `median, 95 % under ${ms(at(0.95))}`;
   }
   spark($("spark-rtt"), history.rtt);
   probe();
