@@ -280,6 +280,8 @@ impl Broker {
             // A panic has been reported through `ended`.
             let _ = thread.join();
         }
+        // The last ends of the processes' queues: what shards have said is still read, then that they have stopped.
+        self.shared.directory().owners.clear();
         result
     }
 }
