@@ -283,7 +283,7 @@ impl Broker {
             // A panic has been reported through `ended`.
             let _ = thread.join();
         }
-        // The last ends of the process queues on this side: processes see that the broker has stopped.
+        // The last ends of the processes' queues: what shards have said is still read, then that they have stopped.
         let mut directory = self.shared.directory();
         directory.owners.clear();
         directory.resolve = None;
