@@ -103,6 +103,11 @@ impl Response {
         self
     }
 
+    /// Status, headers in order, body.
+    pub fn into_parts(self) -> (u16, Vec<(Cow<'static, str>, Cow<'static, str>)>, Bytes) {
+        (self.status, self.headers, self.body)
+    }
+
     /// The status code.
     pub fn status(&self) -> u16 {
         self.status
