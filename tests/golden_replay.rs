@@ -381,7 +381,7 @@ const CASES: &[Case] = &[
         r.gets(&own("/static"), &[]);
     }),
     ("http_dynamic_get", |r| {
-        let response = r.gets(&own("/dyn?a=1&b=two&a=3"), &[]).to_lowercase();
+        let response = r.gets(&own("/dyn?a=1&b=two%20words&a=3"), &[]).to_lowercase();
         assert!(response.contains("\r\nx-echo: 1\r\n") && response.contains("\r\nset-cookie: a=1; b=2\r\n"));
     }),
     ("http_dynamic_post", |r| {
