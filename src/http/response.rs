@@ -104,8 +104,9 @@ impl Response {
     }
 
     /// Status, headers in order, body.
-    pub fn into_parts(self) -> (u16, Vec<(Cow<'static, str>, Cow<'static, str>)>, Bytes) {
-        (self.status, self.headers, self.body)
+    pub fn into_parts(self) -> (u16, Vec<(Box<str>, Box<str>)>, Bytes) {
+        let headers = self.headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        (self.status, headers, self.body)
     }
 
     /// The status code.

@@ -81,6 +81,5 @@ impl<H: Host> Judge<H> {
 /// Answers a request of the system. None: the broker has stopped.
 pub(super) fn answer(kernel: &KernelHandle, id: RequestId, response: Response) -> Option<()> {
     let (status, headers, body) = response.into_parts();
-    let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
     kernel.system()?.respond(id, status, headers, body).ok()
 }

@@ -171,7 +171,7 @@ async fn take_in<H: Host>(
         let Some(message) = host.to_ours(message) else { continue };
         match inlet.take(message) {
             Ok(None) => {}
-            // The kernel takes its answers while it waits for nothing of ours.
+            // Waits only where the kernel's queue is full to the brim, which fails other modules of a node.
             Ok(Some(answer)) => {
                 if to_kernel.send(host.to_node(answer)).await.is_err() {
                     return;
