@@ -339,7 +339,7 @@ const CASES: &[Case] = &[
         r.same();
     }),
     ("client_tcp_rst", |r| {
-        let mut client = r.client();
+        let client = r.client();
         socket2::SockRef::from(client.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         r.same();

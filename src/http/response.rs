@@ -12,6 +12,9 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+/// Names and values of header fields, in order.
+pub type HeaderFields = Vec<(Box<str>, Box<str>)>;
+
 /// A response that is ready to be encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
@@ -104,7 +107,7 @@ impl Response {
     }
 
     /// Status, headers in order, body.
-    pub fn into_parts(self) -> (u16, Vec<(Box<str>, Box<str>)>, Bytes) {
+    pub fn into_parts(self) -> (u16, HeaderFields, Bytes) {
         let headers = self.headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         (self.status, headers, self.body)
     }
