@@ -8,6 +8,7 @@ use crate::proto::{MessageKind, close};
 use crate::shard::command::{Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
 use crate::shard::event::Event;
 use crate::shard::outcome::{Outcome, Part, Ticket as Parts};
+use crate::shard::process_queue;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 use std::sync::Arc;
@@ -126,6 +127,8 @@ pub struct Delivery {
 enum Ask {
     Ticket(crossbeam_channel::Sender<Outcome>),
     Event(u64),
+    /// As an event, but only where this says that it failed.
+    Failure(u64, fn(&Outcome) -> bool),
 }
 
 impl Delivery {
@@ -151,6 +154,13 @@ impl Delivery {
         self.ask = Some(Ask::Event(ticket));
         self
     }
+
+    /// Asks for an [`Event::Failed`] with this number where `has_failed` says so of the outcome.
+    #[must_use]
+    pub fn asking_failure(mut self, ticket: u64, has_failed: fn(&Outcome) -> bool) -> Self {
+        self.ask = Some(Ask::Failure(ticket, has_failed));
+        self
+    }
 }
 
 /// The claim to the outcome of one push.
@@ -170,6 +180,8 @@ impl Ticket {
 pub struct Pusher {
     shared: Arc<Shared>,
     owner: Option<OwnerId>,
+    /// Whose queue its events go to: its own, or the system's of its kernel.
+    queue_of: Option<OwnerId>,
     accounts: Arc<[Account]>,
 }
 
@@ -183,12 +195,17 @@ enum Full {
 impl Pusher {
     pub(super) fn of_process(shared: Arc<Shared>, owner: OwnerId) -> Self {
         let accounts = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
-        Self { shared, owner: Some(owner), accounts }
+        Self { shared, owner: Some(owner), queue_of: Some(owner), accounts }
+    }
+
+    /// The same for another owner of the same kernel.
+    pub(super) fn in_name_of(&self, owner: OwnerId) -> Self {
+        Self { owner: Some(owner), ..self.clone() }
     }
 
     pub(super) fn of_operator(shared: Arc<Shared>) -> Self {
         let accounts = shared.accounts.clone().into();
-        Self { shared, owner: None, accounts }
+        Self { shared, owner: None, queue_of: None, accounts }
     }
 
     /// Pushes a message to a channel of this process.
@@ -294,19 +311,33 @@ impl Pusher {
                 let _ = ticket.try_send(outcome);
             }),
             Some(Ask::Event(ticket)) => {
-                let directory = self.shared.directory();
-                let owner = self.owner.and_then(|owner| directory.owners.get(&owner)).cloned();
-                drop(directory);
+                let report = self.report();
+                Parts::split(count, move |outcome| report(Event::Outcome { ticket, outcome }))
+            }
+            Some(Ask::Failure(ticket, has_failed)) => {
+                let report = self.report();
                 Parts::split(count, move |outcome| {
-                    if let Some(owner) = &owner {
-                        let mut batch = crate::shard::process_queue::Batch::new(owner.id);
-                        batch.push(Event::Outcome { ticket, outcome });
-                        owner.queue.send(batch);
+                    if has_failed(&outcome) {
+                        report(Event::Failed { ticket, outcome });
                     }
                 })
             }
         };
         parts.into_iter().map(|part| Some(Box::new(part))).collect()
+    }
+
+    /// Puts an event into the queue of this owner, where it still is.
+    fn report(&self) -> impl Fn(Event) + Send + Sync + 'static {
+        let directory = self.shared.directory();
+        let queue = self.queue_of.and_then(|owner| directory.owners.get(&owner)).map(|owner| owner.queue.clone());
+        let queue = self.owner.zip(queue);
+        move |event| {
+            if let Some((owner, queue)) = &queue {
+                let mut batch = process_queue::Batch::new(*owner);
+                batch.push(event);
+                queue.send(batch);
+            }
+        }
     }
 
     fn command(

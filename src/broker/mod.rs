@@ -26,6 +26,7 @@
 //! a bind answers; no code of a process runs on a shard thread.
 
 mod delivery;
+mod kernel;
 mod process;
 
 pub use crate::shard::command::{CloseFrame, Policy};
@@ -34,6 +35,7 @@ pub use crate::shard::outcome::Outcome;
 pub use crate::shard::process_queue::{QueueLimits, RecvError};
 pub use crate::shard::stats::{Report, Stats};
 pub use delivery::{Audience, Batch, Delivery, InvalidMessage, Message, PushError, Pusher, Ticket};
+pub use kernel::{Kernel, KernelBatch, KernelHandle};
 pub use process::{AttachOptions, OwnerHandle, Process};
 
 use crate::channel::ChannelId;
@@ -130,8 +132,8 @@ pub enum BindPathError {
     /// The process or the path.
     #[error(transparent)]
     Refused(#[from] BindError),
-    /// The broker has stopped.
-    #[error("the broker has stopped")]
+    /// The process has ended, or the broker has stopped.
+    #[error("the process has ended or the broker has stopped")]
     Stopped,
 }
 
@@ -162,7 +164,7 @@ pub(crate) struct Shared {
     /// For orders of the broker itself.
     accounts: Vec<Account>,
     directory: Arc<Mutex<Directory>>,
-    next_owner: AtomicU32,
+    next_owner: Arc<AtomicU32>,
 }
 
 impl Broker {
@@ -184,7 +186,7 @@ impl Broker {
                 inboxes: Vec::new(),
                 accounts: Vec::new(),
                 directory: current,
-                next_owner: AtomicU32::new(1),
+                next_owner: Arc::new(AtomicU32::new(1)),
             }),
             address,
             driver: config.driver,
@@ -283,11 +285,6 @@ impl Broker {
             // A panic has been reported through `ended`.
             let _ = thread.join();
         }
-        // The last ends of the processes' queues: what shards have said is still read, then that they have stopped.
-        let mut directory = self.shared.directory();
-        directory.owners.clear();
-        directory.resolve = None;
-        drop(directory);
         result
     }
 }
@@ -313,6 +310,20 @@ impl Handle {
     /// See [`AttachError`].
     pub fn process(&self, id: ProcessId, options: AttachOptions) -> Result<Process, AttachError> {
         Process::attach(self.shared.clone(), id, options)
+    }
+
+    /// Attaches a node's kernel, for all processes that are not attached by themselves. `system` is told of logins and
+    /// of calls of the RPC path.
+    ///
+    /// # Errors
+    /// There is a kernel already, or the broker has stopped.
+    pub fn kernel(
+        &self,
+        system: ProcessId,
+        queue: QueueLimits,
+        policy: Policy,
+    ) -> Result<(Kernel, KernelHandle), AttachError> {
+        kernel::attach(self.shared.clone(), system, queue, policy)
     }
 
     /// The rules of entry.
@@ -443,6 +454,7 @@ impl Drop for LastShard {
         directory.owners.clear();
         directory.processes.clear();
         directory.resolve = None;
+        directory.system = None;
     }
 }
 

@@ -148,8 +148,13 @@ impl OwnerHandle {
         &self,
         change: impl FnOnce(&mut crate::gateway::Snapshot) -> Result<(), crate::gateway::BindError>,
     ) -> Result<(), BindPathError> {
-        let changed = self.shared.change(|directory| change(&mut directory.gateway));
-        Ok(changed.map_err(|_| BindPathError::Stopped)??)
+        let changed = self.shared.change(|directory| {
+            // An owner of a kernel enters the directory with its first bind. One that is gone binds nothing.
+            let owner = directory.find(&self.id).filter(|owner| owner.id == self.owner);
+            directory.owners.insert(self.owner, owner.ok_or(BindPathError::Stopped)?);
+            Ok::<(), BindPathError>(change(&mut directory.gateway)?)
+        });
+        changed.map_err(|_| BindPathError::Stopped)?
     }
 }
 

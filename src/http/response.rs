@@ -12,6 +12,9 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+/// Names and values of header fields, in order.
+pub type HeaderFields = Vec<(Box<str>, Box<str>)>;
+
 /// A response that is ready to be encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
@@ -101,6 +104,12 @@ impl Response {
     pub fn closing(mut self) -> Self {
         self.close = true;
         self
+    }
+
+    /// Status, headers in order, body.
+    pub fn into_parts(self) -> (u16, HeaderFields, Bytes) {
+        let headers = self.headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        (self.status, headers, self.body)
     }
 
     /// The status code.

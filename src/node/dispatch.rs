@@ -133,6 +133,11 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// To a request of `source` that nobody asked about.
+    pub(super) fn unasked(id: u64, source: Address) -> Self {
+        Self { id, source, on_success: None }
+    }
+
     /// The id of the request.
     pub fn id(&self) -> u64 {
         self.id

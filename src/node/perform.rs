@@ -1,5 +1,7 @@
 //! What a process asks for → calls of the broker, and what became of it → the answer (node contract, section 3).
 //!
+//! A refusal is sent even if nobody asked, so under a kernel an unasked push reports its failure, by the request's id.
+//!
 //! Invariants: nothing here waits for a client; every action that somebody wants to hear of is answered exactly once,
 //! at once or when its outcome comes back under its ticket. The contract has no error for a full inbox, so pushes wait
 //! for room: shards drain at CPU speed.
@@ -7,11 +9,13 @@
 use super::action::WsMessageType;
 use super::dispatch::{Action, ActionRequest, Audience, Reply};
 use super::error::{HttpServerError, PushCounts};
+use super::identity::Address;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::request::HttpResponse;
 use crate::broker::{self, BindPathError, InvalidMessage, Message, Outcome, OwnerHandle, PushError, RequestId};
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::Content;
+use crate::process_id::ProcessId;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,10 +24,20 @@ use std::sync::Arc;
 pub(crate) const CLOSE_WITHOUT_CODE: u16 = 1005;
 
 /// The actions whose outcome has not come back yet, by ticket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pending {
     waiting: HashMap<u64, (Asked, Reply)>,
     tickets: u64,
+    unasked: Unasked,
+}
+
+/// What is heard of a refused push or close that nobody asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unasked {
+    /// Nothing: a response that nobody waits for would be dropped.
+    Silent,
+    /// `Event::Failed` with the id of the request, for [`refusal`].
+    Failures,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +47,26 @@ enum Asked {
     Close,
 }
 
+/// The answer to an unasked push or close of `process` that failed.
+pub(crate) fn refusal(id: u64, our_node: &str, process: &ProcessId) -> KernelMessage {
+    Reply::unasked(id, Address::new(our_node, process)).refused(HttpServerError::WsChannelNotFound)
+}
+
+/// A channel that is closing takes no more frames: for the process it is gone.
+fn push_failed(outcome: &Outcome) -> bool {
+    outcome.not_found + outcome.not_owner + outcome.closed > 0
+}
+
+/// An unknown channel is closed already (node contract, section 3).
+fn close_failed(outcome: &Outcome) -> bool {
+    outcome.not_owner > 0
+}
+
 impl Pending {
+    pub fn new(unasked: Unasked) -> Self {
+        Self { waiting: HashMap::new(), tickets: 0, unasked }
+    }
+
     /// Does what `owner` asks. Answers now, or under [`settle`](Self::settle), or not at all if nobody asked.
     ///
     /// # Errors
@@ -55,7 +88,7 @@ impl Pending {
             self.waiting.insert(self.tickets, (asked, reply));
             broker::Delivery::default().asking_event(self.tickets)
         } else {
-            broker::Delivery::default()
+            self.unasked_delivery(asked, reply.id())
         };
         let sent = match action {
             Action::Push { channel, message_type, bytes } => match judged(message_type, bytes) {
@@ -72,14 +105,21 @@ impl Pending {
         sent.map(|()| None)
     }
 
+    fn unasked_delivery(&self, asked: Asked, id: u64) -> broker::Delivery {
+        match (self.unasked, asked) {
+            (Unasked::Silent, _) | (_, Asked::PushMany) => broker::Delivery::default(),
+            (Unasked::Failures, Asked::Push) => broker::Delivery::default().asking_failure(id, push_failed),
+            (Unasked::Failures, Asked::Close) => broker::Delivery::default().asking_failure(id, close_failed),
+        }
+    }
+
     /// The answer to the action of this ticket.
     pub fn settle(&mut self, ticket: u64, outcome: &Outcome) -> Option<KernelMessage> {
         let (asked, reply) = self.waiting.remove(&ticket)?;
         let gone = match asked {
             Asked::PushMany => return reply.counted(counts(outcome)),
-            // A channel that is closing takes no more frames: for the process it is gone.
-            Asked::Push => outcome.not_found + outcome.not_owner + outcome.closed > 0,
-            Asked::Close => outcome.not_owner > 0,
+            Asked::Push => push_failed(outcome),
+            Asked::Close => close_failed(outcome),
         };
         if gone { Some(reply.refused(HttpServerError::WsChannelNotFound)) } else { reply.done() }
     }

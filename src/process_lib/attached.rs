@@ -10,7 +10,7 @@ use crate::broker::{
     AttachError, AttachOptions, Closed, ControlKind, Event, Handle, HttpAsk, HttpRequest, Opened, Process, RecvError,
 };
 use crate::channel::ChannelId;
-use crate::node::perform::{self, Pending};
+use crate::node::perform::{self, Pending, Unasked};
 use crate::node::{
     Address, Dialect, Events, HttpServerRequest, Inbound, IncomingHttpRequest, KernelMessage, Message, OUR, ProcessId,
     WsMessageType, dispatch, http_server_process, is_http_server,
@@ -82,7 +82,7 @@ impl Attached {
             server: Address::new(settings.node.clone(), http_server_process()),
             our,
             dialect: settings.dialect,
-            pending: Pending::default(),
+            pending: Pending::new(Unasked::Silent),
             extensions: HashSet::new(),
             arrived: VecDeque::new(),
             events: Vec::new(),
@@ -126,6 +126,8 @@ impl Attached {
             }
             Event::Closed(closed) => Some(self.closed(&closed)),
             Event::Http(request) => self.http(*request),
+            // Asked for only where a kernel carries the refusal.
+            Event::Failed { .. } => None,
             Event::Outcome { ticket, outcome } => {
                 let answer = self.pending.settle(ticket, &outcome)?;
                 self.answer(answer)

@@ -36,6 +36,13 @@ pub enum Event {
     Closed(Box<Closed>),
     /// An HTTP request for a path of this process; it waits for a response.
     Http(Box<HttpRequest>),
+    /// A push or close that asked to hear of failure only has failed.
+    Failed {
+        /// The number that it was given.
+        ticket: u64,
+        /// The counts.
+        outcome: Outcome,
+    },
     /// What became of a push that asked for it.
     Outcome {
         /// The number that the push was given.

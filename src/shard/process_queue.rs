@@ -54,7 +54,7 @@ impl Batch {
         let bytes = match &event {
             Event::Message { payload, .. } | Event::Control { payload, .. } => Some(payload.len()),
             Event::Http(request) => Some(request.body.len()),
-            Event::Opened(_) | Event::Closed(_) | Event::Outcome { .. } => None,
+            Event::Opened(_) | Event::Closed(_) | Event::Outcome { .. } | Event::Failed { .. } => None,
         };
         if let Some(bytes) = bytes {
             self.messages += 1;

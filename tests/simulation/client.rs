@@ -10,7 +10,10 @@ use pushring::shard::flush::SocketId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     Upgraded,
-    Frame { opcode: u8, payload: Vec<u8> },
+    Frame {
+        opcode: u8,
+        payload: Vec<u8>,
+    },
     /// The server's side ended.
     End,
 }

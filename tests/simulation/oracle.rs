@@ -95,7 +95,11 @@ impl Channel {
         if self.registered && !self.replied {
             self.replied = true;
             let expected = format!("{{\"channel_id\":{}}}", self.id);
-            return if bytes == expected.as_bytes() { Ok(()) } else { Err(self.complain("no reply to the registration")) };
+            return if bytes == expected.as_bytes() {
+                Ok(())
+            } else {
+                Err(self.complain("no reply to the registration"))
+            };
         }
         let id = bytes.get(..16).and_then(|hex| std::str::from_utf8(hex).ok());
         let id = id.and_then(|hex| u64::from_str_radix(hex, 16).ok());
@@ -119,7 +123,9 @@ impl Channel {
     fn judge_order(&mut self, place: usize) -> Result<(), String> {
         if let Some(key) = self.pushed[place].key {
             if self.newest.insert(key, place).is_some_and(|newest| newest > place) {
-                return Err(self.complain(&format!("push {} came behind a newer one of its key", self.pushed[place].id)));
+                return Err(
+                    self.complain(&format!("push {} came behind a newer one of its key", self.pushed[place].id))
+                );
             }
             // It may stand where an older value of its key stood, but not before or behind a frame without a key.
             let overtook = self.next.min(place)..self.next.max(place);
@@ -149,9 +155,8 @@ impl Channel {
     pub fn all_have_come(&self, from: usize, to: usize) -> Result<(), String> {
         for place in from..to {
             let replaced = |key: u64| self.pushed[place + 1..].iter().any(|later| later.key == Some(key));
-            let excused = self.received[place]
-                || self.may_be_missing(place)
-                || self.pushed[place].key.is_some_and(replaced);
+            let excused =
+                self.received[place] || self.may_be_missing(place) || self.pushed[place].key.is_some_and(replaced);
             if !excused {
                 return Err(self.complain(&format!("push {} is missing", self.pushed[place].id)));
             }

@@ -10,7 +10,9 @@ use pushring::gateway::{Claims, Dialect, OwnerId, Secret, Settings, Snapshot, We
 use pushring::inbox::{self, Account, Inbox, InboxSender, NeverAsleep};
 use pushring::process_id::ProcessId;
 use pushring::proto::MessageKind;
-use pushring::shard::command::{Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use pushring::shard::command::{
+    Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
+};
 use pushring::shard::event::{ClosedBy, Event};
 use pushring::shard::flush::SocketId;
 use pushring::shard::outcome::{Outcome, Part, Ticket};
@@ -129,8 +131,7 @@ impl World {
         let pumps = inboxes.into_iter().enumerate().map(|(index, inbox)| {
             let flush = Box::new(MemoryFlush { network: network.clone(), plant: options.plant });
             let seed = options.seed.wrapping_mul(31).wrapping_add(index as u64);
-            let shard =
-                Shard::new(index as u32, shards as u32, config.clone(), adopted.clone(), flush, seed, 0);
+            let shard = Shard::new(index as u32, shards as u32, config.clone(), adopted.clone(), flush, seed, 0);
             let rng = Rng::stream(options.seed, 3, index as u64);
             Pump { shard, inbox, readable: VecDeque::new(), ticked_ms: 0, rng }
         });
@@ -474,6 +475,7 @@ impl World {
                     let number = channel.client;
                     self.judge_closed(number, closed.channel.get())?;
                 }
+                Event::Failed { .. } => return Err("nobody asked to hear of failures only".into()),
                 Event::Control { .. } | Event::Http(_) | Event::Outcome { .. } => {
                     return Err(format!("process {index} did not ask for {event:?}"));
                 }
@@ -524,7 +526,9 @@ impl World {
         let why = |what: &str| Err(channel.complain(&format!("{what}: {ended:?}")));
         match ended.by {
             ClosedBy::Client if !client.sent_close_first => why("its client did not close"),
-            ClosedBy::Client if channel.messages != client.sent => why("messages before the client's close are missing"),
+            ClosedBy::Client if channel.messages != client.sent => {
+                why("messages before the client's close are missing")
+            }
             ClosedBy::Violation if self.options.lawful || ended.code == 1006 => why("no violation"),
             ClosedBy::Process if ended.code == CLOSE_CODE && channel.closed_at.is_none() => why("nobody asked"),
             _ => Ok(()),
@@ -603,7 +607,8 @@ impl World {
         let except: Arc<[ChannelId]> = except.into_iter().map(ChannelId::new).collect();
         let targets: Vec<(usize, ShardAudience)> = (0..shards)
             .map(|shard| {
-                let ours = named.iter().map(|&id| ChannelId::new(id)).filter(|id| id.shard(shards as u32) as usize == shard);
+                let ours =
+                    named.iter().map(|&id| ChannelId::new(id)).filter(|id| id.shard(shards as u32) as usize == shard);
                 let audience = match choice {
                     0 => ShardAudience::Channels(ours.collect()),
                     1 => ShardAudience::Path(only.into()),

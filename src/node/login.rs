@@ -1,0 +1,85 @@
+//! Logins, one after the other on a thread of their own: checking a password takes tens of milliseconds of CPU and
+//! megabytes of memory, and nobody else shall wait for it. At most [`WAITING_MAX`] wait; others are told to come again.
+
+use super::host::Host;
+use crate::broker::{KernelHandle, RequestId};
+use crate::gateway::{Login, Settings};
+use crate::http::Response;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::sync::Arc;
+
+/// At some 50 ms a login, the last of these waits under a second.
+const WAITING_MAX: usize = 16;
+
+/// A login that waits for its answer.
+pub(super) struct Attempt {
+    pub id: RequestId,
+    pub login: Box<Login>,
+    pub body: Bytes,
+}
+
+/// What logins are judged with.
+pub(super) struct Judge<H: Host> {
+    pub host: Arc<H>,
+    pub kernel: KernelHandle,
+    pub settings: Settings,
+    pub keyfile: Vec<u8>,
+}
+
+/// The way to the thread.
+pub(super) struct Door(Sender<Attempt>);
+
+impl Door {
+    pub fn new() -> (Self, Receiver<Attempt>) {
+        let (sender, receiver) = bounded(WAITING_MAX);
+        (Self(sender), receiver)
+    }
+
+    /// Hands a login over, or says why not.
+    pub fn enter(&self, attempt: Attempt) -> Result<(), (RequestId, Response)> {
+        self.0.try_send(attempt).map_err(|refused| match refused {
+            TrySendError::Full(attempt) | TrySendError::Disconnected(attempt) => {
+                (attempt.id, Response::text(503, "too many logins at once").with("retry-after", "1"))
+            }
+        })
+    }
+}
+
+impl<H: Host> Judge<H> {
+    /// Answers logins until the door is gone.
+    pub fn run(self, attempts: &Receiver<Attempt>) {
+        for Attempt { id, login, body } in attempts {
+            let response = self.judge(&login, &body);
+            if answer(&self.kernel, id, response).is_none() {
+                return;
+            }
+        }
+    }
+
+    fn judge(&self, login: &Login, body: &[u8]) -> Response {
+        let credentials = match login.credentials(body) {
+            Ok(credentials) => credentials,
+            Err(refusal) => return refusal,
+        };
+        let claim = login.claim(self.settings.dialect, &credentials);
+        match self.host.login(&self.keyfile, &credentials.password_hash, claim) {
+            Ok(Some(token)) => {
+                let body = format!("\"{}\"", BASE64.encode(&self.keyfile));
+                login.accepted(&self.settings, &credentials, &token, &body)
+            }
+            Ok(None) => Response::text(401, "the password is wrong"),
+            Err(why) => {
+                tracing::warn!(why, "a login failed");
+                Response::text(500, "the login could not be checked")
+            }
+        }
+    }
+}
+
+/// Answers a request of the system. None: the broker has stopped.
+pub(super) fn answer(kernel: &KernelHandle, id: RequestId, response: Response) -> Option<()> {
+    let (status, headers, body) = response.into_parts();
+    kernel.system()?.respond(id, status, headers, body).ok()
+}

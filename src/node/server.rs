@@ -1,0 +1,211 @@
+//! The drop-in: what a node spawns in place of its own HTTP server.
+//!
+//! Three threads beside the shards: messages of the kernel go in on one (`inbound`), events come out on another
+//! (`outbound`), passwords are checked on the third (`login`). Dropping the future stops the server.
+
+use super::events::Events;
+use super::host::Host;
+use super::identity::{Address, http_server_process};
+use super::inbound::Inlet;
+use super::login::{Door, Judge};
+use super::outbound::{Ids, Outlet};
+use super::perform::{Pending, Unasked};
+use crate::broker::{AttachError, Broker, Config, Handle, QueueLimits, ShardDied, StartError};
+use crate::gateway::{Dialect, Secret};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long clients get to answer a close frame when the server stops.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a node gives to its HTTP server.
+pub struct Parts<H: Host> {
+    /// The node's types and its check of passwords.
+    pub host: H,
+    /// The node's name.
+    pub our_node: String,
+    /// Which node system it is.
+    pub dialect: Dialect,
+    /// Where to listen; nodes listen on 0.0.0.0.
+    pub listen: SocketAddr,
+    /// The encoded keyfile, for logins.
+    pub keyfile: Vec<u8>,
+    /// The key of the node's tokens.
+    pub jwt_secret: Vec<u8>,
+    /// Messages of the kernel to the HTTP server.
+    pub from_kernel: mpsc::Receiver<H::Message>,
+    /// Messages to the kernel's loop.
+    pub to_kernel: mpsc::Sender<H::Message>,
+    /// Lines for the terminal.
+    pub prints: mpsc::Sender<H::Print>,
+    /// Whether loopback features are open: `local_only` paths, extensions, the RPC path.
+    pub expose_local: bool,
+    /// All that a node's own server had no word for. `listen` and the settings named above are overwritten.
+    pub config: Config,
+}
+
+/// Why the server ended, other than by the node's will.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The secret is empty.
+    #[error("the JWT secret is empty")]
+    Secret,
+    /// The broker stopped as it started.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// No thread.
+    #[error("no thread for the server: {0}")]
+    Thread(#[from] std::io::Error),
+    /// A bug, or a kernel of the system that refuses what it always grants.
+    #[error(transparent)]
+    Died(#[from] ShardDied),
+    /// A thread of the server panicked.
+    #[error("a thread of the server panicked")]
+    Panicked,
+}
+
+/// Serves HTTP and WebSocket clients for a node until its kernel drops its ends, or the future is dropped.
+///
+/// # Errors
+/// See [`ServerError`].
+pub async fn http_server<H: Host>(parts: Parts<H>) -> Result<(), ServerError> {
+    let (started, starting) = oneshot::channel();
+    let (ended, ending) = oneshot::channel();
+    thread::Builder::new().name("http-server".to_owned()).spawn(move || {
+        // Nobody listens once the future was dropped; the server has been stopped then.
+        let _ = ended.send(serve(parts, started));
+    })?;
+    // An error before the start comes with the end.
+    let _stop = starting.await.ok().map(StopOnDrop);
+    ending.await.unwrap_or(Err(ServerError::Panicked))
+}
+
+struct StopOnDrop(Handle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop(STOP_WITHIN);
+    }
+}
+
+/// The life of the server, on a thread of its own.
+fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(), ServerError> {
+    let Parts { host, our_node, dialect, listen, keyfile, jwt_secret, from_kernel, to_kernel, prints, .. } = parts;
+    let mut config = Config { listen, ..parts.config };
+    let settings = &mut config.settings;
+    settings.node = our_node.clone();
+    settings.dialect = dialect;
+    settings.secret = Some(Secret::new(&jwt_secret).map_err(|_| ServerError::Secret)?);
+    settings.expose_local = parts.expose_local;
+    (settings.login, settings.rpc) = (true, true);
+    let settings = config.settings.clone();
+
+    let policy = config.shard.policy;
+    let broker = Broker::start(config)?;
+    let stop = StopOnDrop(broker.handle());
+    // Beside what the kernel's queue holds, a quarter of it may wait here.
+    let queue = QueueLimits { messages_max: (to_kernel.max_capacity() / 4).max(1), ..QueueLimits::default() };
+    let (kernel_events, kernel) = broker.handle().kernel(http_server_process(), queue, policy)?;
+    let host = Arc::new(host);
+    let pending = Arc::new(Mutex::new(Pending::new(Unasked::Failures)));
+    let calls = Arc::new(Calls::default());
+    let (door, attempts) = Door::new();
+    let judge = Judge { host: host.clone(), kernel: kernel.clone(), settings, keyfile };
+    let outlet = Outlet {
+        our_node: our_node.clone(),
+        events: Events::new(&our_node, dialect),
+        host: host.clone(),
+        kernel: kernel.clone(),
+        pending: pending.clone(),
+        calls: calls.clone(),
+        door,
+        to_kernel: to_kernel.clone(),
+        extensions: Default::default(),
+        ids: Ids::new(),
+    };
+    let inlet = Inlet { our_node, dialect, kernel, pending, calls, owners: HashMap::new() };
+    // Full: the terminal has more to show than anybody reads.
+    let _ = prints.try_send(host.print(format!("http-server: listening on {}", broker.address())));
+
+    // Ends with `outlet`, which holds the door.
+    thread::Builder::new().name("http-login".to_owned()).spawn(move || judge.run(&attempts))?;
+    let outlet_stop = StopOnDrop(broker.handle());
+    thread::Builder::new().name("http-to-kernel".to_owned()).spawn(move || {
+        let _stop = outlet_stop;
+        outlet.run(&kernel_events);
+    })?;
+    let (stopped, stopping) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    thread::Builder::new().name("http-from-kernel".to_owned()).spawn(move || {
+        let _stop = stop;
+        runtime.block_on(take_in(inlet, host, from_kernel, to_kernel, stopping));
+    })?;
+    // Dropped at once if the node does not want it any more; then its guard is dropped too and stops it.
+    let _ = started.send(broker.handle());
+    let result = broker.wait();
+    drop::<oneshot::Sender<()>>(stopped);
+    Ok(result?)
+}
+
+/// Takes messages of the kernel until it goes or the broker stops.
+async fn take_in<H: Host>(
+    mut inlet: Inlet,
+    host: Arc<H>,
+    mut from_kernel: mpsc::Receiver<H::Message>,
+    to_kernel: mpsc::Sender<H::Message>,
+    mut stopping: oneshot::Receiver<()>,
+) {
+    loop {
+        let message = tokio::select! {
+            _ = &mut stopping => return,
+            message = from_kernel.recv() => message,
+        };
+        let Some(message) = message else { return };
+        let Some(message) = host.to_ours(message) else { continue };
+        match inlet.take(message) {
+            Ok(None) => {}
+            // Waits only where the kernel's queue is full to the brim, which fails other modules of a node.
+            Ok(Some(answer)) => {
+                if to_kernel.send(host.to_node(answer)).await.is_err() {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Calls of the RPC path that wait for a process, by the id of their message.
+#[derive(Default)]
+pub(super) struct Calls(Mutex<HashMap<u64, (Address, Instant)>>);
+
+impl Calls {
+    /// `target` is asked. Whatever waited too long is forgotten: its client has had its answer.
+    pub fn begin(&self, id: u64, target: Address, timeout: Duration) {
+        let now = Instant::now();
+        let mut calls = lock(&self.0);
+        if calls.len() == calls.capacity() {
+            calls.retain(|_, (_, until)| *until > now);
+        }
+        calls.insert(id, (target, now + timeout));
+    }
+
+    /// Whether a call of this id waited for `source`, which has answered it now.
+    pub fn is_answered(&self, id: u64, source: &Address) -> bool {
+        let mut calls = lock(&self.0);
+        let waited = calls.get(&id).is_some_and(|(target, _)| target == source);
+        waited && calls.remove(&id).is_some()
+    }
+}
+
+/// What a panic of another thread left behind is still whole: every change is one call on a map.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
