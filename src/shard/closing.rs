@@ -64,6 +64,7 @@ impl Shard {
         if !self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
             self.append_close(slot, &why.payload());
         }
+        self.settle_as_queued(slot);
         self.end_channel(slot, why.code.unwrap_or(NO_CODE), &why.reason, ClosedBy::Process, 0);
         self.end_connection(slot);
     }
@@ -78,6 +79,7 @@ impl Shard {
     pub(super) fn closed_by_client(&mut self, slot: u32, received: &CloseReceived<'_>) {
         let dropped = self.drop_queue_unless_closing(slot);
         let by = if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
+            self.settle_as_queued(slot);
             if self.is_stopping() { ClosedBy::Broker } else { ClosedBy::Process }
         } else {
             self.append_close(slot, &received.echo());

@@ -225,6 +225,14 @@ impl Shard {
         }
     }
 
+    /// The channel ends, but what is queued for it is still sent.
+    pub(super) fn settle_as_queued(&mut self, slot: u32) {
+        let connection = &self.connections[slot as usize];
+        if connection.flags.has(Flags::WATCHED) {
+            self.settle_watches(slot, 0, connection.outbound.queued_bytes());
+        }
+    }
+
     /// The watched frames of a connection will never leave.
     pub(super) fn drop_watches(&mut self, slot: u32) {
         if self.connections[slot as usize].flags.take(Flags::WATCHED) {

@@ -46,6 +46,9 @@ pub struct Client {
     pub received_close: Option<u16>,
     pub sent_close_first: bool,
     ended: bool,
+    upgraded: bool,
+    /// It was answered with something other than 101.
+    refused: bool,
 }
 
 /// The payload of a client's message.
@@ -76,6 +79,8 @@ impl Client {
             received_close: None,
             sent_close_first: false,
             ended: false,
+            upgraded: false,
+            refused: false,
         }
     }
 
@@ -89,16 +94,16 @@ impl Client {
         if self.state != State::Open || !faults {
             return;
         }
-        match self.rng.below(1000) {
+        match self.rng.below(4000) {
             0..300 => self.send_message(),
             300..340 => self.send_fragmented(),
             340..380 => self.frame(FIN | 9, b"c-ping"),
             380..390 => self.frame(FIN | 10, b"c-pong"),
             390..400 => (0..self.rng.between(5, 60)).for_each(|_| self.send_message()),
             400..415 => self.stalled_until = step + self.rng.between(5, 80) as u64,
-            415..417 => self.stalled_until = u64::MAX,
-            417..419 => self.violate(),
-            419..422 => self.close(),
+            415 => self.stalled_until = u64::MAX,
+            417 => self.violate(),
+            419..421 => self.close(),
             _ => {}
         }
     }
@@ -154,13 +159,13 @@ impl Client {
         }
         let mut readable = None;
         if !self.outbox.is_empty() && !socket.closed {
-            let len = if calm { self.outbox.len() } else { self.rng.size(4000).min(self.outbox.len()) };
+            let len = if calm { self.outbox.len() } else { self.rng.below(4000).min(self.outbox.len()) };
             socket.to_server.extend(self.outbox.drain(..len));
             readable = (len > 0).then_some(false);
         }
         if self.stalled_until <= step || calm {
             let waiting = socket.to_client.len();
-            let len = if calm { waiting } else { self.rng.size(5000).min(waiting) };
+            let len = if calm { waiting } else { self.rng.below(4000).min(waiting) };
             self.inbox.extend(socket.to_client.drain(..len));
             if socket.to_client.is_empty() && (socket.write_shut || socket.closed) {
                 self.ended = true;
@@ -191,17 +196,25 @@ impl Client {
     }
 
     fn parse(&mut self, heard: &mut Vec<Heard>) -> Result<(), String> {
-        if self.state == State::Upgrading {
+        if self.refused {
+            self.inbox.clear();
+            return Ok(());
+        }
+        if !self.upgraded {
             let Some(end) = self.inbox.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(()) };
             let head: Vec<u8> = self.inbox.drain(..end + 4).collect();
             if !head.starts_with(b"HTTP/1.1 101 ") {
                 // Its process was gone.
+                self.refused = true;
                 self.state = State::Unlawful;
                 return Ok(());
             }
             heard.push(Heard::Upgraded);
-            self.state = State::Open;
-            if let Some(register) = self.registers.clone() {
+            self.upgraded = true;
+            if self.state == State::Upgrading {
+                self.state = State::Open;
+            }
+            if let Some(register) = self.registers.clone().filter(|_| self.state == State::Open) {
                 self.state = State::Registering;
                 append_message(&mut self.outbox, MessageKind::Text, [1, 2, 3, 4], register.as_bytes());
             }
@@ -214,7 +227,7 @@ impl Client {
     }
 
     fn next_frame(&mut self) -> Result<Option<(u8, Vec<u8>)>, String> {
-        if self.state == State::Upgrading || self.inbox.len() < 2 {
+        if !self.upgraded || self.inbox.len() < 2 {
             return Ok(None);
         }
         let (first, second) = (self.inbox[0], self.inbox[1]);
@@ -253,11 +266,6 @@ impl Client {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Whether all that it sent has reached the shard's socket.
-    pub fn has_sent_all(&self) -> bool {
-        self.outbox.is_empty()
     }
 
     /// Bytes of a frame that has not come whole.

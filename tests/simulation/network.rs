@@ -37,6 +37,13 @@ pub struct Socket {
     pub closed: bool,
 }
 
+impl Socket {
+    /// How much the shard gets in one read.
+    pub fn read_size(&mut self) -> usize {
+        self.rng.between(1, 8000)
+    }
+}
+
 #[derive(Default)]
 pub struct Network {
     pub sockets: Vec<Socket>,

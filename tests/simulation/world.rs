@@ -226,7 +226,7 @@ impl World {
             if client.state != State::Open {
                 return Err(channel.complain(&format!("still open, although its client is {:?}", client.state)));
             }
-            if !client.has_sent_all() || client.unfinished() > 0 || client.sent != channel.messages {
+            if client.unfinished() > 0 || client.sent != channel.messages {
                 let (sent, got) = (client.sent, channel.messages);
                 return Err(channel.complain(&format!("of {sent} messages {got} came, though nothing is in the way")));
             }
@@ -387,7 +387,7 @@ impl World {
             let (mut bytes, finished, reset) = {
                 let mut network = self.network.borrow_mut();
                 let socket = network.socket(socket);
-                let len = pump.rng.between(1, 8000).min(socket.to_server.len());
+                let len = socket.read_size().min(socket.to_server.len());
                 let bytes: Vec<u8> = socket.to_server.drain(..len).collect();
                 (bytes, socket.client_finished && socket.to_server.is_empty(), socket.reset)
             };
@@ -427,12 +427,13 @@ impl World {
     }
 
     fn process_acts(&mut self, index: usize, faults: bool) -> Result<(), String> {
-        if self.processes[index].rng.below(150) == 0 {
+        if !self.options.lawful && self.processes[index].rng.below(150) == 0 {
             let pause = self.processes[index].rng.between(1, 60) as u64;
             self.processes[index].sleeps_until = self.step + pause;
         }
         if !faults || self.processes[index].sleeps_until <= self.step {
-            let batches = if faults { self.processes[index].rng.below(4) } else { usize::MAX };
+            let batches = self.processes[index].rng.below(4);
+            let batches = if faults && !self.options.lawful { batches } else { usize::MAX };
             for _ in 0..batches {
                 let Ok(batch) = self.processes[index].receiver.try_recv() else { break };
                 self.note_batch(index, batch)?;
@@ -441,7 +442,7 @@ impl World {
         if !faults || self.processes[index].detached {
             return Ok(());
         }
-        for _ in 0..self.processes[index].rng.below(6) {
+        for _ in 0..self.processes[index].rng.below(4) {
             match self.processes[index].rng.below(200) {
                 0..140 => self.push_one(index),
                 140..190 => self.push_many(index),
@@ -541,7 +542,12 @@ impl World {
         self.awaited.insert(id, awaited);
         let outcomes = self.outcomes.0.clone();
         // Nobody listens any more when the world has ended early.
-        (id, Ticket::split(parts, move |outcome| drop(outcomes.send((id, outcome)))))
+        (
+            id,
+            Ticket::split(parts, move |outcome| {
+                let _ = outcomes.send((id, outcome));
+            }),
+        )
     }
 
     fn draw_frame(&mut self, index: usize) -> (u8, PushKind, usize) {
@@ -549,8 +555,8 @@ impl World {
         match rng.below(20) {
             0 => (9, PushKind::Ping, rng.below(100)),
             1 => (10, PushKind::Pong, rng.below(100)),
-            2..11 => (1, PushKind::Message(MessageKind::Text), rng.size(9000)),
-            _ => (2, PushKind::Message(MessageKind::Binary), rng.size(9000)),
+            2..11 => (1, PushKind::Message(MessageKind::Text), rng.size(5000)),
+            _ => (2, PushKind::Message(MessageKind::Binary), rng.size(5000)),
         }
     }
 
@@ -572,7 +578,10 @@ impl World {
             4 => Some(Policy::Close),
             _ => None,
         };
-        let Some(channel) = drawn else { return };
+        let Some(channel) = drawn else {
+            self.next_push += 1;
+            return;
+        };
         let owner = self.processes[index].owner.clone();
         let awaited = Awaited { channel: Some(channel), audience: Some(1), len: filler + 26, settled: false };
         let (id, mut parts) = self.part(1, awaited);
