@@ -78,11 +78,10 @@ impl Twin {
     }
 
     fn prepare(&mut self) {
-        let mut at = self.in_progress();
-        for bytes in self.lane.iter_mut().filter_map(Option::take) {
-            self.queue.insert(at, Whole { bytes, sent: 0, is_opaque: false });
-            at += 1;
-        }
+        let at = self.in_progress();
+        let lane = self.lane.iter_mut().filter_map(Option::take);
+        let lane = lane.map(|bytes| Whole { bytes, sent: 0, is_opaque: false });
+        self.queue.splice(at..at, lane);
         if self.queue.is_empty() {
             self.let_go_of_held();
         }
