@@ -159,15 +159,17 @@ test('@kinode/client-api: one client reaches another through the relay', async (
           onError: () => reject(new Error('the socket failed')),
         });
       });
-    // The answer to the first message shows that both channels are open.
     let sender;
     return new Promise(async (resolve, reject) => {
       try {
+        // The page behind this test chats over the same relay, in Text.
         const receiver = await open(async (data, api) => {
+          if (!(data instanceof Blob)) return;
           const json = JSON.parse(await data.text());
           if (json.ask) api.send({ data: { answer: json.ask + 1 } });
         });
         sender = await open(async (data) => {
+          if (!(data instanceof Blob)) return;
           receiver._ws.close();
           sender._ws.close();
           resolve(JSON.parse(await data.text()));
