@@ -26,5 +26,5 @@ npm --prefix "$here" ci --ignore-scripts --no-audit --no-fund --loglevel=error
 mkdir -p "$work"
 (umask 077 && head -c 32 /dev/urandom | base64 >"$work/secret")
 demo_start --jwt-secret-file "$work/secret"
-PUSHRING_URL=http://$demo_address CHROMIUM=$(command -v chromium) PROFILE=$work/profile \
+PUSHRING_URL=http://$demo_address CHROMIUM=$(command -v chromium) \
     timeout 180 node --test --test-reporter=spec "$here/test.mjs"

@@ -25,20 +25,27 @@ before(async () => {
 
 after(() => browser?.close());
 
-beforeEach(async () => {
-  page = await browser.newPage();
-  complaints = [];
-  page.on('console', (message) => {
+/** The demo's page in a new tab; whatever the browser complains about is noted. */
+async function openPage() {
+  const tab = await browser.newPage();
+  tab.setDefaultTimeout(20_000);
+  tab.on('console', (message) => {
     if (message.type() === 'error') complaints.push(message.text());
   });
-  page.on('pageerror', (error) => complaints.push(String(error)));
-  page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`));
-  page.on('response', (response) => {
+  tab.on('pageerror', (error) => complaints.push(String(error)));
+  tab.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`));
+  tab.on('response', (response) => {
     if (response.status() >= 400) complaints.push(`${response.url()}: ${response.status()}`);
   });
   // As the nodes' apps load it: a module of the page's own origin.
-  await page.route('**/client-api.js', (route) => route.fulfill({ path: clientApi, contentType: 'text/javascript' }));
-  await page.goto(url);
+  await tab.route('**/client-api.js', (route) => route.fulfill({ path: clientApi, contentType: 'text/javascript' }));
+  await tab.goto(url);
+  return tab;
+}
+
+beforeEach(async () => {
+  complaints = [];
+  page = await openPage();
 });
 
 afterEach(async () => {
@@ -46,10 +53,23 @@ afterEach(async () => {
   assert.deepEqual(complaints, [], 'the browser has something to complain about');
 });
 
-test('the page opens channels both ways', async () => {
-  const other = await browser.newPage();
-  await other.goto(url);
-  assert.match(await page.title(), /pushring/i);
+test('the page opens its channels, measures, and chats between tabs', async () => {
+  const other = await openPage();
+  for (const tab of [page, other]) {
+    await tab.waitForFunction(
+      () => document.querySelectorAll('#channels .open').length === 3 && document.querySelectorAll('#tabs button').length === 1,
+    );
+  }
+  await page.fill('#text', 'to everybody');
+  await page.press('#text', 'Enter');
+  await other.waitForFunction(() => document.getElementById('messages').textContent.includes('to everybody'));
+  await other.click('#tabs button');
+  await other.fill('#text', 'to you alone');
+  await other.press('#text', 'Enter');
+  await page.waitForFunction(() => document.getElementById('messages').textContent.includes('to you alone'));
+  await page.click('#load button[data-window="16"]');
+  await page.waitForFunction(() => Number(document.getElementById('rate-in').textContent.replace(/\D/g, '')) > 100);
+  await page.click('#load button[data-window="0"]');
   await other.close();
 });
 
@@ -139,15 +159,17 @@ test('@kinode/client-api: one client reaches another through the relay', async (
           onError: () => reject(new Error('the socket failed')),
         });
       });
-    // The answer to the first message shows that both channels are open.
     let sender;
     return new Promise(async (resolve, reject) => {
       try {
+        // The page behind this test chats over the same relay, in Text.
         const receiver = await open(async (data, api) => {
+          if (!(data instanceof Blob)) return;
           const json = JSON.parse(await data.text());
           if (json.ask) api.send({ data: { answer: json.ask + 1 } });
         });
         sender = await open(async (data) => {
+          if (!(data instanceof Blob)) return;
           receiver._ws.close();
           sender._ws.close();
           resolve(JSON.parse(await data.text()));
