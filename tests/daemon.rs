@@ -129,8 +129,9 @@ fn the_demo_serves_its_page_and_processes_and_stops_at_sigterm() {
     assert_eq!(recv(&mut registered), Message::binary(vec![1, 2, 3]));
 
     daemon.signal("TERM");
-    for client in [&mut echo, &mut registered] {
-        assert_eq!(recv_close(client).0, 1001);
+    for mut client in [echo, registered] {
+        assert_eq!(recv_close(&mut client).0, 1001);
+        // The answer to the close goes out with the next read.
         while client.read().is_ok() {}
     }
     let (code, log) = daemon.wait();
@@ -198,6 +199,7 @@ fn a_printed_token_opens_a_channel() {
     register(&mut client, token.trim_end(), "echo:pushring:sys");
     let reply: serde_json::Value = serde_json::from_str(recv(&mut client).to_text().unwrap()).unwrap();
     assert!(reply["channel_id"].as_u64().is_some_and(|id| id > 0) && reply.as_object().unwrap().len() == 1, "{reply}");
+    drop(client);
     daemon.signal("TERM");
     let (_, log) = daemon.wait();
     assert!(!log.contains("a secret for this test") && !log.contains(token.trim_end()), "{log}");
