@@ -87,6 +87,9 @@ struct Awaited {
     settled: bool,
 }
 
+/// A ticket and what became of its push.
+type Settled = (u64, Outcome);
+
 pub struct World {
     options: Options,
     now_ms: u64,
@@ -104,7 +107,7 @@ pub struct World {
     channels: BTreeMap<u32, Channel>,
     channel_of: HashMap<usize, u32>,
     awaited: HashMap<u64, Awaited>,
-    outcomes: (crossbeam_channel::Sender<(u64, Outcome)>, crossbeam_channel::Receiver<(u64, Outcome)>),
+    outcomes: (crossbeam_channel::Sender<Settled>, crossbeam_channel::Receiver<Settled>),
     next_push: u64,
     trace: Trace,
     traces: Vec<Trace>,
