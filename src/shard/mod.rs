@@ -27,6 +27,8 @@ mod push;
 mod receive;
 mod sending;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 mod wheel;
 mod window;
 

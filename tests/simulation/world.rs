@@ -87,7 +87,7 @@ struct Awaited {
     settled: bool,
 }
 
-/// A ticket and what became of its push.
+/// A push, and what became of it.
 type Settled = (u64, Outcome);
 
 pub struct World {
@@ -107,7 +107,8 @@ pub struct World {
     channels: BTreeMap<u32, Channel>,
     channel_of: HashMap<usize, u32>,
     awaited: HashMap<u64, Awaited>,
-    outcomes: (crossbeam_channel::Sender<Settled>, crossbeam_channel::Receiver<Settled>),
+    settled: crossbeam_channel::Sender<Settled>,
+    outcomes: crossbeam_channel::Receiver<Settled>,
     next_push: u64,
     trace: Trace,
     traces: Vec<Trace>,
@@ -139,6 +140,7 @@ impl World {
             Pump { shard, inbox, readable: VecDeque::new(), ticked_ms: 0, rng }
         });
         let pumps = pumps.collect();
+        let (settled, outcomes) = crossbeam_channel::unbounded();
         let mut world = Self {
             options,
             now_ms: 0,
@@ -155,7 +157,8 @@ impl World {
             channels: BTreeMap::new(),
             channel_of: HashMap::new(),
             awaited: HashMap::new(),
-            outcomes: crossbeam_channel::unbounded(),
+            settled,
+            outcomes,
             next_push: 1,
             trace: Trace::new(),
             traces: Vec::new(),
@@ -543,7 +546,7 @@ impl World {
         let id = self.next_push;
         self.next_push += 1;
         self.awaited.insert(id, awaited);
-        let outcomes = self.outcomes.0.clone();
+        let outcomes = self.settled.clone();
         // Nobody listens any more when the world has ended early.
         (
             id,
@@ -729,7 +732,7 @@ impl World {
 
     /// Takes in the outcomes of pushes.
     fn settle(&mut self) -> Result<(), String> {
-        while let Ok((id, outcome)) = self.outcomes.1.try_recv() {
+        while let Ok((id, outcome)) = self.outcomes.try_recv() {
             let Some(awaited) = self.awaited.get_mut(&id) else { return Err(format!("nobody asked for push {id}")) };
             if std::mem::replace(&mut awaited.settled, true) {
                 return Err(format!("push {id} was settled twice"));

@@ -1,0 +1,197 @@
+//! Scenarios that once went wrong, each with one shard and sockets that take as much as they are told to.
+
+use super::command::{CloseFrame, Command, Policy, Push, PushFrame, PushKind};
+use super::event::Event;
+use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
+use super::outcome::{Outcome, Ticket};
+use super::process_queue::{ProcessReceiver, QueueLimits, process_queue};
+use super::{Config, Directory, Effect, Owner, Shard, Token};
+use crate::channel::ChannelId;
+use crate::gateway::{Claims, Dialect, HttpRule, OwnerId, Secret, Settings, Snapshot, WebSocketRule, mint};
+use crate::process_id::ProcessId;
+use crate::proto::MessageKind;
+use crate::proto::client::{FIN, append_frame, append_message};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+const OWNER: OwnerId = OwnerId(1);
+const SECRET: &[u8] = b"a secret that only this test knows";
+
+/// The one socket: what has left, and how much more it takes.
+#[derive(Default)]
+struct Wire {
+    left: Vec<u8>,
+    room: usize,
+}
+
+#[derive(Clone, Default)]
+struct Memory(Rc<RefCell<Wire>>);
+
+impl Flush for Memory {
+    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+        let mut wire = self.0.borrow_mut();
+        for (index, entry) in batch.iter().enumerate() {
+            let bytes = match entry.parts {
+                Parts::One(bytes) => bytes.to_vec(),
+                Parts::Many(parts) => parts.iter().flat_map(|part| part.iter().copied()).collect(),
+            };
+            let taken = bytes.len().min(wire.room);
+            wire.room -= taken;
+            wire.left.extend_from_slice(&bytes[..taken]);
+            if taken < bytes.len() {
+                short.push(Short { index, sent: Ok(taken) });
+            }
+        }
+    }
+}
+
+struct Scene {
+    shard: Shard,
+    wire: Memory,
+    events: ProcessReceiver,
+    client: Token,
+    now_ms: u64,
+}
+
+impl Scene {
+    /// A client of a socket that takes `room` bytes has connected.
+    fn new(room: usize) -> Self {
+        let process: ProcessId = "p:sim:sys".parse().unwrap();
+        let mut settings = Settings::new("sim.os", Dialect::Kinode);
+        settings.secret = Some(Secret::new(SECRET).unwrap());
+        let mut gateway = Snapshot::new(settings);
+        gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
+        gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
+        let (queue, events) = process_queue(1, QueueLimits::default(), |_| {});
+        let owner = Owner { id: OWNER, process: process.clone(), queue, policy: Policy::Close, wants_control: false };
+        let mut directory = Directory::new(gateway);
+        directory.processes.insert(process, OWNER);
+        directory.owners.insert(OWNER, Arc::new(owner));
+        let wire = Memory::default();
+        wire.0.borrow_mut().room = room;
+        let config = Arc::new(Config { outbound_bytes_max: 1000, ..Config::default() });
+        let mut shard = Shard::new(0, 1, config, Arc::new(directory), Box::new(wire.clone()), 1, 0);
+        shard.set_unix_s(1_000_000);
+        let client = shard.handle_accept(SocketId(0), ([127, 0, 0, 1], 1).into(), 0);
+        Self { shard, wire, events, client, now_ms: 0 }
+    }
+
+    fn read(&mut self, mut bytes: Vec<u8>) {
+        self.shard.handle_read(self.client, &mut bytes, self.now_ms);
+    }
+
+    fn upgrade(&mut self, path: &str) {
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        self.read(head.into_bytes());
+        self.turn();
+    }
+
+    /// One batch, then what the driver should do.
+    fn turn(&mut self) -> Vec<Effect> {
+        self.shard.flush();
+        self.shard.end_turn();
+        let mut effects = Vec::new();
+        self.shard.take_effects(&mut effects);
+        effects
+    }
+
+    fn give_room(&mut self, room: usize) {
+        self.wire.0.borrow_mut().room = room;
+        self.shard.handle_writable(self.client);
+    }
+
+    fn left(&self) -> Vec<u8> {
+        self.wire.0.borrow().left.clone()
+    }
+
+    fn opened(&mut self) -> ChannelId {
+        match &self.events.try_recv().unwrap().events[..] {
+            [Event::Opened(opened)] => opened.channel,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Pushes a Binary message of so many bytes; the receiver tells what became of it.
+    fn push(&mut self, channel: ChannelId, len: usize) -> crossbeam_channel::Receiver<Outcome> {
+        let (settled, outcome) = crossbeam_channel::unbounded();
+        // Not every scene asks.
+        let settle = move |outcome| {
+            let _ = settled.send(outcome);
+        };
+        let part = Ticket::split(1, settle).pop().map(Box::new);
+        let frame = PushFrame { kind: PushKind::Message(MessageKind::Binary), payload: vec![7; len].into() };
+        let push = Push { channel, owner: Some(OWNER), frame, policy: None, part };
+        self.shard.handle_command(Command::Push(push), self.now_ms);
+        outcome
+    }
+}
+
+#[test]
+fn a_close_frame_that_lay_unparsed_is_answered_before_the_socket_is_shut() {
+    let mut scene = Scene::new(1000);
+    scene.upgrade("/p:sim:sys/ws");
+    let channel = scene.opened();
+    scene.wire.0.borrow_mut().room = 0;
+    scene.push(channel, 800);
+    scene.turn();
+    // Its own queue is over half full, so the client's close frame is read, but not parsed.
+    let mut close = Vec::new();
+    append_frame(&mut close, FIN | 8, [1, 2, 3, 4], &1000u16.to_be_bytes());
+    scene.read(close);
+    scene.give_room(usize::MAX);
+    assert_eq!(scene.turn(), [], "the answer has not left yet");
+    assert_eq!(scene.turn(), [Effect::ShutdownWrite(SocketId(0))]);
+    assert!(scene.left().ends_with(&[0x88, 2, 0x03, 0xe8]));
+}
+
+#[test]
+fn a_client_that_registers_before_it_took_the_101_gets_its_reply() {
+    let mut scene = Scene::new(20);
+    scene.upgrade("/");
+    let claims = Claims { username: "sim.os".into(), subdomain: None, expiration: 2_000_000 };
+    let token = mint(&Secret::new(SECRET).unwrap(), &claims);
+    let mut register = Vec::new();
+    let text = format!("{{\"auth_token\":\"{token}\",\"target_process\":\"p:sim:sys\"}}");
+    append_message(&mut register, MessageKind::Text, [1, 2, 3, 4], text.as_bytes());
+    scene.read(register);
+    scene.turn();
+    let channel = scene.opened();
+    scene.give_room(usize::MAX);
+    scene.turn();
+    let reply = format!("{{\"channel_id\":{channel}}}");
+    assert!(scene.left().starts_with(b"HTTP/1.1 101 ") && scene.left().ends_with(reply.as_bytes()));
+}
+
+#[test]
+fn a_response_waits_behind_a_100_that_the_client_has_not_taken() {
+    let mut scene = Scene::new(5);
+    let head = "POST /p:sim:sys/http HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+    scene.read(head.into());
+    scene.turn();
+    assert_eq!(scene.left(), b"HTTP/");
+    // The body does not come.
+    scene.shard.handle_tick(20_000);
+    scene.turn();
+    scene.give_room(usize::MAX);
+    scene.turn();
+    let left = String::from_utf8(scene.left()).unwrap();
+    assert!(left.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 408 "), "{left}");
+}
+
+#[test]
+fn a_frame_that_a_gone_process_left_behind_counts_as_queued_for_it_still_arrives() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.upgrade("/p:sim:sys/ws");
+    let channel = scene.opened();
+    let outcome = scene.push(channel, 10);
+    let why = CloseFrame { code: Some(1001), reason: "".into() };
+    scene.shard.handle_command(Command::OwnerGone { owner: OWNER, why }, 0);
+    scene.turn();
+    let settled = outcome.try_recv().unwrap();
+    assert_eq!((settled.queued, settled.closed), (1, 0));
+    assert!(scene.left().ends_with(&[0x82, 10, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0x88, 2, 0x03, 0xe9]));
+}
