@@ -91,7 +91,8 @@ impl Client {
 
     /// One step of an open client's own will.
     pub fn act(&mut self, step: u64, faults: bool) {
-        if self.state != State::Open || !faults {
+        // One that stalls for ever is silent, too: its machine has vanished.
+        if self.state != State::Open || !faults || self.stalled_until == u64::MAX {
             return;
         }
         match self.rng.below(4000) {
