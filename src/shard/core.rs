@@ -198,6 +198,9 @@ impl Shard {
         let Some(slot) = self.resolve(token) else { return };
         let connection = &mut self.connections[slot as usize];
         if connection.outbound.is_blocked() {
+            // Its client has taken bytes, so it lives, however far behind it is: a ping may stand behind all of them.
+            connection.heard_ms = self.now_ms;
+            connection.pings_unanswered = 0;
             connection.outbound.unblock();
             self.mark_urgent(slot);
         }

@@ -141,9 +141,12 @@ impl Piece {
 }
 
 impl Outbound {
-    /// Whether nothing waits.
+    /// Whether nothing waits. A queue whose frames were all dropped may still be blocked.
     pub fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.backlog.is_none()
+        let is_drained = |backlog: &Backlog| {
+            backlog.bytes == 0 && backlog.held.is_empty() && backlog.lane.iter().all(Option::is_none)
+        };
+        self.first.is_empty() && self.backlog.as_deref().is_none_or(is_drained)
     }
 
     /// Whether the socket was full when last offered bytes.
