@@ -134,13 +134,11 @@ impl Flags {
     pub const CLOSE_SENT: u16 = 1 << 7;
     /// The writing side is shut, or will be once everything queued has left.
     pub const SHUTDOWN: u16 = 1 << 8;
-    /// The path is bound for extensions.
-    pub const EXTENSION: u16 = 1 << 9;
     /// The client has sent its last byte and still waits for an HTTP response.
-    pub const HALF_CLOSED: u16 = 1 << 10;
+    pub const HALF_CLOSED: u16 = 1 << 9;
     /// The client broke the protocol; it is not read any more, and is told when its process had time to answer what it
     /// said before.
-    pub const FAILING: u16 = 1 << 11;
+    pub const FAILING: u16 = 1 << 10;
 
     pub fn has(self, flag: u16) -> bool {
         self.0 & flag != 0

@@ -240,11 +240,6 @@ impl Shard {
         self.window.bytes() >= super::sending::WINDOW_BYTES_MAX
     }
 
-    /// Whether a process' queue was full, so that its room should be looked at again when the shard is woken.
-    pub fn waits_for_processes(&self) -> bool {
-        !self.owners_full.is_empty()
-    }
-
     /// Whether the shard was told to stop and has nothing left.
     pub fn is_stopped(&self) -> bool {
         self.stop_at_ms.is_some() && self.connections.is_empty()

@@ -4,7 +4,7 @@
 //! handed on; the registration's reply is the first frame of its channel.
 
 use super::command::CloseFrame;
-use super::connection::{Channel, Flags, Phase, Registering};
+use super::connection::{Channel, Phase, Registering};
 use super::core::Shard;
 use super::directory::Owner;
 use super::event::{ClosedBy, Event, Opened};
@@ -41,9 +41,6 @@ impl Shard {
         let place = slots.len() as u32;
         slots.push(slot);
         let connection = &mut self.connections[slot as usize];
-        if opening.extension {
-            connection.flags.set(Flags::EXTENSION);
-        }
         connection.phase = Phase::Open(Channel {
             ws: opening.ws,
             id,
