@@ -1,7 +1,7 @@
 //! A process attached to a broker: it binds paths, receives events in batches, and pushes.
 //!
 //! Invariant: dropping it takes everything of it away: its paths, its waiting requests and its channels (closed with
-//! 1001, or 1011 when it failed or is dropped by a panic).
+//! 1001, or 1011 when it failed or is dropped by a panic, or as `end` says).
 
 use super::{AttachError, BindPathError, Pusher, Shared};
 use crate::gateway::{HttpRule, OwnerId, WebSocketRule};
@@ -31,7 +31,7 @@ pub struct AttachOptions {
 pub struct Process {
     handle: OwnerHandle,
     receiver: ProcessReceiver,
-    failed: bool,
+    end: Option<CloseFrame>,
 }
 
 /// The acting half of a process: binds, pushes, closes and responds in its name. Pushing is [`Pusher`]'s, which this
@@ -66,12 +66,17 @@ impl Process {
         });
         attached.map_err(|_| AttachError::Stopped)??;
         let pusher = Pusher::of_process(shared.clone(), owner);
-        Ok(Self { handle: OwnerHandle { shared, id, owner, pusher }, receiver, failed: false })
+        Ok(Self { handle: OwnerHandle { shared, id, owner, pusher }, receiver, end: None })
     }
 
     /// Ends it as a panic does: its channels are closed with 1011.
     pub fn fail(mut self) {
-        self.failed = true;
+        self.end = Some(failed());
+    }
+
+    /// Ends it, its channels with this code, which must be one that may travel (RFC 6455 7.4), and reason.
+    pub fn end(mut self, code: u16, reason: &str) {
+        self.end = Some(CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() });
     }
 
     /// Waits for events and appends all that are there to `events`, in order for each channel.
@@ -176,12 +181,11 @@ impl Deref for OwnerHandle {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let (code, reason) = if self.failed || std::thread::panicking() {
-            (close::code::INTERNAL_ERROR, "the process failed")
-        } else {
-            (close::code::GOING_AWAY, "the process has ended")
+        let why = match self.end.take() {
+            Some(why) => why,
+            None if std::thread::panicking() => failed(),
+            None => CloseFrame { code: Some(close::code::GOING_AWAY), reason: "the process has ended".into() },
         };
-        let why = CloseFrame { code: Some(code), reason: reason.into() };
         let owner = self.owner;
         // Both fail only when the broker has stopped, and then there is nothing to take away.
         let _ = self.shared.change(|directory| {
@@ -192,4 +196,8 @@ impl Drop for Process {
         });
         let _ = self.shared.send_all(|_| Command::OwnerGone { owner, why: why.clone() });
     }
+}
+
+fn failed() -> CloseFrame {
+    CloseFrame { code: Some(close::code::INTERNAL_ERROR), reason: "the process failed".into() }
 }

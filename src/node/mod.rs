@@ -13,6 +13,7 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 
+pub(crate) mod acting;
 mod action;
 mod dispatch;
 mod error;

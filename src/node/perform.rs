@@ -6,13 +6,14 @@
 //! at once or when its outcome comes back under its ticket. The contract has no error for a full inbox, so pushes wait
 //! for room: shards drain at CPU speed.
 
+use super::acting::Acting;
 use super::action::WsMessageType;
 use super::dispatch::{Action, ActionRequest, Audience, Reply};
 use super::error::{HttpServerError, PushCounts};
 use super::identity::Address;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::request::HttpResponse;
-use crate::broker::{self, BindPathError, InvalidMessage, Message, Outcome, OwnerHandle, PushError, RequestId};
+use crate::broker::{self, BindPathError, InvalidMessage, Message, Outcome, PushError, RequestId};
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::Content;
 use crate::process_id::ProcessId;
@@ -73,7 +74,7 @@ impl Pending {
     /// The broker has stopped.
     pub fn perform(
         &mut self,
-        owner: &OwnerHandle,
+        owner: &dyn Acting,
         request: ActionRequest,
     ) -> Result<Option<KernelMessage>, broker::PushError> {
         let ActionRequest { action, reply, .. } = request;
@@ -92,14 +93,14 @@ impl Pending {
         };
         let sent = match action {
             Action::Push { channel, message_type, bytes } => match judged(message_type, bytes) {
-                Some(message) => owner.push_wait_with(channel, message, delivery),
-                None => owner.close_with(channel, CLOSE_WITHOUT_CODE, "", delivery),
+                Some(message) => owner.push(channel, message, delivery),
+                None => owner.close(channel, CLOSE_WITHOUT_CODE, "", delivery),
             },
             Action::PushMany { audience, message_type, bytes } => {
                 let message = judged(message_type, bytes).expect("pushes of type Close to many were refused");
                 push_many(owner, audience, message, delivery)
             }
-            Action::Close { channel } => owner.close_with(channel, CLOSE_WITHOUT_CODE, "", delivery),
+            Action::Close { channel } => owner.close(channel, CLOSE_WITHOUT_CODE, "", delivery),
             _ => unreachable!("binds were done above"),
         };
         sent.map(|()| None)
@@ -144,7 +145,7 @@ fn judged(message_type: WsMessageType, bytes: Vec<u8>) -> Option<Message> {
 }
 
 fn push_many(
-    owner: &OwnerHandle,
+    owner: &dyn Acting,
     audience: Audience,
     message: Message,
     delivery: broker::Delivery,
@@ -153,7 +154,7 @@ fn push_many(
         Audience::Channels(channels) => (broker::Audience::Channels(channels), Vec::new()),
         Audience::Path { path, except } => (broker::Audience::Path(path.into()), except),
     };
-    owner.push_many_wait(audience, &except, message, delivery)
+    owner.push_many(audience, &except, message, delivery)
 }
 
 fn counts(outcome: &Outcome) -> PushCounts {
@@ -169,7 +170,7 @@ fn counts(outcome: &Outcome) -> PushCounts {
     }
 }
 
-fn bind(owner: &OwnerHandle, action: Action, reply: Reply) -> Result<Option<KernelMessage>, PushError> {
+fn bind(owner: &dyn Acting, action: Action, reply: Reply) -> Result<Option<KernelMessage>, PushError> {
     let bound = match action {
         Action::BindHttp { path, content, authenticated, local_only, secure } => {
             let content =
@@ -198,7 +199,7 @@ fn bind(owner: &OwnerHandle, action: Action, reply: Reply) -> Result<Option<Kern
 /// # Errors
 /// The broker has stopped.
 pub(crate) fn respond(
-    owner: &OwnerHandle,
+    owner: &dyn Acting,
     id: u64,
     response: &Response,
     blob: Option<LazyLoadBlob>,
@@ -207,5 +208,5 @@ pub(crate) fn respond(
         return owner.respond(RequestId(id), 500, Vec::new(), Bytes::new());
     };
     let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-    owner.respond(RequestId(id), status, headers, blob.map(|blob| blob.bytes).unwrap_or_default())
+    owner.respond(RequestId(id), status, headers, blob.map(|blob| blob.bytes.into()).unwrap_or_default())
 }

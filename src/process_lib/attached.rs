@@ -1,4 +1,5 @@
-//! The backend of a process in the same program as its broker: pushes and messages without JSON or kernel between them.
+//! The backend of a process at a broker, in the same program or over a link: pushes and messages without JSON or kernel
+//! between them.
 //!
 //! Requests to the HTTP server of our node are carried out here; there is no kernel, so other processes and nodes are
 //! offline. Events become messages whose JSON is written when it is read. Knows nothing of contexts and timeouts.
@@ -7,9 +8,11 @@ use super::backend::{Backend, Blob, Delivery, IncomingRequest, Push, SendErrorKi
 use super::body::Body;
 use super::runtime::{Exit, run};
 use crate::broker::{
-    AttachError, AttachOptions, Closed, ControlKind, Event, Handle, HttpAsk, HttpRequest, Opened, Process, RecvError,
+    self, AttachError, AttachOptions, Closed, ControlKind, Event, Handle, HttpAsk, HttpRequest, Opened, Process,
+    RecvError,
 };
 use crate::channel::ChannelId;
+use crate::node::acting::Acting;
 use crate::node::perform::{self, Pending, Unasked};
 use crate::node::{
     Address, Dialect, Events, HttpServerRequest, Inbound, IncomingHttpRequest, KernelMessage, Message, OUR, ProcessId,
@@ -53,9 +56,21 @@ pub enum SpawnError {
     Thread(#[from] std::io::Error),
 }
 
-/// A process attached to a broker in this program.
+/// Where a process is attached: what it hears comes out here, and it acts through it.
+pub(super) trait Seat: Send {
+    /// What acts in its name.
+    fn acting(&self) -> &dyn Acting;
+
+    /// Appends what there is to hear, as [`Process::recv_batch`].
+    fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError>;
+
+    /// What an exit means to its channels.
+    fn ended(self: Box<Self>, exit: &Exit);
+}
+
+/// A process attached to a broker, in this program or over a link.
 pub struct Attached {
-    process: Process,
+    seat: Box<dyn Seat>,
     our: Address,
     server: Address,
     dialect: Dialect,
@@ -76,23 +91,28 @@ impl Attached {
         // A node's processes are told of control frames.
         let options = AttachOptions { wants_control: true, ..AttachOptions::default() };
         let settings = broker.settings();
-        let our = Address::new(settings.node.clone(), process.clone());
-        Ok(Self {
-            process: broker.process(process, options)?,
-            server: Address::new(settings.node.clone(), http_server_process()),
+        let our = Address::new(settings.node, process.clone());
+        Ok(Self::at(Box::new(broker.process(process, options)?), our, settings.dialect))
+    }
+
+    /// The process `our`, attached as it is.
+    pub(super) fn at(seat: Box<dyn Seat>, our: Address, dialect: Dialect) -> Self {
+        Self {
+            seat,
+            server: Address::new(our.node.clone(), http_server_process()),
             our,
-            dialect: settings.dialect,
+            dialect,
             pending: Pending::new(Unasked::Silent),
             extensions: HashSet::new(),
             arrived: VecDeque::new(),
             events: Vec::new(),
-        })
+        }
     }
 
     /// Takes in what the broker has for this process; false if nothing came before the timeout.
     fn take_in(&mut self, timeout: Duration) -> Result<bool, Stopped> {
         let mut events = std::mem::take(&mut self.events);
-        let received = self.process.recv_batch(&mut events, timeout);
+        let received = self.seat.recv_batch(&mut events, timeout);
         for event in events.drain(..) {
             let delivery = self.delivery(event);
             self.arrived.extend(delivery);
@@ -215,10 +235,10 @@ impl Attached {
     fn serve(&mut self, message: KernelMessage) -> Result<(), Stopped> {
         let answer = match dispatch(message, &self.our.node, self.dialect) {
             Inbound::Response { id, response, blob, .. } => {
-                perform::respond(&self.process, id, &response, blob).map_err(|_| Stopped)?;
+                perform::respond(self.seat.acting(), id, &response, blob).map_err(|_| Stopped)?;
                 None
             }
-            Inbound::Action(request) => self.pending.perform(&self.process, request).map_err(|_| Stopped)?,
+            Inbound::Action(request) => self.pending.perform(self.seat.acting(), request).map_err(|_| Stopped)?,
             Inbound::Refused(answer) => Some(answer),
         };
         let delivery = answer.and_then(|answer| self.answer(answer));
@@ -261,8 +281,8 @@ impl Backend for Attached {
         }
         let channel = ChannelId::new(push.channel_id);
         let pushed = match perform::message(push.message_type, push.blob.bytes) {
-            Ok(Some(message)) => self.process.push_wait(channel, message),
-            Ok(None) => self.process.close(channel, perform::CLOSE_WITHOUT_CODE, ""),
+            Ok(Some(message)) => self.seat.acting().push(channel, message, broker::Delivery::default()),
+            Ok(None) => self.seat.acting().close(channel, perform::CLOSE_WITHOUT_CODE, "", broker::Delivery::default()),
             Err(invalid) => {
                 // A node would answer with a refusal that nobody waits for.
                 tracing::debug!(process = %self.our, %channel, %invalid, "a push was refused");
@@ -273,8 +293,22 @@ impl Backend for Attached {
     }
 
     fn ended(self: Box<Self>, exit: &Exit) {
+        self.seat.ended(exit);
+    }
+}
+
+impl Seat for Process {
+    fn acting(&self) -> &dyn Acting {
+        &**self
+    }
+
+    fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
+        self.recv_batch(events, timeout)
+    }
+
+    fn ended(self: Box<Self>, exit: &Exit) {
         if matches!(exit, Exit::Panicked(_)) {
-            self.process.fail();
+            self.fail();
         }
     }
 }
