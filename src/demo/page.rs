@@ -3,6 +3,8 @@
 //! The page uses the demo processes as any page would: over channels that it opens on bound paths, and over one that it
 //! registers for with the node's token. It gets that token as the login cookie, without a login: so only a browser on
 //! this machine, with no proxy between, is given one. Whoever listens elsewhere must pass no [`Login`] at all.
+//!
+//! What is sent to `/` by any other method than GET comes back, which is what tools that test an HTTP server ask of it.
 
 use super::DemoError;
 use crate::broker::{AttachOptions, Event, Handle, HttpAsk, HttpRequest, Process, PushError};
@@ -83,9 +85,11 @@ struct Page {
 impl Page {
     fn on_event(&self, process: &Process, event: Event) -> Result<(), PushError> {
         let Event::Http(request) = event else { return Ok(()) };
-        let HttpRequest { id, ask: HttpAsk::Path(ask), .. } = *request else { return Ok(()) };
+        let HttpRequest { id, ask: HttpAsk::Path(ask), body, .. } = *request else { return Ok(()) };
         if !matches!(&*ask.method, "GET" | "HEAD") {
-            return process.respond(id, 405, headers(&[("allow", "GET, HEAD")]), Bytes::new());
+            // Never as a page: what comes back is whatever anybody sent.
+            let plain = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")];
+            return process.respond(id, 200, headers(&plain), body);
         }
         let mut headers = headers(&[
             ("content-type", "text/html; charset=utf-8"),

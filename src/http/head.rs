@@ -55,14 +55,14 @@ impl<'a> Head<'a> {
         let header_count_max = limits.header_count_max.min(HEADERS_MAX);
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, &mut slots[..header_count_max]) {
-            Ok(httparse::Status::Complete(length)) if length > limits.head_bytes_max => Err(TOO_LARGE),
+            Ok(httparse::Status::Complete(length)) if length > limits.head_bytes_max => Err(too_large(bytes, limits)),
             Ok(httparse::Status::Complete(length)) => {
                 if !line_endings_are_crlf(&bytes[..length]) {
                     return Err(Rejection::new(400, "a line of the head does not end in CRLF"));
                 }
                 Ok(Some((Self::from_parsed(&request)?, length)))
             }
-            Ok(httparse::Status::Partial) if bytes.len() >= limits.head_bytes_max => Err(TOO_LARGE),
+            Ok(httparse::Status::Partial) if bytes.len() >= limits.head_bytes_max => Err(too_large(bytes, limits)),
             Ok(httparse::Status::Partial) if !line_endings_are_crlf(bytes) => {
                 Err(Rejection::new(400, "a line of the head does not end in CRLF"))
             }
@@ -130,7 +130,15 @@ impl<'a> Head<'a> {
     }
 }
 
-const TOO_LARGE: Rejection = Rejection::new(431, "the head is too large");
+/// RFC 9112 section 3: a target that is too long by itself is 414.
+fn too_large(bytes: &[u8], limits: &Limits) -> Rejection {
+    let start = bytes.iter().position(|c| !matches!(c, b'\r' | b'\n')).unwrap_or(bytes.len());
+    let line = bytes[start..].split(|&c| c == b'\n').next().unwrap_or_default();
+    match line.len() >= limits.head_bytes_max.saturating_sub(start) && line.contains(&b' ') {
+        true => Rejection::new(414, "the request target is too long"),
+        false => Rejection::new(431, "the head is too large"),
+    }
+}
 
 /// In every pair of neighbours a CR stands before an LF and nowhere else: no bare CR, no bare LF. The last byte may be
 /// a CR whose LF has not arrived.
@@ -181,8 +189,12 @@ struct Fields<'a> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TransferEncoding {
+    /// Chunked alone.
     Chunked,
-    Unknown,
+    /// Chunked, over codings that we do not undo.
+    ChunkedOverUnknown,
+    /// Chunked does not come last, so that nobody can tell where the body ends.
+    Endless,
 }
 
 impl<'a> Fields<'a> {
@@ -237,18 +249,20 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// RFC 9112 section 6.1: chunked must come last and only once; a coding that we do not know is 501.
+    /// RFC 9112 section 6.1: chunked comes last, and only once.
     fn note_transfer_encoding(&mut self, value: &[u8]) -> Result<(), Rejection> {
+        use TransferEncoding::{Chunked, ChunkedOverUnknown, Endless};
         let mut empty = true;
         for coding in list(value) {
             empty = false;
             let chunked = coding.eq_ignore_ascii_case(b"chunked");
-            if self.transfer_encoding == Some(TransferEncoding::Chunked) {
-                return Err(Rejection::new(400, "chunked is not the last transfer coding"));
-            }
             self.transfer_encoding = match self.transfer_encoding {
-                None if chunked => Some(TransferEncoding::Chunked),
-                _ => Some(TransferEncoding::Unknown),
+                Some(Chunked | ChunkedOverUnknown) => {
+                    return Err(Rejection::new(400, "chunked is not the last transfer coding"));
+                }
+                None if chunked => Some(Chunked),
+                Some(Endless) if chunked => Some(ChunkedOverUnknown),
+                None | Some(Endless) => Some(Endless),
             };
         }
         if empty { Err(Rejection::new(400, "Transfer-Encoding is empty")) } else { Ok(()) }
@@ -270,7 +284,10 @@ impl<'a> Fields<'a> {
                 Err(Rejection::new(400, "the body has both a Transfer-Encoding and a Content-Length"))
             }
             (Some(_), None) if minor_version == 0 => Err(Rejection::new(400, "HTTP/1.0 has no Transfer-Encoding")),
-            (Some(TransferEncoding::Unknown), None) => {
+            (Some(TransferEncoding::Endless), None) => {
+                Err(Rejection::new(400, "chunked is not the last transfer coding"))
+            }
+            (Some(TransferEncoding::ChunkedOverUnknown), None) => {
                 Err(Rejection::new(501, "the only transfer coding known is chunked"))
             }
             (Some(TransferEncoding::Chunked), None) => Ok(BodyFraming::Chunked),

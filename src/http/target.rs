@@ -63,6 +63,11 @@ impl<'a> Authority<'a> {
         self.host.starts_with('[') || self.host.parse::<Ipv4Addr>().is_ok()
     }
 
+    /// The host as an IPv6 address, if it is one.
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        self.host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
+    }
+
     /// Whether the host is `localhost` or below it (RFC 6761 section 6.3), in any case, one trailing dot allowed.
     pub fn is_localhost(&self) -> bool {
         let host = self.host.strip_suffix('.').unwrap_or(self.host).as_bytes();

@@ -146,6 +146,10 @@ impl Shard {
         match upgrade::negotiate(head.method, head.minor_version, head.headers(), &supported) {
             Ok(upgrade) => {
                 let mut response = Vec::with_capacity(256);
+                if head.expects_continue {
+                    // RFC 9110 section 7.8: 100 comes before 101.
+                    response.extend_from_slice(http::CONTINUE);
+                }
                 upgrade::append_response(&mut response, &upgrade, None);
                 Decision::Upgrade { response, ws: proto::Connection::new(None), target }
             }
