@@ -177,7 +177,9 @@ impl Broker {
         let shards = if config.shards == 0 { cores.len() } else { config.shards }.clamp(1, SHARDS_MAX);
         let listeners = listen(config.listen, shards, &config.tcp)?;
         let address = listeners[0].local_addr()?;
-        let directory = Directory::new(Snapshot::new(config.settings.clone()));
+        let mut settings = config.settings.clone();
+        settings.hosts = settings.hosts.for_listener(address.ip());
+        let directory = Directory::new(Snapshot::new(settings));
         let (ended_sender, ended) = bounded(shards);
         let current = Arc::new(Mutex::new(directory.clone()));
         let last_shard = Arc::new(LastShard(current.clone()));

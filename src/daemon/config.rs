@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use pushring::broker;
 use pushring::driver::runtime::DriverKind;
 use pushring::gateway::{self, HostPolicy, Secret, Settings};
+use pushring::http::Authority;
 use pushring::proto;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -254,6 +255,17 @@ impl Config {
                 !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&b));
             ensure!(is_token, "subprotocols: {name:?} is no token");
         }
+        for origin in self.origins.0.iter().filter(|origin| *origin != "null") {
+            // An extension's origin is of a scheme of its own: `chrome-extension://…`.
+            let authority = origin.split_once("://").map(|(_, authority)| authority.trim_end_matches('/'));
+            let is_origin = authority.is_some_and(|text| Authority::parse(text).is_some());
+            ensure!(is_origin, "origins: {origin:?} is no origin, as https://app.example.com or https://h:8443");
+        }
+        for host in self.hosts.0.iter().filter(|host| *host != "*") {
+            let name = host.strip_prefix('.').unwrap_or(host);
+            let is_host = Authority::parse(name).is_some_and(|authority| authority.host == name);
+            ensure!(is_host, "hosts: {host:?} is no name, as example.com, without a port");
+        }
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
         let positive = [
             ("connections_max", self.connections_max),
@@ -294,15 +306,10 @@ impl Config {
         Ok(settings)
     }
 
-    /// A loopback listener is reached by pages of other sites whose names resolve to it, so it answers for its own
-    /// names only.
     fn host_policy(&self) -> HostPolicy {
-        let names = &self.hosts.0;
-        match () {
-            () if names.iter().any(|name| name == "*") => HostPolicy::Any,
-            () if self.listen.ip().to_canonical().is_loopback() => HostPolicy::LoopbackAnd(names.clone()),
-            () if names.is_empty() => HostPolicy::Any,
-            () => HostPolicy::Only(names.clone()),
+        match self.hosts.0.iter().any(|name| name == "*") {
+            true => HostPolicy::Any,
+            false => HostPolicy::ByListener(self.hosts.0.clone()),
         }
     }
 
@@ -402,6 +409,10 @@ mod tests {
             ("response_timeout = \"1500ms\"", "response_timeout"),
             ("response_timeout = \"11m\"", "response_timeout"),
             ("subprotocols = [\"chat v1\"]", "subprotocols"),
+            ("origins = [\"app.example.com\"]", "origins"),
+            ("origins = [\"https://app.example.com/page\"]", "origins"),
+            ("hosts = [\"example.com:8080\"]", "hosts"),
+            ("hosts = [\"http://example.com\"]", "hosts"),
         ] {
             let config = Config::layered(file, &Flags::default()).unwrap();
             let error = config.broker(None).unwrap_err();
@@ -420,8 +431,8 @@ mod tests {
     #[test]
     fn hosts_depend_on_where_we_listen() {
         let policy = |listen: &str, hosts: &str| {
-            let (listen, hosts) = (listen.parse().unwrap(), hosts.parse().unwrap());
-            Config { listen, hosts, ..Config::default() }.host_policy()
+            let (listen, hosts): (SocketAddr, List) = (listen.parse().unwrap(), hosts.parse().unwrap());
+            Config { listen, hosts, ..Config::default() }.host_policy().for_listener(listen.ip())
         };
         assert_eq!(policy("127.0.0.1:0", ""), HostPolicy::LoopbackAnd(vec![]));
         assert_eq!(policy("[::1]:0", "a.b"), HostPolicy::LoopbackAnd(vec!["a.b".into()]));

@@ -6,7 +6,7 @@
 use super::{
     Dialect, HttpBinding, Login, OwnerId, Params, Snapshot, TokenError, WebSocketBinding,
     login::{self},
-    origin::{check_origin, is_host_allowed},
+    origin::{check_origin, is_host_allowed, is_own_host},
     proxy::{forwarded_for, is_behind_proxy, is_https},
     routes::without_trailing_slash,
     secure_subdomain,
@@ -290,6 +290,7 @@ impl<'s> Request<'s, '_, '_> {
         self.snapshot.settings.expose_local
             && self.peer.ip().to_canonical().is_loopback()
             && !is_behind_proxy(self.head)
+            && is_own_host(self.head.authority.as_ref(), &self.snapshot.settings.hosts)
     }
 
     /// The first label of the host, which may be a secure subdomain. Addresses have none.
@@ -318,6 +319,10 @@ impl<'s> Request<'s, '_, '_> {
         for header in self.head.headers() {
             let value = std::str::from_utf8(header.value).unwrap_or_default();
             headers.insert(header.name.to_ascii_lowercase(), value.to_owned());
+        }
+        if let Some(authority) = self.head.target.authority {
+            // RFC 9112 section 3.2.2: the Host field beside an absolute target is ignored, by the process too.
+            headers.insert("host".into(), authority.text.to_owned());
         }
         let request = IncomingRequest {
             source: self.peer,

@@ -16,6 +16,7 @@ fn settings(dialect: Dialect) -> Settings {
     settings.login = true;
     settings.rpc = true;
     settings.expose_local = true;
+    settings.hosts = HostPolicy::Any;
     settings
 }
 
@@ -322,6 +323,46 @@ fn hosts_that_are_not_ours() {
     assert_eq!(judge("localhost", "/wsecho:wsecho:sys/static"), "200 body{}");
     assert!(judge("localhost", "http://evil.com/wsecho:wsecho:sys/static").starts_with("421"), "the target overrides");
     assert_eq!(judge("evil.com", "http://localhost/wsecho:wsecho:sys/static"), "200 body{}");
+}
+
+#[test]
+fn a_name_that_leads_here_makes_nobody_local() {
+    // A listener that answers for any host: a page may have made its own name resolve to this machine.
+    for host in ["localhost", "a.localhost:8080", "127.0.0.1", "[::1]:8080", "192.168.0.9"] {
+        let host = format!("Host: {host}\r\n");
+        assert_eq!(judge("POST /rpc:distro:sys/message", &host), "rpc 15s", "{host}");
+        assert_eq!(ws("/wsecho:wsecho:sys/ext", &host), "ws /ext ", "{host}");
+        assert_eq!(judge("POST /wsecho:wsecho:sys/local", &host), "ask /wsecho:wsecho:sys/local 15s", "{host}");
+    }
+    for host in ["evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "node.example"] {
+        let host = format!("Host: {host}\r\nOrigin: http://{host}\r\n");
+        assert_eq!(judge("POST /rpc:distro:sys/message", &host), "403 ", "{host}");
+        assert!(ws("/wsecho:wsecho:sys/ext", &host).starts_with("403 "), "{host}");
+        assert_eq!(judge("POST /wsecho:wsecho:sys/local", &host), "403 ", "{host}");
+    }
+    let mut listed = settings(Dialect::Hyperdrive);
+    listed.hosts = HostPolicy::Only(vec!["node.example".into()]);
+    let rpc = judge_from(&snapshot(listed), LOOPBACK, "POST /rpc:distro:sys/message", "Host: node.example\r\n");
+    assert_eq!(rpc, "rpc 15s");
+}
+
+#[test]
+fn hosts_depend_on_the_listener_unless_chosen() {
+    let by_listener = |names: &[&str], address: &str| {
+        HostPolicy::ByListener(names.iter().map(|&name| name.into()).collect()).for_listener(address.parse().unwrap())
+    };
+    let name = || vec!["a.b".into()];
+    for address in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+        assert_eq!(by_listener(&[], address), HostPolicy::LoopbackAnd(vec![]));
+        assert_eq!(by_listener(&["a.b"], address), HostPolicy::LoopbackAnd(name()));
+    }
+    for address in ["0.0.0.0", "::", "192.168.0.9", "2001:db8::1"] {
+        assert_eq!(by_listener(&[], address), HostPolicy::Any);
+        assert_eq!(by_listener(&["a.b"], address), HostPolicy::Only(name()));
+    }
+    let loopback = "127.0.0.1".parse().unwrap();
+    assert_eq!(HostPolicy::Any.for_listener(loopback), HostPolicy::Any);
+    assert_eq!(HostPolicy::Only(name()).for_listener(loopback), HostPolicy::Only(name()));
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(super) fn check_origin(head: &Head<'_>, settings: &Settings) -> Result<(), O
     if fields.next().is_some() {
         return Err(OriginError::Malformed);
     }
-    if settings.origins.iter().any(|listed| listed.trim_end_matches('/').eq_ignore_ascii_case(origin)) {
+    if settings.origins.iter().any(|listed| is_same_origin(listed.trim_end_matches('/'), origin)) {
         return Ok(());
     }
     if origin == "null" {
@@ -45,14 +45,38 @@ pub(super) fn check_origin(head: &Head<'_>, settings: &Settings) -> Result<(), O
     // Browser extensions and apps have origins of schemes of their own; they are foreign unless listed.
     let port = default_port(scheme).ok_or(OriginError::Foreign)?;
     let origin = Authority::parse(authority).ok_or(OriginError::Malformed)?;
+    // A host without a port was reached on the default port of the page's scheme: that is what lets browsers leave the
+    // port out. Behind a proxy we cannot see the scheme, unless we are told that it is always TLS.
+    let own_port = if settings.tls { 443 } else { port };
     let same = head.authority.is_some_and(|host| {
-        host.host.eq_ignore_ascii_case(origin.host) && host.port.unwrap_or(port) == origin.port.unwrap_or(port)
+        is_same_host(&host, &origin) && host.port.unwrap_or(own_port) == origin.port.unwrap_or(port)
     });
     if same { Ok(()) } else { Err(OriginError::Foreign) }
 }
 
-/// A host without a port was reached on the default port of the page's scheme: that is what lets browsers leave the
-/// port out, and we cannot see the scheme behind a proxy.
+/// RFC 6454 section 5 for origins of the web: scheme, host and port. Others are compared as they are written.
+fn is_same_origin(listed: &str, origin: &str) -> bool {
+    let parts = |text: &str| {
+        let (scheme, authority) = text.split_once("://")?;
+        let scheme = scheme.to_ascii_lowercase();
+        let port = default_port(&scheme)?;
+        let authority = Authority::parse(authority)?;
+        Some((scheme, authority.host.to_ascii_lowercase(), authority.port.unwrap_or(port)))
+    };
+    match (parts(listed), parts(origin)) {
+        (Some(listed), Some(origin)) => listed == origin,
+        _ => listed.eq_ignore_ascii_case(origin),
+    }
+}
+
+/// IPv6 addresses have many spellings, and a client need not choose the browsers' one.
+fn is_same_host(a: &Authority<'_>, b: &Authority<'_>) -> bool {
+    match (a.ipv6(), b.ipv6()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a.host.eq_ignore_ascii_case(b.host),
+    }
+}
+
 fn default_port(scheme: &str) -> Option<u16> {
     match scheme {
         "http" => Some(80),
@@ -61,12 +85,23 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
+/// Whether the name by which we are called is one of this machine's own: an address, `localhost`, or one that the
+/// operator listed. A name that a page's author chose may lead here too (DNS rebinding), so being local proves nothing
+/// where it was used, whatever the listener.
+pub(super) fn is_own_host(host: Option<&Authority<'_>>, policy: &HostPolicy) -> bool {
+    let names = match policy {
+        HostPolicy::Any => &[],
+        HostPolicy::ByListener(names) | HostPolicy::LoopbackAnd(names) | HostPolicy::Only(names) => names.as_slice(),
+    };
+    host.is_none_or(|host| host.is_ip() || host.is_localhost() || is_listed(host, names))
+}
+
 /// Whether requests for this host are answered. HTTP/1.0 without a Host is: no browser sends it.
 pub(super) fn is_host_allowed(host: Option<&Authority<'_>>, policy: &HostPolicy) -> bool {
     let Some(host) = host else { return true };
     match policy {
         HostPolicy::Any => true,
-        HostPolicy::LoopbackAnd(names) => host.is_ip() || host.is_localhost() || is_listed(host, names),
+        HostPolicy::ByListener(_) | HostPolicy::LoopbackAnd(_) => is_own_host(Some(host), policy),
         HostPolicy::Only(names) => is_listed(host, names),
     }
 }
@@ -89,7 +124,9 @@ mod tests {
 
     fn check(host: &str, origin: &str) -> Result<(), OriginError> {
         let mut settings = Settings::new("n", Dialect::Kinode);
-        settings.origins = vec!["https://app.example.com".into(), "chrome-extension://abc".into()];
+        settings.origins = ["https://app.example.com", "https://q.example:443/", "HTTP://R.example", "x-ext://abc"]
+            .map(Into::into)
+            .to_vec();
         let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n{origin}\r\n");
         check_origin(&Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap().0, &settings)
     }
@@ -106,7 +143,11 @@ mod tests {
             ("h:443", "Origin: https://h\r\n"),
             ("[::1]:8080", "Origin: http://[::1]:8080\r\n"),
             ("h", "Origin: https://app.example.com\r\n"),
-            ("h", "Origin: chrome-extension://abc\r\n"),
+            ("h", "Origin: x-ext://abc\r\n"),
+            ("h", "Origin: https://q.example\r\n"),
+            ("h", "Origin: http://r.example:80\r\n"),
+            ("[0:0::1]:8080", "Origin: http://[::1]:8080\r\n"),
+            ("h.", "Origin: http://h.\r\n"),
         ] {
             assert_eq!(check(host, origin), Ok(()), "{host} {origin}");
         }
@@ -123,7 +164,20 @@ mod tests {
             ("h", "Origin: http://app.example.com\r\n", OriginError::Foreign),
             ("h", "Origin: https://app.example.com.evil\r\n", OriginError::Foreign),
             ("h", "Origin: file://\r\n", OriginError::Foreign),
-            ("h", "Origin: chrome-extension://other\r\n", OriginError::Foreign),
+            ("h", "Origin: x-ext://other\r\n", OriginError::Foreign),
+            ("h", "Origin: https://r.example\r\n", OriginError::Foreign),
+            ("h", "Origin: https://app.example.com:444\r\n", OriginError::Foreign),
+            ("h", "Origin: http://h.\r\n", OriginError::Foreign),
+            ("h", "Origin: HTTP://h\r\n", OriginError::Foreign),
+            ("[::1]:8080", "Origin: http://[::2]:8080\r\n", OriginError::Foreign),
+            ("127.0.0.1:8080", "Origin: http://localhost:8080\r\n", OriginError::Foreign),
+            ("h", "Origin: http://[::1\r\n", OriginError::Malformed),
+            ("h", "Origin: http://\r\n", OriginError::Malformed),
+            ("h", "Origin: http://h:80:80\r\n", OriginError::Malformed),
+            ("h", "Origin: http://h:99999\r\n", OriginError::Malformed),
+            ("h", "Origin: http://h, http://h\r\n", OriginError::Malformed),
+            ("h", "Origin: \u{e9}\r\n", OriginError::Malformed),
+            ("h", "Origin: NULL\r\n", OriginError::Malformed),
             ("h", "Origin: null\r\n", OriginError::Opaque),
             ("h", "Origin:\r\n", OriginError::Malformed),
             ("h", "Origin: h\r\n", OriginError::Malformed),
@@ -137,14 +191,28 @@ mod tests {
     }
 
     #[test]
+    fn behind_tls_a_page_without_it_is_another_site() {
+        let mut settings = Settings::new("n", Dialect::Kinode);
+        settings.tls = true;
+        let check = |host: &str, origin: &str| {
+            let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n\r\n");
+            check_origin(&Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap().0, &settings)
+        };
+        assert_eq!(check("h", "https://h"), Ok(()));
+        assert_eq!(check("h:8443", "https://h:8443"), Ok(()));
+        assert_eq!(check("h", "http://h"), Err(OriginError::Foreign));
+    }
+
+    #[test]
     fn hosts() {
         let allowed = |host: &str, policy: &HostPolicy| is_host_allowed(Authority::parse(host).as_ref(), policy);
         let loopback = HostPolicy::LoopbackAnd(vec!["node.example".into()]);
         for yes in ["127.0.0.1:8080", "[::1]", "192.168.1.5", "localhost:1", "chess-sys.localhost", "Node.Example."] {
             assert!(allowed(yes, &loopback), "{yes}");
         }
-        for no in ["evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "x.node.example"] {
+        for no in ["evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "x.node.example", "0x7f.1", "2130706433"] {
             assert!(!allowed(no, &loopback), "{no}");
+            assert!(!allowed(no, &HostPolicy::ByListener(Vec::new())), "{no}: nobody has asked the listener");
             assert!(allowed(no, &HostPolicy::Any), "{no}");
         }
         let only = HostPolicy::Only(vec!["a.example".into(), ".b.example".into()]);

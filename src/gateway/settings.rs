@@ -3,6 +3,7 @@
 use super::{IpPrefix, Secret};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Which of the two node systems is spoken. They are the same system, renamed (node contract, section 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -37,12 +38,28 @@ impl Dialect {
 /// rebinding), but it cannot change the Host field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostPolicy {
+    /// As the listener asks for: [`Self::LoopbackAnd`] these names on a loopback address; elsewhere [`Self::Only`]
+    /// these names, or [`Self::Any`] where there are none.
+    ByListener(Vec<String>),
     /// Any: for listeners on public addresses.
     Any,
-    /// IP literals, `localhost`, names below it, and the names listed: the default of loopback listeners.
+    /// IP literals, `localhost`, names below it, and the names listed.
     LoopbackAnd(Vec<String>),
     /// Only the names listed. `.example.com` stands for every name below `example.com`.
     Only(Vec<String>),
+}
+
+impl HostPolicy {
+    /// What it comes to for a listener on `address`.
+    #[must_use]
+    pub fn for_listener(self, address: IpAddr) -> Self {
+        match self {
+            Self::ByListener(names) if address.to_canonical().is_loopback() => Self::LoopbackAnd(names),
+            Self::ByListener(names) if names.is_empty() => Self::Any,
+            Self::ByListener(names) => Self::Only(names),
+            chosen => chosen,
+        }
+    }
 }
 
 /// The rules of entry.
@@ -54,8 +71,7 @@ pub struct Settings {
     pub dialect: Dialect,
     /// The key of the tokens. Without it, whatever needs a token is refused.
     pub secret: Option<Secret>,
-    /// For which hosts requests are answered. Default: [`HostPolicy::Any`]; whoever opens a loopback listener should
-    /// choose [`HostPolicy::LoopbackAnd`].
+    /// For which hosts requests are answered. Default: [`HostPolicy::ByListener`] without names.
     pub hosts: HostPolicy,
     /// Whether `Origin` is checked where a cookie, or being local, authenticates. Default: yes.
     pub check_origin: bool,
@@ -76,8 +92,9 @@ pub struct Settings {
     /// Whether scripts are kept from reading the login cookie. Default: yes. `@kinode/client-api` needs to read it for
     /// registered channels.
     pub cookie_http_only: bool,
-    /// Whether clients reach us over TLS, so that the cookie must not travel without it. Default: no; requests with
-    /// `X-Forwarded-Proto: https` count as such in any case.
+    /// Whether clients reach us over TLS, so that the cookie must not travel without it, and a page loaded without it
+    /// is a page of another site. Default: no; for cookies, requests with `X-Forwarded-Proto: https` count as such in
+    /// any case.
     pub tls: bool,
     /// Seconds that a process has to answer an HTTP request, where the request does not say. Default: 15.
     pub response_timeout_s: u32,
@@ -93,7 +110,7 @@ impl Settings {
             node: node.into(),
             dialect,
             secret: None,
-            hosts: HostPolicy::Any,
+            hosts: HostPolicy::ByListener(Vec::new()),
             check_origin: true,
             origins: Vec::new(),
             trusted_proxies: Vec::new(),
