@@ -91,21 +91,21 @@ impl Shard {
 
     /// The connection is broken, or the client has left without a word.
     pub(super) fn connection_failed(&mut self, slot: u32) {
-        let lost = self.connections[slot as usize].outbound.queued_bytes();
+        let lost = self.unsent_bytes(slot);
         self.end_channel(slot, NO_CLOSE_FRAME, "", ClosedBy::Connection, lost);
         self.remove(slot);
     }
 
     /// The client did not answer our close frame in time.
     pub(super) fn end_unanswered(&mut self, slot: u32) {
-        let lost = self.connections[slot as usize].outbound.queued_bytes();
+        let lost = self.unsent_bytes(slot);
         self.end_channel(slot, NO_CLOSE_FRAME, "the close frame was not answered", ClosedBy::Process, lost);
         self.remove(slot);
     }
 
     /// Ends a connection without a word.
     pub(super) fn cut(&mut self, slot: u32) {
-        let lost = self.connections[slot as usize].outbound.queued_bytes();
+        let lost = self.unsent_bytes(slot);
         self.end_channel(slot, close::code::GOING_AWAY, "the broker stopped", ClosedBy::Broker, lost);
         self.remove(slot);
     }
@@ -119,11 +119,11 @@ impl Shard {
         connection.unparsed = None;
         self.channels.remove(&channel.id);
         let local = &mut self.owners[channel.owner as usize];
-        local.slots.swap_remove(channel.place as usize);
+        let moved = local.remove(channel.place);
         if connection.flags.take(Flags::WAITS_FOR_OWNER) {
             local.waiting.retain(|&waiting| waiting != slot);
         }
-        if let Some(&moved) = local.slots.get(channel.place as usize)
+        if let Some(moved) = moved
             && let Phase::Open(moved) = &mut self.connections[moved as usize].phase
         {
             moved.place = channel.place;
@@ -186,7 +186,7 @@ impl Shard {
     pub(super) fn owner_gone(&mut self, owner: OwnerId, why: &CloseFrame) {
         self.refuse_requests_of(owner);
         let Some(&place) = self.owner_places.get(&owner) else { return };
-        while let Some(&slot) = self.owners[place as usize].slots.last() {
+        for slot in self.owners[place as usize].channels().collect::<Vec<_>>().concat() {
             self.close_for_good(slot, why);
         }
     }
@@ -213,6 +213,7 @@ impl Shard {
         let header = server_header(Opcode::Close, false, payload.as_slice().len());
         let connection = &mut self.connections[slot as usize];
         connection.flags.set(Flags::CLOSE_SENT);
+        connection.close_bytes = (header.as_slice().len() + payload.as_slice().len()) as u8;
         if connection.outbound.is_blocked() {
             let frame = FrameParts { header, payload: Bytes::copy_from_slice(payload.as_slice()) };
             connection.outbound.push_behind(&frame, self.config.copy_bytes_max);
@@ -232,10 +233,16 @@ impl Shard {
     fn drop_queue(&mut self, slot: u32) -> usize {
         let connection = &mut self.connections[slot as usize];
         let dropped = connection.outbound.drop_behind_boundary(&self.window, &mut self.spares);
-        if dropped > 0 {
-            connection.flags.take(Flags::CLOSE_SENT);
+        if dropped > 0 && connection.flags.take(Flags::CLOSE_SENT) {
+            return dropped - usize::from(std::mem::take(&mut connection.close_bytes));
         }
         dropped
+    }
+
+    /// What waits, without a close frame of ours.
+    fn unsent_bytes(&self, slot: u32) -> usize {
+        let connection = &self.connections[slot as usize];
+        connection.outbound.queued_bytes().saturating_sub(connection.close_bytes.into())
     }
 
     fn shut_down(&mut self, slot: u32) {

@@ -5,10 +5,10 @@
 use super::flush::SocketId;
 use super::http::Exchange;
 use super::outbound::Outbound;
+use super::owner::Place;
 use crate::channel::ChannelId;
 use crate::proto::{self, Violation};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 
 /// Names a connection to the driver: its place in the shard's table and the generation of that place, so that a late
 /// readiness event never reaches a successor.
@@ -61,6 +61,8 @@ pub struct Connection {
     pub(super) generation: u32,
     pub(super) flags: Flags,
     pub(super) pings_unanswered: u8,
+    /// How long the close frame is that we have sent ([`Flags::CLOSE_SENT`]): it is the last in the queue.
+    pub(super) close_bytes: u8,
     pub(super) peer: Peer,
     pub(super) outbound: Outbound,
     pub(super) phase: Phase,
@@ -101,10 +103,8 @@ pub(super) struct Channel {
     pub id: ChannelId,
     /// The owner's place in the shard's table.
     pub owner: u32,
-    /// This connection's place in the owner's list.
-    pub place: u32,
-    /// The bound path, without the process id.
-    pub path: Arc<str>,
+    /// Its place in the owner's lists.
+    pub place: Place,
     /// When its last message came: the low bits of the shard's milliseconds.
     pub message_ms: u32,
     /// What it is failed for, see [`Flags::FAILING`].

@@ -16,6 +16,7 @@ use super::event::Event;
 use super::flush::{Flush, SocketId};
 use super::http::Exchange;
 use super::outbound::Spares;
+use super::owner::LocalOwner;
 use super::process_queue::Batch;
 use super::sending::{Waiting, Watches};
 use super::stats::Stats;
@@ -28,7 +29,6 @@ use crate::proto::Scratch;
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
 use slab::Slab;
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -63,6 +63,8 @@ pub struct Shard {
     pub(super) spares: Spares,
     pub(super) waiting: Waiting,
     pub(super) watches: Watches,
+    /// The channels that the broadcast in progress reaches; empty between broadcasts.
+    pub(super) audience: Vec<u32>,
     pub(super) flusher: Box<dyn Flush>,
     pub(super) effects: Vec<Effect>,
     pub(super) wheel: Wheel,
@@ -77,17 +79,6 @@ pub struct Shard {
     pub(super) date: Date,
     /// Set once the broker stops: when everything must be closed.
     pub(super) stop_at_ms: Option<u64>,
-}
-
-/// A process that has channels or events on this shard.
-pub(super) struct LocalOwner {
-    pub owner: Arc<Owner>,
-    /// The table places of its channels.
-    pub slots: Vec<u32>,
-    /// Connections that wait for room in its queue, in the order in which they will go on.
-    pub waiting: VecDeque<u32>,
-    /// Events of this turn.
-    pub batch: Option<Batch>,
 }
 
 impl Shard {
@@ -118,6 +109,7 @@ impl Shard {
             spares: Spares::default(),
             waiting: Waiting::default(),
             watches: Watches::default(),
+            audience: Vec::new(),
             flusher,
             effects: Vec::new(),
             wheel: Wheel::new(now_ms),
@@ -149,6 +141,7 @@ impl Shard {
             generation,
             flags: Flags::default(),
             pings_unanswered: 0,
+            close_bytes: 0,
             peer: peer.into(),
             outbound: Default::default(),
             phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits))),
@@ -280,10 +273,7 @@ impl Shard {
 
     /// The owner's place on this shard, made if it has none.
     pub(super) fn owner_place(&mut self, owner: &Arc<Owner>) -> u32 {
-        *self.owner_places.entry(owner.id).or_insert_with(|| {
-            let local = LocalOwner { owner: owner.clone(), slots: Vec::new(), waiting: VecDeque::new(), batch: None };
-            self.owners.insert(local) as u32
-        })
+        *self.owner_places.entry(owner.id).or_insert_with(|| self.owners.insert(LocalOwner::new(owner.clone())) as u32)
     }
 
     /// Appends an event to the owner's batch of this turn.
@@ -310,7 +300,7 @@ impl Shard {
 
     pub(super) fn forget_owner_if_idle(&mut self, place: u32) {
         let local = &self.owners[place as usize];
-        if local.slots.is_empty() && local.waiting.is_empty() && local.batch.is_none() {
+        if local.is_idle() {
             self.owner_places.remove(&local.owner.id);
             self.owners.remove(place as usize);
             // Its last connection may have ended while it waited for room.

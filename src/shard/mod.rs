@@ -22,6 +22,7 @@ mod http;
 mod opening;
 mod outbound;
 pub mod outcome;
+mod owner;
 pub mod process_queue;
 mod push;
 mod receive;

@@ -37,16 +37,13 @@ impl Shard {
         let id = self.mint.mint(|id| channels.contains_key(&id));
         self.channels.insert(id, slot);
         let owner = self.owner_place(&opening.owner);
-        let slots = &mut self.owners[owner as usize].slots;
-        let place = slots.len() as u32;
-        slots.push(slot);
+        let place = self.owners[owner as usize].add(opening.bound_path, slot);
         let connection = &mut self.connections[slot as usize];
         connection.phase = Phase::Open(Channel {
             ws: opening.ws,
             id,
             owner,
             place,
-            path: opening.bound_path,
             message_ms: (self.now_ms as u32).wrapping_sub(ANSWER_GRACE_MS),
             violation: None,
         });

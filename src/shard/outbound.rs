@@ -69,6 +69,11 @@ impl FrameParts {
     pub fn len(&self) -> usize {
         self.header.as_slice().len() + self.payload.len()
     }
+
+    /// Whether it is a control frame.
+    pub fn is_control(&self) -> bool {
+        is_control(self.header.as_slice()[0])
+    }
 }
 
 /// Which place in the control lane.
@@ -104,6 +109,11 @@ impl Spares {
     }
 }
 
+/// Whether a frame that starts with this byte is a control frame: the most significant bit of its opcode (RFC 6455 5.5).
+fn is_control(first_byte: u8) -> bool {
+    first_byte & 0x08 != 0
+}
+
 impl Piece {
     fn len(&self) -> usize {
         match self {
@@ -124,6 +134,15 @@ impl Piece {
                 *payload = payload.slice(count - of_header..);
             }
         }
+    }
+
+    /// Whether the frame that starts `at` bytes into this piece is a control frame. Not for ranges.
+    fn is_control(&self, at: usize) -> bool {
+        is_control(match self {
+            Piece::Owned { bytes, sent } => bytes[sent + at],
+            Piece::Blob { header, .. } => header[at],
+            Piece::Range(_) => unreachable!("a blocked queue holds no ranges"),
+        })
     }
 
     /// The length of the frame that starts `at` bytes into this piece.
@@ -244,6 +263,21 @@ impl Outbound {
     pub fn set_lane(&mut self, lane: Lane, frame: ControlFrame) {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         backlog.lane[lane as usize] = Some(frame);
+    }
+
+    /// Whether there are data frames of `bytes` bytes together that [`drop_oldest`](Self::drop_oldest) could drop.
+    pub fn can_drop(&self, bytes: usize, window: &Window) -> bool {
+        let Some(backlog) = &self.backlog else { return bytes == 0 };
+        let mut found = backlog.held.bytes();
+        for piece in backlog.pieces.iter().skip(usize::from(self.until_boundary > 0)) {
+            let mut at = 0;
+            while found < bytes && at < piece.len() {
+                let len = piece.frame_len(at, window);
+                found += if piece.is_control(at) { 0 } else { len };
+                at += len;
+            }
+        }
+        found >= bytes
     }
 
     /// Drops data frames from the oldest on until `bytes` are gone or none is left; control frames and the frame in
@@ -480,14 +514,7 @@ impl Backlog {
     fn drop_frame(&mut self, at: usize, window: &Window) -> Option<usize> {
         let len = self.pieces[at].frame_len(0, window);
         let is_whole = self.pieces[at].len() == len;
-        let first_byte = match &self.pieces[at] {
-            Piece::Owned { bytes, sent } => bytes[*sent],
-            Piece::Blob { header, .. } => header[0],
-            Piece::Range(_) => unreachable!("a blocked queue holds no ranges"),
-        };
-        // RFC 6455 5.5: control frames have the most significant bit of the opcode set.
-        let is_control = first_byte & 0x08 != 0;
-        if is_control {
+        if self.pieces[at].is_control(0) {
             if !is_whole && let Piece::Owned { bytes, sent } = &mut self.pieces[at] {
                 let frame = bytes[*sent..*sent + len].to_vec();
                 *sent += len;

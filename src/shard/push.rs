@@ -8,6 +8,7 @@ use super::connection::{Flags, Phase};
 use super::core::Shard;
 use super::event::ClosedBy;
 use super::outbound::FrameParts;
+use super::owner::LocalOwner;
 use super::sending::{SharedPart, Watch};
 use super::window::{Range, Window};
 use crate::channel::ChannelId;
@@ -51,6 +52,11 @@ impl Encoding {
     }
 }
 
+/// A frame is admitted if nothing is queued, or if it fits behind what is.
+fn fits(queued: usize, len: usize, budget: usize) -> bool {
+    queued == 0 || queued + len <= budget
+}
+
 fn opcode(kind: PushKind) -> Opcode {
     match kind {
         PushKind::Message(kind) => kind.into(),
@@ -72,30 +78,39 @@ impl Shard {
         let part = part.map(|part| Rc::new(RefCell::new(part)));
         let mut encoding = Encoding::new(frame, self.config.copy_shared_bytes_max);
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
-        let path = match &audience {
+        // A copy: a channel that is closed on the way changes the lists.
+        let mut reached = std::mem::take(&mut self.audience);
+        match &audience {
             ShardAudience::Channels(channels) => {
                 for &id in channels.iter().filter(|&&id| !is_left_out(id)) {
                     if let Some(slot) = self.pushable(id, Some(owner), part.as_ref()) {
                         self.offer_counted(slot, &mut encoding, policy, part.as_ref(), true);
                     }
                 }
-                return;
             }
-            ShardAudience::Path(path) => Some(path),
-            ShardAudience::Process => None,
-        };
-        let Some(&place) = self.owner_places.get(&owner) else { return };
-        // Backwards: a channel that is closed on the way is replaced in the list by one that had its turn.
-        let mut at = self.owners[place as usize].slots.len();
-        while at > 0 {
-            at -= 1;
-            let slot = self.owners[place as usize].slots[at];
-            let Some(channel) = self.connections[slot as usize].channel() else { continue };
-            if path.is_some_and(|path| channel.path != *path) || is_left_out(channel.id) {
-                continue;
+            ShardAudience::Path(path) => {
+                reached.extend(self.local_owner(owner).map_or(&[][..], |local| local.channels_on(path)));
             }
+            ShardAudience::Process => {
+                self.local_owner(owner)
+                    .into_iter()
+                    .flat_map(LocalOwner::channels)
+                    .for_each(|list| reached.extend(list));
+            }
+        }
+        let channel =
+            |shard: &Self, slot: u32| shard.connections.get(slot as usize)?.channel().map(|channel| channel.id);
+        if !except.is_empty() {
+            reached.retain(|&slot| channel(self, slot).is_some_and(|id| !is_left_out(id)));
+        }
+        for slot in reached.drain(..) {
             self.offer_counted(slot, &mut encoding, policy, part.as_ref(), true);
         }
+        self.audience = reached;
+    }
+
+    fn local_owner(&self, owner: OwnerId) -> Option<&LocalOwner> {
+        Some(&self.owners[*self.owner_places.get(&owner)? as usize])
     }
 
     /// The connection behind a channel id, if this owner may push to it; if not, that is counted.
@@ -162,38 +177,29 @@ impl Shard {
 
     /// Puts a frame behind what waits for an open channel, or applies the policy.
     fn offer(&mut self, slot: u32, encoding: &mut Encoding, policy: Option<Policy>, is_bulk: bool) -> Fate {
-        let len = encoding.parts.len();
-        while !self.connections[slot as usize].outbound.is_blocked() {
-            if self.fits(slot, len) {
-                return self.offer_range(slot, encoding, is_bulk);
-            }
-            self.flush_one(slot);
-            // The socket may have turned out to be broken.
-            if self.connections.get(slot as usize).is_none_or(|connection| connection.channel().is_none()) {
+        let (len, budget) = (encoding.parts.len(), self.config.outbound_bytes_max);
+        loop {
+            // Its socket may turn out to be broken on the way.
+            let Some(connection) = self.connections.get_mut(slot as usize) else { return Fate::Closed };
+            let Phase::Open(channel) = &connection.phase else { return Fate::Closed };
+            // RFC 6455 5.5.1: nothing may follow a close frame.
+            if connection.flags.has(Flags::CLOSE_SENT) {
                 return Fate::Closed;
             }
+            if connection.outbound.is_blocked() {
+                let policy = policy.unwrap_or(self.owners[channel.owner as usize].owner.policy);
+                return self.offer_behind(slot, &encoding.parts, policy);
+            }
+            if fits(connection.outbound.queued_bytes(), len, budget) {
+                self.offer_range(slot, encoding, is_bulk);
+                return Fate::Waits;
+            }
+            self.flush_one(slot);
         }
-        let connection = &self.connections[slot as usize];
-        let Phase::Open(channel) = &connection.phase else { return Fate::Closed };
-        // RFC 6455 5.5.1: nothing may follow a close frame.
-        if connection.flags.has(Flags::CLOSE_SENT) {
-            return Fate::Closed;
-        }
-        let policy = policy.unwrap_or(self.owners[channel.owner as usize].owner.policy);
-        self.offer_behind(slot, &encoding.parts, policy)
     }
 
-    /// A frame is admitted if nothing is queued, or if it fits behind what is.
-    fn fits(&self, slot: u32, len: usize) -> bool {
-        let queued = self.connections[slot as usize].outbound.queued_bytes();
-        queued == 0 || queued + len <= self.config.outbound_bytes_max
-    }
-
-    fn offer_range(&mut self, slot: u32, encoding: &mut Encoding, is_bulk: bool) -> Fate {
+    fn offer_range(&mut self, slot: u32, encoding: &mut Encoding, is_bulk: bool) {
         let connection = &mut self.connections[slot as usize];
-        if connection.flags.has(Flags::CLOSE_SENT) {
-            return Fate::Closed;
-        }
         let range = encoding.range(&mut self.window);
         connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
         if is_bulk {
@@ -201,36 +207,35 @@ impl Shard {
         } else {
             self.mark_urgent(slot);
         }
-        Fate::Waits
     }
 
     /// The socket is full: queue behind it what fits the budget.
     fn offer_behind(&mut self, slot: u32, frame: &FrameParts, policy: Policy) -> Fate {
-        let budget = self.config.outbound_bytes_max;
-        let copy_bytes_max = self.config.copy_bytes_max;
-        if let Policy::Conflate { key } = policy {
-            let outbound = &mut self.connections[slot as usize].outbound;
-            if outbound.queued_bytes() - outbound.held_len(key) + frame.len() > budget {
-                return self.over_budget(slot);
-            }
-            return if outbound.conflate(key, frame.clone()) { Fate::Conflated } else { Fate::Queued };
-        }
-        if !self.fits(slot, frame.len()) {
-            match policy {
-                Policy::DropNewest => return Fate::Dropped,
-                Policy::DropOldest => {
-                    let outbound = &mut self.connections[slot as usize].outbound;
-                    let excess = (outbound.queued_bytes() + frame.len()).saturating_sub(budget);
-                    let (frames, _) = outbound.drop_oldest(excess, &self.window);
-                    self.stats.dropped += frames as u64;
-                    if !self.fits(slot, frame.len()) {
-                        return Fate::Dropped;
-                    }
+        let (len, budget) = (frame.len(), self.config.outbound_bytes_max);
+        let outbound = &mut self.connections[slot as usize].outbound;
+        let queued = outbound.queued_bytes();
+        match policy {
+            // RFC 6455 5.5: a control frame is not a value that a newer one could stand for.
+            Policy::Conflate { key } if !frame.is_control() => {
+                if !fits(queued - outbound.held_len(key), len, budget) {
+                    return self.over_budget(slot);
                 }
-                Policy::Close | Policy::Conflate { .. } => return self.over_budget(slot),
+                return if outbound.conflate(key, frame.clone()) { Fate::Conflated } else { Fate::Queued };
             }
+            _ if fits(queued, len, budget) => {}
+            Policy::DropNewest => return Fate::Dropped,
+            Policy::DropOldest => {
+                // Nothing is dropped for a frame that would not fit even so.
+                let excess = queued + len - budget;
+                if len > budget || !outbound.can_drop(excess, &self.window) {
+                    return Fate::Dropped;
+                }
+                let (dropped, _) = outbound.drop_oldest(excess, &self.window);
+                self.stats.dropped += dropped as u64;
+            }
+            Policy::Close | Policy::Conflate { .. } => return self.over_budget(slot),
         }
-        self.connections[slot as usize].outbound.push_behind(frame, copy_bytes_max);
+        outbound.push_behind(frame, self.config.copy_bytes_max);
         Fate::Queued
     }
 

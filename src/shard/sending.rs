@@ -206,22 +206,31 @@ impl Shard {
             Self::mark_bulk(connection, &mut self.waiting, slot, segment);
         }
         if connection.flags.has(Flags::WATCHED) {
-            self.settle_watches(slot, sent, left);
+            self.settle_watches(slot, sent, left, full);
         }
         self.after_sent(slot, left);
     }
 
-    /// Counts the outcome of watched frames, now that the socket was offered them.
-    fn settle_watches(&mut self, slot: u32, sent: usize, left: usize) {
-        self.connections[slot as usize].flags.take(Flags::WATCHED);
-        for watch in self.watches.remove(&slot).into_iter().flatten() {
+    /// Counts the outcome of watched frames, now that `sent` bytes have left. The others wait, for good if `full`; else
+    /// they are still to be offered.
+    fn settle_watches(&mut self, slot: u32, sent: usize, left: usize, full: bool) {
+        let Some(watches) = self.watches.get_mut(&slot) else { return };
+        watches.retain(|watch| {
             let counts = &mut watch.part.borrow_mut().counts;
             if watch.end <= sent {
                 counts.sent += 1;
-            } else {
+            } else if full {
                 counts.queued += 1;
                 counts.queued_bytes += left;
+            } else {
+                watch.end -= sent;
+                return true;
             }
+            false
+        });
+        if watches.is_empty() {
+            self.watches.remove(&slot);
+            self.connections[slot as usize].flags.take(Flags::WATCHED);
         }
     }
 
@@ -229,7 +238,7 @@ impl Shard {
     pub(super) fn settle_as_queued(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
         if connection.flags.has(Flags::WATCHED) {
-            self.settle_watches(slot, 0, connection.outbound.queued_bytes());
+            self.settle_watches(slot, 0, connection.outbound.queued_bytes(), true);
         }
     }
 

@@ -117,14 +117,24 @@ impl Scene {
 
     /// Pushes a Binary message of so many bytes; the receiver tells what became of it.
     fn push(&mut self, channel: ChannelId, len: usize) -> crossbeam_channel::Receiver<Outcome> {
+        self.push_by(None, PushKind::Message(MessageKind::Binary), channel, len)
+    }
+
+    fn push_by(
+        &mut self,
+        policy: Option<Policy>,
+        kind: PushKind,
+        channel: ChannelId,
+        len: usize,
+    ) -> crossbeam_channel::Receiver<Outcome> {
         let (settled, outcome) = crossbeam_channel::unbounded();
         // Not every scene asks.
         let settle = move |outcome| {
             let _ = settled.send(outcome);
         };
         let part = Ticket::split(1, settle).pop().map(Box::new);
-        let frame = PushFrame { kind: PushKind::Message(MessageKind::Binary), payload: vec![7; len].into() };
-        let push = Push { channel, owner: Some(OWNER), frame, policy: None, part };
+        let frame = PushFrame { kind, payload: vec![7; len].into() };
+        let push = Push { channel, owner: Some(OWNER), frame, policy, part };
         self.shard.handle_command(Command::Push(push), self.now_ms);
         outcome
     }
@@ -194,4 +204,121 @@ fn a_frame_that_a_gone_process_left_behind_counts_as_queued_for_it_still_arrives
     let settled = outcome.try_recv().unwrap();
     assert_eq!((settled.queued, settled.closed), (1, 0));
     assert!(scene.left().ends_with(&[0x82, 10, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0x88, 2, 0x03, 0xe9]));
+}
+
+const BINARY: PushKind = PushKind::Message(MessageKind::Binary);
+
+/// A channel whose socket takes `room` bytes more.
+fn behind(room: usize) -> (Scene, ChannelId) {
+    let mut scene = Scene::new(usize::MAX);
+    scene.upgrade("/p:sim:sys/ws");
+    let channel = scene.opened();
+    scene.wire.0.borrow_mut().left.clear();
+    scene.wire.0.borrow_mut().room = room;
+    (scene, channel)
+}
+
+/// How long each frame is of what has left; they must be whole, and small.
+fn frames_left(scene: &Scene) -> Vec<usize> {
+    let left = scene.left();
+    let (mut lens, mut at) = (Vec::new(), 0);
+    while at < left.len() {
+        lens.push(crate::proto::server_frame_len(&left[at..]).unwrap());
+        at += lens[lens.len() - 1];
+    }
+    assert_eq!(at, left.len());
+    lens
+}
+
+#[test]
+fn nothing_is_dropped_for_a_frame_that_can_never_fit() {
+    // Larger than the budget; or than what the frame in progress leaves of it.
+    for (room, len) in [(0, 997), (10, 700)] {
+        let (mut scene, channel) = behind(room);
+        for _ in 0..2 {
+            scene.push(channel, 400);
+        }
+        scene.turn();
+        let outcome = scene.push_by(Some(Policy::DropOldest), BINARY, channel, len).try_recv().unwrap();
+        assert_eq!(outcome, Outcome { dropped: 1, ..Outcome::default() });
+        scene.give_room(usize::MAX);
+        scene.turn();
+        assert_eq!(frames_left(&scene), [404, 404]);
+    }
+}
+
+#[test]
+fn a_frame_that_fits_exactly_waits_and_one_byte_more_meets_the_policy() {
+    let (mut scene, channel) = behind(0);
+    scene.push(channel, 400);
+    scene.turn();
+    let exact = scene.push_by(Some(Policy::DropNewest), BINARY, channel, 1000 - 404 - 4).try_recv().unwrap();
+    assert_eq!((exact.queued, exact.queued_bytes), (1, 1000));
+    let more = scene.push_by(Some(Policy::DropNewest), BINARY, channel, 0).try_recv().unwrap();
+    assert_eq!(more, Outcome { dropped: 1, ..Outcome::default() });
+    let value = scene.push_by(Some(Policy::Conflate { key: 1 }), BINARY, channel, 0).try_recv().unwrap();
+    assert_eq!(value, Outcome { closed: 1, ..Outcome::default() });
+}
+
+#[test]
+fn a_control_frame_is_no_value_of_a_key() {
+    let (mut scene, channel) = behind(0);
+    scene.push(channel, 10);
+    scene.turn();
+    let conflate = Some(Policy::Conflate { key: 1 });
+    scene.push_by(conflate, BINARY, channel, 20);
+    assert_eq!(scene.push_by(conflate, PushKind::Ping, channel, 1).try_recv().unwrap().queued, 1);
+    assert_eq!(scene.push_by(conflate, BINARY, channel, 30).try_recv().unwrap().queued, 1);
+    scene.give_room(usize::MAX);
+    scene.turn();
+    scene.turn();
+    assert_eq!(frames_left(&scene), [12, 22, 3, 32]);
+}
+
+#[test]
+fn a_frame_that_takes_several_sends_counts_as_sent_when_all_of_it_has_left() {
+    let (mut scene, channel) = behind(usize::MAX);
+    let large = scene.push(channel, 600 * 1024);
+    let mut turns = 0;
+    let outcome = loop {
+        scene.turn();
+        turns += 1;
+        if let Ok(outcome) = large.try_recv() {
+            break outcome;
+        }
+    };
+    assert_eq!((outcome.sent, outcome.queued), (1, 0));
+    assert_eq!(turns, 3, "256 KiB at a time");
+}
+
+#[test]
+fn what_a_client_did_not_take_is_counted_to_the_byte() {
+    let lost = |scene: &mut Scene| match &scene.events.try_recv().unwrap().events[..] {
+        [Event::Closed(closed)] => closed.lost_bytes,
+        other => panic!("{other:?}"),
+    };
+    // 100 bytes of the first frame have left; a value is held, and a close frame of ours stands behind all.
+    let fill = || {
+        let (mut scene, channel) = behind(100);
+        scene.push(channel, 400);
+        scene.turn();
+        scene.push(channel, 200);
+        scene.push_by(Some(Policy::Conflate { key: 1 }), BINARY, channel, 50);
+        let why = CloseFrame { code: Some(1000), reason: "enough".into() };
+        let close = super::command::Close { channel, owner: Some(OWNER), why, part: None };
+        (scene, channel, Command::Close(Box::new(close)))
+    };
+    let (mut scene, _, close) = fill();
+    scene.shard.handle_command(close, 0);
+    scene.shard.handle_end(scene.client, 0);
+    scene.turn();
+    assert_eq!(lost(&mut scene), 304 + 204 + 52);
+    // Over its budget: the frame in progress is still sent.
+    let (mut scene, channel, _) = fill();
+    scene.push(channel, 900);
+    scene.turn();
+    assert_eq!(lost(&mut scene), 204 + 52);
+    scene.give_room(usize::MAX);
+    scene.turn();
+    assert_eq!(scene.left()[404], 0x88);
 }

@@ -1,0 +1,116 @@
+//! A process as one shard knows it: its channels here, by the path on which they were opened, and what it is to be told.
+//!
+//! Invariants: a channel stands in one list, at the [`Place`] that it was given; a path is listed as long as it has a
+//! channel, so there are never more lists than channels. Adding, removing and finding a path cost the same however many
+//! channels there are. Knows nothing of connections but their place in the shard's table.
+
+use super::directory::Owner;
+use super::process_queue::Batch;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A process that has channels or events on this shard.
+pub(super) struct LocalOwner {
+    pub owner: Arc<Owner>,
+    lists: Slab<List>,
+    by_path: FxHashMap<Arc<str>, u32>,
+    /// Connections that wait for room in its queue, in the order in which they will go on.
+    pub waiting: VecDeque<u32>,
+    /// Events of this turn.
+    pub batch: Option<Batch>,
+}
+
+/// The channels of one path.
+struct List {
+    path: Arc<str>,
+    /// Their places in the shard's table.
+    slots: Vec<u32>,
+}
+
+/// Where a channel stands in its owner's lists.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    list: u32,
+    at: u32,
+}
+
+impl LocalOwner {
+    pub fn new(owner: Arc<Owner>) -> Self {
+        Self { owner, lists: Slab::new(), by_path: FxHashMap::default(), waiting: VecDeque::new(), batch: None }
+    }
+
+    /// Whether nothing here needs it any more.
+    pub fn is_idle(&self) -> bool {
+        self.lists.is_empty() && self.waiting.is_empty() && self.batch.is_none()
+    }
+
+    /// Lists a new channel.
+    pub fn add(&mut self, path: Arc<str>, slot: u32) -> Place {
+        let list = match self.by_path.get(&path) {
+            Some(&list) => list,
+            None => {
+                let list = self.lists.insert(List { path: path.clone(), slots: Vec::new() }) as u32;
+                self.by_path.insert(path, list);
+                list
+            }
+        };
+        let slots = &mut self.lists[list as usize].slots;
+        slots.push(slot);
+        Place { list, at: slots.len() as u32 - 1 }
+    }
+
+    /// Forgets a channel. Answers which other one stands at its place now, if any.
+    #[must_use]
+    pub fn remove(&mut self, place: Place) -> Option<u32> {
+        let list = &mut self.lists[place.list as usize];
+        list.slots.swap_remove(place.at as usize);
+        let moved = list.slots.get(place.at as usize).copied();
+        if list.slots.is_empty() {
+            let List { path, .. } = self.lists.remove(place.list as usize);
+            self.by_path.remove(&path);
+        }
+        moved
+    }
+
+    /// All its channels.
+    pub fn channels(&self) -> impl Iterator<Item = &[u32]> {
+        self.lists.iter().map(|(_, list)| list.slots.as_slice())
+    }
+
+    /// Its channels on one path.
+    pub fn channels_on(&self, path: &str) -> &[u32] {
+        self.by_path.get(path).map_or(&[], |&list| &self.lists[list as usize].slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::command::Policy;
+    use super::super::process_queue::{QueueLimits, process_queue};
+    use super::*;
+    use crate::gateway::OwnerId;
+
+    fn local() -> LocalOwner {
+        let (queue, _) = process_queue(1, QueueLimits::default(), |_| {});
+        let process = "p:p:t.os".parse().unwrap();
+        let owner = Owner { id: OwnerId(1), process, queue, policy: Policy::Close, wants_control: false };
+        LocalOwner::new(Arc::new(owner))
+    }
+
+    #[test]
+    fn a_channel_is_found_by_its_path_until_it_is_removed() {
+        let mut local = local();
+        let [first, second, other] =
+            [("/a", 10), ("/a", 11), ("/b", 12)].map(|(path, slot)| local.add(path.into(), slot));
+        assert_eq!((local.channels_on("/a"), local.channels_on("/b")), (&[10, 11][..], &[12][..]));
+        assert_eq!(local.remove(first), Some(11), "the last one takes the place");
+        assert_eq!((second.list, second.at), (first.list, 1));
+        assert_eq!(local.remove(first), None);
+        assert!(local.channels_on("/a").is_empty() && local.by_path.len() == 1);
+        assert_eq!(local.channels().collect::<Vec<_>>(), [[12]]);
+        assert_eq!(local.remove(other), None);
+        assert!(local.is_idle() && local.by_path.is_empty());
+    }
+}
