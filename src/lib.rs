@@ -28,11 +28,13 @@
 //! | RFC 6455 and RFC 7692 | [`proto`] |
 //! | HTTP/1.1 | [`http`] |
 //! | routes, tokens, origins: who may enter | [`gateway`] |
+//! | limits that all shards share: how many may connect | [`admission`] |
 //! | how a push reaches its shard | [`inbox`], [`channel`] |
 //!
-//! Left never imports right, and a test holds it: `channel, process_id ← proto, http ← gateway ← shard, inbox ← driver ←
-//! broker ← demo, node, process_lib`.
+//! Left never imports right, and a test holds it: `channel, process_id ← proto, http ← gateway, admission ← shard, inbox ←
+//! driver ← broker ← demo, node, process_lib`.
 
+pub mod admission;
 pub mod broker;
 pub mod channel;
 pub mod demo;

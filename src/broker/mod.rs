@@ -38,7 +38,9 @@ pub use delivery::{Audience, Batch, Delivery, InvalidMessage, Message, PushError
 pub use kernel::{Kernel, KernelBatch, KernelHandle};
 pub use process::{AttachOptions, OwnerHandle, Process};
 
+use crate::admission;
 use crate::channel::ChannelId;
+use crate::driver::clock::Clock;
 use crate::driver::flush_send::SendFlush;
 use crate::driver::flush_uring::UringFlush;
 use crate::driver::listen::{ListenError, listen};
@@ -51,7 +53,7 @@ use crate::inbox::{self, Account, Inbox, InboxSender};
 use crate::process_id::ProcessId;
 use crate::shard::command::{Close, Command};
 use crate::shard::flush::Flush;
-use crate::shard::{Directory, Shard};
+use crate::shard::{Common, Directory, Shard};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
@@ -76,6 +78,8 @@ pub struct Config {
     pub driver: DriverKind,
     /// Who may enter.
     pub settings: Settings,
+    /// How many may connect to all shards together.
+    pub admission: admission::Limits,
     /// What each shard obeys.
     pub shard: crate::shard::Config,
     /// What each shard's inbox may hold.
@@ -94,6 +98,7 @@ impl Default for Config {
             pin: false,
             driver: DriverKind::Auto,
             settings: Settings::new("local.os", Dialect::Kinode),
+            admission: admission::Limits::default(),
             shard: crate::shard::Config::default(),
             inbox: inbox::Limits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 },
             tcp: TcpOptions { notsent_lowat_bytes: 128 * 1024, user_timeout_ms: 75_000 },
@@ -182,6 +187,13 @@ impl Broker {
         let directory = Directory::new(Snapshot::new(settings));
         let (ended_sender, ended) = bounded(shards);
         let current = Arc::new(Mutex::new(directory.clone()));
+        let common = Common {
+            config: Arc::new(config.shard),
+            directory: Arc::new(directory),
+            // Where a client's entry lies is not to be guessed.
+            admission: Arc::new(admission::Connections::new(config.admission, RandomState::new())),
+        };
+        let clock = Clock::start();
         let last_shard = Arc::new(LastShard(current.clone()));
         let mut broker = Self {
             shared: Arc::new(Shared {
@@ -206,8 +218,8 @@ impl Broker {
                 shards,
                 core: config.pin.then(|| cores[index % cores.len()]),
                 driver: config.driver,
-                config: Arc::new(config.shard.clone()),
-                directory: Arc::new(directory.clone()),
+                common: common.clone(),
+                clock,
                 inbox,
                 listener,
                 wake,
@@ -438,8 +450,8 @@ struct Seat {
     shards: usize,
     core: Option<usize>,
     driver: DriverKind,
-    config: Arc<crate::shard::Config>,
-    directory: Arc<Directory>,
+    common: Common,
+    clock: Clock,
     inbox: Inbox<Command>,
     listener: TcpListener,
     wake: Arc<WakeFd>,
@@ -498,11 +510,11 @@ impl Seat {
                 }
             },
         };
-        // The only randomness there is: where channel ids start, and what makes request ids hard to guess.
+        // Where channel ids start, and what makes request ids hard to guess.
         let seed = RandomState::new().hash_one(self.index);
         let (index, shards) = (self.index as u32, self.shards as u32);
-        let shard = Shard::new(index, shards, self.config, self.directory, flusher, seed, 0);
-        Ok((runtime, Pump::new(shard, self.inbox, self.listener, self.wake)?))
+        let shard = Shard::new(index, shards, self.common, flusher, seed, self.clock.now_ms());
+        Ok((runtime, Pump::new(shard, self.inbox, self.listener, self.wake, self.clock)?))
     }
 }
 

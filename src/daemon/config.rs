@@ -8,9 +8,10 @@
 use super::units::{Size, Span};
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
+use pushring::admission;
 use pushring::broker;
 use pushring::driver::runtime::DriverKind;
-use pushring::gateway::{self, HostPolicy, Secret, Settings};
+use pushring::gateway::{self, HostPolicy, IpPrefix, Secret, Settings};
 use pushring::http::Authority;
 use pushring::proto;
 use serde::{Deserialize, Serialize};
@@ -85,8 +86,17 @@ settings! {
     #[arg(value_name = "NAME,…")]
     subprotocols: List = List::default();
 
-    /// Connections of each shard; more are answered 503.
+    /// Connections in all; more are answered 503.
     connections_max: usize = 100_000;
+    /// Connections of one client: one IPv4 address, or one IPv6 /64. 0 is no limit; more are answered 503.
+    connections_per_ip_max: u32 = 32_768;
+    /// Upgrade requests of one client per second, and as many at once. 0 is no limit; more are answered 503.
+    handshakes_per_ip_per_s_max: u32 = 20_000;
+    /// Addresses to which the limits per client do not apply: addresses, or ranges as `10.0.0.0/8`.
+    #[arg(value_name = "RANGE,…")]
+    per_ip_exempt: List = List::default();
+    /// Clients over a limit that are answered at the same time; more are let go without a word.
+    turned_away_max: usize = 1024;
     /// The largest message of a client.
     message_bytes_max: Size = Size(proto::Limits::MESSAGE_BYTES_MAX_DEFAULT);
     /// What may wait for one channel whose client reads slowly.
@@ -228,6 +238,7 @@ impl Config {
             pin: self.pin,
             driver: self.driver.into(),
             settings: self.settings(secret)?,
+            admission: self.admission()?,
             shard: self.shard(),
             inbox: pushring::inbox::Limits {
                 commands_max: self.inbox_commands_max,
@@ -294,10 +305,7 @@ impl Config {
         let mut settings = Settings { secret, ..Settings::new(&self.node, dialect) };
         settings.hosts = self.host_policy();
         settings.origins = self.origins.0.clone();
-        for range in &self.trusted_proxies.0 {
-            let prefix = range.parse().with_context(|| format!("trusted_proxies: {range:?}"))?;
-            settings.trusted_proxies.push(prefix);
-        }
+        settings.trusted_proxies = ranges("trusted_proxies", &self.trusted_proxies)?;
         settings.tls = self.tls;
         if !self.response_timeout.0.is_multiple_of(1000) {
             bail!("response_timeout: whole seconds only");
@@ -313,10 +321,21 @@ impl Config {
         }
     }
 
+    fn admission(&self) -> anyhow::Result<admission::Limits> {
+        // A token bucket counts in microseconds.
+        ensure!(self.handshakes_per_ip_per_s_max <= 1_000_000, "handshakes_per_ip_per_s_max: at most 1000000");
+        Ok(admission::Limits {
+            connections_max: self.connections_max,
+            connections_per_ip_max: self.connections_per_ip_max,
+            handshakes_per_ip_per_s_max: self.handshakes_per_ip_per_s_max,
+            per_ip_exempt: ranges("per_ip_exempt", &self.per_ip_exempt)?,
+            turned_away_max: self.turned_away_max,
+        })
+    }
+
     fn shard(&self) -> pushring::shard::Config {
         let defaults = pushring::shard::Config::default();
         pushring::shard::Config {
-            connections_max: self.connections_max,
             outbound_bytes_max: self.outbound_bytes_max.0,
             policy: self.policy.into(),
             limits: proto::Limits::for_messages(self.message_bytes_max.0),
@@ -337,6 +356,10 @@ impl Config {
             ..defaults
         }
     }
+}
+
+fn ranges(key: &str, list: &List) -> anyhow::Result<Vec<IpPrefix>> {
+    list.0.iter().map(|range| range.parse().with_context(|| format!("{key}: {range:?}"))).collect()
 }
 
 impl From<Dialect> for gateway::Dialect {
@@ -406,6 +429,7 @@ mod tests {
             ("shards = 257", "shards"),
             ("ping_interval = \"1s\"\nconnections_max = 0", "connections_max"),
             ("trusted_proxies = [\"10.0.0.0/33\"]", "10.0.0.0/33"),
+            ("per_ip_exempt = [\"::/129\"]", "per_ip_exempt"),
             ("response_timeout = \"1500ms\"", "response_timeout"),
             ("response_timeout = \"11m\"", "response_timeout"),
             ("subprotocols = [\"chat v1\"]", "subprotocols"),
@@ -424,6 +448,7 @@ mod tests {
     fn the_defaults_are_the_librarys_own() {
         let (ours, theirs) = (Config::default().broker(None).unwrap(), broker::Config::default());
         assert_eq!(format!("{:?}", ours.shard), format!("{:?}", theirs.shard));
+        assert_eq!(format!("{:?}", ours.admission), format!("{:?}", theirs.admission));
         assert_eq!(format!("{:?}", ours.inbox), format!("{:?}", theirs.inbox));
         assert_eq!(format!("{:?}", ours.tcp), format!("{:?}", theirs.tcp));
     }

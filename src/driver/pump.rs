@@ -9,6 +9,7 @@
 //! Invariants: descriptors are owned here and closed here; a connection that we do not read is remembered by the shard;
 //! the clock is read here and nowhere below.
 
+use super::clock::Clock;
 use super::epoll::{Events, ReadySet};
 use super::listen::BACKLOG;
 use super::sys::{self, Accepted, Received};
@@ -22,7 +23,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// Commands and payload bytes taken in per turn: about as much as one window holds.
 const TURN_COMMANDS_MAX: usize = 1024;
@@ -63,7 +64,7 @@ pub struct Pump {
     accept_pause_until_ms: u64,
     buffer: Vec<u8>,
     effects: Vec<Effect>,
-    started: Instant,
+    clock: Clock,
     ticked_ms: u64,
 }
 
@@ -77,11 +78,17 @@ struct Watched {
 }
 
 impl Pump {
-    /// A pump for `shard`, which has just been made at time 0.
+    /// A pump for `shard`, which has just been made on `clock`.
     ///
     /// # Errors
     /// Out of descriptors.
-    pub fn new(shard: Shard, inbox: Inbox<Command>, listener: TcpListener, wake: Arc<WakeFd>) -> io::Result<Self> {
+    pub fn new(
+        shard: Shard,
+        inbox: Inbox<Command>,
+        listener: TcpListener,
+        wake: Arc<WakeFd>,
+        clock: Clock,
+    ) -> io::Result<Self> {
         let ready = ReadySet::new()?;
         ready.add_source(&*wake, TOKEN_WAKE)?;
         ready.add_source(&listener, TOKEN_LISTENER)?;
@@ -98,10 +105,10 @@ impl Pump {
             accept_pause_until_ms: 0,
             buffer: vec![0; READ_BYTES_MAX],
             effects: Vec::new(),
-            started: Instant::now(),
+            clock,
             ticked_ms: 0,
         };
-        pump.tick(0);
+        pump.tick(clock.now_ms());
         Ok(pump)
     }
 
@@ -135,7 +142,7 @@ impl Pump {
 
     /// One turn. Answers whether there is more to do at once.
     fn turn(&mut self) -> io::Result<bool> {
-        let now_ms = self.started.elapsed().as_millis() as u64;
+        let now_ms = self.clock.now_ms();
         if now_ms >= self.ticked_ms + TICK_MS {
             self.tick(now_ms);
         }
@@ -206,7 +213,8 @@ impl Pump {
             match sys::accept(listener)? {
                 Accepted::Client(socket, peer) => {
                     let id = sys::socket_id(&socket);
-                    let token = self.shard.handle_accept(id, peer, now_ms);
+                    // Dropped: let go without a word.
+                    let Some(token) = self.shard.handle_accept(id, peer, now_ms) else { continue };
                     let watched = self.ready.add(&socket, token.to_u64());
                     let place = id.0 as usize;
                     if self.sockets.len() <= place {

@@ -124,6 +124,11 @@ impl Settings {
         }
     }
 
+    /// Whether `ip` is a proxy whose `X-Forwarded-For` is believed.
+    pub fn is_trusted_proxy(&self, ip: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|prefix| prefix.contains(ip))
+    }
+
     /// The name of the login cookie.
     pub fn cookie_name(&self) -> String {
         format!("{}{}", self.dialect.cookie_prefix(), self.node)

@@ -178,6 +178,7 @@ impl Shard {
         let mut connection = self.connections.remove(slot as usize);
         debug_assert!(connection.channel().is_none(), "a channel ends before its connection");
         connection.outbound.clear(&mut self.spares);
+        self.uncount(&connection);
         self.watches.remove(&slot);
         self.effects.push(Effect::Close(connection.socket));
     }

@@ -6,9 +6,6 @@ use crate::{http, proto};
 /// See each field. All durations are milliseconds, all sizes bytes.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Connections of this shard; more are answered 503 with `Retry-After`. Default 100,000: some 20 MB of our memory,
-    /// and 400 MB of the kernel's.
-    pub connections_max: usize,
     /// What may wait for one channel. Default 1 MiB: some 20 s of video-rate telemetry at 50 KB/s, and 20 GiB at worst
     /// for 20,000 channels that all stopped reading.
     pub outbound_bytes_max: usize,
@@ -49,7 +46,6 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            connections_max: 100_000,
             outbound_bytes_max: 1024 * 1024,
             policy: Policy::Close,
             limits: proto::Limits::default(),

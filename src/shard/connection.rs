@@ -6,6 +6,7 @@ use super::flush::SocketId;
 use super::http::Exchange;
 use super::outbound::Outbound;
 use super::owner::Place;
+use crate::admission::Prefix;
 use crate::channel::ChannelId;
 use crate::proto::{self, Violation};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -64,6 +65,8 @@ pub struct Connection {
     /// How long the close frame is that we have sent ([`Flags::CLOSE_SENT`]): it is the last in the queue.
     pub(super) close_bytes: u8,
     pub(super) peer: Peer,
+    /// What it counts as, if it does.
+    pub(super) client: Option<Prefix>,
     pub(super) outbound: Outbound,
     pub(super) phase: Phase,
     /// Bytes that were read but may not be parsed yet: the owner's queue or this client's own queue is full.
@@ -139,6 +142,8 @@ impl Flags {
     /// The client broke the protocol; it is not read any more, and is told when its process had time to answer what it
     /// said before.
     pub const FAILING: u16 = 1 << 10;
+    /// There were too many when it connected: it is told so, and counts as nothing else.
+    pub const TURNED_AWAY: u16 = 1 << 11;
 
     pub fn has(self, flag: u16) -> bool {
         self.0 & flag != 0

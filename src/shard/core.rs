@@ -10,11 +10,10 @@
 
 use super::command::{Acknowledge, Command};
 use super::config::Config;
-use super::connection::{Connection, Flags, Phase, Token};
+use super::connection::{Connection, Flags, Token};
 use super::directory::{Directory, Owner};
 use super::event::Event;
 use super::flush::{Flush, SocketId};
-use super::http::Exchange;
 use super::outbound::Spares;
 use super::owner::LocalOwner;
 use super::process_queue::Batch;
@@ -22,6 +21,7 @@ use super::sending::{Waiting, Watches};
 use super::stats::Stats;
 use super::wheel::{Entry, Wheel};
 use super::window::Window;
+use crate::admission;
 use crate::channel::{ChannelId, ChannelIdMint};
 use crate::gateway::OwnerId;
 use crate::http::Date;
@@ -29,7 +29,6 @@ use crate::proto::Scratch;
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
 use slab::Slab;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What the driver must do for the shard.
@@ -43,11 +42,23 @@ pub enum Effect {
     Read(Token),
 }
 
+/// What all shards of a broker begin with.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// The numbers that they obey.
+    pub config: Arc<Config>,
+    /// Who is attached.
+    pub directory: Arc<Directory>,
+    /// How many have connected to all of them.
+    pub admission: Arc<admission::Connections>,
+}
+
 /// One shard. See the module.
 pub struct Shard {
     pub(super) index: u32,
     pub(super) config: Arc<Config>,
     pub(super) directory: Arc<Directory>,
+    pub(super) admission: Arc<admission::Connections>,
     pub(super) now_ms: u64,
     pub(super) connections: Slab<Connection>,
     pub(super) next_generation: u32,
@@ -83,19 +94,12 @@ pub struct Shard {
 
 impl Shard {
     /// Shard `index` of `shards`. `seed` decides where channel ids start and how pings are spread.
-    pub fn new(
-        index: u32,
-        shards: u32,
-        config: Arc<Config>,
-        directory: Arc<Directory>,
-        flusher: Box<dyn Flush>,
-        seed: u64,
-        now_ms: u64,
-    ) -> Self {
+    pub fn new(index: u32, shards: u32, common: Common, flusher: Box<dyn Flush>, seed: u64, now_ms: u64) -> Self {
         Self {
             index,
-            config,
-            directory,
+            config: common.config,
+            directory: common.directory,
+            admission: common.admission,
             now_ms,
             connections: Slab::new(),
             next_generation: 0,
@@ -128,33 +132,6 @@ impl Shard {
     pub fn set_unix_s(&mut self, unix_s: u64) {
         self.unix_s = unix_s;
         self.date.advance(unix_s);
-    }
-
-    /// A new connection. The answer names it from now on.
-    pub fn handle_accept(&mut self, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Token {
-        self.now_ms = now_ms;
-        self.stats.accepted += 1;
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let generation = self.next_generation;
-        let slot = self.connections.insert(Connection {
-            socket,
-            generation,
-            flags: Flags::default(),
-            pings_unanswered: 0,
-            close_bytes: 0,
-            peer: peer.into(),
-            outbound: Default::default(),
-            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits))),
-            unparsed: None,
-            deadline_ms: now_ms + self.config.head_timeout_ms,
-            heard_ms: now_ms,
-            wheel_tick: u64::MAX,
-        }) as u32;
-        self.schedule(slot, now_ms + self.config.head_timeout_ms);
-        if self.connections.len() > self.config.connections_max {
-            self.turn_away(slot);
-        }
-        Token { slot, generation }
     }
 
     /// An order from elsewhere.

@@ -14,6 +14,7 @@ use crate::http::{self, AfterResponse, Next, Response, connection::Phase as Http
 use crate::proto::{self, UpgradeError, upgrade};
 use bytes::Bytes;
 use smallvec::SmallVec;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The HTTP state of one connection.
@@ -81,8 +82,7 @@ impl Shard {
             Next::Rejected(rejection) => Some(Decision::Answer(rejection.response())),
             Next::Request(request) => {
                 self.stats.requests += 1;
-                let entry = gateway::enter(&directory.gateway, &request.head, peer, self.unix_s);
-                Some(self.decide(&directory, entry, request))
+                Some(self.judge(slot, &directory, peer, request))
             }
         };
         match decision {
@@ -102,6 +102,31 @@ impl Shard {
                 let leftover = exchange.http.into_leftover();
                 self.upgrade(slot, &response, ws, target, leftover);
             }
+        }
+    }
+
+    /// Judges a whole request.
+    fn judge(
+        &mut self,
+        slot: u32,
+        directory: &super::Directory,
+        peer: SocketAddr,
+        request: http::Request<'_>,
+    ) -> Decision {
+        let settings = directory.gateway.settings();
+        // Looked up and counted for handshakes alone: other requests cost no lock.
+        let client = request.head.wants_websocket.then(|| self.client_of(slot, settings, &request.head)).flatten();
+        if let Some(refusal) = self.refuse_handshake(client) {
+            return Decision::Answer(refusal);
+        }
+        let entry = gateway::enter(&directory.gateway, &request.head, peer, self.unix_s);
+        let decision = self.decide(directory, entry, request);
+        match decision {
+            Decision::Upgrade { .. } => match self.count_forwarded(slot, client) {
+                Some(refusal) => Decision::Answer(refusal),
+                None => decision,
+            },
+            _ => decision,
         }
     }
 
@@ -176,13 +201,6 @@ impl Shard {
         }
     }
 
-    /// Answers 503 before anything was asked: there are as many connections as there may be.
-    pub(super) fn turn_away(&mut self, slot: u32) {
-        self.stats.turned_away += 1;
-        let full = Response::text(503, "the server has as many connections as it takes").with("retry-after", "5");
-        self.answer(slot, full.closing());
-    }
-
     fn ask(&mut self, slot: u32, owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes) {
         let Some(local) = self.directory.owners.get(&owner).cloned() else {
             return self.answer(slot, Response::text(503, "the process is not attached"));
@@ -225,7 +243,7 @@ impl Shard {
     }
 
     /// Sends a response to the request in progress.
-    fn answer(&mut self, slot: u32, response: Response) {
+    pub(super) fn answer(&mut self, slot: u32, response: Response) {
         let last = self.is_stopping() || self.connections[slot as usize].flags.has(Flags::HALF_CLOSED);
         let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
         exchange.asked = None;

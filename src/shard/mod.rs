@@ -2,8 +2,8 @@
 //!
 //! Where to look: a byte comes in at [`Shard::handle_read`] (`receive.rs`, `http.rs`), a push at
 //! [`Shard::handle_command`] (`push.rs`); frames are encoded once into the window (`window.rs`), wait for each channel
-//! as ranges of it (`outbound.rs`) and leave in batches (`sending.rs`, through [`flush::Flush`]). Channels begin in
-//! `opening.rs` and end in `closing.rs`. Orders come in as [`command::Command`], news go out as [`event::Event`].
+//! as ranges of it (`outbound.rs`) and leave in batches (`sending.rs`, through [`flush::Flush`]). Connections are let
+//! in by `entering.rs`, channels begin in `opening.rs` and end in `closing.rs`. Orders come in as [`command::Command`], news go out as [`event::Event`].
 //!
 //! Invariants: a shard shares nothing that is touched per message; it never waits; the same calls with the same bytes
 //! and times give the same result. It must not know sockets, clocks, randomness, threads or futures.
@@ -16,6 +16,7 @@ mod connection;
 mod core;
 mod deadlines;
 pub mod directory;
+mod entering;
 pub mod event;
 pub mod flush;
 mod http;
@@ -33,7 +34,7 @@ mod tests;
 mod wheel;
 mod window;
 
-pub use self::core::{Effect, Shard};
+pub use self::core::{Common, Effect, Shard};
 pub use config::Config;
 pub use connection::Token;
 pub use directory::{Directory, Owner};

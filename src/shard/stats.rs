@@ -7,8 +7,14 @@ use super::core::Shard;
 pub struct Stats {
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections turned away because there were too many.
+    /// Clients answered 503 because there were too many connections.
     pub turned_away: u64,
+    /// Those of them whose own address had too many.
+    pub turned_away_per_ip: u64,
+    /// Clients answered 503 because their address had too many handshakes per second.
+    pub handshakes_refused: u64,
+    /// Clients let go without a word, since too many were being turned away.
+    pub let_go: u64,
     /// Channels opened.
     pub opened: u64,
     /// Channels closed, by who ended them, in the order of [`super::event::ClosedBy`].

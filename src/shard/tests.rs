@@ -5,7 +5,7 @@ use super::event::Event;
 use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use super::outcome::{Outcome, Ticket};
 use super::process_queue::{ProcessReceiver, QueueLimits, process_queue};
-use super::{Config, Directory, Effect, Owner, Shard, Token};
+use super::{Common, Config, Directory, Effect, Owner, Shard, Token};
 use crate::channel::ChannelId;
 use crate::gateway::{Claims, Dialect, HttpRule, OwnerId, Secret, Settings, Snapshot, WebSocketRule, mint};
 use crate::process_id::ProcessId;
@@ -71,9 +71,10 @@ impl Scene {
         let wire = Memory::default();
         wire.0.borrow_mut().room = room;
         let config = Arc::new(Config { outbound_bytes_max: 1000, ..Config::default() });
-        let mut shard = Shard::new(0, 1, config, Arc::new(directory), Box::new(wire.clone()), 1, 0);
+        let common = Common { config, directory: Arc::new(directory), admission: Arc::default() };
+        let mut shard = Shard::new(0, 1, common, Box::new(wire.clone()), 1, 0);
         shard.set_unix_s(1_000_000);
-        let client = shard.handle_accept(SocketId(0), ([127, 0, 0, 1], 1).into(), 0);
+        let client = shard.handle_accept(SocketId(0), ([127, 0, 0, 1], 1).into(), 0).unwrap();
         Self { shard, wire, events, client, now_ms: 0 }
     }
 

@@ -10,7 +10,7 @@ use pushring::shard::command::{Command, Policy, PushFrame, PushKind, PushMany, S
 use pushring::shard::event::Event;
 use pushring::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use pushring::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
-use pushring::shard::{Config, Directory, Owner, Shard};
+use pushring::shard::{Common, Config, Directory, Owner, Shard};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -65,7 +65,8 @@ impl Fan {
         let taken = Arc::new(Taken::default());
         let config = Arc::new(Config::default());
         let flusher = Box::new(NullFlush(taken.clone()));
-        let shard = Shard::new(0, 1, config, Arc::new(directory), flusher, 7, 0);
+        let common = Common { config, directory: Arc::new(directory), admission: Arc::default() };
+        let shard = Shard::new(0, 1, common, flusher, 7, 0);
         let mut fan = Self { shard, taken, channels: Vec::with_capacity(channels), receiver };
         for at in 0..channels {
             fan.open(SocketId(at as i32));
@@ -82,7 +83,7 @@ impl Fan {
     }
 
     fn open(&mut self, socket: SocketId) {
-        let token = self.shard.handle_accept(socket, ([127, 0, 0, 1], 1).into(), 0);
+        let token = self.shard.handle_accept(socket, ([127, 0, 0, 1], 1).into(), 0).unwrap();
         self.shard.handle_read(token, &mut UPGRADE.to_vec(), 0);
     }
 

@@ -17,7 +17,7 @@ use pushring::shard::event::{ClosedBy, Event};
 use pushring::shard::flush::SocketId;
 use pushring::shard::outcome::{Outcome, Part, Ticket};
 use pushring::shard::process_queue::{Batch, ProcessReceiver, QueueLimits, process_queue};
-use pushring::shard::{Config, Directory, Effect, Owner, Shard, TICK_MS, Token};
+use pushring::shard::{Common, Config, Directory, Effect, Owner, Shard, TICK_MS, Token};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
@@ -130,12 +130,12 @@ impl World {
         let (senders, inboxes): (Vec<InboxSender<Command>>, Vec<Inbox<Command>>) = inboxes.into_iter().unzip();
         let processes: Vec<Process> =
             (0..PROCESSES).map(|index| attach(index, &options, &mut directory, &senders)).collect();
-        let config = Arc::new(config());
-        let adopted = Arc::new(directory.clone());
+        let (config, adopted) = (Arc::new(config()), Arc::new(directory.clone()));
+        let common = Common { config, directory: adopted, admission: Arc::default() };
         let pumps = inboxes.into_iter().enumerate().map(|(index, inbox)| {
             let flush = Box::new(MemoryFlush { network: network.clone(), plant: options.plant });
             let seed = options.seed.wrapping_mul(31).wrapping_add(index as u64);
-            let shard = Shard::new(index as u32, shards as u32, config.clone(), adopted.clone(), flush, seed, 0);
+            let shard = Shard::new(index as u32, shards as u32, common.clone(), flush, seed, 0);
             let rng = Rng::stream(options.seed, 3, index as u64);
             Pump { shard, inbox, readable: VecDeque::new(), ticked_ms: 0, rng }
         });
@@ -284,7 +284,7 @@ impl World {
                 let peer = ([127, 0, 0, 1], 1000 + number as u16).into();
                 let socket = self.clients[number].socket;
                 let token = self.pumps[shard].shard.handle_accept(socket, peer, self.now_ms);
-                self.tokens[number] = Some(token);
+                self.tokens[number] = token;
             }
             if self.options.stalled == Some(number) {
                 if self.clients[number].state == State::Open {

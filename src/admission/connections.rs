@@ -1,0 +1,233 @@
+//! How many connections there are, in all and per client, and how fast a client may shake hands.
+//!
+//! Per client there is one entry in a striped table: its connections, and the state of a token bucket (kept as the time
+//! at which the bucket is full again). Invariants: an entry without connections lives until its bucket is full, at most
+//! a second; what is left of such entries is swept before a stripe grows. So a table has at most twice as many entries as
+//! there are connections, and handshakes of one second.
+
+use super::prefix::Prefix;
+use crate::gateway::IpPrefix;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Shards rarely meet in one of so many stripes.
+const STRIPES: usize = 64;
+
+/// A stripe is not swept before it has so many entries.
+const SWEEP_ENTRIES_MIN: usize = 64;
+
+const SECOND_US: u64 = 1_000_000;
+
+/// How many may connect, and how fast. A client is an IPv4 address or an IPv6 /64; see [`Prefix`].
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections in all; more are answered 503. Default 100,000: some 30 MB of our memory, and 400 MB of the kernel's.
+    pub connections_max: usize,
+    /// Connections of one client; more are answered 503. 0 is no limit. Default 32,768: more than one IPv4 address has
+    /// ephemeral ports for (28,232 unless widened), so an office behind one address and a load test pass, and yet no
+    /// address can take more than a third of all.
+    pub connections_per_ip_max: u32,
+    /// Upgrade requests per second of one client, and as many at once; more are answered 503. 0 is no limit. Default
+    /// 20,000: at the measured 15 µs each, one address costs at most a third of one core, and all clients behind one
+    /// address may come back within two seconds.
+    pub handshakes_per_ip_per_s_max: u32,
+    /// Addresses to which the two limits per client do not apply. Default none.
+    pub per_ip_exempt: Vec<IpPrefix>,
+    /// Clients over a limit that are answered at the same time; more are let go without a word. Default 1,024: each holds
+    /// a descriptor for as long as it takes to be told, 2 s if it does not close by itself.
+    pub turned_away_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            connections_per_ip_max: 32_768,
+            handshakes_per_ip_per_s_max: 20_000,
+            per_ip_exempt: Vec::new(),
+            turned_away_max: 1024,
+        }
+    }
+}
+
+/// The limit that is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Connections in all.
+    Total,
+    /// Connections of this client.
+    PerIp,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Connections {
+    limits: Limits,
+    total: AtomicUsize,
+    turned_away: AtomicUsize,
+    stripes: Box<[Stripe]>,
+    /// Who knows its keys could fill one stripe.
+    keys: RandomState,
+}
+
+/// On cache lines of its own: prefetching takes them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Stripe(Mutex<Entries>);
+
+#[derive(Debug)]
+struct Entries {
+    of: HashMap<Prefix, Entry, RandomState>,
+    /// Sweep before there are more entries than this.
+    sweep_at: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    connections: u32,
+    /// When the bucket is full again, µs.
+    full_at_us: u64,
+}
+
+impl Entry {
+    fn says_something(&self, now_us: u64) -> bool {
+        self.connections > 0 || self.full_at_us > now_us
+    }
+}
+
+impl Default for Connections {
+    /// The default limits, with keys of the moment.
+    fn default() -> Self {
+        Self::new(Limits::default(), RandomState::new())
+    }
+}
+
+impl Connections {
+    /// Nobody has connected. `keys` decide where a client's entry lies, and should be hard to guess.
+    pub fn new(limits: Limits, keys: RandomState) -> Self {
+        let entries = || Entries { of: HashMap::with_hasher(keys.clone()), sweep_at: SWEEP_ENTRIES_MIN };
+        let stripes = (0..STRIPES).map(|_| Stripe(Mutex::new(entries()))).collect();
+        Self { limits, total: AtomicUsize::new(0), turned_away: AtomicUsize::new(0), stripes, keys }
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What an address is counted as; `None` if it is not counted.
+    pub fn client(&self, ip: IpAddr) -> Option<Prefix> {
+        let exempt = self.limits.per_ip_exempt.iter().any(|prefix| prefix.contains(ip));
+        (!exempt).then(|| ip.into())
+    }
+
+    /// Counts a connection, in all and of `client`.
+    ///
+    /// # Errors
+    /// A limit is reached; nothing was counted.
+    pub fn enter(&self, client: Option<Prefix>, now_ms: u64) -> Result<(), Over> {
+        let max = self.limits.connections_max;
+        count_up(&self.total, max).ok_or(Over::Total)?;
+        let of_client = client.map_or(Ok(()), |client| self.enter_client(client, now_ms));
+        if of_client.is_err() {
+            count_down(&self.total);
+        }
+        of_client
+    }
+
+    /// Counts a connection that is counted in all already as `client`'s.
+    ///
+    /// # Errors
+    /// [`Over::PerIp`]; nothing was counted.
+    pub fn enter_client(&self, client: Prefix, now_ms: u64) -> Result<(), Over> {
+        let max = if self.limits.connections_per_ip_max == 0 { u32::MAX } else { self.limits.connections_per_ip_max };
+        let mut entries = self.entries(client);
+        let entry = entries.entry(client, now_ms);
+        if entry.connections >= max {
+            return Err(Over::PerIp);
+        }
+        entry.connections += 1;
+        Ok(())
+    }
+
+    /// The end of a connection that was counted.
+    pub fn leave(&self, client: Option<Prefix>, now_ms: u64) {
+        count_down(&self.total);
+        let Some(client) = client else { return };
+        let mut entries = self.entries(client);
+        let entry = entries.of.get_mut(&client).expect("who leaves was counted");
+        entry.connections = entry.connections.checked_sub(1).expect("who leaves was counted");
+        if !entry.says_something(now_ms * 1000) {
+            entries.of.remove(&client);
+        }
+    }
+
+    /// Takes a token for one handshake of `client`; `false` if it has none left.
+    pub fn take_handshake(&self, client: Prefix, now_ms: u64) -> bool {
+        let rate = u64::from(self.limits.handshakes_per_ip_per_s_max);
+        if rate == 0 {
+            return true;
+        }
+        let now_us = now_ms * 1000;
+        let mut entries = self.entries(client);
+        let entry = entries.entry(client, now_ms);
+        // A full bucket holds what comes in within a second.
+        let full_at_us = entry.full_at_us.max(now_us) + (SECOND_US / rate).max(1);
+        let has_one = full_at_us <= now_us + SECOND_US;
+        if has_one {
+            entry.full_at_us = full_at_us;
+        }
+        has_one
+    }
+
+    /// Counts a client that is over a limit, to be answered and then let go; `false` if too many are at it already.
+    pub fn begin_turning_away(&self) -> bool {
+        count_up(&self.turned_away, self.limits.turned_away_max).is_some()
+    }
+
+    /// Such a client is gone.
+    pub fn end_turning_away(&self) {
+        count_down(&self.turned_away);
+    }
+
+    /// Connections in all, without those that are being turned away.
+    pub fn total(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    fn entries(&self, client: Prefix) -> MutexGuard<'_, Entries> {
+        let stripe = self.keys.hash_one(client) as usize % STRIPES;
+        // Whoever panicked with the lock held left the map whole; the broker ends anyway.
+        self.stripes[stripe].0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    /// The client's entry, made if it has none.
+    fn entry(&mut self, client: Prefix, now_ms: u64) -> &mut Entry {
+        if self.of.len() >= self.sweep_at && !self.of.contains_key(&client) {
+            self.of.retain(|_, entry| entry.says_something(now_ms * 1000));
+            // Each entry is looked at as often as one is added: a constant cost.
+            self.sweep_at = (self.of.len() * 2).max(SWEEP_ENTRIES_MIN);
+            self.of.shrink_to(self.sweep_at);
+        }
+        self.of.entry(client).or_default()
+    }
+}
+
+/// Adds one unless there are `max` already.
+fn count_up(counter: &AtomicUsize, max: usize) -> Option<usize> {
+    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1)).ok()
+}
+
+fn count_down(counter: &AtomicUsize) {
+    let before = counter.fetch_sub(1, Ordering::Relaxed);
+    assert!(before > 0, "who leaves was counted");
+}
+
+#[cfg(test)]
+#[path = "connections_tests.rs"]
+mod tests;

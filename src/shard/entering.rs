@@ -1,0 +1,108 @@
+//! Who is let in: what a new connection, and its handshake, counts as.
+//!
+//! A client that connects to us itself is counted by its socket's address from the start. Behind a trusted proxy a
+//! connection is the proxy's, and may carry requests of many clients, until it becomes a WebSocket: then it is its
+//! client's for life, and counted by the address that the proxy forwards.
+//!
+//! Invariants: what was counted is uncounted once, in [`Shard::remove`](super::core::Shard); a client over a limit gets a
+//! 503, or where too many are being told so already, nothing.
+
+use super::connection::{Connection, Flags, Phase, Token};
+use super::core::Shard;
+use super::flush::SocketId;
+use super::http::Exchange;
+use crate::admission::{Over, Prefix};
+use crate::gateway::{self, Settings};
+use crate::http::{Head, Response};
+use std::net::SocketAddr;
+
+impl Shard {
+    /// A new connection. The answer names it from now on; `None` if there is no telling it more: close its socket.
+    pub fn handle_accept(&mut self, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Option<Token> {
+        self.now_ms = now_ms;
+        self.stats.accepted += 1;
+        let settings = self.directory.gateway.settings();
+        let client = (!settings.is_trusted_proxy(peer.ip())).then(|| self.admission.client(peer.ip())).flatten();
+        let entered = self.admission.enter(client, now_ms);
+        if entered.is_err() && !self.admission.begin_turning_away() {
+            self.stats.let_go += 1;
+            return None;
+        }
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let generation = self.next_generation;
+        let slot = self.connections.insert(Connection {
+            socket,
+            generation,
+            flags: Flags::default(),
+            pings_unanswered: 0,
+            close_bytes: 0,
+            peer: peer.into(),
+            client: client.filter(|_| entered.is_ok()),
+            outbound: Default::default(),
+            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits))),
+            unparsed: None,
+            deadline_ms: now_ms + self.config.head_timeout_ms,
+            heard_ms: now_ms,
+            wheel_tick: u64::MAX,
+        }) as u32;
+        self.schedule(slot, now_ms + self.config.head_timeout_ms);
+        if let Err(over) = entered {
+            self.connections[slot as usize].flags.set(Flags::TURNED_AWAY);
+            let refusal = self.refuse(over);
+            self.answer(slot, refusal);
+        }
+        Some(Token { slot, generation })
+    }
+
+    /// The client is gone.
+    pub(super) fn uncount(&self, connection: &Connection) {
+        if connection.flags.has(Flags::TURNED_AWAY) {
+            self.admission.end_turning_away();
+        } else {
+            self.admission.leave(connection.client, self.now_ms);
+        }
+    }
+
+    /// Whom an upgrade request is counted for, if anybody.
+    pub(super) fn client_of(&self, slot: u32, settings: &Settings, head: &Head<'_>) -> Option<Prefix> {
+        let connection = &self.connections[slot as usize];
+        let peer: SocketAddr = connection.peer.into();
+        if !settings.is_trusted_proxy(peer.ip()) {
+            return connection.client;
+        }
+        let ip = gateway::client_ip(peer, head, &settings.trusted_proxies);
+        // A proxy that forwards no address speaks for itself, or is set up wrongly: not its clients' fault.
+        (!settings.is_trusted_proxy(ip)).then(|| self.admission.client(ip)).flatten()
+    }
+
+    /// The answer to an upgrade request of a client that shakes hands too often.
+    pub(super) fn refuse_handshake(&mut self, client: Option<Prefix>) -> Option<Response> {
+        if client.is_none_or(|client| self.admission.take_handshake(client, self.now_ms)) {
+            return None;
+        }
+        self.stats.handshakes_refused += 1;
+        let full = Response::text(503, "too many connections per second from your address");
+        Some(full.with("retry-after", "1").closing())
+    }
+
+    /// Counts a connection of a proxy that becomes a WebSocket as its client's. The answer is the refusal, if it is one.
+    pub(super) fn count_forwarded(&mut self, slot: u32, client: Option<Prefix>) -> Option<Response> {
+        let connection = &mut self.connections[slot as usize];
+        let client = client.filter(|_| connection.client.is_none())?;
+        match self.admission.enter_client(client, self.now_ms) {
+            Ok(()) => connection.client = Some(client),
+            Err(over) => return Some(self.refuse(over)),
+        }
+        None
+    }
+
+    fn refuse(&mut self, over: Over) -> Response {
+        let why = match over {
+            Over::Total => "the server has as many connections as it takes",
+            Over::PerIp => "there are as many connections from your address as the server takes",
+        };
+        self.stats.turned_away += 1;
+        self.stats.turned_away_per_ip += u64::from(over == Over::PerIp);
+        Response::text(503, why).with("retry-after", "5").closing()
+    }
+}
