@@ -23,7 +23,7 @@ fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
 
 /// What became of an upgrade request.
 enum Answer {
-    Open(Client),
+    Open(Box<Client>),
     /// The whole response.
     Refused(String),
 }
@@ -32,7 +32,7 @@ impl Answer {
     #[track_caller]
     fn open(self) -> Client {
         match self {
-            Self::Open(client) => client,
+            Self::Open(client) => *client,
             Self::Refused(response) => panic!("refused: {response}"),
         }
     }
@@ -62,7 +62,8 @@ fn upgrade(mut stream: TcpStream, path: &str, fields: &str) -> Answer {
     }
     if response.starts_with(b"HTTP/1.1 101 ") {
         let role = tungstenite::protocol::Role::Client;
-        return Answer::Open(tungstenite::WebSocket::from_raw_socket(stream, role, None));
+        let client = tungstenite::WebSocket::from_raw_socket(stream, role, None);
+        return Answer::Open(Box::new(client));
     }
     stream.read_to_end(&mut response).unwrap();
     Answer::Refused(String::from_utf8(response).unwrap())
