@@ -68,6 +68,8 @@ pub struct Shard {
     pub(super) owner_places: FxHashMap<OwnerId, u32>,
     /// Owners with a batch that has not been handed over.
     pub(super) owners_touched: Vec<u32>,
+    /// Whether there is an Opened in those batches.
+    pub(super) opened_untold: bool,
     /// Owners with connections that wait for room in their queue.
     pub(super) owners_full: Vec<u32>,
     pub(super) window: Window,
@@ -108,6 +110,7 @@ impl Shard {
             owners: Slab::new(),
             owner_places: FxHashMap::default(),
             owners_touched: Vec::new(),
+            opened_untold: false,
             owners_full: Vec::new(),
             window: Window::default(),
             spares: Spares::default(),
@@ -189,7 +192,8 @@ impl Shard {
         }
     }
 
-    fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
+        self.opened_untold = false;
         while let Some(place) = self.owners_touched.pop() {
             let local = &mut self.owners[place as usize];
             if let Some(batch) = local.batch.take() {

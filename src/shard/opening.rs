@@ -1,7 +1,7 @@
 //! From an upgraded connection to a channel: at once where the path was bound, or after `WsRegister`.
 //!
-//! Invariants: the id is minted here, on the shard that owns it; Opened goes out before anything the client sends is
-//! handed on; the registration's reply is the first frame of its channel.
+//! Invariants: the id is minted here, on the shard that owns it; Opened is handed over before the client hears of its
+//! channel, and before anything that the client sends; the registration's reply is the first frame of its channel.
 
 use super::command::CloseFrame;
 use super::connection::{Channel, Phase, Registering};
@@ -63,6 +63,7 @@ impl Shard {
             extension: opening.extension,
         };
         self.emit(owner, Event::Opened(Box::new(opened)));
+        self.opened_untold = true;
     }
 
     /// The first message on `/`.

@@ -78,6 +78,10 @@ impl Shard {
 
     /// Sends one batch. Answers whether more is waiting.
     pub fn flush(&mut self) -> bool {
+        if self.opened_untold {
+            // Before the client can hear of its channel: what it then says elsewhere must not overtake this.
+            self.hand_over();
+        }
         let batch = self.take_batch();
         if !batch.is_empty() {
             self.send_batch(&batch);

@@ -83,12 +83,16 @@ impl Scene {
     }
 
     fn upgrade(&mut self, path: &str) {
+        self.ask_upgrade(path);
+        self.turn();
+    }
+
+    fn ask_upgrade(&mut self, path: &str) {
         let head = format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         self.read(head.into_bytes());
-        self.turn();
     }
 
     /// One batch, then what the driver should do.
@@ -139,6 +143,17 @@ impl Scene {
         self.shard.handle_command(Command::Push(push), self.now_ms);
         outcome
     }
+}
+
+#[test]
+fn a_process_hears_of_a_channel_no_later_than_its_client() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.ask_upgrade("/p:sim:sys/ws");
+    assert!(scene.events.try_recv().is_none() && scene.left().is_empty());
+    // The turn is not over when the client has its 101 and may speak to others of it.
+    scene.shard.flush();
+    assert!(scene.left().starts_with(b"HTTP/1.1 101 "));
+    scene.opened();
 }
 
 #[test]
