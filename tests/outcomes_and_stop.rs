@@ -4,45 +4,47 @@
 mod support;
 use pushring::broker::{Audience, Broker, Config, Delivery, Event, Message, Outcome, RecvError};
 use pushring::channel::ChannelId;
-use support::{PATIENCE, connect, recv};
+use support::{PATIENCE, connect, on_each_driver, recv};
 
 #[test]
 fn outcomes_come_by_ticket_and_as_events_and_stop_ends_the_queue() {
-    let broker = Broker::start(Config { shards: 2, ..Config::default() }).unwrap();
-    let process = broker.process("p:p:t.os".parse().unwrap()).unwrap();
-    process.bind("/", Default::default()).unwrap();
-    let mut clients: Vec<_> = (0..5).map(|_| connect(&broker, "/p:p:t.os/")).collect();
-    let (mut events, mut channels) = (Vec::new(), Vec::new());
-    while channels.len() < clients.len() {
-        process.recv_batch(&mut events, PATIENCE).unwrap();
-        channels.extend(events.drain(..).filter_map(|event| match event {
-            Event::Opened(opened) => Some(opened.channel),
-            _ => None,
-        }));
-    }
-
-    let (delivery, ticket) = Delivery::default().asking();
-    process.push_many(Audience::Process, &[channels[0]], Message::text("all"), delivery).unwrap();
-    assert_eq!(ticket.wait(PATIENCE), Some(Outcome { sent: 4, ..Outcome::default() }));
-
-    let delivery = Delivery::default().asking_event(7);
-    let unknown = ChannelId::new(channels.iter().map(|channel| channel.get()).max().unwrap() + 1000);
-    process.push_many(Audience::Channels(vec![channels[0], unknown]), &[], Message::text("one"), delivery).unwrap();
-    process.recv_batch(&mut events, PATIENCE).unwrap();
-    let expected = Outcome { sent: 1, not_found: 1, ..Outcome::default() };
-    assert!(matches!(events[..], [Event::Outcome { ticket: 7, outcome }] if outcome == expected), "{events:?}");
-    let first = clients.iter_mut().map(recv).map(|message| message.to_text().unwrap().to_owned());
-    let mut first: Vec<_> = first.collect();
-    first.sort();
-    assert_eq!(first, ["all", "all", "all", "all", "one"]);
-
-    drop(clients);
-    broker.stop(PATIENCE).unwrap();
-    let ended = loop {
-        events.clear();
-        if let Err(error) = process.recv_batch(&mut events, PATIENCE) {
-            break error;
+    on_each_driver(|_| {
+        let broker = Broker::start(Config { shards: 2, driver: support::driver(), ..Config::default() }).unwrap();
+        let process = broker.process("p:p:t.os".parse().unwrap()).unwrap();
+        process.bind("/", Default::default()).unwrap();
+        let mut clients: Vec<_> = (0..5).map(|_| connect(&broker, "/p:p:t.os/")).collect();
+        let (mut events, mut channels) = (Vec::new(), Vec::new());
+        while channels.len() < clients.len() {
+            process.recv_batch(&mut events, PATIENCE).unwrap();
+            channels.extend(events.drain(..).filter_map(|event| match event {
+                Event::Opened(opened) => Some(opened.channel),
+                _ => None,
+            }));
         }
-    };
-    assert_eq!(ended, RecvError::Stopped);
+
+        let (delivery, ticket) = Delivery::default().asking();
+        process.push_many(Audience::Process, &[channels[0]], Message::text("all"), delivery).unwrap();
+        assert_eq!(ticket.wait(PATIENCE), Some(Outcome { sent: 4, ..Outcome::default() }));
+
+        let delivery = Delivery::default().asking_event(7);
+        let unknown = ChannelId::new(channels.iter().map(|channel| channel.get()).max().unwrap() + 1000);
+        process.push_many(Audience::Channels(vec![channels[0], unknown]), &[], Message::text("one"), delivery).unwrap();
+        process.recv_batch(&mut events, PATIENCE).unwrap();
+        let expected = Outcome { sent: 1, not_found: 1, ..Outcome::default() };
+        assert!(matches!(events[..], [Event::Outcome { ticket: 7, outcome }] if outcome == expected), "{events:?}");
+        let first = clients.iter_mut().map(recv).map(|message| message.to_text().unwrap().to_owned());
+        let mut first: Vec<_> = first.collect();
+        first.sort();
+        assert_eq!(first, ["all", "all", "all", "all", "one"]);
+
+        drop(clients);
+        broker.stop(PATIENCE).unwrap();
+        let ended = loop {
+            events.clear();
+            if let Err(error) = process.recv_batch(&mut events, PATIENCE) {
+                break error;
+            }
+        };
+        assert_eq!(ended, RecvError::Stopped);
+    });
 }

@@ -13,7 +13,7 @@ use pushring::process_lib::{MessageType, take_blob};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread::JoinHandle;
-use support::{connect, demo, recv, recv_close, send};
+use support::{connect, demo, on_each_driver, recv, recv_close, send};
 use tungstenite::Message;
 
 const SERVER: (&str, &str, &str, &str) = ("our", "http_server", "distro", "sys");
@@ -110,64 +110,74 @@ fn http(broker: &Broker, request: &str) -> String {
 
 #[test]
 fn pushes_and_answers_go_both_ways() {
-    let (broker, _process) = start();
-    let mut client = connect(&broker, "/puppet:puppet:sys/");
-    send(&mut client, "hello");
-    assert_eq!(recv(&mut client), Message::text("hello"));
-    send(&mut client, "ask");
-    for expected in ["first", "second", "asked"] {
-        assert_eq!(recv(&mut client), Message::text(expected));
-    }
-    send(&mut client, "close");
-    assert!(matches!(client.read(), Ok(Message::Close(None))));
+    on_each_driver(|_| {
+        let (broker, _process) = start();
+        let mut client = connect(&broker, "/puppet:puppet:sys/");
+        send(&mut client, "hello");
+        assert_eq!(recv(&mut client), Message::text("hello"));
+        send(&mut client, "ask");
+        for expected in ["first", "second", "asked"] {
+            assert_eq!(recv(&mut client), Message::text(expected));
+        }
+        send(&mut client, "close");
+        assert!(matches!(client.read(), Ok(Message::Close(None))));
+    });
 }
 
 #[test]
 fn http_requests_are_answered_by_the_process() {
-    let (broker, _process) = start();
-    let request = "POST /puppet:puppet:sys/hello/ann HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
-                   content-length: 1\r\n\r\n!";
-    let response = http(&broker, request).to_lowercase();
-    assert!(response.starts_with("http/1.1 203"), "{response}");
-    assert!(response.contains("\r\nx-method: post\r\n") && response.ends_with("\r\n\r\nann!"), "{response}");
+    on_each_driver(|_| {
+        let (broker, _process) = start();
+        let request = "POST /puppet:puppet:sys/hello/ann HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                       content-length: 1\r\n\r\n!";
+        let response = http(&broker, request).to_lowercase();
+        assert!(response.starts_with("http/1.1 203"), "{response}");
+        assert!(response.contains("\r\nx-method: post\r\n") && response.ends_with("\r\n\r\nann!"), "{response}");
+    });
 }
 
 #[test]
 fn a_panic_closes_its_own_channels_with_1011_and_nobody_elses() {
-    let (broker, process) = start();
-    let mut echo = connect(&broker, "/echo:pushring:sys/");
-    let mut clients = [connect(&broker, "/puppet:puppet:sys/"), connect(&broker, "/puppet:puppet:sys/")];
-    for client in &mut clients {
-        send(client, "hello");
-        assert_eq!(recv(client), Message::text("hello"));
-    }
-    send(&mut clients[0], "panic");
-    for client in &mut clients {
-        assert_eq!(recv_close(client).0, 1011);
-    }
-    assert_eq!(process.join().unwrap(), Exit::Panicked("as it was told to".into()));
-    send(&mut echo, "still there");
-    assert_eq!(recv(&mut echo), Message::text("still there"));
+    on_each_driver(|_| {
+        let (broker, process) = start();
+        let mut echo = connect(&broker, "/echo:pushring:sys/");
+        let mut clients = [connect(&broker, "/puppet:puppet:sys/"), connect(&broker, "/puppet:puppet:sys/")];
+        for client in &mut clients {
+            send(client, "hello");
+            assert_eq!(recv(client), Message::text("hello"));
+        }
+        send(&mut clients[0], "panic");
+        for client in &mut clients {
+            assert_eq!(recv_close(client).0, 1011);
+        }
+        assert_eq!(process.join().unwrap(), Exit::Panicked("as it was told to".into()));
+        send(&mut echo, "still there");
+        assert_eq!(recv(&mut echo), Message::text("still there"));
+    });
 }
 
 #[test]
 fn a_process_that_ends_closes_its_channels_with_1001_and_its_id_is_free_again() {
-    let (broker, process) = start();
-    let mut client = connect(&broker, "/puppet:puppet:sys/");
-    let id = "puppet:puppet:sys".parse().unwrap();
-    assert!(process_lib::spawn_on(&broker.handle(), id, puppet).is_err(), "its id is taken");
-    send(&mut client, "end");
-    assert_eq!(recv_close(&mut client).0, 1001);
-    assert_eq!(process.join().unwrap(), Exit::Returned);
-    let again = run(&broker);
-    drop(broker);
-    assert_eq!(again.join().unwrap(), Exit::Stopped);
+    on_each_driver(|_| {
+        let (broker, process) = start();
+        let mut client = connect(&broker, "/puppet:puppet:sys/");
+        let id = "puppet:puppet:sys".parse().unwrap();
+        assert!(process_lib::spawn_on(&broker.handle(), id, puppet).is_err(), "its id is taken");
+        send(&mut client, "end");
+        assert_eq!(recv_close(&mut client).0, 1001);
+        assert_eq!(process.join().unwrap(), Exit::Returned);
+        let again = run(&broker);
+        drop(broker);
+        assert_eq!(again.join().unwrap(), Exit::Stopped);
+    });
 }
 
 #[test]
 fn a_stopped_broker_stops_its_processes() {
-    let (broker, process) = start();
-    broker.handle().stop(std::time::Duration::ZERO);
-    assert_eq!(process.join().unwrap(), Exit::Stopped);
-    broker.wait().unwrap();
+    on_each_driver(|_| {
+        let (broker, process) = start();
+        broker.handle().stop(std::time::Duration::ZERO);
+        assert_eq!(process.join().unwrap(), Exit::Stopped);
+        broker.wait().unwrap();
+    });
 }

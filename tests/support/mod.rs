@@ -6,6 +6,8 @@ use pushring::broker::{AttachOptions, Broker, Closed, Config, Delivery, Event, O
 use pushring::channel::ChannelId;
 use pushring::demo;
 pub use pushring::driver::runtime::DriverKind;
+use pushring::driver::runtime::ShardRuntime;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -19,15 +21,44 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub type Client = WebSocket<TcpStream>;
 
-/// A broker with the demo processes. `PUSHRING_TEST_DRIVER` may ask for `uring` or `epoll`.
-pub fn demo(change: impl FnOnce(&mut Config)) -> Broker {
-    let mut config = Config { shards: 2, ..Config::default() };
-    config.settings.secret = Some(pushring::gateway::Secret::new(SECRET).unwrap());
-    if let Ok(driver) = std::env::var("PUSHRING_TEST_DRIVER") {
-        config.driver = driver.parse().unwrap();
+thread_local! {
+    static DRIVER: Cell<Option<DriverKind>> = const { Cell::new(None) };
+}
+
+/// What drives the brokers of this test: the turn of [`on_each_driver`], else what `PUSHRING_TEST_DRIVER` names.
+pub fn driver() -> DriverKind {
+    DRIVER.get().or_else(forced).unwrap_or_default()
+}
+
+fn forced() -> Option<DriverKind> {
+    std::env::var("PUSHRING_TEST_DRIVER").ok().map(|driver| driver.parse().unwrap())
+}
+
+/// Runs a test on io_uring and on epoll, or only on the one that `PUSHRING_TEST_DRIVER` names. Where io_uring is not to
+/// be had the test says so and runs on epoll alone: name `uring` to have that fail.
+pub fn on_each_driver(test: impl Fn(DriverKind)) {
+    let drivers = match forced() {
+        Some(driver) => vec![driver],
+        None => vec![DriverKind::Uring, DriverKind::Epoll],
+    };
+    for driver in drivers {
+        if driver == DriverKind::Uring
+            && forced().is_none()
+            && let Err(why) = ShardRuntime::new(driver)
+        {
+            println!("NOT RUN ON io_uring: {why}");
+            continue;
+        }
+        println!("on {driver}");
+        DRIVER.set(Some(driver));
+        test(driver);
+        DRIVER.set(None);
     }
-    change(&mut config);
-    let broker = Broker::start(config).unwrap();
+}
+
+/// A broker of two shards with the demo processes.
+pub fn demo(change: impl FnOnce(&mut Config)) -> Broker {
+    let broker = broker(driver(), change);
     demo::start(&broker.handle()).unwrap();
     broker
 }
@@ -67,14 +98,6 @@ pub fn recv_close(client: &mut Client) -> (u16, String) {
             let frame = frame.expect("a close frame with a code");
             return (frame.code.into(), frame.reason.to_string());
         }
-    }
-}
-
-/// Runs a test on io_uring and on epoll, or only on the one that `PUSHRING_TEST_DRIVER` names.
-pub fn on_each_driver(test: impl Fn(DriverKind)) {
-    match std::env::var("PUSHRING_TEST_DRIVER") {
-        Ok(driver) => test(driver.parse().unwrap()),
-        Err(_) => [DriverKind::Uring, DriverKind::Epoll].into_iter().for_each(test),
     }
 }
 
