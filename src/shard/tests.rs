@@ -149,7 +149,7 @@ impl Scene {
 fn a_process_hears_of_a_channel_no_later_than_its_client() {
     let mut scene = Scene::new(usize::MAX);
     scene.ask_upgrade("/p:sim:sys/ws");
-    assert!(scene.events.try_recv().is_none() && scene.left().is_empty());
+    assert!(scene.events.try_recv().is_err() && scene.left().is_empty());
     // The turn is not over when the client has its 101 and may speak to others of it.
     scene.shard.flush();
     assert!(scene.left().starts_with(b"HTTP/1.1 101 "));
