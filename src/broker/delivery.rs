@@ -5,7 +5,9 @@ use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::inbox::{Account, Refused};
 use crate::proto::{MessageKind, close};
+use crate::shard::Owner;
 use crate::shard::command::{Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use crate::shard::deflate::Windows;
 use crate::shard::event::Event;
 use crate::shard::outcome::{Outcome, Part, Ticket as Parts};
 use crate::shard::process_queue;
@@ -182,6 +184,8 @@ pub struct Pusher {
     owner: Option<OwnerId>,
     /// Whose queue its events go to: its own, or the system's of its kernel.
     queue_of: Option<OwnerId>,
+    /// What the channels of its owner have agreed on compression.
+    windows: Arc<Windows>,
     accounts: Arc<[Account]>,
 }
 
@@ -193,19 +197,20 @@ enum Full {
 }
 
 impl Pusher {
-    pub(super) fn of_process(shared: Arc<Shared>, owner: OwnerId) -> Self {
+    pub(super) fn of_process(shared: Arc<Shared>, owner: &Owner) -> Self {
         let accounts = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
-        Self { shared, owner: Some(owner), queue_of: Some(owner), accounts }
+        let windows = owner.windows.clone();
+        Self { shared, owner: Some(owner.id), queue_of: Some(owner.id), windows, accounts }
     }
 
     /// The same for another owner of the same kernel.
-    pub(super) fn in_name_of(&self, owner: OwnerId) -> Self {
-        Self { owner: Some(owner), ..self.clone() }
+    pub(super) fn in_name_of(&self, owner: &Owner) -> Self {
+        Self { owner: Some(owner.id), windows: owner.windows.clone(), ..self.clone() }
     }
 
     pub(super) fn of_operator(shared: Arc<Shared>) -> Self {
         let accounts = shared.accounts.clone().into();
-        Self { shared, owner: None, queue_of: None, accounts }
+        Self { shared, owner: None, queue_of: None, windows: Arc::default(), accounts }
     }
 
     /// Pushes a message to a channel of this process.
@@ -242,7 +247,8 @@ impl Pusher {
         self.push_to(channel, message, delivery, Full::Wait)
     }
 
-    /// Pushes one message to many channels: encoded once for each shard, one command for each shard. Channels in
+    /// Pushes one message to many channels: compressed once (here, where any channel has agreed on that), encoded once
+    /// for each shard, one command for each shard. Channels in
     /// `except` are left out.
     ///
     /// # Errors
@@ -362,6 +368,7 @@ impl Pusher {
         let mut except: Vec<ChannelId> = except.to_vec();
         except.sort_unstable();
         let except: Arc<[ChannelId]> = except.into();
+        let compressed = self.shared.compression.compress(&message.0, &self.windows);
         let targets = self.split(audience);
         let mut parts = self.parts(delivery.ask, targets.len().max(1)).into_iter();
         let (mut accepted, mut refused) = (0, 0);
@@ -371,6 +378,7 @@ impl Pusher {
                 except: except.clone(),
                 owner,
                 frame: message.0.clone(),
+                compressed: compressed.clone(),
                 policy: delivery.policy,
                 part: parts.next().flatten(),
             };

@@ -71,6 +71,7 @@ impl Owners {
             queue: self.queue.clone(),
             policy: self.policy,
             wants_control: true,
+            windows: Arc::default(),
         });
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(id, process.clone());
         by_name.insert(process.clone(), owner.clone());
@@ -92,6 +93,7 @@ pub(super) fn attach(
     let owners = Owners { by_name, names: names.clone(), next: shared.next_owner.clone(), queue, policy };
     let owner = owners.resolve(&system).expect("the first is below the limit");
     let system_owner = owner.id;
+    let pusher = Pusher::of_process(shared.clone(), &owner);
     let attached = shared.change(|directory| {
         if directory.resolve.is_some() {
             return Err(AttachError::Taken(system.clone()));
@@ -102,7 +104,6 @@ pub(super) fn attach(
         Ok(())
     });
     attached.map_err(|_| AttachError::Stopped)??;
-    let pusher = Pusher::of_process(shared.clone(), system_owner);
     Ok((Kernel { receiver, names, system: system_owner }, KernelHandle { shared, pusher, system }))
 }
 
@@ -127,7 +128,7 @@ impl KernelHandle {
             shared: self.shared.clone(),
             id: process.clone(),
             owner: owner.id,
-            pusher: self.pusher.in_name_of(owner.id),
+            pusher: self.pusher.in_name_of(&owner),
         })
     }
 

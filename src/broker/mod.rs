@@ -25,6 +25,7 @@
 //! Invariants: a push never waits for a client; the directory is changed under one lock and adopted by all shards before
 //! a bind answers; no code of a process runs on a shard thread.
 
+mod compression;
 mod delivery;
 mod kernel;
 mod process;
@@ -38,6 +39,7 @@ pub use delivery::{Audience, Batch, Delivery, InvalidMessage, Message, PushError
 pub use kernel::{Kernel, KernelBatch, KernelHandle};
 pub use process::{AttachOptions, OwnerHandle, Process};
 
+use self::compression::Compression;
 use crate::admission;
 use crate::channel::ChannelId;
 use crate::driver::clock::Clock;
@@ -169,6 +171,7 @@ pub(crate) struct Shared {
     /// For orders of the broker itself.
     accounts: Vec<Account>,
     directory: Arc<Mutex<Directory>>,
+    compression: Compression,
     next_owner: Arc<AtomicU32>,
 }
 
@@ -200,6 +203,7 @@ impl Broker {
                 inboxes: Vec::new(),
                 accounts: Vec::new(),
                 directory: current,
+                compression: Compression::new(common.config.deflate),
                 next_owner: Arc::new(AtomicU32::new(1)),
             }),
             address,

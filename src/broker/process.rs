@@ -55,7 +55,9 @@ impl Process {
             queue,
             policy: options.policy,
             wants_control: options.wants_control,
+            windows: Arc::default(),
         });
+        let pusher = Pusher::of_process(shared.clone(), &entry);
         let attached = shared.change(|directory| {
             if directory.processes.contains_key(&id) {
                 return Err(AttachError::Taken(id.clone()));
@@ -65,7 +67,6 @@ impl Process {
             Ok(())
         });
         attached.map_err(|_| AttachError::Stopped)??;
-        let pusher = Pusher::of_process(shared.clone(), owner);
         Ok(Self { handle: OwnerHandle { shared, id, owner, pusher }, receiver, end: None })
     }
 

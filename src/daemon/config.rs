@@ -86,6 +86,16 @@ settings! {
     #[arg(value_name = "NAME,…")]
     subprotocols: List = List::default();
 
+    /// Whether clients may agree on compression (permessage-deflate) on every path; else on those whose process says so.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    deflate: bool = pushring::shard::Deflate::default().everywhere;
+    /// How hard messages are compressed: 1 is fast, 9 small.
+    deflate_level: u8 = pushring::shard::Deflate::default().level;
+    /// Smaller messages are sent as they are.
+    deflate_bytes_min: Size = Size(pushring::shard::Deflate::default().bytes_min);
+    /// How far back compressed messages may refer: 2 to the power of 9 to 15, in bytes.
+    deflate_window_bits: u8 = pushring::shard::Deflate::default().window_bits;
+
     /// Connections in all; more are answered 503.
     connections_max: usize = 100_000;
     /// Connections of one client: one IPv4 address, or one IPv6 /64. 0 is no limit; more are answered 503.
@@ -296,6 +306,8 @@ impl Config {
         for (key, value) in positive {
             ensure!(value > 0, "{key}: must be more than 0");
         }
+        ensure!((1..=9).contains(&self.deflate_level), "deflate_level: from 1 to 9");
+        ensure!((9..=15).contains(&self.deflate_window_bits), "deflate_window_bits: from 9 to 15");
         ensure!((1000..=600_000).contains(&self.response_timeout.0), "response_timeout: from 1s to 10m");
         Ok(())
     }
@@ -353,6 +365,13 @@ impl Config {
             ping_interval_ms: self.ping_interval.0,
             pings_unanswered_max: self.pings_unanswered_max,
             subprotocols: self.subprotocols.0.clone(),
+            deflate: pushring::shard::Deflate {
+                everywhere: self.deflate,
+                level: self.deflate_level,
+                bytes_min: self.deflate_bytes_min.0,
+                window_bits: self.deflate_window_bits,
+                ..defaults.deflate
+            },
             ..defaults
         }
     }
@@ -437,6 +456,8 @@ mod tests {
             ("origins = [\"https://app.example.com/page\"]", "origins"),
             ("hosts = [\"example.com:8080\"]", "hosts"),
             ("hosts = [\"http://example.com\"]", "hosts"),
+            ("deflate_level = 0", "deflate_level"),
+            ("deflate_window_bits = 8", "deflate_window_bits"),
         ] {
             let config = Config::layered(file, &Flags::default()).unwrap();
             let error = config.broker(None).unwrap_err();

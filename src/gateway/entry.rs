@@ -54,6 +54,8 @@ pub struct Upgrade<'s> {
     pub path: String,
     /// Whether messages are wrapped for an extension.
     pub extension: bool,
+    /// Whether the path offers compression.
+    pub deflate: bool,
     /// The first `X-Forwarded-For` entry, else `X-Real-IP`, else `Cf-Connecting-Ip`: a claim, not checked.
     pub forwarded_for: Option<String>,
 }
@@ -159,6 +161,7 @@ impl<'s> Request<'s, '_, '_> {
             bound_path: &binding.path,
             path: self.path_within(&binding.process),
             extension: rule.extension,
+            deflate: rule.deflate,
             forwarded_for: forwarded_for(self.head),
         }))
     }

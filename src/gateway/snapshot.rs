@@ -70,6 +70,8 @@ pub struct WebSocketRule {
     pub secure_subdomain: bool,
     /// Messages are wrapped for an extension, and only clients of this machine are let in.
     pub extension: bool,
+    /// Whether clients may agree on compression (permessage-deflate) where it is not offered on every path.
+    pub deflate: bool,
 }
 
 /// Why a path cannot be bound: the fault of the process that asks.

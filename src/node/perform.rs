@@ -178,9 +178,10 @@ fn bind(owner: &dyn Acting, action: Action, reply: Reply) -> Result<Option<Kerne
             owner.bind_http(&path, HttpRule { authenticated, local_only, secure_subdomain: secure, content })
         }
         Action::UnbindHttp { path } => owner.unbind_http(&path),
-        Action::BindWebSocket { path, authenticated, extension, secure } => {
-            owner.bind(&path, WebSocketRule { authenticated, secure_subdomain: secure, extension })
-        }
+        Action::BindWebSocket { path, authenticated, extension, secure } => owner.bind(
+            &path,
+            WebSocketRule { authenticated, secure_subdomain: secure, extension, ..WebSocketRule::default() },
+        ),
         Action::UnbindWebSocket { path } => owner.unbind(&path),
         _ => unreachable!("only binds come here"),
     };

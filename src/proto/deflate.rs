@@ -1,101 +1,22 @@
 //! permessage-deflate (RFC 7692): what is agreed, inflating what clients send, compressing what they get.
 //!
-//! We always answer with both `no_context_takeover`: then no connection holds a window. One [`Inflater`] and one
-//! [`Deflater`] serve all connections of a shard, and a message compressed once is the same for all who agreed on the
-//! same window.
+//! Clients never take context over, and we do so only where our terms allow it: then no connection holds a window. One
+//! [`Inflater`] and one [`Deflater`] serve all connections of a shard, and a message compressed once is the same for all
+//! who agreed on the same window.
 //!
 //! Invariants: the size limit holds while inflating, so a bomb costs at most the limit; what is inflated as text is
 //! checked as it comes out; no message leaves anything behind for the next.
 
+mod agreement;
+
+pub use agreement::{Agreed, Terms, WINDOW_BITS_MAX, WINDOW_BITS_MIN, negotiate};
+
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::connection::Payload;
-use super::extension::{Offer, Offers, Parameter};
 use super::frame::MessageKind;
 use super::utf8::Utf8Stream;
 use super::violation::Violation;
-
-/// What client and server agreed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Agreed {
-    /// `server_max_window_bits` of the accepted offer: 9 to 15.
-    server_max_window_bits: Option<u8>,
-}
-
-/// The window of DEFLATE without a parameter: 32 KiB (7.1.2).
-pub const WINDOW_BITS_MAX: u8 = 15;
-/// RFC 7692 allows 8, but zlib's raw DEFLATE has no window of 256 bytes, so no offer that asks us for it is accepted.
-pub const WINDOW_BITS_MIN: u8 = 9;
-
-impl Agreed {
-    /// Agreed without any parameter on our window.
-    pub const DEFAULT: Self = Self { server_max_window_bits: None };
-
-    /// The base-two logarithm of the window that our compressed messages may look back on: 9 to 15. Clients with the
-    /// same value can share one compressed message.
-    pub const fn server_window_bits(self) -> u8 {
-        match self.server_max_window_bits {
-            Some(bits) => bits,
-            None => WINDOW_BITS_MAX,
-        }
-    }
-
-    /// Appends the value of `Sec-WebSocket-Extensions` that tells the client.
-    pub(super) fn append_to(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"permessage-deflate; server_no_context_takeover; client_no_context_takeover");
-        if let Some(bits) = self.server_max_window_bits {
-            // 7.1.2.1: accepted "by including the parameter with the same or smaller value".
-            out.extend_from_slice(format!("; server_max_window_bits={bits}").as_bytes());
-        }
-    }
-}
-
-/// Accepts the first offer that we can keep, or none.
-///
-/// An offer with a parameter that is unknown, repeated or has an invalid value is declined (7.1), and so is one that
-/// wants our window to be 256 bytes. What an offer says of the client's own window binds us to nothing: we inflate
-/// with the largest one, and leave `client_max_window_bits` out of the answer (7.1.2.2).
-pub fn negotiate(offers: Offers<'_>) -> Option<Agreed> {
-    offers.into_iter().find_map(|offer| accept(&offer))
-}
-
-fn accept(offer: &Offer<'_>) -> Option<Agreed> {
-    if !offer.name.eq_ignore_ascii_case(b"permessage-deflate") {
-        return None;
-    }
-    let mut agreed = Agreed::DEFAULT;
-    for (index, parameter) in offer.parameters.iter().enumerate() {
-        if offer.parameters[..index].iter().any(|earlier| earlier.name.eq_ignore_ascii_case(parameter.name)) {
-            return None;
-        }
-        let is_named = |name: &str| parameter.name.eq_ignore_ascii_case(name.as_bytes());
-        if is_named("server_no_context_takeover") || is_named("client_no_context_takeover") {
-            if parameter.value().is_some() {
-                return None;
-            }
-        } else if is_named("client_max_window_bits") {
-            if parameter.value().is_some() {
-                window_bits(parameter)?;
-            }
-        } else if is_named("server_max_window_bits") {
-            agreed.server_max_window_bits = Some(window_bits(parameter).filter(|&bits| bits >= WINDOW_BITS_MIN)?);
-        } else {
-            return None;
-        }
-    }
-    Some(agreed)
-}
-
-/// 7.1.2: "a decimal integer value without leading zeroes between 8 to 15 inclusive".
-fn window_bits(parameter: &Parameter<'_>) -> Option<u8> {
-    let mut digits = parameter.value()?;
-    match (digits.next()?, digits.next(), digits.next()) {
-        (b'8', None, None) => Some(8),
-        (b'9', None, None) => Some(9),
-        (b'1', Some(last @ b'0'..=b'5'), None) => Some(10 + last - b'0'),
-        _ => None,
-    }
-}
 
 /// What the sender of a compressed message cut off its end (7.2.1), to be put back before inflating (7.2.2).
 const CUT_TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];

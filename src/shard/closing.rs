@@ -120,6 +120,9 @@ impl Shard {
         self.channels.remove(&channel.id);
         let local = &mut self.owners[channel.owner as usize];
         let moved = local.remove(channel.place);
+        if let Some(agreed) = channel.ws.deflate() {
+            local.owner.windows.leave(agreed.server_window_bits());
+        }
         if connection.flags.take(Flags::WAITS_FOR_OWNER) {
             local.waiting.retain(|&waiting| waiting != slot);
         }

@@ -1,5 +1,6 @@
 //! What others tell a shard: one enum, one direction.
 
+use super::deflate::Compressed;
 use super::directory::Directory;
 use super::event::RequestId;
 use super::outcome::Part;
@@ -68,6 +69,8 @@ pub struct PushMany {
     pub owner: OwnerId,
     /// What.
     pub frame: PushFrame,
+    /// The same compressed, where any channel of the owner has agreed on that.
+    pub compressed: Option<Arc<Compressed>>,
     /// What to do where a channel is over its budget.
     pub policy: Option<Policy>,
     /// Wants to know what became of it.
@@ -164,7 +167,9 @@ impl Command {
     pub fn payload_bytes(&self) -> usize {
         match self {
             Command::Push(push) => push.frame.payload.len(),
-            Command::PushMany(many) => many.frame.payload.len(),
+            Command::PushMany(many) => {
+                many.frame.payload.len() + many.compressed.as_ref().map_or(0, |compressed| compressed.bytes())
+            }
             Command::Respond(respond) => respond.body.len(),
             Command::Batch(commands) => {
                 let payloads: usize = commands.iter().map(Command::payload_bytes).sum();

@@ -15,6 +15,8 @@ pub struct Config {
     pub limits: proto::Limits,
     /// What an HTTP request may make us hold.
     pub http_limits: http::Limits,
+    /// Compression of messages.
+    pub deflate: Deflate,
     /// Subprotocols that clients may choose (RFC 6455 1.9); of those a client offers, its first that is here is
     /// agreed. The broker itself gives them no meaning. Default none.
     pub subprotocols: Vec<String>,
@@ -50,6 +52,7 @@ impl Default for Config {
             policy: Policy::Close,
             limits: proto::Limits::default(),
             http_limits: http::Limits::default(),
+            deflate: Deflate::default(),
             subprotocols: Vec::new(),
             register_timeout_ms: 10_000,
             head_timeout_ms: 10_000,
@@ -63,5 +66,28 @@ impl Default for Config {
             copy_bytes_max: 4 * 1024,
             copy_shared_bytes_max: 64 * 1024 - 16,
         }
+    }
+}
+
+/// Compression of messages (permessage-deflate, RFC 7692).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deflate {
+    /// Whether clients may agree on it on every path, those that register included. Default off: then they may on the
+    /// paths whose binding says so.
+    pub everywhere: bool,
+    /// 1 (fast) to 9 (small), as zlib counts.
+    pub level: u8,
+    /// Smaller messages are sent as they are.
+    pub bytes_min: usize,
+    /// Larger messages to one channel are sent as they are: a shard compresses those, and everybody else on it waits
+    /// meanwhile. Broadcasts are compressed on the thread that pushes them, whatever their size.
+    pub shard_bytes_max: usize,
+    /// The base-two logarithm of the window that our messages look back on, 9 to 15; a client may ask for less.
+    pub window_bits: u8,
+}
+
+impl Default for Deflate {
+    fn default() -> Self {
+        Self { everywhere: false, level: 1, bytes_min: 512, shard_bytes_max: 128 * 1024, window_bits: 15 }
     }
 }

@@ -26,6 +26,7 @@ use crate::channel::{ChannelId, ChannelIdMint};
 use crate::gateway::OwnerId;
 use crate::http::Date;
 use crate::proto::Scratch;
+use crate::proto::deflate::Deflater;
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -78,6 +79,7 @@ pub struct Shard {
     pub(super) watches: Watches,
     /// The channels that the broadcast in progress reaches; empty between broadcasts.
     pub(super) audience: Vec<u32>,
+    pub(super) deflater: Deflater,
     pub(super) flusher: Box<dyn Flush>,
     pub(super) effects: Vec<Effect>,
     pub(super) wheel: Wheel,
@@ -99,6 +101,7 @@ impl Shard {
     pub fn new(index: u32, shards: u32, common: Common, flusher: Box<dyn Flush>, seed: u64, now_ms: u64) -> Self {
         Self {
             index,
+            deflater: Deflater::new(common.config.deflate.level.into()),
             config: common.config,
             directory: common.directory,
             admission: common.admission,

@@ -1,6 +1,7 @@
 //! Who is attached to the broker and what it may be reached by: immutable, shared by all shards, swapped whole.
 
 use super::command::Policy;
+use super::deflate::Windows;
 use super::process_queue::ProcessQueue;
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
@@ -20,6 +21,8 @@ pub struct Owner {
     pub policy: Policy,
     /// Whether it is told of pings, pongs and close frames too.
     pub wants_control: bool,
+    /// What its channels have agreed on compression.
+    pub windows: Arc<Windows>,
 }
 
 /// Finds, or makes, the owner for a process that a client registers with and the directory does not know. A node

@@ -11,6 +11,7 @@ use super::event::{Event, HttpAsk, HttpRequest, RequestId};
 use super::opening::Opening;
 use crate::gateway::{self, Entry, OwnerId};
 use crate::http::{self, AfterResponse, Next, Response, connection::Phase as HttpPhase};
+use crate::proto::deflate::{Terms, negotiate};
 use crate::proto::{self, UpgradeError, upgrade};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -141,10 +142,11 @@ impl Shard {
                 let bound_path = if bound.is_empty() { "/".into() } else { bound.into() };
                 let forwarded_for = entry.forwarded_for.map(Into::into);
                 let (path, extension) = (entry.path.into(), entry.extension);
-                self.handshake(&request.head, Target::Bound { owner, bound_path, path, forwarded_for, extension })
+                let target = Target::Bound { owner, bound_path, path, forwarded_for, extension };
+                self.handshake(&request.head, target, entry.deflate)
             }
             Entry::Register { forwarded_for } => {
-                self.handshake(&request.head, Target::Register { forwarded_for: forwarded_for.map(Into::into) })
+                self.handshake(&request.head, Target::Register { forwarded_for: forwarded_for.map(Into::into) }, false)
             }
             Entry::Dynamic(dynamic) => Decision::Ask {
                 owner: dynamic.owner,
@@ -165,21 +167,27 @@ impl Shard {
         }
     }
 
-    /// The answer to an upgrade request that may enter.
-    fn handshake(&self, head: &http::Head<'_>, target: Target) -> Decision {
+    /// The answer to an upgrade request that may enter. `deflate`: compression is offered on this very path.
+    fn handshake(&self, head: &http::Head<'_>, target: Target, deflate: bool) -> Decision {
         let supported: SmallVec<[&str; 4]> = self.config.subprotocols.iter().map(String::as_str).collect();
         match upgrade::negotiate(head.method, head.minor_version, head.headers(), &supported) {
             Ok(upgrade) => {
+                let offers = (deflate || self.config.deflate.everywhere).then(|| upgrade.extensions());
+                let agreed = offers.and_then(|offers| negotiate(offers, self.deflate_terms()));
                 let mut response = Vec::with_capacity(256);
                 if head.expects_continue {
                     // RFC 9110 section 7.8: 100 comes before 101.
                     response.extend_from_slice(http::CONTINUE);
                 }
-                upgrade::append_response(&mut response, &upgrade, None);
-                Decision::Upgrade { response, ws: proto::Connection::new(None), target }
+                upgrade::append_response(&mut response, &upgrade, agreed);
+                Decision::Upgrade { response, ws: proto::Connection::new(agreed), target }
             }
             Err(error) => Decision::Answer(refusal(error)),
         }
+    }
+
+    fn deflate_terms(&self) -> Terms {
+        Terms { window_bits: self.config.deflate.window_bits, takeover: false }
     }
 
     /// Answers with 101 and goes on with frames.

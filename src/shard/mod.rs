@@ -15,6 +15,7 @@ mod conflation;
 mod connection;
 mod core;
 mod deadlines;
+pub mod deflate;
 pub mod directory;
 mod entering;
 pub mod event;
@@ -35,7 +36,7 @@ mod wheel;
 mod window;
 
 pub use self::core::{Common, Effect, Shard};
-pub use config::Config;
+pub use config::{Config, Deflate};
 pub use connection::Token;
 pub use directory::{Directory, Owner};
 pub use wheel::TICK_MS;

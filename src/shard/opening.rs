@@ -37,6 +37,9 @@ impl Shard {
         let id = self.mint.mint(|id| channels.contains_key(&id));
         self.channels.insert(id, slot);
         let owner = self.owner_place(&opening.owner);
+        if let Some(agreed) = opening.ws.deflate() {
+            opening.owner.windows.enter(agreed.server_window_bits());
+        }
         let place = self.owners[owner as usize].add(opening.bound_path, slot);
         let connection = &mut self.connections[slot as usize];
         connection.phase = Phase::Open(Channel {

@@ -95,7 +95,14 @@ mod tests {
     fn local() -> LocalOwner {
         let (queue, _) = process_queue(1, QueueLimits::default(), |_| {});
         let process = "p:p:t.os".parse().unwrap();
-        let owner = Owner { id: OwnerId(1), process, queue, policy: Policy::Close, wants_control: false };
+        let owner = Owner {
+            id: OwnerId(1),
+            process,
+            queue,
+            policy: Policy::Close,
+            wants_control: false,
+            windows: Arc::default(),
+        };
         LocalOwner::new(Arc::new(owner))
     }
 

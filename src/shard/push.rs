@@ -4,8 +4,9 @@
 //! socket has refused bytes; the budget is kept at the granularity of frames.
 
 use super::command::{CloseFrame, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
-use super::connection::{Flags, Phase};
+use super::connection::{Connection, Flags, Phase};
 use super::core::Shard;
+use super::deflate::Compressed;
 use super::event::ClosedBy;
 use super::outbound::FrameParts;
 use super::owner::LocalOwner;
@@ -14,6 +15,9 @@ use super::window::{Range, Window};
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::{Opcode, close, server_header};
+use bytes::Bytes;
+use slab::Slab;
+use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -28,7 +32,7 @@ enum Fate {
     Closed,
 }
 
-/// A frame of one push: encoded when the first channel needs it, then shared by all.
+/// A frame of one push in one form: encoded when the first channel needs it, then shared by all.
 struct Encoding {
     parts: FrameParts,
     copy_bytes_max: usize,
@@ -36,9 +40,9 @@ struct Encoding {
 }
 
 impl Encoding {
-    fn new(frame: PushFrame, copy_bytes_max: usize) -> Self {
-        let header = server_header(opcode(frame.kind), false, frame.payload.len());
-        Self { parts: FrameParts { header, payload: frame.payload }, copy_bytes_max, range: None }
+    fn new(kind: PushKind, compressed: bool, payload: Bytes, copy_bytes_max: usize) -> Self {
+        let header = server_header(opcode(kind), compressed, payload.len());
+        Self { parts: FrameParts { header, payload }, copy_bytes_max, range: None }
     }
 
     fn range(&mut self, window: &mut Window) -> Range {
@@ -49,6 +53,36 @@ impl Encoding {
                 window.append_blob(Some(self.parts.header), self.parts.payload.clone())
             }
         })
+    }
+}
+
+/// The forms of a broadcast's frame.
+struct Forms {
+    plain: Encoding,
+    /// By window; empty where no channel of the owner has agreed on compression.
+    compressed: SmallVec<[(u8, Encoding); 1]>,
+}
+
+impl Forms {
+    fn new(frame: PushFrame, compressed: Option<&Compressed>, copy_bytes_max: usize) -> Self {
+        let compressed = compressed.into_iter().flat_map(Compressed::forms);
+        let compressed = compressed.map(|(window_bits, payload)| {
+            (*window_bits, Encoding::new(frame.kind, true, payload.clone(), copy_bytes_max))
+        });
+        let compressed = compressed.collect();
+        Self { plain: Encoding::new(frame.kind, false, frame.payload, copy_bytes_max), compressed }
+    }
+
+    /// The form that this channel gets.
+    fn of(&mut self, connections: &Slab<Connection>, slot: u32) -> &mut Encoding {
+        if !self.compressed.is_empty()
+            && let Some(channel) = connections.get(slot as usize).and_then(Connection::channel)
+            && let Some(agreed) = channel.ws.deflate()
+            && let Some(form) = self.compressed.iter_mut().find(|form| form.0 == agreed.server_window_bits())
+        {
+            return &mut form.1;
+        }
+        &mut self.plain
     }
 }
 
@@ -69,14 +103,16 @@ impl Shard {
     pub(super) fn push(&mut self, push: Push) {
         let part = push.part.map(|part| Rc::new(RefCell::new(part)));
         let Some(slot) = self.pushable(push.channel, push.owner, part.as_ref()) else { return };
-        let mut encoding = Encoding::new(push.frame, self.config.copy_bytes_max);
-        self.offer_counted(slot, &mut encoding, push.policy, part.as_ref(), false);
+        let mut encoding = self.encode_for(slot, push.frame);
+        self.offer_counted(slot, &mut encoding, push.policy, part.as_ref(), None);
     }
 
     pub(super) fn push_many(&mut self, many: PushMany) {
-        let PushMany { audience, except, owner, frame, policy, part } = many;
+        let PushMany { audience, except, owner, frame, compressed, policy, part } = many;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
-        let mut encoding = Encoding::new(frame, self.config.copy_shared_bytes_max);
+        let mut forms = Forms::new(frame, compressed.as_deref(), self.config.copy_shared_bytes_max);
+        // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
+        let since = Some(self.window.tail());
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
         // A copy: a channel that is closed on the way changes the lists.
         let mut reached = std::mem::take(&mut self.audience);
@@ -84,7 +120,8 @@ impl Shard {
             ShardAudience::Channels(channels) => {
                 for &id in channels.iter().filter(|&&id| !is_left_out(id)) {
                     if let Some(slot) = self.pushable(id, Some(owner), part.as_ref()) {
-                        self.offer_counted(slot, &mut encoding, policy, part.as_ref(), true);
+                        let form = forms.of(&self.connections, slot);
+                        self.offer_counted(slot, form, policy, part.as_ref(), since);
                     }
                 }
             }
@@ -104,9 +141,24 @@ impl Shard {
             reached.retain(|&slot| channel(self, slot).is_some_and(|id| !is_left_out(id)));
         }
         for slot in reached.drain(..) {
-            self.offer_counted(slot, &mut encoding, policy, part.as_ref(), true);
+            let form = forms.of(&self.connections, slot);
+            self.offer_counted(slot, form, policy, part.as_ref(), since);
         }
         self.audience = reached;
+    }
+
+    /// The frame for one channel, compressed if that was agreed and pays.
+    fn encode_for(&mut self, slot: u32, frame: PushFrame) -> Encoding {
+        let PushFrame { kind, payload } = frame;
+        let settings = &self.config.deflate;
+        if let Some(agreed) = self.connections[slot as usize].channel().and_then(|channel| channel.ws.deflate())
+            && matches!(kind, PushKind::Message(_))
+            && (settings.bytes_min..=settings.shard_bytes_max).contains(&payload.len())
+            && let Some(compressed) = self.deflater.compress(agreed.server_window_bits(), &payload)
+        {
+            return Encoding::new(kind, true, Bytes::copy_from_slice(compressed), self.config.copy_bytes_max);
+        }
+        Encoding::new(kind, false, payload, self.config.copy_bytes_max)
     }
 
     fn local_owner(&self, owner: OwnerId) -> Option<&LocalOwner> {
@@ -137,15 +189,17 @@ impl Shard {
         Some(self.owners[channel.owner as usize].owner.id)
     }
 
+    /// Offers a frame and counts what becomes of it. `since` is for broadcasts: no form of the frame lies before this
+    /// segment of the window.
     fn offer_counted(
         &mut self,
         slot: u32,
         encoding: &mut Encoding,
         policy: Option<Policy>,
         part: Option<&SharedPart>,
-        is_bulk: bool,
+        since: Option<u32>,
     ) {
-        let fate = self.offer(slot, encoding, policy, is_bulk);
+        let fate = self.offer(slot, encoding, policy, since);
         self.stats.pushed += 1;
         match fate {
             Fate::Waits => {}
@@ -176,7 +230,7 @@ impl Shard {
     }
 
     /// Puts a frame behind what waits for an open channel, or applies the policy.
-    fn offer(&mut self, slot: u32, encoding: &mut Encoding, policy: Option<Policy>, is_bulk: bool) -> Fate {
+    fn offer(&mut self, slot: u32, encoding: &mut Encoding, policy: Option<Policy>, since: Option<u32>) -> Fate {
         let (len, budget) = (encoding.parts.len(), self.config.outbound_bytes_max);
         loop {
             // Its socket may turn out to be broken on the way.
@@ -191,21 +245,20 @@ impl Shard {
                 return self.offer_behind(slot, &encoding.parts, policy);
             }
             if fits(connection.outbound.queued_bytes(), len, budget) {
-                self.offer_range(slot, encoding, is_bulk);
+                self.offer_range(slot, encoding, since);
                 return Fate::Waits;
             }
             self.flush_one(slot);
         }
     }
 
-    fn offer_range(&mut self, slot: u32, encoding: &mut Encoding, is_bulk: bool) {
+    fn offer_range(&mut self, slot: u32, encoding: &mut Encoding, since: Option<u32>) {
         let connection = &mut self.connections[slot as usize];
         let range = encoding.range(&mut self.window);
         connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
-        if is_bulk {
-            Self::mark_bulk(connection, &mut self.waiting, slot, range.segment());
-        } else {
-            self.mark_urgent(slot);
+        match since {
+            Some(segment) => Self::mark_bulk(connection, &mut self.waiting, slot, segment),
+            None => self.mark_urgent(slot),
         }
     }
 

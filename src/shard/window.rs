@@ -38,11 +38,6 @@ impl Range {
         self.start == self.end
     }
 
-    /// The segment it lies in.
-    pub fn segment(self) -> u32 {
-        self.segment
-    }
-
     /// Grows by `next` when that starts where this ends.
     pub fn try_extend(&mut self, next: Range) -> bool {
         let touches = self.segment == next.segment && self.end == next.start;
@@ -222,8 +217,8 @@ mod tests {
         let big = vec![7; SEGMENT_BYTES - 10];
         let first = window.append_joined(b"", &big);
         let second = window.append_joined(b"", &[8; 20]);
-        assert_ne!(first.segment(), second.segment());
-        window.release_before(second.segment());
+        assert_ne!(first.segment, second.segment);
+        window.release_before(second.segment);
         assert_eq!(window.bytes(), 20);
         assert_eq!(bytes_of(&window, second), vec![8; 20]);
         window.release_all();

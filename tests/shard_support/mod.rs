@@ -58,7 +58,14 @@ impl Fan {
         let process: ProcessId = "fan:bench:sys".parse().unwrap();
         let (queue, receiver) = process_queue(1, QueueLimits::default(), |_| {});
         let mut directory = Directory::new(Snapshot::new(Settings::new("local.os", Dialect::Kinode)));
-        let owner = Owner { id: OWNER, process: process.clone(), queue, policy: Policy::Close, wants_control: false };
+        let owner = Owner {
+            id: OWNER,
+            process: process.clone(),
+            queue,
+            policy: Policy::Close,
+            wants_control: false,
+            windows: Default::default(),
+        };
         directory.gateway.bind_websocket(OWNER, &process, "/", Default::default()).unwrap();
         directory.owners.insert(OWNER, Arc::new(owner));
         directory.processes.insert(process, OWNER);
@@ -100,6 +107,7 @@ impl Fan {
             except: Arc::new([]),
             owner: OWNER,
             frame: PushFrame { kind: PushKind::Message(MessageKind::Binary), payload },
+            compressed: None,
             policy: None,
             part: None,
         }))

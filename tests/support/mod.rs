@@ -1,6 +1,8 @@
 //! What the promise tests share: a broker with the demo processes, and blocking WebSocket clients.
 #![allow(dead_code, missing_docs)]
 
+pub mod deflate;
+
 pub use pushring::broker::Message as Push;
 use pushring::broker::{AttachOptions, Broker, Closed, Config, Delivery, Event, Outcome, Policy, Process, Pusher};
 use pushring::channel::ChannelId;

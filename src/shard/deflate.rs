@@ -1,0 +1,94 @@
+//! Compression of what channels get (RFC 7692): one message, compressed once for all that agreed on the same window.
+//!
+//! A broadcast is compressed by the thread that pushes it, before it is handed to the shards: once, whatever the number
+//! of shards and channels, on the process' own time. For that it looks at its owner's [`Windows`]. A push to one channel is
+//! compressed by the shard, which alone knows what that channel has agreed on.
+//!
+//! Invariant: whoever finds no compressed form sends the message as it is, which is always lawful (RFC 7692 6).
+
+use crate::proto::deflate::{Deflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use bytes::Bytes;
+use smallvec::SmallVec;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The windows there are.
+const WINDOWS: usize = (WINDOW_BITS_MAX - WINDOW_BITS_MIN + 1) as usize;
+
+/// How many open channels of one owner, on all shards, have agreed on each window. Touched when such a channel opens
+/// or ends, and read once per broadcast.
+#[derive(Debug, Default)]
+pub struct Windows([AtomicU32; WINDOWS]);
+
+impl Windows {
+    /// A channel with this window opens. Its owner hears of it later, so a broadcast in answer to that finds it here.
+    pub(super) fn enter(&self, window_bits: u8) {
+        self.0[index(window_bits)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It ends.
+    pub(super) fn leave(&self, window_bits: u8) {
+        self.0[index(window_bits)].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The windows that any channel has agreed on.
+    pub fn in_use(&self) -> impl Iterator<Item = u8> + '_ {
+        std::iter::zip(WINDOW_BITS_MIN.., &self.0)
+            .filter(|(_, channels)| channels.load(Ordering::Relaxed) > 0)
+            .map(|(window_bits, _)| window_bits)
+    }
+}
+
+fn index(window_bits: u8) -> usize {
+    usize::from(window_bits - WINDOW_BITS_MIN)
+}
+
+/// The compressed payloads of one message, by window. All shards share it.
+#[derive(Debug)]
+pub struct Compressed(SmallVec<[(u8, Bytes); 1]>);
+
+impl Compressed {
+    /// Compresses `message` once for each of `windows`; `None` when that makes it smaller for none of them.
+    pub fn new(deflater: &mut Deflater, message: &[u8], windows: impl Iterator<Item = u8>) -> Option<Self> {
+        let forms = windows.filter_map(|bits| Some((bits, Bytes::copy_from_slice(deflater.compress(bits, message)?))));
+        let forms: SmallVec<_> = forms.collect();
+        (!forms.is_empty()).then_some(Self(forms))
+    }
+
+    /// The payloads, by window.
+    pub fn forms(&self) -> &[(u8, Bytes)] {
+        &self.0
+    }
+
+    /// The bytes of all payloads.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|(_, payload)| payload.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_in_use_while_any_channel_has_it() {
+        let windows = Windows::default();
+        assert_eq!(windows.in_use().count(), 0);
+        for bits in [15, 9, 15] {
+            windows.enter(bits);
+        }
+        windows.leave(15);
+        assert_eq!(windows.in_use().collect::<Vec<_>>(), [9, 15]);
+        windows.leave(15);
+        assert_eq!(windows.in_use().collect::<Vec<_>>(), [9]);
+    }
+
+    #[test]
+    fn a_message_is_compressed_for_each_window_or_not_at_all() {
+        let mut deflater = Deflater::new(6);
+        let compressed = Compressed::new(&mut deflater, &[b'x'; 500], [9, 15].into_iter()).unwrap();
+        assert_eq!(compressed.forms().iter().map(|form| form.0).collect::<Vec<_>>(), [9, 15]);
+        assert!(compressed.bytes() < 100);
+        assert!(Compressed::new(&mut deflater, b"Hello", [9, 15].into_iter()).is_none());
+        assert!(Compressed::new(&mut deflater, &[b'x'; 500], std::iter::empty()).is_none());
+    }
+}
