@@ -25,6 +25,13 @@ pub struct Owner {
     pub windows: Arc<Windows>,
 }
 
+impl Owner {
+    /// One that has no channels yet.
+    pub fn new(id: OwnerId, process: ProcessId, queue: ProcessQueue, policy: Policy, wants_control: bool) -> Self {
+        Self { id, process, queue, policy, wants_control, windows: Arc::default() }
+    }
+}
+
 /// Finds, or makes, the owner for a process that a client registers with and the directory does not know. A node
 /// cannot tell which processes exist, so it makes one; a broker that knows its processes answers `None`.
 pub type Resolve = dyn Fn(&ProcessId) -> Option<Arc<Owner>> + Send + Sync;

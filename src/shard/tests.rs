@@ -64,14 +64,7 @@ impl Scene {
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), |_| {});
-        let owner = Owner {
-            id: OWNER,
-            process: process.clone(),
-            queue,
-            policy: Policy::Close,
-            wants_control: false,
-            windows: Default::default(),
-        };
+        let owner = Owner::new(OWNER, process.clone(), queue, Policy::Close, false);
         let mut directory = Directory::new(gateway);
         directory.processes.insert(process, OWNER);
         directory.owners.insert(OWNER, Arc::new(owner));

@@ -59,14 +59,7 @@ impl Fan {
         let process: ProcessId = "fan:bench:sys".parse().unwrap();
         let (queue, receiver) = process_queue(1, QueueLimits::default(), |_| {});
         let mut directory = Directory::new(Snapshot::new(Settings::new("local.os", Dialect::Kinode)));
-        let owner = Owner {
-            id: OWNER,
-            process: process.clone(),
-            queue,
-            policy: Policy::Close,
-            wants_control: false,
-            windows: Default::default(),
-        };
+        let owner = Owner::new(OWNER, process.clone(), queue, Policy::Close, false);
         directory.gateway.bind_websocket(OWNER, &process, "/", Default::default()).unwrap();
         directory.owners.insert(OWNER, Arc::new(owner));
         directory.processes.insert(process, OWNER);

@@ -781,14 +781,7 @@ fn attach(index: usize, options: &Options, directory: &mut Directory, senders: &
     let (queue, receiver) = process_queue(senders.len(), limits, move |shard| kicks[shard].kick());
     let id = OwnerId(index as u32 + 1);
     let policy = [Policy::Close, Policy::DropNewest, Policy::DropOldest][index % 3];
-    let owner = Arc::new(Owner {
-        id,
-        process: process.clone(),
-        queue,
-        policy,
-        wants_control: false,
-        windows: Default::default(),
-    });
+    let owner = Arc::new(Owner::new(id, process.clone(), queue, policy, false));
     for path in PATHS {
         directory.gateway.bind_websocket(id, &process, path, WebSocketRule::default()).unwrap();
     }
