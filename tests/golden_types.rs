@@ -295,8 +295,8 @@ fn the_recorded_frame_to_an_extension_is_what_we_send() {
     let case = named("ext_push_out_req.json");
     let (_, outgoing) = case.messages.iter().find(|(direction, _)| *direction == Direction::In).unwrap();
     let Inbound::Action(request) = dispatch(outgoing.clone(), NODE, Dialect::Hyperdrive) else { panic!("refused") };
-    let Action::Push { bytes, .. } = request.action else { panic!("{:?}", request.action) };
-    assert_eq!(bytes, unhex(case.client["binary_hex"].as_str().unwrap()));
+    let Action::Push { message, .. } = request.action else { panic!("{:?}", request.action) };
+    assert_eq!(*message.payload(), unhex(case.client["binary_hex"].as_str().unwrap()));
 }
 
 #[test]

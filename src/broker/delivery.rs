@@ -6,7 +6,9 @@ use crate::gateway::OwnerId;
 use crate::inbox::{Account, Refused};
 use crate::proto::{MessageKind, close};
 use crate::shard::Owner;
-use crate::shard::command::{Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use crate::shard::command::{
+    Asked, Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
+};
 use crate::shard::deflate::Windows;
 use crate::shard::event::Event;
 use crate::shard::outcome::{Outcome, Part, Ticket as Parts};
@@ -20,7 +22,7 @@ use std::time::Duration;
 const CONTROL_BYTES_MAX: usize = 125;
 
 /// A message to push, checked when it is made. Cloning shares the bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message(PushFrame);
 
 /// Why bytes cannot be pushed as what they were meant to be: the caller's fault.
@@ -82,6 +84,11 @@ impl Message {
         Self::control(PushKind::Pong, bytes.into())
     }
 
+    /// Its bytes.
+    pub fn payload(&self) -> &Bytes {
+        &self.0.payload
+    }
+
     fn control(kind: PushKind, payload: Bytes) -> Result<Self, InvalidMessage> {
         match payload.len() {
             0..=CONTROL_BYTES_MAX => Ok(Self(PushFrame { kind, payload })),
@@ -129,8 +136,8 @@ pub struct Delivery {
 enum Ask {
     Ticket(crossbeam_channel::Sender<Outcome>),
     Event(u64),
-    /// As an event, but only where this says that it failed.
-    Failure(u64, fn(&Outcome) -> bool),
+    /// As an event, but only if it failed.
+    Failure(u64),
 }
 
 impl Delivery {
@@ -157,10 +164,12 @@ impl Delivery {
         self
     }
 
-    /// Asks for an [`Event::Failed`] with this number where `has_failed` says so of the outcome.
+    /// Asks for an [`Event::Failed`] with this number if the channel is gone, closing or another process': for one
+    /// push or close, at no cost where it succeeds. For a close, a channel that is gone is a success. A push to many
+    /// is told of its outcome alone.
     #[must_use]
-    pub fn asking_failure(mut self, ticket: u64, has_failed: fn(&Outcome) -> bool) -> Self {
-        self.ask = Some(Ask::Failure(ticket, has_failed));
+    pub fn asking_failure(mut self, ticket: u64) -> Self {
+        self.ask = Some(Ask::Failure(ticket));
         self
     }
 }
@@ -292,8 +301,7 @@ impl Pusher {
     /// As [`close`](Self::close).
     pub fn close_with(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
         let why = CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() };
-        let part = self.parts(delivery.ask, 1).pop().flatten();
-        let close = Close { channel, owner: self.owner, why, part };
+        let close = Close { channel, owner: self.owner, why, asked: self.asked(delivery.ask) };
         self.send(self.shared.shard_of(channel), Command::Close(Box::new(close)), Full::Wait)
     }
 
@@ -304,14 +312,23 @@ impl Pusher {
     }
 
     fn push_to(&self, channel: ChannelId, message: Message, delivery: Delivery, full: Full) -> Result<(), PushError> {
-        let part = self.parts(delivery.ask, 1).pop().flatten();
-        self.send(self.shared.shard_of(channel), self.command(channel, message, delivery.policy, part), full)
+        let asked = self.asked(delivery.ask);
+        self.send(self.shared.shard_of(channel), self.command(channel, message, delivery.policy, asked), full)
+    }
+
+    /// Who is to be told of an order for one channel.
+    fn asked(&self, ask: Option<Ask>) -> Asked {
+        match ask {
+            None => Asked::Nobody,
+            Some(Ask::Failure(ticket)) => Asked::Failure(ticket),
+            ask => self.parts(ask, 1).pop().flatten().map_or(Asked::Nobody, Asked::Outcome),
+        }
     }
 
     /// The shares of `count` shards in the outcome, if it was asked for.
     fn parts(&self, ask: Option<Ask>, count: usize) -> Vec<Option<Box<Part>>> {
         let parts = match ask {
-            None => return (0..count).map(|_| None).collect(),
+            None | Some(Ask::Failure(_)) => return (0..count).map(|_| None).collect(),
             Some(Ask::Ticket(ticket)) => Parts::split(count, move |outcome| {
                 // Whoever asked may not wait any more.
                 let _ = ticket.try_send(outcome);
@@ -319,14 +336,6 @@ impl Pusher {
             Some(Ask::Event(ticket)) => {
                 let report = self.report();
                 Parts::split(count, move |outcome| report(Event::Outcome { ticket, outcome }))
-            }
-            Some(Ask::Failure(ticket, has_failed)) => {
-                let report = self.report();
-                Parts::split(count, move |outcome| {
-                    if has_failed(&outcome) {
-                        report(Event::Failed { ticket, outcome });
-                    }
-                })
             }
         };
         parts.into_iter().map(|part| Some(Box::new(part))).collect()
@@ -346,14 +355,8 @@ impl Pusher {
         }
     }
 
-    fn command(
-        &self,
-        channel: ChannelId,
-        message: Message,
-        policy: Option<Policy>,
-        part: Option<Box<Part>>,
-    ) -> Command {
-        Command::Push(Push { channel, owner: self.owner, frame: message.0, policy, part })
+    fn command(&self, channel: ChannelId, message: Message, policy: Option<Policy>, asked: Asked) -> Command {
+        Command::Push(Push { channel, owner: self.owner, frame: message.0, policy, asked })
     }
 
     fn push_to_many(
@@ -453,7 +456,7 @@ impl Batch<'_> {
     pub fn push_wait(&mut self, channel: ChannelId, message: Message) -> Result<(), PushError> {
         let shard = self.pusher.shared.shard_of(channel);
         let commands = &mut self.shards[shard];
-        commands.push(self.pusher.command(channel, message, None, None));
+        commands.push(self.pusher.command(channel, message, None, Asked::Nobody));
         if commands.len() >= BATCH_COMMANDS_MAX { self.send_shard(shard) } else { Ok(()) }
     }
 

@@ -53,7 +53,7 @@ use crate::driver::wake::WakeFd;
 use crate::gateway::{BindError, Dialect, OwnerId, Settings, Snapshot};
 use crate::inbox::{self, Account, Inbox, InboxSender};
 use crate::process_id::ProcessId;
-use crate::shard::command::{Close, Command};
+use crate::shard::command::{Asked, Close, Command};
 use crate::shard::flush::Flush;
 use crate::shard::{Common, Directory, Shard};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -362,7 +362,8 @@ impl Handle {
     /// # Errors
     /// The broker has stopped.
     pub fn close(&self, channel: ChannelId, why: CloseFrame) -> Result<(), PushError> {
-        self.shared.send_to(channel, Command::Close(Box::new(Close { channel, owner: None, why, part: None })))
+        self.shared
+            .send_to(channel, Command::Close(Box::new(Close { channel, owner: None, why, asked: Asked::Nobody })))
     }
 
     /// The shards as they are now, in order. Empty once the broker has stopped.

@@ -1,20 +1,18 @@
 //! A message of a node to the HTTP server → what to do, and what to answer (node contract, section 3).
 //!
-//! All that can be judged without the broker is judged here: does the body parse, is there a blob, may the source bind,
-//! does the payload fit its frame. What is left is one [`Action`], its requester and a [`Reply`]: a refusal is answered
-//! at once even if nobody asked, success only when somebody did. Blobs are moved, never copied. Holds no state and
-//! knows neither channels nor routes nor clocks.
+//! All that can be judged without a running broker is judged here: does the body parse, is there a blob, may the source
+//! bind, does the payload fit its frame. What is left is one [`Action`], its requester and a [`Reply`]: a refusal is
+//! answered at once even if nobody asked, success only when somebody did. Blobs are moved, never copied, and text is
+//! checked once, when its message is made. Holds no state and knows neither channels nor routes nor clocks.
 
 use super::action::{HttpServerAction, WsMessageType};
 use super::error::{HttpServerError, PushCounts};
 use super::extension::WebSocketExtPushData;
 use super::identity::{Address, OUR, http_server_process};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
+use crate::broker::{self, InvalidMessage};
 use crate::channel::ChannelId;
 use crate::gateway::Dialect;
-
-/// RFC 6455, section 5.5: the payload of a control frame.
-const CONTROL_BYTES_MAX: usize = 125;
 
 /// What a message to the HTTP server is.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,23 +82,19 @@ pub enum Action {
         /// The path.
         path: String,
     },
-    /// Send one frame to one channel of the requester. `bytes` is valid UTF-8 if the type is Text, and fits its frame.
+    /// Send one frame to one channel of the requester.
     Push {
         /// The channel.
         channel: ChannelId,
-        /// Never Close.
-        message_type: WsMessageType,
-        /// The payload.
-        bytes: Vec<u8>,
+        /// The frame.
+        message: broker::Message,
     },
-    /// Send one frame to many channels of the requester; the rest as in `Push`.
+    /// Send one frame to many channels of the requester.
     PushMany {
         /// Which channels.
         audience: Audience,
-        /// Never Close.
-        message_type: WsMessageType,
-        /// The payload.
-        bytes: Vec<u8>,
+        /// The frame.
+        message: broker::Message,
     },
     /// Close a channel of the requester. An unknown channel is closed already: that succeeds.
     Close {
@@ -278,11 +272,10 @@ fn channels(ids: Vec<u32>) -> Vec<ChannelId> {
 
 fn push(channel_id: u32, message_type: WsMessageType, blob: LazyLoadBlob) -> Result<Action, HttpServerError> {
     let channel = ChannelId::new(channel_id);
-    if message_type == WsMessageType::Close {
-        return Ok(Action::Close { channel });
-    }
-    fits_frame(message_type, &blob.bytes)?;
-    Ok(Action::Push { channel, message_type, bytes: blob.bytes })
+    Ok(match frame(message_type, blob.bytes)? {
+        Some(message) => Action::Push { channel, message },
+        None => Action::Close { channel },
+    })
 }
 
 fn push_many(
@@ -291,22 +284,27 @@ fn push_many(
     blob: Option<LazyLoadBlob>,
 ) -> Result<Action, HttpServerError> {
     let bytes = blob.ok_or(HttpServerError::NoBlob)?.bytes;
-    if message_type == WsMessageType::Close {
-        return Err(HttpServerError::MalformedRequest);
-    }
-    fits_frame(message_type, &bytes)?;
-    Ok(Action::PushMany { audience, message_type, bytes })
+    let message = frame(message_type, bytes)?.ok_or(HttpServerError::MalformedRequest)?;
+    Ok(Action::PushMany { audience, message })
 }
 
-fn fits_frame(message_type: WsMessageType, bytes: &[u8]) -> Result<(), HttpServerError> {
-    match message_type {
-        // RFC 6455, section 5.6: a text message is UTF-8. Rewriting the bytes would change what was said.
-        WsMessageType::Text if simdutf8::basic::from_utf8(bytes).is_err() => Err(HttpServerError::MalformedRequest),
-        WsMessageType::Ping | WsMessageType::Pong if bytes.len() > CONTROL_BYTES_MAX => {
-            Err(HttpServerError::WsPingPongTooLong)
-        }
-        _ => Ok(()),
-    }
+/// The message of a push; none for Close, which is no message.
+///
+/// # Errors
+/// `MalformedRequest` for text that is not UTF-8 (RFC 6455, section 5.6): to rewrite the bytes would change what was
+/// said. `WsPingPongTooLong` for a control frame over 125 bytes (section 5.5).
+pub(crate) fn frame(message_type: WsMessageType, bytes: Vec<u8>) -> Result<Option<broker::Message>, HttpServerError> {
+    let message = match message_type {
+        WsMessageType::Text => broker::Message::text_bytes(bytes),
+        WsMessageType::Binary => Ok(broker::Message::binary(bytes)),
+        WsMessageType::Ping => broker::Message::ping(bytes),
+        WsMessageType::Pong => broker::Message::pong(bytes),
+        WsMessageType::Close => return Ok(None),
+    };
+    message.map(Some).map_err(|invalid| match invalid {
+        InvalidMessage::NotUtf8 => HttpServerError::MalformedRequest,
+        InvalidMessage::ControlTooLong => HttpServerError::WsPingPongTooLong,
+    })
 }
 
 fn extension_push(
@@ -322,7 +320,8 @@ fn extension_push(
         return Err(HttpServerError::NoBlob); // The contract's answer, odd as it is.
     }
     let data = WebSocketExtPushData { id, message_type: desired_reply_type, blob };
-    Ok(Action::Push { channel: ChannelId::new(channel_id), message_type, bytes: data.encode(dialect) })
+    let message = broker::Message::binary(data.encode(dialect));
+    Ok(Action::Push { channel: ChannelId::new(channel_id), message })
 }
 
 #[cfg(test)]

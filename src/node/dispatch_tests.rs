@@ -101,8 +101,7 @@ fn a_push_needs_a_blob_that_fits_its_frame() {
     for body in [push("Text"), many("Text")] {
         assert_eq!(error_of(ask(&body, Some(&[0xff]))), r#"{"Err":"MalformedRequest"}"#);
     }
-    let expected =
-        Action::Push { channel: ChannelId::new(7), message_type: WsMessageType::Binary, bytes: vec![0xff; 126] };
+    let expected = Action::Push { channel: ChannelId::new(7), message: broker::Message::binary(vec![0xff; 126]) };
     assert_eq!(action_of(ask(&push("Binary"), Some(&[0xff; 126]))).action, expected);
 }
 
@@ -178,7 +177,7 @@ fn a_push_to_many_is_answered_with_counts() {
     let body = r#"{"WebSocketBroadcast":{"path":"/","message_type":"Text","except":[7]}}"#;
     let request = action_of(ask_as("alice.os@p:p:t.os", body, Some(b"x"), true));
     let audience = Audience::Path { path: "/".into(), except: vec![ChannelId::new(7)] };
-    assert_eq!(request.action, Action::PushMany { audience, message_type: WsMessageType::Text, bytes: b"x".to_vec() });
+    assert_eq!(request.action, Action::PushMany { audience, message: broker::Message::text("x") });
     let answer = request.reply.counted(PushCounts { sent: 3, ..PushCounts::default() }).unwrap();
     assert!(answer.message.body().starts_with(br#"{"Ok":{"sent":3,"queued":0"#));
 }
@@ -204,7 +203,7 @@ fn the_blob_of_a_push_is_moved() {
     let at = bytes.as_ptr();
     let blob = LazyLoadBlob { mime: None, bytes };
     match push(7, WsMessageType::Binary, blob).unwrap() {
-        Action::Push { bytes, .. } => assert_eq!(bytes.as_ptr(), at),
+        Action::Push { message, .. } => assert_eq!(message.payload().as_ptr(), at),
         other => panic!("{other:?}"),
     }
 }

@@ -8,19 +8,19 @@ use super::identity::Address;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::perform::{self, Pending};
 use super::rpc::rpc_response_body;
-use super::server::{Calls, lock};
+use super::server::Calls;
 use crate::broker::{KernelHandle, OwnerHandle, PushError, RequestId};
 use crate::gateway::Dialect;
 use crate::http;
 use crate::process_id::ProcessId;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 pub(super) struct Inlet {
     pub our_node: String,
     pub dialect: Dialect,
     pub kernel: KernelHandle,
-    pub pending: Arc<Mutex<Pending>>,
+    pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
     /// Those that have asked for something; as many as the kernel has owners at most.
     pub owners: HashMap<ProcessId, OwnerHandle>,
@@ -54,7 +54,7 @@ impl Inlet {
         }
         let process = request.requester.process.clone();
         match self.owner(&process)? {
-            Some(owner) => lock(&self.pending).perform(&owner, request),
+            Some(owner) => self.pending.perform(&owner, request),
             None => Ok(Some(request.reply.refused(HttpServerError::InvalidSourceProcess))),
         }
     }

@@ -34,6 +34,7 @@ mod server;
 pub use crate::gateway::Dialect;
 pub use crate::process_id::{ParseProcessIdError, ProcessId};
 pub use action::{HttpServerAction, MessageType, WsMessageType};
+pub(crate) use dispatch::frame;
 pub use dispatch::{Action, ActionRequest, Audience, Inbound, Reply, dispatch};
 pub use error::{HttpServerError, PushCounts};
 pub use events::Events;

@@ -11,7 +11,7 @@ use super::message::KernelMessage;
 use super::perform::{self, Pending};
 use super::request::IncomingHttpRequest;
 use super::rpc::rpc_request;
-use super::server::{Calls, lock};
+use super::server::Calls;
 use crate::broker::{ControlKind, Event, HttpAsk, HttpRequest, Kernel, KernelHandle, Opened, RecvError, RequestId};
 use crate::channel::ChannelId;
 use crate::http::Response;
@@ -20,7 +20,7 @@ use crate::proto::MessageKind;
 use bytes::Bytes;
 use rustc_hash::FxHashSet;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
@@ -35,7 +35,7 @@ pub(super) struct Outlet<H: Host> {
     pub events: Events,
     pub host: Arc<H>,
     pub kernel: KernelHandle,
-    pub pending: Arc<Mutex<Pending>>,
+    pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
     pub door: Door,
     pub to_kernel: mpsc::Sender<H::Message>,
@@ -108,7 +108,7 @@ impl<H: Host> Outlet<H> {
                 Some(self.events.closed(self.ids.next(), process, closed.channel))
             }
             Event::Http(request) => self.http(process, *request),
-            Event::Outcome { ticket, outcome } => lock(&self.pending).settle(ticket, &outcome),
+            Event::Outcome { ticket, outcome } => self.pending.settle(ticket, &outcome),
             Event::Failed { ticket, .. } => Some(perform::refusal(ticket, &self.our_node, process)),
         }
     }

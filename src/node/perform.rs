@@ -7,29 +7,34 @@
 //! for room: shards drain at CPU speed.
 
 use super::acting::Acting;
-use super::action::WsMessageType;
 use super::dispatch::{Action, ActionRequest, Audience, Reply};
 use super::error::{HttpServerError, PushCounts};
 use super::identity::Address;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::request::HttpResponse;
-use crate::broker::{self, BindPathError, InvalidMessage, Message, Outcome, PushError, RequestId};
+use crate::broker::{self, BindPathError, Delivery, Outcome, PushError, RequestId};
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::Content;
 use crate::process_id::ProcessId;
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// RFC 6455 7.1.5, "no status": nodes close with an empty close frame.
 pub(crate) const CLOSE_WITHOUT_CODE: u16 = 1005;
 
-/// The actions whose outcome has not come back yet, by ticket.
+/// The actions whose outcome has not come back yet, by ticket. Shared by whoever takes actions in and whoever hears of
+/// outcomes; an action that nobody asked about is not noted here at all.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    waiting: HashMap<u64, (Asked, Reply)>,
-    tickets: u64,
+    waiting: Mutex<Waiting>,
     unasked: Unasked,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    tickets: u64,
+    by_ticket: HashMap<u64, (Asked, Reply)>,
 }
 
 /// What is heard of a refused push or close that nobody asked about.
@@ -53,102 +58,69 @@ pub(crate) fn refusal(id: u64, our_node: &str, process: &ProcessId) -> KernelMes
     Reply::unasked(id, Address::new(our_node, process)).refused(HttpServerError::WsChannelNotFound)
 }
 
-/// A channel that is closing takes no more frames: for the process it is gone.
-fn push_failed(outcome: &Outcome) -> bool {
-    outcome.not_found + outcome.not_owner + outcome.closed > 0
-}
-
-/// An unknown channel is closed already (node contract, section 3).
-fn close_failed(outcome: &Outcome) -> bool {
-    outcome.not_owner > 0
-}
-
 impl Pending {
     pub fn new(unasked: Unasked) -> Self {
-        Self { waiting: HashMap::new(), tickets: 0, unasked }
+        Self { waiting: Mutex::default(), unasked }
     }
 
     /// Does what `owner` asks. Answers now, or under [`settle`](Self::settle), or not at all if nobody asked.
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn perform(
-        &mut self,
-        owner: &dyn Acting,
-        request: ActionRequest,
-    ) -> Result<Option<KernelMessage>, broker::PushError> {
+    pub fn perform(&self, owner: &dyn Acting, request: ActionRequest) -> Result<Option<KernelMessage>, PushError> {
         let ActionRequest { action, reply, .. } = request;
-        let asked = match &action {
-            Action::Push { .. } => Asked::Push,
-            Action::PushMany { .. } => Asked::PushMany,
-            Action::Close { .. } => Asked::Close,
-            _ => return bind(owner, action, reply),
-        };
-        let delivery = if reply.wants_success() {
-            self.tickets += 1;
-            self.waiting.insert(self.tickets, (asked, reply));
-            broker::Delivery::default().asking_event(self.tickets)
-        } else {
-            self.unasked_delivery(asked, reply.id())
-        };
         let sent = match action {
-            Action::Push { channel, message_type, bytes } => match judged(message_type, bytes) {
-                Some(message) => owner.push(channel, message, delivery),
-                None => owner.close(channel, CLOSE_WITHOUT_CODE, "", delivery),
-            },
-            Action::PushMany { audience, message_type, bytes } => {
-                let message = judged(message_type, bytes).expect("pushes of type Close to many were refused");
-                push_many(owner, audience, message, delivery)
+            Action::Push { channel, message } => owner.push(channel, message, self.delivery(Asked::Push, reply)),
+            Action::PushMany { audience, message } => {
+                push_many(owner, audience, message, self.delivery(Asked::PushMany, reply))
             }
-            Action::Close { channel } => owner.close(channel, CLOSE_WITHOUT_CODE, "", delivery),
-            _ => unreachable!("binds were done above"),
+            Action::Close { channel } => {
+                owner.close(channel, CLOSE_WITHOUT_CODE, "", self.delivery(Asked::Close, reply))
+            }
+            action => return bind(owner, action, reply),
         };
         sent.map(|()| None)
     }
 
-    fn unasked_delivery(&self, asked: Asked, id: u64) -> broker::Delivery {
+    /// How the outcome of an action comes back.
+    fn delivery(&self, asked: Asked, reply: Reply) -> Delivery {
+        if reply.wants_success() {
+            let mut waiting = self.waiting();
+            waiting.tickets += 1;
+            let ticket = waiting.tickets;
+            waiting.by_ticket.insert(ticket, (asked, reply));
+            return Delivery::default().asking_event(ticket);
+        }
         match (self.unasked, asked) {
-            (Unasked::Silent, _) | (_, Asked::PushMany) => broker::Delivery::default(),
-            (Unasked::Failures, Asked::Push) => broker::Delivery::default().asking_failure(id, push_failed),
-            (Unasked::Failures, Asked::Close) => broker::Delivery::default().asking_failure(id, close_failed),
+            (Unasked::Silent, _) | (_, Asked::PushMany) => Delivery::default(),
+            (Unasked::Failures, Asked::Push | Asked::Close) => Delivery::default().asking_failure(reply.id()),
         }
     }
 
     /// The answer to the action of this ticket.
-    pub fn settle(&mut self, ticket: u64, outcome: &Outcome) -> Option<KernelMessage> {
-        let (asked, reply) = self.waiting.remove(&ticket)?;
+    pub fn settle(&self, ticket: u64, outcome: &Outcome) -> Option<KernelMessage> {
+        let (asked, reply) = self.waiting().by_ticket.remove(&ticket)?;
         let gone = match asked {
             Asked::PushMany => return reply.counted(counts(outcome)),
-            Asked::Push => push_failed(outcome),
-            Asked::Close => close_failed(outcome),
+            // A channel that is closing takes no more frames: for the process it is gone.
+            Asked::Push => outcome.not_found + outcome.not_owner + outcome.closed > 0,
+            // An unknown channel is closed already (node contract, section 3).
+            Asked::Close => outcome.not_owner > 0,
         };
         if gone { Some(reply.refused(HttpServerError::WsChannelNotFound)) } else { reply.done() }
     }
-}
 
-/// The message of a push; none for Close.
-///
-/// # Errors
-/// The bytes are not what such a message may hold.
-pub(crate) fn message(message_type: WsMessageType, bytes: impl Into<Bytes>) -> Result<Option<Message>, InvalidMessage> {
-    match message_type {
-        WsMessageType::Text => Message::text_bytes(bytes).map(Some),
-        WsMessageType::Binary => Ok(Some(Message::binary(bytes))),
-        WsMessageType::Ping => Message::ping(bytes).map(Some),
-        WsMessageType::Pong => Message::pong(bytes).map(Some),
-        WsMessageType::Close => Ok(None),
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // What a panic left behind is whole: every change is one call on the map.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn judged(message_type: WsMessageType, bytes: Vec<u8>) -> Option<Message> {
-    message(message_type, bytes).expect("`dispatch` has judged the bytes")
 }
 
 fn push_many(
     owner: &dyn Acting,
     audience: Audience,
-    message: Message,
-    delivery: broker::Delivery,
+    message: broker::Message,
+    delivery: Delivery,
 ) -> Result<(), PushError> {
     let (audience, except) = match audience {
         Audience::Channels(channels) => (broker::Audience::Channels(channels), Vec::new()),

@@ -12,7 +12,7 @@ use super::outbound::{Ids, Outlet};
 use super::perform::{Pending, Unasked};
 use crate::broker::{AttachError, Broker, Config, Handle, QueueLimits, ShardDied, StartError};
 use crate::gateway::{Dialect, Secret};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -21,6 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long clients get to answer a close frame when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// As many as a node's queue to its HTTP server holds.
+const TAKEN_AT_ONCE_MAX: usize = 32;
 
 /// What a node gives to its HTTP server.
 pub struct Parts<H: Host> {
@@ -114,7 +117,7 @@ fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(
     let queue = QueueLimits { messages_max: (to_kernel.max_capacity() / 4).max(1), ..QueueLimits::default() };
     let (kernel_events, kernel) = broker.handle().kernel(http_server_process(), queue, policy)?;
     let host = Arc::new(host);
-    let pending = Arc::new(Mutex::new(Pending::new(Unasked::Failures)));
+    let pending = Arc::new(Pending::new(Unasked::Failures));
     let calls = Arc::new(Calls::default());
     let (door, attempts) = Door::new();
     let judge = Judge { host: host.clone(), kernel: kernel.clone(), settings, keyfile };
@@ -155,6 +158,9 @@ fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(
 }
 
 /// Takes messages of the kernel until it goes or the broker stops.
+///
+/// Never waits for the kernel while the kernel may be waiting for us: an answer that its queue has no room for is kept
+/// here. They are few: each belongs to a message that the kernel has taken out of that very queue.
 async fn take_in<H: Host>(
     mut inlet: Inlet,
     host: Arc<H>,
@@ -162,22 +168,30 @@ async fn take_in<H: Host>(
     to_kernel: mpsc::Sender<H::Message>,
     mut stopping: oneshot::Receiver<()>,
 ) {
+    let mut messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
+    let mut answers = VecDeque::new();
     loop {
-        let message = tokio::select! {
+        tokio::select! {
             _ = &mut stopping => return,
-            message = from_kernel.recv() => message,
-        };
-        let Some(message) = message else { return };
-        let Some(message) = host.to_ours(message) else { continue };
-        match inlet.take(message) {
-            Ok(None) => {}
-            // Waits only where the kernel's queue is full to the brim, which fails other modules of a node.
-            Ok(Some(answer)) => {
-                if to_kernel.send(host.to_node(answer)).await.is_err() {
-                    return;
-                }
+            taken = from_kernel.recv_many(&mut messages, TAKEN_AT_ONCE_MAX) => if taken == 0 {
+                return; // The kernel has gone.
+            },
+            room = to_kernel.reserve(), if !answers.is_empty() => match (room, answers.pop_front()) {
+                (Ok(room), Some(answer)) => room.send(host.to_node(answer)),
+                _ => return,
+            },
+        }
+        for message in messages.drain(..).filter_map(|message| host.to_ours(message)) {
+            match inlet.take(message) {
+                Ok(answer) => answers.extend(answer),
+                Err(_) => return,
             }
-            Err(_) => return,
+        }
+        while !answers.is_empty()
+            && let Ok(room) = to_kernel.try_reserve()
+            && let Some(answer) = answers.pop_front()
+        {
+            room.send(host.to_node(answer));
         }
     }
 }
@@ -187,10 +201,15 @@ async fn take_in<H: Host>(
 pub(super) struct Calls(Mutex<HashMap<u64, (Address, Instant)>>);
 
 impl Calls {
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, (Address, Instant)>> {
+        // What a panic left behind is whole: every change is one call on the map.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// `target` is asked. Whatever waited too long is forgotten: its client has had its answer.
     pub fn begin(&self, id: u64, target: Address, timeout: Duration) {
         let now = Instant::now();
-        let mut calls = lock(&self.0);
+        let mut calls = self.calls();
         if calls.len() == calls.capacity() {
             calls.retain(|_, (_, until)| *until > now);
         }
@@ -199,13 +218,8 @@ impl Calls {
 
     /// Whether a call of this id waited for `source`, which has answered it now.
     pub fn is_answered(&self, id: u64, source: &Address) -> bool {
-        let mut calls = lock(&self.0);
+        let mut calls = self.calls();
         let waited = calls.get(&id).is_some_and(|(target, _)| target == source);
         waited && calls.remove(&id).is_some()
     }
-}
-
-/// What a panic of another thread left behind is still whole: every change is one call on a map.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,7 +16,7 @@ use crate::node::acting::Acting;
 use crate::node::perform::{self, Pending, Unasked};
 use crate::node::{
     Address, Dialect, Events, HttpServerRequest, Inbound, IncomingHttpRequest, KernelMessage, Message, OUR, ProcessId,
-    WsMessageType, dispatch, http_server_process, is_http_server,
+    WsMessageType, dispatch, frame, http_server_process, is_http_server,
 };
 use crate::proto::MessageKind;
 use bytes::Bytes;
@@ -280,7 +280,7 @@ impl Backend for Attached {
             return self.send(push.into_message());
         }
         let channel = ChannelId::new(push.channel_id);
-        let pushed = match perform::message(push.message_type, push.blob.bytes) {
+        let pushed = match frame(push.message_type, push.blob.bytes) {
             Ok(Some(message)) => self.seat.acting().push(channel, message, broker::Delivery::default()),
             Ok(None) => self.seat.acting().close(channel, perform::CLOSE_WITHOUT_CODE, "", broker::Delivery::default()),
             Err(invalid) => {

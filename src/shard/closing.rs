@@ -4,11 +4,12 @@
 //! first, so it gives it once; a connection that is ended gracefully sends its last frame, shuts its writing side, and
 //! reads on until the client has seen it (a plain close would become a reset that eats the close frame).
 
-use super::command::{Close, CloseFrame};
+use super::command::{Asked, Close, CloseFrame};
 use super::connection::{Flags, Phase};
 use super::core::{Effect, Shard};
 use super::event::{Closed, ClosedBy, Event};
 use super::outbound::FrameParts;
+use super::outcome::Outcome;
 use crate::gateway::OwnerId;
 use crate::proto::{CloseReceived, Opcode, close, close::ClosePayload, server_header};
 use bytes::Bytes;
@@ -30,13 +31,18 @@ impl CloseFrame {
 impl Shard {
     /// A process, or the operator, closes a channel behind what is queued for it.
     pub(super) fn close_by_process(&mut self, close: Close) {
-        let Close { channel, owner, why, part } = close;
-        let part = part.map(|part| std::rc::Rc::new(std::cell::RefCell::new(part)));
-        let Some(slot) = self.pushable(channel, owner, part.as_ref()) else { return };
-        if let Some(part) = part {
-            part.borrow_mut().counts.closed += 1;
+        let Close { channel, owner, why, asked } = close;
+        match self.pushable(channel, owner) {
+            Ok(slot) => {
+                if let Asked::Outcome(mut part) = asked {
+                    part.counts.closed += 1;
+                }
+                self.close_behind(slot, &why);
+            }
+            // What is closed already is as it was wanted.
+            Err(Outcome { not_owner: 0, .. }) if matches!(asked, Asked::Failure(_)) => {}
+            Err(why) => self.answer_failed(owner, asked, why),
         }
-        self.close_behind(slot, &why);
     }
 
     /// Sends a close frame behind what is queued; the channel lives on until the client has answered.

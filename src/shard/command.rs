@@ -54,8 +54,20 @@ pub struct Push {
     pub frame: PushFrame,
     /// What to do when the channel is over its budget.
     pub policy: Option<Policy>,
-    /// Wants to know what became of it.
-    pub part: Option<Box<Part>>,
+    /// Who wants to know what became of it.
+    pub asked: Asked,
+}
+
+/// Who wants to know what became of an order for one channel.
+#[derive(Debug, Default)]
+pub enum Asked {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Its owner, by an [`Event::Failed`](super::event::Event::Failed) with this number, and only if it failed.
+    Failure(u64),
+    /// The holder of a ticket.
+    Outcome(Box<Part>),
 }
 
 /// One frame to many channels.
@@ -89,7 +101,7 @@ pub enum ShardAudience {
 }
 
 /// What a push carries. Checked by who made it: Text is valid UTF-8, control payloads have at most 125 bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushFrame {
     /// The kind of frame.
     pub kind: PushKind,
@@ -134,8 +146,8 @@ pub struct Close {
     pub owner: Option<OwnerId>,
     /// What the client is told.
     pub why: CloseFrame,
-    /// Wants to know: `closed`, `not_found` or `not_owner` counts 1.
-    pub part: Option<Box<Part>>,
+    /// Who wants to know: `closed`, `not_found` or `not_owner` counts 1. What is closed already is no failure.
+    pub asked: Asked,
 }
 
 /// The payload of a close frame.

@@ -270,6 +270,21 @@ impl Shard {
         batch.push(event);
     }
 
+    /// Gives an event to an owner that may have no channel here. One that has gone does not hear of it.
+    pub(super) fn tell(&mut self, owner: OwnerId, event: Event) {
+        if let Some(&place) = self.owner_places.get(&owner) {
+            return self.emit(place, event);
+        }
+        // An owner that a kernel made and that has bound nothing is not in the directory, but shares its system's queue.
+        let owners = &self.directory.owners;
+        let found = owners.get(&owner).or_else(|| owners.get(&self.directory.system?));
+        if let Some(found) = found {
+            let mut batch = Batch::new(owner);
+            batch.push(event);
+            found.queue.send(batch);
+        }
+    }
+
     /// Whether one more message may be given to the owner.
     pub(super) fn owner_has_room(&self, place: u32) -> bool {
         let local = &self.owners[place as usize];

@@ -36,7 +36,7 @@ pub enum Event {
     Closed(Box<Closed>),
     /// An HTTP request for a path of this process; it waits for a response.
     Http(Box<HttpRequest>),
-    /// A push or close that asked to hear of failure only has failed.
+    /// A push or close that asked to hear of failure only has failed: the channel is gone, closing, or another's.
     Failed {
         /// The number that it was given.
         ticket: u64,

@@ -3,12 +3,13 @@
 //! Invariants: a frame is encoded once per push, whatever the size of the audience; a policy is applied only after the
 //! socket has refused bytes; the budget is kept at the granularity of frames.
 
-use super::command::{CloseFrame, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use super::command::{Asked, CloseFrame, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
 use super::connection::{Connection, Flags, Phase};
 use super::core::Shard;
 use super::deflate::Compressed;
-use super::event::ClosedBy;
+use super::event::{ClosedBy, Event};
 use super::outbound::FrameParts;
+use super::outcome::Outcome;
 use super::owner::LocalOwner;
 use super::sending::{SharedPart, Watch};
 use super::window::{Range, Window};
@@ -101,10 +102,29 @@ fn opcode(kind: PushKind) -> Opcode {
 
 impl Shard {
     pub(super) fn push(&mut self, push: Push) {
-        let part = push.part.map(|part| Rc::new(RefCell::new(part)));
-        let Some(slot) = self.pushable(push.channel, push.owner, part.as_ref()) else { return };
-        let mut encoding = self.encode_for(slot, push.frame);
-        self.offer_counted(slot, &mut encoding, push.policy, part.as_ref(), None);
+        let Push { channel, owner, frame, policy, asked } = push;
+        let slot = match self.pushable(channel, owner) {
+            Ok(slot) => slot,
+            Err(why) => return self.answer_failed(owner, asked, why),
+        };
+        let mut encoding = self.encode_for(slot, frame);
+        let (part, asked) = match asked {
+            Asked::Outcome(part) => (Some(Rc::new(RefCell::new(part))), Asked::Nobody),
+            asked => (None, asked),
+        };
+        let fate = self.offer_counted(slot, &mut encoding, policy, part.as_ref(), None);
+        if matches!(fate, Fate::Closed) {
+            self.answer_failed(owner, asked, Outcome { closed: 1, ..Outcome::default() });
+        }
+    }
+
+    /// Tells whoever asked that an order reached no channel.
+    pub(super) fn answer_failed(&mut self, owner: Option<OwnerId>, asked: Asked, outcome: Outcome) {
+        match (asked, owner) {
+            (Asked::Outcome(mut part), _) => part.counts.add(&outcome),
+            (Asked::Failure(ticket), Some(owner)) => self.tell(owner, Event::Failed { ticket, outcome }),
+            (Asked::Failure(_), None) | (Asked::Nobody, _) => {}
+        }
     }
 
     pub(super) fn push_many(&mut self, many: PushMany) {
@@ -119,9 +139,13 @@ impl Shard {
         match &audience {
             ShardAudience::Channels(channels) => {
                 for &id in channels.iter().filter(|&&id| !is_left_out(id)) {
-                    if let Some(slot) = self.pushable(id, Some(owner), part.as_ref()) {
-                        let form = forms.of(&self.connections, slot);
-                        self.offer_counted(slot, form, policy, part.as_ref(), since);
+                    match (self.pushable(id, Some(owner)), &part) {
+                        (Ok(slot), part) => {
+                            let form = forms.of(&self.connections, slot);
+                            self.offer_counted(slot, form, policy, part.as_ref(), since);
+                        }
+                        (Err(why), Some(part)) => part.borrow_mut().counts.add(&why),
+                        (Err(_), None) => {}
                     }
                 }
             }
@@ -165,22 +189,17 @@ impl Shard {
         Some(&self.owners[*self.owner_places.get(&owner)? as usize])
     }
 
-    /// The connection behind a channel id, if this owner may push to it; if not, that is counted.
-    pub(super) fn pushable(&mut self, id: ChannelId, owner: Option<OwnerId>, part: Option<&SharedPart>) -> Option<u32> {
+    /// The connection behind a channel id, if this owner may order anything there; else which count tells why not.
+    pub(super) fn pushable(&mut self, id: ChannelId, owner: Option<OwnerId>) -> Result<u32, Outcome> {
         let slot = self.channels.get(&id).copied();
-        let is_owner = slot.is_some_and(|slot| owner.is_none_or(|owner| self.owner_of(slot) == Some(owner)));
-        if is_owner {
-            return slot;
+        match slot {
+            Some(slot) if owner.is_none_or(|owner| self.owner_of(slot) == Some(owner)) => return Ok(slot),
+            _ => self.stats.pushes_unknown += 1,
         }
-        self.stats.pushes_unknown += 1;
-        if let Some(part) = part {
-            let counts = &mut part.borrow_mut().counts;
-            match slot {
-                Some(_) => counts.not_owner += 1,
-                None => counts.not_found += 1,
-            }
-        }
-        None
+        Err(match slot {
+            Some(_) => Outcome { not_owner: 1, ..Outcome::default() },
+            None => Outcome { not_found: 1, ..Outcome::default() },
+        })
     }
 
     /// The owner of the channel at this place.
@@ -198,7 +217,7 @@ impl Shard {
         policy: Option<Policy>,
         part: Option<&SharedPart>,
         since: Option<u32>,
-    ) {
+    ) -> Fate {
         let fate = self.offer(slot, encoding, policy, since);
         self.stats.pushed += 1;
         match fate {
@@ -208,7 +227,7 @@ impl Shard {
             Fate::Dropped => self.stats.dropped += 1,
             Fate::Closed => self.stats.refused_closing += 1,
         }
-        let Some(part) = part else { return };
+        let Some(part) = part else { return fate };
         let counts = &mut part.borrow_mut().counts;
         match fate {
             Fate::Waits => self.watch(slot, part),
@@ -220,6 +239,7 @@ impl Shard {
             Fate::Dropped => counts.dropped += 1,
             Fate::Closed => counts.closed += 1,
         }
+        fate
     }
 
     fn watch(&mut self, slot: u32, part: &SharedPart) {

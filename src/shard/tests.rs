@@ -1,6 +1,6 @@
 //! Scenarios that once went wrong, each with one shard and sockets that take as much as they are told to.
 
-use super::command::{CloseFrame, Command, Policy, Push, PushFrame, PushKind};
+use super::command::{Asked, CloseFrame, Command, Policy, Push, PushFrame, PushKind};
 use super::event::Event;
 use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use super::outcome::{Outcome, Ticket};
@@ -137,9 +137,9 @@ impl Scene {
         let settle = move |outcome| {
             let _ = settled.send(outcome);
         };
-        let part = Ticket::split(1, settle).pop().map(Box::new);
+        let asked = Ticket::split(1, settle).pop().map(Box::new).map_or(Asked::Nobody, Asked::Outcome);
         let frame = PushFrame { kind, payload: vec![7; len].into() };
-        let push = Push { channel, owner: Some(OWNER), frame, policy, part };
+        let push = Push { channel, owner: Some(OWNER), frame, policy, asked };
         self.shard.handle_command(Command::Push(push), self.now_ms);
         outcome
     }
@@ -321,7 +321,7 @@ fn what_a_client_did_not_take_is_counted_to_the_byte() {
         scene.push(channel, 200);
         scene.push_by(Some(Policy::Conflate { key: 1 }), BINARY, channel, 50);
         let why = CloseFrame { code: Some(1000), reason: "enough".into() };
-        let close = super::command::Close { channel, owner: Some(OWNER), why, part: None };
+        let close = super::command::Close { channel, owner: Some(OWNER), why, asked: Asked::Nobody };
         (scene, channel, Command::Close(Box::new(close)))
     };
     let (mut scene, _, close) = fill();

@@ -11,7 +11,7 @@ use pushring::inbox::{self, Account, Inbox, InboxSender, NeverAsleep};
 use pushring::process_id::ProcessId;
 use pushring::proto::MessageKind;
 use pushring::shard::command::{
-    Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
+    Asked, Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
 };
 use pushring::shard::event::{ClosedBy, Event};
 use pushring::shard::flush::SocketId;
@@ -596,7 +596,7 @@ impl World {
             owner: Some(owner.id),
             frame: PushFrame { kind, payload: payload(id, filler).into() },
             policy,
-            part: parts.pop().map(Box::new),
+            asked: parts.pop().map_or(Asked::Nobody, |part| Asked::Outcome(Box::new(part))),
         };
         let is_ours = self.channels[&channel].owner == index;
         if self.send(index, self.channels[&channel].client % self.pumps.len(), Command::Push(push)) && is_ours {
@@ -700,7 +700,7 @@ impl World {
         let Some(id) = self.draw_channel(index).filter(|id| self.channels[id].owner == index) else { return };
         let why = CloseFrame { code: Some(CLOSE_CODE), reason: "enough".into() };
         let owner = Some(self.processes[index].owner.id);
-        let close = Close { channel: ChannelId::new(id), owner, why, part: None };
+        let close = Close { channel: ChannelId::new(id), owner, why, asked: Asked::Nobody };
         let shard = self.channels[&id].client % self.pumps.len();
         if self.send(index, shard, Command::Close(Box::new(close))) {
             let channel = self.channels.get_mut(&id).expect("it was just read");

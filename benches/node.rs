@@ -1,0 +1,240 @@
+//! What the drop-in adds to a push: a KernelMessage in, a frame out, beside the same push through a `Pusher`.
+//!
+//! `cargo bench --bench node` measures, the two in turn in one run, and prints the server's CPU time per delivered frame
+//! (who hands the push over, whoever carries it, the shard, the send) and the ratio; `cargo test` runs it once, tiny.
+//! Every frame goes to another channel, so that no two leave in one send, and a round waits for all of its frames.
+
+#[allow(dead_code)]
+#[path = "../examples/node_backend.rs"]
+mod node_backend;
+
+use node_backend::adapter::{MyNode, NodeMessage};
+use node_backend::kernel::{KEYFILE, NODE, SECRET};
+use pushring::broker::{Broker, Config, Event, Message, Process};
+use pushring::channel::ChannelId;
+use pushring::gateway::Dialect;
+use pushring::node::{self, Address, KernelMessage, LazyLoadBlob, Request, http_server_process};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel as std_channel};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+const PROCESS: &str = "bench:bench:sys";
+const CHANNELS: usize = 64;
+const PAYLOAD_BYTES: usize = 128;
+/// The threads whose CPU time is not the server's.
+const CLIENTS: &str = "bench-clients";
+
+/// Clients that take what comes, and say when a round is complete.
+struct Clients {
+    rounds: Receiver<()>,
+}
+
+impl Clients {
+    fn start(address: SocketAddr) -> Self {
+        let streams: Vec<TcpStream> = (0..CHANNELS).map(|_| open(address)).collect();
+        let (done, rounds): (Sender<()>, _) = std_channel();
+        std::thread::Builder::new().name(CLIENTS.into()).spawn(move || take(streams, &done)).unwrap();
+        Self { rounds }
+    }
+
+    fn await_round(&self) {
+        self.rounds.recv_timeout(Duration::from_secs(20)).expect("all frames of a round");
+    }
+}
+
+fn open(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!(
+        "GET /{PROCESS}/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    stream
+}
+
+/// Reads one frame of each client, again and again.
+fn take(mut streams: Vec<TcpStream>, done: &Sender<()>) {
+    let mut frame = [0; 4 + PAYLOAD_BYTES];
+    loop {
+        for stream in &mut streams {
+            if stream.read_exact(&mut frame).is_err() {
+                return; // The server has stopped.
+            }
+            assert_eq!(frame[..4], [0x81, 126, 0, PAYLOAD_BYTES as u8]);
+        }
+        if done.send(()).is_err() {
+            return;
+        }
+    }
+}
+
+/// CPU time of all threads of this process but the clients', in ns.
+fn server_cpu_ns() -> u64 {
+    let mut sum = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let path = task.unwrap().path();
+        let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+        let spent = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
+        if name.trim() != CLIENTS {
+            sum += spent.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+        }
+    }
+    sum
+}
+
+/// One way to push a frame to each channel.
+trait Way {
+    /// Makes what one round hands over; not measured.
+    fn prepare(&mut self);
+    /// Hands it over and waits for the frames.
+    fn round(&mut self);
+}
+
+struct ThroughPusher {
+    _broker: Broker,
+    process: Process,
+    channels: Vec<ChannelId>,
+    prepared: Vec<Message>,
+    clients: Clients,
+}
+
+impl ThroughPusher {
+    fn start() -> Self {
+        let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();
+        let process = broker.process(PROCESS.parse().unwrap()).unwrap();
+        process.bind("/", Default::default()).unwrap();
+        let clients = Clients::start(broker.address());
+        let (mut events, mut channels) = (Vec::new(), Vec::new());
+        while channels.len() < CHANNELS {
+            process.recv_batch(&mut events, Duration::from_secs(20)).unwrap();
+            channels.extend(events.drain(..).filter_map(|event| match event {
+                Event::Opened(opened) => Some(opened.channel),
+                _ => None,
+            }));
+        }
+        Self { _broker: broker, process, channels, prepared: Vec::new(), clients }
+    }
+}
+
+impl Way for ThroughPusher {
+    fn prepare(&mut self) {
+        let message = || Message::text_bytes(vec![b'x'; PAYLOAD_BYTES]).unwrap();
+        self.prepared = self.channels.iter().map(|_| message()).collect();
+    }
+
+    fn round(&mut self) {
+        for (channel, message) in self.channels.iter().zip(self.prepared.drain(..)) {
+            self.process.push_wait(*channel, message).unwrap();
+        }
+        self.clients.await_round();
+    }
+}
+
+struct ThroughDropIn {
+    to_server: mpsc::Sender<NodeMessage>,
+    _from_server: mpsc::Receiver<NodeMessage>,
+    channels: Vec<u64>,
+    prepared: Vec<NodeMessage>,
+    clients: Clients,
+}
+
+impl ThroughDropIn {
+    fn start() -> Self {
+        let (to_server, from_kernel) = mpsc::channel(32);
+        let (to_kernel, mut from_server) = mpsc::channel(100_000);
+        let (prints, mut printed) = mpsc::channel(32);
+        let parts = node::Parts {
+            host: MyNode { name: NODE.into(), jwt_secret: SECRET.to_vec() },
+            our_node: NODE.into(),
+            dialect: Dialect::Hyperdrive,
+            listen: ([127, 0, 0, 1], 0).into(),
+            keyfile: KEYFILE.to_vec(),
+            jwt_secret: SECRET.to_vec(),
+            from_kernel,
+            to_kernel,
+            prints,
+            expose_local: false,
+            config: Config { shards: 1, ..Config::default() },
+        };
+        std::thread::spawn(|| {
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(node::http_server(parts))
+        });
+        let line: String = printed.blocking_recv().unwrap();
+        let bind = br#"{"WebSocketBind":{"path":"/","authenticated":false,"extension":false}}"#;
+        to_server.blocking_send(request(1, bind.to_vec(), Some(5), None)).unwrap();
+        assert_eq!(from_server.blocking_recv().unwrap().0.message.body(), br#"{"Ok":null}"#);
+        let clients = Clients::start(line.rsplit(' ').next().unwrap().parse().unwrap());
+        let mut opened = || {
+            let body: serde_json::Value =
+                serde_json::from_slice(from_server.blocking_recv().unwrap().0.message.body()).unwrap();
+            body["WebSocketOpen"]["channel_id"].as_u64().unwrap()
+        };
+        let channels = (0..CHANNELS).map(|_| opened()).collect();
+        Self { to_server, _from_server: from_server, channels, prepared: Vec::new(), clients }
+    }
+}
+
+fn request(id: u64, body: Vec<u8>, expects_response: Option<u64>, blob: Option<LazyLoadBlob>) -> NodeMessage {
+    NodeMessage(KernelMessage {
+        id,
+        source: Address::new(NODE, PROCESS.parse::<node::ProcessId>().unwrap()),
+        target: Address::new(NODE, http_server_process()),
+        rsvp: None,
+        message: node::Message::Request(Request { body, expects_response, ..Request::default() }),
+        lazy_load_blob: blob,
+    })
+}
+
+impl Way for ThroughDropIn {
+    fn prepare(&mut self) {
+        let message = |channel| {
+            let body = format!(r#"{{"WebSocketPush":{{"channel_id":{channel},"message_type":"Text"}}}}"#);
+            request(7, body.into(), None, Some(LazyLoadBlob { mime: None, bytes: vec![b'x'; PAYLOAD_BYTES] }))
+        };
+        self.prepared = self.channels.iter().map(message).collect();
+    }
+
+    fn round(&mut self) {
+        for message in self.prepared.drain(..) {
+            self.to_server.blocking_send(message).unwrap();
+        }
+        self.clients.await_round();
+    }
+}
+
+/// The server's CPU time per frame over some rounds, in µs.
+fn measure(way: &mut dyn Way, rounds: usize) -> f64 {
+    let mut spent_ns = 0;
+    for _ in 0..rounds {
+        way.prepare();
+        let before = server_cpu_ns();
+        way.round();
+        spent_ns += server_cpu_ns() - before;
+    }
+    spent_ns as f64 / 1000.0 / (rounds * CHANNELS) as f64
+}
+
+fn main() {
+    let is_bench = std::env::args().any(|argument| argument == "--bench");
+    let (runs, rounds) = if is_bench { (9, 300) } else { (1, 3) };
+    let (mut pusher, mut drop_in) = (ThroughPusher::start(), ThroughDropIn::start());
+    measure(&mut pusher, rounds);
+    measure(&mut drop_in, rounds);
+    let mut pairs: Vec<(f64, f64)> =
+        (0..runs).map(|_| (measure(&mut pusher, rounds), measure(&mut drop_in, rounds))).collect();
+    pairs.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
+    for (pusher_us, drop_in_us) in &pairs {
+        println!("pusher {pusher_us:.2} us, drop-in {drop_in_us:.2} us: x {:.2}", drop_in_us / pusher_us);
+    }
+    let (pusher_us, drop_in_us) = pairs[runs / 2];
+    println!("median of {runs}: x {:.2} of {CHANNELS} channels, {PAYLOAD_BYTES} B", drop_in_us / pusher_us);
+}
