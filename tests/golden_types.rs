@@ -204,7 +204,7 @@ fn without_body(mut message: KernelMessage) -> KernelMessage {
 
 /// What a broker that owns the case's channels would do with an action.
 fn performed(request: ActionRequest, owners: &HashMap<ChannelId, Address>) -> Option<KernelMessage> {
-    let is_owner = |channel| owners.get(channel).map(|owner| *owner == request.requester);
+    let is_owner = |channel| owners.get(channel).map(|owner| owner == request.requester());
     match &request.action {
         Action::Push { channel, .. } if is_owner(channel) != Some(true) => {
             Some(request.reply.refused(HttpServerError::WsChannelNotFound))

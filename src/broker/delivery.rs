@@ -306,9 +306,9 @@ impl Pusher {
     }
 
     /// Collects orders, so that many cost as little to hand over as one. Order holds as if they were given one by one.
-    pub fn batch(&self) -> Batch<'_> {
+    pub fn batch(&self) -> Batch {
         let shards = self.shared.inboxes.len();
-        Batch { pusher: self, shards: (0..shards).map(|_| Vec::new()).collect() }
+        Batch { pusher: self.clone(), shards: (0..shards).map(|_| Vec::new()).collect() }
     }
 
     fn push_to(&self, channel: ChannelId, message: Message, delivery: Delivery, full: Full) -> Result<(), PushError> {
@@ -438,9 +438,10 @@ impl Pusher {
     }
 }
 
-/// Orders of one process that are handed over together ([`Pusher::batch`]). Dropping it gives up what was not sent.
-pub struct Batch<'a> {
-    pusher: &'a Pusher,
+/// Orders that are handed over together ([`Pusher::batch`]): those of one process, or of all processes of one kernel.
+/// Dropping it gives up what was not sent.
+pub struct Batch {
+    pusher: Pusher,
     shards: Vec<Vec<Command>>,
 }
 
@@ -448,16 +449,27 @@ pub struct Batch<'a> {
 /// shard stays short.
 const BATCH_COMMANDS_MAX: usize = 256;
 
-impl Batch<'_> {
+impl Batch {
     /// As [`Pusher::push_wait`], when the batch is sent; a full batch is sent at once.
     ///
     /// # Errors
     /// The broker has stopped.
     pub fn push_wait(&mut self, channel: ChannelId, message: Message) -> Result<(), PushError> {
-        let shard = self.pusher.shared.shard_of(channel);
-        let commands = &mut self.shards[shard];
-        commands.push(self.pusher.command(channel, message, None, Asked::Nobody));
-        if commands.len() >= BATCH_COMMANDS_MAX { self.send_shard(shard) } else { Ok(()) }
+        let command = self.pusher.command(channel, message, None, Asked::Nobody);
+        self.add(channel, command)
+    }
+
+    /// As [`push_wait`](Self::push_wait) in the name of `owner`, which must have its events from the same queue.
+    pub(crate) fn push_wait_as(
+        &mut self,
+        owner: &Pusher,
+        channel: ChannelId,
+        message: Message,
+        delivery: Delivery,
+    ) -> Result<(), PushError> {
+        assert!(Arc::ptr_eq(&owner.accounts, &self.pusher.accounts), "a batch is charged to one account");
+        let asked = owner.asked(delivery.ask);
+        self.add(channel, owner.command(channel, message, delivery.policy, asked))
     }
 
     /// Hands everything over, waiting for room in the inboxes.
@@ -466,6 +478,13 @@ impl Batch<'_> {
     /// The broker has stopped.
     pub fn send_wait(&mut self) -> Result<(), PushError> {
         (0..self.shards.len()).try_for_each(|shard| self.send_shard(shard))
+    }
+
+    fn add(&mut self, channel: ChannelId, command: Command) -> Result<(), PushError> {
+        let shard = self.pusher.shared.shard_of(channel);
+        let commands = &mut self.shards[shard];
+        commands.push(command);
+        if commands.len() >= BATCH_COMMANDS_MAX { self.send_shard(shard) } else { Ok(()) }
     }
 
     fn send_shard(&mut self, shard: usize) -> Result<(), PushError> {

@@ -5,7 +5,7 @@
 //! Invariants: an owner keeps its number as long as the kernel is attached; there are at most [`OWNERS_MAX`], so that a
 //! client with a token cannot grow them for ever.
 
-use super::{AttachError, Event, OwnerHandle, Pusher, Shared};
+use super::{AttachError, Batch, Event, OwnerHandle, Pusher, Shared};
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::shard::Owner;
@@ -130,6 +130,11 @@ impl KernelHandle {
             owner: owner.id,
             pusher: self.pusher.in_name_of(&owner),
         })
+    }
+
+    /// Collects pushes of any of its processes.
+    pub fn batch(&self) -> Batch {
+        self.pusher.batch()
     }
 
     /// What answers logins and calls of the RPC path. None: the broker has stopped.

@@ -49,7 +49,7 @@ pub fn start(broker: &Handle) -> Result<Vec<JoinHandle<()>>, DemoError> {
     ])
 }
 
-type OnEvent = fn(&Process, &mut Batch<'_>, Event) -> Result<(), PushError>;
+type OnEvent = fn(&Process, &mut Batch, Event) -> Result<(), PushError>;
 
 fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>, DemoError> {
     let id = id.parse().expect("the ids of this file are valid");
@@ -60,7 +60,7 @@ fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>,
 }
 
 /// Handles events until the broker stops.
-fn run(process: &Process, on_event: impl Fn(&Process, &mut Batch<'_>, Event) -> Result<(), PushError>) {
+fn run(process: &Process, on_event: impl Fn(&Process, &mut Batch, Event) -> Result<(), PushError>) {
     let mut events = Vec::new();
     loop {
         match process.recv_batch(&mut events, Duration::from_secs(3600)) {
@@ -76,14 +76,14 @@ fn run(process: &Process, on_event: impl Fn(&Process, &mut Batch<'_>, Event) -> 
     }
 }
 
-fn echo(_: &Process, batch: &mut Batch<'_>, event: Event) -> Result<(), PushError> {
+fn echo(_: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
     match event {
         Event::Message { channel, kind, payload } => batch.push_wait(channel, received(kind, payload)),
         _ => Ok(()),
     }
 }
 
-fn relay(process: &Process, _: &mut Batch<'_>, event: Event) -> Result<(), PushError> {
+fn relay(process: &Process, _: &mut Batch, event: Event) -> Result<(), PushError> {
     match event {
         Event::Message { channel, kind, payload } => {
             process.push_many_wait(Audience::Process, &[channel], received(kind, payload), Delivery::default())
@@ -92,7 +92,7 @@ fn relay(process: &Process, _: &mut Batch<'_>, event: Event) -> Result<(), PushE
     }
 }
 
-fn unicast(_: &Process, batch: &mut Batch<'_>, event: Event) -> Result<(), PushError> {
+fn unicast(_: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
     match event {
         Event::Opened(opened) => {
             batch.push_wait(opened.channel, Message::text(format!("{{\"channel_id\":{}}}", opened.channel)))

@@ -1,7 +1,7 @@
 //! A message of a node to the HTTP server → what to do, and what to answer (node contract, section 3).
 //!
 //! All that can be judged without a running broker is judged here: does the body parse, is there a blob, may the source
-//! bind, does the payload fit its frame. What is left is one [`Action`], its requester and a [`Reply`]: a refusal is
+//! bind, does the payload fit its frame. What is left is one [`Action`] and a [`Reply`]: a refusal is
 //! answered at once even if nobody asked, success only when somebody did. Blobs are moved, never copied, and text is
 //! checked once, when its message is made. Holds no state and knows neither channels nor routes nor clocks.
 
@@ -37,12 +37,17 @@ pub enum Inbound {
 /// An action, who asks for it, and how to answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ActionRequest {
-    /// Node and process that ask; the node is spelled out, never `our`. Both decide who owns a channel.
-    pub requester: Address,
     /// What is asked.
     pub action: Action,
     /// How to answer.
     pub reply: Reply,
+}
+
+impl ActionRequest {
+    /// Node and process that ask; the node may be [`OUR`]. Both decide who owns a channel.
+    pub fn requester(&self) -> &Address {
+        &self.reply.source
+    }
 }
 
 /// An action that was found well-formed. Paths are as the process gave them, still without its id.
@@ -177,10 +182,6 @@ pub fn dispatch(message: KernelMessage, our_node: &str, dialect: Dialect) -> Inb
         Message::Response((response, _)) => return Inbound::Response { id, source, response, blob },
         Message::Request(request) => request,
     };
-    let mut requester = source.clone();
-    if requester.node == OUR {
-        requester.node = our_node.to_string();
-    }
     let asked = rsvp.is_some() || request.expects_response.is_some();
     let on_success = asked.then(|| rsvp.unwrap_or_else(|| source.clone()));
     let mut reply = Reply { id, source, on_success };
@@ -190,11 +191,11 @@ pub fn dispatch(message: KernelMessage, our_node: &str, dialect: Dialect) -> Inb
             reply.on_success = None;
             extension_push(id, channel_id, message_type, desired_reply_type, blob, dialect)
         }
-        Ok(action) => judge(action, &requester, our_node, blob),
+        Ok(action) => judge(action, &reply.source, our_node, blob),
         Err(_) => Err(HttpServerError::MalformedRequest),
     };
     match judged {
-        Ok(action) => Inbound::Action(ActionRequest { requester, action, reply }),
+        Ok(action) => Inbound::Action(ActionRequest { action, reply }),
         Err(error) => Inbound::Refused(reply.refused(error)),
     }
 }
@@ -255,7 +256,7 @@ fn may_bind(requester: &Address, our_node: &str) -> Result<(), HttpServerError> 
 }
 
 fn on_our_node(requester: &Address, our_node: &str) -> Result<(), HttpServerError> {
-    if requester.node == our_node { Ok(()) } else { Err(HttpServerError::InvalidSourceProcess) }
+    if requester.is_on(our_node) { Ok(()) } else { Err(HttpServerError::InvalidSourceProcess) }
 }
 
 fn content(cache: bool, blob: Option<LazyLoadBlob>) -> Result<Option<LazyLoadBlob>, HttpServerError> {

@@ -1,6 +1,7 @@
 //! From the node's kernel to the shards: one message after the other, in the order in which the kernel sent them.
 //!
-//! Waits for room in a shard's inbox, which drains at CPU speed, and never for a client.
+//! Pushes are collected until [`Inlet::hand_over`], or until something else is asked: so each shard obeys in the order in
+//! which the kernel sent. Waits for room in a shard's inbox, which drains at CPU speed, and never for a client.
 
 use super::dispatch::{Action, ActionRequest, Inbound, dispatch};
 use super::error::HttpServerError;
@@ -9,11 +10,11 @@ use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::perform::{self, Pending};
 use super::rpc::rpc_response_body;
 use super::server::Calls;
-use crate::broker::{KernelHandle, OwnerHandle, PushError, RequestId};
+use crate::broker::{Batch, KernelHandle, OwnerHandle, PushError, RequestId};
 use crate::gateway::Dialect;
 use crate::http;
 use crate::process_id::ProcessId;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
 pub(super) struct Inlet {
@@ -22,8 +23,9 @@ pub(super) struct Inlet {
     pub kernel: KernelHandle,
     pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
-    /// Those that have asked for something; as many as the kernel has owners at most.
-    pub owners: HashMap<ProcessId, OwnerHandle>,
+    pub owners: Owners,
+    /// Pushes that were not handed over yet.
+    pub batch: Batch,
 }
 
 impl Inlet {
@@ -42,8 +44,16 @@ impl Inlet {
         }
     }
 
+    /// Hands over the pushes that were taken.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn hand_over(&mut self) -> Result<(), PushError> {
+        self.batch.send_wait()
+    }
+
     fn act(&mut self, request: ActionRequest) -> Result<Option<KernelMessage>, PushError> {
-        if request.requester.node != self.our_node {
+        if !request.requester().is_on(&self.our_node) {
             // Binds were refused already; a process of another node owns no channel here, whatever its name.
             return Ok(match request.action {
                 Action::PushMany { .. } | Action::Push { .. } | Action::Close { .. } => {
@@ -52,10 +62,19 @@ impl Inlet {
                 _ => Some(request.reply.refused(HttpServerError::InvalidSourceProcess)),
             });
         }
-        let process = request.requester.process.clone();
-        match self.owner(&process)? {
-            Some(owner) => self.pending.perform(&owner, request),
-            None => Ok(Some(request.reply.refused(HttpServerError::InvalidSourceProcess))),
+        let Some(owner) = self.owners.owner(&self.kernel, &request.requester().process)? else {
+            return Ok(Some(request.reply.refused(HttpServerError::InvalidSourceProcess)));
+        };
+        match request {
+            ActionRequest { action: Action::Push { channel, message }, reply } => {
+                let delivery = self.pending.delivery_of_push(reply);
+                self.batch.push_wait_as(owner, channel, message, delivery)?;
+                Ok(None)
+            }
+            request => {
+                self.batch.send_wait()?;
+                self.pending.perform(owner, request)
+            }
         }
     }
 
@@ -77,21 +96,30 @@ impl Inlet {
         if source.node != self.our_node {
             return Ok(());
         }
-        match self.owner(&source.process)? {
-            Some(owner) => perform::respond(&owner, id, &response, blob),
+        match self.owners.owner(&self.kernel, &source.process)? {
+            Some(owner) => perform::respond(owner, id, &response, blob),
             None => Ok(()),
         }
     }
+}
 
-    fn owner(&mut self, process: &ProcessId) -> Result<Option<OwnerHandle>, PushError> {
-        if let Some(owner) = self.owners.get(process) {
-            return Ok(Some(owner.clone()));
+/// Those that have asked for something; as many as the kernel has owners at most.
+#[derive(Default)]
+pub(super) struct Owners(FxHashMap<ProcessId, OwnerHandle>);
+
+impl Owners {
+    /// What acts in the name of `process`; none if there are too many processes.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    fn owner(&mut self, kernel: &KernelHandle, process: &ProcessId) -> Result<Option<&OwnerHandle>, PushError> {
+        if !self.0.contains_key(process) {
+            let Some(owner) = kernel.owner(process) else {
+                // Too many processes, or no broker: which one, the system's own owner tells.
+                return kernel.system().map(|_| None).ok_or(PushError::Stopped);
+            };
+            self.0.insert(process.clone(), owner);
         }
-        let Some(owner) = self.kernel.owner(process) else {
-            // Too many processes, or no broker: which one, its own owner tells.
-            return self.kernel.system().map(|_| None).ok_or(PushError::Stopped);
-        };
-        self.owners.insert(process.clone(), owner.clone());
-        Ok(Some(owner))
+        Ok(self.0.get(process))
     }
 }

@@ -70,7 +70,7 @@ impl Pending {
     pub fn perform(&self, owner: &dyn Acting, request: ActionRequest) -> Result<Option<KernelMessage>, PushError> {
         let ActionRequest { action, reply, .. } = request;
         let sent = match action {
-            Action::Push { channel, message } => owner.push(channel, message, self.delivery(Asked::Push, reply)),
+            Action::Push { channel, message } => owner.push(channel, message, self.delivery_of_push(reply)),
             Action::PushMany { audience, message } => {
                 push_many(owner, audience, message, self.delivery(Asked::PushMany, reply))
             }
@@ -80,6 +80,11 @@ impl Pending {
             action => return bind(owner, action, reply),
         };
         sent.map(|()| None)
+    }
+
+    /// How the outcome of a push comes back, for who hands it over otherwise than by [`perform`](Self::perform).
+    pub fn delivery_of_push(&self, reply: Reply) -> Delivery {
+        self.delivery(Asked::Push, reply)
     }
 
     /// How the outcome of an action comes back.

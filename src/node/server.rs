@@ -6,7 +6,7 @@
 use super::events::Events;
 use super::host::Host;
 use super::identity::{Address, http_server_process};
-use super::inbound::Inlet;
+use super::inbound::{Inlet, Owners};
 use super::login::{Door, Judge};
 use super::outbound::{Ids, Outlet};
 use super::perform::{Pending, Unasked};
@@ -133,7 +133,8 @@ fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(
         extensions: Default::default(),
         ids: Ids::new(),
     };
-    let inlet = Inlet { our_node, dialect, kernel, pending, calls, owners: HashMap::new() };
+    let batch = kernel.batch();
+    let inlet = Inlet { our_node, dialect, kernel, pending, calls, owners: Owners::default(), batch };
     // Full: the terminal has more to show than anybody reads.
     let _ = prints.try_send(host.print(format!("http-server: listening on {}", broker.address())));
 
@@ -186,6 +187,9 @@ async fn take_in<H: Host>(
                 Ok(answer) => answers.extend(answer),
                 Err(_) => return,
             }
+        }
+        if inlet.hand_over().is_err() {
+            return;
         }
         while !answers.is_empty()
             && let Ok(room) = to_kernel.try_reserve()
