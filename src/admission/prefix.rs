@@ -2,7 +2,7 @@
 //!
 //! A /64 is what one subscriber gets at least (RFC 6177), so counting single IPv6 addresses would count nothing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;
 
 /// An IPv4 address or the network half of an IPv6 address, in one word.
@@ -24,6 +24,17 @@ impl From<IpAddr> for Prefix {
     }
 }
 
+impl From<Prefix> for IpAddr {
+    /// The IPv4 address, or the first address of the IPv6 network.
+    fn from(prefix: Prefix) -> Self {
+        match prefix.0.get() {
+            bits if bits >= IPV4 => Ipv4Addr::from_bits(bits as u32).into(),
+            bits if bits == ZERO.get() => Ipv6Addr::UNSPECIFIED.into(),
+            bits => Ipv6Addr::from_bits(u128::from(bits) << 64).into(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +52,10 @@ mod tests {
         assert_eq!(prefix("::1"), prefix("::2"));
         assert_ne!(prefix("::1"), prefix("0.0.0.0"));
         assert_eq!(size_of::<Option<Prefix>>(), 8);
+        for (ip, back) in
+            [("10.0.0.1", "10.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("2001:db8::1", "2001:db8::"), ("::1", "::")]
+        {
+            assert_eq!(IpAddr::from(prefix(ip)).to_string(), back);
+        }
     }
 }

@@ -31,6 +31,7 @@ mod kernel;
 mod process;
 
 pub use crate::shard::command::{CloseFrame, Policy};
+pub use crate::shard::disconnects::Disconnect;
 pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
 pub use crate::shard::outcome::Outcome;
 pub use crate::shard::process_queue::{QueueLimits, RecvError};
@@ -54,6 +55,7 @@ use crate::gateway::{BindError, Dialect, OwnerId, Settings, Snapshot};
 use crate::inbox::{self, Account, Inbox, InboxSender};
 use crate::process_id::ProcessId;
 use crate::shard::command::{Asked, Close, Command};
+use crate::shard::disconnects::DISCONNECTS_MAX;
 use crate::shard::flush::Flush;
 use crate::shard::{Common, Directory, Shard};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -375,6 +377,18 @@ impl Handle {
         let mut reports: Vec<Report> = reports.iter().collect();
         reports.sort_unstable_by_key(|report| report.shard);
         reports
+    }
+
+    /// The last 1,000 channels that ended, and why, the newest last; clients that opened a WebSocket and did not register
+    /// are among them. Empty once the broker has stopped.
+    pub fn disconnects(&self) -> Vec<Disconnect> {
+        let (sender, shards) = bounded(self.shared.inboxes.len());
+        // A shard that has stopped drops its copy of the sender.
+        let _ = self.shared.send_all(|_| Command::Disconnects(sender.clone()));
+        drop(sender);
+        let mut all: Vec<Disconnect> = shards.iter().flatten().collect();
+        all.sort_by_key(|disconnect| disconnect.unix_ms);
+        all.split_off(all.len().saturating_sub(DISCONNECTS_MAX))
     }
 
     /// Closes every channel with 1001, gives clients `within` to answer, and lets [`Broker::wait`] return.

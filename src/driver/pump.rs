@@ -165,7 +165,7 @@ impl Pump {
         self.ticked_ms = now_ms;
         // A clock before 1970 only makes tokens look valid that expired long ago; it is the operator's to set.
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.shard.set_unix_s(unix.as_secs());
+        self.shard.set_unix_ms(unix.as_millis() as u64, now_ms);
         self.shard.handle_tick(now_ms);
     }
 

@@ -90,7 +90,7 @@ impl std::fmt::Debug for ClosePayload {
 
 /// The longest start of `text` that is no longer than `bytes_max` and ends between characters.
 /// (`str::floor_char_boundary` is newer than our minimum Rust.)
-fn cut(text: &str, bytes_max: usize) -> &str {
+pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
     let end = (0..=bytes_max.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
     &text[..end.unwrap_or(0)]
 }

@@ -7,6 +7,7 @@
 use super::command::{Asked, Close, CloseFrame};
 use super::connection::{Flags, Phase};
 use super::core::{Effect, Shard};
+use super::disconnects::End;
 use super::event::{Closed, ClosedBy, Event};
 use super::outbound::FrameParts;
 use super::outcome::Outcome;
@@ -116,9 +117,10 @@ impl Shard {
         self.remove(slot);
     }
 
-    /// Takes the channel, if this is one, out of the tables and tells its owner.
+    /// Takes the channel, if this is one, out of the tables and tells its owner. Every WebSocket ends here.
     fn end_channel(&mut self, slot: u32, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
         self.drop_watches(slot);
+        self.note_disconnect(slot, &End { code, reason, by, lost_bytes });
         let connection = &mut self.connections[slot as usize];
         let ending = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
         let Phase::Open(channel) = std::mem::replace(&mut connection.phase, ending) else { return };
@@ -211,6 +213,7 @@ impl Shard {
                 Phase::Open(_) => self.close_behind(slot, &why),
                 Phase::Registering(_) => {
                     self.append_close(slot, &why.payload());
+                    self.end_channel(slot, close::code::GOING_AWAY, &why.reason, ClosedBy::Broker, 0);
                     self.end_connection(slot);
                 }
                 Phase::Http(exchange) if exchange.is_idle() => self.end_connection(slot),

@@ -33,6 +33,8 @@ pub enum Command {
     },
     /// Answer with a copy of the shard's counters.
     Report(crossbeam_channel::Sender<super::stats::Report>),
+    /// Answer with the last channels that ended, in order.
+    Disconnects(crossbeam_channel::Sender<Vec<super::disconnects::Disconnect>>),
     /// Close everything, then end.
     Stop {
         /// How long clients get to answer the close.

@@ -75,8 +75,10 @@ pub struct Connection {
     pub(super) deadline_ms: u64,
     /// When anything was last read.
     pub(super) heard_ms: u64,
-    /// The tick of the one wheel entry that counts.
-    pub(super) wheel_tick: u64,
+    /// The tick of the one wheel entry that counts; [`Self::NO_TICK`] if there is none.
+    pub(super) wheel_tick: u32,
+    /// When it was accepted, or became a channel: seconds of the shard's own time.
+    pub(super) since_s: u32,
 }
 
 /// What a connection is at.
@@ -112,6 +114,16 @@ pub(super) struct Channel {
     pub message_ms: u32,
     /// What it is failed for, see [`Flags::FAILING`].
     pub violation: Option<Violation>,
+    /// What the last answered ping took; [`Self::NO_PING`] if none was.
+    pub ping_ms: u16,
+}
+
+impl Channel {
+    pub const NO_PING: u16 = u16::MAX;
+
+    pub fn ping_ms(&self) -> Option<u16> {
+        (self.ping_ms != Self::NO_PING).then_some(self.ping_ms)
+    }
 }
 
 /// Small facts of a connection.
@@ -162,6 +174,9 @@ impl Flags {
 }
 
 impl Connection {
+    /// Later than any tick: they last 13 years.
+    pub(super) const NO_TICK: u32 = u32::MAX;
+
     /// Whether reading is paused by us.
     pub(super) fn is_paused(&self) -> bool {
         self.flags.has(Flags::WAITS_FOR_OWNER)

@@ -12,6 +12,7 @@ use super::command::{Acknowledge, Command};
 use super::config::Config;
 use super::connection::{Connection, Flags, Token};
 use super::directory::{Directory, Owner};
+use super::disconnects::Disconnects;
 use super::event::Event;
 use super::flush::{Flush, SocketId};
 use super::outbound::Spares;
@@ -88,9 +89,12 @@ pub struct Shard {
     /// Small messages of one turn lie here side by side until their processes have read them.
     pub(super) arena: BytesMut,
     pub(super) stats: Stats,
+    pub(super) disconnects: Disconnects,
     pub(super) rng: u64,
     /// Seconds since 1970, for tokens and dates.
     pub(super) unix_s: u64,
+    /// The time of day less the shard's own time, in milliseconds.
+    pub(super) unix_ahead_ms: u64,
     pub(super) date: Date,
     /// Set once the broker stops: when everything must be closed.
     pub(super) stop_at_ms: Option<u64>,
@@ -127,17 +131,20 @@ impl Shard {
             scratch: Some(Box::default()),
             arena: BytesMut::new(),
             stats: Stats::default(),
+            disconnects: Disconnects::default(),
             rng: seed | 1,
             unix_s: 0,
+            unix_ahead_ms: 0,
             date: Date::at(0),
             stop_at_ms: None,
         }
     }
 
     /// Sets the time of day, for tokens and dates; deadlines do not know it.
-    pub fn set_unix_s(&mut self, unix_s: u64) {
-        self.unix_s = unix_s;
-        self.date.advance(unix_s);
+    pub fn set_unix_ms(&mut self, unix_ms: u64, now_ms: u64) {
+        self.unix_s = unix_ms / 1000;
+        self.unix_ahead_ms = unix_ms.wrapping_sub(now_ms);
+        self.date.advance(self.unix_s);
     }
 
     /// An order from elsewhere.
@@ -165,6 +172,7 @@ impl Shard {
             Command::OwnerGone { owner, why } => self.owner_gone(owner, &why),
             // Whoever asked may have gone meanwhile.
             Command::Report(to) => drop(to.send(self.report())),
+            Command::Disconnects(to) => drop(to.send(self.disconnects.to_vec())),
             Command::Stop { within_ms } => self.stop(within_ms),
         }
     }

@@ -4,7 +4,7 @@
 //! looked at lazily; a connection that *we* do not read is not judged by its silence.
 
 use super::command::CloseFrame;
-use super::connection::{Flags, Phase};
+use super::connection::{Connection, Flags, Phase};
 use super::core::Shard;
 use super::event::ClosedBy;
 use super::outbound::Lane;
@@ -32,9 +32,9 @@ impl Shard {
     /// Has the connection looked at no later than `deadline_ms`.
     pub(super) fn schedule(&mut self, slot: u32, deadline_ms: u64) {
         let connection = &mut self.connections[slot as usize];
-        if deadline_ms.div_ceil(TICK_MS) < connection.wheel_tick {
+        if deadline_ms.div_ceil(TICK_MS) < u64::from(connection.wheel_tick) {
             let entry = Entry { slot, generation: connection.generation };
-            connection.wheel_tick = self.wheel.insert(entry, deadline_ms);
+            connection.wheel_tick = self.wheel.insert(entry, deadline_ms) as u32;
         }
     }
 
@@ -47,10 +47,10 @@ impl Shard {
     fn look_at(&mut self, entry: Entry, now_ms: u64) {
         let Some(connection) = self.connections.get_mut(entry.slot as usize) else { return };
         // An entry that a sooner one has replaced, or of a connection that is gone.
-        if connection.generation != entry.generation || connection.wheel_tick > now_ms / TICK_MS {
+        if connection.generation != entry.generation || u64::from(connection.wheel_tick) > now_ms / TICK_MS {
             return;
         }
-        connection.wheel_tick = u64::MAX;
+        connection.wheel_tick = Connection::NO_TICK;
         if connection.deadline_ms <= now_ms {
             self.expired(entry.slot);
         } else {
@@ -115,7 +115,9 @@ impl Shard {
             return;
         }
         connection.pings_unanswered += 1;
-        self.send_control(slot, Opcode::Ping, Lane::Ping, b"");
+        // The pong brings it back, and with it how long the way was.
+        let sent_ms = now_ms as u32;
+        self.send_control(slot, Opcode::Ping, Lane::Ping, &sent_ms.to_be_bytes());
     }
 
     /// The end of the time that a stop gives: whoever is left is cut off.

@@ -43,7 +43,8 @@ impl Shard {
             unparsed: None,
             deadline_ms: now_ms + self.config.head_timeout_ms,
             heard_ms: now_ms,
-            wheel_tick: u64::MAX,
+            wheel_tick: Connection::NO_TICK,
+            since_s: (now_ms / 1000) as u32,
         }) as u32;
         self.schedule(slot, now_ms + self.config.head_timeout_ms);
         if let Err(over) = entered {

@@ -17,6 +17,7 @@ mod core;
 mod deadlines;
 pub mod deflate;
 pub mod directory;
+pub mod disconnects;
 mod entering;
 pub mod event;
 pub mod flush;

@@ -49,8 +49,10 @@ impl Shard {
             place,
             message_ms: (self.now_ms as u32).wrapping_sub(ANSWER_GRACE_MS),
             violation: None,
+            ping_ms: Channel::NO_PING,
         });
         connection.deadline_ms = u64::MAX;
+        connection.since_s = (self.now_ms / 1000) as u32;
         let source = connection.peer.into();
         self.stats.opened += 1;
         self.spread_first_probe(slot);

@@ -74,6 +74,11 @@ impl LocalOwner {
         moved
     }
 
+    /// The path of a channel.
+    pub fn path(&self, place: Place) -> &Arc<str> {
+        &self.lists[place.list as usize].path
+    }
+
     /// All its channels.
     pub fn channels(&self) -> impl Iterator<Item = &[u32]> {
         self.lists.iter().map(|(_, list)| list.slots.as_slice())

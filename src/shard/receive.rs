@@ -4,7 +4,7 @@
 //! is kept and reading stops; a client whose own queue is over half full is not read either, so one that sends without
 //! reading slows only itself.
 
-use super::connection::{Connection, Flags, Phase, Token};
+use super::connection::{Channel, Connection, Flags, Phase, Token};
 use super::core::{Effect, Shard};
 use super::event::{ClosedBy, ControlKind, Event};
 use super::outbound::{ControlFrame, Lane};
@@ -139,6 +139,7 @@ impl Shard {
                 Step::Next
             }
             (Received::Pong(payload), _) => {
+                self.note_pong(slot, payload);
                 self.emit_control(channel, ControlKind::Pong, payload);
                 Step::Next
             }
@@ -147,6 +148,15 @@ impl Shard {
                 self.closed_by_client(slot, &received);
                 Step::Over
             }
+        }
+    }
+
+    /// Our pings carry their time. What a client makes of it, it makes of its own record.
+    fn note_pong(&mut self, slot: u32, payload: &[u8]) {
+        let Phase::Open(channel) = &mut self.connections[slot as usize].phase else { return };
+        if let Ok(sent_ms) = payload.try_into().map(u32::from_be_bytes) {
+            let took_ms = (self.now_ms as u32).wrapping_sub(sent_ms);
+            channel.ping_ms = u16::try_from(took_ms).unwrap_or(Channel::NO_PING);
         }
     }
 

@@ -73,7 +73,7 @@ impl Scene {
         let config = Arc::new(Config { outbound_bytes_max: 1000, ..Config::default() });
         let common = Common { config, directory: Arc::new(directory), admission: Arc::default() };
         let mut shard = Shard::new(0, 1, common, Box::new(wire.clone()), 1, 0);
-        shard.set_unix_s(1_000_000);
+        shard.set_unix_ms(1_000_000_000, 0);
         let client = shard.handle_accept(SocketId(0), ([127, 0, 0, 1], 1).into(), 0).unwrap();
         Self { shard, wire, events, client, now_ms: 0 }
     }

@@ -168,7 +168,7 @@ impl World {
         let clients = world.rng.between(4, 24);
         (0..clients).for_each(|number| world.add_client(number));
         for pump in &mut world.pumps {
-            pump.shard.set_unix_s(UNIX_S);
+            pump.shard.set_unix_ms(UNIX_S * 1000, 0);
         }
         world
     }

@@ -1,0 +1,151 @@
+//! The last channels that ended here, and why: what an operator asks when a user says "I was disconnected".
+//!
+//! A ring of plain facts, filled where a channel ends and read by asking the shard
+//! ([`super::command::Command::Disconnects`]). It holds what is known anyway; nothing is counted for it per message.
+//! Clients that opened a WebSocket and never became a channel are in it too, without a channel id.
+
+use super::connection::{Connection, Phase};
+use super::core::Shard;
+use super::event::ClosedBy;
+use crate::channel::ChannelId;
+use crate::process_id::ProcessId;
+use crate::proto::close;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// How many a broker tells of. Each shard keeps as many, some 200 bytes each, so that those of all shards together are
+/// the last ones however unevenly they end.
+pub const DISCONNECTS_MAX: usize = 1_000;
+
+/// The end of one channel, or of a WebSocket that never became one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disconnect {
+    /// When, in milliseconds after 1970.
+    pub unix_ms: u64,
+    /// Its id; none where the client had not registered.
+    pub channel: Option<ChannelId>,
+    /// Whose it was.
+    pub process: Option<ProcessId>,
+    /// The bound path, without the process id; `/` where the client had not registered.
+    pub path: Arc<str>,
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+    /// The client as a trusted proxy forwarded it (of an IPv6 address the /64); none where there was none.
+    pub forwarded_for: Option<IpAddr>,
+    /// The close code: see [`super::event::Closed::code`].
+    pub code: u16,
+    /// The reason in words, perhaps empty: as much of it as a close frame holds.
+    pub reason: Box<str>,
+    /// Who ended it.
+    pub by: ClosedBy,
+    /// Bytes of accepted pushes that never left.
+    pub lost_bytes: usize,
+    /// How long it had been open, in seconds.
+    pub age_s: u32,
+    /// How long the client had said nothing, in milliseconds.
+    pub silent_ms: u64,
+    /// Pings of ours that were not answered.
+    pub pings_unanswered: u8,
+    /// What the last answered ping of ours took, in milliseconds; none where there was none, or it took over a minute.
+    pub ping_ms: Option<u16>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Disconnects(VecDeque<Disconnect>);
+
+impl Disconnects {
+    fn push(&mut self, disconnect: Disconnect) {
+        if self.0.len() == DISCONNECTS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(disconnect);
+    }
+
+    pub fn to_vec(&self) -> Vec<Disconnect> {
+        self.0.iter().cloned().collect()
+    }
+}
+
+/// How a WebSocket ended.
+pub(super) struct End<'a> {
+    pub code: u16,
+    pub reason: &'a str,
+    pub by: ClosedBy,
+    pub lost_bytes: usize,
+}
+
+impl Shard {
+    /// Keeps the end of this WebSocket, whose tables still tell of it. Of HTTP connections nothing is kept.
+    pub(super) fn note_disconnect(&mut self, slot: u32, end: &End<'_>) {
+        let connection = &self.connections[slot as usize];
+        let (channel, process, path, ping_ms) = match &connection.phase {
+            Phase::Open(channel) => {
+                let local = &self.owners[channel.owner as usize];
+                let process = Some(local.owner.process.clone());
+                (Some(channel.id), process, local.path(channel.place).clone(), channel.ping_ms())
+            }
+            Phase::Registering(_) => (None, None, "/".into(), None),
+            Phase::Http(_) | Phase::Ending { .. } => return,
+        };
+        let disconnect = Disconnect {
+            unix_ms: self.unix_ahead_ms.wrapping_add(self.now_ms),
+            channel,
+            process,
+            path,
+            peer: connection.peer.into(),
+            forwarded_for: self.forwarded_for(connection),
+            code: end.code,
+            reason: close::cut(end.reason, close::REASON_BYTES_MAX).into(),
+            by: end.by,
+            lost_bytes: end.lost_bytes,
+            age_s: self.now_s().saturating_sub(connection.since_s),
+            silent_ms: self.now_ms.saturating_sub(connection.heard_ms),
+            pings_unanswered: connection.pings_unanswered,
+            ping_ms,
+        };
+        self.disconnects.push(disconnect);
+    }
+
+    fn forwarded_for(&self, connection: &Connection) -> Option<IpAddr> {
+        let peer: SocketAddr = connection.peer.into();
+        let is_proxy = self.directory.gateway.settings().is_trusted_proxy(peer.ip());
+        connection.client.filter(|_| is_proxy).map(IpAddr::from)
+    }
+
+    /// The shard's own time in seconds.
+    pub(super) fn now_s(&self) -> u32 {
+        (self.now_ms / 1000) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_keeps_the_last_ones() {
+        let mut ring = Disconnects::default();
+        for unix_ms in 0..DISCONNECTS_MAX as u64 + 5 {
+            ring.push(Disconnect {
+                unix_ms,
+                channel: None,
+                process: None,
+                path: "/".into(),
+                peer: ([127, 0, 0, 1], 1).into(),
+                forwarded_for: None,
+                code: 1000,
+                reason: "".into(),
+                by: ClosedBy::Client,
+                lost_bytes: 0,
+                age_s: 0,
+                silent_ms: 0,
+                pings_unanswered: 0,
+                ping_ms: None,
+            });
+        }
+        let kept = ring.to_vec();
+        assert_eq!((kept.len(), kept[0].unix_ms, kept[kept.len() - 1].unix_ms), (DISCONNECTS_MAX, 5, 1004));
+    }
+}
