@@ -23,6 +23,7 @@
 //! | embedding the broker | [`broker`] |
 //! | the names of the Kinode process library | [`process_lib`] |
 //! | a node's own HTTP and WebSocket server | [`node`] |
+//! | processes and nodes in other programs | [`link`] |
 //! | small processes to read first | [`demo`] |
 //! | where a byte comes in and a push goes out | [`shard`], driven by [`driver::pump`] |
 //! | RFC 6455 and RFC 7692 | [`proto`] |
@@ -32,7 +33,7 @@
 //! | how a push reaches its shard | [`inbox`], [`channel`] |
 //!
 //! Left never imports right, and a test holds it: `channel, process_id ← proto, http ← gateway, admission ← shard, inbox ←
-//! driver ← broker ← demo, node, process_lib`.
+//! driver ← broker ← demo, node, process_lib, link`.
 
 pub mod admission;
 pub mod broker;
@@ -42,6 +43,7 @@ pub mod driver;
 pub mod gateway;
 pub mod http;
 pub mod inbox;
+pub mod link;
 pub mod node;
 pub mod process_id;
 pub mod process_lib;

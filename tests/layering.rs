@@ -134,10 +134,12 @@ fn banned(pattern: &str, why: &str, allowed: impl Fn(&Path, &str) -> bool) {
 #[test]
 fn the_clock_is_read_in_the_driver() {
     for pattern in ["Instant::now", "SystemTime"] {
-        let why = "time is an argument everywhere but in the driver, the daemon, and what blocks a process' own thread";
+        let why =
+            "time is an argument everywhere but in the driver, the daemon, and what blocks threads beside the shards";
         banned(pattern, why, |file, part| {
             // The drop-in is a node's own async task, with timers of its own.
-            file.ends_with("node/server.rs") || matches!(part, "driver" | "daemon" | "demo" | "main" | "process_lib")
+            file.ends_with("node/server.rs")
+                || matches!(part, "driver" | "daemon" | "demo" | "link" | "main" | "process_lib")
         });
     }
 }

@@ -89,6 +89,11 @@ impl Message {
         &self.0.payload
     }
 
+    /// What it carries.
+    pub(crate) fn into_frame(self) -> PushFrame {
+        self.0
+    }
+
     fn control(kind: PushKind, payload: Bytes) -> Result<Self, InvalidMessage> {
         match payload.len() {
             0..=CONTROL_BYTES_MAX => Ok(Self(PushFrame { kind, payload })),
@@ -154,6 +159,18 @@ impl Delivery {
         let (sender, receiver) = bounded(1);
         self.ask = Some(Ask::Ticket(sender));
         (self, Ticket(receiver))
+    }
+
+    /// The policy, and the number of an outcome that was asked for as an event.
+    ///
+    /// # Panics
+    /// When it was asked for otherwise: only the broker itself can answer that.
+    pub(crate) fn into_parts(self) -> (Option<Policy>, Option<u64>) {
+        match self.ask {
+            None => (self.policy, None),
+            Some(Ask::Event(ticket)) => (self.policy, Some(ticket)),
+            Some(Ask::Ticket(_) | Ask::Failure(..)) => panic!("this outcome cannot be asked for over a link"),
+        }
     }
 
     /// Asks for the outcome as an [`Event::Outcome`] with this number, among the process' other

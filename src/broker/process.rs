@@ -10,7 +10,7 @@ use crate::proto::close;
 use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy, Respond};
 use crate::shard::event::{Event, RequestId};
-use crate::shard::process_queue::{ProcessReceiver, QueueLimits, RecvError, process_queue};
+use crate::shard::process_queue::{Batch, ProcessReceiver, QueueLimits, RecvError, process_queue};
 use bytes::Bytes;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -102,6 +102,13 @@ impl OwnerHandle {
     /// The pushing half, for other threads.
     pub fn pusher(&self) -> Pusher {
         self.pusher.clone()
+    }
+
+    /// Makes a [`Process::recv_batch`] that waits, or the next one that would, return without events.
+    pub fn wake(&self) {
+        if let Some(owner) = self.shared.directory().owners.get(&self.owner) {
+            owner.queue.send(Batch::new(self.owner));
+        }
     }
 
     /// Lets clients open channels of this process at `/PROCESS_ID` + `path`. When it returns, they can.

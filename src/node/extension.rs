@@ -67,7 +67,7 @@ impl Serialize for Named<'_> {
 }
 
 /// Bytes written as an array of numbers, and read as an array or as MessagePack bin.
-pub(super) mod byte_array {
+pub(crate) mod byte_array {
     use serde::de::{Deserializer, Error, SeqAccess, Visitor};
     use serde::{Serialize, Serializer};
     use std::fmt;

@@ -39,6 +39,7 @@ pub use dispatch::{Action, ActionRequest, Audience, Inbound, Reply, dispatch};
 pub use error::{HttpServerError, PushCounts};
 pub use events::Events;
 pub use extension::WebSocketExtPushData;
+pub(crate) use extension::byte_array;
 pub use host::Host;
 pub use identity::{Address, OUR, PackageId, ParseAddressError, http_server_process, is_http_server};
 pub use message::{Capability, Context, KernelMessage, LazyLoadBlob, Message, Request, Response};

@@ -109,6 +109,11 @@ impl Attached {
         }
     }
 
+    /// Who it is.
+    pub(super) fn our(&self) -> &Address {
+        &self.our
+    }
+
     /// Takes in what the broker has for this process; false if nothing came before the timeout.
     fn take_in(&mut self, timeout: Duration) -> Result<bool, Stopped> {
         let mut events = std::mem::take(&mut self.events);

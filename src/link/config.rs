@@ -1,0 +1,73 @@
+//! What a link's server obeys.
+
+use super::frame::HEAD_BYTES_MAX;
+use super::token::Token;
+use super::wire::Window;
+use crate::broker::QueueLimits;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Connections that have not been let in yet. More are closed at once, so that nobody can hold threads by saying
+/// nothing.
+pub const HALF_OPEN_MAX: usize = 16;
+
+/// How long a peer may take to say hello and to be told its channels.
+pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
+
+/// The largest head of a hello: an id, a token, a key.
+pub const HELLO_BYTES_MAX: usize = 4 << 10;
+
+/// Questions of one peer that are not answered yet: what a window of events is besides.
+pub const ASKS_MAX: usize = 8 * 1024;
+
+/// What may be sent to a peer and not be acknowledged: 8 MiB is half of the largest message, so it holds some of the
+/// usual ones; 8 Ki frames are a millisecond of work.
+pub const WINDOW: Window = Window { frames: 8 * 1024, bytes: 8 << 20 };
+
+/// What waits behind the window, for each process: as much again as one turn of a process takes.
+pub const QUEUE: QueueLimits = QueueLimits { messages_max: 16 * 1024, bytes_max: 8 << 20 };
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen with a Unix socket of mode 0600.
+    pub path: Option<PathBuf>,
+    /// Where to listen with TCP. Needs a token; nothing is encrypted.
+    pub tcp: Option<SocketAddr>,
+    /// What peers over TCP have to show.
+    pub token: Option<Token>,
+    /// How long the channels of a process that was lost live on.
+    pub owner_grace: Duration,
+    /// Sessions at a time. Each has three threads and up to 40 MiB of what its process did not take yet.
+    pub peers_max: usize,
+    /// The largest blob, in bytes: at least the largest message and body of clients.
+    pub blob_bytes_max: usize,
+    /// A side that has said nothing for so long says that it is there; three times that, and it is lost.
+    pub beat: Duration,
+}
+
+impl Default for Config {
+    /// Nowhere; 10 seconds of grace; 64 peers, who with 192 threads and 2.5 GiB at worst are what one machine bears;
+    /// 16 MiB, the broker's own largest message; a beat every 5 seconds.
+    fn default() -> Self {
+        Self {
+            path: None,
+            tcp: None,
+            token: None,
+            owner_grace: Duration::from_secs(10),
+            peers_max: 64,
+            blob_bytes_max: 16 << 20,
+            beat: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// How long a peer may be silent.
+    pub(super) fn silence(&self) -> Duration {
+        3 * self.beat
+    }
+}
+
+const _: () = assert!(HELLO_BYTES_MAX <= HEAD_BYTES_MAX && super::token::TOKEN_BYTES_MAX < HELLO_BYTES_MAX / 2);

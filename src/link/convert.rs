@@ -1,0 +1,271 @@
+//! What the broker says ↔ the heads of frames.
+
+use super::wire::{Audience, ClosedBy, Failure, HttpHead, Kind, LiveChannel, OutcomeHead, OverBudget, ToPeer};
+use crate::broker::{
+    self, BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, Opened, Outcome,
+    Policy, RequestId,
+};
+use crate::channel::ChannelId;
+use crate::gateway::{BindError, IncomingRequest, PatternError};
+use crate::proto::MessageKind;
+use crate::shard::command::{PushFrame, PushKind};
+use bytes::Bytes;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// An event as a frame's head and blob. None: it is not for a process over a link.
+pub fn event_out(event: Event) -> Option<(ToPeer, Bytes)> {
+    Some(match event {
+        Event::Opened(opened) => (ToPeer::Opened(live_channel(&opened)), Bytes::new()),
+        Event::Message { channel, kind, payload } => {
+            let kind = match kind {
+                MessageKind::Text => Kind::Text,
+                MessageKind::Binary => Kind::Binary,
+            };
+            (ToPeer::Message { channel: channel.get(), kind }, payload)
+        }
+        Event::Control { channel, kind, payload } => {
+            let kind = match kind {
+                ControlKind::Ping => Kind::Ping,
+                ControlKind::Pong => Kind::Pong,
+                ControlKind::Close => Kind::Close,
+            };
+            (ToPeer::Control { channel: channel.get(), kind }, payload)
+        }
+        Event::Closed(closed) => (closed_out(*closed), Bytes::new()),
+        Event::Http(request) => http_out(*request)?,
+        Event::Outcome { ticket, outcome } => (ToPeer::Outcome(outcome_out(ticket, &outcome)), Bytes::new()),
+        // Nobody asks for it here.
+        Event::Failed { .. } => return None,
+    })
+}
+
+/// The reverse. None: it is no event.
+pub fn event_in(head: ToPeer, blob: Bytes) -> Option<Event> {
+    Some(match head {
+        ToPeer::Opened(live) => Event::Opened(Box::new(opened(live))),
+        ToPeer::Message { channel, kind } => {
+            let kind = match kind {
+                Kind::Text => MessageKind::Text,
+                Kind::Binary => MessageKind::Binary,
+                Kind::Ping | Kind::Pong | Kind::Close => return None,
+            };
+            Event::Message { channel: ChannelId::new(channel), kind, payload: blob }
+        }
+        ToPeer::Control { channel, kind } => {
+            let kind = match kind {
+                Kind::Ping => ControlKind::Ping,
+                Kind::Pong => ControlKind::Pong,
+                Kind::Close => ControlKind::Close,
+                Kind::Text | Kind::Binary => return None,
+            };
+            Event::Control { channel: ChannelId::new(channel), kind, payload: blob }
+        }
+        ToPeer::Closed { channel, code, reason, by, lost_bytes } => {
+            let (channel, lost_bytes) = (ChannelId::new(channel), lost_bytes as usize);
+            Event::Closed(Box::new(Closed { channel, code, reason, by: by.into(), lost_bytes }))
+        }
+        ToPeer::Http(head) => Event::Http(Box::new(http_in(head, blob))),
+        ToPeer::Outcome(head) => Event::Outcome { ticket: head.ask, outcome: outcome_in(&head) },
+        _ => return None,
+    })
+}
+
+pub fn live_channel(opened: &Opened) -> LiveChannel {
+    LiveChannel {
+        channel: opened.channel.get(),
+        process: None,
+        path: opened.path.to_string(),
+        source: Some(opened.source.to_string()),
+        forwarded_for: opened.forwarded_for.as_deref().map(str::to_owned),
+        registered: opened.registered,
+        extension: opened.extension,
+    }
+}
+
+pub fn opened(live: LiveChannel) -> Opened {
+    Opened {
+        channel: ChannelId::new(live.channel),
+        path: live.path.into(),
+        source: address(live.source.as_deref()),
+        forwarded_for: live.forwarded_for.map(String::into_boxed_str),
+        registered: live.registered,
+        extension: live.extension,
+    }
+}
+
+/// Brokers always send one that parses.
+fn address(text: Option<&str>) -> SocketAddr {
+    text.and_then(|text| text.parse().ok()).unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into())
+}
+
+fn closed_out(closed: Closed) -> ToPeer {
+    let Closed { channel, code, reason, by, lost_bytes, .. } = closed;
+    ToPeer::Closed { channel: channel.get(), code, reason, by: by.into(), lost_bytes: lost_bytes as u64 }
+}
+
+macro_rules! same_names {
+    ($ours:ty, $theirs:ty: $($name:ident),+) => {
+        impl From<$theirs> for $ours {
+            fn from(theirs: $theirs) -> Self {
+                match theirs { $(<$theirs>::$name => Self::$name),+ }
+            }
+        }
+
+        impl From<$ours> for $theirs {
+            fn from(ours: $ours) -> Self {
+                match ours { $(<$ours>::$name => Self::$name),+ }
+            }
+        }
+    };
+}
+
+same_names!(ClosedBy, broker::ClosedBy: Client, Connection, Process, Violation, Backpressure, Timeout, Broker);
+
+fn http_out(request: HttpRequest) -> Option<(ToPeer, Bytes)> {
+    let HttpRequest { id, ask, body, timeout_s } = request;
+    let HttpAsk::Path(asked) = ask else { return None };
+    let IncomingRequest { source, method, url, bound_path, headers, url_params, query_params } = *asked;
+    let head = HttpHead {
+        request: id.0,
+        timeout_s,
+        source: source.to_string(),
+        method,
+        url,
+        bound_path: bound_path.to_string(),
+        headers,
+        url_params,
+        query_params,
+    };
+    Some((ToPeer::Http(head), body))
+}
+
+fn http_in(head: HttpHead, body: Bytes) -> HttpRequest {
+    let HttpHead { request, timeout_s, source, method, url, bound_path, headers, url_params, query_params } = head;
+    let ask = HttpAsk::Path(Box::new(IncomingRequest {
+        source: address(Some(&source)),
+        method,
+        url,
+        bound_path: bound_path.into(),
+        headers,
+        url_params,
+        query_params,
+    }));
+    HttpRequest { id: RequestId(request), ask, body, timeout_s }
+}
+
+fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
+    OutcomeHead {
+        ask,
+        sent: outcome.sent as u64,
+        queued: outcome.queued as u64,
+        queued_bytes: outcome.queued_bytes as u64,
+        conflated: outcome.conflated as u64,
+        dropped: outcome.dropped as u64,
+        closed: outcome.closed as u64,
+        not_found: outcome.not_found as u64,
+        not_owner: outcome.not_owner as u64,
+    }
+}
+
+fn outcome_in(head: &OutcomeHead) -> Outcome {
+    Outcome {
+        sent: head.sent as usize,
+        queued: head.queued as usize,
+        queued_bytes: head.queued_bytes as usize,
+        conflated: head.conflated as usize,
+        dropped: head.dropped as usize,
+        closed: head.closed as usize,
+        not_found: head.not_found as usize,
+        not_owner: head.not_owner as usize,
+    }
+}
+
+impl From<OverBudget> for Policy {
+    fn from(policy: OverBudget) -> Self {
+        match policy {
+            OverBudget::Close => Self::Close,
+            OverBudget::DropNewest => Self::DropNewest,
+            OverBudget::DropOldest => Self::DropOldest,
+            OverBudget::Conflate { key } => Self::Conflate { key },
+        }
+    }
+}
+
+impl From<Policy> for OverBudget {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Close => Self::Close,
+            Policy::DropNewest => Self::DropNewest,
+            Policy::DropOldest => Self::DropOldest,
+            Policy::Conflate { key } => Self::Conflate { key },
+        }
+    }
+}
+
+impl From<Audience> for broker::Audience {
+    fn from(audience: Audience) -> Self {
+        match audience {
+            Audience::Channels(channels) => Self::Channels(channels.into_iter().map(ChannelId::new).collect()),
+            Audience::Path(path) => Self::Path(path.into()),
+            Audience::Process => Self::Process,
+        }
+    }
+}
+
+impl From<broker::Audience> for Audience {
+    fn from(audience: broker::Audience) -> Self {
+        match audience {
+            broker::Audience::Channels(channels) => Self::Channels(channels.into_iter().map(ChannelId::get).collect()),
+            broker::Audience::Path(path) => Self::Path(path.to_string()),
+            broker::Audience::Process => Self::Process,
+        }
+    }
+}
+
+/// The message of a push; none for a kind that is not pushed.
+pub fn message(kind: Kind, blob: Bytes) -> Option<Result<Message, InvalidMessage>> {
+    match kind {
+        Kind::Text => Some(Message::text_bytes(blob)),
+        Kind::Binary => Some(Ok(Message::binary(blob))),
+        Kind::Ping => Some(Message::ping(blob)),
+        Kind::Pong => Some(Message::pong(blob)),
+        Kind::Close => None,
+    }
+}
+
+/// The reverse.
+pub fn message_out(message: Message) -> (Kind, Bytes) {
+    let PushFrame { kind, payload } = message.into_frame();
+    let kind = match kind {
+        PushKind::Message(MessageKind::Text) => Kind::Text,
+        PushKind::Message(MessageKind::Binary) => Kind::Binary,
+        PushKind::Ping => Kind::Ping,
+        PushKind::Pong => Kind::Pong,
+    };
+    (kind, payload)
+}
+
+pub fn invalid(error: InvalidMessage) -> Failure {
+    match error {
+        InvalidMessage::NotUtf8 => Failure::NotUtf8,
+        InvalidMessage::ControlTooLong => Failure::ControlTooLong,
+    }
+}
+
+pub fn bind_failure(error: &BindPathError) -> Failure {
+    match error {
+        BindPathError::Refused(BindError::Process) => Failure::ProcessId,
+        BindPathError::Refused(BindError::Pattern(PatternError::TooLong)) => Failure::PathTooLong,
+        BindPathError::Refused(BindError::Pattern(PatternError::TooManyParams)) => Failure::PathParams,
+        BindPathError::Stopped => Failure::Stopped,
+    }
+}
+
+pub fn bind_error(failure: Failure) -> BindPathError {
+    match failure {
+        Failure::ProcessId => BindError::Process.into(),
+        Failure::PathTooLong => BindError::Pattern(PatternError::TooLong).into(),
+        Failure::PathParams => BindError::Pattern(PatternError::TooManyParams).into(),
+        Failure::Stopped | Failure::NotUtf8 | Failure::ControlTooLong => BindPathError::Stopped,
+    }
+}

@@ -1,0 +1,333 @@
+//! Frames on a byte stream: 4 bytes length of the head, 4 bytes length of the blob (big-endian), the head, the blob.
+//!
+//! A blob is read into an allocation of its own, which is the one that is later sent. Reading ahead saves system calls
+//! where frames are small; behind a large blob nothing is read ahead, so a run of them is not copied at all.
+//! Invariant: nothing is allocated that the limits do not allow, and nothing is read before it is needed. Knows nothing
+//! of what heads say.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::{self, Read, Write};
+
+/// Two lengths.
+pub const PREFIX_BYTES: usize = 8;
+
+/// The largest head: a push to 200,000 channels by their ids, of 5 bytes each.
+pub const HEAD_BYTES_MAX: usize = 1 << 20;
+
+/// What is read ahead. Some 200 small pushes a system call, and less than the copy of it costs would be saved by more.
+const AHEAD_BYTES: usize = 16 << 10;
+
+/// What the heads of pushes and messages fit into.
+const HEAD_BYTES_USUAL: usize = 64;
+
+/// Blobs up to here are copied behind their head, to leave in one piece; the call that this saves costs more.
+const JOINED_BYTES_MAX: usize = 4 << 10;
+
+/// A frame to be written: the head with its prefix, and the blob.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    head: Vec<u8>,
+    blob: Bytes,
+}
+
+impl Frame {
+    /// A frame without blob.
+    pub fn bare(head: &impl Serialize) -> Self {
+        let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL);
+        bytes.extend_from_slice(&[0; PREFIX_BYTES]);
+        rmp_serde::encode::write_named(&mut bytes, head).expect("heads have known shapes and the writer is memory");
+        let head_bytes = u32::try_from(bytes.len() - PREFIX_BYTES).expect("heads are bounded where they are made");
+        bytes[..4].copy_from_slice(&head_bytes.to_be_bytes());
+        Self { head: bytes, blob: Bytes::new() }
+    }
+
+    /// The same with a blob.
+    pub fn with(mut self, blob: Bytes) -> Self {
+        let blob_bytes = u32::try_from(blob.len()).expect("blobs are bounded where they are made");
+        self.head[4..PREFIX_BYTES].copy_from_slice(&blob_bytes.to_be_bytes());
+        Self { blob, ..self }
+    }
+
+    /// The bytes that it keeps alive.
+    pub fn bytes(&self) -> usize {
+        self.head.len() + self.blob.len()
+    }
+}
+
+/// Frames to be written together.
+#[derive(Default)]
+pub struct Gather {
+    joined: Vec<u8>,
+    /// Where in `joined` a large blob belongs, in order.
+    large: Vec<(usize, Bytes)>,
+    bytes: usize,
+}
+
+impl Gather {
+    /// Adds a frame at the end. Large blobs are shared, not copied.
+    pub fn push(&mut self, frame: &Frame) {
+        self.bytes += frame.bytes();
+        self.joined.extend_from_slice(&frame.head);
+        match frame.blob.len() {
+            0..=JOINED_BYTES_MAX => self.joined.extend_from_slice(&frame.blob),
+            _ => self.large.push((self.joined.len(), frame.blob.clone())),
+        }
+    }
+
+    /// The bytes of all that was added.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Writes everything, and is empty.
+    pub fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
+        let mut at = 0;
+        for (end, blob) in self.large.drain(..) {
+            out.write_all(&self.joined[at..end])?;
+            out.write_all(&blob)?;
+            at = end;
+        }
+        out.write_all(&self.joined[at..])?;
+        self.joined.clear();
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+/// Why no frame was read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The stream failed, ended, or was silent for too long.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The other side's fault.
+    #[error("a head of {0} bytes is larger than allowed")]
+    HeadTooLarge(usize),
+    /// The other side's fault.
+    #[error("a blob of {0} bytes is larger than allowed")]
+    BlobTooLarge(usize),
+    /// The other side's fault.
+    #[error("a head is malformed: {0}")]
+    Malformed(#[from] rmp_serde::decode::Error),
+}
+
+/// Reads frames.
+pub struct FrameReader<R> {
+    source: R,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    head_bytes_max: usize,
+    blob_bytes_max: usize,
+    ahead: bool,
+}
+
+impl<R: Read> FrameReader<R> {
+    /// A reader that takes heads and blobs up to these sizes.
+    pub fn new(source: R, head_bytes_max: usize, blob_bytes_max: usize) -> Self {
+        let buffer = vec![0; AHEAD_BYTES].into_boxed_slice();
+        Self { source, buffer, start: 0, end: 0, head_bytes_max, blob_bytes_max, ahead: true }
+    }
+
+    /// The stream, to change how it reads.
+    pub fn source_mut(&mut self) -> &mut R {
+        &mut self.source
+    }
+
+    /// Takes heads and blobs up to these sizes from now on.
+    pub fn set_limits(&mut self, head_bytes_max: usize, blob_bytes_max: usize) {
+        (self.head_bytes_max, self.blob_bytes_max) = (head_bytes_max, blob_bytes_max);
+    }
+
+    /// Whether the next frame is here as a whole already, so that reading it does not wait.
+    pub fn is_ready(&self) -> bool {
+        let here = &self.buffer[self.start..self.end];
+        here.first_chunk().is_some_and(|prefix| {
+            let (head_bytes, blob_bytes) = lengths(prefix);
+            here.len() >= PREFIX_BYTES + head_bytes + blob_bytes
+        })
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// See [`ReadError`]. The stream cannot be read any further then.
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<(T, Bytes), ReadError> {
+        self.need(PREFIX_BYTES)?;
+        let prefix = self.buffer[self.start..].first_chunk().expect("as many bytes were asked for");
+        let (head_bytes, blob_bytes) = lengths(prefix);
+        if head_bytes > self.head_bytes_max {
+            return Err(ReadError::HeadTooLarge(head_bytes));
+        }
+        if blob_bytes > self.blob_bytes_max {
+            return Err(ReadError::BlobTooLarge(blob_bytes));
+        }
+        self.start += PREFIX_BYTES;
+        let head = if head_bytes <= AHEAD_BYTES {
+            self.need(head_bytes)?;
+            let head = rmp_serde::from_slice(&self.buffer[self.start..self.start + head_bytes])?;
+            self.start += head_bytes;
+            head
+        } else {
+            rmp_serde::from_slice(&self.take(head_bytes)?)?
+        };
+        let blob = if blob_bytes == 0 { Bytes::new() } else { self.take(blob_bytes)?.into() };
+        self.ahead = blob_bytes < AHEAD_BYTES;
+        Ok((head, blob))
+    }
+
+    /// Waits until `count` bytes, at most [`AHEAD_BYTES`], are in the buffer.
+    fn need(&mut self, count: usize) -> io::Result<()> {
+        if self.end - self.start >= count {
+            return Ok(());
+        }
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        while self.end < count {
+            let until = if self.ahead { AHEAD_BYTES } else { count };
+            self.end += read(&mut self.source, &mut self.buffer[self.end..until])?;
+        }
+        Ok(())
+    }
+
+    /// The next `count` bytes: what was read ahead, and the rest straight from the stream.
+    fn take(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let here = count.min(self.end - self.start);
+        // Zeroed by the system where it is large, so that its pages are touched once only.
+        let mut bytes = vec![0; count];
+        bytes[..here].copy_from_slice(&self.buffer[self.start..self.start + here]);
+        self.start += here;
+        let mut at = here;
+        while at < count {
+            at += read(&mut self.source, &mut bytes[at..])?;
+        }
+        Ok(bytes)
+    }
+}
+
+fn lengths(prefix: &[u8; PREFIX_BYTES]) -> (usize, usize) {
+    let lengths = u64::from_be_bytes(*prefix);
+    ((lengths >> 32) as usize, lengths as u32 as usize)
+}
+
+/// At least one byte.
+fn read(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match source.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ops::Range;
+
+    /// Gives at most `step` bytes a time, and remembers where to.
+    struct Source {
+        bytes: Vec<u8>,
+        at: usize,
+        step: usize,
+        read_to: Vec<Range<usize>>,
+    }
+
+    impl Read for Source {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = buffer.len().min(self.step).min(self.bytes.len() - self.at);
+            buffer[..count].copy_from_slice(&self.bytes[self.at..self.at + count]);
+            self.at += count;
+            let to = buffer.as_ptr() as usize;
+            self.read_to.push(to..to + count);
+            Ok(count)
+        }
+    }
+
+    fn reader(frames: &[(u64, Vec<u8>)], step: usize) -> FrameReader<Source> {
+        let mut bytes = Vec::new();
+        let mut gather = Gather::default();
+        for (head, blob) in frames {
+            gather.push(&Frame::bare(head).with(blob.clone().into()));
+        }
+        let expected = gather.bytes();
+        gather.write(&mut bytes).unwrap();
+        assert_eq!((bytes.len(), gather.bytes()), (expected, 0));
+        FrameReader::new(Source { bytes, at: 0, step, read_to: Vec::new() }, 64, 1 << 20)
+    }
+
+    #[test]
+    fn any_split_of_the_bytes_gives_the_same_frames() {
+        let sizes = [0, 1, 7, JOINED_BYTES_MAX, JOINED_BYTES_MAX + 1, 0, AHEAD_BYTES - 9, AHEAD_BYTES, 70_000, 3];
+        let frames: Vec<_> = (1..).zip(sizes.map(|size| vec![size as u8; size])).collect();
+        for step in [1, 2, 3, 8, 1000, AHEAD_BYTES, usize::MAX] {
+            let mut reader = reader(&frames, step);
+            for (head, blob) in &frames {
+                let (read_head, read_blob): (u64, Bytes) = reader.next().unwrap();
+                assert_eq!((read_head, &read_blob), (*head, &Bytes::from(blob.clone())));
+            }
+            assert!(!reader.is_ready());
+            assert!(matches!(reader.next::<u64>(), Err(ReadError::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof));
+        }
+    }
+
+    #[test]
+    fn large_blobs_are_read_to_where_they_stay() {
+        const BLOB_BYTES: usize = 100_000;
+        let frames: Vec<_> = (0..4).map(|head| (head, vec![7; BLOB_BYTES])).collect();
+        let mut reader = reader(&frames, usize::MAX);
+        for (count, _) in frames.iter().enumerate() {
+            let before = reader.source.read_to.len();
+            let (_, blob): (u64, Bytes) = reader.next().unwrap();
+            let stays = blob.as_ptr() as usize..blob.as_ptr() as usize + blob.len();
+            let reads = reader.source.read_to[before..].iter();
+            let straight: usize =
+                reads.filter(|to| stays.contains(&to.start)).map(|to| to.end.min(stays.end) - to.start).sum();
+            // The first comes unannounced, and its beginning with its head.
+            let copied = BLOB_BYTES - straight;
+            assert!(copied <= if count == 0 { AHEAD_BYTES } else { 0 }, "frame {count}: {copied} bytes were copied");
+        }
+    }
+
+    #[test]
+    fn small_frames_share_a_read() {
+        let frames: Vec<_> = (0..100).map(|head| (head, vec![1; 20])).collect();
+        let mut reader = reader(&frames, usize::MAX);
+        reader.next::<u64>().unwrap();
+        assert!(reader.is_ready());
+        for _ in 1..100 {
+            reader.next::<u64>().unwrap();
+        }
+        assert_eq!(reader.source.read_to.len(), 1);
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_before_it_is_read() {
+        let refused = |prefix: [u32; 2]| {
+            let bytes = prefix.map(u32::to_be_bytes).concat();
+            let source = Source { bytes, at: 0, step: usize::MAX, read_to: Vec::new() };
+            FrameReader::new(source, 64, 1000).next::<u64>().unwrap_err()
+        };
+        assert!(matches!(refused([65, 0]), ReadError::HeadTooLarge(65)));
+        assert!(matches!(refused([64, 1001]), ReadError::BlobTooLarge(1001)));
+        assert!(matches!(refused([64, 1000]), ReadError::Io(_)));
+        assert!(matches!(refused([u32::MAX, u32::MAX]), ReadError::HeadTooLarge(_)));
+    }
+
+    #[test]
+    fn heads_of_any_bytes_never_panic() {
+        for first in 0..=255_u8 {
+            for rest in [&[][..], &[0xff; 8], &[0; 8], &[0x81, 0xa4, b'p', b'u', b's', b'h', 0xdf, 0xff]] {
+                let head = [&[first], rest].concat();
+                let mut bytes = (head.len() as u32).to_be_bytes().to_vec();
+                bytes.extend_from_slice(&[0; 4]);
+                bytes.extend_from_slice(&head);
+                let source = Source { bytes, at: 0, step: usize::MAX, read_to: Vec::new() };
+                let _ = FrameReader::new(source, 64, 0).next::<super::super::wire::FromPeer>();
+            }
+        }
+    }
+}

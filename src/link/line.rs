@@ -1,0 +1,449 @@
+//! One direction of numbered frames, and the acknowledgements of the other: what makes a session outlive a connection.
+//!
+//! Numbered frames are counted from the session's beginning and kept until the other side acknowledges them; over a new
+//! connection they are written again from the first that it does not have. So nothing is lost or doubled, and what may
+//! be unacknowledged (the window) bounds what is kept. The same on both sides of a link.
+//! Invariants: frames are written in the order in which they were put in; at most the window, and what is put in
+//! without waiting, is kept. Knows nothing of heads or sockets.
+
+use super::frame::{Frame, Gather};
+use super::wire::Window;
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// So much is taken out at a time: a write that the other side sees soon, and the lock is free meanwhile.
+const WRITE_BYTES_MAX: usize = 256 << 10;
+
+/// What this side's frames are made of, in the words of its direction.
+pub trait Direction {
+    /// Beside a frame, until it is acknowledged.
+    type Mark;
+
+    /// Acknowledges so many frames.
+    fn ack(received: u64) -> Frame;
+
+    /// Says that there is nothing to say.
+    fn beat() -> Frame;
+
+    /// The frame is written for the first time.
+    fn written(mark: &mut Self::Mark, asks: &mut usize);
+}
+
+/// See the module.
+pub struct Line<D: Direction> {
+    state: Mutex<State<D::Mark>>,
+    /// The writer has something to do.
+    work: Condvar,
+    /// Something else has changed.
+    changed: Condvar,
+}
+
+struct State<M> {
+    window: Window,
+    kept: VecDeque<(Frame, M)>,
+    kept_bytes: usize,
+    /// How many of `kept` went out over this connection.
+    written: usize,
+    /// How many frames came before `kept`.
+    acknowledged: u64,
+    /// How many numbered frames of the other side were taken in, how many of these it was told of, and whether to tell.
+    received: u64,
+    told: u64,
+    tell: bool,
+    /// Questions that were not answered yet.
+    asks: usize,
+    /// Counts connections; none: there is none now.
+    connection: Option<u64>,
+    connections: u64,
+    /// Nothing is put in any more. The last frame, behind everything, if there is one.
+    ended: Option<Option<Frame>>,
+    /// Everything has been written, the last frame included.
+    finished: bool,
+}
+
+/// The line has ended; nothing is sent any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended;
+
+/// An acknowledgement of frames that were never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} frames cannot have been received")]
+pub struct NeverSent(pub u64);
+
+impl<D: Direction> Line<D> {
+    /// A line without connection, of a session that begins.
+    pub fn new(window: Window) -> Self {
+        Self::of_session(window, 0, 0)
+    }
+
+    /// The same of a session in which the other side has so many frames of ours, and we so many of its.
+    pub fn of_session(window: Window, acknowledged: u64, received: u64) -> Self {
+        let state = State {
+            window,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            written: 0,
+            acknowledged,
+            received,
+            told: received,
+            tell: false,
+            asks: 0,
+            connection: None,
+            connections: 0,
+            ended: None,
+            finished: false,
+        };
+        Self { state: Mutex::new(state), work: Condvar::new(), changed: Condvar::new() }
+    }
+
+    /// Puts frames in, waiting for room.
+    ///
+    /// # Errors
+    /// The line has ended; the frames that are left were not put in.
+    pub fn send(&self, frames: impl IntoIterator<Item = (Frame, D::Mark)>) -> Result<(), Ended> {
+        let mut frames = frames.into_iter().peekable();
+        let mut state = self.lock();
+        while frames.peek().is_some() {
+            state = self.wait(&self.changed, state, |state| state.ended.is_none() && !state.has_room());
+            if state.ended.is_some() {
+                return Err(Ended);
+            }
+            while state.has_room()
+                && let Some(frame) = frames.next()
+            {
+                state.put(frame);
+            }
+            self.work.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Puts a frame in at once: one whose number is bounded otherwise.
+    ///
+    /// # Errors
+    /// The line has ended.
+    pub fn send_now(&self, frame: Frame, mark: D::Mark) -> Result<(), Ended> {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return Err(Ended);
+        }
+        state.put((frame, mark));
+        self.work.notify_all();
+        Ok(())
+    }
+
+    /// Counts a question, unless `asks_max` are unanswered already.
+    pub fn ask(&self, asks_max: usize) -> bool {
+        let mut state = self.lock();
+        let may = state.asks < asks_max;
+        state.asks += usize::from(may);
+        may
+    }
+
+    /// The other side has so many frames; `each` sees those that it is told of now.
+    ///
+    /// # Errors
+    /// It cannot have them.
+    pub fn acknowledge(&self, received: u64, mut each: impl FnMut(D::Mark)) -> Result<(), NeverSent> {
+        let mut state = self.lock();
+        let Some(count) = received.checked_sub(state.acknowledged).map(|count| count as usize) else {
+            // An older one that was overtaken.
+            return Ok(());
+        };
+        if count > state.written {
+            return Err(NeverSent(received));
+        }
+        for (frame, mark) in state.kept.drain(..count).collect::<Vec<_>>() {
+            state.kept_bytes -= frame.bytes();
+            each(mark);
+        }
+        state.written -= count;
+        state.acknowledged = received;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// So many more frames of the other side were taken in. It is told when that is much, or when `now` says so.
+    pub fn took(&self, count: u64, now: bool) {
+        let mut state = self.lock();
+        state.received += count;
+        let untold = state.received - state.told;
+        if untold >= u64::from(state.window.frames) / 4 || now && untold > 0 {
+            state.tell = true;
+            self.work.notify_all();
+        }
+    }
+
+    /// Frames that the other side has, and frames of the other side that were taken in.
+    pub fn counts(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.acknowledged, state.received)
+    }
+
+    /// Waits until there is no connection, for at most `patience`; answers whether that is so.
+    pub fn wait_disconnected(&self, patience: Duration) -> bool {
+        self.wait_for(patience, |state| state.connection.is_none())
+    }
+
+    /// Waits until everything is written, or nothing will be, for at most `patience`.
+    pub fn wait_finished(&self, patience: Duration) -> bool {
+        self.wait_for(patience, |state| state.finished || state.ended.is_some() && state.connection.is_none())
+    }
+
+    /// Begins a connection: everything that is not acknowledged goes out over it, and at most `window` is kept from now
+    /// on. Answers what [`write`](Self::write) and [`disconnect`](Self::disconnect) are called with.
+    pub fn connect(&self, window: Window) -> u64 {
+        let mut state = self.lock();
+        state.connections += 1;
+        state.connection = Some(state.connections);
+        state.window = window;
+        state.written = 0;
+        state.told = state.received;
+        state.tell = false;
+        state.connections
+    }
+
+    /// The connection is over. Nothing happens where it is no longer the current one.
+    pub fn disconnect(&self, connection: u64) {
+        let mut state = self.lock();
+        if state.connection == Some(connection) {
+            state.connection = None;
+            self.work.notify_all();
+            self.changed.notify_all();
+        }
+    }
+
+    /// Ends the line: nothing is put in any more; what was goes out first, then `last`.
+    pub fn end(&self, last: Option<Frame>) {
+        let mut state = self.lock();
+        if state.ended.is_none() {
+            state.ended = Some(last);
+            self.work.notify_all();
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended.is_some()
+    }
+
+    /// Writes what there is to write until the connection or the line is over, and something at least every `beat`.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn write(&self, connection: u64, out: &mut impl Write, beat: Duration) -> io::Result<()> {
+        let mut gather = Gather::default();
+        loop {
+            let over = {
+                let beat_at = Instant::now() + beat;
+                let idle = |state: &mut State<D::Mark>| state.connection == Some(connection) && !state.has_work();
+                let mut state = self.wait_until(&self.work, self.lock(), beat_at, idle);
+                if state.connection != Some(connection) {
+                    return Ok(());
+                }
+                state.gather::<D>(&mut gather)
+            };
+            gather.write(out)?;
+            if over {
+                self.lock().finished = true;
+                self.changed.notify_all();
+                return Ok(());
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<D::Mark>> {
+        // Every change leaves the state whole before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(
+        &self,
+        condvar: &Condvar,
+        state: MutexGuard<'a, State<D::Mark>>,
+        condition: impl FnMut(&mut State<D::Mark>) -> bool,
+    ) -> MutexGuard<'a, State<D::Mark>> {
+        condvar.wait_while(state, condition).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_until<'a>(
+        &self,
+        condvar: &Condvar,
+        state: MutexGuard<'a, State<D::Mark>>,
+        until: Instant,
+        condition: impl FnMut(&mut State<D::Mark>) -> bool,
+    ) -> MutexGuard<'a, State<D::Mark>> {
+        let timeout = until.saturating_duration_since(Instant::now());
+        condvar.wait_timeout_while(state, timeout, condition).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn wait_for(&self, patience: Duration, condition: impl Fn(&State<D::Mark>) -> bool) -> bool {
+        let until = Instant::now() + patience;
+        condition(&self.wait_until(&self.changed, self.lock(), until, |state| !condition(state)))
+    }
+}
+
+impl<M> State<M> {
+    /// One frame may be larger than the window.
+    fn has_room(&self) -> bool {
+        self.kept.is_empty()
+            || self.kept.len() < self.window.frames as usize && self.kept_bytes < self.window.bytes as usize
+    }
+
+    fn put(&mut self, frame: (Frame, M)) {
+        self.kept_bytes += frame.0.bytes();
+        self.kept.push_back(frame);
+    }
+
+    fn has_work(&self) -> bool {
+        self.written < self.kept.len() || self.tell || self.ended.is_some()
+    }
+
+    /// Takes out what is to be written next: something in any case. Answers whether nothing will come behind it.
+    fn gather<D: Direction<Mark = M>>(&mut self, gather: &mut Gather) -> bool {
+        if std::mem::take(&mut self.tell) {
+            self.told = self.received;
+            gather.push(&D::ack(self.received));
+        }
+        while gather.bytes() < WRITE_BYTES_MAX
+            && let Some((frame, mark)) = self.kept.get_mut(self.written)
+        {
+            gather.push(frame);
+            D::written(mark, &mut self.asks);
+            self.written += 1;
+        }
+        if let Some(last) = self.ended.as_ref().filter(|_| self.written == self.kept.len()) {
+            last.iter().for_each(|last| gather.push(last));
+            return true;
+        }
+        if gather.bytes() == 0 {
+            gather.push(&D::beat());
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::FrameReader;
+    use super::*;
+
+    /// Frames are numbers; acknowledgements are numbers above a thousand, and a beat is zero.
+    struct Numbers;
+
+    impl Direction for Numbers {
+        type Mark = u64;
+
+        fn ack(received: u64) -> Frame {
+            Frame::bare(&(1000 + received))
+        }
+
+        fn beat() -> Frame {
+            Frame::bare(&0_u64)
+        }
+
+        fn written(_: &mut u64, asks: &mut usize) {
+            *asks = asks.saturating_sub(1);
+        }
+    }
+
+    const WINDOW: Window = Window { frames: 8, bytes: 1000 };
+
+    fn frame(number: u64) -> (Frame, u64) {
+        (Frame::bare(&number), number)
+    }
+
+    /// What goes out until the line ends.
+    fn written(line: &Line<Numbers>, connection: u64) -> Vec<u64> {
+        let mut bytes = Vec::new();
+        line.write(connection, &mut bytes, Duration::from_secs(60)).unwrap();
+        let mut reader = FrameReader::new(&bytes[..], 64, 0);
+        std::iter::from_fn(|| reader.next().ok().map(|(number, _)| number)).collect()
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_goes_out_again_once() {
+        let line = Line::<Numbers>::new(WINDOW);
+        line.send((1..=4).map(frame)).unwrap();
+        let first = line.connect(WINDOW);
+        assert_eq!(line.acknowledge(1, |_| ()), Err(NeverSent(1)), "nothing was written yet");
+        std::thread::scope(|scope| {
+            scope.spawn(|| line.write(first, &mut io::sink(), Duration::from_secs(60)).unwrap());
+            let mut seen = Vec::new();
+            while line.acknowledge(3, |mark| seen.push(mark)).is_err() {
+                std::thread::yield_now();
+            }
+            assert_eq!(seen, [1, 2, 3]);
+            line.disconnect(first);
+        });
+        assert_eq!(line.acknowledge(2, |_| panic!("an old one")), Ok(()));
+        let second = line.connect(WINDOW);
+        line.disconnect(first);
+        line.send([frame(5)]).unwrap();
+        line.end(Some(frame(99).0));
+        assert_eq!(written(&line, second), [4, 5, 99]);
+        assert_eq!(line.send([frame(6)]), Err(Ended));
+        assert!(line.wait_finished(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_full_window_waits_for_acknowledgements() {
+        let line = Line::<Numbers>::new(WINDOW);
+        let connection = line.connect(WINDOW);
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| line.send((1..=20).map(frame)));
+            scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
+            let mut seen = 0;
+            while seen < 20 {
+                assert!(line.lock().kept.len() <= WINDOW.frames as usize);
+                let _ = line.acknowledge(seen + 1, |mark| seen = mark);
+                std::thread::yield_now();
+            }
+            assert_eq!(sender.join().unwrap(), Ok(()));
+            line.disconnect(connection);
+        });
+        assert_eq!((line.counts(), line.lock().kept_bytes), ((20, 0), 0));
+    }
+
+    #[test]
+    fn the_other_side_is_told_what_was_taken_in() {
+        let line = Line::<Numbers>::new(WINDOW);
+        let connection = line.connect(WINDOW);
+        line.took(1, false);
+        assert!(!line.lock().has_work(), "that is little");
+        line.took(1, false);
+        assert!(line.lock().has_work(), "a quarter of the window");
+        line.took(1, true);
+        line.end(None);
+        assert_eq!(written(&line, connection), [1003]);
+    }
+
+    #[test]
+    fn questions_are_counted_until_their_answer_is_written() {
+        let line = Line::<Numbers>::new(WINDOW);
+        assert!(line.ask(2) && line.ask(2) && !line.ask(2));
+        let connection = line.connect(WINDOW);
+        line.send_now(frame(1).0, 1).unwrap();
+        line.end(None);
+        assert_eq!(written(&line, connection), [1]);
+        assert!(line.ask(2));
+    }
+
+    #[test]
+    fn a_silent_line_beats() {
+        let line = Line::<Numbers>::new(WINDOW);
+        let connection = line.connect(WINDOW);
+        let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| line.write(connection, &mut here, Duration::from_millis(1)).unwrap());
+            let mut reader = FrameReader::new(&there, 64, 0);
+            for _ in 0..3 {
+                assert_eq!(reader.next::<u64>().unwrap().0, 0);
+            }
+            line.disconnect(connection);
+        });
+    }
+}

@@ -1,0 +1,30 @@
+//! Processes in other programs: they attach over a socket and do what processes in this one do.
+//!
+//! The protocol is specified in `docs/LINK.md`; any language can speak it. The broker's side is [`Server`]; a process
+//! written in Rust connects with [`process_lib::connect`](crate::process_lib::connect), or with [`Client`] where it wants
+//! the broker's own types.
+//!
+//! Layers: `wire` are the heads of frames, `frame` puts them on a stream, `line` numbers them and keeps what was not
+//! acknowledged, `session` is what outlives a connection, `server` and `client` are the two ends.
+//! Invariants: no thread of a shard runs here; nothing grows without a bound, whatever the other side does; a frame that
+//! was sent within a session arrives once, in order, over however many connections.
+
+mod client;
+mod config;
+mod convert;
+mod frame;
+mod line;
+mod orders;
+mod process;
+mod server;
+mod session;
+mod socket;
+mod token;
+mod wire;
+
+pub use client::{Client, ClientOptions, ConnectError, Endpoint, SendError};
+pub use config::Config;
+pub use server::{Server, StartError};
+pub use socket::ListenError;
+pub use token::{Token, TokenError};
+pub use wire::{Refused, RefusedCode};

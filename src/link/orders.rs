@@ -1,0 +1,201 @@
+//! The orders of a process → calls of the broker, on the thread that reads them.
+//!
+//! Pushes that were read together are handed over together. Nothing here waits for a client; a full inbox is waited for,
+//! and meanwhile the peer is not read.
+
+use super::config::ASKS_MAX;
+use super::convert;
+use super::frame::Frame;
+use super::session::{Mark, Session};
+use super::wire::{FromPeer, Kind, ToPeer};
+use crate::broker::{Batch, BindPathError, Delivery, InvalidMessage, OwnerHandle, Policy, PushError, RequestId};
+use crate::channel::ChannelId;
+use crate::gateway::{HttpRule, WebSocketRule};
+use crate::http::Content;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// RFC 6455 7.1.5: the client is sent no code.
+const WITHOUT_CODE: u16 = 1005;
+
+/// Why an order ends the connection.
+#[derive(Debug)]
+pub enum Stop {
+    /// The peer broke the protocol.
+    Violation(String),
+    /// The broker has stopped.
+    Stopped,
+}
+
+impl From<PushError> for Stop {
+    fn from(_: PushError) -> Self {
+        // What waits for room is refused for one reason only.
+        Self::Stopped
+    }
+}
+
+/// Obeys the orders of one process.
+pub struct Orders<'a> {
+    session: &'a Session,
+    owner: &'a OwnerHandle,
+    batch: Batch<'a>,
+    /// Orders that are not counted as taken in yet: those in the batch, and what came between.
+    taken: u64,
+}
+
+impl<'a> Orders<'a> {
+    pub fn new(session: &'a Session, owner: &'a OwnerHandle) -> Self {
+        Self { session, owner, batch: owner.batch(), taken: 0 }
+    }
+
+    /// Hands over what was collected, and acknowledges it. `now`: nothing else was read yet.
+    pub fn flush(&mut self, now: bool) -> Result<(), Stop> {
+        self.batch.send_wait()?;
+        self.session.line.took(std::mem::take(&mut self.taken), now);
+        Ok(())
+    }
+
+    /// Obeys one order.
+    pub fn obey(&mut self, order: FromPeer, blob: Bytes) -> Result<(), Stop> {
+        self.taken += 1;
+        if let FromPeer::Push { channel, kind, policy: None, ask: None } = order {
+            return self.push(channel, kind, blob);
+        }
+        // Behind the pushes before it.
+        self.batch.send_wait()?;
+        match order {
+            FromPeer::Push { channel, kind, policy, ask } => {
+                let delivery = self.delivery(policy.map(Policy::from), ask)?;
+                match convert::message(kind, blob) {
+                    Some(Ok(message)) => {
+                        self.owner.push_wait_with(ChannelId::new(channel), message, delivery)?;
+                    }
+                    Some(Err(invalid)) => self.refuse_message(ask, invalid)?,
+                    None => return Err(no_push(kind)),
+                }
+            }
+            FromPeer::PushMany { to, except, kind, policy, ask } => {
+                let delivery = self.delivery(policy.map(Policy::from), ask)?;
+                let except: Vec<_> = except.into_iter().map(ChannelId::new).collect();
+                match convert::message(kind, blob) {
+                    Some(Ok(message)) => self.owner.push_many_wait(to.into(), &except, message, delivery)?,
+                    Some(Err(invalid)) => self.refuse_message(ask, invalid)?,
+                    None => return Err(no_push(kind)),
+                }
+            }
+            FromPeer::Close { channel, code, reason, ask } => {
+                let delivery = self.delivery(None, ask)?;
+                self.owner.close_with(ChannelId::new(channel), code.unwrap_or(WITHOUT_CODE), &reason, delivery)?;
+            }
+            FromPeer::Bind { path, authenticated, secure_subdomain, extension, ask } => {
+                let rule = WebSocketRule { authenticated, secure_subdomain, extension };
+                self.bound(ask, |owner| owner.bind(&path, rule))?;
+            }
+            FromPeer::Unbind { path, ask } => self.bound(ask, |owner| owner.unbind(&path))?,
+            FromPeer::BindHttp { path, authenticated, local_only, secure_subdomain, content, ask } => {
+                let content = content.map(|mime| Arc::new(Content::new(Some(&mime), blob)));
+                let rule = HttpRule { authenticated, local_only, secure_subdomain, content };
+                self.bound(ask, |owner| owner.bind_http(&path, rule))?;
+            }
+            FromPeer::UnbindHttp { path, ask } => self.bound(ask, |owner| owner.unbind_http(&path))?,
+            FromPeer::Respond { request, status, headers } => {
+                self.owner.respond(RequestId(request), status, headers, blob)?;
+            }
+            other => return Err(Stop::Violation(format!("{} is no order of a process", name(&other)))),
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, channel: u32, kind: Kind, blob: Bytes) -> Result<(), Stop> {
+        match convert::message(kind, blob) {
+            Some(Ok(message)) => Ok(self.batch.push_wait(ChannelId::new(channel), message)?),
+            Some(Err(invalid)) => self.refuse_message(None, invalid),
+            None => Err(no_push(kind)),
+        }
+    }
+
+    /// How a push or close is delivered. A question is answered by the broker, with an event.
+    fn delivery(&self, policy: Option<Policy>, ask: Option<u64>) -> Result<Delivery, Stop> {
+        let mut delivery = Delivery::default();
+        delivery.policy = policy;
+        Ok(match ask {
+            None => delivery,
+            Some(ask) => {
+                self.ask()?;
+                delivery.asking_event(ask)
+            }
+        })
+    }
+
+    fn ask(&self) -> Result<(), Stop> {
+        match self.session.line.ask(ASKS_MAX) {
+            true => Ok(()),
+            false => Err(Stop::Violation(format!("more than {ASKS_MAX} questions at a time"))),
+        }
+    }
+
+    /// Binds or unbinds, and answers if that was asked.
+    fn bound(
+        &self,
+        ask: Option<u64>,
+        change: impl FnOnce(&OwnerHandle) -> Result<(), BindPathError>,
+    ) -> Result<(), Stop> {
+        if ask.is_some() {
+            self.ask()?;
+        }
+        let bound = change(self.owner);
+        if let (Err(error), None) = (&bound, ask) {
+            tracing::warn!(process = %self.owner.id(), %error, "a path was not bound, and nobody asked");
+        }
+        match (bound, ask) {
+            (Err(BindPathError::Stopped), None) => Err(Stop::Stopped),
+            (_, None) => Ok(()),
+            (Ok(()), Some(ask)) => self.answer(ToPeer::Done { ask }),
+            (Err(error), Some(ask)) => {
+                let (code, reason) = (convert::bind_failure(&error), error.to_string());
+                self.answer(ToPeer::Failed { ask, code, reason })
+            }
+        }
+    }
+
+    /// The question, if there was one, has been counted when its delivery was made.
+    fn refuse_message(&self, ask: Option<u64>, invalid: InvalidMessage) -> Result<(), Stop> {
+        match ask {
+            Some(ask) => {
+                self.answer(ToPeer::Failed { ask, code: convert::invalid(invalid), reason: invalid.to_string() })
+            }
+            None => {
+                tracing::warn!(process = %self.owner.id(), %invalid, "a push was refused, and nobody asked");
+                Ok(())
+            }
+        }
+    }
+
+    fn answer(&self, head: ToPeer) -> Result<(), Stop> {
+        self.session.line.send_now(Frame::bare(&head), Mark::Answer).map_err(|_| Stop::Stopped)
+    }
+}
+
+fn no_push(kind: Kind) -> Stop {
+    Stop::Violation(format!("{kind:?} is not pushed: close"))
+}
+
+/// The frame's name, without its contents.
+pub fn name(frame: &FromPeer) -> &'static str {
+    match frame {
+        FromPeer::Hello(_) => "hello",
+        FromPeer::Ack { .. } => "ack",
+        FromPeer::Beat {} => "beat",
+        FromPeer::Bye { .. } => "bye",
+        FromPeer::Push { .. } => "push",
+        FromPeer::PushMany { .. } => "push_many",
+        FromPeer::Close { .. } => "close",
+        FromPeer::Bind { .. } => "bind",
+        FromPeer::Unbind { .. } => "unbind",
+        FromPeer::BindHttp { .. } => "bind_http",
+        FromPeer::UnbindHttp { .. } => "unbind_http",
+        FromPeer::Respond { .. } => "respond",
+        FromPeer::Kernel(_) => "kernel",
+        FromPeer::LoggedIn { .. } => "logged_in",
+    }
+}

@@ -1,0 +1,372 @@
+//! The broker's side: listens, lets peers in, and serves each on threads of its own.
+//!
+//! A connection has a reader (which also obeys) and a writer; a session has a third thread, which takes the broker's
+//! events. None is a shard's. Invariants: before a hello was accepted a peer costs one thread of a few and can have 4 KiB
+//! read; whatever a peer sends, the thread ends by saying why.
+
+use super::config::{ASKS_MAX, Config, HALF_OPEN_MAX, HELLO_BYTES_MAX, HELLO_WITHIN, QUEUE, WINDOW};
+use super::frame::{Frame, FrameReader, Gather, HEAD_BYTES_MAX, ReadError};
+use super::orders::{self, Orders, Stop};
+use super::process;
+use super::session::{Actor, Claim, End, Key, Registry, Session, refused};
+use super::socket::{Credential, ListenError, Listener, Source, Stream};
+use super::wire::{
+    Attach, ByeCode, FromPeer, Hello, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome, Window,
+};
+use crate::broker::{AttachOptions, Handle};
+use crate::process_id::{ParseProcessIdError, ProcessId};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long peers get to take their last events when the server stops.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// Channels in one `live` frame: with the longest paths that clients can ask for, well below a head's limit.
+const LIVE_AT_A_TIME: usize = 32;
+
+/// After an accept that failed, most likely for want of descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Why a link was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The path or the address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Whoever reaches the address could be any process.
+    #[error("a link over TCP needs a token")]
+    NoToken,
+    /// No thread.
+    #[error("no thread for the link: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A running link. Dropping it ends its sessions and closes their channels.
+pub struct Server {
+    registry: Arc<Registry>,
+    listeners: Vec<Arc<Listener>>,
+    stopping: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Lets processes of other programs attach to `broker`.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(broker: Handle, config: Config) -> Result<Self, StartError> {
+        if config.tcp.is_some() && config.token.is_none() {
+            return Err(StartError::NoToken);
+        }
+        let unix = config.path.as_deref().map(Listener::unix).transpose()?;
+        let tcp = config.tcp.map(Listener::tcp).transpose()?;
+        let registry = Registry::new(broker, config);
+        let listeners = unix.into_iter().chain(tcp).map(Arc::new).collect();
+        let mut server = Self { registry, listeners, stopping: Arc::default(), threads: Vec::new() };
+        let half_open = Arc::new(AtomicUsize::new(0));
+        for listener in server.listeners.clone() {
+            let (registry, half_open) = (server.registry.clone(), half_open.clone());
+            let stopping = server.stopping.clone();
+            server.spawn("link-accept", move || accept(&registry, &listener, &half_open, &stopping))?;
+        }
+        let registry = server.registry.clone();
+        server.spawn("link-keeper", move || registry.keep())?;
+        Ok(server)
+    }
+
+    /// Where it listens with TCP, if it does.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.listeners.iter().find_map(|listener| listener.address().ok().flatten())
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.push(thread::Builder::new().name(name.to_owned()).spawn(run)?);
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.listeners.iter().for_each(|listener| listener.stop());
+        self.registry.stop(&bye(ByeCode::Stopped, "the broker has stopped"), STOP_WITHIN);
+        for thread in self.threads.drain(..) {
+            // A panic has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept(registry: &Arc<Registry>, listener: &Listener, half_open: &Arc<AtomicUsize>, stopping: &AtomicBool) {
+    loop {
+        let stream = match listener.accept() {
+            _ if stopping.load(Ordering::SeqCst) => return,
+            Ok(stream) => Arc::new(stream),
+            Err(error) => {
+                tracing::warn!(%error, "a link's connection was not accepted");
+                thread::sleep(ACCEPT_AGAIN);
+                continue;
+            }
+        };
+        let place = HalfOpen(half_open.clone());
+        if half_open.fetch_add(1, Ordering::SeqCst) >= HALF_OPEN_MAX {
+            tracing::warn!("a link's connection was closed: {HALF_OPEN_MAX} others have not said hello yet");
+            continue;
+        }
+        let registry = registry.clone();
+        let serve = move || Connection { registry, stream }.serve(place);
+        if let Err(error) = thread::Builder::new().name("link-peer".to_owned()).spawn(serve) {
+            tracing::warn!(%error, "no thread for a link's connection");
+        }
+    }
+}
+
+/// A place among the connections that have not been let in yet.
+struct HalfOpen(Arc<AtomicUsize>);
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Why a connection is over.
+enum Over {
+    /// It failed, ended, or was silent for too long.
+    Lost(io::Error),
+    /// The peer has ended the session.
+    Bye { failed: bool },
+    /// The peer broke the protocol, or the broker has stopped.
+    Stop(Stop),
+}
+
+struct Connection {
+    registry: Arc<Registry>,
+    stream: Arc<Stream>,
+}
+
+/// A peer that was let in.
+struct Admitted {
+    claim: Claim,
+    /// Counts the session's connections.
+    connection: u64,
+}
+
+/// Begins a session and what runs behind it.
+type Begin = dyn FnOnce(&Arc<Registry>) -> Result<Arc<Session>, Refused>;
+
+impl Connection {
+    /// The life of a connection, on its thread.
+    fn serve(self, place: HalfOpen) {
+        let deadline = Instant::now() + HELLO_WITHIN;
+        let mut reader = FrameReader::new(Source::until(self.stream.clone(), deadline), HELLO_BYTES_MAX, 0);
+        let admitted = match reader.next() {
+            Ok((FromPeer::Hello(hello), _)) => {
+                self.admit(&hello, deadline).inspect_err(|refused| tracing::warn!(?hello, %refused, "link"))
+            }
+            Ok((other, _)) => {
+                let words = format!("the first frame is hello, not {}", orders::name(&other));
+                Err(refused(RefusedCode::Malformed, &words))
+            }
+            Err(ReadError::Io(error)) => return tracing::debug!(%error, "a link's connection said no hello"),
+            Err(error) => Err(refused(RefusedCode::Malformed, &error.to_string())),
+        };
+        match admitted {
+            Ok(admitted) => {
+                drop(place);
+                self.run(admitted, reader);
+            }
+            Err(refused) => self.refuse(refused),
+        }
+    }
+
+    /// Tells why, and closes when the peer has seen it or the time for hellos is over.
+    fn refuse(&self, refused: Refused) {
+        let mut gather = Gather::default();
+        gather.push(&Frame::bare(&ToPeer::Refused(refused)));
+        // A peer that does not read does not want to know.
+        let _ = self.stream.set_write_timeout(Some(HELLO_WITHIN)).and_then(|()| gather.write(&mut &*self.stream));
+        self.stream.shutdown();
+    }
+
+    /// Judges a hello; tells a peer that is let in its channels.
+    fn admit(&self, hello: &Hello, deadline: Instant) -> Result<Admitted, Refused> {
+        if hello.version_max < VERSION_MIN || hello.version_min > VERSION_MAX {
+            return Err(refused(RefusedCode::Version, "there is no version that both sides speak"));
+        }
+        let credential = self.credential(hello)?;
+        let (key, begin): (_, Box<Begin>) = match &hello.attach {
+            Attach::Process { id, wants_control, policy } => {
+                let id: ProcessId = id
+                    .parse()
+                    .map_err(|error: ParseProcessIdError| refused(RefusedCode::Malformed, &format!("id: {error}")))?;
+                let options = AttachOptions { queue: QUEUE, policy: (*policy).into(), wants_control: *wants_control };
+                let key = Key::Process(id.clone());
+                (key, Box::new(move |registry| process::begin(registry, id, options)))
+            }
+            Attach::Kernel { .. } => return Err(refused(RefusedCode::Malformed, "kernels are not attached yet")),
+        };
+        let claim = self.registry.claim(&key, hello, credential, &self.stream, deadline, begin)?;
+        let session = &claim.session;
+        if hello.session.is_some()
+            && let Err(error) = session.acknowledge(hello.received)
+        {
+            session.end(End::Violation, None);
+            return Err(refused(RefusedCode::Malformed, &error.to_string()));
+        }
+        let window = hello.window.map_or(WINDOW, |wanted| Window {
+            frames: wanted.frames.clamp(1, WINDOW.frames),
+            bytes: wanted.bytes.clamp(1, WINDOW.bytes),
+        });
+        let replaced = || refused(RefusedCode::Taken, "another has taken the session");
+        let connection = claim.connect(window).ok_or_else(replaced)?;
+        self.welcome(&claim, window);
+        Ok(Admitted { claim, connection })
+    }
+
+    fn credential(&self, hello: &Hello) -> Result<Credential, Refused> {
+        match self.stream.user() {
+            // The socket's mode has let in nobody else.
+            Ok(Some(user)) => Ok(Credential::User(user)),
+            Ok(None) => {
+                let expected = self.registry.config.token.as_ref();
+                let is_right = expected.zip(hello.token.as_deref()).is_some_and(|(token, shown)| token.is(shown));
+                let refusal = || refused(RefusedCode::Token, "the token is missing or wrong");
+                is_right.then_some(Credential::Token).ok_or_else(refusal)
+            }
+            Err(error) => Err(refused(RefusedCode::Token, &format!("who are you? {error}"))),
+        }
+    }
+
+    /// The first frames to a peer that was let in. When they do not reach it, reading fails next.
+    fn welcome(&self, claim: &Claim, window: Window) {
+        let Registry { broker, config, .. } = &*self.registry;
+        let settings = broker.settings();
+        let (acknowledged, received) = claim.session.line.counts();
+        let live = claim.session.live();
+        let welcome = ToPeer::Welcome(Welcome {
+            version: VERSION_MAX,
+            node: settings.node,
+            dialect: settings.dialect,
+            session: claim.secret.clone(),
+            received,
+            acknowledged,
+            live: live.len() as u64,
+            window,
+            head_bytes_max: HEAD_BYTES_MAX as u32,
+            blob_bytes_max: u32::try_from(config.blob_bytes_max).unwrap_or(u32::MAX),
+            asks_max: ASKS_MAX as u32,
+            beat_ms: u32::try_from(config.beat.as_millis()).unwrap_or(u32::MAX),
+            owner_grace_ms: u64::try_from(config.owner_grace.as_millis()).unwrap_or(u64::MAX),
+        });
+        let mut gather = Gather::default();
+        gather.push(&Frame::bare(&welcome));
+        for channels in live.chunks(LIVE_AT_A_TIME) {
+            gather.push(&Frame::bare(&ToPeer::Live { channels: channels.to_vec() }));
+        }
+        let written = self.stream.set_write_timeout(Some(HELLO_WITHIN)).and_then(|()| gather.write(&mut &*self.stream));
+        if written.and_then(|()| self.stream.set_write_timeout(None)).is_err() {
+            self.stream.shutdown();
+        }
+    }
+
+    /// Serves a peer that was let in.
+    fn run(&self, admitted: Admitted, mut reader: FrameReader<Source>) {
+        let Admitted { claim, connection } = admitted;
+        let session = claim.session.clone();
+        tracing::info!(peer = ?claim.key(), "attached");
+        reader.set_limits(HEAD_BYTES_MAX, self.registry.config.blob_bytes_max);
+        let silence = self.registry.config.silence();
+        let writer = self.spawn_writer(session.clone(), connection);
+        let over = match (writer.as_ref(), reader.source_mut().allow_silence(silence)) {
+            (Ok(_), Ok(())) => read(&session, &mut reader),
+            (Err(error), _) => Over::Lost(io::Error::other(error.to_string())),
+            (_, Err(error)) => Over::Lost(error),
+        };
+        let patience = match &over {
+            Over::Lost(error) => {
+                tracing::info!(peer = ?claim.key(), %error, "detached");
+                Duration::ZERO
+            }
+            Over::Bye { failed } => {
+                session.end(if *failed { End::Failed } else { End::Bye }, None);
+                Duration::ZERO
+            }
+            Over::Stop(Stop::Violation(words)) => {
+                tracing::warn!(peer = ?claim.key(), words, "broke the link's protocol: its channels are closed with 1011");
+                session.end(End::Violation, Some(bye(ByeCode::Violation, words)));
+                STOP_WITHIN
+            }
+            Over::Stop(Stop::Stopped) => STOP_WITHIN,
+        };
+        session.line.wait_finished(patience);
+        self.stream.shutdown();
+        session.line.disconnect(connection);
+        if let Ok(writer) = writer {
+            // A panic has been reported where it happened.
+            let _ = writer.join();
+        }
+    }
+
+    fn spawn_writer(&self, session: Arc<Session>, connection: u64) -> io::Result<JoinHandle<()>> {
+        let (stream, beat) = (self.stream.clone(), self.registry.config.beat);
+        thread::Builder::new().name("link-write".to_owned()).spawn(move || {
+            let written = session.line.write(connection, &mut &*stream, beat);
+            // Whether it is over or has failed: nothing is to be read any more.
+            if written.is_err() || session.line.has_ended() {
+                stream.shutdown();
+            }
+        })
+    }
+}
+
+/// Reads and obeys until the connection is over.
+fn read(session: &Session, reader: &mut FrameReader<Source>) -> Over {
+    let Actor::Process(owner) = &session.actor;
+    let mut orders = Orders::new(session, owner);
+    let over = read_process(session, reader, &mut orders).unwrap_err();
+    // What was read was sent, whatever came behind it.
+    match orders.flush(true) {
+        Ok(()) => over,
+        Err(stop) => Over::Stop(stop),
+    }
+}
+
+fn read_process(
+    session: &Session,
+    reader: &mut FrameReader<Source>,
+    orders: &mut Orders<'_>,
+) -> Result<std::convert::Infallible, Over> {
+    loop {
+        if !reader.is_ready() {
+            orders.flush(true).map_err(Over::Stop)?;
+        }
+        match reader.next()? {
+            (FromPeer::Beat {}, _) => {}
+            (FromPeer::Ack { received }, _) => session.acknowledge(received).map_err(violation)?,
+            (FromPeer::Bye { failed }, _) => return Err(Over::Bye { failed }),
+            (order, blob) => orders.obey(order, blob).map_err(Over::Stop)?,
+        }
+    }
+}
+
+impl From<ReadError> for Over {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => Self::Lost(error),
+            error => violation(error),
+        }
+    }
+}
+
+fn violation(error: impl std::fmt::Display) -> Over {
+    Over::Stop(Stop::Violation(error.to_string()))
+}
+
+pub fn bye(code: ByeCode, reason: &str) -> Frame {
+    Frame::bare(&ToPeer::Bye { code, reason: reason.to_owned() })
+}

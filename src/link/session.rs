@@ -1,0 +1,351 @@
+//! What outlives a connection: who is attached, what is kept for them, and until when.
+//!
+//! A session begins with the first hello of an id and ends with a bye, a violation, the broker, or when nobody came
+//! back for `owner_grace`. In between it is connected or detached; detached, its process stays attached to the broker,
+//! its queue fills, and its clients are read no more.
+//! Invariants: one session for each id, one connection for each session; whoever ends a session says why once; the id
+//! is free only when the broker has forgotten the process.
+
+use super::config::{Config, WINDOW};
+use super::frame::Frame;
+use super::line::{Direction, Line};
+use super::socket::{Credential, Stream};
+use super::wire::{Hello, LiveChannel, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Window};
+use crate::broker::{Handle, OwnerHandle};
+use crate::process_id::ProcessId;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Whose session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    Process(ProcessId),
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The peer said so.
+    Bye,
+    /// The peer said that it failed.
+    Failed,
+    /// The peer broke the protocol.
+    Violation,
+    /// Nobody came back in time.
+    Grace,
+    /// The broker has stopped.
+    Stopped,
+}
+
+/// Beside a frame to a peer.
+#[derive(Debug)]
+pub enum Mark {
+    Event,
+    Opened(Box<LiveChannel>),
+    Closed(u32),
+    /// It answers a question; not written yet.
+    Answer,
+}
+
+/// The broker's frames.
+pub struct Outward;
+
+impl Direction for Outward {
+    type Mark = Mark;
+
+    fn ack(received: u64) -> Frame {
+        Frame::bare(&ToPeer::Ack { received })
+    }
+
+    fn beat() -> Frame {
+        Frame::bare(&ToPeer::Beat {})
+    }
+
+    fn written(mark: &mut Mark, asks: &mut usize) {
+        if matches!(mark, Mark::Answer) {
+            *mark = Mark::Event;
+            *asks -= 1;
+        }
+    }
+}
+
+/// Who obeys the peer's orders.
+pub enum Actor {
+    Process(OwnerHandle),
+}
+
+/// See the module.
+pub struct Session {
+    pub line: Line<Outward>,
+    pub actor: Actor,
+    /// The channels that are open as far as the peer has acknowledged.
+    live: Mutex<BTreeMap<u32, LiveChannel>>,
+    end: OnceLock<End>,
+}
+
+impl Session {
+    pub fn new(actor: Actor) -> Self {
+        Self { line: Line::new(WINDOW), actor, live: Mutex::default(), end: OnceLock::new() }
+    }
+
+    /// The peer has so many frames.
+    pub fn acknowledge(&self, received: u64) -> Result<(), super::line::NeverSent> {
+        let mut live = lock(&self.live);
+        self.line.acknowledge(received, |mark| match mark {
+            Mark::Opened(channel) => drop(live.insert(channel.channel, *channel)),
+            Mark::Closed(channel) => drop(live.remove(&channel)),
+            Mark::Event | Mark::Answer => {}
+        })
+    }
+
+    /// The channels that are open as far as the peer has acknowledged.
+    pub fn live(&self) -> Vec<LiveChannel> {
+        lock(&self.live).values().cloned().collect()
+    }
+
+    /// Ends it; `last` is the last frame to the peer. Only the first call counts.
+    pub fn end(&self, end: End, last: Option<Frame>) {
+        if self.end.set(end).is_ok() {
+            self.line.end(last);
+            // Whoever waits for the broker's events is to see it.
+            match &self.actor {
+                Actor::Process(owner) => owner.wake(),
+            }
+        }
+    }
+
+    /// Why it ended. A session that just vanished has failed.
+    pub fn why(&self) -> End {
+        self.end.get().copied().unwrap_or(End::Failed)
+    }
+}
+
+/// Who is attached.
+pub struct Registry {
+    pub broker: Handle,
+    pub config: Config,
+    entries: Mutex<Entries>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<Key, Entry>,
+    claims: usize,
+    stopping: bool,
+}
+
+struct Entry {
+    session: Arc<Session>,
+    secret: String,
+    credential: Credential,
+    /// The connection that has it; none: detached since.
+    stream: Result<Arc<Stream>, Instant>,
+    /// Counts connections.
+    number: u64,
+}
+
+/// A session that a connection has taken.
+pub struct Claim {
+    pub session: Arc<Session>,
+    pub secret: String,
+    key: Key,
+    number: u64,
+    stream: Arc<Stream>,
+    registry: Arc<Registry>,
+}
+
+impl Registry {
+    pub fn new(broker: Handle, config: Config) -> Arc<Self> {
+        Arc::new(Self { broker, config, entries: Mutex::default(), changed: Condvar::new() })
+    }
+
+    /// Takes the session that `hello` asks for, or begins one with `begin`, which is called at most once and answers
+    /// what runs behind the session.
+    ///
+    /// # Errors
+    /// What the peer is told.
+    pub fn claim(
+        self: &Arc<Self>,
+        key: &Key,
+        hello: &Hello,
+        credential: Credential,
+        stream: &Arc<Stream>,
+        deadline: Instant,
+        begin: impl FnOnce(&Arc<Self>) -> Result<Arc<Session>, Refused>,
+    ) -> Result<Claim, Refused> {
+        let mut entries = lock(&self.entries);
+        // One that has ended is about to go.
+        while entries.by_key.get(key).is_some_and(|entry| entry.session.line.has_ended()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(refused(RefusedCode::Taken, "its last session is still ending"));
+            }
+            entries = self.changed.wait_timeout(entries, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if entries.stopping {
+            return Err(refused(RefusedCode::Stopped, "the broker stops"));
+        }
+        let attached = entries.by_key.len();
+        let Entries { by_key, claims, .. } = &mut *entries;
+        let entry = match by_key.get_mut(key) {
+            Some(entry) => {
+                entry.judge(hello, credential)?;
+                entry
+            }
+            None if hello.session.is_some() => return Err(session_gone()),
+            None if attached >= self.config.peers_max => {
+                return Err(refused(RefusedCode::Full, "as many are attached as may be"));
+            }
+            None => {
+                let secret = random_secret().map_err(|_| refused(RefusedCode::Full, "there is no randomness"))?;
+                let session = begin(self)?;
+                let stream = Err(Instant::now());
+                let entry = Entry { session, secret, credential, stream, number: 0 };
+                by_key.entry(key.clone()).or_insert(entry)
+            }
+        };
+        entry.number += 1;
+        *claims += 1;
+        if let Ok(before) = std::mem::replace(&mut entry.stream, Ok(stream.clone())) {
+            before.shutdown();
+        }
+        let (session, secret, number) = (entry.session.clone(), entry.secret.clone(), entry.number);
+        drop(entries);
+        let claim = Claim { session, secret, key: key.clone(), number, stream: stream.clone(), registry: self.clone() };
+        // What the connection before has read is obeyed first.
+        if !claim.session.line.wait_disconnected(deadline.saturating_duration_since(Instant::now())) {
+            return Err(refused(RefusedCode::Taken, "its last connection is still busy"));
+        }
+        Ok(claim)
+    }
+
+    /// Forgets a session whose process the broker has forgotten.
+    pub fn remove(&self, key: &Key) {
+        lock(&self.entries).by_key.remove(key);
+        self.changed.notify_all();
+    }
+
+    /// Ends sessions to which nobody comes back, until the registry stops.
+    pub fn keep(&self) {
+        let mut entries = lock(&self.entries);
+        while !entries.stopping {
+            let now = Instant::now();
+            let mut next: Option<Instant> = None;
+            for (key, entry) in &entries.by_key {
+                let Err(since) = entry.stream else { continue };
+                if entry.session.line.has_ended() {
+                    continue;
+                }
+                let until = since + self.config.owner_grace;
+                if until <= now {
+                    tracing::info!(?key, "nobody came back: its channels are closed with 1012");
+                    entry.session.end(End::Grace, None);
+                } else {
+                    next = Some(next.map_or(until, |next| next.min(until)));
+                }
+            }
+            entries = match next {
+                None => self.changed.wait(entries).unwrap_or_else(PoisonError::into_inner),
+                Some(next) => {
+                    let timeout = next.saturating_duration_since(Instant::now());
+                    self.changed.wait_timeout(entries, timeout).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Begins no more sessions, and ends those that there are, with `last` as the last frame. Those of a broker that
+    /// has stopped end by themselves, behind their last events. Returns when their connections are over, or cuts them
+    /// after `patience`.
+    pub fn stop(&self, last: &Frame, patience: Duration) {
+        let end_them = !self.broker.reports().is_empty();
+        let until = Instant::now() + patience;
+        let mut entries = lock(&self.entries);
+        entries.stopping = true;
+        self.changed.notify_all();
+        for entry in entries.by_key.values().filter(|_| end_them) {
+            entry.session.end(End::Stopped, Some(last.clone()));
+        }
+        while !entries.by_key.is_empty() || entries.claims > 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            entries = self.changed.wait_timeout(entries, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        for entry in entries.by_key.values() {
+            entry.session.end(End::Stopped, None);
+            entry.stream.iter().for_each(|stream| stream.shutdown());
+        }
+    }
+}
+
+impl Entry {
+    /// Whether `hello` may have this session. It changes hands only while it is detached, to the same user or with the
+    /// same token, or at any time to whoever knows its secret.
+    fn judge(&mut self, hello: &Hello, credential: Credential) -> Result<(), Refused> {
+        if let Some(secret) = &hello.session {
+            let may = credential == self.credential && super::token::is_same(secret.as_bytes(), self.secret.as_bytes());
+            return if may { Ok(()) } else { Err(session_gone()) };
+        }
+        if self.stream.is_ok() || credential != self.credential {
+            return Err(refused(RefusedCode::Taken, "a process of that id is attached"));
+        }
+        // The one before may still be there; it has lost its session.
+        self.secret = random_secret().map_err(|_| refused(RefusedCode::Full, "there is no randomness"))?;
+        Ok(())
+    }
+}
+
+impl Claim {
+    /// Whose session.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Connects the session's line. Answers its number for the connection; none: another has taken the session since.
+    pub fn connect(&self, window: Window) -> Option<u64> {
+        let entries = lock(&self.registry.entries);
+        let is_current = entries.by_key.get(&self.key).is_some_and(|entry| entry.number == self.number);
+        is_current.then(|| self.session.line.connect(window))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.stream.shutdown();
+        let mut entries = lock(&self.registry.entries);
+        if let Some(entry) = entries.by_key.get_mut(&self.key).filter(|entry| entry.number == self.number) {
+            entry.stream = Err(Instant::now());
+        }
+        entries.claims -= 1;
+        self.registry.changed.notify_all();
+    }
+}
+
+pub fn refused(code: RefusedCode, reason: &str) -> Refused {
+    Refused { code, reason: reason.to_owned(), version_min: VERSION_MIN, version_max: VERSION_MAX }
+}
+
+fn session_gone() -> Refused {
+    refused(RefusedCode::Session, "that session has ended, and its channels with it")
+}
+
+/// 128 bits, in hexadecimal.
+fn random_secret() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let mut text = String::with_capacity(32);
+    bytes.iter().for_each(|byte| write!(text, "{byte:02x}").expect("a String takes every write"));
+    Ok(text)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change is one call on a map, or one assignment.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,390 @@
+//! Where a link is: a Unix socket that only its owner may open, or TCP.
+//!
+//! Invariants of the Unix socket: it has mode 0600 from its first moment; a living daemon's is never taken away, a dead
+//! one's is; what is no socket is never removed; at the end our own file is removed and nobody else's.
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a link's directory may stay locked by another daemon that starts: that takes it a moment.
+const LOCK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Who has opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// A process of this user.
+    User(u32),
+    /// Somebody over TCP, who has the token.
+    Token,
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Connects to a Unix socket.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        Ok(Self::Unix(UnixStream::connect(path)?))
+    }
+
+    /// Connects over TCP, within `timeout` for each address that the name has.
+    pub fn tcp(address: &str, timeout: Duration) -> io::Result<Self> {
+        let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, timeout) {
+                Ok(stream) => return Self::over(stream),
+                Err(failed) => error = failed,
+            }
+        }
+        Err(error)
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Who is at the other end; of TCP only the token will tell.
+    pub fn user(&self) -> io::Result<Option<u32>> {
+        match self {
+            Self::Unix(stream) => Ok(Some(sockopt::socket_peercred(stream)?.uid.as_raw())),
+            Self::Tcp(_) => Ok(None),
+        }
+    }
+
+    /// Ends what waits in reading or writing, on either side.
+    pub fn shutdown(&self) {
+        // Fails where the other side was first.
+        let _ = match self {
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
+    pub fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),
+            Self::Tcp(stream) => stream.set_read_timeout(Some(timeout)),
+        }
+    }
+
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_write_timeout(timeout),
+            Self::Tcp(stream) => stream.set_write_timeout(timeout),
+        }
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => (&*stream).read(buffer),
+            Stream::Tcp(stream) => (&*stream).read(buffer),
+        }
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => (&*stream).write(bytes),
+            Stream::Tcp(stream) => (&*stream).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The reading end of a stream: with a deadline for all that is read, then with one for each silence.
+pub struct Source {
+    stream: Arc<Stream>,
+    deadline: Option<Instant>,
+}
+
+impl Source {
+    /// Everything has to be read by `deadline`.
+    pub fn until(stream: Arc<Stream>, deadline: Instant) -> Self {
+        Self { stream, deadline: Some(deadline) }
+    }
+
+    /// From now on a silence may last so long.
+    pub fn allow_silence(&mut self, silence: Duration) -> io::Result<()> {
+        self.deadline = None;
+        self.stream.set_read_timeout(silence)
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(left)?;
+        }
+        (&*self.stream).read(buffer).map_err(|error| match error.kind() {
+            // What a socket's timeout says (socket(7), SO_RCVTIMEO).
+            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+            _ => error,
+        })
+    }
+}
+
+/// Why a link cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A daemon that runs has it.
+    #[error("{0} is the link of a daemon that runs")]
+    InUse(PathBuf),
+    /// It would have to be removed.
+    #[error("{0} exists and is no socket: choose another path or remove it")]
+    NoSocket(PathBuf),
+    /// Everything else.
+    #[error("cannot listen on {at}: {error}")]
+    Io {
+        /// The path or address.
+        at: String,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// A listening socket.
+pub enum Listener {
+    Unix { listener: UnixListener, _file: SocketFile },
+    Tcp(TcpListener),
+}
+
+/// The file of a Unix socket; removed when this is dropped.
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl Listener {
+    /// Listens on a Unix socket that only this user may open.
+    pub fn unix(path: &Path) -> Result<Self, ListenError> {
+        let failed = |error: io::Error| ListenError::Io { at: path.display().to_string(), error };
+        // Held until the socket has its name, so that of two daemons that start the second sees the first.
+        let _lock = lock_directory(path).map_err(failed)?;
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => return Err(ListenError::NoSocket(path.to_owned())),
+            Ok(_) => match UnixStream::connect(path) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(error) => return Err(failed(error)),
+                Ok(_) => return Err(ListenError::InUse(path.to_owned())),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let (listener, file) = bind_and_rename(path).map_err(failed)?;
+        Ok(Self::Unix { listener, _file: file })
+    }
+
+    /// Listens on TCP.
+    pub fn tcp(address: SocketAddr) -> Result<Self, ListenError> {
+        let listener = TcpListener::bind(address);
+        Ok(Self::Tcp(listener.map_err(|error| ListenError::Io { at: address.to_string(), error })?))
+    }
+
+    /// The next connection. An error after [`stop`](Self::stop).
+    pub fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix { listener, .. } => Ok(Stream::Unix(listener.accept()?.0)),
+            Self::Tcp(listener) => Stream::over(listener.accept()?.0),
+        }
+    }
+
+    /// Ends what waits in [`accept`](Self::accept).
+    pub fn stop(&self) {
+        // Linux: accept(2) then gives EINVAL, for either kind.
+        let _ = match self {
+            Self::Unix { listener, .. } => rustix::net::shutdown(listener, rustix::net::Shutdown::Both),
+            Self::Tcp(listener) => rustix::net::shutdown(listener, rustix::net::Shutdown::Both),
+        };
+    }
+
+    /// The address, where it is TCP.
+    pub fn address(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Self::Unix { .. } => Ok(None),
+            Self::Tcp(listener) => listener.local_addr().map(Some),
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.identity);
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the link's socket");
+        }
+    }
+}
+
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Locks the directory of `path` until the answer is dropped.
+fn lock_directory(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let until = Instant::now() + LOCK_WITHIN;
+    loop {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(directory),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            Err(Errno::WOULDBLOCK) => return Err(io::Error::other("somebody keeps its directory locked")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Binds beside `path` and renames: the old socket's name goes over to the new one in one step.
+fn bind_and_rename(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".~");
+    let beside = PathBuf::from(beside);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Linux: bind(2) creates the file with the mode of the socket. Nobody can connect before listen(2) in any case.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    socket.bind(&SockAddr::unix(&beside)?)?;
+    let metadata = fs::symlink_metadata(&beside)?;
+    let named = if metadata.mode() & 0o777 == 0o600 {
+        socket.listen(64).and_then(|()| fs::rename(&beside, path))
+    } else {
+        Err(io::Error::other("the system did not give the socket its mode"))
+    };
+    if let Err(error) = named {
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
+    let file = SocketFile { path: path.to_owned(), identity: identity(&metadata) };
+    Ok((rustix::fd::OwnedFd::from(socket).into(), file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("pushring-socket-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn names(directory: &Directory) -> usize {
+        fs::read_dir(&directory.0).unwrap().count()
+    }
+
+    #[test]
+    fn it_has_its_mode_from_birth_and_goes_with_its_listener() {
+        let directory = Directory::new("mode");
+        let path = directory.0.join("link");
+        let listener = Listener::unix(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(names(&directory), 1);
+        let there = Stream::unix(&path).unwrap();
+        let here = listener.accept().unwrap();
+        assert_eq!(here.user().unwrap(), there.user().unwrap());
+        drop(listener);
+        assert_eq!(names(&directory), 0);
+    }
+
+    #[test]
+    fn a_living_daemon_keeps_its_socket_and_a_dead_one_does_not() {
+        let directory = Directory::new("stale");
+        let path = directory.0.join("link");
+        let living = Listener::unix(&path).unwrap();
+        assert!(matches!(Listener::unix(&path), Err(ListenError::InUse(_))));
+        Stream::unix(&path).unwrap();
+        let Listener::Unix { listener, _file: file } = living else { unreachable!() };
+        drop(listener); // As when a daemon is killed: the file stays.
+        let successor = Listener::unix(&path).unwrap();
+        drop(file); // It is another's now.
+        Stream::unix(&path).unwrap();
+        drop(successor);
+    }
+
+    #[test]
+    fn what_is_no_socket_stays() {
+        let directory = Directory::new("file");
+        let path = directory.0.join("link");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(Listener::unix(&path), Err(ListenError::NoSocket(_))));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        let long = directory.0.join("x".repeat(200));
+        assert!(matches!(Listener::unix(&long), Err(ListenError::Io { .. })));
+    }
+
+    #[test]
+    fn of_many_that_start_at_once_one_gets_it() {
+        let directory = Directory::new("race");
+        let path = directory.0.join("link");
+        let listeners: Vec<_> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| Listener::unix(&path))).collect();
+            starts.into_iter().map(|start| start.join().unwrap()).collect()
+        });
+        assert_eq!(listeners.iter().filter(|listener| listener.is_ok()).count(), 1);
+    }
+
+    #[test]
+    fn a_stopped_listener_accepts_no_more() {
+        let directory = Directory::new("stop");
+        let listeners =
+            [Listener::unix(&directory.0.join("link")).unwrap(), Listener::tcp(([127, 0, 0, 1], 0).into()).unwrap()];
+        for listener in &listeners {
+            std::thread::scope(|scope| {
+                let accepting = scope.spawn(|| listener.accept());
+                listener.stop();
+                assert!(accepting.join().unwrap().is_err());
+            });
+        }
+    }
+
+    #[test]
+    fn a_deadline_holds_for_all_reads_together() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let mut source = Source::until(Arc::new(Stream::Unix(here)), Instant::now() + Duration::from_millis(50));
+        (&there).write_all(b"x").unwrap();
+        let mut bytes = [0; 8];
+        assert_eq!(source.read(&mut bytes).unwrap(), 1);
+        assert_eq!(source.read(&mut bytes).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        (&there).write_all(b"x").unwrap();
+        assert_eq!(source.read(&mut bytes).unwrap_err().kind(), io::ErrorKind::TimedOut, "it has passed");
+    }
+}

@@ -1,0 +1,531 @@
+//! The heads of frames: MessagePack maps of one entry, the frame's name and its fields (`docs/LINK.md`).
+//!
+//! Only shapes. Fields that this version does not know are ignored; names that it does not know are no frames. Peers
+//! need not send fields that have a default.
+
+#[cfg(doc)]
+use crate::broker::{Outcome, Policy};
+use crate::gateway::Dialect;
+use crate::node;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The versions of the protocol that are spoken here.
+pub const VERSION_MIN: u32 = 1;
+/// See [`VERSION_MIN`].
+pub const VERSION_MAX: u32 = 1;
+
+/// Frames from a peer to the broker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromPeer {
+    /// The first frame.
+    Hello(Hello),
+    /// So many numbered frames were taken in.
+    Ack {
+        /// Since the session began.
+        received: u64,
+    },
+    /// There is nothing else to say.
+    Beat {},
+    /// The session ends.
+    Bye {
+        /// Whether as after a panic: channels are closed with 1011 rather than 1001.
+        #[serde(default)]
+        failed: bool,
+    },
+    /// The blob to one channel.
+    Push {
+        channel: u32,
+        kind: Kind,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        policy: Option<OverBudget>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
+    },
+    /// The blob to many channels.
+    PushMany {
+        to: Audience,
+        #[serde(default)]
+        except: Vec<u32>,
+        kind: Kind,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        policy: Option<OverBudget>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
+    },
+    /// Closes a channel.
+    Close {
+        channel: u32,
+        #[serde(default)]
+        code: Option<u16>,
+        #[serde(default)]
+        reason: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
+    },
+    /// Binds a WebSocket path.
+    Bind {
+        path: String,
+        #[serde(default)]
+        authenticated: bool,
+        #[serde(default)]
+        secure_subdomain: bool,
+        #[serde(default)]
+        extension: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
+    },
+    /// Takes it back.
+    Unbind {
+        path: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
+    },
+    /// Binds an HTTP path.
+    BindHttp {
+        path: String,
+        #[serde(default)]
+        authenticated: bool,
+        #[serde(default)]
+        local_only: bool,
+        #[serde(default)]
+        secure_subdomain: bool,
+        /// Serve the blob, of this media type.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
+    },
+    /// Takes it back.
+    UnbindHttp {
+        path: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
+    },
+    /// Answers an HTTP request with the blob as body.
+    Respond {
+        request: u64,
+        status: u16,
+        #[serde(default)]
+        headers: Vec<(Box<str>, Box<str>)>,
+    },
+    /// A message of a node's kernel to the HTTP server; its blob is the frame's.
+    Kernel(KernelHead),
+    /// The answer to a login.
+    LoggedIn {
+        login: u64,
+        /// The token for a right password.
+        token: Option<String>,
+        /// Why it could not be judged.
+        #[serde(default)]
+        error: Option<String>,
+    },
+}
+
+/// Frames from the broker to a peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToPeer {
+    /// The answer to a good hello.
+    Welcome(Welcome),
+    /// Channels that are open.
+    Live { channels: Vec<LiveChannel> },
+    /// The answer to a bad hello; the broker closes behind it.
+    Refused(Refused),
+    /// So many numbered frames were taken in and obeyed.
+    Ack { received: u64 },
+    /// There is nothing else to say.
+    Beat {},
+    /// The broker closes behind this.
+    Bye { code: ByeCode, reason: String },
+    /// A channel was opened.
+    Opened(LiveChannel),
+    /// The blob is a client's message.
+    Message { channel: u32, kind: Kind },
+    /// A client sent a control frame with the blob.
+    Control { channel: u32, kind: Kind },
+    /// A channel is gone.
+    Closed { channel: u32, code: u16, reason: Box<str>, by: ClosedBy, lost_bytes: u64 },
+    /// An HTTP request with the blob as body.
+    Http(HttpHead),
+    /// What became of a push or close that asked.
+    Outcome(OutcomeHead),
+    /// A path was bound or unbound.
+    Done { ask: u64 },
+    /// An order that asked could not be obeyed.
+    Failed { ask: u64, code: Failure, reason: String },
+    /// A message of the HTTP server to a process; its blob is the frame's.
+    Kernel(KernelHead),
+    /// A line for the node's terminal.
+    Print { text: String },
+    /// A password to check.
+    Login { login: u64, password_hash: String, subdomain: Option<String> },
+}
+
+/// Who wants to attach.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub version_min: u32,
+    pub version_max: u32,
+    pub attach: Attach,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// To go on with a session: its secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// With `session`: the numbered frames that were taken in.
+    #[serde(default)]
+    pub received: u64,
+    /// What may be sent and not acknowledged; the broker takes less if it allows less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+}
+
+/// It carries two secrets, so it is not shown.
+impl std::fmt::Debug for Hello {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hello").field("attach", &self.attach).finish_non_exhaustive()
+    }
+}
+
+/// As what.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attach {
+    /// One process.
+    Process {
+        id: String,
+        /// Whether it is told of pings, pongs and close frames.
+        #[serde(default)]
+        wants_control: bool,
+        #[serde(default)]
+        policy: OverBudget,
+    },
+    /// A node's kernel, for all its processes.
+    Kernel {
+        node: String,
+        /// The key of the node's tokens, for a broker that was started without one.
+        #[serde(default, with = "bin_or_nil", skip_serializing_if = "Option::is_none")]
+        jwt_secret: Option<Vec<u8>>,
+    },
+}
+
+impl std::fmt::Debug for Attach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process { id, .. } => write!(f, "process {id}"),
+            Self::Kernel { node, .. } => write!(f, "kernel of {node}"),
+        }
+    }
+}
+
+/// What may be on the way unacknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Frames.
+    pub frames: u32,
+    /// Bytes of heads and blobs; one frame may be larger.
+    pub bytes: u32,
+}
+
+/// See [`ToPeer::Welcome`].
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    pub version: u32,
+    pub node: String,
+    pub dialect: Dialect,
+    /// The secret of this session.
+    pub session: String,
+    /// The peer's numbered frames that were taken in; its next one is the one behind.
+    pub received: u64,
+    /// The broker's numbered frames that were acknowledged; the next one is the one behind.
+    pub acknowledged: u64,
+    /// How many channels the `live` frames list that follow.
+    pub live: u64,
+    pub window: Window,
+    pub head_bytes_max: u32,
+    pub blob_bytes_max: u32,
+    pub asks_max: u32,
+    pub beat_ms: u32,
+    pub owner_grace_ms: u64,
+}
+
+/// It carries the session's secret.
+impl std::fmt::Debug for Welcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Welcome").field("version", &self.version).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// Why a hello is refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("{code}: {reason}")]
+pub struct Refused {
+    /// Why.
+    pub code: RefusedCode,
+    /// In words.
+    pub reason: String,
+    /// The oldest version that the broker speaks.
+    pub version_min: u32,
+    /// The newest.
+    pub version_max: u32,
+}
+
+/// See [`Refused`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedCode {
+    /// No version that both speak.
+    Version,
+    /// No hello, or one that says nothing that can be obeyed.
+    Malformed,
+    /// No token, or another.
+    Token,
+    /// The id is attached.
+    Taken,
+    /// The session to go on with is gone, and its channels with it.
+    Session,
+    /// The kernel is of another node, or there is no key for its tokens.
+    Node,
+    /// As many are attached as may be.
+    Full,
+    /// The broker stops.
+    Stopped,
+}
+
+/// Why the broker ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByeCode {
+    /// The peer broke the protocol. The session is over.
+    Violation,
+    /// The session goes on over another connection.
+    Replaced,
+    /// The broker has stopped. The session is over.
+    Stopped,
+}
+
+/// Why an order failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// A process of this id may not bind.
+    ProcessId,
+    /// The path is longer than paths may be.
+    PathTooLong,
+    /// The path has more parameters than paths may have.
+    PathParams,
+    /// Text that is not UTF-8.
+    NotUtf8,
+    /// A ping or pong of more than 125 bytes.
+    ControlTooLong,
+    /// The broker has stopped.
+    Stopped,
+}
+
+macro_rules! shown_as_on_the_wire {
+    ($($kind:ty),+) => {
+        $(impl std::fmt::Display for $kind {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.serialize(f)
+            }
+        })+
+    };
+}
+
+shown_as_on_the_wire!(RefusedCode, ByeCode, Failure);
+
+/// Kinds of frames of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Text,
+    Binary,
+    Ping,
+    Pong,
+    Close,
+}
+
+/// See [`crate::broker::Audience`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Audience {
+    Channels(Vec<u32>),
+    Path(String),
+    Process,
+}
+
+/// See [`Policy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverBudget {
+    #[default]
+    Close,
+    DropNewest,
+    DropOldest,
+    Conflate {
+        key: u64,
+    },
+}
+
+/// An open channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveChannel {
+    pub channel: u32,
+    /// Whose; only where a kernel is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    pub path: String,
+    /// The client's address and port; a kernel hears of it in the Hyperdrive dialect only.
+    #[serde(default)]
+    pub source: Option<String>,
+    #[serde(default)]
+    pub forwarded_for: Option<String>,
+    #[serde(default)]
+    pub registered: bool,
+    #[serde(default)]
+    pub extension: bool,
+}
+
+/// See [`crate::broker::ClosedBy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClosedBy {
+    Client,
+    Connection,
+    Process,
+    Violation,
+    Backpressure,
+    Timeout,
+    Broker,
+}
+
+/// See [`crate::gateway::IncomingRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpHead {
+    pub request: u64,
+    pub timeout_s: u32,
+    pub source: String,
+    pub method: String,
+    pub url: String,
+    pub bound_path: String,
+    pub headers: BTreeMap<String, String>,
+    pub url_params: BTreeMap<String, String>,
+    pub query_params: BTreeMap<String, String>,
+}
+
+/// See [`Outcome`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutcomeHead {
+    pub ask: u64,
+    pub sent: u64,
+    pub queued: u64,
+    pub queued_bytes: u64,
+    pub conflated: u64,
+    pub dropped: u64,
+    pub closed: u64,
+    pub not_found: u64,
+    pub not_owner: u64,
+}
+
+/// A KernelMessage without its blob's bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KernelHead {
+    pub id: u64,
+    pub source: node::Address,
+    pub target: node::Address,
+    #[serde(default)]
+    pub rsvp: Option<node::Address>,
+    pub message: KernelBody,
+    /// There is a blob: the frame's.
+    #[serde(default)]
+    pub blob: Option<BlobHead>,
+}
+
+/// What is said of a blob beside its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobHead {
+    #[serde(default)]
+    pub mime: Option<String>,
+}
+
+/// See [`node::Message`].
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelBody {
+    Request {
+        #[serde(default)]
+        inherit: bool,
+        #[serde(default)]
+        expects_response: Option<u64>,
+        #[serde(with = "bin")]
+        body: Vec<u8>,
+        #[serde(default)]
+        metadata: Option<String>,
+        #[serde(default)]
+        capabilities: Vec<Granted>,
+    },
+    Response {
+        #[serde(default)]
+        inherit: bool,
+        #[serde(with = "bin")]
+        body: Vec<u8>,
+        #[serde(default)]
+        metadata: Option<String>,
+        #[serde(default)]
+        capabilities: Vec<Granted>,
+        #[serde(default, with = "bin_or_nil")]
+        context: Option<Vec<u8>>,
+    },
+}
+
+/// Bodies carry tokens and private messages.
+impl std::fmt::Debug for KernelBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Request { body, .. } => write!(f, "request of {} bytes", body.len()),
+            Self::Response { body, .. } => write!(f, "response of {} bytes", body.len()),
+        }
+    }
+}
+
+/// A capability and its signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    pub issuer: node::Address,
+    pub params: String,
+    #[serde(with = "bin")]
+    pub signature: Vec<u8>,
+}
+
+/// Bytes as MessagePack bin; an array of numbers is read, too.
+mod bin {
+    use crate::node::byte_array;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        byte_array::deserialize(deserializer)
+    }
+}
+
+/// The same or nil.
+mod bin_or_nil {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Bin(#[serde(with = "super::bin")] Vec<u8>);
+
+    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+        bytes.clone().map(Bin).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+        Ok(Option::<Bin>::deserialize(deserializer)?.map(|Bin(bytes)| bytes))
+    }
+}

@@ -1,0 +1,156 @@
+//! A process whose broker is another program's: the same process, over a link.
+
+use super::attached::{Attached, Seat};
+use super::runtime::{Exit, run};
+use crate::broker::{Audience, BindPathError, Delivery, Event, Message, Outcome, PushError, RecvError, RequestId};
+use crate::channel::ChannelId;
+use crate::gateway::{HttpRule, WebSocketRule};
+use crate::link::{Client, ClientOptions, ConnectError, Endpoint, SendError};
+use crate::node::acting::Acting;
+use crate::node::{Address, ProcessId};
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Attaches a process to a broker in another program, over the link that it listens on (`pushring serve --link PATH`);
+/// a path, or an [`Endpoint`] for TCP. [`Linked::run`] and [`Linked::spawn`] then run the process as
+/// [`spawn_on`](super::spawn_on) does.
+///
+/// A lost connection comes back by itself as long as the broker keeps the process' channels (`owner_grace`, 10 s), and
+/// nothing that was sent in either direction is lost or doubled. When that time is over, or the broker has stopped, the
+/// process is stopped. One that is started again within that time takes over: the channels that its predecessor had are
+/// told to it as if they were opened now, then follows what clients have sent meanwhile. Paths stay bound, too; binding
+/// them again does no harm.
+///
+/// # Errors
+/// Nobody listens there, or the broker refuses.
+pub fn connect(endpoint: impl Into<Endpoint>, process: ProcessId) -> Result<Linked, ConnectError> {
+    // A node's processes are told of control frames.
+    let options = ClientOptions { wants_control: true, ..ClientOptions::default() };
+    let client = Client::connect(endpoint, &process, options)?;
+    let (our, dialect) = (Address::new(client.node(), process), client.dialect());
+    let seat = LinkSeat { client, failed: RefCell::default() };
+    Ok(Linked(Attached::at(Box::new(seat), our, dialect)))
+}
+
+/// A process that is attached over a link and does not run yet. Dropping it ends it.
+pub struct Linked(Attached);
+
+impl Linked {
+    /// Its address.
+    pub fn our(&self) -> &Address {
+        self.0.our()
+    }
+
+    /// Runs it on this thread until it ends. Its channels are then closed with 1001, after a panic with 1011.
+    ///
+    /// # Panics
+    /// When this thread already runs a process.
+    pub fn run(self, init: impl FnOnce(Address)) -> Exit {
+        run(self.0.our().clone(), Box::new(self.0), init)
+    }
+
+    /// Runs it on a thread of its own, named after it.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn spawn(self, init: impl FnOnce(Address) + Send + 'static) -> std::io::Result<JoinHandle<Exit>> {
+        thread::Builder::new().name(self.our().process.to_string()).spawn(move || self.run(init))
+    }
+}
+
+struct LinkSeat {
+    client: Client,
+    /// Outcomes of what could not even be sent.
+    failed: RefCell<Vec<Event>>,
+}
+
+impl LinkSeat {
+    /// What is larger than the link takes reaches nobody, and who asked is told so.
+    fn sent(&self, sent: Result<(), SendError>, ask: Option<u64>) -> Result<(), PushError> {
+        match (sent, ask) {
+            (Ok(()), _) => Ok(()),
+            (Err(SendError::Stopped), _) => Err(PushError::Stopped),
+            (Err(SendError::TooLarge), None) => {
+                tracing::warn!("a push was dropped: it is larger than the link takes");
+                Ok(())
+            }
+            (Err(SendError::TooLarge), Some(ticket)) => {
+                let outcome = Outcome { dropped: 1, ..Outcome::default() };
+                self.failed.borrow_mut().push(Event::Outcome { ticket, outcome });
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Seat for LinkSeat {
+    fn acting(&self) -> &dyn Acting {
+        self
+    }
+
+    fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
+        let mut failed = self.failed.borrow_mut();
+        if failed.is_empty() {
+            return self.client.recv_batch(events, timeout);
+        }
+        events.append(&mut failed);
+        Ok(())
+    }
+
+    fn ended(self: Box<Self>, exit: &Exit) {
+        if matches!(exit, Exit::Panicked(_)) {
+            self.client.fail();
+        }
+    }
+}
+
+impl Acting for LinkSeat {
+    fn push(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
+        let (policy, ask) = delivery.into_parts();
+        self.sent(self.client.push(channel, message, policy, ask), ask)
+    }
+
+    fn push_many(
+        &self,
+        audience: Audience,
+        except: &[ChannelId],
+        message: Message,
+        delivery: Delivery,
+    ) -> Result<(), PushError> {
+        let (policy, ask) = delivery.into_parts();
+        self.sent(self.client.push_many(audience, except, message, policy, ask), ask)
+    }
+
+    fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
+        let (_, ask) = delivery.into_parts();
+        self.sent(self.client.close(channel, code, reason, ask), ask)
+    }
+
+    fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
+        self.client.bind(path, rule)
+    }
+
+    fn unbind(&self, path: &str) -> Result<(), BindPathError> {
+        self.client.unbind(path)
+    }
+
+    fn bind_http(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
+        self.client.bind_http(path, rule)
+    }
+
+    fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {
+        self.client.unbind_http(path)
+    }
+
+    fn respond(
+        &self,
+        request: RequestId,
+        status: u16,
+        headers: Vec<(Box<str>, Box<str>)>,
+        body: Bytes,
+    ) -> Result<(), PushError> {
+        self.sent(self.client.respond(request, status, headers, body), None)
+    }
+}

@@ -1,0 +1,130 @@
+//! What the tests of links share: a broker with a link, and a peer that speaks in raw frames.
+#![allow(dead_code, missing_docs)]
+
+use crate::support;
+use pushring::broker::Broker;
+use pushring::link::{self, Client, ClientOptions, Server};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// A broker without processes, and a link to it.
+pub struct Linked {
+    pub server: Option<Server>,
+    pub broker: Broker,
+    pub path: PathBuf,
+    directory: Directory,
+}
+
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Linked {
+    pub fn start(name: &str, change: impl FnOnce(&mut link::Config)) -> Self {
+        let driver =
+            std::env::var("PUSHRING_TEST_DRIVER").map_or(support::DriverKind::Auto, |name| name.parse().unwrap());
+        Self::at(support::broker(driver, |_| {}), name, change)
+    }
+
+    pub fn at(broker: Broker, name: &str, change: impl FnOnce(&mut link::Config)) -> Self {
+        let directory = std::env::temp_dir().join(format!("pushring-link-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("link");
+        let mut config = link::Config { path: Some(path.clone()), ..link::Config::default() };
+        change(&mut config);
+        let server = Some(Server::start(broker.handle(), config).unwrap());
+        Self { server, broker, path, directory: Directory(directory) }
+    }
+
+    /// Stops the broker, then the link, as the daemon does.
+    pub fn stop(self) {
+        self.broker.stop(std::time::Duration::from_secs(1)).unwrap();
+        drop(self.server);
+    }
+}
+
+/// A process of the name `NAME:test:sys`.
+pub fn attach(path: &Path, name: &str) -> Client {
+    Client::connect(path, &format!("{name}:test:sys").parse().unwrap(), ClientOptions::default()).unwrap()
+}
+
+/// The bytes of a frame without blob.
+pub fn frame(head: &Value) -> Vec<u8> {
+    frame_with(head, b"")
+}
+
+/// The bytes of a frame.
+pub fn frame_with(head: &Value, blob: &[u8]) -> Vec<u8> {
+    let head = rmp_serde::to_vec_named(head).unwrap();
+    [&(head.len() as u32).to_be_bytes()[..], &(blob.len() as u32).to_be_bytes(), &head, blob].concat()
+}
+
+/// The frame that attaches a process.
+pub fn hello(id: &str) -> Vec<u8> {
+    frame(&json!({"hello": {"version_min": 1, "version_max": 1, "attach": {"process": {"id": id}}}}))
+}
+
+/// A peer that knows nothing of windows, numbers and beats but what a test says.
+pub struct Raw(pub UnixStream);
+
+impl Raw {
+    pub fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(support::PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    /// Attaches a process; answers the welcome.
+    pub fn attach(path: &Path, hello: &Value) -> (Self, Value) {
+        let mut raw = Self::connect(path);
+        raw.send(&json!({"hello": hello}), b"");
+        let (name, welcome, _) = raw.next().unwrap();
+        assert_eq!(name, "welcome", "{welcome}");
+        (raw, welcome)
+    }
+
+    pub fn send(&mut self, head: &Value, blob: &[u8]) {
+        self.0.write_all(&frame_with(head, blob)).unwrap();
+    }
+
+    /// The next frame: its name, its fields, its blob. None at the end.
+    pub fn next(&mut self) -> Option<(String, Value, Vec<u8>)> {
+        let mut prefix = [0; 8];
+        self.0.read_exact(&mut prefix).ok()?;
+        let length = |at: usize| u32::from_be_bytes(prefix[at..at + 4].try_into().unwrap()) as usize;
+        let (mut head, mut blob) = (vec![0; length(0)], vec![0; length(4)]);
+        self.0.read_exact(&mut head).ok()?;
+        self.0.read_exact(&mut blob).ok()?;
+        let head: serde_json::Map<String, Value> = rmp_serde::from_slice(&head).unwrap();
+        let (name, fields) = head.into_iter().next().unwrap();
+        Some((name, fields, blob))
+    }
+
+    /// The next frame that is no beat and no acknowledgement.
+    pub fn next_said(&mut self) -> Option<(String, Value, Vec<u8>)> {
+        loop {
+            let next = self.next()?;
+            if next.0 != "beat" && next.0 != "ack" {
+                return Some(next);
+            }
+        }
+    }
+}
+
+/// With which code a first frame is refused; the connection ends behind it.
+pub fn refusal(path: &Path, bytes: &[u8]) -> String {
+    let mut raw = Raw::connect(path);
+    raw.0.write_all(bytes).unwrap();
+    let (name, fields, _) = raw.next().unwrap();
+    assert_eq!(name, "refused", "{fields}");
+    assert!(!fields["reason"].as_str().unwrap().is_empty() && fields["version_max"] == 1);
+    assert!(raw.next().is_none());
+    fields["code"].as_str().unwrap().to_owned()
+}
