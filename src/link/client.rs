@@ -316,9 +316,9 @@ impl Client {
     /// # Errors
     /// As there.
     pub fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
-        let WebSocketRule { authenticated, secure_subdomain, extension } = rule;
+        let WebSocketRule { authenticated, secure_subdomain, extension, deflate } = rule;
         let path = path.to_owned();
-        let bind = |ask| FromPeer::Bind { path, authenticated, secure_subdomain, extension, ask };
+        let bind = |ask| FromPeer::Bind { path, authenticated, secure_subdomain, extension, deflate, ask };
         self.answered(bind, Bytes::new())
     }
 

@@ -87,8 +87,8 @@ impl<'a> Orders<'a> {
                 let delivery = self.delivery(None, ask)?;
                 self.owner.close_with(ChannelId::new(channel), code.unwrap_or(WITHOUT_CODE), &reason, delivery)?;
             }
-            FromPeer::Bind { path, authenticated, secure_subdomain, extension, ask } => {
-                let rule = WebSocketRule { authenticated, secure_subdomain, extension };
+            FromPeer::Bind { path, authenticated, secure_subdomain, extension, deflate, ask } => {
+                let rule = WebSocketRule { authenticated, secure_subdomain, extension, deflate };
                 self.bound(ask, |owner| owner.bind(&path, rule))?;
             }
             FromPeer::Unbind { path, ask } => self.bound(ask, |owner| owner.unbind(&path))?,

@@ -73,6 +73,8 @@ pub enum FromPeer {
         secure_subdomain: bool,
         #[serde(default)]
         extension: bool,
+        #[serde(default)]
+        deflate: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ask: Option<u64>,
     },
