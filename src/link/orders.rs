@@ -38,7 +38,7 @@ impl From<PushError> for Stop {
 pub struct Orders<'a> {
     session: &'a Session,
     owner: &'a OwnerHandle,
-    batch: Batch<'a>,
+    batch: Batch,
     /// Orders that are not counted as taken in yet: those in the batch, and what came between.
     taken: u64,
 }
