@@ -153,6 +153,7 @@ fn disguises() -> Vec<(String, String)> {
     let odd = r#"{"username":"local.os","subdomain":null,"expiration":4102444800,"x":"~~~???"}"#;
     let last = signature.chars().last().unwrap();
     let sibling = (last as u8 ^ 1) as char;
+    assert!(STANDARD.encode(odd).contains(['+', '/']) && URL_SAFE.encode(format!("{GOOD} ")).ends_with('='));
     [
         ("padding on the signature", format!("{good}=")),
         (
@@ -337,11 +338,8 @@ fn a_secure_subdomain_takes_the_token_of_its_process_only() {
             assert_eq!(deep(host, &cookie), 401, "{cookie}");
         }
         let cookie = format!("{name}@{PROCESS}={own}");
-        for elsewhere in
-            ["localhost", "other-sys.localhost", "test-sys.evil.localhost.", "127.0.0.1", "a.test-sys.localhost"]
-        {
-            let status = deep(elsewhere, &cookie);
-            assert!(status == 403 || elsewhere.starts_with("test-sys.") && status == 101, "{elsewhere}: {status}");
+        for elsewhere in ["localhost", "other-sys.localhost", "127.0.0.1", "a.test-sys.localhost"] {
+            assert_eq!(deep(elsewhere, &cookie), 403, "{elsewhere}");
         }
         // It is no token of the node, nor of another process.
         assert_eq!(doors.page(&format!("{name}={own}")), 401);

@@ -1,6 +1,7 @@
 //! What the promise tests share: a broker with the demo processes, and blocking WebSocket clients.
 #![allow(dead_code, missing_docs)]
 
+pub mod daemon;
 pub mod deflate;
 
 pub use pushring::broker::Message as Push;
