@@ -109,6 +109,12 @@ settings! {
     turned_away_max: usize = 1024;
     /// The largest message of a client.
     message_bytes_max: Size = Size(proto::Limits::MESSAGE_BYTES_MAX_DEFAULT);
+    /// The largest frame of a client; 0 is as large as a message.
+    frame_bytes_max: Size = Size(0);
+    /// The most fragments of one message; 0 is one for each 64 bytes of the largest.
+    fragments_max: u32 = 0;
+    /// Pings and pongs of one client per second; 0 is no limit.
+    control_frames_per_s_max: u16 = 100;
     /// What may wait for one channel whose client reads slowly.
     outbound_bytes_max: Size = Size(1 << 20);
     /// What happens to a message that does not fit there.
@@ -119,8 +125,14 @@ settings! {
     inbox_bytes_max: Size = Size(64 << 20);
     /// The largest head of an HTTP request.
     head_bytes_max: Size = Size(16 << 10);
+    /// The most header fields of an HTTP request, 128 at most.
+    header_count_max: usize = 100;
     /// The largest body of an HTTP request.
     body_bytes_max: Size = Size(16 << 20);
+    /// Chunk extensions of an HTTP request, and its trailer fields; both are dropped unread.
+    chunk_extra_bytes_max: Size = Size(4 << 10);
+    /// What is read ahead of HTTP requests that wait behind one that is being answered.
+    pipelined_bytes_max: Size = Size(64 << 10);
 
     /// How long a request head may take.
     head_timeout: Span = Span::seconds(10);
@@ -140,6 +152,8 @@ settings! {
     pings_unanswered_max: u8 = 2;
     /// How long we read on after our last byte, so that the client sees it rather than a reset.
     linger: Span = Span::seconds(2);
+    /// How much we read on, likewise.
+    linger_bytes_max: Size = Size(1 << 20);
     /// How long sent bytes may stay unacknowledged before a connection counts as dead; 0 leaves it to the system.
     tcp_user_timeout: Span = Span::seconds(75);
     /// What may wait unsent in the kernel for one connection.
@@ -291,6 +305,9 @@ impl Config {
         let positive = [
             ("connections_max", self.connections_max),
             ("message_bytes_max", self.message_bytes_max.0),
+            ("header_count_max", self.header_count_max),
+            ("pipelined_bytes_max", self.pipelined_bytes_max.0),
+            ("linger_bytes_max", self.linger_bytes_max.0),
             ("outbound_bytes_max", self.outbound_bytes_max.0),
             ("inbox_commands_max", self.inbox_commands_max as usize),
             ("inbox_bytes_max", self.inbox_bytes_max.0),
@@ -308,6 +325,12 @@ impl Config {
         }
         ensure!((1..=9).contains(&self.deflate_level), "deflate_level: from 1 to 9");
         ensure!((9..=15).contains(&self.deflate_window_bits), "deflate_window_bits: from 9 to 15");
+        ensure!(
+            self.header_count_max <= pushring::http::HEADERS_MAX,
+            "header_count_max: at most {}",
+            pushring::http::HEADERS_MAX
+        );
+        ensure!(self.ping_interval.0 <= 24 * 3_600_000, "ping_interval: at most 24h");
         ensure!((1000..=600_000).contains(&self.response_timeout.0), "response_timeout: from 1s to 10m");
         Ok(())
     }
@@ -345,16 +368,29 @@ impl Config {
         })
     }
 
+    fn limits(&self) -> proto::Limits {
+        let derived = proto::Limits::for_messages(self.message_bytes_max.0);
+        let or = |given: usize, derived: usize| if given == 0 { derived } else { given };
+        proto::Limits {
+            frame_bytes_max: or(self.frame_bytes_max.0, derived.frame_bytes_max),
+            fragments_max: or(self.fragments_max as usize, derived.fragments_max as usize) as u32,
+            ..derived
+        }
+    }
+
     fn shard(&self) -> pushring::shard::Config {
         let defaults = pushring::shard::Config::default();
         pushring::shard::Config {
             outbound_bytes_max: self.outbound_bytes_max.0,
             policy: self.policy.into(),
-            limits: proto::Limits::for_messages(self.message_bytes_max.0),
+            limits: self.limits(),
+            control_frames_per_s_max: self.control_frames_per_s_max,
             http_limits: pushring::http::Limits {
                 head_bytes_max: self.head_bytes_max.0,
+                header_count_max: self.header_count_max,
                 body_bytes_max: self.body_bytes_max.0,
-                ..defaults.http_limits
+                chunk_extra_bytes_max: self.chunk_extra_bytes_max.0,
+                pipelined_bytes_max: self.pipelined_bytes_max.0,
             },
             register_timeout_ms: self.register_timeout.0,
             head_timeout_ms: self.head_timeout.0,
@@ -362,6 +398,7 @@ impl Config {
             http_idle_timeout_ms: self.http_idle_timeout.0,
             close_timeout_ms: self.close_timeout.0,
             linger_ms: self.linger.0,
+            linger_bytes_max: self.linger_bytes_max.0,
             ping_interval_ms: self.ping_interval.0,
             pings_unanswered_max: self.pings_unanswered_max,
             subprotocols: self.subprotocols.0.clone(),

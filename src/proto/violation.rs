@@ -45,6 +45,10 @@ pub enum Violation {
     /// A message has more than `Limits::fragments_max` fragments.
     #[error("too many fragments in a message")]
     TooManyFragments,
+    /// More pings and pongs within a second than the connection's owner allows. Time is not known here: whoever counts
+    /// says so.
+    #[error("too many control frames")]
+    TooManyControlFrames,
     /// A text message that is not UTF-8 (8.1).
     #[error("text is not UTF-8")]
     TextNotUtf8,
@@ -67,6 +71,7 @@ impl Violation {
     pub const fn close_code(&self) -> u16 {
         match self {
             Self::FrameTooBig | Self::MessageTooBig | Self::TooManyFragments => code::MESSAGE_TOO_BIG,
+            Self::TooManyControlFrames => code::POLICY_VIOLATION,
             Self::TextNotUtf8 | Self::CloseReasonNotUtf8 | Self::NotDeflate => code::INVALID_PAYLOAD,
             Self::ReservedBits
             | Self::ReservedOpcode
@@ -97,6 +102,7 @@ impl Violation {
             Self::FrameTooBig => "frame too big",
             Self::MessageTooBig => "message too big",
             Self::TooManyFragments => "too many fragments in one message",
+            Self::TooManyControlFrames => "too many control frames per second",
             Self::TextNotUtf8 => "text message is not UTF-8",
             Self::CloseTooShort => "close frame with half a code",
             Self::CloseCodeInvalid(_) => "invalid close code",
@@ -126,6 +132,7 @@ mod tests {
             Violation::FrameTooBig,
             Violation::MessageTooBig,
             Violation::TooManyFragments,
+            Violation::TooManyControlFrames,
             Violation::TextNotUtf8,
             Violation::CloseTooShort,
             Violation::CloseCodeInvalid(999),

@@ -261,7 +261,7 @@ impl Shard {
     fn shut_down(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
         self.effects.push(Effect::ShutdownWrite(connection.socket));
-        if connection.flags.has(Flags::HALF_CLOSED) {
+        if connection.flags.has(Flags::HALF_CLOSED) || connection.flags.has(Flags::SILENT) {
             // The client has nothing more to send that could turn the close into a reset.
             return self.remove(slot);
         }

@@ -34,10 +34,14 @@ pub struct Config {
     pub linger_ms: u64,
     /// How much we read on, likewise.
     pub linger_bytes_max: usize,
-    /// A silent client is sent a ping after this long; 0 for never.
+    /// A silent client is sent a ping after at most this long; 0 for never. Each waits between 80 and 95 % of it, by
+    /// chance, so that clients that came together are not pinged together.
     pub ping_interval_ms: u64,
-    /// So many pings may stay unanswered before the client is gone.
+    /// So many pings may stay unanswered before the client is gone: at most `ping_interval_ms` times one more than
+    /// these after its last sign of life.
     pub pings_unanswered_max: u8,
+    /// Pings and pongs that a client may send within a second; more close it with 1008. 0 is no limit.
+    pub control_frames_per_s_max: u16,
     /// Payloads up to this size are copied next to their header for one channel. Measured: one joined buffer beats
     /// a gathering write for small frames; a copy of 4 KiB costs less than the second part does.
     pub copy_bytes_max: usize,
@@ -63,6 +67,7 @@ impl Default for Config {
             linger_bytes_max: 1024 * 1024,
             ping_interval_ms: 25_000,
             pings_unanswered_max: 2,
+            control_frames_per_s_max: 100,
             copy_bytes_max: 4 * 1024,
             copy_shared_bytes_max: 64 * 1024 - 16,
         }

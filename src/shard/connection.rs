@@ -71,14 +71,19 @@ pub struct Connection {
     pub(super) phase: Phase,
     /// Bytes that were read but may not be parsed yet: the owner's queue or this client's own queue is full.
     pub(super) unparsed: Option<Box<[u8]>>,
-    /// When the current phase must have ended; `u64::MAX` if it has no such time.
-    pub(super) deadline_ms: u64,
-    /// When anything was last read.
-    pub(super) heard_ms: u64,
+    /// The tick at which the current phase must have ended; [`Self::NO_TICK`] if it has no such time. 32 bits are 13 years.
+    pub(super) deadline_tick: u32,
+    /// When the client last gave a sign of life: the low bits of the shard's milliseconds.
+    pub(super) heard_ms: u32,
+    /// When it was last sent a ping, likewise. Says something while `pings_unanswered` is not 0.
+    pub(super) pinged_ms: u32,
     /// The tick of the one wheel entry that counts; [`Self::NO_TICK`] if there is none.
     pub(super) wheel_tick: u32,
     /// When it was accepted, or became a channel: seconds of the shard's own time.
     pub(super) since_s: u32,
+    /// The second in which it last sent a control frame, and how many it sent in that.
+    pub(super) control_s: u32,
+    pub(super) control_frames: u16,
 }
 
 /// What a connection is at.
@@ -156,6 +161,8 @@ impl Flags {
     pub const FAILING: u16 = 1 << 10;
     /// There were too many when it connected: it is told so, and counts as nothing else.
     pub const TURNED_AWAY: u16 = 1 << 11;
+    /// It gave no sign of life: nobody waits for it to end.
+    pub const SILENT: u16 = 1 << 12;
 
     pub fn has(self, flag: u16) -> bool {
         self.0 & flag != 0
@@ -184,6 +191,22 @@ impl Connection {
             || self.flags.has(Flags::FAILING)
     }
 
+    /// The client has given a sign of life.
+    pub(super) fn heard(&mut self, now_ms: u64) {
+        self.heard_ms = now_ms as u32;
+        self.pings_unanswered = 0;
+    }
+
+    /// Counts a control frame. Answers whether the client may send one more in this second.
+    pub(super) fn may_send_control(&mut self, now_ms: u64, frames_per_s_max: u16) -> bool {
+        let second = (now_ms / 1000) as u32;
+        if std::mem::replace(&mut self.control_s, second) != second {
+            self.control_frames = 0;
+        }
+        self.control_frames = self.control_frames.saturating_add(1);
+        frames_per_s_max == 0 || self.control_frames <= frames_per_s_max
+    }
+
     /// The channel, if it is one.
     pub(super) fn channel(&self) -> Option<&Channel> {
         match &self.phase {
@@ -194,7 +217,7 @@ impl Connection {
 }
 
 // A table entry is what an idle channel costs, next to its place in three small tables.
-const _: () = assert!(std::mem::size_of::<Connection>() <= 208);
+const _: () = assert!(std::mem::size_of::<Connection>() <= 168);
 
 #[cfg(test)]
 mod tests {

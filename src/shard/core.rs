@@ -84,6 +84,8 @@ pub struct Shard {
     pub(super) flusher: Box<dyn Flush>,
     pub(super) effects: Vec<Effect>,
     pub(super) wheel: Wheel,
+    pub(super) ticked_ms: u64,
+    pub(super) ticked_late: bool,
     pub(super) due: Vec<Entry>,
     pub(super) scratch: Option<Box<Scratch>>,
     /// Small messages of one turn lie here side by side until their processes have read them.
@@ -127,6 +129,8 @@ impl Shard {
             flusher,
             effects: Vec::new(),
             wheel: Wheel::new(now_ms),
+            ticked_ms: now_ms,
+            ticked_late: false,
             due: Vec::new(),
             scratch: Some(Box::default()),
             arena: BytesMut::new(),
@@ -183,8 +187,7 @@ impl Shard {
         let connection = &mut self.connections[slot as usize];
         if connection.outbound.is_blocked() {
             // Its client has taken bytes, so it lives, however far behind it is: a ping may stand behind all of them.
-            connection.heard_ms = self.now_ms;
-            connection.pings_unanswered = 0;
+            connection.heard(self.now_ms);
             connection.outbound.unblock();
             self.mark_urgent(slot);
         }

@@ -101,7 +101,7 @@ impl Shard {
             by: end.by,
             lost_bytes: end.lost_bytes,
             age_s: self.now_s().saturating_sub(connection.since_s),
-            silent_ms: self.now_ms.saturating_sub(connection.heard_ms),
+            silent_ms: u64::from((self.now_ms as u32).wrapping_sub(connection.heard_ms)),
             pings_unanswered: connection.pings_unanswered,
             ping_ms,
         };

@@ -41,10 +41,13 @@ impl Shard {
             outbound: Default::default(),
             phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits))),
             unparsed: None,
-            deadline_ms: now_ms + self.config.head_timeout_ms,
-            heard_ms: now_ms,
+            deadline_tick: Self::tick_of(now_ms + self.config.head_timeout_ms),
+            heard_ms: now_ms as u32,
+            pinged_ms: 0,
             wheel_tick: Connection::NO_TICK,
             since_s: (now_ms / 1000) as u32,
+            control_s: 0,
+            control_frames: 0,
         }) as u32;
         self.schedule(slot, now_ms + self.config.head_timeout_ms);
         if let Err(over) = entered {

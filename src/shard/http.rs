@@ -23,6 +23,8 @@ pub(super) struct Exchange {
     http: http::Connection,
     /// Whether a response is on its way out.
     responding: bool,
+    /// How much of it had not left when its deadline was set.
+    left_bytes: usize,
     /// The process that was asked, and the request's number.
     asked: Option<(OwnerId, RequestId)>,
     /// What the connection was waiting for when its deadline was set.
@@ -43,7 +45,8 @@ enum Target {
 
 impl Exchange {
     pub fn new(limits: http::Limits) -> Self {
-        Self { http: http::Connection::new(limits), responding: false, asked: None, phase: HttpPhase::Head }
+        let http = http::Connection::new(limits);
+        Self { http, responding: false, left_bytes: 0, asked: None, phase: HttpPhase::Head }
     }
 
     pub fn wants_read(&self) -> bool {
@@ -256,11 +259,20 @@ impl Shard {
         let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
         exchange.asked = None;
         exchange.responding = true;
+        exchange.phase = HttpPhase::Response;
         let response = if last { response.closing() } else { response };
         let mut head = Vec::with_capacity(256);
         let body = exchange.http.respond(response, &self.date, &mut head);
-        self.set_deadline(slot, self.now_ms + self.config.http_idle_timeout_ms);
         self.send_opaque(slot, &head, body);
+        self.set_response_deadline(slot);
+    }
+
+    /// How long the client may take nothing of its response.
+    fn set_response_deadline(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        let Phase::Http(exchange) = &mut connection.phase else { return };
+        exchange.left_bytes = connection.outbound.queued_bytes();
+        self.set_deadline(slot, self.now_ms + self.config.http_idle_timeout_ms);
     }
 
     /// Everything queued on an HTTP connection has left.
@@ -284,8 +296,8 @@ impl Shard {
     fn set_http_deadline(&mut self, slot: u32) {
         let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
         let phase = exchange.http.phase();
-        // A slow client does not push its own deadline back.
-        if exchange.phase != phase {
+        // A slow client does not push its own deadline back, nor one that sends on while it is answered.
+        if exchange.phase != phase && !exchange.responding {
             exchange.phase = phase;
             let timeout_ms = match phase {
                 HttpPhase::Idle | HttpPhase::Response | HttpPhase::Close => self.config.http_idle_timeout_ms,
@@ -298,10 +310,12 @@ impl Shard {
 
     /// The time for a head, a body, a response or the next request is up.
     pub(super) fn http_expired(&mut self, slot: u32) {
-        let Phase::Http(exchange) = &self.connections[slot as usize].phase else { return };
+        let connection = &self.connections[slot as usize];
+        let Phase::Http(exchange) = &connection.phase else { return };
         if exchange.responding {
-            // The client does not take its response.
-            return self.remove(slot);
+            // A large response may take long on a slow line, but not stand still.
+            let stands_still = connection.outbound.queued_bytes() >= exchange.left_bytes;
+            return if stands_still { self.remove(slot) } else { self.set_response_deadline(slot) };
         }
         match exchange.http.phase() {
             HttpPhase::Idle | HttpPhase::Close => self.end_connection(slot),

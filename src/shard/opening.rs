@@ -4,7 +4,7 @@
 //! channel, and before anything that the client sends; the registration's reply is the first frame of its channel.
 
 use super::command::CloseFrame;
-use super::connection::{Channel, Phase, Registering};
+use super::connection::{Channel, Connection, Phase, Registering};
 use super::core::Shard;
 use super::directory::Owner;
 use super::event::{ClosedBy, Event, Opened};
@@ -51,11 +51,11 @@ impl Shard {
             violation: None,
             ping_ms: Channel::NO_PING,
         });
-        connection.deadline_ms = u64::MAX;
+        connection.deadline_tick = Connection::NO_TICK;
         connection.since_s = (self.now_ms / 1000) as u32;
         let source = connection.peer.into();
         self.stats.opened += 1;
-        self.spread_first_probe(slot);
+        self.schedule_probe(slot);
         if opening.registered {
             self.reply_registered(slot, id.get());
         }
@@ -109,16 +109,6 @@ impl Shard {
             let range = self.window.append_joined(header.as_slice(), reply.as_bytes());
             connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
             self.mark_urgent(slot);
-        }
-    }
-
-    /// Looks at the channel for the first time somewhere within the first interval, so that channels that came
-    /// together are not pinged together.
-    fn spread_first_probe(&mut self, slot: u32) {
-        let interval_ms = self.config.ping_interval_ms;
-        if interval_ms > 0 {
-            let spread_ms = self.random() % (interval_ms / 4).max(1);
-            self.schedule(slot, self.now_ms + interval_ms + spread_ms);
         }
     }
 }

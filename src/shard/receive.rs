@@ -57,8 +57,7 @@ impl Shard {
         let Some(slot) = self.resolve(token) else { return };
         self.stats.received_bytes += bytes.len() as u64;
         let connection = &mut self.connections[slot as usize];
-        connection.heard_ms = now_ms;
-        connection.pings_unanswered = 0;
+        connection.heard(now_ms);
         self.receive(slot, bytes);
     }
 
@@ -133,6 +132,9 @@ impl Shard {
                 self.register(slot, &payload);
                 Step::Next
             }
+            (Received::Ping(_) | Received::Pong(_), _) if !self.may_send_control(slot) => {
+                self.violated(slot, Violation::TooManyControlFrames)
+            }
             (Received::Ping(payload), _) => {
                 self.send_control(slot, Opcode::Pong, Lane::Pong, payload);
                 self.emit_control(channel, ControlKind::Ping, payload);
@@ -158,6 +160,10 @@ impl Shard {
             let took_ms = (self.now_ms as u32).wrapping_sub(sent_ms);
             channel.ping_ms = u16::try_from(took_ms).unwrap_or(Channel::NO_PING);
         }
+    }
+
+    fn may_send_control(&mut self, slot: u32) -> bool {
+        self.connections[slot as usize].may_send_control(self.now_ms, self.config.control_frames_per_s_max)
     }
 
     /// Fails the connection (RFC 6455 7.1.7).
@@ -258,7 +264,7 @@ impl Shard {
         }
         let generation = connection.generation;
         // It was we who did not listen.
-        connection.heard_ms = self.now_ms;
+        connection.heard_ms = self.now_ms as u32;
         if let Some(mut unparsed) = connection.unparsed.take() {
             self.receive(slot, &mut unparsed);
         }

@@ -5,7 +5,7 @@ use super::event::Event;
 use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use super::outcome::{Outcome, Ticket};
 use super::process_queue::{ProcessReceiver, QueueLimits, process_queue};
-use super::{Common, Config, Directory, Effect, Owner, Shard, Token};
+use super::{Common, Config, Directory, Effect, Owner, Shard, TICK_MS, Token};
 use crate::channel::ChannelId;
 use crate::gateway::{Claims, Dialect, HttpRule, OwnerId, Secret, Settings, Snapshot, WebSocketRule, mint};
 use crate::process_id::ProcessId;
@@ -14,6 +14,9 @@ use crate::proto::client::{FIN, append_frame, append_message};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+
+#[path = "deadlines_tests.rs"]
+mod deadlines;
 
 const OWNER: OwnerId = OwnerId(1);
 const SECRET: &[u8] = b"a secret that only this test knows";
@@ -93,6 +96,19 @@ impl Scene {
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         self.read(head.into_bytes());
+    }
+
+    /// Lets time pass, as the driver does: a tick and a turn each 100 ms. Answers what it should do, and when.
+    fn pass(&mut self, ms: u64) -> Vec<(u64, Effect)> {
+        let until_ms = self.now_ms + ms;
+        let mut done = Vec::new();
+        while self.now_ms < until_ms {
+            self.now_ms += TICK_MS;
+            self.shard.handle_tick(self.now_ms);
+            let now_ms = self.now_ms;
+            done.extend(self.turn().into_iter().map(|effect| (now_ms, effect)));
+        }
+        done
     }
 
     /// One batch, then what the driver should do.
@@ -200,8 +216,7 @@ fn a_response_waits_behind_a_100_that_the_client_has_not_taken() {
     scene.turn();
     assert_eq!(scene.left(), b"HTTP/");
     // The body does not come.
-    scene.shard.handle_tick(20_000);
-    scene.turn();
+    scene.pass(11_000);
     scene.give_room(usize::MAX);
     scene.turn();
     let left = String::from_utf8(scene.left()).unwrap();

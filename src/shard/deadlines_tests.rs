@@ -1,0 +1,287 @@
+//! Deadlines and pings under a clock of the test's own, with the default times.
+
+use super::*;
+use crate::shard::event::ClosedBy;
+
+const CLOSED: Effect = Effect::Close(SocketId(0));
+
+fn channel() -> (Scene, ChannelId) {
+    behind(usize::MAX)
+}
+
+fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    append_frame(&mut frame, FIN | opcode, [1, 2, 3, 4], payload);
+    frame
+}
+
+/// When the socket is closed, if it is within `ms`.
+fn closed_at(scene: &mut Scene, ms: u64) -> Option<u64> {
+    scene.pass(ms).into_iter().find(|(_, effect)| *effect == CLOSED).map(|(at_ms, _)| at_ms)
+}
+
+fn closed_event(scene: &mut Scene) -> (u16, ClosedBy) {
+    let batches = std::iter::from_fn(|| scene.events.try_recv().ok());
+    match batches.last().and_then(|batch| batch.events.into_iter().last()) {
+        Some(Event::Closed(closed)) => (closed.code, closed.by),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_vanished_client_is_pinged_twice_and_gone_within_75_s() {
+    let (mut scene, _) = channel();
+    let closed_ms = closed_at(&mut scene, 100_000).unwrap();
+    assert!((60_000..=75_000).contains(&closed_ms), "{closed_ms}");
+    assert_eq!(closed_event(&mut scene), (1001, ClosedBy::Timeout));
+    assert_eq!(&scene.left()[..6], &[0x89, 0, 0x89, 0, 0x88, 20], "two pings, then the close frame");
+    assert_eq!(scene.shard.connections(), 0);
+}
+
+#[test]
+fn a_vanished_client_with_a_full_socket_is_gone_as_soon() {
+    // Once the broker reads on, once it waits for the client to take what is queued.
+    for queued in [10, 900] {
+        let (mut scene, channel) = behind(0);
+        scene.push(channel, queued);
+        scene.turn();
+        scene.read(client_frame(2, b"a"));
+        let closed_ms = closed_at(&mut scene, 100_000).unwrap();
+        assert!((60_000..=75_000).contains(&closed_ms), "{closed_ms}");
+        assert_eq!(closed_event(&mut scene).1, ClosedBy::Timeout);
+    }
+}
+
+#[test]
+fn a_client_that_answers_pings_stays_and_is_pinged_by_chance() {
+    let (mut scene, _) = channel();
+    let mut pinged_ms = Vec::new();
+    for _ in 0..6_000 {
+        assert_eq!(scene.pass(TICK_MS), []);
+        let pinged = !std::mem::take(&mut scene.wire.0.borrow_mut().left).is_empty();
+        if pinged {
+            pinged_ms.push(scene.now_ms);
+            scene.read(client_frame(10, b""));
+        }
+    }
+    assert!((25..=30).contains(&pinged_ms.len()), "{pinged_ms:?}");
+    assert!(pinged_ms.windows(2).all(|pair| (20_000..=25_000).contains(&(pair[1] - pair[0]))), "{pinged_ms:?}");
+}
+
+#[test]
+fn clients_that_came_together_are_not_pinged_together() {
+    let (mut scene, _) = channel();
+    for number in 1..1000 {
+        let peer = ([127, 0, 0, 1], 1).into();
+        let token = scene.shard.handle_accept(SocketId(number), peer, 0).unwrap();
+        scene.client = token;
+        scene.upgrade("/p:sim:sys/ws");
+    }
+    let mut most = 0;
+    for _ in 0..260 {
+        let before = scene.shard.report().stats.sends;
+        scene.pass(TICK_MS);
+        most = most.max(scene.shard.report().stats.sends - before);
+    }
+    // 1,000 pings over 3.75 s are 27 a tick.
+    assert!((20..=40).contains(&most), "{most}");
+}
+
+#[test]
+fn intervals_longer_than_the_wheel_are_kept() {
+    let (mut scene, _) = channel();
+    scene.shard.config = Arc::new(Config { ping_interval_ms: 200_000, ..Config::default() });
+    // The first was set under the old interval, and the client is heard of before it.
+    scene.pass(15_000);
+    scene.read(client_frame(10, b""));
+    scene.pass(155_000);
+    assert_eq!(scene.left(), b"");
+    scene.pass(45_000);
+    assert_eq!(scene.left(), [0x89, 0]);
+    let closed_ms = closed_at(&mut scene, 500_000).unwrap();
+    assert!((15_000 + 480_000..=15_000 + 600_000).contains(&closed_ms), "{closed_ms}");
+}
+
+#[test]
+fn whom_we_do_not_read_is_not_judged_by_its_silence() {
+    let (mut scene, _) = channel();
+    let flood = client_frame(2, b"").repeat(QueueLimits::default().messages_max + 1);
+    scene.read(flood);
+    scene.turn();
+    assert_eq!(scene.pass(300_000), [], "its process takes nothing");
+    while scene.events.try_recv().is_ok() {}
+    scene.pass(TICK_MS);
+    // From now on it is heard again, and is given all the time that anybody has.
+    let resumed_ms = scene.now_ms;
+    let closed_ms = closed_at(&mut scene, 100_000).unwrap();
+    assert!((60_000..=75_000).contains(&(closed_ms - resumed_ms)), "{closed_ms}");
+}
+
+#[test]
+fn nobody_is_judged_by_what_came_while_we_were_stopped() {
+    let (mut scene, _) = channel();
+    // Two pings are out, and the answer arrives while the whole process stands still.
+    scene.pass(56_000);
+    assert_eq!(scene.left(), [0x89, 0, 0x89, 0]);
+    scene.now_ms += 3_600_000;
+    assert_eq!(scene.pass(TICK_MS), []);
+    scene.read(client_frame(10, b""));
+    assert_eq!(scene.pass(19_000), []);
+    // Stopped again: three intervals have passed at once, and yet each ping is given its time.
+    scene.wire.0.borrow_mut().left.clear();
+    scene.now_ms += 80_000;
+    let stopped_ms = scene.now_ms;
+    let closed_ms = closed_at(&mut scene, 100_000).unwrap();
+    assert!(closed_ms - stopped_ms >= 40_000, "{}", closed_ms - stopped_ms);
+}
+
+#[test]
+fn a_trickled_head_does_not_extend_its_deadline() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.pass(2_000);
+    for byte in b"GET / HTTP/1.1\r\nX: yyyyyyyyyyyyyyyyyyyy".chunks(1) {
+        scene.read(byte.to_vec());
+        scene.pass(200);
+    }
+    assert_eq!(scene.left(), b"", "at {} ms", scene.now_ms);
+    scene.pass(10_000 - scene.now_ms);
+    assert!(scene.left().starts_with(b"HTTP/1.1 408 "));
+    // Nor does it keep the connection by sending on.
+    for _ in 0..19 {
+        scene.read(b"y".to_vec());
+        assert_eq!(closed_at(&mut scene, 100), None);
+    }
+    assert_eq!(closed_at(&mut scene, 200), Some(12_000));
+}
+
+#[test]
+fn a_head_behind_a_response_has_the_time_of_a_head() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.read(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\nGET".to_vec());
+    scene.turn();
+    assert!(scene.left().starts_with(b"HTTP/1.1 404 "));
+    scene.wire.0.borrow_mut().left.clear();
+    scene.pass(9_900);
+    assert_eq!(scene.left(), b"");
+    scene.pass(200);
+    assert!(scene.left().starts_with(b"HTTP/1.1 408 "));
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.read(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec());
+    scene.turn();
+    scene.wire.0.borrow_mut().left.clear();
+    assert_eq!(scene.pass(59_900), []);
+    assert_eq!(scene.pass(200), [(60_000, Effect::ShutdownWrite(SocketId(0)))]);
+    assert_eq!(scene.left(), b"");
+}
+
+#[test]
+fn a_trickled_body_does_not_extend_its_deadline() {
+    let mut scene = Scene::new(usize::MAX);
+    let head = "POST /p:sim:sys/http HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n";
+    scene.read(head.into());
+    for _ in 0..99 {
+        scene.read(b"y".to_vec());
+        scene.pass(TICK_MS);
+    }
+    assert_eq!(scene.left(), b"");
+    scene.pass(TICK_MS);
+    assert!(scene.left().starts_with(b"HTTP/1.1 408 "));
+}
+
+#[test]
+fn a_response_may_be_slow_but_not_stand_still() {
+    let mut scene = Scene::new(100);
+    scene.read(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec());
+    scene.turn();
+    for _ in 0..3 {
+        assert_eq!(closed_at(&mut scene, 59_900), None);
+        scene.give_room(1);
+        scene.turn();
+    }
+    assert_eq!(closed_at(&mut scene, 121_000), Some(240_000));
+}
+
+#[test]
+fn neither_bytes_nor_pings_extend_a_registration() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.upgrade("/");
+    scene.wire.0.borrow_mut().left.clear();
+    let mut register = client_frame(1, &[b' '; 120]).into_iter();
+    for _ in 0..99 {
+        scene.read(register.by_ref().take(1).collect());
+        scene.pass(TICK_MS);
+    }
+    assert_eq!(scene.left(), b"");
+    scene.pass(TICK_MS);
+    assert_eq!(scene.left()[..4], [0x88, 36, 0x11, 0x38], "4408");
+
+    let mut scene = Scene::new(usize::MAX);
+    scene.upgrade("/");
+    for _ in 0..100 {
+        scene.read(client_frame(9, b""));
+        scene.pass(TICK_MS);
+    }
+    assert!(scene.left().windows(4).any(|bytes| bytes == [0x88, 36, 0x11, 0x38]));
+}
+
+#[test]
+fn a_close_frame_is_answered_in_time_or_not_at_all() {
+    let (mut scene, channel) = channel();
+    let why = CloseFrame { code: Some(4000), reason: "".into() };
+    let close = crate::shard::command::Close { channel, owner: Some(OWNER), why, part: None };
+    scene.shard.handle_command(Command::Close(Box::new(close)), 0);
+    scene.turn();
+    assert_eq!(scene.left(), [0x88, 2, 0x0f, 0xa0]);
+    // It goes on as if nothing had been said.
+    for _ in 0..49 {
+        scene.read(client_frame(2, b"a"));
+        scene.read(client_frame(9, b"a"));
+        assert_eq!(scene.pass(TICK_MS), []);
+    }
+    assert_eq!(scene.pass(TICK_MS), [(5_000, CLOSED)]);
+    assert_eq!(scene.left(), [0x88, 2, 0x0f, 0xa0], "nothing follows a close frame");
+    assert_eq!(closed_event(&mut scene), (1006, ClosedBy::Process));
+}
+
+#[test]
+fn a_closed_clients_last_bytes_are_waited_for_in_bounds() {
+    // It closes, but does not take our answer; or it takes it, and sends on.
+    let (mut scene, channel) = behind(0);
+    scene.push(channel, 10);
+    scene.turn();
+    scene.read(client_frame(8, &1000_u16.to_be_bytes()));
+    assert_eq!(closed_at(&mut scene, 10_000), Some(5_000));
+
+    let (mut scene, _) = self::channel();
+    scene.read(client_frame(8, &1000_u16.to_be_bytes()));
+    scene.turn();
+    for _ in 0..19 {
+        scene.read(vec![0; 1000]);
+        assert_eq!(closed_at(&mut scene, TICK_MS), None);
+    }
+    assert_eq!(closed_at(&mut scene, 200), Some(2_000));
+}
+
+#[test]
+fn control_frames_are_counted_by_the_second() {
+    let (mut scene, _) = channel();
+    for _ in 0..3 {
+        for _ in 0..50 {
+            scene.read(client_frame(9, b"p"));
+            scene.read(client_frame(10, b"unasked"));
+        }
+        scene.turn();
+        assert_eq!(scene.pass(1000), []);
+    }
+    scene.wire.0.borrow_mut().left.clear();
+    // A flood in one read: the violation drops the answers that have not left.
+    scene.read(client_frame(9, b"p").repeat(5000));
+    scene.turn();
+    let left = scene.left();
+    assert_eq!((left[0], &left[2..4], left.len()), (0x88, &1008_u16.to_be_bytes()[..], 2 + usize::from(left[1])));
+    assert_eq!(closed_event(&mut scene), (1008, ClosedBy::Violation));
+}
