@@ -232,7 +232,8 @@ fn neither_bytes_nor_pings_extend_a_registration() {
 fn a_close_frame_is_answered_in_time_or_not_at_all() {
     let (mut scene, channel) = channel();
     let why = CloseFrame { code: Some(4000), reason: "".into() };
-    let close = crate::shard::command::Close { channel, owner: Some(OWNER), why, asked: None };
+    let close =
+        crate::shard::command::Close { channel, owner: Some(OWNER), why, asked: crate::shard::command::Asked::Nobody };
     scene.shard.handle_command(Command::Close(Box::new(close)), 0);
     scene.turn();
     assert_eq!(scene.left(), [0x88, 2, 0x0f, 0xa0]);
