@@ -1,101 +1,15 @@
 //! The drop-in under a kernel that the test plays: owners on demand, who may push to what, and a kernel that is slow.
 #![allow(missing_docs)]
 
-#[allow(dead_code)]
-#[path = "../examples/node_backend.rs"]
-mod node_backend;
-mod support;
+mod node_support;
 
-use node_backend::adapter::{MyNode, NodeMessage};
-use node_backend::kernel::{KEYFILE, NODE, SECRET};
-use pushring::broker::Config;
-use pushring::gateway::{Claims, Dialect, Secret, mint};
-use pushring::node::{self, Address, KernelMessage, LazyLoadBlob, Request, http_server_process};
-use std::net::{SocketAddr, TcpStream};
-use std::thread::JoinHandle;
-use support::{Client, PATIENCE, recv, recv_close, send};
-use tokio::sync::mpsc;
+use node_support::support::{recv, recv_close, send};
+use node_support::{Node, Options, push};
 use tungstenite::Message;
-
-/// A node whose kernel is the test.
-struct Node {
-    address: SocketAddr,
-    to_server: Option<mpsc::Sender<NodeMessage>>,
-    /// A second end, as other modules of a node have one.
-    to_kernel: mpsc::Sender<NodeMessage>,
-    from_server: mpsc::Receiver<NodeMessage>,
-    server: JoinHandle<Result<(), node::ServerError>>,
-}
-
-fn start(kernel_messages_max: usize) -> Node {
-    let (to_server, from_kernel) = mpsc::channel(32);
-    let (to_kernel, from_server) = mpsc::channel(kernel_messages_max);
-    let (prints, mut printed) = mpsc::channel(32);
-    let parts = node::Parts {
-        host: MyNode { name: NODE.into(), jwt_secret: SECRET.to_vec() },
-        our_node: NODE.into(),
-        dialect: Dialect::Kinode,
-        listen: ([127, 0, 0, 1], 0).into(),
-        keyfile: KEYFILE.to_vec(),
-        jwt_secret: SECRET.to_vec(),
-        from_kernel,
-        to_kernel: to_kernel.clone(),
-        prints,
-        expose_local: false,
-        config: Config { shards: 2, ..Config::default() },
-    };
-    let server = std::thread::spawn(|| {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(node::http_server(parts))
-    });
-    let line: String = printed.blocking_recv().unwrap();
-    let address = line.rsplit(' ').next().unwrap().parse().unwrap();
-    Node { address, to_server: Some(to_server), to_kernel, from_server, server }
-}
-
-impl Node {
-    fn tell(&self, id: u64, source: &str, body: &str, blob: Option<&[u8]>) {
-        let message = KernelMessage {
-            id,
-            source: source.parse().unwrap(),
-            target: Address::new(NODE, http_server_process()),
-            rsvp: None,
-            message: node::Message::Request(Request { body: body.into(), ..Request::default() }),
-            lazy_load_blob: blob.map(|bytes| LazyLoadBlob { mime: None, bytes: bytes.to_vec() }),
-        };
-        self.to_server.as_ref().unwrap().blocking_send(NodeMessage(message)).unwrap();
-    }
-
-    fn next(&mut self) -> KernelMessage {
-        self.from_server.blocking_recv().unwrap().0
-    }
-
-    /// The next message: its id, target and body.
-    fn heard(&mut self) -> (u64, String, String) {
-        let message = self.next();
-        let body = String::from_utf8(message.message.body().to_vec()).unwrap();
-        (message.id, message.target.to_string(), body)
-    }
-
-    fn register(&mut self, process: &str) -> (Client, u64) {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut client = tungstenite::client(format!("ws://{}/", self.address), stream).unwrap().0;
-        let claims = Claims { username: NODE.into(), subdomain: None, expiration: 4_000_000_000 };
-        let token = mint(&Secret::new(SECRET).unwrap(), &claims);
-        let register = serde_json::json!({"auth_token": token, "target_process": process, "encrypted": false});
-        send(&mut client, register.to_string());
-        let reply: serde_json::Value = serde_json::from_str(recv(&mut client).to_text().unwrap()).unwrap();
-        (client, reply["channel_id"].as_u64().unwrap())
-    }
-}
-
-fn push(channel: u64) -> String {
-    format!(r#"{{"WebSocketPush":{{"channel_id":{channel},"message_type":"Text"}}}}"#)
-}
 
 #[test]
 fn any_process_has_channels_and_only_it_may_use_them() {
-    let mut node = start(1000);
+    let mut node = Node::start(Options::default());
     let (mut client, channel) = node.register("my_package:my_package:template.os");
     let opened = format!(r#"{{"WebSocketOpen":{{"path":"/","channel_id":{channel}}}}}"#);
     let (_, target, body) = node.heard();
@@ -129,7 +43,7 @@ fn any_process_has_channels_and_only_it_may_use_them() {
 fn a_slow_kernel_is_never_full_and_misses_nothing() {
     const QUEUE: usize = 64;
     const MESSAGES: usize = 5000;
-    let mut node = start(QUEUE);
+    let mut node = Node::start(Options { kernel_messages_max: QUEUE, ..Options::default() });
     let (mut client, _) = node.register("p:p:t.os");
     assert!(node.heard().2.contains("WebSocketOpen"));
     let sender = std::thread::spawn(move || {
@@ -154,7 +68,7 @@ fn a_slow_kernel_is_never_full_and_misses_nothing() {
 
 #[test]
 fn the_server_ends_with_its_kernel() {
-    let mut node = start(1000);
+    let mut node = Node::start(Options::default());
     let (mut client, _) = node.register("p:p:t.os");
     drop(node.to_server.take());
     assert_eq!(recv_close(&mut client).0, 1001);

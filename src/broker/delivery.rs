@@ -7,7 +7,7 @@ use crate::inbox::{Account, Refused};
 use crate::proto::{MessageKind, close};
 use crate::shard::Owner;
 use crate::shard::command::{
-    Asked, Close, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
+    Asked, Close, CloseFrame, Command, Grant, GuestPush, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
 };
 use crate::shard::deflate::Windows;
 use crate::shard::event::Event;
@@ -320,6 +320,43 @@ impl Pusher {
         let why = CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() };
         let close = Close { channel, owner: self.owner, why, asked: self.asked(delivery.ask) };
         self.send(self.shared.shard_of(channel), Command::Close(Box::new(close)), Full::Wait)
+    }
+
+    /// Lets the process at `guest`, an address on another node, push to a channel of this process, or no more. The
+    /// outcome counts 1 as `sent` if it is so now, as `not_found` or `not_owner`, or as `dropped` if the channel has as
+    /// many guests as there may be ([`grants`](crate::shard::grants)).
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn grant(
+        &self,
+        channel: ChannelId,
+        guest: Arc<str>,
+        is_granted: bool,
+        delivery: Delivery,
+    ) -> Result<(), PushError> {
+        let Some(owner) = self.owner else { unreachable!("operators have no channels") };
+        let grant = Grant { channel, owner, guest, is_granted, asked: self.asked(delivery.ask) };
+        self.send(self.shared.shard_of(channel), Command::Grant(Box::new(grant)), Full::Wait)
+    }
+
+    /// Pushes in the name of a guest. Channels that it was not let in to are counted as `not_found`.
+    pub(super) fn push_as_guest(
+        &self,
+        guest: &Arc<str>,
+        channels: Vec<ChannelId>,
+        message: &Message,
+        delivery: Delivery,
+    ) -> Result<(), PushError> {
+        let targets = self.split(Audience::Channels(channels));
+        let mut parts = self.parts(delivery.ask, targets.len().max(1)).into_iter();
+        for (shard, audience) in targets {
+            let ShardAudience::Channels(channels) = audience else { unreachable!("lists are split into lists") };
+            let (guest, part) = (guest.clone(), parts.next().flatten());
+            let push = GuestPush { channels, guest, frame: message.0.clone(), part };
+            self.send(shard, Command::PushAsGuest(Box::new(push)), Full::Wait)?;
+        }
+        Ok(())
     }
 
     /// Collects orders, so that many cost as little to hand over as one. Order holds as if they were given one by one.

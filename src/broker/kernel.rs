@@ -5,7 +5,8 @@
 //! Invariants: an owner keeps its number as long as the kernel is attached; there are at most [`OWNERS_MAX`], so that a
 //! client with a token cannot grow them for ever.
 
-use super::{AttachError, Batch, Event, OwnerHandle, Pusher, Shared};
+use super::{AttachError, Batch, Delivery, Event, Message, OwnerHandle, PushError, Pusher, Shared};
+use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::shard::Owner;
@@ -135,6 +136,21 @@ impl KernelHandle {
     /// Collects pushes of any of its processes.
     pub fn batch(&self) -> Batch {
         self.pusher.batch()
+    }
+
+    /// Pushes to channels in the name of `guest`, the address of a process on another node: to those that their owners
+    /// have let it in to. The others are counted as `not_found`, as if they did not exist.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn push_as_guest(
+        &self,
+        guest: &Arc<str>,
+        channels: Vec<ChannelId>,
+        message: &Message,
+        delivery: Delivery,
+    ) -> Result<(), PushError> {
+        self.pusher.push_as_guest(guest, channels, message, delivery)
     }
 
     /// What answers logins and calls of the RPC path. None: the broker has stopped.

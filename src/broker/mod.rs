@@ -146,6 +146,17 @@ pub enum BindPathError {
     Stopped,
 }
 
+/// Why a guest was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GrantError {
+    /// The process has as many guests as it may have; revoke others.
+    #[error("the process has as many guests as it may have")]
+    TooMany,
+    /// The broker has stopped.
+    #[error("the broker has stopped")]
+    Stopped,
+}
+
 /// A shard thread ended on its own: a bug, or a kernel that refuses what it always grants. The broker has stopped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("shard {shard} died: {why}")]

@@ -3,14 +3,14 @@
 //! Invariant: dropping it takes everything of it away: its paths, its waiting requests and its channels (closed with
 //! 1001, or 1011 when it failed or is dropped by a panic, or as `end` says).
 
-use super::{AttachError, BindPathError, Pusher, Shared};
+use super::{AttachError, BindPathError, GrantError, Pusher, Shared};
 use crate::gateway::{HttpRule, OwnerId, WebSocketRule};
 use crate::process_id::ProcessId;
 use crate::proto::close;
-use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy, Respond};
 use crate::shard::event::{Event, RequestId};
 use crate::shard::process_queue::{Batch, ProcessReceiver, QueueLimits, RecvError, process_queue};
+use crate::shard::{Owner, grants};
 use bytes::Bytes;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -157,6 +157,24 @@ impl OwnerHandle {
         self.pusher.respond(Respond { request, owner: self.owner, status, headers, body: body.into() })
     }
 
+    /// Lets the process at `guest`, an address on another node, push to all channels of this process, or no more. When
+    /// it returns, that is so.
+    ///
+    /// # Errors
+    /// See [`GrantError`].
+    pub fn grant_all(&self, guest: &Arc<str>, is_granted: bool) -> Result<(), GrantError> {
+        let changed = self.shared.change(|directory| {
+            let grants = Arc::make_mut(&mut directory.grants);
+            let guests = grants.entry(self.owner).or_default();
+            let is_done = grants::change(guests, guest, is_granted, grants::PER_OWNER_MAX);
+            if guests.is_empty() {
+                grants.remove(&self.owner);
+            }
+            if is_done { Ok(()) } else { Err(GrantError::TooMany) }
+        });
+        changed.map_err(|_| GrantError::Stopped)?
+    }
+
     fn change(
         &self,
         change: impl FnOnce(&mut crate::gateway::Snapshot) -> Result<(), crate::gateway::BindError>,
@@ -200,6 +218,9 @@ impl Drop for Process {
             directory.gateway.unbind_owner(owner);
             directory.owners.remove(&owner);
             directory.processes.remove(&self.id);
+            if directory.grants.contains_key(&owner) {
+                Arc::make_mut(&mut directory.grants).remove(&owner);
+            }
             Ok::<(), std::convert::Infallible>(())
         });
         let _ = self.shared.send_all(|_| Command::OwnerGone { owner, why: why.clone() });

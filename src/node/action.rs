@@ -122,13 +122,27 @@ pub enum HttpServerAction {
     },
     /// Sends the blob to every channel that was opened on `path`, encoded once. Text, Binary, Ping or Pong.
     WebSocketBroadcast {
-        /// The path, as it was bound; registered channels are on `/`.
-        path: String,
+        /// The path, as it was bound; registered channels are on `/`. Null or absent: all channels of the process.
+        path: Option<String>,
         /// The type of the frame.
         message_type: WsMessageType,
         /// Channels to leave out.
         #[serde(default)]
         except: Vec<u32>,
+    },
+    /// Lets a process of another node push to a channel, until the channel ends.
+    WebSocketGrant {
+        /// The channel. Null or absent: all channels of the process, those to come included.
+        channel_id: Option<u32>,
+        /// Who is let in: `node@process:package:publisher`, on another node.
+        address: String,
+    },
+    /// Takes a grant back, with the same words.
+    WebSocketRevoke {
+        /// As it was granted.
+        channel_id: Option<u32>,
+        /// As it was granted.
+        address: String,
     },
 }
 
@@ -141,6 +155,9 @@ mod tests {
         for text in [
             r#"{"WebSocketPushMany":{"channel_ids":[7,8],"message_type":"Text"}}"#,
             r#"{"WebSocketBroadcast":{"path":"/","message_type":"Binary","except":[7]}}"#,
+            r#"{"WebSocketBroadcast":{"path":null,"message_type":"Binary","except":[]}}"#,
+            r#"{"WebSocketGrant":{"channel_id":7,"address":"bob.os@p:p:t.os"}}"#,
+            r#"{"WebSocketRevoke":{"channel_id":null,"address":"bob.os@p:p:t.os"}}"#,
         ] {
             let action: HttpServerAction = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&action).unwrap(), text);

@@ -101,6 +101,15 @@ pub enum Action {
         /// The frame.
         message: broker::Message,
     },
+    /// Let a process of another node push to a channel of the requester, or no more.
+    Grant {
+        /// The channel; none: all of the requester's.
+        channel: Option<ChannelId>,
+        /// Who is let in; on another node.
+        guest: Address,
+        /// False takes it back.
+        is_granted: bool,
+    },
     /// Close a channel of the requester. An unknown channel is closed already: that succeeds.
     Close {
         /// The channel.
@@ -113,10 +122,10 @@ pub enum Action {
 pub enum Audience {
     /// These channels.
     Channels(Vec<ChannelId>),
-    /// Every channel of the requester that was opened on this path.
-    Path {
-        /// The path, as it was bound.
-        path: String,
+    /// Every channel of the requester.
+    Own {
+        /// Only those that were opened on this path, as it was bound.
+        path: Option<String>,
         /// Channels to leave out.
         except: Vec<ChannelId>,
     },
@@ -241,8 +250,10 @@ fn judge(
             push_many(Audience::Channels(channels(channel_ids)), message_type, blob)?
         }
         Asked::WebSocketBroadcast { path, message_type, except } => {
-            push_many(Audience::Path { path, except: channels(except) }, message_type, blob)?
+            push_many(Audience::Own { path, except: channels(except) }, message_type, blob)?
         }
+        Asked::WebSocketGrant { channel_id, address } => grant(channel_id, &address, true, our_node)?,
+        Asked::WebSocketRevoke { channel_id, address } => grant(channel_id, &address, false, our_node)?,
         Asked::WebSocketOpen { .. } | Asked::WebSocketExtPushData { .. } | Asked::WebSocketExtPushOutgoing { .. } => {
             return Err(HttpServerError::MalformedRequest);
         }
@@ -265,6 +276,16 @@ fn content(cache: bool, blob: Option<LazyLoadBlob>) -> Result<Option<LazyLoadBlo
         (true, blob) => Ok(blob),
         (false, _) => Ok(None),
     }
+}
+
+/// The longest address of a guest, many times what names of nodes and processes have.
+const ADDRESS_BYTES_MAX: usize = 1024;
+
+/// Processes of our own node have channels of their own; only others are let in.
+fn grant(channel_id: Option<u32>, address: &str, is_granted: bool, our_node: &str) -> Result<Action, HttpServerError> {
+    let guest: Option<Address> = address.parse().ok().filter(|_| address.len() <= ADDRESS_BYTES_MAX);
+    let guest = guest.filter(|guest| !guest.is_on(our_node)).ok_or(HttpServerError::MalformedRequest)?;
+    Ok(Action::Grant { channel: channel_id.map(ChannelId::new), guest, is_granted })
 }
 
 fn channels(ids: Vec<u32>) -> Vec<ChannelId> {

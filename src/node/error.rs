@@ -1,4 +1,4 @@
-//! What the HTTP server answers to an action: nothing wrong, one of five refusals, or counts.
+//! What the HTTP server answers to an action: nothing wrong, one of five refusals (six for a grant), or counts.
 //!
 //! The JSON of an answer is that of `Result`: `{"Ok":null}` or `{"Err":"WsChannelNotFound"}`.
 
@@ -22,6 +22,9 @@ pub enum HttpServerError {
     /// No live channel of that id belongs to the process.
     #[error("no channel of this id belongs to the process")]
     WsChannelNotFound,
+    /// A `WebSocketGrant`, and no other action, met as many guests as a channel (64) or a process (1,024) may have.
+    #[error("there are as many guests as there may be")]
+    TooManyGrants,
 }
 
 /// What became of a push to many channels, by count of channels. Bodies of the answers to `WebSocketPushMany` and

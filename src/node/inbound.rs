@@ -54,13 +54,8 @@ impl Inlet {
 
     fn act(&mut self, request: ActionRequest) -> Result<Option<KernelMessage>, PushError> {
         if !request.requester().is_on(&self.our_node) {
-            // Binds were refused already; a process of another node owns no channel here, whatever its name.
-            return Ok(match request.action {
-                Action::PushMany { .. } | Action::Push { .. } | Action::Close { .. } => {
-                    Some(request.reply.refused(HttpServerError::WsChannelNotFound))
-                }
-                _ => Some(request.reply.refused(HttpServerError::InvalidSourceProcess)),
-            });
+            self.batch.send_wait()?;
+            return self.pending.push_as_guest(&self.kernel, request);
         }
         let Some(owner) = self.owners.owner(&self.kernel, &request.requester().process)? else {
             return Ok(Some(request.reply.refused(HttpServerError::InvalidSourceProcess)));
@@ -70,6 +65,10 @@ impl Inlet {
                 let delivery = self.pending.delivery_of_push(reply);
                 self.batch.push_wait_as(owner, channel, message, delivery)?;
                 Ok(None)
+            }
+            ActionRequest { action: Action::Grant { channel, guest, is_granted }, reply } => {
+                self.batch.send_wait()?;
+                self.pending.grant(owner, channel, &guest, is_granted, reply)
             }
             request => {
                 self.batch.send_wait()?;

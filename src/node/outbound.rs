@@ -145,9 +145,13 @@ impl<H: Host> Outlet<H> {
         Some(self.events.http(request.id.0, process, incoming, request.body.into(), request.timeout_s.into()))
     }
 
-    /// Logins and RPC calls.
+    /// Logins, RPC calls, and what became of pushes from other nodes.
     fn system(&mut self, event: Event) -> Option<KernelMessage> {
-        let Event::Http(request) = event else { return None };
+        let request = match event {
+            Event::Http(request) => request,
+            Event::Outcome { ticket, outcome } => return self.pending.settle(ticket, &outcome),
+            _ => return None,
+        };
         let HttpRequest { id, ask, body, timeout_s } = *request;
         match ask {
             HttpAsk::Login(login) => {

@@ -12,7 +12,10 @@ use super::error::{HttpServerError, PushCounts};
 use super::identity::Address;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::request::HttpResponse;
-use crate::broker::{self, BindPathError, Delivery, Outcome, PushError, RequestId};
+use crate::broker::{
+    self, BindPathError, Delivery, GrantError, KernelHandle, Outcome, OwnerHandle, PushError, RequestId,
+};
+use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::Content;
 use crate::process_id::ProcessId;
@@ -51,6 +54,7 @@ enum Asked {
     Push,
     PushMany,
     Close,
+    Grant,
 }
 
 /// The answer to an unasked push or close of `process` that failed.
@@ -77,9 +81,63 @@ impl Pending {
             Action::Close { channel } => {
                 owner.close(channel, CLOSE_WITHOUT_CODE, "", self.delivery(Asked::Close, reply))
             }
+            // There are other nodes only where there is a kernel, which grants through [`grant`](Self::grant).
+            Action::Grant { .. } => return Ok(Some(reply.refused(HttpServerError::MalformedRequest))),
             action => return bind(owner, action, reply),
         };
         sent.map(|()| None)
+    }
+
+    /// Lets a guest in to one channel of `owner`, or to all of them.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn grant(
+        &self,
+        owner: &OwnerHandle,
+        channel: Option<ChannelId>,
+        guest: &Address,
+        is_granted: bool,
+        reply: Reply,
+    ) -> Result<Option<KernelMessage>, PushError> {
+        let guest: Arc<str> = guest.to_string().into();
+        if let Some(channel) = channel {
+            owner.grant(channel, guest, is_granted, self.ticket(Asked::Grant, reply))?;
+            return Ok(None);
+        }
+        match owner.grant_all(&guest, is_granted) {
+            Ok(()) => Ok(reply.done()),
+            Err(GrantError::TooMany) => Ok(Some(reply.refused(HttpServerError::TooManyGrants))),
+            Err(GrantError::Stopped) => Err(PushError::Stopped),
+        }
+    }
+
+    /// Pushes what a process of another node asks for: to channels that it was let in to. None has a path there, so a
+    /// broadcast reaches nobody.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn push_as_guest(
+        &self,
+        kernel: &KernelHandle,
+        request: ActionRequest,
+    ) -> Result<Option<KernelMessage>, PushError> {
+        let guest: Arc<str> = request.requester().to_string().into();
+        let ActionRequest { action, reply } = request;
+        let (channels, message, asked) = match action {
+            Action::Push { channel, message } => (vec![channel], message, Asked::Push),
+            Action::PushMany { audience: Audience::Channels(channels), message } => {
+                (channels, message, Asked::PushMany)
+            }
+            Action::PushMany { .. } => return Ok(reply.counted(PushCounts::default())),
+            Action::Close { .. } | Action::Grant { .. } => {
+                return Ok(Some(reply.refused(HttpServerError::WsChannelNotFound)));
+            }
+            // Binds were refused already.
+            _ => return Ok(Some(reply.refused(HttpServerError::InvalidSourceProcess))),
+        };
+        kernel.push_as_guest(&guest, channels, &message, self.ticket(asked, reply))?;
+        Ok(None)
     }
 
     /// How the outcome of a push comes back, for who hands it over otherwise than by [`perform`](Self::perform).
@@ -90,16 +148,21 @@ impl Pending {
     /// How the outcome of an action comes back.
     fn delivery(&self, asked: Asked, reply: Reply) -> Delivery {
         if reply.wants_success() {
-            let mut waiting = self.waiting();
-            waiting.tickets += 1;
-            let ticket = waiting.tickets;
-            waiting.by_ticket.insert(ticket, (asked, reply));
-            return Delivery::default().asking_event(ticket);
+            return self.ticket(asked, reply);
         }
         match (self.unasked, asked) {
-            (Unasked::Silent, _) | (_, Asked::PushMany) => Delivery::default(),
             (Unasked::Failures, Asked::Push | Asked::Close) => Delivery::default().asking_failure(reply.id()),
+            _ => Delivery::default(),
         }
+    }
+
+    /// Its outcome comes back whatever it is.
+    fn ticket(&self, asked: Asked, reply: Reply) -> Delivery {
+        let mut waiting = self.waiting();
+        waiting.tickets += 1;
+        let ticket = waiting.tickets;
+        waiting.by_ticket.insert(ticket, (asked, reply));
+        Delivery::default().asking_event(ticket)
     }
 
     /// The answer to the action of this ticket.
@@ -111,6 +174,8 @@ impl Pending {
             Asked::Push => outcome.not_found + outcome.not_owner + outcome.closed > 0,
             // An unknown channel is closed already (node contract, section 3).
             Asked::Close => outcome.not_owner > 0,
+            Asked::Grant if outcome.dropped > 0 => return Some(reply.refused(HttpServerError::TooManyGrants)),
+            Asked::Grant => outcome.sent == 0,
         };
         if gone { Some(reply.refused(HttpServerError::WsChannelNotFound)) } else { reply.done() }
     }
@@ -129,9 +194,16 @@ fn push_many(
 ) -> Result<(), PushError> {
     let (audience, except) = match audience {
         Audience::Channels(channels) => (broker::Audience::Channels(channels), Vec::new()),
-        Audience::Path { path, except } => (broker::Audience::Path(path.into()), except),
+        Audience::Own { path: Some(path), except } => (broker::Audience::Path(as_bound(&path)), except),
+        Audience::Own { path: None, except } => (broker::Audience::Process, except),
     };
     owner.push_many(audience, &except, message, delivery)
+}
+
+/// The path of a channel, whichever way it was written when it was bound: with or without slashes at its ends.
+fn as_bound(path: &str) -> Arc<str> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    if path.starts_with('/') { path.into() } else { format!("/{path}").into() }
 }
 
 fn counts(outcome: &Outcome) -> PushCounts {

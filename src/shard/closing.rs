@@ -126,6 +126,7 @@ impl Shard {
         let Phase::Open(channel) = std::mem::replace(&mut connection.phase, ending) else { return };
         connection.unparsed = None;
         self.channels.remove(&channel.id);
+        self.grants.remove(&channel.id);
         let local = &mut self.owners[channel.owner as usize];
         let moved = local.remove(channel.place);
         if let Some(agreed) = channel.ws.deflate() {

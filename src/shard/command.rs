@@ -20,6 +20,10 @@ pub enum Command {
     Batch(Vec<Command>),
     /// End a channel behind what is queued for it.
     Close(Box<Close>),
+    /// One frame of a guest to channels of this shard.
+    PushAsGuest(Box<GuestPush>),
+    /// Let a guest in to a channel, or no more.
+    Grant(Box<Grant>),
     /// The answer to a waiting HTTP request.
     Respond(Box<Respond>),
     /// Use these routes and owners from now on.
@@ -152,6 +156,34 @@ pub struct Close {
     pub asked: Asked,
 }
 
+/// One frame to channels that their owners have let a guest in to.
+#[derive(Debug)]
+pub struct GuestPush {
+    /// To whom.
+    pub channels: Vec<ChannelId>,
+    /// Who pushes: an address on another node.
+    pub guest: Arc<str>,
+    /// What.
+    pub frame: PushFrame,
+    /// Wants to know what became of it.
+    pub part: Option<Box<Part>>,
+}
+
+/// Lets a guest in to one channel, or no more.
+#[derive(Debug)]
+pub struct Grant {
+    /// Which.
+    pub channel: ChannelId,
+    /// Who grants: only the channel's owner may.
+    pub owner: OwnerId,
+    /// Who is let in: an address on another node.
+    pub guest: Arc<str>,
+    /// False takes it back.
+    pub is_granted: bool,
+    /// Who wants to know: `sent` counts 1 if it is so, `dropped` if there are too many guests.
+    pub asked: Asked,
+}
+
 /// The payload of a close frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloseFrame {
@@ -184,6 +216,7 @@ impl Command {
             Command::PushMany(many) => {
                 many.frame.payload.len() + many.compressed.as_ref().map_or(0, |compressed| compressed.bytes())
             }
+            Command::PushAsGuest(push) => push.frame.payload.len(),
             Command::Respond(respond) => respond.body.len(),
             Command::Batch(commands) => {
                 let payloads: usize = commands.iter().map(Command::payload_bytes).sum();

@@ -15,6 +15,7 @@ use super::directory::{Directory, Owner};
 use super::disconnects::Disconnects;
 use super::event::Event;
 use super::flush::{Flush, SocketId};
+use super::grants::Grants;
 use super::outbound::Spares;
 use super::owner::LocalOwner;
 use super::process_queue::Batch;
@@ -78,6 +79,7 @@ pub struct Shard {
     pub(super) spares: Spares,
     pub(super) waiting: Waiting,
     pub(super) watches: Watches,
+    pub(super) grants: Grants,
     /// The channels that the broadcast in progress reaches; empty between broadcasts.
     pub(super) audience: Vec<u32>,
     pub(super) deflater: Deflater,
@@ -125,6 +127,7 @@ impl Shard {
             spares: Spares::default(),
             waiting: Waiting::default(),
             watches: Watches::default(),
+            grants: Grants::default(),
             audience: Vec::new(),
             flusher,
             effects: Vec::new(),
@@ -170,6 +173,8 @@ impl Shard {
             Command::Batch(_) => unreachable!("batches hold no batches"),
             Command::Push(push) => self.push(push),
             Command::PushMany(many) => self.push_many(*many),
+            Command::PushAsGuest(push) => self.push_as_guest(*push),
+            Command::Grant(grant) => self.grant(*grant),
             Command::Close(close) => self.close_by_process(*close),
             Command::Respond(respond) => self.respond(*respond),
             Command::Adopt(directory, acknowledge) => self.adopt(directory, acknowledge),

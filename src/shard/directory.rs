@@ -47,6 +47,8 @@ pub struct Directory {
     pub processes: HashMap<ProcessId, OwnerId>,
     /// See [`Resolve`].
     pub resolve: Option<Arc<Resolve>>,
+    /// Addresses on other nodes that may push to all channels of an owner.
+    pub grants: Arc<FxHashMap<OwnerId, Vec<Arc<str>>>>,
     /// Who handles logins and the RPC path, where anybody does.
     pub system: Option<OwnerId>,
 }
@@ -54,7 +56,14 @@ pub struct Directory {
 impl Directory {
     /// Nobody is attached, nothing is bound.
     pub fn new(gateway: Snapshot) -> Self {
-        Self { gateway, owners: FxHashMap::default(), processes: HashMap::new(), resolve: None, system: None }
+        Self {
+            gateway,
+            owners: FxHashMap::default(),
+            processes: HashMap::new(),
+            resolve: None,
+            grants: Arc::default(),
+            system: None,
+        }
     }
 
     /// The owner of that name, made if need be.

@@ -21,6 +21,7 @@ pub mod disconnects;
 mod entering;
 pub mod event;
 pub mod flush;
+pub mod grants;
 mod http;
 mod opening;
 mod outbound;

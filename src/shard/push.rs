@@ -23,7 +23,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// What became of one frame at one channel, as far as is known before the socket was offered it.
-enum Fate {
+pub(super) enum Fate {
     /// It waits for the next send.
     Waits,
     /// It waits behind a full socket.
@@ -34,7 +34,7 @@ enum Fate {
 }
 
 /// A frame of one push in one form: encoded when the first channel needs it, then shared by all.
-struct Encoding {
+pub(super) struct Encoding {
     parts: FrameParts,
     copy_bytes_max: usize,
     range: Option<Range>,
@@ -172,7 +172,7 @@ impl Shard {
     }
 
     /// The frame for one channel, compressed if that was agreed and pays.
-    fn encode_for(&mut self, slot: u32, frame: PushFrame) -> Encoding {
+    pub(super) fn encode_for(&mut self, slot: u32, frame: PushFrame) -> Encoding {
         let PushFrame { kind, payload } = frame;
         let settings = &self.config.deflate;
         if let Some(agreed) = self.connections[slot as usize].channel().and_then(|channel| channel.ws.deflate())
@@ -210,7 +210,7 @@ impl Shard {
 
     /// Offers a frame and counts what becomes of it. `since` is for broadcasts: no form of the frame lies before this
     /// segment of the window.
-    fn offer_counted(
+    pub(super) fn offer_counted(
         &mut self,
         slot: u32,
         encoding: &mut Encoding,
