@@ -12,9 +12,7 @@ use super::frame::{Frame, FrameReader, Gather, ReadError};
 use super::line::{Direction, Line};
 use super::socket::{Source, Stream};
 use super::token::Token;
-use super::wire::{
-    self, Attach, ByeCode, Failure, FromPeer, Hello, LiveChannel, Refused, RefusedCode, ToPeer, Welcome,
-};
+use super::wire::{self, Attach, Failure, FromPeer, Hello, LiveChannel, Refused, RefusedCode, ToPeer, Welcome};
 use crate::broker::{Audience, BindPathError, Event, Message, Outcome, Policy, PushError, RecvError, RequestId};
 use crate::channel::ChannelId;
 use crate::gateway::{Dialect, HttpRule, WebSocketRule};
@@ -484,10 +482,8 @@ impl Shared {
                 ToPeer::Beat {} => {}
                 ToPeer::Ack { received } => self.line.acknowledge(received, |()| ()).map_err(io::Error::other)?,
                 ToPeer::Bye { code, reason } => {
-                    if code != ByeCode::Replaced {
-                        tracing::warn!(broker = ?self.endpoint, %code, reason, "the broker has ended the session");
-                        self.line.end(None);
-                    }
+                    tracing::warn!(broker = ?self.endpoint, %code, reason, "the broker has ended the session");
+                    self.line.end(None);
                     return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
                 }
                 numbered => self.arrived(numbered, blob),

@@ -149,11 +149,23 @@ struct Connection {
     stream: Arc<Stream>,
 }
 
-/// A peer that was let in.
+/// A peer that was let in. Dropping it detaches it.
 struct Admitted {
     claim: Claim,
     /// Counts the session's connections.
     connection: u64,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.claim.session.line.disconnect(self.connection);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.stream.shutdown();
+    }
 }
 
 /// Begins a session and what runs behind it.
@@ -184,13 +196,12 @@ impl Connection {
         }
     }
 
-    /// Tells why, and closes when the peer has seen it or the time for hellos is over.
+    /// Tells why.
     fn refuse(&self, refused: Refused) {
         let mut gather = Gather::default();
         gather.push(&Frame::bare(&ToPeer::Refused(refused)));
         // A peer that does not read does not want to know.
         let _ = self.stream.set_write_timeout(Some(HELLO_WITHIN)).and_then(|()| gather.write(&mut &*self.stream));
-        self.stream.shutdown();
     }
 
     /// Judges a hello; tells a peer that is let in its channels.
@@ -276,7 +287,7 @@ impl Connection {
 
     /// Serves a peer that was let in.
     fn run(&self, admitted: Admitted, mut reader: FrameReader<Source>) {
-        let Admitted { claim, connection } = admitted;
+        let (claim, connection) = (&admitted.claim, admitted.connection);
         let session = claim.session.clone();
         tracing::info!(peer = ?claim.key(), "attached");
         reader.set_limits(HEAD_BYTES_MAX, self.registry.config.blob_bytes_max);
@@ -305,7 +316,7 @@ impl Connection {
         };
         session.line.wait_finished(patience);
         self.stream.shutdown();
-        session.line.disconnect(connection);
+        drop(admitted);
         if let Ok(writer) = writer {
             // A panic has been reported where it happened.
             let _ = writer.join();

@@ -155,7 +155,6 @@ pub struct Claim {
     pub secret: String,
     key: Key,
     number: u64,
-    stream: Arc<Stream>,
     registry: Arc<Registry>,
 }
 
@@ -216,7 +215,7 @@ impl Registry {
         }
         let (session, secret, number) = (entry.session.clone(), entry.secret.clone(), entry.number);
         drop(entries);
-        let claim = Claim { session, secret, key: key.clone(), number, stream: stream.clone(), registry: self.clone() };
+        let claim = Claim { session, secret, key: key.clone(), number, registry: self.clone() };
         // What the connection before has read is obeyed first.
         if !claim.session.line.wait_disconnected(deadline.saturating_duration_since(Instant::now())) {
             return Err(refused(RefusedCode::Taken, "its last connection is still busy"));
@@ -318,7 +317,6 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.stream.shutdown();
         let mut entries = lock(&self.registry.entries);
         if let Some(entry) = entries.by_key.get_mut(&self.key).filter(|entry| entry.number == self.number) {
             entry.stream = Err(Instant::now());

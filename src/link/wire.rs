@@ -296,15 +296,13 @@ pub enum RefusedCode {
     Stopped,
 }
 
-/// Why the broker ends a connection.
+/// Why the broker ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ByeCode {
-    /// The peer broke the protocol. The session is over.
+    /// The peer broke the protocol.
     Violation,
-    /// The session goes on over another connection.
-    Replaced,
-    /// The broker has stopped. The session is over.
+    /// The broker has stopped.
     Stopped,
 }
 
