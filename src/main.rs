@@ -32,6 +32,7 @@ fn run(action: Action) -> anyhow::Result<()> {
         Action::Config(options) => {
             let config = options.load()?;
             config.broker(None)?;
+            config.link(None)?;
             print(&config.to_toml()?)
         }
         Action::Token(options) => {

@@ -13,6 +13,7 @@ use pushring::broker;
 use pushring::driver::runtime::DriverKind;
 use pushring::gateway::{self, HostPolicy, IpPrefix, Secret, Settings};
 use pushring::http::Authority;
+use pushring::link;
 use pushring::proto;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -59,6 +60,20 @@ settings! {
     /// The file with the secret that tokens are signed with; without one, whatever needs a token is refused.
     #[arg(value_name = "FILE")]
     jwt_secret_file: PathBuf = PathBuf::new();
+
+    /// A Unix socket on which processes of other programs attach, as this user alone.
+    #[arg(value_name = "PATH")]
+    link: PathBuf = PathBuf::new();
+    /// An address on which they attach over TCP; needs a token. Nothing there is encrypted.
+    #[arg(value_name = "ADDRESS")]
+    link_tcp: String = String::new();
+    /// The file with the token that processes show over TCP: text of at least 16 bytes.
+    #[arg(value_name = "FILE")]
+    link_token_file: PathBuf = PathBuf::new();
+    /// Processes and nodes of other programs at a time.
+    link_peers_max: usize = pushring::link::Config::default().peers_max;
+    /// How long the channels of a process that was lost live on; then they are closed with 1012.
+    owner_grace: Span = Span::seconds(10);
 
     /// Threads, each with its own connections; 0 is one for each core.
     shards: usize = 0;
@@ -274,6 +289,32 @@ impl Config {
                 user_timeout_ms: u32::try_from(self.tcp_user_timeout.0).context("tcp_user_timeout: at most 49 days")?,
             },
         })
+    }
+
+    /// Where and how processes of other programs attach; none: nowhere.
+    ///
+    /// # Errors
+    /// A value that cannot be obeyed, by its key.
+    pub fn link(&self, token: Option<link::Token>) -> anyhow::Result<Option<link::Config>> {
+        let path = Some(&self.link).filter(|path| !path.as_os_str().is_empty()).cloned();
+        let tcp: Option<SocketAddr> = match self.link_tcp.as_str() {
+            "" => None,
+            text => Some(text.parse().with_context(|| format!("link_tcp: {text:?} is no address and port"))?),
+        };
+        let has_token = !self.link_token_file.as_os_str().is_empty();
+        ensure!(tcp.is_none() || has_token, "link_tcp: over TCP processes need a token (link_token_file)");
+        ensure!(self.link_peers_max > 0, "link_peers_max: must be more than 0");
+        let blob_bytes_max = self.message_bytes_max.0.max(self.body_bytes_max.0);
+        ensure!(u32::try_from(blob_bytes_max).is_ok(), "link: messages and bodies of over 4GiB do not fit its frames");
+        Ok((path.is_some() || tcp.is_some()).then(|| link::Config {
+            path,
+            tcp,
+            token,
+            owner_grace: self.owner_grace.duration(),
+            peers_max: self.link_peers_max,
+            blob_bytes_max,
+            ..link::Config::default()
+        }))
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -509,6 +550,26 @@ mod tests {
         assert_eq!(format!("{:?}", ours.admission), format!("{:?}", theirs.admission));
         assert_eq!(format!("{:?}", ours.inbox), format!("{:?}", theirs.inbox));
         assert_eq!(format!("{:?}", ours.tcp), format!("{:?}", theirs.tcp));
+    }
+
+    #[test]
+    fn a_link_is_where_it_is_told_to_be() {
+        let link = |file: &str, token: Option<&str>| {
+            let config = Config::layered(file, &Flags::default()).unwrap();
+            config.link(token.map(|text| link::Token::new(text).unwrap())).map_err(|error| format!("{error:#}"))
+        };
+        assert!(link("", None).unwrap().is_none());
+        let unix = link("link = \"/run/x\"\nowner_grace = \"3s\"\nbody_bytes_max = \"20MiB\"", None).unwrap().unwrap();
+        assert_eq!((unix.path, unix.tcp), (Some("/run/x".into()), None));
+        assert_eq!((unix.owner_grace.as_secs(), unix.blob_bytes_max), (3, 20 << 20));
+        assert!(link("link_tcp = \"127.0.0.1:7\"", None).unwrap_err().contains("link_token_file"));
+        assert!(link("link_tcp = \"localhost\"", None).unwrap_err().contains("link_tcp"));
+        let tcp = "link_tcp = \"127.0.0.1:7\"\nlink_token_file = \"x\"";
+        assert!(link(tcp, Some("0123456789abcdef")).unwrap().unwrap().token.is_some());
+        assert!(link("link_peers_max = 0", None).unwrap_err().contains("link_peers_max"));
+        let (ours, theirs) = (link("link = \"x\"", None).unwrap().unwrap(), link::Config::default());
+        assert_eq!((ours.owner_grace, ours.peers_max), (theirs.owner_grace, theirs.peers_max));
+        assert_eq!((ours.blob_bytes_max, ours.beat), (theirs.blob_bytes_max, theirs.beat));
     }
 
     #[test]

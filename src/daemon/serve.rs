@@ -1,12 +1,13 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
 use super::config::Config;
-use super::token::{random_secret, read_secret};
+use super::token::{random_secret, read_link_token, read_secret};
 use anyhow::Context;
 use pushring::broker::{Broker, Handle};
 use pushring::demo;
 use pushring::driver::sys;
 use pushring::gateway::Secret;
+use pushring::link;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write;
@@ -52,6 +53,28 @@ fn secret_file(config: &Config) -> anyhow::Result<Option<Secret>> {
     }
 }
 
+fn link_token(config: &Config) -> anyhow::Result<Option<link::Token>> {
+    match config.link_token_file.as_os_str().is_empty() {
+        true => Ok(None),
+        false => read_link_token(&config.link_token_file).map(Some),
+    }
+}
+
+fn start_link(broker: &Broker, config: link::Config) -> anyhow::Result<link::Server> {
+    if config.tcp.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
+        tracing::warn!("the link over TCP is not encrypted: whoever sees it can read its token and all messages");
+    }
+    let path = config.path.clone();
+    let link = link::Server::start(broker.handle(), config)?;
+    if let Some(path) = path {
+        tracing::info!(path = %path.display(), "processes may attach");
+    }
+    if let Some(address) = link.tcp_address() {
+        tracing::info!(%address, "processes may attach over TCP");
+    }
+    Ok(link)
+}
+
 type Threads = Vec<JoinHandle<()>>;
 
 fn run(
@@ -65,11 +88,15 @@ fn run(
         Ok(files) => tracing::debug!(files, "limit of open files"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
+    let link = config.link(link_token(config)?)?;
     let broker = Broker::start(config.broker(secret)?)?;
     let threads = attach(&broker)?;
+    let link = link.map(|link| start_link(&broker, link)).transpose()?;
     stop_on(signals, broker.handle(), config.stop_timeout.duration())?;
     announce(&broker, config);
     let ended = broker.wait();
+    // Behind the broker: processes are told of the end of their channels first.
+    drop(link);
     for thread in threads {
         if thread.join().is_err() {
             tracing::error!("a demo process has panicked");

@@ -1,9 +1,10 @@
-//! The secret that tokens are signed with, and tokens for development.
+//! The secret that tokens are signed with, the token of a link, and tokens for development.
 //!
-//! Invariant: the secret is never printed, nor is a part of it.
+//! Invariant: no secret is ever printed, nor is a part of it.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use pushring::gateway::{Claims, Secret, mint};
+use pushring::link;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -16,17 +17,28 @@ const SECRET_BYTES_MAX: u64 = 64 * 1024;
 /// Reads a secret: all bytes of the file but a line end behind its last line, which editors add.
 pub fn read_secret(path: &Path) -> anyhow::Result<Secret> {
     let name = || format!("jwt_secret_file: {}", path.display());
-    let file = File::open(path).with_context(name)?;
-    let mode = file.metadata().with_context(name)?.permissions().mode();
+    let bytes = read_secret_file(path).with_context(name)?;
+    Secret::new(without_line_end(&bytes)).with_context(name)
+}
+
+/// Reads the token of a link, in the same way.
+pub fn read_link_token(path: &Path) -> anyhow::Result<link::Token> {
+    let name = || format!("link_token_file: {}", path.display());
+    let bytes = read_secret_file(path).with_context(name)?;
+    let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
+    link::Token::new(text).with_context(name)
+}
+
+fn read_secret_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
     if mode & 0o004 != 0 {
         tracing::warn!(file = %path.display(), "anyone on this machine can read the token secret: chmod 600 it");
     }
     let mut bytes = Vec::new();
-    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(name)?;
-    if bytes.len() as u64 > SECRET_BYTES_MAX {
-        return Err(anyhow::anyhow!("larger than {SECRET_BYTES_MAX} bytes: that is no secret")).with_context(name);
-    }
-    Secret::new(without_line_end(&bytes)).with_context(name)
+    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= SECRET_BYTES_MAX, "larger than {SECRET_BYTES_MAX} bytes: that is no secret");
+    Ok(bytes)
 }
 
 /// Random bytes can end like a line, but hardly ever are UTF-8 as a whole.
