@@ -72,7 +72,7 @@ fn process_to_shard(c: &mut Criterion) {
 
 fn shard_to_process(c: &mut Criterion) {
     let mut group = c.benchmark_group("shard-to-process");
-    let (queue, receiver) = process_queue(1, QueueLimits::default(), |_| {});
+    let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
     for batch in BATCHES {
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(BenchmarkId::from_parameter(batch), |b| {
@@ -88,7 +88,7 @@ fn shard_to_process(c: &mut Criterion) {
 /// Orders go to a thread that answers each with an event and sleeps when it has none: the wake flag is part of it.
 fn round_trip(c: &mut Criterion) {
     let mut group = c.benchmark_group("round-trip");
-    let (queue, receiver) = process_queue(1, QueueLimits::default(), |_| {});
+    let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
     let (to_main, from_shard) = crossbeam_channel::bounded(1);
     let shard = thread::spawn(move || {
         let (sender, mut inbox) = inbox::<Order>(LIMITS, Unpark(thread::current()));

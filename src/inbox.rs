@@ -279,6 +279,11 @@ impl<T> Inbox<T> {
         commands
     }
 
+    /// The bytes that the commands in the queue stand for.
+    pub fn bytes(&self) -> usize {
+        self.shared.held.held().1 as usize
+    }
+
     /// Whether nothing waits in the queue.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()

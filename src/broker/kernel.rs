@@ -88,7 +88,7 @@ pub(super) fn attach(
     policy: Policy,
 ) -> Result<(Kernel, KernelHandle), AttachError> {
     let wakers = shared.inboxes.clone();
-    let (queue, receiver) = process_queue(wakers.len(), limits, move |shard| wakers[shard].kick());
+    let (queue, receiver) = process_queue(wakers.len(), limits, &shared.memory, move |shard| wakers[shard].kick());
     let names = Names::default();
     let by_name = Mutex::default();
     let owners = Owners { by_name, names: names.clone(), next: shared.next_owner.clone(), queue, policy };

@@ -30,6 +30,7 @@ mod delivery;
 mod kernel;
 mod process;
 
+pub use crate::shard::MemoryReport;
 pub use crate::shard::command::{CloseFrame, Policy};
 pub use crate::shard::disconnects::Disconnect;
 pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
@@ -41,7 +42,7 @@ pub use kernel::{Kernel, KernelBatch, KernelHandle};
 pub use process::{AttachOptions, OwnerHandle, Process};
 
 use self::compression::Compression;
-use crate::admission;
+use crate::admission::{self, Budget};
 use crate::channel::ChannelId;
 use crate::driver::clock::Clock;
 use crate::driver::flush_send::SendFlush;
@@ -69,6 +70,10 @@ use std::time::Duration;
 /// The most shards: request ids have 8 bits for them.
 const SHARDS_MAX: usize = 256;
 
+/// The least memory of a shard, in bytes: a full window, a turn's worth of orders, and as much again for who waits. A
+/// smaller [`Config::memory_bytes_max`] is raised to it.
+pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
+
 /// What a broker is started with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -84,6 +89,11 @@ pub struct Config {
     pub settings: Settings,
     /// How many may connect to all shards together.
     pub admission: admission::Limits,
+    /// The most memory that clients and processes may make the broker hold, in bytes (of whole MiB, at least 4 for each
+    /// shard): frames and responses that wait, messages and requests that have not wholly arrived, orders and events
+    /// that were not read. Connections themselves, and the allocator's share, come on top. Default none: a library does
+    /// not know what else lives on the machine.
+    pub memory_bytes_max: Option<usize>,
     /// What each shard obeys.
     pub shard: crate::shard::Config,
     /// What each shard's inbox may hold.
@@ -103,6 +113,7 @@ impl Default for Config {
             driver: DriverKind::Auto,
             settings: Settings::new("local.os", Dialect::Kinode),
             admission: admission::Limits::default(),
+            memory_bytes_max: None,
             shard: crate::shard::Config::default(),
             inbox: inbox::Limits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 },
             tcp: TcpOptions { notsent_lowat_bytes: 128 * 1024, user_timeout_ms: 75_000 },
@@ -186,6 +197,7 @@ pub(crate) struct Shared {
     directory: Arc<Mutex<Directory>>,
     compression: Compression,
     next_owner: Arc<AtomicU32>,
+    memory: Budget,
 }
 
 impl Broker {
@@ -203,11 +215,13 @@ impl Broker {
         let directory = Directory::new(Snapshot::new(settings));
         let (ended_sender, ended) = bounded(shards);
         let current = Arc::new(Mutex::new(directory.clone()));
+        let memory = config.memory_bytes_max.map(|bytes| Budget::of(bytes.max(shards * SHARD_MEMORY_BYTES_MIN)));
         let common = Common {
             config: Arc::new(config.shard),
             directory: Arc::new(directory),
             // Where a client's entry lies is not to be guessed.
             admission: Arc::new(admission::Connections::new(config.admission, RandomState::new())),
+            memory: memory.unwrap_or_default(),
         };
         let clock = Clock::start();
         let last_shard = Arc::new(LastShard(current.clone()));
@@ -218,6 +232,7 @@ impl Broker {
                 directory: current,
                 compression: Compression::new(common.config.deflate),
                 next_owner: Arc::new(AtomicU32::new(1)),
+                memory: common.memory.clone(),
             }),
             address,
             driver: config.driver,
@@ -265,6 +280,11 @@ impl Broker {
     /// What it runs on: io_uring or epoll.
     pub fn driver(&self) -> DriverKind {
         self.driver
+    }
+
+    /// What clients and processes may make it hold, in bytes; `None` is without limit.
+    pub fn memory_bytes_max(&self) -> Option<usize> {
+        self.shared.memory.bytes()
     }
 
     /// The number of shards.

@@ -48,7 +48,8 @@ impl Process {
     pub(super) fn attach(shared: Arc<Shared>, id: ProcessId, options: AttachOptions) -> Result<Self, AttachError> {
         let owner = shared.new_owner();
         let wakers = shared.inboxes.clone();
-        let (queue, receiver) = process_queue(wakers.len(), options.queue, move |shard| wakers[shard].kick());
+        let (queue, receiver) =
+            process_queue(wakers.len(), options.queue, &shared.memory, move |shard| wakers[shard].kick());
         let entry = Arc::new(Owner {
             id: owner,
             process: id.clone(),

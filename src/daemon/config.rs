@@ -5,6 +5,7 @@
 //! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
 //! the file that holds one.
 
+use super::memory::MemoryBudget;
 use super::units::{Size, Span};
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
@@ -122,6 +123,10 @@ settings! {
     per_ip_exempt: List = List::default();
     /// Clients over a limit that are answered at the same time; more are let go without a word.
     turned_away_max: usize = 1024;
+    /// What clients and processes may make the broker hold, all together: frames, messages and requests that wait or
+    /// have not wholly arrived. A size, auto (half of what is available at the start), or unlimited.
+    #[arg(value_name = "SIZE|auto|unlimited")]
+    memory_budget: MemoryBudget = MemoryBudget::Auto;
     /// The largest message of a client.
     message_bytes_max: Size = Size(proto::Limits::MESSAGE_BYTES_MAX_DEFAULT);
     /// The largest frame of a client; 0 is as large as a message.
@@ -278,6 +283,7 @@ impl Config {
             driver: self.driver.into(),
             settings: self.settings(secret)?,
             admission: self.admission()?,
+            memory_bytes_max: self.memory_budget.bytes()?,
             shard: self.shard(),
             inbox: pushring::inbox::Limits {
                 commands_max: self.inbox_commands_max,
@@ -343,6 +349,10 @@ impl Config {
             ensure!(is_host, "hosts: {host:?} is no name, as example.com, without a port");
         }
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
+        if let MemoryBudget::Size(size) = self.memory_budget {
+            let least = broker::SHARD_MEMORY_BYTES_MIN * self.shards.max(1);
+            ensure!(size.0 >= least, "memory_budget: at least {} for {} shards", Size(least), self.shards.max(1));
+        }
         let positive = [
             ("connections_max", self.connections_max),
             ("message_bytes_max", self.message_bytes_max.0),
@@ -524,6 +534,7 @@ mod tests {
         for (file, words) in [
             ("node = \"a;b\"", "node"),
             ("shards = 257", "shards"),
+            ("shards = 2\nmemory_budget = \"7MiB\"", "memory_budget"),
             ("ping_interval = \"1s\"\nconnections_max = 0", "connections_max"),
             ("trusted_proxies = [\"10.0.0.0/33\"]", "10.0.0.0/33"),
             ("per_ip_exempt = [\"::/129\"]", "per_ip_exempt"),

@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod config;
 pub mod log;
+pub mod memory;
 pub mod serve;
 pub mod token;
 pub mod units;

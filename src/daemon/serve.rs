@@ -1,7 +1,9 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
 use super::config::Config;
+use super::memory::MemoryBudget;
 use super::token::{random_secret, read_link_token, read_secret};
+use super::units::Size;
 use anyhow::Context;
 use pushring::broker::{Broker, Handle};
 use pushring::demo;
@@ -110,7 +112,8 @@ fn run(
 /// The first line on stdout is for tools: they read the port from it.
 fn announce(broker: &Broker, config: &Config) {
     let (address, driver) = (broker.address(), broker.driver());
-    tracing::info!(%address, node = config.node, shards = broker.shards(), %driver, "serving");
+    let memory = broker.memory_bytes_max().map_or(MemoryBudget::Unlimited, |bytes| MemoryBudget::Size(Size(bytes)));
+    tracing::info!(%address, node = config.node, shards = broker.shards(), %driver, %memory, "serving");
     let mut stdout = std::io::stdout().lock();
     let said = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
     if let Err(error) = said {

@@ -172,6 +172,7 @@ impl Pump {
     fn take_commands(&mut self, now_ms: u64) {
         let shard = &mut self.shard;
         self.inbox.take_kick();
+        shard.note_inbox(self.inbox.bytes());
         // What waits for its first send goes out before more is taken in.
         if !shard.is_window_full() {
             self.inbox

@@ -131,6 +131,11 @@ impl Decoder {
         self.state == State::Done
     }
 
+    /// What is allocated for the body.
+    pub fn allocated_bytes(&self) -> usize {
+        self.body.capacity()
+    }
+
     /// The body so far, without framing.
     pub fn into_body(self) -> Bytes {
         self.body.freeze()

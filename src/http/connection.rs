@@ -124,6 +124,13 @@ impl Connection {
         }
     }
 
+    /// The heap bytes held for a request that is not whole, or that waits for its turn, for whoever keeps a memory
+    /// budget.
+    pub fn held_bytes(&self) -> usize {
+        let body = if let State::Body { decoder, .. } = &self.state { decoder.allocated_bytes() } else { 0 };
+        self.buffer.capacity() + body
+    }
+
     /// What the connection waits for.
     pub fn phase(&self) -> Phase {
         match self.state {

@@ -9,6 +9,7 @@ use super::connection::{Flags, Phase};
 use super::core::{Effect, Shard};
 use super::disconnects::End;
 use super::event::{Closed, ClosedBy, Event};
+use super::memory::{Charge, Held};
 use super::outbound::FrameParts;
 use super::outcome::Outcome;
 use crate::gateway::OwnerId;
@@ -149,6 +150,7 @@ impl Shard {
     pub(super) fn end_connection(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         connection.flags.take(Flags::WAITS_FOR_CLIENT);
+        connection.flags.take(Flags::WAITS_FOR_MEMORY);
         connection.flags.take(Flags::FAILING);
         if !matches!(connection.phase, Phase::Ending { .. }) {
             connection.phase = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
@@ -162,6 +164,9 @@ impl Shard {
         connection.flags.set(Flags::SHUTDOWN);
         let deadline_ms = self.now_ms + self.config.close_timeout_ms;
         self.set_deadline(slot, deadline_ms);
+        if self.connections[slot as usize].flags.has(Flags::HOLDS) {
+            self.weigh(slot);
+        }
         if self.connections[slot as usize].outbound.is_empty() {
             self.shut_down(slot);
         }
@@ -192,6 +197,9 @@ impl Shard {
         connection.outbound.clear(&mut self.spares);
         self.uncount(&connection);
         self.watches.remove(&slot);
+        if connection.flags.has(Flags::HOLDS) {
+            self.memory.note(slot, Held::default());
+        }
         self.effects.push(Effect::Close(connection.socket));
     }
 
@@ -229,8 +237,10 @@ impl Shard {
         connection.flags.set(Flags::CLOSE_SENT);
         connection.close_bytes = (header.as_slice().len() + payload.as_slice().len()) as u8;
         if connection.outbound.is_blocked() {
-            let frame = FrameParts { header, payload: Bytes::copy_from_slice(payload.as_slice()) };
+            let frame =
+                FrameParts { header, payload: Bytes::copy_from_slice(payload.as_slice()), charge: Charge::default() };
             connection.outbound.push_behind(&frame, self.config.copy_bytes_max);
+            self.weigh(slot);
         } else {
             let range = self.window.append_joined(header.as_slice(), payload.as_slice());
             connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);

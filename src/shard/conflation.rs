@@ -15,12 +15,22 @@ pub struct Conflated {
     /// How many values have left at the front since this was empty.
     gone: u64,
     bytes: usize,
+    /// Those of them that are payloads by reference.
+    shared: usize,
 }
+
+/// What a value takes beside its frame: its place in both tables.
+const VALUE_BYTES: usize = size_of::<(u64, FrameParts)>() + size_of::<(u64, u64)>();
 
 impl Conflated {
     /// The bytes of all values.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What the values take of memory, without the payloads by reference.
+    pub fn own_bytes(&self) -> usize {
+        self.bytes - self.shared + self.values.len() * VALUE_BYTES
     }
 
     /// Whether there is no value.
@@ -36,9 +46,11 @@ impl Conflated {
     /// Sets the value of `key`; answers whether an older one was replaced.
     pub fn set(&mut self, key: u64, frame: FrameParts) -> bool {
         self.bytes += frame.len();
+        self.shared += frame.shared_len();
         if let Some(place) = self.places.get(&key) {
             let value = &mut self.values[(place - self.gone) as usize].1;
             self.bytes -= value.len();
+            self.shared -= value.shared_len();
             *value = frame;
             return true;
         }
@@ -53,6 +65,16 @@ impl Conflated {
         self.places.remove(&key);
         self.gone += 1;
         self.bytes -= frame.len();
+        self.shared -= frame.shared_len();
+        Some(frame)
+    }
+
+    /// Takes the value whose key came last.
+    pub fn pop_newest(&mut self) -> Option<FrameParts> {
+        let (key, frame) = self.values.pop_back()?;
+        self.places.remove(&key);
+        self.bytes -= frame.len();
+        self.shared -= frame.shared_len();
         Some(frame)
     }
 
@@ -66,12 +88,14 @@ impl Conflated {
 mod tests {
     use super::*;
     use crate::proto::{Opcode, server_header};
+    use crate::shard::memory::Charge;
     use bytes::Bytes;
 
     fn frame(payload: &'static str) -> FrameParts {
         FrameParts {
             header: server_header(Opcode::Text, false, payload.len()),
             payload: Bytes::from_static(payload.as_bytes()),
+            charge: Charge::default(),
         }
     }
 

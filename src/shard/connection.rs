@@ -4,6 +4,7 @@
 
 use super::flush::SocketId;
 use super::http::Exchange;
+use super::memory::Held;
 use super::outbound::Outbound;
 use super::owner::Place;
 use crate::admission::Prefix;
@@ -55,6 +56,9 @@ impl From<Peer> for SocketAddr {
         SocketAddr::new(Ipv6Addr::from(peer.ip).to_canonical(), u16::from_ne_bytes(peer.port))
     }
 }
+
+/// What a connection may hold of a message or request without being counted: 20 MB for 20,000 clients.
+const INCOMING_BYTES_MIN: usize = 1024;
 
 /// One connection.
 pub struct Connection {
@@ -163,6 +167,10 @@ impl Flags {
     pub const TURNED_AWAY: u16 = 1 << 11;
     /// It gave no sign of life: nobody waits for it to end.
     pub const SILENT: u16 = 1 << 12;
+    /// The shard's memory counts something that it holds.
+    pub const HOLDS: u16 = 1 << 13;
+    /// Is not read until there is memory for what it sends.
+    pub const WAITS_FOR_MEMORY: u16 = 1 << 14;
 
     pub fn has(self, flag: u16) -> bool {
         self.0 & flag != 0
@@ -188,6 +196,7 @@ impl Connection {
     pub(super) fn is_paused(&self) -> bool {
         self.flags.has(Flags::WAITS_FOR_OWNER)
             || self.flags.has(Flags::WAITS_FOR_CLIENT)
+            || self.flags.has(Flags::WAITS_FOR_MEMORY)
             || self.flags.has(Flags::FAILING)
     }
 
@@ -205,6 +214,24 @@ impl Connection {
         }
         self.control_frames = self.control_frames.saturating_add(1);
         frames_per_s_max == 0 || self.control_frames <= frames_per_s_max
+    }
+
+    /// What was received and is not whole, or may not be parsed yet. The start of a message is not worth counting.
+    pub(super) fn incoming_bytes(&self) -> usize {
+        let partial = match &self.phase {
+            Phase::Http(exchange) => exchange.held_bytes(),
+            Phase::Registering(registering) => registering.ws.held_bytes(),
+            Phase::Open(channel) => channel.ws.held_bytes(),
+            Phase::Ending { .. } => 0,
+        };
+        let bytes = partial + self.unparsed.as_ref().map_or(0, |unparsed| unparsed.len());
+        if bytes < INCOMING_BYTES_MIN { 0 } else { bytes }
+    }
+
+    /// What it makes the shard hold.
+    pub(super) fn held(&self) -> Held {
+        let queued = self.outbound.backlog_bytes();
+        Held { queued, own: self.outbound.own_bytes(), incoming: self.incoming_bytes() }
     }
 
     /// The channel, if it is one.

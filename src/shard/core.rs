@@ -16,6 +16,7 @@ use super::disconnects::Disconnects;
 use super::event::Event;
 use super::flush::{Flush, SocketId};
 use super::grants::Grants;
+use super::memory::Memory;
 use super::outbound::Spares;
 use super::owner::LocalOwner;
 use super::process_queue::Batch;
@@ -54,6 +55,8 @@ pub struct Common {
     pub directory: Arc<Directory>,
     /// How many have connected to all of them.
     pub admission: Arc<admission::Connections>,
+    /// How much memory their clients and processes may take.
+    pub memory: admission::Budget,
 }
 
 /// One shard. See the module.
@@ -77,6 +80,7 @@ pub struct Shard {
     pub(super) owners_full: Vec<u32>,
     pub(super) window: Window,
     pub(super) spares: Spares,
+    pub(super) memory: Memory,
     pub(super) waiting: Waiting,
     pub(super) watches: Watches,
     pub(super) grants: Grants,
@@ -125,6 +129,7 @@ impl Shard {
             owners_full: Vec::new(),
             window: Window::default(),
             spares: Spares::default(),
+            memory: Memory::new(common.memory),
             waiting: Waiting::default(),
             watches: Watches::default(),
             grants: Grants::default(),
@@ -206,9 +211,10 @@ impl Shard {
         loop {
             self.hand_over();
             if !self.resume_owners() {
-                return;
+                break;
             }
         }
+        self.balance_memory();
     }
 
     pub(super) fn hand_over(&mut self) {

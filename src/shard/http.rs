@@ -8,6 +8,7 @@ use super::connection::{Connection, Flags, Phase, Registering};
 use super::core::Shard;
 use super::directory::Owner;
 use super::event::{Event, HttpAsk, HttpRequest, RequestId};
+use super::memory::Charge;
 use super::opening::Opening;
 use crate::gateway::{self, Entry, OwnerId};
 use crate::http::{self, AfterResponse, Next, Response, connection::Phase as HttpPhase};
@@ -51,6 +52,11 @@ impl Exchange {
 
     pub fn wants_read(&self) -> bool {
         self.http.wants_read()
+    }
+
+    /// The bytes held of requests that are not whole, or wait for their turn.
+    pub fn held_bytes(&self) -> usize {
+        self.http.held_bytes()
     }
 
     pub fn is_answering(&self) -> bool {
@@ -345,14 +351,17 @@ impl Shard {
         let outbound = &mut self.connections[slot as usize].outbound;
         if outbound.is_blocked() {
             // The client has not even taken our 100. One response at a time, so it is at most one that is copied.
-            return outbound.push_opaque_behind([head, &body].concat());
+            outbound.push_opaque_behind([head, &body].concat());
+            return self.weigh(slot);
         }
         let mut ranges: SmallVec<[_; 2]> = SmallVec::new();
         if body.len() <= copy_bytes_max {
             ranges.push(self.window.append_joined(head, &body));
         } else {
             ranges.push(self.window.append_joined(head, b""));
-            ranges.push(self.window.append_blob(None, body));
+            // Content that others hold too is not ours.
+            let charge = if body.is_unique() { self.memory.charge(body.len()) } else { Charge::default() };
+            ranges.push(self.window.append_blob(None, body, charge));
         }
         let connection = &mut self.connections[slot as usize];
         for range in ranges {

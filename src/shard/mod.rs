@@ -23,14 +23,19 @@ pub mod event;
 pub mod flush;
 pub mod grants;
 mod http;
+mod memory;
 mod opening;
 mod outbound;
 pub mod outcome;
 mod owner;
+mod pressure;
 pub mod process_queue;
 mod push;
 mod receive;
 mod sending;
+#[cfg(test)]
+#[path = "stage_tests.rs"]
+mod stage;
 pub mod stats;
 #[cfg(test)]
 mod tests;
@@ -41,4 +46,5 @@ pub use self::core::{Common, Effect, Shard};
 pub use config::{Config, Deflate};
 pub use connection::Token;
 pub use directory::{Directory, Owner};
+pub use memory::MemoryReport;
 pub use wheel::TICK_MS;

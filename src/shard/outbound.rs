@@ -13,7 +13,9 @@
 //!
 //! Knows nothing of sockets, owners or policies; it says what fits, the shard decides.
 
+use super::command::Policy;
 use super::conflation::Conflated;
+use super::memory::Charge;
 use super::window::{Named, Range, Window};
 use crate::proto::{ServerHeader, server_frame_len};
 use bytes::Bytes;
@@ -41,6 +43,10 @@ pub struct Backlog {
     pieces: VecDeque<Piece>,
     /// The bytes of all pieces.
     bytes: usize,
+    /// Those of them that are payloads by reference.
+    shared: usize,
+    /// The policy under which the newest frame behind the full socket was pushed.
+    policy: Option<Policy>,
     /// The socket was full: wait until it is writable.
     blocked: bool,
     /// Our own pong and ping that wait for a boundary: the newest of each kind (RFC 6455 5.5.3).
@@ -51,8 +57,16 @@ pub struct Backlog {
 
 enum Piece {
     Range(Range),
-    Owned { bytes: Vec<u8>, sent: usize },
-    Blob { header: SmallVec<[u8; 10]>, payload: Bytes },
+    Owned {
+        bytes: Vec<u8>,
+        sent: usize,
+    },
+    Blob {
+        header: SmallVec<[u8; 10]>,
+        payload: Bytes,
+        #[expect(dead_code, reason = "let go of together with the payload")]
+        charge: Charge,
+    },
 }
 
 /// A frame whose payload is shared.
@@ -62,12 +76,19 @@ pub struct FrameParts {
     pub header: ServerHeader,
     /// Its payload, perhaps compressed.
     pub payload: Bytes,
+    /// The payload's claim on memory, where it waits by reference.
+    pub charge: Charge,
 }
 
 impl FrameParts {
     /// Header and payload together.
     pub fn len(&self) -> usize {
         self.header.as_slice().len() + self.payload.len()
+    }
+
+    /// What of it is in memory once for all who wait for it.
+    pub fn shared_len(&self) -> usize {
+        if self.charge.is_counted() { self.payload.len() } else { 0 }
     }
 
     /// Whether it is a control frame.
@@ -119,8 +140,13 @@ impl Piece {
         match self {
             Piece::Range(range) => range.len(),
             Piece::Owned { bytes, sent } => bytes.len() - sent,
-            Piece::Blob { header, payload } => header.len() + payload.len(),
+            Piece::Blob { header, payload, .. } => header.len() + payload.len(),
         }
+    }
+
+    /// What of it is in memory once for all who wait for it.
+    fn shared_len(&self) -> usize {
+        if let Piece::Blob { payload, .. } = self { payload.len() } else { 0 }
     }
 
     /// Forgets the first `count` bytes; fewer than its length.
@@ -128,7 +154,7 @@ impl Piece {
         match self {
             Piece::Range(range) => *range = range.split_at(count).1,
             Piece::Owned { sent, .. } => *sent += count,
-            Piece::Blob { header, payload } => {
+            Piece::Blob { header, payload, .. } => {
                 let of_header = count.min(header.len());
                 header.drain(..of_header);
                 *payload = payload.slice(count - of_header..);
@@ -188,6 +214,26 @@ impl Outbound {
     /// Everything that waits and counts against the budget: all but the lane.
     pub fn queued_bytes(&self) -> usize {
         self.offerable_bytes() + self.backlog.as_ref().map_or(0, |backlog| backlog.held.bytes())
+    }
+
+    /// As [`queued_bytes`](Self::queued_bytes), if the socket has left anything behind.
+    pub fn backlog_bytes(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.bytes + backlog.held.bytes())
+    }
+
+    /// What it takes of memory that nothing else counts: no ranges, no payloads by reference.
+    pub fn own_bytes(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.bytes - backlog.shared + backlog.held.own_bytes())
+    }
+
+    /// The policy under which the newest frame behind the full socket was pushed, if one was.
+    pub fn policy(&self) -> Option<Policy> {
+        self.backlog.as_ref()?.policy
+    }
+
+    /// Remembers the policy of a push while the socket is full.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.backlog.as_mut().expect("a blocked queue has a backlog").policy = Some(policy);
     }
 
     /// What waits for the socket: all but the lane and what is held for conflation.
@@ -300,6 +346,26 @@ impl Outbound {
         (frames, dropped)
     }
 
+    /// As [`drop_oldest`](Self::drop_oldest), but from the newest on. Answers how many frames went.
+    pub fn drop_newest(&mut self, bytes: usize, window: &Window) -> usize {
+        let boundary = usize::from(self.until_boundary > 0);
+        let Some(backlog) = self.backlog.as_mut() else { return 0 };
+        let (mut frames, mut dropped) = (0, 0);
+        while dropped < bytes
+            && let Some(frame) = backlog.held.pop_newest()
+        {
+            (frames, dropped) = (frames + 1, dropped + frame.len());
+        }
+        for at in (boundary..backlog.pieces.len()).rev() {
+            if dropped >= bytes {
+                break;
+            }
+            let (more, len) = backlog.drop_from_end(at, bytes - dropped, window);
+            (frames, dropped) = (frames + more, dropped + len);
+        }
+        frames
+    }
+
     /// Drops everything behind the frame in progress; answers how many bytes that were.
     pub fn drop_behind_boundary(&mut self, window: &Window, spares: &mut Spares) -> usize {
         let before = self.queued_bytes();
@@ -310,7 +376,10 @@ impl Outbound {
         let keep = usize::from(self.until_boundary > 0);
         let backlog = self.backlog.as_mut().expect("bytes are queued, so settling made a backlog");
         while backlog.pieces.len() > keep {
-            backlog.bytes -= backlog.pieces.pop_back().map_or(0, |piece| piece.len());
+            if let Some(piece) = backlog.pieces.pop_back() {
+                backlog.bytes -= piece.len();
+                backlog.shared -= piece.shared_len();
+            }
         }
         backlog.held.clear();
         backlog.lane = Default::default();
@@ -362,7 +431,7 @@ impl Outbound {
             match piece {
                 Piece::Range(range) => gathered.range(window, *range),
                 Piece::Owned { bytes, sent } => gathered.slice(&bytes[*sent..]),
-                Piece::Blob { header, payload } => {
+                Piece::Blob { header, payload, .. } => {
                     gathered.slice(header);
                     gathered.slice(payload);
                 }
@@ -377,7 +446,7 @@ impl Outbound {
         self.until_boundary = 0;
         if let Some(backlog) = &mut self.backlog {
             backlog.pieces.clear();
-            backlog.bytes = 0;
+            (backlog.bytes, backlog.shared) = (0, 0);
             if backlog.held.is_empty() {
                 self.clear(spares);
             }
@@ -424,7 +493,9 @@ impl Backlog {
         let header = frame.header.as_slice();
         self.bytes += frame.len();
         if frame.payload.len() > copy_bytes_max {
-            self.pieces.push_back(Piece::Blob { header: header.into(), payload: frame.payload.clone() });
+            self.shared += frame.payload.len();
+            let (payload, charge) = (frame.payload.clone(), frame.charge.clone());
+            self.pieces.push_back(Piece::Blob { header: header.into(), payload, charge });
             return;
         }
         // The first piece may be the rest of a frame in progress, which stays alone.
@@ -460,10 +531,12 @@ impl Backlog {
             boundary = walked - gone;
             count -= gone;
             self.bytes -= gone;
+            self.shared -= piece.shared_len();
             if gone == len {
                 self.pieces.pop_front();
             } else {
                 piece.advance(gone);
+                self.shared += piece.shared_len();
             }
         }
         boundary
@@ -487,8 +560,10 @@ impl Backlog {
                     }
                     _ => owned.push_back(Piece::Owned { bytes: from.to_vec(), sent: 0 }),
                 },
-                Named::Blob { header, blob, skip, len } => {
-                    owned.push_back(Piece::Blob { header: header.into(), payload: blob.slice(skip..skip + len) });
+                Named::Blob { header, blob, skip, len, charge } => {
+                    self.shared += len;
+                    let (payload, charge) = (blob.slice(skip..skip + len), charge.clone());
+                    owned.push_back(Piece::Blob { header: header.into(), payload, charge });
                 }
             }
         }
@@ -509,6 +584,43 @@ impl Backlog {
         }
     }
 
+    /// Drops data frames of piece `at`, the last one first, until `bytes` are gone or none is left. Answers how many
+    /// frames and bytes went.
+    fn drop_from_end(&mut self, at: usize, bytes: usize, window: &Window) -> (usize, usize) {
+        let piece = &self.pieces[at];
+        let mut starts: SmallVec<[usize; 64]> = SmallVec::new();
+        let mut end = 0;
+        while end < piece.len() {
+            starts.push(end);
+            end += piece.frame_len(end, window);
+        }
+        let (mut frames, mut dropped) = (0, 0);
+        let mut kept_from = end;
+        // Control frames behind what is dropped, the last one first.
+        let mut control: SmallVec<[std::ops::Range<usize>; 4]> = SmallVec::new();
+        while dropped < bytes
+            && let Some(start) = starts.pop()
+        {
+            let frame = start..std::mem::replace(&mut kept_from, start);
+            if piece.is_control(start) {
+                control.push(frame);
+            } else {
+                (frames, dropped) = (frames + 1, dropped + frame.len());
+            }
+        }
+        self.bytes -= dropped;
+        if kept_from == 0 && control.is_empty() {
+            self.shared -= piece.shared_len();
+            self.pieces.remove(at);
+        } else if let Piece::Owned { bytes, sent } = &mut self.pieces[at] {
+            let control: Vec<u8> =
+                control.into_iter().rev().flat_map(|f| bytes[*sent + f.start..*sent + f.end].to_vec()).collect();
+            bytes.truncate(*sent + kept_from);
+            bytes.extend_from_slice(&control);
+        }
+        (frames, dropped)
+    }
+
     /// Drops the data frame at the front of piece `at`, or steps over a control frame there. Answers its length, or
     /// `None` when piece `at` is now a control frame alone.
     fn drop_frame(&mut self, at: usize, window: &Window) -> Option<usize> {
@@ -524,6 +636,7 @@ impl Backlog {
         }
         self.bytes -= len;
         if is_whole {
+            self.shared -= self.pieces[at].shared_len();
             self.pieces.remove(at);
         } else {
             self.pieces[at].advance(len);
@@ -555,7 +668,7 @@ impl<'a> Gather<'a, '_> {
     fn range(&mut self, window: &'a Window, range: Range) {
         match window.get(range) {
             Named::Joined(bytes) => self.slice(bytes),
-            Named::Blob { header, blob, skip, len } => {
+            Named::Blob { header, blob, skip, len, .. } => {
                 self.slice(header);
                 self.slice(&blob[skip..skip + len]);
             }

@@ -12,7 +12,11 @@ const COPY_BYTES_MAX: usize = 64;
 const ALL: usize = usize::MAX / 2;
 
 fn frame(opcode: Opcode, payload: Vec<u8>) -> FrameParts {
-    FrameParts { header: server_header(opcode, false, payload.len()), payload: payload.into() }
+    FrameParts {
+        header: server_header(opcode, false, payload.len()),
+        payload: payload.into(),
+        charge: Charge::default(),
+    }
 }
 
 fn bytes_of(frame: &FrameParts) -> Vec<u8> {
@@ -254,7 +258,7 @@ impl Pair {
             let range = if frame.payload.len() <= COPY_BYTES_MAX || frame.payload.len() > 30_000 {
                 self.window.append_joined(frame.header.as_slice(), &frame.payload)
             } else {
-                self.window.append_blob(Some(frame.header), frame.payload.clone())
+                self.window.append_blob(Some(frame.header), frame.payload.clone(), Charge::default())
             };
             self.queue.push_range(range, COPY_BYTES_MAX, &mut self.spares);
         }
@@ -400,9 +404,13 @@ fn dropping_the_oldest_keeps_the_frame_in_progress_and_control_frames() {
 #[test]
 fn a_large_payload_is_never_copied() {
     let payload = Bytes::from(vec![7; 1000]);
-    let large = FrameParts { header: server_header(Opcode::Binary, false, 1000), payload: payload.clone() };
+    let large = FrameParts {
+        header: server_header(Opcode::Binary, false, 1000),
+        payload: payload.clone(),
+        charge: Charge::default(),
+    };
     let mut pair = Pair::default();
-    let range = pair.window.append_blob(Some(large.header), payload.clone());
+    let range = pair.window.append_blob(Some(large.header), payload.clone(), Charge::default());
     pair.queue.push_range(range, COPY_BYTES_MAX, &mut pair.spares);
     pair.queue.sent_some(100, true, &pair.window, &mut pair.spares);
     pair.window.release_all();

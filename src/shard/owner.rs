@@ -95,10 +95,11 @@ mod tests {
     use super::super::command::Policy;
     use super::super::process_queue::{QueueLimits, process_queue};
     use super::*;
+    use crate::admission::Budget;
     use crate::gateway::OwnerId;
 
     fn local() -> LocalOwner {
-        let (queue, _) = process_queue(1, QueueLimits::default(), |_| {});
+        let (queue, _) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
         let process = "p:p:t.os".parse().unwrap();
         let owner = Owner {
             id: OwnerId(1),

@@ -4,11 +4,14 @@
 //! - a shard never waits here: it asks [`ProcessQueue::has_room`] before it parses the next message, and stops reading
 //!   the client when there is none; so nothing is dropped and nothing grows without bound;
 //! - Opened, Closed and Outcome are never refused: their number is bounded by the live channels and pending pushes;
+//! - what waits is leased from the broker's memory; where no more can be leased, the queue is as large as its lease. An
+//!   empty queue has room for a message whatever is leased, so that a process that reads always goes on;
 //! - a shard that was refused is woken once the consumer has taken half of the queue out.
 //!
 //! Knows nothing of how a shard is woken: that is a callback.
 
 use super::event::Event;
+use crate::admission::{Budget, Lease};
 use crate::gateway::OwnerId;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::Arc;
@@ -64,10 +67,16 @@ impl Batch {
     }
 }
 
+/// What an event takes of memory beside its payload.
+const EVENT_BYTES: usize = size_of::<Event>();
+
 struct Shared {
     limits: QueueLimits,
     messages: AtomicUsize,
     bytes: AtomicUsize,
+    lease: Lease,
+    /// No more could be leased when it was last asked for.
+    is_short: AtomicBool,
     /// One for each shard: it stopped reading clients because this queue was full.
     waiting: Vec<AtomicBool>,
     wake: Box<dyn Fn(usize) + Send + Sync>,
@@ -103,10 +112,12 @@ pub enum RecvError {
     Stopped,
 }
 
-/// A queue from `shards` shards. `wake(shard)` is called when a shard that waits for room should look again.
+/// A queue from `shards` shards, in the memory of `budget`. `wake(shard)` is called when a shard that waits for room
+/// should look again.
 pub fn process_queue(
     shards: usize,
     limits: QueueLimits,
+    budget: &Budget,
     wake: impl Fn(usize) + Send + Sync + 'static,
 ) -> (ProcessQueue, ProcessReceiver) {
     let (sender, receiver) = crossbeam_channel::unbounded();
@@ -114,6 +125,8 @@ pub fn process_queue(
         limits,
         messages: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
+        lease: budget.lease(0),
+        is_short: AtomicBool::new(false),
         waiting: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         wake: Box::new(wake),
     });
@@ -124,8 +137,11 @@ impl ProcessQueue {
     /// Whether another message may follow those in the queue and those of `pending`, which is not sent yet.
     pub fn has_room(&self, pending: Option<&Batch>) -> bool {
         let (messages, bytes) = pending.map_or((0, 0), |batch| (batch.messages, batch.bytes));
-        self.shared.messages.load(Ordering::Relaxed) + messages < self.shared.limits.messages_max
-            && self.shared.bytes.load(Ordering::Relaxed) + bytes < self.shared.limits.bytes_max
+        let messages = self.shared.messages.load(Ordering::Relaxed) + messages;
+        let bytes = self.shared.bytes.load(Ordering::Relaxed) + bytes;
+        messages < self.shared.limits.messages_max
+            && bytes < self.shared.limits.bytes_max
+            && (messages == 0 || self.shared.cover(held(messages + 1, bytes)))
     }
 
     /// Asks to be woken when there is room, and answers whether there is some already (then it will not be).
@@ -144,6 +160,8 @@ impl ProcessQueue {
     pub fn send(&self, batch: Batch) -> bool {
         self.shared.messages.fetch_add(batch.messages, Ordering::Relaxed);
         self.shared.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
+        // A message that came into an empty queue may be more than could be leased.
+        self.shared.cover(self.shared.held_bytes());
         self.sender.send(batch).is_ok()
     }
 
@@ -151,12 +169,40 @@ impl ProcessQueue {
     pub fn bytes(&self) -> usize {
         self.shared.bytes.load(Ordering::Relaxed)
     }
+
+    /// What the queue holds in memory.
+    pub fn held_bytes(&self) -> usize {
+        self.shared.held_bytes()
+    }
+
+    /// Tells queues from one another.
+    pub fn number(&self) -> usize {
+        Arc::as_ptr(&self.shared) as usize
+    }
+}
+
+fn held(messages: usize, bytes: usize) -> usize {
+    messages * EVENT_BYTES + bytes
 }
 
 impl Shared {
     fn is_half_empty(&self) -> bool {
-        self.messages.load(Ordering::SeqCst) <= self.limits.messages_max / 2
-            && self.bytes.load(Ordering::SeqCst) <= self.limits.bytes_max / 2
+        let (messages, bytes) = (self.messages.load(Ordering::SeqCst), self.bytes.load(Ordering::SeqCst));
+        messages <= self.limits.messages_max / 2
+            && bytes <= self.limits.bytes_max / 2
+            && (!self.is_short.load(Ordering::SeqCst) || held(messages, bytes) <= self.lease.bytes() / 2)
+    }
+
+    fn held_bytes(&self) -> usize {
+        held(self.messages.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    fn cover(&self, bytes: usize) -> bool {
+        let is_covered = self.lease.cover(bytes);
+        if self.is_short.load(Ordering::Relaxed) == is_covered {
+            self.is_short.store(!is_covered, Ordering::SeqCst);
+        }
+        is_covered
     }
 }
 
@@ -199,6 +245,7 @@ impl ProcessReceiver {
                 }
             }
         }
+        self.shared.lease.trim(self.shared.held_bytes());
     }
 }
 
@@ -226,7 +273,7 @@ mod tests {
         let woken = Arc::new(AtomicUsize::new(0));
         let seen = woken.clone();
         let limits = QueueLimits { messages_max: 4, bytes_max: 100 };
-        let (queue, receiver) = process_queue(2, limits, move |shard| {
+        let (queue, receiver) = process_queue(2, limits, &Budget::default(), move |shard| {
             assert_eq!(shard, 1);
             seen.fetch_add(1, Ordering::SeqCst);
         });

@@ -8,6 +8,7 @@ use super::connection::{Connection, Flags, Phase};
 use super::core::Shard;
 use super::deflate::Compressed;
 use super::event::{ClosedBy, Event};
+use super::memory::Charge;
 use super::outbound::FrameParts;
 use super::outcome::Outcome;
 use super::owner::LocalOwner;
@@ -41,9 +42,10 @@ pub(super) struct Encoding {
 }
 
 impl Encoding {
-    fn new(kind: PushKind, compressed: bool, payload: Bytes, copy_bytes_max: usize) -> Self {
+    /// `charge` is the payload's claim on memory, for those who keep it by reference.
+    fn new(kind: PushKind, compressed: bool, payload: Bytes, charge: Charge, copy_bytes_max: usize) -> Self {
         let header = server_header(opcode(kind), compressed, payload.len());
-        Self { parts: FrameParts { header, payload }, copy_bytes_max, range: None }
+        Self { parts: FrameParts { header, payload, charge }, copy_bytes_max, range: None }
     }
 
     fn range(&mut self, window: &mut Window) -> Range {
@@ -51,7 +53,7 @@ impl Encoding {
             if self.parts.payload.len() <= self.copy_bytes_max {
                 window.append_joined(self.parts.header.as_slice(), &self.parts.payload)
             } else {
-                window.append_blob(Some(self.parts.header), self.parts.payload.clone())
+                window.append_blob(Some(self.parts.header), self.parts.payload.clone(), self.parts.charge.clone())
             }
         })
     }
@@ -65,13 +67,19 @@ struct Forms {
 }
 
 impl Forms {
-    fn new(frame: PushFrame, compressed: Option<&Compressed>, copy_bytes_max: usize) -> Self {
+    fn new(
+        frame: PushFrame,
+        compressed: Option<&Compressed>,
+        charge: impl Fn(&Bytes) -> Charge,
+        copy_bytes_max: usize,
+    ) -> Self {
         let compressed = compressed.into_iter().flat_map(Compressed::forms);
         let compressed = compressed.map(|(window_bits, payload)| {
-            (*window_bits, Encoding::new(frame.kind, true, payload.clone(), copy_bytes_max))
+            (*window_bits, Encoding::new(frame.kind, true, payload.clone(), charge(payload), copy_bytes_max))
         });
         let compressed = compressed.collect();
-        Self { plain: Encoding::new(frame.kind, false, frame.payload, copy_bytes_max), compressed }
+        let plain_charge = charge(&frame.payload);
+        Self { plain: Encoding::new(frame.kind, false, frame.payload, plain_charge, copy_bytes_max), compressed }
     }
 
     /// The form that this channel gets.
@@ -130,7 +138,8 @@ impl Shard {
     pub(super) fn push_many(&mut self, many: PushMany) {
         let PushMany { audience, except, owner, frame, compressed, policy, part } = many;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
-        let mut forms = Forms::new(frame, compressed.as_deref(), self.config.copy_shared_bytes_max);
+        let mut forms =
+            Forms::new(frame, compressed.as_deref(), |payload| self.charge(payload), self.config.copy_shared_bytes_max);
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
         let since = Some(self.window.tail());
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
@@ -175,14 +184,22 @@ impl Shard {
     pub(super) fn encode_for(&mut self, slot: u32, frame: PushFrame) -> Encoding {
         let PushFrame { kind, payload } = frame;
         let settings = &self.config.deflate;
+        let mut form = (false, payload);
         if let Some(agreed) = self.connections[slot as usize].channel().and_then(|channel| channel.ws.deflate())
             && matches!(kind, PushKind::Message(_))
-            && (settings.bytes_min..=settings.shard_bytes_max).contains(&payload.len())
-            && let Some(compressed) = self.deflater.compress(agreed.server_window_bits(), &payload)
+            && (settings.bytes_min..=settings.shard_bytes_max).contains(&form.1.len())
+            && let Some(compressed) = self.deflater.compress(agreed.server_window_bits(), &form.1)
         {
-            return Encoding::new(kind, true, Bytes::copy_from_slice(compressed), self.config.copy_bytes_max);
+            form = (true, Bytes::copy_from_slice(compressed));
         }
-        Encoding::new(kind, false, payload, self.config.copy_bytes_max)
+        let (is_compressed, payload) = form;
+        let charge = self.charge(&payload);
+        Encoding::new(kind, is_compressed, payload, charge, self.config.copy_bytes_max)
+    }
+
+    fn charge(&self, payload: &Bytes) -> Charge {
+        let bytes = payload.len();
+        if bytes > self.config.copy_bytes_max { self.memory.charge(bytes) } else { Charge::default() }
     }
 
     fn local_owner(&self, owner: OwnerId) -> Option<&LocalOwner> {
@@ -282,34 +299,55 @@ impl Shard {
         }
     }
 
-    /// The socket is full: queue behind it what fits the budget.
+    /// The socket is full: queue behind it what fits the channel's budget and the shard's memory.
     fn offer_behind(&mut self, slot: u32, frame: &FrameParts, policy: Policy) -> Fate {
         let (len, budget) = (frame.len(), self.config.outbound_bytes_max);
         let outbound = &mut self.connections[slot as usize].outbound;
         let queued = outbound.queued_bytes();
-        match policy {
-            // RFC 6455 5.5: a control frame is not a value that a newer one could stand for.
-            Policy::Conflate { key } if !frame.is_control() => {
-                if !fits(queued - outbound.held_len(key), len, budget) {
-                    return self.over_budget(slot);
+        // RFC 6455 5.5: a control frame is not a value that a newer one could stand for.
+        let key = if let Policy::Conflate { key } = policy { Some(key).filter(|_| !frame.is_control()) } else { None };
+        let replaced = key.map_or(0, |key| outbound.held_len(key));
+        if !fits(queued - replaced, len, budget) {
+            match policy {
+                Policy::DropNewest => return Fate::Dropped,
+                Policy::DropOldest => {
+                    // Nothing is dropped for a frame that would not fit even so.
+                    let excess = queued + len - budget;
+                    if len > budget || !outbound.can_drop(excess, &self.window) {
+                        return Fate::Dropped;
+                    }
+                    let (dropped, _) = outbound.drop_oldest(excess, &self.window);
+                    self.stats.dropped += dropped as u64;
                 }
-                return if outbound.conflate(key, frame.clone()) { Fate::Conflated } else { Fate::Queued };
+                Policy::Close | Policy::Conflate { .. } => return self.over_budget(slot),
             }
-            _ if fits(queued, len, budget) => {}
-            Policy::DropNewest => return Fate::Dropped,
-            Policy::DropOldest => {
-                // Nothing is dropped for a frame that would not fit even so.
-                let excess = queued + len - budget;
-                if len > budget || !outbound.can_drop(excess, &self.window) {
-                    return Fate::Dropped;
-                }
-                let (dropped, _) = outbound.drop_oldest(excess, &self.window);
-                self.stats.dropped += dropped as u64;
-            }
-            Policy::Close | Policy::Conflate { .. } => return self.over_budget(slot),
         }
-        outbound.push_behind(frame, self.config.copy_bytes_max);
-        Fate::Queued
+        if !self.has_memory_for(len - frame.shared_len()) {
+            return self.out_of_memory(slot, policy);
+        }
+        // Whoever was fullest has made room; it may have been this one.
+        if self.connections.get(slot as usize).is_none_or(|connection| connection.channel().is_none()) {
+            return Fate::Closed;
+        }
+        let outbound = &mut self.connections[slot as usize].outbound;
+        outbound.set_policy(policy);
+        let replaced = key.is_some_and(|key| outbound.conflate(key, frame.clone()));
+        if key.is_none() {
+            outbound.push_behind(frame, self.config.copy_bytes_max);
+        }
+        self.weigh(slot);
+        if replaced { Fate::Conflated } else { Fate::Queued }
+    }
+
+    /// There is no memory for this frame, and nobody who could make room.
+    fn out_of_memory(&mut self, slot: u32, policy: Policy) -> Fate {
+        match policy {
+            Policy::DropNewest | Policy::DropOldest => Fate::Dropped,
+            Policy::Close | Policy::Conflate { .. } => {
+                self.close_for_memory(slot);
+                Fate::Closed
+            }
+        }
     }
 
     fn over_budget(&mut self, slot: u32) -> Fate {

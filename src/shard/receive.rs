@@ -44,9 +44,10 @@ impl Shard {
             && match &connection.phase {
                 Phase::Http(exchange) => exchange.wants_read(),
                 _ => true,
-            };
+            }
+            && !self.must_wait_for_memory(slot);
         if !wants {
-            connection.flags.set(Flags::READABLE);
+            self.connections[slot as usize].flags.set(Flags::READABLE);
         }
         wants
     }
@@ -75,6 +76,14 @@ impl Shard {
 
     /// Bytes for whatever the connection is at.
     pub(super) fn receive(&mut self, slot: u32, bytes: &mut [u8]) {
+        self.parse(slot, bytes);
+        let Some(connection) = self.connections.get(slot as usize) else { return };
+        if connection.flags.has(Flags::HOLDS) || connection.incoming_bytes() > 0 {
+            self.weigh(slot);
+        }
+    }
+
+    fn parse(&mut self, slot: u32, bytes: &mut [u8]) {
         match &mut self.connections[slot as usize].phase {
             Phase::Http(_) => self.receive_http(slot, bytes),
             Phase::Registering(_) | Phase::Open(_) => self.receive_frames(slot, bytes),

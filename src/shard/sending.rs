@@ -212,6 +212,9 @@ impl Shard {
         if connection.flags.has(Flags::WATCHED) {
             self.settle_watches(slot, sent, left, full);
         }
+        if left > 0 || self.connections[slot as usize].flags.has(Flags::HOLDS) {
+            self.weigh(slot);
+        }
         self.after_sent(slot, left);
     }
 

@@ -1,6 +1,7 @@
 //! What a shard counts: plain numbers, read by asking the shard ([`super::command::Command::Report`]).
 
 use super::core::Shard;
+use super::memory::MemoryReport;
 
 /// Counts since the shard began. The broker adds those of its shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +36,10 @@ pub struct Stats {
     pub refused_closing: u64,
     /// Channels closed because their budget was exceeded.
     pub closed_over_budget: u64,
+    /// Frames dropped because memory was short; they are among `dropped` too.
+    pub dropped_for_memory: u64,
+    /// Connections closed, or requests refused, because memory was short.
+    pub closed_for_memory: u64,
     /// Channels closed because pings were not answered.
     pub timed_out: u64,
     /// Sends, each of one connection's queue.
@@ -66,6 +71,8 @@ pub struct Report {
     pub channels: usize,
     /// Bytes that wait for their first send.
     pub window_bytes: usize,
+    /// What it holds for clients and processes.
+    pub memory: MemoryReport,
     /// Counts.
     pub stats: Stats,
 }
@@ -78,6 +85,7 @@ impl Shard {
             connections: self.connections.len(),
             channels: self.channels.len(),
             window_bytes: self.window.bytes(),
+            memory: self.memory_report(),
             stats: self.stats,
         }
     }

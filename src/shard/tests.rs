@@ -6,6 +6,7 @@ use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use super::outcome::{Outcome, Ticket};
 use super::process_queue::{ProcessReceiver, QueueLimits, process_queue};
 use super::{Common, Config, Directory, Effect, Owner, Shard, TICK_MS, Token};
+use crate::admission::Budget;
 use crate::channel::ChannelId;
 use crate::gateway::{Claims, Dialect, HttpRule, OwnerId, Secret, Settings, Snapshot, WebSocketRule, mint};
 use crate::process_id::ProcessId;
@@ -66,7 +67,7 @@ impl Scene {
         let mut gateway = Snapshot::new(settings);
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
-        let (queue, events) = process_queue(1, QueueLimits::default(), |_| {});
+        let (queue, events) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
         let owner = Owner::new(OWNER, process.clone(), queue, Policy::Close, false);
         let mut directory = Directory::new(gateway);
         directory.processes.insert(process, OWNER);
@@ -74,7 +75,8 @@ impl Scene {
         let wire = Memory::default();
         wire.0.borrow_mut().room = room;
         let config = Arc::new(Config { outbound_bytes_max: 1000, ..Config::default() });
-        let common = Common { config, directory: Arc::new(directory), admission: Arc::default() };
+        let common =
+            Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Budget::default() };
         let mut shard = Shard::new(0, 1, common, Box::new(wire.clone()), 1, 0);
         shard.set_unix_ms(1_000_000_000, 0);
         let client = shard.handle_accept(SocketId(0), ([127, 0, 0, 1], 1).into(), 0).unwrap();

@@ -7,6 +7,7 @@
 //! at the front only ([`Window::release_before`]), which the shard calls once every channel has been offered them.
 //! Knows nothing of channels.
 
+use super::memory::Charge;
 use crate::proto::ServerHeader;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -69,12 +70,14 @@ pub enum Named<'a> {
         skip: usize,
         /// How many bytes of the blob the range names.
         len: usize,
+        /// The blob's claim on memory.
+        charge: &'a Charge,
     },
 }
 
 enum Segment {
     Joined(Vec<u8>),
-    Blob { header: Option<ServerHeader>, blob: Bytes },
+    Blob { header: Option<ServerHeader>, blob: Bytes, charge: Charge },
 }
 
 /// See the module.
@@ -85,6 +88,8 @@ pub struct Window {
     front: u32,
     /// All bytes of all segments in the window.
     bytes: usize,
+    /// Those of them that are blobs.
+    blob_bytes: usize,
     spare: Vec<Vec<u8>>,
 }
 
@@ -92,6 +97,11 @@ impl Window {
     /// All bytes that wait here.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Those that were copied here.
+    pub fn joined_bytes(&self) -> usize {
+        self.bytes - self.blob_bytes
     }
 
     /// The first segment in which a later frame may come to lie.
@@ -116,11 +126,12 @@ impl Window {
     }
 
     /// Appends a blob that is not copied, behind a header if it is a frame.
-    pub fn append_blob(&mut self, header: Option<ServerHeader>, blob: Bytes) -> Range {
+    pub fn append_blob(&mut self, header: Option<ServerHeader>, blob: Bytes, charge: Charge) -> Range {
         let len = slice_of(&header).len() + blob.len();
         let segment = self.end();
-        self.segments.push_back(Segment::Blob { header, blob });
         self.bytes += len;
+        self.blob_bytes += blob.len();
+        self.segments.push_back(Segment::Blob { header, blob, charge });
         Range { segment, start: 0, end: u32::try_from(len).expect("payloads are bounded far below 4 GiB") }
     }
 
@@ -129,12 +140,12 @@ impl Window {
         let (start, end) = (range.start as usize, range.end as usize);
         match &self.segments[range.segment.wrapping_sub(self.front) as usize] {
             Segment::Joined(bytes) => Named::Joined(&bytes[start..end]),
-            Segment::Blob { header, blob } => {
+            Segment::Blob { header, blob, charge } => {
                 let header = slice_of(header);
                 let skip = start.saturating_sub(header.len());
                 let len = end.saturating_sub(header.len()) - skip;
                 let header = &header[start.min(header.len())..end.min(header.len())];
-                Named::Blob { header, blob, skip, len }
+                Named::Blob { header, blob, skip, len, charge }
             }
         }
     }
@@ -148,7 +159,10 @@ impl Window {
                     self.bytes -= bytes.len();
                     self.keep_spare(bytes);
                 }
-                Segment::Blob { header, blob } => self.bytes -= slice_of(&header).len() + blob.len(),
+                Segment::Blob { header, blob, .. } => {
+                    self.bytes -= slice_of(&header).len() + blob.len();
+                    self.blob_bytes -= blob.len();
+                }
             }
         }
     }
@@ -194,7 +208,7 @@ mod tests {
     fn bytes_of(window: &Window, range: Range) -> Vec<u8> {
         match window.get(range) {
             Named::Joined(bytes) => bytes.to_vec(),
-            Named::Blob { header, blob, skip, len } => [header, &blob[skip..skip + len]].concat(),
+            Named::Blob { header, blob, skip, len, .. } => [header, &blob[skip..skip + len]].concat(),
         }
     }
 
@@ -231,7 +245,7 @@ mod tests {
         let blob = Bytes::from(vec![9; 300]);
         let header = server_header(Opcode::Binary, false, blob.len());
         let whole = [header.as_slice(), &blob].concat();
-        let range = window.append_blob(Some(header), blob.clone());
+        let range = window.append_blob(Some(header), blob.clone(), Charge::default());
         for cut in 0..whole.len() {
             let (head, rest) = range.split_at(cut);
             assert_eq!([bytes_of(&window, head), bytes_of(&window, rest)].concat(), whole);

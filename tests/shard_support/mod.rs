@@ -57,7 +57,7 @@ impl Fan {
     /// A shard with so many open channels, all of one process, and nothing waiting.
     pub fn new(channels: usize) -> Self {
         let process: ProcessId = "fan:bench:sys".parse().unwrap();
-        let (queue, receiver) = process_queue(1, QueueLimits::default(), |_| {});
+        let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
         let mut directory = Directory::new(Snapshot::new(Settings::new("local.os", Dialect::Kinode)));
         let owner = Owner::new(OWNER, process.clone(), queue, Policy::Close, false);
         directory.gateway.bind_websocket(OWNER, &process, "/", Default::default()).unwrap();
@@ -66,7 +66,8 @@ impl Fan {
         let taken = Arc::new(Taken::default());
         let config = Arc::new(Config::default());
         let flusher = Box::new(NullFlush(taken.clone()));
-        let common = Common { config, directory: Arc::new(directory), admission: Arc::default() };
+        let common =
+            Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Default::default() };
         let shard = Shard::new(0, 1, common, flusher, 7, 0);
         let mut fan = Self { shard, taken, channels: Vec::with_capacity(channels), receiver };
         for at in 0..channels {

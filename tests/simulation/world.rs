@@ -131,7 +131,7 @@ impl World {
         let processes: Vec<Process> =
             (0..PROCESSES).map(|index| attach(index, &options, &mut directory, &senders)).collect();
         let (config, adopted) = (Arc::new(config()), Arc::new(directory.clone()));
-        let common = Common { config, directory: adopted, admission: Arc::default() };
+        let common = Common { config, directory: adopted, admission: Arc::default(), memory: Default::default() };
         let pumps = inboxes.into_iter().enumerate().map(|(index, inbox)| {
             let flush = Box::new(MemoryFlush { network: network.clone(), plant: options.plant });
             let seed = options.seed.wrapping_mul(31).wrapping_add(index as u64);
@@ -778,7 +778,7 @@ fn attach(index: usize, options: &Options, directory: &mut Directory, senders: &
     let process = ProcessId::new(&format!("p{index}"), "sim", "sys").unwrap();
     let limits = QueueLimits { messages_max: 40, bytes_max: 20_000 };
     let kicks = senders.to_vec();
-    let (queue, receiver) = process_queue(senders.len(), limits, move |shard| kicks[shard].kick());
+    let (queue, receiver) = process_queue(senders.len(), limits, &Default::default(), move |shard| kicks[shard].kick());
     let id = OwnerId(index as u32 + 1);
     let policy = [Policy::Close, Policy::DropNewest, Policy::DropOldest][index % 3];
     let owner = Arc::new(Owner::new(id, process.clone(), queue, policy, false));

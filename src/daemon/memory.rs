@@ -1,0 +1,181 @@
+//! How much memory there is for the broker: a size, or a part of what the system has left.
+//!
+//! Read once, at the start, from `/proc` and from the control groups that this process is in (both versions of them,
+//! see cgroups(7)); nothing is measured again, so a limit that is moved later is not seen.
+
+use super::units::{Size, UnitError};
+use anyhow::Context;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+/// What clients and processes may make the broker hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryBudget {
+    /// Half of what is available at the start. The other half is for what the budget does not count: connections
+    /// themselves, the kernel's socket buffers, and whoever else lives here.
+    Auto,
+    /// No limit.
+    Unlimited,
+    /// So much.
+    Size(Size),
+}
+
+impl MemoryBudget {
+    /// In bytes; `None` is without limit.
+    ///
+    /// # Errors
+    /// The system does not tell what is available.
+    pub fn bytes(self) -> anyhow::Result<Option<usize>> {
+        Ok(match self {
+            Self::Auto => Some(available_bytes(Path::new("/"))? / 2),
+            Self::Unlimited => None,
+            Self::Size(size) => Some(size.0),
+        })
+    }
+}
+
+impl FromStr for MemoryBudget {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        match text.trim() {
+            "auto" => Ok(Self::Auto),
+            "unlimited" => Ok(Self::Unlimited),
+            text => text.parse().map(Self::Size),
+        }
+    }
+}
+
+impl fmt::Display for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Unlimited => f.write_str("unlimited"),
+            Self::Size(size) => size.fmt(f),
+        }
+    }
+}
+
+impl Serialize for MemoryBudget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MemoryBudget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// What this process may still take: of the machine, and of every control group above it. `root` is `/`.
+fn available_bytes(root: &Path) -> anyhow::Result<usize> {
+    let meminfo = root.join("proc/meminfo");
+    let text = fs::read_to_string(&meminfo).with_context(|| format!("cannot read {}", meminfo.display()))?;
+    let free = field(&text, "MemAvailable:").context("no MemAvailable in /proc/meminfo: set memory_budget")? * 1024;
+    // Without control groups there is no such file.
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    Ok(groups.lines().filter_map(|line| left_in_group(root, line)).fold(free, usize::min))
+}
+
+/// What is left in the group that a line of `/proc/self/cgroup` names, and in those above it.
+fn left_in_group(root: &Path, line: &str) -> Option<usize> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (controllers, path) = (parts.next()?, parts.next()?);
+    let (mount, limit, usage, cache) = match controllers {
+        "" => ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        "memory" => ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        _ => return None,
+    };
+    let mount = root.join(mount);
+    let group = mount.join(path.trim_start_matches('/'));
+    let read = |directory: &Path, file: &str| fs::read_to_string(directory.join(file)).ok();
+    let left = |directory: &Path| {
+        // `max` in the second version; in the first no limit is a number beyond all memory.
+        let limit: usize = read(directory, limit)?.trim().parse().ok()?;
+        let usage: usize = read(directory, usage)?.trim().parse().ok()?;
+        // The kernel takes back what is merely cached.
+        let cached = read(directory, "memory.stat").and_then(|stat| field(&stat, cache)).unwrap_or(0);
+        Some(limit.saturating_sub(usage.saturating_sub(cached)))
+    };
+    group.ancestors().take_while(|directory| directory.starts_with(&mount)).filter_map(left).min()
+}
+
+/// The number behind `name` at the start of a line.
+fn field(text: &str, name: &str) -> Option<usize> {
+    let line = text.lines().find(|line| line.split_ascii_whitespace().next() == Some(name))?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root with these files, removed when dropped.
+    struct Root(std::path::PathBuf);
+
+    impl Root {
+        fn new(name: &str, files: &[(&str, &str)]) -> Self {
+            let root = std::env::temp_dir().join(format!("pushring-memory-{name}-{}", std::process::id()));
+            for (file, text) in files {
+                let file = root.join(file);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, text).unwrap();
+            }
+            Self(root)
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal: 9000 kB\nMemFree:   10 kB\nMemAvailable:    8000 kB\n");
+
+    #[test]
+    fn the_tightest_of_machine_and_groups_counts() {
+        let machine = Root::new("machine", &[MEMINFO]);
+        assert_eq!(available_bytes(&machine.0).unwrap(), 8000 * 1024);
+        let second = Root::new(
+            "v2",
+            &[
+                MEMINFO,
+                ("proc/self/cgroup", "0::/a/b\n"),
+                ("sys/fs/cgroup/a/memory.max", "3000000\n"),
+                ("sys/fs/cgroup/a/memory.current", "1000000\n"),
+                ("sys/fs/cgroup/a/memory.stat", "anon 5\ninactive_file 400000\n"),
+                ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+                ("sys/fs/cgroup/a/b/memory.current", "1000000\n"),
+            ],
+        );
+        assert_eq!(available_bytes(&second.0).unwrap(), 2_400_000);
+        let first = Root::new(
+            "v1",
+            &[
+                MEMINFO,
+                ("proc/self/cgroup", "5:cpu:/\n4:memory:/hidden\n0::/\n"),
+                ("sys/fs/cgroup/memory/memory.limit_in_bytes", "500\n"),
+                ("sys/fs/cgroup/memory/memory.usage_in_bytes", "600\n"),
+            ],
+        );
+        assert_eq!(available_bytes(&first.0).unwrap(), 0, "over its limit already");
+    }
+
+    #[test]
+    fn this_machine_tells() {
+        assert!(MemoryBudget::Auto.bytes().unwrap().is_some_and(|bytes| bytes > 0));
+    }
+
+    #[test]
+    fn words_and_sizes() {
+        for text in ["auto", "unlimited", "2GiB"] {
+            assert_eq!(text.parse::<MemoryBudget>().unwrap().to_string(), text);
+        }
+        assert!("half".parse::<MemoryBudget>().is_err());
+    }
+}

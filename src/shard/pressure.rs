@@ -1,0 +1,193 @@
+//! Short of memory: who makes room, and who waits.
+//!
+//! The shard leases what it holds ([`super::memory`]). When it can lease no more, the fullest connection goes first: a
+//! channel that is behind meets its policy (its oldest or newest frames are dropped, or it is closed with 1013); a client
+//! whose own message fills the memory is refused (1013, or 503). Where it is reading that made memory short, those who
+//! are in the middle of a message or request are first not read for a while: what drains by itself may make room. What
+//! they hold does not drain by waiting, so after [`PATIENCE_MS`] the fullest of them is refused, and the next, until
+//! there is room: no two clients wait for each other for ever.
+//!
+//! Invariants: more is held than is leased for the length of one command, or one turn of reads and sends, at most; each
+//! step frees something or passes over somebody, so relieving ends.
+
+use super::command::{CloseFrame, Policy};
+use super::connection::{Flags, Phase};
+use super::core::Shard;
+use super::event::ClosedBy;
+use super::memory::{Kind, MemoryReport, Short};
+use crate::http::Response;
+use crate::proto::close;
+
+/// How long clients in the middle of a message wait for memory: long enough for a client that was merely behind to take
+/// a megabyte, short beside every timeout.
+const PATIENCE_MS: u64 = 1000;
+
+/// What one read may add to a message that has begun: what is read at a time, and what is reserved ahead of it. Twice
+/// that, since what was reserved before is copied once it is outgrown.
+const READ_BYTES: usize = 256 * 1024;
+
+/// What clients are told.
+const SHORT: &str = "the server is short of memory";
+
+impl Shard {
+    /// Takes note of what this connection holds now.
+    pub(super) fn weigh(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        if self.memory.note(slot, connection.held()) {
+            connection.flags.set(Flags::HOLDS);
+        } else {
+            connection.flags.take(Flags::HOLDS);
+        }
+    }
+
+    /// Whether `bytes` more may wait, after the fullest have made room if need be.
+    pub(super) fn has_memory_for(&mut self, bytes: usize) -> bool {
+        loop {
+            if self.memory.cover(bytes) {
+                return true;
+            }
+            if !self.relieve_fullest() {
+                return false;
+            }
+        }
+    }
+
+    /// Whether a client in the middle of a message or request must wait for memory.
+    pub(super) fn must_wait_for_memory(&mut self, slot: u32) -> bool {
+        let connection = &mut self.connections[slot as usize];
+        if connection.incoming_bytes() == 0 || self.memory.cover(READ_BYTES) {
+            return false;
+        }
+        if !connection.flags.has(Flags::WAITS_FOR_MEMORY) {
+            connection.flags.set(Flags::WAITS_FOR_MEMORY);
+            self.memory.waiting.push(slot);
+        }
+        true
+    }
+
+    /// Takes note of the payloads that wait in the inbox. Call it once a turn.
+    pub fn note_inbox(&mut self, bytes: usize) {
+        self.memory.note_inbox(bytes);
+    }
+
+    /// Brings what is held below what is leased, once a turn.
+    pub(super) fn balance_memory(&mut self) {
+        self.memory.note_window(self.window.joined_bytes());
+        let needed = if self.memory.waiting.is_empty() { 0 } else { READ_BYTES };
+        while !self.memory.cover(needed) {
+            let is_patient =
+                self.short_for_ms() < PATIENCE_MS && self.memory.excess() <= self.config.limits.message_bytes_max;
+            let [queued, incoming] = [Kind::Queued, Kind::Incoming].map(|kind| self.memory.fullest(kind));
+            // Those who are only being read wait first.
+            let waits = is_patient && queued.map(|(class, _)| class) < incoming.map(|(class, _)| class);
+            // Else what is left drains by itself: the window, the inbox, and those who were passed over.
+            if waits || !self.relieve_fullest() {
+                return;
+            }
+        }
+        self.memory.trim();
+        self.read_on();
+    }
+
+    /// For how long memory has been short by now. When it was short a moment ago, it still is: whoever was refused made
+    /// room for the next.
+    fn short_for_ms(&mut self) -> u64 {
+        let now_ms = self.now_ms;
+        let since_ms = match self.memory.short {
+            Some(Short { since_ms, last_ms }) if now_ms <= last_ms + PATIENCE_MS => since_ms,
+            _ => now_ms,
+        };
+        self.memory.short = Some(Short { since_ms, last_ms: now_ms });
+        now_ms - since_ms
+    }
+
+    /// Those who waited for memory are read again.
+    fn read_on(&mut self) {
+        for slot in std::mem::take(&mut self.memory.waiting) {
+            if let Some(connection) = self.connections.get_mut(slot as usize)
+                && connection.flags.take(Flags::WAITS_FOR_MEMORY)
+            {
+                self.resume_reading(slot);
+            }
+        }
+    }
+
+    /// The fullest connection gives something up, or is passed over. False if there is none.
+    fn relieve_fullest(&mut self) -> bool {
+        let [queued, incoming] = [Kind::Queued, Kind::Incoming].map(|kind| self.memory.fullest(kind));
+        match (queued, incoming) {
+            (None, None) => return false,
+            (Some((class, slot)), incoming) if incoming.is_none_or(|(other, _)| other <= class) => self.relieve(slot),
+            (_, Some((_, slot))) => self.refuse_incoming(slot),
+            (Some((_, slot)), None) => self.relieve(slot),
+        }
+        true
+    }
+
+    /// A connection that is behind makes room.
+    fn relieve(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        let outbound = &mut connection.outbound;
+        if !outbound.is_blocked() {
+            // What the socket is ready to take is on its way out.
+            return self.memory.pass_over(slot, Kind::Queued);
+        }
+        let Phase::Open(channel) = &connection.phase else {
+            // It has had its last word, or takes its response too slowly.
+            self.stats.closed_for_memory += 1;
+            return self.cut(slot);
+        };
+        // Half of it, so that the same one is not asked again for every frame.
+        let half = outbound.queued_bytes().div_ceil(2);
+        let dropped = match outbound.policy().unwrap_or(self.owners[channel.owner as usize].owner.policy) {
+            Policy::Close | Policy::Conflate { .. } => return self.close_for_memory(slot),
+            Policy::DropOldest => outbound.drop_oldest(half, &self.window).0,
+            Policy::DropNewest => outbound.drop_newest(half, &self.window),
+        };
+        self.stats.dropped += dropped as u64;
+        self.stats.dropped_for_memory += dropped as u64;
+        self.weigh(slot);
+        if dropped == 0 {
+            // Only a frame in progress is left.
+            self.memory.pass_over(slot, Kind::Queued);
+        }
+    }
+
+    pub(super) fn close_for_memory(&mut self, slot: u32) {
+        self.stats.closed_for_memory += 1;
+        let why = CloseFrame { code: Some(close::code::TRY_AGAIN_LATER), reason: SHORT.into() };
+        self.close_now(slot, &why, ClosedBy::Broker);
+    }
+
+    /// A client in the middle of a message or request is told to come again.
+    fn refuse_incoming(&mut self, slot: u32) {
+        match &self.connections[slot as usize].phase {
+            Phase::Open(_) | Phase::Registering(_) => self.close_for_memory(slot),
+            // A response is on its way; what waits behind it is bounded.
+            Phase::Http(exchange) if exchange.is_answering() => self.memory.pass_over(slot, Kind::Incoming),
+            Phase::Http(_) => {
+                self.stats.closed_for_memory += 1;
+                self.connections[slot as usize].flags.take(Flags::WAITS_FOR_MEMORY);
+                self.answer(slot, Response::text(503, SHORT).with("retry-after", "1").closing());
+                self.weigh(slot);
+            }
+            Phase::Ending { .. } => self.weigh(slot),
+        }
+    }
+
+    /// What the shard holds, by kind.
+    pub(super) fn memory_report(&self) -> MemoryReport {
+        let mut report = self.memory.report();
+        if self.index == 0 {
+            let mut queues: Vec<_> = self.directory.owners.values().map(|owner| &owner.queue).collect();
+            queues.sort_unstable_by_key(|queue| queue.number());
+            queues.dedup_by_key(|queue| queue.number());
+            report.process_queue_bytes = queues.into_iter().map(|queue| queue.held_bytes()).sum();
+        }
+        report
+    }
+}
+
+#[cfg(test)]
+#[path = "pressure_tests.rs"]
+mod tests;

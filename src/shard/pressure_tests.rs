@@ -1,0 +1,262 @@
+//! Short of memory: the fullest go first and by their policy, what is shared counts once, who is being read waits, and
+//! nobody waits for ever. Everything that was counted is uncounted in the end.
+
+use super::super::command::{Command, Policy, PushFrame, PushMany, ShardAudience};
+use super::super::config::Config;
+use super::super::event::{ClosedBy, Event};
+use super::super::stage::{BINARY, Client, OWNER, Stage, ask, frames};
+use crate::admission::{Budget, STEP_BYTES};
+use crate::proto::MessageKind;
+use crate::proto::client::{append_frame, append_message};
+use bytes::Bytes;
+use std::sync::Arc;
+
+const MIB: usize = STEP_BYTES;
+
+fn config(policy: Policy) -> Config {
+    Config { outbound_bytes_max: 4 * MIB, policy, ..Config::default() }
+}
+
+fn stage(policy: Policy, budget_mib: usize) -> Stage {
+    Stage::new(config(policy), Budget::of(budget_mib * MIB))
+}
+
+/// Fills a client's queue with frames of 4 KiB payloads of its own.
+fn fill(stage: &mut Stage, client: Client, bytes: usize) {
+    for at in 0..bytes / 4100 {
+        stage.push(client.channel, BINARY, vec![at as u8; 4096].into(), None);
+        stage.turn();
+    }
+}
+
+fn used(stage: &Stage) -> usize {
+    stage.shard.report().memory.used_bytes()
+}
+
+#[test]
+fn the_fullest_is_closed_and_all_others_live() {
+    let mut stage = stage(Policy::Close, 8);
+    let clients: Vec<_> = (0..4).map(|_| stage.open(0)).collect();
+    for (client, mib) in std::iter::zip(&clients, [2, 3, 2, 1]) {
+        fill(&mut stage, *client, mib * MIB - MIB / 4);
+    }
+    assert!(stage.closed().is_empty() && used(&stage) > 6 * MIB);
+    fill(&mut stage, clients[3], MIB + MIB / 2);
+    let closed = stage.closed();
+    assert_eq!(closed.len(), 1);
+    assert_eq!((closed[0].channel, closed[0].code, closed[0].by), (clients[1].channel, 1013, ClosedBy::Broker));
+    assert!(closed[0].lost_bytes > 2 * MIB);
+    assert!(used(&stage) <= 8 * MIB);
+    assert_eq!(stage.shard.report().stats.closed_for_memory, 1);
+    // The others get all of theirs.
+    for client in [clients[0], clients[2], clients[3]] {
+        stage.give_room(client, usize::MAX);
+        stage.settle();
+        let left = stage.wire(client.socket, |wire| std::mem::take(&mut wire.left));
+        assert!(frames(&left).iter().all(|frame| frame.len() == 4100));
+    }
+    // The one that was closed is told why.
+    stage.give_room(clients[1], usize::MAX);
+    stage.settle();
+    let left = stage.wire(clients[1].socket, |wire| std::mem::take(&mut wire.left));
+    assert_eq!(left[..4], [0x88, left.len() as u8 - 2, 0x03, 0xf5]);
+    assert_eq!(used(&stage), 0);
+}
+
+#[test]
+fn the_fullest_drops_half_of_its_frames_where_its_policy_says_so() {
+    for (policy, first_kept) in [(Policy::DropOldest, false), (Policy::DropNewest, true)] {
+        let mut stage = stage(policy, 8);
+        let [full, other] = [stage.open(0), stage.open(0)];
+        fill(&mut stage, full, 3 * MIB);
+        let other_bytes = 4 * MIB - MIB / 8;
+        fill(&mut stage, other, other_bytes);
+        stage.push(full.channel, BINARY, Bytes::from_static(b"a ping stays"), None);
+        let third = stage.open(0);
+        fill(&mut stage, third, 2 * MIB);
+        assert!(stage.closed().is_empty() && used(&stage) <= 8 * MIB);
+        let stats = stage.shard.report().stats;
+        assert!(stats.dropped_for_memory > 0 && stats.dropped == stats.dropped_for_memory);
+        stage.give_room(other, usize::MAX);
+        stage.give_room(full, usize::MAX);
+        stage.settle();
+        let left = stage.wire(other.socket, |wire| std::mem::take(&mut wire.left));
+        let kept = frames(&left);
+        assert!(kept.len() < other_bytes / 4100, "it was the fullest");
+        assert_eq!(kept[0][4] == 0, first_kept, "{policy:?} drops at its own end");
+    }
+}
+
+#[test]
+fn a_payload_for_many_counts_once() {
+    let mut stage = stage(Policy::Close, 8);
+    let clients: Vec<_> = (0..50).map(|_| stage.open(0)).collect();
+    let payload = Bytes::from(vec![1; MIB]);
+    let (part, asked) = ask();
+    let many = PushMany {
+        audience: ShardAudience::Process,
+        except: Arc::new([]),
+        owner: OWNER,
+        frame: PushFrame { kind: BINARY, payload },
+        compressed: None,
+        policy: None,
+        part,
+    };
+    stage.shard.handle_command(Command::PushMany(Box::new(many)), 0);
+    stage.settle();
+    assert_eq!(asked.try_recv().unwrap().queued, 50);
+    assert!(stage.closed().is_empty());
+    assert!((MIB..MIB + 64 * 1024).contains(&used(&stage)), "{}", used(&stage));
+    for client in clients {
+        stage.give_room(client, usize::MAX);
+        stage.settle();
+    }
+    assert_eq!(used(&stage), 0);
+}
+
+/// The first `bytes` of a Binary message of 2 MiB.
+fn upload(bytes: std::ops::Range<usize>) -> Vec<u8> {
+    let mut message = Vec::new();
+    append_message(&mut message, MessageKind::Binary, [0; 4], &vec![5; 2 * MIB]);
+    message[bytes.start..bytes.end.min(message.len())].to_vec()
+}
+
+#[test]
+fn a_client_in_the_middle_of_a_message_waits_until_others_have_drained() {
+    let mut stage = stage(Policy::DropNewest, 8);
+    let uploader = stage.open(usize::MAX);
+    assert!(stage.read(uploader.token, &upload(0..MIB)));
+    let slow: Vec<_> = (0..4).map(|_| stage.open(0)).collect();
+    for &client in &slow {
+        fill(&mut stage, client, MIB + MIB / 2);
+    }
+    stage.turn();
+    // Whoever is between messages is read as ever.
+    let mut small = Vec::new();
+    append_message(&mut small, MessageKind::Text, [0; 4], b"hello");
+    assert!(stage.read(slow[0].token, &small));
+    let mut at = MIB;
+    while stage.shard.wants_read(uploader.token) {
+        stage.shard.handle_read(uploader.token, &mut upload(at..at + 65536), 0);
+        stage.turn();
+        at += 65536;
+        assert!(at < 2 * MIB, "it never had to wait");
+    }
+    stage.to_read.clear();
+    stage.turn();
+    assert!(stage.to_read.is_empty(), "nothing has drained");
+    for client in slow {
+        stage.give_room(client, usize::MAX);
+    }
+    stage.settle();
+    stage.turn();
+    assert_eq!(stage.to_read, [uploader.token]);
+    assert!(stage.read(uploader.token, &upload(at..usize::MAX)));
+    stage.turn();
+    let whole = |event: &Event| matches!(event, Event::Message { payload, .. } if payload.len() == 2 * MIB);
+    assert_eq!(stage.heard().iter().filter(|event| whole(event)).count(), 1);
+    assert_eq!(used(&stage), 0);
+}
+
+#[test]
+fn clients_that_wait_for_each_other_are_refused_one_by_one() {
+    let mut stage = stage(Policy::Close, 8);
+    let clients: Vec<_> = (0..12).map(|_| stage.open(usize::MAX)).collect();
+    let mut sent: Vec<usize> = vec![0; clients.len()];
+    let (mut whole, mut refused) = (0, 0);
+    // All send at the same pace, and much more than there is memory for.
+    for round in 0..2000 {
+        stage.tick(round * 50);
+        for (client, sent) in std::iter::zip(&clients, &mut sent) {
+            if *sent <= 2 * MIB && stage.shard.wants_read(client.token) {
+                let now_ms = stage.now_ms;
+                stage.shard.handle_read(client.token, &mut upload(*sent..*sent + 65536), now_ms);
+                *sent += 65536;
+            }
+        }
+        stage.turn();
+        assert!(used(&stage) <= 12 * MIB, "{}", used(&stage));
+        for event in stage.heard() {
+            match event {
+                Event::Message { .. } => whole += 1,
+                Event::Closed(closed) => {
+                    assert_eq!((closed.code, closed.by), (1013, ClosedBy::Broker));
+                    refused += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        if whole + refused == clients.len() {
+            break;
+        }
+    }
+    assert_eq!(whole + refused, clients.len(), "somebody waits for ever");
+    assert!(whole >= 3, "only {whole} got through");
+    assert_eq!(used(&stage), 0);
+}
+
+#[test]
+fn a_request_whose_body_finds_no_memory_is_answered_503() {
+    let mut stage = stage(Policy::Close, 6);
+    let head = "POST /p:sim:sys/http HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000000\r\n\r\n";
+    let clients: Vec<_> = (0..3).map(|_| stage.connect()).collect();
+    for &(token, _) in &clients {
+        stage.read(token, head.as_bytes());
+    }
+    for round in 0..200 {
+        stage.tick(round * 50);
+        for &(token, _) in &clients {
+            stage.read(token, &[b'x'; 65536]);
+        }
+        stage.turn();
+    }
+    let answered = clients.iter().filter(|&&(_, socket)| {
+        let left = stage.wire(socket, |wire| String::from_utf8_lossy(&wire.left).into_owned());
+        assert!(left.is_empty() || left.starts_with("HTTP/1.1 503 ") && left.contains("retry-after: 1"), "{left}");
+        !left.is_empty()
+    });
+    let answered = answered.count();
+    let asked = stage.heard().iter().filter(|event| matches!(event, Event::Http(_))).count();
+    assert!(answered > 0 && asked > 0 && answered + asked == 3, "{answered} refused, {asked} asked");
+}
+
+#[test]
+fn a_frame_without_memory_meets_its_own_policy() {
+    // All memory is in frames in progress: nobody can make room.
+    let mut stage = stage(Policy::DropNewest, 4);
+    let clients: Vec<_> = (0..3).map(|_| stage.open(10)).collect();
+    for client in &clients {
+        stage.push(client.channel, BINARY, vec![1; 4 * MIB / 3 - 1000].into(), None);
+        stage.turn();
+    }
+    let last = stage.open(0);
+    stage.push(last.channel, BINARY, vec![1; 4000].into(), None);
+    stage.turn();
+    for (policy, count) in [(Policy::DropNewest, 1), (Policy::DropOldest, 2), (Policy::Close, 3)] {
+        let outcome = stage.push(last.channel, BINARY, vec![1; 4000].into(), Some(policy)).try_recv().unwrap();
+        let expected = if policy == Policy::Close { (0, 1) } else { (1, 0) };
+        assert_eq!((outcome.dropped, outcome.closed), expected, "{policy:?} {count}");
+    }
+    let closed = stage.closed();
+    assert_eq!(closed.len(), 0, "events are handed over at the end of the turn");
+    stage.turn();
+    assert_eq!(stage.closed().iter().map(|closed| closed.channel).collect::<Vec<_>>(), [last.channel]);
+}
+
+#[test]
+fn what_a_client_that_goes_away_held_is_free_again() {
+    let mut stage = stage(Policy::Close, 8);
+    let client = stage.open(0);
+    fill(&mut stage, client, 2 * MIB);
+    let mut begun = Vec::new();
+    append_frame(&mut begun, 2, [0; 4], &vec![1; 100_000]);
+    stage.read(client.token, &begun);
+    stage.push(client.channel, BINARY, vec![1; MIB].into(), Some(Policy::Conflate { key: 1 }));
+    stage.turn();
+    assert!(used(&stage) > 3 * MIB);
+    stage.shard.handle_end(client.token, 0);
+    stage.turn();
+    assert_eq!(used(&stage), 0);
+    stage.turn();
+    assert!(stage.budget.leased_bytes() <= 9 * MIB);
+}

@@ -1,0 +1,244 @@
+//! A shard with several clients in memory, each with a socket that takes as much as it is told to: what tests of
+//! policies and of memory stand on.
+
+use super::command::{Asked, Command, Policy, Push, PushFrame, PushKind};
+use super::event::{Closed, Event};
+use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
+use super::outcome::{Outcome, Part, Ticket};
+use super::process_queue::{ProcessReceiver, QueueLimits, process_queue};
+use super::{Common, Config, Directory, Effect, Owner, Shard, Token};
+use crate::admission::Budget;
+use crate::channel::ChannelId;
+use crate::gateway::{Dialect, HttpRule, OwnerId, Settings, Snapshot, WebSocketRule};
+use crate::process_id::ProcessId;
+use crate::proto::{MessageKind, server_frame_len};
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+pub const OWNER: OwnerId = OwnerId(1);
+pub const BINARY: PushKind = PushKind::Message(MessageKind::Binary);
+
+/// One socket: what has left, how much more it takes, whether it was full.
+#[derive(Default)]
+pub struct Wire {
+    pub left: Vec<u8>,
+    pub room: usize,
+    is_full: bool,
+    pub is_closed: bool,
+}
+
+#[derive(Clone, Default)]
+struct Wires(Rc<RefCell<BTreeMap<i32, Wire>>>);
+
+impl Flush for Wires {
+    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+        let mut wires = self.0.borrow_mut();
+        for (index, entry) in batch.iter().enumerate() {
+            let wire = wires.get_mut(&entry.socket.0).unwrap();
+            assert!(!wire.is_closed, "nothing is sent to a socket that was closed");
+            let parts: Vec<&[u8]> = match entry.parts {
+                Parts::One(bytes) => vec![bytes],
+                Parts::Many(parts) => parts.iter().map(|part| &**part).collect(),
+            };
+            let offered: usize = parts.iter().map(|part| part.len()).sum();
+            let taken = offered.min(wire.room);
+            wire.room -= taken;
+            let mut left = taken;
+            for part in parts {
+                let count = part.len().min(left);
+                wire.left.extend_from_slice(&part[..count]);
+                left -= count;
+            }
+            wire.is_full = taken < offered;
+            if wire.is_full {
+                short.push(Short { index, sent: Ok(taken) });
+            }
+        }
+    }
+}
+
+pub struct Stage {
+    pub shard: Shard,
+    pub events: ProcessReceiver,
+    pub budget: Budget,
+    pub now_ms: u64,
+    /// Connections that the shard wants read.
+    pub to_read: Vec<Token>,
+    wires: Wires,
+    sockets: i32,
+}
+
+/// A client and its channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    pub token: Token,
+    pub socket: i32,
+    pub channel: ChannelId,
+}
+
+impl Stage {
+    pub fn new(config: Config, budget: Budget) -> Self {
+        let process: ProcessId = "p:sim:sys".parse().unwrap();
+        let mut gateway = Snapshot::new(Settings::new("sim.os", Dialect::Kinode));
+        gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
+        gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
+        let (queue, events) = process_queue(1, QueueLimits::default(), &budget, |_| {});
+        let owner = Owner::new(OWNER, process.clone(), queue, config.policy, false);
+        let mut directory = Directory::new(gateway);
+        directory.processes.insert(process, OWNER);
+        directory.owners.insert(OWNER, Arc::new(owner));
+        let wires = Wires::default();
+        let common = Common {
+            config: Arc::new(config),
+            directory: Arc::new(directory),
+            admission: Arc::default(),
+            memory: budget.clone(),
+        };
+        let shard = Shard::new(0, 1, common, Box::new(wires.clone()), 1, 0);
+        Self { shard, events, budget, now_ms: 0, to_read: Vec::new(), wires, sockets: 0 }
+    }
+
+    /// A connection that has said nothing; its socket takes everything.
+    pub fn connect(&mut self) -> (Token, i32) {
+        let socket = self.sockets;
+        self.sockets += 1;
+        self.wires.0.borrow_mut().insert(socket, Wire { room: usize::MAX, ..Wire::default() });
+        let token = self.shard.handle_accept(SocketId(socket), ([127, 0, 0, 1], 1).into(), self.now_ms).unwrap();
+        (token, socket)
+    }
+
+    /// An open channel whose socket takes `room` bytes more.
+    pub fn open(&mut self, room: usize) -> Client {
+        let (token, socket) = self.connect();
+        let head = "GET /p:sim:sys/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        self.read(token, head.as_bytes());
+        self.turn();
+        let opened = self.heard().into_iter().find_map(|event| match event {
+            Event::Opened(opened) => Some(opened.channel),
+            _ => None,
+        });
+        self.wire(socket, |wire| {
+            wire.left.clear();
+            wire.room = room;
+        });
+        Client { token, socket, channel: opened.unwrap() }
+    }
+
+    pub fn wire<T>(&mut self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
+        look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
+    }
+
+    /// Gives bytes to the shard, as long as it wants to read. Answers whether it did.
+    pub fn read(&mut self, token: Token, bytes: &[u8]) -> bool {
+        for chunk in bytes.chunks(64 * 1024) {
+            if !self.shard.wants_read(token) {
+                return false;
+            }
+            self.shard.handle_read(token, &mut chunk.to_vec(), self.now_ms);
+        }
+        true
+    }
+
+    pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.shard.handle_tick(now_ms);
+    }
+
+    /// One batch, then what the driver should do.
+    pub fn turn(&mut self) {
+        self.shard.flush();
+        self.shard.end_turn();
+        let mut effects = Vec::new();
+        self.shard.take_effects(&mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Close(socket) => self.wire(socket.0, |wire| wire.is_closed = true),
+                Effect::Read(token) => self.to_read.push(token),
+                Effect::ShutdownWrite(_) => {}
+            }
+        }
+        self.check();
+    }
+
+    /// Turns until nothing waits that a socket takes.
+    pub fn settle(&mut self) {
+        self.turn();
+        while self.shard.wants_flush() {
+            self.turn();
+        }
+    }
+
+    pub fn give_room(&mut self, client: Client, room: usize) {
+        let was_full = self.wire(client.socket, |wire| {
+            wire.room = room;
+            std::mem::take(&mut wire.is_full)
+        });
+        if was_full {
+            self.shard.handle_writable(client.token);
+        }
+    }
+
+    pub fn push(&mut self, channel: ChannelId, kind: PushKind, payload: Bytes, policy: Option<Policy>) -> Settled {
+        let (part, outcome) = ask();
+        let asked = part.map_or(Asked::Nobody, Asked::Outcome);
+        let push = Push { channel, owner: Some(OWNER), frame: PushFrame { kind, payload }, policy, asked };
+        self.shard.handle_command(Command::Push(push), self.now_ms);
+        outcome
+    }
+
+    /// All that the process has been told.
+    pub fn heard(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Ok(mut batch) = self.events.try_recv() {
+            events.append(&mut batch.events);
+        }
+        events
+    }
+
+    /// The channels that have ended.
+    pub fn closed(&mut self) -> Vec<Closed> {
+        let closed = |event| if let Event::Closed(closed) = event { Some(*closed) } else { None };
+        self.heard().into_iter().filter_map(closed).collect()
+    }
+
+    /// What is counted is what is there; nothing is over the lease that could have made room.
+    pub fn check(&self) {
+        let held = self.shard.connections.iter().map(|(_, connection)| connection.held());
+        let (mut own, mut incoming) = (0, 0);
+        for held in held {
+            (own, incoming) = (own + held.own, incoming + held.incoming);
+        }
+        let report = self.shard.report().memory;
+        assert_eq!((report.queued_bytes, report.incoming_bytes), (own, incoming));
+        if let Some(budget) = report.budget_bytes {
+            assert!(report.leased_bytes <= budget && self.budget.leased_bytes() <= budget);
+        }
+    }
+}
+
+/// What becomes of a push, once it is known.
+pub type Settled = crossbeam_channel::Receiver<Outcome>;
+
+pub fn ask() -> (Option<Box<Part>>, Settled) {
+    let (settled, outcome) = crossbeam_channel::unbounded();
+    // Not every test listens.
+    let settle = move |outcome| {
+        let _ = settled.send(outcome);
+    };
+    (Ticket::split(1, settle).pop().map(Box::new), outcome)
+}
+
+/// The whole frames in `bytes`.
+pub fn frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let len = server_frame_len(bytes).filter(|&len| len <= bytes.len()).expect("whole frames");
+        frames.push(bytes[..len].to_vec());
+        bytes = &bytes[len..];
+    }
+    frames
+}
