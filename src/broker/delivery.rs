@@ -361,8 +361,7 @@ impl Pusher {
 
     /// Collects orders, so that many cost as little to hand over as one. Order holds as if they were given one by one.
     pub fn batch(&self) -> Batch {
-        let shards = self.shared.inboxes.len();
-        Batch { pusher: self.clone(), shards: (0..shards).map(|_| Vec::new()).collect() }
+        Batch { pusher: self.clone(), shards: self.shared.inboxes.iter().map(|_| Orders::default()).collect() }
     }
 
     fn push_to(&self, channel: ChannelId, message: Message, delivery: Delivery, full: Full) -> Result<(), PushError> {
@@ -421,25 +420,9 @@ impl Pusher {
         delivery: Delivery,
         full: Full,
     ) -> Result<(), PushError> {
-        let Some(owner) = self.owner else { unreachable!("operators have no audience") };
-        let mut except: Vec<ChannelId> = except.to_vec();
-        except.sort_unstable();
-        let except: Arc<[ChannelId]> = except.into();
-        let compressed = self.shared.compression.compress(&message.0, &self.windows);
-        let targets = self.split(audience);
-        let mut parts = self.parts(delivery.ask, targets.len().max(1)).into_iter();
         let (mut accepted, mut refused) = (0, 0);
-        for (shard, audience) in targets {
-            let many = PushMany {
-                audience,
-                except: except.clone(),
-                owner,
-                frame: message.0.clone(),
-                compressed: compressed.clone(),
-                policy: delivery.policy,
-                part: parts.next().flatten(),
-            };
-            match self.send(shard, Command::PushMany(Box::new(many)), full) {
+        for (shard, command) in self.commands_to_many(audience, except, message, delivery) {
+            match self.send(shard, command, full) {
                 Ok(()) => accepted += 1,
                 Err(PushError::Stopped) => return Err(PushError::Stopped),
                 Err(_) => refused += 1,
@@ -450,6 +433,35 @@ impl Pusher {
             (0, _) => Err(PushError::InboxFull),
             _ => Err(PushError::Partly),
         }
+    }
+
+    /// One push to many: a command for each shard that has a part of the audience.
+    fn commands_to_many(
+        &self,
+        audience: Audience,
+        except: &[ChannelId],
+        message: Message,
+        delivery: Delivery,
+    ) -> impl Iterator<Item = (usize, Command)> + use<> {
+        let Some(owner) = self.owner else { unreachable!("operators have no audience") };
+        let mut except: Vec<ChannelId> = except.to_vec();
+        except.sort_unstable();
+        let except: Arc<[ChannelId]> = except.into();
+        let compressed = self.shared.compression.compress(&message.0, &self.windows);
+        let targets = self.split(audience);
+        let mut parts = self.parts(delivery.ask, targets.len().max(1)).into_iter();
+        targets.into_iter().map(move |(shard, audience)| {
+            let many = PushMany {
+                audience,
+                except: except.clone(),
+                owner,
+                frame: message.0.clone(),
+                compressed: compressed.clone(),
+                policy: delivery.policy,
+                part: parts.next().flatten(),
+            };
+            (shard, Command::PushMany(Box::new(many)))
+        })
     }
 
     /// The part of an audience on each shard that has one.
@@ -496,12 +508,22 @@ impl Pusher {
 /// Dropping it gives up what was not sent.
 pub struct Batch {
     pusher: Pusher,
-    shards: Vec<Vec<Command>>,
+    shards: Vec<Orders>,
+}
+
+/// Those for one shard.
+#[derive(Default)]
+struct Orders {
+    commands: Vec<Command>,
+    payload_bytes: usize,
 }
 
 /// Orders per place in an inbox: enough that handing over costs nothing beside obeying, few enough that a turn of the
 /// shard stays short.
 const BATCH_COMMANDS_MAX: usize = 256;
+
+/// Payload bytes per place in an inbox: what a shard takes in at most in a turn.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 impl Batch {
     /// As [`Pusher::push_wait`], when the batch is sent; a full batch is sent at once.
@@ -510,7 +532,22 @@ impl Batch {
     /// The broker has stopped.
     pub fn push_wait(&mut self, channel: ChannelId, message: Message) -> Result<(), PushError> {
         let command = self.pusher.command(channel, message, None, Asked::Nobody);
-        self.add(channel, command)
+        self.add(self.pusher.shared.shard_of(channel), command)
+    }
+
+    /// As [`Pusher::push_many_wait`], when the batch is sent; a full batch is sent at once.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn push_many_wait(
+        &mut self,
+        audience: Audience,
+        except: &[ChannelId],
+        message: Message,
+        delivery: Delivery,
+    ) -> Result<(), PushError> {
+        let mut commands = self.pusher.commands_to_many(audience, except, message, delivery);
+        commands.try_for_each(|(shard, command)| self.add(shard, command))
     }
 
     /// As [`push_wait`](Self::push_wait) in the name of `owner`, which must have its events from the same queue.
@@ -523,7 +560,8 @@ impl Batch {
     ) -> Result<(), PushError> {
         assert!(Arc::ptr_eq(&owner.accounts, &self.pusher.accounts), "a batch is charged to one account");
         let asked = owner.asked(delivery.ask);
-        self.add(channel, owner.command(channel, message, delivery.policy, asked))
+        let shard = owner.shared.shard_of(channel);
+        self.add(shard, owner.command(channel, message, delivery.policy, asked))
     }
 
     /// Hands everything over, waiting for room in the inboxes.
@@ -534,15 +572,16 @@ impl Batch {
         (0..self.shards.len()).try_for_each(|shard| self.send_shard(shard))
     }
 
-    fn add(&mut self, channel: ChannelId, command: Command) -> Result<(), PushError> {
-        let shard = self.pusher.shared.shard_of(channel);
-        let commands = &mut self.shards[shard];
-        commands.push(command);
-        if commands.len() >= BATCH_COMMANDS_MAX { self.send_shard(shard) } else { Ok(()) }
+    fn add(&mut self, shard: usize, command: Command) -> Result<(), PushError> {
+        let orders = &mut self.shards[shard];
+        orders.payload_bytes += command.payload_bytes();
+        orders.commands.push(command);
+        let is_full = orders.commands.len() >= BATCH_COMMANDS_MAX || orders.payload_bytes >= BATCH_BYTES_MAX;
+        if is_full { self.send_shard(shard) } else { Ok(()) }
     }
 
     fn send_shard(&mut self, shard: usize) -> Result<(), PushError> {
-        let mut commands = std::mem::take(&mut self.shards[shard]);
+        let mut commands = std::mem::take(&mut self.shards[shard]).commands;
         match commands.len() {
             0 => Ok(()),
             1 => self.pusher.send(shard, commands.remove(0), Full::Wait),

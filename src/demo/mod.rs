@@ -83,10 +83,10 @@ fn echo(_: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
     }
 }
 
-fn relay(process: &Process, _: &mut Batch, event: Event) -> Result<(), PushError> {
+fn relay(_: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
     match event {
         Event::Message { channel, kind, payload } => {
-            process.push_many_wait(Audience::Process, &[channel], received(kind, payload), Delivery::default())
+            batch.push_many_wait(Audience::Process, &[channel], received(kind, payload), Delivery::default())
         }
         _ => Ok(()),
     }
