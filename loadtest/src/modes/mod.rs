@@ -7,6 +7,7 @@ pub mod broadcast;
 pub mod connect;
 pub mod echo;
 pub mod fanout;
+mod tally;
 pub mod unicast;
 
 use crate::payload::STAMP_BYTES;

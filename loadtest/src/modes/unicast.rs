@@ -4,14 +4,12 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CpuMeter, parse_size, run_number};
+use super::parse_size;
+use super::tally::{Stretch, Tally};
 use crate::cli::Bench;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
-use crate::ledger::{Accounting, Receipt, Receipts, check};
-use crate::payload::Stamp;
 use crate::progress::Progress;
-use crate::report::{CpuReport, Report};
-use crate::stats::Latency;
+use crate::report::Report;
 use crate::sys;
 
 /// The process of the demo that sends a message on to the channel named by its first four bytes.
@@ -42,26 +40,11 @@ pub struct Settings {
 }
 
 struct Arrivals {
-    run: u32,
-    size: usize,
-    publisher: usize,
+    tally: Tally,
+    /// Those that receive; the publisher is the one behind them.
+    clients: usize,
     channels: Vec<Option<u32>>,
     known: usize,
-    /// Per receiver, numbered by the order they were sent to it.
-    receipts: Vec<Receipts>,
-    sent: Vec<u64>,
-    accounting: Accounting,
-    latency: Latency,
-    last_arrival_ns: u64,
-}
-
-impl Arrivals {
-    fn finish(mut self) -> (Accounting, Latency) {
-        self.accounting.expected = self.sent.iter().sum();
-        self.accounting.lost =
-            self.receipts.iter().zip(&self.sent).map(|(receipts, &sent)| receipts.missing(sent)).sum();
-        (self.accounting, self.latency)
-    }
 }
 
 /// The channel id in a `{"channel_id":N}`.
@@ -84,26 +67,11 @@ impl Handler for Arrivals {
             }
             return;
         }
-        let Some(stamp) = check(message, self.run, self.size, &mut self.accounting) else { return };
-        if stamp.client as usize != client || client == self.publisher {
-            self.accounting.misdelivered += 1;
-            return;
-        }
-        match self.receipts[client].take(stamp.sequence) {
-            Receipt::Duplicate => {
-                self.accounting.duplicated += 1;
-                return;
-            }
-            Receipt::Late => self.accounting.reordered += 1,
-            Receipt::Fresh => {}
-        }
-        self.accounting.delivered += 1;
-        self.last_arrival_ns = received_ns;
-        self.latency.record(received_ns.saturating_sub(stamp.time_ns));
+        self.tally.take(client, message, received_ns);
     }
 
     fn closed(&mut self, client: usize, closure: &Closure) {
-        self.accounting.note_closure(client, &closure.reason);
+        self.tally.accounting.note_closure(client, &closure.reason);
     }
 }
 
@@ -116,55 +84,26 @@ pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
     let target = bench.server.target(UNICAST, conduct.token.as_deref(), conduct.sources)?;
     let mut engine = Engine::new(target, conduct.pace)?;
     let mut arrivals = Arrivals {
-        run: run_number(),
-        size: settings.size,
-        publisher: settings.clients,
+        tally: Tally::new(settings.clients, settings.size),
+        clients: settings.clients,
         channels: vec![None; settings.clients + 1],
         known: 0,
-        receipts: vec![Receipts::default(); settings.clients],
-        sent: vec![0; settings.clients],
-        accounting: Accounting::default(),
-        latency: Latency::default(),
-        last_arrival_ns: 0,
     };
     let patience_ns = conduct.patience.as_nanos() as u64;
     engine.connect_all(0, settings.clients + 1, conduct.patience, |_| None, &mut arrivals, |_| {})?;
     learn_channels(&mut engine, &mut arrivals, patience_ns)?;
 
-    let meter = CpuMeter::start(&bench.server)?;
-    let (start_ns, busy_before) = (sys::now_ns(), engine.busy_ns());
+    let stretch = Stretch::start(bench, &engine)?;
     publish(&mut engine, &mut arrivals, settings, patience_ns)?;
-    let used = meter.stop()?;
-    let elapsed_ns = arrivals.last_arrival_ns.saturating_sub(start_ns).max(1) as f64;
-    let busy = (engine.busy_ns() - busy_before) as f64 / elapsed_ns;
-    let (accounting, latency) = arrivals.finish();
-    let (count, seconds) = (accounting.delivered, elapsed_ns / 1e9);
-    Ok(Report {
-        mode: "unicast".to_owned(),
-        server: bench.server.name.clone(),
-        url: bench.server.url.clone(),
-        settings: serde_json::to_value(settings)?,
-        unit: "delivery".to_owned(),
-        count,
-        seconds,
-        per_second: count as f64 / seconds,
-        latency: latency.summary(),
-        accounting,
-        cpu: used.server.map(|total| CpuReport::new(total, count, seconds)),
-        memory: None,
-        client_busy: busy.min(1.0),
-        others_us: used.others_us,
-        notes: Vec::new(),
-    }
-    .judge(bench.server.cpus))
+    stretch.report("unicast", settings, &engine, arrivals.tally)
 }
 
 fn learn_channels(engine: &mut Engine, arrivals: &mut Arrivals, patience_ns: u64) -> anyhow::Result<()> {
     let deadline_ns = sys::now_ns() + patience_ns;
     while arrivals.known < arrivals.channels.len() {
         engine.poll(10, arrivals)?;
-        if arrivals.accounting.closed > 0 {
-            bail!("not all connections opened; {}", arrivals.accounting.closures.concat());
+        if arrivals.tally.accounting.closed > 0 {
+            bail!("not all connections opened; {}", arrivals.tally.accounting.closures.concat());
         }
         if sys::now_ns() > deadline_ns {
             bail!("only {} of {} clients were told their channel id", arrivals.known, arrivals.channels.len());
@@ -189,15 +128,12 @@ impl Composer {
         (self.random % clients as u64) as usize
     }
 
-    /// Adds one message to a random client; its sequence counts the messages to that client.
+    /// Adds one message to a random client.
     fn add(&mut self, arrivals: &mut Arrivals, now_ns: u64) {
-        let client = self.pick(arrivals.sent.len());
-        let sequence = arrivals.sent[client];
-        arrivals.sent[client] += 1;
+        let client = self.pick(arrivals.clients);
         let id = arrivals.channels[client].unwrap_or_default();
         self.ids.extend_from_slice(&id.to_le_bytes());
-        let stamp = Stamp { run: arrivals.run, client: client as u32, sequence, time_ns: now_ns };
-        stamp.write(arrivals.size, &mut self.payloads);
+        arrivals.tally.write_next(client, now_ns, &mut self.payloads);
     }
 
     /// Queues what was added: a message each, or one for all.
@@ -228,17 +164,17 @@ fn publish(engine: &mut Engine, arrivals: &mut Arrivals, settings: &Settings, pa
     let mut bar = Progress::new("sending", if end_ns.is_some() { 0 } else { messages });
     let mut composer = Composer { random: start_ns | 1, ids: Vec::new(), payloads: Vec::new(), message: Vec::new() };
     let mut sent = 0;
-    arrivals.last_arrival_ns = start_ns;
+    arrivals.tally.last_arrival_ns = start_ns;
     loop {
         let now_ns = sys::now_ns();
         if end_ns.is_some_and(|end_ns| now_ns >= end_ns) {
             messages = sent;
         }
-        let done = arrivals.accounting.delivered;
+        let done = arrivals.tally.accounting.delivered;
         if sent >= messages && done >= sent {
             return Ok(());
         }
-        if now_ns.saturating_sub(arrivals.last_arrival_ns) > patience_ns || arrivals.accounting.closed > 0 {
+        if now_ns.saturating_sub(arrivals.tally.last_arrival_ns) > patience_ns || arrivals.tally.accounting.closed > 0 {
             return Ok(());
         }
         // A burst leaves when the one before has arrived; single messages leave as soon as the window has room.
@@ -249,8 +185,8 @@ fn publish(engine: &mut Engine, arrivals: &mut Arrivals, settings: &Settings, pa
             sent += 1;
         }
         if sent > before {
-            composer.queue(engine, arrivals.publisher, settings.size, settings.bursts);
-            engine.flush(arrivals.publisher, arrivals);
+            composer.queue(engine, arrivals.clients, settings.size, settings.bursts);
+            engine.flush(arrivals.clients, arrivals);
         }
         engine.poll(10, arrivals)?;
         bar.set(done);

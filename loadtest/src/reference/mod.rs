@@ -2,6 +2,7 @@
 //! `pushring demo` (`/relay…`, `/echo…`, `/unicast…`) and, where it says so, registration at `/`.
 
 pub mod raw;
+mod raw_accept;
 mod raw_ring;
 pub mod tungstenite;
 pub mod warp;
@@ -34,6 +35,8 @@ pub enum Kind {
     RawSend,
     /// The floor of a handshake: accept, recv, send, close.
     RawAccept,
+    /// The floor of a connection that its client ends: that, and watching it, seeing its end, answering a close frame.
+    RawSession,
 }
 
 /// Runs the server until it is ended by a signal.
@@ -44,7 +47,8 @@ pub fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
         Kind::Warp => warp::serve(args.listen),
         Kind::RawRing => raw::serve(args.listen, raw_ring::Ring::new()?),
         Kind::RawSend => raw::serve(args.listen, raw::Loop),
-        Kind::RawAccept => raw::serve_accepts(args.listen),
+        Kind::RawAccept => raw_accept::serve_accepts(args.listen),
+        Kind::RawSession => raw_accept::serve_sessions(args.listen),
     }
 }
 

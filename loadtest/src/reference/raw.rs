@@ -1,5 +1,5 @@
-//! The floor: servers that do nothing but the system calls. `relay` and `unicast` on one epoll set, sending through
-//! io_uring or with `send(2)`; and a bare loop of accept, recv, send, close.
+//! The floor of a push: a server that does nothing but the system calls. `relay` and `unicast` on one epoll set,
+//! sending through io_uring or with `send(2)`.
 //!
 //! They answer only this program's own handshake. A `unicast` message here is a burst: a count, that many connection
 //! ids, and one payload for each, so that the sends are all there is to measure.
@@ -59,11 +59,11 @@ impl SendAll for Loop {
 const ANSWER_HEAD: &str =
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
 
-fn answer() -> Vec<u8> {
+pub(super) fn answer() -> Vec<u8> {
     format!("{ANSWER_HEAD}{ACCEPT}\r\n\r\n").into_bytes()
 }
 
-fn listen_on(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(super) fn listen_on(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -71,20 +71,6 @@ fn listen_on(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::from(socket);
     println!("listening on http://{}", listener.local_addr()?);
     Ok(listener)
-}
-
-/// accept, recv, send, close: the floor of a handshake.
-pub fn serve_accepts(address: SocketAddr) -> anyhow::Result<()> {
-    let listener = listen_on(address)?;
-    let answer = answer();
-    let mut buffer = [0; 4096];
-    loop {
-        let (mut stream, _) = listener.accept()?;
-        // A client that is gone again is no reason to stop.
-        if stream.read(&mut buffer).is_ok_and(|count| count > 0) {
-            let _ = stream.write_all(&answer);
-        }
-    }
 }
 
 struct Connection {
