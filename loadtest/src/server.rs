@@ -135,9 +135,12 @@ impl Server {
     /// Fails, with the end of its log, if a server that was started here has ended.
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
         let Some(running) = &mut self.child else { return Ok(()) };
-        match running.child.try_wait()? {
-            None => Ok(()),
-            Some(status) => bail!("{} ended by itself ({status}):\n{}", self.name, running.log.tail()),
+        match running.child.try_wait() {
+            Ok(None) => Ok(()),
+            // In a process that was forked since: whoever started the server will see.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(Some(status)) => bail!("{} ended by itself ({status}):\n{}", self.name, running.log.tail()),
         }
     }
 }

@@ -5,9 +5,10 @@
 //! what the kernel answers and returns it as an `io::Result`. It knows nothing of WebSocket.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -227,6 +228,25 @@ pub fn fork(work: impl FnOnce(File) -> i32) -> io::Result<Forked> {
             unsafe { libc::_exit(code) }
         }
         pid => Ok(Forked { pid: pid as u32, report: File::from(OwnedFd::from(reader)) }),
+    }
+}
+
+/// Reads to the end of `file`; `None` when that takes longer than `limit`.
+pub fn read_to_end_within(file: &mut File, limit: Duration) -> io::Result<Option<Vec<u8>>> {
+    let deadline_ns = now_ns() + limit.as_nanos() as u64;
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        let left_ms = deadline_ns.saturating_sub(now_ns()).div_ceil(1_000_000);
+        let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, valid for the whole call.
+        let ready = check(unsafe { libc::poll(&mut poll, 1, left_ms.min(i32::MAX as u64) as libc::c_int) })?;
+        if ready == 0 {
+            return Ok(None);
+        }
+        match file.read(&mut buffer)? {
+            0 => return Ok(Some(bytes)),
+            count => bytes.extend_from_slice(&buffer[..count]),
+        }
     }
 }
 

@@ -144,15 +144,14 @@ pub fn unicast_cell(clients: usize, seconds: f64) -> Cell {
     }
 }
 
-/// The handshake cell.
-pub fn handshake_cell(churn: u64) -> Cell {
-    let settings = connect::Settings { clients: 0, hold: 0.0, churn, concurrency: 64, close: How::Tcp, processes: 1 };
-    Cell {
-        key: "handshake".into(),
-        title: "connect + upgrade + close".into(),
-        job: Job::Connect(settings),
-        metrics: vec![Metric::CpuPerUnit],
-    }
+/// A handshake cell: the client ends TCP, or WebSocket first.
+pub fn handshake_cell(churn: u64, close: How) -> Cell {
+    let settings = connect::Settings { clients: 0, hold: 0.0, churn, concurrency: 64, close, processes: 1 };
+    let (key, title) = match close {
+        How::Handshake => ("closing-handshake", "connect + upgrade + closing handshake"),
+        How::Tcp | How::Reset => ("handshake", "connect + upgrade + close"),
+    };
+    Cell { key: key.into(), title: title.into(), job: Job::Connect(settings), metrics: vec![Metric::CpuPerUnit] }
 }
 
 /// The windows of the throughput plot.
@@ -178,7 +177,8 @@ pub fn cells(scale: Scale) -> Vec<Cell> {
         }),
         metrics: vec![Metric::CpuPerUnit],
     });
-    cells.push(handshake_cell(churn));
+    cells.push(handshake_cell(churn, How::Tcp));
+    cells.push(handshake_cell(churn, How::Handshake));
     cells.push(Cell {
         key: "idle".into(),
         title: format!("idle memory per channel, {many} open"),

@@ -7,6 +7,7 @@ mod html;
 pub mod matrix;
 mod svg;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::{Bench, Conduct, ServerArgs};
 use crate::client::engine::Pace;
-use crate::progress::Progress;
+use crate::modes::connect::How;
+use crate::progress::{self, Progress};
 use crate::report::{Report, thousands};
 use crate::server::{Launch, ServerSpec};
 use crate::stats::Spread;
@@ -42,8 +44,8 @@ pub struct CompareArgs {
     #[arg(long, default_value_t = 5000)]
     pub churn: u64,
     /// Only cells whose key contains one of these; `stuck` for the test with a stuck client.
-    #[arg(long, value_delimiter = ',')]
-    pub only: Vec<String>,
+    #[arg(long, alias = "only", value_name = "KEY", value_delimiter = ',')]
+    pub cells: Vec<String>,
     /// The pushring program [default: `pushring` beside this program].
     #[arg(long, value_name = "PROGRAM")]
     pub start: Option<PathBuf>,
@@ -188,8 +190,10 @@ enum ContenderKind {
     BroadcastOnly,
     /// The floor of pushes.
     RawPush,
-    /// The floor of handshakes.
+    /// The floor of handshakes, which ends every connection itself.
     RawAccept,
+    /// The floor of connections that their clients end.
+    RawSession,
 }
 
 impl Contender {
@@ -204,7 +208,10 @@ impl Contender {
                 settings.bursts = true;
                 Some(Job::Unicast(settings))
             }
-            (ContenderKind::RawAccept, Job::Connect(settings)) if settings.clients == 0 => Some(job.clone()),
+            (ContenderKind::RawAccept, Job::Connect(settings)) if settings.close == How::Handshake => None,
+            (ContenderKind::RawAccept | ContenderKind::RawSession, Job::Connect(settings)) if settings.clients == 0 => {
+                Some(job.clone())
+            }
             _ => None,
         }
     }
@@ -218,6 +225,7 @@ fn raw_contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
         raw("raw-ring", ContenderKind::RawPush)?,
         raw("raw-send", ContenderKind::RawPush)?,
         raw("raw-accept", ContenderKind::RawAccept)?,
+        raw("raw-session", ContenderKind::RawSession)?,
     ])
 }
 
@@ -276,7 +284,8 @@ pub fn run_limit(args: &CompareArgs) -> anyhow::Result<bool> {
     }
     cells.push(matrix::fanout_cell(args.few, 128, 16, args.seconds));
     cells.push(matrix::unicast_cell(args.few, args.seconds));
-    cells.push(matrix::handshake_cell(args.churn));
+    cells.push(matrix::handshake_cell(args.churn, How::Tcp));
+    cells.push(matrix::handshake_cell(args.churn, How::Handshake));
     measure(args, cells, raw_contenders(args)?, 0.0)
 }
 
@@ -286,9 +295,9 @@ fn measure(
     contenders: Vec<Contender>,
     stuck_seconds: f64,
 ) -> anyhow::Result<bool> {
-    cells.retain(|cell| args.only.is_empty() || args.only.iter().any(|part| cell.key.contains(part.as_str())));
-    if (cells.is_empty() && args.only.iter().all(|part| part != "stuck")) || args.runs == 0 {
-        bail!("nothing to compare: check --only and --runs");
+    cells.retain(|cell| args.cells.is_empty() || args.cells.iter().any(|part| cell.key.contains(part.as_str())));
+    if (cells.is_empty() && args.cells.iter().all(|part| part != "stuck")) || args.runs == 0 {
+        bail!("nothing to compare: check --cells and --runs");
     }
     let conduct = conduct(args)?;
     let mut comparison = Comparison {
@@ -299,25 +308,36 @@ fn measure(
         cells: Vec::new(),
         stuck: Vec::new(),
     };
+    let stuck_wanted = stuck_seconds > 0.0 && (args.cells.is_empty() || args.cells.iter().any(|part| part == "stuck"));
+    let able = cells.iter().map(|cell| contenders.iter().filter(|one| one.job(&cell.job).is_some()).count());
+    let mut bar = Progress::new("starting", (able.sum::<usize>() * args.runs) as u64);
+    progress::hide();
     for cell in &cells {
-        let result = run_cell(cell, &contenders, args, &conduct)?;
-        print!("{}", cell_table(&result, &comparison.subject));
+        let result = run_cell(cell, &contenders, args, &conduct, &mut bar);
+        bar.suspend(|| print!("{}", cell_table(&result, &comparison.subject)));
         comparison.cells.push(result);
+        save(&comparison, args)?;
     }
-    let stuck_wanted = args.only.is_empty() || args.only.iter().any(|part| part == "stuck");
-    if stuck_seconds > 0.0 && stuck_wanted {
+    drop(bar);
+    if stuck_wanted {
         comparison.stuck = run_stuck(&contenders, stuck_seconds, &conduct);
         print!("{}", stuck_table(&comparison.stuck));
-    }
-    if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&comparison)?)
-            .with_context(|| format!("writing {}", path.display()))?;
-    }
-    if let Some(path) = &args.html {
-        std::fs::write(path, html::page(&comparison)).with_context(|| format!("writing {}", path.display()))?;
+        save(&comparison, args)?;
     }
     let series = comparison.cells.iter().flat_map(|cell| &cell.series).chain(&comparison.stuck);
     Ok(series.filter(|series| series.server == comparison.subject).all(Series::is_clean))
+}
+
+/// Writes what there is so far, so that a run that is broken off leaves something.
+fn save(comparison: &Comparison, args: &CompareArgs) -> anyhow::Result<()> {
+    if let Some(path) = &args.json {
+        let json = serde_json::to_vec_pretty(comparison)?;
+        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+    }
+    if let Some(path) = &args.html {
+        std::fs::write(path, html::page(comparison)).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn conduct(args: &CompareArgs) -> anyhow::Result<Conduct> {
@@ -338,29 +358,55 @@ fn run_cell(
     contenders: &[Contender],
     args: &CompareArgs,
     conduct: &Conduct,
-) -> anyhow::Result<CellResult> {
+    bar: &mut Progress,
+) -> CellResult {
     let able: Vec<(&Contender, Job)> =
         contenders.iter().filter_map(|contender| Some((contender, contender.job(&cell.job)?))).collect();
     let mut series: Vec<Series> = able.iter().map(|(contender, _)| Series::new(&contender.spec.name)).collect();
     for run in 0..args.runs {
         for ((contender, job), series) in able.iter().zip(&mut series) {
-            let _bar = Progress::new(&format!("{} {} {}", cell.key, run + 1, contender.spec.name), 0);
+            bar.step(format!("{} {}/{} {}", cell.key, run + 1, args.runs, contender.spec.name));
             one_run(contender, job, conduct, series);
         }
     }
-    Ok(CellResult { key: cell.key.clone(), title: cell.title.clone(), metrics: cell.metrics.clone(), series })
+    CellResult { key: cell.key.clone(), title: cell.title.clone(), metrics: cell.metrics.clone(), series }
 }
 
 /// Starts the server, runs the job, ends the server. A failure is a result like any other.
 fn one_run(contender: &Contender, job: &Job, conduct: &Conduct, series: &mut Series) {
     let result = contender.spec.start().and_then(|server| {
         let mut bench = Bench::new(server, conduct.clone());
-        job.run(&mut bench)
+        let result = within(RUN_MAX, || job.run(&mut bench));
+        if result.is_err() {
+            bench.server.check_alive()?;
+        }
+        result
     });
     match result {
         Ok(report) => series.reports.push(report),
         Err(error) => series.failures.push(format!("{error:#}")),
     }
+}
+
+/// The longest that one run may take, however the server behaves: many times what the slowest takes.
+const RUN_MAX: Duration = Duration::from_secs(60);
+
+/// Runs a job in a process of its own, which is ended when it takes longer than `limit`.
+fn within(limit: Duration, job: impl FnOnce() -> anyhow::Result<Report>) -> anyhow::Result<Report> {
+    let mut child = sys::fork(|mut pipe| {
+        let result = job().map_err(|error| format!("{error:#}"));
+        let written = serde_json::to_vec(&result).map(|json| pipe.write_all(&json));
+        i32::from(!matches!(written, Ok(Ok(()))))
+    })?;
+    let report = sys::read_to_end_within(&mut child.report, limit)?;
+    if report.is_none() {
+        sys::terminate(child.pid)?;
+    }
+    let code = sys::wait_for(child.pid)?;
+    let Some(report) = report else { bail!("gave up after {limit:?}") };
+    let result: Result<Report, String> =
+        serde_json::from_slice(&report).with_context(|| format!("the run ended with {code}"))?;
+    result.map_err(anyhow::Error::msg)
 }
 
 fn run_stuck(contenders: &[Contender], seconds: f64, conduct: &Conduct) -> Vec<Series> {
