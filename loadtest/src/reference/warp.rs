@@ -83,9 +83,12 @@ enum MessageType {
 /// The bodies of both directions that matter here, as the node's JSON has them.
 #[derive(Debug, Serialize, Deserialize)]
 enum Body {
-    WebSocketOpen { path: String, channel_id: u32 },
-    WebSocketPush { channel_id: u32, message_type: MessageType },
-    WebSocketClose(u32),
+    #[serde(rename = "WebSocketOpen")]
+    Open { path: String, channel_id: u32 },
+    #[serde(rename = "WebSocketPush")]
+    Push { channel_id: u32, message_type: MessageType },
+    #[serde(rename = "WebSocketClose")]
+    Close(u32),
 }
 
 /// What travels between the parts of a node.
@@ -153,7 +156,7 @@ async fn server_loop(senders: Senders, mut from_kernel: mpsc::Receiver<KernelMes
 }
 
 async fn handle_app_message(message: KernelMessage, senders: Senders) {
-    let Ok(Body::WebSocketPush { channel_id, message_type }) = serde_json::from_slice(&message.body) else { return };
+    let Ok(Body::Push { channel_id, message_type }) = serde_json::from_slice(&message.body) else { return };
     let Some(blob) = message.blob else { return };
     let outgoing = match message_type {
         MessageType::Text => Message::text(String::from_utf8_lossy(&blob).to_string()),
@@ -176,7 +179,7 @@ async fn maintain_websocket(socket: WebSocket, role: Role, senders: Senders, to_
     let (sender, mut queue) = mpsc::channel(SOCKET_QUEUE);
     senders.insert(channel_id, (app.clone(), sender));
     let to_app = |body: Body, blob| KernelMessage::new(ProcessId::server(), app.clone(), &body, blob);
-    let _ = to_kernel.send(to_app(Body::WebSocketOpen { path: "/".to_owned(), channel_id }, None)).await;
+    let _ = to_kernel.send(to_app(Body::Open { path: "/".to_owned(), channel_id }, None)).await;
     loop {
         tokio::select! {
             incoming = read.next() => {
@@ -190,7 +193,7 @@ async fn maintain_websocket(socket: WebSocket, role: Role, senders: Senders, to_
                 } else {
                     continue;
                 };
-                let body = Body::WebSocketPush { channel_id, message_type };
+                let body = Body::Push { channel_id, message_type };
                 let _ = to_kernel.send(to_app(body, Some(message.into_bytes()))).await;
             }
             Some(outgoing) = queue.recv() => {
@@ -201,7 +204,7 @@ async fn maintain_websocket(socket: WebSocket, role: Role, senders: Senders, to_
         }
     }
     senders.remove(&channel_id);
-    let _ = to_kernel.send(to_app(Body::WebSocketClose(channel_id), None)).await;
+    let _ = to_kernel.send(to_app(Body::Close(channel_id), None)).await;
     if let Ok(socket) = write.reunite(read) {
         let _ = socket.close().await;
     }
@@ -215,17 +218,17 @@ async fn processes(mut events: mpsc::Receiver<KernelMessage>, to_server: mpsc::S
         let Some(role) = app.role() else { continue };
         let Ok(body) = serde_json::from_slice::<Body>(&event.body) else { continue };
         match body {
-            Body::WebSocketOpen { channel_id, .. } if role == Role::Unicast => {
+            Body::Open { channel_id, .. } if role == Role::Unicast => {
                 push(&to_server, &app, channel_id, MessageType::Text, greeting(channel_id).as_bytes()).await;
             }
-            Body::WebSocketOpen { channel_id, .. } => {
+            Body::Open { channel_id, .. } => {
                 relay.extend((role == Role::Relay).then_some(channel_id));
             }
-            Body::WebSocketClose(channel_id) => {
+            Body::Close(channel_id) => {
                 relay.remove(&channel_id);
             }
-            Body::WebSocketPush { message_type: MessageType::Close, .. } => {}
-            Body::WebSocketPush { channel_id, message_type } => {
+            Body::Push { message_type: MessageType::Close, .. } => {}
+            Body::Push { channel_id, message_type } => {
                 let blob = event.blob.unwrap_or_default();
                 answer(&to_server, &app, role, &relay, channel_id, message_type, &blob).await;
             }
@@ -264,6 +267,6 @@ async fn push(
     message_type: MessageType,
     blob: &[u8],
 ) {
-    let body = Body::WebSocketPush { channel_id, message_type };
+    let body = Body::Push { channel_id, message_type };
     let _ = to_server.send(KernelMessage::new(app.clone(), ProcessId::server(), &body, Some(blob.to_vec()))).await;
 }
