@@ -251,6 +251,15 @@ impl<T> Inbox<T> {
     /// Hands at most `commands_max` commands to `each`, oldest first, and stops early once they stand for
     /// `bytes_max` bytes or more. Returns how many; then their room is free and who waits for it is woken.
     pub fn drain(&mut self, commands_max: usize, bytes_max: u64, mut each: impl FnMut(T)) -> usize {
+        let all = |command| {
+            each(command);
+            true
+        };
+        self.drain_while(commands_max, bytes_max, all)
+    }
+
+    /// As [`drain`](Self::drain), but also stops behind a command to which `each` answers false.
+    pub fn drain_while(&mut self, commands_max: usize, bytes_max: u64, mut each: impl FnMut(T) -> bool) -> usize {
         let (mut commands, mut bytes) = (0, 0);
         // Neighbours of one account are released together: producers tend to send in runs.
         let mut run: Option<(Account, u64, u64)> = None;
@@ -269,7 +278,9 @@ impl<T> Inbox<T> {
                     }
                 }
             }
-            each(entry.command);
+            if !each(entry.command) {
+                break;
+            }
         }
         if let Some((account, run_commands, run_bytes)) = run {
             account.0.release(run_commands, run_bytes);

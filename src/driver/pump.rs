@@ -155,6 +155,7 @@ impl Pump {
         self.carry_out();
         let accepts = self.accept_pending && now_ms >= self.accept_pause_until_ms;
         Ok(self.shard.wants_flush()
+            || self.shard.is_turn_full()
             || !self.readable.is_empty()
             || accepts
             || self.events.is_full()
@@ -174,9 +175,11 @@ impl Pump {
         self.inbox.take_kick();
         shard.note_inbox(self.inbox.bytes());
         // What waits for its first send goes out before more is taken in.
-        if !shard.is_window_full() {
-            self.inbox
-                .drain(TURN_COMMANDS_MAX, TURN_COMMAND_BYTES_MAX, |command| shard.handle_command(command, now_ms));
+        if !shard.is_turn_full() {
+            self.inbox.drain_while(TURN_COMMANDS_MAX, TURN_COMMAND_BYTES_MAX, |command| {
+                shard.handle_command(command, now_ms);
+                !shard.is_turn_full()
+            });
         }
         if shard.is_stopping() {
             self.listener = None;

@@ -33,7 +33,11 @@ use crate::proto::deflate::Deflater;
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// Frames that are put behind what waits for a channel in one turn, at some 15 ns each: half as long as a batch of sends.
+const TURN_OFFERS_MAX: usize = 32 * 1024;
 
 /// What the driver must do for the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +82,10 @@ pub struct Shard {
     pub(super) opened_untold: bool,
     /// Owners with connections that wait for room in their queue.
     pub(super) owners_full: Vec<u32>,
+    /// Orders of a batch that did not fit the turn.
+    put_off: VecDeque<Command>,
+    /// Frames offered to channels in this turn.
+    pub(super) turn_offers: usize,
     pub(super) window: Window,
     pub(super) spares: Spares,
     pub(super) memory: Memory,
@@ -127,6 +135,8 @@ impl Shard {
             owners_touched: Vec::new(),
             opened_untold: false,
             owners_full: Vec::new(),
+            put_off: VecDeque::new(),
+            turn_offers: 0,
             window: Window::default(),
             spares: Spares::default(),
             memory: Memory::new(common.memory),
@@ -164,11 +174,25 @@ impl Shard {
         self.now_ms = now_ms;
         match command {
             Command::Batch(commands) => {
-                for command in commands {
-                    self.obey(command);
-                }
+                // Whoever calls again in a full turn wants more done; order holds all the same.
+                self.put_off.extend(commands);
+                self.obey_put_off();
             }
-            command => self.obey(command),
+            command => {
+                while let Some(before) = self.put_off.pop_front() {
+                    self.obey(before);
+                }
+                self.obey(command);
+            }
+        }
+    }
+
+    /// Obeys the orders of a batch as long as the turn has room.
+    fn obey_put_off(&mut self) {
+        while (self.turn_offers < TURN_OFFERS_MAX && !self.is_window_full())
+            && let Some(command) = self.put_off.pop_front()
+        {
+            self.obey(command);
         }
     }
 
@@ -206,6 +230,8 @@ impl Shard {
     /// Hands the events of this turn to their processes and lets clients go on that waited for room. Call it once a
     /// turn, after what came in was handled.
     pub fn end_turn(&mut self) {
+        self.turn_offers = 0;
+        self.obey_put_off();
         // What a client that goes on has sent is handed over too, and the room that is left then looked at again. It
         // ends: only bytes that were read already are parsed here.
         loop {
@@ -234,8 +260,13 @@ impl Shard {
         into.append(&mut self.effects);
     }
 
-    /// Whether the window has so many bytes that they should leave before more pushes are taken in.
-    pub fn is_window_full(&self) -> bool {
+    /// Whether what was taken in should be sent before more is: the window is full, the pushes of this turn have reached
+    /// so many channels that others have waited long enough, or a batch is not done.
+    pub fn is_turn_full(&self) -> bool {
+        self.turn_offers >= TURN_OFFERS_MAX || self.is_window_full() || !self.put_off.is_empty()
+    }
+
+    fn is_window_full(&self) -> bool {
         self.window.bytes() >= super::sending::WINDOW_BYTES_MAX
     }
 

@@ -237,6 +237,7 @@ impl Shard {
     ) -> Fate {
         let fate = self.offer(slot, encoding, policy, since);
         self.stats.pushed += 1;
+        self.turn_offers += 1;
         match fate {
             Fate::Waits => {}
             Fate::Queued => self.stats.queued += 1,

@@ -1,4 +1,4 @@
-//! A shard in memory, with open channels and sockets that take everything: what the allocation test and the benchmark of
+//! A shard in memory, with open channels and sockets that take everything: what tests of counts and the benchmarks of
 //! the fan-out share.
 #![allow(dead_code, missing_docs)]
 
@@ -6,11 +6,11 @@ use pushring::channel::ChannelId;
 use pushring::gateway::{Dialect, OwnerId, Settings, Snapshot};
 use pushring::process_id::ProcessId;
 use pushring::proto::MessageKind;
-use pushring::shard::command::{Command, Policy, PushFrame, PushKind, PushMany, ShardAudience};
+use pushring::shard::command::{Asked, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
 use pushring::shard::event::Event;
 use pushring::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use pushring::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
-use pushring::shard::{Common, Config, Directory, Owner, Shard};
+use pushring::shard::{Common, Config, Directory, Owner, Shard, Token};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -26,6 +26,17 @@ pub struct Taken {
     pub bytes: AtomicUsize,
     /// Where the last slice of the last send lay.
     pub last: AtomicPtr<u8>,
+    /// One socket's number, and the sends to it.
+    watched: AtomicUsize,
+    pub watched_sends: AtomicUsize,
+}
+
+impl Taken {
+    /// Counts the sends to this socket from now on.
+    pub fn watch(&self, socket: usize) {
+        self.watched.store(socket, Ordering::Relaxed);
+        self.watched_sends.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Takes everything and looks at nothing.
@@ -40,6 +51,8 @@ impl Flush for NullFlush {
                 Parts::Many(parts) => (parts.iter().map(|p| p.len()).sum(), parts[parts.len() - 1].as_ptr()),
             };
             self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+            let is_watched = outgoing.socket.0 as usize == self.0.watched.load(Ordering::Relaxed);
+            self.0.watched_sends.fetch_add(usize::from(is_watched), Ordering::Relaxed);
             self.0.last.store(last.cast_mut(), Ordering::Relaxed);
         }
     }
@@ -50,6 +63,8 @@ pub struct Fan {
     pub shard: Shard,
     pub taken: Arc<Taken>,
     pub channels: Vec<ChannelId>,
+    /// By socket.
+    pub tokens: Vec<Token>,
     receiver: ProcessReceiver,
 }
 
@@ -69,9 +84,9 @@ impl Fan {
         let common =
             Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Default::default() };
         let shard = Shard::new(0, 1, common, flusher, 7, 0);
-        let mut fan = Self { shard, taken, channels: Vec::with_capacity(channels), receiver };
+        let mut fan = Self { shard, taken, channels: Vec::with_capacity(channels), tokens: Vec::new(), receiver };
         for at in 0..channels {
-            fan.open(SocketId(at as i32));
+            fan.open(at);
         }
         fan.turn();
         while let Ok(batch) = fan.receiver.try_recv() {
@@ -84,15 +99,38 @@ impl Fan {
         fan
     }
 
-    fn open(&mut self, socket: SocketId) {
-        let token = self.shard.handle_accept(socket, ([127, 0, 0, 1], 1).into(), 0).unwrap();
+    /// A client comes on this socket and is upgraded; its 101 waits for the next flush.
+    pub fn open(&mut self, socket: usize) {
+        let peer = ([127, 0, 0, 1], 1).into();
+        let token = self.shard.handle_accept(SocketId(socket as i32), peer, 0).unwrap();
         self.shard.handle_read(token, &mut UPGRADE.to_vec(), 0);
+        self.tokens.push(token);
+    }
+
+    /// Sends every message that the process was given back to its channel, and answers how many there were.
+    pub fn answer_messages(&mut self) -> usize {
+        let mut orders = Vec::new();
+        while let Ok(batch) = self.receiver.try_recv() {
+            orders.extend(batch.events.into_iter().filter_map(|event| match event {
+                Event::Message { channel, payload, .. } => Some(Self::unicast(channel, payload)),
+                _ => None,
+            }));
+        }
+        let count = orders.len();
+        self.shard.handle_command(Command::Batch(orders), 1);
+        count
     }
 
     /// Flushes until nothing waits, then ends the turn.
     pub fn turn(&mut self) {
         while self.shard.flush() {}
         self.shard.end_turn();
+    }
+
+    /// The order to push a message to one channel.
+    pub fn unicast(channel: ChannelId, payload: bytes::Bytes) -> Command {
+        let frame = PushFrame { kind: PushKind::Message(MessageKind::Binary), payload };
+        Command::Push(Push { channel, owner: Some(OWNER), frame, policy: None, asked: Asked::Nobody })
     }
 
     /// The order to push a message to all channels.

@@ -379,7 +379,7 @@ impl World {
             pump.shard.handle_tick(now_ms);
         }
         pump.inbox.take_kick();
-        if !pump.shard.is_window_full() {
+        if !pump.shard.is_turn_full() {
             let commands_max = pump.rng.between(1, 64);
             let shard = &mut pump.shard;
             pump.inbox.drain(commands_max, 1 << 20, |command| shard.handle_command(command, now_ms));
