@@ -28,13 +28,20 @@ fn closed_event(scene: &mut Scene) -> (u16, ClosedBy) {
     }
 }
 
+/// The first byte of each frame that has left.
+fn opcodes_left(scene: &Scene) -> Vec<u8> {
+    let left = scene.left();
+    let starts = frames_left(scene).into_iter().scan(0, |at, len| Some(std::mem::replace(at, *at + len)));
+    starts.map(|at| left[at]).collect()
+}
+
 #[test]
 fn a_vanished_client_is_pinged_twice_and_gone_within_75_s() {
     let (mut scene, _) = channel();
     let closed_ms = closed_at(&mut scene, 100_000).unwrap();
     assert!((60_000..=75_000).contains(&closed_ms), "{closed_ms}");
     assert_eq!(closed_event(&mut scene), (1001, ClosedBy::Timeout));
-    assert_eq!(&scene.left()[..6], &[0x89, 0, 0x89, 0, 0x88, 20], "two pings, then the close frame");
+    assert_eq!(opcodes_left(&scene), [0x89, 0x89, 0x88], "two pings, then the close frame");
     assert_eq!(scene.shard.connections(), 0);
 }
 
@@ -97,7 +104,7 @@ fn intervals_longer_than_the_wheel_are_kept() {
     scene.pass(155_000);
     assert_eq!(scene.left(), b"");
     scene.pass(45_000);
-    assert_eq!(scene.left(), [0x89, 0]);
+    assert_eq!(opcodes_left(&scene), [0x89]);
     let closed_ms = closed_at(&mut scene, 500_000).unwrap();
     assert!((15_000 + 480_000..=15_000 + 600_000).contains(&closed_ms), "{closed_ms}");
 }
@@ -122,7 +129,7 @@ fn nobody_is_judged_by_what_came_while_we_were_stopped() {
     let (mut scene, _) = channel();
     // Two pings are out, and the answer arrives while the whole process stands still.
     scene.pass(56_000);
-    assert_eq!(scene.left(), [0x89, 0, 0x89, 0]);
+    assert_eq!(opcodes_left(&scene), [0x89, 0x89]);
     scene.now_ms += 3_600_000;
     assert_eq!(scene.pass(TICK_MS), []);
     scene.read(client_frame(10, b""));
