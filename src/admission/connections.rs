@@ -41,6 +41,16 @@ pub struct Limits {
     pub turned_away_max: usize,
 }
 
+impl Limits {
+    /// These limits for a process that has `files_left` descriptors left for clients. A client over a limit needs one
+    /// too, to be told so: else the system's limit would be met first, and who meets that waits without a word.
+    pub fn within_files(self, files_left: usize) -> Self {
+        let turned_away_max = self.turned_away_max.min(files_left / 8);
+        let connections_max = self.connections_max.min((files_left - turned_away_max).max(1));
+        Self { connections_max, turned_away_max, ..self }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -37,6 +37,19 @@ fn a_limit_of_0_is_none() {
 }
 
 #[test]
+fn limits_stay_within_the_files_that_are_left() {
+    let fit = |files_left| {
+        let limits =
+            Limits { connections_max: 1000, turned_away_max: 100, ..Limits::default() }.within_files(files_left);
+        (limits.connections_max, limits.turned_away_max)
+    };
+    assert_eq!(fit(1_000_000), (1000, 100));
+    assert_eq!(fit(1050), (950, 100));
+    assert_eq!(fit(80), (70, 10));
+    assert_eq!((fit(7), fit(0)), ((7, 0), (1, 0)));
+}
+
+#[test]
 fn exempt_addresses_are_not_counted() {
     let limits = Limits { per_ip_exempt: vec!["10.0.0.0/8".parse().unwrap()], ..Limits::default() };
     let connections = connections(limits);

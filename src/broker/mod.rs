@@ -74,6 +74,10 @@ const SHARDS_MAX: usize = 256;
 /// smaller [`Config::memory_bytes_max`] is raised to it.
 pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 
+/// What a shard opens as it starts, beside its listener: two rings, an epoll set and its duplicate, an eventfd; and for
+/// a moment the two socket pairs with which a ring is tried.
+const FILES_PER_SHARD: usize = 10;
+
 /// What a broker is started with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -214,13 +218,14 @@ impl Broker {
         settings.hosts = settings.hosts.for_listener(address.ip());
         let directory = Directory::new(Snapshot::new(settings));
         let (ended_sender, ended) = bounded(shards);
+        let admission = fit_to_open_files(config.admission, shards);
         let current = Arc::new(Mutex::new(directory.clone()));
         let memory = config.memory_bytes_max.map(|bytes| Budget::of(bytes.max(shards * SHARD_MEMORY_BYTES_MIN)));
         let common = Common {
             config: Arc::new(config.shard),
             directory: Arc::new(directory),
             // Where a client's entry lies is not to be guessed.
-            admission: Arc::new(admission::Connections::new(config.admission, RandomState::new())),
+            admission: Arc::new(admission::Connections::new(admission, RandomState::new())),
             memory: memory.unwrap_or_default(),
         };
         let clock = Clock::start();
@@ -483,6 +488,27 @@ impl Shared {
     fn new_owner(&self) -> OwnerId {
         OwnerId(self.next_owner.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// Lowers `limits` to what the limit of open files leaves for clients.
+fn fit_to_open_files(limits: admission::Limits, shards: usize) -> admission::Limits {
+    // Without a /proc to count in, the system's limit will show itself.
+    let Ok((files_max, open)) = sys::open_files() else { return limits };
+    let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
+    // What opens and closes files beside us: a sixteenth where there are few.
+    let spare = (files_max / 16).min(64);
+    let files_left = files_max.saturating_sub(open + shards * FILES_PER_SHARD + spare);
+    let fitting = limits.clone().within_files(files_left);
+    if fitting.connections_max < limits.connections_max {
+        let (configured, connections_max) = (limits.connections_max, fitting.connections_max);
+        tracing::warn!(
+            connections_max,
+            configured,
+            files_max,
+            "fewer connections than configured: the limit of open files allows no more"
+        );
+    }
+    fitting
 }
 
 /// An eventfd that the inbox and the pump share.

@@ -41,7 +41,7 @@ const TURN_EVENTS_MAX: usize = 512;
 /// One read. What does not fit is read in the next turn, after everybody else.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
-/// How long to let a full descriptor table be, when nothing else happens.
+/// How long to let a full descriptor table be, unless we close something ourselves.
 const NO_ROOM_PAUSE_MS: u64 = 200;
 
 /// Tokens of what is no connection: generations start at 1.
@@ -62,6 +62,8 @@ pub struct Pump {
     readable: VecDeque<Token>,
     accept_pending: bool,
     accept_pause_until_ms: u64,
+    /// The last client was not accepted: there was no descriptor for it.
+    no_room: bool,
     buffer: Vec<u8>,
     effects: Vec<Effect>,
     clock: Clock,
@@ -103,6 +105,7 @@ impl Pump {
             readable: VecDeque::new(),
             accept_pending: false,
             accept_pause_until_ms: 0,
+            no_room: false,
             buffer: vec![0; READ_BYTES_MAX],
             effects: Vec::new(),
             clock,
@@ -216,6 +219,9 @@ impl Pump {
         for _ in 0..TURN_ACCEPTS_MAX {
             match sys::accept(listener)? {
                 Accepted::Client(socket, peer) => {
+                    if std::mem::take(&mut self.no_room) {
+                        tracing::info!("room for clients again");
+                    }
                     let id = sys::socket_id(&socket);
                     // Dropped: let go without a word.
                     let Some(token) = self.shard.handle_accept(id, peer, now_ms) else { continue };
@@ -236,7 +242,10 @@ impl Pump {
                     break;
                 }
                 Accepted::NoRoom(error) => {
-                    tracing::warn!(%error, backlog = BACKLOG, "no room for another client; it waits in the backlog");
+                    // Once: it may be so for hours.
+                    if !std::mem::replace(&mut self.no_room, true) {
+                        tracing::warn!(%error, backlog = BACKLOG, "no room for more clients; they wait in the backlog");
+                    }
                     self.accept_pause_until_ms = now_ms + NO_ROOM_PAUSE_MS;
                     break;
                 }
@@ -285,7 +294,11 @@ impl Pump {
                         let _ = sys::shutdown_write(socket);
                     }
                 }
-                Effect::Close(SocketId(number)) => drop(self.sockets[number as usize].take()),
+                Effect::Close(SocketId(number)) => {
+                    drop(self.sockets[number as usize].take());
+                    // There is room for one of those that wait.
+                    self.accept_pause_until_ms = 0;
+                }
             }
         }
         self.effects = effects;

@@ -153,6 +153,16 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
+/// How many files this process may have open (`u64::MAX` when unlimited), and how many it has.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn open_files() -> io::Result<(u64, usize)> {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    // Without the one that reads the list.
+    Ok((limit, std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1)))
+}
+
 /// The number by which a shard names `socket` in a flush. Valid as long as `socket` stays open.
 pub fn socket_id(socket: impl AsFd) -> SocketId {
     SocketId(socket.as_fd().as_raw_fd())
@@ -239,6 +249,14 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn open_files_are_counted() {
+        // Other tests open and close some meanwhile.
+        let held: Vec<_> = (0..100).map(|_| listener()).collect();
+        let (limit, open) = open_files().unwrap();
+        assert!(open >= held.len() && open as u64 <= limit, "{open} of {limit}");
     }
 
     #[test]
