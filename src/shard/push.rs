@@ -361,3 +361,7 @@ impl Shard {
         Fate::Closed
     }
 }
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;
