@@ -2,7 +2,9 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{Audience, Broker, Config, Delivery, Event, Message, Outcome, RecvError};
+use pushring::broker::{
+    AttachOptions, Audience, Broker, Config, Delivery, Event, Message, Outcome, PushError, QueueLimits, RecvError,
+};
 use pushring::channel::ChannelId;
 use support::{PATIENCE, connect, on_each_driver, recv};
 
@@ -47,4 +49,36 @@ fn outcomes_come_by_ticket_and_as_events_and_stop_ends_the_queue() {
         };
         assert_eq!(ended, RecvError::Stopped);
     });
+}
+
+/// A process that asks and never listens does not grow its queue for ever; nothing but its questions is refused.
+#[test]
+fn outcomes_that_nobody_reads_are_bounded() {
+    let broker = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
+    let queue = QueueLimits { messages_max: 100, ..QueueLimits::default() };
+    let options = AttachOptions { queue, ..AttachOptions::default() };
+    let process = broker.handle().process("p:p:t.os".parse().unwrap(), options).unwrap();
+    let nobody = ChannelId::new(u32::MAX);
+    let ask = |ticket| process.push_with(nobody, Message::text("?"), Delivery::default().asking_event(ticket));
+    let refused_after = (0..).find(|&ticket| match ask(ticket) {
+        Ok(()) | Err(PushError::InboxFull) => false,
+        Err(error) => {
+            assert_eq!(error, PushError::OutcomesUnread);
+            true
+        }
+    });
+    // Those that were on their way when the last was refused come on top.
+    assert!(refused_after.unwrap() >= 100);
+    process.push_wait(nobody, Message::text("not asked")).unwrap();
+    let (delivery, ticket) = Delivery::default().asking();
+    process.push_wait_with(nobody, Message::text("asked by ticket"), delivery).unwrap();
+    assert_eq!(ticket.wait(PATIENCE).unwrap().not_found, 1);
+    let mut events = Vec::new();
+    while ask(0).is_err() {
+        process.recv_batch(&mut events, PATIENCE).unwrap();
+    }
+    assert!(events.len() >= 100);
+    // Outcomes of a process that is gone reach nobody, and hold up nobody.
+    drop(process);
+    assert!(broker.handle().reports().iter().all(|report| report.memory.process_queue_bytes == 0));
 }

@@ -12,7 +12,7 @@ use crate::shard::command::{
 use crate::shard::deflate::Windows;
 use crate::shard::event::Event;
 use crate::shard::outcome::{Outcome, Part, Ticket as Parts};
-use crate::shard::process_queue;
+use crate::shard::process_queue::{self, ProcessQueue};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 use std::sync::Arc;
@@ -123,6 +123,10 @@ pub enum PushError {
     /// As `InboxFull`, but some shards had accepted their part of the audience.
     #[error("some shards' inboxes are full; the others have accepted the push")]
     Partly,
+    /// The process has as many outcomes to read as it may have messages: read events, then push again. Calls that wait
+    /// for room do not say this, so that they wait for nobody but shards: who uses them reads as fast as it asks.
+    #[error("too many outcomes of earlier pushes are unread")]
+    OutcomesUnread,
     /// The broker has stopped.
     #[error("the broker has stopped")]
     Stopped,
@@ -365,8 +369,20 @@ impl Pusher {
     }
 
     fn push_to(&self, channel: ChannelId, message: Message, delivery: Delivery, full: Full) -> Result<(), PushError> {
+        self.may_ask(&delivery, full)?;
         let asked = self.asked(delivery.ask);
         self.send(self.shared.shard_of(channel), self.command(channel, message, delivery.policy, asked), full)
+    }
+
+    /// Outcomes that come as events wait in the process' queue until it reads them.
+    fn may_ask(&self, delivery: &Delivery, full: Full) -> Result<(), PushError> {
+        if full == Full::Refuse
+            && matches!(delivery.ask, Some(Ask::Event(_)))
+            && self.queue().is_some_and(|(_, queue)| !queue.has_room_for_outcome())
+        {
+            return Err(PushError::OutcomesUnread);
+        }
+        Ok(())
     }
 
     /// Who is to be told of an order for one channel.
@@ -396,9 +412,7 @@ impl Pusher {
 
     /// Puts an event into the queue of this owner, where it still is.
     fn report(&self) -> impl Fn(Event) + Send + Sync + 'static {
-        let directory = self.shared.directory();
-        let queue = self.queue_of.and_then(|owner| directory.owners.get(&owner)).map(|owner| owner.queue.clone());
-        let queue = self.owner.zip(queue);
+        let queue = self.queue();
         move |event| {
             if let Some((owner, queue)) = &queue {
                 let mut batch = process_queue::Batch::new(*owner);
@@ -406,6 +420,13 @@ impl Pusher {
                 queue.send(batch);
             }
         }
+    }
+
+    /// This owner, and the queue of its events.
+    fn queue(&self) -> Option<(OwnerId, ProcessQueue)> {
+        let directory = self.shared.directory();
+        let queue = directory.owners.get(&self.queue_of?)?.queue.clone();
+        Some((self.owner?, queue))
     }
 
     fn command(&self, channel: ChannelId, message: Message, policy: Option<Policy>, asked: Asked) -> Command {
@@ -420,6 +441,7 @@ impl Pusher {
         delivery: Delivery,
         full: Full,
     ) -> Result<(), PushError> {
+        self.may_ask(&delivery, full)?;
         let (mut accepted, mut refused) = (0, 0);
         for (shard, command) in self.commands_to_many(audience, except, message, delivery) {
             match self.send(shard, command, full) {

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - a shard never waits here: it asks [`ProcessQueue::has_room`] before it parses the next message, and stops reading
 //!   the client when there is none; so nothing is dropped and nothing grows without bound;
-//! - Opened, Closed and Outcome are never refused: their number is bounded by the live channels and pending pushes;
+//! - Opened, Closed and Outcome are never refused: the first two are bounded by the live channels; a push that asks for
+//!   an outcome is refused while as many outcomes are unread as there may be messages;
 //! - what waits is leased from the broker's memory; where no more can be leased, the queue is as large as its lease. An
 //!   empty queue has room for a message whatever is leased, so that a process that reads always goes on;
 //! - a shard that was refused is woken once the consumer has taken half of the queue out.
@@ -44,12 +45,13 @@ pub struct Batch {
     pub events: Vec<Event>,
     messages: usize,
     bytes: usize,
+    outcomes: usize,
 }
 
 impl Batch {
     /// An empty batch.
     pub fn new(owner: OwnerId) -> Self {
-        Self { owner, events: Vec::new(), messages: 0, bytes: 0 }
+        Self { owner, events: Vec::new(), messages: 0, bytes: 0, outcomes: 0 }
     }
 
     /// Appends an event.
@@ -57,7 +59,11 @@ impl Batch {
         let bytes = match &event {
             Event::Message { payload, .. } | Event::Control { payload, .. } => Some(payload.len()),
             Event::Http(request) => Some(request.body.len()),
-            Event::Opened(_) | Event::Closed(_) | Event::Outcome { .. } | Event::Failed { .. } => None,
+            Event::Outcome { .. } | Event::Failed { .. } => {
+                self.outcomes += 1;
+                None
+            }
+            Event::Opened(_) | Event::Closed(_) => None,
         };
         if let Some(bytes) = bytes {
             self.messages += 1;
@@ -74,6 +80,7 @@ struct Shared {
     limits: QueueLimits,
     messages: AtomicUsize,
     bytes: AtomicUsize,
+    outcomes: AtomicUsize,
     lease: Lease,
     /// No more could be leased when it was last asked for.
     is_short: AtomicBool,
@@ -125,6 +132,7 @@ pub fn process_queue(
         limits,
         messages: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
+        outcomes: AtomicUsize::new(0),
         lease: budget.lease(0),
         is_short: AtomicBool::new(false),
         waiting: (0..shards).map(|_| AtomicBool::new(false)).collect(),
@@ -144,6 +152,11 @@ impl ProcessQueue {
             && (messages == 0 || self.shared.cover(held(messages + 1, bytes)))
     }
 
+    /// Whether an outcome may be asked for.
+    pub fn has_room_for_outcome(&self) -> bool {
+        self.shared.outcomes.load(Ordering::Relaxed) < self.shared.limits.messages_max
+    }
+
     /// Asks to be woken when there is room, and answers whether there is some already (then it will not be).
     pub fn wait_for_room(&self, shard: usize) -> bool {
         self.shared.waiting[shard].store(true, Ordering::SeqCst);
@@ -160,6 +173,9 @@ impl ProcessQueue {
     pub fn send(&self, batch: Batch) -> bool {
         self.shared.messages.fetch_add(batch.messages, Ordering::Relaxed);
         self.shared.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
+        if batch.outcomes > 0 {
+            self.shared.outcomes.fetch_add(batch.outcomes, Ordering::Relaxed);
+        }
         // A message that came into an empty queue may be more than could be leased.
         self.shared.cover(self.shared.held_bytes());
         self.sender.send(batch).is_ok()
@@ -238,6 +254,9 @@ impl ProcessReceiver {
     fn account(&self, batch: &Batch) {
         self.shared.messages.fetch_sub(batch.messages, Ordering::SeqCst);
         self.shared.bytes.fetch_sub(batch.bytes, Ordering::SeqCst);
+        if batch.outcomes > 0 {
+            self.shared.outcomes.fetch_sub(batch.outcomes, Ordering::Relaxed);
+        }
         if self.shared.is_half_empty() {
             for (shard, waiting) in self.shared.waiting.iter().enumerate() {
                 if waiting.load(Ordering::SeqCst) && waiting.swap(false, Ordering::SeqCst) {
