@@ -172,6 +172,10 @@ impl Connection {
         if self.asked.keep_alive && matches!(self.state, State::Answering) {
             self.state = State::Head;
             self.parse_again_bytes = 0;
+            if self.buffer.len() == self.consumed {
+                // A connection that waits for its next request holds nothing.
+                (self.buffer, self.consumed) = (Vec::new(), 0);
+            }
             AfterResponse::Feed
         } else {
             self.state = State::Closed;

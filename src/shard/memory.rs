@@ -165,9 +165,9 @@ impl Memory {
         self.lease.cover(self.used() + more)
     }
 
-    /// How much more is held than is leased.
-    pub fn excess(&self) -> usize {
-        self.used().saturating_sub(self.lease.bytes())
+    /// Whether a quarter more is held than is leased: what waiting for memory may cost, and no more.
+    pub fn is_overdrawn(&self) -> bool {
+        self.used() > self.lease.bytes() + self.lease.bytes() / 4
     }
 
     /// Gives back what is leased and not needed.

@@ -132,6 +132,22 @@ impl Twin {
         (frames, dropped)
     }
 
+    fn drop_newest(&mut self, bytes: usize) -> usize {
+        let (mut frames, mut dropped, mut at) = (0, 0, self.queue.len());
+        while dropped < bytes
+            && let Some((_, frame)) = self.held.pop()
+        {
+            (frames, dropped) = (frames + 1, dropped + frame.len());
+        }
+        while dropped < bytes && at > self.in_progress() {
+            at -= 1;
+            if !self.queue[at].is_control() {
+                (frames, dropped) = (frames + 1, dropped + self.queue.remove(at).bytes.len());
+            }
+        }
+        frames
+    }
+
     fn drop_behind_boundary(&mut self) -> usize {
         let before = self.queued_bytes();
         if before == 0 {
@@ -176,6 +192,9 @@ enum Op {
     DropOldest {
         bytes: usize,
     },
+    DropNewest {
+        bytes: usize,
+    },
     DropBehindBoundary,
 }
 
@@ -194,6 +213,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(offer, taken)| Op::Send { offer, taken }),
         3 => Just(Op::Unblock),
         1 => (0..500usize).prop_map(|bytes| Op::DropOldest { bytes }),
+        1 => (0..500usize).prop_map(|bytes| Op::DropNewest { bytes }),
         1 => Just(Op::DropBehindBoundary),
     ];
     proptest::collection::vec(op, 1..60)
@@ -231,9 +251,15 @@ impl Pair {
                 self.twin.unblock();
             }
             Op::DropOldest { bytes } if self.queue.is_blocked() => {
-                assert_eq!(self.queue.drop_oldest(bytes, &self.window), self.twin.drop_oldest(bytes));
+                let can_drop = self.queue.can_drop(bytes, &self.window);
+                let dropped = self.queue.drop_oldest(bytes, &self.window);
+                assert_eq!(dropped, self.twin.drop_oldest(bytes));
+                assert_eq!(can_drop, dropped.1 >= bytes);
             }
-            Op::DropOldest { .. } => {}
+            Op::DropNewest { bytes } if self.queue.is_blocked() => {
+                assert_eq!(self.queue.drop_newest(bytes, &self.window), self.twin.drop_newest(bytes));
+            }
+            Op::DropOldest { .. } | Op::DropNewest { .. } => {}
             Op::DropBehindBoundary => {
                 let dropped = self.queue.drop_behind_boundary(&self.window, &mut self.spares);
                 assert_eq!(dropped, self.twin.drop_behind_boundary());
@@ -242,6 +268,10 @@ impl Pair {
         assert_eq!(self.queue.is_blocked(), self.twin.is_blocked);
         assert_eq!(self.queue.offerable_bytes(), self.twin.offerable().len());
         assert_eq!(self.queue.queued_bytes(), self.twin.queued_bytes());
+        if self.queue.is_blocked() {
+            let backlog = self.queue.backlog.as_ref().unwrap();
+            assert_eq!(backlog.shared, backlog.pieces.iter().map(Piece::shared_len).sum::<usize>());
+        }
         for key in 0..3 {
             let held = self.twin.held.iter().find(|(held, _)| *held == key);
             assert_eq!(self.queue.held_len(key), held.map_or(0, |(_, bytes)| bytes.len()));

@@ -7,8 +7,8 @@
 //! they hold does not drain by waiting, so after [`PATIENCE_MS`] the fullest of them is refused, and the next, until
 //! there is room: no two clients wait for each other for ever.
 //!
-//! Invariants: more is held than is leased for the length of one command, or one turn of reads and sends, at most; each
-//! step frees something or passes over somebody, so relieving ends.
+//! Invariants: what waits to be sent is more than is leased for the length of one turn at most; with what is being read
+//! it is at most a quarter more; each step frees something or passes over somebody, so relieving ends.
 
 use super::command::{CloseFrame, Policy};
 use super::connection::{Flags, Phase};
@@ -75,8 +75,7 @@ impl Shard {
         self.memory.note_window(self.window.joined_bytes());
         let needed = if self.memory.waiting.is_empty() { 0 } else { READ_BYTES };
         while !self.memory.cover(needed) {
-            let is_patient =
-                self.short_for_ms() < PATIENCE_MS && self.memory.excess() <= self.config.limits.message_bytes_max;
+            let is_patient = self.short_for_ms() < PATIENCE_MS && !self.memory.is_overdrawn();
             let [queued, incoming] = [Kind::Queued, Kind::Incoming].map(|kind| self.memory.fullest(kind));
             // Those who are only being read wait first.
             let waits = is_patient && queued.map(|(class, _)| class) < incoming.map(|(class, _)| class);
