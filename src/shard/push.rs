@@ -283,20 +283,15 @@ impl Shard {
                 return self.offer_behind(slot, &encoding.parts, policy);
             }
             if fits(connection.outbound.queued_bytes(), len, budget) {
-                self.offer_range(slot, encoding, since);
+                let range = encoding.range(&mut self.window);
+                connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
+                match since {
+                    Some(segment) => Self::mark_bulk(connection, &mut self.waiting, slot, segment),
+                    None => self.mark_urgent(slot),
+                }
                 return Fate::Waits;
             }
             self.flush_one(slot);
-        }
-    }
-
-    fn offer_range(&mut self, slot: u32, encoding: &mut Encoding, since: Option<u32>) {
-        let connection = &mut self.connections[slot as usize];
-        let range = encoding.range(&mut self.window);
-        connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
-        match since {
-            Some(segment) => Self::mark_bulk(connection, &mut self.waiting, slot, segment),
-            None => self.mark_urgent(slot),
         }
     }
 
