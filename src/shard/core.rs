@@ -83,7 +83,7 @@ pub struct Shard {
     /// Owners with connections that wait for room in their queue.
     pub(super) owners_full: Vec<u32>,
     /// Orders of a batch that did not fit the turn.
-    put_off: VecDeque<Command>,
+    pub(super) put_off: VecDeque<Command>,
     /// Frames offered to channels in this turn.
     pub(super) turn_offers: usize,
     pub(super) window: Window,

@@ -10,7 +10,7 @@
 //! Invariants: what waits to be sent is more than is leased for the length of one turn at most; with what is being read
 //! it is at most a quarter more; each step frees something or passes over somebody, so relieving ends.
 
-use super::command::{CloseFrame, Policy};
+use super::command::{CloseFrame, Command, Policy};
 use super::connection::{Flags, Phase};
 use super::core::Shard;
 use super::event::ClosedBy;
@@ -67,7 +67,8 @@ impl Shard {
 
     /// Takes note of the payloads that wait in the inbox. Call it once a turn.
     pub fn note_inbox(&mut self, bytes: usize) {
-        self.memory.note_inbox(bytes);
+        let put_off: usize = self.put_off.iter().map(Command::payload_bytes).sum();
+        self.memory.note_inbox(bytes + put_off);
     }
 
     /// Brings what is held below what is leased, once a turn.
