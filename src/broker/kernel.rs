@@ -66,14 +66,7 @@ impl Owners {
             return None;
         }
         let id = OwnerId(self.next.fetch_add(1, Ordering::Relaxed));
-        let owner = Arc::new(Owner {
-            id,
-            process: process.clone(),
-            queue: self.queue.clone(),
-            policy: self.policy,
-            wants_control: true,
-            windows: Arc::default(),
-        });
+        let owner = Arc::new(Owner::new(id, process.clone(), self.queue.clone(), self.policy, true));
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(id, process.clone());
         by_name.insert(process.clone(), owner.clone());
         Some(owner)

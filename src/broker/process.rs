@@ -50,14 +50,7 @@ impl Process {
         let wakers = shared.inboxes.clone();
         let (queue, receiver) =
             process_queue(wakers.len(), options.queue, &shared.memory, move |shard| wakers[shard].kick());
-        let entry = Arc::new(Owner {
-            id: owner,
-            process: id.clone(),
-            queue,
-            policy: options.policy,
-            wants_control: options.wants_control,
-            windows: Arc::default(),
-        });
+        let entry = Arc::new(Owner::new(owner, id.clone(), queue, options.policy, options.wants_control));
         let pusher = Pusher::of_process(shared.clone(), &entry);
         let attached = shared.change(|directory| {
             if directory.processes.contains_key(&id) {
