@@ -111,6 +111,9 @@ settings! {
     deflate_bytes_min: Size = Size(pushring::shard::Deflate::default().bytes_min);
     /// How far back compressed messages may refer: 2 to the power of 9 to 15, in bytes.
     deflate_window_bits: u8 = pushring::shard::Deflate::default().window_bits;
+    /// What each shard spends on letting messages refer to earlier ones: a window for each client that agrees on it, until
+    /// it is spent. 0: no client may.
+    deflate_takeover_bytes_max: Size = Size(pushring::shard::Deflate::default().takeover_bytes_max);
 
     /// Connections in all; more are answered 503.
     connections_max: usize = 100_000;
@@ -458,6 +461,7 @@ impl Config {
                 level: self.deflate_level,
                 bytes_min: self.deflate_bytes_min.0,
                 window_bits: self.deflate_window_bits,
+                takeover_bytes_max: self.deflate_takeover_bytes_max.0,
                 ..defaults.deflate
             },
             ..defaults

@@ -139,8 +139,51 @@ impl Inflating<'_> {
     }
 }
 
-/// Compresses messages, one at a time and each on its own, for all connections of a shard: a broadcast once for all
-/// that agreed on the same window.
+/// What a client's inflater remembers of the messages before, where our messages may refer to them: the last bytes of
+/// all that travelled compressed, at most a window of them. This is all the state that context takeover costs a
+/// connection; the compressor itself is shared.
+#[derive(Debug)]
+pub struct Context {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl Context {
+    /// The most memory that the context of a connection with this window takes.
+    pub const fn bytes_max(window_bits: u8) -> usize {
+        size_of::<Self>() + (1 << window_bits)
+    }
+
+    /// The context before the first message.
+    pub const fn new(window_bits: u8) -> Self {
+        Self { bytes: Vec::new(), bytes_max: 1 << window_bits }
+    }
+
+    /// The most memory that this one takes.
+    pub fn charged_bytes(&self) -> usize {
+        size_of::<Self>() + self.bytes_max
+    }
+
+    /// A message has been sent compressed.
+    pub fn append(&mut self, message: &[u8]) {
+        let kept = &message[message.len().saturating_sub(self.bytes_max)..];
+        let gone = (self.bytes.len() + kept.len()).saturating_sub(self.bytes_max);
+        self.bytes.drain(..gone);
+        if self.bytes.capacity() < self.bytes.len() + kept.len() {
+            let doubled = (2 * self.bytes.len()).min(self.bytes_max);
+            self.bytes.reserve_exact(doubled.max(self.bytes.len() + kept.len()) - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(kept);
+    }
+
+    /// It is no longer known what the client remembers: refer to nothing that was sent until now.
+    pub fn clear(&mut self) {
+        self.bytes = Vec::new();
+    }
+}
+
+/// Compresses messages, one at a time, for all connections of a shard: a broadcast once for all that agreed on the same
+/// window.
 #[derive(Debug)]
 pub struct Deflater {
     level: Compression,
@@ -165,10 +208,26 @@ impl Deflater {
     /// # Panics
     /// When `window_bits` is not within 9 to 15.
     pub fn compress(&mut self, window_bits: u8, message: &[u8]) -> Option<&[u8]> {
+        self.compress_behind(window_bits, &[], message)
+    }
+
+    /// As [`compress`](Self::compress), for a client that remembers `context`. If it is sent, the context must be told.
+    ///
+    /// # Panics
+    /// As [`compress`](Self::compress).
+    pub fn compress_in(&mut self, window_bits: u8, context: &Context, message: &[u8]) -> Option<&[u8]> {
+        self.compress_behind(window_bits, &context.bytes, message)
+    }
+
+    fn compress_behind(&mut self, window_bits: u8, before: &[u8], message: &[u8]) -> Option<&[u8]> {
         let index = window_bits.checked_sub(WINDOW_BITS_MIN).expect("windows begin at 9 bits");
         let stream = self.streams[usize::from(index)]
             .get_or_insert_with(|| Box::new(Compress::new_with_window_bits(self.level, false, window_bits)));
         stream.reset();
+        if !before.is_empty() {
+            // Only fails in the middle of a stream.
+            stream.set_dictionary(before).ok()?;
+        }
         self.out.clear();
         if self.out.capacity() > 2 * LENT_BYTES_MAX {
             self.out = Vec::new();

@@ -197,6 +197,7 @@ impl Shard {
         connection.outbound.clear(&mut self.spares);
         self.uncount(&connection);
         self.watches.remove(&slot);
+        self.contexts.remove(slot);
         if connection.flags.has(Flags::HOLDS) {
             self.memory.note(slot, Held::default());
         }

@@ -89,10 +89,20 @@ pub struct Deflate {
     pub shard_bytes_max: usize,
     /// The base-two logarithm of the window that our messages look back on, 9 to 15; a client may ask for less.
     pub window_bits: u8,
+    /// How much memory this shard spends on letting messages refer to earlier ones (context takeover): for each channel
+    /// that agrees on it a window, 32 KiB at 15 bits. Clients beyond that agree on compression without it. Default 0.
+    pub takeover_bytes_max: usize,
 }
 
 impl Default for Deflate {
     fn default() -> Self {
-        Self { everywhere: false, level: 1, bytes_min: 512, shard_bytes_max: 128 * 1024, window_bits: 15 }
+        Self {
+            everywhere: false,
+            level: 1,
+            bytes_min: 512,
+            shard_bytes_max: 128 * 1024,
+            window_bits: 15,
+            takeover_bytes_max: 0,
+        }
     }
 }

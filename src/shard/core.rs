@@ -11,6 +11,7 @@
 use super::command::{Acknowledge, Command};
 use super::config::Config;
 use super::connection::{Connection, Flags, Token};
+use super::deflate::Contexts;
 use super::directory::{Directory, Owner};
 use super::disconnects::Disconnects;
 use super::event::Event;
@@ -95,6 +96,7 @@ pub struct Shard {
     /// The channels that the broadcast in progress reaches; empty between broadcasts.
     pub(super) audience: Vec<u32>,
     pub(super) deflater: Deflater,
+    pub(super) contexts: Contexts,
     pub(super) flusher: Box<dyn Flush>,
     pub(super) effects: Vec<Effect>,
     pub(super) wheel: Wheel,
@@ -122,6 +124,7 @@ impl Shard {
         Self {
             index,
             deflater: Deflater::new(common.config.deflate.level.into()),
+            contexts: Contexts::default(),
             config: common.config,
             directory: common.directory,
             admission: common.admission,

@@ -6,8 +6,9 @@
 //!
 //! Invariant: whoever finds no compressed form sends the message as it is, which is always lawful (RFC 7692 6).
 
-use crate::proto::deflate::{Deflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use crate::proto::deflate::{Context, Deflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -62,6 +63,65 @@ impl Compressed {
     /// The bytes of all payloads.
     pub fn bytes(&self) -> usize {
         self.0.iter().map(|(_, payload)| payload.len()).sum()
+    }
+}
+
+/// The contexts of this shard's channels whose messages may refer to earlier ones, by place in the shard's table, within
+/// a memory budget.
+///
+/// What a client remembers is what was sent to it compressed, in order. So a message refers to earlier ones only when it
+/// is sure to follow them: while the socket takes what it is offered. What was offered when the socket turns out to be
+/// full is pinned; what comes then refers to nothing, may be dropped or replaced, and so the context begins anew.
+#[derive(Default)]
+pub(super) struct Contexts {
+    by_slot: FxHashMap<u32, Context>,
+    /// What they may take together at most, as they were agreed.
+    bytes: usize,
+}
+
+impl Contexts {
+    /// What all contexts may take together.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A channel-to-be agreed on taking context over.
+    pub fn add(&mut self, slot: u32, window_bits: u8) {
+        self.bytes += Context::bytes_max(window_bits);
+        self.by_slot.insert(slot, Context::new(window_bits));
+    }
+
+    /// Its connection has ended, if it had one.
+    pub fn remove(&mut self, slot: u32) {
+        if let Some(context) = self.by_slot.remove(&slot) {
+            self.bytes -= context.charged_bytes();
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_slot.is_empty()
+    }
+
+    pub fn has(&self, slot: u32) -> bool {
+        self.by_slot.contains_key(&slot)
+    }
+
+    pub fn get(&self, slot: u32) -> Option<&Context> {
+        self.by_slot.get(&slot)
+    }
+
+    /// A compressed message will leave behind all that was sent before.
+    pub fn sent(&mut self, slot: u32, message: &[u8]) {
+        if let Some(context) = self.by_slot.get_mut(&slot) {
+            context.append(message);
+        }
+    }
+
+    /// A compressed message may or may not leave.
+    pub fn unsure(&mut self, slot: u32) {
+        if let Some(context) = self.by_slot.get_mut(&slot) {
+            context.clear();
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! exactly once, by the process that was asked or by its deadline; bytes behind an upgrade request are frames.
 
 use super::command::Respond;
+use super::config::Deflate;
 use super::connection::{Connection, Flags, Phase, Registering};
 use super::core::Shard;
 use super::directory::Owner;
@@ -12,7 +13,7 @@ use super::memory::Charge;
 use super::opening::Opening;
 use crate::gateway::{self, Entry, OwnerId};
 use crate::http::{self, AfterResponse, Next, Response, connection::Phase as HttpPhase};
-use crate::proto::deflate::{Terms, negotiate};
+use crate::proto::deflate::{Context, Terms, negotiate};
 use crate::proto::{self, UpgradeError, upgrade};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -197,12 +198,17 @@ impl Shard {
     }
 
     fn deflate_terms(&self) -> Terms {
-        Terms { window_bits: self.config.deflate.window_bits, takeover: false }
+        let Deflate { window_bits, takeover_bytes_max, .. } = self.config.deflate;
+        let takeover = self.contexts.bytes() + Context::bytes_max(window_bits) <= takeover_bytes_max;
+        Terms { window_bits, takeover }
     }
 
     /// Answers with 101 and goes on with frames.
     fn upgrade(&mut self, slot: u32, response: &[u8], ws: proto::Connection, target: Target, mut leftover: Vec<u8>) {
         self.send_opaque(slot, response, Bytes::new());
+        if let Some(agreed) = ws.deflate().filter(|agreed| agreed.server_takes_context_over()) {
+            self.contexts.add(slot, agreed.server_window_bits());
+        }
         match target {
             Target::Bound { owner, bound_path, path, forwarded_for, extension } => {
                 let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered: false, extension };

@@ -49,6 +49,8 @@ pub struct Backlog {
     policy: Option<Policy>,
     /// The socket was full: wait until it is writable.
     blocked: bool,
+    /// While blocked, so many pieces at the front are not dropped: frames behind them refer to what is in them.
+    pinned: usize,
     /// Our own pong and ping that wait for a boundary: the newest of each kind (RFC 6455 5.5.3).
     lane: [Option<ControlFrame>; 2],
     /// Frames that a newer one of the same key may still replace. They follow the pieces.
@@ -315,7 +317,7 @@ impl Outbound {
     pub fn can_drop(&self, bytes: usize, window: &Window) -> bool {
         let Some(backlog) = &self.backlog else { return bytes == 0 };
         let mut found = backlog.held.bytes();
-        for piece in backlog.pieces.iter().skip(usize::from(self.until_boundary > 0)) {
+        for piece in backlog.pieces.iter().skip(self.undroppable_pieces()) {
             let mut at = 0;
             while found < bytes && at < piece.len() {
                 let len = piece.frame_len(at, window);
@@ -329,7 +331,7 @@ impl Outbound {
     /// Drops data frames from the oldest on until `bytes` are gone or none is left; control frames and the frame in
     /// progress stay. Only while blocked. Answers how many frames and bytes went.
     pub fn drop_oldest(&mut self, bytes: usize, window: &Window) -> (usize, usize) {
-        let mut at = usize::from(self.until_boundary > 0);
+        let mut at = self.undroppable_pieces();
         let Some(backlog) = self.backlog.as_mut() else { return (0, 0) };
         let (mut frames, mut dropped) = (0, 0);
         while dropped < bytes && at < backlog.pieces.len() {
@@ -348,7 +350,7 @@ impl Outbound {
 
     /// As [`drop_oldest`](Self::drop_oldest), but from the newest on. Answers how many frames went.
     pub fn drop_newest(&mut self, bytes: usize, window: &Window) -> usize {
-        let boundary = usize::from(self.until_boundary > 0);
+        let from = self.undroppable_pieces();
         let Some(backlog) = self.backlog.as_mut() else { return 0 };
         let (mut frames, mut dropped) = (0, 0);
         while dropped < bytes
@@ -356,7 +358,7 @@ impl Outbound {
         {
             (frames, dropped) = (frames + 1, dropped + frame.len());
         }
-        for at in (boundary..backlog.pieces.len()).rev() {
+        for at in (from..backlog.pieces.len()).rev() {
             if dropped >= bytes {
                 break;
             }
@@ -364,6 +366,11 @@ impl Outbound {
             (frames, dropped) = (frames + more, dropped + len);
         }
         frames
+    }
+
+    fn undroppable_pieces(&self) -> usize {
+        let pinned = self.backlog.as_ref().map_or(0, |backlog| backlog.pinned);
+        pinned.max(usize::from(self.until_boundary > 0))
     }
 
     /// Drops everything behind the frame in progress; answers how many bytes that were.
@@ -458,6 +465,15 @@ impl Outbound {
         self.settle(count, window, spares);
         if let Some(backlog) = &mut self.backlog {
             backlog.blocked = full;
+            backlog.pinned = 0;
+        }
+    }
+
+    /// What waits now may be referred to by what follows: none of it is dropped unless all that follows is. To be said
+    /// whenever the socket turns out to be full.
+    pub fn pin(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.pinned = backlog.pieces.len();
         }
     }
 
@@ -499,7 +515,7 @@ impl Backlog {
             return;
         }
         // The first piece may be the rest of a frame in progress, which stays alone.
-        let joins = self.pieces.len() > 1
+        let joins = self.pieces.len() > self.pinned.max(1)
             && matches!(self.pieces.back(), Some(Piece::Owned { bytes, .. }) if bytes.len() < OWNED_PIECE_BYTES);
         if !joins {
             self.pieces.push_back(Piece::Owned { bytes: Vec::with_capacity(frame.len()), sent: 0 });

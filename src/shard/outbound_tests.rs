@@ -450,3 +450,37 @@ fn a_large_payload_is_never_copied() {
     assert_eq!(parts[0].as_ptr(), payload[96..].as_ptr());
     assert_eq!(parts[2].as_ptr(), payload.as_ptr());
 }
+
+#[test]
+fn what_is_pinned_when_the_socket_fills_is_not_dropped() {
+    let mut window = Window::default();
+    let mut spares = Spares::default();
+    let mut queue = Outbound::default();
+    let frame = |name: u8| FrameParts {
+        header: server_header(Opcode::Binary, false, 10),
+        payload: Bytes::from(vec![name; 10]),
+    };
+    for name in 0..3 {
+        let range = window.append_joined(frame(name).header.as_slice(), &frame(name).payload);
+        queue.push_range(range, COPY_BYTES_MAX, &mut spares);
+    }
+    // Half of the first frame has left; the others are pinned with it.
+    queue.sent_some(6, true, &window, &mut spares);
+    queue.pin();
+    for name in 3..6 {
+        queue.push_behind(&frame(name), COPY_BYTES_MAX);
+    }
+    assert!(queue.can_drop(36, &window) && !queue.can_drop(37, &window));
+    assert_eq!(queue.drop_oldest(13, &window), (2, 24));
+    queue.push_behind(&frame(6), COPY_BYTES_MAX);
+    queue.unblock();
+    let mut parts = Vec::new();
+    queue.gather(&window, ALL, ALL, &mut parts);
+    let sent: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+    let expected: Vec<u8> =
+        [0, 1, 2, 5, 6].map(|name| [frame(name).header.as_slice(), &frame(name).payload].concat()).concat();
+    assert_eq!(sent, expected[6..]);
+    // Once the socket takes bytes again nothing is pinned, until it is said again.
+    queue.sent_some(6, true, &window, &mut spares);
+    assert!(queue.can_drop(48, &window) && !queue.can_drop(49, &window));
+}

@@ -39,13 +39,15 @@ pub(super) struct Encoding {
     parts: FrameParts,
     copy_bytes_max: usize,
     range: Option<Range>,
+    /// The message, where it is compressed and contexts go on from it.
+    message: Option<Bytes>,
 }
 
 impl Encoding {
     /// `charge` is the payload's claim on memory, for those who keep it by reference.
     fn new(kind: PushKind, compressed: bool, payload: Bytes, charge: Charge, copy_bytes_max: usize) -> Self {
         let header = server_header(opcode(kind), compressed, payload.len());
-        Self { parts: FrameParts { header, payload, charge }, copy_bytes_max, range: None }
+        Self { parts: FrameParts { header, payload, charge }, copy_bytes_max, range: None, message: None }
     }
 
     fn range(&mut self, window: &mut Window) -> Range {
@@ -67,15 +69,18 @@ struct Forms {
 }
 
 impl Forms {
+    /// `message` is for those contexts that go on from it, where it is compressed.
     fn new(
         frame: PushFrame,
         compressed: Option<&Compressed>,
+        message: Option<Bytes>,
         charge: impl Fn(&Bytes) -> Charge,
         copy_bytes_max: usize,
     ) -> Self {
         let compressed = compressed.into_iter().flat_map(Compressed::forms);
         let compressed = compressed.map(|(window_bits, payload)| {
-            (*window_bits, Encoding::new(frame.kind, true, payload.clone(), charge(payload), copy_bytes_max))
+            let encoding = Encoding::new(frame.kind, true, payload.clone(), charge(payload), copy_bytes_max);
+            (*window_bits, Encoding { message: message.clone(), ..encoding })
         });
         let compressed = compressed.collect();
         let plain_charge = charge(&frame.payload);
@@ -138,8 +143,10 @@ impl Shard {
     pub(super) fn push_many(&mut self, many: PushMany) {
         let PushMany { audience, except, owner, frame, compressed, policy, part } = many;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
+        let message = (!self.contexts.is_empty()).then(|| frame.payload.clone());
+        let copy_bytes_max = self.config.copy_shared_bytes_max;
         let mut forms =
-            Forms::new(frame, compressed.as_deref(), |payload| self.charge(payload), self.config.copy_shared_bytes_max);
+            Forms::new(frame, compressed.as_deref(), message, |payload| self.charge(payload), copy_bytes_max);
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
         let since = Some(self.window.tail());
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
@@ -183,18 +190,30 @@ impl Shard {
     /// The frame for one channel, compressed if that was agreed and pays.
     pub(super) fn encode_for(&mut self, slot: u32, frame: PushFrame) -> Encoding {
         let PushFrame { kind, payload } = frame;
-        let settings = &self.config.deflate;
-        let mut form = (false, payload);
-        if let Some(agreed) = self.connections[slot as usize].channel().and_then(|channel| channel.ws.deflate())
-            && matches!(kind, PushKind::Message(_))
-            && (settings.bytes_min..=settings.shard_bytes_max).contains(&form.1.len())
-            && let Some(compressed) = self.deflater.compress(agreed.server_window_bits(), &form.1)
-        {
-            form = (true, Bytes::copy_from_slice(compressed));
-        }
-        let (is_compressed, payload) = form;
+        let compressed = self.compressed_for(slot, kind, &payload);
+        let is_compressed = compressed.is_some();
+        let message = (is_compressed && self.contexts.has(slot)).then(|| payload.clone());
+        let payload = compressed.unwrap_or(payload);
         let charge = self.charge(&payload);
-        Encoding::new(kind, is_compressed, payload, charge, self.config.copy_bytes_max)
+        Encoding { message, ..Encoding::new(kind, is_compressed, payload, charge, self.config.copy_bytes_max) }
+    }
+
+    fn compressed_for(&mut self, slot: u32, kind: PushKind, message: &Bytes) -> Option<Bytes> {
+        let connection = &self.connections[slot as usize];
+        let window_bits = connection.channel()?.ws.deflate()?.server_window_bits();
+        let sizes = self.config.deflate.bytes_min..=self.config.deflate.shard_bytes_max;
+        if !matches!(kind, PushKind::Message(_)) || !sizes.contains(&message.len()) {
+            return None;
+        }
+        // What would wait for the next send as it is, does so when it is smaller: it leaves behind all others.
+        let plain_len = server_header(opcode(kind), false, message.len()).as_slice().len() + message.len();
+        let is_sure = !connection.outbound.is_blocked()
+            && fits(connection.outbound.queued_bytes(), plain_len, self.config.outbound_bytes_max);
+        let compressed = match self.contexts.get(slot) {
+            Some(context) if is_sure => self.deflater.compress_in(window_bits, context, message),
+            _ => self.deflater.compress(window_bits, message),
+        };
+        compressed.map(Bytes::copy_from_slice)
     }
 
     fn charge(&self, payload: &Bytes) -> Charge {
@@ -236,6 +255,13 @@ impl Shard {
         since: Option<u32>,
     ) -> Fate {
         let fate = self.offer(slot, encoding, policy, since);
+        if let Some(message) = &encoding.message {
+            match fate {
+                Fate::Waits => self.contexts.sent(slot, message),
+                Fate::Queued | Fate::Conflated => self.contexts.unsure(slot),
+                Fate::Dropped | Fate::Closed => {}
+            }
+        }
         self.stats.pushed += 1;
         self.turn_offers += 1;
         match fate {

@@ -200,6 +200,9 @@ impl Shard {
             connection.outbound.sent_all(&mut self.spares);
         } else {
             connection.outbound.sent_some(sent, full, &self.window, &mut self.spares);
+            if full && self.contexts.has(slot) {
+                connection.outbound.pin();
+            }
         }
         let left = connection.outbound.queued_bytes();
         if full {
