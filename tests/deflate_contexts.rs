@@ -5,12 +5,13 @@
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress};
 use proptest::prelude::*;
+use pushring::admission::Budget;
 use pushring::channel::ChannelId;
 use pushring::gateway::{Dialect, OwnerId, Settings, Snapshot, WebSocketRule};
 use pushring::process_id::ProcessId;
 use pushring::proto::deflate::Deflater;
 use pushring::proto::{MessageKind, server_frame_len};
-use pushring::shard::command::{Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use pushring::shard::command::{Asked, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
 use pushring::shard::deflate::Compressed;
 use pushring::shard::event::Event;
 use pushring::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
@@ -125,7 +126,7 @@ impl Scene {
         let mut gateway = Snapshot::new(Settings::new("local.os", Dialect::Kinode));
         let rule = WebSocketRule { deflate: true, ..WebSocketRule::default() };
         gateway.bind_websocket(OWNER, &process, "/", rule).unwrap();
-        let (queue, events) = process_queue(1, QueueLimits::default(), |_| {});
+        let (queue, events) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
         let owner = Arc::new(Owner::new(OWNER, process.clone(), queue, Policy::Close, false));
         let mut directory = Directory::new(gateway);
         directory.owners.insert(OWNER, owner.clone());
@@ -135,7 +136,12 @@ impl Scene {
         config.deflate.level = 6;
         config.deflate.takeover_bytes_max = 1 << 20;
         let wires = Rc::new(RefCell::new(Vec::new()));
-        let common = Common { config: Arc::new(config), directory: Arc::new(directory), admission: Arc::default() };
+        let common = Common {
+            config: Arc::new(config),
+            directory: Arc::new(directory),
+            admission: Arc::default(),
+            memory: Budget::default(),
+        };
         let shard = Shard::new(0, 1, common, Box::new(Memory(wires.clone())), 1, 0);
         let mut scene = Self {
             shard,
@@ -184,7 +190,7 @@ impl Scene {
             Step::Push { to, message, times, policy } => {
                 for name in message..message + times {
                     let (channel, policy, frame) = (self.channels[to], Some(policy), frame(name));
-                    let push = Push { channel, owner: Some(OWNER), frame, policy, part: None };
+                    let push = Push { channel, owner: Some(OWNER), frame, policy, asked: Asked::Nobody };
                     self.shard.handle_command(Command::Push(push), 1);
                 }
             }

@@ -459,6 +459,7 @@ fn what_is_pinned_when_the_socket_fills_is_not_dropped() {
     let frame = |name: u8| FrameParts {
         header: server_header(Opcode::Binary, false, 10),
         payload: Bytes::from(vec![name; 10]),
+        charge: Default::default(),
     };
     for name in 0..3 {
         let range = window.append_joined(frame(name).header.as_slice(), &frame(name).payload);
