@@ -2,7 +2,8 @@
 //!
 //! Invariants: [`Shard::end_channel`] is the only place that gives Closed, and it takes the channel out of the tables
 //! first, so it gives it once; a connection that is ended gracefully sends its last frame, shuts its writing side, and
-//! reads on until the client has seen it (a plain close would become a reset that eats the close frame).
+//! reads on until the client has seen it (a plain close would become a reset that eats the close frame), unless the
+//! client has said that it sends nothing more: by its own close frame, with nothing behind it.
 
 use super::command::{Asked, Close, CloseFrame};
 use super::connection::{Flags, Phase};
@@ -272,9 +273,13 @@ impl Shard {
 
     fn shut_down(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
+        if connection.flags.has(Flags::HALF_CLOSED) {
+            // The client has nothing more to send that could turn the close into a reset: close at once, as RFC 6455
+            // 7.1.1 wants it of the server. That shuts the writing side, too.
+            return self.remove(slot);
+        }
         self.effects.push(Effect::ShutdownWrite(connection.socket));
-        if connection.flags.has(Flags::HALF_CLOSED) || connection.flags.has(Flags::SILENT) {
-            // The client has nothing more to send that could turn the close into a reset.
+        if connection.flags.has(Flags::SILENT) {
             return self.remove(slot);
         }
         let deadline_ms = self.now_ms + self.config.linger_ms;

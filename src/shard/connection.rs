@@ -158,7 +158,7 @@ impl Flags {
     pub const CLOSE_SENT: u16 = 1 << 7;
     /// The writing side is shut, or will be once everything queued has left.
     pub const SHUTDOWN: u16 = 1 << 8;
-    /// The client has sent its last byte and still waits for an HTTP response.
+    /// The client has sent its last byte: it still waits for an HTTP response, or it has sent its close frame.
     pub const HALF_CLOSED: u16 = 1 << 9;
     /// The client broke the protocol; it is not read any more, and is told when its process had time to answer what it
     /// said before.

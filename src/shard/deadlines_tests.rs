@@ -257,7 +257,7 @@ fn a_close_frame_is_answered_in_time_or_not_at_all() {
 
 #[test]
 fn a_closed_clients_last_bytes_are_waited_for_in_bounds() {
-    // It closes, but does not take our answer; or it takes it, and sends on.
+    // It closes, but does not take our answer; or it takes it, and sends on, against RFC 6455 5.5.1.
     let (mut scene, channel) = behind(0);
     scene.push(channel, 10);
     scene.turn();
@@ -265,7 +265,7 @@ fn a_closed_clients_last_bytes_are_waited_for_in_bounds() {
     assert_eq!(closed_at(&mut scene, 10_000), Some(5_000));
 
     let (mut scene, _) = self::channel();
-    scene.read(client_frame(8, &1000_u16.to_be_bytes()));
+    scene.read([client_frame(8, &1000_u16.to_be_bytes()), vec![0]].concat());
     scene.turn();
     for _ in 0..19 {
         scene.read(vec![0; 1000]);

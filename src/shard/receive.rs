@@ -112,10 +112,13 @@ impl Shard {
             };
             // Nobody who has not registered makes us hold more than a registration.
             let limits = if channel.is_some() { &self.config.limits } else { &REGISTRATION_LIMITS };
+            let available = input.len();
             let received = ws.receive(input, limits, &mut scratch);
             let (consumed, step) = match received {
                 Ok((consumed, None)) => (consumed, Step::Next),
-                Ok((consumed, Some(event))) => (consumed, self.handle_event(slot, channel, event)),
+                Ok((consumed, Some(event))) => {
+                    (consumed, self.handle_event(slot, channel, event, consumed == available))
+                }
                 Err(violation) => (0, self.violated(slot, violation)),
             };
             if matches!(step, Step::Over) {
@@ -126,7 +129,14 @@ impl Shard {
         self.scratch = Some(scratch);
     }
 
-    fn handle_event(&mut self, slot: u32, channel: Option<(ChannelId, u32)>, event: Received<'_>) -> Step {
+    /// `is_last` tells that nothing was read behind it.
+    fn handle_event(
+        &mut self,
+        slot: u32,
+        channel: Option<(ChannelId, u32)>,
+        event: Received<'_>,
+        is_last: bool,
+    ) -> Step {
         match (event, channel) {
             (Received::Message { kind, payload }, Some((channel, owner))) => {
                 self.stats.received += 1;
@@ -156,6 +166,10 @@ impl Shard {
             }
             (Received::Close(received), _) => {
                 self.emit_control(channel, ControlKind::Close, received.reason.as_bytes());
+                if is_last {
+                    // RFC 6455 5.5.1: a client sends nothing behind its close frame, and this one has not.
+                    self.connections[slot as usize].flags.set(Flags::HALF_CLOSED);
+                }
                 self.closed_by_client(slot, &received);
                 Step::Over
             }

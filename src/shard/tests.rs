@@ -188,7 +188,7 @@ fn a_close_frame_that_lay_unparsed_is_answered_before_the_socket_is_shut() {
     scene.read(close);
     scene.give_room(usize::MAX);
     assert_eq!(scene.turn(), [], "the answer has not left yet");
-    assert_eq!(scene.turn(), [Effect::ShutdownWrite(SocketId(0))]);
+    assert_eq!(scene.turn(), [Effect::Close(SocketId(0))], "it sends nothing more, so nothing is waited for");
     assert!(scene.left().ends_with(&[0x88, 2, 0x03, 0xe8]));
 }
 
