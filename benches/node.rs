@@ -77,18 +77,38 @@ fn take(mut streams: Vec<TcpStream>, done: &Sender<()>) {
     }
 }
 
-/// CPU time of all threads of this process but the clients', in ns.
-fn server_cpu_ns() -> u64 {
-    let mut sum = 0;
-    for task in std::fs::read_dir("/proc/self/task").unwrap() {
-        let path = task.unwrap().path();
-        let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
-        let spent = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        if name.trim() != CLIENTS {
-            sum += spent.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+/// CPU time in ns: of who hands pushes over (this thread), of the threads between, of the shards.
+#[derive(Clone, Copy, Default)]
+struct Cpu([u64; 3]);
+
+impl Cpu {
+    /// Of all threads of this process but the clients'.
+    fn spent() -> Self {
+        let mut cpu = Self::default();
+        for task in std::fs::read_dir("/proc/self/task").unwrap() {
+            let path = task.unwrap().path();
+            let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+            let spent = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
+            let ns = spent.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+            let is_main = path.file_name().is_some_and(|id| id.to_string_lossy() == std::process::id().to_string());
+            match name.trim() {
+                CLIENTS => {}
+                _ if is_main => cpu.0[0] += ns,
+                name if name.starts_with("shard-") => cpu.0[2] += ns,
+                _ => cpu.0[1] += ns,
+            }
         }
+        cpu
     }
-    sum
+
+    fn add_since(&mut self, before: Self) {
+        let now = Self::spent();
+        self.0.iter_mut().zip(now.0).zip(before.0).for_each(|((sum, now), before)| *sum += now - before);
+    }
+
+    fn all(self) -> f64 {
+        self.0.iter().sum::<u64>() as f64
+    }
 }
 
 /// One way to push a frame to each channel.
@@ -211,16 +231,16 @@ impl Way for ThroughDropIn {
     }
 }
 
-/// The server's CPU time per frame over some rounds, in µs.
-fn measure(way: &mut dyn Way, rounds: usize) -> f64 {
-    let mut spent_ns = 0;
+/// The server's CPU time over some rounds.
+fn measure(way: &mut dyn Way, rounds: usize) -> Cpu {
+    let mut cpu = Cpu::default();
     for _ in 0..rounds {
         way.prepare();
-        let before = server_cpu_ns();
+        let before = Cpu::spent();
         way.round();
-        spent_ns += server_cpu_ns() - before;
+        cpu.add_since(before);
     }
-    spent_ns as f64 / 1000.0 / (rounds * CHANNELS) as f64
+    cpu
 }
 
 fn main() {
@@ -229,12 +249,18 @@ fn main() {
     let (mut pusher, mut drop_in) = (ThroughPusher::start(), ThroughDropIn::start());
     measure(&mut pusher, rounds);
     measure(&mut drop_in, rounds);
-    let mut pairs: Vec<(f64, f64)> =
+    let mut pairs: Vec<(Cpu, Cpu)> =
         (0..runs).map(|_| (measure(&mut pusher, rounds), measure(&mut drop_in, rounds))).collect();
-    pairs.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
-    for (pusher_us, drop_in_us) in &pairs {
-        println!("pusher {pusher_us:.2} us, drop-in {drop_in_us:.2} us: x {:.2}", drop_in_us / pusher_us);
+    let ratio = |pair: &(Cpu, Cpu)| pair.1.all() / pair.0.all();
+    pairs.sort_by(|a, b| ratio(a).total_cmp(&ratio(b)));
+    println!("CPU us per frame: who hands over + threads between + shard");
+    let frames = (rounds * CHANNELS) as f64;
+    let shown = |cpu: Cpu| {
+        let [from, between, shard] = cpu.0.map(|ns| ns as f64 / 1000.0 / frames);
+        format!("{:.2} ({from:.2} + {between:.2} + {shard:.2})", cpu.all() / 1000.0 / frames)
+    };
+    for pair in &pairs {
+        println!("pusher {}, drop-in {}: x {:.2}", shown(pair.0), shown(pair.1), ratio(pair));
     }
-    let (pusher_us, drop_in_us) = pairs[runs / 2];
-    println!("median of {runs}: x {:.2} of {CHANNELS} channels, {PAYLOAD_BYTES} B", drop_in_us / pusher_us);
+    println!("median of {runs}: x {:.2}; {CHANNELS} channels, {PAYLOAD_BYTES} B", ratio(&pairs[runs / 2]));
 }

@@ -79,9 +79,10 @@ fn parse_forwarded(text: &str) -> Option<IpAddr> {
 /// What a process is told of a client behind a proxy: the first `X-Forwarded-For` entry, else `X-Real-IP`, else
 /// `Cf-Connecting-Ip` (node contract, section 2). The client's claim, not checked.
 pub(super) fn forwarded_for(head: &Head<'_>) -> Option<String> {
-    let first = |name| head.text(name).map(|text| text.split(',').next().unwrap_or_default().trim());
+    let first =
+        |name| head.text(name).and_then(|text| text.split(',').map(str::trim).next()).filter(|ip| !ip.is_empty());
     let claimed = first("x-forwarded-for").or_else(|| first("x-real-ip")).or_else(|| first("cf-connecting-ip"));
-    claimed.filter(|text| !text.is_empty()).map(str::to_owned)
+    claimed.map(str::to_owned)
 }
 
 /// Whether a proxy says that it stands between the client and us (node contract, section 6).
@@ -144,6 +145,7 @@ mod tests {
         assert_eq!(told(all).as_deref(), Some("203.0.113.7"));
         assert_eq!(told("Cf-Connecting-Ip: 3\r\nX-Real-IP: 2\r\n").as_deref(), Some("2"));
         assert_eq!(told("Cf-Connecting-Ip: 3\r\n").as_deref(), Some("3"));
+        assert_eq!(told("X-Forwarded-For: , 9\r\nX-Real-IP: 2\r\n").as_deref(), Some("2"), "an empty claim is none");
         assert_eq!(told(""), None);
         for name in ["X-Forwarded-For", "x-forwarded-proto", "X-Forwarded-Host", "X-Real-Ip", "Forwarded"] {
             assert!(with_head(&format!("{name}: x\r\n"), is_behind_proxy), "{name}");

@@ -74,7 +74,11 @@ impl Response {
         name: impl Into<Cow<'static, str>>,
         value: impl Into<Cow<'static, str>>,
     ) -> Result<Self, HeaderError> {
-        let (mut name, value) = (name.into(), value.into());
+        self.add(name.into(), value.into())?;
+        Ok(self)
+    }
+
+    fn add(&mut self, mut name: Cow<'static, str>, value: Cow<'static, str>) -> Result<(), HeaderError> {
         if name.is_empty() || !name.bytes().all(is_token) {
             return Err(HeaderError::Name);
         }
@@ -89,7 +93,27 @@ impl Response {
             "transfer-encoding" | "connection" | "keep-alive" | "upgrade" | "trailer" | "te" | "date" => {}
             _ => self.headers.push((name, value)),
         }
-        Ok(self)
+        Ok(())
+    }
+
+    /// Adds the fields that a process gave, as nodes do: one that no response may carry is left out (it could split the
+    /// response in two), and of equal names the last counts. Only `set-cookie` may be there more than once.
+    #[must_use]
+    pub fn merge(mut self, fields: HeaderFields) -> Self {
+        for (name, value) in fields {
+            let held = self.headers.len();
+            match self.add(String::from(name).into(), String::from(value).into()) {
+                Err(error) => tracing::debug!(%error, "a process' header field was left out"),
+                Ok(()) => {
+                    let newest = self.headers.get(held).map(|(name, _)| name.clone());
+                    if let Some(newest) = newest.filter(|name| name != "set-cookie") {
+                        let mut at = 0..;
+                        self.headers.retain(|(name, _)| at.next() == Some(held) || *name != newest);
+                    }
+                }
+            }
+        }
+        self
     }
 
     /// Sets the body.
@@ -339,6 +363,22 @@ mod tests {
             let response = Response::new(200).header(name, "chunked").unwrap();
             assert_eq!(encode(response, ASKED).0.matches("chunked").count(), 0, "{name}");
         }
+    }
+
+    #[test]
+    fn fields_of_a_process_are_merged_and_bad_ones_left_out() {
+        let fields = |fields: &[(&str, &str)]| fields.iter().map(|&(n, v)| (n.into(), v.into())).collect();
+        let response = Response::new(200).with("content-type", "a/b").merge(fields(&[
+            ("Content-Type", "c/d"),
+            ("content-type", "e/f"),
+            ("X", "1\r\nY: 2"),
+            ("Y\r\nZ", "1"),
+            ("Set-Cookie", "a=1"),
+            ("set-cookie", "b=2"),
+        ]));
+        assert_eq!(response.find_all("content-type").collect::<Vec<_>>(), ["e/f"]);
+        assert_eq!(response.find_all("set-cookie").collect::<Vec<_>>(), ["a=1", "b=2"]);
+        assert_eq!(response.into_parts().1.len(), 3);
     }
 
     #[test]

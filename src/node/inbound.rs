@@ -104,7 +104,10 @@ impl Inlet {
 
 /// Those that have asked for something; as many as the kernel has owners at most.
 #[derive(Default)]
-pub(super) struct Owners(FxHashMap<ProcessId, OwnerHandle>);
+pub(super) struct Owners {
+    places: FxHashMap<ProcessId, usize>,
+    handles: Vec<OwnerHandle>,
+}
 
 impl Owners {
     /// What acts in the name of `process`; none if there are too many processes.
@@ -112,13 +115,18 @@ impl Owners {
     /// # Errors
     /// The broker has stopped.
     fn owner(&mut self, kernel: &KernelHandle, process: &ProcessId) -> Result<Option<&OwnerHandle>, PushError> {
-        if !self.0.contains_key(process) {
-            let Some(owner) = kernel.owner(process) else {
-                // Too many processes, or no broker: which one, the system's own owner tells.
-                return kernel.system().map(|_| None).ok_or(PushError::Stopped);
-            };
-            self.0.insert(process.clone(), owner);
-        }
-        Ok(self.0.get(process))
+        let place = match self.places.get(process) {
+            Some(&place) => place,
+            None => {
+                let Some(owner) = kernel.owner(process) else {
+                    // Too many processes, or no broker: which one, the system's own owner tells.
+                    return kernel.system().map(|_| None).ok_or(PushError::Stopped);
+                };
+                self.places.insert(process.clone(), self.handles.len());
+                self.handles.push(owner);
+                self.handles.len() - 1
+            }
+        };
+        Ok(self.handles.get(place))
     }
 }

@@ -17,7 +17,7 @@ use crate::broker::{
 };
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
-use crate::http::Content;
+use crate::http::{Content, HeaderFields};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -257,6 +257,10 @@ pub(crate) fn respond(
     let Ok(HttpResponse { status, headers }) = serde_json::from_slice(&response.body) else {
         return owner.respond(RequestId(id), 500, Vec::new(), Bytes::new());
     };
-    let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-    owner.respond(RequestId(id), status, headers, blob.map(|blob| blob.bytes.into()).unwrap_or_default())
+    let mut fields: HeaderFields = headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+        // The type that nodes' own server gives to bytes; without one, browsers would guess.
+        fields.push(("content-type".into(), "application/octet-stream".into()));
+    }
+    owner.respond(RequestId(id), status, fields, blob.map(|blob| blob.bytes.into()).unwrap_or_default())
 }

@@ -182,9 +182,11 @@ async fn take_in<H: Host>(
                 _ => return,
             },
         }
-        for message in messages.drain(..).filter_map(|message| host.to_ours(message)) {
+        for message in messages.drain(..) {
+            let Some(message) = host.to_ours(message) else { continue };
             match inlet.take(message) {
-                Ok(answer) => answers.extend(answer),
+                Ok(None) => {}
+                Ok(Some(answer)) => answers.push_back(answer),
                 Err(_) => return,
             }
         }

@@ -255,14 +255,7 @@ impl Shard {
             return;
         }
         exchange.asked = None;
-        let mut response = Response::new(respond.status).with_body(respond.body);
-        for (name, value) in respond.headers {
-            response = match response.header(String::from(name), String::from(value)) {
-                Ok(response) => response,
-                // What a process may not put into a header must not reach a client (response splitting).
-                Err(_) => return self.answer(slot, Response::new(500)),
-            };
-        }
+        let response = Response::new(respond.status).merge(respond.headers).with_body(respond.body);
         self.answer(slot, response);
     }
 
