@@ -101,9 +101,10 @@ impl Cpu {
         cpu
     }
 
-    fn add_since(&mut self, before: Self) {
-        let now = Self::spent();
-        self.0.iter_mut().zip(now.0).zip(before.0).for_each(|((sum, now), before)| *sum += now - before);
+    fn since(self, before: Self) -> Self {
+        let mut spent = self;
+        spent.0.iter_mut().zip(before.0).for_each(|(now, before)| *now -= before);
+        spent
     }
 
     fn all(self) -> f64 {
@@ -113,9 +114,9 @@ impl Cpu {
 
 /// One way to push a frame to each channel.
 trait Way {
-    /// Makes what one round hands over; not measured.
-    fn prepare(&mut self);
-    /// Hands it over and waits for the frames.
+    /// Makes what so many rounds hand over; not measured.
+    fn prepare(&mut self, rounds: usize);
+    /// Hands over what one round is made of, and waits for the frames.
     fn round(&mut self);
 }
 
@@ -146,13 +147,14 @@ impl ThroughPusher {
 }
 
 impl Way for ThroughPusher {
-    fn prepare(&mut self) {
+    fn prepare(&mut self, rounds: usize) {
         let message = || Message::text_bytes(vec![b'x'; PAYLOAD_BYTES]).unwrap();
-        self.prepared = self.channels.iter().map(|_| message()).collect();
+        self.prepared = (0..rounds * CHANNELS).map(|_| message()).collect();
     }
 
     fn round(&mut self) {
-        for (channel, message) in self.channels.iter().zip(self.prepared.drain(..)) {
+        let from = self.prepared.len() - CHANNELS;
+        for (channel, message) in self.channels.iter().zip(self.prepared.drain(from..)) {
             self.process.push_wait(*channel, message).unwrap();
         }
         self.clients.await_round();
@@ -215,16 +217,16 @@ fn request(id: u64, body: Vec<u8>, expects_response: Option<u64>, blob: Option<L
 }
 
 impl Way for ThroughDropIn {
-    fn prepare(&mut self) {
+    fn prepare(&mut self, rounds: usize) {
         let message = |channel| {
             let body = format!(r#"{{"WebSocketPush":{{"channel_id":{channel},"message_type":"Text"}}}}"#);
             request(7, body.into(), None, Some(LazyLoadBlob { mime: None, bytes: vec![b'x'; PAYLOAD_BYTES] }))
         };
-        self.prepared = self.channels.iter().map(message).collect();
+        self.prepared = (0..rounds).flat_map(|_| self.channels.iter().map(message)).collect();
     }
 
     fn round(&mut self) {
-        for message in self.prepared.drain(..) {
+        for message in self.prepared.drain(self.prepared.len() - CHANNELS..) {
             self.to_server.blocking_send(message).unwrap();
         }
         self.clients.await_round();
@@ -233,14 +235,12 @@ impl Way for ThroughDropIn {
 
 /// The server's CPU time over some rounds.
 fn measure(way: &mut dyn Way, rounds: usize) -> Cpu {
-    let mut cpu = Cpu::default();
+    way.prepare(rounds);
+    let before = Cpu::spent();
     for _ in 0..rounds {
-        way.prepare();
-        let before = Cpu::spent();
         way.round();
-        cpu.add_since(before);
     }
-    cpu
+    Cpu::spent().since(before)
 }
 
 fn main() {

@@ -146,9 +146,54 @@ pub enum HttpServerAction {
     },
 }
 
+impl HttpServerAction {
+    /// Parses the body of a request.
+    ///
+    /// # Errors
+    /// When the bytes are not the JSON of an action.
+    pub fn from_bytes(body: &[u8]) -> serde_json::Result<Self> {
+        match plain_push(body) {
+            Some(push) => Ok(push),
+            None => serde_json::from_slice(body),
+        }
+    }
+}
+
+/// A push as all process libraries write it: nearly every message is one, and to take it apart in general costs a tenth
+/// of all that the push costs. None: look closer.
+fn plain_push(body: &[u8]) -> Option<HttpServerAction> {
+    let rest = body.strip_prefix(br#"{"WebSocketPush":{"channel_id":"#)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, rest) = rest.split_at(digits);
+    if number.len() > 1 && number[0] == b'0' {
+        return None; // Not a number of JSON's.
+    }
+    let channel_id = std::str::from_utf8(number).ok()?.parse().ok()?;
+    let message_type = match rest.strip_prefix(br#","message_type":""#)?.strip_suffix(br#""}}"#)? {
+        b"Text" => WsMessageType::Text,
+        b"Binary" => WsMessageType::Binary,
+        _ => return None,
+    };
+    Some(HttpServerAction::WebSocketPush { channel_id, message_type })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_push_is_what_it_is_in_general() {
+        for number in ["0", "7", "4294967295", "4294967296", "00", "07", "-1", "+1", "", "1.0", "1e3", "99999999999999"]
+        {
+            for kind in ["Text", "Binary", "Ping", "Close", "text", "Te\\u0078t", ""] {
+                for end in ["}}", "}} ", "}}}", "}", ""] {
+                    let body = format!(r#"{{"WebSocketPush":{{"channel_id":{number},"message_type":"{kind}"{end}"#);
+                    let general = serde_json::from_slice(body.as_bytes()).ok();
+                    assert_eq!(HttpServerAction::from_bytes(body.as_bytes()).ok(), general, "{body}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_additive_actions_have_these_shapes() {

@@ -194,7 +194,7 @@ pub fn dispatch(message: KernelMessage, our_node: &str, dialect: Dialect) -> Inb
     let asked = rsvp.is_some() || request.expects_response.is_some();
     let on_success = asked.then(|| rsvp.unwrap_or_else(|| source.clone()));
     let mut reply = Reply { id, source, on_success };
-    let judged = match serde_json::from_slice(&request.body) {
+    let judged = match HttpServerAction::from_bytes(&request.body) {
         Ok(HttpServerAction::WebSocketExtPushOutgoing { channel_id, message_type, desired_reply_type }) => {
             // Its answer comes from the extension, under the same id: one of ours would be taken for it.
             reply.on_success = None;
