@@ -160,7 +160,7 @@ pub mod kernel {
             to_kernel: to_loop.clone(),
             prints,
             expose_local,
-            config: broker::Config { shards: 2, ..broker::Config::default() },
+            config: broker::Config { shards: 2, ..node::config() },
         });
         let (to_process, mailbox) = unbounded();
         let (from_process, sent) = crossbeam_channel::bounded(1024);

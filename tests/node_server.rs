@@ -5,6 +5,8 @@ mod node_support;
 
 use node_support::support::{recv, recv_close, send};
 use node_support::{Node, Options, push};
+use pushring::proto::client::append_frame;
+use std::io::Write;
 use tungstenite::Message;
 
 #[test]
@@ -74,4 +76,24 @@ fn the_server_ends_with_its_kernel() {
     assert_eq!(recv_close(&mut client).0, 1001);
     drop(client);
     node.server.join().unwrap().unwrap();
+}
+
+#[test]
+fn messages_may_be_as_large_as_a_nodes_own_server_takes_them() {
+    let mut node = Node::start(Options::default());
+    node.bind("large:test:sys", "/");
+    let (mut client, _) = node.open("/large:test:sys/");
+    // Over the broker's own limit of a message, under the node's of a frame.
+    let half = vec![0x55; 10 << 20];
+    let mut wire = Vec::new();
+    append_frame(&mut wire, 0x02, [0; 4], &half);
+    append_frame(&mut wire, 0x80, [0; 4], &half);
+    client.get_mut().write_all(&wire).unwrap();
+    let blob = node.next().lazy_load_blob.expect("a message has a blob");
+    assert!(blob.bytes.len() == 20 << 20 && blob.bytes.iter().all(|&byte| byte == 0x55));
+    let header = [&[0x82, 0xff][..], &((16 << 20) + 1_u64).to_be_bytes(), &[0; 4]].concat();
+    client.get_mut().write_all(&header).unwrap();
+    assert_eq!(recv_close(&mut client).0, 1009);
+    let too_large = pushring::node::config().shard.limits.message_bytes_max + 1;
+    assert_eq!(too_large, (64 << 20) + 1);
 }

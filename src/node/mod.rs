@@ -46,4 +46,4 @@ pub use message::{Capability, Context, KernelMessage, LazyLoadBlob, Message, Req
 pub use registration::{WsRegister, WsRegisterResponse};
 pub use request::{HttpResponse, HttpServerRequest, IncomingHttpRequest};
 pub use rpc::{RpcError, RpcMessage, RpcResponseBody, rpc_request, rpc_response_body};
-pub use server::{Parts, ServerError, http_server};
+pub use server::{Parts, ServerError, config, http_server};

@@ -12,6 +12,7 @@ use super::outbound::{Ids, Outlet};
 use super::perform::{Pending, Unasked};
 use crate::broker::{AttachError, Broker, Config, Handle, QueueLimits, ShardDied, StartError};
 use crate::gateway::{Dialect, Secret};
+use crate::proto;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,7 +48,8 @@ pub struct Parts<H: Host> {
     pub prints: mpsc::Sender<H::Print>,
     /// Whether loopback features are open: `local_only` paths, extensions, the RPC path.
     pub expose_local: bool,
-    /// All that a node's own server had no word for. `listen` and the settings named above are overwritten.
+    /// All that a node's own server had no word for: [`config`], or changes to it. `listen` and the settings named above
+    /// are overwritten.
     pub config: Config,
 }
 
@@ -72,6 +74,13 @@ pub enum ServerError {
     /// A thread of the server panicked.
     #[error("a thread of the server panicked")]
     Panicked,
+}
+
+/// A broker's defaults, but for the largest frame and message, 16 MiB and 64 MiB: what a node's own server takes.
+pub fn config() -> Config {
+    let mut config = Config::default();
+    config.shard.limits = proto::Limits { frame_bytes_max: 16 << 20, ..proto::Limits::for_messages(64 << 20) };
+    config
 }
 
 /// Serves HTTP and WebSocket clients for a node until its kernel drops its ends, or the future is dropped.

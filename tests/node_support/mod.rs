@@ -43,7 +43,7 @@ impl Default for Options {
             dialect: Dialect::Kinode,
             kernel_messages_max: 100_000,
             expose_local: false,
-            config: Config { shards: 2, driver: support::driver(), ..Config::default() },
+            config: Config { shards: 2, driver: support::driver(), ..node::config() },
         }
     }
 }
