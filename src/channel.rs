@@ -2,11 +2,12 @@
 //!
 //! A channel lives on one shard for life and its id says which. This file holds the only modulo in the tree.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The id of a channel, as processes and clients see it: unique among live channels of a broker and not reused
 /// soon after a channel is gone. Never 0.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChannelId(u32);
 
 impl ChannelId {

@@ -24,6 +24,7 @@
 //! | the names of the Kinode process library | [`process_lib`] |
 //! | a node's own HTTP and WebSocket server | [`node`] |
 //! | processes and nodes in other programs | [`link`] |
+//! | what an operator asks of a running broker | [`control`] |
 //! | small processes to read first | [`demo`] |
 //! | where a byte comes in and a push goes out | [`shard`], driven by [`driver::pump`] |
 //! | RFC 6455 and RFC 7692 | [`proto`] |
@@ -33,11 +34,12 @@
 //! | how a push reaches its shard | [`inbox`], [`channel`] |
 //!
 //! Left never imports right, and a test holds it: `channel, process_id ← proto, http ← gateway, admission ← shard, inbox ←
-//! driver ← broker ← demo, node, process_lib, link`.
+//! driver ← broker ← demo, node, process_lib, link, control`.
 
 pub mod admission;
 pub mod broker;
 pub mod channel;
+pub mod control;
 pub mod demo;
 pub mod driver;
 pub mod gateway;

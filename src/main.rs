@@ -3,7 +3,7 @@
 mod daemon;
 
 use daemon::cli::{self, Action};
-use daemon::{log, serve, token};
+use daemon::{ask, log, serve, token};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -42,6 +42,8 @@ fn run(action: Action) -> anyhow::Result<()> {
             let secret = token::read_secret(&config.jwt_secret_file)?;
             print(&(token::make_token(&secret, &config.node, options.ttl.duration())? + "\n"))
         }
+        Action::Stats(options) => print(&ask::stats(&options)?),
+        Action::Disconnects(options) => print(&ask::disconnects(options)?),
     }
 }
 

@@ -13,7 +13,7 @@ const ROWS: &[&[&str]] = &[
     &["shard", "inbox"],
     &["driver"],
     &["broker"],
-    &["demo", "node", "process_lib", "link"],
+    &["demo", "node", "process_lib", "link", "control"],
     &["daemon", "main"],
 ];
 
@@ -139,7 +139,7 @@ fn the_clock_is_read_in_the_driver() {
         banned(pattern, why, |file, part| {
             // The drop-in is a node's own async task, with timers of its own.
             file.ends_with("node/server.rs")
-                || matches!(part, "driver" | "daemon" | "demo" | "link" | "main" | "process_lib")
+                || matches!(part, "control" | "driver" | "daemon" | "demo" | "link" | "main" | "process_lib")
         });
     }
 }

@@ -37,7 +37,7 @@ fn the_socket_is_its_users_alone_and_goes_with_the_daemon() {
 
     let other = output(&mut pushring(&["serve", "--listen", "127.0.0.1:0", "--link", path.to_str().unwrap()]));
     let words = String::from_utf8(other.stderr).unwrap();
-    assert!(!other.status.success() && words.contains("is the link of a daemon that runs"), "{words}");
+    assert!(!other.status.success() && words.contains("is the socket of a daemon that runs"), "{words}");
     send(&mut client, "still there");
 
     daemon.signal("TERM");

@@ -1,8 +1,10 @@
 //! The command line.
 
 use super::config::{Config, Flags};
+use super::control::ControlPath;
 use super::units::Span;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A push broker for WebSocket clients: browsers open channels, processes push to them.
@@ -25,6 +27,10 @@ pub enum Action {
     Config(Options),
     /// Print a token for development
     Token(TokenOptions),
+    /// Print what a running daemon holds and has counted
+    Stats(AskOptions),
+    /// Print the last channels that ended in a running daemon, and why; the newest last
+    Disconnects(DisconnectsOptions),
 }
 
 /// Where settings come from.
@@ -65,6 +71,51 @@ fn parse_ttl(text: &str) -> Result<Span, super::units::UnitError> {
     }
 }
 
+/// Which daemon is asked, and how its answer is printed.
+#[derive(Debug, Args)]
+pub struct AskOptions {
+    /// The daemon's file of settings, for `control` and `listen`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH|auto")]
+    control: Option<ControlPath>,
+    /// Where the daemon listens: names its control socket, where that is auto
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Print JSON: one object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which ends are asked for.
+#[derive(Debug, Args)]
+pub struct DisconnectsOptions {
+    /// Which daemon.
+    #[command(flatten)]
+    pub ask: AskOptions,
+    /// Only of channels of this process
+    #[arg(long, value_name = "ID")]
+    pub process: Option<String>,
+    /// Only of this channel
+    #[arg(long, value_name = "ID")]
+    pub channel: Option<u32>,
+    /// Only with this close code; 1006 is a connection that ended without one
+    #[arg(long)]
+    pub code: Option<u16>,
+    /// Only the last so many
+    #[arg(long, value_name = "COUNT")]
+    pub last: Option<usize>,
+}
+
+impl AskOptions {
+    /// The settings in force.
+    pub fn load(&self) -> anyhow::Result<Config> {
+        let (control, listen) = (self.control.clone(), self.listen);
+        Config::load(self.config.as_deref(), &Flags { control, listen, ..Flags::default() })
+    }
+}
+
 impl Options {
     /// The settings in force.
     pub fn load(mut self) -> anyhow::Result<Config> {
@@ -96,7 +147,7 @@ pub fn parse() -> Cli {
 fn command() -> Command {
     let defaults = toml::Table::try_from(Config::default()).expect("the defaults are plain TOML");
     let mut command = Cli::command();
-    for name in ["serve", "demo", "config", "token"] {
+    for name in ["serve", "demo", "config", "token", "stats", "disconnects"] {
         command = command.mut_subcommand(name, |command| command.mut_args(|arg| describe(arg, &defaults)));
     }
     command

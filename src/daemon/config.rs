@@ -5,6 +5,7 @@
 //! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
 //! the file that holds one.
 
+use super::control::ControlPath;
 use super::memory::MemoryBudget;
 use super::units::{Size, Span};
 use anyhow::{Context, bail, ensure};
@@ -75,6 +76,11 @@ settings! {
     link_peers_max: usize = pushring::link::Config::default().peers_max;
     /// How long the channels of a process that was lost live on; then they are closed with 1012.
     owner_grace: Span = Span::seconds(10);
+
+    /// A Unix socket on which `pushring stats` and the like ask, as this user alone; off for none. auto is
+    /// pushring-PORT.sock in $XDG_RUNTIME_DIR or /run/pushring, where there is one.
+    #[arg(value_name = "PATH|auto|off")]
+    control: ControlPath = ControlPath::Auto;
 
     /// Threads, each with its own connections; 0 is one for each core.
     shards: usize = 0;

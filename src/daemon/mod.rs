@@ -2,10 +2,13 @@
 //!
 //! Invariants: stdout carries only what was asked for, the log goes to stderr; no secret is in either.
 
+pub mod ask;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod log;
 pub mod memory;
 pub mod serve;
+pub mod table;
 pub mod token;
 pub mod units;

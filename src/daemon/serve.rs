@@ -94,11 +94,12 @@ fn run(
     let broker = Broker::start(config.broker(secret)?)?;
     let threads = attach(&broker)?;
     let link = link.map(|link| start_link(&broker, link)).transpose()?;
+    let control = config.control.open(&broker)?;
     stop_on(signals, broker.handle(), config.stop_timeout.duration())?;
     announce(&broker, config);
     let ended = broker.wait();
     // Behind the broker: processes are told of the end of their channels first.
-    drop(link);
+    drop((link, control));
     for thread in threads {
         if thread.join().is_err() {
             tracing::error!("a demo process has panicked");

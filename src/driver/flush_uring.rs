@@ -95,7 +95,7 @@ impl UringFlush {
         self
     }
 
-    /// Why the ring was given up for `send(2)` while running, if it was: something to log once.
+    /// Why the ring was given up for `send(2)` while running, if it was. It has been logged.
     pub fn gave_up(&self) -> Option<&str> {
         self.gave_up.as_deref()
     }
@@ -108,7 +108,9 @@ impl UringFlush {
         !ring.completion().is_empty()
     }
 
+    /// At most once: without a ring nothing can break.
     fn give_up(&mut self, why: String) {
+        tracing::warn!(why, "an io_uring for sending is given up: from now on send(2), which costs more");
         self.ring = None;
         self.gave_up = Some(why);
     }
@@ -246,9 +248,15 @@ mod tests {
     use super::*;
     use crate::driver::sys::socket_id;
     use std::os::unix::net::UnixStream;
+    use std::sync::{Arc, Mutex};
 
     #[test]
     fn a_ring_that_breaks_is_given_up_without_losing_a_send() {
+        let log = logged(broken_ring);
+        assert_eq!(log.matches("tried out").count(), 1, "{log}");
+    }
+
+    fn broken_ring() {
         let mut flush = UringFlush::new().unwrap();
         let (here, _there) = UnixStream::pair().unwrap();
         let (broken, _) = UnixStream::pair().unwrap();
@@ -263,8 +271,35 @@ mod tests {
         assert_eq!(flush.gave_up(), Some("tried out"));
     }
 
+    /// What is logged meanwhile, at the level of warnings and above. All tests that give up a ring are run by this: where
+    /// nobody listens when a place first logs, tracing takes it that nobody ever will.
+    fn logged(run: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, run);
+        String::from_utf8(std::mem::take(&mut log.0.lock().unwrap())).unwrap()
+    }
+
     #[test]
-    fn a_late_completion_ends_the_ring() {
+    fn a_late_completion_ends_the_ring_and_is_logged_once() {
+        let log = logged(late_completion);
+        assert_eq!(log.matches("WARN").count(), 1, "{log}");
+        assert!(log.contains("given up") && log.contains("a send completed after its call had returned"), "{log}");
+    }
+
+    fn late_completion() {
         let mut flush = UringFlush::new().unwrap();
         let ring = flush.ring.as_mut().unwrap();
         // SAFETY: a Nop points nowhere.
@@ -276,5 +311,6 @@ mod tests {
         flush.send_all(&[outgoing; BATCH_MIN], &mut short);
         assert!(flush.gave_up().is_some());
         assert_eq!(short.iter().map(|short| short.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        flush.send_all(&[outgoing; BATCH_MIN], &mut short);
     }
 }

@@ -18,7 +18,7 @@ mod orders;
 mod process;
 mod server;
 mod session;
-mod socket;
+pub(crate) mod socket;
 mod token;
 mod wire;
 

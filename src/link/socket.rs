@@ -1,4 +1,4 @@
-//! Where a link is: a Unix socket that only its owner may open, or TCP.
+//! Where a daemon is spoken to by others than clients: a Unix socket that only its owner may open, or TCP.
 //!
 //! Invariants of the Unix socket: it has mode 0600 from its first moment; a living daemon's is never taken away, a dead
 //! one's is; what is no socket is never removed; at the end our own file is removed and nobody else's.
@@ -148,11 +148,11 @@ impl Read for Source {
     }
 }
 
-/// Why a link cannot be listened on.
+/// Why nobody listens.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// A daemon that runs has it.
-    #[error("{0} is the link of a daemon that runs")]
+    #[error("{0} is the socket of a daemon that runs")]
     InUse(PathBuf),
     /// It would have to be removed.
     #[error("{0} exists and is no socket: choose another path or remove it")]
@@ -236,7 +236,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.identity);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the link's socket");
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
         }
     }
 }

@@ -10,6 +10,7 @@ use super::event::ClosedBy;
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
 use crate::proto::close;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 pub const DISCONNECTS_MAX: usize = 1_000;
 
 /// The end of one channel, or of a WebSocket that never became one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disconnect {
     /// When, in milliseconds after 1970.
     pub unix_ms: u64,

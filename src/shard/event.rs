@@ -5,6 +5,7 @@ use crate::channel::ChannelId;
 use crate::gateway::{IncomingRequest, Login};
 use crate::proto::MessageKind;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -96,7 +97,8 @@ pub struct Closed {
 }
 
 /// Who ended a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ClosedBy {
     /// The client sent a close frame.
     Client,
@@ -112,6 +114,32 @@ pub enum ClosedBy {
     Timeout,
     /// The broker stopped, or had to save memory.
     Broker,
+}
+
+impl ClosedBy {
+    /// All of them, in order.
+    pub const ALL: [Self; 7] = [
+        Self::Client,
+        Self::Connection,
+        Self::Process,
+        Self::Violation,
+        Self::Backpressure,
+        Self::Timeout,
+        Self::Broker,
+    ];
+
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Connection => "connection",
+            Self::Process => "process",
+            Self::Violation => "violation",
+            Self::Backpressure => "backpressure",
+            Self::Timeout => "timeout",
+            Self::Broker => "broker",
+        }
+    }
 }
 
 /// An HTTP request that waits for a response.

@@ -9,6 +9,7 @@
 
 use crate::admission::{Budget, Lease};
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -31,7 +32,8 @@ pub(super) enum Kind {
 }
 
 /// Bytes of a shard's clients and processes, by kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MemoryReport {
     /// The budget of all shards; `None` is without limit.
     pub budget_bytes: Option<usize>,

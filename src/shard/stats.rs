@@ -1,67 +1,95 @@
 //! What a shard counts: plain numbers, read by asking the shard ([`super::command::Command::Report`]).
 
 use super::core::Shard;
+use super::event::ClosedBy;
 use super::memory::MemoryReport;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-/// Counts since the shard began. The broker adds those of its shards.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
+/// Declares every count once: as a field, and for who shows them all.
+macro_rules! counts {
+    ($( $(#[doc = $doc:literal])+ $name:ident, )+) => {
+        /// Counts since the shard began.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Stats {
+            $( $(#[doc = $doc])+ pub $name: u64, )+
+            /// Channels closed, by who ended them, in the order of [`ClosedBy`].
+            #[serde(with = "by_name")]
+            pub closed: [u64; ClosedBy::ALL.len()],
+        }
+
+        impl Stats {
+            /// All but `closed`: name, value, and what is counted.
+            pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64, &'static str)> {
+                [$( (stringify!($name), self.$name, concat!($($doc),+).trim_ascii()), )+].into_iter()
+            }
+        }
+
+        impl std::ops::AddAssign for Stats {
+            fn add_assign(&mut self, other: Self) {
+                $( self.$name += other.$name; )+
+                std::iter::zip(&mut self.closed, other.closed).for_each(|(sum, more)| *sum += more);
+            }
+        }
+    };
+}
+
+counts! {
     /// Connections accepted.
-    pub accepted: u64,
+    accepted,
     /// Clients answered 503 because there were too many connections.
-    pub turned_away: u64,
+    turned_away,
     /// Those of them whose own address had too many.
-    pub turned_away_per_ip: u64,
+    turned_away_per_ip,
     /// Clients answered 503 because their address had too many handshakes per second.
-    pub handshakes_refused: u64,
+    handshakes_refused,
     /// Clients let go without a word, since too many were being turned away.
-    pub let_go: u64,
+    let_go,
     /// Channels opened.
-    pub opened: u64,
-    /// Channels closed, by who ended them, in the order of [`super::event::ClosedBy`].
-    pub closed: [u64; 7],
+    opened,
     /// Orders obeyed.
-    pub commands: u64,
+    commands,
     /// Frames pushed to channels, each channel counted.
-    pub pushed: u64,
+    pushed,
     /// Pushes to channels that do not exist or belong to another process.
-    pub pushes_unknown: u64,
+    pushes_unknown,
     /// Frames that waited behind a full socket.
-    pub queued: u64,
+    queued,
     /// Frames that took the place of an older one of their key.
-    pub conflated: u64,
+    conflated,
     /// Frames that a policy dropped.
-    pub dropped: u64,
+    dropped,
     /// Frames refused because the channel was closing.
-    pub refused_closing: u64,
+    refused_closing,
     /// Channels closed because their budget was exceeded.
-    pub closed_over_budget: u64,
+    closed_over_budget,
     /// Frames dropped because memory was short; they are among `dropped` too.
-    pub dropped_for_memory: u64,
+    dropped_for_memory,
     /// Connections closed, or requests refused, because memory was short.
-    pub closed_for_memory: u64,
+    closed_for_memory,
     /// Channels closed because pings were not answered.
-    pub timed_out: u64,
+    timed_out,
     /// Sends, each of one connection's queue.
-    pub sends: u64,
+    sends,
     /// Sends that did not take all they were offered.
-    pub short_sends: u64,
+    short_sends,
     /// Bytes that sockets took.
-    pub sent_bytes: u64,
+    sent_bytes,
     /// Messages received.
-    pub received: u64,
+    received,
     /// Bytes received.
-    pub received_bytes: u64,
+    received_bytes,
     /// Clients that broke the protocol.
-    pub violations: u64,
+    violations,
     /// HTTP requests, upgrades included.
-    pub requests: u64,
+    requests,
     /// Registrations refused.
-    pub registrations_refused: u64,
+    registrations_refused,
 }
 
 /// A shard at one moment.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Report {
     /// Which.
     pub shard: u32,
@@ -88,5 +116,44 @@ impl Shard {
             memory: self.memory_report(),
             stats: self.stats,
         }
+    }
+}
+
+/// Counts of ends, each under its name, so that a reader needs no order.
+mod by_name {
+    use super::{BTreeMap, ClosedBy, Deserialize};
+    use serde::{Deserializer, Serializer};
+
+    type Counts = [u64; ClosedBy::ALL.len()];
+
+    pub fn serialize<S: Serializer>(counts: &Counts, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(ClosedBy::ALL.iter().map(|by| (by, counts[*by as usize])))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Counts, D::Error> {
+        let named = BTreeMap::<ClosedBy, u64>::deserialize(deserializer)?;
+        Ok(ClosedBy::ALL.map(|by| named.get(&by).copied().unwrap_or(0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_written_by_name() {
+        for (place, by) in ClosedBy::ALL.into_iter().enumerate() {
+            assert_eq!(by as usize, place);
+            assert_eq!(serde_json::to_value(by).unwrap(), by.name());
+        }
+        let stats = Stats { closed: [1, 2, 3, 4, 5, 6, 7], opened: 30, ..Stats::default() };
+        let text = serde_json::to_string(&stats).unwrap();
+        assert!(text.contains(r#""closed":{"client":1,"connection":2,"#), "{text}");
+        assert_eq!(serde_json::from_str::<Stats>(&text).unwrap(), stats);
+        let mut twice = stats;
+        twice += stats;
+        assert_eq!((twice.closed[6], twice.opened), (14, 60));
+        assert!(twice.counts().any(|count| count == ("opened", 60, "Channels opened.")));
+        assert_eq!(serde_json::from_str::<Stats>("{}").unwrap(), Stats::default(), "a count that is not there is 0");
     }
 }

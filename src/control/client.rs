@@ -1,0 +1,79 @@
+//! The operator's side of the door.
+
+use super::wire::{Answer, Request};
+use crate::link::socket::{Source, Stream};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an answer may take: a shard gives its own within a turn.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// The largest answer, in bytes: a thousand ends with the longest paths that clients can ask for.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There is no socket, or the daemon behind it has gone.
+    #[error("no daemon listens at {0}: start it, or say where its control socket is (--control)")]
+    Nobody(PathBuf),
+    /// It is another user's.
+    #[error("{0} is the control socket of another user: ask as the user that runs the daemon")]
+    NotAllowed(PathBuf),
+    /// It broke off.
+    #[error("the daemon at {path} did not answer: {error}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// It is no daemon of ours, or one of a version that speaks otherwise.
+    #[error("what answers at {path} is not understood ({error}): is the daemon of another version?")]
+    Garbled {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with the answer.
+        error: serde_json::Error,
+    },
+    /// The daemon says why.
+    #[error("the daemon at {path} refuses: {why}")]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// In its words.
+        why: String,
+    },
+}
+
+/// Asks the daemon whose control socket is at `path`. Never answers [`Answer::Refused`].
+///
+/// # Errors
+/// See [`AskError`].
+pub fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
+    let owned = || path.to_owned();
+    let bytes = exchange(path, request).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Nobody(owned()),
+        io::ErrorKind::PermissionDenied => AskError::NotAllowed(owned()),
+        _ => AskError::Io { path: owned(), error },
+    })?;
+    match serde_json::from_slice(&bytes) {
+        Ok(Answer::Refused(why)) => Err(AskError::Refused { path: owned(), why }),
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(AskError::Garbled { path: owned(), error }),
+    }
+}
+
+fn exchange(path: &Path, request: &Request) -> io::Result<Vec<u8>> {
+    let stream = Stream::unix(path)?;
+    stream.set_write_timeout(Some(WITHIN))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    (&stream).write_all(&line)?;
+    let mut answer = Vec::new();
+    let source = Source::until(Arc::new(stream), Instant::now() + WITHIN);
+    source.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    Ok(answer)
+}

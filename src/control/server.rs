@@ -1,0 +1,163 @@
+//! The broker's side of the door.
+
+use super::wire::{About, Answer, Overview, REQUEST_BYTES_MAX, Request};
+use crate::broker::{Broker, Handle};
+use crate::link::ListenError;
+use crate::link::socket::{Listener, Source, Stream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long a question may take to come, and its answer to go.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Questions at a time, a thread each.
+const CONNECTIONS_MAX: usize = 8;
+
+/// After an accept that failed, most likely for want of descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Why there is no door.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The path.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No thread.
+    #[error("no thread for the control socket: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// An open door. Dropping it closes it and removes its socket.
+pub struct Server {
+    listener: Arc<Listener>,
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Opens a door to `broker` at `path`, for this user alone.
+    ///
+    /// # Errors
+    /// See [`StartError`]. The socket of a daemon that runs, and a file that is no socket, are left alone.
+    pub fn start(broker: &Broker, path: &Path) -> Result<Self, StartError> {
+        let listener = Arc::new(Listener::unix(path)?);
+        let stopping = Arc::<AtomicBool>::default();
+        let door = Door { about: Arc::new(about(broker)), broker: broker.handle(), open: Arc::default() };
+        let (accepting, stop) = (listener.clone(), stopping.clone());
+        let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
+            accept(&door, &accepting, &stop);
+        })?;
+        Ok(Self { listener, stopping, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.listener.stop();
+        // A panic has been reported where it happened.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn about(broker: &Broker) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        node: broker.handle().settings().node,
+        address: broker.address(),
+        driver: broker.driver().to_string(),
+        since_unix_ms: unix_ms(),
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+#[derive(Clone)]
+struct Door {
+    about: Arc<About>,
+    broker: Handle,
+    open: Arc<AtomicUsize>,
+}
+
+/// A question's place among those at a time.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn accept(door: &Door, listener: &Listener, stopping: &AtomicBool) {
+    loop {
+        let stream = match listener.accept() {
+            _ if stopping.load(Ordering::SeqCst) => return,
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "an operator's connection was not accepted");
+                thread::sleep(ACCEPT_AGAIN);
+                continue;
+            }
+        };
+        let is_full = door.open.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS_MAX;
+        let place = Place(door.open.clone());
+        if is_full {
+            // It fits any socket buffer.
+            let _ = write(&stream, &Answer::Refused("too many ask at the same time: ask again".to_owned()));
+            continue;
+        }
+        let door = door.clone();
+        let serve = move || {
+            let _place = place;
+            door.serve(stream);
+        };
+        if let Err(error) = thread::Builder::new().name("control-ask".to_owned()).spawn(serve) {
+            tracing::warn!(%error, "no thread for an operator's question");
+        }
+    }
+}
+
+impl Door {
+    fn serve(&self, stream: Stream) {
+        let stream = Arc::new(stream);
+        let served = read(stream.clone()).and_then(|line| write(&stream, &self.answer(&line)));
+        if let Err(error) = served {
+            tracing::debug!(%error, "an operator's question was not answered");
+        }
+    }
+
+    fn answer(&self, line: &[u8]) -> Answer {
+        match serde_json::from_slice(line) {
+            Ok(Request::Stats {}) => Answer::Stats(Overview {
+                about: About::clone(&self.about),
+                unix_ms: unix_ms(),
+                shards: self.broker.reports(),
+            }),
+            Ok(Request::Disconnects(filter)) => Answer::Disconnects(filter.apply(self.broker.disconnects())),
+            Err(error) => Answer::Refused(format!("no question: {error}")),
+        }
+    }
+}
+
+/// One line, or all there is until the other side has ended its own.
+fn read(stream: Arc<Stream>) -> io::Result<Vec<u8>> {
+    let source = Source::until(stream, Instant::now() + WITHIN);
+    let mut line = Vec::new();
+    BufReader::new(source.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
+    Ok(line)
+}
+
+fn write(stream: &Stream, answer: &Answer) -> io::Result<()> {
+    stream.set_write_timeout(Some(WITHIN))?;
+    let mut bytes = serde_json::to_vec(answer)?;
+    bytes.push(b'\n');
+    let mut stream = stream;
+    stream.write_all(&bytes)
+}

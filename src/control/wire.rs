@@ -1,0 +1,173 @@
+//! What is asked and answered. Fields may be added: whoever reads must not mind those that it does not know.
+
+use crate::broker::{Disconnect, Report, Stats};
+use crate::channel::ChannelId;
+use crate::process_id::ProcessId;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// The largest question, in bytes.
+pub(super) const REQUEST_BYTES_MAX: u64 = 4 << 10;
+
+/// A question: `{"stats":{}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// What the broker holds and has counted.
+    Stats {},
+    /// The last channels that ended, and why.
+    Disconnects(Filter),
+}
+
+/// Which ends are asked for; all that is left out lets everything pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// Of channels of this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
+    /// Of this channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel: Option<ChannelId>,
+    /// With this close code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// The last so many of those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<usize>,
+}
+
+impl Filter {
+    /// What is left of `all`, whose newest is the last.
+    pub fn apply(&self, mut all: Vec<Disconnect>) -> Vec<Disconnect> {
+        all.retain(|end| {
+            self.process.as_ref().is_none_or(|process| end.process.as_ref() == Some(process))
+                && self.channel.is_none_or(|channel| end.channel == Some(channel))
+                && self.code.is_none_or(|code| end.code == code)
+        });
+        all.split_off(all.len().saturating_sub(self.last.unwrap_or(usize::MAX)))
+    }
+}
+
+/// An answer, under the name of its question.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Request::Stats`].
+    Stats(Overview),
+    /// To [`Request::Disconnects`]: the newest last.
+    Disconnects(Vec<Disconnect>),
+    /// There is no answer; why.
+    Refused(String),
+}
+
+/// A broker at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Overview {
+    /// Which broker.
+    pub about: About,
+    /// When this was, in milliseconds after 1970.
+    pub unix_ms: u64,
+    /// Its shards, in order. None: it has stopped.
+    pub shards: Vec<Report>,
+}
+
+impl Overview {
+    /// The counts of all shards together.
+    pub fn total(&self) -> Stats {
+        self.shards.iter().fold(Stats::default(), |mut sum, shard| {
+            sum += shard.stats;
+            sum
+        })
+    }
+}
+
+/// A broker, as long as it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Its version.
+    pub version: String,
+    /// The id of its operating-system process.
+    pub pid: u32,
+    /// The node it serves.
+    pub node: String,
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// What drives it: `uring` or `epoll`.
+    pub driver: String,
+    /// When it opened this door, in milliseconds after 1970.
+    pub since_unix_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::ClosedBy;
+
+    fn end(unix_ms: u64, channel: Option<u32>, process: Option<&str>, code: u16) -> Disconnect {
+        Disconnect {
+            unix_ms,
+            channel: channel.map(ChannelId::new),
+            process: process.map(|id| id.parse().unwrap()),
+            path: "/".into(),
+            peer: ([127, 0, 0, 1], 1).into(),
+            forwarded_for: None,
+            code,
+            reason: "".into(),
+            by: ClosedBy::Client,
+            lost_bytes: 0,
+            age_s: 0,
+            silent_ms: 0,
+            pings_unanswered: 0,
+            ping_ms: None,
+        }
+    }
+
+    #[test]
+    fn a_filter_lets_pass_what_fits_all_of_it() {
+        let all = vec![
+            end(1, Some(4), Some("a:b:c"), 1000),
+            end(2, Some(5), Some("a:b:c"), 1006),
+            end(3, None, None, 4401),
+            end(4, Some(7), Some("x:b:c"), 1006),
+        ];
+        let times = |filter: Filter| filter.apply(all.clone()).iter().map(|end| end.unix_ms).collect::<Vec<_>>();
+        assert_eq!(times(Filter::default()), [1, 2, 3, 4]);
+        assert_eq!(times(Filter { process: Some("a:b:c".parse().unwrap()), ..Filter::default() }), [1, 2]);
+        assert_eq!(times(Filter { channel: Some(ChannelId::new(7)), ..Filter::default() }), [4]);
+        assert_eq!(times(Filter { code: Some(1006), last: Some(1), ..Filter::default() }), [4]);
+        assert_eq!(times(Filter { last: Some(0), ..Filter::default() }), [0; 0]);
+        assert_eq!(times(Filter { last: Some(9), code: Some(1), ..Filter::default() }), [0; 0]);
+    }
+
+    #[test]
+    fn questions_are_as_they_are_documented() {
+        for (text, request) in [
+            (r#"{"stats":{}}"#, Request::Stats {}),
+            (r#"{"disconnects":{}}"#, Request::Disconnects(Filter::default())),
+            (
+                r#"{"disconnects":{"process":"a:b:c","channel":4,"code":1006,"last":10}}"#,
+                Request::Disconnects(Filter {
+                    process: Some("a:b:c".parse().unwrap()),
+                    channel: Some(ChannelId::new(4)),
+                    code: Some(1006),
+                    last: Some(10),
+                }),
+            ),
+        ] {
+            assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
+            assert_eq!(serde_json::to_string(&request).unwrap(), text);
+        }
+        for bad in [r#"{"disconnects":{"proces":"a:b:c"}}"#, r#"{"disconnects":{"code":-1}}"#, r#"{"quit":{}}"#, "1"] {
+            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+        }
+        let told = Answer::Disconnects(vec![end(1, None, Some("a:b:c"), 1000)]);
+        let text = serde_json::to_string(&told).unwrap();
+        assert!(
+            text.starts_with(r#"{"disconnects":[{"unix_ms":1,"channel":null,"process":"a:b:c","path":"/""#),
+            "{text}"
+        );
+        let Answer::Disconnects(read) = serde_json::from_str(&text).unwrap() else { panic!() };
+        assert_eq!(read, [end(1, None, Some("a:b:c"), 1000)]);
+    }
+}

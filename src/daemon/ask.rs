@@ -1,0 +1,143 @@
+//! What an operator asks of a running daemon, over its control socket, as tables for people or as JSON.
+
+use super::cli::{AskOptions, DisconnectsOptions};
+use super::table::{Align, bytes, plain, table};
+use anyhow::{Context, bail};
+use humantime::{format_duration, format_rfc3339_millis};
+use pushring::broker::Disconnect;
+use pushring::control::{self, Answer, Filter, Overview, Request};
+use std::time::{Duration, SystemTime};
+
+/// `pushring stats`.
+///
+/// # Errors
+/// No daemon answers.
+pub fn stats(options: &AskOptions) -> anyhow::Result<String> {
+    let Answer::Stats(overview) = ask(options, &Request::Stats {})? else { bail!(ANOTHER) };
+    Ok(match options.json {
+        true => serde_json::to_string(&overview)? + "\n",
+        false => overview_text(&overview),
+    })
+}
+
+/// `pushring disconnects`.
+///
+/// # Errors
+/// No daemon answers.
+pub fn disconnects(options: DisconnectsOptions) -> anyhow::Result<String> {
+    let DisconnectsOptions { ask: to, process, channel, code, last } = options;
+    let process = process.map(|id| id.parse().with_context(|| format!("process: {id:?}"))).transpose()?;
+    let filter = Filter { process, channel: channel.map(pushring::channel::ChannelId::new), code, last };
+    let Answer::Disconnects(ends) = ask(&to, &Request::Disconnects(filter))? else { bail!(ANOTHER) };
+    match to.json {
+        true => ends.iter().map(|end| Ok(serde_json::to_string(end)? + "\n")).collect(),
+        false => Ok(ends_text(&ends)),
+    }
+}
+
+const ANOTHER: &str = "the daemon answers another question: is it of another version?";
+
+fn ask(options: &AskOptions, request: &Request) -> anyhow::Result<Answer> {
+    let config = options.load()?;
+    let path = config.control.find(config.listen.port()).context("control: it is off")?;
+    Ok(control::ask(&path, request)?)
+}
+
+fn time(unix_ms: u64) -> String {
+    format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
+}
+
+fn seconds(seconds: u64) -> String {
+    format_duration(Duration::from_secs(seconds)).to_string().replace(' ', "")
+}
+
+fn overview_text(overview: &Overview) -> String {
+    let Overview { about, unix_ms, shards } = overview;
+    let up = seconds(unix_ms.saturating_sub(about.since_unix_ms) / 1000);
+    let mut text = format!(
+        "pushring {} (pid {}) for {} at http://{}, on {}, up {up}\n\n",
+        about.version, about.pid, about.node, about.address, about.driver
+    );
+    let row = |name: String, cells: [u64; 5]| {
+        let [connections, channels, used, leased, sent] = cells;
+        [name, connections.to_string(), channels.to_string(), bytes(used), bytes(leased), bytes(sent)]
+    };
+    let cells = shards.iter().map(|shard| {
+        let memory = &shard.memory;
+        [
+            shard.connections as u64,
+            shard.channels as u64,
+            memory.used_bytes() as u64,
+            memory.leased_bytes as u64,
+            shard.stats.sent_bytes,
+        ]
+    });
+    let cells: Vec<[u64; 5]> = cells.collect();
+    let mut sum = [0; 5];
+    cells.iter().for_each(|cells| sum.iter_mut().zip(cells).for_each(|(sum, cell)| *sum += cell));
+    let mut rows: Vec<_> = cells.iter().enumerate().map(|(shard, cells)| row(shard.to_string(), *cells)).collect();
+    rows.push(row("all".to_owned(), sum));
+    let heads = ["SHARD", "CONNECTIONS", "CHANNELS", "HELD", "LEASED", "SENT"];
+    text += &table(heads.map(|head| (head, Align::Right)), &rows);
+    if let Some(memory) = shards.first().map(|shard| &shard.memory) {
+        let unread = bytes(memory.process_queue_bytes as u64);
+        let budget = memory.budget_bytes.map_or("unlimited".to_owned(), |budget| bytes(budget as u64));
+        text += &format!("memory budget {budget}; unread by processes {unread}\n");
+    }
+    let total = overview.total();
+    let closed = pushring::broker::ClosedBy::ALL
+        .map(|by| (format!("closed_by_{}", by.name()), total.closed[by as usize], "Channels that it ended."));
+    let counts = total.counts().map(|(name, count, doc)| (name.to_owned(), count, doc));
+    let rows: Vec<_> =
+        counts.chain(closed).map(|(name, count, doc)| [count.to_string(), name, doc.to_owned()]).collect();
+    text.push('\n');
+    text + &table([("COUNT", Align::Right), ("OF", Align::Left), ("", Align::Left)], &rows)
+}
+
+fn ends_text(ends: &[Disconnect]) -> String {
+    if ends.is_empty() {
+        return "none\n".to_owned();
+    }
+    let rows: Vec<_> = ends.iter().map(row).collect();
+    let heads = [
+        ("WHEN", Align::Left),
+        ("CHANNEL", Align::Right),
+        ("PROCESS", Align::Left),
+        ("PATH", Align::Left),
+        ("CLIENT", Align::Left),
+        ("CODE", Align::Right),
+        ("BY", Align::Left),
+        ("LOST", Align::Right),
+        ("OPEN", Align::Right),
+        ("SILENT", Align::Right),
+        ("PING", Align::Right),
+        ("REASON", Align::Left),
+    ];
+    table(heads, &rows)
+}
+
+fn row(end: &Disconnect) -> [String; 12] {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let peer = match end.forwarded_for {
+        Some(client) => format!("{client} by {}", end.peer),
+        None => end.peer.to_string(),
+    };
+    let ping = match (end.pings_unanswered, end.ping_ms) {
+        (0, ping_ms) => or_none(ping_ms.map(|ms| format!("{ms}ms"))),
+        (unanswered, _) => format!("{unanswered} unanswered"),
+    };
+    [
+        time(end.unix_ms),
+        or_none(end.channel.map(|channel| channel.to_string())),
+        or_none(end.process.as_ref().map(|process| plain(process.as_str()))),
+        plain(&end.path),
+        peer,
+        end.code.to_string(),
+        end.by.name().to_owned(),
+        bytes(end.lost_bytes as u64),
+        seconds(end.age_s.into()),
+        seconds(end.silent_ms / 1000),
+        ping,
+        plain(&end.reason),
+    ]
+}
