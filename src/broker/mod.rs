@@ -78,6 +78,14 @@ pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 /// a moment the two socket pairs with which a ring is tried.
 const FILES_PER_SHARD: usize = 10;
 
+/// What opens and closes files beside the broker.
+const FILES_SPARE: usize = 64;
+
+/// How many files a process may have to open for a broker of `shards` shards and so many connections.
+pub fn files_needed(connections: usize, shards: usize) -> usize {
+    connections.saturating_add(shards * FILES_PER_SHARD + FILES_SPARE)
+}
+
 /// What a broker is started with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -495,8 +503,8 @@ fn fit_to_open_files(limits: admission::Limits, shards: usize) -> admission::Lim
     // Without a /proc to count in, the system's limit will show itself.
     let Ok((files_max, open)) = sys::open_files() else { return limits };
     let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
-    // What opens and closes files beside us: a sixteenth where there are few.
-    let spare = (files_max / 16).min(64);
+    // A sixteenth where there are few.
+    let spare = (files_max / 16).min(FILES_SPARE);
     let files_left = files_max.saturating_sub(open + shards * FILES_PER_SHARD + spare);
     let fitting = limits.clone().within_files(files_left);
     if fitting.connections_max < limits.connections_max {

@@ -27,6 +27,10 @@ pub enum Action {
     Config(Options),
     /// Print a token for development
     Token(TokenOptions),
+    /// Look for what stands in a daemon's way on this machine, and print how to mend it
+    #[command(after_help = "Give it the settings that the daemon is to have. Ends with 0 where all is well, with 1 \
+                            where there are warnings, with 2 where there are problems or settings cannot be read.")]
+    Doctor(DoctorOptions),
     /// Print what a running daemon holds and has counted
     Stats(AskOptions),
     /// Print the last channels that ended in a running daemon, and why; the newest last
@@ -69,6 +73,17 @@ fn parse_ttl(text: &str) -> Result<Span, super::units::UnitError> {
         Ok(seconds) => Ok(Span(seconds.saturating_mul(1000))),
         Err(_) => text.parse(),
     }
+}
+
+/// For which daemon the machine is looked at.
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    /// Its settings.
+    #[command(flatten)]
+    pub options: Options,
+    /// Print JSON: one finding a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which daemon is asked, and how its answer is printed.
@@ -147,7 +162,7 @@ pub fn parse() -> Cli {
 fn command() -> Command {
     let defaults = toml::Table::try_from(Config::default()).expect("the defaults are plain TOML");
     let mut command = Cli::command();
-    for name in ["serve", "demo", "config", "token", "stats", "disconnects"] {
+    for name in ["serve", "demo", "config", "token", "doctor", "stats", "disconnects"] {
         command = command.mut_subcommand(name, |command| command.mut_args(|arg| describe(arg, &defaults)));
     }
     command

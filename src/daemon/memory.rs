@@ -3,6 +3,7 @@
 //! Read once, at the start, from `/proc` and from the control groups that this process is in (both versions of them,
 //! see cgroups(7)); nothing is measured again, so a limit that is moved later is not seen.
 
+use super::groups::{self, Version};
 use super::units::{Size, UnitError};
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -72,36 +73,27 @@ impl<'de> Deserialize<'de> for MemoryBudget {
 }
 
 /// What this process may still take: of the machine, and of every control group above it. `root` is `/`.
-fn available_bytes(root: &Path) -> anyhow::Result<usize> {
+pub fn available_bytes(root: &Path) -> anyhow::Result<usize> {
     let meminfo = root.join("proc/meminfo");
     let text = fs::read_to_string(&meminfo).with_context(|| format!("cannot read {}", meminfo.display()))?;
     let free = field(&text, "MemAvailable:").context("no MemAvailable in /proc/meminfo: set memory_budget")? * 1024;
-    // Without control groups there is no such file.
-    let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    Ok(groups.lines().filter_map(|line| left_in_group(root, line)).fold(free, usize::min))
+    let groups = groups::directories(root, "memory");
+    Ok(groups.iter().filter_map(|(version, directory)| left_in_group(*version, directory)).fold(free, usize::min))
 }
 
-/// What is left in the group that a line of `/proc/self/cgroup` names, and in those above it.
-fn left_in_group(root: &Path, line: &str) -> Option<usize> {
-    let mut parts = line.splitn(3, ':').skip(1);
-    let (controllers, path) = (parts.next()?, parts.next()?);
-    let (mount, limit, usage, cache) = match controllers {
-        "" => ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        "memory" => ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        _ => return None,
+/// What is left in one group.
+fn left_in_group(version: Version, directory: &Path) -> Option<usize> {
+    let (limit, usage, cache) = match version {
+        Version::Two => ("memory.max", "memory.current", "inactive_file"),
+        Version::One => ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     };
-    let mount = root.join(mount);
-    let group = mount.join(path.trim_start_matches('/'));
-    let read = |directory: &Path, file: &str| fs::read_to_string(directory.join(file)).ok();
-    let left = |directory: &Path| {
-        // `max` in the second version; in the first no limit is a number beyond all memory.
-        let limit: usize = read(directory, limit)?.trim().parse().ok()?;
-        let usage: usize = read(directory, usage)?.trim().parse().ok()?;
-        // The kernel takes back what is merely cached.
-        let cached = read(directory, "memory.stat").and_then(|stat| field(&stat, cache)).unwrap_or(0);
-        Some(limit.saturating_sub(usage.saturating_sub(cached)))
-    };
-    group.ancestors().take_while(|directory| directory.starts_with(&mount)).filter_map(left).min()
+    let read = |file: &str| fs::read_to_string(directory.join(file)).ok();
+    // `max` in the second version; in the first no limit is a number beyond all memory.
+    let limit: usize = read(limit)?.trim().parse().ok()?;
+    let usage: usize = read(usage)?.trim().parse().ok()?;
+    // The kernel takes back what is merely cached.
+    let cached = read("memory.stat").and_then(|stat| field(&stat, cache)).unwrap_or(0);
+    Some(limit.saturating_sub(usage.saturating_sub(cached)))
 }
 
 /// The number behind `name` at the start of a line.
@@ -111,14 +103,14 @@ fn field(text: &str, name: &str) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     /// A root with these files, removed when dropped.
-    struct Root(std::path::PathBuf);
+    pub struct Root(pub std::path::PathBuf);
 
     impl Root {
-        fn new(name: &str, files: &[(&str, &str)]) -> Self {
+        pub fn new(name: &str, files: &[(&str, &str)]) -> Self {
             let root = std::env::temp_dir().join(format!("pushring-memory-{name}-{}", std::process::id()));
             for (file, text) in files {
                 let file = root.join(file);

@@ -6,6 +6,8 @@ pub mod ask;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
+pub mod groups;
 pub mod log;
 pub mod memory;
 pub mod serve;

@@ -42,13 +42,8 @@ pub enum ListenError {
 /// # Errors
 /// The address cannot be had.
 pub fn listen(address: SocketAddr, count: usize, options: &TcpOptions) -> Result<Vec<TcpListener>, ListenError> {
-    let explain = |error: io::Error| match error.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse(address),
-        io::ErrorKind::PermissionDenied => ListenError::NotAllowed(address),
-        io::ErrorKind::AddrNotAvailable => ListenError::NotHere(address),
-        _ => ListenError::Other { address, source: error },
-    };
-    drop(bind(address, false).map_err(explain)?);
+    let explain = |error| explain(address, error);
+    probe(address)?;
     let mut listeners = Vec::with_capacity(count);
     let mut shared = address;
     for _ in 0..count {
@@ -57,6 +52,23 @@ pub fn listen(address: SocketAddr, count: usize, options: &TcpOptions) -> Result
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Tells whether anybody could listen on `address` now, without listening.
+///
+/// # Errors
+/// As [`listen`].
+pub fn probe(address: SocketAddr) -> Result<(), ListenError> {
+    bind(address, false).map(drop).map_err(|error| explain(address, error))
+}
+
+fn explain(address: SocketAddr, error: io::Error) -> ListenError {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse(address),
+        io::ErrorKind::PermissionDenied => ListenError::NotAllowed(address),
+        io::ErrorKind::AddrNotAvailable => ListenError::NotHere(address),
+        _ => ListenError::Other { address, source: error },
+    }
 }
 
 fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<TcpListener> {

@@ -1,0 +1,195 @@
+//! What is to be known of a machine before a daemon is judged fit for it. Plain data: gathered in one place, judged in
+//! others, and written down by tests.
+
+use std::path::PathBuf;
+
+/// See the module. What the system does not tell is `None`.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The kernel's release: `6.8.0-41-generic`.
+    pub kernel: String,
+    /// io_uring.
+    pub uring: Uring,
+    /// Open files.
+    pub files: Files,
+    /// TCP.
+    pub network: Network,
+    /// What this process may still take, in bytes.
+    pub memory_available_bytes: Option<u64>,
+    /// Processors.
+    pub cores: Cores,
+    /// The address that the daemon is to listen on.
+    pub listener: Listener,
+    /// The paths of Unix sockets that were asked for.
+    pub sockets: Vec<SocketPath>,
+    /// The file of the token secret, if one is named.
+    pub secret: Option<SecretFile>,
+}
+
+/// What trying io_uring out has shown, and what may forbid it.
+#[derive(Debug, Clone)]
+pub struct Uring {
+    /// A runtime on it: how it was set up, or why there is none.
+    pub runtime: Result<String, String>,
+    /// A ring for sending, proved.
+    pub sending: Result<(), SendingFault>,
+    /// `kernel.io_uring_disabled`: 0 for nobody, 1 for those without privileges, 2 for all.
+    pub disabled: Option<u64>,
+    /// The mode of seccomp that this process is under: 2 is a filter.
+    pub seccomp: Option<u64>,
+    /// Whether this process has `CAP_SYS_ADMIN`.
+    pub is_admin: bool,
+    /// How much memory may be locked; `None` is without limit. Kernels before 5.12 count rings as that.
+    pub memlock_bytes: Option<u64>,
+}
+
+/// Why there is no ring for sending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendingFault {
+    /// The kernel refuses a ring with this `errno`.
+    NoRing(i32),
+    /// The proof could not be made or has failed.
+    Unfit(String),
+}
+
+/// Limits of open files, of this process and of the system. No limit is `u64::MAX`.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// The hard limit; the daemon raises its own to it.
+    pub hard: u64,
+    /// The most that a hard limit can be: `fs.nr_open`.
+    pub nr_open: Option<u64>,
+    /// `fs.file-max` and how many are open in the system.
+    pub system: Option<(u64, u64)>,
+}
+
+/// Settings of TCP.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// `net.core.somaxconn`
+    pub somaxconn: Option<u64>,
+    /// `net.ipv4.tcp_max_syn_backlog`
+    pub syn_backlog: Option<u64>,
+    /// `net.ipv4.tcp_syncookies`
+    pub syncookies: Option<u64>,
+    /// `net.ipv4.ip_local_port_range`
+    pub port_range: Option<(u16, u16)>,
+    /// `net.ipv4.ip_local_reserved_ports`: `8080,9000-9010`.
+    pub reserved_ports: String,
+    /// The last number of `net.ipv4.tcp_mem`, in bytes.
+    pub tcp_memory_bytes: Option<u64>,
+    /// The last number of `net.ipv4.tcp_wmem`.
+    pub send_buffer_bytes_max: Option<u64>,
+    /// `net.netfilter.nf_conntrack_max` and `nf_conntrack_count`.
+    pub conntrack: Option<(u64, u64)>,
+}
+
+/// Processors.
+#[derive(Debug, Clone)]
+pub struct Cores {
+    /// On how many this process may run.
+    pub allowed: usize,
+    /// How many cores' worth of time its control groups leave it; none: all of it.
+    pub quota: Option<f64>,
+}
+
+/// What listening has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listener {
+    /// It can be done.
+    Free,
+    /// A daemon of ours listens there.
+    Ours {
+        /// Its process.
+        pid: u32,
+    },
+    /// Somebody else does.
+    InUse,
+    /// It needs privileges.
+    NotAllowed,
+    /// The address is another machine's.
+    NotHere,
+    /// Something else.
+    Fault(String),
+}
+
+/// A path where a Unix socket is to be.
+#[derive(Debug, Clone)]
+pub struct SocketPath {
+    /// The setting: `link`, `control`.
+    pub setting: &'static str,
+    /// The path.
+    pub path: PathBuf,
+    /// Its directory; `None` is none.
+    pub directory: Option<Directory>,
+    /// What is there already.
+    pub there: There,
+}
+
+/// The directory of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Directory {
+    /// Whether this process may make files in it.
+    pub is_writable: bool,
+    /// Its permission bits, the sticky one included.
+    pub mode: u32,
+}
+
+/// What stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum There {
+    /// Nothing.
+    Nothing,
+    /// Something that is no socket.
+    NoSocket,
+    /// A socket that nobody listens on any more.
+    DeadSocket,
+    /// A socket on which somebody listens.
+    Socket {
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// The file of a secret.
+#[derive(Debug, Clone)]
+pub struct SecretFile {
+    /// The path.
+    pub path: PathBuf,
+    /// Its permission bits, or why it cannot be read.
+    pub mode: Result<u32, String>,
+}
+
+#[cfg(test)]
+impl Facts {
+    /// A machine with nothing to complain of, for the settings that a daemon has by default.
+    pub fn fine() -> Self {
+        Self {
+            kernel: "6.8.0".to_owned(),
+            uring: Uring {
+                runtime: Ok("io_uring, single issuer".to_owned()),
+                sending: Ok(()),
+                disabled: Some(0),
+                seccomp: Some(0),
+                is_admin: false,
+                memlock_bytes: None,
+            },
+            files: Files { hard: 1 << 20, nr_open: Some(1 << 20), system: Some((u64::MAX, 1000)) },
+            network: Network {
+                somaxconn: Some(4096),
+                syn_backlog: Some(4096),
+                syncookies: Some(1),
+                port_range: Some((32_768, 60_999)),
+                reserved_ports: String::new(),
+                tcp_memory_bytes: Some(2 << 30),
+                send_buffer_bytes_max: Some(4 << 20),
+                conntrack: None,
+            },
+            memory_available_bytes: Some(8 << 30),
+            cores: Cores { allowed: 4, quota: None },
+            listener: Listener::Free,
+            sockets: Vec::new(),
+            secret: Some(SecretFile { path: "/etc/pushring/secret".into(), mode: Ok(0o600) }),
+        }
+    }
+}

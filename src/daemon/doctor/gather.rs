@@ -1,0 +1,221 @@
+//! Looks at this machine. Everything that it tries out it undoes: rings, sockets, and a bind without a listen.
+
+use super::facts::{
+    Cores, Directory, Facts, Files, Listener, Network, SecretFile, SendingFault, SocketPath, There, Uring,
+};
+use crate::daemon::config::Config;
+use crate::daemon::control::ControlPath;
+use crate::daemon::{groups, memory};
+use pushring::control::{self, Answer, Request};
+use pushring::driver::flush_uring::{FlushUnavailable, UringFlush};
+use pushring::driver::listen::{ListenError, probe};
+use pushring::driver::runtime::{DriverKind, ShardRuntime};
+use pushring::driver::sys;
+use rustix::process::{Resource, getrlimit};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// The bit of `CAP_SYS_ADMIN` (capabilities(7)).
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// What this machine is like, for a daemon of these settings. `root` is `/`: where `/proc` and `/sys` are looked for.
+pub fn gather(config: &Config, root: &Path) -> Facts {
+    let system = System { root };
+    Facts {
+        kernel: system.text("kernel/osrelease"),
+        uring: system.uring(),
+        files: system.files(),
+        network: system.network(),
+        memory_available_bytes: memory::available_bytes(root).ok().map(|bytes| bytes as u64),
+        cores: Cores { allowed: sys::allowed_cores().map_or(1, |cores| cores.len()), quota: groups::cores_max(root) },
+        listener: listener(config),
+        sockets: sockets(config),
+        secret: secret(config),
+    }
+}
+
+/// The system's files.
+struct System<'a> {
+    root: &'a Path,
+}
+
+impl System<'_> {
+    /// The text of a sysctl, by its path; empty where there is none.
+    fn text(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join("proc/sys").join(path)).unwrap_or_default().trim().to_owned()
+    }
+
+    fn numbers(&self, path: &str) -> Vec<u64> {
+        self.text(path).split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect()
+    }
+
+    fn number(&self, path: &str) -> Option<u64> {
+        self.numbers(path).first().copied()
+    }
+
+    fn uring(&self) -> Uring {
+        let status = fs::read_to_string(self.root.join("proc/self/status")).unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let capabilities = field("CapEff:").and_then(|bits| u64::from_str_radix(bits, 16).ok()).unwrap_or(0);
+        Uring {
+            runtime: match ShardRuntime::new(DriverKind::Uring) {
+                Ok(runtime) => Ok(runtime.why().to_owned()),
+                Err(error) => Err(error.to_string()),
+            },
+            sending: match UringFlush::new() {
+                Ok(_) => Ok(()),
+                Err(FlushUnavailable::NoRing(error)) => Err(SendingFault::NoRing(error.raw_os_error().unwrap_or(0))),
+                Err(error) => Err(SendingFault::Unfit(error.to_string())),
+            },
+            disabled: self.number("kernel/io_uring_disabled"),
+            seccomp: field("Seccomp:").and_then(|mode| mode.parse().ok()),
+            is_admin: capabilities & CAP_SYS_ADMIN != 0,
+            memlock_bytes: getrlimit(Resource::Memlock).current,
+        }
+    }
+
+    fn files(&self) -> Files {
+        let (open, max) = match self.numbers("fs/file-nr")[..] {
+            [open, _, max] => (open, max),
+            _ => (0, u64::MAX),
+        };
+        Files {
+            hard: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
+            nr_open: self.number("fs/nr_open"),
+            system: Some((max, open)),
+        }
+    }
+
+    fn network(&self) -> Network {
+        let last = |path: &str| self.numbers(path).get(2).copied();
+        let port = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
+        Network {
+            somaxconn: self.number("net/core/somaxconn"),
+            syn_backlog: self.number("net/ipv4/tcp_max_syn_backlog"),
+            syncookies: self.number("net/ipv4/tcp_syncookies"),
+            port_range: match self.numbers("net/ipv4/ip_local_port_range")[..] {
+                [first, last] => Some((port(first), port(last))),
+                _ => None,
+            },
+            reserved_ports: self.text("net/ipv4/ip_local_reserved_ports"),
+            tcp_memory_bytes: last("net/ipv4/tcp_mem").map(|pages| pages * rustix::param::page_size() as u64),
+            send_buffer_bytes_max: last("net/ipv4/tcp_wmem"),
+            conntrack: self
+                .number("net/netfilter/nf_conntrack_max")
+                .zip(self.number("net/netfilter/nf_conntrack_count")),
+        }
+    }
+}
+
+fn listener(config: &Config) -> Listener {
+    match probe(config.listen) {
+        Ok(()) => Listener::Free,
+        Err(ListenError::InUse(_)) => ours(config).map_or(Listener::InUse, |pid| Listener::Ours { pid }),
+        Err(ListenError::NotAllowed(_)) => Listener::NotAllowed,
+        Err(ListenError::NotHere(_)) => Listener::NotHere,
+        Err(error) => Listener::Fault(error.to_string()),
+    }
+}
+
+/// The daemon of ours that listens there, if its control socket says so.
+fn ours(config: &Config) -> Option<u32> {
+    let path = config.control.find(config.listen.port())?;
+    match control::ask(&path, &Request::Stats {}) {
+        Ok(Answer::Stats(overview)) if overview.about.address == config.listen => Some(overview.about.pid),
+        _ => None,
+    }
+}
+
+fn sockets(config: &Config) -> Vec<SocketPath> {
+    let mut sockets = Vec::new();
+    if !config.link.as_os_str().is_empty() {
+        sockets.push(socket("link", &config.link));
+    }
+    if let ControlPath::At(path) = &config.control {
+        sockets.push(socket("control", path));
+    }
+    sockets
+}
+
+fn socket(setting: &'static str, path: &Path) -> SocketPath {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = fs::metadata(parent).ok().filter(fs::Metadata::is_dir).map(|metadata| Directory {
+        is_writable: rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok(),
+        mode: metadata.permissions().mode() & 0o7777,
+    });
+    let there = match fs::symlink_metadata(path) {
+        Err(_) => There::Nothing,
+        Ok(metadata) if !metadata.file_type().is_socket() => There::NoSocket,
+        Ok(metadata) => match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => There::DeadSocket,
+            _ => There::Socket { mode: metadata.permissions().mode() & 0o777 },
+        },
+    };
+    SocketPath { setting, path: path.to_owned(), directory, there }
+}
+
+fn secret(config: &Config) -> Option<SecretFile> {
+    let path = Some(&config.jwt_secret_file).filter(|path| !path.as_os_str().is_empty())?;
+    let mode = fs::File::open(path).and_then(|file| file.metadata());
+    let mode = mode.map(|metadata| metadata.permissions().mode() & 0o777).map_err(|error| error.to_string());
+    Some(SecretFile { path: path.clone(), mode })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::memory::tests::Root;
+
+    #[test]
+    fn the_systems_files_are_read() {
+        let root = Root::new(
+            "facts",
+            &[
+                ("proc/sys/kernel/osrelease", "5.15.0\n"),
+                ("proc/sys/kernel/io_uring_disabled", "1\n"),
+                ("proc/self/status", "Name:\tx\nCapEff:\t0000000000200000\nSeccomp:\t2\nSeccomp_filters:\t1\n"),
+                ("proc/sys/fs/nr_open", "1048576\n"),
+                ("proc/sys/fs/file-nr", "1200\t0\t9000\n"),
+                ("proc/sys/net/core/somaxconn", "128\n"),
+                ("proc/sys/net/ipv4/ip_local_port_range", "32768\t60999\n"),
+                ("proc/sys/net/ipv4/tcp_mem", "10\t20\t30\n"),
+                ("proc/sys/net/ipv4/tcp_wmem", "4096\t16384\t4194304\n"),
+                ("proc/sys/net/netfilter/nf_conntrack_max", "65536\n"),
+                ("proc/sys/net/netfilter/nf_conntrack_count", "7\n"),
+            ],
+        );
+        let facts = gather(&Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() }, &root.0);
+        assert_eq!((facts.kernel.as_str(), facts.uring.disabled), ("5.15.0", Some(1)));
+        assert_eq!((facts.uring.seccomp, facts.uring.is_admin), (Some(2), true));
+        assert_eq!((facts.files.nr_open, facts.files.system), (Some(1_048_576), Some((9000, 1200))));
+        let network = &facts.network;
+        assert_eq!((network.somaxconn, network.syn_backlog), (Some(128), None));
+        assert_eq!((network.port_range, network.conntrack), (Some((32_768, 60_999)), Some((65_536, 7))));
+        assert_eq!(network.tcp_memory_bytes, Some(30 * rustix::param::page_size() as u64));
+        assert_eq!(network.send_buffer_bytes_max, Some(4_194_304));
+        assert_eq!((facts.listener, facts.sockets.len(), facts.secret.is_none()), (Listener::Free, 0, true));
+        assert!(facts.cores.allowed > 0);
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_seen() {
+        let root = Root::new("sockets", &[("file", "text")]);
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        assert_eq!(listener(&Config { listen: address, ..Config::default() }), Listener::InUse);
+        assert_eq!(listener(&Config { listen: ([192, 0, 2, 1], 80).into(), ..Config::default() }), Listener::NotHere);
+        let path = root.0.join("socket");
+        assert_eq!(socket("link", &path).there, There::Nothing);
+        let living = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(matches!(socket("link", &path).there, There::Socket { .. }));
+        drop(living);
+        assert_eq!(socket("link", &path).there, There::DeadSocket);
+        assert_eq!(socket("link", &root.0.join("file")).there, There::NoSocket);
+        assert_eq!(socket("link", &root.0.join("no/such")).directory, None);
+        let missing = Config { jwt_secret_file: root.0.join("none"), ..Config::default() };
+        assert!(secret(&missing).unwrap().mode.is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! Judges a machine by its facts, for a daemon of given settings: pure, so that each finding has its row in a test.
+
+mod limits;
+mod network;
+mod paths;
+mod uring;
+
+use super::facts::Facts;
+use crate::daemon::config::Config;
+use serde::Serialize;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Fine, but to be known.
+    Note,
+    /// The daemon runs, but costs more, holds less or is less safe than it should.
+    Warning,
+    /// The daemon does not start, or does not do what it is told to.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What was looked at, in a word or two.
+    pub check: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What to do, mostly a command; none where nothing is to be done.
+    pub fix: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { level: Level::Ok, check, found: found.into(), fix: None }
+    }
+
+    fn new(level: Level, check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { level, check, found: found.into(), fix: Some(fix.into()) }
+    }
+}
+
+/// All findings, in the order in which they are best read.
+pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
+    let shards = shards(config, facts);
+    let mut findings = vec![settings(config), uring::ring(config, facts), uring::sending(config, facts)];
+    findings.push(limits::files(config, &facts.files, shards));
+    findings.push(limits::memory(config, facts.memory_available_bytes, shards));
+    findings.push(limits::cores(config, &facts.cores, shards));
+    findings.push(network::listener(config, &facts.listener));
+    findings.extend(network::tcp(config, &facts.network));
+    findings.extend(network::entry(config));
+    findings.push(network::idle_timeouts(config));
+    findings.extend(facts.sockets.iter().map(paths::socket));
+    findings.push(paths::secret(facts.secret.as_ref()));
+    findings
+}
+
+/// How many shards the daemon would have.
+fn shards(config: &Config, facts: &Facts) -> usize {
+    if config.shards == 0 { facts.cores.allowed } else { config.shards }
+}
+
+fn settings(config: &Config) -> Finding {
+    let checked = config.broker(None).map(drop).and_then(|()| config.link(None).map(drop));
+    match checked {
+        Ok(()) => Finding::ok("settings", "can be obeyed"),
+        Err(error) => Finding::new(Level::Problem, "settings", format!("{error:#}"), "change that setting"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found beyond what a fine machine shows, of settings and facts that `change` makes worse.
+    #[track_caller]
+    pub fn found(change: impl FnOnce(&mut Config, &mut Facts)) -> Finding {
+        let (mut config, mut facts) = baseline();
+        let before = judge(&config, &facts);
+        change(&mut config, &mut facts);
+        let mut after = judge(&config, &facts);
+        after.retain(|finding| !before.contains(finding));
+        assert_eq!(after.len(), 1, "{after:#?}");
+        after.pop().unwrap()
+    }
+
+    /// Checks the level of what is found, a part of its words, and a part of its fix.
+    #[track_caller]
+    pub fn expect(level: Level, words: &str, fix: &str, change: impl FnOnce(&mut Config, &mut Facts)) {
+        let finding = found(change);
+        let fixed = finding.fix.as_deref().unwrap_or("");
+        assert!(finding.level == level && finding.found.contains(words) && fixed.contains(fix), "{finding:#?}");
+    }
+
+    fn baseline() -> (Config, Facts) {
+        (Config { jwt_secret_file: "/etc/pushring/secret".into(), ..Config::default() }, Facts::fine())
+    }
+
+    #[test]
+    fn a_fine_machine_has_nothing_to_complain_of() {
+        let (config, facts) = baseline();
+        for finding in judge(&config, &facts) {
+            assert!(finding.level <= Level::Note, "{finding:#?}");
+            assert_eq!(finding.fix.is_some(), finding.level > Level::Ok, "{finding:#?}");
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_obeyed() {
+        expect(Level::Problem, "deflate_level: from 1 to 9", "change", |config, _| config.deflate_level = 0);
+        expect(Level::Problem, "link_tcp", "change", |config, _| config.link_tcp = "localhost".to_owned());
+    }
+}

@@ -1,0 +1,298 @@
+//! The listener, TCP's limits, who may enter, and the proxies in front.
+
+use super::{Finding, Level};
+use crate::daemon::config::Config;
+use crate::daemon::doctor::facts::{Listener, Network};
+use crate::daemon::table::bytes;
+use crate::daemon::units::Span;
+use pushring::driver::listen::BACKLOG;
+
+/// What the kernel needs for a channel that is written to.
+const CHANNEL_BYTES_MIN: u64 = 4 << 10;
+
+/// How long proxies let a connection be silent, by default or as packages configure them, and the setting that says so.
+const PROXIES: [(&str, u64, &str); 5] = [
+    ("HAProxy", 50, "timeout tunnel (else timeout client and server)"),
+    ("nginx", 60, "proxy_read_timeout"),
+    ("AWS ALB", 60, "idle_timeout.timeout_seconds"),
+    ("Cloudflare", 100, "not to be changed below the Enterprise plan"),
+    ("Azure Load Balancer", 240, "idleTimeoutInMinutes"),
+];
+
+/// Whether the daemon can listen where it is told to.
+pub fn listener(config: &Config, listener: &Listener) -> Finding {
+    const CHECK: &str = "listener";
+    let (address, port) = (config.listen, config.listen.port());
+    let problem = |words: String, fix: String| Finding::new(Level::Problem, CHECK, words, fix);
+    match listener {
+        Listener::Free => Finding::ok(CHECK, format!("{address} is free")),
+        Listener::Ours { pid } => Finding::ok(CHECK, format!("{address} is served by pushring, process {pid}")),
+        Listener::InUse => problem(
+            format!("{address} is in use by another program"),
+            format!("find it with ss -ltnp 'sport = :{port}' and stop it, or choose another --listen"),
+        ),
+        Listener::NotAllowed => problem(
+            format!("port {port} needs privileges"),
+            format!(
+                "AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
+            ),
+        ),
+        Listener::NotHere => problem(
+            format!("{} is no address of this machine", address.ip()),
+            format!("one of those that ip -brief address shows, or --listen 0.0.0.0:{port} for all"),
+        ),
+        Listener::Fault(why) => problem(why.clone(), "choose another --listen".to_owned()),
+    }
+}
+
+/// The system's settings of TCP.
+pub fn tcp(config: &Config, network: &Network) -> Vec<Finding> {
+    let findings = [
+        backlog(network),
+        syn_backlog(network),
+        ports(config, network),
+        reserved(config, network),
+        conntrack(config, network),
+        tcp_memory(config, network),
+        send_buffer(config, network),
+    ];
+    let findings: Vec<_> = findings.into_iter().flatten().collect();
+    if findings.is_empty() { vec![Finding::ok("tcp", "as it should be")] } else { findings }
+}
+
+fn backlog(network: &Network) -> Option<Finding> {
+    let somaxconn = network.somaxconn.filter(|max| *max < BACKLOG as u64)?;
+    // Some distributions' old default; a few thousand clients that come back together do not fit.
+    let level = if somaxconn < 1024 { Level::Warning } else { Level::Note };
+    let words = format!("{somaxconn} clients may wait for a shard to accept them, where {BACKLOG} are asked for");
+    Some(Finding::new(level, "backlog", words, format!("sysctl -w net.core.somaxconn={BACKLOG}")))
+}
+
+fn syn_backlog(network: &Network) -> Option<Finding> {
+    const CHECK: &str = "half-open clients";
+    if network.syncookies == Some(0) {
+        let words = "without SYN cookies a flood of half-open clients keeps all others out";
+        return Some(Finding::new(Level::Warning, CHECK, words, "sysctl -w net.ipv4.tcp_syncookies=1"));
+    }
+    let backlog = network.syn_backlog.filter(|backlog| *backlog < 1024)?;
+    let words = format!("after {backlog} at a time clients connect by SYN cookies, without their TCP options");
+    Some(Finding::new(Level::Note, CHECK, words, "sysctl -w net.ipv4.tcp_max_syn_backlog=4096"))
+}
+
+fn ports(config: &Config, network: &Network) -> Option<Finding> {
+    let (first, last) = network.port_range?;
+    let count = usize::from(last.saturating_sub(first)) + 1;
+    if count >= config.connections_max {
+        return None;
+    }
+    let words = format!(
+        "a proxy on this machine opens at most {count} connections to one address of ours, of {}",
+        config.connections_max
+    );
+    let fix = "sysctl -w net.ipv4.ip_local_port_range='1024 65535', and let it use several addresses \
+               (nginx proxy_bind, 127.0.0.2 and on); nothing, without a proxy";
+    Some(Finding::new(Level::Note, "ephemeral ports", words, fix))
+}
+
+fn reserved(config: &Config, network: &Network) -> Option<Finding> {
+    let (first, last) = network.port_range?;
+    let port = config.listen.port();
+    if port == 0 || !(first..=last).contains(&port) || is_listed(&network.reserved_ports, port) {
+        return None;
+    }
+    let words = format!("port {port} is one that any outgoing connection may take while the daemon is down");
+    let list = [network.reserved_ports.as_str(), &port.to_string()].join(",");
+    let fix = format!("sysctl -w net.ipv4.ip_local_reserved_ports={}", list.trim_start_matches(','));
+    Some(Finding::new(Level::Note, "port", words, fix))
+}
+
+/// Whether `port` is in a list as `8080,9000-9010`.
+fn is_listed(list: &str, port: u16) -> bool {
+    let number = |text: &str| text.trim().parse::<u16>().ok();
+    list.split(',').any(|range| match range.split_once('-') {
+        Some((first, last)) => {
+            number(first).zip(number(last)).is_some_and(|(first, last)| (first..=last).contains(&port))
+        }
+        None => number(range) == Some(port),
+    })
+}
+
+fn conntrack(config: &Config, network: &Network) -> Option<Finding> {
+    let (max, tracked) = network.conntrack?;
+    let wanted = config.connections_max as u64;
+    if max.saturating_sub(tracked) >= wanted {
+        return None;
+    }
+    let words = format!("the firewall tracks {tracked} connections of at most {max}: beyond that clients are dropped");
+    let fix = format!("sysctl -w net.netfilter.nf_conntrack_max={}, or do not track our port", tracked + 2 * wanted);
+    Some(Finding::new(Level::Warning, "conntrack", words, fix))
+}
+
+fn tcp_memory(config: &Config, network: &Network) -> Option<Finding> {
+    let max = network.tcp_memory_bytes?;
+    let wanted = config.connections_max as u64 * CHANNEL_BYTES_MIN;
+    if max >= wanted {
+        return None;
+    }
+    let words = format!(
+        "all sockets together may hold {}, too little for {} that are written to",
+        bytes(max),
+        config.connections_max
+    );
+    let pages = wanted.div_ceil(4096);
+    let fix =
+        format!("sysctl -w net.ipv4.tcp_mem='{} {pages} {}', or a smaller --connections-max", pages / 2, pages * 2);
+    Some(Finding::new(Level::Note, "tcp memory", words, fix))
+}
+
+fn send_buffer(config: &Config, network: &Network) -> Option<Finding> {
+    let max = network.send_buffer_bytes_max?;
+    let wanted = config.tcp_notsent_lowat.0 as u64;
+    if max >= wanted {
+        return None;
+    }
+    let words =
+        format!("a socket holds at most {}, less than --tcp-notsent-lowat {}", bytes(max), config.tcp_notsent_lowat);
+    let fix = "sysctl -w net.ipv4.tcp_wmem='4096 16384 4194304'";
+    Some(Finding::new(Level::Note, "send buffers", words, fix))
+}
+
+/// Who is let in, and who is believed.
+pub fn entry(config: &Config) -> Vec<Finding> {
+    const CHECK: &str = "proxies";
+    let mut findings = Vec::new();
+    let is_loopback = config.listen.ip().to_canonical().is_loopback();
+    if is_loopback && config.hosts.0.is_empty() {
+        let words =
+            "on this address only localhost and IP addresses are answered: a proxy that passes another Host is refused";
+        findings.push(Finding::new(
+            Level::Note,
+            CHECK,
+            words,
+            "--hosts example.com, with the names that clients use; nothing, without a proxy",
+        ));
+    }
+    if !is_loopback && config.hosts.0.is_empty() {
+        let words = "any Host is answered, so any site's name may be pointed here";
+        findings.push(Finding::new(Level::Note, CHECK, words, "--hosts example.com, with the names that clients use"));
+    }
+    if config.trusted_proxies.0.is_empty() {
+        let words = "X-Forwarded-For is not believed: behind a proxy all clients count as one";
+        findings.push(Finding::new(
+            Level::Note,
+            CHECK,
+            words,
+            "--trusted-proxies 127.0.0.1, or what the proxy's address is; nothing, without one",
+        ));
+    }
+    if !is_loopback && !config.tls {
+        let words = "login cookies go over connections without TLS";
+        findings.push(Finding::new(Level::Note, CHECK, words, "TLS in front, and --tls"));
+    }
+    findings
+}
+
+/// Proxies cut connections on which nothing moves.
+pub fn idle_timeouts(config: &Config) -> Finding {
+    const CHECK: &str = "idle timeouts";
+    let interval = config.ping_interval;
+    let cuts = |limit: &u64| interval.0 == 0 || Span::seconds(*limit).0 <= interval.0;
+    let cutting: Vec<_> = PROXIES.iter().filter(|(_, limit, _)| cuts(limit)).collect();
+    if cutting.is_empty() {
+        let all = PROXIES.map(|(name, limit, _)| format!("{name} {limit} s")).join(", ");
+        return Finding::ok(CHECK, format!("pings within {interval} keep silent channels alive ({all})"));
+    }
+    let names = cutting.iter().map(|(name, limit, setting)| format!("{name} after {limit} s ({setting})"));
+    let names = names.collect::<Vec<_>>().join(", ");
+    let pings = if interval.0 == 0 { "no pings".to_owned() } else { format!("pings only every {interval}") };
+    Finding::new(Level::Warning, CHECK, format!("{pings}: silent channels are cut by {names}"), "--ping-interval 25s")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{expect, found};
+    use super::*;
+
+    #[test]
+    fn listeners() {
+        for (state, level, words, fix) in [
+            (Listener::Ours { pid: 7 }, Level::Ok, "served by pushring, process 7", ""),
+            (Listener::InUse, Level::Problem, "another program", "ss -ltnp 'sport = :8080'"),
+            (Listener::NotAllowed, Level::Problem, "needs privileges", "CAP_NET_BIND_SERVICE"),
+            (Listener::NotHere, Level::Problem, "127.0.0.1 is no address", "0.0.0.0:8080"),
+            (Listener::Fault("odd".to_owned()), Level::Problem, "odd", "--listen"),
+        ] {
+            expect(level, words, fix, |_, facts| facts.listener = state);
+        }
+    }
+
+    #[test]
+    fn settings_of_tcp() {
+        expect(Level::Warning, "128 clients may wait", "net.core.somaxconn=4096", |_, facts| {
+            facts.network.somaxconn = Some(128);
+        });
+        expect(Level::Note, "2048 clients", "somaxconn", |_, facts| facts.network.somaxconn = Some(2048));
+        expect(Level::Warning, "SYN cookies", "tcp_syncookies=1", |_, facts| facts.network.syncookies = Some(0));
+        expect(Level::Note, "after 128", "tcp_max_syn_backlog", |_, facts| facts.network.syn_backlog = Some(128));
+        expect(Level::Note, "at most 1000 connections", "ip_local_port_range", |_, facts| {
+            facts.network.port_range = Some((60_000, 60_999));
+        });
+        expect(Level::Warning, "tracks 5000", "nf_conntrack_max=205000", |_, facts| {
+            facts.network.conntrack = Some((65_536, 5000));
+        });
+        expect(Level::Note, "64.0 MiB", "tcp_mem='50000 100000 200000'", |_, facts| {
+            facts.network.tcp_memory_bytes = Some(64 << 20);
+        });
+        expect(Level::Note, "at most 64.0 KiB", "tcp_wmem", |_, facts| {
+            facts.network.send_buffer_bytes_max = Some(64 << 10);
+        });
+    }
+
+    #[test]
+    fn ports_that_others_may_take() {
+        let port = |port: u16, reserved: &str| {
+            let (mut config, mut network) = (Config::default(), crate::daemon::doctor::facts::Facts::fine().network);
+            config.listen.set_port(port);
+            network.reserved_ports = reserved.to_owned();
+            super::reserved(&config, &network).and_then(|finding| finding.fix)
+        };
+        let fix = |list: &str| Some(format!("sysctl -w net.ipv4.ip_local_reserved_ports={list}"));
+        assert_eq!(port(40_000, ""), fix("40000"));
+        assert_eq!(port(40_000, "9000-9010"), fix("9000-9010,40000"));
+        assert_eq!(port(40_000, "9000,39000-41000"), None);
+        assert_eq!((port(8080, ""), port(0, "")), (None, None));
+    }
+
+    #[test]
+    fn proxies_and_silence() {
+        expect(Level::Warning, "no pings: silent channels are cut by HAProxy after 50 s", "25s", |config, _| {
+            config.ping_interval = Span(0);
+        });
+        expect(Level::Warning, "AWS ALB after 60 s", "25s", |config, _| config.ping_interval = Span::seconds(60));
+        let words = found(|config, _| config.ping_interval = Span::seconds(55)).found;
+        assert!(words.contains("HAProxy") && !words.contains("nginx"), "{words}");
+        expect(Level::Ok, "pings within 10s", "", |config, _| config.ping_interval = Span::seconds(10));
+    }
+
+    #[test]
+    fn who_is_answered_and_believed() {
+        let all = |listen: &str, hosts: &str, proxies: &str, tls: bool| {
+            let config = Config {
+                listen: listen.parse().unwrap(),
+                hosts: hosts.parse().unwrap(),
+                trusted_proxies: proxies.parse().unwrap(),
+                tls,
+                ..Config::default()
+            };
+            let findings = entry(&config);
+            assert!(findings.iter().all(|finding| finding.level == Level::Note && finding.fix.is_some()));
+            findings.into_iter().map(|finding| finding.found).collect::<Vec<_>>().join("; ")
+        };
+        let told = all("127.0.0.1:80", "", "", false);
+        assert!(told.contains("another Host is refused") && told.contains("count as one"), "{told}");
+        let told = all("0.0.0.0:80", "", "", false);
+        assert!(told.contains("any Host") && told.contains("without TLS"), "{told}");
+        assert_eq!(all("0.0.0.0:80", "a.b", "10.0.0.0/8", true), "");
+        assert_eq!(all("[::1]:80", "a.b", "::1", false), "");
+    }
+}
