@@ -307,6 +307,45 @@ fn expectations() {
     check(&get("Expect: 100-continue, x\r\n"), Refused(0, 417));
 }
 
+/// RFC 9112 section 9.3: an HTTP/1.0 client has to ask for more, an HTTP/1.1 client for an end; and what stands behind the
+/// last request of a connection is none.
+#[test]
+fn connections_that_go_on_and_that_end() {
+    let next = get("");
+    let old = |fields: &str| format!("GET / HTTP/1.0\r\n{fields}\r\n{next}");
+    check(&old(""), Requests(1));
+    check(&old("Connection: keep-alive\r\n"), Requests(2));
+    check(&old("Connection: Keep-Alive, x\r\n"), Requests(2));
+    check(&old("Connection: keep-alive, close\r\n"), Requests(1));
+    check(&old("Keep-Alive: timeout=5\r\n"), Requests(1));
+    let new = |fields: &str| format!("{}{next}", get(fields));
+    check(&new(""), Requests(2));
+    check(&new("Connection: close\r\n"), Requests(1));
+    check(&new("Connection: x, CLOSE\r\n"), Requests(1));
+    check(&new("Connection: x\r\nConnection: close\r\n"), Requests(1));
+    check(&new("Connection: closed\r\n"), Requests(2));
+    check(&new("Proxy-Connection: close\r\n"), Requests(2));
+    check(&format!("{}garbage\0", get("Connection: close\r\n")), Requests(1));
+}
+
+/// A body belongs to its request whatever the method; what a request offers to upgrade to and we do not speak is no
+/// reason to read it otherwise (RFC 9110 section 7.8).
+#[test]
+fn methods_and_offers_change_no_framing() {
+    let hidden = get("");
+    let length = hidden.len();
+    for method in ["HEAD", "GET", "DELETE", "OPTIONS", "TRACE", "MADE-UP"] {
+        let head = format!("{method} / HTTP/1.1\r\nHost: h\r\n");
+        check(&format!("{head}Content-Length: {length}\r\n\r\n{hidden}{hidden}"), Requests(2));
+        let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{hidden}\r\n0\r\n\r\n");
+        check(&format!("{head}{chunked}{hidden}"), Requests(2));
+    }
+    let offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
+    check(&format!("{}{hidden}", get(offer)), Requests(2));
+    check(&format!("{}PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", get(offer)), Refused(1, 505));
+    check(&format!("{}{hidden}", get("Upgrade: TLS/1.0\r\nConnection: upgrade\r\n")), Requests(2));
+}
+
 #[test]
 fn heads_have_limits() {
     check(&get(&format!("X: {}\r\n", "x".repeat(16 << 10))), Refused(0, 431));

@@ -1,12 +1,13 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
-use super::config::Config;
+use super::config::{Config, Driver};
 use super::memory::MemoryBudget;
 use super::token::{random_secret, read_link_token, read_secret};
 use super::units::Size;
 use anyhow::Context;
 use pushring::broker::{Broker, Handle};
 use pushring::demo;
+use pushring::driver::runtime::DriverKind;
 use pushring::driver::sys;
 use pushring::gateway::Secret;
 use pushring::link;
@@ -115,6 +116,9 @@ fn announce(broker: &Broker, config: &Config) {
     let (address, driver) = (broker.address(), broker.driver());
     let memory = broker.memory_bytes_max().map_or(MemoryBudget::Unlimited, |bytes| MemoryBudget::Size(Size(bytes)));
     tracing::info!(%address, node = config.node, shards = broker.shards(), %driver, %memory, "serving");
+    if config.driver == Driver::Auto && driver == DriverKind::Epoll {
+        tracing::warn!("no io_uring here: epoll serves, at a higher cost; `pushring doctor` says why");
+    }
     let mut stdout = std::io::stdout().lock();
     let said = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
     if let Err(error) = said {
