@@ -16,6 +16,8 @@ mod frame;
 mod line;
 mod orders;
 mod process;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 mod server;
 mod session;
 pub(crate) mod socket;

@@ -1,0 +1,29 @@
+//! What must hold of any bytes that a peer sends, as functions that panic where it does not.
+//!
+//! Each property has a fuzz target of its name, and `tests/fuzz_corpus_replay.rs` feeds it every file below `seeds/` in
+//! an ordinary test run. A property is deterministic: all its choices come from the bytes. The first byte of most inputs
+//! holds settings, so that one target covers several ways to use what it tests.
+
+pub mod actions;
+pub mod deflate;
+pub mod frames;
+pub mod http_request;
+pub mod received;
+pub mod registration;
+pub mod splits;
+pub mod text;
+pub mod upgrade;
+
+/// A property by the name of its target.
+pub type Property = (&'static str, fn(&[u8]));
+
+/// All but `link`, whose frames only the library itself can see.
+pub const PROPERTIES: &[Property] = &[
+    ("actions", actions::holds),
+    ("deflate", deflate::holds),
+    ("frames", frames::holds),
+    ("http_request", http_request::holds),
+    ("registration", registration::holds),
+    ("text", text::holds),
+    ("upgrade", upgrade::holds),
+];
