@@ -114,7 +114,7 @@ impl Reader {
     fn read(mut self, mut stream: &[u8]) -> (Vec<Seen>, End) {
         let mut events = Vec::new();
         loop {
-            let Some((header, key, rest)) = split_header(stream) else { return (events, End::Waits) };
+            let Some(Split { header, key, rest }) = split_header(stream) else { return (events, End::Waits) };
             let (Some(header), Some(key)) = (header, key) else { return (events, End::Violated) };
             if !self.admits(&header) {
                 return (events, End::Violated);
@@ -208,9 +208,17 @@ fn close(payload: &[u8], events: &mut Vec<Seen>) -> Step {
     }
 }
 
-/// Header, masking key and the rest, once the header is whole. No header: its length is not in the shortest form, or
-/// above 63 bits; no key: the frame is not masked.
-fn split_header(stream: &[u8]) -> Option<(Option<Header>, Option<[u8; 4]>, &[u8])> {
+/// A stream split behind the header of its first frame.
+struct Split<'a> {
+    /// None: its length is not in the shortest form, or above 63 bits.
+    header: Option<Header>,
+    /// None: the frame is not masked.
+    key: Option<[u8; 4]>,
+    rest: &'a [u8],
+}
+
+/// None as long as the header is not whole.
+fn split_header(stream: &[u8]) -> Option<Split<'_>> {
     let [first, second, rest @ ..] = stream else { return None };
     let (payload_bytes, least, rest) = match second & 0x7f {
         126 => rest.split_first_chunk().map(|(length, rest)| (u64::from(u16::from_be_bytes(*length)), 126, rest))?,
@@ -220,8 +228,8 @@ fn split_header(stream: &[u8]) -> Option<(Option<Header>, Option<[u8; 4]>, &[u8]
     let is_sound = payload_bytes >= least && payload_bytes >> 63 == 0;
     let header = is_sound.then_some(Header { first: *first, payload_bytes });
     if second & 0x80 == 0 {
-        return Some((header, None, rest));
+        return Some(Split { header, key: None, rest });
     }
     let (key, rest) = rest.split_first_chunk()?;
-    Some((header, Some(*key), rest))
+    Some(Split { header, key: Some(*key), rest })
 }
