@@ -7,7 +7,7 @@ use pushring::proto::deflate::Deflater;
 
 #[path = "../../fuzz/src/received.rs"]
 mod received;
-pub use received::{Seen, receive};
+pub use received::*;
 
 /// One frame of a stream.
 #[derive(Debug, Clone)]
