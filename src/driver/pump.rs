@@ -44,6 +44,9 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 /// How long to let a full descriptor table be, unless we close something ourselves.
 const NO_ROOM_PAUSE_MS: u64 = 200;
 
+/// How often that is said: clients that come and go at the limit could fill the log.
+const NO_ROOM_SAID_EVERY_MS: u64 = 60_000;
+
 /// Tokens of what is no connection: generations start at 1.
 const TOKEN_WAKE: u64 = 0;
 const TOKEN_LISTENER: u64 = 1;
@@ -62,8 +65,8 @@ pub struct Pump {
     readable: VecDeque<Token>,
     accept_pending: bool,
     accept_pause_until_ms: u64,
-    /// The last client was not accepted: there was no descriptor for it.
-    no_room: bool,
+    /// When there was last said to be no descriptor for a client.
+    no_room_said_ms: Option<u64>,
     buffer: Vec<u8>,
     effects: Vec<Effect>,
     clock: Clock,
@@ -105,7 +108,7 @@ impl Pump {
             readable: VecDeque::new(),
             accept_pending: false,
             accept_pause_until_ms: 0,
-            no_room: false,
+            no_room_said_ms: None,
             buffer: vec![0; READ_BYTES_MAX],
             effects: Vec::new(),
             clock,
@@ -219,9 +222,6 @@ impl Pump {
         for _ in 0..TURN_ACCEPTS_MAX {
             match sys::accept(listener)? {
                 Accepted::Client(socket, peer) => {
-                    if std::mem::take(&mut self.no_room) {
-                        tracing::info!("room for clients again");
-                    }
                     let id = sys::socket_id(&socket);
                     // Dropped: let go without a word.
                     let Some(token) = self.shard.handle_accept(id, peer, now_ms) else { continue };
@@ -242,8 +242,9 @@ impl Pump {
                     break;
                 }
                 Accepted::NoRoom(error) => {
-                    // Once: it may be so for hours.
-                    if !std::mem::replace(&mut self.no_room, true) {
+                    let is_said = |said_ms| now_ms < said_ms + NO_ROOM_SAID_EVERY_MS;
+                    if !self.no_room_said_ms.is_some_and(is_said) {
+                        self.no_room_said_ms = Some(now_ms);
                         tracing::warn!(%error, backlog = BACKLOG, "no room for more clients; they wait in the backlog");
                     }
                     self.accept_pause_until_ms = now_ms + NO_ROOM_PAUSE_MS;

@@ -6,7 +6,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use pushring::broker::Broker;
 use pushring::proto::client::append_frame;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 
 const KEY: [u8; 4] = [0xa1, 0x2b, 0x03, 0xfe];
 
@@ -41,7 +41,12 @@ pub struct DeflateClient {
 impl DeflateClient {
     /// Upgrades on `path` with this offer.
     pub fn connect(broker: &Broker, path: &str, offer: &str) -> Self {
-        let mut stream = TcpStream::connect(broker.address()).unwrap();
+        Self::connect_to(broker.address(), path, offer)
+    }
+
+    /// The same where a broker is known by its address alone.
+    pub fn connect_to(address: impl ToSocketAddrs, path: &str, offer: &str) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -162,6 +167,16 @@ pub fn deflated(message: &[u8]) -> Vec<u8> {
     assert_eq!(compress.total_in(), message.len() as u64);
     assert_eq!(out.split_off(out.len() - 4), [0, 0, 0xff, 0xff]);
     out
+}
+
+/// 1 MiB that means 1 GiB of zeros.
+pub fn bomb() -> Vec<u8> {
+    // RFC 7692 section 7.2.3.1: what ends each piece, so that one follows another, and the message goes without.
+    let piece = [&deflated(&vec![0; 1 << 20])[..], &[0, 0, 0xff, 0xff]].concat();
+    let mut bomb = piece.repeat(1024);
+    bomb.truncate(bomb.len() - 4);
+    assert!(bomb.len() < 1_100_000);
+    bomb
 }
 
 /// Text that compresses somewhat: records whose numbers differ.
