@@ -25,6 +25,6 @@ npm --prefix "$here" ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
 mkdir -p "$work"
 (umask 077 && head -c 32 /dev/urandom | base64 >"$work/secret")
-demo_start --jwt-secret-file "$work/secret"
+demo_start --jwt-secret-file "$work/secret" --deflate --deflate-takeover-bytes-max 4MiB
 PUSHRING_URL=http://$demo_address CHROMIUM=$(command -v chromium) \
     timeout 180 node --test --test-reporter=spec "$here/test.mjs"

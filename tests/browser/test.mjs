@@ -112,6 +112,26 @@ test('plain JavaScript registers for a channel and talks over it', async () => {
   assert.deepEqual(echoes, ['hello ö', [0, 1, 254, 255], 'x'.repeat(100_000)]);
 });
 
+test('compressed messages, which may refer to earlier ones, arrive as they were sent', async () => {
+  const records = (seed) => Array.from({ length: 2_000 }, (_, at) => `{"at":${at},"bid":${(at * seed) % 9_973}},`).join('');
+  const messages = [records(1), records(2), 'small', records(1), records(3).slice(0, 700), records(2)];
+  const { extensions, echoes } = await page.evaluate(
+    (messages) =>
+      new Promise((resolve, reject) => {
+        const socket = new WebSocket(`ws://${location.host}/echo:pushring:sys/`);
+        const echoes = [];
+        socket.onopen = () => messages.forEach((message) => socket.send(message));
+        socket.onmessage = ({ data }) => {
+          if (echoes.push(data) === messages.length) resolve({ extensions: socket.extensions, echoes });
+        };
+        socket.onclose = ({ code, reason }) => reject(new Error(`closed: ${code} ${reason}`));
+      }),
+    messages,
+  );
+  assert.match(extensions, /^permessage-deflate; client_no_context_takeover$/);
+  assert.deepEqual(echoes, messages);
+});
+
 test('a registration with a bad token closes with 4401 and says why', async () => {
   const { code, reason } = await page.evaluate(
     () =>
