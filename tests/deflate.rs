@@ -130,6 +130,37 @@ fn a_broadcast_reaches_each_as_it_agreed() {
 }
 
 #[test]
+fn a_broadcast_is_compressed_once_for_all_who_agreed_on_the_same() {
+    let (broker, process) = with_process(DriverKind::Auto, |config| config.shards = 3);
+    let mut inbound = Inbound::default();
+    let mut connect = |offer: &str| {
+        let client = DeflateClient::connect(&broker, "/deflate:test:sys", offer);
+        (client, inbound.opened(&process))
+    };
+    let mut clients: Vec<_> = (0..24).map(|_| connect("permessage-deflate")).collect();
+    let compressions = || {
+        let of_one = broker.handle().reports().iter().map(|report| report.stats.compressed).sum::<u64>();
+        (broker.handle().broadcast_compressions(), of_one)
+    };
+    let broadcast = |seed| {
+        let (delivery, ticket) = Delivery::default().asking();
+        process.push_many(Audience::Process, &[], Push::binary(records(2_000, seed)), delivery).unwrap();
+        ticket.wait(support::PATIENCE).unwrap().sent
+    };
+    assert_eq!((broadcast(1), compressions()), (24, (1, 0)));
+    // A window of its own is one compression more, whether one channel has it or many.
+    clients.extend((0..8).map(|_| connect("permessage-deflate; server_max_window_bits=10")));
+    assert_eq!((broadcast(2), compressions()), (32, (3, 0)));
+    // Small messages are not compressed at all; one to a single channel is, where it lives.
+    process.push_many(Audience::Process, &[], Push::text("small"), Delivery::default()).unwrap();
+    assert_eq!(push_outcome(&process, clients[0].1, Push::binary(records(2_000, 3)), None).sent, 1);
+    assert_eq!(compressions(), (3, 1));
+    for (client, _) in &mut clients[..24] {
+        assert!(client.recv().payload == records(2_000, 1));
+    }
+}
+
+#[test]
 fn what_does_not_get_smaller_goes_as_it_is() {
     let broker = demo(everywhere);
     let mut client = DeflateClient::connect(&broker, ECHO, OFFER);

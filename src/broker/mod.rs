@@ -412,6 +412,12 @@ impl Handle {
             .send_to(channel, Command::Close(Box::new(Close { channel, owner: None, why, asked: Asked::Nobody })))
     }
 
+    /// How often a broadcast was compressed: once for each window that its channels have agreed on, however many they
+    /// are.
+    pub fn broadcast_compressions(&self) -> u64 {
+        self.shared.compression.made()
+    }
+
     /// The shards as they are now, in order. Empty once the broker has stopped.
     pub fn reports(&self) -> Vec<Report> {
         let (sender, reports) = bounded(self.shared.inboxes.len());

@@ -209,6 +209,7 @@ impl Shard {
         let plain_len = server_header(opcode(kind), false, message.len()).as_slice().len() + message.len();
         let is_sure = !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), plain_len, self.config.outbound_bytes_max);
+        self.stats.compressed += 1;
         let compressed = match self.contexts.get(slot) {
             Some(context) if is_sure => self.deflater.compress_in(window_bits, context, message),
             _ => self.deflater.compress(window_bits, message),

@@ -52,6 +52,8 @@ counts! {
     commands,
     /// Frames pushed to channels, each channel counted.
     pushed,
+    /// Messages to one channel that were compressed. Broadcasts are compressed by who pushes them.
+    compressed,
     /// Pushes to channels that do not exist or belong to another process.
     pushes_unknown,
     /// Frames that waited behind a full socket.
