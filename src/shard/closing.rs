@@ -89,7 +89,7 @@ impl Shard {
         let dropped = self.drop_queue_unless_closing(slot);
         let by = if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
             self.settle_as_queued(slot);
-            if self.is_stopping() { ClosedBy::Broker } else { ClosedBy::Process }
+            self.closer()
         } else {
             self.append_close(slot, &received.echo());
             ClosedBy::Client
@@ -108,8 +108,13 @@ impl Shard {
     /// The client did not answer our close frame in time.
     pub(super) fn end_unanswered(&mut self, slot: u32) {
         let lost = self.unsent_bytes(slot);
-        self.end_channel(slot, NO_CLOSE_FRAME, "the close frame was not answered", ClosedBy::Process, lost);
+        self.end_channel(slot, NO_CLOSE_FRAME, "the close frame was not answered", self.closer(), lost);
         self.remove(slot);
+    }
+
+    /// Who closes channels with a close frame that their clients answer.
+    fn closer(&self) -> ClosedBy {
+        if self.is_stopping() { ClosedBy::Broker } else { ClosedBy::Process }
     }
 
     /// Ends a connection without a word.

@@ -1,25 +1,23 @@
-//! A client: upgrades, registers, sends, reads and answers; and does what clients should not.
+//! A client: connects, upgrades, registers, sends, reads and answers, or sends HTTP requests; and does what clients
+//! should not.
 
-use super::network::Network;
+use super::network::Socket;
+use super::payload;
 use super::rng::Rng;
+use super::settings::{ClientRates, MESSAGE_BYTES_MAX, Settings};
+use super::wire::Heard;
+use bytes::BytesMut;
+use flate2::{Compress, Compression, FlushCompress};
 use pushring::proto::MessageKind;
 use pushring::proto::client::{FIN, append_frame, append_message};
 use pushring::shard::flush::SocketId;
-
-/// What a client received.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    Upgraded,
-    Frame {
-        opcode: u8,
-        payload: Vec<u8>,
-    },
-    /// The server's side ended.
-    End,
-}
+use std::collections::VecDeque;
+use std::net::IpAddr;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    /// It has not come yet.
+    Away,
     Upgrading,
     Registering,
     Open,
@@ -27,250 +25,444 @@ pub enum State {
     Closing,
     /// It broke the protocol, on purpose: whatever comes now is read and ignored.
     Unlawful,
+    /// It speaks HTTP and nothing else.
+    Http,
     Gone,
 }
 
-pub struct Client {
-    pub number: usize,
-    pub socket: SocketId,
-    pub owner: usize,
-    pub path: String,
-    pub registers: Option<String>,
-    pub state: State,
-    rng: Rng,
-    outbox: Vec<u8>,
-    inbox: Vec<u8>,
-    /// Messages that it has sent whole.
-    pub sent: u64,
-    pub stalled_until: u64,
-    pub received_close: Option<u16>,
-    pub sent_close_first: bool,
-    ended: bool,
-    upgraded: bool,
-    /// It was answered with something other than 101.
-    refused: bool,
+/// What a client does not do as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manners {
+    Good,
+    /// Half a request, and no more.
+    HalfHead,
+    NeverRegisters,
+    BadToken,
+    IgnoresClose,
+    /// It never ends its side of the connection.
+    NeverEnds,
 }
 
-/// The payload of a client's message.
-pub fn message(client: usize, sequence: u64, filler: usize) -> Vec<u8> {
-    let mut payload = format!("{client:08}{sequence:08}").into_bytes();
-    payload.extend((0..filler).map(|at| b'a' + ((at as u64 + sequence) % 26) as u8));
-    payload
+/// How a client went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    Fin,
+    Reset,
+    /// Without a word.
+    Silently,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    Process,
+    Content,
+    Nowhere,
+    /// The request does not arrive whole.
+    Half,
+}
+
+/// What a client wants of the world when it comes.
+pub struct Errand {
+    pub number: usize,
+    pub socket: SocketId,
+    /// Which process, by the place of its name.
+    pub name: usize,
+    pub ip: IpAddr,
+    pub arrives_at: u64,
+    /// `/` and the process' id.
+    pub root: String,
+    /// Where it upgrades; none: it speaks HTTP.
+    pub path: Option<String>,
+    /// A `WsRegister`, if it registers.
+    pub registers: Option<String>,
+    pub manners: Manners,
+}
+
+pub struct Client {
+    pub errand: Errand,
+    pub state: State,
+    rates: ClientRates,
+    piece_bytes_max: usize,
+    message_bytes_max: usize,
+    rng: Rng,
+    outbox: BytesMut,
+    is_compressed: bool,
+    /// Messages and requests that it has sent whole.
+    pub sent: u64,
+    pub stalled_until: u64,
+    pub was_stalled: bool,
+    pub received_close: Option<u16>,
+    /// The code of its close frame, if it was the first.
+    pub sent_close: Option<u16>,
+    /// The close code that its fault deserves.
+    pub violated: Option<u16>,
+    pub left: Option<Left>,
+    /// Requests that were not answered yet.
+    pub asked: VecDeque<(u64, Ask)>,
+    /// A response said that it is the last, or the request was refused.
+    pub was_refused: bool,
+    pub is_turned_away: bool,
+    pub accepted_ms: u64,
+    pub upgraded_ms: u64,
+    pub heard_ms: u64,
 }
 
 impl Client {
-    pub fn new(number: usize, socket: SocketId, owner: usize, path: &str, registers: Option<String>, rng: Rng) -> Self {
-        let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
+    pub fn new(errand: Errand, settings: &Settings, rng: Rng) -> Self {
         Self {
-            number,
-            socket,
-            owner,
-            path: path.into(),
-            registers,
-            state: State::Upgrading,
+            errand,
+            state: State::Away,
+            rates: settings.client,
+            piece_bytes_max: settings.piece_bytes_max,
+            message_bytes_max: settings.message_bytes_max,
             rng,
-            outbox: head.into_bytes(),
-            inbox: Vec::new(),
+            outbox: BytesMut::new(),
+            is_compressed: false,
             sent: 0,
             stalled_until: 0,
+            was_stalled: false,
             received_close: None,
-            sent_close_first: false,
-            ended: false,
-            upgraded: false,
-            refused: false,
+            sent_close: None,
+            violated: None,
+            left: None,
+            asked: VecDeque::new(),
+            was_refused: false,
+            is_turned_away: false,
+            accepted_ms: 0,
+            upgraded_ms: 0,
+            heard_ms: 0,
         }
+    }
+
+    pub fn number(&self) -> usize {
+        self.errand.number
+    }
+
+    /// It was accepted.
+    pub fn come(&mut self, now_ms: u64) {
+        (self.accepted_ms, self.heard_ms) = (now_ms, now_ms);
+        let Some(path) = &self.errand.path else {
+            self.state = State::Http;
+            return;
+        };
+        self.state = State::Upgrading;
+        let offers = ["", "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10\r\n"];
+        let offer = match self.rng.below(3) {
+            0 => "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+            other => offers[other - 1],
+        };
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{offer}\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let len = if self.errand.manners == Manners::HalfHead { head.len() / 2 } else { head.len() };
+        self.outbox.extend_from_slice(&head.as_bytes()[..len]);
+    }
+
+    pub fn may_become_a_channel(&self) -> bool {
+        match self.errand.manners {
+            Manners::HalfHead => false,
+            Manners::BadToken | Manners::NeverRegisters => self.errand.registers.is_none(),
+            _ => self.errand.path.is_some(),
+        }
+    }
+
+    fn append(&mut self, append: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = Vec::new();
+        append(&mut bytes);
+        self.outbox.extend_from_slice(&bytes);
     }
 
     fn frame(&mut self, first: u8, payload: &[u8]) {
         let key = (self.rng.next() as u32).to_le_bytes();
-        append_frame(&mut self.outbox, first, key, payload);
+        self.append(|out| append_frame(out, first, key, payload));
     }
 
-    /// One step of an open client's own will.
-    pub fn act(&mut self, step: u64, faults: bool) {
-        // One that stalls for ever is silent, too: its machine has vanished.
-        if self.state != State::Open || !faults || self.stalled_until == u64::MAX {
+    /// One step of its own will.
+    pub fn act(&mut self, step: u64) {
+        // One that stalls for ever is silent, too.
+        if self.left.is_some() || self.stalled_until == u64::MAX {
             return;
         }
-        match self.rng.below(4000) {
-            0..300 => self.send_message(),
-            300..340 => self.send_fragmented(),
-            340..380 => self.frame(FIN | 9, b"c-ping"),
-            380..390 => self.frame(FIN | 10, b"c-pong"),
-            390..400 => (0..self.rng.between(5, 60)).for_each(|_| self.send_message()),
-            400..415 => self.stalled_until = step + self.rng.between(5, 80) as u64,
-            415 => self.stalled_until = u64::MAX,
-            417 => self.violate(),
-            419..421 => self.close(),
+        match self.state {
+            State::Open => self.act_open(step),
+            State::Http if !self.was_refused && !self.is_turned_away => self.act_http(step),
             _ => {}
         }
     }
 
-    fn send_message(&mut self) {
-        let filler = self.rng.size(3000);
-        let payload = message(self.number, self.sent, filler);
-        let kind = if self.rng.chance(50) { MessageKind::Text } else { MessageKind::Binary };
-        append_message(&mut self.outbox, kind, (self.rng.next() as u32).to_le_bytes(), &payload);
-        self.sent += 1;
+    fn stall(&mut self, until: u64) {
+        self.stalled_until = until;
+        self.was_stalled = true;
     }
 
-    fn send_fragmented(&mut self) {
-        let filler = self.rng.size(2000);
-        let payload = message(self.number, self.sent, filler);
-        let cut = self.rng.below(payload.len());
-        self.frame(2, &payload[..cut]);
+    fn act_open(&mut self, step: u64) {
+        let rates = self.rates;
+        let (mut drawn, mut passed) = (self.rng.below(10_000), false);
+        let mut is = |rate: usize| {
+            let hit = !passed && drawn < rate;
+            passed |= hit;
+            drawn = drawn.wrapping_sub(rate);
+            hit
+        };
+        if is(rates.message) {
+            self.send_message();
+        } else if is(rates.fragments) {
+            self.send_fragments();
+        } else if is(rates.ping) {
+            self.frame(FIN | 9, b"c-ping");
+        } else if is(rates.pong) {
+            self.frame(FIN | 10, b"c-pong");
+        } else if is(rates.burst) {
+            (0..self.rng.between(5, 60)).for_each(|_| self.send_message());
+        } else if is(rates.stall) {
+            let until = step + self.rng.between(5, 80) as u64;
+            self.stall(until);
+        } else if is(rates.half_open) {
+            self.stall(u64::MAX);
+            self.left = Some(Left::Silently);
+        } else if is(rates.violation) {
+            self.violate();
+        } else if is(rates.close) {
+            self.close();
+        }
+    }
+
+    fn act_http(&mut self, step: u64) {
+        if self.rng.now_and_then(self.rates.request) && self.asked.len() < 5 {
+            for _ in 0..self.rng.between(1, 2) {
+                if !self.was_refused {
+                    self.request();
+                }
+            }
+        }
+        if self.rng.now_and_then(self.rates.stall) {
+            let until = step + self.rng.between(5, 80) as u64;
+            self.stall(until);
+        }
+    }
+
+    /// How it goes without a word of the protocol, if it does so now.
+    pub fn wants_to_leave(&mut self) -> Option<Left> {
+        if matches!(self.state, State::Away | State::Gone) || self.left.is_some() {
+            return None;
+        }
+        if self.rng.now_and_then(self.rates.fin) {
+            return Some(Left::Fin);
+        }
+        self.rng.now_and_then(self.rates.reset).then_some(Left::Reset)
+    }
+
+    fn send_message(&mut self) {
+        let len = self.rng.size(self.message_bytes_max);
+        let message = payload::of_client(self.number(), self.sent, len);
+        let kind = if self.rng.chance(50) { MessageKind::Text } else { MessageKind::Binary };
+        self.sent += 1;
+        if self.is_compressed && self.rng.chance(30) {
+            let opcode = if kind == MessageKind::Text { 1 } else { 2 };
+            return self.frame(FIN | 0x40 | opcode, &deflated(&message));
+        }
+        let key = (self.rng.next() as u32).to_le_bytes();
+        self.append(|out| append_message(out, kind, key, &message));
+    }
+
+    fn send_fragments(&mut self) {
+        let len = self.rng.size(self.message_bytes_max);
+        let message = payload::of_client(self.number(), self.sent, len);
+        let cut = self.rng.below(message.len());
+        self.frame(2, &message[..cut]);
         if self.rng.chance(50) {
             self.frame(FIN | 9, b"c-between");
         }
-        self.frame(FIN, &payload[cut..]);
+        self.frame(FIN, &message[cut..]);
         self.sent += 1;
     }
 
     fn violate(&mut self) {
-        match self.rng.below(4) {
-            0 => self.frame(FIN | 3, b"reserved opcode"),
-            1 => self.frame(FIN, b"a continuation of nothing"),
-            2 => self.frame(FIN | 1, b"\xff\xfe"),
-            _ => self.outbox.extend_from_slice(&[0x81, 0x01, b'x']),
-        }
+        let code = match self.rng.below(7) {
+            0 => {
+                self.frame(FIN | 3, b"reserved opcode");
+                1002
+            }
+            1 => {
+                self.frame(FIN, b"a continuation of nothing");
+                1002
+            }
+            2 => {
+                self.frame(FIN | 0x20 | 1, b"reserved bit");
+                1002
+            }
+            3 => {
+                self.outbox.extend_from_slice(&[0x81, 0x01, b'x']);
+                1002
+            }
+            4 => {
+                self.frame(FIN | 1, b"\xff\xfe");
+                1007
+            }
+            5 => {
+                let len = (MESSAGE_BYTES_MAX as u64 + 1).to_be_bytes();
+                self.outbox.extend_from_slice(&[&[0x82, 0xff], &len[..], b"mask"].concat());
+                1009
+            }
+            // Unless it takes so long that they are too few in each second: then it goes unnoticed.
+            _ => {
+                (0..300).for_each(|_| self.frame(FIN | 9, b"c-flood"));
+                1008
+            }
+        };
+        self.violated = Some(code);
         self.state = State::Unlawful;
     }
 
-    pub fn close(&mut self) {
-        self.frame(FIN | 8, &4001u16.to_be_bytes());
-        self.sent_close_first = true;
+    fn close(&mut self) {
+        let (code, len) = [(4001, 2), (1000, 2), (1005, 0)][self.rng.below(3)];
+        self.frame(FIN | 8, &u16::to_be_bytes(code)[..len]);
+        self.sent_close = Some(code);
         self.state = State::Closing;
     }
 
-    /// Moves some bytes in each direction, in pieces of random size. Answers what it heard, and whether the shard has
-    /// something new to read, and whether that may be an end.
+    fn request(&mut self) {
+        let (sequence, root) = (self.sent, self.errand.root.clone());
+        let fields = format!("HTTP/1.1\r\nHost: localhost\r\nX-Token: {}\r\n", payload::token(self.number(), sequence));
+        let len = self.rng.size(self.message_bytes_max);
+        let body = payload::of_client(self.number(), sequence, len);
+        let (ask, mut request) = match self.rng.below(20) {
+            0..3 => (Ask::Content, format!("GET {root}/s {fields}\r\n").into_bytes()),
+            3 => (Ask::Nowhere, format!("GET /nowhere {fields}\r\n").into_bytes()),
+            4..10 => (Ask::Process, format!("GET {root}/h {fields}\r\n").into_bytes()),
+            10..15 => {
+                let head = format!("POST {root}/h {fields}Content-Length: {}\r\n\r\n", body.len());
+                (Ask::Process, [head.as_bytes(), &body].concat())
+            }
+            _ => {
+                let head = format!("POST {root}/h {fields}Transfer-Encoding: chunked\r\n\r\n");
+                let (one, other) = body.split_at(self.rng.between(1, body.len() - 1));
+                let mut request = head.into_bytes();
+                for chunk in [one, other] {
+                    request.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                    request.extend_from_slice(chunk);
+                    request.extend_from_slice(b"\r\n");
+                }
+                request.extend_from_slice(b"0\r\n\r\n");
+                (Ask::Process, request)
+            }
+        };
+        let is_half = self.errand.manners == Manners::HalfHead && self.rng.chance(20);
+        if is_half {
+            request.truncate(request.len() - self.rng.between(1, 20));
+        }
+        self.outbox.extend_from_slice(&request);
+        self.asked.push_back((sequence, if is_half { Ask::Half } else { ask }));
+        self.was_refused |= is_half;
+        self.sent += 1;
+    }
+
+    /// Moves some bytes in each direction. Answers whether the shard has something new to read, and whether that may
+    /// be an end.
     pub fn exchange(
         &mut self,
-        network: &mut Network,
+        socket: &mut Socket,
+        calm: bool,
         step: u64,
-        heard: &mut Vec<Heard>,
-    ) -> Result<Option<bool>, String> {
-        let calm = network.calm;
-        let socket = network.socket(self.socket);
-        if socket.reset || self.ended {
-            return Ok(None);
+        heard: &mut Vec<(u64, Heard)>,
+    ) -> Option<bool> {
+        if socket.reset || matches!(self.state, State::Away | State::Gone) || self.left == Some(Left::Silently) {
+            return None;
         }
         let mut readable = None;
-        if !self.outbox.is_empty() && !socket.closed {
-            let len = if calm { self.outbox.len() } else { self.rng.below(4000).min(self.outbox.len()) };
-            socket.to_server.extend(self.outbox.drain(..len));
+        if !self.outbox.is_empty() && !socket.closed && !socket.client_finished {
+            let piece = if calm { usize::MAX } else { self.rng.below(self.piece_bytes_max) };
+            let len = piece.min(self.outbox.len()).min(socket.room_to_server());
+            socket.to_server.extend_from_slice(&self.outbox.split_to(len));
             readable = (len > 0).then_some(false);
         }
-        if self.stalled_until <= step || calm {
-            let waiting = socket.to_client.len();
-            let len = if calm { waiting } else { self.rng.below(4000).min(waiting) };
-            self.inbox.extend(socket.to_client.drain(..len));
-            if socket.to_client.is_empty() && (socket.write_shut || socket.closed) {
-                self.ended = true;
-                // A client that sees the end of our bytes ends its own.
-                socket.client_finished = true;
-                readable = Some(true);
+        if self.stalled_until <= step || (calm && self.stalled_until != u64::MAX) {
+            let piece = if calm { usize::MAX } else { self.rng.below(self.piece_bytes_max) };
+            socket.receive(piece, heard);
+            if socket.is_at_end() {
+                heard.push((0, Heard::End));
+                self.state = State::Gone;
+                if self.errand.manners != Manners::NeverEnds {
+                    // A client that sees the end of our bytes ends its own.
+                    socket.client_finished = true;
+                    readable = Some(true);
+                }
             }
         }
-        self.parse(heard)?;
-        if self.ended {
-            heard.push(Heard::End);
-            self.state = State::Gone;
-        }
-        Ok(readable)
+        readable
     }
 
-    /// The connection ends without a word: by a reset, or by FIN.
-    pub fn vanish(&mut self, network: &mut Network, by_reset: bool) {
-        let socket = network.socket(self.socket);
+    /// The connection ends without a word of the protocol. Answers whether the shard is told.
+    pub fn leave(&mut self, socket: &mut Socket, how: Left) {
+        self.left = Some(how);
         self.state = State::Gone;
         self.stalled_until = 0;
-        socket.client_finished = true;
-        if by_reset {
-            socket.reset = true;
-            socket.to_client.clear();
-            socket.to_server.clear();
+        match how {
+            Left::Fin => socket.client_finished = true,
+            Left::Reset => socket.cut(),
+            Left::Silently => {}
         }
     }
 
-    fn parse(&mut self, heard: &mut Vec<Heard>) -> Result<(), String> {
-        if self.refused {
-            self.inbox.clear();
-            return Ok(());
-        }
-        if !self.upgraded {
-            let Some(end) = self.inbox.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(()) };
-            let head: Vec<u8> = self.inbox.drain(..end + 4).collect();
-            if !head.starts_with(b"HTTP/1.1 101 ") {
-                // Its process was gone.
-                self.refused = true;
-                self.state = State::Unlawful;
-                return Ok(());
+    /// Does what a client does when it has heard that.
+    pub fn answer(&mut self, heard: &Heard, now_ms: u64) {
+        self.heard_ms = now_ms;
+        match heard {
+            Heard::Upgraded { is_compressed } => {
+                self.is_compressed = *is_compressed;
+                self.upgraded_ms = now_ms;
+                if self.state == State::Upgrading {
+                    self.begin();
+                }
             }
-            heard.push(Heard::Upgraded);
-            self.upgraded = true;
-            if self.state == State::Upgrading {
-                self.state = State::Open;
+            Heard::Response { status: 100, .. } | Heard::End => {}
+            Heard::Response { is_last, .. } => {
+                self.was_refused |= *is_last;
+                if self.errand.path.is_some() && self.state != State::Gone {
+                    self.was_refused = true;
+                    self.state = State::Unlawful;
+                }
             }
-            if let Some(register) = self.registers.clone().filter(|_| self.state == State::Open) {
-                self.state = State::Registering;
-                append_message(&mut self.outbox, MessageKind::Text, [1, 2, 3, 4], register.as_bytes());
-            }
+            Heard::Frame { opcode, payload } => self.answer_frame(*opcode, payload),
         }
-        while let Some((opcode, payload)) = self.next_frame()? {
-            self.answer(opcode, &payload)?;
-            heard.push(Heard::Frame { opcode, payload });
-        }
-        Ok(())
     }
 
-    fn next_frame(&mut self) -> Result<Option<(u8, Vec<u8>)>, String> {
-        if !self.upgraded || self.inbox.len() < 2 {
-            return Ok(None);
+    fn begin(&mut self) {
+        self.state = State::Open;
+        if let Some(register) = self.errand.registers.clone() {
+            self.state = State::Registering;
+            if self.errand.manners != Manners::NeverRegisters {
+                self.append(|out| append_message(out, MessageKind::Text, [1, 2, 3, 4], register.as_bytes()));
+            }
         }
-        let (first, second) = (self.inbox[0], self.inbox[1]);
-        let opcode = first & 15;
-        if first & 0xf0 != 0x80 || second & 0x80 != 0 || !matches!(opcode, 1 | 2 | 8 | 9 | 10) {
-            return Err(format!("client {}: no frame starts with {first:02x} {second:02x}", self.number));
-        }
-        let (header, len) = match second {
-            126 if self.inbox.len() >= 4 => (4, usize::from(u16::from_be_bytes([self.inbox[2], self.inbox[3]]))),
-            126 => return Ok(None),
-            127 => return Err(format!("client {}: a frame of over 64 KiB", self.number)),
-            len => (2, usize::from(len)),
-        };
-        if self.inbox.len() < header + len {
-            return Ok(None);
-        }
-        if self.received_close.is_some() {
-            return Err(format!("client {}: a frame behind the close frame", self.number));
-        }
-        let frame: Vec<u8> = self.inbox.drain(..header + len).collect();
-        Ok(Some((opcode, frame[header..].to_vec())))
     }
 
-    fn answer(&mut self, opcode: u8, payload: &[u8]) -> Result<(), String> {
+    fn answer_frame(&mut self, opcode: u8, payload: &[u8]) {
+        let is_lively = matches!(self.state, State::Open | State::Registering);
         match opcode {
-            9 if matches!(self.state, State::Open | State::Registering) => self.frame(FIN | 10, payload),
+            9 if is_lively => self.frame(FIN | 10, payload),
             8 => {
-                let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
-                self.received_close = Some(code);
-                if matches!(self.state, State::Open | State::Registering) {
+                self.received_close = Some(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
+                if is_lively && self.errand.manners != Manners::IgnoresClose {
                     self.frame(FIN | 8, payload);
+                }
+                if is_lively {
                     self.state = State::Closing;
                 }
             }
             1 if self.state == State::Registering => self.state = State::Open,
             _ => {}
         }
-        Ok(())
     }
+}
 
-    /// Bytes of a frame that has not come whole.
-    pub fn unfinished(&self) -> usize {
-        self.inbox.len()
-    }
+fn deflated(message: &[u8]) -> Vec<u8> {
+    let mut compress = Compress::new(Compression::new(1), false);
+    let mut out = Vec::with_capacity(message.len() + 100);
+    compress.compress_vec(message, &mut out, FlushCompress::Sync).expect("it compresses");
+    assert_eq!(compress.total_in(), message.len() as u64);
+    // RFC 7692 7.2.1: the end of every such message, which is not sent.
+    out.truncate(out.len() - 4);
+    out
 }

@@ -1,33 +1,44 @@
-//! What must be true: one plain list of pushes for each channel, and what each client and each process saw.
+//! What must be true of one channel: a plain list of what was pushed to it, and what its client and its process saw.
 
-use super::client::message;
+use super::payload;
+use pushring::shard::command::Policy;
+use pushring::shard::event::ClosedBy;
 use std::collections::HashMap;
+
+/// What is known of a push to a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Unknown,
+    /// Its outcome says that it was sent or queued.
+    Taken,
+    /// Its outcome says that it will never come.
+    Refused,
+}
 
 /// A push to one channel, in the order in which its shard was told.
 #[derive(Debug, Clone)]
 pub struct Pushed {
     pub id: u64,
     pub opcode: u8,
-    pub filler: usize,
-    pub key: Option<u64>,
-    /// Its outcome or its policy allows that it never comes.
-    pub may_be_dropped: bool,
-    /// Its outcome says that it was not taken.
-    pub refused: bool,
+    pub len: usize,
+    pub policy: Policy,
+    pub fate: Fate,
+    /// Nobody can say whether the channel was open already, or whether the guest was let in.
+    pub is_unsure: bool,
 }
 
-/// The payload of a push.
-pub fn payload(id: u64, filler: usize) -> Vec<u8> {
-    let mut payload = format!("{id:016x}").into_bytes();
-    payload.extend((0..filler).map(|at| b'A' + ((at as u64 + id) % 26) as u8));
-    payload
+impl Pushed {
+    fn key(&self) -> Option<u64> {
+        if let Policy::Conflate { key } = self.policy { Some(key) } else { None }
+    }
 }
 
 /// How a channel ended, as its process was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     pub code: u16,
-    pub by: pushring::shard::event::ClosedBy,
+    pub by: ClosedBy,
+    pub lost_bytes: usize,
 }
 
 /// One channel.
@@ -35,9 +46,10 @@ pub struct Ended {
 pub struct Channel {
     pub id: u32,
     pub client: usize,
+    /// Which process, by its place among all that ever were.
     pub owner: usize,
-    pub registered: bool,
-    replied: bool,
+    pub is_registered: bool,
+    has_reply: bool,
     pub pushed: Vec<Pushed>,
     /// By id: the place in `pushed`.
     places: HashMap<u64, usize>,
@@ -46,43 +58,58 @@ pub struct Channel {
     next: usize,
     /// The newest value of each key that came.
     newest: HashMap<u64, usize>,
+    /// Its socket was full once: before that no policy may be applied.
+    pub was_full: bool,
+    /// Memory may run short: then the policy of the newest frame is applied to older ones.
+    pub meets_pressure: bool,
     /// Some push may drop older ones: what is missing says nothing.
-    pub lossy: bool,
+    is_lossy: bool,
     /// How many pushes stood before the process' close.
     pub closed_at: Option<usize>,
+    pub has_guests: bool,
     pub messages: u64,
     pub ended: Option<Ended>,
 }
 
 impl Channel {
-    pub fn new(id: u32, client: usize, owner: usize, registered: bool) -> Self {
+    pub fn new(id: u32, client: usize, owner: usize, is_registered: bool, meets_pressure: bool) -> Self {
         Self {
             id,
             client,
             owner,
-            registered,
-            replied: false,
+            is_registered,
+            has_reply: false,
             pushed: Vec::new(),
             places: HashMap::new(),
             received: Vec::new(),
             next: 0,
             newest: HashMap::new(),
-            lossy: false,
+            was_full: false,
+            meets_pressure,
+            is_lossy: false,
             closed_at: None,
+            has_guests: false,
             messages: 0,
             ended: None,
         }
     }
 
     pub fn push(&mut self, push: Pushed) {
+        self.is_lossy |= push.policy == Policy::DropOldest;
+        self.is_lossy |= push.policy == Policy::DropNewest && self.meets_pressure;
         self.places.insert(push.id, self.pushed.len());
         self.pushed.push(push);
         self.received.push(false);
     }
 
-    pub fn find(&mut self, id: u64) -> Option<&mut Pushed> {
-        let place = *self.places.get(&id)?;
-        Some(&mut self.pushed[place])
+    /// What became of push `id`, if it was for this channel.
+    pub fn settle(&mut self, id: u64, fate: Fate) -> Result<(), String> {
+        let Some(&place) = self.places.get(&id) else { return Ok(()) };
+        self.pushed[place].fate = fate;
+        if fate == Fate::Refused && self.received[place] {
+            return Err(self.complain(&format!("push {id} came although its outcome says that it will not")));
+        }
+        Ok(())
     }
 
     /// The client has received a frame that is not the close frame.
@@ -93,71 +120,68 @@ impl Channel {
             (10, bytes) if bytes.starts_with(b"c-") => return Ok(()),
             _ => {}
         }
-        if self.registered && !self.replied {
-            self.replied = true;
+        if self.is_registered && !self.has_reply {
+            self.has_reply = true;
             let expected = format!("{{\"channel_id\":{}}}", self.id);
-            return if bytes == expected.as_bytes() {
-                Ok(())
-            } else {
-                Err(self.complain("no reply to the registration"))
-            };
+            let is_reply = bytes == expected.as_bytes();
+            return if is_reply { Ok(()) } else { Err(self.complain("no reply to the registration")) };
         }
-        let id = bytes.get(..16).and_then(|hex| std::str::from_utf8(hex).ok());
-        let id = id.and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        let Some(id) = id else { return Err(self.complain("a frame that nobody pushed")) };
+        let Some(id) = payload::push_id(bytes) else { return Err(self.complain("a frame that nobody pushed")) };
         let Some(&place) = self.places.get(&id) else {
             return Err(self.complain(&format!("push {id} was for another channel")));
         };
         let pushed = &self.pushed[place];
-        if pushed.opcode != opcode || bytes != payload(id, pushed.filler) {
+        if pushed.opcode != opcode || bytes != payload::of_push(id, pushed.len) {
             return Err(self.complain(&format!("push {id} came with other bytes")));
         }
         if std::mem::replace(&mut self.received[place], true) {
             return Err(self.complain(&format!("push {id} came twice")));
         }
-        if self.pushed[place].refused {
-            return Err(self.complain(&format!("push {id} came although its outcome says that it was dropped")));
+        if self.pushed[place].fate == Fate::Refused {
+            return Err(self.complain(&format!("push {id} came although its outcome says that it will not")));
         }
         self.judge_order(place)
     }
 
     fn judge_order(&mut self, place: usize) -> Result<(), String> {
-        if let Some(key) = self.pushed[place].key {
-            if self.newest.insert(key, place).is_some_and(|newest| newest > place) {
-                return Err(
-                    self.complain(&format!("push {} came behind a newer one of its key", self.pushed[place].id))
-                );
+        let Some(key) = self.pushed[place].key() else {
+            if place < self.next {
+                return Err(self.complain(&format!("push {} came behind a newer one", self.pushed[place].id)));
             }
-            // It may stand where an older value of its key stood, but not before or behind a frame without a key.
-            let overtook = self.next.min(place)..self.next.max(place);
-            let crossed = overtook.clone().find(|&at| {
-                let crosses = self.pushed[at].key.is_none();
-                crosses && (place < self.next || (!self.received[at] && !self.may_be_missing(at)))
-            });
-            if let Some(at) = crossed {
-                return Err(self.complain(&format!("pushes {} and {place} are out of order", self.pushed[at].id)));
-            }
+            self.all_have_come(self.next, place)?;
+            self.next = place + 1;
             return Ok(());
+        };
+        if self.newest.insert(key, place).is_some_and(|newest| newest > place) {
+            return Err(self.complain(&format!("push {} came behind a newer one of its key", self.pushed[place].id)));
         }
-        if place < self.next {
-            return Err(self.complain(&format!("push {} came behind a newer one", self.pushed[place].id)));
+        // It may stand where an older value of its key stood, but not before or behind a frame without a key.
+        let mut overtook = self.next.min(place)..self.next.max(place);
+        let crossed = overtook.find(|&at| {
+            self.pushed[at].key().is_none() && (place < self.next || (!self.received[at] && !self.may_be_missing(at)))
+        });
+        match crossed {
+            Some(at) => {
+                Err(self
+                    .complain(&format!("pushes {} and {} are out of order", self.pushed[at].id, self.pushed[place].id)))
+            }
+            None => Ok(()),
         }
-        self.all_have_come(self.next, place)?;
-        self.next = place + 1;
-        Ok(())
     }
 
     fn may_be_missing(&self, place: usize) -> bool {
         let pushed = &self.pushed[place];
-        self.lossy || pushed.may_be_dropped || pushed.refused
+        let is_dropped = pushed.policy == Policy::DropNewest && pushed.fate != Fate::Taken;
+        pushed.is_unsure || pushed.fate == Fate::Refused || (self.was_full && (self.is_lossy || is_dropped))
     }
 
     /// Whether all from `from` up to `to` have come, but what may be missing.
     pub fn all_have_come(&self, from: usize, to: usize) -> Result<(), String> {
         for place in from..to {
-            let replaced = |key: u64| self.pushed[place + 1..].iter().any(|later| later.key == Some(key));
+            let is_replaced =
+                |key| self.was_full && self.pushed[place + 1..].iter().any(|later| later.key() == Some(key));
             let excused =
-                self.received[place] || self.may_be_missing(place) || self.pushed[place].key.is_some_and(replaced);
+                self.received[place] || self.may_be_missing(place) || self.pushed[place].key().is_some_and(is_replaced);
             if !excused {
                 return Err(self.complain(&format!("push {} is missing", self.pushed[place].id)));
             }
@@ -167,8 +191,8 @@ impl Channel {
 
     /// The process has received a message.
     pub fn message(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let filler = bytes.len().saturating_sub(16);
-        if bytes != message(self.client, self.messages, filler) {
+        let len = bytes.len().saturating_sub(16);
+        if bytes != payload::of_client(self.client, self.messages, len) {
             return Err(self.complain(&format!("message {} is not what the client sent next", self.messages)));
         }
         self.messages += 1;

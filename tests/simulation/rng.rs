@@ -1,6 +1,9 @@
 //! Randomness from one seed: every concern draws from a stream of its own, so that one more draw here changes nothing
 //! there.
 
+use rustc_hash::FxHasher;
+use std::hash::Hasher;
+
 /// SplitMix64.
 #[derive(Clone)]
 pub struct Rng(u64);
@@ -36,6 +39,15 @@ impl Rng {
         self.below(100) < percent
     }
 
+    /// True in `rate` of 10,000.
+    pub fn now_and_then(&mut self, rate: usize) -> bool {
+        self.below(10_000) < rate
+    }
+
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
+    }
+
     /// Mostly small, sometimes up to `max`.
     pub fn size(&mut self, max: usize) -> usize {
         let max = if self.chance(85) { max.min(200) } else { max };
@@ -43,21 +55,20 @@ impl Rng {
     }
 }
 
-/// FNV-1a over whatever happened.
-pub struct Trace(pub u64);
+/// A hash of whatever happened, in order.
+#[derive(Default)]
+pub struct Trace(FxHasher);
 
 impl Trace {
-    pub fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
     pub fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        self.0.write(bytes);
     }
 
     pub fn number(&mut self, number: u64) {
-        self.add(&number.to_le_bytes());
+        self.0.write_u64(number);
+    }
+
+    pub fn hash(&self) -> u64 {
+        self.0.finish()
     }
 }

@@ -1,0 +1,240 @@
+//! Limits that hold at every moment, and what must be true once the faults have stopped and when all is over.
+
+use super::client::State;
+use super::process::Phase;
+use super::world::{Report, World};
+use pushring::gateway::{Dialect, Settings, Snapshot};
+use pushring::shard::command::Command;
+use pushring::shard::disconnects::{DISCONNECTS_MAX, Disconnect};
+use pushring::shard::event::ClosedBy;
+use pushring::shard::{Directory, MemoryReport, TICK_MS};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Long enough for every timeout of the settings, one after the other.
+const CALM_MS: u64 = 16_000;
+
+/// What a shard may hold over its lease: what one read adds, and one frame.
+const OVERDRAFT_BYTES: usize = 600 * 1024;
+
+impl World {
+    /// At every moment.
+    pub fn check_budgets(&self) -> Result<(), String> {
+        let counted = self.counted.iter().filter(|&&counted| counted).count();
+        if self.admission.total() != counted {
+            return Err(format!("{} connections are counted, and there are {counted}", self.admission.total()));
+        }
+        if self.memory.bytes().is_some_and(|bytes| self.memory.leased_bytes() > bytes) {
+            return Err(format!("{} bytes are leased", self.memory.leased_bytes()));
+        }
+        for sender in &self.senders {
+            let ((commands, bytes), limits) = (sender.held(), self.settings.inbox);
+            if commands > limits.commands_max.into() || bytes > limits.bytes_max + self.largest_order as u64 {
+                return Err(format!("{commands} orders of {bytes} bytes are in an inbox"));
+            }
+        }
+        let limits = self.settings.queue;
+        for process in &self.processes {
+            // The message that fills it may be of any size.
+            let bytes = process.owner.queue.bytes();
+            if bytes > limits.bytes_max + self.settings.message_bytes_max + 16 {
+                return Err(format!("{bytes} bytes are in the queue of {}", process.owner.process));
+            }
+        }
+        for pump in &self.pumps {
+            let memory = pump.shard.report().memory;
+            let is_over = memory.used_bytes() > memory.leased_bytes / 4 * 5 + OVERDRAFT_BYTES + self.largest_order;
+            if self.settings.memory_bytes.is_some() && is_over {
+                return Err(format!("more is held than was leased: {memory:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The faults stop: what was accepted arrives, and whoever is gone is gone.
+    pub fn calm_down(&mut self) -> Result<(), String> {
+        self.network.borrow_mut().calm = true;
+        for process in &mut self.processes {
+            process.sleeps_until = 0;
+            if let Phase::Detached(_) = process.phase {
+                process.phase = Phase::Attached;
+            }
+        }
+        // What clients have sent is read at the pace of their processes, a few messages in each step.
+        let (mut heard, mut quiet_ms) = (0, 0);
+        while quiet_ms < CALM_MS {
+            self.one_step(TICK_MS, false)?;
+            quiet_ms += TICK_MS;
+            if std::mem::replace(&mut heard, self.report.messages) != heard {
+                quiet_ms = quiet_ms.min(CALM_MS / 2);
+            }
+        }
+        for channel in self.channels.values().filter(|channel| channel.ended.is_none()) {
+            let client = &self.clients[channel.client];
+            if client.state != State::Open || client.left.is_some() {
+                return Err(channel.complain(&format!("still open, although its client is {:?}", client.state)));
+            }
+            let unfinished = self.network.borrow_mut().socket(client.errand.socket).unfinished();
+            if unfinished > 0 || client.sent != channel.messages {
+                let (sent, got) = (client.sent, channel.messages);
+                return Err(channel.complain(&format!(
+                    "of {sent} messages {got} came, and {unfinished} bytes of a frame, though nothing is in the way"
+                )));
+            }
+            channel.all_have_come(0, channel.pushed.len())?;
+        }
+        self.check_sockets()?;
+        self.check_outcomes()?;
+        self.processes_act(false)?;
+        self.check_nothing_waits()
+    }
+
+    fn check_sockets(&self) -> Result<(), String> {
+        for client in self.clients.iter().filter(|client| client.accepted_ms > 0) {
+            let is_open = self.channel_of.get(&client.number()).is_some_and(|id| self.channels[id].ended.is_none());
+            let is_closed = self.network.borrow_mut().socket(client.errand.socket).closed;
+            if is_open == is_closed {
+                let state = (client.state, client.left, client.errand.manners);
+                return Err(format!(
+                    "client {}: channel {is_open}, socket closed {is_closed}: {state:?}",
+                    client.number()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_outcomes(&self) -> Result<(), String> {
+        for (id, awaited) in &self.awaited {
+            let Some(outcome) = awaited.outcome else { return Err(format!("push {id} was never settled")) };
+            let left = self.network.borrow().left.get(id).copied().unwrap_or(0);
+            if awaited.bytes > 0 && !(outcome.sent..=outcome.sent + outcome.queued + outcome.conflated).contains(&left)
+            {
+                return Err(format!("push {id} has left {left} times: {outcome:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_nothing_waits(&self) -> Result<(), String> {
+        for pump in &self.pumps {
+            let report = pump.shard.report();
+            let MemoryReport { process_queue_bytes, .. } = report.memory;
+            if report.memory.used_bytes() + process_queue_bytes + report.window_bytes > 0 {
+                return Err(format!("something waits, though nothing is in its way: {report:?}"));
+            }
+        }
+        let waits = |queue: &pushring::shard::process_queue::ProcessQueue| queue.held_bytes() > 0;
+        match self.processes.iter().find(|process| waits(&process.owner.queue)) {
+            Some(process) => Err(format!("{} has left events unread", process.owner.process)),
+            None => Ok(()),
+        }
+    }
+
+    /// The broker stops, and nothing is left.
+    pub fn finish(mut self) -> Result<Report, String> {
+        self.tell_to_stop(60_000);
+        for _ in 0..100 {
+            self.one_step(TICK_MS, false)?;
+        }
+        if let Some(pump) = self.pumps.iter().find(|pump| !pump.shard.is_stopped()) {
+            return Err(format!("a shard keeps {} connections after its stop", pump.shard.connections()));
+        }
+        if let Some(channel) = self.channels.values().find(|channel| channel.ended.is_none()) {
+            return Err(channel.complain("opened and never closed"));
+        }
+        self.check_sockets()?;
+        self.processes_act(false)?;
+        self.check_nothing_waits()?;
+        self.check_disconnects()?;
+        self.directory = Directory::new(Snapshot::new(Settings::new("nobody", Dialect::Kinode)));
+        self.adopt();
+        for _ in 0..3 {
+            self.one_step(TICK_MS, false)?;
+        }
+        self.check_leaks()?;
+        Ok(self.into_report())
+    }
+
+    fn check_leaks(&mut self) -> Result<(), String> {
+        let stopped: Vec<_> = self.pumps.iter().map(|pump| pump.shard.report()).collect();
+        if let Some(report) = stopped.iter().find(|report| report.connections + report.channels > 0) {
+            return Err(format!("something is left: {report:?}"));
+        }
+        if let Some(process) = self.processes.iter().find(|process| Arc::strong_count(&process.owner) > 1) {
+            return Err(format!("somebody still knows {}, which is gone", process.owner.process));
+        }
+        if let Some(sender) = self.senders.iter().find(|sender| sender.held() != (0, 0)) {
+            return Err(format!("{:?} orders and bytes are left in an inbox", sender.held()));
+        }
+        self.note_stats();
+        self.pumps.clear();
+        self.processes.clear();
+        match self.memory.leased_bytes() {
+            0 => Ok(()),
+            bytes => Err(format!("{bytes} bytes are still leased")),
+        }
+    }
+
+    /// What the shards tell an operator is what the processes were told.
+    fn check_disconnects(&mut self) -> Result<(), String> {
+        let mut told: HashMap<u32, Disconnect> = HashMap::new();
+        let mut is_whole = true;
+        for pump in &mut self.pumps {
+            let (to, from) = crossbeam_channel::bounded(1);
+            pump.shard.handle_command(Command::Disconnects(to), self.now_ms);
+            let ends = from.recv().map_err(|_| "no answer")?;
+            is_whole &= ends.len() < DISCONNECTS_MAX;
+            told.extend(ends.into_iter().filter_map(|end| Some((end.channel?.get(), end))));
+        }
+        for channel in self.channels.values() {
+            let (Some(ended), told) = (channel.ended, told.get(&channel.id)) else { continue };
+            match told {
+                None if is_whole => return Err(channel.complain("its end is not told")),
+                None => {}
+                Some(told) if (told.code, told.by, told.lost_bytes) != (ended.code, ended.by, ended.lost_bytes) => {
+                    return Err(channel.complain(&format!("ended {ended:?}, and is told as {told:?}")));
+                }
+                Some(told) => self.judge_silence(told).map_err(|why| channel.complain(&why))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A client is let go for its silence when it has not answered so many pings, and has had the time for it.
+    fn judge_silence(&self, told: &Disconnect) -> Result<(), String> {
+        if told.by != ClosedBy::Timeout {
+            return Ok(());
+        }
+        let config = &self.settings.config;
+        let periods = u64::from(config.pings_unanswered_max) + 1;
+        let (least, most) = (config.ping_interval_ms * 4 / 5 * periods, config.ping_interval_ms * periods);
+        let processes_read = self.settings.process.nap + self.settings.process.detach + self.settings.process.end == 0
+            && self.settings.queue.messages_max.min(self.settings.queue.bytes_max) >= 1_000;
+        let is_late = processes_read && told.silent_ms > most + self.slack_ms(0);
+        if told.pings_unanswered != config.pings_unanswered_max || told.silent_ms < least || is_late {
+            return Err(format!("let go after {} ms of silence: {told:?}", told.silent_ms));
+        }
+        Ok(())
+    }
+
+    fn note_stats(&mut self) {
+        for pump in &self.pumps {
+            let stats = pump.shard.report().stats;
+            self.report.dropped += stats.dropped;
+            self.report.conflated += stats.conflated;
+            self.report.queued += stats.queued;
+            self.report.dropped_for_memory += stats.dropped_for_memory;
+            self.report.closed_for_memory += stats.closed_for_memory;
+        }
+    }
+
+    fn into_report(self) -> Report {
+        Report {
+            hash: self.trace.hash(),
+            traces: self.traces.iter().map(super::rng::Trace::hash).collect(),
+            pushed: self.next_push - 1,
+            ..self.report
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A process: whose it is, what it is at, and what it still has to do.
+
+use super::oracle::Pushed;
+use super::plant::Plant;
+use super::rng::Rng;
+use super::settings::Settings;
+use pushring::admission::Budget;
+use pushring::gateway::{HttpRule, OwnerId, WebSocketRule};
+use pushring::http::Content;
+use pushring::inbox::{Account, InboxSender};
+use pushring::process_id::ProcessId;
+use pushring::shard::command::Command;
+use pushring::shard::event::RequestId;
+use pushring::shard::process_queue::{ProcessReceiver, process_queue};
+use pushring::shard::{Directory, Owner};
+use std::sync::Arc;
+
+/// Where clients open channels.
+pub const PATHS: [&str; 2] = ["/a", "/b"];
+
+/// What `/s` answers.
+pub const CONTENT: &[u8] = b"the same for everybody";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Attached,
+    /// Its link is broken until this step.
+    Detached(u64),
+    /// It has ended; its channels were closed with this code.
+    Ended(u16),
+}
+
+pub struct Process {
+    /// Which name it has.
+    pub name: usize,
+    pub owner: Arc<Owner>,
+    pub receiver: ProcessReceiver,
+    /// By shard.
+    pub accounts: Vec<Account>,
+    pub rng: Rng,
+    pub phase: Phase,
+    /// It takes no events until this step.
+    pub sleeps_until: u64,
+    /// Pushes to all channels, or those of a path, by shard: a channel may have been opened before we heard of it.
+    pub broadcasts: Vec<Vec<(Option<&'static str>, Pushed)>>,
+    /// Requests that it has not answered, with the client's token.
+    pub requests: Vec<(RequestId, String)>,
+    /// What tampering counts.
+    pub told: u64,
+}
+
+/// What all processes have around them.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub seed: u64,
+    pub settings: &'a Settings,
+    pub plant: Plant,
+    pub memory: &'a Budget,
+    pub senders: &'a [InboxSender<Command>],
+}
+
+pub fn name(name: usize) -> ProcessId {
+    format!("p{name}:sim:sys").parse().expect("a process id")
+}
+
+impl Process {
+    /// Enters number `index` of all processes into the directory.
+    pub fn attach(index: usize, name_index: usize, place: &Place<'_>, directory: &mut Directory) -> Self {
+        let Place { seed, settings, plant, memory, senders } = *place;
+        let process = name(name_index);
+        let kicks = senders.to_vec();
+        let limits = plant.queue(settings.queue);
+        let (queue, receiver) = process_queue(senders.len(), limits, memory, move |shard| kicks[shard].kick());
+        let id = OwnerId(index as u32 + 1);
+        let policy = settings.policies[name_index];
+        let owner = Arc::new(Owner::new(id, process.clone(), queue, policy, settings.wants_control));
+        for path in PATHS {
+            let rule = WebSocketRule { deflate: settings.compressed_paths, ..WebSocketRule::default() };
+            directory.gateway.bind_websocket(id, &process, path, rule).expect("it binds");
+        }
+        let content = HttpRule { content: Some(Arc::new(Content::new(None, CONTENT.into()))), ..HttpRule::default() };
+        directory.gateway.bind_http(id, &process, "/s", content).expect("it binds");
+        directory.gateway.bind_http(id, &process, "/h", HttpRule::default()).expect("it binds");
+        directory.owners.insert(id, owner.clone());
+        directory.processes.insert(process, id);
+        Self {
+            name: name_index,
+            owner,
+            receiver,
+            accounts: senders.iter().map(InboxSender::account).collect(),
+            rng: Rng::stream(seed, 2, index as u64),
+            phase: Phase::Attached,
+            sleeps_until: 0,
+            broadcasts: vec![Vec::new(); senders.len()],
+            requests: Vec::new(),
+            told: 0,
+        }
+    }
+
+    pub fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+}

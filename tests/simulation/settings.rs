@@ -1,0 +1,223 @@
+//! What a seed draws before anything happens: how many take part, which faults there are, and how narrow everything is.
+//!
+//! A fault that is rare in every seed meets few others; so each seed has some faults often and others not at all.
+
+use super::rng::Rng;
+use pushring::admission;
+use pushring::inbox;
+use pushring::proto;
+use pushring::shard::command::Policy;
+use pushring::shard::process_queue::QueueLimits;
+use pushring::shard::{Config, Deflate};
+
+/// Names that processes have, one process at a time each.
+pub const NAMES: usize = 3;
+
+/// Larger messages of clients break the protocol.
+pub const MESSAGE_BYTES_MAX: usize = 400_000;
+
+/// How often clients do what, in 10,000 steps of each.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ClientRates {
+    pub message: usize,
+    pub fragments: usize,
+    pub ping: usize,
+    pub pong: usize,
+    pub burst: usize,
+    pub request: usize,
+    pub stall: usize,
+    /// It stops for ever, without a word: its machine has vanished.
+    pub half_open: usize,
+    pub fin: usize,
+    pub reset: usize,
+    pub violation: usize,
+    pub close: usize,
+}
+
+/// How often processes do what, in 10,000 steps of each; faults and endings only.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProcessRates {
+    pub nap: usize,
+    pub close: usize,
+    /// Its link breaks: it neither reads nor pushes until it comes back.
+    pub detach: usize,
+    /// It ends; another of its name comes later.
+    pub end: usize,
+    pub grant: usize,
+}
+
+/// How many may connect.
+#[derive(Debug, Clone, Copy)]
+pub struct Crowd {
+    pub connections_max: usize,
+    pub per_ip_max: u32,
+    pub handshakes_per_ip_per_s_max: u32,
+    pub turned_away_max: usize,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub shards: usize,
+    /// Connections in all.
+    pub clients: usize,
+    pub addresses: usize,
+    /// Of 100 clients so many speak HTTP only, and so many do not do what is expected at the start or end.
+    pub http_percent: usize,
+    pub sloppy_percent: usize,
+    pub client: ClientRates,
+    pub process: ProcessRates,
+    pub policies: [Policy; NAMES],
+    pub wants_control: bool,
+    /// Of 100 times when a process acts, it hands several orders over at once.
+    pub batch_percent: usize,
+    /// What the largest socket takes before its client has read.
+    pub window_bytes_max: usize,
+    /// Of 100 sends so many take less than fits.
+    pub short_percent: usize,
+    /// What a client sends or reads in one step.
+    pub piece_bytes_max: usize,
+    pub push_bytes_max: usize,
+    pub message_bytes_max: usize,
+    pub queue: QueueLimits,
+    pub inbox: inbox::Limits,
+    pub memory_bytes: Option<usize>,
+    pub crowd: Option<Crowd>,
+    /// The clock jumps so often, in 10,000 steps.
+    pub jumps: usize,
+    pub compressed_paths: bool,
+    pub config: Config,
+    /// The broker is told to stop in the middle of everything.
+    pub stops_at: Option<u64>,
+}
+
+impl Settings {
+    /// The settings of `seed`. `lawful` leaves all faults out.
+    pub fn draw(seed: u64, steps: u64, lawful: bool) -> Self {
+        let mut rng = Rng::stream(seed, 1, 0);
+        let shards = rng.between(1, 4);
+        let is_large = rng.chance(25);
+        let outbound_bytes_max = if is_large { 600_000 } else { rng.pick(&[3_000, 12_000, 40_000]) };
+        let per_100_steps = rng.between(2, 10);
+        let mut settings = Self {
+            shards,
+            clients: 4 + per_100_steps * steps as usize / 100,
+            addresses: rng.between(1, 6),
+            http_percent: rng.pick(&[0, 15, 40]),
+            sloppy_percent: rng.pick(&[0, 10, 40]),
+            client: client_rates(&mut rng),
+            process: process_rates(&mut rng),
+            policies: std::array::from_fn(|_| rng.pick(&[Policy::Close, Policy::DropNewest, Policy::DropOldest])),
+            wants_control: rng.chance(30),
+            batch_percent: rng.pick(&[0, 20, 90]),
+            window_bytes_max: rng.pick(&[200, 6_000, 6_000, 60_000]),
+            short_percent: rng.pick(&[0, 20, 70]),
+            piece_bytes_max: rng.pick(&[150, 4_000, 4_000, 40_000]),
+            push_bytes_max: if is_large { 200_000 } else { 5_000 },
+            message_bytes_max: if is_large { 300_000 } else { 3_000 },
+            queue: QueueLimits {
+                messages_max: rng.pick(&[3, 40, 1_000]),
+                bytes_max: rng.pick(&[4_000, 20_000, 1_000_000]),
+            },
+            inbox: inbox::Limits {
+                commands_max: rng.pick(&[16, 512, 512]),
+                bytes_max: rng.pick(&[20_000, 1 << 20, 1 << 20]),
+            },
+            memory_bytes: (is_large && rng.chance(70)).then(|| (shards << 20) + (rng.below(3) << 20)),
+            crowd: rng.chance(30).then(|| Crowd {
+                connections_max: rng.between(3, 20),
+                per_ip_max: rng.pick(&[0, 2, 5]),
+                handshakes_per_ip_per_s_max: rng.pick(&[0, 3]),
+                turned_away_max: rng.pick(&[0, 2, 100]),
+            }),
+            jumps: rng.pick(&[0, 25, 100]),
+            compressed_paths: rng.chance(40),
+            config: config(&mut rng, outbound_bytes_max),
+            stops_at: rng.chance(20).then(|| rng.below(steps as usize) as u64),
+        };
+        if lawful {
+            settings.be_lawful();
+        }
+        settings
+    }
+
+    fn be_lawful(&mut self) {
+        self.http_percent = 0;
+        self.sloppy_percent = 0;
+        self.client = ClientRates::default();
+        self.process = ProcessRates::default();
+        self.memory_bytes = None;
+        self.crowd = None;
+        self.jumps = 0;
+        self.stops_at = None;
+    }
+
+    pub fn admission(&self) -> admission::Limits {
+        let defaults = admission::Limits::default();
+        self.crowd.map_or(defaults.clone(), |crowd| admission::Limits {
+            connections_max: crowd.connections_max,
+            connections_per_ip_max: crowd.per_ip_max,
+            handshakes_per_ip_per_s_max: crowd.handshakes_per_ip_per_s_max,
+            turned_away_max: crowd.turned_away_max,
+            ..defaults
+        })
+    }
+}
+
+/// Nothing in two of five seeds, else `usual` or some times as often.
+fn sometimes(rng: &mut Rng, usual: usize) -> usize {
+    rng.pick(&[0, 0, 1, 1, 4]) * usual
+}
+
+fn client_rates(rng: &mut Rng) -> ClientRates {
+    ClientRates {
+        message: rng.pick(&[200, 750, 2_000]),
+        fragments: sometimes(rng, 100),
+        ping: sometimes(rng, 100),
+        pong: sometimes(rng, 25),
+        burst: sometimes(rng, 25),
+        request: rng.pick(&[300, 1_000]),
+        stall: sometimes(rng, 40),
+        half_open: sometimes(rng, 4),
+        fin: sometimes(rng, 3),
+        reset: sometimes(rng, 5),
+        violation: sometimes(rng, 5),
+        close: sometimes(rng, 5),
+    }
+}
+
+fn process_rates(rng: &mut Rng) -> ProcessRates {
+    ProcessRates {
+        nap: sometimes(rng, 60),
+        close: sometimes(rng, 70),
+        detach: sometimes(rng, 15),
+        end: sometimes(rng, 10),
+        grant: sometimes(rng, 100),
+    }
+}
+
+fn config(rng: &mut Rng, outbound_bytes_max: usize) -> Config {
+    let defaults = Config::default();
+    Config {
+        outbound_bytes_max,
+        limits: proto::Limits::for_messages(MESSAGE_BYTES_MAX),
+        copy_bytes_max: rng.pick(&[512, 4_096]),
+        copy_shared_bytes_max: rng.pick(&[4_096, 65_520]),
+        deflate: Deflate {
+            everywhere: rng.chance(20),
+            bytes_min: 64,
+            window_bits: rng.pick(&[15, 15, 10]),
+            takeover_bytes_max: rng.pick(&[0, 100_000, 10_000_000]),
+            ..defaults.deflate
+        },
+        head_timeout_ms: 2_000,
+        body_timeout_ms: 2_000,
+        http_idle_timeout_ms: 3_000,
+        register_timeout_ms: 2_000,
+        close_timeout_ms: 3_000,
+        linger_ms: 1_000,
+        ping_interval_ms: 2_000,
+        pings_unanswered_max: rng.between(1, 2) as u8,
+        ..defaults
+    }
+}
