@@ -105,10 +105,13 @@ impl Shard {
         self.remove(slot);
     }
 
-    /// The client did not answer our close frame in time.
+    /// The client did not answer our close frame in time, or its process takes nothing and so the answer is not read.
     pub(super) fn end_unanswered(&mut self, slot: u32) {
         let lost = self.unsent_bytes(slot);
-        self.end_channel(slot, NO_CLOSE_FRAME, "the close frame was not answered", self.closer(), lost);
+        let is_unread = self.connections[slot as usize].flags.has(Flags::WAITS_FOR_OWNER);
+        let reason =
+            if is_unread { "the process does not read its events" } else { "the close frame was not answered" };
+        self.end_channel(slot, NO_CLOSE_FRAME, reason, self.closer(), lost);
         self.remove(slot);
     }
 

@@ -122,7 +122,7 @@ impl Shard {
             }
             Phase::Open(channel) => match channel.violation {
                 Some(violation) => self.fail_for(slot, violation),
-                // The client has not answered our close frame.
+                // Our close frame was not answered, as far as we have read.
                 None => self.end_unanswered(slot),
             },
             Phase::Ending { .. } => self.remove(slot),

@@ -1,7 +1,7 @@
 //! Deadlines and pings under a clock of the test's own, with the default times.
 
 use super::*;
-use crate::shard::event::ClosedBy;
+use crate::shard::event::{Closed, ClosedBy};
 
 const CLOSED: Effect = Effect::Close(SocketId(0));
 
@@ -21,11 +21,24 @@ fn closed_at(scene: &mut Scene, ms: u64) -> Option<u64> {
 }
 
 fn closed_event(scene: &mut Scene) -> (u16, ClosedBy) {
+    let closed = closed(scene);
+    (closed.code, closed.by)
+}
+
+fn closed(scene: &mut Scene) -> Closed {
     let batches = std::iter::from_fn(|| scene.events.try_recv().ok());
     match batches.last().and_then(|batch| batch.events.into_iter().last()) {
-        Some(Event::Closed(closed)) => (closed.code, closed.by),
+        Some(Event::Closed(closed)) => *closed,
         other => panic!("{other:?}"),
     }
+}
+
+fn close_by_process(scene: &mut Scene, channel: ChannelId) {
+    let why = CloseFrame { code: Some(4000), reason: "".into() };
+    let asked = crate::shard::command::Asked::Nobody;
+    let close = crate::shard::command::Close { channel, owner: Some(OWNER), why, asked };
+    scene.shard.handle_command(Command::Close(Box::new(close)), scene.now_ms);
+    scene.turn();
 }
 
 /// The first byte of each frame that has left.
@@ -238,11 +251,7 @@ fn neither_bytes_nor_pings_extend_a_registration() {
 #[test]
 fn a_close_frame_is_answered_in_time_or_not_at_all() {
     let (mut scene, channel) = channel();
-    let why = CloseFrame { code: Some(4000), reason: "".into() };
-    let close =
-        crate::shard::command::Close { channel, owner: Some(OWNER), why, asked: crate::shard::command::Asked::Nobody };
-    scene.shard.handle_command(Command::Close(Box::new(close)), 0);
-    scene.turn();
+    close_by_process(&mut scene, channel);
     assert_eq!(scene.left(), [0x88, 2, 0x0f, 0xa0]);
     // It goes on as if nothing had been said.
     for _ in 0..49 {
@@ -253,6 +262,28 @@ fn a_close_frame_is_answered_in_time_or_not_at_all() {
     assert_eq!(scene.pass(TICK_MS), [(5_000, CLOSED)]);
     assert_eq!(scene.left(), [0x88, 2, 0x0f, 0xa0], "nothing follows a close frame");
     assert_eq!(closed_event(&mut scene), (1006, ClosedBy::Process));
+}
+
+#[test]
+fn an_answer_that_we_do_not_read_is_not_called_missing() {
+    let (mut scene, channel) = channel();
+    scene.read(client_frame(2, b"").repeat(QueueLimits::default().messages_max + 1));
+    scene.turn();
+    close_by_process(&mut scene, channel);
+    scene.read(client_frame(8, &4000_u16.to_be_bytes()));
+    assert_eq!(closed_at(&mut scene, 10_000), Some(5_000));
+    let closed = closed(&mut scene);
+    assert_eq!((closed.code, closed.by), (1006, ClosedBy::Process));
+    assert_eq!(&*closed.reason, "the process does not read its events");
+}
+
+#[test]
+fn whoever_does_not_answer_the_close_of_a_stop_was_closed_by_the_broker() {
+    let (mut scene, _) = channel();
+    scene.shard.handle_command(Command::Stop { within_ms: 60_000 }, 0);
+    scene.turn();
+    assert_eq!(closed_at(&mut scene, 10_000), Some(5_000));
+    assert_eq!(closed_event(&mut scene), (1006, ClosedBy::Broker));
 }
 
 #[test]

@@ -191,7 +191,7 @@ impl Client {
         }
     }
 
-    fn stall(&mut self, until: u64) {
+    pub fn stall(&mut self, until: u64) {
         self.stalled_until = until;
         self.was_stalled = true;
     }

@@ -271,15 +271,15 @@ impl World {
         if closed.lost_bytes > lost_max {
             return Err(channel.complain(&format!("lost {} bytes, more than may wait", closed.lost_bytes)));
         }
-        match self.cause_of(channel, &self.clients[number], ended) {
+        match self.cause_of(channel, &self.clients[number], closed) {
             true => Ok(()),
-            false => Err(channel.complain(&format!("ended without a cause: {ended:?}"))),
+            false => Err(channel.complain(&format!("ended without a cause: {closed:?}"))),
         }
     }
 
     /// Whether a channel may have ended so.
-    fn cause_of(&self, channel: &Channel, client: &Client, ended: Ended) -> bool {
-        let (code, is_stopping) = (ended.code, self.stopped_ms.is_some());
+    fn cause_of(&self, channel: &Channel, client: &Client, closed: &Closed) -> bool {
+        let (code, is_stopping) = (closed.code, self.stopped_ms.is_some());
         let was_slow = client.left.is_some()
             || client.was_stalled
             || matches!(client.state, State::Unlawful | State::Gone)
@@ -287,8 +287,9 @@ impl World {
             || self.has_jumped()
             || self.settings.piece_bytes_max < 1_000
             || self.settings.window_bytes_max < 1_000;
+        let is_unread = &*closed.reason == "the process does not read its events";
         let closes = |policy: Policy| matches!(policy, Policy::Close | Policy::Conflate { .. });
-        match ended.by {
+        match closed.by {
             ClosedBy::Client => client.sent_close == Some(code) && channel.messages == client.sent,
             ClosedBy::Connection => code == 1006 && matches!(client.left, Some(Left::Fin | Left::Reset)),
             ClosedBy::Violation => client.violated == Some(code),
@@ -304,7 +305,7 @@ impl World {
                 let was_closed = channel.closed_at.is_some();
                 is_ended
                     || (was_closed && code == CLOSE_CODE)
-                    || (was_closed && code == 1006 && was_slow)
+                    || (was_closed && code == 1006 && (was_slow || is_unread))
                     // Both have closed at the same time.
                     || (was_closed && client.sent_close == Some(code))
             }

@@ -142,6 +142,8 @@ impl Settings {
     }
 
     fn be_lawful(&mut self) {
+        // A turn ends early when more than a MiB has been taken in: then who comes next waits for the next one.
+        self.push_bytes_max = self.push_bytes_max.min(5_000);
         self.http_percent = 0;
         self.sloppy_percent = 0;
         self.client = ClientRates::default();

@@ -306,7 +306,7 @@ impl World {
             }
             if self.options.stalled == Some(number) {
                 if self.clients[number].state == State::Open {
-                    self.clients[number].stalled_until = u64::MAX;
+                    self.clients[number].stall(u64::MAX);
                 }
                 continue;
             }
