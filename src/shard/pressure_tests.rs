@@ -64,6 +64,28 @@ fn the_fullest_is_closed_and_all_others_live() {
 }
 
 #[test]
+fn a_frame_that_memory_cannot_hold_even_without_its_channel_ends_the_channel_alone() {
+    // The payload counts as soon as it is pushed, so the channel is closed, then cut, and there is still no room.
+    for policy in [Policy::Close, Policy::DropOldest, Policy::Conflate { key: 1 }] {
+        let mut stage = stage(policy, 1);
+        let client = stage.open(10);
+        stage.push(client.channel, BINARY, vec![b'x'; 8 * 1024].into(), None);
+        stage.turn();
+        let outcome = stage.push(client.channel, BINARY, vec![b'y'; 2 * MIB].into(), Some(policy));
+        stage.turn();
+        let outcome = outcome.try_recv().unwrap();
+        assert_eq!(outcome.closed + outcome.dropped, 1, "{policy:?}: {outcome:?}");
+        stage.give_room(client, usize::MAX);
+        stage.settle();
+        assert_eq!(stage.closed().len(), outcome.closed, "{policy:?}");
+        let other = stage.open(usize::MAX);
+        let delivered = stage.push(other.channel, BINARY, Bytes::from_static(b"all is well"), None);
+        stage.turn();
+        assert_eq!(delivered.try_recv().unwrap().sent, 1);
+    }
+}
+
+#[test]
 fn the_fullest_drops_half_of_its_frames_where_its_policy_says_so() {
     for (policy, first_kept) in [(Policy::DropOldest, false), (Policy::DropNewest, true)] {
         let mut stage = stage(policy, 8);

@@ -345,12 +345,13 @@ impl Shard {
                 Policy::Close | Policy::Conflate { .. } => return self.over_budget(slot),
             }
         }
-        if !self.has_memory_for(len - frame.shared_len()) {
-            return self.out_of_memory(slot, policy);
-        }
+        let has_memory = self.has_memory_for(len - frame.shared_len());
         // Whoever was fullest has made room; it may have been this one.
         if self.connections.get(slot as usize).is_none_or(|connection| connection.channel().is_none()) {
             return Fate::Closed;
+        }
+        if !has_memory {
+            return self.out_of_memory(slot, policy);
         }
         let outbound = &mut self.connections[slot as usize].outbound;
         outbound.set_policy(policy);
