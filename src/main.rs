@@ -50,6 +50,7 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
             return Ok(code);
         }
         Action::Stats(options) => print(&ask::stats(&options)?)?,
+        Action::Metrics(options) => print(&ask::metrics(&options)?)?,
         Action::Disconnects(options) => print(&ask::disconnects(options)?)?,
     }
     Ok(ExitCode::SUCCESS)

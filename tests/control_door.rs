@@ -95,6 +95,39 @@ fn counts_and_ends_are_told() {
     assert!(code == Some(0) && !path.exists(), "{log}");
 }
 
+/// OpenMetrics 1.0, from the command and over HTTP.
+#[test]
+fn prometheus_is_told_the_same() {
+    let path = socket("metrics");
+    let at = path.to_str().unwrap();
+    let daemon = Daemon::start(&["demo", "--shards", "2", "--control", at, "--metrics"]);
+    visit(&daemon, 1000, "");
+    let told = daemon.get("/metrics:pushring:sys/", "");
+    let (head, scraped) = told.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && head.contains("application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    for text in [scraped, &said(&["metrics", "--control", at])] {
+        let sum = |name: &str| -> f64 {
+            let lines = text.lines().filter(|line| line.starts_with(name));
+            lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        };
+        assert_eq!((sum("pushring_opened_total{shard="), sum("pushring_received_total{")), (1.0, 1.0), "{text}");
+        assert!(sum("pushring_start_time_seconds") > 1.6e9 && sum("pushring_memory_budget_bytes") > 0.0, "{text}");
+        assert!(text.contains("pushring_build_info{version=\"") && text.ends_with("# EOF\n"), "{text}");
+        assert!(text.contains("pushring_closed_total{shard=\"0\",by=\"backpressure\"} 0\n"), "{text}");
+        assert!(text.contains("pushring_held_bytes{shard=\"1\",kind=\"inbox\"} "), "{text}");
+        let described = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect::<Vec<_>>();
+        let mut once = described.clone();
+        once.dedup();
+        assert!(described.len() > 30 && once == described, "{described:?}");
+    }
+    let proxied = daemon.get("/metrics:pushring:sys/", "X-Forwarded-For: 192.0.2.1\r\n");
+    assert!(!proxied.starts_with("HTTP/1.1 200 "), "{proxied}");
+    assert!(Daemon::start(&["demo"]).get("/metrics:pushring:sys/", "").starts_with("HTTP/1.1 404 "), "off by default");
+}
+
 #[test]
 fn it_is_found_where_user_sessions_have_their_sockets() {
     let directory = std::env::temp_dir().join(format!("pushring-session-{}", std::process::id()));

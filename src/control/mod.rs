@@ -20,10 +20,12 @@
 //! time and no more; no secret is told.
 
 mod client;
+mod metrics;
 mod server;
 mod wire;
 
 pub use crate::link::ListenError;
 pub use client::{AskError, ask};
-pub use server::{Server, StartError};
+pub use metrics::{METRICS_MIME, metrics};
+pub use server::{Server, StartError, about, overview};
 pub use wire::{About, Answer, Filter, Overview, Request};

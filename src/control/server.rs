@@ -64,7 +64,13 @@ impl Drop for Server {
     }
 }
 
-fn about(broker: &Broker) -> About {
+/// A broker as it is now. `about` is best made once, at its start.
+pub fn overview(about: About, broker: &Handle) -> Overview {
+    Overview { about, unix_ms: unix_ms(), shards: broker.reports() }
+}
+
+/// Which broker this is.
+pub fn about(broker: &Broker) -> About {
     About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -135,11 +141,7 @@ impl Door {
 
     fn answer(&self, line: &[u8]) -> Answer {
         match serde_json::from_slice(line) {
-            Ok(Request::Stats {}) => Answer::Stats(Overview {
-                about: About::clone(&self.about),
-                unix_ms: unix_ms(),
-                shards: self.broker.reports(),
-            }),
+            Ok(Request::Stats {}) => Answer::Stats(overview(About::clone(&self.about), &self.broker)),
             Ok(Request::Disconnects(filter)) => Answer::Disconnects(filter.apply(self.broker.disconnects())),
             Err(error) => Answer::Refused(format!("no question: {error}")),
         }

@@ -95,7 +95,7 @@ pub struct About {
     pub address: SocketAddr,
     /// What drives it: `uring` or `epoll`.
     pub driver: String,
-    /// When it opened this door, in milliseconds after 1970.
+    /// When this was first asked, at its start, in milliseconds after 1970.
     pub since_unix_ms: u64,
 }
 

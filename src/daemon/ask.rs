@@ -20,6 +20,18 @@ pub fn stats(options: &AskOptions) -> anyhow::Result<String> {
     })
 }
 
+/// `pushring metrics`.
+///
+/// # Errors
+/// No daemon answers.
+pub fn metrics(options: &AskOptions) -> anyhow::Result<String> {
+    let Answer::Stats(overview) = ask(options, &Request::Stats {})? else { bail!(ANOTHER) };
+    Ok(match options.json {
+        true => serde_json::to_string(&overview)? + "\n",
+        false => control::metrics(&overview),
+    })
+}
+
 /// `pushring disconnects`.
 ///
 /// # Errors

@@ -33,6 +33,8 @@ pub enum Action {
     Doctor(DoctorOptions),
     /// Print what a running daemon holds and has counted
     Stats(AskOptions),
+    /// Print what a running daemon has counted, as text for Prometheus
+    Metrics(AskOptions),
     /// Print the last channels that ended in a running daemon, and why; the newest last
     Disconnects(DisconnectsOptions),
 }
@@ -162,7 +164,7 @@ pub fn parse() -> Cli {
 fn command() -> Command {
     let defaults = toml::Table::try_from(Config::default()).expect("the defaults are plain TOML");
     let mut command = Cli::command();
-    for name in ["serve", "demo", "config", "token", "doctor", "stats", "disconnects"] {
+    for name in ["serve", "demo", "config", "token", "doctor", "stats", "metrics", "disconnects"] {
         command = command.mut_subcommand(name, |command| command.mut_args(|arg| describe(arg, &defaults)));
     }
     command

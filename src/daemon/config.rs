@@ -82,6 +82,10 @@ settings! {
     #[arg(value_name = "PATH|auto|off")]
     control: ControlPath = ControlPath::Auto;
 
+    /// Whether metrics are served to Prometheus at /metrics:pushring:sys/, on this machine alone.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    metrics: bool = false;
+
     /// Threads, each with its own connections; 0 is one for each core.
     shards: usize = 0;
     /// Whether each shard stays on a core of its own.

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod groups;
 pub mod log;
 pub mod memory;
+pub mod metrics;
 pub mod serve;
 pub mod table;
 pub mod token;

@@ -2,6 +2,7 @@
 
 use super::config::{Config, Driver};
 use super::memory::MemoryBudget;
+use super::metrics;
 use super::token::{random_secret, read_link_token, read_secret};
 use super::units::Size;
 use anyhow::Context;
@@ -93,7 +94,10 @@ fn run(
     }
     let link = config.link(link_token(config)?)?;
     let broker = Broker::start(config.broker(secret)?)?;
-    let threads = attach(&broker)?;
+    let mut threads = attach(&broker)?;
+    if config.metrics {
+        threads.push(metrics::start(&broker)?);
+    }
     let link = link.map(|link| start_link(&broker, link)).transpose()?;
     let control = config.control.open(&broker)?;
     stop_on(signals, broker.handle(), config.stop_timeout.duration())?;
@@ -103,7 +107,7 @@ fn run(
     drop((link, control));
     for thread in threads {
         if thread.join().is_err() {
-            tracing::error!("a demo process has panicked");
+            tracing::error!("a process of the daemon has panicked");
         }
     }
     ended?;
