@@ -3,14 +3,15 @@
 //! A node cannot tell which processes exist, so each id is an owner as soon as somebody names it: a process that asks
 //! for something, or a client that registers with it. Owners are told of control frames, and share the kernel's queue.
 //! Invariants: an owner keeps its number as long as the kernel is attached; there are at most [`OWNERS_MAX`], so that a
-//! client with a token cannot grow them for ever.
+//! client with a token cannot grow them for ever; a kernel that goes takes everything of its processes along, and the
+//! rules of entry are again what they were before it came.
 
-use super::{AttachError, Batch, Delivery, Event, Message, OwnerHandle, PushError, Pusher, Shared};
+use super::{AttachError, Batch, Delivery, Event, Message, OwnerHandle, PushError, Pusher, Shared, process};
 use crate::channel::ChannelId;
-use crate::gateway::OwnerId;
+use crate::gateway::{OwnerId, Settings};
 use crate::process_id::ProcessId;
 use crate::shard::Owner;
-use crate::shard::command::Policy;
+use crate::shard::command::{CloseFrame, Command, Policy};
 use crate::shard::process_queue::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,11 +21,29 @@ use std::time::Duration;
 /// Many times what nodes have of processes; some 10 MB.
 pub const OWNERS_MAX: usize = 64 * 1024;
 
-/// The receiving half: events of all processes of a node.
+/// What a kernel is attached with.
+#[derive(Debug, Clone)]
+pub struct KernelOptions {
+    /// Who is told of logins and of calls of the RPC path.
+    pub system: ProcessId,
+    /// How much all processes together may leave unread before their clients are no longer read.
+    pub queue: QueueLimits,
+    /// What happens to frames that do not fit a channel's budget, where a push does not say.
+    pub policy: Policy,
+    /// The rules of entry while it is attached.
+    pub settings: Settings,
+}
+
+/// The receiving half: events of all processes of a node. Dropping it detaches the kernel, and closes the channels of
+/// its processes with 1001 (1011 when a panic drops it).
 pub struct Kernel {
+    shared: Arc<Shared>,
     receiver: ProcessReceiver,
     names: Names,
     system: OwnerId,
+    /// The rules of entry before it came.
+    before: Settings,
+    end: Option<CloseFrame>,
 }
 
 /// The acting half: cheap to clone, usable from any thread.
@@ -74,12 +93,8 @@ impl Owners {
 }
 
 /// Attaches a kernel. Processes attached by themselves keep their ids; the kernel answers for all others.
-pub(super) fn attach(
-    shared: Arc<Shared>,
-    system: ProcessId,
-    limits: QueueLimits,
-    policy: Policy,
-) -> Result<(Kernel, KernelHandle), AttachError> {
+pub(super) fn attach(shared: Arc<Shared>, options: KernelOptions) -> Result<(Kernel, KernelHandle), AttachError> {
+    let KernelOptions { system, queue: limits, policy, settings } = options;
     let wakers = shared.inboxes.clone();
     let (queue, receiver) = process_queue(wakers.len(), limits, &shared.memory, move |shard| wakers[shard].kick());
     let names = Names::default();
@@ -88,17 +103,21 @@ pub(super) fn attach(
     let owner = owners.resolve(&system).expect("the first is below the limit");
     let system_owner = owner.id;
     let pusher = Pusher::of_process(shared.clone(), &owner);
+    let mut before = settings.clone();
     let attached = shared.change(|directory| {
         if directory.resolve.is_some() {
             return Err(AttachError::Taken(system.clone()));
         }
+        before = directory.gateway.settings().clone();
+        directory.gateway = directory.gateway.clone().with_settings(settings);
         directory.owners.insert(owner.id, owner);
         directory.system = Some(system_owner);
         directory.resolve = Some(Arc::new(move |process: &ProcessId| owners.resolve(process)));
         Ok(())
     });
     attached.map_err(|_| AttachError::Stopped)??;
-    Ok((Kernel { receiver, names, system: system_owner }, KernelHandle { shared, pusher, system }))
+    let kernel = Kernel { shared: shared.clone(), receiver, names, system: system_owner, before, end: None };
+    Ok((kernel, KernelHandle { shared, pusher, system }))
 }
 
 impl Kernel {
@@ -111,6 +130,41 @@ impl Kernel {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let process = names.get(&batch.owner).filter(|_| batch.owner != self.system).cloned();
         Ok(KernelBatch { process, events: batch.events })
+    }
+
+    /// Detaches it as a panic does: its channels are closed with 1011.
+    pub fn fail(mut self) {
+        self.end = Some(process::failed());
+    }
+
+    /// Detaches it; channels are closed with this code, which must be one that may travel (RFC 6455 7.4), and reason.
+    pub fn end(mut self, code: u16, reason: &str) {
+        self.end = Some(process::close_frame(code, reason));
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let why = self.end.take().unwrap_or_else(process::ended_or_failed);
+        let owners =
+            || -> Vec<OwnerId> { self.names.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect() };
+        // Both fail only when the broker has stopped, and then there is nothing to take away.
+        let _ = self.shared.change(|directory| {
+            directory.gateway = directory.gateway.clone().with_settings(self.before.clone());
+            for owner in owners() {
+                directory.gateway.unbind_owner(owner);
+                directory.owners.remove(&owner);
+                if directory.grants.contains_key(&owner) {
+                    Arc::make_mut(&mut directory.grants).remove(&owner);
+                }
+            }
+            (directory.resolve, directory.system) = (None, None);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        // Again: until every shard had the change, clients could still name new ones.
+        for owner in owners() {
+            let _ = self.shared.send_all(|_| Command::OwnerGone { owner, why: why.clone() });
+        }
     }
 }
 
@@ -144,6 +198,13 @@ impl KernelHandle {
         delivery: Delivery,
     ) -> Result<(), PushError> {
         self.pusher.push_as_guest(guest, channels, message, delivery)
+    }
+
+    /// Makes a [`Kernel::recv`] that waits, or the next one that would, return without events.
+    pub fn wake(&self) {
+        if let Some(system) = self.system() {
+            system.wake();
+        }
     }
 
     /// What answers logins and calls of the RPC path. None: the broker has stopped.

@@ -38,7 +38,7 @@ pub use crate::shard::outcome::Outcome;
 pub use crate::shard::process_queue::{QueueLimits, RecvError};
 pub use crate::shard::stats::{Report, Stats};
 pub use delivery::{Audience, Batch, Delivery, InvalidMessage, Message, PushError, Pusher, Ticket};
-pub use kernel::{Kernel, KernelBatch, KernelHandle};
+pub use kernel::{Kernel, KernelBatch, KernelHandle, KernelOptions};
 pub use process::{AttachOptions, OwnerHandle, Process};
 
 use self::compression::Compression;
@@ -376,18 +376,12 @@ impl Handle {
         Process::attach(self.shared.clone(), id, options)
     }
 
-    /// Attaches a node's kernel, for all processes that are not attached by themselves. `system` is told of logins and
-    /// of calls of the RPC path.
+    /// Attaches a node's kernel, for all processes that are not attached by themselves.
     ///
     /// # Errors
     /// There is a kernel already, or the broker has stopped.
-    pub fn kernel(
-        &self,
-        system: ProcessId,
-        queue: QueueLimits,
-        policy: Policy,
-    ) -> Result<(Kernel, KernelHandle), AttachError> {
-        kernel::attach(self.shared.clone(), system, queue, policy)
+    pub fn kernel(&self, options: KernelOptions) -> Result<(Kernel, KernelHandle), AttachError> {
+        kernel::attach(self.shared.clone(), options)
     }
 
     /// The rules of entry.

@@ -71,7 +71,7 @@ impl Process {
 
     /// Ends it, its channels with this code, which must be one that may travel (RFC 6455 7.4), and reason.
     pub fn end(mut self, code: u16, reason: &str) {
-        self.end = Some(CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() });
+        self.end = Some(close_frame(code, reason));
     }
 
     /// Waits for events and appends all that are there to `events`, in order for each channel.
@@ -201,11 +201,7 @@ impl Deref for OwnerHandle {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let why = match self.end.take() {
-            Some(why) => why,
-            None if std::thread::panicking() => failed(),
-            None => CloseFrame { code: Some(close::code::GOING_AWAY), reason: "the process has ended".into() },
-        };
+        let why = self.end.take().unwrap_or_else(ended_or_failed);
         let owner = self.owner;
         // Both fail only when the broker has stopped, and then there is nothing to take away.
         let _ = self.shared.change(|directory| {
@@ -221,6 +217,18 @@ impl Drop for Process {
     }
 }
 
-fn failed() -> CloseFrame {
+pub(super) fn close_frame(code: u16, reason: &str) -> CloseFrame {
+    CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() }
+}
+
+/// Why channels are closed whose process is dropped without a word.
+pub(super) fn ended_or_failed() -> CloseFrame {
+    match std::thread::panicking() {
+        true => failed(),
+        false => CloseFrame { code: Some(close::code::GOING_AWAY), reason: "the process has ended".into() },
+    }
+}
+
+pub(super) fn failed() -> CloseFrame {
     CloseFrame { code: Some(close::code::INTERNAL_ERROR), reason: "the process failed".into() }
 }

@@ -9,7 +9,7 @@ use super::identity::Address;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::perform::{self, Pending};
 use super::rpc::rpc_response_body;
-use super::server::Calls;
+use super::service::Calls;
 use crate::broker::{Batch, KernelHandle, OwnerHandle, PushError, RequestId};
 use crate::gateway::Dialect;
 use crate::http;
@@ -17,7 +17,7 @@ use crate::process_id::ProcessId;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
-pub(super) struct Inlet {
+pub(crate) struct Inlet {
     pub our_node: String,
     pub dialect: Dialect,
     pub kernel: KernelHandle,
@@ -104,7 +104,7 @@ impl Inlet {
 
 /// Those that have asked for something; as many as the kernel has owners at most.
 #[derive(Default)]
-pub(super) struct Owners {
+pub(crate) struct Owners {
     places: FxHashMap<ProcessId, usize>,
     handles: Vec<OwnerHandle>,
 }

@@ -1,35 +1,47 @@
 //! Logins, one after the other on a thread of their own: checking a password takes tens of milliseconds of CPU and
 //! megabytes of memory, and nobody else shall wait for it. At most [`WAITING_MAX`] wait; others are told to come again.
 
-use super::host::Host;
 use crate::broker::{KernelHandle, RequestId};
 use crate::gateway::{Login, Settings};
 use crate::http::Response;
+use crate::process_id::ProcessId;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use std::sync::Arc;
 
 /// At some 50 ms a login, the last of these waits under a second.
 const WAITING_MAX: usize = 16;
 
 /// A login that waits for its answer.
-pub(super) struct Attempt {
+pub(crate) struct Attempt {
     pub id: RequestId,
     pub login: Box<Login>,
     pub body: Bytes,
 }
 
+/// What a right password gets.
+pub(crate) struct Granted {
+    /// The token for the cookie.
+    pub token: String,
+    /// The node's encoded keyfile, which nodes send along.
+    pub keyfile: Bytes,
+}
+
+/// Who can tell whether a password is right. May take its time.
+pub(crate) trait Gatekeeper {
+    /// As [`Host::login`](super::Host::login).
+    fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<Granted>, String>;
+}
+
 /// What logins are judged with.
-pub(super) struct Judge<H: Host> {
-    pub host: Arc<H>,
+pub(crate) struct Judge<G> {
+    pub gatekeeper: G,
     pub kernel: KernelHandle,
     pub settings: Settings,
-    pub keyfile: Vec<u8>,
 }
 
 /// The way to the thread.
-pub(super) struct Door(Sender<Attempt>);
+pub(crate) struct Door(Sender<Attempt>);
 
 impl Door {
     pub fn new() -> (Self, Receiver<Attempt>) {
@@ -47,7 +59,7 @@ impl Door {
     }
 }
 
-impl<H: Host> Judge<H> {
+impl<G: Gatekeeper> Judge<G> {
     /// Answers logins until the door is gone.
     pub fn run(self, attempts: &Receiver<Attempt>) {
         for Attempt { id, login, body } in attempts {
@@ -64,12 +76,12 @@ impl<H: Host> Judge<H> {
             Err(refusal) => return refusal,
         };
         let claim = login.claim(self.settings.dialect, &credentials);
-        match self.host.login(&self.keyfile, &credentials.password_hash, claim) {
-            Ok(Some(token)) => {
-                let body = format!("\"{}\"", BASE64.encode(&self.keyfile));
+        match self.gatekeeper.login(&credentials.password_hash, claim) {
+            Ok(Some(Granted { token, keyfile })) => {
+                let body = BASE64.encode(keyfile);
                 login.accepted(&self.settings, &credentials, &token, &body)
             }
-            Ok(None) => Response::text(401, "the password is wrong"),
+            Ok(None) => login.refused("the password is wrong"),
             Err(why) => {
                 tracing::warn!(why, "a login failed");
                 Response::text(500, "the login could not be checked")

@@ -1,17 +1,16 @@
 //! From the shards to the node's kernel: events become messages.
 //!
-//! Other modules of a node fail when the kernel's queue is full, so nothing is taken from the shards while it is more
-//! than half full: the queue of events fills, and shards stop reading clients. Nothing is dropped.
+//! Nothing is taken from the shards while the kernel has no room: the queue of events fills, and shards stop reading
+//! clients. Nothing is dropped.
 
 use super::action::WsMessageType;
 use super::events::Events;
-use super::host::Host;
 use super::login::{self, Attempt, Door};
 use super::message::KernelMessage;
 use super::perform::{self, Pending};
 use super::request::IncomingHttpRequest;
 use super::rpc::rpc_request;
-use super::server::Calls;
+use super::service::Calls;
 use crate::broker::{ControlKind, Event, HttpAsk, HttpRequest, Kernel, KernelHandle, Opened, RecvError, RequestId};
 use crate::channel::ChannelId;
 use crate::http::Response;
@@ -22,72 +21,69 @@ use rustc_hash::FxHashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// How long a wait for events lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// How often the kernel's queue is looked at while it is too full; nobody tells us when it is not.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// The way to the node's kernel, wherever that is.
+pub(crate) trait ToKernel {
+    /// What is said of a message beside it.
+    type Note;
 
-pub(super) struct Outlet<H: Host> {
+    /// What is to be said of the message that becomes of `event`; none is the system's `process`.
+    fn note(&self, process: Option<&ProcessId>, event: &Event) -> Self::Note;
+
+    /// Waits until the kernel has room for what clients send. Answers false when it has gone.
+    fn wait_for_room(&self) -> bool;
+
+    /// Whether a message of so many bytes, without its blob, can be sent at all.
+    fn takes(&self, body_bytes: usize) -> bool;
+
+    /// Sends a message, waiting for room.
+    ///
+    /// # Errors
+    /// The kernel has gone.
+    fn send(&self, message: KernelMessage, note: Self::Note) -> Result<(), KernelGone>;
+}
+
+/// The node's kernel has gone.
+pub(crate) struct KernelGone;
+
+pub(crate) struct Outlet<K: ToKernel> {
     pub our_node: String,
     pub events: Events,
-    pub host: Arc<H>,
     pub kernel: KernelHandle,
     pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
     pub door: Door,
-    pub to_kernel: mpsc::Sender<H::Message>,
+    pub to_kernel: K,
     /// Channels whose messages are an extension's.
     pub extensions: FxHashSet<ChannelId>,
     pub ids: Ids,
 }
 
-/// The node's kernel has gone.
-pub(super) struct KernelGone;
-
-impl<H: Host> Outlet<H> {
-    /// Hands on events until the broker stops or the kernel goes.
-    pub fn run(mut self, events: &Kernel) {
-        loop {
-            self.wait_for_room();
+impl<K: ToKernel> Outlet<K> {
+    /// Hands on events until the broker stops or the kernel goes. Answers whether the broker has stopped.
+    pub fn run(mut self, events: &Kernel) -> bool {
+        while self.to_kernel.wait_for_room() {
             match events.recv(WAIT_MAX) {
                 Ok(batch) => {
                     for event in batch.events {
+                        let note = self.to_kernel.note(batch.process.as_ref(), &event);
                         let message = match &batch.process {
                             Some(process) => self.message(process, event),
                             None => self.system(event),
                         };
-                        if message.is_some_and(|message| self.send(message).is_err()) {
-                            return;
+                        if message.is_some_and(|message| self.to_kernel.send(message, note).is_err()) {
+                            return false;
                         }
                     }
                 }
                 Err(RecvError::Timeout) => {}
-                Err(RecvError::Stopped) => return,
+                Err(RecvError::Stopped) => return true,
             }
         }
-    }
-
-    fn wait_for_room(&self) {
-        while self.to_kernel.capacity() < self.to_kernel.max_capacity() / 2 && !self.to_kernel.is_closed() {
-            std::thread::sleep(LOOK_AGAIN);
-        }
-    }
-
-    fn send(&self, message: KernelMessage) -> Result<(), KernelGone> {
-        let mut message = self.host.to_node(message);
-        loop {
-            match self.to_kernel.try_send(message) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Closed(_)) => return Err(KernelGone),
-                Err(TrySendError::Full(back)) => {
-                    message = back;
-                    std::thread::sleep(LOOK_AGAIN);
-                }
-            }
-        }
+        false
     }
 
     /// What an event is to its process; none if it is not to hear of it.
@@ -166,6 +162,10 @@ impl<H: Host> Outlet<H> {
     }
 
     fn call(&mut self, id: RequestId, body: &[u8], timeout_s: u32) -> Option<KernelMessage> {
+        if !self.to_kernel.takes(body.len()) {
+            self.answer(id, Response::text(413, "the call is larger than the node's kernel can be sent"));
+            return None;
+        }
         match rpc_request(id.0, &self.our_node, body) {
             Ok(message) if message.rsvp.is_some() => {
                 self.calls.begin(id.0, message.target.clone(), Duration::from_secs(timeout_s.into()));
@@ -189,7 +189,7 @@ impl<H: Host> Outlet<H> {
 }
 
 /// Ids of messages: a hash, keyed at random, of a count.
-pub(super) struct Ids {
+pub(crate) struct Ids {
     key: RandomState,
     count: u64,
 }
@@ -199,7 +199,7 @@ impl Ids {
         Self { key: RandomState::new(), count: 0 }
     }
 
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.count += 1;
         self.key.hash_one(self.count)
     }

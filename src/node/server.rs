@@ -1,24 +1,27 @@
 //! The drop-in: what a node spawns in place of its own HTTP server.
 //!
-//! Three threads beside the shards: messages of the kernel go in on one (`inbound`), events come out on another
-//! (`outbound`), passwords are checked on the third (`login`). Dropping the future stops the server.
+//! Three threads beside the shards: messages of the kernel go in on one, events come out on another, passwords are
+//! judged on the third (`service`). Dropping the future stops the server.
 
-use super::events::Events;
 use super::host::Host;
-use super::identity::{Address, http_server_process};
-use super::inbound::{Inlet, Owners};
-use super::login::{Door, Judge};
-use super::outbound::{Ids, Outlet};
-use super::perform::{Pending, Unasked};
-use crate::broker::{AttachError, Broker, Config, Handle, QueueLimits, ShardDied, StartError};
+use super::identity::http_server_process;
+use super::inbound::Inlet;
+use super::login::{Gatekeeper, Granted};
+use super::message::KernelMessage;
+use super::outbound::{KernelGone, ToKernel};
+use super::service::Service;
+use crate::broker::{AttachError, Broker, Config, Event, Handle, KernelOptions, QueueLimits, ShardDied, StartError};
 use crate::gateway::{Dialect, Secret};
+use crate::process_id::ProcessId;
 use crate::proto;
-use std::collections::{HashMap, VecDeque};
+use bytes::Bytes;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use std::time::Duration;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::oneshot;
 
 /// How long clients get to answer a close frame when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -112,38 +115,24 @@ fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(
     let Parts { host, our_node, dialect, listen, keyfile, jwt_secret, from_kernel, to_kernel, prints, .. } = parts;
     let mut config = Config { listen, ..parts.config };
     let settings = &mut config.settings;
-    settings.node = our_node.clone();
+    settings.node = our_node;
     settings.dialect = dialect;
     settings.secret = Some(Secret::new(&jwt_secret).map_err(|_| ServerError::Secret)?);
     settings.expose_local = parts.expose_local;
     (settings.login, settings.rpc) = (true, true);
-    let settings = config.settings.clone();
-
     let policy = config.shard.policy;
     let broker = Broker::start(config)?;
     let stop = StopOnDrop(broker.handle());
     // Beside what the kernel's queue holds, a quarter of it may wait here.
     let queue = QueueLimits { messages_max: (to_kernel.max_capacity() / 4).max(1), ..QueueLimits::default() };
-    let (kernel_events, kernel) = broker.handle().kernel(http_server_process(), queue, policy)?;
+    let settings = broker.handle().settings();
+    let options = KernelOptions { system: http_server_process(), queue, policy, settings: settings.clone() };
+    let (kernel_events, kernel) = broker.handle().kernel(options)?;
     let host = Arc::new(host);
-    let pending = Arc::new(Pending::new(Unasked::Failures));
-    let calls = Arc::new(Calls::default());
-    let (door, attempts) = Door::new();
-    let judge = Judge { host: host.clone(), kernel: kernel.clone(), settings, keyfile };
-    let outlet = Outlet {
-        our_node: our_node.clone(),
-        events: Events::new(&our_node, dialect),
-        host: host.clone(),
-        kernel: kernel.clone(),
-        pending: pending.clone(),
-        calls: calls.clone(),
-        door,
-        to_kernel: to_kernel.clone(),
-        extensions: Default::default(),
-        ids: Ids::new(),
-    };
-    let batch = kernel.batch();
-    let inlet = Inlet { our_node, dialect, kernel, pending, calls, owners: Owners::default(), batch };
+    let queue = KernelQueue { host: host.clone(), to_kernel: to_kernel.clone() };
+    let password = Password { host: host.clone(), keyfile: keyfile.into() };
+    let Service { inlet, outlet, judge, attempts } = Service::new(kernel, settings, queue, password);
+
     // Full: the terminal has more to show than anybody reads.
     let _ = prints.try_send(host.print(format!("http-server: listening on {}", broker.address())));
 
@@ -165,6 +154,60 @@ fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(
     let result = broker.wait();
     drop::<oneshot::Sender<()>>(stopped);
     Ok(result?)
+}
+
+/// How often the kernel's queue is looked at while it is too full; nobody tells us when it is not.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// The queue of a node's kernel. Other modules of a node fail when it is full, so nothing is taken from the shards while
+/// it is more than half full.
+pub(crate) struct KernelQueue<H: Host> {
+    pub host: Arc<H>,
+    pub to_kernel: mpsc::Sender<H::Message>,
+}
+
+impl<H: Host> ToKernel for KernelQueue<H> {
+    type Note = ();
+
+    fn note(&self, _: Option<&ProcessId>, _: &Event) {}
+
+    fn wait_for_room(&self) -> bool {
+        while self.to_kernel.capacity() < self.to_kernel.max_capacity() / 2 && !self.to_kernel.is_closed() {
+            thread::sleep(LOOK_AGAIN);
+        }
+        !self.to_kernel.is_closed()
+    }
+
+    fn takes(&self, _: usize) -> bool {
+        true
+    }
+
+    fn send(&self, message: KernelMessage, (): ()) -> Result<(), KernelGone> {
+        let mut message = self.host.to_node(message);
+        loop {
+            match self.to_kernel.try_send(message) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Closed(_)) => return Err(KernelGone),
+                Err(TrySendError::Full(back)) => {
+                    message = back;
+                    thread::sleep(LOOK_AGAIN);
+                }
+            }
+        }
+    }
+}
+
+/// Asks the node itself.
+struct Password<H> {
+    host: Arc<H>,
+    keyfile: Bytes,
+}
+
+impl<H: Host> Gatekeeper for Password<H> {
+    fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<Granted>, String> {
+        let token = self.host.login(&self.keyfile, password_hash, claim)?;
+        Ok(token.map(|token| Granted { token, keyfile: self.keyfile.clone() }))
+    }
 }
 
 /// Takes messages of the kernel until it goes or the broker stops.
@@ -208,33 +251,5 @@ async fn take_in<H: Host>(
         {
             room.send(host.to_node(answer));
         }
-    }
-}
-
-/// Calls of the RPC path that wait for a process, by the id of their message.
-#[derive(Default)]
-pub(super) struct Calls(Mutex<HashMap<u64, (Address, Instant)>>);
-
-impl Calls {
-    fn calls(&self) -> MutexGuard<'_, HashMap<u64, (Address, Instant)>> {
-        // What a panic left behind is whole: every change is one call on the map.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `target` is asked. Whatever waited too long is forgotten: its client has had its answer.
-    pub fn begin(&self, id: u64, target: Address, timeout: Duration) {
-        let now = Instant::now();
-        let mut calls = self.calls();
-        if calls.len() == calls.capacity() {
-            calls.retain(|_, (_, until)| *until > now);
-        }
-        calls.insert(id, (target, now + timeout));
-    }
-
-    /// Whether a call of this id waited for `source`, which has answered it now.
-    pub fn is_answered(&self, id: u64, source: &Address) -> bool {
-        let mut calls = self.calls();
-        let waited = calls.get(&id).is_some_and(|(target, _)| target == source);
-        waited && calls.remove(&id).is_some()
     }
 }
