@@ -1,6 +1,8 @@
 //! pushring in place of a node's own HTTP server: a small stand-in kernel, and a process that echoes.
 //!
-//! `adapter` is all that a node writes itself. Run it and connect to `ws://127.0.0.1:8080/wsecho:wsecho:sys/`.
+//! `adapter` is all that a node writes itself. Run it and connect to `ws://127.0.0.1:8080/wsecho:wsecho:sys/`; the login
+//! page at `http://127.0.0.1:8080/login` takes the password `secret`. With the path of a link, its clients are served by
+//! a daemon: `pushring serve --node fake.os --dialect hyperdrive --link PATH`.
 
 use std::net::SocketAddr;
 
@@ -61,9 +63,11 @@ pub mod kernel {
     use crossbeam_channel::{Receiver, Sender, unbounded};
     use pushring::broker;
     use pushring::gateway::Dialect;
+    use pushring::link;
     use pushring::node::{self, Address, KernelMessage, OUR, is_http_server};
     use pushring::process_lib::{self, Mailbox, ProcessId};
     use std::net::SocketAddr;
+    use std::path::PathBuf;
     use std::thread;
     use tokio::sync::mpsc;
 
@@ -75,6 +79,21 @@ pub mod kernel {
     pub const KEYFILE: &[u8] = b"0xfeed";
     /// As in nodes: messages to the kernel's loop, and to the HTTP server.
     const QUEUES: (usize, usize) = (100_000, 32);
+
+    /// Where clients are served.
+    #[derive(Debug, Clone)]
+    pub enum At {
+        /// In this program, at this address.
+        Listen(SocketAddr),
+        /// In a daemon with this link.
+        Link(PathBuf),
+    }
+
+    impl From<SocketAddr> for At {
+        fn from(listen: SocketAddr) -> Self {
+            Self::Listen(listen)
+        }
+    }
 
     /// Which way a message went.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +139,7 @@ pub mod kernel {
     /// # Errors
     /// The server does not start.
     pub fn start(
-        listen: SocketAddr,
+        at: impl Into<At>,
         expose_local: bool,
         process: ProcessId,
         init: impl FnOnce(Address) + Send + 'static,
@@ -128,9 +147,10 @@ pub mod kernel {
         let (record, recorded) = unbounded();
         let (stop, stopping) = tokio::sync::oneshot::channel();
         let (prints, mut printed) = mpsc::channel(32);
+        let at = at.into();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-            runtime.block_on(run(listen, expose_local, process, init, prints, record, stopping))
+            runtime.block_on(run(at, expose_local, process, init, prints, record, stopping))
         });
         let line: String = printed.blocking_recv().ok_or_else(|| anyhow::anyhow!("the server did not start"))?;
         let address = line.rsplit(' ').next().unwrap_or_default().parse()?;
@@ -138,8 +158,55 @@ pub mod kernel {
         Ok(Node { address, recorded, stop: Some(stop), thread: Some(thread) })
     }
 
-    async fn run(
+    /// Where a node spawned its own server.
+    async fn listen_at(
         listen: SocketAddr,
+        expose_local: bool,
+        host: MyNode,
+        from_kernel: mpsc::Receiver<NodeMessage>,
+        to_kernel: mpsc::Sender<NodeMessage>,
+        prints: mpsc::Sender<String>,
+    ) -> anyhow::Result<()> {
+        let served = node::http_server(node::Parts {
+            host,
+            our_node: NODE.to_string(),
+            dialect: Dialect::Hyperdrive,
+            listen,
+            keyfile: KEYFILE.to_vec(),
+            jwt_secret: SECRET.to_vec(),
+            from_kernel,
+            to_kernel,
+            prints,
+            expose_local,
+            config: broker::Config { shards: 2, ..node::config() },
+        });
+        Ok(served.await?)
+    }
+
+    /// The same with the server in another program.
+    async fn attach_to(
+        path: PathBuf,
+        host: MyNode,
+        from_kernel: mpsc::Receiver<NodeMessage>,
+        to_kernel: mpsc::Sender<NodeMessage>,
+        prints: mpsc::Sender<String>,
+    ) -> anyhow::Result<()> {
+        let served = link::http_server(link::KernelParts {
+            host,
+            our_node: NODE.to_string(),
+            endpoint: path.into(),
+            keyfile: KEYFILE.to_vec(),
+            jwt_secret: SECRET.to_vec(),
+            policy: broker::Policy::default(),
+            from_kernel,
+            to_kernel,
+            prints,
+        });
+        Ok(served.await?)
+    }
+
+    async fn run(
+        at: At,
         expose_local: bool,
         process: ProcessId,
         init: impl FnOnce(Address) + Send + 'static,
@@ -149,26 +216,18 @@ pub mod kernel {
     ) -> anyhow::Result<()> {
         let (to_loop, mut from_all) = mpsc::channel::<NodeMessage>(QUEUES.0);
         let (to_server, from_kernel) = mpsc::channel(QUEUES.1);
-        let server = node::http_server(node::Parts {
-            host: MyNode { name: NODE.to_string(), jwt_secret: SECRET.to_vec() },
-            our_node: NODE.to_string(),
-            dialect: Dialect::Hyperdrive,
-            listen,
-            keyfile: KEYFILE.to_vec(),
-            jwt_secret: SECRET.to_vec(),
-            from_kernel,
-            to_kernel: to_loop.clone(),
-            prints,
-            expose_local,
-            config: broker::Config { shards: 2, ..node::config() },
-        });
+        let host = MyNode { name: NODE.to_string(), jwt_secret: SECRET.to_vec() };
+        let to_kernel = to_loop.clone();
+        let mut server = match at {
+            At::Listen(listen) => tokio::spawn(listen_at(listen, expose_local, host, from_kernel, to_kernel, prints)),
+            At::Link(path) => tokio::spawn(attach_to(path, host, from_kernel, to_kernel, prints)),
+        };
         let (to_process, mailbox) = unbounded();
         let (from_process, sent) = crossbeam_channel::bounded(1024);
         let our = Address::new(NODE, process.clone());
         process_lib::spawn(our, Box::new(Mailbox::new(from_process, mailbox)), init)?;
         thread::spawn(move || sent.iter().all(|message| to_loop.blocking_send(NodeMessage(message)).is_ok()));
 
-        let mut server = tokio::spawn(server);
         loop {
             let NodeMessage(mut message) = tokio::select! {
                 ended = &mut server => return Ok(ended??),
@@ -397,8 +456,11 @@ pub mod wsecho {
 
 /// Runs the node until it is interrupted.
 fn main() -> anyhow::Result<()> {
-    let listen = SocketAddr::from(([127, 0, 0, 1], 8080));
-    let node = kernel::start(listen, true, "wsecho:wsecho:sys".parse()?, wsecho::init)?;
+    let at = match std::env::args_os().nth(1) {
+        Some(path) => kernel::At::Link(path.into()),
+        None => SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+    };
+    let node = kernel::start(at, true, "wsecho:wsecho:sys".parse()?, wsecho::init)?;
     println!("ws://{}/wsecho:wsecho:sys/ echoes", node.address);
     for (direction, message) in node.recorded.clone() {
         println!("{direction:?} {} {:?}", message.source, String::from_utf8_lossy(message.message.body()));

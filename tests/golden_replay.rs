@@ -9,12 +9,14 @@ mod node_backend;
 mod support;
 
 use node_backend::kernel::{self, Direction, Node};
-use pushring::gateway::{Claims, Secret, mint};
+use pushring::broker::{self, Broker};
+use pushring::gateway::{Claims, Dialect, Secret, Settings, mint};
+use pushring::link;
 use pushring::node::{KernelMessage, Message as NodeMessage, MessageType, WebSocketExtPushData};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 use support::{PATIENCE, recv, send};
@@ -26,6 +28,8 @@ type Client = support::Client;
 
 struct Replay {
     node: Node,
+    /// Where the node's server is in another program, so to say: its link and its broker.
+    _apart: Option<(link::Server, Broker)>,
     name: &'static str,
     golden: Value,
 }
@@ -119,8 +123,23 @@ impl Replay {
     fn start(name: &'static str) -> Self {
         let expose_local = !name.ends_with(".no_expose_local");
         let id = PROCESS.parse().unwrap();
-        let node = kernel::start(([127, 0, 0, 1], 0).into(), expose_local, id, node_backend::wsecho::init).unwrap();
-        Self { node, name, golden: golden(name) }
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let node = kernel::start(listen, expose_local, id, node_backend::wsecho::init).unwrap();
+        Self { node, _apart: None, name, golden: golden(name) }
+    }
+
+    /// The same with the kernel attached over a link to a broker that has no key for its tokens.
+    fn start_apart(name: &'static str) -> Self {
+        let mut settings = Settings::new(kernel::NODE, Dialect::Hyperdrive);
+        settings.expose_local = !name.ends_with(".no_expose_local");
+        let config = broker::Config { settings, shards: 2, driver: support::driver(), ..broker::Config::default() };
+        let broker = Broker::start(broker::Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();
+        let path = std::env::temp_dir().join(format!("pushring-golden-{}", std::process::id()));
+        let config = link::Config { path: Some(path.clone()), ..link::Config::default() };
+        let link = link::Server::start(broker.handle(), config).unwrap();
+        let at = kernel::At::Link(path);
+        let node = kernel::start(at, false, PROCESS.parse().unwrap(), node_backend::wsecho::init).unwrap();
+        Self { node, _apart: Some((link, broker)), name, golden: golden(name) }
     }
 
     fn next(&self) -> (Direction, KernelMessage) {
@@ -546,9 +565,18 @@ fn binding_is_as_recorded() {
 
 #[test]
 fn every_case_is_as_recorded() {
+    replay_all(Replay::start);
+}
+
+#[test]
+fn every_case_is_as_recorded_over_a_link() {
+    replay_all(Replay::start_apart);
+}
+
+fn replay_all(start: fn(&'static str) -> Replay) {
     let mut failed = Vec::new();
     for (name, act) in CASES {
-        let replay = Replay::start(name);
+        let replay = start(name);
         replay.skip(24); // The binds, which are a case of their own.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(&replay))).is_err() {
             failed.push(*name);

@@ -193,7 +193,6 @@ pub struct ShardDied {
 /// A running broker. Dropping it stops it at once; [`Broker::stop`] gives clients time.
 pub struct Broker {
     shared: Arc<Shared>,
-    address: SocketAddr,
     driver: DriverKind,
     threads: Vec<JoinHandle<()>>,
     ended: Receiver<Ended>,
@@ -210,6 +209,7 @@ pub(crate) struct Shared {
     compression: Compression,
     next_owner: Arc<AtomicU32>,
     memory: Budget,
+    address: SocketAddr,
 }
 
 impl Broker {
@@ -246,8 +246,8 @@ impl Broker {
                 compression: Compression::new(common.config.deflate),
                 next_owner: Arc::new(AtomicU32::new(1)),
                 memory: common.memory.clone(),
+                address,
             }),
-            address,
             driver: config.driver,
             threads: Vec::new(),
             ended,
@@ -287,7 +287,7 @@ impl Broker {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.shared.address
     }
 
     /// What it runs on: io_uring or epoll.
@@ -382,6 +382,11 @@ impl Handle {
     /// There is a kernel already, or the broker has stopped.
     pub fn kernel(&self, options: KernelOptions) -> Result<(Kernel, KernelHandle), AttachError> {
         kernel::attach(self.shared.clone(), options)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
     }
 
     /// The rules of entry.

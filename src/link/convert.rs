@@ -1,12 +1,17 @@
-//! What the broker says ↔ the heads of frames.
+//! What the broker and a node's kernel say ↔ the heads of frames.
 
-use super::wire::{Audience, ClosedBy, Failure, HttpHead, Kind, LiveChannel, OutcomeHead, OverBudget, ToPeer};
+use super::frame::Frame;
+use super::wire::{
+    Audience, BlobHead, ClosedBy, Failure, FromPeer, Granted, HttpHead, KernelBody, KernelHead, Kind, LiveChannel,
+    OutcomeHead, OverBudget, ToPeer,
+};
 use crate::broker::{
     self, BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, Opened, Outcome,
     Policy, RequestId,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{BindError, IncomingRequest, PatternError};
+use crate::node::{self, Capability, KernelMessage, LazyLoadBlob};
 use crate::proto::MessageKind;
 use crate::shard::command::{PushFrame, PushKind};
 use bytes::Bytes;
@@ -267,5 +272,66 @@ pub fn bind_error(failure: Failure) -> BindPathError {
         Failure::PathTooLong => BindError::Pattern(PatternError::TooLong).into(),
         Failure::PathParams => BindError::Pattern(PatternError::TooManyParams).into(),
         Failure::Stopped | Failure::NotUtf8 | Failure::ControlTooLong => BindPathError::Stopped,
+    }
+}
+
+/// A message to a kernel.
+pub fn kernel_out(message: KernelMessage) -> Frame {
+    let (head, blob) = take_apart(message);
+    Frame::bare(&ToPeer::Kernel(head)).with(blob)
+}
+
+/// A message of a kernel.
+pub fn kernel_from(message: KernelMessage) -> Frame {
+    let (head, blob) = take_apart(message);
+    Frame::bare(&FromPeer::Kernel(head)).with(blob)
+}
+
+fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
+    let KernelMessage { id, source, target, rsvp, message, lazy_load_blob } = message;
+    let message = match message {
+        node::Message::Request(node::Request { inherit, expects_response, body, metadata, capabilities }) => {
+            let capabilities = capabilities.into_iter().map(Granted::from).collect();
+            KernelBody::Request { inherit, expects_response, body, metadata, capabilities }
+        }
+        node::Message::Response((node::Response { inherit, body, metadata, capabilities }, context)) => {
+            let capabilities = capabilities.into_iter().map(Granted::from).collect();
+            KernelBody::Response { inherit, body, metadata, capabilities, context }
+        }
+    };
+    let (blob, bytes) = match lazy_load_blob {
+        Some(LazyLoadBlob { mime, bytes }) => (Some(BlobHead { mime }), bytes.into()),
+        None => (None, Bytes::new()),
+    };
+    (KernelHead { id, source, target, rsvp, message, blob }, bytes)
+}
+
+/// The reverse.
+pub fn kernel_in(head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
+    let KernelHead { id, source, target, rsvp, message, blob } = head;
+    let message = match message {
+        KernelBody::Request { inherit, expects_response, body, metadata, capabilities } => {
+            let capabilities = capabilities.into_iter().map(Into::into).collect();
+            node::Message::Request(node::Request { inherit, expects_response, body, metadata, capabilities })
+        }
+        KernelBody::Response { inherit, body, metadata, capabilities, context } => {
+            let capabilities = capabilities.into_iter().map(Into::into).collect();
+            node::Message::Response((node::Response { inherit, body, metadata, capabilities }, context))
+        }
+    };
+    let lazy_load_blob = blob.map(|BlobHead { mime }| LazyLoadBlob { mime, bytes });
+    KernelMessage { id, source, target, rsvp, message, lazy_load_blob }
+}
+
+impl From<(Capability, Vec<u8>)> for Granted {
+    fn from((Capability { issuer, params }, signature): (Capability, Vec<u8>)) -> Self {
+        Self { issuer, params, signature }
+    }
+}
+
+impl From<Granted> for (Capability, Vec<u8>) {
+    fn from(granted: Granted) -> Self {
+        let Granted { issuer, params, signature } = granted;
+        (Capability { issuer, params }, signature)
     }
 }

@@ -50,6 +50,11 @@ impl Frame {
         Self { blob, ..self }
     }
 
+    /// Whether its head and blob are no larger.
+    pub fn fits(&self, head_bytes_max: usize, blob_bytes_max: usize) -> bool {
+        self.head.len() - PREFIX_BYTES <= head_bytes_max && self.blob.len() <= blob_bytes_max
+    }
+
     /// The bytes that it keeps alive.
     pub fn bytes(&self) -> usize {
         self.head.len() + self.blob.len()
@@ -155,6 +160,15 @@ impl<R: Read> FrameReader<R> {
     /// # Errors
     /// See [`ReadError`]. The stream cannot be read any further then.
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<(T, Bytes), ReadError> {
+        let (head, blob) = self.next_owned()?;
+        Ok((head, blob.into()))
+    }
+
+    /// The same, for who owns blobs alone.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn next_owned<T: DeserializeOwned>(&mut self) -> Result<(T, Vec<u8>), ReadError> {
         self.need(PREFIX_BYTES)?;
         let prefix = self.buffer[self.start..].first_chunk().expect("as many bytes were asked for");
         let (head_bytes, blob_bytes) = lengths(prefix);
@@ -173,7 +187,7 @@ impl<R: Read> FrameReader<R> {
         } else {
             rmp_serde::from_slice(&self.take(head_bytes)?)?
         };
-        let blob = if blob_bytes == 0 { Bytes::new() } else { self.take(blob_bytes)?.into() };
+        let blob = self.take(blob_bytes)?;
         self.ahead = blob_bytes < AHEAD_BYTES;
         Ok((head, blob))
     }

@@ -13,8 +13,12 @@ mod client;
 mod config;
 mod convert;
 mod frame;
+mod kernel;
+mod kernel_client;
 mod line;
+mod mailroom;
 mod orders;
+mod peer;
 mod process;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
@@ -24,8 +28,10 @@ pub(crate) mod socket;
 mod token;
 mod wire;
 
-pub use client::{Client, ClientOptions, ConnectError, Endpoint, SendError};
+pub use client::{Client, ClientOptions};
 pub use config::Config;
+pub use kernel_client::{KernelError, KernelParts, http_server};
+pub use peer::{ConnectError, Endpoint, SendError};
 pub use server::{Server, StartError};
 pub use socket::ListenError;
 pub use token::{Token, TokenError};

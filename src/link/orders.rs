@@ -196,6 +196,6 @@ pub fn name(frame: &FromPeer) -> &'static str {
         FromPeer::UnbindHttp { .. } => "unbind_http",
         FromPeer::Respond { .. } => "respond",
         FromPeer::Kernel(_) => "kernel",
-        FromPeer::LoggedIn { .. } => "logged_in",
+        FromPeer::LoggedIn(_) => "logged_in",
     }
 }

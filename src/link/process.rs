@@ -3,7 +3,7 @@
 use super::convert::{event_out, live_channel};
 use super::frame::Frame;
 use super::server::bye;
-use super::session::{Actor, End, Key, Mark, Registry, Session, refused};
+use super::session::{Actor, End, Forget, Key, Mark, Registry, Session, refused};
 use super::wire::{ByeCode, Refused, RefusedCode};
 use crate::broker::{AttachError, AttachOptions, Event, Process, RecvError};
 use crate::process_id::ProcessId;
@@ -33,20 +33,6 @@ struct Feeder {
     session: Arc<Session>,
     registry: Arc<Registry>,
     key: Key,
-}
-
-/// Lets the session go even if the feeder panics.
-struct Forget {
-    session: Arc<Session>,
-    registry: Arc<Registry>,
-    key: Key,
-}
-
-impl Drop for Forget {
-    fn drop(&mut self) {
-        self.session.end(End::Failed, None);
-        self.registry.remove(&self.key);
-    }
 }
 
 impl Feeder {

@@ -6,13 +6,14 @@
 
 use super::config::{ASKS_MAX, Config, HALF_OPEN_MAX, HELLO_BYTES_MAX, HELLO_WITHIN, QUEUE, WINDOW};
 use super::frame::{Frame, FrameReader, Gather, HEAD_BYTES_MAX, ReadError};
+use super::kernel::{self, Hail, KernelActor};
 use super::orders::{self, Orders, Stop};
-use super::process;
 use super::session::{Actor, Claim, End, Key, Registry, Session, refused};
 use super::socket::{Credential, ListenError, Listener, Source, Stream};
 use super::wire::{
     Attach, ByeCode, FromPeer, Hello, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome, Window,
 };
+use super::{convert, process};
 use crate::broker::{AttachOptions, Handle};
 use crate::process_id::{ParseProcessIdError, ProcessId};
 use std::io;
@@ -219,7 +220,10 @@ impl Connection {
                 let key = Key::Process(id.clone());
                 (key, Box::new(move |registry| process::begin(registry, id, options)))
             }
-            Attach::Kernel { .. } => return Err(refused(RefusedCode::Malformed, "kernels are not attached yet")),
+            Attach::Kernel { node, jwt_secret, policy } => {
+                let hail = Hail { node: node.clone(), jwt_secret: jwt_secret.clone(), policy: *policy };
+                (Key::Kernel, Box::new(move |registry| kernel::begin(registry, &hail)))
+            }
         };
         let claim = self.registry.claim(&key, hello, credential, &self.stream, deadline, begin)?;
         let session = &claim.session;
@@ -257,7 +261,7 @@ impl Connection {
     fn welcome(&self, claim: &Claim, window: Window) {
         let Registry { broker, config, .. } = &*self.registry;
         let settings = broker.settings();
-        let (acknowledged, received) = claim.session.line.counts();
+        let (acknowledged, received) = claim.session.counts();
         let live = claim.session.live();
         let welcome = ToPeer::Welcome(Welcome {
             version: VERSION_MAX,
@@ -337,7 +341,10 @@ impl Connection {
 
 /// Reads and obeys until the connection is over.
 fn read(session: &Session, reader: &mut FrameReader<Source>) -> Over {
-    let Actor::Process(owner) = &session.actor;
+    let owner = match &session.actor {
+        Actor::Process(owner) => owner,
+        Actor::Kernel(kernel) => return read_kernel(session, reader, kernel),
+    };
     let mut orders = Orders::new(session, owner);
     let over = read_process(session, reader, &mut orders).unwrap_err();
     // What was read was sent, whatever came behind it.
@@ -363,6 +370,38 @@ fn read_process(
             (order, blob) => orders.obey(order, blob).map_err(Over::Stop)?,
         }
     }
+}
+
+/// The same of a kernel, whose messages another thread obeys.
+fn read_kernel(session: &Session, reader: &mut FrameReader<Source>, kernel: &KernelActor) -> Over {
+    let over = loop {
+        let (head, blob) = match reader.next_owned() {
+            Ok(next) => next,
+            Err(error) => break error.into(),
+        };
+        let done = match head {
+            FromPeer::Beat {} => Ok(()),
+            FromPeer::Ack { received } => session.acknowledge(received).map_err(violation),
+            FromPeer::Bye { failed } => break Over::Bye { failed },
+            FromPeer::Kernel(head) => {
+                let bytes = blob.len() + head.message.bytes();
+                kernel.take(convert::kernel_in(head, blob), bytes).map_err(Over::Stop)
+            }
+            FromPeer::LoggedIn(answer) => {
+                kernel.logged_in(answer, blob.into());
+                Ok(())
+            }
+            other => Err(violation(format!("{} is no frame of a kernel", orders::name(&other)))),
+        };
+        if let Err(over) = done {
+            break over;
+        }
+    };
+    if !matches!(over, Over::Lost(_)) {
+        // What was read is obeyed, whatever came behind it.
+        kernel.mailroom.wait_obeyed(STOP_WITHIN);
+    }
+    over
 }
 
 impl From<ReadError> for Over {

@@ -8,6 +8,7 @@
 
 use super::config::{Config, WINDOW};
 use super::frame::Frame;
+use super::kernel::KernelActor;
 use super::line::{Direction, Line};
 use super::socket::{Credential, Stream};
 use super::wire::{Hello, LiveChannel, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Window};
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
     Process(ProcessId),
+    /// There is one node.
+    Kernel,
 }
 
 /// Why a session ended.
@@ -76,6 +79,7 @@ impl Direction for Outward {
 /// Who obeys the peer's orders.
 pub enum Actor {
     Process(OwnerHandle),
+    Kernel(Box<KernelActor>),
 }
 
 /// See the module.
@@ -107,6 +111,16 @@ impl Session {
         lock(&self.live).values().cloned().collect()
     }
 
+    /// Frames that the peer has of ours, and that we have of its.
+    pub fn counts(&self) -> (u64, u64) {
+        let (acknowledged, obeyed) = self.line.counts();
+        match &self.actor {
+            Actor::Process(_) => (acknowledged, obeyed),
+            // What waits to be obeyed must not come again.
+            Actor::Kernel(kernel) => (acknowledged, kernel.mailroom.received()),
+        }
+    }
+
     /// Ends it; `last` is the last frame to the peer. Only the first call counts.
     pub fn end(&self, end: End, last: Option<Frame>) {
         if self.end.set(end).is_ok() {
@@ -114,6 +128,7 @@ impl Session {
             // Whoever waits for the broker's events is to see it.
             match &self.actor {
                 Actor::Process(owner) => owner.wake(),
+                Actor::Kernel(kernel) => kernel.close(),
             }
         }
     }
@@ -147,6 +162,20 @@ struct Entry {
     stream: Result<Arc<Stream>, Instant>,
     /// Counts connections.
     number: u64,
+}
+
+/// Lets a session go when whatever runs behind it ends, even by a panic.
+pub struct Forget {
+    pub session: Arc<Session>,
+    pub registry: Arc<Registry>,
+    pub key: Key,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.session.end(End::Failed, None);
+        self.registry.remove(&self.key);
+    }
 }
 
 /// A session that a connection has taken.
@@ -293,7 +322,7 @@ impl Entry {
             return if may { Ok(()) } else { Err(session_gone()) };
         }
         if self.stream.is_ok() || credential != self.credential {
-            return Err(refused(RefusedCode::Taken, "a process of that id is attached"));
+            return Err(refused(RefusedCode::Taken, "another is attached"));
         }
         // The one before may still be there; it has lost its session.
         self.secret = random_secret().map_err(|_| refused(RefusedCode::Full, "there is no randomness"))?;

@@ -114,15 +114,8 @@ pub enum FromPeer {
     },
     /// A message of a node's kernel to the HTTP server; its blob is the frame's.
     Kernel(KernelHead),
-    /// The answer to a login.
-    LoggedIn {
-        login: u64,
-        /// The token for a right password.
-        token: Option<String>,
-        /// Why it could not be judged.
-        #[serde(default)]
-        error: Option<String>,
-    },
+    /// The answer to a login; the blob is the node's encoded keyfile, which nodes send along with the cookie.
+    LoggedIn(LoggedIn),
 }
 
 /// Frames from the broker to a peer.
@@ -162,7 +155,44 @@ pub enum ToPeer {
     /// A line for the node's terminal.
     Print { text: String },
     /// A password to check.
-    Login { login: u64, password_hash: String, subdomain: Option<String> },
+    Login(Login),
+}
+
+/// See [`ToPeer::Login`].
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Login {
+    pub login: u64,
+    /// What the login page sent.
+    pub password_hash: String,
+    /// The process that the token is to be made out to.
+    #[serde(default)]
+    pub subdomain: Option<String>,
+}
+
+/// It carries a secret.
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("login", &self.login).finish_non_exhaustive()
+    }
+}
+
+/// See [`FromPeer::LoggedIn`].
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoggedIn {
+    pub login: u64,
+    /// The token, where the password is right.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// Why it could not be judged.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// It carries a secret.
+impl std::fmt::Debug for LoggedIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoggedIn").field("login", &self.login).finish_non_exhaustive()
+    }
 }
 
 /// Who wants to attach.
@@ -210,6 +240,8 @@ pub enum Attach {
         /// The key of the node's tokens, for a broker that was started without one.
         #[serde(default, with = "bin_or_nil", skip_serializing_if = "Option::is_none")]
         jwt_secret: Option<Vec<u8>>,
+        #[serde(default)]
+        policy: OverBudget,
     },
 }
 
@@ -481,12 +513,20 @@ pub enum KernelBody {
     },
 }
 
+impl KernelBody {
+    /// The bytes of the body.
+    pub fn bytes(&self) -> usize {
+        let (Self::Request { body, .. } | Self::Response { body, .. }) = self;
+        body.len()
+    }
+}
+
 /// Bodies carry tokens and private messages.
 impl std::fmt::Debug for KernelBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Request { body, .. } => write!(f, "request of {} bytes", body.len()),
-            Self::Response { body, .. } => write!(f, "response of {} bytes", body.len()),
+            Self::Request { .. } => write!(f, "request of {} bytes", self.bytes()),
+            Self::Response { .. } => write!(f, "response of {} bytes", self.bytes()),
         }
     }
 }

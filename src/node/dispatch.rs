@@ -142,7 +142,7 @@ pub struct Reply {
 
 impl Reply {
     /// To a request of `source` that nobody asked about.
-    pub(super) fn unasked(id: u64, source: Address) -> Self {
+    pub(crate) fn unasked(id: u64, source: Address) -> Self {
         Self { id, source, on_success: None }
     }
 
@@ -180,6 +180,18 @@ fn answer<T: serde::Serialize>(id: u64, target: Address, result: &Result<T, Http
         target,
         rsvp: None,
         message: Message::Response((Response { body, ..Response::default() }, None)),
+        lazy_load_blob: None,
+    }
+}
+
+/// A Response to the HTTP request of this id that no client can be answered with, so that it is answered 500.
+pub(crate) fn unreadable_response(id: u64, source: Address) -> KernelMessage {
+    KernelMessage {
+        id,
+        source,
+        target: Address::new(OUR, http_server_process()),
+        rsvp: None,
+        message: Message::Response((Response::default(), None)),
         lazy_load_blob: None,
     }
 }

@@ -1,0 +1,299 @@
+//! The broker's end of a node's kernel over a link: the contract of the node's HTTP server (`node::service`), with
+//! frames for a queue.
+//!
+//! Beside the connection's reader and writer a kernel has three threads: one obeys its messages, one words events for
+//! it, one waits for it to judge passwords. Each may wait for the peer, none with a shard.
+
+use super::convert::{self, live_channel};
+use super::frame::{Frame, HEAD_BYTES_MAX};
+use super::line::Ended;
+use super::mailroom::Mailroom;
+use super::orders::Stop;
+use super::server::bye;
+use super::session::{Actor, End, Forget, Key, Mark, Registry, Session, refused};
+use super::wire::{ByeCode, LiveChannel, LoggedIn, Login, OverBudget, Refused, RefusedCode, ToPeer};
+use crate::broker::{AttachError, Event, Kernel, KernelHandle, KernelOptions, PushError};
+use crate::gateway::{Claims, Secret, Settings, mint};
+use crate::node::inbound::Inlet;
+use crate::node::login::{Gatekeeper, Granted};
+use crate::node::outbound::{KernelGone, ToKernel};
+use crate::node::service::Service;
+use crate::node::{KernelMessage, http_server_process};
+use crate::process_id::ProcessId;
+use crate::proto::close::code;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// As many as a node's queue to its HTTP server holds.
+const TAKEN_AT_ONCE_MAX: usize = 32;
+
+/// How long a login waits for the node's word; its client has been answered 408 by then.
+const LOGIN_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long what a kernel has sent may find no room: it does not acknowledge what it was sent itself.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
+
+/// What of a head is not the body of its message: addresses, names, and what MessagePack adds.
+const BESIDE_BODY_BYTES_MAX: usize = 64 << 10;
+
+/// What a hello says of a kernel.
+pub struct Hail {
+    pub node: String,
+    pub jwt_secret: Option<Vec<u8>>,
+    pub policy: OverBudget,
+}
+
+/// What obeys a kernel.
+pub struct KernelActor {
+    pub mailroom: Mailroom,
+    logins: Logins,
+    handle: KernelHandle,
+}
+
+impl KernelActor {
+    /// Takes a message, which was read in a frame of so many bytes.
+    pub fn take(&self, message: KernelMessage, bytes: usize) -> Result<(), Stop> {
+        match self.mailroom.put(message, bytes, ROOM_WITHIN) {
+            Ok(()) => Ok(()),
+            Err(super::mailroom::NotTaken::Closed) => Err(Stop::Stopped),
+            Err(super::mailroom::NotTaken::Full) => {
+                Err(Stop::Violation("more than the window is unacknowledged, in both directions".to_owned()))
+            }
+        }
+    }
+
+    /// Takes the answer to a login.
+    pub fn logged_in(&self, answer: LoggedIn, keyfile: Bytes) {
+        let LoggedIn { login, token, error } = answer;
+        let judged = match error {
+            Some(error) => Err(error),
+            None => Ok(token.map(|token| Granted { token, keyfile })),
+        };
+        self.logins.answer(login, judged);
+    }
+
+    /// The session is over.
+    pub fn close(&self) {
+        self.mailroom.close();
+        self.logins.close();
+        self.handle.wake();
+    }
+}
+
+/// Attaches a kernel, and runs what serves it.
+pub fn begin(registry: &Arc<Registry>, hail: &Hail) -> Result<Arc<Session>, Refused> {
+    let settings = rules(registry.broker.settings(), hail)?;
+    let options = KernelOptions {
+        system: http_server_process(),
+        queue: super::config::QUEUE,
+        policy: hail.policy.into(),
+        settings: settings.clone(),
+    };
+    let (kernel, handle) = registry.broker.kernel(options).map_err(|error| match error {
+        AttachError::Taken(_) => refused(RefusedCode::Taken, "a kernel is attached"),
+        AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
+    })?;
+    let actor = KernelActor { mailroom: Mailroom::default(), logins: Logins::default(), handle: handle.clone() };
+    let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor))));
+    let peer = Peer(session.clone());
+    let Service { inlet, outlet, judge, attempts } = Service::new(handle, settings, peer.clone(), peer);
+    let listening = format!("http-server: listening on {}", registry.broker.address());
+    // The line has room for the first frame, and nobody else ends it yet.
+    let _ = session.line.send_now(Frame::bare(&ToPeer::Print { text: listening }), Mark::Event);
+    let forget = Forget { session: session.clone(), registry: registry.clone(), key: Key::Kernel };
+    let obeyed = session.clone();
+    let spawned = spawn("link-events", move || {
+        // Dropped behind the kernel: another may attach then.
+        let forget = forget;
+        if outlet.run(&kernel) {
+            forget.session.end(End::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
+        }
+        detach(kernel, forget.session.why());
+    })
+    .and_then(|()| spawn("link-orders", move || obey(&obeyed, inlet)))
+    .and_then(|()| spawn("link-logins", move || judge.run(&attempts)));
+    match spawned {
+        Ok(()) => Ok(session),
+        Err(error) => {
+            session.end(End::Failed, None);
+            Err(refused(RefusedCode::Full, &format!("no thread: {error}")))
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}
+
+/// The rules of entry while the kernel is attached.
+fn rules(settings: Settings, hail: &Hail) -> Result<Settings, Refused> {
+    let no = |reason: &str| refused(RefusedCode::Node, reason);
+    if settings.node != hail.node {
+        return Err(no(&format!("this broker serves the node {}", settings.node)));
+    }
+    let theirs = hail.jwt_secret.as_deref().map(Secret::new).transpose();
+    let theirs = theirs.map_err(|_| no("the key of the node's tokens is empty"))?;
+    let secret = match (settings.secret, theirs) {
+        (Some(ours), Some(theirs)) if !is_same(&ours, &theirs) => {
+            return Err(no("the broker has another key for the node's tokens"));
+        }
+        (ours, theirs) => ours.or(theirs),
+    };
+    let secret = Some(secret.ok_or_else(|| no("neither side has the key of the node's tokens"))?);
+    Ok(Settings { secret, login: true, rpc: true, ..settings })
+}
+
+/// Whether what one signs is good for the other.
+fn is_same(ours: &Secret, theirs: &Secret) -> bool {
+    let claims = Claims { username: String::new(), subdomain: None, expiration: 0 };
+    ours.open(&mint(theirs, &claims)).is_ok()
+}
+
+fn detach(kernel: Kernel, why: End) {
+    match why {
+        End::Bye | End::Stopped => drop(kernel),
+        End::Failed | End::Violation => kernel.fail(),
+        End::Grace => kernel.end(code::SERVICE_RESTART, "the node's kernel has gone"),
+    }
+}
+
+/// Obeys what the kernel sends, in order, until the session is over.
+fn obey(session: &Session, mut inlet: Inlet) {
+    let Actor::Kernel(actor) = &session.actor else { return };
+    let mut messages = Vec::new();
+    while actor.mailroom.take(&mut messages, TAKEN_AT_ONCE_MAX) {
+        let count = messages.len() as u64;
+        let answered = messages.drain(..).try_for_each(|message| answer(session, &mut inlet, message));
+        if answered.and_then(|()| Ok(inlet.hand_over()?)).is_err() {
+            // The broker has stopped, or the session is over; whichever it was, the events say so.
+            return;
+        }
+        session.line.took(count, actor.mailroom.is_empty());
+    }
+}
+
+/// What ends the obeying.
+struct Over;
+
+impl From<PushError> for Over {
+    fn from(_: PushError) -> Self {
+        Self
+    }
+}
+
+impl From<Ended> for Over {
+    fn from(_: Ended) -> Self {
+        Self
+    }
+}
+
+fn answer(session: &Session, inlet: &mut Inlet, message: KernelMessage) -> Result<(), Over> {
+    if let Some(answer) = inlet.take(message)? {
+        // Behind this the peer may wait for room in its own window: what was taken is done first.
+        inlet.hand_over()?;
+        session.line.send([(convert::kernel_out(answer), Mark::Event)])?;
+    }
+    Ok(())
+}
+
+/// The kernel, as the service needs it.
+#[derive(Clone)]
+struct Peer(Arc<Session>);
+
+impl ToKernel for Peer {
+    type Note = Mark;
+
+    fn note(&self, process: Option<&ProcessId>, event: &Event) -> Mark {
+        match event {
+            Event::Opened(opened) => {
+                let process = process.map(ToString::to_string);
+                Mark::Opened(Box::new(LiveChannel { process, ..live_channel(opened) }))
+            }
+            Event::Closed(closed) => Mark::Closed(closed.channel.get()),
+            _ => Mark::Event,
+        }
+    }
+
+    fn wait_for_room(&self) -> bool {
+        // Sending waits.
+        !self.0.line.has_ended()
+    }
+
+    fn takes(&self, body_bytes: usize) -> bool {
+        body_bytes <= HEAD_BYTES_MAX - BESIDE_BODY_BYTES_MAX
+    }
+
+    fn send(&self, message: KernelMessage, note: Mark) -> Result<(), KernelGone> {
+        self.0.line.send([(convert::kernel_out(message), note)]).map_err(|Ended| KernelGone)
+    }
+}
+
+impl Gatekeeper for Peer {
+    fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<Granted>, String> {
+        let Actor::Kernel(actor) = &self.0.actor else { return Err("there is no kernel".to_owned()) };
+        let number = actor.logins.begin();
+        let (password_hash, subdomain) = (password_hash.to_owned(), claim.map(ToString::to_string));
+        let login = ToPeer::Login(Login { login: number, password_hash, subdomain });
+        let sent = self.0.line.send([(Frame::bare(&login), Mark::Event)]);
+        sent.map_err(|Ended| "the node's kernel has gone".to_owned())?;
+        actor.logins.wait(number)
+    }
+}
+
+type Judged = Result<Option<Granted>, String>;
+
+/// Logins that wait for the node's word.
+#[derive(Default)]
+struct Logins {
+    state: Mutex<LoginState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct LoginState {
+    count: u64,
+    waiting: HashMap<u64, OnceLock<Judged>>,
+    is_closed: bool,
+}
+
+impl Logins {
+    fn begin(&self) -> u64 {
+        let mut state = self.lock();
+        state.count += 1;
+        let number = state.count;
+        state.waiting.insert(number, OnceLock::new());
+        number
+    }
+
+    /// An answer that comes too late, or twice, is nobody's.
+    fn answer(&self, number: u64, judged: Judged) {
+        if let Some(waiting) = self.lock().waiting.get(&number) {
+            let _ = waiting.set(judged);
+        }
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, number: u64) -> Judged {
+        let is_open = |state: &mut LoginState| {
+            !state.is_closed && state.waiting.get(&number).is_some_and(|waiting| waiting.get().is_none())
+        };
+        let waited = self.changed.wait_timeout_while(self.lock(), LOGIN_WITHIN, is_open);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let judged = state.waiting.remove(&number).and_then(OnceLock::into_inner);
+        judged.unwrap_or_else(|| Err("the node's kernel did not answer in time".to_owned()))
+    }
+
+    fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LoginState> {
+        // Every change is one call on the map, or one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

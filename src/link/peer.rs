@@ -1,0 +1,428 @@
+//! The peer's side of a session: a connection that comes back by itself.
+//!
+//! One thread reads, and connects again when the connection is lost, until the broker must have given the session up;
+//! another writes. Invariants: what was sent within a session arrives once, in order, also over a new connection; frames
+//! are acknowledged when whoever reads asks for more, so what it did not get to before it died is given to its
+//! successor; what is kept is bounded by the window that the broker names. Knows nothing of what the frames mean.
+
+use super::config::{HELLO_WITHIN, WINDOW};
+use super::frame::{Frame, FrameReader, Gather, ReadError};
+use super::line::{Direction, Line};
+use super::socket::{Source, Stream};
+use super::token::Token;
+use super::wire::{self, Attach, Failure, FromPeer, Hello, LiveChannel, Refused, RefusedCode, ToPeer, Welcome};
+use crate::broker::{PushError, RecvError};
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// The waits between attempts to connect again.
+const AGAIN_MIN: Duration = Duration::from_millis(20);
+const AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// How long what was pushed may take to leave when the process ends.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where a broker's link is.
+#[derive(Debug, Clone)]
+pub enum Endpoint {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// TCP: `host:port`, and the token of the link. Nothing is encrypted.
+    Tcp {
+        /// `host:port`
+        address: String,
+        /// The link's token.
+        token: Token,
+    },
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Endpoint {
+    fn from(path: &P) -> Self {
+        Self::Unix(path.as_ref().to_owned())
+    }
+}
+
+impl From<PathBuf> for Endpoint {
+    fn from(path: PathBuf) -> Self {
+        Self::Unix(path)
+    }
+}
+
+/// Why a process is not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody listens there, or the connection failed.
+    #[error("the link cannot be reached: {0}")]
+    Io(#[from] io::Error),
+    /// The broker said no.
+    #[error("the broker refuses: {0}")]
+    Refused(Refused),
+    /// Whatever answers is no broker, or one of a version to come.
+    #[error("no broker answers: {0}")]
+    Protocol(String),
+}
+
+impl From<ReadError> for ConnectError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => Self::Io(error),
+            error => Self::Protocol(error.to_string()),
+        }
+    }
+}
+
+/// Why something was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// Larger than the broker takes over a link.
+    #[error("larger than the link takes")]
+    TooLarge,
+    /// The session is over.
+    #[error("the broker has stopped or is lost")]
+    Stopped,
+}
+
+impl From<SendError> for PushError {
+    /// The only one of the broker's that says as much: the process has to end.
+    fn from(_: SendError) -> Self {
+        Self::Stopped
+    }
+}
+
+/// A process' frames.
+pub struct Inward;
+
+impl Direction for Inward {
+    type Mark = ();
+
+    fn ack(received: u64) -> Frame {
+        Frame::bare(&FromPeer::Ack { received })
+    }
+
+    fn beat() -> Frame {
+        Frame::bare(&FromPeer::Beat {})
+    }
+
+    fn written((): &mut (), _: &mut usize) {}
+}
+
+/// What numbered frames are to whoever reads.
+pub trait Arrival: Sized + Send + 'static {
+    /// A channel that was open already when the session began.
+    fn live(channel: LiveChannel) -> Self;
+
+    /// A frame. None: nothing to hear of.
+    fn arrived(head: ToPeer, blob: Vec<u8>, asked: &mut Asked) -> Option<Self>;
+}
+
+/// A peer that is attached. Dropping it ends the session.
+pub struct Attached<T: Arrival> {
+    pub shared: Arc<Shared<T>>,
+    pub welcome: Welcome,
+    /// Whether the session ends as after a panic.
+    pub failed: bool,
+    reader: Option<JoinHandle<()>>,
+}
+
+pub struct Shared<T> {
+    endpoint: Endpoint,
+    /// What this process says whenever it connects.
+    hello: Hello,
+    pub line: Line<Inward>,
+    state: Mutex<State<T>>,
+    changed: Condvar,
+}
+
+pub struct State<T> {
+    /// What arrived and was not taken by the process.
+    inbound: VecDeque<Arrived<T>>,
+    /// How many the process has taken and not come back from.
+    handed: u64,
+    /// Numbered frames that arrived, from the session's beginning.
+    arrived: u64,
+    pub asked: Asked,
+    stream: Option<Arc<Stream>>,
+    /// Nothing arrives any more.
+    pub ended: bool,
+}
+
+/// Questions and answers.
+#[derive(Default)]
+pub struct Asked {
+    /// Questions that are not answered yet.
+    pub open: u32,
+    /// How many were asked.
+    pub count: u64,
+    /// Answers that somebody waits for.
+    pub answers: HashMap<u64, Result<(), Failure>>,
+}
+
+struct Arrived<T> {
+    /// None: nothing that the process is to hear of.
+    item: Option<T>,
+    /// Whether it is a numbered frame; the list of channels is not.
+    numbered: bool,
+}
+
+/// A connection on which the broker has said welcome.
+struct Greeted {
+    stream: Arc<Stream>,
+    reader: FrameReader<Source>,
+    welcome: Welcome,
+    live: Vec<LiveChannel>,
+}
+
+impl<T: Arrival> Attached<T> {
+    /// Attaches. Channels that are open already come first.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub fn connect(endpoint: Endpoint, attach: Attach) -> Result<Self, ConnectError> {
+        let token = match &endpoint {
+            Endpoint::Unix(_) => None,
+            Endpoint::Tcp { token, .. } => Some(token.text().to_owned()),
+        };
+        let hello = Hello {
+            version_min: wire::VERSION_MIN,
+            version_max: wire::VERSION_MAX,
+            attach,
+            token,
+            session: None,
+            received: 0,
+            window: None,
+        };
+        let Greeted { stream, reader, welcome, live } = greet(&endpoint, &hello)?;
+        let live = live.into_iter().map(|live| Arrived { item: Some(T::live(live)), numbered: false });
+        let state = State {
+            inbound: live.collect(),
+            handed: 0,
+            arrived: welcome.acknowledged,
+            asked: Asked::default(),
+            stream: None,
+            ended: false,
+        };
+        let shared = Arc::new(Shared {
+            endpoint,
+            hello: Hello { session: Some(welcome.session.clone()), ..hello },
+            line: Line::of_session(WINDOW, welcome.received, welcome.acknowledged),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        let (life, first) = (shared.clone(), welcome.clone());
+        let reader = thread::Builder::new()
+            .name("link-read".to_owned())
+            .spawn(move || life.live(Greeted { stream, reader, welcome: first, live: Vec::new() }))?;
+        Ok(Self { shared, welcome, failed: false, reader: Some(reader) })
+    }
+
+    /// Whether the broker takes a frame with this blob.
+    pub fn takes(&self, frame: &Frame, blob: &Bytes) -> bool {
+        blob.len() <= self.welcome.blob_bytes_max as usize && frame.fits(self.welcome.head_bytes_max as usize, 0)
+    }
+}
+
+impl<T: Arrival> Drop for Attached<T> {
+    fn drop(&mut self) {
+        let failed = self.failed || thread::panicking();
+        self.shared.line.end(Some(Frame::bare(&FromPeer::Bye { failed })));
+        self.shared.line.wait_finished(END_WITHIN);
+        if let Some(stream) = &self.shared.lock().stream {
+            stream.shutdown();
+        }
+        self.shared.changed.notify_all();
+        if let Some(reader) = self.reader.take() {
+            // A panic has been reported where it happened.
+            let _ = reader.join();
+        }
+    }
+}
+
+impl<T: Arrival> Shared<T> {
+    pub fn lock(&self) -> MutexGuard<'_, State<T>> {
+        // Every change is one call on a collection, or one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a change of the state.
+    pub fn wait<'a>(&self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for what arrives and appends all that is there. What was given by the call before counts as taken in.
+    ///
+    /// # Errors
+    /// Nothing came in time, or the session is over.
+    pub fn recv(&self, items: &mut Vec<T>, timeout: Duration) -> Result<(), RecvError> {
+        let mut state = self.lock();
+        let done = std::mem::take(&mut state.handed);
+        self.line.took(done, state.inbound.is_empty());
+        let mut left = timeout;
+        let until = Instant::now().checked_add(timeout);
+        loop {
+            let before = items.len();
+            while let Some(Arrived { item, numbered }) = state.inbound.pop_front() {
+                state.handed += u64::from(numbered);
+                items.extend(item);
+            }
+            match () {
+                () if items.len() > before => return Ok(()),
+                () if state.ended => return Err(RecvError::Stopped),
+                () if left.is_zero() => return Err(RecvError::Timeout),
+                () => {}
+            }
+            // Answers to questions alone: nothing that the process would come back from.
+            let done = std::mem::take(&mut state.handed);
+            self.line.took(done, true);
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            left = until.map_or(timeout, |until| until.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// The life of the reading thread: one connection after the other.
+    fn live(&self, first: Greeted) {
+        let mut next = Some(first);
+        while let Some(greeted) = next {
+            let grace = Duration::from_millis(greeted.welcome.owner_grace_ms);
+            let error = self.serve(greeted);
+            if self.line.has_ended() {
+                break;
+            }
+            tracing::warn!(broker = ?self.endpoint, error = %error, "the link is lost");
+            next = self.again(Instant::now() + grace);
+        }
+        self.line.end(None);
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Reads from one connection until it is lost.
+    fn serve(&self, greeted: Greeted) -> ReadError {
+        let Greeted { stream, mut reader, welcome, .. } = greeted;
+        self.lock().stream = Some(stream.clone());
+        let connection = self.line.connect(welcome.window);
+        let beat = Duration::from_millis(welcome.beat_ms.into());
+        let error = thread::scope(|scope| {
+            scope.spawn(|| {
+                if self.line.write(connection, &mut &*stream, beat).is_err() {
+                    stream.shutdown();
+                }
+            });
+            let error = reader.source_mut().allow_silence(3 * beat).map_err(ReadError::from);
+            let error = match error {
+                Ok(()) => self.read(&mut reader).unwrap_err(),
+                Err(error) => error,
+            };
+            stream.shutdown();
+            self.line.disconnect(connection);
+            error
+        });
+        self.lock().stream = None;
+        error
+    }
+
+    fn read(&self, reader: &mut FrameReader<Source>) -> Result<std::convert::Infallible, ReadError> {
+        loop {
+            let (head, blob) = reader.next_owned()?;
+            match head {
+                ToPeer::Beat {} => {}
+                ToPeer::Ack { received } => self.line.acknowledge(received, |()| ()).map_err(io::Error::other)?,
+                ToPeer::Bye { code, reason } => {
+                    tracing::warn!(broker = ?self.endpoint, %code, reason, "the broker has ended the session");
+                    self.line.end(None);
+                    return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
+                }
+                numbered => self.arrived(numbered, blob),
+            }
+        }
+    }
+
+    /// Something of our own that whoever reads is to hear of, as if it had arrived.
+    pub fn tell(&self, item: T) {
+        self.lock().inbound.push_back(Arrived { item: Some(item), numbered: false });
+        self.changed.notify_all();
+    }
+
+    fn arrived(&self, head: ToPeer, blob: Vec<u8>) {
+        let mut state = self.lock();
+        state.arrived += 1;
+        let item = T::arrived(head, blob, &mut state.asked);
+        state.inbound.push_back(Arrived { item, numbered: true });
+        self.changed.notify_all();
+    }
+
+    /// Connects again, with pauses that grow, until `deadline`. None: the session is over.
+    fn again(&self, deadline: Instant) -> Option<Greeted> {
+        let mut pause = AGAIN_MIN;
+        loop {
+            let hello = Hello { received: self.lock().arrived, ..self.hello.clone() };
+            match greet(&self.endpoint, &hello) {
+                Ok(greeted) => {
+                    tracing::info!(broker = ?self.endpoint, "the link is back");
+                    // It has been told so by the welcome; it cannot be wrong about what it has itself.
+                    let _ = self.line.acknowledge(greeted.welcome.received, |()| ());
+                    return Some(greeted);
+                }
+                Err(ConnectError::Refused(refused)) if is_final(refused.code) => {
+                    tracing::warn!(broker = ?self.endpoint, %refused, "the session is over");
+                    return None;
+                }
+                Err(error) => tracing::debug!(broker = ?self.endpoint, %error, "the link is not back yet"),
+            }
+            if Instant::now() + pause >= deadline || self.line.has_ended() {
+                return None;
+            }
+            thread::sleep(pause);
+            pause = (2 * pause).min(AGAIN_MAX);
+        }
+    }
+}
+
+/// Whether trying again cannot help.
+fn is_final(code: RefusedCode) -> bool {
+    match code {
+        RefusedCode::Full | RefusedCode::Taken => false,
+        RefusedCode::Version
+        | RefusedCode::Malformed
+        | RefusedCode::Token
+        | RefusedCode::Session
+        | RefusedCode::Node
+        | RefusedCode::Stopped => true,
+    }
+}
+
+/// Connects, says hello, and reads what a broker says first.
+fn greet(endpoint: &Endpoint, hello: &Hello) -> Result<Greeted, ConnectError> {
+    let stream = Arc::new(match endpoint {
+        Endpoint::Unix(path) => Stream::unix(path)?,
+        Endpoint::Tcp { address, .. } => Stream::tcp(address, HELLO_WITHIN)?,
+    });
+    let mut gather = Gather::default();
+    gather.push(&Frame::bare(&FromPeer::Hello(hello.clone())));
+    gather.write(&mut &*stream)?;
+    let deadline = Instant::now() + 2 * HELLO_WITHIN;
+    let source = Source::until(stream.clone(), deadline);
+    // What a broker may send is its own to bound.
+    let mut reader = FrameReader::new(source, super::frame::HEAD_BYTES_MAX, u32::MAX as usize);
+    let welcome = match reader.next()?.0 {
+        ToPeer::Welcome(welcome) if welcome.version == wire::VERSION_MAX => welcome,
+        ToPeer::Welcome(welcome) => {
+            return Err(ConnectError::Protocol(format!("it speaks version {}", welcome.version)));
+        }
+        ToPeer::Refused(refused) => return Err(ConnectError::Refused(refused)),
+        _ => return Err(ConnectError::Protocol("its first frame is no welcome".to_owned())),
+    };
+    reader.set_limits(super::frame::HEAD_BYTES_MAX, welcome.blob_bytes_max as usize);
+    let mut live = Vec::new();
+    while (live.len() as u64) < welcome.live {
+        match reader.next()?.0 {
+            ToPeer::Live { channels } => live.extend(channels),
+            _ => return Err(ConnectError::Protocol("its list of channels is too short".to_owned())),
+        }
+    }
+    Ok(Greeted { stream, reader, welcome, live })
+}
