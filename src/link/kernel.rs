@@ -34,9 +34,6 @@ const TAKEN_AT_ONCE_MAX: usize = 32;
 /// How long a login waits for the node's word; its client has been answered 408 by then.
 const LOGIN_WITHIN: Duration = Duration::from_secs(15);
 
-/// How long what a kernel has sent may find no room: it does not acknowledge what it was sent itself.
-const ROOM_WITHIN: Duration = Duration::from_secs(5);
-
 /// What of a head is not the body of its message: addresses, names, and what MessagePack adds.
 const BESIDE_BODY_BYTES_MAX: usize = 64 << 10;
 
@@ -52,12 +49,14 @@ pub struct KernelActor {
     pub mailroom: Mailroom,
     logins: Logins,
     handle: KernelHandle,
+    /// How long what the kernel has sent may find no room: it does not acknowledge what it was sent itself.
+    room_within: Duration,
 }
 
 impl KernelActor {
     /// Takes a message, which was read in a frame of so many bytes.
     pub fn take(&self, message: KernelMessage, bytes: usize) -> Result<(), Stop> {
-        match self.mailroom.put(message, bytes, ROOM_WITHIN) {
+        match self.mailroom.put(message, bytes, self.room_within) {
             Ok(()) => Ok(()),
             Err(super::mailroom::NotTaken::Closed) => Err(Stop::Stopped),
             Err(super::mailroom::NotTaken::Full) => {
@@ -97,13 +96,15 @@ pub fn begin(registry: &Arc<Registry>, hail: &Hail) -> Result<Arc<Session>, Refu
         AttachError::Taken(_) => refused(RefusedCode::Taken, "a kernel is attached"),
         AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
-    let actor = KernelActor { mailroom: Mailroom::default(), logins: Logins::default(), handle: handle.clone() };
+    let actor = KernelActor {
+        mailroom: Mailroom::default(),
+        logins: Logins::default(),
+        handle: handle.clone(),
+        room_within: registry.config.silence(),
+    };
     let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor))));
     let peer = Peer(session.clone());
     let Service { inlet, outlet, judge, attempts } = Service::new(handle, settings, peer.clone(), peer);
-    let listening = format!("http-server: listening on {}", registry.broker.address());
-    // The line has room for the first frame, and nobody else ends it yet.
-    let _ = session.line.send_now(Frame::bare(&ToPeer::Print { text: listening }), Mark::Event);
     let forget = Forget { session: session.clone(), registry: registry.clone(), key: Key::Kernel };
     let obeyed = session.clone();
     let spawned = spawn("link-events", move || {

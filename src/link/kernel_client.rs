@@ -95,7 +95,6 @@ pub async fn http_server<H: Host>(parts: KernelParts<H>) -> Result<(), KernelErr
 enum Arrived {
     Live(LiveChannel),
     Kernel(KernelMessage),
-    Print(String),
     Login(Login),
 }
 
@@ -107,7 +106,6 @@ impl Arrival for Arrived {
     fn arrived(head: ToPeer, blob: Vec<u8>, _: &mut Asked) -> Option<Self> {
         match head {
             ToPeer::Kernel(head) => Some(Self::Kernel(convert::kernel_in(head, blob))),
-            ToPeer::Print { text } => Some(Self::Print(text)),
             ToPeer::Login(login) => Some(Self::Login(login)),
             _ => None,
         }
@@ -154,11 +152,13 @@ fn serve<H: Host>(parts: KernelParts<H>, started: oneshot::Sender<Leave>) -> Res
         let _leaving = leaving;
         runtime.block_on(outgoing.run(from_kernel, stopping));
     })?;
+    // Full: the terminal has more to show than anybody reads.
+    let _ = prints.try_send(host.print(format!("http-server: listening on {}", attached.welcome.listening)));
     // Dropped at once if the node does not want it any more; then the session ends at once.
     let _ = started.send(leave());
     let events = Events::new(&our_node, attached.welcome.dialect);
     let queue = KernelQueue { host, to_kernel };
-    let incoming = Incoming { events, queue, prints, logins, ids: Ids::new(), open: HashMap::new() };
+    let incoming = Incoming { events, queue, logins, ids: Ids::new(), open: HashMap::new() };
     incoming.run(&attached.shared, &left)
 }
 
@@ -166,7 +166,6 @@ fn serve<H: Host>(parts: KernelParts<H>, started: oneshot::Sender<Leave>) -> Res
 struct Incoming<H: Host> {
     events: Events,
     queue: KernelQueue<H>,
-    prints: mpsc::Sender<H::Print>,
     logins: crossbeam_channel::Sender<Login>,
     ids: Ids,
     /// The channels that the kernel was told of, and whose they are.
@@ -203,11 +202,6 @@ impl<H: Host> Incoming<H> {
             Arrived::Kernel(message) => {
                 self.note(&message);
                 Some(message)
-            }
-            Arrived::Print(text) => {
-                // Full: the terminal has more to show than anybody reads.
-                let _ = self.prints.try_send(self.queue.host.print(text));
-                None
             }
             Arrived::Login(login) => {
                 if let Err(refused) = self.logins.try_send(login) {

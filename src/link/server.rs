@@ -267,6 +267,7 @@ impl Connection {
             version: VERSION_MAX,
             node: settings.node,
             dialect: settings.dialect,
+            listening: broker.address().to_string(),
             session: claim.secret.clone(),
             received,
             acknowledged,

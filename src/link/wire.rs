@@ -152,8 +152,6 @@ pub enum ToPeer {
     Failed { ask: u64, code: Failure, reason: String },
     /// A message of the HTTP server to a process; its blob is the frame's.
     Kernel(KernelHead),
-    /// A line for the node's terminal.
-    Print { text: String },
     /// A password to check.
     Login(Login),
 }
@@ -269,6 +267,8 @@ pub struct Welcome {
     pub version: u32,
     pub node: String,
     pub dialect: Dialect,
+    /// Where clients are served: address and port.
+    pub listening: String,
     /// The secret of this session.
     pub session: String,
     /// The peer's numbered frames that were taken in; its next one is the one behind.

@@ -4,6 +4,7 @@
 use crate::support;
 use pushring::broker::Broker;
 use pushring::link::{self, Client, ClientOptions, Server};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -102,7 +103,7 @@ impl Raw {
         let (mut head, mut blob) = (vec![0; length(0)], vec![0; length(4)]);
         self.0.read_exact(&mut head).ok()?;
         self.0.read_exact(&mut blob).ok()?;
-        let head: serde_json::Map<String, Value> = rmp_serde::from_slice(&head).unwrap();
+        let Shown(Value::Object(head)) = rmp_serde::from_slice(&head).unwrap() else { panic!("a head is a map") };
         let (name, fields) = head.into_iter().next().unwrap();
         Some((name, fields, blob))
     }
@@ -115,6 +116,61 @@ impl Raw {
                 return Some(next);
             }
         }
+    }
+}
+
+/// MessagePack as JSON, bytes as text.
+struct Shown(Value);
+
+impl<'de> Deserialize<'de> for Shown {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShownVisitor).map(Self)
+    }
+}
+
+struct ShownVisitor;
+
+impl<'de> Visitor<'de> for ShownVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MessagePack")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_bytes<E: Error>(self, value: &[u8]) -> Result<Value, E> {
+        Ok(String::from_utf8_lossy(value).into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Shown(value)) = sequence.next_element()? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut values = serde_json::Map::new();
+        while let Some((name, Shown(value))) = map.next_entry()? {
+            values.insert(name, value);
+        }
+        Ok(values.into())
     }
 }
 

@@ -11,6 +11,7 @@ pub use node_backend::adapter::{MyNode, NodeMessage};
 pub use node_backend::kernel::{KEYFILE, NODE, SECRET};
 use pushring::broker::Config;
 use pushring::gateway::{Claims, Dialect, Secret, mint};
+use pushring::link;
 use pushring::node::{self, Address, KernelMessage, LazyLoadBlob, Request, Response, http_server_process};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -26,7 +27,7 @@ pub struct Node {
     /// A second end, as other modules of a node have one.
     pub to_kernel: mpsc::Sender<NodeMessage>,
     pub from_server: mpsc::Receiver<NodeMessage>,
-    pub server: JoinHandle<Result<(), node::ServerError>>,
+    pub server: JoinHandle<Result<(), String>>,
 }
 
 /// What a test may choose; the rest is as in a node.
@@ -67,9 +68,35 @@ impl Node {
             config: options.config,
         };
         let server = std::thread::spawn(|| {
-            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(node::http_server(parts))
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(node::http_server(parts)).map_err(|error| error.to_string())
         });
         let line: String = printed.blocking_recv().unwrap();
+        let address = line.rsplit(' ').next().unwrap().parse().unwrap();
+        Self { address, to_server: Some(to_server), to_kernel, from_server, server }
+    }
+
+    /// The same node with its server in another program, so to say.
+    pub fn attach(path: &std::path::Path) -> Self {
+        let (to_server, from_kernel) = mpsc::channel(32);
+        let (to_kernel, from_server) = mpsc::channel(100_000);
+        let (prints, mut printed) = mpsc::channel(32);
+        let parts = link::KernelParts {
+            host: MyNode { name: NODE.into(), jwt_secret: SECRET.to_vec() },
+            our_node: NODE.into(),
+            endpoint: path.into(),
+            keyfile: KEYFILE.to_vec(),
+            jwt_secret: SECRET.to_vec(),
+            policy: Default::default(),
+            from_kernel,
+            to_kernel: to_kernel.clone(),
+            prints,
+        };
+        let server = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(link::http_server(parts)).map_err(|error| error.to_string())
+        });
+        let Some(line) = printed.blocking_recv() else { panic!("{}", server.join().unwrap().unwrap_err()) };
         let address = line.rsplit(' ').next().unwrap().parse().unwrap();
         Self { address, to_server: Some(to_server), to_kernel, from_server, server }
     }
