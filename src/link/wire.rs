@@ -569,3 +569,7 @@ mod bin_or_nil {
         Ok(Option::<Bin>::deserialize(deserializer)?.map(|Bin(bytes)| bytes))
     }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
