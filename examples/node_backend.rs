@@ -230,7 +230,7 @@ pub mod kernel {
 
         loop {
             let NodeMessage(mut message) = tokio::select! {
-                ended = &mut server => return Ok(ended??),
+                ended = &mut server => return ended?,
                 _ = &mut stopping => { server.abort(); return Ok(()) }
                 message = from_all.recv() => message.expect("the server holds a sender"),
             };
