@@ -1,8 +1,8 @@
 //! pushring in place of a node's own HTTP server: a small stand-in kernel, and a process that echoes.
 //!
-//! `adapter` is all that a node writes itself. Run it and connect to `ws://127.0.0.1:8080/wsecho:wsecho:sys/`; the login
-//! page at `http://127.0.0.1:8080/login` takes the password `secret`. With the path of a link, its clients are served by
-//! a daemon: `pushring serve --node fake.os --dialect hyperdrive --link PATH`.
+//! `adapter` is all that a node writes itself. Run it, with an address to listen on if it is not to be 127.0.0.1:8080, and
+//! connect to `ws://ADDRESS/wsecho:wsecho:sys/`; `http://ADDRESS/login` takes the password `correct horse`. With the path
+//! of a link instead, its clients are served by a daemon: `pushring serve --node fake.os --dialect hyperdrive --link PATH`.
 
 use std::net::SocketAddr;
 
@@ -75,8 +75,8 @@ pub mod kernel {
     pub const NODE: &str = "fake.os";
     /// The key of its tokens.
     pub const SECRET: &[u8] = b"the stand-in node's secret";
-    /// Its keyfile, which is also the only password hash that opens it.
-    pub const KEYFILE: &[u8] = b"0xfeed";
+    /// Its keyfile, which is also the only password hash that opens it: that of `correct horse`.
+    pub const KEYFILE: &[u8] = b"0xe45301217bcb4cc1da2649e7ae668a53c0d4be7a68f07d48b7116b8f526a5b68";
     /// As in nodes: messages to the kernel's loop, and to the HTTP server.
     const QUEUES: (usize, usize) = (100_000, 32);
 
@@ -456,9 +456,10 @@ pub mod wsecho {
 
 /// Runs the node until it is interrupted.
 fn main() -> anyhow::Result<()> {
-    let at = match std::env::args_os().nth(1) {
-        Some(path) => kernel::At::Link(path.into()),
-        None => SocketAddr::from(([127, 0, 0, 1], 8080)).into(),
+    let argument = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+    let at = match argument.parse::<SocketAddr>() {
+        Ok(listen) => listen.into(),
+        Err(_) => kernel::At::Link(argument.into()),
     };
     let node = kernel::start(at, true, "wsecho:wsecho:sys".parse()?, wsecho::init)?;
     println!("ws://{}/wsecho:wsecho:sys/ echoes", node.address);

@@ -294,6 +294,11 @@ fn secure_cookie() -> String {
     format!("hyperware-auth_{}@{PROCESS}={}", kernel::NODE, token(Some(PROCESS)))
 }
 
+/// What a login page posts.
+fn login(password_hash: &[u8], subdomain: &str) -> String {
+    json!({"password_hash": String::from_utf8_lossy(password_hash), "subdomain": subdomain}).to_string()
+}
+
 /// A masked frame with a key of zeros.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     [&[0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
@@ -415,17 +420,16 @@ const CASES: &[Case] = &[
         assert!(response.contains("fake.os"), "the page names the node: {response}");
     }),
     ("login_post", |r| {
-        let (status, response) = r.http("POST", "/login", &[], r#"{"password_hash":"0xfeed","subdomain":""}"#);
+        let (status, response) = r.http("POST", "/login", &[], &login(kernel::KEYFILE, ""));
         assert_eq!(status, 200, "{response}");
         assert!(response.contains("\r\nset-cookie: hyperware-auth_fake.os=eyJhbGciOiJIUzI1NiJ9."), "{response}");
         // Better: real attributes instead of header fields of their own.
         assert!(response.contains("; HttpOnly") && response.contains("; SameSite=Strict"), "{response}");
-        let (status, _) = r.http("POST", "/login", &[], r#"{"password_hash":"0xbad","subdomain":""}"#);
+        let (status, _) = r.http("POST", "/login", &[], &login(b"0xbad", ""));
         assert_eq!(status, 401, "better than 500: the password is wrong");
     }),
     ("login_post_subdomain", |r| {
-        let body = r#"{"password_hash":"0xfeed","subdomain":"wsecho:wsecho:sys"}"#;
-        let (status, response) = r.http("POST", "/login", &[], body);
+        let (status, response) = r.http("POST", "/login", &[], &login(kernel::KEYFILE, PROCESS));
         assert_eq!(status, 200, "{response}");
         assert!(response.contains("\r\nset-cookie: hyperware-auth_fake.os@wsecho:wsecho:sys=eyJ"), "{response}");
     }),
