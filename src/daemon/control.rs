@@ -68,6 +68,12 @@ fn name(port: u16) -> String {
     format!("pushring-{port}.sock")
 }
 
+/// Where a daemon on `port` that was told nothing has its socket; none where there is no such directory.
+pub fn place(port: u16) -> Option<PathBuf> {
+    let directory = directories().into_iter().find(|directory| is_writable(directory));
+    directory.map(|directory| directory.join(name(port)))
+}
+
 impl ControlPath {
     /// The door of a daemon that listens at `broker`'s address. One that was not asked for may be missing.
     ///
@@ -77,10 +83,7 @@ impl ControlPath {
         let path = match self {
             Self::Off => return Ok(None),
             Self::At(path) => return Ok(Some(open(broker, path)?)),
-            Self::Auto => {
-                let directory = directories().into_iter().find(|directory| is_writable(directory));
-                directory.map(|directory| directory.join(name(broker.address().port())))
-            }
+            Self::Auto => place(broker.address().port()),
         };
         let Some(path) = path else {
             tracing::debug!("no control socket: there is neither XDG_RUNTIME_DIR nor /run/pushring; choose --control");

@@ -20,8 +20,10 @@ pub struct Facts {
     pub cores: Cores,
     /// The address that the daemon is to listen on.
     pub listener: Listener,
-    /// The paths of Unix sockets that were asked for.
+    /// The paths of Unix sockets that were asked for, and the control socket's where nobody said otherwise.
     pub sockets: Vec<SocketPath>,
+    /// There is to be a control socket, and no directory for it.
+    pub control_is_homeless: bool,
     /// The file of the token secret, if one is named.
     pub secret: Option<SecretFile>,
 }
@@ -189,6 +191,7 @@ impl Facts {
             cores: Cores { allowed: 4, quota: None },
             listener: Listener::Free,
             sockets: Vec::new(),
+            control_is_homeless: false,
             secret: Some(SecretFile { path: "/etc/pushring/secret".into(), mode: Ok(0o600) }),
         }
     }

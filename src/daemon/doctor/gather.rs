@@ -4,7 +4,7 @@ use super::facts::{
     Cores, Directory, Facts, Files, Listener, Network, SecretFile, SendingFault, SocketPath, There, Uring,
 };
 use crate::daemon::config::Config;
-use crate::daemon::control::ControlPath;
+use crate::daemon::control::{ControlPath, place};
 use crate::daemon::{groups, memory};
 use pushring::control::{self, Answer, Request};
 use pushring::driver::flush_uring::{FlushUnavailable, UringFlush};
@@ -16,7 +16,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The bit of `CAP_SYS_ADMIN` (capabilities(7)).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -33,6 +33,7 @@ pub fn gather(config: &Config, root: &Path) -> Facts {
         cores: Cores { allowed: sys::allowed_cores().map_or(1, |cores| cores.len()), quota: groups::cores_max(root) },
         listener: listener(config),
         sockets: sockets(config),
+        control_is_homeless: config.control == ControlPath::Auto && control_path(config).is_none(),
         secret: secret(config),
     }
 }
@@ -134,10 +135,16 @@ fn sockets(config: &Config) -> Vec<SocketPath> {
     if !config.link.as_os_str().is_empty() {
         sockets.push(socket("link", &config.link));
     }
-    if let ControlPath::At(path) = &config.control {
-        sockets.push(socket("control", path));
-    }
+    sockets.extend(control_path(config).map(|path| socket("control", &path)));
     sockets
+}
+
+fn control_path(config: &Config) -> Option<PathBuf> {
+    match &config.control {
+        ControlPath::Off => None,
+        ControlPath::At(path) => Some(path.clone()),
+        ControlPath::Auto => place(config.listen.port()),
+    }
 }
 
 fn socket(setting: &'static str, path: &Path) -> SocketPath {
@@ -187,7 +194,10 @@ mod tests {
                 ("proc/sys/net/netfilter/nf_conntrack_count", "7\n"),
             ],
         );
-        let facts = gather(&Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() }, &root.0);
+        let facts = gather(
+            &Config { listen: ([127, 0, 0, 1], 0).into(), control: ControlPath::Off, ..Config::default() },
+            &root.0,
+        );
         assert_eq!((facts.kernel.as_str(), facts.uring.disabled), ("5.15.0", Some(1)));
         assert_eq!((facts.uring.seccomp, facts.uring.is_admin), (Some(2), true));
         assert_eq!((facts.files.nr_open, facts.files.system), (Some(1_048_576), Some((9000, 1200))));

@@ -58,6 +58,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.extend(network::entry(config));
     findings.push(network::idle_timeouts(config));
     findings.extend(facts.sockets.iter().map(paths::socket));
+    findings.extend(facts.control_is_homeless.then(paths::no_control));
     findings.push(paths::secret(facts.secret.as_ref()));
     findings
 }

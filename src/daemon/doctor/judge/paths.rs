@@ -58,6 +58,13 @@ pub fn socket(socket: &SocketPath) -> Finding {
     }
 }
 
+/// A control socket that was not forbidden, and has no place to be.
+pub fn no_control() -> Finding {
+    let words = "no control socket, so pushring stats and disconnects reach nobody: there is neither XDG_RUNTIME_DIR nor /run/pushring";
+    let fix = "--control PATH, mkdir -m 700 /run/pushring, or RuntimeDirectory=pushring in the unit";
+    Finding::new(Level::Note, "control", words, fix)
+}
+
 /// The file that tokens are signed with.
 pub fn secret(secret: Option<&SecretFile>) -> Finding {
     const CHECK: &str = "token secret";
@@ -121,6 +128,11 @@ mod tests {
         socket_is(Level::Problem, "at most 105", "shorter --link", |socket| {
             socket.path = format!("/run/{}", "x".repeat(101)).into();
         });
+    }
+
+    #[test]
+    fn a_control_socket_without_a_place() {
+        expect(Level::Note, "reach nobody", "--control PATH", |_, facts| facts.control_is_homeless = true);
     }
 
     #[test]
