@@ -14,9 +14,9 @@
 use super::event::Event;
 use crate::admission::{Budget, Lease};
 use crate::gateway::OwnerId;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How much a process may leave unread before its clients are no longer read.
@@ -89,11 +89,56 @@ struct Shared {
     wake: Box<dyn Fn(usize) + Send + Sync>,
 }
 
+/// How the process sleeps while its queue is empty: at once. The channel's own wait first spins for some microseconds and
+/// yields its core several times, which costs as much as what it waits for, and where the two share a core, the shard.
+///
+/// Invariant: who sleeps has counted itself before it looked once more, and who sends looks at the count after it has
+/// sent, so a batch that comes in between is seen by one of the two.
+#[derive(Default)]
+struct Sleep {
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    sent: Condvar,
+}
+
+impl Sleep {
+    /// Sleeps until `is_over`, which is asked first and then after each wake.
+    fn until(&self, timeout: Duration, mut is_over: impl FnMut() -> bool) {
+        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        // How it ended is what `is_over` has found.
+        drop(self.sent.wait_timeout_while(guard, timeout, |()| !is_over()));
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
+            // Whoever holds the lock has looked already and is not asleep yet.
+            drop(self.lock.lock());
+            self.sent.notify_all();
+        }
+    }
+}
+
+/// Wakes the process when a sender is gone: it may have been the last.
+#[derive(Clone)]
+struct WakeAtEnd(Arc<Sleep>);
+
+impl Drop for WakeAtEnd {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
 /// The shards' end.
 #[derive(Clone)]
 pub struct ProcessQueue {
     shared: Arc<Shared>,
     sender: Sender<Batch>,
+    // Behind the sender, which must be gone by then.
+    sleep: WakeAtEnd,
 }
 
 impl std::fmt::Debug for ProcessQueue {
@@ -106,6 +151,7 @@ impl std::fmt::Debug for ProcessQueue {
 pub struct ProcessReceiver {
     shared: Arc<Shared>,
     receiver: Receiver<Batch>,
+    sleep: Arc<Sleep>,
 }
 
 /// Nothing was received.
@@ -138,7 +184,9 @@ pub fn process_queue(
         waiting: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         wake: Box::new(wake),
     });
-    (ProcessQueue { shared: shared.clone(), sender }, ProcessReceiver { shared, receiver })
+    let sleep = Arc::new(Sleep::default());
+    let queue = ProcessQueue { shared: shared.clone(), sender, sleep: WakeAtEnd(sleep.clone()) };
+    (queue, ProcessReceiver { shared, receiver, sleep })
 }
 
 impl ProcessQueue {
@@ -178,7 +226,9 @@ impl ProcessQueue {
         }
         // A message that came into an empty queue may be more than could be leased.
         self.shared.cover(self.shared.held_bytes());
-        self.sender.send(batch).is_ok()
+        let sent = self.sender.send(batch).is_ok();
+        self.sleep.0.wake();
+        sent
     }
 
     /// The payload bytes in the queue.
@@ -228,13 +278,14 @@ impl ProcessReceiver {
     /// # Errors
     /// When none came in time, or none will come any more.
     pub fn recv(&self, timeout: Duration) -> Result<Batch, RecvError> {
-        let batch = match self.receiver.recv_timeout(timeout) {
-            Ok(batch) => batch,
-            Err(RecvTimeoutError::Timeout) => return Err(RecvError::Timeout),
-            Err(RecvTimeoutError::Disconnected) => return Err(RecvError::Stopped),
-        };
-        self.account(&batch);
-        Ok(batch)
+        let mut found = self.receiver.try_recv();
+        if matches!(found, Err(TryRecvError::Empty)) {
+            self.sleep.until(timeout, || {
+                found = self.receiver.try_recv();
+                !matches!(found, Err(TryRecvError::Empty))
+            });
+        }
+        self.taken(found)
     }
 
     /// Takes a batch if one is there.
@@ -242,7 +293,11 @@ impl ProcessReceiver {
     /// # Errors
     /// `Timeout` when there is none now, `Stopped` when none will come any more.
     pub fn try_recv(&self) -> Result<Batch, RecvError> {
-        let batch = self.receiver.try_recv().map_err(|error| match error {
+        self.taken(self.receiver.try_recv())
+    }
+
+    fn taken(&self, found: Result<Batch, TryRecvError>) -> Result<Batch, RecvError> {
+        let batch = found.map_err(|error| match error {
             TryRecvError::Empty => RecvError::Timeout,
             TryRecvError::Disconnected => RecvError::Stopped,
         })?;
@@ -307,5 +362,24 @@ mod tests {
         assert!(queue.wait_for_room(1), "there is room, so there is nothing to wait for");
         drop(queue);
         assert_eq!(receiver.try_recv().unwrap_err(), RecvError::Stopped);
+    }
+    #[test]
+    fn a_sleeping_process_is_woken_by_each_batch_and_by_the_end() {
+        let (queue, receiver) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
+        assert_eq!(receiver.recv(Duration::from_millis(1)).unwrap_err(), RecvError::Timeout);
+        let (seen, batches) = crossbeam_channel::unbounded();
+        let process = std::thread::spawn(move || {
+            let never = Duration::from_secs(3600);
+            while receiver.recv(never).is_ok() {
+                seen.send(()).unwrap();
+            }
+        });
+        for _ in 0..1000 {
+            queue.send(batch(1));
+            batches.recv_timeout(Duration::from_secs(60)).expect("the process was woken");
+        }
+        drop(queue.clone());
+        drop(queue);
+        process.join().unwrap();
     }
 }

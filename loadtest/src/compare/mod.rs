@@ -58,6 +58,10 @@ pub struct CompareArgs {
     /// A server that listens already and broadcasts what a client sends to the others: NAME=URL@PID[+PID…].
     #[arg(long, value_name = "NAME=URL@PID")]
     pub extra: Vec<String>,
+    /// A server to start afresh for each run, in all cells: NAME=PROGRAM. It serves the paths of the demo's processes, is
+    /// called with `--listen 127.0.0.1:0`, prints `listening on http://ADDRESS` and ends on SIGTERM.
+    #[arg(long, value_name = "NAME=PROGRAM")]
+    pub rival: Vec<String>,
     /// CPUs of the servers.
     #[arg(long, value_delimiter = ',', default_value = "0")]
     pub server_cpus: Vec<usize>,
@@ -245,11 +249,21 @@ fn contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
         let spec = ServerSpec::reference(name, &args.server_cpus)?;
         list.push(Contender { spec, kind: ContenderKind::Full });
     }
+    for rival in &args.rival {
+        list.push(Contender { spec: parse_rival(rival, args)?, kind: ContenderKind::Full });
+    }
     for extra in &args.extra {
         list.push(Contender { spec: parse_extra(extra, args)?, kind: ContenderKind::BroadcastOnly });
     }
     list.extend(raw_contenders(args)?);
     Ok(list)
+}
+
+fn parse_rival(rival: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {
+    let (name, program) = rival.split_once('=').with_context(|| format!("--rival {rival}: expected NAME=PROGRAM"))?;
+    let arguments = ["--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let launch = Launch::Start { program: program.into(), arguments };
+    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone() })
 }
 
 fn parse_extra(extra: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {

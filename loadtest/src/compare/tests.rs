@@ -44,7 +44,7 @@ fn the_page_stands_alone_and_escapes_names() {
 }
 
 #[test]
-fn extra_servers_are_parsed() {
+fn other_servers_are_parsed() {
     use clap::Parser as _;
     #[derive(clap::Parser)]
     struct Only {
@@ -57,4 +57,7 @@ fn extra_servers_are_parsed() {
     assert!(matches!(spec.launch, Launch::Listening { ref url, ref pids }
         if url == "ws://127.0.0.1:9001/x" && pids == &[12, 13]));
     assert!(parse_extra("uws", &args).is_err() && parse_extra("a=b@c", &args).is_err());
+    let spec = parse_rival("uws=./rival", &args).unwrap();
+    assert!(matches!(spec.launch, Launch::Start { ref program, .. } if program.ends_with("rival")));
+    assert!(spec.name == "uws" && parse_rival("uws", &args).is_err());
 }
