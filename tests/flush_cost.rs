@@ -72,8 +72,10 @@ fn cpu_per_send_by_batch_size() {
     let mut sent_bytes = 0;
     for bytes in [128, 1024] {
         let frame = vec![7; bytes];
-        let batch: Vec<_> =
-            here.iter().map(|socket| Outgoing { socket: socket_id(socket), parts: Parts::One(&frame) }).collect();
+        let batch: Vec<_> = here
+            .iter()
+            .map(|socket| Outgoing { socket: socket_id(socket), parts: Parts::One(&frame), is_last: false })
+            .collect();
         println!("{bytes} bytes: batch, send(2) median [best], ring median [best], µs of CPU per send");
         for size in BATCHES {
             let mut costs = [Vec::new(), Vec::new()];

@@ -9,7 +9,7 @@ use pushring::driver::flush_uring::{BATCH_MIN, ENTRIES, UringFlush};
 use pushring::driver::sys::socket_id;
 use pushring::shard::flush::{Flush, Outgoing, Parts, Short};
 use std::io::{IoSlice, Read};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
 /// What happens to one socket before a batch.
@@ -88,6 +88,7 @@ impl World {
             .map(|(step, (bytes, slices))| Outgoing {
                 socket: socket_id(&self.pairs[step.socket].0),
                 parts: if bytes.len() == 1 { Parts::One(&bytes[0]) } else { Parts::Many(slices) },
+                is_last: false,
             })
             .collect();
         let mut short = Vec::new();
@@ -163,6 +164,7 @@ fn a_batch_larger_than_the_ring_goes_in_chunks() {
         .map(|(index, (here, _))| Outgoing {
             socket: socket_id(here),
             parts: if index % 2 == 0 { Parts::One(b"push") } else { Parts::Many(&slices) },
+            is_last: false,
         })
         .collect();
     let mut short = Vec::new();
@@ -182,4 +184,28 @@ fn a_batch_larger_than_the_ring_goes_in_chunks() {
     flush.send_all(&[], &mut short);
     flush.send_all(&batch[..BATCH_MIN - 1], &mut short);
     assert_eq!(short, []);
+}
+
+#[test]
+fn the_last_bytes_leave_with_the_end_of_the_stream() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let slices = [IoSlice::new(b"pu"), IoSlice::new(b"sh")];
+    let uring: Box<dyn Flush> = Box::new(UringFlush::new().unwrap().with_batch_min(1));
+    for mut flush in [uring, Box::new(SendFlush)] {
+        for (parts, shut) in [(Parts::One(b"push"), true), (Parts::Many(&slices), false)] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            let mut short = Vec::new();
+            flush.send_all(&[Outgoing { socket: socket_id(&server), parts, is_last: true }], &mut short);
+            assert_eq!(short, []);
+            if shut {
+                server.shutdown(Shutdown::Write).unwrap();
+            } else {
+                drop(server);
+            }
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).unwrap();
+            assert_eq!(got, b"push");
+        }
+    }
 }

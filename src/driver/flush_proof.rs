@@ -67,7 +67,7 @@ impl Proof<'_> {
         let slices = [IoSlice::new(head), IoSlice::new(tail)];
         let parts = if self.gathered { Parts::Many(&slices) } else { Parts::One(bytes) };
         let mut short = Vec::new();
-        self.flush.send_all(&[Outgoing { socket: socket_id(self.sender), parts }], &mut short);
+        self.flush.send_all(&[Outgoing { socket: socket_id(self.sender), parts, is_last: false }], &mut short);
         if let Some(why) = self.flush.gave_up() {
             return Err(why.to_owned());
         }
@@ -108,7 +108,7 @@ impl Proof<'_> {
 impl UringFlush {
     fn send_all_to_closed(&mut self, sender: &OwnedFd) -> Result<usize, i32> {
         let mut short = Vec::new();
-        self.send_all(&[Outgoing { socket: socket_id(sender), parts: Parts::One(b"x") }], &mut short);
+        self.send_all(&[Outgoing { socket: socket_id(sender), parts: Parts::One(b"x"), is_last: false }], &mut short);
         short.first().map_or(Ok(1), |short| short.sent)
     }
 }

@@ -32,7 +32,8 @@ pub(super) fn length(parts: &Parts<'_>) -> usize {
 /// Offers one entry to its socket: how many bytes it took, or its errno.
 pub(super) fn send(outgoing: &Outgoing<'_>) -> Result<usize, i32> {
     let socket = sys::borrow(&outgoing.socket);
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    flags.set(SendFlags::MORE, outgoing.is_last);
     loop {
         let sent = match outgoing.parts {
             Parts::One(bytes) => net::send(socket, bytes, flags),
@@ -63,9 +64,9 @@ mod tests {
         let big = vec![7; 8 << 20];
         let slices = [IoSlice::new(b"pu"), IoSlice::new(b"sh")];
         let batch = [
-            Outgoing { socket: socket_id(&partly), parts: Parts::One(&big) },
-            Outgoing { socket: socket_id(&whole), parts: Parts::Many(&slices) },
-            Outgoing { socket: socket_id(&broken), parts: Parts::One(b"x") },
+            Outgoing { socket: socket_id(&partly), parts: Parts::One(&big), is_last: false },
+            Outgoing { socket: socket_id(&whole), parts: Parts::Many(&slices), is_last: false },
+            Outgoing { socket: socket_id(&broken), parts: Parts::One(b"x"), is_last: false },
         ];
         let mut short = Vec::new();
         SendFlush.send_all(&batch, &mut short);

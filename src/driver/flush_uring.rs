@@ -181,8 +181,9 @@ impl Flush for UringFlush {
 fn entry(outgoing: &Outgoing<'_>, headers: &mut Vec<libc::msghdr>) -> Entry {
     let socket = Fd(outgoing.socket.0);
     assert!(flush_send::length(&outgoing.parts) <= SEND_BYTES_MAX, "a send is bounded by its channel's budget");
+    let flags = SEND_FLAGS | if outgoing.is_last { libc::MSG_MORE } else { 0 };
     match outgoing.parts {
-        Parts::One(bytes) => opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32).flags(SEND_FLAGS).build(),
+        Parts::One(bytes) => opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32).flags(flags).build(),
         Parts::Many(slices) => {
             assert!(slices.len() <= PARTS_MAX && headers.len() < headers.capacity());
             // SAFETY: a msghdr is plain old data for which all zeroes mean "nothing".
@@ -191,7 +192,7 @@ fn entry(outgoing: &Outgoing<'_>, headers: &mut Vec<libc::msghdr>) -> Entry {
             header.msg_iov = slices.as_ptr().cast_mut().cast();
             header.msg_iovlen = slices.len() as _;
             headers.push(header);
-            opcode::SendMsg::new(socket, &headers[headers.len() - 1]).flags(SEND_FLAGS as u32).build()
+            opcode::SendMsg::new(socket, &headers[headers.len() - 1]).flags(flags as u32).build()
         }
     }
 }
@@ -261,8 +262,8 @@ mod tests {
         let (here, _there) = UnixStream::pair().unwrap();
         let (broken, _) = UnixStream::pair().unwrap();
         let batch = [
-            Outgoing { socket: socket_id(&here), parts: Parts::One(b"x") },
-            Outgoing { socket: socket_id(&broken), parts: Parts::One(b"x") },
+            Outgoing { socket: socket_id(&here), parts: Parts::One(b"x"), is_last: false },
+            Outgoing { socket: socket_id(&broken), parts: Parts::One(b"x"), is_last: false },
         ];
         flush.give_up("tried out".to_owned());
         let mut short = Vec::new();
@@ -306,7 +307,7 @@ mod tests {
         unsafe { ring.submission().push(&opcode::Nop::new().build()) }.unwrap();
         ring.submit().unwrap();
         let (broken, _) = UnixStream::pair().unwrap();
-        let outgoing = Outgoing { socket: socket_id(&broken), parts: Parts::One(b"x") };
+        let outgoing = Outgoing { socket: socket_id(&broken), parts: Parts::One(b"x"), is_last: false };
         let mut short = Vec::new();
         flush.send_all(&[outgoing; BATCH_MIN], &mut short);
         assert!(flush.gave_up().is_some());

@@ -18,6 +18,9 @@ pub struct Outgoing<'a> {
     pub socket: SocketId,
     /// The bytes, in order.
     pub parts: Parts<'a>,
+    /// The end of the stream follows in this very turn, if the socket takes all bytes: they may wait for it and leave in
+    /// one segment with it.
+    pub is_last: bool,
 }
 
 /// The bytes of one send: one slice, or several that leave as if joined.

@@ -166,10 +166,14 @@ impl Shard {
             }
             let mut from = 0;
             let outgoing: Vec<Outgoing<'_>> = std::iter::zip(batch, &ends)
-                .map(|(&slot, &end)| {
+                .zip(&offered)
+                .map(|((&slot, &end), &bytes)| {
+                    let connection = &self.connections[slot as usize];
+                    let is_last =
+                        connection.flags.has(Flags::SHUTDOWN) && bytes as usize == connection.outbound.queued_bytes();
                     let parts = &slices[std::mem::replace(&mut from, end as usize)..end as usize];
                     let parts = if let [only] = parts { Parts::One(only) } else { Parts::Many(parts) };
-                    Outgoing { socket: self.connections[slot as usize].socket, parts }
+                    Outgoing { socket: connection.socket, parts, is_last }
                 })
                 .collect();
             self.flusher.send_all(&outgoing, &mut short);

@@ -27,6 +27,8 @@ const SECRET: &[u8] = b"a secret that only this test knows";
 struct Wire {
     left: Vec<u8>,
     room: usize,
+    /// The last that it took was said to be the last.
+    end_is_due: bool,
 }
 
 #[derive(Clone, Default)]
@@ -43,6 +45,7 @@ impl Flush for Memory {
             let taken = bytes.len().min(wire.room);
             wire.room -= taken;
             wire.left.extend_from_slice(&bytes[..taken]);
+            wire.end_is_due = entry.is_last && taken == bytes.len();
             if taken < bytes.len() {
                 short.push(Short { index, sent: Ok(taken) });
             }
@@ -119,6 +122,10 @@ impl Scene {
         self.shard.end_turn();
         let mut effects = Vec::new();
         self.shard.take_effects(&mut effects);
+        if std::mem::take(&mut self.wire.0.borrow_mut().end_is_due) {
+            let ends = |effect: &Effect| matches!(effect, Effect::ShutdownWrite(_) | Effect::Close(_));
+            assert!(effects.iter().any(ends), "what was the last waits for an end that does not come: {effects:?}");
+        }
         effects
     }
 
@@ -188,6 +195,8 @@ fn a_close_frame_that_lay_unparsed_is_answered_before_the_socket_is_shut() {
     scene.read(close);
     scene.give_room(usize::MAX);
     assert_eq!(scene.turn(), [], "the answer has not left yet");
+    scene.shard.flush();
+    assert!(scene.wire.0.borrow().end_is_due, "the close frame may leave with the end of the stream");
     assert_eq!(scene.turn(), [Effect::Close(SocketId(0))], "it sends nothing more, so nothing is waited for");
     assert!(scene.left().ends_with(&[0x88, 2, 0x03, 0xe8]));
 }

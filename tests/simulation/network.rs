@@ -132,6 +132,8 @@ pub struct Network {
     pub sockets: Vec<Socket>,
     /// What the shards did that no socket allows, and no client understands.
     pub complaints: Vec<String>,
+    /// They took what was said to be their last bytes: the end of the stream must follow in the same turn.
+    pub ends_due: Vec<SocketId>,
     /// After the faults every send takes what fits.
     pub calm: bool,
     pub now_ms: u64,
@@ -151,6 +153,16 @@ impl Network {
 
     pub fn socket(&mut self, id: SocketId) -> &mut Socket {
         &mut self.sockets[id.0 as usize]
+    }
+
+    /// After the effects of a turn.
+    pub fn check_ends(&mut self) {
+        for SocketId(id) in std::mem::take(&mut self.ends_due) {
+            let socket = &self.sockets[id as usize];
+            if !socket.closed && !socket.write_shut {
+                self.complaints.push(format!("socket {id} was to end with its last send, and did not"));
+            }
+        }
     }
 
     fn send(&mut self, entry: &Outgoing<'_>, plant: Plant) -> Result<(usize, usize), i32> {
@@ -179,6 +191,9 @@ impl Network {
         socket.awaits_room = taken < bytes.len();
         socket.was_full |= socket.awaits_room;
         let place = entry.socket.0 as usize;
+        if entry.is_last && taken == bytes.len() {
+            self.ends_due.push(entry.socket);
+        }
         match plant {
             Plant::WrongSocket if turn => self.arrive((place + 1) % self.sockets.len(), &bytes[..taken]),
             Plant::Duplicates if turn => {

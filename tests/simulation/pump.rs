@@ -114,6 +114,7 @@ impl Pump {
                 }
             }
         }
+        network.check_ends();
         closed
     }
 }
