@@ -34,8 +34,10 @@ const GAUGES: [Gauge; 3] = [
     ("leased_bytes", "What the shard has leased of the memory budget", |shard| shard.memory.leased_bytes),
 ];
 
-/// What a shard holds, by kind.
-const HELD: [(&str, fn(&MemoryReport) -> usize); 5] = [
+/// What a shard holds, of one kind.
+type HeldKind = (&'static str, fn(&MemoryReport) -> usize);
+
+const HELD: [HeldKind; 5] = [
     ("queued", |memory| memory.queued_bytes),
     ("shared", |memory| memory.shared_bytes),
     ("window", |memory| memory.window_bytes),

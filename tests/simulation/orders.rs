@@ -122,7 +122,7 @@ impl World {
     }
 
     /// Makes the parts of a ticket whose outcome is awaited.
-    fn awaits(&mut self, parts: usize, awaited: Awaited) -> (u64, Vec<Box<pushring::shard::outcome::Part>>) {
+    fn awaits(&mut self, parts: usize, awaited: Awaited) -> (u64, Vec<pushring::shard::outcome::Part>) {
         let id = self.next_push;
         self.next_push += 1;
         self.awaited.insert(id, awaited);
@@ -135,7 +135,7 @@ impl World {
             // Nobody listens any more when the world has ended early.
             let _ = outcomes.send((id, outcome));
         });
-        (id, parts.into_iter().map(Box::new).collect())
+        (id, parts)
     }
 
     fn draw_frame(&mut self, index: usize) -> (u8, PushKind, usize) {
@@ -183,7 +183,7 @@ impl World {
         let (id, mut parts) =
             self.awaits(1, Awaited { channel: Some(channel), audience: Some(1), ..Awaited::new(len + 26) });
         let asked = match wants {
-            0 => Asked::Outcome(parts.pop().expect("one part")),
+            0 => Asked::Outcome(Box::new(parts.pop().expect("one part"))),
             1 => Asked::Failure(id),
             _ => Asked::Nobody,
         };
@@ -239,7 +239,7 @@ impl World {
                 frame: PushFrame { kind, payload: bytes.clone() },
                 compressed: compressed.clone(),
                 policy,
-                part: parts.pop(),
+                part: parts.pop().map(Box::new),
             };
             let note = Note::Many { audience, except: except.clone(), pushed: pushed.clone(), only };
             Order { shard, command: Command::PushMany(Box::new(many)), note, awaits: Some(id) }
@@ -252,7 +252,7 @@ impl World {
         let is_ours = self.channels[&channel].owner == index;
         let why = CloseFrame { code: Some(CLOSE_CODE), reason: "enough".into() };
         let (id, mut parts) = self.awaits(1, Awaited { audience: Some(1), ..Awaited::new(0) });
-        let asked = Asked::Outcome(parts.pop().expect("one part"));
+        let asked = Asked::Outcome(Box::new(parts.pop().expect("one part")));
         let owner = Some(self.processes[index].owner.id);
         let close = Close { channel: ChannelId::new(channel), owner, why, asked };
         Some(Order {
@@ -273,7 +273,7 @@ impl World {
         let guest = self.guest((self.processes[index].name + 1) % NAMES);
         let is_granted = self.processes[index].rng.chance(70);
         let (id, mut parts) = self.awaits(1, Awaited { audience: Some(1), ..Awaited::new(0) });
-        let asked = Asked::Outcome(parts.pop().expect("one part"));
+        let asked = Asked::Outcome(Box::new(parts.pop().expect("one part")));
         let owner = self.processes[index].owner.id;
         let grant = Grant { channel: ChannelId::new(channel), owner, guest, is_granted, asked };
         Some(Order {
@@ -292,7 +292,7 @@ impl World {
             channels: vec![ChannelId::new(channel)],
             guest: self.guest(self.processes[index].name),
             frame: PushFrame { kind, payload: payload::of_push(id, len).into() },
-            part: parts.pop(),
+            part: parts.pop().map(Box::new),
         };
         let policy = self.processes[self.channels[&channel].owner].owner.policy;
         let pushed = Pushed { id, opcode, len, policy, fate: Fate::Unknown, is_unsure: true };
@@ -335,8 +335,8 @@ impl World {
     }
 
     fn hand_over_batches(&mut self, index: usize, orders: Vec<Order>) {
-        let mut by_shard: Vec<(Vec<Command>, Vec<(Note, Option<u64>)>)> =
-            self.pumps.iter().map(|_| Default::default()).collect();
+        type Batch = (Vec<Command>, Vec<(Note, Option<u64>)>);
+        let mut by_shard: Vec<Batch> = self.pumps.iter().map(|_| Default::default()).collect();
         for Order { shard, command, note, awaits } in orders {
             by_shard[shard].0.push(command);
             by_shard[shard].1.push((note, awaits));
