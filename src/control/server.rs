@@ -120,10 +120,7 @@ fn accept(door: &Door, listener: &Listener, stopping: &AtomicBool) {
             continue;
         }
         let door = door.clone();
-        let serve = move || {
-            let _place = place;
-            door.serve(stream);
-        };
+        let serve = move || door.serve(stream, place);
         if let Err(error) = thread::Builder::new().name("control-ask".to_owned()).spawn(serve) {
             tracing::warn!(%error, "no thread for an operator's question");
         }
@@ -131,12 +128,14 @@ fn accept(door: &Door, listener: &Listener, stopping: &AtomicBool) {
 }
 
 impl Door {
-    fn serve(&self, stream: Stream) {
+    fn serve(&self, stream: Stream, place: Place) {
         let stream = Arc::new(stream);
         let served = read(stream.clone()).and_then(|line| write(&stream, &self.answer(&line)));
         if let Err(error) = served {
             tracing::debug!(%error, "an operator's question was not answered");
         }
+        // Before the connection: whoever sees its end may ask again.
+        drop((place, stream));
     }
 
     fn answer(&self, line: &[u8]) -> Answer {
