@@ -204,6 +204,33 @@ fn a_bomb_costs_at_most_the_limit_of_a_message() {
     assert_eq!(daemon_ends_well(daemon), Some(0));
 }
 
+#[test]
+fn clients_that_never_read_cost_at_most_their_budgets() {
+    const DEAF: usize = 20;
+    let daemon = start();
+    let connect = || daemon.connect("/relay:pushring:sys/");
+    let (mut speaker, mut witness) = (connect(), connect());
+    let deaf: Vec<Client> = (0..DEAF).map(|_| connect()).collect();
+    send(&mut speaker, Message::text("hello"));
+    assert_eq!(recv(&mut witness), Message::text("hello"));
+    let idle = resident(&daemon, "VmRSS");
+    forget_peak(&daemon);
+    // More than any socket holds.
+    for number in 0..800_u32 {
+        let message = Message::binary([&number.to_le_bytes()[..], &[7; 16 * 1024]].concat());
+        send(&mut speaker, message.clone());
+        assert!(recv(&mut witness) == message);
+    }
+    let grown = resident(&daemon, "VmHWM").saturating_sub(idle);
+    println!("{DEAF} clients that never read: {} KiB over idle at most", grown / 1024);
+    // A MiB each, which is also the shard's window, and 16 KiB on its way.
+    assert!(grown < (DEAF + 6) * MIB, "{} MiB", grown / MIB);
+    for mut client in deaf {
+        assert_eq!(recv_close(&mut client).0, 1013);
+    }
+    assert_eq!(daemon_ends_well(daemon), Some(0));
+}
+
 /// Nobody has panicked, and nothing hangs.
 fn daemon_ends_well(daemon: Daemon) -> Option<i32> {
     daemon.signal("TERM");

@@ -174,7 +174,7 @@ settings! {
     /// How long a process may take to answer an HTTP request, in whole seconds.
     response_timeout: Span = Span::seconds(15);
     /// How long an HTTP connection may stay without a request.
-    http_idle_timeout: Span = Span::seconds(60);
+    http_idle_timeout: Span = Span::seconds(75);
     /// How long a client may take to register after it connected to `/`.
     register_timeout: Span = Span::seconds(10);
     /// How long a client may take to answer a close frame.

@@ -26,7 +26,8 @@ pub struct Config {
     pub head_timeout_ms: u64,
     /// See `head_timeout_ms`.
     pub body_timeout_ms: u64,
-    /// How long a kept-alive HTTP connection may stay without a request.
+    /// How long a kept-alive HTTP connection may stay without a request, and a response without being taken. Default
+    /// 75 s: longer than proxies keep idle connections, so that we do not close just as a request comes.
     pub http_idle_timeout_ms: u64,
     /// How long a client may take to answer our close frame, behind what is queued for it.
     pub close_timeout_ms: u64,
@@ -61,7 +62,7 @@ impl Default for Config {
             register_timeout_ms: 10_000,
             head_timeout_ms: 10_000,
             body_timeout_ms: 10_000,
-            http_idle_timeout_ms: 60_000,
+            http_idle_timeout_ms: 75_000,
             close_timeout_ms: 5_000,
             linger_ms: 2_000,
             linger_bytes_max: 1024 * 1024,

@@ -193,8 +193,8 @@ fn an_idle_connection_is_closed_without_a_word() {
     scene.read(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec());
     scene.turn();
     scene.wire.0.borrow_mut().left.clear();
-    assert_eq!(scene.pass(59_900), []);
-    assert_eq!(scene.pass(200), [(60_000, Effect::ShutdownWrite(SocketId(0)))]);
+    assert_eq!(scene.pass(74_900), []);
+    assert_eq!(scene.pass(200), [(75_000, Effect::ShutdownWrite(SocketId(0)))]);
     assert_eq!(scene.left(), b"");
 }
 
