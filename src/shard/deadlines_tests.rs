@@ -218,11 +218,11 @@ fn a_response_may_be_slow_but_not_stand_still() {
     scene.read(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec());
     scene.turn();
     for _ in 0..3 {
-        assert_eq!(closed_at(&mut scene, 59_900), None);
+        assert_eq!(closed_at(&mut scene, 74_900), None);
         scene.give_room(1);
         scene.turn();
     }
-    assert_eq!(closed_at(&mut scene, 121_000), Some(240_000));
+    assert_eq!(closed_at(&mut scene, 151_000), Some(300_000));
 }
 
 #[test]
