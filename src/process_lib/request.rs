@@ -5,6 +5,55 @@ use super::runtime;
 use super::state::Outgoing;
 use crate::node::{self, Address, Capability, LazyLoadBlob};
 
+/// The setters of what requests and responses both carry.
+macro_rules! carried_by_both {
+    () => {
+        /// Sets the body.
+        pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+            self.body = Some(body.into());
+            self
+        }
+
+        /// Sets the body from a type that may fail to become bytes.
+        ///
+        /// # Errors
+        /// Those of the conversion.
+        pub fn try_body<T: TryInto<Vec<u8>, Error = anyhow::Error>>(self, body: T) -> anyhow::Result<Self> {
+            Ok(self.body(body.try_into()?))
+        }
+
+        /// Sets the text beside the body.
+        pub fn metadata(mut self, metadata: &str) -> Self {
+            self.metadata = Some(metadata.to_string());
+            self
+        }
+
+        /// Sets the blob.
+        pub fn blob(mut self, blob: LazyLoadBlob) -> Self {
+            self.blob = Some(blob);
+            self
+        }
+
+        /// Sets the blob's MIME type.
+        pub fn blob_mime(mut self, mime: &str) -> Self {
+            self.blob.get_or_insert_default().mime = Some(mime.to_string());
+            self
+        }
+
+        /// Sets the blob's bytes.
+        pub fn blob_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+            self.blob.get_or_insert_default().bytes = bytes.into();
+            self
+        }
+
+        /// Attaches capabilities.
+        pub fn capabilities(mut self, capabilities: Vec<Capability>) -> Self {
+            self.capabilities = capabilities;
+            self
+        }
+    };
+}
+
 /// A request to be. Needs a target and a body.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -56,53 +105,11 @@ impl Request {
         self
     }
 
-    /// Sets the body.
-    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
-        self.body = Some(body.into());
-        self
-    }
-
-    /// Sets the body from a type that may fail to become bytes.
-    ///
-    /// # Errors
-    /// Those of the conversion.
-    pub fn try_body<T: TryInto<Vec<u8>, Error = anyhow::Error>>(self, body: T) -> anyhow::Result<Self> {
-        Ok(self.body(body.try_into()?))
-    }
-
-    /// Sets the text beside the body.
-    pub fn metadata(mut self, metadata: &str) -> Self {
-        self.metadata = Some(metadata.to_string());
-        self
-    }
-
-    /// Sets the blob.
-    pub fn blob(mut self, blob: LazyLoadBlob) -> Self {
-        self.blob = Some(blob);
-        self
-    }
-
-    /// Sets the blob's MIME type.
-    pub fn blob_mime(mut self, mime: &str) -> Self {
-        self.blob.get_or_insert_default().mime = Some(mime.to_string());
-        self
-    }
-
-    /// Sets the blob's bytes.
-    pub fn blob_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.blob.get_or_insert_default().bytes = bytes.into();
-        self
-    }
+    carried_by_both!();
 
     /// Sets what comes back with the response or the failure.
     pub fn context(mut self, context: impl Into<Vec<u8>>) -> Self {
         self.context = Some(context.into());
-        self
-    }
-
-    /// Attaches capabilities.
-    pub fn capabilities(mut self, capabilities: Vec<Capability>) -> Self {
-        self.capabilities = capabilities;
         self
     }
 
@@ -171,49 +178,7 @@ impl Response {
         self
     }
 
-    /// Sets the body.
-    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
-        self.body = Some(body.into());
-        self
-    }
-
-    /// Sets the body from a type that may fail to become bytes.
-    ///
-    /// # Errors
-    /// Those of the conversion.
-    pub fn try_body<T: TryInto<Vec<u8>, Error = anyhow::Error>>(self, body: T) -> anyhow::Result<Self> {
-        Ok(self.body(body.try_into()?))
-    }
-
-    /// Sets the text beside the body.
-    pub fn metadata(mut self, metadata: &str) -> Self {
-        self.metadata = Some(metadata.to_string());
-        self
-    }
-
-    /// Sets the blob.
-    pub fn blob(mut self, blob: LazyLoadBlob) -> Self {
-        self.blob = Some(blob);
-        self
-    }
-
-    /// Sets the blob's MIME type.
-    pub fn blob_mime(mut self, mime: &str) -> Self {
-        self.blob.get_or_insert_default().mime = Some(mime.to_string());
-        self
-    }
-
-    /// Sets the blob's bytes.
-    pub fn blob_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.blob.get_or_insert_default().bytes = bytes.into();
-        self
-    }
-
-    /// Attaches capabilities.
-    pub fn capabilities(mut self, capabilities: Vec<Capability>) -> Self {
-        self.capabilities = capabilities;
-        self
-    }
+    carried_by_both!();
 
     /// Answers the last request that somebody waits for.
     ///
