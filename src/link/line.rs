@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 /// So much is taken out at a time: a write that the other side sees soon, and the lock is free meanwhile.
 const WRITE_BYTES_MAX: usize = 256 << 10;
 
+/// Frames that may be kept in all: several windows. Answers are put in without waiting, and only acknowledgements make
+/// room for them.
+const KEPT_FRAMES_MAX: usize = 64 << 10;
+
 /// What this side's frames are made of, in the words of its direction.
 pub trait Direction {
     /// Beside a frame, until it is acknowledged.
@@ -134,10 +138,10 @@ impl<D: Direction> Line<D> {
         Ok(())
     }
 
-    /// Counts a question, unless `asks_max` are unanswered already.
+    /// Counts a question, unless `asks_max` are unanswered already, or far too many answers unacknowledged.
     pub fn ask(&self, asks_max: usize) -> bool {
         let mut state = self.lock();
-        let may = state.asks < asks_max;
+        let may = state.asks < asks_max && state.kept.len() < KEPT_FRAMES_MAX;
         state.asks += usize::from(may);
         may
     }
@@ -430,6 +434,26 @@ mod tests {
         line.end(None);
         assert_eq!(written(&line, connection), [1]);
         assert!(line.ask(2));
+    }
+
+    #[test]
+    fn answers_that_are_never_acknowledged_end_the_asking() {
+        let line = Line::<Numbers>::new(WINDOW);
+        let connection = line.connect(WINDOW);
+        std::thread::scope(|scope| {
+            scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
+            let mut answers = 0;
+            while line.lock().kept.len() < KEPT_FRAMES_MAX {
+                // Written, so answered, and taken out by nobody.
+                match line.ask(2) {
+                    true => line.send_now(frame(1).0, 1).unwrap(),
+                    false => std::thread::yield_now(),
+                }
+                answers += 1;
+            }
+            assert!(!line.ask(usize::MAX) && answers >= KEPT_FRAMES_MAX);
+            line.disconnect(connection);
+        });
     }
 
     #[test]

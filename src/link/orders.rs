@@ -130,7 +130,9 @@ impl<'a> Orders<'a> {
     fn ask(&self) -> Result<(), Stop> {
         match self.session.line.ask(ASKS_MAX) {
             true => Ok(()),
-            false => Err(Stop::Violation(format!("more than {ASKS_MAX} questions at a time"))),
+            false => Err(Stop::Violation(format!(
+                "more than {ASKS_MAX} questions at a time, or answers that are not acknowledged"
+            ))),
         }
     }
 
