@@ -185,6 +185,7 @@ impl ThroughDropIn {
             to_kernel,
             prints,
             expose_local: false,
+            control: None,
             config: Config { shards: 1, ..Config::default() },
         };
         std::thread::spawn(|| {

@@ -178,6 +178,7 @@ pub mod kernel {
             to_kernel,
             prints,
             expose_local,
+            control: None,
             config: broker::Config { shards: 2, ..node::config() },
         });
         Ok(served.await?)

@@ -3,10 +3,12 @@
 
 mod node_support;
 
-use node_support::support::{recv, recv_close, send};
+use node_support::support::{PATIENCE, recv, recv_close, send};
 use node_support::{Node, Options, push};
+use pushring::control::{self, Answer, Filter, Request};
 use pushring::proto::client::append_frame;
 use std::io::Write;
+use std::time::Instant;
 use tungstenite::Message;
 
 #[test]
@@ -96,4 +98,28 @@ fn messages_may_be_as_large_as_a_nodes_own_server_takes_them() {
     assert_eq!(recv_close(&mut client).0, 1009);
     let too_large = pushring::node::config().shard.limits.message_bytes_max + 1;
     assert_eq!(too_large, (64 << 20) + 1);
+}
+
+#[test]
+fn its_operator_may_ask_why_channels_ended() {
+    let path = std::env::temp_dir().join(format!("pushring-node-control-{}.sock", std::process::id()));
+    let mut node = Node::start(Options { control: Some(path.clone()), ..Options::default() });
+    let (mut client, channel) = node.register("p:p:t.os");
+    client.close(None).unwrap();
+    while client.read().is_ok() {}
+    let ends = || match control::ask(&path, &Request::Disconnects(Filter::default())).unwrap() {
+        Answer::Disconnects(ends) => ends,
+        other => panic!("{other:?}"),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while ends().is_empty() {
+        assert!(Instant::now() < deadline, "the client's end is kept");
+    }
+    assert_eq!(ends()[0].channel.map(|id| u64::from(id.get())), Some(channel));
+    assert_eq!(ends()[0].process.as_ref().map(|id| id.as_str()), Some("p:p:t.os"));
+    let Answer::Stats(overview) = control::ask(&path, &Request::Stats {}).unwrap() else { panic!() };
+    assert_eq!((overview.about.node.as_str(), overview.about.address), ("fake.os", node.address));
+    drop((client, node.to_server.take()));
+    node.server.join().unwrap().unwrap();
+    assert!(!path.exists(), "it goes with the server");
 }

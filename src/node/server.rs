@@ -11,12 +11,14 @@ use super::message::KernelMessage;
 use super::outbound::{KernelGone, ToKernel};
 use super::service::Service;
 use crate::broker::{AttachError, Broker, Config, Event, Handle, KernelOptions, QueueLimits, ShardDied, StartError};
+use crate::control;
 use crate::gateway::{Dialect, Secret};
 use crate::process_id::ProcessId;
 use crate::proto;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -51,6 +53,9 @@ pub struct Parts<H: Host> {
     pub prints: mpsc::Sender<H::Print>,
     /// Whether loopback features are open: `local_only` paths, extensions, the RPC path.
     pub expose_local: bool,
+    /// Where the node's operator asks with `pushring stats` and `pushring disconnects`: a Unix socket for this user alone.
+    /// None: nowhere.
+    pub control: Option<PathBuf>,
     /// All that a node's own server had no word for: [`config`], or changes to it. `listen` and the settings named above
     /// are overwritten.
     pub config: Config,
@@ -143,6 +148,12 @@ fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(
         let _stop = outlet_stop;
         outlet.run(&kernel_events);
     })?;
+    // A node without it serves as well.
+    let control =
+        parts.control.map(|path| control::Server::start(&broker, &path)).transpose().unwrap_or_else(|error| {
+            let _ = prints.try_send(host.print(format!("http-server: no control socket: {error}")));
+            None
+        });
     let (stopped, stopping) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     thread::Builder::new().name("http-from-kernel".to_owned()).spawn(move || {
@@ -153,6 +164,7 @@ fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(
     let _ = started.send(broker.handle());
     let result = broker.wait();
     drop::<oneshot::Sender<()>>(stopped);
+    drop(control);
     Ok(result?)
 }
 

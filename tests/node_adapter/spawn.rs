@@ -9,5 +9,6 @@
         to_kernel: send_to_loop,      // mpsc::Sender<KernelMessage>
         prints: print_sender,         // mpsc::Sender<Printout>
         expose_local,                 // Kinode: true
+        control: None,                // or a path, at which `pushring stats --control PATH` asks
         config: ours::config(),       // shards, limits, policies, proxies, origins
     }))

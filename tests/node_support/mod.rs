@@ -35,6 +35,7 @@ pub struct Options {
     pub dialect: Dialect,
     pub kernel_messages_max: usize,
     pub expose_local: bool,
+    pub control: Option<std::path::PathBuf>,
     pub config: Config,
 }
 
@@ -44,6 +45,7 @@ impl Default for Options {
             dialect: Dialect::Kinode,
             kernel_messages_max: 100_000,
             expose_local: false,
+            control: None,
             config: Config { shards: 2, driver: support::driver(), ..node::config() },
         }
     }
@@ -65,6 +67,7 @@ impl Node {
             to_kernel: to_kernel.clone(),
             prints,
             expose_local: options.expose_local,
+            control: options.control,
             config: options.config,
         };
         let server = std::thread::spawn(|| {
