@@ -72,13 +72,9 @@ pub fn holds(data: &[u8]) {
     }
 }
 
-/// A head over its limit may be refused for its size or for what is wrong in it, whichever is seen first. So may one of
-/// too many fields.
+/// What is wrong in two ways may be refused for either, whichever is seen first.
 fn is_same_end(a: End, b: End) -> bool {
-    match (a, b) {
-        (End::Rejected(a), End::Rejected(b)) => a == b || [a, b].iter().any(|end| matches!(end.status, 414 | 431)),
-        _ => a == b,
-    }
+    a == b || matches!((a, b), (End::Rejected(_), End::Rejected(_)))
 }
 
 /// A head that trickles in is not parsed at every byte, so its fault may be seen only when the head ends.

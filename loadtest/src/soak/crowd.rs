@@ -1,13 +1,12 @@
-//! The clients that make trouble: those that come and go, those that read slowly, those that never finish.
+//! The clients that make trouble: those that come and go, those that read slowly, those that fall silent.
 
-use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 
 use serde::Serialize;
 
-use super::half_a_request;
 use crate::client::engine::{CloseHow, Pace};
-use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox, Target};
+use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox, Target, handshake};
 use crate::payload::{STAMP_BYTES, Stamp};
 use crate::sys;
 
@@ -16,6 +15,9 @@ const CHURN_SLOTS: usize = 256;
 
 /// A connection of the churn that has not had its echo after this long is a fault.
 const ECHO_MAX_NS: u64 = 10_000_000_000;
+
+/// The share of the connections due that must have opened: with fewer, the soak was not what its settings say.
+const CHURN_SHARE_MIN: f64 = 0.5;
 
 /// What became of the churn.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
@@ -113,6 +115,7 @@ pub struct Churn {
     interval_ns: f64,
     started: u64,
     start_ns: Option<u64>,
+    last_ns: u64,
 }
 
 impl Churn {
@@ -127,12 +130,20 @@ impl Churn {
             payload: Vec::new(),
         };
         let interval_ns = if rate > 0.0 { 1e9 / rate } else { f64::INFINITY };
-        Ok(Self { engine: Engine::new(target, Pace::Block)?, visitors, interval_ns, started: 0, start_ns: None })
+        Ok(Self {
+            engine: Engine::new(target, Pace::Block)?,
+            visitors,
+            interval_ns,
+            started: 0,
+            start_ns: None,
+            last_ns: 0,
+        })
     }
 
     /// Starts who is due, handles what is ready, sends away who is done. Returns how much there was to do.
     pub fn step(&mut self, now_ns: u64) -> anyhow::Result<usize> {
         let start_ns = *self.start_ns.get_or_insert(now_ns);
+        self.last_ns = now_ns;
         let due = ((now_ns - start_ns) as f64 / self.interval_ns) as u64;
         while self.started < due {
             let Some(client) = self.visitors.stages.iter().position(|&stage| stage == Stage::Free) else { break };
@@ -178,8 +189,10 @@ impl Churn {
         for client in 0..CHURN_SLOTS {
             self.engine.close(client, CloseHow::Tcp)?;
         }
-        if self.visitors.counts.opened == 0 && self.interval_ns.is_finite() && self.started > 0 {
-            self.visitors.fault("churn: no connection opened".into());
+        let due = self.start_ns.map_or(0.0, |start_ns| (self.last_ns - start_ns) as f64 / self.interval_ns);
+        let opened = self.visitors.counts.opened;
+        if (opened as f64) < due * CHURN_SHARE_MIN {
+            self.visitors.fault(format!("churn: only {opened} of {due:.0} connections opened"));
         }
         Ok((self.visitors.counts, self.visitors.faults))
     }
@@ -246,30 +259,55 @@ impl SlowReaders {
     }
 }
 
-/// Connections that send half a request and wait. The server may close them; they come again.
-pub struct HalfOpen {
-    target: Target,
-    streams: Vec<Option<TcpStream>>,
+/// Connections that say something and then nothing more, whatever they are asked. They read, so that the server cannot
+/// tell them from lively ones but by their silence. It closes them; they come again.
+pub struct Mute {
+    address: SocketAddr,
+    /// All that each of them ever says.
+    words: Vec<u8>,
+    streams: Vec<Option<(TcpStream, u64)>>,
     closed: u64,
     cursor: usize,
+    /// The longest that the server may take to close one, in nanoseconds; 0: for ever.
+    life_max_ns: u64,
+    longest_ns: u64,
 }
 
-impl HalfOpen {
-    /// `count` of them.
-    pub fn new(target: &Target, count: usize) -> Self {
-        Self { target: target.clone(), streams: (0..count).map(|_| None).collect(), closed: 0, cursor: 0 }
+impl Mute {
+    /// `count` connections that send half of an upgrade request.
+    pub fn half_open(target: &Target, count: usize, life_max_s: u64) -> Self {
+        let mut words = handshake::request(&target.host, &target.path);
+        words.truncate(words.len() / 2);
+        Self::new(target, words, count, life_max_s)
     }
 
-    /// Looks after one of them. Returns 0: there is never a hurry.
-    pub fn step(&mut self) -> anyhow::Result<usize> {
+    /// `count` connections that open a channel and then answer no ping.
+    pub fn silent(target: &Target, count: usize, life_max_s: u64) -> Self {
+        Self::new(target, handshake::request(&target.host, &target.path), count, life_max_s)
+    }
+
+    fn new(target: &Target, words: Vec<u8>, count: usize, life_max_s: u64) -> Self {
+        let streams = (0..count).map(|_| None).collect();
+        let life_max_ns = life_max_s * 1_000_000_000;
+        Self { address: target.address, words, streams, closed: 0, cursor: 0, life_max_ns, longest_ns: 0 }
+    }
+
+    /// Looks after one of them.
+    pub fn step(&mut self, now_ns: u64) -> anyhow::Result<()> {
         if self.streams.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         self.cursor = (self.cursor + 1) % self.streams.len();
         let place = &mut self.streams[self.cursor];
         match place {
-            None => *place = Some(half_a_request(&self.target)?),
-            Some(stream) => {
+            None => {
+                let mut stream = TcpStream::connect(self.address)?;
+                stream.set_nonblocking(true)?;
+                stream.write_all(&self.words)?;
+                *place = Some((stream, now_ns));
+            }
+            Some((stream, since_ns)) => {
+                self.longest_ns = self.longest_ns.max(now_ns.saturating_sub(*since_ns));
                 let ended = match stream.read(&mut [0; 1024]) {
                     Ok(count) => count == 0,
                     Err(error) => error.kind() != ErrorKind::WouldBlock,
@@ -280,11 +318,14 @@ impl HalfOpen {
                 }
             }
         }
-        Ok(0)
+        Ok(())
     }
 
-    /// Ends them; how many the server had closed.
-    pub fn finish(self) -> u64 {
-        self.closed
+    /// Ends them. How many the server had closed, and the fault if one of them lived for too long.
+    pub fn finish(self, who: &str) -> (u64, Option<String>) {
+        let lived_s = self.longest_ns / 1_000_000_000;
+        let is_late = self.life_max_ns > 0 && self.longest_ns > self.life_max_ns;
+        let fault = is_late.then(|| format!("{who}: one was still there after {lived_s} s"));
+        (self.closed, fault)
     }
 }

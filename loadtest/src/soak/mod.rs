@@ -1,13 +1,13 @@
-//! A bounded soak: connections that come, go and break off, clients that read slowly or never finish their handshake,
-//! beside clients that must not notice any of it.
+//! A bounded soak: connections that come, go and break off, clients that read slowly, never finish their handshake or
+//! fall silent, beside clients that must not notice any of it.
 //!
-//! It asserts that the steady clients get every message once, that each echo comes back, that the server's descriptors
-//! return to where they were, and that its resident memory does not grow with time. The exit code tells.
+//! It asserts that the steady clients get every message once, that each echo comes back, that whoever falls silent is
+//! closed in time, that the server's descriptors return to where they were, and that its resident memory does not grow
+//! with time. The exit code tells.
 
 mod crowd;
 mod trend;
 
-use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::report::{CpuReport, thousands};
 use crate::stats::LatencySummary;
 use crate::{proc, sys};
-use crowd::{Churn, HalfOpen, SlowReaders};
+use crowd::{Churn, Mute, SlowReaders};
 use trend::Trend;
 
 /// Settings of `soak`.
@@ -54,6 +54,15 @@ pub struct Settings {
     /// Connections that send half a request and then nothing.
     #[arg(long, default_value_t = 100)]
     pub half_open: usize,
+    /// Seconds after which the server must have closed one of those; 0: never.
+    #[arg(long, default_value_t = 20)]
+    pub half_open_max_s: u64,
+    /// Connections that open a channel and then answer nothing, not even pings.
+    #[arg(long, default_value_t = 100)]
+    pub silent: usize,
+    /// Seconds after which the server must have closed one of those; 0: never.
+    #[arg(long, default_value_t = 90)]
+    pub silent_max_s: u64,
     /// Growth of resident memory over the measured part that still counts as flat, in KiB.
     #[arg(long, default_value_t = 4096)]
     pub growth_kib_max: u64,
@@ -78,6 +87,8 @@ pub struct SoakReport {
     pub slow_closed: u64,
     /// Half-open connections that the server closed.
     pub half_open_closed: u64,
+    /// Silent channels that the server closed.
+    pub silent_closed: u64,
     /// Descriptors of the server before, at most, and after.
     pub descriptors: Option<(u64, u64, u64)>,
     /// Resident memory over time.
@@ -117,7 +128,8 @@ struct Soak<'a> {
     steady: Receivers,
     churn: Churn,
     slow: SlowReaders,
-    half_open: HalfOpen,
+    half_open: Mute,
+    silent: Mute,
     payload: Vec<u8>,
     sent: u64,
     trend: Trend,
@@ -140,8 +152,9 @@ impl<'a> Soak<'a> {
             ids,
             engine: Engine::new(relay.clone(), Pace::Block)?,
             steady: Receivers::new(ids, settings.size, settings.steady, true, stalls),
+            silent: Mute::silent(&echo, settings.silent, settings.silent_max_s),
             churn: Churn::new(echo, settings.churn_rate)?,
-            half_open: HalfOpen::new(&relay, settings.half_open),
+            half_open: Mute::half_open(&relay, settings.half_open, settings.half_open_max_s),
             slow: SlowReaders::new(relay, settings.slow)?,
             payload: Vec::new(),
             sent: 0,
@@ -214,10 +227,9 @@ impl<'a> Soak<'a> {
                 self.publish(Stamp { run: self.ids.run, client, sequence: self.sent, time_ns: due_ns })?;
                 self.sent += 1;
             }
-            let handled = self.engine.poll(0, &mut self.steady)?
-                + self.churn.step(now_ns)?
-                + self.slow.step(now_ns)?
-                + self.half_open.step()?;
+            let handled = self.engine.poll(0, &mut self.steady)? + self.churn.step(now_ns)? + self.slow.step(now_ns)?;
+            self.half_open.step(now_ns)?;
+            self.silent.step(now_ns)?;
             if handled == 0 {
                 self.engine.poll(1, &mut self.steady)?;
             }
@@ -247,7 +259,9 @@ impl<'a> Soak<'a> {
         }
         let (churned, mut faults) = self.churn.finish()?;
         let slow_closed = self.slow.finish()?;
-        let half_open_closed = self.half_open.finish();
+        let (half_open_closed, half_open_fault) = self.half_open.finish("half-open");
+        let (silent_closed, silent_fault) = self.silent.finish("silent");
+        faults.extend(half_open_fault.into_iter().chain(silent_fault));
         let descriptors = if pids.is_empty() {
             None
         } else {
@@ -277,6 +291,7 @@ impl<'a> Soak<'a> {
             churned,
             slow_closed,
             half_open_closed,
+            silent_closed,
             descriptors,
             memory,
             faults,
@@ -320,14 +335,15 @@ impl SoakReport {
         }
         text.push_str(&format!(
             "  churn         {} opened, {} echoed; ended by FIN {}, reset {}, handshake {}\n\
-             \x20 slow          {} closed by the server\n  half-open     {} closed by the server\n",
+             \x20 slow          {} closed by the server\n  half-open     {} closed by the server\n  silent        {} closed by the server\n",
             thousands(c.opened),
             thousands(c.echoed),
             c.fins,
             c.resets,
             c.handshakes,
             self.slow_closed,
-            self.half_open_closed
+            self.half_open_closed,
+            self.silent_closed
         ));
         if let Some((before, peak, after)) = self.descriptors {
             text.push_str(&format!("  descriptors   {before} before, {peak} at most, {after} after\n"));
@@ -342,13 +358,4 @@ impl SoakReport {
         text.push_str(&format!("  verdict       {}\n", if self.faults.is_empty() { "held" } else { "DID NOT HOLD" }));
         text
     }
-}
-
-/// A TCP connection to the server that sends half of an upgrade request and nothing more.
-fn half_a_request(target: &Target) -> anyhow::Result<TcpStream> {
-    use std::io::Write;
-    let mut stream = TcpStream::connect(target.address)?;
-    stream.set_nonblocking(true)?;
-    stream.write_all(format!("GET {} HTTP/1.1\r\nHost: {}\r\nUpgr", target.path, target.host).as_bytes())?;
-    Ok(stream)
 }

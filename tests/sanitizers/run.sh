@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The tests under a sanitizer, with a stable compiler.
+#
+# usage: tests/sanitizers/run.sh address [quick]   AddressSanitizer and LeakSanitizer over all tests; `quick`: over the
+#                                                  library's own tests and those of the files that hold `unsafe`
+#        tests/sanitizers/run.sh thread            ThreadSanitizer over the inbox and everything that crosses threads
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+here=tests/sanitizers
+
+# The standard library is not rebuilt, so the target must be named: without it, build scripts would be sanitized, too.
+target=x86_64-unknown-linux-gnu
+run() {
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS=$flags CARGO_TARGET_DIR=target/sanitizer/$sanitizer \
+        cargo test --locked --target "$target" "$@"
+}
+
+# They replace the allocator by one that counts; the sanitizer's own allocates more.
+counting=(--skip allocat)
+
+sanitizer=$1
+case $sanitizer in
+address)
+    flags=-Zsanitizer=address
+    export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:detect_leaks=1
+    if [ "${2:-}" = quick ]; then
+        # Where `unsafe` is: the flush over io_uring, system calls, the segments that it borrows.
+        run --lib --test flush_takes_what_send_takes --test ready_set_wakes_its_waiter --test fuzz_corpus_replay \
+            --test slow_reader_delays_nobody --test order_per_channel -- "${counting[@]}"
+    else
+        run --workspace --lib --bins --tests -- "${counting[@]}"
+    fi
+    ;;
+thread)
+    # std was built without the sanitizer, and with another ABI for it; what it cannot see there is in the suppressions.
+    flags='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer'
+    export TSAN_OPTIONS="suppressions=$PWD/$here/thread.suppressions:halt_on_error=1:second_deadlock_stack=1"
+    run --lib inbox:: --test order_per_channel --test opened_once_closed_once --test process_backpressure \
+        --test outcomes_and_stop --test push_to_strangers_reaches_nobody -- "${counting[@]}"
+    ;;
+*)
+    sed -n '4,6p' "$0" >&2
+    exit 2
+    ;;
+esac
