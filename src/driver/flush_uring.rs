@@ -10,7 +10,7 @@
 //! batch survives. A ring that breaks that, or that the kernel will not serve, is given up for `send(2)` for good.
 //!
 //! A batch of fewer than [`BATCH_MIN`] entries leaves by `send(2)`, which is cheaper there. CPU µs per send of 128 bytes
-//! to 1,000 loopback connections, median of 15 alternating rounds each (`tests/flush_cost.rs`; 2 cores, Linux 6.18,
+//! to 1,000 loopback connections, median of 15 alternating rounds each (`benches/flush.rs`; 2 cores, Linux 6.18,
 //! other work running, so compare within a row):
 //!
 //! | batch | 1 | 2 | 3 | 4 | 8 | 16 | 64 | 256 |

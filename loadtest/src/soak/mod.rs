@@ -15,8 +15,8 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::Bench;
+use crate::client::Engine;
 use crate::client::engine::{CloseHow, Pace};
-use crate::client::{Engine, Target};
 use crate::ledger::Accounting;
 use crate::modes::broadcast::{BARRIER, Receivers, RunIds, StallPlan};
 use crate::modes::echo::ECHO;
