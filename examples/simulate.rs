@@ -37,16 +37,16 @@ fn main() -> Result<()> {
     let seeds = seed.map_or(seeds, |seed| seed..seed + 1);
     let bar = ProgressBar::new(seeds.end.saturating_sub(seeds.start));
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {eta} left; {msg}")?);
-    let tally = simulation::run_all(seeds.clone(), steps, |tally| {
+    let again = |seed: u64| format!("cargo run --release --example simulate -- --seed {seed} --steps {steps}");
+    let tally = simulation::run_all(seeds.clone(), steps, |tally, failed| {
         bar.inc(1);
         bar.set_message(format!("{} failed", tally.failed.len()));
+        if let Some((seed, why)) = failed {
+            println!("seed {seed}: {why}\n  again: {}", again(*seed));
+        }
     });
     bar.finish();
     println!("{:#?}", tally.sum);
-    for (seed, why) in &tally.failed {
-        println!("seed {seed}: {why}");
-        println!("  again: cargo run --release --example simulate -- --seed {seed} --steps {steps}");
-    }
     ensure!(tally.failed.is_empty(), "{} of {} seeds failed", tally.failed.len(), seeds.end - seeds.start);
     Ok(())
 }

@@ -16,7 +16,7 @@ fn options(seed: u64) -> Options {
 
 #[test]
 fn every_seed_keeps_the_promises() {
-    let tally = run_all(0..200, STEPS, |_| {});
+    let tally = run_all(0..200, STEPS, |_, _| {});
     println!("{:?}", tally.sum);
     assert!(tally.failed.is_empty(), "{} seeds failed: {:#?}", tally.failed.len(), tally.failed);
     let sum = tally.sum;

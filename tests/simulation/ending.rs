@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// Long enough for every timeout of the settings, one after the other.
 const CALM_MS: u64 = 16_000;
 
+/// Nothing takes longer than this to be read.
+const CALM_MS_MAX: u64 = 600_000;
+
 /// What a shard may hold over its lease: what one read adds, and one frame.
 const OVERDRAFT_BYTES: usize = 600 * 1024;
 
@@ -61,11 +64,14 @@ impl World {
             }
         }
         // What clients have sent is read at the pace of their processes, a few messages in each step.
-        let (mut heard, mut quiet_ms) = (0, 0);
+        let (mut heard, mut quiet_ms, until_ms) = (0, 0, self.now_ms + CALM_MS_MAX);
         while quiet_ms < CALM_MS {
+            if self.now_ms > until_ms {
+                return Err("there is no end to what clients have sent".into());
+            }
             self.one_step(TICK_MS, false)?;
             quiet_ms += TICK_MS;
-            if std::mem::replace(&mut heard, self.report.messages) != heard {
+            if std::mem::replace(&mut heard, self.report.messages + self.report.pings) != heard {
                 quiet_ms = quiet_ms.min(CALM_MS / 2);
             }
         }

@@ -21,6 +21,9 @@ const TOO_LATE: u16 = 4408;
 /// Control frames of our own are not charged to the budget.
 const CONTROL_BYTES_MAX: usize = 8 * 1024;
 
+/// A broadcast may lie in an inbox for so long that a channel opens meanwhile.
+const IN_INBOXES_MAX: u64 = 5_000;
+
 impl World {
     pub fn note_heard(&mut self, number: usize, at_ms: u64, heard: Heard) -> Result<(), String> {
         self.trace.number(number as u64);
@@ -68,13 +71,15 @@ impl World {
     }
 
     fn judge_end(&self, client: &Client) -> Result<(), String> {
+        let config = &self.settings.config;
         let is_explained = client.was_refused
             || client.was_stalled
             || self.settings.memory_bytes.is_some()
             || self.stopped_ms.is_some()
             || client.asked.is_empty()
             // The request came too late: the connection was idle for too long.
-            || self.now_ms >= client.heard_ms + self.settings.config.http_idle_timeout_ms;
+            || self.has_jumped()
+            || self.now_ms >= client.heard_ms + config.head_timeout_ms.min(config.http_idle_timeout_ms);
         if is_explained { Ok(()) } else { Err(format!("{} requests were not answered", client.asked.len())) }
     }
 
@@ -111,6 +116,8 @@ impl World {
                     false => Err("408, though its request came".into()),
                 };
             }
+            // The first bytes of its first request came late.
+            (408, Some((0, _))) if at_ms >= client.accepted_ms + self.settings.config.head_timeout_ms => true,
             (408, Some((_, Ask::Half | Ask::Process))) => at_ms >= client.accepted_ms + 1_000,
             (408, Some(_)) => self.has_jumped(),
             (503, _) if may_be_short || was_ended => true,
@@ -201,6 +208,8 @@ impl World {
                 Event::Closed(closed) => self.note_closed(index, &closed)?,
                 Event::Failed { ticket, outcome } => self.note_failed(ticket, &outcome)?,
                 Event::Control { channel, kind, payload } if self.settings.wants_control => {
+                    // Pongs answer the broker's pings, for ever.
+                    self.report.pings += u64::from(kind == ControlKind::Ping);
                     let channel = self.live_channel(index, channel)?;
                     // A pong may also answer a ping of the broker, or of a process.
                     if kind == ControlKind::Ping && !payload.starts_with(b"c-") {
@@ -234,7 +243,7 @@ impl World {
         let mut channel = Channel::new(id.get(), number, index, opened.registered, meets_pressure);
         let first = self.first_push[number];
         for (only, pushed) in &self.processes[index].broadcasts[shard] {
-            if pushed.id >= first && only.is_none_or(|only| only == &*opened.path) {
+            if pushed.id + IN_INBOXES_MAX >= first && only.is_none_or(|only| only == &*opened.path) {
                 channel.push(Pushed { is_unsure: true, ..pushed.clone() });
             }
         }
@@ -286,6 +295,7 @@ impl World {
             || matches!(client.errand.manners, Manners::IgnoresClose)
             || self.has_jumped()
             || self.settings.piece_bytes_max < 1_000
+            || self.settings.message_bytes_max > 3_000
             || self.settings.window_bytes_max < 1_000;
         let is_unread = &*closed.reason == "the process does not read its events";
         let closes = |policy: Policy| matches!(policy, Policy::Close | Policy::Conflate { .. });

@@ -45,8 +45,8 @@ pub struct Tally {
     pub failed: Vec<(u64, String)>,
 }
 
-/// Runs many seeds on all cores; `each` hears of every seed that is done, from several threads.
-pub fn run_all(seeds: Range<u64>, steps: u64, each: impl Fn(&Tally) + Sync) -> Tally {
+/// Runs many seeds on all cores; `each` hears of every seed that is done, and of its failure, from several threads.
+pub fn run_all(seeds: Range<u64>, steps: u64, each: impl Fn(&Tally, Option<&(u64, String)>) + Sync) -> Tally {
     let (next, tally) = (AtomicU64::new(seeds.start), Mutex::new(Tally::default()));
     let work = || {
         loop {
@@ -57,10 +57,15 @@ pub fn run_all(seeds: Range<u64>, steps: u64, each: impl Fn(&Tally) + Sync) -> T
             let result = run(Options { seed, steps, plant: Plant::None, stalled: None, lawful: false });
             let mut tally = tally.lock().expect("no panic passes `run`");
             match result {
-                Ok(report) => tally.sum.add(&report),
-                Err(why) => tally.failed.push((seed, why)),
+                Ok(report) => {
+                    tally.sum.add(&report);
+                    each(&tally, None);
+                }
+                Err(why) => {
+                    tally.failed.push((seed, why));
+                    each(&tally, tally.failed.last());
+                }
             }
-            each(&tally);
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, Into::into);
@@ -76,6 +81,7 @@ impl Report {
         self.pushed += other.pushed;
         self.heard += other.heard;
         self.messages += other.messages;
+        self.pings += other.pings;
         self.dropped += other.dropped;
         self.conflated += other.conflated;
         self.queued += other.queued;

@@ -48,6 +48,8 @@ pub struct Report {
     pub pushed: u64,
     pub heard: u64,
     pub messages: u64,
+    /// Pings of clients that processes were told of.
+    pub pings: u64,
     pub closed: BTreeMap<ClosedBy, u64>,
     /// Responses, by status.
     pub answered: BTreeMap<u16, u64>,
