@@ -162,6 +162,7 @@ impl Pump {
         let accepts = self.accept_pending && now_ms >= self.accept_pause_until_ms;
         Ok(self.shard.wants_flush()
             || self.shard.is_turn_full()
+            || self.shard.goes_on()
             || !self.readable.is_empty()
             || accepts
             || self.events.is_full()

@@ -87,6 +87,9 @@ pub struct Shard {
     pub(super) put_off: VecDeque<Command>,
     /// Frames offered to channels in this turn.
     pub(super) turn_offers: usize,
+    /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room that
+    /// is left there is to be looked at in the next.
+    goes_on: bool,
     pub(super) window: Window,
     pub(super) spares: Spares,
     pub(super) memory: Memory,
@@ -140,6 +143,7 @@ impl Shard {
             owners_full: Vec::new(),
             put_off: VecDeque::new(),
             turn_offers: 0,
+            goes_on: false,
             window: Window::default(),
             spares: Spares::default(),
             memory: Memory::new(common.memory),
@@ -235,13 +239,12 @@ impl Shard {
     pub fn end_turn(&mut self) {
         self.turn_offers = 0;
         self.obey_put_off();
-        // What a client that goes on has sent is handed over too, and the room that is left then looked at again. It
-        // ends: only bytes that were read already are parsed here.
-        loop {
+        self.hand_over();
+        // What clients that go on have sent is handed over too. Once: with a process that takes it at once, clients whose
+        // few bytes mean many (compression) could keep us here.
+        self.goes_on = self.resume_owners();
+        if self.goes_on {
             self.hand_over();
-            if !self.resume_owners() {
-                break;
-            }
         }
         self.balance_memory();
     }
@@ -261,6 +264,11 @@ impl Shard {
     /// What the driver must do now, in order.
     pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
         into.append(&mut self.effects);
+    }
+
+    /// Whether a next turn is wanted at once, though nothing may have come for it.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// Whether what was taken in should be sent before more is: the window is full, the pushes of this turn have reached
