@@ -566,7 +566,7 @@ impl Seat {
     fn work(self, ready: &Sender<Result<DriverKind, StartError>>, ended: Sender<Ended>) {
         // Dropped behind all else of this shard, the directory that it has adopted included.
         let _last_shard = self.last_shard.clone();
-        let farewell = Farewell { shard: self.index, ended };
+        let farewell = Farewell::new(self.index, ended);
         let (mut runtime, pump) = match self.prepare() {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -611,17 +611,21 @@ impl Seat {
 struct Farewell {
     shard: usize,
     ended: Sender<Ended>,
+    result: Result<(), String>,
 }
 
 impl Farewell {
-    fn say(self, result: Result<(), String>) {
-        let _ = self.ended.send((self.shard, result));
-        std::mem::forget(self);
+    fn new(shard: usize, ended: Sender<Ended>) -> Self {
+        Self { shard, ended, result: Err("it panicked".to_owned()) }
+    }
+
+    fn say(mut self, result: Result<(), String>) {
+        self.result = result;
     }
 }
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        let _ = self.ended.send((self.shard, Err("it panicked".to_owned())));
+        let _ = self.ended.send((self.shard, std::mem::replace(&mut self.result, Ok(()))));
     }
 }

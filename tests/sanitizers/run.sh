@@ -15,20 +15,18 @@ run() {
         cargo test --locked --target "$target" "$@"
 }
 
-# They replace the allocator by one that counts; the sanitizer's own allocates more.
-counting=(--skip allocat)
-
 sanitizer=$1
 case $sanitizer in
 address)
     flags=-Zsanitizer=address
     export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:detect_leaks=1
+    export LSAN_OPTIONS="suppressions=$PWD/$here/leak.suppressions:print_suppressions=0"
     if [ "${2:-}" = quick ]; then
         # Where `unsafe` is: the flush over io_uring, system calls, the segments that it borrows.
         run --lib --test flush_takes_what_send_takes --test ready_set_wakes_its_waiter --test fuzz_corpus_replay \
-            --test slow_reader_delays_nobody --test order_per_channel -- "${counting[@]}"
+            --test slow_reader_delays_nobody --test order_per_channel
     else
-        run --workspace --lib --bins --tests -- "${counting[@]}"
+        run --workspace --lib --bins --tests
     fi
     ;;
 thread)
@@ -36,7 +34,7 @@ thread)
     flags='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer'
     export TSAN_OPTIONS="suppressions=$PWD/$here/thread.suppressions:halt_on_error=1:second_deadlock_stack=1"
     run --lib inbox:: --test order_per_channel --test opened_once_closed_once --test process_backpressure \
-        --test outcomes_and_stop --test push_to_strangers_reaches_nobody -- "${counting[@]}"
+        --test outcomes_and_stop --test push_to_strangers_reaches_nobody
     ;;
 *)
     sed -n '4,6p' "$0" >&2
