@@ -1,11 +1,12 @@
-//! Processes in other programs: they attach over a socket and do what processes in this one do.
+//! Processes, and whole nodes, in other programs: they attach over a socket and do what those in this one do.
 //!
 //! The protocol is specified in `docs/LINK.md`; any language can speak it. The broker's side is [`Server`]; a process
 //! written in Rust connects with [`process_lib::connect`](crate::process_lib::connect), or with [`Client`] where it wants
-//! the broker's own types.
+//! the broker's own types; a node spawns [`http_server`].
 //!
 //! Layers: `wire` are the heads of frames, `frame` puts them on a stream, `line` numbers them and keeps what was not
-//! acknowledged, `session` is what outlives a connection, `server` and `client` are the two ends.
+//! acknowledged. At the broker `session` is what outlives a connection, `server` lets in and reads, `process` and `kernel`
+//! are what runs behind; at the peer `peer` outlives connections, under `client` and `kernel_client`.
 //! Invariants: no thread of a shard runs here; nothing grows without a bound, whatever the other side does; a frame that
 //! was sent within a session arrives once, in order, over however many connections.
 
