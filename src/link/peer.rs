@@ -129,6 +129,7 @@ pub struct Attached<T: Arrival> {
     reader: Option<JoinHandle<()>>,
 }
 
+/// What outlives the connections.
 pub struct Shared<T> {
     endpoint: Endpoint,
     /// What this process says whenever it connects.
@@ -138,6 +139,7 @@ pub struct Shared<T> {
     changed: Condvar,
 }
 
+/// What changes.
 pub struct State<T> {
     /// What arrived and was not taken by the process.
     inbound: VecDeque<Arrived<T>>,
