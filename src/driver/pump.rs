@@ -259,6 +259,10 @@ impl Pump {
     fn read(&mut self, now_ms: u64) {
         for _ in 0..TURN_READS_MAX.min(self.readable.len()) {
             let Some(token) = self.readable.pop_front() else { break };
+            if self.shard.must_wait_to_inflate(token) {
+                self.readable.push_back(token);
+                continue;
+            }
             let Some(watched) = self.shard.socket(token).and_then(|id| self.sockets[id.0 as usize].as_mut()) else {
                 continue;
             };

@@ -87,6 +87,8 @@ pub struct Shard {
     pub(super) put_off: VecDeque<Command>,
     /// Frames offered to channels in this turn.
     pub(super) turn_offers: usize,
+    /// What compressed messages of this turn came to.
+    pub(super) turn_inflated_bytes: usize,
     /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room that
     /// is left there is to be looked at in the next.
     goes_on: bool,
@@ -143,6 +145,7 @@ impl Shard {
             owners_full: Vec::new(),
             put_off: VecDeque::new(),
             turn_offers: 0,
+            turn_inflated_bytes: 0,
             goes_on: false,
             window: Window::default(),
             spares: Spares::default(),
@@ -238,6 +241,7 @@ impl Shard {
     /// turn, after what came in was handled.
     pub fn end_turn(&mut self) {
         self.turn_offers = 0;
+        self.turn_inflated_bytes = 0;
         self.obey_put_off();
         self.hand_over();
         // What clients that go on have sent is handed over too. Once: with a process that takes it at once, clients whose

@@ -27,6 +27,20 @@ pub(super) const ANSWER_GRACE_MS: u32 = TICK_MS as u32;
 /// What a client may send before it has registered.
 const REGISTRATION_LIMITS: Limits = Limits::for_messages(REGISTRATION_BYTES_MAX);
 
+/// Compressed messages inflated per turn, counted as what they mean: some 4 ms of work. A few packets can mean so much, so
+/// reads alone do not bound a turn.
+const TURN_INFLATED_BYTES_MAX: usize = 4 << 20;
+
+/// What receiving has cost a connection that agreed on compression.
+fn inflated_bytes(received: &Result<(usize, Option<Received<'_>>), Violation>, limits: &Limits) -> usize {
+    match received {
+        Ok((_, Some(Received::Message { payload, .. }))) => payload.len(),
+        // Inflated up to the limit, and then refused.
+        Err(Violation::MessageTooBig) => limits.message_bytes_max,
+        _ => 0,
+    }
+}
+
 /// What to do after one frame.
 enum Step {
     Next,
@@ -50,6 +64,16 @@ impl Shard {
             self.connections[slot as usize].flags.set(Flags::READABLE);
         }
         wants
+    }
+
+    /// Whether this client is to be read after everybody else, in the next turn: it may send compressed messages, and
+    /// enough of those were inflated in this one.
+    pub fn must_wait_to_inflate(&self, token: Token) -> bool {
+        self.turn_inflated_bytes >= TURN_INFLATED_BYTES_MAX
+            && self.resolve(token).is_some_and(|slot| match &self.connections[slot as usize].phase {
+                Phase::Open(channel) => channel.ws.deflate().is_some(),
+                Phase::Registering(_) | Phase::Http(_) | Phase::Ending { .. } => false,
+            })
     }
 
     /// Bytes of a client. They are unmasked in place.
@@ -113,7 +137,11 @@ impl Shard {
             // Nobody who has not registered makes us hold more than a registration.
             let limits = if channel.is_some() { &self.config.limits } else { &REGISTRATION_LIMITS };
             let available = input.len();
+            let inflates = ws.deflate().is_some();
             let received = ws.receive(input, limits, &mut scratch);
+            if inflates {
+                self.turn_inflated_bytes += inflated_bytes(&received, limits);
+            }
             let (consumed, step) = match received {
                 Ok((consumed, None)) => (consumed, Step::Next),
                 Ok((consumed, Some(event))) => {
