@@ -298,7 +298,7 @@ fn many_bombs_at_once_do_not_keep_others_waiting() {
         let (broker, _process) = with_process(driver, |config| config.shards = 1);
         let (last, rest) = bomb().split_last().map(|(last, rest)| (*last, rest.to_vec())).unwrap();
         let refused = || broker.handle().reports()[0].stats.violations;
-        // Others are answered while bombs are still to be inflated; a machine that is busy elsewhere may hide it once.
+        // Others are answered while most are still to be inflated; a machine that is busy elsewhere may hide it once.
         let is_answered_meanwhile = (0..5).any(|_| {
             let before = refused();
             let mut witness = connect(&broker, "/deflate:test:sys");
@@ -310,7 +310,7 @@ fn many_bombs_at_once_do_not_keep_others_waiting() {
             clients.iter_mut().for_each(|client| client.send_frame(0x80, &[last]));
             witness.send(Message::Ping("?".into())).unwrap();
             assert_eq!(witness.read().unwrap(), Message::Pong("?".into()));
-            let in_time = refused() < before + BOMBS;
+            let in_time = refused() - before < BOMBS / 5;
             for client in &mut clients {
                 assert_eq!(client.recv_close().0, 1009);
             }
