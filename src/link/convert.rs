@@ -2,8 +2,8 @@
 
 use super::frame::Frame;
 use super::wire::{
-    Audience, BlobHead, ClosedBy, Failure, FromPeer, Granted, HttpHead, KernelBody, KernelHead, Kind, LiveChannel,
-    OutcomeHead, OverBudget, ToPeer,
+    Audience, BlobHead, Failure, FromPeer, Granted, HttpHead, KernelBody, KernelHead, Kind, LiveChannel, OutcomeHead,
+    OverBudget, ToPeer,
 };
 use crate::broker::{
     self, BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, Opened, Outcome,
@@ -67,7 +67,7 @@ pub fn event_in(head: ToPeer, blob: Bytes) -> Option<Event> {
         }
         ToPeer::Closed { channel, code, reason, by, lost_bytes } => {
             let (channel, lost_bytes) = (ChannelId::new(channel), lost_bytes as usize);
-            Event::Closed(Box::new(Closed { channel, code, reason, by: by.into(), lost_bytes }))
+            Event::Closed(Box::new(Closed { channel, code, reason, by, lost_bytes }))
         }
         ToPeer::Http(head) => Event::Http(Box::new(http_in(head, blob))),
         ToPeer::Outcome(head) => Event::Outcome { ticket: head.ask, outcome: outcome_in(&head) },
@@ -105,26 +105,8 @@ fn address(text: Option<&str>) -> SocketAddr {
 
 fn closed_out(closed: Closed) -> ToPeer {
     let Closed { channel, code, reason, by, lost_bytes, .. } = closed;
-    ToPeer::Closed { channel: channel.get(), code, reason, by: by.into(), lost_bytes: lost_bytes as u64 }
+    ToPeer::Closed { channel: channel.get(), code, reason, by, lost_bytes: lost_bytes as u64 }
 }
-
-macro_rules! same_names {
-    ($ours:ty, $theirs:ty: $($name:ident),+) => {
-        impl From<$theirs> for $ours {
-            fn from(theirs: $theirs) -> Self {
-                match theirs { $(<$theirs>::$name => Self::$name),+ }
-            }
-        }
-
-        impl From<$ours> for $theirs {
-            fn from(ours: $ours) -> Self {
-                match ours { $(<$ours>::$name => Self::$name),+ }
-            }
-        }
-    };
-}
-
-same_names!(ClosedBy, broker::ClosedBy: Client, Connection, Process, Violation, Backpressure, Timeout, Broker);
 
 fn http_out(request: HttpRequest) -> Option<(ToPeer, Bytes)> {
     let HttpRequest { id, ask, body, timeout_s } = request;

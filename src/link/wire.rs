@@ -3,6 +3,7 @@
 //! Only shapes. Fields that this version does not know are ignored; names that it does not know are no frames. Peers
 //! need not send fields that have a default.
 
+use crate::broker::ClosedBy;
 #[cfg(doc)]
 use crate::broker::{Outcome, Policy};
 use crate::gateway::Dialect;
@@ -418,19 +419,6 @@ pub struct LiveChannel {
     pub registered: bool,
     #[serde(default)]
     pub extension: bool,
-}
-
-/// See [`crate::broker::ClosedBy`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClosedBy {
-    Client,
-    Connection,
-    Process,
-    Violation,
-    Backpressure,
-    Timeout,
-    Broker,
 }
 
 /// See [`crate::gateway::IncomingRequest`].
