@@ -13,7 +13,10 @@ const ROWS: &[&[&str]] = &[
     &["shard", "inbox"],
     &["driver"],
     &["broker"],
-    &["demo", "node", "process_lib", "link", "control"],
+    &["demo", "control"],
+    &["node"],
+    &["link"],
+    &["process_lib"],
     &["daemon", "main"],
 ];
 

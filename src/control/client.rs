@@ -1,7 +1,7 @@
 //! The operator's side of the door.
 
 use super::wire::{Answer, Request};
-use crate::link::socket::{Source, Stream};
+use crate::driver::peer_socket::{Source, Stream};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

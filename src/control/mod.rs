@@ -24,7 +24,7 @@ mod metrics;
 mod server;
 mod wire;
 
-pub use crate::link::ListenError;
+pub use crate::driver::peer_socket::ListenError;
 pub use client::{AskError, ask};
 pub use metrics::{METRICS_MIME, metrics};
 pub use server::{Server, StartError, about, overview};

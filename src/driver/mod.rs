@@ -9,6 +9,7 @@ mod flush_proof;
 pub mod flush_send;
 pub mod flush_uring;
 pub mod listen;
+pub(crate) mod peer_socket;
 pub mod pump;
 pub mod runtime;
 pub mod sys;

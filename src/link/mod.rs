@@ -25,15 +25,14 @@ mod process;
 pub mod properties;
 mod server;
 mod session;
-pub(crate) mod socket;
 mod token;
 mod wire;
 
+pub use crate::driver::peer_socket::ListenError;
 pub use client::{Client, ClientOptions};
 pub use config::Config;
 pub use kernel_client::{KernelError, KernelParts, http_server};
 pub use peer::{ConnectError, Endpoint, SendError};
 pub use server::{Server, StartError};
-pub use socket::ListenError;
 pub use token::{Token, TokenError};
 pub use wire::{Refused, RefusedCode};

@@ -8,10 +8,10 @@
 use super::config::{HELLO_WITHIN, WINDOW};
 use super::frame::{Frame, FrameReader, Gather, ReadError};
 use super::line::{Direction, Line};
-use super::socket::{Source, Stream};
 use super::token::Token;
 use super::wire::{self, Attach, Failure, FromPeer, Hello, LiveChannel, Refused, RefusedCode, ToPeer, Welcome};
 use crate::broker::{PushError, RecvError};
+use crate::driver::peer_socket::{Source, Stream};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::io;
