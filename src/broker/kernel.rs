@@ -151,13 +151,7 @@ impl Drop for Kernel {
         // Both fail only when the broker has stopped, and then there is nothing to take away.
         let _ = self.shared.change(|directory| {
             directory.gateway = directory.gateway.clone().with_settings(self.before.clone());
-            for owner in owners() {
-                directory.gateway.unbind_owner(owner);
-                directory.owners.remove(&owner);
-                if directory.grants.contains_key(&owner) {
-                    Arc::make_mut(&mut directory.grants).remove(&owner);
-                }
-            }
+            owners().into_iter().for_each(|owner| directory.remove_owner(owner));
             (directory.resolve, directory.system) = (None, None);
             Ok::<(), std::convert::Infallible>(())
         });

@@ -205,12 +205,8 @@ impl Drop for Process {
         let owner = self.owner;
         // Both fail only when the broker has stopped, and then there is nothing to take away.
         let _ = self.shared.change(|directory| {
-            directory.gateway.unbind_owner(owner);
-            directory.owners.remove(&owner);
+            directory.remove_owner(owner);
             directory.processes.remove(&self.id);
-            if directory.grants.contains_key(&owner) {
-                Arc::make_mut(&mut directory.grants).remove(&owner);
-            }
             Ok::<(), std::convert::Infallible>(())
         });
         let _ = self.shared.send_all(|_| Command::OwnerGone { owner, why: why.clone() });

@@ -68,33 +68,40 @@ fn name(port: u16) -> String {
     format!("pushring-{port}.sock")
 }
 
-/// Where a daemon on `port` that was told nothing has its socket; none where there is no such directory.
-pub fn place(port: u16) -> Option<PathBuf> {
-    let directory = directories().into_iter().find(|directory| is_writable(directory));
-    directory.map(|directory| directory.join(name(port)))
-}
-
 impl ControlPath {
+    /// Where a daemon on `port` has its socket; none where it is to have none, or was told nothing and there is no
+    /// directory for it.
+    pub fn place(&self, port: u16) -> Option<PathBuf> {
+        match self {
+            Self::Off => None,
+            Self::At(path) => Some(path.clone()),
+            Self::Auto => {
+                let directory = directories().into_iter().find(|directory| is_writable(directory));
+                directory.map(|directory| directory.join(name(port)))
+            }
+        }
+    }
+
     /// The door of a daemon that listens at `broker`'s address. One that was not asked for may be missing.
     ///
     /// # Errors
     /// It was asked for and cannot be opened.
     pub fn open(&self, broker: &Broker) -> anyhow::Result<Option<Server>> {
-        let path = match self {
-            Self::Off => return Ok(None),
-            Self::At(path) => return Ok(Some(open(broker, path)?)),
-            Self::Auto => place(broker.address().port()),
-        };
-        let Some(path) = path else {
-            tracing::debug!("no control socket: there is neither XDG_RUNTIME_DIR nor /run/pushring; choose --control");
+        let is_asked_for = *self != Self::Auto;
+        let Some(path) = self.place(broker.address().port()) else {
+            if !is_asked_for {
+                tracing::debug!(
+                    "no control socket: there is neither XDG_RUNTIME_DIR nor /run/pushring; choose --control"
+                );
+            }
             return Ok(None);
         };
         match open(broker, &path) {
-            Ok(server) => Ok(Some(server)),
-            Err(error) => {
+            Err(error) if !is_asked_for => {
                 tracing::warn!(error = format!("{error:#}"), "no control socket");
                 Ok(None)
             }
+            opened => opened.map(Some),
         }
     }
 

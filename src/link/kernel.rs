@@ -17,7 +17,7 @@ use crate::gateway::{Claims, Secret, Settings, mint};
 use crate::node::inbound::Inlet;
 use crate::node::login::{Gatekeeper, Granted};
 use crate::node::outbound::{KernelGone, ToKernel};
-use crate::node::service::Service;
+use crate::node::service::{Service, TAKEN_AT_ONCE_MAX};
 use crate::node::{KernelMessage, http_server_process};
 use crate::process_id::ProcessId;
 use crate::proto::close::code;
@@ -27,9 +27,6 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-/// As many as a node's queue to its HTTP server holds.
-const TAKEN_AT_ONCE_MAX: usize = 32;
 
 /// How long a login waits for the node's word; its client has been answered 408 by then.
 const LOGIN_WITHIN: Duration = Duration::from_secs(15);

@@ -12,6 +12,7 @@ use crate::broker::{Policy, RecvError};
 use crate::channel::ChannelId;
 use crate::node::outbound::{Ids, ToKernel};
 use crate::node::server::KernelQueue;
+use crate::node::service::TAKEN_AT_ONCE_MAX;
 use crate::node::{Events, Host, HttpServerError, HttpServerRequest, KernelMessage, Message, Reply};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
@@ -25,9 +26,6 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long a wait for what arrives lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
-
-/// As many as a node's queue to its HTTP server holds.
-const TAKEN_AT_ONCE_MAX: usize = 32;
 
 /// The broker has one login judged at a time; more are those that it has given up.
 const LOGINS_MAX: usize = 16;

@@ -201,15 +201,6 @@ fn brokers_frames() -> Vec<ToPeer> {
         Failure::ControlTooLong,
         Failure::Stopped,
     ];
-    let closers = [
-        ClosedBy::Client,
-        ClosedBy::Connection,
-        ClosedBy::Process,
-        ClosedBy::Violation,
-        ClosedBy::Backpressure,
-        ClosedBy::Timeout,
-        ClosedBy::Broker,
-    ];
     let reason = String::new;
     let mut frames = vec![
         ToPeer::Welcome(welcome.clone()),
@@ -230,7 +221,13 @@ fn brokers_frames() -> Vec<ToPeer> {
     let refused = |code| ToPeer::Refused(Refused { code, reason: reason(), version_min: 1, version_max: 1 });
     frames.extend(refusals.map(refused));
     frames.extend(failures.map(|code| ToPeer::Failed { ask: 1, code, reason: reason() }));
-    frames.extend(closers.map(|by| ToPeer::Closed { channel: 1, code: 1000, reason: "".into(), by, lost_bytes: 1 }));
+    frames.extend(ClosedBy::ALL.map(|by| ToPeer::Closed {
+        channel: 1,
+        code: 1000,
+        reason: "".into(),
+        by,
+        lost_bytes: 1,
+    }));
     frames.extend(kernel_heads().into_iter().map(ToPeer::Kernel));
     frames
 }

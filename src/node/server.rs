@@ -9,7 +9,7 @@ use super::inbound::Inlet;
 use super::login::{Gatekeeper, Granted};
 use super::message::KernelMessage;
 use super::outbound::{KernelGone, ToKernel};
-use super::service::Service;
+use super::service::{Service, TAKEN_AT_ONCE_MAX};
 use crate::broker::{AttachError, Broker, Config, Event, Handle, KernelOptions, QueueLimits, ShardDied, StartError};
 use crate::control;
 use crate::gateway::{Dialect, Secret};
@@ -27,9 +27,6 @@ use tokio::sync::oneshot;
 
 /// How long clients get to answer a close frame when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
-
-/// As many as a node's queue to its HTTP server holds.
-const TAKEN_AT_ONCE_MAX: usize = 32;
 
 /// What a node gives to its HTTP server.
 pub struct Parts<H: Host> {

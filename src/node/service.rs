@@ -17,6 +17,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Messages of a kernel that are taken at once: as many as a node's queue to its HTTP server holds.
+pub(crate) const TAKEN_AT_ONCE_MAX: usize = 32;
+
 /// See the module.
 pub(crate) struct Service<K: ToKernel, G> {
     pub inlet: Inlet,

@@ -66,6 +66,16 @@ impl Directory {
         }
     }
 
+    /// Takes an owner out, with its paths and what it let others do. Its name is the caller's to take back.
+    pub fn remove_owner(&mut self, owner: OwnerId) {
+        self.gateway.unbind_owner(owner);
+        self.owners.remove(&owner);
+        // Shards share the grants: a copy is made only where something changes.
+        if self.grants.contains_key(&owner) {
+            Arc::make_mut(&mut self.grants).remove(&owner);
+        }
+    }
+
     /// The owner of that name, made if need be.
     pub fn find(&self, process: &ProcessId) -> Option<Arc<Owner>> {
         match self.processes.get(process).and_then(|id| self.owners.get(id)) {

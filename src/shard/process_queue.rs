@@ -363,6 +363,7 @@ mod tests {
         drop(queue);
         assert_eq!(receiver.try_recv().unwrap_err(), RecvError::Stopped);
     }
+
     #[test]
     fn a_sleeping_process_is_woken_by_each_batch_and_by_the_end() {
         let (queue, receiver) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});

@@ -4,7 +4,7 @@ use super::facts::{
     Cores, Directory, Facts, Files, Listener, Network, SecretFile, SendingFault, SocketPath, There, Uring,
 };
 use crate::daemon::config::Config;
-use crate::daemon::control::{ControlPath, place};
+use crate::daemon::control::ControlPath;
 use crate::daemon::{groups, memory};
 use pushring::control::{self, Answer, Request};
 use pushring::driver::flush_uring::{FlushUnavailable, UringFlush};
@@ -16,7 +16,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The bit of `CAP_SYS_ADMIN` (capabilities(7)).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -24,6 +24,7 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// What this machine is like, for a daemon of these settings. `root` is `/`: where `/proc` and `/sys` are looked for.
 pub fn gather(config: &Config, root: &Path) -> Facts {
     let system = System { root };
+    let control = config.control.place(config.listen.port());
     Facts {
         kernel: system.text("kernel/osrelease"),
         uring: system.uring(),
@@ -32,8 +33,8 @@ pub fn gather(config: &Config, root: &Path) -> Facts {
         memory_available_bytes: memory::available_bytes(root).ok().map(|bytes| bytes as u64),
         cores: Cores { allowed: sys::allowed_cores().map_or(1, |cores| cores.len()), quota: groups::cores_max(root) },
         listener: listener(config),
-        sockets: sockets(config),
-        control_is_homeless: config.control == ControlPath::Auto && control_path(config).is_none(),
+        control_is_homeless: config.control == ControlPath::Auto && control.is_none(),
+        sockets: sockets(&config.link, control.as_deref()),
         secret: secret(config),
     }
 }
@@ -130,21 +131,10 @@ fn ours(config: &Config) -> Option<u32> {
     }
 }
 
-fn sockets(config: &Config) -> Vec<SocketPath> {
-    let mut sockets = Vec::new();
-    if !config.link.as_os_str().is_empty() {
-        sockets.push(socket("link", &config.link));
-    }
-    sockets.extend(control_path(config).map(|path| socket("control", &path)));
-    sockets
-}
-
-fn control_path(config: &Config) -> Option<PathBuf> {
-    match &config.control {
-        ControlPath::Off => None,
-        ControlPath::At(path) => Some(path.clone()),
-        ControlPath::Auto => place(config.listen.port()),
-    }
+fn sockets(link: &Path, control: Option<&Path>) -> Vec<SocketPath> {
+    let link = Some(link).filter(|path| !path.as_os_str().is_empty());
+    let named = [("link", link), ("control", control)];
+    named.into_iter().filter_map(|(setting, path)| Some(socket(setting, path?))).collect()
 }
 
 fn socket(setting: &'static str, path: &Path) -> SocketPath {
