@@ -61,8 +61,16 @@ fn open(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// Keeps this thread, and those that it starts, on one core: the server's and the clients' do not compete.
+fn stay_on(core: usize) {
+    if let Err(error) = pushring::driver::sys::pin_to_core(core) {
+        println!("not kept on core {core} ({error}): expect noise");
+    }
+}
+
 /// Reads one frame of each client, again and again.
 fn take(mut streams: Vec<TcpStream>, done: &Sender<()>) {
+    stay_on(1);
     let mut frame = [0; 4 + PAYLOAD_BYTES];
     loop {
         for stream in &mut streams {
@@ -247,6 +255,7 @@ fn measure(way: &mut dyn Way, rounds: usize) -> Cpu {
 fn main() {
     let is_bench = std::env::args().any(|argument| argument == "--bench");
     let (runs, rounds) = if is_bench { (9, 300) } else { (1, 3) };
+    stay_on(0);
     let (mut pusher, mut drop_in) = (ThroughPusher::start(), ThroughDropIn::start());
     measure(&mut pusher, rounds);
     measure(&mut drop_in, rounds);

@@ -219,7 +219,14 @@ impl<H: Host> Gatekeeper for Password<H> {
     }
 }
 
+/// How many messages are taken before what they push is handed over: the shards are not kept waiting for more of them.
+const TAKEN_IN_A_TURN_MAX: usize = 8 * TAKEN_AT_ONCE_MAX;
+
 /// Takes messages of the kernel until it goes or the broker stops.
+///
+/// In turns: what is there is taken, then handed over. Where turns have more than one message, another thread is let run
+/// before one ends, for the node is in the middle of sending: two threads that wake each other for every message cost
+/// more than the messages. A message that comes alone is handed over at once.
 ///
 /// Never waits for the kernel while the kernel may be waiting for us: an answer that its queue has no room for is kept
 /// here. They are few: each belongs to a message that the kernel has taken out of that very queue.
@@ -232,6 +239,7 @@ async fn take_in<H: Host>(
 ) {
     let mut messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
     let mut answers = VecDeque::new();
+    let mut taken_before = 0;
     loop {
         tokio::select! {
             _ = &mut stopping => return,
@@ -243,14 +251,26 @@ async fn take_in<H: Host>(
                 _ => return,
             },
         }
-        for message in messages.drain(..) {
-            let Some(message) = host.to_ours(message) else { continue };
-            match inlet.take(message) {
-                Ok(None) => {}
-                Ok(Some(answer)) => answers.push_back(answer),
-                Err(_) => return,
+        let mut taken = 0;
+        let mut is_burst = taken_before > 1;
+        while !messages.is_empty() {
+            taken += messages.len();
+            is_burst |= messages.len() > 1;
+            for message in messages.drain(..).filter_map(|message| host.to_ours(message)) {
+                match inlet.take(message) {
+                    Ok(answer) => answers.extend(answer),
+                    Err(_) => return,
+                }
+            }
+            if taken < TAKEN_IN_A_TURN_MAX {
+                if is_burst && from_kernel.is_empty() {
+                    thread::yield_now();
+                    is_burst = false;
+                }
+                messages.extend(std::iter::from_fn(|| from_kernel.try_recv().ok()).take(TAKEN_AT_ONCE_MAX));
             }
         }
+        taken_before = taken;
         if inlet.hand_over().is_err() {
             return;
         }
