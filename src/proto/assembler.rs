@@ -56,8 +56,9 @@ impl Assembler {
         }
         let arrived = self.bytes.len() + payload.len();
         if arrived > self.bytes.capacity() {
-            let ahead = to_come.min(arrived.max(AHEAD_BYTES));
-            self.bytes.reserve_exact(payload.len() + ahead);
+            let declared = to_come.min(arrived.max(AHEAD_BYTES));
+            // Nobody declares the fragments behind this frame, and it is not for each to move all that came before it.
+            self.bytes.reserve_exact(payload.len() + declared.max(self.bytes.len() / 2));
         }
         self.bytes.extend_from_slice(payload);
         Ok(())
@@ -91,6 +92,21 @@ mod tests {
         }
         assert!(reallocations < 16, "{reallocations} reallocations for 16 MiB");
         assert!(message.allocated_bytes() <= declared + 1000);
+    }
+
+    #[test]
+    fn a_fragment_does_not_move_those_before_it() {
+        let mut message = Assembler::new(MessageKind::Binary, false);
+        let mut moved_bytes = 0;
+        for fragment in 0..100_000 {
+            let before = message.allocated_bytes();
+            message.push(&[7], 0).unwrap();
+            if message.allocated_bytes() != before {
+                moved_bytes += fragment;
+            }
+            assert!(message.allocated_bytes() <= 2 * message.len());
+        }
+        assert!(moved_bytes < 5 * message.len(), "{moved_bytes} bytes moved to join {}", message.len());
     }
 
     #[test]
