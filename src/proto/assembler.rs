@@ -57,8 +57,9 @@ impl Assembler {
         let arrived = self.bytes.len() + payload.len();
         if arrived > self.bytes.capacity() {
             let declared = to_come.min(arrived.max(AHEAD_BYTES));
-            // Nobody declares the fragments behind this frame, and it is not for each to move all that came before it.
-            self.bytes.reserve_exact(payload.len() + declared.max(self.bytes.len() / 2));
+            // Nobody declares the fragments to come, and it is not for each to move all that came before it.
+            let undeclared = if self.fragments > 1 { self.bytes.len() / 2 } else { 0 };
+            self.bytes.reserve_exact(payload.len() + declared.max(undeclared));
         }
         self.bytes.extend_from_slice(payload);
         Ok(())
@@ -100,6 +101,7 @@ mod tests {
         let mut moved_bytes = 0;
         for fragment in 0..100_000 {
             let before = message.allocated_bytes();
+            message.begin_fragment(&Limits::default()).unwrap();
             message.push(&[7], 0).unwrap();
             if message.allocated_bytes() != before {
                 moved_bytes += fragment;
