@@ -515,6 +515,11 @@ impl Pusher {
 
     fn send(&self, shard: usize, command: Command, full: Full) -> Result<(), PushError> {
         let bytes = command.payload_bytes();
+        self.send_bytes(shard, command, bytes, full)
+    }
+
+    /// As [`send`](Self::send), where it is known already what the command keeps alive.
+    fn send_bytes(&self, shard: usize, command: Command, bytes: usize, full: Full) -> Result<(), PushError> {
         let (inbox, account) = (&self.shared.inboxes[shard], &self.accounts[shard]);
         match full {
             Full::Wait => inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped),
@@ -603,11 +608,12 @@ impl Batch {
     }
 
     fn send_shard(&mut self, shard: usize) -> Result<(), PushError> {
-        let mut commands = std::mem::take(&mut self.shards[shard]).commands;
-        match commands.len() {
-            0 => Ok(()),
-            1 => self.pusher.send(shard, commands.remove(0), Full::Wait),
-            _ => self.pusher.send(shard, Command::Batch(commands), Full::Wait),
-        }
+        let Orders { mut commands, payload_bytes } = std::mem::take(&mut self.shards[shard]);
+        let (command, bytes) = match commands.len() {
+            0 => return Ok(()),
+            1 => (commands.remove(0), payload_bytes),
+            count => (Command::Batch(commands), payload_bytes + count * size_of::<Command>()),
+        };
+        self.pusher.send_bytes(shard, command, bytes, Full::Wait)
     }
 }

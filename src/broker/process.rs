@@ -79,7 +79,12 @@ impl Process {
     /// # Errors
     /// Nothing came in time, or the broker has stopped.
     pub fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
-        events.append(&mut self.receiver.recv(timeout)?.events);
+        let mut first = self.receiver.recv(timeout)?.events;
+        if events.is_empty() {
+            std::mem::swap(events, &mut first);
+        } else {
+            events.append(&mut first);
+        }
         while let Ok(mut batch) = self.receiver.try_recv() {
             events.append(&mut batch.events);
         }

@@ -62,12 +62,12 @@ fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>,
 /// Handles events until the broker stops.
 fn run(process: &Process, on_event: impl Fn(&Process, &mut Batch, Event) -> Result<(), PushError>) {
     let mut events = Vec::new();
+    let mut batch = process.batch();
     loop {
         match process.recv_batch(&mut events, Duration::from_secs(3600)) {
             Ok(()) | Err(RecvError::Timeout) => {}
             Err(RecvError::Stopped) => return,
         }
-        let mut batch = process.batch();
         let handled = events.drain(..).try_for_each(|event| on_event(process, &mut batch, event));
         // The only error is that the broker has stopped.
         if handled.and_then(|()| batch.send_wait()).is_err() {

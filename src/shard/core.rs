@@ -185,7 +185,11 @@ impl Shard {
         match command {
             Command::Batch(commands) => {
                 // Whoever calls again in a full turn wants more done; order holds all the same.
-                self.put_off.extend(commands);
+                if self.put_off.is_empty() {
+                    self.put_off = commands.into();
+                } else {
+                    self.put_off.extend(commands);
+                }
                 self.obey_put_off();
             }
             command => {
@@ -258,6 +262,7 @@ impl Shard {
         while let Some(place) = self.owners_touched.pop() {
             let local = &mut self.owners[place as usize];
             if let Some(batch) = local.batch.take() {
+                local.events_before = batch.events.len();
                 // A process that is gone has an OwnerGone on its way to us, which closes its channels.
                 local.owner.queue.send(batch);
             }
@@ -333,7 +338,7 @@ impl Shard {
         let local = &mut self.owners[place as usize];
         let batch = local.batch.get_or_insert_with(|| {
             self.owners_touched.push(place);
-            Batch::new(local.owner.id)
+            Batch::with_room(local.owner.id, local.events_before)
         });
         batch.push(event);
     }

@@ -20,6 +20,8 @@ pub(super) struct LocalOwner {
     pub waiting: VecDeque<u32>,
     /// Events of this turn.
     pub batch: Option<Batch>,
+    /// How many there were in the batch before: likely as many as there will be in the next.
+    pub events_before: usize,
 }
 
 /// The channels of one path.
@@ -38,7 +40,14 @@ pub(super) struct Place {
 
 impl LocalOwner {
     pub fn new(owner: Arc<Owner>) -> Self {
-        Self { owner, lists: Slab::new(), by_path: FxHashMap::default(), waiting: VecDeque::new(), batch: None }
+        Self {
+            owner,
+            lists: Slab::new(),
+            by_path: FxHashMap::default(),
+            waiting: VecDeque::new(),
+            batch: None,
+            events_before: 0,
+        }
     }
 
     /// Whether nothing here needs it any more.

@@ -51,7 +51,12 @@ pub struct Batch {
 impl Batch {
     /// An empty batch.
     pub fn new(owner: OwnerId) -> Self {
-        Self { owner, events: Vec::new(), messages: 0, bytes: 0, outcomes: 0 }
+        Self::with_room(owner, 0)
+    }
+
+    /// An empty batch, with room for so many events.
+    pub fn with_room(owner: OwnerId, events: usize) -> Self {
+        Self { owner, events: Vec::with_capacity(events), messages: 0, bytes: 0, outcomes: 0 }
     }
 
     /// Appends an event.

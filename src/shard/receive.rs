@@ -280,9 +280,7 @@ impl Shard {
             frame.extend_from_slice(payload);
             connection.outbound.set_lane(lane, frame);
         } else {
-            let range = self.window.append_joined(header.as_slice(), payload);
-            connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
-            self.mark_urgent(slot);
+            self.append(slot, &header, payload);
         }
     }
 
