@@ -21,7 +21,15 @@ const APP: &str = "app:app:test.os";
 const PATH: &str = "/app:app:test.os/";
 
 fn start(name: &str, secret: Option<&[u8]>, change: impl FnOnce(&mut link::Config)) -> Linked {
-    let mut settings = Settings::new(NODE, Dialect::Hyperdrive);
+    start_with(Settings::new(NODE, Dialect::Hyperdrive), name, secret, change)
+}
+
+fn start_with(
+    mut settings: Settings,
+    name: &str,
+    secret: Option<&[u8]>,
+    change: impl FnOnce(&mut link::Config),
+) -> Linked {
     settings.secret = secret.map(|secret| pushring::gateway::Secret::new(secret).unwrap());
     let config = Config { settings, shards: 2, driver: support::driver(), ..Config::default() };
     let broker = Broker::start(Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();
@@ -107,11 +115,6 @@ fn a_node_serves_its_clients_over_a_link_and_leaves_nothing_behind() {
         assert_eq!(status, expected, "{response}");
         assert_eq!(response.contains("hyperware-auth_fake.os="), expected == 200, "{response}");
     }
-    // A call that fits no frame is refused, and what comes behind it is not lost.
-    let call = format!(r#"{{"process":"{APP}","body":"{}"}}"#, "x".repeat(1 << 20));
-    let rpc = "POST /rpc:distro:sys/message HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length";
-    let (status_of_rpc, _) = http_response(node.begin_http(&format!("{rpc}: {}\r\n\r\n{call}", call.len())));
-    assert_eq!(status_of_rpc, 403, "the rpc path is not open here");
     let huge = vec![b'x'; (16 << 20) + 1];
     assert_eq!(node.ask(&format!("{NODE}@{APP}"), &push(channel), Some(&huge)), r#"{"Err":"MalformedRequest"}"#);
 
@@ -125,6 +128,26 @@ fn a_node_serves_its_clients_over_a_link_and_leaves_nothing_behind() {
     }
     assert!(support::try_connect(&linked.broker, PATH).is_err());
     Node::attach(&linked.path).bind(APP, "/");
+}
+
+#[test]
+fn a_call_that_fits_no_frame_is_refused_and_the_next_one_is_not() {
+    let settings = Settings { expose_local: true, ..Settings::new(NODE, Dialect::Hyperdrive) };
+    let linked = start_with(settings, "kernel-calls", None, |_| {});
+    let mut node = Node::attach(&linked.path);
+    let call = |body: &str| {
+        let json = json!({"process": APP, "body": body}).to_string();
+        let head = "POST /rpc:distro:sys/message HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length";
+        format!("{head}: {}\r\n\r\n{json}", json.len())
+    };
+    let (status, reason) = http_response(node.begin_http(&call(&"x".repeat(1 << 20))));
+    assert_eq!(status, 413, "{reason}");
+    for body in ["x".repeat(900_000).as_str(), "small"] {
+        assert_eq!(http_response(node.begin_http(&call(body))).0, 200);
+        let request = node.next();
+        assert_eq!(request.target.to_string(), format!("{NODE}@{APP}"));
+        assert!(request.message.body() == body.as_bytes());
+    }
 }
 
 #[test]

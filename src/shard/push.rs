@@ -140,17 +140,17 @@ impl Shard {
         let connection = &self.connections[slot as usize];
         let header = server_header(opcode(frame.kind), false, frame.payload.len());
         let len = header.as_slice().len() + frame.payload.len();
-        let is_it = frame.payload.len() <= self.config.copy_bytes_max
+        let is_free = frame.payload.len() <= self.config.copy_bytes_max
             && connection.channel().is_some_and(|channel| channel.ws.deflate().is_none())
             && !connection.flags.has(Flags::CLOSE_SENT)
             && !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max);
-        if is_it {
+        if is_free {
             self.append(slot, &header, &frame.payload);
             self.stats.pushed += 1;
             self.turn_offers += 1;
         }
-        is_it
+        is_free
     }
 
     /// Puts a small frame behind what waits for a channel whose socket takes bytes.
