@@ -10,7 +10,9 @@ use super::login::{Gatekeeper, Granted};
 use super::message::KernelMessage;
 use super::outbound::{KernelGone, ToKernel};
 use super::service::{Service, TAKEN_AT_ONCE_MAX};
-use crate::broker::{AttachError, Broker, Config, Event, Handle, KernelOptions, QueueLimits, ShardDied, StartError};
+use crate::broker::{
+    AttachError, Broker, Config, Event, Handle, KernelOptions, PushError, QueueLimits, ShardDied, StartError,
+};
 use crate::control;
 use crate::gateway::{Dialect, Secret};
 use crate::process_id::ProcessId;
@@ -155,7 +157,7 @@ fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     thread::Builder::new().name("http-from-kernel".to_owned()).spawn(move || {
         let _stop = stop;
-        runtime.block_on(take_in(inlet, host, from_kernel, to_kernel, stopping));
+        runtime.block_on(Intake::new(inlet, host, from_kernel, to_kernel).run(stopping));
     })?;
     // Dropped at once if the node does not want it any more; then its guard is dropped too and stops it.
     let _ = started.send(broker.handle());
@@ -222,7 +224,7 @@ impl<H: Host> Gatekeeper for Password<H> {
 /// How many messages are taken before what they push is handed over: the shards are not kept waiting for more of them.
 const TAKEN_IN_A_TURN_MAX: usize = 8 * TAKEN_AT_ONCE_MAX;
 
-/// Takes messages of the kernel until it goes or the broker stops.
+/// Takes messages of the kernel in, until it goes or the broker stops.
 ///
 /// In turns: what is there is taken, then handed over. Where turns have more than one message, another thread is let run
 /// before one ends, for the node is in the middle of sending: two threads that wake each other for every message cost
@@ -230,55 +232,77 @@ const TAKEN_IN_A_TURN_MAX: usize = 8 * TAKEN_AT_ONCE_MAX;
 ///
 /// Never waits for the kernel while the kernel may be waiting for us: an answer that its queue has no room for is kept
 /// here. They are few: each belongs to a message that the kernel has taken out of that very queue.
-async fn take_in<H: Host>(
-    mut inlet: Inlet,
+struct Intake<H: Host> {
+    inlet: Inlet,
     host: Arc<H>,
-    mut from_kernel: mpsc::Receiver<H::Message>,
+    from_kernel: mpsc::Receiver<H::Message>,
     to_kernel: mpsc::Sender<H::Message>,
-    mut stopping: oneshot::Receiver<()>,
-) {
-    let mut messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
-    let mut answers = VecDeque::new();
-    let mut taken_before = 0;
-    loop {
-        tokio::select! {
-            _ = &mut stopping => return,
-            taken = from_kernel.recv_many(&mut messages, TAKEN_AT_ONCE_MAX) => if taken == 0 {
-                return; // The kernel has gone.
-            },
-            room = to_kernel.reserve(), if !answers.is_empty() => match (room, answers.pop_front()) {
-                (Ok(room), Some(answer)) => room.send(host.to_node(answer)),
-                _ => return,
-            },
-        }
-        let mut taken = 0;
-        let mut is_burst = taken_before > 1;
-        while !messages.is_empty() {
-            taken += messages.len();
-            is_burst |= messages.len() > 1;
-            for message in messages.drain(..).filter_map(|message| host.to_ours(message)) {
-                match inlet.take(message) {
-                    Ok(answer) => answers.extend(answer),
+    /// Taken out of the kernel's queue, and not read yet.
+    messages: Vec<H::Message>,
+    answers: VecDeque<KernelMessage>,
+    taken_before: usize,
+}
+
+impl<H: Host> Intake<H> {
+    fn new(
+        inlet: Inlet,
+        host: Arc<H>,
+        from_kernel: mpsc::Receiver<H::Message>,
+        to_kernel: mpsc::Sender<H::Message>,
+    ) -> Self {
+        let messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
+        Self { inlet, host, from_kernel, to_kernel, messages, answers: VecDeque::new(), taken_before: 0 }
+    }
+
+    async fn run(mut self, mut stopping: oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                _ = &mut stopping => return,
+                taken = self.from_kernel.recv_many(&mut self.messages, TAKEN_AT_ONCE_MAX) => if taken == 0 {
+                    return; // The kernel has gone.
+                },
+                room = self.to_kernel.reserve(), if !self.answers.is_empty() => match room {
+                    Ok(room) => give(room, &mut self.answers, &*self.host),
                     Err(_) => return,
-                }
+                },
+            }
+            if self.turn().is_err() {
+                return;
+            }
+            while !self.answers.is_empty()
+                && let Ok(room) = self.to_kernel.try_reserve()
+            {
+                give(room, &mut self.answers, &*self.host);
+            }
+        }
+    }
+
+    /// Takes what has come and what comes meanwhile, and hands it over.
+    fn turn(&mut self) -> Result<(), PushError> {
+        let mut taken = 0;
+        let mut is_burst = self.taken_before > 1;
+        while !self.messages.is_empty() {
+            taken += self.messages.len();
+            is_burst |= self.messages.len() > 1;
+            for message in self.messages.drain(..).filter_map(|message| self.host.to_ours(message)) {
+                self.answers.extend(self.inlet.take(message)?);
             }
             if taken < TAKEN_IN_A_TURN_MAX {
-                if is_burst && from_kernel.is_empty() {
+                if is_burst && self.from_kernel.is_empty() {
                     thread::yield_now();
                     is_burst = false;
                 }
-                messages.extend(std::iter::from_fn(|| from_kernel.try_recv().ok()).take(TAKEN_AT_ONCE_MAX));
+                let more = std::iter::from_fn(|| self.from_kernel.try_recv().ok());
+                self.messages.extend(more.take(TAKEN_AT_ONCE_MAX));
             }
         }
-        taken_before = taken;
-        if inlet.hand_over().is_err() {
-            return;
-        }
-        while !answers.is_empty()
-            && let Ok(room) = to_kernel.try_reserve()
-            && let Some(answer) = answers.pop_front()
-        {
-            room.send(host.to_node(answer));
-        }
+        self.taken_before = taken;
+        self.inlet.hand_over()
+    }
+}
+
+fn give<H: Host>(room: mpsc::Permit<'_, H::Message>, answers: &mut VecDeque<KernelMessage>, host: &H) {
+    if let Some(answer) = answers.pop_front() {
+        room.send(host.to_node(answer));
     }
 }

@@ -40,6 +40,9 @@ use std::sync::Arc;
 /// Frames that are put behind what waits for a channel in one turn, at some 15 ns each: half as long as a batch of sends.
 const TURN_OFFERS_MAX: usize = 32 * 1024;
 
+/// Events for which a batch has room before there are any, at 80 bytes each.
+const EVENTS_EXPECTED_MAX: usize = 1024;
+
 /// What the driver must do for the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
@@ -262,7 +265,7 @@ impl Shard {
         while let Some(place) = self.owners_touched.pop() {
             let local = &mut self.owners[place as usize];
             if let Some(batch) = local.batch.take() {
-                local.events_before = batch.events.len();
+                local.events_expected = batch.events.len().min(EVENTS_EXPECTED_MAX);
                 // A process that is gone has an OwnerGone on its way to us, which closes its channels.
                 local.owner.queue.send(batch);
             }
@@ -338,7 +341,7 @@ impl Shard {
         let local = &mut self.owners[place as usize];
         let batch = local.batch.get_or_insert_with(|| {
             self.owners_touched.push(place);
-            Batch::with_room(local.owner.id, local.events_before)
+            Batch::with_room(local.owner.id, local.events_expected)
         });
         batch.push(event);
     }

@@ -20,8 +20,8 @@ pub(super) struct LocalOwner {
     pub waiting: VecDeque<u32>,
     /// Events of this turn.
     pub batch: Option<Batch>,
-    /// How many there were in the batch before: likely as many as there will be in the next.
-    pub events_before: usize,
+    /// About as many as there were in the batch before.
+    pub events_expected: usize,
 }
 
 /// The channels of one path.
@@ -46,7 +46,7 @@ impl LocalOwner {
             by_path: FxHashMap::default(),
             waiting: VecDeque::new(),
             batch: None,
-            events_before: 0,
+            events_expected: 0,
         }
     }
 
