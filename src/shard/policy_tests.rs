@@ -194,7 +194,7 @@ impl Twin {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Push { client: usize, is_ping: bool, len: usize, policy: Policy },
+    Push { client: usize, is_ping: bool, len: usize, policy: Policy, is_asked: bool },
     Many { clients: Vec<usize>, except: Vec<usize>, len: usize, policy: Policy, all: bool },
     Turn,
     Room { client: usize, room: usize },
@@ -214,8 +214,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     };
     let client = || 0..CLIENTS;
     let op = prop_oneof![
-        20 => (client(), prop::bool::weighted(0.15), len(), policy())
-            .prop_map(|(client, is_ping, len, policy)| Op::Push { client, is_ping, len, policy }),
+        20 => (client(), prop::bool::weighted(0.15), len(), policy(), any::<bool>())
+            .prop_map(|(client, is_ping, len, policy, is_asked)| Op::Push { client, is_ping, len, policy, is_asked }),
         5 => (prop::collection::vec(0..CLIENTS + 1, 0..5), prop::collection::vec(client(), 0..2), len(), policy(), any::<bool>())
             .prop_map(|(clients, except, len, policy, all)| Op::Many { clients, except, len, policy, all }),
         10 => Just(Op::Turn),
@@ -250,13 +250,17 @@ impl Pair {
 
     fn apply(&mut self, op: Op) {
         match op {
-            Op::Push { client, is_ping, len, policy } => {
+            Op::Push { client, is_ping, len, policy, is_asked } => {
                 let payload = self.payload(if is_ping { len.min(125) } else { len });
                 let kind = if is_ping { PushKind::Ping } else { BINARY };
-                let asked = self.stage.push(self.clients[client].channel, kind, payload.clone(), Some(policy));
-                let counts = Rc::default();
+                let (channel, counts) = (self.clients[client].channel, Rc::default());
+                if is_asked {
+                    let asked = self.stage.push(channel, kind, payload.clone(), Some(policy));
+                    self.asked.push((asked, Rc::clone(&counts), 1));
+                } else {
+                    self.stage.push_as(channel, kind, payload.clone(), Some(policy), Asked::Nobody);
+                }
                 self.twin_push(client, if is_ping { 0x89 } else { 0x82 }, &payload, policy, &counts);
-                self.asked.push((asked, counts, 1));
             }
             Op::Many { clients, except, len, policy, all } => self.push_many(clients, except, len, policy, all),
             Op::Turn => self.turn(),

@@ -184,10 +184,21 @@ impl Stage {
 
     pub fn push(&mut self, channel: ChannelId, kind: PushKind, payload: Bytes, policy: Option<Policy>) -> Settled {
         let (part, outcome) = ask();
-        let asked = part.map_or(Asked::Nobody, Asked::Outcome);
+        self.push_as(channel, kind, payload, policy, part.map_or(Asked::Nobody, Asked::Outcome));
+        outcome
+    }
+
+    /// The same for whoever wants to know.
+    pub fn push_as(
+        &mut self,
+        channel: ChannelId,
+        kind: PushKind,
+        payload: Bytes,
+        policy: Option<Policy>,
+        asked: Asked,
+    ) {
         let push = Push { channel, owner: Some(OWNER), frame: PushFrame { kind, payload }, policy, asked };
         self.shard.handle_command(Command::Push(push), self.now_ms);
-        outcome
     }
 
     /// All that the process has been told.
