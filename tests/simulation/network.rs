@@ -22,6 +22,7 @@ const CALM_WINDOW_BYTES: usize = 64 * 1024;
 struct InFlight {
     /// Where it ends, counted from the first byte that was ever sent.
     end: u64,
+    /// When its first byte left.
     at_ms: u64,
     heard: Heard,
 }
@@ -29,6 +30,8 @@ struct InFlight {
 pub struct Socket {
     wire: Wire,
     in_flight: VecDeque<InFlight>,
+    /// When the first byte came of what is not whole yet: the rest may be long in coming where little room is.
+    began_ms: Option<u64>,
     /// Bytes that the socket took, and those of them that the client has read.
     sent: u64,
     read: u64,
@@ -54,6 +57,7 @@ impl Socket {
         Self {
             wire: Wire::default(),
             in_flight: VecDeque::new(),
+            began_ms: None,
             sent: 0,
             read: 0,
             window: rng.between(64, window_bytes_max),
@@ -212,13 +216,18 @@ impl Network {
             self.complaints.push(format!("client {place}: {why}"));
         }
         socket.sent += bytes.len() as u64;
+        if !bytes.is_empty() {
+            socket.began_ms.get_or_insert(self.now_ms);
+        }
         for (behind, heard) in whole {
             if let Heard::Frame { payload, .. } = &heard
                 && let Some(id) = super::payload::push_id(payload)
             {
                 *self.left.entry(id).or_default() += 1;
             }
-            socket.in_flight.push_back(InFlight { end: socket.sent - behind as u64, at_ms: self.now_ms, heard });
+            let at_ms = std::mem::replace(&mut socket.began_ms, (behind > 0).then_some(self.now_ms));
+            let at_ms = at_ms.unwrap_or(self.now_ms);
+            socket.in_flight.push_back(InFlight { end: socket.sent - behind as u64, at_ms, heard });
         }
     }
 }
