@@ -105,10 +105,10 @@ impl Shard {
         self.remove(slot);
     }
 
-    /// The client did not answer our close frame in time, or its process takes nothing and so the answer is not read.
+    /// The client did not answer our close frame in time, or its process was slow to take what stands before the answer.
     pub(super) fn end_unanswered(&mut self, slot: u32) {
         let lost = self.unsent_bytes(slot);
-        let is_unread = self.connections[slot as usize].flags.has(Flags::WAITS_FOR_OWNER);
+        let is_unread = self.connections[slot as usize].flags.has(Flags::HAS_WAITED);
         let reason =
             if is_unread { "the process does not read its events" } else { "the close frame was not answered" };
         self.end_channel(slot, NO_CLOSE_FRAME, reason, self.closer(), lost);
@@ -245,6 +245,9 @@ impl Shard {
         let header = server_header(Opcode::Close, false, payload.as_slice().len());
         let connection = &mut self.connections[slot as usize];
         connection.flags.set(Flags::CLOSE_SENT);
+        if !connection.flags.has(Flags::WAITS_FOR_OWNER) {
+            connection.flags.take(Flags::HAS_WAITED);
+        }
         connection.close_bytes = (header.as_slice().len() + payload.as_slice().len()) as u8;
         if connection.outbound.is_blocked() {
             let frame =
@@ -252,9 +255,7 @@ impl Shard {
             connection.outbound.push_behind(&frame, self.config.copy_bytes_max);
             self.weigh(slot);
         } else {
-            let range = self.window.append_joined(header.as_slice(), payload.as_slice());
-            connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
-            self.mark_urgent(slot);
+            self.append(slot, &header, payload.as_slice());
         }
     }
 

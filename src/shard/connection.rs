@@ -85,9 +85,10 @@ pub struct Connection {
     pub(super) wheel_tick: u32,
     /// When it was accepted, or became a channel: seconds of the shard's own time.
     pub(super) since_s: u32,
-    /// The second in which it last sent a control frame, and how many it sent in that.
-    pub(super) control_s: u32,
-    pub(super) control_frames: u16,
+    /// The low bits of the second in which its last control frame was read, and how many were in that; below 0: how many
+    /// more may be, having come while we did not listen.
+    pub(super) control_s: u16,
+    pub(super) control_frames: i32,
 }
 
 /// What a connection is at.
@@ -171,6 +172,8 @@ impl Flags {
     pub const HOLDS: u16 = 1 << 13;
     /// Is not read until there is memory for what it sends.
     pub const WAITS_FOR_MEMORY: u16 = 1 << 14;
+    /// Its owner's queue was full, since we have sent a close frame if we have.
+    pub const HAS_WAITED: u16 = 1 << 15;
 
     pub fn has(self, flag: u16) -> bool {
         self.0 & flag != 0
@@ -206,14 +209,23 @@ impl Connection {
         self.pings_unanswered = 0;
     }
 
+    /// Reads on after a time in which we did not listen, at most `unheard_ms_max`: silence is not to be wondered at, and
+    /// what is read now may have come in all that time.
+    pub(super) fn heard_again(&mut self, now_ms: u64, unheard_ms_max: u64, control_frames_per_s_max: u16) {
+        let unheard_ms = u64::from((now_ms as u32).wrapping_sub(self.heard_ms)).min(unheard_ms_max);
+        let frames = unheard_ms * u64::from(control_frames_per_s_max) / 1000;
+        self.control_frames = self.control_frames.saturating_sub_unsigned(frames as u32);
+        self.heard(now_ms);
+    }
+
     /// Counts a control frame. Answers whether the client may send one more in this second.
     pub(super) fn may_send_control(&mut self, now_ms: u64, frames_per_s_max: u16) -> bool {
-        let second = (now_ms / 1000) as u32;
+        let second = (now_ms / 1000) as u16;
         if std::mem::replace(&mut self.control_s, second) != second {
-            self.control_frames = 0;
+            self.control_frames = self.control_frames.min(0);
         }
         self.control_frames = self.control_frames.saturating_add(1);
-        frames_per_s_max == 0 || self.control_frames <= frames_per_s_max
+        frames_per_s_max == 0 || self.control_frames <= i32::from(frames_per_s_max)
     }
 
     /// What was received and is not whole, or may not be parsed yet. The start of a message is not worth counting.

@@ -109,7 +109,8 @@ pub struct Shard {
     pub(super) effects: Vec<Effect>,
     pub(super) wheel: Wheel,
     pub(super) ticked_ms: u64,
-    pub(super) ticked_late: bool,
+    /// How much the last tick came after the one before, if that was too much ([`super::deadlines`]); else 0.
+    pub(super) late_ms: u64,
     pub(super) due: Vec<Entry>,
     pub(super) scratch: Option<Box<Scratch>>,
     /// Small messages of one turn lie here side by side until their processes have read them.
@@ -161,7 +162,7 @@ impl Shard {
             effects: Vec::new(),
             wheel: Wheel::new(now_ms),
             ticked_ms: now_ms,
-            ticked_late: false,
+            late_ms: 0,
             due: Vec::new(),
             scratch: Some(Box::default()),
             arena: BytesMut::new(),

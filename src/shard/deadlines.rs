@@ -27,9 +27,10 @@ impl Shard {
         self.now_ms = now_ms;
         // We did not listen meanwhile: what clients have sent in time is still in their sockets, and is read before
         // anybody is judged. Once: with a machine that is always late, nobody would ever be.
-        let late = now_ms.saturating_sub(self.ticked_ms) > LATE_MS;
-        let reprieved = late && !self.ticked_late;
-        (self.ticked_ms, self.ticked_late) = (now_ms, late);
+        let passed_ms = now_ms.saturating_sub(self.ticked_ms);
+        let late_ms = if passed_ms > LATE_MS { passed_ms } else { 0 };
+        let reprieved = late_ms > 0 && self.late_ms == 0;
+        (self.ticked_ms, self.late_ms) = (now_ms, late_ms);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.take_due(now_ms, &mut due);
         for entry in due.drain(..) {

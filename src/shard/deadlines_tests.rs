@@ -324,3 +324,57 @@ fn control_frames_are_counted_by_the_second() {
     assert_eq!((left[0], &left[2..4], left.len()), (0x88, &1008_u16.to_be_bytes()[..], 2 + usize::from(left[1])));
     assert_eq!(closed_event(&mut scene), (1008, ClosedBy::Violation));
 }
+
+/// Pings of a client that came behind more messages than its process takes, and what it is told once that takes them.
+fn pinged_meanwhile(pings: usize) -> Vec<u8> {
+    let (mut scene, _) = channel();
+    let messages = client_frame(2, b"").repeat(QueueLimits::default().messages_max + 1);
+    scene.read([messages, client_frame(9, b"p").repeat(pings)].concat());
+    scene.turn();
+    scene.pass(2_000);
+    assert_eq!(scene.left(), b"");
+    while scene.events.try_recv().is_ok() {}
+    scene.pass(2 * TICK_MS);
+    opcodes_left(&scene)
+}
+
+#[test]
+fn control_frames_that_came_while_we_did_not_listen_are_not_called_a_flood() {
+    assert_eq!(pinged_meanwhile(250), [0x8a; 250]);
+    assert_eq!(pinged_meanwhile(400).last(), Some(&0x88), "more than that is one");
+
+    // The process was stopped for half a minute.
+    for (pings, last) in [(2_000, 0x8a), (4_000, 0x88)] {
+        let (mut scene, _) = channel();
+        scene.now_ms += 30_000;
+        scene.shard.handle_tick(scene.now_ms);
+        scene.read(client_frame(9, b"p").repeat(pings));
+        scene.turn();
+        assert_eq!(opcodes_left(&scene).last(), Some(&last));
+    }
+}
+
+#[test]
+fn an_answer_behind_what_the_process_was_slow_to_take_is_not_called_missing() {
+    let (mut scene, channel) = channel();
+    close_by_process(&mut scene, channel);
+    scene.read(client_frame(2, b"").repeat(QueueLimits::default().messages_max + 1));
+    scene.turn();
+    scene.pass(4_000);
+    // It takes them at last; the answer is still on its way when the time is up.
+    while scene.events.try_recv().is_ok() {}
+    assert_eq!(closed_at(&mut scene, 10_000), Some(5_000));
+    assert_eq!(&*closed(&mut scene).reason, "the process does not read its events");
+}
+
+#[test]
+fn whoever_is_read_again_has_all_its_pings_before_it() {
+    let (mut scene, _) = channel();
+    scene.pass(35_000);
+    assert_eq!(opcodes_left(&scene), [0x89]);
+    // Its pong may have come while there was no memory to read it.
+    scene.shard.resume_reading(scene.client.slot);
+    let resumed_ms = scene.now_ms;
+    let closed_ms = closed_at(&mut scene, 100_000).unwrap();
+    assert!((60_000..=75_000).contains(&(closed_ms - resumed_ms)), "{closed_ms}");
+}

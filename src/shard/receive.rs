@@ -82,7 +82,7 @@ impl Shard {
         let Some(slot) = self.resolve(token) else { return };
         self.stats.received_bytes += bytes.len() as u64;
         let connection = &mut self.connections[slot as usize];
-        connection.heard(now_ms);
+        connection.heard_again(now_ms, self.late_ms, self.config.control_frames_per_s_max);
         self.receive(slot, bytes);
     }
 
@@ -296,7 +296,7 @@ impl Shard {
         if self.owner_has_room(place) {
             return false;
         }
-        self.connections[slot as usize].flags.set(Flags::WAITS_FOR_OWNER);
+        self.connections[slot as usize].flags.set(Flags::WAITS_FOR_OWNER | Flags::HAS_WAITED);
         let local = &mut self.owners[place as usize];
         local.waiting.push_back(slot);
         if !self.owners_full.contains(&place) {
@@ -312,8 +312,7 @@ impl Shard {
             return;
         }
         let generation = connection.generation;
-        // It was we who did not listen.
-        connection.heard_ms = self.now_ms as u32;
+        connection.heard_again(self.now_ms, u64::MAX, self.config.control_frames_per_s_max);
         if let Some(mut unparsed) = connection.unparsed.take() {
             self.receive(slot, &mut unparsed);
         }
