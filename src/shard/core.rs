@@ -41,7 +41,7 @@ use std::sync::Arc;
 const TURN_OFFERS_MAX: usize = 32 * 1024;
 
 /// Events for which a batch has room before there are any, at 80 bytes each.
-const EVENTS_EXPECTED_MAX: usize = 1024;
+const EVENTS_EXPECTED_MAX: usize = 4096;
 
 /// What the driver must do for the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
