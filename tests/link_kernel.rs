@@ -58,6 +58,13 @@ fn said(raw: &mut Raw) -> String {
 
 const BIND: &str = r#"{"WebSocketBind":{"path":"/","authenticated":false,"extension":false}}"#;
 
+/// A call of the RPC path.
+fn rpc(body: &str) -> String {
+    let call = json!({"process": APP, "body": body}).to_string();
+    let head = "POST /rpc:distro:sys/message HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length";
+    format!("{head}: {}\r\n\r\n{call}", call.len())
+}
+
 /// What a GET is answered with.
 fn status(linked: &Linked, path: &str) -> u16 {
     let mut stream = std::net::TcpStream::connect(linked.broker.address()).unwrap();
@@ -115,6 +122,8 @@ fn a_node_serves_its_clients_over_a_link_and_leaves_nothing_behind() {
         assert_eq!(status, expected, "{response}");
         assert_eq!(response.contains("hyperware-auth_fake.os="), expected == 200, "{response}");
     }
+    let (status_of_rpc, _) = http_response(node.begin_http(&rpc(&"x".repeat(1 << 20))));
+    assert_eq!(status_of_rpc, 403, "the rpc path is not open here");
     let huge = vec![b'x'; (16 << 20) + 1];
     assert_eq!(node.ask(&format!("{NODE}@{APP}"), &push(channel), Some(&huge)), r#"{"Err":"MalformedRequest"}"#);
 
@@ -135,15 +144,10 @@ fn a_call_that_fits_no_frame_is_refused_and_the_next_one_is_not() {
     let settings = Settings { expose_local: true, ..Settings::new(NODE, Dialect::Hyperdrive) };
     let linked = start_with(settings, "kernel-calls", None, |_| {});
     let mut node = Node::attach(&linked.path);
-    let call = |body: &str| {
-        let json = json!({"process": APP, "body": body}).to_string();
-        let head = "POST /rpc:distro:sys/message HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length";
-        format!("{head}: {}\r\n\r\n{json}", json.len())
-    };
-    let (status, reason) = http_response(node.begin_http(&call(&"x".repeat(1 << 20))));
+    let (status, reason) = http_response(node.begin_http(&rpc(&"x".repeat(1 << 20))));
     assert_eq!(status, 413, "{reason}");
     for body in ["x".repeat(900_000).as_str(), "small"] {
-        assert_eq!(http_response(node.begin_http(&call(body))).0, 200);
+        assert_eq!(http_response(node.begin_http(&rpc(body))).0, 200);
         let request = node.next();
         assert_eq!(request.target.to_string(), format!("{NODE}@{APP}"));
         assert!(request.message.body() == body.as_bytes());
