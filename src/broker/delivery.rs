@@ -612,7 +612,7 @@ impl Batch {
         let (command, bytes) = match commands.len() {
             0 => return Ok(()),
             1 => (commands.remove(0), payload_bytes),
-            count => (Command::Batch(commands), payload_bytes + count * size_of::<Command>()),
+            count => (Command::Batch(commands), Command::batch_bytes(count, payload_bytes)),
         };
         self.pusher.send_bytes(shard, command, bytes, Full::Wait)
     }

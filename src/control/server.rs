@@ -2,8 +2,7 @@
 
 use super::wire::{About, Answer, Overview, REQUEST_BYTES_MAX, Request};
 use crate::broker::{Broker, Handle};
-use crate::driver::peer_socket::ListenError;
-use crate::driver::peer_socket::{Listener, Source, Stream};
+use crate::driver::peer_socket::{ListenError, Listener, Source, Stream};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::Arc;

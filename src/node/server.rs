@@ -240,7 +240,8 @@ struct Intake<H: Host> {
     /// Taken out of the kernel's queue, and not read yet.
     messages: Vec<H::Message>,
     answers: VecDeque<KernelMessage>,
-    taken_before: usize,
+    /// The turn before had more than one message.
+    was_burst: bool,
 }
 
 impl<H: Host> Intake<H> {
@@ -251,7 +252,7 @@ impl<H: Host> Intake<H> {
         to_kernel: mpsc::Sender<H::Message>,
     ) -> Self {
         let messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
-        Self { inlet, host, from_kernel, to_kernel, messages, answers: VecDeque::new(), taken_before: 0 }
+        Self { inlet, host, from_kernel, to_kernel, messages, answers: VecDeque::new(), was_burst: false }
     }
 
     async fn run(mut self, mut stopping: oneshot::Receiver<()>) {
@@ -280,23 +281,24 @@ impl<H: Host> Intake<H> {
     /// Takes what has come and what comes meanwhile, and hands it over.
     fn turn(&mut self) -> Result<(), PushError> {
         let mut taken = 0;
-        let mut is_burst = self.taken_before > 1;
+        let mut is_burst = self.was_burst;
         while !self.messages.is_empty() {
             taken += self.messages.len();
             is_burst |= self.messages.len() > 1;
             for message in self.messages.drain(..).filter_map(|message| self.host.to_ours(message)) {
                 self.answers.extend(self.inlet.take(message)?);
             }
-            if taken < TAKEN_IN_A_TURN_MAX {
-                if is_burst && self.from_kernel.is_empty() {
-                    thread::yield_now();
-                    is_burst = false;
-                }
-                let more = std::iter::from_fn(|| self.from_kernel.try_recv().ok());
-                self.messages.extend(more.take(TAKEN_AT_ONCE_MAX));
+            if taken >= TAKEN_IN_A_TURN_MAX {
+                break;
             }
+            if is_burst && self.from_kernel.is_empty() {
+                thread::yield_now();
+                is_burst = false;
+            }
+            let more = std::iter::from_fn(|| self.from_kernel.try_recv().ok());
+            self.messages.extend(more.take(TAKEN_AT_ONCE_MAX));
         }
-        self.taken_before = taken;
+        self.was_burst = taken > 1;
         self.inlet.hand_over()
     }
 }

@@ -209,6 +209,11 @@ pub struct Respond {
 }
 
 impl Command {
+    /// What a batch of so many keeps alive, where they themselves keep `payload_bytes`.
+    pub fn batch_bytes(commands: usize, payload_bytes: usize) -> usize {
+        payload_bytes + commands * size_of::<Self>()
+    }
+
     /// The bytes that it keeps alive while it waits: what the inbox counts.
     pub fn payload_bytes(&self) -> usize {
         match self {
@@ -219,8 +224,7 @@ impl Command {
             Command::PushAsGuest(push) => push.frame.payload.len(),
             Command::Respond(respond) => respond.body.len(),
             Command::Batch(commands) => {
-                let payloads: usize = commands.iter().map(Command::payload_bytes).sum();
-                payloads + commands.len() * size_of::<Command>()
+                Self::batch_bytes(commands.len(), commands.iter().map(Command::payload_bytes).sum())
             }
             _ => 0,
         }
