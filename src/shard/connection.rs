@@ -209,13 +209,12 @@ impl Connection {
         self.pings_unanswered = 0;
     }
 
-    /// Reads on after a time in which we did not listen, at most `unheard_ms_max`: silence is not to be wondered at, and
-    /// what is read now may have come in all that time.
-    pub(super) fn heard_again(&mut self, now_ms: u64, unheard_ms_max: u64, control_frames_per_s_max: u16) {
+    /// We have not listened since the client was last heard, or for `unheard_ms_max`: control frames that are read now may
+    /// have come in all that time.
+    pub(super) fn excuse_control(&mut self, now_ms: u64, unheard_ms_max: u64, frames_per_s_max: u16) {
         let unheard_ms = u64::from((now_ms as u32).wrapping_sub(self.heard_ms)).min(unheard_ms_max);
-        let frames = unheard_ms * u64::from(control_frames_per_s_max) / 1000;
-        self.control_frames = self.control_frames.saturating_sub_unsigned(frames as u32);
-        self.heard(now_ms);
+        let frames = u32::try_from(unheard_ms * u64::from(frames_per_s_max) / 1000).unwrap_or(u32::MAX);
+        self.control_frames = self.control_frames.saturating_sub_unsigned(frames);
     }
 
     /// Counts a control frame. Answers whether the client may send one more in this second.

@@ -1,6 +1,7 @@
 //! Deadlines and pings under a clock of the test's own, with the default times.
 
 use super::*;
+use crate::shard::command::Respond;
 use crate::shard::event::{Closed, ClosedBy};
 
 const CLOSED: Effect = Effect::Close(SocketId(0));
@@ -377,4 +378,24 @@ fn whoever_is_read_again_has_all_its_pings_before_it() {
     let resumed_ms = scene.now_ms;
     let closed_ms = closed_at(&mut scene, 100_000).unwrap();
     assert!((60_000..=75_000).contains(&(closed_ms - resumed_ms)), "{closed_ms}");
+}
+
+#[test]
+fn a_client_that_waited_for_a_response_may_ping_no_more_than_others() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.read(b"GET /p:sim:sys/http HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec());
+    scene.turn();
+    scene.ask_upgrade("/p:sim:sys/ws");
+    scene.pass(10_000);
+    let Some(Event::Http(request)) = scene.events.try_recv().unwrap().events.pop() else { panic!("no request") };
+    let respond =
+        Respond { request: request.id, owner: OWNER, status: 200, headers: Vec::new(), body: bytes::Bytes::new() };
+    scene.shard.handle_command(Command::Respond(Box::new(respond)), scene.now_ms);
+    scene.turn();
+    scene.read(client_frame(9, b"p").repeat(200));
+    scene.pass(2 * TICK_MS);
+    let left = scene.left();
+    assert!(left.starts_with(b"HTTP/1.1 200 ") && left.windows(4).any(|bytes| bytes == b" 101"));
+    let why = b"too many control frames per second";
+    assert!(left.windows(why.len()).any(|bytes| bytes == why));
 }

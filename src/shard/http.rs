@@ -290,7 +290,10 @@ impl Shard {
         match exchange.http.response_left() {
             AfterResponse::Close => self.end_connection(slot),
             AfterResponse::Feed => {
-                let generation = self.connections[slot as usize].generation;
+                let connection = &mut self.connections[slot as usize];
+                let generation = connection.generation;
+                // Who waited for a response had nothing to say: the time counts for nothing, should it go on as a WebSocket.
+                connection.heard(self.now_ms);
                 self.receive_http(slot, &mut []);
                 if self.connections.get(slot as usize).is_some_and(|c| c.generation == generation) {
                     self.resume_reading(slot);

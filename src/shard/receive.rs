@@ -82,7 +82,10 @@ impl Shard {
         let Some(slot) = self.resolve(token) else { return };
         self.stats.received_bytes += bytes.len() as u64;
         let connection = &mut self.connections[slot as usize];
-        connection.heard_again(now_ms, self.late_ms, self.config.control_frames_per_s_max);
+        if self.late_ms > 0 {
+            connection.excuse_control(now_ms, self.late_ms, self.config.control_frames_per_s_max);
+        }
+        connection.heard(now_ms);
         self.receive(slot, bytes);
     }
 
@@ -312,7 +315,9 @@ impl Shard {
             return;
         }
         let generation = connection.generation;
-        connection.heard_again(self.now_ms, u64::MAX, self.config.control_frames_per_s_max);
+        // It was we who did not listen.
+        connection.excuse_control(self.now_ms, u64::MAX, self.config.control_frames_per_s_max);
+        connection.heard(self.now_ms);
         if let Some(mut unparsed) = connection.unparsed.take() {
             self.receive(slot, &mut unparsed);
         }
