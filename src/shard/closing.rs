@@ -10,12 +10,10 @@ use super::connection::{Flags, Phase};
 use super::core::{Effect, Shard};
 use super::disconnects::End;
 use super::event::{Closed, ClosedBy, Event};
-use super::memory::{Charge, Held};
-use super::outbound::FrameParts;
+use super::memory::Held;
 use super::outcome::Outcome;
 use crate::gateway::OwnerId;
 use crate::proto::{CloseReceived, Opcode, close, close::ClosePayload, server_header};
-use bytes::Bytes;
 
 /// The codes that stand for an end without a close frame (RFC 6455 7.1.5). They are never sent.
 const NO_CODE: u16 = 1005;
@@ -249,14 +247,7 @@ impl Shard {
             connection.flags.take(Flags::HAS_WAITED);
         }
         connection.close_bytes = (header.as_slice().len() + payload.as_slice().len()) as u8;
-        if connection.outbound.is_blocked() {
-            let frame =
-                FrameParts { header, payload: Bytes::copy_from_slice(payload.as_slice()), charge: Charge::default() };
-            connection.outbound.push_behind(&frame, self.config.copy_bytes_max);
-            self.weigh(slot);
-        } else {
-            self.append(slot, &header, payload.as_slice());
-        }
+        self.append_own(slot, header, payload.as_slice());
     }
 
     /// A close frame of ours that is queued already is not dropped: it is the last thing there.

@@ -8,8 +8,6 @@ use super::connection::{Channel, Connection, Phase, Registering};
 use super::core::Shard;
 use super::directory::Owner;
 use super::event::{ClosedBy, Event, Opened};
-use super::memory::Charge;
-use super::outbound::FrameParts;
 use super::receive::ANSWER_GRACE_MS;
 use crate::gateway;
 use crate::proto::{self, Opcode, server_header};
@@ -101,16 +99,7 @@ impl Shard {
     fn reply_registered(&mut self, slot: u32, id: u32) {
         let reply = format!("{{\"channel_id\":{id}}}");
         let header = server_header(Opcode::Text, false, reply.len());
-        let connection = &mut self.connections[slot as usize];
-        if connection.outbound.is_blocked() {
-            // The client registers before it has taken the 101, or the pongs that it asked for.
-            let frame = FrameParts { header, payload: reply.into(), charge: Charge::default() };
-            connection.outbound.push_behind(&frame, self.config.copy_bytes_max);
-            self.weigh(slot);
-        } else {
-            let range = self.window.append_joined(header.as_slice(), reply.as_bytes());
-            connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
-            self.mark_urgent(slot);
-        }
+        // The socket may be full: the client registers before it has taken the 101, or the pongs that it asked for.
+        self.append_own(slot, header, reply.as_bytes());
     }
 }

@@ -161,6 +161,17 @@ impl Shard {
         self.mark_urgent(slot);
     }
 
+    /// Puts a small frame of our own behind what waits, whether or not the socket takes bytes.
+    pub(super) fn append_own(&mut self, slot: u32, header: ServerHeader, payload: &[u8]) {
+        let outbound = &mut self.connections[slot as usize].outbound;
+        if !outbound.is_blocked() {
+            return self.append(slot, &header, payload);
+        }
+        let frame = FrameParts { header, payload: Bytes::copy_from_slice(payload), charge: Charge::default() };
+        outbound.push_behind(&frame, self.config.copy_bytes_max);
+        self.weigh(slot);
+    }
+
     /// Tells whoever asked that an order reached no channel.
     pub(super) fn answer_failed(&mut self, owner: Option<OwnerId>, asked: Asked, outcome: Outcome) {
         match (asked, owner) {
