@@ -5,12 +5,12 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushring::proto::client::{append_frame, append_message};
-use pushring::proto::deflate::{Deflater, Inflater};
-use pushring::proto::frame::{append_server_frame, server_frame_len, server_header};
-use pushring::proto::mask::unmask;
-use pushring::proto::utf8::{Utf8Stream, is_utf8};
-use pushring::proto::{Connection, Limits, MessageKind, Opcode, Scratch, upgrade};
+use pushring::internals::proto::client::{append_frame, append_message};
+use pushring::internals::proto::deflate::{Deflater, Inflater};
+use pushring::internals::proto::frame::{append_server_frame, server_frame_len, server_header};
+use pushring::internals::proto::mask::unmask;
+use pushring::internals::proto::utf8::{Utf8Stream, is_utf8};
+use pushring::internals::proto::{Connection, Limits, MessageKind, Opcode, Scratch, upgrade};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -28,7 +28,7 @@ fn receive_all(connection: &mut Connection, read: &mut [u8], limits: &Limits, sc
     let (mut at, mut payload_bytes) = (0, 0);
     while let Ok((consumed, Some(event))) = connection.receive(&mut read[at..], limits, scratch) {
         at += consumed;
-        if let pushring::proto::Received::Message { payload, .. } = event {
+        if let pushring::internals::proto::Received::Message { payload, .. } = event {
             payload_bytes += payload.len();
         }
     }

@@ -4,11 +4,11 @@
 //! `cargo bench --bench flush` measures; `cargo test` goes through it once with few connections. No wall clock, so not
 //! with the bench library.
 
-use pushring::driver::epoll::{Events, ReadySet};
-use pushring::driver::flush_send::SendFlush;
-use pushring::driver::flush_uring::UringFlush;
-use pushring::driver::sys::{Received, allowed_cores, pin_to_core, raise_open_files, receive, socket_id};
-use pushring::shard::flush::{Flush, Outgoing, Parts};
+use pushring::internals::driver::epoll::{Events, ReadySet};
+use pushring::internals::driver::flush_send::SendFlush;
+use pushring::internals::driver::flush_uring::UringFlush;
+use pushring::internals::driver::sys::{Received, allowed_cores, pin_to_core, raise_open_files, receive, socket_id};
+use pushring::internals::shard::flush::{Flush, Outgoing, Parts};
 use rustix::time::{ClockId, clock_gettime};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;

@@ -5,12 +5,12 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushring::channel::ChannelId;
-use pushring::gateway::OwnerId;
-use pushring::inbox::{Account, InboxSender, Limits, Wake, inbox};
-use pushring::proto::MessageKind;
-use pushring::shard::event::Event;
-use pushring::shard::process_queue::{Batch, ProcessQueue, QueueLimits, process_queue};
+use pushring::ChannelId;
+use pushring::internals::gateway::OwnerId;
+use pushring::internals::inbox::{Account, InboxSender, Limits, Wake, inbox};
+use pushring::internals::proto::MessageKind;
+use pushring::internals::shard::event::Event;
+use pushring::internals::shard::process_queue::{Batch, ProcessQueue, QueueLimits, process_queue};
 use std::thread::{self, Thread};
 use std::time::Duration;
 

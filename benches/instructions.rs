@@ -6,9 +6,9 @@
 #[path = "../tests/shard_support/mod.rs"]
 mod shard_support;
 
-use pushring::proto::client::append_message;
-use pushring::proto::mask::unmask;
-use pushring::proto::{Connection, Limits, MessageKind, Scratch};
+use pushring::internals::proto::client::append_message;
+use pushring::internals::proto::mask::unmask;
+use pushring::internals::proto::{Connection, Limits, MessageKind, Scratch};
 use shard_support::Fan;
 use std::hint::black_box;
 

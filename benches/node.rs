@@ -10,10 +10,10 @@ mod node_backend;
 
 use node_backend::adapter::{MyNode, NodeMessage};
 use node_backend::kernel::{KEYFILE, NODE, SECRET};
-use pushring::broker::{Broker, Config, Event, Message, Process};
-use pushring::channel::ChannelId;
-use pushring::gateway::Dialect;
+use pushring::ChannelId;
+use pushring::internals::gateway::Dialect;
 use pushring::node::{self, Address, KernelMessage, LazyLoadBlob, Request, http_server_process};
+use pushring::{Broker, Config, Event, Message, Process};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel as std_channel};
@@ -63,7 +63,7 @@ fn open(address: SocketAddr) -> TcpStream {
 
 /// Keeps this thread, and those that it starts, on one core: the server's and the clients' do not compete.
 fn stay_on(core: usize) {
-    if let Err(error) = pushring::driver::sys::pin_to_core(core) {
+    if let Err(error) = pushring::internals::driver::sys::pin_to_core(core) {
         println!("not kept on core {core} ({error}): expect noise");
     }
 }

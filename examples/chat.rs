@@ -4,9 +4,9 @@
 //! it starts a broker, runs the process on it, and says how a browser joins.
 
 use anyhow::Context;
-use pushring::broker::{Broker, Config};
-use pushring::gateway::{Claims, HostPolicy, Secret, mint};
 use pushring::process_lib::{self, Exit};
+use pushring::{Broker, Config};
+use pushring::{Claims, HostPolicy, Secret, mint};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;

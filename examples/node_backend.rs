@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 
 /// What a node writes: its types on one side, ours on the other.
 pub mod adapter {
-    use pushring::gateway::{Claims, Secret, mint};
     use pushring::node::{self, Host, KernelMessage, ProcessId};
+    use pushring::{Claims, Secret, mint};
     use std::time::{SystemTime, UNIX_EPOCH};
 
     /// The node's own message type; here a thin one.
@@ -61,9 +61,8 @@ pub mod adapter {
 pub mod kernel {
     use super::adapter::{MyNode, NodeMessage};
     use crossbeam_channel::{Receiver, Sender, unbounded};
-    use pushring::broker;
-    use pushring::gateway::Dialect;
     use pushring::link;
+    use pushring::node::Dialect;
     use pushring::node::{self, Address, KernelMessage, OUR, is_http_server};
     use pushring::process_lib::{self, Mailbox, ProcessId};
     use std::net::SocketAddr;
@@ -179,7 +178,7 @@ pub mod kernel {
             prints,
             expose_local,
             control: None,
-            config: broker::Config { shards: 2, ..node::config() },
+            config: pushring::Config { shards: 2, ..node::config() },
         });
         Ok(served.await?)
     }
@@ -198,7 +197,7 @@ pub mod kernel {
             endpoint: path.into(),
             keyfile: KEYFILE.to_vec(),
             jwt_secret: SECRET.to_vec(),
-            policy: broker::Policy::default(),
+            policy: pushring::Policy::default(),
             from_kernel,
             to_kernel,
             prints,

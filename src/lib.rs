@@ -1,10 +1,10 @@
 //! A push broker for WebSocket clients on Linux: thread per core, shared nothing, io_uring.
 //!
-//! Processes attach to a [`Broker`](broker::Broker), clients open channels of theirs, and a push to a channel, or to
+//! Processes attach to a [`Broker`], clients open channels of theirs, and a push to a channel, or to
 //! thousands, is encoded once and never waits for a client:
 //!
 //! ```
-//! use pushring::broker::{Audience, Broker, Config, Delivery, Message};
+//! use pushring::{Audience, Broker, Config, Delivery, Message};
 //!
 //! let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();
 //! let process = broker.process("news:demo:sys".parse().unwrap()).unwrap();
@@ -20,34 +20,54 @@
 //!
 //! | for | in |
 //! |---|---|
-//! | embedding the broker | [`broker`] |
+//! | embedding the broker | [`Broker`], [`Process`], [`Message`], [`Event`] |
 //! | the names of the Kinode process library | [`process_lib`] |
 //! | a node's own HTTP and WebSocket server | [`node`] |
 //! | processes and nodes in other programs | [`link`] |
 //! | what an operator asks of a running broker | [`control`] |
-//! | small processes to read first | [`demo`] |
-//! | where a byte comes in and a push goes out | [`shard`], driven by [`driver::pump`] |
-//! | RFC 6455 and RFC 7692 | [`proto`] |
-//! | HTTP/1.1 | [`http`] |
-//! | routes, tokens, origins: who may enter | [`gateway`] |
-//! | limits that all shards share: how many may connect | [`admission`] |
-//! | how a push reaches its shard | [`inbox`], [`channel`] |
 //!
-//! Left never imports right, and a test holds it: `channel, process_id ← proto, http ← gateway, admission ← shard, inbox ←
+//! What is behind these is private: `docs/ARCHITECTURE.md` shows the way of a byte through it. Its parts know each other
+//! in one direction only, and a test holds it: `channel, process_id ← proto, http ← gateway, admission ← shard, inbox ←
 //! driver ← broker ← demo, node, process_lib, link, control`.
 
-pub mod admission;
-pub mod broker;
-pub mod channel;
+mod admission;
+mod broker;
+mod channel;
 pub mod control;
-pub mod demo;
-pub mod driver;
-pub mod gateway;
-pub mod http;
-pub mod inbox;
+mod demo;
+mod driver;
+mod gateway;
+mod http;
+mod inbox;
 pub mod link;
 pub mod node;
-pub mod process_id;
+mod process_id;
 pub mod process_lib;
-pub mod proto;
-pub mod shard;
+mod proto;
+mod shard;
+
+pub use broker::{
+    AttachError, AttachOptions, Audience, Batch, BindPathError, Broker, CloseFrame, Closed, ClosedBy, Config,
+    ControlKind, Delivery, Disconnect, Event, GrantError, Handle, HttpAsk, HttpRequest, InvalidMessage, MemoryReport,
+    Message, Opened, Outcome, OwnerHandle, Policy, Process, PushError, Pusher, QueueLimits, RecvError, Report,
+    RequestId, SHARD_MEMORY_BYTES_MIN, ShardDied, StartError, Stats, Ticket, files_needed,
+};
+pub use channel::ChannelId;
+pub use driver::runtime::DriverKind;
+pub use gateway::{
+    BindError, Claims, HostPolicy, HttpBinding, HttpRule, IpPrefix, Secret, Settings, WebSocketBinding, WebSocketRule,
+    mint,
+};
+pub use process_id::{ParseProcessIdError, ProcessId};
+
+/// The parts behind the public names, for this project's own daemon, tests, benches and fuzz targets. Nothing here keeps
+/// its name or its shape from one version to the next.
+#[doc(hidden)]
+pub mod internals {
+    macro_rules! parts {
+        ($($part:ident)*) => {
+            $(pub mod $part { pub use crate::$part::*; })*
+        };
+    }
+    parts!(admission broker channel demo driver gateway http inbox process_id proto shard);
+}

@@ -4,7 +4,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Broker, Stats};
+use pushring::{AttachOptions, Broker, Stats};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -3,8 +3,8 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{Audience, Broker, Config, Delivery, Message, Outcome, Process};
-use pushring::channel::ChannelId;
+use pushring::ChannelId;
+use pushring::{Audience, Broker, Config, Delivery, Message, Outcome, Process};
 use support::{Inbound, PATIENCE, connect, on_each_driver, recv};
 
 const PROCESS: &str = "paths:demo:sys";

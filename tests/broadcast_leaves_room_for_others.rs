@@ -7,8 +7,8 @@
 mod shard_support;
 mod support;
 
-use pushring::broker::{AttachOptions, Audience, Delivery, Policy, PushError};
-use pushring::shard::command::Command;
+use pushring::internals::shard::command::Command;
+use pushring::{AttachOptions, Audience, Delivery, Policy, PushError};
 use shard_support::Fan;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;

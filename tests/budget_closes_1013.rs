@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, ClosedBy};
+use pushring::{AttachOptions, ClosedBy};
 use support::{Inbound, Push, broker, fill, on_each_driver, process, push_outcome, recv, recv_close};
 
 const BYTES: usize = 32 * 1024;

@@ -6,7 +6,7 @@ mod chat;
 mod support;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use pushring::channel::ChannelId;
+use pushring::ChannelId;
 use pushring::node::{Dialect, Events, HttpResponse, IncomingHttpRequest, KernelMessage};
 use pushring::process_lib::{self, Address, Exit, HttpServerRequest, Mailbox, WsMessageType};
 

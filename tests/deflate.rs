@@ -4,8 +4,8 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Audience, Broker, Config, Delivery, Event, Outcome, Policy, Process};
-use pushring::gateway::WebSocketRule;
+use pushring::internals::gateway::WebSocketRule;
+use pushring::{AttachOptions, Audience, Broker, Config, Delivery, Event, Outcome, Policy, Process};
 use support::deflate::{DeflateClient, bomb, deflated, records};
 use support::{DriverKind, Inbound, Push, broker, connect, demo, on_each_driver, push_outcome, recv};
 use tungstenite::Message;
@@ -196,7 +196,7 @@ fn fragments_with_a_ping_between_are_one_message() {
 fn what_breaks_the_rules_of_compression_is_told_why() {
     let broker = demo(|config| {
         everywhere(config);
-        config.shard.limits = pushring::proto::Limits::for_messages(100_000);
+        config.shard.limits = pushring::internals::proto::Limits::for_messages(100_000);
     });
     let compressed = deflated(b"Hello, Hello, Hello");
     let closed = |frames: &[(u8, &[u8])], offer: &str| {
@@ -255,9 +255,10 @@ fn queued_bytes_are_those_that_travel_and_policies_hold() {
 fn a_registered_channel_talks_compressed_too() {
     let broker = demo(everywhere);
     let mut client = DeflateClient::connect(&broker, "/", OFFER);
-    let secret = pushring::gateway::Secret::new(support::SECRET).unwrap();
-    let claims = pushring::gateway::Claims { username: "local.os".into(), subdomain: None, expiration: u64::MAX / 2 };
-    let token = pushring::gateway::mint(&secret, &claims);
+    let secret = pushring::internals::gateway::Secret::new(support::SECRET).unwrap();
+    let claims =
+        pushring::internals::gateway::Claims { username: "local.os".into(), subdomain: None, expiration: u64::MAX / 2 };
+    let token = pushring::internals::gateway::mint(&secret, &claims);
     let register = format!(r#"{{"auth_token":"{token}","target_process":"echo:pushring:sys"}}"#);
     client.send(1, register.as_bytes());
     let reply = client.recv();

@@ -2,9 +2,9 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Audience, Broker, Config, Delivery, Process};
-use pushring::channel::ChannelId;
-use pushring::gateway::WebSocketRule;
+use pushring::ChannelId;
+use pushring::internals::gateway::WebSocketRule;
+use pushring::{AttachOptions, Audience, Broker, Config, Delivery, Process};
 use support::deflate::{DeflateClient, records};
 use support::{DriverKind, Inbound, Push, broker, on_each_driver};
 

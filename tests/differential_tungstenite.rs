@@ -10,7 +10,7 @@ use std::io::{self, Cursor, Read, Write};
 
 use proptest::prelude::*;
 use proto_support::{Frame, Seen, any_frames, receive, wire};
-use pushring::proto::{Limits, Violation};
+use pushring::internals::proto::{Limits, Violation};
 use tungstenite::error::{Error, ProtocolError};
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{Role, WebSocketConfig};

@@ -4,8 +4,8 @@
 
 mod support;
 
-use pushring::broker::{AttachOptions, Broker, ClosedBy, Disconnect};
-use pushring::channel::ChannelId;
+use pushring::ChannelId;
+use pushring::{AttachOptions, Broker, ClosedBy, Disconnect};
 use std::time::{Duration, Instant, SystemTime};
 use support::{Client, Inbound, PATIENCE, Push, broker, connect, fill, on_each_driver, process, recv_close, send};
 use tungstenite::Message;

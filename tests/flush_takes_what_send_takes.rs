@@ -4,10 +4,10 @@
 //! the reports must be equal; in the end each peer has got exactly what its reports add up to.
 
 use proptest::prelude::*;
-use pushring::driver::flush_send::SendFlush;
-use pushring::driver::flush_uring::{BATCH_MIN, ENTRIES, UringFlush};
-use pushring::driver::sys::socket_id;
-use pushring::shard::flush::{Flush, Outgoing, Parts, Short};
+use pushring::internals::driver::flush_send::SendFlush;
+use pushring::internals::driver::flush_uring::{BATCH_MIN, ENTRIES, UringFlush};
+use pushring::internals::driver::sys::socket_id;
+use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short};
 use std::io::{IoSlice, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;

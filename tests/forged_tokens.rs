@@ -8,8 +8,8 @@ mod support;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit, Mac};
-use pushring::broker::{AttachOptions, Broker, Process};
-use pushring::gateway::{HttpRule, WebSocketRule};
+use pushring::internals::gateway::{HttpRule, WebSocketRule};
+use pushring::{AttachOptions, Broker, Process};
 use sha2::{Sha256, Sha384, Sha512};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -199,7 +199,7 @@ impl Doors {
         let process = broker.handle().process(PROCESS.parse().unwrap(), AttachOptions::default()).unwrap();
         process.bind("/in", WebSocketRule { authenticated: true, ..Default::default() }).unwrap();
         process.bind("/deep", WebSocketRule { secure_subdomain: true, ..Default::default() }).unwrap();
-        let content = pushring::http::Content::new(Some("text/plain"), "inside".into());
+        let content = pushring::internals::http::Content::new(Some("text/plain"), "inside".into());
         let content = Some(std::sync::Arc::new(content));
         process.bind_http("/page", HttpRule { authenticated: true, content, ..Default::default() }).unwrap();
         Self { broker, process }

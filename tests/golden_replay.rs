@@ -9,8 +9,8 @@ mod node_backend;
 mod support;
 
 use node_backend::kernel::{self, Direction, Node};
-use pushring::broker::{self, Broker};
-use pushring::gateway::{Claims, Dialect, Secret, Settings, mint};
+use pushring::Broker;
+use pushring::internals::gateway::{Claims, Dialect, Secret, Settings, mint};
 use pushring::link;
 use pushring::node::{KernelMessage, Message as NodeMessage, MessageType, WebSocketExtPushData};
 use serde_json::{Value, json};
@@ -132,8 +132,8 @@ impl Replay {
     fn start_apart(name: &'static str) -> Self {
         let mut settings = Settings::new(kernel::NODE, Dialect::Hyperdrive);
         settings.expose_local = !name.ends_with(".no_expose_local");
-        let config = broker::Config { settings, shards: 2, driver: support::driver(), ..broker::Config::default() };
-        let broker = Broker::start(broker::Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();
+        let config = pushring::Config { settings, shards: 2, driver: support::driver(), ..pushring::Config::default() };
+        let broker = Broker::start(pushring::Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();
         let path = std::env::temp_dir().join(format!("pushring-golden-{}", std::process::id()));
         let config = link::Config { path: Some(path.clone()), ..link::Config::default() };
         let link = link::Server::start(broker.handle(), config).unwrap();
@@ -313,7 +313,7 @@ fn close(r: &Replay, frame_bytes: &[u8], code: &[u8]) {
 fn extension(r: &Replay, kind: MessageType) {
     let mut client = r.client_of("/ext", &[]);
     let data = WebSocketExtPushData { id: 77, message_type: kind, blob: b"ext-reply".to_vec() };
-    send(&mut client, Message::binary(data.encode(pushring::gateway::Dialect::Hyperdrive)));
+    send(&mut client, Message::binary(data.encode(pushring::internals::gateway::Dialect::Hyperdrive)));
     r.same();
 }
 

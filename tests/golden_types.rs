@@ -1,7 +1,7 @@
 //! Every message recorded on a real node parses with our types, is written back to the same bytes, and is what our own
 //! rules produce: events from their parts, answers from the actions.
 
-use pushring::channel::ChannelId;
+use pushring::ChannelId;
 use pushring::node::{
     Action, ActionRequest, Address, Dialect, Events, HttpResponse, HttpServerAction, HttpServerError,
     HttpServerRequest, Inbound, KernelMessage, LazyLoadBlob, Message, ProcessId, Request, Response,

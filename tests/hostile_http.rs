@@ -5,9 +5,9 @@
 mod support;
 
 use bytes::Bytes;
-use pushring::broker::{AttachOptions, Broker, Event, HttpAsk, Process};
-use pushring::gateway::{HttpRule, IncomingRequest};
-use pushring::http::Content;
+use pushring::internals::gateway::{HttpRule, IncomingRequest};
+use pushring::internals::http::Content;
+use pushring::{AttachOptions, Broker, Event, HttpAsk, Process};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;

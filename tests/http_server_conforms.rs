@@ -6,9 +6,9 @@
 
 mod support;
 
-use pushring::broker::Broker;
-use pushring::demo;
-use pushring::gateway::HostPolicy;
+use pushring::Broker;
+use pushring::internals::demo;
+use pushring::internals::gateway::HostPolicy;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use support::{PATIENCE, broker, on_each_driver};

@@ -2,7 +2,7 @@
 //! requests are smuggled: each is accepted as exactly one meaning, or refused. A refusal is also final: nothing behind
 //! it is read as a request.
 
-use pushring::http::{AfterResponse, Connection, Date, Limits, Next, Rejection, Response};
+use pushring::internals::http::{AfterResponse, Connection, Date, Limits, Next, Rejection, Response};
 
 /// What a stream of bytes comes to.
 #[derive(Debug, PartialEq, Eq)]

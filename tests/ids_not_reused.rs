@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::AttachOptions;
+use pushring::AttachOptions;
 use std::collections::HashSet;
 use support::{Inbound, Push, broker, on_each_driver, process, push_outcome};
 

@@ -45,7 +45,7 @@ fn the_socket_is_its_users_alone_and_goes_with_the_daemon() {
     while client.read().is_ok() {}
     let mut events = Vec::new();
     while process.recv_batch(&mut events, support::PATIENCE).is_ok() {}
-    assert!(matches!(events.last(), Some(pushring::broker::Event::Closed(_))), "it is told of the end: {events:?}");
+    assert!(matches!(events.last(), Some(pushring::Event::Closed(_))), "it is told of the end: {events:?}");
     let (code, log) = daemon.wait();
     assert_eq!(code, Some(0), "{log}");
     assert!(!path.exists());

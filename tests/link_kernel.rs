@@ -9,9 +9,9 @@ mod node_support;
 use link_support::{Linked, Raw, frame, refusal};
 use node_support::support::{self, recv, recv_close, send};
 use node_support::{KEYFILE, NODE, Node, SECRET, http_response, push};
-use pushring::broker::{Broker, Config};
-use pushring::gateway::{Dialect, Settings};
+use pushring::internals::gateway::{Dialect, Settings};
 use pushring::link;
+use pushring::{Broker, Config};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn start_with(
     secret: Option<&[u8]>,
     change: impl FnOnce(&mut link::Config),
 ) -> Linked {
-    settings.secret = secret.map(|secret| pushring::gateway::Secret::new(secret).unwrap());
+    settings.secret = secret.map(|secret| pushring::internals::gateway::Secret::new(secret).unwrap());
     let config = Config { settings, shards: 2, driver: support::driver(), ..Config::default() };
     let broker = Broker::start(Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();
     Linked::at(broker, name, change)

@@ -9,11 +9,11 @@ mod link_support;
 mod support;
 
 use link_support::{Linked, attach, hello, refusal};
-use pushring::broker::{AttachOptions, Audience, Event, Message as Push};
-use pushring::gateway::{Claims, mint};
+use pushring::internals::gateway::{Claims, mint};
 use pushring::link::{self, Client, ClientOptions, ConnectError, Endpoint, RefusedCode, Token};
 use pushring::process_lib::http::{bind_http_path, bind_ws_path, close_ws, send_response, send_ws_push};
 use pushring::process_lib::{self, Address, Exit, HttpServerRequest, WsMessageType, await_message, take_blob};
+use pushring::{AttachOptions, Audience, Event, Message as Push};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use support::{PATIENCE, connect, recv, recv_close, send};
@@ -111,7 +111,7 @@ fn the_chat_example_runs_over_a_link() {
     let id: process_lib::ProcessId = "chat:chat:template.os".parse().unwrap();
     let process = process_lib::connect(&linked.path, id).unwrap().spawn(chat::process::init).unwrap();
     let claims = Claims { username: "local.os".into(), subdomain: None, expiration: u64::MAX };
-    let token = mint(&pushring::gateway::Secret::new(support::SECRET).unwrap(), &claims);
+    let token = mint(&pushring::internals::gateway::Secret::new(support::SECRET).unwrap(), &claims);
     let register = serde_json::json!({
         "auth_token": token, "target_process": "chat:chat:template.os", "encrypted": false
     });
@@ -197,7 +197,7 @@ fn broadcasts_and_outcomes_come_back_under_their_number() {
     assert_eq!(outcome(7).sent, 1);
     process.push_many(Audience::Process, &[], Push::text("all"), None, Some(8)).unwrap();
     assert_eq!(outcome(8).sent, 3);
-    let stranger = pushring::channel::ChannelId::new(channels[0].1.get() ^ 0x8000_0000);
+    let stranger = pushring::ChannelId::new(channels[0].1.get() ^ 0x8000_0000);
     process
         .push_many(Audience::Channels(vec![channels[2].1, stranger]), &[], Push::text("list"), None, Some(9))
         .unwrap();

@@ -6,9 +6,9 @@ mod link_support;
 mod support;
 
 use link_support::{Linked, Raw, attach, refusal};
-use pushring::broker::{Event, Message as Push};
 use pushring::process_lib::http::{bind_ws_path, send_ws_push};
 use pushring::process_lib::{self, Address, Exit, HttpServerRequest, WsMessageType, await_message, take_blob};
+use pushring::{Event, Message as Push};
 use serde_json::{Value, json};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, ClosedBy};
+use pushring::{AttachOptions, ClosedBy};
 use std::io::Write;
 use support::{Inbound, Push, broker, on_each_driver, process, recv, recv_close, send};
 use tungstenite::Message;

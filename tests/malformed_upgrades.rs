@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Broker};
+use pushring::{AttachOptions, Broker};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use support::{Inbound, broker, on_each_driver, process};

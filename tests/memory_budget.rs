@@ -4,7 +4,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Broker, Event, MemoryReport, Policy, Process};
+use pushring::{AttachOptions, Broker, Event, MemoryReport, Policy, Process};
 use std::io::Write;
 use std::time::{Duration, Instant};
 use support::{Client, DriverKind, Inbound, PATIENCE, Push, broker, on_each_driver, process, push_outcome, recv, send};

@@ -6,7 +6,7 @@ mod node_support;
 use node_support::support::{PATIENCE, recv, recv_close, send};
 use node_support::{Node, Options, push};
 use pushring::control::{self, Answer, Filter, Request};
-use pushring::proto::client::append_frame;
+use pushring::internals::proto::client::append_frame;
 use std::io::Write;
 use std::time::Instant;
 use tungstenite::Message;

@@ -2,8 +2,8 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Broker, ClosedBy, Event, Process, RecvError};
-use pushring::channel::ChannelId;
+use pushring::ChannelId;
+use pushring::{AttachOptions, Broker, ClosedBy, Event, Process, RecvError};
 use std::io::Write;
 use std::net::Shutdown;
 use std::time::Duration;

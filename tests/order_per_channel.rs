@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Audience, Delivery};
+use pushring::{AttachOptions, Audience, Delivery};
 use support::{Inbound, Push, broker, on_each_driver, process, recv, recv_close};
 
 /// From a few bytes, which are copied, to blobs that go out by reference and need several sends.

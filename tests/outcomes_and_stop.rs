@@ -2,10 +2,10 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{
+use pushring::ChannelId;
+use pushring::{
     AttachOptions, Audience, Broker, Config, Delivery, Event, Message, Outcome, PushError, QueueLimits, RecvError,
 };
-use pushring::channel::ChannelId;
 use support::{PATIENCE, connect, on_each_driver, recv};
 
 #[test]

@@ -3,8 +3,8 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Broker, Outcome, Policy, Process};
-use pushring::channel::ChannelId;
+use pushring::ChannelId;
+use pushring::{AttachOptions, Broker, Outcome, Policy, Process};
 use support::{Client, DriverKind, Inbound, Push, broker, fill, on_each_driver, process, push_outcome, recv};
 use tungstenite::Message;
 

@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Broker, QueueLimits};
+use pushring::{AttachOptions, Broker, QueueLimits};
 use std::time::Duration;
 use support::{Client, Inbound, Push, broker, on_each_driver, process, recv, recv_close, send};
 use tungstenite::Message;
@@ -58,7 +58,7 @@ fn its_clients_are_not_read_and_nothing_is_lost() {
         let mut next = vec![0_u32; clients.len()];
         for _ in 0..clients.len() * MESSAGES as usize {
             match inbound.next(&lazy) {
-                pushring::broker::Event::Message { channel, payload, .. } => {
+                pushring::Event::Message { channel, payload, .. } => {
                     let at = clients.iter().position(|(_, id)| *id == channel).unwrap();
                     assert_eq!(payload, next[at].to_le_bytes().to_vec(), "in order, each once");
                     next[at] += 1;

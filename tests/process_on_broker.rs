@@ -3,7 +3,7 @@
 
 mod support;
 
-use pushring::broker::Broker;
+use pushring::Broker;
 use pushring::process_lib::http::{bind_http_path, bind_ws_path, close_ws, send_response, send_ws_push};
 use pushring::process_lib::{
     self, Address, Exit, HttpServerAction, HttpServerError, HttpServerRequest, Request, SendErrorKind, WsMessageType,

@@ -4,8 +4,8 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Broker, Event, Process};
-use pushring::gateway::HttpRule;
+use pushring::internals::gateway::HttpRule;
+use pushring::{AttachOptions, Broker, Event, Process};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use support::{Client, Inbound, PATIENCE, Push, broker, on_each_driver, process, recv, recv_close, send, try_connect};

@@ -2,8 +2,8 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Audience, Delivery, Outcome};
-use pushring::channel::ChannelId;
+use pushring::ChannelId;
+use pushring::{AttachOptions, Audience, Delivery, Outcome};
 use support::{Inbound, Push, broker, on_each_driver, process, push_outcome, recv};
 use tungstenite::Message;
 

@@ -1,11 +1,11 @@
 //! A monoio task that awaits the shard's epoll set sleeps over nothing, on both drivers: not over sockets, not over
 //! wakes from other threads, and not over events that a poll with a small buffer left in the set.
 
-use pushring::driver::epoll::{Events, ReadySet};
-use pushring::driver::runtime::{DriverKind, ShardRuntime, yield_now};
-use pushring::driver::sys::{Received, receive};
-use pushring::driver::wake::WakeFd;
-use pushring::inbox::{Limits, Wake, inbox};
+use pushring::internals::driver::epoll::{Events, ReadySet};
+use pushring::internals::driver::runtime::{DriverKind, ShardRuntime, yield_now};
+use pushring::internals::driver::sys::{Received, receive};
+use pushring::internals::driver::wake::WakeFd;
+use pushring::internals::inbox::{Limits, Wake, inbox};
 use std::cell::Cell;
 use std::io::Write;
 use std::os::unix::net::UnixStream;

@@ -3,8 +3,8 @@
 
 mod support;
 
-use pushring::broker::Broker;
-use pushring::gateway::{Claims, Secret, mint};
+use pushring::Broker;
+use pushring::internals::gateway::{Claims, Secret, mint};
 use serde_json::json;
 use support::{Client, SECRET, connect, demo, on_each_driver, recv, recv_close, send};
 use tungstenite::Message;

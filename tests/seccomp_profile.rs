@@ -4,7 +4,7 @@
 
 mod support;
 
-use pushring::driver::runtime::{DriverKind, ShardRuntime};
+use pushring::internals::driver::runtime::{DriverKind, ShardRuntime};
 use seccompiler::BpfProgram;
 use serde_json::{Value, json};
 use std::process::{Command, Output};

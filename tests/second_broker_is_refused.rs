@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{Broker, Config, StartError};
+use pushring::{Broker, Config, StartError};
 use std::time::Duration;
 use support::{broker, on_each_driver};
 

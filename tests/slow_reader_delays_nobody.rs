@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Audience, Delivery};
+use pushring::{AttachOptions, Audience, Delivery};
 use support::{Inbound, Push, broker, fill, on_each_driver, process, recv};
 
 const BYTES: usize = 16 * 1024;

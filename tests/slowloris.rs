@@ -4,8 +4,8 @@
 
 mod support;
 
-use pushring::broker::AttachOptions;
-use pushring::gateway::HttpRule;
+use pushring::AttachOptions;
+use pushring::internals::gateway::HttpRule;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;

@@ -5,8 +5,8 @@ mod proto_support;
 
 use proptest::prelude::*;
 use proto_support::{any_frames, any_frames_with_compression, receive, wire};
-use pushring::proto::Limits;
-use pushring::proto::deflate::Agreed;
+use pushring::internals::proto::Limits;
+use pushring::internals::proto::deflate::Agreed;
 
 /// Small enough for the streams to break them now and then.
 const LIMITS: Limits = Limits { message_bytes_max: 100_000, frame_bytes_max: 70_000, fragments_max: 3 };

@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 mod support;
-use pushring::broker::{AttachOptions, Broker, ClosedBy, Config, Event};
+use pushring::{AttachOptions, Broker, ClosedBy, Config, Event};
 use socket2::SockFilter;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ const UPGRADE: &str = "GET /ghosts:test:sys/ HTTP/1.1\r\nHost: localhost\r\nUpgr
 
 /// Half-open connections: 10,000 descriptors, or what the system lets this test have.
 fn ghosts_max() -> usize {
-    let files = pushring::driver::sys::raise_open_files().unwrap();
+    let files = pushring::internals::driver::sys::raise_open_files().unwrap();
     usize::try_from(files.saturating_sub(300) / 2).unwrap().min(5_000)
 }
 

@@ -5,7 +5,7 @@
 //! pin why the obvious ways are wrong; when a newer monoio makes one of those fail, `yield_now` may become simpler.
 
 use monoio::io::AsyncReadRent;
-use pushring::driver::runtime::{DriverKind, ShardRuntime, yield_now};
+use pushring::internals::driver::runtime::{DriverKind, ShardRuntime, yield_now};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::Write;

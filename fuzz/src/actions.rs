@@ -2,8 +2,7 @@
 //! answered as the contract says, and every shape reads back what it writes.
 
 use bytes::Bytes;
-use pushring::broker;
-use pushring::channel::ChannelId;
+use pushring::ChannelId;
 use pushring::node::{
     Action, ActionRequest, Address, Audience, Dialect, Events, HttpResponse, HttpServerAction, HttpServerError,
     HttpServerRequest, Inbound, KernelMessage, LazyLoadBlob, Message, Request, Response, RpcMessage, RpcResponseBody,
@@ -151,7 +150,7 @@ fn is_permitted(action: &Action, source: &Address) {
 
 /// A message is what the action said, text only if it is text, and holds the blob's own bytes, not a copy.
 fn is_sound(
-    message: broker::Message,
+    message: pushring::Message,
     asked: &HttpServerAction,
     blob: &[u8],
     blob_at: Option<*const u8>,

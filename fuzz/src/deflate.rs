@@ -2,8 +2,8 @@
 //! again, also for a client that remembers what came before.
 
 use flate2::{Decompress, FlushDecompress, Status};
-use pushring::proto::deflate::{Context, Deflater, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
-use pushring::proto::{MessageKind, Violation};
+use pushring::internals::proto::deflate::{Context, Deflater, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use pushring::internals::proto::{MessageKind, Violation};
 use std::cell::RefCell;
 use std::io::Read;
 

@@ -3,10 +3,10 @@
 
 use super::received::{Seen, receive};
 use super::splits::splits;
-use pushring::proto::client::append_frame;
-use pushring::proto::close::code_may_travel;
-use pushring::proto::deflate::{Agreed, Deflater, Inflater};
-use pushring::proto::{Limits, MessageKind};
+use pushring::internals::proto::client::append_frame;
+use pushring::internals::proto::close::code_may_travel;
+use pushring::internals::proto::deflate::{Agreed, Deflater, Inflater};
+use pushring::internals::proto::{Limits, MessageKind};
 
 /// permessage-deflate was agreed.
 const COMPRESSION: u8 = 1;

@@ -3,9 +3,11 @@
 
 use super::splits::{pieces, splits};
 use bytes::Bytes;
-use pushring::http::{AfterResponse, BodyFraming, Connection, Date, Limits, Next, Rejection, Request, Response};
-use pushring::http::{cookies, query};
-use pushring::proto::upgrade;
+use pushring::internals::http::{
+    AfterResponse, BodyFraming, Connection, Date, Limits, Next, Rejection, Request, Response,
+};
+use pushring::internals::http::{cookies, query};
+use pushring::internals::proto::upgrade;
 
 /// The limits are so small that ordinary requests meet them.
 const TIGHT: u8 = 1;

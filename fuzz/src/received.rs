@@ -1,7 +1,7 @@
 //! What a stream of WebSocket bytes comes to, however it is cut into reads.
 
-use pushring::proto::deflate::Agreed;
-use pushring::proto::{Connection, Limits, MessageKind, Received, Scratch, Violation};
+use pushring::internals::proto::deflate::Agreed;
+use pushring::internals::proto::{Connection, Limits, MessageKind, Received, Scratch, Violation};
 
 /// An event that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,10 @@
 //! The first message of a client on `/`: a channel is given only to whoever shows a token that this node minted, for the
 //! process that the message names, whatever else the message says.
 
-use pushring::gateway::{Claims, Dialect, RegistrationError, Secret, Settings, Snapshot, TokenError, mint, register};
-use pushring::proto::close::{REASON_BYTES_MAX, code_may_travel};
+use pushring::internals::gateway::{
+    Claims, Dialect, RegistrationError, Secret, Settings, Snapshot, TokenError, mint, register,
+};
+use pushring::internals::proto::close::{REASON_BYTES_MAX, code_may_travel};
 use serde::Deserialize;
 use std::sync::LazyLock;
 

@@ -1,8 +1,8 @@
 //! UTF-8 that streams and masks that are undone in pieces equal the plain ways to do it at once.
 
 use super::splits::{pieces, splits};
-use pushring::proto::mask;
-use pushring::proto::utf8::{Utf8Stream, is_utf8};
+use pushring::internals::proto::mask;
+use pushring::internals::proto::utf8::{Utf8Stream, is_utf8};
 
 /// Four bytes of masking key, then the text.
 pub fn holds(data: &[u8]) {

@@ -1,10 +1,10 @@
 //! The opening handshake: a request is upgraded if and only if RFC 6455 4.2.1 lets it, and the answer says nothing but
 //! what was asked and agreed.
 
-use pushring::http::{Head, Header, Limits};
-use pushring::proto::deflate::{Agreed, Terms, negotiate as negotiate_deflate};
-use pushring::proto::extension::Offer;
-use pushring::proto::upgrade::{Upgrade, append_response, negotiate, wants_upgrade};
+use pushring::internals::http::{Head, Header, Limits};
+use pushring::internals::proto::deflate::{Agreed, Terms, negotiate as negotiate_deflate};
+use pushring::internals::proto::extension::Offer;
+use pushring::internals::proto::upgrade::{Upgrade, append_response, negotiate, wants_upgrade};
 use tungstenite::handshake::derive_accept_key;
 
 /// The bytes are header fields to add to a lawful head, rather than a head.

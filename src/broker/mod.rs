@@ -1,7 +1,7 @@
 //! The embedding API: start a broker, attach processes, push.
 //!
 //! ```
-//! use pushring::broker::{Broker, Config, Event, Message};
+//! use pushring::{Broker, Config, Event, Message};
 //! use std::time::Duration;
 //!
 //! let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();

@@ -5,7 +5,7 @@
 //! `pushring stats` and `pushring disconnects` are it with tables. Never TCP: what is told here names clients.
 //!
 //! ```
-//! use pushring::broker::{Broker, Config};
+//! use pushring::{Broker, Config};
 //! use pushring::control::{self, Answer, Request, Server};
 //!
 //! let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();

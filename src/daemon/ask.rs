@@ -4,7 +4,7 @@ use super::cli::{AskOptions, DisconnectsOptions};
 use super::table::{Align, bytes, plain, table};
 use anyhow::{Context, bail};
 use humantime::{format_duration, format_rfc3339_millis};
-use pushring::broker::Disconnect;
+use pushring::Disconnect;
 use pushring::control::{self, Answer, Filter, Overview, Request};
 use std::time::{Duration, SystemTime};
 
@@ -39,7 +39,7 @@ pub fn metrics(options: &AskOptions) -> anyhow::Result<String> {
 pub fn disconnects(options: DisconnectsOptions) -> anyhow::Result<String> {
     let DisconnectsOptions { ask: to, process, channel, code, last } = options;
     let process = process.map(|id| id.parse().with_context(|| format!("process: {id:?}"))).transpose()?;
-    let filter = Filter { process, channel: channel.map(pushring::channel::ChannelId::new), code, last };
+    let filter = Filter { process, channel: channel.map(pushring::ChannelId::new), code, last };
     let Answer::Disconnects(ends) = ask(&to, &Request::Disconnects(filter))? else { bail!(ANOTHER) };
     match to.json {
         true => ends.iter().map(|end| Ok(serde_json::to_string(end)? + "\n")).collect(),
@@ -97,7 +97,7 @@ fn overview_text(overview: &Overview) -> String {
         text += &format!("memory budget {budget}; unread by processes {unread}\n");
     }
     let total = overview.total();
-    let closed = pushring::broker::ClosedBy::ALL
+    let closed = pushring::ClosedBy::ALL
         .map(|by| (format!("closed_by_{}", by.name()), total.closed[by as usize], "Channels that it ended."));
     let counts = total.counts().map(|(name, count, doc)| (name.to_owned(), count, doc));
     let rows: Vec<_> =

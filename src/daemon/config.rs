@@ -10,13 +10,12 @@ use super::memory::MemoryBudget;
 use super::units::{Size, Span};
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
-use pushring::admission;
-use pushring::broker;
-use pushring::driver::runtime::DriverKind;
-use pushring::gateway::{self, HostPolicy, IpPrefix, Secret, Settings};
-use pushring::http::Authority;
+use pushring::DriverKind;
+use pushring::internals::admission;
+use pushring::internals::gateway::{self, HostPolicy, IpPrefix, Secret, Settings};
+use pushring::internals::http::Authority;
+use pushring::internals::proto;
 use pushring::link;
-use pushring::proto;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -114,16 +113,16 @@ settings! {
 
     /// Whether clients may agree on compression (permessage-deflate) on every path; else on those whose process says so.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
-    deflate: bool = pushring::shard::Deflate::default().everywhere;
+    deflate: bool = pushring::internals::shard::Deflate::default().everywhere;
     /// How hard messages are compressed: 1 is fast, 9 small.
-    deflate_level: u8 = pushring::shard::Deflate::default().level;
+    deflate_level: u8 = pushring::internals::shard::Deflate::default().level;
     /// Smaller messages are sent as they are.
-    deflate_bytes_min: Size = Size(pushring::shard::Deflate::default().bytes_min);
+    deflate_bytes_min: Size = Size(pushring::internals::shard::Deflate::default().bytes_min);
     /// How far back compressed messages may refer: 2 to the power of 9 to 15, in bytes.
-    deflate_window_bits: u8 = pushring::shard::Deflate::default().window_bits;
+    deflate_window_bits: u8 = pushring::internals::shard::Deflate::default().window_bits;
     /// What each shard spends on letting messages refer to earlier ones: a window for each client that agrees on it, until
     /// it is spent. 0: no client may.
-    deflate_takeover_bytes_max: Size = Size(pushring::shard::Deflate::default().takeover_bytes_max);
+    deflate_takeover_bytes_max: Size = Size(pushring::internals::shard::Deflate::default().takeover_bytes_max);
 
     /// Connections in all; more are answered 503.
     connections_max: usize = 100_000;
@@ -224,7 +223,7 @@ pub enum Driver {
     Epoll,
 }
 
-/// See [`broker::Policy`]. Conflation needs a key, which only a push can name.
+/// See [`pushring::Policy`]. Conflation needs a key, which only a push can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
@@ -287,9 +286,9 @@ impl Config {
     ///
     /// # Errors
     /// A value that cannot be obeyed, by its key.
-    pub fn broker(&self, secret: Option<Secret>) -> anyhow::Result<broker::Config> {
+    pub fn broker(&self, secret: Option<Secret>) -> anyhow::Result<pushring::Config> {
         self.check()?;
-        Ok(broker::Config {
+        Ok(pushring::Config {
             listen: self.listen,
             shards: self.shards,
             pin: self.pin,
@@ -298,11 +297,11 @@ impl Config {
             admission: self.admission()?,
             memory_bytes_max: self.memory_budget.bytes()?,
             shard: self.shard(),
-            inbox: pushring::inbox::Limits {
+            inbox: pushring::internals::inbox::Limits {
                 commands_max: self.inbox_commands_max,
                 bytes_max: self.inbox_bytes_max.0 as u64,
             },
-            tcp: pushring::driver::sys::TcpOptions {
+            tcp: pushring::internals::driver::sys::TcpOptions {
                 notsent_lowat_bytes: u32::try_from(self.tcp_notsent_lowat.0)
                     .context("tcp_notsent_lowat: under 4GiB")?,
                 user_timeout_ms: u32::try_from(self.tcp_user_timeout.0).context("tcp_user_timeout: at most 49 days")?,
@@ -363,7 +362,7 @@ impl Config {
         }
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
         if let MemoryBudget::Size(size) = self.memory_budget {
-            let least = broker::SHARD_MEMORY_BYTES_MIN * self.shards.max(1);
+            let least = pushring::SHARD_MEMORY_BYTES_MIN * self.shards.max(1);
             ensure!(size.0 >= least, "memory_budget: at least {} for {} shards", Size(least), self.shards.max(1));
         }
         let positive = [
@@ -390,9 +389,9 @@ impl Config {
         ensure!((1..=9).contains(&self.deflate_level), "deflate_level: from 1 to 9");
         ensure!((9..=15).contains(&self.deflate_window_bits), "deflate_window_bits: from 9 to 15");
         ensure!(
-            self.header_count_max <= pushring::http::HEADERS_MAX,
+            self.header_count_max <= pushring::internals::http::HEADERS_MAX,
             "header_count_max: at most {}",
-            pushring::http::HEADERS_MAX
+            pushring::internals::http::HEADERS_MAX
         );
         ensure!(self.ping_interval.0 <= 24 * 3_600_000, "ping_interval: at most 24h");
         ensure!((1000..=600_000).contains(&self.response_timeout.0), "response_timeout: from 1s to 10m");
@@ -442,14 +441,14 @@ impl Config {
         }
     }
 
-    fn shard(&self) -> pushring::shard::Config {
-        let defaults = pushring::shard::Config::default();
-        pushring::shard::Config {
+    fn shard(&self) -> pushring::internals::shard::Config {
+        let defaults = pushring::internals::shard::Config::default();
+        pushring::internals::shard::Config {
             outbound_bytes_max: self.outbound_bytes_max.0,
             policy: self.policy.into(),
             limits: self.limits(),
             control_frames_per_s_max: self.control_frames_per_s_max,
-            http_limits: pushring::http::Limits {
+            http_limits: pushring::internals::http::Limits {
                 head_bytes_max: self.head_bytes_max.0,
                 header_count_max: self.header_count_max,
                 body_bytes_max: self.body_bytes_max.0,
@@ -466,7 +465,7 @@ impl Config {
             ping_interval_ms: self.ping_interval.0,
             pings_unanswered_max: self.pings_unanswered_max,
             subprotocols: self.subprotocols.0.clone(),
-            deflate: pushring::shard::Deflate {
+            deflate: pushring::internals::shard::Deflate {
                 everywhere: self.deflate,
                 level: self.deflate_level,
                 bytes_min: self.deflate_bytes_min.0,
@@ -502,7 +501,7 @@ impl From<Driver> for DriverKind {
     }
 }
 
-impl From<Policy> for broker::Policy {
+impl From<Policy> for pushring::Policy {
     fn from(policy: Policy) -> Self {
         match policy {
             Policy::Close => Self::Close,
@@ -570,7 +569,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_the_librarys_own() {
-        let (ours, theirs) = (Config::default().broker(None).unwrap(), broker::Config::default());
+        let (ours, theirs) = (Config::default().broker(None).unwrap(), pushring::Config::default());
         assert_eq!(format!("{:?}", ours.shard), format!("{:?}", theirs.shard));
         assert_eq!(format!("{:?}", ours.admission), format!("{:?}", theirs.admission));
         assert_eq!(format!("{:?}", ours.inbox), format!("{:?}", theirs.inbox));

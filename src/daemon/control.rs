@@ -1,6 +1,6 @@
 //! Where the control socket of a daemon is: told, or found in the same way by the daemon and by those who ask it.
 
-use pushring::broker::Broker;
+use pushring::Broker;
 use pushring::control::Server;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::convert::Infallible;

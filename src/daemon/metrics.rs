@@ -1,9 +1,9 @@
 //! A process that answers Prometheus: `metrics:pushring:sys`, at `/`, to this machine alone.
 
 use anyhow::Context;
-use pushring::broker::{AttachOptions, Broker, Event, RecvError};
 use pushring::control;
-use pushring::gateway::HttpRule;
+use pushring::internals::gateway::HttpRule;
+use pushring::{AttachOptions, Broker, Event, RecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 

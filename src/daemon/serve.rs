@@ -6,12 +6,12 @@ use super::metrics;
 use super::token::{random_secret, read_link_token, read_secret};
 use super::units::Size;
 use anyhow::Context;
-use pushring::broker::{Broker, Handle};
-use pushring::demo;
-use pushring::driver::runtime::DriverKind;
-use pushring::driver::sys;
-use pushring::gateway::Secret;
+use pushring::DriverKind;
+use pushring::internals::demo;
+use pushring::internals::driver::sys;
+use pushring::internals::gateway::Secret;
 use pushring::link;
+use pushring::{Broker, Handle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write;
@@ -43,7 +43,8 @@ pub fn demo(config: &Config) -> anyhow::Result<()> {
         let mut threads = demo::start(&broker.handle())?;
         // Whoever reaches a listener that is not loopback could take the cookie and be this node's user.
         let is_loopback = broker.address().ip().to_canonical().is_loopback();
-        let cookie_name = pushring::gateway::Settings::new(&config.node, config.dialect.into()).cookie_name();
+        let cookie_name =
+            pushring::internals::gateway::Settings::new(&config.node, config.dialect.into()).cookie_name();
         let login = is_loopback.then(|| demo::page::Login { node: config.node.clone(), cookie_name, secret });
         threads.push(demo::page::start(&broker.handle(), broker.shards(), login)?);
         Ok(threads)

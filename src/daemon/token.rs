@@ -3,7 +3,7 @@
 //! Invariant: no secret is ever printed, nor is a part of it.
 
 use anyhow::{Context, bail, ensure};
-use pushring::gateway::{Claims, Secret, mint};
+use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::link;
 use std::fs::File;
 use std::io::Read;

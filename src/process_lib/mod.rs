@@ -31,7 +31,7 @@
 //! let process = process_lib::spawn(our.clone(), Box::new(Mailbox::new(to_kernel, from_kernel)), echo)?;
 //!
 //! let events = Events::new("alice.os", Dialect::Kinode);
-//! let channel = pushring::channel::ChannelId::new(7);
+//! let channel = pushring::ChannelId::new(7);
 //! to_process.send(events.message(1, &our.process, channel, WsMessageType::Text, b"hello".to_vec()))?;
 //! assert_eq!(from_process.recv()?.lazy_load_blob, Some(LazyLoadBlob { mime: None, bytes: b"hello".to_vec() }));
 //! drop(to_process);

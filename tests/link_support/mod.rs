@@ -2,7 +2,7 @@
 #![allow(dead_code, missing_docs)]
 
 use crate::support;
-use pushring::broker::Broker;
+use pushring::Broker;
 use pushring::link::{self, Client, ClientOptions, Server};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};

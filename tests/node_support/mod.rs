@@ -9,8 +9,8 @@ pub mod support;
 
 pub use node_backend::adapter::{MyNode, NodeMessage};
 pub use node_backend::kernel::{KEYFILE, NODE, SECRET};
-use pushring::broker::Config;
-use pushring::gateway::{Claims, Dialect, Secret, mint};
+use pushring::Config;
+use pushring::internals::gateway::{Claims, Dialect, Secret, mint};
 use pushring::link;
 use pushring::node::{self, Address, KernelMessage, LazyLoadBlob, Request, Response, http_server_process};
 use std::io::{Read, Write};

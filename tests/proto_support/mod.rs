@@ -2,8 +2,8 @@
 #![allow(dead_code)] // Each test file uses its own part.
 
 use proptest::prelude::*;
-use pushring::proto::client::append_frame;
-use pushring::proto::deflate::Deflater;
+use pushring::internals::proto::client::append_frame;
+use pushring::internals::proto::deflate::Deflater;
 
 #[path = "../../fuzz/src/received.rs"]
 mod received;

@@ -2,15 +2,15 @@
 //! the fan-out share.
 #![allow(dead_code, missing_docs)]
 
-use pushring::channel::ChannelId;
-use pushring::gateway::{Dialect, OwnerId, Settings, Snapshot};
-use pushring::process_id::ProcessId;
-use pushring::proto::MessageKind;
-use pushring::shard::command::{Asked, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
-use pushring::shard::event::Event;
-use pushring::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
-use pushring::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
-use pushring::shard::{Common, Config, Directory, Owner, Shard, Token};
+use pushring::ChannelId;
+use pushring::ProcessId;
+use pushring::internals::gateway::{Dialect, OwnerId, Settings, Snapshot};
+use pushring::internals::proto::MessageKind;
+use pushring::internals::shard::command::{Asked, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use pushring::internals::shard::event::Event;
+use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
+use pushring::internals::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
+use pushring::internals::shard::{Common, Config, Directory, Owner, Shard, Token};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 

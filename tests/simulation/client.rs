@@ -8,9 +8,9 @@ use super::settings::{ClientRates, MESSAGE_BYTES_MAX, Settings};
 use super::wire::Heard;
 use bytes::BytesMut;
 use flate2::{Compress, Compression, FlushCompress};
-use pushring::proto::MessageKind;
-use pushring::proto::client::{FIN, append_frame, append_message};
-use pushring::shard::flush::SocketId;
+use pushring::internals::proto::MessageKind;
+use pushring::internals::proto::client::{FIN, append_frame, append_message};
+use pushring::internals::shard::flush::SocketId;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 

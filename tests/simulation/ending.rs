@@ -3,11 +3,11 @@
 use super::client::State;
 use super::process::Phase;
 use super::world::{Report, World};
-use pushring::gateway::{Dialect, Settings, Snapshot};
-use pushring::shard::command::Command;
-use pushring::shard::disconnects::{DISCONNECTS_MAX, Disconnect};
-use pushring::shard::event::ClosedBy;
-use pushring::shard::{Directory, MemoryReport, TICK_MS};
+use pushring::internals::gateway::{Dialect, Settings, Snapshot};
+use pushring::internals::shard::command::Command;
+use pushring::internals::shard::disconnects::{DISCONNECTS_MAX, Disconnect};
+use pushring::internals::shard::event::ClosedBy;
+use pushring::internals::shard::{Directory, MemoryReport, TICK_MS};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -130,7 +130,7 @@ impl World {
                 return Err(format!("something waits, though nothing is in its way: {report:?}"));
             }
         }
-        let waits = |queue: &pushring::shard::process_queue::ProcessQueue| queue.held_bytes() > 0;
+        let waits = |queue: &pushring::internals::shard::process_queue::ProcessQueue| queue.held_bytes() > 0;
         match self.processes.iter().find(|process| waits(&process.owner.queue)) {
             Some(process) => Err(format!("{} has left events unread", process.owner.process)),
             None => Ok(()),

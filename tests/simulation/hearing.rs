@@ -7,11 +7,11 @@ use super::payload;
 use super::process::{CONTENT, Phase};
 use super::wire::Heard;
 use super::world::World;
-use pushring::channel::ChannelId;
-use pushring::shard::command::Policy;
-use pushring::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened};
-use pushring::shard::outcome::Outcome;
-use pushring::shard::process_queue::Batch;
+use pushring::ChannelId;
+use pushring::internals::shard::command::Policy;
+use pushring::internals::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened};
+use pushring::internals::shard::outcome::Outcome;
+use pushring::internals::shard::process_queue::Batch;
 
 /// The close codes of registration: no process, a bad token, too late.
 const NO_PROCESS: u16 = 4404;

@@ -4,7 +4,7 @@ use super::plant::Plant;
 use super::rng::Rng;
 use super::wire::{Heard, Wire};
 use bytes::BytesMut;
-use pushring::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
+use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;

@@ -1,8 +1,8 @@
 //! What must be true of one channel: a plain list of what was pushed to it, and what its client and its process saw.
 
 use super::payload;
-use pushring::shard::command::Policy;
-use pushring::shard::event::ClosedBy;
+use pushring::internals::shard::command::Policy;
+use pushring::internals::shard::event::ClosedBy;
 use std::collections::HashMap;
 
 /// What is known of a push to a channel.

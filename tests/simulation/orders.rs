@@ -7,13 +7,13 @@ use super::process::{PATHS, Phase, Place, Process};
 use super::settings::NAMES;
 use super::world::{Awaited, World};
 use bytes::Bytes;
-use pushring::channel::ChannelId;
-use pushring::proto::MessageKind;
-use pushring::shard::command::{
+use pushring::ChannelId;
+use pushring::internals::proto::MessageKind;
+use pushring::internals::shard::command::{
     Asked, Close, CloseFrame, Command, Grant, GuestPush, Policy, Push, PushFrame, PushKind, PushMany, Respond,
     ShardAudience,
 };
-use pushring::shard::deflate::Compressed;
+use pushring::internals::shard::deflate::Compressed;
 use std::sync::Arc;
 
 /// With what processes close channels.
@@ -122,13 +122,13 @@ impl World {
     }
 
     /// Makes the parts of a ticket whose outcome is awaited.
-    fn awaits(&mut self, parts: usize, awaited: Awaited) -> (u64, Vec<pushring::shard::outcome::Part>) {
+    fn awaits(&mut self, parts: usize, awaited: Awaited) -> (u64, Vec<pushring::internals::shard::outcome::Part>) {
         let id = self.next_push;
         self.next_push += 1;
         self.awaited.insert(id, awaited);
         let outcomes = self.settled.clone();
         let is_lie = self.options.plant == Plant::LiesAboutOutcome;
-        let parts = pushring::shard::outcome::Ticket::split(parts, move |mut outcome| {
+        let parts = pushring::internals::shard::outcome::Ticket::split(parts, move |mut outcome| {
             if is_lie {
                 std::mem::swap(&mut outcome.sent, &mut outcome.queued);
             }
@@ -324,7 +324,7 @@ impl World {
                 Order { shard: request.shard() as usize, command, note: Note::Nothing, awaits: None }
             };
             if is_forged {
-                let other = pushring::gateway::OwnerId(owner.0 + 1);
+                let other = pushring::internals::gateway::OwnerId(owner.0 + 1);
                 self.hand_over(index, respond(other, b"of somebody else".to_vec()));
             }
             let is_answered = !is_forgotten && self.hand_over(index, respond(owner, body));
@@ -476,7 +476,10 @@ impl World {
             while let Some(command) = posted.pop_front() {
                 match self.senders[shard].try_send(command, 0, &self.accounts[shard]) {
                     Ok(()) => {}
-                    Err(pushring::inbox::Refused::Full(command) | pushring::inbox::Refused::Stopped(command)) => {
+                    Err(
+                        pushring::internals::inbox::Refused::Full(command)
+                        | pushring::internals::inbox::Refused::Stopped(command),
+                    ) => {
                         posted.push_front(command);
                         break;
                     }

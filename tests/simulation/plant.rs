@@ -1,8 +1,8 @@
 //! Bugs that are planted around the shard, where it meets network, processes and clock; the oracle must find each.
 
-use pushring::shard::event::{ClosedBy, Event};
-use pushring::shard::process_queue::QueueLimits;
-use pushring::shard::{Config, Effect};
+use pushring::internals::shard::event::{ClosedBy, Event};
+use pushring::internals::shard::process_queue::QueueLimits;
+use pushring::internals::shard::{Config, Effect};
 
 /// See each. "Now and then" is every so many of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

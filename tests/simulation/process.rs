@@ -4,15 +4,15 @@ use super::oracle::Pushed;
 use super::plant::Plant;
 use super::rng::Rng;
 use super::settings::Settings;
-use pushring::admission::Budget;
-use pushring::gateway::{HttpRule, OwnerId, WebSocketRule};
-use pushring::http::Content;
-use pushring::inbox::{Account, InboxSender};
-use pushring::process_id::ProcessId;
-use pushring::shard::command::Command;
-use pushring::shard::event::RequestId;
-use pushring::shard::process_queue::{ProcessReceiver, process_queue};
-use pushring::shard::{Directory, Owner};
+use pushring::ProcessId;
+use pushring::internals::admission::Budget;
+use pushring::internals::gateway::{HttpRule, OwnerId, WebSocketRule};
+use pushring::internals::http::Content;
+use pushring::internals::inbox::{Account, InboxSender};
+use pushring::internals::shard::command::Command;
+use pushring::internals::shard::event::RequestId;
+use pushring::internals::shard::process_queue::{ProcessReceiver, process_queue};
+use pushring::internals::shard::{Directory, Owner};
 use std::sync::Arc;
 
 /// Where clients open channels.

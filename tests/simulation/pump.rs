@@ -3,10 +3,10 @@
 use super::network::Network;
 use super::plant::Plant;
 use super::rng::Rng;
-use pushring::inbox::Inbox;
-use pushring::shard::command::Command;
-use pushring::shard::flush::SocketId;
-use pushring::shard::{Effect, Shard, TICK_MS, Token};
+use pushring::internals::inbox::Inbox;
+use pushring::internals::shard::command::Command;
+use pushring::internals::shard::flush::SocketId;
+use pushring::internals::shard::{Effect, Shard, TICK_MS, Token};
 use std::collections::VecDeque;
 
 /// Seconds since 1970 when a simulation begins.

@@ -3,12 +3,12 @@
 //! A fault that is rare in every seed meets few others; so each seed has some faults often and others not at all.
 
 use super::rng::Rng;
-use pushring::admission;
-use pushring::inbox;
-use pushring::proto;
-use pushring::shard::command::Policy;
-use pushring::shard::process_queue::QueueLimits;
-use pushring::shard::{Config, Deflate};
+use pushring::internals::admission;
+use pushring::internals::inbox;
+use pushring::internals::proto;
+use pushring::internals::shard::command::Policy;
+use pushring::internals::shard::process_queue::QueueLimits;
+use pushring::internals::shard::{Config, Deflate};
 
 /// Names that processes have, one process at a time each.
 pub const NAMES: usize = 3;

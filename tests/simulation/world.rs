@@ -9,14 +9,14 @@ use super::pump::{Pump, UNIX_S};
 use super::rng::{Rng, Trace};
 use super::settings::{NAMES, Settings};
 use super::wire::Heard;
-use pushring::admission;
-use pushring::gateway::{Claims, Dialect, Secret, Snapshot, mint};
-use pushring::inbox::{self, Account, InboxSender, NeverAsleep};
-use pushring::proto::deflate::Deflater;
-use pushring::shard::command::Command;
-use pushring::shard::event::ClosedBy;
-use pushring::shard::outcome::Outcome;
-use pushring::shard::{Common, Directory, Shard};
+use pushring::internals::admission;
+use pushring::internals::gateway::{Claims, Dialect, Secret, Snapshot, mint};
+use pushring::internals::inbox::{self, Account, InboxSender, NeverAsleep};
+use pushring::internals::proto::deflate::Deflater;
+use pushring::internals::shard::command::Command;
+use pushring::internals::shard::event::ClosedBy;
+use pushring::internals::shard::outcome::Outcome;
+use pushring::internals::shard::{Common, Directory, Shard};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::RandomState;
@@ -97,7 +97,7 @@ pub struct World {
     pub posted: Vec<VecDeque<Command>>,
     pub admission: Arc<admission::Connections>,
     pub memory: admission::Budget,
-    pub tokens: Vec<Option<pushring::shard::Token>>,
+    pub tokens: Vec<Option<pushring::internals::shard::Token>>,
     pub clients: Vec<Client>,
     /// So many clients have come.
     pub arrived: usize,
@@ -137,7 +137,7 @@ impl World {
             ..Network::default()
         };
         let network = Rc::new(RefCell::new(network));
-        let mut gateway = pushring::gateway::Settings::new(NODE, Dialect::Kinode);
+        let mut gateway = pushring::internals::gateway::Settings::new(NODE, Dialect::Kinode);
         gateway.secret = Some(Secret::new(SECRET).expect("long enough"));
         gateway.response_timeout_s = 2;
         let mut directory = Directory::new(Snapshot::new(gateway));

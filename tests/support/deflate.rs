@@ -3,8 +3,8 @@
 
 use super::PATIENCE;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
-use pushring::broker::Broker;
-use pushring::proto::client::append_frame;
+use pushring::Broker;
+use pushring::internals::proto::client::append_frame;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 
@@ -85,7 +85,7 @@ impl DeflateClient {
     /// The next frame.
     pub fn frame(&mut self) -> Frame {
         loop {
-            if let Some(len) = pushring::proto::server_frame_len(&self.received)
+            if let Some(len) = pushring::internals::proto::server_frame_len(&self.received)
                 && self.received.len() >= len
             {
                 let header = match self.received[1] {

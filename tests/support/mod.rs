@@ -4,12 +4,12 @@
 pub mod daemon;
 pub mod deflate;
 
-pub use pushring::broker::Message as Push;
-use pushring::broker::{AttachOptions, Broker, Closed, Config, Delivery, Event, Outcome, Policy, Process, Pusher};
-use pushring::channel::ChannelId;
-use pushring::demo;
-pub use pushring::driver::runtime::DriverKind;
-use pushring::driver::runtime::ShardRuntime;
+use pushring::ChannelId;
+pub use pushring::DriverKind;
+pub use pushring::Message as Push;
+use pushring::internals::demo;
+use pushring::internals::driver::runtime::ShardRuntime;
+use pushring::{AttachOptions, Broker, Closed, Config, Delivery, Event, Outcome, Policy, Process, Pusher};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -113,7 +113,7 @@ pub fn recv_close(client: &mut Client) -> (u16, String) {
 /// A broker of two shards without any process.
 pub fn broker(driver: DriverKind, change: impl FnOnce(&mut Config)) -> Broker {
     let mut config = Config { shards: 2, driver, ..Config::default() };
-    config.settings.secret = Some(pushring::gateway::Secret::new(SECRET).unwrap());
+    config.settings.secret = Some(pushring::internals::gateway::Secret::new(SECRET).unwrap());
     change(&mut config);
     Broker::start(config).unwrap()
 }

@@ -5,7 +5,7 @@ use crate::daemon::config::Config;
 use crate::daemon::doctor::facts::{Cores, Files};
 use crate::daemon::memory::MemoryBudget;
 use crate::daemon::table::bytes;
-use pushring::broker::{SHARD_MEMORY_BYTES_MIN, files_needed};
+use pushring::{SHARD_MEMORY_BYTES_MIN, files_needed};
 
 const FILES: &str = "open files";
 const MEMORY: &str = "memory";

@@ -5,7 +5,7 @@ use crate::daemon::config::Config;
 use crate::daemon::doctor::facts::{Listener, Network};
 use crate::daemon::table::bytes;
 use crate::daemon::units::Span;
-use pushring::driver::listen::BACKLOG;
+use pushring::internals::driver::listen::BACKLOG;
 
 /// What the kernel needs for a channel that is written to.
 const CHANNEL_BYTES_MIN: u64 = 4 << 10;
