@@ -5,9 +5,9 @@
 
 mod link_support;
 mod node_support;
+mod support;
 
 use link_support::Linked;
-use node_support::support;
 use node_support::{NODE, Node, Options, SECRET, push, request};
 use pushring::internals::gateway::{Dialect, Secret, Settings};
 use pushring::{Broker, Config};

@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod node_support;
+mod support;
 
 use node_support::support::{Client, recv};
 use pushring::node::{Host, http_server_process};

@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod node_support;
+mod support;
 
 use node_support::support::recv_close;
 use node_support::{KEYFILE, Node, Options, SECRET, http_response, token};

@@ -4,8 +4,7 @@
 #[allow(dead_code)]
 #[path = "../../examples/node_backend.rs"]
 pub mod node_backend;
-#[path = "../support/mod.rs"]
-pub mod support;
+pub(crate) use crate::support;
 
 pub use node_backend::adapter::{MyNode, NodeMessage};
 pub use node_backend::kernel::{KEYFILE, NODE, SECRET};

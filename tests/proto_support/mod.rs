@@ -5,9 +5,7 @@ use proptest::prelude::*;
 use pushring::internals::proto::client::append_frame;
 use pushring::internals::proto::deflate::Deflater;
 
-#[path = "../../fuzz/src/received.rs"]
-mod received;
-pub use received::*;
+pub use crate::properties::received::*;
 
 /// One frame of a stream.
 #[derive(Debug, Clone)]

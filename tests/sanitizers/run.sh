@@ -27,13 +27,13 @@ address)
         # Without four tests that take minutes under the sanitizer, of code that holds none.
         run --lib -- --skip strangers_that_come_once --skip a_bomb_costs --skip what_is_compressed_inflates \
             --skip the_queue_sends_what
-        run --test flush_takes_what_send_takes --test ready_set_wakes_its_waiter --test fuzz_corpus_replay \
-            --test slow_reader_delays_nobody --test order_per_channel
+        run --test promises -- flush_takes_what_send_takes ready_set_wakes_its_waiter fuzz_corpus_replay \
+            slow_reader_delays_nobody order_per_channel
     else
         # Without the model checker: it walks through interleavings for minutes, of code that is safe.
         mapfile -t tests < <(basename --multiple --suffix .rs tests/*.rs | grep -v loom_inbox | sed 's/^/--test=/')
         run --workspace --lib --bins
-        run "${tests[@]}"
+        run --test=promises "${tests[@]}"
         run --package loadtest --tests
     fi
     ;;
@@ -42,8 +42,8 @@ thread)
     flags='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer'
     export TSAN_OPTIONS="suppressions=$PWD/$here/thread.suppressions:halt_on_error=1:second_deadlock_stack=1"
     run --lib -- inbox:: process_queue:: admission::memory::
-    run --test order_per_channel --test opened_once_closed_once --test process_backpressure --test outcomes_and_stop \
-        --test push_to_strangers_reaches_nobody
+    run --test promises -- order_per_channel opened_once_closed_once process_backpressure outcomes_and_stop \
+        push_to_strangers_reaches_nobody
     ;;
 *)
     sed -n '4,6p' "$0" >&2

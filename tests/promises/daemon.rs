@@ -1,0 +1,166 @@
+//! The daemon as its operator meets it: the real program, its output, its signals.
+
+use crate::support;
+
+use std::io::{BufRead, BufReader};
+use support::daemon::{Daemon, TemporaryFile, output, pushring};
+use support::{Client, recv, recv_close, send};
+use tungstenite::Message;
+
+fn register(client: &mut Client, token: &str, process: &str) {
+    send(client, Message::text(serde_json::json!({ "auth_token": token, "target_process": process }).to_string()));
+}
+
+#[test]
+fn the_demo_serves_its_page_and_processes_and_stops_at_sigterm() {
+    let daemon = Daemon::start(&["demo"]);
+    let page = daemon.get("/", "");
+    assert!(
+        page.starts_with("HTTP/1.1 200 ") && page.contains("content-security-policy: default-src 'none'"),
+        "{page}"
+    );
+    assert!(page.contains("data-cookie=\"kinode-auth_local.os\""), "{page}");
+    for file in ["/demo.js", "/demo.css", "/favicon.svg"] {
+        assert!(page.contains(&format!("\"{file}\"")) && daemon.get(file, "").starts_with("HTTP/1.1 200 "), "{file}");
+    }
+
+    let mut echo = daemon.connect("/echo:pushring:sys/");
+    send(&mut echo, Message::text("hello"));
+    assert_eq!(recv(&mut echo), Message::text("hello"));
+
+    // The page's cookie is the token that its script registers with.
+    let cookie = page.split("set-cookie: kinode-auth_local.os=").nth(1).expect("a cookie").split(';').next().unwrap();
+    let mut registered = daemon.connect("/");
+    register(&mut registered, cookie, "echo:pushring:sys");
+    assert!(recv(&mut registered).to_text().unwrap().starts_with("{\"channel_id\":"));
+    send(&mut registered, Message::binary(vec![1, 2, 3]));
+    assert_eq!(recv(&mut registered), Message::binary(vec![1, 2, 3]));
+
+    daemon.signal("TERM");
+    for mut client in [echo, registered] {
+        assert_eq!(recv_close(&mut client).0, 1001);
+        // The answer to the close goes out with the next read.
+        while client.read().is_ok() {}
+    }
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn the_demo_logs_nobody_in_from_elsewhere() {
+    let daemon = Daemon::start(&["demo"]);
+    let page = daemon.get("/", "X-Forwarded-For: 192.0.2.1\r\n");
+    assert!(page.starts_with("HTTP/1.1 200 ") && !page.contains("set-cookie"), "{page}");
+    drop(daemon);
+    let mut child = pushring(&["demo", "--listen", "0.0.0.0:0", "--no-pin"]).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port = line.trim_end().rsplit(':').next().unwrap();
+    let daemon = Daemon { child, address: format!("127.0.0.1:{port}") };
+    let page = daemon.get("/", "");
+    assert!(page.starts_with("HTTP/1.1 200 ") && !page.contains("set-cookie"), "{page}");
+}
+
+#[test]
+fn stopping_is_bounded_and_a_second_signal_ends_at_once() {
+    let daemon = Daemon::start(&["demo", "--stop-timeout", "200ms", "--log-format", "json"]);
+    // A client that answers nothing.
+    let silent = daemon.connect("/echo:pushring:sys/");
+    daemon.signal("INT");
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(0), "{log}");
+    for line in log.lines() {
+        serde_json::from_str::<serde_json::Value>(line).expect("each line is JSON");
+    }
+    drop(silent);
+
+    let daemon = Daemon::start(&["demo", "--stop-timeout", "1h", "--close-timeout", "1h"]);
+    let mut silent = daemon.connect("/echo:pushring:sys/");
+    daemon.signal("TERM");
+    assert!(matches!(silent.read().unwrap(), Message::Close(_)), "the first signal has been seen");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().0, Some(128 + 15));
+}
+
+#[test]
+fn serve_without_a_secret_warns_once_and_refuses_tokens() {
+    // With few connections and the driver that any machine has: so nothing else is to be warned of.
+    let daemon = Daemon::start(&["serve", "--driver", "epoll", "--connections-max", "100"]);
+    assert!(daemon.get("/", "").starts_with("HTTP/1.1 404 "));
+    let mut client = daemon.connect("/");
+    register(&mut client, "x.y.z", "echo:pushring:sys");
+    let (code, reason) = recv_close(&mut client);
+    assert_eq!((code, reason.as_str()), (4401, "auth_token: this server has no secret to check tokens with"));
+    drop(client);
+    daemon.signal("TERM");
+    let (code, log) = daemon.wait();
+    assert_eq!((code, log.matches("no token secret").count()), (Some(0), 1), "{log}");
+}
+
+#[test]
+fn a_printed_token_opens_a_channel() {
+    let secret = TemporaryFile::new("secret", "a secret for this test\n");
+    let args = ["--node", "alice.os", "--jwt-secret-file", secret.path()];
+    let printed = output(pushring(&["token", "--ttl", "60"]).args(args));
+    let token = String::from_utf8(printed.stdout).unwrap();
+    let daemon = Daemon::start(&[&["demo"], &args[..]].concat());
+    let mut client = daemon.connect("/");
+    register(&mut client, token.trim_end(), "echo:pushring:sys");
+    let reply: serde_json::Value = serde_json::from_str(recv(&mut client).to_text().unwrap()).unwrap();
+    assert!(reply["channel_id"].as_u64().is_some_and(|id| id > 0) && reply.as_object().unwrap().len() == 1, "{reply}");
+    drop(client);
+    daemon.signal("TERM");
+    let (_, log) = daemon.wait();
+    assert!(!log.contains("a secret for this test") && !log.contains(token.trim_end()), "{log}");
+}
+
+#[test]
+fn secrets_that_protect_nothing() {
+    let empty = TemporaryFile::new("empty", "\n");
+    let refused = output(&mut pushring(&["token", "--jwt-secret-file", empty.path()]));
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && words.contains("the token secret is empty"), "{words}");
+    let missing = output(&mut pushring(&["serve", "--jwt-secret-file", "/no/such/file"]));
+    assert!(!missing.status.success());
+    assert!(String::from_utf8(missing.stderr).unwrap().contains("/no/such/file"));
+
+    let readable = TemporaryFile::new("readable", "key");
+    for (mode, warned) in [(0o644, true), (0o600, false)] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&readable.0, std::fs::Permissions::from_mode(mode)).unwrap();
+        let said = output(&mut pushring(&["token", "--jwt-secret-file", readable.path()]));
+        assert!(said.status.success());
+        assert_eq!(String::from_utf8(said.stderr).unwrap().contains("chmod 600"), warned, "{mode:o}");
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_which_wins_over_the_file() {
+    let file = TemporaryFile::new("settings", "node = \"file.os\"\nshards = 1\npolicy = \"drop-oldest\"\n");
+    let mut command = pushring(&["config", "--config", file.path(), "--node", "flag.os"]);
+    command.env("PUSHRING_NODE", "variable.os").env("PUSHRING_SHARDS", "2");
+    let printed = String::from_utf8(output(&mut command).stdout).unwrap();
+    let table: toml::Table = printed.parse().unwrap();
+    assert_eq!(table["node"].as_str(), Some("flag.os"));
+    assert_eq!(table["shards"].as_integer(), Some(2));
+    assert_eq!(table["policy"].as_str(), Some("drop-oldest"));
+    assert_eq!(table["head_timeout"].as_str(), Some("10s"));
+
+    // What is printed is a file that says the same.
+    let again = TemporaryFile::new("printed", &printed);
+    let reprinted = output(&mut pushring(&["config", "--config", again.path()]));
+    assert_eq!(String::from_utf8(reprinted.stdout).unwrap(), printed);
+}
+
+#[test]
+fn what_cannot_be_obeyed_is_refused_by_name() {
+    let file = TemporaryFile::new("wrong", "shrads = 1\n");
+    let refused = output(&mut pushring(&["serve", "--config", file.path()]));
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && words.contains("shrads") && words.contains(file.path()), "{words}");
+    let refused = output(pushring(&["config"]).env("PUSHRING_HEAD_TIMEOUT", "10"));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("250ms"));
+    let refused = output(&mut pushring(&["serve", "--listen", "192.0.2.1:0"]));
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && words.contains("no address of this machine"), "{words}");
+}

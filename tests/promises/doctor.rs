@@ -1,0 +1,71 @@
+//! The doctor on this machine: what it prints is for people or for tools, and its exit code is the worst finding.
+
+use crate::support;
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use support::daemon::{Daemon, output, pushring};
+
+/// Its exit code and its findings.
+fn examine(args: &[&str]) -> (i32, Vec<Value>) {
+    let examined = output(pushring(&["doctor", "--json"]).args(args));
+    let text = String::from_utf8(examined.stdout).unwrap();
+    let findings = text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    (examined.status.code().unwrap(), findings)
+}
+
+fn finding<'a>(findings: &'a [Value], check: &str) -> &'a Value {
+    findings.iter().find(|finding| finding["check"] == check).unwrap_or_else(|| panic!("no {check}: {findings:?}"))
+}
+
+#[test]
+fn the_exit_code_is_the_worst_finding() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (listen, port) = (taken.local_addr().unwrap().to_string(), taken.local_addr().unwrap().port());
+    // Settings that ask little of a machine, so that any machine is good enough but for the port.
+    let modest = ["--shards", "1", "--connections-max", "100", "--memory-budget", "16MiB", "--driver", "epoll"];
+    let (code, findings) = examine(&[&modest[..], &["--listen", &listen]].concat());
+    let listener = finding(&findings, "listener");
+    assert_eq!((code, &listener["level"]), (2, &"problem".into()), "{findings:?}");
+    assert!(listener["fix"].as_str().unwrap().contains(&format!("sport = :{port}")), "{listener}");
+
+    let (code, findings) = examine(&[&modest[..], &["--listen", "127.0.0.1:0"]].concat());
+    let levels: BTreeSet<_> = findings.iter().map(|finding| finding["level"].as_str().unwrap()).collect();
+    assert_eq!(code, if levels.contains("warning") { 1 } else { 0 }, "{findings:?}");
+    assert_eq!(finding(&findings, "memory")["level"], "ok");
+    assert!(findings.iter().all(|finding| finding["fix"].is_string() != (finding["level"] == "ok")), "{findings:?}");
+
+    let (code, findings) = examine(&["--listen", "127.0.0.1:0", "--ping-interval", "0", "--driver", "epoll"]);
+    assert_eq!((code.max(1), &finding(&findings, "idle timeouts")["level"]), (code, &"warning".into()), "{findings:?}");
+
+    let (code, findings) = examine(&["--config", "/no/such/file"]);
+    assert_eq!((code, findings.len()), (2, 0), "settings that cannot be read");
+    let (code, findings) = examine(&["--listen", "127.0.0.1:0", "--deflate-level", "0"]);
+    assert_eq!((code, &finding(&findings, "settings")["level"]), (2, &"problem".into()));
+}
+
+#[test]
+fn a_daemon_of_ours_is_no_problem() {
+    let path = std::env::temp_dir().join(format!("pushring-doctor-{}.sock", std::process::id()));
+    let at = path.to_str().unwrap();
+    let daemon = Daemon::start(&["serve", "--control", at]);
+    let (_, findings) = examine(&["--listen", &daemon.address, "--control", at]);
+    let listener = finding(&findings, "listener");
+    assert_eq!(listener["level"], "ok");
+    assert!(listener["found"].as_str().unwrap().ends_with(&format!("process {}", daemon.child.id())), "{listener}");
+    assert!(finding(&findings, "control")["found"].as_str().unwrap().contains("a running daemon's"));
+    drop(daemon);
+    let _ = std::fs::remove_file(&path);
+}
+
+#[test]
+fn people_read_what_was_found_and_how_to_mend_it() {
+    let examined = output(&mut pushring(&["doctor", "--listen", "127.0.0.1:0", "--ping-interval", "90s"]));
+    let text = String::from_utf8(examined.stdout).unwrap();
+    assert!(text.contains("WARNING  idle timeouts") && text.contains("fix: --ping-interval 25s"), "{text}");
+    assert!(text.lines().last().unwrap().starts_with("problems: "), "{text}");
+    assert!(examined.stderr.is_empty());
+    let help = String::from_utf8(output(&mut pushring(&["doctor", "--help"])).stdout).unwrap();
+    assert!(help.contains("Ends with 0 where all is well, with 1 where there are warnings, with 2"), "{help}");
+}

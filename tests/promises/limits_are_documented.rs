@@ -1,0 +1,65 @@
+//! `docs/LIMITS.md` is the daemon's configuration in words: every limit and deadline stands there with the default that
+//! is in force, and nothing stands there that cannot be set.
+
+use crate::support;
+
+use std::collections::BTreeMap;
+use support::daemon::{output, pushring};
+
+const PAGE: &str = include_str!("../../docs/LIMITS.md");
+
+/// Settings with a number that bounds nothing.
+const NO_LIMITS: [&str; 1] = ["shards"];
+
+/// What `pushring config` prints, each value as people write it.
+fn settings() -> BTreeMap<String, String> {
+    let printed = String::from_utf8(output(&mut pushring(&["config"])).stdout).unwrap();
+    let table: toml::Table = printed.parse().unwrap();
+    let text = |value: toml::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    table.into_iter().map(|(key, value)| (key, text(value))).collect()
+}
+
+/// Setting and default of every row of the page's tables, without their backticks.
+fn rows() -> BTreeMap<String, String> {
+    let mut rows = BTreeMap::new();
+    for line in PAGE.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, setting, default, why, at_the_limit, _] = cells[..] else { panic!("a row of four cells: {line}") };
+        assert!(!why.is_empty(), "no reason: {line}");
+        assert!(!at_the_limit.is_empty() || setting.starts_with("`deflate_"), "what happens at it? {line}");
+        let before = rows.insert(setting.replace('`', ""), default.replace('`', ""));
+        assert_eq!(before, None, "twice: {line}");
+    }
+    rows
+}
+
+/// Whether it is a number, of things, bytes or time: digits and perhaps a unit.
+fn is_number(value: &str) -> bool {
+    let unit = value.trim_start_matches(|c: char| c.is_ascii_digit());
+    unit.len() < value.len() && unit.chars().all(|c| c.is_ascii_alphabetic())
+}
+
+#[test]
+fn what_the_page_says_can_be_set_and_is_the_default() {
+    let settings = settings();
+    let rows = rows();
+    assert!(rows.len() > 30, "{rows:?}");
+    for (setting, default) in rows {
+        assert_eq!(settings.get(&setting), Some(&default), "{setting}");
+    }
+}
+
+#[test]
+fn every_limit_and_deadline_is_on_the_page() {
+    let rows = rows();
+    for (setting, default) in settings() {
+        let is_limit = is_number(&default) && !NO_LIMITS.contains(&&*setting);
+        assert!(!is_limit || rows.contains_key(&setting), "{setting} is not in docs/LIMITS.md");
+    }
+}
+
+#[test]
+fn numbers_are_known_when_seen() {
+    assert!(["10", "0", "25s", "1m", "250ms", "16MiB", "0B"].into_iter().all(is_number));
+    assert!(["", "auto", "127.0.0.1:8080", "true", "local.os", "[]", "info"].into_iter().all(|text| !is_number(text)));
+}

@@ -1,0 +1,224 @@
+//! The daemon's link as its operator meets it: a socket for this user alone, never taken from a living daemon and always
+//! from a dead one, gone at the end; a token over TCP that nobody sees; and a client in another language that speaks
+//! the protocol from its specification.
+
+use crate::link_support;
+use crate::support;
+
+use link_support::{attach, hello, refusal};
+use pushring::link::{Client, Endpoint, Token};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use support::daemon::{Daemon, TemporaryFile, output, pushring};
+use support::{recv, recv_close, send};
+use tungstenite::Message;
+
+/// A path for a socket that nobody has used before.
+fn socket(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("pushring-daemon-{name}-{}.sock", std::process::id()))
+}
+
+fn start(path: &Path) -> Daemon {
+    Daemon::start(&["serve", "--link", path.to_str().unwrap()])
+}
+
+#[test]
+fn the_socket_is_its_users_alone_and_goes_with_the_daemon() {
+    let path = socket("mode");
+    let daemon = start(&path);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let process = attach(&path, "p");
+    process.bind("/", Default::default()).unwrap();
+    let mut client = daemon.connect("/p:test:sys/");
+    send(&mut client, "hello");
+
+    let other = output(&mut pushring(&["serve", "--listen", "127.0.0.1:0", "--link", path.to_str().unwrap()]));
+    let words = String::from_utf8(other.stderr).unwrap();
+    assert!(!other.status.success() && words.contains("is the socket of a daemon that runs"), "{words}");
+    send(&mut client, "still there");
+
+    daemon.signal("TERM");
+    assert_eq!(recv_close(&mut client).0, 1001);
+    while client.read().is_ok() {}
+    let mut events = Vec::new();
+    while process.recv_batch(&mut events, support::PATIENCE).is_ok() {}
+    assert!(matches!(events.last(), Some(pushring::Event::Closed(_))), "it is told of the end: {events:?}");
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_killed_daemons_socket_is_taken_over() {
+    let path = socket("killed");
+    let mut killed = start(&path);
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    assert!(path.exists());
+    let daemon = start(&path);
+    attach(&path, "p");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().0, Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_cannot_be_obeyed_is_refused_by_name() {
+    let file = TemporaryFile::new("no-socket", "precious");
+    for (args, words) in [
+        (&["--link", file.path()][..], "is no socket"),
+        (&["--link", "/no/such/directory/link"], "/no/such/directory/link"),
+        (&["--link-tcp", "127.0.0.1:0"], "link_token_file"),
+        (&["--link-tcp", "127.0.0.1:0", "--link-token-file", file.path()], "16"),
+    ] {
+        let refused = output(pushring(&["serve", "--listen", "127.0.0.1:0"]).args(args));
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && said.contains(words), "{args:?}: {said}");
+    }
+    assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "precious");
+}
+
+#[test]
+fn over_tcp_a_token_lets_in_and_is_never_shown() {
+    let secret = "a token that only this test knows";
+    let file = TemporaryFile::new("link-token", &format!("{secret}\n"));
+    let path = socket("tcp");
+    let args =
+        ["serve", "--link", path.to_str().unwrap(), "--link-tcp", "127.0.0.1:0", "--link-token-file", file.path()];
+    let daemon = Daemon::start(&[&args[..], &["--log", "trace"]].concat());
+    // On the socket nobody asks for it.
+    drop(attach(&path, "p"));
+    daemon.signal("TERM");
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(0), "{log}");
+    let address =
+        log.split("attach over TCP").nth(1).and_then(|rest| rest.split("address=").nth(1)).expect("an address");
+    let address = address.split_whitespace().next().unwrap().to_owned();
+
+    let daemon = Daemon::start(&[&args[..4], &[&address, "--link-token-file", file.path(), "--log", "trace"]].concat());
+    let connect = |token: &str| {
+        let endpoint = Endpoint::Tcp { address: address.clone(), token: Token::new(token).unwrap() };
+        Client::connect(endpoint, &"p:test:sys".parse().unwrap(), Default::default())
+    };
+    assert!(connect("a token that somebody has guessed").is_err());
+    drop(connect(secret).unwrap());
+    daemon.signal("TERM");
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(0));
+    assert!(!log.contains(secret) && !log.contains("has guessed"), "{log}");
+}
+
+/// The example in Python; killed when a test fails.
+struct Python {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Python {
+    fn start(args: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/link_client.py");
+        let mut command = Command::new("python3");
+        let command = command.arg("-B").arg(script).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Reads until a line that begins so.
+    fn until(&mut self, beginning: &str) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended before it said {beginning:?}");
+            if line.starts_with(beginning) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether there is a Python to run the example with, 3.9 or later.
+fn has_python() -> bool {
+    let version = Command::new("python3").args(["-c", "import sys; sys.exit(sys.version_info < (3, 9))"]).status();
+    let is_there = version.is_ok_and(|status| status.success());
+    if !is_there {
+        eprintln!("skipped: there is no python3, 3.9 or later, to run the client with");
+    }
+    is_there
+}
+
+#[test]
+fn a_client_in_python_speaks_it() {
+    if !has_python() {
+        return;
+    }
+    let path = socket("python");
+    let daemon = start(&path);
+    let mut python = Python::start(&[path.to_str().unwrap()]);
+    assert_eq!(python.until("attached"), "attached to local.os\n");
+    assert_eq!(refusal(&path, &hello("room:python:sys")), "taken");
+    let mut clients = [daemon.connect("/room:python:sys/"), daemon.connect("/room:python:sys/")];
+    for client in &mut clients {
+        python.until("opened");
+        for message in [Message::text("grüß dich"), Message::binary(vec![0; 200_000]), Message::binary(vec![])] {
+            send(client, message.clone());
+            assert_eq!(recv(client), message);
+        }
+    }
+    send(&mut clients[0], "all:hello");
+    for client in &mut clients {
+        assert_eq!(recv(client), Message::text("hello"));
+    }
+    let response = daemon.get("/room:python:sys/hello?a=b", "");
+    assert!(
+        response.starts_with("HTTP/1.1 200") && response.contains("hello from Python, GET {'a': 'b'}"),
+        "{response}"
+    );
+
+    // Killed in the middle; what its clients say meanwhile waits for the next one.
+    drop(python);
+    send(&mut clients[1], "while nobody was there");
+    let mut python = Python::start(&[path.to_str().unwrap()]);
+    python.until("still open");
+    python.until("still open");
+    assert_eq!(recv(&mut clients[1]), Message::text("while nobody was there"));
+
+    let [mut first, second] = clients;
+    drop(second);
+    python.until("closed");
+    send(&mut first, "bye");
+    assert_eq!(recv_close(&mut first).0, 1001);
+    assert!(python.child.wait().unwrap().success());
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn a_client_in_python_speaks_it_over_tcp() {
+    if !has_python() {
+        return;
+    }
+    let file = TemporaryFile::new("python-token", "a token for the client in Python\n");
+    let wrong = TemporaryFile::new("python-wrong", "some other token, just as long..\n");
+    // A port that was free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let daemon = Daemon::start(&["serve", "--link-tcp", &address, "--link-token-file", file.path()]);
+    let mut refused = Python::start(&[&address, "--token-file", wrong.path()]);
+    assert!(!refused.child.wait().unwrap().success());
+    let mut python = Python::start(&[&address, "--token-file", file.path()]);
+    python.until("attached");
+    let mut client = daemon.connect("/room:python:sys/");
+    send(&mut client, "hello");
+    assert_eq!(recv(&mut client), Message::text("hello"));
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().0, Some(0));
+}

@@ -1,0 +1,238 @@
+//! A whole node attached over a link: its kernel comes and goes, and its clients lose nothing that they were promised.
+//! What it hears and says is the contract, case by case, in `golden_replay`; here is what only a link has: who is let in,
+//! who comes back to what, and how it ends.
+
+use crate::link_support;
+use crate::node_support;
+
+use link_support::{Linked, Raw, frame, refusal};
+use node_support::support::{self, recv, recv_close, send};
+use node_support::{KEYFILE, NODE, Node, SECRET, http_response, push};
+use pushring::internals::gateway::{Dialect, Settings};
+use pushring::link;
+use pushring::{Broker, Config};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::time::Duration;
+use tungstenite::Message;
+
+const APP: &str = "app:app:test.os";
+const PATH: &str = "/app:app:test.os/";
+
+fn start(name: &str, secret: Option<&[u8]>, change: impl FnOnce(&mut link::Config)) -> Linked {
+    start_with(Settings::new(NODE, Dialect::Hyperdrive), name, secret, change)
+}
+
+fn start_with(
+    mut settings: Settings,
+    name: &str,
+    secret: Option<&[u8]>,
+    change: impl FnOnce(&mut link::Config),
+) -> Linked {
+    settings.secret = secret.map(|secret| pushring::internals::gateway::Secret::new(secret).unwrap());
+    let config = Config { settings, shards: 2, driver: support::driver(), ..Config::default() };
+    let broker = Broker::start(Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();
+    Linked::at(broker, name, change)
+}
+
+fn hello(node: &str, secret: Option<&[u8]>) -> Value {
+    let kernel = json!({"node": node, "jwt_secret": secret});
+    json!({"version_min": 1, "version_max": 1, "attach": {"kernel": kernel}})
+}
+
+/// A message of a process to the HTTP server.
+fn order(id: u64, body: &str, expects_response: Option<u64>) -> Value {
+    let request = json!({"expects_response": expects_response, "body": body.as_bytes()});
+    let (source, target) = (format!("{NODE}@{APP}"), format!("{NODE}@http-server:distro:sys"));
+    json!({"kernel": {"id": id, "source": source, "target": target, "message": {"request": request}, "blob": {}}})
+}
+
+/// The body of the next message to the kernel.
+fn said(raw: &mut Raw) -> String {
+    let (name, fields, _) = raw.next_said().unwrap();
+    assert_eq!(name, "kernel", "{fields}");
+    let message = &fields["message"];
+    message.get("request").or_else(|| message.get("response")).unwrap()["body"].as_str().unwrap().to_owned()
+}
+
+const BIND: &str = r#"{"WebSocketBind":{"path":"/","authenticated":false,"extension":false}}"#;
+
+/// A call of the RPC path.
+fn rpc(body: &str) -> String {
+    let call = json!({"process": APP, "body": body}).to_string();
+    let head = "POST /rpc:distro:sys/message HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length";
+    format!("{head}: {}\r\n\r\n{call}", call.len())
+}
+
+/// What a GET is answered with.
+fn status(linked: &Linked, path: &str) -> u16 {
+    let mut stream = std::net::TcpStream::connect(linked.broker.address()).unwrap();
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    http_response(stream).0
+}
+
+#[test]
+fn one_kernel_of_the_right_node_with_the_right_key_is_let_in() {
+    let linked = start("kernel-in", Some(SECRET), |_| {});
+    let code = |hello: Value| refusal(&linked.path, &frame(&json!({"hello": hello})));
+    assert_eq!(code(hello("other.os", Some(SECRET))), "node");
+    assert_eq!(code(hello(NODE, Some(b"another key"))), "node");
+    assert_eq!(code(hello(NODE, Some(b""))), "node");
+    let (raw, _) = Raw::attach(&linked.path, &hello(NODE, None));
+    assert_eq!(code(hello(NODE, Some(SECRET))), "taken");
+    drop(raw);
+
+    let keyless = start("kernel-keyless", None, |_| {});
+    assert_eq!(refusal(&keyless.path, &frame(&json!({"hello": hello(NODE, None)}))), "node");
+    let (mut raw, welcome) = Raw::attach(&keyless.path, &hello(NODE, Some(SECRET)));
+    assert_eq!(welcome["listening"], json!(keyless.broker.address().to_string()));
+    raw.send(&json!({"push": {"channel": 1, "kind": "text"}}), b"");
+    assert_eq!(raw.next_said().unwrap().1["code"], "violation");
+}
+
+#[test]
+fn a_node_serves_its_clients_over_a_link_and_leaves_nothing_behind() {
+    let linked = start("kernel-life", None, |_| {});
+    assert_eq!(status(&linked, "/login"), 404);
+    let mut node = Node::attach(&linked.path);
+    assert_eq!(node.address, linked.broker.address());
+    node.bind(APP, "/");
+    let (mut client, channel) = node.open(PATH);
+    // By reference through both programs, and in order with what is small.
+    let blob = vec![7; 1 << 20];
+    node.tell(1, &format!("our@{APP}"), &push(channel).replace("Text", "Binary"), Some(&blob));
+    node.tell(2, &format!("our@{APP}"), &push(channel), Some(b"behind it"));
+    assert_eq!(recv(&mut client), Message::binary(blob.clone()));
+    assert_eq!(recv(&mut client), Message::text("behind it"));
+    send(&mut client, Message::binary(blob.clone()));
+    assert_eq!(node.next().lazy_load_blob.unwrap().bytes, blob);
+    let (mut registered, _) = node.register("any:any:test.os");
+    assert!(node.heard().2.contains("WebSocketOpen"));
+
+    // The password is judged at the other end.
+    for (hash, expected) in [(KEYFILE, 200), (b"0xbad", 401)] {
+        let body = json!({"password_hash": String::from_utf8_lossy(hash), "subdomain": ""}).to_string();
+        let post = format!(
+            "POST /login HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (status, response) = http_response(node.begin_http(&post));
+        assert_eq!(status, expected, "{response}");
+        assert_eq!(response.contains("hyperware-auth_fake.os="), expected == 200, "{response}");
+    }
+    let (status_of_rpc, _) = http_response(node.begin_http(&rpc(&"x".repeat(1 << 20))));
+    assert_eq!(status_of_rpc, 403, "the rpc path is not open here");
+    let huge = vec![b'x'; (16 << 20) + 1];
+    assert_eq!(node.ask(&format!("{NODE}@{APP}"), &push(channel), Some(&huge)), r#"{"Err":"MalformedRequest"}"#);
+
+    drop(node.to_server.take());
+    node.server.join().unwrap().unwrap();
+    assert_eq!(recv_close(&mut client).0, 1001);
+    assert_eq!(recv_close(&mut registered).0, 1001);
+    // Its paths, its login page and its processes went with it; another one may come.
+    while status(&linked, "/login") != 404 {
+        std::thread::yield_now();
+    }
+    assert!(support::try_connect(&linked.broker, PATH).is_err());
+    Node::attach(&linked.path).bind(APP, "/");
+}
+
+#[test]
+fn a_call_that_fits_no_frame_is_refused_and_the_next_one_is_not() {
+    let settings = Settings { expose_local: true, ..Settings::new(NODE, Dialect::Hyperdrive) };
+    let linked = start_with(settings, "kernel-calls", None, |_| {});
+    let mut node = Node::attach(&linked.path);
+    let (status, reason) = http_response(node.begin_http(&rpc(&"x".repeat(1 << 20))));
+    assert_eq!(status, 413, "{reason}");
+    for body in ["x".repeat(900_000).as_str(), "small"] {
+        assert_eq!(http_response(node.begin_http(&rpc(body))).0, 200);
+        let request = node.next();
+        assert_eq!(request.target.to_string(), format!("{NODE}@{APP}"));
+        assert!(request.message.body() == body.as_bytes());
+    }
+}
+
+#[test]
+fn a_successor_gets_the_live_channels_of_every_process_then_what_waits() {
+    let linked = start("kernel-next", None, |_| {});
+    let (mut raw, _) = Raw::attach(&linked.path, &hello(NODE, Some(SECRET)));
+    raw.send(&order(1, BIND, Some(5)), b"");
+    assert_eq!(said(&mut raw), r#"{"Ok":null}"#);
+    let mut client = support::connect(&linked.broker, PATH);
+    let opened: Value = serde_json::from_str(&said(&mut raw)).unwrap();
+    let channel = opened["WebSocketOpen"]["channel_id"].as_u64().unwrap();
+    raw.send(&json!({"ack": {"received": 2}}), b"");
+    send(&mut client, "not acknowledged");
+    assert!(said(&mut raw).contains("WebSocketPush"));
+    drop(raw);
+    send(&mut client, "sent while nobody was there");
+
+    let mut node = loop {
+        // Until the broker has noticed that the connection before is gone.
+        match std::panic::catch_unwind(|| Node::attach(&linked.path)) {
+            Ok(node) => break node,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    let (_, target, body) = node.heard();
+    assert_eq!(target, format!("{NODE}@{APP}"));
+    let again: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(again["WebSocketOpen"]["channel_id"], channel);
+    assert!(again["WebSocketOpen"]["source_socket_addr"].as_str().unwrap().starts_with("127.0.0.1:"));
+    for expected in ["not acknowledged", "sent while nobody was there"] {
+        assert_eq!(node.next().lazy_load_blob.unwrap().bytes, expected.as_bytes());
+    }
+    node.tell(2, &format!("our@{APP}"), &push(channel), Some(b"from the successor"));
+    assert_eq!(recv(&mut client), Message::text("from the successor"));
+}
+
+#[test]
+fn a_kernel_that_stays_away_leaves_1012_and_one_that_is_left_is_told_of_every_close() {
+    let linked = start("kernel-away", None, |config| config.owner_grace = Duration::from_millis(50));
+    let (mut raw, _) = Raw::attach(&linked.path, &hello(NODE, Some(SECRET)));
+    raw.send(&order(1, BIND, Some(5)), b"");
+    assert_eq!(said(&mut raw), r#"{"Ok":null}"#);
+    let mut client = support::connect(&linked.broker, PATH);
+    drop(raw);
+    assert_eq!(recv_close(&mut client).0, 1012);
+    drop(client);
+
+    // The channels of the first have gone when the id is free again.
+    let mut node = loop {
+        match std::panic::catch_unwind(|| Node::attach(&linked.path)) {
+            Ok(node) => break node,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    node.bind(APP, "/");
+    let (mut client, channel) = node.open(PATH);
+    linked.stop();
+    assert_eq!(recv_close(&mut client).0, 1001);
+    assert_eq!(node.heard().2, format!(r#"{{"WebSocketClose":{channel}}}"#));
+    assert!(node.server.join().unwrap().unwrap_err().contains("stopped or is lost"));
+    assert!(node.from_server.try_recv().is_err(), "once is enough");
+}
+
+#[test]
+fn a_kernel_that_acknowledges_nothing_is_not_kept_for_ever() {
+    let linked = start("kernel-deaf", None, |config| config.beat = Duration::from_millis(100));
+    let (mut raw, _) = Raw::attach(&linked.path, &hello(NODE, Some(SECRET)));
+    // Each is refused with an answer that it never acknowledges.
+    let order = frame(&order(1, "\"?\"", None)).repeat(256);
+    let mut reading = Raw(raw.0.try_clone().unwrap());
+    let reader = std::thread::spawn(move || {
+        std::iter::from_fn(|| reading.next()).find(|(name, ..)| name == "bye").map(|(_, fields, _)| fields)
+    });
+    for _ in 0..1000 {
+        if raw.0.write_all(&order).is_err() {
+            break;
+        }
+    }
+    let bye = reader.join().unwrap();
+    // Its connection may have been cut before the frame.
+    assert!(bye.is_none_or(|bye| bye["code"] == "violation"));
+    while status(&linked, "/login") != 404 {
+        std::thread::yield_now();
+    }
+}

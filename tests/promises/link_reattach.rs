@@ -1,0 +1,345 @@
+//! A process that loses its connection loses nothing: its channels live on, clients' messages wait, and whoever comes
+//! back in time is told the live channels and then what happened, in order. After the grace clients get 1012.
+
+use crate::link_support;
+use crate::support;
+
+use link_support::{Linked, Raw, attach, refusal};
+use pushring::process_lib::http::{bind_ws_path, send_ws_push};
+use pushring::process_lib::{self, Address, Exit, HttpServerRequest, WsMessageType, await_message, take_blob};
+use pushring::{Event, Message as Push};
+use serde_json::{Value, json};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+use support::{PATIENCE, connect, recv, recv_close, send};
+use tungstenite::Message;
+
+fn hello(name: &str) -> Value {
+    json!({"version_min": 1, "version_max": 1, "attach": {"process": {"id": format!("{name}:test:sys")}}})
+}
+
+/// Binds `/` and waits until that is so.
+fn bind(raw: &mut Raw) {
+    raw.send(&json!({"bind": {"path": "/", "ask": 1}}), b"");
+    assert_eq!(raw.next_said().unwrap().0, "done");
+}
+
+fn ack(raw: &mut Raw, received: u64) {
+    raw.send(&json!({"ack": {"received": received}}), b"");
+}
+
+#[test]
+fn a_successor_gets_the_live_channels_then_what_waits() {
+    let linked = Linked::start("successor", |_| {});
+    let (mut raw, welcome) = Raw::attach(&linked.path, &hello("p"));
+    assert_eq!((&welcome["live"], &welcome["received"], &welcome["acknowledged"]), (&json!(0), &json!(0), &json!(0)));
+    bind(&mut raw);
+    let mut first = connect(&linked.broker, "/p:test:sys/");
+    let opened = raw.next_said().unwrap();
+    let channel = opened.1["channel"].clone();
+    send(&mut first, "seen");
+    assert_eq!(raw.next_said().unwrap().2, b"seen");
+    // `done`, `opened` and `seen`; what comes from now on is not acknowledged.
+    ack(&mut raw, 3);
+    send(&mut first, "not acknowledged");
+    assert_eq!(raw.next_said().unwrap().2, b"not acknowledged");
+    drop(raw);
+
+    send(&mut first, "sent while nobody was there");
+    let mut second = connect(&linked.broker, "/p:test:sys/");
+    send(&mut second, "from a client that came meanwhile");
+    second.close(None).unwrap();
+
+    let (mut raw, welcome) = attach_again(&linked, &hello("p"));
+    assert_eq!((&welcome["live"], &welcome["received"], &welcome["acknowledged"]), (&json!(1), &json!(1), &json!(3)));
+    let live = raw.next_said().unwrap();
+    assert_eq!(live.0, "live");
+    assert_eq!((&live.1["channels"][0]["channel"], &live.1["channels"][0]["path"]), (&channel, &json!("/")));
+    assert!(live.1["channels"][0]["source"].as_str().unwrap().starts_with("127.0.0.1:"));
+    let mut next = || raw.next_said().unwrap();
+    let mut of_first = Vec::new();
+    let mut of_second = Vec::new();
+    while of_first.len() < 2 || of_second.len() < 3 {
+        let (name, fields, blob) = next();
+        let what = if name == "message" { String::from_utf8(blob).unwrap() } else { name };
+        if fields["channel"] == channel { of_first.push(what) } else { of_second.push(what) }
+    }
+    assert_eq!(of_first, ["not acknowledged", "sent while nobody was there"]);
+    assert_eq!(of_second, ["opened", "from a client that came meanwhile", "closed"]);
+    // Its paths are bound, and it pushes to the channel that it was told of.
+    raw.send(&json!({"push": {"channel": channel, "kind": "text"}}), b"from the successor");
+    assert_eq!(recv(&mut first), Message::text("from the successor"));
+    connect(&linked.broker, "/p:test:sys/");
+}
+
+/// Attaches as soon as the broker has noticed that the connection before is gone.
+fn attach_again(linked: &Linked, hello: &Value) -> (Raw, Value) {
+    loop {
+        let mut raw = Raw::connect(&linked.path);
+        raw.send(&json!({"hello": hello}), b"");
+        let (name, fields, _) = raw.next().unwrap();
+        match name.as_str() {
+            "welcome" => return (raw, fields),
+            _ => assert_eq!(fields["code"], "taken"),
+        }
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn who_knows_the_session_takes_it_over_and_who_does_not_waits_for_its_end() {
+    let linked = Linked::start("session", |_| {});
+    let (mut old, welcome) = Raw::attach(&linked.path, &hello("p"));
+    bind(&mut old);
+    let code = |hello: &Value| refusal(&linked.path, &link_support::frame(&json!({"hello": hello})));
+    assert_eq!(code(&hello("p")), "taken");
+    let mut resume = hello("p");
+    resume["session"] = welcome["session"].clone();
+    resume["received"] = json!(1);
+    let (mut new, again) = Raw::attach(&linked.path, &resume);
+    assert_eq!((&again["session"], &again["acknowledged"]), (&welcome["session"], &json!(1)));
+    assert!(old.next_said().is_none_or(|(name, ..)| name == "bye"), "the old connection is over");
+    let mut client = connect(&linked.broker, "/p:test:sys/");
+    send(&mut client, "hello");
+    assert_eq!(new.next_said().unwrap().0, "opened");
+    assert_eq!(new.next_said().unwrap().2, b"hello");
+    // What it cannot have received is a lie, and ends the session.
+    drop(new);
+    resume["received"] = json!(100);
+    assert_eq!(code(&resume), "malformed");
+    assert_eq!(recv_close(&mut client).0, 1011);
+
+    // A successor without the secret takes what is detached, and its predecessor has lost it.
+    let (raw, welcome) = attach_again(&linked, &hello("p"));
+    drop(raw);
+    let (_successor, other) = attach_again(&linked, &hello("p"));
+    assert_ne!(welcome["session"], other["session"]);
+    resume["session"] = welcome["session"].clone();
+    resume["received"] = json!(0);
+    assert_eq!(code(&resume), "session");
+}
+
+#[test]
+fn after_the_grace_clients_get_1012_and_the_id_is_free() {
+    let linked = Linked::start("grace", |config| config.owner_grace = Duration::from_millis(300));
+    let (mut raw, welcome) = Raw::attach(&linked.path, &hello("p"));
+    assert_eq!(welcome["owner_grace_ms"], 300);
+    bind(&mut raw);
+    let mut client = connect(&linked.broker, "/p:test:sys/");
+    drop(raw);
+    assert_eq!(recv_close(&mut client).0, 1012);
+    let mut resume = hello("p");
+    resume["session"] = welcome["session"].clone();
+    assert_eq!(refusal(&linked.path, &link_support::frame(&json!({"hello": resume}))), "session");
+    let (_raw, welcome) = attach_again(&linked, &hello("p"));
+    assert_eq!((&welcome["live"], &welcome["received"]), (&json!(0), &json!(0)));
+    assert!(support::try_connect(&linked.broker, "/p:test:sys/").is_err(), "its paths went with it");
+}
+
+#[test]
+fn a_bye_ends_at_once() {
+    for (failed, code) in [(false, 1001), (true, 1011)] {
+        let linked = Linked::start(&format!("bye-{code}"), |config| config.owner_grace = Duration::from_secs(3600));
+        let (mut raw, _) = Raw::attach(&linked.path, &hello("p"));
+        bind(&mut raw);
+        let mut client = connect(&linked.broker, "/p:test:sys/");
+        raw.send(&json!({"bye": {"failed": failed}}), b"");
+        assert_eq!(recv_close(&mut client).0, code);
+        // The next one need not wait.
+        Raw::attach(&linked.path, &hello("p"));
+    }
+}
+
+#[test]
+fn http_requests_that_waited_are_answered_by_the_successor_or_time_out() {
+    use std::io::{Read, Write};
+    let linked = Linked::start("http", |_| {});
+    let (mut raw, _) = Raw::attach(&linked.path, &hello("p"));
+    raw.send(&json!({"bind_http": {"path": "/x", "ask": 1}}), b"");
+    assert_eq!(raw.next_said().unwrap().0, "done");
+    drop(raw);
+    let mut client = std::net::TcpStream::connect(linked.broker.address()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"GET /p:test:sys/x?q=1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let (mut raw, _) = attach_again(&linked, &hello("p"));
+    // Its answer to the bind was not acknowledged.
+    assert_eq!(raw.next_said().unwrap().0, "done");
+    let (name, fields, _) = raw.next_said().unwrap();
+    assert_eq!((name.as_str(), &fields["method"], &fields["query_params"]["q"]), ("http", &json!("GET"), &json!("1")));
+    let respond = json!({"respond": {"request": fields["request"], "status": 200, "headers": [["x-a", "b"]]}});
+    raw.send(&respond, b"late but there");
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("late but there"), "{response}");
+    assert!(response.contains("x-a: b"), "{response}");
+}
+
+/// Stands between processes and a broker, and cuts connections when it is told.
+struct Cutter {
+    path: PathBuf,
+    open: Arc<Mutex<Vec<UnixStream>>>,
+}
+
+impl Cutter {
+    fn start(linked: &Linked) -> Self {
+        let (path, to) = (linked.path.with_extension("cut"), linked.path.clone());
+        let listener = UnixListener::bind(&path).unwrap();
+        let open: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
+        let streams = open.clone();
+        thread::spawn(move || {
+            for here in listener.incoming() {
+                let (here, there) = (here.unwrap(), UnixStream::connect(&to).unwrap());
+                streams.lock().unwrap().extend([here.try_clone().unwrap(), there.try_clone().unwrap()]);
+                for (mut from, mut into) in [(here.try_clone().unwrap(), there.try_clone().unwrap()), (there, here)] {
+                    thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut into);
+                        let _ = into.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { path, open }
+    }
+
+    fn cut(&self) -> bool {
+        let streams = std::mem::take(&mut *self.open.lock().unwrap());
+        streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+        !streams.is_empty()
+    }
+}
+
+#[test]
+fn a_link_that_is_cut_again_and_again_loses_and_doubles_nothing() {
+    const MESSAGES: u32 = 30_000;
+    let linked = Linked::start("cut", |_| {});
+    let cutter = Cutter::start(&linked);
+    let process = attach(&cutter.path, "p");
+    process.bind("/", Default::default()).unwrap();
+    let mut client = connect(&linked.broker, "/p:test:sys/");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut cuts = 0;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) || cuts < 3 {
+                thread::sleep(Duration::from_millis(15));
+                cuts += u32::from(cutter.cut());
+            }
+        });
+        scope.spawn(|| {
+            let mut events = Vec::new();
+            let mut echoed = 0;
+            while echoed < MESSAGES {
+                process.recv_batch(&mut events, PATIENCE).unwrap();
+                for event in events.drain(..) {
+                    match event {
+                        Event::Opened(_) => {}
+                        Event::Message { channel, payload, .. } => {
+                            process.push(channel, Push::binary(payload), None, None).unwrap();
+                            echoed += 1;
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        });
+        let (mut sent, mut next) = (0, 0);
+        while next < MESSAGES {
+            while sent < MESSAGES && sent < next + 200 {
+                client.write(Message::binary([&sent.to_le_bytes()[..], &[7; 500]].concat())).unwrap();
+                sent += 1;
+            }
+            client.flush().unwrap();
+            while next < sent {
+                assert_eq!(recv(&mut client).into_data()[..4], next.to_le_bytes());
+                next += 1;
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    // And it ends as cleanly as any.
+    drop(process);
+    assert!([1001, 1012].contains(&recv_close(&mut client).0));
+}
+
+/// Counts what a client sends, and tells it the count.
+fn counter(our: Address) {
+    bind_ws_path("/", false, false).unwrap();
+    let mut count = 0;
+    loop {
+        let message = await_message().unwrap();
+        if let Ok(HttpServerRequest::WebSocketPush { channel_id, message_type: WsMessageType::Text }) =
+            HttpServerRequest::from_bytes(message.body())
+        {
+            count += 1;
+            let mut blob = take_blob().unwrap();
+            blob.bytes = count.to_string().into_bytes();
+            send_ws_push(our.node.clone(), channel_id, WsMessageType::Text, blob).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_process_of_the_library_comes_back_by_itself_and_ends_when_it_cannot() {
+    let linked = Linked::start("library", |config| config.owner_grace = Duration::from_millis(2500));
+    let cutter = Cutter::start(&linked);
+    let process = process_lib::connect(&cutter.path, "count:test:sys".parse().unwrap()).unwrap();
+    let thread = process.spawn(counter).unwrap();
+    let mut client = loop {
+        match support::try_connect(&linked.broker, "/count:test:sys/") {
+            Ok(client) => break client,
+            Err(_) => thread::yield_now(),
+        }
+    };
+    for count in 1..20 {
+        send(&mut client, "x");
+        if count % 5 == 0 {
+            assert!(cutter.cut());
+        }
+        assert_eq!(recv(&mut client), Message::text(count.to_string()), "its state is still there");
+    }
+    // The way to the broker is gone for good.
+    std::fs::remove_file(&cutter.path).unwrap();
+    cutter.cut();
+    assert_eq!(recv_close(&mut client).0, 1012);
+    assert_eq!(thread.join().unwrap(), Exit::Stopped);
+}
+
+#[test]
+fn a_successor_in_the_library_is_told_its_channels_as_if_they_were_opened_now() {
+    let linked = Linked::start("told", |_| {});
+    let (mut raw, _) = Raw::attach(&linked.path, &hello("p"));
+    bind(&mut raw);
+    let mut clients: Vec<_> = (0..70).map(|_| connect(&linked.broker, "/p:test:sys/")).collect();
+    for _ in 0..70 {
+        assert_eq!(raw.next_said().unwrap().0, "opened");
+    }
+    ack(&mut raw, 71);
+    drop(raw);
+    send(&mut clients[0], "waiting");
+    let process = loop {
+        match pushring::link::Client::connect(&linked.path, &"p:test:sys".parse().unwrap(), Default::default()) {
+            Ok(process) => break process,
+            Err(_) => thread::yield_now(),
+        }
+    };
+    let mut events = Vec::new();
+    while events.len() < 71 {
+        process.recv_batch(&mut events, PATIENCE).unwrap();
+    }
+    let opened: std::collections::BTreeSet<_> = events[..70]
+        .iter()
+        .map(|event| match event {
+            Event::Opened(opened) => opened.channel,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(opened.len(), 70);
+    assert!(matches!(&events[70], Event::Message { channel, .. } if opened.contains(channel)));
+    // Acknowledgements go on where they were, so that its own successor is told the same.
+    drop(process);
+    assert_eq!(recv_close(&mut clients[1]).0, 1001);
+}

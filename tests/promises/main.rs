@@ -1,0 +1,83 @@
+//! The promises that need no process of their own, one file for each, linked as one program.
+//!
+//! A test belongs into a program of its own beside this one only where it changes or measures its whole process: a
+//! counting allocator, the process' log, a system-call filter, a model checker.
+#![allow(missing_docs)]
+
+#[path = "../../examples/chat.rs"]
+#[allow(dead_code)]
+mod chat;
+#[path = "../link_support/mod.rs"]
+mod link_support;
+#[path = "../node_support/mod.rs"]
+mod node_support;
+#[allow(dead_code)]
+#[path = "../../fuzz/src/lib.rs"]
+mod properties;
+#[path = "../proto_support/mod.rs"]
+mod proto_support;
+#[path = "../shard_support/mod.rs"]
+mod shard_support;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod a_stuck_client_delays_nobody_in_a_node;
+mod admission_limits;
+mod bad_input_in_a_node;
+mod broadcast_by_path;
+mod broadcast_leaves_room_for_others;
+mod budget_closes_1013;
+mod chat_example;
+mod control_door;
+mod daemon;
+mod deflate;
+mod deflate_contexts;
+mod deflate_takeover;
+mod demo_processes;
+mod differential_tungstenite;
+mod disconnects_are_explained;
+mod doctor;
+mod flush_takes_what_send_takes;
+mod forged_tokens;
+mod fuzz_corpus_replay;
+mod gateway_login_page;
+mod golden_replay;
+mod golden_types;
+mod hostile_clients;
+mod hostile_http;
+mod http_server_conforms;
+mod http_strictness;
+mod ids_not_reused;
+mod killed_daemon;
+mod layering;
+mod limits_are_documented;
+mod link_daemon;
+mod link_kernel;
+mod link_processes;
+mod link_reattach;
+mod malformed_frames;
+mod malformed_upgrades;
+mod memory_budget;
+mod node_server;
+mod opened_once_closed_once;
+mod operations_page;
+mod order_per_channel;
+mod out_of_descriptors;
+mod outcomes_and_stop;
+mod parity_is_proved;
+mod policies;
+mod process_backpressure;
+mod process_on_broker;
+mod process_panic_is_contained;
+mod promises_of_a_node;
+mod push_to_strangers_reaches_nobody;
+mod pushes_from_other_nodes;
+mod pushes_to_many_in_a_node;
+mod ready_set_wakes_its_waiter;
+mod registration;
+mod second_broker_is_refused;
+mod slow_reader_delays_nobody;
+mod slowloris;
+mod split_invariance;
+mod vanished_peers;
+mod yield_lets_io_run;

@@ -1,0 +1,111 @@
+//! `docs/OPERATIONS.md` says what is so: its commands and settings exist, its unit has no misspelt key, and its file of
+//! settings is obeyed.
+
+use crate::support;
+
+use std::collections::BTreeSet;
+use support::daemon::{TemporaryFile, output, pushring};
+
+fn page() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/OPERATIONS.md")).unwrap()
+}
+
+/// The blocks of the page in `language`.
+fn blocks(language: &str) -> Vec<String> {
+    let (page, fence) = (page(), format!("```{language}\n"));
+    let blocks = page.split(&*fence).skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned());
+    let blocks: Vec<_> = blocks.collect();
+    assert!(!blocks.is_empty(), "{language}");
+    blocks
+}
+
+fn help(command: &str) -> String {
+    String::from_utf8(output(&mut pushring(&[command, "--help"])).stdout).unwrap()
+}
+
+#[test]
+fn its_commands_and_flags_exist() {
+    let page = page();
+    let words: BTreeSet<&str> = page.split(|c: char| c.is_whitespace() || "`(),;:".contains(c)).collect();
+    let commands = ["serve", "doctor", "stats", "disconnects", "metrics", "config"];
+    let helps: String = commands.iter().map(|command| help(command)).collect();
+    let known: BTreeSet<&str> = helps.split(|c: char| c.is_whitespace() || "[=,".contains(c)).collect();
+    // Those of other programs.
+    let others = ["--security-opt", "--ulimit", "--read-only", "--tmpfs", "--cap-drop", "--memory", "--cpus"];
+    for flag in words.iter().filter(|word| word.starts_with("--") && !others.contains(word)) {
+        assert!(known.contains(flag.trim_end_matches('.')), "{flag}");
+    }
+    let shells = blocks("sh").join("\n");
+    for line in shells.lines().filter_map(|line| line.trim().strip_prefix("pushring ")) {
+        let command = line.split(' ').next().unwrap();
+        assert!(commands.contains(&command), "{line}");
+        let parsed = output(pushring(&line.split(' ').collect::<Vec<_>>()).arg("--help"));
+        assert!(parsed.status.success(), "{line}");
+    }
+    let settings = String::from_utf8(output(&mut pushring(&["config"])).stdout).unwrap();
+    let settings: toml::Table = settings.parse().unwrap();
+    for name in ["stop_timeout", "ping_interval", "outbound_bytes_max", "register_timeout", "trusted_proxies"] {
+        assert!(settings.contains_key(name) && page.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn its_file_of_settings_is_obeyed() {
+    let file = TemporaryFile::new("operations", &blocks("toml").concat());
+    let examined = output(&mut pushring(&["config", "--config", file.path()]));
+    assert!(examined.status.success(), "{}", String::from_utf8_lossy(&examined.stderr));
+}
+
+#[test]
+fn its_unit_has_sections_and_keys_that_there_are() {
+    let unit = &blocks("ini")[0];
+    let known = [
+        ("Unit", &["Description", "Wants", "After"][..]),
+        (
+            "Service",
+            &[
+                "Type",
+                "ExecStart",
+                "LoadCredential",
+                "Environment",
+                "DynamicUser",
+                "RuntimeDirectory",
+                "RuntimeDirectoryMode",
+                "LimitNOFILE",
+                "Restart",
+                "RestartSec",
+                "TimeoutStopSec",
+                "CapabilityBoundingSet",
+                "NoNewPrivileges",
+                "PrivateDevices",
+                "PrivateTmp",
+                "ProtectHome",
+                "ProtectSystem",
+                "ProtectKernelTunables",
+                "ProtectControlGroups",
+                "RestrictAddressFamilies",
+                "SystemCallArchitectures",
+                "SystemCallFilter",
+            ],
+        ),
+        ("Install", &["WantedBy"]),
+    ];
+    let mut section = "";
+    for line in unit.lines().filter(|line| !line.is_empty()) {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name;
+            continue;
+        }
+        let (key, _) = line.split_once('=').expect("a key and its value");
+        let keys = known.iter().find(|(name, _)| *name == section).expect("a section that there is").1;
+        assert!(keys.contains(&key), "{section}: {key}");
+    }
+    // The unit gives the daemon more time to stop than it takes, and a file limit that fits its connections.
+    let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(&format!("{key}="))).unwrap().to_owned();
+    let settings: toml::Table = String::from_utf8(output(&mut pushring(&["config"])).stdout).unwrap().parse().unwrap();
+    let seconds = |text: &str| text.trim_end_matches('s').parse::<u64>().unwrap();
+    assert!(seconds(&value("TimeoutStopSec")) > seconds(settings["stop_timeout"].as_str().unwrap()));
+    let files: i64 = value("LimitNOFILE").parse().unwrap();
+    assert!(files > settings["connections_max"].as_integer().unwrap());
+    assert_eq!(value("Environment"), "PUSHRING_JWT_SECRET_FILE=%d/jwt-secret");
+}

@@ -1,0 +1,83 @@
+//! A push can be asked what became of it, in two ways, and a process learns that the broker has stopped.
+
+use crate::support;
+use pushring::ChannelId;
+use pushring::{
+    AttachOptions, Audience, Broker, Config, Delivery, Event, Message, Outcome, PushError, QueueLimits, RecvError,
+};
+use support::{PATIENCE, connect, on_each_driver, recv};
+
+#[test]
+fn outcomes_come_by_ticket_and_as_events_and_stop_ends_the_queue() {
+    on_each_driver(|_| {
+        let broker = Broker::start(Config { shards: 2, driver: support::driver(), ..Config::default() }).unwrap();
+        let process = broker.process("p:p:t.os".parse().unwrap()).unwrap();
+        process.bind("/", Default::default()).unwrap();
+        let mut clients: Vec<_> = (0..5).map(|_| connect(&broker, "/p:p:t.os/")).collect();
+        let (mut events, mut channels) = (Vec::new(), Vec::new());
+        while channels.len() < clients.len() {
+            process.recv_batch(&mut events, PATIENCE).unwrap();
+            channels.extend(events.drain(..).filter_map(|event| match event {
+                Event::Opened(opened) => Some(opened.channel),
+                _ => None,
+            }));
+        }
+
+        let (delivery, ticket) = Delivery::default().asking();
+        process.push_many(Audience::Process, &[channels[0]], Message::text("all"), delivery).unwrap();
+        assert_eq!(ticket.wait(PATIENCE), Some(Outcome { sent: 4, ..Outcome::default() }));
+
+        let delivery = Delivery::default().asking_event(7);
+        let unknown = ChannelId::new(channels.iter().map(|channel| channel.get()).max().unwrap() + 1000);
+        process.push_many(Audience::Channels(vec![channels[0], unknown]), &[], Message::text("one"), delivery).unwrap();
+        process.recv_batch(&mut events, PATIENCE).unwrap();
+        let expected = Outcome { sent: 1, not_found: 1, ..Outcome::default() };
+        assert!(matches!(events[..], [Event::Outcome { ticket: 7, outcome }] if outcome == expected), "{events:?}");
+        let first = clients.iter_mut().map(recv).map(|message| message.to_text().unwrap().to_owned());
+        let mut first: Vec<_> = first.collect();
+        first.sort();
+        assert_eq!(first, ["all", "all", "all", "all", "one"]);
+
+        drop(clients);
+        broker.stop(PATIENCE).unwrap();
+        let ended = loop {
+            events.clear();
+            if let Err(error) = process.recv_batch(&mut events, PATIENCE) {
+                break error;
+            }
+        };
+        assert_eq!(ended, RecvError::Stopped);
+    });
+}
+
+/// A process that asks and never listens does not grow its queue for ever; nothing but its questions is refused.
+#[test]
+fn outcomes_that_nobody_reads_are_bounded() {
+    let broker = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
+    let queue = QueueLimits { messages_max: 100, ..QueueLimits::default() };
+    let options = AttachOptions { queue, ..AttachOptions::default() };
+    let process = broker.handle().process("p:p:t.os".parse().unwrap(), options).unwrap();
+    let nobody = ChannelId::new(u32::MAX);
+    let ask = |ticket| process.push_with(nobody, Message::text("?"), Delivery::default().asking_event(ticket));
+    let refused_after = (0..).find(|&ticket| match ask(ticket) {
+        Ok(()) | Err(PushError::InboxFull) => false,
+        Err(error) => {
+            assert_eq!(error, PushError::OutcomesUnread);
+            true
+        }
+    });
+    // Those that were on their way when the last was refused come on top.
+    assert!(refused_after.unwrap() >= 100);
+    process.push_wait(nobody, Message::text("not asked")).unwrap();
+    let (delivery, ticket) = Delivery::default().asking();
+    process.push_wait_with(nobody, Message::text("asked by ticket"), delivery).unwrap();
+    assert_eq!(ticket.wait(PATIENCE).unwrap().not_found, 1);
+    let mut events = Vec::new();
+    while ask(0).is_err() {
+        process.recv_batch(&mut events, PATIENCE).unwrap();
+    }
+    assert!(events.len() >= 100);
+    // Outcomes of a process that is gone reach nobody, and hold up nobody.
+    drop(process);
+    assert!(broker.handle().reports().iter().all(|report| report.memory.process_queue_bytes == 0));
+}
