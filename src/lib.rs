@@ -27,7 +27,7 @@
 //! | what an operator asks of a running broker | [`control`] |
 //!
 //! What is behind these is private: `docs/ARCHITECTURE.md` shows the way of a byte through it. Its parts know each other
-//! in one direction only, and a test holds it: `channel, process_id ← proto, http ← gateway, admission ← shard, inbox ←
+//! in one direction only, and a test holds it: `channel, process_id ← proto, http ← gateway, admission ← shard, queue ←
 //! driver ← broker ← demo, node, process_lib, link, control`.
 
 mod admission;
@@ -38,12 +38,12 @@ mod demo;
 mod driver;
 mod gateway;
 mod http;
-mod inbox;
 pub mod link;
 pub mod node;
 mod process_id;
 pub mod process_lib;
 mod proto;
+mod queue;
 mod shard;
 
 pub use broker::{
@@ -69,5 +69,6 @@ pub mod internals {
             $(pub mod $part { pub use crate::$part::*; })*
         };
     }
-    parts!(admission broker channel demo driver gateway http inbox process_id proto shard);
+    parts!(admission broker channel demo driver gateway http process_id proto queue shard);
+    pub use queue::orders as inbox;
 }

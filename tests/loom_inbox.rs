@@ -5,15 +5,15 @@
 //! reports as a deadlock; the last tests plant bugs and expect loom to find them. Run it with
 //! `cargo test --test loom_inbox`.
 
-#[path = "../src/inbox/gauge.rs"]
+#[path = "../src/queue/gauge.rs"]
 #[allow(dead_code)]
 mod gauge;
-#[path = "../src/inbox/room.rs"]
+#[path = "../src/queue/room.rs"]
 mod room;
-#[path = "../src/inbox/wake_flag.rs"]
+#[path = "../src/queue/wake_flag.rs"]
 mod wake_flag;
 
-/// What `src/inbox/sync.rs` is to the inbox.
+/// What `src/queue/sync.rs` is to the inbox.
 mod sync {
     pub(super) use loom::sync::Mutex;
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};

@@ -3,8 +3,9 @@
 use super::Shared;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
-use crate::inbox::{Account, Refused};
 use crate::proto::{MessageKind, close};
+use crate::queue::events::{self, ProcessQueue};
+use crate::queue::orders::{Account, Refused};
 use crate::shard::Owner;
 use crate::shard::command::{
     Asked, Close, CloseFrame, Command, Grant, GuestPush, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
@@ -12,7 +13,6 @@ use crate::shard::command::{
 use crate::shard::deflate::Windows;
 use crate::shard::event::Event;
 use crate::shard::outcome::{Outcome, Part, Ticket as Parts};
-use crate::shard::process_queue::{self, ProcessQueue};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 use std::sync::Arc;
@@ -415,7 +415,7 @@ impl Pusher {
         let queue = self.queue();
         move |event| {
             if let Some((owner, queue)) = &queue {
-                let mut batch = process_queue::Batch::new(*owner);
+                let mut batch = events::Batch::new(*owner);
                 batch.push(event);
                 queue.send(batch);
             }

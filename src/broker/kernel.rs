@@ -10,9 +10,9 @@ use super::{AttachError, Batch, Delivery, Event, Message, OwnerHandle, PushError
 use crate::channel::ChannelId;
 use crate::gateway::{OwnerId, Settings};
 use crate::process_id::ProcessId;
+use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue};
 use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy};
-use crate::shard::process_queue::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -150,7 +150,7 @@ impl Events {
 mod tests {
     use super::*;
     use crate::driver::wake::WakeFd;
-    use crate::inbox::Wake;
+    use crate::queue::orders::Wake;
     use std::io::{Read, Write};
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;

@@ -14,7 +14,7 @@ use super::epoll::{Events, ReadySet};
 use super::listen::BACKLOG;
 use super::sys::{self, Accepted, Received};
 use super::wake::WakeFd;
-use crate::inbox::{Inbox, Wake};
+use crate::queue::orders::{Inbox, Wake};
 use crate::shard::command::Command;
 use crate::shard::flush::SocketId;
 use crate::shard::{Effect, Shard, TICK_MS, Token};

@@ -3,7 +3,7 @@
 //! Invariant: a wake after the set was last polled is reported by its next poll, drained or not (each write to an
 //! eventfd is an edge of its own; a test pins that). So the shard need not read it, which saves a call per wake.
 
-use crate::inbox::Wake;
+use crate::queue::orders::Wake;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;

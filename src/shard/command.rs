@@ -1,12 +1,12 @@
 //! What others tell a shard: one enum, one direction.
 
-use super::deflate::Compressed;
-use super::directory::Directory;
 use super::event::RequestId;
 use super::outcome::Part;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::MessageKind;
+use crate::shard::out::deflate::Compressed;
+use crate::shard::owners::directory::Directory;
 use bytes::Bytes;
 use std::sync::Arc;
 

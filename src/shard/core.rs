@@ -10,27 +10,27 @@
 
 use super::command::{Acknowledge, Command};
 use super::config::Config;
-use super::connection::{Connection, Flags, Token};
-use super::deflate::Contexts;
-use super::directory::{Directory, Owner};
 use super::disconnects::Disconnects;
 use super::event::Event;
 use super::flush::{Flush, SocketId};
-use super::grants::Grants;
 use super::memory::Memory;
-use super::outbound::Spares;
-use super::owner::LocalOwner;
-use super::process_queue::Batch;
-use super::sending::{Waiting, Watches};
 use super::stats::Stats;
-use super::wheel::{Entry, Wheel};
-use super::window::Window;
 use crate::admission;
 use crate::channel::{ChannelId, ChannelIdMint};
 use crate::gateway::OwnerId;
 use crate::http::Date;
 use crate::proto::Scratch;
 use crate::proto::deflate::Deflater;
+use crate::queue::events::Batch;
+use crate::shard::out::deflate::Contexts;
+use crate::shard::out::outbound::Spares;
+use crate::shard::out::sending::{Waiting, Watches};
+use crate::shard::out::window::Window;
+use crate::shard::owners::directory::{Directory, Owner};
+use crate::shard::owners::grants::Grants;
+use crate::shard::owners::owner::LocalOwner;
+use crate::shard::table::connection::{Connection, Flags, Token};
+use crate::shard::table::wheel::{Entry, Wheel};
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -109,7 +109,7 @@ pub struct Shard {
     pub(super) effects: Vec<Effect>,
     pub(super) wheel: Wheel,
     pub(super) ticked_ms: u64,
-    /// How much the last tick came after the one before, if that was too much ([`super::deadlines`]); else 0.
+    /// How much the last tick came after the one before, if that was too much ([`crate::shard::table::deadlines`]); else 0.
     pub(super) late_ms: u64,
     pub(super) due: Vec<Entry>,
     pub(super) scratch: Option<Box<Scratch>>,
@@ -291,7 +291,7 @@ impl Shard {
     }
 
     fn is_window_full(&self) -> bool {
-        self.window.bytes() >= super::sending::WINDOW_BYTES_MAX
+        self.window.bytes() >= crate::shard::out::sending::WINDOW_BYTES_MAX
     }
 
     /// Whether the shard was told to stop and has nothing left.

@@ -4,12 +4,12 @@
 //! ([`super::command::Command::Disconnects`]). It holds what is known anyway; nothing is counted for it per message.
 //! Clients that opened a WebSocket and never became a channel are in it too, without a channel id.
 
-use super::connection::{Connection, Phase};
 use super::core::Shard;
 use super::event::ClosedBy;
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
 use crate::proto::close;
+use crate::shard::table::connection::{Connection, Phase};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};

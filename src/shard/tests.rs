@@ -4,7 +4,6 @@ use super::command::{Asked, CloseFrame, Command, Policy, Push, PushFrame, PushKi
 use super::event::Event;
 use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use super::outcome::{Outcome, Ticket};
-use super::process_queue::{ProcessReceiver, QueueLimits, process_queue};
 use super::{Common, Config, Directory, Effect, Owner, Shard, TICK_MS, Token};
 use crate::admission::Budget;
 use crate::channel::ChannelId;
@@ -12,6 +11,7 @@ use crate::gateway::{Claims, Dialect, HttpRule, OwnerId, Secret, Settings, Snaps
 use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use crate::proto::client::{FIN, append_frame, append_message};
+use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;

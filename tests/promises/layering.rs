@@ -9,7 +9,7 @@ const ROWS: &[&[&str]] = &[
     &["channel", "process_id"],
     &["proto", "http"],
     &["gateway", "admission"],
-    &["shard", "inbox"],
+    &["shard", "queue"],
     &["driver"],
     &["broker"],
     &["demo", "control"],
@@ -149,7 +149,7 @@ fn the_clock_is_read_in_the_driver() {
 #[test]
 fn queues_are_bounded() {
     // The process queue is bounded by its own count of messages and bytes, which crossbeam's bound cannot express.
-    banned("unbounded", "a queue without a bound", |file, _| file.ends_with("shard/process_queue.rs"));
+    banned("unbounded", "a queue without a bound", |file, _| file.ends_with("queue/events.rs"));
 }
 
 #[test]

@@ -41,7 +41,7 @@ thread)
     # std was built without the sanitizer, and with another ABI for it; what it cannot see there is in the suppressions.
     flags='-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer'
     export TSAN_OPTIONS="suppressions=$PWD/$here/thread.suppressions:halt_on_error=1:second_deadlock_stack=1"
-    run --lib -- inbox:: process_queue:: admission::memory::
+    run --lib -- queue:: admission::memory::
     run --test promises -- order_per_channel opened_once_closed_once process_backpressure outcomes_and_stop \
         push_to_strangers_reaches_nobody
     ;;

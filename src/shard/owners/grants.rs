@@ -5,10 +5,10 @@
 //! other. A guest may push and nothing else, and a channel that it was not let in to does not exist for it. Owners pay
 //! nothing for this: only guests are looked up.
 
-use super::command::{Asked, Grant, GuestPush};
-use super::core::Shard;
-use super::outcome::Outcome;
 use crate::channel::ChannelId;
+use crate::shard::command::{Asked, Grant, GuestPush};
+use crate::shard::core::Shard;
+use crate::shard::outcome::Outcome;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ pub const PER_CHANNEL_MAX: usize = 64;
 pub const PER_OWNER_MAX: usize = 1024;
 
 /// The guests of single channels.
-pub(super) type Grants = FxHashMap<ChannelId, Vec<Arc<str>>>;
+pub(in crate::shard) type Grants = FxHashMap<ChannelId, Vec<Arc<str>>>;
 
 /// Whether `guests` changed as asked: it has room, or nothing was to be added.
 pub fn change(guests: &mut Vec<Arc<str>>, guest: &Arc<str>, is_granted: bool, guests_max: usize) -> bool {
@@ -38,7 +38,7 @@ pub fn change(guests: &mut Vec<Arc<str>>, guest: &Arc<str>, is_granted: bool, gu
 
 impl Shard {
     /// Lets a guest in to one channel, or no more.
-    pub(super) fn grant(&mut self, grant: Grant) {
+    pub(in crate::shard) fn grant(&mut self, grant: Grant) {
         let Grant { channel, owner, guest, is_granted, asked } = grant;
         if let Err(why) = self.pushable(channel, Some(owner)) {
             return self.answer_failed(Some(owner), asked, why);
@@ -59,7 +59,7 @@ impl Shard {
     }
 
     /// A guest pushes: to channels that it was let in to.
-    pub(super) fn push_as_guest(&mut self, push: GuestPush) {
+    pub(in crate::shard) fn push_as_guest(&mut self, push: GuestPush) {
         let GuestPush { channels, guest, frame, part } = push;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
         for channel in channels {

@@ -2,12 +2,12 @@
 //! each push the fate that the words of the policies give it. Whatever is pushed, taken, closed and broken in whatever
 //! order, each push has the twin's outcome, each socket took the twin's bytes, each end lost what the twin lost.
 
-use super::super::command::{Asked, Close, CloseFrame, Command, Policy, PushFrame, PushKind, PushMany, ShardAudience};
-use super::super::config::Config;
-use super::super::outcome::Outcome;
-use super::super::stage::{BINARY, Client, OWNER, Settled, Stage, ask, frames};
 use crate::admission::{Budget, STEP_BYTES};
 use crate::channel::ChannelId;
+use crate::shard::command::{Asked, Close, CloseFrame, Command, Policy, PushFrame, PushKind, PushMany, ShardAudience};
+use crate::shard::config::Config;
+use crate::shard::outcome::Outcome;
+use crate::shard::stage::{BINARY, Client, OWNER, Settled, Stage, ask, frames};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::cell::RefCell;

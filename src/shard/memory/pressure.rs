@@ -1,6 +1,6 @@
 //! Short of memory: who makes room, and who waits.
 //!
-//! The shard leases what it holds ([`super::memory`]). When it can lease no more, the fullest connection goes first: a
+//! The shard leases what it holds ([`crate::shard::memory`]). When it can lease no more, the fullest connection goes first: a
 //! channel that is behind meets its policy (its oldest or newest frames are dropped, or it is closed with 1013); a client
 //! whose own message fills the memory is refused (1013, or 503). Where it is reading that made memory short, those who
 //! are in the middle of a message or request are first not read for a while: what drains by itself may make room. What
@@ -10,13 +10,13 @@
 //! Invariants: what waits to be sent is more than is leased for the length of one turn at most; with what is being read
 //! it is at most a quarter more; each step frees something or passes over somebody, so relieving ends.
 
-use super::command::{CloseFrame, Command, Policy};
-use super::connection::{Flags, Phase};
-use super::core::Shard;
-use super::event::ClosedBy;
-use super::memory::{Kind, MemoryReport, Short};
 use crate::http::Response;
 use crate::proto::close;
+use crate::shard::command::{CloseFrame, Command, Policy};
+use crate::shard::core::Shard;
+use crate::shard::event::ClosedBy;
+use crate::shard::memory::{Kind, MemoryReport, Short};
+use crate::shard::table::connection::{Flags, Phase};
 
 /// How long clients in the middle of a message wait for memory: long enough for a client that was merely behind to take
 /// a megabyte, short beside every timeout.
@@ -31,7 +31,7 @@ const SHORT: &str = "the server is short of memory";
 
 impl Shard {
     /// Takes note of what this connection holds now.
-    pub(super) fn weigh(&mut self, slot: u32) {
+    pub(in crate::shard) fn weigh(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if self.memory.note(slot, connection.held()) {
             connection.flags.set(Flags::HOLDS);
@@ -41,7 +41,7 @@ impl Shard {
     }
 
     /// Whether `bytes` more may wait, after the fullest have made room if need be.
-    pub(super) fn has_memory_for(&mut self, bytes: usize) -> bool {
+    pub(in crate::shard) fn has_memory_for(&mut self, bytes: usize) -> bool {
         loop {
             if self.memory.cover(bytes) {
                 return true;
@@ -53,7 +53,7 @@ impl Shard {
     }
 
     /// Whether a client in the middle of a message or request must wait for memory.
-    pub(super) fn must_wait_for_memory(&mut self, slot: u32) -> bool {
+    pub(in crate::shard) fn must_wait_for_memory(&mut self, slot: u32) -> bool {
         let connection = &mut self.connections[slot as usize];
         if connection.incoming_bytes() == 0 || self.memory.cover(READ_BYTES) {
             return false;
@@ -72,7 +72,7 @@ impl Shard {
     }
 
     /// Brings what is held below what is leased, once a turn.
-    pub(super) fn balance_memory(&mut self) {
+    pub(in crate::shard) fn balance_memory(&mut self) {
         self.memory.note_window(self.window.joined_bytes());
         let needed = if self.memory.waiting.is_empty() { 0 } else { READ_BYTES };
         while !self.memory.cover(needed) {
@@ -153,7 +153,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn close_for_memory(&mut self, slot: u32) {
+    pub(in crate::shard) fn close_for_memory(&mut self, slot: u32) {
         self.stats.closed_for_memory += 1;
         let why = CloseFrame { code: Some(close::code::TRY_AGAIN_LATER), reason: SHORT.into() };
         self.close_now(slot, &why, ClosedBy::Broker);
@@ -176,7 +176,7 @@ impl Shard {
     }
 
     /// What the shard holds, by kind.
-    pub(super) fn memory_report(&self) -> MemoryReport {
+    pub(in crate::shard) fn memory_report(&self) -> MemoryReport {
         let mut report = self.memory.report();
         if self.index == 0 {
             let mut queues: Vec<_> = self.directory.owners.values().map(|owner| &owner.queue).collect();

@@ -13,11 +13,11 @@
 //!
 //! Knows nothing of sockets, owners or policies; it says what fits, the shard decides.
 
-use super::command::Policy;
-use super::conflation::Conflated;
-use super::memory::Charge;
-use super::window::{Named, Range, Window};
 use crate::proto::{ServerHeader, server_frame_len};
+use crate::shard::command::Policy;
+use crate::shard::memory::Charge;
+use crate::shard::out::conflation::Conflated;
+use crate::shard::out::window::{Named, Range, Window};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::VecDeque;

@@ -1,10 +1,10 @@
 //! Who is attached to the broker and what it may be reached by: immutable, shared by all shards, swapped whole.
 
-use super::command::Policy;
-use super::deflate::Windows;
-use super::process_queue::ProcessQueue;
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
+use crate::queue::events::ProcessQueue;
+use crate::shard::command::Policy;
+use crate::shard::out::deflate::Windows;
 use rustc_hash::FxHashMap;
 use std::collections::HashMap;
 use std::sync::Arc;

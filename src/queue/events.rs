@@ -11,9 +11,9 @@
 //!
 //! Knows nothing of how a shard is woken: that is a callback.
 
-use super::event::Event;
 use crate::admission::{Budget, Lease};
 use crate::gateway::OwnerId;
+use crate::shard::event::Event;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

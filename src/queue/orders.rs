@@ -10,22 +10,15 @@
 //! Knows no I/O: what wakes the shard is given as a [`Wake`]. The parts whose orderings matter (`wake_flag`, `room`,
 //! `gauge`) are modelled with loom by `cargo test --test loom_inbox`.
 
-mod gauge;
-mod room;
-mod sync;
-#[cfg(test)]
-mod tests;
-mod wake_flag;
-
+pub use super::gauge::Limits;
+use super::gauge::{self, Gauge};
+use super::room::{Room, Waiter};
+use super::wake_flag::WakeFlag;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use gauge::Gauge;
-pub use gauge::Limits;
-use room::{Room, Waiter};
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::{Poll, Waker};
-use wake_flag::WakeFlag;
 
 /// One producer may hold this part of a queue.
 const ACCOUNT_SHARE: u64 = 4;
@@ -356,3 +349,7 @@ impl std::task::Wake for Unpark {
 thread_local! {
     static THIS_THREAD: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
 }
+
+#[cfg(test)]
+#[path = "orders_tests.rs"]
+mod tests;

@@ -22,12 +22,12 @@ pub struct Windows([AtomicU32; WINDOWS]);
 
 impl Windows {
     /// A channel with this window opens. Its owner hears of it later, so a broadcast in answer to that finds it here.
-    pub(super) fn enter(&self, window_bits: u8) {
+    pub(in crate::shard) fn enter(&self, window_bits: u8) {
         self.0[index(window_bits)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// It ends.
-    pub(super) fn leave(&self, window_bits: u8) {
+    pub(in crate::shard) fn leave(&self, window_bits: u8) {
         self.0[index(window_bits)].fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -73,7 +73,7 @@ impl Compressed {
 /// is sure to follow them: while the socket takes what it is offered. What was offered when the socket turns out to be
 /// full is pinned; what comes then refers to nothing, may be dropped or replaced, and so the context begins anew.
 #[derive(Default)]
-pub(super) struct Contexts {
+pub(in crate::shard) struct Contexts {
     by_slot: FxHashMap<u32, Context>,
     /// What they may take together at most, as they were agreed.
     bytes: usize,

@@ -1,13 +1,13 @@
 //! Short of memory: the fullest go first and by their policy, what is shared counts once, who is being read waits, and
 //! nobody waits for ever. Everything that was counted is uncounted in the end.
 
-use super::super::command::{Command, Policy, PushFrame, PushMany, ShardAudience};
-use super::super::config::Config;
-use super::super::event::{ClosedBy, Event};
-use super::super::stage::{BINARY, Client, OWNER, Stage, ask, frames};
 use crate::admission::{Budget, STEP_BYTES};
 use crate::proto::MessageKind;
 use crate::proto::client::{append_frame, append_message};
+use crate::shard::command::{Command, Policy, PushFrame, PushMany, ShardAudience};
+use crate::shard::config::Config;
+use crate::shard::event::{ClosedBy, Event};
+use crate::shard::stage::{BINARY, Client, OWNER, Stage, ask, frames};
 use bytes::Bytes;
 use std::sync::Arc;
 

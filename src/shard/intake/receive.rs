@@ -4,14 +4,14 @@
 //! is kept and reading stops; a client whose own queue is over half full is not read either, so one that sends without
 //! reading slows only itself.
 
-use super::connection::{Channel, Connection, Flags, Phase, Token};
-use super::core::{Effect, Shard};
-use super::event::{ClosedBy, ControlKind, Event};
-use super::outbound::{ControlFrame, Lane};
-use super::wheel::TICK_MS;
 use crate::channel::ChannelId;
 use crate::gateway::REGISTRATION_BYTES_MAX;
 use crate::proto::{Limits, Opcode, Payload, Received, Violation, server_header};
+use crate::shard::core::{Effect, Shard};
+use crate::shard::event::{ClosedBy, ControlKind, Event};
+use crate::shard::out::outbound::{ControlFrame, Lane};
+use crate::shard::table::connection::{Channel, Connection, Flags, Phase, Token};
+use crate::shard::table::wheel::TICK_MS;
 use bytes::Bytes;
 
 /// Messages up to this size lie side by side in the arena; larger ones get memory of their own.
@@ -22,7 +22,7 @@ const ARENA_CHUNK_BYTES: usize = 64 * 1024;
 
 /// A client that breaks the protocol so soon after a message is told so this much later: what was valid is still
 /// answered. A process answers within microseconds; a tick is the least that can be waited for.
-pub(super) const ANSWER_GRACE_MS: u32 = TICK_MS as u32;
+pub(in crate::shard) const ANSWER_GRACE_MS: u32 = TICK_MS as u32;
 
 /// What a client may send before it has registered.
 const REGISTRATION_LIMITS: Limits = Limits::for_messages(REGISTRATION_BYTES_MAX);
@@ -102,7 +102,7 @@ impl Shard {
     }
 
     /// Bytes for whatever the connection is at.
-    pub(super) fn receive(&mut self, slot: u32, bytes: &mut [u8]) {
+    pub(in crate::shard) fn receive(&mut self, slot: u32, bytes: &mut [u8]) {
         self.parse(slot, bytes);
         let Some(connection) = self.connections.get(slot as usize) else { return };
         if connection.flags.has(Flags::HOLDS) || connection.incoming_bytes() > 0 {
@@ -124,7 +124,7 @@ impl Shard {
     }
 
     /// Parses frames until the input is used up, or may not be parsed yet.
-    pub(super) fn receive_frames(&mut self, slot: u32, mut input: &mut [u8]) {
+    pub(in crate::shard) fn receive_frames(&mut self, slot: u32, mut input: &mut [u8]) {
         let mut scratch = self.scratch.take().unwrap_or_default();
         while !input.is_empty() {
             if self.must_pause(slot) {
@@ -243,7 +243,7 @@ impl Shard {
     }
 
     /// Tells the client what it did wrong, and ends the connection.
-    pub(super) fn fail_for(&mut self, slot: u32, violation: Violation) {
+    pub(in crate::shard) fn fail_for(&mut self, slot: u32, violation: Violation) {
         self.fail(slot, violation.close_code(), violation.reason(), ClosedBy::Violation);
     }
 
@@ -271,7 +271,7 @@ impl Shard {
     }
 
     /// Sends a control frame of our own: like any frame while the socket takes them, else in its lane.
-    pub(super) fn send_control(&mut self, slot: u32, opcode: Opcode, lane: Lane, payload: &[u8]) {
+    pub(in crate::shard) fn send_control(&mut self, slot: u32, opcode: Opcode, lane: Lane, payload: &[u8]) {
         let header = server_header(opcode, false, payload.len());
         let connection = &mut self.connections[slot as usize];
         // RFC 6455 5.5.1: nothing may follow a close frame.
@@ -309,7 +309,7 @@ impl Shard {
     }
 
     /// Goes on with a connection that was paused: first with what was read but not parsed, then with the socket.
-    pub(super) fn resume_reading(&mut self, slot: u32) {
+    pub(in crate::shard) fn resume_reading(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         if connection.is_paused() {
             return;

@@ -2,14 +2,14 @@
 //!
 //! Invariant: between reads a connection owns no read buffer; an idle channel owns no heap but its place in the table.
 
-use super::flush::SocketId;
-use super::http::Exchange;
-use super::memory::Held;
-use super::outbound::Outbound;
-use super::owner::Place;
 use crate::admission::Prefix;
 use crate::channel::ChannelId;
 use crate::proto::{self, Violation};
+use crate::shard::flush::SocketId;
+use crate::shard::intake::http::Exchange;
+use crate::shard::memory::Held;
+use crate::shard::out::outbound::Outbound;
+use crate::shard::owners::owner::Place;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Names a connection to the driver: its place in the shard's table and the generation of that place, so that a late
@@ -62,37 +62,37 @@ const INCOMING_BYTES_MIN: usize = 1024;
 
 /// One connection.
 pub struct Connection {
-    pub(super) socket: SocketId,
-    pub(super) generation: u32,
-    pub(super) flags: Flags,
-    pub(super) pings_unanswered: u8,
+    pub(in crate::shard) socket: SocketId,
+    pub(in crate::shard) generation: u32,
+    pub(in crate::shard) flags: Flags,
+    pub(in crate::shard) pings_unanswered: u8,
     /// How long the close frame is that we have sent ([`Flags::CLOSE_SENT`]): it is the last in the queue.
-    pub(super) close_bytes: u8,
-    pub(super) peer: Peer,
+    pub(in crate::shard) close_bytes: u8,
+    pub(in crate::shard) peer: Peer,
     /// What it counts as, if it does.
-    pub(super) client: Option<Prefix>,
-    pub(super) outbound: Outbound,
-    pub(super) phase: Phase,
+    pub(in crate::shard) client: Option<Prefix>,
+    pub(in crate::shard) outbound: Outbound,
+    pub(in crate::shard) phase: Phase,
     /// Bytes that were read but may not be parsed yet: the owner's queue or this client's own queue is full.
-    pub(super) unparsed: Option<Box<[u8]>>,
+    pub(in crate::shard) unparsed: Option<Box<[u8]>>,
     /// The tick at which the current phase must have ended; [`Self::NO_TICK`] if it has no such time. 32 bits are 13 years.
-    pub(super) deadline_tick: u32,
+    pub(in crate::shard) deadline_tick: u32,
     /// When the client last gave a sign of life: the low bits of the shard's milliseconds.
-    pub(super) heard_ms: u32,
+    pub(in crate::shard) heard_ms: u32,
     /// When it was last sent a ping, likewise. Says something while `pings_unanswered` is not 0.
-    pub(super) pinged_ms: u32,
+    pub(in crate::shard) pinged_ms: u32,
     /// The tick of the one wheel entry that counts; [`Self::NO_TICK`] if there is none.
-    pub(super) wheel_tick: u32,
+    pub(in crate::shard) wheel_tick: u32,
     /// When it was accepted, or became a channel: seconds of the shard's own time.
-    pub(super) since_s: u32,
+    pub(in crate::shard) since_s: u32,
     /// The low bits of the second in which its last control frame was read, and how many were in that; below 0: how many
     /// more may be, having come while we did not listen.
-    pub(super) control_s: u16,
-    pub(super) control_frames: i32,
+    pub(in crate::shard) control_s: u16,
+    pub(in crate::shard) control_frames: i32,
 }
 
 /// What a connection is at.
-pub(super) enum Phase {
+pub(in crate::shard) enum Phase {
     /// HTTP requests and responses, until an upgrade.
     Http(Box<Exchange>),
     /// A WebSocket on `/` whose first message has not come yet.
@@ -107,13 +107,13 @@ pub(super) enum Phase {
 }
 
 /// See [`Phase::Registering`].
-pub(super) struct Registering {
+pub(in crate::shard) struct Registering {
     pub ws: proto::Connection,
     pub forwarded_for: Option<Box<str>>,
 }
 
 /// See [`Phase::Open`].
-pub(super) struct Channel {
+pub(in crate::shard) struct Channel {
     pub ws: proto::Connection,
     pub id: ChannelId,
     /// The owner's place in the shard's table.
@@ -138,7 +138,7 @@ impl Channel {
 
 /// Small facts of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Flags(u16);
+pub(in crate::shard) struct Flags(u16);
 
 impl Flags {
     /// Stands in the shard's urgent list.
@@ -193,10 +193,10 @@ impl Flags {
 
 impl Connection {
     /// Later than any tick: they last 13 years.
-    pub(super) const NO_TICK: u32 = u32::MAX;
+    pub(in crate::shard) const NO_TICK: u32 = u32::MAX;
 
     /// Whether reading is paused by us.
-    pub(super) fn is_paused(&self) -> bool {
+    pub(in crate::shard) fn is_paused(&self) -> bool {
         self.flags.has(Flags::WAITS_FOR_OWNER)
             || self.flags.has(Flags::WAITS_FOR_CLIENT)
             || self.flags.has(Flags::WAITS_FOR_MEMORY)
@@ -204,21 +204,21 @@ impl Connection {
     }
 
     /// The client has given a sign of life.
-    pub(super) fn heard(&mut self, now_ms: u64) {
+    pub(in crate::shard) fn heard(&mut self, now_ms: u64) {
         self.heard_ms = now_ms as u32;
         self.pings_unanswered = 0;
     }
 
     /// We have not listened since the client was last heard, or for `unheard_ms_max`: control frames that are read now may
     /// have come in all that time.
-    pub(super) fn excuse_control(&mut self, now_ms: u64, unheard_ms_max: u64, frames_per_s_max: u16) {
+    pub(in crate::shard) fn excuse_control(&mut self, now_ms: u64, unheard_ms_max: u64, frames_per_s_max: u16) {
         let unheard_ms = u64::from((now_ms as u32).wrapping_sub(self.heard_ms)).min(unheard_ms_max);
         let frames = u32::try_from(unheard_ms * u64::from(frames_per_s_max) / 1000).unwrap_or(u32::MAX);
         self.control_frames = self.control_frames.saturating_sub_unsigned(frames);
     }
 
     /// Counts a control frame. Answers whether the client may send one more in this second.
-    pub(super) fn may_send_control(&mut self, now_ms: u64, frames_per_s_max: u16) -> bool {
+    pub(in crate::shard) fn may_send_control(&mut self, now_ms: u64, frames_per_s_max: u16) -> bool {
         let second = (now_ms / 1000) as u16;
         if std::mem::replace(&mut self.control_s, second) != second {
             self.control_frames = self.control_frames.min(0);
@@ -228,7 +228,7 @@ impl Connection {
     }
 
     /// What was received and is not whole, or may not be parsed yet. The start of a message is not worth counting.
-    pub(super) fn incoming_bytes(&self) -> usize {
+    pub(in crate::shard) fn incoming_bytes(&self) -> usize {
         let partial = match &self.phase {
             Phase::Http(exchange) => exchange.held_bytes(),
             Phase::Registering(registering) => registering.ws.held_bytes(),
@@ -240,13 +240,13 @@ impl Connection {
     }
 
     /// What it makes the shard hold.
-    pub(super) fn held(&self) -> Held {
+    pub(in crate::shard) fn held(&self) -> Held {
         let queued = self.outbound.backlog_bytes();
         Held { queued, own: self.outbound.own_bytes(), incoming: self.incoming_bytes() }
     }
 
     /// The channel, if it is one.
-    pub(super) fn channel(&self) -> Option<&Channel> {
+    pub(in crate::shard) fn channel(&self) -> Option<&Channel> {
         match &self.phase {
             Phase::Open(channel) => Some(channel),
             _ => None,

@@ -4,16 +4,16 @@
 //! connection is the proxy's, and may carry requests of many clients, until it becomes a WebSocket: then it is its
 //! client's for life, and counted by the address that the proxy forwards.
 //!
-//! Invariants: what was counted is uncounted once, in [`Shard::remove`](super::core::Shard); a client over a limit gets a
+//! Invariants: what was counted is uncounted once, in [`Shard::remove`](crate::shard::core::Shard); a client over a limit gets a
 //! 503, or where too many are being told so already, nothing.
 
-use super::connection::{Connection, Flags, Phase, Token};
-use super::core::Shard;
-use super::flush::SocketId;
-use super::http::Exchange;
 use crate::admission::{Over, Prefix};
 use crate::gateway::{self, Settings};
 use crate::http::{Head, Response};
+use crate::shard::core::Shard;
+use crate::shard::flush::SocketId;
+use crate::shard::intake::http::Exchange;
+use crate::shard::table::connection::{Connection, Flags, Phase, Token};
 use std::net::SocketAddr;
 
 impl Shard {
@@ -59,7 +59,7 @@ impl Shard {
     }
 
     /// The client is gone.
-    pub(super) fn uncount(&self, connection: &Connection) {
+    pub(in crate::shard) fn uncount(&self, connection: &Connection) {
         if connection.flags.has(Flags::TURNED_AWAY) {
             self.admission.end_turning_away();
         } else {
@@ -68,7 +68,7 @@ impl Shard {
     }
 
     /// Whom an upgrade request is counted for, if anybody.
-    pub(super) fn client_of(&self, slot: u32, settings: &Settings, head: &Head<'_>) -> Option<Prefix> {
+    pub(in crate::shard) fn client_of(&self, slot: u32, settings: &Settings, head: &Head<'_>) -> Option<Prefix> {
         let connection = &self.connections[slot as usize];
         let peer: SocketAddr = connection.peer.into();
         if !settings.is_trusted_proxy(peer.ip()) {
@@ -80,7 +80,7 @@ impl Shard {
     }
 
     /// The answer to an upgrade request of a client that shakes hands too often.
-    pub(super) fn refuse_handshake(&mut self, client: Option<Prefix>) -> Option<Response> {
+    pub(in crate::shard) fn refuse_handshake(&mut self, client: Option<Prefix>) -> Option<Response> {
         if client.is_none_or(|client| self.admission.take_handshake(client, self.now_ms)) {
             return None;
         }
@@ -90,7 +90,7 @@ impl Shard {
     }
 
     /// Counts a connection of a proxy that becomes a WebSocket as its client's. The answer is the refusal, if it is one.
-    pub(super) fn count_forwarded(&mut self, slot: u32, client: Option<Prefix>) -> Option<Response> {
+    pub(in crate::shard) fn count_forwarded(&mut self, slot: u32, client: Option<Prefix>) -> Option<Response> {
         let connection = &mut self.connections[slot as usize];
         let client = client.filter(|_| connection.client.is_none())?;
         match self.admission.enter_client(client, self.now_ms) {

@@ -5,15 +5,15 @@
 //! reads on until the client has seen it (a plain close would become a reset that eats the close frame), unless the
 //! client has said that it sends nothing more: by its own close frame, with nothing behind it.
 
-use super::command::{Asked, Close, CloseFrame};
-use super::connection::{Flags, Phase};
-use super::core::{Effect, Shard};
-use super::disconnects::End;
-use super::event::{Closed, ClosedBy, Event};
-use super::memory::Held;
-use super::outcome::Outcome;
 use crate::gateway::OwnerId;
 use crate::proto::{CloseReceived, Opcode, close, close::ClosePayload, server_header};
+use crate::shard::command::{Asked, Close, CloseFrame};
+use crate::shard::core::{Effect, Shard};
+use crate::shard::disconnects::End;
+use crate::shard::event::{Closed, ClosedBy, Event};
+use crate::shard::memory::Held;
+use crate::shard::outcome::Outcome;
+use crate::shard::table::connection::{Flags, Phase};
 
 /// The codes that stand for an end without a close frame (RFC 6455 7.1.5). They are never sent.
 const NO_CODE: u16 = 1005;
@@ -31,7 +31,7 @@ impl CloseFrame {
 
 impl Shard {
     /// A process, or the operator, closes a channel behind what is queued for it.
-    pub(super) fn close_by_process(&mut self, close: Close) {
+    pub(in crate::shard) fn close_by_process(&mut self, close: Close) {
         let Close { channel, owner, why, asked } = close;
         match self.pushable(channel, owner) {
             Ok(slot) => {
@@ -47,7 +47,7 @@ impl Shard {
     }
 
     /// Sends a close frame behind what is queued; the channel lives on until the client has answered.
-    pub(super) fn close_behind(&mut self, slot: u32, why: &CloseFrame) {
+    pub(in crate::shard) fn close_behind(&mut self, slot: u32, why: &CloseFrame) {
         if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
             return;
         }
@@ -57,7 +57,7 @@ impl Shard {
     }
 
     /// Drops what is queued behind the frame in progress, sends a close frame, and ends the channel now.
-    pub(super) fn close_now(&mut self, slot: u32, why: &CloseFrame, by: ClosedBy) {
+    pub(in crate::shard) fn close_now(&mut self, slot: u32, why: &CloseFrame, by: ClosedBy) {
         let dropped = self.drop_queue(slot);
         if !self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
             self.append_close(slot, &why.payload());
@@ -77,13 +77,13 @@ impl Shard {
     }
 
     /// Fails a WebSocket connection with a code and a reason of our own.
-    pub(super) fn fail(&mut self, slot: u32, code: u16, reason: &str, by: ClosedBy) {
+    pub(in crate::shard) fn fail(&mut self, slot: u32, code: u16, reason: &str, by: ClosedBy) {
         let why = CloseFrame { code: Some(code), reason: reason.into() };
         self.close_now(slot, &why, by);
     }
 
     /// The client's close frame: answer it, unless it is the answer to ours (RFC 6455 5.5.1).
-    pub(super) fn closed_by_client(&mut self, slot: u32, received: &CloseReceived<'_>) {
+    pub(in crate::shard) fn closed_by_client(&mut self, slot: u32, received: &CloseReceived<'_>) {
         let dropped = self.drop_queue_unless_closing(slot);
         let by = if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
             self.settle_as_queued(slot);
@@ -97,14 +97,14 @@ impl Shard {
     }
 
     /// The connection is broken, or the client has left without a word.
-    pub(super) fn connection_failed(&mut self, slot: u32) {
+    pub(in crate::shard) fn connection_failed(&mut self, slot: u32) {
         let lost = self.unsent_bytes(slot);
         self.end_channel(slot, NO_CLOSE_FRAME, "", ClosedBy::Connection, lost);
         self.remove(slot);
     }
 
     /// The client did not answer our close frame in time, or its process was slow to take what stands before the answer.
-    pub(super) fn end_unanswered(&mut self, slot: u32) {
+    pub(in crate::shard) fn end_unanswered(&mut self, slot: u32) {
         let lost = self.unsent_bytes(slot);
         let is_unread = self.connections[slot as usize].flags.has(Flags::HAS_WAITED);
         let reason =
@@ -119,7 +119,7 @@ impl Shard {
     }
 
     /// Ends a connection without a word.
-    pub(super) fn cut(&mut self, slot: u32) {
+    pub(in crate::shard) fn cut(&mut self, slot: u32) {
         let lost = self.unsent_bytes(slot);
         self.end_channel(slot, close::code::GOING_AWAY, "the broker stopped", ClosedBy::Broker, lost);
         self.remove(slot);
@@ -154,7 +154,7 @@ impl Shard {
     }
 
     /// Nothing more will be queued: once all has left, shut the writing side and read on for a while.
-    pub(super) fn end_connection(&mut self, slot: u32) {
+    pub(in crate::shard) fn end_connection(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         connection.flags.take(Flags::WAITS_FOR_CLIENT);
         connection.flags.take(Flags::WAITS_FOR_MEMORY);
@@ -180,7 +180,7 @@ impl Shard {
     }
 
     /// Bytes have left; `left` still wait.
-    pub(super) fn after_sent(&mut self, slot: u32, left: usize) {
+    pub(in crate::shard) fn after_sent(&mut self, slot: u32, left: usize) {
         let connection = &mut self.connections[slot as usize];
         if left <= self.config.outbound_bytes_max / 4 && connection.flags.take(Flags::WAITS_FOR_CLIENT) {
             self.resume_reading(slot);
@@ -198,7 +198,7 @@ impl Shard {
     }
 
     /// Forgets the connection and has its socket closed.
-    pub(super) fn remove(&mut self, slot: u32) {
+    pub(in crate::shard) fn remove(&mut self, slot: u32) {
         let mut connection = self.connections.remove(slot as usize);
         debug_assert!(connection.channel().is_none(), "a channel ends before its connection");
         connection.outbound.clear(&mut self.spares);
@@ -212,7 +212,7 @@ impl Shard {
     }
 
     /// A process is gone: so are its channels.
-    pub(super) fn owner_gone(&mut self, owner: OwnerId, why: &CloseFrame) {
+    pub(in crate::shard) fn owner_gone(&mut self, owner: OwnerId, why: &CloseFrame) {
         self.refuse_requests_of(owner);
         let Some(&place) = self.owner_places.get(&owner) else { return };
         for slot in self.owners[place as usize].channels().collect::<Vec<_>>().concat() {
@@ -221,7 +221,7 @@ impl Shard {
     }
 
     /// The broker stops: every client is told, and has until `within_ms` to answer.
-    pub(super) fn stop(&mut self, within_ms: u64) {
+    pub(in crate::shard) fn stop(&mut self, within_ms: u64) {
         self.stop_at_ms = Some(self.now_ms + within_ms);
         let why = CloseFrame { code: Some(close::code::GOING_AWAY), reason: "the server is going away".into() };
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();

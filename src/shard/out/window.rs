@@ -7,8 +7,8 @@
 //! at the front only ([`Window::release_before`]), which the shard calls once every channel has been offered them.
 //! Knows nothing of channels.
 
-use super::memory::Charge;
 use crate::proto::ServerHeader;
+use crate::shard::memory::Charge;
 use bytes::Bytes;
 use std::collections::VecDeque;
 

@@ -7,6 +7,8 @@
 //! Invariants: the sums are the sums over the holders; a holder stands in the list of its size, a power of two, at once
 //! and once, so that the fullest (to a factor of two) is found without a search. Knows no connection but by its place.
 
+mod pressure;
+
 use crate::admission::{Budget, Lease};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};

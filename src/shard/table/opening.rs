@@ -3,21 +3,21 @@
 //! Invariants: the id is minted here, on the shard that owns it; Opened is handed over before the client hears of its
 //! channel, and before anything that the client sends; the registration's reply is the first frame of its channel.
 
-use super::command::CloseFrame;
-use super::connection::{Channel, Connection, Phase, Registering};
-use super::core::Shard;
-use super::directory::Owner;
-use super::event::{ClosedBy, Event, Opened};
-use super::receive::ANSWER_GRACE_MS;
 use crate::gateway;
 use crate::proto::{self, Opcode, server_header};
+use crate::shard::command::CloseFrame;
+use crate::shard::core::Shard;
+use crate::shard::event::{ClosedBy, Event, Opened};
+use crate::shard::intake::receive::ANSWER_GRACE_MS;
+use crate::shard::owners::directory::Owner;
+use crate::shard::table::connection::{Channel, Connection, Phase, Registering};
 use std::sync::Arc;
 
 /// No such process (node contract, section 4).
 const CLOSE_NO_SUCH_PROCESS: u16 = 4404;
 
 /// What a new channel is opened with.
-pub(super) struct Opening {
+pub(in crate::shard) struct Opening {
     pub ws: proto::Connection,
     pub owner: Arc<Owner>,
     /// The bound path, for audiences.
@@ -31,7 +31,7 @@ pub(super) struct Opening {
 
 impl Shard {
     /// Makes the connection a channel and tells its owner.
-    pub(super) fn open_channel(&mut self, slot: u32, opening: Opening) {
+    pub(in crate::shard) fn open_channel(&mut self, slot: u32, opening: Opening) {
         let channels = &self.channels;
         let id = self.mint.mint(|id| channels.contains_key(&id));
         self.channels.insert(id, slot);
@@ -71,7 +71,7 @@ impl Shard {
     }
 
     /// The first message on `/`.
-    pub(super) fn register(&mut self, slot: u32, message: &[u8]) {
+    pub(in crate::shard) fn register(&mut self, slot: u32, message: &[u8]) {
         let registration = match gateway::register(&self.directory.gateway, message, self.unix_s) {
             Ok(registration) => registration,
             Err(error) => return self.refuse_registration(slot, error.close_code(), &error.to_string()),

@@ -4,16 +4,16 @@
 //! looked at lazily; bytes that come move no deadline of a phase; a connection that *we* do not read is not judged by its
 //! silence; a client that does not take what we send is, for its own silence is why we do not read.
 
-use super::command::CloseFrame;
-use super::connection::{Connection, Flags, Phase};
-use super::core::Shard;
-use super::event::ClosedBy;
-use super::outbound::Lane;
-use super::wheel::{Entry, TICK_MS};
 use crate::proto::{Opcode, close};
+use crate::shard::command::CloseFrame;
+use crate::shard::core::Shard;
+use crate::shard::event::ClosedBy;
+use crate::shard::out::outbound::Lane;
+use crate::shard::table::connection::{Connection, Flags, Phase};
+use crate::shard::table::wheel::{Entry, TICK_MS};
 
 /// The close codes of the registration (node contract, section 4).
-pub(super) const CLOSE_REGISTRATION_TIMEOUT: u16 = 4408;
+pub(in crate::shard) const CLOSE_REGISTRATION_TIMEOUT: u16 = 4408;
 
 /// A tick that comes so much after the one before is our own fault: the process was stopped, or starved.
 const LATE_MS: u64 = 1000;
@@ -43,7 +43,7 @@ impl Shard {
     }
 
     /// Has the connection looked at no later than `deadline_ms`.
-    pub(super) fn schedule(&mut self, slot: u32, deadline_ms: u64) {
+    pub(in crate::shard) fn schedule(&mut self, slot: u32, deadline_ms: u64) {
         let connection = &mut self.connections[slot as usize];
         if deadline_ms.div_ceil(TICK_MS) < u64::from(connection.wheel_tick) {
             let entry = Entry { slot, generation: connection.generation };
@@ -52,12 +52,12 @@ impl Shard {
     }
 
     /// The tick at which `ms` is over.
-    pub(super) fn tick_of(ms: u64) -> u32 {
+    pub(in crate::shard) fn tick_of(ms: u64) -> u32 {
         u32::try_from(ms.div_ceil(TICK_MS)).unwrap_or(Connection::NO_TICK)
     }
 
     /// Sets when the current phase must have ended.
-    pub(super) fn set_deadline(&mut self, slot: u32, deadline_ms: u64) {
+    pub(in crate::shard) fn set_deadline(&mut self, slot: u32, deadline_ms: u64) {
         self.connections[slot as usize].deadline_tick = Self::tick_of(deadline_ms);
         self.schedule(slot, deadline_ms);
     }
@@ -86,7 +86,7 @@ impl Shard {
     }
 
     /// Has the connection looked at when it has been silent for so long that it is pinged, or gone.
-    pub(super) fn schedule_probe(&mut self, slot: u32) {
+    pub(in crate::shard) fn schedule_probe(&mut self, slot: u32) {
         self.schedule(slot, self.now_ms.saturating_add(self.probe_in_ms(slot)));
     }
 

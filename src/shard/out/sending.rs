@@ -7,10 +7,10 @@
 //! Invariants: the bulk list is in the order in which its connections were first touched, so the segment noted at its
 //! head is the oldest that any of them needs; the urgent list is empty whenever segments are released.
 
-use super::connection::{Connection, Flags};
-use super::core::Shard;
-use super::flush::{Outgoing, PARTS_MAX, Parts, Short};
-use super::outcome::Part;
+use crate::shard::core::Shard;
+use crate::shard::flush::{Outgoing, PARTS_MAX, Parts, Short};
+use crate::shard::outcome::Part;
+use crate::shard::table::connection::{Connection, Flags};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::cell::RefCell;
@@ -28,11 +28,11 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 const OFFER_BYTES_MAX: usize = 256 * 1024;
 
 /// With so many bytes waiting for their first send, they go out before more pushes are taken in.
-pub(super) const WINDOW_BYTES_MAX: usize = 1024 * 1024;
+pub(in crate::shard) const WINDOW_BYTES_MAX: usize = 1024 * 1024;
 
 /// Connections that have something to send.
 #[derive(Default)]
-pub(super) struct Waiting {
+pub(in crate::shard) struct Waiting {
     urgent: VecDeque<u32>,
     bulk: VecDeque<Bulk>,
     short: Vec<Short>,
@@ -45,10 +45,10 @@ struct Bulk {
 }
 
 /// Frames whose outcome someone waits for, by connection.
-pub(super) type Watches = FxHashMap<u32, SmallVec<[Watch; 1]>>;
+pub(in crate::shard) type Watches = FxHashMap<u32, SmallVec<[Watch; 1]>>;
 
 /// One such frame.
-pub(super) struct Watch {
+pub(in crate::shard) struct Watch {
     /// Where the frame ends, counted from the front of the connection's queue.
     pub end: usize,
     /// Where its outcome is counted. The last to let go of it answers.
@@ -56,11 +56,11 @@ pub(super) struct Watch {
 }
 
 /// A part of a ticket, shared by the frames of one push on this shard.
-pub(super) type SharedPart = Rc<RefCell<Box<Part>>>;
+pub(in crate::shard) type SharedPart = Rc<RefCell<Box<Part>>>;
 
 impl Shard {
     /// This connection has something to send that concerns it alone.
-    pub(super) fn mark_urgent(&mut self, slot: u32) {
+    pub(in crate::shard) fn mark_urgent(&mut self, slot: u32) {
         let flags = &mut self.connections[slot as usize].flags;
         if !flags.has(Flags::URGENT) {
             flags.set(Flags::URGENT);
@@ -69,7 +69,7 @@ impl Shard {
     }
 
     /// This connection has something to send that many others have too, at `segment` or later.
-    pub(super) fn mark_bulk(connection: &mut Connection, waiting: &mut Waiting, slot: u32, segment: u32) {
+    pub(in crate::shard) fn mark_bulk(connection: &mut Connection, waiting: &mut Waiting, slot: u32, segment: u32) {
         if !connection.flags.has(Flags::BULK) {
             connection.flags.set(Flags::BULK);
             waiting.bulk.push_back(Bulk { slot, segment });
@@ -102,7 +102,7 @@ impl Shard {
 
     /// Offers one connection what waits for it, ahead of all others: a policy is applied only to what the socket
     /// itself has refused.
-    pub(super) fn flush_one(&mut self, slot: u32) {
+    pub(in crate::shard) fn flush_one(&mut self, slot: u32) {
         if self.enter_batch(slot) {
             // What the socket was not offered goes on with the urgent ones: the push in progress may yet put others
             // on the bulk list, for a segment before the tail.
@@ -249,7 +249,7 @@ impl Shard {
     }
 
     /// The channel ends, but what is queued for it is still sent.
-    pub(super) fn settle_as_queued(&mut self, slot: u32) {
+    pub(in crate::shard) fn settle_as_queued(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
         if connection.flags.has(Flags::WATCHED) {
             self.settle_watches(slot, 0, connection.outbound.queued_bytes(), true);
@@ -257,7 +257,7 @@ impl Shard {
     }
 
     /// The watched frames of a connection will never leave.
-    pub(super) fn drop_watches(&mut self, slot: u32) {
+    pub(in crate::shard) fn drop_watches(&mut self, slot: u32) {
         if self.connections[slot as usize].flags.take(Flags::WATCHED) {
             for watch in self.watches.remove(&slot).into_iter().flatten() {
                 watch.part.borrow_mut().counts.closed += 1;

@@ -3,20 +3,20 @@
 //! Invariants: a frame is encoded once per push, whatever the size of the audience; a policy is applied only after the
 //! socket has refused bytes; the budget is kept at the granularity of frames.
 
-use super::command::{Asked, CloseFrame, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
-use super::connection::{Connection, Flags, Phase};
-use super::core::Shard;
-use super::deflate::Compressed;
-use super::event::{ClosedBy, Event};
-use super::memory::Charge;
-use super::outbound::FrameParts;
-use super::outcome::Outcome;
-use super::owner::LocalOwner;
-use super::sending::{SharedPart, Watch};
-use super::window::{Range, Window};
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::{Opcode, ServerHeader, close, server_header};
+use crate::shard::command::{Asked, CloseFrame, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use crate::shard::core::Shard;
+use crate::shard::event::{ClosedBy, Event};
+use crate::shard::memory::Charge;
+use crate::shard::out::deflate::Compressed;
+use crate::shard::out::outbound::FrameParts;
+use crate::shard::out::sending::{SharedPart, Watch};
+use crate::shard::out::window::{Range, Window};
+use crate::shard::outcome::Outcome;
+use crate::shard::owners::owner::LocalOwner;
+use crate::shard::table::connection::{Connection, Flags, Phase};
 use bytes::Bytes;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -24,7 +24,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// What became of one frame at one channel, as far as is known before the socket was offered it.
-pub(super) enum Fate {
+pub(in crate::shard) enum Fate {
     /// It waits for the next send.
     Waits,
     /// It waits behind a full socket.
@@ -35,7 +35,7 @@ pub(super) enum Fate {
 }
 
 /// A frame of one push in one form: encoded when the first channel needs it, then shared by all.
-pub(super) struct Encoding {
+pub(in crate::shard) struct Encoding {
     parts: FrameParts,
     copy_bytes_max: usize,
     range: Option<Range>,
@@ -114,7 +114,7 @@ fn opcode(kind: PushKind) -> Opcode {
 }
 
 impl Shard {
-    pub(super) fn push(&mut self, push: Push) {
+    pub(in crate::shard) fn push(&mut self, push: Push) {
         let Push { channel, owner, frame, policy, asked } = push;
         let slot = match self.pushable(channel, owner) {
             Ok(slot) => slot,
@@ -154,7 +154,7 @@ impl Shard {
     }
 
     /// Puts a small frame behind what waits for a channel whose socket takes bytes.
-    pub(super) fn append(&mut self, slot: u32, header: &ServerHeader, payload: &[u8]) {
+    pub(in crate::shard) fn append(&mut self, slot: u32, header: &ServerHeader, payload: &[u8]) {
         let range = self.window.append_joined(header.as_slice(), payload);
         let outbound = &mut self.connections[slot as usize].outbound;
         outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
@@ -162,7 +162,7 @@ impl Shard {
     }
 
     /// Puts a small frame of our own behind what waits, whether or not the socket takes bytes.
-    pub(super) fn append_own(&mut self, slot: u32, header: ServerHeader, payload: &[u8]) {
+    pub(in crate::shard) fn append_own(&mut self, slot: u32, header: ServerHeader, payload: &[u8]) {
         let outbound = &mut self.connections[slot as usize].outbound;
         if !outbound.is_blocked() {
             return self.append(slot, &header, payload);
@@ -173,7 +173,7 @@ impl Shard {
     }
 
     /// Tells whoever asked that an order reached no channel.
-    pub(super) fn answer_failed(&mut self, owner: Option<OwnerId>, asked: Asked, outcome: Outcome) {
+    pub(in crate::shard) fn answer_failed(&mut self, owner: Option<OwnerId>, asked: Asked, outcome: Outcome) {
         match (asked, owner) {
             (Asked::Outcome(mut part), _) => part.counts.add(&outcome),
             (Asked::Failure(ticket), Some(owner)) => self.tell(owner, Event::Failed { ticket, outcome }),
@@ -181,7 +181,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn push_many(&mut self, many: PushMany) {
+    pub(in crate::shard) fn push_many(&mut self, many: PushMany) {
         let PushMany { audience, except, owner, frame, compressed, policy, part } = many;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
         let message = (!self.contexts.is_empty()).then(|| frame.payload.clone());
@@ -229,7 +229,7 @@ impl Shard {
     }
 
     /// The frame for one channel, compressed if that was agreed and pays.
-    pub(super) fn encode_for(&mut self, slot: u32, frame: PushFrame) -> Encoding {
+    pub(in crate::shard) fn encode_for(&mut self, slot: u32, frame: PushFrame) -> Encoding {
         let PushFrame { kind, payload } = frame;
         let compressed = self.compressed_for(slot, kind, &payload);
         let is_compressed = compressed.is_some();
@@ -268,7 +268,7 @@ impl Shard {
     }
 
     /// The connection behind a channel id, if this owner may order anything there; else which count tells why not.
-    pub(super) fn pushable(&mut self, id: ChannelId, owner: Option<OwnerId>) -> Result<u32, Outcome> {
+    pub(in crate::shard) fn pushable(&mut self, id: ChannelId, owner: Option<OwnerId>) -> Result<u32, Outcome> {
         let slot = self.channels.get(&id).copied();
         match slot {
             Some(slot) if owner.is_none_or(|owner| self.owner_of(slot) == Some(owner)) => return Ok(slot),
@@ -281,14 +281,14 @@ impl Shard {
     }
 
     /// The owner of the channel at this place.
-    pub(super) fn owner_of(&self, slot: u32) -> Option<OwnerId> {
+    pub(in crate::shard) fn owner_of(&self, slot: u32) -> Option<OwnerId> {
         let channel = self.connections[slot as usize].channel()?;
         Some(self.owners[channel.owner as usize].owner.id)
     }
 
     /// Offers a frame and counts what becomes of it. `since` is for broadcasts: no form of the frame lies before this
     /// segment of the window.
-    pub(super) fn offer_counted(
+    pub(in crate::shard) fn offer_counted(
         &mut self,
         slot: u32,
         encoding: &mut Encoding,

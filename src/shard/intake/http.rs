@@ -3,25 +3,25 @@
 //! Invariants: one request at a time is being answered, so responses keep their order; a waiting request is answered
 //! exactly once, by the process that was asked or by its deadline; bytes behind an upgrade request are frames.
 
-use super::command::Respond;
-use super::config::Deflate;
-use super::connection::{Connection, Flags, Phase, Registering};
-use super::core::Shard;
-use super::directory::Owner;
-use super::event::{Event, HttpAsk, HttpRequest, RequestId};
-use super::memory::Charge;
-use super::opening::Opening;
 use crate::gateway::{self, Entry, OwnerId};
 use crate::http::{self, AfterResponse, Next, Response, connection::Phase as HttpPhase};
 use crate::proto::deflate::{Context, Terms, negotiate};
 use crate::proto::{self, UpgradeError, upgrade};
+use crate::shard::command::Respond;
+use crate::shard::config::Deflate;
+use crate::shard::core::Shard;
+use crate::shard::event::{Event, HttpAsk, HttpRequest, RequestId};
+use crate::shard::memory::Charge;
+use crate::shard::owners::directory::Owner;
+use crate::shard::table::connection::{Connection, Flags, Phase, Registering};
+use crate::shard::table::opening::Opening;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The HTTP state of one connection.
-pub(super) struct Exchange {
+pub(in crate::shard) struct Exchange {
     http: http::Connection,
     /// Whether a response is on its way out.
     responding: bool,
@@ -70,7 +70,7 @@ impl Exchange {
 }
 
 impl Shard {
-    pub(super) fn receive_http(&mut self, slot: u32, bytes: &mut [u8]) {
+    pub(in crate::shard) fn receive_http(&mut self, slot: u32, bytes: &mut [u8]) {
         let ending = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
         let phase = std::mem::replace(&mut self.connections[slot as usize].phase, ending);
         let Phase::Http(mut exchange) = phase else { unreachable!("only HTTP connections come here") };
@@ -120,7 +120,7 @@ impl Shard {
     fn judge(
         &mut self,
         slot: u32,
-        directory: &super::Directory,
+        directory: &crate::shard::Directory,
         peer: SocketAddr,
         request: http::Request<'_>,
     ) -> Decision {
@@ -141,7 +141,7 @@ impl Shard {
         }
     }
 
-    fn decide(&self, directory: &super::Directory, entry: Entry<'_>, request: http::Request<'_>) -> Decision {
+    fn decide(&self, directory: &crate::shard::Directory, entry: Entry<'_>, request: http::Request<'_>) -> Decision {
         let lost = || Decision::Answer(Response::text(503, "the process is not attached"));
         match entry {
             Entry::Answer(response) => Decision::Answer(response),
@@ -247,7 +247,7 @@ impl Shard {
     }
 
     /// A process' answer; one that nobody waits for any more, or that another process was asked for, is dropped.
-    pub(super) fn respond(&mut self, respond: Respond) {
+    pub(in crate::shard) fn respond(&mut self, respond: Respond) {
         let slot = respond.request.slot();
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
         let Phase::Http(exchange) = &mut connection.phase else { return };
@@ -260,7 +260,7 @@ impl Shard {
     }
 
     /// Sends a response to the request in progress.
-    pub(super) fn answer(&mut self, slot: u32, response: Response) {
+    pub(in crate::shard) fn answer(&mut self, slot: u32, response: Response) {
         let last = self.is_stopping() || self.connections[slot as usize].flags.has(Flags::HALF_CLOSED);
         let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
         exchange.asked = None;
@@ -282,7 +282,7 @@ impl Shard {
     }
 
     /// Everything queued on an HTTP connection has left.
-    pub(super) fn response_left(&mut self, slot: u32) {
+    pub(in crate::shard) fn response_left(&mut self, slot: u32) {
         let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
         if !std::mem::take(&mut exchange.responding) {
             return;
@@ -318,7 +318,7 @@ impl Shard {
     }
 
     /// The time for a head, a body, a response or the next request is up.
-    pub(super) fn http_expired(&mut self, slot: u32) {
+    pub(in crate::shard) fn http_expired(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
         let Phase::Http(exchange) = &connection.phase else { return };
         if exchange.responding {
@@ -336,7 +336,7 @@ impl Shard {
     }
 
     /// The process that was asked is gone.
-    pub(super) fn refuse_requests_of(&mut self, owner: OwnerId) {
+    pub(in crate::shard) fn refuse_requests_of(&mut self, owner: OwnerId) {
         let waits = |connection: &Connection| match &connection.phase {
             Phase::Http(exchange) => exchange.asked.is_some_and(|(asked, _)| asked == owner),
             _ => false,

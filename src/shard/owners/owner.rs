@@ -4,15 +4,15 @@
 //! channel, so there are never more lists than channels. Adding, removing and finding a path cost the same however many
 //! channels there are. Knows nothing of connections but their place in the shard's table.
 
-use super::directory::Owner;
-use super::process_queue::Batch;
+use crate::queue::events::Batch;
+use crate::shard::owners::directory::Owner;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A process that has channels or events on this shard.
-pub(super) struct LocalOwner {
+pub(in crate::shard) struct LocalOwner {
     pub owner: Arc<Owner>,
     lists: Slab<List>,
     by_path: FxHashMap<Arc<str>, u32>,
@@ -33,7 +33,7 @@ struct List {
 
 /// Where a channel stands in its owner's lists.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(in crate::shard) struct Place {
     list: u32,
     at: u32,
 }
@@ -101,11 +101,11 @@ impl LocalOwner {
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::Policy;
-    use super::super::process_queue::{QueueLimits, process_queue};
     use super::*;
     use crate::admission::Budget;
     use crate::gateway::OwnerId;
+    use crate::queue::events::{QueueLimits, process_queue};
+    use crate::shard::command::Policy;
 
     fn local() -> LocalOwner {
         let (queue, _) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});

@@ -1,0 +1,8 @@
+//! The two seams between threads: orders from any thread to a shard, and events from the shards to a process.
+
+pub mod events;
+mod gauge;
+pub mod orders;
+mod room;
+mod sync;
+mod wake_flag;
