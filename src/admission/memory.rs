@@ -1,16 +1,21 @@
-//! The memory that clients and processes may make a broker hold: one budget in bytes, leased in steps of 1 MiB.
+//! The memory that clients and processes may make a broker hold: one budget in bytes, leased in steps.
 //!
-//! A shard, and the queue of a process, counts what it holds by itself and leases as many steps as cover it. So the
-//! budget's one word is touched when a lease grows or shrinks by a step, never per message.
+//! Whoever holds memory (a shard, a [`Fund`](super::Fund)) counts what it holds by itself and leases as many steps as
+//! cover it. So the budget's one word is touched when a lease grows or shrinks by a step, never per message.
 //!
 //! Invariants: what is leased is never more than the budget; a lease that is dropped comes back. A holder keeps a few
 //! steps more than it needs, so that a lease does not come and go with every message: fewer while the budget is tight.
+//! The last eighth, the reserve, is for those who hold less than their share ([`Ledger`](super::Ledger)): it is there
+//! for them at once, while the others are still giving back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The size of a step.
+/// The step of a shard's lease.
 pub const STEP_BYTES: usize = 1024 * 1024;
+
+/// The step of a [`Fund`](super::Fund)'s lease: there may be thousands of them.
+const FUND_STEP_BYTES: usize = 16 * 1024;
 
 /// Steps that a holder keeps beyond its need; it gives back what is more than twice of that.
 const SPARE_STEPS: usize = 4;
@@ -18,51 +23,81 @@ const SPARE_STEPS: usize = 4;
 /// The same while the budget is tight.
 const SPARE_STEPS_TIGHT: usize = 1;
 
+/// One part of so many is the reserve.
+const RESERVE_PART: usize = 8;
+
 /// See the module. Clones are the same budget; the default has no limit.
 #[derive(Debug, Clone, Default)]
-pub struct Budget(Option<Arc<Steps>>);
+pub struct Budget(Option<Arc<Words>>);
 
 #[derive(Debug)]
-struct Steps {
+struct Words {
     total: usize,
     free: AtomicUsize,
 }
 
+/// How far a holder may go when it leases more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// To the last byte: it holds less than its share.
+    WithinShare,
+    /// As long as the reserve is left to others.
+    BeyondShare,
+}
+
 impl Budget {
-    /// A budget of so many bytes, in whole steps; at least one.
+    /// A budget of so many bytes, in whole MiB; at least one.
     pub fn of(bytes: usize) -> Self {
-        let total = (bytes / STEP_BYTES).max(1);
-        Self(Some(Arc::new(Steps { total, free: AtomicUsize::new(total) })))
+        let total = (bytes / STEP_BYTES).max(1) * STEP_BYTES;
+        Self(Some(Arc::new(Words { total, free: AtomicUsize::new(total) })))
     }
 
     /// Its size in bytes; `None` is without limit.
     pub fn bytes(&self) -> Option<usize> {
-        Some(self.0.as_ref()?.total * STEP_BYTES)
+        Some(self.0.as_ref()?.total)
     }
 
     /// What all holders have leased, in bytes; 0 where there is no limit.
     pub fn leased_bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |steps| (steps.total - steps.free.load(Ordering::Relaxed)) * STEP_BYTES)
+        self.0.as_ref().map_or(0, |words| words.total - words.free.load(Ordering::Relaxed))
     }
 
-    /// A lease that keeps `steps` steps, if there are so many, whatever it needs.
+    /// Whether less than the reserve is free: whoever holds more than its share has to give back.
+    pub fn is_pressed(&self) -> bool {
+        self.0.as_ref().is_some_and(|words| words.is_pressed())
+    }
+
+    /// A shard's lease, which keeps `steps` steps of 1 MiB, if there are so many, whatever it needs.
     pub fn lease(&self, steps: usize) -> Lease {
-        let lease = Lease { budget: self.clone(), kept: AtomicUsize::new(0), steps: AtomicUsize::new(0) };
-        let kept = lease.take(steps);
-        lease.kept.store(kept, Ordering::Relaxed);
+        let mut lease = self.empty_lease(STEP_BYTES);
+        *lease.kept.get_mut() = lease.take(steps * STEP_BYTES, Claim::WithinShare);
         lease
+    }
+
+    /// A lease of small steps, which keeps none.
+    pub(super) fn fine_lease(&self) -> Lease {
+        self.empty_lease(FUND_STEP_BYTES)
+    }
+
+    fn empty_lease(&self, step_bytes: usize) -> Lease {
+        Lease { budget: self.clone(), step_bytes, kept: AtomicUsize::new(0), leased: AtomicUsize::new(0) }
     }
 }
 
-impl Steps {
-    fn is_tight(&self) -> bool {
-        self.free.load(Ordering::Relaxed) < self.total / 8
+impl Words {
+    fn is_pressed(&self) -> bool {
+        self.free.load(Ordering::Relaxed) < self.total / RESERVE_PART
     }
 
-    /// Takes at most `count` steps; answers how many.
-    fn take(&self, count: usize) -> usize {
-        let taken = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| Some(free - free.min(count)));
-        taken.map_or(0, |free| free.min(count))
+    /// Takes at most `bytes`; returns how many.
+    fn take(&self, bytes: usize, claim: Claim) -> usize {
+        let floor = match claim {
+            Claim::WithinShare => 0,
+            Claim::BeyondShare => self.total / RESERVE_PART,
+        };
+        let takes = |free: usize| free.saturating_sub(floor).min(bytes);
+        let before = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| Some(free - takes(free)));
+        before.map_or(0, takes)
     }
 }
 
@@ -70,52 +105,67 @@ impl Steps {
 #[derive(Debug)]
 pub struct Lease {
     budget: Budget,
-    /// Steps that are never given back.
+    step_bytes: usize,
+    /// What is never given back.
     kept: AtomicUsize,
-    steps: AtomicUsize,
+    leased: AtomicUsize,
 }
 
 impl Lease {
     /// What is leased.
     pub fn bytes(&self) -> usize {
-        self.steps.load(Ordering::Relaxed) * STEP_BYTES
+        self.leased.load(Ordering::Relaxed)
     }
 
-    /// Whether `bytes` are covered, by leasing more if need be. When not, what there was has been leased.
+    /// Returns whether `bytes` are covered, by leasing more if need be. When not, what there was has been leased.
     pub fn cover(&self, bytes: usize) -> bool {
+        self.cover_as(bytes, Claim::WithinShare)
+    }
+
+    /// As [`cover`](Self::cover), as far as the claim goes.
+    pub fn cover_as(&self, bytes: usize, claim: Claim) -> bool {
         if self.budget.0.is_none() {
             return true;
         }
-        let needed = bytes.div_ceil(STEP_BYTES);
-        let steps = self.steps.load(Ordering::Relaxed);
-        needed <= steps || self.take(needed - steps) == needed - steps
+        let leased = self.bytes();
+        if bytes <= leased {
+            return true;
+        }
+        let needed = bytes.checked_next_multiple_of(self.step_bytes).unwrap_or(bytes);
+        leased + self.take(needed - leased, claim) >= bytes
     }
 
     /// Gives back what `bytes` do not need, except for a few steps.
     pub fn trim(&self, bytes: usize) {
-        let Some(budget) = &self.budget.0 else { return };
-        let needed = bytes.div_ceil(STEP_BYTES).max(self.kept.load(Ordering::Relaxed));
-        let spare = if budget.is_tight() { SPARE_STEPS_TIGHT } else { SPARE_STEPS };
-        let trimmed = self.steps.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |steps| {
-            (steps > needed + 2 * spare).then_some(needed + spare)
+        let Some(words) = &self.budget.0 else { return };
+        let kept = self.kept.load(Ordering::Relaxed);
+        let needed = bytes.next_multiple_of(self.step_bytes).max(kept);
+        let spare = match words.is_pressed() {
+            // Nothing is needed and nothing kept: there may be thousands of such leases.
+            true if needed == 0 => 0,
+            true => SPARE_STEPS_TIGHT * self.step_bytes,
+            false => SPARE_STEPS * self.step_bytes,
+        };
+        let trimmed = self.leased.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |leased| {
+            (leased > needed + 2 * spare).then_some(needed + spare)
         });
-        if let Ok(steps) = trimmed {
-            budget.free.fetch_add(steps - (needed + spare), Ordering::Relaxed);
+        if let Ok(leased) = trimmed {
+            words.free.fetch_add(leased - (needed + spare), Ordering::Relaxed);
         }
     }
 
-    fn take(&self, count: usize) -> usize {
-        let Some(budget) = &self.budget.0 else { return 0 };
-        let taken = budget.take(count);
-        self.steps.fetch_add(taken, Ordering::Relaxed);
+    fn take(&self, bytes: usize, claim: Claim) -> usize {
+        let Some(words) = &self.budget.0 else { return 0 };
+        let taken = words.take(bytes, claim);
+        self.leased.fetch_add(taken, Ordering::Relaxed);
         taken
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(budget) = &self.budget.0 {
-            budget.free.fetch_add(*self.steps.get_mut(), Ordering::Relaxed);
+        if let Some(words) = &self.budget.0 {
+            words.free.fetch_add(*self.leased.get_mut(), Ordering::Relaxed);
         }
     }
 }
@@ -155,6 +205,30 @@ mod tests {
         assert!(others.cover(90 * MIB));
         lease.trim(0);
         assert_eq!(lease.bytes(), 2 * MIB);
+    }
+
+    #[test]
+    fn the_reserve_is_left_to_those_within_their_share() {
+        let budget = Budget::of(16 * MIB);
+        let (hog, other) = (budget.lease(0), budget.lease(0));
+        assert!(!hog.cover_as(16 * MIB, Claim::BeyondShare));
+        assert_eq!((hog.bytes(), budget.is_pressed()), (14 * MIB, false));
+        assert!(other.cover_as(2 * MIB, Claim::WithinShare) && budget.is_pressed());
+        assert!(!other.cover_as(3 * MIB, Claim::WithinShare));
+    }
+
+    #[test]
+    fn a_fine_lease_that_is_not_needed_keeps_nothing_where_memory_is_tight() {
+        let budget = Budget::of(MIB);
+        let lease = budget.fine_lease();
+        assert!(lease.cover(1));
+        assert_eq!(lease.bytes(), FUND_STEP_BYTES);
+        lease.trim(0);
+        assert_eq!(lease.bytes(), FUND_STEP_BYTES, "a few steps do not come and go");
+        let hog = budget.lease(0);
+        assert!(!hog.cover(MIB));
+        lease.trim(0);
+        assert!(lease.bytes() == 0 && hog.cover(MIB));
     }
 
     #[test]

@@ -1,0 +1,70 @@
+//! What things take of the heap: as the allocator counts, by capacity, without what they take in place.
+
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Something that may wait and take memory meanwhile.
+pub trait HeapBytes {
+    /// What it keeps allocated beside its own size, in bytes.
+    fn heap_bytes(&self) -> usize;
+}
+
+/// Two counts beside what an `Arc` shares.
+const ARC_COUNTS_BYTES: usize = 2 * size_of::<usize>();
+
+impl HeapBytes for Bytes {
+    /// Its length: nothing more is known of what it is a part of. Whoever keeps a small part of something large for
+    /// long copies it.
+    fn heap_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+impl HeapBytes for String {
+    fn heap_bytes(&self) -> usize {
+        self.capacity()
+    }
+}
+
+impl HeapBytes for Box<str> {
+    fn heap_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+impl HeapBytes for Arc<str> {
+    /// In full, as if nobody else had it.
+    fn heap_bytes(&self) -> usize {
+        if self.is_empty() { ARC_COUNTS_BYTES } else { ARC_COUNTS_BYTES + self.len() }
+    }
+}
+
+impl<T: HeapBytes> HeapBytes for Option<T> {
+    fn heap_bytes(&self) -> usize {
+        self.as_ref().map_or(0, HeapBytes::heap_bytes)
+    }
+}
+
+impl<T: HeapBytes> HeapBytes for Box<T> {
+    fn heap_bytes(&self) -> usize {
+        size_of::<T>() + (**self).heap_bytes()
+    }
+}
+
+impl<T: HeapBytes> HeapBytes for Vec<T> {
+    fn heap_bytes(&self) -> usize {
+        self.capacity() * size_of::<T>() + self.iter().map(HeapBytes::heap_bytes).sum::<usize>()
+    }
+}
+
+impl<A: HeapBytes, B: HeapBytes> HeapBytes for (A, B) {
+    fn heap_bytes(&self) -> usize {
+        self.0.heap_bytes() + self.1.heap_bytes()
+    }
+}
+
+impl HeapBytes for u8 {
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}

@@ -1,0 +1,521 @@
+//! Who holds how much of the broker's memory, and as what: one account for all shards, queues and links.
+//!
+//! Whatever can wait anywhere says what it takes of the heap ([`HeapBytes`](super::HeapBytes)) and is counted twice:
+//! against the budget, by a lease of whoever keeps it, and under its [`Tenant`], the process for which it is kept, by
+//! [`Kind`]. Two things keep memory:
+//!
+//! - a shard, which has one lease for its clients and counts in plain numbers. It has a [`Tally`] for each tenant and
+//!   publishes the differences once a turn, so counting costs a broadcast nothing that threads share;
+//! - a [`Fund`], for what is kept outside of shards: the events that a process has not read, the frames that a link has
+//!   not seen acknowledged, static content. What it keeps carries a [`Charge`], and dropping that is the only way to
+//!   give it back.
+//!
+//! **Fair pressure.** The share of a tenant is the budget divided by those who hold a notable part of it (1/1024). When
+//! less than the reserve (an eighth) of the budget is free ([`Budget::is_pressed`]), those who hold more than their
+//! share give back, on whichever shard, and nobody else:
+//!
+//! 1. a shard asks for memory with [`Tenant::claim`] of the tenant for whom it is:
+//!    `lease.cover_as(used + more, tenant.claim())`. Beyond its share a tenant does not get at the reserve;
+//! 2. when that fails, and at the end of each turn in which the budget is pressed, the shard goes through
+//!    [`Ledger::over_share`] (the fullest first) and lets the first give that has something here to give: its fullest
+//!    connection meets its policy. Then it trims its lease and looks again;
+//! 3. where nobody of them has anything here, it calls the other shards ([`Ledger::call_shards`]) and lets what it was
+//!    asked to hold meet its own policy, if it was not covered.
+//!
+//! Invariants: what is held of a kind is the sum of its charges and of the published tallies; a tenant and its counts
+//! live as long as anything is held for it; the list of notable tenants has at most 2048 entries, whatever peers do.
+//! What it must not know: channels, sockets, and what it is that waits.
+
+use super::memory::{Budget, Claim, Lease};
+use crate::process_id::ProcessId;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+/// Who holds less than one part of so many of the budget is not worth looking at under pressure.
+const NOTABLE_PART: usize = 1024;
+
+/// The list of tenants is not swept before it has so many entries.
+const SWEEP_TENANTS_MIN: usize = 64;
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])* $kind:ident $field:ident,)*) => {
+        /// What memory is held as.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[doc = $doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// All of them, in order.
+            pub const ALL: [Self; [$(Self::$kind),*].len()] = [$(Self::$kind),*];
+
+            /// In one word.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($field),)*
+                }
+            }
+        }
+
+        /// Bytes that are held, by kind.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct HeldBytes {
+            $($(#[doc = $doc])* pub $field: usize,)*
+        }
+
+        impl HeldBytes {
+            /// Those of one kind.
+            pub fn of(&self, kind: Kind) -> usize {
+                match kind {
+                    $(Kind::$kind => self.$field,)*
+                }
+            }
+
+            /// Those of one kind, to change.
+            pub fn of_mut(&mut self, kind: Kind) -> &mut usize {
+                match kind {
+                    $(Kind::$kind => &mut self.$field,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Frames and responses that wait behind full sockets, each channel's own copies.
+    Queued queued,
+    /// Payloads that wait by reference: once for each push and shard.
+    Shared shared,
+    /// Frames and responses that wait for their first send.
+    Window window,
+    /// Messages and requests that have not wholly arrived, and what was read but may not be parsed yet.
+    Incoming incoming,
+    /// Orders that shards have not obeyed.
+    Orders orders,
+    /// Events that processes have not read, outcomes that were asked for among them.
+    Events events,
+    /// Static content of routes.
+    Content content,
+    /// Frames that a link's peer has not acknowledged, messages of a kernel that were not obeyed, and the channels of
+    /// which a peer that comes back is told.
+    Link link,
+}
+
+impl HeldBytes {
+    /// All kinds together.
+    pub fn total(&self) -> usize {
+        Kind::ALL.iter().map(|&kind| self.of(kind)).sum()
+    }
+}
+
+impl std::ops::AddAssign for HeldBytes {
+    fn add_assign(&mut self, other: Self) {
+        Kind::ALL.iter().for_each(|&kind| *self.of_mut(kind) += other.of(kind));
+    }
+}
+
+/// What is held for one process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantReport {
+    /// Whose; none: those who belong to no process yet.
+    pub process: Option<ProcessId>,
+    /// Bytes by kind.
+    #[serde(flatten)]
+    pub held: HeldBytes,
+}
+
+/// See the module. Clones are the same ledger; the default has no limit.
+#[derive(Clone, Default)]
+pub struct Ledger(Arc<Book>);
+
+#[derive(Default)]
+struct Book {
+    budget: Budget,
+    /// Who holds so much is notable; `None` where there is no limit.
+    notable_bytes: Option<usize>,
+    notable: Mutex<Vec<Weak<Counts>>>,
+    notable_len: AtomicUsize,
+    tenants: Mutex<Tenants>,
+    call_shards: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+#[derive(Default)]
+struct Tenants {
+    all: Vec<Weak<Counts>>,
+    sweep_at: usize,
+}
+
+impl Book {
+    fn share_bytes(&self) -> Option<usize> {
+        Some(self.budget.bytes()? / self.notable_len.load(Ordering::Relaxed).max(1))
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("budget", &self.0.budget).finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// A ledger in which nobody holds anything yet.
+    pub fn new(budget: Budget) -> Self {
+        let notable_bytes = budget.bytes().map(|bytes| bytes / NOTABLE_PART);
+        Self(Arc::new(Book { budget, notable_bytes, ..Book::default() }))
+    }
+
+    /// What may be held in all.
+    pub fn budget(&self) -> &Budget {
+        &self.0.budget
+    }
+
+    /// A tenant: a process, or (without a name) all who belong to none.
+    pub fn tenant(&self, process: Option<ProcessId>) -> Tenant {
+        let tenant = Tenant(Arc::new(Counts {
+            book: self.0.clone(),
+            process,
+            held: Default::default(),
+            total: AtomicUsize::new(0),
+            is_notable: AtomicBool::new(false),
+        }));
+        let mut tenants = lock(&self.0.tenants);
+        if tenants.all.len() >= tenants.sweep_at {
+            tenants.all.retain(|tenant| tenant.strong_count() > 0);
+            // Each entry is looked at as often as one is added: a constant cost.
+            tenants.sweep_at = (2 * tenants.all.len()).max(SWEEP_TENANTS_MIN);
+        }
+        tenants.all.push(Arc::downgrade(&tenant.0));
+        tenant
+    }
+
+    /// A fund that nothing draws on yet.
+    pub fn fund(&self) -> Fund {
+        Fund(Arc::new(Chest { lease: self.0.budget.fine_lease(), held: AtomicUsize::new(0) }))
+    }
+
+    /// What one tenant may hold while others need memory; `None` is without limit.
+    pub fn share_bytes(&self) -> Option<usize> {
+        self.0.share_bytes()
+    }
+
+    /// Tenants that hold more than their share, the fullest first.
+    pub fn over_share(&self) -> Vec<Tenant> {
+        let Some(share) = self.share_bytes() else { return Vec::new() };
+        let notable = lock(&self.0.notable);
+        let mut over: Vec<(usize, Tenant)> = notable
+            .iter()
+            .filter_map(|counts| Some(Tenant(counts.upgrade()?)))
+            .map(|tenant| (tenant.total(), tenant))
+            .filter(|(total, _)| *total > share)
+            .collect();
+        drop(notable);
+        over.sort_by_key(|(total, _)| std::cmp::Reverse(*total));
+        over.into_iter().map(|(_, tenant)| tenant).collect()
+    }
+
+    /// Names what makes all shards take a turn, once.
+    pub fn set_call_shards(&self, call: impl Fn() + Send + Sync + 'static) {
+        // A second one would be a second broker with the same ledger.
+        assert!(self.0.call_shards.set(Box::new(call)).is_ok(), "a ledger belongs to one broker");
+    }
+
+    /// Makes all shards take a turn, in which those over their share give back.
+    pub fn call_shards(&self) {
+        if let Some(call) = self.0.call_shards.get() {
+            call();
+        }
+    }
+
+    /// What is held for each process, the fullest first. Tenants of one name are told as one, and those for whom
+    /// nothing is held are left out.
+    pub fn report(&self) -> Vec<TenantReport> {
+        let tenants: Vec<Tenant> =
+            lock(&self.0.tenants).all.iter().filter_map(|counts| Some(Tenant(counts.upgrade()?))).collect();
+        let mut by_name = std::collections::BTreeMap::<Option<ProcessId>, HeldBytes>::new();
+        for tenant in tenants.iter().filter(|tenant| tenant.total() > 0) {
+            *by_name.entry(tenant.process().cloned()).or_default() += tenant.held();
+        }
+        let mut report: Vec<TenantReport> =
+            by_name.into_iter().map(|(process, held)| TenantReport { process, held }).collect();
+        report.sort_by_key(|tenant| std::cmp::Reverse(tenant.held.total()));
+        report
+    }
+}
+
+/// For whom memory is held. Clones are the same tenant; the default is of a ledger of its own, without limit.
+#[derive(Clone)]
+pub struct Tenant(Arc<Counts>);
+
+/// On cache lines of its own: all shards write it.
+#[repr(align(128))]
+struct Counts {
+    book: Arc<Book>,
+    process: Option<ProcessId>,
+    held: [AtomicUsize; Kind::ALL.len()],
+    total: AtomicUsize,
+    is_notable: AtomicBool,
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Ledger::default().tenant(None)
+    }
+}
+
+impl fmt::Debug for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tenant").field("process", &self.0.process).field("held", &self.held()).finish()
+    }
+}
+
+impl PartialEq for Tenant {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Tenant {}
+
+impl Tenant {
+    /// Its name; none: it stands for those who belong to no process.
+    pub fn process(&self) -> Option<&ProcessId> {
+        self.0.process.as_ref()
+    }
+
+    /// All that is held for it, as far as it was published.
+    pub fn total(&self) -> usize {
+        self.0.total.load(Ordering::Relaxed)
+    }
+
+    /// The same by kind.
+    pub fn held(&self) -> HeldBytes {
+        let mut held = HeldBytes::default();
+        for kind in Kind::ALL {
+            *held.of_mut(kind) = self.0.held[kind as usize].load(Ordering::Relaxed);
+        }
+        held
+    }
+
+    /// How far a lease may go for it.
+    pub fn claim(&self) -> Claim {
+        let is_within = self.0.book.share_bytes().is_none_or(|share| self.total() <= share);
+        if is_within { Claim::WithinShare } else { Claim::BeyondShare }
+    }
+
+    fn add(&self, kind: Kind, bytes: usize) {
+        self.0.held[kind as usize].fetch_add(bytes, Ordering::Relaxed);
+        let total = self.0.total.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.0.book.notable_bytes.is_some_and(|notable| total >= notable) {
+            self.0.note();
+        }
+    }
+
+    fn sub(&self, kind: Kind, bytes: usize) {
+        let before = self.0.held[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
+        assert!(before >= bytes, "more is given back than was held");
+        let total = self.0.total.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+        if self.0.is_notable.load(Ordering::Relaxed)
+            && self.0.book.notable_bytes.is_some_and(|notable| total < notable / 2)
+        {
+            self.0.unnote();
+        }
+    }
+}
+
+impl Counts {
+    /// Enters the list of those who hold a notable part, if it is not there.
+    fn note(self: &Arc<Self>) {
+        if self.is_notable.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut notable = lock(&self.book.notable);
+        if !self.is_notable.swap(true, Ordering::Relaxed) {
+            notable.push(Arc::downgrade(self));
+            self.book.notable_len.store(notable.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Leaves it, unless more was added meanwhile.
+    fn unnote(self: &Arc<Self>) {
+        let mut notable = lock(&self.book.notable);
+        let is_small = self.book.notable_bytes.is_some_and(|bytes| self.total.load(Ordering::Relaxed) < bytes / 2);
+        if is_small && self.is_notable.swap(false, Ordering::Relaxed) {
+            notable.retain(|counts| !std::ptr::eq(counts.as_ptr(), Arc::as_ptr(self)));
+            self.book.notable_len.store(notable.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// What one shard holds for one tenant: plain numbers, published once a turn. Dropping it takes all of it back.
+#[derive(Debug)]
+pub struct Tally {
+    tenant: Tenant,
+    held: HeldBytes,
+    published: HeldBytes,
+}
+
+impl Tally {
+    /// Nothing is held.
+    pub fn new(tenant: Tenant) -> Self {
+        Self { tenant, held: HeldBytes::default(), published: HeldBytes::default() }
+    }
+
+    /// For whom.
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// What is held here.
+    pub fn held(&self) -> HeldBytes {
+        self.held
+    }
+
+    /// So many bytes of a kind are held where `before` were.
+    pub fn change(&mut self, kind: Kind, before: usize, now: usize) {
+        let held = self.held.of_mut(kind);
+        *held = (*held + now).checked_sub(before).expect("what was held before was counted");
+    }
+
+    /// Tells the tenant what has changed since the last time.
+    pub fn publish(&mut self) {
+        for kind in Kind::ALL {
+            let (held, published) = (self.held.of(kind), self.published.of(kind));
+            match held.checked_sub(published) {
+                Some(0) => {}
+                Some(more) => self.tenant.add(kind, more),
+                None => self.tenant.sub(kind, published - held),
+            }
+        }
+        self.published = self.held;
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.held = HeldBytes::default();
+        self.publish();
+    }
+}
+
+/// The budget has no room for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the memory budget has no room for it")]
+pub struct Short;
+
+/// A lease, and all that draws on it. Clones are the same fund.
+#[derive(Debug, Clone)]
+pub struct Fund(Arc<Chest>);
+
+#[derive(Debug)]
+struct Chest {
+    lease: Lease,
+    held: AtomicUsize,
+}
+
+impl Fund {
+    /// Holds so many bytes for `tenant`.
+    ///
+    /// # Errors
+    /// No more can be leased.
+    pub fn charge(&self, tenant: &Tenant, kind: Kind, bytes: usize) -> Result<Charge, Short> {
+        let mut charge = self.charge_anyway(tenant, kind, 0);
+        charge.grow(bytes)?;
+        Ok(charge)
+    }
+
+    /// As [`charge`](Self::charge), for what cannot be refused any more.
+    pub fn charge_anyway(&self, tenant: &Tenant, kind: Kind, bytes: usize) -> Charge {
+        let mut charge = Charge { fund: self.clone(), tenant: tenant.clone(), kind, bytes: 0 };
+        charge.resize(bytes);
+        charge
+    }
+
+    /// Whether so many bytes more for `tenant` could be charged now.
+    pub fn has_room(&self, tenant: &Tenant, bytes: usize) -> bool {
+        self.0.lease.cover_as(self.held_bytes() + bytes, tenant.claim())
+    }
+
+    /// What draws on it.
+    pub fn held_bytes(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
+    }
+
+    /// What it has leased.
+    pub fn leased_bytes(&self) -> usize {
+        self.0.lease.bytes()
+    }
+
+    /// Tells funds from one another.
+    pub fn number(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+}
+
+/// The claim of something on memory, given back by dropping it.
+#[derive(Debug)]
+pub struct Charge {
+    fund: Fund,
+    tenant: Tenant,
+    kind: Kind,
+    bytes: usize,
+}
+
+impl Charge {
+    /// How much.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds so many bytes more.
+    ///
+    /// # Errors
+    /// No more can be leased; nothing has changed.
+    pub fn grow(&mut self, more: usize) -> Result<(), Short> {
+        let held = self.fund.0.held.fetch_add(more, Ordering::Relaxed) + more;
+        if !self.fund.0.lease.cover_as(held, self.tenant.claim()) {
+            self.fund.0.held.fetch_sub(more, Ordering::Relaxed);
+            return Err(Short);
+        }
+        self.tenant.add(self.kind, more);
+        self.bytes += more;
+        Ok(())
+    }
+
+    /// Holds so many bytes from now on, whether or not more can be leased.
+    pub fn resize(&mut self, bytes: usize) {
+        let Chest { lease, held } = &*self.fund.0;
+        match bytes.checked_sub(self.bytes) {
+            Some(0) => {}
+            Some(more) => {
+                self.tenant.add(self.kind, more);
+                let held = held.fetch_add(more, Ordering::Relaxed) + more;
+                lease.cover_as(held, self.tenant.claim());
+            }
+            None => {
+                let less = self.bytes - bytes;
+                self.tenant.sub(self.kind, less);
+                let held = held.fetch_sub(less, Ordering::Relaxed) - less;
+                lease.trim(held);
+            }
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.resize(0);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change is one call on a vector, or one assignment.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -1,0 +1,149 @@
+use super::*;
+use proptest::prelude::*;
+
+const MIB: usize = 1024 * 1024;
+
+fn ledger(mib: usize) -> Ledger {
+    Ledger::new(Budget::of(mib * MIB))
+}
+
+fn tenant(ledger: &Ledger, name: &str) -> Tenant {
+    ledger.tenant(Some(format!("{name}:test:sys").parse().unwrap()))
+}
+
+#[test]
+fn what_is_charged_is_held_until_it_is_dropped_and_told_by_kind_and_process() {
+    let ledger = ledger(8);
+    let (one, other) = (tenant(&ledger, "one"), tenant(&ledger, "other"));
+    let fund = ledger.fund();
+    let mut charge = fund.charge(&one, Kind::Events, 1000).unwrap();
+    let second = fund.charge(&other, Kind::Content, 5 * MIB).unwrap();
+    charge.resize(3000);
+    assert_eq!((fund.held_bytes(), one.held().events), (5 * MIB + 3000, 3000));
+    let report = ledger.report();
+    let names: Vec<_> = report.iter().map(|tenant| tenant.process.as_ref().unwrap().as_str()).collect();
+    assert_eq!(names, ["other:test:sys", "one:test:sys"], "the fullest first");
+    assert_eq!((report[0].held.content, report[1].held.total()), (5 * MIB, 3000));
+    drop((charge, second));
+    assert_eq!((fund.held_bytes(), ledger.report().len()), (0, 0));
+    drop(fund);
+    assert_eq!(ledger.budget().leased_bytes(), 0);
+}
+
+#[test]
+fn a_charge_that_does_not_fit_changes_nothing() {
+    let ledger = ledger(4);
+    let (hog, fund) = (tenant(&ledger, "hog"), ledger.fund());
+    let mut charge = fund.charge(&hog, Kind::Events, 3 * MIB).unwrap();
+    assert_eq!(fund.charge(&hog, Kind::Content, 2 * MIB).unwrap_err(), Short);
+    assert_eq!(charge.grow(2 * MIB), Err(Short));
+    assert_eq!((fund.held_bytes(), hog.total(), charge.bytes()), (3 * MIB, 3 * MIB, 3 * MIB));
+    // What cannot be refused is counted all the same.
+    let forced = fund.charge_anyway(&hog, Kind::Events, 2 * MIB);
+    assert_eq!((hog.total(), ledger.budget().leased_bytes()), (5 * MIB, 4 * MIB));
+    drop(forced);
+    assert_eq!(hog.total(), 3 * MIB);
+}
+
+#[test]
+fn who_holds_more_than_its_share_leaves_the_reserve_to_the_others_and_is_the_first_to_give() {
+    let ledger = ledger(64);
+    let [hog, second, small] = ["hog", "second", "small"].map(|name| tenant(&ledger, name));
+    let (here, there) = (ledger.budget().lease(1), ledger.budget().lease(1));
+    let mut hog_here = Tally::new(hog.clone());
+    hog_here.change(Kind::Queued, 0, 40 * MIB);
+    assert_eq!(hog.total(), 0, "not published yet");
+    hog_here.publish();
+    let mut second_there = Tally::new(second.clone());
+    second_there.change(Kind::Shared, 0, 10 * MIB);
+    second_there.publish();
+    assert_eq!(ledger.share_bytes(), Some(32 * MIB));
+    assert_eq!((hog.claim(), second.claim(), small.claim()), {
+        (Claim::BeyondShare, Claim::WithinShare, Claim::WithinShare)
+    });
+    assert!(there.cover_as(10 * MIB, second.claim()));
+    assert!(!here.cover_as(62 * MIB, hog.claim()), "the reserve is not for it");
+    assert!(!ledger.budget().is_pressed());
+    assert!(there.cover_as(14 * MIB, second.claim()), "but for others, at once");
+    assert!(ledger.budget().is_pressed());
+    assert!(ledger.over_share() == [hog.clone()]);
+    hog_here.change(Kind::Queued, 40 * MIB, 0);
+    hog_here.publish();
+    assert!(ledger.over_share().is_empty());
+    assert_eq!(ledger.share_bytes(), Some(64 * MIB), "who holds nothing has no share");
+}
+
+#[test]
+fn small_tenants_do_not_lower_the_share_of_others_and_cannot_grow_the_list() {
+    let ledger = ledger(16);
+    let small: Vec<_> = (0..5000).map(|number| tenant(&ledger, &format!("small-{number}"))).collect();
+    let fund = ledger.fund();
+    let charges: Vec<_> = small.iter().map(|tenant| fund.charge(tenant, Kind::Events, 1000).unwrap()).collect();
+    assert_eq!(ledger.share_bytes(), Some(16 * MIB));
+    assert_eq!(ledger.report().len(), 5000);
+    drop(charges);
+    drop(small);
+    tenant(&ledger, "late");
+    assert!(lock(&ledger.0.tenants).all.len() <= 2 * 5000);
+}
+
+#[test]
+fn threads_that_charge_and_give_back_lose_nothing() {
+    let ledger = ledger(16);
+    let (both, fund) = (tenant(&ledger, "both"), ledger.fund());
+    std::thread::scope(|scope| {
+        for seed in 1..=4usize {
+            let (both, fund) = (both.clone(), fund.clone());
+            scope.spawn(move || {
+                let mut held = std::collections::VecDeque::new();
+                for at in 0..5000 {
+                    held.extend(fund.charge(&both, Kind::Link, (at * seed * 7919) % (MIB / 4)));
+                    if held.len() > 8 {
+                        held.pop_front();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!((both.total(), fund.held_bytes()), (0, 0));
+    assert!(!both.0.is_notable.load(Ordering::Relaxed) && ledger.share_bytes() == Some(16 * MIB));
+    drop(fund);
+    assert_eq!(ledger.budget().leased_bytes(), 0);
+}
+
+proptest! {
+    /// Counts are those of a list that is summed up each time.
+    #[test]
+    fn counts_are_those_of_a_naive_twin(
+        steps in proptest::collection::vec((0..3usize, 0..Kind::ALL.len(), 0..2 * MIB, any::<bool>()), 1..120),
+    ) {
+        let ledger = ledger(8);
+        let tenants = ["a", "b", "c"].map(|name| tenant(&ledger, name));
+        let fund = ledger.fund();
+        let mut charges: Vec<(usize, Charge)> = Vec::new();
+        for (who, kind, bytes, adds) in steps {
+            if adds || charges.is_empty() {
+                let charge = match fund.charge(&tenants[who], Kind::ALL[kind], bytes) {
+                    Ok(charge) => charge,
+                    Err(Short) => {
+                        prop_assert!(fund.held_bytes() + bytes > 7 * MIB, "the reserve at most is kept back");
+                        continue;
+                    }
+                };
+                charges.push((who, charge));
+            } else {
+                charges.swap_remove(bytes % charges.len());
+            }
+            let held = charges.iter().map(|(_, charge)| charge.bytes()).sum::<usize>();
+            prop_assert_eq!(fund.held_bytes(), held);
+            prop_assert!(fund.leased_bytes() >= held);
+            for (who, tenant) in tenants.iter().enumerate() {
+                for kind in Kind::ALL {
+                    let of_kind = charges.iter().filter(|(of, charge)| *of == who && charge.kind == kind);
+                    prop_assert_eq!(tenant.held().of(kind), of_kind.map(|(_, charge)| charge.bytes()).sum::<usize>());
+                }
+                prop_assert_eq!(tenant.total(), tenant.held().total());
+            }
+        }
+    }
+}
