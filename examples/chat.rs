@@ -169,7 +169,7 @@ pub fn start(listen: SocketAddr) -> anyhow::Result<Chat> {
     let mut config = Config { listen, ..Config::default() };
     config.settings.node = NODE.to_string();
     config.settings.secret = Some(secret);
-    config.settings.hosts = HostPolicy::LoopbackAnd(Vec::new());
+    config.settings.hosts = HostPolicy::Listed(Vec::new());
     let broker = Broker::start(config)?;
     let process = process_lib::spawn_on(&broker.handle(), PROCESS.parse()?, process::init)?;
     Ok(Chat { broker, process, token })

@@ -224,6 +224,10 @@ impl Broker {
         let address = listeners[0].local_addr()?;
         let mut settings = config.settings.clone();
         settings.hosts = settings.hosts.for_listener(address.ip());
+        if !settings.dev_origins.is_empty() {
+            let origins = settings.dev_origins.join(", ");
+            tracing::warn!(origins, "dev_origins: pages there can use the session of whoever is logged in");
+        }
         let directory = Directory::new(Snapshot::new(settings));
         let (ended_sender, ended) = bounded(shards);
         let admission = fit_to_open_files(config.admission, shards);

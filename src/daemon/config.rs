@@ -93,13 +93,17 @@ settings! {
     /// What drives the shards; auto is io_uring where the kernel allows it, else epoll.
     driver: Driver = Driver::Auto;
 
-    /// Hosts that are answered, besides addresses and localhost on a loopback listener; `.example.com` is every name
-    /// below it, `*` is any. Empty on other listeners: any.
+    /// Hosts that are answered besides addresses and localhost; `.example.com` is every name below it, `*` is any. Empty:
+    /// no others on a loopback listener, and any elsewhere.
     #[arg(value_name = "NAME,…")]
     hosts: List = List::default();
     /// Pages of other sites that may use our cookies, such as `https://app.example.com`.
     #[arg(value_name = "ORIGIN,…")]
     origins: List = List::default();
+    /// Origins of pages under development, such as `http://localhost:3000`, whose development server passes requests on
+    /// from this machine. Any page there can then use the session of whoever is logged in.
+    #[arg(value_name = "ORIGIN,…")]
+    dev_origins: List = List::default();
     /// Proxies whose X-Forwarded-For is believed when clients are counted: addresses, or ranges as `10.0.0.0/8`.
     #[arg(value_name = "RANGE,…")]
     trusted_proxies: List = List::default();
@@ -355,6 +359,12 @@ impl Config {
             let is_origin = authority.is_some_and(|text| Authority::parse(text).is_some());
             ensure!(is_origin, "origins: {origin:?} is no origin, as https://app.example.com or https://h:8443");
         }
+        for origin in &self.dev_origins.0 {
+            ensure!(
+                gateway::may_be_dev_origin(origin),
+                "dev_origins: {origin:?} is no origin as http://localhost:3000; names below localhost are refused"
+            );
+        }
         for host in self.hosts.0.iter().filter(|host| *host != "*") {
             let name = host.strip_prefix('.').unwrap_or(host);
             let is_host = Authority::parse(name).is_some_and(|authority| authority.host == name);
@@ -403,6 +413,7 @@ impl Config {
         let mut settings = Settings { secret, ..Settings::new(&self.node, dialect) };
         settings.hosts = self.host_policy();
         settings.origins = self.origins.0.clone();
+        settings.dev_origins = self.dev_origins.0.clone();
         settings.trusted_proxies = ranges("trusted_proxies", &self.trusted_proxies)?;
         settings.tls = self.tls;
         if !self.response_timeout.0.is_multiple_of(1000) {
@@ -602,10 +613,10 @@ mod tests {
             let (listen, hosts): (SocketAddr, List) = (listen.parse().unwrap(), hosts.parse().unwrap());
             Config { listen, hosts, ..Config::default() }.host_policy().for_listener(listen.ip())
         };
-        assert_eq!(policy("127.0.0.1:0", ""), HostPolicy::LoopbackAnd(vec![]));
-        assert_eq!(policy("[::1]:0", "a.b"), HostPolicy::LoopbackAnd(vec!["a.b".into()]));
+        assert_eq!(policy("127.0.0.1:0", ""), HostPolicy::Listed(vec![]));
+        assert_eq!(policy("[::1]:0", "a.b"), HostPolicy::Listed(vec!["a.b".into()]));
         assert_eq!(policy("127.0.0.1:0", "*"), HostPolicy::Any);
         assert_eq!(policy("0.0.0.0:0", ""), HostPolicy::Any);
-        assert_eq!(policy("0.0.0.0:0", "a.b,c.d"), HostPolicy::Only(vec!["a.b".into(), "c.d".into()]));
+        assert_eq!(policy("0.0.0.0:0", "a.b,c.d"), HostPolicy::Listed(vec!["a.b".into(), "c.d".into()]));
     }
 }

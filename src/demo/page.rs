@@ -44,7 +44,7 @@ impl Login {
         // Before 1970 every token has expired, and this one is refused as such.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let claims = Claims { username: self.node.clone(), subdomain: None, expiration: now.as_secs() + TOKEN_TTL_S };
-        format!("{}={}; Path=/; SameSite=Strict", self.cookie_name, mint(&self.secret, &claims))
+        format!("{}={}; Path=/; SameSite=Lax", self.cookie_name, mint(&self.secret, &claims))
     }
 }
 

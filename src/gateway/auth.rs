@@ -49,6 +49,27 @@ pub struct Claims {
     pub expiration: u64,
 }
 
+/// The times of RFC 7519 sections 4.1.4 and 4.1.5, which no node writes but other issuers may, beside the claims of a node.
+/// Seconds after 1970, with a fraction perhaps.
+#[derive(Deserialize)]
+struct Times {
+    exp: Option<f64>,
+    nbf: Option<f64>,
+}
+
+impl Times {
+    fn check(&self, now_unix_s: u64) -> Result<(), TokenError> {
+        let now_s = now_unix_s as f64;
+        if self.exp.is_some_and(|exp_s| exp_s <= now_s) {
+            return Err(TokenError::Expired);
+        }
+        if self.nbf.is_some_and(|nbf_s| nbf_s > now_s) {
+            return Err(TokenError::NotYet);
+        }
+        Ok(())
+    }
+}
+
 /// Why a token, or what should have carried one, is refused. Always the client's fault but for `NoSecret`. The words
 /// may be told to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +98,9 @@ pub enum TokenError {
     /// Too old.
     #[error("the token has expired")]
     Expired,
+    /// Its `nbf` is to come.
+    #[error("the token is not valid yet")]
+    NotYet,
     /// The server has no key.
     #[error("this server has no secret to check tokens with")]
     NoSecret,
@@ -112,6 +136,11 @@ impl Secret {
     /// # Errors
     /// When it was not, or is no token.
     pub fn open(&self, token: &str) -> Result<Claims, TokenError> {
+        parse(self.payload(token)?)
+    }
+
+    /// The signed claims, still in base64url.
+    fn payload<'t>(&self, token: &'t str) -> Result<&'t str, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Malformed);
         }
@@ -134,7 +163,7 @@ impl Secret {
         let mut mac = self.0.clone();
         mac.update(signed.as_bytes());
         mac.verify_slice(&sent[..sent_bytes]).map_err(|_| TokenError::Signature)?;
-        parse(payload)
+        Ok(payload)
     }
 
     /// Checks a token for `node` at `now_unix_s`, and that `subdomain` is acceptable for what it should open.
@@ -148,7 +177,8 @@ impl Secret {
         now_unix_s: u64,
         subdomain: impl FnOnce(Option<&str>) -> bool,
     ) -> Result<(), TokenError> {
-        let claims = self.open(token)?;
+        let payload = self.payload(token)?;
+        let claims: Claims = parse(payload)?;
         if claims.username != node {
             return Err(TokenError::Node);
         }
@@ -158,7 +188,7 @@ impl Secret {
         if claims.expiration <= now_unix_s {
             return Err(TokenError::Expired);
         }
-        Ok(())
+        parse::<Times>(payload)?.check(now_unix_s)
     }
 }
 
@@ -256,6 +286,30 @@ mod tests {
         assert_eq!(check(&valid), Ok(()));
         for (token, error) in cases {
             assert_eq!(check(&token), Err(error), "{token}");
+        }
+    }
+
+    #[test]
+    fn the_times_of_other_issuers_count_beside_the_nodes_own() {
+        let judge = |more: &str| {
+            let claims = format!(r#"{{"username":"fake.os","subdomain":null,"expiration":2000,{more}}}"#);
+            check(&forge(b"key", r#"{"alg":"HS256"}"#, &claims))
+        };
+        for good in [r#""exp":1001"#, r#""exp":1000.5"#, r#""nbf":1000,"exp":1e12"#, r#""nbf":-1"#, r#""iat":9e9"#] {
+            assert_eq!(judge(good), Ok(()), "{good}");
+        }
+        for (bad, error) in [
+            (r#""exp":1000"#, TokenError::Expired),
+            (r#""exp":999.9"#, TokenError::Expired),
+            (r#""exp":0"#, TokenError::Expired),
+            (r#""nbf":1001"#, TokenError::NotYet),
+            (r#""nbf":1000.1,"exp":3000"#, TokenError::NotYet),
+            (r#""exp":"3000""#, TokenError::Malformed),
+            (r#""nbf":[]"#, TokenError::Malformed),
+            (r#""exp":3000,"exp":4000"#, TokenError::Malformed),
+            (r#""exp":1e999"#, TokenError::Malformed),
+        ] {
+            assert_eq!(judge(bad), Err(error), "{bad}");
         }
     }
 

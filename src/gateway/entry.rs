@@ -6,7 +6,7 @@
 use super::{
     Dialect, HttpBinding, Login, OwnerId, Params, Snapshot, TokenError, WebSocketBinding,
     login::{self},
-    origin::{check_origin, is_host_allowed, is_own_host},
+    origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host},
     proxy::{forwarded_for, is_behind_proxy, is_https},
     routes::without_trailing_slash,
     secure_subdomain,
@@ -168,7 +168,8 @@ impl<'s> Request<'s, '_, '_> {
 
     fn login(&self) -> Judged<Entry<'s>> {
         match self.head.method {
-            "GET" | "HEAD" => Err(login::page_response(self.snapshot)),
+            "GET" | "HEAD" if self.head.wants_json() => Err(self.login_state()),
+            "GET" | "HEAD" => Err(login::page_response(self.snapshot, self.head)),
             "POST" => {
                 // Else a page could log its visitor in as somebody else, or guess passwords from afar.
                 self.check_origin()?;
@@ -178,9 +179,23 @@ impl<'s> Request<'s, '_, '_> {
         }
     }
 
+    /// Whether the visitor is logged in: to the node, or to the secure subdomain of `?subdomain=PROCESS`. A page of
+    /// another site cannot read it.
+    fn login_state(&self) -> Response {
+        let asked = query::param(self.head.target.query, "subdomain").filter(|process| !process.is_empty());
+        let is_logged_in = match asked.map(|process| process.parse::<ProcessId>()) {
+            None => self.check_token(None).is_ok(),
+            Some(Ok(process)) => {
+                self.subdomain() == Some(&secure_subdomain(&process)) && self.check_token(Some(&process)).is_ok()
+            }
+            Some(Err(_)) => false,
+        };
+        login::state(is_logged_in)
+    }
+
     fn rpc(&self) -> Judged<Entry<'s>> {
         if !self.is_local() {
-            return Err(empty(403));
+            return Err(not_local());
         }
         if self.head.method != "POST" {
             return Err(not_allowed("POST"));
@@ -192,14 +207,14 @@ impl<'s> Request<'s, '_, '_> {
     fn http(&self) -> Judged<Entry<'s>> {
         let routes = &self.snapshot.http;
         let base = || self.path.split('/').nth(1).unwrap_or_default();
-        let found = routes.find(self.path).or_else(|| routes.find(base())).ok_or_else(|| empty(404))?;
-        let binding = found.binding.ok_or_else(|| empty(404))?;
+        let found = routes.find(self.path).or_else(|| routes.find(base())).ok_or_else(not_bound)?;
+        let binding = found.binding.ok_or_else(not_bound)?;
         let rule = &binding.rule;
         if rule.authenticated {
             self.check_http_token(binding)?;
         }
         if rule.local_only && !self.is_local() {
-            return Err(empty(403));
+            return Err(not_local());
         }
         if (rule.authenticated || rule.local_only) && !self.head.is_safe() {
             self.check_origin()?;
@@ -228,7 +243,7 @@ impl<'s> Request<'s, '_, '_> {
             None
         };
         self.check_token(scope).map_err(|error| match self.snapshot.settings.login {
-            true => login::page_response(self.snapshot),
+            true => login::page_response(self.snapshot, self.head),
             false => unauthorized(error),
         })
     }
@@ -247,7 +262,9 @@ impl<'s> Request<'s, '_, '_> {
         };
         let query = self.head.target.query.map(|query| format!("?{query}")).unwrap_or_default();
         let location = format!("{scheme}://{label}.{host}{}{query}", self.path);
-        Response::new(307).header("location", location).unwrap_or_else(|_| empty(400))
+        Response::new(307)
+            .header("location", location)
+            .unwrap_or_else(|_| Response::text(400, "the host cannot be part of a location"))
     }
 
     /// Whether the cookies hold a token: for a process' secure subdomain, or for the node.
@@ -285,7 +302,18 @@ impl<'s> Request<'s, '_, '_> {
     }
 
     fn check_origin(&self) -> Judged<()> {
-        check_origin(self.head, &self.snapshot.settings).map_err(|error| Response::text(403, error.to_string()))
+        let settings = &self.snapshot.settings;
+        check_origin(self.head, settings)
+            .or_else(|error| if self.is_dev_page() { Ok(()) } else { Err(error) })
+            .map_err(|error| Response::text(403, error.to_string()))
+    }
+
+    /// Whether a development server on this machine asks for its own page. Behind a proxy anybody could be who asks.
+    fn is_dev_page(&self) -> bool {
+        let is_subdomain = |label: &str| self.snapshot.subdomains.contains_key(label);
+        self.peer.ip().to_canonical().is_loopback()
+            && !is_behind_proxy(self.head)
+            && is_dev_origin(self.head, &self.snapshot.settings, is_subdomain)
     }
 
     /// Whether the client is on this machine, as far as that can be known, and such clients have privileges here.
@@ -340,9 +368,12 @@ impl<'s> Request<'s, '_, '_> {
     }
 }
 
-/// A response without body, with the media type that nodes give it.
-fn empty(status: u16) -> Response {
-    Response::new(status).with("content-type", "application/octet-stream")
+fn not_bound() -> Response {
+    Response::text(404, "nothing is bound to this path")
+}
+
+fn not_local() -> Response {
+    Response::text(403, "this path is open to clients on this machine only")
 }
 
 fn not_allowed(methods: &'static str) -> Response {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 const NOW: u64 = 1_000;
 const APP: &str = "wsecho:wsecho:sys";
 const LOOPBACK: &str = "127.0.0.1:5000";
+const LOCAL_ONLY: &str = "403 this path is open to clients on this machine only";
 const ELSEWHERE: &str = "203.0.113.9:5000";
 
 fn settings(dialect: Dialect) -> Settings {
@@ -110,10 +111,14 @@ fn bound_websockets_open() {
 
 #[test]
 fn an_unbound_websocket_path_is_an_http_path() {
-    assert_eq!(ws("/nobody:none:sys", ""), "404 ");
-    assert_eq!(ws("/wsecho:wsecho:sys/nope", ""), "404 ");
+    assert_eq!(ws("/nobody:none:sys", ""), "404 nothing is bound to this path");
+    assert_eq!(ws("/wsecho:wsecho:sys/nope", ""), "404 nothing is bound to this path");
     assert_eq!(ws("/wsecho:wsecho:sys/dyn", ""), "ask /wsecho:wsecho:sys/dyn 15s");
-    assert_eq!(judge("GET /wsecho:wsecho:sys", ""), "404 ", "and an HTTP request never takes a WebSocket path");
+    assert_eq!(
+        judge("GET /wsecho:wsecho:sys", ""),
+        "404 nothing is bound to this path",
+        "and an HTTP request never takes a WebSocket path"
+    );
 }
 
 #[test]
@@ -166,7 +171,7 @@ fn the_root_registers_unless_it_is_bound() {
     let mut snapshot = hyperdrive();
     let root = |snapshot: &Snapshot| judge_from(snapshot, LOOPBACK, "GET /?x", UPGRADE);
     assert_eq!(root(&snapshot), "register");
-    assert_eq!(judge("GET /", ""), "404 ");
+    assert_eq!(judge("GET /", ""), "404 nothing is bound to this path");
     let homepage = "homepage:homepage:sys".parse().unwrap();
     snapshot.bind_websocket(OwnerId(9), &homepage, "/", WebSocketRule::default()).unwrap();
     assert_eq!(root(&snapshot), "ws / ");
@@ -189,7 +194,7 @@ fn extensions_and_local_paths_are_for_this_machine() {
             judge_from(snapshot, peer, "POST /rpc:distro:sys/message", headers),
         ]
     };
-    let refused = ["403 this path is open to extensions on the node's own machine only", "403 ", "403 "];
+    let refused = ["403 this path is open to extensions on the node's own machine only", LOCAL_ONLY, LOCAL_ONLY];
     assert_eq!(judge(&open, LOOPBACK, ""), ["ws /ext ", "ask /wsecho:wsecho:sys/local 15s", "rpc 15s"]);
     assert_eq!(judge(&open, "[::ffff:127.0.0.1]:1", "")[2], "rpc 15s");
     assert_eq!(judge(&open, ELSEWHERE, ""), refused);
@@ -210,8 +215,8 @@ fn rpc_is_posted_and_optional() {
     assert_eq!(judge("GET /rpc:distro:sys/message", ""), "405 the method is not allowed here");
     assert_eq!(judge("POST /rpc:distro:sys/message/", ""), "rpc 15s");
     let without = snapshot(Settings::new("fake.os", Dialect::Kinode));
-    assert_eq!(judge_from(&without, LOOPBACK, "POST /rpc:distro:sys/message", ""), "404 ");
-    assert_eq!(judge_from(&without, LOOPBACK, "GET /login", ""), "404 ");
+    assert_eq!(judge_from(&without, LOOPBACK, "POST /rpc:distro:sys/message", ""), "404 nothing is bound to this path");
+    assert_eq!(judge_from(&without, LOOPBACK, "GET /login", ""), "404 nothing is bound to this path");
 }
 
 #[test]
@@ -305,16 +310,19 @@ fn a_secure_subdomain_serves_its_own_package() {
 #[test]
 fn an_unbound_path_falls_back_to_the_base() {
     assert_eq!(judge("GET /chess:chess:template.os/deep/er", ""), "ask /chess:chess:template.os 15s");
-    assert_eq!(judge("GET /wsecho:wsecho:sys/none", ""), "404 ");
+    assert_eq!(judge("GET /wsecho:wsecho:sys/none", ""), "404 nothing is bound to this path");
     let mut snapshot = hyperdrive();
     snapshot.unbind_http(&"chess:chess:template.os".parse().unwrap(), "/auth").unwrap();
-    assert_eq!(judge_from(&snapshot, LOOPBACK, "GET /chess:chess:template.os/auth", ""), "404 ");
+    assert_eq!(
+        judge_from(&snapshot, LOOPBACK, "GET /chess:chess:template.os/auth", ""),
+        "404 nothing is bound to this path"
+    );
 }
 
 #[test]
 fn hosts_that_are_not_ours() {
     let mut settings = settings(Dialect::Hyperdrive);
-    settings.hosts = HostPolicy::LoopbackAnd(vec![]);
+    settings.hosts = HostPolicy::Listed(vec![]);
     let snapshot = snapshot(settings);
     let judge = |host: &str, target: &str| {
         judge_from(&snapshot, LOOPBACK, &format!("GET {target}"), &format!("Host: {host}\r\n"))
@@ -336,14 +344,101 @@ fn a_name_that_leads_here_makes_nobody_local() {
     }
     for host in ["evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "node.example"] {
         let host = format!("Host: {host}\r\nOrigin: http://{host}\r\n");
-        assert_eq!(judge("POST /rpc:distro:sys/message", &host), "403 ", "{host}");
+        assert_eq!(judge("POST /rpc:distro:sys/message", &host), LOCAL_ONLY, "{host}");
         assert!(ws("/wsecho:wsecho:sys/ext", &host).starts_with("403 "), "{host}");
-        assert_eq!(judge("POST /wsecho:wsecho:sys/local", &host), "403 ", "{host}");
+        assert_eq!(judge("POST /wsecho:wsecho:sys/local", &host), LOCAL_ONLY, "{host}");
     }
     let mut listed = settings(Dialect::Hyperdrive);
-    listed.hosts = HostPolicy::Only(vec!["node.example".into()]);
+    listed.hosts = HostPolicy::Listed(vec!["node.example".into()]);
     let rpc = judge_from(&snapshot(listed), LOOPBACK, "POST /rpc:distro:sys/message", "Host: node.example\r\n");
     assert_eq!(rpc, "rpc 15s");
+}
+
+#[test]
+fn pages_under_development_are_served_through_this_machine_alone() {
+    let mut settings = settings(Dialect::Hyperdrive);
+    settings.dev_origins =
+        ["http://localhost:3000", "http://evil.localhost:3000", "http://chess-template-os.example:1"]
+            .map(Into::into)
+            .to_vec();
+    let mut snapshot = snapshot(settings);
+    let chess = "chess:chess:template.os".parse().unwrap();
+    let secure = HttpRule { secure_subdomain: true, ..HttpRule::default() };
+    snapshot.bind_http(OwnerId(8), &chess, "/secure", secure).unwrap();
+    let post = |peer: &str, host: &str, origin: &str, more: &str| {
+        let headers = format!("Host: {host}\r\nOrigin: {origin}\r\n{}{more}", node_cookie());
+        let posted = judge_from(&snapshot, peer, "POST /wsecho:wsecho:sys/authdyn", &headers);
+        let upgrade = format!("{UPGRADE}{headers}");
+        let opened = judge_from(&snapshot, peer, "GET /wsecho:wsecho:sys/authed", &upgrade);
+        assert_eq!(posted.starts_with("ask"), opened.starts_with("ws"), "{posted} {opened}");
+        posted.starts_with("ask")
+    };
+    let page = "http://localhost:3000";
+    for host in ["127.0.0.1:8080", "localhost:8080", "[::1]:8080"] {
+        assert!(post(LOOPBACK, host, page, ""), "{host}");
+    }
+    assert!(!post(ELSEWHERE, "127.0.0.1:8080", page, ""), "from elsewhere");
+    for proxied in ["X-Forwarded-For: 127.0.0.1\r\n", "Forwarded: for=x\r\n", "X-Real-IP: 1.2.3.4\r\n"] {
+        assert!(!post(LOOPBACK, "127.0.0.1:8080", page, proxied), "{proxied}");
+    }
+    for host in ["wsecho-sys.localhost:8080", "node.example", "localhost.evil.com"] {
+        assert!(!post(LOOPBACK, host, page, ""), "{host}");
+    }
+    let others = [
+        "http://localhost:3001",
+        "https://localhost:3000",
+        "http://localhost:3000.evil.com",
+        "http://evil.localhost:3000",
+        "http://chess-template-os.example:1",
+        "http://127.0.0.1:3000",
+        "null",
+    ];
+    for origin in others {
+        assert!(!post(LOOPBACK, "127.0.0.1:8080", origin, ""), "{origin}");
+    }
+}
+
+#[test]
+fn only_pages_of_the_node_frame_the_login_page() {
+    let mut snapshot = hyperdrive();
+    let ancestors = |snapshot: &Snapshot, host: &str| {
+        let text = format!("GET /wsecho:wsecho:sys/secure HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
+        let response = login::page_response(snapshot, &head);
+        assert_eq!(response.find("x-frame-options"), None);
+        let policy = response.find("content-security-policy").unwrap();
+        policy.rsplit("; ").next().unwrap().to_owned()
+    };
+    for (host, expected) in [
+        ("localhost:8080", "frame-ancestors 'self'"),
+        ("wsecho-sys.localhost:8080", "frame-ancestors 'self' localhost:8080"),
+        ("WSecho-sys.node.example", "frame-ancestors 'self' node.example"),
+        ("other.node.example", "frame-ancestors 'self'"),
+        ("127.0.0.1:8080", "frame-ancestors 'self'"),
+        ("[::1]", "frame-ancestors 'self'"),
+    ] {
+        assert_eq!(ancestors(&snapshot, host), expected, "{host}");
+    }
+    let mut own_page = settings(Dialect::Hyperdrive);
+    own_page.login_page = Some(Bytes::from_static(b"<p>"));
+    snapshot = snapshot.with_settings(own_page);
+    assert_eq!(ancestors(&snapshot, "wsecho-sys.localhost"), "frame-ancestors 'self' localhost");
+}
+
+#[test]
+fn the_login_page_can_ask_whether_it_is_needed() {
+    let ask = |target: &str, headers: &str| {
+        judge(&format!("GET {target}"), &format!("Accept: application/json\r\n{headers}"))
+    };
+    let (yes, no) = (r#"200 {"logged_in":true}"#, r#"200 {"logged_in":false}"#);
+    let host = "Host: wsecho-sys.localhost:1\r\n";
+    assert_eq!(ask("/login", ""), no);
+    assert_eq!(ask("/login?subdomain=", &node_cookie()), yes);
+    assert_eq!(ask(&format!("/login?subdomain={APP}"), &format!("{host}{}", app_cookie())), yes);
+    assert_eq!(ask(&format!("/login?subdomain={APP}"), &format!("{host}{}", node_cookie())), no);
+    assert_eq!(ask(&format!("/login?subdomain={APP}"), &app_cookie()), no, "it is another host's cookie");
+    assert_eq!(ask("/login?subdomain=x", &node_cookie()), no);
+    assert_eq!(judge("GET /login", "Accept: text/html, application/json\r\n"), "200 login page");
 }
 
 #[test]
@@ -353,16 +448,16 @@ fn hosts_depend_on_the_listener_unless_chosen() {
     };
     let name = || vec!["a.b".into()];
     for address in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
-        assert_eq!(by_listener(&[], address), HostPolicy::LoopbackAnd(vec![]));
-        assert_eq!(by_listener(&["a.b"], address), HostPolicy::LoopbackAnd(name()));
+        assert_eq!(by_listener(&[], address), HostPolicy::Listed(vec![]));
+        assert_eq!(by_listener(&["a.b"], address), HostPolicy::Listed(name()));
     }
     for address in ["0.0.0.0", "::", "192.168.0.9", "2001:db8::1"] {
         assert_eq!(by_listener(&[], address), HostPolicy::Any);
-        assert_eq!(by_listener(&["a.b"], address), HostPolicy::Only(name()));
+        assert_eq!(by_listener(&["a.b"], address), HostPolicy::Listed(name()));
     }
     let loopback = "127.0.0.1".parse().unwrap();
     assert_eq!(HostPolicy::Any.for_listener(loopback), HostPolicy::Any);
-    assert_eq!(HostPolicy::Only(name()).for_listener(loopback), HostPolicy::Only(name()));
+    assert_eq!(HostPolicy::Listed(name()).for_listener(loopback), HostPolicy::Listed(name()));
 }
 
 #[test]

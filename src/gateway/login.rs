@@ -157,23 +157,49 @@ pub(super) fn page(settings: &Settings) -> Bytes {
 }
 
 /// The page as a response. It is 200 also where it stands in for a page that needs a token, as in nodes, so it must
-/// not be kept in place of that page, nor be framed by another.
-pub(super) fn page_response(snapshot: &Snapshot) -> Response {
-    let response = Response::new(200)
+/// not be kept in place of that page. Only pages of the node frame it: a widget of the homepage may need a login, and a
+/// stranger's frame around a login is a trap.
+pub(super) fn page_response(snapshot: &Snapshot, head: &Head<'_>) -> Response {
+    let ancestors = frame_ancestors(snapshot, head);
+    let policy = match snapshot.settings.login_page {
+        // What else another page needs is not known here.
+        Some(_) => ancestors,
+        None => format!("{PAGE_POLICY}; {ancestors}"),
+    };
+    Response::new(200)
         .with("content-type", "text/html; charset=utf-8")
         .with("cache-control", "no-store")
-        .with("x-frame-options", "DENY")
-        .with_body(snapshot.login_page.clone());
-    match snapshot.settings.login_page {
-        // What another page needs is not known here.
-        Some(_) => response,
-        None => response.with("content-security-policy", PAGE_POLICY),
-    }
+        .header("content-security-policy", policy)
+        .expect("a host that was parsed is a plain word")
+        .with_body(snapshot.login_page.clone())
 }
 
 /// Our page needs its own script and style, and to post to us.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-                           connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+                           connect-src 'self'; base-uri 'none'; form-action 'none'";
+
+/// Who may frame the page: its own origin, and on a secure subdomain that of the node, whose homepage frames widgets. Host
+/// and port as the browser called them; the scheme is left out, so that it is the page's own or safer (CSP level 3,
+/// section 6.7.2.8).
+fn frame_ancestors(snapshot: &Snapshot, head: &Head<'_>) -> String {
+    let node = head.authority.filter(|host| !host.is_ip()).and_then(|host| {
+        let (label, node) = host.text.split_once('.')?;
+        snapshot.subdomains.contains_key(&*label.to_ascii_lowercase()).then_some(node)
+    });
+    match node {
+        Some(node) => format!("frame-ancestors 'self' {node}"),
+        None => "frame-ancestors 'self'".to_owned(),
+    }
+}
+
+/// Whether the visitor is logged in, as the page asks it.
+pub(super) fn state(is_logged_in: bool) -> Response {
+    let json = serde_json::json!({ "logged_in": is_logged_in });
+    Response::new(200)
+        .with("content-type", "application/json")
+        .with("cache-control", "no-store")
+        .with_body(json.to_string().into())
+}
 
 #[cfg(test)]
 #[path = "login_tests.rs"]

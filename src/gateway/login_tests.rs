@@ -41,20 +41,20 @@ fn the_cookie_has_real_attributes() {
     };
     assert_eq!(
         cookie(Dialect::Kinode, "localhost:80", "", POSTED),
-        "kinode-auth_fake.os=a.b.c; Path=/; SameSite=Strict; HttpOnly"
+        "kinode-auth_fake.os=a.b.c; Path=/; SameSite=Lax; HttpOnly"
     );
     assert_eq!(
         cookie(Dialect::Hyperdrive, "node.example:80", "X-Forwarded-Proto: https\r\n", POSTED),
-        "hyperware-auth_fake.os=a.b.c; Path=/; SameSite=Strict; Domain=node.example; HttpOnly; Secure"
+        "hyperware-auth_fake.os=a.b.c; Path=/; SameSite=Lax; Domain=node.example; HttpOnly; Secure"
     );
     assert_eq!(
         cookie(Dialect::Hyperdrive, "127.0.0.1:80", "", POSTED),
-        "hyperware-auth_fake.os=a.b.c; Path=/; SameSite=Strict; HttpOnly",
+        "hyperware-auth_fake.os=a.b.c; Path=/; SameSite=Lax; HttpOnly",
         "an address is no domain"
     );
     assert_eq!(
         cookie(Dialect::Hyperdrive, "wsecho-sys.localhost", "", POSTED_FOR_APP),
-        "hyperware-auth_fake.os@wsecho:wsecho:sys=a.b.c; Path=/; SameSite=Strict; HttpOnly"
+        "hyperware-auth_fake.os@wsecho:wsecho:sys=a.b.c; Path=/; SameSite=Lax; HttpOnly"
     );
 }
 

@@ -26,7 +26,7 @@ mod subdomain;
 pub use auth::{Claims, Secret, SecretError, TokenError, mint};
 pub use entry::{Dynamic, Entry, IncomingRequest, Upgrade, enter};
 pub use login::{Credentials, Login};
-pub use origin::OriginError;
+pub use origin::{OriginError, may_be_dev_origin};
 pub use pattern::PatternError;
 pub use proxy::{IpPrefix, ParseIpPrefixError, client_ip};
 pub use register::{REGISTRATION_BYTES_MAX, Registration, RegistrationError, register};

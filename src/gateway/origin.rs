@@ -54,6 +54,32 @@ pub(super) fn check_origin(head: &Head<'_>, settings: &Settings) -> Result<(), O
     if same { Ok(()) } else { Err(OriginError::Foreign) }
 }
 
+/// Whether the request is one that a development server of this machine passes on for a page of an origin in
+/// [`Settings::dev_origins`], to an address or to `localhost` itself. `is_subdomain` tells of a first label whether it is
+/// a package's secure subdomain. Who sends it is the caller's to know.
+pub(super) fn is_dev_origin(head: &Head<'_>, settings: &Settings, is_subdomain: impl Fn(&str) -> bool) -> bool {
+    let plain_host = |host: &Authority<'_>| host.is_ip() || host.host.eq_ignore_ascii_case("localhost");
+    if settings.dev_origins.is_empty() || !head.authority.as_ref().is_some_and(plain_host) {
+        return false;
+    }
+    let mut fields = head.values("origin");
+    let (Some(origin), None) = (fields.next(), fields.next()) else { return false };
+    let Ok(origin) = std::str::from_utf8(origin) else { return false };
+    let is_listed = settings.dev_origins.iter().any(|listed| is_same_origin(listed.trim_end_matches('/'), origin));
+    let host = origin.split_once("://").and_then(|(_, authority)| Authority::parse(authority));
+    is_listed
+        && may_be_dev_origin(origin)
+        && host.is_some_and(|host| host.is_ip() || !is_subdomain(&host.first_label().to_ascii_lowercase()))
+}
+
+/// Whether this can be an origin of [`Settings::dev_origins`]: a page of the web, and none below `localhost`, where the
+/// secure subdomains of a node on this machine are.
+pub fn may_be_dev_origin(origin: &str) -> bool {
+    let Some((scheme, authority)) = origin.trim_end_matches('/').split_once("://") else { return false };
+    let is_apart = |host: Authority<'_>| !host.is_localhost() || host.host.eq_ignore_ascii_case("localhost");
+    default_port(&scheme.to_ascii_lowercase()).is_some() && Authority::parse(authority).is_some_and(is_apart)
+}
+
 /// RFC 6454 section 5 for origins of the web: scheme, host and port. Others are compared as they are written.
 fn is_same_origin(listed: &str, origin: &str) -> bool {
     let parts = |text: &str| {
@@ -91,18 +117,16 @@ fn default_port(scheme: &str) -> Option<u16> {
 pub(super) fn is_own_host(host: Option<&Authority<'_>>, policy: &HostPolicy) -> bool {
     let names = match policy {
         HostPolicy::Any => &[],
-        HostPolicy::ByListener(names) | HostPolicy::LoopbackAnd(names) | HostPolicy::Only(names) => names.as_slice(),
+        HostPolicy::ByListener(names) | HostPolicy::Listed(names) => names.as_slice(),
     };
     host.is_none_or(|host| host.is_ip() || host.is_localhost() || is_listed(host, names))
 }
 
 /// Whether requests for this host are answered. HTTP/1.0 without a Host is: no browser sends it.
 pub(super) fn is_host_allowed(host: Option<&Authority<'_>>, policy: &HostPolicy) -> bool {
-    let Some(host) = host else { return true };
     match policy {
         HostPolicy::Any => true,
-        HostPolicy::ByListener(_) | HostPolicy::LoopbackAnd(_) => is_own_host(Some(host), policy),
-        HostPolicy::Only(names) => is_listed(host, names),
+        HostPolicy::ByListener(_) | HostPolicy::Listed(_) => is_own_host(host, policy),
     }
 }
 
@@ -206,7 +230,7 @@ mod tests {
     #[test]
     fn hosts() {
         let allowed = |host: &str, policy: &HostPolicy| is_host_allowed(Authority::parse(host).as_ref(), policy);
-        let loopback = HostPolicy::LoopbackAnd(vec!["node.example".into()]);
+        let loopback = HostPolicy::Listed(vec!["node.example".into()]);
         for yes in ["127.0.0.1:8080", "[::1]", "192.168.1.5", "localhost:1", "chess-sys.localhost", "Node.Example."] {
             assert!(allowed(yes, &loopback), "{yes}");
         }
@@ -215,11 +239,13 @@ mod tests {
             assert!(!allowed(no, &HostPolicy::ByListener(Vec::new())), "{no}: nobody has asked the listener");
             assert!(allowed(no, &HostPolicy::Any), "{no}");
         }
-        let only = HostPolicy::Only(vec!["a.example".into(), ".b.example".into()]);
-        assert!(allowed("A.example:8", &only) && allowed("x.y.b.example", &only));
-        for no in ["b.example", "xb.example", "localhost", "127.0.0.1", "x.a.example"] {
-            assert!(!allowed(no, &only), "{no}");
+        let names = HostPolicy::Listed(vec!["a.example".into(), ".b.example".into()]);
+        for yes in ["A.example:8", "x.y.b.example", "localhost:9", "10.244.0.5:8080", "[fe80::1]"] {
+            assert!(allowed(yes, &names), "{yes}");
         }
-        assert!(is_host_allowed(None, &only));
+        for no in ["b.example", "xb.example", "x.a.example", "localhost.b.example.com"] {
+            assert!(!allowed(no, &names), "{no}");
+        }
+        assert!(is_host_allowed(None, &names));
     }
 }

@@ -1,6 +1,6 @@
 //! Reverse proxies: where a request really came from, as far as that can be known.
 
-use crate::http::Head;
+use crate::http::{Head, head::list};
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -92,10 +92,13 @@ pub(super) fn is_behind_proxy(head: &Head<'_>) -> bool {
         .any(|name| head.has(name))
 }
 
-/// The scheme by which the client reached us, as far as a proxy says. To lie about it harms only who lies: the answer
-/// is the liar's own redirect and cookie.
+/// Whether the client reached the first of the proxies by TLS: always where the operator says so (`tls`), whatever a
+/// field says; else as the first entry of `X-Forwarded-Proto` has it, the one nearest to the client. To lie about it
+/// harms only who lies: the answer is the liar's own redirect and cookie.
 pub(super) fn is_https(head: &Head<'_>, tls: bool) -> bool {
-    head.text("x-forwarded-proto").map_or(tls, |proto| proto.trim().eq_ignore_ascii_case("https"))
+    let mut entries = head.values("x-forwarded-proto").flat_map(list);
+    let is_tls = |scheme: &[u8]| [b"https".as_slice(), b"wss"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls));
+    tls || entries.next().is_some_and(is_tls)
 }
 
 #[cfg(test)]
@@ -155,8 +158,16 @@ mod tests {
 
     #[test]
     fn schemes() {
-        assert!(with_head("X-Forwarded-Proto: HTTPS\r\n", |head| is_https(head, false)));
-        assert!(!with_head("X-Forwarded-Proto: http\r\n", |head| is_https(head, true)));
-        assert!(with_head("", |head| is_https(head, true)) && !with_head("", |head| is_https(head, false)));
+        let is_https = |fields: &str, tls| with_head(fields, |head| super::is_https(head, tls));
+        for fields in ["HTTPS", "https,http", "https, https", " https , http", "wss", "WSS,ws", ",https"] {
+            assert!(is_https(&format!("X-Forwarded-Proto: {fields}\r\n"), false), "{fields}");
+        }
+        assert!(is_https("X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n", false));
+        for fields in ["http", "http,https", "ws", "", ",", "httpsx", "\"https\""] {
+            let field = format!("X-Forwarded-Proto: {fields}\r\n");
+            assert!(!is_https(&field, false), "{fields}");
+            assert!(is_https(&field, true), "{fields}: the operator knows better");
+        }
+        assert!(is_https("", true) && !is_https("", false));
     }
 }

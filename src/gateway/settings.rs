@@ -38,15 +38,15 @@ impl Dialect {
 /// rebinding), but it cannot change the Host field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostPolicy {
-    /// As the listener asks for: [`Self::LoopbackAnd`] these names on a loopback address; elsewhere [`Self::Only`]
-    /// these names, or [`Self::Any`] where there are none.
+    /// As the listener asks for: [`Self::Listed`] with these names, but [`Self::Any`] where there are none and the
+    /// address is not loopback.
     ByListener(Vec<String>),
     /// Any: for listeners on public addresses.
     Any,
-    /// IP literals, `localhost`, names below it, and the names listed.
-    LoopbackAnd(Vec<String>),
-    /// Only the names listed. `.example.com` stands for every name below `example.com`.
-    Only(Vec<String>),
+    /// The names listed, IP literals, `localhost` and names below it. `.example.com` stands for every name below
+    /// `example.com`. No foreign page can have an address or `localhost` for its name, and it is by these that probes,
+    /// metrics and the machine itself ask.
+    Listed(Vec<String>),
 }
 
 impl HostPolicy {
@@ -54,9 +54,8 @@ impl HostPolicy {
     #[must_use]
     pub fn for_listener(self, address: IpAddr) -> Self {
         match self {
-            Self::ByListener(names) if address.to_canonical().is_loopback() => Self::LoopbackAnd(names),
-            Self::ByListener(names) if names.is_empty() => Self::Any,
-            Self::ByListener(names) => Self::Only(names),
+            Self::ByListener(names) if names.is_empty() && !address.to_canonical().is_loopback() => Self::Any,
+            Self::ByListener(names) => Self::Listed(names),
             chosen => chosen,
         }
     }
@@ -77,6 +76,10 @@ pub struct Settings {
     pub check_origin: bool,
     /// Origins that may use our cookies besides the host itself, such as `https://app.example.com`. Default: none.
     pub origins: Vec<String>,
+    /// Origins of pages under development, such as `http://localhost:3000`: what their development server passes on, from
+    /// this machine to an address or to `localhost`, counts as sent by a page of ours. Any page on that port can use the
+    /// owner's session then. Never a name below `localhost`, nor a secure subdomain. Default: none.
+    pub dev_origins: Vec<String>,
     /// Proxies whose `X-Forwarded-For` is believed when clients are counted. Default: none.
     pub trusted_proxies: Vec<IpPrefix>,
     /// Whether `local_only` paths, extensions and the RPC path are open to loopback clients. Default: as the node
@@ -93,8 +96,8 @@ pub struct Settings {
     /// registered channels.
     pub cookie_http_only: bool,
     /// Whether clients reach us over TLS, so that the cookie must not travel without it, and a page loaded without it
-    /// is a page of another site. Default: no; for cookies, requests with `X-Forwarded-Proto: https` count as such in
-    /// any case.
+    /// is a page of another site, whatever `X-Forwarded-Proto` says. Default: no; then requests whose
+    /// `X-Forwarded-Proto` begins with `https` count as such for cookies and redirects.
     pub tls: bool,
     /// Seconds that a process has to answer an HTTP request, where the request does not say. Default: 15.
     pub response_timeout_s: u32,
@@ -113,6 +116,7 @@ impl Settings {
             hosts: HostPolicy::ByListener(Vec::new()),
             check_origin: true,
             origins: Vec::new(),
+            dev_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             expose_local: dialect == Dialect::Kinode,
             login: false,

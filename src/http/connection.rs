@@ -89,11 +89,13 @@ pub enum Phase {
     Close,
 }
 
+/// How a request is answered whose head could not be read.
+const UNKNOWN: Asked = Asked { minor_version: 1, head_only: false, keep_alive: false, wants_json: false };
+
 impl Connection {
     /// A connection that has read nothing.
     pub fn new(limits: Limits) -> Self {
-        let asked = Asked { minor_version: 1, head_only: false, keep_alive: false };
-        Self { limits, state: State::Head, buffer: Vec::new(), consumed: 0, parse_again_bytes: 0, asked }
+        Self { limits, state: State::Head, buffer: Vec::new(), consumed: 0, parse_again_bytes: 0, asked: UNKNOWN }
     }
 
     /// Takes all of `input`, parses as far as one request, keeps the rest.
@@ -172,6 +174,8 @@ impl Connection {
         if self.asked.keep_alive && matches!(self.state, State::Answering) {
             self.state = State::Head;
             self.parse_again_bytes = 0;
+            // What the next request wants is not known until its head is.
+            self.asked = UNKNOWN;
             if self.buffer.len() == self.consumed {
                 // A connection that waits for its next request holds nothing.
                 (self.buffer, self.consumed) = (Vec::new(), 0);
@@ -312,7 +316,12 @@ fn begin_body(framing: BodyFraming, input: &[u8], limits: &Limits) -> Result<Bod
 }
 
 fn asked(head: &Head<'_>) -> Asked {
-    Asked { minor_version: head.minor_version, head_only: head.method == "HEAD", keep_alive: head.keep_alive }
+    Asked {
+        minor_version: head.minor_version,
+        head_only: head.method == "HEAD",
+        keep_alive: head.keep_alive,
+        wants_json: head.wants_json(),
+    }
 }
 
 /// Whether an empty line, which may be the end of the head, ends at or behind `from`. Linear in the new bytes, so that

@@ -55,7 +55,8 @@ pub struct SetCookie<'a> {
 pub struct BadCookie;
 
 impl SetCookie<'_> {
-    /// The field value, with `Path=/` and `SameSite=Strict`.
+    /// The field value, with `Path=/` and `SameSite=Lax`. Not `Strict`: browsers take `localhost` and the names below it
+    /// for different sites, and a link from elsewhere must find its owner logged in.
     ///
     /// # Errors
     /// When a part holds what RFC 6265 section 4.1.1 does not allow. Names may hold `@` and `:`, as those of nodes do.
@@ -70,7 +71,7 @@ impl SetCookie<'_> {
         if !sound {
             return Err(BadCookie);
         }
-        let mut text = format!("{}={}; Path=/; SameSite=Strict", self.name, self.value);
+        let mut text = format!("{}={}; Path=/; SameSite=Lax", self.name, self.value);
         if let Some(domain) = self.domain {
             text.push_str("; Domain=");
             text.push_str(domain);
@@ -130,9 +131,9 @@ mod tests {
             secure: false,
             max_age_s: None,
         };
-        assert_eq!(plain.encode().unwrap(), "n@a:b:c=t.o-k_; Path=/; SameSite=Strict; HttpOnly");
+        assert_eq!(plain.encode().unwrap(), "n@a:b:c=t.o-k_; Path=/; SameSite=Lax; HttpOnly");
         let full = SetCookie { domain: Some("h.example"), http_only: false, secure: true, max_age_s: Some(0), ..plain };
-        let text = "n@a:b:c=t.o-k_; Path=/; SameSite=Strict; Domain=h.example; Max-Age=0; Secure";
+        let text = "n@a:b:c=t.o-k_; Path=/; SameSite=Lax; Domain=h.example; Max-Age=0; Secure";
         assert_eq!(full.encode().unwrap(), text);
         for bad in ["", "a b", "a;b", "a=b", "a\r\nb"] {
             assert_eq!(SetCookie { name: bad, ..plain }.encode(), Err(BadCookie), "{bad:?}");

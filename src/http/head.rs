@@ -124,6 +124,27 @@ impl<'a> Head<'a> {
         matches!(self.method, "GET" | "HEAD" | "OPTIONS")
     }
 
+    /// Whether the client asks for JSON rather than for something to show: Accept names it, and names no HTML (RFC 9110
+    /// section 12.5.1; weights are not compared, for a client that can do with either is served with words).
+    pub fn wants_json(&self) -> bool {
+        let mut wants = false;
+        for range in self.values("accept").flat_map(list) {
+            let mut parts = range.split(|&c| c == b';').map(<[u8]>::trim_ascii);
+            let mime = parts.next().unwrap_or_default();
+            let is_refused = parts.any(|parameter| {
+                let weight = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="));
+                weight.is_some_and(|weight| weight.starts_with(b"0") && weight.iter().all(|c| matches!(c, b'0' | b'.')))
+            });
+            if mime.eq_ignore_ascii_case(b"text/html") && !is_refused {
+                return false;
+            }
+            let is_json = mime.eq_ignore_ascii_case(b"application/json")
+                || mime.len() > 5 && mime[mime.len() - 5..].eq_ignore_ascii_case(b"+json");
+            wants |= is_json && !is_refused;
+        }
+        wants
+    }
+
     /// Whether a body is announced.
     pub fn has_body(&self) -> bool {
         self.framing != BodyFraming::Length(0)

@@ -23,6 +23,10 @@ pub struct Response {
     body: Bytes,
     /// The length to name in answer to HEAD, where it is not the body's.
     head_length: Option<u64>,
+    /// What a 426 asks the client to upgrade to, where its maker says so.
+    upgrade: Option<Cow<'static, str>>,
+    /// The body is a sentence, whose type depends on what the request asks for.
+    is_sentence: bool,
     close: bool,
 }
 
@@ -42,16 +46,18 @@ impl Response {
     /// 500, as nodes do.
     pub fn new(status: u16) -> Self {
         let status = if (200..=599).contains(&status) { status } else { 500 };
-        Self { status, headers: Vec::new(), body: Bytes::new(), head_length: None, close: false }
+        let (headers, body) = (Vec::new(), Bytes::new());
+        Self { status, headers, body, head_length: None, upgrade: None, is_sentence: false, close: false }
     }
 
-    /// A response of plain text.
-    pub fn text(status: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        let body = match text.into() {
-            Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
-            Cow::Owned(text) => Bytes::from(text),
+    /// A response of one sentence: plain text, or JSON `{"error":…}` where the request asks for JSON. What is refused
+    /// without a word, and without a type, makes a browser start a download.
+    pub fn text(status: u16, sentence: impl Into<Cow<'static, str>>) -> Self {
+        let body = match sentence.into() {
+            Cow::Borrowed(sentence) => Bytes::from_static(sentence.as_bytes()),
+            Cow::Owned(sentence) => Bytes::from(sentence),
         };
-        Self::new(status).with("content-type", "text/plain; charset=utf-8").with_body(body)
+        Self { is_sentence: true, ..Self::new(status).with_body(body) }
     }
 
     /// Adds a field of our own, whose name and value cannot be wrong.
@@ -65,7 +71,7 @@ impl Response {
 
     /// Adds a field. The name is sent in lower case. Fields that frame the message or manage the connection are
     /// dropped, because they are ours: `content-length` (kept for HEAD without a body), `transfer-encoding`,
-    /// `connection`, `keep-alive`, `upgrade`, `trailer`, `te`, `date`.
+    /// `connection`, `keep-alive`, `upgrade` (kept for 426), `trailer`, `te`, `date`.
     ///
     /// # Errors
     /// When the name is no token or the value holds a control character.
@@ -90,6 +96,7 @@ impl Response {
         }
         match &*name {
             "content-length" => self.head_length = value.parse().ok(),
+            "upgrade" if self.status == 426 => self.upgrade = Some(value),
             "transfer-encoding" | "connection" | "keep-alive" | "upgrade" | "trailer" | "te" | "date" => {}
             _ => self.headers.push((name, value)),
         }
@@ -131,7 +138,10 @@ impl Response {
     }
 
     /// Status, headers in order, body.
-    pub fn into_parts(self) -> (u16, HeaderFields, Bytes) {
+    pub fn into_parts(mut self) -> (u16, HeaderFields, Bytes) {
+        if self.is_sentence {
+            self.write_sentence(false);
+        }
         let headers = self.headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         (self.status, headers, self.body)
     }
@@ -163,8 +173,14 @@ impl Response {
 
     /// Appends the head to `out` and returns the body to send behind it: empty in answer to HEAD and for statuses
     /// that have none.
-    pub fn encode(self, asked: Asked, date: &Date, out: &mut Vec<u8>) -> Bytes {
-        let keep_alive = asked.keep_alive && !self.close;
+    pub fn encode(mut self, asked: Asked, date: &Date, out: &mut Vec<u8>) -> Bytes {
+        if self.is_sentence {
+            self.write_sentence(asked.wants_json);
+        }
+        if self.status == 205 {
+            // RFC 9110 15.3.6: no content in a 205, and a length that says so.
+            (self.body, self.head_length) = (Bytes::new(), None);
+        }
         put_status_line(self.status, out);
         for (name, value) in &self.headers {
             put_header(name, value, out);
@@ -181,13 +197,40 @@ impl Response {
             out.extend_from_slice(b"\r\n");
         }
         put_header("date", date.as_str(), out);
-        match (keep_alive, asked.minor_version) {
-            (false, _) => put_header("connection", "close", out),
-            (true, 0) => put_header("connection", "keep-alive", out),
-            (true, _) => {}
-        }
+        self.put_connection(asked, out);
         out.extend_from_slice(b"\r\n");
         if without_body || asked.head_only { Bytes::new() } else { self.body }
+    }
+
+    /// RFC 9110 15.5.22: "The server MUST send an Upgrade header field in a 426 response", which 7.8 has named in
+    /// Connection. There is one protocol to upgrade to here.
+    fn put_connection(&self, asked: Asked, out: &mut Vec<u8>) {
+        let is_upgrade = self.status == 426;
+        if is_upgrade {
+            put_header("upgrade", self.upgrade.as_deref().unwrap_or("websocket"), out);
+        }
+        let keep_alive = asked.keep_alive && !self.close;
+        let options = match (keep_alive, asked.minor_version, is_upgrade) {
+            (false, _, true) => "close, upgrade",
+            (false, _, false) => "close",
+            (true, 0, true) => "keep-alive, upgrade",
+            (true, 0, false) => "keep-alive",
+            (true, _, true) => "upgrade",
+            (true, _, false) => return,
+        };
+        put_header("connection", options, out);
+    }
+
+    fn write_sentence(&mut self, as_json: bool) {
+        self.is_sentence = false;
+        let mime = if as_json {
+            let sentence = String::from_utf8_lossy(&self.body);
+            self.body = serde_json::json!({ "error": sentence }).to_string().into();
+            "application/json"
+        } else {
+            "text/plain; charset=utf-8"
+        };
+        self.headers.push((Cow::Borrowed("content-type"), Cow::Borrowed(mime)));
     }
 }
 
@@ -200,6 +243,8 @@ pub struct Asked {
     pub head_only: bool,
     /// The connection may live on.
     pub keep_alive: bool,
+    /// It names JSON, and no page, in Accept.
+    pub wants_json: bool,
 }
 
 /// The value of a `date` field (RFC 9110 section 5.6.7, IMF-fixdate), formatted once and used for a whole second.
@@ -309,7 +354,7 @@ pub fn reason_phrase(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
-    const ASKED: Asked = Asked { minor_version: 1, head_only: false, keep_alive: true };
+    const ASKED: Asked = Asked { minor_version: 1, head_only: false, keep_alive: true, wants_json: false };
 
     fn encode(response: Response, asked: Asked) -> (String, Bytes) {
         let mut out = Vec::new();
@@ -336,6 +381,42 @@ mod tests {
     }
 
     #[test]
+    fn a_426_names_what_to_upgrade_to() {
+        for (response, asked, fields) in [
+            (Response::new(426), ASKED, "upgrade: websocket\r\nconnection: upgrade\r\n"),
+            (Response::new(426).closing(), ASKED, "upgrade: websocket\r\nconnection: close, upgrade\r\n"),
+            (
+                Response::new(426).header("Upgrade", "h2c").unwrap(),
+                Asked { minor_version: 0, ..ASKED },
+                "upgrade: h2c\r\nconnection: keep-alive, upgrade\r\n",
+            ),
+        ] {
+            let head = encode(response, asked).0;
+            assert!(head.contains(fields), "{head}");
+        }
+    }
+
+    #[test]
+    fn a_sentence_comes_in_the_form_that_was_asked_for() {
+        let (head, body) = encode(Response::text(404, "nothing is \"here\""), ASKED);
+        assert!(head.contains("content-type: text/plain; charset=utf-8\r\ncontent-length: 17\r\n"), "{head}");
+        assert_eq!(body, "nothing is \"here\"");
+        let asked = Asked { wants_json: true, ..ASKED };
+        let (head, body) = encode(Response::text(404, "nothing is \"here\""), asked);
+        assert!(head.contains("content-type: application/json\r\n"), "{head}");
+        assert_eq!(body, r#"{"error":"nothing is \"here\""}"#);
+        let (head, body) = encode(Response::text(404, "nothing"), Asked { head_only: true, ..ASKED });
+        assert!(head.contains("content-length: 7\r\n") && body.is_empty(), "{head}");
+        let (_, headers, _) = Response::text(404, "nothing").into_parts();
+        assert_eq!(headers, [("content-type".into(), "text/plain; charset=utf-8".into())]);
+        let answered = encode(Response::new(404), asked);
+        assert!(
+            answered.1.is_empty() && !answered.0.contains("content-type"),
+            "a process' own answer stays: {answered:?}"
+        );
+    }
+
+    #[test]
     fn no_body_where_there_is_none() {
         let full = || Response::new(200).with_body(Bytes::from_static(b"12345"));
         let (head, body) = encode(full(), Asked { head_only: true, ..ASKED });
@@ -343,6 +424,11 @@ mod tests {
         for status in [204, 304] {
             let (head, body) = encode(Response::new(status).with_body(Bytes::from_static(b"x")), ASKED);
             assert!(!head.contains("content-length") && body.is_empty(), "{head}");
+        }
+        let reset = Response::new(205).header("content-length", "5").unwrap();
+        for (response, head_only) in [(reset.clone().with_body(Bytes::from_static(b"12345")), false), (reset, true)] {
+            let (head, body) = encode(response, Asked { head_only, ..ASKED });
+            assert!(head.contains("content-length: 0\r\n") && body.is_empty(), "{head}");
         }
         let named = Response::new(200).header("Content-Length", "77").unwrap();
         assert!(encode(named.clone(), Asked { head_only: true, ..ASKED }).0.contains("content-length: 77\r\n"));

@@ -255,12 +255,17 @@ pub(crate) fn respond(
     blob: Option<LazyLoadBlob>,
 ) -> Result<(), PushError> {
     let Ok(HttpResponse { status, headers }) = serde_json::from_slice(&response.body) else {
-        return owner.respond(RequestId(id), 500, Vec::new(), Bytes::new());
+        let mime = ("content-type".into(), "text/plain; charset=utf-8".into());
+        return owner.respond(RequestId(id), 500, vec![mime], "the process' answer is no HTTP response".into());
     };
+    let body: Bytes = blob.map(|blob| blob.bytes.into()).unwrap_or_default();
     let mut fields: HeaderFields = headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
     if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
-        // The type that nodes' own server gives to bytes; without one, browsers would guess.
-        fields.push(("content-type".into(), "application/octet-stream".into()));
+        // The type that nodes' own server gives to bytes; without one, browsers would guess. An error without a body is
+        // none: it would have them start a download.
+        let is_bare_error = status >= 400 && body.is_empty();
+        let mime = if is_bare_error { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+        fields.push(("content-type".into(), mime.into()));
     }
-    owner.respond(RequestId(id), status, fields, blob.map(|blob| blob.bytes.into()).unwrap_or_default())
+    owner.respond(RequestId(id), status, fields, body)
 }

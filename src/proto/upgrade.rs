@@ -7,7 +7,9 @@
 //! response.
 
 use base64::Engine;
+use base64::alphabet;
 use base64::engine::general_purpose::STANDARD;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use httparse::Header;
 use sha1::{Digest, Sha1};
 
@@ -220,12 +222,18 @@ const KEY_BYTES: usize = 16;
 /// 4.2.2 item 5.4.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+/// Reads keys. The last of their 22 characters has four bits that decode to nothing; RFC 4648 3.5 lets a decoder refuse
+/// those that are set, but RFC 6455's own example has them (4.1 item 7), and 4.2.1 item 5 asks only that a key "when
+/// decoded, is 16 bytes in length".
+const KEY_BASE64: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
 /// The proof that we read the key: the base64 of the SHA-1 of the key's text and the GUID. The key itself must be the
-/// canonical base64 of 16 bytes.
+/// base64 of 16 bytes, with its padding.
 fn accept(key: &[u8]) -> Result<[u8; ACCEPT_BYTES], UpgradeError> {
-    // The engine wants room for 18, and checks the padding and its unused bits.
+    // The engine wants room for 18, and checks the padding.
     let mut nonce = [0; 18];
-    let nonce_bytes = STANDARD.decode_slice(key, &mut nonce).map_err(|_| UpgradeError::KeyMalformed)?;
+    let nonce_bytes = KEY_BASE64.decode_slice(key, &mut nonce).map_err(|_| UpgradeError::KeyMalformed)?;
     if nonce_bytes != KEY_BYTES || key.len() != KEY_TEXT_BYTES {
         return Err(UpgradeError::KeyMalformed);
     }
@@ -364,12 +372,16 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_the_canonical_base64_of_16_bytes() {
+    fn a_key_is_any_base64_of_16_bytes() {
+        let judge = |key: &str| verdict(&with("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", key)]));
+        // RFC 6455 4.1 item 7 gives the first for the bytes 1 to 16; their canonical form is the second.
+        for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "AQIDBAUGBwgJCgsMDQ4PEA==", "AQIDBAUGBwgJCgsMDQ4PEP=="] {
+            assert_eq!(judge(key), Ok(()), "{key}");
+        }
         for key in [
             "",
             "dGhlIHNhbXBsZSBub25jZQ",
             "dGhlIHNhbXBsZSBub25jZQ=",
-            "dGhlIHNhbXBsZSBub25jZR==",
             "dGhlIHNhbXBsZSBub25jZQ== x",
             "dGhlIHNhbXBsZSBub25j",
             "dGhlIHNhbXBsZSBub25jZSEh",
@@ -377,8 +389,7 @@ mod tests {
             "dGhlIHNhbXBsZSBub25_ZQ==",
             "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
         ] {
-            let fields = with("Sec-WebSocket-Key", &[("Sec-WebSocket-Key", key)]);
-            assert_eq!(verdict(&fields), Err(UpgradeError::KeyMalformed), "{key}");
+            assert_eq!(judge(key), Err(UpgradeError::KeyMalformed), "{key}");
         }
     }
 

@@ -74,7 +74,7 @@ test('a login opens what is authenticated, on the host of the node', async () =>
   const [cookie, ...others] = await tab.context().cookies();
   assert.deepEqual(others, []);
   assert.equal(cookie.name, 'hyperware-auth_fake.os');
-  assert.ok(cookie.httpOnly && cookie.sameSite === 'Strict' && cookie.path === '/');
+  assert.ok(cookie.httpOnly && cookie.sameSite === 'Lax' && cookie.path === '/');
   assert.deepEqual(await echo(tab, '/authed'), { Send: { text: 'hello ö' } });
   assert.equal(await echo(tab, '/wssecure'), null, 'a secure subdomain is another host');
   await tab.context().close();

@@ -331,7 +331,9 @@ impl Shard {
             HttpPhase::Head | HttpPhase::Body => {
                 self.answer(slot, Response::text(408, "the request did not arrive in time").closing());
             }
-            HttpPhase::Response => self.answer(slot, Response::new(408)),
+            HttpPhase::Response => {
+                self.answer(slot, Response::text(408, "the process did not answer in time"));
+            }
         }
     }
 
@@ -343,7 +345,7 @@ impl Shard {
         };
         let slots: Vec<u32> = self.connections.iter().filter(|(_, c)| waits(c)).map(|(slot, _)| slot as u32).collect();
         for slot in slots {
-            self.answer(slot, Response::new(500));
+            self.answer(slot, Response::text(500, "the process ended before it answered"));
         }
     }
 
