@@ -61,7 +61,7 @@ fn what_is_refused_is_said_in_a_sentence() {
     }
     let browser = "accept: text/html,application/xhtml+xml,application/json;q=0.9,*/*;q=0.8\r\n";
     is_said(&ask(&node, "GET /", browser).1);
-    let waiting = node.begin_http("GET /app:app:test.os/dyn HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+    let waiting = node.begin_http("GET /app:app:test.os/dyn HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     let (id, ..) = node.heard();
     node.respond(id, OWNER, "no response", None);
     let (status, response) = http_response(waiting);
@@ -81,7 +81,8 @@ fn what_is_refused_is_said_in_a_sentence() {
 fn an_error_without_a_body_starts_no_download() {
     let mut node = start();
     let mut answer = |body: &str, blob: Option<&[u8]>| {
-        let waiting = node.begin_http("GET /app:app:test.os/dyn HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        let waiting =
+            node.begin_http("GET /app:app:test.os/dyn HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         let (id, ..) = node.heard();
         node.respond(id, OWNER, body, blob);
         http_response(waiting).1
