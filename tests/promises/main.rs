@@ -74,6 +74,7 @@ mod push_to_strangers_reaches_nobody;
 mod pushes_from_other_nodes;
 mod pushes_to_many_in_a_node;
 mod ready_set_wakes_its_waiter;
+mod refusals_are_said_in_words;
 mod registration;
 mod second_broker_is_refused;
 mod slow_reader_delays_nobody;

@@ -1,10 +1,7 @@
 //! What is refused is said in a sentence, as text or as JSON, with the status that a node's own server has: never as an
 //! empty download. And what a node takes that its own server did not, or the reverse, where it shows in a status.
-#![allow(missing_docs)]
 
-mod node_support;
-
-use node_support::{Node, Options, http_response};
+use crate::node_support::{Node, Options, http_response};
 use serde_json::json;
 
 const APP: &str = "app:app:test.os";
