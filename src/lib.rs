@@ -47,10 +47,11 @@ mod queue;
 mod shard;
 
 pub use broker::{
-    AttachError, AttachOptions, Audience, Batch, BindPathError, Broker, CloseFrame, Closed, ClosedBy, Config,
-    ControlKind, Delivery, Disconnect, Event, GrantError, Handle, HttpAsk, HttpRequest, InvalidMessage, MemoryReport,
-    Message, Opened, Outcome, OwnerHandle, Policy, Process, PushError, Pusher, QueueLimits, RecvError, Report,
-    RequestId, SHARD_MEMORY_BYTES_MIN, ShardDied, StartError, Stats, Ticket, files_needed,
+    AttachError, AttachOptions, Audience, Batch, BindPathError, Broker, ChannelFilter, ChannelReport, CloseFrame,
+    Closed, ClosedBy, Config, ControlKind, Cursor, Delivery, Disconnect, Drain, Event, GrantError, Handle, HttpAsk,
+    HttpRequest, InvalidMessage, MemoryReport, Message, Opened, Outcome, OwnerHandle, Policy, Process, ProcessReport,
+    PushError, Pusher, QueueLimits, RecvError, Report, RequestId, SHARD_MEMORY_BYTES_MIN, ShardDied, StartError, Stats,
+    Ticket, files_needed,
 };
 pub use channel::ChannelId;
 pub use driver::runtime::DriverKind;

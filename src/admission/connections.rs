@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Shards rarely meet in one of so many stripes.
 const STRIPES: usize = 64;
@@ -75,7 +75,8 @@ pub enum Over {
 /// See the module.
 #[derive(Debug)]
 pub struct Connections {
-    limits: Limits,
+    /// Read at each accept, changed by operators.
+    limits: RwLock<Limits>,
     total: AtomicUsize,
     turned_away: AtomicUsize,
     stripes: Box<[Stripe]>,
@@ -120,17 +121,32 @@ impl Connections {
     pub fn new(limits: Limits, keys: RandomState) -> Self {
         let entries = || Entries { of: HashMap::with_hasher(keys.clone()), sweep_at: SWEEP_ENTRIES_MIN };
         let stripes = (0..STRIPES).map(|_| Stripe(Mutex::new(entries()))).collect();
-        Self { limits, total: AtomicUsize::new(0), turned_away: AtomicUsize::new(0), stripes, keys }
+        Self {
+            limits: RwLock::new(limits),
+            total: AtomicUsize::new(0),
+            turned_away: AtomicUsize::new(0),
+            stripes,
+            keys,
+        }
     }
 
     /// The limits in force.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    pub fn limits(&self) -> Limits {
+        self.current().clone()
+    }
+
+    /// Obeys these limits from now on. Those who are in stay.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    fn current(&self) -> RwLockReadGuard<'_, Limits> {
+        self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What an address is counted as; `None` if it is not counted.
     pub fn client(&self, ip: IpAddr) -> Option<Prefix> {
-        let exempt = self.limits.per_ip_exempt.iter().any(|prefix| prefix.contains(ip));
+        let exempt = self.current().per_ip_exempt.iter().any(|prefix| prefix.contains(ip));
         (!exempt).then(|| ip.into())
     }
 
@@ -139,7 +155,7 @@ impl Connections {
     /// # Errors
     /// A limit is reached; nothing was counted.
     pub fn enter(&self, client: Option<Prefix>, now_ms: u64) -> Result<(), Over> {
-        let max = self.limits.connections_max;
+        let max = self.current().connections_max;
         count_up(&self.total, max).ok_or(Over::Total)?;
         let of_client = client.map_or(Ok(()), |client| self.enter_client(client, now_ms));
         if of_client.is_err() {
@@ -153,7 +169,10 @@ impl Connections {
     /// # Errors
     /// [`Over::PerIp`]; nothing was counted.
     pub fn enter_client(&self, client: Prefix, now_ms: u64) -> Result<(), Over> {
-        let max = if self.limits.connections_per_ip_max == 0 { u32::MAX } else { self.limits.connections_per_ip_max };
+        let max = match self.current().connections_per_ip_max {
+            0 => u32::MAX,
+            max => max,
+        };
         let mut entries = self.entries(client);
         let entry = entries.entry(client, now_ms);
         if entry.connections >= max {
@@ -177,7 +196,7 @@ impl Connections {
 
     /// Takes a token for one handshake of `client`; `false` if it has none left.
     pub fn take_handshake(&self, client: Prefix, now_ms: u64) -> bool {
-        let rate = u64::from(self.limits.handshakes_per_ip_per_s_max);
+        let rate = u64::from(self.current().handshakes_per_ip_per_s_max);
         if rate == 0 {
             return true;
         }
@@ -195,7 +214,7 @@ impl Connections {
 
     /// Counts a client that is over a limit, to be answered and then let go; `false` if too many are at it already.
     pub fn begin_turning_away(&self) -> bool {
-        count_up(&self.turned_away, self.limits.turned_away_max).is_some()
+        count_up(&self.turned_away, self.current().turned_away_max).is_some()
     }
 
     /// Such a client is gone.

@@ -28,6 +28,7 @@
 mod compression;
 mod delivery;
 mod kernel;
+mod operate;
 mod process;
 
 pub use crate::queue::events::{QueueLimits, RecvError};
@@ -35,10 +36,12 @@ pub use crate::shard::MemoryReport;
 pub use crate::shard::command::{CloseFrame, Policy};
 pub use crate::shard::disconnects::Disconnect;
 pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
+pub use crate::shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use crate::shard::outcome::Outcome;
 pub use crate::shard::stats::{Report, Stats};
 pub use delivery::{Audience, Batch, Delivery, InvalidMessage, Message, PushError, Pusher, Ticket};
 pub use kernel::{Kernel, KernelBatch, KernelHandle, KernelOptions};
+pub use operate::{Cursor, ProcessReport};
 pub use process::{AttachOptions, OwnerHandle, Process};
 
 use self::compression::Compression;
@@ -62,7 +65,7 @@ use crate::shard::{Common, Directory, Shard};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -209,6 +212,8 @@ pub(crate) struct Shared {
     compression: Compression,
     next_owner: Arc<AtomicU32>,
     memory: Budget,
+    admission: Arc<admission::Connections>,
+    draining: AtomicBool,
     address: SocketAddr,
 }
 
@@ -250,6 +255,8 @@ impl Broker {
                 compression: Compression::new(common.config.deflate),
                 next_owner: Arc::new(AtomicU32::new(1)),
                 memory: common.memory.clone(),
+                admission: common.admission.clone(),
+                draining: AtomicBool::new(false),
                 address,
             }),
             driver: config.driver,
@@ -495,6 +502,7 @@ impl Shared {
     }
 
     fn stop(&self, within: Duration) {
+        self.draining.store(true, Ordering::SeqCst);
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX / 2);
         // Those that have stopped already are what is wanted.
         for (inbox, account) in std::iter::zip(&self.inboxes, &self.accounts) {

@@ -21,11 +21,13 @@
 
 mod client;
 mod metrics;
+mod operator;
 mod server;
 mod wire;
 
 pub use crate::driver::peer_socket::ListenError;
 pub use client::{AskError, ask};
 pub use metrics::{METRICS_MIME, metrics};
-pub use server::{Server, StartError, about, overview};
-pub use wire::{About, Answer, Filter, Overview, Request};
+pub use operator::{Operator, Program, about, overview};
+pub use server::{Server, StartError};
+pub use wire::{About, Answer, Changes, ChannelList, ChannelQuery, Filter, Overview, Request};

@@ -1,14 +1,15 @@
 //! The broker's side of the door.
 
-use super::wire::{About, Answer, Overview, REQUEST_BYTES_MAX, Request};
-use crate::broker::{Broker, Handle};
+use super::operator::Operator;
+use super::wire::{Answer, REQUEST_BYTES_MAX};
+use crate::broker::Broker;
 use crate::driver::peer_socket::{ListenError, Listener, Source, Stream};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How long a question may take to come, and its answer to go.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -43,9 +44,17 @@ impl Server {
     /// # Errors
     /// See [`StartError`]. The socket of a daemon that runs, and a file that is no socket, are left alone.
     pub fn start(broker: &Broker, path: &Path) -> Result<Self, StartError> {
+        Self::for_operator(Operator::new(broker, Arc::new(())), path)
+    }
+
+    /// The same for a program that does more for its operators than its broker does by itself.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn for_operator(operator: Operator, path: &Path) -> Result<Self, StartError> {
         let listener = Arc::new(Listener::unix(path)?);
         let stopping = Arc::<AtomicBool>::default();
-        let door = Door { about: Arc::new(about(broker)), broker: broker.handle(), open: Arc::default() };
+        let door = Door { operator, open: Arc::default() };
         let (accepting, stop) = (listener.clone(), stopping.clone());
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
             accept(&door, &accepting, &stop);
@@ -63,31 +72,9 @@ impl Drop for Server {
     }
 }
 
-/// A broker as it is now. `about` is best made once, at its start.
-pub fn overview(about: About, broker: &Handle) -> Overview {
-    Overview { about, unix_ms: unix_ms(), shards: broker.reports() }
-}
-
-/// Which broker this is.
-pub fn about(broker: &Broker) -> About {
-    About {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        node: broker.handle().settings().node,
-        address: broker.address(),
-        driver: broker.driver().to_string(),
-        since_unix_ms: unix_ms(),
-    }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
 #[derive(Clone)]
 struct Door {
-    about: Arc<About>,
-    broker: Handle,
+    operator: Operator,
     open: Arc<AtomicUsize>,
 }
 
@@ -139,8 +126,7 @@ impl Door {
 
     fn answer(&self, line: &[u8]) -> Answer {
         match serde_json::from_slice(line) {
-            Ok(Request::Stats {}) => Answer::Stats(overview(About::clone(&self.about), &self.broker)),
-            Ok(Request::Disconnects(filter)) => Answer::Disconnects(filter.apply(self.broker.disconnects())),
+            Ok(request) => self.operator.answer(request),
             Err(error) => Answer::Refused(format!("no question: {error}")),
         }
     }

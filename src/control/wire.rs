@@ -1,6 +1,6 @@
 //! What is asked and answered. Fields may be added: whoever reads must not mind those that it does not know.
 
-use crate::broker::{Disconnect, Report, Stats};
+use crate::broker::{ChannelFilter, ChannelReport, Cursor, Disconnect, Drain, ProcessReport, Report, Stats};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,46 @@ pub enum Request {
     Stats {},
     /// The last channels that ended, and why.
     Disconnects(Filter),
+    /// Live channels.
+    Channels(ChannelQuery),
+    /// The processes that are attached.
+    Processes {},
+    /// Close this channel with 1008.
+    Kick {
+        /// Which.
+        channel: ChannelId,
+        /// What its client is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Read the settings again.
+    Reload {},
+    /// Close all channels one after another, then stop.
+    Drain {
+        /// How long new clients are still taken first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_ms: Option<u64>,
+        /// For how long channels are closed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        over_ms: Option<u64>,
+    },
+}
+
+/// Which channels are asked for, and how many of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChannelQuery {
+    /// Which pass.
+    pub filter: ChannelFilter,
+    /// Where the answer before ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Cursor>,
+    /// The most in the answer: 100 unless it says otherwise, 10,000 at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Instead, of all channels those with the most bytes that wait to be sent, the fullest first.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fullest: bool,
 }
 
 /// Which ends are asked for; all that is left out lets everything pass.
@@ -57,8 +97,38 @@ pub enum Answer {
     Stats(Overview),
     /// To [`Request::Disconnects`]: the newest last.
     Disconnects(Vec<Disconnect>),
+    /// To [`Request::Channels`].
+    Channels(ChannelList),
+    /// To [`Request::Processes`]: by name.
+    Processes(Vec<ProcessReport>),
+    /// To [`Request::Kick`]: its close frame has been queued.
+    Kicked(ChannelId),
+    /// To [`Request::Reload`].
+    Reloaded(Changes),
+    /// To [`Request::Drain`]: it has begun.
+    Draining(Drain),
     /// There is no answer; why.
     Refused(String),
+}
+
+/// Live channels.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ChannelList {
+    /// In the order of the shards' tables, or the fullest first.
+    pub channels: Vec<ChannelReport>,
+    /// Where to go on; none: that was all.
+    pub next: Option<Cursor>,
+}
+
+/// The settings that a reload found changed, by name, and what became of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Obeyed from now on.
+    pub now: Vec<String>,
+    /// Obeyed for clients that connect from now on.
+    pub new_connections: Vec<String>,
+    /// Obeyed after a restart only; until then as before.
+    pub restart: Vec<String>,
 }
 
 /// A broker at one moment.
@@ -154,6 +224,24 @@ mod tests {
                     last: Some(10),
                 }),
             ),
+            (r#"{"channels":{"filter":{}}}"#, Request::Channels(ChannelQuery::default())),
+            (
+                r#"{"channels":{"filter":{"path":"/x","address":"10.0.0.0/8"},"after":7,"limit":2,"fullest":true}}"#,
+                Request::Channels(ChannelQuery {
+                    filter: ChannelFilter {
+                        path: Some("/x".into()),
+                        address: Some("10.0.0.0/8".parse().unwrap()),
+                        ..ChannelFilter::default()
+                    },
+                    after: Some(7),
+                    limit: Some(2),
+                    fullest: true,
+                }),
+            ),
+            (r#"{"processes":{}}"#, Request::Processes {}),
+            (r#"{"kick":{"channel":7}}"#, Request::Kick { channel: ChannelId::new(7), reason: None }),
+            (r#"{"reload":{}}"#, Request::Reload {}),
+            (r#"{"drain":{"over_ms":9}}"#, Request::Drain { grace_ms: None, over_ms: Some(9) }),
         ] {
             assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
             assert_eq!(serde_json::to_string(&request).unwrap(), text);

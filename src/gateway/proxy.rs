@@ -1,13 +1,15 @@
 //! Reverse proxies: where a request really came from, as far as that can be known.
 
 use crate::http::{Head, head::list};
+use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
 };
 
 /// A range of addresses, `10.0.0.0/8` or a single address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct IpPrefix {
     address: IpAddr,
     bits: u8,
@@ -32,6 +34,20 @@ impl FromStr for IpPrefix {
             bits if bits <= bits_max => Ok(Self { address, bits }),
             _ => Err(ParseIpPrefixError),
         }
+    }
+}
+
+impl TryFrom<String> for IpPrefix {
+    type Error = ParseIpPrefixError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<IpPrefix> for String {
+    fn from(prefix: IpPrefix) -> Self {
+        format!("{}/{}", prefix.address, prefix.bits)
     }
 }
 

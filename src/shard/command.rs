@@ -1,9 +1,11 @@
 //! What others tell a shard: one enum, one direction.
 
 use super::event::RequestId;
+use super::operating::{ChannelFilter, ChannelPage, Drain};
 use super::outcome::Part;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
+use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::owners::directory::Directory;
@@ -39,6 +41,23 @@ pub enum Command {
     Report(crossbeam_channel::Sender<super::stats::Report>),
     /// Answer with the last channels that ended, in order.
     Disconnects(crossbeam_channel::Sender<Vec<super::disconnects::Disconnect>>),
+    /// Answer with the channels that pass, from a place of the shard's table on.
+    Channels {
+        /// Which are asked for.
+        filter: Arc<ChannelFilter>,
+        /// Where the page before ended; 0 at first.
+        from: u32,
+        /// How many fit the page.
+        limit: usize,
+        /// Who asks.
+        to: crossbeam_channel::Sender<ChannelPage>,
+    },
+    /// Answer with the processes that have channels here, and how many.
+    Processes(crossbeam_channel::Sender<Vec<(ProcessId, usize)>>),
+    /// Obey these numbers from now on.
+    Reconfigure(Arc<super::config::Config>),
+    /// Close channels one after another, then stop.
+    Drain(Box<Drain>),
     /// Close everything, then end.
     Stop {
         /// How long clients get to answer the close.

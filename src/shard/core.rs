@@ -14,6 +14,7 @@ use super::disconnects::Disconnects;
 use super::event::Event;
 use super::flush::{Flush, SocketId};
 use super::memory::Memory;
+use super::operating::Draining;
 use super::stats::Stats;
 use crate::admission;
 use crate::channel::{ChannelId, ChannelIdMint};
@@ -125,6 +126,8 @@ pub struct Shard {
     pub(super) date: Date,
     /// Set once the broker stops: when everything must be closed.
     pub(super) stop_at_ms: Option<u64>,
+    /// Set while a drain goes on, until it stops the shard.
+    pub(super) draining: Option<Draining>,
 }
 
 impl Shard {
@@ -173,6 +176,7 @@ impl Shard {
             unix_ahead_ms: 0,
             date: Date::at(0),
             stop_at_ms: None,
+            draining: None,
         }
     }
 
@@ -229,6 +233,12 @@ impl Shard {
             // Whoever asked may have gone meanwhile.
             Command::Report(to) => drop(to.send(self.report())),
             Command::Disconnects(to) => drop(to.send(self.disconnects.to_vec())),
+            Command::Channels { filter, from, limit, to } => {
+                drop(to.send(self.channel_page(&filter, from, limit)));
+            }
+            Command::Processes(to) => drop(to.send(self.channels_by_process())),
+            Command::Reconfigure(config) => self.reconfigure(config),
+            Command::Drain(drain) => self.drain(*drain),
             Command::Stop { within_ms } => self.stop(within_ms),
         }
     }
@@ -299,9 +309,9 @@ impl Shard {
         self.stop_at_ms.is_some() && self.connections.is_empty()
     }
 
-    /// Whether the shard was told to stop: accept nobody any more.
+    /// Whether the shard closes its channels, by a stop or at the end of a drain: accept nobody any more.
     pub fn is_stopping(&self) -> bool {
-        self.stop_at_ms.is_some()
+        self.stop_at_ms.is_some() || self.drain_closes()
     }
 
     /// The socket of a live connection.

@@ -109,7 +109,7 @@ impl Shard {
         self.disconnects.push(disconnect);
     }
 
-    fn forwarded_for(&self, connection: &Connection) -> Option<IpAddr> {
+    pub(super) fn forwarded_for(&self, connection: &Connection) -> Option<IpAddr> {
         let peer: SocketAddr = connection.peer.into();
         let is_proxy = self.directory.gateway.settings().is_trusted_proxy(peer.ip());
         connection.client.filter(|_| is_proxy).map(IpAddr::from)

@@ -17,6 +17,7 @@ pub mod event;
 pub mod flush;
 mod intake;
 mod memory;
+pub mod operating;
 mod out;
 pub mod outcome;
 mod owners;

@@ -261,7 +261,8 @@ impl Shard {
 
     /// Sends a response to the request in progress.
     pub(in crate::shard) fn answer(&mut self, slot: u32, response: Response) {
-        let last = self.is_stopping() || self.connections[slot as usize].flags.has(Flags::HALF_CLOSED);
+        let last =
+            self.is_stopping() || self.is_draining() || self.connections[slot as usize].flags.has(Flags::HALF_CLOSED);
         let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
         exchange.asked = None;
         exchange.responding = true;

@@ -37,6 +37,7 @@ impl Shard {
             self.look_at(entry, now_ms, reprieved);
         }
         self.due = due;
+        self.drain_on();
         if self.stop_at_ms.is_some_and(|stop_at_ms| now_ms >= stop_at_ms) {
             self.cut_all();
         }

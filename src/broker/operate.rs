@@ -1,0 +1,140 @@
+//! What operators do with a running broker: look at channels and processes, drain it, change its settings.
+//!
+//! Invariants: nothing here is in the way of a push; a question to a shard costs it a bounded part of a turn; settings
+//! change as a whole or not at all.
+
+use super::{Config, Handle, PushError, Shared};
+use crate::admission;
+use crate::gateway::Settings;
+use crate::process_id::ProcessId;
+use crate::shard::command::Command;
+use crate::shard::operating::{ChannelFilter, ChannelPage, ChannelReport, Drain};
+use crossbeam_channel::bounded;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A place between the pages of an answer: the shard in the upper half, a place of its table in the lower.
+pub type Cursor = u64;
+
+/// Channels that are asked of a shard at a time.
+const PAGE: usize = 1000;
+
+/// A process that is attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessReport {
+    /// Which.
+    pub process: ProcessId,
+    /// Its channels, on all shards together.
+    pub channels: usize,
+}
+
+impl Handle {
+    /// At most `limit` channels that pass `filter`, from `cursor` on (0: from the first), and where to go on, if there may
+    /// be more. Channels that open or close between two pages may be in both or in none.
+    pub fn channels(
+        &self,
+        filter: &ChannelFilter,
+        cursor: Cursor,
+        limit: usize,
+    ) -> (Vec<ChannelReport>, Option<Cursor>) {
+        let filter = Arc::new(filter.clone());
+        let mut found = Vec::new();
+        let (mut shard, mut from) = ((cursor >> 32) as usize, cursor as u32);
+        while shard < self.shared.inboxes.len() {
+            if found.len() >= limit {
+                return (found, Some((shard as u64) << 32 | u64::from(from)));
+            }
+            let page = self.shared.channel_page(shard, &filter, from, (limit - found.len()).min(PAGE));
+            found.extend(page.channels);
+            (shard, from) = match page.next {
+                Some(next) => (shard, next),
+                None => (shard + 1, 0),
+            };
+        }
+        (found, None)
+    }
+
+    /// The `count` channels with the most bytes that wait to be sent, the fullest first; those for which nothing waits
+    /// are left out.
+    pub fn fullest_channels(&self, count: usize) -> Vec<ChannelReport> {
+        let filter = ChannelFilter { queued_bytes_min: 1, ..ChannelFilter::default() };
+        let mut fullest: Vec<ChannelReport> = Vec::new();
+        let mut cursor = Some(0);
+        while let Some(at) = cursor {
+            let (page, next) = self.channels(&filter, at, PAGE);
+            fullest.extend(page);
+            fullest.sort_unstable_by_key(|channel| std::cmp::Reverse(channel.queued_bytes));
+            fullest.truncate(count);
+            cursor = next;
+        }
+        fullest
+    }
+
+    /// The processes that are attached or have channels, by name.
+    pub fn processes(&self) -> Vec<ProcessReport> {
+        let mut by_name: BTreeMap<ProcessId, ProcessReport> = BTreeMap::new();
+        let entry = |process: ProcessId| (process.clone(), ProcessReport { process, channels: 0 });
+        by_name.extend(self.shared.directory().owners.values().map(|owner| entry(owner.process.clone())));
+        let (sender, shards) = bounded(self.shared.inboxes.len());
+        // A shard that has stopped drops its copy of the sender.
+        let _ = self.shared.send_all(|_| Command::Processes(sender.clone()));
+        drop(sender);
+        for (process, channels) in shards.iter().flatten() {
+            let (key, value) = entry(process);
+            by_name.entry(key).or_insert(value).channels += channels;
+        }
+        by_name.into_values().collect()
+    }
+
+    /// Closes all channels one after another with 1012 and `{"retry_ms":N}` as the reason, then stops: see [`Drain`].
+    /// [`Broker::wait`](super::Broker::wait) returns when it is done.
+    pub fn drain(&self, drain: Drain) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        // Shards that have stopped already are what is wanted.
+        let _ = self.shared.send_all(|_| Command::Drain(Box::new(drain)));
+    }
+
+    /// Whether the broker drains or stops, or has stopped: balancers should send nobody here.
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::SeqCst)
+    }
+
+    /// Changes the rules of entry, the numbers of the shards and the limits of connections to those of `config`, all of
+    /// them or none. Of the rest of `config` nothing is looked at: it holds from a start on. No connection is closed for
+    /// it; what was agreed on with a client stays, and new clients meet the new rules.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn reload(&self, config: &Config) -> Result<(), PushError> {
+        let mut settings: Settings = config.settings.clone();
+        settings.hosts = settings.hosts.for_listener(self.shared.address.ip());
+        let changed = self.shared.change(|directory| {
+            directory.gateway = directory.gateway.clone().with_settings(settings);
+            Ok::<(), std::convert::Infallible>(())
+        })?;
+        changed.unwrap_or_else(|never| match never {});
+        self.shared.admission.set_limits(super::fit_to_open_files(config.admission.clone(), self.shared.inboxes.len()));
+        let numbers = Arc::new(config.shard.clone());
+        self.shared.compression.set(config.shard.deflate);
+        self.shared.send_all(|_| Command::Reconfigure(numbers.clone()))
+    }
+
+    /// How many may connect.
+    pub fn connection_limits(&self) -> admission::Limits {
+        self.shared.admission.limits()
+    }
+}
+
+impl Shared {
+    fn channel_page(&self, shard: usize, filter: &Arc<ChannelFilter>, from: u32, limit: usize) -> ChannelPage {
+        let (to, answer) = bounded(1);
+        let command = Command::Channels { filter: filter.clone(), from, limit, to };
+        match self.inboxes[shard].send_wait(command, 0, &self.accounts[shard]) {
+            // A shard that has stopped has no channels.
+            Ok(()) => answer.recv().unwrap_or_default(),
+            Err(_) => ChannelPage::default(),
+        }
+    }
+}

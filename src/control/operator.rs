@@ -1,0 +1,137 @@
+//! What an operator can ask of a broker and have it do, whatever way the question comes: the control socket and a
+//! daemon's admin listener both end here.
+//!
+//! Invariants: an answer says what was done, or why nothing was; no secret is told. It must not know sockets.
+
+use super::wire::{About, Answer, Changes, ChannelList, ChannelQuery, Overview, Request};
+use crate::broker::{Broker, ChannelFilter, CloseFrame, Drain, Handle};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Channels in one answer, where the question does not say.
+const CHANNELS_DEFAULT: usize = 100;
+
+/// The most channels in one answer: some 300 bytes each.
+const CHANNELS_MAX: usize = 10_000;
+
+/// What a channel is closed with that an operator closes: see `docs/PROTOCOL.md`.
+const KICKED: (u16, &str) = (1008, "closed by the operator");
+
+/// How a drain goes where the question does not say: as long as two ping intervals for the closes.
+const DRAIN_DEFAULT: Drain = Drain { grace_ms: 5_000, over_ms: 60_000, within_ms: 10_000 };
+
+/// What a program that runs a broker does for its operators beside what the broker does by itself.
+pub trait Program: Send + Sync {
+    /// Reads the settings again and obeys those that can change while it runs.
+    ///
+    /// # Errors
+    /// Why nothing has changed, in words.
+    fn reload(&self) -> Result<Changes, String> {
+        Err("this program has no settings to read again".to_owned())
+    }
+
+    /// How it is drained where the question does not say.
+    fn drain(&self) -> Drain {
+        DRAIN_DEFAULT
+    }
+
+    /// Called when a drain begins.
+    fn draining(&self) {}
+}
+
+/// A program that only runs a broker.
+impl Program for () {}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Operator {
+    about: Arc<About>,
+    broker: Handle,
+    program: Arc<dyn Program>,
+}
+
+impl Operator {
+    /// For `broker`, which `program` runs. Best made once, at its start.
+    pub fn new(broker: &Broker, program: Arc<dyn Program>) -> Self {
+        Self { about: Arc::new(about(broker)), broker: broker.handle(), program }
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Handle {
+        &self.broker
+    }
+
+    /// The broker as it is now.
+    pub fn overview(&self) -> Overview {
+        Overview { about: About::clone(&self.about), unix_ms: unix_ms(), shards: self.broker.reports() }
+    }
+
+    /// Answers a question, or does what it asks for.
+    pub fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::Stats {} => Answer::Stats(self.overview()),
+            Request::Disconnects(filter) => Answer::Disconnects(filter.apply(self.broker.disconnects())),
+            Request::Channels(query) => Answer::Channels(self.channels(&query)),
+            Request::Processes {} => Answer::Processes(self.broker.processes()),
+            Request::Kick { channel, reason } => {
+                let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
+                if self.broker.channels(&filter, 0, 1).0.is_empty() {
+                    return Answer::Refused(format!("there is no channel {channel}"));
+                }
+                let reason = reason.unwrap_or_else(|| KICKED.1.to_owned()).into();
+                match self.broker.close(channel, CloseFrame { code: Some(KICKED.0), reason }) {
+                    Ok(()) => Answer::Kicked(channel),
+                    Err(error) => Answer::Refused(error.to_string()),
+                }
+            }
+            Request::Reload {} => self.program.reload().map_or_else(Answer::Refused, Answer::Reloaded),
+            Request::Drain { grace_ms, over_ms } => {
+                let default = self.program.drain();
+                let drain = Drain {
+                    grace_ms: grace_ms.unwrap_or(default.grace_ms),
+                    over_ms: over_ms.unwrap_or(default.over_ms),
+                    ..default
+                };
+                self.drain(drain);
+                Answer::Draining(drain)
+            }
+        }
+    }
+
+    /// Begins a drain.
+    pub fn drain(&self, drain: Drain) {
+        tracing::info!(?drain, "draining: closing channels one after another with 1012");
+        self.program.draining();
+        self.broker.drain(drain);
+    }
+
+    fn channels(&self, query: &ChannelQuery) -> ChannelList {
+        let limit = query.limit.unwrap_or(CHANNELS_DEFAULT).min(CHANNELS_MAX);
+        if query.fullest {
+            return ChannelList { channels: self.broker.fullest_channels(limit), next: None };
+        }
+        let (channels, next) = self.broker.channels(&query.filter, query.after.unwrap_or(0), limit);
+        ChannelList { channels, next }
+    }
+}
+
+/// A broker as it is now. `about` is best made once, at its start.
+pub fn overview(about: About, broker: &Handle) -> Overview {
+    Overview { about, unix_ms: unix_ms(), shards: broker.reports() }
+}
+
+/// Which broker this is.
+pub fn about(broker: &Broker) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        node: broker.handle().settings().node,
+        address: broker.address(),
+        driver: broker.driver().to_string(),
+        since_unix_ms: unix_ms(),
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
