@@ -16,6 +16,19 @@
 //! assert_eq!(outcome.sent, 0, "nobody has connected yet");
 //! ```
 //!
+//! # Features
+//!
+//! | feature | brings | and needs |
+//! |---|---|---|
+//! | `daemon` (default) | the program `pushring` | `link` |
+//! | `link` | [`link`]: processes and nodes in other programs | `node` |
+//! | `node` | [`node`], [`process_lib`]: a node's own HTTP and WebSocket server | `control` |
+//! | `control` | [`control`]: statistics, disconnects and metrics for an operator | `driver` |
+//! | `driver` | [`Broker`] and all that is said of it here: threads, sockets, io_uring and epoll | |
+//!
+//! An embedder takes `default-features = false, features = ["driver"]`. Without `driver` the core remains, which does no
+//! I/O and depends on no crate that could.
+//!
 //! # Where to look
 //!
 //! | for | in |
@@ -31,45 +44,66 @@
 //! driver ← broker ← demo, node, process_lib, link, control`.
 
 mod admission;
+#[cfg(feature = "driver")]
 mod broker;
 mod channel;
+#[cfg(feature = "control")]
 pub mod control;
+#[cfg(feature = "driver")]
 mod demo;
+#[cfg(feature = "driver")]
 mod driver;
 mod gateway;
 mod http;
+#[cfg(feature = "link")]
 pub mod link;
+#[cfg(feature = "node")]
 pub mod node;
 mod process_id;
+#[cfg(feature = "node")]
 pub mod process_lib;
 mod proto;
 mod queue;
 mod shard;
 
+#[cfg(feature = "driver")]
 pub use broker::{
-    AttachError, AttachOptions, Audience, Batch, BindPathError, Broker, ChannelFilter, ChannelReport, CloseFrame,
-    Closed, ClosedBy, Config, ControlKind, Cursor, Delivery, Disconnect, Drain, Event, GrantError, Handle, HttpAsk,
-    HttpRequest, InvalidMessage, MemoryReport, Message, Opened, Outcome, OwnerHandle, Policy, Process, ProcessReport,
-    PushError, Pusher, QueueLimits, RecvError, Report, RequestId, SHARD_MEMORY_BYTES_MIN, ShardDied, StartError, Stats,
-    Ticket, files_needed,
+    AttachError, AttachOptions, Audience, Batch, BindPathError, Broker, Config, Cursor, Delivery, GrantError, Handle,
+    InvalidMessage, Message, OwnerHandle, Process, ProcessReport, PushError, Pusher, SHARD_MEMORY_BYTES_MIN, ShardDied,
+    StartError, Ticket, files_needed,
 };
 pub use channel::ChannelId;
+#[cfg(feature = "driver")]
 pub use driver::runtime::DriverKind;
 pub use gateway::{
     BindError, Claims, HostPolicy, HttpBinding, HttpRule, IpPrefix, Secret, Settings, WebSocketBinding, WebSocketRule,
     mint,
 };
 pub use process_id::{ParseProcessIdError, ProcessId};
+pub use proto::MessageKind;
+pub use queue::events::{QueueLimits, RecvError};
+pub use shard::MemoryReport;
+pub use shard::command::{CloseFrame, Policy};
+pub use shard::disconnects::Disconnect;
+pub use shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
+pub use shard::operating::{ChannelFilter, ChannelReport, Drain};
+pub use shard::outcome::Outcome;
+pub use shard::stats::{Report, Stats};
 
 /// The parts behind the public names, for this project's own daemon, tests, benches and fuzz targets. Nothing here keeps
 /// its name or its shape from one version to the next.
 #[doc(hidden)]
 pub mod internals {
     macro_rules! parts {
-        ($($part:ident)*) => {
-            $(pub mod $part { pub use crate::$part::*; })*
+        ($($(#[$when:meta])? $part:ident)*) => {
+            $($(#[$when])? pub mod $part { pub use crate::$part::*; })*
         };
     }
-    parts!(admission broker channel demo driver gateway http process_id proto queue shard);
+    parts! {
+        admission channel gateway http process_id proto queue shard
+        #[cfg(feature = "driver")] broker
+        #[cfg(feature = "driver")] demo
+        #[cfg(feature = "driver")] driver
+    }
     pub use queue::orders as inbox;
 }

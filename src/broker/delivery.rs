@@ -90,6 +90,7 @@ impl Message {
     }
 
     /// What it carries.
+    #[cfg(feature = "link")]
     pub(crate) fn into_frame(self) -> PushFrame {
         self.0
     }
@@ -169,6 +170,7 @@ impl Delivery {
     ///
     /// # Panics
     /// When it was asked for otherwise: only the broker itself can answer that.
+    #[cfg(feature = "link")]
     pub(crate) fn into_parts(self) -> (Option<Policy>, Option<u64>) {
         match self.ask {
             None => (self.policy, None),
@@ -578,6 +580,7 @@ impl Batch {
     }
 
     /// As [`push_wait`](Self::push_wait) in the name of `owner`, which must have its events from the same queue.
+    #[cfg(feature = "node")]
     pub(crate) fn push_wait_as(
         &mut self,
         owner: &Pusher,

@@ -9,6 +9,9 @@ mod flush_proof;
 pub mod flush_send;
 pub mod flush_uring;
 pub mod listen;
+// Half of it is for links alone.
+#[cfg(feature = "control")]
+#[cfg_attr(not(feature = "link"), allow(dead_code))]
 pub(crate) mod peer_socket;
 pub mod pump;
 pub mod runtime;

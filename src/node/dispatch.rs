@@ -185,6 +185,7 @@ fn answer<T: serde::Serialize>(id: u64, target: Address, result: &Result<T, Http
 }
 
 /// A Response to the HTTP request of this id that no client can be answered with, so that it is answered 500.
+#[cfg(feature = "link")]
 pub(crate) fn unreadable_response(id: u64, source: Address) -> KernelMessage {
     KernelMessage {
         id,

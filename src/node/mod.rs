@@ -35,11 +35,14 @@ pub(crate) mod service;
 pub use crate::gateway::Dialect;
 pub use crate::process_id::{ParseProcessIdError, ProcessId};
 pub use action::{HttpServerAction, MessageType, WsMessageType};
+pub(crate) use dispatch::frame;
+#[cfg(feature = "link")]
+pub(crate) use dispatch::unreadable_response;
 pub use dispatch::{Action, ActionRequest, Audience, Inbound, Reply, dispatch};
-pub(crate) use dispatch::{frame, unreadable_response};
 pub use error::{HttpServerError, PushCounts};
 pub use events::Events;
 pub use extension::WebSocketExtPushData;
+#[cfg(feature = "link")]
 pub(crate) use extension::byte_array;
 pub use host::Host;
 pub use identity::{Address, OUR, PackageId, ParseAddressError, http_server_process, is_http_server};

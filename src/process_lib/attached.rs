@@ -110,6 +110,7 @@ impl Attached {
     }
 
     /// Who it is.
+    #[cfg(feature = "link")]
     pub(super) fn our(&self) -> &Address {
         &self.our
     }

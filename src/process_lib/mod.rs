@@ -43,6 +43,7 @@ mod attached;
 mod backend;
 mod body;
 pub mod http;
+#[cfg(feature = "link")]
 mod linked;
 mod mailbox;
 mod message;
@@ -58,6 +59,7 @@ pub use attached::{Attached, SpawnError, spawn_on};
 pub use backend::{Backend, Blob, Delivery, IncomingRequest, Push, SendErrorKind, Stopped};
 pub use body::Body;
 pub use http::send_ws_push;
+#[cfg(feature = "link")]
 pub use linked::{Linked, connect};
 pub use mailbox::Mailbox;
 pub use message::{Message, SendError};
