@@ -187,6 +187,11 @@ impl Shard {
         self.date.advance(self.unix_s);
     }
 
+    /// What happens from now on happens at `now_ms`.
+    pub fn begin_turn(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
     /// An order from elsewhere.
     pub fn handle_command(&mut self, command: Command, now_ms: u64) {
         self.now_ms = now_ms;

@@ -28,6 +28,7 @@ pub mod stats;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod turn;
 
 pub use self::core::{Common, Effect, Shard};
 pub use config::{Config, Deflate};

@@ -138,9 +138,9 @@ impl Client {
         self.errand.number
     }
 
-    /// It was accepted.
+    /// It connects.
     pub fn come(&mut self, now_ms: u64) {
-        (self.accepted_ms, self.heard_ms) = (now_ms, now_ms);
+        self.heard_ms = now_ms;
         let Some(path) = &self.errand.path else {
             self.state = State::Http;
             return;
@@ -358,24 +358,17 @@ impl Client {
         self.sent += 1;
     }
 
-    /// Moves some bytes in each direction. Answers whether the shard has something new to read, and whether that may
-    /// be an end.
-    pub fn exchange(
-        &mut self,
-        socket: &mut Socket,
-        calm: bool,
-        step: u64,
-        heard: &mut Vec<(u64, Heard)>,
-    ) -> Option<bool> {
+    /// Moves some bytes in each direction. Returns whether the shard has something new to read.
+    pub fn exchange(&mut self, socket: &mut Socket, calm: bool, step: u64, heard: &mut Vec<(u64, Heard)>) -> bool {
         if socket.reset || matches!(self.state, State::Away | State::Gone) || self.left == Some(Left::Silently) {
-            return None;
+            return false;
         }
-        let mut readable = None;
+        let mut readable = false;
         if !self.outbox.is_empty() && !socket.closed && !socket.client_finished {
             let piece = if calm { usize::MAX } else { self.rng.below(self.piece_bytes_max) };
             let len = piece.min(self.outbox.len()).min(socket.room_to_server());
             socket.to_server.extend_from_slice(&self.outbox.split_to(len));
-            readable = (len > 0).then_some(false);
+            readable = len > 0;
         }
         if self.stalled_until <= step || (calm && self.stalled_until != u64::MAX) {
             let piece = if calm { usize::MAX } else { self.rng.below(self.piece_bytes_max) };
@@ -386,7 +379,7 @@ impl Client {
                 if self.errand.manners != Manners::NeverEnds {
                     // A client that sees the end of our bytes ends its own.
                     socket.client_finished = true;
-                    readable = Some(true);
+                    readable = true;
                 }
             }
         }

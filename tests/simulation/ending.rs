@@ -23,7 +23,7 @@ const OVERDRAFT_BYTES: usize = 600 * 1024;
 impl World {
     /// At every moment.
     pub fn check_budgets(&self) -> Result<(), String> {
-        let counted = self.counted.iter().filter(|&&counted| counted).count();
+        let counted = self.network.borrow().counted();
         if self.admission.total() != counted {
             return Err(format!("{} connections are counted, and there are {counted}", self.admission.total()));
         }
@@ -45,7 +45,7 @@ impl World {
             }
         }
         for pump in &self.pumps {
-            let memory = pump.shard.report().memory;
+            let memory = pump.shard().report().memory;
             let is_over = memory.used_bytes() > memory.leased_bytes / 4 * 5 + OVERDRAFT_BYTES + self.largest_order;
             if self.settings.memory_bytes.is_some() && is_over {
                 return Err(format!("more is held than was leased: {memory:?}"));
@@ -123,8 +123,11 @@ impl World {
     }
 
     fn check_nothing_waits(&self) -> Result<(), String> {
-        for pump in &self.pumps {
-            let report = pump.shard.report();
+        for (pump, sender) in std::iter::zip(&self.pumps, &self.senders) {
+            if !pump.is_over() && sender.held() != (0, 0) {
+                return Err(format!("{:?} orders and bytes are left in an inbox", sender.held()));
+            }
+            let report = pump.shard().report();
             let MemoryReport { process_queue_bytes, .. } = report.memory;
             if report.memory.used_bytes() + process_queue_bytes + report.window_bytes > 0 {
                 return Err(format!("something waits, though nothing is in its way: {report:?}"));
@@ -143,8 +146,8 @@ impl World {
         for _ in 0..100 {
             self.one_step(TICK_MS, false)?;
         }
-        if let Some(pump) = self.pumps.iter().find(|pump| !pump.shard.is_stopped()) {
-            return Err(format!("a shard keeps {} connections after its stop", pump.shard.connections()));
+        if let Some(pump) = self.pumps.iter().find(|pump| !pump.is_over()) {
+            return Err(format!("a shard keeps {} connections after its stop", pump.shard().connections()));
         }
         if let Some(channel) = self.channels.values().find(|channel| channel.ended.is_none()) {
             return Err(channel.complain("opened and never closed"));
@@ -154,24 +157,21 @@ impl World {
         self.check_nothing_waits()?;
         self.check_disconnects()?;
         self.directory = Directory::new(Snapshot::new(Settings::new("nobody", Dialect::Kinode)));
-        self.adopt();
-        for _ in 0..3 {
-            self.one_step(TICK_MS, false)?;
+        let nobody = Arc::new(self.directory.clone());
+        for shard in self.pumps.iter_mut().filter_map(|pump| pump.stopped()) {
+            shard.handle_command(Command::Adopt(nobody.clone(), None), self.now_ms);
         }
         self.check_leaks()?;
         Ok(self.into_report())
     }
 
     fn check_leaks(&mut self) -> Result<(), String> {
-        let stopped: Vec<_> = self.pumps.iter().map(|pump| pump.shard.report()).collect();
+        let stopped: Vec<_> = self.pumps.iter().map(|pump| pump.shard().report()).collect();
         if let Some(report) = stopped.iter().find(|report| report.connections + report.channels > 0) {
             return Err(format!("something is left: {report:?}"));
         }
         if let Some(process) = self.processes.iter().find(|process| Arc::strong_count(&process.owner) > 1) {
             return Err(format!("somebody still knows {}, which is gone", process.owner.process));
-        }
-        if let Some(sender) = self.senders.iter().find(|sender| sender.held() != (0, 0)) {
-            return Err(format!("{:?} orders and bytes are left in an inbox", sender.held()));
         }
         self.note_stats();
         self.pumps.clear();
@@ -188,7 +188,8 @@ impl World {
         let mut is_whole = true;
         for pump in &mut self.pumps {
             let (to, from) = crossbeam_channel::bounded(1);
-            pump.shard.handle_command(Command::Disconnects(to), self.now_ms);
+            let shard = pump.stopped().ok_or("the shard goes on")?;
+            shard.handle_command(Command::Disconnects(to), self.now_ms);
             let ends = from.recv().map_err(|_| "no answer")?;
             is_whole &= ends.len() < DISCONNECTS_MAX;
             told.extend(ends.into_iter().filter_map(|end| Some((end.channel?.get(), end))));
@@ -226,7 +227,7 @@ impl World {
 
     fn note_stats(&mut self) {
         for pump in &self.pumps {
-            let stats = pump.shard.report().stats;
+            let stats = pump.shard().report().stats;
             self.report.dropped += stats.dropped;
             self.report.conflated += stats.conflated;
             self.report.queued += stats.queued;

@@ -2,11 +2,15 @@
 
 use super::plant::Plant;
 use super::rng::Rng;
+use super::settings::Crowd;
 use super::wire::{Heard, Wire};
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
+use pushring::internals::shard::Token;
 use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
+use pushring::internals::shard::turn::{Accepted, Readiness, Received};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 const ECONNRESET: i32 = 104;
@@ -47,13 +51,20 @@ pub struct Socket {
     pub reset: bool,
     pub write_shut: bool,
     pub closed: bool,
-    /// It stands in the list of those to read, and is to be read until nothing is left.
-    pub is_queued: bool,
-    pub to_the_end: bool,
+    peer: SocketAddr,
+    /// Whose listener it came to, and since that has accepted it, how it calls it.
+    port: usize,
+    token: Option<Token>,
+    /// It stands in its port's list of news.
+    is_news: bool,
+    /// An edge was told, and it was not read in that turn: for [`Plant::ForgetsRead`].
+    told_in_poll: Option<u64>,
+    /// It counts as a connection.
+    is_counted: bool,
 }
 
 impl Socket {
-    fn new(mut rng: Rng, window_bytes_max: usize) -> Self {
+    fn new(mut rng: Rng, window_bytes_max: usize, port: usize, peer: SocketAddr) -> Self {
         Self {
             wire: Wire::default(),
             in_flight: VecDeque::new(),
@@ -69,14 +80,13 @@ impl Socket {
             reset: false,
             write_shut: false,
             closed: false,
-            is_queued: false,
-            to_the_end: false,
+            peer,
+            port,
+            token: None,
+            is_news: false,
+            told_in_poll: None,
+            is_counted: false,
         }
-    }
-
-    /// How much the shard gets in one read.
-    pub fn read_size(&mut self) -> usize {
-        self.rng.between(1, 64 * 1024).min(self.to_server.len())
     }
 
     fn unread(&self) -> usize {
@@ -105,8 +115,13 @@ impl Socket {
     }
 
     /// The kernel says that a socket is writable when a good part of it is free.
+    fn is_writable(&self) -> bool {
+        self.reset || self.unread() <= self.window / 2
+    }
+
+    /// That is news for a shard that was told that it is full.
     pub fn takes_bytes_again(&self) -> bool {
-        self.awaits_room && (self.reset || self.unread() <= self.window / 2)
+        self.awaits_room && self.is_writable()
     }
 
     /// Nothing more arrives, and what was on its way is lost.
@@ -118,8 +133,9 @@ impl Socket {
     }
 
     /// The shard closes it. What the client has sent and nobody read becomes a reset, which eats what it did not read.
-    pub fn close(&mut self) {
+    fn close(&mut self) {
         self.closed = true;
+        self.token = None;
         if !self.to_server.is_empty() {
             self.cut();
         }
@@ -131,9 +147,46 @@ impl Socket {
     }
 }
 
+/// What one shard's listener and its set of watched sockets know.
+pub struct Port {
+    rng: Rng,
+    backlog: VecDeque<SocketId>,
+    /// Clients have come since that was last told.
+    has_arrivals: bool,
+    pub is_shut: bool,
+    /// Sockets with news, each once.
+    news: VecDeque<SocketId>,
+    polls: u64,
+}
+
+impl Port {
+    pub fn new(rng: Rng) -> Self {
+        Self { rng, backlog: VecDeque::new(), has_arrivals: false, is_shut: false, news: VecDeque::new(), polls: 0 }
+    }
+}
+
+/// What became of a client that was accepted.
+#[derive(Debug, Clone, Copy)]
+pub struct Admitted {
+    pub socket: SocketId,
+    /// There were too many.
+    pub is_over: bool,
+    /// It was closed without a word.
+    pub is_let_go: bool,
+}
+
 #[derive(Default)]
 pub struct Network {
     pub sockets: Vec<Socket>,
+    pub ports: Vec<Port>,
+    /// How many news a poll tells at most, and of 100 clients so many find no descriptor at first.
+    pub events_max: usize,
+    pub no_room_percent: usize,
+    pub crowd: Option<Crowd>,
+    /// The client that was accepted last, until it is watched or closed, and whether it was one too many.
+    pub accepting: Option<(SocketId, bool)>,
+    /// Those that were accepted since somebody looked.
+    pub admitted: Vec<Admitted>,
     /// What the shards did that no socket allows, and no client understands.
     pub complaints: Vec<String>,
     /// They took what was said to be their last bytes: the end of the stream must follow in the same turn.
@@ -150,9 +203,146 @@ pub struct Network {
 
 impl Network {
     /// A socket whose numbers depend only on `rng`.
-    pub fn open(&mut self, rng: Rng) -> SocketId {
-        self.sockets.push(Socket::new(rng, self.window_bytes_max));
+    pub fn open(&mut self, rng: Rng, port: usize, peer: SocketAddr) -> SocketId {
+        self.sockets.push(Socket::new(rng, self.window_bytes_max, port, peer));
         SocketId(self.sockets.len() as i32 - 1)
+    }
+
+    /// The client of `socket` connects. Returns whether there is a listener.
+    pub fn connect(&mut self, socket: SocketId) -> bool {
+        let port = self.socket(socket).port;
+        let port = &mut self.ports[port];
+        if !port.is_shut {
+            port.backlog.push_back(socket);
+            port.has_arrivals = true;
+        }
+        !port.is_shut
+    }
+
+    /// Something has happened to `socket`.
+    pub fn notify(&mut self, id: SocketId) {
+        let socket = self.socket(id);
+        if socket.token.is_some() && !std::mem::replace(&mut socket.is_news, true) {
+            let port = socket.port;
+            self.ports[port].news.push_back(id);
+        }
+    }
+
+    /// Whether a shard that sleeps is woken.
+    pub fn has_news(&self, port: usize) -> bool {
+        !self.ports[port].news.is_empty() || self.ports[port].has_arrivals
+    }
+
+    /// As epoll does: an edge says who has news, and what is told is how the socket is now.
+    pub fn poll(&mut self, port: usize, plant: Plant, news: &mut Vec<Readiness>) -> bool {
+        let events_max = self.events_max;
+        let Self { ports, sockets, .. } = self;
+        let port = &mut ports[port];
+        port.polls += 1;
+        if std::mem::take(&mut port.has_arrivals) && !port.is_shut {
+            news.push(Readiness::Listener);
+        }
+        while news.len() < events_max
+            && let Some(id) = port.news.pop_front()
+        {
+            let socket = &mut sockets[id.0 as usize];
+            socket.is_news = false;
+            let Some(token) = socket.token else { continue };
+            let ends = socket.client_finished || socket.reset;
+            let readable = !socket.to_server.is_empty() || ends;
+            let writable = socket.is_writable() && plant != Plant::ForgetsWritable;
+            socket.told_in_poll = readable.then_some(port.polls);
+            news.push(Readiness::Connection { token, readable, writable, ends });
+        }
+        news.len() == events_max
+    }
+
+    pub fn accept(&mut self, port: usize) -> Accepted {
+        let (calm, no_room_percent) = (self.calm, self.no_room_percent);
+        let port = &mut self.ports[port];
+        if port.backlog.is_empty() {
+            return Accepted::Nobody;
+        }
+        if !calm && port.rng.chance(no_room_percent) {
+            return Accepted::NoRoom;
+        }
+        let socket = port.backlog.pop_front().expect("it is not empty");
+        if self.socket(socket).reset {
+            self.socket(socket).closed = true;
+            return Accepted::Gone;
+        }
+        let peer = self.socket(socket).peer;
+        self.accepting = Some((socket, self.is_over_limit(peer)));
+        Accepted::Client(socket, peer)
+    }
+
+    fn is_over_limit(&self, peer: SocketAddr) -> bool {
+        let Some(crowd) = self.crowd else { return false };
+        let counted = self.sockets.iter().filter(|socket| socket.is_counted);
+        let (all, of_ip) =
+            counted.fold((0, 0), |(all, of_ip), socket| (all + 1, of_ip + usize::from(socket.peer.ip() == peer.ip())));
+        all >= crowd.connections_max || (crowd.per_ip_max > 0 && of_ip >= crowd.per_ip_max as usize)
+    }
+
+    /// Those that count as connected.
+    pub fn counted(&self) -> usize {
+        self.sockets.iter().filter(|socket| socket.is_counted).count()
+    }
+
+    pub fn watch(&mut self, id: SocketId, token: Token) {
+        let Some((socket, is_over)) = self.accepting.take() else {
+            return self.complaints.push(format!("socket {} is watched, and was not accepted", id.0));
+        };
+        assert_eq!(socket, id);
+        self.socket(id).token = Some(token);
+        self.socket(id).is_counted = !is_over;
+        self.admitted.push(Admitted { socket, is_over, is_let_go: false });
+        self.notify(id);
+    }
+
+    /// Only what is there: a short read has emptied the socket, and what comes then is news.
+    pub fn read(&mut self, id: SocketId, buffer: &mut [u8], plant: Plant) -> Received {
+        let polls = self.ports[self.sockets[id.0 as usize].port].polls;
+        let socket = &mut self.sockets[id.0 as usize];
+        if socket.closed {
+            self.complaints.push(format!("socket {} is read, and is closed", id.0));
+            return Received::End;
+        }
+        if plant == Plant::ForgetsRead && socket.told_in_poll.take().is_some_and(|told| told < polls) {
+            return Received::Nothing;
+        }
+        if socket.to_server.is_empty() {
+            let is_end = socket.reset || socket.client_finished;
+            return if is_end { Received::End } else { Received::Nothing };
+        }
+        let len = socket.rng.between(1, 64 * 1024).min(socket.to_server.len()).min(buffer.len());
+        socket.to_server.copy_to_slice(&mut buffer[..len]);
+        let is_more = !socket.to_server.is_empty() && len < buffer.len();
+        if is_more {
+            // The rest has come just now.
+            self.notify(id);
+        }
+        Received::Bytes(len)
+    }
+
+    pub fn close(&mut self, id: SocketId) {
+        if let Some((socket, is_over)) = self.accepting.take() {
+            assert_eq!(socket, id);
+            self.admitted.push(Admitted { socket, is_over, is_let_go: true });
+        }
+        if self.socket(id).closed {
+            self.complaints.push(format!("socket {} is closed twice", id.0));
+        }
+        self.socket(id).close();
+        self.socket(id).is_counted = false;
+    }
+
+    pub fn stop_listening(&mut self, port: usize) {
+        self.ports[port].is_shut = true;
+        for id in std::mem::take(&mut self.ports[port].backlog) {
+            self.socket(id).closed = true;
+            self.socket(id).cut();
+        }
     }
 
     pub fn socket(&mut self, id: SocketId) -> &mut Socket {

@@ -7,7 +7,7 @@ use super::process::{PATHS, Phase, Place, Process};
 use super::settings::NAMES;
 use super::world::{Awaited, World};
 use bytes::Bytes;
-use pushring::ChannelId;
+use pushring::internals::channel::ChannelId;
 use pushring::internals::proto::MessageKind;
 use pushring::internals::shard::command::{
     Asked, Close, CloseFrame, Command, Grant, GuestPush, Policy, Push, PushFrame, PushKind, PushMany, Respond,
@@ -475,11 +475,9 @@ impl World {
         for (shard, posted) in self.posted.iter_mut().enumerate() {
             while let Some(command) = posted.pop_front() {
                 match self.senders[shard].try_send(command, 0, &self.accounts[shard]) {
-                    Ok(()) => {}
-                    Err(
-                        pushring::internals::inbox::Refused::Full(command)
-                        | pushring::internals::inbox::Refused::Stopped(command),
-                    ) => {
+                    // Nobody needs it any more.
+                    Ok(()) | Err(pushring::internals::inbox::Refused::Stopped(_)) => {}
+                    Err(pushring::internals::inbox::Refused::Full(command)) => {
                         posted.push_front(command);
                         break;
                     }

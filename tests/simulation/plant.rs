@@ -1,8 +1,8 @@
 //! Bugs that are planted around the shard, where it meets network, processes and clock; the oracle must find each.
 
+use pushring::internals::shard::Config;
 use pushring::internals::shard::event::{ClosedBy, Event};
 use pushring::internals::shard::process_queue::QueueLimits;
-use pushring::internals::shard::{Config, Effect};
 
 /// See each. "Now and then" is every so many of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Plant {
     LiesAboutOutcome,
     /// A socket that the shard wants closed stays open.
     KeepsSocket,
-    /// A connection that was paused is not read again.
+    /// A connection that was ready and not read at once is never read again, until it has news.
     ForgetsRead,
     /// Nobody is told that a socket takes bytes again.
     ForgetsWritable,
@@ -105,14 +105,5 @@ impl Plant {
             heard.push(event);
         }
         heard
-    }
-
-    /// Whether the driver carries `effect` out.
-    pub fn carries_out(self, effect: Effect) -> bool {
-        match effect {
-            Effect::Close(socket) => self != Self::KeepsSocket || socket.0 % 3 != 0,
-            Effect::Read(_) => self != Self::ForgetsRead,
-            Effect::ShutdownWrite(_) => true,
-        }
     }
 }

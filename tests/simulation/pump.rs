@@ -1,120 +1,158 @@
-//! A shard and what drives it, turn by turn, as the driver's pump does it.
+//! What drives a shard in the simulation: the product's own turns over sockets in memory, and sleep between them.
 
 use super::network::Network;
 use super::plant::Plant;
-use super::rng::Rng;
-use pushring::internals::inbox::Inbox;
+use super::settings::TurnPace;
+use pushring::internals::inbox::{Inbox, Wake};
 use pushring::internals::shard::command::Command;
 use pushring::internals::shard::flush::SocketId;
-use pushring::internals::shard::{Effect, Shard, TICK_MS, Token};
-use std::collections::VecDeque;
+use pushring::internals::shard::turn::{Accepted, Readiness, Received, Sockets, Turns};
+use pushring::internals::shard::{Shard, TICK_MS, Token};
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Seconds since 1970 when a simulation begins.
 pub const UNIX_S: u64 = 1_000_000;
 
+/// More turns without a pause than anything that waits can need.
+const TURNS_MAX: usize = 20_000;
+
+/// Wakes a pump that sleeps.
+#[derive(Clone, Default)]
+pub struct Bell(Arc<AtomicBool>);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The sockets of one shard.
+pub struct MemorySockets {
+    pub network: Rc<RefCell<Network>>,
+    pub port: usize,
+    pub plant: Plant,
+}
+
+impl Sockets for MemorySockets {
+    type Error = Infallible;
+
+    fn poll(&mut self, news: &mut Vec<Readiness>) -> Result<bool, Infallible> {
+        Ok(self.network.borrow_mut().poll(self.port, self.plant, news))
+    }
+
+    fn accept(&mut self) -> Result<Accepted, Infallible> {
+        Ok(self.network.borrow_mut().accept(self.port))
+    }
+
+    fn watch(&mut self, socket: SocketId, token: Token) -> bool {
+        self.network.borrow_mut().watch(socket, token);
+        true
+    }
+
+    fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> Received {
+        self.network.borrow_mut().read(socket, buffer, self.plant)
+    }
+
+    fn shutdown_write(&mut self, socket: SocketId) {
+        self.network.borrow_mut().socket(socket).write_shut = true;
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        if self.plant != Plant::KeepsSocket || socket.0 % 3 != 0 {
+            self.network.borrow_mut().close(socket);
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        self.network.borrow_mut().stop_listening(self.port);
+    }
+}
+
+enum State {
+    At(Box<Turns<MemorySockets>>),
+    /// The shard has stopped.
+    Over(Box<Shard>),
+}
+
 pub struct Pump {
-    pub shard: Shard,
-    pub inbox: Inbox<Command>,
-    readable: VecDeque<Token>,
-    ticked_ms: u64,
-    rng: Rng,
+    state: Option<State>,
+    bell: Bell,
+    is_asleep: bool,
+    woken_ms: u64,
+    pace: TurnPace,
     plant: Plant,
+    network: Rc<RefCell<Network>>,
+    port: usize,
 }
 
 impl Pump {
-    pub fn new(shard: Shard, inbox: Inbox<Command>, rng: Rng, plant: Plant) -> Self {
-        let mut pump = Self { shard, inbox, readable: VecDeque::new(), ticked_ms: 0, rng, plant };
-        pump.shard.set_unix_ms(UNIX_S * 1000, 0);
-        pump
+    pub fn new(shard: Shard, inbox: Inbox<Command>, bell: Bell, sockets: MemorySockets, pace: TurnPace) -> Self {
+        let (plant, network, port) = (sockets.plant, sockets.network.clone(), sockets.port);
+        let turns = Turns::new(shard, inbox, sockets, pace.limits, 0, UNIX_S * 1000);
+        let state = Some(State::At(Box::new(turns)));
+        Self { state, bell, is_asleep: false, woken_ms: 0, pace, plant, network, port }
     }
 
-    /// The socket has something to read, perhaps its end.
-    pub fn queue_read(&mut self, network: &mut Network, token: Token, to_the_end: bool) {
-        let Some(id) = self.shard.socket(token) else { return };
-        let socket = network.socket(id);
-        socket.to_the_end |= to_the_end;
-        if !std::mem::replace(&mut socket.is_queued, true) {
-            self.readable.push_back(token);
+    pub fn shard(&self) -> &Shard {
+        match self.state.as_ref().expect("only gone within `work`") {
+            State::At(turns) => turns.shard(),
+            State::Over(shard) => shard,
         }
     }
 
-    /// One turn. Answers which sockets were closed.
-    pub fn turn(&mut self, network: &std::cell::RefCell<Network>, now_ms: u64) -> Vec<SocketId> {
-        let pace = if self.plant == Plant::SlowTicks { 10 } else { 1 };
-        if now_ms >= self.ticked_ms + TICK_MS {
-            self.ticked_ms = now_ms;
-            self.shard.set_unix_ms(UNIX_S * 1000 + now_ms, now_ms);
-            self.shard.handle_tick(now_ms / pace);
-        }
-        self.take_commands(now_ms);
-        self.read(network, now_ms);
-        self.shard.flush();
-        self.shard.end_turn();
-        self.carry_out(&mut network.borrow_mut())
-    }
-
-    fn take_commands(&mut self, now_ms: u64) {
-        let shard = &mut self.shard;
-        self.inbox.take_kick();
-        shard.note_inbox(self.inbox.bytes());
-        if !shard.is_turn_full() {
-            let commands_max = self.rng.between(1, 64);
-            self.inbox.drain_while(commands_max, 1 << 20, |command| {
-                shard.handle_command(command, now_ms);
-                !shard.is_turn_full()
-            });
+    /// The shard once it has stopped.
+    pub fn stopped(&mut self) -> Option<&mut Shard> {
+        match &mut self.state {
+            Some(State::Over(shard)) => Some(shard),
+            _ => None,
         }
     }
 
-    fn read(&mut self, network: &std::cell::RefCell<Network>, now_ms: u64) {
-        for _ in 0..self.readable.len() {
-            let Some(token) = self.readable.pop_front() else { break };
-            let Some(id) = self.shard.socket(token) else { continue };
-            network.borrow_mut().socket(id).is_queued = false;
-            if !self.shard.wants_read(token) {
-                continue;
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, Some(State::Over(_)))
+    }
+
+    /// Works as the driver's thread does: turn after turn while there is something to do, then asleep until it is woken,
+    /// by the clock at the latest. At most as many turns as the pace allows, unless `calm`.
+    pub fn work(&mut self, now_ms: u64, calm: bool) -> Result<(), String> {
+        let Some(State::At(turns)) = &mut self.state else { return Ok(()) };
+        if self.is_asleep {
+            let is_woken = self.bell.0.load(Ordering::SeqCst) || self.network.borrow().has_news(self.port);
+            if !is_woken && now_ms < self.woken_ms + TICK_MS {
+                return Ok(());
             }
-            let (mut bytes, is_finished) = {
-                let mut network = network.borrow_mut();
-                let socket = network.socket(id);
-                let len = socket.read_size();
-                (socket.to_server.split_to(len), socket.reset || socket.client_finished)
-            };
-            if !bytes.is_empty() {
-                self.shard.handle_read(token, &mut bytes, now_ms);
-                let mut network = network.borrow_mut();
-                let socket = network.socket(id);
-                if !socket.to_server.is_empty() || socket.to_the_end {
-                    let to_the_end = socket.to_the_end;
-                    self.queue_read(&mut network, token, to_the_end);
-                }
-            } else if is_finished {
-                self.shard.handle_end(token, now_ms);
-            } else {
-                network.borrow_mut().socket(id).to_the_end = false;
-            }
+            turns.awake();
+            self.is_asleep = false;
         }
-    }
-
-    fn carry_out(&mut self, network: &mut Network) -> Vec<SocketId> {
-        let mut effects = Vec::new();
-        let mut closed = Vec::new();
-        self.shard.take_effects(&mut effects);
-        effects.retain(|&effect| self.plant.carries_out(effect));
-        for effect in effects {
-            match effect {
-                Effect::Read(token) => self.queue_read(network, token, true),
-                Effect::ShutdownWrite(id) => network.socket(id).write_shut = true,
-                Effect::Close(id) => {
-                    if network.socket(id).closed {
-                        network.complaints.push(format!("socket {} is closed twice", id.0));
-                    }
-                    network.socket(id).close();
-                    closed.push(id);
+        let shown_ms = if self.plant == Plant::SlowTicks { now_ms / 10 } else { now_ms };
+        for turn in 0.. {
+            if !calm && turn == self.pace.turns_max {
+                return Ok(());
+            }
+            if turn == TURNS_MAX {
+                return Err(format!("shard {} finds no rest", self.port));
+            }
+            self.woken_ms = now_ms;
+            let Ok(is_busy) = turns.turn(shown_ms, || UNIX_S * 1000 + shown_ms);
+            self.network.borrow_mut().check_ends();
+            if turns.is_over() {
+                break;
+            }
+            if !is_busy {
+                self.bell.0.store(false, Ordering::SeqCst);
+                if turns.prepare_sleep() {
+                    self.is_asleep = true;
+                    return Ok(());
                 }
             }
         }
-        network.check_ends();
-        closed
+        if let Some(State::At(turns)) = self.state.take() {
+            self.state = Some(State::Over(Box::new(turns.into_shard())));
+        }
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use pushring::internals::inbox;
 use pushring::internals::proto;
 use pushring::internals::shard::command::Policy;
 use pushring::internals::shard::process_queue::QueueLimits;
+use pushring::internals::shard::turn::TurnLimits;
 use pushring::internals::shard::{Config, Deflate};
 
 /// Names that processes have, one process at a time each.
@@ -55,6 +56,14 @@ pub struct Crowd {
     pub turned_away_max: usize,
 }
 
+/// How much a shard does at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct TurnPace {
+    pub limits: TurnLimits,
+    /// Turns in one step of the world, however much there is to do.
+    pub turns_max: usize,
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -83,6 +92,10 @@ pub struct Settings {
     pub inbox: inbox::Limits,
     pub memory_bytes: Option<usize>,
     pub crowd: Option<Crowd>,
+    pub pace: TurnPace,
+    /// How many news of sockets a shard is told at a time, and of 100 clients so many find no descriptor at first.
+    pub events_max: usize,
+    pub no_room_percent: usize,
     /// The clock jumps so often, in 10,000 steps.
     pub jumps: usize,
     pub compressed_paths: bool,
@@ -130,6 +143,9 @@ impl Settings {
                 handshakes_per_ip_per_s_max: rng.pick(&[0, 3]),
                 turned_away_max: rng.pick(&[0, 2, 100]),
             }),
+            pace: pace(&mut rng),
+            events_max: rng.pick(&[1, 7, 512]),
+            no_room_percent: rng.pick(&[0, 0, 30]),
             jumps: rng.pick(&[0, 25, 100]),
             compressed_paths: rng.chance(40),
             config: config(&mut rng, outbound_bytes_max),
@@ -150,6 +166,8 @@ impl Settings {
         self.process = ProcessRates::default();
         self.memory_bytes = None;
         self.crowd = None;
+        self.pace = TurnPace { limits: TurnLimits::default(), turns_max: usize::MAX };
+        (self.events_max, self.no_room_percent) = (512, 0);
         self.jumps = 0;
         self.stops_at = None;
     }
@@ -169,6 +187,18 @@ impl Settings {
 /// Nothing in two of five seeds, else `usual` or some times as often.
 fn sometimes(rng: &mut Rng, usual: usize) -> usize {
     rng.pick(&[0, 0, 1, 1, 4]) * usual
+}
+
+/// Narrow turns, but then many of them: a shard is busy, not slow.
+fn pace(rng: &mut Rng) -> TurnPace {
+    let limits = TurnLimits {
+        commands_max: rng.pick(&[1, 8, 64, 1_024]),
+        command_bytes_max: rng.pick(&[1, 20_000, 1 << 20]),
+        reads_max: rng.pick(&[1, 5, 256]),
+        accepts_max: rng.pick(&[1, 64]),
+    };
+    let is_narrow = limits.commands_max.min(limits.reads_max) < 64 || limits.command_bytes_max < 1 << 20;
+    TurnPace { limits, turns_max: if is_narrow { 1_000 } else { rng.pick(&[1, 1_000]) } }
 }
 
 fn client_rates(rng: &mut Rng) -> ClientRates {

@@ -1,17 +1,17 @@
 //! All of it: real shards, inboxes and process queues, stepped by hand over a network in memory under a virtual clock.
 
 use super::client::{Client, Errand, Left, Manners, State};
-use super::network::{MemoryFlush, Network};
+use super::network::{MemoryFlush, Network, Port};
 use super::oracle::Channel;
 use super::plant::Plant;
 use super::process::{self, PATHS, Place, Process};
-use super::pump::{Pump, UNIX_S};
+use super::pump::{Bell, MemorySockets, Pump, UNIX_S};
 use super::rng::{Rng, Trace};
 use super::settings::{NAMES, Settings};
 use super::wire::Heard;
 use pushring::internals::admission;
 use pushring::internals::gateway::{Claims, Dialect, Secret, Snapshot, mint};
-use pushring::internals::inbox::{self, Account, InboxSender, NeverAsleep};
+use pushring::internals::inbox::{self, Account, InboxSender};
 use pushring::internals::proto::deflate::Deflater;
 use pushring::internals::shard::command::Command;
 use pushring::internals::shard::event::ClosedBy;
@@ -97,14 +97,11 @@ pub struct World {
     pub posted: Vec<VecDeque<Command>>,
     pub admission: Arc<admission::Connections>,
     pub memory: admission::Budget,
-    pub tokens: Vec<Option<pushring::internals::shard::Token>>,
     pub clients: Vec<Client>,
     /// So many clients have come.
     pub arrived: usize,
     /// The first push after each client came.
     pub first_push: Vec<u64>,
-    /// Clients that count as connected.
-    pub counted: Vec<bool>,
     /// What clients heard before we knew their channel.
     pub early: Vec<Vec<(u64, Heard)>>,
     /// All that ever were.
@@ -134,6 +131,10 @@ impl World {
         let network = Network {
             short_percent: settings.short_percent,
             window_bytes_max: settings.window_bytes_max,
+            events_max: settings.events_max,
+            no_room_percent: settings.no_room_percent,
+            crowd: settings.crowd,
+            ports: (0..settings.shards).map(|port| Port::new(Rng::stream(options.seed, 3, port as u64))).collect(),
             ..Network::default()
         };
         let network = Rc::new(RefCell::new(network));
@@ -141,7 +142,8 @@ impl World {
         gateway.secret = Some(Secret::new(SECRET).expect("long enough"));
         gateway.response_timeout_s = 2;
         let mut directory = Directory::new(Snapshot::new(gateway));
-        let inboxes = (0..settings.shards).map(|_| inbox::inbox(settings.inbox, NeverAsleep));
+        let bells: Vec<Bell> = (0..settings.shards).map(|_| Bell::default()).collect();
+        let inboxes = bells.iter().map(|bell| inbox::inbox(settings.inbox, bell.clone()));
         let (senders, inboxes): (Vec<_>, Vec<_>) = inboxes.unzip();
         let memory = settings.memory_bytes.map_or_else(Default::default, admission::Budget::of);
         let place =
@@ -154,11 +156,12 @@ impl World {
             admission: admission.clone(),
             memory: memory.clone(),
         };
-        let pumps = inboxes.into_iter().enumerate().map(|(index, inbox)| {
+        let pumps = std::iter::zip(inboxes, bells).enumerate().map(|(index, (inbox, bell))| {
             let flush = Box::new(MemoryFlush { network: network.clone(), plant: options.plant });
             let seed = options.seed.wrapping_mul(31).wrapping_add(index as u64);
             let shard = Shard::new(index as u32, settings.shards as u32, common.clone(), flush, seed, 0);
-            Pump::new(shard, inbox, Rng::stream(options.seed, 3, index as u64), options.plant)
+            let sockets = MemorySockets { network: network.clone(), port: index, plant: options.plant };
+            Pump::new(shard, inbox, bell, sockets, settings.pace)
         });
         let pumps = pumps.collect();
         let (settled, outcomes) = crossbeam_channel::unbounded();
@@ -175,11 +178,9 @@ impl World {
             senders,
             admission,
             memory,
-            tokens: Vec::new(),
             clients: Vec::new(),
             arrived: 0,
             first_push: Vec::new(),
-            counted: Vec::new(),
             early: Vec::new(),
             processes,
             current: std::array::from_fn(Some),
@@ -206,7 +207,6 @@ impl World {
 
     fn add_client(&mut self, number: usize) {
         let mut rng = Rng::stream(self.options.seed, 4, number as u64);
-        let socket = self.network.borrow_mut().open(Rng::stream(self.options.seed, 5, number as u64));
         let name = rng.below(NAMES);
         let process = process::name(name);
         let spread = self.options.steps * 4 / 5;
@@ -219,11 +219,14 @@ impl World {
             (_, true) => (Some("/".to_owned()), Some(register(&process.to_string(), manners == Manners::BadToken))),
             _ => (Some(format!("/{process}{}", rng.pick(&PATHS))), None),
         };
+        let ip = [10, 0, 0, rng.below(self.settings.addresses) as u8].into();
+        let (port, peer) = (number % self.pumps.len(), (ip, 1000 + number as u16).into());
+        let socket = self.network.borrow_mut().open(Rng::stream(self.options.seed, 5, number as u64), port, peer);
         let errand = Errand {
             number,
             socket,
             name,
-            ip: [10, 0, 0, rng.below(self.settings.addresses) as u8].into(),
+            ip,
             arrives_at: number as u64 * spread / self.settings.clients as u64,
             root: format!("/{process}"),
             path,
@@ -232,9 +235,7 @@ impl World {
         };
         self.clients.push(Client::new(errand, &self.settings, rng));
         self.early.push(Vec::new());
-        self.tokens.push(None);
         self.first_push.push(0);
-        self.counted.push(false);
         self.traces.push(Trace::default());
     }
 
@@ -261,15 +262,12 @@ impl World {
         self.now_ms += pace_ms;
         self.network.borrow_mut().now_ms = self.now_ms;
         self.post();
-        self.clients_act(faults)?;
+        self.clients_act(faults);
         self.processes_act(faults)?;
         self.exchange()?;
         for index in 0..self.pumps.len() {
-            let network = self.network.clone();
-            let closed = self.pumps[index].turn(&network, self.now_ms);
-            for socket in closed {
-                self.uncount(socket.0 as usize);
-            }
+            self.pumps[index].work(self.now_ms, !faults)?;
+            self.note_admitted()?;
             self.settle()?;
         }
         self.check_budgets()?;
@@ -300,11 +298,11 @@ impl World {
         self.channels.get_mut(&id).expect("channels are never forgotten")
     }
 
-    fn clients_act(&mut self, faults: bool) -> Result<(), String> {
+    fn clients_act(&mut self, faults: bool) {
         for number in 0..self.clients.len() {
             if faults && self.clients[number].state == State::Away && self.step > self.clients[number].errand.arrives_at
             {
-                self.accept(number)?;
+                self.connect(number);
             }
             if self.options.stalled == Some(number) {
                 if self.clients[number].state == State::Open {
@@ -319,75 +317,56 @@ impl World {
                 }
             }
         }
-        Ok(())
     }
 
     fn leave(&mut self, number: usize, how: Left) {
-        let shard = number % self.pumps.len();
         let mut network = self.network.borrow_mut();
         let client = &mut self.clients[number];
         client.leave(network.socket(client.errand.socket), how);
-        if let Some(token) = self.tokens[number] {
-            self.pumps[shard].queue_read(&mut network, token, true);
+        if how != Left::Silently {
+            network.notify(client.errand.socket);
         }
     }
 
-    fn accept(&mut self, number: usize) -> Result<(), String> {
-        let shard = number % self.pumps.len();
-        if self.pumps[shard].shard.is_stopping() {
-            return Ok(());
+    fn connect(&mut self, number: usize) {
+        if self.network.borrow_mut().connect(self.clients[number].errand.socket) {
+            self.arrived = self.arrived.max(number + 1);
+            self.first_push[number] = self.next_push;
+            self.clients[number].come(self.now_ms);
         }
-        self.arrived = self.arrived.max(number + 1);
-        self.first_push[number] = self.next_push;
-        let (socket, ip) = (self.clients[number].errand.socket, self.clients[number].errand.ip);
-        let peer = (ip, 1000 + number as u16).into();
-        let is_over = self.is_over_limit(ip);
-        self.clients[number].come(self.now_ms);
-        match self.pumps[shard].shard.handle_accept(socket, peer, self.now_ms) {
-            Some(token) => {
-                self.tokens[number] = Some(token);
-                self.clients[number].is_turned_away = is_over;
-                self.counted[number] = !is_over;
-                Ok(())
+    }
+
+    fn note_admitted(&mut self) -> Result<(), String> {
+        for admitted in std::mem::take(&mut self.network.borrow_mut().admitted) {
+            let number = admitted.socket.0 as usize;
+            let client = &mut self.clients[number];
+            client.accepted_ms = self.now_ms;
+            client.is_turned_away = admitted.is_over;
+            if admitted.is_let_go && !admitted.is_over {
+                return Err(format!("client {number} is let go, though no limit is reached"));
             }
-            None if is_over => {
-                self.network.borrow_mut().socket(socket).close();
-                self.clients[number].state = State::Gone;
-                Ok(())
+            if admitted.is_let_go {
+                client.state = State::Gone;
             }
-            None => Err(format!("client {number} is let go, though no limit is reached")),
         }
-    }
-
-    fn is_over_limit(&self, ip: std::net::IpAddr) -> bool {
-        let Some(crowd) = self.settings.crowd else { return false };
-        let counted = self.clients.iter().filter(|client| self.counted[client.number()]);
-        let (all, of_ip) =
-            counted.fold((0, 0), |(all, of_ip), client| (all + 1, of_ip + usize::from(client.errand.ip == ip)));
-        all >= crowd.connections_max || (crowd.per_ip_max > 0 && of_ip >= crowd.per_ip_max as usize)
-    }
-
-    fn uncount(&mut self, number: usize) {
-        self.counted[number] = false;
+        Ok(())
     }
 
     fn exchange(&mut self) -> Result<(), String> {
         let network = self.network.clone();
         for number in 0..self.clients.len() {
-            let Some(token) = self.tokens[number] else { continue };
+            if self.clients[number].state == State::Away {
+                continue;
+            }
             let mut heard = Vec::new();
             let mut network = network.borrow_mut();
             let calm = network.calm;
             let client = &mut self.clients[number];
             let socket = network.socket(client.errand.socket);
-            let readable = client.exchange(socket, calm, self.step, &mut heard);
-            let pump = &mut self.pumps[number % self.senders.len()];
-            if socket.takes_bytes_again() && !socket.closed && self.options.plant != Plant::ForgetsWritable {
-                socket.awaits_room = false;
-                pump.shard.handle_writable(token);
-            }
-            if let Some(to_the_end) = readable {
-                pump.queue_read(&mut network, token, to_the_end);
+            let is_readable = client.exchange(socket, calm, self.step, &mut heard);
+            if socket.takes_bytes_again() || is_readable {
+                socket.awaits_room &= !socket.takes_bytes_again();
+                network.notify(client.errand.socket);
             }
             drop(network);
             for (at_ms, heard) in heard {

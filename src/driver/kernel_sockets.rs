@@ -1,0 +1,155 @@
+//! The sockets of one shard as the kernel has them: descriptors, a listener, and one epoll set for all of them.
+//!
+//! Invariants: descriptors are owned here and closed here, and found by their number, which the kernel counts up from 0;
+//! a descriptor leaves the epoll set by being closed.
+
+use super::clock::Clock;
+use super::epoll::{Events, ReadySet, ReadyWait};
+use super::listen::BACKLOG;
+use super::sys;
+use super::wake::WakeFd;
+use crate::shard::Token;
+use crate::shard::flush::SocketId;
+use crate::shard::turn::{Accepted, Readiness, Received, Sockets};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+
+/// Readiness events taken from the kernel at a time.
+const EVENTS_MAX: usize = 512;
+
+/// How often it is said that there is no room: clients that come and go at the limit could fill the log.
+const NO_ROOM_SAID_EVERY_MS: u64 = 60_000;
+
+/// Tokens of what is no connection: generations start at 1.
+const TOKEN_WAKE: u64 = 0;
+const TOKEN_LISTENER: u64 = 1;
+
+/// See the module.
+pub struct KernelSockets {
+    listener: Option<TcpListener>,
+    ready: ReadySet,
+    events: Events,
+    /// By number.
+    sockets: Vec<Option<OwnedFd>>,
+    clock: Clock,
+    /// When it was last said that there is no descriptor for a client.
+    no_room_said_ms: Option<u64>,
+}
+
+impl KernelSockets {
+    /// Those that come through `listener`. `wake` ends a wait for news.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn new(listener: TcpListener, wake: &WakeFd, clock: Clock) -> io::Result<Self> {
+        let ready = ReadySet::new()?;
+        ready.add_source(wake, TOKEN_WAKE)?;
+        ready.add_source(&listener, TOKEN_LISTENER)?;
+        Ok(Self {
+            listener: Some(listener),
+            ready,
+            events: Events::with_capacity(EVENTS_MAX),
+            sockets: Vec::new(),
+            clock,
+            no_room_said_ms: None,
+        })
+    }
+
+    /// What a thread with nothing to do waits for. Inside a monoio runtime.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn waiter(&self) -> io::Result<ReadyWait> {
+        self.ready.waiter()
+    }
+
+    fn socket(&self, id: SocketId) -> Option<&OwnedFd> {
+        self.sockets.get(id.0 as usize)?.as_ref()
+    }
+
+    fn keep(&mut self, socket: OwnedFd) -> SocketId {
+        let id = sys::socket_id(&socket);
+        let place = id.0 as usize;
+        if self.sockets.len() <= place {
+            self.sockets.resize_with(place + 1, || None);
+        }
+        self.sockets[place] = Some(socket);
+        id
+    }
+
+    fn say_no_room(&mut self, error: &io::Error) {
+        let now_ms = self.clock.now_ms();
+        if self.no_room_said_ms.is_none_or(|said_ms| now_ms >= said_ms + NO_ROOM_SAID_EVERY_MS) {
+            self.no_room_said_ms = Some(now_ms);
+            tracing::warn!(%error, backlog = BACKLOG, "no room for more clients; they wait in the backlog");
+        }
+    }
+}
+
+impl Sockets for KernelSockets {
+    type Error = io::Error;
+
+    fn poll(&mut self, news: &mut Vec<Readiness>) -> io::Result<bool> {
+        self.ready.poll(&mut self.events)?;
+        news.extend(self.events.iter().filter_map(|event| match event.token {
+            TOKEN_WAKE => None,
+            TOKEN_LISTENER => Some(Readiness::Listener),
+            token => Some(Readiness::Connection {
+                token: Token::from_u64(token),
+                readable: event.readable,
+                writable: event.writable,
+                ends: event.hangup || event.error,
+            }),
+        }));
+        Ok(self.events.is_full())
+    }
+
+    fn accept(&mut self) -> io::Result<Accepted> {
+        let Some(listener) = &self.listener else { return Ok(Accepted::Nobody) };
+        Ok(match sys::accept(listener)? {
+            sys::Accepted::Client(socket, peer) => Accepted::Client(self.keep(socket), peer),
+            sys::Accepted::Gone => Accepted::Gone,
+            sys::Accepted::Nobody => Accepted::Nobody,
+            sys::Accepted::NoRoom(error) => {
+                self.say_no_room(&error);
+                Accepted::NoRoom
+            }
+        })
+    }
+
+    fn watch(&mut self, socket: SocketId, token: Token) -> bool {
+        let Some(descriptor) = self.socket(socket) else { return false };
+        match self.ready.add(descriptor, token.to_u64()) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "a client was let go: its socket cannot be watched");
+                false
+            }
+        }
+    }
+
+    fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> Received {
+        let Some(socket) = self.socket(socket) else { return Received::End };
+        match sys::receive(socket, buffer) {
+            Ok(sys::Received::Bytes(count)) => Received::Bytes(count),
+            Ok(sys::Received::Nothing) => Received::Nothing,
+            Ok(sys::Received::End) | Err(_) => Received::End,
+        }
+    }
+
+    fn shutdown_write(&mut self, socket: SocketId) {
+        if let Some(socket) = self.socket(socket) {
+            // The peer may have gone already; the next read finds that out.
+            let _ = sys::shutdown_write(socket);
+        }
+    }
+
+    fn close(&mut self, SocketId(number): SocketId) {
+        drop(self.sockets[number as usize].take());
+    }
+
+    fn stop_listening(&mut self) {
+        self.listener = None;
+    }
+}

@@ -1,0 +1,393 @@
+//! One turn of a shard's thread after another: what the network reports goes into the shard, what the shard wants goes
+//! to the network.
+//!
+//! A turn takes in a bounded number of readiness events, clients, commands and reads, sends one batch, hands events on
+//! and carries out what the shard wants done to its sockets. Clients are accepted first, when nothing is left of those
+//! whose end the turn before has carried out. Under load one turn follows the other, so what arrives
+//! meanwhile is handled and merged in the next; each part is bounded, so none starves another.
+//!
+//! [`Sockets`] is the only seam: the driver implements it with descriptors, the simulation with a network in memory, and
+//! both run these turns and no others.
+//!
+//! Invariants: readiness is edge-triggered, so a connection that was ready and not read until nothing was left stands in
+//! the list of those to read, or the shard remembers it and asks with [`Effect::Read`]; a connection stands in that list
+//! once. It must not know descriptors, clocks or how a thread sleeps.
+
+use super::command::Command;
+use super::core::{Effect, Shard};
+use super::flush::SocketId;
+use super::table::connection::Token;
+use super::table::wheel::TICK_MS;
+use crate::queue::orders::Inbox;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// One read. What does not fit is read in the next turn, after everybody else.
+const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a listener is left alone that has no descriptor for its next client, unless a socket is closed.
+const NO_ROOM_PAUSE_MS: u64 = 200;
+
+/// The sockets of one shard, as its turns see them: nothing here waits.
+pub trait Sockets {
+    /// Why the shard cannot go on.
+    type Error;
+
+    /// Appends what has happened since it was last reported, each edge once. Returns whether there may be more at once.
+    ///
+    /// # Errors
+    /// Readiness is told no more.
+    fn poll(&mut self, news: &mut Vec<Readiness>) -> Result<bool, Self::Error>;
+
+    /// Accepts one client. Its socket is [watched](Self::watch) or [closed](Self::close) next.
+    ///
+    /// # Errors
+    /// The listener is broken.
+    fn accept(&mut self) -> Result<Accepted, Self::Error>;
+
+    /// Reports under `token` from now on what happens to `socket`; what is ready already is reported by the next poll.
+    /// Returns whether that can be done.
+    fn watch(&mut self, socket: SocketId, token: Token) -> bool;
+
+    /// Reads into `buffer`, which is not empty.
+    fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> Received;
+
+    /// The peer sees the end of our bytes. One that has gone already is found out by the next read.
+    fn shutdown_write(&mut self, socket: SocketId);
+
+    /// Closes the socket; the id may be given to another from now on.
+    fn close(&mut self, socket: SocketId);
+
+    /// Closes the listener, if it is open: clients that were not accepted are refused.
+    fn stop_listening(&mut self);
+}
+
+/// What has happened to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// Clients wait to be accepted.
+    Listener,
+    /// Something happened to a connection.
+    Connection {
+        /// Which; it may be gone by now.
+        token: Token,
+        /// Bytes, an end or an error wait to be read.
+        readable: bool,
+        /// It takes bytes (again).
+        writable: bool,
+        /// The peer has sent its last byte, or the connection is broken: read on until that is found.
+        ends: bool,
+    },
+}
+
+/// What a look at the listener found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// A client, and where it comes from.
+    Client(SocketId, SocketAddr),
+    /// A client that had gone before it was accepted; look again.
+    Gone,
+    /// Nobody is waiting.
+    Nobody,
+    /// There is no descriptor for it; it waits on.
+    NoRoom,
+}
+
+/// What a read found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// This many bytes, at least one, now at the start of the buffer.
+    Bytes(usize),
+    /// Nothing yet.
+    Nothing,
+    /// The peer has sent its last byte, or the connection is broken.
+    End,
+}
+
+/// What one turn may take in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TurnLimits {
+    /// Commands.
+    pub commands_max: usize,
+    /// Bytes of payload that they stand for: about as many as one window holds.
+    pub command_bytes_max: u64,
+    /// Reads: at about 2 µs each, as long as half a batch of sends.
+    pub reads_max: usize,
+    /// Clients accepted, at some 10 µs each.
+    pub accepts_max: usize,
+}
+
+impl Default for TurnLimits {
+    fn default() -> Self {
+        Self { commands_max: 1024, command_bytes_max: 1024 * 1024, reads_max: 256, accepts_max: 64 }
+    }
+}
+
+/// See the module.
+pub struct Turns<S> {
+    shard: Shard,
+    inbox: Inbox<Command>,
+    sockets: S,
+    limits: TurnLimits,
+    /// By place in the shard's table, which is dense.
+    marks: Vec<Mark>,
+    /// Connections to read in this turn or the next ones; each stands here once.
+    readable: VecDeque<Token>,
+    accept_pending: bool,
+    accept_pause_until_ms: u64,
+    /// The last poll may not have told all.
+    news_left: bool,
+    ticked_ms: u64,
+    news: Vec<Readiness>,
+    effects: Vec<Effect>,
+    buffer: Vec<u8>,
+}
+
+/// What is to be read of the connection at one place.
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    /// The connection that this is about.
+    generation: u32,
+    /// It stands in the list of those to read.
+    is_queued: bool,
+    /// Go on until there is nothing left, however short a read is: an end may wait behind the bytes.
+    to_the_end: bool,
+}
+
+impl<S: Sockets> Turns<S> {
+    /// The turns of `shard`, which has just been made at `now_ms` of its clock and `unix_ms` of the day's.
+    pub fn new(
+        mut shard: Shard,
+        inbox: Inbox<Command>,
+        sockets: S,
+        limits: TurnLimits,
+        now_ms: u64,
+        unix_ms: u64,
+    ) -> Self {
+        shard.set_unix_ms(unix_ms, now_ms);
+        Self {
+            shard,
+            inbox,
+            sockets,
+            limits,
+            marks: Vec::new(),
+            readable: VecDeque::new(),
+            accept_pending: false,
+            accept_pause_until_ms: 0,
+            news_left: false,
+            ticked_ms: now_ms,
+            news: Vec::new(),
+            effects: Vec::new(),
+            buffer: vec![0; READ_BYTES_MAX],
+        }
+    }
+
+    /// One turn, at `now_ms` of the shard's clock; the time of day in milliseconds is asked for once a tick. Returns
+    /// whether there is more to do at once.
+    ///
+    /// # Errors
+    /// The shard cannot go on without its sockets.
+    pub fn turn(&mut self, now_ms: u64, unix_ms: impl FnOnce() -> u64) -> Result<bool, S::Error> {
+        self.shard.begin_turn(now_ms);
+        self.take_news()?;
+        self.accept(now_ms)?;
+        self.tick(now_ms, unix_ms);
+        self.take_commands(now_ms);
+        self.read(now_ms);
+        self.shard.flush();
+        self.shard.end_turn();
+        self.carry_out();
+        Ok(self.has_more(now_ms))
+    }
+
+    /// The shard, to look at.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// Its sockets.
+    pub fn sockets(&self) -> &S {
+        &self.sockets
+    }
+
+    /// Whether the shard was told to stop and has let go of its last connection. Then its inbox takes no more.
+    pub fn is_over(&mut self) -> bool {
+        let is_over = self.shard.is_stopped();
+        if is_over {
+            self.inbox.stop();
+        }
+        is_over
+    }
+
+    /// The shard, for whoever still wants something of it; its sockets and its inbox are dropped.
+    pub fn into_shard(mut self) -> Shard {
+        self.shard.note_inbox(0);
+        self.shard
+    }
+
+    /// To be called before the thread waits for news or a wake; false: go on instead, something has come in.
+    #[must_use]
+    pub fn prepare_sleep(&mut self) -> bool {
+        self.inbox.prepare_sleep()
+    }
+
+    /// To be called when the thread is awake again.
+    pub fn awake(&mut self) {
+        self.inbox.awake();
+    }
+
+    fn has_more(&self, now_ms: u64) -> bool {
+        self.shard.wants_flush()
+            || self.shard.is_turn_full()
+            || self.shard.goes_on()
+            || !self.readable.is_empty()
+            || (self.accept_pending && now_ms >= self.accept_pause_until_ms)
+            || self.news_left
+            || !self.inbox.is_empty()
+    }
+
+    fn tick(&mut self, now_ms: u64, unix_ms: impl FnOnce() -> u64) {
+        if now_ms >= self.ticked_ms + TICK_MS {
+            self.ticked_ms = now_ms;
+            self.shard.set_unix_ms(unix_ms(), now_ms);
+            self.shard.handle_tick(now_ms);
+        }
+    }
+
+    fn take_news(&mut self) -> Result<(), S::Error> {
+        self.news.clear();
+        self.news_left = self.sockets.poll(&mut self.news)?;
+        for at in 0..self.news.len() {
+            match self.news[at] {
+                Readiness::Listener => self.accept_pending = true,
+                Readiness::Connection { token, readable, writable, ends } => {
+                    if writable {
+                        self.shard.handle_writable(token);
+                    }
+                    if readable || ends {
+                        self.queue_read(token, ends);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, now_ms: u64) -> Result<(), S::Error> {
+        if !self.accept_pending || now_ms < self.accept_pause_until_ms {
+            return Ok(());
+        }
+        for _ in 0..self.limits.accepts_max {
+            match self.sockets.accept()? {
+                Accepted::Client(socket, peer) => match self.shard.handle_accept(socket, peer, now_ms) {
+                    Some(token) => {
+                        if !self.sockets.watch(socket, token) {
+                            self.shard.handle_end(token, now_ms);
+                        }
+                    }
+                    // Let go without a word.
+                    None => self.sockets.close(socket),
+                },
+                Accepted::Gone => {}
+                Accepted::Nobody => {
+                    self.accept_pending = false;
+                    break;
+                }
+                Accepted::NoRoom => {
+                    self.accept_pause_until_ms = now_ms + NO_ROOM_PAUSE_MS;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_commands(&mut self, now_ms: u64) {
+        let shard = &mut self.shard;
+        self.inbox.take_kick();
+        shard.note_inbox(self.inbox.bytes());
+        // What waits for its first send goes out before more is taken in.
+        if !shard.is_turn_full() {
+            self.inbox.drain_while(self.limits.commands_max, self.limits.command_bytes_max, |command| {
+                shard.handle_command(command, now_ms);
+                !shard.is_turn_full()
+            });
+        }
+        shard.note_inbox(self.inbox.bytes());
+        if shard.is_stopping() {
+            self.sockets.stop_listening();
+            self.accept_pending = false;
+        }
+    }
+
+    fn read(&mut self, now_ms: u64) {
+        for _ in 0..self.limits.reads_max.min(self.readable.len()) {
+            let Some(token) = self.readable.pop_front() else { break };
+            if self.shard.must_wait_to_inflate(token) {
+                self.readable.push_back(token);
+                continue;
+            }
+            let Some(socket) = self.shard.socket(token) else { continue };
+            let mark = mark_of(&mut self.marks, token);
+            mark.is_queued = false;
+            if !self.shard.wants_read(token) {
+                continue;
+            }
+            match self.sockets.read(socket, &mut self.buffer) {
+                Received::Bytes(count) => {
+                    let to_the_end = mark.to_the_end;
+                    self.shard.handle_read(token, &mut self.buffer[..count], now_ms);
+                    // Edge-triggered: what is left now is reported by nobody. A short read has emptied the socket,
+                    // but does not tell of an end behind the bytes.
+                    if count == self.buffer.len() || to_the_end {
+                        self.queue_read(token, to_the_end);
+                    }
+                }
+                Received::Nothing => mark.to_the_end = false,
+                Received::End => self.shard.handle_end(token, now_ms),
+            }
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.shard.take_effects(&mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Read(token) => self.queue_read(token, true),
+                Effect::ShutdownWrite(socket) => self.sockets.shutdown_write(socket),
+                Effect::Close(socket) => {
+                    self.sockets.close(socket);
+                    // There is room for one of those that wait.
+                    self.accept_pause_until_ms = 0;
+                }
+            }
+        }
+        self.effects = effects;
+    }
+
+    /// Puts a connection into the list of those to read, unless it stands there already or is gone.
+    fn queue_read(&mut self, token: Token, to_the_end: bool) {
+        if self.shard.socket(token).is_none() {
+            return;
+        }
+        let mark = mark_of(&mut self.marks, token);
+        mark.to_the_end |= to_the_end;
+        if !std::mem::replace(&mut mark.is_queued, true) {
+            self.readable.push_back(token);
+        }
+    }
+}
+
+/// The mark of a live connection; a new one starts with a blank one.
+fn mark_of(marks: &mut Vec<Mark>, token: Token) -> &mut Mark {
+    let place = token.slot as usize;
+    if marks.len() <= place {
+        marks.resize_with(place + 1, Mark::default);
+    }
+    let mark = &mut marks[place];
+    if mark.generation != token.generation {
+        *mark = Mark { generation: token.generation, ..Mark::default() };
+    }
+    mark
+}
