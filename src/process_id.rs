@@ -91,7 +91,8 @@ impl fmt::Display for ProcessId {
 
 impl fmt::Debug for ProcessId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ProcessId({})", self.0)
+        // Clients and peers name processes, so what cannot be printed is escaped.
+        write!(f, "ProcessId({})", self.0.escape_debug())
     }
 }
 

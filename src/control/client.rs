@@ -67,7 +67,7 @@ pub fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
 }
 
 fn exchange(path: &Path, request: &Request) -> io::Result<Vec<u8>> {
-    let stream = Stream::unix(path)?;
+    let stream = Stream::unix(path, WITHIN)?;
     stream.set_write_timeout(Some(WITHIN))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');

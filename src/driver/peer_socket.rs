@@ -9,7 +9,7 @@ use rustix::net::sockopt;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -36,9 +36,14 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Connects to a Unix socket.
-    pub fn unix(path: &Path) -> io::Result<Self> {
-        Ok(Self::Unix(UnixStream::connect(path)?))
+    /// Connects to a Unix socket, within `timeout` where as many wait to be accepted as may.
+    pub fn unix(path: &Path, timeout: Duration) -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // Linux: connect(2) to a Unix socket waits for room in the backlog as long as a send may take.
+        socket.set_write_timeout(Some(timeout))?;
+        socket.connect(&SockAddr::unix(path)?).map_err(timed_out)?;
+        socket.set_write_timeout(None)?;
+        Ok(Self::Unix(rustix::fd::OwnedFd::from(socket).into()))
     }
 
     /// Connects over TCP, within `timeout` for each address that the name has.
@@ -63,6 +68,15 @@ impl Stream {
         match self {
             Self::Unix(stream) => Ok(Some(sockopt::socket_peercred(stream)?.uid.as_raw())),
             Self::Tcp(_) => Ok(None),
+        }
+    }
+
+    /// Where the other end is, if it is elsewhere than on a Unix socket.
+    pub fn peer_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Unix(_) => None,
+            // Whoever has gone already is nowhere in particular.
+            Self::Tcp(stream) => Some(stream.peer_addr().map_or(IpAddr::from([0; 4]), |address| address.ip())),
         }
     }
 
@@ -140,11 +154,15 @@ impl Read for Source {
             }
             self.stream.set_read_timeout(left)?;
         }
-        (&*self.stream).read(buffer).map_err(|error| match error.kind() {
-            // What a socket's timeout says (socket(7), SO_RCVTIMEO).
-            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
-            _ => error,
-        })
+        (&*self.stream).read(buffer).map_err(timed_out)
+    }
+}
+
+/// What a socket's timeout says (socket(7), SO_RCVTIMEO and SO_SNDTIMEO), in words.
+fn timed_out(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
     }
 }
 
@@ -188,10 +206,10 @@ impl Listener {
         let _lock = lock_directory(path).map_err(failed)?;
         match fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => return Err(ListenError::NoSocket(path.to_owned())),
-            Ok(_) => match UnixStream::connect(path) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Ok(_) => match is_listened_to(path) {
+                Ok(true) => return Err(ListenError::InUse(path.to_owned())),
+                Ok(false) => {}
                 Err(error) => return Err(failed(error)),
-                Ok(_) => return Err(ListenError::InUse(path.to_owned())),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
@@ -238,6 +256,19 @@ impl Drop for SocketFile {
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
         }
+    }
+}
+
+/// Whether there is a daemon behind the socket, even one that accepts nobody any more. Does not wait for it.
+fn is_listened_to(path: &Path) -> io::Result<bool> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Ok(true),
+        // Linux: EAGAIN where the backlog is full.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -291,6 +322,8 @@ fn bind_and_rename(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     struct Directory(PathBuf);
 
     impl Directory {
@@ -318,7 +351,7 @@ mod tests {
         let listener = Listener::unix(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(names(&directory), 1);
-        let there = Stream::unix(&path).unwrap();
+        let there = Stream::unix(&path, PATIENCE).unwrap();
         let here = listener.accept().unwrap();
         assert_eq!(here.user().unwrap(), there.user().unwrap());
         drop(listener);
@@ -331,13 +364,28 @@ mod tests {
         let path = directory.0.join("link");
         let living = Listener::unix(&path).unwrap();
         assert!(matches!(Listener::unix(&path), Err(ListenError::InUse(_))));
-        Stream::unix(&path).unwrap();
+        Stream::unix(&path, PATIENCE).unwrap();
         let Listener::Unix { listener, _file: file } = living else { unreachable!() };
         drop(listener); // As when a daemon is killed: the file stays.
         let successor = Listener::unix(&path).unwrap();
         drop(file); // It is another's now.
-        Stream::unix(&path).unwrap();
+        Stream::unix(&path, PATIENCE).unwrap();
         drop(successor);
+    }
+
+    #[test]
+    fn a_daemon_that_accepts_nobody_is_there_and_nobody_waits_for_it() {
+        let directory = Directory::new("hung");
+        let path = directory.0.join("link");
+        let _hung = Listener::unix(&path).unwrap();
+        let mut waiting = Vec::new();
+        // Linux takes one more than the backlog.
+        while let Ok(stream) = Stream::unix(&path, Duration::from_millis(1)) {
+            waiting.push(stream);
+            assert!(waiting.len() < 4096, "the backlog has an end");
+        }
+        assert_eq!(Stream::unix(&path, Duration::from_millis(1)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(matches!(Listener::unix(&path), Err(ListenError::InUse(_))));
     }
 
     #[test]

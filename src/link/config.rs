@@ -8,15 +8,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Connections that have not been let in yet. More are closed at once, so that nobody can hold threads by saying
-/// nothing.
-pub const HALF_OPEN_MAX: usize = 16;
-
 /// How long a peer may take to say hello and to be told its channels.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
 
 /// The largest head of a hello: an id, a token, a key.
 pub const HELLO_BYTES_MAX: usize = 4 << 10;
+
+/// Connections that ask for one session at a time: the one that has it, its successor, and as many that will be told that
+/// they lost it.
+pub const CLAIMS_PER_SESSION_MAX: usize = 4;
 
 /// Questions of one peer that are not answered yet: what a window of events is besides.
 pub const ASKS_MAX: usize = 8 * 1024;

@@ -5,7 +5,8 @@
 //! the broker's own types; a node spawns [`http_server`].
 //!
 //! Layers: `wire` are the heads of frames, `frame` puts them on a stream, `line` numbers them and keeps what was not
-//! acknowledged. At the broker `session` is what outlives a connection, `server` lets in and reads, `process` and `kernel`
+//! acknowledged. At the broker `session` is what outlives a connection, `server` lets in and reads, `waiting` is where those
+//! are who have not said who they are, `process` and `kernel`
 //! are what runs behind; at the peer `peer` outlives connections, under `client` and `kernel_client`.
 //! Invariants: no thread of a shard runs here; nothing grows without a bound, whatever the other side does; a frame that
 //! was sent within a session arrives once, in order, over however many connections.
@@ -26,6 +27,7 @@ pub mod properties;
 mod server;
 mod session;
 mod token;
+mod waiting;
 mod wire;
 
 pub use crate::driver::peer_socket::ListenError;

@@ -400,7 +400,7 @@ fn is_final(code: RefusedCode) -> bool {
 /// Connects, says hello, and reads what a broker says first.
 fn greet(endpoint: &Endpoint, hello: &Hello) -> Result<Greeted, ConnectError> {
     let stream = Arc::new(match endpoint {
-        Endpoint::Unix(path) => Stream::unix(path)?,
+        Endpoint::Unix(path) => Stream::unix(path, HELLO_WITHIN)?,
         Endpoint::Tcp { address, .. } => Stream::tcp(address, HELLO_WITHIN)?,
     });
     let mut gather = Gather::default();

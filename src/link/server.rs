@@ -1,10 +1,10 @@
 //! The broker's side: listens, lets peers in, and serves each on threads of its own.
 //!
 //! A connection has a reader (which also obeys) and a writer; a session has a third thread, which takes the broker's
-//! events. None is a shard's. Invariants: before a hello was accepted a peer costs one thread of a few and can have 4 KiB
-//! read; whatever a peer sends, the thread ends by saying why.
+//! events. None is a shard's. Invariants: before it has shown who it is a peer costs one thread of a few and can have 4 KiB
+//! read; whatever a peer sends, the thread ends by saying why; whatever of it is logged is escaped.
 
-use super::config::{ASKS_MAX, Config, HALF_OPEN_MAX, HELLO_BYTES_MAX, HELLO_WITHIN, QUEUE, WINDOW};
+use super::config::{ASKS_MAX, Config, HELLO_BYTES_MAX, HELLO_WITHIN, QUEUE, WINDOW};
 use super::frame::{Frame, FrameReader, Gather, HEAD_BYTES_MAX, ReadError};
 use super::kernel::{self, Hail, KernelActor};
 use super::orders::{self, Orders, Stop};
@@ -12,6 +12,7 @@ use super::session::{Actor, Claim, End, Key, Registry, Session, refused};
 use super::wire::{
     Attach, ByeCode, FromPeer, Hello, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome, Window,
 };
+use super::waiting::{Place, WaitingRoom};
 use super::{convert, process};
 use crate::broker::{AttachOptions, Handle};
 use crate::driver::peer_socket::{Credential, ListenError, Listener, Source, Stream};
@@ -19,7 +20,7 @@ use crate::process_id::{ParseProcessIdError, ProcessId};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -68,11 +69,9 @@ impl Server {
         let registry = Registry::new(broker, config);
         let listeners = unix.into_iter().chain(tcp).map(Arc::new).collect();
         let mut server = Self { registry, listeners, stopping: Arc::default(), threads: Vec::new() };
-        let half_open = Arc::new(AtomicUsize::new(0));
         for listener in server.listeners.clone() {
-            let (registry, half_open) = (server.registry.clone(), half_open.clone());
-            let stopping = server.stopping.clone();
-            server.spawn("link-accept", move || accept(&registry, &listener, &half_open, &stopping))?;
+            let (registry, stopping) = (server.registry.clone(), server.stopping.clone());
+            server.spawn("link-accept", move || accept(&registry, &listener, &stopping))?;
         }
         let registry = server.registry.clone();
         server.spawn("link-keeper", move || registry.keep())?;
@@ -102,22 +101,21 @@ impl Drop for Server {
     }
 }
 
-fn accept(registry: &Arc<Registry>, listener: &Listener, half_open: &Arc<AtomicUsize>, stopping: &AtomicBool) {
+fn accept(registry: &Arc<Registry>, listener: &Listener, stopping: &AtomicBool) {
+    let room = Arc::<WaitingRoom>::default();
     loop {
         let stream = match listener.accept() {
             _ if stopping.load(Ordering::SeqCst) => return,
             Ok(stream) => Arc::new(stream),
+            // Whoever has gone again is no reason to let others wait.
+            Err(error) if is_peers_end(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "a link's connection was not accepted");
                 thread::sleep(ACCEPT_AGAIN);
                 continue;
             }
         };
-        let place = HalfOpen(half_open.clone());
-        if half_open.fetch_add(1, Ordering::SeqCst) >= HALF_OPEN_MAX {
-            tracing::warn!("a link's connection was closed: {HALF_OPEN_MAX} others have not said hello yet");
-            continue;
-        }
+        let place = room.enter(&stream);
         let registry = registry.clone();
         let serve = move || Connection { registry, stream }.serve(place);
         if let Err(error) = thread::Builder::new().name("link-peer".to_owned()).spawn(serve) {
@@ -126,13 +124,10 @@ fn accept(registry: &Arc<Registry>, listener: &Listener, half_open: &Arc<AtomicU
     }
 }
 
-/// A place among the connections that have not been let in yet.
-struct HalfOpen(Arc<AtomicUsize>);
-
-impl Drop for HalfOpen {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
+/// Whether a connection ended before it was accepted (accept(2), "Error handling"), and not for want of anything here.
+fn is_peers_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | InvalidInput | NotConnected)
 }
 
 /// Why a connection is over.
@@ -174,12 +169,13 @@ type Begin = dyn FnOnce(&Arc<Registry>) -> Result<Arc<Session>, Refused>;
 
 impl Connection {
     /// The life of a connection, on its thread.
-    fn serve(self, place: HalfOpen) {
+    fn serve(self, place: Place) {
         let deadline = Instant::now() + HELLO_WITHIN;
         let mut reader = FrameReader::new(Source::until(self.stream.clone(), deadline), HELLO_BYTES_MAX, 0);
         let admitted = match reader.next() {
             Ok((FromPeer::Hello(hello), _)) => {
-                self.admit(&hello, deadline).inspect_err(|refused| tracing::warn!(?hello, %refused, "link"))
+                let admitted = self.admit(&hello, place, deadline);
+                admitted.inspect_err(|refused| tracing::warn!(?hello, reason = refused.reason, "a peer was not let in"))
             }
             Ok((other, _)) => {
                 let words = format!("the first frame is hello, not {}", orders::name(&other));
@@ -189,10 +185,7 @@ impl Connection {
             Err(error) => Err(refused(RefusedCode::Malformed, &error.to_string())),
         };
         match admitted {
-            Ok(admitted) => {
-                drop(place);
-                self.run(admitted, reader);
-            }
+            Ok(admitted) => self.run(admitted, reader),
             Err(refused) => self.refuse(refused),
         }
     }
@@ -206,11 +199,13 @@ impl Connection {
     }
 
     /// Judges a hello; tells a peer that is let in its channels.
-    fn admit(&self, hello: &Hello, deadline: Instant) -> Result<Admitted, Refused> {
+    fn admit(&self, hello: &Hello, place: Place, deadline: Instant) -> Result<Admitted, Refused> {
         if hello.version_max < VERSION_MIN || hello.version_min > VERSION_MAX {
             return Err(refused(RefusedCode::Version, "there is no version that both sides speak"));
         }
         let credential = self.credential(hello)?;
+        // What it waits for from here on is bounded for each session.
+        drop(place);
         let (key, begin): (_, Box<Begin>) = match &hello.attach {
             Attach::Process { id, wants_control, policy } => {
                 let id: ProcessId = id

@@ -6,7 +6,7 @@
 //! Invariants: one session for each id, one connection for each session; whoever ends a session says why once; the id
 //! is free only when the broker has forgotten the process.
 
-use super::config::{Config, WINDOW};
+use super::config::{CLAIMS_PER_SESSION_MAX, Config, WINDOW};
 use super::frame::Frame;
 use super::kernel::KernelActor;
 use super::line::{Direction, Line};
@@ -150,7 +150,8 @@ pub struct Registry {
 #[derive(Default)]
 struct Entries {
     by_key: HashMap<Key, Entry>,
-    claims: usize,
+    /// Connections that have a session or wait for one.
+    claims: HashMap<Key, usize>,
     stopping: bool,
 }
 
@@ -174,7 +175,7 @@ pub struct Forget {
 impl Drop for Forget {
     fn drop(&mut self) {
         self.session.end(End::Failed, None);
-        self.registry.remove(&self.key);
+        self.registry.remove(&self.key, &self.session);
     }
 }
 
@@ -182,9 +183,27 @@ impl Drop for Forget {
 pub struct Claim {
     pub session: Arc<Session>,
     pub secret: String,
-    key: Key,
     number: u64,
+    claiming: Claiming,
+}
+
+/// A connection that asks for a session, counted until it is dropped.
+struct Claiming {
+    key: Key,
     registry: Arc<Registry>,
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        let mut entries = lock(&self.registry.entries);
+        if let Some(count) = entries.claims.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                entries.claims.remove(&self.key);
+            }
+        }
+        self.registry.changed.notify_all();
+    }
 }
 
 impl Registry {
@@ -206,6 +225,7 @@ impl Registry {
         deadline: Instant,
         begin: impl FnOnce(&Arc<Self>) -> Result<Arc<Session>, Refused>,
     ) -> Result<Claim, Refused> {
+        let claiming = self.begin_claim(key)?;
         let mut entries = lock(&self.entries);
         // One that has ended is about to go.
         while entries.by_key.get(key).is_some_and(|entry| entry.session.line.has_ended()) {
@@ -219,7 +239,7 @@ impl Registry {
             return Err(refused(RefusedCode::Stopped, "the broker stops"));
         }
         let attached = entries.by_key.len();
-        let Entries { by_key, claims, .. } = &mut *entries;
+        let by_key = &mut entries.by_key;
         let entry = match by_key.get_mut(key) {
             Some(entry) => {
                 entry.judge(hello, credential)?;
@@ -238,13 +258,12 @@ impl Registry {
             }
         };
         entry.number += 1;
-        *claims += 1;
         if let Ok(before) = std::mem::replace(&mut entry.stream, Ok(stream.clone())) {
             before.shutdown();
         }
         let (session, secret, number) = (entry.session.clone(), entry.secret.clone(), entry.number);
         drop(entries);
-        let claim = Claim { session, secret, key: key.clone(), number, registry: self.clone() };
+        let claim = Claim { session, secret, number, claiming };
         // What the connection before has read is obeyed first.
         if !claim.session.line.wait_disconnected(deadline.saturating_duration_since(Instant::now())) {
             return Err(refused(RefusedCode::Taken, "its last connection is still busy"));
@@ -252,10 +271,24 @@ impl Registry {
         Ok(claim)
     }
 
-    /// Forgets a session whose process the broker has forgotten.
-    pub fn remove(&self, key: &Key) {
-        lock(&self.entries).by_key.remove(key);
+    /// Forgets a session whose process the broker has forgotten. Another of the same key, which began since, stays.
+    fn remove(&self, key: &Key, session: &Arc<Session>) {
+        let mut entries = lock(&self.entries);
+        if entries.by_key.get(key).is_some_and(|entry| Arc::ptr_eq(&entry.session, session)) {
+            entries.by_key.remove(key);
+        }
         self.changed.notify_all();
+    }
+
+    /// Counts a connection that asks for a session, unless there are enough of them.
+    fn begin_claim(self: &Arc<Self>, key: &Key) -> Result<Claiming, Refused> {
+        let mut entries = lock(&self.entries);
+        let count = entries.claims.entry(key.clone()).or_default();
+        if *count >= CLAIMS_PER_SESSION_MAX {
+            return Err(refused(RefusedCode::Taken, "others wait for that session already"));
+        }
+        *count += 1;
+        Ok(Claiming { key: key.clone(), registry: self.clone() })
     }
 
     /// Ends sessions to which nobody comes back, until the registry stops.
@@ -299,7 +332,7 @@ impl Registry {
         for entry in entries.by_key.values().filter(|_| end_them) {
             entry.session.end(End::Stopped, Some(last.clone()));
         }
-        while !entries.by_key.is_empty() || entries.claims > 0 {
+        while !entries.by_key.is_empty() || !entries.claims.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -333,25 +366,24 @@ impl Entry {
 impl Claim {
     /// Whose session.
     pub fn key(&self) -> &Key {
-        &self.key
+        &self.claiming.key
     }
 
     /// Connects the session's line. Answers its number for the connection; none: another has taken the session since.
     pub fn connect(&self, window: Window) -> Option<u64> {
-        let entries = lock(&self.registry.entries);
-        let is_current = entries.by_key.get(&self.key).is_some_and(|entry| entry.number == self.number);
+        let entries = lock(&self.claiming.registry.entries);
+        let is_current = entries.by_key.get(self.key()).is_some_and(|entry| entry.number == self.number);
         is_current.then(|| self.session.line.connect(window))
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut entries = lock(&self.registry.entries);
-        if let Some(entry) = entries.by_key.get_mut(&self.key).filter(|entry| entry.number == self.number) {
+        let mut entries = lock(&self.claiming.registry.entries);
+        if let Some(entry) = entries.by_key.get_mut(self.key()).filter(|entry| entry.number == self.number) {
             entry.stream = Err(Instant::now());
         }
-        entries.claims -= 1;
-        self.registry.changed.notify_all();
+        // The keeper looks again when the claim itself is gone.
     }
 }
 

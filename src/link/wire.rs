@@ -247,8 +247,8 @@ pub enum Attach {
 impl std::fmt::Debug for Attach {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Process { id, .. } => write!(f, "process {id}"),
-            Self::Kernel { node, .. } => write!(f, "kernel of {node}"),
+            Self::Process { id, .. } => write!(f, "process {id:?}"),
+            Self::Kernel { node, .. } => write!(f, "kernel of {node:?}"),
         }
     }
 }

@@ -1,0 +1,156 @@
+//! Connections that have not shown who they are: a few places for each listener, fewer for each address.
+//!
+//! Whoever comes gets a place at once: where all are taken, the connection goes that has been there longest, of the address
+//! that comes in, if it has as many as it may, else of the one that has most. So silence shuts nobody out, and of those who
+//! say hello at once nobody is sent away by another address.
+//!
+//! Invariants: never more connections at a time than places, those that were sent away included until their threads are
+//! gone. Knows nothing of what is said on a connection.
+
+use crate::admission::Prefix;
+use crate::driver::peer_socket::Stream;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Places of a listener, each of which costs a thread.
+pub const PLACES_MAX: usize = 16;
+
+/// Those of one address. Everybody on a Unix socket is the same user, and may have all.
+pub const PLACES_PER_ADDRESS_MAX: usize = 4;
+
+/// See the module.
+#[derive(Default)]
+pub struct WaitingRoom {
+    seats: Mutex<Seats>,
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct Seats {
+    /// The oldest first.
+    taken: VecDeque<Seat>,
+    /// Counts those who came.
+    count: u64,
+}
+
+struct Seat {
+    number: u64,
+    from: Option<Prefix>,
+    stream: Arc<Stream>,
+    /// It has been told to go.
+    goes: bool,
+}
+
+/// A place in the room, until it is dropped.
+pub struct Place {
+    room: Arc<WaitingRoom>,
+    number: u64,
+}
+
+impl WaitingRoom {
+    /// Gives a connection a place. Waits for the one that has to go, whose thread wakes as its stream is shut down.
+    pub fn enter(self: &Arc<Self>, stream: &Arc<Stream>) -> Place {
+        let from = stream.peer_ip().map(Prefix::from);
+        let mut seats = self.lock();
+        while let Some(oldest) = seats.in_the_way_of(from) {
+            if !std::mem::replace(&mut oldest.goes, true) {
+                tracing::debug!("a link's connection was closed: it said no hello, and another came");
+                oldest.stream.shutdown();
+            }
+            seats = self.left.wait(seats).unwrap_or_else(PoisonError::into_inner);
+        }
+        seats.count += 1;
+        let number = seats.count;
+        seats.taken.push_back(Seat { number, from, stream: stream.clone(), goes: false });
+        Place { room: self.clone(), number }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seats> {
+        // Every change is one call on the queue, or one assignment.
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seats {
+    /// Who has to go before somebody from there may come in.
+    fn in_the_way_of(&mut self, from: Option<Prefix>) -> Option<&mut Seat> {
+        let places_of = |from: Option<Prefix>| self.taken.iter().filter(|seat| seat.from == from).count();
+        let from = match () {
+            () if from.is_some() && places_of(from) >= PLACES_PER_ADDRESS_MAX => from,
+            () if self.taken.len() >= PLACES_MAX => {
+                // Of equals the one that was here first.
+                self.taken.iter().rev().map(|seat| seat.from).max_by_key(|&from| places_of(from))?
+            }
+            () => return None,
+        };
+        self.taken.iter_mut().find(|seat| seat.from == from)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.lock().taken.retain(|seat| seat.number != self.number);
+        self.room.left.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::IpAddr;
+    use std::os::unix::net::UnixStream;
+
+    impl Seats {
+        fn sit(&mut self, from: u8) {
+            let from = Some(Prefix::from(IpAddr::from([127, 0, 0, from])));
+            let stream = Arc::new(Stream::Unix(UnixStream::pair().unwrap().0));
+            self.count += 1;
+            self.taken.push_back(Seat { number: self.count, from, stream, goes: false });
+        }
+
+        fn in_the_way(&mut self, from: u8) -> Option<u64> {
+            self.in_the_way_of(Some(IpAddr::from([127, 0, 0, from]).into())).map(|seat| seat.number)
+        }
+    }
+
+    #[test]
+    fn the_oldest_goes_of_whoever_has_most() {
+        let mut seats = Seats::default();
+        for from in [1, 2, 1, 1] {
+            seats.sit(from);
+            assert_eq!(seats.in_the_way(1), None);
+        }
+        seats.sit(1);
+        assert_eq!((seats.in_the_way(1), seats.in_the_way(2), seats.in_the_way(9)), (Some(1), None, None));
+        for from in 3..3 + (PLACES_MAX - 5) as u8 {
+            seats.sit(from);
+        }
+        assert_eq!((seats.in_the_way(1), seats.in_the_way(2), seats.in_the_way(200)), (Some(1), Some(1), Some(1)));
+        seats.taken.retain(|seat| ![1, 3, 4].contains(&seat.number));
+        (201..204).for_each(|from| seats.sit(from));
+        assert_eq!(seats.in_the_way(250), Some(2), "all have one: the one that was here first");
+    }
+
+    #[test]
+    fn whoever_comes_has_a_place_as_soon_as_the_oldest_is_gone() {
+        let room = Arc::<WaitingRoom>::default();
+        let mut there = Vec::new();
+        std::thread::scope(|scope| {
+            for _ in 0..3 * PLACES_MAX {
+                let (here, other) = UnixStream::pair().unwrap();
+                there.push(other);
+                let stream = Arc::new(Stream::Unix(here));
+                let place = room.enter(&stream);
+                assert!(room.lock().taken.len() <= PLACES_MAX);
+                scope.spawn(move || {
+                    // Silent until it is shut down.
+                    assert_eq!((&*stream).read(&mut [0]).unwrap(), 0);
+                    drop(place);
+                });
+            }
+            there.clear();
+        });
+        assert!(room.lock().taken.is_empty());
+    }
+}
