@@ -2,9 +2,10 @@
 //!
 //! A node cannot tell which processes exist, so each id is an owner as soon as somebody names it: a process that asks
 //! for something, or a client that registers with it. Owners are told of control frames, and share the kernel's queue.
-//! Invariants: an owner keeps its number as long as the kernel is attached; there are at most [`OWNERS_MAX`], so that a
-//! client with a token cannot grow them for ever; a kernel that goes takes everything of its processes along, and the
-//! rules of entry are again what they were before it came.
+//! Invariants: an owner keeps its number as long as it has a channel, a path, a request or somebody who acts in its name;
+//! one that nobody needs is forgotten, so that names which clients invent take no place from others; there are at most
+//! [`OWNERS_MAX`]; a kernel that goes takes everything of its processes along, and the rules of entry are again what they
+//! were before it came.
 
 use super::{AttachError, Batch, Delivery, Event, Message, OwnerHandle, PushError, Pusher, Shared, process};
 use crate::channel::ChannelId;
@@ -13,13 +14,24 @@ use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue};
 use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Many times what nodes have of processes; some 10 MB.
 pub const OWNERS_MAX: usize = 64 * 1024;
+
+/// Owners that are looked at, whether anybody needs them, for each that is made: more than one, so that unneeded ones become
+/// fewer, however many are made.
+const LOOKED_AT_FOR_EACH: usize = 4;
+
+/// The same where there is no room: a few microseconds.
+const LOOKED_AT_FOR_ROOM: usize = 256;
+
+/// How often the kernel has to have read everything before an owner is forgotten that nobody needs: an event for it may have
+/// been on its way the first time.
+const READ_OUT_BEFORE: u64 = 2;
 
 /// What a kernel is attached with.
 #[derive(Debug, Clone)]
@@ -40,6 +52,7 @@ pub struct Kernel {
     shared: Arc<Shared>,
     receiver: ProcessReceiver,
     names: Names,
+    read_out: Arc<AtomicU64>,
     system: OwnerId,
     /// The rules of entry before it came.
     before: Settings,
@@ -66,29 +79,77 @@ pub struct KernelBatch {
 
 type Names = Arc<Mutex<HashMap<OwnerId, ProcessId>>>;
 
-/// The owners made so far. Held by the directory alone, since it holds the queue's sender.
+/// The owners that there are. Held by the directory alone, since it holds the queue's sender.
 struct Owners {
-    by_name: Mutex<HashMap<ProcessId, Arc<Owner>>>,
+    made: Mutex<Made>,
     names: Names,
+    /// How often the kernel has read everything.
+    read_out: Arc<AtomicU64>,
     next: Arc<AtomicU32>,
     queue: ProcessQueue,
     policy: Policy,
 }
 
+#[derive(Default)]
+struct Made {
+    by_name: HashMap<ProcessId, Entry>,
+    /// All of them, in the order in which they are looked at.
+    round: VecDeque<ProcessId>,
+}
+
+struct Entry {
+    owner: Arc<Owner>,
+    /// Since when nobody needs it: how often the kernel had read everything by then.
+    unneeded_since: Option<u64>,
+}
+
+impl Entry {
+    /// Whether anybody else has it: the directory, for its paths; a shard, for its channels and what they wait for; whoever
+    /// acts in its name, who shares its windows.
+    fn is_needed(&self) -> bool {
+        Arc::strong_count(&self.owner) > 1 || Arc::strong_count(&self.owner.windows) > 1
+    }
+}
+
 impl Owners {
     fn resolve(&self, process: &ProcessId) -> Option<Arc<Owner>> {
-        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(owner) = by_name.get(process) {
-            return Some(owner.clone());
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = made.by_name.get_mut(process) {
+            entry.unneeded_since = None;
+            return Some(entry.owner.clone());
         }
-        if by_name.len() >= OWNERS_MAX {
+        let is_full = made.by_name.len() >= OWNERS_MAX;
+        self.forget_unneeded(&mut made, if is_full { LOOKED_AT_FOR_ROOM } else { LOOKED_AT_FOR_EACH });
+        if made.by_name.len() >= OWNERS_MAX {
             return None;
         }
         let id = OwnerId(self.next.fetch_add(1, Ordering::Relaxed));
         let owner = Arc::new(Owner::new(id, process.clone(), self.queue.clone(), self.policy, true));
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(id, process.clone());
-        by_name.insert(process.clone(), owner.clone());
+        made.by_name.insert(process.clone(), Entry { owner: owner.clone(), unneeded_since: None });
+        made.round.push_back(process.clone());
         Some(owner)
+    }
+
+    /// Looks at so many owners, and forgets those that nobody has needed for long enough.
+    fn forget_unneeded(&self, made: &mut Made, count: usize) {
+        let read_out = self.read_out.load(Ordering::Acquire);
+        for _ in 0..count.min(made.round.len()) {
+            let Some(process) = made.round.pop_front() else { break };
+            let entry = made.by_name.get_mut(&process).expect("whoever is in the round is made");
+            let since = match entry.is_needed() {
+                true => None,
+                false => Some(entry.unneeded_since.unwrap_or(read_out)),
+            };
+            entry.unneeded_since = since;
+            if since.is_some_and(|since| read_out >= since + READ_OUT_BEFORE) {
+                let id = entry.owner.id;
+                made.by_name.remove(&process);
+                self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            } else {
+                made.round.push_back(process);
+            }
+        }
     }
 }
 
@@ -97,9 +158,15 @@ pub(super) fn attach(shared: Arc<Shared>, options: KernelOptions) -> Result<(Ker
     let KernelOptions { system, queue: limits, policy, settings } = options;
     let wakers = shared.inboxes.clone();
     let (queue, receiver) = process_queue(wakers.len(), limits, &shared.memory, move |shard| wakers[shard].kick());
-    let names = Names::default();
-    let by_name = Mutex::default();
-    let owners = Owners { by_name, names: names.clone(), next: shared.next_owner.clone(), queue, policy };
+    let (names, read_out) = (Names::default(), Arc::<AtomicU64>::default());
+    let owners = Owners {
+        made: Mutex::default(),
+        names: names.clone(),
+        read_out: read_out.clone(),
+        next: shared.next_owner.clone(),
+        queue,
+        policy,
+    };
     let owner = owners.resolve(&system).expect("the first is below the limit");
     let system_owner = owner.id;
     let pusher = Pusher::of_process(shared.clone(), &owner);
@@ -110,13 +177,13 @@ pub(super) fn attach(shared: Arc<Shared>, options: KernelOptions) -> Result<(Ker
         }
         before = directory.gateway.settings().clone();
         directory.gateway = directory.gateway.clone().with_settings(settings);
-        directory.owners.insert(owner.id, owner);
+        directory.add(owner);
         directory.system = Some(system_owner);
         directory.resolve = Some(Arc::new(move |process: &ProcessId| owners.resolve(process)));
         Ok(())
     });
     attached.map_err(|_| AttachError::Stopped)??;
-    let kernel = Kernel { shared: shared.clone(), receiver, names, system: system_owner, before, end: None };
+    let kernel = Kernel { shared: shared.clone(), receiver, names, read_out, system: system_owner, before, end: None };
     Ok((kernel, KernelHandle { shared, pusher, system }))
 }
 
@@ -126,10 +193,20 @@ impl Kernel {
     /// # Errors
     /// Nothing came in time, or the broker has stopped.
     pub fn recv(&self, timeout: Duration) -> Result<KernelBatch, RecvError> {
-        let batch = self.receiver.recv(timeout)?;
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let process = names.get(&batch.owner).filter(|_| batch.owner != self.system).cloned();
-        Ok(KernelBatch { process, events: batch.events })
+        let batch = match self.receiver.try_recv() {
+            Ok(batch) => batch,
+            Err(_) => {
+                self.read_out.fetch_add(1, Ordering::Release);
+                self.receiver.recv(timeout)?
+            }
+        };
+        if batch.owner == self.system {
+            return Ok(KernelBatch { process: None, events: batch.events });
+        }
+        let process = self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&batch.owner).cloned();
+        // Whoever has been forgotten has no channel, and asks for nothing any more.
+        let events = if process.is_some() { batch.events } else { Vec::new() };
+        Ok(KernelBatch { process, events })
     }
 
     /// Detaches it as a panic does: its channels are closed with 1011.
@@ -151,7 +228,7 @@ impl Drop for Kernel {
         // Both fail only when the broker has stopped, and then there is nothing to take away.
         let _ = self.shared.change(|directory| {
             directory.gateway = directory.gateway.clone().with_settings(self.before.clone());
-            owners().into_iter().for_each(|owner| directory.remove_owner(owner));
+            owners().into_iter().for_each(|owner| directory.remove(owner));
             (directory.resolve, directory.system) = (None, None);
             Ok::<(), std::convert::Infallible>(())
         });

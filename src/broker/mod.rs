@@ -63,6 +63,7 @@ use crate::shard::disconnects::DISCONNECTS_MAX;
 use crate::shard::flush::Flush;
 use crate::shard::{Common, Directory, Shard};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use rpds::HashTrieMapSync;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -208,13 +209,33 @@ pub(crate) struct Shared {
     inboxes: Vec<InboxSender<Command>>,
     /// For orders of the broker itself.
     accounts: Vec<Account>,
-    directory: Arc<Mutex<Directory>>,
+    current: Arc<Current>,
     compression: Compression,
     next_owner: Arc<AtomicU32>,
     memory: Budget,
     admission: Arc<admission::Connections>,
     draining: AtomicBool,
     address: SocketAddr,
+}
+
+/// The directory as it is.
+struct Current {
+    /// Locked for a moment at a time.
+    directory: Mutex<Directory>,
+    /// What the shards were told last. Locked while a change is made and put into the inboxes, so that shards adopt changes
+    /// in the order in which they were made.
+    adopted: Mutex<Arc<Directory>>,
+}
+
+impl Current {
+    fn directory(&self) -> MutexGuard<'_, Directory> {
+        // A panic while the lock was held left the directory as it was: it is changed by one assignment.
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn adopted(&self) -> MutexGuard<'_, Arc<Directory>> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Broker {
@@ -236,11 +257,12 @@ impl Broker {
         let directory = Directory::new(Snapshot::new(settings));
         let (ended_sender, ended) = bounded(shards);
         let admission = fit_to_open_files(config.admission, shards);
-        let current = Arc::new(Mutex::new(directory.clone()));
+        let adopted = Arc::new(directory.clone());
+        let current = Arc::new(Current { directory: Mutex::new(directory), adopted: Mutex::new(adopted.clone()) });
         let memory = config.memory_bytes_max.map(|bytes| Budget::of(bytes.max(shards * SHARD_MEMORY_BYTES_MIN)));
         let common = Common {
             config: Arc::new(config.shard),
-            directory: Arc::new(directory),
+            directory: adopted,
             // Where a client's entry lies is not to be guessed.
             admission: Arc::new(admission::Connections::new(admission, RandomState::new())),
             memory: memory.unwrap_or_default(),
@@ -251,7 +273,7 @@ impl Broker {
             shared: Arc::new(Shared {
                 inboxes: Vec::new(),
                 accounts: Vec::new(),
-                directory: current,
+                current,
                 compression: Compression::new(common.config.deflate),
                 next_owner: Arc::new(AtomicU32::new(1)),
                 memory: common.memory.clone(),
@@ -459,24 +481,23 @@ impl Handle {
 
 impl Shared {
     fn directory(&self) -> MutexGuard<'_, Directory> {
-        // A panic while the lock was held left the directory as it was: it is changed by one assignment.
-        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current.directory()
     }
 
-    /// Changes the directory; returns when all shards have adopted it.
+    /// Changes the directory; returns when all shards have adopted it. Others may change it meanwhile.
     fn change<E>(&self, change: impl FnOnce(&mut Directory) -> Result<(), E>) -> Result<Result<(), E>, PushError> {
-        let mut directory = self.directory();
-        let mut changed = directory.clone();
+        let mut adopted = self.current.adopted();
+        let mut changed = self.directory().clone();
         if let Err(error) = change(&mut changed) {
             return Ok(Err(error));
         }
-        *directory = changed.clone();
-        let adopted = Arc::new(changed);
+        // Freed here, when no shard has it any more: that may take time.
+        let _before = std::mem::replace(&mut *adopted, Arc::new(changed.clone()));
+        let _current_before = std::mem::replace(&mut *self.directory(), changed);
         let (sender, all_have_it) = bounded::<()>(1);
         let acknowledge = Arc::new(sender);
-        // Within the lock, so that shards adopt changes in the order in which they were made.
         self.send_all(|_| Command::Adopt(adopted.clone(), Some(acknowledge.clone())))?;
-        drop(acknowledge);
+        drop((adopted, acknowledge));
         // The last shard drops the last sender; nothing is ever sent.
         let _ = all_have_it.recv();
         Ok(Ok(()))
@@ -561,15 +582,19 @@ struct Seat {
 
 /// Empties the directory when the last shard has let go of it: nobody is attached to a broker that has stopped. It
 /// holds the last senders of the processes' queues, and with them the processes learn that nothing will come any more.
-struct LastShard(Arc<Mutex<Directory>>);
+struct LastShard(Arc<Current>);
 
 impl Drop for LastShard {
     fn drop(&mut self) {
-        let mut directory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        directory.owners.clear();
-        directory.processes.clear();
-        directory.resolve = None;
-        directory.system = None;
+        let emptied = {
+            let mut directory = self.0.directory();
+            directory.owners = HashTrieMapSync::default();
+            directory.processes = HashTrieMapSync::default();
+            directory.resolve = None;
+            directory.system = None;
+            directory.clone()
+        };
+        *self.0.adopted() = Arc::new(emptied);
     }
 }
 

@@ -56,8 +56,7 @@ impl Process {
             if directory.processes.contains_key(&id) {
                 return Err(AttachError::Taken(id.clone()));
             }
-            directory.processes.insert(id.clone(), owner);
-            directory.owners.insert(owner, entry);
+            directory.attach(entry);
             Ok(())
         });
         attached.map_err(|_| AttachError::Stopped)??;
@@ -163,11 +162,11 @@ impl OwnerHandle {
     /// See [`GrantError`].
     pub fn grant_all(&self, guest: &Arc<str>, is_granted: bool) -> Result<(), GrantError> {
         let changed = self.shared.change(|directory| {
-            let grants = Arc::make_mut(&mut directory.grants);
-            let guests = grants.entry(self.owner).or_default();
-            let is_done = grants::change(guests, guest, is_granted, grants::PER_OWNER_MAX);
-            if guests.is_empty() {
-                grants.remove(&self.owner);
+            let mut guests = directory.grants.get(&self.owner).cloned().unwrap_or_default();
+            let is_done = grants::change(&mut guests, guest, is_granted, grants::PER_OWNER_MAX);
+            match guests.is_empty() {
+                true => drop(directory.grants.remove_mut(&self.owner)),
+                false => directory.grants.insert_mut(self.owner, guests),
             }
             if is_done { Ok(()) } else { Err(GrantError::TooMany) }
         });
@@ -181,8 +180,10 @@ impl OwnerHandle {
         let changed = self.shared.change(|directory| {
             // An owner of a kernel enters the directory with its first bind. One that is gone binds nothing.
             let owner = directory.find(&self.id).filter(|owner| owner.id == self.owner);
-            directory.owners.insert(self.owner, owner.ok_or(BindPathError::Stopped)?);
-            Ok::<(), BindPathError>(change(&mut directory.gateway)?)
+            directory.add(owner.ok_or(BindPathError::Stopped)?);
+            change(&mut directory.gateway)?;
+            directory.remove_if_unused(self.owner);
+            Ok::<(), BindPathError>(())
         });
         changed.map_err(|_| BindPathError::Stopped)?
     }
@@ -210,8 +211,7 @@ impl Drop for Process {
         let owner = self.owner;
         // Both fail only when the broker has stopped, and then there is nothing to take away.
         let _ = self.shared.change(|directory| {
-            directory.remove_owner(owner);
-            directory.processes.remove(&self.id);
+            directory.remove(owner);
             Ok::<(), std::convert::Infallible>(())
         });
         let _ = self.shared.send_all(|_| Command::OwnerGone { owner, why: why.clone() });

@@ -4,7 +4,7 @@
 //! its answer here, ready to send; what is let in comes with everything that its owner is told.
 
 use super::{
-    Dialect, HttpBinding, Login, OwnerId, Params, Snapshot, TokenError, WebSocketBinding,
+    Dialect, HttpBinding, Login, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,
     login::{self},
     origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host},
     proxy::{forwarded_for, is_behind_proxy, is_https},
@@ -125,7 +125,8 @@ impl<'s> Request<'s, '_, '_> {
             _ => {}
         }
         if self.head.wants_websocket {
-            match self.snapshot.websocket.find(self.path).and_then(|found| found.binding) {
+            let found = self.snapshot.websocket.find(self.path).map_err(too_long)?;
+            match found.and_then(|found| found.binding) {
                 Some(binding) => return self.upgrade(binding),
                 None if self.path.is_empty() => {
                     return Ok(Entry::Register { forwarded_for: forwarded_for(self.head) });
@@ -207,7 +208,10 @@ impl<'s> Request<'s, '_, '_> {
     fn http(&self) -> Judged<Entry<'s>> {
         let routes = &self.snapshot.http;
         let base = || self.path.split('/').nth(1).unwrap_or_default();
-        let found = routes.find(self.path).or_else(|| routes.find(base())).ok_or_else(not_bound)?;
+        let found = match routes.find(self.path).map_err(too_long)? {
+            Some(found) => found,
+            None => routes.find(base()).map_err(too_long)?.ok_or_else(not_bound)?,
+        };
         let binding = found.binding.ok_or_else(not_bound)?;
         let rule = &binding.rule;
         if rule.authenticated {
@@ -370,6 +374,11 @@ impl<'s> Request<'s, '_, '_> {
 
 fn not_bound() -> Response {
     Response::text(404, "nothing is bound to this path")
+}
+
+/// RFC 9110 section 15.5.15: longer than we are willing to interpret.
+fn too_long(error: TooMuchWork) -> Response {
+    Response::text(414, error.to_string())
 }
 
 fn not_local() -> Response {

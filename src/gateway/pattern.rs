@@ -6,7 +6,10 @@
 //! then with more wildcards, then the one bound first; each capture takes as much as it can, from left to right.
 //! Paths are compared as they were sent, byte for byte, undecoded.
 //!
-//! A match costs at most (pattern pieces × path bytes) steps, whatever the path.
+//! How it is matched: for each piece, from the last to the first, a set of the places in the path from which this piece and
+//! those behind it match to the end; then the captures, each as long as the sets allow. A set is a bit for each byte, so a
+//! piece costs a few steps for each 64 bytes of path, whatever the path, and nothing is tried twice. All steps of a request
+//! come out of one [`Work`].
 
 use smallvec::SmallVec;
 
@@ -27,7 +30,7 @@ pub enum PatternError {
 const PATTERN_BYTES_MAX: usize = 4096;
 const PARAMS_MAX: usize = 16;
 
-/// A pattern with at least one parameter or wildcard. Compares by what it matches: names do not count.
+/// A pattern with at least one parameter or wildcard.
 #[derive(Debug, Clone)]
 pub(super) struct Pattern {
     pieces: Box<[Piece]>,
@@ -101,76 +104,220 @@ impl Pattern {
         self.rank
     }
 
-    /// Whether both match the same paths for the same reason.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.pieces.len() == other.pieces.len()
-            && self.pieces.iter().zip(&other.pieces).all(|pair| match pair {
-                (Piece::Static(a), Piece::Static(b)) => a == b,
-                (Piece::Param(_), Piece::Param(_)) | (Piece::Wildcard(_), Piece::Wildcard(_)) => true,
-                _ => false,
-            })
+    /// What it matches, without names: patterns of the same shape are the same pattern.
+    pub(super) fn shape(&self) -> String {
+        let text = |piece: &Piece| match piece {
+            Piece::Static(text) => text.to_string(),
+            Piece::Param(_) => ":".to_owned(),
+            Piece::Wildcard(_) => "*".to_owned(),
+        };
+        self.pieces.iter().map(text).collect()
+    }
+
+    /// What every path that it matches begins with; it ends at a separator, or is empty.
+    pub(super) fn prefix(&self) -> &str {
+        match self.pieces.first() {
+            Some(Piece::Static(text)) => text,
+            _ => "",
+        }
     }
 
     /// Matches a path without its leading `/`.
-    pub(super) fn matches<'s, 'p>(&'s self, path: &'p str) -> Option<Params<'s, 'p>> {
-        let mut ends: SmallVec<[usize; 8]> = SmallVec::new();
-        let mut failed_at = SmallVec::from_elem(usize::MAX, self.pieces.len());
-        if !self.matches_from(0, path, 0, &mut ends, &mut failed_at) {
-            return None;
+    ///
+    /// # Errors
+    /// There is not so much work left.
+    pub(super) fn matches<'s, 'p>(
+        &'s self,
+        path: &Subject<'p>,
+        work: &mut Work,
+    ) -> Result<Option<Params<'s, 'p>>, TooMuchWork> {
+        work.spend(1)?;
+        let text = path.text;
+        if !text.starts_with(self.prefix())
+            || matches!(self.pieces.last(), Some(Piece::Static(end)) if !text.ends_with(&**end))
+        {
+            return Ok(None);
         }
-        let mut params = Params::new();
-        let mut start = 0;
-        for (piece, &end) in self.pieces.iter().zip(&ends) {
-            if let Piece::Param(name) | Piece::Wildcard(name) = piece
-                && !name.is_empty()
-            {
-                params.push((name, &path[start..end]));
+        let words = path.words();
+        work.spend(self.pieces.iter().map(Piece::steps).sum::<usize>() * words)?;
+        let mut sets: SmallVec<[u64; 16]> = SmallVec::from_elem(0, (self.pieces.len() + 1) * words);
+        let end = self.pieces.len() * words;
+        set(&mut sets[end..], text.len());
+        for (at, piece) in self.pieces.iter().enumerate().rev() {
+            let (these, next) = sets[at * words..(at + 2) * words].split_at_mut(words);
+            match piece {
+                // The prefix is there: all that is asked is whether the rest goes on behind it.
+                Piece::Static(text) if at == 0 => {
+                    if has(next, text.len()) {
+                        set(these, 0);
+                    }
+                }
+                Piece::Static(text) => path.before_text(text, next, these),
+                Piece::Param(_) => path.before_param(next, these),
+                Piece::Wildcard(_) => {
+                    let last = highest(next, text.len()).unwrap_or(0);
+                    fill(these, last);
+                }
             }
-            start = end;
         }
-        Some(params)
+        Ok(has(&sets[..words], 0).then(|| self.captures(path, &sets)))
     }
 
-    /// Matches the pieces from `piece` on with the path from `at` on; the end of each is left in `ends`.
-    ///
-    /// `failed_at` holds, for each piece, the leftmost place where it was tried in vain. A capture that starts further
-    /// left need not try the ends that were tried from there: that is what keeps a hostile path linear.
-    fn matches_from(
-        &self,
-        piece: usize,
-        path: &str,
-        at: usize,
-        ends: &mut SmallVec<[usize; 8]>,
-        failed_at: &mut SmallVec<[usize; 8]>,
-    ) -> bool {
-        let rest = &path[at..];
-        let longest = match self.pieces.get(piece) {
-            None => return rest.is_empty(),
-            Some(Piece::Static(text)) => {
-                ends.push(at + text.len());
-                let matches =
-                    rest.starts_with(&**text) && self.matches_from(piece + 1, path, at + text.len(), ends, failed_at);
-                if !matches {
-                    ends.pop();
+    /// What each parameter and wildcard takes: as much as the places from which the rest matches allow.
+    fn captures<'s, 'p>(&'s self, path: &Subject<'p>, sets: &[u64]) -> Params<'s, 'p> {
+        let words = path.words();
+        let mut params = Params::new();
+        let mut at = 0;
+        for (piece, next) in self.pieces.iter().zip(sets.chunks_exact(words).skip(1)) {
+            let (name, furthest) = match piece {
+                Piece::Static(text) => {
+                    at += text.len();
+                    continue;
                 }
-                return matches;
+                Piece::Param(name) => {
+                    let rest = &path.text[at..];
+                    (name, at + rest.find('/').unwrap_or(rest.len()))
+                }
+                Piece::Wildcard(name) => (name, path.text.len()),
+            };
+            let end = highest(next, furthest).expect("the pieces match from here");
+            if !name.is_empty() {
+                params.push((name, &path.text[at..end]));
             }
-            Some(Piece::Param(_)) => at + rest.find('/').unwrap_or(rest.len()),
-            Some(Piece::Wildcard(_)) => path.len(),
-        };
-        let longest = if at <= failed_at[piece] { longest.min(failed_at[piece]) } else { longest };
-        // The last piece takes all there is.
-        let shortest = if piece + 1 == self.pieces.len() { path.len().max(at + 1) } else { at + 1 };
-        for end in (shortest..=longest).rev().filter(|end| path.is_char_boundary(*end)) {
-            ends.push(end);
-            if self.matches_from(piece + 1, path, end, ends, failed_at) {
-                return true;
-            }
-            ends.pop();
+            at = end;
         }
-        failed_at[piece] = failed_at[piece].min(at);
-        false
+        params
     }
+}
+
+impl Piece {
+    /// Steps for each 64 bytes of path.
+    fn steps(&self) -> usize {
+        match self {
+            Piece::Static(text) if text.len() == 1 => 1,
+            // Each of at most 32 separators may have to be compared.
+            Piece::Static(text) => 16 + text.len() / 8,
+            Piece::Param(_) => 4,
+            Piece::Wildcard(_) => 1,
+        }
+    }
+}
+
+/// Steps that matching one request may take, at some nanoseconds each: with usual patterns, thousands of them; with the
+/// longest path and the costliest patterns, a few dozen.
+const WORK_MAX: usize = 1 << 18;
+
+/// The steps that are left for a request.
+pub(super) struct Work(usize);
+
+/// A path would have to be compared with more than a request may cost: it is too long for so many patterns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the path is too long for as many patterns as it may match")]
+pub struct TooMuchWork;
+
+impl Work {
+    /// That of one request.
+    pub(super) fn new() -> Self {
+        Self(WORK_MAX)
+    }
+
+    pub(super) fn spend(&mut self, steps: usize) -> Result<(), TooMuchWork> {
+        self.0 = self.0.checked_sub(steps).ok_or(TooMuchWork)?;
+        Ok(())
+    }
+}
+
+/// A path that patterns are tried on, without its leading `/`.
+pub(super) struct Subject<'p> {
+    text: &'p str,
+    slashes: SmallVec<[u64; 4]>,
+    dots: SmallVec<[u64; 4]>,
+}
+
+impl<'p> Subject<'p> {
+    pub(super) fn new(text: &'p str) -> Self {
+        // One place more than bytes: the end.
+        let words = text.len() / 64 + 1;
+        let mut subject =
+            Self { text, slashes: SmallVec::from_elem(0, words), dots: SmallVec::from_elem(0, words) };
+        for (word, bytes) in text.as_bytes().chunks(64).enumerate() {
+            let bits = |wanted| bytes.iter().rev().fold(0, |bits, &byte| bits << 1 | u64::from(byte == wanted));
+            (subject.slashes[word], subject.dots[word]) = (bits(b'/'), bits(b'.'));
+        }
+        subject
+    }
+
+    fn words(&self) -> usize {
+        self.slashes.len()
+    }
+
+    /// The places from which `text` leads to one of `next`. It begins with a separator, as all text behind a parameter or
+    /// wildcard does.
+    fn before_text(&self, text: &str, next: &[u64], these: &mut [u64]) {
+        let separators = if text.starts_with('/') { &self.slashes } else { &self.dots };
+        let (skip, shift) = (text.len() / 64, text.len() % 64);
+        for word in 0..these.len() {
+            let at = |word: usize| next.get(word).copied().unwrap_or(0);
+            let (low, high) = (at(word + skip) >> shift, at(word + skip + 1));
+            let moved = if shift == 0 { low } else { low | high << (64 - shift) };
+            let mut found = moved & separators[word];
+            let mut unchecked = if text.len() > 1 { found } else { 0 };
+            while unchecked != 0 {
+                let bit = unchecked.trailing_zeros();
+                unchecked &= unchecked - 1;
+                let start = word * 64 + bit as usize;
+                if self.text.as_bytes()[start..start + text.len()] != *text.as_bytes() {
+                    found &= !(1 << bit);
+                }
+            }
+            these[word] = found;
+        }
+    }
+
+    /// The places from which one or more bytes but `/` lead to one of `next`.
+    fn before_param(&self, next: &[u64], these: &mut [u64]) {
+        // Whether the place behind this word is one of `next`, or of those found.
+        let mut behind = 0;
+        for word in (0..these.len()).rev() {
+            let plain = !self.slashes[word];
+            let mut found = plain & (next[word] >> 1 | behind << 63);
+            let mut run = plain;
+            // All that lies before a place that was found, with no slash between: twice as far at each step.
+            for by in [1, 2, 4, 8, 16, 32] {
+                found |= run & found >> by;
+                run &= run >> by;
+            }
+            these[word] = found;
+            behind = (found | next[word]) & 1;
+        }
+    }
+}
+
+fn set(bits: &mut [u64], at: usize) {
+    bits[at / 64] |= 1 << (at % 64);
+}
+
+fn has(bits: &[u64], at: usize) -> bool {
+    bits.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
+}
+
+/// Sets all places before `end`.
+fn fill(bits: &mut [u64], end: usize) {
+    bits[..end / 64].fill(u64::MAX);
+    if end % 64 > 0 {
+        bits[end / 64] = (1 << (end % 64)) - 1;
+    }
+}
+
+/// The last place that is set, up to `last`.
+fn highest(bits: &[u64], last: usize) -> Option<usize> {
+    let word = last / 64;
+    let top = bits[word] & u64::MAX >> (63 - last % 64);
+    let (word, bits) = match top {
+        0 => bits[..word].iter().copied().enumerate().rfind(|(_, bits)| *bits != 0)?,
+        top => (word, top),
+    };
+    Some(word * 64 + 63 - bits.leading_zeros() as usize)
 }
 
 /// The segments of a path, each with the separator before it. The first has none.

@@ -1,12 +1,19 @@
 //! Bindings by path: a table per first segment, since nearly every path starts with the id of the process that bound
 //! it, so that one process' thousand paths cost another nothing.
 //!
-//! Cheap to clone: a change copies the list of tables and the one table it touches. The last bind of a path wins;
-//! nothing that is bound makes another bind fail. A path that was unbound is remembered, because it answers 404 even
-//! where a less specific pattern or the base path would take it (node contract, section 3).
+//! Everything is in persistent maps: a clone shares all, and a change copies the few nodes on the way to what it changes,
+//! so that a bind costs the same however much is bound already. Hashes are keyed at random, for processes choose paths.
+//! The last bind of a path wins; nothing that is bound makes another bind fail. A path that was unbound is remembered,
+//! because it answers 404 even where a less specific pattern or the base path would take it (node contract, section 3).
+//!
+//! Patterns are found by what they begin with, up to the first parameter or wildcard: only those whose beginning the path
+//! has are tried, the most specific first.
 
-use super::pattern::{Parsed, Pattern, PatternError};
-use rustc_hash::FxHashMap;
+use super::OwnerId;
+use super::pattern::{Parsed, Pattern, PatternError, Subject, TooMuchWork, Work};
+use rpds::{HashTrieMapSync, HashTrieSetSync, RedBlackTreeMapSync};
+use std::cmp::Reverse;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 pub use super::pattern::Params;
@@ -15,22 +22,45 @@ pub use super::pattern::Params;
 /// for ever does not grow it for ever.
 const UNBOUND_MAX: usize = 256;
 
-/// Bindings of type `B`.
-#[derive(Debug)]
-pub struct Routes<B> {
-    /// By first segment, for paths whose first segment is static.
-    tables: Arc<FxHashMap<Box<str>, Arc<Table<B>>>>,
-    /// Patterns whose first segment is not.
-    rootless: Arc<Table<B>>,
+/// What is bound belongs to somebody.
+pub trait Owned {
+    /// Who may take it back, and takes it along.
+    fn owner(&self) -> OwnerId;
 }
 
+/// Bindings of type `B`.
+#[derive(Debug, Clone)]
+pub struct Routes<B> {
+    /// By first segment, for paths whose first segment is static.
+    tables: HashTrieMapSync<Box<str>, Table<B>>,
+    /// Patterns whose first segment is not.
+    rootless: Table<B>,
+    /// The paths that each owner has bound.
+    by_owner: HashTrieMapSync<OwnerId, HashTrieSetSync<Arc<str>>>,
+}
+
+/// Cheap to clone.
 #[derive(Debug)]
 struct Table<B> {
-    statics: FxHashMap<Box<str>, Slot<B>>,
-    /// The most specific first; of equals, the one bound first.
-    patterns: Vec<(Pattern, Slot<B>)>,
+    /// Static paths by themselves, patterns by their shape, in which no static path can be written.
+    slots: HashTrieMapSync<Arc<str>, Slot<B>>,
+    /// Patterns by the hash of what they begin with.
+    groups: HashTrieMapSync<u64, Group<B>>,
+    hashing: RandomState,
+    /// The longest beginning of a pattern that there has been.
+    prefix_bytes_max: usize,
+    /// Unbound paths by the change that made them so.
+    unbound: RedBlackTreeMapSync<u64, Arc<str>>,
     changes: u64,
 }
+
+/// Patterns that begin alike: the most specific first; of equals, the one bound first.
+type Group<B> = RedBlackTreeMapSync<Place, Arc<(Pattern, Option<Arc<B>>)>>;
+
+type Rank = (u32, u32, u32);
+
+/// The place of a pattern in its group: its rank, and the change that first bound it.
+type Place = (Reverse<Rank>, u64);
 
 #[derive(Debug)]
 struct Slot<B> {
@@ -38,6 +68,8 @@ struct Slot<B> {
     binding: Option<Arc<B>>,
     /// The table's change that made it.
     change: u64,
+    /// Where it stands among the patterns, if it is one.
+    pattern: Option<(u64, Place)>,
 }
 
 /// What a path leads to.
@@ -49,33 +81,41 @@ pub struct Found<'s, 'p, B> {
     pub params: Params<'s, 'p>,
 }
 
-impl<B> Clone for Routes<B> {
-    fn clone(&self) -> Self {
-        Self { tables: self.tables.clone(), rootless: self.rootless.clone() }
-    }
-}
-
 impl<B> Clone for Table<B> {
     fn clone(&self) -> Self {
-        Self { statics: self.statics.clone(), patterns: self.patterns.clone(), changes: self.changes }
+        Self {
+            slots: self.slots.clone(),
+            groups: self.groups.clone(),
+            hashing: self.hashing.clone(),
+            prefix_bytes_max: self.prefix_bytes_max,
+            unbound: self.unbound.clone(),
+            changes: self.changes,
+        }
     }
 }
 
 impl<B> Clone for Slot<B> {
     fn clone(&self) -> Self {
-        Self { binding: self.binding.clone(), change: self.change }
+        Self { binding: self.binding.clone(), change: self.change, pattern: self.pattern }
     }
 }
 
 impl<B> Default for Table<B> {
     fn default() -> Self {
-        Self { statics: FxHashMap::default(), patterns: Vec::new(), changes: 0 }
+        Self {
+            slots: HashTrieMapSync::default(),
+            groups: HashTrieMapSync::default(),
+            hashing: RandomState::new(),
+            prefix_bytes_max: 0,
+            unbound: RedBlackTreeMapSync::default(),
+            changes: 0,
+        }
     }
 }
 
 impl<B> Default for Routes<B> {
     fn default() -> Self {
-        Self { tables: Arc::default(), rootless: Arc::default() }
+        Self { tables: HashTrieMapSync::default(), rootless: Table::default(), by_owner: HashTrieMapSync::default() }
     }
 }
 
@@ -88,13 +128,27 @@ fn without_leading_slash(path: &str) -> &str {
     path.strip_prefix('/').unwrap_or(path)
 }
 
-impl<B> Routes<B> {
+fn first_segment(path: &str) -> &str {
+    path.split('/').next().unwrap_or_default()
+}
+
+impl<B: Owned> Routes<B> {
     /// Binds `pattern`, which may have parameters and wildcards.
     ///
     /// # Errors
     /// When it is too long or has too many parameters.
     pub fn bind(&mut self, pattern: &str, binding: B) -> Result<(), PatternError> {
-        self.put(pattern, Some(Arc::new(binding)), |_| true)
+        let path = Path::parse(pattern)?;
+        let owner = binding.owner();
+        let before = path.table_mut(self).bind(&path, Arc::new(binding));
+        if before != Some(owner) {
+            self.disown(before, &path.shape);
+            match self.by_owner.get_mut(&owner) {
+                Some(paths) => paths.insert_mut(path.shape),
+                None => self.by_owner.insert_mut(owner, HashTrieSetSync::default().insert(path.shape)),
+            }
+        }
+        Ok(())
     }
 
     /// Unbinds `pattern` if what is bound there is `ours`; what is not bound is left alone.
@@ -102,125 +156,239 @@ impl<B> Routes<B> {
     /// # Errors
     /// When the pattern could never have been bound.
     pub fn unbind(&mut self, pattern: &str, ours: impl Fn(&B) -> bool) -> Result<(), PatternError> {
-        self.put(pattern, None, |old| old.is_some_and(&ours))
-    }
-
-    fn put(
-        &mut self,
-        pattern: &str,
-        binding: Option<Arc<B>>,
-        may_replace: impl Fn(Option<&B>) -> bool,
-    ) -> Result<(), PatternError> {
-        let path = without_leading_slash(without_trailing_slash(pattern));
-        let parsed = Pattern::parse(path)?;
-        let first = path.split('/').next().unwrap_or_default();
-        let table = match Pattern::parse(first)? {
-            Parsed::Static => Arc::make_mut(&mut self.tables).entry(first.into()).or_default(),
-            Parsed::Pattern(_) => &mut self.rootless,
-        };
-        Arc::make_mut(table).put(path, parsed, binding, may_replace);
+        let path = Path::parse(pattern)?;
+        let bound = path.table(self).and_then(|table| table.slots.get(&*path.shape)?.binding.as_deref());
+        if bound.is_some_and(ours) {
+            let before = path.table_mut(self).unbind(&path);
+            self.disown(before, &path.shape);
+        }
         Ok(())
     }
 
-    /// Removes every binding that is `theirs`, and every memory of unbound paths in the tables it empties.
-    pub fn remove(&mut self, theirs: impl Fn(&B) -> bool) {
-        Arc::make_mut(&mut self.tables).retain(|_, table| {
-            if table.any(&theirs) {
-                Arc::make_mut(table).remove(&theirs);
+    /// Removes every binding of `owner`, and every memory of unbound paths in the tables it empties.
+    pub fn remove_owner(&mut self, owner: OwnerId) {
+        let Some(paths) = self.by_owner.get(&owner).cloned() else { return };
+        self.by_owner.remove_mut(&owner);
+        for shape in paths.iter() {
+            let path = Path::parse(shape).expect("the shape of a pattern is a pattern");
+            let table = path.table_mut(self);
+            table.forget(shape);
+            if table.slots.size() == table.unbound.size()
+                && let Some(first) = &path.first
+            {
+                self.tables.remove_mut(first);
             }
-            table.any(|_| true)
-        });
-        if self.rootless.any(&theirs) {
-            Arc::make_mut(&mut self.rootless).remove(&theirs);
+        }
+    }
+
+    /// Whether anything is bound for `owner`.
+    pub fn has_bound(&self, owner: OwnerId) -> bool {
+        self.by_owner.contains_key(&owner)
+    }
+
+    /// A path is no longer this owner's.
+    fn disown(&mut self, owner: Option<OwnerId>, shape: &Arc<str>) {
+        if let Some(owner) = owner
+            && let Some(paths) = self.by_owner.get_mut(&owner)
+        {
+            paths.remove_mut(shape);
+            if paths.is_empty() {
+                self.by_owner.remove_mut(&owner);
+            }
         }
     }
 
     /// What `path` leads to. One trailing `/` does not count.
-    pub fn find<'s, 'p>(&'s self, path: &'p str) -> Option<Found<'s, 'p, B>> {
+    ///
+    /// # Errors
+    /// It would have to be compared with more than a request may cost.
+    pub fn find<'s, 'p>(&'s self, path: &'p str) -> Result<Option<Found<'s, 'p, B>>, TooMuchWork> {
         let path = without_leading_slash(without_trailing_slash(path));
-        let first = path.split('/').next().unwrap_or_default();
-        let table = self.tables.get(first);
-        if let Some(slot) = table.and_then(|table| table.statics.get(path)) {
-            return Some(Found { binding: slot.binding.as_deref(), params: Params::new() });
+        let table = self.tables.get(first_segment(path));
+        if let Some(slot) = table.and_then(|table| table.slots.get(path)).filter(|slot| slot.pattern.is_none()) {
+            return Ok(Some(Found { binding: slot.binding.as_deref(), params: Params::new() }));
         }
-        let narrow = table.and_then(|table| table.find(path));
-        let (slot, params, _) = match (narrow, self.rootless.find(path)) {
-            (Some(narrow), Some(wide)) if wide.2 > narrow.2 => wide,
-            (narrow, wide) => narrow.or(wide)?,
-        };
-        Some(Found { binding: slot.binding.as_deref(), params })
+        let mut search = Search { path, subject: None, work: Work::new(), best: None };
+        if let Some(table) = table {
+            search.look_through(table)?;
+        }
+        if let Some(((_, first_bound), _)) = &mut search.best {
+            // Of equals, the one that names the process.
+            *first_bound = 0;
+        }
+        search.look_through(&self.rootless)?;
+        Ok(search.best.map(|(_, found)| found))
     }
 
     /// Every binding, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &B> {
         let tables = self.tables.values().chain(std::iter::once(&self.rootless));
-        tables.flat_map(|table| table.slots()).filter_map(|slot| slot.binding.as_deref())
+        tables.flat_map(|table| table.slots.values()).filter_map(|slot| slot.binding.as_deref())
     }
 }
 
-type Best<'s, 'p, B> = (&'s Slot<B>, Params<'s, 'p>, (u32, u32, u32));
+/// A path, read.
+struct Path {
+    /// The path of a static one.
+    shape: Arc<str>,
+    /// Its first segment, if that is static.
+    first: Option<Box<str>>,
+    pattern: Option<Pattern>,
+}
 
-impl<B> Table<B> {
-    fn put(&mut self, path: &str, parsed: Parsed, binding: Option<Arc<B>>, may_replace: impl Fn(Option<&B>) -> bool) {
+impl Path {
+    fn parse(path: &str) -> Result<Self, PatternError> {
+        let path = without_leading_slash(without_trailing_slash(path));
+        let first = first_segment(path);
+        let first = match Pattern::parse(first)? {
+            Parsed::Static => Some(first.into()),
+            Parsed::Pattern(_) => None,
+        };
+        Ok(match Pattern::parse(path)? {
+            Parsed::Static => Self { shape: path.into(), first, pattern: None },
+            Parsed::Pattern(pattern) => Self { shape: pattern.shape().into(), first, pattern: Some(pattern) },
+        })
+    }
+
+    fn table<'r, B>(&self, routes: &'r Routes<B>) -> Option<&'r Table<B>> {
+        match &self.first {
+            Some(first) => routes.tables.get(first),
+            None => Some(&routes.rootless),
+        }
+    }
+
+    /// The table, made if there is none.
+    fn table_mut<'r, B>(&self, routes: &'r mut Routes<B>) -> &'r mut Table<B> {
+        let Some(first) = &self.first else { return &mut routes.rootless };
+        if !routes.tables.contains_key(first) {
+            routes.tables.insert_mut(first.clone(), Table::default());
+        }
+        routes.tables.get_mut(first).expect("it is there now")
+    }
+}
+
+impl<B: Owned> Table<B> {
+    /// Binds a path; answers whose it was.
+    fn bind(&mut self, path: &Path, binding: Arc<B>) -> Option<OwnerId> {
+        self.put(path, Some(binding))
+    }
+
+    /// Unbinds a path; answers whose it was.
+    fn unbind(&mut self, path: &Path) -> Option<OwnerId> {
+        let owner = self.put(path, None);
+        self.unbound.insert_mut(self.changes, path.shape.clone());
+        if self.unbound.size() > UNBOUND_MAX
+            && let Some(oldest) = self.unbound.first().map(|(_, shape)| shape.clone())
+        {
+            self.forget(&oldest);
+        }
+        owner
+    }
+
+    fn put(&mut self, path: &Path, binding: Option<Arc<B>>) -> Option<OwnerId> {
         self.changes += 1;
         let change = self.changes;
-        let unbinds = binding.is_none();
-        let slot = Slot { binding, change };
-        match parsed {
-            Parsed::Static => {
-                if may_replace(self.statics.get(path).and_then(|slot| slot.binding.as_deref())) {
-                    self.statics.insert(path.into(), slot);
-                }
+        let before = self.slots.get(&*path.shape).cloned();
+        if let Some(Slot { binding: None, change, .. }) = &before {
+            self.unbound.remove_mut(change);
+        }
+        let pattern = path.pattern.as_ref().map(|pattern| {
+            // One that was bound before keeps its place; the names of its parameters may have changed.
+            let (hash, place) = before
+                .as_ref()
+                .and_then(|before| before.pattern)
+                .unwrap_or_else(|| (self.hash(pattern.prefix()), (Reverse(pattern.rank()), change)));
+            self.prefix_bytes_max = self.prefix_bytes_max.max(pattern.prefix().len());
+            let entry = Arc::new((pattern.clone(), binding.clone()));
+            match self.groups.get_mut(&hash) {
+                Some(group) => group.insert_mut(place, entry),
+                None => self.groups.insert_mut(hash, Group::default().insert(place, entry)),
             }
-            Parsed::Pattern(pattern) => {
-                let at = self.patterns.iter().position(|(have, _)| have.is_same(&pattern));
-                if !may_replace(at.and_then(|at| self.patterns[at].1.binding.as_deref())) {
-                    return;
-                }
-                match at {
-                    // The names of parameters may have changed.
-                    Some(at) => self.patterns[at] = (pattern, slot),
-                    None => {
-                        let at = self.patterns.partition_point(|(have, _)| have.rank() >= pattern.rank());
-                        self.patterns.insert(at, (pattern, slot));
-                    }
-                }
+            (hash, place)
+        });
+        self.slots.insert_mut(path.shape.clone(), Slot { binding, change, pattern });
+        Some(before?.binding?.owner())
+    }
+
+    /// Forgets that a path was ever bound.
+    fn forget(&mut self, shape: &Arc<str>) {
+        let Some(Slot { binding, change, pattern }) = self.slots.get(&**shape).cloned() else { return };
+        self.slots.remove_mut(&**shape);
+        if binding.is_none() {
+            self.unbound.remove_mut(&change);
+        }
+        if let Some((hash, place)) = pattern
+            && let Some(group) = self.groups.get_mut(&hash)
+        {
+            group.remove_mut(&place);
+            if group.is_empty() {
+                self.groups.remove_mut(&hash);
             }
         }
-        if unbinds {
-            self.forget_oldest_unbound();
+    }
+}
+
+impl<B> Table<B> {
+    /// The hash of a beginning, segment by segment, so that those of one path cost one pass over it.
+    fn hash(&self, prefix: &str) -> u64 {
+        let mut hasher = self.hashing.build_hasher();
+        for (_, segment) in beginnings(prefix) {
+            hasher.write(segment.as_bytes());
         }
+        hasher.finish()
     }
+}
 
-    fn forget_oldest_unbound(&mut self) {
-        let unbound = || self.slots().filter(|slot| slot.binding.is_none()).map(|slot| slot.change);
-        if unbound().count() > UNBOUND_MAX {
-            let oldest = unbound().min();
-            self.retain(|slot| Some(slot.change) != oldest);
+/// What a path begins with, up to each of its separators: how long that is, and what it adds to the one before.
+fn beginnings(path: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut from = 0;
+    memchr::memchr2_iter(b'/', b'.', path.as_bytes()).map(move |at| {
+        let segment = &path[from..=at];
+        from = at + 1;
+        (from, segment)
+    })
+}
+
+/// The search for the most specific pattern that matches a path.
+struct Search<'s, 'p, B> {
+    path: &'p str,
+    /// Made when the first pattern is tried.
+    subject: Option<Subject<'p>>,
+    work: Work,
+    best: Option<(Place, Found<'s, 'p, B>)>,
+}
+
+impl<'s, B> Search<'s, '_, B> {
+    fn look_through(&mut self, table: &'s Table<B>) -> Result<(), TooMuchWork> {
+        if table.groups.is_empty() {
+            return Ok(());
         }
+        let mut hasher = table.hashing.build_hasher();
+        self.try_group(table.groups.get(&hasher.finish()))?;
+        for (bytes, segment) in beginnings(self.path) {
+            if bytes > table.prefix_bytes_max {
+                break;
+            }
+            self.work.spend(1)?;
+            hasher.write(segment.as_bytes());
+            self.try_group(table.groups.get(&hasher.finish()))?;
+        }
+        Ok(())
     }
 
-    fn find<'s, 'p>(&'s self, path: &'p str) -> Option<Best<'s, 'p, B>> {
-        self.patterns
-            .iter()
-            .find_map(|(pattern, slot)| pattern.matches(path).map(|params| (slot, params, pattern.rank())))
-    }
-
-    fn slots(&self) -> impl Iterator<Item = &Slot<B>> {
-        self.statics.values().chain(self.patterns.iter().map(|(_, slot)| slot))
-    }
-
-    fn any(&self, is: impl Fn(&B) -> bool) -> bool {
-        self.slots().filter_map(|slot| slot.binding.as_deref()).any(is)
-    }
-
-    fn retain(&mut self, keep: impl Fn(&Slot<B>) -> bool) {
-        self.statics.retain(|_, slot| keep(slot));
-        self.patterns.retain(|(_, slot)| keep(slot));
-    }
-
-    fn remove(&mut self, theirs: impl Fn(&B) -> bool) {
-        self.retain(|slot| !slot.binding.as_deref().is_some_and(&theirs));
+    fn try_group(&mut self, group: Option<&'s Group<B>>) -> Result<(), TooMuchWork> {
+        for (place, entry) in group.into_iter().flat_map(Group::iter) {
+            if self.best.as_ref().is_some_and(|(best, _)| best <= place) {
+                break;
+            }
+            let subject = self.subject.get_or_insert_with(|| Subject::new(self.path));
+            let (pattern, binding) = &**entry;
+            if let Some(params) = pattern.matches(subject, &mut self.work)? {
+                self.best = Some((*place, Found { binding: binding.as_deref(), params }));
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

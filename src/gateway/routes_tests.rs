@@ -1,6 +1,18 @@
 use super::*;
 use proptest::prelude::*;
 
+impl Owned for String {
+    fn owner(&self) -> OwnerId {
+        OwnerId(if self == "/b" { 2 } else { 1 })
+    }
+}
+
+impl Owned for usize {
+    fn owner(&self) -> OwnerId {
+        OwnerId(1)
+    }
+}
+
 fn routes(patterns: &[&str]) -> Routes<String> {
     let mut routes = Routes::default();
     for pattern in patterns {
@@ -11,7 +23,7 @@ fn routes(patterns: &[&str]) -> Routes<String> {
 
 /// The pattern that a path leads to, and its captures as `name=value`.
 fn find(routes: &Routes<String>, path: &str) -> Option<(String, Vec<String>)> {
-    let found = routes.find(path)?;
+    let found = routes.find(path).unwrap()?;
     let params = found.params.iter().map(|(name, value)| format!("{name}={value}")).collect();
     Some((found.binding.map_or("unbound".into(), Clone::clone), params))
 }
@@ -81,12 +93,13 @@ fn a_clone_is_not_changed_and_removal_leaves_nothing() {
     let mut routes = routes(&["/a", "/a/:x", "/b", "/:c"]);
     let before = routes.clone();
     routes.unbind("/a", |_| true).unwrap();
-    routes.remove(|binding| binding != "/b");
+    routes.remove_owner(OwnerId(1));
     assert_eq!((find(&routes, "/a"), find(&routes, "/a/1"), find(&routes, "/z")), (None, None, None));
     assert_eq!(find(&routes, "/b"), led("/b", &[]));
     assert_eq!(find(&before, "/a"), led("/a", &[]));
     assert_eq!(before.iter().count(), 4);
-    assert_eq!(routes.tables.len(), 1);
+    assert_eq!((routes.tables.size(), routes.by_owner.size()), (1, 1));
+    assert!(routes.rootless.slots.is_empty() && routes.rootless.groups.is_empty());
 }
 
 #[test]
@@ -96,16 +109,24 @@ fn binding_and_unbinding_for_ever_grows_nothing() {
         routes.bind(&format!("/p:p:o/{n}"), n).unwrap();
         routes.unbind(&format!("/p:p:o/{n}"), |_| true).unwrap();
     }
-    assert_eq!(routes.tables["p:p:o"].statics.len(), UNBOUND_MAX);
-    assert!(routes.find("/p:p:o/0").is_none() && routes.find("/p:p:o/511").unwrap().binding.is_none());
+    for n in 0..2 * UNBOUND_MAX {
+        routes.bind(&format!("/p:p:o/:x/{n}"), n).unwrap();
+        routes.unbind(&format!("/p:p:o/:y/{n}"), |_| true).unwrap();
+    }
+    let table = routes.tables.get("p:p:o").unwrap();
+    assert_eq!((table.slots.size(), table.unbound.size(), table.groups.size()), (UNBOUND_MAX, UNBOUND_MAX, 1));
+    let find = |path| routes.find(path).unwrap();
+    assert!(find("/p:p:o/511").is_none() && find("/p:p:o/x/0").is_none());
+    assert!(find("/p:p:o/x/511").unwrap().binding.is_none());
+    assert!(routes.by_owner.is_empty());
 }
 
 #[test]
 fn patterns_are_bounded() {
     let mut routes = Routes::default();
-    assert_eq!(routes.bind(&"/a".repeat(3000), ()), Err(PatternError::TooLong));
-    assert_eq!(routes.bind(&"/:a".repeat(17), ()), Err(PatternError::TooManyParams));
-    assert_eq!(routes.bind(&"/:a".repeat(16), ()), Ok(()));
+    assert_eq!(routes.bind(&"/a".repeat(3000), 1), Err(PatternError::TooLong));
+    assert_eq!(routes.bind(&"/:a".repeat(17), 1), Err(PatternError::TooManyParams));
+    assert_eq!(routes.bind(&"/:a".repeat(16), 1), Ok(()));
 }
 
 #[test]
@@ -114,6 +135,39 @@ fn a_hostile_path_costs_no_more_than_its_length() {
     let routes = routes(&[&pattern]);
     let path = format!("/{}", "a/".repeat(4000));
     assert_eq!(find(&routes, &path), None, "this would not end if each way were tried");
+}
+
+#[test]
+fn captures_are_right_at_every_length_of_a_path() {
+    let routes = routes(&["/p/:a/x/*b/y", "/q/:a.:b/*c"]);
+    for n in 1..300 {
+        let (long, dots) = ("l".repeat(n), "d.".repeat(n));
+        assert_eq!(
+            find(&routes, &format!("/p/{long}/x/{dots}/y/y")),
+            led("/p/:a/x/*b/y", &[&format!("a={long}"), &format!("b={dots}/y")])
+        );
+        assert_eq!(find(&routes, &format!("/p/{long}/{long}/x/1/y")), None);
+        assert_eq!(
+            find(&routes, &format!("/q/{dots}{long}/{long}")),
+            led("/q/:a.:b/*c", &[&format!("a={}d", "d.".repeat(n - 1)), &format!("b={long}"), &format!("c={long}")])
+        );
+    }
+}
+
+#[test]
+fn a_path_that_is_too_long_for_so_many_patterns_is_refused_and_others_are_not() {
+    let mut routes = Routes::default();
+    for n in 0..5000 {
+        routes.bind(&format!("/p:p:o/*/a{n}/*"), n).unwrap();
+        routes.bind(&format!("/p:p:o/room/{n}/:user"), n).unwrap();
+    }
+    let bound = |path: &str| routes.find(path).map(|found| found.map(|found| *found.binding.unwrap()));
+    assert_eq!(bound("/p:p:o/x/a4711/y"), Ok(Some(4711)));
+    assert_eq!(bound("/p:p:o/x/b4711/y"), Ok(None));
+    let long = "/a".repeat(8000);
+    assert_eq!(bound(&format!("/p:p:o/room/17{long}")), Err(TooMuchWork));
+    assert_eq!(bound(&format!("/other{long}")), Ok(None));
+    assert_eq!(bound("/p:p:o/room/17/me"), Ok(Some(17)));
 }
 
 /// Segments from which patterns and paths are made, so that they often meet.
@@ -139,6 +193,7 @@ proptest! {
         let routes = routes(&patterns.iter().map(String::as_str).collect::<Vec<_>>());
         let expected = oracle.recognize(without_trailing_slash(&path)).ok();
         let found = routes.find(&path);
+        let found = found.unwrap();
         let rank = |pattern: &str| match Pattern::parse(without_leading_slash(without_trailing_slash(pattern))) {
             Ok(Parsed::Pattern(pattern)) => Some((pattern.rank(), pattern)),
             _ => None,

@@ -1,12 +1,12 @@
 //! The state that requests are judged by: bindings and settings, immutable while it is used.
 //!
-//! To change it, clone it (cheap: the clone shares everything), bind or unbind on the clone, and hand the clone to
-//! every shard.
+//! To change it, clone it (cheap: the clone shares everything, and goes on sharing all but what it changes), bind or
+//! unbind on the clone, and hand the clone to every shard.
 
-use super::{OwnerId, PatternError, Routes, Settings, login, routes::without_trailing_slash, secure_subdomain};
+use super::{Owned, OwnerId, PatternError, Routes, Settings, login, routes::without_trailing_slash, secure_subdomain};
 use crate::{http::Content, process_id::ProcessId};
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
+use rpds::{HashTrieMapSync, HashTrieSetSync};
 use std::sync::Arc;
 
 /// See the module.
@@ -16,7 +16,9 @@ pub struct Snapshot {
     pub(super) http: Routes<HttpBinding>,
     pub(super) websocket: Routes<WebSocketBinding>,
     /// The first labels of hosts that belong to a package, and who has bound something there.
-    pub(super) subdomains: Arc<FxHashMap<Box<str>, Vec<OwnerId>>>,
+    pub(super) subdomains: HashTrieMapSync<Box<str>, HashTrieSetSync<OwnerId>>,
+    /// Which of them an owner has something bound for.
+    subdomain_of: HashTrieMapSync<OwnerId, Box<str>>,
     /// The name of the login cookie.
     pub(super) cookie_name: Arc<str>,
     pub(super) login_page: Bytes,
@@ -74,6 +76,18 @@ pub struct WebSocketRule {
     pub deflate: bool,
 }
 
+impl Owned for HttpBinding {
+    fn owner(&self) -> OwnerId {
+        self.owner
+    }
+}
+
+impl Owned for WebSocketBinding {
+    fn owner(&self) -> OwnerId {
+        self.owner
+    }
+}
+
 /// Why a path cannot be bound: the fault of the process that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
@@ -104,7 +118,8 @@ impl Snapshot {
             settings: Arc::new(settings),
             http: Routes::default(),
             websocket: Routes::default(),
-            subdomains: Arc::default(),
+            subdomains: HashTrieMapSync::default(),
+            subdomain_of: HashTrieMapSync::default(),
         }
     }
 
@@ -117,7 +132,8 @@ impl Snapshot {
     #[must_use]
     pub fn with_settings(self, settings: Settings) -> Self {
         let fresh = Self::new(settings);
-        Self { http: self.http, websocket: self.websocket, subdomains: self.subdomains, ..fresh }
+        let Self { http, websocket, subdomains, subdomain_of, .. } = self;
+        Self { http, websocket, subdomains, subdomain_of, ..fresh }
     }
 
     /// Binds `path` of `process` for HTTP; the last bind wins.
@@ -173,24 +189,34 @@ impl Snapshot {
 
     /// Forgets everything that `owner` has bound.
     pub fn unbind_owner(&mut self, owner: OwnerId) {
-        self.http.remove(|binding| binding.owner == owner);
-        self.websocket.remove(|binding| binding.owner == owner);
-        if self.subdomains.values().any(|owners| owners.contains(&owner)) {
-            Arc::make_mut(&mut self.subdomains).retain(|_, owners| {
-                owners.retain(|&other| other != owner);
-                !owners.is_empty()
-            });
+        self.http.remove_owner(owner);
+        self.websocket.remove_owner(owner);
+        if let Some(label) = self.subdomain_of.get(&owner).cloned() {
+            self.subdomain_of.remove_mut(&owner);
+            if let Some(owners) = self.subdomains.get_mut(&label) {
+                owners.remove_mut(&owner);
+                if owners.is_empty() {
+                    self.subdomains.remove_mut(&label);
+                }
+            }
         }
+    }
+
+    /// Whether anything is bound for `owner`.
+    pub fn has_bound(&self, owner: OwnerId) -> bool {
+        self.http.has_bound(owner) || self.websocket.has_bound(owner)
     }
 
     fn admit(&mut self, owner: OwnerId, process: &ProcessId, path: &str, secure: bool) -> Result<Arc<str>, BindError> {
         if !process.may_bind() {
             return Err(BindError::Process);
         }
-        if secure {
-            let owners = Arc::make_mut(&mut self.subdomains).entry(secure_subdomain(process).into()).or_default();
-            if !owners.contains(&owner) {
-                owners.push(owner);
+        if secure && !self.subdomain_of.contains_key(&owner) {
+            let label: Box<str> = secure_subdomain(process).into();
+            self.subdomain_of.insert_mut(owner, label.clone());
+            match self.subdomains.get_mut(&label) {
+                Some(owners) => owners.insert_mut(owner),
+                None => self.subdomains.insert_mut(label, HashTrieSetSync::default().insert(owner)),
             }
         }
         Ok(prefixed(process, path).into())
@@ -231,9 +257,9 @@ mod tests {
         let (app, homepage) = ("p:p:o".parse().unwrap(), HOMEPAGE.parse().unwrap());
         snapshot.bind_http(OwnerId(1), &app, "/x", HttpRule::default()).unwrap();
         snapshot.unbind_http(&homepage, "/p:p:o/x").unwrap();
-        assert!(snapshot.http.find("/p:p:o/x").unwrap().binding.is_some());
+        assert!(snapshot.http.find("/p:p:o/x").unwrap().unwrap().binding.is_some());
         snapshot.unbind_http(&app, "/x").unwrap();
-        assert!(snapshot.http.find("/p:p:o/x").unwrap().binding.is_none());
+        assert!(snapshot.http.find("/p:p:o/x").unwrap().unwrap().binding.is_none());
     }
 
     #[test]
@@ -246,9 +272,9 @@ mod tests {
         snapshot.bind_http(OwnerId(2), &app, "/both", secure).unwrap();
         snapshot.bind_websocket(OwnerId(1), &app, "/", WebSocketRule::default()).unwrap();
         snapshot.unbind_owner(OwnerId(1));
-        assert!(snapshot.http.find("/p:p:o/old").is_none() && snapshot.websocket.find("/p:p:o").is_none());
-        assert_eq!(snapshot.http.find("/p:p:o/both").unwrap().binding.unwrap().owner, OwnerId(2));
-        assert_eq!(snapshot.subdomains["p-o"], [OwnerId(2)]);
+        assert!(snapshot.http.find("/p:p:o/old").unwrap().is_none() && snapshot.websocket.find("/p:p:o").unwrap().is_none());
+        assert_eq!(snapshot.http.find("/p:p:o/both").unwrap().unwrap().binding.unwrap().owner, OwnerId(2));
+        assert_eq!(snapshot.subdomains.get("p-o").unwrap().iter().collect::<Vec<_>>(), [&OwnerId(2)]);
         snapshot.unbind_owner(OwnerId(2));
         assert!(snapshot.subdomains.is_empty());
     }

@@ -102,7 +102,11 @@ impl Inlet {
     }
 }
 
-/// Those that have asked for something; as many as the kernel has owners at most.
+/// As many as a node has of processes that ask for something now and then.
+const OWNERS_KEPT_MAX: usize = 1024;
+
+/// Those that have asked for something. A full table is begun anew: whoever asks again is found again, and who does not,
+/// since its process has gone, is forgotten.
 #[derive(Default)]
 pub(crate) struct Owners {
     places: FxHashMap<ProcessId, usize>,
@@ -122,6 +126,9 @@ impl Owners {
                     // Too many processes, or no broker: which one, the system's own owner tells.
                     return kernel.system().map(|_| None).ok_or(PushError::Stopped);
                 };
+                if self.handles.len() >= OWNERS_KEPT_MAX {
+                    *self = Self::default();
+                }
                 self.places.insert(process.clone(), self.handles.len());
                 self.handles.push(owner);
                 self.handles.len() - 1

@@ -86,10 +86,9 @@ impl Stage {
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), &budget, |_| {});
-        let owner = Owner::new(OWNER, process.clone(), queue, config.policy, false);
+        let owner = Owner::new(OWNER, process, queue, config.policy, false);
         let mut directory = Directory::new(gateway);
-        directory.processes.insert(process, OWNER);
-        directory.owners.insert(OWNER, Arc::new(owner));
+        directory.attach(Arc::new(owner));
         let wires = Wires::default();
         let common = Common {
             config: Arc::new(config),

@@ -71,10 +71,9 @@ impl Scene {
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
-        let owner = Owner::new(OWNER, process.clone(), queue, Policy::Close, false);
+        let owner = Owner::new(OWNER, process, queue, Policy::Close, false);
         let mut directory = Directory::new(gateway);
-        directory.processes.insert(process, OWNER);
-        directory.owners.insert(OWNER, Arc::new(owner));
+        directory.attach(Arc::new(owner));
         let wire = Memory::default();
         wire.0.borrow_mut().room = room;
         let config = Arc::new(Config { outbound_bytes_max: 1000, ..Config::default() });

@@ -126,10 +126,9 @@ impl Scene {
         let rule = WebSocketRule { deflate: true, ..WebSocketRule::default() };
         gateway.bind_websocket(OWNER, &process, "/", rule).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
-        let owner = Arc::new(Owner::new(OWNER, process.clone(), queue, Policy::Close, false));
+        let owner = Arc::new(Owner::new(OWNER, process, queue, Policy::Close, false));
         let mut directory = Directory::new(gateway);
-        directory.owners.insert(OWNER, owner.clone());
-        directory.processes.insert(process, OWNER);
+        directory.attach(owner.clone());
         let mut config = Config { outbound_bytes_max: BUDGET, copy_bytes_max: 200, ..Config::default() };
         config.deflate.bytes_min = 64;
         config.deflate.level = 6;

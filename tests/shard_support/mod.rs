@@ -76,8 +76,7 @@ impl Fan {
         let mut directory = Directory::new(Snapshot::new(Settings::new("local.os", Dialect::Kinode)));
         let owner = Owner::new(OWNER, process.clone(), queue, Policy::Close, false);
         directory.gateway.bind_websocket(OWNER, &process, "/", Default::default()).unwrap();
-        directory.owners.insert(OWNER, Arc::new(owner));
-        directory.processes.insert(process, OWNER);
+        directory.attach(Arc::new(owner));
         let taken = Arc::new(Taken::default());
         let config = Arc::new(Config::default());
         let flusher = Box::new(NullFlush(taken.clone()));

@@ -437,9 +437,7 @@ impl World {
         self.processes[index].requests.clear();
         self.current[self.processes[index].name] = None;
         self.was_ended[self.processes[index].name] = true;
-        self.directory.gateway.unbind_owner(owner.id);
-        self.directory.owners.remove(&owner.id);
-        self.directory.processes.remove(&owner.process);
+        self.directory.remove(owner.id);
         self.adopt();
         for shard in 0..self.pumps.len() {
             let why = CloseFrame { code: Some(code), reason: "the process has ended".into() };

@@ -81,8 +81,7 @@ impl Process {
         let content = HttpRule { content: Some(Arc::new(Content::new(None, CONTENT.into()))), ..HttpRule::default() };
         directory.gateway.bind_http(id, &process, "/s", content).expect("it binds");
         directory.gateway.bind_http(id, &process, "/h", HttpRule::default()).expect("it binds");
-        directory.owners.insert(id, owner.clone());
-        directory.processes.insert(process, id);
+        directory.attach(owner.clone());
         Self {
             name: name_index,
             owner,

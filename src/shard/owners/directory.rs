@@ -1,12 +1,14 @@
 //! Who is attached to the broker and what it may be reached by: immutable, shared by all shards, swapped whole.
+//!
+//! A copy shares everything, and a change copies the few nodes on the way to what it changes: it costs the same however many
+//! are attached and whatever they have bound, and the old state is freed as soon as nobody uses it.
 
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
 use crate::queue::events::ProcessQueue;
 use crate::shard::command::Policy;
 use crate::shard::out::deflate::Windows;
-use rustc_hash::FxHashMap;
-use std::collections::HashMap;
+use rpds::HashTrieMapSync;
 use std::sync::Arc;
 
 /// A process as the shards see it.
@@ -42,13 +44,13 @@ pub struct Directory {
     /// Routes and rules of entry.
     pub gateway: Snapshot,
     /// By number.
-    pub owners: FxHashMap<OwnerId, Arc<Owner>>,
-    /// By name.
-    pub processes: HashMap<ProcessId, OwnerId>,
+    pub owners: HashTrieMapSync<OwnerId, Arc<Owner>>,
+    /// By name: those that are attached by themselves.
+    pub processes: HashTrieMapSync<ProcessId, OwnerId>,
     /// See [`Resolve`].
     pub resolve: Option<Arc<Resolve>>,
     /// Addresses on other nodes that may push to all channels of an owner.
-    pub grants: Arc<FxHashMap<OwnerId, Vec<Arc<str>>>>,
+    pub grants: HashTrieMapSync<OwnerId, Vec<Arc<str>>>,
     /// Who handles logins and the RPC path, where anybody does.
     pub system: Option<OwnerId>,
 }
@@ -58,21 +60,45 @@ impl Directory {
     pub fn new(gateway: Snapshot) -> Self {
         Self {
             gateway,
-            owners: FxHashMap::default(),
-            processes: HashMap::new(),
+            owners: HashTrieMapSync::default(),
+            processes: HashTrieMapSync::default(),
             resolve: None,
-            grants: Arc::default(),
+            grants: HashTrieMapSync::default(),
             system: None,
         }
     }
 
-    /// Takes an owner out, with its paths and what it let others do. Its name is the caller's to take back.
-    pub fn remove_owner(&mut self, owner: OwnerId) {
+    /// Attaches a process by itself, under its name.
+    pub fn attach(&mut self, owner: Arc<Owner>) {
+        self.processes.insert_mut(owner.process.clone(), owner.id);
+        self.add(owner);
+    }
+
+    /// Adds an owner that is found otherwise than by its name.
+    pub fn add(&mut self, owner: Arc<Owner>) {
+        self.owners.insert_mut(owner.id, owner);
+    }
+
+    /// Takes an owner out, with its name, its paths and what it let others do.
+    pub fn remove(&mut self, owner: OwnerId) {
         self.gateway.unbind_owner(owner);
-        self.owners.remove(&owner);
-        // Shards share the grants: a copy is made only where something changes.
-        if self.grants.contains_key(&owner) {
-            Arc::make_mut(&mut self.grants).remove(&owner);
+        self.grants.remove_mut(&owner);
+        let Some(removed) = self.owners.get(&owner).cloned() else { return };
+        self.owners.remove_mut(&owner);
+        if self.processes.get(&removed.process) == Some(&owner) {
+            self.processes.remove_mut(&removed.process);
+        }
+    }
+
+    /// Takes an owner out that has bound nothing any more, if a kernel made it: it is made again when it is named again.
+    pub fn remove_if_unused(&mut self, owner: OwnerId) {
+        let is_attached = |process: &ProcessId| self.processes.get(process) == Some(&owner);
+        if self.owners.get(&owner).is_some_and(|owner| !is_attached(&owner.process))
+            && self.system != Some(owner)
+            && !self.grants.contains_key(&owner)
+            && !self.gateway.has_bound(owner)
+        {
+            self.remove(owner);
         }
     }
 
@@ -87,6 +113,6 @@ impl Directory {
 
 impl std::fmt::Debug for Directory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Directory").field("processes", &self.processes).finish_non_exhaustive()
+        f.debug_struct("Directory").field("processes", &self.processes.keys().collect::<Vec<_>>()).finish_non_exhaustive()
     }
 }
