@@ -238,8 +238,7 @@ impl<'p> Subject<'p> {
     pub(super) fn new(text: &'p str) -> Self {
         // One place more than bytes: the end.
         let words = text.len() / 64 + 1;
-        let mut subject =
-            Self { text, slashes: SmallVec::from_elem(0, words), dots: SmallVec::from_elem(0, words) };
+        let mut subject = Self { text, slashes: SmallVec::from_elem(0, words), dots: SmallVec::from_elem(0, words) };
         for (word, bytes) in text.as_bytes().chunks(64).enumerate() {
             let bits = |wanted| bytes.iter().rev().fold(0, |bits, &byte| bits << 1 | u64::from(byte == wanted));
             (subject.slashes[word], subject.dots[word]) = (bits(b'/'), bits(b'.'));

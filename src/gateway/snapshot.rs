@@ -272,7 +272,9 @@ mod tests {
         snapshot.bind_http(OwnerId(2), &app, "/both", secure).unwrap();
         snapshot.bind_websocket(OwnerId(1), &app, "/", WebSocketRule::default()).unwrap();
         snapshot.unbind_owner(OwnerId(1));
-        assert!(snapshot.http.find("/p:p:o/old").unwrap().is_none() && snapshot.websocket.find("/p:p:o").unwrap().is_none());
+        assert!(
+            snapshot.http.find("/p:p:o/old").unwrap().is_none() && snapshot.websocket.find("/p:p:o").unwrap().is_none()
+        );
         assert_eq!(snapshot.http.find("/p:p:o/both").unwrap().unwrap().binding.unwrap().owner, OwnerId(2));
         assert_eq!(snapshot.subdomains.get("p-o").unwrap().iter().collect::<Vec<_>>(), [&OwnerId(2)]);
         snapshot.unbind_owner(OwnerId(2));

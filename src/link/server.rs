@@ -9,10 +9,10 @@ use super::frame::{Frame, FrameReader, Gather, HEAD_BYTES_MAX, ReadError};
 use super::kernel::{self, Hail, KernelActor};
 use super::orders::{self, Orders, Stop};
 use super::session::{Actor, Claim, End, Key, Registry, Session, refused};
+use super::waiting::{Place, WaitingRoom};
 use super::wire::{
     Attach, ByeCode, FromPeer, Hello, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome, Window,
 };
-use super::waiting::{Place, WaitingRoom};
 use super::{convert, process};
 use crate::broker::{AttachOptions, Handle};
 use crate::driver::peer_socket::{Credential, ListenError, Listener, Source, Stream};

@@ -113,6 +113,8 @@ impl Directory {
 
 impl std::fmt::Debug for Directory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Directory").field("processes", &self.processes.keys().collect::<Vec<_>>()).finish_non_exhaustive()
+        f.debug_struct("Directory")
+            .field("processes", &self.processes.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
     }
 }
