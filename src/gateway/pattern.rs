@@ -303,7 +303,7 @@ fn has(bits: &[u64], at: usize) -> bool {
 /// Sets all places before `end`.
 fn fill(bits: &mut [u64], end: usize) {
     bits[..end / 64].fill(u64::MAX);
-    if end % 64 > 0 {
+    if !end.is_multiple_of(64) {
         bits[end / 64] = (1 << (end % 64)) - 1;
     }
 }
