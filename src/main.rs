@@ -13,10 +13,13 @@ const PROBLEMS: u8 = 2;
 fn main() -> ExitCode {
     let action = cli::parse().action;
     let failure = if matches!(action, Action::Doctor(_)) { ExitCode::from(PROBLEMS) } else { ExitCode::FAILURE };
-    run(action).unwrap_or_else(|error| {
-        eprintln!("pushring: {error:#}");
+    let log_format = action.log_format();
+    let code = run(action).unwrap_or_else(|error| {
+        log::fatal(&error, log_format);
         failure
-    })
+    });
+    log::flush();
+    code
 }
 
 fn run(action: Action) -> anyhow::Result<ExitCode> {

@@ -1,7 +1,8 @@
-//! An [`Overview`] as text that Prometheus reads (OpenMetrics 1.0).
+//! An [`Overview`] as text that Prometheus reads, in either of its forms.
 //!
 //! Names come from the fields of the reports, so a count that is added there is a metric here.
 
+use super::usage::Usage;
 use super::wire::Overview;
 use crate::broker::{ClosedBy, MemoryReport, Report};
 use prometheus_client::collector::Collector;
@@ -10,16 +11,103 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::fmt;
 
-/// The media type of [`metrics`].
-pub const METRICS_MIME: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How metrics are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposition {
+    /// Prometheus' own text, version 0.0.4: what every collector reads.
+    Classic,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
 
-/// All counts of `overview`, by shard.
-pub fn metrics(overview: &Overview) -> String {
-    let mut registry = Registry::with_prefix("pushring");
-    registry.register_collector(Box::new(Shards(overview.clone())));
+impl Exposition {
+    /// What a client takes that sends `accept` (RFC 9110 section 12.5.1): the classic text, unless it names OpenMetrics
+    /// and likes it as well or better.
+    pub fn of_accept(accept: &str) -> Self {
+        let quality = |media: &str| {
+            let weights = accept.split(',').filter_map(|range| weight(range, media));
+            weights.reduce(f32::max)
+        };
+        let open = quality("application/openmetrics-text").filter(|weight| *weight > 0.0);
+        let classic = quality("text/plain").unwrap_or(0.0);
+        if open.is_some_and(|open| open >= classic) { Self::OpenMetrics } else { Self::Classic }
+    }
+
+    /// Its media type.
+    pub fn mime(self) -> &'static str {
+        match self {
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// How much `range`, one of an Accept field, is liked, if it is `media`.
+fn weight(range: &str, media: &str) -> Option<f32> {
+    let mut parts = range.split(';').map(str::trim);
+    if !parts.next()?.eq_ignore_ascii_case(media) {
+        return None;
+    }
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+    Some(weight.and_then(|weight| weight.parse().ok()).unwrap_or(1.0))
+}
+
+/// All counts of `overview`, by shard, and what the program takes.
+pub fn metrics(overview: &Overview, exposition: Exposition) -> String {
+    let mut ours = Registry::with_prefix("pushring");
+    ours.register_collector(Box::new(Shards(overview.clone())));
+    // By the names that all programs have them (Prometheus' "Writing client libraries", process metrics).
+    let mut process = Registry::with_prefix("process");
+    process.register_collector(Box::new(overview.usage));
     let mut out = String::new();
-    text::encode(&mut out, &registry).expect("a String takes every write");
+    for registry in [&ours, &process] {
+        text::encode_registry(&mut out, registry).expect("a String takes every write");
+    }
+    if exposition == Exposition::Classic {
+        return classic(&out);
+    }
+    text::encode_eof(&mut out).expect("a String takes every write");
     out
+}
+
+/// OpenMetrics' text as Prometheus' own: there the family of a counter has the name of its samples.
+fn classic(open: &str) -> String {
+    let mut counters: Vec<&str> = Vec::new();
+    for line in open.lines() {
+        counters.extend(line.strip_prefix("# TYPE ").and_then(|family| family.strip_suffix(" counter")));
+    }
+    let mut out = String::with_capacity(open.len());
+    for line in open.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("#"), Some(word), Some(name)) if counters.contains(&name) => {
+                out += &format!("# {word} {name}_total {}", words.next().unwrap_or(""));
+            }
+            _ => out += line,
+        }
+        out.push('\n');
+    }
+    out
+}
+
+impl Collector for Usage {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Time on processors, of user and system, in seconds";
+        let mut cpu = encoder.encode_descriptor("cpu_seconds", help, None, MetricType::Counter)?;
+        cpu.encode_counter::<NoLabelSet, _, u64>(&(self.cpu_ms as f64 / 1000.0), None)?;
+        let max = self.open_files_max.map_or(f64::INFINITY, |max| max as f64);
+        for (name, help, value) in [
+            ("resident_memory_bytes", "Memory in use", self.resident_bytes as f64),
+            ("virtual_memory_bytes", "Addresses in use", self.virtual_bytes as f64),
+            ("open_fds", "Open files", self.open_files as f64),
+            ("max_fds", "How many files may be open", max),
+            ("threads", "Threads", self.threads as f64),
+            ("start_time_seconds", "When it started, in seconds after 1970", self.start_unix_ms as f64 / 1000.0),
+        ] {
+            gauge(&mut encoder, name, help, value)?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -47,9 +135,10 @@ const HELD: [HeldKind; 5] = [
 
 impl Collector for Shards {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Overview { about, shards, .. } = &self.0;
-        let info = [("version", &*about.version), ("node", &*about.node), ("driver", &*about.driver)];
-        encoder.encode_descriptor("build", "Which broker this is", None, MetricType::Info)?.encode_info(&info)?;
+        let Overview { about, usage, shards, .. } = &self.0;
+        let labels = [("version", &*about.version), ("node", &*about.node), ("driver", &*about.driver)];
+        let mut build = encoder.encode_descriptor("build_info", "Which broker this is", None, MetricType::Gauge)?;
+        build.encode_family(&labels)?.encode_gauge(&1u64)?;
         let start = about.since_unix_ms as f64 / 1000.0;
         gauge(&mut encoder, "start_time_seconds", "When it started, in seconds after 1970", start)?;
         if let Some(memory) = shards.first().map(|shard| &shard.memory) {
@@ -57,6 +146,13 @@ impl Collector for Shards {
             gauge(&mut encoder, "process_queue_bytes", "Events that processes have not read", unread)?;
             let budget = budget.map_or(f64::INFINITY, |bytes| bytes as f64);
             gauge(&mut encoder, "memory_budget_bytes", "What clients and processes may make it hold", budget)?;
+        }
+        for (name, help, count) in [
+            ("log_lines_lost", "Lines that the log has lost", usage.log_lines_lost),
+            ("log_write_errors", "Writes of the log that failed", usage.log_write_errors),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            family.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         self.encode_shards(&mut encoder)
     }
@@ -106,4 +202,36 @@ impl Shards {
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
     encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openmetrics_is_for_those_who_ask_for_it() {
+        let scrape = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                      text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for (accept, exposition) in [
+            ("", Exposition::Classic),
+            ("*/*", Exposition::Classic),
+            ("text/html,*/*;q=0.8", Exposition::Classic),
+            ("text/plain;q=0.9, application/openmetrics-text;q=0.2", Exposition::Classic),
+            ("application/openmetrics-text;q=0", Exposition::Classic),
+            ("application/openmetrics-textual", Exposition::Classic),
+            ("application/openmetrics-text", Exposition::OpenMetrics),
+            (scrape, Exposition::OpenMetrics),
+        ] {
+            assert_eq!(Exposition::of_accept(accept), exposition, "{accept}");
+        }
+    }
+
+    #[test]
+    fn the_classic_text_names_counters_as_their_samples() {
+        let open = "# HELP a_b Help, of: a_b.\n# TYPE a_b counter\na_b_total{c=\"# TYPE a_b counter\"} 1\n\
+                    # HELP d E.\n# TYPE d gauge\nd 2\n";
+        let expected = "# HELP a_b_total Help, of: a_b.\n# TYPE a_b_total counter\n\
+                        a_b_total{c=\"# TYPE a_b counter\"} 1\n# HELP d E.\n# TYPE d gauge\nd 2\n";
+        assert_eq!(classic(open), expected);
+    }
 }

@@ -23,11 +23,13 @@ mod client;
 mod metrics;
 mod operator;
 mod server;
+mod usage;
 mod wire;
 
 pub use crate::driver::peer_socket::ListenError;
 pub use client::{AskError, ask};
-pub use metrics::{METRICS_MIME, metrics};
-pub use operator::{Operator, Program, about, overview};
+pub use metrics::{Exposition, metrics};
+pub use operator::{LogCounts, Operator, Program};
 pub use server::{Server, StartError};
+pub use usage::Usage;
 pub use wire::{About, Answer, Changes, ChannelList, ChannelQuery, Filter, Overview, Request};

@@ -3,6 +3,7 @@
 //!
 //! Invariants: an answer says what was done, or why nothing was; no secret is told. It must not know sockets.
 
+use super::usage::Usage;
 use super::wire::{About, Answer, Changes, ChannelList, ChannelQuery, Overview, Request};
 use crate::broker::{Broker, ChannelFilter, CloseFrame, Drain, Handle};
 use std::sync::Arc;
@@ -37,6 +38,20 @@ pub trait Program: Send + Sync {
 
     /// Called when a drain begins.
     fn draining(&self) {}
+
+    /// What its log has lost.
+    fn log_counts(&self) -> LogCounts {
+        LogCounts::default()
+    }
+}
+
+/// What a program's log could not write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogCounts {
+    /// Lines that found no room, or could not be written.
+    pub lines_lost: u64,
+    /// Writes that failed.
+    pub write_errors: u64,
 }
 
 /// A program that only runs a broker.
@@ -63,13 +78,15 @@ impl Operator {
 
     /// The broker as it is now.
     pub fn overview(&self) -> Overview {
-        Overview { about: About::clone(&self.about), unix_ms: unix_ms(), shards: self.broker.reports() }
+        let LogCounts { lines_lost, write_errors } = self.program.log_counts();
+        let usage = Usage { log_lines_lost: lines_lost, log_write_errors: write_errors, ..Usage::now() };
+        Overview { about: About::clone(&self.about), unix_ms: unix_ms(), usage, shards: self.broker.reports() }
     }
 
     /// Answers a question, or does what it asks for.
     pub fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::Stats {} => Answer::Stats(self.overview()),
+            Request::Stats {} => Answer::Stats(Box::new(self.overview())),
             Request::Disconnects(filter) => Answer::Disconnects(filter.apply(self.broker.disconnects())),
             Request::Channels(query) => Answer::Channels(self.channels(&query)),
             Request::Processes {} => Answer::Processes(self.broker.processes()),
@@ -115,13 +132,8 @@ impl Operator {
     }
 }
 
-/// A broker as it is now. `about` is best made once, at its start.
-pub fn overview(about: About, broker: &Handle) -> Overview {
-    Overview { about, unix_ms: unix_ms(), shards: broker.reports() }
-}
-
 /// Which broker this is.
-pub fn about(broker: &Broker) -> About {
+fn about(broker: &Broker) -> About {
     About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

@@ -1,5 +1,6 @@
 //! What is asked and answered. Fields may be added: whoever reads must not mind those that it does not know.
 
+use super::usage::Usage;
 use crate::broker::{ChannelFilter, ChannelReport, Cursor, Disconnect, Drain, ProcessReport, Report, Stats};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
@@ -94,7 +95,7 @@ impl Filter {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// To [`Request::Stats`].
-    Stats(Overview),
+    Stats(Box<Overview>),
     /// To [`Request::Disconnects`]: the newest last.
     Disconnects(Vec<Disconnect>),
     /// To [`Request::Channels`].
@@ -138,6 +139,9 @@ pub struct Overview {
     pub about: About,
     /// When this was, in milliseconds after 1970.
     pub unix_ms: u64,
+    /// What the program around it takes of the machine.
+    #[serde(default)]
+    pub usage: Usage,
     /// Its shards, in order. None: it has stopped.
     pub shards: Vec<Report>,
 }

@@ -1,11 +1,12 @@
 //! What an operator asks of a running daemon, over its control socket, as tables for people or as JSON.
 
 use super::cli::{AskOptions, DisconnectsOptions};
-use super::table::{Align, bytes, plain, table};
+use super::plain::plain;
+use super::table::{Align, bytes, table};
 use anyhow::{Context, bail};
 use humantime::{format_duration, format_rfc3339_millis};
 use pushring::Disconnect;
-use pushring::control::{self, Answer, Filter, Overview, Request};
+use pushring::control::{self, Answer, Exposition, Filter, Overview, Request, Usage};
 use std::time::{Duration, SystemTime};
 
 /// `pushring stats`.
@@ -28,7 +29,7 @@ pub fn metrics(options: &AskOptions) -> anyhow::Result<String> {
     let Answer::Stats(overview) = ask(options, &Request::Stats {})? else { bail!(ANOTHER) };
     Ok(match options.json {
         true => serde_json::to_string(&overview)? + "\n",
-        false => control::metrics(&overview),
+        false => control::metrics(&overview, Exposition::Classic),
     })
 }
 
@@ -64,12 +65,14 @@ fn seconds(seconds: u64) -> String {
 }
 
 fn overview_text(overview: &Overview) -> String {
-    let Overview { about, unix_ms, shards } = overview;
+    let Overview { about, unix_ms, usage, shards } = overview;
     let up = seconds(unix_ms.saturating_sub(about.since_unix_ms) / 1000);
     let mut text = format!(
-        "pushring {} (pid {}) for {} at http://{}, on {}, up {up}\n\n",
+        "pushring {} (pid {}) for {} at http://{}, on {}, up {up}\n",
         about.version, about.pid, about.node, about.address, about.driver
     );
+    text += &usage_text(usage);
+    text.push('\n');
     let row = |name: String, cells: [u64; 5]| {
         let [connections, channels, used, leased, sent] = cells;
         [name, connections.to_string(), channels.to_string(), bytes(used), bytes(leased), bytes(sent)]
@@ -104,6 +107,18 @@ fn overview_text(overview: &Overview) -> String {
         counts.chain(closed).map(|(name, count, doc)| [count.to_string(), name, doc.to_owned()]).collect();
     text.push('\n');
     text + &table([("COUNT", Align::Right), ("OF", Align::Left), ("", Align::Left)], &rows)
+}
+
+/// What the program takes of the machine, and lines that its log has lost.
+fn usage_text(usage: &Usage) -> String {
+    let files = usage.open_files_max.map_or("as many as it likes".to_owned(), |max| max.to_string());
+    let (resident, cpu) = (bytes(usage.resident_bytes), format_duration(Duration::from_millis(usage.cpu_ms)));
+    let mut text =
+        format!("{resident} resident, {cpu} of processor time, {} open files of {files}\n", usage.open_files);
+    if usage.log_lines_lost > 0 {
+        text += &format!("{} lines of the log were lost: is it read, and is there room?\n", usage.log_lines_lost);
+    }
+    text
 }
 
 fn ends_text(ends: &[Disconnect]) -> String {

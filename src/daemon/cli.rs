@@ -1,6 +1,6 @@
 //! The command line.
 
-use super::config::{Config, Flags};
+use super::config::{Config, Flags, LogFormat};
 use super::control::ControlPath;
 use super::units::Span;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -37,6 +37,16 @@ pub enum Action {
     Metrics(AskOptions),
     /// Print the last channels that ended in a running daemon, and why; the newest last
     Disconnects(DisconnectsOptions),
+}
+
+impl Action {
+    /// The format of the log, as far as it is known before the file has been read.
+    pub fn log_format(&self) -> Option<LogFormat> {
+        match self {
+            Self::Serve(options) | Self::Demo(options) => options.flags.log_format,
+            _ => None,
+        }
+    }
 }
 
 /// Where settings come from.

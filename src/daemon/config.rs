@@ -197,8 +197,8 @@ settings! {
     /// How long clients get to answer the close frame when the daemon stops.
     stop_timeout: Span = Span::seconds(10);
 
-    /// What is logged to stderr: error, warn, info, debug, trace, or a filter as `pushring::shard=debug`. RUST_LOG sets
-    /// it too.
+    /// What is logged to stderr: error, warn, info, debug, trace or off, and parts with a level of their own, as
+    /// `info,pushring::shard=debug`. RUST_LOG sets it too.
     #[arg(value_name = "FILTER")]
     log: String = "info".to_owned();
     /// How it is logged.
@@ -370,6 +370,7 @@ impl Config {
             let is_host = Authority::parse(name).is_some_and(|authority| authority.host == name);
             ensure!(is_host, "hosts: {host:?} is no name, as example.com, without a port");
         }
+        super::log::parse_filter(&self.log)?;
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
         if let MemoryBudget::Size(size) = self.memory_budget {
             let least = pushring::SHARD_MEMORY_BYTES_MIN * self.shards.max(1);
@@ -571,6 +572,7 @@ mod tests {
             ("hosts = [\"http://example.com\"]", "hosts"),
             ("deflate_level = 0", "deflate_level"),
             ("deflate_window_bits = 8", "deflate_window_bits"),
+            ("log = \"verbose\"", "verbose"),
         ] {
             let config = Config::layered(file, &Flags::default()).unwrap();
             let error = config.broker(None).unwrap_err();

@@ -1,7 +1,6 @@
 //! Where the control socket of a daemon is: told, or found in the same way by the daemon and by those who ask it.
 
-use pushring::Broker;
-use pushring::control::Server;
+use pushring::control::{Operator, Server};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::convert::Infallible;
 use std::fmt;
@@ -82,13 +81,13 @@ impl ControlPath {
         }
     }
 
-    /// The door of a daemon that listens at `broker`'s address. One that was not asked for may be missing.
+    /// The door of a daemon that listens on `port`. One that was not asked for may be missing.
     ///
     /// # Errors
     /// It was asked for and cannot be opened.
-    pub fn open(&self, broker: &Broker) -> anyhow::Result<Option<Server>> {
+    pub fn open(&self, port: u16, operator: Operator) -> anyhow::Result<Option<Server>> {
         let is_asked_for = *self != Self::Auto;
-        let Some(path) = self.place(broker.address().port()) else {
+        let Some(path) = self.place(port) else {
             if !is_asked_for {
                 tracing::debug!(
                     "no control socket: there is neither XDG_RUNTIME_DIR nor /run/pushring; choose --control"
@@ -96,7 +95,7 @@ impl ControlPath {
             }
             return Ok(None);
         };
-        match open(broker, &path) {
+        match open(operator, &path) {
             Err(error) if !is_asked_for => {
                 tracing::warn!(error = format!("{error:#}"), "no control socket");
                 Ok(None)
@@ -119,8 +118,8 @@ impl ControlPath {
     }
 }
 
-fn open(broker: &Broker, path: &Path) -> anyhow::Result<Server> {
-    let server = Server::start(broker, path)?;
+fn open(operator: Operator, path: &Path) -> anyhow::Result<Server> {
+    let server = Server::for_operator(operator, path)?;
     tracing::info!(path = %path.display(), "operators may ask");
     Ok(server)
 }

@@ -1,9 +1,9 @@
 //! A process that answers Prometheus: `metrics:pushring:sys`, at `/`, to this machine alone.
 
 use anyhow::Context;
-use pushring::control;
+use pushring::control::{self, Exposition, Operator};
 use pushring::internals::gateway::HttpRule;
-use pushring::{AttachOptions, Broker, Event, RecvError};
+use pushring::{AttachOptions, Event, HttpAsk, HttpRequest, RecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -11,9 +11,8 @@ use std::time::Duration;
 ///
 /// # Errors
 /// It cannot be attached, or there is no thread.
-pub fn start(broker: &Broker) -> anyhow::Result<JoinHandle<()>> {
-    let (about, handle) = (control::about(broker), broker.handle());
-    let process = handle.process("metrics:pushring:sys".parse()?, AttachOptions::default())?;
+pub fn start(operator: Operator) -> anyhow::Result<JoinHandle<()>> {
+    let process = operator.broker().process("metrics:pushring:sys".parse()?, AttachOptions::default())?;
     process.bind_http("/", HttpRule { local_only: true, ..HttpRule::default() })?;
     let work = move || {
         let mut events = Vec::new();
@@ -24,12 +23,21 @@ pub fn start(broker: &Broker) -> anyhow::Result<JoinHandle<()>> {
             }
             for event in events.drain(..) {
                 let Event::Http(request) = event else { continue };
-                let text = control::metrics(&control::overview(about.clone(), &handle));
-                let mime = ("content-type".into(), control::METRICS_MIME.into());
+                let exposition = Exposition::of_accept(accept(&request));
+                let text = control::metrics(&operator.overview(), exposition);
+                let mime = ("content-type".into(), exposition.mime().into());
+                let vary = ("vary".into(), "accept".into());
                 // Only a broker that has stopped refuses; the next batch tells.
-                let _ = process.respond(request.id, 200, vec![mime], text);
+                let _ = process.respond(request.id, 200, vec![mime, vary], text);
             }
         }
     };
     thread::Builder::new().name("metrics".to_owned()).spawn(work).context("no thread for metrics")
+}
+
+fn accept(request: &HttpRequest) -> &str {
+    match &request.ask {
+        HttpAsk::Path(asked) => asked.headers.get("accept").map_or("", String::as_str),
+        HttpAsk::Login(_) | HttpAsk::Rpc => "",
+    }
 }

@@ -1,22 +1,22 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
 use super::config::{Config, Driver};
+use super::log;
 use super::memory::MemoryBudget;
 use super::metrics;
+use super::signals;
 use super::token::{random_secret, read_link_token, read_secret};
 use super::units::Size;
-use anyhow::Context;
+use pushring::Broker;
 use pushring::DriverKind;
+use pushring::control::{LogCounts, Operator, Program};
 use pushring::internals::demo;
 use pushring::internals::driver::sys;
 use pushring::internals::gateway::Secret;
 use pushring::link;
-use pushring::{Broker, Handle};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::io::Write;
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// Runs the broker alone.
 ///
@@ -80,6 +80,15 @@ fn start_link(broker: &Broker, config: link::Config) -> anyhow::Result<link::Ser
     Ok(link)
 }
 
+/// What the daemon does for its operators beside what its broker does.
+struct Daemon;
+
+impl Program for Daemon {
+    fn log_counts(&self) -> LogCounts {
+        log::counts()
+    }
+}
+
 type Threads = Vec<JoinHandle<()>>;
 
 fn run(
@@ -88,20 +97,21 @@ fn run(
     attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>,
 ) -> anyhow::Result<()> {
     // Before anybody can know that we run: a signal from now on stops us cleanly.
-    let signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
+    let signals = signals::catch()?;
     match sys::raise_open_files() {
         Ok(files) => tracing::debug!(files, "limit of open files"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
     let link = config.link(link_token(config)?)?;
     let broker = Broker::start(config.broker(secret)?)?;
+    let operator = Operator::new(&broker, Arc::new(Daemon));
     let mut threads = attach(&broker)?;
     if config.metrics {
-        threads.push(metrics::start(&broker)?);
+        threads.push(metrics::start(operator.clone())?);
     }
     let link = link.map(|link| start_link(&broker, link)).transpose()?;
-    let control = config.control.open(&broker)?;
-    stop_on(signals, broker.handle(), config.stop_timeout.duration())?;
+    let control = config.control.open(broker.address().port(), operator)?;
+    signals::obey(signals, broker.handle(), config.stop_timeout.duration())?;
     announce(&broker, config);
     let ended = broker.wait();
     // Behind the broker: processes are told of the end of their channels first.
@@ -129,23 +139,4 @@ fn announce(broker: &Broker, config: &Config) {
     if let Err(error) = said {
         tracing::warn!(%error, "nobody reads stdout");
     }
-}
-
-/// Stops the broker at the first signal, gently; at the second the process ends as it is.
-fn stop_on(mut signals: Signals, broker: Handle, timeout: Duration) -> anyhow::Result<()> {
-    let wait = move || {
-        let mut stopping = false;
-        for signal in signals.forever() {
-            if stopping {
-                tracing::warn!("a second signal: ending at once");
-                // What shells expect of a program that a signal ended.
-                std::process::exit(128 + signal);
-            }
-            stopping = true;
-            tracing::info!(?timeout, "stopping: closing every channel with 1001");
-            broker.stop(timeout);
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(wait).context("no thread for signals")?;
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Tables for people, and what clients wrote as text that no terminal obeys.
+//! Tables for people.
 
 /// Whether a column's cells stand at its left or its right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,22 +33,6 @@ pub fn table<const N: usize>(heads: [(&str, Align); N], rows: &[[String; N]]) ->
     text
 }
 
-/// `text` with everything that could steer a terminal written out: reasons and paths are what clients chose.
-pub fn plain(text: &str) -> String {
-    text.chars().fold(String::new(), |mut out, c| {
-        match c {
-            // Besides control characters: marks that turn the direction of writing.
-            c if c.is_control()
-                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-            {
-                out.extend(c.escape_unicode());
-            }
-            c => out.push(c),
-        }
-        out
-    })
-}
-
 /// Bytes in the largest unit that leaves three digits.
 pub fn bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -74,12 +58,6 @@ mod tests {
             [["a".to_owned(), "10".to_owned(), "x".to_owned()], ["böse".to_owned(), "7".to_owned(), String::new()]];
         let text = table([("NAME", Align::Left), ("N", Align::Right), ("WHY", Align::Left)], &rows);
         assert_eq!(text, "NAME   N  WHY\na     10  x\nböse   7\n");
-    }
-
-    #[test]
-    fn what_a_client_wrote_steers_no_terminal() {
-        assert_eq!(plain("tschüs \u{1b}[2J\r\n"), "tschüs \\u{1b}[2J\\u{d}\\u{a}");
-        assert_eq!(plain("a\u{202e}b\u{9b}"), "a\\u{202e}b\\u{9b}");
     }
 
     #[test]

@@ -95,27 +95,42 @@ fn counts_and_ends_are_told() {
     assert!(code == Some(0) && !path.exists(), "{log}");
 }
 
-/// OpenMetrics 1.0, from the command and over HTTP.
+/// The classic text and OpenMetrics, from the command and over HTTP.
 #[test]
 fn prometheus_is_told_the_same() {
     let path = socket("metrics");
     let at = path.to_str().unwrap();
     let daemon = Daemon::start(&["demo", "--shards", "2", "--control", at, "--metrics"]);
     visit(&daemon, 1000, "");
-    let told = daemon.get("/metrics:pushring:sys/", "");
-    let (head, scraped) = told.split_once("\r\n\r\n").unwrap();
-    assert!(
-        head.starts_with("HTTP/1.1 200 ") && head.contains("application/openmetrics-text; version=1.0.0"),
-        "{head}"
-    );
-    for text in [scraped, &said(&["metrics", "--control", at])] {
+    let scrape = |accept: &str, mime: &str| {
+        let told = daemon.get("/metrics:pushring:sys/", accept);
+        let (head, text) = told.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(mime), "{head}");
+        text.to_owned()
+    };
+    let classic = scrape("Accept: */*\r\n", "content-type: text/plain; version=0.0.4");
+    let asked = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n";
+    let open = scrape(asked, "content-type: application/openmetrics-text; version=1.0.0");
+    assert!(open.ends_with("# EOF\n") && open.contains("# TYPE pushring_opened counter\n"), "{open}");
+    let printed = said(&["metrics", "--control", at]);
+    for text in [&classic, &printed] {
+        assert!(text.contains("# TYPE pushring_opened_total counter\n") && !text.contains("# EOF"), "{text}");
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            assert!(text.contains(&format!("# TYPE {name} ")), "each sample has a type: {line}");
+        }
+    }
+    for text in [&classic, &open, &printed] {
         let sum = |name: &str| -> f64 {
             let lines = text.lines().filter(|line| line.starts_with(name));
             lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
         };
         assert_eq!((sum("pushring_opened_total{shard="), sum("pushring_received_total{")), (1.0, 1.0), "{text}");
         assert!(sum("pushring_start_time_seconds") > 1.6e9 && sum("pushring_memory_budget_bytes") > 0.0, "{text}");
-        assert!(text.contains("pushring_build_info{version=\"") && text.ends_with("# EOF\n"), "{text}");
+        assert!(text.contains("pushring_build_info{version=\""), "{text}");
+        assert!(text.contains("# TYPE pushring_build_info gauge\n"), "{text}");
+        assert!(sum("process_resident_memory_bytes ") > 1e6 && sum("process_open_fds ") > 3.0, "{text}");
+        assert_eq!(sum("pushring_log_lines_lost_total "), 0.0, "{text}");
         assert!(text.contains("pushring_closed_total{shard=\"0\",by=\"backpressure\"} 0\n"), "{text}");
         assert!(text.contains("pushring_held_bytes{shard=\"1\",kind=\"inbox\"} "), "{text}");
         let described = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect::<Vec<_>>();

@@ -82,6 +82,37 @@ fn stopping_is_bounded_and_a_second_signal_ends_at_once() {
     assert_eq!(daemon.wait().0, Some(128 + 15));
 }
 
+/// What terminals, service managers and log rotation send ends no channel without a close frame.
+#[test]
+fn other_signals_end_nothing_without_a_word() {
+    let daemon = Daemon::start(&["demo"]);
+    let mut client = daemon.connect("/echo:pushring:sys/");
+    for name in ["HUP", "USR1", "USR2"] {
+        daemon.signal(name);
+        send(&mut client, Message::text(name));
+        assert_eq!(recv(&mut client), Message::text(name));
+    }
+    daemon.signal("QUIT");
+    assert_eq!(recv_close(&mut client).0, 1001);
+    while client.read().is_ok() {}
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("SIGHUP") && log.contains("SIGUSR2"), "{log}");
+}
+
+#[test]
+fn a_level_by_another_name_is_that_level() {
+    for level in ["warning", "WARN"] {
+        let daemon = Daemon::start(&["serve", "--log", level, "--driver", "epoll", "--connections-max", "100"]);
+        daemon.signal("TERM");
+        let (code, log) = daemon.wait();
+        assert!(code == Some(0) && log.contains("no token secret") && !log.contains("INFO"), "{log}");
+    }
+    let refused = output(&mut pushring(&["serve", "--log", "loud"]));
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && words.contains("\"loud\" is no level"), "{words}");
+}
+
 #[test]
 fn serve_without_a_secret_warns_once_and_refuses_tokens() {
     // With few connections and the driver that any machine has: so nothing else is to be warned of.

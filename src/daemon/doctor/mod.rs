@@ -7,7 +7,7 @@ mod gather;
 mod judge;
 
 use super::config::Config;
-use super::table::plain;
+use super::plain::plain;
 use judge::{Finding, Level};
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,0 +1,150 @@
+//! The file of settings: read with errors that say where, what and how instead; written with what each key means.
+
+use super::{Config, Flags, SETTINGS};
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use std::fmt::Write;
+use std::ops::Range;
+use std::path::Path;
+
+/// How like a key has to be to be suggested: of Jaro and Winkler, from 0 to 1.
+const LIKE: f64 = 0.8;
+
+/// The keys that `file` sets, as a table that can be read over the defaults.
+///
+/// # Errors
+/// It cannot be read, is no TOML, or has a key or a value that it should not have: by its line.
+pub fn read(file: &Path) -> anyhow::Result<toml::Table> {
+    let name = file.display();
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the settings {name}: `pushring init` writes some"))?;
+    parse(&text, &name.to_string())
+}
+
+/// As [`read`], of the text of a file of this name.
+pub fn parse(text: &str, name: &str) -> anyhow::Result<toml::Table> {
+    let at = |span: Option<Range<usize>>| match span {
+        Some(span) => format!("{name}:{}", text[..span.start].matches('\n').count() + 1),
+        None => name.to_owned(),
+    };
+    let one_line = |error: toml::de::Error| {
+        let words = error.message().trim().replace('\n', ", ");
+        anyhow::anyhow!("{}: {words}", at(error.span()))
+    };
+    let spanned = toml::de::DeTable::parse(text).map_err(one_line)?;
+    let table: toml::Table = toml::from_str(text).map_err(one_line)?;
+    for (key, _) in spanned.get_ref() {
+        let place = at(Some(key.span()));
+        let key = key.get_ref().as_ref();
+        if !is_key(key) {
+            bail!("{place}: there is no setting {key:?}{}", suggestion(key));
+        }
+        let alone = toml::Table::from_iter([(key.to_owned(), table[key].clone())]);
+        if let Err(error) = Config::deserialize(alone) {
+            let words = error.message().trim().replace('\n', ", ");
+            bail!("{place}: {key} = {}: {words} ({})", table[key], example(key));
+        }
+    }
+    Ok(table)
+}
+
+/// Whether there is such a setting.
+pub fn is_key(key: &str) -> bool {
+    keys().any(|known| known == key)
+}
+
+/// The keys of all settings.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().flat_map(|group| group.settings).map(|setting| setting.key)
+}
+
+/// The key that was most likely meant, as a question to be put behind an error.
+fn suggestion(key: &str) -> String {
+    let likeness = |known: &&str| strsim::jaro_winkler(known, &key.to_lowercase().replace('-', "_"));
+    match keys().max_by(|one, other| likeness(one).total_cmp(&likeness(other))) {
+        Some(known) if likeness(&known) >= LIKE => format!(": did you mean {known}?"),
+        _ => ": `pushring config` prints all that there are".to_owned(),
+    }
+}
+
+/// How the key is written.
+fn example(key: &str) -> String {
+    let default = toml::Table::try_from(Config::default()).ok().and_then(|table| table.get(key).cloned());
+    default.map_or_else(String::new, |value| format!("for example {key} = {value}"))
+}
+
+/// `config` as a file with what each key means; with `is_template` each line is a comment, to be made a setting.
+///
+/// # Errors
+/// A value cannot be written as TOML.
+pub fn write(config: &Config, is_template: bool) -> anyhow::Result<String> {
+    let table = toml::Table::try_from(config)?;
+    let mut text = String::new();
+    for group in SETTINGS {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        writeln!(text, "## {}", group.name)?;
+        for setting in group.settings {
+            text.push('\n');
+            for line in setting.doc.lines() {
+                writeln!(text, "# {}", line.trim())?;
+            }
+            let mark = if is_template { "#" } else { "" };
+            writeln!(text, "{mark}{} = {}", setting.key, table[setting.key])?;
+        }
+    }
+    Ok(text)
+}
+
+/// `table` with what flags and the environment say instead.
+pub fn overlaid(mut table: toml::Table, flags: &Flags) -> anyhow::Result<Config> {
+    table.extend(toml::Table::try_from(flags)?);
+    Ok(table.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        format!("{:#}", parse(text, "p.toml").unwrap_err())
+    }
+
+    #[test]
+    fn errors_say_where_what_and_how_instead() {
+        for (text, words) in [
+            ("\n\nshrads = 2", "p.toml:3: there is no setting \"shrads\": did you mean shards?"),
+            ("head-timeout = \"3s\"", "p.toml:1: there is no setting \"head-timeout\": did you mean head_timeout?"),
+            ("[pushring]\nshards = 1", "p.toml:1: there is no setting \"pushring\""),
+            ("\nhead_timeout = 10", "p.toml:2: head_timeout = 10: 10 has no unit: write \"10s\" or \"10ms\""),
+            ("head_timeout = \"10\"", "(for example head_timeout = \"10s\")"),
+            ("listen = 9000", "(for example listen = \"127.0.0.1:8080\")"),
+            ("listen = \"9000\"", "(for example listen = \"127.0.0.1:8080\")"),
+            ("shards = \"2\"", "p.toml:1: shards = \"2\": "),
+            ("hosts = \"a.b\"", "(for example hosts = [])"),
+            ("outbound_bytes_max = \"1Mb\"", "64KiB"),
+            ("policy = \"drop\"", "`drop-newest`"),
+            ("memory_budget = 7", "p.toml:1: memory_budget = 7: "),
+            ("shards = 1\nshards = 2", "p.toml:2: duplicate key"),
+            ("shards = ", "p.toml:1: "),
+        ] {
+            let error = error(text);
+            assert!(error.contains(words) && !error.contains('\n') && error.starts_with("p.toml:"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_template_says_the_defaults_in_comments() {
+        let template = write(&Config::default(), true).unwrap();
+        assert_eq!(parse(&template, "").unwrap(), toml::Table::new());
+        let set: String = template.lines().map(|line| format!("{}\n", uncommented(line))).collect();
+        assert_eq!(overlaid(parse(&set, "").unwrap(), &Flags::default()).unwrap(), Config::default());
+        assert_eq!(overlaid(parse(&write(&Config::default(), false).unwrap(), "").unwrap(), &Flags::default()).unwrap(), Config::default());
+    }
+
+    /// A setting of a template, as a setting.
+    fn uncommented(line: &str) -> &str {
+        line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line)
+    }
+}

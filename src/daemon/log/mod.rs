@@ -1,0 +1,98 @@
+//! The log, on stderr.
+//!
+//! Invariants: whoever logs never waits for who reads the log, and no fault of the log (its reader gone, its disk full)
+//! ends or stops anything: such lines are counted (`lines`). What comes from outside steers no terminal and starts no
+//! line of its own (`fields`, `lines`). How the daemon ends is said in the format of the log.
+
+mod fields;
+mod filter;
+mod lines;
+
+use super::config::{Config, LogFormat};
+use super::plain::plain;
+use anyhow::Context;
+pub use filter::parse as parse_filter;
+use lines::{Form, Lines};
+use pushring::control::LogCounts;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::Write;
+use std::panic::{self, PanicHookInfo};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+
+/// How long the end of the program waits for its last lines to be written.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Starts logging. Once.
+///
+/// # Errors
+/// The filter is none, or there is no thread.
+pub fn start(config: &Config) -> anyhow::Result<()> {
+    start_with(parse_filter(&config.log)?, config.log_format)
+}
+
+fn start_with(filter: EnvFilter, format: LogFormat) -> anyhow::Result<()> {
+    let form = match format {
+        LogFormat::Text => Form::Text,
+        LogFormat::Json => Form::Json,
+    };
+    let lines = Lines::start(std::io::stderr(), form).context("no thread for the log")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(lines.clone());
+    match format {
+        LogFormat::Text => log.fmt_fields(fields::PlainFields).with_ansi(is_coloured()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    LINES.set(lines).ok().expect("the log is started once");
+    panic::set_hook(Box::new(report_panic));
+    Ok(())
+}
+
+/// What the log could not write.
+pub fn counts() -> LogCounts {
+    LINES.get().map(Lines::counts).unwrap_or_default()
+}
+
+/// Waits for what has been logged to be written, but not for long.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(FLUSH_WITHIN);
+    }
+}
+
+/// Says why the program ends: in the log where there is one, else in `format`, as far as that is known.
+pub fn fatal(error: &anyhow::Error, format: Option<LogFormat>) {
+    if LINES.get().is_none() && format == Some(LogFormat::Json) {
+        // Without a thread it is said as text below.
+        let _ = start_with(EnvFilter::new("error"), LogFormat::Json);
+    }
+    match LINES.get().is_some() && tracing::enabled!(tracing::Level::ERROR) {
+        true => tracing::error!("{error:#}"),
+        // Nobody may read stderr.
+        false => drop(writeln!(std::io::stderr(), "pushring: {}", plain(&format!("{error:#}")))),
+    }
+    flush();
+}
+
+/// Whether stderr is a terminal that wants colours: see <https://no-color.org>, and `TERM=dumb`.
+fn is_coloured() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
+}
+
+/// A panic is said in the log: the standard hook would wait for who reads stderr.
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let words =
+        payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let (current, words) = (thread::current(), words.unwrap_or("a value that is no text"));
+    let thread = current.name().unwrap_or("unnamed");
+    let place = panic.location().map(ToString::to_string);
+    let backtrace = Backtrace::capture();
+    match backtrace.status() {
+        BacktraceStatus::Captured => tracing::error!(thread, place, %backtrace, "panicked: {words}"),
+        _ => tracing::error!(thread, place, "panicked: {words}"),
+    }
+}
