@@ -81,5 +81,6 @@ mod silent_peers_shut_nobody_out;
 mod slow_reader_delays_nobody;
 mod slowloris;
 mod split_invariance;
+mod the_log_is_no_danger;
 mod vanished_peers;
 mod yield_lets_io_run;
