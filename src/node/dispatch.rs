@@ -17,7 +17,8 @@ use crate::gateway::Dialect;
 /// What a message to the HTTP server is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Inbound {
-    /// A process' answer to an HTTP request or RPC call of this id. It counts only if `source` is who was asked.
+    /// A process' answer to an HTTP request or RPC call of this id. An HTTP request is answered only by who was asked;
+    /// a call may have been passed on, and is answered by its id.
     Response {
         /// The id of the request that it answers.
         id: u64,

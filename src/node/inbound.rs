@@ -10,7 +10,7 @@ use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::perform::{self, Pending};
 use super::rpc::rpc_response_body;
 use super::service::Calls;
-use crate::broker::{Batch, KernelHandle, OwnerHandle, PushError, RequestId};
+use crate::broker::{Batch, KernelHandle, OwnerHandle, PushError};
 use crate::gateway::Dialect;
 use crate::http;
 use crate::process_id::ProcessId;
@@ -84,13 +84,13 @@ impl Inlet {
         response: Response,
         blob: Option<LazyLoadBlob>,
     ) -> Result<(), PushError> {
-        if source.node == super::OUR {
-            source.node = self.our_node.clone();
-        }
-        if self.calls.is_answered(id, &source) {
+        if let Some(request) = self.calls.answered(id) {
             let body = rpc_response_body(response, blob);
             let json = http::Response::new(200).with("content-type", "application/json").with_body(body.into());
-            return super::login::answer(&self.kernel, RequestId(id), json).ok_or(PushError::Stopped);
+            return super::login::answer(&self.kernel, request, json).ok_or(PushError::Stopped);
+        }
+        if source.node == super::OUR {
+            source.node = self.our_node.clone();
         }
         if source.node != self.our_node {
             return Ok(());

@@ -161,22 +161,23 @@ impl<K: ToKernel> Outlet<K> {
         }
     }
 
-    fn call(&mut self, id: RequestId, body: &[u8], timeout_s: u32) -> Option<KernelMessage> {
+    fn call(&mut self, request: RequestId, body: &[u8], timeout_s: u32) -> Option<KernelMessage> {
         if !self.to_kernel.takes(body.len()) {
-            self.answer(id, Response::text(413, "the call is larger than the node's kernel can be sent"));
+            self.answer(request, Response::text(413, "the call is larger than the node's kernel can be sent"));
             return None;
         }
-        match rpc_request(id.0, &self.our_node, body) {
+        let id = self.ids.next();
+        match rpc_request(id, &self.our_node, body) {
             Ok(message) if message.rsvp.is_some() => {
-                self.calls.begin(id.0, message.target.clone(), Duration::from_secs(timeout_s.into()));
+                self.calls.begin(id, request, Duration::from_secs(timeout_s.into()));
                 Some(message)
             }
             Ok(message) => {
-                self.answer(id, Response::new(200));
+                self.answer(request, Response::new(200));
                 Some(message)
             }
             Err(error) => {
-                self.answer(id, Response::text(400, error.to_string()));
+                self.answer(request, Response::text(400, error.to_string()));
                 None
             }
         }

@@ -5,12 +5,11 @@
 //! judged (`login`). Knows no threads itself.
 
 use super::events::Events;
-use super::identity::Address;
 use super::inbound::{Inlet, Owners};
 use super::login::{Attempt, Door, Gatekeeper, Judge};
 use super::outbound::{Ids, Outlet, ToKernel};
 use super::perform::{Pending, Unasked};
-use crate::broker::KernelHandle;
+use crate::broker::{KernelHandle, RequestId};
 use crate::gateway::Settings;
 use crossbeam_channel::Receiver;
 use std::collections::HashMap;
@@ -54,30 +53,33 @@ impl<K: ToKernel, G: Gatekeeper> Service<K, G> {
     }
 }
 
-/// Calls of the RPC path that wait for a process, by the id of their message.
+/// Calls of the RPC path that wait for an answer, by the id of their message.
+///
+/// Whoever was asked may pass a call on (a request that inherits), and then another process answers, maybe of another
+/// node: so an answer is known by the id alone. That is drawn for the call ([`Ids`]), and told to nobody but those who may
+/// answer.
 #[derive(Default)]
-pub(crate) struct Calls(Mutex<HashMap<u64, (Address, Instant)>>);
+pub(crate) struct Calls(Mutex<HashMap<u64, (RequestId, Instant)>>);
 
 impl Calls {
-    fn calls(&self) -> MutexGuard<'_, HashMap<u64, (Address, Instant)>> {
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, (RequestId, Instant)>> {
         // What a panic left behind is whole: every change is one call on the map.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `target` is asked. Whatever waited too long is forgotten: its client has had its answer.
-    pub fn begin(&self, id: u64, target: Address, timeout: Duration) {
+    /// The client of `request` waits for the answer to the message of this id. Whatever waited too long is forgotten:
+    /// its client has had its answer.
+    pub fn begin(&self, id: u64, request: RequestId, timeout: Duration) {
         let now = Instant::now();
         let mut calls = self.calls();
         if calls.len() == calls.capacity() {
             calls.retain(|_, (_, until)| *until > now);
         }
-        calls.insert(id, (target, now + timeout));
+        calls.insert(id, (request, now + timeout));
     }
 
-    /// Whether a call of this id waited for `source`, which has answered it now.
-    pub fn is_answered(&self, id: u64, source: &Address) -> bool {
-        let mut calls = self.calls();
-        let waited = calls.get(&id).is_some_and(|(target, _)| target == source);
-        waited && calls.remove(&id).is_some()
+    /// The request that a message of this id answers, if it answers one. Nothing answers it again.
+    pub fn answered(&self, id: u64) -> Option<RequestId> {
+        self.calls().remove(&id).map(|(request, _)| request)
     }
 }
