@@ -183,7 +183,7 @@ impl ThroughDropIn {
         let (to_kernel, mut from_server) = mpsc::channel(100_000);
         let (prints, mut printed) = mpsc::channel(32);
         let parts = node::Parts {
-            host: MyNode { name: NODE.into(), jwt_secret: SECRET.to_vec() },
+            host: MyNode,
             our_node: NODE.into(),
             dialect: Dialect::Hyperdrive,
             listen: ([127, 0, 0, 1], 0).into(),

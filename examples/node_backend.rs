@@ -8,21 +8,14 @@ use std::net::SocketAddr;
 
 /// What a node writes: its types on one side, ours on the other.
 pub mod adapter {
-    use pushring::node::{self, Host, KernelMessage, ProcessId};
-    use pushring::{Claims, Secret, mint};
-    use std::time::{SystemTime, UNIX_EPOCH};
+    use pushring::node::{self, Host, KernelMessage};
 
     /// The node's own message type; here a thin one.
     #[derive(Debug)]
     pub struct NodeMessage(pub KernelMessage);
 
     /// The type that the node implements [`Host`] on.
-    pub struct MyNode {
-        /// The node's name.
-        pub name: String,
-        /// The key of its tokens.
-        pub jwt_secret: Vec<u8>,
-    }
+    pub struct MyNode;
 
     impl Host for MyNode {
         type Message = NodeMessage;
@@ -36,23 +29,13 @@ pub mod adapter {
             NodeMessage(message)
         }
 
-        fn print(&self, text: String) -> String {
+        fn print(&self, _: u8, text: String) -> String {
             text
         }
 
         /// A node decrypts its keyfile here; this one's keyfile is the hash itself.
-        fn login(&self, keyfile: &[u8], hash: &str, subdomain: Option<&ProcessId>) -> Result<Option<String>, String> {
-            if keyfile != hash.as_bytes() {
-                return Ok(None);
-            }
-            let secret = Secret::new(&self.jwt_secret).map_err(|error| error.to_string())?;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
-            let claims = Claims {
-                username: self.name.clone(),
-                subdomain: subdomain.map(ToString::to_string),
-                expiration: now.as_secs() + 7 * 24 * 3600,
-            };
-            Ok(Some(mint(&secret, &claims)))
+        fn is_password(&self, keyfile: &[u8], hash: &str) -> bool {
+            keyfile == hash.as_bytes()
         }
     }
 }
@@ -216,7 +199,7 @@ pub mod kernel {
     ) -> anyhow::Result<()> {
         let (to_loop, mut from_all) = mpsc::channel::<NodeMessage>(QUEUES.0);
         let (to_server, from_kernel) = mpsc::channel(QUEUES.1);
-        let host = MyNode { name: NODE.to_string(), jwt_secret: SECRET.to_vec() };
+        let host = MyNode;
         let to_kernel = to_loop.clone();
         let mut server = match at {
             At::Listen(listen) => tokio::spawn(listen_at(listen, expose_local, host, from_kernel, to_kernel, prints)),

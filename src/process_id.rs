@@ -53,10 +53,23 @@ impl ProcessId {
     /// Whether a process of this id may bind paths: process and package match `[a-z0-9-]+`, the publisher
     /// `[a-z0-9.-]+` (contract section 1). Others may still own registered channels.
     pub fn may_bind(&self) -> bool {
-        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        self.may_bind_in_old_nodes() && !self.0.contains('_')
+    }
+
+    /// The same in nodes before Kinode 0.10, where underscores are as good as dashes.
+    pub(crate) fn may_bind_in_old_nodes(&self) -> bool {
+        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
         self.process().bytes().all(plain)
             && self.package().bytes().all(plain)
             && self.publisher().bytes().all(|c| plain(c) || c == b'.')
+    }
+
+    /// Whether these are its parts.
+    #[cfg(feature = "node")]
+    pub(crate) fn is_of(&self, process: &str, package: &str, publisher: &str) -> bool {
+        let rest = self.0.strip_prefix(process).and_then(|rest| rest.strip_prefix(':'));
+        let rest = rest.and_then(|rest| rest.strip_prefix(package)).and_then(|rest| rest.strip_prefix(':'));
+        rest == Some(publisher)
     }
 
     fn part(&self, index: usize) -> &str {
@@ -117,6 +130,7 @@ mod tests {
         let id: ProcessId = "my_package:my_package:template.os".parse().unwrap();
         assert_eq!((id.process(), id.package(), id.publisher()), ("my_package", "my_package", "template.os"));
         assert!(!id.may_bind(), "an underscore may own channels but not bind");
+        assert!(id.may_bind_in_old_nodes() && !"P:p:t.os".parse::<ProcessId>().unwrap().may_bind_in_old_nodes());
         assert!("chess:chess:template.os".parse::<ProcessId>().unwrap().may_bind());
         for bad in ["", ":", "a:b", "a::c", "a:b:", ":b:c", "a:b:c:"] {
             assert_eq!(bad.parse::<ProcessId>(), Err(ParseProcessIdError::MissingField), "{bad}");

@@ -6,7 +6,7 @@ use pushring::ChannelId;
 use pushring::node::{
     Action, ActionRequest, Address, Audience, Dialect, Events, HttpResponse, HttpServerAction, HttpServerError,
     HttpServerRequest, Inbound, KernelMessage, LazyLoadBlob, Message, Request, Response, RpcMessage, RpcResponseBody,
-    WsMessageType, WsRegister, dispatch, rpc_request, rpc_response_body,
+    WsMessageType, WsRegister, dispatch, http_server_process, rpc_request, rpc_response_body,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
@@ -179,7 +179,8 @@ fn is_sound(
 
 /// An RPC call becomes a request of the server to the process it names, or nothing.
 fn rpc(body: &[u8]) {
-    let Ok(message) = rpc_request(ID, OUR_NODE, body) else { return };
+    let server = Address::new(OUR_NODE, http_server_process());
+    let Ok(message) = rpc_request(ID, server, body) else { return };
     let call: RpcMessage = serde_json::from_slice(body).expect("only what parses is called");
     assert_eq!(message.target.process.as_str(), call.process);
     assert_eq!((message.source.node(), message.source.process()), (OUR_NODE, "http-server"));

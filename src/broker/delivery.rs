@@ -1,5 +1,8 @@
 //! Pushing: what is pushed, to whom, and what is known of it at once and later.
 
+#[cfg(feature = "node")]
+mod collecting;
+
 use super::Shared;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
@@ -8,7 +11,7 @@ use crate::queue::events::{self, ProcessQueue};
 use crate::queue::orders::{Account, Refused};
 use crate::shard::Owner;
 use crate::shard::command::{
-    Asked, Close, CloseFrame, Command, Grant, GuestPush, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
+    Asked, Close, CloseFrame, Command, Grant, Policy, Push, PushFrame, PushKind, PushMany, Respond, ShardAudience,
 };
 use crate::shard::deflate::Windows;
 use crate::shard::event::Event;
@@ -323,9 +326,13 @@ impl Pusher {
     /// # Errors
     /// As [`close`](Self::close).
     pub fn close_with(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
+        let close = self.close_command(channel, code, reason, delivery);
+        self.send(self.shared.shard_of(channel), close, Full::Wait)
+    }
+
+    fn close_command(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Command {
         let why = CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() };
-        let close = Close { channel, owner: self.owner, why, asked: self.asked(delivery.ask) };
-        self.send(self.shared.shard_of(channel), Command::Close(Box::new(close)), Full::Wait)
+        Command::Close(Box::new(Close { channel, owner: self.owner, why, asked: self.asked(delivery.ask) }))
     }
 
     /// Lets the process at `guest`, an address on another node, push to a channel of this process, or no more. The
@@ -341,33 +348,22 @@ impl Pusher {
         is_granted: bool,
         delivery: Delivery,
     ) -> Result<(), PushError> {
-        let Some(owner) = self.owner else { unreachable!("operators have no channels") };
-        let grant = Grant { channel, owner, guest, is_granted, asked: self.asked(delivery.ask) };
-        self.send(self.shared.shard_of(channel), Command::Grant(Box::new(grant)), Full::Wait)
+        let grant = self.grant_command(channel, guest, is_granted, delivery);
+        self.send(self.shared.shard_of(channel), grant, Full::Wait)
     }
 
-    /// Pushes in the name of a guest. Channels that it was not let in to are counted as `not_found`.
-    pub(super) fn push_as_guest(
-        &self,
-        guest: &Arc<str>,
-        channels: Vec<ChannelId>,
-        message: &Message,
-        delivery: Delivery,
-    ) -> Result<(), PushError> {
-        let targets = self.split(Audience::Channels(channels));
-        let mut parts = self.parts(delivery.ask, targets.len().max(1)).into_iter();
-        for (shard, audience) in targets {
-            let ShardAudience::Channels(channels) = audience else { unreachable!("lists are split into lists") };
-            let (guest, part) = (guest.clone(), parts.next().flatten());
-            let push = GuestPush { channels, guest, frame: message.0.clone(), part };
-            self.send(shard, Command::PushAsGuest(Box::new(push)), Full::Wait)?;
-        }
-        Ok(())
+    fn grant_command(&self, channel: ChannelId, guest: Arc<str>, is_granted: bool, delivery: Delivery) -> Command {
+        let Some(owner) = self.owner else { unreachable!("operators have no channels") };
+        Command::Grant(Box::new(Grant { channel, owner, guest, is_granted, asked: self.asked(delivery.ask) }))
     }
 
     /// Collects orders, so that many cost as little to hand over as one. Order holds as if they were given one by one.
     pub fn batch(&self) -> Batch {
-        Batch { pusher: self.clone(), shards: self.shared.inboxes.iter().map(|_| Orders::default()).collect() }
+        Batch {
+            pusher: self.clone(),
+            shards: self.shared.inboxes.iter().map(|_| Orders::default()).collect(),
+            is_full: false,
+        }
     }
 
     fn push_to(&self, channel: ChannelId, message: Message, delivery: Delivery, full: Full) -> Result<(), PushError> {
@@ -506,13 +502,17 @@ impl Pusher {
         }
     }
 
-    pub(super) fn respond(&self, respond: crate::shard::command::Respond) -> Result<(), PushError> {
-        let shard = respond.request.shard() as usize;
-        if shard >= self.shared.inboxes.len() {
-            // Not an id of ours: nobody waits for it.
-            return Ok(());
+    pub(super) fn respond(&self, respond: Respond) -> Result<(), PushError> {
+        match self.shard_of_request(&respond) {
+            Some(shard) => self.send(shard, Command::Respond(Box::new(respond)), Full::Wait),
+            None => Ok(()),
         }
-        self.send(shard, Command::Respond(Box::new(respond)), Full::Wait)
+    }
+
+    /// Where the request waits. None: the id is not one of ours, so nobody waits for an answer to it.
+    fn shard_of_request(&self, respond: &Respond) -> Option<usize> {
+        let shard = respond.request.shard() as usize;
+        (shard < self.shared.inboxes.len()).then_some(shard)
     }
 
     fn send(&self, shard: usize, command: Command, full: Full) -> Result<(), PushError> {
@@ -538,6 +538,7 @@ impl Pusher {
 pub struct Batch {
     pusher: Pusher,
     shards: Vec<Orders>,
+    is_full: bool,
 }
 
 /// Those for one shard.
@@ -579,44 +580,41 @@ impl Batch {
         commands.try_for_each(|(shard, command)| self.add(shard, command))
     }
 
-    /// As [`push_wait`](Self::push_wait) in the name of `owner`, which must have its events from the same queue.
-    #[cfg(feature = "node")]
-    pub(crate) fn push_wait_as(
-        &mut self,
-        owner: &Pusher,
-        channel: ChannelId,
-        message: Message,
-        delivery: Delivery,
-    ) -> Result<(), PushError> {
-        assert!(Arc::ptr_eq(&owner.accounts, &self.pusher.accounts), "a batch is charged to one account");
-        let asked = owner.asked(delivery.ask);
-        let shard = owner.shared.shard_of(channel);
-        self.add(shard, owner.command(channel, message, delivery.policy, asked))
-    }
-
     /// Hands everything over, waiting for room in the inboxes.
     ///
     /// # Errors
     /// The broker has stopped.
     pub fn send_wait(&mut self) -> Result<(), PushError> {
+        self.is_full = false;
         (0..self.shards.len()).try_for_each(|shard| self.send_shard(shard))
     }
 
-    fn add(&mut self, shard: usize, command: Command) -> Result<(), PushError> {
+    fn put(&mut self, shard: usize, command: Command) {
         let orders = &mut self.shards[shard];
         orders.payload_bytes += command.payload_bytes();
         orders.commands.push(command);
-        let is_full = orders.commands.len() >= BATCH_COMMANDS_MAX || orders.payload_bytes >= BATCH_BYTES_MAX;
-        if is_full { self.send_shard(shard) } else { Ok(()) }
+        self.is_full |= orders.commands.len() >= BATCH_COMMANDS_MAX || orders.payload_bytes >= BATCH_BYTES_MAX;
+    }
+
+    fn add(&mut self, shard: usize, command: Command) -> Result<(), PushError> {
+        self.put(shard, command);
+        if self.is_full { self.send_wait() } else { Ok(()) }
     }
 
     fn send_shard(&mut self, shard: usize) -> Result<(), PushError> {
+        match self.take_shard(shard) {
+            Some((command, bytes)) => self.pusher.send_bytes(shard, command, bytes, Full::Wait),
+            None => Ok(()),
+        }
+    }
+
+    /// What waits for a shard, as one order, and what that keeps alive.
+    fn take_shard(&mut self, shard: usize) -> Option<(Command, usize)> {
         let Orders { mut commands, payload_bytes } = std::mem::take(&mut self.shards[shard]);
-        let (command, bytes) = match commands.len() {
-            0 => return Ok(()),
-            1 => (commands.remove(0), payload_bytes),
-            count => (Command::Batch(commands), Command::batch_bytes(count, payload_bytes)),
-        };
-        self.pusher.send_bytes(shard, command, bytes, Full::Wait)
+        match commands.len() {
+            0 => None,
+            1 => Some((commands.remove(0), payload_bytes)),
+            count => Some((Command::Batch(commands), Command::batch_bytes(count, payload_bytes))),
+        }
     }
 }

@@ -7,8 +7,7 @@
 //! [`OWNERS_MAX`]; a kernel that goes takes everything of its processes along, and the rules of entry are again what they
 //! were before it came.
 
-use super::{AttachError, Batch, Delivery, Event, Message, OwnerHandle, PushError, Pusher, Shared, process};
-use crate::channel::ChannelId;
+use super::{AttachError, Batch, Event, OwnerHandle, Pusher, Shared, process};
 use crate::gateway::{OwnerId, Settings};
 use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue};
@@ -251,24 +250,9 @@ impl KernelHandle {
         })
     }
 
-    /// Collects pushes of any of its processes.
+    /// Collects orders of any of its processes, and of guests.
     pub fn batch(&self) -> Batch {
         self.pusher.batch()
-    }
-
-    /// Pushes to channels in the name of `guest`, the address of a process on another node: to those that their owners
-    /// have let it in to. The others are counted as `not_found`, as if they did not exist.
-    ///
-    /// # Errors
-    /// The broker has stopped.
-    pub fn push_as_guest(
-        &self,
-        guest: &Arc<str>,
-        channels: Vec<ChannelId>,
-        message: &Message,
-        delivery: Delivery,
-    ) -> Result<(), PushError> {
-        self.pusher.push_as_guest(guest, channels, message, delivery)
     }
 
     /// Makes a [`Kernel::recv`] that waits, or the next one that would, return without events.

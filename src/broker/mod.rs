@@ -58,7 +58,7 @@ use crate::driver::wake::WakeFd;
 use crate::gateway::{BindError, Dialect, OwnerId, Settings, Snapshot};
 use crate::process_id::ProcessId;
 use crate::queue::orders::{self as inbox, Account, Inbox, InboxSender};
-use crate::shard::command::{Asked, Close, Command};
+use crate::shard::command::{Acknowledge, Asked, Close, Command};
 use crate::shard::disconnects::DISCONNECTS_MAX;
 use crate::shard::flush::Flush;
 use crate::shard::{Common, Directory, Shard};
@@ -302,6 +302,7 @@ impl Broker {
                 listener,
                 wake,
                 last_shard: last_shard.clone(),
+                log: tracing::dispatcher::get_default(tracing::Dispatch::clone),
             };
             let (ready, ended) = (ready_sender.clone(), ended_sender.clone());
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
@@ -364,7 +365,7 @@ impl Broker {
     /// # Errors
     /// A shard has died.
     pub fn stop(mut self, within: Duration) -> Result<(), ShardDied> {
-        self.shared.stop(within);
+        self.shared.stop(within, None);
         self.join()
     }
 
@@ -374,7 +375,7 @@ impl Broker {
             let Ok((shard, ended)) = self.ended.recv() else { break };
             if let Err(why) = ended {
                 // Never N − 1 shards: a part of all channels would be gone without a word.
-                self.shared.stop(Duration::ZERO);
+                self.shared.stop(Duration::ZERO, None);
                 result = result.and(Err(ShardDied { shard, why }));
             }
         }
@@ -388,7 +389,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.shared.stop(Duration::ZERO);
+        self.shared.stop(Duration::ZERO, None);
         // Whoever wants to know calls `stop` or `wait`.
         let _ = self.join();
     }
@@ -475,7 +476,16 @@ impl Handle {
 
     /// Closes every channel with 1001, gives clients `within` to answer, and lets [`Broker::wait`] return.
     pub fn stop(&self, within: Duration) {
-        self.shared.stop(within);
+        self.shared.stop(within, None);
+    }
+
+    /// As [`stop`](Self::stop), and returns when nobody listens any more and every client has been told, as far as its
+    /// socket takes it: that takes some µs a channel. After `patience` in any case.
+    pub fn stop_and_tell(&self, within: Duration, patience: Duration) {
+        let (told, all_told) = bounded::<()>(1);
+        self.shared.stop(within, Some(Arc::new(told)));
+        // The last shard drops the last sender; nothing is ever sent.
+        let _ = all_told.recv_timeout(patience);
     }
 }
 
@@ -522,12 +532,12 @@ impl Shared {
         channel.shard(self.inboxes.len() as u32) as usize
     }
 
-    fn stop(&self, within: Duration) {
+    fn stop(&self, within: Duration, told: Acknowledge) {
         self.draining.store(true, Ordering::SeqCst);
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX / 2);
         // Those that have stopped already are what is wanted.
         for (inbox, account) in std::iter::zip(&self.inboxes, &self.accounts) {
-            let _ = inbox.send_wait(Command::Stop { within_ms }, 0, account);
+            let _ = inbox.send_wait(Command::Stop { within_ms, told: told.clone() }, 0, account);
         }
     }
 
@@ -578,6 +588,8 @@ struct Seat {
     listener: TcpListener,
     wake: Arc<WakeFd>,
     last_shard: Arc<LastShard>,
+    /// Where whoever started the broker hears what its threads log.
+    log: tracing::Dispatch,
 }
 
 /// Empties the directory when the last shard has let go of it: nobody is attached to a broker that has stopped. It
@@ -601,6 +613,7 @@ impl Drop for LastShard {
 impl Seat {
     /// The life of a shard's thread.
     fn work(self, ready: &Sender<Result<DriverKind, StartError>>, ended: Sender<Ended>) {
+        let _log = tracing::dispatcher::set_default(&self.log);
         // Dropped behind all else of this shard, the directory that it has adopted included.
         let _last_shard = self.last_shard.clone();
         let farewell = Farewell::new(self.index, ended);

@@ -4,7 +4,7 @@
 //! 1001, or 1011 when it failed or is dropped by a panic, or as `end` says).
 
 use super::{AttachError, BindPathError, GrantError, Pusher, Shared};
-use crate::gateway::{HttpRule, OwnerId, WebSocketRule};
+use crate::gateway::{BindError, HttpRule, OwnerId, WebSocketRule};
 use crate::process_id::ProcessId;
 use crate::proto::close;
 use crate::queue::events::{Batch, ProcessReceiver, QueueLimits, RecvError, process_queue};
@@ -114,6 +114,12 @@ impl OwnerHandle {
     /// # Errors
     /// The process may not bind, the path is no pattern, or the broker has stopped.
     pub fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
+        self.may_bind()?;
+        self.bind_any(path, rule)
+    }
+
+    /// As [`bind`](Self::bind), where it was judged already whether the process may.
+    pub(crate) fn bind_any(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
         self.change(|snapshot| snapshot.bind_websocket(self.owner, &self.id, path, rule))
     }
 
@@ -130,6 +136,12 @@ impl OwnerHandle {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn bind_http(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
+        self.may_bind()?;
+        self.bind_http_any(path, rule)
+    }
+
+    /// As [`bind_http`](Self::bind_http), where it was judged already whether the process may.
+    pub(crate) fn bind_http_any(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
         self.change(|snapshot| snapshot.bind_http(self.owner, &self.id, path, rule))
     }
 
@@ -171,6 +183,10 @@ impl OwnerHandle {
             if is_done { Ok(()) } else { Err(GrantError::TooMany) }
         });
         changed.map_err(|_| GrantError::Stopped)?
+    }
+
+    fn may_bind(&self) -> Result<(), BindPathError> {
+        if self.id.may_bind() { Ok(()) } else { Err(BindError::Process.into()) }
     }
 
     fn change(

@@ -144,10 +144,11 @@ impl<'s> Request<'s, '_, '_> {
 
     fn upgrade(&self, binding: &'s WebSocketBinding) -> Judged<Entry<'s>> {
         let rule = binding.rule;
-        if rule.secure_subdomain && self.subdomain() != Some(&secure_subdomain(&binding.process)) {
+        let is_public = self.snapshot.settings.public_mode;
+        if rule.secure_subdomain && !is_public && self.subdomain() != Some(&secure_subdomain(&binding.process)) {
             return Err(Response::text(403, "this path is open on its package's secure subdomain only"));
         }
-        if rule.authenticated {
+        if rule.authenticated && !is_public {
             self.check_token(rule.secure_subdomain.then_some(&binding.process)).map_err(unauthorized)?;
         }
         if rule.extension && !self.is_local() {
@@ -214,7 +215,7 @@ impl<'s> Request<'s, '_, '_> {
         };
         let binding = found.binding.ok_or_else(not_bound)?;
         let rule = &binding.rule;
-        if rule.authenticated {
+        if rule.authenticated && !self.snapshot.settings.public_mode {
             self.check_http_token(binding)?;
         }
         if rule.local_only && !self.is_local() {

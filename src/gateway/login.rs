@@ -151,7 +151,10 @@ pub(super) fn page(settings: &Settings) -> Bytes {
     // A node's name is plain; what is not is kept from ending the string or the element it stands in.
     let node: String = settings.node.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
     match std::str::from_utf8(page) {
-        Ok(text) => text.replace("${node}", &node).replace("${fake}", "false").into(),
+        Ok(text) => {
+            let fake = if settings.simulation_mode { "true" } else { "false" };
+            text.replace("${node}", &node).replace("${fake}", fake).into()
+        }
         Err(_) => Bytes::copy_from_slice(page),
     }
 }

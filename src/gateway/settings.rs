@@ -99,6 +99,12 @@ pub struct Settings {
     /// is a page of another site, whatever `X-Forwarded-Proto` says. Default: no; then requests whose
     /// `X-Forwarded-Proto` begins with `https` count as such for cookies and redirects.
     pub tls: bool,
+    /// Whether there is no login: authenticated paths are open to everybody, on every host, and so are registrations. What
+    /// is for this machine alone stays so. Default: no; the `public-mode` of Hyperdrive.
+    pub public_mode: bool,
+    /// Whether this is a node of a simulation, which any password opens; its login page is told so. Default: no; the
+    /// `simulation-mode` of both node systems.
+    pub simulation_mode: bool,
     /// Seconds that a process has to answer an HTTP request, where the request does not say. Default: 15.
     pub response_timeout_s: u32,
 }
@@ -124,6 +130,8 @@ impl Settings {
             rpc: false,
             cookie_http_only: true,
             tls: false,
+            public_mode: false,
+            simulation_mode: false,
             response_timeout_s: 15,
         }
     }

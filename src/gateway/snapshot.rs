@@ -139,7 +139,8 @@ impl Snapshot {
     /// Binds `path` of `process` for HTTP; the last bind wins.
     ///
     /// # Errors
-    /// When the process may not bind, or the path is no pattern.
+    /// When the id fits no path of any node, or the path is no pattern. Who may bind where is the caller's to know
+    /// ([`ProcessId::may_bind`]).
     pub fn bind_http(
         &mut self,
         owner: OwnerId,
@@ -156,7 +157,8 @@ impl Snapshot {
     /// Binds `path` of `process` for WebSocket; the last bind wins.
     ///
     /// # Errors
-    /// When the process may not bind, or the path is no pattern.
+    /// When the id fits no path of any node, or the path is no pattern. Who may bind where is the caller's to know
+    /// ([`ProcessId::may_bind`]).
     pub fn bind_websocket(
         &mut self,
         owner: OwnerId,
@@ -208,7 +210,7 @@ impl Snapshot {
     }
 
     fn admit(&mut self, owner: OwnerId, process: &ProcessId, path: &str, secure: bool) -> Result<Arc<str>, BindError> {
-        if !process.may_bind() {
+        if !process.may_bind_in_old_nodes() {
             return Err(BindError::Process);
         }
         if secure && !self.subdomain_of.contains_key(&owner) {
@@ -246,7 +248,7 @@ mod tests {
         let mut snapshot = Snapshot::new(Settings::new("n", Dialect::Kinode));
         let mut bind =
             |id: &str| snapshot.bind_websocket(OwnerId(1), &id.parse().unwrap(), "/", WebSocketRule::default());
-        assert_eq!(bind("my_package:my_package:template.os"), Err(BindError::Process));
+        assert_eq!(bind("my package:my_package:template.os"), Err(BindError::Process));
         assert_eq!(bind("P:p:t.os"), Err(BindError::Process));
         assert_eq!(bind("p-1:p:t.os"), Ok(()));
     }

@@ -14,7 +14,7 @@ use super::session::{Actor, End, Forget, Key, Mark, Registry, Session, refused};
 use super::wire::{ByeCode, LiveChannel, LoggedIn, Login, OverBudget, Refused, RefusedCode, ToPeer};
 use crate::broker::{AttachError, Event, Kernel, KernelHandle, KernelOptions, PushError};
 use crate::gateway::{Claims, Secret, Settings, mint};
-use crate::node::inbound::Inlet;
+use crate::node::inbound::{Inlet, Taken};
 use crate::node::login::{Gatekeeper, Granted};
 use crate::node::outbound::{KernelGone, ToKernel};
 use crate::node::service::{Service, TAKEN_AT_ONCE_MAX};
@@ -166,7 +166,7 @@ fn obey(session: &Session, mut inlet: Inlet) {
     while actor.mailroom.take(&mut messages, TAKEN_AT_ONCE_MAX) {
         let count = messages.len() as u64;
         let answered = messages.drain(..).try_for_each(|message| answer(session, &mut inlet, message));
-        if answered.and_then(|()| Ok(inlet.hand_over()?)).is_err() {
+        if answered.and_then(|()| Ok(inlet.batch.send_wait()?)).is_err() {
             // The broker has stopped, or the session is over; whichever it was, the events say so.
             return;
         }
@@ -190,9 +190,18 @@ impl From<Ended> for Over {
 }
 
 fn answer(session: &Session, inlet: &mut Inlet, message: KernelMessage) -> Result<(), Over> {
-    if let Some(answer) = inlet.take(message)? {
+    let answer = match inlet.take(message)? {
+        Taken::Whole if inlet.batch.is_full() => return Ok(inlet.batch.send_wait()?),
+        Taken::Whole => return Ok(()),
+        Taken::Answer(answer) => Some(answer),
+        Taken::Change(change) => {
+            inlet.batch.send_wait()?;
+            change.make()?
+        }
+    };
+    if let Some(answer) = answer {
         // Behind this the peer may wait for room in its own window: what was taken is done first.
-        inlet.hand_over()?;
+        inlet.batch.send_wait()?;
         session.line.send([(convert::kernel_out(answer), Mark::Event)])?;
     }
     Ok(())

@@ -10,10 +10,12 @@ use super::peer::{Arrival, Asked, Attached, ConnectError, Endpoint, Shared};
 use super::wire::{Attach, FromPeer, LiveChannel, LoggedIn, Login, ToPeer};
 use crate::broker::{Policy, RecvError};
 use crate::channel::ChannelId;
+use crate::gateway::Secret;
+use crate::node::login::token;
 use crate::node::outbound::{Ids, ToKernel};
-use crate::node::server::KernelQueue;
+use crate::node::server::{KernelQueue, unix_s};
 use crate::node::service::TAKEN_AT_ONCE_MAX;
-use crate::node::{Events, Host, HttpServerError, HttpServerRequest, KernelMessage, Message, Reply};
+use crate::node::{Events, Host, HttpServerError, HttpServerRequest, KernelMessage, Message, Reply, ServerName};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -62,6 +64,9 @@ pub enum KernelError {
     /// closed.
     #[error("the broker has stopped or is lost")]
     Lost,
+    /// The secret is empty.
+    #[error("the JWT secret is empty")]
+    Secret,
     /// No thread.
     #[error("no thread for the link: {0}")]
     Thread(#[from] std::io::Error),
@@ -128,13 +133,20 @@ impl Drop for Leave {
 /// The life of the server, on a thread of its own.
 fn serve<H: Host>(parts: KernelParts<H>, started: oneshot::Sender<Leave>) -> Result<(), KernelError> {
     let KernelParts { host, our_node, endpoint, keyfile, jwt_secret, policy, from_kernel, to_kernel, prints } = parts;
+    let secret = Secret::new(&jwt_secret).map_err(|_| KernelError::Secret)?;
     let attach = Attach::Kernel { node: our_node.clone(), jwt_secret: Some(jwt_secret), policy: policy.into() };
     let attached = Attached::<Arrived>::connect(endpoint, attach)?;
     let host = Arc::new(host);
     let left = Arc::new(AtomicBool::new(false));
     let leave = || Leave { shared: attached.shared.clone(), left: left.clone() };
     let (logins, waiting) = crossbeam_channel::bounded(LOGINS_MAX);
-    let password = Password { host: host.clone(), keyfile: keyfile.into(), shared: attached.shared.clone() };
+    let password = Password {
+        host: host.clone(),
+        keyfile: keyfile.into(),
+        secret,
+        node: our_node.clone(),
+        shared: attached.shared.clone(),
+    };
     // Ends with `logins`.
     thread::Builder::new().name("http-login".to_owned()).spawn(move || password.run(&waiting))?;
     let outgoing = Outgoing {
@@ -151,11 +163,11 @@ fn serve<H: Host>(parts: KernelParts<H>, started: oneshot::Sender<Leave>) -> Res
         runtime.block_on(outgoing.run(from_kernel, stopping));
     })?;
     // Full: the terminal has more to show than anybody reads.
-    let _ = prints.try_send(host.print(format!("http-server: listening on {}", attached.welcome.listening)));
+    let _ = prints.try_send(host.print(0, format!("http-server: listening on {}", attached.welcome.listening)));
     // Dropped at once if the node does not want it any more; then the session ends at once.
     let _ = started.send(leave());
     let events = Events::new(&our_node, attached.welcome.dialect);
-    let queue = KernelQueue { host, to_kernel };
+    let queue = KernelQueue { host, to_kernel, is_given_up: left.clone() };
     let incoming = Incoming { events, queue, logins, ids: Ids::new(), open: HashMap::new() };
     incoming.run(&attached.shared, &left)
 }
@@ -274,13 +286,14 @@ impl<H: Host> Outgoing<H> {
     /// None: it is larger than the link takes, and has been refused.
     fn frame(&self, message: KernelMessage) -> Option<Frame> {
         let (id, source) = (message.id, message.source.clone());
+        let server = ServerName::of(&message.target.process).unwrap_or_default();
         let is_request = matches!(message.message, Message::Request(_));
         let frame = convert::kernel_from(message);
         if frame.fits(self.head_bytes_max, self.blob_bytes_max) {
             return Some(frame);
         }
         if is_request {
-            let refusal = Reply::unasked(id, source).refused(HttpServerError::MalformedRequest);
+            let refusal = Reply::unasked(id, source, server).refused(HttpServerError::MalformedRequest);
             self.shared.tell(Arrived::Kernel(refusal));
             return None;
         }
@@ -293,6 +306,8 @@ impl<H: Host> Outgoing<H> {
 struct Password<H> {
     host: Arc<H>,
     keyfile: Bytes,
+    secret: Secret,
+    node: String,
     shared: Arc<Shared<Arrived>>,
 }
 
@@ -300,7 +315,10 @@ impl<H: Host> Password<H> {
     fn run(self, waiting: &Receiver<Login>) {
         for Login { login, password_hash, subdomain } in waiting {
             let judged = match subdomain.map(|id| id.parse::<ProcessId>()).transpose() {
-                Ok(process) => self.host.login(&self.keyfile, &password_hash, process.as_ref()),
+                Ok(process) if self.host.is_password(&self.keyfile, &password_hash) => {
+                    Ok(Some(token(&self.secret, &self.node, process.as_ref(), unix_s())))
+                }
+                Ok(_) => Ok(None),
                 Err(error) => Err(error.to_string()),
             };
             answer(&self.shared, login, judged, self.keyfile.clone());

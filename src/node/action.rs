@@ -62,6 +62,9 @@ pub enum HttpServerAction {
         path: String,
         /// Whether a valid login cookie is needed.
         authenticated: bool,
+        /// Only in nodes before Kinode 0.10, which promised encryption and never had it: refused where it is true.
+        #[serde(default, skip_serializing_if = "is_false")]
+        encrypted: bool,
         /// Whether the clients are extensions, on loopback, that speak MessagePack.
         extension: bool,
     },
@@ -69,6 +72,9 @@ pub enum HttpServerAction {
     WebSocketSecureBind {
         /// The path, below the process id.
         path: String,
+        /// As in `WebSocketBind`.
+        #[serde(default, skip_serializing_if = "is_false")]
+        encrypted: bool,
         /// Whether the clients are extensions.
         extension: bool,
     },
@@ -144,6 +150,11 @@ pub enum HttpServerAction {
         /// As it was granted.
         address: String,
     },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl HttpServerAction {

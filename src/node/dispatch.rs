@@ -8,7 +8,7 @@
 use super::action::{HttpServerAction, WsMessageType};
 use super::error::{HttpServerError, PushCounts};
 use super::extension::WebSocketExtPushData;
-use super::identity::{Address, OUR, http_server_process};
+use super::identity::{Address, OUR, ServerName, http_server_process};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
 use crate::broker::{self, InvalidMessage};
 use crate::channel::ChannelId;
@@ -137,14 +137,16 @@ pub enum Audience {
 pub struct Reply {
     id: u64,
     source: Address,
+    /// The name that was addressed answers.
+    server: ServerName,
     /// Who hears of success; none: nobody asked.
     on_success: Option<Address>,
 }
 
 impl Reply {
-    /// To a request of `source` that nobody asked about.
-    pub(crate) fn unasked(id: u64, source: Address) -> Self {
-        Self { id, source, on_success: None }
+    /// To a request of `source` to `server` that nobody asked about.
+    pub(crate) fn unasked(id: u64, source: Address, server: ServerName) -> Self {
+        Self { id, source, server, on_success: None }
     }
 
     /// The id of the request.
@@ -159,25 +161,30 @@ impl Reply {
 
     /// The answer to a refused action: always sent, and to the source, whoever else would hear of success.
     pub fn refused(self, error: HttpServerError) -> KernelMessage {
-        answer(self.id, self.source, &Err::<(), _>(error))
+        answer(self.id, self.server, self.source, &Err::<(), _>(error))
     }
 
     /// The answer to an action that was done, if somebody asked.
     pub fn done(self) -> Option<KernelMessage> {
-        Some(answer(self.id, self.on_success?, &Ok::<_, HttpServerError>(())))
+        Some(answer(self.id, self.server, self.on_success?, &Ok::<_, HttpServerError>(())))
     }
 
     /// The answer to a push to many, if somebody asked.
     pub fn counted(self, counts: PushCounts) -> Option<KernelMessage> {
-        Some(answer(self.id, self.on_success?, &Ok::<_, HttpServerError>(counts)))
+        Some(answer(self.id, self.server, self.on_success?, &Ok::<_, HttpServerError>(counts)))
     }
 }
 
-fn answer<T: serde::Serialize>(id: u64, target: Address, result: &Result<T, HttpServerError>) -> KernelMessage {
+fn answer<T: serde::Serialize>(
+    id: u64,
+    server: ServerName,
+    target: Address,
+    result: &Result<T, HttpServerError>,
+) -> KernelMessage {
     let body = serde_json::to_vec(result).expect("keys are strings and the writer is memory");
     KernelMessage {
         id,
-        source: Address::new(OUR, http_server_process()),
+        source: Address::new(OUR, server.process()),
         target,
         rsvp: None,
         message: Message::Response((Response { body, ..Response::default() }, None)),
@@ -200,21 +207,22 @@ pub(crate) fn unreadable_response(id: u64, source: Address) -> KernelMessage {
 
 /// Judges one message that the kernel handed to the HTTP server of `our_node`.
 pub fn dispatch(message: KernelMessage, our_node: &str, dialect: Dialect) -> Inbound {
-    let KernelMessage { id, source, rsvp, message, lazy_load_blob: blob, .. } = message;
+    let KernelMessage { id, source, target, rsvp, message, lazy_load_blob: blob } = message;
+    let server = ServerName::of(&target.process).unwrap_or_default();
     let request = match message {
         Message::Response((response, _)) => return Inbound::Response { id, source, response, blob },
         Message::Request(request) => request,
     };
     let asked = rsvp.is_some() || request.expects_response.is_some();
     let on_success = asked.then(|| rsvp.unwrap_or_else(|| source.clone()));
-    let mut reply = Reply { id, source, on_success };
+    let mut reply = Reply { id, source, server, on_success };
     let judged = match HttpServerAction::from_bytes(&request.body) {
         Ok(HttpServerAction::WebSocketExtPushOutgoing { channel_id, message_type, desired_reply_type }) => {
             // Its answer comes from the extension, under the same id: one of ours would be taken for it.
             reply.on_success = None;
             extension_push(id, channel_id, message_type, desired_reply_type, blob, dialect)
         }
-        Ok(action) => judge(action, &reply.source, our_node, blob),
+        Ok(action) => judge(action, &reply, our_node, blob),
         Err(_) => Err(HttpServerError::MalformedRequest),
     };
     match judged {
@@ -225,27 +233,33 @@ pub fn dispatch(message: KernelMessage, our_node: &str, dialect: Dialect) -> Inb
 
 fn judge(
     action: HttpServerAction,
-    requester: &Address,
+    reply: &Reply,
     our_node: &str,
     blob: Option<LazyLoadBlob>,
 ) -> Result<Action, HttpServerError> {
     use HttpServerAction as Asked;
+    let Reply { source: requester, server, .. } = reply;
+    let may_bind = || may_bind(requester, *server, our_node);
     Ok(match action {
         Asked::Bind { path, authenticated, local_only, cache } => {
-            may_bind(requester, our_node)?;
+            may_bind()?;
             Action::BindHttp { path, content: content(cache, blob)?, authenticated, local_only, secure: false }
         }
         Asked::SecureBind { path, cache } => {
-            may_bind(requester, our_node)?;
+            may_bind()?;
             let content = content(cache, blob)?;
             Action::BindHttp { path, content, authenticated: true, local_only: false, secure: true }
         }
-        Asked::WebSocketBind { path, authenticated, extension } => {
-            may_bind(requester, our_node)?;
+        // Never in the clear what was meant to be encrypted.
+        Asked::WebSocketBind { encrypted: true, .. } | Asked::WebSocketSecureBind { encrypted: true, .. } => {
+            return Err(HttpServerError::MalformedRequest);
+        }
+        Asked::WebSocketBind { path, authenticated, extension, encrypted: false } => {
+            may_bind()?;
             Action::BindWebSocket { path, authenticated, extension, secure: false }
         }
-        Asked::WebSocketSecureBind { path, extension } => {
-            may_bind(requester, our_node)?;
+        Asked::WebSocketSecureBind { path, extension, encrypted: false } => {
+            may_bind()?;
             Action::BindWebSocket { path, authenticated: true, extension, secure: true }
         }
         Asked::Unbind { path } => {
@@ -275,9 +289,9 @@ fn judge(
 }
 
 /// Paths are bound below the process id, so only a process of this node whose id fits a path may bind.
-fn may_bind(requester: &Address, our_node: &str) -> Result<(), HttpServerError> {
+fn may_bind(requester: &Address, server: ServerName, our_node: &str) -> Result<(), HttpServerError> {
     on_our_node(requester, our_node)?;
-    if requester.process.may_bind() { Ok(()) } else { Err(HttpServerError::InvalidSourceProcess) }
+    if server.lets_bind(&requester.process) { Ok(()) } else { Err(HttpServerError::InvalidSourceProcess) }
 }
 
 fn on_our_node(requester: &Address, our_node: &str) -> Result<(), HttpServerError> {

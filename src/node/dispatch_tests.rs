@@ -165,6 +165,7 @@ fn success_is_told_only_to_who_asked() {
     assert_eq!(answer.message.body(), br#"{"Ok":null}"#);
 
     let on_behalf = Reply {
+        server: ServerName::Current,
         id: 1,
         source: "alice.os@p:p:t.os".parse().unwrap(),
         on_success: Some("alice.os@q:q:t.os".parse().unwrap()),

@@ -6,7 +6,7 @@
 
 use super::action::{MessageType, WsMessageType};
 use super::extension::{self, ExtensionFrame};
-use super::identity::{Address, OUR, http_server_process};
+use super::identity::{Address, OUR, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Request, Response};
 use super::request::{HttpServerRequest, IncomingHttpRequest};
 use crate::gateway::Dialect;
@@ -16,14 +16,35 @@ use std::net::SocketAddr;
 /// Makes the messages of one node's server.
 #[derive(Debug, Clone)]
 pub struct Events {
-    server: Address,
+    our_node: String,
     dialect: Dialect,
+    name: ServerName,
 }
 
 impl Events {
     /// For the server of `our_node`.
     pub fn new(our_node: &str, dialect: Dialect) -> Self {
-        Self { server: Address::new(our_node, http_server_process()), dialect }
+        Self { our_node: our_node.to_owned(), dialect, name: ServerName::default() }
+    }
+
+    /// Under another name from now on.
+    pub fn set_name(&mut self, name: ServerName) {
+        self.name = name;
+    }
+
+    /// The name.
+    pub fn name(&self) -> ServerName {
+        self.name
+    }
+
+    /// A process of our node.
+    pub(crate) fn address_of(&self, process: &ProcessId) -> Address {
+        Address::new(self.our_node.clone(), process)
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> Address {
+        Address::new(self.our_node.clone(), self.name.process())
     }
 
     /// A channel was opened on `path`, which is without the process id. The peer is told in the Hyperdrive dialect only.
@@ -84,7 +105,7 @@ impl Events {
     /// A channel is gone.
     pub fn closed(&self, id: u64, owner: &ProcessId, channel: ChannelId) -> KernelMessage {
         KernelMessage {
-            source: Address::new(OUR, http_server_process()),
+            source: Address::new(OUR, self.name.process()),
             target: Address::new(OUR, owner),
             ..self.tell(id, owner, request(HttpServerRequest::WebSocketClose(channel.get()).to_bytes()), None)
         }
@@ -110,8 +131,8 @@ impl Events {
     fn tell(&self, id: u64, owner: &ProcessId, message: Message, blob: Option<LazyLoadBlob>) -> KernelMessage {
         KernelMessage {
             id,
-            source: self.server.clone(),
-            target: Address::new(self.server.node.clone(), owner),
+            source: self.server(),
+            target: Address::new(self.our_node.clone(), owner),
             rsvp: None,
             message,
             lazy_load_blob: blob,

@@ -1,9 +1,8 @@
-//! What a node brings along: its own message type, its prints, and how it checks a password.
+//! What a node brings along: its own message type, its prints, and whether a password is right.
 //!
 //! Implemented by the node on a type of its own, so that neither side needs to own the other's types.
 
 use super::message::KernelMessage;
-use crate::process_id::ProcessId;
 
 /// A node, as the HTTP server needs it. Conversions should move, not copy: blobs may be large.
 pub trait Host: Send + Sync + 'static {
@@ -18,18 +17,11 @@ pub trait Host: Send + Sync + 'static {
     /// A message of ours as the node's.
     fn to_node(&self, message: KernelMessage) -> Self::Message;
 
-    /// A line for the terminal.
-    fn print(&self, text: String) -> Self::Print;
+    /// A line for the terminal, as the HTTP server's; `verbosity` is the node's own: 0 is for everybody, 2 for whoever
+    /// wants to see what the runtime does.
+    fn print(&self, verbosity: u8, text: String) -> Self::Print;
 
-    /// The token for a right password, made out to the node, and to the process if one is given. `password_hash` is what
-    /// the login page sent: a secret. Called beside the shards, so it may take its time.
-    ///
-    /// # Errors
-    /// None for a wrong password; an error for any other failure, whose words go to the terminal.
-    fn login(
-        &self,
-        keyfile: &[u8],
-        password_hash: &str,
-        subdomain: Option<&ProcessId>,
-    ) -> Result<Option<String>, String>;
+    /// Whether `password_hash`, which the login page sent, opens the keyfile. Both are secrets. Called beside the shards,
+    /// one at a time, so it may take its time.
+    fn is_password(&self, keyfile: &[u8], password_hash: &str) -> bool;
 }

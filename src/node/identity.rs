@@ -24,7 +24,79 @@ pub fn http_server_process() -> ProcessId {
 
 /// Whether `process` means the HTTP server: `http-server:distro:sys`, or the older `http_server:distro:sys`.
 pub fn is_http_server(process: &ProcessId) -> bool {
-    *process == *HTTP_SERVER || *process == *HTTP_SERVER_OLD
+    ServerName::of(process).is_some()
+}
+
+/// The name by which a node knows its HTTP server. A node has one of them, and delivers nothing to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServerName {
+    /// `http-server:distro:sys`, since Kinode 0.10.
+    #[default]
+    Current,
+    /// `http_server:distro:sys`, before. Ids of processes that bind paths may hold an underscore there.
+    Old,
+}
+
+impl ServerName {
+    /// The name that `process` is; none if it is not the HTTP server.
+    pub fn of(process: &ProcessId) -> Option<Self> {
+        match process {
+            process if *process == *HTTP_SERVER => Some(Self::Current),
+            process if *process == *HTTP_SERVER_OLD => Some(Self::Old),
+            _ => None,
+        }
+    }
+
+    /// The server's id under this name.
+    pub fn process(self) -> ProcessId {
+        match self {
+            Self::Current => HTTP_SERVER.clone(),
+            Self::Old => HTTP_SERVER_OLD.clone(),
+        }
+    }
+
+    /// Whether a process of this id may bind paths where the server has this name (node contract, section 1).
+    pub(crate) fn lets_bind(self, process: &ProcessId) -> bool {
+        match self {
+            Self::Current => process.may_bind(),
+            Self::Old => process.may_bind_in_old_nodes(),
+        }
+    }
+}
+
+/// Process ids that this thread has met lately.
+mod recent {
+    use super::ProcessId;
+    use rustc_hash::FxHasher;
+    use std::cell::RefCell;
+    use std::hash::Hasher;
+
+    /// A node has some tens of processes that talk at the same time. Two that fall into one place only cost each other.
+    const PLACES: usize = 256;
+
+    thread_local! {
+        static MET: RefCell<Vec<Option<ProcessId>>> = RefCell::new(vec![None; PLACES]);
+    }
+
+    /// The id of these parts, made if it was not met.
+    pub(super) fn process_id(process: &str, package: &str, publisher: &str) -> Option<ProcessId> {
+        let mut hasher = FxHasher::default();
+        for part in [process, package, publisher] {
+            hasher.write(part.as_bytes());
+        }
+        // The upper bits are the better ones.
+        let place = (hasher.finish() >> 32) as usize % PLACES;
+        MET.with_borrow_mut(|met| {
+            if let Some(id) = &met[place]
+                && id.is_of(process, package, publisher)
+            {
+                return Some(id.clone());
+            }
+            let id = ProcessId::new(process, package, publisher).ok()?;
+            met[place] = Some(id.clone());
+            Some(id)
+        })
+    }
 }
 
 /// A process on a node: `node@process:package:publisher`.
@@ -40,6 +112,13 @@ impl Address {
     /// The address of `process` on `node`.
     pub fn new(node: impl Into<String>, process: impl Into<ProcessId>) -> Self {
         Self { node: node.into(), process: process.into() }
+    }
+
+    /// The address of the process of these three parts on `node`. Ids that were met lately are not made anew: a kernel's
+    /// messages name the same few again and again. None: a part is empty or holds a colon, and nobody can be answered
+    /// there.
+    pub fn of_parts(node: String, process: &str, package: &str, publisher: &str) -> Option<Self> {
+        Some(Self { node, process: recent::process_id(process, package, publisher)? })
     }
 
     /// The node's name.
@@ -222,6 +301,22 @@ mod tests {
         assert_eq!(serde_json::to_string(&address).unwrap(), r#""alice.os@chess:chess:template.os""#);
         assert_eq!(address.package_id().to_string(), "chess:template.os");
         assert_eq!(Address::from(("alice.os", "chess", "chess", "template.os")), address);
+    }
+
+    #[test]
+    fn an_address_of_parts_is_what_it_is_in_text_however_often() {
+        for round in 0..3 {
+            for process in 0..600 {
+                let process = format!("p{process}");
+                let address = Address::of_parts("alice.os".into(), &process, "pack", "t.os").unwrap();
+                assert_eq!(address.to_string(), format!("alice.os@{process}:pack:t.os"), "{round}");
+            }
+        }
+        for (process, package, publisher) in [("", "b", "c"), ("a:b", "c", "d"), ("a", "b:c", "d"), ("a", "b", "")] {
+            assert_eq!(Address::of_parts("n".into(), process, package, publisher), None);
+        }
+        assert_eq!(Address::of_parts("n".into(), "ab", "c", "d").unwrap().process, "ab:c:d");
+        assert_eq!(Address::of_parts("n".into(), "a", "bc", "d").unwrap().process, "a:bc:d");
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! From the node's kernel to the shards: one message after the other, in the order in which the kernel sent them.
 //!
-//! Pushes are collected until [`Inlet::hand_over`], or until something else is asked: so each shard obeys in the order in
-//! which the kernel sent. Waits for room in a shard's inbox, which drains at CPU speed, and never for a client.
+//! Orders to shards are collected until they are handed over, so each shard obeys in the order in which the kernel sent.
+//! What must have taken effect everywhere before its answer, a change of paths, is given back as a [`Change`]: hand over
+//! what was collected, make it, then take the next message. Nothing here waits for anybody.
 
-use super::dispatch::{Action, ActionRequest, Inbound, dispatch};
+use super::acting::Collecting;
+use super::dispatch::{ActionRequest, Inbound, dispatch};
 use super::error::HttpServerError;
-use super::identity::Address;
+use super::identity::{Address, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Response};
-use super::perform::{self, Pending};
+use super::perform::{self, Change, Pending};
 use super::rpc::rpc_response_body;
-use super::service::Calls;
+use super::service::{Calls, Name};
 use crate::broker::{Batch, KernelHandle, OwnerHandle, PushError};
 use crate::gateway::Dialect;
 use crate::http;
@@ -23,58 +25,56 @@ pub(crate) struct Inlet {
     pub kernel: KernelHandle,
     pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
+    pub name: Arc<Name>,
     pub owners: Owners,
-    /// Pushes that were not handed over yet.
+    /// Orders that were not handed over yet. Full: hand them over before the next message is taken.
     pub batch: Batch,
 }
 
+/// What is left to do for a message that was taken.
+pub(crate) enum Taken {
+    /// Nothing.
+    Whole,
+    /// This answer goes to the kernel.
+    Answer(KernelMessage),
+    /// A change, to be made before the next message is taken.
+    Change(Change),
+}
+
+impl From<Option<KernelMessage>> for Taken {
+    fn from(answer: Option<KernelMessage>) -> Self {
+        answer.map_or(Self::Whole, Self::Answer)
+    }
+}
+
 impl Inlet {
-    /// Does what one message says, and gives the answer, if there is one now.
+    /// Takes one message.
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn take(&mut self, message: KernelMessage) -> Result<Option<KernelMessage>, PushError> {
+    pub fn take(&mut self, message: KernelMessage) -> Result<Taken, PushError> {
+        if let Some(name) = ServerName::of(&message.target.process) {
+            self.name.set(name);
+        }
         match dispatch(message, &self.our_node, self.dialect) {
-            Inbound::Refused(answer) => Ok(Some(answer)),
+            Inbound::Refused(answer) => Ok(Taken::Answer(answer)),
             Inbound::Action(request) => self.act(request),
             Inbound::Response { id, source, response, blob } => {
                 self.respond(id, source, response, blob)?;
-                Ok(None)
+                Ok(Taken::Whole)
             }
         }
     }
 
-    /// Hands over the pushes that were taken.
-    ///
-    /// # Errors
-    /// The broker has stopped.
-    pub fn hand_over(&mut self) -> Result<(), PushError> {
-        self.batch.send_wait()
-    }
-
-    fn act(&mut self, request: ActionRequest) -> Result<Option<KernelMessage>, PushError> {
+    fn act(&mut self, request: ActionRequest) -> Result<Taken, PushError> {
         if !request.requester().is_on(&self.our_node) {
-            self.batch.send_wait()?;
-            return self.pending.push_as_guest(&self.kernel, request);
+            return Ok(self.pending.collect_of_guest(&mut self.batch, request).into());
         }
         let Some(owner) = self.owners.owner(&self.kernel, &request.requester().process)? else {
-            return Ok(Some(request.reply.refused(HttpServerError::InvalidSourceProcess)));
+            return Ok(Taken::Answer(request.reply.refused(HttpServerError::InvalidSourceProcess)));
         };
-        match request {
-            ActionRequest { action: Action::Push { channel, message }, reply } => {
-                let delivery = self.pending.delivery_of_push(reply);
-                self.batch.push_wait_as(owner, channel, message, delivery)?;
-                Ok(None)
-            }
-            ActionRequest { action: Action::Grant { channel, guest, is_granted }, reply } => {
-                self.batch.send_wait()?;
-                self.pending.grant(owner, channel, &guest, is_granted, reply)
-            }
-            request => {
-                self.batch.send_wait()?;
-                self.pending.perform(owner, request)
-            }
-        }
+        let change = self.pending.collect(owner, &mut self.batch, request);
+        Ok(change.map_or(Taken::Whole, Taken::Change))
     }
 
     fn respond(
@@ -87,7 +87,10 @@ impl Inlet {
         if let Some(request) = self.calls.answered(id) {
             let body = rpc_response_body(response, blob);
             let json = http::Response::new(200).with("content-type", "application/json").with_body(body.into());
-            return super::login::answer(&self.kernel, request, json).ok_or(PushError::Stopped);
+            let (status, headers, body) = json.into_parts();
+            let system = self.kernel.system().ok_or(PushError::Stopped)?;
+            self.batch.collect_respond(&system, request, status, headers, body);
+            return Ok(());
         }
         if source.node == super::OUR {
             source.node = self.our_node.clone();
@@ -96,7 +99,7 @@ impl Inlet {
             return Ok(());
         }
         match self.owners.owner(&self.kernel, &source.process)? {
-            Some(owner) => perform::respond(owner, id, &response, blob),
+            Some(owner) => perform::respond(&Collecting::new(owner, &mut self.batch), id, &response, blob),
             None => Ok(()),
         }
     }

@@ -2,7 +2,7 @@
 //! megabytes of memory, and nobody else shall wait for it. At most [`WAITING_MAX`] wait; others are told to come again.
 
 use crate::broker::{KernelHandle, RequestId};
-use crate::gateway::{Login, Settings};
+use crate::gateway::{Claims, Login, Secret, Settings, mint};
 use crate::http::Response;
 use crate::process_id::ProcessId;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -29,8 +29,20 @@ pub(crate) struct Granted {
 
 /// Who can tell whether a password is right. May take its time.
 pub(crate) trait Gatekeeper {
-    /// As [`Host::login`](super::Host::login).
+    /// What a right password gets: a token made out to the node, and to the process if one is given; none for a wrong one.
+    ///
+    /// # Errors
+    /// It cannot be told; the words go to the log.
     fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<Granted>, String>;
+}
+
+/// How long a login lasts: as long as nodes' own.
+const TOKEN_LASTS_S: u64 = 7 * 24 * 3600;
+
+/// The token of a login that was right.
+pub(crate) fn token(secret: &Secret, node: &str, claim: Option<&ProcessId>, now_unix_s: u64) -> String {
+    let (username, subdomain) = (node.to_owned(), claim.map(ToString::to_string));
+    mint(secret, &Claims { username, subdomain, expiration: now_unix_s + TOKEN_LASTS_S })
 }
 
 /// What logins are judged with.

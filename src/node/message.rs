@@ -109,6 +109,16 @@ pub enum Message {
 }
 
 impl Message {
+    /// A request. Capabilities are left out: the HTTP server has no use for them.
+    pub fn request(inherit: bool, expects_response: Option<u64>, body: Vec<u8>, metadata: Option<String>) -> Self {
+        Self::Request(Request { inherit, expects_response, body, metadata, capabilities: Vec::new() })
+    }
+
+    /// A response, and the context that the asker kept for it.
+    pub fn response(inherit: bool, body: Vec<u8>, metadata: Option<String>, context: Option<Context>) -> Self {
+        Self::Response((Response { inherit, body, metadata, capabilities: Vec::new() }, context))
+    }
+
     /// The body of either kind.
     pub fn body(&self) -> &[u8] {
         match self {

@@ -10,7 +10,7 @@ use super::message::KernelMessage;
 use super::perform::{self, Pending};
 use super::request::IncomingHttpRequest;
 use super::rpc::rpc_request;
-use super::service::Calls;
+use super::service::{Calls, Name};
 use crate::broker::{ControlKind, Event, HttpAsk, HttpRequest, Kernel, KernelHandle, Opened, RecvError, RequestId};
 use crate::channel::ChannelId;
 use crate::http::Response;
@@ -50,11 +50,11 @@ pub(crate) trait ToKernel {
 pub(crate) struct KernelGone;
 
 pub(crate) struct Outlet<K: ToKernel> {
-    pub our_node: String,
     pub events: Events,
     pub kernel: KernelHandle,
     pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
+    pub name: Arc<Name>,
     pub door: Door,
     pub to_kernel: K,
     /// Channels whose messages are an extension's.
@@ -68,6 +68,7 @@ impl<K: ToKernel> Outlet<K> {
         while self.to_kernel.wait_for_room() {
             match events.recv(WAIT_MAX) {
                 Ok(batch) => {
+                    self.events.set_name(self.name.get());
                     for event in batch.events {
                         let note = self.to_kernel.note(batch.process.as_ref(), &event);
                         let message = match &batch.process {
@@ -105,7 +106,7 @@ impl<K: ToKernel> Outlet<K> {
             }
             Event::Http(request) => self.http(process, *request),
             Event::Outcome { ticket, outcome } => self.pending.settle(ticket, &outcome),
-            Event::Failed { ticket, .. } => Some(perform::refusal(ticket, &self.our_node, process)),
+            Event::Failed { ticket, .. } => Some(perform::refusal(ticket, &self.events, process)),
         }
     }
 
@@ -167,7 +168,7 @@ impl<K: ToKernel> Outlet<K> {
             return None;
         }
         let id = self.ids.next();
-        match rpc_request(id, &self.our_node, body) {
+        match rpc_request(id, self.events.server(), body) {
             Ok(message) if message.rsvp.is_some() => {
                 self.calls.begin(id, request, Duration::from_secs(timeout_s.into()));
                 Some(message)

@@ -6,16 +6,13 @@
 //! at once or when its outcome comes back under its ticket. The contract has no error for a full inbox, so pushes wait
 //! for room: shards drain at CPU speed.
 
-use super::acting::Acting;
+use super::acting::{Acting, Collecting, Orders};
 use super::dispatch::{Action, ActionRequest, Audience, Reply};
 use super::error::{HttpServerError, PushCounts};
-use super::identity::Address;
+use super::events::Events;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::request::HttpResponse;
-use crate::broker::{
-    self, BindPathError, Delivery, GrantError, KernelHandle, Outcome, OwnerHandle, PushError, RequestId,
-};
-use crate::channel::ChannelId;
+use crate::broker::{self, Batch, BindPathError, Delivery, GrantError, Outcome, OwnerHandle, PushError, RequestId};
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::{Content, HeaderFields};
 use crate::process_id::ProcessId;
@@ -58,8 +55,8 @@ enum Asked {
 }
 
 /// The answer to an unasked push or close of `process` that failed.
-pub(crate) fn refusal(id: u64, our_node: &str, process: &ProcessId) -> KernelMessage {
-    Reply::unasked(id, Address::new(our_node, process)).refused(HttpServerError::WsChannelNotFound)
+pub(crate) fn refusal(id: u64, events: &Events, process: &ProcessId) -> KernelMessage {
+    Reply::unasked(id, events.address_of(process), events.name()).refused(HttpServerError::WsChannelNotFound)
 }
 
 impl Pending {
@@ -72,56 +69,52 @@ impl Pending {
     /// # Errors
     /// The broker has stopped.
     pub fn perform(&self, owner: &dyn Acting, request: ActionRequest) -> Result<Option<KernelMessage>, PushError> {
-        let ActionRequest { action, reply, .. } = request;
-        let sent = match action {
-            Action::Push { channel, message } => owner.push(channel, message, self.delivery_of_push(reply)),
+        match self.order(owner, request)? {
+            Ordered::Done => Ok(None),
+            // There are other nodes only where there is a kernel.
+            Ordered::Else(ActionRequest { action: Action::Grant { .. }, reply }) => {
+                Ok(Some(reply.refused(HttpServerError::MalformedRequest)))
+            }
+            Ordered::Else(ActionRequest { action, reply }) => bind(owner, action, reply),
+        }
+    }
+
+    /// Does what `owner` asks of channels.
+    fn order(&self, owner: &dyn Orders, request: ActionRequest) -> Result<Ordered, PushError> {
+        let ActionRequest { action, reply } = request;
+        match action {
+            Action::Push { channel, message } => owner.push(channel, message, self.delivery(Asked::Push, reply))?,
             Action::PushMany { audience, message } => {
-                push_many(owner, audience, message, self.delivery(Asked::PushMany, reply))
+                push_many(owner, audience, message, self.delivery(Asked::PushMany, reply))?;
             }
             Action::Close { channel } => {
-                owner.close(channel, CLOSE_WITHOUT_CODE, "", self.delivery(Asked::Close, reply))
+                owner.close(channel, CLOSE_WITHOUT_CODE, "", self.delivery(Asked::Close, reply))?;
             }
-            // There are other nodes only where there is a kernel, which grants through [`grant`](Self::grant).
-            Action::Grant { .. } => return Ok(Some(reply.refused(HttpServerError::MalformedRequest))),
-            action => return bind(owner, action, reply),
-        };
-        sent.map(|()| None)
+            action => return Ok(Ordered::Else(ActionRequest { action, reply })),
+        }
+        Ok(Ordered::Done)
     }
 
-    /// Lets a guest in to one channel of `owner`, or to all of them.
-    ///
-    /// # Errors
-    /// The broker has stopped.
-    pub fn grant(
-        &self,
-        owner: &OwnerHandle,
-        channel: Option<ChannelId>,
-        guest: &Address,
-        is_granted: bool,
-        reply: Reply,
-    ) -> Result<Option<KernelMessage>, PushError> {
-        let guest: Arc<str> = guest.to_string().into();
-        if let Some(channel) = channel {
-            owner.grant(channel, guest, is_granted, self.ticket(Asked::Grant, reply))?;
-            return Ok(None);
-        }
-        match owner.grant_all(&guest, is_granted) {
-            Ok(()) => Ok(reply.done()),
-            Err(GrantError::TooMany) => Ok(Some(reply.refused(HttpServerError::TooManyGrants))),
-            Err(GrantError::Stopped) => Err(PushError::Stopped),
+    /// Collects what `owner` asks of channels. What it asks besides is a [`Change`].
+    pub fn collect(&self, owner: &OwnerHandle, batch: &mut Batch, request: ActionRequest) -> Option<Change> {
+        let collected = self.order(&Collecting::new(owner, batch), request);
+        match collected.expect("to collect is to wait for nobody") {
+            Ordered::Done => None,
+            Ordered::Else(ActionRequest {
+                action: Action::Grant { channel: Some(channel), guest, is_granted },
+                reply,
+            }) => {
+                let guest = guest.to_string().into();
+                batch.collect_grant(owner, channel, guest, is_granted, self.ticket(Asked::Grant, reply));
+                None
+            }
+            Ordered::Else(request) => Some(Change { owner: owner.clone(), request }),
         }
     }
 
-    /// Pushes what a process of another node asks for: to channels that it was let in to. None has a path there, so a
-    /// broadcast reaches nobody.
-    ///
-    /// # Errors
-    /// The broker has stopped.
-    pub fn push_as_guest(
-        &self,
-        kernel: &KernelHandle,
-        request: ActionRequest,
-    ) -> Result<Option<KernelMessage>, PushError> {
+    /// Collects what a process of another node asks for: pushes to channels that it was let in to. None has a path there,
+    /// so a broadcast reaches nobody. Gives the answer, if there is one now.
+    pub fn collect_of_guest(&self, batch: &mut Batch, request: ActionRequest) -> Option<KernelMessage> {
         let guest: Arc<str> = request.requester().to_string().into();
         let ActionRequest { action, reply } = request;
         let (channels, message, asked) = match action {
@@ -129,20 +122,15 @@ impl Pending {
             Action::PushMany { audience: Audience::Channels(channels), message } => {
                 (channels, message, Asked::PushMany)
             }
-            Action::PushMany { .. } => return Ok(reply.counted(PushCounts::default())),
+            Action::PushMany { .. } => return reply.counted(PushCounts::default()),
             Action::Close { .. } | Action::Grant { .. } => {
-                return Ok(Some(reply.refused(HttpServerError::WsChannelNotFound)));
+                return Some(reply.refused(HttpServerError::WsChannelNotFound));
             }
             // Binds were refused already.
-            _ => return Ok(Some(reply.refused(HttpServerError::InvalidSourceProcess))),
+            _ => return Some(reply.refused(HttpServerError::InvalidSourceProcess)),
         };
-        kernel.push_as_guest(&guest, channels, &message, self.ticket(asked, reply))?;
-        Ok(None)
-    }
-
-    /// How the outcome of a push comes back, for who hands it over otherwise than by [`perform`](Self::perform).
-    pub fn delivery_of_push(&self, reply: Reply) -> Delivery {
-        self.delivery(Asked::Push, reply)
+        batch.collect_guest_push(&guest, channels, &message, self.ticket(asked, reply));
+        None
     }
 
     /// How the outcome of an action comes back.
@@ -186,8 +174,70 @@ impl Pending {
     }
 }
 
+/// What became of a request that may be an order.
+enum Ordered {
+    /// It was.
+    Done,
+    /// It is something else, and was left alone.
+    Else(ActionRequest),
+}
+
+/// A change of paths, or of the guests of a whole process. It takes effect on every shard before it is answered, so it
+/// waits for them: not on a thread that others wait for.
+pub(crate) struct Change {
+    owner: OwnerHandle,
+    request: ActionRequest,
+}
+
+impl Change {
+    /// Makes it, and gives the answer, if somebody asked or it was refused.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn make(self) -> Result<Option<KernelMessage>, PushError> {
+        let Self { owner, request: ActionRequest { action, reply } } = self;
+        let Action::Grant { guest, is_granted, .. } = action else { return bind(&owner, action, reply) };
+        match owner.grant_all(&guest.to_string().into(), is_granted) {
+            Ok(()) => Ok(reply.done()),
+            Err(GrantError::TooMany) => Ok(Some(reply.refused(HttpServerError::TooManyGrants))),
+            Err(GrantError::Stopped) => Err(PushError::Stopped),
+        }
+    }
+
+    /// What it is, for the node's terminal.
+    pub fn words(&self) -> String {
+        described(&self.request)
+    }
+}
+
+/// A bind or unbind, for the node's terminal.
+pub(crate) fn described(request: &ActionRequest) -> String {
+    let process = &request.requester().process;
+    let who = |authenticated: bool, secure: bool| match (authenticated, secure) {
+        (_, true) => "secure subdomain",
+        (true, _) => "authenticated",
+        _ => "unauthenticated",
+    };
+    match &request.action {
+        Action::BindHttp { path, content, authenticated, local_only, secure } => {
+            let place = if *local_only { "local only" } else { "open" };
+            let kind = if content.is_some() { "cached" } else { "dynamic" };
+            format!("binding {path:?} of {process}: {}, {place}, {kind}", who(*authenticated, *secure))
+        }
+        Action::BindWebSocket { path, authenticated, extension, secure } => {
+            let kind = if *extension { ", for extensions" } else { "" };
+            format!("binding WebSocket {path:?} of {process}: {}{kind}", who(*authenticated, *secure))
+        }
+        Action::UnbindHttp { path } => format!("unbinding {path:?} of {process}"),
+        Action::UnbindWebSocket { path } => format!("unbinding WebSocket {path:?} of {process}"),
+        Action::Grant { guest, is_granted: true, .. } => format!("{guest} may push to channels of {process}"),
+        Action::Grant { guest, .. } => format!("{guest} may push to channels of {process} no more"),
+        Action::Push { .. } | Action::PushMany { .. } | Action::Close { .. } => format!("an order of {process}"),
+    }
+}
+
 fn push_many(
-    owner: &dyn Acting,
+    owner: &dyn Orders,
     audience: Audience,
     message: broker::Message,
     delivery: Delivery,
@@ -249,7 +299,7 @@ fn bind(owner: &dyn Acting, action: Action, reply: Reply) -> Result<Option<Kerne
 /// # Errors
 /// The broker has stopped.
 pub(crate) fn respond(
-    owner: &dyn Acting,
+    owner: &dyn Orders,
     id: u64,
     response: &Response,
     blob: Option<LazyLoadBlob>,

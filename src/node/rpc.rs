@@ -1,7 +1,7 @@
 //! The RPC path, `POST /rpc:distro:sys/message` (node contract, section 7): JSON in, a Request to a process out, and
 //! back. Who may reach the path is the gateway's business.
 
-use super::identity::{Address, OUR, http_server_process};
+use super::identity::{Address, OUR};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Request, Response};
 use crate::process_id::{ParseProcessIdError, ProcessId};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -53,21 +53,20 @@ pub enum RpcError {
     Data(#[from] base64::DecodeError),
 }
 
-/// The Request that an RPC call becomes. Whether it waits for a response is in its `expects_response`.
+/// The Request of `server` that an RPC call becomes. Whether it waits for a response is in its `expects_response`.
 ///
 /// # Errors
 /// When the call is malformed; it is answered with 400 and nothing is sent.
-pub fn rpc_request(id: u64, our_node: &str, http_body: &[u8]) -> Result<KernelMessage, RpcError> {
+pub fn rpc_request(id: u64, server: Address, http_body: &[u8]) -> Result<KernelMessage, RpcError> {
     let call: RpcMessage = serde_json::from_slice(http_body)?;
     let process: ProcessId = call.process.parse()?;
     let blob = match call.data {
         Some(data) => Some(LazyLoadBlob { mime: call.mime, bytes: BASE64.decode(data)? }),
         None => None,
     };
-    let server = Address::new(our_node, http_server_process());
     let node = match call.node {
         Some(node) if node != OUR => node,
-        _ => our_node.to_string(),
+        _ => server.node.clone(),
     };
     Ok(KernelMessage {
         id,
@@ -97,7 +96,7 @@ mod tests {
     use super::*;
 
     fn request(body: &str) -> Result<KernelMessage, RpcError> {
-        rpc_request(9, "alice.os", body.as_bytes())
+        rpc_request(9, Address::new("alice.os", crate::node::http_server_process()), body.as_bytes())
     }
 
     #[test]

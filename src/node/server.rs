@@ -1,34 +1,48 @@
 //! The drop-in: what a node spawns in place of its own HTTP server.
 //!
-//! Three threads beside the shards: messages of the kernel go in on one, events come out on another, passwords are
-//! judged on the third (`service`). Dropping the future stops the server.
+//! Messages of the kernel go in on the node's own runtime, in the future that [`http_server`] is (`intake`). Threads beside
+//! the shards: one starts the broker and waits for its end, one brings events to the kernel, one judges passwords.
+//!
+//! Invariants: from the first thread on, a [`Life`] can stop all of them, whether or not there is a broker yet; a future
+//! that is dropped has told every client before the drop returns, or [`GOODBYES_WITHIN`] later; what is dropped lets go of
+//! its port, and whoever starts anew waits for that.
 
 use super::host::Host;
 use super::identity::http_server_process;
-use super::inbound::Inlet;
-use super::login::{Gatekeeper, Granted};
+use super::intake::Intake;
+use super::login::{Gatekeeper, Granted, token};
 use super::message::KernelMessage;
 use super::outbound::{KernelGone, ToKernel};
-use super::service::{Service, TAKEN_AT_ONCE_MAX};
-use crate::broker::{
-    AttachError, Broker, Config, Event, Handle, KernelOptions, PushError, QueueLimits, ShardDied, StartError,
-};
+use super::prints::{Prints, SHOWN, Warnings};
+use super::service::Service;
+use crate::broker::{AttachError, Broker, Config, Event, Handle, KernelOptions, QueueLimits, ShardDied, StartError};
 use crate::control;
-use crate::gateway::{Dialect, Secret};
+use crate::driver::listen::ListenError;
+use crate::gateway::{Dialect, RESPONSE_TIMEOUT_MAX_S, Secret};
 use crate::process_id::ProcessId;
 use crate::proto;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// How long clients get to answer a close frame when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a drop may take to say goodbye: some µs a channel are needed.
+const GOODBYES_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a server waits for a port that another has: one that was dropped a moment ago lets go of it at once.
+const PORT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it looks whether the port is free; nobody tells us.
+const PORT_LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What a node gives to its HTTP server.
 pub struct Parts<H: Host> {
@@ -90,81 +104,261 @@ pub fn config() -> Config {
     config
 }
 
-/// Serves HTTP and WebSocket clients for a node until its kernel drops its ends, or the future is dropped.
-///
-/// # Errors
-/// See [`ServerError`].
-pub async fn http_server<H: Host>(parts: Parts<H>) -> Result<(), ServerError> {
-    let (started, starting) = oneshot::channel();
-    let (ended, ending) = oneshot::channel();
-    thread::Builder::new().name("http-server".to_owned()).spawn(move || {
-        // Nobody listens once the future was dropped; the server has been stopped then.
-        let _ = ended.send(serve(parts, started));
-    })?;
-    // An error before the start comes with the end.
-    let _stop = starting.await.ok().map(StopOnDrop);
-    ending.await.unwrap_or(Err(ServerError::Panicked))
+/// A node's server, beside the future that serves: for whoever ends it.
+#[derive(Clone)]
+pub struct Server {
+    life: Arc<Life>,
 }
 
-struct StopOnDrop(Handle);
+impl Server {
+    /// A server, and the future to spawn, which is [`http_server`]'s. Nothing runs before the future does.
+    pub fn new<H: Host>(parts: Parts<H>) -> (Self, impl Future<Output = Result<(), ServerError>> + Send + 'static) {
+        let life = Arc::new(Life::default());
+        (Self { life: life.clone() }, serve(life, parts))
+    }
 
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.stop(STOP_WITHIN);
+    /// Closes every channel with 1001, gives clients `within` to answer, and returns when all threads have ended. A node
+    /// awaits it before its `main` returns, also when it has dropped or aborted the future already: the goodbyes have been
+    /// said then, and this waits for their answers.
+    pub async fn shutdown(&self, within: Duration) {
+        if self.life.stop(within) {
+            // An error says that the sender has gone; it is our own.
+            let _ = self.life.ended.subscribe().wait_for(|has_ended| *has_ended).await;
+        }
+    }
+
+    /// Where it listens, once it does.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.life.state().broker.as_ref().map(Handle::address)
     }
 }
 
-/// The life of the server, on a thread of its own.
-fn serve<H: Host>(parts: Parts<H>, started: oneshot::Sender<Handle>) -> Result<(), ServerError> {
-    let Parts { host, our_node, dialect, listen, keyfile, jwt_secret, from_kernel, to_kernel, prints, .. } = parts;
-    let mut config = Config { listen, ..parts.config };
-    let settings = &mut config.settings;
-    settings.node = our_node;
-    settings.dialect = dialect;
-    settings.secret = Some(Secret::new(&jwt_secret).map_err(|_| ServerError::Secret)?);
-    settings.expose_local = parts.expose_local;
-    (settings.login, settings.rpc) = (true, true);
-    let policy = config.shard.policy;
-    let broker = Broker::start(config)?;
-    let stop = StopOnDrop(broker.handle());
-    // Beside what the kernel's queue holds, a quarter of it may wait here.
-    let queue = QueueLimits { messages_max: (to_kernel.max_capacity() / 4).max(1), ..QueueLimits::default() };
-    let settings = broker.handle().settings();
-    let options = KernelOptions { system: http_server_process(), queue, policy, settings: settings.clone() };
-    let (kernel_events, kernel) = broker.handle().kernel(options)?;
-    let host = Arc::new(host);
-    let queue = KernelQueue { host: host.clone(), to_kernel: to_kernel.clone() };
-    let password = Password { host: host.clone(), keyfile: keyfile.into() };
-    let Service { inlet, outlet, judge, attempts } = Service::new(kernel, settings, queue, password);
+/// Serves HTTP and WebSocket clients for a node until its kernel drops its ends, or the future is dropped, which says
+/// goodbye to every client. To await the end of a server that is dropped, see [`Server`].
+///
+/// # Errors
+/// See [`ServerError`].
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub async fn http_server<H: Host>(parts: Parts<H>) -> Result<(), ServerError> {
+    serve(Arc::default(), parts).await
+}
 
-    // Full: the terminal has more to show than anybody reads.
-    let _ = prints.try_send(host.print(format!("http-server: listening on {}", broker.address())));
+/// What can stop a server, from before its first thread until behind its last.
+pub(super) struct Life {
+    state: Mutex<State>,
+    stopping: Condvar,
+    /// The future was dropped: nobody waits for what is left.
+    pub is_given_up: Arc<AtomicBool>,
+    ended: watch::Sender<bool>,
+}
 
-    // Ends with `outlet`, which holds the door.
-    thread::Builder::new().name("http-login".to_owned()).spawn(move || judge.run(&attempts))?;
-    let outlet_stop = StopOnDrop(broker.handle());
-    thread::Builder::new().name("http-to-kernel".to_owned()).spawn(move || {
-        let _stop = outlet_stop;
-        outlet.run(&kernel_events);
-    })?;
-    // A node without it serves as well.
-    let control =
-        parts.control.map(|path| control::Server::start(&broker, &path)).transpose().unwrap_or_else(|error| {
-            let _ = prints.try_send(host.print(format!("http-server: no control socket: {error}")));
+#[derive(Default)]
+struct State {
+    is_begun: bool,
+    is_stopping: bool,
+    broker: Option<Handle>,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            stopping: Condvar::new(),
+            is_given_up: Arc::default(),
+            ended: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Life {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a broker that runs now. Returns whether it may.
+    fn begin(&self, broker: Handle) -> bool {
+        let mut state = self.state();
+        state.broker = Some(broker);
+        !state.is_stopping
+    }
+
+    /// Has it stop, or not start at all. Returns whether it has ever begun.
+    fn stop(&self, within: Duration) -> bool {
+        let (broker, is_begun) = self.mark_stopping();
+        if let Some(broker) = broker {
+            broker.stop(within);
+        }
+        is_begun
+    }
+
+    fn mark_stopping(&self) -> (Option<Handle>, bool) {
+        let mut state = self.state();
+        state.is_stopping = true;
+        self.stopping.notify_all();
+        (state.broker.clone(), state.is_begun)
+    }
+
+    /// Waits a moment; returns whether it is to stop.
+    fn pause(&self, moment: Duration) -> bool {
+        let waited = self.stopping.wait_timeout_while(self.state(), moment, |state| !state.is_stopping);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_stopping
+    }
+}
+
+/// Ends the server with its future.
+struct GiveUp(Arc<Life>);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        self.0.is_given_up.store(true, Ordering::Relaxed);
+        if let (Some(broker), _) = self.0.mark_stopping() {
+            // The node may be gone a moment later, and with it whoever would say goodbye. Where the server has ended, this
+            // returns at once.
+            broker.stop_and_tell(STOP_WITHIN, GOODBYES_WITHIN);
+        }
+    }
+}
+
+async fn serve<H: Host>(life: Arc<Life>, parts: Parts<H>) -> Result<(), ServerError> {
+    let (started, starting) = oneshot::channel();
+    let (ended, mut ending) = oneshot::channel();
+    let _give_up = GiveUp(life.clone());
+    life.state().is_begun = true;
+    let supervised = life.clone();
+    let spawned = thread::Builder::new().name("http-server".to_owned()).spawn(move || {
+        let _ended = Ended(supervised.clone());
+        // Nobody listens once the future was dropped.
+        let _ = ended.send(supervise(&supervised, parts, started));
+    });
+    if let Err(error) = spawned {
+        life.ended.send_replace(true);
+        return Err(error.into());
+    }
+    // An error before the start comes with the end.
+    if let Ok(intake) = starting.await
+        && let Some(ended) = intake.run(&mut ending).await
+    {
+        return ended;
+    }
+    life.stop(STOP_WITHIN);
+    ending.await.unwrap_or(Err(ServerError::Panicked))
+}
+
+/// Tells that all threads have ended, even by a panic.
+struct Ended(Arc<Life>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended.send_replace(true);
+    }
+}
+
+/// The life of the server, on a thread of its own: starts everything, and returns when everything has ended.
+fn supervise<H: Host>(
+    life: &Arc<Life>,
+    parts: Parts<H>,
+    started: oneshot::Sender<Intake<H>>,
+) -> Result<(), ServerError> {
+    let host = Arc::new(parts.host);
+    let prints = Prints::new(host.clone(), parts.prints);
+    let warnings = Warnings::new(prints.clone());
+    let said = warnings.clone();
+    said.also_printed(move || {
+        let secret = Secret::new(&parts.jwt_secret).map_err(|_| ServerError::Secret)?;
+        let mut config = Config { listen: parts.listen, ..parts.config };
+        let settings = &mut config.settings;
+        settings.node.clone_from(&parts.our_node);
+        settings.dialect = parts.dialect;
+        settings.secret = Some(secret.clone());
+        settings.expose_local = parts.expose_local;
+        (settings.login, settings.rpc) = (true, true);
+        let any_password = settings.simulation_mode;
+        if any_password {
+            // As there: processes are stepped through by hand.
+            settings.response_timeout_s = RESPONSE_TIMEOUT_MAX_S;
+            tracing::warn!("simulation mode: any password logs in");
+        }
+        if settings.public_mode {
+            tracing::warn!("public mode: there is no login, and everybody may open what needs one elsewhere");
+        }
+        let policy = config.shard.policy;
+        let Some(broker) = start(config, life, &prints)? else { return Ok(()) };
+        if !life.begin(broker.handle()) {
+            return Ok(broker.stop(Duration::ZERO)?);
+        }
+        // Beside what the kernel's queue holds, a quarter of it may wait here.
+        let messages_max = (parts.to_kernel.max_capacity() / 4).max(1);
+        let queue = QueueLimits { messages_max, ..QueueLimits::default() };
+        let settings = broker.handle().settings();
+        let options = KernelOptions { system: http_server_process(), queue, policy, settings: settings.clone() };
+        let (kernel_events, kernel) = broker.handle().kernel(options)?;
+        let is_given_up = life.is_given_up.clone();
+        let queue = KernelQueue { host: host.clone(), to_kernel: parts.to_kernel.clone(), is_given_up };
+        let password =
+            Password { host: host.clone(), keyfile: parts.keyfile.into(), secret, node: parts.our_node, any_password };
+        let Service { inlet, outlet, judge, attempts } = Service::new(kernel, settings, queue, password);
+
+        prints.say(SHOWN, &format!("listening on {}", broker.address()));
+        warnings.release();
+
+        // Ends with `outlet`, which holds the door.
+        let login = spawn("http-login", &warnings, move || judge.run(&attempts))?;
+        let outlet_life = life.clone();
+        let to_kernel = spawn("http-to-kernel", &warnings, move || {
+            outlet.run(&kernel_events);
+            outlet_life.stop(STOP_WITHIN);
+        })?;
+        // A node without it serves as well.
+        let control = parts.control.map(|path| control::Server::start(&broker, &path)).transpose();
+        let control = control.unwrap_or_else(|error| {
+            prints.say(SHOWN, &format!("no control socket: {error}"));
             None
         });
-    let (stopped, stopping) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    thread::Builder::new().name("http-from-kernel".to_owned()).spawn(move || {
-        let _stop = stop;
-        runtime.block_on(Intake::new(inlet, host, from_kernel, to_kernel).run(stopping));
-    })?;
-    // Dropped at once if the node does not want it any more; then its guard is dropped too and stops it.
-    let _ = started.send(broker.handle());
-    let result = broker.wait();
-    drop::<oneshot::Sender<()>>(stopped);
-    drop(control);
-    Ok(result?)
+        // Given back if the node does not want it any more: the drop of its future has stopped the broker.
+        let _ = started.send(Intake::new(inlet, host, parts.from_kernel, parts.to_kernel, prints));
+        let result = broker.wait();
+        drop(control);
+        for thread in [to_kernel, login] {
+            if thread.join().is_err() {
+                return Err(ServerError::Panicked);
+            }
+        }
+        Ok(result?)
+    })
+}
+
+fn spawn(
+    name: &str,
+    warnings: &Arc<Warnings>,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<thread::JoinHandle<()>> {
+    let warnings = warnings.clone();
+    thread::Builder::new().name(name.to_owned()).spawn(move || warnings.also_printed(run))
+}
+
+/// Starts the broker, waiting for a port that is not free yet. None: it is not wanted any more.
+fn start<H: Host>(config: Config, life: &Life, prints: &Prints<H>) -> Result<Option<Broker>, ServerError> {
+    let deadline = Instant::now() + PORT_WITHIN;
+    let mut is_said = false;
+    loop {
+        match Broker::start(config.clone()) {
+            Err(StartError::Listen(ListenError::InUse(address))) if Instant::now() < deadline => {
+                if !std::mem::replace(&mut is_said, true) {
+                    tracing::debug!(%address, "waiting for the port");
+                }
+                if life.pause(PORT_LOOK_AGAIN) {
+                    return Ok(None);
+                }
+            }
+            started => {
+                let broker = started.inspect_err(|error| prints.say(SHOWN, &error.to_string()))?;
+                return Ok(Some(broker));
+            }
+        }
+    }
 }
 
 /// How often the kernel's queue is looked at while it is too full; nobody tells us when it is not.
@@ -175,6 +369,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct KernelQueue<H: Host> {
     pub host: Arc<H>,
     pub to_kernel: mpsc::Sender<H::Message>,
+    /// Nobody waits for what is left.
+    pub is_given_up: Arc<AtomicBool>,
+}
+
+impl<H: Host> KernelQueue<H> {
+    fn has_gone(&self) -> bool {
+        self.to_kernel.is_closed() || self.is_given_up.load(Ordering::Relaxed)
+    }
 }
 
 impl<H: Host> ToKernel for KernelQueue<H> {
@@ -183,10 +385,10 @@ impl<H: Host> ToKernel for KernelQueue<H> {
     fn note(&self, _: Option<&ProcessId>, _: &Event) {}
 
     fn wait_for_room(&self) -> bool {
-        while self.to_kernel.capacity() < self.to_kernel.max_capacity() / 2 && !self.to_kernel.is_closed() {
+        while self.to_kernel.capacity() < self.to_kernel.max_capacity() / 2 && !self.has_gone() {
             thread::sleep(LOOK_AGAIN);
         }
-        !self.to_kernel.is_closed()
+        !self.has_gone()
     }
 
     fn takes(&self, _: usize) -> bool {
@@ -199,6 +401,7 @@ impl<H: Host> ToKernel for KernelQueue<H> {
             match self.to_kernel.try_send(message) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Closed(_)) => return Err(KernelGone),
+                Err(TrySendError::Full(_)) if self.has_gone() => return Err(KernelGone),
                 Err(TrySendError::Full(back)) => {
                     message = back;
                     thread::sleep(LOOK_AGAIN);
@@ -208,103 +411,27 @@ impl<H: Host> ToKernel for KernelQueue<H> {
     }
 }
 
+/// Seconds since 1970. A clock before that only makes tokens that have expired already.
+pub(crate) fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// Asks the node itself.
 struct Password<H> {
     host: Arc<H>,
     keyfile: Bytes,
+    secret: Secret,
+    node: String,
+    /// A simulated node.
+    any_password: bool,
 }
 
 impl<H: Host> Gatekeeper for Password<H> {
     fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<Granted>, String> {
-        let token = self.host.login(&self.keyfile, password_hash, claim)?;
-        Ok(token.map(|token| Granted { token, keyfile: self.keyfile.clone() }))
-    }
-}
-
-/// How many messages are taken before what they push is handed over: the shards are not kept waiting for more of them.
-const TAKEN_IN_A_TURN_MAX: usize = 8 * TAKEN_AT_ONCE_MAX;
-
-/// Takes messages of the kernel in, until it goes or the broker stops.
-///
-/// In turns: what is there is taken, then handed over. Where turns have more than one message, another thread is let run
-/// before one ends, for the node is in the middle of sending: two threads that wake each other for every message cost
-/// more than the messages. A message that comes alone is handed over at once.
-///
-/// Never waits for the kernel while the kernel may be waiting for us: an answer that its queue has no room for is kept
-/// here. They are few: each belongs to a message that the kernel has taken out of that very queue.
-struct Intake<H: Host> {
-    inlet: Inlet,
-    host: Arc<H>,
-    from_kernel: mpsc::Receiver<H::Message>,
-    to_kernel: mpsc::Sender<H::Message>,
-    /// Taken out of the kernel's queue, and not read yet.
-    messages: Vec<H::Message>,
-    answers: VecDeque<KernelMessage>,
-    /// The turn before had more than one message.
-    was_burst: bool,
-}
-
-impl<H: Host> Intake<H> {
-    fn new(
-        inlet: Inlet,
-        host: Arc<H>,
-        from_kernel: mpsc::Receiver<H::Message>,
-        to_kernel: mpsc::Sender<H::Message>,
-    ) -> Self {
-        let messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
-        Self { inlet, host, from_kernel, to_kernel, messages, answers: VecDeque::new(), was_burst: false }
-    }
-
-    async fn run(mut self, mut stopping: oneshot::Receiver<()>) {
-        loop {
-            tokio::select! {
-                _ = &mut stopping => return,
-                taken = self.from_kernel.recv_many(&mut self.messages, TAKEN_AT_ONCE_MAX) => if taken == 0 {
-                    return; // The kernel has gone.
-                },
-                room = self.to_kernel.reserve(), if !self.answers.is_empty() => match room {
-                    Ok(room) => give(room, &mut self.answers, &*self.host),
-                    Err(_) => return,
-                },
-            }
-            if self.turn().is_err() {
-                return;
-            }
-            while !self.answers.is_empty()
-                && let Ok(room) = self.to_kernel.try_reserve()
-            {
-                give(room, &mut self.answers, &*self.host);
-            }
+        if !self.any_password && !self.host.is_password(&self.keyfile, password_hash) {
+            return Ok(None);
         }
-    }
-
-    /// Takes what has come and what comes meanwhile, and hands it over.
-    fn turn(&mut self) -> Result<(), PushError> {
-        let mut taken = 0;
-        let mut is_burst = self.was_burst;
-        while !self.messages.is_empty() {
-            taken += self.messages.len();
-            is_burst |= self.messages.len() > 1;
-            for message in self.messages.drain(..).filter_map(|message| self.host.to_ours(message)) {
-                self.answers.extend(self.inlet.take(message)?);
-            }
-            if taken >= TAKEN_IN_A_TURN_MAX {
-                break;
-            }
-            if is_burst && self.from_kernel.is_empty() {
-                thread::yield_now();
-                is_burst = false;
-            }
-            let more = std::iter::from_fn(|| self.from_kernel.try_recv().ok());
-            self.messages.extend(more.take(TAKEN_AT_ONCE_MAX));
-        }
-        self.was_burst = taken > 1;
-        self.inlet.hand_over()
-    }
-}
-
-fn give<H: Host>(room: mpsc::Permit<'_, H::Message>, answers: &mut VecDeque<KernelMessage>, host: &H) {
-    if let Some(answer) = answers.pop_front() {
-        room.send(host.to_node(answer));
+        let token = token(&self.secret, &self.node, claim, unix_s());
+        Ok(Some(Granted { token, keyfile: self.keyfile.clone() }))
     }
 }

@@ -5,6 +5,7 @@
 //! judged (`login`). Knows no threads itself.
 
 use super::events::Events;
+use super::identity::ServerName;
 use super::inbound::{Inlet, Owners};
 use super::login::{Attempt, Door, Gatekeeper, Judge};
 use super::outbound::{Ids, Outlet, ToKernel};
@@ -13,6 +14,7 @@ use crate::broker::{KernelHandle, RequestId};
 use crate::gateway::Settings;
 use crossbeam_channel::Receiver;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,13 +36,14 @@ impl<K: ToKernel, G: Gatekeeper> Service<K, G> {
         let (our_node, dialect) = (settings.node.clone(), settings.dialect);
         let pending = Arc::new(Pending::new(Unasked::Failures));
         let calls = Arc::new(Calls::default());
+        let name = Arc::new(Name::default());
         let (door, attempts) = Door::new();
         let outlet = Outlet {
-            our_node: our_node.clone(),
             events: Events::new(&our_node, dialect),
             kernel: kernel.clone(),
             pending: pending.clone(),
             calls: calls.clone(),
+            name: name.clone(),
             door,
             to_kernel,
             extensions: Default::default(),
@@ -48,8 +51,25 @@ impl<K: ToKernel, G: Gatekeeper> Service<K, G> {
         };
         let judge = Judge { gatekeeper, kernel: kernel.clone(), settings };
         let batch = kernel.batch();
-        let inlet = Inlet { our_node, dialect, kernel, pending, calls, owners: Owners::default(), batch };
+        let inlet = Inlet { our_node, dialect, kernel, pending, calls, name, owners: Owners::default(), batch };
         Self { inlet, outlet, judge, attempts }
+    }
+}
+
+/// The name under which the node last addressed the server, and hears of it.
+#[derive(Default)]
+pub(crate) struct Name(AtomicBool);
+
+impl Name {
+    pub fn set(&self, name: ServerName) {
+        let is_old = name == ServerName::Old;
+        if self.0.load(Ordering::Relaxed) != is_old {
+            self.0.store(is_old, Ordering::Relaxed);
+        }
+    }
+
+    pub fn get(&self) -> ServerName {
+        if self.0.load(Ordering::Relaxed) { ServerName::Old } else { ServerName::Current }
     }
 }
 

@@ -46,7 +46,7 @@ pub fn close_ws(channel_id: u32) -> anyhow::Result<()> {
 /// When the server refuses or does not answer; `encrypted` channels are not offered and never fall back to clear text.
 pub fn bind_ws_path(path: impl Into<String>, authenticated: bool, encrypted: bool) -> anyhow::Result<()> {
     anyhow::ensure!(!encrypted, "encrypted channels are not offered");
-    ask(HttpServerAction::WebSocketBind { path: path.into(), authenticated, extension: false }, None)
+    ask(HttpServerAction::WebSocketBind { path: path.into(), authenticated, encrypted: false, extension: false }, None)
 }
 
 /// Binds a WebSocket path on the process' own subdomain, always authenticated.
@@ -55,7 +55,7 @@ pub fn bind_ws_path(path: impl Into<String>, authenticated: bool, encrypted: boo
 /// As [`bind_ws_path`].
 pub fn secure_bind_ws_path(path: impl Into<String>, encrypted: bool) -> anyhow::Result<()> {
     anyhow::ensure!(!encrypted, "encrypted channels are not offered");
-    ask(HttpServerAction::WebSocketSecureBind { path: path.into(), extension: false }, None)
+    ask(HttpServerAction::WebSocketSecureBind { path: path.into(), encrypted: false, extension: false }, None)
 }
 
 /// Binds a WebSocket path for an extension: loopback clients that speak MessagePack.
@@ -63,7 +63,10 @@ pub fn secure_bind_ws_path(path: impl Into<String>, encrypted: bool) -> anyhow::
 /// # Errors
 /// As [`bind_ws_path`].
 pub fn bind_ext_path(path: impl Into<String>) -> anyhow::Result<()> {
-    ask(HttpServerAction::WebSocketBind { path: path.into(), authenticated: false, extension: true }, None)
+    ask(
+        HttpServerAction::WebSocketBind { path: path.into(), authenticated: false, encrypted: false, extension: true },
+        None,
+    )
 }
 
 /// Unbinds a WebSocket path. Open channels live on.

@@ -6,7 +6,7 @@ use crate::broker::{Audience, BindPathError, Delivery, Event, Message, Outcome, 
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::link::{Client, ClientOptions, ConnectError, Endpoint, SendError};
-use crate::node::acting::Acting;
+use crate::node::acting::{Acting, Orders};
 use crate::node::{Address, ProcessId};
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -106,7 +106,7 @@ impl Seat for LinkSeat {
     }
 }
 
-impl Acting for LinkSeat {
+impl Orders for LinkSeat {
     fn push(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
         let (policy, ask) = delivery.into_parts();
         self.sent(self.client.push(channel, message, policy, ask), ask)
@@ -128,6 +128,18 @@ impl Acting for LinkSeat {
         self.sent(self.client.close(channel, code, reason, ask), ask)
     }
 
+    fn respond(
+        &self,
+        request: RequestId,
+        status: u16,
+        headers: Vec<(Box<str>, Box<str>)>,
+        body: Bytes,
+    ) -> Result<(), PushError> {
+        self.sent(self.client.respond(request, status, headers, body), None)
+    }
+}
+
+impl Acting for LinkSeat {
     fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
         self.client.bind(path, rule)
     }
@@ -142,15 +154,5 @@ impl Acting for LinkSeat {
 
     fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {
         self.client.unbind_http(path)
-    }
-
-    fn respond(
-        &self,
-        request: RequestId,
-        status: u16,
-        headers: Vec<(Box<str>, Box<str>)>,
-        body: Bytes,
-    ) -> Result<(), PushError> {
-        self.sent(self.client.respond(request, status, headers, body), None)
     }
 }

@@ -62,10 +62,12 @@ pub enum Command {
     Stop {
         /// How long clients get to answer the close.
         within_ms: u64,
+        /// Dropped when nobody is accepted any more and every client has been told, as far as its socket takes it.
+        told: Acknowledge,
     },
 }
 
-/// Called (by drop) when a shard has adopted a snapshot. All shards hold a clone; the last drop is the answer.
+/// Called (by drop) when a shard has done what it was told. All shards hold a clone; the last drop is the answer.
 pub type Acknowledge = Option<Arc<dyn Send + Sync>>;
 
 /// One frame to one channel.

@@ -128,6 +128,8 @@ pub struct Shard {
     pub(super) stop_at_ms: Option<u64>,
     /// Set while a drain goes on, until it stops the shard.
     pub(super) draining: Option<Draining>,
+    /// Who waits until every client has been told so.
+    pub(super) stop_told: Acknowledge,
 }
 
 impl Shard {
@@ -177,6 +179,7 @@ impl Shard {
             date: Date::at(0),
             stop_at_ms: None,
             draining: None,
+            stop_told: None,
         }
     }
 
@@ -244,7 +247,7 @@ impl Shard {
             Command::Processes(to) => drop(to.send(self.channels_by_process())),
             Command::Reconfigure(config) => self.reconfigure(config),
             Command::Drain(drain) => self.drain(*drain),
-            Command::Stop { within_ms } => self.stop(within_ms),
+            Command::Stop { within_ms, told } => self.stop(within_ms, told),
         }
     }
 

@@ -281,7 +281,7 @@ fn an_answer_that_we_do_not_read_is_not_called_missing() {
 #[test]
 fn whoever_does_not_answer_the_close_of_a_stop_was_closed_by_the_broker() {
     let (mut scene, _) = channel();
-    scene.shard.handle_command(Command::Stop { within_ms: 60_000 }, 0);
+    scene.shard.handle_command(Command::Stop { within_ms: 60_000, told: None }, 0);
     scene.turn();
     assert_eq!(closed_at(&mut scene, 10_000), Some(5_000));
     assert_eq!(closed_event(&mut scene), (1006, ClosedBy::Broker));

@@ -187,7 +187,7 @@ impl Shard {
         if self.now_ms >= draining.closes_until_ms || channels == 0 {
             let within_ms = draining.within_ms;
             self.draining = None;
-            return self.stop(within_ms);
+            return self.stop(within_ms, None);
         }
         let over_ms = draining.closes_until_ms - draining.closes_from_ms;
         let passed_ms = self.now_ms - draining.closes_from_ms;

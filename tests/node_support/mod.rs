@@ -56,7 +56,7 @@ impl Node {
         let (to_kernel, from_server) = mpsc::channel(options.kernel_messages_max);
         let (prints, mut printed) = mpsc::channel(32);
         let parts = node::Parts {
-            host: MyNode { name: NODE.into(), jwt_secret: SECRET.to_vec() },
+            host: MyNode,
             our_node: NODE.into(),
             dialect: options.dialect,
             listen: ([127, 0, 0, 1], 0).into(),
@@ -84,7 +84,7 @@ impl Node {
         let (to_kernel, from_server) = mpsc::channel(100_000);
         let (prints, mut printed) = mpsc::channel(32);
         let parts = link::KernelParts {
-            host: MyNode { name: NODE.into(), jwt_secret: SECRET.to_vec() },
+            host: MyNode,
             our_node: NODE.into(),
             endpoint: path.into(),
             keyfile: KEYFILE.to_vec(),

@@ -305,7 +305,7 @@ fn the_recorded_rpc_call_and_its_answer_are_ours() {
     let [(_, request), (_, answer)] = &case.messages[..] else { panic!("two messages") };
     let call = r#"{"node":null,"process":"wsecho:wsecho:sys","inherit":null,"expects_response":5,"body":"{\"q\": 1}",
         "metadata":"meta","context":null,"mime":"text/plain","data":"cnBjLWJsb2I="}"#;
-    assert_eq!(rpc_request(request.id, NODE, call.as_bytes()).unwrap(), *request);
+    assert_eq!(rpc_request(request.id, request.source.clone(), call.as_bytes()).unwrap(), *request);
     let Message::Response((response, _)) = &answer.message else { panic!("a response") };
     let body = rpc_response_body(response.clone(), answer.lazy_load_blob.clone());
     assert_eq!(std::str::from_utf8(&body).unwrap(), case.client["body"].as_str().unwrap());

@@ -3,9 +3,11 @@
 use crate::node_support;
 
 use node_support::support::{PATIENCE, recv, recv_close, send};
-use node_support::{Node, Options, push};
+use node_support::{NODE, Node, Options, http_response, push, request};
+use pushring::ProcessId;
 use pushring::control::{self, Answer, Filter, Request};
 use pushring::internals::proto::client::append_frame;
+use pushring::node::{Address, KernelMessage};
 use std::io::Write;
 use std::time::Instant;
 use tungstenite::Message;
@@ -121,4 +123,131 @@ fn its_operator_may_ask_why_channels_ended() {
     drop((client, node.to_server.take()));
     node.server.join().unwrap().unwrap();
     assert!(!path.exists(), "it goes with the server");
+}
+
+/// The head and body of a call of the RPC path that waits for an answer.
+fn rpc_call(process: &str) -> String {
+    let call = format!(r#"{{"process":"{process}","expects_response":15,"body":"hello"}}"#);
+    let head = "POST /rpc:distro:sys/message HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length";
+    format!("{head}: {}\r\n\r\n{call}", call.len())
+}
+
+#[test]
+fn a_call_that_was_passed_on_is_answered_by_whoever_has_it() {
+    let mut node = Node::start(Options { expose_local: true, ..Options::default() });
+    // The process asked, another of the node, and one of another node: each had the call passed on to it, under its id.
+    for answerer in ["our@asked:app:test.os", "fake.os@other:other:test.os", "bob.os@other:other:test.os"] {
+        let stream = node.begin_http(&rpc_call("asked:app:test.os"));
+        let call = node.next();
+        assert_eq!(call.target.to_string(), "fake.os@asked:app:test.os");
+        assert_eq!(call.rsvp.unwrap().to_string(), "fake.os@http-server:distro:sys");
+        // An answer to something else.
+        node.respond(call.id ^ 1, answerer, "stolen", None);
+        node.respond(call.id, answerer, "hi", Some(b"blob"));
+        node.respond(call.id, answerer, "twice", None);
+        let (status, response) = http_response(stream);
+        assert_eq!(status, 200, "{answerer}: {response}");
+        let body = response.split("\r\n\r\n").nth(1).unwrap();
+        let body: pushring::node::RpcResponseBody = serde_json::from_str(body).unwrap();
+        assert_eq!((body.body, body.lazy_load_blob.unwrap().bytes), (b"hi".to_vec(), b"YmxvYg==".to_vec()));
+    }
+    node.is_quiet();
+}
+
+/// A request to the server under the name that nodes had for it before Kinode 0.10.
+fn to_old_name(id: u64, source: &str, body: &str, blob: Option<&[u8]>, expects: Option<u64>) -> KernelMessage {
+    let target = Address::new(NODE, "http_server:distro:sys".parse::<ProcessId>().unwrap());
+    KernelMessage { target, ..request(id, source, body.as_bytes(), blob, expects) }
+}
+
+#[test]
+fn an_old_node_hears_from_the_name_that_it_knows() {
+    let mut node = Node::start(Options::default());
+    let (app, of_app) = ("our@my_app:my_app:test.os", "/my_app:my_app:test.os/");
+    let bind = r#"{"WebSocketBind":{"path":"/","authenticated":false,"encrypted":false,"extension":false}}"#;
+    // To the new name, an id with an underscore binds nothing.
+    assert_eq!(node.ask(app, bind, None), r#"{"Err":"InvalidSourceProcess"}"#);
+    let heard = |node: &mut Node| {
+        let message = node.next();
+        (message.source.to_string(), String::from_utf8(message.message.body().to_vec()).unwrap())
+    };
+    let ours = "our@http_server:distro:sys".to_owned();
+    node.hand_in(to_old_name(1, app, bind, None, Some(5)));
+    assert_eq!(heard(&mut node), (ours.clone(), r#"{"Ok":null}"#.into()));
+    // Encryption that nobody has is not promised.
+    for bind in [bind, r#"{"WebSocketSecureBind":{"path":"/","encrypted":false,"extension":false}}"#] {
+        node.hand_in(to_old_name(2, app, &bind.replace(r#""encrypted":false"#, r#""encrypted":true"#), None, None));
+        assert_eq!(heard(&mut node), (ours.clone(), r#"{"Err":"MalformedRequest"}"#.into()));
+    }
+    let client = node.client(of_app);
+    let (source, opened) = heard(&mut node);
+    assert_eq!(source, "fake.os@http_server:distro:sys", "{opened}");
+    node.hand_in(to_old_name(3, "our@other:other:test.os", &push(1), Some(b"stray"), None));
+    assert_eq!(heard(&mut node), (ours.clone(), r#"{"Err":"WsChannelNotFound"}"#.into()));
+    drop(client);
+    let (source, closed) = heard(&mut node);
+    assert_eq!(source, ours, "{closed}");
+}
+
+/// A login by hand: the status, and the value of the cookie.
+fn log_in(node: &Node, hash: &str) -> (u16, String) {
+    let body = format!(r#"{{"password_hash":"{hash}","subdomain":""}}"#);
+    let head = "POST /login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length";
+    let (status, response) = http_response(node.begin_http(&format!("{head}: {}\r\n\r\n{body}", body.len())));
+    let cookie = response.split("kinode-auth_fake.os=").nth(1).and_then(|rest| rest.split(';').next());
+    (status, cookie.unwrap_or_default().to_owned())
+}
+
+fn get(node: &Node, path: &str, fields: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}\r\n");
+    http_response(node.begin_http(&request))
+}
+
+const PAGE: &str = r#"{"Bind":{"path":"/page","authenticated":true,"local_only":false,"cache":true}}"#;
+const SECURE_PAGE: &str = r#"{"SecureBind":{"path":"/secure","cache":true}}"#;
+
+#[test]
+fn a_simulated_node_is_opened_by_any_password() {
+    let mut options = Options::default();
+    options.config.settings.simulation_mode = true;
+    let mut node = Node::start(options);
+    assert_eq!(node.ask("fake.os@app:app:test.os", PAGE, Some(b"inside")), r#"{"Ok":null}"#);
+    assert!(!get(&node, "/app:app:test.os/page", "").1.contains("inside"), "a cookie is needed there too");
+    let (status, cookie) = log_in(&node, "0xwhatever");
+    assert_eq!(status, 200);
+    let (status, page) = get(&node, "/app:app:test.os/page", &format!("Cookie: kinode-auth_fake.os={cookie}\r\n"));
+    assert!(status == 200 && page.contains("inside"), "{page}");
+    // Its processes may be stepped through by hand: 600 s.
+    let dynamic = r#"{"Bind":{"path":"/dyn","authenticated":false,"local_only":false,"cache":false}}"#;
+    assert_eq!(node.ask("fake.os@app:app:test.os", dynamic, None), r#"{"Ok":null}"#);
+    let _stream = node.begin_http("GET /app:app:test.os/dyn HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let pushring::node::Message::Request(asked) = node.next().message else { panic!("a request") };
+    assert_eq!(asked.expects_response, Some(600));
+
+    let node = Node::start(Options::default());
+    assert_eq!(log_in(&node, "0xwhatever").0, 401, "a node that is none");
+}
+
+#[test]
+fn a_public_node_has_no_login() {
+    let mut options = Options::default();
+    options.config.settings.public_mode = true;
+    let mut node = Node::start(options);
+    let app = "fake.os@app:app:test.os";
+    for bind in [PAGE, SECURE_PAGE, r#"{"WebSocketSecureBind":{"path":"/","extension":false}}"#] {
+        assert_eq!(node.ask(app, bind, Some(b"inside")), r#"{"Ok":null}"#);
+    }
+    let local = r#"{"Bind":{"path":"/local","authenticated":true,"local_only":true,"cache":true}}"#;
+    assert_eq!(node.ask(app, local, Some(b"inside")), r#"{"Ok":null}"#);
+    for path in ["/page", "/secure"] {
+        let (status, page) = get(&node, &format!("/app:app:test.os{path}"), "");
+        assert!(status == 200 && page.ends_with("inside"), "{path}: {page}");
+    }
+    assert_eq!(get(&node, "/app:app:test.os/local", "").0, 403, "what is for this machine alone stays so");
+    let (mut client, channel) = node.open("/app:app:test.os/");
+    node.tell(1, app, &push(channel), Some(b"hello"));
+    assert_eq!(recv(&mut client), Message::text("hello"));
+    let mut registered = node.client("/");
+    send(&mut registered, r#"{"auth_token":"none","target_process":"app:app:test.os"}"#);
+    assert!(recv(&mut registered).to_text().unwrap().contains("channel_id"));
 }

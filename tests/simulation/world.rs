@@ -278,7 +278,7 @@ impl World {
     pub fn tell_to_stop(&mut self, within_ms: u64) {
         if self.stopped_ms.is_none() {
             self.stopped_ms = Some(self.now_ms);
-            self.posted.iter_mut().for_each(|posted| posted.push_back(Command::Stop { within_ms }));
+            self.posted.iter_mut().for_each(|posted| posted.push_back(Command::Stop { within_ms, told: None }));
             self.post();
         }
     }

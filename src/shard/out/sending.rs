@@ -92,7 +92,12 @@ impl Shard {
                 None => self.window.release_all(),
             }
         }
-        self.wants_flush()
+        let goes_on = self.wants_flush();
+        if !goes_on {
+            // Whoever waits until all have been told of a stop is answered by the drop.
+            self.stop_told = None;
+        }
+        goes_on
     }
 
     /// Whether anything waits that a socket may take.

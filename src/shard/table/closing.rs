@@ -7,7 +7,7 @@
 
 use crate::gateway::OwnerId;
 use crate::proto::{CloseReceived, Opcode, close, close::ClosePayload, server_header};
-use crate::shard::command::{Asked, Close, CloseFrame};
+use crate::shard::command::{Acknowledge, Asked, Close, CloseFrame};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::disconnects::End;
 use crate::shard::event::{Closed, ClosedBy, Event};
@@ -220,9 +220,14 @@ impl Shard {
         }
     }
 
-    /// The broker stops: every client is told, and has until `within_ms` to answer.
-    pub(in crate::shard) fn stop(&mut self, within_ms: u64) {
-        self.stop_at_ms = Some(self.now_ms + within_ms);
+    /// The broker stops: every client is told, and has `within_ms` to answer; told again, whichever time is over first.
+    pub(in crate::shard) fn stop(&mut self, within_ms: u64, told: Acknowledge) {
+        self.stop_told = told;
+        let stop_at_ms = self.now_ms.saturating_add(within_ms);
+        let before_ms = self.stop_at_ms.replace(stop_at_ms.min(self.stop_at_ms.unwrap_or(u64::MAX)));
+        if before_ms.is_some() {
+            return;
+        }
         let why = CloseFrame { code: Some(close::code::GOING_AWAY), reason: "the server is going away".into() };
         let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
         for slot in slots {
