@@ -78,6 +78,10 @@ const SHARDS_MAX: usize = 256;
 /// smaller [`Config::memory_bytes_max`] is raised to it.
 pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 
+/// The largest body of who is logged in where there is no budget to derive it from: a file of 256 MiB as an array of numbers,
+/// in which pages send it to a node.
+const LARGEST_BODY_WITHOUT_BUDGET: usize = 1 << 30;
+
 /// What a shard opens as it starts, beside its listener: two rings, an epoll set and its duplicate, an eventfd; and for
 /// a moment the two socket pairs with which a ring is tried.
 const FILES_PER_SHARD: usize = 10;
@@ -260,8 +264,12 @@ impl Broker {
         let adopted = Arc::new(directory.clone());
         let current = Arc::new(Current { directory: Mutex::new(directory), adopted: Mutex::new(adopted.clone()) });
         let memory = config.memory_bytes_max.map(|bytes| Budget::of(bytes.max(shards * SHARD_MEMORY_BYTES_MIN)));
+        let mut shard = config.shard;
+        // A body takes up to twice its size when it grows.
+        let half = memory.as_ref().and_then(Budget::bytes).map_or(LARGEST_BODY_WITHOUT_BUDGET, |bytes| bytes / 2);
+        shard.body_bytes_max_logged_in = shard.body_bytes_max_logged_in.min(half);
         let common = Common {
-            config: Arc::new(config.shard),
+            config: Arc::new(shard),
             directory: adopted,
             // Where a client's entry lies is not to be guessed.
             admission: Arc::new(admission::Connections::new(admission, RandomState::new())),

@@ -165,6 +165,8 @@ settings! {
     header_count_max: usize = 100;
     /// The largest body of an HTTP request.
     body_bytes_max: Size = Size(16 << 20);
+    /// The largest body of a client that is logged in, but half of memory_budget at most; 0 is as of any client.
+    body_bytes_max_logged_in: Size = Size(0);
     /// Chunk extensions of an HTTP request, and its trailer fields; both are dropped unread.
     chunk_extra_bytes_max: Size = Size(4 << 10);
     /// What is read ahead of HTTP requests that wait behind one that is being answered.
@@ -172,8 +174,10 @@ settings! {
 
     /// How long a request head may take.
     head_timeout: Span = Span::seconds(10);
-    /// How long a request body may take.
+    /// How long a request body may take if it comes more slowly than body_bytes_per_s_min.
     body_timeout: Span = Span::seconds(10);
+    /// The least rate of a body that takes longer, and of what is still sent behind a refusal: so much each second.
+    body_bytes_per_s_min: Size = Size(1 << 10);
     /// How long a process may take to answer an HTTP request, in whole seconds.
     response_timeout: Span = Span::seconds(15);
     /// How long an HTTP connection may stay without a request.
@@ -326,7 +330,7 @@ impl Config {
         let has_token = !self.link_token_file.as_os_str().is_empty();
         ensure!(tcp.is_none() || has_token, "link_tcp: over TCP processes need a token (link_token_file)");
         ensure!(self.link_peers_max > 0, "link_peers_max: must be more than 0");
-        let blob_bytes_max = self.message_bytes_max.0.max(self.body_bytes_max.0);
+        let blob_bytes_max = self.message_bytes_max.0.max(self.body_bytes_max.0).max(self.body_bytes_max_logged_in.0);
         ensure!(u32::try_from(blob_bytes_max).is_ok(), "link: messages and bodies of over 4GiB do not fit its frames");
         Ok((path.is_some() || tcp.is_some()).then(|| link::Config {
             path,
@@ -390,6 +394,7 @@ impl Config {
             ("pings_unanswered_max", self.pings_unanswered_max.into()),
             ("head_timeout", self.head_timeout.0 as usize),
             ("body_timeout", self.body_timeout.0 as usize),
+            ("body_bytes_per_s_min", self.body_bytes_per_s_min.0),
             ("http_idle_timeout", self.http_idle_timeout.0 as usize),
             ("register_timeout", self.register_timeout.0 as usize),
             ("close_timeout", self.close_timeout.0 as usize),
@@ -470,6 +475,8 @@ impl Config {
             register_timeout_ms: self.register_timeout.0,
             head_timeout_ms: self.head_timeout.0,
             body_timeout_ms: self.body_timeout.0,
+            body_bytes_per_s_min: self.body_bytes_per_s_min.0 as u64,
+            body_bytes_max_logged_in: self.body_bytes_max_logged_in.0,
             http_idle_timeout_ms: self.http_idle_timeout.0,
             close_timeout_ms: self.close_timeout.0,
             linger_ms: self.linger.0,

@@ -69,6 +69,8 @@ pub struct Dynamic<'s> {
     pub process: &'s ProcessId,
     /// Seconds it has.
     pub timeout_s: u32,
+    /// Whether the client has shown a token.
+    pub is_logged_in: bool,
     /// What it is told, besides the body.
     pub request: IncomingRequest,
 }
@@ -369,7 +371,10 @@ impl<'s> Request<'s, '_, '_> {
             url_params: params.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
             query_params: query::params(self.head.target.query),
         };
-        Dynamic { owner: binding.owner, process: &binding.process, timeout_s: self.timeout_s(), request }
+        // Looked at where it matters: a large body, on a path that is open to all.
+        let is_logged_in = binding.rule.authenticated || (self.head.has_body() && self.check_token(None).is_ok());
+        let (owner, timeout_s) = (binding.owner, self.timeout_s());
+        Dynamic { owner, process: &binding.process, timeout_s, is_logged_in, request }
     }
 }
 

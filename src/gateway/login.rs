@@ -47,7 +47,7 @@ struct Posted {
 }
 
 /// The largest body of a login, in bytes.
-pub(super) const LOGIN_BYTES_MAX: usize = 16 << 10;
+pub const LOGIN_BYTES_MAX: usize = 16 << 10;
 
 impl Login {
     /// Reads the request.

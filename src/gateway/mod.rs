@@ -25,7 +25,7 @@ mod subdomain;
 
 pub use auth::{Claims, Secret, SecretError, TokenError, mint};
 pub use entry::{Dynamic, Entry, IncomingRequest, Upgrade, enter};
-pub use login::{Credentials, Login};
+pub use login::{Credentials, LOGIN_BYTES_MAX, Login};
 pub use origin::{OriginError, may_be_dev_origin};
 pub use pattern::{PatternError, TooMuchWork};
 pub use proxy::{IpPrefix, ParseIpPrefixError, client_ip};

@@ -4,7 +4,7 @@
 //! bounded and dropped. Line ends are CRLF and nothing else: a lone LF inside a chunk extension is how requests are
 //! smuggled past proxies.
 
-use super::{BodyFraming, Limits, Rejection};
+use super::{BODY_TOO_LARGE as TOO_LARGE, BodyFraming, Limits, Rejection};
 use bytes::{Bytes, BytesMut};
 
 /// Decodes one body.
@@ -126,6 +126,20 @@ impl Decoder {
         if self.body.len() + announced > self.body_bytes_max { Err(TOO_LARGE) } else { Ok(()) }
     }
 
+    /// Bytes of the body that have come, without framing.
+    pub fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// What may still come, at most: what is missing of a counted body; of one in chunks as much as the limit leaves.
+    pub fn unread_bytes(&self) -> u64 {
+        match self.state {
+            State::Done => 0,
+            State::Counted(missing) => missing as u64,
+            _ => self.body_bytes_max.saturating_sub(self.body.len()) as u64,
+        }
+    }
+
     /// Whether the body is whole.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
@@ -203,7 +217,6 @@ impl Decoder {
     }
 }
 
-const TOO_LARGE: Rejection = Rejection::new(413, "the body is too large");
 const BAD_SIZE: Rejection = Rejection::new(400, "a chunk does not start with its size in hexadecimal and CRLF");
 
 /// What a field value or a chunk extension may hold: no control characters but tab (RFC 9110 section 5.5).

@@ -27,6 +27,8 @@ pub struct Connection {
     parse_again_bytes: usize,
     /// How the request that is being answered wants its response.
     asked: Asked,
+    /// What a client that was refused may still be sending.
+    unread_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -95,7 +97,15 @@ const UNKNOWN: Asked = Asked { minor_version: 1, head_only: false, keep_alive: f
 impl Connection {
     /// A connection that has read nothing.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: State::Head, buffer: Vec::new(), consumed: 0, parse_again_bytes: 0, asked: UNKNOWN }
+        Self {
+            limits,
+            state: State::Head,
+            buffer: Vec::new(),
+            consumed: 0,
+            parse_again_bytes: 0,
+            asked: UNKNOWN,
+            unread_bytes: 0,
+        }
     }
 
     /// Takes all of `input`, parses as far as one request, keeps the rest.
@@ -112,7 +122,10 @@ impl Connection {
                 self.buffer.extend_from_slice(input);
                 Next::Wait
             }
-            State::Closed => Next::Wait,
+            State::Closed => {
+                self.unread_bytes = self.unread_bytes.saturating_sub(input.len() as u64);
+                Next::Wait
+            }
         }
     }
 
@@ -122,8 +135,21 @@ impl Connection {
         match self.state {
             State::Head | State::Body { .. } => true,
             State::Answering => self.buffer.len() - self.consumed < self.limits.pipelined_bytes_max,
-            State::Closed => false,
+            // Who sends first and reads later takes our answer only when all is sent (RFC 9112 9.3).
+            State::Closed => self.unread_bytes > 0,
         }
+    }
+
+    /// What a client that was refused may still be sending: the rest of the body that it announced, or, where no end was
+    /// announced or the head could not be read, as much as a body may have. To be read and dropped, for a close before
+    /// that becomes a reset, which eats the answer (RFC 9112 9.6).
+    pub fn unread_bytes(&self) -> u64 {
+        self.unread_bytes
+    }
+
+    /// Bytes that have come of the body in progress.
+    pub fn body_bytes(&self) -> usize {
+        if let State::Body { decoder, .. } = &self.state { decoder.body_bytes() } else { 0 }
     }
 
     /// The heap bytes held for a request that is not whole, or that waits for its turn, for whoever keeps a memory
@@ -196,6 +222,10 @@ impl Connection {
     }
 
     fn reject(&mut self) {
+        match &self.state {
+            State::Body { decoder, .. } => self.unread_bytes = decoder.unread_bytes(),
+            State::Head | State::Answering | State::Closed => {}
+        }
         self.state = State::Closed;
         self.asked.keep_alive = false;
         self.buffer = Vec::new();
@@ -219,12 +249,20 @@ impl Connection {
                 self.parse_again_bytes = input.len() * 2;
                 return Next::Wait;
             }
-            Err(rejection) => return self.rejected(rejection),
+            Err(rejection) => {
+                self.unread_bytes = self.limits.body_bytes_max as u64;
+                return self.rejected(rejection);
+            }
         };
         self.asked = asked(&head);
         let rest = &input[head_bytes..];
         match begin_body(head.framing, rest, &self.limits) {
-            Err(rejection) => self.rejected(rejection),
+            Err(rejection) => {
+                let unread_bytes = unread_bytes(&head, rest.len(), &self.limits);
+                self.reject();
+                self.unread_bytes = unread_bytes;
+                Next::Rejected(rejection)
+            }
             Ok(Body::Whole(body, body_bytes)) => {
                 self.state = State::Answering;
                 self.buffer.extend_from_slice(&rest[body_bytes..]);
@@ -246,18 +284,24 @@ impl Connection {
         if !due && !head_ends_behind(&self.buffer, old_bytes) {
             return Next::Wait;
         }
-        let Self { buffer, consumed, state, limits, parse_again_bytes, asked: asked_now } = self;
+        let Self { buffer, consumed, state, limits, parse_again_bytes, asked: asked_now, unread_bytes: unread } = self;
         let refused = match Head::parse(buffer, limits) {
             Ok(None) => {
                 *parse_again_bytes = buffer.len() * 2;
                 return Next::Wait;
             }
-            Err(rejection) => rejection,
+            Err(rejection) => {
+                *unread = limits.body_bytes_max as u64;
+                rejection
+            }
             Ok(Some((head, head_bytes))) => {
                 *asked_now = asked(&head);
                 let rest = &buffer[head_bytes..];
                 match begin_body(head.framing, rest, limits) {
-                    Err(rejection) => rejection,
+                    Err(rejection) => {
+                        *unread = unread_bytes(&head, rest.len(), limits);
+                        rejection
+                    }
                     Ok(Body::Whole(body, body_bytes)) => {
                         *consumed = head_bytes + body_bytes;
                         *state = State::Answering;
@@ -313,6 +357,14 @@ fn begin_body(framing: BodyFraming, input: &[u8], limits: &Limits) -> Result<Bod
     let mut decoder = Decoder::new(framing, limits)?;
     let taken = decoder.feed(input)?;
     Ok(if decoder.is_done() { Body::Whole(decoder.into_body(), taken) } else { Body::Partial(decoder) })
+}
+
+/// What is still to come of a body that was refused by its head, or by the `here_bytes` that came along.
+fn unread_bytes(head: &Head<'_>, here_bytes: usize, limits: &Limits) -> u64 {
+    match head.framing {
+        BodyFraming::Length(length) => length.saturating_sub(here_bytes as u64),
+        BodyFraming::Chunked => limits.body_bytes_max as u64,
+    }
 }
 
 fn asked(head: &Head<'_>) -> Asked {

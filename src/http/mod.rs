@@ -72,6 +72,9 @@ pub struct Rejection {
     pub reason: &'static str,
 }
 
+/// A body over its limit.
+pub const BODY_TOO_LARGE: Rejection = Rejection::new(413, "the body is too large");
+
 impl Rejection {
     pub(crate) const fn new(status: u16, reason: &'static str) -> Self {
         Self { status, reason }

@@ -97,9 +97,13 @@ pub enum ServerError {
     Panicked,
 }
 
-/// A broker's defaults, but for the largest frame and message, 16 MiB and 64 MiB: what a node's own server takes.
+/// A broker's defaults, but for what a node's own server takes: frames of 16 MiB and messages of 64 MiB; bodies as large
+/// as memory allows from who is logged in (a file explorer sends a file as an array of numbers, four times its size); and
+/// heads of 64 KiB, for on `localhost` a browser sends us the cookies of whatever else listens there.
 pub fn config() -> Config {
     let mut config = Config::default();
+    config.shard.body_bytes_max_logged_in = usize::MAX;
+    config.shard.http_limits.head_bytes_max = 64 << 10;
     config.shard.limits = proto::Limits { frame_bytes_max: 16 << 20, ..proto::Limits::for_messages(64 << 20) };
     config
 }

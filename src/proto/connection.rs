@@ -150,7 +150,7 @@ impl Default for Scratch {
 pub struct Connection {
     /// The frame and the message that are not whole yet.
     partial: Option<Box<Partial>>,
-    /// The start of a header that is not whole yet.
+    /// The start of a header that is not whole yet; of a connection that has finished, [`Self::unread_bytes`].
     header: [u8; frame::CLIENT_HEADER_BYTES_MAX - 1],
     header_bytes: u8,
     /// What was agreed on compression, if anything.
@@ -253,6 +253,16 @@ impl Connection {
         })
     }
 
+    /// After a violation: what the client may still be sending of the message that was refused. The rest of the frame as
+    /// its header announced it; as much as a message may have, where more fragments were to follow. To be read and
+    /// dropped, for a close before that becomes a reset, which eats the close frame.
+    pub fn unread_bytes(&self) -> u64 {
+        match self.header.first_chunk() {
+            Some(bytes) if self.finished => u64::from_le_bytes(*bytes),
+            _ => 0,
+        }
+    }
+
     /// The general way: any frame, whole or in pieces.
     fn receive_any<'a>(
         &mut self,
@@ -266,7 +276,7 @@ impl Connection {
         }
         let mut rest = input;
         loop {
-            match self.step(&mut rest, limits).map_err(|violation| self.fail(violation))? {
+            match self.step(&mut rest, limits)? {
                 Step::NeedInput => return Ok((input_bytes, None)),
                 Step::NextFrame => {}
                 Step::Control(opcode, payload) => {
@@ -290,14 +300,22 @@ impl Connection {
     fn step<'a>(&mut self, rest: &mut &'a mut [u8], limits: &Limits) -> Result<Step<'a>, Violation> {
         let frame = match self.partial.as_mut().and_then(|partial| partial.frame.take()) {
             Some(frame) => frame,
-            None => match self.next_header(rest)? {
-                Some(header) => self.admit(&header, limits)?,
+            None => match self.next_header(rest).map_err(|violation| self.fail(violation))? {
+                Some(header) => {
+                    let rest_bytes = header.payload_bytes.saturating_sub(rest.len() as u64);
+                    let more = unread_bytes(rest_bytes, header.fin, limits);
+                    self.admit(&header, limits).map_err(|violation| self.fail_within(violation, more))?
+                }
                 None => return Ok(Step::NeedInput),
             },
         };
         let payload = take_front(rest, frame.remaining_bytes.min(rest.len()));
         mask::unmask(payload, frame.masking_key);
-        if frame.opcode.is_control() { Ok(self.step_control(frame, payload)) } else { self.step_data(frame, payload) }
+        if frame.opcode.is_control() {
+            return Ok(self.step_control(frame, payload));
+        }
+        let more = unread_bytes((frame.remaining_bytes - payload.len()) as u64, frame.fin, limits);
+        self.step_data(frame, payload).map_err(|violation| self.fail_within(violation, more))
     }
 
     /// The next frame's header, joined from what was kept and what is in `rest`; kept again if it is not whole.
@@ -430,6 +448,14 @@ impl Connection {
         violation
     }
 
+    /// The client has begun a message, of which `unread_bytes` may still come.
+    fn fail_within(&mut self, violation: Violation, unread_bytes: u64) -> Violation {
+        self.finish();
+        // A table entry is no larger for it.
+        self.header[..8].copy_from_slice(&unread_bytes.to_le_bytes());
+        violation
+    }
+
     fn finish(&mut self) {
         *self = Self { deflate: self.deflate, finished: true, ..Self::default() };
     }
@@ -444,6 +470,11 @@ impl Frame {
             ..self
         }
     }
+}
+
+/// See [`Connection::unread_bytes`].
+fn unread_bytes(rest_of_frame_bytes: u64, fin: bool, limits: &Limits) -> u64 {
+    rest_of_frame_bytes.saturating_add(if fin { 0 } else { limits.message_bytes_max as u64 })
 }
 
 /// Splits `bytes` off the front of `rest`.

@@ -22,18 +22,25 @@ pub struct Config {
     pub subprotocols: Vec<String>,
     /// How long a client may take from the upgrade on `/` to its `WsRegister`.
     pub register_timeout_ms: u64,
-    /// How long a request head, and then a body, may take.
+    /// The largest body of a request whose client is logged in; the others' is in `http_limits`, and so is the least that
+    /// it comes to.
+    pub body_bytes_max_logged_in: usize,
+    /// How long a request head may take.
     pub head_timeout_ms: u64,
-    /// See `head_timeout_ms`.
+    /// How long a body may come more slowly than `body_bytes_per_s_min`: so much time it has if it is small, and as much
+    /// again as long as it brings that.
     pub body_timeout_ms: u64,
+    /// The least rate of bodies, and of what is read and dropped behind a refusal.
+    pub body_bytes_per_s_min: u64,
     /// How long a kept-alive HTTP connection may stay without a request, and a response without being taken. Default
     /// 75 s: longer than proxies keep idle connections, so that we do not close just as a request comes.
     pub http_idle_timeout_ms: u64,
     /// How long a client may take to answer our close frame, behind what is queued for it.
     pub close_timeout_ms: u64,
-    /// How long we read on after our last byte, so that the client sees it rather than a reset.
+    /// How long we read on after our last byte, so that the client sees it rather than a reset; longer, as bodies are read,
+    /// while more comes of what it was refused for.
     pub linger_ms: u64,
-    /// How much we read on, likewise.
+    /// How much we read on, likewise, beyond what it was refused for.
     pub linger_bytes_max: usize,
     /// A silent client is sent a ping after at most this long; 0 for never. Each waits between 80 and 95 % of it, by
     /// chance, so that clients that came together are not pinged together.
@@ -50,6 +57,19 @@ pub struct Config {
     pub copy_shared_bytes_max: usize,
 }
 
+impl Config {
+    /// What one connection's HTTP may make us hold, whoever its client turns out to be.
+    pub(in crate::shard) fn http_limits(&self) -> http::Limits {
+        let body_bytes_max = self.http_limits.body_bytes_max.max(self.body_bytes_max_logged_in);
+        http::Limits { body_bytes_max, ..self.http_limits }
+    }
+
+    /// What must have come within `window_ms` for a client to be waited for.
+    pub(in crate::shard) fn least_bytes(&self, window_ms: u64) -> u64 {
+        self.body_bytes_per_s_min.saturating_mul(window_ms) / 1000
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -60,8 +80,10 @@ impl Default for Config {
             deflate: Deflate::default(),
             subprotocols: Vec::new(),
             register_timeout_ms: 10_000,
+            body_bytes_max_logged_in: 0,
             head_timeout_ms: 10_000,
             body_timeout_ms: 10_000,
+            body_bytes_per_s_min: 1024,
             http_idle_timeout_ms: 75_000,
             close_timeout_ms: 5_000,
             linger_ms: 2_000,

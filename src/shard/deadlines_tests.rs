@@ -214,6 +214,131 @@ fn a_trickled_body_does_not_extend_its_deadline() {
 }
 
 #[test]
+fn a_body_may_take_as_long_as_its_line_needs() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.read(b"POST /p:sim:sys/http HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n".to_vec());
+    // 4 KB a second, with a stall of 6 s now and then.
+    for at in 0..50 {
+        scene.read(vec![b'y'; 4_000]);
+        scene.turn();
+        if at < 49 {
+            scene.pass(if at % 9 == 8 { 6_000 } else { 1_000 });
+        }
+    }
+    assert_eq!(scene.left(), b"", "{} ms", scene.now_ms);
+    let batches = std::iter::from_fn(|| scene.events.try_recv().ok());
+    let asked = batches.flat_map(|batch| batch.events).find_map(|event| match event {
+        Event::Http(request) => Some(request.body.len()),
+        _ => None,
+    });
+    assert_eq!(asked, Some(200_000));
+}
+
+#[test]
+fn a_large_body_that_trickles_is_cut() {
+    let mut scene = Scene::new(usize::MAX);
+    scene.read(b"POST /p:sim:sys/http HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n".to_vec());
+    for _ in 0..10 {
+        scene.read(vec![b'y'; 4_000]);
+        scene.pass(1_000);
+    }
+    // Half of the least rate.
+    for _ in 0..99 {
+        scene.read(vec![b'y'; 50]);
+        scene.pass(TICK_MS);
+    }
+    assert_eq!(scene.left(), b"");
+    scene.pass(TICK_MS);
+    assert!(scene.left().starts_with(b"HTTP/1.1 408 "));
+}
+
+/// Refused at its head, or its first bytes; what has left.
+fn refused(first: &[u8]) -> Scene {
+    let mut scene = Scene::new(usize::MAX);
+    scene.read(first.to_vec());
+    scene.turn();
+    assert!(scene.left().starts_with(b"HTTP/1.1 4"), "{}", scene.left().escape_ascii());
+    scene
+}
+
+const UPLOAD: &[u8] = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6000000\r\n\r\n";
+
+#[test]
+fn an_upload_that_was_refused_is_read_to_its_end_and_then_for_a_while() {
+    let mut scene = refused(UPLOAD);
+    for _ in 0..60 {
+        assert_eq!(closed_at(&mut scene, 9_000), None, "at {} ms", scene.now_ms);
+        scene.read(vec![b'y'; 100_000]);
+    }
+    let all_ms = scene.now_ms;
+    assert_eq!(closed_at(&mut scene, 10_000), Some(all_ms + 2_000));
+    // What comes beyond the body is dropped as ever: a megabyte, then the connection is cut.
+    let mut scene = refused(UPLOAD);
+    for _ in 0..69 {
+        scene.read(vec![b'y'; 100_000]);
+    }
+    assert_eq!(closed_at(&mut scene, TICK_MS), None);
+    scene.read(vec![b'y'; 200_000]);
+    assert!(closed_at(&mut scene, TICK_MS).is_some());
+}
+
+#[test]
+fn a_refused_upload_without_an_announced_end_has_the_room_of_a_body() {
+    for first in [
+        &b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n"[..],
+        b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nHost: again\r\nContent-Length: 9\r\n\r\n",
+    ] {
+        let mut scene = refused(first);
+        for _ in 0..16 {
+            scene.read(vec![b'y'; 1 << 20]);
+            assert_eq!(closed_at(&mut scene, 1_000), None);
+        }
+        scene.read(vec![b'y'; 2 << 20]);
+        assert!(closed_at(&mut scene, TICK_MS).is_some());
+    }
+}
+
+#[test]
+fn nobody_waits_for_an_upload_that_trickles_or_for_one_in_a_stop() {
+    let mut scene = refused(UPLOAD);
+    for _ in 0..99 {
+        scene.read(vec![b'y'; 100]);
+        assert_eq!(closed_at(&mut scene, TICK_MS), None);
+    }
+    assert!(closed_at(&mut scene, 2 * TICK_MS).is_some(), "under a kilobyte a second");
+    let mut scene = refused(UPLOAD);
+    scene.shard.handle_command(Command::Stop { within_ms: 60_000, told: None }, scene.now_ms);
+    for _ in 0..99 {
+        scene.read(vec![b'y'; 10_000]);
+        assert_eq!(closed_at(&mut scene, TICK_MS), None);
+    }
+    assert!(closed_at(&mut scene, 2 * TICK_MS).is_some());
+}
+
+#[test]
+fn the_rest_of_a_message_that_was_refused_is_read_too() {
+    // The header of a frame of 20 MB: over the limit.
+    let large = [&[0x82, 0xff][..], &20_000_000_u64.to_be_bytes(), &[1, 2, 3, 4]].concat();
+    // Text that is none from its first byte on, and a fragment of a message that becomes too large.
+    let torn = [&[0x81, 0xff][..], &16_000_000_u64.to_be_bytes(), &[0, 0, 0, 0, 0xff, 0xff]].concat();
+    let begun =
+        [client_frame(2, b"x"), [&[0x02, 0xff][..], &20_000_000_u64.to_be_bytes(), &[1, 2, 3, 4]].concat()].concat();
+    for (frame, code, megabytes) in [(large, 1009_u16, 20), (torn, 1007, 16), (begun, 1009, 36)] {
+        let (mut scene, _) = channel();
+        scene.read(frame);
+        scene.turn();
+        scene.pass(300);
+        let told = scene.left();
+        assert!(told.windows(2).any(|bytes| bytes == code.to_be_bytes()), "{}", told.escape_ascii());
+        for _ in 0..megabytes {
+            scene.read(vec![0; 1_000_000]);
+            assert_eq!(closed_at(&mut scene, 1_000), None, "{code} at {} ms", scene.now_ms);
+        }
+        assert!(closed_at(&mut scene, 25_000).is_some());
+    }
+}
+
+#[test]
 fn a_response_may_be_slow_but_not_stand_still() {
     let mut scene = Scene::new(100);
     scene.read(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec());

@@ -88,7 +88,7 @@ impl Shard {
                 (Some(channel.id), process, local.path(channel.place).clone(), channel.ping_ms())
             }
             Phase::Registering(_) => (None, None, "/".into(), None),
-            Phase::Http(_) | Phase::Ending { .. } => return,
+            Phase::Http(_) | Phase::Ending(_) => return,
         };
         let disconnect = Disconnect {
             unix_ms: self.unix_ahead_ms.wrapping_add(self.now_ms),

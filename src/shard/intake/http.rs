@@ -13,7 +13,7 @@ use crate::shard::core::Shard;
 use crate::shard::event::{Event, HttpAsk, HttpRequest, RequestId};
 use crate::shard::memory::Charge;
 use crate::shard::owners::directory::Owner;
-use crate::shard::table::connection::{Connection, Flags, Phase, Registering};
+use crate::shard::table::connection::{Connection, Ending, Flags, Phase, Registering};
 use crate::shard::table::opening::Opening;
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -31,6 +31,10 @@ pub(in crate::shard) struct Exchange {
     asked: Option<(OwnerId, RequestId)>,
     /// What the connection was waiting for when its deadline was set.
     phase: HttpPhase,
+    /// How much of the body had come then.
+    body_bytes: usize,
+    /// What of a refused body was still unread then.
+    unread_bytes: u64,
 }
 
 /// What becomes of a request; owned, so that the request's bytes may go.
@@ -48,7 +52,15 @@ enum Target {
 impl Exchange {
     pub fn new(limits: http::Limits) -> Self {
         let http = http::Connection::new(limits);
-        Self { http, responding: false, left_bytes: 0, asked: None, phase: HttpPhase::Head }
+        Self {
+            http,
+            responding: false,
+            left_bytes: 0,
+            asked: None,
+            phase: HttpPhase::Head,
+            body_bytes: 0,
+            unread_bytes: 0,
+        }
     }
 
     pub fn wants_read(&self) -> bool {
@@ -58,6 +70,11 @@ impl Exchange {
     /// The bytes held of requests that are not whole, or wait for their turn.
     pub fn held_bytes(&self) -> usize {
         self.http.held_bytes()
+    }
+
+    /// What a client that was refused may still be sending.
+    pub fn unread_bytes(&self) -> u64 {
+        self.http.unread_bytes()
     }
 
     pub fn is_answering(&self) -> bool {
@@ -71,21 +88,20 @@ impl Exchange {
 
 impl Shard {
     pub(in crate::shard) fn receive_http(&mut self, slot: u32, bytes: &mut [u8]) {
-        let ending = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
+        let ending = Phase::Ending(Ending::default());
         let phase = std::mem::replace(&mut self.connections[slot as usize].phase, ending);
         let Phase::Http(mut exchange) = phase else { unreachable!("only HTTP connections come here") };
         let directory = self.directory.clone();
         let peer = self.connections[slot as usize].peer.into();
+        let mut pending = None;
         let decision = match exchange.http.feed(bytes) {
             Next::Wait => None,
             Next::BodyPending { head, send_continue } => {
-                // Who may not enter is told before the body is taken in.
+                // Who may not enter, or not with so much, is told before the body is taken in.
                 match gateway::enter(&directory.gateway, &head, peer, self.unix_s) {
                     Entry::Answer(response) => Some(Decision::Answer(response)),
-                    _ => {
-                        if send_continue {
-                            self.send_opaque(slot, http::CONTINUE, Bytes::new());
-                        }
+                    entry => {
+                        pending = Some((self.body_bytes_max(&entry), send_continue));
                         None
                     }
                 }
@@ -95,6 +111,18 @@ impl Shard {
                 self.stats.requests += 1;
                 Some(self.judge(slot, &directory, peer, request))
             }
+        };
+        let decision = match pending {
+            Some((body_bytes_max, send_continue)) => match exchange.http.limit_body(body_bytes_max) {
+                Ok(()) => {
+                    if send_continue {
+                        self.send_opaque(slot, http::CONTINUE, Bytes::new());
+                    }
+                    None
+                }
+                Err(rejection) => Some(Decision::Answer(rejection.response())),
+            },
+            None => decision,
         };
         match decision {
             None => {
@@ -131,6 +159,10 @@ impl Shard {
             return Decision::Answer(refusal);
         }
         let entry = gateway::enter(&directory.gateway, &request.head, peer, self.unix_s);
+        if request.body.len() > self.body_bytes_max(&entry) {
+            // It has come with its head.
+            return Decision::Answer(http::BODY_TOO_LARGE.response());
+        }
         let decision = self.decide(directory, entry, request);
         match decision {
             Decision::Upgrade { .. } => match self.count_forwarded(slot, client) {
@@ -138,6 +170,16 @@ impl Shard {
                 None => decision,
             },
             _ => decision,
+        }
+    }
+
+    /// The largest body that such a request may have.
+    fn body_bytes_max(&self, entry: &Entry<'_>) -> usize {
+        let anybodys = self.config.http_limits.body_bytes_max;
+        match entry {
+            Entry::Login(_) => gateway::LOGIN_BYTES_MAX.min(anybodys),
+            Entry::Dynamic(dynamic) if dynamic.is_logged_in => anybodys.max(self.config.body_bytes_max_logged_in),
+            _ => anybodys,
         }
     }
 
@@ -279,6 +321,7 @@ impl Shard {
         let connection = &mut self.connections[slot as usize];
         let Phase::Http(exchange) = &mut connection.phase else { return };
         exchange.left_bytes = connection.outbound.queued_bytes();
+        exchange.unread_bytes = exchange.http.unread_bytes();
         self.set_deadline(slot, self.now_ms + self.config.http_idle_timeout_ms);
     }
 
@@ -309,6 +352,7 @@ impl Shard {
         // A slow client does not push its own deadline back, nor one that sends on while it is answered.
         if exchange.phase != phase && !exchange.responding {
             exchange.phase = phase;
+            exchange.body_bytes = exchange.http.body_bytes();
             let timeout_ms = match phase {
                 HttpPhase::Idle | HttpPhase::Response | HttpPhase::Close => self.config.http_idle_timeout_ms,
                 HttpPhase::Head => self.config.head_timeout_ms,
@@ -323,12 +367,19 @@ impl Shard {
         let connection = &self.connections[slot as usize];
         let Phase::Http(exchange) = &connection.phase else { return };
         if exchange.responding {
-            // A large response may take long on a slow line, but not stand still.
-            let stands_still = connection.outbound.queued_bytes() >= exchange.left_bytes;
+            // A large response may take long on a slow line, but not stand still. Who sends first and reads later is still
+            // sending.
+            let sends = exchange.unread_bytes - exchange.http.unread_bytes();
+            let stands_still = connection.outbound.queued_bytes() >= exchange.left_bytes
+                && (sends == 0 || sends < self.config.least_bytes(self.config.http_idle_timeout_ms));
             return if stands_still { self.remove(slot) } else { self.set_response_deadline(slot) };
         }
         match exchange.http.phase() {
             HttpPhase::Idle | HttpPhase::Close => self.end_connection(slot),
+            // A large body may take long on a slow line, too.
+            HttpPhase::Body if self.body_comes(slot) => {
+                self.set_deadline(slot, self.now_ms + self.config.body_timeout_ms);
+            }
             HttpPhase::Head | HttpPhase::Body => {
                 self.answer(slot, Response::text(408, "the request did not arrive in time").closing());
             }
@@ -336,6 +387,15 @@ impl Shard {
                 self.answer(slot, Response::text(408, "the process did not answer in time"));
             }
         }
+    }
+
+    /// Whether the body has come at the least rate since that was last asked.
+    fn body_comes(&mut self, slot: u32) -> bool {
+        let least_bytes = self.config.least_bytes(self.config.body_timeout_ms).max(1);
+        let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return false };
+        let body_bytes = exchange.http.body_bytes();
+        let came_bytes = body_bytes - std::mem::replace(&mut exchange.body_bytes, body_bytes);
+        came_bytes as u64 >= least_bytes
     }
 
     /// The process that was asked is gone.

@@ -72,7 +72,7 @@ impl Shard {
         self.turn_inflated_bytes >= TURN_INFLATED_BYTES_MAX
             && self.resolve(token).is_some_and(|slot| match &self.connections[slot as usize].phase {
                 Phase::Open(channel) => channel.ws.deflate().is_some(),
-                Phase::Registering(_) | Phase::Http(_) | Phase::Ending { .. } => false,
+                Phase::Registering(_) | Phase::Http(_) | Phase::Ending(_) => false,
             })
     }
 
@@ -114,12 +114,7 @@ impl Shard {
         match &mut self.connections[slot as usize].phase {
             Phase::Http(_) => self.receive_http(slot, bytes),
             Phase::Registering(_) | Phase::Open(_) => self.receive_frames(slot, bytes),
-            Phase::Ending { discard_bytes_left } => {
-                *discard_bytes_left = discard_bytes_left.saturating_sub(bytes.len());
-                if *discard_bytes_left == 0 {
-                    self.remove(slot);
-                }
-            }
+            Phase::Ending(_) => self.drop_unread(slot, bytes.len()),
         }
     }
 
@@ -135,7 +130,7 @@ impl Shard {
             let (ws, channel) = match &mut connection.phase {
                 Phase::Open(channel) => (&mut channel.ws, Some((channel.id, channel.owner))),
                 Phase::Registering(registering) => (&mut registering.ws, None),
-                Phase::Http(_) | Phase::Ending { .. } => break,
+                Phase::Http(_) | Phase::Ending(_) => break,
             };
             // Nobody who has not registered makes us hold more than a registration.
             let limits = if channel.is_some() { &self.config.limits } else { &REGISTRATION_LIMITS };

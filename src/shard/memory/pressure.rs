@@ -171,7 +171,7 @@ impl Shard {
                 self.answer(slot, Response::text(503, SHORT).with("retry-after", "1").closing());
                 self.weigh(slot);
             }
-            Phase::Ending { .. } => self.weigh(slot),
+            Phase::Ending(_) => self.weigh(slot),
         }
     }
 

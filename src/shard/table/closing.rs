@@ -13,7 +13,8 @@ use crate::shard::disconnects::End;
 use crate::shard::event::{Closed, ClosedBy, Event};
 use crate::shard::memory::Held;
 use crate::shard::outcome::Outcome;
-use crate::shard::table::connection::{Flags, Phase};
+use crate::shard::table::connection::{Ending, Flags, Phase};
+use crate::shard::table::wheel::TICK_MS;
 
 /// The codes that stand for an end without a close frame (RFC 6455 7.1.5). They are never sent.
 const NO_CODE: u16 = 1005;
@@ -129,8 +130,8 @@ impl Shard {
     fn end_channel(&mut self, slot: u32, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
         self.drop_watches(slot);
         self.note_disconnect(slot, &End { code, reason, by, lost_bytes });
+        let ending = Phase::Ending(self.ending(slot));
         let connection = &mut self.connections[slot as usize];
-        let ending = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
         let Phase::Open(channel) = std::mem::replace(&mut connection.phase, ending) else { return };
         connection.unparsed = None;
         self.channels.remove(&channel.id);
@@ -159,18 +160,18 @@ impl Shard {
         connection.flags.take(Flags::WAITS_FOR_CLIENT);
         connection.flags.take(Flags::WAITS_FOR_MEMORY);
         connection.flags.take(Flags::FAILING);
-        if !matches!(connection.phase, Phase::Ending { .. }) {
-            connection.phase = Phase::Ending { discard_bytes_left: self.config.linger_bytes_max };
-        }
         connection.unparsed = None;
+        if !matches!(connection.phase, Phase::Ending(_)) {
+            let ending = self.ending(slot);
+            self.connections[slot as usize].phase = Phase::Ending(ending);
+        }
         let token = self.token(slot);
         let connection = &mut self.connections[slot as usize];
         if connection.flags.take(Flags::READABLE) {
             self.effects.push(Effect::Read(token));
         }
         connection.flags.set(Flags::SHUTDOWN);
-        let deadline_ms = self.now_ms + self.config.close_timeout_ms;
-        self.set_deadline(slot, deadline_ms);
+        self.linger(slot, self.config.close_timeout_ms);
         if self.connections[slot as usize].flags.has(Flags::HOLDS) {
             self.weigh(slot);
         }
@@ -239,7 +240,7 @@ impl Shard {
                     self.end_connection(slot);
                 }
                 Phase::Http(exchange) if exchange.is_idle() => self.end_connection(slot),
-                Phase::Http(_) | Phase::Ending { .. } => {}
+                Phase::Http(_) | Phase::Ending(_) => {}
             }
         }
     }
@@ -287,7 +288,56 @@ impl Shard {
         if connection.flags.has(Flags::SILENT) {
             return self.remove(slot);
         }
-        let deadline_ms = self.now_ms + self.config.linger_ms;
-        self.set_deadline(slot, deadline_ms);
+        // What is still to come of a body or message is given the time of one.
+        let has_more = matches!(&connection.phase, Phase::Ending(ending) if ending.unread_bytes > 0);
+        let linger_ms = self.config.linger_ms;
+        self.linger(slot, if has_more { linger_ms.max(self.config.body_timeout_ms) } else { linger_ms });
+    }
+
+    /// What the connection may still send, by what it is at.
+    fn ending(&self, slot: u32) -> Ending {
+        let connection = &self.connections[slot as usize];
+        let unread_bytes = match &connection.phase {
+            // Who was never let in is not waited for.
+            _ if connection.flags.has(Flags::TURNED_AWAY) => 0,
+            Phase::Http(exchange) => exchange.unread_bytes(),
+            Phase::Registering(registering) => registering.ws.unread_bytes(),
+            Phase::Open(channel) => channel.ws.unread_bytes(),
+            Phase::Ending(ending) => ending.unread_bytes,
+        };
+        Ending { unread_bytes, spare_bytes: self.config.linger_bytes_max, ..Ending::default() }
+    }
+
+    /// Bytes of a client that is not listened to any more.
+    pub(in crate::shard) fn drop_unread(&mut self, slot: u32, bytes: usize) {
+        let connection = &mut self.connections[slot as usize];
+        let Phase::Ending(ending) = &mut connection.phase else { return };
+        let had_more = ending.unread_bytes > 0;
+        if !ending.take(bytes) {
+            return self.remove(slot);
+        }
+        if had_more && ending.unread_bytes == 0 && connection.outbound.is_empty() {
+            // All has come; now it may read what it was told, and close.
+            self.linger(slot, self.config.linger_ms);
+        }
+    }
+
+    /// Reads on for so long.
+    fn linger(&mut self, slot: u32, window_ms: u64) {
+        if let Phase::Ending(ending) = &mut self.connections[slot as usize].phase {
+            (ending.came_bytes, ending.window_ms) = (0, window_ms);
+        }
+        self.set_deadline(slot, self.now_ms + window_ms);
+    }
+
+    /// The time to read on is up: the client is cut, unless more of what it was refused for still comes, and not too
+    /// slowly. A stop waits for nobody's upload.
+    pub(in crate::shard) fn ending_expired(&mut self, slot: u32) {
+        let Phase::Ending(ending) = &self.connections[slot as usize].phase else { return };
+        let least_bytes = self.config.least_bytes(ending.window_ms.max(TICK_MS)).max(1);
+        if ending.unread_bytes > 0 && ending.came_bytes >= least_bytes && !self.is_stopping() {
+            return self.linger(slot, self.config.body_timeout_ms);
+        }
+        self.remove(slot);
     }
 }

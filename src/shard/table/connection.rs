@@ -100,10 +100,32 @@ pub(in crate::shard) enum Phase {
     /// An open channel.
     Open(Channel),
     /// The channel is gone, or there never was one. What is queued is still sent, what comes is discarded.
-    Ending {
-        /// How many more bytes are discarded before the connection is cut.
-        discard_bytes_left: usize,
-    },
+    Ending(Ending),
+}
+
+/// What is read and dropped at the end, in bytes and time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::shard) struct Ending {
+    /// What the client may still be sending of what it was refused for.
+    pub unread_bytes: u64,
+    /// How many bytes more than that are dropped before the connection is cut.
+    pub spare_bytes: usize,
+    /// What has come since the deadline was set.
+    pub came_bytes: u64,
+    /// How long that was before.
+    pub window_ms: u64,
+}
+
+impl Ending {
+    /// Drops bytes. Returns whether more may come.
+    pub fn take(&mut self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        self.came_bytes += bytes;
+        let beyond = bytes.saturating_sub(self.unread_bytes);
+        self.unread_bytes = self.unread_bytes.saturating_sub(bytes);
+        self.spare_bytes = self.spare_bytes.saturating_sub(usize::try_from(beyond).unwrap_or(usize::MAX));
+        self.spare_bytes > 0
+    }
 }
 
 /// See [`Phase::Registering`].
@@ -233,7 +255,7 @@ impl Connection {
             Phase::Http(exchange) => exchange.held_bytes(),
             Phase::Registering(registering) => registering.ws.held_bytes(),
             Phase::Open(channel) => channel.ws.held_bytes(),
-            Phase::Ending { .. } => 0,
+            Phase::Ending(_) => 0,
         };
         let bytes = partial + self.unparsed.as_ref().map_or(0, |unparsed| unparsed.len());
         if bytes < INCOMING_BYTES_MIN { 0 } else { bytes }

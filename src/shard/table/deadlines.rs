@@ -127,7 +127,7 @@ impl Shard {
                 // Our close frame was not answered, as far as we have read.
                 None => self.end_unanswered(slot),
             },
-            Phase::Ending { .. } => self.remove(slot),
+            Phase::Ending(_) => self.ending_expired(slot),
         }
     }
 

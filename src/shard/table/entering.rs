@@ -39,7 +39,7 @@ impl Shard {
             peer: peer.into(),
             client: client.filter(|_| entered.is_ok()),
             outbound: Default::default(),
-            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits))),
+            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits()))),
             unparsed: None,
             deadline_tick: Self::tick_of(now_ms + self.config.head_timeout_ms),
             heard_ms: now_ms as u32,

@@ -10,7 +10,7 @@ use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event, Opened};
 use crate::shard::intake::receive::ANSWER_GRACE_MS;
 use crate::shard::owners::directory::Owner;
-use crate::shard::table::connection::{Channel, Connection, Phase, Registering};
+use crate::shard::table::connection::{Channel, Connection, Ending, Phase, Registering};
 use std::sync::Arc;
 
 /// No such process (node contract, section 4).
@@ -80,7 +80,7 @@ impl Shard {
             let reason = format!("no process {} is attached", registration.target);
             return self.refuse_registration(slot, CLOSE_NO_SUCH_PROCESS, &reason);
         };
-        let ending = Phase::Ending { discard_bytes_left: 0 };
+        let ending = Phase::Ending(Ending::default());
         let phase = std::mem::replace(&mut self.connections[slot as usize].phase, ending);
         let Phase::Registering(registering) = phase else { unreachable!("only a registering connection registers") };
         let Registering { ws, forwarded_for } = *registering;
