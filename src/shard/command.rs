@@ -3,6 +3,7 @@
 use super::event::RequestId;
 use super::operating::{ChannelFilter, ChannelPage, Drain};
 use super::outcome::Part;
+pub use super::policy::Policy;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
@@ -145,23 +146,6 @@ pub enum PushKind {
     Ping,
     /// An unsolicited pong (RFC 6455 5.5.3).
     Pong,
-}
-
-/// What to do with a frame that does not fit a channel's byte budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Policy {
-    /// Close the channel with 1013.
-    #[default]
-    Close,
-    /// Drop this frame.
-    DropNewest,
-    /// Drop queued data frames, oldest first, until it fits.
-    DropOldest,
-    /// While the client is behind, keep only the newest value of this key; over the budget even so, close.
-    Conflate {
-        /// What the values are of.
-        key: u64,
-    },
 }
 
 /// Ends one channel.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::shard::command::Respond;
 use crate::shard::event::{Closed, ClosedBy};
+use crate::shard::table::slot::Slot;
 
 const CLOSED: Effect = Effect::Close(SocketId(0));
 
@@ -499,7 +500,7 @@ fn whoever_is_read_again_has_all_its_pings_before_it() {
     scene.pass(35_000);
     assert_eq!(opcodes_left(&scene), [0x89]);
     // Its pong may have come while there was no memory to read it.
-    scene.shard.resume_reading(scene.client.slot);
+    scene.shard.resume_reading(Slot::new(scene.client.slot));
     let resumed_ms = scene.now_ms;
     let closed_ms = closed_at(&mut scene, 100_000).unwrap();
     assert!((60_000..=75_000).contains(&(closed_ms - resumed_ms)), "{closed_ms}");

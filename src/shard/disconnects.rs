@@ -4,12 +4,9 @@
 //! ([`super::command::Command::Disconnects`]). It holds what is known anyway; nothing is counted for it per message.
 //! Clients that opened a WebSocket and never became a channel are in it too, without a channel id.
 
-use super::core::Shard;
 use super::event::ClosedBy;
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
-use crate::proto::close;
-use crate::shard::table::connection::{Connection, Phase};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -57,7 +54,7 @@ pub struct Disconnect {
 pub(super) struct Disconnects(VecDeque<Disconnect>);
 
 impl Disconnects {
-    fn push(&mut self, disconnect: Disconnect) {
+    pub fn push(&mut self, disconnect: Disconnect) {
         if self.0.len() == DISCONNECTS_MAX {
             self.0.pop_front();
         }
@@ -75,50 +72,6 @@ pub(super) struct End<'a> {
     pub reason: &'a str,
     pub by: ClosedBy,
     pub lost_bytes: usize,
-}
-
-impl Shard {
-    /// Keeps the end of this WebSocket, whose tables still tell of it. Of HTTP connections nothing is kept.
-    pub(super) fn note_disconnect(&mut self, slot: u32, end: &End<'_>) {
-        let connection = &self.connections[slot as usize];
-        let (channel, process, path, ping_ms) = match &connection.phase {
-            Phase::Open(channel) => {
-                let local = &self.owners[channel.owner as usize];
-                let process = Some(local.owner.process.clone());
-                (Some(channel.id), process, local.path(channel.place).clone(), channel.ping_ms())
-            }
-            Phase::Registering(_) => (None, None, "/".into(), None),
-            Phase::Http(_) | Phase::Ending(_) => return,
-        };
-        let disconnect = Disconnect {
-            unix_ms: self.unix_ahead_ms.wrapping_add(self.now_ms),
-            channel,
-            process,
-            path,
-            peer: connection.peer.into(),
-            forwarded_for: self.forwarded_for(connection),
-            code: end.code,
-            reason: close::cut(end.reason, close::REASON_BYTES_MAX).into(),
-            by: end.by,
-            lost_bytes: end.lost_bytes,
-            age_s: self.now_s().saturating_sub(connection.since_s),
-            silent_ms: u64::from((self.now_ms as u32).wrapping_sub(connection.heard_ms)),
-            pings_unanswered: connection.pings_unanswered,
-            ping_ms,
-        };
-        self.disconnects.push(disconnect);
-    }
-
-    pub(super) fn forwarded_for(&self, connection: &Connection) -> Option<IpAddr> {
-        let peer: SocketAddr = connection.peer.into();
-        let is_proxy = self.directory.gateway.settings().is_trusted_proxy(peer.ip());
-        connection.client.filter(|_| is_proxy).map(IpAddr::from)
-    }
-
-    /// The shard's own time in seconds.
-    pub(super) fn now_s(&self) -> u32 {
-        (self.now_ms / 1000) as u32
-    }
 }
 
 #[cfg(test)]

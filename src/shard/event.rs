@@ -1,6 +1,7 @@
 //! What a shard tells a process: one enum, one direction.
 
 use super::outcome::Outcome;
+use super::table::slot::Slot;
 use crate::channel::ChannelId;
 use crate::gateway::{IncomingRequest, Login};
 use crate::proto::MessageKind;
@@ -180,7 +181,7 @@ impl RequestId {
     }
 
     /// Its place there.
-    pub(super) fn slot(self) -> u32 {
-        self.0 as u32 >> Self::SHARD_BITS
+    pub(super) fn slot(self) -> Slot {
+        Slot::new(self.0 as u32 >> Self::SHARD_BITS)
     }
 }

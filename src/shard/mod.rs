@@ -3,7 +3,7 @@
 //! Where to look: a byte comes in at [`Shard::handle_read`] (`intake/`), a push at [`Shard::handle_command`]
 //! (`out/push.rs`); frames are encoded once into the window (`out/window.rs`), wait for each channel as ranges of it
 //! (`out/outbound.rs`) and leave in batches (`out/sending.rs`, through [`flush::Flush`]). Connections are let in by
-//! `table/entering.rs`, channels begin in `table/opening.rs` and end in `table/closing.rs`. Orders come in as
+//! `table/accept.rs`, channels begin in `table/opening.rs` and end in `table/closing.rs`. Orders come in as
 //! [`command::Command`], news go out as [`event::Event`].
 //!
 //! Invariants: a shard shares nothing that is touched per message; it never waits; the same calls with the same bytes
@@ -21,6 +21,7 @@ pub mod operating;
 mod out;
 pub mod outcome;
 mod owners;
+mod policy;
 #[cfg(test)]
 #[path = "stage_tests.rs"]
 mod stage;

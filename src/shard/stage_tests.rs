@@ -217,7 +217,7 @@ impl Stage {
 
     /// What is counted is what is there; nothing is over the lease that could have made room.
     pub fn check(&self) {
-        let held = self.shard.connections.iter().map(|(_, connection)| connection.held());
+        let held = self.shard.table.iter().map(|(_, connection)| connection.held());
         let (mut own, mut incoming) = (0, 0);
         for held in held {
             (own, incoming) = (own + held.own, incoming + held.incoming);

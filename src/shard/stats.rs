@@ -1,6 +1,5 @@
 //! What a shard counts: plain numbers, read by asking the shard ([`super::command::Command::Report`]).
 
-use super::core::Shard;
 use super::event::ClosedBy;
 use super::memory::MemoryReport;
 use serde::{Deserialize, Serialize};
@@ -105,20 +104,6 @@ pub struct Report {
     pub memory: MemoryReport,
     /// Counts.
     pub stats: Stats,
-}
-
-impl Shard {
-    /// The shard as it is now.
-    pub fn report(&self) -> Report {
-        Report {
-            shard: self.index,
-            connections: self.connections.len(),
-            channels: self.channels.len(),
-            window_bytes: self.window.bytes(),
-            memory: self.memory_report(),
-            stats: self.stats,
-        }
-    }
 }
 
 /// Counts of ends, each under its name, so that a reader needs no order.

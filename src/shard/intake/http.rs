@@ -13,29 +13,13 @@ use crate::shard::core::Shard;
 use crate::shard::event::{Event, HttpAsk, HttpRequest, RequestId};
 use crate::shard::memory::Charge;
 use crate::shard::owners::directory::Owner;
-use crate::shard::table::connection::{Connection, Ending, Flags, Phase, Registering};
+use crate::shard::table::connection::{Connection, Ending, Flag, Phase, Registering};
 use crate::shard::table::opening::Opening;
+use crate::shard::table::slot::Slot;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-/// The HTTP state of one connection.
-pub(in crate::shard) struct Exchange {
-    http: http::Connection,
-    /// Whether a response is on its way out.
-    responding: bool,
-    /// How much of it had not left when its deadline was set.
-    left_bytes: usize,
-    /// The process that was asked, and the request's number.
-    asked: Option<(OwnerId, RequestId)>,
-    /// What the connection was waiting for when its deadline was set.
-    phase: HttpPhase,
-    /// How much of the body had come then.
-    body_bytes: usize,
-    /// What of a refused body was still unread then.
-    unread_bytes: u64,
-}
 
 /// What becomes of a request; owned, so that the request's bytes may go.
 enum Decision {
@@ -49,56 +33,19 @@ enum Target {
     Register { forwarded_for: Option<Box<str>> },
 }
 
-impl Exchange {
-    pub fn new(limits: http::Limits) -> Self {
-        let http = http::Connection::new(limits);
-        Self {
-            http,
-            responding: false,
-            left_bytes: 0,
-            asked: None,
-            phase: HttpPhase::Head,
-            body_bytes: 0,
-            unread_bytes: 0,
-        }
-    }
-
-    pub fn wants_read(&self) -> bool {
-        self.http.wants_read()
-    }
-
-    /// The bytes held of requests that are not whole, or wait for their turn.
-    pub fn held_bytes(&self) -> usize {
-        self.http.held_bytes()
-    }
-
-    /// What a client that was refused may still be sending.
-    pub fn unread_bytes(&self) -> u64 {
-        self.http.unread_bytes()
-    }
-
-    pub fn is_answering(&self) -> bool {
-        self.responding || self.asked.is_some()
-    }
-
-    pub fn is_idle(&self) -> bool {
-        self.http.phase() == HttpPhase::Idle && !self.responding
-    }
-}
-
 impl Shard {
-    pub(in crate::shard) fn receive_http(&mut self, slot: u32, bytes: &mut [u8]) {
+    pub(in crate::shard) fn receive_http(&mut self, slot: Slot, bytes: &mut [u8]) {
         let ending = Phase::Ending(Ending::default());
-        let phase = std::mem::replace(&mut self.connections[slot as usize].phase, ending);
+        let phase = std::mem::replace(&mut self.table[slot].phase, ending);
         let Phase::Http(mut exchange) = phase else { unreachable!("only HTTP connections come here") };
-        let directory = self.directory.clone();
-        let peer = self.connections[slot as usize].peer.into();
+        let directory = self.owners.directory().clone();
+        let peer = self.table[slot].peer.into();
         let mut pending = None;
         let decision = match exchange.http.feed(bytes) {
             Next::Wait => None,
             Next::BodyPending { head, send_continue } => {
                 // Who may not enter, or not with so much, is told before the body is taken in.
-                match gateway::enter(&directory.gateway, &head, peer, self.unix_s) {
+                match gateway::enter(&directory.gateway, &head, peer, self.time_of_day.unix_s) {
                     Entry::Answer(response) => Some(Decision::Answer(response)),
                     entry => {
                         pending = Some((self.body_bytes_max(&entry), send_continue));
@@ -126,15 +73,15 @@ impl Shard {
         };
         match decision {
             None => {
-                self.connections[slot as usize].phase = Phase::Http(exchange);
+                self.table[slot].phase = Phase::Http(exchange);
                 self.set_http_deadline(slot);
             }
             Some(Decision::Answer(response)) => {
-                self.connections[slot as usize].phase = Phase::Http(exchange);
+                self.table[slot].phase = Phase::Http(exchange);
                 self.answer(slot, response);
             }
             Some(Decision::Ask { owner, timeout_s, ask, body }) => {
-                self.connections[slot as usize].phase = Phase::Http(exchange);
+                self.table[slot].phase = Phase::Http(exchange);
                 self.ask(slot, owner, timeout_s, ask, body);
             }
             Some(Decision::Upgrade { response, ws, target }) => {
@@ -147,7 +94,7 @@ impl Shard {
     /// Judges a whole request.
     fn judge(
         &mut self,
-        slot: u32,
+        slot: Slot,
         directory: &crate::shard::Directory,
         peer: SocketAddr,
         request: http::Request<'_>,
@@ -158,7 +105,7 @@ impl Shard {
         if let Some(refusal) = self.refuse_handshake(client) {
             return Decision::Answer(refusal);
         }
-        let entry = gateway::enter(&directory.gateway, &request.head, peer, self.unix_s);
+        let entry = gateway::enter(&directory.gateway, &request.head, peer, self.time_of_day.unix_s);
         if request.body.len() > self.body_bytes_max(&entry) {
             // It has come with its head.
             return Decision::Answer(http::BODY_TOO_LARGE.response());
@@ -241,15 +188,15 @@ impl Shard {
 
     fn deflate_terms(&self) -> Terms {
         let Deflate { window_bits, takeover_bytes_max, .. } = self.config.deflate;
-        let takeover = self.contexts.bytes() + Context::bytes_max(window_bits) <= takeover_bytes_max;
+        let takeover = self.out.context_bytes() + Context::bytes_max(window_bits) <= takeover_bytes_max;
         Terms { window_bits, takeover }
     }
 
     /// Answers with 101 and goes on with frames.
-    fn upgrade(&mut self, slot: u32, response: &[u8], ws: proto::Connection, target: Target, mut leftover: Vec<u8>) {
+    fn upgrade(&mut self, slot: Slot, response: &[u8], ws: proto::Connection, target: Target, mut leftover: Vec<u8>) {
         self.send_opaque(slot, response, Bytes::new());
         if let Some(agreed) = ws.deflate().filter(|agreed| agreed.server_takes_context_over()) {
-            self.contexts.add(slot, agreed.server_window_bits());
+            self.out.take_context_over(slot, agreed.server_window_bits());
         }
         match target {
             Target::Bound { owner, bound_path, path, forwarded_for, extension } => {
@@ -258,7 +205,7 @@ impl Shard {
             }
             Target::Register { forwarded_for } => {
                 let registering = Registering { ws, forwarded_for };
-                self.connections[slot as usize].phase = Phase::Registering(Box::new(registering));
+                self.table[slot].phase = Phase::Registering(Box::new(registering));
                 self.set_deadline(slot, self.now_ms + self.config.register_timeout_ms);
             }
         }
@@ -267,31 +214,31 @@ impl Shard {
         }
     }
 
-    fn ask(&mut self, slot: u32, owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes) {
-        let Some(local) = self.directory.owners.get(&owner).cloned() else {
+    fn ask(&mut self, slot: Slot, owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes) {
+        let Some(local) = self.owners.directory().owners.get(&owner).cloned() else {
             return self.answer(slot, Response::text(503, "the process is not attached"));
         };
-        let place = self.owner_place(&local);
-        if !self.owner_has_room(place) {
-            self.forget_owner_if_idle(place);
+        let place = self.owners.place_of(&local);
+        if !self.owners.has_room(place) {
+            self.owners.forget_if_idle(place);
             let busy = Response::text(503, "the process has too much to do").with("retry-after", "1");
             return self.answer(slot, busy);
         }
         // The slot and the shard say where the request waits, the random bits that nobody guessed it.
-        let random = self.random() & 0xffff_ffff_0000_0000;
-        let id = RequestId(random | u64::from(slot) << RequestId::SHARD_BITS | u64::from(self.index));
-        if let Phase::Http(exchange) = &mut self.connections[slot as usize].phase {
+        let random = self.intake.random() & 0xffff_ffff_0000_0000;
+        let id = RequestId(random | u64::from(slot.get()) << RequestId::SHARD_BITS | u64::from(self.intake.shard));
+        if let Phase::Http(exchange) = &mut self.table[slot].phase {
             exchange.asked = Some((owner, id));
             exchange.phase = HttpPhase::Response;
         }
         self.set_deadline(slot, self.now_ms + u64::from(timeout_s) * 1000);
-        self.emit(place, Event::Http(Box::new(HttpRequest { id, ask, body, timeout_s })));
+        self.owners.emit(place, Event::Http(Box::new(HttpRequest { id, ask, body, timeout_s })));
     }
 
     /// A process' answer; one that nobody waits for any more, or that another process was asked for, is dropped.
     pub(in crate::shard) fn respond(&mut self, respond: Respond) {
         let slot = respond.request.slot();
-        let Some(connection) = self.connections.get_mut(slot as usize) else { return };
+        let Some(connection) = self.table.get_mut(slot) else { return };
         let Phase::Http(exchange) = &mut connection.phase else { return };
         if exchange.asked != Some((respond.owner, respond.request)) {
             return;
@@ -302,23 +249,22 @@ impl Shard {
     }
 
     /// Sends a response to the request in progress.
-    pub(in crate::shard) fn answer(&mut self, slot: u32, response: Response) {
-        let last =
-            self.is_stopping() || self.is_draining() || self.connections[slot as usize].flags.has(Flags::HALF_CLOSED);
-        let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
+    pub(in crate::shard) fn answer(&mut self, slot: Slot, response: Response) {
+        let last = self.is_stopping() || self.is_draining() || self.table[slot].flags.has(Flag::HalfClosed);
+        let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
         exchange.asked = None;
         exchange.responding = true;
         exchange.phase = HttpPhase::Response;
         let response = if last { response.closing() } else { response };
         let mut head = Vec::with_capacity(256);
-        let body = exchange.http.respond(response, &self.date, &mut head);
+        let body = exchange.http.respond(response, &self.time_of_day.date, &mut head);
         self.send_opaque(slot, &head, body);
         self.set_response_deadline(slot);
     }
 
     /// How long the client may take nothing of its response.
-    fn set_response_deadline(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
+    fn set_response_deadline(&mut self, slot: Slot) {
+        let connection = &mut self.table[slot];
         let Phase::Http(exchange) = &mut connection.phase else { return };
         exchange.left_bytes = connection.outbound.queued_bytes();
         exchange.unread_bytes = exchange.http.unread_bytes();
@@ -326,28 +272,35 @@ impl Shard {
     }
 
     /// Everything queued on an HTTP connection has left.
-    pub(in crate::shard) fn response_left(&mut self, slot: u32) {
-        let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
+    pub(in crate::shard) fn response_left(&mut self, slot: Slot) {
+        let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
         if !std::mem::take(&mut exchange.responding) {
             return;
         }
         match exchange.http.response_left() {
             AfterResponse::Close => self.end_connection(slot),
             AfterResponse::Feed => {
-                let connection = &mut self.connections[slot as usize];
-                let generation = connection.generation;
+                let connection = &mut self.table[slot];
                 // Who waited for a response had nothing to say: the time counts for nothing, should it go on as a WebSocket.
                 connection.heard(self.now_ms);
-                self.receive_http(slot, &mut []);
-                if self.connections.get(slot as usize).is_some_and(|c| c.generation == generation) {
-                    self.resume_reading(slot);
+                if let Phase::Http(exchange) = &mut connection.phase {
+                    exchange.feeds = true;
                 }
+                self.intake.resume(connection, slot);
             }
         }
     }
 
-    fn set_http_deadline(&mut self, slot: u32) {
-        let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return };
+    /// Whether a response has left, and what came behind its request was not looked at yet.
+    pub(super) fn is_request_waiting(&mut self, slot: Slot) -> bool {
+        match &mut self.table[slot].phase {
+            Phase::Http(exchange) => std::mem::take(&mut exchange.feeds),
+            Phase::Registering(_) | Phase::Open(_) | Phase::Ending(_) => false,
+        }
+    }
+
+    fn set_http_deadline(&mut self, slot: Slot) {
+        let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
         let phase = exchange.http.phase();
         // A slow client does not push its own deadline back, nor one that sends on while it is answered.
         if exchange.phase != phase && !exchange.responding {
@@ -363,8 +316,8 @@ impl Shard {
     }
 
     /// The time for a head, a body, a response or the next request is up.
-    pub(in crate::shard) fn http_expired(&mut self, slot: u32) {
-        let connection = &self.connections[slot as usize];
+    pub(in crate::shard) fn http_expired(&mut self, slot: Slot) {
+        let connection = &self.table[slot];
         let Phase::Http(exchange) = &connection.phase else { return };
         if exchange.responding {
             // A large response may take long on a slow line, but not stand still. Who sends first and reads later is still
@@ -390,9 +343,9 @@ impl Shard {
     }
 
     /// Whether the body has come at the least rate since that was last asked.
-    fn body_comes(&mut self, slot: u32) -> bool {
+    fn body_comes(&mut self, slot: Slot) -> bool {
         let least_bytes = self.config.least_bytes(self.config.body_timeout_ms).max(1);
-        let Phase::Http(exchange) = &mut self.connections[slot as usize].phase else { return false };
+        let Phase::Http(exchange) = &mut self.table[slot].phase else { return false };
         let body_bytes = exchange.http.body_bytes();
         let came_bytes = body_bytes - std::mem::replace(&mut exchange.body_bytes, body_bytes);
         came_bytes as u64 >= least_bytes
@@ -404,35 +357,25 @@ impl Shard {
             Phase::Http(exchange) => exchange.asked.is_some_and(|(asked, _)| asked == owner),
             _ => false,
         };
-        let slots: Vec<u32> = self.connections.iter().filter(|(_, c)| waits(c)).map(|(slot, _)| slot as u32).collect();
+        let slots: Vec<Slot> = self.table.iter().filter(|(_, c)| waits(c)).map(|(slot, _)| slot).collect();
         for slot in slots {
             self.answer(slot, Response::text(500, "the process ended before it answered"));
         }
     }
 
     /// Queues bytes that are not frames.
-    fn send_opaque(&mut self, slot: u32, head: &[u8], body: Bytes) {
+    fn send_opaque(&mut self, slot: Slot, head: &[u8], body: Bytes) {
         let copy_bytes_max = self.config.copy_bytes_max;
-        let outbound = &mut self.connections[slot as usize].outbound;
+        let outbound = &mut self.table[slot].outbound;
         if outbound.is_blocked() {
             // The client has not even taken our 100. One response at a time, so it is at most one that is copied.
             outbound.push_opaque_behind([head, &body].concat());
             return self.weigh(slot);
         }
-        let mut ranges: SmallVec<[_; 2]> = SmallVec::new();
-        if body.len() <= copy_bytes_max {
-            ranges.push(self.window.append_joined(head, &body));
-        } else {
-            ranges.push(self.window.append_joined(head, b""));
-            // Content that others hold too is not ours.
-            let charge = if body.is_unique() { self.memory.charge(body.len()) } else { Charge::default() };
-            ranges.push(self.window.append_blob(None, body, charge));
-        }
-        let connection = &mut self.connections[slot as usize];
-        for range in ranges {
-            connection.outbound.push_opaque(range, &mut self.spares);
-        }
-        self.mark_urgent(slot);
+        // Content that others hold too is not ours.
+        let charge = (body.len() > copy_bytes_max)
+            .then(|| if body.is_unique() { self.memory.charge(body.len()) } else { Charge::default() });
+        self.out.push_opaque(&mut self.table[slot], slot, head, body, charge);
     }
 }
 

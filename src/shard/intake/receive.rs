@@ -10,15 +10,9 @@ use crate::proto::{Limits, Opcode, Payload, Received, Violation, server_header};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, ControlKind, Event};
 use crate::shard::out::outbound::{ControlFrame, Lane};
-use crate::shard::table::connection::{Channel, Connection, Flags, Phase, Token};
+use crate::shard::table::connection::{Channel, Flag, Phase, Token, Unparsed};
+use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::TICK_MS;
-use bytes::Bytes;
-
-/// Messages up to this size lie side by side in the arena; larger ones get memory of their own.
-const ARENA_MESSAGE_BYTES_MAX: usize = 4 * 1024;
-
-/// The arena grows by this much at a time. A process that keeps one small message keeps this much alive.
-const ARENA_CHUNK_BYTES: usize = 64 * 1024;
 
 /// A client that breaks the protocol so soon after a message is told so this much later: what was valid is still
 /// answered. A process answers within microseconds; a tick is the least that can be waited for.
@@ -52,8 +46,8 @@ impl Shard {
     /// Whether this connection may be read now. If not, its readiness is remembered, and [`Effect::Read`] follows when
     /// it may.
     pub fn wants_read(&mut self, token: Token) -> bool {
-        let Some(slot) = self.resolve(token) else { return false };
-        let connection = &mut self.connections[slot as usize];
+        let Some(slot) = self.table.resolve(token) else { return false };
+        let connection = &mut self.table[slot];
         let wants = !connection.is_paused()
             && match &connection.phase {
                 Phase::Http(exchange) => exchange.wants_read(),
@@ -61,7 +55,7 @@ impl Shard {
             }
             && !self.must_wait_for_memory(slot);
         if !wants {
-            self.connections[slot as usize].flags.set(Flags::READABLE);
+            self.table[slot].flags.set(Flag::Readable);
         }
         wants
     }
@@ -69,8 +63,8 @@ impl Shard {
     /// Whether this client is to be read after everybody else, in the next turn: it may send compressed messages, and
     /// enough of those were inflated in this one.
     pub fn must_wait_to_inflate(&self, token: Token) -> bool {
-        self.turn_inflated_bytes >= TURN_INFLATED_BYTES_MAX
-            && self.resolve(token).is_some_and(|slot| match &self.connections[slot as usize].phase {
+        self.intake.inflated_bytes >= TURN_INFLATED_BYTES_MAX
+            && self.table.resolve(token).is_some_and(|slot| match &self.table[slot].phase {
                 Phase::Open(channel) => channel.ws.deflate().is_some(),
                 Phase::Registering(_) | Phase::Http(_) | Phase::Ending(_) => false,
             })
@@ -79,11 +73,12 @@ impl Shard {
     /// Bytes of a client. They are unmasked in place.
     pub fn handle_read(&mut self, token: Token, bytes: &mut [u8], now_ms: u64) {
         self.now_ms = now_ms;
-        let Some(slot) = self.resolve(token) else { return };
+        let Some(slot) = self.table.resolve(token) else { return };
         self.stats.received_bytes += bytes.len() as u64;
-        let connection = &mut self.connections[slot as usize];
-        if self.late_ms > 0 {
-            connection.excuse_control(now_ms, self.late_ms, self.config.control_frames_per_s_max);
+        let late_ms = self.table.late_ms();
+        let connection = &mut self.table[slot];
+        if late_ms > 0 {
+            connection.excuse_control(now_ms, late_ms, self.config.control_frames_per_s_max);
         }
         connection.heard(now_ms);
         self.receive(slot, bytes);
@@ -92,26 +87,26 @@ impl Shard {
     /// The client has sent its last byte, or the connection failed.
     pub fn handle_end(&mut self, token: Token, now_ms: u64) {
         self.now_ms = now_ms;
-        let Some(slot) = self.resolve(token) else { return };
-        let connection = &mut self.connections[slot as usize];
+        let Some(slot) = self.table.resolve(token) else { return };
+        let connection = &mut self.table[slot];
         match &connection.phase {
             // A client may shut its sending side behind a request and still read the response.
-            Phase::Http(exchange) if exchange.is_answering() => connection.flags.set(Flags::HALF_CLOSED),
+            Phase::Http(exchange) if exchange.is_answering() => connection.flags.set(Flag::HalfClosed),
             _ => self.connection_failed(slot),
         }
     }
 
     /// Bytes for whatever the connection is at.
-    pub(in crate::shard) fn receive(&mut self, slot: u32, bytes: &mut [u8]) {
+    pub(in crate::shard) fn receive(&mut self, slot: Slot, bytes: &mut [u8]) {
         self.parse(slot, bytes);
-        let Some(connection) = self.connections.get(slot as usize) else { return };
-        if connection.flags.has(Flags::HOLDS) || connection.incoming_bytes() > 0 {
+        let Some(connection) = self.table.get(slot) else { return };
+        if connection.flags.has(Flag::Holds) || connection.incoming_bytes() > 0 {
             self.weigh(slot);
         }
     }
 
-    fn parse(&mut self, slot: u32, bytes: &mut [u8]) {
-        match &mut self.connections[slot as usize].phase {
+    fn parse(&mut self, slot: Slot, bytes: &mut [u8]) {
+        match &mut self.table[slot].phase {
             Phase::Http(_) => self.receive_http(slot, bytes),
             Phase::Registering(_) | Phase::Open(_) => self.receive_frames(slot, bytes),
             Phase::Ending(_) => self.drop_unread(slot, bytes.len()),
@@ -119,14 +114,14 @@ impl Shard {
     }
 
     /// Parses frames until the input is used up, or may not be parsed yet.
-    pub(in crate::shard) fn receive_frames(&mut self, slot: u32, mut input: &mut [u8]) {
-        let mut scratch = self.scratch.take().unwrap_or_default();
+    pub(in crate::shard) fn receive_frames(&mut self, slot: Slot, mut input: &mut [u8]) {
+        let mut scratch = self.intake.scratch.take().unwrap_or_default();
         while !input.is_empty() {
             if self.must_pause(slot) {
-                self.connections[slot as usize].unparsed = Some(input.to_vec().into_boxed_slice());
+                self.table[slot].unparsed = Some(Box::new(Unparsed(Box::from(&*input))));
                 break;
             }
-            let connection = &mut self.connections[slot as usize];
+            let connection = &mut self.table[slot];
             let (ws, channel) = match &mut connection.phase {
                 Phase::Open(channel) => (&mut channel.ws, Some((channel.id, channel.owner))),
                 Phase::Registering(registering) => (&mut registering.ws, None),
@@ -138,7 +133,7 @@ impl Shard {
             let inflates = ws.deflate().is_some();
             let received = ws.receive(input, limits, &mut scratch);
             if inflates {
-                self.turn_inflated_bytes += inflated_bytes(&received, limits);
+                self.intake.inflated_bytes += inflated_bytes(&received, limits);
             }
             let (consumed, step) = match received {
                 Ok((consumed, None)) => (consumed, Step::Next),
@@ -152,13 +147,13 @@ impl Shard {
             }
             input = &mut std::mem::take(&mut input)[consumed..];
         }
-        self.scratch = Some(scratch);
+        self.intake.scratch = Some(scratch);
     }
 
     /// `is_last` tells that nothing was read behind it.
     fn handle_event(
         &mut self,
-        slot: u32,
+        slot: Slot,
         channel: Option<(ChannelId, u32)>,
         event: Received<'_>,
         is_last: bool,
@@ -166,11 +161,11 @@ impl Shard {
         match (event, channel) {
             (Received::Message { kind, payload }, Some((channel, owner))) => {
                 self.stats.received += 1;
-                if let Phase::Open(channel) = &mut self.connections[slot as usize].phase {
+                if let Phase::Open(channel) = &mut self.table[slot].phase {
                     channel.message_ms = self.now_ms as u32;
                 }
-                let payload = self.keep(payload);
-                self.emit(owner, Event::Message { channel, kind, payload });
+                let payload = self.intake.keep(payload);
+                self.owners.emit(owner, Event::Message { channel, kind, payload });
                 Step::Next
             }
             (Received::Message { payload, .. }, None) => {
@@ -194,7 +189,7 @@ impl Shard {
                 self.emit_control(channel, ControlKind::Close, received.reason.as_bytes());
                 if is_last {
                     // RFC 6455 5.5.1: a client sends nothing behind its close frame, and this one has not.
-                    self.connections[slot as usize].flags.set(Flags::HALF_CLOSED);
+                    self.table[slot].flags.set(Flag::HalfClosed);
                 }
                 self.closed_by_client(slot, &received);
                 Step::Over
@@ -203,33 +198,32 @@ impl Shard {
     }
 
     /// Our pings carry their time. What a client makes of it, it makes of its own record.
-    fn note_pong(&mut self, slot: u32, payload: &[u8]) {
-        let Phase::Open(channel) = &mut self.connections[slot as usize].phase else { return };
+    fn note_pong(&mut self, slot: Slot, payload: &[u8]) {
+        let Phase::Open(channel) = &mut self.table[slot].phase else { return };
         if let Ok(sent_ms) = payload.try_into().map(u32::from_be_bytes) {
             let took_ms = (self.now_ms as u32).wrapping_sub(sent_ms);
             channel.ping_ms = u16::try_from(took_ms).unwrap_or(Channel::NO_PING);
         }
     }
 
-    fn may_send_control(&mut self, slot: u32) -> bool {
-        self.connections[slot as usize].may_send_control(self.now_ms, self.config.control_frames_per_s_max)
+    fn may_send_control(&mut self, slot: Slot) -> bool {
+        self.table[slot].may_send_control(self.now_ms, self.config.control_frames_per_s_max)
     }
 
     /// Fails the connection (RFC 6455 7.1.7).
-    fn violated(&mut self, slot: u32, violation: Violation) -> Step {
+    fn violated(&mut self, slot: Slot, violation: Violation) -> Step {
         self.stats.violations += 1;
-        if let (Violation::CloseCodeInvalid(_), Some(channel)) = (violation, self.connections[slot as usize].channel())
-        {
+        if let (Violation::CloseCodeInvalid(_), Some(channel)) = (violation, self.table[slot].channel()) {
             // A node's process is told of this violation as of a close (node contract, section 2).
             let named = Some((channel.id, channel.owner));
             self.emit_control(named, ControlKind::Close, b"Protocol violation");
         }
         let now_ms = self.now_ms;
-        match &mut self.connections[slot as usize].phase {
+        match &mut self.table[slot].phase {
             // Its process is still to answer what came before, in this very read perhaps.
             Phase::Open(channel) if (now_ms as u32).wrapping_sub(channel.message_ms) < ANSWER_GRACE_MS => {
                 channel.violation = Some(violation);
-                self.connections[slot as usize].flags.set(Flags::FAILING);
+                self.table[slot].flags.set(Flag::Failing);
                 self.set_deadline(slot, now_ms + u64::from(ANSWER_GRACE_MS));
             }
             _ => self.fail_for(slot, violation),
@@ -238,39 +232,24 @@ impl Shard {
     }
 
     /// Tells the client what it did wrong, and ends the connection.
-    pub(in crate::shard) fn fail_for(&mut self, slot: u32, violation: Violation) {
+    pub(in crate::shard) fn fail_for(&mut self, slot: Slot, violation: Violation) {
         self.fail(slot, violation.close_code(), violation.reason(), ClosedBy::Violation);
     }
 
     fn emit_control(&mut self, channel: Option<(ChannelId, u32)>, kind: ControlKind, payload: &[u8]) {
         let Some((channel, owner)) = channel else { return };
-        if self.owners[owner as usize].owner.wants_control {
-            let payload = self.keep(Payload::Borrowed(payload));
-            self.emit(owner, Event::Control { channel, kind, payload });
-        }
-    }
-
-    /// Gives a payload a life of its own: small ones side by side in one allocation.
-    fn keep(&mut self, payload: Payload<'_>) -> Bytes {
-        match payload {
-            Payload::Owned(bytes) => bytes.into(),
-            Payload::Borrowed(bytes) if bytes.len() > ARENA_MESSAGE_BYTES_MAX => Bytes::copy_from_slice(bytes),
-            Payload::Borrowed(bytes) => {
-                if self.arena.capacity() < bytes.len() {
-                    self.arena.reserve(ARENA_CHUNK_BYTES);
-                }
-                self.arena.extend_from_slice(bytes);
-                self.arena.split().freeze()
-            }
+        if self.owners[owner].owner.wants_control {
+            let payload = self.intake.keep(Payload::Borrowed(payload));
+            self.owners.emit(owner, Event::Control { channel, kind, payload });
         }
     }
 
     /// Sends a control frame of our own: like any frame while the socket takes them, else in its lane.
-    pub(in crate::shard) fn send_control(&mut self, slot: u32, opcode: Opcode, lane: Lane, payload: &[u8]) {
+    pub(in crate::shard) fn send_control(&mut self, slot: Slot, opcode: Opcode, lane: Lane, payload: &[u8]) {
         let header = server_header(opcode, false, payload.len());
-        let connection = &mut self.connections[slot as usize];
+        let connection = &mut self.table[slot];
         // RFC 6455 5.5.1: nothing may follow a close frame.
-        if connection.flags.has(Flags::CLOSE_SENT) {
+        if connection.flags.has(Flag::CloseSent) {
             return;
         }
         if connection.outbound.is_blocked() {
@@ -283,43 +262,78 @@ impl Shard {
     }
 
     /// Whether the next frame of this connection must wait; if so it has been noted for whom.
-    fn must_pause(&mut self, slot: u32) -> bool {
-        let connection = &mut self.connections[slot as usize];
+    fn must_pause(&mut self, slot: Slot) -> bool {
+        let connection = &mut self.table[slot];
         if connection.outbound.is_blocked() && connection.outbound.queued_bytes() > self.config.outbound_bytes_max / 2 {
-            connection.flags.set(Flags::WAITS_FOR_CLIENT);
+            connection.flags.set(Flag::WaitsForClient);
             return true;
         }
         let Phase::Open(channel) = &connection.phase else { return false };
         let place = channel.owner;
-        if self.owner_has_room(place) {
+        if self.owners.has_room(place) {
             return false;
         }
-        self.connections[slot as usize].flags.set(Flags::WAITS_FOR_OWNER | Flags::HAS_WAITED);
-        let local = &mut self.owners[place as usize];
-        local.waiting.push_back(slot);
-        if !self.owners_full.contains(&place) {
-            self.owners_full.push(place);
-        }
+        let flags = &mut self.table[slot].flags;
+        flags.set(Flag::WaitsForOwner);
+        flags.set(Flag::HasWaited);
+        self.owners.wait_for_room(place, slot);
         true
     }
 
+    /// Lets those go on that may: clients whose process has room again, and those that a send, a response or memory has
+    /// held up. Returns whether there were any.
+    pub(in crate::shard) fn resume(&mut self) -> bool {
+        let (table, intake) = (&mut self.table, &mut self.intake);
+        self.owners.take_resumable(|slot| {
+            if let Some(connection) = table.get_mut(slot)
+                && connection.flags.take(Flag::WaitsForOwner)
+            {
+                intake.resume(connection, slot);
+            }
+        });
+        // Those who may go on once these have gone on are looked at in the next turn.
+        let resumed = self.intake.resume.len();
+        for _ in 0..resumed {
+            if let Some(slot) = self.intake.resume.pop_front()
+                && let Some(connection) = self.table.get_mut(slot)
+                && connection.flags.take(Flag::Resumes)
+            {
+                self.go_on(slot);
+            }
+        }
+        resumed > 0
+    }
+
+    fn go_on(&mut self, slot: Slot) {
+        let generation = self.table[slot].generation;
+        if self.is_request_waiting(slot) {
+            self.receive_http(slot, &mut []);
+        }
+        if self.table.is_alive(slot, generation) {
+            self.resume_reading(slot);
+        }
+    }
+
     /// Goes on with a connection that was paused: first with what was read but not parsed, then with the socket.
-    pub(in crate::shard) fn resume_reading(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
+    pub(in crate::shard) fn resume_reading(&mut self, slot: Slot) {
+        let connection = &mut self.table[slot];
         if connection.is_paused() {
             return;
         }
-        let generation = connection.generation;
+        let token = self.table.token(slot);
+        let connection = &mut self.table[slot];
         // It was we who did not listen.
         connection.excuse_control(self.now_ms, u64::MAX, self.config.control_frames_per_s_max);
         connection.heard(self.now_ms);
         if let Some(mut unparsed) = connection.unparsed.take() {
-            self.receive(slot, &mut unparsed);
+            self.receive(slot, &mut unparsed.0);
         }
-        let still_there = |connection: &&mut Connection| connection.generation == generation;
-        let Some(connection) = self.connections.get_mut(slot as usize).filter(still_there) else { return };
-        if !connection.is_paused() && connection.flags.take(Flags::READABLE) {
-            self.effects.push(Effect::Read(Token { slot, generation }));
+        if self.table.is_alive(slot, token.generation)
+            && let connection = &mut self.table[slot]
+            && !connection.is_paused()
+            && connection.flags.take(Flag::Readable)
+        {
+            self.effects.push(Effect::Read(token));
         }
     }
 }

@@ -10,6 +10,7 @@
 mod pressure;
 
 use crate::admission::{Budget, Lease};
+use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
@@ -71,12 +72,12 @@ pub(super) struct Memory {
     shared: Rc<Cell<usize>>,
     window: usize,
     inbox: usize,
-    holders: FxHashMap<u32, Holder>,
+    holders: FxHashMap<Slot, Holder>,
     lists: [Lists; 2],
     /// When more was held than could be leased, if it ever was.
-    pub short: Option<Short>,
+    short: Option<Short>,
     /// Connections that are not read until there is memory.
-    pub waiting: Vec<u32>,
+    waiting: Vec<Slot>,
 }
 
 /// A time in which memory was short.
@@ -101,7 +102,7 @@ struct Spot {
 
 /// Connections by the power of two of what they hold.
 struct Lists {
-    classes: [Vec<u32>; usize::BITS as usize],
+    classes: [Vec<Slot>; usize::BITS as usize],
     /// One bit for each list that is not empty.
     occupied: usize,
 }
@@ -135,7 +136,7 @@ impl Memory {
     }
 
     /// Takes note of what a connection holds now; nothing is to forget it. Answers whether it holds anything.
-    pub fn note(&mut self, slot: u32, held: Held) -> bool {
+    pub fn note(&mut self, slot: Slot, held: Held) -> bool {
         let holder = self.holders.entry(slot).or_default();
         let before = std::mem::replace(&mut holder.held, held);
         self.own = self.own - before.own + held.own;
@@ -180,18 +181,18 @@ impl Memory {
     }
 
     /// The size class of the fullest connection, and that connection.
-    pub fn fullest(&self, kind: Kind) -> Option<(usize, u32)> {
+    pub fn fullest(&self, kind: Kind) -> Option<(usize, Slot)> {
         let lists = &self.lists[kind as usize];
         let class = lists.occupied.checked_ilog2()? as usize;
         Some((class, *lists.classes[class].last().expect("an occupied class has somebody")))
     }
 
     /// Passes over a connection that can give nothing, until what it holds changes.
-    pub fn pass_over(&mut self, slot: u32, kind: Kind) {
+    pub fn pass_over(&mut self, slot: Slot, kind: Kind) {
         self.list(slot, kind, 0);
     }
 
-    fn list(&mut self, slot: u32, kind: Kind, bytes: usize) {
+    fn list(&mut self, slot: Slot, kind: Kind, bytes: usize) {
         let holder = self.holders.get_mut(&slot).expect("only holders are listed");
         let class = bytes.checked_ilog2().map(|class| class as usize);
         let spot = holder.spots[kind as usize];
@@ -204,6 +205,27 @@ impl Memory {
             && let Some(moved) = self.lists[kind as usize].remove(spot)
         {
             self.holders.get_mut(&moved).expect("only holders are listed").spots[kind as usize] = Some(spot);
+        }
+    }
+
+    /// How many connections hold something.
+    pub fn holders(&self) -> usize {
+        self.holders.len()
+    }
+
+    /// What a connection holds, as it was last noted.
+    pub fn of(&self, slot: Slot) -> Held {
+        self.holders.get(&slot).map_or(Held::default(), |holder| holder.held)
+    }
+
+    /// Asserts what the module promises, as far as this part knows it.
+    pub fn check(&self) {
+        let sum = |of: fn(&Held) -> usize| self.holders.values().map(|holder| of(&holder.held)).sum::<usize>();
+        assert_eq!((self.own, self.incoming), (sum(|held| held.own), sum(|held| held.incoming)), "sums are sums");
+        for (kind, lists) in self.lists.iter().enumerate() {
+            let listed: usize = lists.classes.iter().map(Vec::len).sum();
+            let spots = self.holders.values().filter(|holder| holder.spots[kind].is_some()).count();
+            assert_eq!(listed, spots, "a holder stands in the list of its size once");
         }
     }
 
@@ -222,14 +244,14 @@ impl Memory {
 }
 
 impl Lists {
-    fn push(&mut self, class: usize, slot: u32) -> Spot {
+    fn push(&mut self, class: usize, slot: Slot) -> Spot {
         self.occupied |= 1 << class;
         self.classes[class].push(slot);
         Spot { class, at: self.classes[class].len() - 1 }
     }
 
     /// Answers who stands there now.
-    fn remove(&mut self, spot: Spot) -> Option<u32> {
+    fn remove(&mut self, spot: Spot) -> Option<Slot> {
         let class = &mut self.classes[spot.class];
         class.swap_remove(spot.at);
         if class.is_empty() {
@@ -276,14 +298,14 @@ mod tests {
     fn the_fullest_is_found_by_size_and_passed_over_until_it_changes() {
         let mut memory = Memory::new(Budget::default());
         for (slot, bytes) in [(1, 100), (2, 5000), (3, 70)] {
-            assert!(memory.note(slot, queued(bytes)));
+            assert!(memory.note(Slot::new(slot), queued(bytes)));
         }
-        assert_eq!(memory.fullest(Kind::Queued), Some((12, 2)));
-        memory.pass_over(2, Kind::Queued);
+        assert_eq!(memory.fullest(Kind::Queued), Some((12, Slot::new(2))));
+        memory.pass_over(Slot::new(2), Kind::Queued);
         assert_eq!(memory.fullest(Kind::Queued).unwrap().0, 6);
-        memory.note(2, queued(4999));
-        assert_eq!(memory.fullest(Kind::Queued), Some((12, 2)));
-        assert!(!memory.note(2, Held::default()));
+        memory.note(Slot::new(2), queued(4999));
+        assert_eq!(memory.fullest(Kind::Queued), Some((12, Slot::new(2))));
+        assert!(!memory.note(Slot::new(2), Held::default()));
         assert_eq!((memory.used(), memory.fullest(Kind::Incoming)), (170, None));
     }
 
@@ -307,6 +329,7 @@ mod tests {
             let mut twin = std::collections::BTreeMap::new();
             for (slot, own, incoming) in notes {
                 let held = Held { queued: own, own, incoming };
+                let slot = Slot::new(slot);
                 memory.note(slot, held);
                 twin.insert(slot, held);
                 prop_assert_eq!(memory.used(), twin.values().map(|held| held.own + held.incoming).sum::<usize>());

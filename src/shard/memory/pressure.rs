@@ -12,11 +12,13 @@
 
 use crate::http::Response;
 use crate::proto::close;
-use crate::shard::command::{CloseFrame, Command, Policy};
+use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
 use crate::shard::memory::{Kind, MemoryReport, Short};
-use crate::shard::table::connection::{Flags, Phase};
+use crate::shard::policy::Policy;
+use crate::shard::table::connection::{Flag, Phase};
+use crate::shard::table::slot::Slot;
 
 /// How long clients in the middle of a message wait for memory: long enough for a client that was merely behind to take
 /// a megabyte, short beside every timeout.
@@ -31,12 +33,12 @@ const SHORT: &str = "the server is short of memory";
 
 impl Shard {
     /// Takes note of what this connection holds now.
-    pub(in crate::shard) fn weigh(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
+    pub(in crate::shard) fn weigh(&mut self, slot: Slot) {
+        let connection = &mut self.table[slot];
         if self.memory.note(slot, connection.held()) {
-            connection.flags.set(Flags::HOLDS);
+            connection.flags.set(Flag::Holds);
         } else {
-            connection.flags.take(Flags::HOLDS);
+            connection.flags.take(Flag::Holds);
         }
     }
 
@@ -53,27 +55,21 @@ impl Shard {
     }
 
     /// Whether a client in the middle of a message or request must wait for memory.
-    pub(in crate::shard) fn must_wait_for_memory(&mut self, slot: u32) -> bool {
-        let connection = &mut self.connections[slot as usize];
+    pub(in crate::shard) fn must_wait_for_memory(&mut self, slot: Slot) -> bool {
+        let connection = &mut self.table[slot];
         if connection.incoming_bytes() == 0 || self.memory.cover(READ_BYTES) {
             return false;
         }
-        if !connection.flags.has(Flags::WAITS_FOR_MEMORY) {
-            connection.flags.set(Flags::WAITS_FOR_MEMORY);
+        if !connection.flags.has(Flag::WaitsForMemory) {
+            connection.flags.set(Flag::WaitsForMemory);
             self.memory.waiting.push(slot);
         }
         true
     }
 
-    /// Takes note of the payloads that wait in the inbox. Call it once a turn.
-    pub fn note_inbox(&mut self, bytes: usize) {
-        let put_off: usize = self.put_off.iter().map(Command::payload_bytes).sum();
-        self.memory.note_inbox(bytes + put_off);
-    }
-
     /// Brings what is held below what is leased, once a turn.
     pub(in crate::shard) fn balance_memory(&mut self) {
-        self.memory.note_window(self.window.joined_bytes());
+        self.memory.note_window(self.out.window_own_bytes());
         let needed = if self.memory.waiting.is_empty() { 0 } else { READ_BYTES };
         while !self.memory.cover(needed) {
             let is_patient = self.short_for_ms() < PATIENCE_MS && !self.memory.is_overdrawn();
@@ -104,10 +100,10 @@ impl Shard {
     /// Those who waited for memory are read again.
     fn read_on(&mut self) {
         for slot in std::mem::take(&mut self.memory.waiting) {
-            if let Some(connection) = self.connections.get_mut(slot as usize)
-                && connection.flags.take(Flags::WAITS_FOR_MEMORY)
+            if let Some(connection) = self.table.get_mut(slot)
+                && connection.flags.take(Flag::WaitsForMemory)
             {
-                self.resume_reading(slot);
+                self.intake.resume(connection, slot);
             }
         }
     }
@@ -125,8 +121,8 @@ impl Shard {
     }
 
     /// A connection that is behind makes room.
-    fn relieve(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
+    fn relieve(&mut self, slot: Slot) {
+        let connection = &mut self.table[slot];
         let outbound = &mut connection.outbound;
         if !outbound.is_blocked() {
             // What the socket is ready to take is on its way out.
@@ -139,10 +135,10 @@ impl Shard {
         };
         // Half of it, so that the same one is not asked again for every frame.
         let half = outbound.queued_bytes().div_ceil(2);
-        let dropped = match outbound.policy().unwrap_or(self.owners[channel.owner as usize].owner.policy) {
+        let dropped = match outbound.policy().unwrap_or(self.owners[channel.owner].owner.policy) {
             Policy::Close | Policy::Conflate { .. } => return self.close_for_memory(slot),
-            Policy::DropOldest => outbound.drop_oldest(half, &self.window).0,
-            Policy::DropNewest => outbound.drop_newest(half, &self.window),
+            Policy::DropOldest => self.out.drop_oldest(connection, half),
+            Policy::DropNewest => self.out.drop_newest(connection, half),
         };
         self.stats.dropped += dropped as u64;
         self.stats.dropped_for_memory += dropped as u64;
@@ -153,21 +149,21 @@ impl Shard {
         }
     }
 
-    pub(in crate::shard) fn close_for_memory(&mut self, slot: u32) {
+    pub(in crate::shard) fn close_for_memory(&mut self, slot: Slot) {
         self.stats.closed_for_memory += 1;
         let why = CloseFrame { code: Some(close::code::TRY_AGAIN_LATER), reason: SHORT.into() };
         self.close_now(slot, &why, ClosedBy::Broker);
     }
 
     /// A client in the middle of a message or request is told to come again.
-    fn refuse_incoming(&mut self, slot: u32) {
-        match &self.connections[slot as usize].phase {
+    fn refuse_incoming(&mut self, slot: Slot) {
+        match &self.table[slot].phase {
             Phase::Open(_) | Phase::Registering(_) => self.close_for_memory(slot),
             // A response is on its way; what waits behind it is bounded.
             Phase::Http(exchange) if exchange.is_answering() => self.memory.pass_over(slot, Kind::Incoming),
             Phase::Http(_) => {
                 self.stats.closed_for_memory += 1;
-                self.connections[slot as usize].flags.take(Flags::WAITS_FOR_MEMORY);
+                self.table[slot].flags.take(Flag::WaitsForMemory);
                 self.answer(slot, Response::text(503, SHORT).with("retry-after", "1").closing());
                 self.weigh(slot);
             }
@@ -175,11 +171,11 @@ impl Shard {
         }
     }
 
-    /// What the shard holds, by kind.
-    pub(in crate::shard) fn memory_report(&self) -> MemoryReport {
+    /// What the shard holds, by kind; what processes have not read only if asked for, since that is of all shards.
+    pub(in crate::shard) fn memory_report(&self, with_queues: bool) -> MemoryReport {
         let mut report = self.memory.report();
-        if self.index == 0 {
-            let mut queues: Vec<_> = self.directory.owners.values().map(|owner| &owner.queue).collect();
+        if with_queues {
+            let mut queues: Vec<_> = self.owners.directory().owners.values().map(|owner| &owner.queue).collect();
             queues.sort_unstable_by_key(|queue| queue.number());
             queues.dedup_by_key(|queue| queue.number());
             report.process_queue_bytes = queues.into_iter().map(|queue| queue.held_bytes()).sum();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a key stands once, at the place where it first came. Knows nothing of frames but their length.
 
-use crate::shard::out::outbound::FrameParts;
+use crate::shard::out::frame::FrameParts;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 

@@ -7,6 +7,7 @@
 //! Invariant: whoever finds no compressed form sends the message as it is, which is always lawful (RFC 7692 6).
 
 use crate::proto::deflate::{Context, Deflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use crate::shard::table::slot::Slot;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -74,7 +75,7 @@ impl Compressed {
 /// full is pinned; what comes then refers to nothing, may be dropped or replaced, and so the context begins anew.
 #[derive(Default)]
 pub(in crate::shard) struct Contexts {
-    by_slot: FxHashMap<u32, Context>,
+    by_slot: FxHashMap<Slot, Context>,
     /// What they may take together at most, as they were agreed.
     bytes: usize,
 }
@@ -86,13 +87,13 @@ impl Contexts {
     }
 
     /// A channel-to-be agreed on taking context over.
-    pub fn add(&mut self, slot: u32, window_bits: u8) {
+    pub fn add(&mut self, slot: Slot, window_bits: u8) {
         self.bytes += Context::bytes_max(window_bits);
         self.by_slot.insert(slot, Context::new(window_bits));
     }
 
     /// Its connection has ended, if it had one.
-    pub fn remove(&mut self, slot: u32) {
+    pub fn remove(&mut self, slot: Slot) {
         if let Some(context) = self.by_slot.remove(&slot) {
             self.bytes -= context.charged_bytes();
         }
@@ -102,23 +103,23 @@ impl Contexts {
         self.by_slot.is_empty()
     }
 
-    pub fn has(&self, slot: u32) -> bool {
+    pub fn has(&self, slot: Slot) -> bool {
         self.by_slot.contains_key(&slot)
     }
 
-    pub fn get(&self, slot: u32) -> Option<&Context> {
+    pub fn get(&self, slot: Slot) -> Option<&Context> {
         self.by_slot.get(&slot)
     }
 
     /// A compressed message will leave behind all that was sent before.
-    pub fn sent(&mut self, slot: u32, message: &[u8]) {
+    pub fn sent(&mut self, slot: Slot, message: &[u8]) {
         if let Some(context) = self.by_slot.get_mut(&slot) {
             context.append(message);
         }
     }
 
     /// A compressed message may or may not leave.
-    pub fn unsure(&mut self, slot: u32) {
+    pub fn unsure(&mut self, slot: Slot) {
         if let Some(context) = self.by_slot.get_mut(&slot) {
             context.clear();
         }

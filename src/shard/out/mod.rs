@@ -1,8 +1,200 @@
 //! The way out: what is pushed, where it waits, and how it leaves.
+//!
+//! Invariants: the bulk list is in the order in which its connections were first touched, so the segment noted at its
+//! head is the oldest that any of them needs; the urgent list is empty whenever segments are released; a connection
+//! stands in a list at most once, and its flag says so.
+//!
+//! It must not know owners, and takes a connection as an argument: the table is another part.
 
 mod conflation;
 pub mod deflate;
+pub(super) mod frame;
 pub(super) mod outbound;
 pub(super) mod push;
-pub(super) mod sending;
-pub(super) mod window;
+mod sending;
+mod waiting;
+mod window;
+
+use self::deflate::Contexts;
+use self::outbound::Spares;
+use self::waiting::{Bulk, Waiting, Watches};
+use self::window::Window;
+use crate::proto::ServerHeader;
+use crate::proto::deflate::Deflater;
+use crate::shard::flush::Flush;
+use crate::shard::memory::Charge;
+use crate::shard::table::connection::{Connection, Flag};
+use crate::shard::table::slot::Slot;
+use bytes::Bytes;
+
+/// With so many bytes waiting for their first send, they go out before more pushes are taken in.
+const WINDOW_BYTES_MAX: usize = 1024 * 1024;
+
+/// See the module.
+pub(super) struct Out {
+    window: Window,
+    spares: Spares,
+    waiting: Waiting,
+    watches: Watches,
+    /// The channels that the broadcast in progress reaches; empty between broadcasts.
+    audience: Vec<Slot>,
+    /// Frames offered to channels in this turn.
+    offers: usize,
+    deflater: Deflater,
+    contexts: Contexts,
+    flusher: Box<dyn Flush>,
+}
+
+impl Out {
+    /// Nothing waits yet.
+    pub fn new(flusher: Box<dyn Flush>, level: u32) -> Self {
+        Self {
+            window: Window::default(),
+            spares: Spares::default(),
+            waiting: Waiting::default(),
+            watches: Watches::default(),
+            audience: Vec::new(),
+            offers: 0,
+            deflater: Deflater::new(level),
+            contexts: Contexts::default(),
+            flusher,
+        }
+    }
+
+    /// Compresses as hard as `level` says from now on.
+    pub fn set_level(&mut self, level: u32) {
+        self.deflater = Deflater::new(level);
+    }
+
+    /// Frames offered to channels since the turn began.
+    pub fn offers(&self) -> usize {
+        self.offers
+    }
+
+    /// A new turn begins.
+    pub fn begin_turn(&mut self) {
+        self.offers = 0;
+    }
+
+    /// Whether what waits should be sent before more is taken in.
+    pub fn is_window_full(&self) -> bool {
+        self.window.bytes() >= WINDOW_BYTES_MAX
+    }
+
+    /// All that waits for its first send.
+    pub fn window_bytes(&self) -> usize {
+        self.window.bytes()
+    }
+
+    /// What of it is memory of the window's own.
+    pub fn window_own_bytes(&self) -> usize {
+        self.window.joined_bytes()
+    }
+
+    /// Whether anything waits that a socket may take.
+    pub fn wants_flush(&self) -> bool {
+        !self.waiting.urgent.is_empty() || !self.waiting.bulk.is_empty()
+    }
+
+    /// This connection has something to send that concerns it alone.
+    pub fn mark_urgent(&mut self, connection: &mut Connection, slot: Slot) {
+        if connection.flags.set_new(Flag::Urgent) {
+            self.waiting.urgent.push_back(slot);
+        }
+    }
+
+    /// This connection has something to send that many others have too, at `segment` or later.
+    fn mark_bulk(&mut self, connection: &mut Connection, slot: Slot, segment: u32) {
+        if connection.flags.set_new(Flag::Bulk) {
+            debug_assert!(
+                self.waiting.bulk.back().is_none_or(|last| last.segment.wrapping_sub(segment) as i32 <= 0),
+                "the bulk list is in the order of first touch"
+            );
+            self.waiting.bulk.push_back(Bulk { slot, segment });
+        }
+    }
+
+    /// Puts a small frame behind what waits for a connection whose socket takes bytes.
+    pub fn append(
+        &mut self,
+        connection: &mut Connection,
+        slot: Slot,
+        header: &ServerHeader,
+        payload: &[u8],
+        copy_bytes_max: usize,
+    ) {
+        let range = self.window.append_joined(header.as_slice(), payload);
+        connection.outbound.push_range(range, copy_bytes_max, &mut self.spares);
+        self.mark_urgent(connection, slot);
+    }
+
+    /// Puts bytes that are not frames behind what waits: a head and a body, by reference if `charge` says for whom.
+    pub fn push_opaque(
+        &mut self,
+        connection: &mut Connection,
+        slot: Slot,
+        head: &[u8],
+        body: Bytes,
+        charge: Option<Charge>,
+    ) {
+        match charge {
+            None => {
+                let range = self.window.append_joined(head, &body);
+                connection.outbound.push_opaque(range, &mut self.spares);
+            }
+            Some(charge) => {
+                let head = self.window.append_joined(head, b"");
+                let body = self.window.append_blob(None, body, charge);
+                connection.outbound.push_opaque(head, &mut self.spares);
+                connection.outbound.push_opaque(body, &mut self.spares);
+            }
+        }
+        self.mark_urgent(connection, slot);
+    }
+
+    /// Drops everything behind the frame in progress; returns how many bytes that were.
+    pub fn drop_behind_boundary(&mut self, connection: &mut Connection) -> usize {
+        connection.outbound.drop_behind_boundary(&self.window, &mut self.spares)
+    }
+
+    /// Drops the oldest data frames until `bytes` are gone; returns how many frames went.
+    pub fn drop_oldest(&self, connection: &mut Connection, bytes: usize) -> usize {
+        connection.outbound.drop_oldest(bytes, &self.window).0
+    }
+
+    /// Drops the newest data frames until `bytes` are gone; returns how many frames went.
+    pub fn drop_newest(&self, connection: &mut Connection, bytes: usize) -> usize {
+        connection.outbound.drop_newest(bytes, &self.window)
+    }
+
+    /// A channel-to-be agreed that its messages may refer to earlier ones.
+    pub fn take_context_over(&mut self, slot: Slot, window_bits: u8) {
+        self.contexts.add(slot, window_bits);
+    }
+
+    /// What the contexts of all channels may take.
+    pub fn context_bytes(&self) -> usize {
+        self.contexts.bytes()
+    }
+
+    /// This connection ends: nothing of it waits any more.
+    pub fn forget(&mut self, connection: &mut Connection, slot: Slot) {
+        connection.outbound.clear(&mut self.spares);
+        self.watches.remove(&slot);
+        self.contexts.remove(slot);
+    }
+
+    /// Asserts what the module promises, as far as this part knows it.
+    pub fn check(&self) {
+        assert!(self.audience.is_empty(), "no broadcast is in progress between turns");
+        let mut order = self.waiting.bulk.iter().map(|bulk| bulk.segment);
+        let first = order.next();
+        let is_ordered = first.is_none_or(|mut last| {
+            order.all(|segment| segment.wrapping_sub(std::mem::replace(&mut last, segment)) as i32 >= 0)
+        });
+        assert!(is_ordered, "the bulk list is in the order of first touch");
+        if !self.wants_flush() {
+            assert_eq!(self.window.bytes(), 0, "nobody needs what is in the window");
+        }
+    }
+}

@@ -13,11 +13,12 @@
 //!
 //! Knows nothing of sockets, owners or policies; it says what fits, the shard decides.
 
-use crate::proto::{ServerHeader, server_frame_len};
-use crate::shard::command::Policy;
+use crate::proto::server_frame_len;
 use crate::shard::memory::Charge;
 use crate::shard::out::conflation::Conflated;
+use crate::shard::out::frame::{FrameParts, is_control};
 use crate::shard::out::window::{Named, Range, Window};
+use crate::shard::policy::Policy;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -71,34 +72,6 @@ enum Piece {
     },
 }
 
-/// A frame whose payload is shared.
-#[derive(Clone)]
-pub struct FrameParts {
-    /// Its header.
-    pub header: ServerHeader,
-    /// Its payload, perhaps compressed.
-    pub payload: Bytes,
-    /// The payload's claim on memory, where it waits by reference.
-    pub charge: Charge,
-}
-
-impl FrameParts {
-    /// Header and payload together.
-    pub fn len(&self) -> usize {
-        self.header.as_slice().len() + self.payload.len()
-    }
-
-    /// What of it is in memory once for all who wait for it.
-    pub fn shared_len(&self) -> usize {
-        if self.charge.is_counted() { self.payload.len() } else { 0 }
-    }
-
-    /// Whether it is a control frame.
-    pub fn is_control(&self) -> bool {
-        is_control(self.header.as_slice()[0])
-    }
-}
-
 /// Which place in the control lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
@@ -130,11 +103,6 @@ impl Spares {
             self.backlogs.push(backlog);
         }
     }
-}
-
-/// Whether a frame that starts with this byte is a control frame: the most significant bit of its opcode (RFC 6455 5.5).
-fn is_control(first_byte: u8) -> bool {
-    first_byte & 0x08 != 0
 }
 
 impl Piece {

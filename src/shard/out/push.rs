@@ -11,14 +11,15 @@ use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event};
 use crate::shard::memory::Charge;
 use crate::shard::out::deflate::Compressed;
-use crate::shard::out::outbound::FrameParts;
-use crate::shard::out::sending::{SharedPart, Watch};
+use crate::shard::out::frame::FrameParts;
+use crate::shard::out::waiting::{SharedPart, Watch};
 use crate::shard::out::window::{Range, Window};
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::owner::LocalOwner;
-use crate::shard::table::connection::{Connection, Flags, Phase};
+use crate::shard::table::Table;
+use crate::shard::table::connection::{Connection, Flag, Phase};
+use crate::shard::table::slot::Slot;
 use bytes::Bytes;
-use slab::Slab;
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -88,9 +89,9 @@ impl Forms {
     }
 
     /// The form that this channel gets.
-    fn of(&mut self, connections: &Slab<Connection>, slot: u32) -> &mut Encoding {
+    fn of(&mut self, table: &Table, slot: Slot) -> &mut Encoding {
         if !self.compressed.is_empty()
-            && let Some(channel) = connections.get(slot as usize).and_then(Connection::channel)
+            && let Some(channel) = table.get(slot).and_then(Connection::channel)
             && let Some(agreed) = channel.ws.deflate()
             && let Some(form) = self.compressed.iter_mut().find(|form| form.0 == agreed.server_window_bits())
         {
@@ -136,34 +137,31 @@ impl Shard {
 
     /// The short way of most pushes: a small frame, as it is, to a channel that has nothing in the way of it. Answers
     /// whether it was that; if not, nothing has happened.
-    fn push_at_once(&mut self, slot: u32, frame: &PushFrame) -> bool {
-        let connection = &self.connections[slot as usize];
+    fn push_at_once(&mut self, slot: Slot, frame: &PushFrame) -> bool {
+        let connection = &self.table[slot];
         let header = server_header(opcode(frame.kind), false, frame.payload.len());
         let len = header.as_slice().len() + frame.payload.len();
         let is_free = frame.payload.len() <= self.config.copy_bytes_max
             && connection.channel().is_some_and(|channel| channel.ws.deflate().is_none())
-            && !connection.flags.has(Flags::CLOSE_SENT)
+            && !connection.flags.has(Flag::CloseSent)
             && !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max);
         if is_free {
             self.append(slot, &header, &frame.payload);
             self.stats.pushed += 1;
-            self.turn_offers += 1;
+            self.out.offers += 1;
         }
         is_free
     }
 
     /// Puts a small frame behind what waits for a channel whose socket takes bytes.
-    pub(in crate::shard) fn append(&mut self, slot: u32, header: &ServerHeader, payload: &[u8]) {
-        let range = self.window.append_joined(header.as_slice(), payload);
-        let outbound = &mut self.connections[slot as usize].outbound;
-        outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
-        self.mark_urgent(slot);
+    pub(in crate::shard) fn append(&mut self, slot: Slot, header: &ServerHeader, payload: &[u8]) {
+        self.out.append(&mut self.table[slot], slot, header, payload, self.config.copy_bytes_max);
     }
 
     /// Puts a small frame of our own behind what waits, whether or not the socket takes bytes.
-    pub(in crate::shard) fn append_own(&mut self, slot: u32, header: ServerHeader, payload: &[u8]) {
-        let outbound = &mut self.connections[slot as usize].outbound;
+    pub(in crate::shard) fn append_own(&mut self, slot: Slot, header: ServerHeader, payload: &[u8]) {
+        let outbound = &mut self.table[slot].outbound;
         if !outbound.is_blocked() {
             return self.append(slot, &header, payload);
         }
@@ -176,7 +174,7 @@ impl Shard {
     pub(in crate::shard) fn answer_failed(&mut self, owner: Option<OwnerId>, asked: Asked, outcome: Outcome) {
         match (asked, owner) {
             (Asked::Outcome(mut part), _) => part.counts.add(&outcome),
-            (Asked::Failure(ticket), Some(owner)) => self.tell(owner, Event::Failed { ticket, outcome }),
+            (Asked::Failure(ticket), Some(owner)) => self.owners.tell(owner, Event::Failed { ticket, outcome }),
             (Asked::Failure(_), None) | (Asked::Nobody, _) => {}
         }
     }
@@ -184,21 +182,21 @@ impl Shard {
     pub(in crate::shard) fn push_many(&mut self, many: PushMany) {
         let PushMany { audience, except, owner, frame, compressed, policy, part } = many;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
-        let message = (!self.contexts.is_empty()).then(|| frame.payload.clone());
+        let message = (!self.out.contexts.is_empty()).then(|| frame.payload.clone());
         let copy_bytes_max = self.config.copy_shared_bytes_max;
         let mut forms =
             Forms::new(frame, compressed.as_deref(), message, |payload| self.charge(payload), copy_bytes_max);
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
-        let since = Some(self.window.tail());
+        let since = Some(self.out.window.tail());
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
         // A copy: a channel that is closed on the way changes the lists.
-        let mut reached = std::mem::take(&mut self.audience);
+        let mut reached = std::mem::take(&mut self.out.audience);
         match &audience {
             ShardAudience::Channels(channels) => {
                 for &id in channels.iter().filter(|&&id| !is_left_out(id)) {
                     match (self.pushable(id, Some(owner)), &part) {
                         (Ok(slot), part) => {
-                            let form = forms.of(&self.connections, slot);
+                            let form = forms.of(&self.table, slot);
                             self.offer_counted(slot, form, policy, part.as_ref(), since);
                         }
                         (Err(why), Some(part)) => part.borrow_mut().counts.add(&why),
@@ -216,31 +214,30 @@ impl Shard {
                     .for_each(|list| reached.extend(list));
             }
         }
-        let channel =
-            |shard: &Self, slot: u32| shard.connections.get(slot as usize)?.channel().map(|channel| channel.id);
+        let channel = |shard: &Self, slot: Slot| shard.table.get(slot)?.channel().map(|channel| channel.id);
         if !except.is_empty() {
             reached.retain(|&slot| channel(self, slot).is_some_and(|id| !is_left_out(id)));
         }
         for slot in reached.drain(..) {
-            let form = forms.of(&self.connections, slot);
+            let form = forms.of(&self.table, slot);
             self.offer_counted(slot, form, policy, part.as_ref(), since);
         }
-        self.audience = reached;
+        self.out.audience = reached;
     }
 
     /// The frame for one channel, compressed if that was agreed and pays.
-    pub(in crate::shard) fn encode_for(&mut self, slot: u32, frame: PushFrame) -> Encoding {
+    pub(in crate::shard) fn encode_for(&mut self, slot: Slot, frame: PushFrame) -> Encoding {
         let PushFrame { kind, payload } = frame;
         let compressed = self.compressed_for(slot, kind, &payload);
         let is_compressed = compressed.is_some();
-        let message = (is_compressed && self.contexts.has(slot)).then(|| payload.clone());
+        let message = (is_compressed && self.out.contexts.has(slot)).then(|| payload.clone());
         let payload = compressed.unwrap_or(payload);
         let charge = self.charge(&payload);
         Encoding { message, ..Encoding::new(kind, is_compressed, payload, charge, self.config.copy_bytes_max) }
     }
 
-    fn compressed_for(&mut self, slot: u32, kind: PushKind, message: &Bytes) -> Option<Bytes> {
-        let connection = &self.connections[slot as usize];
+    fn compressed_for(&mut self, slot: Slot, kind: PushKind, message: &Bytes) -> Option<Bytes> {
+        let connection = &self.table[slot];
         let window_bits = connection.channel()?.ws.deflate()?.server_window_bits();
         let sizes = self.config.deflate.bytes_min..=self.config.deflate.shard_bytes_max;
         if !matches!(kind, PushKind::Message(_)) || !sizes.contains(&message.len()) {
@@ -251,9 +248,9 @@ impl Shard {
         let is_sure = !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), plain_len, self.config.outbound_bytes_max);
         self.stats.compressed += 1;
-        let compressed = match self.contexts.get(slot) {
-            Some(context) if is_sure => self.deflater.compress_in(window_bits, context, message),
-            _ => self.deflater.compress(window_bits, message),
+        let compressed = match self.out.contexts.get(slot) {
+            Some(context) if is_sure => self.out.deflater.compress_in(window_bits, context, message),
+            _ => self.out.deflater.compress(window_bits, message),
         };
         compressed.map(Bytes::copy_from_slice)
     }
@@ -264,12 +261,12 @@ impl Shard {
     }
 
     fn local_owner(&self, owner: OwnerId) -> Option<&LocalOwner> {
-        Some(&self.owners[*self.owner_places.get(&owner)? as usize])
+        Some(&self.owners[self.owners.find(owner)?])
     }
 
     /// The connection behind a channel id, if this owner may order anything there; else which count tells why not.
-    pub(in crate::shard) fn pushable(&mut self, id: ChannelId, owner: Option<OwnerId>) -> Result<u32, Outcome> {
-        let slot = self.channels.get(&id).copied();
+    pub(in crate::shard) fn pushable(&mut self, id: ChannelId, owner: Option<OwnerId>) -> Result<Slot, Outcome> {
+        let slot = self.table.slot_of(id);
         match slot {
             Some(slot) if owner.is_none_or(|owner| self.owner_of(slot) == Some(owner)) => return Ok(slot),
             _ => self.stats.pushes_unknown += 1,
@@ -281,16 +278,16 @@ impl Shard {
     }
 
     /// The owner of the channel at this place.
-    pub(in crate::shard) fn owner_of(&self, slot: u32) -> Option<OwnerId> {
-        let channel = self.connections[slot as usize].channel()?;
-        Some(self.owners[channel.owner as usize].owner.id)
+    pub(in crate::shard) fn owner_of(&self, slot: Slot) -> Option<OwnerId> {
+        let channel = self.table[slot].channel()?;
+        Some(self.owners[channel.owner].owner.id)
     }
 
     /// Offers a frame and counts what becomes of it. `since` is for broadcasts: no form of the frame lies before this
     /// segment of the window.
     pub(in crate::shard) fn offer_counted(
         &mut self,
-        slot: u32,
+        slot: Slot,
         encoding: &mut Encoding,
         policy: Option<Policy>,
         part: Option<&SharedPart>,
@@ -299,13 +296,13 @@ impl Shard {
         let fate = self.offer(slot, encoding, policy, since);
         if let Some(message) = &encoding.message {
             match fate {
-                Fate::Waits => self.contexts.sent(slot, message),
-                Fate::Queued | Fate::Conflated => self.contexts.unsure(slot),
+                Fate::Waits => self.out.contexts.sent(slot, message),
+                Fate::Queued | Fate::Conflated => self.out.contexts.unsure(slot),
                 Fate::Dropped | Fate::Closed => {}
             }
         }
         self.stats.pushed += 1;
-        self.turn_offers += 1;
+        self.out.offers += 1;
         match fate {
             Fate::Waits => {}
             Fate::Queued => self.stats.queued += 1,
@@ -319,7 +316,7 @@ impl Shard {
             Fate::Waits => self.watch(slot, part),
             Fate::Queued => {
                 counts.queued += 1;
-                counts.queued_bytes += self.connections[slot as usize].outbound.queued_bytes();
+                counts.queued_bytes += self.table[slot].outbound.queued_bytes();
             }
             Fate::Conflated => counts.conflated += 1,
             Fate::Dropped => counts.dropped += 1,
@@ -328,34 +325,34 @@ impl Shard {
         fate
     }
 
-    fn watch(&mut self, slot: u32, part: &SharedPart) {
-        let connection = &mut self.connections[slot as usize];
-        connection.flags.set(Flags::WATCHED);
+    fn watch(&mut self, slot: Slot, part: &SharedPart) {
+        let connection = &mut self.table[slot];
+        connection.flags.set(Flag::Watched);
         let end = connection.outbound.queued_bytes();
-        self.watches.entry(slot).or_default().push(Watch { end, part: part.clone() });
+        self.out.watches.entry(slot).or_default().push(Watch { end, part: part.clone() });
     }
 
     /// Puts a frame behind what waits for an open channel, or applies the policy.
-    fn offer(&mut self, slot: u32, encoding: &mut Encoding, policy: Option<Policy>, since: Option<u32>) -> Fate {
+    fn offer(&mut self, slot: Slot, encoding: &mut Encoding, policy: Option<Policy>, since: Option<u32>) -> Fate {
         let (len, budget) = (encoding.parts.len(), self.config.outbound_bytes_max);
         loop {
             // Its socket may turn out to be broken on the way.
-            let Some(connection) = self.connections.get_mut(slot as usize) else { return Fate::Closed };
+            let Some(connection) = self.table.get_mut(slot) else { return Fate::Closed };
             let Phase::Open(channel) = &connection.phase else { return Fate::Closed };
             // RFC 6455 5.5.1: nothing may follow a close frame.
-            if connection.flags.has(Flags::CLOSE_SENT) {
+            if connection.flags.has(Flag::CloseSent) {
                 return Fate::Closed;
             }
             if connection.outbound.is_blocked() {
-                let policy = policy.unwrap_or(self.owners[channel.owner as usize].owner.policy);
+                let policy = policy.unwrap_or(self.owners[channel.owner].owner.policy);
                 return self.offer_behind(slot, &encoding.parts, policy);
             }
             if fits(connection.outbound.queued_bytes(), len, budget) {
-                let range = encoding.range(&mut self.window);
-                connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.spares);
+                let range = encoding.range(&mut self.out.window);
+                connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
                 match since {
-                    Some(segment) => Self::mark_bulk(connection, &mut self.waiting, slot, segment),
-                    None => self.mark_urgent(slot),
+                    Some(segment) => self.out.mark_bulk(connection, slot, segment),
+                    None => self.out.mark_urgent(connection, slot),
                 }
                 return Fate::Waits;
             }
@@ -364,9 +361,9 @@ impl Shard {
     }
 
     /// The socket is full: queue behind it what fits the channel's budget and the shard's memory.
-    fn offer_behind(&mut self, slot: u32, frame: &FrameParts, policy: Policy) -> Fate {
+    fn offer_behind(&mut self, slot: Slot, frame: &FrameParts, policy: Policy) -> Fate {
         let (len, budget) = (frame.len(), self.config.outbound_bytes_max);
-        let outbound = &mut self.connections[slot as usize].outbound;
+        let outbound = &mut self.table[slot].outbound;
         let queued = outbound.queued_bytes();
         // RFC 6455 5.5: a control frame is not a value that a newer one could stand for.
         let key = if let Policy::Conflate { key } = policy { Some(key).filter(|_| !frame.is_control()) } else { None };
@@ -377,10 +374,10 @@ impl Shard {
                 Policy::DropOldest => {
                     // Nothing is dropped for a frame that would not fit even so.
                     let excess = queued + len - budget;
-                    if len > budget || !outbound.can_drop(excess, &self.window) {
+                    if len > budget || !outbound.can_drop(excess, &self.out.window) {
                         return Fate::Dropped;
                     }
-                    let (dropped, _) = outbound.drop_oldest(excess, &self.window);
+                    let (dropped, _) = outbound.drop_oldest(excess, &self.out.window);
                     self.stats.dropped += dropped as u64;
                 }
                 Policy::Close | Policy::Conflate { .. } => return self.over_budget(slot),
@@ -388,13 +385,13 @@ impl Shard {
         }
         let has_memory = self.has_memory_for(len - frame.shared_len());
         // Whoever was fullest has made room; it may have been this one.
-        if self.connections.get(slot as usize).is_none_or(|connection| connection.channel().is_none()) {
+        if self.table.get(slot).is_none_or(|connection| connection.channel().is_none()) {
             return Fate::Closed;
         }
         if !has_memory {
             return self.out_of_memory(slot, policy);
         }
-        let outbound = &mut self.connections[slot as usize].outbound;
+        let outbound = &mut self.table[slot].outbound;
         outbound.set_policy(policy);
         let replaced = key.is_some_and(|key| outbound.conflate(key, frame.clone()));
         if key.is_none() {
@@ -405,7 +402,7 @@ impl Shard {
     }
 
     /// There is no memory for this frame, and nobody who could make room.
-    fn out_of_memory(&mut self, slot: u32, policy: Policy) -> Fate {
+    fn out_of_memory(&mut self, slot: Slot, policy: Policy) -> Fate {
         match policy {
             Policy::DropNewest | Policy::DropOldest => Fate::Dropped,
             Policy::Close | Policy::Conflate { .. } => {
@@ -415,7 +412,7 @@ impl Shard {
         }
     }
 
-    fn over_budget(&mut self, slot: u32) -> Fate {
+    fn over_budget(&mut self, slot: Slot) -> Fate {
         self.stats.closed_over_budget += 1;
         let why = CloseFrame {
             code: Some(close::code::TRY_AGAIN_LATER),

@@ -8,15 +8,11 @@
 //! head is the oldest that any of them needs; the urgent list is empty whenever segments are released.
 
 use crate::shard::core::Shard;
-use crate::shard::flush::{Outgoing, PARTS_MAX, Parts, Short};
-use crate::shard::outcome::Part;
-use crate::shard::table::connection::{Connection, Flags};
-use rustc_hash::FxHashMap;
+use crate::shard::flush::{Outgoing, PARTS_MAX, Parts};
+use crate::shard::table::connection::Flag;
+use crate::shard::table::slot::Slot;
 use smallvec::SmallVec;
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::rc::Rc;
 
 /// The most sends of one batch: at the measured 3.5 to 5 µs each, about a millisecond without looking up.
 const BATCH_SENDS_MAX: usize = 256;
@@ -27,112 +23,56 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// The most bytes that one connection is offered at a time, so that one large blob does not hold up a batch.
 const OFFER_BYTES_MAX: usize = 256 * 1024;
 
-/// With so many bytes waiting for their first send, they go out before more pushes are taken in.
-pub(in crate::shard) const WINDOW_BYTES_MAX: usize = 1024 * 1024;
-
-/// Connections that have something to send.
-#[derive(Default)]
-pub(in crate::shard) struct Waiting {
-    urgent: VecDeque<u32>,
-    bulk: VecDeque<Bulk>,
-    short: Vec<Short>,
-}
-
-struct Bulk {
-    slot: u32,
-    /// No range of this connection, or of those behind it, lies before this segment.
-    segment: u32,
-}
-
-/// Frames whose outcome someone waits for, by connection.
-pub(in crate::shard) type Watches = FxHashMap<u32, SmallVec<[Watch; 1]>>;
-
-/// One such frame.
-pub(in crate::shard) struct Watch {
-    /// Where the frame ends, counted from the front of the connection's queue.
-    pub end: usize,
-    /// Where its outcome is counted. The last to let go of it answers.
-    pub part: SharedPart,
-}
-
-/// A part of a ticket, shared by the frames of one push on this shard.
-pub(in crate::shard) type SharedPart = Rc<RefCell<Box<Part>>>;
-
 impl Shard {
-    /// This connection has something to send that concerns it alone.
-    pub(in crate::shard) fn mark_urgent(&mut self, slot: u32) {
-        let flags = &mut self.connections[slot as usize].flags;
-        if !flags.has(Flags::URGENT) {
-            flags.set(Flags::URGENT);
-            self.waiting.urgent.push_back(slot);
-        }
-    }
-
-    /// This connection has something to send that many others have too, at `segment` or later.
-    pub(in crate::shard) fn mark_bulk(connection: &mut Connection, waiting: &mut Waiting, slot: u32, segment: u32) {
-        if !connection.flags.has(Flags::BULK) {
-            connection.flags.set(Flags::BULK);
-            waiting.bulk.push_back(Bulk { slot, segment });
-        }
-    }
-
     /// Sends one batch. Answers whether more is waiting.
     pub fn flush(&mut self) -> bool {
-        if self.opened_untold {
-            // Before the client can hear of its channel: what it then says elsewhere must not overtake this.
-            self.hand_over();
-        }
+        // Before the client can hear of its channel: what it then says elsewhere must not overtake this.
+        self.owners.hand_over_opened();
         let batch = self.take_batch();
         if !batch.is_empty() {
             self.send_batch(&batch);
         }
-        if self.waiting.urgent.is_empty() {
-            match self.waiting.bulk.front() {
-                Some(first) => self.window.release_before(first.segment),
-                None => self.window.release_all(),
+        if self.out.waiting.urgent.is_empty() {
+            match self.out.waiting.bulk.front() {
+                Some(first) => self.out.window.release_before(first.segment),
+                None => self.out.window.release_all(),
             }
         }
         let goes_on = self.wants_flush();
         if !goes_on {
-            // Whoever waits until all have been told of a stop is answered by the drop.
-            self.stop_told = None;
+            self.table.all_told();
         }
         goes_on
     }
 
-    /// Whether anything waits that a socket may take.
-    pub fn wants_flush(&self) -> bool {
-        !self.waiting.urgent.is_empty() || !self.waiting.bulk.is_empty()
-    }
-
     /// Offers one connection what waits for it, ahead of all others: a policy is applied only to what the socket
     /// itself has refused.
-    pub(in crate::shard) fn flush_one(&mut self, slot: u32) {
+    pub(in crate::shard) fn flush_one(&mut self, slot: Slot) {
         if self.enter_batch(slot) {
             // What the socket was not offered goes on with the urgent ones: the push in progress may yet put others
             // on the bulk list, for a segment before the tail.
-            self.mark_urgent(slot);
+            self.out.mark_urgent(&mut self.table[slot], slot);
             self.send_batch(&[slot]);
         }
     }
 
     /// Takes connections off the lists, urgent ones first.
-    fn take_batch(&mut self) -> Vec<u32> {
-        let expected = BATCH_SENDS_MAX.min(self.waiting.urgent.len() + self.waiting.bulk.len());
+    fn take_batch(&mut self) -> Vec<Slot> {
+        let expected = BATCH_SENDS_MAX.min(self.out.waiting.urgent.len() + self.out.waiting.bulk.len());
         let mut batch = Vec::with_capacity(expected);
         let mut bytes = 0;
         while batch.len() < BATCH_SENDS_MAX && bytes < BATCH_BYTES_MAX {
-            let (slot, list) = match self.waiting.urgent.pop_front() {
-                Some(slot) => (slot, Flags::URGENT),
-                None => match self.waiting.bulk.pop_front() {
-                    Some(bulk) => (bulk.slot, Flags::BULK),
+            let (slot, list) = match self.out.waiting.urgent.pop_front() {
+                Some(slot) => (slot, Flag::Urgent),
+                None => match self.out.waiting.bulk.pop_front() {
+                    Some(bulk) => (bulk.slot, Flag::Bulk),
                     None => break,
                 },
             };
             // The connection may be gone, and its place even taken by another.
-            let Some(connection) = self.connections.get_mut(slot as usize) else { continue };
+            let Some(connection) = self.table.get_mut(slot) else { continue };
             if connection.flags.take(list) && self.enter_batch(slot) {
-                bytes += self.connections[slot as usize].outbound.queued_bytes().min(OFFER_BYTES_MAX);
+                bytes += self.table[slot].outbound.queued_bytes().min(OFFER_BYTES_MAX);
                 batch.push(slot);
             }
         }
@@ -140,31 +80,31 @@ impl Shard {
     }
 
     /// Readies a connection for a batch; false if it has nothing to send or cannot.
-    fn enter_batch(&mut self, slot: u32) -> bool {
-        let connection = &mut self.connections[slot as usize];
-        let ready = !connection.flags.has(Flags::IN_BATCH)
+    fn enter_batch(&mut self, slot: Slot) -> bool {
+        let connection = &mut self.table[slot];
+        let ready = !connection.flags.has(Flag::InBatch)
             && !connection.outbound.is_blocked()
             && connection.outbound.prepare(self.config.copy_bytes_max);
         if ready {
-            connection.flags.set(Flags::IN_BATCH);
+            connection.flags.set(Flag::InBatch);
         }
         ready
     }
 
-    fn send_batch(&mut self, batch: &[u32]) {
-        let mut short = std::mem::take(&mut self.waiting.short);
+    fn send_batch(&mut self, batch: &[Slot]) {
+        let mut short = std::mem::take(&mut self.out.waiting.short);
         let mut offered: SmallVec<[u32; 8]> = SmallVec::with_capacity(batch.len());
         {
             let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(batch.len());
             let mut ends: SmallVec<[u32; 8]> = SmallVec::with_capacity(batch.len());
             for &slot in batch {
-                let outbound = &self.connections[slot as usize].outbound;
-                let bytes = match outbound.as_slice(&self.window) {
+                let outbound = &self.table[slot].outbound;
+                let bytes = match outbound.as_slice(&self.out.window) {
                     Some(slice) => {
                         slices.push(IoSlice::new(slice));
                         slice.len()
                     }
-                    None => outbound.gather(&self.window, OFFER_BYTES_MAX, PARTS_MAX, &mut slices),
+                    None => outbound.gather(&self.out.window, OFFER_BYTES_MAX, PARTS_MAX, &mut slices),
                 };
                 offered.push(bytes as u32);
                 ends.push(slices.len() as u32);
@@ -173,15 +113,15 @@ impl Shard {
             let outgoing: Vec<Outgoing<'_>> = std::iter::zip(batch, &ends)
                 .zip(&offered)
                 .map(|((&slot, &end), &bytes)| {
-                    let connection = &self.connections[slot as usize];
+                    let connection = &self.table[slot];
                     let is_last =
-                        connection.flags.has(Flags::SHUTDOWN) && bytes as usize == connection.outbound.queued_bytes();
+                        connection.flags.has(Flag::Shutdown) && bytes as usize == connection.outbound.queued_bytes();
                     let parts = &slices[std::mem::replace(&mut from, end as usize)..end as usize];
                     let parts = if let [only] = parts { Parts::One(only) } else { Parts::Many(parts) };
                     Outgoing { socket: connection.socket, parts, is_last }
                 })
                 .collect();
-            self.flusher.send_all(&outgoing, &mut short);
+            self.out.flusher.send_all(&outgoing, &mut short);
         }
         self.stats.sends += batch.len() as u64;
         short.sort_unstable_by_key(|short| short.index);
@@ -191,13 +131,13 @@ impl Shard {
             self.apply_sent(slot, offered[index] as usize, result);
         }
         drop(shorts);
-        self.waiting.short = short;
+        self.out.waiting.short = short;
     }
 
     /// Takes note of what became of one send: `None` is all of it.
-    fn apply_sent(&mut self, slot: u32, offered: usize, result: Option<Result<usize, i32>>) {
-        let connection = &mut self.connections[slot as usize];
-        connection.flags.take(Flags::IN_BATCH);
+    fn apply_sent(&mut self, slot: Slot, offered: usize, result: Option<Result<usize, i32>>) {
+        let connection = &mut self.table[slot];
+        connection.flags.take(Flag::InBatch);
         let sent = match result {
             None => offered,
             Some(Ok(sent)) => sent,
@@ -206,25 +146,25 @@ impl Shard {
         self.stats.sent_bytes += sent as u64;
         let full = sent < offered;
         if sent == connection.outbound.offerable_bytes() {
-            connection.outbound.sent_all(&mut self.spares);
+            connection.outbound.sent_all(&mut self.out.spares);
         } else {
-            connection.outbound.sent_some(sent, full, &self.window, &mut self.spares);
-            if full && self.contexts.has(slot) {
+            connection.outbound.sent_some(sent, full, &self.out.window, &mut self.out.spares);
+            if full && self.out.contexts.has(slot) {
                 connection.outbound.pin();
             }
         }
         let left = connection.outbound.queued_bytes();
         if full {
             self.stats.short_sends += 1;
-        } else if left > 0 && !connection.flags.has(Flags::URGENT) {
+        } else if left > 0 && !connection.flags.has(Flag::Urgent) {
             // Behind everybody else: others had no turn yet. Its bytes are its own now; what follows comes at the tail.
-            let segment = self.window.tail();
-            Self::mark_bulk(connection, &mut self.waiting, slot, segment);
+            let segment = self.out.window.tail();
+            self.out.mark_bulk(connection, slot, segment);
         }
-        if connection.flags.has(Flags::WATCHED) {
+        if connection.flags.has(Flag::Watched) {
             self.settle_watches(slot, sent, left, full);
         }
-        if left > 0 || self.connections[slot as usize].flags.has(Flags::HOLDS) {
+        if left > 0 || self.table[slot].flags.has(Flag::Holds) {
             self.weigh(slot);
         }
         self.after_sent(slot, left);
@@ -232,8 +172,8 @@ impl Shard {
 
     /// Counts the outcome of watched frames, now that `sent` bytes have left. The others wait, for good if `full`; else
     /// they are still to be offered.
-    fn settle_watches(&mut self, slot: u32, sent: usize, left: usize, full: bool) {
-        let Some(watches) = self.watches.get_mut(&slot) else { return };
+    fn settle_watches(&mut self, slot: Slot, sent: usize, left: usize, full: bool) {
+        let Some(watches) = self.out.watches.get_mut(&slot) else { return };
         watches.retain(|watch| {
             let counts = &mut watch.part.borrow_mut().counts;
             if watch.end <= sent {
@@ -248,23 +188,23 @@ impl Shard {
             false
         });
         if watches.is_empty() {
-            self.watches.remove(&slot);
-            self.connections[slot as usize].flags.take(Flags::WATCHED);
+            self.out.watches.remove(&slot);
+            self.table[slot].flags.take(Flag::Watched);
         }
     }
 
     /// The channel ends, but what is queued for it is still sent.
-    pub(in crate::shard) fn settle_as_queued(&mut self, slot: u32) {
-        let connection = &self.connections[slot as usize];
-        if connection.flags.has(Flags::WATCHED) {
+    pub(in crate::shard) fn settle_as_queued(&mut self, slot: Slot) {
+        let connection = &self.table[slot];
+        if connection.flags.has(Flag::Watched) {
             self.settle_watches(slot, 0, connection.outbound.queued_bytes(), true);
         }
     }
 
     /// The watched frames of a connection will never leave.
-    pub(in crate::shard) fn drop_watches(&mut self, slot: u32) {
-        if self.connections[slot as usize].flags.take(Flags::WATCHED) {
-            for watch in self.watches.remove(&slot).into_iter().flatten() {
+    pub(in crate::shard) fn drop_watches(&mut self, slot: Slot) {
+        if self.table[slot].flags.take(Flag::Watched) {
+            for watch in self.out.watches.remove(&slot).into_iter().flatten() {
                 watch.part.borrow_mut().counts.closed += 1;
             }
         }

@@ -6,8 +6,8 @@
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
 use crate::queue::events::ProcessQueue;
-use crate::shard::command::Policy;
 use crate::shard::out::deflate::Windows;
+use crate::shard::policy::Policy;
 use rpds::HashTrieMapSync;
 use std::sync::Arc;
 

@@ -1,5 +1,201 @@
 //! Whose channels they are: the directory of all owners, what this shard keeps of each, and whom they let in.
+//!
+//! Invariants: an owner has a place here as long as it has channels, events that were not handed over, or clients that
+//! wait for room in its queue; it stands in the list of those with events, and in that of the full ones, at most once.
+//! It must not know connections but by their place in the table.
 
 pub mod directory;
 pub mod grants;
+mod guests;
 pub(super) mod owner;
+
+use self::directory::{Directory, Owner};
+use self::grants::Grants;
+use self::owner::LocalOwner;
+use crate::channel::ChannelId;
+use crate::gateway::OwnerId;
+use crate::queue::events::Batch;
+use crate::shard::event::Event;
+use crate::shard::table::slot::Slot;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
+
+/// Events for which a batch has room before there are any, at 80 bytes each.
+const EVENTS_EXPECTED_MAX: usize = 4096;
+
+/// See the module.
+pub(super) struct Owners {
+    /// The shard's number, by which queues call it.
+    shard: u32,
+    directory: Arc<Directory>,
+    locals: Slab<LocalOwner>,
+    places: FxHashMap<OwnerId, u32>,
+    /// Owners with a batch that has not been handed over.
+    touched: Vec<u32>,
+    /// Whether there is an Opened in those batches.
+    opened_untold: bool,
+    /// Owners with connections that wait for room in their queue.
+    full: Vec<u32>,
+    grants: Grants,
+}
+
+impl Owners {
+    /// Nobody has a channel on `shard` yet.
+    pub fn new(shard: u32, directory: Arc<Directory>) -> Self {
+        Self {
+            shard,
+            directory,
+            locals: Slab::new(),
+            places: FxHashMap::default(),
+            touched: Vec::new(),
+            opened_untold: false,
+            full: Vec::new(),
+            grants: Grants::default(),
+        }
+    }
+
+    /// Who is attached.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// These are attached from now on.
+    pub fn adopt(&mut self, directory: Arc<Directory>) {
+        self.directory = directory;
+    }
+
+    /// Those who have a place here.
+    pub fn iter(&self) -> impl Iterator<Item = &LocalOwner> {
+        self.locals.iter().map(|(_, local)| local)
+    }
+
+    /// The owner's place on this shard, if it has one.
+    pub fn find(&self, owner: OwnerId) -> Option<u32> {
+        self.places.get(&owner).copied()
+    }
+
+    /// The owner's place on this shard, made if it has none.
+    pub fn place_of(&mut self, owner: &Arc<Owner>) -> u32 {
+        *self.places.entry(owner.id).or_insert_with(|| self.locals.insert(LocalOwner::new(owner.clone())) as u32)
+    }
+
+    /// Appends an event to the owner's batch of this turn.
+    pub fn emit(&mut self, place: u32, event: Event) {
+        self.opened_untold |= matches!(event, Event::Opened(_));
+        let local = &mut self.locals[place as usize];
+        let batch = local.batch.get_or_insert_with(|| {
+            self.touched.push(place);
+            Batch::with_room(local.owner.id, local.events_expected)
+        });
+        batch.push(event);
+    }
+
+    /// Gives an event to an owner that may have no channel here. One that has gone does not hear of it.
+    pub fn tell(&mut self, owner: OwnerId, event: Event) {
+        if let Some(&place) = self.places.get(&owner) {
+            return self.emit(place, event);
+        }
+        // An owner that a kernel made and that has bound nothing is not in the directory, but shares its system's queue.
+        let owners = &self.directory.owners;
+        let found = owners.get(&owner).or_else(|| owners.get(&self.directory.system?));
+        if let Some(found) = found {
+            let mut batch = Batch::new(owner);
+            batch.push(event);
+            found.queue.send(batch);
+        }
+    }
+
+    /// Hands the events of this turn to their processes.
+    pub fn hand_over(&mut self) {
+        self.opened_untold = false;
+        while let Some(place) = self.touched.pop() {
+            let local = &mut self.locals[place as usize];
+            if let Some(batch) = local.batch.take() {
+                local.events_expected = batch.events.len().min(EVENTS_EXPECTED_MAX);
+                // A process that is gone has an OwnerGone on its way to us, which closes its channels.
+                local.owner.queue.send(batch);
+            }
+            self.forget_if_idle(place);
+        }
+    }
+
+    /// As [`hand_over`](Self::hand_over), if a channel was opened: what its client then says elsewhere must not overtake
+    /// that.
+    pub fn hand_over_opened(&mut self) {
+        if self.opened_untold {
+            self.hand_over();
+        }
+    }
+
+    /// Whether one more message may be given to the owner.
+    pub fn has_room(&self, place: u32) -> bool {
+        let local = &self.locals[place as usize];
+        local.owner.queue.has_room(local.batch.as_ref())
+    }
+
+    /// This connection waits until the owner has room.
+    pub fn wait_for_room(&mut self, place: u32, slot: Slot) {
+        self.locals[place as usize].waiting.push_back(slot);
+        if !self.full.contains(&place) {
+            self.full.push(place);
+        }
+    }
+
+    /// Takes out the connections that may go on, since half of their owner's queue is empty: in turn, to `resume`.
+    pub fn take_resumable(&mut self, mut resume: impl FnMut(Slot)) {
+        // A connection that fills the queue again puts its owner into the list anew, for the next time.
+        for place in std::mem::take(&mut self.full) {
+            let local = &mut self.locals[place as usize];
+            if !local.owner.queue.is_half_empty() && !local.owner.queue.wait_for_room(self.shard as usize) {
+                self.full.push(place);
+                continue;
+            }
+            std::mem::take(&mut local.waiting).into_iter().for_each(&mut resume);
+            self.forget_if_idle(place);
+        }
+    }
+
+    /// Forgets an owner of whom nothing is left here.
+    pub fn forget_if_idle(&mut self, place: u32) {
+        let local = &self.locals[place as usize];
+        if local.is_idle() {
+            self.places.remove(&local.owner.id);
+            self.locals.remove(place as usize);
+            // Its last connection may have ended while it waited for room.
+            self.full.retain(|&full| full != place);
+        }
+    }
+
+    /// A channel has ended: its guests are forgotten.
+    pub fn forget_guests(&mut self, channel: ChannelId) {
+        self.grants.remove(&channel);
+    }
+
+    /// Asserts what the module promises, as far as this part knows it.
+    pub fn check(&self) {
+        assert_eq!(self.places.len(), self.locals.len(), "every owner is found by its number");
+        for (place, local) in &self.locals {
+            let place = place as u32;
+            assert_eq!(self.find(local.owner.id), Some(place), "an owner is where its number says");
+            assert!(!local.is_idle(), "an owner of whom nothing is left is forgotten");
+            assert_eq!(local.batch.is_some(), self.touched.contains(&place), "who has events is listed");
+            assert!(local.waiting.is_empty() || self.full.contains(&place), "who is waited for is listed");
+        }
+    }
+}
+
+impl Index<u32> for Owners {
+    type Output = LocalOwner;
+
+    fn index(&self, place: u32) -> &LocalOwner {
+        &self.locals[place as usize]
+    }
+}
+
+impl IndexMut<u32> for Owners {
+    fn index_mut(&mut self, place: u32) -> &mut LocalOwner {
+        &mut self.locals[place as usize]
+    }
+}

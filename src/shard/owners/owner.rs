@@ -6,6 +6,7 @@
 
 use crate::queue::events::Batch;
 use crate::shard::owners::directory::Owner;
+use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ pub(in crate::shard) struct LocalOwner {
     lists: Slab<List>,
     by_path: FxHashMap<Arc<str>, u32>,
     /// Connections that wait for room in its queue, in the order in which they will go on.
-    pub waiting: VecDeque<u32>,
+    pub waiting: VecDeque<Slot>,
     /// Events of this turn.
     pub batch: Option<Batch>,
     /// About as many as there were in the batch before.
@@ -28,7 +29,7 @@ pub(in crate::shard) struct LocalOwner {
 struct List {
     path: Arc<str>,
     /// Their places in the shard's table.
-    slots: Vec<u32>,
+    slots: Vec<Slot>,
 }
 
 /// Where a channel stands in its owner's lists.
@@ -56,7 +57,7 @@ impl LocalOwner {
     }
 
     /// Lists a new channel.
-    pub fn add(&mut self, path: Arc<str>, slot: u32) -> Place {
+    pub fn add(&mut self, path: Arc<str>, slot: Slot) -> Place {
         let list = match self.by_path.get(&path) {
             Some(&list) => list,
             None => {
@@ -72,7 +73,7 @@ impl LocalOwner {
 
     /// Forgets a channel. Answers which other one stands at its place now, if any.
     #[must_use]
-    pub fn remove(&mut self, place: Place) -> Option<u32> {
+    pub fn remove(&mut self, place: Place) -> Option<Slot> {
         let list = &mut self.lists[place.list as usize];
         list.slots.swap_remove(place.at as usize);
         let moved = list.slots.get(place.at as usize).copied();
@@ -89,12 +90,12 @@ impl LocalOwner {
     }
 
     /// All its channels.
-    pub fn channels(&self) -> impl Iterator<Item = &[u32]> {
+    pub fn channels(&self) -> impl Iterator<Item = &[Slot]> {
         self.lists.iter().map(|(_, list)| list.slots.as_slice())
     }
 
     /// Its channels on one path.
-    pub fn channels_on(&self, path: &str) -> &[u32] {
+    pub fn channels_on(&self, path: &str) -> &[Slot] {
         self.by_path.get(path).map_or(&[], |&list| &self.lists[list as usize].slots)
     }
 }
@@ -125,13 +126,16 @@ mod tests {
     fn a_channel_is_found_by_its_path_until_it_is_removed() {
         let mut local = local();
         let [first, second, other] =
-            [("/a", 10), ("/a", 11), ("/b", 12)].map(|(path, slot)| local.add(path.into(), slot));
-        assert_eq!((local.channels_on("/a"), local.channels_on("/b")), (&[10, 11][..], &[12][..]));
-        assert_eq!(local.remove(first), Some(11), "the last one takes the place");
+            [("/a", 10), ("/a", 11), ("/b", 12)].map(|(path, slot)| local.add(path.into(), Slot::new(slot)));
+        assert_eq!(
+            (local.channels_on("/a"), local.channels_on("/b")),
+            (&[10, 11].map(Slot::new)[..], &[12].map(Slot::new)[..])
+        );
+        assert_eq!(local.remove(first), Some(Slot::new(11)), "the last one takes the place");
         assert_eq!((second.list, second.at), (first.list, 1));
         assert_eq!(local.remove(first), None);
         assert!(local.channels_on("/a").is_empty() && local.by_path.len() == 1);
-        assert_eq!(local.channels().collect::<Vec<_>>(), [[12]]);
+        assert_eq!(local.channels().collect::<Vec<_>>(), [[Slot::new(12)]]);
         assert_eq!(local.remove(other), None);
         assert!(local.is_idle() && local.by_path.is_empty());
     }

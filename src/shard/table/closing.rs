@@ -13,7 +13,8 @@ use crate::shard::disconnects::End;
 use crate::shard::event::{Closed, ClosedBy, Event};
 use crate::shard::memory::Held;
 use crate::shard::outcome::Outcome;
-use crate::shard::table::connection::{Ending, Flags, Phase};
+use crate::shard::table::connection::{Ending, Flag, Phase};
+use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::TICK_MS;
 
 /// The codes that stand for an end without a close frame (RFC 6455 7.1.5). They are never sent.
@@ -48,8 +49,8 @@ impl Shard {
     }
 
     /// Sends a close frame behind what is queued; the channel lives on until the client has answered.
-    pub(in crate::shard) fn close_behind(&mut self, slot: u32, why: &CloseFrame) {
-        if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
+    pub(in crate::shard) fn close_behind(&mut self, slot: Slot, why: &CloseFrame) {
+        if self.table[slot].flags.has(Flag::CloseSent) {
             return;
         }
         self.append_close(slot, &why.payload());
@@ -58,9 +59,9 @@ impl Shard {
     }
 
     /// Drops what is queued behind the frame in progress, sends a close frame, and ends the channel now.
-    pub(in crate::shard) fn close_now(&mut self, slot: u32, why: &CloseFrame, by: ClosedBy) {
+    pub(in crate::shard) fn close_now(&mut self, slot: Slot, why: &CloseFrame, by: ClosedBy) {
         let dropped = self.drop_queue(slot);
-        if !self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
+        if !self.table[slot].flags.has(Flag::CloseSent) {
             self.append_close(slot, &why.payload());
         }
         self.end_channel(slot, why.code.unwrap_or(NO_CODE), &why.reason, by, dropped);
@@ -68,8 +69,8 @@ impl Shard {
     }
 
     /// Ends the channel now, but sends what is queued for it, then a close frame: nobody is there to hear of an answer.
-    fn close_for_good(&mut self, slot: u32, why: &CloseFrame) {
-        if !self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
+    fn close_for_good(&mut self, slot: Slot, why: &CloseFrame) {
+        if !self.table[slot].flags.has(Flag::CloseSent) {
             self.append_close(slot, &why.payload());
         }
         self.settle_as_queued(slot);
@@ -78,15 +79,15 @@ impl Shard {
     }
 
     /// Fails a WebSocket connection with a code and a reason of our own.
-    pub(in crate::shard) fn fail(&mut self, slot: u32, code: u16, reason: &str, by: ClosedBy) {
+    pub(in crate::shard) fn fail(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy) {
         let why = CloseFrame { code: Some(code), reason: reason.into() };
         self.close_now(slot, &why, by);
     }
 
     /// The client's close frame: answer it, unless it is the answer to ours (RFC 6455 5.5.1).
-    pub(in crate::shard) fn closed_by_client(&mut self, slot: u32, received: &CloseReceived<'_>) {
+    pub(in crate::shard) fn closed_by_client(&mut self, slot: Slot, received: &CloseReceived<'_>) {
         let dropped = self.drop_queue_unless_closing(slot);
-        let by = if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) {
+        let by = if self.table[slot].flags.has(Flag::CloseSent) {
             self.settle_as_queued(slot);
             self.closer()
         } else {
@@ -98,16 +99,16 @@ impl Shard {
     }
 
     /// The connection is broken, or the client has left without a word.
-    pub(in crate::shard) fn connection_failed(&mut self, slot: u32) {
+    pub(in crate::shard) fn connection_failed(&mut self, slot: Slot) {
         let lost = self.unsent_bytes(slot);
         self.end_channel(slot, NO_CLOSE_FRAME, "", ClosedBy::Connection, lost);
         self.remove(slot);
     }
 
     /// The client did not answer our close frame in time, or its process was slow to take what stands before the answer.
-    pub(in crate::shard) fn end_unanswered(&mut self, slot: u32) {
+    pub(in crate::shard) fn end_unanswered(&mut self, slot: Slot) {
         let lost = self.unsent_bytes(slot);
-        let is_unread = self.connections[slot as usize].flags.has(Flags::HAS_WAITED);
+        let is_unread = self.table[slot].flags.has(Flag::HasWaited);
         let reason =
             if is_unread { "the process does not read its events" } else { "the close frame was not answered" };
         self.end_channel(slot, NO_CLOSE_FRAME, reason, self.closer(), lost);
@@ -120,93 +121,89 @@ impl Shard {
     }
 
     /// Ends a connection without a word.
-    pub(in crate::shard) fn cut(&mut self, slot: u32) {
+    pub(in crate::shard) fn cut(&mut self, slot: Slot) {
         let lost = self.unsent_bytes(slot);
         self.end_channel(slot, close::code::GOING_AWAY, "the broker stopped", ClosedBy::Broker, lost);
         self.remove(slot);
     }
 
     /// Takes the channel, if this is one, out of the tables and tells its owner. Every WebSocket ends here.
-    fn end_channel(&mut self, slot: u32, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
+    fn end_channel(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
         self.drop_watches(slot);
         self.note_disconnect(slot, &End { code, reason, by, lost_bytes });
         let ending = Phase::Ending(self.ending(slot));
-        let connection = &mut self.connections[slot as usize];
+        let connection = &mut self.table.connections[slot.index()];
         let Phase::Open(channel) = std::mem::replace(&mut connection.phase, ending) else { return };
         connection.unparsed = None;
-        self.channels.remove(&channel.id);
-        self.grants.remove(&channel.id);
-        let local = &mut self.owners[channel.owner as usize];
+        self.table.channels.remove(&channel.id);
+        self.owners.forget_guests(channel.id);
+        let local = &mut self.owners[channel.owner];
         let moved = local.remove(channel.place);
         if let Some(agreed) = channel.ws.deflate() {
             local.owner.windows.leave(agreed.server_window_bits());
         }
-        if connection.flags.take(Flags::WAITS_FOR_OWNER) {
+        if connection.flags.take(Flag::WaitsForOwner) {
             local.waiting.retain(|&waiting| waiting != slot);
         }
         if let Some(moved) = moved
-            && let Phase::Open(moved) = &mut self.connections[moved as usize].phase
+            && let Phase::Open(moved) = &mut self.table[moved].phase
         {
             moved.place = channel.place;
         }
         self.stats.closed[by as usize] += 1;
         let closed = Closed { channel: channel.id, code, reason: reason.into(), by, lost_bytes };
-        self.emit(channel.owner, Event::Closed(Box::new(closed)));
+        self.owners.emit(channel.owner, Event::Closed(Box::new(closed)));
     }
 
     /// Nothing more will be queued: once all has left, shut the writing side and read on for a while.
-    pub(in crate::shard) fn end_connection(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
-        connection.flags.take(Flags::WAITS_FOR_CLIENT);
-        connection.flags.take(Flags::WAITS_FOR_MEMORY);
-        connection.flags.take(Flags::FAILING);
+    pub(in crate::shard) fn end_connection(&mut self, slot: Slot) {
+        let connection = &mut self.table[slot];
+        connection.flags.take(Flag::WaitsForClient);
+        connection.flags.take(Flag::WaitsForMemory);
+        connection.flags.take(Flag::Failing);
         connection.unparsed = None;
         if !matches!(connection.phase, Phase::Ending(_)) {
             let ending = self.ending(slot);
-            self.connections[slot as usize].phase = Phase::Ending(ending);
+            self.table[slot].phase = Phase::Ending(ending);
         }
-        let token = self.token(slot);
-        let connection = &mut self.connections[slot as usize];
-        if connection.flags.take(Flags::READABLE) {
+        let token = self.table.token(slot);
+        let connection = &mut self.table[slot];
+        if connection.flags.take(Flag::Readable) {
             self.effects.push(Effect::Read(token));
         }
-        connection.flags.set(Flags::SHUTDOWN);
+        connection.flags.set(Flag::Shutdown);
         self.linger(slot, self.config.close_timeout_ms);
-        if self.connections[slot as usize].flags.has(Flags::HOLDS) {
+        if self.table[slot].flags.has(Flag::Holds) {
             self.weigh(slot);
         }
-        if self.connections[slot as usize].outbound.is_empty() {
+        if self.table[slot].outbound.is_empty() {
             self.shut_down(slot);
         }
     }
 
     /// Bytes have left; `left` still wait.
-    pub(in crate::shard) fn after_sent(&mut self, slot: u32, left: usize) {
-        let connection = &mut self.connections[slot as usize];
-        if left <= self.config.outbound_bytes_max / 4 && connection.flags.take(Flags::WAITS_FOR_CLIENT) {
-            self.resume_reading(slot);
+    pub(in crate::shard) fn after_sent(&mut self, slot: Slot, left: usize) {
+        let connection = &mut self.table[slot];
+        if left <= self.config.outbound_bytes_max / 4 && connection.flags.take(Flag::WaitsForClient) {
+            self.intake.resume(connection, slot);
         }
-        if left > 0 {
+        if left > 0 || !connection.outbound.is_empty() {
             return;
         }
-        match self.connections.get_mut(slot as usize) {
-            // Going on with what lay unparsed may have queued an answer, or a close frame: that leaves first.
-            Some(connection) if !connection.outbound.is_empty() => {}
-            Some(connection) if connection.flags.has(Flags::SHUTDOWN) => self.shut_down(slot),
-            Some(connection) if matches!(connection.phase, Phase::Http(_)) => self.response_left(slot),
-            _ => {}
+        if connection.flags.has(Flag::Shutdown) {
+            self.shut_down(slot);
+        } else if matches!(connection.phase, Phase::Http(_)) {
+            self.response_left(slot);
         }
     }
 
     /// Forgets the connection and has its socket closed.
-    pub(in crate::shard) fn remove(&mut self, slot: u32) {
-        let mut connection = self.connections.remove(slot as usize);
+    pub(in crate::shard) fn remove(&mut self, slot: Slot) {
+        let mut connection = self.table.connections.remove(slot.index());
         debug_assert!(connection.channel().is_none(), "a channel ends before its connection");
-        connection.outbound.clear(&mut self.spares);
+        self.out.forget(&mut connection, slot);
         self.uncount(&connection);
-        self.watches.remove(&slot);
-        self.contexts.remove(slot);
-        if connection.flags.has(Flags::HOLDS) {
+        if connection.flags.has(Flag::Holds) {
             self.memory.note(slot, Held::default());
         }
         self.effects.push(Effect::Close(connection.socket));
@@ -215,24 +212,25 @@ impl Shard {
     /// A process is gone: so are its channels.
     pub(in crate::shard) fn owner_gone(&mut self, owner: OwnerId, why: &CloseFrame) {
         self.refuse_requests_of(owner);
-        let Some(&place) = self.owner_places.get(&owner) else { return };
-        for slot in self.owners[place as usize].channels().collect::<Vec<_>>().concat() {
+        let Some(place) = self.owners.find(owner) else { return };
+        for slot in self.owners[place].channels().collect::<Vec<_>>().concat() {
             self.close_for_good(slot, why);
         }
     }
 
     /// The broker stops: every client is told, and has `within_ms` to answer; told again, whichever time is over first.
     pub(in crate::shard) fn stop(&mut self, within_ms: u64, told: Acknowledge) {
-        self.stop_told = told;
+        self.table.stop_told = told;
         let stop_at_ms = self.now_ms.saturating_add(within_ms);
-        let before_ms = self.stop_at_ms.replace(stop_at_ms.min(self.stop_at_ms.unwrap_or(u64::MAX)));
+        let before_ms = self.table.stop_at_ms;
+        self.table.stop_at_ms = Some(stop_at_ms.min(before_ms.unwrap_or(u64::MAX)));
         if before_ms.is_some() {
             return;
         }
         let why = CloseFrame { code: Some(close::code::GOING_AWAY), reason: "the server is going away".into() };
-        let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
+        let slots = self.table.slots();
         for slot in slots {
-            match &self.connections[slot as usize].phase {
+            match &self.table[slot].phase {
                 Phase::Open(_) => self.close_behind(slot, &why),
                 Phase::Registering(_) => {
                     self.append_close(slot, &why.payload());
@@ -245,47 +243,47 @@ impl Shard {
         }
     }
 
-    fn append_close(&mut self, slot: u32, payload: &ClosePayload) {
+    fn append_close(&mut self, slot: Slot, payload: &ClosePayload) {
         let header = server_header(Opcode::Close, false, payload.as_slice().len());
-        let connection = &mut self.connections[slot as usize];
-        connection.flags.set(Flags::CLOSE_SENT);
-        if !connection.flags.has(Flags::WAITS_FOR_OWNER) {
-            connection.flags.take(Flags::HAS_WAITED);
+        let connection = &mut self.table[slot];
+        connection.flags.set(Flag::CloseSent);
+        if !connection.flags.has(Flag::WaitsForOwner) {
+            connection.flags.take(Flag::HasWaited);
         }
         connection.close_bytes = (header.as_slice().len() + payload.as_slice().len()) as u8;
         self.append_own(slot, header, payload.as_slice());
     }
 
     /// A close frame of ours that is queued already is not dropped: it is the last thing there.
-    fn drop_queue_unless_closing(&mut self, slot: u32) -> usize {
-        if self.connections[slot as usize].flags.has(Flags::CLOSE_SENT) { 0 } else { self.drop_queue(slot) }
+    fn drop_queue_unless_closing(&mut self, slot: Slot) -> usize {
+        if self.table[slot].flags.has(Flag::CloseSent) { 0 } else { self.drop_queue(slot) }
     }
 
     /// Drops all behind the frame in progress. A close frame of ours that was dropped with the rest is no longer sent.
-    fn drop_queue(&mut self, slot: u32) -> usize {
-        let connection = &mut self.connections[slot as usize];
-        let dropped = connection.outbound.drop_behind_boundary(&self.window, &mut self.spares);
-        if dropped > 0 && connection.flags.take(Flags::CLOSE_SENT) {
+    fn drop_queue(&mut self, slot: Slot) -> usize {
+        let connection = &mut self.table[slot];
+        let dropped = self.out.drop_behind_boundary(connection);
+        if dropped > 0 && connection.flags.take(Flag::CloseSent) {
             return dropped - usize::from(std::mem::take(&mut connection.close_bytes));
         }
         dropped
     }
 
     /// What waits, without a close frame of ours.
-    fn unsent_bytes(&self, slot: u32) -> usize {
-        let connection = &self.connections[slot as usize];
+    fn unsent_bytes(&self, slot: Slot) -> usize {
+        let connection = &self.table[slot];
         connection.outbound.queued_bytes().saturating_sub(connection.close_bytes.into())
     }
 
-    fn shut_down(&mut self, slot: u32) {
-        let connection = &self.connections[slot as usize];
-        if connection.flags.has(Flags::HALF_CLOSED) {
+    fn shut_down(&mut self, slot: Slot) {
+        let connection = &self.table[slot];
+        if connection.flags.has(Flag::HalfClosed) {
             // The client has nothing more to send that could turn the close into a reset: close at once, as RFC 6455
             // 7.1.1 wants it of the server. That shuts the writing side, too.
             return self.remove(slot);
         }
         self.effects.push(Effect::ShutdownWrite(connection.socket));
-        if connection.flags.has(Flags::SILENT) {
+        if connection.flags.has(Flag::Silent) {
             return self.remove(slot);
         }
         // What is still to come of a body or message is given the time of one.
@@ -295,11 +293,11 @@ impl Shard {
     }
 
     /// What the connection may still send, by what it is at.
-    fn ending(&self, slot: u32) -> Ending {
-        let connection = &self.connections[slot as usize];
+    fn ending(&self, slot: Slot) -> Ending {
+        let connection = &self.table[slot];
         let unread_bytes = match &connection.phase {
             // Who was never let in is not waited for.
-            _ if connection.flags.has(Flags::TURNED_AWAY) => 0,
+            _ if connection.flags.has(Flag::TurnedAway) => 0,
             Phase::Http(exchange) => exchange.unread_bytes(),
             Phase::Registering(registering) => registering.ws.unread_bytes(),
             Phase::Open(channel) => channel.ws.unread_bytes(),
@@ -309,8 +307,8 @@ impl Shard {
     }
 
     /// Bytes of a client that is not listened to any more.
-    pub(in crate::shard) fn drop_unread(&mut self, slot: u32, bytes: usize) {
-        let connection = &mut self.connections[slot as usize];
+    pub(in crate::shard) fn drop_unread(&mut self, slot: Slot, bytes: usize) {
+        let connection = &mut self.table[slot];
         let Phase::Ending(ending) = &mut connection.phase else { return };
         let had_more = ending.unread_bytes > 0;
         if !ending.take(bytes) {
@@ -323,8 +321,8 @@ impl Shard {
     }
 
     /// Reads on for so long.
-    fn linger(&mut self, slot: u32, window_ms: u64) {
-        if let Phase::Ending(ending) = &mut self.connections[slot as usize].phase {
+    fn linger(&mut self, slot: Slot, window_ms: u64) {
+        if let Phase::Ending(ending) = &mut self.table[slot].phase {
             (ending.came_bytes, ending.window_ms) = (0, window_ms);
         }
         self.set_deadline(slot, self.now_ms + window_ms);
@@ -332,8 +330,8 @@ impl Shard {
 
     /// The time to read on is up: the client is cut, unless more of what it was refused for still comes, and not too
     /// slowly. A stop waits for nobody's upload.
-    pub(in crate::shard) fn ending_expired(&mut self, slot: u32) {
-        let Phase::Ending(ending) = &self.connections[slot as usize].phase else { return };
+    pub(in crate::shard) fn ending_expired(&mut self, slot: Slot) {
+        let Phase::Ending(ending) = &self.table[slot].phase else { return };
         let least_bytes = self.config.least_bytes(ending.window_ms.max(TICK_MS)).max(1);
         if ending.unread_bytes > 0 && ending.came_bytes >= least_bytes && !self.is_stopping() {
             return self.linger(slot, self.config.body_timeout_ms);

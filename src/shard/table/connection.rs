@@ -6,7 +6,7 @@ use crate::admission::Prefix;
 use crate::channel::ChannelId;
 use crate::proto::{self, Violation};
 use crate::shard::flush::SocketId;
-use crate::shard::intake::http::Exchange;
+use crate::shard::intake::exchange::Exchange;
 use crate::shard::memory::Held;
 use crate::shard::out::outbound::Outbound;
 use crate::shard::owners::owner::Place;
@@ -66,7 +66,7 @@ pub struct Connection {
     pub(in crate::shard) generation: u32,
     pub(in crate::shard) flags: Flags,
     pub(in crate::shard) pings_unanswered: u8,
-    /// How long the close frame is that we have sent ([`Flags::CLOSE_SENT`]): it is the last in the queue.
+    /// How long the close frame is that we have sent ([`Flag::CloseSent`]): it is the last in the queue.
     pub(in crate::shard) close_bytes: u8,
     pub(in crate::shard) peer: Peer,
     /// What it counts as, if it does.
@@ -74,7 +74,7 @@ pub struct Connection {
     pub(in crate::shard) outbound: Outbound,
     pub(in crate::shard) phase: Phase,
     /// Bytes that were read but may not be parsed yet: the owner's queue or this client's own queue is full.
-    pub(in crate::shard) unparsed: Option<Box<[u8]>>,
+    pub(in crate::shard) unparsed: Option<Box<Unparsed>>,
     /// The tick at which the current phase must have ended; [`Self::NO_TICK`] if it has no such time. 32 bits are 13 years.
     pub(in crate::shard) deadline_tick: u32,
     /// When the client last gave a sign of life: the low bits of the shard's milliseconds.
@@ -90,6 +90,9 @@ pub struct Connection {
     pub(in crate::shard) control_s: u16,
     pub(in crate::shard) control_frames: i32,
 }
+
+/// See [`Connection::unparsed`]. Boxed, for next to nobody has any.
+pub(in crate::shard) struct Unparsed(pub Box<[u8]>);
 
 /// What a connection is at.
 pub(in crate::shard) enum Phase {
@@ -144,7 +147,7 @@ pub(in crate::shard) struct Channel {
     pub place: Place,
     /// When its last message came: the low bits of the shard's milliseconds.
     pub message_ms: u32,
-    /// What it is failed for, see [`Flags::FAILING`].
+    /// What it is failed for, see [`Flag::Failing`].
     pub violation: Option<Violation>,
     /// What the last answered ping took; [`Self::NO_PING`] if none was.
     pub ping_ms: u16,
@@ -158,58 +161,75 @@ impl Channel {
     }
 }
 
-/// Small facts of a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::shard) struct Flags(u16);
-
-impl Flags {
+/// A small fact of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shard) enum Flag {
     /// Stands in the shard's urgent list.
-    pub const URGENT: u16 = 1;
+    Urgent,
     /// Stands in the shard's bulk list.
-    pub const BULK: u16 = 1 << 1;
+    Bulk,
     /// Is part of the batch that is being sent.
-    pub const IN_BATCH: u16 = 1 << 2;
+    InBatch,
     /// Bytes may wait in the socket that were not read when it said so.
-    pub const READABLE: u16 = 1 << 3;
+    Readable,
     /// Stands in its owner's list of connections that wait for room in the owner's queue.
-    pub const WAITS_FOR_OWNER: u16 = 1 << 4;
+    WaitsForOwner,
     /// Is not read until the client has taken half of what is queued for it.
-    pub const WAITS_FOR_CLIENT: u16 = 1 << 5;
+    WaitsForClient,
     /// Someone waits for the outcome of a frame that is queued.
-    pub const WATCHED: u16 = 1 << 6;
+    Watched,
     /// We have sent a close frame.
-    pub const CLOSE_SENT: u16 = 1 << 7;
+    CloseSent,
     /// The writing side is shut, or will be once everything queued has left.
-    pub const SHUTDOWN: u16 = 1 << 8;
+    Shutdown,
     /// The client has sent its last byte: it still waits for an HTTP response, or it has sent its close frame.
-    pub const HALF_CLOSED: u16 = 1 << 9;
+    HalfClosed,
     /// The client broke the protocol; it is not read any more, and is told when its process had time to answer what it
     /// said before.
-    pub const FAILING: u16 = 1 << 10;
+    Failing,
     /// There were too many when it connected: it is told so, and counts as nothing else.
-    pub const TURNED_AWAY: u16 = 1 << 11;
+    TurnedAway,
     /// It gave no sign of life: nobody waits for it to end.
-    pub const SILENT: u16 = 1 << 12;
+    Silent,
     /// The shard's memory counts something that it holds.
-    pub const HOLDS: u16 = 1 << 13;
+    Holds,
     /// Is not read until there is memory for what it sends.
-    pub const WAITS_FOR_MEMORY: u16 = 1 << 14;
+    WaitsForMemory,
     /// Its owner's queue was full, since we have sent a close frame if we have.
-    pub const HAS_WAITED: u16 = 1 << 15;
+    HasWaited,
+    /// Stands in the list of those that may go on: see `intake`.
+    Resumes,
+}
 
-    pub fn has(self, flag: u16) -> bool {
-        self.0 & flag != 0
+/// Those that are true of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::shard) struct Flags(u32);
+
+impl Flags {
+    pub fn has(self, flag: Flag) -> bool {
+        self.0 & Self::bit(flag) != 0
     }
 
-    pub fn set(&mut self, flag: u16) {
-        self.0 |= flag;
+    pub fn set(&mut self, flag: Flag) {
+        self.0 |= Self::bit(flag);
     }
 
-    /// Clears the flag and answers whether it was set.
-    pub fn take(&mut self, flag: u16) -> bool {
+    /// Sets the flag; returns whether it was not set before.
+    pub fn set_new(&mut self, flag: Flag) -> bool {
+        let is_new = !self.has(flag);
+        self.set(flag);
+        is_new
+    }
+
+    /// Clears the flag; returns whether it was set.
+    pub fn take(&mut self, flag: Flag) -> bool {
         let had = self.has(flag);
-        self.0 &= !flag;
+        self.0 &= !Self::bit(flag);
         had
+    }
+
+    fn bit(flag: Flag) -> u32 {
+        1 << flag as u32
     }
 }
 
@@ -219,10 +239,10 @@ impl Connection {
 
     /// Whether reading is paused by us.
     pub(in crate::shard) fn is_paused(&self) -> bool {
-        self.flags.has(Flags::WAITS_FOR_OWNER)
-            || self.flags.has(Flags::WAITS_FOR_CLIENT)
-            || self.flags.has(Flags::WAITS_FOR_MEMORY)
-            || self.flags.has(Flags::FAILING)
+        self.flags.has(Flag::WaitsForOwner)
+            || self.flags.has(Flag::WaitsForClient)
+            || self.flags.has(Flag::WaitsForMemory)
+            || self.flags.has(Flag::Failing)
     }
 
     /// The client has given a sign of life.
@@ -257,7 +277,7 @@ impl Connection {
             Phase::Open(channel) => channel.ws.held_bytes(),
             Phase::Ending(_) => 0,
         };
-        let bytes = partial + self.unparsed.as_ref().map_or(0, |unparsed| unparsed.len());
+        let bytes = partial + self.unparsed.as_ref().map_or(0, |unparsed| unparsed.0.len());
         if bytes < INCOMING_BYTES_MIN { 0 } else { bytes }
     }
 

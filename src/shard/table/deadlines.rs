@@ -9,11 +9,12 @@ use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
 use crate::shard::out::outbound::Lane;
-use crate::shard::table::connection::{Connection, Flags, Phase};
+use crate::shard::table::connection::{Connection, Flag, Phase};
+use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::{Entry, TICK_MS};
 
 /// The close codes of the registration (node contract, section 4).
-pub(in crate::shard) const CLOSE_REGISTRATION_TIMEOUT: u16 = 4408;
+const CLOSE_REGISTRATION_TIMEOUT: u16 = 4408;
 
 /// A tick that comes so much after the one before is our own fault: the process was stopped, or starved.
 const LATE_MS: u64 = 1000;
@@ -27,28 +28,28 @@ impl Shard {
         self.now_ms = now_ms;
         // We did not listen meanwhile: what clients have sent in time is still in their sockets, and is read before
         // anybody is judged. Once: with a machine that is always late, nobody would ever be.
-        let passed_ms = now_ms.saturating_sub(self.ticked_ms);
+        let passed_ms = now_ms.saturating_sub(self.table.ticked_ms);
         let late_ms = if passed_ms > LATE_MS { passed_ms } else { 0 };
-        let reprieved = late_ms > 0 && self.late_ms == 0;
-        (self.ticked_ms, self.late_ms) = (now_ms, late_ms);
-        let mut due = std::mem::take(&mut self.due);
-        self.wheel.take_due(now_ms, &mut due);
+        let reprieved = late_ms > 0 && self.table.late_ms == 0;
+        (self.table.ticked_ms, self.table.late_ms) = (now_ms, late_ms);
+        let mut due = std::mem::take(&mut self.table.due);
+        self.table.wheel.take_due(now_ms, &mut due);
         for entry in due.drain(..) {
             self.look_at(entry, now_ms, reprieved);
         }
-        self.due = due;
+        self.table.due = due;
         self.drain_on();
-        if self.stop_at_ms.is_some_and(|stop_at_ms| now_ms >= stop_at_ms) {
+        if self.table.stop_at_ms.is_some_and(|stop_at_ms| now_ms >= stop_at_ms) {
             self.cut_all();
         }
     }
 
     /// Has the connection looked at no later than `deadline_ms`.
-    pub(in crate::shard) fn schedule(&mut self, slot: u32, deadline_ms: u64) {
-        let connection = &mut self.connections[slot as usize];
+    pub(in crate::shard) fn schedule(&mut self, slot: Slot, deadline_ms: u64) {
+        let connection = &mut self.table.connections[slot.index()];
         if deadline_ms.div_ceil(TICK_MS) < u64::from(connection.wheel_tick) {
             let entry = Entry { slot, generation: connection.generation };
-            connection.wheel_tick = self.wheel.insert(entry, deadline_ms) as u32;
+            connection.wheel_tick = self.table.wheel.insert(entry, deadline_ms) as u32;
         }
     }
 
@@ -58,13 +59,13 @@ impl Shard {
     }
 
     /// Sets when the current phase must have ended.
-    pub(in crate::shard) fn set_deadline(&mut self, slot: u32, deadline_ms: u64) {
-        self.connections[slot as usize].deadline_tick = Self::tick_of(deadline_ms);
+    pub(in crate::shard) fn set_deadline(&mut self, slot: Slot, deadline_ms: u64) {
+        self.table[slot].deadline_tick = Self::tick_of(deadline_ms);
         self.schedule(slot, deadline_ms);
     }
 
     fn look_at(&mut self, entry: Entry, now_ms: u64, reprieved: bool) {
-        let Some(connection) = self.connections.get_mut(entry.slot as usize) else { return };
+        let Some(connection) = self.table.get_mut(entry.slot) else { return };
         // An entry that a sooner one has replaced, or of a connection that is gone.
         if connection.generation != entry.generation || u64::from(connection.wheel_tick) > now_ms / TICK_MS {
             return;
@@ -78,31 +79,31 @@ impl Shard {
         } else if self.probe_in_ms(entry.slot) == 0 {
             self.probe(entry.slot);
         }
-        let still_there = self.connections.get(entry.slot as usize).is_some_and(|c| c.generation == entry.generation);
+        let still_there = self.table.is_alive(entry.slot, entry.generation);
         if still_there {
-            let deadline_tick = u64::from(self.connections[entry.slot as usize].deadline_tick);
+            let deadline_tick = u64::from(self.table[entry.slot].deadline_tick);
             self.schedule(entry.slot, deadline_tick * TICK_MS);
             self.schedule_probe(entry.slot);
         }
     }
 
     /// Has the connection looked at when it has been silent for so long that it is pinged, or gone.
-    pub(in crate::shard) fn schedule_probe(&mut self, slot: u32) {
+    pub(in crate::shard) fn schedule_probe(&mut self, slot: Slot) {
         self.schedule(slot, self.now_ms.saturating_add(self.probe_in_ms(slot)));
     }
 
     /// How long the client may still be silent.
-    fn probe_in_ms(&self, slot: u32) -> u64 {
-        let connection = &self.connections[slot as usize];
+    fn probe_in_ms(&self, slot: Slot) -> u64 {
+        let connection = &self.table[slot];
         let interval_ms = self.config.ping_interval_ms.min(PING_INTERVAL_MS_MAX);
-        if interval_ms == 0 || connection.channel().is_none() || connection.flags.has(Flags::CLOSE_SENT) {
+        if interval_ms == 0 || connection.channel().is_none() || connection.flags.has(Flag::CloseSent) {
             return u64::MAX;
         }
         // Between 80 and 95 % of the interval, evenly (by the golden ratio) for connections that come one after another.
         let share = u64::from(connection.generation.wrapping_mul(0x9e37_79b9));
         let period_ms = interval_ms * 4 / 5 + ((interval_ms * 3 / 20 * share) >> 32);
         // It is we who do not listen.
-        if connection.flags.has(Flags::WAITS_FOR_OWNER) || connection.flags.has(Flags::FAILING) {
+        if connection.flags.has(Flag::WaitsForOwner) || connection.flags.has(Flag::Failing) {
             return period_ms;
         }
         let since_ms = if connection.pings_unanswered == 0 { connection.heard_ms } else { connection.pinged_ms };
@@ -110,8 +111,8 @@ impl Shard {
     }
 
     /// The time of the current phase is up.
-    fn expired(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
+    fn expired(&mut self, slot: Slot) {
+        let connection = &mut self.table[slot];
         connection.deadline_tick = Connection::NO_TICK;
         match &connection.phase {
             Phase::Http(_) => self.http_expired(slot),
@@ -132,8 +133,8 @@ impl Shard {
     }
 
     /// Asks a silent client whether it is still there, and lets go of one that did not answer.
-    fn probe(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
+    fn probe(&mut self, slot: Slot) {
+        let connection = &mut self.table[slot];
         if connection.pings_unanswered < self.config.pings_unanswered_max {
             connection.pings_unanswered += 1;
             connection.pinged_ms = self.now_ms as u32;
@@ -142,19 +143,19 @@ impl Shard {
             return self.send_control(slot, Opcode::Ping, Lane::Ping, &sent_ms);
         }
         self.stats.timed_out += 1;
-        connection.flags.set(Flags::SILENT);
+        connection.flags.set(Flag::Silent);
         self.fail(slot, close::code::GOING_AWAY, "no answer to pings", ClosedBy::Timeout);
         // The close frame is for a client that is there against all appearance; for one that is not, nobody waits.
-        if self.connections.contains(slot as usize) {
+        if self.table.contains(slot) {
             self.set_deadline(slot, self.now_ms + TICK_MS);
         }
     }
 
     /// The end of the time that a stop gives: whoever is left is cut off.
     fn cut_all(&mut self) {
-        let slots: Vec<u32> = self.connections.iter().map(|(slot, _)| slot as u32).collect();
+        let slots = self.table.slots();
         for slot in slots {
-            if self.connections.contains(slot as usize) {
+            if self.table.contains(slot) {
                 self.cut(slot);
             }
         }

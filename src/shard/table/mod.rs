@@ -1,8 +1,179 @@
 //! Who is connected: connections and channels from their beginning to their end, and when each is looked at again.
+//!
+//! Invariants: a channel id leads to the open connection that carries it, and every open connection is found by its id;
+//! what was counted by admission when it came is uncounted when it leaves. It must not know what waits for a connection
+//! in any queue but the connection's own.
 
+mod accept;
 mod closing;
 pub(super) mod connection;
 pub(super) mod deadlines;
-mod entering;
+mod ends;
 pub(super) mod opening;
+mod operate;
+pub(super) mod slot;
 pub(super) mod wheel;
+
+use self::connection::{Connection, Phase, Token};
+use self::slot::Slot;
+use self::wheel::{Entry, Wheel};
+use crate::admission;
+use crate::channel::{ChannelId, ChannelIdMint};
+use crate::shard::command::Acknowledge;
+use crate::shard::disconnects::{Disconnect, Disconnects};
+use crate::shard::operating::Draining;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
+
+/// See the module.
+pub(super) struct Table {
+    connections: Slab<Connection>,
+    next_generation: u32,
+    channels: FxHashMap<ChannelId, Slot>,
+    mint: ChannelIdMint,
+    admission: Arc<admission::Connections>,
+    wheel: Wheel,
+    due: Vec<Entry>,
+    ticked_ms: u64,
+    /// How much the last tick came after the one before, if that was too much ([`deadlines`]); else 0.
+    late_ms: u64,
+    /// Set once the broker stops: when everything must be closed.
+    stop_at_ms: Option<u64>,
+    /// Set while a drain goes on, until it stops the shard.
+    draining: Option<Draining>,
+    /// Who waits until every client has been told of the stop.
+    stop_told: Acknowledge,
+    disconnects: Disconnects,
+}
+
+impl Table {
+    /// An empty table that mints its channel ids with `mint`.
+    pub fn new(mint: ChannelIdMint, admission: Arc<admission::Connections>, now_ms: u64) -> Self {
+        Self {
+            connections: Slab::new(),
+            next_generation: 0,
+            channels: FxHashMap::default(),
+            mint,
+            admission,
+            wheel: Wheel::new(now_ms),
+            due: Vec::new(),
+            ticked_ms: now_ms,
+            late_ms: 0,
+            stop_at_ms: None,
+            draining: None,
+            stop_told: None,
+            disconnects: Disconnects::default(),
+        }
+    }
+
+    /// Live connections, channels among them.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Open channels.
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// The connection at a place, if there is one.
+    pub fn get(&self, slot: Slot) -> Option<&Connection> {
+        self.connections.get(slot.index())
+    }
+
+    /// The connection at a place, if there is one.
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Connection> {
+        self.connections.get_mut(slot.index())
+    }
+
+    /// Whether there is a connection at a place.
+    pub fn contains(&self, slot: Slot) -> bool {
+        self.connections.contains(slot.index())
+    }
+
+    /// Whether the connection of this generation is still there.
+    pub fn is_alive(&self, slot: Slot, generation: u32) -> bool {
+        self.get(slot).is_some_and(|connection| connection.generation == generation)
+    }
+
+    /// Every connection.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Connection)> {
+        self.connections.iter().map(|(slot, connection)| (Slot::new(slot as u32), connection))
+    }
+
+    /// The places of those that are there now: what is done to one may end others.
+    pub fn slots(&self) -> Vec<Slot> {
+        self.iter().map(|(slot, _)| slot).collect()
+    }
+
+    /// The connection of a channel.
+    pub fn slot_of(&self, channel: ChannelId) -> Option<Slot> {
+        self.channels.get(&channel).copied()
+    }
+
+    /// The place of a live connection.
+    pub fn resolve(&self, token: Token) -> Option<Slot> {
+        let slot = Slot::new(token.slot);
+        self.is_alive(slot, token.generation).then_some(slot)
+    }
+
+    /// What names this connection to the driver.
+    pub fn token(&self, slot: Slot) -> Token {
+        Token { slot: slot.get(), generation: self[slot].generation }
+    }
+
+    /// How long the shard did not listen before the last tick, if that was too long; else 0.
+    pub fn late_ms(&self) -> u64 {
+        self.late_ms
+    }
+
+    /// Whether everything is to be closed.
+    pub fn is_stopping(&self) -> bool {
+        self.stop_at_ms.is_some()
+    }
+
+    /// All that was to be sent has been offered: whoever waits until everybody has been told of a stop is answered.
+    pub fn all_told(&mut self) {
+        // By the drop.
+        self.stop_told = None;
+    }
+
+    /// The last channels that ended, in order.
+    pub fn disconnects(&self) -> Vec<Disconnect> {
+        self.disconnects.to_vec()
+    }
+
+    /// Asserts what the module promises, as far as the table knows it.
+    pub fn check(&self) {
+        let open = self.connections.iter().filter(|(_, connection)| connection.channel().is_some()).count();
+        assert_eq!(open, self.channels.len(), "every open connection is found by its channel's id");
+        for (id, &slot) in &self.channels {
+            let channel =
+                self.get(slot).and_then(Connection::channel).expect("a channel id leads to an open connection");
+            assert_eq!(channel.id, *id, "a channel is where its id says");
+        }
+        for (slot, connection) in self.iter() {
+            assert_ne!(connection.generation, 0, "generation 0 is nobody's");
+            assert!(connection.wheel_tick != Connection::NO_TICK, "{slot:?} is in the wheel");
+            if let Phase::Ending(_) = connection.phase {
+                assert!(connection.unparsed.is_none() && !connection.is_paused(), "who ends waits for nobody");
+            }
+        }
+    }
+}
+
+impl Index<Slot> for Table {
+    type Output = Connection;
+
+    fn index(&self, slot: Slot) -> &Connection {
+        &self.connections[slot.index()]
+    }
+}
+
+impl IndexMut<Slot> for Table {
+    fn index_mut(&mut self, slot: Slot) -> &mut Connection {
+        &mut self.connections[slot.index()]
+    }
+}

@@ -11,6 +11,7 @@ use crate::shard::event::{ClosedBy, Event, Opened};
 use crate::shard::intake::receive::ANSWER_GRACE_MS;
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::{Channel, Connection, Ending, Phase, Registering};
+use crate::shard::table::slot::Slot;
 use std::sync::Arc;
 
 /// No such process (node contract, section 4).
@@ -31,16 +32,16 @@ pub(in crate::shard) struct Opening {
 
 impl Shard {
     /// Makes the connection a channel and tells its owner.
-    pub(in crate::shard) fn open_channel(&mut self, slot: u32, opening: Opening) {
-        let channels = &self.channels;
-        let id = self.mint.mint(|id| channels.contains_key(&id));
-        self.channels.insert(id, slot);
-        let owner = self.owner_place(&opening.owner);
+    pub(in crate::shard) fn open_channel(&mut self, slot: Slot, opening: Opening) {
+        let channels = &self.table.channels;
+        let id = self.table.mint.mint(|id| channels.contains_key(&id));
+        self.table.channels.insert(id, slot);
+        let owner = self.owners.place_of(&opening.owner);
         if let Some(agreed) = opening.ws.deflate() {
             opening.owner.windows.enter(agreed.server_window_bits());
         }
-        let place = self.owners[owner as usize].add(opening.bound_path, slot);
-        let connection = &mut self.connections[slot as usize];
+        let place = self.owners[owner].add(opening.bound_path, slot);
+        let connection = &mut self.table[slot];
         connection.phase = Phase::Open(Channel {
             ws: opening.ws,
             id,
@@ -66,22 +67,21 @@ impl Shard {
             registered: opening.registered,
             extension: opening.extension,
         };
-        self.emit(owner, Event::Opened(Box::new(opened)));
-        self.opened_untold = true;
+        self.owners.emit(owner, Event::Opened(Box::new(opened)));
     }
 
     /// The first message on `/`.
-    pub(in crate::shard) fn register(&mut self, slot: u32, message: &[u8]) {
-        let registration = match gateway::register(&self.directory.gateway, message, self.unix_s) {
+    pub(in crate::shard) fn register(&mut self, slot: Slot, message: &[u8]) {
+        let registration = match gateway::register(&self.owners.directory().gateway, message, self.time_of_day.unix_s) {
             Ok(registration) => registration,
             Err(error) => return self.refuse_registration(slot, error.close_code(), &error.to_string()),
         };
-        let Some(owner) = self.directory.find(&registration.target) else {
+        let Some(owner) = self.owners.directory().find(&registration.target) else {
             let reason = format!("no process {} is attached", registration.target);
             return self.refuse_registration(slot, CLOSE_NO_SUCH_PROCESS, &reason);
         };
         let ending = Phase::Ending(Ending::default());
-        let phase = std::mem::replace(&mut self.connections[slot as usize].phase, ending);
+        let phase = std::mem::replace(&mut self.table[slot].phase, ending);
         let Phase::Registering(registering) = phase else { unreachable!("only a registering connection registers") };
         let Registering { ws, forwarded_for } = *registering;
         let path: Arc<str> = "/".into();
@@ -90,13 +90,13 @@ impl Shard {
         self.open_channel(slot, opening);
     }
 
-    fn refuse_registration(&mut self, slot: u32, code: u16, reason: &str) {
+    fn refuse_registration(&mut self, slot: Slot, code: u16, reason: &str) {
         self.stats.registrations_refused += 1;
         let why = CloseFrame { code: Some(code), reason: reason.into() };
         self.close_now(slot, &why, ClosedBy::Violation);
     }
 
-    fn reply_registered(&mut self, slot: u32, id: u32) {
+    fn reply_registered(&mut self, slot: Slot, id: u32) {
         let reply = format!("{{\"channel_id\":{id}}}");
         let header = server_header(Opcode::Text, false, reply.len());
         // The socket may be full: the client registers before it has taken the 101, or the pongs that it asked for.

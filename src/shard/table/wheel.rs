@@ -3,6 +3,8 @@
 //! A deadline that moves (every message moves some) is not moved here: when its old tick comes, the shard looks at the
 //! connection and, if it is not due, puts it back for later. So a message costs nothing here.
 
+use crate::shard::table::slot::Slot;
+
 /// The length of a tick. Deadlines are seconds; a tenth of one is near enough.
 pub const TICK_MS: u64 = 100;
 
@@ -13,7 +15,7 @@ const SLOTS: usize = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// Its place in the shard's table.
-    pub slot: u32,
+    pub slot: Slot,
     /// The generation of that place.
     pub generation: u32,
 }
@@ -58,14 +60,14 @@ mod tests {
     fn take(wheel: &mut Wheel, now_ms: u64) -> Vec<u32> {
         let mut due = Vec::new();
         wheel.take_due(now_ms, &mut due);
-        due.iter().map(|entry| entry.slot).collect()
+        due.iter().map(|entry| entry.slot.get()).collect()
     }
 
     #[test]
     fn entries_come_at_their_tick_and_far_ones_at_the_end_of_a_turn() {
         let mut wheel = Wheel::new(1_000);
         for (slot, deadline) in [(1, 1_500), (2, 1_501), (3, 10_000_000), (4, 0)] {
-            wheel.insert(Entry { slot, generation: 0 }, deadline);
+            wheel.insert(Entry { slot: Slot::new(slot), generation: 0 }, deadline);
         }
         assert_eq!(take(&mut wheel, 1_100), [4]);
         assert_eq!(take(&mut wheel, 1_499), Vec::<u32>::new());
@@ -78,11 +80,11 @@ mod tests {
     fn a_jump_of_the_clock_takes_everything_out_once() {
         let mut wheel = Wheel::new(0);
         for slot in 0..100 {
-            wheel.insert(Entry { slot, generation: 0 }, u64::from(slot) * 500);
+            wheel.insert(Entry { slot: Slot::new(slot), generation: 0 }, u64::from(slot) * 500);
         }
         assert_eq!(take(&mut wheel, 100_000_000).len(), 100);
         assert_eq!(take(&mut wheel, 100_000_000).len(), 0);
-        wheel.insert(Entry { slot: 1, generation: 0 }, 0);
+        wheel.insert(Entry { slot: Slot::new(1), generation: 0 }, 0);
         assert_eq!(take(&mut wheel, 100_000_100), [1]);
     }
 }

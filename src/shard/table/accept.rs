@@ -12,8 +12,9 @@ use crate::gateway::{self, Settings};
 use crate::http::{Head, Response};
 use crate::shard::core::Shard;
 use crate::shard::flush::SocketId;
-use crate::shard::intake::http::Exchange;
-use crate::shard::table::connection::{Connection, Flags, Phase, Token};
+use crate::shard::intake::exchange::Exchange;
+use crate::shard::table::connection::{Connection, Flag, Flags, Phase, Token};
+use crate::shard::table::slot::Slot;
 use std::net::SocketAddr;
 
 impl Shard {
@@ -21,16 +22,16 @@ impl Shard {
     pub fn handle_accept(&mut self, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Option<Token> {
         self.now_ms = now_ms;
         self.stats.accepted += 1;
-        let settings = self.directory.gateway.settings();
-        let client = (!settings.is_trusted_proxy(peer.ip())).then(|| self.admission.client(peer.ip())).flatten();
-        let entered = self.admission.enter(client, now_ms);
-        if entered.is_err() && !self.admission.begin_turning_away() {
+        let settings = self.owners.directory().gateway.settings();
+        let client = (!settings.is_trusted_proxy(peer.ip())).then(|| self.table.admission.client(peer.ip())).flatten();
+        let entered = self.table.admission.enter(client, now_ms);
+        if entered.is_err() && !self.table.admission.begin_turning_away() {
             self.stats.let_go += 1;
             return None;
         }
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let generation = self.next_generation;
-        let slot = self.connections.insert(Connection {
+        self.table.next_generation = self.table.next_generation.wrapping_add(1).max(1);
+        let generation = self.table.next_generation;
+        let slot = Slot::new(self.table.connections.insert(Connection {
             socket,
             generation,
             flags: Flags::default(),
@@ -48,40 +49,40 @@ impl Shard {
             since_s: (now_ms / 1000) as u32,
             control_s: 0,
             control_frames: 0,
-        }) as u32;
+        }) as u32);
         self.schedule(slot, now_ms + self.config.head_timeout_ms);
         if let Err(over) = entered {
-            self.connections[slot as usize].flags.set(Flags::TURNED_AWAY);
+            self.table[slot].flags.set(Flag::TurnedAway);
             let refusal = self.refuse(over);
             self.answer(slot, refusal);
         }
-        Some(Token { slot, generation })
+        Some(Token { slot: slot.get(), generation })
     }
 
     /// The client is gone.
     pub(in crate::shard) fn uncount(&self, connection: &Connection) {
-        if connection.flags.has(Flags::TURNED_AWAY) {
-            self.admission.end_turning_away();
+        if connection.flags.has(Flag::TurnedAway) {
+            self.table.admission.end_turning_away();
         } else {
-            self.admission.leave(connection.client, self.now_ms);
+            self.table.admission.leave(connection.client, self.now_ms);
         }
     }
 
     /// Whom an upgrade request is counted for, if anybody.
-    pub(in crate::shard) fn client_of(&self, slot: u32, settings: &Settings, head: &Head<'_>) -> Option<Prefix> {
-        let connection = &self.connections[slot as usize];
+    pub(in crate::shard) fn client_of(&self, slot: Slot, settings: &Settings, head: &Head<'_>) -> Option<Prefix> {
+        let connection = &self.table[slot];
         let peer: SocketAddr = connection.peer.into();
         if !settings.is_trusted_proxy(peer.ip()) {
             return connection.client;
         }
         let ip = gateway::client_ip(peer, head, &settings.trusted_proxies);
         // A proxy that forwards no address speaks for itself, or is set up wrongly: not its clients' fault.
-        (!settings.is_trusted_proxy(ip)).then(|| self.admission.client(ip)).flatten()
+        (!settings.is_trusted_proxy(ip)).then(|| self.table.admission.client(ip)).flatten()
     }
 
     /// The answer to an upgrade request of a client that shakes hands too often.
     pub(in crate::shard) fn refuse_handshake(&mut self, client: Option<Prefix>) -> Option<Response> {
-        if client.is_none_or(|client| self.admission.take_handshake(client, self.now_ms)) {
+        if client.is_none_or(|client| self.table.admission.take_handshake(client, self.now_ms)) {
             return None;
         }
         self.stats.handshakes_refused += 1;
@@ -90,11 +91,10 @@ impl Shard {
     }
 
     /// Counts a connection of a proxy that becomes a WebSocket as its client's. The answer is the refusal, if it is one.
-    pub(in crate::shard) fn count_forwarded(&mut self, slot: u32, client: Option<Prefix>) -> Option<Response> {
-        let connection = &mut self.connections[slot as usize];
-        let client = client.filter(|_| connection.client.is_none())?;
-        match self.admission.enter_client(client, self.now_ms) {
-            Ok(()) => connection.client = Some(client),
+    pub(in crate::shard) fn count_forwarded(&mut self, slot: Slot, client: Option<Prefix>) -> Option<Response> {
+        let client = client.filter(|_| self.table[slot].client.is_none())?;
+        match self.table.admission.enter_client(client, self.now_ms) {
+            Ok(()) => self.table[slot].client = Some(client),
             Err(over) => return Some(self.refuse(over)),
         }
         None

@@ -1,0 +1,62 @@
+//! The HTTP state of one connection: the request that is being taken in or answered.
+
+use crate::gateway::OwnerId;
+use crate::http::{self, connection::Phase as HttpPhase};
+use crate::shard::event::RequestId;
+
+/// The HTTP state of one connection.
+pub(in crate::shard) struct Exchange {
+    pub(super) http: http::Connection,
+    /// Whether a response is on its way out.
+    pub(super) responding: bool,
+    /// How much of it had not left when its deadline was set.
+    pub(super) left_bytes: usize,
+    /// The process that was asked, and the request's number.
+    pub(super) asked: Option<(OwnerId, RequestId)>,
+    /// The response has left: what came behind its request is still to be looked at.
+    pub(super) feeds: bool,
+    /// What the connection was waiting for when its deadline was set.
+    pub(super) phase: HttpPhase,
+    /// How much of the body had come then.
+    pub(super) body_bytes: usize,
+    /// What of a refused body was still unread then.
+    pub(super) unread_bytes: u64,
+}
+
+impl Exchange {
+    pub fn new(limits: http::Limits) -> Self {
+        let http = http::Connection::new(limits);
+        Self {
+            http,
+            responding: false,
+            feeds: false,
+            left_bytes: 0,
+            asked: None,
+            phase: HttpPhase::Head,
+            body_bytes: 0,
+            unread_bytes: 0,
+        }
+    }
+
+    pub fn wants_read(&self) -> bool {
+        self.http.wants_read() && !self.feeds
+    }
+
+    /// The bytes held of requests that are not whole, or wait for their turn.
+    pub fn held_bytes(&self) -> usize {
+        self.http.held_bytes()
+    }
+
+    /// What a client that was refused may still be sending.
+    pub fn unread_bytes(&self) -> u64 {
+        self.http.unread_bytes()
+    }
+
+    pub fn is_answering(&self) -> bool {
+        self.responding || self.asked.is_some()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.http.phase() == HttpPhase::Idle && !self.responding
+    }
+}

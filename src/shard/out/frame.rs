@@ -1,0 +1,38 @@
+//! A frame of one push, in one form, as every channel that waits for it holds it.
+
+use crate::proto::ServerHeader;
+use crate::shard::memory::Charge;
+use bytes::Bytes;
+
+/// A frame whose payload is shared.
+#[derive(Clone)]
+pub struct FrameParts {
+    /// Its header.
+    pub header: ServerHeader,
+    /// Its payload, perhaps compressed.
+    pub payload: Bytes,
+    /// The payload's claim on memory, where it waits by reference.
+    pub charge: Charge,
+}
+
+impl FrameParts {
+    /// Header and payload together.
+    pub fn len(&self) -> usize {
+        self.header.as_slice().len() + self.payload.len()
+    }
+
+    /// What of it is in memory once for all who wait for it.
+    pub fn shared_len(&self) -> usize {
+        if self.charge.is_counted() { self.payload.len() } else { 0 }
+    }
+
+    /// Whether it is a control frame.
+    pub fn is_control(&self) -> bool {
+        is_control(self.header.as_slice()[0])
+    }
+}
+
+/// Whether a frame that starts with this byte is a control frame: the most significant bit of its opcode (RFC 6455 5.5).
+pub fn is_control(first_byte: u8) -> bool {
+    first_byte & 0x08 != 0
+}
