@@ -187,6 +187,8 @@ impl Shard {
             connection.heard(self.now_ms);
             connection.outbound.unblock();
             self.out.mark_urgent(connection, slot);
+            // Control frames that stood beside the queue are in it now.
+            self.weigh(slot);
         }
     }
 

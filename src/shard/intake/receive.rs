@@ -307,7 +307,7 @@ impl Shard {
     fn go_on(&mut self, slot: Slot) {
         let generation = self.table[slot].generation;
         if self.is_request_waiting(slot) {
-            self.receive_http(slot, &mut []);
+            self.receive(slot, &mut []);
         }
         if self.table.is_alive(slot, generation) {
             self.resume_reading(slot);

@@ -379,6 +379,7 @@ impl Shard {
                     }
                     let (dropped, _) = outbound.drop_oldest(excess, &self.out.window);
                     self.stats.dropped += dropped as u64;
+                    self.weigh(slot);
                 }
                 Policy::Close | Policy::Conflate { .. } => return self.over_budget(slot),
             }
