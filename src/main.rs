@@ -3,6 +3,7 @@
 mod daemon;
 
 use daemon::cli::{self, Action};
+use daemon::config::{self, Config};
 use daemon::{ask, doctor, log, serve, token};
 use std::io::Write;
 use std::process::ExitCode;
@@ -11,10 +12,16 @@ use std::process::ExitCode;
 const PROBLEMS: u8 = 2;
 
 fn main() -> ExitCode {
-    let action = cli::parse().action;
+    let (action, unknown) = match cli::parse() {
+        Ok((cli, unknown)) => (cli.action, unknown),
+        Err(error) => {
+            log::fatal(&error, None);
+            return ExitCode::FAILURE;
+        }
+    };
     let failure = if matches!(action, Action::Doctor(_)) { ExitCode::from(PROBLEMS) } else { ExitCode::FAILURE };
     let log_format = action.log_format();
-    let code = run(action).unwrap_or_else(|error| {
+    let code = run(action, &unknown).unwrap_or_else(|error| {
         log::fatal(&error, log_format);
         failure
     });
@@ -22,23 +29,24 @@ fn main() -> ExitCode {
     code
 }
 
-fn run(action: Action) -> anyhow::Result<ExitCode> {
+fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
     match action {
         Action::Serve(options) => {
             let config = options.load()?;
-            log::start(&config)?;
+            begin(&config, unknown)?;
             serve::serve(&config)?;
         }
         Action::Demo(options) => {
             let config = options.load()?;
-            log::start(&config)?;
+            begin(&config, unknown)?;
             serve::demo(&config)?;
         }
         Action::Config(options) => {
-            let config = options.load()?;
+            let is_template = options.defaults;
+            let config = if is_template { Config::default() } else { options.options.load()? };
             config.broker(None)?;
             config.link(None)?;
-            print(&config.to_toml()?)?;
+            print(&config::write(&config, is_template)?)?;
         }
         Action::Token(options) => {
             let config = options.load()?;
@@ -57,6 +65,18 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
         Action::Disconnects(options) => print(&ask::disconnects(options)?)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the log of a daemon.
+fn begin(config: &Config, unknown: &[String]) -> anyhow::Result<()> {
+    log::start(config)?;
+    for variable in unknown {
+        tracing::warn!(
+            variable,
+            "an environment variable of ours that sets nothing: `pushring config` prints all settings"
+        );
+    }
+    Ok(())
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -89,9 +89,23 @@ const FILES_PER_SHARD: usize = 10;
 /// What opens and closes files beside the broker.
 const FILES_SPARE: usize = 64;
 
-/// How many files a process may have to open for a broker of `shards` shards and so many connections.
-pub fn files_needed(connections: usize, shards: usize) -> usize {
-    connections.saturating_add(shards * FILES_PER_SHARD + FILES_SPARE)
+/// How many files a process may have to open for a broker of `shards` shards with `limits`, besides those that it has
+/// opened before.
+pub fn files_needed(limits: &admission::Limits, shards: usize) -> usize {
+    let clients = limits.connections_max.saturating_add(limits.turned_away_max);
+    clients.saturating_add(shards * FILES_PER_SHARD + FILES_SPARE)
+}
+
+/// `limits` as far as a process can keep them that may open `files_max` files and has opened `open` before the broker.
+pub fn limits_within_files(
+    limits: admission::Limits,
+    shards: usize,
+    files_max: usize,
+    open: usize,
+) -> admission::Limits {
+    // A sixteenth where there are few.
+    let spare = (files_max / 16).min(FILES_SPARE);
+    limits.within_files(files_max.saturating_sub(open + shards * FILES_PER_SHARD + spare))
 }
 
 /// What a broker is started with.
@@ -559,10 +573,7 @@ fn fit_to_open_files(limits: admission::Limits, shards: usize) -> admission::Lim
     // Without a /proc to count in, the system's limit will show itself.
     let Ok((files_max, open)) = sys::open_files() else { return limits };
     let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
-    // A sixteenth where there are few.
-    let spare = (files_max / 16).min(FILES_SPARE);
-    let files_left = files_max.saturating_sub(open + shards * FILES_PER_SHARD + spare);
-    let fitting = limits.clone().within_files(files_left);
+    let fitting = limits_within_files(limits.clone(), shards, files_max, open);
     if fitting.connections_max < limits.connections_max {
         let (configured, connections_max) = (limits.connections_max, fitting.connections_max);
         tracing::warn!(

@@ -3,7 +3,7 @@
 use super::operator::Operator;
 use super::wire::{Answer, REQUEST_BYTES_MAX};
 use crate::broker::Broker;
-use crate::driver::peer_socket::{ListenError, Listener, Source, Stream};
+use crate::driver::peer_socket::{Access, ListenError, Listener, Source, Stream};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn for_operator(operator: Operator, path: &Path) -> Result<Self, StartError> {
-        let listener = Arc::new(Listener::unix(path)?);
+        let listener = Arc::new(Listener::unix(path, Access::default())?);
         let stopping = Arc::<AtomicBool>::default();
         let door = Door { operator, open: Arc::default() };
         let (accepting, stop) = (listener.clone(), stopping.clone());

@@ -1,9 +1,11 @@
 //! The command line.
 
-use super::config::{Config, Flags, LogFormat};
+use super::config::{self, Config, Flags, LogFormat, parse_address};
 use super::control::ControlPath;
 use super::units::Span;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -23,8 +25,8 @@ pub enum Action {
     Serve(Options),
     /// Run the broker with demo processes and a page at / that uses them; needs no file
     Demo(Options),
-    /// Print the settings in force as a TOML file
-    Config(Options),
+    /// Print the settings in force as a TOML file, with what each means
+    Config(ConfigOptions),
     /// Print a token for development
     Token(TokenOptions),
     /// Look for what stands in a daemon's way on this machine, and print how to mend it
@@ -59,8 +61,19 @@ pub struct Options {
     #[command(flatten)]
     pub flags: Flags,
     /// Do not pin shards to cores; the same as --pin=false
-    #[arg(long)]
+    #[arg(long, help_heading = "Threads")]
     no_pin: bool,
+}
+
+/// Which settings are printed.
+#[derive(Debug, Args)]
+pub struct ConfigOptions {
+    /// Where they come from.
+    #[command(flatten)]
+    pub options: Options,
+    /// Print the defaults instead, each in a comment: a file to begin with
+    #[arg(long)]
+    pub defaults: bool,
 }
 
 /// Whose token, and for how long.
@@ -108,7 +121,7 @@ pub struct AskOptions {
     #[arg(long, value_name = "PATH|auto")]
     control: Option<ControlPath>,
     /// Where the daemon listens: names its control socket, where that is auto
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address)]
     listen: Option<SocketAddr>,
     /// Print JSON: one object a line
     #[arg(long)]
@@ -150,7 +163,7 @@ impl Options {
             self.flags.pin = Some(false);
         }
         if self.flags.log.is_none() {
-            self.flags.log = std::env::var("RUST_LOG").ok();
+            self.flags.log = std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty());
         }
         Config::load(self.config.as_deref(), &self.flags)
     }
@@ -164,10 +177,40 @@ impl TokenOptions {
     }
 }
 
-/// Reads the command line and the environment; ends the process when they are wrong, or ask for help.
-pub fn parse() -> Cli {
-    let matches = command().get_matches();
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+/// Reads the command line and the environment, and tells which variables set nothing. Ends the process when the command
+/// line is wrong, or asks for help.
+///
+/// # Errors
+/// A variable is misspelt or empty.
+pub fn parse() -> anyhow::Result<(Cli, Vec<String>)> {
+    let matches = command().try_get_matches();
+    if let Err(error) = &matches
+        && !error.use_stderr()
+    {
+        error.exit();
+    }
+    let defaults = toml::Table::try_from(Config::default())?;
+    let unknown = config::check_environment(|key| defaults.get(key).is_some_and(toml::Value::is_array))?;
+    let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| refuse(&error));
+    Ok((cli, unknown))
+}
+
+/// Ends the process with what clap says, and names the variable that a wrong value comes from: clap names the flag.
+fn refuse(error: &clap::Error) -> ! {
+    // Nobody may read stderr.
+    let _ = error.print();
+    if let Some(variable) = variable_of(error) {
+        let _ = writeln!(std::io::stderr(), "The value is that of the environment variable {variable}.");
+    }
+    std::process::exit(error.exit_code())
+}
+
+fn variable_of(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = arg.split([' ', '=']).next()?;
+    let variable = config::variable(&flag.strip_prefix("--")?.replace('-', "_"));
+    let is_given = std::env::args().any(|arg| arg == flag || arg.starts_with(&format!("{flag}=")));
+    (!is_given && std::env::var_os(&variable).is_some()).then_some(variable)
 }
 
 /// The command with what a derive cannot say: each setting's environment variable and its default.
@@ -193,7 +236,7 @@ fn describe(arg: clap::Arg, defaults: &toml::Table) -> clap::Arg {
         }
         None => arg,
     };
-    arg.env(format!("PUSHRING_{}", key.to_uppercase())).hide_env_values(true)
+    arg.env(config::variable(&key)).hide_env_values(true)
 }
 
 #[cfg(test)]
@@ -222,7 +265,7 @@ mod tests {
         let pin = |args: &[&str]| {
             let matches = command().try_get_matches_from([&["pushring", "config"], args].concat()).unwrap();
             let Action::Config(options) = Cli::from_arg_matches(&matches).unwrap().action else { panic!() };
-            options.load().unwrap().pin
+            options.options.load().unwrap().pin
         };
         assert!(pin(&[]) && pin(&["--pin"]) && pin(&["--pin=true"]));
         assert!(!pin(&["--no-pin"]) && !pin(&["--pin=false"]));

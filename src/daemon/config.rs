@@ -5,54 +5,93 @@
 //! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
 //! the file that holds one.
 
+mod environment;
+mod file;
+mod sources;
+mod values;
+
+pub use environment::{check as check_environment, variable};
+pub use file::write;
+pub use sources::Sources;
+pub use values::{Dialect, Driver, List, LogFormat, Policy, SocketMode, parse_address};
+
 use super::control::ControlPath;
 use super::memory::MemoryBudget;
 use super::units::{Size, Span};
-use anyhow::{Context, bail, ensure};
-use clap::ValueEnum;
-use pushring::DriverKind;
+use super::users;
+use anyhow::{Context, anyhow, bail, ensure};
 use pushring::internals::admission;
 use pushring::internals::gateway::{self, HostPolicy, IpPrefix, Secret, Settings};
 use pushring::internals::http::Authority;
 use pushring::internals::proto;
 use pushring::link;
 use serde::{Deserialize, Serialize};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// Declares every setting once; makes of it the effective [`Config`] and the command line's [`Flags`].
 macro_rules! settings {
-    ($( $(#[doc = $doc:literal])+ $(#[arg($($arg:tt)+)])? $name:ident: $type:ty = $default:expr; )+) => {
+    ($(
+        [$group:literal]
+        $( $(#[doc = $doc:literal])+ $(#[arg($($arg:tt)+)])? $name:ident: $type:ty = $default:expr; )+
+    )+) => {
         /// Every setting as it is in force.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Config {
-            $( $(#[doc = $doc])+ pub $name: $type, )+
+            $($( $(#[doc = $doc])+ pub $name: $type, )+)+
+            /// Who has said so.
+            #[serde(skip)]
+            pub sources: Sources,
         }
 
         impl Default for Config {
             fn default() -> Self {
-                Self { $( $name: $default, )+ }
+                Self { $($( $name: $default, )+)+ sources: Sources::default() }
             }
         }
+
+        /// All settings, for who shows them.
+        pub const SETTINGS: &[Group] = &[$( Group {
+            name: $group,
+            settings: &[$( Setting { key: stringify!($name), doc: concat!($($doc, "\n"),+) }, )+],
+        }, )+];
 
         /// The settings that flags or the environment give.
         #[derive(Debug, Default, clap::Args, Serialize)]
         pub struct Flags {
-            $(
+            $($(
                 $(#[doc = $doc])+
-                #[arg(long $(, $($arg)+)?)]
+                #[arg(long, help_heading = $group $(, $($arg)+)?)]
                 #[serde(skip_serializing_if = "Option::is_none")]
                 pub $name: Option<$type>,
-            )+
+            )+)+
         }
     };
 }
 
+/// Settings that belong together.
+#[derive(Debug)]
+pub struct Group {
+    /// What they are about.
+    pub name: &'static str,
+    /// In the order in which they are best read.
+    pub settings: &'static [Setting],
+}
+
+/// A setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its key in the file.
+    pub key: &'static str,
+    /// What it means, in lines.
+    pub doc: &'static str,
+}
+
 settings! {
+    ["What is served"]
     /// Where to listen; port 0 picks a free one.
+    #[arg(value_name = "ADDRESS:PORT", value_parser = parse_address)]
     listen: SocketAddr = ([127, 0, 0, 1], 8080).into();
     /// This node's name: the user of its tokens.
     node: String = "local.os".to_owned();
@@ -62,10 +101,17 @@ settings! {
     #[arg(value_name = "FILE")]
     jwt_secret_file: PathBuf = PathBuf::new();
 
-    /// A Unix socket on which processes of other programs attach, as this user alone.
+    ["Processes of other programs"]
+    /// A Unix socket on which processes of other programs attach. Without it, and without link_tcp, none can.
     #[arg(value_name = "PATH")]
     link: PathBuf = PathBuf::new();
-    /// An address on which they attach over TCP; needs a token. Nothing there is encrypted.
+    /// The group whose members may attach there besides this user: a name of /etc/group, or a number.
+    #[arg(value_name = "GROUP")]
+    link_group: String = String::new();
+    /// The permissions of that socket, as `0660`; auto is 0660 with a link_group, else 0600.
+    #[arg(value_name = "MODE|auto")]
+    link_mode: SocketMode = SocketMode::Auto;
+    /// An address and port on which they attach over TCP; needs a token. Nothing there is encrypted.
     #[arg(value_name = "ADDRESS")]
     link_tcp: String = String::new();
     /// The file with the token that processes show over TCP: text of at least 16 bytes.
@@ -76,8 +122,10 @@ settings! {
     /// How long the channels of a process that was lost live on; then they are closed with 1012.
     owner_grace: Span = Span::seconds(10);
 
+    ["Operators"]
     /// A Unix socket on which `pushring stats` and the like ask, as this user alone; off for none. auto is
-    /// pushring-PORT.sock in $XDG_RUNTIME_DIR or /run/pushring, where there is one.
+    /// pushring-PORT.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring or /tmp/pushring-UID: the first that is
+    /// there or can be made.
     #[arg(value_name = "PATH|auto|off")]
     control: ControlPath = ControlPath::Auto;
 
@@ -85,6 +133,7 @@ settings! {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     metrics: bool = false;
 
+    ["Threads"]
     /// Threads, each with its own connections; 0 is one for each core.
     shards: usize = 0;
     /// Whether each shard stays on a core of its own.
@@ -93,6 +142,7 @@ settings! {
     /// What drives the shards; auto is io_uring where the kernel allows it, else epoll.
     driver: Driver = Driver::Auto;
 
+    ["Who may enter, and proxies"]
     /// Hosts that are answered besides addresses and localhost; `.example.com` is every name below it, `*` is any. Empty:
     /// no others on a loopback listener, and any elsewhere.
     #[arg(value_name = "NAME,…")]
@@ -115,6 +165,7 @@ settings! {
     #[arg(value_name = "NAME,…")]
     subprotocols: List = List::default();
 
+    ["Compression"]
     /// Whether clients may agree on compression (permessage-deflate) on every path; else on those whose process says so.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     deflate: bool = pushring::internals::shard::Deflate::default().everywhere;
@@ -128,6 +179,7 @@ settings! {
     /// it is spent. 0: no client may.
     deflate_takeover_bytes_max: Size = Size(pushring::internals::shard::Deflate::default().takeover_bytes_max);
 
+    ["Limits"]
     /// Connections in all; more are answered 503.
     connections_max: usize = 100_000;
     /// Connections of one client: one IPv4 address, or one IPv6 /64. 0 is no limit; more are answered 503.
@@ -172,6 +224,7 @@ settings! {
     /// What is read ahead of HTTP requests that wait behind one that is being answered.
     pipelined_bytes_max: Size = Size(64 << 10);
 
+    ["Deadlines"]
     /// How long a request head may take.
     head_timeout: Span = Span::seconds(10);
     /// How long a request body may take if it comes more slowly than body_bytes_per_s_min.
@@ -201,6 +254,7 @@ settings! {
     /// How long clients get to answer the close frame when the daemon stops.
     stop_timeout: Span = Span::seconds(10);
 
+    ["Log"]
     /// What is logged to stderr: error, warn, info, debug, trace or off, and parts with a level of their own, as
     /// `info,pushring::shard=debug`. RUST_LOG sets it too.
     #[arg(value_name = "FILTER")]
@@ -209,85 +263,21 @@ settings! {
     log_format: LogFormat = LogFormat::Text;
 }
 
-/// See [`gateway::Dialect`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Dialect {
-    /// Kinode 1.0
-    Kinode,
-    /// Hyperdrive 1.9
-    Hyperdrive,
-}
-
-/// See [`DriverKind`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Driver {
-    /// io_uring where the kernel allows it, else epoll
-    Auto,
-    /// io_uring or nothing
-    Uring,
-    /// epoll
-    Epoll,
-}
-
-/// See [`pushring::Policy`]. Conflation needs a key, which only a push can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// Close the channel with 1013
-    Close,
-    /// Drop this message
-    DropNewest,
-    /// Drop waiting messages, oldest first
-    DropOldest,
-}
-
-/// How the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogFormat {
-    /// Lines for people
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
-/// Words, written with commas between them on the command line and as an array in the file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct List(pub Vec<String>);
-
-impl FromStr for List {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()))
-    }
-}
-
 impl Config {
     /// The settings in force: `flags`, over the file, over the defaults.
-    pub fn load(file: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
-        let text = match file {
-            Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
-            None => String::new(),
-        };
-        let name = || format!("in {}", file.unwrap_or(Path::new("no file")).display());
-        Self::layered(&text, flags).with_context(name)
+    ///
+    /// # Errors
+    /// The file cannot be read, or says something that it cannot.
+    pub fn load(path: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
+        let told = path.map(file::read).transpose()?.unwrap_or_default();
+        let sources = Sources::new(&told, path, flags)?;
+        Ok(Self { sources, ..file::overlaid(told, flags)? })
     }
 
-    fn layered(file: &str, flags: &Flags) -> anyhow::Result<Self> {
-        // First alone: only the text itself has lines and columns to point at.
-        toml::from_str::<Self>(file)?;
-        let mut table: toml::Table = toml::from_str(file)?;
-        table.extend(toml::Table::try_from(flags)?);
-        Ok(table.try_into()?)
-    }
-
-    /// The settings in force as a file.
-    pub fn to_toml(&self) -> anyhow::Result<String> {
-        Ok(toml::to_string(self)?)
+    /// The settings that a file with this text and `flags` say.
+    #[cfg(test)]
+    pub fn layered(text: &str, flags: &Flags) -> anyhow::Result<Self> {
+        file::overlaid(file::parse(text, "a file")?, flags)
     }
 
     /// What a broker is started with.
@@ -295,6 +285,10 @@ impl Config {
     /// # Errors
     /// A value that cannot be obeyed, by its key.
     pub fn broker(&self, secret: Option<Secret>) -> anyhow::Result<pushring::Config> {
+        self.try_broker(secret).map_err(|error| self.sources.locate(error))
+    }
+
+    fn try_broker(&self, secret: Option<Secret>) -> anyhow::Result<pushring::Config> {
         self.check()?;
         Ok(pushring::Config {
             listen: self.listen,
@@ -322,18 +316,24 @@ impl Config {
     /// # Errors
     /// A value that cannot be obeyed, by its key.
     pub fn link(&self, token: Option<link::Token>) -> anyhow::Result<Option<link::Config>> {
+        self.try_link(token).map_err(|error| self.sources.locate(error))
+    }
+
+    fn try_link(&self, token: Option<link::Token>) -> anyhow::Result<Option<link::Config>> {
         let path = Some(&self.link).filter(|path| !path.as_os_str().is_empty()).cloned();
         let tcp: Option<SocketAddr> = match self.link_tcp.as_str() {
             "" => None,
-            text => Some(text.parse().with_context(|| format!("link_tcp: {text:?} is no address and port"))?),
+            text => Some(parse_address(text).map_err(|why| anyhow!("link_tcp: {why}"))?),
         };
         let has_token = !self.link_token_file.as_os_str().is_empty();
         ensure!(tcp.is_none() || has_token, "link_tcp: over TCP processes need a token (link_token_file)");
         ensure!(self.link_peers_max > 0, "link_peers_max: must be more than 0");
         let blob_bytes_max = self.message_bytes_max.0.max(self.body_bytes_max.0).max(self.body_bytes_max_logged_in.0);
         ensure!(u32::try_from(blob_bytes_max).is_ok(), "link: messages and bodies of over 4GiB do not fit its frames");
+        let access = self.link_access()?;
         Ok((path.is_some() || tcp.is_some()).then(|| link::Config {
             path,
+            access,
             tcp,
             token,
             owner_grace: self.owner_grace.duration(),
@@ -341,6 +341,23 @@ impl Config {
             blob_bytes_max,
             ..link::Config::default()
         }))
+    }
+
+    /// Who may attach over the Unix socket.
+    ///
+    /// # Errors
+    /// There is no such group.
+    pub fn link_access(&self) -> anyhow::Result<link::Access> {
+        let group = match self.link_group.as_str() {
+            "" => None,
+            name => Some(users::group_id(Path::new("/"), name).with_context(|| format!("link_group: {name:?}"))?),
+        };
+        let mode = match (self.link_mode, group) {
+            (SocketMode::Is(mode), _) => mode,
+            (SocketMode::Auto, Some(_)) => 0o660,
+            (SocketMode::Auto, None) => 0o600,
+        };
+        Ok(link::Access { mode, group })
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -501,35 +518,6 @@ fn ranges(key: &str, list: &List) -> anyhow::Result<Vec<IpPrefix>> {
     list.0.iter().map(|range| range.parse().with_context(|| format!("{key}: {range:?}"))).collect()
 }
 
-impl From<Dialect> for gateway::Dialect {
-    fn from(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::Kinode => Self::Kinode,
-            Dialect::Hyperdrive => Self::Hyperdrive,
-        }
-    }
-}
-
-impl From<Driver> for DriverKind {
-    fn from(driver: Driver) -> Self {
-        match driver {
-            Driver::Auto => Self::Auto,
-            Driver::Uring => Self::Uring,
-            Driver::Epoll => Self::Epoll,
-        }
-    }
-}
-
-impl From<Policy> for pushring::Policy {
-    fn from(policy: Policy) -> Self {
-        match policy {
-            Policy::Close => Self::Close,
-            Policy::DropNewest => Self::DropNewest,
-            Policy::DropOldest => Self::DropOldest,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -537,7 +525,7 @@ mod tests {
     #[test]
     fn what_is_printed_reads_back() {
         let config = Config { origins: "https://a.b, https://c.d".parse().unwrap(), ..Config::default() };
-        assert_eq!(Config::layered(&config.to_toml().unwrap(), &Flags::default()).unwrap(), config);
+        assert_eq!(Config::layered(&write(&config, false).unwrap(), &Flags::default()).unwrap(), config);
     }
 
     #[test]
@@ -553,16 +541,6 @@ mod tests {
 
     #[test]
     fn errors_name_the_key() {
-        for (file, words) in [
-            ("shrads = 2", "shrads"),
-            ("head_timeout = \"10\"", "head_timeout"),
-            ("head_timeout = 10", "head_timeout"),
-            ("outbound_bytes_max = \"1Mb\"", "outbound_bytes_max"),
-            ("policy = \"drop\"", "policy"),
-        ] {
-            let error = Config::layered(file, &Flags::default()).unwrap_err();
-            assert!(format!("{error:#}").contains(words), "{error:#}");
-        }
         for (file, words) in [
             ("node = \"a;b\"", "node"),
             ("shards = 257", "shards"),
@@ -607,13 +585,42 @@ mod tests {
         assert_eq!((unix.path, unix.tcp), (Some("/run/x".into()), None));
         assert_eq!((unix.owner_grace.as_secs(), unix.blob_bytes_max), (3, 20 << 20));
         assert!(link("link_tcp = \"127.0.0.1:7\"", None).unwrap_err().contains("link_token_file"));
-        assert!(link("link_tcp = \"localhost\"", None).unwrap_err().contains("link_tcp"));
+        assert!(link("link_tcp = \"localhost:9001\"", None).unwrap_err().contains("write 127.0.0.1:9001"));
         let tcp = "link_tcp = \"127.0.0.1:7\"\nlink_token_file = \"x\"";
         assert!(link(tcp, Some("0123456789abcdef")).unwrap().unwrap().token.is_some());
         assert!(link("link_peers_max = 0", None).unwrap_err().contains("link_peers_max"));
         let (ours, theirs) = (link("link = \"x\"", None).unwrap().unwrap(), link::Config::default());
         assert_eq!((ours.owner_grace, ours.peers_max), (theirs.owner_grace, theirs.peers_max));
         assert_eq!((ours.blob_bytes_max, ours.beat), (theirs.blob_bytes_max, theirs.beat));
+    }
+
+    #[test]
+    fn who_may_attach() {
+        let access = |file: &str| Config::layered(file, &Flags::default()).unwrap().link_access();
+        assert_eq!(access("").unwrap(), link::Access { mode: 0o600, group: None });
+        assert_eq!(access("link_group = \"77\"").unwrap(), link::Access { mode: 0o660, group: Some(77) });
+        assert_eq!(
+            access("link_group = \"root\"\nlink_mode = \"0620\"").unwrap(),
+            link::Access { mode: 0o620, group: Some(0) }
+        );
+        assert!(format!("{:#}", access("link_group = \"no such\"").unwrap_err()).contains("no such"));
+        for mode in ["660", "0600", "auto"] {
+            assert!(mode.parse::<SocketMode>().is_ok(), "{mode}");
+        }
+        for mode in ["", "0400", "7777", "rw", "0o600"] {
+            assert!(mode.parse::<SocketMode>().unwrap_err().contains("0660"), "{mode}");
+        }
+    }
+
+    #[test]
+    fn addresses_without_something_are_told_what() {
+        assert!(parse_address("9000").unwrap_err().contains("write 127.0.0.1:9000"));
+        assert!(parse_address(":9000").unwrap_err().contains("write 127.0.0.1:9000"));
+        assert!(parse_address("localhost:9000").unwrap_err().contains("not looked up"));
+        for without_port in ["127.0.0.1", "::1"] {
+            assert!(parse_address(without_port).unwrap_err().contains("without a port"), "{without_port}");
+        }
+        assert!(parse_address("[::]:0").is_ok());
     }
 
     #[test]

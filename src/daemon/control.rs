@@ -1,16 +1,20 @@
 //! Where the control socket of a daemon is: told, or found in the same way by the daemon and by those who ask it.
 
+use anyhow::Context;
 use pushring::control::{Operator, Server};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::convert::Infallible;
 use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The control socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlPath {
-    /// `pushring-PORT.sock` in the first of [`directories`] that is there.
+    /// `pushring-PORT.sock` in the first of [`homes`] that fits.
     Auto,
     /// None.
     Off,
@@ -53,31 +57,67 @@ impl<'de> Deserialize<'de> for ControlPath {
     }
 }
 
-/// Where sockets of running programs belong: what systemd gives a service, what it gives a user, and the directory of
-/// a service as others see it.
-fn directories() -> Vec<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    [variable("RUNTIME_DIRECTORY"), variable("XDG_RUNTIME_DIR"), Some("/run/pushring".into())]
-        .into_iter()
-        .flatten()
-        .collect()
+/// A directory in which the control socket may be.
+struct Home {
+    path: PathBuf,
+    /// Whether we make it where it is not there; then nobody else may have made it.
+    is_made: bool,
 }
+
+/// Where sockets of running programs belong, the first that fits: what systemd gives a service, what it gives a user, the
+/// directory of a service as others see it, and one of this user's own.
+fn homes() -> Vec<Home> {
+    let variable = |name: &str| {
+        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+        // Several directories of a unit stand there with colons between them (systemd.exec(5)).
+        Some(PathBuf::from(value.to_str().map_or(&*value, |text| text.split(':').next().unwrap_or(text).as_ref())))
+    };
+    let given = [variable("RUNTIME_DIRECTORY"), variable("XDG_RUNTIME_DIR")].into_iter().flatten();
+    let own = format!("/tmp/pushring-{}", rustix::process::geteuid().as_raw());
+    let made = ["/run/pushring".into(), PathBuf::from(own)];
+    let home = |is_made: bool| move |path: PathBuf| Home { path, is_made };
+    given.map(home(false)).chain(made.map(home(true))).collect()
+}
+
+impl Home {
+    /// Whether this user may make a socket in it.
+    fn is_usable(&self) -> bool {
+        match self.path.symlink_metadata() {
+            Ok(metadata) => self.is_trusted(&metadata) && is_writable(&self.path),
+            Err(_) => self.is_made && self.path.parent().is_some_and(is_writable),
+        }
+    }
+
+    /// In `/tmp` anybody can be first.
+    fn is_trusted(&self, metadata: &fs::Metadata) -> bool {
+        let is_ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
+        !(self.is_made && self.path.starts_with("/tmp")) || (is_ours && metadata.is_dir())
+    }
+
+    fn make(&self) -> io::Result<()> {
+        match self.path.is_dir() {
+            true => Ok(()),
+            false => fs::DirBuilder::new().mode(0o700).create(&self.path),
+        }
+    }
+}
+
+/// Why there is no place for it, and what to do.
+pub const NOWHERE: &str = "no directory of $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring and /tmp can be written: \
+                           set control (--control PATH), or RuntimeDirectory=pushring in the unit";
 
 fn name(port: u16) -> String {
     format!("pushring-{port}.sock")
 }
 
 impl ControlPath {
-    /// Where a daemon on `port` has its socket; none where it is to have none, or was told nothing and there is no
+    /// Where a daemon on `port` has its socket; none where it is to have none, or was told nothing and can have no
     /// directory for it.
     pub fn place(&self, port: u16) -> Option<PathBuf> {
         match self {
             Self::Off => None,
             Self::At(path) => Some(path.clone()),
-            Self::Auto => {
-                let directory = directories().into_iter().find(|directory| is_writable(directory));
-                directory.map(|directory| directory.join(name(port)))
-            }
+            Self::Auto => homes().iter().find(|home| home.is_usable()).map(|home| home.path.join(name(port))),
         }
     }
 
@@ -89,13 +129,14 @@ impl ControlPath {
         let is_asked_for = *self != Self::Auto;
         let Some(path) = self.place(port) else {
             if !is_asked_for {
-                tracing::debug!(
-                    "no control socket: there is neither XDG_RUNTIME_DIR nor /run/pushring; choose --control"
-                );
+                tracing::warn!("no control socket, so `pushring stats` and the like reach nobody: {NOWHERE}");
             }
             return Ok(None);
         };
-        match open(operator, &path) {
+        let home = homes().into_iter().find(|home| !is_asked_for && path.starts_with(&home.path));
+        let made =
+            home.map_or(Ok(()), |home| home.make()).with_context(|| format!("no directory for {}", path.display()));
+        match made.and_then(|()| open(operator, &path)) {
             Err(error) if !is_asked_for => {
                 tracing::warn!(error = format!("{error:#}"), "no control socket");
                 Ok(None)
@@ -110,9 +151,12 @@ impl ControlPath {
             Self::Off => None,
             Self::At(path) => Some(path.clone()),
             Self::Auto => {
-                let paths = directories().into_iter().map(|directory| directory.join(name(port)));
-                let paths: Vec<_> = paths.collect();
-                paths.iter().find(|path| path.symlink_metadata().is_ok()).or(paths.first()).cloned()
+                let homes = homes();
+                let is_there = |home: &&Home| {
+                    let is_trusted = home.path.symlink_metadata().is_ok_and(|metadata| home.is_trusted(&metadata));
+                    is_trusted && home.path.join(name(port)).symlink_metadata().is_ok()
+                };
+                homes.iter().find(is_there).or(homes.first()).map(|home| home.path.join(name(port)))
             }
         }
     }

@@ -68,7 +68,16 @@ impl Serialize for MemoryBudget {
 
 impl<'de> Deserialize<'de> for MemoryBudget {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a size, \"auto\" or \"unlimited\"")]
+        enum Written {
+            Bytes(usize),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Bytes(bytes) => Ok(Self::Size(Size(bytes))),
+            Written::Text(text) => text.parse().map_err(de::Error::custom),
+        }
     }
 }
 

@@ -17,3 +17,4 @@ pub mod signals;
 pub mod table;
 pub mod token;
 pub mod units;
+pub mod users;

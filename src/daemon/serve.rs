@@ -27,6 +27,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     if secret.is_none() {
         tracing::warn!("no token secret (--jwt-secret-file): whatever needs a token is refused");
     }
+    if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() {
+        tracing::warn!("no process can attach, so nobody is served: set link (--link PATH) or link_tcp");
+    }
     run(config, secret, |_| Ok(Vec::new()))
 }
 

@@ -14,11 +14,38 @@ use std::time::{Duration, SystemTime};
 /// Far more than any key has: HS256 hashes keys over 64 bytes (RFC 2104 section 2).
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
+/// The fewest bytes of a secret that tokens are signed with; fewer are guessed.
+pub const SECRET_BYTES_MIN: usize = 16;
+
+/// How many it should have: as many as the hash (RFC 7518 section 3.2).
+pub const SECRET_BYTES_ADVISED: usize = 32;
+
 /// Reads a secret: all bytes of the file but a line end behind its last line, which editors add.
 pub fn read_secret(path: &Path) -> anyhow::Result<Secret> {
     let name = || format!("jwt_secret_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
-    Secret::new(without_line_end(&bytes)).with_context(name)
+    let secret = without_line_end(&bytes);
+    let count = secret.len();
+    ensure!(
+        count >= SECRET_BYTES_MIN,
+        "jwt_secret_file: {} holds {count} bytes, too few for a secret: at least {SECRET_BYTES_MIN}, better \
+         {SECRET_BYTES_ADVISED}: head -c 32 /dev/urandom > FILE",
+        path.display()
+    );
+    if count < SECRET_BYTES_ADVISED {
+        tracing::warn!(
+            file = %path.display(), bytes = count, advised = SECRET_BYTES_ADVISED,
+            "the token secret is short: make a new one with head -c 32 /dev/urandom"
+        );
+    }
+    Secret::new(secret).with_context(name)
+}
+
+/// How many bytes the secret in a file has, as [`read_secret`] counts them.
+pub fn secret_bytes(path: &Path) -> anyhow::Result<usize> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    Ok(without_line_end(&bytes).len())
 }
 
 /// Reads the token of a link, in the same way.

@@ -1,6 +1,7 @@
-//! Where a daemon is spoken to by others than clients: a Unix socket that only its owner may open, or TCP.
+//! Where a daemon is spoken to by others than clients: a Unix socket that only its owner may open, or a group that was
+//! named, or TCP.
 //!
-//! Invariants of the Unix socket: it has mode 0600 from its first moment; a living daemon's is never taken away, a dead
+//! Invariants of the Unix socket: nobody but those can open it from its first moment; a living daemon's is never taken away, a dead
 //! one's is; what is no socket is never removed; at the end our own file is removed and nobody else's.
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -26,6 +27,22 @@ pub enum Credential {
     User(u32),
     /// Somebody over TCP, who has the token.
     Token,
+}
+
+/// Who may open a Unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// The permission bits of its file: connecting is writing (unix(7)).
+    pub mode: u32,
+    /// The group that its file belongs to; none: that of this process.
+    pub group: Option<u32>,
+}
+
+impl Default for Access {
+    /// This user alone.
+    fn default() -> Self {
+        Self { mode: 0o600, group: None }
+    }
 }
 
 /// A connected socket.
@@ -199,8 +216,8 @@ pub struct SocketFile {
 }
 
 impl Listener {
-    /// Listens on a Unix socket that only this user may open.
-    pub fn unix(path: &Path) -> Result<Self, ListenError> {
+    /// Listens on a Unix socket that only those may open whom `access` names.
+    pub fn unix(path: &Path, access: Access) -> Result<Self, ListenError> {
         let failed = |error: io::Error| ListenError::Io { at: path.display().to_string(), error };
         // Held until the socket has its name, so that of two daemons that start the second sees the first.
         let _lock = lock_directory(path).map_err(failed)?;
@@ -214,7 +231,7 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
-        let (listener, file) = bind_and_rename(path).map_err(failed)?;
+        let (listener, file) = bind_and_rename(path, access).map_err(failed)?;
         Ok(Self::Unix { listener, _file: file })
     }
 
@@ -292,7 +309,7 @@ fn lock_directory(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
 }
 
 /// Binds beside `path` and renames: the old socket's name goes over to the new one in one step.
-fn bind_and_rename(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+fn bind_and_rename(path: &Path, access: Access) -> io::Result<(UnixListener, SocketFile)> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".~");
     let beside = PathBuf::from(beside);
@@ -306,7 +323,8 @@ fn bind_and_rename(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     socket.bind(&SockAddr::unix(&beside)?)?;
     let metadata = fs::symlink_metadata(&beside)?;
     let named = if metadata.mode() & 0o777 == 0o600 {
-        socket.listen(64).and_then(|()| fs::rename(&beside, path))
+        // Before anybody can connect.
+        open_to(&beside, access).and_then(|()| socket.listen(64)).and_then(|()| fs::rename(&beside, path))
     } else {
         Err(io::Error::other("the system did not give the socket its mode"))
     };
@@ -316,6 +334,22 @@ fn bind_and_rename(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     }
     let file = SocketFile { path: path.to_owned(), identity: identity(&metadata) };
     Ok((rustix::fd::OwnedFd::from(socket).into(), file))
+}
+
+/// Lets in whom `access` names.
+fn open_to(path: &Path, access: Access) -> io::Result<()> {
+    if let Some(group) = access.group {
+        let given = rustix::fs::chown(path, None, Some(rustix::fs::Gid::from_raw(group)));
+        given.map_err(|error| match error {
+            Errno::PERM => io::Error::other(format!(
+                "the socket cannot be given to the group {group}: this user must be its member \
+                 (SupplementaryGroups= in a unit, or usermod -aG)"
+            )),
+            error => error.into(),
+        })?;
+    }
+    // Not narrowed by the umask, as bind(2) would.
+    rustix::fs::chmod(path, Mode::from_raw_mode(access.mode)).map_err(Into::into)
 }
 
 #[cfg(test)]
@@ -348,7 +382,7 @@ mod tests {
     fn it_has_its_mode_from_birth_and_goes_with_its_listener() {
         let directory = Directory::new("mode");
         let path = directory.0.join("link");
-        let listener = Listener::unix(&path).unwrap();
+        let listener = Listener::unix(&path, Access::default()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(names(&directory), 1);
         let there = Stream::unix(&path, PATIENCE).unwrap();
@@ -362,12 +396,12 @@ mod tests {
     fn a_living_daemon_keeps_its_socket_and_a_dead_one_does_not() {
         let directory = Directory::new("stale");
         let path = directory.0.join("link");
-        let living = Listener::unix(&path).unwrap();
-        assert!(matches!(Listener::unix(&path), Err(ListenError::InUse(_))));
+        let living = Listener::unix(&path, Access::default()).unwrap();
+        assert!(matches!(Listener::unix(&path, Access::default()), Err(ListenError::InUse(_))));
         Stream::unix(&path, PATIENCE).unwrap();
         let Listener::Unix { listener, _file: file } = living else { unreachable!() };
         drop(listener); // As when a daemon is killed: the file stays.
-        let successor = Listener::unix(&path).unwrap();
+        let successor = Listener::unix(&path, Access::default()).unwrap();
         drop(file); // It is another's now.
         Stream::unix(&path, PATIENCE).unwrap();
         drop(successor);
@@ -377,7 +411,7 @@ mod tests {
     fn a_daemon_that_accepts_nobody_is_there_and_nobody_waits_for_it() {
         let directory = Directory::new("hung");
         let path = directory.0.join("link");
-        let _hung = Listener::unix(&path).unwrap();
+        let _hung = Listener::unix(&path, Access::default()).unwrap();
         let mut waiting = Vec::new();
         // Linux takes one more than the backlog.
         while let Ok(stream) = Stream::unix(&path, Duration::from_millis(1)) {
@@ -385,7 +419,7 @@ mod tests {
             assert!(waiting.len() < 4096, "the backlog has an end");
         }
         assert_eq!(Stream::unix(&path, Duration::from_millis(1)).unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert!(matches!(Listener::unix(&path), Err(ListenError::InUse(_))));
+        assert!(matches!(Listener::unix(&path, Access::default()), Err(ListenError::InUse(_))));
     }
 
     #[test]
@@ -393,10 +427,10 @@ mod tests {
         let directory = Directory::new("file");
         let path = directory.0.join("link");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Listener::unix(&path), Err(ListenError::NoSocket(_))));
+        assert!(matches!(Listener::unix(&path, Access::default()), Err(ListenError::NoSocket(_))));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         let long = directory.0.join("x".repeat(200));
-        assert!(matches!(Listener::unix(&long), Err(ListenError::Io { .. })));
+        assert!(matches!(Listener::unix(&long, Access::default()), Err(ListenError::Io { .. })));
     }
 
     #[test]
@@ -404,7 +438,7 @@ mod tests {
         let directory = Directory::new("race");
         let path = directory.0.join("link");
         let listeners: Vec<_> = std::thread::scope(|scope| {
-            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| Listener::unix(&path))).collect();
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| Listener::unix(&path, Access::default()))).collect();
             starts.into_iter().map(|start| start.join().unwrap()).collect()
         });
         assert_eq!(listeners.iter().filter(|listener| listener.is_ok()).count(), 1);
@@ -413,8 +447,10 @@ mod tests {
     #[test]
     fn a_stopped_listener_accepts_no_more() {
         let directory = Directory::new("stop");
-        let listeners =
-            [Listener::unix(&directory.0.join("link")).unwrap(), Listener::tcp(([127, 0, 0, 1], 0).into()).unwrap()];
+        let listeners = [
+            Listener::unix(&directory.0.join("link"), Access::default()).unwrap(),
+            Listener::tcp(([127, 0, 0, 1], 0).into()).unwrap(),
+        ];
         for listener in &listeners {
             std::thread::scope(|scope| {
                 let accepting = scope.spawn(|| listener.accept());

@@ -4,6 +4,7 @@ use super::frame::HEAD_BYTES_MAX;
 use super::token::Token;
 use super::wire::Window;
 use crate::broker::QueueLimits;
+use crate::driver::peer_socket::Access;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,8 +32,10 @@ pub const QUEUE: QueueLimits = QueueLimits { messages_max: 16 * 1024, bytes_max:
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen with a Unix socket of mode 0600.
+    /// Where to listen with a Unix socket.
     pub path: Option<PathBuf>,
+    /// Who may open that socket.
+    pub access: Access,
     /// Where to listen with TCP. Needs a token; nothing is encrypted.
     pub tcp: Option<SocketAddr>,
     /// What peers over TCP have to show.
@@ -48,11 +51,12 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// Nowhere; 10 seconds of grace; 64 peers, who with 192 threads and 2.5 GiB at worst are what one machine bears;
+    /// Nowhere, for this user alone; 10 seconds of grace; 64 peers, who with 192 threads and 2.5 GiB at worst are what one machine bears;
     /// 16 MiB, the broker's own largest message; a beat every 5 seconds.
     fn default() -> Self {
         Self {
             path: None,
+            access: Access::default(),
             tcp: None,
             token: None,
             owner_grace: Duration::from_secs(10),

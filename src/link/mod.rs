@@ -30,7 +30,7 @@ mod token;
 mod waiting;
 mod wire;
 
-pub use crate::driver::peer_socket::ListenError;
+pub use crate::driver::peer_socket::{Access, ListenError};
 pub use client::{Client, ClientOptions};
 pub use config::Config;
 pub use kernel_client::{KernelError, KernelParts, http_server};

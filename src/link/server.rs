@@ -64,7 +64,7 @@ impl Server {
         if config.tcp.is_some() && config.token.is_none() {
             return Err(StartError::NoToken);
         }
-        let unix = config.path.as_deref().map(Listener::unix).transpose()?;
+        let unix = config.path.as_deref().map(|path| Listener::unix(path, config.access)).transpose()?;
         let tcp = config.tcp.map(Listener::tcp).transpose()?;
         let registry = Registry::new(broker, config);
         let listeners = unix.into_iter().chain(tcp).map(Arc::new).collect();

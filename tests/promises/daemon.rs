@@ -150,12 +150,17 @@ fn secrets_that_protect_nothing() {
     let empty = TemporaryFile::new("empty", "\n");
     let refused = output(&mut pushring(&["token", "--jwt-secret-file", empty.path()]));
     let words = String::from_utf8(refused.stderr).unwrap();
-    assert!(!refused.status.success() && words.contains("the token secret is empty"), "{words}");
+    assert!(!refused.status.success() && words.contains("holds 0 bytes") && words.contains("at least 16"), "{words}");
     let missing = output(&mut pushring(&["serve", "--jwt-secret-file", "/no/such/file"]));
     assert!(!missing.status.success());
     assert!(String::from_utf8(missing.stderr).unwrap().contains("/no/such/file"));
 
-    let readable = TemporaryFile::new("readable", "key");
+    let short = TemporaryFile::new("short", "sixteen bytes !!");
+    let warned = output(&mut pushring(&["token", "--jwt-secret-file", short.path()]));
+    let words = String::from_utf8(warned.stderr).unwrap();
+    assert!(warned.status.success() && words.contains("secret is short") && words.contains("bytes=16"), "{words}");
+
+    let readable = TemporaryFile::new("readable", "a key of at least thirty-two bytes");
     for (mode, warned) in [(0o644, true), (0o600, false)] {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&readable.0, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -177,7 +182,15 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
     assert_eq!(table["policy"].as_str(), Some("drop-oldest"));
     assert_eq!(table["head_timeout"].as_str(), Some("10s"));
 
-    // What is printed is a file that says the same.
+    // What is printed is a file that says the same, and what each setting means.
+    assert!(
+        printed.contains("## Deadlines\n\n# How long a request head may take.\nhead_timeout = \"10s\"\n"),
+        "{printed}"
+    );
+    let defaults = String::from_utf8(output(&mut pushring(&["config", "--defaults"])).stdout).unwrap();
+    assert!(defaults.contains("\n#head_timeout = \"10s\"\n") && defaults.parse::<toml::Table>().unwrap().is_empty());
+    let help = String::from_utf8(output(&mut pushring(&["serve", "--help"])).stdout).unwrap();
+    assert!(help.contains("\nDeadlines:\n") && help.contains("\nProcesses of other programs:\n"), "{help}");
     let again = TemporaryFile::new("printed", &printed);
     let reprinted = output(&mut pushring(&["config", "--config", again.path()]));
     assert_eq!(String::from_utf8(reprinted.stdout).unwrap(), printed);
@@ -189,8 +202,34 @@ fn what_cannot_be_obeyed_is_refused_by_name() {
     let refused = output(&mut pushring(&["serve", "--config", file.path()]));
     let words = String::from_utf8(refused.stderr).unwrap();
     assert!(refused.status.code() == Some(1) && words.contains("shrads") && words.contains(file.path()), "{words}");
-    let refused = output(pushring(&["config"]).env("PUSHRING_HEAD_TIMEOUT", "10"));
-    assert!(String::from_utf8(refused.stderr).unwrap().contains("250ms"));
+    for (variable, value, words) in [
+        ("PUSHRING_HEAD_TIMEOUT", "10", &["250ms", "environment variable PUSHRING_HEAD_TIMEOUT"][..]),
+        ("PUSHRING_CONNECTIONS_MAX", "0", &["in the variable PUSHRING_CONNECTIONS_MAX: connections_max"]),
+        ("PUSHRING_POLCY", "close", &["PUSHRING_POLCY sets nothing: did you mean PUSHRING_POLICY?"]),
+        ("PUSHRING_JWT_SECRET_FILE", "", &["PUSHRING_JWT_SECRET_FILE is set and empty"]),
+        ("RUST_LOG", "loud", &["in the variable RUST_LOG: log: \"loud\" is no level"]),
+    ] {
+        let refused = output(pushring(&["config"]).env(variable, value));
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && words.iter().all(|words| said.contains(words)), "{variable}: {said}");
+    }
+    for (flags, words) in [
+        (&["--listen", "9000"][..], "write 127.0.0.1:9000 for this machine alone"),
+        (&["--listen", "localhost:9000"], "names are not looked up"),
+        (&["--connections-max", "0"], "at --connections-max: connections_max: must be more than 0"),
+        (&["--polcy", "close"], "--policy"),
+    ] {
+        let refused = output(pushring(&["config"]).args(flags));
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && said.contains(words), "{flags:?}: {said}");
+    }
+    let file = TemporaryFile::new("wrong-span", "shards = 1\nhead_timeout = 10\n");
+    let refused = output(&mut pushring(&["config", "--config", file.path()]));
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(words.contains(&format!("{}:2: head_timeout = 10", file.path())) && words.contains("\"10s\""), "{words}");
+    // A variable of another program is none of ours, and help is to be had whatever is set.
+    assert!(output(pushring(&["config"]).env("PUSHRING_PORT", "tcp://10.0.0.1:8080")).status.success());
+    assert!(output(pushring(&["config", "--help"]).env("PUSHRING_POLCY", "x")).status.success());
     let refused = output(&mut pushring(&["serve", "--listen", "192.0.2.1:0"]));
     let words = String::from_utf8(refused.stderr).unwrap();
     assert!(refused.status.code() == Some(1) && words.contains("no address of this machine"), "{words}");

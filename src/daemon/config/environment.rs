@@ -10,7 +10,10 @@ const PREFIX: &str = "PUSHRING_";
 
 /// Variables of other programs: Kubernetes gives these to every container beside a service named `pushring`.
 fn is_of_kubernetes(name: &str) -> bool {
-    name.starts_with("PORT") || name.contains("SERVICE_HOST") || name.contains("SERVICE_PORT") || name.contains("_PORT_")
+    name.starts_with("PORT")
+        || name.contains("SERVICE_HOST")
+        || name.contains("SERVICE_PORT")
+        || name.contains("_PORT_")
 }
 
 /// The variable of a setting.
@@ -27,7 +30,10 @@ pub fn check(is_list: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
     examine(std::env::vars_os(), is_list)
 }
 
-fn examine(variables: impl Iterator<Item = (OsString, OsString)>, is_list: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
+fn examine(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+    is_list: impl Fn(&str) -> bool,
+) -> anyhow::Result<Vec<String>> {
     let mut unknown = Vec::new();
     for (name, value) in variables {
         let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };

@@ -24,8 +24,12 @@ pub struct Facts {
     pub sockets: Vec<SocketPath>,
     /// There is to be a control socket, and no directory for it.
     pub control_is_homeless: bool,
+    /// The address of the link over TCP, if one is named.
+    pub link_tcp: Option<Listener>,
     /// The file of the token secret, if one is named.
     pub secret: Option<SecretFile>,
+    /// The file of the link's token, if one is named.
+    pub link_token: Option<SecretFile>,
 }
 
 /// What trying io_uring out has shown, and what may forbid it.
@@ -59,6 +63,8 @@ pub enum SendingFault {
 pub struct Files {
     /// The hard limit; the daemon raises its own to it.
     pub hard: u64,
+    /// How many a program of ours has open at its start.
+    pub open: u64,
     /// The most that a hard limit can be: `fs.nr_open`.
     pub nr_open: Option<u64>,
     /// `fs.file-max` and how many are open in the system.
@@ -105,8 +111,8 @@ pub enum Listener {
         /// Its process.
         pid: u32,
     },
-    /// Somebody else does.
-    InUse,
+    /// Somebody else does: its name and process, where that can be seen.
+    InUse(Option<(String, u32)>),
     /// It needs privileges.
     NotAllowed,
     /// The address is another machine's.
@@ -122,6 +128,8 @@ pub struct SocketPath {
     pub setting: &'static str,
     /// The path.
     pub path: PathBuf,
+    /// The permission bits that it is to have.
+    pub wanted_mode: u32,
     /// Its directory; `None` is none.
     pub directory: Option<Directory>,
     /// What is there already.
@@ -160,6 +168,8 @@ pub struct SecretFile {
     pub path: PathBuf,
     /// Its permission bits, or why it cannot be read.
     pub mode: Result<u32, String>,
+    /// How many bytes the secret has.
+    pub bytes: usize,
 }
 
 #[cfg(test)]
@@ -176,7 +186,7 @@ impl Facts {
                 is_admin: false,
                 memlock_bytes: None,
             },
-            files: Files { hard: 1 << 20, nr_open: Some(1 << 20), system: Some((u64::MAX, 1000)) },
+            files: Files { hard: 1 << 20, open: 10, nr_open: Some(1 << 20), system: Some((u64::MAX, 1000)) },
             network: Network {
                 somaxconn: Some(4096),
                 syn_backlog: Some(4096),
@@ -192,7 +202,9 @@ impl Facts {
             listener: Listener::Free,
             sockets: Vec::new(),
             control_is_homeless: false,
-            secret: Some(SecretFile { path: "/etc/pushring/secret".into(), mode: Ok(0o600) }),
+            link_tcp: None,
+            secret: Some(SecretFile { path: "/etc/pushring/secret".into(), mode: Ok(0o600), bytes: 32 }),
+            link_token: None,
         }
     }
 }

@@ -3,9 +3,10 @@
 use super::facts::{
     Cores, Directory, Facts, Files, Listener, Network, SecretFile, SendingFault, SocketPath, There, Uring,
 };
+use super::listeners;
 use crate::daemon::config::Config;
 use crate::daemon::control::ControlPath;
-use crate::daemon::{groups, memory};
+use crate::daemon::{groups, memory, token};
 use pushring::control::{self, Answer, Request};
 use pushring::internals::driver::flush_uring::{FlushUnavailable, UringFlush};
 use pushring::internals::driver::listen::{ListenError, probe};
@@ -14,6 +15,7 @@ use pushring::internals::driver::sys;
 use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -32,10 +34,12 @@ pub fn gather(config: &Config, root: &Path) -> Facts {
         network: system.network(),
         memory_available_bytes: memory::available_bytes(root).ok().map(|bytes| bytes as u64),
         cores: Cores { allowed: sys::allowed_cores().map_or(1, |cores| cores.len()), quota: groups::cores_max(root) },
-        listener: listener(config),
+        listener: system.listener(config, config.listen),
         control_is_homeless: config.control == ControlPath::Auto && control.is_none(),
-        sockets: sockets(&config.link, control.as_deref()),
-        secret: secret(config),
+        sockets: sockets(config, control.as_deref()),
+        link_tcp: config.link_tcp.parse().ok().map(|address| system.listener(config, address)),
+        secret: secret(&config.jwt_secret_file, token::secret_bytes),
+        link_token: secret(&config.link_token_file, token::secret_bytes),
     }
 }
 
@@ -86,6 +90,7 @@ impl System<'_> {
         };
         Files {
             hard: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
+            open: sys::open_files().map_or(0, |(_, open)| open as u64),
             nr_open: self.number("fs/nr_open"),
             system: Some((max, open)),
         }
@@ -112,32 +117,63 @@ impl System<'_> {
     }
 }
 
-fn listener(config: &Config) -> Listener {
-    match probe(config.listen) {
-        Ok(()) => Listener::Free,
-        Err(ListenError::InUse(_)) => ours(config).map_or(Listener::InUse, |pid| Listener::Ours { pid }),
-        Err(ListenError::NotAllowed(_)) => Listener::NotAllowed,
-        Err(ListenError::NotHere(_)) => Listener::NotHere,
-        Err(error) => Listener::Fault(error.to_string()),
+impl System<'_> {
+    fn listener(&self, config: &Config, address: SocketAddr) -> Listener {
+        match probe(address) {
+            Ok(()) => Listener::Free,
+            Err(ListenError::InUse(_)) => self.user_of(config, address),
+            Err(ListenError::NotAllowed(_)) => Listener::NotAllowed,
+            Err(ListenError::NotHere(_)) => Listener::NotHere,
+            Err(error) => Listener::Fault(error.to_string()),
+        }
+    }
+
+    /// Who listens there already: a daemon of ours, if its control socket or its program says so.
+    fn user_of(&self, config: &Config, address: SocketAddr) -> Listener {
+        let program = listeners::program(self.root, address.port());
+        let is_ours = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| is_pushring(&path));
+        match (asked(config).filter(|_| address == config.listen), program) {
+            (Some(pid), _) => Listener::Ours { pid },
+            (None, Some((_, pid))) if is_ours(pid) => Listener::Ours { pid },
+            (None, program) => Listener::InUse(program),
+        }
     }
 }
 
-/// The daemon of ours that listens there, if its control socket says so.
-fn ours(config: &Config) -> Option<u32> {
+/// Whether it is the program that this one is. One that was replaced is marked so (proc(5)).
+fn is_pushring(path: &Path) -> bool {
+    let name =
+        |path: &Path| path.file_name().map(|name| name.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
+    std::env::current_exe().is_ok_and(|own| name(&own) == name(path))
+}
+
+/// The daemon of ours that listens on that port, if its control socket says so.
+fn asked(config: &Config) -> Option<u32> {
     let path = config.control.find(config.listen.port())?;
     match control::ask(&path, &Request::Stats {}) {
-        Ok(Answer::Stats(overview)) if overview.about.address == config.listen => Some(overview.about.pid),
+        Ok(Answer::Stats(overview)) if overview.about.address.port() == config.listen.port() => {
+            Some(overview.about.pid)
+        }
         _ => None,
     }
 }
 
-fn sockets(link: &Path, control: Option<&Path>) -> Vec<SocketPath> {
-    let link = Some(link).filter(|path| !path.as_os_str().is_empty());
-    let named = [("link", link), ("control", control)];
-    named.into_iter().filter_map(|(setting, path)| Some(socket(setting, path?))).collect()
+fn sockets(config: &Config, control: Option<&Path>) -> Vec<SocketPath> {
+    let link = Some(config.link.as_path()).filter(|path| !path.as_os_str().is_empty());
+    // What cannot be obeyed is a finding of its own.
+    let mode = config.link_access().map_or(0o600, |access| access.mode);
+    let link = link.map(|path| socket("link", path, mode));
+    let control = control.map(|path| {
+        let mut socket = socket("control", path, 0o600);
+        // The daemon makes the directory that it was not told of.
+        let made = (config.control == ControlPath::Auto).then_some(Directory { is_writable: true, mode: 0o700 });
+        socket.directory = socket.directory.or(made);
+        socket
+    });
+    link.into_iter().chain(control).collect()
 }
 
-fn socket(setting: &'static str, path: &Path) -> SocketPath {
+fn socket(setting: &'static str, path: &Path, wanted_mode: u32) -> SocketPath {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = fs::metadata(parent).ok().filter(fs::Metadata::is_dir).map(|metadata| Directory {
         is_writable: rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok(),
@@ -151,14 +187,18 @@ fn socket(setting: &'static str, path: &Path) -> SocketPath {
             _ => There::Socket { mode: metadata.permissions().mode() & 0o777 },
         },
     };
-    SocketPath { setting, path: path.to_owned(), directory, there }
+    SocketPath { setting, path: path.to_owned(), wanted_mode, directory, there }
 }
 
-fn secret(config: &Config) -> Option<SecretFile> {
-    let path = Some(&config.jwt_secret_file).filter(|path| !path.as_os_str().is_empty())?;
-    let mode = fs::File::open(path).and_then(|file| file.metadata());
-    let mode = mode.map(|metadata| metadata.permissions().mode() & 0o777).map_err(|error| error.to_string());
-    Some(SecretFile { path: path.clone(), mode })
+fn secret(path: &Path, count: impl Fn(&Path) -> anyhow::Result<usize>) -> Option<SecretFile> {
+    let path = Some(path).filter(|path| !path.as_os_str().is_empty())?;
+    let bytes = count(path);
+    let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o777);
+    let mode = match &bytes {
+        Ok(_) => mode.map_err(|error| error.to_string()),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    Some(SecretFile { path: path.to_owned(), mode, bytes: bytes.unwrap_or(0) })
 }
 
 #[cfg(test)]
@@ -205,8 +245,12 @@ mod tests {
         let root = Root::new("sockets", &[("file", "text")]);
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        assert_eq!(listener(&Config { listen: address, ..Config::default() }), Listener::InUse);
-        assert_eq!(listener(&Config { listen: ([192, 0, 2, 1], 80).into(), ..Config::default() }), Listener::NotHere);
+        let system = System { root: Path::new("/") };
+        let listener = |address| system.listener(&Config { control: ControlPath::Off, ..Config::default() }, address);
+        // This test is not named as the program is, but its own: so it is one of ours.
+        assert_eq!(listener(address), Listener::Ours { pid: std::process::id() });
+        assert_eq!(listener(([192, 0, 2, 1], 80).into()), Listener::NotHere);
+        let socket = |setting, path: &Path| socket(setting, path, 0o600);
         let path = root.0.join("socket");
         assert_eq!(socket("link", &path).there, There::Nothing);
         let living = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -215,7 +259,8 @@ mod tests {
         assert_eq!(socket("link", &path).there, There::DeadSocket);
         assert_eq!(socket("link", &root.0.join("file")).there, There::NoSocket);
         assert_eq!(socket("link", &root.0.join("no/such")).directory, None);
-        let missing = Config { jwt_secret_file: root.0.join("none"), ..Config::default() };
-        assert!(secret(&missing).unwrap().mode.is_err());
+        assert!(secret(&root.0.join("none"), token::secret_bytes).unwrap().mode.is_err());
+        let there = secret(&root.0.join("file"), token::secret_bytes).unwrap();
+        assert!(there.bytes == 4 && there.mode.is_ok(), "{there:?}");
     }
 }

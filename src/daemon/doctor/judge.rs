@@ -53,11 +53,14 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.push(limits::files(config, &facts.files, shards));
     findings.push(limits::memory(config, facts.memory_available_bytes, shards));
     findings.push(limits::cores(config, &facts.cores, shards));
-    findings.push(network::listener(config, &facts.listener));
+    findings.push(network::listener("listener", "listen", config.listen, &facts.listener));
     findings.extend(network::tcp(config, &facts.network));
     findings.extend(network::entry(config));
     findings.push(network::idle_timeouts(config));
-    findings.extend(facts.sockets.iter().map(paths::socket));
+    findings.extend(paths::no_link(config));
+    findings.extend(facts.sockets.iter().map(|socket| paths::socket(config, socket)));
+    findings.extend(facts.link_tcp.as_ref().and_then(|listener| network::link_tcp(config, listener)));
+    findings.extend(facts.link_token.as_ref().map(|token| paths::secret_file("link token", token)));
     findings.extend(facts.control_is_homeless.then(paths::no_control));
     findings.push(paths::secret(facts.secret.as_ref()));
     findings
@@ -101,7 +104,8 @@ mod tests {
     }
 
     fn baseline() -> (Config, Facts) {
-        (Config { jwt_secret_file: "/etc/pushring/secret".into(), ..Config::default() }, Facts::fine())
+        let (jwt_secret_file, link) = ("/etc/pushring/secret".into(), "/run/pushring/link".into());
+        (Config { jwt_secret_file, link, ..Config::default() }, Facts::fine())
     }
 
     #[test]

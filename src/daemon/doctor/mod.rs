@@ -5,6 +5,7 @@
 mod facts;
 mod gather;
 mod judge;
+mod listeners;
 
 use super::config::Config;
 use super::plain::plain;

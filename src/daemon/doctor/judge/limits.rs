@@ -5,6 +5,8 @@ use crate::daemon::config::Config;
 use crate::daemon::doctor::facts::{Cores, Files};
 use crate::daemon::memory::MemoryBudget;
 use crate::daemon::table::bytes;
+use pushring::internals::admission::Limits;
+use pushring::internals::broker::limits_within_files;
 use pushring::{SHARD_MEMORY_BYTES_MIN, files_needed};
 
 const FILES: &str = "open files";
@@ -16,23 +18,24 @@ const IDLE_CHANNEL_BYTES: u64 = 5 << 10;
 
 /// As many connections as the settings allow need as many files.
 pub fn files(config: &Config, files: &Files, shards: usize) -> Finding {
-    let needed = files_needed(config.connections_max, shards) as u64;
-    let own = files_needed(0, shards) as u64;
+    let (connections_max, turned_away_max) = (config.connections_max, config.turned_away_max);
+    let limits = Limits { connections_max, turned_away_max, ..Limits::default() };
+    let needed = files.open + files_needed(&limits, shards) as u64;
+    let count = |files: u64| usize::try_from(files).unwrap_or(usize::MAX);
+    let within = limits_within_files(limits, shards, count(files.hard), count(files.open));
     let raise = |first: &str| {
         format!(
             "{first}LimitNOFILE={needed} in the unit, docker run --ulimit nofile={needed}:{needed}, or ulimit -Hn {needed} as root"
         )
     };
-    if files.hard <= own {
-        let words = format!("the hard limit is {}, the daemon alone needs {own}", files.hard);
+    if within.connections_max <= 1 && connections_max > 1 {
+        let words = format!("the hard limit of {} leaves no room for clients", files.hard);
         return Finding::new(Level::Problem, FILES, words, raise(""));
     }
-    if files.hard < needed {
+    if within.connections_max < connections_max {
         let words = format!(
-            "the hard limit of {} leaves room for {} connections of {}",
-            files.hard,
-            files.hard - own,
-            config.connections_max
+            "the hard limit of {} leaves room for {} connections of {connections_max}",
+            files.hard, within.connections_max
         );
         let nr_open = files.nr_open.is_some_and(|nr_open| nr_open < needed);
         let first = if nr_open { format!("sysctl -w fs.nr_open={needed}, then ") } else { String::new() };
@@ -112,20 +115,20 @@ mod tests {
 
     #[test]
     fn open_files() {
-        expect(Level::Warning, "leaves room for 895 connections of 100000", "LimitNOFILE=100104 ", |_, facts| {
+        expect(Level::Warning, "leaves room for 777 connections of 100000", "LimitNOFILE=101138 ", |_, facts| {
             facts.files.hard = 999;
         });
-        expect(Level::Warning, "leaves room", "sysctl -w fs.nr_open=100104, then LimitNOFILE", |_, facts| {
+        expect(Level::Warning, "leaves room", "sysctl -w fs.nr_open=101138, then LimitNOFILE", |_, facts| {
             (facts.files.hard, facts.files.nr_open) = (65_536, Some(65_536));
         });
-        expect(Level::Problem, "the daemon alone needs 104", "docker run --ulimit nofile=", |_, facts| {
-            facts.files.hard = 64;
+        expect(Level::Problem, "leaves no room", "docker run --ulimit nofile=", |_, facts| {
+            facts.files.hard = 48;
         });
-        expect(Level::Warning, "the whole system may open 100000", "sysctl -w fs.file-max=205208", |_, facts| {
+        expect(Level::Warning, "the whole system may open 100000", "sysctl -w fs.file-max=207276", |_, facts| {
             facts.files.system = Some((100_000, 5000));
         });
         let few = Config { connections_max: 10, ..Config::default() };
-        let files = super::files(&few, &Files { hard: 1024, nr_open: None, system: None }, 4);
+        let files = super::files(&few, &Files { hard: 1024, open: 10, nr_open: None, system: None }, 4);
         assert_eq!((files.level, files.found.as_str()), (Level::Ok, "room for all 10 connections"));
     }
 

@@ -6,6 +6,7 @@ use crate::daemon::doctor::facts::{Listener, Network};
 use crate::daemon::table::bytes;
 use crate::daemon::units::Span;
 use pushring::internals::driver::listen::BACKLOG;
+use std::net::SocketAddr;
 
 /// What the kernel needs for a channel that is written to.
 const CHANNEL_BYTES_MIN: u64 = 4 << 10;
@@ -19,17 +20,20 @@ const PROXIES: [(&str, u64, &str); 5] = [
     ("Azure Load Balancer", 240, "idleTimeoutInMinutes"),
 ];
 
-/// Whether the daemon can listen where it is told to.
-pub fn listener(config: &Config, listener: &Listener) -> Finding {
-    const CHECK: &str = "listener";
-    let (address, port) = (config.listen, config.listen.port());
-    let problem = |words: String, fix: String| Finding::new(Level::Problem, CHECK, words, fix);
+/// Whether the daemon can listen at `address`, as `setting` tells it to.
+pub fn listener(check: &'static str, setting: &str, address: SocketAddr, listener: &Listener) -> Finding {
+    let port = address.port();
+    let problem = |words: String, fix: String| Finding::new(Level::Problem, check, words, fix);
     match listener {
-        Listener::Free => Finding::ok(CHECK, format!("{address} is free")),
-        Listener::Ours { pid } => Finding::ok(CHECK, format!("{address} is served by pushring, process {pid}")),
-        Listener::InUse => problem(
+        Listener::Free => Finding::ok(check, format!("{address} is free")),
+        Listener::Ours { pid } => Finding::ok(check, format!("{address} is served by pushring, process {pid}")),
+        Listener::InUse(Some((name, pid))) => problem(
+            format!("{address} is in use by {name}, process {pid}"),
+            format!("stop it, or choose another --{setting}"),
+        ),
+        Listener::InUse(None) => problem(
             format!("{address} is in use by another program"),
-            format!("find it with ss -ltnp 'sport = :{port}' and stop it, or choose another --listen"),
+            format!("find it with ss -ltnp 'sport = :{port}' as root and stop it, or choose another --{setting}"),
         ),
         Listener::NotAllowed => problem(
             format!("port {port} needs privileges"),
@@ -39,10 +43,24 @@ pub fn listener(config: &Config, listener: &Listener) -> Finding {
         ),
         Listener::NotHere => problem(
             format!("{} is no address of this machine", address.ip()),
-            format!("one of those that ip -brief address shows, or --listen 0.0.0.0:{port} for all"),
+            format!("one of those that ip -brief address shows, or --{setting} 0.0.0.0:{port} for all"),
         ),
-        Listener::Fault(why) => problem(why.clone(), "choose another --listen".to_owned()),
+        Listener::Fault(why) => problem(why.clone(), format!("choose another --{setting}")),
     }
+}
+
+/// Whether processes can attach over TCP, and who else could listen to them.
+pub fn link_tcp(config: &Config, state: &Listener) -> Option<Finding> {
+    const CHECK: &str = "link_tcp";
+    let address: SocketAddr = config.link_tcp.parse().ok()?;
+    let finding = listener(CHECK, "link-tcp", address, state);
+    if finding.level != Level::Ok || address.ip().to_canonical().is_loopback() {
+        return Some(finding);
+    }
+    let words = format!("{address} is not encrypted: whoever sees the network can read its token and all messages");
+    let fix =
+        format!("--link-tcp 127.0.0.1:{} behind a tunnel, or --link for processes of this machine", address.port());
+    Some(Finding::new(Level::Warning, CHECK, words, fix))
 }
 
 /// The system's settings of TCP.
@@ -81,7 +99,7 @@ fn syn_backlog(network: &Network) -> Option<Finding> {
 
 fn ports(config: &Config, network: &Network) -> Option<Finding> {
     let (first, last) = network.port_range?;
-    let count = usize::from(last.saturating_sub(first)) + 1;
+    let count = (first..=last).filter(|port| !is_listed(&network.reserved_ports, *port)).count();
     if count >= config.connections_max {
         return None;
     }
@@ -96,12 +114,16 @@ fn ports(config: &Config, network: &Network) -> Option<Finding> {
 
 fn reserved(config: &Config, network: &Network) -> Option<Finding> {
     let (first, last) = network.port_range?;
-    let port = config.listen.port();
-    if port == 0 || !(first..=last).contains(&port) || is_listed(&network.reserved_ports, port) {
+    let link: Option<SocketAddr> = config.link_tcp.parse().ok();
+    let ours = [Some(config.listen.port()), link.map(|address| address.port())].into_iter().flatten();
+    let is_open =
+        |port: &u16| *port != 0 && (first..=last).contains(port) && !is_listed(&network.reserved_ports, *port);
+    let ports: Vec<String> = ours.filter(is_open).map(|port| port.to_string()).collect();
+    if ports.is_empty() {
         return None;
     }
-    let words = format!("port {port} is one that any outgoing connection may take while the daemon is down");
-    let list = [network.reserved_ports.as_str(), &port.to_string()].join(",");
+    let words = format!("any outgoing connection may take port {} while the daemon is down", ports.join(" and "));
+    let list = format!("{},{}", network.reserved_ports, ports.join(","));
     let fix = format!("sysctl -w net.ipv4.ip_local_reserved_ports={}", list.trim_start_matches(','));
     Some(Finding::new(Level::Note, "port", words, fix))
 }
@@ -217,7 +239,8 @@ mod tests {
     fn listeners() {
         for (state, level, words, fix) in [
             (Listener::Ours { pid: 7 }, Level::Ok, "served by pushring, process 7", ""),
-            (Listener::InUse, Level::Problem, "another program", "ss -ltnp 'sport = :8080'"),
+            (Listener::InUse(Some(("nginx".to_owned(), 7))), Level::Problem, "by nginx, process 7", "another --listen"),
+            (Listener::InUse(None), Level::Problem, "another program", "ss -ltnp 'sport = :8080'"),
             (Listener::NotAllowed, Level::Problem, "needs privileges", "CAP_NET_BIND_SERVICE"),
             (Listener::NotHere, Level::Problem, "127.0.0.1 is no address", "0.0.0.0:8080"),
             (Listener::Fault("odd".to_owned()), Level::Problem, "odd", "--listen"),
@@ -261,6 +284,30 @@ mod tests {
         assert_eq!(port(40_000, "9000-9010"), fix("9000-9010,40000"));
         assert_eq!(port(40_000, "9000,39000-41000"), None);
         assert_eq!((port(8080, ""), port(0, "")), (None, None));
+        expect(Level::Note, "take port 40000 while", "ip_local_reserved_ports=8080,40000", |config, facts| {
+            config.link_tcp = "127.0.0.1:40000".to_owned();
+            config.link_token_file = "/etc/pushring/link-token".into();
+            facts.network.reserved_ports = "8080".to_owned();
+        });
+        // What is reserved is not there for a proxy's connections.
+        let mut network = crate::daemon::doctor::facts::Facts::fine().network;
+        network.reserved_ports = "32868-60999".to_owned();
+        let finding = ports(&Config { connections_max: 1000, ..Config::default() }, &network).unwrap();
+        assert!(finding.found.contains("at most 100 connections"), "{finding:?}");
+    }
+
+    #[test]
+    fn the_link_over_tcp() {
+        let with = |address: &str, state: Listener| {
+            let config = Config { link_tcp: address.to_owned(), ..Config::default() };
+            link_tcp(&config, &state).unwrap()
+        };
+        assert_eq!(with("127.0.0.1:9001", Listener::Free).level, Level::Ok);
+        assert_eq!(with("127.0.0.1:9001", Listener::Ours { pid: 1 }).level, Level::Ok);
+        let finding = with("0.0.0.0:9001", Listener::Free);
+        assert!(finding.level == Level::Warning && finding.found.contains("not encrypted"), "{finding:?}");
+        let finding = with("0.0.0.0:9001", Listener::InUse(None));
+        assert!(finding.level == Level::Problem && finding.fix.unwrap().contains("--link-tcp"));
     }
 
     #[test]

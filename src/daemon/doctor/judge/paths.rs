@@ -1,16 +1,28 @@
 //! Unix sockets and secrets: whether they can be had, and by whom else.
 
 use super::{Finding, Level};
+use crate::daemon::config::Config;
+use crate::daemon::control::NOWHERE;
 use crate::daemon::doctor::facts::{SecretFile, SocketPath, There};
+use crate::daemon::token::{SECRET_BYTES_ADVISED, SECRET_BYTES_MIN};
 use std::os::unix::ffi::OsStrExt;
 
 /// What a `sockaddr_un` holds, less the end of the string (unix(7)) and the two bytes by which the name is longer until
 /// it is taken.
 const PATH_BYTES_MAX: usize = 107 - 2;
 
+/// A daemon to which no process can attach serves nobody.
+pub fn no_link(config: &Config) -> Option<Finding> {
+    let words =
+        "no process of another program can attach: neither link nor link_tcp is set (demo has processes of its own)";
+    let fix = "--link /run/pushring/link.sock";
+    let is_closed = config.link.as_os_str().is_empty() && config.link_tcp.is_empty();
+    is_closed.then(|| Finding::new(Level::Warning, "link", words, fix))
+}
+
 /// The path of a Unix socket.
-pub fn socket(socket: &SocketPath) -> Finding {
-    let SocketPath { setting, path, directory, there } = socket;
+pub fn socket(config: &Config, socket: &SocketPath) -> Finding {
+    let SocketPath { setting, path, wanted_mode, directory, there } = socket;
     let (length, path) = (path.as_os_str().as_bytes().len(), path.display());
     let parent = socket.path.parent().unwrap_or(&socket.path).display();
     let new = |level, words: String, fix: String| Finding::new(level, setting, words, fix);
@@ -38,9 +50,20 @@ pub fn socket(socket: &SocketPath) -> Finding {
                 "choose another path or remove it".into(),
             );
         }
-        There::Socket { mode } if mode & 0o077 != 0 => {
+        There::Socket { mode } if mode & !wanted_mode & 0o077 != 0 => {
             let words = format!("others may use {path} (mode {mode:03o})");
-            return new(Level::Warning, words, format!("chmod 600 {path}"));
+            return new(Level::Warning, words, format!("chmod {wanted_mode:03o} {path}"));
+        }
+        _ if wanted_mode & 0o002 != 0 => {
+            let words = format!("anyone on this machine may use {path} (mode {wanted_mode:03o})");
+            return new(Level::Warning, words, format!("a --{setting}-group, and --{setting}-mode auto"));
+        }
+        _ if wanted_mode & 0o020 != 0 && directory.mode & 0o011 == 0 => {
+            let words = format!(
+                "the group {} may use {path}, and cannot reach it: {parent} has mode {:03o}",
+                config.link_group, directory.mode
+            );
+            return new(Level::Warning, words, format!("chmod 711 {parent}, or RuntimeDirectoryMode=0711 in the unit"));
         }
         There::Socket { .. } | There::DeadSocket | There::Nothing => {}
     }
@@ -50,7 +73,10 @@ pub fn socket(socket: &SocketPath) -> Finding {
         return new(Level::Warning, words, format!("chmod go-w {parent}"));
     }
     match there {
-        There::Socket { .. } => Finding::ok(setting, format!("{path} is a running daemon's, for its user alone")),
+        There::Socket { mode } => {
+            let who = if mode & 0o020 == 0 { "its user" } else { "its user and a group" };
+            Finding::ok(setting, format!("{path} is a running daemon's, for {who} alone"))
+        }
         There::DeadSocket => {
             Finding::ok(setting, format!("{path} is left from a daemon that has gone; it is taken over"))
         }
@@ -60,32 +86,45 @@ pub fn socket(socket: &SocketPath) -> Finding {
 
 /// A control socket that was not forbidden, and has no place to be.
 pub fn no_control() -> Finding {
-    let words = "no control socket, so pushring stats and disconnects reach nobody: there is neither XDG_RUNTIME_DIR nor /run/pushring";
-    let fix = "--control PATH, mkdir -m 700 /run/pushring, or RuntimeDirectory=pushring in the unit";
-    Finding::new(Level::Note, "control", words, fix)
+    let words = format!("no control socket, so pushring stats and the like reach nobody: {NOWHERE}");
+    Finding::new(Level::Warning, "control", words, "--control PATH, or RuntimeDirectory=pushring in the unit")
 }
 
 /// The file that tokens are signed with.
 pub fn secret(secret: Option<&SecretFile>) -> Finding {
     const CHECK: &str = "token secret";
-    let Some(SecretFile { path, mode }) = secret else {
-        let words = "none: serve refuses whatever needs a token; demo makes one up";
-        let fix = "--jwt-secret-file FILE, made by: (umask 077; head -c 32 /dev/urandom > FILE)";
-        return Finding::new(Level::Note, CHECK, words, fix);
-    };
+    match secret {
+        Some(file) => secret_file(CHECK, file),
+        None => {
+            let words = "none: serve refuses whatever needs a token; demo makes one up";
+            let fix = "--jwt-secret-file FILE, made by: (umask 077; head -c 32 /dev/urandom > FILE)";
+            Finding::new(Level::Warning, CHECK, words, fix)
+        }
+    }
+}
+
+/// A file that holds a secret.
+pub fn secret_file(check: &'static str, SecretFile { path, mode, bytes }: &SecretFile) -> Finding {
     let path = path.display();
+    let longer = format!("(umask 077; head -c 32 /dev/urandom | base64 > {path})");
     match mode {
-        Err(why) => Finding::new(
-            Level::Problem,
-            CHECK,
-            format!("{path}: {why}"),
-            format!("make it readable: chown $(id -u) {path}"),
-        ),
+        Err(why) => {
+            let fix = format!("name a file that is there and readable: chown $(id -u) {path}, or make it: {longer}");
+            Finding::new(Level::Problem, check, format!("{path}: {why}"), fix)
+        }
+        Ok(_) if *bytes < SECRET_BYTES_MIN => {
+            let words = format!("{path} holds {bytes} bytes, too few for a secret: at least {SECRET_BYTES_MIN}");
+            Finding::new(Level::Problem, check, words, longer)
+        }
         Ok(mode) if mode & 0o007 != 0 => {
             let words = format!("anyone on this machine may read {path} (mode {mode:03o})");
-            Finding::new(Level::Warning, CHECK, words, format!("chmod 600 {path}"))
+            Finding::new(Level::Warning, check, words, format!("chmod 600 {path}"))
         }
-        Ok(_) => Finding::ok(CHECK, format!("{path} is for few")),
+        Ok(_) if *bytes < SECRET_BYTES_ADVISED => {
+            let words = format!("{path} holds {bytes} bytes, where {SECRET_BYTES_ADVISED} or more are advised");
+            Finding::new(Level::Warning, check, words, longer)
+        }
+        Ok(_) => Finding::ok(check, format!("{path} is for few, and long enough")),
     }
 }
 
@@ -99,8 +138,13 @@ mod tests {
     fn socket_is(level: Level, words: &str, fix: &str, change: impl FnOnce(&mut SocketPath)) {
         expect(level, words, fix, |_, facts| {
             let directory = Some(Directory { is_writable: true, mode: 0o700 });
-            let mut socket =
-                SocketPath { setting: "link", path: "/run/p/link".into(), directory, there: There::Nothing };
+            let mut socket = SocketPath {
+                setting: "link",
+                path: "/run/p/link".into(),
+                wanted_mode: 0o600,
+                directory,
+                there: There::Nothing,
+            };
             change(&mut socket);
             facts.sockets.push(socket);
         });
@@ -114,6 +158,14 @@ mod tests {
         socket_is(Level::Warning, "mode 666", "chmod 600 /run/p/link", |socket| {
             socket.there = There::Socket { mode: 0o666 };
         });
+        socket_is(Level::Ok, "its user and a group", "", |socket| {
+            (socket.there, socket.wanted_mode) = (There::Socket { mode: 0o660 }, 0o660);
+            socket.directory.as_mut().unwrap().mode = 0o711;
+        });
+        socket_is(Level::Warning, "cannot reach it: /run/p has mode 700", "chmod 711 /run/p", |socket| {
+            socket.wanted_mode = 0o660;
+        });
+        socket_is(Level::Warning, "anyone on this machine", "--link-group", |socket| socket.wanted_mode = 0o666);
         socket_is(Level::Problem, "no socket", "remove", |socket| socket.there = There::NoSocket);
         socket_is(Level::Problem, "no directory /run/p", "mkdir -p -m 700 /run/p", |socket| socket.directory = None);
         socket_is(Level::Problem, "may make nothing in /run/p", "RuntimeDirectory", |socket| {
@@ -131,13 +183,27 @@ mod tests {
     }
 
     #[test]
+    fn no_process_can_attach() {
+        expect(Level::Warning, "can attach", "--link", |config, _| config.link = "".into());
+    }
+
+    #[test]
     fn a_control_socket_without_a_place() {
-        expect(Level::Note, "reach nobody", "--control PATH", |_, facts| facts.control_is_homeless = true);
+        expect(Level::Warning, "reach nobody", "--control PATH", |_, facts| facts.control_is_homeless = true);
     }
 
     #[test]
     fn secrets() {
-        expect(Level::Note, "none", "head -c 32 /dev/urandom", |_, facts| facts.secret = None);
+        expect(Level::Warning, "none", "head -c 32 /dev/urandom", |_, facts| facts.secret = None);
+        for (bytes, level) in
+            [(0, Level::Problem), (1, Level::Problem), (15, Level::Problem), (16, Level::Warning), (31, Level::Warning)]
+        {
+            let words = format!("holds {bytes} bytes");
+            expect(level, &words, "head -c 32 /dev/urandom", |_, facts| facts.secret.as_mut().unwrap().bytes = bytes);
+        }
+        expect(Level::Problem, "holds 3 bytes", "base64", |_, facts| {
+            facts.link_token = Some(SecretFile { path: "/etc/token".into(), mode: Ok(0o600), bytes: 3 });
+        });
         expect(Level::Problem, "no such file", "readable", |_, facts| {
             facts.secret.as_mut().unwrap().mode = Err("no such file".to_owned());
         });

@@ -1,0 +1,42 @@
+//! Which settings were given, and by whom: what an error about one of them says.
+
+use super::{Flags, variable};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Which settings were given, and by whom.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sources(BTreeMap<String, String>);
+
+impl Sources {
+    pub fn new(file: &toml::Table, path: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
+        let name = path.unwrap_or(Path::new("")).display();
+        let mut sources: BTreeMap<_, _> = file.keys().map(|key| (key.clone(), format!("in {name}"))).collect();
+        sources.extend(toml::Table::try_from(flags)?.into_iter().map(|(key, _)| {
+            let source = source_of(&key);
+            (key, source)
+        }));
+        Ok(Self(sources))
+    }
+
+    /// Says where the setting was given that `error` is about: its first word is a key.
+    pub fn locate(&self, error: anyhow::Error) -> anyhow::Error {
+        let words = format!("{error:#}");
+        match words.split_once(':').and_then(|(key, _)| self.0.get(key)) {
+            Some(source) => error.context(source.clone()),
+            None => error,
+        }
+    }
+}
+
+/// Whether the command line or the environment has given `key`.
+fn source_of(key: &str) -> String {
+    let (flag, variable) = (format!("--{}", key.replace('_', "-")), variable(key));
+    let is_flag = |arg: String| arg == flag || arg.strip_prefix(&flag).is_some_and(|rest| rest.starts_with('='));
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    match std::env::args_os().filter_map(|arg| arg.into_string().ok()).any(is_flag) {
+        false if is_set(&variable) => format!("in the variable {variable}"),
+        false if key == "log" && is_set("RUST_LOG") => "in the variable RUST_LOG".to_owned(),
+        _ => format!("at {flag}"),
+    }
+}

@@ -1,0 +1,154 @@
+//! The kinds of values that settings have, beside sizes and durations.
+
+use clap::ValueEnum;
+use pushring::DriverKind;
+use pushring::internals::gateway;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+/// An address and a port, or what to write instead.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+        let (host, port) = (text.rsplit_once(':').map_or("", |(host, _)| host), port.unwrap_or(8080));
+        let why = match host {
+            _ if text.parse::<std::net::IpAddr>().is_ok() => "is an address without a port",
+            "" => "is no address and port",
+            _ => "is no address with a port (names are not looked up)",
+        };
+        format!("{text:?} {why}: write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} or [::]:{port} for all")
+    })
+}
+
+/// The permissions of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketMode {
+    /// Those that fit.
+    Auto,
+    /// These.
+    Is(u32),
+}
+
+impl FromStr for SocketMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        // The owner may always: the daemon would lock itself out.
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600);
+        mode.map(Self::Is)
+            .ok_or_else(|| format!("{text:?} are no permissions of a socket: write \"0600\", \"0660\" or \"auto\""))
+    }
+}
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Is(mode) => write!(f, "{mode:04o}"),
+        }
+    }
+}
+
+impl Serialize for SocketMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SocketMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// See [`gateway::Dialect`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// Kinode 1.0
+    Kinode,
+    /// Hyperdrive 1.9
+    Hyperdrive,
+}
+
+/// See [`DriverKind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// io_uring where the kernel allows it, else epoll
+    Auto,
+    /// io_uring or nothing
+    Uring,
+    /// epoll
+    Epoll,
+}
+
+/// See [`pushring::Policy`]. Conflation needs a key, which only a push can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Close the channel with 1013
+    Close,
+    /// Drop this message
+    DropNewest,
+    /// Drop waiting messages, oldest first
+    DropOldest,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Words, written with commas between them on the command line and as an array in the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct List(pub Vec<String>);
+
+impl FromStr for List {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()))
+    }
+}
+
+impl From<Dialect> for gateway::Dialect {
+    fn from(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Kinode => Self::Kinode,
+            Dialect::Hyperdrive => Self::Hyperdrive,
+        }
+    }
+}
+
+impl From<Driver> for DriverKind {
+    fn from(driver: Driver) -> Self {
+        match driver {
+            Driver::Auto => Self::Auto,
+            Driver::Uring => Self::Uring,
+            Driver::Epoll => Self::Epoll,
+        }
+    }
+}
+
+impl From<Policy> for pushring::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Close => Self::Close,
+            Policy::DropNewest => Self::DropNewest,
+            Policy::DropOldest => Self::DropOldest,
+        }
+    }
+}
