@@ -139,7 +139,7 @@ struct ThroughPusher {
 impl ThroughPusher {
     fn start() -> Self {
         let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();
-        let process = broker.process(PROCESS.parse().unwrap()).unwrap();
+        let process = broker.process(PROCESS).unwrap();
         process.bind("/", Default::default()).unwrap();
         let clients = Clients::start(broker.address());
         let (mut events, mut channels) = (Vec::new(), Vec::new());
@@ -163,7 +163,7 @@ impl Way for ThroughPusher {
     fn round(&mut self) {
         let from = self.prepared.len() - CHANNELS;
         for (channel, message) in self.channels.iter().zip(self.prepared.drain(from..)) {
-            self.process.push_wait(*channel, message).unwrap();
+            self.process.push(*channel, message).send().unwrap();
         }
         self.clients.await_round();
     }

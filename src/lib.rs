@@ -1,20 +1,35 @@
 //! A push broker for WebSocket clients on Linux: thread per core, shared nothing, io_uring.
 //!
-//! Processes attach to a [`Broker`], clients open channels of theirs, and a push to a channel, or to
-//! thousands, is encoded once and never waits for a client:
+//! A [`Process`] attaches to a [`Broker`] and owns the channels that clients open on its paths. It hears of them in
+//! [`Event`]s and pushes [`Message`]s to them. A push to a channel, or to thousands, is encoded once and never waits for a
+//! client; its [`Outcome`] is told to who asks.
 //!
 //! ```
-//! use pushring::{Audience, Broker, Config, Delivery, Message};
+//! use pushring::{Broker, Message, Policy};
+//! use std::time::Duration;
 //!
-//! let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();
-//! let process = broker.process("news:demo:sys".parse().unwrap()).unwrap();
-//! process.bind("/", Default::default()).unwrap();
-//! // Clients connect to ws://ADDRESS/news:demo:sys/; all that are there get this, and the sender can ask how it went.
-//! let (delivery, ticket) = Delivery::default().asking();
-//! process.push_many(Audience::Process, &[], Message::text("hello"), delivery).unwrap();
-//! let outcome = ticket.wait(std::time::Duration::from_secs(5)).unwrap();
+//! let broker = Broker::builder().listen("127.0.0.1:0").shards(1).start()?;
+//! let chat = broker.process("chat")?;
+//! chat.bind_at("/chat")?;
+//! println!("clients connect to ws://{}/chat", broker.address());
+//!
+//! // To all that are there. Where a client does not keep up, this push is dropped rather than the client.
+//! let ticket = chat.broadcast(Message::text("hello")).policy(Policy::DropNewest).ask().send()?;
+//! let outcome = ticket.wait(Duration::from_secs(5))?;
 //! assert_eq!(outcome.sent, 0, "nobody has connected yet");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! | an embedder meets | |
+//! |---|---|
+//! | [`Broker`], [`Broker::builder`] | the shards and their listener |
+//! | [`Process`], [`ProcessHandle`] | who owns channels: binds, hears, pushes; and its half for other threads |
+//! | [`ChannelId`] | one client's WebSocket; its shard is `id % shards` |
+//! | [`Message`] | what is pushed: Text, Binary, a ping |
+//! | [`Event`] | what happened to a channel: opened, a message, closed |
+//! | [`Push`], [`Broadcast`], [`Close`], [`Respond`] | orders: options by name, and an end that says whether it may wait |
+//! | [`Policy`] | what happens to a frame for a client that does not keep up |
+//! | [`Ticket`], [`Outcome`] | what became of a push |
 //!
 //! # Features
 //!
@@ -68,9 +83,10 @@ mod shard;
 
 #[cfg(feature = "driver")]
 pub use broker::{
-    AttachError, AttachOptions, Audience, Batch, BindPathError, Broker, Config, Cursor, Delivery, GrantError, Handle,
-    InvalidMessage, Message, OwnerHandle, Process, ProcessReport, PushError, Pusher, SHARD_MEMORY_BYTES_MIN, ShardDied,
-    StartError, Ticket, files_needed,
+    Asking, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, Builder, Close, Config,
+    Cursor, Handle, InvalidMessage, Message, NotYetKnown, Order, Process, ProcessHandle, ProcessName, ProcessReport,
+    Push, PushError, Respond, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, StartError, Stopped, Ticket,
+    files_needed,
 };
 pub use channel::ChannelId;
 #[cfg(feature = "driver")]

@@ -6,12 +6,14 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc};
 
-/// A process id, `process:package:publisher`: exactly three non-empty parts. Cheap to clone.
+/// A process id: `process:package:publisher`, exactly three non-empty parts; or the [plain name](Self::named) of a
+/// process of the program that runs the broker, which nobody else can name. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(Arc<str>);
 
 /// Why a string is not a [`ProcessId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParseProcessIdError {
     /// More than three parts.
     #[error("a process id has three parts, process:package:publisher; this one has more")]
@@ -19,7 +21,13 @@ pub enum ParseProcessIdError {
     /// Fewer than three parts, or an empty one.
     #[error("a process id has three parts, process:package:publisher; one is missing or empty")]
     MissingField,
+    /// Not a plain name.
+    #[error("a process is named by 1 to 64 lower case letters, digits, `-` and `_`, or by process:package:publisher")]
+    NoName,
 }
+
+/// The longest plain name, in bytes: it stands in logs and metrics.
+const NAME_BYTES_MAX: usize = 64;
 
 impl ProcessId {
     /// Builds an id from its three parts.
@@ -30,30 +38,49 @@ impl ProcessId {
         format!("{process}:{package}:{publisher}").parse()
     }
 
+    /// An id of three parts, or a plain name: 1 to 64 lower case letters, digits, `-` and `_`. Only the program that runs
+    /// the broker names processes so: what comes from outside is parsed, and has three parts.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn named(name: &str) -> Result<Self, ParseProcessIdError> {
+        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_');
+        match name.contains(':') {
+            true => name.parse(),
+            false if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(plain) => Ok(Self(name.into())),
+            false => Err(ParseProcessIdError::NoName),
+        }
+    }
+
+    /// Whether this is a plain name rather than an id of three parts.
+    pub fn is_plain(&self) -> bool {
+        !self.0.contains(':')
+    }
+
     /// The whole id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The first part.
+    /// The first part; all of a plain name.
     pub fn process(&self) -> &str {
         self.part(0)
     }
 
-    /// The second part.
+    /// The second part; empty for a plain name.
     pub fn package(&self) -> &str {
         self.part(1)
     }
 
-    /// The third part.
+    /// The third part; empty for a plain name.
     pub fn publisher(&self) -> &str {
         self.part(2)
     }
 
     /// Whether a process of this id may bind paths: process and package match `[a-z0-9-]+`, the publisher
-    /// `[a-z0-9.-]+` (contract section 1). Others may still own registered channels.
+    /// `[a-z0-9.-]+` (contract section 1). Others may still own registered channels. A plain name may.
     pub fn may_bind(&self) -> bool {
-        self.may_bind_in_old_nodes() && !self.0.contains('_')
+        self.is_plain() || (self.may_bind_in_old_nodes() && !self.0.contains('_'))
     }
 
     /// The same in nodes before Kinode 0.10, where underscores are as good as dashes.
@@ -73,7 +100,7 @@ impl ProcessId {
     }
 
     fn part(&self, index: usize) -> &str {
-        self.0.split(':').nth(index).expect("checked when it was parsed")
+        self.0.split(':').nth(index).unwrap_or_default()
     }
 }
 
@@ -121,6 +148,17 @@ impl<'de> Deserialize<'de> for ProcessId {
     }
 }
 
+/// Reads an id that this crate has written, which may be a plain name.
+pub(crate) fn read_back<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProcessId, D::Error> {
+    ProcessId::named(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+/// As [`read_back`], where there may be none.
+pub(crate) fn read_back_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ProcessId>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    name.map(|name| ProcessId::named(&name)).transpose().map_err(serde::de::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,5 +174,17 @@ mod tests {
             assert_eq!(bad.parse::<ProcessId>(), Err(ParseProcessIdError::MissingField), "{bad}");
         }
         assert_eq!("a:b:c:d".parse::<ProcessId>(), Err(ParseProcessIdError::TooManyColons));
+    }
+
+    #[test]
+    fn a_plain_name_is_given_by_the_program_alone() {
+        let chat = ProcessId::named("chat_2").unwrap();
+        assert!(chat.is_plain() && chat.may_bind());
+        assert_eq!((chat.process(), chat.package(), chat.publisher()), ("chat_2", "", ""));
+        assert!("chat".parse::<ProcessId>().is_err(), "what comes from outside has three parts");
+        assert_eq!(ProcessId::named("a:b:c").unwrap(), "a:b:c".parse::<ProcessId>().unwrap());
+        for bad in ["", "Chat", "a b", "a/b", &"a".repeat(65)] {
+            assert_eq!(ProcessId::named(bad), Err(ParseProcessIdError::NoName), "{bad}");
+        }
     }
 }

@@ -7,12 +7,16 @@
 //! [`OWNERS_MAX`]; a kernel that goes takes everything of its processes along, and the rules of entry are again what they
 //! were before it came.
 
-use super::{AttachError, Batch, Event, OwnerHandle, Pusher, Shared, process};
+use super::guest::{Grant, GuestPush};
+use super::pusher::Pusher;
+use super::{AttachError, Batch, Delivery, Event, Message, ProcessHandle, Shared, order, process};
+use crate::channel::ChannelId;
 use crate::gateway::{OwnerId, Settings};
 use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue};
 use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy};
+use crate::shard::grants;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,6 +78,18 @@ pub struct KernelBatch {
     pub process: Option<ProcessId>,
     /// In order.
     pub events: Vec<Event>,
+}
+
+/// Why a guest was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GrantError {
+    /// The process has as many guests as it may have; revoke others.
+    #[error("the process has as many guests as it may have")]
+    TooMany,
+    /// The broker has stopped.
+    #[error("the broker has stopped")]
+    Stopped,
 }
 
 type Names = Arc<Mutex<HashMap<OwnerId, ProcessId>>>;
@@ -215,7 +231,7 @@ impl Kernel {
 
     /// Detaches it; channels are closed with this code, which must be one that may travel (RFC 6455 7.4), and reason.
     pub fn end(mut self, code: u16, reason: &str) {
-        self.end = Some(process::close_frame(code, reason));
+        self.end = Some(order::close_frame(code, reason));
     }
 }
 
@@ -240,9 +256,9 @@ impl Drop for Kernel {
 
 impl KernelHandle {
     /// What acts in the name of `process`. None: there are too many processes, or the broker has stopped.
-    pub fn owner(&self, process: &ProcessId) -> Option<OwnerHandle> {
+    pub fn owner(&self, process: &ProcessId) -> Option<ProcessHandle> {
         let owner = self.shared.directory().find(process)?;
-        Some(OwnerHandle {
+        Some(ProcessHandle {
             shared: self.shared.clone(),
             id: process.clone(),
             owner: owner.id,
@@ -252,7 +268,7 @@ impl KernelHandle {
 
     /// Collects orders of any of its processes, and of guests.
     pub fn batch(&self) -> Batch {
-        self.pusher.batch()
+        Batch::new(self.pusher.clone())
     }
 
     /// Makes a [`Kernel::recv`] that waits, or the next one that would, return without events.
@@ -263,7 +279,47 @@ impl KernelHandle {
     }
 
     /// What answers logins and calls of the RPC path. None: the broker has stopped.
-    pub fn system(&self) -> Option<OwnerHandle> {
+    pub fn system(&self) -> Option<ProcessHandle> {
         self.owner(&self.system)
+    }
+}
+
+impl KernelHandle {
+    /// A push to channels in the name of `guest`, the address of a process on another node: to those that their owners
+    /// have let it in to. The others are counted as `not_found`, as if they did not exist.
+    pub(crate) fn push_as_guest(
+        &self,
+        guest: Arc<str>,
+        channels: Vec<ChannelId>,
+        message: Message,
+        delivery: Delivery,
+    ) -> GuestPush<'_> {
+        GuestPush { pusher: &self.pusher, guest, channels, message, delivery }
+    }
+}
+
+impl ProcessHandle {
+    /// Lets the process at `guest`, an address on another node, push to a channel of this process, or no more. The
+    /// outcome counts 1 as `sent` if it is so now, as `not_found` or `not_owner`, or as `dropped` if the channel has as
+    /// many guests as there may be ([`grants`]).
+    pub(crate) fn grant(&self, channel: ChannelId, guest: Arc<str>, is_granted: bool, delivery: Delivery) -> Grant<'_> {
+        Grant { pusher: &self.pusher, channel, guest, is_granted, delivery }
+    }
+
+    /// As [`grant`](Self::grant), for all channels of this process. When it returns, that is so.
+    ///
+    /// # Errors
+    /// See [`GrantError`].
+    pub(crate) fn grant_all(&self, guest: &Arc<str>, is_granted: bool) -> Result<(), GrantError> {
+        let changed = self.shared.change(|directory| {
+            let mut guests = directory.grants.get(&self.owner).cloned().unwrap_or_default();
+            let is_done = grants::change(&mut guests, guest, is_granted, grants::PER_OWNER_MAX);
+            match guests.is_empty() {
+                true => drop(directory.grants.remove_mut(&self.owner)),
+                false => directory.grants.insert_mut(self.owner, guests),
+            }
+            if is_done { Ok(()) } else { Err(GrantError::TooMany) }
+        });
+        changed.map_err(|_| GrantError::Stopped)?
     }
 }

@@ -1,35 +1,42 @@
 //! The embedding API: start a broker, attach processes, push.
 //!
 //! ```
-//! use pushring::{Broker, Config, Event, Message};
+//! use pushring::{Broker, Event, Message};
 //! use std::time::Duration;
 //!
-//! let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();
-//! let process = broker.process("chat:demo:sys".parse().unwrap()).unwrap();
-//! process.bind("/", Default::default()).unwrap();
-//! println!("clients connect to ws://{}/chat:demo:sys/", broker.address());
+//! let broker = Broker::builder().shards(1).start()?;
+//! let mut chat = broker.process("chat")?;
+//! chat.bind_at("/chat")?;
+//! println!("clients connect to ws://{}/chat", broker.address());
 //!
-//! let mut events = Vec::new();
-//! // A process' loop; here nobody connects.
-//! if process.recv_batch(&mut events, Duration::from_millis(1)).is_ok() {
-//!     for event in events.drain(..) {
-//!         if let Event::Message { channel, payload, .. } = event {
-//!             process.push(channel, Message::binary(payload)).unwrap();
-//!         }
+//! // A process' loop; here nobody connects, and a wait that ends is no error.
+//! while let Some(event) = chat.recv_timeout(Duration::from_millis(1))? {
+//!     if let Event::Message { channel, payload, .. } = event {
+//!         chat.push(channel, Message::binary(payload)).send()?;
 //!     }
 //! }
-//! drop(process);
-//! broker.stop(Duration::from_secs(1)).unwrap();
+//! drop(chat);
+//! broker.stop(Duration::from_secs(1))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! Invariants: a push never waits for a client; the directory is changed under one lock and adopted by all shards before
 //! a bind answers; no code of a process runs on a shard thread.
 
+mod batch;
+mod builder;
 mod compression;
 mod delivery;
+#[cfg(feature = "node")]
+mod guest;
+#[cfg(feature = "node")]
 mod kernel;
+mod message;
 mod operate;
+mod order;
 mod process;
+mod pusher;
+mod ticket;
 
 pub use crate::queue::events::{QueueLimits, RecvError};
 pub use crate::shard::MemoryReport;
@@ -39,12 +46,20 @@ pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, Htt
 pub use crate::shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use crate::shard::outcome::Outcome;
 pub use crate::shard::stats::{Report, Stats};
-pub use delivery::{Audience, Batch, Delivery, InvalidMessage, Message, PushError, Pusher, Ticket};
-pub use kernel::{Kernel, KernelBatch, KernelHandle, KernelOptions};
+pub use batch::Batch;
+pub use builder::Builder;
+pub(crate) use delivery::Delivery;
+#[cfg(feature = "node")]
+pub use kernel::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};
+pub use message::{InvalidMessage, Message};
 pub use operate::{Cursor, ProcessReport};
-pub use process::{AttachOptions, OwnerHandle, Process};
+pub use order::{Asking, Broadcast, Close, Order, Push, Respond, Sending, SendingAsked};
+pub use process::{AttachOptions, Process, ProcessHandle, ProcessName, Stopped};
+pub use pusher::{Audience, PushError};
+pub use ticket::{NotYetKnown, Ticket};
 
 use self::compression::Compression;
+use self::pusher::Pusher;
 use crate::admission::{self, Budget};
 use crate::channel::ChannelId;
 use crate::driver::clock::Clock;
@@ -56,9 +71,9 @@ use crate::driver::runtime::{DriverKind, RuntimeError, ShardRuntime};
 use crate::driver::sys::{self, TcpOptions};
 use crate::driver::wake::WakeFd;
 use crate::gateway::{BindError, Dialect, OwnerId, Settings, Snapshot};
-use crate::process_id::ProcessId;
+use crate::process_id::{ParseProcessIdError, ProcessId};
 use crate::queue::orders::{self as inbox, Account, Inbox, InboxSender};
-use crate::shard::command::{Acknowledge, Asked, Close, Command};
+use crate::shard::command::{Acknowledge, Command};
 use crate::shard::disconnects::DISCONNECTS_MAX;
 use crate::shard::flush::Flush;
 use crate::shard::{Common, Directory, Shard};
@@ -157,7 +172,11 @@ impl Default for Config {
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
+    /// What [`Builder::listen`] was given.
+    #[error("{0} is no address to listen on: write ADDRESS:PORT, as in 127.0.0.1:8080")]
+    Address(String),
     /// The address.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -171,7 +190,11 @@ pub enum StartError {
 
 /// Why a process was not attached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AttachError {
+    /// Its name is none.
+    #[error(transparent)]
+    Name(#[from] ParseProcessIdError),
     /// Another process of that id is attached.
     #[error("a process {0} is attached already")]
     Taken(ProcessId),
@@ -182,23 +205,13 @@ pub enum AttachError {
 
 /// Why a path was not bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BindPathError {
     /// The process or the path.
     #[error(transparent)]
     Refused(#[from] BindError),
     /// The process has ended, or the broker has stopped.
     #[error("the process has ended or the broker has stopped")]
-    Stopped,
-}
-
-/// Why a guest was not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum GrantError {
-    /// The process has as many guests as it may have; revoke others.
-    #[error("the process has as many guests as it may have")]
-    TooMany,
-    /// The broker has stopped.
-    #[error("the broker has stopped")]
     Stopped,
 }
 
@@ -341,6 +354,11 @@ impl Broker {
         Ok(broker)
     }
 
+    /// A broker's settings by name, to be [started](Builder::start).
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.shared.address
@@ -363,15 +381,24 @@ impl Broker {
 
     /// For whoever operates the broker, from any thread.
     pub fn handle(&self) -> Handle {
-        Handle { shared: self.shared.clone() }
+        Handle { shared: self.shared.clone(), pusher: Pusher::of_operator(self.shared.clone()) }
     }
 
-    /// Attaches a process.
+    /// Attaches a process: by a plain name (`chat`), or by an id of three parts as nodes have them. Waits until every
+    /// shard knows it.
     ///
     /// # Errors
     /// See [`AttachError`].
-    pub fn process(&self, id: ProcessId) -> Result<Process, AttachError> {
-        self.handle().process(id, AttachOptions::default())
+    pub fn process(&self, name: impl ProcessName) -> Result<Process, AttachError> {
+        self.handle().process(name, AttachOptions::default())
+    }
+
+    /// As [`process`](Self::process), with options.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn process_with(&self, name: impl ProcessName, options: AttachOptions) -> Result<Process, AttachError> {
+        self.handle().process(name, options)
     }
 
     /// Waits until the broker has been stopped through a [`Handle`], or a shard has died.
@@ -421,6 +448,7 @@ impl Drop for Broker {
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
+    pusher: Pusher,
 }
 
 impl Handle {
@@ -428,14 +456,15 @@ impl Handle {
     ///
     /// # Errors
     /// See [`AttachError`].
-    pub fn process(&self, id: ProcessId, options: AttachOptions) -> Result<Process, AttachError> {
-        Process::attach(self.shared.clone(), id, options)
+    pub fn process(&self, name: impl ProcessName, options: AttachOptions) -> Result<Process, AttachError> {
+        Process::attach(self.shared.clone(), name.into_id()?, options)
     }
 
     /// Attaches a node's kernel, for all processes that are not attached by themselves.
     ///
     /// # Errors
     /// There is a kernel already, or the broker has stopped.
+    #[cfg(feature = "node")]
     pub fn kernel(&self, options: KernelOptions) -> Result<(Kernel, KernelHandle), AttachError> {
         kernel::attach(self.shared.clone(), options)
     }
@@ -450,21 +479,16 @@ impl Handle {
         self.shared.directory().gateway.settings().clone()
     }
 
-    /// Pushes to any channel, whoever owns it.
-    ///
-    /// # Errors
-    /// The shard's inbox is full, or the broker has stopped.
-    pub fn push(&self, channel: ChannelId, message: Message) -> Result<(), PushError> {
-        Pusher::of_operator(self.shared.clone()).push(channel, message)
+    /// A message to any channel, whoever owns it.
+    pub fn push(&self, channel: ChannelId, message: Message) -> Push<'_> {
+        Push { pusher: &self.pusher, channel, message, delivery: Delivery::default() }
     }
 
-    /// Closes any channel, behind what is queued for it.
-    ///
-    /// # Errors
-    /// The broker has stopped.
-    pub fn close(&self, channel: ChannelId, why: CloseFrame) -> Result<(), PushError> {
-        self.shared
-            .send_to(channel, Command::Close(Box::new(Close { channel, owner: None, why, asked: Asked::Nobody })))
+    /// Closes any channel, behind what is queued for it. The code must be one that may travel (RFC 6455 7.4); the client
+    /// is sent none otherwise.
+    pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Close<'_> {
+        let why = order::close_frame(code, reason);
+        Close { pusher: &self.pusher, channel, why, delivery: Delivery::default() }
     }
 
     /// How often a broadcast was compressed: once for each window that its channels have agreed on, however many they
@@ -542,12 +566,6 @@ impl Shared {
             inbox.send_wait(command, bytes, &self.accounts[shard]).map_err(|_| PushError::Stopped)?;
         }
         Ok(())
-    }
-
-    fn send_to(&self, channel: ChannelId, command: Command) -> Result<(), PushError> {
-        let shard = self.shard_of(channel);
-        let bytes = command.payload_bytes();
-        self.inboxes[shard].send_wait(command, bytes, &self.accounts[shard]).map_err(|_| PushError::Stopped)
     }
 
     fn shard_of(&self, channel: ChannelId) -> usize {

@@ -25,6 +25,7 @@ const PAGE: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessReport {
     /// Which.
+    #[serde(deserialize_with = "crate::process_id::read_back")]
     pub process: ProcessId,
     /// Its channels, on all shards together.
     pub channels: usize,

@@ -1,19 +1,28 @@
-//! A process attached to a broker: it binds paths, receives events in batches, and pushes.
+//! A process attached to a broker: it binds paths, receives events, and pushes.
 //!
 //! Invariant: dropping it takes everything of it away: its paths, its waiting requests and its channels (closed with
 //! 1001, or 1011 when it failed or is dropped by a panic, or as `end` says).
 
-use super::{AttachError, BindPathError, GrantError, Pusher, Shared};
-use crate::gateway::{BindError, HttpRule, OwnerId, WebSocketRule};
+use super::batch::Batch;
+use super::message::Message;
+use super::order::{Broadcast, Close, Push, Respond, close_frame};
+use super::pusher::{Audience, Pusher};
+use super::{AttachError, BindPathError, Shared};
+use crate::channel::ChannelId;
+use crate::gateway::{BindError, BoundAt, HttpRule, OwnerId, Snapshot, WebSocketRule};
 use crate::process_id::ProcessId;
 use crate::proto::close;
-use crate::queue::events::{Batch, ProcessReceiver, QueueLimits, RecvError, process_queue};
-use crate::shard::command::{CloseFrame, Command, Policy, Respond};
+use crate::queue::events::{self as process_queue, ProcessReceiver, QueueLimits, RecvError, process_queue};
+use crate::shard::Owner;
+use crate::shard::command::{CloseFrame, Command, Policy};
 use crate::shard::event::{Event, RequestId};
-use crate::shard::{Owner, grants};
 use bytes::Bytes;
-use std::ops::Deref;
-use std::sync::Arc;
+use futures_core::Stream;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// What a process is attached with.
@@ -27,17 +36,62 @@ pub struct AttachOptions {
     pub wants_control: bool,
 }
 
-/// See the module. What it does is its [`OwnerHandle`]'s, which this derefs to; what it hears comes out here.
+/// The broker has stopped: no event will come any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the broker has stopped")]
+pub struct Stopped;
+
+/// What a process can be named with: a plain name (`chat`), or an id of three parts as nodes have them
+/// (`chat:demo:sys`). Sealed.
+pub trait ProcessName {
+    /// The id.
+    #[doc(hidden)]
+    fn into_id(self) -> Result<ProcessId, AttachError>;
+}
+
+impl ProcessName for ProcessId {
+    fn into_id(self) -> Result<ProcessId, AttachError> {
+        Ok(self)
+    }
+}
+
+impl ProcessName for &ProcessId {
+    fn into_id(self) -> Result<ProcessId, AttachError> {
+        Ok(self.clone())
+    }
+}
+
+impl ProcessName for &str {
+    fn into_id(self) -> Result<ProcessId, AttachError> {
+        Ok(ProcessId::named(self)?)
+    }
+}
+
+impl ProcessName for String {
+    fn into_id(self) -> Result<ProcessId, AttachError> {
+        self.as_str().into_id()
+    }
+}
+
+/// A process attached to a broker. It owns the channels that clients open on its paths, hears of them in [`Event`]s, and
+/// pushes to them. Dropping it takes all of that away.
+///
+/// Events come to threads by [`recv_batch`](Self::recv_batch), [`recv_timeout`](Self::recv_timeout) and
+/// [`recv_blocking`](Self::recv_blocking), and to tasks by [`recv`](Self::recv) and as a [`Stream`].
+///
+/// What it does can be done from other threads too, by its [`handle`](Self::handle).
 pub struct Process {
-    handle: OwnerHandle,
+    handle: ProcessHandle,
     receiver: ProcessReceiver,
+    /// Taken out of the queue, and not asked for yet.
+    arrived: Mutex<VecDeque<Event>>,
     end: Option<CloseFrame>,
 }
 
-/// The acting half of a process: binds, pushes, closes and responds in its name. Pushing is [`Pusher`]'s, which this
-/// derefs to; clone that for other threads.
+/// The acting half of a [`Process`]: binds, pushes, closes and responds in its name. Cheap to clone, usable from any
+/// thread. Order holds for the calls of one thread.
 #[derive(Clone)]
-pub struct OwnerHandle {
+pub struct ProcessHandle {
     pub(super) shared: Arc<Shared>,
     pub(super) id: ProcessId,
     pub(super) owner: OwnerId,
@@ -60,7 +114,180 @@ impl Process {
             Ok(())
         });
         attached.map_err(|_| AttachError::Stopped)??;
-        Ok(Self { handle: OwnerHandle { shared, id, owner, pusher }, receiver, end: None })
+        let handle = ProcessHandle { shared, id, owner, pusher };
+        Ok(Self { handle, receiver, arrived: Mutex::default(), end: None })
+    }
+
+    /// The acting half, to be cloned for other threads and tasks.
+    pub fn handle(&self) -> &ProcessHandle {
+        &self.handle
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &ProcessId {
+        &self.handle.id
+    }
+
+    /// As [`ProcessHandle::bind_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_at(&self, path: &str) -> Result<(), BindPathError> {
+        self.handle.bind_at(path)
+    }
+
+    /// As [`ProcessHandle::bind_at_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_at_with(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
+        self.handle.bind_at_with(path, rule)
+    }
+
+    /// As [`ProcessHandle::bind_http_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_http_at(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
+        self.handle.bind_http_at(path, rule)
+    }
+
+    /// As [`ProcessHandle::bind`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
+        self.handle.bind(path, rule)
+    }
+
+    /// As [`ProcessHandle::unbind`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unbind(&self, path: &str) -> Result<(), BindPathError> {
+        self.handle.unbind(path)
+    }
+
+    /// As [`ProcessHandle::bind_http`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_http(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
+        self.handle.bind_http(path, rule)
+    }
+
+    /// As [`ProcessHandle::unbind_http`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {
+        self.handle.unbind_http(path)
+    }
+
+    /// As [`ProcessHandle::push`].
+    pub fn push(&self, channel: ChannelId, message: Message) -> Push<'_> {
+        self.handle.push(channel, message)
+    }
+
+    /// As [`ProcessHandle::broadcast`].
+    pub fn broadcast(&self, message: Message) -> Broadcast<'_> {
+        self.handle.broadcast(message)
+    }
+
+    /// As [`ProcessHandle::close`].
+    pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Close<'_> {
+        self.handle.close(channel, code, reason)
+    }
+
+    /// As [`ProcessHandle::respond`].
+    pub fn respond(&self, request: RequestId, status: u16) -> Respond<'_> {
+        self.handle.respond(request, status)
+    }
+
+    /// As [`ProcessHandle::batch`].
+    pub fn batch(&self) -> Batch {
+        self.handle.batch()
+    }
+
+    /// The next event, for a task of any executor: `while let Ok(event) = process.recv().await`. Dropping the future
+    /// loses nothing.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn recv(&mut self) -> impl Future<Output = Result<Event, Stopped>> + Send + '_ {
+        poll_fn(|context| self.poll_recv(context))
+    }
+
+    /// The next event, for who polls by hand: the task of `context` is woken when there is one.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Event, Stopped>> {
+        let arrived = self.arrived.get_mut().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(event) = arrived.pop_front() {
+                return Poll::Ready(Ok(event));
+            }
+            match ready!(self.receiver.poll_recv(context)) {
+                // Without events: somebody has called `wake`.
+                Ok(batch) => arrived.extend(batch.events),
+                Err(_) => return Poll::Ready(Err(Stopped)),
+            }
+        }
+    }
+
+    /// The next event, if there is one within `timeout`; none is no error. Blocks the thread.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, Stopped> {
+        let arrived = self.arrived.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if arrived.is_empty() {
+            match self.receiver.recv(timeout) {
+                Ok(batch) => arrived.extend(batch.events),
+                Err(RecvError::Timeout) => {}
+                Err(RecvError::Stopped) => return Err(Stopped),
+            }
+        }
+        Ok(arrived.pop_front())
+    }
+
+    /// The next event, whenever it comes. Blocks the thread.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn recv_blocking(&mut self) -> Result<Event, Stopped> {
+        loop {
+            if let Some(event) = self.recv_timeout(A_WHILE)? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Waits for events and appends all that are there to `events`, in order for each channel. Returns how many: 0 when
+    /// none came within `timeout`, or somebody has [woken](ProcessHandle::wake) it. Blocks the thread.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<usize, Stopped> {
+        let before = events.len();
+        events.extend(self.arrived().drain(..));
+        if events.len() == before {
+            let mut first = match self.receiver.recv(timeout) {
+                Ok(batch) => batch.events,
+                Err(RecvError::Timeout) => return Ok(0),
+                Err(RecvError::Stopped) => return Err(Stopped),
+            };
+            if events.is_empty() {
+                std::mem::swap(events, &mut first);
+            } else {
+                events.append(&mut first);
+            }
+        }
+        while let Ok(mut batch) = self.receiver.try_recv() {
+            events.append(&mut batch.events);
+        }
+        Ok(events.len() - before)
     }
 
     /// Ends it as a panic does: its channels are closed with 1011.
@@ -73,43 +300,133 @@ impl Process {
         self.end = Some(close_frame(code, reason));
     }
 
-    /// Waits for events and appends all that are there to `events`, in order for each channel.
-    ///
-    /// # Errors
-    /// Nothing came in time, or the broker has stopped.
-    pub fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
-        let mut first = self.receiver.recv(timeout)?.events;
-        if events.is_empty() {
-            std::mem::swap(events, &mut first);
-        } else {
-            events.append(&mut first);
-        }
-        while let Ok(mut batch) = self.receiver.try_recv() {
-            events.append(&mut batch.events);
-        }
-        Ok(())
+    fn arrived(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl OwnerHandle {
+/// How long a wait without an end lasts before it begins anew.
+const A_WHILE: Duration = Duration::from_secs(3600);
+
+/// The events of the process; ends when the broker has stopped.
+impl Stream for Process {
+    type Item = Event;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.get_mut().poll_recv(context).map(Result::ok)
+    }
+}
+
+impl ProcessHandle {
     /// Its name.
     pub fn id(&self) -> &ProcessId {
         &self.id
     }
 
-    /// The pushing half, for other threads.
-    pub fn pusher(&self) -> Pusher {
-        self.pusher.clone()
+    /// A message to a channel of this process. A channel that is gone, unknown or another process' is no error when it
+    /// is given: [ask](Push::ask) for the outcome.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use pushring::{Broker, ChannelId, Message};
+    /// # use std::time::Duration;
+    /// # let broker = Broker::builder().shards(1).start()?;
+    /// # let chat = broker.process("chat")?;
+    /// # let channel = ChannelId::new(7);
+    /// chat.push(channel, Message::text("hello")).try_send()?; // never waits
+    /// chat.push(channel, Message::text("hello")).send()?; // waits for room in the shard's inbox
+    /// let ticket = chat.push(channel, Message::text("hello")).ask().send()?;
+    /// let outcome = ticket.wait(Duration::from_secs(5))?;
+    /// assert_eq!(outcome.not_found, 1, "nobody has connected yet");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn push(&self, channel: ChannelId, message: Message) -> Push<'_> {
+        Push { pusher: &self.pusher, channel, message, delivery: Default::default() }
+    }
+
+    /// One message to all channels of this process, or to those that its options say.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use pushring::{Audience, Broker, ChannelId, Message, Policy};
+    /// # let broker = Broker::builder().shards(1).start()?;
+    /// # let chat = broker.process("chat")?;
+    /// # let sender = ChannelId::new(7);
+    /// chat.broadcast(Message::text("hello")).except(sender).policy(Policy::DropNewest).send()?;
+    /// chat.broadcast(Message::text("hello")).to(vec![sender]).send()?;
+    /// chat.broadcast(Message::text("hello")).to(Audience::Path("/lobby".into())).try_send()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn broadcast(&self, message: Message) -> Broadcast<'_> {
+        let (audience, except) = (Audience::Process, Vec::new());
+        Broadcast { pusher: &self.pusher, audience, except, message, delivery: Default::default() }
+    }
+
+    /// Closes a channel of this process behind what is queued for it. The code must be one that may travel (RFC 6455
+    /// 7.4); the client is sent none otherwise.
+    pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Close<'_> {
+        Close { pusher: &self.pusher, channel, why: close_frame(code, reason), delivery: Default::default() }
+    }
+
+    /// Answers an HTTP request. An answer that comes too late reaches nobody.
+    pub fn respond(&self, request: RequestId, status: u16) -> Respond<'_> {
+        let (headers, body) = (Vec::new(), Bytes::new());
+        Respond { pusher: &self.pusher, request, status, headers, body, delivery: Default::default() }
+    }
+
+    /// Collects orders, so that many cost as little to hand over as one.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.pusher.clone())
     }
 
     /// Makes a [`Process::recv_batch`] that waits, or the next one that would, return without events.
     pub fn wake(&self) {
         if let Some(owner) = self.shared.directory().owners.get(&self.owner) {
-            owner.queue.send(Batch::new(self.owner));
+            owner.queue.send(process_queue::Batch::new(self.owner));
         }
     }
 
-    /// Lets clients open channels of this process at `/PROCESS_ID` + `path`. When it returns, they can.
+    /// Lets clients open channels of this process at `path`, a whole path of the broker, with or without a token. Waits
+    /// until every shard knows it: when it returns, they can.
+    ///
+    /// # Errors
+    /// The path is no pattern, or the broker has stopped.
+    pub fn bind_at(&self, path: &str) -> Result<(), BindPathError> {
+        self.bind_at_with(path, WebSocketRule::default())
+    }
+
+    /// As [`bind_at`](Self::bind_at), with a rule of entry.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_at_with(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
+        self.change(|snapshot| snapshot.bind_websocket(self.owner, &self.id, BoundAt::Whole(path), rule))
+    }
+
+    /// Serves HTTP requests for `path`, a whole path of the broker: content at once, others as [`Event::Http`]. Waits as
+    /// [`bind_at`](Self::bind_at) does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_http_at(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
+        self.change(|snapshot| snapshot.bind_http(self.owner, &self.id, BoundAt::Whole(path), rule))
+    }
+
+    /// Takes a [`bind_at`](Self::bind_at) and a [`bind_http_at`](Self::bind_http_at) back; open channels stay.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unbind_at(&self, path: &str) -> Result<(), BindPathError> {
+        self.change(|snapshot| {
+            snapshot.unbind_websocket(&self.id, BoundAt::Whole(path))?;
+            snapshot.unbind_http(&self.id, BoundAt::Whole(path))
+        })
+    }
+
+    /// Lets clients open channels of this process at `/PROCESS_ID` + `path`, as a node's processes do. Waits until every
+    /// shard knows it: when it returns, they can.
     ///
     /// # Errors
     /// The process may not bind, the path is no pattern, or the broker has stopped.
@@ -120,7 +437,7 @@ impl OwnerHandle {
 
     /// As [`bind`](Self::bind), where it was judged already whether the process may.
     pub(crate) fn bind_any(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.bind_websocket(self.owner, &self.id, path, rule))
+        self.change(|snapshot| snapshot.bind_websocket(self.owner, &self.id, BoundAt::Own(path), rule))
     }
 
     /// Takes a [`bind`](Self::bind) back; open channels stay.
@@ -128,10 +445,11 @@ impl OwnerHandle {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn unbind(&self, path: &str) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.unbind_websocket(&self.id, path))
+        self.change(|snapshot| snapshot.unbind_websocket(&self.id, BoundAt::Own(path)))
     }
 
-    /// Serves HTTP requests for `/PROCESS_ID` + `path`: content at once, others as [`Event::Http`].
+    /// Serves HTTP requests for `/PROCESS_ID` + `path`: content at once, others as [`Event::Http`]. Waits as
+    /// [`bind`](Self::bind) does.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
@@ -142,7 +460,7 @@ impl OwnerHandle {
 
     /// As [`bind_http`](Self::bind_http), where it was judged already whether the process may.
     pub(crate) fn bind_http_any(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.bind_http(self.owner, &self.id, path, rule))
+        self.change(|snapshot| snapshot.bind_http(self.owner, &self.id, BoundAt::Own(path), rule))
     }
 
     /// Takes a [`bind_http`](Self::bind_http) back.
@@ -150,49 +468,14 @@ impl OwnerHandle {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.unbind_http(&self.id, path))
-    }
-
-    /// Answers an HTTP request. An answer that comes too late reaches nobody.
-    ///
-    /// # Errors
-    /// The broker has stopped.
-    pub fn respond(
-        &self,
-        request: RequestId,
-        status: u16,
-        headers: Vec<(Box<str>, Box<str>)>,
-        body: impl Into<Bytes>,
-    ) -> Result<(), super::PushError> {
-        self.pusher.respond(Respond { request, owner: self.owner, status, headers, body: body.into() })
-    }
-
-    /// Lets the process at `guest`, an address on another node, push to all channels of this process, or no more. When
-    /// it returns, that is so.
-    ///
-    /// # Errors
-    /// See [`GrantError`].
-    pub fn grant_all(&self, guest: &Arc<str>, is_granted: bool) -> Result<(), GrantError> {
-        let changed = self.shared.change(|directory| {
-            let mut guests = directory.grants.get(&self.owner).cloned().unwrap_or_default();
-            let is_done = grants::change(&mut guests, guest, is_granted, grants::PER_OWNER_MAX);
-            match guests.is_empty() {
-                true => drop(directory.grants.remove_mut(&self.owner)),
-                false => directory.grants.insert_mut(self.owner, guests),
-            }
-            if is_done { Ok(()) } else { Err(GrantError::TooMany) }
-        });
-        changed.map_err(|_| GrantError::Stopped)?
+        self.change(|snapshot| snapshot.unbind_http(&self.id, BoundAt::Own(path)))
     }
 
     fn may_bind(&self) -> Result<(), BindPathError> {
         if self.id.may_bind() { Ok(()) } else { Err(BindError::Process.into()) }
     }
 
-    fn change(
-        &self,
-        change: impl FnOnce(&mut crate::gateway::Snapshot) -> Result<(), crate::gateway::BindError>,
-    ) -> Result<(), BindPathError> {
+    fn change(&self, change: impl FnOnce(&mut Snapshot) -> Result<(), BindError>) -> Result<(), BindPathError> {
         let changed = self.shared.change(|directory| {
             // An owner of a kernel enters the directory with its first bind. One that is gone binds nothing.
             let owner = directory.find(&self.id).filter(|owner| owner.id == self.owner);
@@ -205,37 +488,17 @@ impl OwnerHandle {
     }
 }
 
-impl Deref for Process {
-    type Target = OwnerHandle;
-
-    fn deref(&self) -> &OwnerHandle {
-        &self.handle
-    }
-}
-
-impl Deref for OwnerHandle {
-    type Target = Pusher;
-
-    fn deref(&self) -> &Pusher {
-        &self.pusher
-    }
-}
-
 impl Drop for Process {
     fn drop(&mut self) {
         let why = self.end.take().unwrap_or_else(ended_or_failed);
-        let owner = self.owner;
+        let ProcessHandle { shared, owner, .. } = &self.handle;
         // Both fail only when the broker has stopped, and then there is nothing to take away.
-        let _ = self.shared.change(|directory| {
-            directory.remove(owner);
+        let _ = shared.change(|directory| {
+            directory.remove(*owner);
             Ok::<(), std::convert::Infallible>(())
         });
-        let _ = self.shared.send_all(|_| Command::OwnerGone { owner, why: why.clone() });
+        let _ = shared.send_all(|_| Command::OwnerGone { owner: *owner, why: why.clone() });
     }
-}
-
-pub(super) fn close_frame(code: u16, reason: &str) -> CloseFrame {
-    CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() }
 }
 
 /// Why channels are closed whose process is dropped without a word.

@@ -5,7 +5,7 @@
 
 use super::usage::Usage;
 use super::wire::{About, Answer, Changes, ChannelList, ChannelQuery, Overview, Request};
-use crate::broker::{Broker, ChannelFilter, CloseFrame, Drain, Handle};
+use crate::broker::{Broker, ChannelFilter, Drain, Handle};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -95,8 +95,8 @@ impl Operator {
                 if self.broker.channels(&filter, 0, 1).0.is_empty() {
                     return Answer::Refused(format!("there is no channel {channel}"));
                 }
-                let reason = reason.unwrap_or_else(|| KICKED.1.to_owned()).into();
-                match self.broker.close(channel, CloseFrame { code: Some(KICKED.0), reason }) {
+                let reason = reason.unwrap_or_else(|| KICKED.1.to_owned());
+                match self.broker.close(channel, KICKED.0, &reason).send() {
                     Ok(()) => Answer::Kicked(channel),
                     Err(error) => Answer::Refused(error.to_string()),
                 }

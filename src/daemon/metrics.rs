@@ -3,7 +3,7 @@
 use anyhow::Context;
 use pushring::control::{self, Exposition, Operator};
 use pushring::internals::gateway::HttpRule;
-use pushring::{AttachOptions, Event, HttpAsk, HttpRequest, RecvError};
+use pushring::{Event, HttpAsk, HttpRequest};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,23 +12,18 @@ use std::time::Duration;
 /// # Errors
 /// It cannot be attached, or there is no thread.
 pub fn start(operator: Operator) -> anyhow::Result<JoinHandle<()>> {
-    let process = operator.broker().process("metrics:pushring:sys".parse()?, AttachOptions::default())?;
+    let process = operator.broker().process("metrics:pushring:sys", Default::default())?;
     process.bind_http("/", HttpRule { local_only: true, ..HttpRule::default() })?;
     let work = move || {
         let mut events = Vec::new();
-        loop {
-            match process.recv_batch(&mut events, Duration::from_secs(3600)) {
-                Ok(_) | Err(RecvError::Timeout) => {}
-                Err(_) => return,
-            }
+        while process.recv_batch(&mut events, Duration::from_secs(3600)).is_ok() {
             for event in events.drain(..) {
                 let Event::Http(request) = event else { continue };
                 let exposition = Exposition::of_accept(accept(&request));
                 let text = control::metrics(&operator.overview(), exposition);
-                let mime = ("content-type".into(), exposition.mime().into());
-                let vary = ("vary".into(), "accept".into());
+                let response = process.respond(request.id, 200).header("content-type", exposition.mime());
                 // Only a broker that has stopped refuses; the next batch tells.
-                let _ = process.respond(request.id, 200, vec![mime, vary], text);
+                let _ = response.header("vary", "accept").body(text).send();
             }
         }
     };

@@ -12,10 +12,8 @@
 
 pub mod page;
 
-use crate::broker::{
-    AttachError, AttachOptions, Audience, Batch, BindPathError, Delivery, Event, Handle, Message, Process,
-};
-use crate::broker::{PushError, RecvError};
+use crate::broker::PushError;
+use crate::broker::{AttachError, AttachOptions, Batch, BindPathError, Event, Handle, Message, Process};
 use crate::channel::ChannelId;
 use crate::proto::MessageKind;
 use bytes::Bytes;
@@ -52,7 +50,6 @@ pub fn start(broker: &Handle) -> Result<Vec<JoinHandle<()>>, DemoError> {
 type OnEvent = fn(&Process, &mut Batch, Event) -> Result<(), PushError>;
 
 fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>, DemoError> {
-    let id = id.parse().expect("the ids of this file are valid");
     let process = broker.process(id, AttachOptions::default())?;
     process.bind("/", Default::default())?;
     let name = process.id().process().to_owned();
@@ -64,43 +61,43 @@ fn run(process: &Process, on_event: impl Fn(&Process, &mut Batch, Event) -> Resu
     let mut events = Vec::new();
     let mut batch = process.batch();
     loop {
-        match process.recv_batch(&mut events, Duration::from_secs(3600)) {
-            Ok(()) | Err(RecvError::Timeout) => {}
-            Err(RecvError::Stopped) => return,
+        if process.recv_batch(&mut events, Duration::from_secs(3600)).is_err() {
+            return;
         }
         let handled = events.drain(..).try_for_each(|event| on_event(process, &mut batch, event));
         // The only error is that the broker has stopped.
-        if handled.and_then(|()| batch.send_wait()).is_err() {
+        if handled.and_then(|()| batch.flush()).is_err() {
             return;
         }
     }
 }
 
-fn echo(_: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
+fn echo(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
     match event {
-        Event::Message { channel, kind, payload } => batch.push_wait(channel, received(kind, payload)),
+        Event::Message { channel, kind, payload } => batch.send(process.push(channel, received(kind, payload))),
         _ => Ok(()),
     }
 }
 
-fn relay(_: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
+fn relay(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
     match event {
         Event::Message { channel, kind, payload } => {
-            batch.push_many_wait(Audience::Process, &[channel], received(kind, payload), Delivery::default())
+            batch.send(process.broadcast(received(kind, payload)).except(channel))
         }
         _ => Ok(()),
     }
 }
 
-fn unicast(_: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
+fn unicast(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
     match event {
         Event::Opened(opened) => {
-            batch.push_wait(opened.channel, Message::text(format!("{{\"channel_id\":{}}}", opened.channel)))
+            let text = format!("{{\"channel_id\":{}}}", opened.channel);
+            batch.send(process.push(opened.channel, Message::text(text)))
         }
         Event::Message { kind: MessageKind::Binary, payload, .. } => match payload.first_chunk() {
             Some(id) => {
                 let channel = ChannelId::new(u32::from_le_bytes(*id));
-                batch.push_wait(channel, Message::binary(payload.slice(4..)))
+                batch.send(process.push(channel, Message::binary(payload.slice(4..))))
             }
             None => Ok(()),
         },

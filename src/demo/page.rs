@@ -53,8 +53,7 @@ impl Login {
 /// # Errors
 /// See [`DemoError`].
 pub fn start(broker: &Handle, shards: usize, login: Option<Login>) -> Result<JoinHandle<()>, DemoError> {
-    let id = "homepage:homepage:sys".parse().expect("a valid id");
-    let process = broker.process(id, AttachOptions::default())?;
+    let process = broker.process("homepage:homepage:sys", AttachOptions::default())?;
     for (path, mime, text) in [
         ("/demo.js", "text/javascript; charset=utf-8", SCRIPT),
         ("/demo.css", "text/css; charset=utf-8", STYLE),
@@ -89,7 +88,7 @@ impl Page {
         if !matches!(&*ask.method, "GET" | "HEAD") {
             // Never as a page: what comes back is whatever anybody sent.
             let plain = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")];
-            return process.respond(id, 200, headers(&plain), body);
+            return process.respond(id, 200).headers(headers(&plain)).body(body).send();
         }
         let mut headers = headers(&[
             ("content-type", "text/html; charset=utf-8"),
@@ -102,7 +101,7 @@ impl Page {
         if let Some(login) = self.login.as_ref().filter(|_| is_from_here(&ask)) {
             headers.push(("set-cookie".into(), login.set_cookie().into()));
         }
-        process.respond(id, 200, headers, self.html.clone())
+        process.respond(id, 200).headers(headers).body(self.html.clone()).send()
     }
 }
 

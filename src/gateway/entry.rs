@@ -48,8 +48,8 @@ pub struct Upgrade<'s> {
     pub owner: OwnerId,
     /// Its name.
     pub process: &'s ProcessId,
-    /// The path as bound, process id included.
-    pub bound_path: &'s Arc<str>,
+    /// The path as bound, without the process id; empty for the process' own.
+    pub bound_path: &'s str,
     /// The path asked for, without the process id, one trailing `/` and the query; `/` if empty.
     pub path: String,
     /// Whether messages are wrapped for an extension.
@@ -130,7 +130,7 @@ impl<'s> Request<'s, '_, '_> {
             let found = self.snapshot.websocket.find(self.path).map_err(too_long)?;
             match found.and_then(|found| found.binding) {
                 Some(binding) => return self.upgrade(binding),
-                None if self.path.is_empty() => {
+                None if self.path.is_empty() && self.snapshot.settings.registration => {
                     return Ok(Entry::Register { forwarded_for: forwarded_for(self.head) });
                 }
                 // What is no WebSocket path may still be an HTTP path (node contract, section 3).
@@ -162,8 +162,8 @@ impl<'s> Request<'s, '_, '_> {
         Ok(Entry::Upgrade(Upgrade {
             owner: binding.owner,
             process: &binding.process,
-            bound_path: &binding.path,
-            path: self.path_within(&binding.process),
+            bound_path: &binding.path[binding.prefix_bytes..],
+            path: self.path_within(binding.prefix_bytes),
             extension: rule.extension,
             deflate: rule.deflate,
             forwarded_for: forwarded_for(self.head),
@@ -344,10 +344,9 @@ impl<'s> Request<'s, '_, '_> {
         asked.unwrap_or(settings.response_timeout_s).clamp(1, RESPONSE_TIMEOUT_MAX_S)
     }
 
-    /// The path as the process sees it: without its own id.
-    fn path_within(&self, process: &ProcessId) -> String {
-        let path = self.path.strip_prefix('/').unwrap_or(self.path);
-        let within = path.strip_prefix(process.as_str()).unwrap_or(path);
+    /// The path as the process sees it: without its own id, which every path that leads to the binding begins with.
+    fn path_within(&self, prefix_bytes: usize) -> String {
+        let within = self.path.get(prefix_bytes..).unwrap_or_default();
         format!("/{}", within.trim_start_matches('/'))
     }
 

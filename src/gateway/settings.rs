@@ -68,6 +68,11 @@ pub struct Settings {
     pub node: String,
     /// Which node system is spoken.
     pub dialect: Dialect,
+    /// The name of the login cookie; `None` is as the node system has it.
+    pub cookie: Option<String>,
+    /// Whether clients may open `/`, where nothing is bound, and say in their first message which process they want to
+    /// talk to, as clients of nodes do. Else it is a path like any other.
+    pub registration: bool,
     /// The key of the tokens. Without it, whatever needs a token is refused.
     pub secret: Option<Secret>,
     /// For which hosts requests are answered. Default: [`HostPolicy::ByListener`] without names.
@@ -112,12 +117,28 @@ pub struct Settings {
 /// The longest time that a request may ask for, in seconds.
 pub const RESPONSE_TIMEOUT_MAX_S: u32 = 600;
 
+impl Default for Settings {
+    /// For a broker that is in no node: clients open the paths that processes have bound, and nothing else; no path is
+    /// open to clients for being on this machine. Where there is a secret, tokens are for the user `local` and travel in
+    /// the cookie `pushring-auth`.
+    fn default() -> Self {
+        Self {
+            cookie: Some("pushring-auth".to_owned()),
+            registration: false,
+            expose_local: false,
+            ..Self::new("local", Dialect::default())
+        }
+    }
+}
+
 impl Settings {
-    /// The defaults for `node`.
+    /// The defaults for a node of this name.
     pub fn new(node: impl Into<String>, dialect: Dialect) -> Self {
         Self {
             node: node.into(),
             dialect,
+            cookie: None,
+            registration: true,
             secret: None,
             hosts: HostPolicy::ByListener(Vec::new()),
             check_origin: true,
@@ -143,6 +164,6 @@ impl Settings {
 
     /// The name of the login cookie.
     pub fn cookie_name(&self) -> String {
-        format!("{}{}", self.dialect.cookie_prefix(), self.node)
+        self.cookie.clone().unwrap_or_else(|| format!("{}{}", self.dialect.cookie_prefix(), self.node))
     }
 }

@@ -59,6 +59,8 @@ pub struct WebSocketBinding {
     pub process: ProcessId,
     /// The path as bound, process id included.
     pub path: Arc<str>,
+    /// How many bytes of the path are not told to the process: its id and what stands before it.
+    pub prefix_bytes: usize,
     /// How it may be entered.
     pub rule: WebSocketRule,
 }
@@ -90,10 +92,14 @@ impl Owned for WebSocketBinding {
 
 /// Why a path cannot be bound: the fault of the process that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BindError {
     /// `InvalidSourceProcess` of the node contract, section 1.
     #[error("only processes whose id is of lower case letters, digits, `-`, and `.` in the publisher may bind paths")]
     Process,
+    /// A plain name has no package, and so no subdomain.
+    #[error("only processes with an id of three parts, process:package:publisher, have a secure subdomain")]
+    NoSubdomain,
     /// The path is no pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
@@ -101,6 +107,35 @@ pub enum BindError {
 
 /// The process that binds without its id in front: its paths are the node's own.
 const HOMEPAGE: &str = "homepage:homepage:sys";
+
+/// A path that a process binds.
+#[derive(Debug, Clone, Copy)]
+pub enum BoundAt<'a> {
+    /// Below `/PROCESS_ID`, which the process is not told of.
+    Own(&'a str),
+    /// From the root on.
+    Whole(&'a str),
+}
+
+impl<'a> From<&'a str> for BoundAt<'a> {
+    fn from(path: &'a str) -> Self {
+        Self::Own(path)
+    }
+}
+
+impl BoundAt<'_> {
+    /// The path from the root on, and how many bytes of it are not told to the process.
+    fn of(self, process: &ProcessId) -> (String, usize) {
+        match self {
+            Self::Own(path) if process.as_str() == HOMEPAGE => (prefixed(process, path), 0),
+            Self::Own(path) => (prefixed(process, path), "/".len() + process.as_str().len()),
+            Self::Whole(path) => {
+                let path = without_trailing_slash(path);
+                (if path.is_empty() || path.starts_with('/') { path.to_owned() } else { format!("/{path}") }, 0)
+            }
+        }
+    }
+}
 
 /// The path that `process` binds when it asks for `path` (node contract, section 3).
 pub(super) fn prefixed(process: &ProcessId, path: &str) -> String {
@@ -141,14 +176,14 @@ impl Snapshot {
     /// # Errors
     /// When the id fits no path of any node, or the path is no pattern. Who may bind where is the caller's to know
     /// ([`ProcessId::may_bind`]).
-    pub fn bind_http(
+    pub fn bind_http<'a>(
         &mut self,
         owner: OwnerId,
         process: &ProcessId,
-        path: &str,
+        path: impl Into<BoundAt<'a>>,
         mut rule: HttpRule,
     ) -> Result<(), BindError> {
-        let path = self.admit(owner, process, path, rule.secure_subdomain)?;
+        let (path, _) = self.admit(owner, process, path.into(), rule.secure_subdomain)?;
         rule.authenticated |= rule.secure_subdomain;
         let binding = HttpBinding { owner, process: process.clone(), path: path.clone(), rule };
         Ok(self.http.bind(&path, binding)?)
@@ -159,16 +194,16 @@ impl Snapshot {
     /// # Errors
     /// When the id fits no path of any node, or the path is no pattern. Who may bind where is the caller's to know
     /// ([`ProcessId::may_bind`]).
-    pub fn bind_websocket(
+    pub fn bind_websocket<'a>(
         &mut self,
         owner: OwnerId,
         process: &ProcessId,
-        path: &str,
+        path: impl Into<BoundAt<'a>>,
         mut rule: WebSocketRule,
     ) -> Result<(), BindError> {
-        let path = self.admit(owner, process, path, rule.secure_subdomain)?;
+        let (path, prefix_bytes) = self.admit(owner, process, path.into(), rule.secure_subdomain)?;
         rule.authenticated |= rule.secure_subdomain;
-        let binding = WebSocketBinding { owner, process: process.clone(), path: path.clone(), rule };
+        let binding = WebSocketBinding { owner, process: process.clone(), path: path.clone(), prefix_bytes, rule };
         Ok(self.websocket.bind(&path, binding)?)
     }
 
@@ -177,16 +212,16 @@ impl Snapshot {
     ///
     /// # Errors
     /// When the path is no pattern.
-    pub fn unbind_http(&mut self, process: &ProcessId, path: &str) -> Result<(), BindError> {
-        Ok(self.http.unbind(&prefixed(process, path), |binding| binding.process == *process)?)
+    pub fn unbind_http<'a>(&mut self, process: &ProcessId, path: impl Into<BoundAt<'a>>) -> Result<(), BindError> {
+        Ok(self.http.unbind(&path.into().of(process).0, |binding| binding.process == *process)?)
     }
 
     /// Unbinds `path` of `process` for WebSocket; open channels stay.
     ///
     /// # Errors
     /// When the path is no pattern.
-    pub fn unbind_websocket(&mut self, process: &ProcessId, path: &str) -> Result<(), BindError> {
-        Ok(self.websocket.unbind(&prefixed(process, path), |binding| binding.process == *process)?)
+    pub fn unbind_websocket<'a>(&mut self, process: &ProcessId, path: impl Into<BoundAt<'a>>) -> Result<(), BindError> {
+        Ok(self.websocket.unbind(&path.into().of(process).0, |binding| binding.process == *process)?)
     }
 
     /// Forgets everything that `owner` has bound.
@@ -209,9 +244,18 @@ impl Snapshot {
         self.http.has_bound(owner) || self.websocket.has_bound(owner)
     }
 
-    fn admit(&mut self, owner: OwnerId, process: &ProcessId, path: &str, secure: bool) -> Result<Arc<str>, BindError> {
+    fn admit(
+        &mut self,
+        owner: OwnerId,
+        process: &ProcessId,
+        path: BoundAt<'_>,
+        secure: bool,
+    ) -> Result<(Arc<str>, usize), BindError> {
         if !process.may_bind_in_old_nodes() {
             return Err(BindError::Process);
+        }
+        if secure && process.is_plain() {
+            return Err(BindError::NoSubdomain);
         }
         if secure && !self.subdomain_of.contains_key(&owner) {
             let label: Box<str> = secure_subdomain(process).into();
@@ -221,7 +265,8 @@ impl Snapshot {
                 None => self.subdomains.insert_mut(label, HashTrieSetSync::default().insert(owner)),
             }
         }
-        Ok(prefixed(process, path).into())
+        let (path, prefix_bytes) = path.of(process);
+        Ok((path.into(), prefix_bytes))
     }
 }
 

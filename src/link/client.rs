@@ -4,7 +4,7 @@ use super::convert;
 use super::frame::Frame;
 use super::peer::{Arrival, Asked, Attached, ConnectError, Endpoint, SendError};
 use super::wire::{Attach, Failure, FromPeer, LiveChannel, ToPeer};
-use crate::broker::{Audience, BindPathError, Event, Message, Outcome, Policy, RecvError, RequestId};
+use crate::broker::{Audience, BindPathError, Event, Message, Outcome, Policy, RecvError, RequestId, Stopped};
 use crate::channel::ChannelId;
 use crate::gateway::{Dialect, HttpRule, WebSocketRule};
 use crate::process_id::ProcessId;
@@ -55,9 +55,13 @@ impl Client {
     /// As [`Process::recv_batch`](crate::broker::Process::recv_batch). What was given by the call before counts as done.
     ///
     /// # Errors
-    /// Nothing came in time, or the session is over.
-    pub fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
-        self.0.shared.recv(events, timeout)
+    /// The session is over.
+    pub fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<usize, Stopped> {
+        let before = events.len();
+        match self.0.shared.recv(events, timeout) {
+            Ok(()) | Err(RecvError::Timeout) => Ok(events.len() - before),
+            Err(RecvError::Stopped) => Err(Stopped),
+        }
     }
 
     /// Pushes a message to a channel of this process; waits for room in the link. `ask` asks for an
@@ -104,7 +108,7 @@ impl Client {
         self.order(close, Bytes::new(), ask)
     }
 
-    /// As [`OwnerHandle::bind`](crate::broker::OwnerHandle::bind).
+    /// As [`ProcessHandle::bind`](crate::broker::ProcessHandle::bind).
     ///
     /// # Errors
     /// As there.
@@ -123,7 +127,7 @@ impl Client {
         self.answered(|ask| FromPeer::Unbind { path: path.to_owned(), ask }, Bytes::new())
     }
 
-    /// As [`OwnerHandle::bind_http`](crate::broker::OwnerHandle::bind_http).
+    /// As [`ProcessHandle::bind_http`](crate::broker::ProcessHandle::bind_http).
     ///
     /// # Errors
     /// As there.

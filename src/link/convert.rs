@@ -241,7 +241,8 @@ pub fn invalid(error: InvalidMessage) -> Failure {
 
 pub fn bind_failure(error: &BindPathError) -> Failure {
     match error {
-        BindPathError::Refused(BindError::Process) => Failure::ProcessId,
+        // No process over a link has a plain name, which has no subdomain.
+        BindPathError::Refused(BindError::Process | BindError::NoSubdomain) => Failure::ProcessId,
         BindPathError::Refused(BindError::Pattern(PatternError::TooLong)) => Failure::PathTooLong,
         BindPathError::Refused(BindError::Pattern(PatternError::TooManyParams)) => Failure::PathParams,
         BindPathError::Stopped => Failure::Stopped,

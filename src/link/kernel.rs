@@ -90,7 +90,7 @@ pub fn begin(registry: &Arc<Registry>, hail: &Hail) -> Result<Arc<Session>, Refu
         settings: settings.clone(),
     };
     let (kernel, handle) = registry.broker.kernel(options).map_err(|error| match error {
-        AttachError::Taken(_) => refused(RefusedCode::Taken, "a kernel is attached"),
+        AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, "a kernel is attached"),
         AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
     let actor = KernelActor {
@@ -166,7 +166,7 @@ fn obey(session: &Session, mut inlet: Inlet) {
     while actor.mailroom.take(&mut messages, TAKEN_AT_ONCE_MAX) {
         let count = messages.len() as u64;
         let answered = messages.drain(..).try_for_each(|message| answer(session, &mut inlet, message));
-        if answered.and_then(|()| Ok(inlet.batch.send_wait()?)).is_err() {
+        if answered.and_then(|()| Ok(inlet.batch.flush()?)).is_err() {
             // The broker has stopped, or the session is over; whichever it was, the events say so.
             return;
         }
@@ -191,17 +191,17 @@ impl From<Ended> for Over {
 
 fn answer(session: &Session, inlet: &mut Inlet, message: KernelMessage) -> Result<(), Over> {
     let answer = match inlet.take(message)? {
-        Taken::Whole if inlet.batch.is_full() => return Ok(inlet.batch.send_wait()?),
+        Taken::Whole if inlet.batch.is_full() => return Ok(inlet.batch.flush()?),
         Taken::Whole => return Ok(()),
         Taken::Answer(answer) => Some(answer),
         Taken::Change(change) => {
-            inlet.batch.send_wait()?;
+            inlet.batch.flush()?;
             change.make()?
         }
     };
     if let Some(answer) = answer {
         // Behind this the peer may wait for room in its own window: what was taken is done first.
-        inlet.batch.send_wait()?;
+        inlet.batch.flush()?;
         session.line.send([(convert::kernel_out(answer), Mark::Event)])?;
     }
     Ok(())

@@ -8,7 +8,7 @@ use super::convert;
 use super::frame::Frame;
 use super::session::{Mark, Session};
 use super::wire::{FromPeer, Kind, ToPeer};
-use crate::broker::{Batch, BindPathError, Delivery, InvalidMessage, OwnerHandle, Policy, PushError, RequestId};
+use crate::broker::{Batch, BindPathError, Delivery, InvalidMessage, Policy, ProcessHandle, PushError, RequestId};
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::Content;
@@ -37,20 +37,20 @@ impl From<PushError> for Stop {
 /// Obeys the orders of one process.
 pub struct Orders<'a> {
     session: &'a Session,
-    owner: &'a OwnerHandle,
+    owner: &'a ProcessHandle,
     batch: Batch,
     /// Orders that are not counted as taken in yet: those in the batch, and what came between.
     taken: u64,
 }
 
 impl<'a> Orders<'a> {
-    pub fn new(session: &'a Session, owner: &'a OwnerHandle) -> Self {
+    pub fn new(session: &'a Session, owner: &'a ProcessHandle) -> Self {
         Self { session, owner, batch: owner.batch(), taken: 0 }
     }
 
     /// Hands over what was collected, and acknowledges it. `now`: nothing else was read yet.
     pub fn flush(&mut self, now: bool) -> Result<(), Stop> {
-        self.batch.send_wait()?;
+        self.batch.flush()?;
         self.session.line.took(std::mem::take(&mut self.taken), now);
         Ok(())
     }
@@ -62,13 +62,13 @@ impl<'a> Orders<'a> {
             return self.push(channel, kind, blob);
         }
         // Behind the pushes before it.
-        self.batch.send_wait()?;
+        self.batch.flush()?;
         match order {
             FromPeer::Push { channel, kind, policy, ask } => {
                 let delivery = self.delivery(policy.map(Policy::from), ask)?;
                 match convert::message(kind, blob) {
                     Some(Ok(message)) => {
-                        self.owner.push_wait_with(ChannelId::new(channel), message, delivery)?;
+                        self.owner.push(ChannelId::new(channel), message).delivered(delivery).send()?;
                     }
                     Some(Err(invalid)) => self.refuse_message(ask, invalid)?,
                     None => return Err(no_push(kind)),
@@ -76,16 +76,19 @@ impl<'a> Orders<'a> {
             }
             FromPeer::PushMany { to, except, kind, policy, ask } => {
                 let delivery = self.delivery(policy.map(Policy::from), ask)?;
-                let except: Vec<_> = except.into_iter().map(ChannelId::new).collect();
+                let except = except.into_iter().map(ChannelId::new);
                 match convert::message(kind, blob) {
-                    Some(Ok(message)) => self.owner.push_many_wait(to.into(), &except, message, delivery)?,
+                    Some(Ok(message)) => {
+                        self.owner.broadcast(message).to(to).except_all(except).delivered(delivery).send()?
+                    }
                     Some(Err(invalid)) => self.refuse_message(ask, invalid)?,
                     None => return Err(no_push(kind)),
                 }
             }
             FromPeer::Close { channel, code, reason, ask } => {
                 let delivery = self.delivery(None, ask)?;
-                self.owner.close_with(ChannelId::new(channel), code.unwrap_or(WITHOUT_CODE), &reason, delivery)?;
+                let code = code.unwrap_or(WITHOUT_CODE);
+                self.owner.close(ChannelId::new(channel), code, &reason).delivered(delivery).send()?;
             }
             FromPeer::Bind { path, authenticated, secure_subdomain, extension, deflate, ask } => {
                 let rule = WebSocketRule { authenticated, secure_subdomain, extension, deflate };
@@ -99,7 +102,7 @@ impl<'a> Orders<'a> {
             }
             FromPeer::UnbindHttp { path, ask } => self.bound(ask, |owner| owner.unbind_http(&path))?,
             FromPeer::Respond { request, status, headers } => {
-                self.owner.respond(RequestId(request), status, headers, blob)?;
+                self.owner.respond(RequestId(request), status).headers(headers).body(blob).send()?;
             }
             other => return Err(Stop::Violation(format!("{} is no order of a process", name(&other)))),
         }
@@ -108,7 +111,7 @@ impl<'a> Orders<'a> {
 
     fn push(&mut self, channel: u32, kind: Kind, blob: Bytes) -> Result<(), Stop> {
         match convert::message(kind, blob) {
-            Some(Ok(message)) => Ok(self.batch.push_wait(ChannelId::new(channel), message)?),
+            Some(Ok(message)) => Ok(self.batch.send(self.owner.push(ChannelId::new(channel), message))?),
             Some(Err(invalid)) => self.refuse_message(None, invalid),
             None => Err(no_push(kind)),
         }
@@ -116,15 +119,14 @@ impl<'a> Orders<'a> {
 
     /// How a push or close is delivered. A question is answered by the broker, with an event.
     fn delivery(&self, policy: Option<Policy>, ask: Option<u64>) -> Result<Delivery, Stop> {
-        let mut delivery = Delivery::default();
-        delivery.policy = policy;
-        Ok(match ask {
-            None => delivery,
+        let delivery = match ask {
+            None => Delivery::default(),
             Some(ask) => {
                 self.ask()?;
-                delivery.asking_event(ask)
+                Delivery::asking_event(ask)
             }
-        })
+        };
+        Ok(delivery.with_policy(policy))
     }
 
     fn ask(&self) -> Result<(), Stop> {
@@ -140,7 +142,7 @@ impl<'a> Orders<'a> {
     fn bound(
         &self,
         ask: Option<u64>,
-        change: impl FnOnce(&OwnerHandle) -> Result<(), BindPathError>,
+        change: impl FnOnce(&ProcessHandle) -> Result<(), BindPathError>,
     ) -> Result<(), Stop> {
         if ask.is_some() {
             self.ask()?;

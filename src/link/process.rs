@@ -5,7 +5,7 @@ use super::frame::Frame;
 use super::server::bye;
 use super::session::{Actor, End, Forget, Key, Mark, Registry, Session, refused};
 use super::wire::{ByeCode, Refused, RefusedCode};
-use crate::broker::{AttachError, AttachOptions, Event, Process, RecvError};
+use crate::broker::{AttachError, AttachOptions, Event, Process, Stopped};
 use crate::process_id::ProcessId;
 use crate::proto::close::code;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Attaches a process, and runs what gives its events to the session.
 pub fn begin(registry: &Arc<Registry>, id: ProcessId, options: AttachOptions) -> Result<Arc<Session>, Refused> {
     let process = registry.broker.process(id.clone(), options).map_err(|error| match error {
-        AttachError::Taken(_) => refused(RefusedCode::Taken, &error.to_string()),
+        AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, &error.to_string()),
         AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
-    let session = Arc::new(Session::new(Actor::Process((*process).clone())));
+    let session = Arc::new(Session::new(Actor::Process(process.handle().clone())));
     let feeder = Feeder { process, session: session.clone(), registry: registry.clone(), key: Key::Process(id) };
     let spawned = thread::Builder::new().name("link-events".to_owned()).spawn(move || feeder.run());
     spawned.map_err(|error| refused(RefusedCode::Full, &format!("no thread: {error}")))?;
@@ -54,14 +54,13 @@ fn feed(process: &Process, session: &Session) {
     let mut events = Vec::new();
     while !session.line.has_ended() {
         match process.recv_batch(&mut events, WAIT_MAX) {
-            Ok(()) => {
+            Ok(_) => {
                 let frames: Vec<_> = events.drain(..).filter_map(frame).collect();
                 if session.line.send(frames).is_err() {
                     return;
                 }
             }
-            Err(RecvError::Timeout) => {}
-            Err(RecvError::Stopped) => {
+            Err(Stopped) => {
                 return session.end(End::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
             }
         }

@@ -11,7 +11,7 @@ use super::frame::Frame;
 use super::kernel::KernelActor;
 use super::line::{Direction, Line};
 use super::wire::{Hello, LiveChannel, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Window};
-use crate::broker::{Handle, OwnerHandle};
+use crate::broker::{Handle, ProcessHandle};
 use crate::driver::peer_socket::{Credential, Stream};
 use crate::process_id::ProcessId;
 use std::collections::{BTreeMap, HashMap};
@@ -78,7 +78,7 @@ impl Direction for Outward {
 
 /// Who obeys the peer's orders.
 pub enum Actor {
-    Process(OwnerHandle),
+    Process(ProcessHandle),
     Kernel(Box<KernelActor>),
 }
 

@@ -1,13 +1,15 @@
 //! What acts in the name of one process: its handle at a broker in this program, the same over a link, or a batch that is
 //! handed over later.
 
-use crate::broker::{Audience, Batch, BindPathError, Delivery, Message, OwnerHandle, PushError, RequestId};
+use crate::broker::{
+    Audience, Batch, BindPathError, Broadcast, Delivery, Message, ProcessHandle, PushError, RequestId,
+};
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use bytes::Bytes;
 use std::cell::RefCell;
 
-/// Orders to shards: the calls of an [`OwnerHandle`] that the contract is carried out with. They wait for room at most,
+/// Orders to shards: the calls of an [`ProcessHandle`] that the contract is carried out with. They wait for room at most,
 /// which comes at CPU speed, and never for a client.
 ///
 /// Each fails with what says that the broker has stopped, or can be reached no more.
@@ -44,9 +46,19 @@ pub(crate) trait Acting: Orders {
     fn unbind_http(&self, path: &str) -> Result<(), BindPathError>;
 }
 
-impl Orders for OwnerHandle {
+fn broadcast<'p>(
+    owner: &'p ProcessHandle,
+    audience: Audience,
+    except: &[ChannelId],
+    message: Message,
+    delivery: Delivery,
+) -> Broadcast<'p> {
+    owner.broadcast(message).to(audience).except_all(except.iter().copied()).delivered(delivery)
+}
+
+impl Orders for ProcessHandle {
     fn push(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
-        self.push_wait_with(channel, message, delivery)
+        self.push(channel, message).delivered(delivery).send()
     }
 
     fn push_many(
@@ -56,11 +68,11 @@ impl Orders for OwnerHandle {
         message: Message,
         delivery: Delivery,
     ) -> Result<(), PushError> {
-        self.push_many_wait(audience, except, message, delivery)
+        broadcast(self, audience, except, message, delivery).send()
     }
 
     fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
-        self.close_with(channel, code, reason, delivery)
+        self.close(channel, code, reason).delivered(delivery).send()
     }
 
     fn respond(
@@ -70,11 +82,11 @@ impl Orders for OwnerHandle {
         headers: Vec<(Box<str>, Box<str>)>,
         body: Bytes,
     ) -> Result<(), PushError> {
-        self.respond(request, status, headers, body)
+        self.respond(request, status).headers(headers).body(body).send()
     }
 }
 
-impl Acting for OwnerHandle {
+impl Acting for ProcessHandle {
     fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
         self.bind_any(path, rule)
     }
@@ -94,19 +106,19 @@ impl Acting for OwnerHandle {
 
 /// Orders that are collected: whoever gives them never waits.
 pub(crate) struct Collecting<'a> {
-    pub owner: &'a OwnerHandle,
+    pub owner: &'a ProcessHandle,
     pub batch: RefCell<&'a mut Batch>,
 }
 
 impl<'a> Collecting<'a> {
-    pub fn new(owner: &'a OwnerHandle, batch: &'a mut Batch) -> Self {
+    pub fn new(owner: &'a ProcessHandle, batch: &'a mut Batch) -> Self {
         Self { owner, batch: RefCell::new(batch) }
     }
 }
 
 impl Orders for Collecting<'_> {
     fn push(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
-        self.batch.borrow_mut().collect_push(self.owner, channel, message, delivery);
+        self.batch.borrow_mut().add(self.owner.push(channel, message).delivered(delivery));
         Ok(())
     }
 
@@ -117,12 +129,12 @@ impl Orders for Collecting<'_> {
         message: Message,
         delivery: Delivery,
     ) -> Result<(), PushError> {
-        self.batch.borrow_mut().collect_push_many(self.owner, audience, except, message, delivery);
+        self.batch.borrow_mut().add(broadcast(self.owner, audience, except, message, delivery));
         Ok(())
     }
 
     fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
-        self.batch.borrow_mut().collect_close(self.owner, channel, code, reason, delivery);
+        self.batch.borrow_mut().add(self.owner.close(channel, code, reason).delivered(delivery));
         Ok(())
     }
 
@@ -133,7 +145,7 @@ impl Orders for Collecting<'_> {
         headers: Vec<(Box<str>, Box<str>)>,
         body: Bytes,
     ) -> Result<(), PushError> {
-        self.batch.borrow_mut().collect_respond(self.owner, request, status, headers, body);
+        self.batch.borrow_mut().add(self.owner.respond(request, status).headers(headers).body(body));
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::perform::{self, Change, Pending};
 use super::rpc::rpc_response_body;
 use super::service::{Calls, Name};
-use crate::broker::{Batch, KernelHandle, OwnerHandle, PushError};
+use crate::broker::{Batch, KernelHandle, ProcessHandle, PushError};
 use crate::gateway::Dialect;
 use crate::http;
 use crate::process_id::ProcessId;
@@ -68,7 +68,7 @@ impl Inlet {
 
     fn act(&mut self, request: ActionRequest) -> Result<Taken, PushError> {
         if !request.requester().is_on(&self.our_node) {
-            return Ok(self.pending.collect_of_guest(&mut self.batch, request).into());
+            return Ok(self.pending.collect_of_guest(&self.kernel, &mut self.batch, request).into());
         }
         let Some(owner) = self.owners.owner(&self.kernel, &request.requester().process)? else {
             return Ok(Taken::Answer(request.reply.refused(HttpServerError::InvalidSourceProcess)));
@@ -89,7 +89,7 @@ impl Inlet {
             let json = http::Response::new(200).with("content-type", "application/json").with_body(body.into());
             let (status, headers, body) = json.into_parts();
             let system = self.kernel.system().ok_or(PushError::Stopped)?;
-            self.batch.collect_respond(&system, request, status, headers, body);
+            self.batch.add(system.respond(request, status).headers(headers).body(body));
             return Ok(());
         }
         if source.node == super::OUR {
@@ -113,7 +113,7 @@ const OWNERS_KEPT_MAX: usize = 1024;
 #[derive(Default)]
 pub(crate) struct Owners {
     places: FxHashMap<ProcessId, usize>,
-    handles: Vec<OwnerHandle>,
+    handles: Vec<ProcessHandle>,
 }
 
 impl Owners {
@@ -121,7 +121,7 @@ impl Owners {
     ///
     /// # Errors
     /// The broker has stopped.
-    fn owner(&mut self, kernel: &KernelHandle, process: &ProcessId) -> Result<Option<&OwnerHandle>, PushError> {
+    fn owner(&mut self, kernel: &KernelHandle, process: &ProcessId) -> Result<Option<&ProcessHandle>, PushError> {
         let place = match self.places.get(process) {
             Some(&place) => place,
             None => {

@@ -95,7 +95,7 @@ impl<H: Host> Intake<H> {
             self.messages.extend(more.take(TAKEN_AT_ONCE_MAX));
         }
         self.was_burst = taken > 1;
-        self.inlet.batch.send().await
+        self.inlet.batch.flush_async().await
     }
 
     /// Reads what was taken out of the queue.
@@ -106,13 +106,13 @@ impl<H: Host> Intake<H> {
                 Taken::Whole => {}
                 Taken::Answer(answer) => self.answers.push_back(answer),
                 Taken::Change(change) => {
-                    self.inlet.batch.send().await?;
+                    self.inlet.batch.flush_async().await?;
                     self.prints.say(VERBOSE, &change.words());
                     self.answers.extend(make(change).await?);
                 }
             }
             if self.inlet.batch.is_full() {
-                self.inlet.batch.send().await?;
+                self.inlet.batch.flush_async().await?;
             }
         }
         self.messages = messages;

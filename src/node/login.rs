@@ -105,5 +105,5 @@ impl<G: Gatekeeper> Judge<G> {
 /// Answers a request of the system. None: the broker has stopped.
 pub(super) fn answer(kernel: &KernelHandle, id: RequestId, response: Response) -> Option<()> {
     let (status, headers, body) = response.into_parts();
-    kernel.system()?.respond(id, status, headers, body).ok()
+    kernel.system()?.respond(id, status).headers(headers).body(body).send().ok()
 }

@@ -12,7 +12,9 @@ use super::error::{HttpServerError, PushCounts};
 use super::events::Events;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::request::HttpResponse;
-use crate::broker::{self, Batch, BindPathError, Delivery, GrantError, Outcome, OwnerHandle, PushError, RequestId};
+use crate::broker::{
+    self, Batch, BindPathError, Delivery, GrantError, KernelHandle, Outcome, ProcessHandle, PushError, RequestId,
+};
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::{Content, HeaderFields};
 use crate::process_id::ProcessId;
@@ -96,7 +98,7 @@ impl Pending {
     }
 
     /// Collects what `owner` asks of channels. What it asks besides is a [`Change`].
-    pub fn collect(&self, owner: &OwnerHandle, batch: &mut Batch, request: ActionRequest) -> Option<Change> {
+    pub fn collect(&self, owner: &ProcessHandle, batch: &mut Batch, request: ActionRequest) -> Option<Change> {
         let collected = self.order(&Collecting::new(owner, batch), request);
         match collected.expect("to collect is to wait for nobody") {
             Ordered::Done => None,
@@ -105,7 +107,7 @@ impl Pending {
                 reply,
             }) => {
                 let guest = guest.to_string().into();
-                batch.collect_grant(owner, channel, guest, is_granted, self.ticket(Asked::Grant, reply));
+                batch.add(owner.grant(channel, guest, is_granted, self.ticket(Asked::Grant, reply)));
                 None
             }
             Ordered::Else(request) => Some(Change { owner: owner.clone(), request }),
@@ -114,7 +116,12 @@ impl Pending {
 
     /// Collects what a process of another node asks for: pushes to channels that it was let in to. None has a path there,
     /// so a broadcast reaches nobody. Gives the answer, if there is one now.
-    pub fn collect_of_guest(&self, batch: &mut Batch, request: ActionRequest) -> Option<KernelMessage> {
+    pub fn collect_of_guest(
+        &self,
+        kernel: &KernelHandle,
+        batch: &mut Batch,
+        request: ActionRequest,
+    ) -> Option<KernelMessage> {
         let guest: Arc<str> = request.requester().to_string().into();
         let ActionRequest { action, reply } = request;
         let (channels, message, asked) = match action {
@@ -129,7 +136,7 @@ impl Pending {
             // Binds were refused already.
             _ => return Some(reply.refused(HttpServerError::InvalidSourceProcess)),
         };
-        batch.collect_guest_push(&guest, channels, &message, self.ticket(asked, reply));
+        batch.add(kernel.push_as_guest(guest, channels, message, self.ticket(asked, reply)));
         None
     }
 
@@ -139,7 +146,7 @@ impl Pending {
             return self.ticket(asked, reply);
         }
         match (self.unasked, asked) {
-            (Unasked::Failures, Asked::Push | Asked::Close) => Delivery::default().asking_failure(reply.id()),
+            (Unasked::Failures, Asked::Push | Asked::Close) => Delivery::asking_failure(reply.id()),
             _ => Delivery::default(),
         }
     }
@@ -150,7 +157,7 @@ impl Pending {
         waiting.tickets += 1;
         let ticket = waiting.tickets;
         waiting.by_ticket.insert(ticket, (asked, reply));
-        Delivery::default().asking_event(ticket)
+        Delivery::asking_event(ticket)
     }
 
     /// The answer to the action of this ticket.
@@ -185,7 +192,7 @@ enum Ordered {
 /// A change of paths, or of the guests of a whole process. It takes effect on every shard before it is answered, so it
 /// waits for them: not on a thread that others wait for.
 pub(crate) struct Change {
-    owner: OwnerHandle,
+    owner: ProcessHandle,
     request: ActionRequest,
 }
 

@@ -9,7 +9,6 @@ use super::body::Body;
 use super::runtime::{Exit, run};
 use crate::broker::{
     self, AttachError, AttachOptions, Closed, ControlKind, Event, Handle, HttpAsk, HttpRequest, Opened, Process,
-    RecvError,
 };
 use crate::channel::ChannelId;
 use crate::node::acting::Acting;
@@ -62,7 +61,7 @@ pub(super) trait Seat: Send {
     fn acting(&self) -> &dyn Acting;
 
     /// Appends what there is to hear, as [`Process::recv_batch`].
-    fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError>;
+    fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<usize, broker::Stopped>;
 
     /// What an exit means to its channels.
     fn ended(self: Box<Self>, exit: &Exit);
@@ -115,7 +114,7 @@ impl Attached {
         &self.our
     }
 
-    /// Takes in what the broker has for this process; false if nothing came before the timeout.
+    /// Takes in what the broker has for this process; false if nothing came before the timeout, or it was woken for nothing.
     fn take_in(&mut self, timeout: Duration) -> Result<bool, Stopped> {
         let mut events = std::mem::take(&mut self.events);
         let received = self.seat.recv_batch(&mut events, timeout);
@@ -124,11 +123,7 @@ impl Attached {
             self.arrived.extend(delivery);
         }
         self.events = events;
-        match received {
-            Ok(()) => Ok(true),
-            Err(RecvError::Timeout) => Ok(false),
-            Err(RecvError::Stopped) => Err(Stopped),
-        }
+        received.map(|count| count > 0).map_err(|broker::Stopped| Stopped)
     }
 
     /// What an event is to the process; none if it is not to hear of it.
@@ -305,10 +300,10 @@ impl Backend for Attached {
 
 impl Seat for Process {
     fn acting(&self) -> &dyn Acting {
-        &**self
+        self.handle()
     }
 
-    fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
+    fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<usize, broker::Stopped> {
         self.recv_batch(events, timeout)
     }
 

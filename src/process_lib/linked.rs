@@ -2,7 +2,7 @@
 
 use super::attached::{Attached, Seat};
 use super::runtime::{Exit, run};
-use crate::broker::{Audience, BindPathError, Delivery, Event, Message, Outcome, PushError, RecvError, RequestId};
+use crate::broker::{Audience, BindPathError, Delivery, Event, Message, Outcome, PushError, RequestId, Stopped};
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::link::{Client, ClientOptions, ConnectError, Endpoint, SendError};
@@ -90,13 +90,14 @@ impl Seat for LinkSeat {
         self
     }
 
-    fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<(), RecvError> {
+    fn recv_batch(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<usize, Stopped> {
         let mut failed = self.failed.borrow_mut();
         if failed.is_empty() {
             return self.client.recv_batch(events, timeout);
         }
+        let count = failed.len();
         events.append(&mut failed);
-        Ok(())
+        Ok(count)
     }
 
     fn ended(self: Box<Self>, exit: &Exit) {

@@ -16,7 +16,8 @@ use crate::gateway::OwnerId;
 use crate::shard::event::Event;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// How much a process may leave unread before its clients are no longer read.
@@ -101,19 +102,20 @@ struct Shared {
 /// sent, so a batch that comes in between is seen by one of the two.
 #[derive(Default)]
 struct Sleep {
+    /// Threads that sleep, and the task that waits.
     sleepers: AtomicUsize,
-    lock: Mutex<()>,
+    task: Mutex<Option<Waker>>,
     sent: Condvar,
 }
 
 impl Sleep {
     /// Sleeps until `is_over`, which is asked first and then after each wake.
     fn until(&self, timeout: Duration, mut is_over: impl FnMut() -> bool) {
-        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.task();
         self.sleepers.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         // How it ended is what `is_over` has found.
-        drop(self.sent.wait_timeout_while(guard, timeout, |()| !is_over()));
+        drop(self.sent.wait_timeout_while(guard, timeout, |_| !is_over()));
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -121,9 +123,26 @@ impl Sleep {
         fence(Ordering::SeqCst);
         if self.sleepers.load(Ordering::Relaxed) > 0 {
             // Whoever holds the lock has looked already and is not asleep yet.
-            drop(self.lock.lock());
+            let task = self.task().take();
             self.sent.notify_all();
+            if let Some(task) = task {
+                self.sleepers.fetch_sub(1, Ordering::Relaxed);
+                task.wake();
+            }
         }
+    }
+
+    /// Has a task woken by the next batch. It must look once more then: what came before is not told.
+    fn register(&self, waker: &Waker) {
+        let before = self.task().replace(waker.clone());
+        if before.is_none() {
+            self.sleepers.fetch_add(1, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -291,6 +310,22 @@ impl ProcessReceiver {
             });
         }
         self.taken(found)
+    }
+
+    /// As [`recv`](Self::recv), for a task: it is woken by the next batch, and by the end.
+    ///
+    /// # Errors
+    /// When none will come any more.
+    pub fn poll_recv(&self, context: &mut Context<'_>) -> Poll<Result<Batch, RecvError>> {
+        let mut found = self.receiver.try_recv();
+        if matches!(found, Err(TryRecvError::Empty)) {
+            self.sleep.register(context.waker());
+            found = self.receiver.try_recv();
+        }
+        match found {
+            Err(TryRecvError::Empty) => Poll::Pending,
+            found => Poll::Ready(self.taken(found)),
+        }
     }
 
     /// Takes a batch if one is there.

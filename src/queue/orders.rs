@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// One producer may hold this part of a queue.
 const ACCOUNT_SHARE: u64 = 4;
@@ -198,20 +198,36 @@ impl<T> InboxSender<T> {
     ) -> impl Future<Output = Result<(), Stopped<T>>> + use<'_, T> {
         let account = account.clone();
         let mut command = Some(command);
-        poll_fn(move |context| {
-            for registered in [false, true] {
-                let offered = command.take().expect("not polled again after it was ready");
-                match self.try_send(offered, bytes, &account) {
-                    Ok(()) => return Poll::Ready(Ok(())),
-                    Err(Refused::Stopped(back)) => return Poll::Ready(Err(Stopped(back))),
-                    Err(Refused::Full(back)) => command = Some(back),
-                }
-                if !registered {
-                    self.shared.room.register(context.waker().clone());
-                }
+        poll_fn(move |context| self.poll_send(&mut command, bytes, &account, context))
+    }
+
+    /// As [`send`](Self::send), by hand. The command is taken once it is accepted; while there is no room it stays, and
+    /// the task is woken when there is.
+    ///
+    /// # Errors
+    /// The shard has stopped.
+    ///
+    /// # Panics
+    /// The command is gone: this was ready already.
+    pub fn poll_send(
+        &self,
+        command: &mut Option<T>,
+        bytes: usize,
+        account: &Account,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Stopped<T>>> {
+        for registered in [false, true] {
+            let offered = command.take().expect("not polled again after it was ready");
+            match self.try_send(offered, bytes, account) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(Refused::Stopped(back)) => return Poll::Ready(Err(Stopped(back))),
+                Err(Refused::Full(back)) => *command = Some(back),
             }
-            Poll::Pending
-        })
+            if !registered {
+                self.shared.room.register(context.waker().clone());
+            }
+        }
+        Poll::Pending
     }
 
     /// Wakes the shard without a command, to look at what else it waits for; it learns so from

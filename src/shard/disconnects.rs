@@ -24,6 +24,7 @@ pub struct Disconnect {
     /// Its id; none where the client had not registered.
     pub channel: Option<ChannelId>,
     /// Whose it was.
+    #[serde(default, deserialize_with = "crate::process_id::read_back_option")]
     pub process: Option<ProcessId>,
     /// The bound path, without the process id; `/` where the client had not registered.
     pub path: Arc<str>,

@@ -20,6 +20,7 @@ pub struct ChannelFilter {
     pub channel: Option<ChannelId>,
     /// Of this process.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::process_id::read_back_option")]
     pub process: Option<ProcessId>,
     /// Opened on this path, as it is bound.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +43,7 @@ pub struct ChannelReport {
     /// Its id.
     pub channel: ChannelId,
     /// Whose it is.
+    #[serde(deserialize_with = "crate::process_id::read_back")]
     pub process: ProcessId,
     /// The bound path, without the process id.
     pub path: Arc<str>,

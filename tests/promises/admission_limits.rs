@@ -300,7 +300,7 @@ fn a_proxys_connection_carries_requests_of_many_clients() {
     // It becomes the WebSocket of its last client, and is counted as that.
     let mut client = upgrade(stream, "/limits:test:sys/", "X-Forwarded-For: 203.0.113.6\r\n").open();
     let channel = inbound.opened(&process);
-    process.push(channel, support::Push::text("hello")).unwrap();
+    process.push(channel, support::Push::text("hello")).try_send().unwrap();
     assert_eq!(recv(&mut client), Message::text("hello"));
     std::thread::sleep(Duration::from_millis(1100));
     let again = connect_from([127, 0, 0, 9], broker.address());

@@ -3,14 +3,14 @@
 
 use crate::support;
 use pushring::ChannelId;
-use pushring::{Audience, Broker, Config, Delivery, Message, Outcome, Process};
+use pushring::{Audience, Broker, Config, Message, Outcome, Process};
 use support::{Inbound, PATIENCE, connect, on_each_driver, recv};
 
 const PROCESS: &str = "paths:demo:sys";
 
 fn push(process: &Process, audience: Audience, except: &[ChannelId]) -> Outcome {
-    let (delivery, ticket) = Delivery::default().asking();
-    process.push_many_wait(audience, except, Message::text("hello"), delivery).unwrap();
+    let ticket =
+        process.broadcast(Message::text("hello")).to(audience).except_all(except.iter().copied()).ask().send().unwrap();
     ticket.wait(PATIENCE).unwrap()
 }
 
@@ -18,8 +18,8 @@ fn push(process: &Process, audience: Audience, except: &[ChannelId]) -> Outcome 
 fn each_path_is_an_audience_of_its_own() {
     on_each_driver(|_| {
         let broker = Broker::start(Config { shards: 2, driver: support::driver(), ..Config::default() }).unwrap();
-        let process = broker.process(PROCESS.parse().unwrap()).unwrap();
-        let other = broker.process("other:demo:sys".parse().unwrap()).unwrap();
+        let process = broker.process(PROCESS).unwrap();
+        let other = broker.process("other:demo:sys").unwrap();
         for path in ["/", "/a", "/b"] {
             process.bind(path, Default::default()).unwrap();
         }

@@ -7,7 +7,7 @@ use crate::shard_support;
 use crate::support;
 
 use pushring::internals::shard::command::Command;
-use pushring::{AttachOptions, Audience, Delivery, Policy, PushError};
+use pushring::{AttachOptions, Policy, PushError};
 use shard_support::Fan;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -114,14 +114,13 @@ fn others_are_served_while_a_process_broadcasts_without_a_pause() {
         let audience: Vec<_> = (0..50).map(|_| of_loud.open(&broker, &loud)).collect();
         let (mut client, channel) = of_quiet.open(&broker, &quiet);
         let (over, broadcasts) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let (pusher, started) = (loud.pusher(), Instant::now());
+        let (pusher, started) = (loud.handle(), Instant::now());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 // A failure on the other side ends it as well, if late.
                 while !over.load(Ordering::Relaxed) && started.elapsed() < support::PATIENCE {
-                    let delivery = Delivery::default().with_policy(Policy::DropNewest);
-                    let pushed = pusher.push_many(Audience::Process, &[], Push::binary(vec![7; 1024]), delivery);
-                    match pushed {
+                    let broadcast = pusher.broadcast(Push::binary(vec![7; 1024])).policy(Policy::DropNewest);
+                    match broadcast.try_send() {
                         Ok(()) => broadcasts.fetch_add(1, Ordering::Relaxed),
                         Err(PushError::InboxFull) => continue,
                         Err(error) => panic!("{error}"),
@@ -132,7 +131,7 @@ fn others_are_served_while_a_process_broadcasts_without_a_pause() {
                 let before = broadcasts.load(Ordering::Relaxed);
                 send(&mut client, vec![round]);
                 assert_eq!(&of_quiet.message(&quiet, channel)[..], [round]);
-                quiet.push_wait(channel, Push::binary(vec![round])).unwrap();
+                quiet.push(channel, Push::binary(vec![round])).send().unwrap();
                 assert_eq!(recv(&mut client).into_data(), vec![round]);
                 if round % 5 == 0 {
                     drop(connect(&broker, "/quiet:test:sys/"));

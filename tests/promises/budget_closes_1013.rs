@@ -54,7 +54,7 @@ fn a_single_message_over_the_budget_is_sent_when_nothing_waits() {
         let broker = broker(driver, |config| config.shard.outbound_bytes_max = BUDGET);
         let process = process(&broker, "single", AttachOptions::default());
         let (mut client, channel) = Inbound::default().open(&broker, &process);
-        process.push(channel, Push::binary(vec![0x66; 8 * BUDGET])).unwrap();
+        process.push(channel, Push::binary(vec![0x66; 8 * BUDGET])).try_send().unwrap();
         assert_eq!(recv(&mut client).into_data(), vec![0x66; 8 * BUDGET]);
     });
 }

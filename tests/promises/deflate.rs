@@ -4,7 +4,7 @@
 
 use crate::support;
 use pushring::internals::gateway::WebSocketRule;
-use pushring::{AttachOptions, Audience, Broker, Config, Delivery, Event, Outcome, Policy, Process};
+use pushring::{AttachOptions, Broker, Config, Event, Outcome, Policy, Process};
 use support::deflate::{DeflateClient, bomb, deflated, records};
 use support::{DriverKind, Inbound, Push, broker, connect, demo, on_each_driver, push_outcome, recv};
 use tungstenite::Message;
@@ -20,7 +20,7 @@ fn everywhere(config: &mut Config) {
 /// A broker and a process, whose path `/` offers compression.
 fn with_process(driver: DriverKind, change: impl FnOnce(&mut Config)) -> (Broker, Process) {
     let broker = broker(driver, change);
-    let id = "deflate:test:sys".parse().unwrap();
+    let id = "deflate:test:sys";
     let process = broker.handle().process(id, AttachOptions::default()).unwrap();
     process.bind("/", WebSocketRule { deflate: true, ..Default::default() }).unwrap();
     (broker, process)
@@ -73,7 +73,7 @@ fn messages_travel_compressed_both_ways_and_processes_see_them_inflated() {
                 client.send(1, &message);
                 let received = inbound.message(&process, channel);
                 assert_eq!(received, message);
-                process.push(channel, Push::text_bytes(received).unwrap()).unwrap();
+                process.push(channel, Push::text_bytes(received).unwrap()).try_send().unwrap();
                 let echoed = client.recv();
                 assert_eq!((echoed.is_text, &echoed.payload), (true, &message));
                 assert_eq!(echoed.compressed, bytes >= 512, "{bytes} bytes: small ones go as they are");
@@ -105,7 +105,7 @@ fn a_broadcast_reaches_each_as_it_agreed() {
         for bytes in [100, 600, 70_000, 1 << 20] {
             let message = records(bytes, 7);
             let push = Push::binary(message.clone());
-            process.push_many(Audience::Process, &[], push, Delivery::default()).unwrap();
+            process.broadcast(push).send().unwrap();
             for client in &mut plain {
                 assert!(recv(client) == Message::binary(message.clone()));
             }
@@ -123,7 +123,7 @@ fn a_broadcast_reaches_each_as_it_agreed() {
         for _ in 0..12 {
             inbound.closed(&process);
         }
-        process.push_many(Audience::Process, &[], Push::binary(records(600, 8)), Delivery::default()).unwrap();
+        process.broadcast(Push::binary(records(600, 8))).send().unwrap();
         assert!(recv(&mut plain[0]) == Message::binary(records(600, 8)));
     });
 }
@@ -142,8 +142,7 @@ fn a_broadcast_is_compressed_once_for_all_who_agreed_on_the_same() {
         (broker.handle().broadcast_compressions(), of_one)
     };
     let broadcast = |seed| {
-        let (delivery, ticket) = Delivery::default().asking();
-        process.push_many(Audience::Process, &[], Push::binary(records(2_000, seed)), delivery).unwrap();
+        let ticket = process.broadcast(Push::binary(records(2_000, seed))).ask().send().unwrap();
         ticket.wait(support::PATIENCE).unwrap().sent
     };
     assert_eq!((broadcast(1), compressions()), (24, (1, 0)));
@@ -151,7 +150,7 @@ fn a_broadcast_is_compressed_once_for_all_who_agreed_on_the_same() {
     clients.extend((0..8).map(|_| connect("permessage-deflate; server_max_window_bits=10")));
     assert_eq!((broadcast(2), compressions()), (32, (3, 0)));
     // Small messages are not compressed at all; one to a single channel is, where it lives.
-    process.push_many(Audience::Process, &[], Push::text("small"), Delivery::default()).unwrap();
+    process.broadcast(Push::text("small")).send().unwrap();
     assert_eq!(push_outcome(&process, clients[0].1, Push::binary(records(2_000, 3)), None).sent, 1);
     assert_eq!(compressions(), (3, 1));
     for (client, _) in &mut clients[..24] {

@@ -3,7 +3,7 @@
 use crate::support;
 use pushring::ChannelId;
 use pushring::internals::gateway::WebSocketRule;
-use pushring::{AttachOptions, Audience, Broker, Config, Delivery, Process};
+use pushring::{AttachOptions, Broker, Config, Process};
 use support::deflate::{DeflateClient, records};
 use support::{DriverKind, Inbound, Push, broker, on_each_driver};
 
@@ -16,18 +16,18 @@ fn start(driver: DriverKind, change: impl FnOnce(&mut Config)) -> (Broker, Proce
         config.shard.deflate.takeover_bytes_max = 1 << 20;
         change(config);
     });
-    let id = "takeover:test:sys".parse().unwrap();
+    let id = "takeover:test:sys";
     let process = broker.handle().process(id, AttachOptions::default()).unwrap();
     process.bind("/", WebSocketRule { deflate: true, ..Default::default() }).unwrap();
     (broker, process, Inbound::default())
 }
 
 fn push(process: &Process, channel: ChannelId, message: &[u8]) {
-    process.push(channel, Push::binary(message.to_vec())).unwrap();
+    process.push(channel, Push::binary(message.to_vec())).try_send().unwrap();
 }
 
 fn broadcast(process: &Process, message: &[u8]) {
-    process.push_many(Audience::Process, &[], Push::binary(message.to_vec()), Delivery::default()).unwrap();
+    process.broadcast(Push::binary(message.to_vec())).send().unwrap();
 }
 
 /// The next message, which must be this one; how much of it travelled.

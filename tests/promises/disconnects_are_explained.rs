@@ -57,7 +57,7 @@ fn each_end_says_who_and_why() {
         let (mut client, channel) = inbound.open(&broker, &process);
         // More than a close frame holds, and cut between characters.
         let reason = "ö".repeat(100);
-        process.close(channel, 4000, &reason).unwrap();
+        process.close(channel, 4000, &reason).send().unwrap();
         assert_eq!(recv_close(&mut client).0, 4000);
         while client.read().is_ok() {}
         assert_eq!(said(&end_of(&broker, inbound.closed(&process).channel)), (4000, "ö".repeat(61), ClosedBy::Process));
@@ -70,7 +70,7 @@ fn each_end_says_who_and_why() {
 
         let (_client, channel) = inbound.open(&broker, &process);
         fill(&process, channel, 16 << 10);
-        (0..8).for_each(|_| process.push(channel, Push::binary(vec![7; 16 << 10])).unwrap());
+        (0..8).for_each(|_| process.push(channel, Push::binary(vec![7; 16 << 10])).try_send().unwrap());
         let end = end_of(&broker, inbound.closed(&process).channel);
         assert_eq!((end.code, end.by), (1013, ClosedBy::Backpressure));
         assert!(end.lost_bytes >= 16 << 10, "{end:?}");

@@ -195,7 +195,7 @@ struct Doors {
 impl Doors {
     fn new(driver: DriverKind) -> Self {
         let broker = broker(driver, |_| {});
-        let process = broker.handle().process(PROCESS.parse().unwrap(), AttachOptions::default()).unwrap();
+        let process = broker.handle().process(PROCESS, AttachOptions::default()).unwrap();
         process.bind("/in", WebSocketRule { authenticated: true, ..Default::default() }).unwrap();
         process.bind("/deep", WebSocketRule { secure_subdomain: true, ..Default::default() }).unwrap();
         let content = pushring::internals::http::Content::new(Some("text/plain"), "inside".into());

@@ -14,7 +14,7 @@ use std::time::Instant;
 use support::{PATIENCE, broker, on_each_driver};
 
 fn process(broker: &Broker, name: &str) -> Process {
-    let id = format!("{name}:test:sys").parse().unwrap();
+    let id = format!("{name}:test:sys");
     broker.handle().process(id, AttachOptions::default()).unwrap()
 }
 
@@ -43,12 +43,13 @@ fn serve(process: &Process, respond: impl FnOnce(&IncomingRequest) -> (Vec<(Box<
     let deadline = Instant::now() + PATIENCE;
     let mut events = Vec::new();
     loop {
-        process.recv_batch(&mut events, deadline.saturating_duration_since(Instant::now())).expect("a request comes");
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(process.recv_batch(&mut events, left).unwrap() > 0, "a request comes");
         for event in events.drain(..) {
             let Event::Http(request) = event else { continue };
             let HttpAsk::Path(ask) = &request.ask else { continue };
             let (headers, body) = respond(ask);
-            return process.respond(request.id, 200, headers, body).unwrap();
+            return process.respond(request.id, 200).headers(headers).body(body).send().unwrap();
         }
     }
 }

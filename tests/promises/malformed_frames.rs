@@ -70,7 +70,7 @@ fn every_violation_closes_its_channel_alone_and_at_once() {
 
             send(&mut witness, Message::text(what));
             assert_eq!(inbound.message(&process, witness_id), what.as_bytes());
-            process.push(witness_id, Push::text(what)).unwrap();
+            process.push(witness_id, Push::text(what)).try_send().unwrap();
             assert_eq!(recv(&mut witness), Message::text(what));
         }
     });

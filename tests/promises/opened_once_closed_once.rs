@@ -2,7 +2,7 @@
 
 use crate::support;
 use pushring::ChannelId;
-use pushring::{AttachOptions, Broker, ClosedBy, Event, Process, RecvError};
+use pushring::{AttachOptions, Broker, ClosedBy, Event, Process, Stopped};
 use std::io::Write;
 use std::net::Shutdown;
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn nothing_more(broker: Broker, process: Process, inbound: &mut Inbound) {
     broker.stop(Duration::ZERO).unwrap();
     assert_eq!(inbound.closed(&process).channel, other);
     let mut events = Vec::new();
-    assert_eq!(process.recv_batch(&mut events, support::PATIENCE), Err(RecvError::Stopped), "{events:?}");
+    assert_eq!(process.recv_batch(&mut events, support::PATIENCE), Err(Stopped), "{events:?}");
 }
 
 #[test]
@@ -80,8 +80,8 @@ fn the_client_breaks_the_protocol() {
 #[test]
 fn the_process_closes() {
     let end = |process: &Process, client: &mut Client, channel| {
-        process.close(channel, 3000, "done").unwrap();
-        process.close(channel, 3002, "done twice").unwrap();
+        process.close(channel, 3000, "done").send().unwrap();
+        process.close(channel, 3002, "done twice").send().unwrap();
         assert_eq!(recv_close(client), (3000, "done".into()));
         client.flush().unwrap();
     };
@@ -90,7 +90,7 @@ fn the_process_closes() {
 
 #[test]
 fn the_process_closes_and_the_client_does_not_answer() {
-    let end = |process: &Process, _: &mut Client, channel| process.close(channel, 3000, "done").unwrap();
+    let end = |process: &Process, _: &mut Client, channel| process.close(channel, 3000, "done").send().unwrap();
     check(end, 1006, ClosedBy::Process);
 }
 
@@ -100,7 +100,7 @@ fn the_budget_is_exceeded() {
         fill(process, channel, 64 * 1024);
         // The default budget is 1 MiB.
         for _ in 0..17 {
-            process.push(channel, Push::binary(vec![0; 64 * 1024])).unwrap();
+            process.push(channel, Push::binary(vec![0; 64 * 1024])).try_send().unwrap();
         }
     };
     check(end, 1013, ClosedBy::Backpressure);
@@ -112,7 +112,7 @@ fn the_process_ends_and_what_it_pushed_still_arrives() {
         let broker = broker(driver, |_| {});
         let process = process(&broker, "ends", AttachOptions::default());
         let (mut client, channel) = Inbound::default().open(&broker, &process);
-        process.push(channel, Push::text("last words")).unwrap();
+        process.push(channel, Push::text("last words")).try_send().unwrap();
         drop(process);
         assert_eq!(recv(&mut client), Message::text("last words"));
         assert_eq!(recv_close(&mut client).0, 1001);
@@ -167,7 +167,7 @@ fn the_broker_stops() {
                 break end;
             }
         };
-        assert_eq!(end, RecvError::Stopped, "the process is told that there is nothing more to come");
+        assert_eq!(end, Stopped, "the process is told that there is nothing more to come");
         let mut closed: Vec<ChannelId> = events
             .iter()
             .map(|event| match event {

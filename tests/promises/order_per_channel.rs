@@ -2,7 +2,7 @@
 //! socket takes at a time.
 
 use crate::support;
-use pushring::{AttachOptions, Audience, Delivery};
+use pushring::{AttachOptions, Audience};
 use support::{Inbound, Push, broker, on_each_driver, process, recv, recv_close};
 
 /// From a few bytes, which are copied, to blobs that go out by reference and need several sends.
@@ -25,21 +25,21 @@ fn push_push_many_and_close_keep_their_order() {
         for number in 0..120 {
             let bytes = message(number);
             match number % 4 {
-                0 => process.push_many_wait(Audience::Process, &[], Push::binary(bytes), Delivery::default()).unwrap(),
+                0 => process.broadcast(Push::binary(bytes)).send().unwrap(),
                 1 => {
                     let audience = Audience::Channels(ids.clone());
-                    process.push_many_wait(audience, &[], Push::binary(bytes), Delivery::default()).unwrap();
+                    process.broadcast(Push::binary(bytes)).to(audience).send().unwrap();
                 }
                 _ => {
                     for &id in &ids {
-                        process.push_wait(id, Push::binary(bytes.clone())).unwrap();
+                        process.push(id, Push::binary(bytes.clone())).send().unwrap();
                     }
                 }
             }
         }
         for &id in &ids {
-            process.close(id, 3000, "that was all").unwrap();
-            process.push_wait(id, Push::text("behind the close")).unwrap();
+            process.close(id, 3000, "that was all").send().unwrap();
+            process.push(id, Push::text("behind the close")).send().unwrap();
         }
         for (client, _) in &mut clients {
             for number in 0..120 {

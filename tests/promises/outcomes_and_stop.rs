@@ -2,35 +2,31 @@
 
 use crate::support;
 use pushring::ChannelId;
-use pushring::{
-    AttachOptions, Audience, Broker, Config, Delivery, Event, Message, Outcome, PushError, QueueLimits, RecvError,
-};
+use pushring::{AttachOptions, Broker, Config, Event, Message, Outcome, PushError, QueueLimits, Stopped};
 use support::{PATIENCE, connect, on_each_driver, recv};
 
 #[test]
 fn outcomes_come_by_ticket_and_as_events_and_stop_ends_the_queue() {
     on_each_driver(|_| {
         let broker = Broker::start(Config { shards: 2, driver: support::driver(), ..Config::default() }).unwrap();
-        let process = broker.process("p:p:t.os".parse().unwrap()).unwrap();
+        let process = broker.process("p:p:t.os").unwrap();
         process.bind("/", Default::default()).unwrap();
         let mut clients: Vec<_> = (0..5).map(|_| connect(&broker, "/p:p:t.os/")).collect();
         let (mut events, mut channels) = (Vec::new(), Vec::new());
         while channels.len() < clients.len() {
-            process.recv_batch(&mut events, PATIENCE).unwrap();
+            assert!(process.recv_batch(&mut events, PATIENCE).unwrap() > 0, "events come");
             channels.extend(events.drain(..).filter_map(|event| match event {
                 Event::Opened(opened) => Some(opened.channel),
                 _ => None,
             }));
         }
 
-        let (delivery, ticket) = Delivery::default().asking();
-        process.push_many(Audience::Process, &[channels[0]], Message::text("all"), delivery).unwrap();
-        assert_eq!(ticket.wait(PATIENCE), Some(Outcome { sent: 4, ..Outcome::default() }));
+        let ticket = process.broadcast(Message::text("all")).except(channels[0]).ask().send().unwrap();
+        assert_eq!(ticket.wait(PATIENCE), Ok(Outcome { sent: 4, ..Outcome::default() }));
 
-        let delivery = Delivery::default().asking_event(7);
         let unknown = ChannelId::new(channels.iter().map(|channel| channel.get()).max().unwrap() + 1000);
-        process.push_many(Audience::Channels(vec![channels[0], unknown]), &[], Message::text("one"), delivery).unwrap();
-        process.recv_batch(&mut events, PATIENCE).unwrap();
+        process.broadcast(Message::text("one")).to(vec![channels[0], unknown]).ask_event(7).try_send().unwrap();
+        assert!(process.recv_batch(&mut events, PATIENCE).unwrap() > 0, "events come");
         let expected = Outcome { sent: 1, not_found: 1, ..Outcome::default() };
         assert!(matches!(events[..], [Event::Outcome { ticket: 7, outcome }] if outcome == expected), "{events:?}");
         let first = clients.iter_mut().map(recv).map(|message| message.to_text().unwrap().to_owned());
@@ -46,7 +42,7 @@ fn outcomes_come_by_ticket_and_as_events_and_stop_ends_the_queue() {
                 break error;
             }
         };
-        assert_eq!(ended, RecvError::Stopped);
+        assert_eq!(ended, Stopped);
     });
 }
 
@@ -56,9 +52,9 @@ fn outcomes_that_nobody_reads_are_bounded() {
     let broker = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
     let queue = QueueLimits { messages_max: 100, ..QueueLimits::default() };
     let options = AttachOptions { queue, ..AttachOptions::default() };
-    let process = broker.handle().process("p:p:t.os".parse().unwrap(), options).unwrap();
+    let process = broker.handle().process("p:p:t.os", options).unwrap();
     let nobody = ChannelId::new(u32::MAX);
-    let ask = |ticket| process.push_with(nobody, Message::text("?"), Delivery::default().asking_event(ticket));
+    let ask = |ticket| process.push(nobody, Message::text("?")).ask_event(ticket).try_send();
     let refused_after = (0..).find(|&ticket| match ask(ticket) {
         Ok(()) | Err(PushError::InboxFull) => false,
         Err(error) => {
@@ -68,13 +64,12 @@ fn outcomes_that_nobody_reads_are_bounded() {
     });
     // Those that were on their way when the last was refused come on top.
     assert!(refused_after.unwrap() >= 100);
-    process.push_wait(nobody, Message::text("not asked")).unwrap();
-    let (delivery, ticket) = Delivery::default().asking();
-    process.push_wait_with(nobody, Message::text("asked by ticket"), delivery).unwrap();
+    process.push(nobody, Message::text("not asked")).send().unwrap();
+    let ticket = process.push(nobody, Message::text("asked by ticket")).ask().send().unwrap();
     assert_eq!(ticket.wait(PATIENCE).unwrap().not_found, 1);
     let mut events = Vec::new();
     while ask(0).is_err() {
-        process.recv_batch(&mut events, PATIENCE).unwrap();
+        assert!(process.recv_batch(&mut events, PATIENCE).unwrap() > 0, "events come");
     }
     assert!(events.len() >= 100);
     // Outcomes of a process that is gone reach nobody, and hold up nobody.

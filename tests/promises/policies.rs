@@ -39,7 +39,7 @@ impl Behind {
         for _ in 0..self.filled - lost {
             assert_eq!(recv(&mut self.client), Message::binary(vec![0x55; BYTES]), "whole or not at all");
         }
-        self.process.push_with(self.channel, Push::text("end"), Default::default()).unwrap();
+        self.process.push(self.channel, Push::text("end")).try_send().unwrap();
         let mut texts = Vec::new();
         loop {
             let text = recv(&mut self.client).into_text().unwrap().to_string();
@@ -100,7 +100,7 @@ fn drain_unknown(mut behind: Behind) -> Vec<String> {
         }
         // Once a text is read all older ones have left: there is room.
         if !texts.is_empty() && !has_pushed_end {
-            behind.process.push_with(behind.channel, Push::text("end"), Default::default()).unwrap();
+            behind.process.push(behind.channel, Push::text("end")).try_send().unwrap();
             has_pushed_end = true;
         }
     }

@@ -36,7 +36,7 @@ fn others_are_served(broker: &Broker) {
     for round in 0..50_u8 {
         send(&mut client, Message::binary(vec![round]));
         assert_eq!(inbound.message(&other, channel), vec![round]);
-        other.push(channel, Push::binary(vec![round])).unwrap();
+        other.push(channel, Push::binary(vec![round])).try_send().unwrap();
         assert_eq!(recv(&mut client), Message::binary(vec![round]));
     }
 }

@@ -21,7 +21,7 @@ fn run(process: Process) -> std::thread::JoinHandle<()> {
                 _ => {}
             }
             if is_asked && let Some((channel, payload)) = last.take() {
-                process.push(channel, Push::text("so be it")).unwrap();
+                process.push(channel, Push::text("so be it")).try_send().unwrap();
                 match &payload[..] {
                     b"panic" => panic!("as it was told to"),
                     b"end" => return,
@@ -49,7 +49,7 @@ fn status(stream: &mut TcpStream) -> String {
 fn still_works(process: &Process, inbound: &mut Inbound, client: &mut Client) {
     send(client, "are you there?");
     match inbound.next(process) {
-        Event::Message { channel, .. } => process.push(channel, Push::text("yes")).unwrap(),
+        Event::Message { channel, .. } => process.push(channel, Push::text("yes")).try_send().unwrap(),
         other => panic!("{other:?}"),
     }
     assert_eq!(recv(client).into_text().unwrap(), "yes");

@@ -2,7 +2,7 @@
 //! get every message, and it gets all of its own once it reads again.
 
 use crate::support;
-use pushring::{AttachOptions, Audience, Delivery};
+use pushring::AttachOptions;
 use support::{Inbound, Push, broker, fill, on_each_driver, process, recv};
 
 const BYTES: usize = 16 * 1024;
@@ -18,9 +18,8 @@ fn others_get_every_message_while_one_does_not_read() {
         let filled = fill(&process, slow_id, BYTES);
 
         for round in 0..20_u8 {
-            let (delivery, ticket) = Delivery::default().asking();
             let message = Push::binary(vec![round; 1000]);
-            process.push_many(Audience::Process, &[], message, delivery).unwrap();
+            let ticket = process.broadcast(message).ask().send().unwrap();
             let outcome = ticket.wait(support::PATIENCE).unwrap();
             assert_eq!((outcome.sent, outcome.queued), (8, 1), "round {round}");
             for (client, _) in &mut others {

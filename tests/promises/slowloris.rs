@@ -69,7 +69,7 @@ fn each_is_cut_at_its_deadline() {
             while dawdlers.iter().any(|dawdler| !dawdler.is_finished()) {
                 send(&mut witness, Message::text("still here"));
                 assert_eq!(inbound.message(&process, channel), "still here");
-                process.push(channel, Push::text("so are we")).unwrap();
+                process.push(channel, Push::text("so are we")).try_send().unwrap();
                 assert_eq!(recv(&mut witness), Message::text("so are we"));
                 rounds += 1;
                 thread::sleep(Duration::from_millis(5));

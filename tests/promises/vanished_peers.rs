@@ -73,7 +73,7 @@ fn thousands_of_half_open_connections_are_gone_in_time() {
                 let Event::Message { channel, payload, .. } = inbound.next(&echo) else {
                     panic!("the witness is gone")
                 };
-                echo.push(channel, Push::text_bytes(payload).unwrap()).unwrap();
+                echo.push(channel, Push::text_bytes(payload).unwrap()).try_send().unwrap();
                 assert_eq!(recv(&mut witness), Message::text(rounds.to_string()));
                 rounds += 1;
                 thread::sleep(Duration::from_millis(2));
@@ -125,7 +125,7 @@ fn bytes_that_nobody_acknowledges_end_a_connection_without_pings() {
         let mut inbound = Inbound::default();
         let _ghost = ghost(&broker, UPGRADE, true);
         let channel = inbound.opened(&process);
-        process.push(channel, Push::text("are you there?")).unwrap();
+        process.push(channel, Push::text("are you there?")).try_send().unwrap();
         let closed = inbound.closed(&process);
         assert_eq!((closed.by, closed.code), (ClosedBy::Connection, 1006), "{closed:?}");
     });

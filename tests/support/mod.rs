@@ -9,7 +9,7 @@ pub use pushring::DriverKind;
 pub use pushring::Message as Push;
 use pushring::internals::demo;
 use pushring::internals::driver::runtime::ShardRuntime;
-use pushring::{AttachOptions, Broker, Closed, Config, Delivery, Event, Outcome, Policy, Process, Pusher};
+use pushring::{AttachOptions, Broker, Closed, Config, Event, Outcome, Policy, Process};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -120,7 +120,7 @@ pub fn broker(driver: DriverKind, change: impl FnOnce(&mut Config)) -> Broker {
 
 /// A process of the name `NAME:test:sys`, bound open at its `/`.
 pub fn process(broker: &Broker, name: &str, options: AttachOptions) -> Process {
-    let process = broker.handle().process(format!("{name}:test:sys").parse().unwrap(), options).unwrap();
+    let process = broker.handle().process(format!("{name}:test:sys"), options).unwrap();
     process.bind("/", Default::default()).unwrap();
     process
 }
@@ -134,7 +134,7 @@ impl Inbound {
     pub fn next(&mut self, process: &Process) -> Event {
         if self.0.is_empty() {
             let mut events = Vec::new();
-            process.recv_batch(&mut events, PATIENCE).expect("an event");
+            assert!(process.recv_batch(&mut events, PATIENCE).unwrap() > 0, "an event");
             self.0.extend(events);
         }
         self.0.pop_front().unwrap()
@@ -177,11 +177,13 @@ impl Inbound {
 
 /// Asks for the outcome of one push.
 #[track_caller]
-pub fn push_outcome(pusher: &Pusher, channel: ChannelId, message: Push, policy: Option<Policy>) -> Outcome {
-    let (mut delivery, ticket) = Delivery::default().asking();
-    delivery.policy = policy;
-    pusher.push_with(channel, message, delivery).unwrap();
-    ticket.wait(PATIENCE).expect("an outcome")
+pub fn push_outcome(process: &Process, channel: ChannelId, message: Push, policy: Option<Policy>) -> Outcome {
+    let push = process.push(channel, message);
+    let push = match policy {
+        Some(policy) => push.policy(policy),
+        None => push,
+    };
+    push.ask().try_send().unwrap().wait(PATIENCE).expect("an outcome")
 }
 
 /// Fills a client that does not read until something waits for it in the broker, so that its socket is full. Answers

@@ -136,10 +136,7 @@ impl Shard {
             Entry::Answer(response) => Decision::Answer(response),
             Entry::Upgrade(entry) => {
                 let Some(owner) = directory.owners.get(&entry.owner).cloned() else { return lost() };
-                // As the process bound it; the homepage's paths stand without its id.
-                let own = entry.bound_path.strip_prefix('/').and_then(|path| path.strip_prefix(entry.process.as_str()));
-                let bound = own.unwrap_or(entry.bound_path);
-                let bound_path = if bound.is_empty() { "/".into() } else { bound.into() };
+                let bound_path = if entry.bound_path.is_empty() { "/".into() } else { entry.bound_path.into() };
                 let forwarded_for = entry.forwarded_for.map(Into::into);
                 let (path, extension) = (entry.path.into(), entry.extension);
                 let target = Target::Bound { owner, bound_path, path, forwarded_for, extension };

@@ -1,0 +1,125 @@
+//! Orders that are handed over together.
+
+use super::order::{Commands, Order};
+use super::pusher::{Full, PushError, Pusher};
+use crate::shard::command::Command;
+use std::future::poll_fn;
+use std::sync::Arc;
+
+/// Orders per place in an inbox: enough that handing over costs nothing beside obeying, few enough that a turn of the
+/// shard stays short.
+const BATCH_COMMANDS_MAX: usize = 256;
+
+/// Payload bytes per place in an inbox: what a shard takes in at most in a turn.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Orders of one process that are handed over together, so that many cost as little to hand over as one. Order holds as
+/// if they were given one by one. Dropping it gives up what was not [flushed](Self::flush).
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = pushring::Broker::builder().shards(1).start()?;
+/// # let chat = broker.process("chat")?;
+/// # let channels: Vec<pushring::ChannelId> = Vec::new();
+/// use pushring::Message;
+///
+/// let mut batch = chat.batch();
+/// for channel in channels {
+///     batch.send(chat.push(channel, Message::text(format!("hello, {channel}"))))?;
+/// }
+/// batch.flush()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Batch {
+    pusher: Pusher,
+    shards: Vec<Orders>,
+    is_full: bool,
+}
+
+/// Those for one shard.
+#[derive(Default)]
+struct Orders {
+    commands: Vec<Command>,
+    payload_bytes: usize,
+}
+
+impl Batch {
+    pub(super) fn new(pusher: Pusher) -> Self {
+        let shards = (0..pusher.shards()).map(|_| Orders::default()).collect();
+        Self { pusher, shards, is_full: false }
+    }
+
+    /// Adds an order, and never waits. A batch that [is full](Self::is_full) should be flushed before more is added.
+    ///
+    /// # Panics
+    /// The order is another process'.
+    pub fn add<'p>(&mut self, order: impl Order<'p>) {
+        assert!(Arc::ptr_eq(&order.pusher().accounts, &self.pusher.accounts), "a batch holds orders of one process");
+        let commands: Commands = order.into_commands();
+        for (shard, command) in commands {
+            let orders = &mut self.shards[shard];
+            orders.payload_bytes += command.payload_bytes();
+            orders.commands.push(command);
+            self.is_full |= orders.commands.len() >= BATCH_COMMANDS_MAX || orders.payload_bytes >= BATCH_BYTES_MAX;
+        }
+    }
+
+    /// Adds an order, and flushes the batch once it is full, which waits as [`flush`](Self::flush) does.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    ///
+    /// # Panics
+    /// The order is another process'.
+    pub fn send<'p>(&mut self, order: impl Order<'p>) -> Result<(), PushError> {
+        self.add(order);
+        if self.is_full { self.flush() } else { Ok(()) }
+    }
+
+    /// Whether a shard's part of it is as large as what is handed over at a time.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// Hands everything over. Blocks the thread until there is room in the shards' inboxes, which drain at the speed of
+    /// their CPU whatever clients do.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn flush(&mut self) -> Result<(), PushError> {
+        self.is_full = false;
+        (0..self.shards.len()).try_for_each(|shard| self.flush_shard(shard))
+    }
+
+    /// As [`flush`](Self::flush), for a task of any executor. Dropping the future gives up what it has not handed over.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub async fn flush_async(&mut self) -> Result<(), PushError> {
+        self.is_full = false;
+        for shard in 0..self.shards.len() {
+            let Some((command, bytes)) = self.take(shard) else { continue };
+            let mut command = Some(command);
+            poll_fn(|context| self.pusher.poll_send(shard, &mut command, bytes, context)).await?;
+        }
+        Ok(())
+    }
+
+    fn flush_shard(&mut self, shard: usize) -> Result<(), PushError> {
+        match self.take(shard) {
+            Some((command, bytes)) => self.pusher.send_bytes(shard, command, bytes, Full::Wait),
+            None => Ok(()),
+        }
+    }
+
+    /// What waits for a shard, as one command, and what that keeps alive.
+    fn take(&mut self, shard: usize) -> Option<(Command, usize)> {
+        let Orders { mut commands, payload_bytes } = std::mem::take(&mut self.shards[shard]);
+        match commands.len() {
+            0 => None,
+            1 => Some((commands.remove(0), payload_bytes)),
+            count => Some((Command::Batch(commands), Command::batch_bytes(count, payload_bytes))),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A broker's settings by name, for a program that embeds one.
+
+use super::{Broker, Config, StartError};
+use crate::driver::runtime::DriverKind;
+use crate::gateway::{HostPolicy, Settings};
+use std::net::{SocketAddr, ToSocketAddrs};
+
+/// Settings of a [`Broker`] by name: made by [`Broker::builder`]. What has no call of its own here is set in the
+/// [`Config`] that [`config`](Self::config) hands out.
+///
+/// ```
+/// # fn main() -> Result<(), pushring::StartError> {
+/// let broker = pushring::Broker::builder().listen("127.0.0.1:0").shards(1).memory_bytes_max(64 << 20).start()?;
+/// assert!(broker.address().port() != 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a broker runs once `start` is called"]
+pub struct Builder {
+    config: Config,
+    /// Where to listen, as it was given, where that is no address.
+    no_address: Option<String>,
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self { config: Config { settings: Settings::default(), ..Config::default() }, no_address: None }
+    }
+
+    /// Where to listen: `127.0.0.1:8080`, `localhost:8080` or a [`SocketAddr`]. Port 0 picks a free one. Default
+    /// 127.0.0.1:0.
+    pub fn listen(mut self, address: impl ToSocketAddrs + std::fmt::Debug) -> Self {
+        let found: Option<SocketAddr> = address.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+        self.no_address = found.is_none().then(|| format!("{address:?}"));
+        self.config.listen = found.unwrap_or(self.config.listen);
+        self
+    }
+
+    /// Threads; 0 is one for each core that this process may use, and the default.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.config.shards = shards;
+        self
+    }
+
+    /// Keeps each shard on a core of its own. Default off.
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.config.pin = pin;
+        self
+    }
+
+    /// io_uring or epoll. Default: io_uring where it is to be had.
+    pub fn driver(mut self, driver: DriverKind) -> Self {
+        self.config.driver = driver;
+        self
+    }
+
+    /// The most memory that clients and processes may make the broker hold, in bytes. See
+    /// [`Config::memory_bytes_max`].
+    pub fn memory_bytes_max(mut self, bytes: usize) -> Self {
+        self.config.memory_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Clients that may be connected at a time.
+    pub fn connections_max(mut self, connections: usize) -> Self {
+        self.config.admission.connections_max = connections;
+        self
+    }
+
+    /// For which hosts requests are answered. Default: on a loopback address for this machine's names, elsewhere for all.
+    pub fn hosts(mut self, hosts: HostPolicy) -> Self {
+        self.config.settings.hosts = hosts;
+        self
+    }
+
+    /// Changes anything else of the [`Config`].
+    pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Starts the shards and listens.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub fn start(self) -> Result<Broker, StartError> {
+        match self.no_address {
+            Some(text) => Err(StartError::Address(text)),
+            None => Broker::start(self.config),
+        }
+    }
+}

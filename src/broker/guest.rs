@@ -1,0 +1,68 @@
+//! Orders of guests, and about them: processes on other nodes that push to channels which their owners let them in to.
+
+use super::delivery::Delivery;
+use super::message::Message;
+use super::order::{Commands, Order};
+use super::pusher::{Audience, Pusher};
+use crate::channel::ChannelId;
+use crate::shard::command::{Command, Grant as GrantCommand, GuestPush as GuestPushCommand, ShardAudience};
+use smallvec::smallvec;
+use std::sync::Arc;
+
+/// A push in the name of a guest.
+pub(crate) struct GuestPush<'p> {
+    pub(super) pusher: &'p Pusher,
+    pub(super) guest: Arc<str>,
+    pub(super) channels: Vec<ChannelId>,
+    pub(super) message: Message,
+    pub(super) delivery: Delivery,
+}
+
+impl<'p> Order<'p> for GuestPush<'p> {
+    fn pusher(&self) -> &'p Pusher {
+        self.pusher
+    }
+
+    fn delivery(&mut self) -> &mut Delivery {
+        &mut self.delivery
+    }
+
+    fn into_commands(self) -> Commands {
+        let Self { pusher, guest, channels, message, delivery } = self;
+        let targets = pusher.split(Audience::Channels(channels));
+        let mut parts = pusher.parts(delivery.ask, targets.len().max(1)).into_iter();
+        let commands = targets.into_iter().map(|(shard, audience)| {
+            let ShardAudience::Channels(channels) = audience else { unreachable!("lists are split into lists") };
+            let (guest, part) = (guest.clone(), parts.next().flatten());
+            let push = GuestPushCommand { channels, guest, frame: message.0.clone(), part };
+            (shard, Command::PushAsGuest(Box::new(push)))
+        });
+        commands.collect()
+    }
+}
+
+/// A guest of one channel, who is let in or no more.
+pub(crate) struct Grant<'p> {
+    pub(super) pusher: &'p Pusher,
+    pub(super) channel: ChannelId,
+    pub(super) guest: Arc<str>,
+    pub(super) is_granted: bool,
+    pub(super) delivery: Delivery,
+}
+
+impl<'p> Order<'p> for Grant<'p> {
+    fn pusher(&self) -> &'p Pusher {
+        self.pusher
+    }
+
+    fn delivery(&mut self) -> &mut Delivery {
+        &mut self.delivery
+    }
+
+    fn into_commands(self) -> Commands {
+        let Self { pusher, channel, guest, is_granted, delivery } = self;
+        let Some(owner) = pusher.owner else { unreachable!("operators have no channels") };
+        let grant = GrantCommand { channel, owner, guest, is_granted, asked: pusher.asked(delivery.ask) };
+        smallvec![(pusher.shard_of(channel), Command::Grant(Box::new(grant)))]
+    }
+}

@@ -1,0 +1,91 @@
+//! What is pushed: a message, checked when it is made.
+
+use crate::proto::MessageKind;
+use crate::shard::command::{PushFrame, PushKind};
+use bytes::Bytes;
+
+/// The longest payload of a control frame (RFC 6455 5.5).
+const CONTROL_BYTES_MAX: usize = 125;
+
+/// A message to push, checked when it is made. Cloning shares the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message(pub(super) PushFrame);
+
+/// Why bytes cannot be pushed as what they were meant to be: the caller's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidMessage {
+    /// Text must be UTF-8 (RFC 6455 5.6).
+    #[error("text must be UTF-8")]
+    NotUtf8,
+    /// Control frames carry at most 125 bytes (RFC 6455 5.5).
+    #[error("a control frame carries at most 125 bytes")]
+    ControlTooLong,
+}
+
+impl Message {
+    /// A Text message.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self(PushFrame { kind: PushKind::Message(MessageKind::Text), payload: text.into().into_bytes().into() })
+    }
+
+    /// A Text message of bytes that are checked.
+    ///
+    /// # Errors
+    /// They are not UTF-8.
+    pub fn text_bytes(bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
+        let payload = bytes.into();
+        simdutf8::basic::from_utf8(&payload).map_err(|_| InvalidMessage::NotUtf8)?;
+        Ok(Self(PushFrame { kind: PushKind::Message(MessageKind::Text), payload }))
+    }
+
+    /// A Binary message.
+    pub fn binary(bytes: impl Into<Bytes>) -> Self {
+        Self(PushFrame { kind: PushKind::Message(MessageKind::Binary), payload: bytes.into() })
+    }
+
+    /// A message of the same kind as one that was received.
+    ///
+    /// # Errors
+    /// The kind is Text and the bytes are not UTF-8.
+    pub fn of_kind(kind: MessageKind, bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
+        match kind {
+            MessageKind::Text => Self::text_bytes(bytes),
+            MessageKind::Binary => Ok(Self::binary(bytes)),
+        }
+    }
+
+    /// A ping of the process' own; it keeps its place behind queued data.
+    ///
+    /// # Errors
+    /// Over 125 bytes.
+    pub fn ping(bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
+        Self::control(PushKind::Ping, bytes.into())
+    }
+
+    /// An unsolicited pong (RFC 6455 5.5.3).
+    ///
+    /// # Errors
+    /// Over 125 bytes.
+    pub fn pong(bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
+        Self::control(PushKind::Pong, bytes.into())
+    }
+
+    /// Its bytes.
+    pub fn payload(&self) -> &Bytes {
+        &self.0.payload
+    }
+
+    /// What it carries.
+    #[cfg(feature = "link")]
+    pub(crate) fn into_frame(self) -> PushFrame {
+        self.0
+    }
+
+    fn control(kind: PushKind, payload: Bytes) -> Result<Self, InvalidMessage> {
+        match payload.len() {
+            0..=CONTROL_BYTES_MAX => Ok(Self(PushFrame { kind, payload })),
+            _ => Err(InvalidMessage::ControlTooLong),
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! What a process asks of the broker. An order is made by its verb, gets its options by name, and is given by its end,
+//! which says whether it may wait:
+//!
+//! - `try_send()` never waits;
+//! - `send()` blocks the thread until there is room in the shards' inboxes, which drain at the speed of their CPU
+//!   whatever clients do;
+//! - `.await` waits for the same without a thread, on any executor.
+//!
+//! Invariant: nothing is given before the end is called.
+
+use super::delivery::{Ask, Delivery};
+use super::message::Message;
+use super::pusher::{Audience, Full, PushError, Pusher};
+use super::ticket::{Ticket, ticket};
+use crate::channel::ChannelId;
+use crate::http::HeaderFields;
+use crate::proto::close;
+use crate::shard::command::{Close as CloseCommand, CloseFrame, Command, Policy, Push as PushCommand};
+use crate::shard::command::{PushMany, Respond as RespondCommand};
+use crate::shard::event::RequestId;
+use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Commands, each with its shard.
+pub type Commands = SmallVec<[(usize, Command); 1]>;
+
+/// What a process can ask of the broker: [`Push`], [`Broadcast`], [`Close`] and [`Respond`]. Sealed.
+pub trait Order<'p>: Sized {
+    /// In whose name.
+    #[doc(hidden)]
+    fn pusher(&self) -> &'p Pusher;
+
+    /// How it is delivered.
+    #[doc(hidden)]
+    fn delivery(&mut self) -> &mut Delivery;
+
+    /// What it comes to on which shards.
+    #[doc(hidden)]
+    fn into_commands(self) -> Commands;
+}
+
+/// The three ends of an order.
+macro_rules! ends {
+    ($order:ident) => {
+        impl<'p> $order<'p> {
+            /// Gives the order, and never waits.
+            ///
+            /// # Errors
+            /// It was not accepted: see [`PushError`].
+            pub fn try_send(self) -> Result<(), PushError> {
+                self.pusher.may_ask(&self.delivery)?;
+                let pusher = self.pusher();
+                pusher.give(self.into_commands(), Full::Refuse)
+            }
+
+            /// Gives the order. Blocks the thread until there is room in the shards' inboxes, which drain at the speed
+            /// of their CPU whatever clients do; async code awaits the order instead.
+            ///
+            /// # Errors
+            /// The broker has stopped.
+            pub fn send(self) -> Result<(), PushError> {
+                let pusher = self.pusher();
+                pusher.give(self.into_commands(), Full::Wait)
+            }
+        }
+
+        impl<'p> IntoFuture for $order<'p> {
+            type Output = Result<(), PushError>;
+            type IntoFuture = Sending<'p>;
+
+            /// Gives the order, and waits for room in the shards' inboxes as a task.
+            fn into_future(self) -> Sending<'p> {
+                Sending::new(self)
+            }
+        }
+    };
+}
+
+/// The options of an order of which somebody wants to hear.
+macro_rules! asks {
+    ($order:ident) => {
+        impl<'p> $order<'p> {
+            /// Asks for the outcome: the end then gives a [`Ticket`] to wait with.
+            #[must_use = "nothing is given before the end is called: try_send, send or await"]
+            pub fn ask(self) -> Asking<'p, Self> {
+                Asking { order: self, broker: PhantomData }
+            }
+
+            /// Asks for the outcome as an [`Event::Outcome`](crate::Event::Outcome) with this number, among the
+            /// process' other events.
+            pub fn ask_event(mut self, number: u64) -> Self {
+                self.delivery.ask = Some(Ask::Event(number));
+                self
+            }
+
+            /// As plumbing hands it on.
+            #[allow(dead_code)]
+            pub(crate) fn delivered(mut self, delivery: Delivery) -> Self {
+                self.delivery = delivery;
+                self
+            }
+        }
+    };
+}
+
+/// A message to one channel: made by [`Process::push`](crate::Process::push).
+#[must_use = "nothing is pushed before the end is called: try_send, send or await"]
+pub struct Push<'p> {
+    pub(super) pusher: &'p Pusher,
+    pub(super) channel: ChannelId,
+    pub(super) message: Message,
+    pub(super) delivery: Delivery,
+}
+
+ends!(Push);
+asks!(Push);
+
+impl Push<'_> {
+    /// What to do if the channel is over its budget. Default: the process' own policy.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.delivery.policy = Some(policy);
+        self
+    }
+
+    /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number if the channel is gone, closing or another
+    /// process'. Costs nothing where the push succeeds.
+    pub fn ask_failure(mut self, number: u64) -> Self {
+        self.delivery.ask = Some(Ask::Failure(number));
+        self
+    }
+}
+
+impl<'p> Order<'p> for Push<'p> {
+    fn pusher(&self) -> &'p Pusher {
+        self.pusher
+    }
+
+    fn delivery(&mut self) -> &mut Delivery {
+        &mut self.delivery
+    }
+
+    fn into_commands(self) -> Commands {
+        let Self { pusher, channel, message, delivery } = self;
+        let asked = pusher.asked(delivery.ask);
+        let push = PushCommand { channel, owner: pusher.owner, frame: message.0, policy: delivery.policy, asked };
+        smallvec![(pusher.shard_of(channel), Command::Push(push))]
+    }
+}
+
+/// One message to many channels: made by [`Process::broadcast`](crate::Process::broadcast). It is compressed once (on
+/// the thread that gives it, where any channel has agreed on that), encoded once for each shard, and one command for
+/// each shard.
+#[must_use = "nothing is pushed before the end is called: try_send, send or await"]
+pub struct Broadcast<'p> {
+    pub(super) pusher: &'p Pusher,
+    pub(super) audience: Audience,
+    pub(super) except: Vec<ChannelId>,
+    pub(super) message: Message,
+    pub(super) delivery: Delivery,
+}
+
+ends!(Broadcast);
+asks!(Broadcast);
+
+impl Broadcast<'_> {
+    /// To whom, instead of all channels of the process: a list of channels, or an [`Audience`].
+    pub fn to(mut self, audience: impl Into<Audience>) -> Self {
+        self.audience = audience.into();
+        self
+    }
+
+    /// Leaves a channel out. May be called again for more.
+    pub fn except(mut self, channel: ChannelId) -> Self {
+        self.except.push(channel);
+        self
+    }
+
+    /// Leaves channels out.
+    pub fn except_all(mut self, channels: impl IntoIterator<Item = ChannelId>) -> Self {
+        self.except.extend(channels);
+        self
+    }
+
+    /// What to do where a channel is over its budget. Default: the process' own policy.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.delivery.policy = Some(policy);
+        self
+    }
+}
+
+impl<'p> Order<'p> for Broadcast<'p> {
+    fn pusher(&self) -> &'p Pusher {
+        self.pusher
+    }
+
+    fn delivery(&mut self) -> &mut Delivery {
+        &mut self.delivery
+    }
+
+    fn into_commands(self) -> Commands {
+        let Self { pusher, audience, mut except, message, delivery } = self;
+        let Some(owner) = pusher.owner else { unreachable!("operators have no audience") };
+        except.sort_unstable();
+        let except: Arc<[ChannelId]> = except.into();
+        let compressed = pusher.compress(&message);
+        let targets = pusher.split(audience);
+        let mut parts = pusher.parts(delivery.ask, targets.len().max(1)).into_iter();
+        let command = |audience| PushMany {
+            audience,
+            except: except.clone(),
+            owner,
+            frame: message.0.clone(),
+            compressed: compressed.clone(),
+            policy: delivery.policy,
+            part: parts.next().flatten(),
+        };
+        let mut command = command;
+        targets.into_iter().map(|(shard, audience)| (shard, Command::PushMany(Box::new(command(audience))))).collect()
+    }
+}
+
+/// The end of a channel, behind what is queued for it: made by [`Process::close`](crate::Process::close). Its outcome
+/// counts 1 as `closed`, `not_found` or `not_owner`.
+#[must_use = "nothing is closed before the end is called: try_send, send or await"]
+pub struct Close<'p> {
+    pub(super) pusher: &'p Pusher,
+    pub(super) channel: ChannelId,
+    pub(super) why: CloseFrame,
+    pub(super) delivery: Delivery,
+}
+
+ends!(Close);
+asks!(Close);
+
+impl Close<'_> {
+    /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number if the channel is another process'. One
+    /// that is gone already is no failure.
+    pub fn ask_failure(mut self, number: u64) -> Self {
+        self.delivery.ask = Some(Ask::Failure(number));
+        self
+    }
+}
+
+impl<'p> Order<'p> for Close<'p> {
+    fn pusher(&self) -> &'p Pusher {
+        self.pusher
+    }
+
+    fn delivery(&mut self) -> &mut Delivery {
+        &mut self.delivery
+    }
+
+    fn into_commands(self) -> Commands {
+        let Self { pusher, channel, why, delivery } = self;
+        let asked = pusher.asked(delivery.ask);
+        let close = CloseCommand { channel, owner: pusher.owner, why, asked };
+        smallvec![(pusher.shard_of(channel), Command::Close(Box::new(close)))]
+    }
+}
+
+/// The answer to an HTTP request: made by [`Process::respond`](crate::Process::respond). An answer that comes too late
+/// reaches nobody.
+#[must_use = "nothing is answered before the end is called: try_send, send or await"]
+pub struct Respond<'p> {
+    pub(super) pusher: &'p Pusher,
+    pub(super) request: RequestId,
+    pub(super) status: u16,
+    pub(super) headers: HeaderFields,
+    pub(super) body: Bytes,
+    pub(super) delivery: Delivery,
+}
+
+ends!(Respond);
+
+impl Respond<'_> {
+    /// Adds a header field.
+    pub fn header(mut self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds header fields.
+    pub fn headers(mut self, fields: impl IntoIterator<Item = (Box<str>, Box<str>)>) -> Self {
+        self.headers.extend(fields);
+        self
+    }
+
+    /// Its body. Default: none.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+impl<'p> Order<'p> for Respond<'p> {
+    fn pusher(&self) -> &'p Pusher {
+        self.pusher
+    }
+
+    fn delivery(&mut self) -> &mut Delivery {
+        &mut self.delivery
+    }
+
+    fn into_commands(self) -> Commands {
+        let Self { pusher, request, status, headers, body, .. } = self;
+        let shard = request.shard() as usize;
+        let Some(owner) = pusher.owner else { unreachable!("operators are asked nothing") };
+        if shard >= pusher.shards() {
+            // Not an id of ours: nobody waits for it.
+            return Commands::new();
+        }
+        smallvec![(shard, Command::Respond(Box::new(RespondCommand { request, owner, status, headers, body })))]
+    }
+}
+
+/// The close frame of this code, if it is one that may travel (RFC 6455 7.4), and reason.
+pub(super) fn close_frame(code: u16, reason: &str) -> CloseFrame {
+    CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() }
+}
+
+/// An order whose outcome is asked for: its ends give a [`Ticket`].
+#[must_use = "nothing is given before the end is called: try_send, send or await"]
+pub struct Asking<'p, O> {
+    order: O,
+    broker: PhantomData<&'p Pusher>,
+}
+
+impl<'p, O: Order<'p>> Asking<'p, O> {
+    /// Gives the order, and never waits.
+    ///
+    /// # Errors
+    /// It was not accepted: see [`PushError`].
+    pub fn try_send(self) -> Result<Ticket, PushError> {
+        self.give(Full::Refuse)
+    }
+
+    /// Gives the order. Blocks the thread until there is room in the shards' inboxes; async code awaits the order
+    /// instead.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn send(self) -> Result<Ticket, PushError> {
+        self.give(Full::Wait)
+    }
+
+    fn give(self, full: Full) -> Result<Ticket, PushError> {
+        let (order, ticket) = self.with_ticket();
+        let pusher = order.pusher();
+        pusher.give(order.into_commands(), full).map(|()| ticket)
+    }
+
+    fn with_ticket(mut self) -> (O, Ticket) {
+        let (teller, ticket) = ticket();
+        self.order.delivery().ask = Some(Ask::Ticket(teller));
+        (self.order, ticket)
+    }
+}
+
+impl<'p, O: Order<'p>> IntoFuture for Asking<'p, O> {
+    type Output = Result<Ticket, PushError>;
+    type IntoFuture = SendingAsked<'p>;
+
+    /// Gives the order, and waits for room in the shards' inboxes as a task.
+    fn into_future(self) -> SendingAsked<'p> {
+        let (order, ticket) = self.with_ticket();
+        SendingAsked { sending: Sending::new(order), ticket: Some(ticket) }
+    }
+}
+
+/// An order on its way, as a future. Dropping it gives up what was not handed over yet: of a broadcast, the part of some
+/// shards.
+#[must_use = "futures do nothing unless polled"]
+pub struct Sending<'p> {
+    pusher: &'p Pusher,
+    commands: smallvec::IntoIter<[(usize, Command); 1]>,
+    /// The next one, with its shard and what it keeps alive.
+    next: Option<(usize, usize, Option<Command>)>,
+}
+
+impl<'p> Sending<'p> {
+    fn new(order: impl Order<'p>) -> Self {
+        let pusher = order.pusher();
+        Self { pusher, commands: order.into_commands().into_iter(), next: None }
+    }
+}
+
+impl Future for Sending<'_> {
+    type Output = Result<(), PushError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { pusher, commands, next } = self.get_mut();
+        loop {
+            let Some((shard, bytes, command)) = next else {
+                match commands.next() {
+                    Some((shard, command)) => *next = Some((shard, command.payload_bytes(), Some(command))),
+                    None => return Poll::Ready(Ok(())),
+                }
+                continue;
+            };
+            match pusher.poll_send(*shard, command, *bytes, context) {
+                Poll::Ready(Ok(())) => *next = None,
+                other => return other,
+            }
+        }
+    }
+}
+
+/// As [`Sending`], of an order whose outcome is asked for.
+#[must_use = "futures do nothing unless polled"]
+pub struct SendingAsked<'p> {
+    sending: Sending<'p>,
+    ticket: Option<Ticket>,
+}
+
+impl Future for SendingAsked<'_> {
+    type Output = Result<Ticket, PushError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { sending, ticket } = self.get_mut();
+        Pin::new(sending)
+            .poll(context)
+            .map_ok(|()| ticket.take().expect("a future is not polled again once it is ready"))
+    }
+}

@@ -1,0 +1,227 @@
+//! How orders get to the shards: which command on which shard, whose account, and whether to wait for room.
+
+use super::Shared;
+use super::delivery::{Ask, Delivery};
+use super::message::Message;
+use super::order::Commands;
+use crate::channel::ChannelId;
+use crate::gateway::OwnerId;
+use crate::queue::events::{self as process_queue, ProcessQueue};
+use crate::queue::orders::{Account, Refused};
+use crate::shard::Owner;
+use crate::shard::command::{Asked, Command, ShardAudience};
+use crate::shard::deflate::{Compressed, Windows};
+use crate::shard::event::Event;
+use crate::shard::outcome::{Part, Ticket as Parts};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Whom a broadcast reaches.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Audience {
+    /// These channels.
+    Channels(Vec<ChannelId>),
+    /// The process' channels on this bound path (as it was bound, `/` for the process' own).
+    Path(Arc<str>),
+    /// All channels of the process.
+    Process,
+}
+
+impl From<Vec<ChannelId>> for Audience {
+    fn from(channels: Vec<ChannelId>) -> Self {
+        Self::Channels(channels)
+    }
+}
+
+impl From<&[ChannelId]> for Audience {
+    fn from(channels: &[ChannelId]) -> Self {
+        Self::Channels(channels.to_vec())
+    }
+}
+
+/// Why an order was not accepted. What was not accepted has reached nobody, except as [`PushError::Partly`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The shard has as much to do as it may hold, or this process as much of that as one may. Try again soon, or
+    /// use an end that waits.
+    #[error("the shard's inbox is full")]
+    InboxFull,
+    /// As `InboxFull`, but some shards had accepted their part of the audience.
+    #[error("some shards' inboxes are full; the others have accepted the push")]
+    Partly,
+    /// The process has as many outcomes to read as it may have messages: read events, then push again. Ends that wait
+    /// for room do not say this, so that they wait for nobody but shards: who uses them reads as fast as it asks.
+    #[error("too many outcomes of earlier pushes are unread")]
+    OutcomesUnread,
+    /// The broker has stopped.
+    #[error("the broker has stopped")]
+    Stopped,
+}
+
+/// What to do when an inbox is full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    Refuse,
+    Wait,
+}
+
+/// The way to the shards in the name of one process, or of the broker's operator. Cheap to clone.
+#[derive(Clone)]
+pub struct Pusher {
+    shared: Arc<Shared>,
+    pub(super) owner: Option<OwnerId>,
+    /// Whose queue its events go to: its own, or the system's of its kernel.
+    queue_of: Option<OwnerId>,
+    /// What the channels of its owner have agreed on compression.
+    windows: Arc<Windows>,
+    pub(super) accounts: Arc<[Account]>,
+}
+
+impl Pusher {
+    pub(super) fn of_process(shared: Arc<Shared>, owner: &Owner) -> Self {
+        let accounts = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
+        let windows = owner.windows.clone();
+        Self { shared, owner: Some(owner.id), queue_of: Some(owner.id), windows, accounts }
+    }
+
+    /// The same for another owner of the same kernel.
+    #[cfg(feature = "node")]
+    pub(super) fn in_name_of(&self, owner: &Owner) -> Self {
+        Self { owner: Some(owner.id), windows: owner.windows.clone(), ..self.clone() }
+    }
+
+    pub(super) fn of_operator(shared: Arc<Shared>) -> Self {
+        let accounts = shared.accounts.clone().into();
+        Self { shared, owner: None, queue_of: None, windows: Arc::default(), accounts }
+    }
+
+    /// The number of shards.
+    pub(super) fn shards(&self) -> usize {
+        self.shared.inboxes.len()
+    }
+
+    pub(super) fn shard_of(&self, channel: ChannelId) -> usize {
+        self.shared.shard_of(channel)
+    }
+
+    /// Outcomes that come as events wait in the process' queue until it reads them.
+    pub(super) fn may_ask(&self, delivery: &Delivery) -> Result<(), PushError> {
+        let is_event = matches!(delivery.ask, Some(Ask::Event(_)));
+        if is_event && self.queue().is_some_and(|(_, queue)| !queue.has_room_for_outcome()) {
+            return Err(PushError::OutcomesUnread);
+        }
+        Ok(())
+    }
+
+    /// Who is to be told of an order for one channel.
+    pub(super) fn asked(&self, ask: Option<Ask>) -> Asked {
+        match ask {
+            None => Asked::Nobody,
+            Some(Ask::Failure(number)) => Asked::Failure(number),
+            ask => self.parts(ask, 1).pop().flatten().map_or(Asked::Nobody, Asked::Outcome),
+        }
+    }
+
+    /// The shares of `count` shards in the outcome, if it was asked for.
+    pub(super) fn parts(&self, ask: Option<Ask>, count: usize) -> Vec<Option<Box<Part>>> {
+        let parts = match ask {
+            None | Some(Ask::Failure(_)) => return (0..count).map(|_| None).collect(),
+            Some(Ask::Ticket(teller)) => Parts::split(count, move |outcome| teller.tell(outcome)),
+            Some(Ask::Event(ticket)) => {
+                let report = self.report();
+                Parts::split(count, move |outcome| report(Event::Outcome { ticket, outcome }))
+            }
+        };
+        parts.into_iter().map(|part| Some(Box::new(part))).collect()
+    }
+
+    /// Puts an event into the queue of this owner, where it still is.
+    fn report(&self) -> impl Fn(Event) + Send + Sync + 'static {
+        let queue = self.queue();
+        move |event| {
+            if let Some((owner, queue)) = &queue {
+                let mut batch = process_queue::Batch::new(*owner);
+                batch.push(event);
+                queue.send(batch);
+            }
+        }
+    }
+
+    /// This owner, and the queue of its events.
+    fn queue(&self) -> Option<(OwnerId, ProcessQueue)> {
+        let directory = self.shared.directory();
+        let queue = directory.owners.get(&self.queue_of?)?.queue.clone();
+        Some((self.owner?, queue))
+    }
+
+    /// The message compressed for the channels of this owner, where that pays.
+    pub(super) fn compress(&self, message: &Message) -> Option<Arc<Compressed>> {
+        self.shared.compression.compress(&message.0, &self.windows)
+    }
+
+    /// The part of an audience on each shard that has one.
+    pub(super) fn split(&self, audience: Audience) -> Vec<(usize, ShardAudience)> {
+        let shards = self.shards();
+        match audience {
+            Audience::Process => (0..shards).map(|shard| (shard, ShardAudience::Process)).collect(),
+            Audience::Path(path) => (0..shards).map(|shard| (shard, ShardAudience::Path(path.clone()))).collect(),
+            Audience::Channels(channels) if shards == 1 => vec![(0, ShardAudience::Channels(channels))],
+            Audience::Channels(channels) => {
+                let mut lists = vec![Vec::new(); shards];
+                for channel in channels {
+                    lists[self.shard_of(channel)].push(channel);
+                }
+                let lists = lists.into_iter().enumerate().filter(|(_, list)| !list.is_empty());
+                lists.map(|(shard, list)| (shard, ShardAudience::Channels(list))).collect()
+            }
+        }
+    }
+
+    /// Gives an order: one command, or one for each shard that has a part of it.
+    pub(super) fn give(&self, commands: Commands, full: Full) -> Result<(), PushError> {
+        let (mut accepted, mut refused) = (0, 0);
+        for (shard, command) in commands {
+            match self.send(shard, command, full) {
+                Ok(()) => accepted += 1,
+                Err(PushError::InboxFull) => refused += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        match (accepted, refused) {
+            (_, 0) => Ok(()),
+            (0, _) => Err(PushError::InboxFull),
+            _ => Err(PushError::Partly),
+        }
+    }
+
+    fn send(&self, shard: usize, command: Command, full: Full) -> Result<(), PushError> {
+        let bytes = command.payload_bytes();
+        self.send_bytes(shard, command, bytes, full)
+    }
+
+    /// As [`send`](Self::send), where it is known already what the command keeps alive.
+    pub(super) fn send_bytes(&self, shard: usize, command: Command, bytes: usize, full: Full) -> Result<(), PushError> {
+        let (inbox, account) = (&self.shared.inboxes[shard], &self.accounts[shard]);
+        match full {
+            Full::Wait => inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped),
+            Full::Refuse => inbox.try_send(command, bytes, account).map_err(|refused| match refused {
+                Refused::Full(_) => PushError::InboxFull,
+                Refused::Stopped(_) => PushError::Stopped,
+            }),
+        }
+    }
+
+    /// As [`send_bytes`](Self::send_bytes), for a task that waits for room.
+    pub(super) fn poll_send(
+        &self,
+        shard: usize,
+        command: &mut Option<Command>,
+        bytes: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PushError>> {
+        let sent = self.shared.inboxes[shard].poll_send(command, bytes, &self.accounts[shard], context);
+        sent.map_err(|_| PushError::Stopped)
+    }
+}

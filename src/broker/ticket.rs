@@ -1,0 +1,119 @@
+//! The claim to the outcome of one push: told once, waited for by a thread or by a task.
+
+use crate::shard::outcome::Outcome;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// The claim to the outcome of one push that was accepted: for a thread that [waits](Self::wait), or as a future.
+///
+/// The outcome is there as soon as every shard has offered the frame to its sockets; clients do not delay it.
+#[derive(Debug)]
+#[must_use = "a push whose outcome nobody wants to hear of need not be asked"]
+pub struct Ticket(Arc<Told>);
+
+/// The outcome was not known in time. The ticket stays good: wait again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the outcome of the push was not known in time; the ticket stays good")]
+pub struct NotYetKnown;
+
+#[derive(Debug, Default)]
+struct Told {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    outcome: Option<Outcome>,
+    waiting: Option<Waker>,
+}
+
+/// The other end of a [`Ticket`].
+#[derive(Debug)]
+pub(super) struct Teller(Arc<Told>);
+
+pub(super) fn ticket() -> (Teller, Ticket) {
+    let told = Arc::<Told>::default();
+    (Teller(told.clone()), Ticket(told))
+}
+
+impl Teller {
+    /// Tells the outcome. Whoever asked may not wait any more.
+    pub(super) fn tell(&self, outcome: Outcome) {
+        let mut state = self.0.state();
+        state.outcome = Some(outcome);
+        let waiting = state.waiting.take();
+        drop(state);
+        self.0.changed.notify_all();
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+}
+
+impl Ticket {
+    /// Waits for the outcome. Blocks the thread; in async code, await the ticket.
+    ///
+    /// # Errors
+    /// It was not known within `timeout`.
+    pub fn wait(&self, timeout: Duration) -> Result<Outcome, NotYetKnown> {
+        let is_open = |state: &mut State| state.outcome.is_none();
+        let waited = self.0.changed.wait_timeout_while(self.0.state(), timeout, is_open);
+        waited.unwrap_or_else(PoisonError::into_inner).0.outcome.ok_or(NotYetKnown)
+    }
+
+    /// The outcome, if it is known already. Never waits.
+    pub fn get(&self) -> Option<Outcome> {
+        self.0.state().outcome
+    }
+}
+
+impl Future for Ticket {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let mut state = self.0.state();
+        match state.outcome {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                state.waiting = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Told {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What a panic left behind is whole: each change is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_outlives_a_wait_that_was_too_short() {
+        let (teller, ticket) = ticket();
+        assert_eq!(ticket.wait(Duration::ZERO), Err(NotYetKnown));
+        let outcome = Outcome { sent: 1, ..Outcome::default() };
+        let other = std::thread::spawn(move || teller.tell(outcome));
+        assert_eq!(ticket.wait(Duration::from_secs(60)), Ok(outcome));
+        assert_eq!(ticket.get(), Some(outcome), "and tells it as often as it is asked");
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn a_task_is_woken() {
+        let (teller, mut ticket) = ticket();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut ticket).poll(&mut context).is_pending());
+        teller.tell(Outcome::default());
+        assert_eq!(Pin::new(&mut ticket).poll(&mut context), Poll::Ready(Outcome::default()));
+    }
+}
