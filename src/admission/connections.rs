@@ -5,6 +5,7 @@
 //! a second; what is left of such entries is swept before a stripe grows. So a table has at most twice as many entries as
 //! there are connections, and handshakes of one second.
 
+use super::notices::Notices;
 use super::prefix::Prefix;
 use crate::gateway::IpPrefix;
 use std::collections::HashMap;
@@ -79,6 +80,7 @@ pub struct Connections {
     limits: RwLock<Limits>,
     total: AtomicUsize,
     turned_away: AtomicUsize,
+    notices: Notices,
     stripes: Box<[Stripe]>,
     /// Who knows its keys could fill one stripe.
     keys: RandomState,
@@ -125,9 +127,15 @@ impl Connections {
             limits: RwLock::new(limits),
             total: AtomicUsize::new(0),
             turned_away: AtomicUsize::new(0),
+            notices: Notices::default(),
             stripes,
             keys,
         }
+    }
+
+    /// What operators are to hear of.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// The limits in force.

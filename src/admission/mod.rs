@@ -13,10 +13,12 @@ mod connections;
 mod heap;
 pub mod ledger;
 mod memory;
+mod notices;
 mod prefix;
 
 pub use connections::{Connections, Limits, Over};
 pub use heap::HeapBytes;
 pub use ledger::{Charge, Fund, HeldBytes, Kind, Ledger, Short, Tally, Tenant, TenantReport};
 pub use memory::{Budget, Claim, Lease, STEP_BYTES};
+pub use notices::{Notice, Notices};
 pub use prefix::Prefix;

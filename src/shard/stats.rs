@@ -85,6 +85,10 @@ counts! {
     violations,
     /// HTTP requests, upgrades included.
     requests,
+    /// Requests answered 421, for hosts that are not ours.
+    misdirected,
+    /// Requests with X-Forwarded-For whose peer is no trusted proxy.
+    forwarded_untrusted,
     /// Registrations refused.
     registrations_refused,
 }

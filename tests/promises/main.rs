@@ -61,6 +61,7 @@ mod memory_budget;
 mod node_server;
 mod opened_once_closed_once;
 mod operations_page;
+mod operators_hear_what_mends_it;
 mod order_per_channel;
 mod out_of_descriptors;
 mod outcomes_and_stop;

@@ -46,7 +46,12 @@ impl Shard {
             Next::BodyPending { head, send_continue } => {
                 // Who may not enter, or not with so much, is told before the body is taken in.
                 match gateway::enter(&directory.gateway, &head, peer, self.time_of_day.unix_s) {
-                    Entry::Answer(response) => Some(Decision::Answer(response)),
+                    Entry::Answer(response) => {
+                        if response.status() == 421 {
+                            self.note_foreign_host(&head);
+                        }
+                        Some(Decision::Answer(response))
+                    }
                     entry => {
                         pending = Some((self.body_bytes_max(&entry), send_continue));
                         None
@@ -102,10 +107,14 @@ impl Shard {
         let settings = directory.gateway.settings();
         // Looked up and counted for handshakes alone: other requests cost no lock.
         let client = request.head.wants_websocket.then(|| self.client_of(slot, settings, &request.head)).flatten();
-        if let Some(refusal) = self.refuse_handshake(client) {
+        if let Some(refusal) = self.refuse_handshake(slot, client) {
             return Decision::Answer(refusal);
         }
+        self.note_forwarded(slot, &request.head);
         let entry = gateway::enter(&directory.gateway, &request.head, peer, self.time_of_day.unix_s);
+        if matches!(&entry, Entry::Answer(response) if response.status() == 421) {
+            self.note_foreign_host(&request.head);
+        }
         if request.body.len() > self.body_bytes_max(&entry) {
             // It has come with its head.
             return Decision::Answer(http::BODY_TOO_LARGE.response());

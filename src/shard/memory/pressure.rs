@@ -10,6 +10,7 @@
 //! Invariants: what waits to be sent is more than is leased for the length of one turn at most; with what is being read
 //! it is at most a quarter more; each step frees something or passes over somebody, so relieving ends.
 
+use crate::admission::Notice;
 use crate::http::Response;
 use crate::proto::close;
 use crate::shard::command::CloseFrame;
@@ -130,7 +131,7 @@ impl Shard {
         }
         let Phase::Open(channel) = &connection.phase else {
             // It has had its last word, or takes its response too slowly.
-            self.stats.closed_for_memory += 1;
+            self.count_closed_for_memory(slot);
             return self.cut(slot);
         };
         // Half of it, so that the same one is not asked again for every frame.
@@ -150,9 +151,14 @@ impl Shard {
     }
 
     pub(in crate::shard) fn close_for_memory(&mut self, slot: Slot) {
-        self.stats.closed_for_memory += 1;
+        self.count_closed_for_memory(slot);
         let why = CloseFrame { code: Some(close::code::TRY_AGAIN_LATER), reason: SHORT.into() };
         self.close_now(slot, &why, ClosedBy::Broker);
+    }
+
+    fn count_closed_for_memory(&mut self, slot: Slot) {
+        self.stats.closed_for_memory += 1;
+        self.notice(Notice::Memory, || self.peer_for_log(slot));
     }
 
     /// A client in the middle of a message or request is told to come again.
@@ -162,7 +168,7 @@ impl Shard {
             // A response is on its way; what waits behind it is bounded.
             Phase::Http(exchange) if exchange.is_answering() => self.memory.pass_over(slot, Kind::Incoming),
             Phase::Http(_) => {
-                self.stats.closed_for_memory += 1;
+                self.count_closed_for_memory(slot);
                 self.table[slot].flags.take(Flag::WaitsForMemory);
                 self.answer(slot, Response::text(503, SHORT).with("retry-after", "1").closing());
                 self.weigh(slot);

@@ -3,6 +3,7 @@
 //! Invariants: a frame is encoded once per push, whatever the size of the audience; a policy is applied only after the
 //! socket has refused bytes; the budget is kept at the granularity of frames.
 
+use crate::admission::Notice;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::{Opcode, ServerHeader, close, server_header};
@@ -415,6 +416,7 @@ impl Shard {
 
     fn over_budget(&mut self, slot: Slot) -> Fate {
         self.stats.closed_over_budget += 1;
+        self.notice(Notice::Backpressure, || self.peer_for_log(slot));
         let why = CloseFrame {
             code: Some(close::code::TRY_AGAIN_LATER),
             reason: "too slow: the limit of queued bytes is reached".into(),

@@ -7,7 +7,7 @@
 //! Invariants: what was counted is uncounted once, in [`Shard::remove`](crate::shard::core::Shard); a client over a limit gets a
 //! 503, or where too many are being told so already, nothing.
 
-use crate::admission::{Over, Prefix};
+use crate::admission::{Notice, Over, Prefix};
 use crate::gateway::{self, Settings};
 use crate::http::{Head, Response};
 use crate::shard::core::Shard;
@@ -27,6 +27,7 @@ impl Shard {
         let entered = self.table.admission.enter(client, now_ms);
         if entered.is_err() && !self.table.admission.begin_turning_away() {
             self.stats.let_go += 1;
+            self.notice(Notice::LetGo, || peer.ip().to_string());
             return None;
         }
         self.table.next_generation = self.table.next_generation.wrapping_add(1).max(1);
@@ -53,7 +54,7 @@ impl Shard {
         self.schedule(slot, now_ms + self.config.head_timeout_ms);
         if let Err(over) = entered {
             self.table[slot].flags.set(Flag::TurnedAway);
-            let refusal = self.refuse(over);
+            let refusal = self.refuse(slot, over);
             self.answer(slot, refusal);
         }
         Some(Token { slot: slot.get(), generation })
@@ -81,11 +82,12 @@ impl Shard {
     }
 
     /// The answer to an upgrade request of a client that shakes hands too often.
-    pub(in crate::shard) fn refuse_handshake(&mut self, client: Option<Prefix>) -> Option<Response> {
+    pub(in crate::shard) fn refuse_handshake(&mut self, slot: Slot, client: Option<Prefix>) -> Option<Response> {
         if client.is_none_or(|client| self.table.admission.take_handshake(client, self.now_ms)) {
             return None;
         }
         self.stats.handshakes_refused += 1;
+        self.notice(Notice::Handshakes, || self.peer_for_log(slot));
         let full = Response::text(503, "too many connections per second from your address");
         Some(full.with("retry-after", "1").closing())
     }
@@ -95,12 +97,14 @@ impl Shard {
         let client = client.filter(|_| self.table[slot].client.is_none())?;
         match self.table.admission.enter_client(client, self.now_ms) {
             Ok(()) => self.table[slot].client = Some(client),
-            Err(over) => return Some(self.refuse(over)),
+            Err(over) => return Some(self.refuse(slot, over)),
         }
         None
     }
 
-    fn refuse(&mut self, over: Over) -> Response {
+    fn refuse(&mut self, slot: Slot, over: Over) -> Response {
+        let kind = if over == Over::Total { Notice::Connections } else { Notice::ConnectionsPerIp };
+        self.notice(kind, || self.peer_for_log(slot));
         let why = match over {
             Over::Total => "the server has as many connections as it takes",
             Over::PerIp => "there are as many connections from your address as the server takes",

@@ -39,6 +39,7 @@ impl Shard {
         }
         self.table.due = due;
         self.drain_on();
+        self.tell_overdue_notices();
         if self.table.stop_at_ms.is_some_and(|stop_at_ms| now_ms >= stop_at_ms) {
             self.cut_all();
         }

@@ -9,6 +9,7 @@ mod closing;
 pub(super) mod connection;
 pub(super) mod deadlines;
 mod ends;
+mod notices;
 pub(super) mod opening;
 mod operate;
 pub(super) mod slot;
