@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pushring::ChannelId;
+use pushring::internals::admission::Purse;
 use pushring::internals::gateway::OwnerId;
 use pushring::internals::inbox::{Account, InboxSender, Limits, Wake, inbox};
 use pushring::internals::proto::MessageKind;
@@ -48,10 +49,10 @@ fn send(sender: &InboxSender<Order>, account: &Account, count: usize) {
     }
 }
 
-fn send_events(queue: &ProcessQueue, count: usize) {
+fn send_events(queue: &ProcessQueue, purse: &Purse, count: usize) {
     let mut batch = Batch::new(OwnerId(1));
     (0..count).for_each(|_| batch.push(event()));
-    assert!(queue.send(batch), "the process is there");
+    assert!(queue.send(purse, batch), "the process is there");
 }
 
 fn process_to_shard(c: &mut Criterion) {
@@ -73,11 +74,12 @@ fn process_to_shard(c: &mut Criterion) {
 fn shard_to_process(c: &mut Criterion) {
     let mut group = c.benchmark_group("shard-to-process");
     let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
+    let purse = queue.purse("bench:bench:sys".parse().unwrap());
     for batch in BATCHES {
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(BenchmarkId::from_parameter(batch), |b| {
             b.iter(|| {
-                send_events(&queue, batch);
+                send_events(&queue, &purse, batch);
                 assert_eq!(receiver.try_recv().expect("it was sent").events.len(), batch);
             });
         });
@@ -89,6 +91,7 @@ fn shard_to_process(c: &mut Criterion) {
 fn round_trip(c: &mut Criterion) {
     let mut group = c.benchmark_group("round-trip");
     let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
+    let purse = queue.purse("bench:bench:sys".parse().unwrap());
     let (to_main, from_shard) = crossbeam_channel::bounded(1);
     let shard = thread::spawn(move || {
         let (sender, mut inbox) = inbox::<Order>(LIMITS, Unpark(thread::current()));
@@ -97,7 +100,7 @@ fn round_trip(c: &mut Criterion) {
             let mut orders = 0;
             inbox.drain(1024, u64::MAX, |_| orders += 1);
             if orders > 0 {
-                send_events(&queue, orders);
+                send_events(&queue, &purse, orders);
             } else if inbox.take_kick() {
                 // The benchmark's word for the end.
                 return;

@@ -1,6 +1,7 @@
 //! What things take of the heap: as the allocator counts, by capacity, without what they take in place.
 
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Something that may wait and take memory meanwhile.
@@ -60,6 +61,15 @@ impl<T: HeapBytes> HeapBytes for Vec<T> {
 impl<A: HeapBytes, B: HeapBytes> HeapBytes for (A, B) {
     fn heap_bytes(&self) -> usize {
         self.0.heap_bytes() + self.1.heap_bytes()
+    }
+}
+
+impl<K: HeapBytes, V: HeapBytes> HeapBytes for BTreeMap<K, V> {
+    /// About: nodes have places for 11 entries, and most of them are filled.
+    fn heap_bytes(&self) -> usize {
+        let nodes = self.len().div_ceil(8);
+        nodes * (11 * (size_of::<K>() + size_of::<V>()) + 16)
+            + self.iter().map(|(key, value)| key.heap_bytes() + value.heap_bytes()).sum::<usize>()
     }
 }
 

@@ -8,7 +8,8 @@
 //!   publishes the differences once a turn, so counting costs a broadcast nothing that threads share;
 //! - a [`Fund`], for what is kept outside of shards: the events that a process has not read, the frames that a link has
 //!   not seen acknowledged, static content. What it keeps carries a [`Charge`], and dropping that is the only way to
-//!   give it back.
+//!   give it back. Nobody can make it give, so all funds together fill half of the budget at most, or what tenants need
+//!   to have half of their share each.
 //!
 //! **Fair pressure.** The share of a tenant is the budget divided by those who hold a notable part of it (1/1024). When
 //! less than the reserve (an eighth) of the budget is free ([`Budget::is_pressed`]), those who hold more than their
@@ -35,6 +36,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// Who holds less than one part of so many of the budget is not worth looking at under pressure.
 const NOTABLE_PART: usize = 1024;
+
+/// For each tenant so much has room, whatever the others hold: some channels, some messages.
+const SMALL_BYTES: usize = 16 * 1024;
 
 /// The list of tenants is not swept before it has so many entries.
 const SWEEP_TENANTS_MIN: usize = 64;
@@ -193,7 +197,17 @@ impl Ledger {
 
     /// A fund that nothing draws on yet.
     pub fn fund(&self) -> Fund {
-        Fund(Arc::new(Chest { lease: self.0.budget.fine_lease(), held: AtomicUsize::new(0) }))
+        let lease = self.0.budget.fine_lease();
+        Fund(Arc::new(Chest { ledger: self.clone(), lease, held: AtomicUsize::new(0) }))
+    }
+
+    /// What is held for all tenants together, by kind.
+    pub fn held(&self) -> HeldBytes {
+        let tenants: Vec<_> = lock(&self.0.tenants).all.iter().filter_map(Weak::upgrade).collect();
+        tenants.into_iter().fold(HeldBytes::default(), |mut sum, counts| {
+            sum += Tenant(counts).held();
+            sum
+        })
     }
 
     /// What one tenant may hold while others need memory; `None` is without limit.
@@ -299,7 +313,14 @@ impl Tenant {
         held
     }
 
-    /// How far a lease may go for it.
+    /// How far a fund's lease may go to hold so many bytes more for it.
+    fn claim_to_keep(&self, more: usize) -> Claim {
+        let share = self.0.book.share_bytes();
+        let is_within = share.is_none_or(|share| self.total().saturating_add(more) <= share / 2);
+        if is_within { Claim::WithinShare } else { Claim::ToKeep }
+    }
+
+    /// How far a shard's lease may go for it.
     pub fn claim(&self) -> Claim {
         let is_within = self.0.book.share_bytes().is_none_or(|share| self.total() <= share);
         if is_within { Claim::WithinShare } else { Claim::BeyondShare }
@@ -411,6 +432,7 @@ pub struct Fund(Arc<Chest>);
 
 #[derive(Debug)]
 struct Chest {
+    ledger: Ledger,
     lease: Lease,
     held: AtomicUsize,
 }
@@ -433,9 +455,18 @@ impl Fund {
         charge
     }
 
-    /// Whether so many bytes more for `tenant` could be charged now.
+    /// Whether so many bytes more for `tenant` could be charged now. For whom next to nothing is held there is always
+    /// room: it is not to be kept out because others have filled the budget.
     pub fn has_room(&self, tenant: &Tenant, bytes: usize) -> bool {
-        self.0.lease.cover_as(self.held_bytes() + bytes, tenant.claim())
+        let held = self.held_bytes() + bytes;
+        held <= self.0.lease.bytes()
+            || self.0.lease.cover_as(held, tenant.claim_to_keep(bytes))
+            || tenant.total() + bytes <= SMALL_BYTES
+    }
+
+    /// Its part for one process.
+    pub fn purse(&self, process: ProcessId) -> Purse {
+        Purse { fund: self.clone(), tenant: self.0.ledger.tenant(Some(process)) }
     }
 
     /// What draws on it.
@@ -451,6 +482,38 @@ impl Fund {
     /// Tells funds from one another.
     pub fn number(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
+    }
+}
+
+/// Where memory for one process is charged: a fund, which others may draw on too, and the tenant. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Purse {
+    fund: Fund,
+    tenant: Tenant,
+}
+
+impl Purse {
+    /// As [`Fund::charge`].
+    ///
+    /// # Errors
+    /// No more can be leased.
+    pub fn charge(&self, kind: Kind, bytes: usize) -> Result<Charge, Short> {
+        self.fund.charge(&self.tenant, kind, bytes)
+    }
+
+    /// As [`Fund::charge_anyway`].
+    pub fn charge_anyway(&self, kind: Kind, bytes: usize) -> Charge {
+        self.fund.charge_anyway(&self.tenant, kind, bytes)
+    }
+
+    /// Whether so many bytes more could be charged now.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.fund.has_room(&self.tenant, bytes)
+    }
+
+    /// For whom.
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
     }
 }
 
@@ -475,7 +538,7 @@ impl Charge {
     /// No more can be leased; nothing has changed.
     pub fn grow(&mut self, more: usize) -> Result<(), Short> {
         let held = self.fund.0.held.fetch_add(more, Ordering::Relaxed) + more;
-        if !self.fund.0.lease.cover_as(held, self.tenant.claim()) {
+        if !self.fund.0.lease.cover_as(held, self.tenant.claim_to_keep(more)) {
             self.fund.0.held.fetch_sub(more, Ordering::Relaxed);
             return Err(Short);
         }
@@ -486,13 +549,13 @@ impl Charge {
 
     /// Holds so many bytes from now on, whether or not more can be leased.
     pub fn resize(&mut self, bytes: usize) {
-        let Chest { lease, held } = &*self.fund.0;
+        let Chest { lease, held, .. } = &*self.fund.0;
         match bytes.checked_sub(self.bytes) {
             Some(0) => {}
             Some(more) => {
                 self.tenant.add(self.kind, more);
                 let held = held.fetch_add(more, Ordering::Relaxed) + more;
-                lease.cover_as(held, self.tenant.claim());
+                lease.cover(held);
             }
             None => {
                 let less = self.bytes - bytes;

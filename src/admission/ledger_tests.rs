@@ -13,11 +13,12 @@ fn tenant(ledger: &Ledger, name: &str) -> Tenant {
 
 #[test]
 fn what_is_charged_is_held_until_it_is_dropped_and_told_by_kind_and_process() {
-    let ledger = ledger(8);
+    let ledger = ledger(16);
     let (one, other) = (tenant(&ledger, "one"), tenant(&ledger, "other"));
     let fund = ledger.fund();
     let mut charge = fund.charge(&one, Kind::Events, 1000).unwrap();
     let second = fund.charge(&other, Kind::Content, 5 * MIB).unwrap();
+    assert_eq!(ledger.held(), HeldBytes { events: 1000, content: 5 * MIB, ..HeldBytes::default() });
     charge.resize(3000);
     assert_eq!((fund.held_bytes(), one.held().events), (5 * MIB + 3000, 3000));
     let report = ledger.report();
@@ -32,17 +33,35 @@ fn what_is_charged_is_held_until_it_is_dropped_and_told_by_kind_and_process() {
 
 #[test]
 fn a_charge_that_does_not_fit_changes_nothing() {
-    let ledger = ledger(4);
+    let ledger = ledger(8);
     let (hog, fund) = (tenant(&ledger, "hog"), ledger.fund());
     let mut charge = fund.charge(&hog, Kind::Events, 3 * MIB).unwrap();
     assert_eq!(fund.charge(&hog, Kind::Content, 2 * MIB).unwrap_err(), Short);
     assert_eq!(charge.grow(2 * MIB), Err(Short));
     assert_eq!((fund.held_bytes(), hog.total(), charge.bytes()), (3 * MIB, 3 * MIB, 3 * MIB));
     // What cannot be refused is counted all the same.
-    let forced = fund.charge_anyway(&hog, Kind::Events, 2 * MIB);
-    assert_eq!((hog.total(), ledger.budget().leased_bytes()), (5 * MIB, 4 * MIB));
+    let forced = fund.charge_anyway(&hog, Kind::Events, 6 * MIB);
+    assert_eq!((hog.total(), ledger.budget().leased_bytes()), (9 * MIB, 8 * MIB));
     drop(forced);
     assert_eq!(hog.total(), 3 * MIB);
+}
+
+#[test]
+fn what_nobody_can_make_give_fills_half_and_leaves_each_tenant_half_of_its_share() {
+    let ledger = ledger(64);
+    let [hog, late] = ["hog", "late"].map(|name| tenant(&ledger, name));
+    let (funds, mut hogs) = ([ledger.fund(), ledger.fund()], Vec::new());
+    while let Ok(charge) = funds[0].charge(&hog, Kind::Content, MIB) {
+        hogs.push(charge);
+    }
+    assert_eq!(hogs.len(), 32);
+    let mut lates = Vec::new();
+    while let Ok(charge) = funds[1].charge(&late, Kind::Content, MIB) {
+        lates.push(charge);
+    }
+    assert_eq!(lates.len(), 16, "half of its half");
+    let clients = ledger.budget().lease(0);
+    assert!(clients.cover(15 * MIB), "and clients have what is left");
 }
 
 #[test]
@@ -126,7 +145,7 @@ proptest! {
                 let charge = match fund.charge(&tenants[who], Kind::ALL[kind], bytes) {
                     Ok(charge) => charge,
                     Err(Short) => {
-                        prop_assert!(fund.held_bytes() + bytes > 7 * MIB, "the reserve at most is kept back");
+                        prop_assert!(fund.held_bytes() + bytes > 4 * MIB, "half of the budget at most is kept back");
                         continue;
                     }
                 };

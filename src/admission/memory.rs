@@ -43,6 +43,8 @@ pub enum Claim {
     WithinShare,
     /// As long as the reserve is left to others.
     BeyondShare,
+    /// As long as half of the budget is left: nobody can make it give back.
+    ToKeep,
 }
 
 impl Budget {
@@ -94,6 +96,7 @@ impl Words {
         let floor = match claim {
             Claim::WithinShare => 0,
             Claim::BeyondShare => self.total / RESERVE_PART,
+            Claim::ToKeep => self.total / 2,
         };
         let takes = |free: usize| free.saturating_sub(floor).min(bytes);
         let before = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| Some(free - takes(free)));

@@ -18,7 +18,7 @@ mod prefix;
 
 pub use connections::{Connections, Limits, Over};
 pub use heap::HeapBytes;
-pub use ledger::{Charge, Fund, HeldBytes, Kind, Ledger, Short, Tally, Tenant, TenantReport};
+pub use ledger::{Charge, Fund, HeldBytes, Kind, Ledger, Purse, Short, Tally, Tenant, TenantReport};
 pub use memory::{Budget, Claim, Lease, STEP_BYTES};
 pub use notices::{Notice, Notices};
 pub use prefix::Prefix;

@@ -10,10 +10,11 @@
 use super::guest::{Grant, GuestPush};
 use super::pusher::Pusher;
 use super::{AttachError, Batch, Delivery, Event, Message, ProcessHandle, Shared, order, process};
+use crate::admission::Charge;
 use crate::channel::ChannelId;
 use crate::gateway::{OwnerId, Settings};
 use crate::process_id::ProcessId;
-use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue};
+use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, RecvError, process_queue_for};
 use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy};
 use crate::shard::grants;
@@ -35,6 +36,10 @@ const LOOKED_AT_FOR_ROOM: usize = 256;
 /// How often the kernel has to have read everything before an owner is forgotten that nobody needs: an event for it may have
 /// been on its way the first time.
 const READ_OUT_BEFORE: u64 = 2;
+
+/// Outcomes that a kernel may have asked for and not read: twice what may wait for an answer of its actions
+/// (`node::perform`), so that as many failures that nobody asked for have room beside them.
+const OUTCOMES_MAX: usize = 32 * 1024;
 
 /// What a kernel is attached with.
 #[derive(Debug, Clone)]
@@ -78,6 +83,8 @@ pub struct KernelBatch {
     pub process: Option<ProcessId>,
     /// In order.
     pub events: Vec<Event>,
+    /// What they hold of memory, until they are handed on.
+    pub(crate) charge: Option<Charge>,
 }
 
 /// Why a guest was not let in.
@@ -172,7 +179,9 @@ impl Owners {
 pub(super) fn attach(shared: Arc<Shared>, options: KernelOptions) -> Result<(Kernel, KernelHandle), AttachError> {
     let KernelOptions { system, queue: limits, policy, settings } = options;
     let wakers = shared.inboxes.clone();
-    let (queue, receiver) = process_queue(wakers.len(), limits, &shared.memory, move |shard| wakers[shard].kick());
+    let shards = wakers.len();
+    let wake = move |shard: usize| wakers[shard].kick();
+    let (queue, receiver) = process_queue_for(shards, limits, OUTCOMES_MAX, &shared.memory, wake);
     let (names, read_out) = (Names::default(), Arc::<AtomicU64>::default());
     let owners = Owners {
         made: Mutex::default(),
@@ -208,20 +217,21 @@ impl Kernel {
     /// # Errors
     /// Nothing came in time, or the broker has stopped.
     pub fn recv(&self, timeout: Duration) -> Result<KernelBatch, RecvError> {
-        let batch = match self.receiver.try_recv() {
+        let mut batch = match self.receiver.try_recv() {
             Ok(batch) => batch,
             Err(_) => {
                 self.read_out.fetch_add(1, Ordering::Release);
                 self.receiver.recv(timeout)?
             }
         };
+        let charge = batch.take_charge();
         if batch.owner == self.system {
-            return Ok(KernelBatch { process: None, events: batch.events });
+            return Ok(KernelBatch { process: None, events: batch.events, charge });
         }
         let process = self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&batch.owner).cloned();
         // Whoever has been forgotten has no channel, and asks for nothing any more.
         let events = if process.is_some() { batch.events } else { Vec::new() };
-        Ok(KernelBatch { process, events })
+        Ok(KernelBatch { process, events, charge })
     }
 
     /// Detaches it as a panic does: its channels are closed with 1011.

@@ -60,7 +60,7 @@ pub use ticket::{NotYetKnown, Ticket};
 
 use self::compression::Compression;
 use self::pusher::Pusher;
-use crate::admission::{self, Budget};
+use crate::admission::{self, Budget, Ledger};
 use crate::channel::ChannelId;
 use crate::driver::clock::Clock;
 use crate::driver::flush_send::SendFlush;
@@ -243,7 +243,7 @@ pub(crate) struct Shared {
     current: Arc<Current>,
     compression: Compression,
     next_owner: Arc<AtomicU32>,
-    memory: Budget,
+    memory: Ledger,
     admission: Arc<admission::Connections>,
     draining: AtomicBool,
     address: SocketAddr,
@@ -300,7 +300,7 @@ impl Broker {
             directory: adopted,
             // Where a client's entry lies is not to be guessed.
             admission: Arc::new(admission::Connections::new(admission, RandomState::new())),
-            memory: memory.unwrap_or_default(),
+            memory: Ledger::new(memory.unwrap_or_default()),
         };
         let clock = Clock::start();
         let last_shard = Arc::new(LastShard(current.clone()));
@@ -346,6 +346,8 @@ impl Broker {
         drop((ready_sender, last_shard));
         let shared = Arc::get_mut(&mut broker.shared).expect("nobody else has it yet");
         shared.accounts = inboxes.iter().map(InboxSender::account).collect();
+        let wakers = inboxes.clone();
+        common.memory.set_call_shards(move || wakers.iter().for_each(InboxSender::kick));
         shared.inboxes = inboxes;
         // On an error the broker is dropped, which stops the shards that did start.
         for _ in 0..shards {
@@ -371,7 +373,7 @@ impl Broker {
 
     /// What clients and processes may make it hold, in bytes; `None` is without limit.
     pub fn memory_bytes_max(&self) -> Option<usize> {
-        self.shared.memory.bytes()
+        self.shared.memory.budget().bytes()
     }
 
     /// The number of shards.

@@ -8,11 +8,13 @@ use super::message::Message;
 use super::order::{Broadcast, Close, Push, Respond, close_frame};
 use super::pusher::{Audience, Pusher};
 use super::{AttachError, BindPathError, Shared};
+#[cfg(feature = "link")]
+use crate::admission::Charge;
 use crate::channel::ChannelId;
 use crate::gateway::{BindError, BoundAt, HttpRule, OwnerId, Snapshot, WebSocketRule};
 use crate::process_id::ProcessId;
 use crate::proto::close;
-use crate::queue::events::{self as process_queue, ProcessReceiver, QueueLimits, RecvError, process_queue};
+use crate::queue::events::{ProcessReceiver, QueueLimits, RecvError, process_queue};
 use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy};
 use crate::shard::event::{Event, RequestId};
@@ -305,6 +307,22 @@ impl Process {
     }
 }
 
+#[cfg(feature = "link")]
+impl Process {
+    /// As [`recv_batch`](Self::recv_batch), one batch at a time, with the charge of what it holds: for who keeps its events
+    /// waiting elsewhere.
+    pub(crate) fn recv_charged(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<Option<Charge>, Stopped> {
+        match self.receiver.recv(timeout) {
+            Ok(mut batch) => {
+                events.append(&mut batch.events);
+                Ok(batch.take_charge())
+            }
+            Err(RecvError::Timeout) => Ok(None),
+            Err(RecvError::Stopped) => Err(Stopped),
+        }
+    }
+}
+
 /// How long a wait without an end lasts before it begins anew.
 const A_WHILE: Duration = Duration::from_secs(3600);
 
@@ -384,7 +402,7 @@ impl ProcessHandle {
     /// Makes a [`Process::recv_batch`] that waits, or the next one that would, return without events.
     pub fn wake(&self) {
         if let Some(owner) = self.shared.directory().owners.get(&self.owner) {
-            owner.queue.send(process_queue::Batch::new(self.owner));
+            owner.queue.wake(self.owner);
         }
     }
 

@@ -4,6 +4,7 @@ use super::Shared;
 use super::delivery::{Ask, Delivery};
 use super::message::Message;
 use super::order::Commands;
+use crate::admission::Purse;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::queue::events::{self as process_queue, ProcessQueue};
@@ -74,6 +75,8 @@ pub struct Pusher {
     pub(super) owner: Option<OwnerId>,
     /// Whose queue its events go to: its own, or the system's of its kernel.
     queue_of: Option<OwnerId>,
+    /// Where what is kept for its owner is charged.
+    purse: Option<Purse>,
     /// What the channels of its owner have agreed on compression.
     windows: Arc<Windows>,
     pub(super) accounts: Arc<[Account]>,
@@ -83,18 +86,20 @@ impl Pusher {
     pub(super) fn of_process(shared: Arc<Shared>, owner: &Owner) -> Self {
         let accounts = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
         let windows = owner.windows.clone();
-        Self { shared, owner: Some(owner.id), queue_of: Some(owner.id), windows, accounts }
+        let purse = Some(owner.purse.clone());
+        Self { shared, owner: Some(owner.id), queue_of: Some(owner.id), purse, windows, accounts }
     }
 
     /// The same for another owner of the same kernel.
     #[cfg(feature = "node")]
     pub(super) fn in_name_of(&self, owner: &Owner) -> Self {
-        Self { owner: Some(owner.id), windows: owner.windows.clone(), ..self.clone() }
+        let purse = Some(owner.purse.clone());
+        Self { owner: Some(owner.id), purse, windows: owner.windows.clone(), ..self.clone() }
     }
 
     pub(super) fn of_operator(shared: Arc<Shared>) -> Self {
         let accounts = shared.accounts.clone().into();
-        Self { shared, owner: None, queue_of: None, windows: Arc::default(), accounts }
+        Self { shared, owner: None, queue_of: None, purse: None, windows: Arc::default(), accounts }
     }
 
     /// The number of shards.
@@ -109,7 +114,7 @@ impl Pusher {
     /// Outcomes that come as events wait in the process' queue until it reads them.
     pub(super) fn may_ask(&self, delivery: &Delivery) -> Result<(), PushError> {
         let is_event = matches!(delivery.ask, Some(Ask::Event(_)));
-        if is_event && self.queue().is_some_and(|(_, queue)| !queue.has_room_for_outcome()) {
+        if is_event && self.queue().is_some_and(|(_, _, queue)| !queue.has_room_for_outcome()) {
             return Err(PushError::OutcomesUnread);
         }
         Ok(())
@@ -141,19 +146,19 @@ impl Pusher {
     fn report(&self) -> impl Fn(Event) + Send + Sync + 'static {
         let queue = self.queue();
         move |event| {
-            if let Some((owner, queue)) = &queue {
+            if let Some((owner, purse, queue)) = &queue {
                 let mut batch = process_queue::Batch::new(*owner);
                 batch.push(event);
-                queue.send(batch);
+                queue.send(purse, batch);
             }
         }
     }
 
     /// This owner, and the queue of its events.
-    fn queue(&self) -> Option<(OwnerId, ProcessQueue)> {
+    fn queue(&self) -> Option<(OwnerId, Purse, ProcessQueue)> {
         let directory = self.shared.directory();
         let queue = directory.owners.get(&self.queue_of?)?.queue.clone();
-        Some((self.owner?, queue))
+        Some((self.owner?, self.purse.clone()?, queue))
     }
 
     /// The message compressed for the channels of this owner, where that pays.

@@ -12,6 +12,7 @@ use super::{
     secure_subdomain,
     settings::RESPONSE_TIMEOUT_MAX_S,
 };
+use crate::admission::HeapBytes;
 use crate::{
     http::{Head, Response, cookies, query},
     process_id::ProcessId,
@@ -92,6 +93,16 @@ pub struct IncomingRequest {
     pub url_params: BTreeMap<String, String>,
     /// The query, decoded; of equal names the last.
     pub query_params: BTreeMap<String, String>,
+}
+
+impl HeapBytes for IncomingRequest {
+    fn heap_bytes(&self) -> usize {
+        self.method.heap_bytes()
+            + self.url.heap_bytes()
+            + self.headers.heap_bytes()
+            + self.url_params.heap_bytes()
+            + self.query_params.heap_bytes()
+    }
 }
 
 /// Judges a request by its head. `peer` is the other end of the connection.

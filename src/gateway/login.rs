@@ -6,6 +6,7 @@
 //! nodes are encrypted with.
 
 use super::{Dialect, Settings, Snapshot, proxy};
+use crate::admission::HeapBytes;
 use crate::{
     http::{Head, Response, cookies::SetCookie, query},
     process_id::ProcessId,
@@ -22,6 +23,12 @@ pub struct Login {
     is_localhost: bool,
     https: bool,
     redirect: Option<String>,
+}
+
+impl HeapBytes for Login {
+    fn heap_bytes(&self) -> usize {
+        self.host_name.heap_bytes() + self.redirect.heap_bytes()
+    }
 }
 
 /// What a login page posts.

@@ -28,9 +28,12 @@ pub enum Stop {
 }
 
 impl From<PushError> for Stop {
-    fn from(_: PushError) -> Self {
-        // What waits for room is refused for one reason only.
-        Self::Stopped
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::OutcomesUnread => Self::Violation(error.to_string()),
+            // What waits for room is refused for no other reason.
+            PushError::InboxFull | PushError::Partly | PushError::Stopped => Self::Stopped,
+        }
     }
 }
 

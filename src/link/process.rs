@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+/// Enough to be written together.
+const FRAMES_AT_A_TIME: usize = 256;
+
 /// How long a wait for events lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
@@ -53,11 +56,18 @@ impl Feeder {
 fn feed(process: &Process, session: &Session) {
     let mut events = Vec::new();
     while !session.line.has_ended() {
-        match process.recv_batch(&mut events, WAIT_MAX) {
-            Ok(_) => {
-                let frames: Vec<_> = events.drain(..).filter_map(frame).collect();
-                if session.line.send(frames).is_err() {
-                    return;
+        match process.recv_charged(&mut events, WAIT_MAX) {
+            // Sending waits for the peer. What waits meanwhile stays charged, and becomes frames a few at a time.
+            Ok(_charge) => {
+                let mut frames = events.drain(..).filter_map(frame);
+                loop {
+                    let some: Vec<_> = frames.by_ref().take(FRAMES_AT_A_TIME).collect();
+                    if some.is_empty() {
+                        break;
+                    }
+                    if session.line.send(some).is_err() {
+                        return;
+                    }
                 }
             }
             Err(Stopped) => {

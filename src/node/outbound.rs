@@ -69,6 +69,8 @@ impl<K: ToKernel> Outlet<K> {
             match events.recv(WAIT_MAX) {
                 Ok(batch) => {
                     self.events.set_name(self.name.get());
+                    // Sending waits for the kernel: what waits meanwhile stays charged.
+                    let _charge = batch.charge;
                     for event in batch.events {
                         let note = self.to_kernel.note(batch.process.as_ref(), &event);
                         let message = match &batch.process {

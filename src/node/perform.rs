@@ -25,6 +25,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// RFC 6455 7.1.5, "no status": nodes close with an empty close frame.
 pub(crate) const CLOSE_WITHOUT_CODE: u16 = 1005;
 
+/// Actions that may wait for their outcome, or whose answer nobody has taken: some 4 MB of them. A kernel that lets more
+/// pile up does not read at all, and to wait for it might be to wait for each other.
+pub(crate) const ASKED_MAX: usize = 16 * 1024;
+
 /// The actions whose outcome has not come back yet, by ticket. Shared by whoever takes actions in and whoever hears of
 /// outcomes; an action that nobody asked about is not noted here at all.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub(crate) struct Pending {
 #[derive(Debug, Default)]
 struct Waiting {
     tickets: u64,
+    /// Actions that get no answer.
+    unanswered: usize,
     by_ticket: HashMap<u64, (Asked, Reply)>,
 }
 
@@ -151,9 +157,18 @@ impl Pending {
         }
     }
 
-    /// Its outcome comes back whatever it is.
+    /// Its outcome comes back whatever it is, unless far too many have been asked for that nobody took.
     fn ticket(&self, asked: Asked, reply: Reply) -> Delivery {
         let mut waiting = self.waiting();
+        if waiting.by_ticket.len() >= ASKED_MAX {
+            if waiting.unanswered.is_multiple_of(ASKED_MAX) {
+                tracing::warn!(
+                    "{ASKED_MAX} answers of the HTTP server wait to be taken: further actions are not answered"
+                );
+            }
+            waiting.unanswered += 1;
+            return Delivery::default();
+        }
         waiting.tickets += 1;
         let ticket = waiting.tickets;
         waiting.by_ticket.insert(ticket, (asked, reply));

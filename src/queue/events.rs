@@ -3,16 +3,21 @@
 //! Invariants:
 //! - a shard never waits here: it asks [`ProcessQueue::has_room`] before it parses the next message, and stops reading
 //!   the client when there is none; so nothing is dropped and nothing grows without bound;
-//! - Opened, Closed and Outcome are never refused: the first two are bounded by the live channels; a push that asks for
-//!   an outcome is refused while as many outcomes are unread as there may be messages;
-//! - what waits is leased from the broker's memory; where no more can be leased, the queue is as large as its lease. An
-//!   empty queue has room for a message whatever is leased, so that a process that reads always goes on;
+//! - all that waits is charged to its process ([`Purse`]), heads, paths and reasons as well as payloads. Where no more can
+//!   be charged, the queue is as large as it is. An empty queue has room for a message whatever else is charged, so that a
+//!   process that reads always goes on;
+//! - a channel is opened only where its Opened has room ([`ProcessQueue::has_room_to_open`]), so Opened, which wait
+//!   unread, are bounded like messages; Closed is never refused, and bounded by the channels that were opened;
+//! - an outcome is never refused: who asks for it as an event bounds how many it has asked for and not read. Failures
+//!   that were asked for only in case they happen have half as many places as outcomes, and are dropped where none is
+//!   left: a process that leaves so much unread does not look at them;
 //! - a shard that was refused is woken once the consumer has taken half of the queue out.
 //!
 //! Knows nothing of how a shard is woken: that is a callback.
 
-use crate::admission::{Budget, Lease};
+use crate::admission::{Charge, Fund, HeapBytes, Kind, Ledger, Purse};
 use crate::gateway::OwnerId;
+use crate::process_id::ProcessId;
 use crate::shard::event::Event;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -23,9 +28,9 @@ use std::time::Duration;
 /// How much a process may leave unread before its clients are no longer read.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueLimits {
-    /// Messages, control frames and HTTP requests.
+    /// Messages, control frames and HTTP requests; and beside them as many outcomes that were asked for.
     pub messages_max: usize,
-    /// Their payload bytes.
+    /// Their bytes: payloads, heads of requests, and what is told of channels that opened and closed.
     pub bytes_max: usize,
 }
 
@@ -47,6 +52,8 @@ pub struct Batch {
     messages: usize,
     bytes: usize,
     outcomes: usize,
+    failures: usize,
+    charge: Option<Charge>,
 }
 
 impl Batch {
@@ -57,39 +64,56 @@ impl Batch {
 
     /// An empty batch, with room for so many events.
     pub fn with_room(owner: OwnerId, events: usize) -> Self {
-        Self { owner, events: Vec::with_capacity(events), messages: 0, bytes: 0, outcomes: 0 }
+        let events = Vec::with_capacity(events);
+        Self { owner, events, messages: 0, bytes: 0, outcomes: 0, failures: 0, charge: None }
     }
 
     /// Appends an event.
     pub fn push(&mut self, event: Event) {
-        let bytes = match &event {
-            Event::Message { payload, .. } | Event::Control { payload, .. } => Some(payload.len()),
-            Event::Http(request) => Some(request.body.len()),
-            Event::Outcome { .. } | Event::Failed { .. } => {
-                self.outcomes += 1;
-                None
-            }
-            Event::Opened(_) | Event::Closed(_) => None,
-        };
-        if let Some(bytes) = bytes {
-            self.messages += 1;
-            self.bytes += bytes;
+        match &event {
+            Event::Message { .. } | Event::Control { .. } | Event::Http(_) => self.messages += 1,
+            Event::Outcome { .. } => self.outcomes += 1,
+            Event::Failed { .. } => self.failures += 1,
+            Event::Opened(_) | Event::Closed(_) => {}
         }
+        self.bytes += event.heap_bytes();
         self.events.push(event);
+    }
+
+    /// What it holds of memory.
+    pub fn held_bytes(&self) -> usize {
+        self.events.capacity() * EVENT_BYTES + self.bytes
+    }
+
+    /// The charge of what it holds, for who keeps its events on.
+    pub(crate) fn take_charge(&mut self) -> Option<Charge> {
+        self.charge.take()
+    }
+
+    /// Gives back room for events that did not come.
+    fn fit(&mut self) {
+        if self.events.capacity() > 2 * self.events.len() + SPARE_EVENTS {
+            self.events.shrink_to_fit();
+        }
     }
 }
 
-/// What an event takes of memory beside its payload.
+/// What an event takes of memory beside what it points to.
 const EVENT_BYTES: usize = size_of::<Event>();
+
+/// A batch may have room for so many events more than twice what it has.
+const SPARE_EVENTS: usize = 16;
 
 struct Shared {
     limits: QueueLimits,
+    outcomes_max: usize,
     messages: AtomicUsize,
     bytes: AtomicUsize,
+    /// Outcomes and failures that were not read.
     outcomes: AtomicUsize,
-    lease: Lease,
-    /// No more could be leased when it was last asked for.
-    is_short: AtomicBool,
+    fund: Fund,
+    /// What was in the queue, plus one, when no more could be charged; 0: it could when that was last tried.
+    short_bytes: AtomicUsize,
     /// One for each shard: it stopped reading clients because this queue was full.
     waiting: Vec<AtomicBool>,
     wake: Box<dyn Fn(usize) + Send + Sync>,
@@ -189,22 +213,34 @@ pub enum RecvError {
     Stopped,
 }
 
-/// A queue from `shards` shards, in the memory of `budget`. `wake(shard)` is called when a shard that waits for room
+/// A queue from `shards` shards, in the memory of `ledger`. `wake(shard)` is called when a shard that waits for room
 /// should look again.
 pub fn process_queue(
     shards: usize,
     limits: QueueLimits,
-    budget: &Budget,
+    ledger: &Ledger,
+    wake: impl Fn(usize) + Send + Sync + 'static,
+) -> (ProcessQueue, ProcessReceiver) {
+    process_queue_for(shards, limits, limits.messages_max, ledger, wake)
+}
+
+/// The same, in which so many outcomes may be asked for and unread.
+pub fn process_queue_for(
+    shards: usize,
+    limits: QueueLimits,
+    outcomes_max: usize,
+    ledger: &Ledger,
     wake: impl Fn(usize) + Send + Sync + 'static,
 ) -> (ProcessQueue, ProcessReceiver) {
     let (sender, receiver) = crossbeam_channel::unbounded();
     let shared = Arc::new(Shared {
         limits,
+        outcomes_max,
         messages: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
         outcomes: AtomicUsize::new(0),
-        lease: budget.lease(0),
-        is_short: AtomicBool::new(false),
+        fund: ledger.fund(),
+        short_bytes: AtomicUsize::new(0),
         waiting: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         wake: Box::new(wake),
     });
@@ -214,19 +250,33 @@ pub fn process_queue(
 }
 
 impl ProcessQueue {
-    /// Whether another message may follow those in the queue and those of `pending`, which is not sent yet.
-    pub fn has_room(&self, pending: Option<&Batch>) -> bool {
-        let (messages, bytes) = pending.map_or((0, 0), |batch| (batch.messages, batch.bytes));
-        let messages = self.shared.messages.load(Ordering::Relaxed) + messages;
-        let bytes = self.shared.bytes.load(Ordering::Relaxed) + bytes;
+    /// Whether another message for `purse` may follow those in the queue and those of `pending`, which is not sent yet.
+    pub fn has_room(&self, purse: &Purse, pending: Option<&Batch>) -> bool {
+        let pending = pending.map_or((0, 0), |batch| (batch.messages, batch.bytes));
+        let messages = self.shared.messages.load(Ordering::Relaxed) + pending.0;
+        let queued = self.shared.bytes.load(Ordering::Relaxed) + pending.1;
         messages < self.shared.limits.messages_max
-            && bytes < self.shared.limits.bytes_max
-            && (messages == 0 || self.shared.cover(held(messages + 1, bytes)))
+            && queued < self.shared.limits.bytes_max
+            && (messages == 0 && queued == 0
+                || self.shared.is_covered(purse, queued, pending.1 + (pending.0 + 1) * EVENT_BYTES))
+    }
+
+    /// Whether a channel may be opened of which `opened_bytes` are told. What is kept of channels (by a link) counts too,
+    /// so this can be false while the queue is empty.
+    pub fn has_room_to_open(&self, purse: &Purse, pending: Option<&Batch>, opened_bytes: usize) -> bool {
+        let bytes = pending.map_or(0, |batch| batch.bytes);
+        let queued = self.shared.bytes.load(Ordering::Relaxed) + bytes;
+        queued < self.shared.limits.bytes_max && purse.has_room(bytes + opened_bytes + 2 * EVENT_BYTES)
     }
 
     /// Whether an outcome may be asked for.
     pub fn has_room_for_outcome(&self) -> bool {
-        self.shared.outcomes.load(Ordering::Relaxed) < self.shared.limits.messages_max
+        self.shared.outcomes.load(Ordering::Relaxed) < self.shared.outcomes_max
+    }
+
+    /// Where memory for one of its processes is charged.
+    pub fn purse(&self, process: ProcessId) -> Purse {
+        self.shared.fund.purse(process)
     }
 
     /// Asks to be woken when there is room, and answers whether there is some already (then it will not be).
@@ -241,56 +291,66 @@ impl ProcessQueue {
         self.shared.is_half_empty()
     }
 
-    /// Hands a batch over. Answers false when the process is gone.
-    pub fn send(&self, batch: Batch) -> bool {
+    /// Hands a batch over, charged to `purse`. Returns false when the process is gone.
+    pub fn send(&self, purse: &Purse, mut batch: Batch) -> bool {
+        if batch.failures > 0 {
+            self.limit_failures(&mut batch);
+        }
+        batch.fit();
         self.shared.messages.fetch_add(batch.messages, Ordering::Relaxed);
         self.shared.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
-        if batch.outcomes > 0 {
-            self.shared.outcomes.fetch_add(batch.outcomes, Ordering::Relaxed);
+        let outcomes = batch.outcomes + batch.failures;
+        if outcomes > 0 {
+            self.shared.outcomes.fetch_add(outcomes, Ordering::Relaxed);
         }
-        // A message that came into an empty queue may be more than could be leased.
-        self.shared.cover(self.shared.held_bytes());
+        // Room was looked for before its events were made; what came into an empty queue may be more.
+        batch.charge = Some(purse.charge_anyway(Kind::Events, batch.held_bytes()));
         let sent = self.sender.send(batch).is_ok();
         self.sleep.0.wake();
         sent
     }
 
-    /// The payload bytes in the queue.
+    /// Ends the sleep of the process, without events.
+    pub fn wake(&self, owner: OwnerId) {
+        // Who is gone sleeps no more.
+        let _ = self.sender.send(Batch::new(owner));
+        self.sleep.0.wake();
+    }
+
+    /// Leaves out failures for which there is no place.
+    fn limit_failures(&self, batch: &mut Batch) {
+        let places = (self.shared.outcomes_max / 2).saturating_sub(self.shared.outcomes.load(Ordering::Relaxed));
+        let mut left = batch.failures.min(places);
+        batch.failures = left;
+        batch.events.retain(|event| {
+            let is_failure = matches!(event, Event::Failed { .. });
+            let stays = !is_failure || left > 0;
+            left -= usize::from(is_failure && stays);
+            stays
+        });
+    }
+
+    /// The bytes of its events.
     pub fn bytes(&self) -> usize {
         self.shared.bytes.load(Ordering::Relaxed)
     }
-
-    /// What the queue holds in memory.
-    pub fn held_bytes(&self) -> usize {
-        self.shared.held_bytes()
-    }
-
-    /// Tells queues from one another.
-    pub fn number(&self) -> usize {
-        Arc::as_ptr(&self.shared) as usize
-    }
-}
-
-fn held(messages: usize, bytes: usize) -> usize {
-    messages * EVENT_BYTES + bytes
 }
 
 impl Shared {
     fn is_half_empty(&self) -> bool {
         let (messages, bytes) = (self.messages.load(Ordering::SeqCst), self.bytes.load(Ordering::SeqCst));
+        let short_bytes = self.short_bytes.load(Ordering::SeqCst);
         messages <= self.limits.messages_max / 2
             && bytes <= self.limits.bytes_max / 2
-            && (!self.is_short.load(Ordering::SeqCst) || held(messages, bytes) <= self.lease.bytes() / 2)
+            && (short_bytes == 0 || bytes <= short_bytes / 2)
     }
 
-    fn held_bytes(&self) -> usize {
-        held(self.messages.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
-    }
-
-    fn cover(&self, bytes: usize) -> bool {
-        let is_covered = self.lease.cover(bytes);
-        if self.is_short.load(Ordering::Relaxed) == is_covered {
-            self.is_short.store(!is_covered, Ordering::SeqCst);
+    /// Whether `more` can be charged beside what is in the queue, `queued` bytes.
+    fn is_covered(&self, purse: &Purse, queued: usize, more: usize) -> bool {
+        let is_covered = purse.has_room(more);
+        let short_bytes = if is_covered { 0 } else { queued + 1 };
+        if self.short_bytes.load(Ordering::Relaxed) != short_bytes {
+            self.short_bytes.store(short_bytes, Ordering::SeqCst);
         }
         is_covered
     }
@@ -349,8 +409,9 @@ impl ProcessReceiver {
     fn account(&self, batch: &Batch) {
         self.shared.messages.fetch_sub(batch.messages, Ordering::SeqCst);
         self.shared.bytes.fetch_sub(batch.bytes, Ordering::SeqCst);
-        if batch.outcomes > 0 {
-            self.shared.outcomes.fetch_sub(batch.outcomes, Ordering::Relaxed);
+        let outcomes = batch.outcomes + batch.failures;
+        if outcomes > 0 {
+            self.shared.outcomes.fetch_sub(outcomes, Ordering::Relaxed);
         }
         if self.shared.is_half_empty() {
             for (shard, waiting) in self.shared.waiting.iter().enumerate() {
@@ -359,7 +420,6 @@ impl ProcessReceiver {
                 }
             }
         }
-        self.shared.lease.trim(self.shared.held_bytes());
     }
 }
 
@@ -368,6 +428,7 @@ mod tests {
     use super::*;
     use crate::channel::ChannelId;
     use crate::proto::MessageKind;
+    use crate::shard::event::Opened;
     use bytes::Bytes;
 
     fn batch(messages: usize) -> Batch {
@@ -387,14 +448,16 @@ mod tests {
         let woken = Arc::new(AtomicUsize::new(0));
         let seen = woken.clone();
         let limits = QueueLimits { messages_max: 4, bytes_max: 100 };
-        let (queue, receiver) = process_queue(2, limits, &Budget::default(), move |shard| {
+        let (queue, receiver) = process_queue(2, limits, &Ledger::default(), move |shard| {
             assert_eq!(shard, 1);
             seen.fetch_add(1, Ordering::SeqCst);
         });
-        assert!(queue.has_room(Some(&batch(3))) && !queue.has_room(Some(&batch(4))));
-        queue.send(batch(2));
-        queue.send(batch(2));
-        assert!(!queue.has_room(None) && !queue.wait_for_room(1));
+        let purse = queue.purse("p:test:sys".parse().unwrap());
+        assert!(queue.has_room(&purse, Some(&batch(3))) && !queue.has_room(&purse, Some(&batch(4))));
+        queue.send(&purse, batch(2));
+        queue.send(&purse, batch(2));
+        assert!(purse.tenant().held().events >= 4 * EVENT_BYTES + 4);
+        assert!(!queue.has_room(&purse, None) && !queue.wait_for_room(1));
         receiver.try_recv().unwrap();
         assert_eq!(woken.load(Ordering::SeqCst), 1);
         receiver.try_recv().unwrap();
@@ -402,11 +465,56 @@ mod tests {
         assert!(queue.wait_for_room(1), "there is room, so there is nothing to wait for");
         drop(queue);
         assert_eq!(receiver.try_recv().unwrap_err(), RecvError::Stopped);
+        assert_eq!(purse.tenant().total(), 0);
+    }
+
+    #[test]
+    fn opened_channels_that_nobody_reads_of_fill_the_queue() {
+        let (queue, receiver) =
+            process_queue(1, QueueLimits { messages_max: 4, bytes_max: 50_000 }, &Ledger::default(), |_| {});
+        let purse = queue.purse("p:test:sys".parse().unwrap());
+        let mut channels = 0;
+        while queue.has_room_to_open(&purse, None, 10_000) {
+            let mut opened = Batch::new(OwnerId(1));
+            opened.push(Event::Opened(Box::new(Opened {
+                channel: ChannelId::new(1),
+                path: "x".repeat(10_000).into(),
+                source: ([127, 0, 0, 1], 1).into(),
+                forwarded_for: None,
+                registered: false,
+                extension: false,
+            })));
+            queue.send(&purse, opened);
+            channels += 1;
+        }
+        assert_eq!(channels, 5);
+        assert!(!queue.has_room(&purse, None), "messages wait behind them");
+        drop((queue, receiver));
+        assert_eq!(purse.tenant().total(), 0);
+    }
+
+    #[test]
+    fn failures_have_half_of_the_places_of_outcomes() {
+        let limits = QueueLimits { messages_max: 4, bytes_max: 100 };
+        let (queue, receiver) = process_queue(1, limits, &Ledger::default(), |_| {});
+        let purse = queue.purse("p:test:sys".parse().unwrap());
+        for _ in 0..2 {
+            let mut told = Batch::new(OwnerId(1));
+            for ticket in 0..5 {
+                told.push(Event::Failed { ticket, outcome: Default::default() });
+            }
+            told.push(Event::Outcome { ticket: 9, outcome: Default::default() });
+            queue.send(&purse, told);
+        }
+        assert!(!queue.has_room_for_outcome());
+        assert_eq!(receiver.try_recv().unwrap().events.len(), 2 + 1);
+        assert_eq!(receiver.try_recv().unwrap().events.len(), 1);
+        assert!(queue.has_room_for_outcome());
     }
 
     #[test]
     fn a_sleeping_process_is_woken_by_each_batch_and_by_the_end() {
-        let (queue, receiver) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
+        let (queue, receiver) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
         assert_eq!(receiver.recv(Duration::from_millis(1)).unwrap_err(), RecvError::Timeout);
         let (seen, batches) = crossbeam_channel::unbounded();
         let process = std::thread::spawn(move || {
@@ -415,8 +523,9 @@ mod tests {
                 seen.send(()).unwrap();
             }
         });
+        let purse = queue.purse("p:test:sys".parse().unwrap());
         for _ in 0..1000 {
-            queue.send(batch(1));
+            queue.send(&purse, batch(1));
             batches.recv_timeout(Duration::from_secs(60)).expect("the process was woken");
         }
         drop(queue.clone());

@@ -4,6 +4,7 @@ use super::event::RequestId;
 use super::operating::{ChannelFilter, ChannelPage, Drain};
 use super::outcome::Part;
 pub use super::policy::Policy;
+use crate::admission::HeapBytes;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
@@ -222,17 +223,55 @@ impl Command {
     /// The bytes that it keeps alive while it waits: what the inbox counts.
     pub fn payload_bytes(&self) -> usize {
         match self {
-            Command::Push(push) => push.frame.payload.len(),
-            Command::PushMany(many) => {
-                many.frame.payload.len() + many.compressed.as_ref().map_or(0, |compressed| compressed.bytes())
-            }
-            Command::PushAsGuest(push) => push.frame.payload.len(),
-            Command::Respond(respond) => respond.body.len(),
+            Command::Push(push) => push.frame.payload.len() + push.asked.heap_bytes(),
+            Command::PushMany(many) => size_of::<PushMany>() + many.heap_bytes(),
+            Command::PushAsGuest(push) => size_of::<GuestPush>() + push.heap_bytes(),
+            Command::Grant(grant) => size_of::<Grant>() + grant.guest.heap_bytes() + grant.asked.heap_bytes(),
+            Command::Close(close) => size_of::<Close>() + close.why.reason.len() + close.asked.heap_bytes(),
+            Command::Respond(respond) => size_of::<Respond>() + respond.headers.heap_bytes() + respond.body.len(),
             Command::Batch(commands) => {
-                Self::batch_bytes(commands.len(), commands.iter().map(Command::payload_bytes).sum())
+                Self::batch_bytes(commands.capacity(), commands.iter().map(Command::payload_bytes).sum())
             }
+            Command::OwnerGone { why, .. } => why.reason.len(),
+            // Orders of the broker itself, of which there are few.
             _ => 0,
         }
+    }
+}
+
+impl HeapBytes for ChannelId {
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl HeapBytes for Asked {
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Nobody | Self::Failure(_) => 0,
+            Self::Outcome(part) => part.heap_bytes(),
+        }
+    }
+}
+
+impl HeapBytes for PushMany {
+    /// What its shards share counts in full for each: they let go of it one after the other.
+    fn heap_bytes(&self) -> usize {
+        let audience = match &self.audience {
+            ShardAudience::Channels(channels) => channels.heap_bytes(),
+            ShardAudience::Path(_) | ShardAudience::Process => 0,
+        };
+        audience
+            + size_of_val(&*self.except)
+            + self.frame.payload.len()
+            + self.compressed.as_ref().map_or(0, |compressed| compressed.bytes())
+            + self.part.heap_bytes()
+    }
+}
+
+impl HeapBytes for GuestPush {
+    fn heap_bytes(&self) -> usize {
+        self.channels.heap_bytes() + self.guest.heap_bytes() + self.frame.payload.len() + self.part.heap_bytes()
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Common {
     /// How many have connected to all of them.
     pub admission: Arc<admission::Connections>,
     /// How much memory their clients and processes may take.
-    pub memory: admission::Budget,
+    pub memory: admission::Ledger,
 }
 
 /// The time of day as it was last told, for tokens and dates; deadlines do not know it.

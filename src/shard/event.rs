@@ -2,6 +2,7 @@
 
 use super::outcome::Outcome;
 use super::table::slot::Slot;
+use crate::admission::HeapBytes;
 use crate::channel::ChannelId;
 use crate::gateway::{IncomingRequest, Login};
 use crate::proto::MessageKind;
@@ -52,6 +53,41 @@ pub enum Event {
         /// The counts.
         outcome: Outcome,
     },
+}
+
+impl HeapBytes for Event {
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Opened(opened) => opened.heap_bytes(),
+            Self::Message { payload, .. } | Self::Control { payload, .. } => payload.heap_bytes(),
+            Self::Closed(closed) => closed.heap_bytes(),
+            Self::Http(request) => request.heap_bytes(),
+            Self::Failed { .. } | Self::Outcome { .. } => 0,
+        }
+    }
+}
+
+impl HeapBytes for Opened {
+    fn heap_bytes(&self) -> usize {
+        self.path.heap_bytes() + self.forwarded_for.heap_bytes()
+    }
+}
+
+impl HeapBytes for Closed {
+    fn heap_bytes(&self) -> usize {
+        self.reason.heap_bytes()
+    }
+}
+
+impl HeapBytes for HttpRequest {
+    fn heap_bytes(&self) -> usize {
+        self.body.heap_bytes()
+            + match &self.ask {
+                HttpAsk::Path(request) => request.heap_bytes(),
+                HttpAsk::Login(login) => login.heap_bytes(),
+                HttpAsk::Rpc => 0,
+            }
+    }
 }
 
 /// The kinds of control frames (RFC 6455 5.5).

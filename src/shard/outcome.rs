@@ -2,6 +2,7 @@
 //!
 //! Invariant: a [`Ticket`] is settled exactly once, when the last part of the push has been.
 
+use crate::admission::HeapBytes;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -40,6 +41,9 @@ impl Outcome {
     }
 }
 
+/// What a ticket calls back with, about.
+const CALLBACK_BYTES: usize = 64;
+
 /// Gathers the outcome of one push from every shard it went to, then calls back. Each shard holds it by a [`Part`].
 pub struct Ticket {
     counts: Mutex<Outcome>,
@@ -63,6 +67,13 @@ pub struct Part {
     ticket: Arc<Ticket>,
     /// What this shard has counted.
     pub counts: Outcome,
+}
+
+impl HeapBytes for Part {
+    /// With its share of the ticket.
+    fn heap_bytes(&self) -> usize {
+        size_of::<Ticket>() + CALLBACK_BYTES
+    }
 }
 
 impl Drop for Part {

@@ -6,7 +6,7 @@ use super::event::{Closed, Event};
 use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use super::outcome::{Outcome, Part, Ticket};
 use super::{Common, Config, Directory, Effect, Owner, Shard, Token};
-use crate::admission::Budget;
+use crate::admission::{Budget, Ledger};
 use crate::channel::ChannelId;
 use crate::gateway::{Dialect, HttpRule, OwnerId, Settings, Snapshot, WebSocketRule};
 use crate::process_id::ProcessId;
@@ -85,7 +85,8 @@ impl Stage {
         let mut gateway = Snapshot::new(Settings::new("sim.os", Dialect::Kinode));
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
-        let (queue, events) = process_queue(1, QueueLimits::default(), &budget, |_| {});
+        let ledger = Ledger::new(budget.clone());
+        let (queue, events) = process_queue(1, QueueLimits::default(), &ledger, |_| {});
         let owner = Owner::new(OWNER, process, queue, config.policy, false);
         let mut directory = Directory::new(gateway);
         directory.attach(Arc::new(owner));
@@ -94,7 +95,7 @@ impl Stage {
             config: Arc::new(config),
             directory: Arc::new(directory),
             admission: Arc::default(),
-            memory: budget.clone(),
+            memory: ledger,
         };
         let shard = Shard::new(0, 1, common, Box::new(wires.clone()), 1, 0);
         Self { shard, events, budget, now_ms: 0, to_read: Vec::new(), wires, sockets: 0 }

@@ -5,7 +5,7 @@ use super::event::Event;
 use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use super::outcome::{Outcome, Ticket};
 use super::{Common, Config, Directory, Effect, Owner, Shard, TICK_MS, Token};
-use crate::admission::Budget;
+use crate::admission::Ledger;
 use crate::channel::ChannelId;
 use crate::gateway::{Claims, Dialect, HttpRule, OwnerId, Secret, Settings, Snapshot, WebSocketRule, mint};
 use crate::process_id::ProcessId;
@@ -70,7 +70,7 @@ impl Scene {
         let mut gateway = Snapshot::new(settings);
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
-        let (queue, events) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
+        let (queue, events) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
         let owner = Owner::new(OWNER, process, queue, Policy::Close, false);
         let mut directory = Directory::new(gateway);
         directory.attach(Arc::new(owner));
@@ -78,7 +78,7 @@ impl Scene {
         wire.0.borrow_mut().room = room;
         let config = Arc::new(Config { outbound_bytes_max: 1000, ..Config::default() });
         let common =
-            Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Budget::default() };
+            Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Ledger::default() };
         let mut shard = Shard::new(0, 1, common, Box::new(wire.clone()), 1, 0);
         shard.set_unix_ms(1_000_000_000, 0);
         let client = shard.handle_accept(SocketId(0), ([127, 0, 0, 1], 1).into(), 0).unwrap();

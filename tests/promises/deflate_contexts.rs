@@ -6,7 +6,7 @@ use flate2::{Decompress, FlushDecompress};
 use proptest::prelude::*;
 use pushring::ChannelId;
 use pushring::ProcessId;
-use pushring::internals::admission::Budget;
+use pushring::internals::admission::Ledger;
 use pushring::internals::gateway::{Dialect, OwnerId, Settings, Snapshot, WebSocketRule};
 use pushring::internals::proto::deflate::Deflater;
 use pushring::internals::proto::{MessageKind, server_frame_len};
@@ -125,7 +125,7 @@ impl Scene {
         let mut gateway = Snapshot::new(Settings::new("local.os", Dialect::Kinode));
         let rule = WebSocketRule { deflate: true, ..WebSocketRule::default() };
         gateway.bind_websocket(OWNER, &process, "/", rule).unwrap();
-        let (queue, events) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
+        let (queue, events) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
         let owner = Arc::new(Owner::new(OWNER, process, queue, Policy::Close, false));
         let mut directory = Directory::new(gateway);
         directory.attach(owner.clone());
@@ -138,7 +138,7 @@ impl Scene {
             config: Arc::new(config),
             directory: Arc::new(directory),
             admission: Arc::default(),
-            memory: Budget::default(),
+            memory: Ledger::default(),
         };
         let shard = Shard::new(0, 1, common, Box::new(Memory(wires.clone())), 1, 0);
         let mut scene = Self {

@@ -23,13 +23,13 @@ fn memory(broker: &Broker) -> MemoryReport {
     broker.handle().reports()[0].memory
 }
 
-/// Waits until nothing is held any more.
+/// Waits until nothing is held any more, but what a test leaves unread of channels that ended.
 #[track_caller]
 fn all_free(broker: &Broker) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let memory = memory(broker);
-        if memory.used_bytes() + memory.process_queue_bytes == 0 {
+        if memory.used_bytes() == 0 && memory.process_queue_bytes < 16 * 1024 {
             return;
         }
         assert!(Instant::now() < deadline, "{memory:?}");

@@ -7,7 +7,7 @@ use pushring::internals::gateway::{Dialect, Settings, Snapshot};
 use pushring::internals::shard::command::Command;
 use pushring::internals::shard::disconnects::{DISCONNECTS_MAX, Disconnect};
 use pushring::internals::shard::event::ClosedBy;
-use pushring::internals::shard::{Directory, MemoryReport, TICK_MS};
+use pushring::internals::shard::{Directory, TICK_MS};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -27,8 +27,9 @@ impl World {
         if self.admission.total() != counted {
             return Err(format!("{} connections are counted, and there are {counted}", self.admission.total()));
         }
-        if self.memory.bytes().is_some_and(|bytes| self.memory.leased_bytes() > bytes) {
-            return Err(format!("{} bytes are leased", self.memory.leased_bytes()));
+        let budget = self.memory.budget();
+        if budget.bytes().is_some_and(|bytes| budget.leased_bytes() > bytes) {
+            return Err(format!("{} bytes are leased", budget.leased_bytes()));
         }
         for sender in &self.senders {
             let ((commands, bytes), limits) = (sender.held(), self.settings.inbox);
@@ -128,13 +129,11 @@ impl World {
                 return Err(format!("{:?} orders and bytes are left in an inbox", sender.held()));
             }
             let report = pump.shard().report();
-            let MemoryReport { process_queue_bytes, .. } = report.memory;
-            if report.memory.used_bytes() + process_queue_bytes + report.window_bytes > 0 {
+            if report.memory.used_bytes() + report.memory.kept_bytes() + report.window_bytes > 0 {
                 return Err(format!("something waits, though nothing is in its way: {report:?}"));
             }
         }
-        let waits = |queue: &pushring::internals::shard::process_queue::ProcessQueue| queue.held_bytes() > 0;
-        match self.processes.iter().find(|process| waits(&process.owner.queue)) {
+        match self.processes.iter().find(|process| process.owner.purse.tenant().total() > 0) {
             Some(process) => Err(format!("{} has left events unread", process.owner.process)),
             None => Ok(()),
         }
@@ -176,7 +175,7 @@ impl World {
         self.note_stats();
         self.pumps.clear();
         self.processes.clear();
-        match self.memory.leased_bytes() {
+        match self.memory.budget().leased_bytes() {
             0 => Ok(()),
             bytes => Err(format!("{bytes} bytes are still leased")),
         }

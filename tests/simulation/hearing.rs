@@ -121,6 +121,8 @@ impl World {
             (408, Some((_, Ask::Half | Ask::Process))) => at_ms >= client.accepted_ms + 1_000,
             (408, Some(_)) => self.has_jumped(),
             (503, _) if may_be_short || was_ended => true,
+            // Its process leaves so much unread that it would not hear of the channel.
+            (503, None) if body == b"the process has too much to do" => true,
             (503, None) => self.settings.crowd.is_some_and(|crowd| crowd.handshakes_per_ip_per_s_max > 0),
             // The process has too much to do.
             (503, Some((_, Ask::Process | Ask::Half))) => true,

@@ -5,7 +5,7 @@ use super::plant::Plant;
 use super::rng::Rng;
 use super::settings::Settings;
 use pushring::ProcessId;
-use pushring::internals::admission::Budget;
+use pushring::internals::admission::Ledger;
 use pushring::internals::gateway::{HttpRule, OwnerId, WebSocketRule};
 use pushring::internals::http::Content;
 use pushring::internals::inbox::{Account, InboxSender};
@@ -55,7 +55,7 @@ pub struct Place<'a> {
     pub seed: u64,
     pub settings: &'a Settings,
     pub plant: Plant,
-    pub memory: &'a Budget,
+    pub memory: &'a Ledger,
     pub senders: &'a [InboxSender<Command>],
 }
 

@@ -96,7 +96,7 @@ pub struct World {
     pub accounts: Vec<Account>,
     pub posted: Vec<VecDeque<Command>>,
     pub admission: Arc<admission::Connections>,
-    pub memory: admission::Budget,
+    pub memory: admission::Ledger,
     pub clients: Vec<Client>,
     /// So many clients have come.
     pub arrived: usize,
@@ -146,6 +146,7 @@ impl World {
         let inboxes = bells.iter().map(|bell| inbox::inbox(settings.inbox, bell.clone()));
         let (senders, inboxes): (Vec<_>, Vec<_>) = inboxes.unzip();
         let memory = settings.memory_bytes.map_or_else(Default::default, admission::Budget::of);
+        let memory = admission::Ledger::new(memory);
         let place =
             Place { seed: options.seed, settings: &settings, plant: options.plant, memory: &memory, senders: &senders };
         let processes = (0..NAMES).map(|name| Process::attach(name, name, &place, &mut directory)).collect();

@@ -3,6 +3,7 @@
 //! Invariants: one request at a time is being answered, so responses keep their order; a waiting request is answered
 //! exactly once, by the process that was asked or by its deadline; bytes behind an upgrade request are frames.
 
+use crate::admission::HeapBytes;
 use crate::gateway::{self, Entry, OwnerId};
 use crate::http::{self, AfterResponse, Next, Response, connection::Phase as HttpPhase};
 use crate::proto::deflate::{Context, Terms, negotiate};
@@ -10,7 +11,7 @@ use crate::proto::{self, UpgradeError, upgrade};
 use crate::shard::command::Respond;
 use crate::shard::config::Deflate;
 use crate::shard::core::Shard;
-use crate::shard::event::{Event, HttpAsk, HttpRequest, RequestId};
+use crate::shard::event::{Event, HttpAsk, HttpRequest, Opened, RequestId};
 use crate::shard::memory::Charge;
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::{Connection, Ending, Flag, Phase, Registering};
@@ -121,8 +122,9 @@ impl Shard {
         }
         let decision = self.decide(directory, entry, request);
         match decision {
-            Decision::Upgrade { .. } => match self.count_forwarded(slot, client) {
+            Decision::Upgrade { ref target, .. } => match self.count_forwarded(slot, client) {
                 Some(refusal) => Decision::Answer(refusal),
+                None if !self.may_open(target) => Decision::Answer(busy()),
                 None => decision,
             },
             _ => decision,
@@ -136,6 +138,18 @@ impl Shard {
             Entry::Login(_) => gateway::LOGIN_BYTES_MAX.min(anybodys),
             Entry::Dynamic(dynamic) if dynamic.is_logged_in => anybodys.max(self.config.body_bytes_max_logged_in),
             _ => anybodys,
+        }
+    }
+
+    /// Whether the process that will be told of a channel has room for that.
+    fn may_open(&self, target: &Target) -> bool {
+        match target {
+            Target::Bound { owner, path, forwarded_for, .. } => {
+                let opened_bytes = size_of::<Opened>() + path.heap_bytes() + forwarded_for.heap_bytes();
+                self.owners.has_room_to_open(owner, opened_bytes)
+            }
+            // It is not known yet.
+            Target::Register { .. } => true,
         }
     }
 
@@ -227,8 +241,7 @@ impl Shard {
         let place = self.owners.place_of(&local);
         if !self.owners.has_room(place) {
             self.owners.forget_if_idle(place);
-            let busy = Response::text(503, "the process has too much to do").with("retry-after", "1");
-            return self.answer(slot, busy);
+            return self.answer(slot, busy());
         }
         // The slot and the shard say where the request waits, the random bits that nobody guessed it.
         let random = self.intake.random() & 0xffff_ffff_0000_0000;
@@ -383,6 +396,10 @@ impl Shard {
             .then(|| if body.is_unique() { self.memory.charge(body.len()) } else { Charge::default() });
         self.out.push_opaque(&mut self.table[slot], slot, head, body, charge);
     }
+}
+
+fn busy() -> Response {
+    Response::text(503, "the process has too much to do").with("retry-after", "1")
 }
 
 fn refusal(error: UpgradeError) -> Response {

@@ -9,7 +9,7 @@
 
 mod pressure;
 
-use crate::admission::{Budget, Lease};
+use crate::admission::{Lease, Ledger};
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
@@ -52,8 +52,12 @@ pub struct MemoryReport {
     pub incoming_bytes: usize,
     /// Payloads of orders that the shard has not obeyed yet.
     pub inbox_bytes: usize,
-    /// Events that processes have not read; of all shards, told by the first.
+    /// Events that processes have not read; of all shards, told by the first, as what follows.
     pub process_queue_bytes: usize,
+    /// Routes and their static content.
+    pub content_bytes: usize,
+    /// What links keep for their peers.
+    pub link_bytes: usize,
 }
 
 impl MemoryReport {
@@ -61,11 +65,16 @@ impl MemoryReport {
     pub fn used_bytes(&self) -> usize {
         self.queued_bytes + self.shared_bytes + self.window_bytes + self.incoming_bytes + self.inbox_bytes
     }
+
+    /// What is held outside of shards, as the first of them tells it.
+    pub fn kept_bytes(&self) -> usize {
+        self.process_queue_bytes + self.content_bytes + self.link_bytes
+    }
 }
 
 /// See the module.
 pub(super) struct Memory {
-    budget: Budget,
+    ledger: Ledger,
     lease: Lease,
     own: usize,
     incoming: usize,
@@ -114,11 +123,11 @@ impl Default for Lists {
 }
 
 impl Memory {
-    pub fn new(budget: Budget) -> Self {
+    pub fn new(ledger: Ledger) -> Self {
         Self {
             // A shard always has a step, whatever the others hold.
-            lease: budget.lease(1),
-            budget,
+            lease: ledger.budget().lease(1),
+            ledger,
             own: 0,
             incoming: 0,
             shared: Rc::default(),
@@ -231,14 +240,25 @@ impl Memory {
 
     pub fn report(&self) -> MemoryReport {
         MemoryReport {
-            budget_bytes: self.budget.bytes(),
+            budget_bytes: self.ledger.budget().bytes(),
             leased_bytes: self.lease.bytes(),
             queued_bytes: self.own,
             shared_bytes: self.shared.get(),
             window_bytes: self.window,
             incoming_bytes: self.incoming,
             inbox_bytes: self.inbox,
-            process_queue_bytes: 0,
+            ..MemoryReport::default()
+        }
+    }
+
+    /// The same with what is held outside of shards.
+    pub fn report_all(&self) -> MemoryReport {
+        let held = self.ledger.held();
+        MemoryReport {
+            process_queue_bytes: held.events,
+            content_bytes: held.content,
+            link_bytes: held.link,
+            ..self.report()
         }
     }
 }
@@ -296,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_fullest_is_found_by_size_and_passed_over_until_it_changes() {
-        let mut memory = Memory::new(Budget::default());
+        let mut memory = Memory::new(Ledger::default());
         for (slot, bytes) in [(1, 100), (2, 5000), (3, 70)] {
             assert!(memory.note(Slot::new(slot), queued(bytes)));
         }
@@ -311,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_payload_counts_once_until_the_last_of_its_queues_lets_go() {
-        let memory = Memory::new(Budget::default());
+        let memory = Memory::new(Ledger::default());
         let charge = memory.charge(1000);
         let second = charge.clone();
         drop(charge);
@@ -325,7 +345,7 @@ mod tests {
         fn lists_and_sums_are_those_of_a_naive_twin(
             notes in proptest::collection::vec((0..12u32, 0..9000usize, 0..9000usize), 1..200),
         ) {
-            let mut memory = Memory::new(Budget::default());
+            let mut memory = Memory::new(Ledger::default());
             let mut twin = std::collections::BTreeMap::new();
             for (slot, own, incoming) in notes {
                 let held = Held { queued: own, own, incoming };

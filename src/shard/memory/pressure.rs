@@ -177,16 +177,9 @@ impl Shard {
         }
     }
 
-    /// What the shard holds, by kind; what processes have not read only if asked for, since that is of all shards.
-    pub(in crate::shard) fn memory_report(&self, with_queues: bool) -> MemoryReport {
-        let mut report = self.memory.report();
-        if with_queues {
-            let mut queues: Vec<_> = self.owners.directory().owners.values().map(|owner| &owner.queue).collect();
-            queues.sort_unstable_by_key(|queue| queue.number());
-            queues.dedup_by_key(|queue| queue.number());
-            report.process_queue_bytes = queues.into_iter().map(|queue| queue.held_bytes()).sum();
-        }
-        report
+    /// What the shard holds, by kind; what is held outside of shards only if asked for, since that is of all of them.
+    pub(in crate::shard) fn memory_report(&self, with_kept: bool) -> MemoryReport {
+        if with_kept { self.memory.report_all() } else { self.memory.report() }
     }
 }
 

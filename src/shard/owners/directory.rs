@@ -3,9 +3,10 @@
 //! A copy shares everything, and a change copies the few nodes on the way to what it changes: it costs the same however many
 //! are attached and whatever they have bound, and the old state is freed as soon as nobody uses it.
 
+use crate::admission::Purse;
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
-use crate::queue::events::ProcessQueue;
+use crate::queue::events::{Batch, ProcessQueue};
 use crate::shard::out::deflate::Windows;
 use crate::shard::policy::Policy;
 use rpds::HashTrieMapSync;
@@ -19,6 +20,8 @@ pub struct Owner {
     pub process: ProcessId,
     /// Where its events go. Several owners may share one queue (a node kernel's).
     pub queue: ProcessQueue,
+    /// Where what is held for it outside of shards is charged, and for whom shards hold what they hold for its clients.
+    pub purse: Purse,
     /// What happens to frames that do not fit a channel's budget, where a push does not say.
     pub policy: Policy,
     /// Whether it is told of pings, pongs and close frames too.
@@ -30,7 +33,23 @@ pub struct Owner {
 impl Owner {
     /// One that has no channels yet.
     pub fn new(id: OwnerId, process: ProcessId, queue: ProcessQueue, policy: Policy, wants_control: bool) -> Self {
-        Self { id, process, queue, policy, wants_control, windows: Arc::default() }
+        let purse = queue.purse(process.clone());
+        Self { id, process, queue, purse, policy, wants_control, windows: Arc::default() }
+    }
+
+    /// Hands it a batch of events. Returns false when it is gone.
+    pub fn send(&self, batch: Batch) -> bool {
+        self.queue.send(&self.purse, batch)
+    }
+
+    /// Whether one more message may follow those in its queue and in `pending`, which is not sent yet.
+    pub fn has_room(&self, pending: Option<&Batch>) -> bool {
+        self.queue.has_room(&self.purse, pending)
+    }
+
+    /// Whether a channel may be opened of which `opened_bytes` are told.
+    pub fn has_room_to_open(&self, pending: Option<&Batch>, opened_bytes: usize) -> bool {
+        self.queue.has_room_to_open(&self.purse, pending, opened_bytes)
     }
 }
 

@@ -103,7 +103,7 @@ impl Owners {
         if let Some(found) = found {
             let mut batch = Batch::new(owner);
             batch.push(event);
-            found.queue.send(batch);
+            found.send(batch);
         }
     }
 
@@ -115,7 +115,7 @@ impl Owners {
             if let Some(batch) = local.batch.take() {
                 local.events_expected = batch.events.len().min(EVENTS_EXPECTED_MAX);
                 // A process that is gone has an OwnerGone on its way to us, which closes its channels.
-                local.owner.queue.send(batch);
+                local.owner.send(batch);
             }
             self.forget_if_idle(place);
         }
@@ -132,7 +132,13 @@ impl Owners {
     /// Whether one more message may be given to the owner.
     pub fn has_room(&self, place: u32) -> bool {
         let local = &self.locals[place as usize];
-        local.owner.queue.has_room(local.batch.as_ref())
+        local.owner.has_room(local.batch.as_ref())
+    }
+
+    /// Whether a channel of the owner may be opened of which `opened_bytes` are told.
+    pub fn has_room_to_open(&self, owner: &Owner, opened_bytes: usize) -> bool {
+        let pending = self.find(owner.id).and_then(|place| self.locals[place as usize].batch.as_ref());
+        owner.has_room_to_open(pending, opened_bytes)
     }
 
     /// This connection waits until the owner has room.

@@ -103,17 +103,18 @@ impl LocalOwner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Budget;
+    use crate::admission::Ledger;
     use crate::gateway::OwnerId;
     use crate::queue::events::{QueueLimits, process_queue};
     use crate::shard::command::Policy;
 
     fn local() -> LocalOwner {
-        let (queue, _) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
+        let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
         let process = "p:p:t.os".parse().unwrap();
         let owner = Owner {
             id: OwnerId(1),
             process,
+            purse: queue.purse("p:p:t.os".parse().unwrap()),
             queue,
             policy: Policy::Close,
             wants_control: false,

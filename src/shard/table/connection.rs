@@ -273,7 +273,9 @@ impl Connection {
     pub(in crate::shard) fn incoming_bytes(&self) -> usize {
         let partial = match &self.phase {
             Phase::Http(exchange) => exchange.held_bytes(),
-            Phase::Registering(registering) => registering.ws.held_bytes(),
+            Phase::Registering(registering) => {
+                registering.ws.held_bytes() + registering.forwarded_for.as_ref().map_or(0, |named| named.len())
+            }
             Phase::Open(channel) => channel.ws.held_bytes(),
             Phase::Ending(_) => 0,
         };

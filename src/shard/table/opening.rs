@@ -3,8 +3,9 @@
 //! Invariants: the id is minted here, on the shard that owns it; Opened is handed over before the client hears of its
 //! channel, and before anything that the client sends; the registration's reply is the first frame of its channel.
 
+use crate::admission::HeapBytes;
 use crate::gateway;
-use crate::proto::{self, Opcode, server_header};
+use crate::proto::{self, Opcode, close, server_header};
 use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event, Opened};
@@ -80,6 +81,9 @@ impl Shard {
             let reason = format!("no process {} is attached", registration.target);
             return self.refuse_registration(slot, CLOSE_NO_SUCH_PROCESS, &reason);
         };
+        if !self.owners.has_room_to_open(&owner, size_of::<Opened>() + self.forwarded_bytes(slot)) {
+            return self.refuse_registration(slot, close::code::TRY_AGAIN_LATER, "the process has too much to do");
+        }
         let ending = Phase::Ending(Ending::default());
         let phase = std::mem::replace(&mut self.table[slot].phase, ending);
         let Phase::Registering(registering) = phase else { unreachable!("only a registering connection registers") };
@@ -88,6 +92,13 @@ impl Shard {
         let opening =
             Opening { ws, owner, bound_path: path.clone(), path, forwarded_for, registered: true, extension: false };
         self.open_channel(slot, opening);
+    }
+
+    fn forwarded_bytes(&self, slot: Slot) -> usize {
+        match &self.table[slot].phase {
+            Phase::Registering(registering) => registering.forwarded_for.heap_bytes(),
+            _ => 0,
+        }
     }
 
     fn refuse_registration(&mut self, slot: Slot, code: u16, reason: &str) {
