@@ -4,8 +4,9 @@ mod daemon;
 
 use daemon::cli::{self, Action};
 use daemon::config::{self, Config};
-use daemon::{ask, doctor, log, serve, token};
+use daemon::{ask, doctor, init, log, serve, systemd, token};
 use std::io::Write;
+use std::net::TcpListener;
 use std::process::ExitCode;
 
 /// What `doctor` ends with where it finds problems.
@@ -33,13 +34,13 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
     match action {
         Action::Serve(options) => {
             let config = options.load()?;
-            begin(&config, unknown)?;
-            serve::serve(&config)?;
+            let listener = begin(&config, unknown)?;
+            serve::serve(&config, listener)?;
         }
         Action::Demo(options) => {
             let config = options.load()?;
-            begin(&config, unknown)?;
-            serve::demo(&config)?;
+            let listener = begin(&config, unknown)?;
+            serve::demo(&config, listener)?;
         }
         Action::Config(options) => {
             let is_template = options.defaults;
@@ -55,6 +56,9 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
             let secret = token::read_secret(&config.jwt_secret_file)?;
             print(&(token::make_token(&secret, &config.node, options.ttl.duration())? + "\n"))?;
         }
+        Action::Init(options) => print(&init::init(&options.into_wish())?)?,
+        Action::Completions { shell } => print(&cli::completions(shell)?)?,
+        Action::Man { directory } => cli::man(&directory)?,
         Action::Doctor(options) => {
             let (text, code) = doctor::run(&options.options.load()?, options.json)?;
             print(&text)?;
@@ -67,8 +71,10 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the log of a daemon.
-fn begin(config: &Config, unknown: &[String]) -> anyhow::Result<()> {
+/// Starts the log of a daemon; tells the listener that a service manager has opened for it.
+fn begin(config: &Config, unknown: &[String]) -> anyhow::Result<Option<TcpListener>> {
+    // While this is the only thread.
+    let listener = systemd::listener();
     log::start(config)?;
     for variable in unknown {
         tracing::warn!(
@@ -76,7 +82,7 @@ fn begin(config: &Config, unknown: &[String]) -> anyhow::Result<()> {
             "an environment variable of ours that sets nothing: `pushring config` prints all settings"
         );
     }
-    Ok(())
+    listener
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -65,7 +65,7 @@ use crate::channel::ChannelId;
 use crate::driver::clock::Clock;
 use crate::driver::flush_send::SendFlush;
 use crate::driver::flush_uring::UringFlush;
-use crate::driver::listen::{ListenError, listen};
+use crate::driver::listen::{ListenError, listen, share};
 use crate::driver::pump::Pump;
 use crate::driver::runtime::{DriverKind, RuntimeError, ShardRuntime};
 use crate::driver::sys::{self, TcpOptions};
@@ -128,6 +128,9 @@ pub fn limits_within_files(
 pub struct Config {
     /// Where to listen. Port 0 picks a free one. Default 127.0.0.1:0.
     pub listen: SocketAddr,
+    /// A listener that somebody else has opened, as a service manager does; then `listen` says nothing. One socket for
+    /// all shards. Default none: each shard opens one of its own.
+    pub listener: Option<Arc<TcpListener>>,
     /// Threads; 0 is one for each core that this process may use.
     pub shards: usize,
     /// Whether each shard stays on a core of its own. Default off: a library does not own the machine.
@@ -157,6 +160,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 0).into(),
+            listener: None,
             shards: 0,
             pin: false,
             driver: DriverKind::Auto,
@@ -277,7 +281,10 @@ impl Broker {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let cores = sys::allowed_cores()?;
         let shards = if config.shards == 0 { cores.len() } else { config.shards }.clamp(1, SHARDS_MAX);
-        let listeners = listen(config.listen, shards, &config.tcp)?;
+        let listeners = match &config.listener {
+            Some(listener) => share(listener, shards, &config.tcp)?,
+            None => listen(config.listen, shards, &config.tcp)?,
+        };
         let address = listeners[0].local_addr()?;
         let mut settings = config.settings.clone();
         settings.hosts = settings.hosts.for_listener(address.ip());

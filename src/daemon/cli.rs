@@ -2,12 +2,14 @@
 
 use super::config::{self, Config, Flags, LogFormat, parse_address};
 use super::control::ControlPath;
+use super::init::Wish;
 use super::units::Span;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A push broker for WebSocket clients: browsers open channels, processes push to them.
 #[derive(Debug, Parser)]
@@ -27,6 +29,8 @@ pub enum Action {
     Demo(Options),
     /// Print the settings in force as a TOML file, with what each means
     Config(ConfigOptions),
+    /// Write what a daemon needs to begin with: commented settings, a secret, a unit for systemd
+    Init(InitOptions),
     /// Print a token for development
     Token(TokenOptions),
     /// Look for what stands in a daemon's way on this machine, and print how to mend it
@@ -39,6 +43,17 @@ pub enum Action {
     Metrics(AskOptions),
     /// Print the last channels that ended in a running daemon, and why; the newest last
     Disconnects(DisconnectsOptions),
+    /// Print the completions of a shell
+    Completions {
+        /// Which
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// Where
+        directory: PathBuf,
+    },
 }
 
 impl Action {
@@ -63,6 +78,27 @@ pub struct Options {
     /// Do not pin shards to cores; the same as --pin=false
     #[arg(long, help_heading = "Threads")]
     no_pin: bool,
+}
+
+/// With what a daemon begins.
+#[derive(Debug, Args)]
+pub struct InitOptions {
+    /// Where the files go; what is there already is kept
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/pushring")]
+    dir: PathBuf,
+    /// This node's name: the user of its tokens [default: local.os]
+    #[arg(long)]
+    node: Option<String>,
+    /// Where clients connect [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address)]
+    listen: Option<SocketAddr>,
+}
+
+impl InitOptions {
+    /// As [`super::init`] takes it.
+    pub fn into_wish(self) -> Wish {
+        Wish { directory: self.dir, node: self.node, listen: self.listen }
+    }
 }
 
 /// Which settings are printed.
@@ -221,6 +257,26 @@ fn command() -> Command {
         command = command.mut_subcommand(name, |command| command.mut_args(|arg| describe(arg, &defaults)));
     }
     command
+}
+
+/// The completions of `shell`.
+///
+/// # Errors
+/// They are no text.
+pub fn completions(shell: Shell) -> anyhow::Result<String> {
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut command(), "pushring", &mut out);
+    Ok(String::from_utf8(out)?)
+}
+
+/// Writes `pushring.1` and the page of each command into `directory`.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn man(directory: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    clap_mangen::generate_to(command().disable_help_subcommand(true), directory)?;
+    Ok(())
 }
 
 fn describe(arg: clap::Arg, defaults: &toml::Table) -> clap::Arg {

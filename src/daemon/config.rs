@@ -292,6 +292,7 @@ impl Config {
         self.check()?;
         Ok(pushring::Config {
             listen: self.listen,
+            listener: None,
             shards: self.shards,
             pin: self.pin,
             driver: self.driver.into(),

@@ -57,9 +57,20 @@ impl<'de> Deserialize<'de> for ControlPath {
     }
 }
 
+/// The directory of a service, as others see it.
+const RUN: &str = "/run/pushring";
+
+/// The directory of a socket at `path`, if it is not there and the daemon makes it: that of a service, where this user
+/// may.
+pub fn made_for(path: &Path) -> Option<Home> {
+    let home = Home { path: RUN.into(), is_made: true };
+    (path.parent() == Some(&home.path) && !home.path.exists() && home.is_usable()).then_some(home)
+}
+
 /// A directory in which the control socket may be.
-struct Home {
-    path: PathBuf,
+pub struct Home {
+    /// The directory.
+    pub path: PathBuf,
     /// Whether we make it where it is not there; then nobody else may have made it.
     is_made: bool,
 }
@@ -74,7 +85,7 @@ fn homes() -> Vec<Home> {
     };
     let given = [variable("RUNTIME_DIRECTORY"), variable("XDG_RUNTIME_DIR")].into_iter().flatten();
     let own = format!("/tmp/pushring-{}", rustix::process::geteuid().as_raw());
-    let made = ["/run/pushring".into(), PathBuf::from(own)];
+    let made = [RUN.into(), PathBuf::from(own)];
     let home = |is_made: bool| move |path: PathBuf| Home { path, is_made };
     given.map(home(false)).chain(made.map(home(true))).collect()
 }
@@ -94,10 +105,13 @@ impl Home {
         !(self.is_made && self.path.starts_with("/tmp")) || (is_ours && metadata.is_dir())
     }
 
-    fn make(&self) -> io::Result<()> {
+    /// Makes it, unless it is there.
+    pub fn make(&self) -> io::Result<()> {
+        // A link in it may be for others: each socket has permissions of its own.
+        let mode = if self.path == Path::new(RUN) { 0o711 } else { 0o700 };
         match self.path.is_dir() {
             true => Ok(()),
-            false => fs::DirBuilder::new().mode(0o700).create(&self.path),
+            false => fs::DirBuilder::new().mode(mode).create(&self.path),
         }
     }
 }

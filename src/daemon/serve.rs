@@ -1,12 +1,15 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
 use super::config::{Config, Driver};
+use super::control;
 use super::log;
 use super::memory::MemoryBudget;
 use super::metrics;
 use super::signals;
+use super::systemd;
 use super::token::{random_secret, read_link_token, read_secret};
 use super::units::Size;
+use anyhow::Context;
 use pushring::Broker;
 use pushring::DriverKind;
 use pushring::control::{LogCounts, Operator, Program};
@@ -15,6 +18,7 @@ use pushring::internals::driver::sys;
 use pushring::internals::gateway::Secret;
 use pushring::link;
 use std::io::Write;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -22,7 +26,7 @@ use std::thread::JoinHandle;
 ///
 /// # Errors
 /// It could not start, or a shard died.
-pub fn serve(config: &Config) -> anyhow::Result<()> {
+pub fn serve(config: &Config, listener: Option<TcpListener>) -> anyhow::Result<()> {
     let secret = secret_file(config)?;
     if secret.is_none() {
         tracing::warn!("no token secret (--jwt-secret-file): whatever needs a token is refused");
@@ -30,19 +34,19 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() {
         tracing::warn!("no process can attach, so nobody is served: set link (--link PATH) or link_tcp");
     }
-    run(config, secret, |_| Ok(Vec::new()))
+    run(config, listener, secret, |_| Ok(Vec::new()))
 }
 
 /// Runs the broker with the demo processes and their page.
 ///
 /// # Errors
 /// As [`serve`].
-pub fn demo(config: &Config) -> anyhow::Result<()> {
+pub fn demo(config: &Config, listener: Option<TcpListener>) -> anyhow::Result<()> {
     let secret = match secret_file(config)? {
         Some(secret) => secret,
         None => random_secret()?,
     };
-    run(config, Some(secret.clone()), |broker| {
+    run(config, listener, Some(secret.clone()), |broker| {
         let mut threads = demo::start(&broker.handle())?;
         // Whoever reaches a listener that is not loopback could take the cookie and be this node's user.
         let is_loopback = broker.address().ip().to_canonical().is_loopback();
@@ -73,6 +77,9 @@ fn start_link(broker: &Broker, config: link::Config) -> anyhow::Result<link::Ser
         tracing::warn!("the link over TCP is not encrypted: whoever sees it can read its token and all messages");
     }
     let path = config.path.clone();
+    if let Some(home) = path.as_deref().and_then(control::made_for) {
+        home.make().with_context(|| format!("cannot make the directory of {}", home.path.display()))?;
+    }
     let link = link::Server::start(broker.handle(), config)?;
     if let Some(path) = path {
         tracing::info!(path = %path.display(), "processes may attach");
@@ -96,6 +103,7 @@ type Threads = Vec<JoinHandle<()>>;
 
 fn run(
     config: &Config,
+    listener: Option<TcpListener>,
     secret: Option<Secret>,
     attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>,
 ) -> anyhow::Result<()> {
@@ -106,17 +114,20 @@ fn run(
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
     let link = config.link(link_token(config)?)?;
-    let broker = Broker::start(config.broker(secret)?)?;
+    let broker = Broker::start(pushring::Config { listener: listener.map(Arc::new), ..config.broker(secret)? })?;
     let operator = Operator::new(&broker, Arc::new(Daemon));
     let mut threads = attach(&broker)?;
     if config.metrics {
         threads.push(metrics::start(operator.clone())?);
     }
     let link = link.map(|link| start_link(&broker, link)).transpose()?;
-    let control = config.control.open(broker.address().port(), operator)?;
-    signals::obey(signals, broker.handle(), config.stop_timeout.duration())?;
+    let control = config.control.open(broker.address().port(), operator.clone())?;
+    signals::obey(signals, operator, config.stop_timeout.duration())?;
     announce(&broker, config);
+    systemd::ready(&broker.address().to_string());
+    systemd::keep_informed(broker.handle())?;
     let ended = broker.wait();
+    systemd::stopping();
     // Behind the broker: processes are told of the end of their channels first.
     drop((link, control));
     for thread in threads {

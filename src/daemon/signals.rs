@@ -2,8 +2,9 @@
 //! clients.
 
 use super::log;
+use super::systemd;
 use anyhow::Context;
-use pushring::Handle;
+use pushring::control::{Answer, Operator, Request};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::thread;
@@ -13,6 +14,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     Stop,
+    /// Read the settings again.
+    Reload,
     /// Nothing, as far as this program is concerned.
     Ignore,
     /// A file may not grow: the write tells (setrlimit(2), RLIMIT_FSIZE).
@@ -23,7 +26,7 @@ const SIGNALS: [(i32, Order); 7] = [
     (SIGTERM, Order::Stop),
     (SIGINT, Order::Stop),
     (SIGQUIT, Order::Stop),
-    (SIGHUP, Order::Ignore),
+    (SIGHUP, Order::Reload),
     (SIGUSR1, Order::Ignore),
     (SIGUSR2, Order::Ignore),
     (SIGXFSZ, Order::FileTooLarge),
@@ -42,7 +45,7 @@ pub fn catch() -> anyhow::Result<Signals> {
 ///
 /// # Errors
 /// There is no thread.
-pub fn obey(mut signals: Signals, broker: Handle, timeout: Duration) -> anyhow::Result<()> {
+pub fn obey(mut signals: Signals, operator: Operator, timeout: Duration) -> anyhow::Result<()> {
     let wait = move || {
         let mut stopping = false;
         for signal in signals.forever() {
@@ -58,15 +61,26 @@ pub fn obey(mut signals: Signals, broker: Handle, timeout: Duration) -> anyhow::
                 Some(Order::Stop) => {
                     stopping = true;
                     tracing::info!(name, ?timeout, "stopping: closing every channel with 1001");
-                    broker.stop(timeout);
+                    systemd::stopping();
+                    operator.broker().stop(timeout);
                 }
-                Some(Order::Ignore) => {
-                    tracing::info!(name, "a signal that means nothing here: settings are read at the start alone");
-                }
+                Some(Order::Reload) => reload(&operator, name),
+                Some(Order::Ignore) => tracing::info!(name, "a signal that means nothing here"),
                 Some(Order::FileTooLarge) | None => {}
             }
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).context("no thread for signals")?;
     Ok(())
+}
+
+/// Has the settings read again, and tells the service manager, which waits for it.
+fn reload(operator: &Operator, name: Option<&'static str>) {
+    systemd::reloading();
+    match operator.answer(Request::Reload {}) {
+        Answer::Reloaded(changes) => tracing::info!(name, ?changes, "the settings were read again"),
+        Answer::Refused(why) => tracing::warn!(name, why, "the settings stay as they are"),
+        _ => {}
+    }
+    systemd::ready(&operator.overview().about.address.to_string());
 }

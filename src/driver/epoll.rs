@@ -55,12 +55,22 @@ impl ReadySet {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(token), interest)?)
     }
 
-    /// Watches `source` (a wake, a timer, a listener) for reading, edge-triggered.
+    /// Watches `source` (a wake, a timer) for reading, edge-triggered.
     ///
     /// # Errors
     /// As for [`add`](Self::add).
     pub fn add_source(&self, source: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, source, EventData::new_u64(token), EventFlags::IN | EventFlags::ET)?)
+    }
+
+    /// Watches `listener` for clients, edge-triggered. Where other sets watch the same listener, a client need not wake
+    /// all of them (epoll_ctl(2), EPOLLEXCLUSIVE).
+    ///
+    /// # Errors
+    /// As for [`add`](Self::add).
+    pub fn add_listener(&self, listener: impl AsFd, token: u64) -> io::Result<()> {
+        let interest = EventFlags::IN | EventFlags::ET | EventFlags::EXCLUSIVE;
+        Ok(epoll::add(&self.epoll, listener, EventData::new_u64(token), interest)?)
     }
 
     /// Stops watching `socket`. Events polled before may still name its token.

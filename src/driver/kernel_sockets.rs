@@ -45,7 +45,7 @@ impl KernelSockets {
     pub fn new(listener: TcpListener, wake: &WakeFd, clock: Clock) -> io::Result<Self> {
         let ready = ReadySet::new()?;
         ready.add_source(wake, TOKEN_WAKE)?;
-        ready.add_source(&listener, TOKEN_LISTENER)?;
+        ready.add_listener(&listener, TOKEN_LISTENER)?;
         Ok(Self {
             listener: Some(listener),
             ready,

@@ -4,6 +4,9 @@
 //! a second daemon would silently get half of the first one's clients. So the address is bound once without
 //! `SO_REUSEPORT` first, which fails when anybody listens there. (Two daemons started in the same instant can still
 //! both pass.)
+//!
+//! A listener that somebody else has opened, as a service manager does, is one socket for all shards: each watches it,
+//! and whoever comes first takes the client.
 
 use super::sys::{TcpOptions, set_tcp_options};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -25,6 +28,9 @@ pub enum ListenError {
     /// The address belongs to no interface.
     #[error("{} is no address of this machine: use one of its own, or 0.0.0.0 or [::] for all", .0.ip())]
     NotHere(SocketAddr),
+    /// The socket that was handed over does not listen, or not to TCP.
+    #[error("the socket that was handed over is no listener of TCP: {0}")]
+    NoListener(#[source] io::Error),
     /// Anything else.
     #[error("cannot listen on {address}: {source}")]
     Other {
@@ -52,6 +58,22 @@ pub fn listen(address: SocketAddr, count: usize, options: &TcpOptions) -> Result
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Gives `count` shards the same `listener`, which somebody else has opened, with `options`.
+///
+/// # Errors
+/// It is no listener.
+pub fn share(listener: &TcpListener, count: usize, options: &TcpOptions) -> Result<Vec<TcpListener>, ListenError> {
+    let shared = || {
+        if !socket2::SockRef::from(listener).is_listener()? {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        set_tcp_options(listener, options)?;
+        listener.set_nonblocking(true)?;
+        std::iter::repeat_with(|| listener.try_clone()).take(count).collect()
+    };
+    shared().map_err(ListenError::NoListener)
 }
 
 /// Tells whether anybody could listen on `address` now, without listening.
@@ -115,6 +137,20 @@ mod tests {
             }
         }
         assert_eq!(accepted, clients.len());
+    }
+
+    #[test]
+    fn one_listener_serves_all() {
+        let theirs = TcpListener::bind(anywhere()).unwrap();
+        let address = theirs.local_addr().unwrap();
+        let listeners = share(&theirs, 2, &OPTIONS).unwrap();
+        let _clients: Vec<_> = (0..4).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for listener in [&listeners[0], &listeners[1], &listeners[1], &listeners[0]] {
+            assert!(matches!(accept(listener).unwrap(), Accepted::Client(..)));
+        }
+        assert!(!matches!(accept(&listeners[0]).unwrap(), Accepted::Client(..)), "and nobody waits for who is behind");
+        let silent = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        assert!(matches!(share(&silent.into(), 1, &OPTIONS), Err(ListenError::NoListener(_))));
     }
 
     #[test]

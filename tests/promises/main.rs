@@ -79,6 +79,7 @@ mod refusals_are_said_in_words;
 mod registration;
 mod second_broker_is_refused;
 mod senders_hear_their_answer;
+mod service_manager;
 mod silent_peers_shut_nobody_out;
 mod slow_reader_delays_nobody;
 mod slowloris;

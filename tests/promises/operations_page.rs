@@ -4,6 +4,7 @@
 use crate::support;
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use support::daemon::{TemporaryFile, output, pushring};
 
 fn page() -> String {
@@ -27,11 +28,24 @@ fn help(command: &str) -> String {
 fn its_commands_and_flags_exist() {
     let page = page();
     let words: BTreeSet<&str> = page.split(|c: char| c.is_whitespace() || "`(),;:".contains(c)).collect();
-    let commands = ["serve", "doctor", "stats", "disconnects", "metrics", "config"];
+    let commands = ["serve", "doctor", "stats", "disconnects", "metrics", "config", "init", "completions"];
     let helps: String = commands.iter().map(|command| help(command)).collect();
     let known: BTreeSet<&str> = helps.split(|c: char| c.is_whitespace() || "[=,".contains(c)).collect();
     // Those of other programs.
-    let others = ["--security-opt", "--ulimit", "--read-only", "--tmpfs", "--cap-drop", "--memory", "--cpus"];
+    let others = [
+        "--append",
+        "--groups",
+        "--now",
+        "--path",
+        "--system",
+        "--security-opt",
+        "--ulimit",
+        "--read-only",
+        "--tmpfs",
+        "--cap-drop",
+        "--memory",
+        "--cpus",
+    ];
     for flag in words.iter().filter(|word| word.starts_with("--") && !others.contains(word)) {
         assert!(known.contains(flag.trim_end_matches('.')), "{flag}");
     }
@@ -56,50 +70,49 @@ fn its_file_of_settings_is_obeyed() {
     assert!(examined.status.success(), "{}", String::from_utf8_lossy(&examined.stderr));
 }
 
+/// Files that packages ship stand on the page as they are.
 #[test]
-fn its_unit_has_sections_and_keys_that_there_are() {
+fn its_files_are_those_of_the_packages() {
+    let shipped = |name: &str| {
+        let path = format!("{}/packaging/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).unwrap().trim_end().to_owned()
+    };
+    let expected = ["pushring.service", "pushring.socket", "notify-reload.conf"].map(shipped);
+    assert_eq!(blocks("ini"), expected);
+    assert_eq!(blocks("sysctl"), ["60-pushring.conf"].map(shipped));
+}
+
+/// systemd's own judgement of the units, where it is installed.
+#[test]
+fn systemd_finds_nothing_wrong_with_its_units() {
+    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
+        println!("NOT RUN: there is no systemd-analyze");
+        return;
+    };
+    assert!(version.status.success());
+    // Programs that a unit names must be there.
+    let directory = std::env::temp_dir().join(format!("pushring-units-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let [service, socket] = ["pushring.service", "pushring.socket"].map(|name| {
+        let path = format!("{}/packaging/{name}", env!("CARGO_MANIFEST_DIR"));
+        let unit = std::fs::read_to_string(path).unwrap();
+        let unit = unit.replace("/usr/bin/pushring", env!("CARGO_BIN_EXE_pushring"));
+        // Its manual page is not installed here.
+        let unit = unit.replace("Documentation=man:pushring(1)\n", "");
+        let path = directory.join(name);
+        std::fs::write(&path, unit).unwrap();
+        path
+    });
+    let verified = Command::new("systemd-analyze").arg("verify").args([&service, &socket]).output().unwrap();
+    let said = String::from_utf8_lossy(&verified.stderr);
+    std::fs::remove_dir_all(&directory).unwrap();
+    // It speaks of the machine's other units too.
+    assert!(!said.lines().any(|line| line.contains("pushring")), "{said}");
+}
+
+#[test]
+fn its_unit_gives_time_and_files_enough() {
     let unit = &blocks("ini")[0];
-    let known = [
-        ("Unit", &["Description", "Wants", "After"][..]),
-        (
-            "Service",
-            &[
-                "Type",
-                "ExecStart",
-                "LoadCredential",
-                "Environment",
-                "DynamicUser",
-                "RuntimeDirectory",
-                "RuntimeDirectoryMode",
-                "LimitNOFILE",
-                "Restart",
-                "RestartSec",
-                "TimeoutStopSec",
-                "CapabilityBoundingSet",
-                "NoNewPrivileges",
-                "PrivateDevices",
-                "PrivateTmp",
-                "ProtectHome",
-                "ProtectSystem",
-                "ProtectKernelTunables",
-                "ProtectControlGroups",
-                "RestrictAddressFamilies",
-                "SystemCallArchitectures",
-                "SystemCallFilter",
-            ],
-        ),
-        ("Install", &["WantedBy"]),
-    ];
-    let mut section = "";
-    for line in unit.lines().filter(|line| !line.is_empty()) {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = name;
-            continue;
-        }
-        let (key, _) = line.split_once('=').expect("a key and its value");
-        let keys = known.iter().find(|(name, _)| *name == section).expect("a section that there is").1;
-        assert!(keys.contains(&key), "{section}: {key}");
-    }
     // The unit gives the daemon more time to stop than it takes, and a file limit that fits its connections.
     let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(&format!("{key}="))).unwrap().to_owned();
     let settings: toml::Table = String::from_utf8(output(&mut pushring(&["config"])).stdout).unwrap().parse().unwrap();

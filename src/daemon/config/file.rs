@@ -73,12 +73,12 @@ fn example(key: &str) -> String {
     default.map_or_else(String::new, |value| format!("for example {key} = {value}"))
 }
 
-/// `config` as a file with what each key means; with `is_template` each line is a comment, to be made a setting.
+/// `config` as a file with what each key means. With `is_template` each default is a comment, to be made a setting.
 ///
 /// # Errors
 /// A value cannot be written as TOML.
 pub fn write(config: &Config, is_template: bool) -> anyhow::Result<String> {
-    let table = toml::Table::try_from(config)?;
+    let (table, defaults) = (toml::Table::try_from(config)?, toml::Table::try_from(Config::default())?);
     let mut text = String::new();
     for group in SETTINGS {
         if !text.is_empty() {
@@ -90,7 +90,7 @@ pub fn write(config: &Config, is_template: bool) -> anyhow::Result<String> {
             for line in setting.doc.lines() {
                 writeln!(text, "# {}", line.trim())?;
             }
-            let mark = if is_template { "#" } else { "" };
+            let mark = if is_template && table[setting.key] == defaults[setting.key] { "#" } else { "" };
             writeln!(text, "{mark}{} = {}", setting.key, table[setting.key])?;
         }
     }

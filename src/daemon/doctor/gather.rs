@@ -5,7 +5,7 @@ use super::facts::{
 };
 use super::listeners;
 use crate::daemon::config::Config;
-use crate::daemon::control::ControlPath;
+use crate::daemon::control::{ControlPath, made_for};
 use crate::daemon::{groups, memory, token};
 use pushring::control::{self, Answer, Request};
 use pushring::internals::driver::flush_uring::{FlushUnavailable, UringFlush};
@@ -162,7 +162,12 @@ fn sockets(config: &Config, control: Option<&Path>) -> Vec<SocketPath> {
     let link = Some(config.link.as_path()).filter(|path| !path.as_os_str().is_empty());
     // What cannot be obeyed is a finding of its own.
     let mode = config.link_access().map_or(0o600, |access| access.mode);
-    let link = link.map(|path| socket("link", path, mode));
+    let link = link.map(|path| {
+        let mut socket = socket("link", path, mode);
+        let made = made_for(path).map(|_| Directory { is_writable: true, mode: 0o711 });
+        socket.directory = socket.directory.or(made);
+        socket
+    });
     let control = control.map(|path| {
         let mut socket = socket("control", path, 0o600);
         // The daemon makes the directory that it was not told of.

@@ -1,0 +1,172 @@
+//! `pushring init`: what a daemon needs to begin with, in one directory: commented settings, a secret, a unit.
+//!
+//! Invariants: a file that is there is left alone; a secret is made readable for its owner alone, and never printed.
+
+use super::config::{self, Config};
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The unit that packages ship; its program and its directory are put in.
+const UNIT: &str = include_str!("../../packaging/pushring.service");
+const UNIT_PROGRAM: &str = "/usr/bin/pushring";
+const UNIT_DIRECTORY: &str = "/etc/pushring";
+
+/// Where a package puts its unit.
+const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system/pushring.service", "/lib/systemd/system/pushring.service"];
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Wish {
+    /// Where the files go.
+    pub directory: PathBuf,
+    /// Whose node is served.
+    pub node: Option<String>,
+    /// Where clients connect.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Writes what is missing in the directory; tells what was done and what to do next.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn init(wish: &Wish) -> anyhow::Result<String> {
+    // A unit needs whole paths.
+    let directory = std::path::absolute(&wish.directory)?;
+    let is_system = directory == Path::new(UNIT_DIRECTORY);
+    make_directory(&directory)?;
+    let secret = directory.join("jwt-secret");
+    // A service's directory is there while it runs; others keep the socket beside the settings.
+    let link = if is_system { "/run/pushring/link.sock".into() } else { directory.join("link.sock") };
+    let mut config = Config { jwt_secret_file: secret.clone(), link: link.clone(), ..Config::default() };
+    config.node = wish.node.clone().unwrap_or(config.node);
+    config.listen = wish.listen.unwrap_or(config.listen);
+    config.broker(None).and_then(|_| config.link(None)).context("nothing was written")?;
+
+    let settings = directory.join("pushring.toml");
+    let mut said = String::new();
+    let mut put = |path: &Path, mode: u32, text: &str, what: &str| -> anyhow::Result<()> {
+        let word = if write_new(path, mode, text)? { "wrote" } else { "kept " };
+        said += &format!("{word} {}  {what}\n", path.display());
+        Ok(())
+    };
+    put(&settings, 0o644, &config::write(&config, true)?, "the settings, with what each means")?;
+    put(&secret, 0o600, &(new_secret()? + "\n"), "the secret that login tokens are signed with")?;
+    let program = std::env::current_exe().context("where is this program?")?;
+    let packaged = PACKAGED_UNITS.iter().find(|path| is_system && Path::new(path).exists());
+    let unit = directory.join("pushring.service");
+    if packaged.is_none() {
+        put(&unit, 0o644, &unit_of(&program, &directory)?, "a unit for systemd")?;
+    }
+    Ok(said + &next(&settings, &link, packaged.is_none().then_some(&*unit), &program))
+}
+
+fn make_directory(directory: &Path) -> anyhow::Result<()> {
+    match DirBuilder::new().recursive(true).mode(0o755).create(directory) {
+        Err(error) => Err(error).with_context(|| format!("cannot make {}: choose another --dir", directory.display())),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Whether it was written: what is there is left alone.
+fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<bool> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    match file {
+        Ok(mut file) => {
+            let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+            // Half a file would be kept for ever.
+            written
+                .inspect_err(|_| drop(fs::remove_file(path)))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
+    }
+}
+
+/// Text, so that it can be copied: 32 bytes of chance.
+fn new_secret() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// The unit for this program and these settings.
+fn unit_of(program: &Path, directory: &Path) -> anyhow::Result<String> {
+    let word = |path: &Path| -> anyhow::Result<String> {
+        let text = path.to_str().filter(|text| !text.contains(|c: char| c.is_whitespace() || "\"'\\%$:".contains(c)));
+        match text {
+            Some(text) => Ok(text.to_owned()),
+            None => bail!("{} cannot stand in a unit: choose a path of plain letters", path.display()),
+        }
+    };
+    Ok(UNIT.replace(UNIT_PROGRAM, &word(program)?).replace(UNIT_DIRECTORY, &word(directory)?))
+}
+
+fn next(settings: &Path, link: &Path, unit: Option<&Path>, program: &Path) -> String {
+    let settings = settings.display();
+    let mut text = format!("\nNext:\n  pushring doctor --config {settings}\n");
+    match unit {
+        Some(unit) => {
+            // ProtectHome= and PrivateTmp= hide these from a service.
+            if ["/home", "/root", "/tmp"].iter().any(|hidden| program.starts_with(hidden)) {
+                text += &format!(
+                    "  install {} /usr/local/bin/pushring   and name it in ExecStart of the unit: systemd sees no home\n",
+                    program.display()
+                );
+            }
+            text += &format!("  systemctl enable --now {}\n", unit.display());
+            text += &format!("or, without systemd:\n  pushring serve --config {settings}\n");
+        }
+        None => text += "  systemctl enable --now pushring\n",
+    }
+    text += &format!(
+        "\nProcesses attach at {} (docs/LINK.md); those of other users need link_group.\nBehind a proxy set hosts, \
+         trusted_proxies and tls.\n",
+        link.display()
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::memory::tests::Root;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_is_written_is_obeyed_and_kept() {
+        let root = Root::new("init", &[]);
+        let directory = root.0.join("etc");
+        let wish = Wish { directory: directory.clone(), node: Some("alice.os".to_owned()), listen: None };
+        let said = init(&wish).unwrap();
+        assert_eq!(said.matches("wrote ").count(), 3, "{said}");
+        let config = Config::load(Some(&directory.join("pushring.toml")), &config::Flags::default()).unwrap();
+        assert_eq!((config.node.as_str(), &config.link), ("alice.os", &directory.join("link.sock")));
+        let secret = directory.join("jwt-secret");
+        assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+        let text = fs::read_to_string(&secret).unwrap();
+        assert!(text.trim_end().len() == 43 && !said.contains(text.trim_end()), "{said}");
+        assert_eq!(crate::daemon::token::secret_bytes(&secret).unwrap(), 43);
+        let again = init(&wish).unwrap();
+        assert_eq!((again.matches("kept ").count(), again.matches("wrote ").count()), (3, 0), "{again}");
+        assert_eq!(fs::read_to_string(&secret).unwrap(), text);
+    }
+
+    #[test]
+    fn the_unit_names_this_program_and_these_settings() {
+        let unit = unit_of(Path::new("/opt/bin/pushring"), Path::new("/srv/broker")).unwrap();
+        assert!(unit.contains("\nExecStart=/opt/bin/pushring serve --config /srv/broker/pushring.toml\n"), "{unit}");
+        assert!(
+            unit.contains("\nLoadCredential=jwt-secret:/srv/broker/jwt-secret\n") && !unit.contains("/etc/"),
+            "{unit}"
+        );
+        assert!(unit_of(Path::new("/opt/a b"), Path::new("/srv")).is_err());
+    }
+}

@@ -1,0 +1,88 @@
+//! What a service manager and this program tell each other: sd_notify(3), sd_listen_fds(3), and the watchdog of
+//! systemd.service(5). Nothing happens where there is none.
+
+use anyhow::{Context, ensure};
+use listenfd::ListenFd;
+use pushring::Handle;
+use sd_notify::NotifyState;
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+/// How often `systemctl status` gets new counts.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// The listener that a socket unit has opened for this program. Call it before there are other threads: it takes the
+/// variables away, for they concern nobody else.
+///
+/// # Errors
+/// It is no listener of TCP, or there are several.
+pub fn listener() -> anyhow::Result<Option<TcpListener>> {
+    let mut inherited = ListenFd::from_env();
+    let count = inherited.len();
+    ensure!(count <= 1, "systemd hands over {count} sockets: give pushring.socket one ListenStream= with a port");
+    if count == 0 {
+        return Ok(None);
+    }
+    inherited
+        .take_tcp_listener(0)
+        .context("systemd hands over no listener of TCP: see ListenStream= in pushring.socket")
+}
+
+/// Serving has begun, or goes on after the settings have been read again.
+pub fn ready(address: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving at {address}"))]);
+}
+
+/// The settings are being read again. [`ready`] ends it.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "no clock for the service manager"),
+    }
+}
+
+/// The end has begun.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping, NotifyState::Status("stopping: clients are told")]);
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// Tells the counts of `broker` while it runs, and that it does: only shards that answer are alive.
+///
+/// # Errors
+/// There is no thread.
+pub fn keep_informed(broker: Handle) -> anyhow::Result<()> {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return Ok(());
+    }
+    let watchdog = sd_notify::watchdog_enabled();
+    // Half of what it waits (sd_watchdog_enabled(3)).
+    let every = watchdog.map_or(STATUS_EVERY, |limit| STATUS_EVERY.min(limit / 2));
+    let work = move || {
+        loop {
+            thread::sleep(every);
+            let reports = broker.reports();
+            if reports.is_empty() {
+                return;
+            }
+            let sum = |count: fn(&pushring::Report) -> usize| reports.iter().map(count).sum::<usize>();
+            let (channels, connections) = (sum(|shard| shard.channels), sum(|shard| shard.connections));
+            let status = format!("{channels} channels, {connections} connections on {} shards", reports.len());
+            tell(&[NotifyState::Status(&status)]);
+            if watchdog.is_some() {
+                tell(&[NotifyState::Watchdog]);
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("service-manager".to_owned())
+        .spawn(work)
+        .context("no thread for the service manager")?;
+    Ok(())
+}
