@@ -58,6 +58,8 @@
 //! in one direction only, and a test holds it: `channel, process_id ← proto, http ← gateway, admission ← shard, queue ←
 //! driver ← broker ← demo, node, process_lib, link, control`.
 
+#![deny(unsafe_code)]
+
 mod admission;
 #[cfg(feature = "driver")]
 mod broker;

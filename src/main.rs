@@ -1,5 +1,7 @@
 //! The `pushring` daemon.
 
+#![deny(unsafe_code)]
+
 mod daemon;
 
 use daemon::cli::{self, Action};

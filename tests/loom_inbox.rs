@@ -10,19 +10,36 @@
 mod gauge;
 #[path = "../src/queue/room.rs"]
 mod room;
+#[path = "../src/queue/sleep.rs"]
+mod sleep;
 #[path = "../src/queue/wake_flag.rs"]
 mod wake_flag;
 
 /// What `src/queue/sync.rs` is to the inbox.
 mod sync {
-    pub(super) use loom::sync::Mutex;
-    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
+
+    /// Time does not pass in a model: whoever is not woken sleeps for ever.
+    pub(super) fn wait_timeout_while<T>(
+        condvar: &Condvar,
+        mut guard: MutexGuard<'_, T>,
+        _timeout: std::time::Duration,
+        mut waits: impl FnMut() -> bool,
+    ) {
+        while waits() {
+            guard = condvar.wait(guard).unwrap();
+        }
+        drop(guard);
+    }
 }
 
 use gauge::{Gauge, Limits};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use room::{Room, Waiter};
+use sleep::Sleep;
+use std::time::Duration;
 use sync::{AtomicBool, AtomicU64, Ordering, fence};
 use wake_flag::WakeFlag;
 
@@ -340,4 +357,101 @@ impl Waiter for Rung {
     fn wake(self) {
         self.0.store(true, Ordering::Release);
     }
+}
+
+/// A process' queue, of which only the length matters, and how its process sleeps.
+struct Events {
+    batches: AtomicU64,
+    sleep: Sleep<Task>,
+}
+
+/// The waker of a task that waits for events.
+struct Task(Arc<Notify>);
+
+impl Waiter for Task {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn wake(self) {
+        self.0.notify();
+    }
+}
+
+impl Events {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { batches: AtomicU64::new(0), sleep: Sleep::new() })
+    }
+
+    fn send(&self) {
+        self.batches.fetch_add(1, Ordering::Release);
+        self.sleep.wake();
+    }
+
+    /// The process' loop until it has got `expected` batches.
+    fn receive(&self, expected: u64) {
+        let mut got = 0;
+        while got < expected {
+            got += self.batches.swap(0, Ordering::Acquire);
+            if got < expected {
+                self.sleep.until(Duration::MAX, || self.batches.load(Ordering::Acquire) > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_batch_is_slept_over() {
+    model(|| {
+        let events = Events::new();
+        let shards: Vec<_> = (0..2)
+            .map(|_| {
+                let events = events.clone();
+                thread::spawn(move || events.send())
+            })
+            .collect();
+        events.receive(2);
+        shards.into_iter().for_each(|shard| shard.join().unwrap());
+    });
+}
+
+#[test]
+fn one_shard_can_wake_a_process_again_and_again() {
+    model(|| {
+        let events = Events::new();
+        let shard = {
+            let events = events.clone();
+            thread::spawn(move || {
+                events.send();
+                events.send();
+            })
+        };
+        events.receive(2);
+        shard.join().unwrap();
+    });
+}
+
+#[test]
+fn a_task_that_waits_for_events_is_woken() {
+    model(|| {
+        let events = Events::new();
+        let shard = {
+            let events = events.clone();
+            thread::spawn(move || {
+                events.send();
+                events.send();
+            })
+        };
+        let mut got = events.batches.swap(0, Ordering::Acquire);
+        while got < 2 {
+            let woken = Arc::new(Notify::new());
+            events.sleep.register(Task(woken.clone()));
+            let more = events.batches.swap(0, Ordering::Acquire);
+            if more == 0 {
+                woken.wait();
+            }
+            got += more + events.batches.swap(0, Ordering::Acquire);
+        }
+        shard.join().unwrap();
+    });
 }

@@ -15,13 +15,14 @@
 //!
 //! Knows nothing of how a shard is woken: that is a callback.
 
+use super::sleep::Sleep;
 use crate::admission::{Charge, Fund, HeapBytes, Kind, Ledger, Purse};
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::shard::event::Event;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -119,60 +120,9 @@ struct Shared {
     wake: Box<dyn Fn(usize) + Send + Sync>,
 }
 
-/// How the process sleeps while its queue is empty: at once. The channel's own wait first spins for some microseconds and
-/// yields its core several times, which costs as much as what it waits for, and where the two share a core, the shard.
-///
-/// Invariant: who sleeps has counted itself before it looked once more, and who sends looks at the count after it has
-/// sent, so a batch that comes in between is seen by one of the two.
-#[derive(Default)]
-struct Sleep {
-    /// Threads that sleep, and the task that waits.
-    sleepers: AtomicUsize,
-    task: Mutex<Option<Waker>>,
-    sent: Condvar,
-}
-
-impl Sleep {
-    /// Sleeps until `is_over`, which is asked first and then after each wake.
-    fn until(&self, timeout: Duration, mut is_over: impl FnMut() -> bool) {
-        let guard = self.task();
-        self.sleepers.fetch_add(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        // How it ended is what `is_over` has found.
-        drop(self.sent.wait_timeout_while(guard, timeout, |_| !is_over()));
-        self.sleepers.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.sleepers.load(Ordering::Relaxed) > 0 {
-            // Whoever holds the lock has looked already and is not asleep yet.
-            let task = self.task().take();
-            self.sent.notify_all();
-            if let Some(task) = task {
-                self.sleepers.fetch_sub(1, Ordering::Relaxed);
-                task.wake();
-            }
-        }
-    }
-
-    /// Has a task woken by the next batch. It must look once more then: what came before is not told.
-    fn register(&self, waker: &Waker) {
-        let before = self.task().replace(waker.clone());
-        if before.is_none() {
-            self.sleepers.fetch_add(1, Ordering::Relaxed);
-        }
-        fence(Ordering::SeqCst);
-    }
-
-    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Wakes the process when a sender is gone: it may have been the last.
 #[derive(Clone)]
-struct WakeAtEnd(Arc<Sleep>);
+struct WakeAtEnd(Arc<Sleep<Waker>>);
 
 impl Drop for WakeAtEnd {
     fn drop(&mut self) {
@@ -199,7 +149,7 @@ impl std::fmt::Debug for ProcessQueue {
 pub struct ProcessReceiver {
     shared: Arc<Shared>,
     receiver: Receiver<Batch>,
-    sleep: Arc<Sleep>,
+    sleep: Arc<Sleep<Waker>>,
 }
 
 /// Nothing was received.
@@ -244,7 +194,7 @@ pub fn process_queue_for(
         waiting: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         wake: Box::new(wake),
     });
-    let sleep = Arc::new(Sleep::default());
+    let sleep = Arc::new(Sleep::new());
     let queue = ProcessQueue { shared: shared.clone(), sender, sleep: WakeAtEnd(sleep.clone()) };
     (queue, ProcessReceiver { shared, receiver, sleep })
 }
@@ -379,7 +329,7 @@ impl ProcessReceiver {
     pub fn poll_recv(&self, context: &mut Context<'_>) -> Poll<Result<Batch, RecvError>> {
         let mut found = self.receiver.try_recv();
         if matches!(found, Err(TryRecvError::Empty)) {
-            self.sleep.register(context.waker());
+            self.sleep.register(context.waker().clone());
             found = self.receiver.try_recv();
         }
         match found {

@@ -4,5 +4,6 @@ pub mod events;
 mod gauge;
 pub mod orders;
 mod room;
+mod sleep;
 mod sync;
 mod wake_flag;

@@ -80,6 +80,7 @@ mod registration;
 mod second_broker_is_refused;
 mod senders_hear_their_answer;
 mod service_manager;
+mod shape;
 mod silent_peers_shut_nobody_out;
 mod slow_reader_delays_nobody;
 mod slowloris;

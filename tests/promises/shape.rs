@@ -1,0 +1,207 @@
+//! The shape of the code: files of a room do not import each other in a circle, functions fit a screen, `unsafe` stands
+//! where it is named, and no file is left that nobody names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rooms whose files stand in an order: none imports, however indirectly, one that imports it.
+const ROOMS: &[&str] = &["shard", "queue"];
+
+/// What a screen shows.
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// Functions that are still longer. This list only gets shorter.
+const LONG_FUNCTIONS: &[&str] = &["node/server.rs supervise", "broker/mod.rs start", "link/peer.rs written"];
+
+/// The files that may hold `unsafe`, each with its proofs: system calls, and the ring that borrows memory for one call.
+const UNSAFE_FILES: &[&str] = &["driver/flush_uring.rs", "driver/sys.rs"];
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    assert!(!files.is_empty());
+    files
+}
+
+fn name(file: &Path) -> String {
+    file.strip_prefix(source()).unwrap().to_str().unwrap().to_owned()
+}
+
+fn is_test(file: &Path) -> bool {
+    file.file_stem().unwrap().to_str().unwrap().ends_with("tests")
+}
+
+/// The code without comments, and without the tests at its end.
+fn code_of(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let text = match text.find("#[cfg(test)]\nmod tests {") {
+        Some(at) => &text[..at],
+        None => &text,
+    };
+    let lines = text.lines().map(|line| if line.trim_start().starts_with("//") { "" } else { line });
+    lines.collect::<Vec<_>>().join("\n").replace("(in crate::", "(in ")
+}
+
+/// `src/shard/table/mod.rs` is `shard::table`.
+fn module_of(file: &Path) -> Vec<String> {
+    let name = name(file);
+    let mut module: Vec<String> = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+    if module.last().is_some_and(|last| last == "mod") {
+        module.pop();
+    }
+    module
+}
+
+/// All paths of a use tree: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn expand(tree: &str) -> Vec<String> {
+    let tree = tree.trim();
+    let Some(open) = tree.find('{') else {
+        return vec![tree.split(" as ").next().unwrap().trim().to_owned()];
+    };
+    let (stem, inside) = (&tree[..open], &tree[open + 1..tree.rfind('}').unwrap()]);
+    let (mut branches, mut depth) = (vec![String::new()], 0);
+    for c in inside.chars() {
+        match c {
+            ',' if depth == 0 => branches.push(String::new()),
+            c => {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                branches.last_mut().unwrap().push(c);
+            }
+        }
+    }
+    let full = branches.iter().filter(|branch| !branch.trim().is_empty()).flat_map(|branch| expand(branch));
+    full.map(|path| format!("{stem}{path}")).collect()
+}
+
+/// Every path that the code names from the crate's root, its own module or the one around it.
+fn paths_of(code: &str) -> Vec<String> {
+    let (mut paths, mut rest) = (Vec::new(), code);
+    while let Some(at) = rest.find("use ") {
+        let (before, from) = rest.split_at(at);
+        paths.extend(inline_paths(before));
+        let end = from.find(';').unwrap_or(from.len());
+        let is_statement = before.is_empty() || before.ends_with(|c: char| c.is_whitespace());
+        if is_statement {
+            paths.extend(expand(&from[4..end]));
+        }
+        rest = &from[if is_statement { end } else { 4 }..];
+    }
+    paths.extend(inline_paths(rest));
+    paths
+}
+
+fn inline_paths(code: &str) -> Vec<String> {
+    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let words = code.split(|c: char| !is_path(c));
+    let from_root = |word: &&str| ["crate::", "super::", "self::"].iter().any(|root| word.starts_with(root));
+    words.filter(from_root).map(str::to_owned).collect()
+}
+
+/// The file, if any, of the longest part of `path` that is a module.
+fn file_of<'a>(path: &str, module: &[String], files: &'a BTreeMap<Vec<String>, PathBuf>) -> Option<&'a PathBuf> {
+    let mut segments: Vec<String> = path.split("::").map(|segment| segment.trim().to_owned()).collect();
+    let ups = segments.iter().take_while(|segment| *segment == "super").count();
+    let base = match segments[0].as_str() {
+        "crate" => &[],
+        "super" => &module[..module.len() - ups],
+        _ => module,
+    };
+    segments.drain(..ups.max(usize::from(matches!(segments[0].as_str(), "crate" | "self"))));
+    let full: Vec<String> = base.iter().cloned().chain(segments).collect();
+    (1..=full.len()).rev().find_map(|len| files.get(&full[..len]))
+}
+
+#[test]
+fn paths_are_found_however_they_are_written() {
+    assert_eq!(expand("a::{b, c::{d as e, f}}"), ["a::b", "a::c::d", "a::c::f"]);
+    let code = "use super::x::Y;\nfn f(z: crate::shard::Z) { self::g() }\n";
+    assert_eq!(paths_of(code), ["super::x::Y", "crate::shard::Z", "self::g"]);
+}
+
+#[test]
+fn no_files_of_a_room_import_each_other_in_a_circle() {
+    for room in ROOMS {
+        let files: Vec<_> = files_below(&source().join(room)).into_iter().filter(|file| !is_test(file)).collect();
+        let by_module: BTreeMap<_, _> = files.iter().map(|file| (module_of(file), file.clone())).collect();
+        let mut imports: BTreeMap<&PathBuf, BTreeSet<&PathBuf>> = BTreeMap::new();
+        for file in &files {
+            let module = module_of(file);
+            let named = paths_of(&code_of(file));
+            let named = named.iter().filter_map(|path| file_of(path, &module, &by_module));
+            imports.insert(file, named.filter(|other| *other != file).collect());
+        }
+        // Whoever imports nothing that is left stands on the floor below; in the end nobody is left.
+        while let Some(file) = imports.iter().find(|(_, of)| of.is_empty()).map(|(file, _)| *file) {
+            imports.remove(file);
+            imports.values_mut().for_each(|of| {
+                of.remove(file);
+            });
+        }
+        let circle: Vec<_> = imports
+            .iter()
+            .map(|(file, of)| format!("{} imports {:?}", name(file), of.iter().map(|of| name(of)).collect::<Vec<_>>()))
+            .collect();
+        assert!(circle.is_empty(), "{room}: these import each other, or such that do: {circle:#?}");
+    }
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    for file in files_below(&source()).iter().filter(|file| !is_test(file)) {
+        let code = code_of(file);
+        let lines: Vec<&str> = code.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let indent = &line[..line.len() - line.trim_start().len()];
+            let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            let Some(function) = words.iter().position(|word| *word == "fn").map(|fn_at| words[fn_at + 1]) else {
+                continue;
+            };
+            let end = format!("{indent}}}");
+            let starts = line.trim_start().starts_with(['f', 'p', 'a', 'c', 'u']) && !line.contains(';');
+            let Some(length) = lines[at..].iter().position(|line| **line == end).filter(|_| starts) else { continue };
+            let is_known = LONG_FUNCTIONS.contains(&format!("{} {function}", name(file)).as_str());
+            let is_short = length < FUNCTION_LINES_MAX;
+            assert!(is_short || is_known, "{}: {function} has {} lines: split it", name(file), length + 1);
+        }
+    }
+}
+
+#[test]
+fn unsafe_stands_in_named_files_only() {
+    for file in files_below(&source()) {
+        let code = code_of(&file);
+        let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code)"]
+            .iter()
+            .any(|pattern| code.contains(pattern));
+        let is_named = UNSAFE_FILES.contains(&name(&file).as_str());
+        assert_eq!(is_unsafe, is_named, "{}: the list of files with unsafe code is not true", name(&file));
+    }
+}
+
+#[test]
+fn every_file_is_named_by_a_module() {
+    let files = files_below(&source());
+    let named: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    for file in &files {
+        let stem = file.file_stem().unwrap().to_str().unwrap();
+        let stem = if stem == "mod" { file.parent().unwrap().file_name().unwrap().to_str().unwrap() } else { stem };
+        let declared = [format!("mod {stem};"), format!("\"{}\"]", file.file_name().unwrap().to_str().unwrap())];
+        let is_named = named.iter().any(|text| declared.iter().any(|declaration| text.contains(declaration)));
+        assert!(is_named || matches!(stem, "lib" | "main"), "{}: nobody names it", name(file));
+    }
+}
