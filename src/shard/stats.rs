@@ -112,8 +112,9 @@ pub struct Report {
 
 /// Counts of ends, each under its name, so that a reader needs no order.
 mod by_name {
-    use super::{BTreeMap, ClosedBy, Deserialize};
-    use serde::{Deserializer, Serializer};
+    use crate::shard::event::ClosedBy;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::collections::BTreeMap;
 
     type Counts = [u64; ClosedBy::ALL.len()];
 

@@ -13,7 +13,7 @@ use crate::shard::config::Deflate;
 use crate::shard::core::Shard;
 use crate::shard::event::{Event, HttpAsk, HttpRequest, Opened, RequestId};
 use crate::shard::memory::Charge;
-use crate::shard::owners::directory::Owner;
+use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::table::connection::{Connection, Ending, Flag, Phase, Registering};
 use crate::shard::table::opening::Opening;
 use crate::shard::table::slot::Slot;
@@ -98,13 +98,7 @@ impl Shard {
     }
 
     /// Judges a whole request.
-    fn judge(
-        &mut self,
-        slot: Slot,
-        directory: &crate::shard::Directory,
-        peer: SocketAddr,
-        request: http::Request<'_>,
-    ) -> Decision {
+    fn judge(&mut self, slot: Slot, directory: &Directory, peer: SocketAddr, request: http::Request<'_>) -> Decision {
         let settings = directory.gateway.settings();
         // Looked up and counted for handshakes alone: other requests cost no lock.
         let client = request.head.wants_websocket.then(|| self.client_of(slot, settings, &request.head)).flatten();
@@ -141,6 +135,7 @@ impl Shard {
         }
     }
 
+<<<<<<< HEAD
     /// Whether the process that will be told of a channel has room for that.
     fn may_open(&self, target: &Target) -> bool {
         match target {
@@ -154,6 +149,9 @@ impl Shard {
     }
 
     fn decide(&self, directory: &crate::shard::Directory, entry: Entry<'_>, request: http::Request<'_>) -> Decision {
+=======
+    fn decide(&self, directory: &Directory, entry: Entry<'_>, request: http::Request<'_>) -> Decision {
+>>>>>>> 5583bf1 (shard: the last circle goes; whoever names a type names its file)
         let lost = || Decision::Answer(Response::text(503, "the process is not attached"));
         match entry {
             Entry::Answer(response) => Decision::Answer(response),
