@@ -135,7 +135,6 @@ impl Shard {
         }
     }
 
-<<<<<<< HEAD
     /// Whether the process that will be told of a channel has room for that.
     fn may_open(&self, target: &Target) -> bool {
         match target {
@@ -148,10 +147,7 @@ impl Shard {
         }
     }
 
-    fn decide(&self, directory: &crate::shard::Directory, entry: Entry<'_>, request: http::Request<'_>) -> Decision {
-=======
     fn decide(&self, directory: &Directory, entry: Entry<'_>, request: http::Request<'_>) -> Decision {
->>>>>>> 5583bf1 (shard: the last circle goes; whoever names a type names its file)
         let lost = || Decision::Answer(Response::text(503, "the process is not attached"));
         match entry {
             Entry::Answer(response) => Decision::Answer(response),
