@@ -185,7 +185,14 @@ impl Report {
         rows.push(("load tester", format!("busy {:.0} %", self.client_busy * 100.0)));
         rows.extend(self.accounting.closures.iter().map(|closure| ("closed", closure.clone())));
         rows.extend(self.notes.iter().map(|note| ("note", note.clone())));
-        rows.push(("verdict", if self.is_clean() { "lossless".into() } else { "NOT LOSSLESS".into() }));
+        // Where nothing was to be delivered, nothing shows that nothing is lost.
+        let verdict = match (self.accounting.expected > 0, self.is_clean()) {
+            (true, true) => "lossless",
+            (true, false) => "NOT LOSSLESS",
+            (false, true) => "clean: no connection failed",
+            (false, false) => "NOT CLEAN",
+        };
+        rows.push(("verdict", verdict.into()));
         let mut text = format!("{}\n", self.mode);
         for (name, value) in rows {
             let _ = writeln!(text, "  {name:14}{value}");
@@ -195,13 +202,16 @@ impl Report {
 
     fn accounting_line(&self) -> String {
         let a = &self.accounting;
-        let mut line = format!(
-            "{} delivered of {}, lost {}, duplicated {}",
-            thousands(a.delivered),
-            thousands(a.expected),
-            a.lost,
-            a.duplicated
-        );
+        let mut line = match a.expected {
+            0 => "no message was to be delivered".to_owned(),
+            expected => format!(
+                "{} delivered of {}, lost {}, duplicated {}",
+                thousands(a.delivered),
+                thousands(expected),
+                a.lost,
+                a.duplicated
+            ),
+        };
         for (name, count) in [
             ("reordered", a.reordered),
             ("corrupted", a.corrupted),
@@ -305,6 +315,9 @@ mod tests {
     fn a_saturated_load_tester_says_so_and_a_loss_is_not_clean() {
         let mut report = Report { client_busy: 0.99, unit: "delivery".into(), ..Report::default() }.judge(1);
         assert!(report.notes[0].contains("load tester itself was saturated"));
+        assert!(report.is_clean() && report.table().contains("clean: no connection failed"));
+        assert!(!report.table().contains("lossless"), "nothing was to be delivered: {}", report.table());
+        (report.accounting.expected, report.accounting.delivered) = (2, 2);
         assert!(report.is_clean() && report.table().contains("lossless"));
         report.accounting.lost = 1;
         assert!(!report.is_clean() && report.table().contains("NOT LOSSLESS"));

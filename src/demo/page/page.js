@@ -19,10 +19,11 @@ $("me").textContent = me.name;
 
 const count = { in: 0, out: 0 };
 
-/** A channel that opens again when it closes. `register` makes the first message, for channels on `/`. */
+/** A channel that opens again when it closes. `register` makes the first message, for channels on `/`; `renew` gets what
+ * makes that good again where it was refused. */
 class Channel {
-  constructor({ title, path, register, onOpen, onMessage, onClose }) {
-    Object.assign(this, { title, path, register, onOpen, onMessage, onClose, id: null, attempts: 0, ready: false });
+  constructor({ title, path, register, renew, onOpen, onMessage, onClose }) {
+    Object.assign(this, { title, path, register, renew, onOpen, onMessage, onClose, id: null, attempts: 0, ready: false });
     this.row = $("channels").appendChild(document.createElement("li"));
     this.open();
   }
@@ -59,13 +60,18 @@ class Channel {
     this.ready = false;
     this.id = null;
     this.onClose?.();
-    // Codes of 4400 and up refuse a registration for good; anything else may pass.
-    const refused = code >= 4400 && code < 4600;
+    // 4401 is for a token of another day, or of a daemon that has been started anew since; of the refusals only that and
+    // 4404, for a process that does not run yet, may pass.
+    const refused = code >= 4400 && code < 4600 && ![4401, 4404, 4408].includes(code);
     const wait = Math.min(500 * 2 ** this.attempts++, 10_000) * (0.75 + Math.random() / 2);
     const words = reason || { 1001: "the server is stopping", 1006: "the connection was lost or refused" }[code] || "closed";
     this.show("closed", `${code}: ${words}${refused ? "" : "; trying again"}`);
-    trouble(this, `${words} (${code})${refused ? ": reload the page for a new token" : ""}`);
-    if (!refused) setTimeout(() => this.open(), wait);
+    trouble(this, `${words} (${code})`);
+    if (refused) return;
+    setTimeout(async () => {
+      if (code === 4401) await this.renew?.();
+      this.open();
+    }, wait);
   }
 
   send(data) {
@@ -116,6 +122,8 @@ function parse(text) {
 // ---- Who is there, and chat -----------------------------------------------------------------------------------------
 
 const tabs = new Map();
+/** The tab that is written to alone: its number and name, which stay when it has gone, so that nobody else gets what was
+ * meant for it. */
 let partner = null;
 
 const relay = new Channel({
@@ -142,11 +150,21 @@ const token = () => {
   return found ? found.slice(cookieName.length + 1) : null;
 };
 
+/** A new token: the page itself comes with one. */
+async function renew() {
+  try {
+    await fetch("/", { cache: "no-store" });
+  } catch {
+    // The server is not back yet; the channel tries again.
+  }
+}
+
 // Without a token there is no registering; the same process then hands its id out on its bound path.
 const unicast = new Channel({
   title: token() ? "/ → unicast:pushring:sys" : "/unicast:pushring:sys/",
   path: token() ? "/" : "/unicast:pushring:sys/",
   register: token() ? () => ({ auth_token: token(), target_process: "unicast:pushring:sys" }) : undefined,
+  renew,
   onOpen: () => announce("here"),
   onMessage(data) {
     if (typeof data === "string") {
@@ -159,9 +177,31 @@ const unicast = new Channel({
       return;
     }
     const message = parse(new TextDecoder().decode(data));
-    if (message) say(`${message.name}, to you`, String(message.text), "direct");
+    if (!message) return;
+    if (message.kind === "got") {
+      clearTimeout(unheard.get(message.number));
+      return void unheard.delete(message.number);
+    }
+    say(`${message.name}, to you`, String(message.text), "direct");
+    if (Number.isInteger(message.id)) sendTo(message.id, { kind: "got", ...me, number: message.number });
   },
 });
+
+/** Messages to one tab that it has not answered: a tab may close without a word. */
+const unheard = new Map();
+let numbers = 0;
+
+function sendAlone({ tab, name }, { id }, text) {
+  const number = ++numbers;
+  if (!sendTo(id, { ...me, id: unicast.id, text, number })) return false;
+  unheard.set(number, setTimeout(() => {
+    unheard.delete(number);
+    say("", `“${text.slice(0, 60)}” did not reach ${name}: that tab has gone.`, "note");
+    tabs.delete(tab);
+    showTabs();
+  }, 3000));
+  return true;
+}
 
 function announce(kind) {
   relay?.send(JSON.stringify({ kind, ...me, id: unicast?.id ?? null }));
@@ -188,16 +228,18 @@ function say(who, text, className) {
 }
 
 function showTabs() {
-  if (partner && !tabs.has(partner)) partner = null;
+  const gone = partner !== null && !tabs.has(partner.tab);
   $("tab-count").textContent = tabs.size + 1;
-  $("with").textContent = partner ? `with ${tabs.get(partner).name} alone` : "with every tab";
+  $("with").textContent = !partner ? "with every tab" : gone ? `${partner.name} has left` : `with ${partner.name} alone`;
+  $("with").className = gone ? "gone" : "";
+  $("everybody").hidden = partner === null;
   const rows = [...tabs].sort(([a], [b]) => (a < b ? -1 : 1)).map(([tab, { name, id }]) => {
     const button = node("button", name);
     button.append(node("small", id === null ? "" : `#${id}`));
     button.disabled = id === null;
-    button.setAttribute("aria-pressed", partner === tab);
+    button.setAttribute("aria-pressed", partner?.tab === tab);
     button.onclick = () => {
-      partner = partner === tab ? null : tab;
+      partner = partner?.tab === tab ? null : { tab, name };
       showTabs();
       $("text").focus();
     };
@@ -205,15 +247,25 @@ function showTabs() {
     row.append(button);
     return row;
   });
+  // What has the focus keeps it.
+  const focused = [...$("tabs").querySelectorAll("button")].indexOf(document.activeElement);
   $("tabs").replaceChildren(...(rows.length ? rows : [node("li", "Only this one.", "hint")]));
+  if (focused >= 0) $("tabs").querySelectorAll("button")[focused]?.focus();
 }
+
+$("everybody").onclick = () => {
+  partner = null;
+  showTabs();
+  $("text").focus();
+};
 
 $("say").onsubmit = (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
   if (!text) return;
-  const to = partner && tabs.get(partner);
-  const sent = to ? sendTo(to.id, { ...me, text }) : relay.send(JSON.stringify({ kind: "say", ...me, id: unicast.id, text }));
+  const to = partner && tabs.get(partner.tab);
+  if (partner && !to) return say("", `Not sent: ${partner.name} has left. Choose another tab, or every tab.`, "note");
+  const sent = to ? sendAlone(partner, to, text) : relay.send(JSON.stringify({ kind: "say", ...me, id: unicast.id, text }));
   if (!sent) return say("", "Not sent: the channel is not open.", "note");
   say(to ? `to ${to.name}` : "", text, to ? "mine direct" : "mine");
   $("text").value = "";
