@@ -125,3 +125,8 @@ pub mod internals {
     }
     pub use queue::orders as inbox;
 }
+
+/// What the README tells people to write, compiled.
+#[cfg(all(doctest, feature = "driver"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -6,7 +6,7 @@ mod node_support;
 mod support;
 
 use node_support::node_backend::adapter::{MyNode, NodeMessage};
-use node_support::support::{Client, PATIENCE, driver, recv_close};
+use node_support::support::{Client, PATIENCE, Patient, driver, recv_close};
 use node_support::{KEYFILE, NODE, SECRET, request};
 use pushring::Config;
 use pushring::node::{self, Dialect, Parts, Server};
@@ -66,7 +66,7 @@ impl Kernel {
 fn connect(address: SocketAddr) -> Client {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    tungstenite::client(format!("ws://{address}/{APP}/"), stream).unwrap().0
+    tungstenite::client(format!("ws://{address}/{APP}/"), Patient(stream)).unwrap().0
 }
 
 fn threads() -> usize {

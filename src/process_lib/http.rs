@@ -1,6 +1,8 @@
 //! Talking to the HTTP server: binding paths, answering HTTP requests, pushing to channels.
 
-use super::message::Message;
+pub mod server;
+
+use super::message::SendError;
 use super::request::{Request, Response};
 use super::runtime;
 use crate::node::{Address, HttpServerAction, HttpServerError, OUR, http_server_process};
@@ -144,9 +146,30 @@ pub fn send_response(
 
 /// Sends an action and waits for the server's answer.
 fn ask(action: HttpServerAction, blob: Option<LazyLoadBlob>) -> anyhow::Result<()> {
-    let mut request = Request::to(Address::new(OUR, http_server_process())).body(serde_json::to_vec(&action)?);
+    Ok(answer(ANSWER_TIMEOUT_S, &action, blob)???)
+}
+
+/// What became of sending an action, of waiting for its answer, and of the action.
+type Answer = anyhow::Result<Result<Result<(), HttpServerError>, SendError>>;
+
+fn answer(timeout_s: u64, action: &HttpServerAction, blob: Option<LazyLoadBlob>) -> Answer {
+    let mut request = Request::to(Address::new(OUR, http_server_process())).body(serde_json::to_vec(action)?);
     request.blob = blob;
-    let answer: Message = request.send_and_await_response(ANSWER_TIMEOUT_S)??;
-    let result: Result<(), HttpServerError> = serde_json::from_slice(answer.body())?;
-    Ok(result?)
+    match request.send_and_await_response(timeout_s)? {
+        Ok(answer) => Ok(Ok(serde_json::from_slice(answer.body())?)),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+/// As [`ask`], with the errors of the libraries' [`server`].
+fn ask_within(
+    timeout_s: u64,
+    action: &HttpServerAction,
+    blob: Option<LazyLoadBlob>,
+) -> Result<(), server::HttpServerError> {
+    match answer(timeout_s, action, blob) {
+        Ok(Ok(answer)) => Ok(answer?),
+        Ok(Err(_)) => Err(server::HttpServerError::Timeout),
+        Err(_) => Err(server::HttpServerError::UnexpectedResponse),
+    }
 }

@@ -371,3 +371,49 @@ fn an_http_request_is_answered_with_status_headers_and_blob() {
     assert_eq!(sent[0].message.body(), br#"{"status":404,"headers":{}}"#);
     assert_eq!(sent[0].lazy_load_blob.as_ref().unwrap().bytes, b"nothing");
 }
+
+/// The names and calls of the published libraries: `kinode_process_lib` from 0.10 on, `hyperware_process_lib` 1.x and 2.x.
+#[test]
+fn the_server_of_todays_libraries_asks_the_same_and_keeps_who_is_connected() {
+    use http::server::{HttpBindingConfig, HttpServer, WsBindingConfig, send_ws_push};
+    let kernel = |kernel: &Kernel| {
+        let expected = [
+            (r#"{"WebSocketBind":{"path":"/ws","authenticated":false,"extension":false}}"#, r#"{"Ok":null}"#),
+            (r#"{"Bind":{"path":"/a","authenticated":true,"local_only":false,"cache":false}}"#, r#"{"Ok":null}"#),
+            (
+                r#"{"Bind":{"path":"/b","authenticated":true,"local_only":false,"cache":false}}"#,
+                r#"{"Err":"InvalidSourceProcess"}"#,
+            ),
+            (r#"{"Unbind":{"path":"/a"}}"#, r#"{"Ok":null}"#),
+            (r#"{"SecureBind":{"path":"/s","cache":true}}"#, "what?"),
+        ];
+        for (action, answer) in expected {
+            let asked = kernel.from_process.recv().unwrap();
+            assert_eq!(std::str::from_utf8(asked.message.body()).unwrap(), action);
+            kernel.to_process.send(response(asked.id, answer.as_bytes(), None)).unwrap();
+        }
+        let pushed: Vec<_> = kernel.from_process.iter().collect();
+        let bodies = pushed.iter().map(|message| std::str::from_utf8(message.message.body()).unwrap());
+        let push = |channel| format!(r#"{{"WebSocketPush":{{"channel_id":{channel},"message_type":"Text"}}}}"#);
+        assert_eq!(bodies.collect::<Vec<_>>(), [push(7), push(8)]);
+        assert!(pushed.iter().all(|message| message.lazy_load_blob.as_ref().unwrap().bytes == b"hi"));
+    };
+    let exit = run_beside(kernel, |_| {
+        let mut server = HttpServer::new(5);
+        server.bind_ws_path("/ws", WsBindingConfig::default().authenticated(false)).unwrap();
+        let refused = server.bind_multiple_http_paths(vec!["/a", "/b"], HttpBindingConfig::default());
+        assert_eq!(refused, Err(http::server::HttpServerError::InvalidSourceProcess), "and /a is unbound again");
+        let content = HttpBindingConfig::default().secure_subdomain(true).static_content(Some(LazyLoadBlob::default()));
+        let unheard = server.bind_http_path("/s", content);
+        assert_eq!(unheard, Err(http::server::HttpServerError::UnexpectedResponse));
+        let open = server.parse_request(br#"{"WebSocketOpen":{"path":"/ws","channel_id":7}}"#).unwrap();
+        server.handle_request(open, |_| unreachable!(), |_, _, _| unreachable!());
+        let hi = LazyLoadBlob { mime: None, bytes: b"hi".to_vec() };
+        server.ws_push_all_channels("/ws", WsMessageType::Text, hi.clone());
+        server.handle_request(HttpServerRequest::WebSocketClose(7), |_| unreachable!(), |_, _, _| unreachable!());
+        server.ws_push_all_channels("/ws", WsMessageType::Text, hi.clone());
+        assert!(server.get_ws_channels().is_empty());
+        send_ws_push(8, WsMessageType::Text, hi);
+    });
+    assert_eq!(exit, Exit::Returned);
+}

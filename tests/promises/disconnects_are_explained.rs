@@ -62,8 +62,8 @@ fn each_end_says_who_and_why() {
         while client.read().is_ok() {}
         assert_eq!(said(&end_of(&broker, inbound.closed(&process).channel)), (4000, "ö".repeat(61), ClosedBy::Process));
 
-        let (client, _) = inbound.open(&broker, &process);
-        std::io::Write::write_all(&mut client.get_ref(), &[0xff, 0x80, 1, 2, 3, 4]).unwrap();
+        let (mut client, _) = inbound.open(&broker, &process);
+        std::io::Write::write_all(client.get_mut(), &[0xff, 0x80, 1, 2, 3, 4]).unwrap();
         let end = end_of(&broker, inbound.closed(&process).channel);
         assert_eq!((end.code, end.by), (1002, ClosedBy::Violation));
         assert!(!end.reason.is_empty());

@@ -55,7 +55,7 @@ impl Daemon {
     }
 
     pub fn connect(&self, path: &str) -> Client {
-        tungstenite::client(format!("ws://{}{path}", self.address), self.stream()).unwrap().0
+        tungstenite::client(format!("ws://{}{path}", self.address), super::Patient(self.stream())).unwrap().0
     }
 
     pub fn signal(&self, name: &str) {

@@ -22,7 +22,51 @@ pub const SECRET: &[u8] = b"a secret that only the tests know";
 /// Long enough that only a hang takes it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-pub type Client = WebSocket<TcpStream>;
+pub type Client = WebSocket<Patient>;
+
+/// A socket of a client in this process. A call with a time limit ends early when the process is stopped and continued
+/// (EINTR, signal(7)); that is no end of the connection, and the call begins anew.
+#[derive(Debug)]
+pub struct Patient(pub TcpStream);
+
+fn again<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+impl std::io::Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        again(|| self.0.read(buffer))
+    }
+}
+
+impl std::io::Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        again(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl std::ops::Deref for Patient {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+impl std::os::fd::AsFd for Patient {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 thread_local! {
     static DRIVER: Cell<Option<DriverKind>> = const { Cell::new(None) };
@@ -83,7 +127,7 @@ pub fn try_connect(broker: &Broker, path: &str) -> Result<Client, Box<dyn std::e
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
-    Ok(tungstenite::client(format!("ws://{address}{path}"), stream)?.0)
+    Ok(tungstenite::client(format!("ws://{address}{path}"), Patient(stream))?.0)
 }
 
 pub fn send(client: &mut Client, message: impl Into<Message>) {

@@ -1,0 +1,191 @@
+//! A program embeds a broker with a name and a path: no node, no id of three parts. Its tasks hear and push on any
+//! executor, its threads beside them; a wait that ends is no error, and a plain name is nobody's but the program's.
+
+use crate::support;
+use pushring::{AttachError, Broker, Builder, Event, Message, NotYetKnown, Process, PushError, Stopped};
+use std::future::{Future, IntoFuture};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
+use support::{PATIENCE, connect, on_each_driver, recv, send, try_connect};
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The least of executors: it polls again when it is woken, and fails where nothing wakes it.
+fn block_on<F: IntoFuture>(future: F) -> F::Output {
+    let mut future = pin!(future.into_future());
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let started = std::time::Instant::now();
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        std::thread::park_timeout(PATIENCE);
+        assert!(started.elapsed() < PATIENCE, "nothing woke the task");
+    }
+}
+
+fn start() -> Builder {
+    Broker::builder().shards(2).driver(support::driver())
+}
+
+fn chat(broker: &Broker) -> Process {
+    let chat = broker.process("chat").unwrap();
+    chat.bind_at("/rooms/:room").unwrap();
+    chat
+}
+
+#[test]
+fn a_name_and_a_path_are_enough() {
+    on_each_driver(|_| {
+        let broker = start().start().unwrap();
+        let mut chat = chat(&broker);
+        assert_eq!(chat.recv_timeout(Duration::ZERO).unwrap().map(|_| ()), None, "a wait that ends is no error");
+        let (mut one, mut two) = (connect(&broker, "/rooms/1"), connect(&broker, "/rooms/1"));
+        let mut opened = || match chat.recv_blocking().unwrap() {
+            Event::Opened(opened) => opened,
+            other => panic!("{other:?}"),
+        };
+        let (first, second) = (opened(), opened());
+        assert_eq!((&*first.path, &*second.path), ("/rooms/1", "/rooms/1"), "the whole path, as it was asked for");
+        send(&mut one, "hello");
+        let Event::Message { channel, kind, payload } = chat.recv_timeout(PATIENCE).unwrap().unwrap() else {
+            panic!("a message was sent");
+        };
+        let heard = Message::of_kind(kind, payload).unwrap();
+        chat.broadcast(heard).to(pushring::Audience::Path("/rooms/:room".into())).except(channel).send().unwrap();
+        assert_eq!(recv(&mut two).to_text().unwrap(), "hello");
+        let ticket = chat.push(channel, Message::text("you alone")).ask().send().unwrap();
+        assert_eq!(ticket.wait(PATIENCE).unwrap().sent, 1);
+        assert_eq!(recv(&mut one).to_text().unwrap(), "you alone");
+
+        // Nothing of a node is there: no registration on `/`, no path below the name.
+        assert!(try_connect(&broker, "/").is_err() && try_connect(&broker, "/chat/rooms/1").is_err());
+        // A path of its own is below its name.
+        chat.bind("/own", Default::default()).unwrap();
+        connect(&broker, "/chat/own");
+        assert!(matches!(chat.recv_timeout(PATIENCE).unwrap(), Some(Event::Opened(opened)) if &*opened.path == "/own"));
+
+        assert!(matches!(broker.process("chat"), Err(AttachError::Taken(_))));
+        for bad in ["", "Chat", "a/b", "a:b"] {
+            assert!(matches!(broker.process(bad), Err(AttachError::Name(_))), "{bad}");
+        }
+        broker.stop(PATIENCE).unwrap();
+        while let Ok(event) = chat.recv_blocking() {
+            assert!(matches!(event, Event::Opened(_) | Event::Closed(_)), "{event:?}");
+        }
+        assert_eq!(chat.push(channel, Message::text("late")).send(), Err(PushError::Stopped));
+    });
+}
+
+#[test]
+fn tasks_hear_and_push_on_any_executor() {
+    on_each_driver(|_| {
+        let broker = start().start().unwrap();
+        let mut chat = chat(&broker);
+        let mut client = connect(&broker, "/rooms/7");
+        let task = std::thread::spawn(move || {
+            block_on(async move {
+                let mut heard = 0;
+                while let Ok(event) = chat.recv().await {
+                    if let Event::Message { channel, kind, payload } = event {
+                        heard += 1;
+                        let echo = Message::of_kind(kind, payload).unwrap();
+                        let ticket = chat.push(channel, echo).ask().await.unwrap();
+                        assert_eq!(ticket.await.sent, 1);
+                    }
+                }
+                heard
+            })
+        });
+        // One at a time: each must wake the task from its sleep.
+        for round in 0..300 {
+            send(&mut client, format!("{round}"));
+            assert_eq!(recv(&mut client).to_text().unwrap(), format!("{round}"));
+        }
+        broker.stop(PATIENCE).unwrap();
+        assert_eq!(task.join().unwrap(), 300);
+    });
+}
+
+#[test]
+fn an_order_that_found_no_room_goes_on_when_there_is_some() {
+    let broker = start().shards(1).start().unwrap();
+    let chat = broker.process("chat").unwrap();
+    let handle = chat.handle();
+    let nobody = pushring::ChannelId::new(u32::MAX);
+    // More than the inbox holds of one process, from a task that never blocks its thread.
+    block_on(async {
+        for _ in 0..20_000 {
+            handle.push(nobody, Message::binary(vec![0; 1024])).await.unwrap();
+        }
+        let mut batch = handle.batch();
+        for _ in 0..20_000 {
+            batch.add(handle.push(nobody, Message::text("?")));
+            if batch.is_full() {
+                batch.flush_async().await.unwrap();
+            }
+        }
+        batch.flush_async().await.unwrap();
+        assert_eq!(handle.broadcast(Message::text("all")).ask().await.unwrap().await.sent, 0);
+    });
+    let pushes = broker.handle().reports()[0].stats.pushes_unknown;
+    assert_eq!(pushes, 40_000, "every one of them got there");
+}
+
+/// Events as a stream, read together with what was taken out by the batch before.
+#[test]
+fn events_are_a_stream_and_nothing_is_lost_between_the_ways_to_read() {
+    let broker = start().start().unwrap();
+    let mut chat = chat(&broker);
+    let mut client = connect(&broker, "/rooms/1");
+    for round in 0..9 {
+        send(&mut client, format!("{round}"));
+    }
+    let mut texts = Vec::new();
+    let mut keep = |event| {
+        if let Event::Message { payload, .. } = event {
+            texts.push(String::from_utf8(payload.to_vec()).unwrap());
+        }
+    };
+    let (mut events, mut seen) = (Vec::new(), 0);
+    while seen < 10 {
+        let event = match seen % 3 {
+            0 => block_on(chat.recv()).unwrap(),
+            1 => block_on(std::future::poll_fn(|context| stream_next(Pin::new(&mut chat), context))).unwrap(),
+            _ => {
+                seen += chat.recv_batch(&mut events, PATIENCE).unwrap();
+                events.drain(..).for_each(&mut keep);
+                continue;
+            }
+        };
+        seen += 1;
+        keep(event);
+    }
+    assert_eq!(texts, ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
+    broker.stop(PATIENCE).unwrap();
+    assert!(matches!(block_on(chat.recv()), Ok(Event::Closed(_))));
+    assert_eq!(block_on(chat.recv()).map(|_| ()), Err(Stopped));
+}
+
+fn stream_next<S: futures_core::Stream>(stream: Pin<&mut S>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+    stream.poll_next(context)
+}
+
+#[test]
+fn a_ticket_says_that_it_is_too_early_and_stays_good() {
+    let broker = start().start().unwrap();
+    let chat = chat(&broker);
+    let ticket = chat.broadcast(Message::text("?")).ask().try_send().unwrap();
+    let early = ticket.wait(Duration::ZERO);
+    assert!(matches!(early, Ok(_) | Err(NotYetKnown)));
+    assert_eq!(ticket.wait(PATIENCE).unwrap().sent, 0);
+}
