@@ -6,7 +6,7 @@ mod daemon;
 
 use daemon::cli::{self, Action};
 use daemon::config::{self, Config};
-use daemon::{ask, doctor, init, log, serve, systemd, token};
+use daemon::{ask, doctor, init, log, program, serve, systemd, token, twins};
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -37,17 +37,17 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
         Action::Serve(options) => {
             let config = options.load()?;
             let listener = begin(&config, unknown)?;
-            serve::serve(&config, listener)?;
+            serve::serve(Box::new(move || options.load()), listener)?;
         }
         Action::Demo(options) => {
             let config = options.load()?;
             let listener = begin(&config, unknown)?;
-            serve::demo(&config, listener)?;
+            serve::demo(Box::new(move || options.load()), listener)?;
         }
         Action::Config(options) => {
             let is_template = options.defaults;
             let config = if is_template { Config::default() } else { options.options.load()? };
-            config.broker(None)?;
+            config.broker(program::Secrets::default())?;
             config.link(None)?;
             print(&config::write(&config, is_template)?)?;
         }
@@ -69,6 +69,12 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
         Action::Stats(options) => print(&ask::stats(&options)?)?,
         Action::Metrics(options) => print(&ask::metrics(&options)?)?,
         Action::Disconnects(options) => print(&ask::disconnects(options)?)?,
+        Action::Channels(options) => print(&twins::channels(options)?)?,
+        Action::Processes(options) => print(&twins::processes(&options)?)?,
+        Action::Top(options) => twins::top(&options)?,
+        Action::Kick(options) => print(&twins::kick(options)?)?,
+        Action::Reload(options) => print(&twins::reload(&options)?)?,
+        Action::Drain(options) => print(&twins::drain(&options)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

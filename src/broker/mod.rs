@@ -294,7 +294,7 @@ impl Broker {
         }
         let directory = Directory::new(Snapshot::new(settings));
         let (ended_sender, ended) = bounded(shards);
-        let admission = fit_to_open_files(config.admission, shards);
+        let admission = fit_to_open_files(config.admission, shards, 0);
         let adopted = Arc::new(directory.clone());
         let current = Arc::new(Current { directory: Mutex::new(directory), adopted: Mutex::new(adopted.clone()) });
         let memory = config.memory_bytes_max.map(|bytes| Budget::of(bytes.max(shards * SHARD_MEMORY_BYTES_MIN)));
@@ -595,12 +595,12 @@ impl Shared {
     }
 }
 
-/// Lowers `limits` to what the limit of open files leaves for clients.
-fn fit_to_open_files(limits: admission::Limits, shards: usize) -> admission::Limits {
+/// Lowers `limits` to what the limit of open files leaves for clients, of which `clients` have their files open already.
+fn fit_to_open_files(limits: admission::Limits, shards: usize, clients: usize) -> admission::Limits {
     // Without a /proc to count in, the system's limit will show itself.
     let Ok((files_max, open)) = sys::open_files() else { return limits };
     let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
-    let fitting = limits_within_files(limits.clone(), shards, files_max, open);
+    let fitting = limits_within_files(limits.clone(), shards, files_max + clients, open);
     if fitting.connections_max < limits.connections_max {
         let (configured, connections_max) = (limits.connections_max, fitting.connections_max);
         tracing::warn!(

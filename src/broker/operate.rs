@@ -116,7 +116,10 @@ impl Handle {
             Ok::<(), std::convert::Infallible>(())
         })?;
         changed.unwrap_or_else(|never| match never {});
-        self.shared.admission.set_limits(super::fit_to_open_files(config.admission.clone(), self.shared.inboxes.len()));
+        let admission = &self.shared.admission;
+        let (limits, shards) = (config.admission.clone(), self.shared.inboxes.len());
+        // What shards have opened is counted twice: on the safe side.
+        admission.set_limits(super::fit_to_open_files(limits, shards, admission.total()));
         let numbers = Arc::new(config.shard.clone());
         self.shared.compression.set(config.shard.deflate);
         self.shared.send_all(|_| Command::Reconfigure(numbers.clone()))

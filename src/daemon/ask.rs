@@ -48,9 +48,11 @@ pub fn disconnects(options: DisconnectsOptions) -> anyhow::Result<String> {
     }
 }
 
-const ANOTHER: &str = "the daemon answers another question: is it of another version?";
+/// What is said of an answer to another question.
+pub(super) const ANOTHER: &str = "the daemon answers another question: is it of another version?";
 
-fn ask(options: &AskOptions, request: &Request) -> anyhow::Result<Answer> {
+/// Asks the daemon that `options` name.
+pub(super) fn ask(options: &AskOptions, request: &Request) -> anyhow::Result<Answer> {
     let config = options.load()?;
     let path = config.control.find(config.listen.port()).context("control: it is off")?;
     Ok(control::ask(&path, request)?)
@@ -60,7 +62,8 @@ fn time(unix_ms: u64) -> String {
     format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
 }
 
-fn seconds(seconds: u64) -> String {
+/// A span in words.
+pub(super) fn seconds(seconds: u64) -> String {
     format_duration(Duration::from_secs(seconds)).to_string().replace(' ', "")
 }
 
@@ -121,7 +124,8 @@ fn usage_text(usage: &Usage) -> String {
     text
 }
 
-fn ends_text(ends: &[Disconnect]) -> String {
+/// Ends as a table.
+pub(super) fn ends_text(ends: &[Disconnect]) -> String {
     if ends.is_empty() {
         return "none\n".to_owned();
     }

@@ -43,6 +43,18 @@ pub enum Action {
     Metrics(AskOptions),
     /// Print the last channels that ended in a running daemon, and why; the newest last
     Disconnects(DisconnectsOptions),
+    /// Print the live channels of a running daemon
+    Channels(ChannelsOptions),
+    /// Print the processes that are attached to a running daemon
+    Processes(AskOptions),
+    /// Show a running daemon's rates, processes, slowest clients and last ends, again and again
+    Top(TopOptions),
+    /// Close one channel of a running daemon with 1008
+    Kick(KickOptions),
+    /// Have a running daemon read its settings again; SIGHUP does the same
+    Reload(AskOptions),
+    /// Have a running daemon close its channels one after another, so that clients come back evenly, then stop
+    Drain(DrainOptions),
     /// Print the completions of a shell
     Completions {
         /// Which
@@ -184,6 +196,73 @@ pub struct DisconnectsOptions {
     pub last: Option<usize>,
 }
 
+/// Which channels are asked for.
+#[derive(Debug, Args)]
+pub struct ChannelsOptions {
+    /// Which daemon.
+    #[command(flatten)]
+    pub ask: AskOptions,
+    /// Only of this process
+    #[arg(long, value_name = "ID")]
+    pub process: Option<pushring::ProcessId>,
+    /// Only those opened on this path, as its process bound it
+    #[arg(long)]
+    pub path: Option<String>,
+    /// Only of clients in this range: an address, or a range as 10.0.0.0/8
+    #[arg(long, value_name = "RANGE")]
+    pub address: Option<pushring::IpPrefix>,
+    /// Those for which most bytes wait, the fullest first
+    #[arg(long, conflicts_with_all = ["process", "path", "address", "after"])]
+    pub fullest: bool,
+    /// The most that are printed
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub limit: usize,
+    /// Go on where an answer ended
+    #[arg(long, value_name = "CURSOR")]
+    pub after: Option<pushring::Cursor>,
+}
+
+/// Which channel is closed.
+#[derive(Debug, Args)]
+pub struct KickOptions {
+    /// Which daemon.
+    #[command(flatten)]
+    pub ask: AskOptions,
+    /// The channel
+    pub channel: u32,
+    /// What its client is told; at most 123 bytes of it
+    #[arg(long)]
+    pub reason: Option<String>,
+}
+
+/// How a drain goes.
+#[derive(Debug, Args)]
+pub struct DrainOptions {
+    /// Which daemon.
+    #[command(flatten)]
+    pub ask: AskOptions,
+    /// How long new clients are still taken first [default: the daemon's drain_grace]
+    #[arg(long, value_name = "TIME")]
+    pub grace: Option<Span>,
+    /// For how long channels are closed [default: the daemon's drain_over, or 1m where that is 0]
+    #[arg(long, value_name = "TIME")]
+    pub over: Option<Span>,
+}
+
+/// How often a daemon is looked at.
+#[derive(Debug, Args)]
+pub struct TopOptions {
+    /// Which daemon.
+    #[command(flatten)]
+    pub ask: AskOptions,
+    /// How long between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub every: Span,
+    /// How often; for ever, unless it is said
+    #[arg(long)]
+    pub count: Option<u64>,
+}
+
 impl AskOptions {
     /// The settings in force.
     pub fn load(&self) -> anyhow::Result<Config> {
@@ -194,14 +273,15 @@ impl AskOptions {
 
 impl Options {
     /// The settings in force.
-    pub fn load(mut self) -> anyhow::Result<Config> {
+    pub fn load(&self) -> anyhow::Result<Config> {
+        let mut flags = self.flags.clone();
         if self.no_pin {
-            self.flags.pin = Some(false);
+            flags.pin = Some(false);
         }
-        if self.flags.log.is_none() {
-            self.flags.log = std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty());
+        if flags.log.is_none() {
+            flags.log = std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty());
         }
-        Config::load(self.config.as_deref(), &self.flags)
+        Config::load(self.config.as_deref(), &flags)
     }
 }
 
@@ -253,7 +333,22 @@ fn variable_of(error: &clap::Error) -> Option<String> {
 fn command() -> Command {
     let defaults = toml::Table::try_from(Config::default()).expect("the defaults are plain TOML");
     let mut command = Cli::command();
-    for name in ["serve", "demo", "config", "token", "doctor", "stats", "metrics", "disconnects"] {
+    for name in [
+        "serve",
+        "demo",
+        "config",
+        "token",
+        "doctor",
+        "stats",
+        "metrics",
+        "disconnects",
+        "channels",
+        "processes",
+        "top",
+        "kick",
+        "reload",
+        "drain",
+    ] {
         command = command.mut_subcommand(name, |command| command.mut_args(|arg| describe(arg, &defaults)));
     }
     command

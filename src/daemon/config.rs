@@ -13,15 +13,16 @@ mod values;
 pub use environment::{check as check_environment, variable};
 pub use file::write;
 pub use sources::Sources;
-pub use values::{Dialect, Driver, List, LogFormat, Policy, SocketMode, parse_address};
+pub use values::{AdminListen, Dialect, Driver, List, LogFormat, Policy, SocketMode, parse_address};
 
 use super::control::ControlPath;
 use super::memory::MemoryBudget;
+use super::program::Secrets;
 use super::units::{Size, Span};
 use super::users;
 use anyhow::{Context, anyhow, bail, ensure};
 use pushring::internals::admission;
-use pushring::internals::gateway::{self, HostPolicy, IpPrefix, Secret, Settings};
+use pushring::internals::gateway::{self, HostPolicy, IpPrefix, Settings};
 use pushring::internals::http::Authority;
 use pushring::internals::proto;
 use pushring::link;
@@ -58,7 +59,7 @@ macro_rules! settings {
         }, )+];
 
         /// The settings that flags or the environment give.
-        #[derive(Debug, Default, clap::Args, Serialize)]
+        #[derive(Debug, Clone, Default, clap::Args, Serialize)]
         pub struct Flags {
             $($(
                 $(#[doc = $doc])+
@@ -100,6 +101,9 @@ settings! {
     /// The file with the secret that tokens are signed with; without one, whatever needs a token is refused.
     #[arg(value_name = "FILE")]
     jwt_secret_file: PathBuf = PathBuf::new();
+    /// The file with a second secret by which tokens are accepted too, while secrets are changed.
+    #[arg(value_name = "FILE")]
+    jwt_second_secret_file: PathBuf = PathBuf::new();
 
     ["Processes of other programs"]
     /// A Unix socket on which processes of other programs attach. Without it, and without link_tcp, none can.
@@ -128,6 +132,20 @@ settings! {
     /// there or can be made.
     #[arg(value_name = "PATH|auto|off")]
     control: ControlPath = ControlPath::Auto;
+
+    /// Where `serve` answers probes, metrics and the admin page; off for nowhere. An address that is taken is told, and
+    /// the daemon runs without.
+    #[arg(value_name = "ADDRESS|off")]
+    admin_listen: AdminListen = AdminListen::default();
+    /// The file with the token that everything there needs but probes and metrics on loopback: 16 bytes of text or more.
+    #[arg(value_name = "FILE")]
+    admin_token_file: PathBuf = PathBuf::new();
+    /// Names under which it may be asked, besides addresses of loopback and localhost.
+    #[arg(value_name = "NAME,…")]
+    admin_hosts: List = List::default();
+    /// What must be there for /readyz to say that clients may be sent here: link, an attached process of another program.
+    #[arg(value_name = "link")]
+    ready_needs: List = List::default();
 
     /// Whether metrics are served to Prometheus at /metrics:pushring:sys/, on this machine alone.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
@@ -253,6 +271,10 @@ settings! {
     tcp_notsent_lowat: Size = Size(128 << 10);
     /// How long clients get to answer the close frame when the daemon stops.
     stop_timeout: Span = Span::seconds(10);
+    /// For how long a stop closes channels, one after another, so that clients come back evenly; 0 closes all at once.
+    drain_over: Span = Span::seconds(0);
+    /// How long such a stop takes new clients first, while balancers turn away.
+    drain_grace: Span = Span::seconds(5);
 
     ["Log"]
     /// What is logged to stderr: error, warn, info, debug, trace or off, and parts with a level of their own, as
@@ -284,11 +306,11 @@ impl Config {
     ///
     /// # Errors
     /// A value that cannot be obeyed, by its key.
-    pub fn broker(&self, secret: Option<Secret>) -> anyhow::Result<pushring::Config> {
-        self.try_broker(secret).map_err(|error| self.sources.locate(error))
+    pub fn broker(&self, secrets: Secrets) -> anyhow::Result<pushring::Config> {
+        self.try_broker(secrets).map_err(|error| self.sources.locate(error))
     }
 
-    fn try_broker(&self, secret: Option<Secret>) -> anyhow::Result<pushring::Config> {
+    fn try_broker(&self, secrets: Secrets) -> anyhow::Result<pushring::Config> {
         self.check()?;
         Ok(pushring::Config {
             listen: self.listen,
@@ -296,7 +318,7 @@ impl Config {
             shards: self.shards,
             pin: self.pin,
             driver: self.driver.into(),
-            settings: self.settings(secret)?,
+            settings: self.settings(secrets)?,
             admission: self.admission()?,
             memory_bytes_max: self.memory_budget.bytes()?,
             shard: self.shard(),
@@ -392,6 +414,9 @@ impl Config {
             let is_host = Authority::parse(name).is_some_and(|authority| authority.host == name);
             ensure!(is_host, "hosts: {host:?} is no name, as example.com, without a port");
         }
+        for need in &self.ready_needs.0 {
+            ensure!(need == "link", "ready_needs: {need:?} is nothing that can be needed; link is");
+        }
         super::log::parse_filter(&self.log)?;
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
         if let MemoryBudget::Size(size) = self.memory_budget {
@@ -432,9 +457,10 @@ impl Config {
         Ok(())
     }
 
-    fn settings(&self, secret: Option<Secret>) -> anyhow::Result<Settings> {
+    fn settings(&self, secrets: Secrets) -> anyhow::Result<Settings> {
         let dialect = self.dialect.into();
-        let mut settings = Settings { secret, ..Settings::new(&self.node, dialect) };
+        let mut settings = Settings::new(&self.node, dialect);
+        (settings.secret, settings.second_secret) = (secrets.first, secrets.second);
         settings.hosts = self.host_policy();
         settings.origins = self.origins.0.clone();
         settings.dev_origins = self.dev_origins.0.clone();
@@ -561,14 +587,14 @@ mod tests {
             ("log = \"verbose\"", "verbose"),
         ] {
             let config = Config::layered(file, &Flags::default()).unwrap();
-            let error = config.broker(None).unwrap_err();
+            let error = config.broker(Secrets::default()).unwrap_err();
             assert!(format!("{error:#}").contains(words), "{error:#}");
         }
     }
 
     #[test]
     fn the_defaults_are_the_librarys_own() {
-        let (ours, theirs) = (Config::default().broker(None).unwrap(), pushring::Config::default());
+        let (ours, theirs) = (Config::default().broker(Secrets::default()).unwrap(), pushring::Config::default());
         assert_eq!(format!("{:?}", ours.shard), format!("{:?}", theirs.shard));
         assert_eq!(format!("{:?}", ours.admission), format!("{:?}", theirs.admission));
         assert_eq!(format!("{:?}", ours.inbox), format!("{:?}", theirs.inbox));

@@ -3,6 +3,7 @@
 //! Invariants: a file that is there is left alone; a secret is made readable for its owner alone, and never printed.
 
 use super::config::{self, Config};
+use super::program::Secrets;
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -46,7 +47,7 @@ pub fn init(wish: &Wish) -> anyhow::Result<String> {
     let mut config = Config { jwt_secret_file: secret.clone(), link: link.clone(), ..Config::default() };
     config.node = wish.node.clone().unwrap_or(config.node);
     config.listen = wish.listen.unwrap_or(config.listen);
-    config.broker(None).and_then(|_| config.link(None)).context("nothing was written")?;
+    config.broker(Secrets::default()).and_then(|_| config.link(None)).context("nothing was written")?;
 
     let settings = directory.join("pushring.toml");
     let mut said = String::new();

@@ -2,6 +2,7 @@
 //!
 //! Invariants: stdout carries only what was asked for, the log goes to stderr; no secret is in either.
 
+pub mod admin;
 pub mod ask;
 pub mod cli;
 pub mod config;
@@ -13,10 +14,12 @@ pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod plain;
+pub mod program;
 pub mod serve;
 pub mod signals;
 pub mod systemd;
 pub mod table;
 pub mod token;
+pub mod twins;
 pub mod units;
 pub mod users;

@@ -1,18 +1,19 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
-use super::config::{Config, Driver};
+use super::admin::{self, Admin, Guard, Need};
+use super::config::{AdminListen, Config, Driver};
 use super::control;
-use super::log;
 use super::memory::MemoryBudget;
 use super::metrics;
+use super::program::{Daemon, Secrets, Source};
 use super::signals;
 use super::systemd;
-use super::token::{random_secret, read_link_token, read_secret};
+use super::token::{random_secret, read_admin_token, read_link_token};
 use super::units::Size;
 use anyhow::Context;
 use pushring::Broker;
 use pushring::DriverKind;
-use pushring::control::{LogCounts, Operator, Program};
+use pushring::control::Operator;
 use pushring::internals::demo;
 use pushring::internals::driver::sys;
 use pushring::internals::gateway::Secret;
@@ -26,27 +27,31 @@ use std::thread::JoinHandle;
 ///
 /// # Errors
 /// It could not start, or a shard died.
-pub fn serve(config: &Config, listener: Option<TcpListener>) -> anyhow::Result<()> {
-    let secret = secret_file(config)?;
-    if secret.is_none() {
+pub fn serve(source: Source, listener: Option<TcpListener>) -> anyhow::Result<()> {
+    let config = source()?;
+    let secrets = Secrets::read(&config, None)?;
+    if secrets.first.is_none() {
         tracing::warn!("no token secret (--jwt-secret-file): whatever needs a token is refused");
     }
     if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() {
         tracing::warn!("no process can attach, so nobody is served: set link (--link PATH) or link_tcp");
     }
-    run(config, listener, secret, |_| Ok(Vec::new()))
+    run(Start { source, listener, admin: config.admin_listen, config, secrets, own_secret: None }, |_| Ok(Vec::new()))
 }
 
 /// Runs the broker with the demo processes and their page.
 ///
 /// # Errors
 /// As [`serve`].
-pub fn demo(config: &Config, listener: Option<TcpListener>) -> anyhow::Result<()> {
-    let secret = match secret_file(config)? {
-        Some(secret) => secret,
-        None => random_secret()?,
-    };
-    run(config, listener, Some(secret.clone()), |broker| {
+pub fn demo(source: Source, listener: Option<TcpListener>) -> anyhow::Result<()> {
+    let config = source()?;
+    let own_secret = random_secret()?;
+    let secrets = Secrets::read(&config, Some(&own_secret))?;
+    let secret = secrets.first.clone().expect("there is one of our own");
+    // A demo is tried beside a daemon: it takes the port of its admin listener only when told to.
+    let admin = if config.admin_listen == AdminListen::default() { AdminListen(None) } else { config.admin_listen };
+    let start = Start { source, listener, admin, config: config.clone(), secrets, own_secret: Some(own_secret) };
+    run(start, |broker| {
         let mut threads = demo::start(&broker.handle())?;
         // Whoever reaches a listener that is not loopback could take the cookie and be this node's user.
         let is_loopback = broker.address().ip().to_canonical().is_loopback();
@@ -58,11 +63,15 @@ pub fn demo(config: &Config, listener: Option<TcpListener>) -> anyhow::Result<()
     })
 }
 
-fn secret_file(config: &Config) -> anyhow::Result<Option<Secret>> {
-    match config.jwt_secret_file.as_os_str().is_empty() {
-        true => Ok(None),
-        false => read_secret(&config.jwt_secret_file).map(Some),
-    }
+/// With what the daemon begins.
+struct Start {
+    source: Source,
+    /// The listener that the service manager has opened, if it has.
+    listener: Option<TcpListener>,
+    config: Config,
+    admin: AdminListen,
+    secrets: Secrets,
+    own_secret: Option<Secret>,
 }
 
 fn link_token(config: &Config) -> anyhow::Result<Option<link::Token>> {
@@ -90,46 +99,36 @@ fn start_link(broker: &Broker, config: link::Config) -> anyhow::Result<link::Ser
     Ok(link)
 }
 
-/// What the daemon does for its operators beside what its broker does.
-struct Daemon;
-
-impl Program for Daemon {
-    fn log_counts(&self) -> LogCounts {
-        log::counts()
-    }
-}
-
 type Threads = Vec<JoinHandle<()>>;
 
-fn run(
-    config: &Config,
-    listener: Option<TcpListener>,
-    secret: Option<Secret>,
-    attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>,
-) -> anyhow::Result<()> {
+fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) -> anyhow::Result<()> {
+    let Start { source, listener, config, admin, secrets, own_secret } = start;
     // Before anybody can know that we run: a signal from now on stops us cleanly.
     let signals = signals::catch()?;
     match sys::raise_open_files() {
         Ok(files) => tracing::debug!(files, "limit of open files"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
-    let link = config.link(link_token(config)?)?;
-    let broker = Broker::start(pushring::Config { listener: listener.map(Arc::new), ..config.broker(secret)? })?;
-    let operator = Operator::new(&broker, Arc::new(Daemon));
+    let link = config.link(link_token(&config)?)?;
+    let started = pushring::Config { listener: listener.map(Arc::new), ..config.broker(secrets.clone())? };
+    let broker = Broker::start(started)?;
+    let daemon = Arc::new(Daemon::new(source, broker.handle(), config.clone(), secrets, own_secret));
+    let operator = Operator::new(&broker, daemon.clone());
     let mut threads = attach(&broker)?;
     if config.metrics {
         threads.push(metrics::start(operator.clone())?);
     }
     let link = link.map(|link| start_link(&broker, link)).transpose()?;
     let control = config.control.open(broker.address().port(), operator.clone())?;
-    signals::obey(signals, operator, config.stop_timeout.duration())?;
-    announce(&broker, config);
+    let admin = start_admin(&config, admin, operator.clone(), link.as_ref())?;
+    signals::obey(signals, operator, daemon)?;
+    announce(&broker, &config);
     systemd::ready(&broker.address().to_string());
     systemd::keep_informed(broker.handle())?;
     let ended = broker.wait();
     systemd::stopping();
     // Behind the broker: processes are told of the end of their channels first.
-    drop((link, control));
+    drop((link, control, admin));
     for thread in threads {
         if thread.join().is_err() {
             tracing::error!("a process of the daemon has panicked");
@@ -138,6 +137,44 @@ fn run(
     ended?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Starts the admin listener. That its address is taken stops no daemon; that its token is none does.
+fn start_admin(
+    config: &Config,
+    listen: AdminListen,
+    operator: Operator,
+    link: Option<&link::Server>,
+) -> anyhow::Result<Option<Admin>> {
+    let token = match config.admin_token_file.as_os_str().is_empty() {
+        true => None,
+        false => Some(read_admin_token(&config.admin_token_file)?),
+    };
+    let Some(address) = listen.0 else { return Ok(None) };
+    let peers = link.map(link::Server::peers);
+    let need_link = move || match &peers {
+        None => Err("no link is set (link, link_tcp)".to_owned()),
+        Some(peers) => match peers.attached() {
+            0 => Err("no process of another program is attached".to_owned()),
+            attached => Ok(format!("{attached} attached")),
+        },
+    };
+    let needs_link = config.ready_needs.0.iter().any(|need| need == "link");
+    let need = needs_link.then(|| Need { name: "link", is_met: Box::new(need_link) });
+    let has_token = token.is_some();
+    let guard = Guard::new(token, config.admin_hosts.0.clone());
+    match Admin::start(address, admin::Parts { operator, guard, needs: need.into_iter().collect() }) {
+        Ok(admin) => {
+            let address = admin.address();
+            tracing::info!(%address, has_token, "operators may ask at http://{address}/");
+            Ok(Some(admin))
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "no admin listener: choose another address with admin_listen, or off");
+            Ok(None)
+        }
+    }
 }
 
 /// The first line on stdout is for tools: they read the port from it.

@@ -2,13 +2,14 @@
 //! clients.
 
 use super::log;
+use super::program::Daemon;
 use super::systemd;
 use anyhow::Context;
-use pushring::control::{Answer, Operator, Request};
+use pushring::control::{Operator, Program, Request};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 /// What is asked of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +41,12 @@ pub fn catch() -> anyhow::Result<Signals> {
     Signals::new(SIGNALS.map(|(signal, _)| signal)).context("cannot handle signals")
 }
 
-/// Obeys signals until the program ends: stops the broker at the first that says so, gently, and ends the program as it
-/// is at the second.
+/// Obeys signals until the program ends: at the first that says so, drains the broker or stops it gently; at the second
+/// ends the program as it is.
 ///
 /// # Errors
 /// There is no thread.
-pub fn obey(mut signals: Signals, operator: Operator, timeout: Duration) -> anyhow::Result<()> {
+pub fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>) -> anyhow::Result<()> {
     let wait = move || {
         let mut stopping = false;
         for signal in signals.forever() {
@@ -60,11 +61,9 @@ pub fn obey(mut signals: Signals, operator: Operator, timeout: Duration) -> anyh
                 }
                 Some(Order::Stop) => {
                     stopping = true;
-                    tracing::info!(name, ?timeout, "stopping: closing every channel with 1001");
-                    systemd::stopping();
-                    operator.broker().stop(timeout);
+                    stop(name, &operator, &daemon);
                 }
-                Some(Order::Reload) => reload(&operator, name),
+                Some(Order::Reload) => reload(&operator),
                 Some(Order::Ignore) => tracing::info!(name, "a signal that means nothing here"),
                 Some(Order::FileTooLarge) | None => {}
             }
@@ -75,12 +74,21 @@ pub fn obey(mut signals: Signals, operator: Operator, timeout: Duration) -> anyh
 }
 
 /// Has the settings read again, and tells the service manager, which waits for it.
-fn reload(operator: &Operator, name: Option<&'static str>) {
+fn reload(operator: &Operator) {
     systemd::reloading();
-    match operator.answer(Request::Reload {}) {
-        Answer::Reloaded(changes) => tracing::info!(name, ?changes, "the settings were read again"),
-        Answer::Refused(why) => tracing::warn!(name, why, "the settings stay as they are"),
-        _ => {}
-    }
+    // What came of it is in the log.
+    let _ = operator.answer(Request::Reload {});
     systemd::ready(&operator.overview().about.address.to_string());
+}
+
+fn stop(signal: Option<&'static str>, operator: &Operator, daemon: &Daemon) {
+    systemd::stopping();
+    let config = daemon.config();
+    if config.drain_over.0 > 0 {
+        tracing::info!(signal, "stopping after a drain (drain_over)");
+        return operator.drain(daemon.drain());
+    }
+    let timeout = config.stop_timeout.duration();
+    tracing::info!(signal, ?timeout, "stopping: closing every channel with 1001");
+    operator.broker().stop(timeout);
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no secret is ever printed, nor is a part of it.
 
+use super::admin;
 use anyhow::{Context, bail, ensure};
 use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::link;
@@ -54,6 +55,14 @@ pub fn read_link_token(path: &Path) -> anyhow::Result<link::Token> {
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
     link::Token::new(text).with_context(name)
+}
+
+/// Reads the token of the admin listener, in the same way.
+pub fn read_admin_token(path: &Path) -> anyhow::Result<admin::Token> {
+    let name = || format!("admin_token_file: {}", path.display());
+    let bytes = read_secret_file(path).with_context(name)?;
+    let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
+    admin::Token::new(text).with_context(name)
 }
 
 fn read_secret_file(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -306,17 +306,18 @@ impl<'s> Request<'s, '_, '_> {
     fn check_cookie(
         &self,
         process: Option<&ProcessId>,
-        subdomain: impl FnOnce(Option<&str>) -> bool,
+        subdomain: impl Fn(Option<&str>) -> bool,
     ) -> Result<(), TokenError> {
         let settings = &self.snapshot.settings;
-        let secret = settings.secret.as_ref().ok_or(TokenError::NoSecret)?;
+        // Where there is no key, what is wrong is said so, whatever else is.
+        settings.secret.as_ref().ok_or(TokenError::NoSecret)?;
         let found = match process {
             Some(process) => cookies::find(self.head, &format!("{}@{process}", self.snapshot.cookie_name)),
             None => cookies::find(self.head, &self.snapshot.cookie_name),
         };
         let token = found.map_err(|_| TokenError::Doubled)?;
         let token = token.filter(|token| !token.is_empty()).ok_or(TokenError::Missing)?;
-        secret.verify(token, &settings.node, self.now_unix_s, subdomain)
+        settings.verify(token, self.now_unix_s, subdomain)
     }
 
     fn check_origin(&self) -> Judged<()> {

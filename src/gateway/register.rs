@@ -62,10 +62,9 @@ pub fn register(snapshot: &Snapshot, message: &[u8], now_unix_s: u64) -> Result<
     let target: ProcessId = register.target_process.parse()?;
     let settings = snapshot.settings();
     if !settings.public_mode {
-        let secret = settings.secret.as_ref().ok_or(TokenError::NoSecret)?;
         // A token of a secure subdomain opens channels of that very process.
         let scope = |subdomain: Option<&str>| subdomain.is_none_or(|process| process == target.as_str());
-        secret.verify(&register.auth_token, &settings.node, now_unix_s, scope)?;
+        settings.verify(&register.auth_token, now_unix_s, scope)?;
     }
     match register.encrypted {
         Some(true) => Err(RegistrationError::Encrypted),

@@ -1,6 +1,6 @@
 //! The rules of entry that an operator chooses, with their defaults.
 
-use super::{IpPrefix, Secret};
+use super::{IpPrefix, Secret, TokenError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -75,6 +75,8 @@ pub struct Settings {
     pub registration: bool,
     /// The key of the tokens. Without it, whatever needs a token is refused.
     pub secret: Option<Secret>,
+    /// A key by which tokens are accepted too: the one before, or the next, while keys are changed. Default: none.
+    pub second_secret: Option<Secret>,
     /// For which hosts requests are answered. Default: [`HostPolicy::ByListener`] without names.
     pub hosts: HostPolicy,
     /// Whether `Origin` is checked where a cookie, or being local, authenticates. Default: yes.
@@ -140,6 +142,7 @@ impl Settings {
             cookie: None,
             registration: true,
             secret: None,
+            second_secret: None,
             hosts: HostPolicy::ByListener(Vec::new()),
             check_origin: true,
             origins: Vec::new(),
@@ -162,8 +165,52 @@ impl Settings {
         self.trusted_proxies.iter().any(|prefix| prefix.contains(ip))
     }
 
+    /// Checks a token: that one of the keys signed it, for this node, and that it has not expired. `subdomain` says
+    /// whether the process that the token is for, or none, is the right one.
+    ///
+    /// # Errors
+    /// The first rule it breaks.
+    pub fn verify(
+        &self,
+        token: &str,
+        now_unix_s: u64,
+        subdomain: impl Fn(Option<&str>) -> bool,
+    ) -> Result<(), TokenError> {
+        let secret = self.secret.as_ref().ok_or(TokenError::NoSecret)?;
+        match (secret.verify(token, &self.node, now_unix_s, &subdomain), &self.second_secret) {
+            (Err(TokenError::Signature), Some(second)) => second.verify(token, &self.node, now_unix_s, subdomain),
+            (verified, _) => verified,
+        }
+    }
+
     /// The name of the login cookie.
     pub fn cookie_name(&self) -> String {
         self.cookie.clone().unwrap_or_else(|| format!("{}{}", self.dialect.cookie_prefix(), self.node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::{Claims, mint};
+
+    #[test]
+    fn while_keys_are_changed_tokens_of_both_are_accepted() {
+        let keys = ["one", "two", "three"].map(|key| Secret::new(key.as_bytes()).unwrap());
+        let claims = Claims { username: "n".to_owned(), subdomain: None, expiration: 2 };
+        let tokens = keys.each_ref().map(|key| mint(key, &claims));
+        let mut settings = Settings::new("n", Dialect::Kinode);
+        let verify = |settings: &Settings, now_unix_s| {
+            tokens.each_ref().map(|token| settings.verify(token, now_unix_s, |subdomain| subdomain.is_none()))
+        };
+        assert_eq!(verify(&settings, 1), [Err(TokenError::NoSecret); 3]);
+        settings.secret = Some(keys[0].clone());
+        assert_eq!(verify(&settings, 1), [Ok(()), Err(TokenError::Signature), Err(TokenError::Signature)]);
+        settings.second_secret = Some(keys[1].clone());
+        assert_eq!(verify(&settings, 1), [Ok(()), Ok(()), Err(TokenError::Signature)]);
+        assert_eq!(
+            verify(&settings, 2),
+            [Err(TokenError::Expired), Err(TokenError::Expired), Err(TokenError::Signature)]
+        );
     }
 }

@@ -35,6 +35,6 @@ pub use client::{Client, ClientOptions};
 pub use config::Config;
 pub use kernel_client::{KernelError, KernelParts, http_server};
 pub use peer::{ConnectError, Endpoint, SendError};
-pub use server::{Server, StartError};
+pub use server::{Peers, Server, StartError};
 pub use token::{Token, TokenError};
 pub use wire::{Refused, RefusedCode};

@@ -83,9 +83,25 @@ impl Server {
         self.listeners.iter().find_map(|listener| listener.address().ok().flatten())
     }
 
+    /// Tells who is attached, for as long as it is asked.
+    pub fn peers(&self) -> Peers {
+        Peers(self.registry.clone())
+    }
+
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
         self.threads.push(thread::Builder::new().name(name.to_owned()).spawn(run)?);
         Ok(())
+    }
+}
+
+/// Those that are attached over a link.
+#[derive(Clone)]
+pub struct Peers(Arc<Registry>);
+
+impl Peers {
+    /// How many are attached and connected now.
+    pub fn attached(&self) -> usize {
+        self.0.connected()
     }
 }
 

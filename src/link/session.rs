@@ -291,6 +291,11 @@ impl Registry {
         Ok(Claiming { key: key.clone(), registry: self.clone() })
     }
 
+    /// How many are connected now; those that were lost and may come back are not.
+    pub fn connected(&self) -> usize {
+        lock(&self.entries).by_key.values().filter(|entry| entry.stream.is_ok()).count()
+    }
+
     /// Ends sessions to which nobody comes back, until the registry stops.
     pub fn keep(&self) {
         let mut entries = lock(&self.entries);

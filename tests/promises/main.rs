@@ -21,7 +21,9 @@ mod shard_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod a_drain_is_paced;
 mod a_stuck_client_delays_nobody_in_a_node;
+mod admin_listener;
 mod admission_limits;
 mod bad_input_in_a_node;
 mod broadcast_by_path;
@@ -82,6 +84,7 @@ mod registration;
 mod second_broker_is_refused;
 mod senders_hear_their_answer;
 mod service_manager;
+mod settings_are_read_again;
 mod shape;
 mod silent_peers_shut_nobody_out;
 mod slow_reader_delays_nobody;

@@ -152,3 +152,49 @@ impl From<Policy> for pushring::Policy {
         }
     }
 }
+
+/// Where the admin listener is; `None` is `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminListen(pub Option<SocketAddr>);
+
+impl Default for AdminListen {
+    /// Loopback, at a port that Prometheus' exporters leave free.
+    fn default() -> Self {
+        Self(Some(([127, 0, 0, 1], 9464).into()))
+    }
+}
+
+impl FromStr for AdminListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" | "" => Ok(Self(None)),
+            text => {
+                let address = text.parse().map(|address| Self(Some(address)));
+                address.map_err(|_| format!("{text:?} is neither off nor an address and port, as 127.0.0.1:9464"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for AdminListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+impl Serialize for AdminListen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AdminListen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}

@@ -7,6 +7,7 @@ mod uring;
 
 use super::facts::Facts;
 use crate::daemon::config::Config;
+use crate::daemon::program::Secrets;
 use serde::Serialize;
 
 /// How bad it is.
@@ -72,7 +73,7 @@ fn shards(config: &Config, facts: &Facts) -> usize {
 }
 
 fn settings(config: &Config) -> Finding {
-    let checked = config.broker(None).map(drop).and_then(|()| config.link(None).map(drop));
+    let checked = config.broker(Secrets::default()).map(drop).and_then(|()| config.link(None).map(drop));
     match checked {
         Ok(()) => Finding::ok("settings", "can be obeyed"),
         Err(error) => Finding::new(Level::Problem, "settings", format!("{error:#}"), "change that setting"),

@@ -20,12 +20,16 @@ use std::panic::{self, PanicHookInfo};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 /// How long the end of the program waits for its last lines to be written.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 static LINES: OnceLock<Lines> = OnceLock::new();
+
+type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Starts logging. Once.
 ///
@@ -42,13 +46,32 @@ fn start_with(filter: EnvFilter, format: LogFormat) -> anyhow::Result<()> {
     };
     let lines = Lines::start(std::io::stderr(), form).context("no thread for the log")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(lines.clone());
-    match format {
-        LogFormat::Text => log.fmt_fields(fields::PlainFields).with_ansi(is_coloured()).init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let set_filter: SetFilter = match format {
+        LogFormat::Text => {
+            let log = log.fmt_fields(fields::PlainFields).with_ansi(is_coloured()).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |filter| handle.reload(filter))
+        }
+        LogFormat::Json => {
+            let log = log.json().with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |filter| handle.reload(filter))
+        }
+    };
+    SET_FILTER.set(set_filter).ok().expect("the log is started once");
     LINES.set(lines).ok().expect("the log is started once");
     panic::set_hook(Box::new(report_panic));
     Ok(())
+}
+
+/// Logs what `filter` lets pass from now on.
+///
+/// # Errors
+/// The log is going away.
+pub fn set_filter(filter: EnvFilter) -> anyhow::Result<()> {
+    SET_FILTER.get().map_or(Ok(()), |set| set(filter)).context("the log's filter cannot be changed")
 }
 
 /// What the log could not write.

@@ -96,15 +96,12 @@ impl Shard {
             return;
         }
         let channels = self.table.channels.len();
+        let (within_ms, is_over) = (draining.within_ms, self.now_ms >= draining.closes_until_ms || channels == 0);
         let mut progress = draining.progress.unwrap_or(Progress { channels, told: 0, next: 0 });
-        if self.now_ms >= draining.closes_until_ms || channels == 0 {
-            let within_ms = draining.within_ms;
-            self.table.draining = None;
-            return self.stop(within_ms, None);
-        }
-        let over_ms = draining.closes_until_ms - draining.closes_from_ms;
+        let over_ms = (draining.closes_until_ms - draining.closes_from_ms).max(1);
         let passed_ms = self.now_ms - draining.closes_from_ms;
         let due = (progress.channels as u128 * u128::from(passed_ms) / u128::from(over_ms)) as usize;
+        let due = if is_over { usize::MAX } else { due };
         // Clients that came during the drain stand at any place, so the table is gone through again, once a tick.
         for _ in 0..self.table.connections.capacity() {
             if progress.told >= due {
@@ -114,7 +111,10 @@ impl Shard {
             progress.next = (slot + 1) % self.table.connections.capacity();
             progress.told += usize::from(self.tell_to_come_back(slot));
         }
-        if let Some(draining) = &mut self.table.draining {
+        if is_over {
+            self.table.draining = None;
+            self.stop(within_ms, None);
+        } else if let Some(draining) = &mut self.table.draining {
             draining.progress = Some(progress);
         }
     }
@@ -141,5 +141,83 @@ impl Shard {
     /// Whether a drain has come to closing channels: new clients are not taken any more.
     pub(in crate::shard) fn drain_closes(&self) -> bool {
         self.table.draining.as_ref().is_some_and(|draining| self.now_ms >= draining.closes_from_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Budget;
+    use crate::shard::TICK_MS;
+    use crate::shard::command::Command;
+    use crate::shard::stage::{Stage, frames};
+
+    /// The payloads of the close frames that have left on a socket.
+    fn closes(stage: &mut Stage, socket: i32) -> Vec<Vec<u8>> {
+        let left = stage.wire(socket, |wire| wire.left.clone());
+        let closes = frames(&left).into_iter().filter(|frame| frame[0] == 0x88);
+        closes.map(|frame| frame[2..].to_vec()).collect()
+    }
+
+    #[test]
+    fn closes_are_spread_evenly_and_each_channel_is_told_once() {
+        const CLIENTS: usize = 500;
+        const OVER_MS: u64 = 10_000;
+        let mut stage = Stage::new(Config::default(), Budget::default());
+        let clients: Vec<_> = (0..CLIENTS).map(|_| stage.open(usize::MAX)).collect();
+        let drain = Drain { grace_ms: 1000, over_ms: OVER_MS, within_ms: 2000 };
+        let began_ms = stage.now_ms;
+        stage.shard.handle_command(Command::Drain(Box::new(drain)), began_ms);
+        let mut told_before = 0;
+        let mut comes_back_ms = Vec::new();
+        while stage.now_ms < began_ms + 1000 + OVER_MS {
+            stage.tick(stage.now_ms + TICK_MS);
+            stage.turn();
+            assert_eq!(
+                stage.shard.is_stopping(),
+                stage.now_ms >= began_ms + 1000,
+                "new clients are taken in the grace"
+            );
+            let told: usize = clients.iter().map(|client| closes(&mut stage, client.socket).len()).sum();
+            let at_most = CLIENTS * TICK_MS as usize / OVER_MS as usize + 1;
+            assert!(told - told_before <= at_most, "{} in one tick", told - told_before);
+            comes_back_ms.resize(told, stage.now_ms);
+            told_before = told;
+        }
+        assert!(!stage.shard.is_stopped());
+        let mut seconds = vec![0usize; 16];
+        for (client, told_ms) in std::iter::zip(&clients, comes_back_ms) {
+            let closes = closes(&mut stage, client.socket);
+            assert_eq!((closes.len(), &closes[0][..2]), (1, &1012u16.to_be_bytes()[..]));
+            let reason: serde_json::Value = serde_json::from_slice(&closes[0][2..]).unwrap();
+            let retry_ms = reason["retry_ms"].as_u64().unwrap();
+            seconds[((told_ms - began_ms - 1000 + retry_ms) / 1000) as usize] += 1;
+        }
+        let mean = CLIENTS / (OVER_MS as usize / 1000);
+        assert!(seconds.iter().all(|&came| came <= mean * 2), "{seconds:?}");
+        // None of them answers: the stop behind the drain lets go of them.
+        stage.tick(stage.now_ms + 2000 + TICK_MS);
+        stage.turn();
+        assert!(stage.shard.is_stopped());
+    }
+
+    #[test]
+    fn pages_of_channels_are_bounded_and_together_are_all() {
+        let mut stage = Stage::new(Config::default(), Budget::default());
+        let mut clients: Vec<_> = (0..30).map(|_| stage.open(usize::MAX).channel).collect();
+        let (mut from, mut seen) = (Some(0), Vec::new());
+        while let Some(at) = from {
+            let page = stage.shard.channel_page(&ChannelFilter::default(), at, 7);
+            assert!(page.channels.len() <= 7);
+            seen.extend(page.channels.iter().map(|channel| channel.channel));
+            from = page.next;
+        }
+        clients.sort_unstable();
+        seen.sort_unstable();
+        assert_eq!(seen, clients);
+        let of_another = ChannelFilter { process: Some("a:b:c".parse().unwrap()), ..ChannelFilter::default() };
+        assert!(stage.shard.channel_page(&of_another, 0, 100).channels.is_empty());
+        let (known, count) = stage.shard.channels_by_process().remove(0);
+        assert_eq!((known.as_str(), count), ("p:sim:sys", 30));
     }
 }

@@ -1,0 +1,143 @@
+//! The admin listener: probes, metrics, and a page for operators, beside the clients' listeners and never in their way.
+//!
+//! It has a thread, a runtime and a small number of connections of its own, and asks the broker as the control socket
+//! does ([`Operator`]). Invariants: a full or busy admin listener delays no client and stops no daemon; [`guard`] is asked
+//! before anything is answered; what changes something is a POST of JSON.
+
+mod answers;
+mod guard;
+
+pub use guard::{Guard, Token};
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::Extension;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use pushring::control::Operator;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+
+/// Connections at a time: a few collectors, probes and pages that people leave open. More are closed at once.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How long a head may take, and a connection stay without a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Questions that wait for shards at a time, a thread each while they do.
+const ASKING_MAX: usize = 4;
+
+/// After an accept that failed, most likely for want of descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What the listener tells and obeys.
+pub struct Parts {
+    /// The broker, and the program around it.
+    pub operator: Operator,
+    /// Who may ask.
+    pub guard: Guard,
+    /// What besides must be there for the daemon to be ready.
+    pub needs: Vec<Need>,
+}
+
+/// Something that the daemon must have to be ready.
+pub struct Need {
+    /// Its name in the answer.
+    pub name: &'static str,
+    /// Whether it is there, and why not.
+    pub is_met: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
+}
+
+/// A running admin listener. Dropping it closes it.
+pub struct Admin {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Listens at `address`.
+    ///
+    /// # Errors
+    /// The address is taken or not ours, or there is no thread.
+    pub fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Self> {
+        let listener = std::net::TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(ASKING_MAX)
+            .thread_name("admin-ask")
+            .build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let router = answers::router(Arc::new(parts));
+        let serve = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    served = accept(listener, router) => {
+                        if let Err(error) = served {
+                            tracing::error!(%error, "the admin listener has ended");
+                        }
+                    }
+                    _ = stopped => {}
+                }
+            });
+            // A question that waits for a shard is not waited for.
+            runtime.shutdown_background();
+        };
+        let thread = thread::Builder::new().name("admin".to_owned()).spawn(serve).context("no thread for it")?;
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // A panic has been reported where it happened.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, router: Router) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "the admin listener did not accept a connection");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!(%peer, connections_max = CONNECTIONS_MAX, "the admin listener is full: a connection was closed");
+            continue;
+        };
+        let router = router.clone().layer(Extension(peer));
+        tokio::spawn(async move {
+            serve(stream, router).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve(stream: TcpStream, router: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024);
+    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an admin connection ended");
+    }
+}

@@ -1,0 +1,254 @@
+//! The daemon as its operators have it: settings that are read again while it runs, drains, what its log has lost.
+//!
+//! Invariants: a reload is checked as a whole first, and a fault in it changes nothing; what needs a restart stays as it
+//! was until then, and is told each time; no socket is dropped for any of it.
+
+use super::config::Config;
+use super::log;
+use super::token::read_secret;
+use anyhow::Context;
+use pushring::control::{Changes, LogCounts, Program};
+use pushring::internals::gateway::{Claims, Secret, mint};
+use pushring::{Drain, Handle};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// How a drain goes that is asked for where `drain_over` is not set, in milliseconds.
+const DRAIN_OVER_MS: u64 = 60_000;
+
+/// When a setting that has changed is obeyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// From the reload on.
+    Now,
+    /// For clients that connect from then on.
+    NewConnections,
+    /// After a restart.
+    Restart,
+}
+
+/// When a change of the setting `key` is obeyed; `None`: there is no such setting.
+pub fn takes_effect(key: &str) -> Option<When> {
+    Some(match key {
+        // Listeners, threads, files and memory are made once.
+        "listen" | "node" | "dialect" | "link" | "link_group" | "link_mode" | "link_tcp" | "link_token_file"
+        | "link_peers_max" | "owner_grace" | "control" | "metrics" | "shards" | "pin" | "driver" | "memory_budget"
+        | "inbox_commands_max" | "inbox_bytes_max" | "tcp_user_timeout" | "tcp_notsent_lowat" | "log_format"
+        | "admin_listen" | "admin_token_file" | "admin_hosts" | "ready_needs" => When::Restart,
+        // What is agreed on, or handed to a connection, when it begins.
+        "subprotocols"
+        | "deflate"
+        | "deflate_window_bits"
+        | "deflate_takeover_bytes_max"
+        | "head_bytes_max"
+        | "header_count_max"
+        | "body_bytes_max"
+        | "chunk_extra_bytes_max"
+        | "pipelined_bytes_max" => When::NewConnections,
+        "jwt_secret_file"
+        | "jwt_second_secret_file"
+        | "hosts"
+        | "origins"
+        | "dev_origins"
+        | "trusted_proxies"
+        | "tls"
+        | "deflate_level"
+        | "deflate_bytes_min"
+        | "connections_max"
+        | "connections_per_ip_max"
+        | "handshakes_per_ip_per_s_max"
+        | "per_ip_exempt"
+        | "turned_away_max"
+        | "message_bytes_max"
+        | "frame_bytes_max"
+        | "fragments_max"
+        | "control_frames_per_s_max"
+        | "outbound_bytes_max"
+        | "policy"
+        | "head_timeout"
+        | "body_timeout"
+        | "response_timeout"
+        | "http_idle_timeout"
+        | "register_timeout"
+        | "close_timeout"
+        | "ping_interval"
+        | "pings_unanswered_max"
+        | "linger"
+        | "linger_bytes_max"
+        | "stop_timeout"
+        | "drain_over"
+        | "drain_grace"
+        | "log" => When::Now,
+        _ => return None,
+    })
+}
+
+/// Where the daemon's settings come from, each time that they are read.
+pub type Source = Box<dyn Fn() -> anyhow::Result<Config> + Send + Sync>;
+
+/// See the module.
+pub struct Daemon {
+    source: Source,
+    broker: Handle,
+    /// The key of tokens where no file has one.
+    own_secret: Option<Secret>,
+    current: Mutex<Current>,
+}
+
+/// What is obeyed.
+struct Current {
+    config: Config,
+    secrets: Secrets,
+}
+
+/// The keys of tokens.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    /// The one that tokens are signed with.
+    pub first: Option<Secret>,
+    /// One that is accepted too.
+    pub second: Option<Secret>,
+}
+
+impl Secrets {
+    /// Reads the files that `config` names; `own` where it names none.
+    ///
+    /// # Errors
+    /// A file cannot be read, or holds no secret.
+    pub fn read(config: &Config, own: Option<&Secret>) -> anyhow::Result<Self> {
+        let read = |path: &Path| match path.as_os_str().is_empty() {
+            true => Ok(None),
+            false => read_secret(path).map(Some),
+        };
+        let first = read(&config.jwt_secret_file)?.or_else(|| own.cloned());
+        let second = read(&config.jwt_second_secret_file).context("jwt_second_secret_file")?;
+        Ok(Self { first, second })
+    }
+}
+
+/// Whether two keys sign alike: keys themselves are never shown, nor compared.
+fn is_same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
+    let claims = Claims { username: String::new(), subdomain: None, expiration: 0 };
+    one.map(|key| mint(key, &claims)) == other.map(|key| mint(key, &claims))
+}
+
+impl Daemon {
+    /// A daemon that began with `config` and `secrets`.
+    pub fn new(source: Source, broker: Handle, config: Config, secrets: Secrets, own_secret: Option<Secret>) -> Self {
+        Self { source, broker, own_secret, current: Mutex::new(Current { config, secrets }) }
+    }
+
+    /// The settings that are obeyed.
+    pub fn config(&self) -> Config {
+        self.current().config.clone()
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        // Whoever panicked with the lock held had changed nothing yet, or all.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reload_settings(&self) -> anyhow::Result<Changes> {
+        let wanted = (self.source)()?;
+        // As a whole, with what only a restart would obey: better told now than then.
+        wanted.broker(Secrets::default())?;
+        let secrets = Secrets::read(&wanted, self.own_secret.as_ref())?;
+        let mut current = self.current();
+        let (config, mut changes) = obeyed_now(&current.config, &wanted)?;
+        for (key, before, after) in [
+            ("jwt_secret_file", &current.secrets.first, &secrets.first),
+            ("jwt_second_secret_file", &current.secrets.second, &secrets.second),
+        ] {
+            if !is_same(before.as_ref(), after.as_ref()) && !changes.now.iter().any(|changed| changed == key) {
+                changes.now.push(key.to_owned());
+            }
+        }
+        let filter = log::parse_filter(&config.log)?;
+        self.broker.reload(&config.broker(secrets.clone())?)?;
+        if config.log != current.config.log {
+            log::set_filter(filter)?;
+        }
+        *current = Current { config, secrets };
+        Ok(changes)
+    }
+}
+
+/// The settings that are obeyed without a restart once `wanted` is read over `current`, and what has changed.
+fn obeyed_now(current: &Config, wanted: &Config) -> anyhow::Result<(Config, Changes)> {
+    let (before, after) = (toml::Table::try_from(current)?, toml::Table::try_from(wanted)?);
+    let mut obeyed = after.clone();
+    let mut changes = Changes::default();
+    for (key, value) in &before {
+        if after.get(key) == Some(value) {
+            continue;
+        }
+        let key = key.clone();
+        match takes_effect(&key).unwrap_or(When::Restart) {
+            When::Now => changes.now.push(key),
+            When::NewConnections => changes.new_connections.push(key),
+            When::Restart => {
+                obeyed.insert(key.clone(), value.clone());
+                changes.restart.push(key);
+            }
+        }
+    }
+    Ok((obeyed.try_into()?, changes))
+}
+
+impl Program for Daemon {
+    fn reload(&self) -> Result<Changes, String> {
+        let changes = self.reload_settings().map_err(|error| {
+            let why = format!("{error:#}");
+            tracing::error!(why, "the settings were not read again: nothing has changed");
+            why
+        })?;
+        let Changes { now, new_connections, restart } = &changes;
+        tracing::info!(?now, ?new_connections, ?restart, "settings read again");
+        if !restart.is_empty() {
+            tracing::warn!(?restart, "these settings have changed and are obeyed after a restart only");
+        }
+        Ok(changes)
+    }
+
+    fn drain(&self) -> Drain {
+        let config = self.config();
+        let over_ms = if config.drain_over.0 == 0 { DRAIN_OVER_MS } else { config.drain_over.0 };
+        Drain { grace_ms: config.drain_grace.0, over_ms, within_ms: config.stop_timeout.0 }
+    }
+
+    fn log_counts(&self) -> LogCounts {
+        log::counts()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_says_when_it_is_obeyed() {
+        for key in toml::Table::try_from(Config::default()).unwrap().keys() {
+            assert!(takes_effect(key).is_some(), "{key}: say in `takes_effect` when a change of it is obeyed");
+        }
+        assert_eq!(takes_effect("shrads"), None);
+    }
+
+    #[test]
+    fn what_needs_a_restart_stays_and_is_told_each_time() {
+        let current = Config::default();
+        let wanted = Config {
+            shards: 7,
+            deflate: !current.deflate,
+            policy: crate::daemon::config::Policy::DropNewest,
+            ..Config::default()
+        };
+        for _ in 0..2 {
+            let (obeyed, changes) = obeyed_now(&current, &wanted).unwrap();
+            assert_eq!(obeyed, Config { shards: current.shards, ..wanted.clone() });
+            assert_eq!((changes.now, changes.restart), (vec!["policy".to_owned()], vec!["shards".to_owned()]));
+            assert_eq!(changes.new_connections, ["deflate"]);
+        }
+        let (same, changes) = obeyed_now(&current, &current).unwrap();
+        assert_eq!((same, changes), (current, Changes::default()));
+    }
+}

@@ -1,0 +1,100 @@
+//! The promise: settings are read again while clients stay: the whole file or none of it, each change when its setting
+//! says, and what needs a restart is told.
+
+use crate::support::daemon::{Daemon, TemporaryFile, output, pushring};
+use crate::support::{recv, recv_close, send};
+use serde_json::{Value, json};
+use tungstenite::Message;
+
+const ECHO: &str = "/echo:pushring:sys/";
+
+struct Running {
+    daemon: Daemon,
+    file: TemporaryFile,
+    control: String,
+}
+
+impl Running {
+    fn start(name: &str, settings: &str) -> Self {
+        let file = TemporaryFile::new(&format!("reload-{name}.toml"), settings);
+        let control = std::env::temp_dir().join(format!("pushring-reload-{name}-{}.sock", std::process::id()));
+        let control = control.to_str().unwrap().to_owned();
+        let daemon = Daemon::start(&["demo", "--shards", "2", "--config", file.path(), "--control", &control]);
+        Self { daemon, file, control }
+    }
+
+    fn reload(&self, settings: &str) -> Result<Value, String> {
+        std::fs::write(&self.file.0, settings).unwrap();
+        let output = output(&mut pushring(&["reload", "--json", "--control", &self.control]));
+        match output.status.success() {
+            true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+            false => Err(String::from_utf8(output.stderr).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn each_class_of_key_is_obeyed_when_it_says_and_no_client_is_dropped() {
+    let running = Running::start("classes", "");
+    let mut clients: Vec<_> = (0..100).map(|_| running.daemon.connect(ECHO)).collect();
+    let echoes = |clients: &mut Vec<crate::support::Client>| {
+        for client in clients {
+            send(client, "hello");
+            assert_eq!(recv(client), Message::text("hello"));
+        }
+    };
+    echoes(&mut clients);
+    let changes =
+        running.reload("message_bytes_max = \"10B\"\nsubprotocols = [\"chat\"]\nnode = \"other.os\"\n").unwrap();
+    assert_eq!(
+        changes,
+        json!({"now": ["message_bytes_max"], "new_connections": ["subprotocols"], "restart": ["node"]})
+    );
+    // Now: a message that was small enough is too large. Nobody else is touched.
+    let mut loud = clients.pop().unwrap();
+    send(&mut loud, "more than ten bytes");
+    assert_eq!(recv_close(&mut loud).0, 1009);
+    echoes(&mut clients);
+    // For new connections: a subprotocol is agreed on.
+    let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+                   Sec-WebSocket-Protocol: chat\r\n";
+    let mut stream = running.daemon.stream();
+    std::io::Write::write_all(
+        &mut stream,
+        format!("GET {ECHO} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n{upgrade}\r\n").as_bytes(),
+    )
+    .unwrap();
+    let mut answer = [0; 512];
+    let count = std::io::Read::read(&mut stream, &mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..count]).to_lowercase();
+    assert!(answer.starts_with("http/1.1 101") && answer.contains("sec-websocket-protocol: chat"), "{answer}");
+    // After a restart: it is told again as long as it is so.
+    let again =
+        running.reload("message_bytes_max = \"10B\"\nsubprotocols = [\"chat\"]\nnode = \"other.os\"\n").unwrap();
+    assert_eq!(again, json!({"now": [], "new_connections": [], "restart": ["node"]}));
+    echoes(&mut clients);
+}
+
+#[test]
+fn a_fault_in_the_file_changes_nothing() {
+    let running = Running::start("fault", "");
+    let mut client = running.daemon.connect(ECHO);
+    for wrong in [
+        "message_bytes_max = \"2B\"\npolicy = \"drop\"\n",
+        "message_bytes_max = \"2B\"\nping_interval = \"48h\"\n",
+        "mesage = 1\n",
+    ] {
+        let why = running.reload(wrong).unwrap_err();
+        assert!(["policy", "ping_interval", "mesage"].iter().any(|key| why.contains(key)), "{why}");
+        send(&mut client, "hello");
+        assert_eq!(recv(&mut client), Message::text("hello"));
+    }
+    // A signal does the same, and the log says what came of it.
+    running.daemon.signal("HUP");
+    send(&mut client, "hello");
+    assert_eq!(recv(&mut client), Message::text("hello"));
+    drop(client);
+    running.daemon.signal("TERM");
+    let (code, log) = running.daemon.wait();
+    assert!(code == Some(0) && log.contains("nothing has changed"), "{log}");
+}
