@@ -134,8 +134,12 @@ pub mod kernel {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
             runtime.block_on(run(at, expose_local, process, init, prints, record, stopping))
         });
-        let line: String = printed.blocking_recv().ok_or_else(|| anyhow::anyhow!("the server did not start"))?;
-        let address = line.rsplit(' ').next().unwrap_or_default().parse()?;
+        let address = loop {
+            let line = printed.blocking_recv().ok_or_else(|| anyhow::anyhow!("the server did not start"))?;
+            if let Some(address) = line.strip_prefix("http-server: listening on ") {
+                break address.parse()?;
+            }
+        };
         thread::spawn(move || while printed.blocking_recv().is_some() {});
         Ok(Node { address, recorded, stop: Some(stop), thread: Some(thread) })
     }
@@ -169,6 +173,7 @@ pub mod kernel {
     /// The same with the server in another program.
     async fn attach_to(
         path: PathBuf,
+        expose_local: bool,
         host: MyNode,
         from_kernel: mpsc::Receiver<NodeMessage>,
         to_kernel: mpsc::Sender<NodeMessage>,
@@ -180,6 +185,8 @@ pub mod kernel {
             endpoint: path.into(),
             keyfile: KEYFILE.to_vec(),
             jwt_secret: SECRET.to_vec(),
+            // The daemon may have been told so itself.
+            expose_local: expose_local.then_some(true),
             policy: pushring::Policy::default(),
             from_kernel,
             to_kernel,
@@ -203,7 +210,7 @@ pub mod kernel {
         let to_kernel = to_loop.clone();
         let mut server = match at {
             At::Listen(listen) => tokio::spawn(listen_at(listen, expose_local, host, from_kernel, to_kernel, prints)),
-            At::Link(path) => tokio::spawn(attach_to(path, host, from_kernel, to_kernel, prints)),
+            At::Link(path) => tokio::spawn(attach_to(path, expose_local, host, from_kernel, to_kernel, prints)),
         };
         let (to_process, mailbox) = unbounded();
         let (from_process, sent) = crossbeam_channel::bounded(1024);

@@ -13,7 +13,7 @@ mod values;
 pub use environment::{check as check_environment, variable};
 pub use file::write;
 pub use sources::Sources;
-pub use values::{AdminListen, Dialect, Driver, List, LogFormat, Policy, SocketMode, parse_address};
+pub use values::{AdminListen, Dialect, Driver, Exposure, List, LogFormat, Policy, SocketMode, parse_address};
 
 use super::control::ControlPath;
 use super::memory::MemoryBudget;
@@ -178,6 +178,10 @@ settings! {
     /// Whether clients reach us over TLS, ended in front of us: login cookies are then never sent without it.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     tls: bool = false;
+    /// Whether `local_only` paths, extensions and the RPC path are open to clients on this machine: as in nodes of the
+    /// dialect (Kinode yes, Hyperdrive no), or always, or never. A node's kernel that attaches may say otherwise.
+    #[arg(value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN")]
+    expose_local: Exposure = Exposure::Dialect;
 
     /// Subprotocols that clients may choose; the broker gives them no meaning.
     #[arg(value_name = "NAME,…")]
@@ -466,6 +470,11 @@ impl Config {
         settings.dev_origins = self.dev_origins.0.clone();
         settings.trusted_proxies = ranges("trusted_proxies", &self.trusted_proxies)?;
         settings.tls = self.tls;
+        settings.expose_local = match self.expose_local {
+            Exposure::Dialect => settings.expose_local,
+            Exposure::Always => true,
+            Exposure::Never => false,
+        };
         if !self.response_timeout.0.is_multiple_of(1000) {
             bail!("response_timeout: whole seconds only");
         }

@@ -270,7 +270,8 @@ pub fn kernel_from(message: KernelMessage) -> Frame {
     Frame::bare(&FromPeer::Kernel(head)).with(blob)
 }
 
-fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
+/// A message as a head and the bytes of its blob.
+pub fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
     let KernelMessage { id, source, target, rsvp, message, lazy_load_blob } = message;
     let message = match message {
         node::Message::Request(node::Request { inherit, expects_response, body, metadata, capabilities }) => {

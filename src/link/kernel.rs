@@ -38,6 +38,7 @@ const BESIDE_BODY_BYTES_MAX: usize = 64 << 10;
 pub struct Hail {
     pub node: String,
     pub jwt_secret: Option<Vec<u8>>,
+    pub expose_local: Option<bool>,
     pub policy: OverBudget,
 }
 
@@ -142,7 +143,8 @@ fn rules(settings: Settings, hail: &Hail) -> Result<Settings, Refused> {
         (ours, theirs) => ours.or(theirs),
     };
     let secret = Some(secret.ok_or_else(|| no("neither side has the key of the node's tokens"))?);
-    Ok(Settings { secret, login: true, rpc: true, ..settings })
+    let expose_local = hail.expose_local.unwrap_or(settings.expose_local);
+    Ok(Settings { secret, login: true, rpc: true, expose_local, ..settings })
 }
 
 /// Whether what one signs is good for the other.

@@ -1,33 +1,39 @@
 //! A node's kernel attached over a link: the drop-in (`node::http_server`) with the broker in another program.
 //!
-//! Threads as there: one takes the kernel's messages, one gives it what arrives, one judges passwords. Invariants: the
-//! kernel's queue is filled to its half by what clients send; a message that the link cannot carry is answered here; when
-//! the session is lost, every channel that was told as opened is told as closed.
+//! One thread holds the session and gives the kernel what arrives, one sends what the kernel says (`kernel_outgoing`), one
+//! judges passwords. Invariants: it ends with its kernel, or when it is dropped, and never because of its broker; a session
+//! that is lost is followed by another, for ever. The kernel's queue is filled to its half by what clients send. When a
+//! session is lost, every channel that was told as opened is told as closed, and every question is answered.
 
 use super::convert;
 use super::frame::Frame;
-use super::peer::{Arrival, Asked, Attached, ConnectError, Endpoint, Shared};
+use super::kernel_outgoing::{Outgoing, Session, Unanswered};
+use super::peer::{Arrival, Asked, Attached, ConnectError, Endpoint, Pause, Shared};
 use super::wire::{Attach, FromPeer, LiveChannel, LoggedIn, Login, ToPeer};
 use crate::broker::{Policy, RecvError};
 use crate::channel::ChannelId;
 use crate::gateway::Secret;
 use crate::node::login::token;
-use crate::node::outbound::{Ids, ToKernel};
-use crate::node::server::{KernelQueue, unix_s};
-use crate::node::service::TAKEN_AT_ONCE_MAX;
-use crate::node::{Events, Host, HttpServerError, HttpServerRequest, KernelMessage, Message, Reply, ServerName};
+use crate::node::outbound::{Ids, KernelGone, ToKernel};
+use crate::node::prints::{Prints, SHOWN, Warnings};
+use crate::node::server::{KernelQueue, spawn, unix_s};
+use crate::node::service::Name;
+use crate::node::{Events, Host, HttpServerRequest, KernelMessage, Message};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a wait for what arrives lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// How long a drop may take to tell the broker that the node has gone.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// The broker has one login judged at a time; more are those that it has given up.
 const LOGINS_MAX: usize = 16;
@@ -44,6 +50,9 @@ pub struct KernelParts<H: Host> {
     pub keyfile: Vec<u8>,
     /// The key of the node's tokens; the broker's own, if it has one, must be the same.
     pub jwt_secret: Vec<u8>,
+    /// Whether `local_only` paths, extensions and the RPC path are open to clients of the broker's machine. None: as the
+    /// broker was started.
+    pub expose_local: Option<bool>,
     /// What happens to frames that do not fit a channel's budget.
     pub policy: Policy,
     /// Messages of the kernel to the HTTP server.
@@ -57,13 +66,6 @@ pub struct KernelParts<H: Host> {
 /// Why the server ended, other than by the node's will.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// It was not attached.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The broker has stopped, or was lost for longer than it keeps channels. Those that were open have been told as
-    /// closed.
-    #[error("the broker has stopped or is lost")]
-    Lost,
     /// The secret is empty.
     #[error("the JWT secret is empty")]
     Secret,
@@ -76,21 +78,24 @@ pub enum KernelError {
 }
 
 /// Serves a node's clients through the broker at the other end of a link, until its kernel drops its ends, or the future
-/// is dropped; channels are then closed with 1001. A lost connection comes back by itself as long as the broker keeps the
-/// channels (`owner_grace`), and nothing is lost or doubled meanwhile. A kernel that attaches anew within that time has
+/// is dropped; channels are then closed with 1001.
+///
+/// The broker may come and go. A lost connection comes back by itself as long as the broker keeps the channels
+/// (`owner_grace`), and nothing is lost or doubled meanwhile. When the broker has gone, channels are told as closed; what
+/// processes have bound is kept, and bound again at the next broker that answers there, for ever. Until then paths are
+/// taken, and pushes are answered as ones to channels that are not there. A kernel that attaches anew within the grace has
 /// its predecessor's channels and paths, and is told of the channels as if they were opened now.
 ///
 /// # Errors
 /// See [`KernelError`].
 pub async fn http_server<H: Host>(parts: KernelParts<H>) -> Result<(), KernelError> {
-    let (started, starting) = oneshot::channel();
+    let life = Arc::new(Life::default());
+    let _leave = Leave(life.clone());
     let (ended, ending) = oneshot::channel();
     thread::Builder::new().name("http-server".to_owned()).spawn(move || {
         // Nobody listens once the future was dropped; the session has been ended then.
-        let _ = ended.send(serve(parts, started));
+        let _ = ended.send(serve(&life, parts));
     })?;
-    // An error before the start comes with the end.
-    let _leave = starting.await.ok();
     ending.await.unwrap_or(Err(KernelError::Panicked))
 }
 
@@ -115,107 +120,205 @@ impl Arrival for Arrived {
     }
 }
 
-/// Ends the session when it is dropped.
-#[derive(Clone)]
-struct Leave {
-    shared: Arc<Shared<Arrived>>,
-    left: Arc<AtomicBool>,
+/// Whether the node wants to be served, and the session to end if not.
+#[derive(Default)]
+struct Life {
+    session: Mutex<Option<Arc<Shared<Arrived>>>>,
+    leaving: Condvar,
+    has_left: Arc<AtomicBool>,
 }
+
+impl Life {
+    fn session(&self) -> MutexGuard<'_, Option<Arc<Shared<Arrived>>>> {
+        // Every change is one assignment.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::SeqCst)
+    }
+
+    /// Ends the session, now or when it begins; gives it.
+    fn leave(&self) -> Option<Arc<Shared<Arrived>>> {
+        let session = self.session();
+        self.has_left.store(true, Ordering::SeqCst);
+        self.leaving.notify_all();
+        let session = session.clone()?;
+        session.line.end(Some(Frame::bare(&FromPeer::Bye { failed: false })));
+        Some(session)
+    }
+
+    /// Waits a moment, or until it is to leave.
+    fn pause(&self, moment: Duration) {
+        drop(self.leaving.wait_timeout_while(self.session(), moment, |_| !self.has_left()));
+    }
+}
+
+/// Ends the session when it is dropped. The node may be gone a moment later, so the broker is told before the drop returns.
+struct Leave(Arc<Life>);
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        if !self.left.swap(true, Ordering::SeqCst) {
-            self.shared.line.end(Some(Frame::bare(&FromPeer::Bye { failed: false })));
+        if let Some(session) = self.0.leave() {
+            session.line.wait_finished(GOODBYE_WITHIN);
         }
     }
 }
 
 /// The life of the server, on a thread of its own.
-fn serve<H: Host>(parts: KernelParts<H>, started: oneshot::Sender<Leave>) -> Result<(), KernelError> {
-    let KernelParts { host, our_node, endpoint, keyfile, jwt_secret, policy, from_kernel, to_kernel, prints } = parts;
-    let secret = Secret::new(&jwt_secret).map_err(|_| KernelError::Secret)?;
-    let attach = Attach::Kernel { node: our_node.clone(), jwt_secret: Some(jwt_secret), policy: policy.into() };
-    let attached = Attached::<Arrived>::connect(endpoint, attach)?;
-    let host = Arc::new(host);
-    let left = Arc::new(AtomicBool::new(false));
-    let leave = || Leave { shared: attached.shared.clone(), left: left.clone() };
+fn serve<H: Host>(life: &Arc<Life>, parts: KernelParts<H>) -> Result<(), KernelError> {
+    let secret = Secret::new(&parts.jwt_secret).map_err(|_| KernelError::Secret)?;
+    let host = Arc::new(parts.host);
+    let prints = Prints::new(host.clone(), parts.prints);
+    let warnings = Warnings::new(prints.clone());
+    warnings.release();
+    let attach = Attach::Kernel {
+        node: parts.our_node.clone(),
+        expose_local: parts.expose_local,
+        jwt_secret: Some(parts.jwt_secret),
+        policy: parts.policy.into(),
+    };
     let (logins, waiting) = crossbeam_channel::bounded(LOGINS_MAX);
-    let password = Password {
-        host: host.clone(),
-        keyfile: keyfile.into(),
-        secret,
-        node: our_node.clone(),
-        shared: attached.shared.clone(),
-    };
+    let (keyfile, node) = (parts.keyfile.into(), parts.our_node.clone());
+    let password = Password { host: host.clone(), keyfile, secret, node };
     // Ends with `logins`.
-    thread::Builder::new().name("http-login".to_owned()).spawn(move || password.run(&waiting))?;
-    let outgoing = Outgoing {
-        host: host.clone(),
-        shared: attached.shared.clone(),
-        head_bytes_max: attached.welcome.head_bytes_max as usize,
-        blob_bytes_max: attached.welcome.blob_bytes_max as usize,
-    };
-    let (_stopped, stopping) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let leaving = leave();
-    thread::Builder::new().name("http-from-kernel".to_owned()).spawn(move || {
-        let _leaving = leaving;
-        runtime.block_on(outgoing.run(from_kernel, stopping));
+    spawn("http-login", &warnings, move || password.run(&waiting))?;
+    let (unanswered, name) = (Arc::new(Unanswered::default()), Arc::new(Name::default()));
+    let (our_node, to_kernel) = (parts.our_node.clone(), parts.to_kernel.clone());
+    let outgoing = Outgoing::new(host.clone(), our_node, prints.clone(), to_kernel, unanswered.clone(), name.clone());
+    let (to_outgoing, sessions) = mpsc::channel(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let (leave, from_kernel) = (life.clone(), parts.from_kernel);
+    // Ends with `to_outgoing`, or with the kernel.
+    spawn("http-from-kernel", &warnings, move || {
+        runtime.block_on(outgoing.run(from_kernel, sessions));
+        leave.leave();
     })?;
-    // Full: the terminal has more to show than anybody reads.
-    let _ = prints.try_send(host.print(0, format!("http-server: listening on {}", attached.welcome.listening)));
-    // Dropped at once if the node does not want it any more; then the session ends at once.
-    let _ = started.send(leave());
-    let events = Events::new(&our_node, attached.welcome.dialect);
-    let queue = KernelQueue { host, to_kernel, is_given_up: left.clone() };
-    let incoming = Incoming { events, queue, logins, ids: Ids::new(), open: HashMap::new() };
-    incoming.run(&attached.shared, &left)
+    let queue = KernelQueue { host, to_kernel: parts.to_kernel, is_given_up: life.has_left.clone() };
+    let events = Events::new(&parts.our_node, Default::default());
+    let incoming = Incoming { events, name, queue, logins, unanswered, ids: Ids::new(), open: HashMap::new() };
+    warnings.also_printed(|| incoming.serve(life, &parts.endpoint, &attach, &to_outgoing, &prints));
+    Ok(())
 }
 
 /// From the broker to the kernel.
 struct Incoming<H: Host> {
     events: Events,
+    name: Arc<Name>,
     queue: KernelQueue<H>,
-    logins: crossbeam_channel::Sender<Login>,
+    logins: crossbeam_channel::Sender<(Login, Arc<Shared<Arrived>>)>,
+    unanswered: Arc<Unanswered>,
     ids: Ids,
     /// The channels that the kernel was told of, and whose they are.
     open: HashMap<u32, ProcessId>,
 }
 
 impl<H: Host> Incoming<H> {
-    fn run(mut self, shared: &Shared<Arrived>, left: &AtomicBool) -> Result<(), KernelError> {
+    /// One session after the other, until the node goes.
+    fn serve(
+        mut self,
+        life: &Life,
+        endpoint: &Endpoint,
+        attach: &Attach,
+        to_outgoing: &mpsc::Sender<Option<Session<Arrived>>>,
+        prints: &Prints<H>,
+    ) {
+        let mut pauses = Pause::default();
+        let mut said = String::new();
+        let mut is_first = true;
+        while !life.has_left() {
+            match Attached::<Arrived>::connect(endpoint.clone(), attach.clone()) {
+                Ok(attached) => {
+                    (pauses, said, is_first) = (Pause::default(), String::new(), false);
+                    let over = self.session(life, &attached, to_outgoing, prints);
+                    life.session().take();
+                    if over.is_err() {
+                        life.leave();
+                        return;
+                    }
+                }
+                Err(error) => {
+                    if std::mem::take(&mut is_first) && to_outgoing.blocking_send(None).is_err() {
+                        return;
+                    }
+                    tell_once(&mut said, endpoint, &error);
+                    life.pause(pauses.next());
+                }
+            }
+        }
+    }
+
+    /// A session, from its beginning to its end.
+    fn session(
+        &mut self,
+        life: &Life,
+        attached: &Attached<Arrived>,
+        to_outgoing: &mpsc::Sender<Option<Session<Arrived>>>,
+        prints: &Prints<H>,
+    ) -> Result<(), KernelGone> {
+        let welcome = &attached.welcome;
+        *life.session() = Some(attached.shared.clone());
+        if life.has_left() {
+            // It came in between. Dropping the session ends it.
+            return Ok(());
+        }
+        self.events.set_dialect(welcome.dialect);
+        prints.say(SHOWN, &format!("listening on {}", welcome.listening));
+        let session = Session {
+            shared: attached.shared.clone(),
+            dialect: welcome.dialect,
+            head_bytes_max: welcome.head_bytes_max as usize,
+            blob_bytes_max: welcome.blob_bytes_max as usize,
+        };
+        to_outgoing.blocking_send(Some(session)).map_err(|_| KernelGone)?;
+        self.run(&attached.shared)?;
+        if life.has_left() {
+            return Ok(());
+        }
+        self.close_all()?;
+        self.unanswered.give_up().into_iter().try_for_each(|answer| self.queue.send(answer, ()))
+    }
+
+    /// Gives the kernel what arrives, until the session is over.
+    fn run(&mut self, shared: &Arc<Shared<Arrived>>) -> Result<(), KernelGone> {
         let mut items = Vec::new();
         while self.queue.wait_for_room() {
             match shared.recv(&mut items, WAIT_MAX) {
                 Ok(()) => {}
                 Err(RecvError::Timeout) => continue,
-                Err(RecvError::Stopped) if left.load(Ordering::SeqCst) => break,
-                Err(RecvError::Stopped) => {
-                    self.close_all();
-                    return Err(KernelError::Lost);
-                }
+                Err(RecvError::Stopped) => return Ok(()),
             }
+            self.events.set_name(self.name.get());
             for item in items.drain(..) {
-                if let Some(message) = self.message(shared, item)
-                    && self.queue.send(message, ()).is_err()
-                {
-                    return Ok(());
+                if let Some(message) = self.message(shared, item) {
+                    self.queue.send(message, ())?;
                 }
             }
         }
-        Ok(())
+        Err(KernelGone)
     }
 
-    fn message(&mut self, shared: &Shared<Arrived>, item: Arrived) -> Option<KernelMessage> {
+    fn message(&mut self, shared: &Arc<Shared<Arrived>>, item: Arrived) -> Option<KernelMessage> {
         match item {
             Arrived::Live(live) => self.live(live),
             Arrived::Kernel(message) => {
+                if matches!(message.message, Message::Response(_))
+                    && let Some(words) = self.unanswered.answered(message.id)
+                {
+                    let answer = String::from_utf8_lossy(message.message.body()).into_owned();
+                    tracing::warn!(
+                        answer,
+                        "{words} was bound before, and is refused by the broker that has begun anew"
+                    );
+                    return None;
+                }
                 self.note(&message);
                 Some(message)
             }
             Arrived::Login(login) => {
-                if let Err(refused) = self.logins.try_send(login) {
-                    answer(shared, refused.into_inner().login, Err("too many logins at once".to_owned()), Bytes::new());
+                if let Err(refused) = self.logins.try_send((login, shared.clone())) {
+                    let (Login { login, .. }, shared) = refused.into_inner();
+                    answer(&shared, login, Err("too many logins at once".to_owned()), Bytes::new());
                 }
                 None
             }
@@ -246,59 +349,21 @@ impl<H: Host> Incoming<H> {
     }
 
     /// The broker will not say it any more.
-    fn close_all(&mut self) {
+    fn close_all(&mut self) -> Result<(), KernelGone> {
         for (channel, process) in std::mem::take(&mut self.open) {
             let closed = self.events.closed(self.ids.next(), &process, ChannelId::new(channel));
-            if self.queue.send(closed, ()).is_err() {
-                return;
-            }
+            self.queue.send(closed, ())?;
         }
+        Ok(())
     }
 }
 
-/// From the kernel to the broker.
-struct Outgoing<H: Host> {
-    host: Arc<H>,
-    shared: Arc<Shared<Arrived>>,
-    head_bytes_max: usize,
-    blob_bytes_max: usize,
-}
-
-impl<H: Host> Outgoing<H> {
-    /// Sends until the kernel goes or the session is over. Waits for the broker, which takes in at CPU speed.
-    async fn run(self, mut from_kernel: mpsc::Receiver<H::Message>, mut stopping: oneshot::Receiver<()>) {
-        let mut messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
-        loop {
-            tokio::select! {
-                _ = &mut stopping => return,
-                taken = from_kernel.recv_many(&mut messages, TAKEN_AT_ONCE_MAX) => if taken == 0 {
-                    return; // The kernel has gone.
-                },
-            }
-            let ours = messages.drain(..).filter_map(|message| self.host.to_ours(message));
-            let frames = ours.filter_map(|message| self.frame(message)).map(|frame| (frame, ()));
-            if self.shared.line.send(frames).is_err() {
-                return;
-            }
-        }
-    }
-
-    /// None: it is larger than the link takes, and has been refused.
-    fn frame(&self, message: KernelMessage) -> Option<Frame> {
-        let (id, source) = (message.id, message.source.clone());
-        let server = ServerName::of(&message.target.process).unwrap_or_default();
-        let is_request = matches!(message.message, Message::Request(_));
-        let frame = convert::kernel_from(message);
-        if frame.fits(self.head_bytes_max, self.blob_bytes_max) {
-            return Some(frame);
-        }
-        if is_request {
-            let refusal = Reply::unasked(id, source, server).refused(HttpServerError::MalformedRequest);
-            self.shared.tell(Arrived::Kernel(refusal));
-            return None;
-        }
-        // What does not parse is answered 500.
-        Some(convert::kernel_from(crate::node::unreadable_response(id, source)))
+/// Says why there is no broker, and says it again only where the reason has changed.
+fn tell_once(said: &mut String, endpoint: &Endpoint, error: &ConnectError) {
+    let words = error.to_string();
+    if *said != words {
+        tracing::warn!(broker = ?endpoint, error = words, "no broker serves this node; trying again until one does");
+        *said = words;
     }
 }
 
@@ -308,12 +373,11 @@ struct Password<H> {
     keyfile: Bytes,
     secret: Secret,
     node: String,
-    shared: Arc<Shared<Arrived>>,
 }
 
 impl<H: Host> Password<H> {
-    fn run(self, waiting: &Receiver<Login>) {
-        for Login { login, password_hash, subdomain } in waiting {
+    fn run(self, waiting: &Receiver<(Login, Arc<Shared<Arrived>>)>) {
+        for (Login { login, password_hash, subdomain }, shared) in waiting {
             let judged = match subdomain.map(|id| id.parse::<ProcessId>()).transpose() {
                 Ok(process) if self.host.is_password(&self.keyfile, &password_hash) => {
                     Ok(Some(token(&self.secret, &self.node, process.as_ref(), unix_s())))
@@ -321,7 +385,7 @@ impl<H: Host> Password<H> {
                 Ok(_) => Ok(None),
                 Err(error) => Err(error.to_string()),
             };
-            answer(&self.shared, login, judged, self.keyfile.clone());
+            answer(&shared, login, judged, self.keyfile.clone());
         }
     }
 }

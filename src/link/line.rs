@@ -124,6 +124,27 @@ impl<D: Direction> Line<D> {
         Ok(())
     }
 
+    /// Puts a frame in, waiting for room as long as there is a connection over which it may come, for at most `patience`.
+    /// Returns whether it was put in; it is dropped if not.
+    ///
+    /// # Errors
+    /// The line has ended.
+    pub fn offer(&self, frame: Frame, mark: D::Mark, patience: Duration) -> Result<bool, Ended> {
+        let until = Instant::now() + patience;
+        let may_come =
+            |state: &mut State<D::Mark>| state.ended.is_none() && !state.has_room() && state.connection.is_some();
+        let mut state = self.wait_until(&self.changed, self.lock(), until, may_come);
+        if state.ended.is_some() {
+            return Err(Ended);
+        }
+        let has_room = state.has_room();
+        if has_room {
+            state.put((frame, mark));
+            self.work.notify_all();
+        }
+        Ok(has_room)
+    }
+
     /// Puts a frame in at once: one whose number is bounded otherwise.
     ///
     /// # Errors
@@ -410,6 +431,28 @@ mod tests {
             line.disconnect(connection);
         });
         assert_eq!((line.counts(), line.lock().kept_bytes), ((20, 0), 0));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_not_waited_for_where_none_can_come() {
+        let line = Line::<Numbers>::new(WINDOW);
+        let never = Duration::from_secs(3600);
+        for number in 1..=8 {
+            assert_eq!(line.offer(frame(number).0, number, never), Ok(true));
+        }
+        assert_eq!(line.offer(frame(9).0, 9, never), Ok(false), "nobody is there to make room");
+        let connection = line.connect(WINDOW);
+        assert_eq!(line.offer(frame(9).0, 9, Duration::from_millis(1)), Ok(false), "nobody has made room in time");
+        std::thread::scope(|scope| {
+            let offered = scope.spawn(|| line.offer(frame(9).0, 9, never));
+            scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
+            while line.acknowledge(1, |_| ()).is_err() {
+                std::thread::yield_now();
+            }
+            assert_eq!(offered.join().unwrap(), Ok(true));
+            line.end(None);
+        });
+        assert_eq!(line.offer(frame(10).0, 10, never), Err(Ended));
     }
 
     #[test]

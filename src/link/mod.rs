@@ -11,12 +11,14 @@
 //! Invariants: no thread of a shard runs here; nothing grows without a bound, whatever the other side does; a frame that
 //! was sent within a session arrives once, in order, over however many connections.
 
+mod bindings;
 mod client;
 mod config;
 mod convert;
 mod frame;
 mod kernel;
 mod kernel_client;
+mod kernel_outgoing;
 mod line;
 mod mailroom;
 mod orders;

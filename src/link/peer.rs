@@ -14,6 +14,7 @@ use crate::broker::{PushError, RecvError};
 use crate::driver::peer_socket::{Source, Stream};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,27 @@ use std::time::{Duration, Instant};
 
 /// The waits between attempts to connect again.
 const AGAIN_MIN: Duration = Duration::from_millis(20);
-const AGAIN_MAX: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_millis(250);
+
+/// The same for who comes back for ever.
+pub struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(AGAIN_MIN)
+    }
+}
+
+impl Pause {
+    /// How long to wait now: at random, so that peers of a broker that restarts do not all come at once; longer the next
+    /// time.
+    pub fn next(&mut self) -> Duration {
+        let part = (RandomState::new().hash_one(()) % 1000) as u32;
+        let pause = self.0 / 2 + self.0 * part / 2000;
+        self.0 = (2 * self.0).min(AGAIN_MAX);
+        pause
+    }
+}
 
 /// How long what was pushed may take to leave when the process ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -343,12 +364,6 @@ impl<T: Arrival> Shared<T> {
         }
     }
 
-    /// Something of our own that whoever reads is to hear of, as if it had arrived.
-    pub fn tell(&self, item: T) {
-        self.lock().inbound.push_back(Arrived { item: Some(item), numbered: false });
-        self.changed.notify_all();
-    }
-
     fn arrived(&self, head: ToPeer, blob: Vec<u8>) {
         let mut state = self.lock();
         state.arrived += 1;
@@ -359,7 +374,7 @@ impl<T: Arrival> Shared<T> {
 
     /// Connects again, with pauses that grow, until `deadline`. None: the session is over.
     fn again(&self, deadline: Instant) -> Option<Greeted> {
-        let mut pause = AGAIN_MIN;
+        let mut pauses = Pause::default();
         loop {
             let hello = Hello { received: self.lock().arrived, ..self.hello.clone() };
             match greet(&self.endpoint, &hello) {
@@ -375,11 +390,11 @@ impl<T: Arrival> Shared<T> {
                 }
                 Err(error) => tracing::debug!(broker = ?self.endpoint, %error, "the link is not back yet"),
             }
+            let pause = pauses.next();
             if Instant::now() + pause >= deadline || self.line.has_ended() {
                 return None;
             }
             thread::sleep(pause);
-            pause = (2 * pause).min(AGAIN_MAX);
         }
     }
 }

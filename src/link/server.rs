@@ -231,8 +231,9 @@ impl Connection {
                 let key = Key::Process(id.clone());
                 (key, Box::new(move |registry| process::begin(registry, id, options)))
             }
-            Attach::Kernel { node, jwt_secret, policy } => {
-                let hail = Hail { node: node.clone(), jwt_secret: jwt_secret.clone(), policy: *policy };
+            Attach::Kernel { node, expose_local, jwt_secret, policy } => {
+                let (node, jwt_secret) = (node.clone(), jwt_secret.clone());
+                let hail = Hail { node, jwt_secret, expose_local: *expose_local, policy: *policy };
                 (Key::Kernel, Box::new(move |registry| kernel::begin(registry, &hail)))
             }
         };

@@ -236,6 +236,10 @@ pub enum Attach {
     /// A node's kernel, for all its processes.
     Kernel {
         node: String,
+        /// Whether `local_only` paths, extensions and the RPC path are open to clients of the broker's machine; none: as the
+        /// broker was started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expose_local: Option<bool>,
         /// The key of the node's tokens, for a broker that was started without one.
         #[serde(default, with = "bin_or_nil", skip_serializing_if = "Option::is_none")]
         jwt_secret: Option<Vec<u8>>,

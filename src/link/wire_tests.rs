@@ -104,7 +104,12 @@ fn peers_frames() -> Vec<FromPeer> {
     let policies = [OverBudget::Close, OverBudget::DropNewest, OverBudget::DropOldest, OverBudget::Conflate { key: 1 }];
     let kinds = [Kind::Text, Kind::Binary, Kind::Ping, Kind::Pong, Kind::Close];
     let process = |policy| Attach::Process { id: String::new(), wants_control: true, policy };
-    let kernel = Attach::Kernel { node: String::new(), jwt_secret: Some(vec![1]), policy: OverBudget::Close };
+    let kernel = Attach::Kernel {
+        node: String::new(),
+        expose_local: Some(true),
+        jwt_secret: Some(vec![1]),
+        policy: OverBudget::Close,
+    };
     let audiences = [Audience::Channels(vec![1]), Audience::Path(String::new()), Audience::Process];
     let (path, ask) = (String::new(), Some(1));
     let mut frames = vec![

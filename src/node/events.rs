@@ -27,6 +27,11 @@ impl Events {
         Self { our_node: our_node.to_owned(), dialect, name: ServerName::default() }
     }
 
+    /// In another dialect from now on.
+    pub fn set_dialect(&mut self, dialect: Dialect) {
+        self.dialect = dialect;
+    }
+
     /// Under another name from now on.
     pub fn set_name(&mut self, name: ServerName) {
         self.name = name;

@@ -334,7 +334,7 @@ fn supervise<H: Host>(
     })
 }
 
-fn spawn(
+pub(crate) fn spawn(
     name: &str,
     warnings: &Arc<Warnings>,
     run: impl FnOnce() + Send + 'static,

@@ -80,15 +80,23 @@ impl Node {
 
     /// The same node with its server in another program, so to say.
     pub fn attach(path: &std::path::Path) -> Self {
+        let (mut node, mut prints) = Self::attach_at(path);
+        node.address = listening(&mut prints);
+        node
+    }
+
+    /// The same where nobody may be listening yet, and what it prints; its address is not known then.
+    pub fn attach_at(path: &std::path::Path) -> (Self, mpsc::Receiver<String>) {
         let (to_server, from_kernel) = mpsc::channel(32);
         let (to_kernel, from_server) = mpsc::channel(100_000);
-        let (prints, mut printed) = mpsc::channel(32);
+        let (prints, printed) = mpsc::channel(32);
         let parts = link::KernelParts {
             host: MyNode,
             our_node: NODE.into(),
             endpoint: path.into(),
             keyfile: KEYFILE.to_vec(),
             jwt_secret: SECRET.to_vec(),
+            expose_local: None,
             policy: Default::default(),
             from_kernel,
             to_kernel: to_kernel.clone(),
@@ -98,9 +106,8 @@ impl Node {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(link::http_server(parts)).map_err(|error| error.to_string())
         });
-        let Some(line) = printed.blocking_recv() else { panic!("{}", server.join().unwrap().unwrap_err()) };
-        let address = line.rsplit(' ').next().unwrap().parse().unwrap();
-        Self { address, to_server: Some(to_server), to_kernel, from_server, server }
+        let address = ([0, 0, 0, 0], 0).into();
+        (Self { address, to_server: Some(to_server), to_kernel, from_server, server }, printed)
     }
 
     pub fn hand_in(&self, message: KernelMessage) {
@@ -192,6 +199,16 @@ impl Node {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(head_and_body.as_bytes()).unwrap();
         stream
+    }
+}
+
+/// Where the server of a node listens, once it says so.
+pub fn listening(prints: &mut mpsc::Receiver<String>) -> SocketAddr {
+    loop {
+        let line = prints.blocking_recv().expect("it says where it listens");
+        if let Some(address) = line.strip_prefix("http-server: listening on ") {
+            return address.parse().unwrap();
+        }
     }
 }
 

@@ -199,18 +199,15 @@ fn a_kernel_that_stays_away_leaves_1012_and_one_that_is_left_is_told_of_every_cl
     drop(client);
 
     // The channels of the first have gone when the id is free again.
-    let mut node = loop {
-        match std::panic::catch_unwind(|| Node::attach(&linked.path)) {
-            Ok(node) => break node,
-            Err(_) => std::thread::yield_now(),
-        }
-    };
+    let mut node = Node::attach(&linked.path);
     node.bind(APP, "/");
     let (mut client, channel) = node.open(PATH);
     linked.stop();
     assert_eq!(recv_close(&mut client).0, 1001);
     assert_eq!(node.heard().2, format!(r#"{{"WebSocketClose":{channel}}}"#));
-    assert!(node.server.join().unwrap().unwrap_err().contains("stopped or is lost"));
+    // It waits for another broker, until its kernel goes.
+    drop(node.to_server.take());
+    node.server.join().unwrap().unwrap();
     assert!(node.from_server.try_recv().is_err(), "once is enough");
 }
 
@@ -234,5 +231,22 @@ fn a_kernel_that_acknowledges_nothing_is_not_kept_for_ever() {
     assert!(bye.is_none_or(|bye| bye["code"] == "violation"));
     while status(&linked, "/login") != 404 {
         std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_kernel_says_whether_this_machine_has_privileges() {
+    for (says, status_of_rpc) in [(None, 403), (Some(false), 403), (Some(true), 200)] {
+        let linked = start("kernel-exposed", Some(SECRET), |_| {});
+        let mut hello = hello(NODE, None);
+        hello["attach"]["kernel"]["expose_local"] = json!(says);
+        let (mut raw, _) = Raw::attach(&linked.path, &hello);
+        let mut stream = std::net::TcpStream::connect(linked.broker.address()).unwrap();
+        stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        stream.write_all(rpc("hello").as_bytes()).unwrap();
+        assert_eq!(http_response(stream).0, status_of_rpc, "{says:?}");
+        if status_of_rpc == 200 {
+            assert_eq!(said(&mut raw), "hello");
+        }
     }
 }

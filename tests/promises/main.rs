@@ -56,6 +56,7 @@ mod layering;
 mod limits_are_documented;
 mod link_daemon;
 mod link_kernel;
+mod link_kernel_outlives_daemons;
 mod link_processes;
 mod link_reattach;
 mod malformed_frames;

@@ -89,6 +89,18 @@ pub enum Driver {
     Epoll,
 }
 
+/// What is for this machine alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exposure {
+    /// As in nodes of the dialect
+    Dialect,
+    /// Open
+    Always,
+    /// Shut
+    Never,
+}
+
 /// See [`pushring::Policy`]. Conflation needs a key, which only a push can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

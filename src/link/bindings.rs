@@ -1,0 +1,179 @@
+//! What the processes of a node have bound, kept at the node's end of a link: a broker that starts anew knows none of it.
+//!
+//! Invariants: the last word for a path is kept, and no other; what is replayed is in the order in which it was said, so
+//! that of two patterns that mean the same the later one wins again; content is shared, never copied. What is kept is
+//! bounded: a path more is not kept, and that is told.
+
+use super::frame::Frame;
+use super::wire::{FromPeer, KernelBody, KernelHead};
+use crate::node::perform::as_bound;
+use crate::node::{Action, ActionRequest};
+use crate::process_id::ProcessId;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Many times what nodes bind.
+const KEPT_MAX: usize = 64 * 1024;
+
+/// Content of paths, in bytes: that of a node's UIs is some tens of MiB.
+const KEPT_BYTES_MAX: usize = 256 << 20;
+
+/// What one word is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum About {
+    Http(ProcessId, Arc<str>),
+    WebSocket(ProcessId, Arc<str>),
+    /// A process of another node that may push to all channels of this one.
+    Guest(ProcessId, String),
+}
+
+struct Kept {
+    head: KernelHead,
+    blob: Bytes,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Bindings {
+    kept: BTreeMap<u64, Kept>,
+    places: HashMap<About, u64>,
+    bytes: usize,
+    said: u64,
+}
+
+/// There is no room for one more: it lasts as long as the broker does.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl Bindings {
+    /// Keeps a request that was found well-formed, if it is about paths or guests of a process: the head and blob that it
+    /// was sent as. Gives the place under which it is replayed.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn keep(&mut self, request: &ActionRequest, head: &KernelHead, blob: &Bytes) -> Result<Option<u64>, NoRoom> {
+        let Some(about) = about(request) else { return Ok(None) };
+        let before = self.places.remove(&about).and_then(|place| self.kept.remove(&place));
+        self.bytes -= before.as_ref().map_or(0, Kept::bytes);
+        let kept = Kept { head: unasked(head), blob: blob.clone() };
+        if self.kept.len() >= KEPT_MAX || self.bytes + kept.bytes() > KEPT_BYTES_MAX {
+            return Err(NoRoom);
+        }
+        self.said += 1;
+        self.bytes += kept.bytes();
+        self.places.insert(about, self.said);
+        self.kept.insert(self.said, kept);
+        Ok(Some(self.said))
+    }
+
+    /// The places of all that is kept, in order.
+    pub fn places(&self) -> impl Iterator<Item = u64> {
+        self.kept.keys().copied()
+    }
+
+    /// What is kept at a place, as a message with this id, and whose it is. None: there has been a later word.
+    pub fn frame(&self, place: u64, id: u64) -> Option<(Frame, &ProcessId)> {
+        let kept = self.kept.get(&place)?;
+        let head = KernelHead { id, ..kept.head.clone() };
+        Some((Frame::bare(&FromPeer::Kernel(head)).with(kept.blob.clone()), &kept.head.source.process))
+    }
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        let body = match &self.head.message {
+            KernelBody::Request { body, .. } | KernelBody::Response { body, .. } => body.capacity(),
+        };
+        // The table's own, and names.
+        size_of::<Self>() + 256 + body + self.blob.len()
+    }
+}
+
+fn about(request: &ActionRequest) -> Option<About> {
+    let process = request.requester().process.clone();
+    match &request.action {
+        Action::BindHttp { path, .. } | Action::UnbindHttp { path } => Some(About::Http(process, as_bound(path))),
+        Action::BindWebSocket { path, .. } | Action::UnbindWebSocket { path } => {
+            Some(About::WebSocket(process, as_bound(path)))
+        }
+        Action::Grant { channel: None, guest, .. } => Some(About::Guest(process, guest.to_string())),
+        Action::Grant { .. } | Action::Push { .. } | Action::PushMany { .. } | Action::Close { .. } => None,
+    }
+}
+
+/// The same, and nobody waits for an answer.
+fn unasked(head: &KernelHead) -> KernelHead {
+    let message = match &head.message {
+        KernelBody::Request { body, .. } => KernelBody::Request {
+            inherit: false,
+            expects_response: None,
+            body: body.clone(),
+            metadata: None,
+            capabilities: Vec::new(),
+        },
+        response @ KernelBody::Response { .. } => response.clone(),
+    };
+    KernelHead { rsvp: None, message, ..head.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::convert;
+    use crate::node::{Address, Dialect, Inbound, KernelMessage, LazyLoadBlob, Message, dispatch, http_server_process};
+
+    fn say(bindings: &mut Bindings, process: &str, body: &str, blob: &str) -> Option<u64> {
+        let message = KernelMessage {
+            id: 7,
+            source: Address::new("our", process.parse::<ProcessId>().unwrap()),
+            target: Address::new("our", http_server_process()),
+            rsvp: None,
+            message: Message::request(false, Some(5), body.into(), None),
+            lazy_load_blob: Some(LazyLoadBlob { mime: None, bytes: blob.into() }),
+        };
+        let Inbound::Action(request) = dispatch(message.clone(), "alice.os", Dialect::Kinode) else {
+            panic!("{body} is refused")
+        };
+        let (head, blob) = convert::take_apart(message);
+        bindings.keep(&request, &head, &blob).unwrap()
+    }
+
+    fn bind(path: &str, authenticated: bool) -> String {
+        format!(r#"{{"Bind":{{"path":"{path}","authenticated":{authenticated},"local_only":false,"cache":true}}}}"#)
+    }
+
+    #[test]
+    fn the_last_word_for_a_path_is_kept_in_its_order() {
+        let mut bindings = Bindings::default();
+        let first = say(&mut bindings, "a:a:sys", &bind("/x/", false), "old").unwrap();
+        let other = say(&mut bindings, "b:b:sys", &bind("x", false), "its own").unwrap();
+        let websocket = r#"{"WebSocketBind":{"path":"/x","authenticated":false,"extension":false}}"#;
+        let socket = say(&mut bindings, "a:a:sys", websocket, "").unwrap();
+        let again = say(&mut bindings, "a:a:sys", &bind("x", true), "new").unwrap();
+        assert_eq!(bindings.places().collect::<Vec<_>>(), [other, socket, again]);
+        assert!(bindings.frame(first, 1).is_none());
+        let unbound = say(&mut bindings, "a:a:sys", r#"{"Unbind":{"path":"/x"}}"#, "").unwrap();
+        assert_eq!(bindings.places().collect::<Vec<_>>(), [other, socket, unbound]);
+        assert_eq!(say(&mut bindings, "a:a:sys", r#"{"WebSocketClose":7}"#, ""), None);
+        assert_eq!(bindings.frame(other, 1).unwrap().1.as_str(), "b:b:sys");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_is_replaced_is_let_go() {
+        let mut bindings = Bindings::default();
+        let content = "x".repeat(1 << 20);
+        for round in 0..600 {
+            assert!(say(&mut bindings, "a:a:sys", &bind("/x", round % 2 == 0), &content).is_some());
+        }
+        assert!(bindings.bytes < 2 << 20, "{} bytes", bindings.bytes);
+        bindings.bytes = KEPT_BYTES_MAX;
+        let request = |action| ActionRequest {
+            action,
+            reply: crate::node::Reply::unasked(1, "our@a:a:sys".parse().unwrap(), Default::default()),
+        };
+        let message = convert::take_apart(crate::node::unreadable_response(1, "our@a:a:sys".parse().unwrap()));
+        let more = request(Action::UnbindHttp { path: "/y".into() });
+        assert_eq!(bindings.keep(&more, &message.0, &message.1), Err(NoRoom));
+    }
+}

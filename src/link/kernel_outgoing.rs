@@ -1,0 +1,357 @@
+//! From a node's kernel to the broker at the other end of a link, whether or not it is there.
+//!
+//! Invariants: the kernel is never made to wait for a broker that is gone or hangs. Paths are kept and said again to
+//! every broker that begins anew, before anything else; they are answered at once while there is none. What else cannot be
+//! sent is answered as a broker would that has no channels, for it has none. Whoever asked is answered once: what was sent
+//! and not answered when its session ended is answered then.
+
+use super::bindings::{Bindings, NoRoom};
+use super::convert;
+use super::frame::Frame;
+use super::line::Ended;
+use super::peer::Shared;
+use super::wire::{FromPeer, KernelHead};
+use crate::node::outbound::Ids;
+use crate::node::perform::described;
+use crate::node::prints::{Prints, SHOWN, VERBOSE};
+use crate::node::service::{Name, TAKEN_AT_ONCE_MAX};
+use crate::node::{
+    Action, ActionRequest, Audience, Dialect, Host, HttpServerError, Inbound, KernelMessage, LazyLoadBlob, Message,
+    PushCounts, Reply, ServerName, dispatch, unreadable_response,
+};
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How often it is looked whether there is room for what is left to be said again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A broker takes what it is sent at CPU speed: one that makes no room for so long hangs.
+const ROOM_WITHIN: Duration = Duration::from_secs(1);
+
+/// Questions that may be unanswered at a time; of more, nobody hears when their session ends.
+const ASKED_MAX: usize = 64 * 1024;
+
+/// A session as the outgoing side needs it.
+pub struct Session<T> {
+    pub shared: Arc<Shared<T>>,
+    pub dialect: Dialect,
+    pub head_bytes_max: usize,
+    pub blob_bytes_max: usize,
+}
+
+/// What the broker has not answered yet.
+#[derive(Default)]
+pub struct Unanswered(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    /// What is answered if the broker does not, by the id of the question.
+    asked: HashMap<u64, KernelMessage>,
+    /// Paths that were said again, by the id of their message.
+    said_again: HashMap<u64, String>,
+}
+
+impl Unanswered {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Every change is one call on a map.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of an answer. It is the kernel's, unless it is a refusal of what was said again: the words of that.
+    pub fn answered(&self, id: u64) -> Option<String> {
+        let mut waiting = self.lock();
+        waiting.asked.remove(&id);
+        waiting.said_again.remove(&id)
+    }
+
+    /// Takes note of a question; false, and nothing taken, if there are too many.
+    fn ask(&self, id: u64, instead: &mut Option<KernelMessage>) -> bool {
+        let mut waiting = self.lock();
+        let has_room = waiting.asked.len() < ASKED_MAX;
+        if has_room {
+            waiting.asked.extend(instead.take().map(|answer| (id, answer)));
+        }
+        has_room
+    }
+
+    /// A question was not sent: what is to be answered, unless that was done already.
+    fn withdraw(&self, id: u64) -> Option<KernelMessage> {
+        self.lock().asked.remove(&id)
+    }
+
+    /// The session is over: what is to be answered now.
+    pub fn give_up(&self) -> Vec<KernelMessage> {
+        let mut waiting = self.lock();
+        waiting.said_again.clear();
+        waiting.asked.drain().map(|(_, answer)| answer).collect()
+    }
+}
+
+/// See the module.
+pub struct Outgoing<H: Host, T> {
+    host: Arc<H>,
+    our_node: String,
+    prints: Prints<H>,
+    to_kernel: mpsc::Sender<H::Message>,
+    unanswered: Arc<Unanswered>,
+    name: Arc<Name>,
+    dialect: Dialect,
+    bindings: Bindings,
+    session: Option<Session<T>>,
+    was_attached: bool,
+    /// Places of paths that are still to be said again.
+    again: VecDeque<u64>,
+    ids: Ids,
+    answers: VecDeque<KernelMessage>,
+    /// The last attempt to send found no room in time: the next does not wait.
+    hangs: bool,
+}
+
+impl<H: Host, T> Outgoing<H, T> {
+    pub fn new(
+        host: Arc<H>,
+        our_node: String,
+        prints: Prints<H>,
+        to_kernel: mpsc::Sender<H::Message>,
+        unanswered: Arc<Unanswered>,
+        name: Arc<Name>,
+    ) -> Self {
+        Self {
+            host,
+            our_node,
+            prints,
+            to_kernel,
+            unanswered,
+            name,
+            dialect: Dialect::default(),
+            bindings: Bindings::default(),
+            session: None,
+            was_attached: false,
+            again: VecDeque::new(),
+            ids: Ids::new(),
+            answers: VecDeque::new(),
+            hangs: false,
+        }
+    }
+
+    /// Serves until the kernel goes, or whoever gives it sessions, and none where there is no broker. Blocks its thread for [`ROOM_WITHIN`] at most.
+    pub async fn run(
+        mut self,
+        mut from_kernel: mpsc::Receiver<H::Message>,
+        mut sessions: mpsc::Receiver<Option<Session<T>>>,
+    ) {
+        // A broker that is there obeys and answers itself, from the first message on.
+        match tokio::time::timeout(ROOM_WITHIN, sessions.recv()).await {
+            Ok(Some(Some(session))) => self.begin(session),
+            Ok(Some(None)) | Err(_) => {}
+            Ok(None) => return,
+        }
+        let mut messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
+        let to_kernel = self.to_kernel.clone();
+        loop {
+            tokio::select! {
+                session = sessions.recv() => match session {
+                    Some(session) => session.into_iter().for_each(|session| self.begin(session)),
+                    None => return,
+                },
+                () = tokio::time::sleep(LOOK_AGAIN), if !self.again.is_empty() => {}
+                taken = from_kernel.recv_many(&mut messages, TAKEN_AT_ONCE_MAX) => if taken == 0 {
+                    return; // The kernel has gone.
+                },
+                room = to_kernel.reserve(), if !self.answers.is_empty() => match (room, self.answers.pop_front()) {
+                    (Ok(room), Some(answer)) => room.send(self.host.to_node(answer)),
+                    _ => return,
+                },
+            }
+            // A session that has just begun comes before what the kernel says meanwhile.
+            if let Ok(Some(session)) = sessions.try_recv() {
+                self.begin(session);
+            }
+            self.say_again();
+            for message in messages.drain(..) {
+                if let Some(message) = self.host.to_ours(message) {
+                    self.take(message);
+                }
+            }
+            while !self.answers.is_empty()
+                && let Ok(room) = to_kernel.try_reserve()
+                && let Some(answer) = self.answers.pop_front()
+            {
+                room.send(self.host.to_node(answer));
+            }
+        }
+    }
+
+    /// A broker that may know nothing: everything is said again.
+    fn begin(&mut self, session: Session<T>) {
+        self.dialect = session.dialect;
+        self.session = Some(session);
+        self.was_attached = true;
+        self.hangs = false;
+        self.again = self.bindings.places().collect();
+    }
+
+    fn say_again(&mut self) {
+        while let Some(&place) = self.again.front() {
+            let id = self.ids.next();
+            if let Some((frame, process)) = self.bindings.frame(place, id) {
+                let words = format!("a path of {process}, or a guest");
+                if self.fits(&frame) {
+                    self.unanswered.lock().said_again.insert(id, words);
+                    match self.offer(frame) {
+                        Offer::Sent => {}
+                        Offer::NoRoom => return drop(self.unanswered.answered(id)),
+                        Offer::NoSession => return,
+                    }
+                } else {
+                    self.prints.say(SHOWN, &format!("{words}: its content is larger than the broker takes"));
+                }
+            }
+            self.again.pop_front();
+        }
+    }
+
+    /// Sends a message, or answers it here.
+    fn take(&mut self, message: KernelMessage) {
+        let server = ServerName::of(&message.target.process).unwrap_or_default();
+        self.name.set(server);
+        let (id, source) = (message.id, message.source.clone());
+        let (is_request, is_asked) = match &message.message {
+            Message::Request(request) => (true, request.expects_response.is_some() || message.rsvp.is_some()),
+            Message::Response(_) => (false, false),
+        };
+        let is_push = is_request && message.message.body().starts_with(PUSH);
+        let judged = self.judge(&message, is_asked);
+        let (head, blob) = convert::take_apart(message);
+        let place = match &judged {
+            Some(Inbound::Action(request)) => self.keep(request, &head, &blob),
+            _ => None,
+        };
+        let refused = |error| Some(Reply::unasked(id, source.clone(), server).refused(error));
+        let mut instead = match judged {
+            Some(Inbound::Action(request)) => without_channels(request),
+            Some(Inbound::Refused(answer)) => Some(answer),
+            Some(Inbound::Response { .. }) => None,
+            None if is_push => refused(HttpServerError::WsChannelNotFound),
+            None => None,
+        };
+        if let Some(place) = place.filter(|_| !self.again.is_empty()) {
+            // Behind those that were said before it.
+            self.again.push_back(place);
+            return self.answers.extend(instead);
+        }
+        let mut frame = Frame::bare(&FromPeer::Kernel(head)).with(blob);
+        if !self.fits(&frame) {
+            if is_request {
+                return self.answers.extend(refused(HttpServerError::MalformedRequest));
+            }
+            // What does not parse is answered 500.
+            frame = convert::kernel_from(unreadable_response(id, source));
+        }
+        let is_tracked = is_asked && instead.is_some() && self.unanswered.ask(id, &mut instead);
+        let offered = self.offer(frame);
+        if offered == Offer::Sent {
+            return;
+        }
+        if offered == Offer::NoRoom {
+            self.again.extend(place);
+        }
+        // Answered already, if the session's end came in between.
+        self.answers.extend(if is_tracked { self.unanswered.withdraw(id) } else { instead });
+    }
+
+    /// What a broker would make of a request, where it must be known: if it may be about paths, or somebody asked.
+    fn judge(&self, message: &KernelMessage, is_asked: bool) -> Option<Inbound> {
+        let Message::Request(request) = &message.message else { return None };
+        if !is_asked && PUSHES.iter().any(|push| request.body.starts_with(push)) {
+            return None;
+        }
+        // Whether there is a blob decides, not what it holds.
+        let small = KernelMessage {
+            id: message.id,
+            source: message.source.clone(),
+            target: message.target.clone(),
+            rsvp: message.rsvp.clone(),
+            message: Message::request(false, request.expects_response, request.body.clone(), None),
+            lazy_load_blob: message.lazy_load_blob.as_ref().map(|_| LazyLoadBlob::default()),
+        };
+        Some(dispatch(small, &self.our_node, self.dialect))
+    }
+
+    fn keep(&mut self, request: &ActionRequest, head: &KernelHead, blob: &Bytes) -> Option<u64> {
+        match self.bindings.keep(request, head, blob) {
+            Ok(place) => {
+                // What a node prints first is where it listens.
+                if place.is_some() && self.was_attached {
+                    self.prints.say(VERBOSE, &described(request));
+                }
+                place
+            }
+            Err(NoRoom) => {
+                let words = described(request);
+                self.prints.say(SHOWN, &format!("{words}: too much is bound to do so again when the broker restarts"));
+                None
+            }
+        }
+    }
+
+    fn fits(&self, frame: &Frame) -> bool {
+        self.session.as_ref().is_none_or(|session| frame.fits(session.head_bytes_max, session.blob_bytes_max))
+    }
+
+    fn offer(&mut self, frame: Frame) -> Offer {
+        let Some(session) = &self.session else { return Offer::NoSession };
+        let patience = if self.hangs { Duration::ZERO } else { ROOM_WITHIN };
+        match session.shared.line.offer(frame, (), patience) {
+            Ok(is_sent) => {
+                self.hangs = !is_sent;
+                if is_sent { Offer::Sent } else { Offer::NoRoom }
+            }
+            Err(Ended) => {
+                self.session = None;
+                self.again.clear();
+                Offer::NoSession
+            }
+        }
+    }
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    Sent,
+    /// The connection is lost, or the broker hangs, and what it has not taken is as much as may be.
+    NoRoom,
+    NoSession,
+}
+
+const PUSH: &[u8] = b"{\"WebSocketPush\"";
+
+/// Orders that are about channels alone, as all process libraries write them.
+const PUSHES: [&[u8]; 4] =
+    [PUSH, b"{\"WebSocketPushMany\"", b"{\"WebSocketBroadcast\"", b"{\"WebSocketExtPushOutgoing\""];
+
+/// The answer of a broker that has no channels; paths are bound there when it is back.
+fn without_channels(request: ActionRequest) -> Option<KernelMessage> {
+    let ActionRequest { action, reply } = request;
+    match action {
+        Action::BindHttp { .. }
+        | Action::UnbindHttp { .. }
+        | Action::BindWebSocket { .. }
+        | Action::UnbindWebSocket { .. }
+        | Action::Grant { channel: None, .. }
+        // What is closed already is no failure (node contract, section 3).
+        | Action::Close { .. } => reply.done(),
+        Action::PushMany { audience, .. } => {
+            let not_found = match audience {
+                Audience::Channels(channels) => channels.len() as u64,
+                Audience::Own { .. } => 0,
+            };
+            reply.counted(PushCounts { not_found, ..PushCounts::default() })
+        }
+        Action::Push { .. } | Action::Grant { .. } => Some(reply.refused(HttpServerError::WsChannelNotFound)),
+    }
+}
