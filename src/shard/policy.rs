@@ -16,3 +16,23 @@ pub enum Policy {
         key: u64,
     },
 }
+
+/// A policy without what it is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PolicyKind {
+    Close,
+    DropNewest,
+    DropOldest,
+    Conflate,
+}
+
+impl Policy {
+    pub(super) fn kind(self) -> PolicyKind {
+        match self {
+            Self::Close => PolicyKind::Close,
+            Self::DropNewest => PolicyKind::DropNewest,
+            Self::DropOldest => PolicyKind::DropOldest,
+            Self::Conflate { .. } => PolicyKind::Conflate,
+        }
+    }
+}

@@ -17,7 +17,7 @@ use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
 use crate::shard::memory::{Kind, MemoryReport, Short};
-use crate::shard::policy::Policy;
+use crate::shard::policy::PolicyKind;
 use crate::shard::table::connection::{Flag, Phase};
 use crate::shard::table::slot::Slot;
 
@@ -136,10 +136,10 @@ impl Shard {
         };
         // Half of it, so that the same one is not asked again for every frame.
         let half = outbound.queued_bytes().div_ceil(2);
-        let dropped = match outbound.policy().unwrap_or(self.owners[channel.owner].owner.policy) {
-            Policy::Close | Policy::Conflate { .. } => return self.close_for_memory(slot),
-            Policy::DropOldest => self.out.drop_oldest(connection, half),
-            Policy::DropNewest => self.out.drop_newest(connection, half),
+        let dropped = match connection.policy.unwrap_or(self.owners[channel.owner].owner.policy.kind()) {
+            PolicyKind::Close | PolicyKind::Conflate => return self.close_for_memory(slot),
+            PolicyKind::DropOldest => self.out.drop_oldest(connection, half),
+            PolicyKind::DropNewest => self.out.drop_newest(connection, half),
         };
         self.stats.dropped += dropped as u64;
         self.stats.dropped_for_memory += dropped as u64;

@@ -1,26 +1,33 @@
 //! The newest value of each key, for a channel that cannot take every value.
 //!
-//! Invariant: a key stands once, at the place where it first came. Knows nothing of frames but their length.
+//! Invariant: a key stands once, at the place where it first came. Processes choose the keys, so their hashes are keyed at
+//! random. Knows nothing of frames but their length.
 
 use crate::shard::out::frame::FrameParts;
-use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// See the module.
 #[derive(Default)]
 pub struct Conflated {
     values: VecDeque<(u64, FrameParts)>,
     /// For each key, its place in `values` plus `gone`.
-    places: FxHashMap<u64, u64>,
+    places: HashMap<u64, u64>,
     /// How many values have left at the front since this was empty.
     gone: u64,
     bytes: usize,
-    /// Those of them that are payloads by reference.
-    shared: usize,
+    /// The payloads that nobody else counts.
+    own: usize,
 }
 
-/// What a value takes beside its frame: its place in both tables.
-const VALUE_BYTES: usize = size_of::<(u64, FrameParts)>() + size_of::<(u64, u64)>();
+/// Places that are added at a time, or an eighth of those there are.
+const PLACES_MIN: usize = 8;
+
+/// What a hash table of this capacity has allocated: a power of two of buckets, of which an eighth stay empty, with a
+/// byte beside each.
+fn table_bytes(capacity: usize) -> usize {
+    let buckets = if capacity == 0 { 0 } else { (capacity * 8 / 7).next_power_of_two() };
+    buckets * (size_of::<(u64, u64)>() + 1)
+}
 
 impl Conflated {
     /// The bytes of all values.
@@ -28,9 +35,29 @@ impl Conflated {
         self.bytes
     }
 
-    /// What the values take of memory, without the payloads by reference.
+    /// What is allocated for the values alone: without payloads that are counted elsewhere.
     pub fn own_bytes(&self) -> usize {
-        self.bytes - self.shared + self.values.len() * VALUE_BYTES
+        self.own + self.values.capacity() * size_of::<(u64, FrameParts)>() + table_bytes(self.places.capacity())
+    }
+
+    /// What of the heap [`set`](Self::set) would take.
+    pub fn growth(&self, key: u64, frame: &FrameParts) -> usize {
+        let mut growth = own_len(frame);
+        if self.places.contains_key(&key) {
+            return growth;
+        }
+        if self.values.len() == self.values.capacity() {
+            growth += self.more_places() * size_of::<(u64, FrameParts)>();
+        }
+        if self.places.len() == self.places.capacity() {
+            let capacity = self.places.capacity();
+            growth += table_bytes((2 * capacity).max(3)) - table_bytes(capacity);
+        }
+        growth
+    }
+
+    fn more_places(&self) -> usize {
+        (self.values.len() / 8).max(PLACES_MIN)
     }
 
     /// Whether there is no value.
@@ -46,15 +73,18 @@ impl Conflated {
     /// Sets the value of `key`; answers whether an older one was replaced.
     pub fn set(&mut self, key: u64, frame: FrameParts) -> bool {
         self.bytes += frame.len();
-        self.shared += frame.shared_len();
+        self.own += own_len(&frame);
         if let Some(place) = self.places.get(&key) {
             let value = &mut self.values[(place - self.gone) as usize].1;
             self.bytes -= value.len();
-            self.shared -= value.shared_len();
+            self.own -= own_len(value);
             *value = frame;
             return true;
         }
         self.places.insert(key, self.gone + self.values.len() as u64);
+        if self.values.len() == self.values.capacity() {
+            self.values.reserve_exact(self.more_places());
+        }
         self.values.push_back((key, frame));
         false
     }
@@ -64,8 +94,12 @@ impl Conflated {
         let (key, frame) = self.values.pop_front()?;
         self.places.remove(&key);
         self.gone += 1;
+        if self.values.is_empty() {
+            self.clear();
+            return Some(frame);
+        }
         self.bytes -= frame.len();
-        self.shared -= frame.shared_len();
+        self.own -= own_len(&frame);
         Some(frame)
     }
 
@@ -74,7 +108,7 @@ impl Conflated {
         let (key, frame) = self.values.pop_back()?;
         self.places.remove(&key);
         self.bytes -= frame.len();
-        self.shared -= frame.shared_len();
+        self.own -= own_len(&frame);
         Some(frame)
     }
 
@@ -82,6 +116,11 @@ impl Conflated {
     pub fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+/// What a value holds that nobody else counts.
+fn own_len(frame: &FrameParts) -> usize {
+    frame.payload.len() - frame.shared_len()
 }
 
 #[cfg(test)]

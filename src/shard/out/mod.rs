@@ -10,6 +10,7 @@ mod conflation;
 pub mod deflate;
 pub(super) mod frame;
 pub(super) mod outbound;
+mod pieces;
 pub(super) mod push;
 mod sending;
 mod waiting;
@@ -88,7 +89,7 @@ impl Out {
 
     /// What of it is memory of the window's own.
     pub fn window_own_bytes(&self) -> usize {
-        self.window.joined_bytes()
+        self.window.heap_bytes()
     }
 
     /// Whether anything waits that a socket may take.

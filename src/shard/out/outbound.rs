@@ -13,19 +13,12 @@
 //!
 //! Knows nothing of sockets, owners or policies; it says what fits, the shard decides.
 
-use crate::proto::server_frame_len;
-use crate::shard::memory::Charge;
 use crate::shard::out::conflation::Conflated;
-use crate::shard::out::frame::{FrameParts, is_control};
+use crate::shard::out::frame::FrameParts;
+use crate::shard::out::pieces::{Piece, Pieces};
 use crate::shard::out::window::{Named, Range, Window};
-use crate::shard::policy::Policy;
-use bytes::Bytes;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
 use std::io::IoSlice;
-
-/// Owned pieces grow up to this size before the next one starts, so that memory whose bytes have left is let go of.
-const OWNED_PIECE_BYTES: usize = 64 * 1024;
 
 /// A control frame of our own, whole: a header of 2 bytes and at most 125 (RFC 6455 5.5).
 pub type ControlFrame = SmallVec<[u8; 32]>;
@@ -41,35 +34,20 @@ pub struct Outbound {
 /// The part of a queue that is not one range. Boxes are recycled by the shard ([`Spares`]).
 #[derive(Default)]
 pub struct Backlog {
-    pieces: VecDeque<Piece>,
-    /// The bytes of all pieces.
-    bytes: usize,
-    /// Those of them that are payloads by reference.
-    shared: usize,
-    /// The policy under which the newest frame behind the full socket was pushed.
-    policy: Option<Policy>,
+    pieces: Pieces,
     /// The socket was full: wait until it is writable.
     blocked: bool,
     /// While blocked, so many pieces at the front are not dropped: frames behind them refer to what is in them.
     pinned: usize,
+    /// While blocked: the piece in which the control frames are that dropping has stepped over, so that it steps over each
+    /// once.
+    stepped_over: Option<usize>,
+    /// While blocked: the bytes of data frames in the pieces that may be dropped, once they were counted.
+    droppable: Option<usize>,
     /// Our own pong and ping that wait for a boundary: the newest of each kind (RFC 6455 5.5.3).
     lane: [Option<ControlFrame>; 2],
     /// Frames that a newer one of the same key may still replace. They follow the pieces.
     held: Conflated,
-}
-
-enum Piece {
-    Range(Range),
-    Owned {
-        bytes: Vec<u8>,
-        sent: usize,
-    },
-    Blob {
-        header: SmallVec<[u8; 10]>,
-        payload: Bytes,
-        #[expect(dead_code, reason = "let go of together with the payload")]
-        charge: Charge,
-    },
 }
 
 /// Which place in the control lane.
@@ -105,61 +83,11 @@ impl Spares {
     }
 }
 
-impl Piece {
-    fn len(&self) -> usize {
-        match self {
-            Piece::Range(range) => range.len(),
-            Piece::Owned { bytes, sent } => bytes.len() - sent,
-            Piece::Blob { header, payload, .. } => header.len() + payload.len(),
-        }
-    }
-
-    /// What of it is in memory once for all who wait for it.
-    fn shared_len(&self) -> usize {
-        if let Piece::Blob { payload, .. } = self { payload.len() } else { 0 }
-    }
-
-    /// Forgets the first `count` bytes; fewer than its length.
-    fn advance(&mut self, count: usize) {
-        match self {
-            Piece::Range(range) => *range = range.split_at(count).1,
-            Piece::Owned { sent, .. } => *sent += count,
-            Piece::Blob { header, payload, .. } => {
-                let of_header = count.min(header.len());
-                header.drain(..of_header);
-                *payload = payload.slice(count - of_header..);
-            }
-        }
-    }
-
-    /// Whether the frame that starts `at` bytes into this piece is a control frame. Not for ranges.
-    fn is_control(&self, at: usize) -> bool {
-        is_control(match self {
-            Piece::Owned { bytes, sent } => bytes[sent + at],
-            Piece::Blob { header, .. } => header[at],
-            Piece::Range(_) => unreachable!("a blocked queue holds no ranges"),
-        })
-    }
-
-    /// The length of the frame that starts `at` bytes into this piece.
-    fn frame_len(&self, at: usize, window: &Window) -> usize {
-        let joined = match self {
-            Piece::Blob { .. } => return self.len() - at,
-            Piece::Owned { bytes, sent } => &bytes[sent + at..],
-            Piece::Range(range) => match window.get(range.split_at(at).1) {
-                Named::Joined(bytes) => bytes,
-                Named::Blob { header, len, .. } => return header.len() + len,
-            },
-        };
-        server_frame_len(joined).expect("whole frames of our own making stand behind a boundary")
-    }
-}
-
 impl Outbound {
     /// Whether nothing waits. A queue whose frames were all dropped may still be blocked.
     pub fn is_empty(&self) -> bool {
         let is_drained = |backlog: &Backlog| {
-            backlog.bytes == 0 && backlog.held.is_empty() && backlog.lane.iter().all(Option::is_none)
+            backlog.pieces.bytes() == 0 && backlog.held.is_empty() && backlog.lane.iter().all(Option::is_none)
         };
         self.first.is_empty() && self.backlog.as_deref().is_none_or(is_drained)
     }
@@ -175,9 +103,9 @@ impl Outbound {
         let boundary = usize::from(self.until_boundary > 0);
         let Some(backlog) = &mut self.backlog else { return };
         backlog.blocked = false;
+        backlog.recount();
         for frame in backlog.lane.iter_mut().rev().filter_map(Option::take) {
-            backlog.bytes += frame.len();
-            backlog.pieces.insert(boundary, Piece::Owned { bytes: frame.to_vec(), sent: 0 });
+            backlog.pieces.insert(boundary, Piece::of(&frame));
         }
     }
 
@@ -188,27 +116,17 @@ impl Outbound {
 
     /// As [`queued_bytes`](Self::queued_bytes), if the socket has left anything behind.
     pub fn backlog_bytes(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.bytes + backlog.held.bytes())
+        self.backlog.as_ref().map_or(0, |backlog| backlog.pieces.bytes() + backlog.held.bytes())
     }
 
     /// What it takes of memory that nothing else counts: no ranges, no payloads by reference.
     pub fn own_bytes(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.bytes - backlog.shared + backlog.held.own_bytes())
-    }
-
-    /// The policy under which the newest frame behind the full socket was pushed, if one was.
-    pub fn policy(&self) -> Option<Policy> {
-        self.backlog.as_ref()?.policy
-    }
-
-    /// Remembers the policy of a push while the socket is full.
-    pub fn set_policy(&mut self, policy: Policy) {
-        self.backlog.as_mut().expect("a blocked queue has a backlog").policy = Some(policy);
+        self.backlog.as_ref().map_or(0, |backlog| backlog.heap_bytes())
     }
 
     /// What waits for the socket: all but the lane and what is held for conflation.
     pub fn offerable_bytes(&self) -> usize {
-        self.first.len() + self.backlog.as_ref().map_or(0, |backlog| backlog.bytes)
+        self.first.len() + self.backlog.as_ref().map_or(0, |backlog| backlog.pieces.bytes())
     }
 
     /// Appends whole frames in the window. Only while not blocked.
@@ -225,13 +143,7 @@ impl Outbound {
             return;
         }
         let backlog = self.backlog.get_or_insert_with(|| spares.take());
-        backlog.bytes += range.len();
-        if let Some(Piece::Range(last)) = backlog.pieces.back_mut()
-            && last.try_extend(range)
-        {
-            return;
-        }
-        backlog.pieces.push_back(Piece::Range(range));
+        backlog.pieces.push_range(range);
     }
 
     /// Appends bytes that are not frames (HTTP). Only while not blocked and with no frame in the queue.
@@ -247,10 +159,17 @@ impl Outbound {
         debug_assert_eq!(self.queued_bytes(), self.until_boundary as usize);
         self.until_boundary += bytes.len() as u32;
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
-        backlog.bytes += bytes.len();
-        match backlog.pieces.back_mut() {
-            Some(Piece::Owned { bytes: last, .. }) => last.extend_from_slice(&bytes),
-            _ => backlog.pieces.push_back(Piece::Owned { bytes, sent: 0 }),
+        backlog.pieces.push_back(Piece::Chunk { bytes, sent: 0 });
+    }
+
+    /// What of the heap the queue would take more for this frame, as it would be appended or held for `key`.
+    pub fn growth(&self, frame: &FrameParts, key: Option<u64>, copy_bytes_max: usize) -> usize {
+        let Some(backlog) = &self.backlog else { return 0 };
+        match key {
+            Some(key) => backlog.held.growth(key, frame),
+            // What is held until now is counted already, if otherwise.
+            None if frame.payload.len() > copy_bytes_max => backlog.pieces.places_growth(),
+            None => backlog.pieces.growth(frame.len(), backlog.joins()),
         }
     }
 
@@ -282,30 +201,22 @@ impl Outbound {
     }
 
     /// Whether there are data frames of `bytes` bytes together that [`drop_oldest`](Self::drop_oldest) could drop.
-    pub fn can_drop(&self, bytes: usize, window: &Window) -> bool {
-        let Some(backlog) = &self.backlog else { return bytes == 0 };
-        let mut found = backlog.held.bytes();
-        for piece in backlog.pieces.iter().skip(self.undroppable_pieces()) {
-            let mut at = 0;
-            while found < bytes && at < piece.len() {
-                let len = piece.frame_len(at, window);
-                found += if piece.is_control(at) { 0 } else { len };
-                at += len;
-            }
-        }
-        found >= bytes
+    pub fn can_drop(&mut self, bytes: usize, window: &Window) -> bool {
+        let from = self.undroppable_pieces();
+        let Some(backlog) = &mut self.backlog else { return bytes == 0 };
+        backlog.droppable_bytes(from, window) + backlog.held.bytes() >= bytes
     }
 
     /// Drops data frames from the oldest on until `bytes` are gone or none is left; control frames and the frame in
     /// progress stay. Only while blocked. Answers how many frames and bytes went.
     pub fn drop_oldest(&mut self, bytes: usize, window: &Window) -> (usize, usize) {
-        let mut at = self.undroppable_pieces();
+        let from = self.undroppable_pieces();
         let Some(backlog) = self.backlog.as_mut() else { return (0, 0) };
         let (mut frames, mut dropped) = (0, 0);
-        while dropped < bytes && at < backlog.pieces.len() {
-            match backlog.drop_frame(at, window) {
+        while dropped < bytes && backlog.droppable_bytes(from, window) > 0 {
+            match backlog.drop_frame(from, window) {
                 Some(len) => (frames, dropped) = (frames + 1, dropped + len),
-                None => at += 1,
+                None => backlog.step_over(from, window),
             }
         }
         while dropped < bytes
@@ -327,7 +238,7 @@ impl Outbound {
             (frames, dropped) = (frames + 1, dropped + frame.len());
         }
         for at in (from..backlog.pieces.len()).rev() {
-            if dropped >= bytes {
+            if dropped >= bytes || backlog.droppable_bytes(from, window) == 0 {
                 break;
             }
             let (more, len) = backlog.drop_from_end(at, bytes - dropped, window);
@@ -350,13 +261,9 @@ impl Outbound {
         self.settle(0, window, spares);
         let keep = usize::from(self.until_boundary > 0);
         let backlog = self.backlog.as_mut().expect("bytes are queued, so settling made a backlog");
-        while backlog.pieces.len() > keep {
-            if let Some(piece) = backlog.pieces.pop_back() {
-                backlog.bytes -= piece.len();
-                backlog.shared -= piece.shared_len();
-            }
-        }
+        backlog.pieces.truncate(keep);
         backlog.held.clear();
+        backlog.recount();
         backlog.lane = Default::default();
         if backlog.pieces.is_empty() {
             self.clear(spares);
@@ -399,13 +306,13 @@ impl Outbound {
         if !self.first.is_empty() {
             gathered.range(window, self.first);
         }
-        for piece in self.backlog.iter().flat_map(|backlog| &backlog.pieces) {
+        for piece in self.backlog.iter().flat_map(|backlog| backlog.pieces.iter()) {
             if gathered.is_full() {
                 break;
             }
             match piece {
                 Piece::Range(range) => gathered.range(window, *range),
-                Piece::Owned { bytes, sent } => gathered.slice(&bytes[*sent..]),
+                Piece::Chunk { bytes, sent } => gathered.slice(&bytes[*sent..]),
                 Piece::Blob { header, payload, .. } => {
                     gathered.slice(header);
                     gathered.slice(payload);
@@ -421,7 +328,6 @@ impl Outbound {
         self.until_boundary = 0;
         if let Some(backlog) = &mut self.backlog {
             backlog.pieces.clear();
-            (backlog.bytes, backlog.shared) = (0, 0);
             if backlog.held.is_empty() {
                 self.clear(spares);
             }
@@ -434,6 +340,7 @@ impl Outbound {
         if let Some(backlog) = &mut self.backlog {
             backlog.blocked = full;
             backlog.pinned = 0;
+            backlog.recount();
         }
     }
 
@@ -442,6 +349,7 @@ impl Outbound {
     pub fn pin(&mut self) {
         if let Some(backlog) = &mut self.backlog {
             backlog.pinned = backlog.pieces.len();
+            backlog.recount();
         }
     }
 
@@ -459,7 +367,6 @@ impl Outbound {
         debug_assert!(count <= self.offerable_bytes());
         let backlog = self.backlog.get_or_insert_with(|| spares.take());
         if !self.first.is_empty() {
-            backlog.bytes += self.first.len();
             backlog.pieces.push_front(Piece::Range(std::mem::take(&mut self.first)));
         }
         let boundary = backlog.consume(count, self.until_boundary as usize, window);
@@ -467,31 +374,88 @@ impl Outbound {
         if backlog.pieces.is_empty() && backlog.held.is_empty() && backlog.lane.iter().all(Option::is_none) {
             return self.clear(spares);
         }
-        backlog.own(window);
-        backlog.split_front(boundary);
+        backlog.pieces.own(window);
+        backlog.pieces.split_front(boundary);
     }
 }
 
 impl Backlog {
     fn push_frame(&mut self, frame: &FrameParts, copy_bytes_max: usize) {
         let header = frame.header.as_slice();
-        self.bytes += frame.len();
+        if let Some(droppable) = self.droppable.as_mut().filter(|_| !frame.is_control()) {
+            *droppable += frame.len();
+        }
         if frame.payload.len() > copy_bytes_max {
-            self.shared += frame.payload.len();
             let (payload, charge) = (frame.payload.clone(), frame.charge.clone());
             self.pieces.push_back(Piece::Blob { header: header.into(), payload, charge });
             return;
         }
-        // The first piece may be the rest of a frame in progress, which stays alone.
-        let joins = self.pieces.len() > self.pinned.max(1)
-            && matches!(self.pieces.back(), Some(Piece::Owned { bytes, .. }) if bytes.len() < OWNED_PIECE_BYTES);
-        if !joins {
-            self.pieces.push_back(Piece::Owned { bytes: Vec::with_capacity(frame.len()), sent: 0 });
+        self.pieces.append(&[header, &frame.payload], self.joins());
+    }
+
+    /// Whether a frame may join the last piece: the first may be the rest of a frame in progress, which stays alone.
+    fn joins(&self) -> bool {
+        let alone = self.pinned.max(1).max(self.stepped_over.map_or(0, |at| at + 1));
+        self.pieces.len() > alone
+    }
+
+    /// What is allocated for this queue alone.
+    fn heap_bytes(&self) -> usize {
+        let lane: usize =
+            self.lane.iter().flatten().filter(|frame| frame.spilled()).map(|frame| frame.capacity()).sum();
+        let own = size_of::<Self>() + self.pieces.heap_bytes() + self.held.own_bytes() + lane;
+        // What was empty when it was blocked holds a box that is used again, and nothing waits in it.
+        if self.pieces.is_empty() && self.held.is_empty() && lane == 0 { 0 } else { own }
+    }
+
+    /// What stands where, and what of it may be dropped, has changed.
+    fn recount(&mut self) {
+        (self.stepped_over, self.droppable) = (None, None);
+    }
+
+    /// The bytes of data frames in pieces from `from` on. Counted once; then whoever adds or drops one keeps the count.
+    fn droppable_bytes(&mut self, from: usize, window: &Window) -> usize {
+        if let Some(droppable) = self.droppable {
+            return droppable;
         }
-        if let Some(Piece::Owned { bytes, .. }) = self.pieces.back_mut() {
-            bytes.extend_from_slice(header);
-            bytes.extend_from_slice(&frame.payload);
+        let mut droppable = 0;
+        for piece in self.pieces.iter().skip(from) {
+            let mut at = 0;
+            while at < piece.len() {
+                let len = piece.frame_len(at, window);
+                droppable += if piece.is_control(at) { 0 } else { len };
+                at += len;
+            }
         }
+        self.droppable = Some(droppable);
+        droppable
+    }
+
+    /// The first piece from `from` on whose front may be a data frame.
+    fn first_droppable(&self, from: usize) -> usize {
+        self.stepped_over.map_or(from, |at| at + 1)
+    }
+
+    /// Moves the control frame at the front of what may be dropped to those before it that were stepped over.
+    fn step_over(&mut self, from: usize, window: &Window) {
+        let at = self.first_droppable(from);
+        let len = self.pieces[at].frame_len(0, window);
+        let frame: ControlFrame = match &self.pieces[at] {
+            Piece::Chunk { bytes, sent } => bytes[*sent..*sent + len].into(),
+            Piece::Blob { header, payload, .. } => header.iter().chain(payload).copied().collect(),
+            Piece::Range(_) => unreachable!("a blocked queue holds no ranges"),
+        };
+        let whole = self.pieces[at].len() == len;
+        self.pieces.advance(at, len);
+        if let Some(into) = self.stepped_over
+            && self.pieces.append_at(into, &[&frame])
+        {
+            return;
+        }
+        // In the place of the piece that is gone, or before the rest of it.
+        debug_assert!(whole || self.pieces.len() > at);
+        self.pieces.insert_chunk(at, &frame);
+        self.stepped_over = Some(at);
     }
 
     /// Held frames join the queue: nothing stands before them any more, or a frame without a key follows them.
@@ -503,69 +467,18 @@ impl Backlog {
 
     /// Removes `count` bytes at the front. Answers how many bytes now stand before the next boundary.
     fn consume(&mut self, mut count: usize, mut boundary: usize, window: &Window) -> usize {
-        while let Some(piece) = self.pieces.front_mut()
-            && count > 0
-        {
-            let len = piece.len();
-            let gone = len.min(count);
+        while count > 0 && !self.pieces.is_empty() {
+            let piece = &self.pieces[0];
+            let gone = piece.len().min(count);
             let mut walked = boundary;
             while walked < gone {
                 walked += piece.frame_len(walked, window);
             }
             boundary = walked - gone;
             count -= gone;
-            self.bytes -= gone;
-            self.shared -= piece.shared_len();
-            if gone == len {
-                self.pieces.pop_front();
-            } else {
-                piece.advance(gone);
-                self.shared += piece.shared_len();
-            }
+            self.pieces.advance(0, gone);
         }
         boundary
-    }
-
-    /// Copies ranges out of the window, joined; blobs become references of our own.
-    fn own(&mut self, window: &Window) {
-        if !self.pieces.iter().any(|piece| matches!(piece, Piece::Range(_))) {
-            return;
-        }
-        let mut owned = VecDeque::with_capacity(self.pieces.len());
-        for piece in self.pieces.drain(..) {
-            let Piece::Range(range) = piece else {
-                owned.push_back(piece);
-                continue;
-            };
-            match window.get(range) {
-                Named::Joined(from) => match owned.back_mut() {
-                    Some(Piece::Owned { bytes, .. }) if bytes.len() < OWNED_PIECE_BYTES => {
-                        bytes.extend_from_slice(from)
-                    }
-                    _ => owned.push_back(Piece::Owned { bytes: from.to_vec(), sent: 0 }),
-                },
-                Named::Blob { header, blob, skip, len, charge } => {
-                    self.shared += len;
-                    let (payload, charge) = (blob.slice(skip..skip + len), charge.clone());
-                    owned.push_back(Piece::Blob { header: header.into(), payload, charge });
-                }
-            }
-        }
-        self.pieces = owned;
-    }
-
-    /// Makes the first `boundary` bytes a piece of their own.
-    fn split_front(&mut self, boundary: usize) {
-        if boundary == 0 {
-            return;
-        }
-        if let Some(Piece::Owned { bytes, sent }) = self.pieces.front_mut()
-            && bytes.len() - *sent > boundary
-        {
-            let front = bytes[*sent..*sent + boundary].to_vec();
-            *sent += boundary;
-            self.pieces.push_front(Piece::Owned { bytes: front, sent: 0 });
-        }
     }
 
     /// Drops data frames of piece `at`, the last one first, until `bytes` are gone or none is left. Answers how many
@@ -592,39 +505,24 @@ impl Backlog {
                 (frames, dropped) = (frames + 1, dropped + frame.len());
             }
         }
-        self.bytes -= dropped;
+        self.droppable = self.droppable.map(|droppable| droppable - dropped);
         if kept_from == 0 && control.is_empty() {
-            self.shared -= piece.shared_len();
             self.pieces.remove(at);
-        } else if let Piece::Owned { bytes, sent } = &mut self.pieces[at] {
-            let control: Vec<u8> =
-                control.into_iter().rev().flat_map(|f| bytes[*sent + f.start..*sent + f.end].to_vec()).collect();
-            bytes.truncate(*sent + kept_from);
-            bytes.extend_from_slice(&control);
+        } else if dropped > 0 {
+            self.pieces.keep(at, kept_from, control.into_iter().rev());
         }
         (frames, dropped)
     }
 
-    /// Drops the data frame at the front of piece `at`, or steps over a control frame there. Answers its length, or
-    /// `None` when piece `at` is now a control frame alone.
-    fn drop_frame(&mut self, at: usize, window: &Window) -> Option<usize> {
-        let len = self.pieces[at].frame_len(0, window);
-        let is_whole = self.pieces[at].len() == len;
+    /// Drops the first frame that may be dropped. Answers its length, or `None` where that is a control frame.
+    fn drop_frame(&mut self, from: usize, window: &Window) -> Option<usize> {
+        let at = self.first_droppable(from);
         if self.pieces[at].is_control(0) {
-            if !is_whole && let Piece::Owned { bytes, sent } = &mut self.pieces[at] {
-                let frame = bytes[*sent..*sent + len].to_vec();
-                *sent += len;
-                self.pieces.insert(at, Piece::Owned { bytes: frame, sent: 0 });
-            }
             return None;
         }
-        self.bytes -= len;
-        if is_whole {
-            self.shared -= self.pieces[at].shared_len();
-            self.pieces.remove(at);
-        } else {
-            self.pieces[at].advance(len);
-        }
+        let len = self.pieces[at].frame_len(0, window);
+        self.droppable = self.droppable.map(|droppable| droppable - len);
+        self.pieces.advance(at, len);
         Some(len)
     }
 }

@@ -122,10 +122,10 @@ impl Shard {
             Ok(slot) => slot,
             Err(why) => return self.answer_failed(owner, asked, why),
         };
-        if !matches!(asked, Asked::Outcome(_)) && self.push_at_once(slot, &frame) {
+        if !matches!(asked, Asked::Outcome(_)) && self.push_at_once(slot, &frame, policy) {
             return;
         }
-        let mut encoding = self.encode_for(slot, frame);
+        let mut encoding = self.encode_for(slot, frame, policy);
         let (part, asked) = match asked {
             Asked::Outcome(part) => (Some(Rc::new(RefCell::new(part))), Asked::Nobody),
             asked => (None, asked),
@@ -138,7 +138,7 @@ impl Shard {
 
     /// The short way of most pushes: a small frame, as it is, to a channel that has nothing in the way of it. Answers
     /// whether it was that; if not, nothing has happened.
-    fn push_at_once(&mut self, slot: Slot, frame: &PushFrame) -> bool {
+    fn push_at_once(&mut self, slot: Slot, frame: &PushFrame, policy: Option<Policy>) -> bool {
         let connection = &self.table[slot];
         let header = server_header(opcode(frame.kind), false, frame.payload.len());
         let len = header.as_slice().len() + frame.payload.len();
@@ -148,6 +148,7 @@ impl Shard {
             && !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max);
         if is_free {
+            self.table[slot].policy = policy.map(Policy::kind);
             self.append(slot, &header, &frame.payload);
             self.stats.pushed += 1;
             self.out.offers += 1;
@@ -185,8 +186,14 @@ impl Shard {
         let part = part.map(|part| Rc::new(RefCell::new(part)));
         let message = (!self.out.contexts.is_empty()).then(|| frame.payload.clone());
         let copy_bytes_max = self.config.copy_shared_bytes_max;
-        let mut forms =
-            Forms::new(frame, compressed.as_deref(), message, |payload| self.charge(payload), copy_bytes_max);
+        let policy_of_all = policy.or_else(|| self.local_owner(owner).map(|local| local.owner.policy));
+        let mut forms = Forms::new(
+            frame,
+            compressed.as_deref(),
+            message,
+            |payload| self.charge(payload, policy_of_all),
+            copy_bytes_max,
+        );
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
         let since = Some(self.out.window.tail());
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
@@ -227,13 +234,14 @@ impl Shard {
     }
 
     /// The frame for one channel, compressed if that was agreed and pays.
-    pub(in crate::shard) fn encode_for(&mut self, slot: Slot, frame: PushFrame) -> Encoding {
+    pub(in crate::shard) fn encode_for(&mut self, slot: Slot, frame: PushFrame, policy: Option<Policy>) -> Encoding {
         let PushFrame { kind, payload } = frame;
         let compressed = self.compressed_for(slot, kind, &payload);
         let is_compressed = compressed.is_some();
         let message = (is_compressed && self.out.contexts.has(slot)).then(|| payload.clone());
         let payload = compressed.unwrap_or(payload);
-        let charge = self.charge(&payload);
+        let owner = || self.table[slot].channel().map(|channel| self.owners[channel.owner].owner.policy);
+        let charge = self.charge(&payload, policy.or_else(owner));
         Encoding { message, ..Encoding::new(kind, is_compressed, payload, charge, self.config.copy_bytes_max) }
     }
 
@@ -256,9 +264,10 @@ impl Shard {
         compressed.map(Bytes::copy_from_slice)
     }
 
-    fn charge(&self, payload: &Bytes) -> Charge {
-        let bytes = payload.len();
-        if bytes > self.config.copy_bytes_max { self.memory.charge(bytes) } else { Charge::default() }
+    /// The claim of a payload that may come to wait by reference: a large one, and one that newer values may replace.
+    fn charge(&self, payload: &Bytes, policy: Option<Policy>) -> Charge {
+        let waits = payload.len() > self.config.copy_bytes_max || matches!(policy, Some(Policy::Conflate { .. }));
+        if waits { self.memory.charge(payload.len()) } else { Charge::default() }
     }
 
     fn local_owner(&self, owner: OwnerId) -> Option<&LocalOwner> {
@@ -345,10 +354,13 @@ impl Shard {
                 return Fate::Closed;
             }
             if connection.outbound.is_blocked() {
+                let said = policy.map(Policy::kind);
                 let policy = policy.unwrap_or(self.owners[channel.owner].owner.policy);
+                connection.policy = said;
                 return self.offer_behind(slot, &encoding.parts, policy);
             }
             if fits(connection.outbound.queued_bytes(), len, budget) {
+                connection.policy = policy.map(Policy::kind);
                 let range = encoding.range(&mut self.out.window);
                 connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
                 match since {
@@ -385,7 +397,8 @@ impl Shard {
                 Policy::Close | Policy::Conflate { .. } => return self.over_budget(slot),
             }
         }
-        let has_memory = self.has_memory_for(len - frame.shared_len());
+        let growth = self.table[slot].outbound.growth(frame, key, self.config.copy_bytes_max);
+        let has_memory = self.has_memory_for(growth);
         // Whoever was fullest has made room; it may have been this one.
         if self.table.get(slot).is_none_or(|connection| connection.channel().is_none()) {
             return Fate::Closed;
@@ -394,7 +407,6 @@ impl Shard {
             return self.out_of_memory(slot, policy);
         }
         let outbound = &mut self.table[slot].outbound;
-        outbound.set_policy(policy);
         let replaced = key.is_some_and(|key| outbound.conflate(key, frame.clone()));
         if key.is_none() {
             outbound.push_behind(frame, self.config.copy_bytes_max);

@@ -88,8 +88,8 @@ pub struct Window {
     front: u32,
     /// All bytes of all segments in the window.
     bytes: usize,
-    /// Those of them that are blobs.
-    blob_bytes: usize,
+    /// What its segments have allocated.
+    heap_bytes: usize,
     spare: Vec<Vec<u8>>,
 }
 
@@ -99,9 +99,9 @@ impl Window {
         self.bytes
     }
 
-    /// Those that were copied here.
-    pub fn joined_bytes(&self) -> usize {
-        self.bytes - self.blob_bytes
+    /// What is allocated for those that were copied here.
+    pub fn heap_bytes(&self) -> usize {
+        self.heap_bytes
     }
 
     /// The first segment in which a later frame may come to lie.
@@ -130,7 +130,6 @@ impl Window {
         let len = slice_of(&header).len() + blob.len();
         let segment = self.end();
         self.bytes += len;
-        self.blob_bytes += blob.len();
         self.segments.push_back(Segment::Blob { header, blob, charge });
         Range { segment, start: 0, end: u32::try_from(len).expect("payloads are bounded far below 4 GiB") }
     }
@@ -157,11 +156,11 @@ impl Window {
             match self.segments.pop_front().expect("it is not empty") {
                 Segment::Joined(bytes) => {
                     self.bytes -= bytes.len();
+                    self.heap_bytes -= bytes.capacity();
                     self.keep_spare(bytes);
                 }
                 Segment::Blob { header, blob, .. } => {
                     self.bytes -= slice_of(&header).len() + blob.len();
-                    self.blob_bytes -= blob.len();
                 }
             }
         }
@@ -187,6 +186,7 @@ impl Window {
         if !fits {
             let spare = if len <= SEGMENT_BYTES { self.spare.pop() } else { None };
             let bytes = spare.unwrap_or_else(|| Vec::with_capacity(len.max(SEGMENT_BYTES)));
+            self.heap_bytes += bytes.capacity();
             self.segments.push_back(Segment::Joined(bytes));
         }
         match self.segments.back_mut() {

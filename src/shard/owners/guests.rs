@@ -38,7 +38,7 @@ impl Shard {
         let part = part.map(|part| Rc::new(RefCell::new(part)));
         for channel in channels {
             if let Some(slot) = self.table.slot_of(channel).filter(|&slot| self.is_guest(channel, slot, &guest)) {
-                let mut encoding = self.encode_for(slot, frame.clone());
+                let mut encoding = self.encode_for(slot, frame.clone(), None);
                 self.offer_counted(slot, &mut encoding, None, part.as_ref(), None);
             } else {
                 self.stats.pushes_unknown += 1;

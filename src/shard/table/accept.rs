@@ -37,6 +37,7 @@ impl Shard {
             generation,
             flags: Flags::default(),
             pings_unanswered: 0,
+            policy: None,
             close_bytes: 0,
             peer: peer.into(),
             client: client.filter(|_| entered.is_ok()),

@@ -10,6 +10,7 @@ use crate::shard::intake::exchange::Exchange;
 use crate::shard::memory::Held;
 use crate::shard::out::outbound::Outbound;
 use crate::shard::owners::owner::Place;
+use crate::shard::policy::PolicyKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Names a connection to the driver: its place in the shard's table and the generation of that place, so that a late
@@ -66,6 +67,8 @@ pub struct Connection {
     pub(in crate::shard) generation: u32,
     pub(in crate::shard) flags: Flags,
     pub(in crate::shard) pings_unanswered: u8,
+    /// The policy under which the newest frame was pushed to it, if the push said one.
+    pub(in crate::shard) policy: Option<PolicyKind>,
     /// How long the close frame is that we have sent ([`Flag::CloseSent`]): it is the last in the queue.
     pub(in crate::shard) close_bytes: u8,
     pub(in crate::shard) peer: Peer,

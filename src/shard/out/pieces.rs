@@ -1,0 +1,333 @@
+//! The pieces of a queue that its socket has left behind: ranges of the window, chunks of the connection's own, and
+//! payloads by reference.
+//!
+//! Invariants: the sums are the sums over the pieces, and what is held is counted as it was allocated; a chunk never grows
+//! beyond what it was allocated with, so nothing is moved because something follows; a frame stands in one piece.
+
+use crate::proto::server_frame_len;
+use crate::shard::memory::Charge;
+use crate::shard::out::frame::is_control;
+use crate::shard::out::window::{Named, Range, Window};
+use bytes::Bytes;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::ops::Index;
+
+/// What is allocated for small frames at a time: so much more than is needed at most waits for nothing.
+const CHUNK_BYTES: usize = 4 * 1024;
+
+/// A frame above this gets a chunk of its own size, so that a chunk is never more than a quarter empty.
+const SHARES_CHUNK_BYTES_MAX: usize = CHUNK_BYTES / 4;
+
+/// Places that are added at a time, or an eighth of those there are.
+const PLACES_MIN: usize = 8;
+
+pub(super) enum Piece {
+    Range(Range),
+    Chunk {
+        bytes: Vec<u8>,
+        sent: usize,
+    },
+    Blob {
+        header: SmallVec<[u8; 10]>,
+        payload: Bytes,
+        #[expect(dead_code, reason = "let go of together with the payload")]
+        charge: Charge,
+    },
+}
+
+impl Piece {
+    /// Exactly these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::Chunk { bytes: bytes.to_vec(), sent: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Range(range) => range.len(),
+            Self::Chunk { bytes, sent } => bytes.len() - sent,
+            Self::Blob { header, payload, .. } => header.len() + payload.len(),
+        }
+    }
+
+    /// What of it is in memory once for all who wait for it.
+    fn shared_len(&self) -> usize {
+        if let Self::Blob { payload, .. } = self { payload.len() } else { 0 }
+    }
+
+    /// What of it is memory of its own.
+    fn chunk_len(&self) -> usize {
+        if let Self::Chunk { bytes, .. } = self { bytes.capacity() } else { 0 }
+    }
+
+    /// Whether the frame that starts `at` bytes into this piece is a control frame. Not for ranges.
+    pub fn is_control(&self, at: usize) -> bool {
+        is_control(match self {
+            Self::Chunk { bytes, sent } => bytes[sent + at],
+            Self::Blob { header, .. } => header[at],
+            Self::Range(_) => unreachable!("a blocked queue holds no ranges"),
+        })
+    }
+
+    /// The length of the frame that starts `at` bytes into this piece.
+    pub fn frame_len(&self, at: usize, window: &Window) -> usize {
+        let joined = match self {
+            Self::Blob { .. } => return self.len() - at,
+            Self::Chunk { bytes, sent } => &bytes[sent + at..],
+            Self::Range(range) => match window.get(range.split_at(at).1) {
+                Named::Joined(bytes) => bytes,
+                Named::Blob { header, len, .. } => return header.len() + len,
+            },
+        };
+        server_frame_len(joined).expect("whole frames of our own making stand behind a boundary")
+    }
+
+    fn has_room(&self, len: usize) -> bool {
+        matches!(self, Self::Chunk { bytes, .. } if bytes.capacity() - bytes.len() >= len)
+    }
+
+    /// Forgets the first `count` bytes; fewer than its length. A chunk is moved once half of it has left, so what it holds
+    /// is in proportion to what waits.
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Range(range) => *range = range.split_at(count).1,
+            Self::Chunk { bytes, sent } => {
+                *sent += count;
+                if *sent >= CHUNK_BYTES && *sent >= bytes.len() / 2 {
+                    bytes.drain(..std::mem::take(sent));
+                    bytes.shrink_to_fit();
+                }
+            }
+            Self::Blob { header, payload, .. } => {
+                let of_header = count.min(header.len());
+                header.drain(..of_header);
+                *payload = payload.slice(count - of_header..);
+            }
+        }
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Pieces {
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+    shared_bytes: usize,
+    chunk_bytes: usize,
+}
+
+impl Index<usize> for Pieces {
+    type Output = Piece;
+
+    fn index(&self, at: usize) -> &Piece {
+        &self.pieces[at]
+    }
+}
+
+impl Pieces {
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The places that are allocated.
+    pub fn capacity(&self) -> usize {
+        self.pieces.capacity()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Piece> {
+        self.pieces.iter()
+    }
+
+    /// The bytes of all pieces.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What is allocated for them alone: no ranges, no payloads by reference.
+    pub fn heap_bytes(&self) -> usize {
+        self.chunk_bytes + self.capacity() * size_of::<Piece>()
+    }
+
+    /// What of the heap [`append`](Self::append) would take for so many bytes, where `joins` allows to join them.
+    pub fn growth(&self, len: usize, joins: bool) -> usize {
+        let joins = joins && self.pieces.back().is_some_and(|piece| piece.has_room(len));
+        if joins { 0 } else { chunk_bytes(len) + self.places_growth() }
+    }
+
+    /// The same for a payload by reference.
+    pub fn places_growth(&self) -> usize {
+        let is_full = self.pieces.len() == self.pieces.capacity();
+        if is_full { self.more_places() * size_of::<Piece>() } else { 0 }
+    }
+
+    fn more_places(&self) -> usize {
+        (self.pieces.len() / 8).max(PLACES_MIN)
+    }
+
+    fn enter(&mut self, piece: &Piece) {
+        self.bytes += piece.len();
+        self.shared_bytes += piece.shared_len();
+        self.chunk_bytes += piece.chunk_len();
+        if self.pieces.len() == self.pieces.capacity() {
+            self.pieces.reserve_exact(self.more_places());
+        }
+    }
+
+    fn leave(&mut self, piece: &Piece) {
+        self.bytes -= piece.len();
+        self.shared_bytes -= piece.shared_len();
+        self.chunk_bytes -= piece.chunk_len();
+    }
+
+    pub fn push_back(&mut self, piece: Piece) {
+        self.enter(&piece);
+        self.pieces.push_back(piece);
+    }
+
+    pub fn push_front(&mut self, piece: Piece) {
+        self.enter(&piece);
+        self.pieces.push_front(piece);
+    }
+
+    pub fn insert(&mut self, at: usize, piece: Piece) {
+        self.enter(&piece);
+        self.pieces.insert(at, piece);
+    }
+
+    pub fn remove(&mut self, at: usize) {
+        if let Some(piece) = self.pieces.remove(at) {
+            self.leave(&piece);
+        }
+    }
+
+    pub fn truncate(&mut self, len: usize) {
+        while self.pieces.len() > len {
+            self.remove(self.pieces.len() - 1);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        (self.bytes, self.shared_bytes, self.chunk_bytes) = (0, 0, 0);
+    }
+
+    /// Appends a range of the window.
+    pub fn push_range(&mut self, range: Range) {
+        if let Some(Piece::Range(last)) = self.pieces.back_mut()
+            && last.try_extend(range)
+        {
+            self.bytes += range.len();
+            return;
+        }
+        self.push_back(Piece::Range(range));
+    }
+
+    /// Appends a copy of `parts`, joined: to the last chunk if it has room and `joins` allows it, else to a new one.
+    pub fn append(&mut self, parts: &[&[u8]], joins: bool) {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let joins = joins && self.pieces.back().is_some_and(|piece| piece.has_room(len));
+        if !joins {
+            self.push_back(Piece::Chunk { bytes: Vec::with_capacity(chunk_bytes(len)), sent: 0 });
+        }
+        self.append_at(self.pieces.len() - 1, parts);
+    }
+
+    /// Appends to the chunk at `at`, which has room; returns whether it had.
+    pub fn append_at(&mut self, at: usize, parts: &[&[u8]]) -> bool {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let has_room = self.pieces[at].has_room(len);
+        if has_room && let Piece::Chunk { bytes, .. } = &mut self.pieces[at] {
+            parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            self.bytes += len;
+        }
+        has_room
+    }
+
+    /// A new chunk at `at` that begins with `part`, with room for others like it.
+    pub fn insert_chunk(&mut self, at: usize, part: &[u8]) {
+        self.insert(at, Piece::Chunk { bytes: Vec::with_capacity(chunk_bytes(part.len())), sent: 0 });
+        self.append_at(at, &[part]);
+    }
+
+    /// Forgets the first `count` bytes of piece `at`; all of it, if it is no longer.
+    pub fn advance(&mut self, at: usize, count: usize) {
+        let piece = &mut self.pieces[at];
+        if count >= piece.len() {
+            return self.remove(at);
+        }
+        let (shared, chunk) = (piece.shared_len(), piece.chunk_len());
+        piece.advance(count);
+        self.bytes -= count;
+        self.shared_bytes -= shared - piece.shared_len();
+        self.chunk_bytes -= chunk - piece.chunk_len();
+    }
+
+    /// Keeps the first `kept` bytes of the chunk at `at`, and what lies at `others` behind them, in order.
+    pub fn keep(&mut self, at: usize, kept: usize, others: impl Iterator<Item = std::ops::Range<usize>>) {
+        let piece = &mut self.pieces[at];
+        let (len, chunk) = (piece.len(), piece.chunk_len());
+        if let Piece::Chunk { bytes, sent } = piece {
+            let mut end = *sent + kept;
+            for other in others {
+                bytes.copy_within(*sent + other.start..*sent + other.end, end);
+                end += other.len();
+            }
+            bytes.truncate(end);
+            if bytes.capacity() - end >= CHUNK_BYTES {
+                bytes.shrink_to_fit();
+            }
+        }
+        self.bytes -= len - piece.len();
+        self.chunk_bytes -= chunk - piece.chunk_len();
+    }
+
+    /// Makes the first `count` bytes a piece of their own.
+    pub fn split_front(&mut self, count: usize) {
+        if count > 0
+            && let Some(Piece::Chunk { bytes, sent }) = self.pieces.front()
+            && bytes.len() - sent > count
+        {
+            let front = Piece::of(&bytes[*sent..sent + count]);
+            self.advance(0, count);
+            self.push_front(front);
+        }
+    }
+
+    /// Copies ranges out of the window, joined; blobs become references of our own.
+    pub fn own(&mut self, window: &Window) {
+        if !self.pieces.iter().any(|piece| matches!(piece, Piece::Range(_))) {
+            return;
+        }
+        for piece in std::mem::take(self).pieces {
+            let Piece::Range(range) = piece else {
+                self.push_back(piece);
+                continue;
+            };
+            match window.get(range) {
+                Named::Joined(from) => self.push_back(Piece::of(from)),
+                Named::Blob { header, blob, skip, len, charge } => {
+                    let (payload, charge) = (blob.slice(skip..skip + len), charge.clone());
+                    self.push_back(Piece::Blob { header: header.into(), payload, charge });
+                }
+            }
+        }
+    }
+
+    /// Asserts what the module promises.
+    #[cfg(test)]
+    pub fn check(&self) {
+        let sum = |of: fn(&Piece) -> usize| self.pieces.iter().map(of).sum::<usize>();
+        assert_eq!(self.bytes, sum(Piece::len));
+        assert_eq!(self.shared_bytes, sum(Piece::shared_len));
+        assert_eq!(self.chunk_bytes, sum(Piece::chunk_len));
+    }
+}
+
+/// What is allocated for a frame of `len` bytes that finds no room.
+fn chunk_bytes(len: usize) -> usize {
+    if len > SHARES_CHUNK_BYTES_MAX { len } else { CHUNK_BYTES }
+}
