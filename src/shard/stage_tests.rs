@@ -81,12 +81,16 @@ pub struct Client {
 
 impl Stage {
     pub fn new(config: Config, budget: Budget) -> Self {
+        Self::beside(config, &Ledger::new(budget))
+    }
+
+    /// A shard of its own, with a process of its own, whose memory is the same as that of others.
+    pub fn beside(config: Config, ledger: &Ledger) -> Self {
         let process: ProcessId = "p:sim:sys".parse().unwrap();
         let mut gateway = Snapshot::new(Settings::new("sim.os", Dialect::Kinode));
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
-        let ledger = Ledger::new(budget.clone());
-        let (queue, events) = process_queue(1, QueueLimits::default(), &ledger, |_| {});
+        let (queue, events) = process_queue(1, QueueLimits::default(), ledger, |_| {});
         let owner = Owner::new(OWNER, process, queue, config.policy, false);
         let mut directory = Directory::new(gateway);
         directory.attach(Arc::new(owner));
@@ -95,9 +99,10 @@ impl Stage {
             config: Arc::new(config),
             directory: Arc::new(directory),
             admission: Arc::default(),
-            memory: ledger,
+            memory: ledger.clone(),
         };
         let shard = Shard::new(0, 1, common, Box::new(wires.clone()), 1, 0);
+        let budget = ledger.budget().clone();
         Self { shard, events, budget, now_ms: 0, to_read: Vec::new(), wires, sockets: 0 }
     }
 

@@ -387,7 +387,7 @@ impl Shard {
         }
         // Content that others hold too is not ours.
         let charge = (body.len() > copy_bytes_max)
-            .then(|| if body.is_unique() { self.memory.charge(body.len()) } else { Charge::default() });
+            .then(|| if body.is_unique() { self.memory.charge(body.len(), None) } else { Charge::default() });
         self.out.push_opaque(&mut self.table[slot], slot, head, body, charge);
     }
 }

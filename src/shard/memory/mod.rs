@@ -7,32 +7,21 @@
 //! Invariants: the sums are the sums over the holders; a holder stands in the list of its size, a power of two, at once
 //! and once, so that the fullest (to a factor of two) is found without a search. Knows no connection but by its place.
 
+mod accounts;
 mod pressure;
 
-use crate::admission::{Lease, Ledger};
+pub(super) use self::accounts::{Held, Kind};
+
+use self::accounts::{Account, Spot};
+
+use crate::admission::{Lease, Ledger, Tenant};
+use crate::gateway::OwnerId;
+use crate::shard::owners::directory::Owner;
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::rc::Rc;
-
-/// What one connection makes the shard hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Held {
-    /// Bytes that wait to be sent.
-    pub queued: usize,
-    /// Those of them that are its own: not in the window, and no payload by reference.
-    pub own: usize,
-    /// What was received and is not whole, or may not be parsed yet.
-    pub incoming: usize,
-}
-
-/// A list that a connection can stand in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Queued = 0,
-    Incoming = 1,
-}
 
 /// Bytes of a shard's clients and processes, by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -82,7 +71,15 @@ pub(super) struct Memory {
     window: usize,
     inbox: usize,
     holders: FxHashMap<Slot, Holder>,
-    lists: [Lists; 2],
+    /// What of it is held for whom; by `None` for those who belong to no owner, yet or any more.
+    accounts: FxHashMap<Option<OwnerId>, Account>,
+    nobody: Tenant,
+    /// Accounts that have changed since they were published.
+    dirty: Vec<Option<OwnerId>>,
+    /// Who holds more than a share and has something here, the fullest last; looked up when it is first needed in a turn.
+    over_share: Option<Vec<Option<OwnerId>>>,
+    /// Others have been called in this turn, to make those who hold more than their share give back.
+    has_called: bool,
     /// When more was held than could be leased, if it ever was.
     short: Option<Short>,
     /// Connections that are not read until there is memory.
@@ -96,34 +93,15 @@ pub(super) struct Short {
     pub last_ms: u64,
 }
 
-#[derive(Default)]
 struct Holder {
+    of: Option<OwnerId>,
     held: Held,
     spots: [Option<Spot>; 2],
 }
 
-/// A place in [`Lists`].
-#[derive(Clone, Copy)]
-struct Spot {
-    class: usize,
-    at: usize,
-}
-
-/// Connections by the power of two of what they hold.
-struct Lists {
-    classes: [Vec<Slot>; usize::BITS as usize],
-    /// One bit for each list that is not empty.
-    occupied: usize,
-}
-
-impl Default for Lists {
-    fn default() -> Self {
-        Self { classes: std::array::from_fn(|_| Vec::new()), occupied: 0 }
-    }
-}
-
 impl Memory {
     pub fn new(ledger: Ledger) -> Self {
+        let nobody = ledger.tenant(None);
         Self {
             // A shard always has a step, whatever the others hold.
             lease: ledger.budget().lease(1),
@@ -134,7 +112,11 @@ impl Memory {
             window: 0,
             inbox: 0,
             holders: FxHashMap::default(),
-            lists: Default::default(),
+            accounts: FxHashMap::default(),
+            nobody,
+            dirty: Vec::new(),
+            over_share: None,
+            has_called: false,
             short: None,
             waiting: Vec::new(),
         }
@@ -144,18 +126,116 @@ impl Memory {
         self.own + self.incoming + self.shared.get() + self.window + self.inbox
     }
 
-    /// Takes note of what a connection holds now; nothing is to forget it. Answers whether it holds anything.
-    pub fn note(&mut self, slot: Slot, held: Held) -> bool {
-        let holder = self.holders.entry(slot).or_default();
+    /// Takes note of what a connection holds now, for the owner whose it is. Returns whether it holds anything.
+    pub fn note(&mut self, slot: Slot, owner: Option<&Owner>, held: Held) -> bool {
+        let of = owner.map(|owner| owner.id);
+        let is_anothers = self.holders.get(&slot).is_some_and(|holder| holder.of != of);
+        if is_anothers || held == Held::default() {
+            self.forget(slot);
+        }
+        if held == Held::default() {
+            return false;
+        }
+        let account = account(&mut self.accounts, &self.nobody, owner);
+        touch(&mut self.dirty, account, of);
+        let holder = self.holders.entry(slot).or_insert_with(|| {
+            account.count_holders(1);
+            Holder { of, held: Held::default(), spots: [None; 2] }
+        });
         let before = std::mem::replace(&mut holder.held, held);
+        account.change(before, held);
         self.own = self.own - before.own + held.own;
         self.incoming = self.incoming - before.incoming + held.incoming;
         self.list(slot, Kind::Queued, held.queued);
         self.list(slot, Kind::Incoming, held.incoming);
-        if held == Held::default() {
-            self.holders.remove(&slot);
+        true
+    }
+
+    /// A connection holds nothing any more.
+    pub fn forget(&mut self, slot: Slot) {
+        let Some(holder) = self.holders.get(&slot) else { return };
+        let (of, held) = (holder.of, holder.held);
+        self.list(slot, Kind::Queued, 0);
+        self.list(slot, Kind::Incoming, 0);
+        self.holders.remove(&slot);
+        let account = self.accounts.get_mut(&of).expect("a holder has an account");
+        account.change(held, Held::default());
+        account.count_holders(-1);
+        touch(&mut self.dirty, account, of);
+        self.own -= held.own;
+        self.incoming -= held.incoming;
+    }
+
+    /// Tells all shards for whom this one holds how much. Once a turn.
+    pub fn publish(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.retain(|of| {
+            let Some(account) = self.accounts.get_mut(of) else { return false };
+            account.publish();
+            account.is_dirty = account.has_shared();
+            if account.is_empty() {
+                self.accounts.remove(of);
+                return false;
+            }
+            account.is_dirty
+        });
+        self.dirty = dirty;
+    }
+
+    /// A new turn begins: who holds more than a share is to be looked up anew.
+    pub fn begin_turn(&mut self) {
+        (self.over_share, self.has_called) = (None, false);
+    }
+
+    /// Whether so little is free that those who hold more than their share give back.
+    pub fn is_pressed(&self) -> bool {
+        self.ledger.budget().is_pressed()
+    }
+
+    /// The fullest connection here of the fullest owner, on all shards, that holds more than its share.
+    pub fn first_over_share(&mut self) -> Option<(Kind, Slot)> {
+        let share = self.ledger.share_bytes()?;
+        if self.over_share.is_none() {
+            self.publish();
+            let total = |of: &Option<OwnerId>| self.accounts[of].tenant().total();
+            let mut over: Vec<_> = self.accounts.keys().copied().filter(|of| total(of) > share).collect();
+            over.sort_by_key(total);
+            self.over_share = Some(over);
         }
-        held != Held::default()
+        while let Some(of) = self.over_share.as_ref().and_then(|over| over.last()) {
+            if let Some(account) = self.accounts.get_mut(of) {
+                account.publish();
+                if account.tenant().total() > share
+                    && let Some((_, kind, slot)) = fullest_of(account)
+                {
+                    return Some((kind, slot));
+                }
+            }
+            self.over_share.as_mut()?.pop();
+        }
+        None
+    }
+
+    /// Who makes room for what is to be held for `owner`: whoever holds more than a share; else, if somebody does on
+    /// another shard, the fullest connection of the owner's own, for no one else gives way to it; else the fullest of all.
+    pub fn first_to_give(&mut self, owner: OwnerId) -> Option<(Kind, Slot)> {
+        if let Some(found) = self.first_over_share() {
+            return Some(found);
+        }
+        if self.ledger.over_share().is_empty() {
+            return self.fullest_of_all();
+        }
+        if !std::mem::replace(&mut self.has_called, true) {
+            self.ledger.call_shards();
+        }
+        let account = self.accounts.get(&Some(owner))?;
+        fullest_of(account).map(|(_, kind, slot)| (kind, slot))
+    }
+
+    /// The fullest connection, whoever's it is.
+    pub fn fullest_of_all(&self) -> Option<(Kind, Slot)> {
+        let fullest = self.accounts.values().filter_map(fullest_of).max_by_key(|(class, ..)| *class);
+        fullest.map(|(_, kind, slot)| (kind, slot))
     }
 
     /// Takes note of what waits in the window for its first send.
@@ -168,10 +248,19 @@ impl Memory {
         self.inbox = bytes;
     }
 
-    /// A payload that begins to wait by reference.
-    pub fn charge(&self, bytes: usize) -> Charge {
-        self.shared.set(self.shared.get() + bytes);
-        Charge(Some(Rc::new(Charged { bytes, sum: self.shared.clone() })))
+    /// A payload that begins to wait by reference, for `owner`.
+    pub fn charge(&mut self, bytes: usize, owner: Option<&Owner>) -> Charge {
+        let account = account(&mut self.accounts, &self.nobody, owner);
+        touch(&mut self.dirty, account, owner.map(|owner| owner.id));
+        let sums = [self.shared.clone(), account.shared().clone()];
+        sums.iter().for_each(|sum| sum.set(sum.get() + bytes));
+        Charge(Some(Rc::new(Charged { bytes, sums })))
+    }
+
+    /// As [`cover`](Self::cover), for `owner`, which does not get at what is kept for others beyond its share.
+    pub fn cover_for(&self, more: usize, owner: &Owner) -> bool {
+        let needed = self.used() + more;
+        needed <= self.lease.bytes() || self.lease.cover_as(needed, owner.purse.tenant().claim())
     }
 
     /// Whether what is held, and `more`, is covered by the lease.
@@ -189,11 +278,9 @@ impl Memory {
         self.lease.trim(self.used());
     }
 
-    /// The size class of the fullest connection, and that connection.
-    pub fn fullest(&self, kind: Kind) -> Option<(usize, Slot)> {
-        let lists = &self.lists[kind as usize];
-        let class = lists.occupied.checked_ilog2()? as usize;
-        Some((class, *lists.classes[class].last().expect("an occupied class has somebody")))
+    /// The size class of the fullest connection.
+    pub fn fullest_class(&self, kind: Kind) -> Option<usize> {
+        self.accounts.values().filter_map(|account| account.fullest(kind)).map(|(class, _)| class).max()
     }
 
     /// Passes over a connection that can give nothing, until what it holds changes.
@@ -203,15 +290,15 @@ impl Memory {
 
     fn list(&mut self, slot: Slot, kind: Kind, bytes: usize) {
         let holder = self.holders.get_mut(&slot).expect("only holders are listed");
+        let account = self.accounts.get_mut(&holder.of).expect("a holder has an account");
         let class = bytes.checked_ilog2().map(|class| class as usize);
         let spot = holder.spots[kind as usize];
-        if spot.map(|spot| spot.class) == class {
+        if spot.map(Spot::class) == class {
             return;
         }
-        let lists = &mut self.lists[kind as usize];
-        holder.spots[kind as usize] = class.map(|class| lists.push(class, slot));
+        holder.spots[kind as usize] = class.map(|class| account.enter(slot, kind, class));
         if let Some(spot) = spot
-            && let Some(moved) = self.lists[kind as usize].remove(spot)
+            && let Some(moved) = account.leave(kind, spot)
         {
             self.holders.get_mut(&moved).expect("only holders are listed").spots[kind as usize] = Some(spot);
         }
@@ -231,9 +318,9 @@ impl Memory {
     pub fn check(&self) {
         let sum = |of: fn(&Held) -> usize| self.holders.values().map(|holder| of(&holder.held)).sum::<usize>();
         assert_eq!((self.own, self.incoming), (sum(|held| held.own), sum(|held| held.incoming)), "sums are sums");
-        for (kind, lists) in self.lists.iter().enumerate() {
-            let listed: usize = lists.classes.iter().map(Vec::len).sum();
-            let spots = self.holders.values().filter(|holder| holder.spots[kind].is_some()).count();
+        for kind in [Kind::Queued, Kind::Incoming] {
+            let listed: usize = self.accounts.values().map(|account| account.listed(kind)).sum();
+            let spots = self.holders.values().filter(|holder| holder.spots[kind as usize].is_some()).count();
             assert_eq!(listed, spots, "a holder stands in the list of its size once");
         }
     }
@@ -263,21 +350,29 @@ impl Memory {
     }
 }
 
-impl Lists {
-    fn push(&mut self, class: usize, slot: Slot) -> Spot {
-        self.occupied |= 1 << class;
-        self.classes[class].push(slot);
-        Spot { class, at: self.classes[class].len() - 1 }
-    }
+fn account<'a>(
+    accounts: &'a mut FxHashMap<Option<OwnerId>, Account>,
+    nobody: &Tenant,
+    owner: Option<&Owner>,
+) -> &'a mut Account {
+    let tenant = || owner.map_or(nobody, |owner| owner.purse.tenant()).clone();
+    accounts.entry(owner.map(|owner| owner.id)).or_insert_with(|| Account::new(tenant()))
+}
 
-    /// Answers who stands there now.
-    fn remove(&mut self, spot: Spot) -> Option<Slot> {
-        let class = &mut self.classes[spot.class];
-        class.swap_remove(spot.at);
-        if class.is_empty() {
-            self.occupied &= !(1 << spot.class);
-        }
-        class.get(spot.at).copied()
+/// Has an account published at the end of the turn.
+fn touch(dirty: &mut Vec<Option<OwnerId>>, account: &mut Account, of: Option<OwnerId>) {
+    if !std::mem::replace(&mut account.is_dirty, true) {
+        dirty.push(of);
+    }
+}
+
+/// The class of the fullest connection, which list it stands in, and that connection.
+fn fullest_of(account: &Account) -> Option<(usize, Kind, Slot)> {
+    let [queued, incoming] =
+        [Kind::Queued, Kind::Incoming].map(|kind| account.fullest(kind).map(|(class, slot)| (class, kind, slot)));
+    match (queued, incoming) {
+        (Some(queued), Some(incoming)) if incoming.0 > queued.0 => Some(incoming),
+        (queued, incoming) => queued.or(incoming),
     }
 }
 
@@ -296,12 +391,13 @@ impl Charge {
 #[derive(Debug)]
 struct Charged {
     bytes: usize,
-    sum: Rc<Cell<usize>>,
+    /// Of the shard, and of the owner.
+    sums: [Rc<Cell<usize>>; 2],
 }
 
 impl Drop for Charged {
     fn drop(&mut self) {
-        self.sum.set(self.sum.get() - self.bytes);
+        self.sums.iter().for_each(|sum| sum.set(sum.get() - self.bytes));
     }
 }
 
@@ -318,21 +414,21 @@ mod tests {
     fn the_fullest_is_found_by_size_and_passed_over_until_it_changes() {
         let mut memory = Memory::new(Ledger::default());
         for (slot, bytes) in [(1, 100), (2, 5000), (3, 70)] {
-            assert!(memory.note(Slot::new(slot), queued(bytes)));
+            assert!(memory.note(Slot::new(slot), None, queued(bytes)));
         }
-        assert_eq!(memory.fullest(Kind::Queued), Some((12, Slot::new(2))));
+        assert_eq!(memory.fullest_of_all(), Some((Kind::Queued, Slot::new(2))));
         memory.pass_over(Slot::new(2), Kind::Queued);
-        assert_eq!(memory.fullest(Kind::Queued).unwrap().0, 6);
-        memory.note(Slot::new(2), queued(4999));
-        assert_eq!(memory.fullest(Kind::Queued), Some((12, Slot::new(2))));
-        assert!(!memory.note(Slot::new(2), Held::default()));
-        assert_eq!((memory.used(), memory.fullest(Kind::Incoming)), (170, None));
+        assert_eq!(memory.fullest_class(Kind::Queued).unwrap(), 6);
+        memory.note(Slot::new(2), None, queued(4999));
+        assert_eq!(memory.fullest_of_all(), Some((Kind::Queued, Slot::new(2))));
+        assert!(!memory.note(Slot::new(2), None, Held::default()));
+        assert_eq!((memory.used(), memory.fullest_class(Kind::Incoming)), (170, None));
     }
 
     #[test]
     fn a_payload_counts_once_until_the_last_of_its_queues_lets_go() {
-        let memory = Memory::new(Ledger::default());
-        let charge = memory.charge(1000);
+        let mut memory = Memory::new(Ledger::default());
+        let charge = memory.charge(1000, None);
         let second = charge.clone();
         drop(charge);
         assert_eq!(memory.used(), 1000);
@@ -350,12 +446,12 @@ mod tests {
             for (slot, own, incoming) in notes {
                 let held = Held { queued: own, own, incoming };
                 let slot = Slot::new(slot);
-                memory.note(slot, held);
+                memory.note(slot, None, held);
                 twin.insert(slot, held);
                 prop_assert_eq!(memory.used(), twin.values().map(|held| held.own + held.incoming).sum::<usize>());
                 let largest = twin.values().map(|held| held.queued).max().unwrap_or(0);
-                let found = memory.fullest(Kind::Queued).map(|(class, slot)| (class, twin[&slot].queued.ilog2() as usize));
-                let class = largest.checked_ilog2().map(|class| (class as usize, class as usize));
+                let found = memory.fullest_class(Kind::Queued);
+                let class = largest.checked_ilog2().map(|class| class as usize);
                 prop_assert_eq!(found, class);
                 prop_assert!(memory.holders.len() <= 12);
             }

@@ -1,11 +1,13 @@
 //! Short of memory: who makes room, and who waits.
 //!
-//! The shard leases what it holds ([`crate::shard::memory`]). When it can lease no more, the fullest connection goes first: a
-//! channel that is behind meets its policy (its oldest or newest frames are dropped, or it is closed with 1013); a client
-//! whose own message fills the memory is refused (1013, or 503). Where it is reading that made memory short, those who
-//! are in the middle of a message or request are first not read for a while: what drains by itself may make room. What
-//! they hold does not drain by waiting, so after [`PATIENCE_MS`] the fullest of them is refused, and the next, until
-//! there is room: no two clients wait for each other for ever.
+//! The shard leases what it holds ([`crate::shard::memory`]). When too little is left of the budget, those who hold more
+//! than their share of it give back, the fullest connection first, whichever shard they are on: a channel that is behind
+//! meets the policy of what was pushed to it (its oldest or newest frames are dropped, or it is closed with 1013); a client
+//! whose own message fills the memory is refused (1013, or 503). A process within its share gives only for itself, or
+//! where nobody holds more than a share. Where it is reading that made memory short, those who are in the middle of a
+//! message or request are first not read for a while: what drains by itself may make room. What they hold does not drain
+//! by waiting, so after [`PATIENCE_MS`] the fullest of them is refused, and the next, until there is room: no two clients
+//! wait for each other for ever.
 //!
 //! Invariants: what waits to be sent is more than is leased for the length of one turn at most; with what is being read
 //! it is at most a quarter more; each step frees something or passes over somebody, so relieving ends.
@@ -17,6 +19,7 @@ use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
 use crate::shard::memory::{Kind, MemoryReport, Short};
+use crate::shard::owners::directory::Owner;
 use crate::shard::policy::PolicyKind;
 use crate::shard::table::connection::{Flag, Phase};
 use crate::shard::table::slot::Slot;
@@ -36,22 +39,22 @@ impl Shard {
     /// Takes note of what this connection holds now.
     pub(in crate::shard) fn weigh(&mut self, slot: Slot) {
         let connection = &mut self.table[slot];
-        if self.memory.note(slot, connection.held()) {
+        let owner = connection.channel().map(|channel| &*self.owners[channel.owner].owner);
+        if self.memory.note(slot, owner, connection.held()) {
             connection.flags.set(Flag::Holds);
         } else {
             connection.flags.take(Flag::Holds);
         }
     }
 
-    /// Whether `bytes` more may wait, after the fullest have made room if need be.
-    pub(in crate::shard) fn has_memory_for(&mut self, bytes: usize) -> bool {
+    /// Whether `bytes` more may wait for `owner`, after those have made room who must.
+    pub(in crate::shard) fn has_memory_for(&mut self, bytes: usize, owner: &Owner) -> bool {
         loop {
-            if self.memory.cover(bytes) {
+            if self.memory.cover_for(bytes, owner) {
                 return true;
             }
-            if !self.relieve_fullest() {
-                return false;
-            }
+            let Some((kind, slot)) = self.memory.first_to_give(owner.id) else { return false };
+            self.give(kind, slot);
         }
     }
 
@@ -71,16 +74,26 @@ impl Shard {
     /// Brings what is held below what is leased, once a turn.
     pub(in crate::shard) fn balance_memory(&mut self) {
         self.memory.note_window(self.out.window_own_bytes());
+        self.memory.begin_turn();
+        self.memory.publish();
+        // Whoever holds more than a share makes room for the others, whichever shard they are on.
+        while self.memory.is_pressed()
+            && let Some((kind, slot)) = self.memory.first_over_share()
+        {
+            self.give(kind, slot);
+            self.memory.trim();
+        }
         let needed = if self.memory.waiting.is_empty() { 0 } else { READ_BYTES };
         while !self.memory.cover(needed) {
             let is_patient = self.short_for_ms() < PATIENCE_MS && !self.memory.is_overdrawn();
-            let [queued, incoming] = [Kind::Queued, Kind::Incoming].map(|kind| self.memory.fullest(kind));
+            let [queued, incoming] = [Kind::Queued, Kind::Incoming].map(|kind| self.memory.fullest_class(kind));
             // Those who are only being read wait first.
-            let waits = is_patient && queued.map(|(class, _)| class) < incoming.map(|(class, _)| class);
+            let waits = is_patient && queued < incoming;
             // Else what is left drains by itself: the window, the inbox, and those who were passed over.
-            if waits || !self.relieve_fullest() {
-                return;
-            }
+            let first =
+                if waits { None } else { self.memory.first_over_share().or_else(|| self.memory.fullest_of_all()) };
+            let Some((kind, slot)) = first else { return };
+            self.give(kind, slot);
         }
         self.memory.trim();
         self.read_on();
@@ -109,16 +122,12 @@ impl Shard {
         }
     }
 
-    /// The fullest connection gives something up, or is passed over. False if there is none.
-    fn relieve_fullest(&mut self) -> bool {
-        let [queued, incoming] = [Kind::Queued, Kind::Incoming].map(|kind| self.memory.fullest(kind));
-        match (queued, incoming) {
-            (None, None) => return false,
-            (Some((class, slot)), incoming) if incoming.is_none_or(|(other, _)| other <= class) => self.relieve(slot),
-            (_, Some((_, slot))) => self.refuse_incoming(slot),
-            (Some((_, slot)), None) => self.relieve(slot),
+    /// A connection gives something up, or is passed over.
+    fn give(&mut self, kind: Kind, slot: Slot) {
+        match kind {
+            Kind::Queued => self.relieve(slot),
+            Kind::Incoming => self.refuse_incoming(slot),
         }
-        true
     }
 
     /// A connection that is behind makes room.

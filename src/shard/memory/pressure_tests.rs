@@ -1,7 +1,7 @@
 //! Short of memory: the fullest go first and by their policy, what is shared counts once, who is being read waits, and
 //! nobody waits for ever. Everything that was counted is uncounted in the end.
 
-use crate::admission::{Budget, STEP_BYTES};
+use crate::admission::{Budget, Ledger, STEP_BYTES};
 use crate::proto::MessageKind;
 use crate::proto::client::{append_frame, append_message};
 use crate::shard::command::{Command, Policy, PushFrame, PushMany, ShardAudience};
@@ -150,7 +150,7 @@ fn a_client_in_the_middle_of_a_message_waits_until_others_have_drained() {
     assert!(stage.read(uploader.token, &upload(0..MIB)));
     let slow: Vec<_> = (0..4).map(|_| stage.open(0)).collect();
     for &client in &slow {
-        fill(&mut stage, client, MIB + MIB / 2 - 16 * 1024);
+        fill(&mut stage, client, MIB + MIB / 2 - 44 * 1024);
     }
     stage.turn();
     // Whoever is between messages is read as ever.
@@ -281,4 +281,86 @@ fn what_a_client_that_goes_away_held_is_free_again() {
     assert_eq!(used(&stage), 0);
     stage.turn();
     assert!(stage.budget.leased_bytes() <= 9 * MIB);
+}
+
+#[test]
+fn pushes_that_say_drop_newest_are_dropped_and_close_nobody() {
+    // The process' own default would close.
+    let mut stage = stage(Policy::Close, 4);
+    let clients: Vec<_> = (0..40).map(|_| stage.open(2000)).collect();
+    for _ in 0..200 {
+        for client in &clients {
+            stage.push(client.channel, BINARY, vec![7; 1000].into(), Some(Policy::DropNewest));
+        }
+        stage.turn();
+        assert!(used(&stage) <= 4 * MIB, "{}", used(&stage));
+    }
+    let stats = stage.shard.report().stats;
+    assert!(stage.closed().is_empty() && stats.closed_for_memory == 0);
+    assert!(stats.dropped > 0);
+}
+
+#[test]
+fn a_value_that_all_hold_counts_once_and_small_frames_as_they_are_allocated() {
+    let mut stage = stage(Policy::Close, 64);
+    let clients: Vec<_> = (0..200).map(|_| stage.open(0)).collect();
+    for client in &clients {
+        stage.push(client.channel, BINARY, vec![1; 100].into(), None);
+    }
+    stage.turn();
+    let before = used(&stage);
+    // Held up by now: each gets a chunk, and what is in it is not counted again.
+    for client in &clients {
+        stage.push(client.channel, BINARY, vec![2; 100].into(), None);
+    }
+    stage.turn();
+    let chunks = used(&stage) - before;
+    assert!((200 * 4096..200 * 5000).contains(&chunks), "{chunks}");
+    for client in &clients {
+        stage.push(client.channel, BINARY, vec![3; 100].into(), None);
+    }
+    stage.turn();
+    assert_eq!(used(&stage) - before, chunks, "there is room in the chunks");
+    let value = vec![4; 4000];
+    let before = used(&stage);
+    let many = PushMany {
+        audience: ShardAudience::Process,
+        except: Arc::new([]),
+        owner: OWNER,
+        frame: PushFrame { kind: BINARY, payload: value.into() },
+        compressed: None,
+        policy: Some(Policy::Conflate { key: 1 }),
+        part: None,
+    };
+    stage.shard.handle_command(Command::PushMany(Box::new(many)), 0);
+    stage.turn();
+    let held = used(&stage) - before;
+    assert!((4000..200 * 1500).contains(&held), "the value is in memory once, its places for each: {held}");
+}
+
+#[test]
+fn who_holds_most_gives_first_on_whichever_shard() {
+    let ledger = Ledger::new(Budget::of(32 * MIB));
+    let mut greedy = Stage::beside(config(Policy::DropNewest), &ledger);
+    let mut modest = Stage::beside(config(Policy::Close), &ledger);
+    let slow: Vec<_> = (0..40).map(|_| greedy.open(0)).collect();
+    for round in 0..400 {
+        for client in &slow {
+            greedy.push(client.channel, BINARY, vec![round as u8; 4096].into(), None);
+        }
+        greedy.turn();
+    }
+    assert!(used(&greedy) > 20 * MIB, "{}", used(&greedy));
+    // Together a quarter of the budget: half of a share.
+    let others: Vec<_> = (0..24).map(|_| modest.open(0)).collect();
+    for _ in 0..80 {
+        for client in &others {
+            modest.push(client.channel, BINARY, vec![1; 4096].into(), None);
+        }
+        modest.turn();
+        greedy.turn();
+    }
+    assert!(modest.closed().is_empty() && modest.shard.report().stats.dropped == 0);
+    assert!(used(&modest) > 7 * MIB && used(&greedy) + used(&modest) <= 32 * MIB);
+    assert!(greedy.shard.report().stats.dropped_for_memory > 0 && greedy.closed().is_empty());
 }

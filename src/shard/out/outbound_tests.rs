@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::proto::{Opcode, server_header};
+use crate::shard::memory::Charge;
+use bytes::Bytes;
 use proptest::prelude::*;
 
 /// Payloads above this stay by reference.
@@ -268,9 +270,8 @@ impl Pair {
         assert_eq!(self.queue.is_blocked(), self.twin.is_blocked);
         assert_eq!(self.queue.offerable_bytes(), self.twin.offerable().len());
         assert_eq!(self.queue.queued_bytes(), self.twin.queued_bytes());
-        if self.queue.is_blocked() {
-            let backlog = self.queue.backlog.as_ref().unwrap();
-            assert_eq!(backlog.shared, backlog.pieces.iter().map(Piece::shared_len).sum::<usize>());
+        if let Some(backlog) = &self.queue.backlog {
+            backlog.pieces.check();
         }
         for key in 0..3 {
             let held = self.twin.held.iter().find(|(held, _)| *held == key);

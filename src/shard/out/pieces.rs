@@ -50,11 +50,6 @@ impl Piece {
         }
     }
 
-    /// What of it is in memory once for all who wait for it.
-    fn shared_len(&self) -> usize {
-        if let Self::Blob { payload, .. } = self { payload.len() } else { 0 }
-    }
-
     /// What of it is memory of its own.
     fn chunk_len(&self) -> usize {
         if let Self::Chunk { bytes, .. } = self { bytes.capacity() } else { 0 }
@@ -112,7 +107,6 @@ impl Piece {
 pub(super) struct Pieces {
     pieces: VecDeque<Piece>,
     bytes: usize,
-    shared_bytes: usize,
     chunk_bytes: usize,
 }
 
@@ -170,7 +164,6 @@ impl Pieces {
 
     fn enter(&mut self, piece: &Piece) {
         self.bytes += piece.len();
-        self.shared_bytes += piece.shared_len();
         self.chunk_bytes += piece.chunk_len();
         if self.pieces.len() == self.pieces.capacity() {
             self.pieces.reserve_exact(self.more_places());
@@ -179,7 +172,6 @@ impl Pieces {
 
     fn leave(&mut self, piece: &Piece) {
         self.bytes -= piece.len();
-        self.shared_bytes -= piece.shared_len();
         self.chunk_bytes -= piece.chunk_len();
     }
 
@@ -212,7 +204,7 @@ impl Pieces {
 
     pub fn clear(&mut self) {
         self.pieces.clear();
-        (self.bytes, self.shared_bytes, self.chunk_bytes) = (0, 0, 0);
+        (self.bytes, self.chunk_bytes) = (0, 0);
     }
 
     /// Appends a range of the window.
@@ -259,10 +251,9 @@ impl Pieces {
         if count >= piece.len() {
             return self.remove(at);
         }
-        let (shared, chunk) = (piece.shared_len(), piece.chunk_len());
+        let chunk = piece.chunk_len();
         piece.advance(count);
         self.bytes -= count;
-        self.shared_bytes -= shared - piece.shared_len();
         self.chunk_bytes -= chunk - piece.chunk_len();
     }
 
@@ -322,7 +313,6 @@ impl Pieces {
     pub fn check(&self) {
         let sum = |of: fn(&Piece) -> usize| self.pieces.iter().map(of).sum::<usize>();
         assert_eq!(self.bytes, sum(Piece::len));
-        assert_eq!(self.shared_bytes, sum(Piece::shared_len));
         assert_eq!(self.chunk_bytes, sum(Piece::chunk_len));
     }
 }

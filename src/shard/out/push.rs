@@ -16,6 +16,7 @@ use crate::shard::out::frame::FrameParts;
 use crate::shard::out::waiting::{SharedPart, Watch};
 use crate::shard::out::window::{Range, Window};
 use crate::shard::outcome::Outcome;
+use crate::shard::owners::directory::Owner;
 use crate::shard::owners::owner::LocalOwner;
 use crate::shard::table::Table;
 use crate::shard::table::connection::{Connection, Flag, Phase};
@@ -76,7 +77,7 @@ impl Forms {
         frame: PushFrame,
         compressed: Option<&Compressed>,
         message: Option<Bytes>,
-        charge: impl Fn(&Bytes) -> Charge,
+        mut charge: impl FnMut(&Bytes) -> Charge,
         copy_bytes_max: usize,
     ) -> Self {
         let compressed = compressed.into_iter().flat_map(Compressed::forms);
@@ -186,12 +187,12 @@ impl Shard {
         let part = part.map(|part| Rc::new(RefCell::new(part)));
         let message = (!self.out.contexts.is_empty()).then(|| frame.payload.clone());
         let copy_bytes_max = self.config.copy_shared_bytes_max;
-        let policy_of_all = policy.or_else(|| self.local_owner(owner).map(|local| local.owner.policy));
+        let of = self.local_owner(owner).map(|local| local.owner.clone());
         let mut forms = Forms::new(
             frame,
             compressed.as_deref(),
             message,
-            |payload| self.charge(payload, policy_of_all),
+            |payload| self.charge(payload, policy, of.as_deref()),
             copy_bytes_max,
         );
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
@@ -240,8 +241,8 @@ impl Shard {
         let is_compressed = compressed.is_some();
         let message = (is_compressed && self.out.contexts.has(slot)).then(|| payload.clone());
         let payload = compressed.unwrap_or(payload);
-        let owner = || self.table[slot].channel().map(|channel| self.owners[channel.owner].owner.policy);
-        let charge = self.charge(&payload, policy.or_else(owner));
+        let owner = self.table[slot].channel().map(|channel| self.owners[channel.owner].owner.clone());
+        let charge = self.charge(&payload, policy, owner.as_deref());
         Encoding { message, ..Encoding::new(kind, is_compressed, payload, charge, self.config.copy_bytes_max) }
     }
 
@@ -265,9 +266,10 @@ impl Shard {
     }
 
     /// The claim of a payload that may come to wait by reference: a large one, and one that newer values may replace.
-    fn charge(&self, payload: &Bytes, policy: Option<Policy>) -> Charge {
+    fn charge(&mut self, payload: &Bytes, policy: Option<Policy>, owner: Option<&Owner>) -> Charge {
+        let policy = policy.or(owner.map(|owner| owner.policy));
         let waits = payload.len() > self.config.copy_bytes_max || matches!(policy, Some(Policy::Conflate { .. }));
-        if waits { self.memory.charge(payload.len()) } else { Charge::default() }
+        if waits { self.memory.charge(payload.len(), owner) } else { Charge::default() }
     }
 
     fn local_owner(&self, owner: OwnerId) -> Option<&LocalOwner> {
@@ -355,9 +357,9 @@ impl Shard {
             }
             if connection.outbound.is_blocked() {
                 let said = policy.map(Policy::kind);
-                let policy = policy.unwrap_or(self.owners[channel.owner].owner.policy);
+                let owner = self.owners[channel.owner].owner.clone();
                 connection.policy = said;
-                return self.offer_behind(slot, &encoding.parts, policy);
+                return self.offer_behind(slot, &encoding.parts, policy.unwrap_or(owner.policy), &owner);
             }
             if fits(connection.outbound.queued_bytes(), len, budget) {
                 connection.policy = policy.map(Policy::kind);
@@ -374,7 +376,7 @@ impl Shard {
     }
 
     /// The socket is full: queue behind it what fits the channel's budget and the shard's memory.
-    fn offer_behind(&mut self, slot: Slot, frame: &FrameParts, policy: Policy) -> Fate {
+    fn offer_behind(&mut self, slot: Slot, frame: &FrameParts, policy: Policy, owner: &Owner) -> Fate {
         let (len, budget) = (frame.len(), self.config.outbound_bytes_max);
         let outbound = &mut self.table[slot].outbound;
         let queued = outbound.queued_bytes();
@@ -398,7 +400,7 @@ impl Shard {
             }
         }
         let growth = self.table[slot].outbound.growth(frame, key, self.config.copy_bytes_max);
-        let has_memory = self.has_memory_for(growth);
+        let has_memory = self.has_memory_for(growth, owner);
         // Whoever was fullest has made room; it may have been this one.
         if self.table.get(slot).is_none_or(|connection| connection.channel().is_none()) {
             return Fate::Closed;

@@ -11,7 +11,6 @@ use crate::shard::command::{Acknowledge, Asked, Close, CloseFrame};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::disconnects::End;
 use crate::shard::event::{Closed, ClosedBy, Event};
-use crate::shard::memory::Held;
 use crate::shard::outcome::Outcome;
 use crate::shard::table::connection::{Ending, Flag, Phase};
 use crate::shard::table::slot::Slot;
@@ -204,7 +203,7 @@ impl Shard {
         self.out.forget(&mut connection, slot);
         self.uncount(&connection);
         if connection.flags.has(Flag::Holds) {
-            self.memory.note(slot, Held::default());
+            self.memory.forget(slot);
         }
         self.effects.push(Effect::Close(connection.socket));
     }

@@ -1,0 +1,155 @@
+//! What a shard holds for one owner, and which of the owner's connections hold most of it.
+//!
+//! Invariants: a connection stands in the list of its size, a power of two, at once and once, so that the fullest (to a
+//! factor of two) is found without a search; what the tally says is the sum over the holders.
+
+use crate::admission::{Kind as HeldAs, Tally, Tenant};
+use crate::shard::table::slot::Slot;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// What one connection makes the shard hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::shard) struct Held {
+    /// Bytes that wait to be sent.
+    pub queued: usize,
+    /// What is allocated for them alone: not in the window, and no payload by reference.
+    pub own: usize,
+    /// What was received and is not whole, or may not be parsed yet.
+    pub incoming: usize,
+}
+
+/// A list that a connection can stand in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shard) enum Kind {
+    Queued = 0,
+    Incoming = 1,
+}
+
+/// See the module.
+pub(super) struct Account {
+    tally: Tally,
+    /// Payloads that wait for it by reference: as they are now, and as the tally has them.
+    shared: Rc<Cell<usize>>,
+    shared_tallied: usize,
+    lists: [Lists; 2],
+    holders: usize,
+    /// It stands in the list of those to publish.
+    pub is_dirty: bool,
+}
+
+/// Connections by the power of two of what they hold.
+#[derive(Default)]
+struct Lists {
+    classes: Vec<Vec<Slot>>,
+    /// One bit for each list that is not empty.
+    occupied: usize,
+}
+
+/// A place in such a list.
+#[derive(Clone, Copy)]
+pub(super) struct Spot {
+    class: usize,
+    at: usize,
+}
+
+impl Account {
+    /// Nothing is held for `tenant` here.
+    pub fn new(tenant: Tenant) -> Self {
+        Self {
+            tally: Tally::new(tenant),
+            shared: Rc::default(),
+            shared_tallied: 0,
+            lists: Default::default(),
+            holders: 0,
+            is_dirty: false,
+        }
+    }
+
+    /// For whom.
+    pub fn tenant(&self) -> &Tenant {
+        self.tally.tenant()
+    }
+
+    /// The sum of payloads that wait by reference, for a charge to count in.
+    pub fn shared(&self) -> &Rc<Cell<usize>> {
+        &self.shared
+    }
+
+    /// One connection more, or less, holds something.
+    pub fn count_holders(&mut self, change: isize) {
+        self.holders = self.holders.strict_add_signed(change);
+    }
+
+    /// A connection holds this now, and has held that.
+    pub fn change(&mut self, before: Held, now: Held) {
+        self.tally.change(HeldAs::Queued, before.own, now.own);
+        self.tally.change(HeldAs::Incoming, before.incoming, now.incoming);
+    }
+
+    /// Tells all shards what is held here.
+    pub fn publish(&mut self) {
+        let shared = self.shared.get();
+        self.tally.change(HeldAs::Shared, self.shared_tallied, shared);
+        self.shared_tallied = shared;
+        self.tally.publish();
+    }
+
+    /// Whether nothing is held here.
+    pub fn is_empty(&self) -> bool {
+        self.holders == 0 && self.shared.get() == 0
+    }
+
+    /// Whether what it holds may change without a word: payloads are let go of by whoever drops them.
+    pub fn has_shared(&self) -> bool {
+        self.shared.get() > 0
+    }
+
+    /// The size class of the fullest connection, and that connection.
+    pub fn fullest(&self, kind: Kind) -> Option<(usize, Slot)> {
+        let lists = &self.lists[kind as usize];
+        let class = lists.occupied.checked_ilog2()? as usize;
+        Some((class, *lists.classes[class].last().expect("an occupied class has somebody")))
+    }
+
+    /// Puts a connection where `bytes` belong; returns where it stands.
+    pub fn enter(&mut self, slot: Slot, kind: Kind, class: usize) -> Spot {
+        self.lists[kind as usize].push(class, slot)
+    }
+
+    /// Takes out whoever stands at `spot`; returns who stands there now.
+    pub fn leave(&mut self, kind: Kind, spot: Spot) -> Option<Slot> {
+        self.lists[kind as usize].remove(spot)
+    }
+
+    /// How many stand in the lists of a kind.
+    pub fn listed(&self, kind: Kind) -> usize {
+        self.lists[kind as usize].classes.iter().map(Vec::len).sum()
+    }
+}
+
+impl Spot {
+    pub fn class(self) -> usize {
+        self.class
+    }
+}
+
+impl Lists {
+    fn push(&mut self, class: usize, slot: Slot) -> Spot {
+        if self.classes.len() <= class {
+            self.classes.resize_with(class + 1, Vec::new);
+        }
+        self.occupied |= 1 << class;
+        self.classes[class].push(slot);
+        Spot { class, at: self.classes[class].len() - 1 }
+    }
+
+    fn remove(&mut self, spot: Spot) -> Option<Slot> {
+        let class = &mut self.classes[spot.class];
+        class.swap_remove(spot.at);
+        if class.is_empty() {
+            self.occupied &= !(1 << spot.class);
+        }
+        class.get(spot.at).copied()
+    }
+}
