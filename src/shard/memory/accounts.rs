@@ -76,9 +76,14 @@ impl Account {
         &self.shared
     }
 
-    /// One connection more, or less, holds something.
-    pub fn count_holders(&mut self, change: isize) {
-        self.holders = self.holders.strict_add_signed(change);
+    /// One connection more holds something.
+    pub fn count_holder(&mut self) {
+        self.holders += 1;
+    }
+
+    /// One connection less does.
+    pub fn uncount_holder(&mut self) {
+        self.holders -= 1;
     }
 
     /// A connection holds this now, and has held that.

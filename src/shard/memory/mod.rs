@@ -139,7 +139,7 @@ impl Memory {
         let account = account(&mut self.accounts, &self.nobody, owner);
         touch(&mut self.dirty, account, of);
         let holder = self.holders.entry(slot).or_insert_with(|| {
-            account.count_holders(1);
+            account.count_holder();
             Holder { of, held: Held::default(), spots: [None; 2] }
         });
         let before = std::mem::replace(&mut holder.held, held);
@@ -160,7 +160,7 @@ impl Memory {
         self.holders.remove(&slot);
         let account = self.accounts.get_mut(&of).expect("a holder has an account");
         account.change(held, Held::default());
-        account.count_holders(-1);
+        account.uncount_holder();
         touch(&mut self.dirty, account, of);
         self.own -= held.own;
         self.incoming -= held.incoming;
