@@ -320,6 +320,13 @@ fn an_unbound_path_falls_back_to_the_base() {
 }
 
 #[test]
+fn slashes_at_the_end_make_no_other_path() {
+    for path in ["dyn", "dyn/", "dyn//"] {
+        assert_eq!(judge(&format!("GET /wsecho:wsecho:sys/{path}"), ""), "ask /wsecho:wsecho:sys/dyn 15s", "{path}");
+    }
+}
+
+#[test]
 fn hosts_that_are_not_ours() {
     let mut settings = settings(Dialect::Hyperdrive);
     settings.hosts = HostPolicy::Listed(vec![]);
