@@ -44,7 +44,13 @@ pub fn init(wish: &Wish) -> anyhow::Result<String> {
     let secret = directory.join("jwt-secret");
     // A service's directory is there while it runs; others keep the socket beside the settings.
     let link = if is_system { "/run/pushring/link.sock".into() } else { directory.join("link.sock") };
-    let mut config = Config { jwt_secret_file: secret.clone(), link: link.clone(), ..Config::default() };
+    let admin_token = directory.join("admin-token");
+    let mut config = Config {
+        jwt_secret_file: secret.clone(),
+        admin_token_file: admin_token.clone(),
+        link: link.clone(),
+        ..Config::default()
+    };
     config.node = wish.node.clone().unwrap_or(config.node);
     config.listen = wish.listen.unwrap_or(config.listen);
     config.broker(Secrets::default()).and_then(|_| config.link(None)).context("nothing was written")?;
@@ -58,6 +64,7 @@ pub fn init(wish: &Wish) -> anyhow::Result<String> {
     };
     put(&settings, 0o644, &config::write(&config, true)?, "the settings, with what each means")?;
     put(&secret, 0o600, &(new_secret()? + "\n"), "the secret that login tokens are signed with")?;
+    put(&admin_token, 0o600, &(new_secret()? + "\n"), "the token that the admin page asks for")?;
     let program = std::env::current_exe().context("where is this program?")?;
     let packaged = PACKAGED_UNITS.iter().find(|path| is_system && Path::new(path).exists());
     let unit = directory.join("pushring.service");
@@ -128,6 +135,10 @@ fn next(settings: &Path, link: &Path, unit: Option<&Path>, program: &Path) -> St
         None => text += "  systemctl enable --now pushring\n",
     }
     text += &format!(
+        "\nOperators look at http://{}/ with the token in the file admin-token.",
+        Config::default().admin_listen
+    );
+    text += &format!(
         "\nProcesses attach at {} (docs/LINK.md); those of other users need link_group.\nBehind a proxy set hosts, \
          trusted_proxies and tls.\n",
         link.display()
@@ -139,6 +150,7 @@ fn next(settings: &Path, link: &Path, unit: Option<&Path>, program: &Path) -> St
 mod tests {
     use super::*;
     use crate::daemon::memory::tests::Root;
+    use crate::daemon::units::Span;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -147,7 +159,7 @@ mod tests {
         let directory = root.0.join("etc");
         let wish = Wish { directory: directory.clone(), node: Some("alice.os".to_owned()), listen: None };
         let said = init(&wish).unwrap();
-        assert_eq!(said.matches("wrote ").count(), 3, "{said}");
+        assert_eq!(said.matches("wrote ").count(), 4, "{said}");
         let config = Config::load(Some(&directory.join("pushring.toml")), &config::Flags::default()).unwrap();
         assert_eq!((config.node.as_str(), &config.link), ("alice.os", &directory.join("link.sock")));
         let secret = directory.join("jwt-secret");
@@ -156,7 +168,7 @@ mod tests {
         assert!(text.trim_end().len() == 43 && !said.contains(text.trim_end()), "{said}");
         assert_eq!(crate::daemon::token::secret_bytes(&secret).unwrap(), 43);
         let again = init(&wish).unwrap();
-        assert_eq!((again.matches("kept ").count(), again.matches("wrote ").count()), (3, 0), "{again}");
+        assert_eq!((again.matches("kept ").count(), again.matches("wrote ").count()), (4, 0), "{again}");
         assert_eq!(fs::read_to_string(&secret).unwrap(), text);
     }
 
@@ -169,5 +181,14 @@ mod tests {
             "{unit}"
         );
         assert!(unit_of(Path::new("/opt/a b"), Path::new("/srv")).is_err());
+    }
+
+    /// A drain of the unit's length ends before systemd's patience does.
+    #[test]
+    fn the_unit_waits_for_a_whole_drain() {
+        let value = |key: &str| UNIT.lines().find_map(|line| line.strip_prefix(key)).unwrap().parse::<Span>().unwrap();
+        let config = Config::default();
+        let drain_ms = value("Environment=PUSHRING_DRAIN_OVER=").0 + config.drain_grace.0 + config.stop_timeout.0;
+        assert!(value("TimeoutStopSec=").0 > drain_ms);
     }
 }

@@ -63,7 +63,7 @@ pub fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>) -> an
                     stopping = true;
                     stop(name, &operator, &daemon);
                 }
-                Some(Order::Reload) => reload(&operator),
+                Some(Order::Reload) => reload(&operator, name),
                 Some(Order::Ignore) => tracing::info!(name, "a signal that means nothing here"),
                 Some(Order::FileTooLarge) | None => {}
             }
@@ -74,7 +74,8 @@ pub fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>) -> an
 }
 
 /// Has the settings read again, and tells the service manager, which waits for it.
-fn reload(operator: &Operator) {
+fn reload(operator: &Operator, name: Option<&'static str>) {
+    tracing::info!(name, "the settings are read again");
     systemd::reloading();
     // What came of it is in the log.
     let _ = operator.answer(Request::Reload {});

@@ -28,7 +28,22 @@ fn help(command: &str) -> String {
 fn its_commands_and_flags_exist() {
     let page = page();
     let words: BTreeSet<&str> = page.split(|c: char| c.is_whitespace() || "`(),;:".contains(c)).collect();
-    let commands = ["serve", "doctor", "stats", "disconnects", "metrics", "config", "init", "completions"];
+    let commands = [
+        "serve",
+        "doctor",
+        "stats",
+        "disconnects",
+        "metrics",
+        "config",
+        "init",
+        "completions",
+        "channels",
+        "processes",
+        "top",
+        "kick",
+        "reload",
+        "drain",
+    ];
     let helps: String = commands.iter().map(|command| help(command)).collect();
     let known: BTreeSet<&str> = helps.split(|c: char| c.is_whitespace() || "[=,".contains(c)).collect();
     // Those of other programs.
@@ -117,8 +132,12 @@ fn its_unit_gives_time_and_files_enough() {
     let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(&format!("{key}="))).unwrap().to_owned();
     let settings: toml::Table = String::from_utf8(output(&mut pushring(&["config"])).stdout).unwrap().parse().unwrap();
     let seconds = |text: &str| text.trim_end_matches('s').parse::<u64>().unwrap();
-    assert!(seconds(&value("TimeoutStopSec")) > seconds(settings["stop_timeout"].as_str().unwrap()));
+    let setting = |key: &str| seconds(settings[key].as_str().unwrap());
+    let drain = seconds(&value("Environment=PUSHRING_DRAIN_OVER")) + setting("drain_grace") + setting("stop_timeout");
+    assert!(seconds(&value("TimeoutStopSec")) > drain);
     let files: i64 = value("LimitNOFILE").parse().unwrap();
     assert!(files > settings["connections_max"].as_integer().unwrap());
-    assert_eq!(value("Environment"), "PUSHRING_JWT_SECRET_FILE=%d/jwt-secret");
+    for (key, file) in [("JWT_SECRET_FILE", "jwt-secret"), ("ADMIN_TOKEN_FILE", "admin-token")] {
+        assert_eq!(value(&format!("Environment=PUSHRING_{key}")), format!("%d/{file}"));
+    }
 }
