@@ -55,7 +55,7 @@
 //! | what an operator asks of a running broker | [`control`] |
 //!
 //! What is behind these is private: `docs/ARCHITECTURE.md` shows the way of a byte through it. Its parts know each other
-//! in one direction only, and a test holds it: `channel, process_id ← proto, http ← gateway, admission ← shard, queue ←
+//! in one direction only, and a test holds it: `words, channel, process_id ← proto, http ← gateway, admission ← shard, queue ←
 //! driver ← broker ← demo, node, process_lib, link, control`.
 
 #![deny(unsafe_code)]
@@ -82,6 +82,7 @@ pub mod process_lib;
 mod proto;
 mod queue;
 mod shard;
+mod words;
 
 #[cfg(feature = "driver")]
 pub use broker::{
@@ -101,12 +102,14 @@ pub use process_id::{ParseProcessIdError, ProcessId};
 pub use proto::MessageKind;
 pub use queue::events::{QueueLimits, RecvError};
 pub use shard::MemoryReport;
-pub use shard::command::{CloseFrame, Policy};
+pub use shard::command::CloseFrame;
 pub use shard::disconnects::Disconnect;
 pub use shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
 pub use shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use shard::outcome::Outcome;
 pub use shard::stats::{Report, Stats};
+pub use words::close_reason::{CLOSE_REASONS, CloseReason, Then};
+pub use words::policy::Policy;
 
 /// The parts behind the public names, for this project's own daemon, tests, benches and fuzz targets. Nothing here keeps
 /// its name or its shape from one version to the next.

@@ -33,6 +33,6 @@ pub fn start(operator: Operator) -> anyhow::Result<JoinHandle<()>> {
 fn accept(request: &HttpRequest) -> &str {
     match &request.ask {
         HttpAsk::Path(asked) => asked.headers.get("accept").map_or("", String::as_str),
-        HttpAsk::Login(_) | HttpAsk::Rpc => "",
+        _ => "",
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Snapshot, TokenError};
 use crate::process_id::{ParseProcessIdError, ProcessId};
+use crate::words::close_reason;
 use serde::Deserialize;
 
 /// A client that may have a channel.
@@ -33,9 +34,9 @@ impl RegistrationError {
     /// The WebSocket close code.
     pub const fn close_code(&self) -> u16 {
         match self {
-            Self::Malformed | Self::Target(_) => 4400,
-            Self::Token(_) => 4401,
-            Self::Encrypted => 4501,
+            Self::Malformed | Self::Target(_) => close_reason::MALFORMED_REGISTRATION,
+            Self::Token(_) => close_reason::UNAUTHORIZED,
+            Self::Encrypted => close_reason::ENCRYPTION_NOT_OFFERED,
         }
     }
 }

@@ -38,7 +38,7 @@ impl Client {
         options: ClientOptions,
     ) -> Result<Self, ConnectError> {
         let ClientOptions { wants_control, policy } = options;
-        let attach = Attach::Process { id: process.to_string(), wants_control, policy: policy.into() };
+        let attach = Attach::Process { id: process.to_string(), wants_control, policy };
         Attached::connect(endpoint.into(), attach).map(Self)
     }
 
@@ -77,7 +77,6 @@ impl Client {
         ask: Option<u64>,
     ) -> Result<(), SendError> {
         let (kind, blob) = convert::message_out(message);
-        let policy = policy.map(Into::into);
         self.order(FromPeer::Push { channel: channel.get(), kind, policy, ask }, blob, ask)
     }
 
@@ -95,7 +94,6 @@ impl Client {
     ) -> Result<(), SendError> {
         let (kind, blob) = convert::message_out(message);
         let except = except.iter().map(|channel| channel.get()).collect();
-        let policy = policy.map(Into::into);
         self.order(FromPeer::PushMany { to: audience.into(), except, kind, policy, ask }, blob, ask)
     }
 

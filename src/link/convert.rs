@@ -3,11 +3,11 @@
 use super::frame::Frame;
 use super::wire::{
     Audience, BlobHead, Failure, FromPeer, Granted, HttpHead, KernelBody, KernelHead, Kind, LiveChannel, OutcomeHead,
-    OverBudget, ToPeer,
+    ToPeer,
 };
 use crate::broker::{
     self, BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, Opened, Outcome,
-    Policy, RequestId,
+    RequestId,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{BindError, IncomingRequest, PatternError};
@@ -164,28 +164,6 @@ fn outcome_in(head: &OutcomeHead) -> Outcome {
         closed: head.closed as usize,
         not_found: head.not_found as usize,
         not_owner: head.not_owner as usize,
-    }
-}
-
-impl From<OverBudget> for Policy {
-    fn from(policy: OverBudget) -> Self {
-        match policy {
-            OverBudget::Close => Self::Close,
-            OverBudget::DropNewest => Self::DropNewest,
-            OverBudget::DropOldest => Self::DropOldest,
-            OverBudget::Conflate { key } => Self::Conflate { key },
-        }
-    }
-}
-
-impl From<Policy> for OverBudget {
-    fn from(policy: Policy) -> Self {
-        match policy {
-            Policy::Close => Self::Close,
-            Policy::DropNewest => Self::DropNewest,
-            Policy::DropOldest => Self::DropOldest,
-            Policy::Conflate { key } => Self::Conflate { key },
-        }
     }
 }
 

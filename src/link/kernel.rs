@@ -11,7 +11,7 @@ use super::mailroom::Mailroom;
 use super::orders::Stop;
 use super::server::bye;
 use super::session::{Actor, End, Forget, Key, Mark, Registry, Session, refused};
-use super::wire::{ByeCode, LiveChannel, LoggedIn, Login, OverBudget, Refused, RefusedCode, ToPeer};
+use super::wire::{ByeCode, LiveChannel, LoggedIn, Login, Refused, RefusedCode, ToPeer};
 use crate::broker::{AttachError, Event, Kernel, KernelHandle, KernelOptions, PushError};
 use crate::gateway::{Claims, Secret, Settings, mint};
 use crate::node::inbound::{Inlet, Taken};
@@ -21,6 +21,7 @@ use crate::node::service::{Service, TAKEN_AT_ONCE_MAX};
 use crate::node::{KernelMessage, http_server_process};
 use crate::process_id::ProcessId;
 use crate::proto::close::code;
+use crate::words::policy::Policy;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::io;
@@ -39,7 +40,7 @@ pub struct Hail {
     pub node: String,
     pub jwt_secret: Option<Vec<u8>>,
     pub expose_local: Option<bool>,
-    pub policy: OverBudget,
+    pub policy: Policy,
 }
 
 /// What obeys a kernel.
@@ -87,7 +88,7 @@ pub fn begin(registry: &Arc<Registry>, hail: &Hail) -> Result<Arc<Session>, Refu
     let options = KernelOptions {
         system: http_server_process(),
         queue: super::config::QUEUE,
-        policy: hail.policy.into(),
+        policy: hail.policy,
         settings: settings.clone(),
     };
     let (kernel, handle) = registry.broker.kernel(options).map_err(|error| match error {

@@ -176,7 +176,7 @@ fn serve<H: Host>(life: &Arc<Life>, parts: KernelParts<H>) -> Result<(), KernelE
         node: parts.our_node.clone(),
         expose_local: parts.expose_local,
         jwt_secret: Some(parts.jwt_secret),
-        policy: parts.policy.into(),
+        policy: parts.policy,
     };
     let (logins, waiting) = crossbeam_channel::bounded(LOGINS_MAX);
     let (keyfile, node) = (parts.keyfile.into(), parts.our_node.clone());

@@ -68,7 +68,7 @@ impl<'a> Orders<'a> {
         self.batch.flush()?;
         match order {
             FromPeer::Push { channel, kind, policy, ask } => {
-                let delivery = self.delivery(policy.map(Policy::from), ask)?;
+                let delivery = self.delivery(policy, ask)?;
                 match convert::message(kind, blob) {
                     Some(Ok(message)) => {
                         self.owner.push(ChannelId::new(channel), message).delivered(delivery).send()?;
@@ -78,7 +78,7 @@ impl<'a> Orders<'a> {
                 }
             }
             FromPeer::PushMany { to, except, kind, policy, ask } => {
-                let delivery = self.delivery(policy.map(Policy::from), ask)?;
+                let delivery = self.delivery(policy, ask)?;
                 let except = except.into_iter().map(ChannelId::new);
                 match convert::message(kind, blob) {
                     Some(Ok(message)) => {

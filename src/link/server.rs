@@ -227,7 +227,7 @@ impl Connection {
                 let id: ProcessId = id
                     .parse()
                     .map_err(|error: ParseProcessIdError| refused(RefusedCode::Malformed, &format!("id: {error}")))?;
-                let options = AttachOptions { queue: QUEUE, policy: (*policy).into(), wants_control: *wants_control };
+                let options = AttachOptions { queue: QUEUE, policy: *policy, wants_control: *wants_control };
                 let key = Key::Process(id.clone());
                 (key, Box::new(move |registry| process::begin(registry, id, options)))
             }

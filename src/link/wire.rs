@@ -5,9 +5,10 @@
 
 use crate::broker::ClosedBy;
 #[cfg(doc)]
-use crate::broker::{Outcome, Policy};
+use crate::broker::Outcome;
 use crate::gateway::Dialect;
 use crate::node;
+use crate::words::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -40,7 +41,7 @@ pub enum FromPeer {
         channel: u32,
         kind: Kind,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        policy: Option<OverBudget>,
+        policy: Option<Policy>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ask: Option<u64>,
     },
@@ -51,7 +52,7 @@ pub enum FromPeer {
         except: Vec<u32>,
         kind: Kind,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        policy: Option<OverBudget>,
+        policy: Option<Policy>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ask: Option<u64>,
     },
@@ -231,7 +232,7 @@ pub enum Attach {
         #[serde(default)]
         wants_control: bool,
         #[serde(default)]
-        policy: OverBudget,
+        policy: Policy,
     },
     /// A node's kernel, for all its processes.
     Kernel {
@@ -244,7 +245,7 @@ pub enum Attach {
         #[serde(default, with = "bin_or_nil", skip_serializing_if = "Option::is_none")]
         jwt_secret: Option<Vec<u8>>,
         #[serde(default)]
-        policy: OverBudget,
+        policy: Policy,
     },
 }
 
@@ -391,19 +392,6 @@ pub enum Audience {
     Channels(Vec<u32>),
     Path(String),
     Process,
-}
-
-/// See [`Policy`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OverBudget {
-    #[default]
-    Close,
-    DropNewest,
-    DropOldest,
-    Conflate {
-        key: u64,
-    },
 }
 
 /// An open channel.

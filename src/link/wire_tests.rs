@@ -101,14 +101,14 @@ fn hello(attach: Attach) -> FromPeer {
 
 /// One of each frame of a peer, all fields given. A variant that is missing here does not compile in `of_peer`.
 fn peers_frames() -> Vec<FromPeer> {
-    let policies = [OverBudget::Close, OverBudget::DropNewest, OverBudget::DropOldest, OverBudget::Conflate { key: 1 }];
+    let policies = [Policy::Close, Policy::DropNewest, Policy::DropOldest, Policy::Conflate { key: 1 }];
     let kinds = [Kind::Text, Kind::Binary, Kind::Ping, Kind::Pong, Kind::Close];
     let process = |policy| Attach::Process { id: String::new(), wants_control: true, policy };
     let kernel = Attach::Kernel {
         node: String::new(),
         expose_local: Some(true),
         jwt_secret: Some(vec![1]),
-        policy: OverBudget::Close,
+        policy: Policy::Close,
     };
     let audiences = [Audience::Channels(vec![1]), Audience::Path(String::new()), Audience::Process];
     let (path, ask) = (String::new(), Some(1));
@@ -140,7 +140,7 @@ fn peers_frames() -> Vec<FromPeer> {
         FromPeer::LoggedIn(LoggedIn { login: 1, token: Some(String::new()), error: Some(String::new()) }),
     ];
     frames.extend(policies.map(|policy| hello(process(policy))));
-    frames.extend(kinds.map(|kind| FromPeer::Push { channel: 1, kind, policy: Some(OverBudget::Close), ask }));
+    frames.extend(kinds.map(|kind| FromPeer::Push { channel: 1, kind, policy: Some(Policy::Close), ask }));
     frames.extend(audiences.map(|to| FromPeer::PushMany { to, except: vec![], kind: Kind::Text, policy: None, ask }));
     frames.extend(kernel_heads().into_iter().map(FromPeer::Kernel));
     frames

@@ -3,7 +3,6 @@
 use super::event::RequestId;
 use super::operating::{ChannelFilter, ChannelPage, Drain};
 use super::outcome::Part;
-pub use super::policy::Policy;
 use crate::admission::HeapBytes;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
@@ -11,6 +10,7 @@ use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::owners::directory::Directory;
+pub use crate::words::policy::Policy;
 use bytes::Bytes;
 use std::sync::Arc;
 

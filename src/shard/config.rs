@@ -1,6 +1,6 @@
 //! The numbers that a shard obeys.
 
-use super::policy::Policy;
+use crate::words::policy::Policy;
 use crate::{http, proto};
 
 /// See each field. All durations are milliseconds, all sizes bytes.

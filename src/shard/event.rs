@@ -14,6 +14,7 @@ use std::sync::Arc;
 /// Something that happened to a process' channels. Events of one channel come in order; `Opened` first, `Closed` last,
 /// each exactly once.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Event {
     /// A channel was opened and belongs to this process from now on.
     Opened(Box<Opened>),
@@ -92,6 +93,7 @@ impl HeapBytes for HttpRequest {
 
 /// The kinds of control frames (RFC 6455 5.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ControlKind {
     /// 5.5.2
     Ping,
@@ -135,6 +137,7 @@ pub struct Closed {
 
 /// Who ended a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
 #[serde(rename_all = "snake_case")]
 pub enum ClosedBy {
     /// The client sent a close frame.
@@ -194,6 +197,7 @@ pub struct HttpRequest {
 
 /// What an HTTP request asks for.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum HttpAsk {
     /// Something on a path of the process.
     Path(Box<IncomingRequest>),

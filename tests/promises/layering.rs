@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From left to right. Parts of one row may know each other.
 const ROWS: &[&[&str]] = &[
-    &["channel", "process_id"],
+    &["words", "channel", "process_id"],
     &["proto", "http"],
     &["gateway", "admission"],
     &["shard", "queue"],

@@ -30,6 +30,7 @@ mod broadcast_by_path;
 mod broadcast_leaves_room_for_others;
 mod budget_closes_1013;
 mod chat_example;
+mod close_codes_are_documented;
 mod control_door;
 mod daemon;
 mod deflate;

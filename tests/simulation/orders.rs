@@ -162,12 +162,21 @@ impl World {
     fn draw_policy(&mut self, index: usize, opcode: u8) -> Option<Policy> {
         let rng = &mut self.processes[index].rng;
         let key = rng.next() % 4;
-        match rng.below(10) {
-            0 => Some(Policy::DropNewest),
-            1 => Some(Policy::DropOldest),
-            2 | 3 if opcode < 8 => Some(Policy::Conflate { key }),
-            4 => Some(Policy::Close),
-            _ => None,
+        // Of each kind there is; for half of the pushes none.
+        let drawn = rng.below(2 * (Policy::EACH.len() + 1));
+        let drawn = Policy::EACH
+            .iter()
+            .cycle()
+            .skip(1)
+            .take(Policy::EACH.len())
+            .flat_map(|policy| {
+                let weight = if matches!(policy, Policy::Conflate { .. }) { 2 } else { 1 };
+                std::iter::repeat_n(*policy, weight)
+            })
+            .nth(drawn);
+        match drawn {
+            Some(Policy::Conflate { .. }) => (opcode < 8).then_some(Policy::Conflate { key }),
+            policy => policy,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
 use crate::queue::events::{Batch, ProcessQueue};
 use crate::shard::out::deflate::Windows;
-use crate::shard::policy::Policy;
+use crate::words::policy::Policy;
 use rpds::HashTrieMapSync;
 use std::sync::Arc;
 

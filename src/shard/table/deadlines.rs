@@ -12,9 +12,7 @@ use crate::shard::out::outbound::Lane;
 use crate::shard::table::connection::{Connection, Flag, Phase};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::{Entry, TICK_MS};
-
-/// The close codes of the registration (node contract, section 4).
-const CLOSE_REGISTRATION_TIMEOUT: u16 = 4408;
+use crate::words::close_reason;
 
 /// A tick that comes so much after the one before is our own fault: the process was stopped, or starved.
 const LATE_MS: u64 = 1000;
@@ -119,7 +117,7 @@ impl Shard {
             Phase::Http(_) => self.http_expired(slot),
             Phase::Registering(_) => {
                 let why = CloseFrame {
-                    code: Some(CLOSE_REGISTRATION_TIMEOUT),
+                    code: Some(close_reason::REGISTRATION_TIMEOUT),
                     reason: "no WsRegister message came in time".into(),
                 };
                 self.close_now(slot, &why, ClosedBy::Timeout);

@@ -13,10 +13,8 @@ use crate::shard::intake::receive::ANSWER_GRACE_MS;
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::{Channel, Connection, Ending, Phase, Registering};
 use crate::shard::table::slot::Slot;
+use crate::words::close_reason;
 use std::sync::Arc;
-
-/// No such process (node contract, section 4).
-const CLOSE_NO_SUCH_PROCESS: u16 = 4404;
 
 /// What a new channel is opened with.
 pub(in crate::shard) struct Opening {
@@ -79,7 +77,7 @@ impl Shard {
         };
         let Some(owner) = self.owners.directory().find(&registration.target) else {
             let reason = format!("no process {} is attached", registration.target);
-            return self.refuse_registration(slot, CLOSE_NO_SUCH_PROCESS, &reason);
+            return self.refuse_registration(slot, close_reason::NO_SUCH_PROCESS, &reason);
         };
         if !self.owners.has_room_to_open(&owner, size_of::<Opened>() + self.forwarded_bytes(slot)) {
             return self.refuse_registration(slot, close::code::TRY_AGAIN_LATER, "the process has too much to do");

@@ -1,0 +1,6 @@
+//! The words that clients, processes and operators share: one type each, with the form in which it is written down.
+//!
+//! Knows nothing but them: what a word does is told where it is obeyed.
+
+pub mod close_reason;
+pub mod policy;
