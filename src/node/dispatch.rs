@@ -8,7 +8,7 @@
 use super::action::{HttpServerAction, WsMessageType};
 use super::error::{HttpServerError, PushCounts};
 use super::extension::WebSocketExtPushData;
-use super::identity::{Address, OUR, ServerName, http_server_process};
+use super::identity::{Address, OUR, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
 use crate::broker::{self, InvalidMessage};
 use crate::channel::ChannelId;
@@ -198,7 +198,7 @@ pub(crate) fn unreadable_response(id: u64, source: Address) -> KernelMessage {
     KernelMessage {
         id,
         source,
-        target: Address::new(OUR, http_server_process()),
+        target: Address::new(OUR, ServerName::default().process()),
         rsvp: None,
         message: Message::Response((Response::default(), None)),
         lazy_load_blob: None,

@@ -1,6 +1,7 @@
 //! The rules of `dispatch` that no recorded message shows; the recorded ones are replayed in `tests/promises/golden_types.rs`.
 
 use super::*;
+use crate::node::http_server_process;
 use crate::node::message::Request;
 
 const OUR_NODE: &str = "alice.os";

@@ -90,6 +90,8 @@ pub struct CompareArgs {
 pub enum Reference {
     /// The shape of today's node.
     Warp,
+    /// The same with pushring in the place of its server.
+    Node,
     /// tokio-tungstenite with care.
     Tungstenite,
 }
@@ -244,6 +246,7 @@ fn contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
     for reference in &args.references {
         let name = match reference {
             Reference::Warp => "warp",
+            Reference::Node => "node",
             Reference::Tungstenite => "tungstenite",
         };
         let spec = ServerSpec::reference(name, &args.server_cpus)?;

@@ -1,6 +1,7 @@
 //! Reference servers: other ways to push, measured beside pushring in the same run. They speak the paths of
 //! `pushring demo` (`/relay…`, `/echo…`, `/unicast…`) and, where it says so, registration at `/`.
 
+pub mod node;
 pub mod raw;
 mod raw_accept;
 mod raw_ring;
@@ -29,6 +30,8 @@ pub enum Kind {
     Tungstenite,
     /// Today's node: warp, a map of bounded queues behind a lock, a loop that awaits each push, a copy of each payload.
     Warp,
+    /// The same processes with pushring in the place of the node's server: what apps gain that were not changed.
+    Node,
     /// The floor of a push: io_uring sends in batches of 256 and nothing else.
     RawRing,
     /// The same with `send(2)`.
@@ -45,6 +48,7 @@ pub fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
     match args.kind {
         Kind::Tungstenite => tungstenite::serve(args.listen),
         Kind::Warp => warp::serve(args.listen),
+        Kind::Node => node::serve(args.listen),
         Kind::RawRing => raw::serve(args.listen, raw_ring::Ring::new()?),
         Kind::RawSend => raw::serve(args.listen, raw::Loop),
         Kind::RawAccept => raw_accept::serve_accepts(args.listen),

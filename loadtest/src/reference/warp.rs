@@ -24,30 +24,30 @@ use super::{Role, greeting};
 /// Messages a socket's queue holds, as in the node.
 const SOCKET_QUEUE: usize = 100;
 /// Kernel messages that wait for the server's loop, as in the node.
-const SERVER_QUEUE: usize = 32;
+pub(super) const SERVER_QUEUE: usize = 32;
 /// Kernel messages that wait for the processes, as in the node.
-const KERNEL_QUEUE: usize = 100_000;
+pub(super) const KERNEL_QUEUE: usize = 100_000;
 
-const OUR: &str = "node.os";
+pub(super) const OUR: &str = "node.os";
 
 /// The id of a process, three strings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct ProcessId {
-    process: String,
-    package: String,
-    publisher: String,
+pub(super) struct ProcessId {
+    pub process: String,
+    pub package: String,
+    pub publisher: String,
 }
 
 impl ProcessId {
-    fn new(process: &str, package: &str, publisher: &str) -> Self {
+    pub fn new(process: &str, package: &str, publisher: &str) -> Self {
         Self { process: process.to_owned(), package: package.to_owned(), publisher: publisher.to_owned() }
     }
 
-    fn server() -> Self {
+    pub fn server() -> Self {
         Self::new("http-server", "distro", "sys")
     }
 
-    fn of_role(role: Role) -> Self {
+    pub fn of_role(role: Role) -> Self {
         let process = match role {
             Role::Relay => "relay",
             Role::Unicast => "unicast",
@@ -56,7 +56,7 @@ impl ProcessId {
         Self::new(process, "pushring", "sys")
     }
 
-    fn role(&self) -> Option<Role> {
+    pub fn role(&self) -> Option<Role> {
         Role::of_process(&self.process)
     }
 }
@@ -74,7 +74,7 @@ impl Address {
 }
 
 #[derive(Debug, Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
-enum MessageType {
+pub(super) enum MessageType {
     Text,
     Binary,
     Close,
@@ -82,7 +82,7 @@ enum MessageType {
 
 /// The bodies of both directions that matter here, as the node's JSON has them.
 #[derive(Debug, Serialize, Deserialize)]
-enum Body {
+pub(super) enum Body {
     #[serde(rename = "WebSocketOpen")]
     Open { path: String, channel_id: u32 },
     #[serde(rename = "WebSocketPush")]
