@@ -184,6 +184,14 @@ impl Shards {
                     .encode_counter::<NoLabelSet, _, u64>(&shard.stats.closed[by as usize], None)?;
             }
         }
+        let help = "HTTP responses, upgrades included";
+        let mut family = encoder.encode_descriptor("responses", help, None, MetricType::Counter)?;
+        for (label, shard) in shards() {
+            for (status, count) in &shard.responses {
+                let labels = ([label], [("status", *status)]);
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+            }
+        }
         self.encode_counts(encoder)
     }
 

@@ -5,6 +5,7 @@ use crate::broker::{ChannelFilter, ChannelReport, Cursor, Disconnect, Drain, Pro
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// The largest question, in bytes.
@@ -147,6 +148,15 @@ pub struct Overview {
 }
 
 impl Overview {
+    /// HTTP responses of all shards together, by status.
+    pub fn responses(&self) -> BTreeMap<u16, u64> {
+        let mut sum = BTreeMap::new();
+        for (status, count) in self.shards.iter().flat_map(|shard| &shard.responses) {
+            *sum.entry(*status).or_default() += count;
+        }
+        sum
+    }
+
     /// The counts of all shards together.
     pub fn total(&self) -> Stats {
         self.shards.iter().fold(Stats::default(), |mut sum, shard| {

@@ -105,9 +105,15 @@ fn overview_text(overview: &Overview) -> String {
     let total = overview.total();
     let closed = pushring::ClosedBy::ALL
         .map(|by| (format!("closed_by_{}", by.name()), total.closed[by as usize], "Channels that it ended."));
+    let responses = overview.responses().into_iter();
+    let responses =
+        responses.map(|(status, count)| (format!("responses_{status}"), count, "HTTP responses of this status."));
     let counts = total.counts().map(|(name, count, doc)| (name.to_owned(), count, doc));
-    let rows: Vec<_> =
-        counts.chain(closed).map(|(name, count, doc)| [count.to_string(), name, doc.to_owned()]).collect();
+    let rows: Vec<_> = counts
+        .chain(closed)
+        .chain(responses)
+        .map(|(name, count, doc)| [count.to_string(), name, doc.to_owned()])
+        .collect();
     text.push('\n');
     text + &table([("COUNT", Align::Right), ("OF", Align::Left), ("", Align::Left)], &rows)
 }

@@ -22,6 +22,7 @@ use super::table::connection::{Flag, Token};
 use crate::admission;
 use crate::channel::ChannelIdMint;
 use crate::http::Date;
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -75,6 +76,8 @@ pub struct Shard {
     pub(super) owners: Owners,
     pub(super) memory: Memory,
     pub(super) stats: Stats,
+    /// By status: some hundreds at most, for a status has three digits.
+    pub(super) responses: BTreeMap<u16, u64>,
     pub(super) effects: Vec<Effect>,
     index: u32,
     /// Orders of a batch that did not fit the turn.
@@ -97,6 +100,7 @@ impl Shard {
             owners: Owners::new(index, common.directory),
             memory: Memory::new(common.memory),
             stats: Stats::default(),
+            responses: BTreeMap::new(),
             effects: Vec::new(),
             config: common.config,
             index,
@@ -285,6 +289,7 @@ impl Shard {
             window_bytes: self.out.window_bytes(),
             memory: self.memory_report(self.index == 0),
             stats: self.stats,
+            responses: self.responses.clone(),
         }
     }
 }

@@ -93,7 +93,7 @@ counts! {
 }
 
 /// A shard at one moment.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// Which.
     pub shard: u32,
@@ -107,6 +107,9 @@ pub struct Report {
     pub memory: MemoryReport,
     /// Counts.
     pub stats: Stats,
+    /// HTTP responses by their status, that of an upgrade, 101, among them.
+    #[serde(default)]
+    pub responses: BTreeMap<u16, u64>,
 }
 
 /// Counts of ends, each under its name, so that a reader needs no order.

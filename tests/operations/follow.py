@@ -165,7 +165,10 @@ def certificate(directory):
 
 
 def nginx(directory, port, daemon, certificates):
-    text = page("nginx")[0].replace("127.0.0.1:8080", f"127.0.0.1:{daemon.port}").replace("listen 443", f"listen 127.0.0.1:{port}")
+    # Two addresses of one daemon, as the page has it for many channels; here the second answers never.
+    one = "        server 127.0.0.1:8080 max_fails=0;\n"
+    assert one in page("nginx")[0]
+    text = page("nginx")[0].replace(one, one + one.replace("127.0.0.1", "127.0.0.2")).replace(":8080", f":{daemon.port}").replace("listen 443", f"listen 127.0.0.1:{port}")
     text = text.replace("/etc/nginx/example.com.pem", certificates[0]).replace("/etc/nginx/example.com.key", certificates[1])
     config = os.path.join(directory, "nginx.conf")
     log = os.path.join(directory, "nginx.log")

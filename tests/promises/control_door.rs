@@ -127,6 +127,12 @@ fn prometheus_is_told_the_same() {
         };
         assert_eq!((sum("pushring_opened_total{shard="), sum("pushring_received_total{")), (1.0, 1.0), "{text}");
         assert!(sum("pushring_start_time_seconds") > 1.6e9 && sum("pushring_memory_budget_bytes") > 0.0, "{text}");
+        assert_eq!(
+            sum("pushring_responses_total{shard=\"0\",status=\"101\"}")
+                + sum("pushring_responses_total{shard=\"1\",status=\"101\"}"),
+            1.0,
+            "{text}"
+        );
         assert!(text.contains("pushring_build_info{version=\""), "{text}");
         assert!(text.contains("# TYPE pushring_build_info gauge\n"), "{text}");
         assert!(sum("process_resident_memory_bytes ") > 1e6 && sum("process_open_fds ") > 3.0, "{text}");

@@ -46,10 +46,10 @@ fn examine(
         if is_of_kubernetes(rest) {
             continue;
         }
-        // A slip or two; less in short words.
+        // A slip or two; none in short words, which are most likely meant: PUSHRING_BIN is no PUSHRING_PIN.
         let slips = |known: &&str| strsim::osa_distance(known, &key);
         match keys().min_by_key(slips) {
-            Some(known) if slips(&known) <= (key.len() / 4).clamp(1, 2) => {
+            Some(known) if slips(&known) <= (key.len() / 4).min(2) => {
                 bail!("{PREFIX}{rest} sets nothing: did you mean {}?", variable(known));
             }
             _ => unknown.push(format!("{PREFIX}{rest}")),
@@ -70,7 +70,9 @@ mod tests {
     #[test]
     fn what_sets_nothing_is_told() {
         assert_eq!(checked(&[("PATH", ""), ("PUSHRING_SHARDS", "2"), ("PUSHRING_HOSTS", "")]), Ok(vec![]));
-        assert_eq!(checked(&[("PUSHRING_FAVOURITE_COLOUR", "red")]), Ok(vec!["PUSHRING_FAVOURITE_COLOUR".to_owned()]));
+        for name in ["PUSHRING_FAVOURITE_COLOUR", "PUSHRING_BIN"] {
+            assert_eq!(checked(&[(name, "red")]), Ok(vec![name.to_owned()]));
+        }
         let kubernetes = [
             ("PUSHRING_PORT", "tcp://10.0.0.1:8080"),
             ("PUSHRING_PORT_8080_TCP_ADDR", "10.0.0.1"),

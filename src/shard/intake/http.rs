@@ -208,6 +208,7 @@ impl Shard {
 
     /// Answers with 101 and goes on with frames.
     fn upgrade(&mut self, slot: Slot, response: &[u8], ws: proto::Connection, target: Target, mut leftover: Vec<u8>) {
+        *self.responses.entry(101).or_default() += 1;
         self.send_opaque(slot, response, Bytes::new());
         if let Some(agreed) = ws.deflate().filter(|agreed| agreed.server_takes_context_over()) {
             self.out.take_context_over(slot, agreed.server_window_bits());
@@ -270,6 +271,7 @@ impl Shard {
         exchange.phase = HttpPhase::Response;
         let response = if last { response.closing() } else { response };
         let mut head = Vec::with_capacity(256);
+        *self.responses.entry(response.status()).or_default() += 1;
         let body = exchange.http.respond(response, &self.time_of_day.date, &mut head);
         self.send_opaque(slot, &head, body);
         self.set_response_deadline(slot);
