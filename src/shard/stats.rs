@@ -3,6 +3,7 @@
 use super::event::ClosedBy;
 use super::memory::MemoryReport;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Declares every count once: as a field, and for who shows them all.
 macro_rules! counts {

@@ -132,8 +132,8 @@ class Socket:
         masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
         self.stream.sendall(struct.pack(">BB", 0x80 | opcode, 0x80 | len(payload)) + mask + masked)
 
-    def receive(self):
-        """The next message; pings are answered and counted."""
+    def receive(self, until_ping=False):
+        """The next message; pings are answered, and end the wait where that is asked for."""
         while True:
             first, second = self.take(2)
             length = second & 0x7F
@@ -142,6 +142,8 @@ class Socket:
             payload = self.take(length)
             if first & 0x0F == 9:
                 self.send(10, payload)
+                if until_ping:
+                    return None
             elif first & 0x0F in (1, 2):
                 return payload
             else:
@@ -220,7 +222,7 @@ def keep_alive(name, client):
         while time.monotonic() < until:
             client.stream.settimeout(max(until - time.monotonic(), 0.05))
             try:
-                client.receive()
+                client.receive(until_ping=True)
             except (socket.timeout, TimeoutError):
                 break
         client.stream.settimeout(PATIENCE_S)

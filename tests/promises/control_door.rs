@@ -167,6 +167,24 @@ fn it_is_found_where_user_sessions_have_their_sockets() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
+/// As in a root shell, in a container, and wherever else nobody has made a directory for it.
+#[test]
+fn it_is_found_where_there_is_no_session() {
+    let bare = |args: &[&str]| {
+        let mut command = pushring(args);
+        // Told by its absence: the daemon is to have the socket that it has when nobody says anything.
+        command.env_remove("RUNTIME_DIRECTORY").env_remove("XDG_RUNTIME_DIR");
+        command
+    };
+    let daemon = Daemon::spawn(&mut bare(&["demo", "--listen", "127.0.0.1:0"]));
+    let asked = output(&mut bare(&["stats", "--listen", &daemon.address]));
+    assert!(asked.status.success() && asked.stdout.starts_with(b"pushring "), "{asked:?}");
+    daemon.signal("TERM");
+    let (code, log) = daemon.wait();
+    let path = log.split("operators may ask path=").nth(1).expect("it says where").split_whitespace().next().unwrap();
+    assert!(code == Some(0) && !std::path::Path::new(path).exists(), "{log}");
+}
+
 #[test]
 fn where_nobody_answers_it_is_said_why() {
     let path = socket("nobody");

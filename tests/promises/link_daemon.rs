@@ -51,6 +51,26 @@ fn the_socket_is_its_users_alone_and_goes_with_the_daemon() {
 }
 
 #[test]
+fn the_socket_may_be_opened_to_a_group() {
+    use std::os::unix::fs::MetadataExt;
+    let path = socket("group");
+    let at = path.to_str().unwrap();
+    // A group that this user is in: any may be given to its members.
+    let group = std::fs::metadata("/proc/self").unwrap().gid();
+    for (mode, bits) in [("auto", 0o660), ("0620", 0o620)] {
+        let daemon = Daemon::start(&["serve", "--link", at, "--link-group", &group.to_string(), "--link-mode", mode]);
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!((metadata.mode() & 0o777, metadata.gid()), (bits, group), "{mode}");
+        attach(&path, "p");
+        daemon.signal("TERM");
+        assert_eq!(daemon.wait().0, Some(0));
+    }
+    let refused = output(&mut pushring(&["serve", "--link", at, "--link-group", "no such group"]));
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && words.contains("at --link-group: link_group"), "{words}");
+}
+
+#[test]
 fn a_killed_daemons_socket_is_taken_over() {
     let path = socket("killed");
     let mut killed = start(&path);

@@ -32,6 +32,12 @@ impl Daemon {
 
     /// A command that serves.
     pub fn spawn(command: &mut Command) -> Self {
+        let has_control = command.get_args().any(|arg| arg.to_str().is_some_and(|arg| arg.starts_with("--control")))
+            || command.get_envs().any(|(name, _)| name == "XDG_RUNTIME_DIR");
+        if !has_control {
+            // Of a daemon that is killed the socket would stay, in a directory of the whole machine.
+            command.env("PUSHRING_CONTROL", "off");
+        }
         let mut child = command.arg("--no-pin").spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
