@@ -30,6 +30,9 @@ PATIENCE_S = 30
 NAME = "example.com"
 ECHO = "/room:python:sys/"
 
+# Its port is one for the whole machine: another daemon may have it.
+os.environ["PUSHRING_ADMIN_LISTEN"] = "off"
+
 started = []
 failures = []
 
@@ -78,7 +81,7 @@ class Daemon:
         self.directory, self.port = directory, free_port()
         self.settings = os.path.join(directory, "pushring.toml")
         done = run(PROGRAM, "init", "--dir", directory, "--listen", f"127.0.0.1:{self.port}")
-        check("init writes settings, a secret and a unit", done.returncode == 0 and done.stdout.count("wrote ") == 3, done)
+        check("init writes settings, a secret and a unit", done.returncode == 0 and done.stdout.count("wrote ") >= 3, done)
         mode = os.stat(os.path.join(directory, "jwt-secret")).st_mode & 0o777
         check("the secret is for its owner alone", mode == 0o600, oct(mode))
         # As an operator does: behind what init has written, the page's lines that are not there yet.
