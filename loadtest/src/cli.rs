@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::engine::Pace;
 use crate::compare::CompareArgs;
 use crate::modes::{connect, echo, fanout, unicast};
+use crate::neighbours;
 use crate::reference::ReferenceArgs;
 use crate::server::{self, Launch, Server, ServerSpec, TemporaryFile};
 use crate::soak;
@@ -38,6 +39,8 @@ pub enum Command {
     Unicast(Run<unicast::Settings>),
     /// A bounded soak: churn, resets, slow readers and half-open peers beside clients that must not notice.
     Soak(Run<soak::Settings>),
+    /// Neighbours: what the echo of one process feels of others that take all they can get.
+    Neighbours(Run<neighbours::Settings>),
     /// The floors: what the system calls alone cost here.
     Limit(CompareArgs),
     /// Servers side by side, interleaved, with ratios and a report.
@@ -139,7 +142,17 @@ pub struct Bench {
 impl ServerArgs {
     /// Starts or finds the server, and pins this program.
     pub fn open(&self) -> anyhow::Result<Bench> {
-        let (spec, token, secret) = self.spec()?;
+        self.open_with(&[])
+    }
+
+    /// The same, and a pushring that is started gets these arguments too.
+    pub fn open_with(&self, more: &[&str]) -> anyhow::Result<Bench> {
+        let (mut spec, token, secret) = self.spec()?;
+        if self.reference.is_none()
+            && let Launch::Start { arguments, .. } = &mut spec.launch
+        {
+            arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+        }
         let server = spec.start()?;
         if !self.client_cpus.is_empty() {
             sys::pin_to(&self.client_cpus).with_context(|| format!("pinning to CPUs {:?}", self.client_cpus))?;

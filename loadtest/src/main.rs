@@ -5,6 +5,7 @@ mod client;
 mod compare;
 mod ledger;
 mod modes;
+mod neighbours;
 mod payload;
 mod proc;
 mod progress;
@@ -44,6 +45,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Echo(run) => measure(&run, modes::echo::run),
         Command::Unicast(run) => measure(&run, modes::unicast::run),
         Command::Soak(run) => soak::run(&mut run.server.open()?, &run.settings, run.server.json),
+        Command::Neighbours(run) => neighbours::run(&run),
         Command::Limit(args) => compare::run_limit(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Reference(args) => reference::run(&args).map(|()| true),

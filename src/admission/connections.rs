@@ -22,6 +22,9 @@ const SWEEP_ENTRIES_MIN: usize = 64;
 
 const SECOND_US: u64 = 1_000_000;
 
+/// The last of so many parts of all connections goes to processes with less than an equal share.
+const PARTS_FOR_SHARES: usize = 8;
+
 /// How many may connect, and how fast. A client is an IPv4 address or an IPv6 /64; see [`Prefix`].
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -31,6 +34,10 @@ pub struct Limits {
     /// ephemeral ports for (28,232 unless widened), so an office behind one address and a load test pass, and yet no
     /// address can take more than a third of all.
     pub connections_per_ip_max: u32,
+    /// Connections of one process: its channels, and requests that wait for its answer; more are answered 503. 0 is no
+    /// limit of its own, the default. Whatever it is: while fewer than an eighth of `connections_max` are free, a process
+    /// gets one only if it has less than an equal share of all, so that none can take the last ones from the others.
+    pub connections_per_process_max: usize,
     /// Upgrade requests per second of one client, and as many at once; more are answered 503. 0 is no limit. Default
     /// 20,000: at the measured 15 µs each, one address costs at most a third of one core, and all clients behind one
     /// address may come back within two seconds.
@@ -57,6 +64,7 @@ impl Default for Limits {
         Self {
             connections_max: 100_000,
             connections_per_ip_max: 32_768,
+            connections_per_process_max: 0,
             handshakes_per_ip_per_s_max: 20_000,
             per_ip_exempt: Vec::new(),
             turned_away_max: 1024,
@@ -71,6 +79,22 @@ pub enum Over {
     Total,
     /// Connections of this client.
     PerIp,
+}
+
+/// How many connections one process has, on all shards.
+#[derive(Debug, Default)]
+pub struct OfProcess(AtomicUsize);
+
+impl OfProcess {
+    /// How many there are now.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One that was counted has ended.
+    pub fn leave(&self) {
+        count_down(&self.0);
+    }
 }
 
 /// See the module.
@@ -188,6 +212,20 @@ impl Connections {
         }
         entry.connections += 1;
         Ok(())
+    }
+
+    /// Counts a connection, which is counted in all already, as one of a process; `processes` are attached. `false`: it has
+    /// as many as it may, and nothing was counted.
+    pub fn enter_process(&self, of: &OfProcess, processes: usize) -> bool {
+        let (all_max, own_max) = {
+            let limits = self.current();
+            (limits.connections_max, limits.connections_per_process_max)
+        };
+        let mut max = if own_max == 0 { usize::MAX } else { own_max };
+        if self.total() > all_max - all_max / PARTS_FOR_SHARES {
+            max = max.min((all_max / processes.max(1)).max(1));
+        }
+        count_up(&of.0, max).is_some()
     }
 
     /// The end of a connection that was counted.

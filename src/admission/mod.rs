@@ -16,7 +16,7 @@ mod memory;
 mod notices;
 mod prefix;
 
-pub use connections::{Connections, Limits, Over};
+pub use connections::{Connections, Limits, OfProcess, Over};
 pub use heap::HeapBytes;
 pub use ledger::{Charge, Fund, HeldBytes, Kind, Ledger, Purse, Short, Tally, Tenant, TenantReport};
 pub use memory::{Budget, Claim, Lease, STEP_BYTES};

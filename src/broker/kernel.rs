@@ -59,6 +59,7 @@ pub struct KernelOptions {
 pub struct Kernel {
     shared: Arc<Shared>,
     receiver: ProcessReceiver,
+    pusher: Pusher,
     names: Names,
     read_out: Arc<AtomicU64>,
     system: OwnerId,
@@ -207,7 +208,16 @@ pub(super) fn attach(shared: Arc<Shared>, options: KernelOptions) -> Result<(Ker
         Ok(())
     });
     attached.map_err(|_| AttachError::Stopped)??;
-    let kernel = Kernel { shared: shared.clone(), receiver, names, read_out, system: system_owner, before, end: None };
+    let kernel = Kernel {
+        shared: shared.clone(),
+        receiver,
+        pusher: pusher.clone(),
+        names,
+        read_out,
+        system: system_owner,
+        before,
+        end: None,
+    };
     Ok((kernel, KernelHandle { shared, pusher, system }))
 }
 
@@ -259,7 +269,7 @@ impl Drop for Kernel {
         });
         // Again: until every shard had the change, clients could still name new ones.
         for owner in owners() {
-            let _ = self.shared.send_all(|_| Command::OwnerGone { owner, why: why.clone() });
+            let _ = self.pusher.send_all(|| Command::OwnerGone { owner, why: why.clone() });
         }
     }
 }

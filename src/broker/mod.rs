@@ -45,7 +45,7 @@ pub use crate::shard::disconnects::Disconnect;
 pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
 pub use crate::shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use crate::shard::outcome::Outcome;
-pub use crate::shard::stats::{Report, Stats};
+pub use crate::shard::stats::{Report, Stats, TurnTimes};
 pub use batch::Batch;
 pub use builder::Builder;
 pub(crate) use delivery::Delivery;

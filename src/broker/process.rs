@@ -515,7 +515,7 @@ impl Drop for Process {
             directory.remove(*owner);
             Ok::<(), std::convert::Infallible>(())
         });
-        let _ = shared.send_all(|_| Command::OwnerGone { owner: *owner, why: why.clone() });
+        let _ = self.handle.pusher.send_all(|| Command::OwnerGone { owner: *owner, why: why.clone() });
     }
 }
 

@@ -102,6 +102,16 @@ impl Pusher {
         Self { shared, owner: None, queue_of: None, purse: None, windows: Arc::default(), accounts }
     }
 
+    /// Has every shard obey an order behind all that was handed over before.
+    pub(super) fn send_all(&self, command: impl Fn() -> Command) -> Result<(), PushError> {
+        for (inbox, account) in std::iter::zip(&self.shared.inboxes, &*self.accounts) {
+            let command = command();
+            let bytes = command.payload_bytes();
+            inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped)?;
+        }
+        Ok(())
+    }
+
     /// The number of shards.
     pub(super) fn shards(&self) -> usize {
         self.shared.inboxes.len()

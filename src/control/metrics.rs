@@ -4,7 +4,7 @@
 
 use super::usage::Usage;
 use super::wire::Overview;
-use crate::broker::{ClosedBy, MemoryReport, Report};
+use crate::broker::{ClosedBy, MemoryReport, Report, TurnTimes};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -174,6 +174,15 @@ impl Shards {
                 let bytes = value(&shard.memory) as u64;
                 family.encode_family(&([label], [("kind", kind)]))?.encode_gauge(&bytes)?;
             }
+        }
+        let help = "How long turns of the shard's thread were, in seconds of its own time on a processor";
+        let mut family = encoder.encode_descriptor("turn_cpu_seconds", help, None, MetricType::Histogram)?;
+        for (label, shard) in shards() {
+            let bounds = (0..TurnTimes::BUCKETS)
+                .map(|bucket| TurnTimes::bound_us(bucket).map_or(f64::MAX, |us| us as f64 / 1e6));
+            let buckets: Vec<(f64, u64)> = bounds.zip(shard.turns.counts).collect();
+            let (sum_s, count) = (shard.turns.sum_us as f64 / 1e6, shard.turns.count());
+            family.encode_family(&[label])?.encode_histogram::<NoLabelSet>(sum_s, count, &buckets, None)?;
         }
         let mut family = encoder.encode_descriptor("closed", "Channels closed", None, MetricType::Counter)?;
         for (label, shard) in shards() {

@@ -206,6 +206,9 @@ settings! {
     connections_max: usize = 100_000;
     /// Connections of one client: one IPv4 address, or one IPv6 /64. 0 is no limit; more are answered 503.
     connections_per_ip_max: u32 = 32_768;
+    /// Connections of one process: its channels, and requests that wait for it. 0 is no limit but that the last eighth of
+    /// all is for processes with less than an equal share; more are answered 503.
+    connections_per_process_max: usize = 0;
     /// Upgrade requests of one client per second, and as many at once. 0 is no limit; more are answered 503.
     handshakes_per_ip_per_s_max: u32 = 20_000;
     /// Addresses to which the limits per client do not apply: addresses, or ranges as `10.0.0.0/8`.
@@ -495,6 +498,7 @@ impl Config {
         Ok(admission::Limits {
             connections_max: self.connections_max,
             connections_per_ip_max: self.connections_per_ip_max,
+            connections_per_process_max: self.connections_per_process_max,
             handshakes_per_ip_per_s_max: self.handshakes_per_ip_per_s_max,
             per_ip_exempt: ranges("per_ip_exempt", &self.per_ip_exempt)?,
             turned_away_max: self.turned_away_max,

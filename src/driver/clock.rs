@@ -17,3 +17,10 @@ impl Clock {
         self.0.elapsed().as_millis() as u64
     }
 }
+
+/// The time that this thread has had a processor, in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    // A thread's own time begins at 0.
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

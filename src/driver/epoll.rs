@@ -22,10 +22,10 @@ pub struct Readiness {
     pub readable: bool,
     /// It takes bytes (again). Comes along with other news, too, so it says little when nothing is queued.
     pub writable: bool,
-    /// The peer has sent its last byte, or both ways are closed.
+    /// The peer has sent its last byte, or nothing travels any more.
     pub hangup: bool,
-    /// The socket is broken; the next read tells how.
-    pub error: bool,
+    /// Nothing travels any more, either way: reset, failed, or both sides have ended.
+    pub broken: bool,
 }
 
 /// Sockets being watched. Dropping a socket's last descriptor takes it out of the set.
@@ -144,13 +144,13 @@ impl Events {
         self.0.iter().map(|event| {
             let (flags, data) = (event.flags, event.data);
             let hangup = flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
-            let error = flags.contains(EventFlags::ERR);
+            let broken = flags.intersects(EventFlags::ERR | EventFlags::HUP);
             Readiness {
                 token: data.u64(),
-                readable: hangup || error || flags.contains(EventFlags::IN),
+                readable: hangup || broken || flags.contains(EventFlags::IN),
                 writable: flags.contains(EventFlags::OUT),
                 hangup,
-                error,
+                broken,
             }
         })
     }
@@ -175,7 +175,7 @@ mod tests {
         let (mut here, there) = UnixStream::pair().unwrap();
         let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(4));
         set.add(&there, u64::MAX).unwrap();
-        let fresh = Readiness { token: u64::MAX, readable: false, writable: true, hangup: false, error: false };
+        let fresh = Readiness { token: u64::MAX, readable: false, writable: true, hangup: false, broken: false };
         assert_eq!(polled(&set, &mut events), [fresh]);
         assert_eq!(polled(&set, &mut events), []);
         here.write_all(b"x").unwrap();

@@ -8,9 +8,9 @@ use super::epoll::{Events, ReadySet, ReadyWait};
 use super::listen::BACKLOG;
 use super::sys;
 use super::wake::WakeFd;
-use crate::shard::Token;
 use crate::shard::flush::SocketId;
 use crate::shard::turn::{Accepted, Readiness, Received, Sockets};
+use crate::shard::{End, Token};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -99,7 +99,7 @@ impl Sockets for KernelSockets {
                 token: Token::from_u64(token),
                 readable: event.readable,
                 writable: event.writable,
-                ends: event.hangup || event.error,
+                end: if event.broken { Some(End::Broken) } else { event.hangup.then_some(End::Finished) },
             }),
         }));
         Ok(self.events.is_full())
@@ -130,11 +130,12 @@ impl Sockets for KernelSockets {
     }
 
     fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> Received {
-        let Some(socket) = self.socket(socket) else { return Received::End };
+        let Some(socket) = self.socket(socket) else { return Received::End(End::Broken) };
         match sys::receive(socket, buffer) {
             Ok(sys::Received::Bytes(count)) => Received::Bytes(count),
             Ok(sys::Received::Nothing) => Received::Nothing,
-            Ok(sys::Received::End) | Err(_) => Received::End,
+            Ok(sys::Received::End) => Received::End(End::Finished),
+            Err(_) => Received::End(End::Broken),
         }
     }
 

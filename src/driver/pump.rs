@@ -4,7 +4,7 @@
 //! of the inbox, the listener and all connections are in that one set, so there is one place to wait and no task per
 //! connection. What a turn is stands in [`crate::shard::turn`]; the clock is read here and nowhere below.
 
-use super::clock::Clock;
+use super::clock::{Clock, thread_cpu_ns};
 use super::kernel_sockets::KernelSockets;
 use super::wake::WakeFd;
 use crate::queue::orders::{Inbox, Wake};
@@ -55,8 +55,12 @@ impl Pump {
             }
         };
         monoio::spawn(ticker);
+        // One look at a turn's end is the beginning of the next: falling asleep and waking is a part of it.
+        let mut before_ns = thread_cpu_ns();
         loop {
             let is_busy = self.turns.turn(self.clock.now_ms(), unix_ms)?;
+            let now_ns = thread_cpu_ns();
+            self.turns.note_turn(now_ns - std::mem::replace(&mut before_ns, now_ns));
             if self.turns.is_over() {
                 return Ok(());
             }

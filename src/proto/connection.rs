@@ -245,6 +245,11 @@ impl Connection {
         self.partial.is_none() && self.header_bytes == 0 && !self.finished
     }
 
+    /// What has yet to come of the frame in progress.
+    pub fn awaited_bytes(&self) -> usize {
+        self.partial.as_ref().and_then(|partial| partial.frame.as_ref()).map_or(0, |frame| frame.remaining_bytes)
+    }
+
     /// The heap bytes held for a message in progress, for whoever keeps a memory budget.
     pub fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {

@@ -1,6 +1,7 @@
 //! The two seams between threads: orders from any thread to a shard, and events from the shards to a process.
 
 pub mod events;
+pub mod fair;
 mod gauge;
 pub mod orders;
 mod room;

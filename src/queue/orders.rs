@@ -66,10 +66,26 @@ pub struct Stopped<T>(pub T);
 #[derive(Debug, Clone)]
 pub struct Account(Arc<Gauge>);
 
-struct Entry<T> {
-    command: T,
-    bytes: u64,
-    account: Account,
+impl Account {
+    /// Tells accounts from one another.
+    pub(super) fn number(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+
+    pub(super) fn release(&self, commands: u64, bytes: u64) {
+        self.0.release(commands, bytes);
+    }
+
+    /// The commands and bytes that it holds.
+    pub fn held(&self) -> (u64, u64) {
+        self.0.held()
+    }
+}
+
+pub(super) struct Entry<T> {
+    pub command: T,
+    pub bytes: u64,
+    pub account: Account,
 }
 
 struct Shared {
@@ -250,6 +266,33 @@ impl<T> InboxSender<T> {
     }
 }
 
+/// Orders that are done, whose room is to be given back: neighbours of one account together, for producers tend to send
+/// in runs.
+#[derive(Default)]
+pub(super) struct Done {
+    pub orders: u64,
+    pub bytes: u64,
+    pub run: Option<(Account, u64, u64)>,
+}
+
+impl Done {
+    pub fn add(&mut self, account: &Account, bytes: u64) {
+        self.orders += 1;
+        self.bytes += bytes;
+        match &mut self.run {
+            Some((of, orders, sum)) if of.number() == account.number() => {
+                *orders += 1;
+                *sum += bytes;
+            }
+            run => {
+                if let Some((of, orders, sum)) = run.replace((account.clone(), 1, bytes)) {
+                    of.release(orders, sum);
+                }
+            }
+        }
+    }
+}
+
 /// The shard's side. When it is dropped, senders are refused and commands left in the queue are dropped.
 pub struct Inbox<T> {
     queue: Receiver<Entry<T>>,
@@ -258,48 +301,43 @@ pub struct Inbox<T> {
 
 impl<T> Inbox<T> {
     /// Hands at most `commands_max` commands to `each`, oldest first, and stops early once they stand for
-    /// `bytes_max` bytes or more. Returns how many; then their room is free and who waits for it is woken.
+    /// `bytes_max` bytes or more. Returns how many; then their room is free and who waits for it is woken. Where producers
+    /// are to be served in turn, see [`super::fair`].
     pub fn drain(&mut self, commands_max: usize, bytes_max: u64, mut each: impl FnMut(T)) -> usize {
-        let all = |command| {
-            each(command);
-            true
-        };
-        self.drain_while(commands_max, bytes_max, all)
+        let mut done = Done::default();
+        while (done.orders as usize) < commands_max
+            && done.bytes < bytes_max
+            && let Some(entry) = self.take()
+        {
+            done.add(&entry.account, entry.bytes);
+            each(entry.command);
+        }
+        let drained = done.orders as usize;
+        self.release(done);
+        drained
     }
 
-    /// As [`drain`](Self::drain), but also stops behind a command to which `each` answers false.
-    pub fn drain_while(&mut self, commands_max: usize, bytes_max: u64, mut each: impl FnMut(T) -> bool) -> usize {
-        let (mut commands, mut bytes) = (0, 0);
-        // Neighbours of one account are released together: producers tend to send in runs.
-        let mut run: Option<(Account, u64, u64)> = None;
-        while commands < commands_max && bytes < bytes_max {
-            let Ok(entry) = self.queue.try_recv() else { break };
-            commands += 1;
-            bytes += entry.bytes;
-            match &mut run {
-                Some((account, commands, bytes)) if Arc::ptr_eq(&account.0, &entry.account.0) => {
-                    *commands += 1;
-                    *bytes += entry.bytes;
-                }
-                _ => {
-                    if let Some((account, commands, bytes)) = run.replace((entry.account, 1, entry.bytes)) {
-                        account.0.release(commands, bytes);
-                    }
-                }
-            }
-            if !each(entry.command) {
-                break;
-            }
-        }
-        if let Some((account, run_commands, run_bytes)) = run {
-            account.0.release(run_commands, run_bytes);
-            self.shared.held.release(commands as u64, bytes);
+    /// Takes the oldest command out. Its room is not free before it is [released](Self::release).
+    pub(super) fn take(&mut self) -> Option<Entry<T>> {
+        self.queue.try_recv().ok()
+    }
+
+    /// Commands that were not taken out.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Frees the room of commands that are done, and wakes who waits for it.
+    pub(super) fn release(&mut self, done: Done) {
+        let Done { orders, bytes, run } = done;
+        if let Some((account, run_orders, run_bytes)) = run {
+            account.release(run_orders, run_bytes);
+            self.shared.held.release(orders, bytes);
             self.shared.room.announce();
         }
-        commands
     }
 
-    /// The bytes that the commands in the queue stand for.
+    /// The bytes that the commands stand for that are not done.
     pub fn bytes(&self) -> usize {
         self.shared.held.held().1 as usize
     }

@@ -16,18 +16,18 @@ use super::memory::{Held, Memory};
 use super::out::Out;
 use super::owners::Owners;
 use super::owners::directory::Directory;
-use super::stats::{Report, Stats};
+use super::stats::{Report, Stats, TurnTimes};
 use super::table::Table;
 use super::table::connection::{Flag, Token};
+use super::unfinished::Unfinished;
+use super::work::{Work, WorkLimits};
 use crate::admission;
 use crate::channel::ChannelIdMint;
 use crate::http::Date;
+use crate::queue::fair::Order;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// Frames that are put behind what waits for a channel in one turn, at some 15 ns each: half as long as a batch of sends.
-const TURN_OFFERS_MAX: usize = 32 * 1024;
 
 /// What the driver must do for the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,10 +78,13 @@ pub struct Shard {
     pub(super) stats: Stats,
     /// By status: some hundreds at most, for a status has three digits.
     pub(super) responses: BTreeMap<u16, u64>,
+    /// What this turn has cost.
+    pub(super) work: Work,
+    turns: TurnTimes,
     pub(super) effects: Vec<Effect>,
     index: u32,
-    /// Orders of a batch that did not fit the turn.
-    put_off: VecDeque<Command>,
+    /// Orders that did not fit the turn in which they came.
+    put_off: VecDeque<Order<Command, Unfinished>>,
     /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room that
     /// is left there is to be looked at in the next.
     goes_on: bool,
@@ -101,6 +104,8 @@ impl Shard {
             memory: Memory::new(common.memory),
             stats: Stats::default(),
             responses: BTreeMap::new(),
+            work: Work::default(),
+            turns: TurnTimes::default(),
             effects: Vec::new(),
             config: common.config,
             index,
@@ -120,66 +125,63 @@ impl Shard {
     /// What happens from now on happens at `now_ms`.
     pub fn begin_turn(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+        self.work.begin_turn();
     }
 
-    /// An order from elsewhere.
+    /// An order from elsewhere. What is more than this turn's work is gone on with at its end.
     pub fn handle_command(&mut self, command: Command, now_ms: u64) {
         self.now_ms = now_ms;
-        match command {
-            Command::Batch(commands) => {
-                // Whoever calls again in a full turn wants more done; order holds all the same.
-                if self.put_off.is_empty() {
-                    self.put_off = commands.into();
-                } else {
-                    self.put_off.extend(commands);
-                }
-                self.obey_put_off();
-            }
-            command => {
-                while let Some(before) = self.put_off.pop_front() {
-                    self.obey(before);
-                }
-                self.obey(command);
-            }
+        if !self.put_off.is_empty() {
+            // Order holds whatever waits.
+            return self.put_off.push_back(Order::New(command));
+        }
+        if let Some(rest) = self.obey(Order::New(command), self.slice_ns()) {
+            self.put_off.push_back(Order::Rest(rest));
         }
     }
 
-    /// Obeys the orders of a batch as long as the turn has room.
+    fn slice_ns(&self) -> u64 {
+        WorkLimits::default().orders_ns.saturating_sub(self.work.spent_ns())
+    }
+
     fn obey_put_off(&mut self) {
-        while (self.out.offers() < TURN_OFFERS_MAX && !self.out.is_window_full())
-            && let Some(command) = self.put_off.pop_front()
+        while !self.is_out_of_room()
+            && let Some(order) = self.put_off.pop_front()
         {
-            self.obey(command);
+            if let Some(rest) = self.obey(order, self.slice_ns()) {
+                self.put_off.push_front(Order::Rest(rest));
+            }
         }
     }
 
-    fn obey(&mut self, command: Command) {
-        self.stats.commands += 1;
-        match command {
-            Command::Batch(_) => unreachable!("batches hold no batches"),
-            Command::Push(push) => self.push(push),
-            Command::PushMany(many) => self.push_many(*many),
-            Command::PushAsGuest(push) => self.push_as_guest(*push),
-            Command::Grant(grant) => self.grant(*grant),
-            Command::Close(close) => self.close_by_process(*close),
-            Command::Respond(respond) => self.respond(*respond),
-            Command::Adopt(directory, acknowledge) => {
-                self.owners.adopt(directory);
-                // Dropping our share is the answer.
-                drop(acknowledge);
-            }
-            Command::OwnerGone { owner, why } => self.owner_gone(owner, &why),
-            // Whoever asked may have gone meanwhile.
-            Command::Report(to) => drop(to.send(self.report())),
-            Command::Disconnects(to) => drop(to.send(self.table.disconnects())),
-            Command::Channels { filter, from, limit, to } => {
-                drop(to.send(self.channel_page(&filter, from, limit)));
-            }
-            Command::Processes(to) => drop(to.send(self.channels_by_process())),
-            Command::Reconfigure(config) => self.reconfigure(config),
-            Command::Drain(drain) => self.drain(*drain),
-            Command::Stop { within_ms, told } => self.stop(within_ms, told),
-        }
+    /// What this turn has cost so far, in nanoseconds as `work` counts them.
+    pub fn spent_ns(&self) -> u64 {
+        self.work.spent_ns()
+    }
+
+    /// The last turn took so much time on its thread's processor.
+    pub fn note_turn(&mut self, cpu_ns: u64) {
+        self.turns.add(cpu_ns);
+    }
+
+    /// What inflating has cost in this turn: a few packets can mean so much that it is not to keep others from being read.
+    pub(super) fn inflated_ns(&self) -> u64 {
+        self.work.inflated_ns()
+    }
+
+    /// Something was done for it elsewhere.
+    pub(super) fn spend(&mut self, ns: u64) {
+        self.work.spend(ns);
+    }
+
+    /// Whether one more order may be obeyed in a turn that may cost so much.
+    pub(super) fn has_room(&self, until_ns: u64) -> bool {
+        self.work.spent_ns() < until_ns && !self.out.is_window_full()
+    }
+
+    /// Whether what was taken in should be sent before more is.
+    fn is_out_of_room(&self) -> bool {
+        self.out.is_window_full() || self.slice_ns() == 0
     }
 
     /// The socket takes bytes again.
@@ -199,18 +201,22 @@ impl Shard {
     /// Hands the events of this turn to their processes and lets clients go on that waited for room. Call it once a
     /// turn, after what came in was handled.
     pub fn end_turn(&mut self) {
-        self.out.begin_turn();
-        self.intake.begin_turn();
+        self.end_turn_within(self.work.spent_ns() + WorkLimits::default().resumes_ns);
+        self.work.begin_turn();
         self.obey_put_off();
+    }
+
+    /// The same, and those who go on may do so until the turn has cost so much.
+    pub(super) fn end_turn_within(&mut self, until_ns: u64) {
         self.owners.hand_over();
         // What clients that go on have sent is handed over too. Once: with a process that takes it at once, clients whose
         // few bytes mean many (compression) could keep us here.
-        self.goes_on = self.resume();
+        self.goes_on = self.resume(until_ns);
         if self.goes_on {
             self.owners.hand_over();
         }
         self.balance_memory();
-        self.goes_on |= self.intake.wants_resume();
+        self.goes_on |= self.intake.wants_resume() || self.table.has_due();
         if cfg!(debug_assertions) {
             self.check();
         }
@@ -226,6 +232,10 @@ impl Shard {
         let held = self.table.iter().filter(|(_, connection)| connection.flags.has(Flag::Holds)).count();
         assert_eq!(held, self.memory.holders(), "who holds memory is counted");
         for (slot, connection) in self.table.iter() {
+            // What waits for its first send counts as the window's, until that has been tried.
+            if connection.flags.has(Flag::Urgent) || connection.flags.has(Flag::Bulk) {
+                continue;
+            }
             let held = connection.held();
             assert!(connection.flags.has(Flag::Holds) || held == Held::default(), "{slot:?} holds what is not counted");
             assert_eq!(self.memory.of(slot), held, "{slot:?} holds what is counted");
@@ -243,10 +253,10 @@ impl Shard {
         self.goes_on
     }
 
-    /// Whether what was taken in should be sent before more is: the window is full, the pushes of this turn have reached
-    /// so many channels that others have waited long enough, or a batch is not done.
+    /// Whether what was taken in should be sent before more is: the window is full, this turn's orders have been work
+    /// enough, or one is not done.
     pub fn is_turn_full(&self) -> bool {
-        self.out.offers() >= TURN_OFFERS_MAX || self.out.is_window_full() || !self.put_off.is_empty()
+        self.is_out_of_room() || !self.put_off.is_empty()
     }
 
     /// Whether anything waits that a socket may take.
@@ -274,10 +284,9 @@ impl Shard {
         self.table.len()
     }
 
-    /// Takes note of the payloads that wait in the inbox. Call it once a turn.
+    /// Takes note of the payloads of orders that were not obeyed, those that were begun among them. Call it once a turn.
     pub fn note_inbox(&mut self, bytes: usize) {
-        let put_off: usize = self.put_off.iter().map(Command::payload_bytes).sum();
-        self.memory.note_inbox(bytes + put_off);
+        self.memory.note_inbox(bytes);
     }
 
     /// The shard as it is now.
@@ -287,6 +296,7 @@ impl Shard {
             connections: self.table.len(),
             channels: self.table.channels(),
             window_bytes: self.out.window_bytes(),
+            turns: self.turns,
             memory: self.memory_report(self.index == 0),
             stats: self.stats,
             responses: self.responses.clone(),

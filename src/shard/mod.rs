@@ -17,6 +17,7 @@ pub mod event;
 pub mod flush;
 mod intake;
 mod memory;
+mod obeying;
 pub mod operating;
 mod out;
 pub mod outcome;
@@ -30,6 +31,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod turn;
+pub mod unfinished;
+pub mod work;
 
 pub use self::core::{Common, Effect, Shard};
 pub use config::{Config, Deflate};
@@ -37,7 +40,7 @@ pub use memory::MemoryReport;
 pub use out::deflate;
 pub use owners::directory::{Directory, Owner};
 pub use owners::{directory, grants};
-pub use table::connection::Token;
+pub use table::connection::{End, Token};
 pub use table::wheel::TICK_MS;
 
 pub use crate::queue::events as process_queue;

@@ -41,6 +41,8 @@ counts! {
     turned_away,
     /// Those of them whose own address had too many.
     turned_away_per_ip,
+    /// Clients answered 503, or closed with 1013, because their process had too many connections; among `turned_away`.
+    turned_away_per_process,
     /// Clients answered 503 because their address had too many handshakes per second.
     handshakes_refused,
     /// Clients let go without a word, since too many were being turned away.
@@ -93,6 +95,42 @@ counts! {
     registrations_refused,
 }
 
+/// How long the turns of a shard's thread were, in time on its processor: what others waited for in vain is not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TurnTimes {
+    /// Turns that took at most [`bound_us`](Self::bound_us) and more than the bound before it.
+    pub counts: [u64; Self::BUCKETS],
+    /// All together, in microseconds.
+    pub sum_us: u64,
+    /// The longest, in microseconds.
+    pub max_us: u64,
+}
+
+impl TurnTimes {
+    /// The last one has no bound.
+    pub const BUCKETS: usize = 14;
+
+    /// The bound of a bucket: powers of two from 16 µs to 64 ms; none of the last.
+    pub fn bound_us(bucket: usize) -> Option<u64> {
+        (bucket + 1 < Self::BUCKETS).then(|| 16 << bucket)
+    }
+
+    /// One more turn.
+    pub fn add(&mut self, cpu_ns: u64) {
+        let us = cpu_ns.div_ceil(1000);
+        let bucket = (us.max(1).next_power_of_two().ilog2() as usize).saturating_sub(4).min(Self::BUCKETS - 1);
+        self.counts[bucket] += 1;
+        self.sum_us += us;
+        self.max_us = self.max_us.max(us);
+    }
+
+    /// How many turns there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
 /// A shard at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
@@ -106,6 +144,9 @@ pub struct Report {
     pub window_bytes: usize,
     /// What it holds for clients and processes.
     pub memory: MemoryReport,
+    /// How long its turns were.
+    #[serde(default)]
+    pub turns: TurnTimes,
     /// Counts.
     pub stats: Stats,
     /// HTTP responses by their status, that of an upgrade, 101, among them.
@@ -134,6 +175,18 @@ mod by_name {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_turn_is_counted_in_the_first_bucket_that_holds_it() {
+        let mut turns = TurnTimes::default();
+        for (cpu_ns, bucket) in [(0, 0), (16_000, 0), (16_001, 1), (2_000_000, 7), (65_536_000, 12), (65_537_000, 13)] {
+            let before = turns.counts[bucket];
+            turns.add(cpu_ns);
+            assert_eq!(turns.counts[bucket], before + 1, "{cpu_ns}");
+            assert!(TurnTimes::bound_us(bucket).is_none_or(|bound_us| cpu_ns <= bound_us * 1000), "{cpu_ns}");
+        }
+        assert_eq!((turns.count(), turns.max_us), (6, 65_537));
+    }
 
     #[test]
     fn counts_are_written_by_name() {

@@ -351,7 +351,7 @@ fn what_a_client_did_not_take_is_counted_to_the_byte() {
     };
     let (mut scene, _, close) = fill();
     scene.shard.handle_command(close, 0);
-    scene.shard.handle_end(scene.client, 0);
+    scene.shard.handle_end(scene.client, crate::shard::End::Broken, 0);
     scene.turn();
     assert_eq!(lost(&mut scene), 304 + 204 + 52);
     // Over its budget: the frame in progress is still sent.

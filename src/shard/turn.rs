@@ -16,14 +16,15 @@
 use super::command::Command;
 use super::core::{Effect, Shard};
 use super::flush::SocketId;
-use super::table::connection::Token;
+use super::intake::receive::READ_BYTES_MAX;
+use super::table::connection::{End, Token};
 use super::table::wheel::TICK_MS;
+use super::unfinished::Unfinished;
+use super::work::WorkLimits;
+use crate::queue::fair::{Order, Producers, Server};
 use crate::queue::orders::Inbox;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-
-/// One read. What does not fit is read in the next turn, after everybody else.
-const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a listener is left alone that has no descriptor for its next client, unless a socket is closed.
 const NO_ROOM_PAUSE_MS: u64 = 200;
@@ -75,8 +76,8 @@ pub enum Readiness {
         readable: bool,
         /// It takes bytes (again).
         writable: bool,
-        /// The peer has sent its last byte, or the connection is broken: read on until that is found.
-        ends: bool,
+        /// That it ends: read on until the end is found.
+        end: Option<End>,
     },
 }
 
@@ -100,33 +101,39 @@ pub enum Received {
     Bytes(usize),
     /// Nothing yet.
     Nothing,
-    /// The peer has sent its last byte, or the connection is broken.
-    End,
+    /// The peer has ended its side, and everything before was read; or nothing can be read any more.
+    End(End),
 }
 
 /// What one turn may take in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TurnLimits {
-    /// Commands.
+    /// What it may cost.
+    pub work: WorkLimits,
+    /// Orders.
     pub commands_max: usize,
     /// Bytes of payload that they stand for: about as many as one window holds.
     pub command_bytes_max: u64,
-    /// Reads: at about 2 µs each, as long as half a batch of sends.
+    /// Reads.
     pub reads_max: usize,
-    /// Clients accepted, at some 10 µs each.
-    pub accepts_max: usize,
 }
 
 impl Default for TurnLimits {
     fn default() -> Self {
-        Self { commands_max: 1024, command_bytes_max: 1024 * 1024, reads_max: 256, accepts_max: 64 }
+        Self { work: WorkLimits::default(), commands_max: 1024, command_bytes_max: 1024 * 1024, reads_max: 256 }
     }
 }
+
+/// What a client is read for at a time, while others wait to be read: some reads of a few frames each.
+const READ_CREDIT_NS: i64 = 10_000;
+
+/// Passing over a client that has used up its credit.
+const PASS_NS: u64 = 20;
 
 /// See the module.
 pub struct Turns<S> {
     shard: Shard,
-    inbox: Inbox<Command>,
+    orders: Producers<Command, Unfinished>,
     sockets: S,
     limits: TurnLimits,
     /// By place in the shard's table, which is dense.
@@ -152,6 +159,27 @@ struct Mark {
     is_queued: bool,
     /// Go on until there is nothing left, however short a read is: an end may wait behind the bytes.
     to_the_end: bool,
+    /// What reading it may still cost before others are read; below zero, what it has cost too much. Who has nothing to
+    /// read saves no credit, and keeps its debt.
+    credit_ns: i64,
+}
+
+/// A shard that obeys orders within a turn.
+struct Obeying<'a> {
+    shard: &'a mut Shard,
+    until_ns: u64,
+}
+
+impl Server<Command, Unfinished> for Obeying<'_> {
+    fn has_room(&self) -> bool {
+        self.shard.has_room(self.until_ns)
+    }
+
+    fn obey(&mut self, order: Order<Command, Unfinished>, slice_ns: u64) -> (u64, Option<Unfinished>) {
+        let before_ns = self.shard.spent_ns();
+        let rest = self.shard.obey(order, slice_ns.min(self.until_ns.saturating_sub(before_ns)));
+        (self.shard.spent_ns() - before_ns, rest)
+    }
 }
 
 impl<S: Sockets> Turns<S> {
@@ -167,7 +195,7 @@ impl<S: Sockets> Turns<S> {
         shard.set_unix_ms(unix_ms, now_ms);
         Self {
             shard,
-            inbox,
+            orders: Producers::new(inbox),
             sockets,
             limits,
             marks: Vec::new(),
@@ -188,16 +216,22 @@ impl<S: Sockets> Turns<S> {
     /// # Errors
     /// The shard cannot go on without its sockets.
     pub fn turn(&mut self, now_ms: u64, unix_ms: impl FnOnce() -> u64) -> Result<bool, S::Error> {
+        let work = self.limits.work;
         self.shard.begin_turn(now_ms);
         self.take_news()?;
-        self.accept(now_ms)?;
-        self.tick(now_ms, unix_ms);
-        self.take_commands(now_ms);
-        self.read(now_ms);
+        self.accept(now_ms, work.begin_ns / 2)?;
+        self.tick(now_ms, work.begin_ns, unix_ms);
+        self.take_orders(self.shard.spent_ns() + work.orders_ns);
+        self.read(now_ms, self.shard.spent_ns() + work.reads_ns);
         self.shard.flush();
-        self.shard.end_turn();
+        self.shard.end_turn_within(self.shard.spent_ns() + work.resumes_ns);
         self.carry_out();
         Ok(self.has_more(now_ms))
+    }
+
+    /// The last turn took so much time on the thread's processor.
+    pub fn note_turn(&mut self, cpu_ns: u64) {
+        self.shard.note_turn(cpu_ns);
     }
 
     /// The shard, to look at.
@@ -214,7 +248,7 @@ impl<S: Sockets> Turns<S> {
     pub fn is_over(&mut self) -> bool {
         let is_over = self.shard.is_stopped();
         if is_over {
-            self.inbox.stop();
+            self.orders.inbox().stop();
         }
         is_over
     }
@@ -228,29 +262,30 @@ impl<S: Sockets> Turns<S> {
     /// To be called before the thread waits for news or a wake; false: go on instead, something has come in.
     #[must_use]
     pub fn prepare_sleep(&mut self) -> bool {
-        self.inbox.prepare_sleep()
+        self.orders.inbox().prepare_sleep()
     }
 
     /// To be called when the thread is awake again.
     pub fn awake(&mut self) {
-        self.inbox.awake();
+        self.orders.inbox().awake();
     }
 
     fn has_more(&self, now_ms: u64) -> bool {
         self.shard.wants_flush()
-            || self.shard.is_turn_full()
             || self.shard.goes_on()
             || !self.readable.is_empty()
             || (self.accept_pending && now_ms >= self.accept_pause_until_ms)
             || self.news_left
-            || !self.inbox.is_empty()
+            || self.orders.has_orders()
     }
 
-    fn tick(&mut self, now_ms: u64, unix_ms: impl FnOnce() -> u64) {
+    fn tick(&mut self, now_ms: u64, until_ns: u64, unix_ms: impl FnOnce() -> u64) {
         if now_ms >= self.ticked_ms + TICK_MS {
             self.ticked_ms = now_ms;
             self.shard.set_unix_ms(unix_ms(), now_ms);
-            self.shard.handle_tick(now_ms);
+            self.shard.tick_within(now_ms, until_ns);
+        } else {
+            self.shard.look_at_due(until_ns);
         }
     }
 
@@ -260,12 +295,15 @@ impl<S: Sockets> Turns<S> {
         for at in 0..self.news.len() {
             match self.news[at] {
                 Readiness::Listener => self.accept_pending = true,
-                Readiness::Connection { token, readable, writable, ends } => {
+                Readiness::Connection { token, readable, writable, end } => {
                     if writable {
                         self.shard.handle_writable(token);
                     }
-                    if readable || ends {
-                        self.queue_read(token, ends);
+                    if let Some(end) = end {
+                        self.shard.handle_hangup(token, end);
+                    }
+                    if readable || end.is_some() {
+                        self.queue_read(token, end.is_some());
                     }
                 }
             }
@@ -273,26 +311,23 @@ impl<S: Sockets> Turns<S> {
         Ok(())
     }
 
-    fn accept(&mut self, now_ms: u64) -> Result<(), S::Error> {
-        if !self.accept_pending || now_ms < self.accept_pause_until_ms {
+    fn accept(&mut self, now_ms: u64, until_ns: u64) -> Result<(), S::Error> {
+        if now_ms < self.accept_pause_until_ms {
             return Ok(());
         }
-        for _ in 0..self.limits.accepts_max {
+        while self.accept_pending && self.shard.spent_ns() < until_ns {
             match self.sockets.accept()? {
                 Accepted::Client(socket, peer) => match self.shard.handle_accept(socket, peer, now_ms) {
                     Some(token) => {
                         if !self.sockets.watch(socket, token) {
-                            self.shard.handle_end(token, now_ms);
+                            self.shard.handle_end(token, End::Broken, now_ms);
                         }
                     }
                     // Let go without a word.
                     None => self.sockets.close(socket),
                 },
                 Accepted::Gone => {}
-                Accepted::Nobody => {
-                    self.accept_pending = false;
-                    break;
-                }
+                Accepted::Nobody => self.accept_pending = false,
                 Accepted::NoRoom => {
                     self.accept_pause_until_ms = now_ms + NO_ROOM_PAUSE_MS;
                     break;
@@ -302,50 +337,66 @@ impl<S: Sockets> Turns<S> {
         Ok(())
     }
 
-    fn take_commands(&mut self, now_ms: u64) {
-        let shard = &mut self.shard;
-        self.inbox.take_kick();
-        shard.note_inbox(self.inbox.bytes());
-        // What waits for its first send goes out before more is taken in.
-        if !shard.is_turn_full() {
-            self.inbox.drain_while(self.limits.commands_max, self.limits.command_bytes_max, |command| {
-                shard.handle_command(command, now_ms);
-                !shard.is_turn_full()
-            });
-        }
-        shard.note_inbox(self.inbox.bytes());
-        if shard.is_stopping() {
+    fn take_orders(&mut self, until_ns: u64) {
+        self.orders.inbox().take_kick();
+        self.shard.note_inbox(self.orders.bytes());
+        let mut server = Obeying { shard: &mut self.shard, until_ns };
+        self.orders.serve(self.limits.commands_max, self.limits.command_bytes_max, &mut server);
+        self.shard.note_inbox(self.orders.bytes());
+        if self.shard.is_stopping() {
             self.sockets.stop_listening();
             self.accept_pending = false;
         }
+        if cfg!(debug_assertions) {
+            self.orders.check();
+        }
     }
 
-    fn read(&mut self, now_ms: u64) {
-        for _ in 0..self.limits.reads_max.min(self.readable.len()) {
-            let Some(token) = self.readable.pop_front() else { break };
-            if self.shard.must_wait_to_inflate(token) {
-                self.readable.push_back(token);
-                continue;
-            }
+    /// Reads those that are ready, each for as much work as any other.
+    fn read(&mut self, now_ms: u64, until_ns: u64) {
+        let mut reads = 0;
+        while reads < self.limits.reads_max
+            && self.shard.spent_ns() - self.shard.inflated_ns() < until_ns
+            && let Some(token) = self.readable.pop_front()
+        {
             let Some(socket) = self.shard.socket(token) else { continue };
             let mark = mark_of(&mut self.marks, token);
-            mark.is_queued = false;
-            if !self.shard.wants_read(token) {
+            let must_wait = self.shard.must_wait_to_inflate(token);
+            if !must_wait {
+                mark.credit_ns += READ_CREDIT_NS;
+            }
+            if must_wait || mark.credit_ns <= 0 {
+                self.readable.push_back(token);
+                self.shard.spend(PASS_NS);
                 continue;
             }
-            match self.sockets.read(socket, &mut self.buffer) {
-                Received::Bytes(count) => {
-                    let to_the_end = mark.to_the_end;
-                    self.shard.handle_read(token, &mut self.buffer[..count], now_ms);
-                    // Edge-triggered: what is left now is reported by nobody. A short read has emptied the socket,
-                    // but does not tell of an end behind the bytes.
-                    if count == self.buffer.len() || to_the_end {
-                        self.queue_read(token, to_the_end);
-                    }
+            mark.is_queued = false;
+            reads += 1;
+            let before_ns = self.shard.spent_ns();
+            self.read_one(token, socket, now_ms);
+            let cost_ns = i64::try_from(self.shard.spent_ns() - before_ns).unwrap_or(i64::MAX / 2);
+            let mark = mark_of(&mut self.marks, token);
+            mark.credit_ns = (mark.credit_ns - cost_ns).min(if mark.is_queued { READ_CREDIT_NS } else { 0 });
+        }
+    }
+
+    fn read_one(&mut self, token: Token, socket: SocketId, now_ms: u64) {
+        if !self.shard.wants_read(token) {
+            return;
+        }
+        let bytes_max = self.shard.read_bytes_max(token).min(self.buffer.len());
+        match self.sockets.read(socket, &mut self.buffer[..bytes_max]) {
+            Received::Bytes(count) => {
+                let to_the_end = mark_of(&mut self.marks, token).to_the_end;
+                self.shard.handle_read(token, &mut self.buffer[..count], now_ms);
+                // Edge-triggered: what is left now is reported by nobody. A short read has emptied the socket, but does
+                // not tell of an end behind the bytes.
+                if count == bytes_max || to_the_end {
+                    self.queue_read(token, to_the_end);
                 }
-                Received::Nothing => mark.to_the_end = false,
-                Received::End => self.shard.handle_end(token, now_ms),
             }
+            Received::Nothing => mark_of(&mut self.marks, token).to_the_end = false,
+            Received::End(end) => self.shard.handle_end(token, end, now_ms),
         }
     }
 

@@ -97,6 +97,7 @@ pub struct Client {
     /// The close code that its fault deserves.
     pub violated: Option<u16>,
     pub left: Option<Left>,
+    pub left_ms: u64,
     /// Requests that were not answered yet.
     pub asked: VecDeque<(u64, Ask)>,
     /// A response said that it is the last, or the request was refused.
@@ -125,6 +126,7 @@ impl Client {
             sent_close: None,
             violated: None,
             left: None,
+            left_ms: 0,
             asked: VecDeque::new(),
             was_refused: false,
             is_turned_away: false,
@@ -242,15 +244,15 @@ impl Client {
         }
     }
 
-    /// How it goes without a word of the protocol, if it does so now.
-    pub fn wants_to_leave(&mut self) -> Option<Left> {
+    /// How it goes without a word of the protocol, if it does so now: `impatience` times as often as usual.
+    pub fn wants_to_leave(&mut self, impatience: usize) -> Option<Left> {
         if matches!(self.state, State::Away | State::Gone) || self.left.is_some() {
             return None;
         }
-        if self.rng.now_and_then(self.rates.fin) {
+        if self.rng.now_and_then(self.rates.fin * impatience) {
             return Some(Left::Fin);
         }
-        self.rng.now_and_then(self.rates.reset).then_some(Left::Reset)
+        self.rng.now_and_then(self.rates.reset * impatience).then_some(Left::Reset)
     }
 
     fn send_message(&mut self) {
@@ -387,8 +389,8 @@ impl Client {
     }
 
     /// The connection ends without a word of the protocol. Answers whether the shard is told.
-    pub fn leave(&mut self, socket: &mut Socket, how: Left) {
-        self.left = Some(how);
+    pub fn leave(&mut self, socket: &mut Socket, how: Left, now_ms: u64) {
+        (self.left, self.left_ms) = (Some(how), now_ms);
         self.state = State::Gone;
         self.stalled_until = 0;
         match how {

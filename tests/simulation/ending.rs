@@ -1,6 +1,6 @@
 //! Limits that hold at every moment, and what must be true once the faults have stopped and when all is over.
 
-use super::client::State;
+use super::client::{Left, State};
 use super::process::Phase;
 use super::world::{Report, World};
 use pushring::internals::gateway::{Dialect, Settings, Snapshot};
@@ -21,6 +21,27 @@ const CALM_MS_MAX: u64 = 600_000;
 const OVERDRAFT_BYTES: usize = 600 * 1024;
 
 impl World {
+    /// At every moment: whoever has left is let go, whatever it waited for.
+    pub fn check_descriptors(&self) -> Result<(), String> {
+        let config = &self.settings.config;
+        for client in self.clients.iter().filter(|client| matches!(client.left, Some(Left::Fin | Left::Reset))) {
+            // What is on its way to a client that may still read is sent to it, for as long as it takes any.
+            let at_most_ms = match client.left {
+                Some(Left::Reset) => config.close_timeout_ms,
+                _ => 2 * (config.close_timeout_ms + config.http_idle_timeout_ms) + config.linger_ms,
+            };
+            let since_ms = client.left_ms.max(client.accepted_ms);
+            let late_ms = self.now_ms.saturating_sub(since_ms + at_most_ms + 2 * self.slack_ms(since_ms));
+            let is_kept =
+                client.accepted_ms > 0 && !self.network.borrow().sockets[client.errand.socket.0 as usize].closed;
+            if late_ms > 0 && is_kept {
+                let how = (client.left, client.state);
+                return Err(format!("client {} has left ({how:?}) and is kept {late_ms} ms too long", client.number()));
+            }
+        }
+        Ok(())
+    }
+
     /// At every moment.
     pub fn check_budgets(&self) -> Result<(), String> {
         let counted = self.network.borrow().counted();

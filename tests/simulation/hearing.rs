@@ -121,9 +121,10 @@ impl World {
             (408, Some((_, Ask::Half | Ask::Process))) => at_ms >= client.accepted_ms + 1_000,
             (408, Some(_)) => self.has_jumped(),
             (503, _) if may_be_short || was_ended => true,
-            // Its process leaves so much unread that it would not hear of the channel.
+            // Its process leaves so much unread that it would not hear of the channel, or has too many, or there were too many
+            // handshakes.
             (503, None) if body == b"the process has too much to do" => true,
-            (503, None) => self.settings.crowd.is_some_and(|crowd| crowd.handshakes_per_ip_per_s_max > 0),
+            (503, None) => self.settings.crowd.is_some(),
             // The process has too much to do.
             (503, Some((_, Ask::Process | Ask::Half))) => true,
             (404, None) => was_ended,
@@ -304,7 +305,10 @@ impl World {
         let closes = |policy: Policy| matches!(policy, Policy::Close | Policy::Conflate { .. });
         match closed.by {
             ClosedBy::Client => client.sent_close == Some(code) && channel.messages == client.sent,
-            ClosedBy::Connection => code == 1006 && matches!(client.left, Some(Left::Fin | Left::Reset)),
+            // Behind a close frame of ours, the end is of who closed it.
+            ClosedBy::Connection => {
+                code == 1006 && matches!(client.left, Some(Left::Fin | Left::Reset)) && client.received_close.is_none()
+            }
             ClosedBy::Violation => client.violated == Some(code),
             ClosedBy::Backpressure => {
                 code == 1013 && channel.was_full && channel.pushed.iter().any(|pushed| closes(pushed.policy))

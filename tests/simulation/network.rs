@@ -5,9 +5,9 @@ use super::rng::Rng;
 use super::settings::Crowd;
 use super::wire::{Heard, Wire};
 use bytes::{Buf, BytesMut};
-use pushring::internals::shard::Token;
 use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use pushring::internals::shard::turn::{Accepted, Readiness, Received};
+use pushring::internals::shard::{End, Token};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -187,6 +187,10 @@ pub struct Network {
     pub accepting: Option<(SocketId, bool)>,
     /// Those that were accepted since somebody looked.
     pub admitted: Vec<Admitted>,
+    /// In 10,000 sends so many meet a client that resets its connection at that moment.
+    pub reset_in_batch: usize,
+    /// Those that did.
+    pub resets: Vec<SocketId>,
     /// What the shards did that no socket allows, and no client understands.
     pub complaints: Vec<String>,
     /// They took what was said to be their last bytes: the end of the stream must follow in the same turn.
@@ -248,11 +252,14 @@ impl Network {
             let socket = &mut sockets[id.0 as usize];
             socket.is_news = false;
             let Some(token) = socket.token else { continue };
-            let ends = socket.client_finished || socket.reset;
-            let readable = !socket.to_server.is_empty() || ends;
+            // Both sides have ended: nothing travels any more.
+            let is_broken = socket.reset || (socket.client_finished && socket.write_shut);
+            let end = if is_broken { Some(End::Broken) } else { socket.client_finished.then_some(End::Finished) };
+            let readable = !socket.to_server.is_empty() || end.is_some();
+            let end = end.filter(|_| plant != Plant::HidesHangups);
             let writable = socket.is_writable() && plant != Plant::ForgetsWritable;
             socket.told_in_poll = readable.then_some(port.polls);
-            news.push(Readiness::Connection { token, readable, writable, ends });
+            news.push(Readiness::Connection { token, readable, writable, end });
         }
         news.len() == events_max
     }
@@ -306,14 +313,17 @@ impl Network {
         let socket = &mut self.sockets[id.0 as usize];
         if socket.closed {
             self.complaints.push(format!("socket {} is read, and is closed", id.0));
-            return Received::End;
+            return Received::End(End::Broken);
         }
         if plant == Plant::ForgetsRead && socket.told_in_poll.take().is_some_and(|told| told < polls) {
             return Received::Nothing;
         }
         if socket.to_server.is_empty() {
-            let is_end = socket.reset || socket.client_finished;
-            return if is_end { Received::End } else { Received::Nothing };
+            return match (socket.reset, socket.client_finished) {
+                (true, _) => Received::End(End::Broken),
+                (_, true) => Received::End(End::Finished),
+                _ => Received::Nothing,
+            };
         }
         let len = socket.rng.between(1, 64 * 1024).min(socket.to_server.len()).min(buffer.len());
         socket.to_server.copy_to_slice(&mut buffer[..len]);
@@ -366,6 +376,11 @@ impl Network {
         };
         assert!(!bytes.is_empty(), "a send of nothing");
         self.sends += 1;
+        if !self.calm && self.sockets[entry.socket.0 as usize].rng.now_and_then(self.reset_in_batch) {
+            self.sockets[entry.socket.0 as usize].cut();
+            self.resets.push(entry.socket);
+            self.notify(entry.socket);
+        }
         let (calm, short_percent, turn) = (self.calm, self.short_percent, self.sends.is_multiple_of(97));
         let socket = &mut self.sockets[entry.socket.0 as usize];
         if socket.closed || socket.write_shut {

@@ -25,6 +25,8 @@ pub struct Pushed {
     pub fate: Fate,
     /// Nobody can say whether the channel was open already, or whether the guest was let in.
     pub is_unsure: bool,
+    /// Another process pushed it: order holds for the pushes of one.
+    pub is_guests: bool,
 }
 
 impl Pushed {
@@ -144,6 +146,9 @@ impl Channel {
     }
 
     fn judge_order(&mut self, place: usize) -> Result<(), String> {
+        if self.pushed[place].is_guests {
+            return Ok(());
+        }
         let Some(key) = self.pushed[place].key() else {
             if place < self.next {
                 return Err(self.complain(&format!("push {} came behind a newer one", self.pushed[place].id)));
@@ -158,7 +163,9 @@ impl Channel {
         // It may stand where an older value of its key stood, but not before or behind a frame without a key.
         let mut overtook = self.next.min(place)..self.next.max(place);
         let crossed = overtook.find(|&at| {
-            self.pushed[at].key().is_none() && (place < self.next || (!self.received[at] && !self.may_be_missing(at)))
+            let pushed = &self.pushed[at];
+            let is_in_order = pushed.key().is_none() && !pushed.is_guests;
+            is_in_order && (place < self.next || (!self.received[at] && !self.may_be_missing(at)))
         });
         match crossed {
             Some(at) => {

@@ -65,10 +65,14 @@ impl World {
         }
         let process = &mut self.processes[index];
         if process.rng.now_and_then(rates.nap) {
-            process.sleeps_until = step + process.rng.between(1, 60) as u64;
+            process.sleeps_until = step + process.rng.between(1, self.settings.nap_steps_max) as u64;
         }
         if is_over(process.sleeps_until) {
-            let batches = if process.rng.chance(50) || !faults { usize::MAX } else { process.rng.below(4) };
+            let batches = if process.rng.chance(50) || !faults || self.options.lawful {
+                usize::MAX
+            } else {
+                process.rng.below(4)
+            };
             self.read(index, batches)?;
             self.answer_requests(index, faults);
         }
@@ -204,7 +208,7 @@ impl World {
         let push = Push { channel: ChannelId::new(channel), owner: Some(owner.id), frame, policy, asked };
         let is_ours = self.channels[&channel].owner == index;
         let policy = policy.unwrap_or(owner.policy);
-        let pushed = Pushed { id, opcode, len, policy, fate: Fate::Unknown, is_unsure: false };
+        let pushed = Pushed { id, opcode, len, policy, fate: Fate::Unknown, is_unsure: false, is_guests: false };
         Some(Order {
             shard: self.shard_of(channel),
             command: Command::Push(push),
@@ -233,7 +237,8 @@ impl World {
         let compressed = (opcode < 8).then(|| Compressed::new(&mut self.deflater, &bytes, windows)).flatten();
         let compressed = compressed.map(Arc::new);
         let pushed_policy = policy.unwrap_or(owner.policy);
-        let pushed = Pushed { id, opcode, len, policy: pushed_policy, fate: Fate::Unknown, is_unsure: false };
+        let pushed =
+            Pushed { id, opcode, len, policy: pushed_policy, fate: Fate::Unknown, is_unsure: false, is_guests: false };
         let order = |shard: usize| {
             let ours = named.iter().copied().filter(|&id| self.shard_of(id) == shard).map(ChannelId::new);
             let audience = match choice {
@@ -304,7 +309,7 @@ impl World {
             part: parts.pop().map(Box::new),
         };
         let policy = self.processes[self.channels[&channel].owner].owner.policy;
-        let pushed = Pushed { id, opcode, len, policy, fate: Fate::Unknown, is_unsure: true };
+        let pushed = Pushed { id, opcode, len, policy, fate: Fate::Unknown, is_unsure: true, is_guests: true };
         Some(Order {
             shard: self.shard_of(channel),
             command: Command::PushAsGuest(Box::new(push)),
@@ -450,7 +455,8 @@ impl World {
         self.adopt();
         for shard in 0..self.pumps.len() {
             let why = CloseFrame { code: Some(code), reason: "the process has ended".into() };
-            self.posted[shard].push_back(Command::OwnerGone { owner: owner.id, why });
+            // Behind all that it has ordered.
+            self.posted[shard].push_back((Some(index), Command::OwnerGone { owner: owner.id, why }));
         }
         self.post();
     }
@@ -473,19 +479,20 @@ impl World {
     /// Hands the directory to all shards.
     pub fn adopt(&mut self) {
         let directory = Arc::new(self.directory.clone());
-        self.posted.iter_mut().for_each(|posted| posted.push_back(Command::Adopt(directory.clone(), None)));
+        self.posted.iter_mut().for_each(|posted| posted.push_back((None, Command::Adopt(directory.clone(), None))));
         self.post();
     }
 
     /// Hands over what the broker itself has for the shards, as far as there is room.
     pub fn post(&mut self) {
         for (shard, posted) in self.posted.iter_mut().enumerate() {
-            while let Some(command) = posted.pop_front() {
-                match self.senders[shard].try_send(command, 0, &self.accounts[shard]) {
+            while let Some((of, command)) = posted.pop_front() {
+                let account = of.map_or(&self.accounts[shard], |index| &self.processes[index].accounts[shard]);
+                match self.senders[shard].try_send(command, 0, account) {
                     // Nobody needs it any more.
                     Ok(()) | Err(pushring::internals::inbox::Refused::Stopped(_)) => {}
                     Err(pushring::internals::inbox::Refused::Full(command)) => {
-                        posted.push_front(command);
+                        posted.push_front((of, command));
                         break;
                     }
                 }

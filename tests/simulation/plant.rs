@@ -34,6 +34,8 @@ pub enum Plant {
     KeepsSocket,
     /// A connection that was ready and not read at once is never read again, until it has news.
     ForgetsRead,
+    /// Nobody is told that a client has left, unless it is read.
+    HidesHangups,
     /// Nobody is told that a socket takes bytes again.
     ForgetsWritable,
     /// The shard's clock ticks at a tenth of its pace.
@@ -49,7 +51,7 @@ pub enum Plant {
 }
 
 impl Plant {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::LosesTail,
         Self::WrongSocket,
         Self::Duplicates,
@@ -63,6 +65,7 @@ impl Plant {
         Self::LiesAboutOutcome,
         Self::KeepsSocket,
         Self::ForgetsRead,
+        Self::HidesHangups,
         Self::ForgetsWritable,
         Self::SlowTicks,
         Self::WideQueue,

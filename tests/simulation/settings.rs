@@ -9,6 +9,7 @@ use pushring::internals::proto;
 use pushring::internals::shard::command::Policy;
 use pushring::internals::shard::process_queue::QueueLimits;
 use pushring::internals::shard::turn::TurnLimits;
+use pushring::internals::shard::work::WorkLimits;
 use pushring::internals::shard::{Config, Deflate};
 
 /// Names that processes have, one process at a time each.
@@ -52,6 +53,7 @@ pub struct ProcessRates {
 pub struct Crowd {
     pub connections_max: usize,
     pub per_ip_max: u32,
+    pub per_process_max: usize,
     pub handshakes_per_ip_per_s_max: u32,
     pub turned_away_max: usize,
 }
@@ -96,6 +98,12 @@ pub struct Settings {
     /// How many news of sockets a shard is told at a time, and of 100 clients so many find no descriptor at first.
     pub events_max: usize,
     pub no_room_percent: usize,
+    /// Of 10,000 sends so many meet a client that resets its connection at that moment.
+    pub reset_in_batch: usize,
+    /// How many times as likely a client leaves that waits for its process.
+    pub impatience: usize,
+    /// The longest nap of a process, in steps.
+    pub nap_steps_max: usize,
     /// The clock jumps so often, in 10,000 steps.
     pub jumps: usize,
     pub compressed_paths: bool,
@@ -144,21 +152,41 @@ impl Settings {
             crowd: rng.chance(30).then(|| Crowd {
                 connections_max: rng.between(3, 20),
                 per_ip_max: rng.pick(&[0, 2, 5]),
+                per_process_max: rng.pick(&[0, 2, 8]),
                 handshakes_per_ip_per_s_max: rng.pick(&[0, 3]),
                 turned_away_max: rng.pick(&[0, 2, 100]),
             }),
             pace: pace(&mut rng),
             events_max: rng.pick(&[1, 7, 512]),
             no_room_percent: rng.pick(&[0, 0, 30]),
+            reset_in_batch: rng.pick(&[0, 0, 20]),
+            impatience: rng.pick(&[1, 1, 40]),
+            nap_steps_max: rng.pick(&[60, 60, 250]),
             jumps: rng.pick(&[0, 25, 100]),
             compressed_paths: rng.chance(40),
             config: config(&mut rng, outbound_bytes_max),
             stops_at: rng.chance(20).then(|| rng.below(steps as usize) as u64),
         };
+        if rng.chance(30) && !lawful {
+            settings.wait_for_processes();
+        }
         if lawful {
             settings.be_lawful();
         }
         settings
+    }
+
+    /// Processes take long naps behind short queues, and clients leave meanwhile.
+    fn wait_for_processes(&mut self) {
+        (self.impatience, self.nap_steps_max, self.jumps) = (40, 250, 0);
+        self.queue.messages_max = 3;
+        self.config.close_timeout_ms = 1_000;
+        self.process.nap = 240;
+        self.client.message = 2_000;
+        self.client.reset = self.client.reset.max(5);
+        // Nor does a ping find out that they have left.
+        self.config.ping_interval_ms = 60_000;
+        (self.client.half_open, self.client.violation) = (0, 0);
     }
 
     fn be_lawful(&mut self) {
@@ -171,7 +199,7 @@ impl Settings {
         self.memory_bytes = None;
         self.crowd = None;
         self.pace = TurnPace { limits: TurnLimits::default(), turns_max: usize::MAX };
-        (self.events_max, self.no_room_percent) = (512, 0);
+        (self.events_max, self.no_room_percent, self.reset_in_batch) = (512, 0, 0);
         self.jumps = 0;
         self.stops_at = None;
     }
@@ -181,6 +209,7 @@ impl Settings {
         self.crowd.map_or(defaults.clone(), |crowd| admission::Limits {
             connections_max: crowd.connections_max,
             connections_per_ip_max: crowd.per_ip_max,
+            connections_per_process_max: crowd.per_process_max,
             handshakes_per_ip_per_s_max: crowd.handshakes_per_ip_per_s_max,
             turned_away_max: crowd.turned_away_max,
             ..defaults
@@ -195,13 +224,22 @@ fn sometimes(rng: &mut Rng, usual: usize) -> usize {
 
 /// Narrow turns, but then many of them: a shard is busy, not slow.
 fn pace(rng: &mut Rng) -> TurnPace {
+    let share = |rng: &mut Rng, usual: u64| rng.pick(&[1, usual / 20, usual]);
+    let usual = WorkLimits::default();
+    let work = WorkLimits {
+        begin_ns: share(rng, usual.begin_ns).max(2),
+        orders_ns: share(rng, usual.orders_ns),
+        reads_ns: share(rng, usual.reads_ns),
+        resumes_ns: share(rng, usual.resumes_ns),
+    };
     let limits = TurnLimits {
+        work,
         commands_max: rng.pick(&[1, 8, 64, 1_024]),
         command_bytes_max: rng.pick(&[1, 20_000, 1 << 20]),
         reads_max: rng.pick(&[1, 5, 256]),
-        accepts_max: rng.pick(&[1, 64]),
     };
-    let is_narrow = limits.commands_max.min(limits.reads_max) < 64 || limits.command_bytes_max < 1 << 20;
+    let is_narrow =
+        work != usual || limits.commands_max.min(limits.reads_max) < 64 || limits.command_bytes_max < 1 << 20;
     TurnPace { limits, turns_max: if is_narrow { 1_000 } else { rng.pick(&[1, 1_000]) } }
 }
 
@@ -250,7 +288,7 @@ fn config(rng: &mut Rng, outbound_bytes_max: usize) -> Config {
         body_timeout_ms: 2_000,
         http_idle_timeout_ms: 3_000,
         register_timeout_ms: 2_000,
-        close_timeout_ms: 3_000,
+        close_timeout_ms: rng.pick(&[1_000, 3_000]),
         linger_ms: 1_000,
         ping_interval_ms: 2_000,
         pings_unanswered_max: rng.between(1, 2) as u8,

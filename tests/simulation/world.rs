@@ -4,7 +4,7 @@ use super::client::{Client, Errand, Left, Manners, State};
 use super::network::{MemoryFlush, Network, Port};
 use super::oracle::Channel;
 use super::plant::Plant;
-use super::process::{self, PATHS, Place, Process};
+use super::process::{self, PATHS, Phase, Place, Process};
 use super::pump::{Bell, MemorySockets, Pump, UNIX_S};
 use super::rng::{Rng, Trace};
 use super::settings::{NAMES, Settings};
@@ -92,9 +92,9 @@ pub struct World {
     pub network: Rc<RefCell<Network>>,
     pub pumps: Vec<Pump>,
     pub senders: Vec<InboxSender<Command>>,
-    /// The broker's own account at each shard, and what it has not handed over yet.
+    /// The broker's own account at each shard, and what it has not handed over yet, in whose name.
     pub accounts: Vec<Account>,
-    pub posted: Vec<VecDeque<Command>>,
+    pub posted: Vec<VecDeque<(Option<usize>, Command)>>,
     pub admission: Arc<admission::Connections>,
     pub memory: admission::Ledger,
     pub clients: Vec<Client>,
@@ -133,6 +133,7 @@ impl World {
             window_bytes_max: settings.window_bytes_max,
             events_max: settings.events_max,
             no_room_percent: settings.no_room_percent,
+            reset_in_batch: settings.reset_in_batch,
             crowd: settings.crowd,
             ports: (0..settings.shards).map(|port| Port::new(Rng::stream(options.seed, 3, port as u64))).collect(),
             ..Network::default()
@@ -269,8 +270,10 @@ impl World {
         for index in 0..self.pumps.len() {
             self.pumps[index].work(self.now_ms, !faults)?;
             self.note_admitted()?;
+            self.note_resets();
             self.settle()?;
         }
+        self.check_descriptors()?;
         self.check_budgets()?;
         let complaint = self.network.borrow_mut().complaints.pop();
         complaint.map_or(Ok(()), Err)
@@ -279,7 +282,7 @@ impl World {
     pub fn tell_to_stop(&mut self, within_ms: u64) {
         if self.stopped_ms.is_none() {
             self.stopped_ms = Some(self.now_ms);
-            self.posted.iter_mut().for_each(|posted| posted.push_back(Command::Stop { within_ms, told: None }));
+            self.posted.iter_mut().for_each(|posted| posted.push_back((None, Command::Stop { within_ms, told: None })));
             self.post();
         }
     }
@@ -313,7 +316,8 @@ impl World {
             }
             if faults {
                 self.clients[number].act(self.step);
-                if let Some(how) = self.clients[number].wants_to_leave() {
+                let impatience = if self.waits_for_process(number) { self.settings.impatience } else { 1 };
+                if let Some(how) = self.clients[number].wants_to_leave(impatience) {
                     self.leave(number, how);
                 }
             }
@@ -323,10 +327,19 @@ impl World {
     fn leave(&mut self, number: usize, how: Left) {
         let mut network = self.network.borrow_mut();
         let client = &mut self.clients[number];
-        client.leave(network.socket(client.errand.socket), how);
+        client.leave(network.socket(client.errand.socket), how, self.now_ms);
         if how != Left::Silently {
             network.notify(client.errand.socket);
         }
+    }
+
+    /// Its process takes nothing: what it asks is not answered, and once the queue is full it is not read.
+    fn waits_for_process(&self, number: usize) -> bool {
+        let client = &self.clients[number];
+        let process = self.current[client.errand.name].map(|index| &self.processes[index]);
+        let is_idle =
+            process.is_some_and(|process| process.sleeps_until > self.step || process.phase != Phase::Attached);
+        is_idle || !client.asked.is_empty()
     }
 
     fn connect(&mut self, number: usize) {
@@ -351,6 +364,14 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn note_resets(&mut self) {
+        let mut network = self.network.borrow_mut();
+        for socket in std::mem::take(&mut network.resets) {
+            let client = &mut self.clients[socket.0 as usize];
+            client.leave(network.socket(socket), Left::Reset, self.now_ms);
+        }
     }
 
     fn exchange(&mut self) -> Result<(), String> {

@@ -1,8 +1,30 @@
 //! The HTTP state of one connection: the request that is being taken in or answered.
 
+use crate::admission::OfProcess;
 use crate::gateway::OwnerId;
 use crate::http::{self, connection::Phase as HttpPhase};
 use crate::shard::event::RequestId;
+use std::sync::Arc;
+
+/// A request that waits for a process. Its connection counts as the process' until then.
+pub(super) struct Asked {
+    pub owner: OwnerId,
+    pub request: RequestId,
+    connections: Arc<OfProcess>,
+}
+
+impl Asked {
+    /// `connections` has counted this one.
+    pub fn new(owner: OwnerId, request: RequestId, connections: Arc<OfProcess>) -> Self {
+        Self { owner, request, connections }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.connections.leave();
+    }
+}
 
 /// The HTTP state of one connection.
 pub(in crate::shard) struct Exchange {
@@ -12,7 +34,7 @@ pub(in crate::shard) struct Exchange {
     /// How much of it had not left when its deadline was set.
     pub(super) left_bytes: usize,
     /// The process that was asked, and the request's number.
-    pub(super) asked: Option<(OwnerId, RequestId)>,
+    pub(super) asked: Option<Asked>,
     /// The response has left: what came behind its request is still to be looked at.
     pub(super) feeds: bool,
     /// What the connection was waiting for when its deadline was set.
@@ -54,6 +76,11 @@ impl Exchange {
 
     pub fn is_answering(&self) -> bool {
         self.responding || self.asked.is_some()
+    }
+
+    /// Whether a response is on its way out.
+    pub fn responding(&self) -> bool {
+        self.responding
     }
 
     pub fn is_idle(&self) -> bool {

@@ -12,11 +12,13 @@ use crate::shard::command::Respond;
 use crate::shard::config::Deflate;
 use crate::shard::core::Shard;
 use crate::shard::event::{Event, HttpAsk, HttpRequest, Opened, RequestId};
+use crate::shard::intake::exchange::Asked;
 use crate::shard::memory::Charge;
 use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::table::connection::{Connection, Ending, Flag, Phase, Registering};
 use crate::shard::table::opening::Opening;
 use crate::shard::table::slot::Slot;
+use crate::shard::work;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::net::SocketAddr;
@@ -62,6 +64,7 @@ impl Shard {
             Next::Rejected(rejection) => Some(Decision::Answer(rejection.response())),
             Next::Request(request) => {
                 self.stats.requests += 1;
+                self.work.spend(work::REQUEST_NS);
                 Some(self.judge(slot, &directory, peer, request))
             }
         };
@@ -116,11 +119,10 @@ impl Shard {
         }
         let decision = self.decide(directory, entry, request);
         match decision {
-            Decision::Upgrade { ref target, .. } => match self.count_forwarded(slot, client) {
-                Some(refusal) => Decision::Answer(refusal),
-                None if !self.may_open(target) => Decision::Answer(busy()),
-                None => decision,
-            },
+            Decision::Upgrade { ref target, .. } => {
+                let refusal = self.count_forwarded(slot, client).or_else(|| self.refuse_to_open(target));
+                refusal.map_or(decision, Decision::Answer)
+            }
             _ => decision,
         }
     }
@@ -132,6 +134,17 @@ impl Shard {
             Entry::Login(_) => gateway::LOGIN_BYTES_MAX.min(anybodys),
             Entry::Dynamic(dynamic) if dynamic.is_logged_in => anybodys.max(self.config.body_bytes_max_logged_in),
             _ => anybodys,
+        }
+    }
+
+    /// The answer where a process may have no more connections, or could not be told of one.
+    fn refuse_to_open(&mut self, target: &Target) -> Option<Response> {
+        if !self.may_open(target) {
+            return Some(busy());
+        }
+        match target {
+            Target::Bound { owner, .. } if !self.count_of_process(owner) => Some(self.refuse_for_process(owner)),
+            Target::Bound { .. } | Target::Register { .. } => None,
         }
     }
 
@@ -238,11 +251,16 @@ impl Shard {
             self.owners.forget_if_idle(place);
             return self.answer(slot, busy());
         }
+        if !self.count_of_process(&local) {
+            self.owners.forget_if_idle(place);
+            let refusal = self.refuse_for_process(&local);
+            return self.answer(slot, refusal);
+        }
         // The slot and the shard say where the request waits, the random bits that nobody guessed it.
         let random = self.intake.random() & 0xffff_ffff_0000_0000;
         let id = RequestId(random | u64::from(slot.get()) << RequestId::SHARD_BITS | u64::from(self.intake.shard));
         if let Phase::Http(exchange) = &mut self.table[slot].phase {
-            exchange.asked = Some((owner, id));
+            exchange.asked = Some(Asked::new(owner, id, local.connections.clone()));
             exchange.phase = HttpPhase::Response;
         }
         self.set_deadline(slot, self.now_ms + u64::from(timeout_s) * 1000);
@@ -254,7 +272,8 @@ impl Shard {
         let slot = respond.request.slot();
         let Some(connection) = self.table.get_mut(slot) else { return };
         let Phase::Http(exchange) = &mut connection.phase else { return };
-        if exchange.asked != Some((respond.owner, respond.request)) {
+        let is_asked = |asked: &Asked| (asked.owner, asked.request) == (respond.owner, respond.request);
+        if !exchange.asked.as_ref().is_some_and(is_asked) {
             return;
         }
         exchange.asked = None;
@@ -302,6 +321,10 @@ impl Shard {
                     exchange.feeds = true;
                 }
                 self.intake.resume(connection, slot);
+                // What the request took is free.
+                if self.table[slot].flags.has(Flag::Holds) {
+                    self.weigh(slot);
+                }
             }
         }
     }
@@ -369,7 +392,7 @@ impl Shard {
     /// The process that was asked is gone.
     pub(in crate::shard) fn refuse_requests_of(&mut self, owner: OwnerId) {
         let waits = |connection: &Connection| match &connection.phase {
-            Phase::Http(exchange) => exchange.asked.is_some_and(|(asked, _)| asked == owner),
+            Phase::Http(exchange) => exchange.asked.as_ref().is_some_and(|asked| asked.owner == owner),
             _ => false,
         };
         let slots: Vec<Slot> = self.table.iter().filter(|(_, c)| waits(c)).map(|(slot, _)| slot).collect();

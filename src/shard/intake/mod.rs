@@ -26,8 +26,6 @@ pub(super) struct Intake {
     scratch: Option<Box<Scratch>>,
     /// Small messages of one turn lie here side by side until their processes have read them.
     arena: BytesMut,
-    /// What compressed messages of this turn came to.
-    inflated_bytes: usize,
     /// Connections that were paused, for whatever reason, and may go on.
     resume: VecDeque<Slot>,
     rng: u64,
@@ -36,19 +34,7 @@ pub(super) struct Intake {
 impl Intake {
     /// Nothing was read yet. `seed` decides the ids of requests.
     pub fn new(shard: u32, seed: u64) -> Self {
-        Self {
-            shard,
-            scratch: Some(Box::default()),
-            arena: BytesMut::new(),
-            inflated_bytes: 0,
-            resume: VecDeque::new(),
-            rng: seed | 1,
-        }
-    }
-
-    /// A new turn begins.
-    pub fn begin_turn(&mut self) {
-        self.inflated_bytes = 0;
+        Self { shard, scratch: Some(Box::default()), arena: BytesMut::new(), resume: VecDeque::new(), rng: seed | 1 }
     }
 
     /// This connection may go on with what was read but not parsed, with its next request, or with its socket.

@@ -10,20 +10,29 @@ use crate::proto::{Limits, Opcode, Payload, Received, Violation, server_header};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, ControlKind, Event};
 use crate::shard::out::outbound::{ControlFrame, Lane};
-use crate::shard::table::connection::{Channel, Flag, Phase, Token, Unparsed};
+use crate::shard::table::connection::{Channel, End, Flag, Phase, Token, Unparsed};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::TICK_MS;
+use crate::shard::work::{self, copy_ns, inflate_ns};
 
 /// A client that breaks the protocol so soon after a message is told so this much later: what was valid is still
 /// answered. A process answers within microseconds; a tick is the least that can be waited for.
 pub(in crate::shard) const ANSWER_GRACE_MS: u32 = TICK_MS as u32;
 
+/// A client whose compressed messages come to so much goes on behind others.
+const INFLATE_SLICE_NS: u64 = 300_000;
+
+/// So much is inflated in a turn before those who may send compressed messages wait for the next one; others do not.
+const TURN_INFLATE_NS: u64 = 300_000;
+
+/// So many frames of six bytes are work for a third of a millisecond.
+const READ_SLICE_BYTES: usize = 16 * 1024;
+
+/// The most of one read.
+pub(in crate::shard) const READ_BYTES_MAX: usize = 64 * 1024;
+
 /// What a client may send before it has registered.
 const REGISTRATION_LIMITS: Limits = Limits::for_messages(REGISTRATION_BYTES_MAX);
-
-/// Compressed messages inflated per turn, counted as what they mean: some 4 ms of work. A few packets can mean so much, so
-/// reads alone do not bound a turn.
-const TURN_INFLATED_BYTES_MAX: usize = 4 << 20;
 
 /// What receiving has cost a connection that agreed on compression.
 fn inflated_bytes(received: &Result<(usize, Option<Received<'_>>), Violation>, limits: &Limits) -> usize {
@@ -56,18 +65,64 @@ impl Shard {
             && !self.must_wait_for_memory(slot);
         if !wants {
             self.table[slot].flags.set(Flag::Readable);
+            self.hurry_end(slot);
         }
         wants
+    }
+
+    /// Its socket says that the client ends. What it sent before is still to be read: then its end is found behind it.
+    pub fn handle_hangup(&mut self, token: Token, end: End) {
+        let Some(slot) = self.table.resolve(token) else { return };
+        let flags = &mut self.table[slot].flags;
+        flags.set(Flag::HangsUp);
+        if end == End::Broken {
+            flags.set(Flag::Broken);
+        }
+    }
+
+    /// This connection is not to be read now. Where its client is known to have left, it is not kept for long, whatever it
+    /// waits for.
+    fn hurry_end(&mut self, slot: Slot) {
+        let connection = &self.table[slot];
+        if !connection.flags.has(Flag::HangsUp) {
+            return;
+        }
+        match &connection.phase {
+            // Nobody is there to hear the answer.
+            Phase::Http(_) if connection.flags.has(Flag::Broken) => self.connection_failed(slot),
+            Phase::Http(exchange) if exchange.is_answering() => self.hurry_deadline(slot),
+            Phase::Open(_) | Phase::Registering(_) => self.hurry_deadline(slot),
+            Phase::Http(_) | Phase::Ending { .. } => {}
+        }
+    }
+
+    fn hurry_deadline(&mut self, slot: Slot) {
+        let latest_ms = self.now_ms + self.config.close_timeout_ms;
+        if self.table[slot].deadline_tick > Self::tick_of(latest_ms) {
+            self.set_deadline(slot, latest_ms);
+        }
     }
 
     /// Whether this client is to be read after everybody else, in the next turn: it may send compressed messages, and
     /// enough of those were inflated in this one.
     pub fn must_wait_to_inflate(&self, token: Token) -> bool {
-        self.intake.inflated_bytes >= TURN_INFLATED_BYTES_MAX
+        self.work.inflated_ns() >= TURN_INFLATE_NS
             && self.table.resolve(token).is_some_and(|slot| match &self.table[slot].phase {
                 Phase::Open(channel) => channel.ws.deflate().is_some(),
                 Phase::Registering(_) | Phase::Http(_) | Phase::Ending(_) => false,
             })
+    }
+
+    /// How much of a client is read at a time: as many of the smallest frames as are work for a slice, and the whole rest of
+    /// a frame or a body that is on its way.
+    pub fn read_bytes_max(&self, token: Token) -> usize {
+        let Some(slot) = self.table.resolve(token) else { return READ_BYTES_MAX };
+        match &self.table[slot].phase {
+            Phase::Open(channel) => READ_SLICE_BYTES + channel.ws.awaited_bytes(),
+            Phase::Registering(_) => READ_SLICE_BYTES,
+            Phase::Http(_) | Phase::Ending { .. } => READ_BYTES_MAX,
+        }
+        .min(READ_BYTES_MAX)
     }
 
     /// Bytes of a client. They are unmasked in place.
@@ -75,6 +130,7 @@ impl Shard {
         self.now_ms = now_ms;
         let Some(slot) = self.table.resolve(token) else { return };
         self.stats.received_bytes += bytes.len() as u64;
+        self.work.spend(work::READ_NS + copy_ns(bytes.len()));
         let late_ms = self.table.late_ms();
         let connection = &mut self.table[slot];
         if late_ms > 0 {
@@ -84,14 +140,20 @@ impl Shard {
         self.receive(slot, bytes);
     }
 
-    /// The client has sent its last byte, or the connection failed.
-    pub fn handle_end(&mut self, token: Token, now_ms: u64) {
+    /// All that the client has sent was read, and there is an end behind it; or nothing can be read any more.
+    pub fn handle_end(&mut self, token: Token, end: End, now_ms: u64) {
         self.now_ms = now_ms;
         let Some(slot) = self.table.resolve(token) else { return };
         let connection = &mut self.table[slot];
         match &connection.phase {
-            // A client may shut its sending side behind a request and still read the response.
-            Phase::Http(exchange) if exchange.is_answering() => connection.flags.set(Flag::HalfClosed),
+            // A client may shut its sending side behind a request and still read the response. One that has left does the
+            // same, so the response is not waited for as long as it may take.
+            Phase::Http(exchange) if exchange.is_answering() && end == End::Finished => {
+                connection.flags.set(Flag::HalfClosed);
+                if !exchange.responding() {
+                    self.hurry_deadline(slot);
+                }
+            }
             _ => self.connection_failed(slot),
         }
     }
@@ -116,9 +178,15 @@ impl Shard {
     /// Parses frames until the input is used up, or may not be parsed yet.
     pub(in crate::shard) fn receive_frames(&mut self, slot: Slot, mut input: &mut [u8]) {
         let mut scratch = self.intake.scratch.take().unwrap_or_default();
+        let until_ns = self.work.inflated_ns() + INFLATE_SLICE_NS;
         while !input.is_empty() {
-            if self.must_pause(slot) {
-                self.table[slot].unparsed = Some(Box::new(Unparsed(Box::from(&*input))));
+            let is_long = self.work.inflated_ns() >= until_ns;
+            if is_long || self.must_pause(slot) {
+                let connection = &mut self.table[slot];
+                connection.unparsed = Some(Box::new(Unparsed(Box::from(&*input))));
+                if is_long {
+                    self.intake.resume(connection, slot);
+                }
                 break;
             }
             let connection = &mut self.table[slot];
@@ -130,10 +198,11 @@ impl Shard {
             // Nobody who has not registered makes us hold more than a registration.
             let limits = if channel.is_some() { &self.config.limits } else { &REGISTRATION_LIMITS };
             let available = input.len();
+            self.work.spend(work::FRAME_NS);
             let inflates = ws.deflate().is_some();
             let received = ws.receive(input, limits, &mut scratch);
             if inflates {
-                self.intake.inflated_bytes += inflated_bytes(&received, limits);
+                self.work.inflate(inflate_ns(inflated_bytes(&received, limits)));
             }
             let (consumed, step) = match received {
                 Ok((consumed, None)) => (consumed, Step::Next),
@@ -282,7 +351,7 @@ impl Shard {
 
     /// Lets those go on that may: clients whose process has room again, and those that a send, a response or memory has
     /// held up. Returns whether there were any.
-    pub(in crate::shard) fn resume(&mut self) -> bool {
+    pub(in crate::shard) fn resume(&mut self, until_ns: u64) -> bool {
         let (table, intake) = (&mut self.table, &mut self.intake);
         self.owners.take_resumable(|slot| {
             if let Some(connection) = table.get_mut(slot)
@@ -291,9 +360,13 @@ impl Shard {
                 intake.resume(connection, slot);
             }
         });
-        // Those who may go on once these have gone on are looked at in the next turn.
+        // Those who may go on once these have gone on are looked at in the next turn, as those for whom this one is over.
         let resumed = self.intake.resume.len();
-        for _ in 0..resumed {
+        for number in 0..resumed {
+            if number > 0 && self.work.spent_ns() >= until_ns {
+                break;
+            }
+            self.work.spend(work::RESUME_NS);
             if let Some(slot) = self.intake.resume.pop_front()
                 && let Some(connection) = self.table.get_mut(slot)
                 && connection.flags.take(Flag::Resumes)
@@ -320,12 +393,17 @@ impl Shard {
         if connection.is_paused() {
             return;
         }
+        // Those before it may have filled the queue again.
+        if connection.unparsed.is_some() && self.must_pause(slot) {
+            return;
+        }
         let token = self.table.token(slot);
         let connection = &mut self.table[slot];
         // It was we who did not listen.
         connection.excuse_control(self.now_ms, u64::MAX, self.config.control_frames_per_s_max);
         connection.heard(self.now_ms);
         if let Some(mut unparsed) = connection.unparsed.take() {
+            self.work.spend(copy_ns(unparsed.0.len()));
             self.receive(slot, &mut unparsed.0);
         }
         if self.table.is_alive(slot, token.generation)

@@ -276,7 +276,7 @@ fn what_a_client_that_goes_away_held_is_free_again() {
     stage.push(client.channel, BINARY, vec![1; MIB].into(), Some(Policy::Conflate { key: 1 }));
     stage.turn();
     assert!(used(&stage) > 3 * MIB);
-    stage.shard.handle_end(client.token, 0);
+    stage.shard.handle_end(client.token, crate::shard::End::Broken, 0);
     stage.turn();
     assert_eq!(used(&stage), 0);
     stage.turn();

@@ -6,6 +6,7 @@
 //!
 //! It must not know owners, and takes a connection as an argument: the table is another part.
 
+pub(super) mod broadcast;
 mod conflation;
 pub mod deflate;
 pub(super) mod frame;
@@ -39,8 +40,6 @@ pub(super) struct Out {
     watches: Watches,
     /// The channels that the broadcast in progress reaches; empty between broadcasts.
     audience: Vec<Slot>,
-    /// Frames offered to channels in this turn.
-    offers: usize,
     deflater: Deflater,
     contexts: Contexts,
     flusher: Box<dyn Flush>,
@@ -55,7 +54,6 @@ impl Out {
             waiting: Waiting::default(),
             watches: Watches::default(),
             audience: Vec::new(),
-            offers: 0,
             deflater: Deflater::new(level),
             contexts: Contexts::default(),
             flusher,
@@ -65,16 +63,6 @@ impl Out {
     /// Compresses as hard as `level` says from now on.
     pub fn set_level(&mut self, level: u32) {
         self.deflater = Deflater::new(level);
-    }
-
-    /// Frames offered to channels since the turn began.
-    pub fn offers(&self) -> usize {
-        self.offers
-    }
-
-    /// A new turn begins.
-    pub fn begin_turn(&mut self) {
-        self.offers = 0;
     }
 
     /// Whether what waits should be sent before more is taken in.

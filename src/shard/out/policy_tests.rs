@@ -281,7 +281,7 @@ impl Pair {
                 }
             }
             Op::Gone { client } => {
-                self.stage.shard.handle_end(self.clients[client].token, 0);
+                self.stage.shard.handle_end(self.clients[client].token, crate::shard::End::Broken, 0);
                 let twin = &mut self.twins[client];
                 if twin.ended.is_none() {
                     twin.end(twin.queued().saturating_sub(twin.close_bytes));

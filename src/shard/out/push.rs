@@ -6,23 +6,22 @@
 use crate::admission::Notice;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
-use crate::proto::{Opcode, ServerHeader, close, server_header};
+use crate::proto::{ServerHeader, close, server_header};
 use crate::shard::command::{Asked, CloseFrame, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event};
 use crate::shard::memory::Charge;
-use crate::shard::out::deflate::Compressed;
+use crate::shard::out::broadcast::{Broadcast, Encoding, Forms, Reached, opcode};
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::waiting::{SharedPart, Watch};
-use crate::shard::out::window::{Range, Window};
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::directory::Owner;
 use crate::shard::owners::owner::LocalOwner;
-use crate::shard::table::Table;
-use crate::shard::table::connection::{Connection, Flag, Phase};
+use crate::shard::table::connection::{Flag, Phase};
 use crate::shard::table::slot::Slot;
+use crate::shard::unfinished::Long;
+use crate::shard::work::{self, copy_ns};
 use bytes::Bytes;
-use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -37,83 +36,9 @@ pub(in crate::shard) enum Fate {
     Closed,
 }
 
-/// A frame of one push in one form: encoded when the first channel needs it, then shared by all.
-pub(in crate::shard) struct Encoding {
-    parts: FrameParts,
-    copy_bytes_max: usize,
-    range: Option<Range>,
-    /// The message, where it is compressed and contexts go on from it.
-    message: Option<Bytes>,
-}
-
-impl Encoding {
-    /// `charge` is the payload's claim on memory, for those who keep it by reference.
-    fn new(kind: PushKind, compressed: bool, payload: Bytes, charge: Charge, copy_bytes_max: usize) -> Self {
-        let header = server_header(opcode(kind), compressed, payload.len());
-        Self { parts: FrameParts { header, payload, charge }, copy_bytes_max, range: None, message: None }
-    }
-
-    fn range(&mut self, window: &mut Window) -> Range {
-        *self.range.get_or_insert_with(|| {
-            if self.parts.payload.len() <= self.copy_bytes_max {
-                window.append_joined(self.parts.header.as_slice(), &self.parts.payload)
-            } else {
-                window.append_blob(Some(self.parts.header), self.parts.payload.clone(), self.parts.charge.clone())
-            }
-        })
-    }
-}
-
-/// The forms of a broadcast's frame.
-struct Forms {
-    plain: Encoding,
-    /// By window; empty where no channel of the owner has agreed on compression.
-    compressed: SmallVec<[(u8, Encoding); 1]>,
-}
-
-impl Forms {
-    /// `message` is for those contexts that go on from it, where it is compressed.
-    fn new(
-        frame: PushFrame,
-        compressed: Option<&Compressed>,
-        message: Option<Bytes>,
-        mut charge: impl FnMut(&Bytes) -> Charge,
-        copy_bytes_max: usize,
-    ) -> Self {
-        let compressed = compressed.into_iter().flat_map(Compressed::forms);
-        let compressed = compressed.map(|(window_bits, payload)| {
-            let encoding = Encoding::new(frame.kind, true, payload.clone(), charge(payload), copy_bytes_max);
-            (*window_bits, Encoding { message: message.clone(), ..encoding })
-        });
-        let compressed = compressed.collect();
-        let plain_charge = charge(&frame.payload);
-        Self { plain: Encoding::new(frame.kind, false, frame.payload, plain_charge, copy_bytes_max), compressed }
-    }
-
-    /// The form that this channel gets.
-    fn of(&mut self, table: &Table, slot: Slot) -> &mut Encoding {
-        if !self.compressed.is_empty()
-            && let Some(channel) = table.get(slot).and_then(Connection::channel)
-            && let Some(agreed) = channel.ws.deflate()
-            && let Some(form) = self.compressed.iter_mut().find(|form| form.0 == agreed.server_window_bits())
-        {
-            return &mut form.1;
-        }
-        &mut self.plain
-    }
-}
-
 /// A frame is admitted if nothing is queued, or if it fits behind what is.
 fn fits(queued: usize, len: usize, budget: usize) -> bool {
     queued == 0 || queued + len <= budget
-}
-
-fn opcode(kind: PushKind) -> Opcode {
-    match kind {
-        PushKind::Message(kind) => kind.into(),
-        PushKind::Ping => Opcode::Ping,
-        PushKind::Pong => Opcode::Pong,
-    }
 }
 
 impl Shard {
@@ -152,7 +77,7 @@ impl Shard {
             self.table[slot].policy = policy.map(Policy::kind);
             self.append(slot, &header, &frame.payload);
             self.stats.pushed += 1;
-            self.out.offers += 1;
+            self.work.spend(work::OFFER_NS);
         }
         is_free
     }
@@ -182,56 +107,129 @@ impl Shard {
         }
     }
 
-    pub(in crate::shard) fn push_many(&mut self, many: PushMany) {
+    pub(in crate::shard) fn push_many(&mut self, many: PushMany) -> Option<Long> {
         let PushMany { audience, except, owner, frame, compressed, policy, part } = many;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
         let message = (!self.out.contexts.is_empty()).then(|| frame.payload.clone());
         let copy_bytes_max = self.config.copy_shared_bytes_max;
+        self.work.spend(copy_ns(frame.payload.len().min(copy_bytes_max)));
         let of = self.local_owner(owner).map(|local| local.owner.clone());
-        let mut forms = Forms::new(
+        let forms = Forms::new(
             frame,
             compressed.as_deref(),
             message,
             |payload| self.charge(payload, policy, of.as_deref()),
             copy_bytes_max,
         );
+        let reached = match audience {
+            ShardAudience::Channels(channels) => Reached::Named(channels.into_iter()),
+            // A copy: a channel that is closed on the way changes the lists.
+            ShardAudience::Path(path) => {
+                let mut slots = std::mem::take(&mut self.out.audience);
+                slots.extend(self.local_owner(owner).map_or(&[][..], |local| local.channels_on(&path)));
+                Reached::All(self.table.cohort(slots))
+            }
+            ShardAudience::Process => {
+                let mut slots = std::mem::take(&mut self.out.audience);
+                let lists = self.local_owner(owner).into_iter().flat_map(LocalOwner::channels);
+                lists.for_each(|list| slots.extend(list));
+                Reached::All(self.table.cohort(slots))
+            }
+        };
+        let mut broadcast = Broadcast { forms, reached, except, owner, policy, part };
+        if self.push_slice(&mut broadcast) {
+            self.end_broadcast(broadcast);
+            return None;
+        }
+        Some(Long::Broadcast(Box::new(broadcast)))
+    }
+
+    /// Goes on with a broadcast, for one slice.
+    pub(in crate::shard) fn go_on_pushing(&mut self, mut broadcast: Box<Broadcast>) -> Option<Long> {
+        // What it has put into the window may have left, and the segments with it.
+        broadcast.forms.forget_ranges();
+        if self.push_slice(&mut broadcast) {
+            self.end_broadcast(*broadcast);
+            return None;
+        }
+        Some(Long::Broadcast(broadcast))
+    }
+
+    fn end_broadcast(&mut self, broadcast: Broadcast) {
+        if let Reached::All(cohort) = broadcast.reached {
+            self.out.audience = cohort.into_slots();
+            self.out.audience.clear();
+        }
+    }
+
+    /// Offers the frame to channels until the slice is over. Returns whether all were reached.
+    fn push_slice(&mut self, broadcast: &mut Broadcast) -> bool {
+        let Broadcast { forms, reached, except, owner, policy, part } = broadcast;
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
         let since = Some(self.out.window.tail());
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
-        // A copy: a channel that is closed on the way changes the lists.
-        let mut reached = std::mem::take(&mut self.out.audience);
-        match &audience {
-            ShardAudience::Channels(channels) => {
-                for &id in channels.iter().filter(|&&id| !is_left_out(id)) {
-                    match (self.pushable(id, Some(owner)), &part) {
-                        (Ok(slot), part) => {
-                            let form = forms.of(&self.table, slot);
-                            self.offer_counted(slot, form, policy, part.as_ref(), since);
+        match reached {
+            Reached::Named(channels) => {
+                while let Some(&id) = channels.as_slice().first() {
+                    if self.work.is_slice_over() {
+                        return false;
+                    }
+                    channels.next();
+                    if is_left_out(id) {
+                        continue;
+                    }
+                    match self.pushable(id, Some(*owner)) {
+                        Ok(slot) => drop(self.offer_form(slot, forms, *policy, part.as_ref(), since)),
+                        Err(why) => {
+                            self.work.spend(work::OFFER_NS);
+                            if let Some(part) = part {
+                                part.borrow_mut().counts.add(&why);
+                            }
                         }
-                        (Err(why), Some(part)) => part.borrow_mut().counts.add(&why),
-                        (Err(_), None) => {}
                     }
                 }
             }
-            ShardAudience::Path(path) => {
-                reached.extend(self.local_owner(owner).map_or(&[][..], |local| local.channels_on(path)));
+            Reached::All(cohort) => {
+                while !cohort.is_done() {
+                    if self.work.is_slice_over() {
+                        return false;
+                    }
+                    let Some(slot) = cohort.next() else { break };
+                    if !self.table.is_of(cohort, slot) {
+                        // It has ended meanwhile.
+                        self.offer_to_nobody(part.as_ref());
+                        continue;
+                    }
+                    let id =
+                        (!except.is_empty()).then(|| self.table[slot].channel().map(|channel| channel.id)).flatten();
+                    if !id.is_some_and(is_left_out) {
+                        self.offer_form(slot, forms, *policy, part.as_ref(), since);
+                    }
+                }
             }
-            ShardAudience::Process => {
-                self.local_owner(owner)
-                    .into_iter()
-                    .flat_map(LocalOwner::channels)
-                    .for_each(|list| reached.extend(list));
-            }
         }
-        let channel = |shard: &Self, slot: Slot| shard.table.get(slot)?.channel().map(|channel| channel.id);
-        if !except.is_empty() {
-            reached.retain(|&slot| channel(self, slot).is_some_and(|id| !is_left_out(id)));
+        true
+    }
+
+    fn offer_form(
+        &mut self,
+        slot: Slot,
+        forms: &mut Forms,
+        policy: Option<Policy>,
+        part: Option<&SharedPart>,
+        since: Option<u32>,
+    ) -> Fate {
+        let form = forms.of(&self.table, slot);
+        self.offer_counted(slot, form, policy, part, since)
+    }
+
+    fn offer_to_nobody(&mut self, part: Option<&SharedPart>) {
+        self.stats.pushed += 1;
+        self.stats.refused_closing += 1;
+        self.work.spend(work::OFFER_NS);
+        if let Some(part) = part {
+            part.borrow_mut().counts.closed += 1;
         }
-        for slot in reached.drain(..) {
-            let form = forms.of(&self.table, slot);
-            self.offer_counted(slot, form, policy, part.as_ref(), since);
-        }
-        self.out.audience = reached;
     }
 
     /// The frame for one channel, compressed if that was agreed and pays.
@@ -243,7 +241,9 @@ impl Shard {
         let payload = compressed.unwrap_or(payload);
         let owner = self.table[slot].channel().map(|channel| self.owners[channel.owner].owner.clone());
         let charge = self.charge(&payload, policy, owner.as_deref());
-        Encoding { message, ..Encoding::new(kind, is_compressed, payload, charge, self.config.copy_bytes_max) }
+        let mut encoding = Encoding::new(kind, is_compressed, payload, charge, self.config.copy_bytes_max);
+        encoding.message = message;
+        encoding
     }
 
     fn compressed_for(&mut self, slot: Slot, kind: PushKind, message: &Bytes) -> Option<Bytes> {
@@ -258,6 +258,7 @@ impl Shard {
         let is_sure = !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), plain_len, self.config.outbound_bytes_max);
         self.stats.compressed += 1;
+        self.work.spend(work::DEFLATE_BYTE_NS * message.len() as u64);
         let compressed = match self.out.contexts.get(slot) {
             Some(context) if is_sure => self.out.deflater.compress_in(window_bits, context, message),
             _ => self.out.deflater.compress(window_bits, message),
@@ -314,7 +315,7 @@ impl Shard {
             }
         }
         self.stats.pushed += 1;
-        self.out.offers += 1;
+        self.work.spend(work::OFFER_NS);
         match fate {
             Fate::Waits => {}
             Fate::Queued => self.stats.queued += 1,
@@ -378,6 +379,7 @@ impl Shard {
     /// The socket is full: queue behind it what fits the channel's budget and the shard's memory.
     fn offer_behind(&mut self, slot: Slot, frame: &FrameParts, policy: Policy, owner: &Owner) -> Fate {
         let (len, budget) = (frame.len(), self.config.outbound_bytes_max);
+        self.work.spend(work::OFFER_BEHIND_NS + copy_ns(len - frame.shared_len()));
         let outbound = &mut self.table[slot].outbound;
         let queued = outbound.queued_bytes();
         // RFC 6455 5.5: a control frame is not a value that a newer one could stand for.

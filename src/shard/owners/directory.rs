@@ -3,7 +3,7 @@
 //! A copy shares everything, and a change copies the few nodes on the way to what it changes: it costs the same however many
 //! are attached and whatever they have bound, and the old state is freed as soon as nobody uses it.
 
-use crate::admission::Purse;
+use crate::admission::{OfProcess, Purse};
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
 use crate::queue::events::{Batch, ProcessQueue};
@@ -28,13 +28,15 @@ pub struct Owner {
     pub wants_control: bool,
     /// What its channels have agreed on compression.
     pub windows: Arc<Windows>,
+    /// How many connections it has.
+    pub connections: Arc<OfProcess>,
 }
 
 impl Owner {
     /// One that has no channels yet.
     pub fn new(id: OwnerId, process: ProcessId, queue: ProcessQueue, policy: Policy, wants_control: bool) -> Self {
         let purse = queue.purse(process.clone());
-        Self { id, process, queue, purse, policy, wants_control, windows: Arc::default() }
+        Self { id, process, queue, purse, policy, wants_control, windows: Arc::default(), connections: Arc::default() }
     }
 
     /// Hands it a batch of events. Returns false when it is gone.

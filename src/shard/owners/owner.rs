@@ -119,6 +119,7 @@ mod tests {
             policy: Policy::Close,
             wants_control: false,
             windows: Arc::default(),
+            connections: Arc::default(),
         };
         LocalOwner::new(Arc::new(owner))
     }

@@ -13,8 +13,10 @@ use crate::http::{Head, Response};
 use crate::shard::core::Shard;
 use crate::shard::flush::SocketId;
 use crate::shard::intake::exchange::Exchange;
+use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::{Connection, Flag, Flags, Phase, Token};
 use crate::shard::table::slot::Slot;
+use crate::shard::work;
 use std::net::SocketAddr;
 
 impl Shard {
@@ -22,6 +24,7 @@ impl Shard {
     pub fn handle_accept(&mut self, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Option<Token> {
         self.now_ms = now_ms;
         self.stats.accepted += 1;
+        self.work.spend(work::ACCEPT_NS);
         let settings = self.owners.directory().gateway.settings();
         let client = (!settings.is_trusted_proxy(peer.ip())).then(|| self.table.admission.client(peer.ip())).flatten();
         let entered = self.table.admission.enter(client, now_ms);
@@ -39,6 +42,7 @@ impl Shard {
             pings_unanswered: 0,
             policy: None,
             close_bytes: 0,
+            close_code: 0,
             peer: peer.into(),
             client: client.filter(|_| entered.is_ok()),
             outbound: Default::default(),
@@ -101,6 +105,19 @@ impl Shard {
             Err(over) => return Some(self.refuse(slot, over)),
         }
         None
+    }
+
+    /// Counts a connection as one of a process. Returns whether it may have one more.
+    pub(in crate::shard) fn count_of_process(&self, owner: &Owner) -> bool {
+        self.table.admission.enter_process(&owner.connections, self.owners.directory().owners.size())
+    }
+
+    /// The answer where it may not.
+    pub(in crate::shard) fn refuse_for_process(&mut self, owner: &Owner) -> Response {
+        self.stats.turned_away += 1;
+        self.stats.turned_away_per_process += 1;
+        let why = format!("{} has as many connections as one process may have", owner.process);
+        Response::text(503, why).with("retry-after", "5").closing()
     }
 
     fn refuse(&mut self, slot: Slot, over: Over) -> Response {

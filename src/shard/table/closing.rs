@@ -12,9 +12,12 @@ use crate::shard::core::{Effect, Shard};
 use crate::shard::disconnects::End;
 use crate::shard::event::{Closed, ClosedBy, Event};
 use crate::shard::outcome::Outcome;
+use crate::shard::table::cohort::Closing;
 use crate::shard::table::connection::{Ending, Flag, Phase};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::TICK_MS;
+use crate::shard::unfinished::Long;
+use crate::shard::work;
 
 /// The codes that stand for an end without a close frame (RFC 6455 7.1.5). They are never sent.
 const NO_CODE: u16 = 1005;
@@ -97,10 +100,25 @@ impl Shard {
         self.end_connection(slot);
     }
 
-    /// The connection is broken, or the client has left without a word.
+    /// The connection is broken, or the client has left without a word. Behind a close frame of ours it need not say
+    /// one: then the end is of who closed it.
     pub(in crate::shard) fn connection_failed(&mut self, slot: Slot) {
         let lost = self.unsent_bytes(slot);
-        self.end_channel(slot, NO_CLOSE_FRAME, "", ClosedBy::Connection, lost);
+        let connection = &self.table[slot];
+        if connection.flags.has(Flag::CloseSent) {
+            let (code, by) = (connection.close_code, self.closer());
+            self.end_channel(slot, code, "the client ended its connection instead of answering", by, lost);
+        } else {
+            self.end_channel(slot, NO_CLOSE_FRAME, "", ClosedBy::Connection, lost);
+        }
+        self.remove(slot);
+    }
+
+    /// The client has ended its connection, and its process was too slow to take what it had sent before.
+    pub(in crate::shard) fn end_unread(&mut self, slot: Slot) {
+        let lost = self.unsent_bytes(slot);
+        let reason = "the client has left, and what it had sent was not read in time";
+        self.end_channel(slot, NO_CLOSE_FRAME, reason, ClosedBy::Connection, lost);
         self.remove(slot);
     }
 
@@ -138,6 +156,7 @@ impl Shard {
         self.owners.forget_guests(channel.id);
         let local = &mut self.owners[channel.owner];
         let moved = local.remove(channel.place);
+        local.owner.connections.leave();
         if let Some(agreed) = channel.ws.deflate() {
             local.owner.windows.leave(agreed.server_window_bits());
         }
@@ -150,6 +169,7 @@ impl Shard {
             moved.place = channel.place;
         }
         self.stats.closed[by as usize] += 1;
+        self.work.spend(work::END_NS);
         let closed = Closed { channel: channel.id, code, reason: reason.into(), by, lost_bytes };
         self.owners.emit(channel.owner, Event::Closed(Box::new(closed)));
     }
@@ -160,6 +180,7 @@ impl Shard {
         connection.flags.take(Flag::WaitsForClient);
         connection.flags.take(Flag::WaitsForMemory);
         connection.flags.take(Flag::Failing);
+        connection.flags.take(Flag::Resumes);
         connection.unparsed = None;
         if !matches!(connection.phase, Phase::Ending(_)) {
             let ending = self.ending(slot);
@@ -209,12 +230,24 @@ impl Shard {
     }
 
     /// A process is gone: so are its channels.
-    pub(in crate::shard) fn owner_gone(&mut self, owner: OwnerId, why: &CloseFrame) {
+    pub(in crate::shard) fn owner_gone(&mut self, owner: OwnerId, why: CloseFrame) -> Option<Long> {
         self.refuse_requests_of(owner);
-        let Some(place) = self.owners.find(owner) else { return };
-        for slot in self.owners[place].channels().collect::<Vec<_>>().concat() {
-            self.close_for_good(slot, why);
+        let place = self.owners.find(owner)?;
+        let slots = self.owners[place].channels().collect::<Vec<_>>().concat();
+        self.go_on_closing(Box::new(Closing { cohort: self.table.cohort(slots), why }))
+    }
+
+    /// Closes channels of a process that is gone, one slice of them.
+    pub(in crate::shard) fn go_on_closing(&mut self, mut closing: Box<Closing>) -> Option<Long> {
+        while let Some(slot) = closing.cohort.next() {
+            if self.table.is_of(&closing.cohort, slot) && self.table[slot].channel().is_some() {
+                self.close_for_good(slot, &closing.why);
+            }
+            if self.work.is_slice_over() && !closing.cohort.is_done() {
+                return Some(Long::Closing(closing));
+            }
         }
+        None
     }
 
     /// The broker stops: every client is told, and has `within_ms` to answer; told again, whichever time is over first.
@@ -250,6 +283,7 @@ impl Shard {
             connection.flags.take(Flag::HasWaited);
         }
         connection.close_bytes = (header.as_slice().len() + payload.as_slice().len()) as u8;
+        connection.close_code = payload.as_slice().first_chunk().map_or(NO_CODE, |code| u16::from_be_bytes(*code));
         self.append_own(slot, header, payload.as_slice());
     }
 

@@ -35,6 +35,15 @@ impl Token {
     }
 }
 
+/// How a client's connection ends, as its socket tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The client has sent its last byte. It may still read.
+    Finished,
+    /// Nothing travels any more, either way.
+    Broken,
+}
+
 /// The client's address, in 18 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
@@ -71,6 +80,8 @@ pub struct Connection {
     pub(in crate::shard) policy: Option<PolicyKind>,
     /// How long the close frame is that we have sent ([`Flag::CloseSent`]): it is the last in the queue.
     pub(in crate::shard) close_bytes: u8,
+    /// The code that it carries.
+    pub(in crate::shard) close_code: u16,
     pub(in crate::shard) peer: Peer,
     /// What it counts as, if it does.
     pub(in crate::shard) client: Option<Prefix>,
@@ -202,6 +213,10 @@ pub(in crate::shard) enum Flag {
     HasWaited,
     /// Stands in the list of those that may go on: see `intake`.
     Resumes,
+    /// Its socket has said that the client sends nothing more; that end may still stand behind bytes that were not read.
+    HangsUp,
+    /// And that nothing reaches the client any more.
+    Broken,
 }
 
 /// Those that are true of a connection.
@@ -246,6 +261,8 @@ impl Connection {
             || self.flags.has(Flag::WaitsForClient)
             || self.flags.has(Flag::WaitsForMemory)
             || self.flags.has(Flag::Failing)
+            // What was read before is parsed before what is read now.
+            || self.flags.has(Flag::Resumes)
     }
 
     /// The client has given a sign of life.

@@ -12,6 +12,7 @@ use crate::shard::out::outbound::Lane;
 use crate::shard::table::connection::{Connection, Flag, Phase};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::{Entry, TICK_MS};
+use crate::shard::work;
 use crate::words::close_reason;
 
 /// A tick that comes so much after the one before is our own fault: the process was stopped, or starved.
@@ -23,6 +24,11 @@ const PING_INTERVAL_MS_MAX: u64 = 24 * 3_600_000;
 impl Shard {
     /// Looks at everything whose time has come. Call it about every [`TICK_MS`].
     pub fn handle_tick(&mut self, now_ms: u64) {
+        self.tick_within(now_ms, u64::MAX);
+    }
+
+    /// The same until the turn has cost so much; the rest is for [`look_at_due`](Self::look_at_due).
+    pub(in crate::shard) fn tick_within(&mut self, now_ms: u64, until_ns: u64) {
         self.now_ms = now_ms;
         // We did not listen meanwhile: what clients have sent in time is still in their sockets, and is read before
         // anybody is judged. Once: with a machine that is always late, nobody would ever be.
@@ -30,16 +36,24 @@ impl Shard {
         let late_ms = if passed_ms > LATE_MS { passed_ms } else { 0 };
         let reprieved = late_ms > 0 && self.table.late_ms == 0;
         (self.table.ticked_ms, self.table.late_ms) = (now_ms, late_ms);
-        let mut due = std::mem::take(&mut self.table.due);
-        self.table.wheel.take_due(now_ms, &mut due);
-        for entry in due.drain(..) {
-            self.look_at(entry, now_ms, reprieved);
-        }
-        self.table.due = due;
+        self.table.reprieves = reprieved;
+        let table = &mut self.table;
+        table.wheel.take_due(now_ms, &mut table.due);
+        self.look_at_due(until_ns);
         self.drain_on();
         self.tell_overdue_notices();
         if self.table.stop_at_ms.is_some_and(|stop_at_ms| now_ms >= stop_at_ms) {
             self.cut_all();
+        }
+    }
+
+    /// Looks at those whose time has come, until the turn has cost so much.
+    pub(in crate::shard) fn look_at_due(&mut self, until_ns: u64) {
+        while self.work.spent_ns() < until_ns
+            && let Some(entry) = self.table.due.pop_front()
+        {
+            self.work.spend(work::LOOK_NS);
+            self.look_at(entry, self.now_ms, self.table.reprieves);
         }
     }
 
@@ -101,10 +115,6 @@ impl Shard {
         // Between 80 and 95 % of the interval, evenly (by the golden ratio) for connections that come one after another.
         let share = u64::from(connection.generation.wrapping_mul(0x9e37_79b9));
         let period_ms = interval_ms * 4 / 5 + ((interval_ms * 3 / 20 * share) >> 32);
-        // It is we who do not listen.
-        if connection.flags.has(Flag::WaitsForOwner) || connection.flags.has(Flag::Failing) {
-            return period_ms;
-        }
         let since_ms = if connection.pings_unanswered == 0 { connection.heard_ms } else { connection.pinged_ms };
         period_ms.saturating_sub(u64::from((self.now_ms as u32).wrapping_sub(since_ms)))
     }
@@ -115,6 +125,7 @@ impl Shard {
         connection.deadline_tick = Connection::NO_TICK;
         match &connection.phase {
             Phase::Http(_) => self.http_expired(slot),
+            Phase::Registering(_) if connection.flags.has(Flag::HangsUp) => self.connection_failed(slot),
             Phase::Registering(_) => {
                 let why = CloseFrame {
                     code: Some(close_reason::REGISTRATION_TIMEOUT),
@@ -124,6 +135,7 @@ impl Shard {
             }
             Phase::Open(channel) => match channel.violation {
                 Some(violation) => self.fail_for(slot, violation),
+                None if !connection.flags.has(Flag::CloseSent) => self.end_unread(slot),
                 // Our close frame was not answered, as far as we have read.
                 None => self.end_unanswered(slot),
             },
@@ -134,8 +146,11 @@ impl Shard {
     /// Asks a silent client whether it is still there, and lets go of one that did not answer.
     fn probe(&mut self, slot: Slot) {
         let connection = &mut self.table[slot];
-        if connection.pings_unanswered < self.config.pings_unanswered_max {
-            connection.pings_unanswered += 1;
+        // Where it is we who do not listen, silence means nothing. A ping is sent all the same: the system finds out by it
+        // that a client has vanished, and says so.
+        let is_unheard = connection.flags.has(Flag::WaitsForOwner) || connection.flags.has(Flag::Failing);
+        if is_unheard || connection.pings_unanswered < self.config.pings_unanswered_max {
+            connection.pings_unanswered = if is_unheard { 1 } else { connection.pings_unanswered + 1 };
             connection.pinged_ms = self.now_ms as u32;
             // The pong brings it back, and with it how long the way was.
             let sent_ms = connection.pinged_ms.to_be_bytes();

@@ -6,6 +6,7 @@
 
 mod accept;
 mod closing;
+pub(super) mod cohort;
 pub(super) mod connection;
 pub(super) mod deadlines;
 mod ends;
@@ -25,6 +26,7 @@ use crate::shard::disconnects::{Disconnect, Disconnects};
 use crate::shard::operating::Draining;
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
@@ -36,7 +38,10 @@ pub(super) struct Table {
     mint: ChannelIdMint,
     admission: Arc<admission::Connections>,
     wheel: Wheel,
-    due: Vec<Entry>,
+    /// Entries whose time has come, and that were not looked at yet.
+    due: VecDeque<Entry>,
+    /// Those are not judged, but given another second.
+    reprieves: bool,
     ticked_ms: u64,
     /// How much the last tick came after the one before, if that was too much ([`deadlines`]); else 0.
     late_ms: u64,
@@ -59,7 +64,8 @@ impl Table {
             mint,
             admission,
             wheel: Wheel::new(now_ms),
-            due: Vec::new(),
+            due: VecDeque::new(),
+            reprieves: false,
             ticked_ms: now_ms,
             late_ms: 0,
             stop_at_ms: None,
@@ -128,6 +134,11 @@ impl Table {
     /// How long the shard did not listen before the last tick, if that was too long; else 0.
     pub fn late_ms(&self) -> u64 {
         self.late_ms
+    }
+
+    /// Whether there are connections whose time has come.
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
     }
 
     /// Whether everything is to be closed.

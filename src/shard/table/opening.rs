@@ -82,6 +82,12 @@ impl Shard {
         if !self.owners.has_room_to_open(&owner, size_of::<Opened>() + self.forwarded_bytes(slot)) {
             return self.refuse_registration(slot, close::code::TRY_AGAIN_LATER, "the process has too much to do");
         }
+        if !self.count_of_process(&owner) {
+            self.stats.turned_away += 1;
+            self.stats.turned_away_per_process += 1;
+            let reason = format!("{} has as many connections as one process may have", owner.process);
+            return self.refuse_registration(slot, close::code::TRY_AGAIN_LATER, &reason);
+        }
         let ending = Phase::Ending(Ending::default());
         let phase = std::mem::replace(&mut self.table[slot].phase, ending);
         let Phase::Registering(registering) = phase else { unreachable!("only a registering connection registers") };

@@ -42,12 +42,12 @@ impl Wheel {
     }
 
     /// Takes out every entry whose tick has come.
-    pub fn take_due(&mut self, now_ms: u64, due: &mut Vec<Entry>) {
+    pub fn take_due(&mut self, now_ms: u64, due: &mut impl Extend<Entry>) {
         let now = now_ms / TICK_MS;
         // After a jump of more than a turn (a stopped machine) every slot is due once.
         let first = self.tick.max((now + 1).saturating_sub(SLOTS as u64));
         for tick in first..=now {
-            due.append(&mut self.slots[tick as usize % SLOTS]);
+            due.extend(self.slots[tick as usize % SLOTS].drain(..));
         }
         self.tick = self.tick.max(now + 1);
     }

@@ -1,0 +1,319 @@
+//! What one process feels of others that take all they can get: the echo of an innocent one on a shard of its own hogs.
+//!
+//! For each hog a fresh server with one shard: the hog works, one client of another process sends a message at a time and
+//! waits for it to come back. Both, and the server, share this machine's processors, so the waits are an upper bound; how
+//! long the server's turns were is told by itself, in time of its own thread.
+//!
+//! Invariant: a hog keeps to the protocol; what it sends are messages that its process takes and drops, or relays.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::cli::{Bench, Run};
+use crate::client::engine::Pace;
+use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox, Target, frame, handshake};
+use crate::modes::echo::ECHO;
+use crate::stats::{Latency, LatencySummary};
+
+/// Takes messages and drops those of the kind Text.
+const DROPS: &str = "unicast:pushring:sys";
+/// Sends each message on to all its other channels.
+const RELAYS: &str = "relay:pushring:sys";
+
+/// Clients whose messages are relayed.
+const RELAY_SENDERS: usize = 4;
+
+/// The innocent client's pause between two messages.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// An echo that has not come by then never will.
+const ECHO_MAX: Duration = Duration::from_secs(20);
+
+/// Who takes all that it can get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hog {
+    /// Nobody, to compare with.
+    None,
+    /// Clients send empty fragments, 62 to a message, as fast as they are taken.
+    Fragments,
+    /// Clients send empty messages as fast as they are taken.
+    Messages,
+    /// Clients send messages of 60 KiB as fast as they are taken.
+    Uploads,
+    /// A process broadcasts small messages to many channels as fast as the broker lets it.
+    Broadcasts,
+    /// Clients connect and leave as fast as they can.
+    Churn,
+}
+
+/// Settings of `neighbours`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Settings {
+    /// The hogs, one after the other [default: all].
+    #[arg(long, value_delimiter = ',')]
+    pub hogs: Vec<Hog>,
+    /// Clients of a hog that send.
+    #[arg(long, default_value_t = 300)]
+    pub clients: usize,
+    /// Channels of a hog that broadcasts.
+    #[arg(long, default_value_t = 5000)]
+    pub channels: usize,
+    /// How long each hog works, in seconds.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+}
+
+/// What was felt of one hog.
+#[derive(Debug, Serialize)]
+struct Felt {
+    hog: Hog,
+    echoes: u64,
+    wait: Option<LatencySummary>,
+    /// Nine of ten, 99 of 100 and all turns of the server took no longer, in microseconds of its thread's time.
+    turns_us: Option<[f64; 3]>,
+}
+
+/// Runs `neighbours`. Returns whether every echo came.
+pub fn run(run: &Run<Settings>) -> anyhow::Result<bool> {
+    let settings = &run.settings;
+    let hogs = if settings.hogs.is_empty() { Hog::value_variants().to_vec() } else { settings.hogs.clone() };
+    let mut felt = Vec::new();
+    for hog in hogs {
+        let mut bench = run.server.open_with(&["--metrics=true"])?;
+        felt.push(measure(&mut bench, settings, hog).with_context(|| format!("beside {hog:?}"))?);
+    }
+    if run.server.json {
+        println!("{}", serde_json::to_string_pretty(&felt)?);
+    } else {
+        print!("{}", table(&felt));
+    }
+    Ok(felt.iter().all(|felt| felt.wait.is_some()))
+}
+
+fn measure(bench: &mut Bench, settings: &Settings, hog: Hog) -> anyhow::Result<Felt> {
+    let of = |process| bench.server.target(process, bench.conduct.token.as_deref(), 1);
+    let (echo, drops, relays) = (of(ECHO)?, of(DROPS)?, of(RELAYS)?);
+    let innocent = open(&echo)?;
+    let is_over = AtomicBool::new(false);
+    let mut wait = Latency::default();
+    let echoes = std::thread::scope(|scope| {
+        let hog_thread = scope.spawn(|| work(hog, settings, &drops, &relays, &is_over));
+        let result = exchange(innocent, Duration::from_secs_f64(settings.seconds), &mut wait);
+        is_over.store(true, Ordering::Relaxed);
+        let worked = hog_thread.join().map_err(|_| anyhow::anyhow!("the hog panicked"))?;
+        worked.context("the hog")?;
+        result
+    })?;
+    bench.server.check_alive()?;
+    Ok(Felt { hog, echoes, wait: wait.summary(), turns_us: turns(&echo)? })
+}
+
+/// Sends messages and waits for each to come back.
+fn exchange(mut stream: TcpStream, how_long: Duration, wait: &mut Latency) -> anyhow::Result<u64> {
+    stream.set_read_timeout(Some(ECHO_MAX))?;
+    let (started, mut echoes) = (Instant::now(), 0_u64);
+    let (mut out, mut answer) = (Vec::new(), [0; 10]);
+    // The hog has half a second to get going.
+    let warm = Duration::from_millis(500);
+    while started.elapsed() < how_long + warm {
+        out.clear();
+        frame::write_masked(Opcode::Binary, &echoes.to_le_bytes(), [1, 2, 3, 4], &mut out);
+        let sent = Instant::now();
+        stream.write_all(&out)?;
+        stream.read_exact(&mut answer).context("an echo did not come")?;
+        if answer[..2] != [0x82, 8] || answer[2..] != echoes.to_le_bytes() {
+            bail!("another answer than the message: {answer:?}");
+        }
+        if started.elapsed() > warm {
+            wait.record(sent.elapsed().as_nanos() as u64);
+        }
+        echoes += 1;
+        std::thread::sleep(PAUSE);
+    }
+    Ok(echoes)
+}
+
+fn work(hog: Hog, settings: &Settings, drops: &Target, relays: &Target, over: &AtomicBool) -> anyhow::Result<()> {
+    let frames = |first: &[&[u8]], times: usize| first.concat().repeat(times);
+    const MASK: [u8; 4] = [0; 4];
+    match hog {
+        Hog::None => Ok(()),
+        Hog::Fragments => {
+            let [first, middle, last] =
+                [[0x01, 0x80], [0x00, 0x80], [0x80, 0x80]].map(|head| [&head[..], &MASK].concat());
+            let message = [first, middle.repeat(60), last].concat();
+            flood(drops, settings.clients, &message.repeat(170), over)
+        }
+        Hog::Messages => flood(drops, settings.clients, &frames(&[&[0x81, 0x80], &MASK], 10_000), over),
+        Hog::Uploads => {
+            let mut message = Vec::new();
+            frame::write_masked(Opcode::Text, &[b'x'; 60 * 1024], MASK, &mut message);
+            flood(drops, settings.clients, &message, over)
+        }
+        Hog::Broadcasts => broadcast(relays, settings.channels, over),
+        Hog::Churn => {
+            while !over.load(Ordering::Relaxed) {
+                drop(open(drops)?);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Sends `bytes` again and again on each of `clients` connections.
+fn flood(target: &Target, clients: usize, bytes: &[u8], over: &AtomicBool) -> anyhow::Result<()> {
+    let mut streams: Vec<(TcpStream, usize)> = Vec::with_capacity(clients);
+    for _ in 0..clients {
+        let stream = open(target)?;
+        stream.set_nonblocking(true)?;
+        streams.push((stream, 0));
+    }
+    let mut drain = vec![0; 16 * 1024];
+    while !over.load(Ordering::Relaxed) {
+        let mut has_sent = false;
+        for (stream, at) in &mut streams {
+            match stream.write(&bytes[*at..]) {
+                Ok(count) => {
+                    has_sent = true;
+                    *at = (*at + count) % bytes.len();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("sending"),
+            }
+            match stream.read(&mut drain) {
+                Ok(0) => bail!("the server ended a connection"),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("reading"),
+            }
+        }
+        if !has_sent {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    Ok(())
+}
+
+/// Takes everything and keeps nothing.
+#[derive(Default)]
+struct Audience {
+    closed: Vec<String>,
+}
+
+impl Handler for Audience {
+    fn message(&mut self, _: usize, _: &Message<'_>, _: u64, _: &mut Outbox<'_>) {}
+
+    fn closed(&mut self, _: usize, closure: &Closure) {
+        self.closed.push(closure.reason.clone());
+    }
+}
+
+fn broadcast(target: &Target, channels: usize, over: &AtomicBool) -> anyhow::Result<()> {
+    let mut engine = Engine::new(target.clone(), Pace::Block)?;
+    let mut audience = Audience::default();
+    engine.connect_all(0, channels, ECHO_MAX, |_| None, &mut audience, |_| {})?;
+    let mut message = Vec::new();
+    frame::write_masked(Opcode::Binary, &[7; 16], [0; 4], &mut message);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| flood(target, RELAY_SENDERS, &message.repeat(100), over));
+        while !over.load(Ordering::Relaxed) {
+            engine.poll(10, &mut audience)?;
+        }
+        sender.join().map_err(|_| anyhow::anyhow!("a sender panicked"))?
+    })?;
+    // Whoever does not keep up on a busy machine is let go: as it should be.
+    Ok(())
+}
+
+/// A connection that is upgraded.
+fn open(target: &Target) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(target.address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ECHO_MAX))?;
+    stream.write_all(&handshake::request(&target.host, &target.path))?;
+    let mut head = Vec::new();
+    // Byte by byte: what comes behind the head is not ours to take.
+    while handshake::check_answer(&head).map_err(anyhow::Error::msg)?.is_none() {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    Ok(stream)
+}
+
+/// How long the server's turns were: the bounds of 90, 99 and 100 % of them.
+fn turns(target: &Target) -> anyhow::Result<Option<[f64; 3]>> {
+    let mut stream = TcpStream::connect(target.address)?;
+    stream.set_read_timeout(Some(ECHO_MAX))?;
+    let host = &target.host;
+    write!(stream, "GET /metrics:pushring:sys/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let buckets: Vec<(f64, f64)> = text.lines().filter_map(bucket).collect();
+    Ok(bounds(&buckets))
+}
+
+/// The bound in microseconds and the count of a bucket of turns.
+fn bucket(line: &str) -> Option<(f64, f64)> {
+    let rest = line.strip_prefix("pushring_turn_cpu_seconds_bucket{")?;
+    let (labels, count) = rest.split_once("} ")?;
+    let bound = labels.split(',').find_map(|label| label.strip_prefix("le=\"")?.strip_suffix('"'))?;
+    let bound_us = if bound == "+Inf" { f64::INFINITY } else { bound.parse::<f64>().ok()? * 1e6 };
+    Some((bound_us, count.trim().parse().ok()?))
+}
+
+fn bounds(buckets: &[(f64, f64)]) -> Option<[f64; 3]> {
+    let all = buckets.last()?.1;
+    let of = |share: f64| buckets.iter().find(|bucket| bucket.1 >= all * share).map(|bucket| bucket.0);
+    Some([of(0.9)?, of(0.99)?, of(1.0)?])
+}
+
+fn table(felt: &[Felt]) -> String {
+    let mut text = format!(
+        "{:<12}{:>8}{:>10}{:>10}{:>10}   {}\n",
+        "hog", "echoes", "p50 ms", "p99 ms", "max ms", "turns: 90 %, 99 %, all at most, ms of CPU"
+    );
+    for Felt { hog, echoes, wait, turns_us } in felt {
+        let name = hog.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        text += &format!("{name:<12}{echoes:>8}");
+        match wait {
+            Some(wait) => {
+                for us in [wait.p50_us, wait.p99_us, wait.max_us] {
+                    text += &format!("{:>10.2}", us / 1000.0);
+                }
+            }
+            None => text += "  no echo came",
+        }
+        if let Some(turns) = turns_us {
+            text += &format!("   {}", turns.map(|us| format!("{:.3}", us / 1000.0)).join(", "));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounds_of_turns_are_read_from_metrics() {
+        let text = "# TYPE pushring_turn_cpu_seconds histogram\n\
+                    pushring_turn_cpu_seconds_sum{shard=\"0\"} 1\n\
+                    pushring_turn_cpu_seconds_bucket{le=\"0.000016\",shard=\"0\"} 95\n\
+                    pushring_turn_cpu_seconds_bucket{le=\"0.000032\",shard=\"0\"} 99\n\
+                    pushring_turn_cpu_seconds_bucket{le=\"+Inf\",shard=\"0\"} 100\n";
+        let buckets: Vec<_> = text.lines().filter_map(bucket).collect();
+        assert_eq!(buckets.len(), 3);
+        let [most, nearly_all, all] = bounds(&buckets).unwrap();
+        assert!((most - 16.0).abs() < 1e-6 && (nearly_all - 32.0).abs() < 1e-6 && all.is_infinite());
+        assert_eq!(bounds(&[]), None);
+    }
+}

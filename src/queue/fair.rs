@@ -1,0 +1,198 @@
+//! Who is served next: the producers of an inbox take turns, each for as much work as any other (deficit round robin).
+//!
+//! Orders are taken out of the inbox into a lane for each producer. A lane is served until its credit is used up, then the
+//! next is; an order that is more work than that is put down where it is and taken up again when its lane is next. So a
+//! producer that orders much waits for its own orders, and one that orders little does not stand behind them.
+//!
+//! Invariants: orders of one producer are obeyed in order, each to its end before the next begins; a lane stands in the
+//! round once, and exactly while it has something to do; what is in a lane still counts as held in the inbox, and against
+//! its producer's share of it. Knows nothing of what an order is.
+
+use super::orders::{Account, Done, Entry, Inbox};
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use std::collections::VecDeque;
+
+/// What a lane is served for at a time: two dozen of the largest orders that are not cut, or one slice of a broadcast.
+const CREDIT_NS: u64 = 50_000;
+
+/// With so few orders in the inbox, and none in a lane, who comes first is served first.
+const FEW: usize = 4;
+
+/// Orders taken out of the inbox in one turn, at some 50 ns each.
+const TAKEN_MAX: usize = 2_048;
+
+/// An order, or what is left of one.
+pub enum Order<T, R> {
+    /// As it was sent.
+    New(T),
+    /// It was begun.
+    Rest(R),
+}
+
+/// Obeys orders.
+pub trait Server<T, R> {
+    /// Whether there is room for one more in this turn.
+    fn has_room(&self) -> bool;
+
+    /// Obeys an order, for about `slice_ns` of work. Returns how much it was, and what is left of the order.
+    fn obey(&mut self, order: Order<T, R>, slice_ns: u64) -> (u64, Option<R>);
+}
+
+/// See the module.
+pub struct Producers<T, R> {
+    inbox: Inbox<T>,
+    lanes: Slab<Lane<T, R>>,
+    /// By account.
+    by_account: FxHashMap<usize, usize>,
+    /// Lanes with something to do, the next first.
+    round: VecDeque<usize>,
+}
+
+struct Lane<T, R> {
+    account: Account,
+    orders: VecDeque<Entry<T>>,
+    /// What is left of the order that was begun, and the bytes that it stands for.
+    rest: Option<(R, u64)>,
+    /// What it may still cost before the next lane is served; below zero, what it has cost too much.
+    credit_ns: i64,
+}
+
+impl<T, R> Lane<T, R> {
+    fn next(&mut self) -> Option<(Order<T, R>, u64)> {
+        if let Some((rest, bytes)) = self.rest.take() {
+            return Some((Order::Rest(rest), bytes));
+        }
+        self.orders.pop_front().map(|entry| (Order::New(entry.command), entry.bytes))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.rest.is_none() && self.orders.is_empty()
+    }
+}
+
+impl<T, R> Producers<T, R> {
+    /// The producers of `inbox`.
+    pub fn new(inbox: Inbox<T>) -> Self {
+        Self { inbox, lanes: Slab::new(), by_account: FxHashMap::default(), round: VecDeque::new() }
+    }
+
+    /// The inbox.
+    pub fn inbox(&mut self) -> &mut Inbox<T> {
+        &mut self.inbox
+    }
+
+    /// Whether an order waits, here or in the inbox.
+    pub fn has_orders(&self) -> bool {
+        !self.round.is_empty() || !self.inbox.is_empty()
+    }
+
+    /// The bytes that orders stand for that are not done, here or in the inbox.
+    pub fn bytes(&self) -> usize {
+        self.inbox.bytes()
+    }
+
+    /// Has orders obeyed until there is no room for more: at most `orders_max`, and none once they stand for `bytes_max`
+    /// bytes or more.
+    pub fn serve(&mut self, orders_max: usize, bytes_max: u64, server: &mut impl Server<T, R>) {
+        let mut done = Done::default();
+        let (mut served, mut taken) = (0, 0);
+        while served < orders_max && done.bytes < bytes_max && server.has_room() {
+            if self.round.is_empty() {
+                if self.inbox.waiting() <= FEW {
+                    let Some(entry) = self.inbox.take() else { break };
+                    served += 1;
+                    self.serve_at_once(entry, server, &mut done);
+                    continue;
+                }
+                taken += self.take(TAKEN_MAX);
+            } else if taken == 0 {
+                // Whoever is new takes part at once.
+                taken += self.take(TAKEN_MAX).max(1);
+            }
+            served += usize::from(self.serve_one(server, &mut done));
+        }
+        self.inbox.release(done);
+    }
+
+    /// Puts what waits in the inbox into its lanes. Returns how much that was.
+    fn take(&mut self, orders_max: usize) -> usize {
+        let mut taken = 0;
+        let mut last: Option<(usize, usize)> = None;
+        while taken < orders_max
+            && let Some(entry) = self.inbox.take()
+        {
+            taken += 1;
+            let account = entry.account.number();
+            let lane = match last {
+                Some((of, lane)) if of == account => lane,
+                _ => self.lane(&entry.account),
+            };
+            last = Some((account, lane));
+            self.lanes[lane].orders.push_back(entry);
+        }
+        taken
+    }
+
+    /// The lane of a producer, made if it has none.
+    fn lane(&mut self, account: &Account) -> usize {
+        let Self { lanes, round, by_account, .. } = self;
+        *by_account.entry(account.number()).or_insert_with(|| {
+            let credit_ns = CREDIT_NS as i64;
+            let lane = Lane { account: account.clone(), orders: VecDeque::new(), rest: None, credit_ns };
+            let lane = lanes.insert(lane);
+            round.push_back(lane);
+            lane
+        })
+    }
+
+    fn serve_at_once(&mut self, entry: Entry<T>, server: &mut impl Server<T, R>, done: &mut Done) {
+        let Entry { command, bytes, account } = entry;
+        let (_, rest) = server.obey(Order::New(command), CREDIT_NS);
+        match rest {
+            None => done.add(&account, bytes),
+            Some(rest) => {
+                let lane = self.lane(&account);
+                self.lanes[lane].rest = Some((rest, bytes));
+            }
+        }
+    }
+
+    /// Serves the lane whose turn it is with one order, or passes its turn on. Returns whether an order was obeyed.
+    fn serve_one(&mut self, server: &mut impl Server<T, R>, done: &mut Done) -> bool {
+        let Some(&place) = self.round.front() else { return false };
+        let lane = &mut self.lanes[place];
+        if lane.credit_ns <= 0 {
+            lane.credit_ns += CREDIT_NS as i64;
+            self.round.rotate_left(1);
+            return false;
+        }
+        let (order, bytes) = lane.next().expect("a lane in the round has something to do");
+        let (cost_ns, rest) = server.obey(order, lane.credit_ns as u64);
+        lane.credit_ns -= i64::try_from(cost_ns).unwrap_or(i64::MAX / 2);
+        match rest {
+            Some(rest) => lane.rest = Some((rest, bytes)),
+            None => done.add(&lane.account, bytes),
+        }
+        if lane.is_idle() {
+            self.round.pop_front();
+            let lane = self.lanes.remove(place);
+            self.by_account.remove(&lane.account.number());
+        }
+        true
+    }
+
+    /// Asserts what the module promises.
+    pub fn check(&self) {
+        assert_eq!(self.round.len(), self.lanes.len(), "every lane is in the round, once");
+        assert_eq!(self.by_account.len(), self.lanes.len(), "every lane is its producer's only one");
+        for (place, lane) in &self.lanes {
+            assert!(self.round.contains(&place) && !lane.is_idle(), "a lane has something to do");
+            assert_eq!(self.by_account.get(&lane.account.number()), Some(&place), "a lane is found by its account");
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "fair_tests.rs"]
+mod tests;

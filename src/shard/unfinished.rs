@@ -1,0 +1,22 @@
+//! An order that is more work than a turn, or its producer's part of one: put down where it is, taken up again later.
+//!
+//! Invariant: what is left of a batch follows what was begun of it, so orders of one producer stay in order.
+
+use super::command::Command;
+use super::out::broadcast::Broadcast;
+use super::table::cohort::Closing;
+use std::vec::IntoIter;
+
+/// What is left of an order.
+pub struct Unfinished {
+    /// What was begun.
+    pub(super) long: Option<Long>,
+    /// The orders of a batch behind it.
+    pub(super) then: IntoIter<Command>,
+}
+
+/// An order to many channels, as far as it was not obeyed.
+pub(super) enum Long {
+    Broadcast(Box<Broadcast>),
+    Closing(Box<Closing>),
+}
