@@ -305,6 +305,12 @@ impl KernelHandle {
 }
 
 impl KernelHandle {
+    /// Where what is kept for it outside of the broker's own queues is charged.
+    #[cfg(feature = "link")]
+    pub(crate) fn purse(&self) -> &crate::admission::Purse {
+        self.pusher.purse.as_ref().expect("a kernel has a purse")
+    }
+
     /// A push to channels in the name of `guest`, the address of a process on another node: to those that their owners
     /// have let it in to. The others are counted as `not_found`, as if they did not exist.
     pub(crate) fn push_as_guest(

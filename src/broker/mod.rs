@@ -38,6 +38,7 @@ mod process;
 mod pusher;
 mod ticket;
 
+pub use crate::admission::{HeldBytes, TenantReport};
 pub use crate::queue::events::{QueueLimits, RecvError};
 pub use crate::shard::MemoryReport;
 pub use crate::shard::command::{CloseFrame, Policy};
@@ -214,6 +215,15 @@ pub enum BindPathError {
     /// The process or the path.
     #[error(transparent)]
     Refused(#[from] BindError),
+    /// What is kept for processes has filled its part of the memory budget: unbind something, or raise the budget.
+    #[error(
+        "the memory budget has no room for a route of {bytes} bytes: what is kept for processes fills half of it, or this \
+         process more than half of its share (memory_budget)"
+    )]
+    Memory {
+        /// What the route would hold, its content included.
+        bytes: usize,
+    },
     /// The process has ended, or the broker has stopped.
     #[error("the process has ended or the broker has stopped")]
     Stopped,
@@ -504,6 +514,11 @@ impl Handle {
     /// are.
     pub fn broadcast_compressions(&self) -> u64 {
         self.shared.compression.made()
+    }
+
+    /// What is held for each process, the fullest first; without those for whom nothing is held.
+    pub fn held_by_process(&self) -> Vec<TenantReport> {
+        self.shared.memory.report()
     }
 
     /// The shards as they are now, in order. Empty once the broker has stopped.

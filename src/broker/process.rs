@@ -8,10 +8,10 @@ use super::message::Message;
 use super::order::{Broadcast, Close, Push, Respond, close_frame};
 use super::pusher::{Audience, Pusher};
 use super::{AttachError, BindPathError, Shared};
-#[cfg(feature = "link")]
-use crate::admission::Charge;
+use crate::admission::{Charge, Kind, Purse};
 use crate::channel::ChannelId;
-use crate::gateway::{BindError, BoundAt, HttpRule, OwnerId, Snapshot, WebSocketRule};
+use crate::gateway::{BindError, BoundAt, HttpRule, OwnerId, Snapshot, WebSocketRule, route_bytes};
+use crate::http::Content;
 use crate::process_id::ProcessId;
 use crate::proto::close;
 use crate::queue::events::{ProcessReceiver, QueueLimits, RecvError, process_queue};
@@ -341,6 +341,11 @@ impl ProcessHandle {
         &self.id
     }
 
+    /// Where what is kept for it outside of the broker's own queues is charged.
+    pub(crate) fn purse(&self) -> &Purse {
+        self.pusher.purse.as_ref().expect("a process has a purse")
+    }
+
     /// A message to a channel of this process. A channel that is gone, unknown or another process' is no error when it
     /// is given: [ask](Push::ask) for the outcome.
     ///
@@ -420,7 +425,10 @@ impl ProcessHandle {
     /// # Errors
     /// As there.
     pub fn bind_at_with(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.bind_websocket(self.owner, &self.id, BoundAt::Whole(path), rule))
+        let charge = Some(self.charge_route(path, None)?);
+        self.change(|snapshot| {
+            snapshot.bind_websocket_charged(self.owner, &self.id, BoundAt::Whole(path), rule, charge)
+        })
     }
 
     /// Serves HTTP requests for `path`, a whole path of the broker: content at once, others as [`Event::Http`]. Waits as
@@ -429,7 +437,8 @@ impl ProcessHandle {
     /// # Errors
     /// As there.
     pub fn bind_http_at(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.bind_http(self.owner, &self.id, BoundAt::Whole(path), rule))
+        let charge = Some(self.charge_route(path, rule.content.as_deref())?);
+        self.change(|snapshot| snapshot.bind_http_charged(self.owner, &self.id, BoundAt::Whole(path), rule, charge))
     }
 
     /// Takes a [`bind_at`](Self::bind_at) and a [`bind_http_at`](Self::bind_http_at) back; open channels stay.
@@ -455,7 +464,8 @@ impl ProcessHandle {
 
     /// As [`bind`](Self::bind), where it was judged already whether the process may.
     pub(crate) fn bind_any(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.bind_websocket(self.owner, &self.id, BoundAt::Own(path), rule))
+        let charge = Some(self.charge_route(path, None)?);
+        self.change(|snapshot| snapshot.bind_websocket_charged(self.owner, &self.id, BoundAt::Own(path), rule, charge))
     }
 
     /// Takes a [`bind`](Self::bind) back; open channels stay.
@@ -478,7 +488,8 @@ impl ProcessHandle {
 
     /// As [`bind_http`](Self::bind_http), where it was judged already whether the process may.
     pub(crate) fn bind_http_any(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
-        self.change(|snapshot| snapshot.bind_http(self.owner, &self.id, BoundAt::Own(path), rule))
+        let charge = Some(self.charge_route(path, rule.content.as_deref())?);
+        self.change(|snapshot| snapshot.bind_http_charged(self.owner, &self.id, BoundAt::Own(path), rule, charge))
     }
 
     /// Takes a [`bind_http`](Self::bind_http) back.
@@ -487,6 +498,12 @@ impl ProcessHandle {
     /// As [`bind`](Self::bind).
     pub fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {
         self.change(|snapshot| snapshot.unbind_http(&self.id, BoundAt::Own(path)))
+    }
+
+    /// Charges what a route holds of memory.
+    fn charge_route(&self, path: &str, content: Option<&Content>) -> Result<Charge, BindPathError> {
+        let bytes = route_bytes(&self.id, path) + content.map_or(0, Content::held_bytes);
+        self.purse().charge(Kind::Content, bytes).map_err(|_| BindPathError::Memory { bytes })
     }
 
     fn may_bind(&self) -> Result<(), BindPathError> {

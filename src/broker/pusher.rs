@@ -76,7 +76,7 @@ pub struct Pusher {
     /// Whose queue its events go to: its own, or the system's of its kernel.
     queue_of: Option<OwnerId>,
     /// Where what is kept for its owner is charged.
-    purse: Option<Purse>,
+    pub(super) purse: Option<Purse>,
     /// What the channels of its owner have agreed on compression.
     windows: Arc<Windows>,
     pub(super) accounts: Arc<[Account]>,

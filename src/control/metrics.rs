@@ -4,6 +4,7 @@
 
 use super::usage::Usage;
 use super::wire::Overview;
+use crate::admission::Kind;
 use crate::broker::{ClosedBy, MemoryReport, Report, TurnTimes};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
@@ -144,9 +145,12 @@ impl Collector for Shards {
         if let Some(memory) = shards.first().map(|shard| &shard.memory) {
             let (unread, budget) = (memory.process_queue_bytes as f64, memory.budget_bytes);
             gauge(&mut encoder, "process_queue_bytes", "Events that processes have not read", unread)?;
+            gauge(&mut encoder, "content_bytes", "Routes and their static content", memory.content_bytes as f64)?;
+            gauge(&mut encoder, "link_bytes", "What links keep for their peers", memory.link_bytes as f64)?;
             let budget = budget.map_or(f64::INFINITY, |bytes| bytes as f64);
             gauge(&mut encoder, "memory_budget_bytes", "What clients and processes may make it hold", budget)?;
         }
+        self.encode_held(&mut encoder)?;
         for (name, help, count) in [
             ("log_lines_lost", "Lines that the log has lost", usage.log_lines_lost),
             ("log_write_errors", "Writes of the log that failed", usage.log_write_errors),
@@ -159,6 +163,22 @@ impl Collector for Shards {
 }
 
 impl Shards {
+    /// What is held for processes, of those for whom most is held.
+    fn encode_held(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "What is held for a process, by kind; of the fullest 100";
+        let mut family = encoder.encode_descriptor("process_held_bytes", help, None, MetricType::Gauge)?;
+        for tenant in self.0.held.iter().take(100) {
+            let process = tenant.process.as_ref().map_or("", |process| process.as_str());
+            for kind in Kind::ALL {
+                let bytes = tenant.held.of(kind) as u64;
+                if bytes > 0 {
+                    family.encode_family(&([("process", process)], [("kind", kind.name())]))?.encode_gauge(&bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn encode_shards(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let shards = || self.0.shards.iter().map(|shard| (("shard", shard.shard), shard));
         for (name, help, value) in GAUGES {

@@ -9,6 +9,9 @@ use crate::broker::{Broker, ChannelFilter, Drain, Handle};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// Processes of which an overview tells what is held for them: a kernel may have 64 Ki.
+const HELD_MAX: usize = 1000;
+
 /// Channels in one answer, where the question does not say.
 const CHANNELS_DEFAULT: usize = 100;
 
@@ -80,7 +83,10 @@ impl Operator {
     pub fn overview(&self) -> Overview {
         let LogCounts { lines_lost, write_errors } = self.program.log_counts();
         let usage = Usage { log_lines_lost: lines_lost, log_write_errors: write_errors, ..Usage::now() };
-        Overview { about: About::clone(&self.about), unix_ms: unix_ms(), usage, shards: self.broker.reports() }
+        let mut held = self.broker.held_by_process();
+        held.truncate(HELD_MAX);
+        let about = About::clone(&self.about);
+        Overview { about, unix_ms: unix_ms(), usage, held, shards: self.broker.reports() }
     }
 
     /// Answers a question, or does what it asks for.

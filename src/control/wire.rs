@@ -1,7 +1,9 @@
 //! What is asked and answered. Fields may be added: whoever reads must not mind those that it does not know.
 
 use super::usage::Usage;
-use crate::broker::{ChannelFilter, ChannelReport, Cursor, Disconnect, Drain, ProcessReport, Report, Stats};
+use crate::broker::{
+    ChannelFilter, ChannelReport, Cursor, Disconnect, Drain, ProcessReport, Report, Stats, TenantReport,
+};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
 use serde::{Deserialize, Serialize};
@@ -143,6 +145,9 @@ pub struct Overview {
     /// What the program around it takes of the machine.
     #[serde(default)]
     pub usage: Usage,
+    /// What is held for processes, the fullest 1,000 first.
+    #[serde(default)]
+    pub held: Vec<TenantReport>,
     /// Its shards, in order. None: it has stopped.
     pub shards: Vec<Report>,
 }

@@ -68,7 +68,7 @@ pub(super) fn seconds(seconds: u64) -> String {
 }
 
 fn overview_text(overview: &Overview) -> String {
-    let Overview { about, unix_ms, usage, shards } = overview;
+    let Overview { about, unix_ms, usage, held, shards } = overview;
     let up = seconds(unix_ms.saturating_sub(about.since_unix_ms) / 1000);
     let mut text = format!(
         "pushring {} (pid {}) for {} at http://{}, on {}, up {up}\n",
@@ -98,9 +98,16 @@ fn overview_text(overview: &Overview) -> String {
     let heads = ["SHARD", "CONNECTIONS", "CHANNELS", "HELD", "LEASED", "SENT"];
     text += &table(heads.map(|head| (head, Align::Right)), &rows);
     if let Some(memory) = shards.first().map(|shard| &shard.memory) {
-        let unread = bytes(memory.process_queue_bytes as u64);
+        let [unread, content, link] =
+            [memory.process_queue_bytes, memory.content_bytes, memory.link_bytes].map(|held| bytes(held as u64));
         let budget = memory.budget_bytes.map_or("unlimited".to_owned(), |budget| bytes(budget as u64));
-        text += &format!("memory budget {budget}; unread by processes {unread}\n");
+        text += &format!(
+            "memory budget {budget}; unread by processes {unread}; routes and their content {content}; kept by links {link}\n"
+        );
+    }
+    if let Some(first) = held.first() {
+        let name = first.process.as_ref().map_or("no process", |process| process.as_str());
+        text += &format!("most is held for {name}: {}\n", bytes(first.held.total() as u64));
     }
     let total = overview.total();
     let closed = pushring::ClosedBy::ALL

@@ -32,7 +32,7 @@ pub use proxy::{IpPrefix, ParseIpPrefixError, client_ip};
 pub use register::{REGISTRATION_BYTES_MAX, Registration, RegistrationError, register};
 pub use routes::{Found, Owned, Params, Routes};
 pub use settings::{Dialect, HostPolicy, RESPONSE_TIMEOUT_MAX_S, Settings};
-pub use snapshot::{BindError, BoundAt, HttpBinding, HttpRule, Snapshot, WebSocketBinding, WebSocketRule};
+pub use snapshot::{BindError, BoundAt, HttpBinding, HttpRule, Snapshot, WebSocketBinding, WebSocketRule, route_bytes};
 pub use subdomain::secure_subdomain;
 
 /// A process as long as it is attached: never reused, so that a successor of the same name is another owner.

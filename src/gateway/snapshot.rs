@@ -4,6 +4,7 @@
 //! unbind on the clone, and hand the clone to every shard.
 
 use super::{Owned, OwnerId, PatternError, Routes, Settings, login, routes::without_trailing_slash, secure_subdomain};
+use crate::admission::Charge;
 use crate::{http::Content, process_id::ProcessId};
 use bytes::Bytes;
 use rpds::{HashTrieMapSync, HashTrieSetSync};
@@ -35,6 +36,9 @@ pub struct HttpBinding {
     pub path: Arc<str>,
     /// How it may be entered, and what it serves.
     pub rule: HttpRule,
+    /// What it holds of memory.
+    #[expect(dead_code, reason = "let go of together with the binding")]
+    pub(crate) charge: Option<Arc<Charge>>,
 }
 
 /// How a path bound for HTTP may be entered.
@@ -63,6 +67,9 @@ pub struct WebSocketBinding {
     pub prefix_bytes: usize,
     /// How it may be entered.
     pub rule: WebSocketRule,
+    /// What it holds of memory.
+    #[expect(dead_code, reason = "let go of together with the binding")]
+    pub(crate) charge: Option<Arc<Charge>>,
 }
 
 /// How a path bound for WebSocket may be entered.
@@ -137,6 +144,14 @@ impl BoundAt<'_> {
     }
 }
 
+/// What a route takes of memory, about: its path stands in the binding and twice in the table.
+pub fn route_bytes(process: &ProcessId, path: &str) -> usize {
+    size_of::<HttpBinding>() + ROUTE_BYTES + 3 * (path.len() + process.as_str().len())
+}
+
+/// What the table takes for a route beside its path.
+const ROUTE_BYTES: usize = 256;
+
 /// The path that `process` binds when it asks for `path` (node contract, section 3).
 pub(super) fn prefixed(process: &ProcessId, path: &str) -> String {
     let path = without_trailing_slash(path);
@@ -181,11 +196,27 @@ impl Snapshot {
         owner: OwnerId,
         process: &ProcessId,
         path: impl Into<BoundAt<'a>>,
-        mut rule: HttpRule,
+        rule: HttpRule,
     ) -> Result<(), BindError> {
+        self.bind_http_charged(owner, process, path, rule, None)
+    }
+
+    /// As [`bind_http`](Self::bind_http), with the charge of what the binding holds of memory ([`route_bytes`]).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_http_charged<'a>(
+        &mut self,
+        owner: OwnerId,
+        process: &ProcessId,
+        path: impl Into<BoundAt<'a>>,
+        mut rule: HttpRule,
+        charge: Option<Charge>,
+    ) -> Result<(), BindError> {
+        let charge = charge.map(Arc::new);
         let (path, _) = self.admit(owner, process, path.into(), rule.secure_subdomain)?;
         rule.authenticated |= rule.secure_subdomain;
-        let binding = HttpBinding { owner, process: process.clone(), path: path.clone(), rule };
+        let binding = HttpBinding { owner, process: process.clone(), path: path.clone(), rule, charge };
         Ok(self.http.bind(&path, binding)?)
     }
 
@@ -199,11 +230,28 @@ impl Snapshot {
         owner: OwnerId,
         process: &ProcessId,
         path: impl Into<BoundAt<'a>>,
-        mut rule: WebSocketRule,
+        rule: WebSocketRule,
     ) -> Result<(), BindError> {
+        self.bind_websocket_charged(owner, process, path, rule, None)
+    }
+
+    /// As [`bind_websocket`](Self::bind_websocket), with the charge of what the binding holds of memory ([`route_bytes`]).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_websocket_charged<'a>(
+        &mut self,
+        owner: OwnerId,
+        process: &ProcessId,
+        path: impl Into<BoundAt<'a>>,
+        mut rule: WebSocketRule,
+        charge: Option<Charge>,
+    ) -> Result<(), BindError> {
+        let charge = charge.map(Arc::new);
         let (path, prefix_bytes) = self.admit(owner, process, path.into(), rule.secure_subdomain)?;
         rule.authenticated |= rule.secure_subdomain;
-        let binding = WebSocketBinding { owner, process: process.clone(), path: path.clone(), prefix_bytes, rule };
+        let binding =
+            WebSocketBinding { owner, process: process.clone(), path: path.clone(), prefix_bytes, rule, charge };
         Ok(self.websocket.bind(&path, binding)?)
     }
 

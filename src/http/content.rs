@@ -44,6 +44,11 @@ impl Content {
         &self.bytes
     }
 
+    /// What it takes of memory.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.mime.capacity() + self.bytes.len() + self.etag.capacity()
+    }
+
     /// The entity tag, with its quotes.
     pub fn etag(&self) -> &str {
         &self.etag

@@ -223,6 +223,7 @@ pub fn bind_failure(error: &BindPathError) -> Failure {
         BindPathError::Refused(BindError::Process | BindError::NoSubdomain) => Failure::ProcessId,
         BindPathError::Refused(BindError::Pattern(PatternError::TooLong)) => Failure::PathTooLong,
         BindPathError::Refused(BindError::Pattern(PatternError::TooManyParams)) => Failure::PathParams,
+        BindPathError::Memory { .. } => Failure::Memory,
         BindPathError::Stopped => Failure::Stopped,
     }
 }
@@ -232,6 +233,8 @@ pub fn bind_error(failure: Failure) -> BindPathError {
         Failure::ProcessId => BindError::Process.into(),
         Failure::PathTooLong => BindError::Pattern(PatternError::TooLong).into(),
         Failure::PathParams => BindError::Pattern(PatternError::TooManyParams).into(),
+        // How large it was is known to the broker alone.
+        Failure::Memory => BindPathError::Memory { bytes: 0 },
         Failure::Stopped | Failure::NotUtf8 | Failure::ControlTooLong => BindPathError::Stopped,
     }
 }
@@ -269,16 +272,16 @@ pub fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
 }
 
 /// The reverse.
+///
+/// Capabilities and metadata stay behind: the HTTP server looks at neither, and a kernel could make them long.
 pub fn kernel_in(head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
     let KernelHead { id, source, target, rsvp, message, blob } = head;
     let message = match message {
-        KernelBody::Request { inherit, expects_response, body, metadata, capabilities } => {
-            let capabilities = capabilities.into_iter().map(Into::into).collect();
-            node::Message::Request(node::Request { inherit, expects_response, body, metadata, capabilities })
+        KernelBody::Request { inherit, expects_response, body, .. } => {
+            node::Message::Request(node::Request { inherit, expects_response, body, ..Default::default() })
         }
-        KernelBody::Response { inherit, body, metadata, capabilities, context } => {
-            let capabilities = capabilities.into_iter().map(Into::into).collect();
-            node::Message::Response((node::Response { inherit, body, metadata, capabilities }, context))
+        KernelBody::Response { inherit, body, context, .. } => {
+            node::Message::Response((node::Response { inherit, body, ..Default::default() }, context))
         }
     };
     let lazy_load_blob = blob.map(|BlobHead { mime }| LazyLoadBlob { mime, bytes });

@@ -5,10 +5,13 @@
 //! Invariant: nothing is allocated that the limits do not allow, and nothing is read before it is needed. Knows nothing
 //! of what heads say.
 
+use crate::admission::{Charge, HeapBytes};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Two lengths.
 pub const PREFIX_BYTES: usize = 8;
@@ -25,6 +28,12 @@ const HEAD_BYTES_USUAL: usize = 64;
 /// Blobs up to here are copied behind their head, to leave in one piece; the call that this saves costs more.
 const JOINED_BYTES_MAX: usize = 4 << 10;
 
+/// How long a frame may wait for memory before its connection is given up: the other side comes back and sends it again.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it is tried meanwhile.
+const ROOM_AGAIN: Duration = Duration::from_millis(5);
+
 /// A frame to be written: the head with its prefix, and the blob.
 #[derive(Debug, Clone)]
 pub struct Frame {
@@ -40,6 +49,9 @@ impl Frame {
         rmp_serde::encode::write_named(&mut bytes, head).expect("heads have known shapes and the writer is memory");
         let head_bytes = u32::try_from(bytes.len() - PREFIX_BYTES).expect("heads are bounded where they are made");
         bytes[..4].copy_from_slice(&head_bytes.to_be_bytes());
+        if bytes.capacity() > bytes.len() + bytes.len() / 8 + HEAD_BYTES_USUAL {
+            bytes.shrink_to_fit();
+        }
         Self { head: bytes, blob: Bytes::new() }
     }
 
@@ -55,9 +67,15 @@ impl Frame {
         self.head.len() - PREFIX_BYTES <= head_bytes_max && self.blob.len() <= blob_bytes_max
     }
 
-    /// The bytes that it keeps alive.
+    /// Its bytes on the stream.
     pub fn bytes(&self) -> usize {
         self.head.len() + self.blob.len()
+    }
+}
+
+impl HeapBytes for Frame {
+    fn heap_bytes(&self) -> usize {
+        self.head.capacity() + self.blob.len()
     }
 }
 
@@ -127,13 +145,15 @@ pub struct FrameReader<R> {
     head_bytes_max: usize,
     blob_bytes_max: usize,
     ahead: bool,
+    /// Of the frame that was read last, where frames are charged.
+    charge: Option<Charge>,
 }
 
 impl<R: Read> FrameReader<R> {
     /// A reader that takes heads and blobs up to these sizes.
     pub fn new(source: R, head_bytes_max: usize, blob_bytes_max: usize) -> Self {
         let buffer = vec![0; AHEAD_BYTES].into_boxed_slice();
-        Self { source, buffer, start: 0, end: 0, head_bytes_max, blob_bytes_max, ahead: true }
+        Self { source, buffer, start: 0, end: 0, head_bytes_max, blob_bytes_max, ahead: true, charge: None }
     }
 
     /// The stream, to change how it reads.
@@ -144,6 +164,28 @@ impl<R: Read> FrameReader<R> {
     /// Takes heads and blobs up to these sizes from now on.
     pub fn set_limits(&mut self, head_bytes_max: usize, blob_bytes_max: usize) {
         (self.head_bytes_max, self.blob_bytes_max) = (head_bytes_max, blob_bytes_max);
+    }
+
+    /// Charges what is read from now on, frame by frame, until the next is asked for.
+    pub fn charge_to(&mut self, charge: Charge) {
+        self.charge = Some(charge);
+    }
+
+    /// Waits until a frame of so many bytes can be charged; what waits meanwhile is the other side.
+    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        let Some(charge) = &mut self.charge else { return Ok(()) };
+        charge.resize(0);
+        if bytes <= AHEAD_BYTES {
+            return Ok(());
+        }
+        let until = Instant::now() + ROOM_WITHIN;
+        while charge.grow(bytes).is_err() {
+            if Instant::now() >= until {
+                return Err(io::Error::new(io::ErrorKind::OutOfMemory, "the memory budget has no room for a frame"));
+            }
+            thread::sleep(ROOM_AGAIN);
+        }
+        Ok(())
     }
 
     /// Whether the next frame is here as a whole already, so that reading it does not wait.
@@ -178,6 +220,7 @@ impl<R: Read> FrameReader<R> {
         if blob_bytes > self.blob_bytes_max {
             return Err(ReadError::BlobTooLarge(blob_bytes));
         }
+        self.make_room(head_bytes + blob_bytes)?;
         self.start += PREFIX_BYTES;
         let head = if head_bytes <= AHEAD_BYTES {
             self.need(head_bytes)?;

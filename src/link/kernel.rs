@@ -12,6 +12,7 @@ use super::orders::Stop;
 use super::server::bye;
 use super::session::{Actor, End, Forget, Key, Mark, Registry, Session, refused};
 use super::wire::{ByeCode, LiveChannel, LoggedIn, Login, Refused, RefusedCode, ToPeer};
+use crate::admission::{HeapBytes, Kind, Purse};
 use crate::broker::{AttachError, Event, Kernel, KernelHandle, KernelOptions, PushError};
 use crate::gateway::{Claims, Secret, Settings, mint};
 use crate::node::inbound::{Inlet, Taken};
@@ -53,8 +54,14 @@ pub struct KernelActor {
 }
 
 impl KernelActor {
-    /// Takes a message, which was read in a frame of so many bytes.
-    pub fn take(&self, message: KernelMessage, bytes: usize) -> Result<(), Stop> {
+    /// Where what is kept for the kernel is charged.
+    pub fn purse(&self) -> &Purse {
+        self.handle.purse()
+    }
+
+    /// Takes a message.
+    pub fn take(&self, message: KernelMessage) -> Result<(), Stop> {
+        let bytes = message.heap_bytes();
         match self.mailroom.put(message, bytes, self.room_within) {
             Ok(()) => Ok(()),
             Err(super::mailroom::NotTaken::Closed) => Err(Stop::Stopped),
@@ -96,12 +103,12 @@ pub fn begin(registry: &Arc<Registry>, hail: &Hail) -> Result<Arc<Session>, Refu
         AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
     let actor = KernelActor {
-        mailroom: Mailroom::default(),
+        mailroom: Mailroom::charged(handle.purse().charge_anyway(Kind::Link, 0)),
         logins: Logins::default(),
         handle: handle.clone(),
         room_within: registry.config.silence(),
     };
-    let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor))));
+    let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.purse()));
     let peer = Peer(session.clone());
     let Service { inlet, outlet, judge, attempts } = Service::new(handle, settings, peer.clone(), peer);
     let forget = Forget { session: session.clone(), registry: registry.clone(), key: Key::Kernel };

@@ -8,6 +8,7 @@
 
 use super::frame::{Frame, Gather};
 use super::wire::Window;
+use crate::admission::{Charge, HeapBytes};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,9 @@ const WRITE_BYTES_MAX: usize = 256 << 10;
 /// Frames that may be kept in all: several windows. Answers are put in without waiting, and only acknowledgements make
 /// room for them.
 const KEPT_FRAMES_MAX: usize = 64 << 10;
+
+/// Places for frames that are kept though there are none.
+const PLACES_SPARE: usize = 256;
 
 /// What this side's frames are made of, in the words of its direction.
 pub trait Direction {
@@ -33,6 +37,11 @@ pub trait Direction {
 
     /// The frame is written for the first time.
     fn written(mark: &mut Self::Mark, asks: &mut usize);
+
+    /// What a mark takes of the heap.
+    fn mark_bytes(_: &Self::Mark) -> usize {
+        0
+    }
 }
 
 /// See the module.
@@ -48,6 +57,9 @@ struct State<M> {
     window: Window,
     kept: VecDeque<(Frame, M)>,
     kept_bytes: usize,
+    /// What it takes of the heap, but for the places of the queue; and its charge, on the side that has one.
+    heap_bytes: usize,
+    charge: Option<Charge>,
     /// How many of `kept` went out over this connection.
     written: usize,
     /// How many frames came before `kept`.
@@ -88,6 +100,8 @@ impl<D: Direction> Line<D> {
             window,
             kept: VecDeque::new(),
             kept_bytes: 0,
+            heap_bytes: 0,
+            charge: None,
             written: 0,
             acknowledged,
             received,
@@ -100,6 +114,12 @@ impl<D: Direction> Line<D> {
             finished: false,
         };
         Self { state: Mutex::new(state), work: Condvar::new(), changed: Condvar::new() }
+    }
+
+    /// The same, with what is kept charged.
+    pub fn charged(self, charge: Charge) -> Self {
+        self.lock().charge = Some(charge);
+        self
     }
 
     /// Puts frames in, waiting for room.
@@ -117,8 +137,9 @@ impl<D: Direction> Line<D> {
             while state.has_room()
                 && let Some(frame) = frames.next()
             {
-                state.put(frame);
+                state.put::<D>(frame);
             }
+            state.settle();
             self.work.notify_all();
         }
         Ok(())
@@ -154,7 +175,8 @@ impl<D: Direction> Line<D> {
         if state.ended.is_some() {
             return Err(Ended);
         }
-        state.put((frame, mark));
+        state.put::<D>((frame, mark));
+        state.settle();
         self.work.notify_all();
         Ok(())
     }
@@ -182,8 +204,10 @@ impl<D: Direction> Line<D> {
         }
         for (frame, mark) in state.kept.drain(..count).collect::<Vec<_>>() {
             state.kept_bytes -= frame.bytes();
+            state.heap_bytes -= frame.heap_bytes() + D::mark_bytes(&mark);
             each(mark);
         }
+        state.settle();
         state.written -= count;
         state.acknowledged = received;
         self.changed.notify_all();
@@ -318,9 +342,20 @@ impl<M> State<M> {
             || self.kept.len() < self.window.frames as usize && self.kept_bytes < self.window.bytes as usize
     }
 
-    fn put(&mut self, frame: (Frame, M)) {
+    fn put<D: Direction<Mark = M>>(&mut self, frame: (Frame, M)) {
         self.kept_bytes += frame.0.bytes();
+        self.heap_bytes += frame.0.heap_bytes() + D::mark_bytes(&frame.1);
         self.kept.push_back(frame);
+    }
+
+    /// Charges what is kept now.
+    fn settle(&mut self) {
+        if self.kept.capacity() > PLACES_SPARE && self.kept.len() < self.kept.capacity() / 4 {
+            self.kept.shrink_to(2 * self.kept.len());
+        }
+        if let Some(charge) = &mut self.charge {
+            charge.resize(self.heap_bytes + self.kept.capacity() * size_of::<(Frame, M)>());
+        }
     }
 
     fn has_work(&self) -> bool {

@@ -5,6 +5,7 @@
 //! that keeps within its own never fills for long.
 
 use super::config::WINDOW;
+use crate::admission::Charge;
 use crate::node::KernelMessage;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,9 +24,12 @@ pub struct Mailroom {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<(KernelMessage, usize)>,
+    /// What they take of the heap.
     bytes: usize,
-    /// How many were taken out and are not obeyed yet.
+    /// How many were taken out and are not obeyed yet, and what they take.
     in_hand: usize,
+    in_hand_bytes: usize,
+    charge: Option<Charge>,
     /// How many were ever put in.
     received: u64,
     is_closed: bool,
@@ -40,8 +44,23 @@ pub enum NotTaken {
     Full,
 }
 
+impl State {
+    /// Charges what is here now.
+    fn settle(&mut self) {
+        let places = self.waiting.capacity() * size_of::<(KernelMessage, usize)>();
+        if let Some(charge) = &mut self.charge {
+            charge.resize(self.bytes + self.in_hand_bytes + places);
+        }
+    }
+}
+
 impl Mailroom {
-    /// Puts a message of so many bytes in; waits for room for at most `patience`.
+    /// An empty one, whose messages are charged.
+    pub fn charged(charge: Charge) -> Self {
+        Self { state: Mutex::new(State { charge: Some(charge), ..State::default() }), changed: Condvar::default() }
+    }
+
+    /// Puts a message in, which takes so many bytes of the heap; waits for room for at most `patience`.
     ///
     /// # Errors
     /// See [`NotTaken`].
@@ -60,6 +79,7 @@ impl Mailroom {
                 state.waiting.push_back((message, bytes));
                 state.bytes += bytes;
                 state.received += 1;
+                state.settle();
                 self.changed.notify_all();
                 Ok(())
             }
@@ -70,13 +90,15 @@ impl Mailroom {
     /// False: it is closed, and empty.
     pub fn take(&self, messages: &mut Vec<KernelMessage>, count: usize) -> bool {
         let mut state = self.lock();
-        state.in_hand = 0;
+        (state.in_hand, state.in_hand_bytes) = (0, 0);
+        state.settle();
         self.changed.notify_all();
         let is_empty = |state: &mut State| state.waiting.is_empty() && !state.is_closed;
         state = self.changed.wait_while(state, is_empty).unwrap_or_else(PoisonError::into_inner);
         let count = count.min(state.waiting.len());
         let taken: Vec<_> = state.waiting.drain(..count).collect();
-        state.bytes -= taken.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        state.in_hand_bytes = taken.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        state.bytes -= state.in_hand_bytes;
         state.in_hand = count;
         messages.extend(taken.into_iter().map(|(message, _)| message));
         self.changed.notify_all();
@@ -103,8 +125,9 @@ impl Mailroom {
     pub fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
-        state.waiting.clear();
-        (state.bytes, state.in_hand) = (0, 0);
+        state.waiting = VecDeque::new();
+        (state.bytes, state.in_hand, state.in_hand_bytes) = (0, 0, 0);
+        state.settle();
         self.changed.notify_all();
     }
 

@@ -24,7 +24,7 @@ pub fn begin(registry: &Arc<Registry>, id: ProcessId, options: AttachOptions) ->
         AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, &error.to_string()),
         AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
-    let session = Arc::new(Session::new(Actor::Process(process.handle().clone())));
+    let session = Arc::new(Session::new(Actor::Process(process.handle().clone()), process.handle().purse()));
     let feeder = Feeder { process, session: session.clone(), registry: registry.clone(), key: Key::Process(id) };
     let spawned = thread::Builder::new().name("link-events".to_owned()).spawn(move || feeder.run());
     spawned.map_err(|error| refused(RefusedCode::Full, &format!("no thread: {error}")))?;

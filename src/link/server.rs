@@ -14,6 +14,7 @@ use super::wire::{
     Attach, ByeCode, FromPeer, Hello, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome, Window,
 };
 use super::{convert, process};
+use crate::admission::Kind;
 use crate::broker::{AttachOptions, Handle};
 use crate::driver::peer_socket::{Credential, ListenError, Listener, Source, Stream};
 use crate::process_id::{ParseProcessIdError, ProcessId};
@@ -283,7 +284,7 @@ impl Connection {
             session: claim.secret.clone(),
             received,
             acknowledged,
-            live: live.len() as u64,
+            live: live as u64,
             window,
             head_bytes_max: HEAD_BYTES_MAX as u32,
             blob_bytes_max: u32::try_from(config.blob_bytes_max).unwrap_or(u32::MAX),
@@ -293,10 +294,20 @@ impl Connection {
         });
         let mut gather = Gather::default();
         gather.push(&Frame::bare(&welcome));
-        for channels in live.chunks(LIVE_AT_A_TIME) {
-            gather.push(&Frame::bare(&ToPeer::Live { channels: channels.to_vec() }));
+        let write = |gather: &mut Gather| {
+            self.stream.set_write_timeout(Some(HELLO_WITHIN)).and_then(|()| gather.write(&mut &*self.stream))
+        };
+        // A few at a time: there may be very many, and nothing changes them meanwhile.
+        let (mut from, mut written) = (0, Ok(()));
+        while written.is_ok()
+            && let channels = claim.session.live_from(from, LIVE_AT_A_TIME)
+            && let Some(last) = channels.last()
+        {
+            from = last.channel.saturating_add(1);
+            gather.push(&Frame::bare(&ToPeer::Live { channels }));
+            written = write(&mut gather);
         }
-        let written = self.stream.set_write_timeout(Some(HELLO_WITHIN)).and_then(|()| gather.write(&mut &*self.stream));
+        let written = written.and_then(|()| write(&mut gather));
         if written.and_then(|()| self.stream.set_write_timeout(None)).is_err() {
             self.stream.shutdown();
         }
@@ -308,6 +319,7 @@ impl Connection {
         let session = claim.session.clone();
         tracing::info!(peer = ?claim.key(), "attached");
         reader.set_limits(HEAD_BYTES_MAX, self.registry.config.blob_bytes_max);
+        reader.charge_to(session.purse().charge_anyway(Kind::Link, 0));
         let silence = self.registry.config.silence();
         let writer = self.spawn_writer(session.clone(), connection);
         let over = match (writer.as_ref(), reader.source_mut().allow_silence(silence)) {
@@ -396,10 +408,7 @@ fn read_kernel(session: &Session, reader: &mut FrameReader<Source>, kernel: &Ker
             FromPeer::Beat {} => Ok(()),
             FromPeer::Ack { received } => session.acknowledge(received).map_err(violation),
             FromPeer::Bye { failed } => break Over::Bye { failed },
-            FromPeer::Kernel(head) => {
-                let bytes = blob.len() + head.message.bytes();
-                kernel.take(convert::kernel_in(head, blob), bytes).map_err(Over::Stop)
-            }
+            FromPeer::Kernel(head) => kernel.take(convert::kernel_in(head, blob)).map_err(Over::Stop),
             FromPeer::LoggedIn(answer) => {
                 kernel.logged_in(answer, blob.into());
                 Ok(())

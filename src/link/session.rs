@@ -11,6 +11,7 @@ use super::frame::Frame;
 use super::kernel::KernelActor;
 use super::line::{Direction, Line};
 use super::wire::{Hello, LiveChannel, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Window};
+use crate::admission::{Charge, HeapBytes, Kind, Purse};
 use crate::broker::{Handle, ProcessHandle};
 use crate::driver::peer_socket::{Credential, Stream};
 use crate::process_id::ProcessId;
@@ -74,6 +75,10 @@ impl Direction for Outward {
             *asks -= 1;
         }
     }
+
+    fn mark_bytes(mark: &Mark) -> usize {
+        if let Mark::Opened(channel) = mark { channel.heap_bytes() } else { 0 }
+    }
 }
 
 /// Who obeys the peer's orders.
@@ -87,28 +92,43 @@ pub struct Session {
     pub line: Line<Outward>,
     pub actor: Actor,
     /// The channels that are open as far as the peer has acknowledged.
-    live: Mutex<BTreeMap<u32, LiveChannel>>,
+    live: Mutex<Live>,
     end: OnceLock<End>,
 }
 
 impl Session {
-    pub fn new(actor: Actor) -> Self {
-        Self { line: Line::new(WINDOW), actor, live: Mutex::default(), end: OnceLock::new() }
+    pub fn new(actor: Actor, purse: &Purse) -> Self {
+        let line = Line::new(WINDOW).charged(purse.charge_anyway(Kind::Link, 0));
+        let live = Live { channels: BTreeMap::new(), charge: purse.charge_anyway(Kind::Link, 0) };
+        Self { line, actor, live: Mutex::new(live), end: OnceLock::new() }
     }
 
     /// The peer has so many frames.
     pub fn acknowledge(&self, received: u64) -> Result<(), super::line::NeverSent> {
         let mut live = lock(&self.live);
         self.line.acknowledge(received, |mark| match mark {
-            Mark::Opened(channel) => drop(live.insert(channel.channel, *channel)),
-            Mark::Closed(channel) => drop(live.remove(&channel)),
+            Mark::Opened(channel) => live.insert(*channel),
+            Mark::Closed(channel) => live.remove(channel),
             Mark::Event | Mark::Answer => {}
         })
     }
 
-    /// The channels that are open as far as the peer has acknowledged.
-    pub fn live(&self) -> Vec<LiveChannel> {
-        lock(&self.live).values().cloned().collect()
+    /// Where what is kept for it is charged.
+    pub fn purse(&self) -> &Purse {
+        match &self.actor {
+            Actor::Process(process) => process.purse(),
+            Actor::Kernel(kernel) => kernel.purse(),
+        }
+    }
+
+    /// How many channels are open as far as the peer has acknowledged.
+    pub fn live(&self) -> usize {
+        lock(&self.live).channels.len()
+    }
+
+    /// So many of them, by number, from `from` on.
+    pub fn live_from(&self, from: u32, count: usize) -> Vec<LiveChannel> {
+        lock(&self.live).channels.range(from..).take(count).map(|(_, channel)| channel.clone()).collect()
     }
 
     /// Frames that the peer has of ours, and that we have of its.
@@ -136,6 +156,37 @@ impl Session {
     /// Why it ended. A session that just vanished has failed.
     pub fn why(&self) -> End {
         self.end.get().copied().unwrap_or(End::Failed)
+    }
+}
+
+/// The channels of which a peer that comes back is told, and their charge.
+struct Live {
+    channels: BTreeMap<u32, LiveChannel>,
+    charge: Charge,
+}
+
+impl Live {
+    /// What one takes beside its text, with its place in the map.
+    const ENTRY_BYTES: usize = (size_of::<u32>() + size_of::<LiveChannel>()) * 11 / 8;
+
+    fn insert(&mut self, channel: LiveChannel) {
+        let more = Self::ENTRY_BYTES + channel.heap_bytes();
+        self.charge.resize(self.charge.bytes() + more);
+        self.channels.insert(channel.channel, channel);
+    }
+
+    fn remove(&mut self, channel: u32) {
+        if let Some(channel) = self.channels.remove(&channel) {
+            let less = Self::ENTRY_BYTES + channel.heap_bytes();
+            self.charge.resize(self.charge.bytes() - less);
+        }
+    }
+}
+
+impl HeapBytes for LiveChannel {
+    fn heap_bytes(&self) -> usize {
+        let Self { process, path, source, forwarded_for, .. } = self;
+        process.heap_bytes() + path.heap_bytes() + source.heap_bytes() + forwarded_for.heap_bytes()
     }
 }
 

@@ -358,6 +358,8 @@ pub enum Failure {
     NotUtf8,
     /// A ping or pong of more than 125 bytes.
     ControlTooLong,
+    /// The memory budget has no room for the route and its content.
+    Memory,
     /// The broker has stopped.
     Stopped,
 }

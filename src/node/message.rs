@@ -5,6 +5,7 @@
 //! blobs carry tokens and private messages. Knows nothing of the HTTP server's own bodies.
 
 use super::identity::Address;
+use crate::admission::HeapBytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -143,6 +144,29 @@ pub struct KernelMessage {
     pub message: Message,
     /// The blob.
     pub lazy_load_blob: Option<LazyLoadBlob>,
+}
+
+impl HeapBytes for KernelMessage {
+    fn heap_bytes(&self) -> usize {
+        let address = |address: &Address| address.node.capacity() + address.process.as_str().len();
+        let granted = |capabilities: &Vec<(Capability, Vec<u8>)>| {
+            let each = |(capability, signature): &(Capability, Vec<u8>)| {
+                address(&capability.issuer) + capability.params.capacity() + signature.capacity()
+            };
+            capabilities.capacity() * size_of::<(Capability, Vec<u8>)>() + capabilities.iter().map(each).sum::<usize>()
+        };
+        let carried = |body: &Vec<u8>, metadata: &Option<String>, capabilities| {
+            body.capacity() + metadata.heap_bytes() + granted(capabilities)
+        };
+        let message = match &self.message {
+            Message::Request(request) => carried(&request.body, &request.metadata, &request.capabilities),
+            Message::Response((response, context)) => {
+                carried(&response.body, &response.metadata, &response.capabilities) + context.heap_bytes()
+            }
+        };
+        let blob = self.lazy_load_blob.as_ref().map_or(0, |blob| blob.mime.heap_bytes() + blob.bytes.capacity());
+        address(&self.source) + address(&self.target) + self.rsvp.as_ref().map_or(0, address) + message + blob
+    }
 }
 
 #[cfg(test)]

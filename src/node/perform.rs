@@ -311,6 +311,11 @@ fn bind(owner: &dyn Acting, action: Action, reply: Reply) -> Result<Option<Kerne
         Err(BindPathError::Refused(crate::gateway::BindError::Process)) => {
             Ok(Some(reply.refused(HttpServerError::InvalidSourceProcess)))
         }
+        Err(error @ BindPathError::Memory { .. }) => {
+            // The contract has no word for it.
+            tracing::warn!(%error, "a path was not bound");
+            Ok(Some(reply.refused(HttpServerError::MalformedRequest)))
+        }
         Err(BindPathError::Refused(_)) => Ok(Some(reply.refused(HttpServerError::MalformedRequest))),
         Err(BindPathError::Stopped) => Err(PushError::Stopped),
     }
