@@ -67,6 +67,7 @@ use crate::driver::clock::Clock;
 use crate::driver::flush_send::SendFlush;
 use crate::driver::flush_uring::UringFlush;
 use crate::driver::listen::{ListenError, listen, share};
+use crate::driver::malloc;
 use crate::driver::pump::Pump;
 use crate::driver::runtime::{DriverKind, RuntimeError, ShardRuntime};
 use crate::driver::sys::{self, TcpOptions};
@@ -289,6 +290,7 @@ impl Broker {
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        malloc::give_back_what_is_freed();
         let cores = sys::allowed_cores()?;
         let shards = if config.shards == 0 { cores.len() } else { config.shards }.clamp(1, SHARDS_MAX);
         let listeners = match &config.listener {

@@ -10,6 +10,7 @@ pub mod flush_send;
 pub mod flush_uring;
 mod kernel_sockets;
 pub mod listen;
+pub mod malloc;
 // Half of it is for links alone.
 #[cfg(feature = "control")]
 #[cfg_attr(not(feature = "link"), allow(dead_code))]
