@@ -160,7 +160,8 @@ impl<D: Direction> Line<D> {
         }
         let has_room = state.has_room();
         if has_room {
-            state.put((frame, mark));
+            state.put::<D>((frame, mark));
+            state.settle();
             self.work.notify_all();
         }
         Ok(has_room)
