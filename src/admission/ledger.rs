@@ -313,10 +313,13 @@ impl Tenant {
         held
     }
 
-    /// How far a fund's lease may go to hold so many bytes more for it.
+    /// How far a fund's lease may go to hold so many bytes more for it. What shards hold for it does not count: that, it
+    /// can be made to give back.
     fn claim_to_keep(&self, more: usize) -> Claim {
         let share = self.0.book.share_bytes();
-        let is_within = share.is_none_or(|share| self.total().saturating_add(more) <= share / 2);
+        let kept = [Kind::Orders, Kind::Events, Kind::Content, Kind::Link];
+        let kept: usize = kept.iter().map(|&kind| self.0.held[kind as usize].load(Ordering::Relaxed)).sum();
+        let is_within = share.is_none_or(|share| kept.saturating_add(more) <= share / 2);
         if is_within { Claim::WithinShare } else { Claim::ToKeep }
     }
 

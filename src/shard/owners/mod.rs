@@ -153,8 +153,11 @@ impl Owners {
     pub fn take_resumable(&mut self, mut resume: impl FnMut(Slot)) {
         // A connection that fills the queue again puts its owner into the list anew, for the next time.
         for place in std::mem::take(&mut self.full) {
+            // Memory may have come free though nothing was read: looking for room finds that out.
+            let has_room = self.locals[place as usize].owner.queue.is_half_empty() || self.has_room(place);
             let local = &mut self.locals[place as usize];
-            if !local.owner.queue.is_half_empty() && !local.owner.queue.wait_for_room(self.shard as usize) {
+            let may_go_on = has_room && local.owner.queue.is_half_empty();
+            if !may_go_on && !local.owner.queue.wait_for_room(self.shard as usize) {
                 self.full.push(place);
                 continue;
             }
