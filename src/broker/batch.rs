@@ -53,8 +53,9 @@ impl Batch {
     /// Adds an order, and never waits. A batch that [is full](Self::is_full) should be flushed before more is added.
     ///
     /// # Panics
-    /// The order is another process'.
+    /// The order is another process', or its message is over [`PAYLOAD_BYTES_MAX`](super::PAYLOAD_BYTES_MAX).
     pub fn add<'p>(&mut self, order: impl Order<'p>) {
+        assert_eq!(order.check(), Ok(()), "a batch holds orders that can be given");
         assert!(Arc::ptr_eq(&order.pusher().accounts, &self.pusher.accounts), "a batch holds orders of one process");
         let commands: Commands = order.into_commands();
         for (shard, command) in commands {
@@ -68,11 +69,12 @@ impl Batch {
     /// Adds an order, and flushes the batch once it is full, which waits as [`flush`](Self::flush) does.
     ///
     /// # Errors
-    /// The broker has stopped.
+    /// The broker has stopped, or the message is too large.
     ///
     /// # Panics
     /// The order is another process'.
     pub fn send<'p>(&mut self, order: impl Order<'p>) -> Result<(), PushError> {
+        order.check()?;
         self.add(order);
         if self.is_full { self.flush() } else { Ok(()) }
     }

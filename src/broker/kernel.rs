@@ -349,3 +349,38 @@ impl ProcessHandle {
         changed.map_err(|_| GrantError::Stopped)?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Budget;
+
+    #[test]
+    fn names_that_clients_invent_take_no_place() {
+        let (queue, _receiver) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
+        let owners = Owners {
+            made: Mutex::default(),
+            names: Names::default(),
+            read_out: Arc::default(),
+            next: Arc::new(AtomicU32::new(1)),
+            queue,
+            policy: Policy::Close,
+        };
+        let resolve = |name: String| owners.resolve(&name.parse().unwrap());
+        let count = || owners.made.lock().unwrap().by_name.len();
+        let kept = resolve("kept:test:sys".to_owned()).unwrap();
+        for n in 1..OWNERS_MAX {
+            assert!(resolve(format!("a{n}:test:sys")).is_some());
+        }
+        // As long as the kernel has not read what may be on its way to them, they are kept.
+        assert!(resolve("one:test:sys".to_owned()).is_none() && count() == OWNERS_MAX);
+        owners.read_out.fetch_add(READ_OUT_BEFORE, Ordering::Relaxed);
+        for n in 0..OWNERS_MAX {
+            owners.read_out.fetch_add(1, Ordering::Relaxed);
+            assert!(resolve(format!("b{n}:test:sys")).is_some(), "{n}");
+        }
+        assert!(count() < OWNERS_MAX / 2, "{}", count());
+        assert_eq!(owners.names.lock().unwrap().len(), count());
+        assert!(Arc::ptr_eq(&resolve("kept:test:sys".to_owned()).unwrap(), &kept));
+    }
+}

@@ -7,6 +7,10 @@ use bytes::Bytes;
 /// The longest payload of a control frame (RFC 6455 5.5).
 const CONTROL_BYTES_MAX: usize = 125;
 
+/// The largest message, and the largest body of a response, in bytes: half of what 32 bits count, which is how places in a
+/// queue are counted.
+pub const PAYLOAD_BYTES_MAX: usize = 1 << 31;
+
 /// A message to push, checked when it is made. Cloning shares the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message(pub(super) PushFrame);
@@ -21,10 +25,13 @@ pub enum InvalidMessage {
     /// Control frames carry at most 125 bytes (RFC 6455 5.5).
     #[error("a control frame carries at most 125 bytes")]
     ControlTooLong,
+    /// Over [`PAYLOAD_BYTES_MAX`].
+    #[error("a message carries at most {PAYLOAD_BYTES_MAX} bytes")]
+    TooLarge,
 }
 
 impl Message {
-    /// A Text message.
+    /// A Text message. One over [`PAYLOAD_BYTES_MAX`] is refused when it is pushed.
     pub fn text(text: impl Into<String>) -> Self {
         Self(PushFrame { kind: PushKind::Message(MessageKind::Text), payload: text.into().into_bytes().into() })
     }
@@ -32,14 +39,14 @@ impl Message {
     /// A Text message of bytes that are checked.
     ///
     /// # Errors
-    /// They are not UTF-8.
+    /// They are not UTF-8, or too many.
     pub fn text_bytes(bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
-        let payload = bytes.into();
+        let payload = within_limit(bytes.into())?;
         simdutf8::basic::from_utf8(&payload).map_err(|_| InvalidMessage::NotUtf8)?;
         Ok(Self(PushFrame { kind: PushKind::Message(MessageKind::Text), payload }))
     }
 
-    /// A Binary message.
+    /// A Binary message. One over [`PAYLOAD_BYTES_MAX`] is refused when it is pushed.
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
         Self(PushFrame { kind: PushKind::Message(MessageKind::Binary), payload: bytes.into() })
     }
@@ -47,11 +54,11 @@ impl Message {
     /// A message of the same kind as one that was received.
     ///
     /// # Errors
-    /// The kind is Text and the bytes are not UTF-8.
+    /// The kind is Text and the bytes are not UTF-8, or there are too many.
     pub fn of_kind(kind: MessageKind, bytes: impl Into<Bytes>) -> Result<Self, InvalidMessage> {
         match kind {
             MessageKind::Text => Self::text_bytes(bytes),
-            MessageKind::Binary => Ok(Self::binary(bytes)),
+            MessageKind::Binary => Ok(Self::binary(within_limit(bytes.into())?)),
         }
     }
 
@@ -88,4 +95,8 @@ impl Message {
             _ => Err(InvalidMessage::ControlTooLong),
         }
     }
+}
+
+fn within_limit(payload: Bytes) -> Result<Bytes, InvalidMessage> {
+    if payload.len() <= PAYLOAD_BYTES_MAX { Ok(payload) } else { Err(InvalidMessage::TooLarge) }
 }

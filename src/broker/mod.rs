@@ -52,7 +52,7 @@ pub use builder::Builder;
 pub(crate) use delivery::Delivery;
 #[cfg(feature = "node")]
 pub use kernel::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};
-pub use message::{InvalidMessage, Message};
+pub use message::{InvalidMessage, Message, PAYLOAD_BYTES_MAX};
 pub use operate::{Cursor, ProcessReport};
 pub use order::{Asking, Broadcast, Close, Order, Push, Respond, Sending, SendingAsked};
 pub use process::{AttachOptions, Process, ProcessHandle, ProcessName, Stopped};

@@ -9,11 +9,11 @@
 //! Invariant: nothing is given before the end is called.
 
 use super::delivery::{Ask, Delivery};
-use super::message::Message;
+use super::message::{Message, PAYLOAD_BYTES_MAX};
 use super::pusher::{Audience, Full, PushError, Pusher};
 use super::ticket::{Ticket, ticket};
 use crate::channel::ChannelId;
-use crate::http::HeaderFields;
+use crate::http::{HeaderFields, Response};
 use crate::proto::close;
 use crate::shard::command::{Close as CloseCommand, CloseFrame, Command, Policy, Push as PushCommand};
 use crate::shard::command::{PushMany, Respond as RespondCommand};
@@ -39,7 +39,13 @@ pub trait Order<'p>: Sized {
     #[doc(hidden)]
     fn delivery(&mut self) -> &mut Delivery;
 
-    /// What it comes to on which shards.
+    /// Whether it can be given at all.
+    #[doc(hidden)]
+    fn check(&self) -> Result<(), PushError> {
+        Ok(())
+    }
+
+    /// What it comes to on which shards. Only of what was checked.
     #[doc(hidden)]
     fn into_commands(self) -> Commands;
 }
@@ -53,6 +59,7 @@ macro_rules! ends {
             /// # Errors
             /// It was not accepted: see [`PushError`].
             pub fn try_send(self) -> Result<(), PushError> {
+                self.check()?;
                 self.pusher.may_ask(&self.delivery)?;
                 let pusher = self.pusher();
                 pusher.give(self.into_commands(), Full::Refuse)
@@ -62,8 +69,9 @@ macro_rules! ends {
             /// of their CPU whatever clients do; async code awaits the order instead.
             ///
             /// # Errors
-            /// The broker has stopped.
+            /// The broker has stopped, or the message is too large.
             pub fn send(self) -> Result<(), PushError> {
+                self.check()?;
                 let pusher = self.pusher();
                 pusher.give(self.into_commands(), Full::Wait)
             }
@@ -140,6 +148,10 @@ impl<'p> Order<'p> for Push<'p> {
         self.pusher
     }
 
+    fn check(&self) -> Result<(), PushError> {
+        check_size(&self.message)
+    }
+
     fn delivery(&mut self) -> &mut Delivery {
         &mut self.delivery
     }
@@ -196,6 +208,10 @@ impl Broadcast<'_> {
 impl<'p> Order<'p> for Broadcast<'p> {
     fn pusher(&self) -> &'p Pusher {
         self.pusher
+    }
+
+    fn check(&self) -> Result<(), PushError> {
+        check_size(&self.message)
     }
 
     fn delivery(&mut self) -> &mut Delivery {
@@ -264,7 +280,8 @@ impl<'p> Order<'p> for Close<'p> {
 }
 
 /// The answer to an HTTP request: made by [`Process::respond`](crate::Process::respond). An answer that comes too late
-/// reaches nobody.
+/// reaches nobody; header fields that no response may carry are left out; one with more of them than a client would take, or
+/// with a body over [`PAYLOAD_BYTES_MAX`], becomes a 500, and the log says so.
 #[must_use = "nothing is answered before the end is called: try_send, send or await"]
 pub struct Respond<'p> {
     pub(super) pusher: &'p Pusher,
@@ -308,14 +325,32 @@ impl<'p> Order<'p> for Respond<'p> {
 
     fn into_commands(self) -> Commands {
         let Self { pusher, request, status, headers, body, .. } = self;
+        let response = response(pusher, status, headers, body);
         let shard = request.shard() as usize;
         let Some(owner) = pusher.owner else { unreachable!("operators are asked nothing") };
         if shard >= pusher.shards() {
             // Not an id of ours: nobody waits for it.
             return Commands::new();
         }
-        smallvec![(shard, Command::Respond(Box::new(RespondCommand { request, owner, status, headers, body })))]
+        smallvec![(shard, Command::Respond(Box::new(RespondCommand { request, owner, response })))]
     }
+}
+
+/// The response that a process answers with, made on its own thread: that takes longer the more header fields there are.
+fn response(pusher: &Pusher, status: u16, headers: HeaderFields, body: Bytes) -> Response {
+    let replaced = |error: &dyn std::fmt::Display| {
+        tracing::warn!(process = ?pusher.name(), %error, "a process' answer was replaced by a 500");
+        Response::text(500, "the process' answer cannot be sent")
+    };
+    match Response::new(status).merge(headers) {
+        Err(error) => replaced(&error),
+        Ok(_) if body.len() > PAYLOAD_BYTES_MAX => replaced(&PushError::TooLarge),
+        Ok(response) => response.with_body(body),
+    }
+}
+
+fn check_size(message: &Message) -> Result<(), PushError> {
+    if message.payload().len() <= PAYLOAD_BYTES_MAX { Ok(()) } else { Err(PushError::TooLarge) }
 }
 
 /// The close frame of this code, if it is one that may travel (RFC 6455 7.4), and reason.
@@ -349,6 +384,7 @@ impl<'p, O: Order<'p>> Asking<'p, O> {
     }
 
     fn give(self, full: Full) -> Result<Ticket, PushError> {
+        self.order.check()?;
         let (order, ticket) = self.with_ticket();
         let pusher = order.pusher();
         pusher.give(order.into_commands(), full).map(|()| ticket)
@@ -377,6 +413,8 @@ impl<'p, O: Order<'p>> IntoFuture for Asking<'p, O> {
 #[must_use = "futures do nothing unless polled"]
 pub struct Sending<'p> {
     pusher: &'p Pusher,
+    /// An order that was refused before it was given.
+    refused: Option<PushError>,
     commands: smallvec::IntoIter<[(usize, Command); 1]>,
     /// The next one, with its shard and what it keeps alive.
     next: Option<(usize, usize, Option<Command>)>,
@@ -384,8 +422,9 @@ pub struct Sending<'p> {
 
 impl<'p> Sending<'p> {
     fn new(order: impl Order<'p>) -> Self {
-        let pusher = order.pusher();
-        Self { pusher, commands: order.into_commands().into_iter(), next: None }
+        let (pusher, refused) = (order.pusher(), order.check().err());
+        let commands = if refused.is_none() { order.into_commands() } else { Commands::new() };
+        Self { pusher, refused, commands: commands.into_iter(), next: None }
     }
 }
 
@@ -393,7 +432,10 @@ impl Future for Sending<'_> {
     type Output = Result<(), PushError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { pusher, commands, next } = self.get_mut();
+        let Self { pusher, refused, commands, next } = self.get_mut();
+        if let Some(refused) = refused.take() {
+            return Poll::Ready(Err(refused));
+        }
         loop {
             let Some((shard, bytes, command)) = next else {
                 match commands.next() {

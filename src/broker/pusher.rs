@@ -2,11 +2,12 @@
 
 use super::Shared;
 use super::delivery::{Ask, Delivery};
-use super::message::Message;
+use super::message::{Message, PAYLOAD_BYTES_MAX};
 use super::order::Commands;
 use crate::admission::Purse;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
+use crate::process_id::ProcessId;
 use crate::queue::events::{self as process_queue, ProcessQueue};
 use crate::queue::orders::{Account, Refused};
 use crate::shard::Owner;
@@ -21,7 +22,7 @@ use std::task::{Context, Poll};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Audience {
-    /// These channels.
+    /// These channels, each once.
     Channels(Vec<ChannelId>),
     /// The process' channels on this bound path (as it was bound, `/` for the process' own).
     Path(Arc<str>),
@@ -56,6 +57,9 @@ pub enum PushError {
     /// for room do not say this, so that they wait for nobody but shards: who uses them reads as fast as it asks.
     #[error("too many outcomes of earlier pushes are unread")]
     OutcomesUnread,
+    /// The message is over [`PAYLOAD_BYTES_MAX`](super::PAYLOAD_BYTES_MAX): push it in parts.
+    #[error("a message carries at most {PAYLOAD_BYTES_MAX} bytes")]
+    TooLarge,
     /// The broker has stopped.
     #[error("the broker has stopped")]
     Stopped,
@@ -110,6 +114,12 @@ impl Pusher {
             inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped)?;
         }
         Ok(())
+    }
+
+    /// The name of the process, as long as it is attached.
+    pub(super) fn name(&self) -> Option<ProcessId> {
+        let directory = self.shared.directory();
+        Some(directory.owners.get(&self.owner?)?.process.clone())
     }
 
     /// The number of shards.
@@ -182,10 +192,10 @@ impl Pusher {
         match audience {
             Audience::Process => (0..shards).map(|shard| (shard, ShardAudience::Process)).collect(),
             Audience::Path(path) => (0..shards).map(|shard| (shard, ShardAudience::Path(path.clone()))).collect(),
-            Audience::Channels(channels) if shards == 1 => vec![(0, ShardAudience::Channels(channels))],
+            Audience::Channels(channels) if shards == 1 => vec![(0, ShardAudience::Channels(distinct(channels)))],
             Audience::Channels(channels) => {
                 let mut lists = vec![Vec::new(); shards];
-                for channel in channels {
+                for channel in distinct(channels) {
                     lists[self.shard_of(channel)].push(channel);
                 }
                 let lists = lists.into_iter().enumerate().filter(|(_, list)| !list.is_empty());
@@ -239,4 +249,13 @@ impl Pusher {
         let sent = self.shared.inboxes[shard].poll_send(command, bytes, &self.accounts[shard], context);
         sent.map_err(|_| PushError::Stopped)
     }
+}
+
+/// Each channel once, however often it is named: here, since the shard has other work.
+fn distinct(mut channels: Vec<ChannelId>) -> Vec<ChannelId> {
+    if !channels.is_sorted_by(|one, next| one < next) {
+        channels.sort_unstable();
+        channels.dedup();
+    }
+    channels
 }

@@ -188,7 +188,7 @@ impl<'s> Request<'s, '_, '_> {
             "POST" => {
                 // Else a page could log its visitor in as somebody else, or guess passwords from afar.
                 self.check_origin()?;
-                Ok(Entry::Login(Login::new(self.head, &self.snapshot.settings)?))
+                Ok(Entry::Login(Login::new(self.head, self.peer, &self.snapshot.settings)?))
             }
             _ => Err(not_allowed("GET, HEAD, POST")),
         }

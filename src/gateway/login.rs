@@ -14,6 +14,7 @@ use crate::{
 use bytes::Bytes;
 use serde::Deserialize;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 /// A `POST /login`, without its body. It is all that the answer needs, so the request may be forgotten meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Login {
     is_localhost: bool,
     https: bool,
     redirect: Option<String>,
+    /// Who asks, as clients are counted.
+    client: IpAddr,
 }
 
 impl HeapBytes for Login {
@@ -57,16 +60,22 @@ struct Posted {
 pub const LOGIN_BYTES_MAX: usize = 16 << 10;
 
 impl Login {
+    /// Who asks, as clients are counted.
+    pub fn client(&self) -> IpAddr {
+        self.client
+    }
+
     /// Reads the request.
     ///
     /// # Errors
     /// 400 when `?redirect=` is not a path of this server: anything else would send the user elsewhere, logged in.
-    pub(super) fn new(head: &Head<'_>, settings: &Settings) -> Result<Self, Response> {
+    pub(super) fn new(head: &Head<'_>, peer: SocketAddr, settings: &Settings) -> Result<Self, Response> {
         let redirect = query::param(head.target.query, "redirect");
         if redirect.as_deref().is_some_and(|path| !is_local_path(path)) {
             return Err(json_text(400, "the redirect is not a path of this server"));
         }
         Ok(Self {
+            client: proxy::client_ip(peer, head, &settings.trusted_proxies),
             host_name: head.authority.filter(|host| !host.is_ip()).map(|host| host.host.to_owned()),
             is_localhost: head.authority.is_none_or(|host| host.is_localhost()),
             https: proxy::is_https(head, settings.tls),

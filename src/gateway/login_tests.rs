@@ -8,7 +8,7 @@ fn settings(dialect: Dialect) -> Settings {
 fn login(host: &str, target: &str, headers: &str) -> Result<Login, u16> {
     let text = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
     let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
-    Login::new(&head, &settings(Dialect::Hyperdrive)).map_err(|response| response.status())
+    Login::new(&head, ([127, 0, 0, 1], 1).into(), &settings(Dialect::Hyperdrive)).map_err(|response| response.status())
 }
 
 const POSTED: &str = r#"{"password_hash":"0xabc","subdomain":""}"#;

@@ -110,7 +110,8 @@ impl Connection {
 
     /// Takes all of `input`, parses as far as one request, keeps the rest.
     pub fn feed<'a>(&'a mut self, input: &'a [u8]) -> Next<'a> {
-        if self.consumed > 0 {
+        // Not for each of many short requests: each byte is moved once at most.
+        if self.consumed > 0 && self.consumed >= self.buffer.len() / 2 {
             self.buffer.drain(..self.consumed);
             self.consumed = 0;
         }
@@ -280,14 +281,15 @@ impl Connection {
     fn read_buffered_head(&mut self, input: &[u8]) -> Next<'_> {
         let old_bytes = self.buffer.len();
         self.buffer.extend_from_slice(input);
-        let due = self.buffer.len() >= self.parse_again_bytes.min(self.limits.head_bytes_max);
+        let due = self.buffer.len() - self.consumed >= self.parse_again_bytes.min(self.limits.head_bytes_max);
         if !due && !head_ends_behind(&self.buffer, old_bytes) {
             return Next::Wait;
         }
         let Self { buffer, consumed, state, limits, parse_again_bytes, asked: asked_now, unread_bytes: unread } = self;
-        let refused = match Head::parse(buffer, limits) {
+        let from = *consumed;
+        let refused = match Head::parse(&buffer[from..], limits) {
             Ok(None) => {
-                *parse_again_bytes = buffer.len() * 2;
+                *parse_again_bytes = (buffer.len() - from) * 2;
                 return Next::Wait;
             }
             Err(rejection) => {
@@ -296,20 +298,20 @@ impl Connection {
             }
             Ok(Some((head, head_bytes))) => {
                 *asked_now = asked(&head);
-                let rest = &buffer[head_bytes..];
+                let rest = &buffer[from + head_bytes..];
                 match begin_body(head.framing, rest, limits) {
                     Err(rejection) => {
                         *unread = unread_bytes(&head, rest.len(), limits);
                         rejection
                     }
                     Ok(Body::Whole(body, body_bytes)) => {
-                        *consumed = head_bytes + body_bytes;
+                        *consumed = from + head_bytes + body_bytes;
                         *state = State::Answering;
                         return Next::Request(Request { head, body });
                     }
                     Ok(Body::Partial(decoder)) => {
                         *consumed = buffer.len();
-                        *state = State::Body { head: buffer[..head_bytes].into(), decoder };
+                        *state = State::Body { head: buffer[from..from + head_bytes].into(), decoder };
                         let send_continue = head.expects_continue && rest.is_empty();
                         return Next::BodyPending { head, send_continue };
                     }

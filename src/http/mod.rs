@@ -22,7 +22,7 @@ pub mod target;
 pub use connection::{AfterResponse, Connection, Next, Request};
 pub use content::Content;
 pub use head::{BodyFraming, Head, Header};
-pub use response::{Date, HeaderError, HeaderFields, Response};
+pub use response::{Date, HeaderError, HeaderFields, Response, TooManyFields};
 pub use target::{Authority, Target};
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).

@@ -9,8 +9,15 @@ use super::body::{is_text, is_token};
 use bytes::Bytes;
 use std::{
     borrow::Cow,
+    collections::HashSet,
     time::{Duration, UNIX_EPOCH},
 };
+
+/// The most bytes of a process' header fields: what browsers take of a response's head.
+pub const FIELDS_BYTES_MAX: usize = 256 * 1024;
+
+/// The most header fields of a process: many times what anybody sends, and a fraction of a millisecond to encode.
+pub const FIELDS_MAX: usize = 4096;
 
 /// Names and values of header fields, in order.
 pub type HeaderFields = Vec<(Box<str>, Box<str>)>;
@@ -39,6 +46,18 @@ pub enum HeaderError {
     /// The value holds a control character (RFC 9110 section 5.5).
     #[error("the value of the header {0} holds a control character")]
     Value(String),
+}
+
+/// What a process answers has a head that nobody would take: the fault of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a response has {count} header fields of {bytes} bytes, and may have {FIELDS_MAX} of {FIELDS_BYTES_MAX} together"
+)]
+pub struct TooManyFields {
+    /// How many fields there are.
+    pub count: usize,
+    /// Their names and values, in bytes.
+    pub bytes: usize,
 }
 
 impl Response {
@@ -105,22 +124,25 @@ impl Response {
 
     /// Adds the fields that a process gave, as nodes do: one that no response may carry is left out (it could split the
     /// response in two), and of equal names the last counts. Only `set-cookie` may be there more than once.
-    #[must_use]
-    pub fn merge(mut self, fields: HeaderFields) -> Self {
+    ///
+    /// # Errors
+    /// More fields, or more bytes of them, than a response may have.
+    pub fn merge(mut self, fields: HeaderFields) -> Result<Self, TooManyFields> {
+        let bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if fields.len() > FIELDS_MAX || bytes > FIELDS_BYTES_MAX {
+            return Err(TooManyFields { count: fields.len(), bytes });
+        }
         for (name, value) in fields {
-            let held = self.headers.len();
-            match self.add(String::from(name).into(), String::from(value).into()) {
-                Err(error) => tracing::debug!(%error, "a process' header field was left out"),
-                Ok(()) => {
-                    let newest = self.headers.get(held).map(|(name, _)| name.clone());
-                    if let Some(newest) = newest.filter(|name| name != "set-cookie") {
-                        let mut at = 0..;
-                        self.headers.retain(|(name, _)| at.next() == Some(held) || *name != newest);
-                    }
-                }
+            if let Err(error) = self.add(String::from(name).into(), String::from(value).into()) {
+                tracing::debug!(%error, "a process' header field was left out");
             }
         }
-        self
+        let mut named = HashSet::with_capacity(self.headers.len());
+        let newest_first = self.headers.iter().rev();
+        let counts: Vec<bool> = newest_first.map(|(name, _)| name == "set-cookie" || named.insert(&**name)).collect();
+        let mut counts = counts.into_iter().rev();
+        self.headers.retain(|_| counts.next() == Some(true));
+        Ok(self)
     }
 
     /// Sets the body.
@@ -164,6 +186,13 @@ impl Response {
     /// The values of every field called `name` (lower case).
     pub fn find_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| &**value)
+    }
+
+    /// What it keeps allocated, its body included.
+    pub fn heap_bytes(&self) -> usize {
+        let owned = |text: &Cow<'static, str>| if let Cow::Owned(text) = text { text.capacity() } else { 0 };
+        let fields: usize = self.headers.iter().map(|(name, value)| owned(name) + owned(value)).sum();
+        self.headers.capacity() * size_of::<(Cow<'static, str>, Cow<'static, str>)>() + fields + self.body.len()
     }
 
     /// Whether the maker of the response wants the connection closed.
@@ -462,9 +491,20 @@ mod tests {
             ("Set-Cookie", "a=1"),
             ("set-cookie", "b=2"),
         ]));
+        let response = response.unwrap();
         assert_eq!(response.find_all("content-type").collect::<Vec<_>>(), ["e/f"]);
         assert_eq!(response.find_all("set-cookie").collect::<Vec<_>>(), ["a=1", "b=2"]);
         assert_eq!(response.into_parts().1.len(), 3);
+    }
+
+    #[test]
+    fn fields_that_no_client_takes_are_an_error() {
+        let named = |count: usize| (0..count).map(|n| (format!("x-{n}").into(), "".into())).collect::<HeaderFields>();
+        assert_eq!(Response::new(200).merge(named(FIELDS_MAX)).unwrap().into_parts().1.len(), FIELDS_MAX);
+        assert!(Response::new(200).merge(named(FIELDS_MAX + 1)).is_err());
+        let long = |bytes: usize| vec![("x".into(), "y".repeat(bytes).into())];
+        assert!(Response::new(200).merge(long(FIELDS_BYTES_MAX - 1)).is_ok());
+        assert!(Response::new(200).merge(long(FIELDS_BYTES_MAX)).is_err());
     }
 
     #[test]

@@ -213,6 +213,7 @@ pub fn message_out(message: Message) -> (Kind, Bytes) {
 pub fn invalid(error: InvalidMessage) -> Failure {
     match error {
         InvalidMessage::NotUtf8 => Failure::NotUtf8,
+        InvalidMessage::TooLarge => unreachable!("a frame's blob is limited below what a message may have"),
         InvalidMessage::ControlTooLong => Failure::ControlTooLong,
     }
 }

@@ -15,7 +15,7 @@ use super::wire::{
 };
 use super::{convert, process};
 use crate::admission::Kind;
-use crate::broker::{AttachOptions, Handle};
+use crate::broker::{AttachOptions, Handle, PAYLOAD_BYTES_MAX};
 use crate::driver::peer_socket::{Credential, ListenError, Listener, Source, Stream};
 use crate::process_id::{ParseProcessIdError, ProcessId};
 use std::io;
@@ -65,6 +65,7 @@ impl Server {
         if config.tcp.is_some() && config.token.is_none() {
             return Err(StartError::NoToken);
         }
+        let config = Config { blob_bytes_max: config.blob_bytes_max.min(PAYLOAD_BYTES_MAX), ..config };
         let unix = config.path.as_deref().map(|path| Listener::unix(path, config.access)).transpose()?;
         let tcp = config.tcp.map(Listener::tcp).transpose()?;
         let registry = Registry::new(broker, config);

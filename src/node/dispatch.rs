@@ -13,6 +13,7 @@ use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
 use crate::broker::{self, InvalidMessage};
 use crate::channel::ChannelId;
 use crate::gateway::Dialect;
+use crate::proto::MessageKind;
 
 /// What a message to the HTTP server is.
 #[derive(Debug, PartialEq, Eq)]
@@ -342,17 +343,17 @@ fn push_many(
 ///
 /// # Errors
 /// `MalformedRequest` for text that is not UTF-8 (RFC 6455, section 5.6): to rewrite the bytes would change what was
-/// said. `WsPingPongTooLong` for a control frame over 125 bytes (section 5.5).
+/// said; also for what no frame can carry. `WsPingPongTooLong` for a control frame over 125 bytes (section 5.5).
 pub(crate) fn frame(message_type: WsMessageType, bytes: Vec<u8>) -> Result<Option<broker::Message>, HttpServerError> {
     let message = match message_type {
         WsMessageType::Text => broker::Message::text_bytes(bytes),
-        WsMessageType::Binary => Ok(broker::Message::binary(bytes)),
+        WsMessageType::Binary => broker::Message::of_kind(MessageKind::Binary, bytes),
         WsMessageType::Ping => broker::Message::ping(bytes),
         WsMessageType::Pong => broker::Message::pong(bytes),
         WsMessageType::Close => return Ok(None),
     };
     message.map(Some).map_err(|invalid| match invalid {
-        InvalidMessage::NotUtf8 => HttpServerError::MalformedRequest,
+        InvalidMessage::NotUtf8 | InvalidMessage::TooLarge => HttpServerError::MalformedRequest,
         InvalidMessage::ControlTooLong => HttpServerError::WsPingPongTooLong,
     })
 }
@@ -370,7 +371,8 @@ fn extension_push(
         return Err(HttpServerError::NoBlob); // The contract's answer, odd as it is.
     }
     let data = WebSocketExtPushData { id, message_type: desired_reply_type, blob };
-    let message = broker::Message::binary(data.encode(dialect));
+    let message = broker::Message::of_kind(MessageKind::Binary, data.encode(dialect))
+        .map_err(|_| HttpServerError::MalformedRequest)?;
     Ok(Action::Push { channel: ChannelId::new(channel_id), message })
 }
 

@@ -1,22 +1,21 @@
 //! Logins, one after the other on a thread of their own: checking a password takes tens of milliseconds of CPU and
-//! megabytes of memory, and nobody else shall wait for it. At most [`WAITING_MAX`] wait; others are told to come again.
+//! megabytes of memory, and nobody else shall wait for it. What can be told without a password is told at once; of the
+//! others so many may wait for each client ([`attempts`](super::attempts)), and the rest are told to come again.
 
+use super::attempts::{self, Entrance};
+use crate::admission::Prefix;
 use crate::broker::{KernelHandle, RequestId};
-use crate::gateway::{Claims, Login, Secret, Settings, mint};
+use crate::gateway::{Claims, Credentials, Login, Secret, Settings, mint};
 use crate::http::Response;
 use crate::process_id::ProcessId;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-
-/// At some 50 ms a login, the last of these waits under a second.
-const WAITING_MAX: usize = 16;
 
 /// A login that waits for its answer.
 pub(crate) struct Attempt {
-    pub id: RequestId,
-    pub login: Box<Login>,
-    pub body: Bytes,
+    id: RequestId,
+    login: Box<Login>,
+    credentials: Credentials,
 }
 
 /// What a right password gets.
@@ -53,45 +52,47 @@ pub(crate) struct Judge<G> {
 }
 
 /// The way to the thread.
-pub(crate) struct Door(Sender<Attempt>);
+pub(crate) struct Door(Entrance<Prefix, Attempt>);
+
+/// What comes out there.
+pub(crate) type Attempts = attempts::Attempts<Prefix, Attempt>;
 
 impl Door {
-    pub fn new() -> (Self, Receiver<Attempt>) {
-        let (sender, receiver) = bounded(WAITING_MAX);
-        (Self(sender), receiver)
+    pub fn new() -> (Self, Attempts) {
+        let (entrance, attempts) = attempts::attempts();
+        (Self(entrance), attempts)
     }
 
-    /// Hands a login over, or says why not.
-    pub fn enter(&self, attempt: Attempt) -> Result<(), (RequestId, Response)> {
-        self.0.try_send(attempt).map_err(|refused| match refused {
-            TrySendError::Full(attempt) | TrySendError::Disconnected(attempt) => {
-                (attempt.id, Response::text(503, "too many logins at once").with("retry-after", "1"))
-            }
-        })
+    /// Hands a login over. Answers who is refused for it, if anybody is: the client itself, or another that had many
+    /// waiting.
+    pub fn enter(&self, id: RequestId, login: Box<Login>, body: &[u8]) -> Option<(RequestId, Response)> {
+        let credentials = match login.credentials(body) {
+            Ok(credentials) => credentials,
+            Err(refusal) => return Some((id, refusal)),
+        };
+        let client = login.client().into();
+        let refused = self.0.enter(client, Attempt { id, login, credentials })?;
+        Some((refused.id, Response::text(503, "too many logins at once").with("retry-after", "1")))
     }
 }
 
 impl<G: Gatekeeper> Judge<G> {
     /// Answers logins until the door is gone.
-    pub fn run(self, attempts: &Receiver<Attempt>) {
-        for Attempt { id, login, body } in attempts {
-            let response = self.judge(&login, &body);
+    pub fn run(self, attempts: &Attempts) {
+        while let Some(Attempt { id, login, credentials }) = attempts.next() {
+            let response = self.judge(&login, &credentials);
             if answer(&self.kernel, id, response).is_none() {
                 return;
             }
         }
     }
 
-    fn judge(&self, login: &Login, body: &[u8]) -> Response {
-        let credentials = match login.credentials(body) {
-            Ok(credentials) => credentials,
-            Err(refusal) => return refusal,
-        };
-        let claim = login.claim(self.settings.dialect, &credentials);
+    fn judge(&self, login: &Login, credentials: &Credentials) -> Response {
+        let claim = login.claim(self.settings.dialect, credentials);
         match self.gatekeeper.login(&credentials.password_hash, claim) {
             Ok(Some(Granted { token, keyfile })) => {
                 let body = BASE64.encode(keyfile);
-                login.accepted(&self.settings, &credentials, &token, &body)
+                login.accepted(&self.settings, credentials, &token, &body)
             }
             Ok(None) => login.refused("the password is wrong"),
             Err(why) => {

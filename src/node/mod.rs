@@ -15,6 +15,7 @@
 
 pub(crate) mod acting;
 mod action;
+mod attempts;
 mod dispatch;
 mod error;
 mod events;

@@ -5,7 +5,7 @@
 
 use super::action::WsMessageType;
 use super::events::Events;
-use super::login::{self, Attempt, Door};
+use super::login::{self, Door};
 use super::message::KernelMessage;
 use super::perform::{self, Pending};
 use super::request::IncomingHttpRequest;
@@ -154,7 +154,7 @@ impl<K: ToKernel> Outlet<K> {
         let HttpRequest { id, ask, body, timeout_s } = *request;
         match ask {
             HttpAsk::Login(login) => {
-                if let Err((id, refusal)) = self.door.enter(Attempt { id, login, body }) {
+                if let Some((id, refusal)) = self.door.enter(id, login, &body) {
                     self.answer(id, refusal);
                 }
                 None

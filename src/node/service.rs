@@ -7,12 +7,11 @@
 use super::events::Events;
 use super::identity::ServerName;
 use super::inbound::{Inlet, Owners};
-use super::login::{Attempt, Door, Gatekeeper, Judge};
+use super::login::{Attempts, Door, Gatekeeper, Judge};
 use super::outbound::{Ids, Outlet, ToKernel};
 use super::perform::{Pending, Unasked};
 use crate::broker::{KernelHandle, RequestId};
 use crate::gateway::Settings;
-use crossbeam_channel::Receiver;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +26,7 @@ pub(crate) struct Service<K: ToKernel, G> {
     pub outlet: Outlet<K>,
     pub judge: Judge<G>,
     /// What the judge is run with.
-    pub attempts: Receiver<Attempt>,
+    pub attempts: Attempts,
 }
 
 impl<K: ToKernel, G: Gatekeeper> Service<K, G> {

@@ -6,6 +6,7 @@ use super::outcome::Part;
 use crate::admission::HeapBytes;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
+use crate::http::Response;
 use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use crate::shard::out::deflate::Compressed;
@@ -206,12 +207,8 @@ pub struct Respond {
     pub request: RequestId,
     /// Who answers: only the process that was asked may.
     pub owner: OwnerId,
-    /// 200, 404, …
-    pub status: u16,
-    /// Headers in order; forbidden ones are dropped, see `http::response`.
-    pub headers: Vec<(Box<str>, Box<str>)>,
-    /// The body.
-    pub body: Bytes,
+    /// What. Made by whoever answers: that takes longer the more header fields there are.
+    pub response: Response,
 }
 
 impl Command {
@@ -228,7 +225,7 @@ impl Command {
             Command::PushAsGuest(push) => size_of::<GuestPush>() + push.heap_bytes(),
             Command::Grant(grant) => size_of::<Grant>() + grant.guest.heap_bytes() + grant.asked.heap_bytes(),
             Command::Close(close) => size_of::<Close>() + close.why.reason.len() + close.asked.heap_bytes(),
-            Command::Respond(respond) => size_of::<Respond>() + respond.headers.heap_bytes() + respond.body.len(),
+            Command::Respond(respond) => size_of::<Respond>() + respond.response.heap_bytes(),
             Command::Batch(commands) => {
                 Self::batch_bytes(commands.capacity(), commands.iter().map(Command::payload_bytes).sum())
             }

@@ -514,8 +514,7 @@ fn a_client_that_waited_for_a_response_may_ping_no_more_than_others() {
     scene.ask_upgrade("/p:sim:sys/ws");
     scene.pass(10_000);
     let Some(Event::Http(request)) = scene.events.try_recv().unwrap().events.pop() else { panic!("no request") };
-    let respond =
-        Respond { request: request.id, owner: OWNER, status: 200, headers: Vec::new(), body: bytes::Bytes::new() };
+    let respond = Respond { request: request.id, owner: OWNER, response: crate::http::Response::new(200) };
     scene.shard.handle_command(Command::Respond(Box::new(respond)), scene.now_ms);
     scene.turn();
     scene.read(client_frame(9, b"p").repeat(200));
@@ -524,4 +523,76 @@ fn a_client_that_waited_for_a_response_may_ping_no_more_than_others() {
     assert!(left.starts_with(b"HTTP/1.1 200 ") && left.windows(4).any(|bytes| bytes == b" 101"));
     let why = b"too many control frames per second";
     assert!(left.windows(why.len()).any(|bytes| bytes == why));
+}
+
+fn asked(path: &str) -> (Scene, crate::shard::event::RequestId) {
+    let mut scene = Scene::new(usize::MAX);
+    scene.read(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes());
+    scene.turn();
+    let Some(Event::Http(request)) = scene.events.try_recv().unwrap().events.pop() else { panic!("no request") };
+    (scene, request.id)
+}
+
+fn respond(scene: &mut Scene, request: crate::shard::event::RequestId) {
+    let respond = Respond { request, owner: OWNER, response: crate::http::Response::new(200) };
+    scene.shard.handle_command(Command::Respond(Box::new(respond)), scene.now_ms);
+}
+
+#[test]
+fn a_request_that_waits_when_the_broker_stops_is_answered_by_its_process_or_with_503() {
+    let (mut scene, request) = asked("/p:sim:sys/http");
+    scene.shard.handle_command(Command::Stop { within_ms: 4_000, told: None }, scene.now_ms);
+    scene.pass(1_000);
+    assert_eq!(scene.left(), b"");
+    respond(&mut scene, request);
+    scene.pass(TICK_MS);
+    assert!(scene.left().starts_with(b"HTTP/1.1 200 "));
+
+    let (mut scene, request) = asked("/p:sim:sys/http");
+    scene.shard.handle_command(Command::Stop { within_ms: 4_000, told: None }, scene.now_ms);
+    scene.pass(2_000 + TICK_MS);
+    assert!(scene.left().starts_with(b"HTTP/1.1 503 "));
+    respond(&mut scene, request);
+    scene.pass(2_000);
+    assert!(scene.shard.is_stopped() && !scene.left().windows(4).any(|bytes| bytes == b" 200"));
+
+    // One that has not wholly come, and one that is stopped without patience.
+    let mut scene = Scene::new(usize::MAX);
+    scene.read(b"POST /p:sim:sys/http HTTP/1.1\r\nHost: localhost\r\ncontent-length: 9\r\n\r\nhalf".to_vec());
+    scene.shard.handle_command(Command::Stop { within_ms: 0, told: None }, scene.now_ms);
+    scene.pass(TICK_MS);
+    assert!(scene.left().starts_with(b"HTTP/1.1 503 ") && scene.shard.is_stopped());
+}
+
+#[test]
+fn a_stop_gives_clients_as_long_as_it_says_to_take_what_is_queued() {
+    let (mut scene, channel) = channel();
+    scene.wire.0.borrow_mut().room = 0;
+    scene.push(channel, 500);
+    scene.turn();
+    scene.shard.handle_command(Command::Stop { within_ms: 20_000, told: None }, scene.now_ms);
+    // Longer than a close frame is waited for otherwise.
+    assert_eq!(closed_at(&mut scene, 15_000), None);
+    scene.give_room(usize::MAX);
+    scene.turn();
+    assert_eq!(opcodes_left(&scene).last(), Some(&0x88));
+    assert_eq!(closed_at(&mut scene, 10_000), Some(scene.now_ms));
+}
+
+#[test]
+fn requests_that_wait_are_refused_when_their_process_goes_and_only_they() {
+    let (mut scene, request) = asked("/p:sim:sys/http");
+    let why = CloseFrame { code: Some(1001), reason: "gone".into() };
+    let gone = |scene: &mut Scene, owner| {
+        let command = Command::OwnerGone { owner, why: why.clone() };
+        scene.shard.handle_command(command, scene.now_ms);
+        scene.turn();
+    };
+    gone(&mut scene, crate::gateway::OwnerId(77));
+    assert_eq!(scene.left(), b"");
+    gone(&mut scene, OWNER);
+    assert!(scene.left().starts_with(b"HTTP/1.1 500 "));
+    respond(&mut scene, request);
+    scene.turn();
+    assert!(!scene.left().windows(4).any(|bytes| bytes == b" 200"));
 }

@@ -76,3 +76,41 @@ fn outcomes_that_nobody_reads_are_bounded() {
     drop(process);
     assert!(broker.handle().reports().iter().all(|report| report.memory.process_queue_bytes == 0));
 }
+
+/// An embedder's error is an error, and nobody else's trouble.
+#[test]
+fn a_message_that_no_queue_can_count_is_refused() {
+    let broker = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
+    let process = broker.process("p:p:t.os").unwrap();
+    process.bind("/", Default::default()).unwrap();
+    let mut client = connect(&broker, "/p:p:t.os/");
+    // Zeros that nobody touches take no memory.
+    let huge = Message::binary(vec![0; 1 << 32]);
+    let nobody = ChannelId::new(u32::MAX);
+    assert_eq!(process.push(nobody, huge.clone()).try_send(), Err(PushError::TooLarge));
+    assert_eq!(process.push(nobody, huge.clone()).send(), Err(PushError::TooLarge));
+    assert_eq!(process.push(nobody, huge.clone()).ask().send().err(), Some(PushError::TooLarge));
+    assert_eq!(process.broadcast(huge.clone()).send(), Err(PushError::TooLarge));
+    assert_eq!(process.batch().send(process.push(nobody, huge.clone())), Err(PushError::TooLarge));
+    assert_eq!(broker.handle().push(nobody, huge), Err(PushError::TooLarge));
+    process.broadcast(Message::text("small")).send().unwrap();
+    assert_eq!(recv(&mut client).to_text().unwrap(), "small");
+}
+
+/// A list is an audience: who stands in it twice is in it.
+#[test]
+fn a_channel_that_is_named_often_is_reached_once() {
+    let broker = Broker::start(Config { shards: 2, driver: support::driver(), ..Config::default() }).unwrap();
+    let process = broker.process("p:p:t.os").unwrap();
+    process.bind("/", Default::default()).unwrap();
+    let mut client = connect(&broker, "/p:p:t.os/");
+    let mut events = Vec::new();
+    process.recv_batch(&mut events, PATIENCE).unwrap();
+    let Some(Event::Opened(opened)) = events.first() else { panic!("{events:?}") };
+    let named = [vec![ChannelId::new(u32::MAX); 1000], vec![opened.channel; 200_000]].concat();
+    let ticket = process.broadcast(Message::text("once")).to(named).ask().send().unwrap();
+    assert_eq!(ticket.wait(PATIENCE), Ok(Outcome { sent: 1, not_found: 1, ..Outcome::default() }));
+    process.push(opened.channel, Message::text("next")).send().unwrap();
+    let heard = [recv(&mut client), recv(&mut client)].map(|message| message.to_text().unwrap().to_owned());
+    assert_eq!(heard, ["once", "next"]);
+}

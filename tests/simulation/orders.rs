@@ -8,6 +8,7 @@ use super::settings::NAMES;
 use super::world::{Awaited, World};
 use bytes::Bytes;
 use pushring::internals::channel::ChannelId;
+use pushring::internals::http::Response;
 use pushring::internals::proto::MessageKind;
 use pushring::internals::shard::command::{
     Asked, Close, CloseFrame, Command, Grant, GuestPush, Policy, Push, PushFrame, PushKind, PushMany, Respond,
@@ -333,7 +334,7 @@ impl World {
             let body = [token.as_bytes(), &payload::of_push(0, rng.size(self.settings.push_bytes_max))].concat();
             let owner = self.processes[index].owner.id;
             let respond = |owner, body: Vec<u8>| {
-                let respond = Respond { request, owner, status: 200, headers: Vec::new(), body: body.into() };
+                let respond = Respond { request, owner, response: Response::new(200).with_body(body.into()) };
                 let command = Command::Respond(Box::new(respond));
                 Order { shard: request.shard() as usize, command, note: Note::Nothing, awaits: None }
             };

@@ -15,7 +15,7 @@ use crate::shard::event::{Event, HttpAsk, HttpRequest, Opened, RequestId};
 use crate::shard::intake::exchange::Asked;
 use crate::shard::memory::Charge;
 use crate::shard::owners::directory::{Directory, Owner};
-use crate::shard::table::connection::{Connection, Ending, Flag, Phase, Registering};
+use crate::shard::table::connection::{Ending, Flag, Phase, Registering};
 use crate::shard::table::opening::Opening;
 use crate::shard::table::slot::Slot;
 use crate::shard::work;
@@ -102,6 +102,9 @@ impl Shard {
 
     /// Judges a whole request.
     fn judge(&mut self, slot: Slot, directory: &Directory, peer: SocketAddr, request: http::Request<'_>) -> Decision {
+        if self.is_stopping() {
+            return Decision::Answer(stopping());
+        }
         let settings = directory.gateway.settings();
         // Looked up and counted for handshakes alone: other requests cost no lock.
         let client = request.head.wants_websocket.then(|| self.client_of(slot, settings, &request.head)).flatten();
@@ -263,6 +266,7 @@ impl Shard {
             exchange.asked = Some(Asked::new(owner, id, local.connections.clone()));
             exchange.phase = HttpPhase::Response;
         }
+        self.owners[place].asked.insert(slot);
         self.set_deadline(slot, self.now_ms + u64::from(timeout_s) * 1000);
         self.owners.emit(place, Event::Http(Box::new(HttpRequest { id, ask, body, timeout_s })));
     }
@@ -276,16 +280,14 @@ impl Shard {
         if !exchange.asked.as_ref().is_some_and(is_asked) {
             return;
         }
-        exchange.asked = None;
-        let response = Response::new(respond.status).merge(respond.headers).with_body(respond.body);
-        self.answer(slot, response);
+        self.answer(slot, respond.response);
     }
 
     /// Sends a response to the request in progress.
     pub(in crate::shard) fn answer(&mut self, slot: Slot, response: Response) {
         let last = self.is_stopping() || self.is_draining() || self.table[slot].flags.has(Flag::HalfClosed);
+        self.forget_asked(slot);
         let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
-        exchange.asked = None;
         exchange.responding = true;
         exchange.phase = HttpPhase::Response;
         let response = if last { response.closing() } else { response };
@@ -294,6 +296,15 @@ impl Shard {
         let body = exchange.http.respond(response, &self.time_of_day.date, &mut head);
         self.send_opaque(slot, &head, body);
         self.set_response_deadline(slot);
+    }
+
+    /// Nobody waits any more for the answer that this connection was promised, if it was.
+    pub(in crate::shard) fn forget_asked(&mut self, slot: Slot) {
+        if let Phase::Http(exchange) = &mut self.table[slot].phase
+            && let Some(asked) = exchange.asked.take()
+        {
+            self.owners.forget_asked(asked.owner, slot);
+        }
     }
 
     /// How long the client may take nothing of its response.
@@ -313,6 +324,8 @@ impl Shard {
         }
         match exchange.http.response_left() {
             AfterResponse::Close => self.end_connection(slot),
+            // Who was being answered when the broker began to stop has been told that the connection lives on.
+            AfterResponse::Feed if self.is_stopping() => self.end_connection(slot),
             AfterResponse::Feed => {
                 let connection = &mut self.table[slot];
                 // Who waited for a response had nothing to say: the time counts for nothing, should it go on as a WebSocket.
@@ -341,7 +354,7 @@ impl Shard {
         let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
         let phase = exchange.http.phase();
         // A slow client does not push its own deadline back, nor one that sends on while it is answered.
-        if exchange.phase != phase && !exchange.responding {
+        if exchange.phase != phase && !exchange.responding && !self.is_stopping() {
             exchange.phase = phase;
             exchange.body_bytes = exchange.http.body_bytes();
             let timeout_ms = match phase {
@@ -367,6 +380,9 @@ impl Shard {
         }
         match exchange.http.phase() {
             HttpPhase::Idle | HttpPhase::Close => self.end_connection(slot),
+            HttpPhase::Head | HttpPhase::Body | HttpPhase::Response if self.is_stopping() => {
+                self.answer(slot, stopping());
+            }
             // A large body may take long on a slow line, too.
             HttpPhase::Body if self.body_comes(slot) => {
                 self.set_deadline(slot, self.now_ms + self.config.body_timeout_ms);
@@ -391,12 +407,7 @@ impl Shard {
 
     /// The process that was asked is gone.
     pub(in crate::shard) fn refuse_requests_of(&mut self, owner: OwnerId) {
-        let waits = |connection: &Connection| match &connection.phase {
-            Phase::Http(exchange) => exchange.asked.as_ref().is_some_and(|asked| asked.owner == owner),
-            _ => false,
-        };
-        let slots: Vec<Slot> = self.table.iter().filter(|(_, c)| waits(c)).map(|(slot, _)| slot).collect();
-        for slot in slots {
+        for slot in self.owners.asked(owner) {
             self.answer(slot, Response::text(500, "the process ended before it answered"));
         }
     }
@@ -419,6 +430,11 @@ impl Shard {
 
 fn busy() -> Response {
     Response::text(503, "the process has too much to do").with("retry-after", "1")
+}
+
+/// Why a request is not answered that came before the broker began to stop.
+pub(in crate::shard) fn stopping() -> Response {
+    Response::text(503, "the server is going away").with("retry-after", "1").closing()
 }
 
 fn refusal(error: UpgradeError) -> Response {

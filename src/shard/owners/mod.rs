@@ -1,7 +1,7 @@
 //! Whose channels they are: the directory of all owners, what this shard keeps of each, and whom they let in.
 //!
 //! Invariants: an owner has a place here as long as it has channels, events that were not handed over, or clients that
-//! wait for room in its queue; it stands in the list of those with events, and in that of the full ones, at most once.
+//! wait for its answer or for room in its queue; it stands in the list of those with events, and in that of the full ones, at most once.
 //! It must not know connections but by their place in the table.
 
 pub mod directory;
@@ -146,6 +146,20 @@ impl Owners {
         self.locals[place as usize].waiting.push_back(slot);
         if !self.full.contains(&place) {
             self.full.push(place);
+        }
+    }
+
+    /// The connections that wait for the owner's answer to a request.
+    pub fn asked(&self, owner: OwnerId) -> Vec<Slot> {
+        let local = self.find(owner).map(|place| &self[place]);
+        local.into_iter().flat_map(|local| &local.asked).copied().collect()
+    }
+
+    /// This connection does not wait for the owner's answer any more.
+    pub fn forget_asked(&mut self, owner: OwnerId, slot: Slot) {
+        if let Some(place) = self.find(owner) {
+            self[place].asked.remove(&slot);
+            self.forget_if_idle(place);
         }
     }
 

@@ -7,18 +7,20 @@
 use crate::queue::events::Batch;
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::slot::Slot;
-use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 use slab::Slab;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// A process that has channels or events on this shard.
 pub(in crate::shard) struct LocalOwner {
     pub owner: Arc<Owner>,
     lists: Slab<List>,
-    by_path: FxHashMap<Arc<str>, u32>,
+    by_path: HashMap<Arc<str>, u32>,
     /// Connections that wait for room in its queue, in the order in which they will go on.
     pub waiting: VecDeque<Slot>,
+    /// Connections whose HTTP request waits for its answer.
+    pub asked: FxHashSet<Slot>,
     /// Events of this turn.
     pub batch: Option<Batch>,
     /// About as many as there were in the batch before.
@@ -44,8 +46,9 @@ impl LocalOwner {
         Self {
             owner,
             lists: Slab::new(),
-            by_path: FxHashMap::default(),
+            by_path: HashMap::new(),
             waiting: VecDeque::new(),
+            asked: FxHashSet::default(),
             batch: None,
             events_expected: 0,
         }
@@ -53,7 +56,7 @@ impl LocalOwner {
 
     /// Whether nothing here needs it any more.
     pub fn is_idle(&self) -> bool {
-        self.lists.is_empty() && self.waiting.is_empty() && self.batch.is_none()
+        self.lists.is_empty() && self.waiting.is_empty() && self.asked.is_empty() && self.batch.is_none()
     }
 
     /// Lists a new channel.

@@ -33,6 +33,7 @@ impl Shard {
             self.notice(Notice::LetGo, || peer.ip().to_string());
             return None;
         }
+        // Never 0: tokens of that generation are the driver's own.
         self.table.next_generation = self.table.next_generation.wrapping_add(1).max(1);
         let generation = self.table.next_generation;
         let slot = Slot::new(self.table.connections.insert(Connection {

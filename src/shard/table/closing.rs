@@ -11,6 +11,7 @@ use crate::shard::command::{Acknowledge, Asked, Close, CloseFrame};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::disconnects::End;
 use crate::shard::event::{Closed, ClosedBy, Event};
+use crate::shard::intake::http::stopping;
 use crate::shard::outcome::Outcome;
 use crate::shard::table::cohort::Closing;
 use crate::shard::table::connection::{Ending, Flag, Phase};
@@ -56,8 +57,14 @@ impl Shard {
             return;
         }
         self.append_close(slot, &why.payload());
-        let deadline_ms = self.now_ms + self.config.close_timeout_ms;
-        self.set_deadline(slot, deadline_ms);
+        self.set_deadline(slot, self.answer_due_ms());
+    }
+
+    /// When a client must have taken what we still send and have answered our close frame. A broker that stops says itself
+    /// how long it waits.
+    fn answer_due_ms(&self) -> u64 {
+        let due_ms = self.now_ms + self.config.close_timeout_ms;
+        self.table.stop_at_ms.map_or(due_ms, |stop_at_ms| stop_at_ms.max(due_ms))
     }
 
     /// Drops what is queued behind the frame in progress, sends a close frame, and ends the channel now.
@@ -176,6 +183,7 @@ impl Shard {
 
     /// Nothing more will be queued: once all has left, shut the writing side and read on for a while.
     pub(in crate::shard) fn end_connection(&mut self, slot: Slot) {
+        self.forget_asked(slot);
         let connection = &mut self.table[slot];
         connection.flags.take(Flag::WaitsForClient);
         connection.flags.take(Flag::WaitsForMemory);
@@ -192,7 +200,7 @@ impl Shard {
             self.effects.push(Effect::Read(token));
         }
         connection.flags.set(Flag::Shutdown);
-        self.linger(slot, self.config.close_timeout_ms);
+        self.linger(slot, self.answer_due_ms() - self.now_ms);
         if self.table[slot].flags.has(Flag::Holds) {
             self.weigh(slot);
         }
@@ -219,6 +227,7 @@ impl Shard {
 
     /// Forgets the connection and has its socket closed.
     pub(in crate::shard) fn remove(&mut self, slot: Slot) {
+        self.forget_asked(slot);
         let mut connection = self.table.connections.remove(slot.index());
         debug_assert!(connection.channel().is_none(), "a channel ends before its connection");
         self.out.forget(&mut connection, slot);
@@ -251,12 +260,13 @@ impl Shard {
     }
 
     /// The broker stops: every client is told, and has `within_ms` to answer; told again, whichever time is over first.
+    /// Requests that came before are answered within half of that, by their processes or with 503.
     pub(in crate::shard) fn stop(&mut self, within_ms: u64, told: Acknowledge) {
         self.table.stop_told = told;
         let stop_at_ms = self.now_ms.saturating_add(within_ms);
         let before_ms = self.table.stop_at_ms;
         self.table.stop_at_ms = Some(stop_at_ms.min(before_ms.unwrap_or(u64::MAX)));
-        if before_ms.is_some() {
+        if before_ms.is_some_and(|before_ms| before_ms <= stop_at_ms) {
             return;
         }
         let why = CloseFrame { code: Some(close::code::GOING_AWAY), reason: "the server is going away".into() };
@@ -270,7 +280,11 @@ impl Shard {
                     self.end_connection(slot);
                 }
                 Phase::Http(exchange) if exchange.is_idle() => self.end_connection(slot),
-                Phase::Http(_) | Phase::Ending(_) => {}
+                Phase::Http(exchange) if exchange.responding() => {}
+                // Its process may still answer, or the rest of it come; then it is told that we have gone.
+                Phase::Http(_) if within_ms >= 2 * TICK_MS => self.set_deadline(slot, self.now_ms + within_ms / 2),
+                Phase::Http(_) => self.answer(slot, stopping()),
+                Phase::Ending(_) => {}
             }
         }
     }
