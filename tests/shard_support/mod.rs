@@ -12,9 +12,9 @@ use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short, SocketId}
 use pushring::internals::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
 use pushring::internals::shard::{Common, Config, Directory, Owner, Shard, Token};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-const OWNER: OwnerId = OwnerId(1);
+pub const OWNER: OwnerId = OwnerId(1);
 const UPGRADE: &[u8] =
     b"GET /fan:bench:sys/ HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -29,6 +29,8 @@ pub struct Taken {
     /// One socket's number, and the sends to it.
     watched: AtomicUsize,
     pub watched_sends: AtomicUsize,
+    /// All sockets are full from now on.
+    pub is_full: AtomicBool,
 }
 
 impl Taken {
@@ -39,11 +41,14 @@ impl Taken {
     }
 }
 
-/// Takes everything and looks at nothing.
+/// Takes everything, or nothing, and looks at nothing.
 struct NullFlush(Arc<Taken>);
 
 impl Flush for NullFlush {
-    fn send_all(&mut self, batch: &[Outgoing<'_>], _: &mut Vec<Short>) {
+    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+        if self.0.is_full.load(Ordering::Relaxed) {
+            return short.extend((0..batch.len()).map(|index| Short { index, sent: Ok(0) }));
+        }
         self.0.sends.fetch_add(batch.len(), Ordering::Relaxed);
         for outgoing in batch {
             let (bytes, last) = match outgoing.parts {
@@ -71,14 +76,20 @@ pub struct Fan {
 impl Fan {
     /// A shard with so many open channels, all of one process, and nothing waiting.
     pub fn new(channels: usize) -> Self {
+        Self::with(channels, Config::default())
+    }
+
+    /// The same, with other limits.
+    pub fn with(channels: usize, config: Config) -> Self {
         let process: ProcessId = "fan:bench:sys".parse().unwrap();
         let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
         let mut directory = Directory::new(Snapshot::new(Settings::new("local.os", Dialect::Kinode)));
         let owner = Owner::new(OWNER, process.clone(), queue, Policy::Close, false);
         directory.gateway.bind_websocket(OWNER, &process, "/", Default::default()).unwrap();
+        directory.gateway.bind_http(OWNER, &process, "/http", Default::default()).unwrap();
         directory.attach(Arc::new(owner));
         let taken = Arc::new(Taken::default());
-        let config = Arc::new(Config::default());
+        let config = Arc::new(config);
         let flusher = Box::new(NullFlush(taken.clone()));
         let common =
             Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Default::default() };

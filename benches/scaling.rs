@@ -1,0 +1,351 @@
+//! What a peer can make long, at one length and at twice that: every command, event and request whose size a client, a
+//! process or a node chooses.
+//!
+//! `.ci/scaling` runs each under callgrind at both lengths and fails where the second costs over 2.5 times the first:
+//! nothing may cost more than in proportion. Run by `cargo test`, it does each once.
+
+#[path = "../tests/shard_support/mod.rs"]
+mod shard_support;
+
+use bytes::Bytes;
+use pushring::internals::gateway::{Dialect, HttpRule, OwnerId, Settings, Snapshot, WebSocketRule, enter};
+use pushring::internals::http::{self, Head, Response};
+use pushring::internals::proto::client::{append_frame, append_message};
+use pushring::internals::proto::{Connection, Limits, MessageKind, Scratch};
+use pushring::internals::shard::Config;
+use pushring::internals::shard::command::{
+    Asked, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
+};
+use pushring::{ChannelId, ProcessId};
+use shard_support::{Fan, OWNER};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// Makes the work at a length; what is made before is not counted.
+type Make = fn(usize) -> Box<dyn FnOnce()>;
+
+/// A name, the length at which it is first done, and the work.
+const WORKS: [(&str, usize, Make); 26] = [
+    ("bind 64 paths where n are bound", 8192, |n| bind(n, |at| format!("/path/{at}"))),
+    ("bind 64 patterns where n are bound", 8192, |n| bind(n, |at| format!("/path/{at}/:who"))),
+    ("bind 64 patterns where n begin alike", 8192, |n| bind(n, |at| format!("/:who/{at}"))),
+    ("n paths go with their process", 2048, paths_go),
+    ("find one of n patterns", 8192, |n| {
+        find(n, |at| format!("/path/{at}/:who"), "/p:scale:sys/path/77/me".to_owned())
+    }),
+    ("match a path of n bytes with 16 wildcards", 4096, |n| {
+        find(1, |_| "/*a/x/*b/x".repeat(8), format!("/p:scale:sys{}", "/x/a".repeat(n / 4)))
+    }),
+    ("a head of n fields", 32, head_fields),
+    ("n query parameters", 256, query),
+    ("n pipelined requests", 512, pipelined),
+    ("a body of n chunks", 4096, chunks),
+    ("a response of n fields", 1024, response_fields),
+    ("a message of n fragments", 4096, |n| frames(n, fragments(n))),
+    ("n messages of a byte", 4096, |n| frames(n, messages(n))),
+    ("n pings", 4096, |n| frames(n, pings(n))),
+    ("n pushes to one channel", 2048, |n| pushes(n, false, None, 0)),
+    ("n pushes dropped as the newest", 2048, |n| pushes(n, true, Some(Policy::DropNewest), 0)),
+    ("n pushes that drop the oldest", 2048, |n| pushes(n, true, Some(Policy::DropOldest), 0)),
+    ("n pushes that drop the oldest behind n pings", 1024, |n| pushes(n, true, Some(Policy::DropOldest), n)),
+    ("n keys, each conflated twice", 2048, conflated),
+    ("a push to a list of n channels, all but n left out", 1024, push_many),
+    ("a broadcast to n channels", 1024, |n| {
+        let mut fan = Fan::new(n);
+        Box::new(move || {
+            fan.shard.handle_command(Fan::broadcast(Bytes::from_static(&[7; 100])), 1);
+            fan.turn();
+        })
+    }),
+    ("n clients come and go", 512, come_and_go),
+    ("n channels go with their process", 512, owner_gone),
+    ("n requests go unanswered with their process", 512, requests_go),
+    ("a stop of n channels", 512, |n| {
+        let mut fan = Fan::new(n);
+        Box::new(move || {
+            fan.shard.handle_command(Command::Stop { within_ms: 1000, told: None }, 1);
+            fan.turn();
+            fan.shard.handle_tick(2000);
+            fan.turn();
+        })
+    }),
+    ("the deadlines of n channels", 512, |n| {
+        let mut fan = Fan::new(n);
+        Box::new(move || {
+            for tick in 1..1000 {
+                fan.shard.handle_tick(tick * 100);
+                fan.turn();
+            }
+        })
+    }),
+];
+
+fn process() -> ProcessId {
+    "p:scale:sys".parse().unwrap()
+}
+
+/// A snapshot in which `process` has bound n paths.
+fn bound(n: usize, path: fn(usize) -> String) -> Snapshot {
+    let mut snapshot = Snapshot::new(Settings::new("local.os", Dialect::Kinode));
+    for at in 0..n {
+        snapshot.bind_http(OwnerId(1), &process(), &path(at), HttpRule::default()).unwrap();
+        snapshot.bind_websocket(OwnerId(1), &process(), &path(at), WebSocketRule::default()).unwrap();
+    }
+    snapshot
+}
+
+fn bind(n: usize, path: fn(usize) -> String) -> Box<dyn FnOnce()> {
+    let mut snapshot = bound(n, path);
+    let more: Vec<String> = (n..n + 64).map(path).collect();
+    Box::new(move || {
+        for path in &more {
+            // As the broker does: the shards have the state before.
+            let before = snapshot.clone();
+            snapshot.bind_http(OwnerId(1), &process(), path, HttpRule::default()).unwrap();
+            snapshot.unbind_http(&process(), path).unwrap();
+            drop(before);
+        }
+    })
+}
+
+fn paths_go(n: usize) -> Box<dyn FnOnce()> {
+    let mut snapshot = bound(n, |at| format!("/path/{at}"));
+    Box::new(move || snapshot.unbind_owner(OwnerId(1)))
+}
+
+fn ask(snapshot: &Snapshot, request: &[u8]) {
+    let limits = http::Limits::default();
+    let (head, _) = Head::parse(request, &limits).unwrap().unwrap();
+    black_box(enter(snapshot, &head, ([127, 0, 0, 1], 1).into(), 0));
+}
+
+fn find(n: usize, path: fn(usize) -> String, asked: String) -> Box<dyn FnOnce()> {
+    let snapshot = bound(n, path);
+    let request = format!("GET {asked} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    Box::new(move || ask(&snapshot, request.as_bytes()))
+}
+
+fn head_fields(n: usize) -> Box<dyn FnOnce()> {
+    let fields: String = (0..n).map(|at| format!("x-field-{at}: {at}\r\n")).collect();
+    let snapshot = bound(1, |_| "/path".to_owned());
+    let request = format!("GET /p:scale:sys/path HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+    Box::new(move || ask(&snapshot, request.as_bytes()))
+}
+
+fn query(n: usize) -> Box<dyn FnOnce()> {
+    let query: String = (0..n).map(|at| format!("q{at}=%41&")).collect();
+    let snapshot = bound(1, |_| "/path".to_owned());
+    let request = format!("GET /p:scale:sys/path?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    Box::new(move || ask(&snapshot, request.as_bytes()))
+}
+
+fn pipelined(n: usize) -> Box<dyn FnOnce()> {
+    let mut connection = http::Connection::new(http::Limits::default());
+    let requests = "GET / HTTP/1.1\r\nHost: l\r\n\r\n".repeat(n).into_bytes();
+    Box::new(move || {
+        let mut out = Vec::new();
+        let mut answered = 0;
+        let mut input = &requests[..];
+        while matches!(connection.feed(input), http::Next::Request(_)) {
+            input = &[];
+            out.clear();
+            connection.respond(Response::new(204), &http::Date::at(0), &mut out);
+            connection.response_left();
+            answered += 1;
+        }
+        assert_eq!(answered, n);
+    })
+}
+
+fn chunks(n: usize) -> Box<dyn FnOnce()> {
+    let mut connection = http::Connection::new(http::Limits::default());
+    let body = "1\r\nx\r\n".repeat(n);
+    let request =
+        format!("POST / HTTP/1.1\r\nHost: l\r\ntransfer-encoding: chunked\r\n\r\n{body}0\r\n\r\n").into_bytes();
+    Box::new(move || {
+        let mut got = 0;
+        for piece in request.chunks(100) {
+            if let http::Next::Request(request) = connection.feed(piece) {
+                got = request.body.len();
+            }
+        }
+        assert_eq!(got, n);
+    })
+}
+
+fn response_fields(n: usize) -> Box<dyn FnOnce()> {
+    let fields: http::HeaderFields = (0..n).map(|at| (format!("x-field-{at}").into(), "value".into())).collect();
+    Box::new(move || assert_eq!(Response::new(200).merge(fields).unwrap().into_parts().1.len(), n))
+}
+
+fn fragments(n: usize) -> Vec<u8> {
+    let mut read = Vec::new();
+    for at in 0..n {
+        let (opcode, fin) = (if at == 0 { 2 } else { 0 }, if at + 1 == n { 0x80 } else { 0 });
+        append_frame(&mut read, fin | opcode, KEY, b"x");
+    }
+    read
+}
+
+fn messages(n: usize) -> Vec<u8> {
+    let mut read = Vec::new();
+    (0..n).for_each(|_| append_message(&mut read, MessageKind::Binary, KEY, b"x"));
+    read
+}
+
+fn pings(n: usize) -> Vec<u8> {
+    let mut read = Vec::new();
+    (0..n).for_each(|_| append_frame(&mut read, 0x89, KEY, b"x"));
+    read
+}
+
+fn frames(n: usize, mut read: Vec<u8>) -> Box<dyn FnOnce()> {
+    let (mut connection, mut scratch) = (Connection::new(None), Scratch::new());
+    let limits = Limits::default();
+    Box::new(move || {
+        let mut events = 0;
+        // As reads come: some frames each.
+        let mut left = &mut read[..];
+        while !left.is_empty() {
+            let (piece, rest) = left.split_at_mut(left.len().min(7 * 512));
+            let mut at = 0;
+            while at < piece.len() {
+                let (consumed, event) = connection.receive(&mut piece[at..], &limits, &mut scratch).unwrap();
+                events += usize::from(event.is_some());
+                at += consumed;
+            }
+            left = rest;
+        }
+        assert!(events == n || events == 1, "{events}");
+    })
+}
+
+fn push(channel: ChannelId, kind: PushKind, payload: &'static [u8], policy: Option<Policy>) -> Command {
+    let frame = PushFrame { kind, payload: Bytes::from_static(payload) };
+    Command::Push(Push { channel, owner: Some(OWNER), frame, policy, asked: Asked::Nobody })
+}
+
+const BINARY: PushKind = PushKind::Message(MessageKind::Binary);
+
+fn pushes(n: usize, is_full: bool, policy: Option<Policy>, pings: usize) -> Box<dyn FnOnce()> {
+    // So little that almost every push meets the policy, and so much that all pings have room.
+    let mut fan = Fan::with(1, Config { outbound_bytes_max: 4096 + 2 * pings, ..Config::default() });
+    let channel = fan.channels[0];
+    fan.taken.is_full.store(is_full, Ordering::Relaxed);
+    fan.shard.handle_command(push(channel, BINARY, b"first", policy), 1);
+    fan.turn();
+    for _ in 0..pings {
+        fan.shard.handle_command(push(channel, PushKind::Ping, b"", policy), 1);
+    }
+    Box::new(move || {
+        for _ in 0..n {
+            fan.shard.handle_command(push(channel, BINARY, &[7; 64], policy), 1);
+        }
+        fan.turn();
+    })
+}
+
+fn conflated(n: usize) -> Box<dyn FnOnce()> {
+    let mut fan = Fan::new(1);
+    let channel = fan.channels[0];
+    fan.taken.is_full.store(true, Ordering::Relaxed);
+    fan.shard.handle_command(push(channel, BINARY, b"first", None), 1);
+    fan.turn();
+    Box::new(move || {
+        for round in 0..2 {
+            for key in 0..n as u64 {
+                // Multiples of a power of two are what an unkeyed hash of numbers collides at.
+                let policy = Some(Policy::Conflate { key: key << 40 });
+                fan.shard.handle_command(push(channel, BINARY, if round == 0 { b"old" } else { b"new" }, policy), 1);
+            }
+        }
+        fan.turn();
+        fan.taken.is_full.store(false, Ordering::Relaxed);
+        fan.shard.handle_writable(fan.tokens[0]);
+        fan.turn();
+    })
+}
+
+fn push_many(n: usize) -> Box<dyn FnOnce()> {
+    let mut fan = Fan::new(2 * n);
+    let except: Arc<[ChannelId]> = {
+        let mut except = fan.channels[n..].to_vec();
+        except.sort_unstable();
+        except.into()
+    };
+    let many = PushMany {
+        audience: ShardAudience::Channels(fan.channels.clone()),
+        except,
+        owner: OWNER,
+        frame: PushFrame { kind: BINARY, payload: Bytes::from_static(&[7; 100]) },
+        compressed: None,
+        policy: None,
+        part: None,
+    };
+    Box::new(move || {
+        fan.shard.handle_command(Command::PushMany(Box::new(many)), 1);
+        fan.turn();
+    })
+}
+
+fn come_and_go(n: usize) -> Box<dyn FnOnce()> {
+    let mut fan = Fan::new(0);
+    Box::new(move || {
+        for socket in 0..n {
+            fan.open(socket);
+        }
+        fan.turn();
+        for at in 0..n {
+            fan.shard.handle_end(fan.tokens[at], 1);
+        }
+        fan.turn();
+    })
+}
+
+fn owner_gone(n: usize) -> Box<dyn FnOnce()> {
+    let mut fan = Fan::new(n);
+    let why = CloseFrame { code: Some(1001), reason: "gone".into() };
+    Box::new(move || {
+        fan.shard.handle_command(Command::OwnerGone { owner: OWNER, why }, 1);
+        fan.turn();
+    })
+}
+
+fn requests_go(n: usize) -> Box<dyn FnOnce()> {
+    let mut fan = Fan::new(0);
+    for socket in 0..n {
+        let peer = ([127, 0, 0, 1], 1).into();
+        let token =
+            fan.shard.handle_accept(pushring::internals::shard::flush::SocketId(socket as i32), peer, 0).unwrap();
+        let mut request = b"GET /fan:bench:sys/http HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+        fan.shard.handle_read(token, &mut request, 0);
+    }
+    fan.turn();
+    let why = CloseFrame { code: Some(1001), reason: "gone".into() };
+    Box::new(move || {
+        fan.shard.handle_command(Command::OwnerGone { owner: OWNER, why }, 1);
+        fan.turn();
+    })
+}
+
+/// What callgrind collects: nothing but what runs in here.
+#[inline(never)]
+fn counted(work: Box<dyn FnOnce()>) {
+    work();
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["list"] => WORKS.iter().for_each(|(name, n, _)| println!("{n}\t{name}")),
+        ["run", name, n] => {
+            let (_, _, make) = WORKS.iter().find(|(work, ..)| *work == name).expect("a name from the list");
+            counted(make(n.parse().expect("a length")));
+        }
+        // By cargo, with arguments of its own.
+        _ => WORKS.iter().for_each(|(_, n, make)| counted(make(n / 16))),
+    }
+}
