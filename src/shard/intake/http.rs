@@ -18,6 +18,7 @@ use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::table::connection::{Ending, Flag, Phase, Registering};
 use crate::shard::table::opening::Opening;
 use crate::shard::table::slot::Slot;
+use crate::shard::table::stopping;
 use crate::shard::work;
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -351,10 +352,11 @@ impl Shard {
     }
 
     fn set_http_deadline(&mut self, slot: Slot) {
+        let is_stopping = self.is_stopping();
         let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
         let phase = exchange.http.phase();
         // A slow client does not push its own deadline back, nor one that sends on while it is answered.
-        if exchange.phase != phase && !exchange.responding && !self.is_stopping() {
+        if exchange.phase != phase && !exchange.responding && !is_stopping {
             exchange.phase = phase;
             exchange.body_bytes = exchange.http.body_bytes();
             let timeout_ms = match phase {
@@ -430,11 +432,6 @@ impl Shard {
 
 fn busy() -> Response {
     Response::text(503, "the process has too much to do").with("retry-after", "1")
-}
-
-/// Why a request is not answered that came before the broker began to stop.
-pub(in crate::shard) fn stopping() -> Response {
-    Response::text(503, "the server is going away").with("retry-after", "1").closing()
 }
 
 fn refusal(error: UpgradeError) -> Response {

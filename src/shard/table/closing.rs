@@ -6,12 +6,12 @@
 //! client has said that it sends nothing more: by its own close frame, with nothing behind it.
 
 use crate::gateway::OwnerId;
+use crate::http::Response;
 use crate::proto::{CloseReceived, Opcode, close, close::ClosePayload, server_header};
 use crate::shard::command::{Acknowledge, Asked, Close, CloseFrame};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::disconnects::End;
 use crate::shard::event::{Closed, ClosedBy, Event};
-use crate::shard::intake::http::stopping;
 use crate::shard::outcome::Outcome;
 use crate::shard::table::cohort::Closing;
 use crate::shard::table::connection::{Ending, Flag, Phase};
@@ -23,6 +23,11 @@ use crate::shard::work;
 /// The codes that stand for an end without a close frame (RFC 6455 7.1.5). They are never sent.
 const NO_CODE: u16 = 1005;
 const NO_CLOSE_FRAME: u16 = 1006;
+
+/// Why a request is not answered that came before the broker began to stop.
+pub(in crate::shard) fn stopping() -> Response {
+    Response::text(503, "the server is going away").with("retry-after", "1").closing()
+}
 
 impl CloseFrame {
     /// The payload. A code that must not travel is not sent: the maker of the command has checked it.

@@ -16,6 +16,7 @@ mod operate;
 pub(super) mod slot;
 pub(super) mod wheel;
 
+pub(super) use self::closing::stopping;
 use self::connection::{Connection, Phase, Token};
 use self::slot::Slot;
 use self::wheel::{Entry, Wheel};
