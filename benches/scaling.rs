@@ -91,8 +91,8 @@ fn process() -> ProcessId {
 fn bound(n: usize, path: fn(usize) -> String) -> Snapshot {
     let mut snapshot = Snapshot::new(Settings::new("local.os", Dialect::Kinode));
     for at in 0..n {
-        snapshot.bind_http(OwnerId(1), &process(), &path(at), HttpRule::default()).unwrap();
-        snapshot.bind_websocket(OwnerId(1), &process(), &path(at), WebSocketRule::default()).unwrap();
+        snapshot.bind_http(OwnerId(1), &process(), &*path(at), HttpRule::default()).unwrap();
+        snapshot.bind_websocket(OwnerId(1), &process(), &*path(at), WebSocketRule::default()).unwrap();
     }
     snapshot
 }
@@ -104,8 +104,8 @@ fn bind(n: usize, path: fn(usize) -> String) -> Box<dyn FnOnce()> {
         for path in &more {
             // As the broker does: the shards have the state before.
             let before = snapshot.clone();
-            snapshot.bind_http(OwnerId(1), &process(), path, HttpRule::default()).unwrap();
-            snapshot.unbind_http(&process(), path).unwrap();
+            snapshot.bind_http(OwnerId(1), &process(), path.as_str(), HttpRule::default()).unwrap();
+            snapshot.unbind_http(&process(), path.as_str()).unwrap();
             drop(before);
         }
     })

@@ -92,7 +92,7 @@ fn a_message_that_no_queue_can_count_is_refused() {
     assert_eq!(process.push(nobody, huge.clone()).ask().send().err(), Some(PushError::TooLarge));
     assert_eq!(process.broadcast(huge.clone()).send(), Err(PushError::TooLarge));
     assert_eq!(process.batch().send(process.push(nobody, huge.clone())), Err(PushError::TooLarge));
-    assert_eq!(broker.handle().push(nobody, huge), Err(PushError::TooLarge));
+    assert_eq!(broker.handle().push(nobody, huge).send(), Err(PushError::TooLarge));
     process.broadcast(Message::text("small")).send().unwrap();
     assert_eq!(recv(&mut client).to_text().unwrap(), "small");
 }
