@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Audience {
-    /// These channels, each once.
+    /// These channels, in this order.
     Channels(Vec<ChannelId>),
     /// The process' channels on this bound path (as it was bound, `/` for the process' own).
     Path(Arc<str>),
@@ -186,20 +186,19 @@ impl Pusher {
         self.shared.compression.compress(&message.0, &self.windows)
     }
 
-    /// The part of an audience on each shard that has one.
+    /// The part of an audience on each shard that has one; a long list in several.
     pub(super) fn split(&self, audience: Audience) -> Vec<(usize, ShardAudience)> {
         let shards = self.shards();
         match audience {
             Audience::Process => (0..shards).map(|shard| (shard, ShardAudience::Process)).collect(),
             Audience::Path(path) => (0..shards).map(|shard| (shard, ShardAudience::Path(path.clone()))).collect(),
-            Audience::Channels(channels) if shards == 1 => vec![(0, ShardAudience::Channels(distinct(channels)))],
+            Audience::Channels(channels) if shards == 1 => parts_of_list(0, channels),
             Audience::Channels(channels) => {
                 let mut lists = vec![Vec::new(); shards];
-                for channel in distinct(channels) {
+                for channel in channels {
                     lists[self.shard_of(channel)].push(channel);
                 }
-                let lists = lists.into_iter().enumerate().filter(|(_, list)| !list.is_empty());
-                lists.map(|(shard, list)| (shard, ShardAudience::Channels(list))).collect()
+                lists.into_iter().enumerate().flat_map(|(shard, list)| parts_of_list(shard, list)).collect()
             }
         }
     }
@@ -251,11 +250,14 @@ impl Pusher {
     }
 }
 
-/// Each channel once, however often it is named: here, since the shard has other work.
-fn distinct(mut channels: Vec<ChannelId>) -> Vec<ChannelId> {
-    if !channels.is_sorted_by(|one, next| one < next) {
-        channels.sort_unstable();
-        channels.dedup();
+/// Channels of a list in one command. A shard does others' work between commands, and a channel that a list names again and
+/// again costs a send each time.
+const LISTED_MAX: usize = 1024;
+
+/// A shard's part of a list, in commands that do not keep it long.
+fn parts_of_list(shard: usize, list: Vec<ChannelId>) -> Vec<(usize, ShardAudience)> {
+    if (1..=LISTED_MAX).contains(&list.len()) {
+        return vec![(shard, ShardAudience::Channels(list))];
     }
-    channels
+    list.chunks(LISTED_MAX).map(|part| (shard, ShardAudience::Channels(part.to_vec()))).collect()
 }

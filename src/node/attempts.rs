@@ -8,11 +8,11 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Those of all clients. At some 50 ms a login this is a quarter of a minute of work, and with the longest bodies 4 MiB.
-pub(crate) const WAITING_MAX: usize = 256;
+/// Those of all clients. At some 50 ms a login this is half a minute of work, and with the longest bodies 8 MiB.
+pub(crate) const WAITING_MAX: usize = 512;
 
-/// Those of one client, who may be many people behind one address: at some 50 ms a login, the last waits under two seconds.
-pub(crate) const PER_CLIENT_MAX: usize = 32;
+/// Those of one client, who may be many people behind one address: at some 50 ms a login, the last waits six seconds.
+pub(crate) const PER_CLIENT_MAX: usize = 128;
 
 /// The end that puts attempts in. When it is dropped, those that wait are still taken.
 pub(crate) struct Entrance<C, A>(Arc<Shared<C, A>>);
