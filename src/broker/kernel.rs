@@ -353,11 +353,12 @@ impl ProcessHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Budget;
+    use crate::admission::Ledger;
+    use crate::queue::events::process_queue;
 
     #[test]
     fn names_that_clients_invent_take_no_place() {
-        let (queue, _receiver) = process_queue(1, QueueLimits::default(), &Budget::default(), |_| {});
+        let (queue, _receiver) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
         let owners = Owners {
             made: Mutex::default(),
             names: Names::default(),

@@ -30,7 +30,7 @@ pub enum Stop {
 impl From<PushError> for Stop {
     fn from(error: PushError) -> Self {
         match error {
-            PushError::OutcomesUnread => Self::Violation(error.to_string()),
+            PushError::OutcomesUnread | PushError::TooLarge => Self::Violation(error.to_string()),
             // What waits for room is refused for no other reason.
             PushError::InboxFull | PushError::Partly | PushError::Stopped => Self::Stopped,
         }
