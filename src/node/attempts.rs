@@ -123,7 +123,7 @@ mod tests {
             }
             assert_eq!(entrance.enter(client, 99), Some(99), "a client has its own limit");
         }
-        for n in 0..8 {
+        for n in 0..WAITING_MAX / PER_CLIENT_MAX {
             assert_eq!(entrance.enter(1000 + n, 1000), Some(PER_CLIENT_MAX - 1), "one of the many goes");
         }
         for client in 2000..3000 {
