@@ -188,6 +188,11 @@ impl Response {
         self.headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| &**value)
     }
 
+    /// How many header fields it has, without those that are added when it is encoded.
+    pub fn field_count(&self) -> usize {
+        self.headers.len()
+    }
+
     /// What it keeps allocated, its body included.
     pub fn heap_bytes(&self) -> usize {
         let owned = |text: &Cow<'static, str>| if let Cow::Owned(text) = text { text.capacity() } else { 0 };

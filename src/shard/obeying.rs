@@ -50,7 +50,7 @@ impl Shard {
             Command::Grant(grant) => self.grant(*grant),
             Command::Close(close) => self.close_by_process(*close),
             Command::Respond(respond) => {
-                self.work.spend(work::FIELD_NS * respond.headers.len() as u64);
+                self.work.spend(work::FIELD_NS * respond.response.field_count() as u64);
                 self.respond(*respond);
             }
             Command::Adopt(directory, acknowledge) => {
