@@ -12,10 +12,10 @@ use pushring::internals::gateway::{Dialect, HttpRule, OwnerId, Settings, Snapsho
 use pushring::internals::http::{self, Head, Response};
 use pushring::internals::proto::client::{append_frame, append_message};
 use pushring::internals::proto::{Connection, Limits, MessageKind, Scratch};
-use pushring::internals::shard::Config;
 use pushring::internals::shard::command::{
     Asked, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
 };
+use pushring::internals::shard::{Config, End};
 use pushring::{ChannelId, ProcessId};
 use shard_support::{Fan, OWNER};
 use std::hint::black_box;
@@ -299,7 +299,7 @@ fn come_and_go(n: usize) -> Box<dyn FnOnce()> {
         }
         fan.turn();
         for at in 0..n {
-            fan.shard.handle_end(fan.tokens[at], 1);
+            fan.shard.handle_end(fan.tokens[at], End::Broken, 1);
         }
         fan.turn();
     })
