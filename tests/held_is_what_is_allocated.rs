@@ -1,0 +1,197 @@
+//! What the broker says that it holds is what is allocated: within a quarter, whatever waits and for whom.
+#![allow(missing_docs)]
+
+use pushring::{AttachOptions, Broker, Config, HttpRule, Process, QueueLimits};
+use serde_json::{Value, json};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1024 * 1024;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes that are allocated now, by all threads.
+static ALLOCATED: AtomicIsize = AtomicIsize::new(0);
+
+/// The tests share the count, so they take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+struct Counting;
+
+// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract; counting is one atomic.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        ALLOCATED.fetch_sub(layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATED.fetch_add(size as isize - layout.size() as isize, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Scene {
+    broker: Broker,
+    idle: isize,
+}
+
+impl Scene {
+    fn new(broker: Broker) -> Self {
+        // What is made with the first client is not counted.
+        drop(connect(&broker, "/nobody", ""));
+        std::thread::sleep(Duration::from_millis(100));
+        let idle = ALLOCATED.load(Ordering::Relaxed);
+        Self { broker, idle }
+    }
+
+    fn held(&self) -> usize {
+        let reports = self.broker.handle().reports();
+        reports[0].memory.kept_bytes() + reports.iter().map(|report| report.memory.used_bytes()).sum::<usize>()
+    }
+
+    /// Asserts that what is held is at least `least` and what is allocated, once it stands still.
+    #[track_caller]
+    fn judge(&self, what: &str, least: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (held, allocated) = (self.held(), ALLOCATED.load(Ordering::Relaxed) - self.idle);
+            let ratio = held as f64 / allocated as f64;
+            if held >= least && (0.8..=1.25).contains(&ratio) {
+                return println!("{what}: {held} held, {allocated} allocated, {ratio:.2}");
+            }
+            assert!(Instant::now() < deadline, "{what}: {held} held, {allocated} allocated, {ratio:.2}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn broker() -> Broker {
+    Broker::start(Config { shards: 1, ..Config::default() }).unwrap()
+}
+
+fn attach(broker: &Broker, queue: QueueLimits) -> Process {
+    let options = AttachOptions { queue, ..AttachOptions::default() };
+    broker.handle().process("p:test:sys", options).unwrap()
+}
+
+/// Asks for `path`, an upgrade if it names a socket, and returns the status.
+fn connect(broker: &Broker, path: &str, more: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(broker.address()).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{more}\r\n", broker.address());
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut status = [0; 12];
+    let read = stream.read(&mut status).unwrap_or(0);
+    (stream, String::from_utf8_lossy(&status[..read]).into_owned())
+}
+
+const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+
+/// Clients with long paths come and go until one is told that there is no room. Returns how many came in.
+fn come_and_go(broker: &Broker, most: usize) -> usize {
+    let headers = format!("{UPGRADE}X-Forwarded-For: {}\r\n", "b".repeat(7000));
+    let path = format!("/p:test:sys/{}", "a".repeat(7000));
+    (0..most).take_while(|_| connect(broker, &path, &headers).1.ends_with("101")).count()
+}
+
+#[test]
+fn channels_of_which_a_process_does_not_read() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let broker = broker();
+    let process = attach(&broker, QueueLimits { bytes_max: 4 * MIB, ..QueueLimits::default() });
+    process.bind("/*rest", Default::default()).unwrap();
+    let scene = Scene::new(broker);
+    let came = come_and_go(&scene.broker, 2000);
+    assert!((200..400).contains(&came), "{came} came before the process' queue was full");
+    scene.judge("opened and closed, unread", 3 * MIB);
+    let process_bytes = scene.broker.handle().held_by_process()[0].held.events;
+    assert!(process_bytes > 3 * MIB && process_bytes < 6 * MIB, "{process_bytes}");
+    let mut events = Vec::new();
+    while scene.held() > 16 * 1024 {
+        process.recv_batch(&mut events, Duration::from_millis(100)).unwrap();
+    }
+    assert!(events.len() >= 2 * came - 1);
+    assert_eq!(come_and_go(&scene.broker, 3), 3, "and then clients are let in again");
+}
+
+#[test]
+fn requests_that_a_process_does_not_read() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let broker = broker();
+    let process = attach(&broker, QueueLimits::default());
+    process.bind_http("/", HttpRule::default()).unwrap();
+    let scene = Scene::new(broker);
+    let headers: String = (0..60).map(|number| format!("X-{number}: {}\r\n", "c".repeat(200))).collect();
+    let clients: Vec<_> = (0..60).map(|_| connect(&scene.broker, "/p:test:sys/?q=1", &headers)).collect();
+    scene.judge("heads of requests, unread", 60 * 12_000);
+    drop(clients);
+}
+
+#[test]
+fn static_content() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let broker = Broker::start(Config { shards: 1, memory_bytes_max: Some(32 * MIB), ..Config::default() }).unwrap();
+    let process = attach(&broker, QueueLimits::default());
+    let scene = Scene::new(broker);
+    let bind = |number: usize| {
+        let content = pushring::internals::http::Content::new(Some("text/plain"), vec![7; MIB].into());
+        process.bind_http(&format!("/{number}"), HttpRule { content: Some(content.into()), ..HttpRule::default() })
+    };
+    let bound = (0..40).take_while(|&number| bind(number).is_ok()).count();
+    assert!((12..=17).contains(&bound), "{bound} MiB of content in half of 32 MiB");
+    scene.judge("static content", 12 * MIB);
+    assert!(bind(99).unwrap_err().to_string().contains("memory_budget"));
+    (0..bound).for_each(|number| process.unbind_http(&format!("/{number}")).unwrap());
+    bind(100).unwrap();
+}
+
+fn frame(head: &Value) -> Vec<u8> {
+    let head = rmp_serde::to_vec_named(head).unwrap();
+    [&(head.len() as u32).to_be_bytes()[..], &[0; 4], &head].concat()
+}
+
+/// Reads one frame's head and blob, and forgets them.
+fn skip(stream: &mut UnixStream) -> std::io::Result<()> {
+    let mut prefix = [0; 8];
+    stream.read_exact(&mut prefix)?;
+    let lengths = [&prefix[..4], &prefix[4..]].map(|bytes| u32::from_be_bytes(bytes.try_into().unwrap()) as u64);
+    std::io::copy(&mut stream.take(lengths[0] + lengths[1]), &mut std::io::sink())?;
+    Ok(())
+}
+
+#[test]
+fn what_a_link_keeps() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let path = std::env::temp_dir().join(format!("pushring-held-{}.sock", std::process::id()));
+    let broker = broker();
+    let config = pushring::link::Config { path: Some(path.clone()), ..Default::default() };
+    let _server = pushring::link::Server::start(broker.handle(), config).unwrap();
+    let mut peer = UnixStream::connect(&path).unwrap();
+    let attach = json!({"process": {"id": "p:test:sys", "policy": "close"}});
+    peer.write_all(&frame(&json!({"hello": {"version_min": 1, "version_max": 1, "attach": attach}}))).unwrap();
+    skip(&mut peer).unwrap();
+    peer.write_all(&frame(&json!({"bind": {"path": "/*rest", "ask": 1}}))).unwrap();
+    skip(&mut peer).unwrap();
+    let scene = Scene::new(broker);
+    // Nothing is read or acknowledged: the window, and then the queue, are full.
+    let came = come_and_go(&scene.broker, 4000);
+    assert!((700..2500).contains(&came), "{came} came before there was no room");
+    scene.judge("frames that are not acknowledged, and events behind them", 12 * MIB);
+}
