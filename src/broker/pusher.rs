@@ -57,7 +57,7 @@ pub enum PushError {
     /// for room do not say this, so that they wait for nobody but shards: who uses them reads as fast as it asks.
     #[error("too many outcomes of earlier pushes are unread")]
     OutcomesUnread,
-    /// The message is over [`PAYLOAD_BYTES_MAX`](super::PAYLOAD_BYTES_MAX): push it in parts.
+    /// The message is over [`PAYLOAD_BYTES_MAX`]: push it in parts.
     #[error("a message carries at most {PAYLOAD_BYTES_MAX} bytes")]
     TooLarge,
     /// The broker has stopped.

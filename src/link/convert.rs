@@ -272,17 +272,28 @@ pub fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
     (KernelHead { id, source, target, rsvp, message, blob }, bytes)
 }
 
-/// The reverse.
-///
-/// Capabilities and metadata stay behind: the HTTP server looks at neither, and a kernel could make them long.
-pub fn kernel_in(head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
+/// The reverse, at the broker's side: capabilities and metadata stay behind, for the HTTP server looks at neither, and a
+/// kernel could make them long.
+pub fn kernel_in(mut head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
+    match &mut head.message {
+        KernelBody::Request { metadata, capabilities, .. } | KernelBody::Response { metadata, capabilities, .. } => {
+            (*metadata, *capabilities) = (None, Vec::new());
+        }
+    }
+    to_kernel(head, bytes)
+}
+
+/// The reverse, at the kernel's side: what the HTTP server sends, whole.
+pub fn to_kernel(head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
     let KernelHead { id, source, target, rsvp, message, blob } = head;
     let message = match message {
-        KernelBody::Request { inherit, expects_response, body, .. } => {
-            node::Message::Request(node::Request { inherit, expects_response, body, ..Default::default() })
+        KernelBody::Request { inherit, expects_response, body, metadata, capabilities } => {
+            let capabilities = capabilities.into_iter().map(Into::into).collect();
+            node::Message::Request(node::Request { inherit, expects_response, body, metadata, capabilities })
         }
-        KernelBody::Response { inherit, body, context, .. } => {
-            node::Message::Response((node::Response { inherit, body, ..Default::default() }, context))
+        KernelBody::Response { inherit, body, metadata, capabilities, context } => {
+            let capabilities = capabilities.into_iter().map(Into::into).collect();
+            node::Message::Response((node::Response { inherit, body, metadata, capabilities }, context))
         }
     };
     let lazy_load_blob = blob.map(|BlobHead { mime }| LazyLoadBlob { mime, bytes });

@@ -113,7 +113,7 @@ impl Arrival for Arrived {
 
     fn arrived(head: ToPeer, blob: Vec<u8>, _: &mut Asked) -> Option<Self> {
         match head {
-            ToPeer::Kernel(head) => Some(Self::Kernel(convert::kernel_in(head, blob))),
+            ToPeer::Kernel(head) => Some(Self::Kernel(convert::to_kernel(head, blob))),
             ToPeer::Login(login) => Some(Self::Login(login)),
             _ => None,
         }

@@ -1,6 +1,6 @@
 //! Logins, one after the other on a thread of their own: checking a password takes tens of milliseconds of CPU and
 //! megabytes of memory, and nobody else shall wait for it. What can be told without a password is told at once; of the
-//! others so many may wait for each client ([`attempts`](super::attempts)), and the rest are told to come again.
+//! others so many may wait for each client ([`attempts`]), and the rest are told to come again.
 
 use super::attempts::{self, Entrance};
 use crate::admission::Prefix;

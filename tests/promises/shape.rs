@@ -16,7 +16,7 @@ const LONG_FUNCTIONS: &[&str] =
     &["node/server.rs supervise", "broker/mod.rs start", "link/peer.rs written", "daemon/config.rs check"];
 
 /// The files that may hold `unsafe`, each with its proofs: system calls, and the ring that borrows memory for one call.
-const UNSAFE_FILES: &[&str] = &["driver/flush_uring.rs", "driver/sys.rs"];
+const UNSAFE_FILES: &[&str] = &["driver/flush_uring.rs", "driver/malloc.rs", "driver/sys.rs"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

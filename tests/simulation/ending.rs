@@ -20,6 +20,9 @@ const CALM_MS_MAX: u64 = 600_000;
 /// What a shard may hold over its lease: what one read adds, and one frame.
 const OVERDRAFT_BYTES: usize = 600 * 1024;
 
+/// How long clients get to answer when the broker stops at the end of a world.
+const STOP_WITHIN_MS: u64 = 60_000;
+
 impl World {
     /// At every moment: whoever has left is let go, whatever it waited for.
     pub fn check_descriptors(&self) -> Result<(), String> {
@@ -162,8 +165,9 @@ impl World {
 
     /// The broker stops, and nothing is left.
     pub fn finish(mut self) -> Result<Report, String> {
-        self.tell_to_stop(60_000);
-        for _ in 0..100 {
+        self.tell_to_stop(STOP_WITHIN_MS);
+        // Who has sent half a request may send the rest for half of that time, and who does not answer has all of it.
+        for _ in 0..STOP_WITHIN_MS / TICK_MS + 2 {
             self.one_step(TICK_MS, false)?;
         }
         if let Some(pump) = self.pumps.iter().find(|pump| !pump.is_over()) {

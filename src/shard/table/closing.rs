@@ -6,7 +6,6 @@
 //! client has said that it sends nothing more: by its own close frame, with nothing behind it.
 
 use crate::gateway::OwnerId;
-use crate::http::Response;
 use crate::proto::{CloseReceived, Opcode, close, close::ClosePayload, server_header};
 use crate::shard::command::{Acknowledge, Asked, Close, CloseFrame};
 use crate::shard::core::{Effect, Shard};
@@ -16,6 +15,7 @@ use crate::shard::outcome::Outcome;
 use crate::shard::table::cohort::Closing;
 use crate::shard::table::connection::{Ending, Flag, Phase};
 use crate::shard::table::slot::Slot;
+use crate::shard::table::stopping;
 use crate::shard::table::wheel::TICK_MS;
 use crate::shard::unfinished::Long;
 use crate::shard::work;
@@ -23,11 +23,6 @@ use crate::shard::work;
 /// The codes that stand for an end without a close frame (RFC 6455 7.1.5). They are never sent.
 const NO_CODE: u16 = 1005;
 const NO_CLOSE_FRAME: u16 = 1006;
-
-/// Why a request is not answered that came before the broker began to stop.
-pub(in crate::shard) fn stopping() -> Response {
-    Response::text(503, "the server is going away").with("retry-after", "1").closing()
-}
 
 impl CloseFrame {
     /// The payload. A code that must not travel is not sent: the maker of the command has checked it.
@@ -158,6 +153,8 @@ impl Shard {
 
     /// Takes the channel, if this is one, out of the tables and tells its owner. Every WebSocket ends here.
     fn end_channel(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
+        // An HTTP connection that fails comes here too, and waits for nobody's answer any more.
+        self.forget_asked(slot);
         self.drop_watches(slot);
         self.note_disconnect(slot, &End { code, reason, by, lost_bytes });
         let ending = Phase::Ending(self.ending(slot));

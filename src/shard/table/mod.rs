@@ -16,12 +16,12 @@ mod operate;
 pub(super) mod slot;
 pub(super) mod wheel;
 
-pub(super) use self::closing::stopping;
 use self::connection::{Connection, Phase, Token};
 use self::slot::Slot;
 use self::wheel::{Entry, Wheel};
 use crate::admission;
 use crate::channel::{ChannelId, ChannelIdMint};
+use crate::http::Response;
 use crate::shard::command::Acknowledge;
 use crate::shard::disconnects::{Disconnect, Disconnects};
 use crate::shard::operating::Draining;
@@ -30,6 +30,11 @@ use slab::Slab;
 use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
+
+/// Why a request is not answered that came before the broker began to stop.
+pub(super) fn stopping() -> Response {
+    Response::text(503, "the server is going away").with("retry-after", "1").closing()
+}
 
 /// See the module.
 pub(super) struct Table {
