@@ -87,6 +87,7 @@ impl Batch {
     }
 
     /// The charge of what it holds, for who keeps its events on.
+    #[cfg(feature = "node")]
     pub(crate) fn take_charge(&mut self) -> Option<Charge> {
         self.charge.take()
     }
