@@ -157,7 +157,7 @@ impl World {
                 return Err(format!("something waits, though nothing is in its way: {report:?}"));
             }
         }
-        match self.processes.iter().find(|process| process.owner.purse.tenant().total() > 0) {
+        match self.processes.iter().find(|process| process.owner.purse.tenant().held().events > 0) {
             Some(process) => Err(format!("{} has left events unread", process.owner.process)),
             None => Ok(()),
         }
