@@ -186,7 +186,11 @@ fn on_a_terminal(environment: &[(&str, &str)]) -> String {
     let mut command = Command::new("script");
     let program = env!("CARGO_BIN_EXE_pushring");
     let serve = format!("{program} serve --listen 192.0.2.1:0 --log debug");
-    command.args(["--quiet", "--return", "--command", &serve, "/dev/null"]).env_remove("NO_COLOR").env("TERM", "xterm");
+    command.args(["--quiet", "--return", "--command", &serve, "/dev/null"]).env("TERM", "xterm");
+    // Each of these decides about colours too, and builds set some.
+    for other in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
+        command.env_remove(other);
+    }
     command.envs(environment.iter().copied()).process_group(0);
     String::from_utf8(output(command.stdin(Stdio::null())).stdout).unwrap()
 }
