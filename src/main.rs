@@ -49,6 +49,9 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
             let config = if is_template { Config::default() } else { options.options.load()? };
             config.broker(program::Secrets::default())?;
             config.link(None)?;
+            for name in config.old_names() {
+                writeln!(std::io::stderr(), "{name}")?;
+            }
             print(&config::write(&config, is_template)?)?;
         }
         Action::Token(options) => {
@@ -89,6 +92,9 @@ fn begin(config: &Config, unknown: &[String]) -> anyhow::Result<Option<TcpListen
             variable,
             "an environment variable of ours that sets nothing: `pushring config` prints all settings"
         );
+    }
+    for name in config.old_names() {
+        tracing::warn!("{name}");
     }
     listener
 }

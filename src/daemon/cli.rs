@@ -324,7 +324,7 @@ fn refuse(error: &clap::Error) -> ! {
 fn variable_of(error: &clap::Error) -> Option<String> {
     let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else { return None };
     let flag = arg.split([' ', '=']).next()?;
-    let variable = config::variable(&flag.strip_prefix("--")?.replace('-', "_"));
+    let variable = config::variable_in_use(&flag.strip_prefix("--")?.replace('-', "_"));
     let is_given = std::env::args().any(|arg| arg == flag || arg.starts_with(&format!("{flag}=")));
     (!is_given && std::env::var_os(&variable).is_some()).then_some(variable)
 }
@@ -387,7 +387,7 @@ fn describe(arg: clap::Arg, defaults: &toml::Table) -> clap::Arg {
         }
         None => arg,
     };
-    arg.env(config::variable(&key)).hide_env_values(true)
+    arg.env(config::variable_in_use(&key)).hide_env_values(true)
 }
 
 #[cfg(test)]

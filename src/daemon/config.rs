@@ -7,11 +7,13 @@
 
 mod environment;
 mod file;
+mod renamed;
 mod sources;
 mod values;
 
 pub use environment::{check as check_environment, variable};
 pub use file::write;
+pub use renamed::{OldName, variable_in_use};
 pub use sources::Sources;
 pub use values::{AdminListen, Dialect, Driver, Exposure, List, LogFormat, Policy, SocketMode, parse_address};
 
@@ -175,9 +177,9 @@ settings! {
     /// Proxies whose X-Forwarded-For is believed when clients are counted: addresses, or ranges as `10.0.0.0/8`.
     #[arg(value_name = "RANGE,…")]
     trusted_proxies: List = List::default();
-    /// Whether clients reach us over TLS, ended in front of us: login cookies are then never sent without it.
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
-    tls: bool = false;
+    /// Whether clients reach us over TLS that ends in front of us: login cookies are then never sent without it.
+    #[arg(alias = "tls", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    behind_tls: bool = false;
     /// Whether `local_only` paths, extensions and the RPC path are open to clients on this machine: as in nodes of the
     /// dialect (Kinode yes, Hyperdrive no), or always, or never. A node's kernel that attaches may say otherwise.
     #[arg(value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN")]
@@ -298,15 +300,23 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or says something that it cannot.
     pub fn load(path: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
-        let told = path.map(file::read).transpose()?.unwrap_or_default();
-        let sources = Sources::new(&told, path, flags)?;
+        let mut told = path.map(file::read).transpose()?.unwrap_or_default();
+        let old_names = renamed::rename(&mut told);
+        let sources = Sources::new(&told, path, flags, old_names)?;
         Ok(Self { sources, ..file::overlaid(told, flags)? })
+    }
+
+    /// The old names under which settings were given, for who warns of them.
+    pub fn old_names(&self) -> Vec<OldName> {
+        self.sources.old_names()
     }
 
     /// The settings that a file with this text and `flags` say.
     #[cfg(test)]
     pub fn layered(text: &str, flags: &Flags) -> anyhow::Result<Self> {
-        file::overlaid(file::parse(text, "a file")?, flags)
+        let mut told = file::parse(text, "a file")?;
+        renamed::rename(&mut told);
+        file::overlaid(told, flags)
     }
 
     /// What a broker is started with.
@@ -472,7 +482,7 @@ impl Config {
         settings.origins = self.origins.0.clone();
         settings.dev_origins = self.dev_origins.0.clone();
         settings.trusted_proxies = ranges("trusted_proxies", &self.trusted_proxies)?;
-        settings.tls = self.tls;
+        settings.behind_tls = self.behind_tls;
         settings.expose_local = match self.expose_local {
             Exposure::Dialect => settings.expose_local,
             Exposure::Always => true,

@@ -140,7 +140,7 @@ fn next(settings: &Path, link: &Path, unit: Option<&Path>, program: &Path) -> St
     );
     text += &format!(
         "\nProcesses attach at {} (docs/LINK.md); those of other users need link_group.\nBehind a proxy set hosts, \
-         trusted_proxies and tls.\n",
+         trusted_proxies and behind_tls.\n",
         link.display()
     );
     text

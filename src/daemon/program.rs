@@ -52,7 +52,7 @@ pub fn takes_effect(key: &str) -> Option<When> {
         | "dev_origins"
         | "expose_local"
         | "trusted_proxies"
-        | "tls"
+        | "behind_tls"
         | "deflate_level"
         | "deflate_bytes_min"
         | "connections_max"
@@ -154,6 +154,9 @@ impl Daemon {
 
     fn reload_settings(&self) -> anyhow::Result<Changes> {
         let wanted = (self.source)()?;
+        for name in wanted.old_names() {
+            tracing::warn!("{name}");
+        }
         // As a whole, with what only a restart would obey: better told now than then.
         wanted.broker(Secrets::default())?;
         let secrets = Secrets::read(&wanted, self.own_secret.as_ref())?;

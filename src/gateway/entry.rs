@@ -269,7 +269,7 @@ impl<'s> Request<'s, '_, '_> {
     /// 307 to the same path on the package's own subdomain. An address has no subdomains; this machine's has a name
     /// that does.
     fn redirect_to(&self, label: &str) -> Response {
-        let scheme = if is_https(self.head, self.snapshot.settings.tls) { "https" } else { "http" };
+        let scheme = if is_https(self.head, self.snapshot.settings.behind_tls) { "https" } else { "http" };
         let port = self.head.authority.and_then(|host| host.port);
         let host = match self.head.authority {
             Some(host) if !host.is_ip() => host.text.to_owned(),

@@ -78,7 +78,7 @@ impl Login {
             client: proxy::client_ip(peer, head, &settings.trusted_proxies),
             host_name: head.authority.filter(|host| !host.is_ip()).map(|host| host.host.to_owned()),
             is_localhost: head.authority.is_none_or(|host| host.is_localhost()),
-            https: proxy::is_https(head, settings.tls),
+            https: proxy::is_https(head, settings.behind_tls),
             redirect: redirect.map(Into::into),
         })
     }

@@ -47,7 +47,7 @@ pub(super) fn check_origin(head: &Head<'_>, settings: &Settings) -> Result<(), O
     let origin = Authority::parse(authority).ok_or(OriginError::Malformed)?;
     // A host without a port was reached on the default port of the page's scheme: that is what lets browsers leave the
     // port out. Behind a proxy we cannot see the scheme, unless we are told that it is always TLS.
-    let own_port = if settings.tls { 443 } else { port };
+    let own_port = if settings.behind_tls { 443 } else { port };
     let same = head.authority.is_some_and(|host| {
         is_same_host(&host, &origin) && host.port.unwrap_or(own_port) == origin.port.unwrap_or(port)
     });
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn behind_tls_a_page_without_it_is_another_site() {
         let mut settings = Settings::new("n", Dialect::Kinode);
-        settings.tls = true;
+        settings.behind_tls = true;
         let check = |host: &str, origin: &str| {
             let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n\r\n");
             check_origin(&Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap().0, &settings)

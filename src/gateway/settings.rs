@@ -105,7 +105,7 @@ pub struct Settings {
     /// Whether clients reach us over TLS, so that the cookie must not travel without it, and a page loaded without it
     /// is a page of another site, whatever `X-Forwarded-Proto` says. Default: no; then requests whose
     /// `X-Forwarded-Proto` begins with `https` count as such for cookies and redirects.
-    pub tls: bool,
+    pub behind_tls: bool,
     /// Whether there is no login: authenticated paths are open to everybody, on every host, and so are registrations. What
     /// is for this machine alone stays so. Default: no; the `public-mode` of Hyperdrive.
     pub public_mode: bool,
@@ -153,7 +153,7 @@ impl Settings {
             login_page: None,
             rpc: false,
             cookie_http_only: true,
-            tls: false,
+            behind_tls: false,
             public_mode: false,
             simulation_mode: false,
             response_timeout_s: 15,

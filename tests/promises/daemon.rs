@@ -196,6 +196,30 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
     assert_eq!(String::from_utf8(reprinted.stdout).unwrap(), printed);
 }
 
+/// In the file, as a flag and as a variable; and the answer says what to write instead.
+#[test]
+fn a_setting_is_obeyed_under_its_old_name() {
+    let file = TemporaryFile::new("old-name", "tls = true\n");
+    let mut by_variable = pushring(&["config"]);
+    by_variable.env("PUSHRING_TLS", "true");
+    for (mut command, words) in [
+        (pushring(&["config", "--config", file.path()]), "tls is an old name, and is obeyed: write behind_tls"),
+        (pushring(&["config", "--tls"]), "--tls is an old name, and is obeyed: write --behind-tls"),
+        (pushring(&["config", "--tls=true"]), "write --behind-tls"),
+        (by_variable, "PUSHRING_TLS is an old name, and is obeyed: write PUSHRING_BEHIND_TLS"),
+    ] {
+        let told = output(&mut command);
+        let said = String::from_utf8(told.stderr).unwrap();
+        let printed: toml::Table = String::from_utf8(told.stdout).unwrap().parse().unwrap();
+        assert_eq!(printed["behind_tls"].as_bool(), Some(true), "{words}");
+        assert!(said.contains(words) && said.lines().count() == 1, "{said}");
+    }
+    let both = TemporaryFile::new("both-names", "tls = true\nbehind_tls = false\n");
+    let refused = output(&mut pushring(&["config", "--config", both.path()]));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("remove tls"), "{said}");
+}
+
 #[test]
 fn what_cannot_be_obeyed_is_refused_by_name() {
     let file = TemporaryFile::new("wrong", "shrads = 1\n");

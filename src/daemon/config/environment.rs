@@ -3,6 +3,7 @@
 //! Invariant: a variable that was meant to set something and sets nothing is never passed over in silence.
 
 use super::file::{is_key, keys};
+use super::renamed::{current, renamed};
 use anyhow::{bail, ensure};
 use std::ffi::{OsStr, OsString};
 
@@ -35,12 +36,17 @@ fn examine(
     is_list: impl Fn(&str) -> bool,
 ) -> anyhow::Result<Vec<String>> {
     let mut unknown = Vec::new();
-    for (name, value) in variables {
+    let variables: Vec<_> = variables.collect();
+    for (name, value) in &variables {
         let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
         let key = rest.to_lowercase();
-        if key == "config" || (is_key(&key) && variable(&key) == format!("{PREFIX}{rest}")) {
-            let is_set = value != OsStr::new("") || is_list(&key);
+        if key == "config" || (is_key(current(&key)) && variable(&key) == format!("{PREFIX}{rest}")) {
+            let is_set = value != OsStr::new("") || is_list(current(&key));
             ensure!(is_set, "{PREFIX}{rest} is set and empty: unset it, or give {key} a value");
+            if let Some(now) = renamed(&key).map(|renamed| variable(renamed.new)) {
+                let is_both = variables.iter().any(|(name, _)| *name == *now);
+                ensure!(!is_both, "{PREFIX}{rest} is an old name of {now}, which is set too: unset {PREFIX}{rest}");
+            }
             continue;
         }
         if is_of_kubernetes(rest) {
@@ -80,6 +86,13 @@ mod tests {
             ("PUSHRING_SERVICE_PORT_HTTP", "8080"),
         ];
         assert_eq!(checked(&kubernetes), Ok(vec![]));
+    }
+
+    #[test]
+    fn an_old_name_is_one_beside_which_the_new_one_is_not_set() {
+        assert_eq!(checked(&[("PUSHRING_TLS", "true")]), Ok(vec![]));
+        let error = checked(&[("PUSHRING_BEHIND_TLS", "true"), ("PUSHRING_TLS", "true")]).unwrap_err();
+        assert!(error.contains("an old name of PUSHRING_BEHIND_TLS"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The file of settings: read with errors that say where, what and how instead; written with what each key means.
 
+use super::renamed::{current, renamed};
 use super::{Config, Flags, SETTINGS};
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -36,13 +37,16 @@ pub fn parse(text: &str, name: &str) -> anyhow::Result<toml::Table> {
     for (key, _) in spanned.get_ref() {
         let place = at(Some(key.span()));
         let key = key.get_ref().as_ref();
-        if !is_key(key) {
+        if !is_key(current(key)) {
             bail!("{place}: there is no setting {key:?}{}", suggestion(key));
         }
-        let alone = toml::Table::from_iter([(key.to_owned(), table[key].clone())]);
+        if let Some(renamed) = renamed(key).filter(|renamed| table.contains_key(renamed.new)) {
+            bail!("{place}: {key} is an old name of {}, which is set too: remove {key}", renamed.new);
+        }
+        let alone = toml::Table::from_iter([(current(key).to_owned(), table[key].clone())]);
         if let Err(error) = Config::deserialize(alone) {
             let words = error.message().trim().replace('\n', ", ");
-            bail!("{place}: {key} = {}: {words} ({})", table[key], example(key));
+            bail!("{place}: {key} = {}: {words} ({})", table[key], example(current(key)));
         }
     }
     Ok(table)
@@ -127,6 +131,9 @@ mod tests {
             ("policy = \"drop\"", "`drop-newest`"),
             ("memory_budget = true", "\"auto\""),
             ("shards = 1\nshards = 2", "p.toml:2: duplicate key"),
+            ("tls = 1", "p.toml:1: tls = 1: "),
+            ("tls = 1", "(for example behind_tls = false)"),
+            ("\nbehind_tls = true\ntls = true", "p.toml:3: tls is an old name of behind_tls, which is set too"),
             ("shards = ", "p.toml:1: "),
         ] {
             let error = error(text);

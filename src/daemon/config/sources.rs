@@ -1,28 +1,44 @@
 //! Which settings were given, and by whom: what an error about one of them says.
 
-use super::{Flags, variable};
+use super::renamed::{self, OldName};
+use super::{Flags, variable_in_use};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Which settings were given, and by whom.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sources(BTreeMap<String, String>);
+pub struct Sources {
+    by_key: BTreeMap<String, String>,
+    /// Keys of the file that have other names now.
+    old_names: Vec<OldName>,
+}
 
 impl Sources {
-    pub fn new(file: &toml::Table, path: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
+    /// Of a file under the current names of its keys, of which `old_names` had others.
+    pub fn new(
+        file: &toml::Table,
+        path: Option<&Path>,
+        flags: &Flags,
+        old_names: Vec<OldName>,
+    ) -> anyhow::Result<Self> {
         let name = path.unwrap_or(Path::new("")).display();
-        let mut sources: BTreeMap<_, _> = file.keys().map(|key| (key.clone(), format!("in {name}"))).collect();
-        sources.extend(toml::Table::try_from(flags)?.into_iter().map(|(key, _)| {
+        let mut by_key: BTreeMap<_, _> = file.keys().map(|key| (key.clone(), format!("in {name}"))).collect();
+        by_key.extend(toml::Table::try_from(flags)?.into_iter().map(|(key, _)| {
             let source = source_of(&key);
             (key, source)
         }));
-        Ok(Self(sources))
+        Ok(Self { by_key, old_names })
+    }
+
+    /// The old names under which settings were given: in the file, and when this process was started.
+    pub fn old_names(&self) -> Vec<OldName> {
+        [self.old_names.clone(), renamed::old_names_of_start()].concat()
     }
 
     /// Says where the setting was given that `error` is about: its first word is a key.
     pub fn locate(&self, error: anyhow::Error) -> anyhow::Error {
         let words = format!("{error:#}");
-        match words.split_once(':').and_then(|(key, _)| self.0.get(key)) {
+        match words.split_once(':').and_then(|(key, _)| self.by_key.get(key)) {
             Some(source) => error.context(source.clone()),
             None => error,
         }
@@ -31,7 +47,7 @@ impl Sources {
 
 /// Whether the command line or the environment has given `key`.
 fn source_of(key: &str) -> String {
-    let (flag, variable) = (format!("--{}", key.replace('_', "-")), variable(key));
+    let (flag, variable) = (format!("--{}", key.replace('_', "-")), variable_in_use(key));
     let is_flag = |arg: String| arg == flag || arg.strip_prefix(&flag).is_some_and(|rest| rest.starts_with('='));
     let is_set = |name: &str| std::env::var_os(name).is_some();
     match std::env::args_os().filter_map(|arg| arg.into_string().ok()).any(is_flag) {

@@ -50,7 +50,14 @@ impl Finding {
 /// All findings, in the order in which they are best read.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     let shards = shards(config, facts);
-    let mut findings = vec![settings(config), uring::ring(config, facts), uring::sending(config, facts)];
+    let mut findings = vec![settings(config)];
+    findings.extend(
+        config
+            .old_names()
+            .iter()
+            .map(|name| Finding::new(Level::Note, "settings", name.to_string(), "write its new name")),
+    );
+    findings.extend([uring::ring(config, facts), uring::sending(config, facts)]);
     findings.push(limits::files(config, &facts.files, shards));
     findings.push(limits::memory(config, facts.memory_available_bytes, shards));
     findings.push(limits::cores(config, &facts.cores, shards));

@@ -207,9 +207,9 @@ pub fn entry(config: &Config) -> Vec<Finding> {
             "--trusted-proxies 127.0.0.1, or what the proxy's address is; nothing, without one",
         ));
     }
-    if !is_loopback && !config.tls {
+    if !is_loopback && !config.behind_tls {
         let words = "login cookies go over connections without TLS";
-        findings.push(Finding::new(Level::Note, CHECK, words, "TLS in front, and --tls"));
+        findings.push(Finding::new(Level::Note, CHECK, words, "TLS in front, and --behind-tls"));
     }
     findings
 }
@@ -323,12 +323,12 @@ mod tests {
 
     #[test]
     fn who_is_answered_and_believed() {
-        let all = |listen: &str, hosts: &str, proxies: &str, tls: bool| {
+        let all = |listen: &str, hosts: &str, proxies: &str, behind_tls: bool| {
             let config = Config {
                 listen: listen.parse().unwrap(),
                 hosts: hosts.parse().unwrap(),
                 trusted_proxies: proxies.parse().unwrap(),
-                tls,
+                behind_tls,
                 ..Config::default()
             };
             let findings = entry(&config);
