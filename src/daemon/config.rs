@@ -193,8 +193,10 @@ settings! {
     /// Whether clients may agree on compression (permessage-deflate) on every path; else on those whose process says so.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     deflate: bool = pushring::internals::shard::Deflate::default().everywhere;
-    /// How hard messages are compressed: 1 is fast, 9 small.
+    /// How hard broadcasts are compressed, once for all channels: 1 is fast, 9 small.
     deflate_level: u8 = pushring::internals::shard::Deflate::default().level;
+    /// How hard messages to one channel are compressed: 1 is fast, 9 small.
+    deflate_push_level: u8 = pushring::internals::shard::Deflate::default().push_level;
     /// Smaller messages are sent as they are.
     deflate_bytes_min: Size = Size(pushring::internals::shard::Deflate::default().bytes_min);
     /// How far back compressed messages may refer: 2 to the power of 9 to 15, in bytes.
@@ -463,6 +465,7 @@ impl Config {
             ensure!(value > 0, "{key}: must be more than 0");
         }
         ensure!((1..=9).contains(&self.deflate_level), "deflate_level: from 1 to 9");
+        ensure!((1..=9).contains(&self.deflate_push_level), "deflate_push_level: from 1 to 9");
         ensure!((9..=15).contains(&self.deflate_window_bits), "deflate_window_bits: from 9 to 15");
         ensure!(
             self.header_count_max <= pushring::internals::http::HEADERS_MAX,
@@ -554,6 +557,7 @@ impl Config {
             deflate: pushring::internals::shard::Deflate {
                 everywhere: self.deflate,
                 level: self.deflate_level,
+                push_level: self.deflate_push_level,
                 bytes_min: self.deflate_bytes_min.0,
                 window_bits: self.deflate_window_bits,
                 takeover_bytes_max: self.deflate_takeover_bytes_max.0,
@@ -606,6 +610,7 @@ mod tests {
             ("hosts = [\"example.com:8080\"]", "hosts"),
             ("hosts = [\"http://example.com\"]", "hosts"),
             ("deflate_level = 0", "deflate_level"),
+            ("deflate_push_level = 10", "deflate_push_level"),
             ("deflate_window_bits = 8", "deflate_window_bits"),
             ("log = \"verbose\"", "verbose"),
         ] {

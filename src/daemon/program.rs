@@ -54,6 +54,7 @@ pub fn takes_effect(key: &str) -> Option<When> {
         | "trusted_proxies"
         | "behind_tls"
         | "deflate_level"
+        | "deflate_push_level"
         | "deflate_bytes_min"
         | "connections_max"
         | "connections_per_ip_max"

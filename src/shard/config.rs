@@ -103,8 +103,12 @@ pub struct Deflate {
     /// Whether clients may agree on it on every path, those that register included. Default off: then they may on the
     /// paths whose binding says so.
     pub everywhere: bool,
-    /// 1 (fast) to 9 (small), as zlib counts.
+    /// How hard broadcasts are compressed, once on the thread that pushes them: 1 (fast) to 9 (small), as zlib counts.
+    /// Default 3: a quarter fewer bytes than at 1, and next to nothing more for each channel that is reached.
     pub level: u8,
+    /// The same for messages to one channel, which its shard compresses. Default 1: at 3 a message of 1 KiB takes twice
+    /// the time, more than a send costs.
+    pub push_level: u8,
     /// Smaller messages are sent as they are.
     pub bytes_min: usize,
     /// Larger messages to one channel are sent as they are: a shard compresses those, and everybody else on it waits
@@ -121,7 +125,8 @@ impl Default for Deflate {
     fn default() -> Self {
         Self {
             everywhere: false,
-            level: 1,
+            level: 3,
+            push_level: 1,
             bytes_min: 512,
             shard_bytes_max: 128 * 1024,
             window_bits: 15,

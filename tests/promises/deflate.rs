@@ -159,6 +159,28 @@ fn a_broadcast_is_compressed_once_for_all_who_agreed_on_the_same() {
 }
 
 #[test]
+fn a_broadcast_is_compressed_harder_than_a_push_each_as_its_setting_says() {
+    let wire_bytes = |level: Option<u8>, push_level: Option<u8>| {
+        let (broker, process) = with_process(DriverKind::Auto, |config: &mut Config| {
+            let defaults = config.shard.deflate;
+            config.shard.deflate.level = level.unwrap_or(defaults.level);
+            config.shard.deflate.push_level = push_level.unwrap_or(defaults.push_level);
+        });
+        let mut client = DeflateClient::connect(&broker, "/deflate:test:sys", OFFER);
+        let channel = Inbound::default().opened(&process);
+        let message = records(20_000, 3);
+        process.broadcast(Push::binary(message.clone())).send().unwrap();
+        let broadcast = client.recv().wire_bytes;
+        process.push(channel, Push::binary(message)).send().unwrap();
+        (broadcast, client.recv().wire_bytes)
+    };
+    let (broadcast, push) = wire_bytes(None, None);
+    assert!(broadcast < push, "{broadcast} bytes of a broadcast, {push} of a push");
+    assert_eq!(wire_bytes(Some(3), Some(1)), (broadcast, push), "the defaults");
+    assert_eq!(wire_bytes(Some(1), Some(3)), (push, broadcast), "the same compressor");
+}
+
+#[test]
 fn what_does_not_get_smaller_goes_as_it_is() {
     let broker = demo(everywhere);
     let mut client = DeflateClient::connect(&broker, ECHO, OFFER);

@@ -131,7 +131,7 @@ impl Scene {
         directory.attach(owner.clone());
         let mut config = Config { outbound_bytes_max: BUDGET, copy_bytes_max: 200, ..Config::default() };
         config.deflate.bytes_min = 64;
-        config.deflate.level = 6;
+        config.deflate.push_level = 6;
         config.deflate.takeover_bytes_max = 1 << 20;
         let wires = Rc::new(RefCell::new(Vec::new()));
         let common = Common {

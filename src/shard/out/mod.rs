@@ -46,7 +46,7 @@ pub(super) struct Out {
 }
 
 impl Out {
-    /// Nothing waits yet.
+    /// Nothing waits yet; messages to one channel are compressed as hard as `level` says.
     pub fn new(flusher: Box<dyn Flush>, level: u32) -> Self {
         Self {
             window: Window::default(),
@@ -60,7 +60,7 @@ impl Out {
         }
     }
 
-    /// Compresses as hard as `level` says from now on.
+    /// Compresses messages to one channel as hard as `level` says from now on.
     pub fn set_level(&mut self, level: u32) {
         self.deflater = Deflater::new(level);
     }

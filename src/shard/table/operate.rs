@@ -71,8 +71,8 @@ impl Shard {
 
     /// Obeys other numbers from now on. What was agreed on with a client at its upgrade stays.
     pub(in crate::shard) fn reconfigure(&mut self, config: Arc<Config>) {
-        if config.deflate.level != self.config.deflate.level {
-            self.out.set_level(config.deflate.level.into());
+        if config.deflate.push_level != self.config.deflate.push_level {
+            self.out.set_level(config.deflate.push_level.into());
         }
         self.config = config;
     }
