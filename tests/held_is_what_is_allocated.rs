@@ -86,8 +86,19 @@ fn broker() -> Broker {
 }
 
 fn attach(broker: &Broker, queue: QueueLimits) -> Process {
+    attach_as(broker, "p:test:sys", queue)
+}
+
+fn attach_as(broker: &Broker, name: &str, queue: QueueLimits) -> Process {
     let options = AttachOptions { queue, ..AttachOptions::default() };
-    broker.handle().process("p:test:sys", options).unwrap()
+    broker.handle().process(name, options).unwrap()
+}
+
+/// A message of a client, masked with zeros.
+fn message(payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x82, 0x80 | payload.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(payload);
+    frame
 }
 
 /// Asks for `path`, an upgrade if it names a socket, and returns the status.
@@ -160,6 +171,42 @@ fn static_content() {
     assert!(bind(99).unwrap_err().to_string().contains("memory_budget"));
     (0..bound).for_each(|number| process.unbind_http(&format!("/{number}")).unwrap());
     bind(100).unwrap();
+}
+
+#[test]
+fn small_messages_that_a_process_does_not_read_beside_one_that_does() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let broker = broker();
+    let processes = ["slow:test:sys", "fast:test:sys"].map(|name| attach_as(&broker, name, QueueLimits::default()));
+    processes.iter().for_each(|process| process.bind("/", Default::default()).unwrap());
+    let [slow, fast] = ["/slow:test:sys/", "/fast:test:sys/"].map(|path| {
+        let (client, status) = connect(&broker, path, UPGRADE);
+        assert!(status.ends_with("101"));
+        client
+    });
+    let [unread, read] = &processes;
+    let mut events = Vec::with_capacity(4096);
+    let mut count = |least: usize| {
+        let mut came = 0;
+        while came < least {
+            events.clear();
+            read.recv_batch(&mut events, PATIENCE).unwrap();
+            came += events.iter().filter(|event| matches!(event, pushring::Event::Message { .. })).count();
+        }
+    };
+    let (burst, few) = (message(&[7; 20]).repeat(1500), message(&[8; 20]).repeat(20));
+    (&fast).write_all(&burst).unwrap();
+    count(1500);
+    let scene = Scene::new(broker);
+    for _ in 0..200 {
+        // Side by side, so that a turn has messages of both.
+        (&slow).write_all(&few).unwrap();
+        (&fast).write_all(&burst).unwrap();
+        count(1500);
+    }
+    scene.judge("small messages, unread", 200 * 20 * 60);
+    unread.recv_batch(&mut Vec::new(), Duration::ZERO).unwrap();
+    assert!(scene.held() < 4096, "{} held of nothing", scene.held());
 }
 
 fn frame(head: &Value) -> Vec<u8> {

@@ -5,13 +5,13 @@
 //! smuggled past proxies.
 
 use super::{BODY_TOO_LARGE as TOO_LARGE, BodyFraming, Limits, Rejection};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 /// Decodes one body.
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
-    body: BytesMut,
+    body: Vec<u8>,
     body_bytes_max: usize,
     /// Bytes of chunk extensions or trailer that may still come.
     extra_bytes_left: usize,
@@ -77,7 +77,7 @@ impl Decoder {
         };
         Ok(Self {
             state,
-            body: BytesMut::new(),
+            body: Vec::new(),
             body_bytes_max: limits.body_bytes_max,
             extra_bytes_left: limits.chunk_extra_bytes_max,
             extra_bytes_max: limits.chunk_extra_bytes_max,
@@ -150,9 +150,10 @@ impl Decoder {
         self.body.capacity()
     }
 
-    /// The body so far, without framing.
-    pub fn into_body(self) -> Bytes {
-        self.body.freeze()
+    /// The body so far, without framing, in no more memory than it takes: it may wait long for its process.
+    pub fn into_body(mut self) -> Bytes {
+        self.body.shrink_to_fit();
+        self.body.into()
     }
 
     fn take(&mut self, input: &[u8], missing: usize) -> usize {

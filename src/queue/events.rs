@@ -54,6 +54,8 @@ pub struct Batch {
     bytes: usize,
     outcomes: usize,
     failures: usize,
+    /// What is allocated beside its events for them alone.
+    spare_bytes: usize,
     charge: Option<Charge>,
 }
 
@@ -66,7 +68,7 @@ impl Batch {
     /// An empty batch, with room for so many events.
     pub fn with_room(owner: OwnerId, events: usize) -> Self {
         let events = Vec::with_capacity(events);
-        Self { owner, events, messages: 0, bytes: 0, outcomes: 0, failures: 0, charge: None }
+        Self { owner, events, messages: 0, bytes: 0, outcomes: 0, failures: 0, spare_bytes: 0, charge: None }
     }
 
     /// Appends an event.
@@ -81,9 +83,14 @@ impl Batch {
         self.events.push(event);
     }
 
-    /// What it holds of memory.
+    /// So much more is allocated for what its events point to than they tell.
+    pub fn add_spare(&mut self, bytes: usize) {
+        self.spare_bytes += bytes;
+    }
+
+    /// What it holds of memory, its place in the queue included.
     pub fn held_bytes(&self) -> usize {
-        self.events.capacity() * EVENT_BYTES + self.bytes
+        BATCH_BYTES + self.events.capacity() * EVENT_BYTES + self.bytes + self.spare_bytes
     }
 
     /// The charge of what it holds, for who keeps its events on.
@@ -99,6 +106,9 @@ impl Batch {
         }
     }
 }
+
+/// What a batch takes of memory in the queue: itself, and a word with its state.
+const BATCH_BYTES: usize = size_of::<Batch>() + size_of::<usize>();
 
 /// What an event takes of memory beside what it points to.
 const EVENT_BYTES: usize = size_of::<Event>();
@@ -196,6 +206,9 @@ pub fn process_queue_for(
         wake: Box::new(wake),
     });
     let sleep = Arc::new(Sleep::new());
+    // From the first batch on, the channel keeps memory for some dozens: a part of what the queue itself costs.
+    let primed = sender.send(Batch::new(OwnerId(0))).is_ok() && receiver.try_recv().is_ok();
+    debug_assert!(primed, "its receiver is here");
     let queue = ProcessQueue { shared: shared.clone(), sender, sleep: WakeAtEnd(sleep.clone()) };
     (queue, ProcessReceiver { shared, receiver, sleep })
 }

@@ -7,25 +7,16 @@ pub(super) mod exchange;
 mod http;
 pub(super) mod receive;
 
-use crate::proto::{Payload, Scratch};
+use crate::proto::Scratch;
 use crate::shard::table::connection::{Connection, Flag};
 use crate::shard::table::slot::Slot;
-use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
-
-/// Messages up to this size lie side by side in the arena; larger ones get memory of their own.
-const ARENA_MESSAGE_BYTES_MAX: usize = 4 * 1024;
-
-/// The arena grows by this much at a time. A process that keeps one small message keeps this much alive.
-const ARENA_CHUNK_BYTES: usize = 64 * 1024;
 
 /// See the module.
 pub(super) struct Intake {
     /// The shard's number, for the ids of requests.
     shard: u32,
     scratch: Option<Box<Scratch>>,
-    /// Small messages of one turn lie here side by side until their processes have read them.
-    arena: BytesMut,
     /// Connections that were paused, for whatever reason, and may go on.
     resume: VecDeque<Slot>,
     rng: u64,
@@ -34,7 +25,7 @@ pub(super) struct Intake {
 impl Intake {
     /// Nothing was read yet. `seed` decides the ids of requests.
     pub fn new(shard: u32, seed: u64) -> Self {
-        Self { shard, scratch: Some(Box::default()), arena: BytesMut::new(), resume: VecDeque::new(), rng: seed | 1 }
+        Self { shard, scratch: Some(Box::default()), resume: VecDeque::new(), rng: seed | 1 }
     }
 
     /// This connection may go on with what was read but not parsed, with its next request, or with its socket.
@@ -55,21 +46,6 @@ impl Intake {
         self.rng ^= self.rng << 25;
         self.rng ^= self.rng >> 27;
         self.rng.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    /// Gives a payload a life of its own: small ones side by side in one allocation.
-    pub fn keep(&mut self, payload: Payload<'_>) -> Bytes {
-        match payload {
-            Payload::Owned(bytes) => bytes.into(),
-            Payload::Borrowed(bytes) if bytes.len() > ARENA_MESSAGE_BYTES_MAX => Bytes::copy_from_slice(bytes),
-            Payload::Borrowed(bytes) => {
-                if self.arena.capacity() < bytes.len() {
-                    self.arena.reserve(ARENA_CHUNK_BYTES);
-                }
-                self.arena.extend_from_slice(bytes);
-                self.arena.split().freeze()
-            }
-        }
     }
 
     /// Asserts what the module promises, as far as this part knows it.

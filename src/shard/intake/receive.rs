@@ -233,7 +233,7 @@ impl Shard {
                 if let Phase::Open(channel) = &mut self.table[slot].phase {
                     channel.message_ms = self.now_ms as u32;
                 }
-                let payload = self.intake.keep(payload);
+                let payload = self.owners.keep(owner, payload);
                 self.owners.emit(owner, Event::Message { channel, kind, payload });
                 Step::Next
             }
@@ -308,7 +308,7 @@ impl Shard {
     fn emit_control(&mut self, channel: Option<(ChannelId, u32)>, kind: ControlKind, payload: &[u8]) {
         let Some((channel, owner)) = channel else { return };
         if self.owners[owner].owner.wants_control {
-            let payload = self.intake.keep(Payload::Borrowed(payload));
+            let payload = self.owners.keep(owner, Payload::Borrowed(payload));
             self.owners.emit(owner, Event::Control { channel, kind, payload });
         }
     }

@@ -4,6 +4,7 @@
 //! wait for its answer or for room in its queue; it stands in the list of those with events, and in that of the full ones, at most once.
 //! It must not know connections but by their place in the table.
 
+mod arena;
 pub mod directory;
 pub mod grants;
 mod guests;
@@ -14,9 +15,11 @@ use self::grants::Grants;
 use self::owner::LocalOwner;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
+use crate::proto::Payload;
 use crate::queue::events::Batch;
 use crate::shard::event::Event;
 use crate::shard::table::slot::Slot;
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use std::ops::{Index, IndexMut};
@@ -92,6 +95,11 @@ impl Owners {
         batch.push(event);
     }
 
+    /// Gives a payload a life of its own, for an event of this turn to the owner.
+    pub fn keep(&mut self, place: u32, payload: Payload<'_>) -> Bytes {
+        self.locals[place as usize].arena.keep(payload)
+    }
+
     /// Gives an event to an owner that may have no channel here. One that has gone does not hear of it.
     pub fn tell(&mut self, owner: OwnerId, event: Event) {
         if let Some(&place) = self.places.get(&owner) {
@@ -112,8 +120,9 @@ impl Owners {
         self.opened_untold = false;
         while let Some(place) = self.touched.pop() {
             let local = &mut self.locals[place as usize];
-            if let Some(batch) = local.batch.take() {
+            if let Some(mut batch) = local.batch.take() {
                 local.events_expected = batch.events.len().min(EVENTS_EXPECTED_MAX);
+                batch.add_spare(local.arena.end_batch());
                 // A process that is gone has an OwnerGone on its way to us, which closes its channels.
                 local.owner.send(batch);
             }

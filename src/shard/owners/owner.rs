@@ -5,6 +5,7 @@
 //! channels there are. Knows nothing of connections but their place in the shard's table.
 
 use crate::queue::events::Batch;
+use crate::shard::owners::arena::Arena;
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashSet;
@@ -23,6 +24,8 @@ pub(in crate::shard) struct LocalOwner {
     pub asked: FxHashSet<Slot>,
     /// Events of this turn.
     pub batch: Option<Batch>,
+    /// Where their messages lie.
+    pub(super) arena: Arena,
     /// About as many as there were in the batch before.
     pub events_expected: usize,
 }
@@ -50,6 +53,7 @@ impl LocalOwner {
             waiting: VecDeque::new(),
             asked: FxHashSet::default(),
             batch: None,
+            arena: Arena::default(),
             events_expected: 0,
         }
     }
