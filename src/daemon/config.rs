@@ -32,11 +32,11 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Declares every setting once; makes of it the effective [`Config`] and the command line's [`Flags`].
+/// Declares every setting once, with when a reload obeys it; makes of it the effective [`Config`] and the command line's [`Flags`].
 macro_rules! settings {
     ($(
         [$group:literal]
-        $( $(#[doc = $doc:literal])+ $(#[arg($($arg:tt)+)])? $name:ident: $type:ty = $default:expr; )+
+        $( $(#[doc = $doc:literal])+ $(#[arg($($arg:tt)+)])? $name:ident: $type:ty = $default:expr => $when:ident; )+
     )+) => {
         /// Every setting as it is in force.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,7 +57,11 @@ macro_rules! settings {
         /// All settings, for who shows them.
         pub const SETTINGS: &[Group] = &[$( Group {
             name: $group,
-            settings: &[$( Setting { key: stringify!($name), doc: concat!($($doc, "\n"),+) }, )+],
+            settings: &[$( Setting {
+                key: stringify!($name),
+                doc: concat!($($doc, "\n"),+),
+                when: When::$when,
+            }, )+],
         }, )+];
 
         /// The settings that flags or the environment give.
@@ -89,211 +93,229 @@ pub struct Setting {
     pub key: &'static str,
     /// What it means, in lines.
     pub doc: &'static str,
+    /// When a change of it is obeyed.
+    pub when: When,
+}
+
+/// When a setting that has changed is obeyed by a daemon that reads its settings again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// From the reload on.
+    Now,
+    /// For clients that connect from then on: what is agreed on, or handed to a connection, when it begins.
+    NewConnections,
+    /// After a restart: listeners, threads, files and memory are made once.
+    Restart,
+}
+
+/// When a change of the setting `key` is obeyed; `None`: there is no such setting.
+pub fn takes_effect(key: &str) -> Option<When> {
+    SETTINGS.iter().flat_map(|group| group.settings).find(|setting| setting.key == key).map(|setting| setting.when)
 }
 
 settings! {
     ["What is served"]
     /// Where to listen; port 0 picks a free one.
     #[arg(value_name = "ADDRESS:PORT", value_parser = parse_address)]
-    listen: SocketAddr = ([127, 0, 0, 1], 8080).into();
+    listen: SocketAddr = ([127, 0, 0, 1], 8080).into() => Restart;
     /// This node's name: the user of its tokens.
-    node: String = "local.os".to_owned();
+    node: String = "local.os".to_owned() => Restart;
     /// Which node system is spoken: decides the name of the login cookie and what local clients may do.
-    dialect: Dialect = Dialect::Kinode;
+    dialect: Dialect = Dialect::Kinode => Restart;
     /// The file with the secret that tokens are signed with; without one, whatever needs a token is refused.
     #[arg(value_name = "FILE")]
-    jwt_secret_file: PathBuf = PathBuf::new();
+    jwt_secret_file: PathBuf = PathBuf::new() => Now;
     /// The file with a second secret by which tokens are accepted too, while secrets are changed.
     #[arg(value_name = "FILE")]
-    jwt_second_secret_file: PathBuf = PathBuf::new();
+    jwt_second_secret_file: PathBuf = PathBuf::new() => Now;
 
     ["Processes of other programs"]
     /// A Unix socket on which processes of other programs attach. Without it, and without link_tcp, none can.
     #[arg(value_name = "PATH")]
-    link: PathBuf = PathBuf::new();
+    link: PathBuf = PathBuf::new() => Restart;
     /// The group whose members may attach there besides this user: a name of /etc/group, or a number.
     #[arg(value_name = "GROUP")]
-    link_group: String = String::new();
+    link_group: String = String::new() => Restart;
     /// The permissions of that socket, as `0660`; auto is 0660 with a link_group, else 0600.
     #[arg(value_name = "MODE|auto")]
-    link_mode: SocketMode = SocketMode::Auto;
+    link_mode: SocketMode = SocketMode::Auto => Restart;
     /// An address and port on which they attach over TCP; needs a token. Nothing there is encrypted.
     #[arg(value_name = "ADDRESS")]
-    link_tcp: String = String::new();
+    link_tcp: String = String::new() => Restart;
     /// The file with the token that processes show over TCP: text of at least 16 bytes.
     #[arg(value_name = "FILE")]
-    link_token_file: PathBuf = PathBuf::new();
+    link_token_file: PathBuf = PathBuf::new() => Restart;
     /// Processes and nodes of other programs at a time.
-    link_peers_max: usize = pushring::link::Config::default().peers_max;
+    link_peers_max: usize = pushring::link::Config::default().peers_max => Restart;
     /// How long the channels of a process that was lost live on; then they are closed with 1012.
-    owner_grace: Span = Span::seconds(10);
+    owner_grace: Span = Span::seconds(10) => Restart;
 
     ["Operators"]
     /// A Unix socket on which `pushring stats` and the like ask, as this user alone; off for none. auto is
     /// pushring-PORT.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring or /tmp/pushring-UID: the first that is
     /// there or can be made.
     #[arg(value_name = "PATH|auto|off")]
-    control: ControlPath = ControlPath::Auto;
+    control: ControlPath = ControlPath::Auto => Restart;
 
     /// Where `serve` answers probes, metrics and the admin page; off for nowhere. An address that is taken is told, and
     /// the daemon runs without.
     #[arg(value_name = "ADDRESS|off")]
-    admin_listen: AdminListen = AdminListen::default();
+    admin_listen: AdminListen = AdminListen::default() => Restart;
     /// The file with the token that everything there needs but probes and metrics on loopback: 16 bytes of text or more.
     #[arg(value_name = "FILE")]
-    admin_token_file: PathBuf = PathBuf::new();
+    admin_token_file: PathBuf = PathBuf::new() => Restart;
     /// Names under which it may be asked, besides addresses of loopback and localhost.
     #[arg(value_name = "NAME,…")]
-    admin_hosts: List = List::default();
+    admin_hosts: List = List::default() => Restart;
     /// What must be there for /readyz to say that clients may be sent here: link, an attached process of another program.
     #[arg(value_name = "link")]
-    ready_needs: List = List::default();
+    ready_needs: List = List::default() => Restart;
 
     /// Whether metrics are served to Prometheus at /metrics:pushring:sys/, on this machine alone.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
-    metrics: bool = false;
+    metrics: bool = false => Restart;
 
     ["Threads"]
     /// Threads, each with its own connections; 0 is one for each core.
-    shards: usize = 0;
+    shards: usize = 0 => Restart;
     /// Whether each shard stays on a core of its own.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
-    pin: bool = true;
+    pin: bool = true => Restart;
     /// What drives the shards; auto is io_uring where the kernel allows it, else epoll.
-    driver: Driver = Driver::Auto;
+    driver: Driver = Driver::Auto => Restart;
 
     ["Who may enter, and proxies"]
     /// Hosts that are answered besides addresses and localhost; `.example.com` is every name below it, `*` is any. Empty:
     /// no others on a loopback listener, and any elsewhere.
     #[arg(value_name = "NAME,…")]
-    hosts: List = List::default();
+    hosts: List = List::default() => Now;
     /// Pages of other sites that may use our cookies, such as `https://app.example.com`.
     #[arg(value_name = "ORIGIN,…")]
-    origins: List = List::default();
+    origins: List = List::default() => Now;
     /// Origins of pages under development, such as `http://localhost:3000`, whose development server passes requests on
     /// from this machine. Any page there can then use the session of whoever is logged in.
     #[arg(value_name = "ORIGIN,…")]
-    dev_origins: List = List::default();
+    dev_origins: List = List::default() => Now;
     /// Proxies whose X-Forwarded-For is believed when clients are counted: addresses, or ranges as `10.0.0.0/8`.
     #[arg(value_name = "RANGE,…")]
-    trusted_proxies: List = List::default();
+    trusted_proxies: List = List::default() => Now;
     /// Whether clients reach us over TLS that ends in front of us: login cookies are then never sent without it.
     #[arg(alias = "tls", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
-    behind_tls: bool = false;
+    behind_tls: bool = false => Now;
     /// Whether `local_only` paths, extensions and the RPC path are open to clients on this machine: as in nodes of the
     /// dialect (Kinode yes, Hyperdrive no), or always, or never. A node's kernel that attaches may say otherwise.
     #[arg(value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN")]
-    expose_local: Exposure = Exposure::Dialect;
+    expose_local: Exposure = Exposure::Dialect => Now;
 
     /// Subprotocols that clients may choose; the broker gives them no meaning.
     #[arg(value_name = "NAME,…")]
-    subprotocols: List = List::default();
+    subprotocols: List = List::default() => NewConnections;
 
     ["Compression"]
     /// Whether clients may agree on compression (permessage-deflate) on every path; else on those whose process says so.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
-    deflate: bool = pushring::internals::shard::Deflate::default().everywhere;
+    deflate: bool = pushring::internals::shard::Deflate::default().everywhere => NewConnections;
     /// How hard broadcasts are compressed, once for all channels: 1 is fast, 9 small.
-    deflate_level: u8 = pushring::internals::shard::Deflate::default().level;
+    deflate_level: u8 = pushring::internals::shard::Deflate::default().level => Now;
     /// How hard messages to one channel are compressed: 1 is fast, 9 small.
-    deflate_push_level: u8 = pushring::internals::shard::Deflate::default().push_level;
+    deflate_push_level: u8 = pushring::internals::shard::Deflate::default().push_level => Now;
     /// Smaller messages are sent as they are.
-    deflate_bytes_min: Size = Size(pushring::internals::shard::Deflate::default().bytes_min);
+    deflate_bytes_min: Size = Size(pushring::internals::shard::Deflate::default().bytes_min) => Now;
     /// How far back compressed messages may refer: 2 to the power of 9 to 15, in bytes.
-    deflate_window_bits: u8 = pushring::internals::shard::Deflate::default().window_bits;
+    deflate_window_bits: u8 = pushring::internals::shard::Deflate::default().window_bits => NewConnections;
     /// What each shard spends on letting messages refer to earlier ones: a window for each client that agrees on it, until
     /// it is spent. 0: no client may.
-    deflate_takeover_bytes_max: Size = Size(pushring::internals::shard::Deflate::default().takeover_bytes_max);
+    deflate_takeover_bytes_max: Size = Size(pushring::internals::shard::Deflate::default().takeover_bytes_max) => NewConnections;
 
     ["Limits"]
     /// Connections in all; more are answered 503.
-    connections_max: usize = 100_000;
+    connections_max: usize = 100_000 => Now;
     /// Connections of one client: one IPv4 address, or one IPv6 /64. 0 is no limit; more are answered 503.
-    connections_per_ip_max: u32 = 32_768;
+    connections_per_ip_max: u32 = 32_768 => Now;
     /// Connections of one process: its channels, and requests that wait for it. 0 is no limit but that the last eighth of
     /// all is for processes with less than an equal share; more are answered 503.
-    connections_per_process_max: usize = 0;
+    connections_per_process_max: usize = 0 => Now;
     /// Upgrade requests of one client per second, and as many at once. 0 is no limit; more are answered 503.
-    handshakes_per_ip_per_s_max: u32 = 20_000;
+    handshakes_per_ip_per_s_max: u32 = 20_000 => Now;
     /// Addresses to which the limits per client do not apply: addresses, or ranges as `10.0.0.0/8`.
     #[arg(value_name = "RANGE,…")]
-    per_ip_exempt: List = List::default();
+    per_ip_exempt: List = List::default() => Now;
     /// Clients over a limit that are answered at the same time; more are let go without a word.
-    turned_away_max: usize = 1024;
+    turned_away_max: usize = 1024 => Now;
     /// What clients and processes may make the broker hold, all together: frames, messages and requests that wait or
     /// have not wholly arrived. A size, auto (half of what is available at the start), or unlimited.
     #[arg(value_name = "SIZE|auto|unlimited")]
-    memory_budget: MemoryBudget = MemoryBudget::Auto;
+    memory_budget: MemoryBudget = MemoryBudget::Auto => Restart;
     /// The largest message of a client.
-    message_bytes_max: Size = Size(proto::Limits::MESSAGE_BYTES_MAX_DEFAULT);
+    message_bytes_max: Size = Size(proto::Limits::MESSAGE_BYTES_MAX_DEFAULT) => Now;
     /// The largest frame of a client; 0 is as large as a message.
-    frame_bytes_max: Size = Size(0);
+    frame_bytes_max: Size = Size(0) => Now;
     /// The most fragments of one message; 0 is one for each 64 bytes of the largest.
-    fragments_max: u32 = 0;
+    fragments_max: u32 = 0 => Now;
     /// Pings and pongs of one client per second; 0 is no limit.
-    control_frames_per_s_max: u16 = 100;
+    control_frames_per_s_max: u16 = 100 => Now;
     /// What may wait for one channel whose client reads slowly.
-    outbound_bytes_max: Size = Size(1 << 20);
+    outbound_bytes_max: Size = Size(1 << 20) => Now;
     /// What happens to a message that does not fit there.
-    policy: Policy = Policy::Close;
+    policy: Policy = Policy::Close => Now;
     /// What may wait in one shard's inbox: orders of processes.
-    inbox_commands_max: u32 = 16 * 1024;
+    inbox_commands_max: u32 = 16 * 1024 => Restart;
     /// The payloads of these together; one process may hold a quarter of it.
-    inbox_bytes_max: Size = Size(64 << 20);
+    inbox_bytes_max: Size = Size(64 << 20) => Restart;
     /// The largest head of an HTTP request.
-    head_bytes_max: Size = Size(16 << 10);
+    head_bytes_max: Size = Size(16 << 10) => NewConnections;
     /// The most header fields of an HTTP request, 128 at most.
-    header_count_max: usize = 100;
+    header_count_max: usize = 100 => NewConnections;
     /// The largest body of an HTTP request.
-    body_bytes_max: Size = Size(16 << 20);
+    body_bytes_max: Size = Size(16 << 20) => NewConnections;
     /// The largest body of a client that is logged in, but half of memory_budget at most; 0 is as of any client.
-    body_bytes_max_logged_in: Size = Size(0);
+    body_bytes_max_logged_in: Size = Size(0) => Now;
     /// Chunk extensions of an HTTP request, and its trailer fields; both are dropped unread.
-    chunk_extra_bytes_max: Size = Size(4 << 10);
+    chunk_extra_bytes_max: Size = Size(4 << 10) => NewConnections;
     /// What is read ahead of HTTP requests that wait behind one that is being answered.
-    pipelined_bytes_max: Size = Size(64 << 10);
+    pipelined_bytes_max: Size = Size(64 << 10) => NewConnections;
 
     ["Deadlines"]
     /// How long a request head may take.
-    head_timeout: Span = Span::seconds(10);
+    head_timeout: Span = Span::seconds(10) => Now;
     /// How long a request body may take if it comes more slowly than body_bytes_per_s_min.
-    body_timeout: Span = Span::seconds(10);
+    body_timeout: Span = Span::seconds(10) => Now;
     /// The least rate of a body that takes longer, and of what is still sent behind a refusal: so much each second.
-    body_bytes_per_s_min: Size = Size(1 << 10);
+    body_bytes_per_s_min: Size = Size(1 << 10) => Now;
     /// How long a process may take to answer an HTTP request, in whole seconds.
-    response_timeout: Span = Span::seconds(15);
+    response_timeout: Span = Span::seconds(15) => Now;
     /// How long an HTTP connection may stay without a request.
-    http_idle_timeout: Span = Span::seconds(75);
+    http_idle_timeout: Span = Span::seconds(75) => Now;
     /// How long a client may take to register after it connected to `/`.
-    register_timeout: Span = Span::seconds(10);
+    register_timeout: Span = Span::seconds(10) => Now;
     /// How long a client may take to answer a close frame.
-    close_timeout: Span = Span::seconds(5);
+    close_timeout: Span = Span::seconds(5) => Now;
     /// A silent client is sent a ping after this long; 0 for never.
-    ping_interval: Span = Span::seconds(25);
+    ping_interval: Span = Span::seconds(25) => Now;
     /// So many pings may stay unanswered before the client is gone.
-    pings_unanswered_max: u8 = 2;
+    pings_unanswered_max: u8 = 2 => Now;
     /// How long we read on after our last byte, so that the client sees it rather than a reset.
-    linger: Span = Span::seconds(2);
+    linger: Span = Span::seconds(2) => Now;
     /// How much we read on, likewise.
-    linger_bytes_max: Size = Size(1 << 20);
+    linger_bytes_max: Size = Size(1 << 20) => Now;
     /// How long sent bytes may stay unacknowledged before a connection counts as dead; 0 leaves it to the system.
-    tcp_user_timeout: Span = Span::seconds(75);
+    tcp_user_timeout: Span = Span::seconds(75) => Restart;
     /// What may wait unsent in the kernel for one connection.
-    tcp_notsent_lowat: Size = Size(128 << 10);
+    tcp_notsent_lowat: Size = Size(128 << 10) => Restart;
     /// How long clients get to answer the close frame when the daemon stops.
-    stop_timeout: Span = Span::seconds(10);
+    stop_timeout: Span = Span::seconds(10) => Now;
     /// For how long a stop closes channels, one after another, so that clients come back evenly; 0 closes all at once.
-    drain_over: Span = Span::seconds(0);
+    drain_over: Span = Span::seconds(0) => Now;
     /// How long such a stop takes new clients first, while balancers turn away.
-    drain_grace: Span = Span::seconds(5);
+    drain_grace: Span = Span::seconds(5) => Now;
 
     ["Log"]
     /// What is logged to stderr: error, warn, info, debug, trace or off, and parts with a level of their own, as
     /// `info,pushring::shard=debug`. RUST_LOG sets it too.
     #[arg(value_name = "FILTER")]
-    log: String = "info".to_owned();
+    log: String = "info".to_owned() => Now;
     /// How it is logged.
-    log_format: LogFormat = LogFormat::Text;
+    log_format: LogFormat = LogFormat::Text => Restart;
 }
 
 impl Config {

@@ -3,7 +3,7 @@
 //! Invariants: a reload is checked as a whole first, and a fault in it changes nothing; what needs a restart stays as it
 //! was until then, and is told each time; no socket is dropped for any of it.
 
-use super::config::Config;
+use super::config::{Config, When, takes_effect};
 use super::log;
 use super::token::read_secret;
 use anyhow::Context;
@@ -15,78 +15,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How a drain goes that is asked for where `drain_over` is not set, in milliseconds.
 const DRAIN_OVER_MS: u64 = 60_000;
-
-/// When a setting that has changed is obeyed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// From the reload on.
-    Now,
-    /// For clients that connect from then on.
-    NewConnections,
-    /// After a restart.
-    Restart,
-}
-
-/// When a change of the setting `key` is obeyed; `None`: there is no such setting.
-pub fn takes_effect(key: &str) -> Option<When> {
-    Some(match key {
-        // Listeners, threads, files and memory are made once.
-        "listen" | "node" | "dialect" | "link" | "link_group" | "link_mode" | "link_tcp" | "link_token_file"
-        | "link_peers_max" | "owner_grace" | "control" | "metrics" | "shards" | "pin" | "driver" | "memory_budget"
-        | "inbox_commands_max" | "inbox_bytes_max" | "tcp_user_timeout" | "tcp_notsent_lowat" | "log_format"
-        | "admin_listen" | "admin_token_file" | "admin_hosts" | "ready_needs" => When::Restart,
-        // What is agreed on, or handed to a connection, when it begins.
-        "subprotocols"
-        | "deflate"
-        | "deflate_window_bits"
-        | "deflate_takeover_bytes_max"
-        | "head_bytes_max"
-        | "header_count_max"
-        | "body_bytes_max"
-        | "chunk_extra_bytes_max"
-        | "pipelined_bytes_max" => When::NewConnections,
-        "jwt_secret_file"
-        | "jwt_second_secret_file"
-        | "hosts"
-        | "origins"
-        | "dev_origins"
-        | "expose_local"
-        | "trusted_proxies"
-        | "behind_tls"
-        | "deflate_level"
-        | "deflate_push_level"
-        | "deflate_bytes_min"
-        | "connections_max"
-        | "connections_per_ip_max"
-        | "connections_per_process_max"
-        | "handshakes_per_ip_per_s_max"
-        | "per_ip_exempt"
-        | "turned_away_max"
-        | "message_bytes_max"
-        | "frame_bytes_max"
-        | "fragments_max"
-        | "control_frames_per_s_max"
-        | "outbound_bytes_max"
-        | "policy"
-        | "head_timeout"
-        | "body_timeout"
-        | "body_bytes_max_logged_in"
-        | "body_bytes_per_s_min"
-        | "response_timeout"
-        | "http_idle_timeout"
-        | "register_timeout"
-        | "close_timeout"
-        | "ping_interval"
-        | "pings_unanswered_max"
-        | "linger"
-        | "linger_bytes_max"
-        | "stop_timeout"
-        | "drain_over"
-        | "drain_grace"
-        | "log" => When::Now,
-        _ => return None,
-    })
-}
 
 /// Where the daemon's settings come from, each time that they are read.
 pub type Source = Box<dyn Fn() -> anyhow::Result<Config> + Send + Sync>;
@@ -191,7 +119,7 @@ fn obeyed_now(current: &Config, wanted: &Config) -> anyhow::Result<(Config, Chan
             continue;
         }
         let key = key.clone();
-        match takes_effect(&key).unwrap_or(When::Restart) {
+        match takes_effect(&key).expect("a key of the configuration is a setting") {
             When::Now => changes.now.push(key),
             When::NewConnections => changes.new_connections.push(key),
             When::Restart => {
@@ -232,14 +160,6 @@ impl Program for Daemon {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_setting_says_when_it_is_obeyed() {
-        for key in toml::Table::try_from(Config::default()).unwrap().keys() {
-            assert!(takes_effect(key).is_some(), "{key}: say in `takes_effect` when a change of it is obeyed");
-        }
-        assert_eq!(takes_effect("shrads"), None);
-    }
 
     #[test]
     fn what_needs_a_restart_stays_and_is_told_each_time() {

@@ -1,7 +1,7 @@
 //! The file of settings: read with errors that say where, what and how instead; written with what each key means.
 
 use super::renamed::{current, renamed};
-use super::{Config, Flags, SETTINGS};
+use super::{Config, Flags, SETTINGS, When};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::fmt::Write;
@@ -93,6 +93,11 @@ pub fn write(config: &Config, is_template: bool) -> anyhow::Result<String> {
             text.push('\n');
             for line in setting.doc.lines() {
                 writeln!(text, "# {}", line.trim())?;
+            }
+            match setting.when {
+                When::Now => {}
+                When::NewConnections => writeln!(text, "# A reload changes it for new connections.")?,
+                When::Restart => writeln!(text, "# A change of it needs a restart.")?,
             }
             let mark = if is_template && table[setting.key] == defaults[setting.key] { "#" } else { "" };
             writeln!(text, "{mark}{} = {}", setting.key, table[setting.key])?;
