@@ -1,6 +1,7 @@
 // Both browsers on the demo's page: what a visitor who cannot see it, or not well, is told (axe, in both themes); a restart
 // of the daemon; a tab that closes without a word; more tabs than fit.
-// Wants DEMO, a command that starts the demo at the address PUSHRING_URL; and CHROMIUM or FIREFOX or both.
+// Wants DEMO, a command that starts the demo at the address PUSHRING_URL; and CHROMIUM or FIREFOX or both. SCREENSHOT, a
+// file, keeps what Chromium shows in the light theme.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -58,6 +59,17 @@ for (const name of browsers) {
           assert.ok(await tab.evaluate((theme) => matchMedia(`(prefers-color-scheme: ${theme})`).matches, theme));
           await tab.waitForSelector('#tabs button');
           await tab.click('#tabs button');
+          if (theme === 'light' && name === 'chromium' && process.env.SCREENSHOT) {
+            await tab.setViewport({ width: 1200, height: 800 });
+            await tab.click('[data-window="16"]');
+            await tab.click('#everybody');
+            await tab.type('#text', 'hello, every tab');
+            await tab.keyboard.press('Enter');
+            await new Promise((resolve) => setTimeout(resolve, 10_000));
+            await tab.screenshot({ path: process.env.SCREENSHOT });
+            await tab.click('[data-window="0"]');
+            await tab.click('#tabs button');
+          }
           await tab.evaluate(axe);
           const found = await tab.evaluate(async () => (await window.axe.run()).violations);
           const serious = found.filter(({ impact }) => impact === 'serious' || impact === 'critical');

@@ -58,3 +58,5 @@ start_node domain 0.0.0.0:0
 export PUSHRING_DOMAIN_URL=http://$node_address
 browse node.test.mjs
 browse login.test.mjs
+
+DAEMON=${PUSHRING_BIN:-$root/target/debug/pushring} browse admin.test.mjs
