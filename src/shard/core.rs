@@ -19,7 +19,7 @@ use super::owners::directory::Directory;
 use super::stats::{Report, Stats, TurnTimes};
 use super::table::Table;
 use super::table::connection::{Flag, Token};
-use super::unfinished::Unfinished;
+use super::unfinished::{Long, Unfinished};
 use super::work::{Work, WorkLimits};
 use crate::admission;
 use crate::channel::ChannelIdMint;
@@ -85,6 +85,8 @@ pub struct Shard {
     index: u32,
     /// Orders that did not fit the turn in which they came.
     put_off: VecDeque<Order<Command, Unfinished>>,
+    /// What is to be done to many connections though nobody ordered it, one slice a turn.
+    pub(super) chores: VecDeque<Long>,
     /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room that
     /// is left there is to be looked at in the next.
     goes_on: bool,
@@ -110,6 +112,7 @@ impl Shard {
             config: common.config,
             index,
             put_off: VecDeque::new(),
+            chores: VecDeque::new(),
             goes_on: false,
         }
     }
@@ -216,10 +219,15 @@ impl Shard {
             self.owners.hand_over();
         }
         self.balance_memory();
-        self.goes_on |= self.intake.wants_resume() || self.table.has_due();
+        self.goes_on |= self.intake.wants_resume() || self.has_chores() || self.memory.gives_on();
         if cfg!(debug_assertions) {
             self.check();
         }
+    }
+
+    /// Whether connections wait to be looked at, whose time has come or whom a chore is for.
+    fn has_chores(&self) -> bool {
+        self.table.has_due() || self.table.drain_goes_on() || !self.chores.is_empty()
     }
 
     /// Asserts between turns what the parts promise. It looks at everything, so it is for debug builds and tests.

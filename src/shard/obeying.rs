@@ -1,4 +1,4 @@
-//! Orders, one after another, as far as a turn has room for them.
+//! Orders, one after another, as far as a turn has room for them, and the shard's own chores.
 //!
 //! Invariant: an order that is put down is the first to be gone on with, so orders of one producer stay in order.
 
@@ -23,16 +23,36 @@ impl Shard {
         };
         loop {
             if let Some(begun) = long.take() {
-                long = match begun {
-                    Long::Broadcast(broadcast) => self.go_on_pushing(broadcast),
-                    Long::Closing(closing) => self.go_on_closing(closing),
-                };
+                long = self.go_on_with(begun);
             }
             let is_over = self.work.is_slice_over() || self.out.is_window_full();
             if long.is_some() || (is_over && then.len() > 0) {
                 return Some(Unfinished { long, then });
             }
             long = self.obey_one(then.next()?);
+        }
+    }
+
+    /// Goes on with what was begun, for one slice. Returns what is left of it.
+    fn go_on_with(&mut self, long: Long) -> Option<Long> {
+        match long {
+            Long::Broadcast(broadcast) => self.go_on_pushing(broadcast),
+            Long::OfGuest(push) => self.go_on_pushing_as_guest(push),
+            Long::Closing(closing) => self.go_on_closing(closing),
+            Long::Stopping(stopping) => self.go_on_stopping(stopping),
+            Long::Cutting(cutting) => self.go_on_cutting(cutting),
+        }
+    }
+
+    /// Goes on with what nobody ordered, until the turn has cost so much.
+    pub(in crate::shard) fn do_chores(&mut self, until_ns: u64) {
+        while self.work.spent_ns() < until_ns
+            && let Some(chore) = self.chores.pop_front()
+        {
+            self.work.begin_slice(until_ns - self.work.spent_ns());
+            if let Some(rest) = self.go_on_with(chore) {
+                return self.chores.push_front(rest);
+            }
         }
     }
 
@@ -46,7 +66,7 @@ impl Shard {
                 self.push(push);
             }
             Command::PushMany(many) => return self.push_many(*many),
-            Command::PushAsGuest(push) => self.push_as_guest(*push),
+            Command::PushAsGuest(push) => return self.push_as_guest(*push),
             Command::Grant(grant) => self.grant(*grant),
             Command::Close(close) => self.close_by_process(*close),
             Command::Respond(respond) => {
@@ -68,7 +88,7 @@ impl Shard {
             Command::Processes(to) => drop(to.send(self.channels_by_process())),
             Command::Reconfigure(config) => self.reconfigure(config),
             Command::Drain(drain) => self.drain(*drain),
-            Command::Stop { within_ms, told } => self.stop(within_ms, told),
+            Command::Stop { within_ms, told } => return self.stop(within_ms, told),
         }
         None
     }

@@ -93,10 +93,14 @@ pub(super) struct Draining {
 }
 
 /// How far it has come.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Progress {
     pub(super) channels: usize,
     pub(super) told: usize,
     /// The place in the connection table to look at next.
     pub(super) next: usize,
+    /// How many are to be told by now; all: the drain is over.
+    pub(super) due: usize,
+    /// How many places are to be looked at before the next tick.
+    pub(super) places: usize,
 }

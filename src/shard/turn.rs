@@ -2,8 +2,8 @@
 //! to the network.
 //!
 //! A turn takes in a bounded number of readiness events, clients, commands and reads, sends one batch, hands events on
-//! and carries out what the shard wants done to its sockets. Clients are accepted first, when nothing is left of those
-//! whose end the turn before has carried out. Under load one turn follows the other, so what arrives
+//! and carries out what the shard wants done to its sockets, as far as there is room for that in it. Clients are accepted
+//! first, when nothing is left of those whose end the turn before has carried out. Under load one turn follows the other, so what arrives
 //! meanwhile is handled and merged in the next; each part is bounded, so none starves another.
 //!
 //! [`Sockets`] is the only seam: the driver implements it with descriptors, the simulation with a network in memory, and
@@ -20,7 +20,7 @@ use super::intake::receive::READ_BYTES_MAX;
 use super::table::connection::{End, Token};
 use super::table::wheel::TICK_MS;
 use super::unfinished::Unfinished;
-use super::work::WorkLimits;
+use super::work::{EFFECT_NS, PASS_NS, WorkLimits};
 use crate::queue::fair::{Order, Producers, Server};
 use crate::queue::orders::Inbox;
 use std::collections::VecDeque;
@@ -127,9 +127,6 @@ impl Default for TurnLimits {
 /// What a client is read for at a time, while others wait to be read: some reads of a few frames each.
 const READ_CREDIT_NS: i64 = 10_000;
 
-/// Passing over a client that has used up its credit.
-const PASS_NS: u64 = 20;
-
 /// See the module.
 pub struct Turns<S> {
     shard: Shard,
@@ -146,7 +143,9 @@ pub struct Turns<S> {
     news_left: bool,
     ticked_ms: u64,
     news: Vec<Readiness>,
+    /// What the shard wants done, just taken from it; and what is put off of that.
     effects: Vec<Effect>,
+    put_off: VecDeque<Effect>,
     buffer: Vec<u8>,
 }
 
@@ -206,6 +205,7 @@ impl<S: Sockets> Turns<S> {
             ticked_ms: now_ms,
             news: Vec::new(),
             effects: Vec::new(),
+            put_off: VecDeque::new(),
             buffer: vec![0; READ_BYTES_MAX],
         }
     }
@@ -223,9 +223,12 @@ impl<S: Sockets> Turns<S> {
         self.tick(now_ms, work.begin_ns, unix_ms);
         self.take_orders(self.shard.spent_ns() + work.orders_ns);
         self.read(now_ms, self.shard.spent_ns() + work.reads_ns);
+        self.put_off_effects();
         self.shard.flush();
+        self.carry_out_effects();
         self.shard.end_turn_within(self.shard.spent_ns() + work.resumes_ns);
-        self.carry_out();
+        self.put_off_effects();
+        self.carry_out_put_off(self.shard.spent_ns() + work.effects_ns);
         Ok(self.has_more(now_ms))
     }
 
@@ -246,7 +249,7 @@ impl<S: Sockets> Turns<S> {
 
     /// Whether the shard was told to stop and has let go of its last connection. Then its inbox takes no more.
     pub fn is_over(&mut self) -> bool {
-        let is_over = self.shard.is_stopped();
+        let is_over = self.shard.is_stopped() && self.put_off.is_empty();
         if is_over {
             self.orders.inbox().stop();
         }
@@ -276,6 +279,7 @@ impl<S: Sockets> Turns<S> {
             || !self.readable.is_empty()
             || (self.accept_pending && now_ms >= self.accept_pause_until_ms)
             || self.news_left
+            || !self.put_off.is_empty()
             || self.orders.has_orders()
     }
 
@@ -400,21 +404,49 @@ impl<S: Sockets> Turns<S> {
         }
     }
 
-    fn carry_out(&mut self) {
+    /// Does what the shard wants done to its sockets now that a batch has been sent: with the last bytes of a stream goes
+    /// its end. It is as much as the batch is.
+    fn carry_out_effects(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.shard.take_effects(&mut effects);
+        effects.drain(..).for_each(|effect| self.carry_out(effect));
+        self.effects = effects;
+    }
+
+    /// Notes what the shard wants done to its sockets otherwise. Of one socket it stays in order: of those with something
+    /// to do here none has anything more to send.
+    fn put_off_effects(&mut self) {
         let mut effects = std::mem::take(&mut self.effects);
         self.shard.take_effects(&mut effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Read(token) => self.queue_read(token, true),
-                Effect::ShutdownWrite(socket) => self.sockets.shutdown_write(socket),
-                Effect::Close(socket) => {
-                    self.sockets.close(socket);
-                    // There is room for one of those that wait.
-                    self.accept_pause_until_ms = 0;
-                }
+                Effect::Read(_) => self.carry_out(effect),
+                Effect::ShutdownWrite(_) | Effect::Close(_) => self.put_off.push_back(effect),
             }
         }
         self.effects = effects;
+    }
+
+    /// Does what was put off, until the turn has cost so much.
+    fn carry_out_put_off(&mut self, until_ns: u64) {
+        while self.shard.spent_ns() < until_ns
+            && let Some(effect) = self.put_off.pop_front()
+        {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Read(token) => return self.queue_read(token, true),
+            Effect::ShutdownWrite(socket) => self.sockets.shutdown_write(socket),
+            Effect::Close(socket) => {
+                self.sockets.close(socket);
+                // There is room for one of those that wait.
+                self.accept_pause_until_ms = 0;
+            }
+        }
+        self.shard.spend(EFFECT_NS);
     }
 
     /// Puts a connection into the list of those to read, unless it stands there already or is gone.

@@ -1,10 +1,10 @@
-//! An order that is more work than a turn, or its producer's part of one: put down where it is, taken up again later.
+//! What is more work than a turn, or than its producer's part of one: put down where it is, taken up again later.
 //!
 //! Invariant: what is left of a batch follows what was begun of it, so orders of one producer stay in order.
 
 use super::command::Command;
-use super::out::broadcast::Broadcast;
-use super::table::cohort::Closing;
+use super::out::broadcast::{Broadcast, OfGuest};
+use super::table::cohort::{Closing, Cutting, Stopping};
 use std::vec::IntoIter;
 
 /// What is left of an order.
@@ -15,8 +15,11 @@ pub struct Unfinished {
     pub(super) then: IntoIter<Command>,
 }
 
-/// An order to many channels, as far as it was not obeyed.
+/// What concerns many channels, as far as it was not done.
 pub(super) enum Long {
     Broadcast(Box<Broadcast>),
+    OfGuest(Box<OfGuest>),
     Closing(Box<Closing>),
+    Stopping(Box<Stopping>),
+    Cutting(Box<Cutting>),
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything that a turn does spends from one budget, so that no kind of work is free: commands and channels, frames and
 //! bytes, clients that go on. Counted, not timed: the same calls cost the same, so the simulation sees what a turn may be.
-//! Sends are bounded by their batch.
+//! Sends are bounded by their batch, and counted.
 //!
 //! Invariant: what is spent only grows within a turn. Must not know what the work is for.
 
@@ -26,6 +26,12 @@ pub(super) const OFFER_BEHIND_NS: u64 = 150;
 pub(super) const END_NS: u64 = 500;
 /// One connection whose time has come.
 pub(super) const LOOK_NS: u64 = 60;
+/// Passing over one place of a list.
+pub(super) const PASS_NS: u64 = 20;
+/// One send: a place in the batch, and what the system does for it.
+pub(super) const SEND_NS: u64 = 3_500;
+/// Shutting or closing one socket.
+pub(super) const EFFECT_NS: u64 = 5_000;
 /// One field of a response's head.
 pub(super) const FIELD_NS: u64 = 150;
 /// Compressing one byte.
@@ -52,12 +58,14 @@ pub struct WorkLimits {
     pub reads_ns: u64,
     /// Clients that go on.
     pub resumes_ns: u64,
+    /// Shutting and closing sockets.
+    pub effects_ns: u64,
 }
 
 impl Default for WorkLimits {
     /// Half a millisecond for orders, or 32,000 channels of a broadcast; a quarter for reads.
     fn default() -> Self {
-        Self { begin_ns: 150_000, orders_ns: 500_000, reads_ns: 250_000, resumes_ns: 100_000 }
+        Self { begin_ns: 150_000, orders_ns: 500_000, reads_ns: 250_000, resumes_ns: 100_000, effects_ns: 150_000 }
     }
 }
 
@@ -100,6 +108,11 @@ impl Work {
     /// What follows may cost about so much, then it is to be put down.
     pub fn begin_slice(&mut self, slice_ns: u64) {
         self.slice_end_ns = self.spent_ns.saturating_add(slice_ns);
+    }
+
+    /// What the turn will have cost then.
+    pub fn slice_end_ns(&self) -> u64 {
+        self.slice_end_ns
     }
 
     /// Whether it has.

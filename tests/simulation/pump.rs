@@ -19,7 +19,10 @@ pub const UNIX_S: u64 = 1_000_000;
 
 /// The last step of each part of a turn goes over its part: a push that is compressed, and two slices of what clients
 /// send, each with a message that inflates to all that it may be.
-const STEPS_NS_MAX: u64 = 2_100_000 + 2 * (300_000 + 500_000) + 100_000;
+const STEPS_NS_MAX: u64 = 2_100_000 + 2 * (300_000 + 500_000) + 200_000;
+
+/// What the sends of a turn are counted as, at most.
+const BATCH_NS: u64 = 256 * 3_500;
 
 /// More turns without a pause than anything that waits can need.
 const TURNS_MAX: usize = 20_000;
@@ -144,7 +147,8 @@ impl Pump {
             let Ok(is_busy) = turns.turn(shown_ms, || UNIX_S * 1000 + shown_ms);
             self.network.borrow_mut().check_ends();
             let (work, spent_ns) = (self.pace.limits.work, turns.shard().spent_ns());
-            let least_ns = work.begin_ns + work.orders_ns + work.reads_ns + work.resumes_ns;
+            let least_ns =
+                work.begin_ns + work.orders_ns + work.reads_ns + work.resumes_ns + work.effects_ns + BATCH_NS;
             if spent_ns > least_ns + STEPS_NS_MAX {
                 return Err(format!(
                     "a turn of {spent_ns} ns of work, where {least_ns} and a step of each kind are due"

@@ -231,6 +231,7 @@ fn pace(rng: &mut Rng) -> TurnPace {
         orders_ns: share(rng, usual.orders_ns),
         reads_ns: share(rng, usual.reads_ns),
         resumes_ns: share(rng, usual.resumes_ns),
+        effects_ns: share(rng, usual.effects_ns),
     };
     let limits = TurnLimits {
         work,

@@ -407,10 +407,13 @@ impl Shard {
         came_bytes as u64 >= least_bytes
     }
 
-    /// The process that was asked is gone.
-    pub(in crate::shard) fn refuse_requests_of(&mut self, owner: OwnerId) {
-        for slot in self.owners.asked(owner) {
+    /// A process is gone: if this connection waits for its answer, it gets another.
+    pub(in crate::shard) fn refuse_request_of(&mut self, owner: OwnerId, slot: Slot) {
+        if let Phase::Http(exchange) = &self.table[slot].phase
+            && exchange.asked.as_ref().is_some_and(|asked| asked.owner == owner)
+        {
             self.answer(slot, Response::text(500, "the process ended before it answered"));
+            self.work.spend(work::END_NS);
         }
     }
 

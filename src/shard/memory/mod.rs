@@ -80,6 +80,8 @@ pub(super) struct Memory {
     over_share: Option<Vec<Option<OwnerId>>>,
     /// Others have been called in this turn, to make those who hold more than their share give back.
     has_called: bool,
+    /// There is more for those over their share to give back in the next turn.
+    gives_on: bool,
     /// When more was held than could be leased, if it ever was.
     short: Option<Short>,
     /// Connections that are not read until there is memory.
@@ -117,6 +119,7 @@ impl Memory {
             dirty: Vec::new(),
             over_share: None,
             has_called: false,
+            gives_on: false,
             short: None,
             waiting: Vec::new(),
         }
@@ -184,12 +187,17 @@ impl Memory {
 
     /// A new turn begins: who holds more than a share is to be looked up anew.
     pub fn begin_turn(&mut self) {
-        (self.over_share, self.has_called) = (None, false);
+        (self.over_share, self.has_called, self.gives_on) = (None, false, false);
     }
 
     /// Whether so little is free that those who hold more than their share give back.
     pub fn is_pressed(&self) -> bool {
         self.ledger.budget().is_pressed()
+    }
+
+    /// Whether a next turn is wanted at once, to give back.
+    pub fn gives_on(&self) -> bool {
+        self.gives_on
     }
 
     /// The fullest connection here of the fullest owner, on all shards, that holds more than its share.

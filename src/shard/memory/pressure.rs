@@ -23,6 +23,7 @@ use crate::shard::owners::directory::Owner;
 use crate::shard::policy::PolicyKind;
 use crate::shard::table::connection::{Flag, Phase};
 use crate::shard::table::slot::Slot;
+use crate::shard::work;
 
 /// How long clients in the middle of a message wait for memory: long enough for a client that was merely behind to take
 /// a megabyte, short beside every timeout.
@@ -31,6 +32,9 @@ const PATIENCE_MS: u64 = 1000;
 /// What one read may add to a message that has begun: what is read at a time, and what is reserved ahead of it. Twice
 /// that, since what was reserved before is copied once it is outgrown.
 const READ_BYTES: usize = 256 * 1024;
+
+/// For how much work those over their share give back in a turn.
+const GIVE_NS: u64 = 100_000;
 
 /// What clients are told.
 const SHORT: &str = "the server is short of memory";
@@ -76,10 +80,16 @@ impl Shard {
         self.memory.note_window(self.out.window_own_bytes());
         self.memory.begin_turn();
         self.memory.publish();
-        // Whoever holds more than a share makes room for the others, whichever shard they are on.
+        // Whoever holds more than a share makes room for the others, whichever shard they are on, for
+        // a part of the turn.
+        let until_ns = self.work.spent_ns() + GIVE_NS;
         while self.memory.is_pressed()
             && let Some((kind, slot)) = self.memory.first_over_share()
         {
+            if self.work.spent_ns() >= until_ns {
+                self.memory.gives_on = true;
+                break;
+            }
             self.give(kind, slot);
             self.memory.trim();
         }
@@ -124,6 +134,7 @@ impl Shard {
 
     /// A connection gives something up, or is passed over.
     fn give(&mut self, kind: Kind, slot: Slot) {
+        self.work.spend(work::END_NS);
         match kind {
             Kind::Queued => self.relieve(slot),
             Kind::Incoming => self.refuse_incoming(slot),

@@ -103,6 +103,14 @@ pub(in crate::shard) struct Broadcast {
     pub(super) part: Option<SharedPart>,
 }
 
+/// A push of a guest, and the channels that it has yet to reach.
+pub(in crate::shard) struct OfGuest {
+    pub channels: std::vec::IntoIter<ChannelId>,
+    pub guest: Arc<str>,
+    pub frame: PushFrame,
+    pub part: Option<SharedPart>,
+}
+
 pub(super) enum Reached {
     Named(std::vec::IntoIter<ChannelId>),
     All(Cohort),

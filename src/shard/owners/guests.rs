@@ -3,9 +3,12 @@
 use crate::channel::ChannelId;
 use crate::shard::command::{Asked, Grant, GuestPush};
 use crate::shard::core::Shard;
+use crate::shard::out::broadcast::OfGuest;
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::grants::{PER_CHANNEL_MAX, change};
 use crate::shard::table::slot::Slot;
+use crate::shard::unfinished::Long;
+use crate::shard::work::{self, copy_ns};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,20 +36,33 @@ impl Shard {
     }
 
     /// A guest pushes: to channels that it was let in to.
-    pub(in crate::shard) fn push_as_guest(&mut self, push: GuestPush) {
+    pub(in crate::shard) fn push_as_guest(&mut self, push: GuestPush) -> Option<Long> {
         let GuestPush { channels, guest, frame, part } = push;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
-        for channel in channels {
-            if let Some(slot) = self.table.slot_of(channel).filter(|&slot| self.is_guest(channel, slot, &guest)) {
+        self.go_on_pushing_as_guest(Box::new(OfGuest { channels: channels.into_iter(), guest, frame, part }))
+    }
+
+    /// Goes on with a guest's push, for one slice.
+    pub(in crate::shard) fn go_on_pushing_as_guest(&mut self, mut push: Box<OfGuest>) -> Option<Long> {
+        let OfGuest { channels, guest, frame, part } = &mut *push;
+        // For each channel a copy: only a broadcast is encoded once.
+        let cost_ns = work::OFFER_NS + copy_ns(frame.payload.len().min(self.config.copy_bytes_max));
+        for channel in channels.by_ref() {
+            if let Some(slot) = self.table.slot_of(channel).filter(|&slot| self.is_guest(channel, slot, guest)) {
                 let mut encoding = self.encode_for(slot, frame.clone(), None);
                 self.offer_counted(slot, &mut encoding, None, part.as_ref(), None);
             } else {
                 self.stats.pushes_unknown += 1;
-                if let Some(part) = &part {
+                if let Some(part) = part {
                     part.borrow_mut().counts.not_found += 1;
                 }
             }
+            self.work.spend(cost_ns);
+            if self.work.is_slice_over() || self.out.is_window_full() {
+                break;
+            }
         }
+        (push.channels.len() > 0).then_some(Long::OfGuest(push))
     }
 
     fn is_guest(&self, channel: ChannelId, slot: Slot, guest: &Arc<str>) -> bool {

@@ -22,8 +22,12 @@ use crate::shard::table::slot::Slot;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
+
+/// So many connections of one owner go on at a time.
+const RESUMED_MAX: usize = 1024;
 
 /// Events for which a batch has room before there are any, at 80 bytes each.
 const EVENTS_EXPECTED_MAX: usize = 4096;
@@ -152,16 +156,11 @@ impl Owners {
 
     /// This connection waits until the owner has room.
     pub fn wait_for_room(&mut self, place: u32, slot: Slot) {
-        self.locals[place as usize].waiting.push_back(slot);
-        if !self.full.contains(&place) {
+        let local = &mut self.locals[place as usize];
+        local.waiting.push_back(slot);
+        if !std::mem::replace(&mut local.is_full, true) {
             self.full.push(place);
         }
-    }
-
-    /// The connections that wait for the owner's answer to a request.
-    pub fn asked(&self, owner: OwnerId) -> Vec<Slot> {
-        let local = self.find(owner).map(|place| &self[place]);
-        local.into_iter().flat_map(|local| &local.asked).copied().collect()
     }
 
     /// This connection does not wait for the owner's answer any more.
@@ -172,7 +171,8 @@ impl Owners {
         }
     }
 
-    /// Takes out the connections that may go on, since half of their owner's queue is empty: in turn, to `resume`.
+    /// Takes out connections that may go on, since half of their owner's queue is empty: in turn, to `resume`, and of one
+    /// owner no more at a time than a turn could let go on.
     pub fn take_resumable(&mut self, mut resume: impl FnMut(Slot)) {
         // A connection that fills the queue again puts its owner into the list anew, for the next time.
         for place in std::mem::take(&mut self.full) {
@@ -184,8 +184,15 @@ impl Owners {
                 self.full.push(place);
                 continue;
             }
-            std::mem::take(&mut local.waiting).into_iter().for_each(&mut resume);
-            self.forget_if_idle(place);
+            let going = local.waiting.len().min(RESUMED_MAX);
+            local.waiting.drain(..going).for_each(&mut resume);
+            if local.waiting.is_empty() {
+                // It ends with what is left to it.
+                (local.waiting, local.is_full) = (VecDeque::new(), false);
+                self.forget_if_idle(place);
+            } else {
+                self.full.push(place);
+            }
         }
     }
 
@@ -193,10 +200,13 @@ impl Owners {
     pub fn forget_if_idle(&mut self, place: u32) {
         let local = &self.locals[place as usize];
         if local.is_idle() {
+            let is_full = local.is_full;
             self.places.remove(&local.owner.id);
             self.locals.remove(place as usize);
             // Its last connection may have ended while it waited for room.
-            self.full.retain(|&full| full != place);
+            if is_full {
+                self.full.retain(|&full| full != place);
+            }
         }
     }
 
@@ -213,7 +223,8 @@ impl Owners {
             assert_eq!(self.find(local.owner.id), Some(place), "an owner is where its number says");
             assert!(!local.is_idle(), "an owner of whom nothing is left is forgotten");
             assert_eq!(local.batch.is_some(), self.touched.contains(&place), "who has events is listed");
-            assert!(local.waiting.is_empty() || self.full.contains(&place), "who is waited for is listed");
+            assert_eq!(local.is_full, self.full.contains(&place), "who is full is listed");
+            assert!(local.waiting.is_empty() || local.is_full, "who is waited for is listed");
         }
     }
 }

@@ -18,8 +18,12 @@ pub(in crate::shard) struct LocalOwner {
     pub owner: Arc<Owner>,
     lists: Slab<List>,
     by_path: HashMap<Arc<str>, u32>,
-    /// Connections that wait for room in its queue, in the order in which they will go on.
+    /// Connections that wait for room in its queue, in the order in which they will go on; some do no more.
     pub waiting: VecDeque<Slot>,
+    /// How many of them do no more, at most.
+    gone: usize,
+    /// It stands in the list of those with connections that wait.
+    pub is_full: bool,
     /// Connections whose HTTP request waits for its answer.
     pub asked: FxHashSet<Slot>,
     /// Events of this turn.
@@ -51,6 +55,8 @@ impl LocalOwner {
             lists: Slab::new(),
             by_path: HashMap::new(),
             waiting: VecDeque::new(),
+            gone: 0,
+            is_full: false,
             asked: FxHashSet::default(),
             batch: None,
             arena: Arena::default(),
@@ -89,6 +95,15 @@ impl LocalOwner {
             self.by_path.remove(&path);
         }
         moved
+    }
+
+    /// One of those that wait for room does no more. `waits` tells who does: asked of all once half do no more.
+    pub fn stop_waiting(&mut self, waits: impl Fn(Slot) -> bool) {
+        self.gone += 1;
+        if self.gone > self.waiting.len() / 2 {
+            self.waiting.retain(|&slot| waits(slot));
+            self.gone = 0;
+        }
     }
 
     /// The path of a channel.

@@ -12,7 +12,7 @@ use crate::shard::core::{Effect, Shard};
 use crate::shard::disconnects::End;
 use crate::shard::event::{Closed, ClosedBy, Event};
 use crate::shard::outcome::Outcome;
-use crate::shard::table::cohort::Closing;
+use crate::shard::table::cohort::{Closing, Cutting, Stopping};
 use crate::shard::table::connection::{Ending, Flag, Phase};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::stopping;
@@ -153,14 +153,9 @@ impl Shard {
 
     /// Takes the channel, if this is one, out of the tables and tells its owner. Every WebSocket ends here.
     fn end_channel(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
-        // An HTTP connection that fails comes here too, and waits for nobody's answer any more.
-        self.forget_asked(slot);
         self.drop_watches(slot);
         self.note_disconnect(slot, &End { code, reason, by, lost_bytes });
-        let ending = Phase::Ending(self.ending(slot));
-        let connection = &mut self.table.connections[slot.index()];
-        let Phase::Open(channel) = std::mem::replace(&mut connection.phase, ending) else { return };
-        connection.unparsed = None;
+        let Phase::Open(channel) = self.begin_ending(slot) else { return };
         self.table.channels.remove(&channel.id);
         self.owners.forget_guests(channel.id);
         let local = &mut self.owners[channel.owner];
@@ -169,8 +164,14 @@ impl Shard {
         if let Some(agreed) = channel.ws.deflate() {
             local.owner.windows.leave(agreed.server_window_bits());
         }
-        if connection.flags.take(Flag::WaitsForOwner) {
-            local.waiting.retain(|&waiting| waiting != slot);
+        let connections = &mut self.table.connections;
+        if connections[slot.index()].flags.take(Flag::WaitsForOwner) {
+            local.stop_waiting(|slot| {
+                connections.get(slot.index()).is_some_and(|other| {
+                    let is_ours = other.channel().is_some_and(|other| other.owner == channel.owner);
+                    is_ours && other.flags.has(Flag::WaitsForOwner)
+                })
+            });
         }
         if let Some(moved) = moved
             && let Phase::Open(moved) = &mut self.table[moved].phase
@@ -185,17 +186,14 @@ impl Shard {
 
     /// Nothing more will be queued: once all has left, shut the writing side and read on for a while.
     pub(in crate::shard) fn end_connection(&mut self, slot: Slot) {
-        self.forget_asked(slot);
+        if !matches!(self.table[slot].phase, Phase::Ending(_)) {
+            self.begin_ending(slot);
+        }
         let connection = &mut self.table[slot];
         connection.flags.take(Flag::WaitsForClient);
         connection.flags.take(Flag::WaitsForMemory);
         connection.flags.take(Flag::Failing);
         connection.flags.take(Flag::Resumes);
-        connection.unparsed = None;
-        if !matches!(connection.phase, Phase::Ending(_)) {
-            let ending = self.ending(slot);
-            self.table[slot].phase = Phase::Ending(ending);
-        }
         let token = self.table.token(slot);
         let connection = &mut self.table[slot];
         if connection.flags.take(Flag::Readable) {
@@ -227,9 +225,21 @@ impl Shard {
         }
     }
 
+    /// The connection is nothing any more but what it still sends, and what is read and dropped meanwhile: the one place
+    /// where it leaves what it was. Returns that.
+    fn begin_ending(&mut self, slot: Slot) -> Phase {
+        self.forget_asked(slot);
+        let ending = Phase::Ending(self.ending(slot));
+        let connection = &mut self.table[slot];
+        connection.unparsed = None;
+        std::mem::replace(&mut connection.phase, ending)
+    }
+
     /// Forgets the connection and has its socket closed.
     pub(in crate::shard) fn remove(&mut self, slot: Slot) {
-        self.forget_asked(slot);
+        if !matches!(self.table[slot].phase, Phase::Ending(_)) {
+            self.begin_ending(slot);
+        }
         let mut connection = self.table.connections.remove(slot.index());
         debug_assert!(connection.channel().is_none(), "a channel ends before its connection");
         self.out.forget(&mut connection, slot);
@@ -242,19 +252,28 @@ impl Shard {
 
     /// A process is gone: so are its channels.
     pub(in crate::shard) fn owner_gone(&mut self, owner: OwnerId, why: CloseFrame) -> Option<Long> {
-        self.refuse_requests_of(owner);
         let place = self.owners.find(owner)?;
-        let slots = self.owners[place].channels().collect::<Vec<_>>().concat();
-        self.go_on_closing(Box::new(Closing { cohort: self.table.cohort(slots), why }))
+        let local = &self.owners[place];
+        let asked = self.table.cohort(local.asked.iter().copied().collect());
+        let channels = self.table.cohort(local.channels().collect::<Vec<_>>().concat());
+        self.go_on_closing(Box::new(Closing { owner, asked, channels, why }))
     }
 
-    /// Closes channels of a process that is gone, one slice of them.
+    /// Tells clients of a process that is gone, one slice of them.
     pub(in crate::shard) fn go_on_closing(&mut self, mut closing: Box<Closing>) -> Option<Long> {
-        while let Some(slot) = closing.cohort.next() {
-            if self.table.is_of(&closing.cohort, slot) && self.table[slot].channel().is_some() {
+        while let Some(slot) = closing.asked.next() {
+            if self.table.is_of(&closing.asked, slot) {
+                self.refuse_request_of(closing.owner, slot);
+            }
+            if self.work.is_slice_over() {
+                return Some(Long::Closing(closing));
+            }
+        }
+        while let Some(slot) = closing.channels.next() {
+            if self.table.is_of(&closing.channels, slot) && self.table[slot].channel().is_some() {
                 self.close_for_good(slot, &closing.why);
             }
-            if self.work.is_slice_over() && !closing.cohort.is_done() {
+            if self.work.is_slice_over() && !closing.channels.is_done() {
                 return Some(Long::Closing(closing));
             }
         }
@@ -263,32 +282,59 @@ impl Shard {
 
     /// The broker stops: every client is told, and has `within_ms` to answer; told again, whichever time is over first.
     /// Requests that came before are answered within half of that, by their processes or with 503.
-    pub(in crate::shard) fn stop(&mut self, within_ms: u64, told: Acknowledge) {
-        self.table.stop_told = told;
+    pub(in crate::shard) fn stop(&mut self, within_ms: u64, told: Acknowledge) -> Option<Long> {
         let stop_at_ms = self.now_ms.saturating_add(within_ms);
         let before_ms = self.table.stop_at_ms;
         self.table.stop_at_ms = Some(stop_at_ms.min(before_ms.unwrap_or(u64::MAX)));
         if before_ms.is_some_and(|before_ms| before_ms <= stop_at_ms) {
-            return;
+            self.table.stop_told = told;
+            return None;
         }
         let why = CloseFrame { code: Some(close::code::GOING_AWAY), reason: "the server is going away".into() };
-        let slots = self.table.slots();
-        for slot in slots {
-            match &self.table[slot].phase {
-                Phase::Open(_) => self.close_behind(slot, &why),
-                Phase::Registering(_) => {
-                    self.append_close(slot, &why.payload());
-                    self.end_channel(slot, close::code::GOING_AWAY, &why.reason, ClosedBy::Broker, 0);
-                    self.end_connection(slot);
-                }
-                Phase::Http(exchange) if exchange.is_idle() => self.end_connection(slot),
-                Phase::Http(exchange) if exchange.responding() => {}
-                // Its process may still answer, or the rest of it come; then it is told that we have gone.
-                Phase::Http(_) if within_ms >= 2 * TICK_MS => self.set_deadline(slot, self.now_ms + within_ms / 2),
-                Phase::Http(_) => self.answer(slot, stopping()),
-                Phase::Ending(_) => {}
+        let everybody = self.table.everybody();
+        self.go_on_stopping(Box::new(Stopping { everybody, why, within_ms, told }))
+    }
+
+    /// Tells clients of a stop, one slice of them.
+    pub(in crate::shard) fn go_on_stopping(&mut self, mut stopping: Box<Stopping>) -> Option<Long> {
+        while let Some(slot) = self.table.next_of(&mut stopping.everybody) {
+            self.tell_of_stop(slot, &stopping.why, stopping.within_ms);
+            self.work.spend(work::END_NS);
+            if self.work.is_slice_over() {
+                return Some(Long::Stopping(stopping));
             }
         }
+        self.table.stop_told = stopping.told;
+        None
+    }
+
+    fn tell_of_stop(&mut self, slot: Slot, why: &CloseFrame, within_ms: u64) {
+        match &self.table[slot].phase {
+            Phase::Open(_) => self.close_behind(slot, why),
+            Phase::Registering(_) => {
+                self.append_close(slot, &why.payload());
+                self.end_channel(slot, close::code::GOING_AWAY, &why.reason, ClosedBy::Broker, 0);
+                self.end_connection(slot);
+            }
+            Phase::Http(exchange) if exchange.is_idle() => self.end_connection(slot),
+            Phase::Http(exchange) if exchange.responding() => {}
+            // Its process may still answer, or the rest of it come; then it is told that we have gone.
+            Phase::Http(_) if within_ms >= 2 * TICK_MS => self.set_deadline(slot, self.now_ms + within_ms / 2),
+            Phase::Http(_) => self.answer(slot, stopping()),
+            Phase::Ending(_) => {}
+        }
+    }
+
+    /// The end of the time that a stop gives: whoever is left is cut off, one slice of them.
+    pub(in crate::shard) fn go_on_cutting(&mut self, mut cutting: Box<Cutting>) -> Option<Long> {
+        while let Some(slot) = self.table.next_of(&mut cutting.everybody) {
+            self.cut(slot);
+            self.work.spend(work::END_NS);
+            if self.work.is_slice_over() {
+                return Some(Long::Cutting(cutting));
+            }
+        }
+        None
     }
 
     fn append_close(&mut self, slot: Slot, payload: &ClosePayload) {

@@ -4,7 +4,8 @@
 
 use super::Table;
 use super::slot::Slot;
-use crate::shard::command::CloseFrame;
+use crate::gateway::OwnerId;
+use crate::shard::command::{Acknowledge, CloseFrame};
 
 /// See the module.
 pub(in crate::shard) struct Cohort {
@@ -33,11 +34,34 @@ impl Cohort {
     }
 }
 
-/// The channels of a process that is gone, as far as they are to be closed yet.
+/// Everybody who was connected at one moment.
+pub(in crate::shard) struct Everybody {
+    at: usize,
+    end: usize,
+    youngest: u32,
+}
+
+/// A process that is gone: who waits for its answer, then its channels, as far as they are to be told yet.
 pub(in crate::shard) struct Closing {
-    pub cohort: Cohort,
+    pub owner: OwnerId,
+    pub asked: Cohort,
+    pub channels: Cohort,
     /// Why, for the clients.
     pub why: CloseFrame,
+}
+
+/// A stop, and who is to be told of it yet.
+pub(in crate::shard) struct Stopping {
+    pub everybody: Everybody,
+    pub why: CloseFrame,
+    pub within_ms: u64,
+    /// Who waits until all have been told.
+    pub told: Acknowledge,
+}
+
+/// The end of a stop, and who is to be cut off yet.
+pub(in crate::shard) struct Cutting {
+    pub everybody: Everybody,
 }
 
 impl Table {
@@ -48,7 +72,28 @@ impl Table {
 
     /// Whether the connection at a place is there, and of this cohort.
     pub fn is_of(&self, cohort: &Cohort, slot: Slot) -> bool {
+        self.is_older(slot, cohort.youngest)
+    }
+
+    /// Everybody who is connected now.
+    pub fn everybody(&self) -> Everybody {
+        Everybody { at: 0, end: self.connections.capacity(), youngest: self.next_generation }
+    }
+
+    /// The next of them who is still there.
+    pub fn next_of(&self, everybody: &mut Everybody) -> Option<Slot> {
+        while everybody.at < everybody.end {
+            let slot = Slot::new(everybody.at as u32);
+            everybody.at += 1;
+            if self.is_older(slot, everybody.youngest) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    fn is_older(&self, slot: Slot, youngest: u32) -> bool {
         // Generations go round after 2^32 connections: older is what lies within half of that.
-        self.get(slot).is_some_and(|connection| cohort.youngest.wrapping_sub(connection.generation) < 1 << 31)
+        self.get(slot).is_some_and(|connection| youngest.wrapping_sub(connection.generation) < 1 << 31)
     }
 }

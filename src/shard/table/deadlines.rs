@@ -9,9 +9,11 @@ use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
 use crate::shard::out::outbound::Lane;
+use crate::shard::table::cohort::Cutting;
 use crate::shard::table::connection::{Connection, Flag, Phase};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::{Entry, TICK_MS};
+use crate::shard::unfinished::Long;
 use crate::shard::work;
 use crate::words::close_reason;
 
@@ -39,15 +41,15 @@ impl Shard {
         self.table.reprieves = reprieved;
         let table = &mut self.table;
         table.wheel.take_due(now_ms, &mut table.due);
-        self.look_at_due(until_ns);
-        self.drain_on();
-        self.tell_overdue_notices();
+        self.begin_draining_on();
         if self.table.stop_at_ms.is_some_and(|stop_at_ms| now_ms >= stop_at_ms) {
-            self.cut_all();
+            self.begin_cutting();
         }
+        self.look_at_due(until_ns);
+        self.tell_overdue_notices();
     }
 
-    /// Looks at those whose time has come, until the turn has cost so much.
+    /// Looks at those whose time has come, and goes on with chores, until the turn has cost so much.
     pub(in crate::shard) fn look_at_due(&mut self, until_ns: u64) {
         while self.work.spent_ns() < until_ns
             && let Some(entry) = self.table.due.pop_front()
@@ -55,6 +57,8 @@ impl Shard {
             self.work.spend(work::LOOK_NS);
             self.look_at(entry, self.now_ms, self.table.reprieves);
         }
+        self.drain_on(until_ns);
+        self.do_chores(until_ns);
     }
 
     /// Has the connection looked at no later than `deadline_ms`.
@@ -165,13 +169,14 @@ impl Shard {
         }
     }
 
-    /// The end of the time that a stop gives: whoever is left is cut off.
-    fn cut_all(&mut self) {
-        let slots = self.table.slots();
-        for slot in slots {
-            if self.table.contains(slot) {
-                self.cut(slot);
-            }
+    /// The time that a stop gives is over.
+    fn begin_cutting(&mut self) {
+        if self.chores.iter().any(|chore| matches!(chore, Long::Cutting(_))) {
+            return;
         }
+        // Whoever is to be told yet is cut off, too; and who waits for that need not.
+        self.chores.retain(|chore| !matches!(chore, Long::Stopping(_)));
+        let everybody = self.table.everybody();
+        self.chores.push_back(Long::Cutting(Box::new(Cutting { everybody })));
     }
 }

@@ -116,11 +116,6 @@ impl Table {
         self.connections.iter().map(|(slot, connection)| (Slot::new(slot as u32), connection))
     }
 
-    /// The places of those that are there now: what is done to one may end others.
-    pub fn slots(&self) -> Vec<Slot> {
-        self.iter().map(|(slot, _)| slot).collect()
-    }
-
     /// The connection of a channel.
     pub fn slot_of(&self, channel: ChannelId) -> Option<Slot> {
         self.channels.get(&channel).copied()
@@ -145,6 +140,12 @@ impl Table {
     /// Whether there are connections whose time has come.
     pub fn has_due(&self) -> bool {
         !self.due.is_empty()
+    }
+
+    /// Whether a drain has channels to look for before the next tick.
+    pub fn drain_goes_on(&self) -> bool {
+        let progress = self.draining.as_ref().and_then(|draining| draining.progress);
+        progress.is_some_and(|progress| progress.places > 0)
     }
 
     /// Whether everything is to be closed.

@@ -11,6 +11,7 @@ use crate::shard::operating::{ChannelFilter, ChannelPage, ChannelReport, Drain, 
 use crate::shard::owners::owner::LocalOwner;
 use crate::shard::table::connection::{Connection, Flag, Phase};
 use crate::shard::table::slot::Slot;
+use crate::shard::work;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -86,34 +87,48 @@ impl Shard {
         let closes_until_ms = closes_from_ms.saturating_add(drain.over_ms);
         self.table.draining =
             Some(Draining { closes_from_ms, closes_until_ms, within_ms: drain.within_ms, progress: None });
-        self.drain_on();
+        self.begin_draining_on();
+        self.drain_on(self.work.slice_end_ns());
     }
 
-    /// Closes as many channels as the pace of the drain asks for by now. Call it each tick.
-    pub(in crate::shard) fn drain_on(&mut self) {
-        let Some(draining) = &self.table.draining else { return };
-        if self.now_ms < draining.closes_from_ms {
+    /// Finds out how many channels the pace of the drain asks for by now. Call it each tick.
+    pub(in crate::shard) fn begin_draining_on(&mut self) {
+        let (channels, places) = (self.table.channels.len(), self.table.connections.capacity());
+        let now_ms = self.now_ms;
+        let Some(draining) = &mut self.table.draining else { return };
+        if now_ms < draining.closes_from_ms {
             return;
         }
-        let channels = self.table.channels.len();
-        let (within_ms, is_over) = (draining.within_ms, self.now_ms >= draining.closes_until_ms || channels == 0);
-        let mut progress = draining.progress.unwrap_or(Progress { channels, told: 0, next: 0 });
+        let is_over = now_ms >= draining.closes_until_ms || channels == 0;
         let over_ms = (draining.closes_until_ms - draining.closes_from_ms).max(1);
-        let passed_ms = self.now_ms - draining.closes_from_ms;
+        let passed_ms = now_ms - draining.closes_from_ms;
+        let progress = draining.progress.get_or_insert(Progress { channels, ..Progress::default() });
         let due = (progress.channels as u128 * u128::from(passed_ms) / u128::from(over_ms)) as usize;
-        let due = if is_over { usize::MAX } else { due };
+        progress.due = if is_over { usize::MAX } else { due };
         // Clients that came during the drain stand at any place, so the table is gone through again, once a tick.
-        for _ in 0..self.table.connections.capacity() {
-            if progress.told >= due {
-                break;
-            }
+        progress.places = places;
+    }
+
+    /// Closes that many channels, until the turn has cost so much.
+    pub(in crate::shard) fn drain_on(&mut self, until_ns: u64) {
+        let Some(draining) = &self.table.draining else { return };
+        let (within_ms, Some(mut progress)) = (draining.within_ms, draining.progress) else { return };
+        while progress.places > 0 && progress.told < progress.due && self.work.spent_ns() < until_ns {
+            progress.places -= 1;
             let slot = progress.next;
             progress.next = (slot + 1) % self.table.connections.capacity();
-            progress.told += usize::from(self.tell_to_come_back(slot));
+            let is_told = self.tell_to_come_back(slot);
+            progress.told += usize::from(is_told);
+            self.work.spend(if is_told { work::END_NS } else { work::PASS_NS });
         }
-        if is_over {
+        if progress.told >= progress.due {
+            progress.places = 0;
+        }
+        if progress.due == usize::MAX && progress.places == 0 {
             self.table.draining = None;
-            self.stop(within_ms, None);
+            self.work.begin_slice(until_ns.saturating_sub(self.work.spent_ns()));
+            let stopping = self.stop(within_ms, None);
+            self.chores.extend(stopping);
         } else if let Some(draining) = &mut self.table.draining {
             draining.progress = Some(progress);
         }
