@@ -119,7 +119,7 @@ fn paths_go(n: usize) -> Box<dyn FnOnce()> {
 fn ask(snapshot: &Snapshot, request: &[u8]) {
     let limits = http::Limits::default();
     let (head, _) = Head::parse(request, &limits).unwrap().unwrap();
-    black_box(enter(snapshot, &head, ([127, 0, 0, 1], 1).into(), 0));
+    black_box(enter(snapshot, &head, std::net::SocketAddr::from(([127, 0, 0, 1], 1)), 0));
 }
 
 fn find(n: usize, path: fn(usize) -> String, asked: String) -> Box<dyn FnOnce()> {

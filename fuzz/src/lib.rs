@@ -8,6 +8,7 @@ pub mod actions;
 pub mod deflate;
 pub mod frames;
 pub mod http_request;
+pub mod proxy_protocol;
 pub mod received;
 pub mod registration;
 pub mod splits;
@@ -23,6 +24,7 @@ pub const PROPERTIES: &[Property] = &[
     ("deflate", deflate::holds),
     ("frames", frames::holds),
     ("http_request", http_request::holds),
+    ("proxy_protocol", proxy_protocol::holds),
     ("registration", registration::holds),
     ("text", text::holds),
     ("upgrade", upgrade::holds),

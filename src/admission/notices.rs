@@ -24,10 +24,12 @@ pub enum Notice {
     Backpressure,
     /// Memory is short.
     Memory,
+    /// A balancer's connection without a valid PROXY header.
+    ProxyHeader,
 }
 
 impl Notice {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::ForeignHost,
         Self::UntrustedProxy,
         Self::Connections,
@@ -36,6 +38,7 @@ impl Notice {
         Self::LetGo,
         Self::Backpressure,
         Self::Memory,
+        Self::ProxyHeader,
     ];
 
     /// What has happened, and the setting that mends it.
@@ -65,6 +68,10 @@ impl Notice {
             Self::Memory => {
                 "clients were closed or refused, for memory is short: raise `memory_budget`, or lower `connections_max` or \
                  `outbound_bytes_max`"
+            }
+            Self::ProxyHeader => {
+                "connections were closed, for they do not begin with a valid PROXY header: have the balancer send one \
+                 (`send-proxy`, `proxy_protocol on`), or take its address out of `proxy_protocol_from`"
             }
         }
     }

@@ -199,6 +199,10 @@ settings! {
     /// Proxies whose X-Forwarded-For is believed when clients are counted: addresses, or ranges as `10.0.0.0/8`.
     #[arg(value_name = "RANGE,…")]
     trusted_proxies: List = List::default() => Now;
+    /// Balancers that put a PROXY header (version 1 or 2) before the bytes of each client: addresses, or ranges as
+    /// `10.0.0.0/8`. From these it is required, and tells the client's address; from others it is not read.
+    #[arg(value_name = "RANGE,…")]
+    proxy_protocol_from: List = List::default() => NewConnections;
     /// Whether clients reach us over TLS that ends in front of us: login cookies are then never sent without it.
     #[arg(alias = "tls", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     behind_tls: bool = false => Now;
@@ -507,6 +511,7 @@ impl Config {
         settings.origins = self.origins.0.clone();
         settings.dev_origins = self.dev_origins.0.clone();
         settings.trusted_proxies = ranges("trusted_proxies", &self.trusted_proxies)?;
+        settings.proxy_protocol_from = ranges("proxy_protocol_from", &self.proxy_protocol_from)?;
         settings.behind_tls = self.behind_tls;
         settings.expose_local = match self.expose_local {
             Exposure::Dialect => settings.expose_local,
@@ -623,6 +628,7 @@ mod tests {
             ("shards = 2\nmemory_budget = \"7MiB\"", "memory_budget"),
             ("ping_interval = \"1s\"\nconnections_max = 0", "connections_max"),
             ("trusted_proxies = [\"10.0.0.0/33\"]", "10.0.0.0/33"),
+            ("proxy_protocol_from = [\"balancer\"]", "proxy_protocol_from"),
             ("per_ip_exempt = [\"::/129\"]", "per_ip_exempt"),
             ("response_timeout = \"1500ms\"", "response_timeout"),
             ("response_timeout = \"11m\"", "response_timeout"),

@@ -7,7 +7,7 @@ use super::{
     Dialect, HttpBinding, Login, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,
     login::{self},
     origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host},
-    proxy::{forwarded_for, is_behind_proxy, is_https},
+    proxy::{Client, forwarded_for, is_behind_proxy, is_https},
     routes::without_trailing_slash,
     secure_subdomain,
     settings::RESPONSE_TIMEOUT_MAX_S,
@@ -106,8 +106,8 @@ impl HeapBytes for IncomingRequest {
 }
 
 /// Judges a request by its head. `peer` is the other end of the connection.
-pub fn enter<'s>(snapshot: &'s Snapshot, head: &Head<'_>, peer: SocketAddr, now_unix_s: u64) -> Entry<'s> {
-    Request { snapshot, head, peer, now_unix_s, path: without_trailing_slash(head.target.path) }
+pub fn enter<'s>(snapshot: &'s Snapshot, head: &Head<'_>, peer: impl Into<Client>, now_unix_s: u64) -> Entry<'s> {
+    Request { snapshot, head, peer: peer.into(), now_unix_s, path: without_trailing_slash(head.target.path) }
         .enter()
         .unwrap_or_else(Entry::Answer)
 }
@@ -116,7 +116,7 @@ pub fn enter<'s>(snapshot: &'s Snapshot, head: &Head<'_>, peer: SocketAddr, now_
 struct Request<'s, 'h, 'p> {
     snapshot: &'s Snapshot,
     head: &'h Head<'p>,
-    peer: SocketAddr,
+    peer: Client,
     now_unix_s: u64,
     /// The path without one trailing `/`: `` for the root.
     path: &'p str,
@@ -188,7 +188,7 @@ impl<'s> Request<'s, '_, '_> {
             "POST" => {
                 // Else a page could log its visitor in as somebody else, or guess passwords from afar.
                 self.check_origin()?;
-                Ok(Entry::Login(Login::new(self.head, self.peer, &self.snapshot.settings)?))
+                Ok(Entry::Login(Login::new(self.head, self.peer.address, &self.snapshot.settings)?))
             }
             _ => Err(not_allowed("GET, HEAD, POST")),
         }
@@ -273,7 +273,7 @@ impl<'s> Request<'s, '_, '_> {
         let port = self.head.authority.and_then(|host| host.port);
         let host = match self.head.authority {
             Some(host) if !host.is_ip() => host.text.to_owned(),
-            Some(_) if !self.peer.ip().to_canonical().is_loopback() => {
+            Some(_) if !self.peer.is_on_this_machine() => {
                 return Response::text(403, "this path is open on a secure subdomain only, and an address has none");
             }
             _ => port.map_or("localhost".into(), |port| format!("localhost:{port}")),
@@ -330,7 +330,7 @@ impl<'s> Request<'s, '_, '_> {
     /// Whether a development server on this machine asks for its own page. Behind a proxy anybody could be who asks.
     fn is_dev_page(&self) -> bool {
         let is_subdomain = |label: &str| self.snapshot.subdomains.contains_key(label);
-        self.peer.ip().to_canonical().is_loopback()
+        self.peer.is_on_this_machine()
             && !is_behind_proxy(self.head)
             && is_dev_origin(self.head, &self.snapshot.settings, is_subdomain)
     }
@@ -338,7 +338,7 @@ impl<'s> Request<'s, '_, '_> {
     /// Whether the client is on this machine, as far as that can be known, and such clients have privileges here.
     fn is_local(&self) -> bool {
         self.snapshot.settings.expose_local
-            && self.peer.ip().to_canonical().is_loopback()
+            && self.peer.is_on_this_machine()
             && !is_behind_proxy(self.head)
             && is_own_host(self.head.authority.as_ref(), &self.snapshot.settings.hosts)
     }
@@ -374,7 +374,7 @@ impl<'s> Request<'s, '_, '_> {
             headers.insert("host".into(), authority.text.to_owned());
         }
         let request = IncomingRequest {
-            source: self.peer,
+            source: self.peer.address,
             method: self.head.method.to_owned(),
             url: format!("http://{host}{}", self.path),
             bound_path: binding.path.clone(),

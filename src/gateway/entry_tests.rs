@@ -74,7 +74,7 @@ fn judge_from(snapshot: &Snapshot, peer: &str, line: &str, headers: &str) -> Str
     let host = if format!("\n{headers}").contains("\nHost:") { "" } else { "Host: localhost:18101\r\n" };
     let text = format!("{method} {target} HTTP/1.1\r\n{host}{headers}\r\n");
     let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
-    match enter(snapshot, &head, peer.parse().unwrap(), NOW) {
+    match enter(snapshot, &head, peer.parse::<SocketAddr>().unwrap(), NOW) {
         Entry::Upgrade(upgrade) => format!("ws {} {}", upgrade.path, upgrade.forwarded_for.unwrap_or_default()),
         Entry::Register { .. } => "register".into(),
         Entry::Dynamic(dynamic) => format!("ask {} {}s", dynamic.request.bound_path, dynamic.timeout_s),
@@ -511,7 +511,9 @@ fn what_a_process_is_told() {
     bytes.splice(at..at + 2, [0xe9]);
     let (head, _) = Head::parse(&bytes, &Limits::default()).unwrap().unwrap();
     let snapshot = hyperdrive();
-    let Entry::Dynamic(dynamic) = enter(&snapshot, &head, LOOPBACK.parse().unwrap(), NOW) else { panic!() };
+    let Entry::Dynamic(dynamic) = enter(&snapshot, &head, LOOPBACK.parse::<SocketAddr>().unwrap(), NOW) else {
+        panic!()
+    };
     let map =
         |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<BTreeMap<_, _>>();
     let expected = IncomingRequest {
@@ -526,6 +528,8 @@ fn what_a_process_is_told() {
     assert_eq!((dynamic.owner, dynamic.process.as_str(), dynamic.request), (OwnerId(7), APP, expected));
     let old = "GET /wsecho:wsecho:sys/dyn HTTP/1.0\r\n\r\n";
     let (head, _) = Head::parse(old.as_bytes(), &Limits::default()).unwrap().unwrap();
-    let Entry::Dynamic(dynamic) = enter(&snapshot, &head, LOOPBACK.parse().unwrap(), NOW) else { panic!() };
+    let Entry::Dynamic(dynamic) = enter(&snapshot, &head, LOOPBACK.parse::<SocketAddr>().unwrap(), NOW) else {
+        panic!()
+    };
     assert_eq!(dynamic.request.url, "http://localhost/wsecho:wsecho:sys/dyn");
 }

@@ -52,6 +52,11 @@ impl From<IpPrefix> for String {
 }
 
 impl IpPrefix {
+    /// Whether every address of its family lies in it.
+    pub fn is_everybody(&self) -> bool {
+        self.bits == 0
+    }
+
     /// Whether `ip` lies in the range. An IPv4 address in IPv6 clothes counts as IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let wide = |ip: IpAddr| -> (u32, u128) {
@@ -63,6 +68,29 @@ impl IpPrefix {
         let ((family, ours), (other_family, theirs)) = (wide(self.address), wide(ip));
         let shared = if self.address.is_ipv4() { 96 } else { 0 } + u32::from(self.bits);
         family == other_family && (shared == 0 || (ours ^ theirs) >> (128 - shared) == 0)
+    }
+}
+
+/// Who has sent a request, as the connection tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The other end of the connection; of one that a balancer relays, as the balancer says (PROXY protocol).
+    pub address: SocketAddr,
+    /// Whether a balancer relays it. Then it is not from this machine, wherever the balancer is and whatever it says.
+    pub is_relayed: bool,
+}
+
+impl Client {
+    /// Whether it is on this machine, as far as the connection tells.
+    pub(super) fn is_on_this_machine(&self) -> bool {
+        !self.is_relayed && self.address.ip().to_canonical().is_loopback()
+    }
+}
+
+impl From<SocketAddr> for Client {
+    /// One that has connected to us itself.
+    fn from(address: SocketAddr) -> Self {
+        Self { address, is_relayed: false }
     }
 }
 

@@ -89,6 +89,9 @@ pub struct Settings {
     pub dev_origins: Vec<String>,
     /// Proxies whose `X-Forwarded-For` is believed when clients are counted. Default: none.
     pub trusted_proxies: Vec<IpPrefix>,
+    /// Balancers that put a PROXY header, of version 1 or 2, before the bytes of each client: from these it is required,
+    /// from others it is not read, and it tells the client's address. Default: none.
+    pub proxy_protocol_from: Vec<IpPrefix>,
     /// Whether `local_only` paths, extensions and the RPC path are open to loopback clients. Default: as the node
     /// systems have it, yes for Kinode, no for Hyperdrive.
     pub expose_local: bool,
@@ -148,6 +151,7 @@ impl Settings {
             origins: Vec::new(),
             dev_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             expose_local: dialect == Dialect::Kinode,
             login: false,
             login_page: None,
@@ -163,6 +167,11 @@ impl Settings {
     /// Whether `ip` is a proxy whose `X-Forwarded-For` is believed.
     pub fn is_trusted_proxy(&self, ip: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|prefix| prefix.contains(ip))
+    }
+
+    /// Whether connections from `ip` begin with a PROXY header.
+    pub fn sends_proxy_header(&self, ip: IpAddr) -> bool {
+        self.proxy_protocol_from.iter().any(|prefix| prefix.contains(ip))
     }
 
     /// Checks a token: that one of the keys signed it, for this node, and that it has not expired. `subdomain` says

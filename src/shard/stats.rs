@@ -91,6 +91,8 @@ counts! {
     misdirected,
     /// Requests with X-Forwarded-For whose peer is no trusted proxy.
     forwarded_untrusted,
+    /// Connections of balancers closed, for they did not begin with a valid PROXY header.
+    proxy_headers_refused,
     /// Registrations refused.
     registrations_refused,
 }

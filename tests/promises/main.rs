@@ -76,6 +76,7 @@ mod process_backpressure;
 mod process_on_broker;
 mod process_panic_is_contained;
 mod promises_of_a_node;
+mod proxy_protocol;
 mod published_libraries;
 mod push_to_strangers_reaches_nobody;
 mod pushes_from_other_nodes;

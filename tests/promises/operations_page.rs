@@ -80,7 +80,7 @@ fn its_commands_and_flags_exist() {
 
 #[test]
 fn its_file_of_settings_is_obeyed() {
-    let file = TemporaryFile::new("operations", &blocks("toml").concat());
+    let file = TemporaryFile::new("operations", &blocks("toml").join("\n"));
     let examined = output(&mut pushring(&["config", "--config", file.path()]));
     assert!(examined.status.success(), "{}", String::from_utf8_lossy(&examined.stderr));
 }

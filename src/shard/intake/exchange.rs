@@ -29,6 +29,8 @@ impl Drop for Asked {
 /// The HTTP state of one connection.
 pub(in crate::shard) struct Exchange {
     pub(super) http: http::Connection,
+    /// The beginning of a PROXY header that has to come first, as far as it was read.
+    pub(super) proxy_header: Option<Vec<u8>>,
     /// Whether a response is on its way out.
     pub(super) responding: bool,
     /// How much of it had not left when its deadline was set.
@@ -46,10 +48,12 @@ pub(in crate::shard) struct Exchange {
 }
 
 impl Exchange {
-    pub fn new(limits: http::Limits) -> Self {
+    /// `has_proxy_header`: of a balancer's connection, which begins with a PROXY header.
+    pub fn new(limits: http::Limits, has_proxy_header: bool) -> Self {
         let http = http::Connection::new(limits);
         Self {
             http,
+            proxy_header: has_proxy_header.then(Vec::new),
             responding: false,
             feeds: false,
             left_bytes: 0,
@@ -66,7 +70,7 @@ impl Exchange {
 
     /// The bytes held of requests that are not whole, or wait for their turn.
     pub fn held_bytes(&self) -> usize {
-        self.http.held_bytes()
+        self.http.held_bytes() + self.proxy_header.as_ref().map_or(0, Vec::capacity)
     }
 
     /// What a client that was refused may still be sending.

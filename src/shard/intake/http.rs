@@ -22,7 +22,6 @@ use crate::shard::table::stopping;
 use crate::shard::work;
 use bytes::Bytes;
 use smallvec::SmallVec;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What becomes of a request; owned, so that the request's bytes may go.
@@ -43,13 +42,13 @@ impl Shard {
         let phase = std::mem::replace(&mut self.table[slot].phase, ending);
         let Phase::Http(mut exchange) = phase else { unreachable!("only HTTP connections come here") };
         let directory = self.owners.directory().clone();
-        let peer = self.table[slot].peer.into();
+        let client = self.table[slot].client_of_requests();
         let mut pending = None;
         let decision = match exchange.http.feed(bytes) {
             Next::Wait => None,
             Next::BodyPending { head, send_continue } => {
                 // Who may not enter, or not with so much, is told before the body is taken in.
-                match gateway::enter(&directory.gateway, &head, peer, self.time_of_day.unix_s) {
+                match gateway::enter(&directory.gateway, &head, client, self.time_of_day.unix_s) {
                     Entry::Answer(response) => {
                         if response.status() == 421 {
                             self.note_foreign_host(&head);
@@ -66,7 +65,7 @@ impl Shard {
             Next::Request(request) => {
                 self.stats.requests += 1;
                 self.work.spend(work::REQUEST_NS);
-                Some(self.judge(slot, &directory, peer, request))
+                Some(self.judge(slot, &directory, client, request))
             }
         };
         let decision = match pending {
@@ -102,7 +101,13 @@ impl Shard {
     }
 
     /// Judges a whole request.
-    fn judge(&mut self, slot: Slot, directory: &Directory, peer: SocketAddr, request: http::Request<'_>) -> Decision {
+    fn judge(
+        &mut self,
+        slot: Slot,
+        directory: &Directory,
+        peer: gateway::Client,
+        request: http::Request<'_>,
+    ) -> Decision {
         if self.is_stopping() {
             return Decision::Answer(stopping());
         }
@@ -381,6 +386,8 @@ impl Shard {
             return if stands_still { self.remove(slot) } else { self.set_response_deadline(slot) };
         }
         match exchange.http.phase() {
+            // In no protocol that it speaks could it be answered.
+            _ if exchange.proxy_header.is_some() => self.remove(slot),
             HttpPhase::Idle | HttpPhase::Close => self.end_connection(slot),
             HttpPhase::Head | HttpPhase::Body | HttpPhase::Response if self.is_stopping() => {
                 self.answer(slot, stopping());

@@ -5,6 +5,7 @@
 
 pub(super) mod exchange;
 mod http;
+mod proxy_header;
 pub(super) mod receive;
 
 use crate::proto::Scratch;

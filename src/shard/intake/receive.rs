@@ -137,7 +137,9 @@ impl Shard {
             connection.excuse_control(now_ms, late_ms, self.config.control_frames_per_s_max);
         }
         connection.heard(now_ms);
-        self.receive(slot, bytes);
+        if let Some(bytes) = self.behind_proxy_header(slot, bytes) {
+            self.receive(slot, bytes);
+        }
     }
 
     /// All that the client has sent was read, and there is an end behind it; or nothing can be read any more.

@@ -1,6 +1,7 @@
 //! Who is let in: what a new connection, and its handshake, counts as.
 //!
-//! A client that connects to us itself is counted by its socket's address from the start. Behind a trusted proxy a
+//! A client that connects to us itself is counted by its socket's address from the start; one that a balancer relays, once
+//! the PROXY header has told its address. Behind a trusted proxy a
 //! connection is the proxy's, and may carry requests of many clients, until it becomes a WebSocket: then it is its
 //! client's for life, and counted by the address that the proxy forwards.
 //!
@@ -25,8 +26,8 @@ impl Shard {
         self.now_ms = now_ms;
         self.stats.accepted += 1;
         self.work.spend(work::ACCEPT_NS);
-        let settings = self.owners.directory().gateway.settings();
-        let client = (!settings.is_trusted_proxy(peer.ip())).then(|| self.table.admission.client(peer.ip())).flatten();
+        let has_proxy_header = self.owners.directory().gateway.settings().sends_proxy_header(peer.ip());
+        let client = if has_proxy_header { None } else { self.client_at(peer) };
         let entered = self.table.admission.enter(client, now_ms);
         if entered.is_err() && !self.table.admission.begin_turning_away() {
             self.stats.let_go += 1;
@@ -47,7 +48,7 @@ impl Shard {
             peer: peer.into(),
             client: client.filter(|_| entered.is_ok()),
             outbound: Default::default(),
-            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits()))),
+            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits(), has_proxy_header && entered.is_ok()))),
             unparsed: None,
             deadline_tick: Self::tick_of(now_ms + self.config.head_timeout_ms),
             heard_ms: now_ms as u32,
@@ -64,6 +65,32 @@ impl Shard {
             self.answer(slot, refusal);
         }
         Some(Token { slot: slot.get(), generation })
+    }
+
+    /// As what a connection from `address` counts, if it does.
+    fn client_at(&self, address: SocketAddr) -> Option<Prefix> {
+        let is_proxy = self.owners.directory().gateway.settings().is_trusted_proxy(address.ip());
+        if is_proxy { None } else { self.table.admission.client(address.ip()) }
+    }
+
+    /// It is known now whose connection it is, which was counted as nobody's until then. Whoever is over a limit is told so.
+    pub(in crate::shard) fn count_once_known(&mut self, slot: Slot) {
+        let address: SocketAddr = self.table[slot].peer.into();
+        let Some(client) = self.client_at(address) else { return };
+        match self.table.admission.enter_client(client, self.now_ms) {
+            Ok(()) => self.table[slot].client = Some(client),
+            Err(over) if self.table.admission.begin_turning_away() => {
+                self.table.admission.leave(None, self.now_ms);
+                self.table[slot].flags.set(Flag::TurnedAway);
+                let refusal = self.refuse(slot, over);
+                self.answer(slot, refusal);
+            }
+            Err(_) => {
+                self.stats.let_go += 1;
+                self.notice(Notice::LetGo, || address.ip().to_string());
+                self.remove(slot);
+            }
+        }
     }
 
     /// The client is gone.

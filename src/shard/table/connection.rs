@@ -4,6 +4,7 @@
 
 use crate::admission::Prefix;
 use crate::channel::ChannelId;
+use crate::gateway;
 use crate::proto::{self, Violation};
 use crate::shard::flush::SocketId;
 use crate::shard::intake::exchange::Exchange;
@@ -217,6 +218,8 @@ pub(in crate::shard) enum Flag {
     HangsUp,
     /// And that nothing reaches the client any more.
     Broken,
+    /// A balancer relays it, as its PROXY header has said: the client is not on this machine.
+    Relayed,
 }
 
 /// Those that are true of a connection.
@@ -307,6 +310,11 @@ impl Connection {
     pub(in crate::shard) fn held(&self) -> Held {
         let queued = self.outbound.backlog_bytes();
         Held { queued, own: self.outbound.own_bytes(), incoming: self.incoming_bytes() }
+    }
+
+    /// Who sends the requests of this connection, to be judged by.
+    pub(in crate::shard) fn client_of_requests(&self) -> gateway::Client {
+        gateway::Client { address: self.peer.into(), is_relayed: self.flags.has(Flag::Relayed) }
     }
 
     /// The channel, if it is one.

@@ -5,6 +5,7 @@ use crate::daemon::config::Config;
 use crate::daemon::doctor::facts::{Listener, Network};
 use crate::daemon::table::bytes;
 use crate::daemon::units::Span;
+use pushring::IpPrefix;
 use pushring::internals::driver::listen::BACKLOG;
 use std::net::SocketAddr;
 
@@ -198,13 +199,24 @@ pub fn entry(config: &Config) -> Vec<Finding> {
         let words = "any Host is answered, so any site's name may be pointed here";
         findings.push(Finding::new(Level::Note, CHECK, words, "--hosts example.com, with the names that clients use"));
     }
-    if config.trusted_proxies.0.is_empty() {
+    if config.trusted_proxies.0.is_empty() && config.proxy_protocol_from.0.is_empty() {
         let words = "X-Forwarded-For is not believed: behind a proxy all clients count as one";
         findings.push(Finding::new(
             Level::Note,
             CHECK,
             words,
             "--trusted-proxies 127.0.0.1, or what the proxy's address is; nothing, without one",
+        ));
+    }
+    let is_anybody = |range: &&String| range.parse::<IpPrefix>().is_ok_and(|prefix| prefix.is_everybody());
+    if let Some(range) = config.proxy_protocol_from.0.iter().find(is_anybody) {
+        let words =
+            format!("whoever connects may say in a PROXY header to be anybody: proxy_protocol_from holds {range}");
+        findings.push(Finding::new(
+            Level::Warning,
+            CHECK,
+            words,
+            "--proxy-protocol-from 10.0.0.2, the balancer's address",
         ));
     }
     if !is_loopback && !config.behind_tls {
@@ -319,6 +331,16 @@ mod tests {
         let words = found(|config, _| config.ping_interval = Span::seconds(55)).found;
         assert!(words.contains("HAProxy") && !words.contains("nginx"), "{words}");
         expect(Level::Ok, "pings within 10s", "", |config, _| config.ping_interval = Span::seconds(10));
+    }
+
+    #[test]
+    fn whoever_may_send_a_header_may_be_anybody() {
+        for range in ["0.0.0.0/0", "::/0"] {
+            expect(Level::Warning, range, "the balancer's address", |config, _| {
+                config.trusted_proxies = "127.0.0.1".parse().unwrap();
+                config.proxy_protocol_from = range.parse().unwrap();
+            });
+        }
     }
 
     #[test]

@@ -1,0 +1,75 @@
+//! The PROXY header that a balancer's connection begins with: it is taken off before anything else reads the connection,
+//! TLS included, and says whose connection it is.
+//!
+//! Invariants: it has to come from whom it is expected, within `head_timeout` of the connect, and is not looked for from
+//! others; until it has come nothing of the connection is answered; who is relayed is never on this machine.
+
+use crate::admission::Notice;
+use crate::gateway::proxy_protocol::{ProxyHeader, Source};
+use crate::shard::core::Shard;
+use crate::shard::table::connection::{Flag, Phase};
+use crate::shard::table::slot::Slot;
+
+impl Shard {
+    /// What of `bytes` stands behind the header: all of them, where none is expected or it has come before. `None`: there
+    /// is nothing more to read now, and the connection may be gone.
+    pub(in crate::shard) fn behind_proxy_header<'b>(
+        &mut self,
+        slot: Slot,
+        bytes: &'b mut [u8],
+    ) -> Option<&'b mut [u8]> {
+        match &self.table[slot].phase {
+            Phase::Http(exchange) if exchange.proxy_header.is_some() => self.take_proxy_header(slot, bytes),
+            _ => Some(bytes),
+        }
+    }
+
+    fn take_proxy_header<'b>(&mut self, slot: Slot, bytes: &'b mut [u8]) -> Option<&'b mut [u8]> {
+        let Phase::Http(exchange) = &mut self.table[slot].phase else { return None };
+        let held = exchange.proxy_header.as_mut()?;
+        let held_bytes = held.len();
+        let parsed = if held.is_empty() {
+            ProxyHeader::parse(bytes)
+        } else {
+            held.extend_from_slice(bytes);
+            ProxyHeader::parse(held)
+        };
+        match parsed {
+            Ok(Some(header)) => {
+                exchange.proxy_header = None;
+                let generation = self.table[slot].generation;
+                self.relayed_for(slot, header.source);
+                let rest = &mut bytes[header.bytes - held_bytes..];
+                (self.table.is_alive(slot, generation) && !rest.is_empty()).then_some(rest)
+            }
+            // Less than the longest header is kept: with as much, it would be whole or no header.
+            Ok(None) => {
+                if held_bytes == 0 {
+                    held.extend_from_slice(bytes);
+                }
+                self.weigh(slot);
+                None
+            }
+            Err(error) => {
+                self.stats.proxy_headers_refused += 1;
+                self.notice(Notice::ProxyHeader, || format!("{}: {error}", self.peer_for_log(slot)));
+                self.remove(slot);
+                None
+            }
+        }
+    }
+
+    /// The connection is that of this client, and is counted for it.
+    fn relayed_for(&mut self, slot: Slot, source: Source) {
+        let connection = &mut self.table[slot];
+        match source {
+            Source::Client(address) => {
+                connection.peer = address.into();
+                connection.flags.set(Flag::Relayed);
+            }
+            Source::Unknown => connection.flags.set(Flag::Relayed),
+            Source::Proxy => {}
+        }
+        self.count_once_known(slot);
+    }
+}
