@@ -13,7 +13,7 @@ use pushring::internals::http::{self, Head, Response};
 use pushring::internals::proto::client::{append_frame, append_message};
 use pushring::internals::proto::{Connection, Limits, MessageKind, Scratch};
 use pushring::internals::shard::command::{
-    Asked, CloseFrame, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience,
+    Asked, CloseFrame, Command, Membership, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience, Subscribe,
 };
 use pushring::internals::shard::{Config, End};
 use pushring::{ChannelId, ProcessId};
@@ -28,7 +28,7 @@ const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 type Make = fn(usize) -> Box<dyn FnOnce()>;
 
 /// A name, the length at which it is first done, and the work.
-const WORKS: [(&str, usize, Make); 26] = [
+const WORKS: [(&str, usize, Make); 28] = [
     ("bind 64 paths where n are bound", 8192, |n| bind(n, |at| format!("/path/{at}"))),
     ("bind 64 patterns where n are bound", 8192, |n| bind(n, |at| format!("/path/{at}/:who"))),
     ("bind 64 patterns where n begin alike", 8192, |n| bind(n, |at| format!("/:who/{at}"))),
@@ -57,6 +57,17 @@ const WORKS: [(&str, usize, Make); 26] = [
         let mut fan = Fan::new(n);
         Box::new(move || {
             fan.shard.handle_command(Fan::broadcast(Bytes::from_static(&[7; 100])), 1);
+            fan.turn();
+        })
+    }),
+    ("n channels join a topic and leave it", 512, join_and_leave),
+    ("n channels of one topic go with their process", 512, |n| {
+        let (mut fan, orders) = members(n);
+        fan.shard.handle_command(Command::Batch(orders), 1);
+        fan.turn();
+        Box::new(move || {
+            let why = CloseFrame { code: Some(1001), reason: "gone".into() };
+            fan.shard.handle_command(Command::OwnerGone { owner: OWNER, why }, 1);
             fan.turn();
         })
     }),
@@ -287,6 +298,34 @@ fn push_many(n: usize) -> Box<dyn FnOnce()> {
     };
     Box::new(move || {
         fan.shard.handle_command(Command::PushMany(Box::new(many)), 1);
+        fan.turn();
+    })
+}
+
+/// So many channels, and the orders that subscribe all of them to one topic.
+fn members(n: usize) -> (Fan, Vec<Command>) {
+    let fan = Fan::new(n);
+    let owner = fan.owner.clone();
+    let join = |&channel: &ChannelId| {
+        let change = Membership::In(owner.topics.claim(&"all".into(), 0, 1, &owner.purse));
+        Command::Subscribe(Box::new(Subscribe { channel, owner: OWNER, change, asked: Asked::Nobody }))
+    };
+    let orders = fan.channels.iter().map(join).collect();
+    (fan, orders)
+}
+
+fn join_and_leave(n: usize) -> Box<dyn FnOnce()> {
+    let (mut fan, orders) = members(n);
+    Box::new(move || {
+        fan.shard.handle_command(Command::Batch(orders), 1);
+        fan.turn();
+        let topic = fan.owner.topics.find("all");
+        let leave = |&channel: &ChannelId| {
+            let change = Membership::Out(topic.clone());
+            Command::Subscribe(Box::new(Subscribe { channel, owner: OWNER, change, asked: Asked::Nobody }))
+        };
+        let orders = fan.channels.iter().map(leave).collect();
+        fan.shard.handle_command(Command::Batch(orders), 1);
         fan.turn();
     })
 }

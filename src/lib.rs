@@ -27,7 +27,7 @@
 //! | [`ChannelId`] | one client's WebSocket; its shard is `id % shards` |
 //! | [`Message`] | what is pushed: Text, Binary, a ping |
 //! | [`Event`] | what happened to a channel: opened, a message, closed |
-//! | [`Push`], [`Broadcast`], [`Close`], [`Respond`] | orders: options by name, and an end that says whether it may wait |
+//! | [`Push`], [`Broadcast`], [`Subscribe`], [`Close`], [`Respond`] | orders: options by name, and an end that says whether it may wait |
 //! | [`Policy`] | what happens to a frame for a client that does not keep up |
 //! | [`Ticket`], [`Outcome`] | what became of a push |
 //!
@@ -88,8 +88,8 @@ mod words;
 pub use broker::{
     Asking, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, Builder, Close, Config,
     Cursor, Handle, InvalidMessage, Message, NotYetKnown, Order, Process, ProcessHandle, ProcessName, ProcessReport,
-    Push, PushError, Respond, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, StartError, Stopped, Ticket,
-    files_needed,
+    Push, PushError, Respond, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, StartError, Stopped, Subscribe,
+    Ticket, TopicQuery, files_needed,
 };
 pub use channel::ChannelId;
 #[cfg(feature = "driver")]
@@ -108,8 +108,10 @@ pub use shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpReques
 pub use shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use shard::outcome::Outcome;
 pub use shard::stats::{Report, Stats};
+pub use shard::topics::TopicReport;
 pub use words::close_reason::{CLOSE_REASONS, CloseReason, Then};
 pub use words::policy::Policy;
+pub use words::topic::{InvalidTopic, TOPIC_BYTES_MAX};
 
 /// The parts behind the public names, for this project's own daemon, tests, benches and fuzz targets. Nothing here keeps
 /// its name or its shape from one version to the next.

@@ -209,6 +209,39 @@ fn small_messages_that_a_process_does_not_read_beside_one_that_does() {
     assert!(scene.held() < 4096, "{} held of nothing", scene.held());
 }
 
+#[test]
+fn topics_and_who_is_subscribed() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let broker = broker();
+    let process = attach(&broker, QueueLimits::default());
+    process.bind("/", Default::default()).unwrap();
+    let clients: Vec<_> = (0..60).map(|_| connect(&broker, "/p:test:sys/", UPGRADE)).collect();
+    let (mut events, mut channels) = (Vec::new(), Vec::new());
+    while channels.len() < clients.len() {
+        process.recv_batch(&mut events, PATIENCE).unwrap();
+        channels.extend(events.drain(..).filter_map(|event| match event {
+            pushring::Event::Opened(opened) => Some(opened.channel),
+            _ => None,
+        }));
+    }
+    let scene = Scene::new(broker);
+    for (at, &channel) in channels.iter().enumerate() {
+        // Half of them alone in their topics, half with all others.
+        for topic in 0..128 {
+            let name = if topic < 64 { format!("all/{topic}") } else { format!("one/{at}/{topic}") };
+            process.subscribe(channel, name).send().unwrap();
+        }
+    }
+    scene.judge("topics and subscriptions", 400 * 1024);
+    drop(clients);
+    let deadline = Instant::now() + PATIENCE;
+    while scene.held() > 32 * 1024 {
+        process.recv_batch(&mut events, Duration::from_millis(100)).unwrap();
+        events.clear();
+        assert!(Instant::now() < deadline, "{} bytes are held for nobody", scene.held());
+    }
+}
+
 fn frame(head: &Value) -> Vec<u8> {
     let head = rmp_serde::to_vec_named(head).unwrap();
     [&(head.len() as u32).to_be_bytes()[..], &[0; 4], &head].concat()

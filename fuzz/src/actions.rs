@@ -142,6 +142,9 @@ fn is_permitted(action: &Action, source: &Address) {
         }
         Action::UnbindHttp { .. } | Action::UnbindWebSocket { .. } => assert!(source.is_on(OUR_NODE)),
         Action::Grant { guest, .. } => assert!(!guest.is_on(OUR_NODE)),
+        Action::Subscribe { topic, .. } | Action::PushMany { audience: Audience::Topic { topic, .. }, .. } => {
+            assert!((1..=pushring::TOPIC_BYTES_MAX).contains(&topic.len()));
+        }
         Action::PushMany { audience: Audience::Channels(_) | Audience::Own { .. }, .. }
         | Action::Push { .. }
         | Action::Close { .. } => {}
@@ -165,7 +168,8 @@ fn is_sound(
     assert!(blob.is_empty() || Some(payload.as_ptr()) == blob_at, "the blob was copied");
     let (HttpServerAction::WebSocketPush { message_type, .. }
     | HttpServerAction::WebSocketPushMany { message_type, .. }
-    | HttpServerAction::WebSocketBroadcast { message_type, .. }) = asked
+    | HttpServerAction::WebSocketBroadcast { message_type, .. }
+    | HttpServerAction::WebSocketPublish { message_type, .. }) = asked
     else {
         panic!("{asked:?} is no push");
     };

@@ -47,6 +47,9 @@ pub struct Limits {
     /// Clients over a limit that are answered at the same time; more are let go without a word. Default 1,024: each holds
     /// a descriptor for as long as it takes to be told, 2 s if it does not close by itself.
     pub turned_away_max: usize,
+    /// Subscriptions of channels to topics, in all; more are refused. Default 1,600,000: sixteen for each connection that
+    /// there may be. While fewer than an eighth are free, a process gets one only if it has less than an equal share.
+    pub subscriptions_max: usize,
 }
 
 impl Limits {
@@ -68,6 +71,7 @@ impl Default for Limits {
             handshakes_per_ip_per_s_max: 20_000,
             per_ip_exempt: Vec::new(),
             turned_away_max: 1024,
+            subscriptions_max: 1_600_000,
         }
     }
 }
@@ -81,7 +85,7 @@ pub enum Over {
     PerIp,
 }
 
-/// How many connections one process has, on all shards.
+/// How many connections, or subscriptions, one process has on all shards.
 #[derive(Debug, Default)]
 pub struct OfProcess(AtomicUsize);
 
@@ -104,6 +108,7 @@ pub struct Connections {
     limits: RwLock<Limits>,
     total: AtomicUsize,
     turned_away: AtomicUsize,
+    subscriptions: AtomicUsize,
     notices: Notices,
     stripes: Box<[Stripe]>,
     /// Who knows its keys could fill one stripe.
@@ -151,6 +156,7 @@ impl Connections {
             limits: RwLock::new(limits),
             total: AtomicUsize::new(0),
             turned_away: AtomicUsize::new(0),
+            subscriptions: AtomicUsize::new(0),
             notices: Notices::default(),
             stripes,
             keys,
@@ -226,6 +232,28 @@ impl Connections {
             max = max.min((all_max / processes.max(1)).max(1));
         }
         count_up(&of.0, max).is_some()
+    }
+
+    /// Counts a subscription to a topic, in all and as one of a process; `processes` are attached. `false`: there are as many
+    /// as there may be, and nothing was counted.
+    pub fn enter_subscription(&self, of: &OfProcess, processes: usize) -> bool {
+        let all_max = self.current().subscriptions_max;
+        let is_tight = self.subscriptions.load(Ordering::Relaxed) >= all_max - all_max / PARTS_FOR_SHARES;
+        let max = if is_tight { (all_max / processes.max(1)).max(1) } else { usize::MAX };
+        if count_up(&of.0, max).is_none() {
+            return false;
+        }
+        let is_in = count_up(&self.subscriptions, all_max).is_some();
+        if !is_in {
+            of.leave();
+        }
+        is_in
+    }
+
+    /// The end of a subscription that was counted.
+    pub fn leave_subscription(&self, of: &OfProcess) {
+        of.leave();
+        count_down(&self.subscriptions);
     }
 
     /// The end of a connection that was counted.

@@ -103,6 +103,8 @@ kinds! {
     Events events,
     /// Static content of routes.
     Content content,
+    /// Topics, and who is subscribed to them.
+    Topics topics,
     /// Frames that a link's peer has not acknowledged, messages of a kernel that were not obeyed, and the channels of
     /// which a peer that comes back is told.
     Link link,
@@ -317,7 +319,7 @@ impl Tenant {
     /// can be made to give back.
     fn claim_to_keep(&self, more: usize) -> Claim {
         let share = self.0.book.share_bytes();
-        let kept = [Kind::Orders, Kind::Events, Kind::Content, Kind::Link];
+        let kept = [Kind::Orders, Kind::Events, Kind::Content, Kind::Topics, Kind::Link];
         let kept: usize = kept.iter().map(|&kind| self.0.held[kind as usize].load(Ordering::Relaxed)).sum();
         let is_within = share.is_none_or(|share| kept.saturating_add(more) <= share / 2);
         if is_within { Claim::WithinShare } else { Claim::ToKeep }

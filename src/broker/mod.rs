@@ -47,14 +47,16 @@ pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, Htt
 pub use crate::shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use crate::shard::outcome::Outcome;
 pub use crate::shard::stats::{Report, Stats, TurnTimes};
+pub use crate::shard::topics::TopicReport;
+pub use crate::words::topic::InvalidTopic;
 pub use batch::Batch;
 pub use builder::Builder;
 pub(crate) use delivery::Delivery;
 #[cfg(feature = "node")]
 pub use kernel::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};
 pub use message::{InvalidMessage, Message, PAYLOAD_BYTES_MAX};
-pub use operate::{Cursor, ProcessReport};
-pub use order::{Asking, Broadcast, Close, Order, Push, Respond, Sending, SendingAsked};
+pub use operate::{Cursor, ProcessReport, TopicQuery};
+pub use order::{Asking, Broadcast, Close, Order, Push, Respond, Sending, SendingAsked, Subscribe};
 pub use process::{AttachOptions, Process, ProcessHandle, ProcessName, Stopped};
 pub use pusher::{Audience, PushError};
 pub use ticket::{NotYetKnown, Ticket};

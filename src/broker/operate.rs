@@ -9,6 +9,7 @@ use crate::gateway::Settings;
 use crate::process_id::ProcessId;
 use crate::shard::command::Command;
 use crate::shard::operating::{ChannelFilter, ChannelPage, ChannelReport, Drain};
+use crate::shard::topics::TopicReport;
 use crossbeam_channel::bounded;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,6 +18,29 @@ use std::sync::atomic::Ordering;
 
 /// A place between the pages of an answer: the shard in the upper half, a place of its table in the lower.
 pub type Cursor = u64;
+
+/// Which topics are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicQuery {
+    /// Of which process.
+    pub process: ProcessId,
+    /// Those whose names begin with this; all if it is empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Those behind this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// The most in the answer: 100 unless it says otherwise, 1,000 at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// Topics in one answer, where the question does not say.
+const TOPICS_DEFAULT: usize = 100;
+
+/// The most topics in one answer.
+const TOPICS_MAX: usize = 1000;
 
 /// Channels that are asked of a shard at a time.
 const PAGE: usize = 1000;
@@ -29,6 +53,12 @@ pub struct ProcessReport {
     pub process: ProcessId,
     /// Its channels, on all shards together.
     pub channels: usize,
+    /// Its topics that anybody is subscribed to.
+    #[serde(default)]
+    pub topics: usize,
+    /// Their subscribers together.
+    #[serde(default)]
+    pub subscriptions: usize,
 }
 
 impl Handle {
@@ -76,8 +106,13 @@ impl Handle {
     /// The processes that are attached or have channels, by name.
     pub fn processes(&self) -> Vec<ProcessReport> {
         let mut by_name: BTreeMap<ProcessId, ProcessReport> = BTreeMap::new();
-        let entry = |process: ProcessId| (process.clone(), ProcessReport { process, channels: 0 });
-        by_name.extend(self.shared.directory().owners.values().map(|owner| entry(owner.process.clone())));
+        let entry =
+            |process: ProcessId| (process.clone(), ProcessReport { process, channels: 0, topics: 0, subscriptions: 0 });
+        for owner in self.shared.directory().owners.values() {
+            let (name, mut report) = entry(owner.process.clone());
+            (report.topics, report.subscriptions) = (owner.topics.count(), owner.topics.subscriptions().count());
+            by_name.insert(name, report);
+        }
         let (sender, shards) = bounded(self.shared.inboxes.len());
         // A shard that has stopped drops its copy of the sender.
         let _ = self.shared.send_all(|_| Command::Processes(sender.clone()));
@@ -87,6 +122,13 @@ impl Handle {
             by_name.entry(key).or_insert(value).channels += channels;
         }
         by_name.into_values().collect()
+    }
+
+    /// Topics of a process that anybody is subscribed to, by name; none, if no such process is attached.
+    pub fn topics(&self, query: &TopicQuery) -> Vec<TopicReport> {
+        let owner = self.shared.directory().find(&query.process);
+        let limit = query.limit.unwrap_or(TOPICS_DEFAULT).min(TOPICS_MAX);
+        owner.map_or(Vec::new(), |owner| owner.topics.page(&query.prefix, query.after.as_deref(), limit))
     }
 
     /// Closes all channels one after another with 1012 and `{"retry_ms":N}` as the reason, then stops: see [`Drain`].

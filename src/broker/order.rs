@@ -16,8 +16,9 @@ use crate::channel::ChannelId;
 use crate::http::{HeaderFields, Response};
 use crate::proto::close;
 use crate::shard::command::{Close as CloseCommand, CloseFrame, Command, Policy, Push as PushCommand};
-use crate::shard::command::{PushMany, Respond as RespondCommand};
+use crate::shard::command::{Membership, PushMany, Respond as RespondCommand, Subscribe as SubscribeCommand};
 use crate::shard::event::RequestId;
+use crate::words::topic;
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 use std::future::{Future, IntoFuture};
@@ -211,6 +212,9 @@ impl<'p> Order<'p> for Broadcast<'p> {
     }
 
     fn check(&self) -> Result<(), PushError> {
+        if let Audience::Topic(name) = &self.audience {
+            topic::check(name)?;
+        }
         check_size(&self.message)
     }
 
@@ -223,8 +227,8 @@ impl<'p> Order<'p> for Broadcast<'p> {
         let Some(owner) = pusher.owner else { unreachable!("operators have no audience") };
         except.sort_unstable();
         let except: Arc<[ChannelId]> = except.into();
-        let compressed = pusher.compress(&message);
         let targets = pusher.split(audience);
+        let compressed = if targets.is_empty() { None } else { pusher.compress(&message) };
         let mut parts = pusher.parts(delivery.ask, targets.len().max(1)).into_iter();
         let command = |audience| PushMany {
             audience,
@@ -237,6 +241,58 @@ impl<'p> Order<'p> for Broadcast<'p> {
         };
         let mut command = command;
         targets.into_iter().map(|(shard, audience)| (shard, Command::PushMany(Box::new(command(audience))))).collect()
+    }
+}
+
+/// A channel into a topic, or out of it: made by [`Process::subscribe`](crate::Process::subscribe) and
+/// [`Process::unsubscribe`](crate::Process::unsubscribe). Its outcome counts 1 as `sent` if it is so now; as `dropped` if the
+/// channel has as many topics as it may have, all channels together have, or memory has no room; as `closed` if the channel
+/// is closing; as `not_found` or `not_owner`.
+#[must_use = "nothing changes before the end is called: try_send, send or await"]
+pub struct Subscribe<'p> {
+    pub(super) pusher: &'p Pusher,
+    pub(super) channel: ChannelId,
+    pub(super) topic: Arc<str>,
+    /// Out of it instead.
+    pub(super) is_out: bool,
+    pub(super) delivery: Delivery,
+}
+
+ends!(Subscribe);
+asks!(Subscribe);
+
+impl Subscribe<'_> {
+    /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number if it could not be done.
+    pub fn ask_failure(mut self, number: u64) -> Self {
+        self.delivery.ask = Some(Ask::Failure(number));
+        self
+    }
+}
+
+impl<'p> Order<'p> for Subscribe<'p> {
+    fn pusher(&self) -> &'p Pusher {
+        self.pusher
+    }
+
+    fn check(&self) -> Result<(), PushError> {
+        Ok(topic::check(&self.topic)?)
+    }
+
+    fn delivery(&mut self) -> &mut Delivery {
+        &mut self.delivery
+    }
+
+    fn into_commands(self) -> Commands {
+        let Self { pusher, channel, topic, is_out, delivery } = self;
+        let Some(owner) = pusher.owner else { unreachable!("operators have no topics") };
+        // Counted here, so that what is published behind it knows of this shard.
+        let change = match is_out {
+            true => Membership::Out(pusher.topic(&topic)),
+            false => Membership::In(pusher.claim(channel, &topic)),
+        };
+        let asked = pusher.asked(delivery.ask);
+        let subscribe = SubscribeCommand { channel, owner, change, asked };
+        smallvec![(pusher.shard_of(channel), Command::Subscribe(Box::new(subscribe)))]
     }
 }
 

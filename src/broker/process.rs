@@ -5,7 +5,7 @@
 
 use super::batch::Batch;
 use super::message::Message;
-use super::order::{Broadcast, Close, Push, Respond, close_frame};
+use super::order::{Broadcast, Close, Push, Respond, Subscribe, close_frame};
 use super::pusher::{Audience, Pusher};
 use super::{AttachError, BindPathError, Shared};
 use crate::admission::{Charge, Kind, Purse};
@@ -18,6 +18,7 @@ use crate::queue::events::{ProcessReceiver, QueueLimits, RecvError, process_queu
 use crate::shard::Owner;
 use crate::shard::command::{CloseFrame, Command, Policy};
 use crate::shard::event::{Event, RequestId};
+use crate::shard::topics::TopicReport;
 use bytes::Bytes;
 use futures_core::Stream;
 use std::collections::VecDeque;
@@ -36,6 +37,9 @@ pub struct AttachOptions {
     pub policy: Policy,
     /// Whether it is told of pings, pongs and close frames ([`Event::Control`]).
     pub wants_control: bool,
+    /// Whether it is told which channels are subscribed to its topics and which have left them ([`Event::Joined`],
+    /// [`Event::Left`]).
+    pub wants_topics: bool,
 }
 
 /// The broker has stopped: no event will come any more.
@@ -106,7 +110,8 @@ impl Process {
         let wakers = shared.inboxes.clone();
         let (queue, receiver) =
             process_queue(wakers.len(), options.queue, &shared.memory, move |shard| wakers[shard].kick());
-        let entry = Arc::new(Owner::new(owner, id.clone(), queue, options.policy, options.wants_control));
+        let entry = Owner::new(owner, id.clone(), queue, options.policy, options.wants_control);
+        let entry = Arc::new(entry.told_of_topics(options.wants_topics));
         let pusher = Pusher::of_process(shared.clone(), &entry);
         let attached = shared.change(|directory| {
             if directory.processes.contains_key(&id) {
@@ -194,6 +199,26 @@ impl Process {
     /// As [`ProcessHandle::broadcast`].
     pub fn broadcast(&self, message: Message) -> Broadcast<'_> {
         self.handle.broadcast(message)
+    }
+
+    /// As [`ProcessHandle::subscribe`].
+    pub fn subscribe(&self, channel: ChannelId, topic: impl Into<Arc<str>>) -> Subscribe<'_> {
+        self.handle.subscribe(channel, topic)
+    }
+
+    /// As [`ProcessHandle::unsubscribe`].
+    pub fn unsubscribe(&self, channel: ChannelId, topic: impl Into<Arc<str>>) -> Subscribe<'_> {
+        self.handle.unsubscribe(channel, topic)
+    }
+
+    /// As [`ProcessHandle::topics`].
+    pub fn topics(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<TopicReport> {
+        self.handle.topics(prefix, after, limit)
+    }
+
+    /// As [`ProcessHandle::subscribers`].
+    pub fn subscribers(&self, topic: &str) -> usize {
+        self.handle.subscribers(topic)
     }
 
     /// As [`ProcessHandle::close`].
@@ -385,6 +410,44 @@ impl ProcessHandle {
     pub fn broadcast(&self, message: Message) -> Broadcast<'_> {
         let (audience, except) = (Audience::Process, Vec::new());
         Broadcast { pusher: &self.pusher, audience, except, message, delivery: Default::default() }
+    }
+
+    /// Subscribes a channel of this process to a topic: a name of 1 to 255 bytes, which means something within this process
+    /// only. What is published behind it reaches the channel, until it is unsubscribed or ends. To subscribe again changes
+    /// nothing.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use pushring::{Audience, Broker, ChannelId, Message};
+    /// # let broker = Broker::builder().shards(1).start()?;
+    /// # let chat = broker.process("chat")?;
+    /// # let channel = ChannelId::new(7);
+    /// chat.subscribe(channel, "room/7").send()?;
+    /// chat.broadcast(Message::text("hello")).to(Audience::Topic("room/7".into())).except(channel).send()?;
+    /// chat.unsubscribe(channel, "room/7").send()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn subscribe(&self, channel: ChannelId, topic: impl Into<Arc<str>>) -> Subscribe<'_> {
+        let topic = topic.into();
+        Subscribe { pusher: &self.pusher, channel, topic, is_out: false, delivery: Default::default() }
+    }
+
+    /// Takes a channel of this process out of a topic. One that is not subscribed to it stays so.
+    pub fn unsubscribe(&self, channel: ChannelId, topic: impl Into<Arc<str>>) -> Subscribe<'_> {
+        let topic = topic.into();
+        Subscribe { pusher: &self.pusher, channel, topic, is_out: true, delivery: Default::default() }
+    }
+
+    /// At most `limit` topics of this process that anybody is subscribed to, by name: those that begin with `prefix` and
+    /// stand behind `after`. Asks no shard.
+    pub fn topics(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<TopicReport> {
+        self.pusher.topics.page(prefix, after, limit)
+    }
+
+    /// How many channels are subscribed to a topic of this process, those that are about to be among them. Asks no shard.
+    pub fn subscribers(&self, topic: &str) -> usize {
+        self.pusher.topic(topic).map_or(0, |topic| topic.subscribers())
     }
 
     /// Closes a channel of this process behind what is queued for it. The code must be one that may travel (RFC 6455

@@ -15,6 +15,8 @@ use crate::shard::command::{Asked, Command, ShardAudience};
 use crate::shard::deflate::{Compressed, Windows};
 use crate::shard::event::Event;
 use crate::shard::outcome::{Part, Ticket as Parts};
+use crate::shard::topics::{Claim, Topic, Topics};
+use crate::words::topic::InvalidTopic;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -26,6 +28,9 @@ pub enum Audience {
     Channels(Vec<ChannelId>),
     /// The process' channels on this bound path (as it was bound, `/` for the process' own).
     Path(Arc<str>),
+    /// The process' channels that are [subscribed](crate::Process::subscribe) to this topic. Shards without subscribers are
+    /// neither told nor woken.
+    Topic(Arc<str>),
     /// All channels of the process.
     Process,
 }
@@ -60,6 +65,9 @@ pub enum PushError {
     /// The message is over [`PAYLOAD_BYTES_MAX`]: push it in parts.
     #[error("a message carries at most {PAYLOAD_BYTES_MAX} bytes")]
     TooLarge,
+    /// A topic's name is empty or too long.
+    #[error(transparent)]
+    Topic(#[from] InvalidTopic),
     /// The broker has stopped.
     #[error("the broker has stopped")]
     Stopped,
@@ -83,27 +91,31 @@ pub struct Pusher {
     pub(super) purse: Option<Purse>,
     /// What the channels of its owner have agreed on compression.
     windows: Arc<Windows>,
+    /// What the channels of its owner are subscribed to.
+    pub(super) topics: Arc<Topics>,
     pub(super) accounts: Arc<[Account]>,
 }
 
 impl Pusher {
     pub(super) fn of_process(shared: Arc<Shared>, owner: &Owner) -> Self {
         let accounts = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
-        let windows = owner.windows.clone();
+        let (windows, topics) = (owner.windows.clone(), owner.topics.clone());
         let purse = Some(owner.purse.clone());
-        Self { shared, owner: Some(owner.id), queue_of: Some(owner.id), purse, windows, accounts }
+        Self { shared, owner: Some(owner.id), queue_of: Some(owner.id), purse, windows, topics, accounts }
     }
 
     /// The same for another owner of the same kernel.
     #[cfg(feature = "node")]
     pub(super) fn in_name_of(&self, owner: &Owner) -> Self {
         let purse = Some(owner.purse.clone());
-        Self { owner: Some(owner.id), purse, windows: owner.windows.clone(), ..self.clone() }
+        let (windows, topics) = (owner.windows.clone(), owner.topics.clone());
+        Self { owner: Some(owner.id), purse, windows, topics, ..self.clone() }
     }
 
     pub(super) fn of_operator(shared: Arc<Shared>) -> Self {
         let accounts = shared.accounts.clone().into();
-        Self { shared, owner: None, queue_of: None, purse: None, windows: Arc::default(), accounts }
+        let (windows, topics) = Default::default();
+        Self { shared, owner: None, queue_of: None, purse: None, windows, topics, accounts }
     }
 
     /// Has every shard obey an order behind all that was handed over before.
@@ -181,6 +193,17 @@ impl Pusher {
         Some((self.owner?, self.purse.clone()?, queue))
     }
 
+    /// Counts a channel of this owner into a topic. None: there is no memory for that.
+    pub(super) fn claim(&self, channel: ChannelId, topic: &Arc<str>) -> Option<Claim> {
+        let shard = self.shard_of(channel) as u32;
+        self.topics.claim(topic, shard, self.shards(), self.purse.as_ref()?)
+    }
+
+    /// A topic of this owner that anybody is subscribed to.
+    pub(super) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.find(name)
+    }
+
     /// The message compressed for the channels of this owner, where that pays.
     pub(super) fn compress(&self, message: &Message) -> Option<Arc<Compressed>> {
         self.shared.compression.compress(&message.0, &self.windows)
@@ -192,6 +215,10 @@ impl Pusher {
         match audience {
             Audience::Process => (0..shards).map(|shard| (shard, ShardAudience::Process)).collect(),
             Audience::Path(path) => (0..shards).map(|shard| (shard, ShardAudience::Path(path.clone()))).collect(),
+            Audience::Topic(name) => match self.topic(&name) {
+                Some(topic) => topic.shards().map(|shard| (shard, ShardAudience::Topic(topic.clone()))).collect(),
+                None => Vec::new(),
+            },
             Audience::Channels(channels) if shards == 1 => parts_of_list(0, channels),
             Audience::Channels(channels) => {
                 let mut lists = vec![Vec::new(); shards];

@@ -95,6 +95,7 @@ impl Operator {
             Request::Stats {} => Answer::Stats(Box::new(self.overview())),
             Request::Disconnects(filter) => Answer::Disconnects(filter.apply(self.broker.disconnects())),
             Request::Channels(query) => Answer::Channels(self.channels(&query)),
+            Request::Topics(query) => Answer::Topics(self.broker.topics(&query)),
             Request::Processes {} => Answer::Processes(self.broker.processes()),
             Request::Kick { channel, reason } => {
                 let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };

@@ -2,7 +2,8 @@
 
 use super::usage::Usage;
 use crate::broker::{
-    ChannelFilter, ChannelReport, Cursor, Disconnect, Drain, ProcessReport, Report, Stats, TenantReport,
+    ChannelFilter, ChannelReport, Cursor, Disconnect, Drain, ProcessReport, Report, Stats, TenantReport, TopicQuery,
+    TopicReport,
 };
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
@@ -25,6 +26,8 @@ pub enum Request {
     Channels(ChannelQuery),
     /// The processes that are attached.
     Processes {},
+    /// Topics of a process, and how many are subscribed to each.
+    Topics(TopicQuery),
     /// Close this channel with 1008.
     Kick {
         /// Which.
@@ -105,6 +108,8 @@ pub enum Answer {
     Channels(ChannelList),
     /// To [`Request::Processes`]: by name.
     Processes(Vec<ProcessReport>),
+    /// To [`Request::Topics`]: by name. The next page is behind the last.
+    Topics(Vec<TopicReport>),
     /// To [`Request::Kick`]: its close frame has been queued.
     Kicked(ChannelId),
     /// To [`Request::Reload`].
@@ -258,6 +263,15 @@ mod tests {
                 }),
             ),
             (r#"{"processes":{}}"#, Request::Processes {}),
+            (
+                r#"{"topics":{"process":"a:b:c","prefix":"room/","after":"room/1","limit":9}}"#,
+                Request::Topics(TopicQuery {
+                    process: "a:b:c".parse().unwrap(),
+                    prefix: "room/".into(),
+                    after: Some("room/1".into()),
+                    limit: Some(9),
+                }),
+            ),
             (r#"{"kick":{"channel":7}}"#, Request::Kick { channel: ChannelId::new(7), reason: None }),
             (r#"{"reload":{}}"#, Request::Reload {}),
             (r#"{"drain":{"over_ms":9}}"#, Request::Drain { grace_ms: None, over_ms: Some(9) }),

@@ -98,11 +98,12 @@ fn overview_text(overview: &Overview) -> String {
     let heads = ["SHARD", "CONNECTIONS", "CHANNELS", "HELD", "LEASED", "SENT"];
     text += &table(heads.map(|head| (head, Align::Right)), &rows);
     if let Some(memory) = shards.first().map(|shard| &shard.memory) {
-        let [unread, content, link] =
-            [memory.process_queue_bytes, memory.content_bytes, memory.link_bytes].map(|held| bytes(held as u64));
+        let kept = [memory.process_queue_bytes, memory.content_bytes, memory.topic_bytes, memory.link_bytes];
+        let [unread, content, topics, link] = kept.map(|held| bytes(held as u64));
         let budget = memory.budget_bytes.map_or("unlimited".to_owned(), |budget| bytes(budget as u64));
         text += &format!(
-            "memory budget {budget}; unread by processes {unread}; routes and their content {content}; kept by links {link}\n"
+            "memory budget {budget}; unread by processes {unread}; routes and their content {content}; topics \
+             {topics}; kept by links {link}\n"
         );
     }
     if let Some(first) = held.first() {

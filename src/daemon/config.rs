@@ -246,6 +246,11 @@ settings! {
     per_ip_exempt: List = List::default() => Now;
     /// Clients over a limit that are answered at the same time; more are let go without a word.
     turned_away_max: usize = 1024 => Now;
+    /// Topics that one channel may be subscribed to, 65535 at most; more subscriptions are refused.
+    topics_per_channel_max: usize = pushring::internals::shard::Config::default().topics_per_channel_max => Now;
+    /// Subscriptions of channels to topics, in all; more are refused. The last eighth is for processes with less than an
+    /// equal share.
+    subscriptions_max: usize = 1_600_000 => Now;
     /// What clients and processes may make the broker hold, all together: frames, messages and requests that wait or
     /// have not wholly arrived. A size, auto (half of what is available at the start), or unlimited.
     #[arg(value_name = "SIZE|auto|unlimited")]
@@ -533,6 +538,7 @@ impl Config {
     }
 
     fn admission(&self) -> anyhow::Result<admission::Limits> {
+        ensure!(self.topics_per_channel_max <= usize::from(u16::MAX), "topics_per_channel_max: at most {}", u16::MAX);
         // A token bucket counts in microseconds.
         ensure!(self.handshakes_per_ip_per_s_max <= 1_000_000, "handshakes_per_ip_per_s_max: at most 1000000");
         Ok(admission::Limits {
@@ -542,6 +548,7 @@ impl Config {
             handshakes_per_ip_per_s_max: self.handshakes_per_ip_per_s_max,
             per_ip_exempt: ranges("per_ip_exempt", &self.per_ip_exempt)?,
             turned_away_max: self.turned_away_max,
+            subscriptions_max: self.subscriptions_max,
         })
     }
 
@@ -562,6 +569,7 @@ impl Config {
             policy: self.policy.into(),
             limits: self.limits(),
             control_frames_per_s_max: self.control_frames_per_s_max,
+            topics_per_channel_max: self.topics_per_channel_max,
             http_limits: pushring::internals::http::Limits {
                 head_bytes_max: self.head_bytes_max.0,
                 header_count_max: self.header_count_max,

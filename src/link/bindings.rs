@@ -98,7 +98,11 @@ fn about(request: &ActionRequest) -> Option<About> {
             Some(About::WebSocket(process, as_bound(path)))
         }
         Action::Grant { channel: None, guest, .. } => Some(About::Guest(process, guest.to_string())),
-        Action::Grant { .. } | Action::Push { .. } | Action::PushMany { .. } | Action::Close { .. } => None,
+        Action::Grant { .. }
+        | Action::Push { .. }
+        | Action::PushMany { .. }
+        | Action::Subscribe { .. }
+        | Action::Close { .. } => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::convert;
 use super::frame::Frame;
-use super::peer::{Arrival, Asked, Attached, ConnectError, Endpoint, SendError};
+use super::peer::{Answer, Arrival, Asked, Attached, ConnectError, Endpoint, SendError};
 use super::wire::{Attach, Failure, FromPeer, LiveChannel, ToPeer};
 use crate::broker::{Audience, BindPathError, Event, Message, Outcome, Policy, RecvError, RequestId, Stopped};
 use crate::channel::ChannelId;
@@ -21,6 +21,8 @@ pub struct ClientOptions {
     pub policy: Policy,
     /// Whether it is told of pings, pongs and close frames ([`Event::Control`]).
     pub wants_control: bool,
+    /// Whether it is told who is subscribed to its topics and who has left them ([`Event::Joined`], [`Event::Left`]).
+    pub wants_topics: bool,
 }
 
 /// A process attached over a link. Dropping it ends it, and its channels with 1001.
@@ -37,8 +39,8 @@ impl Client {
         process: &ProcessId,
         options: ClientOptions,
     ) -> Result<Self, ConnectError> {
-        let ClientOptions { wants_control, policy } = options;
-        let attach = Attach::Process { id: process.to_string(), wants_control, policy };
+        let ClientOptions { wants_control, wants_topics, policy } = options;
+        let attach = Attach::Process { id: process.to_string(), wants_control, wants_topics, policy };
         Attached::connect(endpoint.into(), attach).map(Self)
     }
 
@@ -95,6 +97,38 @@ impl Client {
         let (kind, blob) = convert::message_out(message);
         let except = except.iter().map(|channel| channel.get()).collect();
         self.order(FromPeer::PushMany { to: audience.into(), except, kind, policy, ask }, blob, ask)
+    }
+
+    /// Subscribes a channel of this process to a topic, a name of 1 to 255 bytes.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn subscribe(&self, channel: ChannelId, topic: &str, ask: Option<u64>) -> Result<(), SendError> {
+        let order = FromPeer::Subscribe { channel: channel.get(), topic: topic.to_owned(), ask };
+        self.order(order, Bytes::new(), ask)
+    }
+
+    /// Takes a channel of this process out of a topic.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn unsubscribe(&self, channel: ChannelId, topic: &str, ask: Option<u64>) -> Result<(), SendError> {
+        let order = FromPeer::Unsubscribe { channel: channel.get(), topic: topic.to_owned(), ask };
+        self.order(order, Bytes::new(), ask)
+    }
+
+    /// At most `limit` (1,000 at most) topics of this process that anybody is subscribed to, by name, and how many channels
+    /// are: those that begin with `prefix` and stand behind `after`.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn topics(&self, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(String, u64)>, SendError> {
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        match self.answer_to(|ask| FromPeer::ListTopics { prefix, after, limit, ask }, Bytes::new())? {
+            Answer::Topics(topics) => Ok(topics),
+            // A broker that knows no topics breaks off instead.
+            Answer::Done | Answer::Failed(_) => Ok(Vec::new()),
+        }
     }
 
     /// Closes a channel of this process behind what is queued for it.
@@ -185,24 +219,30 @@ impl Client {
 
     /// Sends an order of which the answer is awaited.
     fn answered(&self, order: impl FnOnce(Option<u64>) -> FromPeer, blob: Bytes) -> Result<(), BindPathError> {
+        match self.answer_to(|ask| order(Some(ask)), blob) {
+            Ok(Answer::Failed(failure)) => Err(convert::bind_error(failure)),
+            Ok(Answer::Done | Answer::Topics(_)) => Ok(()),
+            // A path of a megabyte, or content that no client of this broker could be sent either.
+            Err(SendError::TooLarge) => Err(convert::bind_error(Failure::PathTooLong)),
+            Err(SendError::Stopped) => Err(BindPathError::Stopped),
+        }
+    }
+
+    fn answer_to(&self, order: impl FnOnce(u64) -> FromPeer, blob: Bytes) -> Result<Answer, SendError> {
         let shared = &self.0.shared;
         let ask = {
             let asked = &mut shared.lock().asked;
             asked.count += 1;
             asked.count | OUR_ASK
         };
-        self.order(order(Some(ask)), blob, Some(ask)).map_err(|error| match error {
-            // A path of a megabyte, or content that no client of this broker could be sent either.
-            SendError::TooLarge => convert::bind_error(Failure::PathTooLong),
-            SendError::Stopped => BindPathError::Stopped,
-        })?;
+        self.order(order(ask), blob, Some(ask))?;
         let mut state = shared.lock();
         loop {
             if let Some(answer) = state.asked.answers.remove(&ask) {
-                return answer.map_err(convert::bind_error);
+                return Ok(answer);
             }
             if state.ended {
-                return Err(BindPathError::Stopped);
+                return Err(SendError::Stopped);
             }
             state = shared.wait(state);
         }
@@ -216,8 +256,9 @@ impl Arrival for Event {
 
     fn arrived(head: ToPeer, blob: Vec<u8>, asked: &mut Asked) -> Option<Self> {
         match head {
-            ToPeer::Done { ask } => answered(asked, ask, Ok(())),
-            ToPeer::Failed { ask, code, .. } => answered(asked, ask, Err(code)),
+            ToPeer::Done { ask } => answered(asked, ask, Answer::Done),
+            ToPeer::Failed { ask, code, .. } => answered(asked, ask, Answer::Failed(code)),
+            ToPeer::Topics { ask, topics } => answered(asked, ask, Answer::Topics(topics)),
             head => {
                 asked.open -= u32::from(matches!(head, ToPeer::Outcome(_)) && asked.open > 0);
                 convert::event_in(head, blob.into())
@@ -226,12 +267,13 @@ impl Arrival for Event {
     }
 }
 
-fn answered(asked: &mut Asked, ask: u64, answer: Result<(), Failure>) -> Option<Event> {
+fn answered(asked: &mut Asked, ask: u64, answer: Answer) -> Option<Event> {
     asked.open = asked.open.saturating_sub(1);
     if ask & OUR_ASK != 0 {
         asked.answers.insert(ask, answer);
         return None;
     }
     // A message that the broker would not push: checked here before, so it comes from one of another version.
-    answer.err().map(|_| Event::Outcome { ticket: ask, outcome: Outcome { dropped: 1, ..Outcome::default() } })
+    let outcome = Outcome { dropped: 1, ..Outcome::default() };
+    matches!(answer, Answer::Failed(_)).then_some(Event::Outcome { ticket: ask, outcome })
 }

@@ -36,6 +36,12 @@ pub fn event_out(event: Event) -> Option<(ToPeer, Bytes)> {
             };
             (ToPeer::Control { channel: channel.get(), kind }, payload)
         }
+        Event::Joined { channel, topic } => {
+            (ToPeer::Joined { channel: channel.get(), topic: topic.to_string() }, Bytes::new())
+        }
+        Event::Left { channel, topic } => {
+            (ToPeer::Left { channel: channel.get(), topic: topic.to_string() }, Bytes::new())
+        }
         Event::Closed(closed) => (closed_out(*closed), Bytes::new()),
         Event::Http(request) => http_out(*request)?,
         Event::Outcome { ticket, outcome } => (ToPeer::Outcome(outcome_out(ticket, &outcome)), Bytes::new()),
@@ -65,6 +71,8 @@ pub fn event_in(head: ToPeer, blob: Bytes) -> Option<Event> {
             };
             Event::Control { channel: ChannelId::new(channel), kind, payload: blob }
         }
+        ToPeer::Joined { channel, topic } => Event::Joined { channel: ChannelId::new(channel), topic: topic.into() },
+        ToPeer::Left { channel, topic } => Event::Left { channel: ChannelId::new(channel), topic: topic.into() },
         ToPeer::Closed { channel, code, reason, by, lost_bytes } => {
             let (channel, lost_bytes) = (ChannelId::new(channel), lost_bytes as usize);
             Event::Closed(Box::new(Closed { channel, code, reason, by, lost_bytes }))
@@ -172,6 +180,7 @@ impl From<Audience> for broker::Audience {
         match audience {
             Audience::Channels(channels) => Self::Channels(channels.into_iter().map(ChannelId::new).collect()),
             Audience::Path(path) => Self::Path(path.into()),
+            Audience::Topic(name) => Self::Topic(name.into()),
             Audience::Process => Self::Process,
         }
     }
@@ -182,6 +191,7 @@ impl From<broker::Audience> for Audience {
         match audience {
             broker::Audience::Channels(channels) => Self::Channels(channels.into_iter().map(ChannelId::get).collect()),
             broker::Audience::Path(path) => Self::Path(path.to_string()),
+            broker::Audience::Topic(name) => Self::Topic(name.to_string()),
             broker::Audience::Process => Self::Process,
         }
     }
@@ -236,7 +246,7 @@ pub fn bind_error(failure: Failure) -> BindPathError {
         Failure::PathParams => BindError::Pattern(PatternError::TooManyParams).into(),
         // How large it was is known to the broker alone.
         Failure::Memory => BindPathError::Memory { bytes: 0 },
-        Failure::Stopped | Failure::NotUtf8 | Failure::ControlTooLong => BindPathError::Stopped,
+        Failure::Stopped | Failure::NotUtf8 | Failure::ControlTooLong | Failure::TopicName => BindPathError::Stopped,
     }
 }
 

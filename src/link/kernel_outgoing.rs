@@ -331,8 +331,15 @@ enum Offer {
 const PUSH: &[u8] = b"{\"WebSocketPush\"";
 
 /// Orders that are about channels alone, as all process libraries write them.
-const PUSHES: [&[u8]; 4] =
-    [PUSH, b"{\"WebSocketPushMany\"", b"{\"WebSocketBroadcast\"", b"{\"WebSocketExtPushOutgoing\""];
+const PUSHES: [&[u8]; 7] = [
+    PUSH,
+    b"{\"WebSocketPushMany\"",
+    b"{\"WebSocketBroadcast\"",
+    b"{\"WebSocketPublish\"",
+    b"{\"WebSocketSubscribe\"",
+    b"{\"WebSocketUnsubscribe\"",
+    b"{\"WebSocketExtPushOutgoing\"",
+];
 
 /// The answer of a broker that has no channels; paths are bound there when it is back.
 fn without_channels(request: ActionRequest) -> Option<KernelMessage> {
@@ -348,10 +355,10 @@ fn without_channels(request: ActionRequest) -> Option<KernelMessage> {
         Action::PushMany { audience, .. } => {
             let not_found = match audience {
                 Audience::Channels(channels) => channels.len() as u64,
-                Audience::Own { .. } => 0,
+                Audience::Topic { .. } | Audience::Own { .. } => 0,
             };
             reply.counted(PushCounts { not_found, ..PushCounts::default() })
         }
-        Action::Push { .. } | Action::Grant { .. } => Some(reply.refused(HttpServerError::WsChannelNotFound)),
+        Action::Push { .. } | Action::Subscribe { .. } | Action::Grant { .. } => Some(reply.refused(HttpServerError::WsChannelNotFound)),
     }
 }

@@ -7,11 +7,12 @@ use super::config::ASKS_MAX;
 use super::convert;
 use super::frame::Frame;
 use super::session::{Mark, Session};
-use super::wire::{FromPeer, Kind, ToPeer};
+use super::wire::{Audience, Failure, FromPeer, Kind, TOPICS_MAX, ToPeer};
 use crate::broker::{Batch, BindPathError, Delivery, InvalidMessage, Policy, ProcessHandle, PushError, RequestId};
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::Content;
+use crate::words::topic;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub enum Stop {
 impl From<PushError> for Stop {
     fn from(error: PushError) -> Self {
         match error {
-            PushError::OutcomesUnread | PushError::TooLarge => Self::Violation(error.to_string()),
+            PushError::OutcomesUnread | PushError::TooLarge | PushError::Topic(_) => Self::Violation(error.to_string()),
             // What waits for room is refused for no other reason.
             PushError::InboxFull | PushError::Partly | PushError::Stopped => Self::Stopped,
         }
@@ -77,6 +78,9 @@ impl<'a> Orders<'a> {
                     None => return Err(no_push(kind)),
                 }
             }
+            FromPeer::PushMany { to: Audience::Topic(name), ask, .. } if topic::check(&name).is_err() => {
+                self.refuse_topic(&name, ask)?;
+            }
             FromPeer::PushMany { to, except, kind, policy, ask } => {
                 let delivery = self.delivery(policy, ask)?;
                 let except = except.into_iter().map(ChannelId::new);
@@ -87,6 +91,9 @@ impl<'a> Orders<'a> {
                     Some(Err(invalid)) => self.refuse_message(ask, invalid)?,
                     None => return Err(no_push(kind)),
                 }
+            }
+            FromPeer::Subscribe { .. } | FromPeer::Unsubscribe { .. } | FromPeer::ListTopics { .. } => {
+                self.obey_of_topics(order)?;
             }
             FromPeer::Close { channel, code, reason, ask } => {
                 let delivery = self.delivery(None, ask)?;
@@ -108,6 +115,33 @@ impl<'a> Orders<'a> {
                 self.owner.respond(RequestId(request), status).headers(headers).body(blob).send()?;
             }
             other => return Err(Stop::Violation(format!("{} is no order of a process", name(&other)))),
+        }
+        Ok(())
+    }
+
+    fn obey_of_topics(&self, order: FromPeer) -> Result<(), Stop> {
+        match order {
+            FromPeer::Subscribe { topic: name, ask, .. } | FromPeer::Unsubscribe { topic: name, ask, .. }
+                if topic::check(&name).is_err() =>
+            {
+                self.refuse_topic(&name, ask)?;
+            }
+            FromPeer::Subscribe { channel, topic, ask } => {
+                let delivery = self.delivery(None, ask)?;
+                self.owner.subscribe(ChannelId::new(channel), topic).delivered(delivery).send()?;
+            }
+            FromPeer::Unsubscribe { channel, topic, ask } => {
+                let delivery = self.delivery(None, ask)?;
+                self.owner.unsubscribe(ChannelId::new(channel), topic).delivered(delivery).send()?;
+            }
+            FromPeer::ListTopics { prefix, after, limit, ask } => {
+                self.ask()?;
+                let limit = limit.min(TOPICS_MAX) as usize;
+                let topics = self.owner.topics(&prefix, after.as_deref(), limit).into_iter();
+                let topics = topics.map(|report| (report.topic.to_string(), report.subscribers as u64)).collect();
+                self.answer(ToPeer::Topics { ask, topics })?;
+            }
+            _ => unreachable!("only orders about topics come here"),
         }
         Ok(())
     }
@@ -178,6 +212,21 @@ impl<'a> Orders<'a> {
         }
     }
 
+    /// A name that no topic has; the question, if there was one, has not been counted yet.
+    fn refuse_topic(&self, name: &str, ask: Option<u64>) -> Result<(), Stop> {
+        let Err(invalid) = topic::check(name) else { return Ok(()) };
+        match ask {
+            Some(ask) => {
+                self.ask()?;
+                self.answer(ToPeer::Failed { ask, code: Failure::TopicName, reason: invalid.to_string() })
+            }
+            None => {
+                tracing::warn!(process = %self.owner.id(), %invalid, "an order was refused, and nobody asked");
+                Ok(())
+            }
+        }
+    }
+
     fn answer(&self, head: ToPeer) -> Result<(), Stop> {
         self.session.line.send_now(Frame::bare(&head), Mark::Answer).map_err(|_| Stop::Stopped)
     }
@@ -196,6 +245,9 @@ pub fn name(frame: &FromPeer) -> &'static str {
         FromPeer::Bye { .. } => "bye",
         FromPeer::Push { .. } => "push",
         FromPeer::PushMany { .. } => "push_many",
+        FromPeer::Subscribe { .. } => "subscribe",
+        FromPeer::Unsubscribe { .. } => "unsubscribe",
+        FromPeer::ListTopics { .. } => "list_topics",
         FromPeer::Close { .. } => "close",
         FromPeer::Bind { .. } => "bind",
         FromPeer::Unbind { .. } => "unbind",

@@ -182,7 +182,17 @@ pub struct Asked {
     /// How many were asked.
     pub count: u64,
     /// Answers that somebody waits for.
-    pub answers: HashMap<u64, Result<(), Failure>>,
+    pub answers: HashMap<u64, Answer>,
+}
+
+/// What a question of our own was answered with.
+pub enum Answer {
+    /// It was done.
+    Done,
+    /// It was not.
+    Failed(Failure),
+    /// Topics, and how many are subscribed to each.
+    Topics(Vec<(String, u64)>),
 }
 
 struct Arrived<T> {

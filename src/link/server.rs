@@ -225,11 +225,12 @@ impl Connection {
         // What it waits for from here on is bounded for each session.
         drop(place);
         let (key, begin): (_, Box<Begin>) = match &hello.attach {
-            Attach::Process { id, wants_control, policy } => {
+            Attach::Process { id, wants_control, wants_topics, policy } => {
                 let id: ProcessId = id
                     .parse()
                     .map_err(|error: ParseProcessIdError| refused(RefusedCode::Malformed, &format!("id: {error}")))?;
-                let options = AttachOptions { queue: QUEUE, policy: *policy, wants_control: *wants_control };
+                let (wants_control, wants_topics) = (*wants_control, *wants_topics);
+                let options = AttachOptions { queue: QUEUE, policy: *policy, wants_control, wants_topics };
                 let key = Key::Process(id.clone());
                 (key, Box::new(move |registry| process::begin(registry, id, options)))
             }

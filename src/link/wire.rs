@@ -17,6 +17,13 @@ pub const VERSION_MIN: u32 = 1;
 /// See [`VERSION_MIN`].
 pub const VERSION_MAX: u32 = 1;
 
+/// The most topics in one answer: their names fit a head.
+pub const TOPICS_MAX: u32 = 1000;
+
+fn topics_default() -> u32 {
+    100
+}
+
 /// Frames from a peer to the broker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,6 +62,30 @@ pub enum FromPeer {
         policy: Option<Policy>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ask: Option<u64>,
+    },
+    /// Subscribes a channel to a topic.
+    Subscribe {
+        channel: u32,
+        topic: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
+    },
+    /// Takes a channel out of a topic.
+    Unsubscribe {
+        channel: u32,
+        topic: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
+    },
+    /// Which topics there are.
+    ListTopics {
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        prefix: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+        #[serde(default = "topics_default")]
+        limit: u32,
+        ask: u64,
     },
     /// Closes a channel.
     Close {
@@ -146,6 +177,12 @@ pub enum ToPeer {
     Closed { channel: u32, code: u16, reason: Box<str>, by: ClosedBy, lost_bytes: u64 },
     /// An HTTP request with the blob as body.
     Http(HttpHead),
+    /// A channel is subscribed to a topic now.
+    Joined { channel: u32, topic: String },
+    /// A channel is not subscribed to it any more.
+    Left { channel: u32, topic: String },
+    /// Topics, and how many channels are subscribed to each.
+    Topics { ask: u64, topics: Vec<(String, u64)> },
     /// What became of a push or close that asked.
     Outcome(OutcomeHead),
     /// A path was bound or unbound.
@@ -231,6 +268,9 @@ pub enum Attach {
         /// Whether it is told of pings, pongs and close frames.
         #[serde(default)]
         wants_control: bool,
+        /// Whether it is told who is subscribed to its topics, and who has left.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        wants_topics: bool,
         #[serde(default)]
         policy: Policy,
     },
@@ -358,6 +398,8 @@ pub enum Failure {
     NotUtf8,
     /// A ping or pong of more than 125 bytes.
     ControlTooLong,
+    /// A topic's name is empty or over 255 bytes.
+    TopicName,
     /// The memory budget has no room for the route and its content.
     Memory,
     /// The broker has stopped.
@@ -393,6 +435,7 @@ pub enum Kind {
 pub enum Audience {
     Channels(Vec<u32>),
     Path(String),
+    Topic(String),
     Process,
 }
 

@@ -103,20 +103,24 @@ fn hello(attach: Attach) -> FromPeer {
 fn peers_frames() -> Vec<FromPeer> {
     let policies = [Policy::Close, Policy::DropNewest, Policy::DropOldest, Policy::Conflate { key: 1 }];
     let kinds = [Kind::Text, Kind::Binary, Kind::Ping, Kind::Pong, Kind::Close];
-    let process = |policy| Attach::Process { id: String::new(), wants_control: true, policy };
+    let process = |policy| Attach::Process { id: String::new(), wants_control: true, wants_topics: true, policy };
     let kernel = Attach::Kernel {
         node: String::new(),
         expose_local: Some(true),
         jwt_secret: Some(vec![1]),
         policy: Policy::Close,
     };
-    let audiences = [Audience::Channels(vec![1]), Audience::Path(String::new()), Audience::Process];
+    let audiences =
+        [Audience::Channels(vec![1]), Audience::Path(String::new()), Audience::Topic(String::new()), Audience::Process];
     let (path, ask) = (String::new(), Some(1));
     let mut frames = vec![
         hello(kernel),
         FromPeer::Ack { received: 1 },
         FromPeer::Beat {},
         FromPeer::Bye { failed: true },
+        FromPeer::Subscribe { channel: 1, topic: String::new(), ask },
+        FromPeer::Unsubscribe { channel: 1, topic: String::new(), ask },
+        FromPeer::ListTopics { prefix: "@".into(), after: Some(String::new()), limit: 1, ask: 1 },
         FromPeer::Close { channel: 1, code: Some(1000), reason: String::new(), ask },
         FromPeer::Bind {
             path: path.clone(),
@@ -204,6 +208,8 @@ fn brokers_frames() -> Vec<ToPeer> {
         Failure::PathParams,
         Failure::NotUtf8,
         Failure::ControlTooLong,
+        Failure::Memory,
+        Failure::TopicName,
         Failure::Stopped,
     ];
     let reason = String::new;
@@ -218,6 +224,9 @@ fn brokers_frames() -> Vec<ToPeer> {
         ToPeer::Opened(live()),
         ToPeer::Message { channel: 1, kind: Kind::Text },
         ToPeer::Control { channel: 1, kind: Kind::Ping },
+        ToPeer::Joined { channel: 1, topic: String::new() },
+        ToPeer::Left { channel: 1, topic: String::new() },
+        ToPeer::Topics { ask: 1, topics: vec![] },
         ToPeer::Http(http),
         ToPeer::Outcome(OutcomeHead::default()),
         ToPeer::Done { ask: 1 },
@@ -254,6 +263,9 @@ fn numbers(peers: &FromPeer, brokers: &ToPeer) -> (usize, usize) {
         FromPeer::Respond { .. } => 11,
         FromPeer::Kernel(_) => 12,
         FromPeer::LoggedIn(_) => 13,
+        FromPeer::Subscribe { .. } => 14,
+        FromPeer::Unsubscribe { .. } => 15,
+        FromPeer::ListTopics { .. } => 16,
     };
     let of_broker = match brokers {
         ToPeer::Welcome(_) => 0,
@@ -272,6 +284,9 @@ fn numbers(peers: &FromPeer, brokers: &ToPeer) -> (usize, usize) {
         ToPeer::Failed { .. } => 13,
         ToPeer::Kernel(_) => 14,
         ToPeer::Login(_) => 15,
+        ToPeer::Joined { .. } => 16,
+        ToPeer::Left { .. } => 17,
+        ToPeer::Topics { .. } => 18,
     };
     (of_peer, of_broker)
 }
@@ -294,7 +309,7 @@ fn the_page_names_every_frame_and_field() {
     let (peers, brokers) = (peers_frames(), brokers_frames());
     let of_peer: std::collections::BTreeSet<_> = peers.iter().map(|frame| numbers(frame, &brokers[0]).0).collect();
     let of_broker: std::collections::BTreeSet<_> = brokers.iter().map(|frame| numbers(&peers[0], frame).1).collect();
-    assert_eq!((of_peer.len(), of_broker.len()), (14, 16), "a frame is missing in this test");
+    assert_eq!((of_peer.len(), of_broker.len()), (17, 19), "a frame is missing in this test");
     let mut named = Vec::new();
     peers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));
     brokers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));

@@ -2,7 +2,7 @@
 //! handed over later.
 
 use crate::broker::{
-    Audience, Batch, BindPathError, Broadcast, Delivery, Message, ProcessHandle, PushError, RequestId,
+    Audience, Batch, BindPathError, Broadcast, Delivery, Message, ProcessHandle, PushError, RequestId, Subscribe,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
@@ -23,6 +23,8 @@ pub(crate) trait Orders {
         message: Message,
         delivery: Delivery,
     ) -> Result<(), PushError>;
+
+    fn subscribe(&self, channel: ChannelId, topic: &str, is_out: bool, delivery: Delivery) -> Result<(), PushError>;
 
     fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError>;
 
@@ -56,6 +58,17 @@ fn broadcast<'p>(
     owner.broadcast(message).to(audience).except_all(except.iter().copied()).delivered(delivery)
 }
 
+fn subscribe<'p>(
+    owner: &'p ProcessHandle,
+    channel: ChannelId,
+    topic: &str,
+    is_out: bool,
+    delivery: Delivery,
+) -> Subscribe<'p> {
+    let order = if is_out { owner.unsubscribe(channel, topic) } else { owner.subscribe(channel, topic) };
+    order.delivered(delivery)
+}
+
 impl Orders for ProcessHandle {
     fn push(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
         self.push(channel, message).delivered(delivery).send()
@@ -69,6 +82,10 @@ impl Orders for ProcessHandle {
         delivery: Delivery,
     ) -> Result<(), PushError> {
         broadcast(self, audience, except, message, delivery).send()
+    }
+
+    fn subscribe(&self, channel: ChannelId, topic: &str, is_out: bool, delivery: Delivery) -> Result<(), PushError> {
+        subscribe(self, channel, topic, is_out, delivery).send()
     }
 
     fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
@@ -130,6 +147,11 @@ impl Orders for Collecting<'_> {
         delivery: Delivery,
     ) -> Result<(), PushError> {
         self.batch.borrow_mut().add(broadcast(self.owner, audience, except, message, delivery));
+        Ok(())
+    }
+
+    fn subscribe(&self, channel: ChannelId, topic: &str, is_out: bool, delivery: Delivery) -> Result<(), PushError> {
+        self.batch.borrow_mut().add(subscribe(self.owner, channel, topic, is_out, delivery));
         Ok(())
     }
 

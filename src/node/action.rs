@@ -136,6 +136,31 @@ pub enum HttpServerAction {
         #[serde(default)]
         except: Vec<u32>,
     },
+    /// Subscribes a channel of the process to a topic of the process, until it is unsubscribed or ends.
+    WebSocketSubscribe {
+        /// The channel.
+        channel_id: u32,
+        /// The topic: 1 to 255 bytes.
+        topic: String,
+    },
+    /// Takes a channel out of a topic.
+    WebSocketUnsubscribe {
+        /// The channel.
+        channel_id: u32,
+        /// The topic.
+        topic: String,
+    },
+    /// Sends the blob to every channel of the process that is subscribed to a topic, encoded once. Text, Binary, Ping or
+    /// Pong.
+    WebSocketPublish {
+        /// The topic.
+        topic: String,
+        /// The type of the frame.
+        message_type: WsMessageType,
+        /// Channels to leave out.
+        #[serde(default)]
+        except: Vec<u32>,
+    },
     /// Lets a process of another node push to a channel, until the channel ends.
     WebSocketGrant {
         /// The channel. Null or absent: all channels of the process, those to come included.
@@ -212,6 +237,9 @@ mod tests {
             r#"{"WebSocketPushMany":{"channel_ids":[7,8],"message_type":"Text"}}"#,
             r#"{"WebSocketBroadcast":{"path":"/","message_type":"Binary","except":[7]}}"#,
             r#"{"WebSocketBroadcast":{"path":null,"message_type":"Binary","except":[]}}"#,
+            r#"{"WebSocketSubscribe":{"channel_id":7,"topic":"room"}}"#,
+            r#"{"WebSocketUnsubscribe":{"channel_id":7,"topic":"room"}}"#,
+            r#"{"WebSocketPublish":{"topic":"room","message_type":"Text","except":[7]}}"#,
             r#"{"WebSocketGrant":{"channel_id":7,"address":"bob.os@p:p:t.os"}}"#,
             r#"{"WebSocketRevoke":{"channel_id":null,"address":"bob.os@p:p:t.os"}}"#,
         ] {

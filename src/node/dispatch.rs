@@ -14,6 +14,7 @@ use crate::broker::{self, InvalidMessage};
 use crate::channel::ChannelId;
 use crate::gateway::Dialect;
 use crate::proto::MessageKind;
+use crate::words::topic;
 
 /// What a message to the HTTP server is.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,6 +104,15 @@ pub enum Action {
         /// The frame.
         message: broker::Message,
     },
+    /// Subscribe a channel of the requester to one of its topics, or take it out of it.
+    Subscribe {
+        /// The channel.
+        channel: ChannelId,
+        /// The topic.
+        topic: String,
+        /// Out of it instead.
+        is_out: bool,
+    },
     /// Let a process of another node push to a channel of the requester, or no more.
     Grant {
         /// The channel; none: all of the requester's.
@@ -124,6 +134,13 @@ pub enum Action {
 pub enum Audience {
     /// These channels.
     Channels(Vec<ChannelId>),
+    /// The requester's channels that are subscribed to this topic of the requester.
+    Topic {
+        /// The topic.
+        topic: String,
+        /// Channels to leave out.
+        except: Vec<ChannelId>,
+    },
     /// Every channel of the requester.
     Own {
         /// Only those that were opened on this path, as it was bound.
@@ -281,12 +298,27 @@ fn judge(
         Asked::WebSocketBroadcast { path, message_type, except } => {
             push_many(Audience::Own { path, except: channels(except) }, message_type, blob)?
         }
+        Asked::WebSocketSubscribe { channel_id, topic } => subscribe(channel_id, topic, false)?,
+        Asked::WebSocketUnsubscribe { channel_id, topic } => subscribe(channel_id, topic, true)?,
+        Asked::WebSocketPublish { topic, message_type, except } => {
+            check_topic(&topic)?;
+            push_many(Audience::Topic { topic, except: channels(except) }, message_type, blob)?
+        }
         Asked::WebSocketGrant { channel_id, address } => grant(channel_id, &address, true, our_node)?,
         Asked::WebSocketRevoke { channel_id, address } => grant(channel_id, &address, false, our_node)?,
         Asked::WebSocketOpen { .. } | Asked::WebSocketExtPushData { .. } | Asked::WebSocketExtPushOutgoing { .. } => {
             return Err(HttpServerError::MalformedRequest);
         }
     })
+}
+
+fn subscribe(channel_id: u32, topic: String, is_out: bool) -> Result<Action, HttpServerError> {
+    check_topic(&topic)?;
+    Ok(Action::Subscribe { channel: ChannelId::new(channel_id), topic, is_out })
+}
+
+fn check_topic(name: &str) -> Result<(), HttpServerError> {
+    topic::check(name).map_err(|_| HttpServerError::MalformedRequest)
 }
 
 /// Paths are bound below the process id, so only a process of this node whose id fits a path may bind.

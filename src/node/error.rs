@@ -1,4 +1,5 @@
-//! What the HTTP server answers to an action: nothing wrong, one of five refusals (six for a grant), or counts.
+//! What the HTTP server answers to an action: nothing wrong, one of five refusals (another for a grant or a subscription), or
+//! counts.
 //!
 //! The JSON of an answer is that of `Result`: `{"Ok":null}` or `{"Err":"WsChannelNotFound"}`.
 
@@ -25,6 +26,10 @@ pub enum HttpServerError {
     /// A `WebSocketGrant`, and no other action, met as many guests as a channel (64) or a process (1,024) may have.
     #[error("there are as many guests as there may be")]
     TooManyGrants,
+    /// A `WebSocketSubscribe`, and no other action: the channel has as many topics as it may have (128), all channels
+    /// together have, or there is no memory.
+    #[error("there are as many subscriptions as there may be")]
+    TooManySubscriptions,
 }
 
 /// What became of a push to many channels, by count of channels. Bodies of the answers to `WebSocketPushMany` and

@@ -108,7 +108,9 @@ impl<K: ToKernel> Outlet<K> {
             }
             Event::Http(request) => self.http(process, *request),
             Event::Outcome { ticket, outcome } => self.pending.settle(ticket, &outcome),
-            Event::Failed { ticket, .. } => Some(perform::refusal(ticket, &self.events, process)),
+            Event::Failed { ticket, outcome } => Some(perform::refusal(ticket, &outcome, &self.events, process)),
+            // The contract knows nothing of them, and no kernel asks for them.
+            Event::Joined { .. } | Event::Left { .. } => None,
         }
     }
 

@@ -58,13 +58,18 @@ pub(crate) enum Unasked {
 enum Asked {
     Push,
     PushMany,
+    Subscribe,
     Close,
     Grant,
 }
 
-/// The answer to an unasked push or close of `process` that failed.
-pub(crate) fn refusal(id: u64, events: &Events, process: &ProcessId) -> KernelMessage {
-    Reply::unasked(id, events.address_of(process), events.name()).refused(HttpServerError::WsChannelNotFound)
+/// The answer to an unasked push, subscription or close of `process` that failed.
+pub(crate) fn refusal(id: u64, outcome: &Outcome, events: &Events, process: &ProcessId) -> KernelMessage {
+    let error = match outcome.dropped {
+        0 => HttpServerError::WsChannelNotFound,
+        _ => HttpServerError::TooManySubscriptions,
+    };
+    Reply::unasked(id, events.address_of(process), events.name()).refused(error)
 }
 
 impl Pending {
@@ -94,6 +99,9 @@ impl Pending {
             Action::Push { channel, message } => owner.push(channel, message, self.delivery(Asked::Push, reply))?,
             Action::PushMany { audience, message } => {
                 push_many(owner, audience, message, self.delivery(Asked::PushMany, reply))?;
+            }
+            Action::Subscribe { channel, topic, is_out } => {
+                owner.subscribe(channel, &topic, is_out, self.delivery(Asked::Subscribe, reply))?;
             }
             Action::Close { channel } => {
                 owner.close(channel, CLOSE_WITHOUT_CODE, "", self.delivery(Asked::Close, reply))?;
@@ -136,7 +144,7 @@ impl Pending {
                 (channels, message, Asked::PushMany)
             }
             Action::PushMany { .. } => return reply.counted(PushCounts::default()),
-            Action::Close { .. } | Action::Grant { .. } => {
+            Action::Close { .. } | Action::Subscribe { .. } | Action::Grant { .. } => {
                 return Some(reply.refused(HttpServerError::WsChannelNotFound));
             }
             // Binds were refused already.
@@ -152,7 +160,7 @@ impl Pending {
             return self.ticket(asked, reply);
         }
         match (self.unasked, asked) {
-            (Unasked::Failures, Asked::Push | Asked::Close) => Delivery::asking_failure(reply.id()),
+            (Unasked::Failures, Asked::Push | Asked::Subscribe | Asked::Close) => Delivery::asking_failure(reply.id()),
             _ => Delivery::default(),
         }
     }
@@ -182,6 +190,10 @@ impl Pending {
             Asked::PushMany => return reply.counted(counts(outcome)),
             // A channel that is closing takes no more frames: for the process it is gone.
             Asked::Push => outcome.not_found + outcome.not_owner + outcome.closed > 0,
+            Asked::Subscribe if outcome.dropped > 0 => {
+                return Some(reply.refused(HttpServerError::TooManySubscriptions));
+            }
+            Asked::Subscribe => outcome.sent == 0,
             // An unknown channel is closed already (node contract, section 3).
             Asked::Close => outcome.not_owner > 0,
             Asked::Grant if outcome.dropped > 0 => return Some(reply.refused(HttpServerError::TooManyGrants)),
@@ -254,7 +266,9 @@ pub(crate) fn described(request: &ActionRequest) -> String {
         Action::UnbindWebSocket { path } => format!("unbinding WebSocket {path:?} of {process}"),
         Action::Grant { guest, is_granted: true, .. } => format!("{guest} may push to channels of {process}"),
         Action::Grant { guest, .. } => format!("{guest} may push to channels of {process} no more"),
-        Action::Push { .. } | Action::PushMany { .. } | Action::Close { .. } => format!("an order of {process}"),
+        Action::Push { .. } | Action::PushMany { .. } | Action::Subscribe { .. } | Action::Close { .. } => {
+            format!("an order of {process}")
+        }
     }
 }
 
@@ -266,6 +280,7 @@ fn push_many(
 ) -> Result<(), PushError> {
     let (audience, except) = match audience {
         Audience::Channels(channels) => (broker::Audience::Channels(channels), Vec::new()),
+        Audience::Topic { topic, except } => (broker::Audience::Topic(topic.into()), except),
         Audience::Own { path: Some(path), except } => (broker::Audience::Path(as_bound(&path)), except),
         Audience::Own { path: None, except } => (broker::Audience::Process, except),
     };

@@ -147,8 +147,8 @@ impl Attached {
             }
             Event::Closed(closed) => Some(self.closed(&closed)),
             Event::Http(request) => self.http(*request),
-            // Asked for only where a kernel carries the refusal.
-            Event::Failed { .. } => None,
+            // Asked for only where a kernel carries the refusal, or by processes that want to be told of topics.
+            Event::Failed { .. } | Event::Joined { .. } | Event::Left { .. } => None,
             Event::Outcome { ticket, outcome } => {
                 let answer = self.pending.settle(ticket, &outcome)?;
                 self.answer(answer)

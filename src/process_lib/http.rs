@@ -33,6 +33,39 @@ pub fn send_ws_push(
     Ok(runtime::with(|state| state.push(node, channel_id, message_type, blob))?)
 }
 
+/// Subscribes a channel of this process to a topic of this process, a name of 1 to 255 bytes: what is
+/// [published](ws_publish) behind it reaches the channel, until it is unsubscribed or closed.
+///
+/// # Errors
+/// When the channel is gone or another process', when it has as many topics as it may have, or the server does not answer.
+pub fn ws_subscribe(channel_id: u32, topic: impl Into<String>) -> anyhow::Result<()> {
+    ask(HttpServerAction::WebSocketSubscribe { channel_id, topic: topic.into() }, None)
+}
+
+/// Takes a channel of this process out of a topic.
+///
+/// # Errors
+/// When the channel is gone or another process', or the server does not answer.
+pub fn ws_unsubscribe(channel_id: u32, topic: impl Into<String>) -> anyhow::Result<()> {
+    ask(HttpServerAction::WebSocketUnsubscribe { channel_id, topic: topic.into() }, None)
+}
+
+/// Pushes one message to all channels of this process that are subscribed to a topic, but those in `except`. Does not wait
+/// for clients, and nothing is heard of it: send the action as a [`Request`] that expects a response where counts matter.
+///
+/// # Errors
+/// When the process was stopped.
+pub fn ws_publish(
+    topic: impl Into<String>,
+    message_type: WsMessageType,
+    except: Vec<u32>,
+    blob: LazyLoadBlob,
+) -> anyhow::Result<()> {
+    let action = HttpServerAction::WebSocketPublish { topic: topic.into(), message_type, except };
+    let request = Request::to(Address::new(OUR, http_server_process())).body(serde_json::to_vec(&action)?);
+    request.blob(blob).send()
+}
+
 /// Closes a channel of this process; it hears of the end by [`HttpServerRequest::WebSocketClose`].
 ///
 /// # Errors

@@ -124,6 +124,15 @@ impl Orders for LinkSeat {
         self.sent(self.client.push_many(audience, except, message, policy, ask), ask)
     }
 
+    fn subscribe(&self, channel: ChannelId, topic: &str, is_out: bool, delivery: Delivery) -> Result<(), PushError> {
+        let (_, ask) = delivery.into_parts();
+        let sent = match is_out {
+            true => self.client.unsubscribe(channel, topic, ask),
+            false => self.client.subscribe(channel, topic, ask),
+        };
+        self.sent(sent, ask)
+    }
+
     fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
         let (_, ask) = delivery.into_parts();
         self.sent(self.client.close(channel, code, reason, ask), ask)

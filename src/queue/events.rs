@@ -77,7 +77,7 @@ impl Batch {
             Event::Message { .. } | Event::Control { .. } | Event::Http(_) => self.messages += 1,
             Event::Outcome { .. } => self.outcomes += 1,
             Event::Failed { .. } => self.failures += 1,
-            Event::Opened(_) | Event::Closed(_) => {}
+            Event::Opened(_) | Event::Joined { .. } | Event::Left { .. } | Event::Closed(_) => {}
         }
         self.bytes += event.heap_bytes();
         self.events.push(event);

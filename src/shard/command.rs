@@ -11,6 +11,7 @@ use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::owners::directory::Directory;
+use crate::shard::owners::topics::{Claim, Topic};
 pub use crate::words::policy::Policy;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub enum Command {
     Close(Box<Close>),
     /// One frame of a guest to channels of this shard.
     PushAsGuest(Box<GuestPush>),
+    /// Subscribe a channel to a topic, or out of it.
+    Subscribe(Box<Subscribe>),
     /// Let a guest in to a channel, or no more.
     Grant(Box<Grant>),
     /// The answer to a waiting HTTP request.
@@ -126,6 +129,8 @@ pub enum ShardAudience {
     Channels(Vec<ChannelId>),
     /// The process' channels that were opened on this path.
     Path(Arc<str>),
+    /// The process' channels that are subscribed to this topic.
+    Topic(Arc<Topic>),
     /// All channels of the process.
     Process,
 }
@@ -176,6 +181,29 @@ pub struct GuestPush {
     pub part: Option<Box<Part>>,
 }
 
+/// Subscribes one channel to a topic, or takes it out of it.
+#[derive(Debug)]
+pub struct Subscribe {
+    /// Which.
+    pub channel: ChannelId,
+    /// Who asks: only the channel's owner may.
+    pub owner: OwnerId,
+    /// Into or out of which topic.
+    pub change: Membership,
+    /// Who wants to know: `sent` counts 1 if it is so now, `dropped` if there are too many or no memory, `closed` if the
+    /// channel is closing.
+    pub asked: Asked,
+}
+
+/// Into or out of a topic.
+#[derive(Debug)]
+pub enum Membership {
+    /// Into the topic of this claim. None: there was no memory for it.
+    In(Option<Claim>),
+    /// Out of it. None: nobody is subscribed to it.
+    Out(Option<Arc<Topic>>),
+}
+
 /// Lets a guest in to one channel, or no more.
 #[derive(Debug)]
 pub struct Grant {
@@ -223,6 +251,8 @@ impl Command {
             Command::Push(push) => push.frame.payload.len() + push.asked.heap_bytes(),
             Command::PushMany(many) => size_of::<PushMany>() + many.heap_bytes(),
             Command::PushAsGuest(push) => size_of::<GuestPush>() + push.heap_bytes(),
+            // The topic itself is charged.
+            Command::Subscribe(subscribe) => size_of::<Subscribe>() + subscribe.asked.heap_bytes(),
             Command::Grant(grant) => size_of::<Grant>() + grant.guest.heap_bytes() + grant.asked.heap_bytes(),
             Command::Close(close) => size_of::<Close>() + close.why.reason.len() + close.asked.heap_bytes(),
             Command::Respond(respond) => size_of::<Respond>() + respond.response.heap_bytes(),
@@ -256,7 +286,7 @@ impl HeapBytes for PushMany {
     fn heap_bytes(&self) -> usize {
         let audience = match &self.audience {
             ShardAudience::Channels(channels) => channels.heap_bytes(),
-            ShardAudience::Path(_) | ShardAudience::Process => 0,
+            ShardAudience::Path(_) | ShardAudience::Topic(_) | ShardAudience::Process => 0,
         };
         audience
             + size_of_val(&*self.except)

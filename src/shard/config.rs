@@ -50,6 +50,8 @@ pub struct Config {
     pub pings_unanswered_max: u8,
     /// Pings and pongs that a client may send within a second; more close it with 1008. 0 is no limit.
     pub control_frames_per_s_max: u16,
+    /// Topics that one channel may be subscribed to; 65,535 at most. Default 128: a page that shows so many things at once.
+    pub topics_per_channel_max: usize,
     /// Payloads up to this size are copied next to their header for one channel. Measured: one joined buffer beats
     /// a gathering write for small frames; a copy of 4 KiB costs less than the second part does.
     pub copy_bytes_max: usize,
@@ -91,6 +93,7 @@ impl Default for Config {
             ping_interval_ms: 25_000,
             pings_unanswered_max: 2,
             control_frames_per_s_max: 100,
+            topics_per_channel_max: 128,
             copy_bytes_max: 4 * 1024,
             copy_shared_bytes_max: 64 * 1024 - 16,
         }

@@ -303,6 +303,7 @@ impl Shard {
             shard: self.index,
             connections: self.table.len(),
             channels: self.table.channels(),
+            subscriptions: self.owners.iter().map(|local| local.subscriptions.count()).sum(),
             window_bytes: self.out.window_bytes(),
             turns: self.turns,
             memory: self.memory_report(self.index == 0),

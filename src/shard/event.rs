@@ -36,6 +36,20 @@ pub enum Event {
         /// The payload; for Close the reason without the code.
         payload: Bytes,
     },
+    /// A channel is subscribed to a topic from now on; only for processes that asked for it.
+    Joined {
+        /// Which channel.
+        channel: ChannelId,
+        /// The topic.
+        topic: Arc<str>,
+    },
+    /// A channel is not subscribed to a topic any more; likewise. One that closes leaves its topics first.
+    Left {
+        /// Which channel.
+        channel: ChannelId,
+        /// The topic.
+        topic: Arc<str>,
+    },
     /// The channel is gone.
     Closed(Box<Closed>),
     /// An HTTP request for a path of this process; it waits for a response.
@@ -61,6 +75,7 @@ impl HeapBytes for Event {
         match self {
             Self::Opened(opened) => opened.heap_bytes(),
             Self::Message { payload, .. } | Self::Control { payload, .. } => payload.heap_bytes(),
+            Self::Joined { topic, .. } | Self::Left { topic, .. } => topic.heap_bytes(),
             Self::Closed(closed) => closed.heap_bytes(),
             Self::Http(request) => request.heap_bytes(),
             Self::Failed { .. } | Self::Outcome { .. } => 0,

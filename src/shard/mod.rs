@@ -39,7 +39,7 @@ pub use config::{Config, Deflate};
 pub use memory::MemoryReport;
 pub use out::deflate;
 pub use owners::directory::{Directory, Owner};
-pub use owners::{directory, grants};
+pub use owners::{directory, grants, topics};
 pub use table::connection::{End, Token};
 pub use table::wheel::TICK_MS;
 

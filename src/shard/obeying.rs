@@ -67,6 +67,7 @@ impl Shard {
             }
             Command::PushMany(many) => return self.push_many(*many),
             Command::PushAsGuest(push) => return self.push_as_guest(*push),
+            Command::Subscribe(subscribe) => self.subscribe(*subscribe),
             Command::Grant(grant) => self.grant(*grant),
             Command::Close(close) => self.close_by_process(*close),
             Command::Respond(respond) => {

@@ -61,6 +61,12 @@ pub struct ChannelReport {
     pub ping_ms: Option<u16>,
     /// Whether a close frame has been sent, and its answer is awaited.
     pub is_closing: bool,
+    /// How many topics it is subscribed to.
+    #[serde(default)]
+    pub subscriptions: usize,
+    /// Which, by name; told where this one channel is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics: Vec<Arc<str>>,
 }
 
 /// A part of the answer to a [`ChannelFilter`].

@@ -95,6 +95,12 @@ counts! {
     proxy_headers_refused,
     /// Registrations refused.
     registrations_refused,
+    /// Subscriptions of channels to topics.
+    subscribed,
+    /// Subscriptions ended, by the process or with their channel.
+    unsubscribed,
+    /// Subscriptions refused: too many, or no memory.
+    subscriptions_refused,
 }
 
 /// How long the turns of a shard's thread were, in time on its processor: what others waited for in vain is not in it.
@@ -142,6 +148,9 @@ pub struct Report {
     pub connections: usize,
     /// Live channels.
     pub channels: usize,
+    /// Subscriptions of channels to topics.
+    #[serde(default)]
+    pub subscriptions: usize,
     /// Bytes that wait for their first send.
     pub window_bytes: usize,
     /// What it holds for clients and processes.

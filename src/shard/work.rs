@@ -24,6 +24,8 @@ pub(super) const OFFER_NS: u64 = 15;
 pub(super) const OFFER_BEHIND_NS: u64 = 150;
 /// One channel ended, or looked for in vain.
 pub(super) const END_NS: u64 = 500;
+/// One channel subscribed to a topic, or out of it.
+pub(super) const SUBSCRIBE_NS: u64 = 150;
 /// One connection whose time has come.
 pub(super) const LOOK_NS: u64 = 60;
 /// Passing over one place of a list.

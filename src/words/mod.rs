@@ -4,3 +4,4 @@
 
 pub mod close_reason;
 pub mod policy;
+pub mod topic;

@@ -94,5 +94,7 @@ mod slow_reader_delays_nobody;
 mod slowloris;
 mod split_invariance;
 mod the_log_is_no_danger;
+mod topics;
+mod topics_in_a_node;
 mod vanished_peers;
 mod yield_lets_io_run;

@@ -70,6 +70,7 @@ pub struct Fan {
     pub channels: Vec<ChannelId>,
     /// By socket.
     pub tokens: Vec<Token>,
+    pub owner: Arc<Owner>,
     receiver: ProcessReceiver,
 }
 
@@ -84,17 +85,18 @@ impl Fan {
         let process: ProcessId = "fan:bench:sys".parse().unwrap();
         let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
         let mut directory = Directory::new(Snapshot::new(Settings::new("local.os", Dialect::Kinode)));
-        let owner = Owner::new(OWNER, process.clone(), queue, Policy::Close, false);
+        let owner = Arc::new(Owner::new(OWNER, process.clone(), queue, Policy::Close, false));
         directory.gateway.bind_websocket(OWNER, &process, "/", Default::default()).unwrap();
         directory.gateway.bind_http(OWNER, &process, "/http", Default::default()).unwrap();
-        directory.attach(Arc::new(owner));
+        directory.attach(owner.clone());
         let taken = Arc::new(Taken::default());
         let config = Arc::new(config);
         let flusher = Box::new(NullFlush(taken.clone()));
         let common =
             Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Default::default() };
         let shard = Shard::new(0, 1, common, flusher, 7, 0);
-        let mut fan = Self { shard, taken, channels: Vec::with_capacity(channels), tokens: Vec::new(), receiver };
+        let mut fan =
+            Self { shard, taken, channels: Vec::with_capacity(channels), tokens: Vec::new(), owner, receiver };
         for at in 0..channels {
             fan.open(at);
         }

@@ -18,6 +18,7 @@ mod process;
 mod pump;
 mod rng;
 mod settings;
+mod topics;
 mod wire;
 mod world;
 

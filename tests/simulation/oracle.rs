@@ -3,7 +3,7 @@
 use super::payload;
 use pushring::internals::shard::command::Policy;
 use pushring::internals::shard::event::ClosedBy;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// What is known of a push to a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct Channel {
     /// How many pushes stood before the process' close.
     pub closed_at: Option<usize>,
     pub has_guests: bool,
+    /// What it is subscribed to, in the order in which its shard was told.
+    pub topics: BTreeSet<&'static str>,
     pub messages: u64,
     pub ended: Option<Ended>,
 }
@@ -91,6 +93,7 @@ impl Channel {
             is_lossy: false,
             closed_at: None,
             has_guests: false,
+            topics: BTreeSet::new(),
             messages: 0,
             ended: None,
         }

@@ -21,15 +21,17 @@ use std::sync::Arc;
 pub const CLOSE_CODE: u16 = 4000;
 
 /// An order, and what the oracle notes once it was handed over.
-struct Order {
-    shard: usize,
-    command: Command,
-    note: Note,
-    awaits: Option<u64>,
+pub struct Order {
+    pub shard: usize,
+    pub command: Command,
+    pub note: Note,
+    pub awaits: Option<u64>,
 }
 
-enum Note {
+pub enum Note {
     Nothing,
+    Topic { name: &'static str, except: Arc<[ChannelId]>, pushed: Pushed },
+    Membership { channel: u32, name: &'static str, is_out: bool },
     Push(u32, Pushed),
     Many { audience: ShardAudience, except: Arc<[ChannelId]>, pushed: Pushed, only: &'static str },
     Guest(Vec<u32>, Pushed),
@@ -112,8 +114,9 @@ impl World {
         for _ in 0..self.processes[index].rng.below(4) {
             match self.processes[index].rng.below(200) {
                 0..140 => orders.extend(self.push_one(index)),
-                140..190 => orders.extend(self.push_many(index)),
-                _ => {}
+                140..180 => orders.extend(self.push_many(index)),
+                180..190 => orders.extend(self.subscribe(index)),
+                _ => orders.extend(self.publish(index)),
             }
             if self.processes[index].rng.now_and_then(rates.close) {
                 orders.extend(self.close_one(index));
@@ -127,7 +130,7 @@ impl World {
     }
 
     /// Makes the parts of a ticket whose outcome is awaited.
-    fn awaits(&mut self, parts: usize, awaited: Awaited) -> (u64, Vec<pushring::internals::shard::outcome::Part>) {
+    pub fn awaits(&mut self, parts: usize, awaited: Awaited) -> (u64, Vec<pushring::internals::shard::outcome::Part>) {
         let id = self.next_push;
         self.next_push += 1;
         self.awaited.insert(id, awaited);
@@ -143,7 +146,7 @@ impl World {
         (id, parts)
     }
 
-    fn draw_frame(&mut self, index: usize) -> (u8, PushKind, usize) {
+    pub fn draw_frame(&mut self, index: usize) -> (u8, PushKind, usize) {
         let rng = &mut self.processes[index].rng;
         match rng.below(20) {
             0 => (9, PushKind::Ping, rng.below(100)),
@@ -154,17 +157,17 @@ impl World {
     }
 
     /// The channel of any client, of whatever process. Draws as much whatever there is.
-    fn draw_channel(&mut self, index: usize) -> Option<u32> {
+    pub fn draw_channel(&mut self, index: usize) -> Option<u32> {
         let recent = self.clients.len().min(40);
         let number = self.arrived.saturating_sub(self.processes[index].rng.below(recent) + 1);
         self.channel_of.get(&number).copied()
     }
 
-    fn shard_of(&self, channel: u32) -> usize {
+    pub fn shard_of(&self, channel: u32) -> usize {
         ChannelId::new(channel).shard(self.pumps.len() as u32) as usize
     }
 
-    fn draw_policy(&mut self, index: usize, opcode: u8) -> Option<Policy> {
+    pub fn draw_policy(&mut self, index: usize, opcode: u8) -> Option<Policy> {
         let rng = &mut self.processes[index].rng;
         let key = rng.next() % 4;
         // Of each kind there is; for half of the pushes none.
@@ -394,6 +397,9 @@ impl World {
         match note {
             Note::Nothing => {}
             Note::Push(id, pushed) => self.channel(id).push(pushed),
+            Note::Topic { name, except, pushed } => self.note_published(index, shard, name, &except, &pushed),
+            Note::Membership { channel, name, is_out: false } => drop(self.channel(channel).topics.insert(name)),
+            Note::Membership { channel, name, is_out: true } => drop(self.channel(channel).topics.remove(name)),
             Note::Many { audience, except, pushed, only } => {
                 self.note_many(index, shard, &audience, &except, &pushed, only);
             }
@@ -432,13 +438,14 @@ impl World {
                     self.clients[channel.client].errand.path.as_ref().is_some_and(|path| path.ends_with(only))
                 }
                 ShardAudience::Process => true,
+                ShardAudience::Topic(_) => unreachable!("noted by its name"),
             };
             if is_named && id.shard(shards) as usize == shard && !except.contains(&id) {
                 channel.push(pushed.clone());
             }
         }
         let only = match audience {
-            ShardAudience::Channels(_) => return,
+            ShardAudience::Channels(_) | ShardAudience::Topic(_) => return,
             ShardAudience::Path(_) => Some(only),
             ShardAudience::Process => None,
         };

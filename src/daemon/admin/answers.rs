@@ -9,8 +9,8 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use pushring::ChannelFilter;
 use pushring::control::{self, Answer, ChannelQuery, Exposition, Filter, Request};
+use pushring::{ChannelFilter, TopicQuery};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -45,6 +45,7 @@ pub fn router(parts: Arc<Parts>) -> Router {
         .route("/channels", get(channels))
         .route("/channels/close", post(close))
         .route("/processes", get(processes))
+        .route("/topics", get(topics))
         .route("/drain", post(drain))
         .route("/reload", post(reload))
         .fallback(async || error(StatusCode::NOT_FOUND, "there is nothing at this path: / is the page"))
@@ -139,6 +140,13 @@ async fn stats(parts: Shared) -> Response {
 
 async fn processes(parts: Shared) -> Response {
     answer(&parts, Request::Processes {}).await
+}
+
+async fn topics(parts: Shared, query: Result<Query<TopicQuery>, axum::extract::rejection::QueryRejection>) -> Response {
+    match query {
+        Ok(Query(query)) => answer(&parts, Request::Topics(query)).await,
+        Err(rejection) => error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    }
 }
 
 async fn disconnects(

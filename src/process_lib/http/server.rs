@@ -30,6 +30,9 @@ pub enum HttpServerError {
     /// No channel of that id belongs to the process.
     #[error("no channel of this id belongs to the process")]
     WsChannelNotFound,
+    /// A channel has as many topics as it may have, or all channels together have.
+    #[error("there are as many subscriptions as there may be")]
+    TooManySubscriptions,
     /// The server did not answer in time.
     #[error("the http server did not answer in time")]
     Timeout,
@@ -46,6 +49,7 @@ impl From<node::HttpServerError> for HttpServerError {
             node::HttpServerError::InvalidSourceProcess => Self::InvalidSourceProcess,
             node::HttpServerError::WsPingPongTooLong => Self::WsPingPongTooLong,
             node::HttpServerError::WsChannelNotFound => Self::WsChannelNotFound,
+            node::HttpServerError::TooManySubscriptions => Self::TooManySubscriptions,
             // Nothing here asks for a grant.
             node::HttpServerError::TooManyGrants => Self::UnexpectedResponse,
         }

@@ -45,6 +45,8 @@ pub struct MemoryReport {
     pub process_queue_bytes: usize,
     /// Routes and their static content.
     pub content_bytes: usize,
+    /// Topics, and who is subscribed to them.
+    pub topic_bytes: usize,
     /// What links keep for their peers.
     pub link_bytes: usize,
 }
@@ -57,7 +59,7 @@ impl MemoryReport {
 
     /// What is held outside of shards, as the first of them tells it.
     pub fn kept_bytes(&self) -> usize {
-        self.process_queue_bytes + self.content_bytes + self.link_bytes
+        self.process_queue_bytes + self.content_bytes + self.topic_bytes + self.link_bytes
     }
 }
 
@@ -352,6 +354,7 @@ impl Memory {
         MemoryReport {
             process_queue_bytes: held.events,
             content_bytes: held.content,
+            topic_bytes: held.topics,
             link_bytes: held.link,
             ..self.report()
         }

@@ -129,6 +129,12 @@ impl Shard {
                 slots.extend(self.local_owner(owner).map_or(&[][..], |local| local.channels_on(&path)));
                 Reached::All(self.table.cohort(slots))
             }
+            ShardAudience::Topic(topic) => {
+                let mut slots = std::mem::take(&mut self.out.audience);
+                let shard = self.owners.shard();
+                slots.extend(self.local_owner(owner).map_or(&[][..], |local| local.subscriptions.of(shard, &topic)));
+                Reached::All(self.table.cohort(slots))
+            }
             ShardAudience::Process => {
                 let mut slots = std::mem::take(&mut self.out.audience);
                 let lists = self.local_owner(owner).into_iter().flat_map(LocalOwner::channels);

@@ -8,6 +8,7 @@ use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
 use crate::queue::events::{Batch, ProcessQueue};
 use crate::shard::out::deflate::Windows;
+use crate::shard::owners::topics::Topics;
 use crate::words::policy::Policy;
 use rpds::HashTrieMapSync;
 use std::sync::Arc;
@@ -30,13 +31,23 @@ pub struct Owner {
     pub windows: Arc<Windows>,
     /// How many connections it has.
     pub connections: Arc<OfProcess>,
+    /// What its channels are subscribed to.
+    pub topics: Arc<Topics>,
+    /// Whether it is told who is subscribed and who has left.
+    pub wants_topics: bool,
 }
 
 impl Owner {
     /// One that has no channels yet.
     pub fn new(id: OwnerId, process: ProcessId, queue: ProcessQueue, policy: Policy, wants_control: bool) -> Self {
         let purse = queue.purse(process.clone());
-        Self { id, process, queue, purse, policy, wants_control, windows: Arc::default(), connections: Arc::default() }
+        let (windows, connections, topics) = Default::default();
+        Self { id, process, queue, purse, policy, wants_control, windows, connections, topics, wants_topics: false }
+    }
+
+    /// The same, and it is told who is subscribed to its topics and who has left them.
+    pub fn told_of_topics(self, wants_topics: bool) -> Self {
+        Self { wants_topics, ..self }
     }
 
     /// Hands it a batch of events. Returns false when it is gone.

@@ -9,6 +9,9 @@ pub mod directory;
 pub mod grants;
 mod guests;
 pub(super) mod owner;
+mod subscribing;
+mod subscriptions;
+pub mod topics;
 
 use self::directory::{Directory, Owner};
 use self::grants::Grants;
@@ -154,6 +157,11 @@ impl Owners {
         owner.has_room_to_open(pending, opened_bytes)
     }
 
+    /// The shard's number.
+    pub fn shard(&self) -> u32 {
+        self.shard
+    }
+
     /// This connection waits until the owner has room.
     pub fn wait_for_room(&mut self, place: u32, slot: Slot) {
         let local = &mut self.locals[place as usize];
@@ -225,6 +233,7 @@ impl Owners {
             assert_eq!(local.batch.is_some(), self.touched.contains(&place), "who has events is listed");
             assert_eq!(local.is_full, self.full.contains(&place), "who is full is listed");
             assert!(local.waiting.is_empty() || local.is_full, "who is waited for is listed");
+            local.subscriptions.check(self.shard);
         }
     }
 }

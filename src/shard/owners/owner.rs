@@ -7,6 +7,7 @@
 use crate::queue::events::Batch;
 use crate::shard::owners::arena::Arena;
 use crate::shard::owners::directory::Owner;
+use crate::shard::owners::subscriptions::Subscriptions;
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashSet;
 use slab::Slab;
@@ -26,6 +27,8 @@ pub(in crate::shard) struct LocalOwner {
     pub is_full: bool,
     /// Connections whose HTTP request waits for its answer.
     pub asked: FxHashSet<Slot>,
+    /// Who is subscribed to which topic.
+    pub subscriptions: Subscriptions,
     /// Events of this turn.
     pub batch: Option<Batch>,
     /// Where their messages lie.
@@ -58,6 +61,7 @@ impl LocalOwner {
             gone: 0,
             is_full: false,
             asked: FxHashSet::default(),
+            subscriptions: Subscriptions::default(),
             batch: None,
             arena: Arena::default(),
             events_expected: 0,
@@ -142,6 +146,8 @@ mod tests {
             wants_control: false,
             windows: Arc::default(),
             connections: Arc::default(),
+            topics: Arc::default(),
+            wants_topics: false,
         };
         LocalOwner::new(Arc::new(owner))
     }

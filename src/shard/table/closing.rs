@@ -155,6 +155,9 @@ impl Shard {
     fn end_channel(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
         self.drop_watches(slot);
         self.note_disconnect(slot, &End { code, reason, by, lost_bytes });
+        if let Some((owner, id)) = self.table[slot].channel().map(|channel| (channel.owner, channel.id)) {
+            self.leave_topics(owner, slot, id);
+        }
         let Phase::Open(channel) = self.begin_ending(slot) else { return };
         self.table.channels.remove(&channel.id);
         self.owners.forget_guests(channel.id);

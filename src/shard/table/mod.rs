@@ -81,6 +81,11 @@ impl Table {
         }
     }
 
+    /// How many have connected, and what else all shards count together.
+    pub fn admission(&self) -> &admission::Connections {
+        &self.admission
+    }
+
     /// Live connections, channels among them.
     pub fn len(&self) -> usize {
         self.connections.len()

@@ -32,12 +32,13 @@ impl Shard {
                 return ChannelPage { channels, next: Some(slot as u32) };
             }
             let connection = self.table.connections.get(slot);
-            channels.extend(connection.and_then(|connection| self.channel_report(connection, filter)));
+            let slot = Slot::new(slot as u32);
+            channels.extend(connection.and_then(|connection| self.channel_report(slot, connection, filter)));
         }
         ChannelPage { channels, next: (end < self.table.connections.capacity()).then_some(end as u32) }
     }
 
-    fn channel_report(&self, connection: &Connection, filter: &ChannelFilter) -> Option<ChannelReport> {
+    fn channel_report(&self, slot: Slot, connection: &Connection, filter: &ChannelFilter) -> Option<ChannelReport> {
         let channel = connection.channel()?;
         let queued_bytes = connection.outbound.queued_bytes();
         let owner = &self.owners[channel.owner];
@@ -61,6 +62,11 @@ impl Shard {
             silent_ms: u64::from((self.now_ms as u32).wrapping_sub(connection.heard_ms)),
             ping_ms: channel.ping_ms(),
             is_closing: connection.flags.has(Flag::CloseSent),
+            subscriptions: owner.subscriptions.count_of(slot),
+            topics: match filter.channel {
+                Some(_) => owner.subscriptions.topics_of(slot),
+                None => Vec::new(),
+            },
         })
     }
 

@@ -1,0 +1,108 @@
+//! Channels into and out of topics ([`subscriptions`](super::subscriptions)).
+//!
+//! Invariants: only its owner subscribes a channel, and only while it is open and not closing; a channel that ends has left
+//! its topics before its owner is told of the end. Who is to be told of those who join is asked for room first, so a process
+//! that does not read is told of no more than it has room for; that a channel has left is never refused, and bounded by
+//! those that have joined.
+
+use crate::channel::ChannelId;
+use crate::shard::command::{Asked, Membership, Subscribe};
+use crate::shard::core::Shard;
+use crate::shard::event::Event;
+use crate::shard::outcome::Outcome;
+use crate::shard::owners::subscriptions::Subscribed;
+use crate::shard::owners::topics::{Claim, Topic};
+use crate::shard::table::connection::Flag;
+use crate::shard::table::slot::Slot;
+use crate::shard::work;
+use std::sync::Arc;
+
+impl Shard {
+    /// Subscribes a channel to a topic, or takes it out of it.
+    pub(in crate::shard) fn subscribe(&mut self, subscribe: Subscribe) {
+        let Subscribe { channel, owner, change, asked } = subscribe;
+        self.work.spend(work::SUBSCRIBE_NS);
+        let slot = match self.pushable(channel, Some(owner)) {
+            Ok(slot) => slot,
+            Err(why) => return self.answer_failed(Some(owner), asked, why),
+        };
+        let counts = match change {
+            // As nothing may follow a close frame, it is as good as gone.
+            Membership::In(_) if self.table[slot].flags.has(Flag::CloseSent) => {
+                return self.answer_failed(Some(owner), asked, Outcome { closed: 1, ..Outcome::default() });
+            }
+            Membership::In(claim) => match claim.is_some_and(|claim| self.join(channel, slot, claim)) {
+                true => Outcome { sent: 1, ..Outcome::default() },
+                false => {
+                    self.stats.subscriptions_refused += 1;
+                    let counts = Outcome { dropped: 1, ..Outcome::default() };
+                    return self.answer_failed(Some(owner), asked, counts);
+                }
+            },
+            Membership::Out(topic) => {
+                if let Some(topic) = topic {
+                    self.leave_topic(channel, slot, &topic);
+                }
+                Outcome { sent: 1, ..Outcome::default() }
+            }
+        };
+        if let Asked::Outcome(mut part) = asked {
+            part.counts.add(&counts);
+        }
+    }
+
+    /// Returns whether the channel is subscribed now.
+    fn join(&mut self, channel: ChannelId, slot: Slot, claim: Claim) -> bool {
+        let Some(place) = self.table[slot].channel().map(|channel| channel.owner) else { return false };
+        let owner = self.owners[place].owner.clone();
+        let name = claim.topic().name().clone();
+        let told_bytes = size_of::<Event>() + name.len();
+        if owner.wants_topics && !self.owners.has_room_to_open(&owner, told_bytes) {
+            return false;
+        }
+        let processes = self.owners.directory().owners.size();
+        if !self.table.admission().enter_subscription(owner.topics.subscriptions(), processes) {
+            return false;
+        }
+        let (shard, topics_max) = (self.owners.shard(), self.config.topics_per_channel_max);
+        let local = &mut self.owners[place];
+        let subscribed = local.subscriptions.subscribe(shard, slot, claim, topics_max, &owner.purse);
+        if subscribed != Subscribed::New {
+            self.table.admission().leave_subscription(owner.topics.subscriptions());
+            return subscribed == Subscribed::Already;
+        }
+        self.stats.subscribed += 1;
+        if owner.wants_topics {
+            self.owners.emit(place, Event::Joined { channel, topic: name });
+        }
+        true
+    }
+
+    fn leave_topic(&mut self, channel: ChannelId, slot: Slot, topic: &Arc<Topic>) {
+        let Some(place) = self.table[slot].channel().map(|channel| channel.owner) else { return };
+        let owner = self.owners[place].owner.clone();
+        let shard = self.owners.shard();
+        if self.owners[place].subscriptions.unsubscribe(shard, slot, topic, &owner.topics) {
+            self.has_left(place, channel, topic);
+        }
+    }
+
+    /// A channel of the owner at `place` ends: it leaves its topics.
+    pub(in crate::shard) fn leave_topics(&mut self, place: u32, slot: Slot, channel: ChannelId) {
+        let shard = self.owners.shard();
+        let owner = self.owners[place].owner.clone();
+        while let Some(topic) = self.owners[place].subscriptions.leave_last(shard, slot, &owner.topics) {
+            self.work.spend(work::SUBSCRIBE_NS);
+            self.has_left(place, channel, &topic);
+        }
+    }
+
+    fn has_left(&mut self, place: u32, channel: ChannelId, topic: &Topic) {
+        self.stats.unsubscribed += 1;
+        let owner = &self.owners[place].owner;
+        self.table.admission().leave_subscription(owner.topics.subscriptions());
+        if owner.wants_topics {
+            self.owners.emit(place, Event::Left { channel, topic: topic.name().clone() });
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Which channels of one process are subscribed to which of its topics, on one shard.
+//!
+//! Invariants: a channel stands in a topic's list once, and knows where; so it leaves for the same cost however many others
+//! are there. A topic has a place here as long as it has subscribers. What all of it takes of the heap is charged to the
+//! process, by capacity. Knows connections by their place in the shard's table alone.
+
+use super::topics::{Claim, Topic, Topics};
+use crate::admission::{Charge, Kind, Purse};
+use crate::shard::table::slot::Slot;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Default)]
+pub(in crate::shard) struct Subscriptions {
+    lists: Slab<List>,
+    of_channel: FxHashMap<Slot, Vec<Place>>,
+    /// What lists and places take beside the two tables.
+    listed_bytes: usize,
+    charge: Option<Charge>,
+    count: usize,
+}
+
+/// The subscribers of one topic.
+struct List {
+    topic: Arc<Topic>,
+    slots: Vec<Slot>,
+    /// For each of them, which of its own topics this is.
+    nths: Vec<u16>,
+}
+
+/// Where a channel stands in a topic's list.
+#[derive(Clone, Copy)]
+struct Place {
+    list: u32,
+    at: u32,
+}
+
+/// What became of a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shard) enum Subscribed {
+    New,
+    /// It was subscribed before.
+    Already,
+    /// It has as many topics as it may have.
+    TooMany,
+    /// The memory budget has no room for it.
+    NoMemory,
+}
+
+impl List {
+    fn heap_bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>() + self.nths.capacity() * size_of::<u16>()
+    }
+}
+
+fn places_bytes(places: &Vec<Place>) -> usize {
+    places.capacity() * size_of::<Place>()
+}
+
+/// What a hash table takes that has room for so many entries, seven eighths full: an entry and a byte for each bucket.
+fn table_bytes<K, V>(capacity: usize) -> usize {
+    match capacity {
+        0 => 0,
+        1..=3 => 4 * (size_of::<(K, V)>() + 1) + 16,
+        4..=7 => 8 * (size_of::<(K, V)>() + 1) + 16,
+        more => (more * 8 / 7).next_power_of_two() * (size_of::<(K, V)>() + 1) + 16,
+    }
+}
+
+impl Subscriptions {
+    /// Subscribes a channel of `shard`, which may have `topics_max` topics.
+    pub fn subscribe(&mut self, shard: u32, slot: Slot, claim: Claim, topics_max: usize, purse: &Purse) -> Subscribed {
+        let list = claim.topic().place(shard);
+        if list.is_some_and(|list| self.nth(slot, list).is_some()) {
+            return Subscribed::Already;
+        }
+        if self.of_channel.get(&slot).map_or(0, Vec::len) >= topics_max {
+            return Subscribed::TooMany;
+        }
+        let topic = claim.topic().clone();
+        let list = list.unwrap_or_else(|| {
+            let list = self.lists.insert(List { topic: topic.clone(), slots: Vec::new(), nths: Vec::new() }) as u32;
+            topic.set_place(shard, Some(list));
+            list
+        });
+        self.push(list, slot);
+        if !self.is_charged(purse) {
+            // With the claim, the count.
+            self.take_out(shard, slot, self.nth(slot, list).expect("it was put there"));
+            self.shrink();
+            return Subscribed::NoMemory;
+        }
+        self.count += 1;
+        claim.take_over();
+        Subscribed::New
+    }
+
+    /// Takes a channel of `shard` out of a topic. Returns whether it was subscribed to it.
+    pub fn unsubscribe(&mut self, shard: u32, slot: Slot, topic: &Arc<Topic>, topics: &Topics) -> bool {
+        let Some(nth) = topic.place(shard).and_then(|list| self.nth(slot, list)) else { return false };
+        self.leave(shard, slot, nth, topics);
+        true
+    }
+
+    /// Takes a channel of `shard` out of the last of its topics, if there is one.
+    pub fn leave_last(&mut self, shard: u32, slot: Slot, topics: &Topics) -> Option<Arc<Topic>> {
+        let nth = self.of_channel.get(&slot)?.len() - 1;
+        Some(self.leave(shard, slot, nth, topics))
+    }
+
+    fn leave(&mut self, shard: u32, slot: Slot, nth: usize, topics: &Topics) -> Arc<Topic> {
+        let topic = self.take_out(shard, slot, nth);
+        self.count -= 1;
+        topics.leave(&topic, shard);
+        self.shrink();
+        topic
+    }
+
+    /// The subscribers of a topic.
+    pub fn of(&self, shard: u32, topic: &Topic) -> &[Slot] {
+        topic.place(shard).map_or(&[], |list| &self.lists[list as usize].slots)
+    }
+
+    /// The topics of a channel, by name.
+    pub fn topics_of(&self, slot: Slot) -> Vec<Arc<str>> {
+        let places = self.of_channel.get(&slot).into_iter().flatten();
+        let mut topics: Vec<_> = places.map(|place| self.lists[place.list as usize].topic.name().clone()).collect();
+        topics.sort_unstable();
+        topics
+    }
+
+    /// Of how many topics a channel is a subscriber.
+    pub fn count_of(&self, slot: Slot) -> usize {
+        self.of_channel.get(&slot).map_or(0, Vec::len)
+    }
+
+    /// How many subscriptions there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    fn nth(&self, slot: Slot, list: u32) -> Option<usize> {
+        self.of_channel.get(&slot)?.iter().position(|place| place.list == list)
+    }
+
+    fn push(&mut self, list: u32, slot: Slot) {
+        let places = self.of_channel.entry(slot).or_default();
+        let members = &mut self.lists[list as usize];
+        let before = members.heap_bytes() + places_bytes(places);
+        places.push(Place { list, at: members.slots.len() as u32 });
+        members.slots.push(slot);
+        members.nths.push((places.len() - 1) as u16);
+        self.listed_bytes += members.heap_bytes() + places_bytes(places) - before;
+    }
+
+    /// Takes a channel out of the lists. The topic still counts it.
+    fn take_out(&mut self, shard: u32, slot: Slot, nth: usize) -> Arc<Topic> {
+        let places = self.of_channel.get_mut(&slot).expect("who leaves was there");
+        let Place { list, at } = places.swap_remove(nth);
+        // Another of its topics has this number now.
+        if let Some(moved) = places.get(nth) {
+            self.lists[moved.list as usize].nths[moved.at as usize] = nth as u16;
+        }
+        if places.is_empty() {
+            self.listed_bytes -= places_bytes(places);
+            self.of_channel.remove(&slot);
+        }
+        let members = &mut self.lists[list as usize];
+        members.slots.swap_remove(at as usize);
+        members.nths.swap_remove(at as usize);
+        // Another channel stands at this place now.
+        if let Some((moved, nth)) = members.slots.get(at as usize).zip(members.nths.get(at as usize)) {
+            let places = self.of_channel.get_mut(moved).expect("who is listed knows where");
+            places[usize::from(*nth)].at = at;
+        }
+        let topic = members.topic.clone();
+        if members.slots.is_empty() {
+            self.listed_bytes -= members.heap_bytes();
+            self.lists.remove(list as usize);
+            topic.set_place(shard, None);
+        } else if members.slots.len() < members.slots.capacity() / 4 {
+            let before = members.heap_bytes();
+            let capacity = members.slots.len() * 2;
+            members.slots.shrink_to(capacity);
+            members.nths.shrink_to(capacity);
+            self.listed_bytes -= before - members.heap_bytes();
+        }
+        topic
+    }
+
+    fn heap_bytes(&self) -> usize {
+        // A slab keeps a word with each entry.
+        self.listed_bytes
+            + self.lists.capacity() * (size_of::<List>() + size_of::<usize>())
+            + table_bytes::<Slot, Vec<Place>>(self.of_channel.capacity())
+    }
+
+    /// Charges what was added. Returns whether there was room.
+    fn is_charged(&mut self, purse: &Purse) -> bool {
+        let bytes = self.heap_bytes();
+        let charge = self.charge.get_or_insert_with(|| purse.charge_anyway(Kind::Topics, 0));
+        bytes.checked_sub(charge.bytes()).is_none_or(|more| more == 0 || charge.grow(more).is_ok())
+    }
+
+    /// Gives back the tables once they are mostly empty, and charges what is left.
+    fn shrink(&mut self) {
+        if self.count == 0 {
+            *self = Self::default();
+            return;
+        }
+        if self.of_channel.len() < self.of_channel.capacity() / 8 {
+            self.of_channel.shrink_to(self.of_channel.len() * 2);
+        }
+        let bytes = self.heap_bytes();
+        if let Some(charge) = self.charge.as_mut().filter(|charge| bytes < charge.bytes()) {
+            charge.resize(bytes);
+        }
+    }
+
+    /// Asserts what the module promises.
+    pub fn check(&self, shard: u32) {
+        let places = self.of_channel.values().map(Vec::len).sum::<usize>();
+        let listed = self.lists.iter().map(|(_, list)| list.slots.len()).sum::<usize>();
+        assert_eq!((places, listed), (self.count, self.count), "every subscription is listed at both ends");
+        for (at, list) in &self.lists {
+            assert!(!list.slots.is_empty(), "a topic without subscribers is forgotten");
+            assert_eq!(list.topic.place(shard), Some(at as u32), "a topic is where it says");
+            assert!(list.topic.counted(shard) >= list.slots.len(), "who is subscribed is counted");
+            for (member, (slot, nth)) in std::iter::zip(&list.slots, &list.nths).enumerate() {
+                let place = self.of_channel[slot][usize::from(*nth)];
+                assert_eq!(
+                    (place.list as usize, place.at as usize),
+                    (at, member),
+                    "a subscriber knows where it stands"
+                );
+            }
+        }
+        let lists = self.lists.iter().map(|(_, list)| list.heap_bytes()).sum::<usize>();
+        let places = self.of_channel.values().map(places_bytes).sum::<usize>();
+        assert_eq!(self.listed_bytes, lists + places, "what lists take is counted");
+    }
+}
+
+#[cfg(test)]
+#[path = "subscriptions_tests.rs"]
+mod tests;

@@ -1,0 +1,243 @@
+//! The topics of a process that anybody is subscribed to, and on which shards: what all shards and all who push share.
+//!
+//! Who subscribes a channel counts it here at once ([`Topics::claim`]), before the shard is told, and the shard counts it
+//! out when the channel leaves. So whoever publishes behind that finds the shard on the list, and shards without
+//! subscribers are neither told nor woken. A publish looks its topic up here, where names are compared, not hashed; the
+//! shards find theirs by its number.
+//!
+//! Invariants: a topic is listed as long as anybody is counted; it is taken off the list under the lock under which new ones
+//! are counted. A shard never waits for that lock: what it cannot take off at once is swept by who comes next. A topic is
+//! charged to its process.
+
+use crate::admission::{Charge, HeapBytes, Kind, OfProcess, Purse};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What a topic takes in the list beside itself: its place in a node that is two thirds full.
+const LISTED_BYTES: usize = (size_of::<Arc<str>>() + size_of::<Arc<Topic>>()) * 3 / 2;
+
+/// Empty topics are not swept before there are so many.
+const SWEEP_MIN: usize = 64;
+
+/// No place: a topic without subscribers on a shard.
+const NOWHERE: u32 = u32::MAX;
+
+/// The topics of one process. See the module.
+#[derive(Debug, Default)]
+pub struct Topics {
+    named: RwLock<BTreeMap<Arc<str>, Arc<Topic>>>,
+    /// Listed topics that nobody is counted in any more; for a moment one less.
+    empty: AtomicIsize,
+    /// Subscriptions of the process' channels, as they are limited.
+    subscriptions: OfProcess,
+}
+
+/// A topic that somebody is, or is about to be, subscribed to.
+#[derive(Debug)]
+pub struct Topic {
+    name: Arc<str>,
+    /// Counted on all shards together.
+    total: AtomicUsize,
+    shards: Box<[OnShard]>,
+    _charge: Charge,
+}
+
+/// A topic as one shard has it.
+#[derive(Debug)]
+struct OnShard {
+    /// Subscribers, and channels that are about to be.
+    count: AtomicU32,
+    /// Its place among the topics of that shard, which alone writes and reads it.
+    place: AtomicU32,
+}
+
+/// A channel's place in the count of a topic, until the shard has taken it over: dropping it gives it back.
+#[derive(Debug)]
+pub struct Claim {
+    topics: Arc<Topics>,
+    /// None: it has been taken over.
+    topic: Option<Arc<Topic>>,
+    shard: u32,
+}
+
+/// A topic at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TopicReport {
+    /// Its name.
+    pub topic: Arc<str>,
+    /// Channels that are subscribed to it.
+    pub subscribers: usize,
+}
+
+impl Topics {
+    /// Counts a channel of `shard`, one of `shards`, into a topic, which is made if need be and charged to `purse`. None:
+    /// the memory budget has no room for it.
+    pub fn claim(self: &Arc<Self>, name: &Arc<str>, shard: u32, shards: usize, purse: &Purse) -> Option<Claim> {
+        let topic = match self.enter(name, shard) {
+            Some(topic) => topic,
+            None => self.enter_new(name, shard, shards, purse)?,
+        };
+        Some(Claim { topics: self.clone(), topic: Some(topic), shard })
+    }
+
+    /// Counts a channel into a topic that is listed.
+    fn enter(&self, name: &str, shard: u32) -> Option<Arc<Topic>> {
+        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        let topic = named.get(name)?;
+        self.count_in(topic, shard);
+        Some(topic.clone())
+    }
+
+    /// Counts a channel into a topic that is listed already.
+    fn count_in(&self, topic: &Topic, shard: u32) {
+        if topic.count_up(shard) == 0 {
+            self.empty.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn enter_new(&self, name: &Arc<str>, shard: u32, shards: usize, purse: &Purse) -> Option<Arc<Topic>> {
+        let charge = purse.charge(Kind::Topics, Topic::held_bytes(name, shards)).ok()?;
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        if self.empty.load(Ordering::Relaxed) > SWEEP_MIN.max(named.len() / 2) as isize {
+            // Each topic is looked at as often as one becomes empty: a constant cost.
+            let before = named.len();
+            named.retain(|_, topic| topic.subscribers() > 0);
+            self.empty.fetch_sub((before - named.len()) as isize, Ordering::Relaxed);
+        }
+        if let Some(topic) = named.get(&**name) {
+            // Somebody else has made it meanwhile.
+            self.count_in(topic, shard);
+            return Some(topic.clone());
+        }
+        let topic = Arc::new(Topic::new(name.clone(), shards, charge));
+        topic.count_up(shard);
+        named.insert(name.clone(), topic.clone());
+        Some(topic)
+    }
+
+    /// The topic of this name, if anybody is subscribed to it.
+    pub fn find(&self, name: &str) -> Option<Arc<Topic>> {
+        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        named.get(name).filter(|topic| topic.subscribers() > 0).cloned()
+    }
+
+    /// At most `limit` topics whose names begin with `prefix` and stand behind `after`, by name.
+    pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<TopicReport> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        let listed = named.range::<str, _>((from, Bound::Unbounded)).take_while(|(name, _)| name.starts_with(prefix));
+        let reports = listed.map(|(name, topic)| TopicReport { topic: name.clone(), subscribers: topic.subscribers() });
+        reports.filter(|report| report.subscribers > 0).take(limit).collect()
+    }
+
+    /// How many topics there are.
+    pub fn count(&self) -> usize {
+        let listed = self.named.read().unwrap_or_else(PoisonError::into_inner).len();
+        listed.saturating_sub(self.empty.load(Ordering::Relaxed).max(0) as usize)
+    }
+
+    /// The subscriptions of the process' channels, to be counted against the limit of all.
+    pub fn subscriptions(&self) -> &OfProcess {
+        &self.subscriptions
+    }
+
+    /// Counts a channel of a shard out of a topic.
+    pub(super) fn leave(&self, topic: &Arc<Topic>, shard: u32) {
+        topic.on(shard).count.fetch_sub(1, Ordering::Relaxed);
+        // Acquire and release: who sees nobody left sees all that those have done.
+        if topic.total.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        self.empty.fetch_add(1, Ordering::Relaxed);
+        let Ok(mut named) = self.named.try_write() else { return };
+        // Under the lock nobody is counted in.
+        let is_listed = named.get(&topic.name).is_some_and(|listed| Arc::ptr_eq(listed, topic));
+        if is_listed && topic.subscribers() == 0 {
+            named.remove(&topic.name);
+            self.empty.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Topic {
+    fn new(name: Arc<str>, shards: usize, charge: Charge) -> Self {
+        let shard = || OnShard { count: AtomicU32::new(0), place: AtomicU32::new(NOWHERE) };
+        let shards = (0..shards).map(|_| shard()).collect();
+        Self { name, total: AtomicUsize::new(0), shards, _charge: charge }
+    }
+
+    /// What a listed topic takes of the heap.
+    fn held_bytes(name: &Arc<str>, shards: usize) -> usize {
+        2 * size_of::<usize>() + size_of::<Self>() + name.heap_bytes() + shards * size_of::<OnShard>() + LISTED_BYTES
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Channels that are subscribed to it, or about to be, on all shards.
+    pub fn subscribers(&self) -> usize {
+        self.total.load(Ordering::Acquire)
+    }
+
+    /// The shards on which there are any.
+    pub fn shards(&self) -> impl Iterator<Item = usize> {
+        let counts = self.shards.iter().map(|shard| shard.count.load(Ordering::Relaxed));
+        counts.enumerate().filter(|(_, count)| *count > 0).map(|(shard, _)| shard)
+    }
+
+    fn on(&self, shard: u32) -> &OnShard {
+        &self.shards[shard as usize]
+    }
+
+    /// Returns how many there were before, on all shards.
+    fn count_up(&self, shard: u32) -> usize {
+        self.on(shard).count.fetch_add(1, Ordering::Relaxed);
+        self.total.fetch_add(1, Ordering::AcqRel)
+    }
+
+    /// Its place among the topics of `shard`, asked on that shard's thread.
+    pub(super) fn place(&self, shard: u32) -> Option<u32> {
+        Some(self.on(shard).place.load(Ordering::Relaxed)).filter(|&place| place != NOWHERE)
+    }
+
+    /// Notes its place among the topics of `shard`, on that shard's thread.
+    pub(super) fn set_place(&self, shard: u32, place: Option<u32>) {
+        self.on(shard).place.store(place.unwrap_or(NOWHERE), Ordering::Relaxed);
+    }
+
+    /// How many are counted on `shard`.
+    pub(super) fn counted(&self, shard: u32) -> usize {
+        self.on(shard).count.load(Ordering::Relaxed) as usize
+    }
+}
+
+impl Claim {
+    /// The topic.
+    pub fn topic(&self) -> &Arc<Topic> {
+        self.topic.as_ref().expect("it is there until it is taken over")
+    }
+
+    /// The shard counts the channel from now on, and out when it leaves.
+    pub(super) fn take_over(mut self) -> Arc<Topic> {
+        self.topic.take().expect("it is taken over once")
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(topic) = self.topic.take() {
+            self.topics.leave(&topic, self.shard);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "topics_tests.rs"]
+mod tests;

@@ -1,0 +1,91 @@
+//! The list of topics against a plain map, and threads that count in and out of one topic at once.
+
+use super::*;
+use crate::admission::Ledger;
+use crate::queue::events::{QueueLimits, process_queue};
+use proptest::prelude::*;
+use std::collections::BTreeMap as Twin;
+
+const SHARDS: usize = 3;
+
+fn purse() -> Purse {
+    let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
+    queue.purse("p:p:t.os".parse().unwrap())
+}
+
+proptest! {
+    #[test]
+    fn what_is_listed_is_what_is_counted(
+        steps in proptest::collection::vec((any::<bool>(), 0..6u8, 0..SHARDS as u32), 0..200),
+        prefix in "[01]?", after in proptest::option::of("[01]{0,2}"), limit in 0..5usize,
+    ) {
+        let (topics, purse) = (Arc::<Topics>::default(), purse());
+        let (mut claims, mut twin) = (Vec::new(), Twin::<String, Vec<u32>>::new());
+        for (comes, name, shard) in steps {
+            let name = format!("{name:03b}");
+            if comes {
+                claims.push((name.clone(), shard, topics.claim(&name.as_str().into(), shard, SHARDS, &purse).unwrap()));
+                twin.entry(name).or_default().push(shard);
+            } else if let Some(at) = claims.iter().position(|(of, on, _)| *of == name && *on == shard) {
+                claims.swap_remove(at);
+                let counted = twin.get_mut(&name).unwrap();
+                counted.swap_remove(counted.iter().position(|on| *on == shard).unwrap());
+                twin.retain(|_, counted| !counted.is_empty());
+            }
+        }
+        prop_assert_eq!(topics.count(), twin.len());
+        let expected = twin.iter().filter(|(name, _)| name.starts_with(&prefix) && after.as_ref().is_none_or(|after| *name > after));
+        let expected: Vec<_> = expected.take(limit).map(|(name, counted)| (name.clone(), counted.len())).collect();
+        let page = topics.page(&prefix, after.as_deref(), limit);
+        let page: Vec<_> = page.into_iter().map(|report| (report.topic.to_string(), report.subscribers)).collect();
+        prop_assert_eq!(page, expected);
+        for (name, counted) in &twin {
+            let on: std::collections::BTreeSet<_> = counted.iter().map(|&shard| shard as usize).collect();
+            prop_assert_eq!(topics.find(name).unwrap().shards().collect::<std::collections::BTreeSet<_>>(), on);
+        }
+        drop(claims);
+        prop_assert_eq!((topics.count(), topics.page("", None, 9).len()), (0, 0));
+        let held = purse.tenant().held().topics;
+        prop_assert!(held == 0, "{} bytes are held for topics that are gone", held);
+    }
+}
+
+#[test]
+fn topics_that_could_not_be_taken_off_at_once_are_swept() {
+    let (topics, purse) = (Arc::<Topics>::default(), purse());
+    let claims: Vec<_> = (0..200).map(|n| topics.claim(&format!("{n}").into(), 0, SHARDS, &purse).unwrap()).collect();
+    let looking = topics.named.read().unwrap();
+    // Whoever leaves waits for nobody.
+    drop(claims);
+    drop(looking);
+    assert_eq!((topics.count(), topics.page("", None, 9).len()), (0, 0), "they are not told of");
+    assert!(topics.find("7").is_none());
+    let revived = topics.claim(&"7".into(), 1, SHARDS, &purse).unwrap();
+    assert_eq!((topics.count(), topics.find("7").unwrap().shards().collect::<Vec<_>>()), (1, vec![1]));
+    let next = topics.claim(&"new".into(), 0, SHARDS, &purse).unwrap();
+    assert_eq!((topics.count(), topics.named.read().unwrap().len()), (2, 2), "the next new one has swept the rest");
+    drop((revived, next));
+    assert_eq!((topics.count(), purse.tenant().held().topics), (0, 0));
+}
+
+#[test]
+fn threads_that_come_and_go_leave_nothing_behind() {
+    let (topics, purse) = (Arc::<Topics>::default(), purse());
+    std::thread::scope(|scope| {
+        for shard in 0..SHARDS as u32 {
+            let (topics, purse) = (&topics, &purse);
+            scope.spawn(move || {
+                for n in 0..2_000 {
+                    let name = format!("{}", n % 3).into();
+                    let claim = topics.claim(&name, shard, SHARDS, purse).unwrap();
+                    assert!(topics.find(&name).unwrap().shards().any(|on| on == shard as usize));
+                    drop(claim);
+                }
+            });
+        }
+    });
+    let end = topics.claim(&"end".into(), 0, SHARDS, &purse).unwrap();
+    assert_eq!(topics.page("", None, 9).len(), 1);
+    drop(end);
+    assert!(topics.empty.load(Ordering::Relaxed) >= 0 && topics.count() == 0);
+}
