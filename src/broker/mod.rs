@@ -46,7 +46,7 @@ pub use crate::shard::disconnects::Disconnect;
 pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
 pub use crate::shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use crate::shard::outcome::Outcome;
-pub use crate::shard::stats::{Report, Stats, TurnTimes};
+pub use crate::shard::stats::{Durations, Report, Stats};
 pub use crate::shard::topics::TopicReport;
 pub use crate::words::topic::InvalidTopic;
 pub use batch::Batch;
@@ -70,6 +70,7 @@ use crate::driver::flush_send::SendFlush;
 use crate::driver::flush_uring::UringFlush;
 use crate::driver::listen::{ListenError, listen, share};
 use crate::driver::malloc;
+use crate::driver::probe::Probe;
 use crate::driver::pump::Pump;
 use crate::driver::runtime::{DriverKind, RuntimeError, ShardRuntime};
 use crate::driver::sys::{self, TcpOptions};
@@ -255,6 +256,8 @@ type Ended = (usize, Result<(), String>);
 /// What handles and processes share.
 pub(crate) struct Shared {
     inboxes: Vec<InboxSender<Command>>,
+    /// By shard.
+    probes: Vec<Arc<Probe>>,
     /// For orders of the broker itself.
     accounts: Vec<Account>,
     current: Arc<Current>,
@@ -328,6 +331,7 @@ impl Broker {
         let mut broker = Self {
             shared: Arc::new(Shared {
                 inboxes: Vec::new(),
+                probes: Vec::new(),
                 accounts: Vec::new(),
                 current,
                 compression: Compression::new(common.config.deflate),
@@ -342,11 +346,13 @@ impl Broker {
             ended,
         };
         let (ready_sender, ready) = bounded(shards);
-        let mut inboxes = Vec::new();
+        let (mut inboxes, mut probes) = (Vec::new(), Vec::new());
         for (index, listener) in listeners.into_iter().enumerate() {
             let wake = Arc::new(WakeFd::new()?);
             let (sender, inbox) = inbox::inbox(config.inbox, SharedWake(wake.clone()));
             inboxes.push(sender);
+            let probe = Arc::new(Probe::new(clock));
+            probes.push(probe.clone());
             let seat = Seat {
                 index,
                 shards,
@@ -357,6 +363,7 @@ impl Broker {
                 inbox,
                 listener,
                 wake,
+                probe,
                 last_shard: last_shard.clone(),
                 log: tracing::dispatcher::get_default(tracing::Dispatch::clone),
             };
@@ -369,7 +376,7 @@ impl Broker {
         shared.accounts = inboxes.iter().map(InboxSender::account).collect();
         let wakers = inboxes.clone();
         common.memory.set_call_shards(move || wakers.iter().for_each(InboxSender::kick));
-        shared.inboxes = inboxes;
+        (shared.inboxes, shared.probes) = (inboxes, probes);
         // On an error the broker is dropped, which stops the shards that did start.
         for _ in 0..shards {
             broker.driver = ready.recv().map_err(|_| std::io::Error::other("a shard died as it started"))??;
@@ -652,6 +659,7 @@ struct Seat {
     inbox: Inbox<Command>,
     listener: TcpListener,
     wake: Arc<WakeFd>,
+    probe: Arc<Probe>,
     last_shard: Arc<LastShard>,
     /// Where whoever started the broker hears what its threads log.
     log: tracing::Dispatch,
@@ -718,7 +726,7 @@ impl Seat {
         let seed = RandomState::new().hash_one(self.index);
         let (index, shards) = (self.index as u32, self.shards as u32);
         let shard = Shard::new(index, shards, self.common, flusher, seed, self.clock.now_ms());
-        Ok((runtime, Pump::new(shard, self.inbox, self.listener, self.wake, self.clock)?))
+        Ok((runtime, Pump::new(shard, self.inbox, self.listener, self.wake, self.clock, self.probe)?))
     }
 }
 

@@ -255,6 +255,7 @@ impl Pusher {
     /// As [`send`](Self::send), where it is known already what the command keeps alive.
     pub(super) fn send_bytes(&self, shard: usize, command: Command, bytes: usize, full: Full) -> Result<(), PushError> {
         let (inbox, account) = (&self.shared.inboxes[shard], &self.accounts[shard]);
+        let command = self.shared.probes[shard].ride_on(command);
         match full {
             Full::Wait => inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped),
             Full::Refuse => inbox.try_send(command, bytes, account).map_err(|refused| match refused {
@@ -272,6 +273,7 @@ impl Pusher {
         bytes: usize,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), PushError>> {
+        *command = command.take().map(|command| self.shared.probes[shard].ride_on(command));
         let sent = self.shared.inboxes[shard].poll_send(command, bytes, &self.accounts[shard], context);
         sent.map_err(|_| PushError::Stopped)
     }

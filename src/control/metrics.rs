@@ -5,7 +5,7 @@
 use super::usage::Usage;
 use super::wire::Overview;
 use crate::admission::Kind;
-use crate::broker::{ClosedBy, MemoryReport, Report, TurnTimes};
+use crate::broker::{ClosedBy, Durations, MemoryReport, Report};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -134,6 +134,22 @@ const HELD: [HeldKind; 5] = [
     ("inbox", |memory| memory.inbox_bytes),
 ];
 
+/// What a shard times, by the metric of that name.
+type Timed = (&'static str, &'static str, fn(&Report) -> &Durations);
+
+const TIMED: [Timed; 2] = [
+    (
+        "turn_cpu_seconds",
+        "How long turns of the shard's thread were, in seconds of its own time on a processor",
+        |shard| &shard.turns,
+    ),
+    (
+        "push_delay_seconds",
+        "How long pushes took from their call until the kernel had been offered them, sampled some twenty times a second",
+        |shard| &shard.push_delays,
+    ),
+];
+
 impl Collector for Shards {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Overview { about, usage, shards, .. } = &self.0;
@@ -196,14 +212,16 @@ impl Shards {
                 family.encode_family(&([label], [("kind", kind)]))?.encode_gauge(&bytes)?;
             }
         }
-        let help = "How long turns of the shard's thread were, in seconds of its own time on a processor";
-        let mut family = encoder.encode_descriptor("turn_cpu_seconds", help, None, MetricType::Histogram)?;
-        for (label, shard) in shards() {
-            let bounds = (0..TurnTimes::BUCKETS)
-                .map(|bucket| TurnTimes::bound_us(bucket).map_or(f64::MAX, |us| us as f64 / 1e6));
-            let buckets: Vec<(f64, u64)> = bounds.zip(shard.turns.counts).collect();
-            let (sum_s, count) = (shard.turns.sum_us as f64 / 1e6, shard.turns.count());
-            family.encode_family(&[label])?.encode_histogram::<NoLabelSet>(sum_s, count, &buckets, None)?;
+        for (name, help, of) in TIMED {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            for (label, shard) in shards() {
+                let durations = of(shard);
+                let bounds = (0..Durations::BUCKETS)
+                    .map(|bucket| Durations::bound_us(bucket).map_or(f64::MAX, |us| us as f64 / 1e6));
+                let buckets: Vec<(f64, u64)> = bounds.zip(durations.counts).collect();
+                let (sum_s, count) = (durations.sum_us as f64 / 1e6, durations.count());
+                family.encode_family(&[label])?.encode_histogram::<NoLabelSet>(sum_s, count, &buckets, None)?;
+            }
         }
         let mut family = encoder.encode_descriptor("closed", "Channels closed", None, MetricType::Counter)?;
         for (label, shard) in shards() {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-/// Milliseconds since it was started; never goes back.
+/// Time since it was started; never goes back.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Instant);
 
@@ -12,9 +12,14 @@ impl Clock {
         Self(Instant::now())
     }
 
-    /// The time.
+    /// The time in milliseconds.
     pub fn now_ms(self) -> u64 {
         self.0.elapsed().as_millis() as u64
+    }
+
+    /// The time in microseconds.
+    pub fn now_us(self) -> u64 {
+        self.0.elapsed().as_micros() as u64
     }
 }
 

@@ -15,6 +15,7 @@ pub mod malloc;
 #[cfg(feature = "control")]
 #[cfg_attr(not(feature = "link"), allow(dead_code))]
 pub(crate) mod peer_socket;
+pub mod probe;
 pub mod pump;
 pub mod runtime;
 pub mod sys;

@@ -6,6 +6,7 @@
 
 use super::clock::{Clock, thread_cpu_ns};
 use super::kernel_sockets::KernelSockets;
+use super::probe::Probe;
 use super::wake::WakeFd;
 use crate::queue::orders::{Inbox, Wake};
 use crate::shard::command::Command;
@@ -21,6 +22,7 @@ pub struct Pump {
     turns: Turns<KernelSockets>,
     wake: Arc<WakeFd>,
     clock: Clock,
+    probe: Arc<Probe>,
 }
 
 impl Pump {
@@ -34,10 +36,11 @@ impl Pump {
         listener: TcpListener,
         wake: Arc<WakeFd>,
         clock: Clock,
+        probe: Arc<Probe>,
     ) -> io::Result<Self> {
         let sockets = KernelSockets::new(listener, &wake, clock)?;
         let turns = Turns::new(shard, inbox, sockets, TurnLimits::default(), clock.now_ms(), unix_ms());
-        Ok(Self { turns, wake, clock })
+        Ok(Self { turns, wake, clock, probe })
     }
 
     /// Runs until the shard has been told to stop and has let go of its last connection. Inside a monoio runtime.
@@ -46,11 +49,12 @@ impl Pump {
     /// The kernel refused what a healthy process never is: the shard cannot go on.
     pub async fn run(mut self) -> io::Result<()> {
         let waiter = self.turns.sockets().waiter()?;
-        let wake = self.wake.clone();
+        let (wake, probe) = (self.wake.clone(), self.probe.clone());
         // While the pump sleeps, this is its clock.
         let ticker = async move {
             loop {
                 monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+                probe.want();
                 wake.wake();
             }
         };
@@ -60,7 +64,9 @@ impl Pump {
         loop {
             let is_busy = self.turns.turn(self.clock.now_ms(), unix_ms)?;
             let now_ns = thread_cpu_ns();
-            self.turns.note_turn(now_ns - std::mem::replace(&mut before_ns, now_ns));
+            let timings = self.turns.timings();
+            timings.note_turn(now_ns - std::mem::replace(&mut before_ns, now_ns));
+            timings.note_push_delay(|asked_us| self.probe.passed_us(asked_us));
             if self.turns.is_over() {
                 return Ok(());
             }

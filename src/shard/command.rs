@@ -60,6 +60,11 @@ pub enum Command {
     },
     /// Answer with the processes that have channels here, and how many.
     Processes(crossbeam_channel::Sender<Vec<(ProcessId, usize)>>),
+    /// What was ordered before it was asked for at this time of the broker's clock, in microseconds: count how long it took.
+    Probe {
+        /// When.
+        asked_us: u64,
+    },
     /// Obey these numbers from now on.
     Reconfigure(Arc<super::config::Config>),
     /// Close channels one after another, then stop.
@@ -243,6 +248,15 @@ impl Command {
     /// What a batch of so many keeps alive, where they themselves keep `payload_bytes`.
     pub fn batch_bytes(commands: usize, payload_bytes: usize) -> usize {
         payload_bytes + commands * size_of::<Self>()
+    }
+
+    /// Whether it carries something to channels.
+    pub fn is_push(&self) -> bool {
+        match self {
+            Command::Push(_) | Command::PushMany(_) | Command::PushAsGuest(_) => true,
+            Command::Batch(commands) => commands.iter().any(Self::is_push),
+            _ => false,
+        }
     }
 
     /// The bytes that it keeps alive while it waits: what the inbox counts.

@@ -10,13 +10,14 @@
 
 use super::command::Command;
 use super::config::Config;
+use super::durations::Timings;
 use super::flush::{Flush, SocketId};
 use super::intake::Intake;
 use super::memory::{Held, Memory};
 use super::out::Out;
 use super::owners::Owners;
 use super::owners::directory::Directory;
-use super::stats::{Report, Stats, TurnTimes};
+use super::stats::{Report, Stats};
 use super::table::Table;
 use super::table::connection::{Flag, Token};
 use super::unfinished::{Long, Unfinished};
@@ -80,7 +81,8 @@ pub struct Shard {
     pub(super) responses: BTreeMap<u16, u64>,
     /// What this turn has cost.
     pub(super) work: Work,
-    turns: TurnTimes,
+    /// How long turns and pushes took.
+    pub(super) timings: Timings,
     pub(super) effects: Vec<Effect>,
     index: u32,
     /// Orders that did not fit the turn in which they came.
@@ -107,7 +109,7 @@ impl Shard {
             stats: Stats::default(),
             responses: BTreeMap::new(),
             work: Work::default(),
-            turns: TurnTimes::default(),
+            timings: Timings::default(),
             effects: Vec::new(),
             config: common.config,
             index,
@@ -162,9 +164,9 @@ impl Shard {
         self.work.spent_ns()
     }
 
-    /// The last turn took so much time on its thread's processor.
-    pub fn note_turn(&mut self, cpu_ns: u64) {
-        self.turns.add(cpu_ns);
+    /// What it times, for whoever has a clock.
+    pub fn timings(&mut self) -> &mut Timings {
+        &mut self.timings
     }
 
     /// What inflating has cost in this turn: a few packets can mean so much that it is not to keep others from being read.
@@ -299,13 +301,15 @@ impl Shard {
 
     /// The shard as it is now.
     pub fn report(&self) -> Report {
+        let (turns, push_delays) = self.timings.durations();
         Report {
             shard: self.index,
             connections: self.table.len(),
             channels: self.table.channels(),
             subscriptions: self.owners.iter().map(|local| local.subscriptions.count()).sum(),
             window_bytes: self.out.window_bytes(),
-            turns: self.turns,
+            turns,
+            push_delays,
             memory: self.memory_report(self.index == 0),
             stats: self.stats,
             responses: self.responses.clone(),

@@ -13,6 +13,7 @@ pub mod command;
 pub mod config;
 mod core;
 pub mod disconnects;
+pub mod durations;
 pub mod event;
 pub mod flush;
 mod intake;

@@ -57,10 +57,15 @@ impl Shard {
     }
 
     fn obey_one(&mut self, command: Command) -> Option<Long> {
+        if let Command::Probe { asked_us } = command {
+            self.timings.probe(asked_us);
+            return None;
+        }
         self.stats.commands += 1;
         self.work.spend(work::COMMAND_NS);
         match command {
             Command::Batch(_) => unreachable!("batches hold no batches"),
+            Command::Probe { .. } => unreachable!("obeyed above"),
             Command::Push(push) => {
                 self.work.spend(copy_ns(push.frame.payload.len().min(self.config.copy_bytes_max)));
                 self.push(push);

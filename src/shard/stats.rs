@@ -1,5 +1,6 @@
 //! What a shard counts: plain numbers, read by asking the shard ([`super::command::Command::Report`]).
 
+pub use super::durations::Durations;
 use super::event::ClosedBy;
 use super::memory::MemoryReport;
 use serde::{Deserialize, Serialize};
@@ -103,42 +104,6 @@ counts! {
     subscriptions_refused,
 }
 
-/// How long the turns of a shard's thread were, in time on its processor: what others waited for in vain is not in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TurnTimes {
-    /// Turns that took at most [`bound_us`](Self::bound_us) and more than the bound before it.
-    pub counts: [u64; Self::BUCKETS],
-    /// All together, in microseconds.
-    pub sum_us: u64,
-    /// The longest, in microseconds.
-    pub max_us: u64,
-}
-
-impl TurnTimes {
-    /// The last one has no bound.
-    pub const BUCKETS: usize = 14;
-
-    /// The bound of a bucket: powers of two from 16 µs to 64 ms; none of the last.
-    pub fn bound_us(bucket: usize) -> Option<u64> {
-        (bucket + 1 < Self::BUCKETS).then(|| 16 << bucket)
-    }
-
-    /// One more turn.
-    pub fn add(&mut self, cpu_ns: u64) {
-        let us = cpu_ns.div_ceil(1000);
-        let bucket = (us.max(1).next_power_of_two().ilog2() as usize).saturating_sub(4).min(Self::BUCKETS - 1);
-        self.counts[bucket] += 1;
-        self.sum_us += us;
-        self.max_us = self.max_us.max(us);
-    }
-
-    /// How many turns there were.
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-}
-
 /// A shard at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
@@ -155,9 +120,12 @@ pub struct Report {
     pub window_bytes: usize,
     /// What it holds for clients and processes.
     pub memory: MemoryReport,
-    /// How long its turns were.
+    /// How long its turns were, in time on its processor: what others waited for in vain is not in it.
     #[serde(default)]
-    pub turns: TurnTimes,
+    pub turns: Durations,
+    /// How long pushes took from their call until the kernel had been offered them, sampled some twenty times a second.
+    #[serde(default)]
+    pub push_delays: Durations,
     /// Counts.
     pub stats: Stats,
     /// HTTP responses by their status, that of an upgrade, 101, among them.
@@ -186,18 +154,6 @@ mod by_name {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_turn_is_counted_in_the_first_bucket_that_holds_it() {
-        let mut turns = TurnTimes::default();
-        for (cpu_ns, bucket) in [(0, 0), (16_000, 0), (16_001, 1), (2_000_000, 7), (65_536_000, 12), (65_537_000, 13)] {
-            let before = turns.counts[bucket];
-            turns.add(cpu_ns);
-            assert_eq!(turns.counts[bucket], before + 1, "{cpu_ns}");
-            assert!(TurnTimes::bound_us(bucket).is_none_or(|bound_us| cpu_ns <= bound_us * 1000), "{cpu_ns}");
-        }
-        assert_eq!((turns.count(), turns.max_us), (6, 65_537));
-    }
 
     #[test]
     fn counts_are_written_by_name() {

@@ -15,6 +15,7 @@
 
 use super::command::Command;
 use super::core::{Effect, Shard};
+use super::durations::Timings;
 use super::flush::SocketId;
 use super::intake::receive::READ_BYTES_MAX;
 use super::table::connection::{End, Token};
@@ -232,9 +233,9 @@ impl<S: Sockets> Turns<S> {
         Ok(self.has_more(now_ms))
     }
 
-    /// The last turn took so much time on the thread's processor.
-    pub fn note_turn(&mut self, cpu_ns: u64) {
-        self.shard.note_turn(cpu_ns);
+    /// What the shard times of the last turn.
+    pub fn timings(&mut self) -> &mut Timings {
+        self.shard.timings()
     }
 
     /// The shard, to look at.

@@ -140,6 +140,9 @@ fn prometheus_is_told_the_same() {
             1.0,
             "{text}"
         );
+        for histogram in ["turn_cpu", "push_delay"] {
+            assert!(text.contains(&format!("# TYPE pushring_{histogram}_seconds histogram\n")), "{text}");
+        }
         assert!(text.contains("pushring_build_info{version=\""), "{text}");
         assert!(text.contains("# TYPE pushring_build_info gauge\n"), "{text}");
         assert!(sum("process_resident_memory_bytes ") > 1e6 && sum("process_open_fds ") > 3.0, "{text}");

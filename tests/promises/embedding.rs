@@ -44,6 +44,30 @@ fn chat(broker: &Broker) -> Process {
 }
 
 #[test]
+fn how_long_pushes_take_to_the_kernel_is_sampled() {
+    on_each_driver(|_| {
+        let broker = start().shards(1).start().unwrap();
+        let chat = chat(&broker);
+        let mut client = connect(&broker, "/rooms/1");
+        let started = std::time::Instant::now();
+        let (mut pushes, mut samples) = (0, 0);
+        // Each way of pushing may be the one that is sampled.
+        while samples < 3 {
+            chat.broadcast(Message::text("to all")).send().unwrap();
+            block_on(chat.broadcast(Message::text("to all"))).unwrap();
+            pushes += 2;
+            recv(&mut client);
+            recv(&mut client);
+            samples = broker.handle().reports()[0].push_delays.count();
+            assert!(started.elapsed() < PATIENCE, "{samples} samples of {pushes} pushes");
+        }
+        let report = broker.handle().reports().remove(0);
+        assert!(report.push_delays.sum_us >= report.push_delays.max_us && report.turns.count() > samples);
+        assert!(samples <= pushes, "{samples} samples of {pushes} pushes");
+    });
+}
+
+#[test]
 fn a_name_and_a_path_are_enough() {
     on_each_driver(|_| {
         let broker = start().start().unwrap();
