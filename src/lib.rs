@@ -55,7 +55,7 @@
 //! | what an operator asks of a running broker | [`control`] |
 //!
 //! What is behind these is private: `docs/ARCHITECTURE.md` shows the way of a byte through it. Its parts know each other
-//! in one direction only, and a test holds it: `words, channel, process_id ← proto, http ← gateway, admission ← shard, queue ←
+//! in one direction only, and a test holds it: `words, channel, process_id ← proto, http, resume ← gateway, admission ← shard, queue ←
 //! driver ← broker ← demo, node, process_lib, link, control`.
 
 #![deny(unsafe_code)]
@@ -81,6 +81,7 @@ mod process_id;
 pub mod process_lib;
 mod proto;
 mod queue;
+mod resume;
 mod shard;
 mod words;
 
@@ -123,7 +124,7 @@ pub mod internals {
         };
     }
     parts! {
-        admission channel gateway http process_id proto queue shard
+        admission channel gateway http process_id proto queue resume shard
         #[cfg(feature = "driver")] broker
         #[cfg(feature = "driver")] demo
         #[cfg(feature = "driver")] driver

@@ -78,9 +78,11 @@ use crate::driver::wake::WakeFd;
 use crate::gateway::{BindError, Dialect, OwnerId, Settings, Snapshot};
 use crate::process_id::{ParseProcessIdError, ProcessId};
 use crate::queue::orders::{self as inbox, Account, Inbox, InboxSender};
+use crate::resume::Keys;
 use crate::shard::command::{Acknowledge, Command};
 use crate::shard::disconnects::DISCONNECTS_MAX;
 use crate::shard::flush::Flush;
+use crate::shard::turn::Inboxes;
 use crate::shard::{Common, Directory, Shard};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rpds::HashTrieMapSync;
@@ -325,6 +327,7 @@ impl Broker {
             // Where a client's entry lies is not to be guessed.
             admission: Arc::new(admission::Connections::new(admission, RandomState::new())),
             memory: Ledger::new(memory.unwrap_or_default()),
+            resume: Keys::new(&sys::random_bytes()?),
         };
         let clock = Clock::start();
         let last_shard = Arc::new(LastShard(current.clone()));
@@ -347,6 +350,7 @@ impl Broker {
         };
         let (ready_sender, ready) = bounded(shards);
         let (mut inboxes, mut probes) = (Vec::new(), Vec::new());
+        let peers = Inboxes::default();
         for (index, listener) in listeners.into_iter().enumerate() {
             let wake = Arc::new(WakeFd::new()?);
             let (sender, inbox) = inbox::inbox(config.inbox, SharedWake(wake.clone()));
@@ -365,6 +369,7 @@ impl Broker {
                 wake,
                 probe,
                 last_shard: last_shard.clone(),
+                peers: peers.clone(),
                 log: tracing::dispatcher::get_default(tracing::Dispatch::clone),
             };
             let (ready, ended) = (ready_sender.clone(), ended_sender.clone());
@@ -373,6 +378,8 @@ impl Broker {
         }
         drop((ready_sender, last_shard));
         let shared = Arc::get_mut(&mut broker.shared).expect("nobody else has it yet");
+        // Set once: nobody else does.
+        let _ = peers.set(inboxes.clone());
         shared.accounts = inboxes.iter().map(InboxSender::account).collect();
         let wakers = inboxes.clone();
         common.memory.set_call_shards(move || wakers.iter().for_each(InboxSender::kick));
@@ -661,6 +668,7 @@ struct Seat {
     wake: Arc<WakeFd>,
     probe: Arc<Probe>,
     last_shard: Arc<LastShard>,
+    peers: Inboxes,
     /// Where whoever started the broker hears what its threads log.
     log: tracing::Dispatch,
 }
@@ -726,7 +734,8 @@ impl Seat {
         let seed = RandomState::new().hash_one(self.index);
         let (index, shards) = (self.index as u32, self.shards as u32);
         let shard = Shard::new(index, shards, self.common, flusher, seed, self.clock.now_ms());
-        Ok((runtime, Pump::new(shard, self.inbox, self.listener, self.wake, self.clock, self.probe)?))
+        let pump = Pump::new(shard, self.inbox, self.listener, self.wake, self.clock, self.probe)?.among(self.peers);
+        Ok((runtime, pump))
     }
 }
 

@@ -8,6 +8,7 @@ use super::epoll::{Events, ReadySet, ReadyWait};
 use super::listen::BACKLOG;
 use super::sys;
 use super::wake::WakeFd;
+use crate::shard::command::Carried;
 use crate::shard::flush::SocketId;
 use crate::shard::turn::{Accepted, Readiness, Received, Sockets};
 use crate::shard::{End, Token};
@@ -129,6 +130,14 @@ impl Sockets for KernelSockets {
         }
     }
 
+    fn watch_anew(&mut self, socket: SocketId, token: Token) -> bool {
+        if let Some(descriptor) = self.socket(socket) {
+            // One that comes from another shard is in no set yet.
+            let _ = self.ready.remove(descriptor);
+        }
+        self.watch(socket, token)
+    }
+
     fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> Received {
         let Some(socket) = self.socket(socket) else { return Received::End(End::Broken) };
         match sys::receive(socket, buffer) {
@@ -148,6 +157,18 @@ impl Sockets for KernelSockets {
 
     fn close(&mut self, SocketId(number): SocketId) {
         drop(self.sockets[number as usize].take());
+    }
+
+    fn release(&mut self, SocketId(number): SocketId) -> Option<Carried> {
+        let socket = self.sockets.get_mut(number as usize)?.take()?;
+        // It stays open, so it must leave the set by name.
+        self.ready.remove(&socket).ok()?;
+        Some(Carried(Box::new(socket)))
+    }
+
+    fn adopt(&mut self, carried: Carried) -> Option<SocketId> {
+        let socket: Box<OwnedFd> = carried.0.downcast().ok()?;
+        Some(self.keep(*socket))
     }
 
     fn stop_listening(&mut self) {

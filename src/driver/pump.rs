@@ -10,7 +10,7 @@ use super::probe::Probe;
 use super::wake::WakeFd;
 use crate::queue::orders::{Inbox, Wake};
 use crate::shard::command::Command;
-use crate::shard::turn::{TurnLimits, Turns};
+use crate::shard::turn::{Inboxes, TurnLimits, Turns};
 use crate::shard::{Shard, TICK_MS};
 use std::io;
 use std::net::TcpListener;
@@ -41,6 +41,12 @@ impl Pump {
         let sockets = KernelSockets::new(listener, &wake, clock)?;
         let turns = Turns::new(shard, inbox, sockets, TurnLimits::default(), clock.now_ms(), unix_ms());
         Ok(Self { turns, wake, clock, probe })
+    }
+
+    /// The same among other shards: see [`Turns::among`].
+    #[must_use]
+    pub fn among(self, inboxes: Inboxes) -> Self {
+        Self { turns: self.turns.among(inboxes), ..self }
     }
 
     /// Runs until the shard has been told to stop and has let go of its last connection. Inside a monoio runtime.

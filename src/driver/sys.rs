@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SocketFlags, sockopt};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CpuSet;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 
 /// What a read found.
@@ -176,6 +176,16 @@ pub(super) fn borrow(socket: &SocketId) -> BorrowedFd<'_> {
     // it out for the length of a flush, during which it stays open. Were it stale nevertheless, the kernel would
     // answer EBADF or write to another file of ours: wrong, but no memory is at stake.
     unsafe { BorrowedFd::borrow_raw(socket.0) }
+}
+
+/// Bytes that nobody can foresee.
+///
+/// # Errors
+/// The system has no `/dev/urandom`.
+pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

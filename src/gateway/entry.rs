@@ -16,6 +16,7 @@ use crate::admission::HeapBytes;
 use crate::{
     http::{Head, Response, cookies, query},
     process_id::ProcessId,
+    resume,
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -57,6 +58,12 @@ pub struct Upgrade<'s> {
     pub extension: bool,
     /// Whether the path offers compression.
     pub deflate: bool,
+    /// Whether channels of the path may outlive their connections.
+    pub resume: bool,
+    /// Whether the owner is told of that.
+    pub resume_events: bool,
+    /// Who is logged in, where the path asks for it: who takes a channel up again must be the same.
+    pub user: Option<&'s str>,
     /// The first `X-Forwarded-For` entry, else `X-Real-IP`, else `Cf-Connecting-Ip`: a claim, not checked.
     pub forwarded_for: Option<String>,
 }
@@ -177,6 +184,9 @@ impl<'s> Request<'s, '_, '_> {
             path: self.path_within(binding.prefix_bytes),
             extension: rule.extension,
             deflate: rule.deflate,
+            resume: rule.resume,
+            resume_events: rule.resume_events,
+            user: (rule.authenticated && !is_public).then_some(&*self.snapshot.settings.node),
             forwarded_for: forwarded_for(self.head),
         }))
     }
@@ -367,7 +377,11 @@ impl<'s> Request<'s, '_, '_> {
         let mut headers = BTreeMap::new();
         for header in self.head.headers() {
             let value = std::str::from_utf8(header.value).unwrap_or_default();
-            headers.insert(header.name.to_ascii_lowercase(), value.to_owned());
+            let name = header.name.to_ascii_lowercase();
+            // What a client came with to take up a channel, or to log in by, is not a process' to see.
+            let is_offer = name == "sec-websocket-protocol";
+            let value = if is_offer { resume::element::without_secrets(value) } else { value.to_owned() };
+            headers.insert(name, value);
         }
         if let Some(authority) = self.head.target.authority {
             // RFC 9112 section 3.2.2: the Host field beside an absolute target is ignored, by the process too.

@@ -83,6 +83,12 @@ pub struct WebSocketRule {
     pub extension: bool,
     /// Whether clients may agree on compression (permessage-deflate) where it is not offered on every path.
     pub deflate: bool,
+    /// Whether a channel outlives its connection, where its client asks for that (subprotocol `pushring.1`): it waits for the
+    /// client to come back, with what was pushed meanwhile (`docs/PROTOCOL.md`).
+    pub resume: bool,
+    /// Whether the process is told when such a client is gone for now, and when it has come back
+    /// ([`Event::Detached`](crate::Event::Detached), [`Event::Resumed`](crate::Event::Resumed)).
+    pub resume_events: bool,
 }
 
 impl Owned for HttpBinding {

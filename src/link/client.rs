@@ -145,9 +145,18 @@ impl Client {
     /// # Errors
     /// As there.
     pub fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
-        let WebSocketRule { authenticated, secure_subdomain, extension, deflate } = rule;
+        let WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, resume_events } = rule;
         let path = path.to_owned();
-        let bind = |ask| FromPeer::Bind { path, authenticated, secure_subdomain, extension, deflate, ask };
+        let bind = |ask| FromPeer::Bind {
+            path,
+            authenticated,
+            secure_subdomain,
+            extension,
+            deflate,
+            resume,
+            resume_events,
+            ask,
+        };
         self.answered(bind, Bytes::new())
     }
 

@@ -100,8 +100,18 @@ impl<'a> Orders<'a> {
                 let code = code.unwrap_or(WITHOUT_CODE);
                 self.owner.close(ChannelId::new(channel), code, &reason).delivered(delivery).send()?;
             }
-            FromPeer::Bind { path, authenticated, secure_subdomain, extension, deflate, ask } => {
-                let rule = WebSocketRule { authenticated, secure_subdomain, extension, deflate };
+            FromPeer::Bind {
+                path,
+                authenticated,
+                secure_subdomain,
+                extension,
+                deflate,
+                resume,
+                resume_events,
+                ask,
+            } => {
+                let rule =
+                    WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, resume_events };
                 self.bound(ask, |owner| owner.bind(&path, rule))?;
             }
             FromPeer::Unbind { path, ask } => self.bound(ask, |owner| owner.unbind(&path))?,

@@ -108,6 +108,10 @@ pub enum FromPeer {
         extension: bool,
         #[serde(default)]
         deflate: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        resume: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        resume_events: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ask: Option<u64>,
     },
@@ -175,6 +179,14 @@ pub enum ToPeer {
     Control { channel: u32, kind: Kind },
     /// A channel is gone.
     Closed { channel: u32, code: u16, reason: Box<str>, by: ClosedBy, lost_bytes: u64 },
+    /// The client of a channel is gone for now; only for paths bound with `resume_events`.
+    Detached { channel: u32 },
+    /// It has come back, and has missed so many messages for good.
+    Resumed {
+        channel: u32,
+        #[serde(default)]
+        lost: u64,
+    },
     /// An HTTP request with the blob as body.
     Http(HttpHead),
     /// A channel is subscribed to a topic now.

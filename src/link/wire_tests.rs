@@ -128,6 +128,8 @@ fn peers_frames() -> Vec<FromPeer> {
             secure_subdomain: true,
             extension: true,
             deflate: true,
+            resume: true,
+            resume_events: true,
             ask,
         },
         FromPeer::Unbind { path: path.clone(), ask },
@@ -227,6 +229,8 @@ fn brokers_frames() -> Vec<ToPeer> {
         ToPeer::Joined { channel: 1, topic: String::new() },
         ToPeer::Left { channel: 1, topic: String::new() },
         ToPeer::Topics { ask: 1, topics: vec![] },
+        ToPeer::Detached { channel: 1 },
+        ToPeer::Resumed { channel: 1, lost: 1 },
         ToPeer::Http(http),
         ToPeer::Outcome(OutcomeHead::default()),
         ToPeer::Done { ask: 1 },
@@ -287,6 +291,8 @@ fn numbers(peers: &FromPeer, brokers: &ToPeer) -> (usize, usize) {
         ToPeer::Joined { .. } => 16,
         ToPeer::Left { .. } => 17,
         ToPeer::Topics { .. } => 18,
+        ToPeer::Detached { .. } => 19,
+        ToPeer::Resumed { .. } => 20,
     };
     (of_peer, of_broker)
 }
@@ -309,7 +315,7 @@ fn the_page_names_every_frame_and_field() {
     let (peers, brokers) = (peers_frames(), brokers_frames());
     let of_peer: std::collections::BTreeSet<_> = peers.iter().map(|frame| numbers(frame, &brokers[0]).0).collect();
     let of_broker: std::collections::BTreeSet<_> = brokers.iter().map(|frame| numbers(&peers[0], frame).1).collect();
-    assert_eq!((of_peer.len(), of_broker.len()), (17, 19), "a frame is missing in this test");
+    assert_eq!((of_peer.len(), of_broker.len()), (17, 21), "a frame is missing in this test");
     let mut named = Vec::new();
     peers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));
     brokers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));

@@ -106,6 +106,8 @@ impl<K: ToKernel> Outlet<K> {
                 self.extensions.remove(&closed.channel);
                 Some(self.events.closed(self.ids.next(), process, closed.channel))
             }
+            // The node contract knows no such channels.
+            Event::Detached { .. } | Event::Resumed { .. } => None,
             Event::Http(request) => self.http(process, *request),
             Event::Outcome { ticket, outcome } => self.pending.settle(ticket, &outcome),
             Event::Failed { ticket, outcome } => Some(perform::refusal(ticket, &outcome, &self.events, process)),

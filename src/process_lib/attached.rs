@@ -146,6 +146,8 @@ impl Attached {
                 Some(self.pushed(channel, message_type, payload))
             }
             Event::Closed(closed) => Some(self.closed(&closed)),
+            // The node contract knows no such channels.
+            Event::Detached { .. } | Event::Resumed { .. } => None,
             Event::Http(request) => self.http(*request),
             // Asked for only where a kernel carries the refusal, or by processes that want to be told of topics.
             Event::Failed { .. } | Event::Joined { .. } | Event::Left { .. } => None,

@@ -265,7 +265,7 @@ const PROTOCOLS_MAX: usize = 64;
 
 /// 11.3.4: the field "MAY appear multiple times", which is the same as one list. Empty elements are skipped (RFC 9110
 /// 5.6.1.2).
-fn protocols<'a>(headers: &'a [Header<'a>]) -> impl Iterator<Item = &'a [u8]> {
+pub fn protocols<'a>(headers: &'a [Header<'a>]) -> impl Iterator<Item = &'a [u8]> {
     headers
         .iter()
         .filter(|header| header.name.eq_ignore_ascii_case("Sec-WebSocket-Protocol"))

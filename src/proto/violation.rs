@@ -61,6 +61,10 @@ pub enum Violation {
     /// A close reason that is not UTF-8 (5.5.1).
     #[error("close reason is not UTF-8")]
     CloseReasonNotUtf8,
+    /// A control text of `pushring.1` that is none, or that says what cannot be. Subprotocols are not known here: whoever
+    /// reads it says so.
+    #[error("invalid control text")]
+    NoControlText,
     /// A compressed message whose bytes are no DEFLATE data (RFC 7692 7.2.2).
     #[error("compressed message does not inflate")]
     NotDeflate,
@@ -71,7 +75,7 @@ impl Violation {
     pub const fn close_code(&self) -> u16 {
         match self {
             Self::FrameTooBig | Self::MessageTooBig | Self::TooManyFragments => code::MESSAGE_TOO_BIG,
-            Self::TooManyControlFrames => code::POLICY_VIOLATION,
+            Self::TooManyControlFrames | Self::NoControlText => code::POLICY_VIOLATION,
             Self::TextNotUtf8 | Self::CloseReasonNotUtf8 | Self::NotDeflate => code::INVALID_PAYLOAD,
             Self::ReservedBits
             | Self::ReservedOpcode
@@ -107,6 +111,7 @@ impl Violation {
             Self::CloseTooShort => "close frame with half a code",
             Self::CloseCodeInvalid(_) => "invalid close code",
             Self::CloseReasonNotUtf8 => "close reason is not UTF-8",
+            Self::NoControlText => "invalid control text (pushring.1)",
             Self::NotDeflate => "compressed message does not inflate",
         }
     }
@@ -137,6 +142,7 @@ mod tests {
             Violation::CloseTooShort,
             Violation::CloseCodeInvalid(999),
             Violation::CloseReasonNotUtf8,
+            Violation::NoControlText,
             Violation::NotDeflate,
         ];
         for violation in all {

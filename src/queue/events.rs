@@ -74,7 +74,11 @@ impl Batch {
     /// Appends an event.
     pub fn push(&mut self, event: Event) {
         match &event {
-            Event::Message { .. } | Event::Control { .. } | Event::Http(_) => self.messages += 1,
+            Event::Message { .. }
+            | Event::Control { .. }
+            | Event::Detached { .. }
+            | Event::Resumed { .. }
+            | Event::Http(_) => self.messages += 1,
             Event::Outcome { .. } => self.outcomes += 1,
             Event::Failed { .. } => self.failures += 1,
             Event::Opened(_) | Event::Joined { .. } | Event::Left { .. } | Event::Closed(_) => {}

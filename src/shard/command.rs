@@ -12,6 +12,7 @@ use crate::proto::MessageKind;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::owners::directory::Directory;
 use crate::shard::owners::topics::{Claim, Topic};
+pub use crate::shard::table::arrival::{Arrival, Carried, Handover};
 pub use crate::words::policy::Policy;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub enum Command {
     Respond(Box<Respond>),
     /// Use these routes and owners from now on.
     Adopt(Arc<Directory>, Acknowledge),
+    /// A connection that another shard has accepted is for a channel of this one.
+    Arrive(Carried, Box<Arrival>),
     /// A process is gone: close its channels and refuse its waiting requests.
     OwnerGone {
         /// Which.
@@ -274,6 +277,7 @@ impl Command {
                 Self::batch_bytes(commands.capacity(), commands.iter().map(Command::payload_bytes).sum())
             }
             Command::OwnerGone { why, .. } => why.reason.len(),
+            Command::Arrive(_, arrival) => arrival.heap_bytes(),
             // Orders of the broker itself, of which there are few.
             _ => 0,
         }

@@ -20,6 +20,8 @@ pub struct Config {
     /// Subprotocols that clients may choose (RFC 6455 1.9); of those a client offers, its first that is here is
     /// agreed. The broker itself gives them no meaning. Default none.
     pub subprotocols: Vec<String>,
+    /// Channels that outlive their connections.
+    pub resume: Resume,
     /// How long a client may take from the upgrade on `/` to its `WsRegister`.
     pub register_timeout_ms: u64,
     /// The largest body of a request whose client is logged in; the others' is in `http_limits`, and so is the least that
@@ -66,6 +68,14 @@ impl Config {
         http::Limits { body_bytes_max, ..self.http_limits }
     }
 
+    /// After so long without a sign of life a client is known to be gone: by pings that it did not answer.
+    pub(in crate::shard) fn dead_after_ms(&self) -> u64 {
+        match self.ping_interval_ms {
+            0 => UNPINGED_DEAD_AFTER_MS,
+            interval_ms => interval_ms.saturating_mul(u64::from(self.pings_unanswered_max) + 1),
+        }
+    }
+
     /// What must have come within `window_ms` for a client to be waited for.
     pub(in crate::shard) fn least_bytes(&self, window_ms: u64) -> u64 {
         self.body_bytes_per_s_min.saturating_mul(window_ms) / 1000
@@ -81,6 +91,7 @@ impl Default for Config {
             http_limits: http::Limits::default(),
             deflate: Deflate::default(),
             subprotocols: Vec::new(),
+            resume: Resume::default(),
             register_timeout_ms: 10_000,
             body_bytes_max_logged_in: 0,
             head_timeout_ms: 10_000,
@@ -97,6 +108,35 @@ impl Default for Config {
             copy_bytes_max: 4 * 1024,
             copy_shared_bytes_max: 64 * 1024 - 16,
         }
+    }
+}
+
+/// Where nobody is pinged, the system itself finds out that a client has vanished, by what is sent to it.
+const UNPINGED_DEAD_AFTER_MS: u64 = 75_000;
+
+/// Channels that outlive their connections (subprotocol `pushring.1`), on the paths whose binding says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// How long a channel waits for its client to come back. Default 30 s: a change of networks, a lift, a short sleep.
+    pub window_ms: u64,
+    /// How much of what was sent to one channel is remembered at most, in bytes of frames. Default 1 MiB, as much as may
+    /// wait for one.
+    pub bytes_max: usize,
+    /// How much a shard remembers for all channels together: bytes that many were sent count once. Default 64 MiB.
+    pub shard_bytes_max: usize,
+}
+
+impl Default for Resume {
+    fn default() -> Self {
+        Self { window_ms: 30_000, bytes_max: 1024 * 1024, shard_bytes_max: 64 * 1024 * 1024 }
+    }
+}
+
+impl Resume {
+    /// How far back history is of use: a client that is found to be gone after `dead_after_ms` may come back as long as its
+    /// channel waits for it.
+    pub(in crate::shard) fn reach_ms(&self, dead_after_ms: u64) -> u64 {
+        self.window_ms.saturating_add(dead_after_ms)
     }
 }
 

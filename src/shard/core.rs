@@ -19,6 +19,7 @@ use super::owners::Owners;
 use super::owners::directory::Directory;
 use super::stats::{Report, Stats};
 use super::table::Table;
+use super::table::arrival::{Arrival, Carried, Handover};
 use super::table::connection::{Flag, Token};
 use super::unfinished::{Long, Unfinished};
 use super::work::{Work, WorkLimits};
@@ -26,6 +27,7 @@ use crate::admission;
 use crate::channel::ChannelIdMint;
 use crate::http::Date;
 use crate::queue::fair::Order;
+use crate::resume;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,8 +39,12 @@ pub enum Effect {
     ShutdownWrite(SocketId),
     /// Close this socket. Nothing of the connection is left here.
     Close(SocketId),
+    /// Close this socket now, before anything more is told of it: its channel lives on, under the same token.
+    Abandon(SocketId),
     /// Read this connection again: the driver held its readiness back, or the shard did.
     Read(Token),
+    /// Watch this socket under another token, or for the first time here: what is ready already is to be reported.
+    Watch(SocketId, Token),
 }
 
 /// What all shards of a broker begin with.
@@ -52,6 +58,8 @@ pub struct Common {
     pub admission: Arc<admission::Connections>,
     /// How much memory their clients and processes may take.
     pub memory: admission::Ledger,
+    /// What makes and judges the tokens of channels that outlive their connections.
+    pub resume: resume::Keys,
 }
 
 /// The time of day as it was last told, for tokens and dates; deadlines do not know it.
@@ -84,7 +92,14 @@ pub struct Shard {
     /// How long turns and pushes took.
     pub(super) timings: Timings,
     pub(super) effects: Vec<Effect>,
+    /// Connections that go on on other shards.
+    pub(super) handovers: Vec<Handover>,
+    /// Connections that other shards have accepted, whose sockets are not here yet.
+    pub(super) arrivals: Vec<(Carried, Box<Arrival>)>,
+    pub(super) keys: resume::Keys,
     index: u32,
+    /// How many shards there are.
+    pub(super) shards: u32,
     /// Orders that did not fit the turn in which they came.
     put_off: VecDeque<Order<Command, Unfinished>>,
     /// What is to be done to many connections though nobody ordered it, one slice a turn.
@@ -111,8 +126,12 @@ impl Shard {
             work: Work::default(),
             timings: Timings::default(),
             effects: Vec::new(),
+            handovers: Vec::new(),
+            arrivals: Vec::new(),
+            keys: common.resume,
             config: common.config,
             index,
+            shards,
             put_off: VecDeque::new(),
             chores: VecDeque::new(),
             goes_on: false,
@@ -159,6 +178,26 @@ impl Shard {
         }
     }
 
+    /// The time that it goes by, in milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Connections that go on on other shards.
+    pub fn take_handovers(&mut self) -> Vec<Handover> {
+        std::mem::take(&mut self.handovers)
+    }
+
+    /// Connections that other shards have accepted: each is to be given a socket here ([`Shard::handle_arrival`]).
+    pub fn take_arrivals(&mut self) -> Vec<(Carried, Box<Arrival>)> {
+        std::mem::take(&mut self.arrivals)
+    }
+
     /// What this turn has cost so far, in nanoseconds as `work` counts them.
     pub fn spent_ns(&self) -> u64 {
         self.work.spent_ns()
@@ -198,6 +237,9 @@ impl Shard {
             connection.heard(self.now_ms);
             connection.outbound.unblock();
             self.out.mark_urgent(connection, slot);
+            if self.table[slot].flags.has(Flag::Lags) {
+                self.feed(slot);
+            }
             // Control frames that stood beside the queue are in it now.
             self.weigh(slot);
         }
@@ -250,6 +292,10 @@ impl Shard {
             assert!(connection.flags.has(Flag::Holds) || held == Held::default(), "{slot:?} holds what is not counted");
             assert_eq!(self.memory.of(slot), held, "{slot:?} holds what is counted");
             assert!(!connection.flags.has(Flag::InBatch), "{slot:?} is in no batch between turns");
+            let keeping = self.out.keepings.get(&slot);
+            assert_eq!(connection.flags.has(Flag::Keeps), keeping.is_some(), "{slot:?} is kept if it says so");
+            let lags = keeping.is_some_and(|keeping| keeping.log.lags());
+            assert!(!lags || connection.flags.has(Flag::Lags), "{slot:?} lags if its log does");
         }
     }
 
@@ -286,7 +332,8 @@ impl Shard {
 
     /// The socket of a live connection.
     pub fn socket(&self, token: Token) -> Option<SocketId> {
-        self.table.resolve(token).map(|slot| self.table[slot].socket)
+        let slot = self.table.resolve(token).filter(|&slot| !self.table[slot].flags.has(Flag::Detached))?;
+        Some(self.table[slot].socket)
     }
 
     /// Live connections, channels among them.
@@ -307,9 +354,11 @@ impl Shard {
             connections: self.table.len(),
             channels: self.table.channels(),
             subscriptions: self.owners.iter().map(|local| local.subscriptions.count()).sum(),
+            detached: self.table.detached(),
             window_bytes: self.out.window_bytes(),
             turns,
             push_delays,
+            history_bytes: self.out.history_bytes(),
             memory: self.memory_report(self.index == 0),
             stats: self.stats,
             responses: self.responses.clone(),

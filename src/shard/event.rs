@@ -52,6 +52,19 @@ pub enum Event {
     },
     /// The channel is gone.
     Closed(Box<Closed>),
+    /// The client of a channel is gone for now; the channel waits for it to come back, and what is pushed to it meanwhile.
+    /// Only for paths whose rule asks for it ([`WebSocketRule::resume_events`](crate::WebSocketRule::resume_events)).
+    Detached {
+        /// Which.
+        channel: ChannelId,
+    },
+    /// It has come back; likewise.
+    Resumed {
+        /// Which.
+        channel: ChannelId,
+        /// How many messages it has missed that history did not reach back to.
+        lost: u64,
+    },
     /// An HTTP request for a path of this process; it waits for a response.
     Http(Box<HttpRequest>),
     /// A push or close that asked to hear of failure only has failed: the channel is gone, closing, or another's.
@@ -78,7 +91,7 @@ impl HeapBytes for Event {
             Self::Joined { topic, .. } | Self::Left { topic, .. } => topic.heap_bytes(),
             Self::Closed(closed) => closed.heap_bytes(),
             Self::Http(request) => request.heap_bytes(),
-            Self::Failed { .. } | Self::Outcome { .. } => 0,
+            Self::Detached { .. } | Self::Resumed { .. } | Self::Failed { .. } | Self::Outcome { .. } => 0,
         }
     }
 }

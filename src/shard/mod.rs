@@ -36,7 +36,7 @@ pub mod unfinished;
 pub mod work;
 
 pub use self::core::{Common, Effect, Shard};
-pub use config::{Config, Deflate};
+pub use config::{Config, Deflate, Resume};
 pub use memory::MemoryReport;
 pub use out::deflate;
 pub use owners::directory::{Directory, Owner};

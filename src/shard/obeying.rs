@@ -84,6 +84,7 @@ impl Shard {
                 // Dropping our share is the answer.
                 drop(acknowledge);
             }
+            Command::Arrive(carried, arrival) => self.arrivals.push((carried, arrival)),
             Command::OwnerGone { owner, why } => return self.owner_gone(owner, why),
             // Whoever asked may have gone meanwhile.
             Command::Report(to) => drop(to.send(self.report())),

@@ -100,6 +100,7 @@ impl Stage {
             directory: Arc::new(directory),
             admission: Arc::default(),
             memory: ledger.clone(),
+            resume: crate::resume::Keys::new(&[7; 32]),
         };
         let shard = Shard::new(0, 1, common, Box::new(wires.clone()), 1, 0);
         let budget = ledger.budget().clone();
@@ -161,9 +162,9 @@ impl Stage {
         self.shard.take_effects(&mut effects);
         for effect in effects {
             match effect {
-                Effect::Close(socket) => self.wire(socket.0, |wire| wire.is_closed = true),
+                Effect::Close(socket) | Effect::Abandon(socket) => self.wire(socket.0, |wire| wire.is_closed = true),
                 Effect::Read(token) => self.to_read.push(token),
-                Effect::ShutdownWrite(_) => {}
+                Effect::ShutdownWrite(_) | Effect::Watch(..) => {}
             }
         }
         self.check();

@@ -102,6 +102,18 @@ counts! {
     unsubscribed,
     /// Subscriptions refused: too many, or no memory.
     subscriptions_refused,
+    /// Channels whose connections were lost, and that waited for their clients to come back.
+    detached,
+    /// Channels that clients came back for, and went on with.
+    resumed,
+    /// Those of them whose clients had missed more than was remembered.
+    resumed_with_gap,
+    /// Those of them whose old connections still seemed alive.
+    taken_over,
+    /// Clients that came back for a channel and got a new one.
+    resumes_refused,
+    /// Segments of history that were let go of because memory was short, or a shard remembered too much.
+    history_shed,
 }
 
 /// A shard at one moment.
@@ -116,6 +128,12 @@ pub struct Report {
     /// Subscriptions of channels to topics.
     #[serde(default)]
     pub subscriptions: usize,
+    /// Those of them that wait for their clients to come back.
+    #[serde(default)]
+    pub detached: usize,
+    /// What is remembered for those who come back, in bytes; it is among what waits by reference.
+    #[serde(default)]
+    pub history_bytes: usize,
     /// Bytes that wait for their first send.
     pub window_bytes: usize,
     /// What it holds for clients and processes.

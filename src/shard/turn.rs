@@ -13,7 +13,7 @@
 //! the list of those to read, or the shard remembers it and asks with [`Effect::Read`]; a connection stands in that list
 //! once. It must not know descriptors, clocks or how a thread sleeps.
 
-use super::command::Command;
+use super::command::{Carried, Command, Handover};
 use super::core::{Effect, Shard};
 use super::durations::Timings;
 use super::flush::SocketId;
@@ -23,9 +23,10 @@ use super::table::wheel::TICK_MS;
 use super::unfinished::Unfinished;
 use super::work::{EFFECT_NS, PASS_NS, WorkLimits};
 use crate::queue::fair::{Order, Producers, Server};
-use crate::queue::orders::Inbox;
+use crate::queue::orders::{Account, Inbox, InboxSender};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 
 /// How long a listener is left alone that has no descriptor for its next client, unless a socket is closed.
 const NO_ROOM_PAUSE_MS: u64 = 200;
@@ -57,8 +58,17 @@ pub trait Sockets {
     /// The peer sees the end of our bytes. One that has gone already is found out by the next read.
     fn shutdown_write(&mut self, socket: SocketId);
 
+    /// As [`watch`](Self::watch), for a socket that may be watched under another token.
+    fn watch_anew(&mut self, socket: SocketId, token: Token) -> bool;
+
     /// Closes the socket; the id may be given to another from now on.
     fn close(&mut self, socket: SocketId);
+
+    /// Lets go of a socket, open, for another shard to adopt.
+    fn release(&mut self, socket: SocketId) -> Option<Carried>;
+
+    /// Takes in a socket that another shard has released. `None`: it is none of this kind.
+    fn adopt(&mut self, carried: Carried) -> Option<SocketId>;
 
     /// Closes the listener, if it is open: clients that were not accepted are refused.
     fn stop_listening(&mut self);
@@ -148,6 +158,30 @@ pub struct Turns<S> {
     effects: Vec<Effect>,
     put_off: VecDeque<Effect>,
     buffer: Vec<u8>,
+    peers: Peers,
+}
+
+/// The inboxes of all shards, by number; empty until all have started.
+pub type Inboxes = Arc<OnceLock<Vec<InboxSender<Command>>>>;
+
+/// The other shards, as one hands connections to them.
+#[derive(Default)]
+struct Peers {
+    inboxes: Inboxes,
+    accounts: Vec<Account>,
+}
+
+impl Peers {
+    /// Returns whether shard `to` has taken it; else the connection is lost, and its client comes again.
+    fn send(&mut self, to: u32, command: Command) -> bool {
+        let Some(inboxes) = self.inboxes.get() else { return false };
+        if self.accounts.is_empty() {
+            self.accounts = inboxes.iter().map(InboxSender::account).collect();
+        }
+        let bytes = command.payload_bytes();
+        let to = to as usize;
+        inboxes.get(to).is_some_and(|inbox| inbox.try_send(command, bytes, &self.accounts[to]).is_ok())
+    }
 }
 
 /// What is to be read of the connection at one place.
@@ -208,7 +242,14 @@ impl<S: Sockets> Turns<S> {
             effects: Vec::new(),
             put_off: VecDeque::new(),
             buffer: vec![0; READ_BYTES_MAX],
+            peers: Peers::default(),
         }
+    }
+
+    /// These are the inboxes of all shards, once there are any: clients come back on any shard for channels of others.
+    #[must_use]
+    pub fn among(self, inboxes: Inboxes) -> Self {
+        Self { peers: Peers { inboxes, accounts: Vec::new() }, ..self }
     }
 
     /// One turn, at `now_ms` of the shard's clock; the time of day in milliseconds is asked for once a tick. Returns
@@ -222,7 +263,7 @@ impl<S: Sockets> Turns<S> {
         self.take_news()?;
         self.accept(now_ms, work.begin_ns / 2)?;
         self.tick(now_ms, work.begin_ns, unix_ms);
-        self.take_orders(self.shard.spent_ns() + work.orders_ns);
+        self.take_orders(now_ms, self.shard.spent_ns() + work.orders_ns);
         self.read(now_ms, self.shard.spent_ns() + work.reads_ns);
         self.put_off_effects();
         self.shard.flush();
@@ -342,18 +383,38 @@ impl<S: Sockets> Turns<S> {
         Ok(())
     }
 
-    fn take_orders(&mut self, until_ns: u64) {
+    fn take_orders(&mut self, now_ms: u64, until_ns: u64) {
         self.orders.inbox().take_kick();
         self.shard.note_inbox(self.orders.bytes());
         let mut server = Obeying { shard: &mut self.shard, until_ns };
         self.orders.serve(self.limits.commands_max, self.limits.command_bytes_max, &mut server);
         self.shard.note_inbox(self.orders.bytes());
+        self.take_in(now_ms);
         if self.shard.is_stopping() {
             self.sockets.stop_listening();
             self.accept_pending = false;
         }
         if cfg!(debug_assertions) {
             self.orders.check();
+        }
+    }
+
+    /// Connections that other shards have accepted.
+    fn take_in(&mut self, now_ms: u64) {
+        for (carried, arrival) in self.shard.take_arrivals() {
+            if let Some(socket) = self.sockets.adopt(carried) {
+                self.shard.handle_arrival(socket, *arrival, now_ms);
+            }
+        }
+    }
+
+    /// Connections that go on on other shards.
+    fn hand_over(&mut self) {
+        for Handover { socket, to, arrival } in self.shard.take_handovers() {
+            if let Some(carried) = self.sockets.release(socket) {
+                // Who is not taken sees its connection end, and comes again with the same token.
+                self.peers.send(to, Command::Arrive(carried, arrival));
+            }
         }
     }
 
@@ -417,11 +478,12 @@ impl<S: Sockets> Turns<S> {
     /// Notes what the shard wants done to its sockets otherwise. Of one socket it stays in order: of those with something
     /// to do here none has anything more to send.
     fn put_off_effects(&mut self) {
+        self.hand_over();
         let mut effects = std::mem::take(&mut self.effects);
         self.shard.take_effects(&mut effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Read(_) => self.carry_out(effect),
+                Effect::Read(_) | Effect::Watch(..) | Effect::Abandon(_) => self.carry_out(effect),
                 Effect::ShutdownWrite(_) | Effect::Close(_) => self.put_off.push_back(effect),
             }
         }
@@ -440,8 +502,13 @@ impl<S: Sockets> Turns<S> {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Read(token) => return self.queue_read(token, true),
+            Effect::Watch(socket, token) => {
+                if !self.sockets.watch_anew(socket, token) {
+                    self.shard.handle_end(token, End::Broken, self.shard.now_ms());
+                }
+            }
             Effect::ShutdownWrite(socket) => self.sockets.shutdown_write(socket),
-            Effect::Close(socket) => {
+            Effect::Close(socket) | Effect::Abandon(socket) => {
                 self.sockets.close(socket);
                 // There is room for one of those that wait.
                 self.accept_pause_until_ms = 0;

@@ -139,6 +139,7 @@ impl Scene {
             directory: Arc::new(directory),
             admission: Arc::default(),
             memory: Ledger::default(),
+            resume: pushring::internals::resume::Keys::new(&[7; 32]),
         };
         let shard = Shard::new(0, 1, common, Box::new(Memory(wires.clone())), 1, 0);
         let mut scene = Self {

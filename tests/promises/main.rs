@@ -84,6 +84,7 @@ mod pushes_to_many_in_a_node;
 mod ready_set_wakes_its_waiter;
 mod refusals_are_said_in_words;
 mod registration;
+mod resume;
 mod second_broker_is_refused;
 mod senders_hear_their_answer;
 mod service_manager;

@@ -93,7 +93,7 @@ impl Fan {
         let config = Arc::new(config);
         let flusher = Box::new(NullFlush(taken.clone()));
         let common =
-            Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Default::default() };
+            Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Default::default(), resume: pushring::internals::resume::Keys::new(&[7; 32]) };
         let shard = Shard::new(0, 1, common, flusher, 7, 0);
         let mut fan =
             Self { shard, taken, channels: Vec::with_capacity(channels), tokens: Vec::new(), owner, receiver };

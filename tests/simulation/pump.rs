@@ -4,7 +4,7 @@ use super::network::Network;
 use super::plant::Plant;
 use super::settings::TurnPace;
 use pushring::internals::inbox::{Inbox, Wake};
-use pushring::internals::shard::command::Command;
+use pushring::internals::shard::command::{Carried, Command};
 use pushring::internals::shard::flush::SocketId;
 use pushring::internals::shard::turn::{Accepted, Readiness, Received, Sockets, Turns};
 use pushring::internals::shard::{Shard, TICK_MS, Token};
@@ -58,6 +58,18 @@ impl Sockets for MemorySockets {
     fn watch(&mut self, socket: SocketId, token: Token) -> bool {
         self.network.borrow_mut().watch(socket, token);
         true
+    }
+
+    fn watch_anew(&mut self, socket: SocketId, token: Token) -> bool {
+        self.watch(socket, token)
+    }
+
+    fn release(&mut self, socket: SocketId) -> Option<Carried> {
+        Some(Carried(Box::new(socket)))
+    }
+
+    fn adopt(&mut self, carried: Carried) -> Option<SocketId> {
+        carried.0.downcast().ok().map(|socket| *socket)
     }
 
     fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> Received {

@@ -157,6 +157,7 @@ impl World {
             directory: Arc::new(directory.clone()),
             admission: admission.clone(),
             memory: memory.clone(),
+            resume: pushring::internals::resume::Keys::new(&[7; 32]),
         };
         let pumps = std::iter::zip(inboxes, bells).enumerate().map(|(index, (inbox, bell))| {
             let flush = Box::new(MemoryFlush { network: network.clone(), plant: options.plant });

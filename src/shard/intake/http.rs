@@ -8,6 +8,7 @@ use crate::gateway::{self, Entry, OwnerId};
 use crate::http::{self, AfterResponse, Next, Response, connection::Phase as HttpPhase};
 use crate::proto::deflate::{Context, Terms, negotiate};
 use crate::proto::{self, UpgradeError, upgrade};
+use crate::resume;
 use crate::shard::command::Respond;
 use crate::shard::config::Deflate;
 use crate::shard::core::Shard;
@@ -15,6 +16,7 @@ use crate::shard::event::{Event, HttpAsk, HttpRequest, Opened, RequestId};
 use crate::shard::intake::exchange::Asked;
 use crate::shard::memory::Charge;
 use crate::shard::owners::directory::{Directory, Owner};
+use crate::shard::table::arrival::{Upgraded, Wish};
 use crate::shard::table::connection::{Ending, Flag, Phase, Registering};
 use crate::shard::table::opening::Opening;
 use crate::shard::table::slot::Slot;
@@ -32,7 +34,15 @@ enum Decision {
 }
 
 enum Target {
-    Bound { owner: Arc<Owner>, bound_path: Arc<str>, path: Arc<str>, forwarded_for: Option<Box<str>>, extension: bool },
+    Bound {
+        owner: Arc<Owner>,
+        bound_path: Arc<str>,
+        path: Arc<str>,
+        forwarded_for: Option<Box<str>>,
+        extension: bool,
+        /// Where the channel is to outlive its connection.
+        wish: Option<Wish>,
+    },
     Register { forwarded_for: Option<Box<str>> },
 }
 
@@ -95,7 +105,7 @@ impl Shard {
             }
             Some(Decision::Upgrade { response, ws, target }) => {
                 let leftover = exchange.http.into_leftover();
-                self.upgrade(slot, &response, ws, target, leftover);
+                self.upgrade(slot, response, ws, target, leftover);
             }
         }
     }
@@ -148,6 +158,12 @@ impl Shard {
 
     /// The answer where a process may have no more connections, or could not be told of one.
     fn refuse_to_open(&mut self, target: &Target) -> Option<Response> {
+        if let Target::Bound { wish: Some(wish), .. } = target
+            && self.returns_to(wish).is_some()
+        {
+            // Its channel is counted already.
+            return None;
+        }
         if !self.may_open(target) {
             return Some(busy());
         }
@@ -178,7 +194,12 @@ impl Shard {
                 let bound_path = if entry.bound_path.is_empty() { "/".into() } else { entry.bound_path.into() };
                 let forwarded_for = entry.forwarded_for.map(Into::into);
                 let (path, extension) = (entry.path.into(), entry.extension);
-                let target = Target::Bound { owner, bound_path, path, forwarded_for, extension };
+                let wish = entry.resume.then(|| Wish {
+                    user: entry.user.map(Into::into),
+                    tells: entry.resume_events,
+                    ask: None,
+                });
+                let target = Target::Bound { owner, bound_path, path, forwarded_for, extension, wish };
                 self.handshake(&request.head, target, entry.deflate)
             }
             Entry::Register { forwarded_for } => {
@@ -204,8 +225,11 @@ impl Shard {
     }
 
     /// The answer to an upgrade request that may enter. `deflate`: compression is offered on this very path.
-    fn handshake(&self, head: &http::Head<'_>, target: Target, deflate: bool) -> Decision {
-        let supported: SmallVec<[&str; 4]> = self.config.subprotocols.iter().map(String::as_str).collect();
+    fn handshake(&self, head: &http::Head<'_>, mut target: Target, deflate: bool) -> Decision {
+        let mut supported: SmallVec<[&str; 4]> = self.config.subprotocols.iter().map(String::as_str).collect();
+        if let Target::Bound { wish: Some(_), .. } = &target {
+            supported.push(resume::SUBPROTOCOL);
+        }
         match upgrade::negotiate(head.method, head.minor_version, head.headers(), &supported) {
             Ok(upgrade) => {
                 let offers = (deflate || self.config.deflate.everywhere).then(|| upgrade.extensions());
@@ -216,6 +240,12 @@ impl Shard {
                     response.extend_from_slice(http::CONTINUE);
                 }
                 upgrade::append_response(&mut response, &upgrade, agreed);
+                if let Target::Bound { wish, .. } = &mut target {
+                    *wish = wish.take().filter(|_| upgrade.protocol == Some(resume::SUBPROTOCOL));
+                    if let Some(wish) = wish {
+                        wish.ask = resume::element::find(upgrade::protocols(head.headers()));
+                    }
+                }
                 Decision::Upgrade { response, ws: proto::Connection::new(agreed), target }
             }
             Err(error) => Decision::Answer(refusal(error)),
@@ -229,15 +259,26 @@ impl Shard {
     }
 
     /// Answers with 101 and goes on with frames.
-    fn upgrade(&mut self, slot: Slot, response: &[u8], ws: proto::Connection, target: Target, mut leftover: Vec<u8>) {
+    fn upgrade(&mut self, slot: Slot, response: Vec<u8>, ws: proto::Connection, target: Target, leftover: Vec<u8>) {
+        let target = match target {
+            Target::Bound { owner, bound_path, path, forwarded_for, extension, wish: Some(wish) } => {
+                let (agreed, owner) = (ws.deflate(), owner.id);
+                let upgraded =
+                    Upgraded { response, agreed, owner, bound_path, path, forwarded_for, extension, wish, leftover };
+                return self.begin_kept(slot, upgraded);
+            }
+            target => target,
+        };
+        let mut leftover = leftover;
         *self.responses.entry(101).or_default() += 1;
-        self.send_opaque(slot, response, Bytes::new());
+        self.send_opaque(slot, &response, Bytes::new());
         if let Some(agreed) = ws.deflate().filter(|agreed| agreed.server_takes_context_over()) {
             self.out.take_context_over(slot, agreed.server_window_bits());
         }
         match target {
-            Target::Bound { owner, bound_path, path, forwarded_for, extension } => {
-                let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered: false, extension };
+            Target::Bound { owner, bound_path, path, forwarded_for, extension, wish: _ } => {
+                let (registered, keeps) = (false, None);
+                let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered, extension, keeps };
                 self.open_channel(slot, opening);
             }
             Target::Register { forwarded_for } => {
@@ -425,7 +466,7 @@ impl Shard {
     }
 
     /// Queues bytes that are not frames.
-    fn send_opaque(&mut self, slot: Slot, head: &[u8], body: Bytes) {
+    pub(in crate::shard) fn send_opaque(&mut self, slot: Slot, head: &[u8], body: Bytes) {
         let copy_bytes_max = self.config.copy_bytes_max;
         let outbound = &mut self.table[slot].outbound;
         if outbound.is_blocked() {

@@ -6,7 +6,8 @@
 
 use crate::channel::ChannelId;
 use crate::gateway::REGISTRATION_BYTES_MAX;
-use crate::proto::{Limits, Opcode, Payload, Received, Violation, server_header};
+use crate::proto::{Limits, MessageKind, Opcode, Payload, Received, Violation, server_header};
+use crate::resume::text::{self, Control};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, ControlKind, Event};
 use crate::shard::out::outbound::{ControlFrame, Lane};
@@ -41,6 +42,17 @@ fn inflated_bytes(received: &Result<(usize, Option<Received<'_>>), Violation>, l
         // Inflated up to the limit, and then refused.
         Err(Violation::MessageTooBig) => limits.message_bytes_max,
         _ => 0,
+    }
+}
+
+/// A Text that its client has escaped, as it was.
+fn without_mark(payload: Payload<'_>) -> Payload<'_> {
+    match payload {
+        Payload::Borrowed(bytes) => Payload::Borrowed(&bytes[1..]),
+        Payload::Owned(mut bytes) => {
+            bytes.remove(0);
+            Payload::Owned(bytes)
+        }
     }
 }
 
@@ -232,8 +244,12 @@ impl Shard {
         match (event, channel) {
             (Received::Message { kind, payload }, Some((channel, owner))) => {
                 self.stats.received += 1;
-                if let Phase::Open(channel) = &mut self.table[slot].phase {
+                let connection = &mut self.table[slot];
+                if let Phase::Open(channel) = &mut connection.phase {
                     channel.message_ms = self.now_ms as u32;
+                }
+                if connection.flags.has(Flag::Keeps) {
+                    return self.receive_kept(slot, kind, payload);
                 }
                 let payload = self.owners.keep(owner, payload);
                 self.owners.emit(owner, Event::Message { channel, kind, payload });
@@ -266,6 +282,37 @@ impl Shard {
                 Step::Over
             }
         }
+    }
+
+    /// A message of a client whose channel is kept: counted, or a control text.
+    fn receive_kept(&mut self, slot: Slot, kind: MessageKind, payload: Payload<'_>) -> Step {
+        let is_text = kind == MessageKind::Text;
+        let payload = match payload.first_chunk() {
+            Some([text::MARK, text::MARK]) if is_text => without_mark(payload),
+            _ if is_text && text::is_marked(&payload) => return self.obey_client(slot, &payload[1..]),
+            _ => payload,
+        };
+        let Some((id, owner)) = self.table[slot].channel().map(|channel| (channel.id, channel.owner)) else {
+            return Step::Over;
+        };
+        if let Some(keeping) = self.out.keepings.get_mut(&slot) {
+            keeping.received += 1;
+        }
+        let payload = self.owners.keep(owner, payload);
+        self.owners.emit(owner, Event::Message { channel: id, kind, payload });
+        Step::Next
+    }
+
+    /// A control text of a client.
+    fn obey_client(&mut self, slot: Slot, control: &[u8]) -> Step {
+        let said = text::control(control);
+        let keeping = self.out.keepings.get_mut(&slot);
+        let is_lawful = match (said, keeping) {
+            (Ok(Control::Ack(received)), Some(keeping)) => keeping.log.acknowledged(received),
+            (Ok(_), _) => true,
+            (Err(_), _) => false,
+        };
+        if is_lawful { Step::Next } else { self.violated(slot, Violation::NoControlText) }
     }
 
     /// Our pings carry their time. What a client makes of it, it makes of its own record.
@@ -334,11 +381,12 @@ impl Shard {
 
     /// Whether the next frame of this connection must wait; if so it has been noted for whom.
     fn must_pause(&mut self, slot: Slot) -> bool {
-        let connection = &mut self.table[slot];
-        if connection.outbound.is_blocked() && connection.outbound.queued_bytes() > self.config.outbound_bytes_max / 2 {
-            connection.flags.set(Flag::WaitsForClient);
+        let connection = &self.table[slot];
+        if connection.outbound.is_blocked() && self.queued_bytes(slot) > self.config.outbound_bytes_max / 2 {
+            self.table[slot].flags.set(Flag::WaitsForClient);
             return true;
         }
+        let connection = &self.table[slot];
         let Phase::Open(channel) = &connection.phase else { return false };
         let place = channel.owner;
         if self.owners.has_room(place) {

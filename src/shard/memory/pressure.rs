@@ -57,6 +57,9 @@ impl Shard {
             if self.memory.cover_for(bytes, owner) {
                 return true;
             }
+            if self.shed_history() {
+                continue;
+            }
             let Some((kind, slot)) = self.memory.first_to_give(owner.id) else { return false };
             self.give(kind, slot);
         }
@@ -80,8 +83,11 @@ impl Shard {
         self.memory.note_window(self.out.window_own_bytes());
         self.memory.begin_turn();
         self.memory.publish();
-        // Whoever holds more than a share makes room for the others, whichever shard they are on, for
+        // History goes first; then whoever holds more than a share makes room for the others, whichever shard they are on, for
         // a part of the turn.
+        while self.memory.is_pressed() && self.shed_history() {
+            self.memory.trim();
+        }
         let until_ns = self.work.spent_ns() + GIVE_NS;
         while self.memory.is_pressed()
             && let Some((kind, slot)) = self.memory.first_over_share()
@@ -95,6 +101,9 @@ impl Shard {
         }
         let needed = if self.memory.waiting.is_empty() { 0 } else { READ_BYTES };
         while !self.memory.cover(needed) {
+            if self.shed_history() {
+                continue;
+            }
             let is_patient = self.short_for_ms() < PATIENCE_MS && !self.memory.is_overdrawn();
             let [queued, incoming] = [Kind::Queued, Kind::Incoming].map(|kind| self.memory.fullest_class(kind));
             // Those who are only being read wait first.
@@ -149,13 +158,19 @@ impl Shard {
             // What the socket is ready to take is on its way out.
             return self.memory.pass_over(slot, Kind::Queued);
         }
-        let Phase::Open(channel) = &connection.phase else {
+        let Phase::Open(_) = &connection.phase else {
             // It has had its last word, or takes its response too slowly.
             self.count_closed_for_memory(slot);
             return self.cut(slot);
         };
+        if self.detach(slot) {
+            // Nothing is lost by that: its client comes back.
+            return self.count_closed_for_memory(slot);
+        }
+        let connection = &mut self.table[slot];
+        let Phase::Open(channel) = &connection.phase else { return };
         // Half of it, so that the same one is not asked again for every frame.
-        let half = outbound.queued_bytes().div_ceil(2);
+        let half = connection.outbound.queued_bytes().div_ceil(2);
         let dropped = match connection.policy.unwrap_or(self.owners[channel.owner].owner.policy.kind()) {
             PolicyKind::Close | PolicyKind::Conflate => return self.close_for_memory(slot),
             PolicyKind::DropOldest => self.out.drop_oldest(connection, half),

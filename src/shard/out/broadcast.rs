@@ -6,10 +6,12 @@
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::{Opcode, server_header};
+use crate::resume;
 use crate::shard::command::{PushFrame, PushKind};
 use crate::shard::memory::Charge;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::out::frame::FrameParts;
+use crate::shard::out::kept::Kept;
 use crate::shard::out::waiting::SharedPart;
 use crate::shard::out::window::{Range, Window};
 use crate::shard::policy::Policy;
@@ -28,13 +30,87 @@ pub(in crate::shard) struct Encoding {
     range: Option<Range>,
     /// The message, where it is compressed and contexts go on from it.
     pub message: Option<Bytes>,
+    /// The message, where it is compressed.
+    original: Option<Bytes>,
+    /// Where it lies for channels that outlive their connections, as it is.
+    kept: Option<Range>,
 }
 
 impl Encoding {
     /// `charge` is the payload's claim on memory, for those who keep it by reference.
     pub fn new(kind: PushKind, compressed: bool, payload: Bytes, charge: Charge, copy_bytes_max: usize) -> Self {
         let header = server_header(opcode(kind), compressed, payload.len());
-        Self { parts: FrameParts { header, payload, charge }, copy_bytes_max, range: None, message: None }
+        let parts = FrameParts { header, payload, charge };
+        Self { parts, copy_bytes_max, range: None, message: None, original: None, kept: None }
+    }
+
+    /// The same, compressed of `original`.
+    pub fn of(self, original: Bytes) -> Self {
+        Self { original: Some(original), ..self }
+    }
+
+    /// The message as it is.
+    fn plain(&self) -> &Bytes {
+        self.original.as_ref().unwrap_or(&self.parts.payload)
+    }
+
+    fn is_text(&self) -> bool {
+        // RFC 6455 5.2: the opcode is the low half of the first byte, and 1 is Text.
+        self.parts.header.as_slice()[0] & 0x0f == 1
+    }
+
+    /// Whether it is a Text that would be taken for a control text (`docs/PROTOCOL.md`).
+    fn is_escaped(&self) -> bool {
+        self.is_text() && resume::text::is_marked(self.plain())
+    }
+
+    /// Whether a channel that has agreed on compression gets this form rather than the kept one.
+    pub fn is_better_compressed(&self) -> bool {
+        self.original.is_some() && !self.is_escaped()
+    }
+
+    /// How long the frame is that is kept.
+    pub fn kept_len(&self) -> usize {
+        let len = self.plain().len() + usize::from(self.is_escaped());
+        server_header(Opcode::Text, false, len).as_slice().len() + len
+    }
+
+    /// The frame for channels that outlive their connections, for `of`: not compressed, and escaped where need be.
+    pub fn kept_range(
+        &mut self,
+        kept: &mut Kept,
+        of: OwnerId,
+        now_ms: u64,
+        charge: impl FnOnce(usize) -> Charge,
+    ) -> Range {
+        if let Some(range) = self.kept {
+            return range;
+        }
+        let is_escaped = self.is_escaped();
+        let payload = self.plain();
+        let mark: &[u8] = if is_escaped { &[resume::MARK] } else { &[] };
+        let opcode = if self.is_text() { Opcode::Text } else { Opcode::Binary };
+        let header = server_header(opcode, false, mark.len() + payload.len());
+        let range = if mark.len() + payload.len() <= self.copy_bytes_max {
+            kept.append_joined(of, now_ms, [header.as_slice(), mark, payload], charge)
+        } else if is_escaped {
+            let payload: Bytes = [mark, payload].concat().into();
+            let claim = charge(payload.len());
+            kept.append_blob(of, now_ms, header, payload, claim)
+        } else {
+            // It may be that of the push, or have to be made: a compressed form claims its own bytes.
+            let claim = match self.original.is_none() && self.parts.charge.is_counted() {
+                true => self.parts.charge.clone(),
+                false => charge(payload.len()),
+            };
+            kept.append_blob(of, now_ms, header, payload.clone(), claim)
+        };
+        self.kept = Some(range);
+        range
+    }
+
+    fn forget_ranges(&mut self) {
+        (self.range, self.kept) = (None, None);
     }
 
     pub fn range(&mut self, window: &mut Window) -> Range {
@@ -67,7 +143,7 @@ impl Forms {
         let compressed = compressed.into_iter().flat_map(Compressed::forms);
         let compressed = compressed.map(|(window_bits, payload)| {
             let encoding = Encoding::new(frame.kind, true, payload.clone(), charge(payload), copy_bytes_max);
-            (*window_bits, Encoding { message: message.clone(), ..encoding })
+            (*window_bits, Encoding { message: message.clone(), ..encoding }.of(frame.payload.clone()))
         });
         let compressed = compressed.collect();
         let plain_charge = charge(&frame.payload);
@@ -76,8 +152,8 @@ impl Forms {
 
     /// They are to be encoded anew.
     pub fn forget_ranges(&mut self) {
-        self.plain.range = None;
-        self.compressed.iter_mut().for_each(|form| form.1.range = None);
+        self.plain.forget_ranges();
+        self.compressed.iter_mut().for_each(|form| form.1.forget_ranges());
     }
 
     /// The form that this channel gets.

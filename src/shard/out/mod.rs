@@ -10,15 +10,22 @@ pub(super) mod broadcast;
 mod conflation;
 pub mod deflate;
 pub(super) mod frame;
+pub(super) mod keeping;
+mod kept;
+mod kept_push;
+mod log;
 pub(super) mod outbound;
 mod pieces;
 pub(super) mod push;
+mod range;
 mod sending;
 mod waiting;
 mod window;
 
 use self::deflate::Contexts;
+use self::keeping::{Keeping, Keepings};
 use self::outbound::Spares;
+use self::range::Range;
 use self::waiting::{Bulk, Waiting, Watches};
 use self::window::Window;
 use crate::proto::ServerHeader;
@@ -42,6 +49,8 @@ pub(super) struct Out {
     audience: Vec<Slot>,
     deflater: Deflater,
     contexts: Contexts,
+    /// Channels that outlive their connections.
+    pub(in crate::shard) keepings: Keepings,
     flusher: Box<dyn Flush>,
 }
 
@@ -56,6 +65,7 @@ impl Out {
             audience: Vec::new(),
             deflater: Deflater::new(level),
             contexts: Contexts::default(),
+            keepings: Keepings::default(),
             flusher,
         }
     }
@@ -166,11 +176,47 @@ impl Out {
         self.contexts.bytes()
     }
 
+    /// A connection whose place in a list was just seen to has this range, which may be of what is kept.
+    fn need(&mut self, range: Range) {
+        if range.is_kept() {
+            let until = self.waiting.offered + 1 + self.waiting.bulk.len() as u64;
+            self.window.kept.needed(range, until);
+        }
+    }
+
+    /// How many connections have been taken off the bulk list, and one; as long as the urgent list is not empty, none: what
+    /// any of them needs may not go.
+    fn offered(&self) -> u64 {
+        if self.waiting.urgent.is_empty() { self.waiting.offered + 1 } else { 0 }
+    }
+
+    /// What is kept beyond the window, by all channels together.
+    pub fn history_bytes(&self) -> usize {
+        self.window.kept.bytes()
+    }
+
+    /// The frames that a client missed wait again; see [`log::Log::rewind`].
+    pub fn rewind(&mut self, slot: Slot, received: u64) -> Option<u64> {
+        self.keepings.get_mut(&slot)?.log.rewind(received, &self.window.kept)
+    }
+
+    /// A channel outlives its connections from now on.
+    pub fn keep(&mut self, slot: Slot, keeping: Keeping) {
+        self.keepings.insert(slot, Box::new(keeping));
+    }
+
+    /// The connection is gone, but not its channel: nothing waits for it but what is in the log.
+    pub fn let_go_of_connection(&mut self, connection: &mut Connection, slot: Slot) {
+        connection.outbound.clear(&mut self.spares);
+        self.contexts.remove(slot);
+    }
+
     /// This connection ends: nothing of it waits any more.
     pub fn forget(&mut self, connection: &mut Connection, slot: Slot) {
         connection.outbound.clear(&mut self.spares);
         self.watches.remove(&slot);
         self.contexts.remove(slot);
+        self.keepings.remove(&slot);
     }
 
     /// Asserts what the module promises, as far as this part knows it.
@@ -185,5 +231,7 @@ impl Out {
         if !self.wants_flush() {
             assert_eq!(self.window.bytes(), 0, "nobody needs what is in the window");
         }
+        self.window.kept.check();
+        self.keepings.values().for_each(|keeping| keeping.log.check());
     }
 }

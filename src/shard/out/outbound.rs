@@ -13,10 +13,12 @@
 //!
 //! Knows nothing of sockets, owners or policies; it says what fits, the shard decides.
 
+use crate::shard::memory::Charge;
 use crate::shard::out::conflation::Conflated;
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::pieces::{Piece, Pieces};
 use crate::shard::out::window::{Named, Range, Window};
+use bytes::Bytes;
 use smallvec::SmallVec;
 use std::io::IoSlice;
 
@@ -179,6 +181,21 @@ impl Outbound {
         debug_assert!(backlog.blocked);
         backlog.let_go_of_held(copy_bytes_max);
         backlog.push_frame(frame, copy_bytes_max);
+    }
+
+    /// Appends a copy of whole frames while the socket is full.
+    pub fn push_copied_behind(&mut self, frames: &[u8]) {
+        let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
+        let joins = backlog.joins();
+        backlog.pieces.append(&[frames], joins);
+        backlog.recount();
+    }
+
+    /// Appends a frame while the socket is full, its payload by reference.
+    pub fn push_blob_behind(&mut self, header: &[u8], payload: Bytes, charge: Charge) {
+        let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
+        backlog.pieces.push_back(Piece::Blob { header: header.into(), payload, charge });
+        backlog.recount();
     }
 
     /// Holds the newest value of `key` while the socket is full. Answers whether it took the place of an older one.

@@ -6,7 +6,8 @@
 use crate::admission::Notice;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
-use crate::proto::{ServerHeader, close, server_header};
+use crate::proto::{MessageKind, ServerHeader, close, server_header};
+use crate::resume::text;
 use crate::shard::command::{Asked, CloseFrame, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event};
@@ -25,6 +26,9 @@ use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+/// Connections that a frame is not simply put behind: they are closing, or their channels are kept.
+const ASIDE: u32 = Flag::CloseSent.bit() | Flag::Keeps.bit();
+
 /// What became of one frame at one channel, as far as is known before the socket was offered it.
 pub(in crate::shard) enum Fate {
     /// It waits for the next send.
@@ -37,7 +41,7 @@ pub(in crate::shard) enum Fate {
 }
 
 /// A frame is admitted if nothing is queued, or if it fits behind what is.
-fn fits(queued: usize, len: usize, budget: usize) -> bool {
+pub(super) fn fits(queued: usize, len: usize, budget: usize) -> bool {
     queued == 0 || queued + len <= budget
 }
 
@@ -70,7 +74,7 @@ impl Shard {
         let len = header.as_slice().len() + frame.payload.len();
         let is_free = frame.payload.len() <= self.config.copy_bytes_max
             && connection.channel().is_some_and(|channel| channel.ws.deflate().is_none())
-            && !connection.flags.has(Flag::CloseSent)
+            && !connection.flags.has_any(ASIDE)
             && !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max);
         if is_free {
@@ -244,12 +248,16 @@ impl Shard {
         let compressed = self.compressed_for(slot, kind, &payload);
         let is_compressed = compressed.is_some();
         let message = (is_compressed && self.out.contexts.has(slot)).then(|| payload.clone());
+        let original = is_compressed.then(|| payload.clone());
         let payload = compressed.unwrap_or(payload);
         let owner = self.table[slot].channel().map(|channel| self.owners[channel.owner].owner.clone());
         let charge = self.charge(&payload, policy, owner.as_deref());
         let mut encoding = Encoding::new(kind, is_compressed, payload, charge, self.config.copy_bytes_max);
         encoding.message = message;
-        encoding
+        match original {
+            Some(original) => encoding.of(original),
+            None => encoding,
+        }
     }
 
     fn compressed_for(&mut self, slot: Slot, kind: PushKind, message: &Bytes) -> Option<Bytes> {
@@ -257,6 +265,10 @@ impl Shard {
         let window_bits = connection.channel()?.ws.deflate()?.server_window_bits();
         let sizes = self.config.deflate.bytes_min..=self.config.deflate.shard_bytes_max;
         if !matches!(kind, PushKind::Message(_)) || !sizes.contains(&message.len()) {
+            return None;
+        }
+        let is_escaped = || kind == PushKind::Message(MessageKind::Text) && text::is_marked(message);
+        if connection.flags.has(Flag::Lags) || (connection.flags.has(Flag::Keeps) && is_escaped()) {
             return None;
         }
         // What would wait for the next send as it is, does so when it is smaller: it leaves behind all others.
@@ -315,6 +327,7 @@ impl Shard {
         let fate = self.offer(slot, encoding, policy, since);
         if let Some(message) = &encoding.message {
             match fate {
+                Fate::Waits if self.is_escaped_for(slot, encoding) => {}
                 Fate::Waits => self.out.contexts.sent(slot, message),
                 Fate::Queued | Fate::Conflated => self.out.contexts.unsure(slot),
                 Fate::Dropped | Fate::Closed => {}
@@ -330,12 +343,13 @@ impl Shard {
             Fate::Closed => self.stats.refused_closing += 1,
         }
         let Some(part) = part else { return fate };
+        let queued_bytes = if matches!(fate, Fate::Queued) { self.queued_bytes(slot) } else { 0 };
         let counts = &mut part.borrow_mut().counts;
         match fate {
             Fate::Waits => self.watch(slot, part),
             Fate::Queued => {
                 counts.queued += 1;
-                counts.queued_bytes += self.table[slot].outbound.queued_bytes();
+                counts.queued_bytes += queued_bytes;
             }
             Fate::Conflated => counts.conflated += 1,
             Fate::Dropped => counts.dropped += 1,
@@ -358,9 +372,10 @@ impl Shard {
             // Its socket may turn out to be broken on the way.
             let Some(connection) = self.table.get_mut(slot) else { return Fate::Closed };
             let Phase::Open(channel) = &connection.phase else { return Fate::Closed };
-            // RFC 6455 5.5.1: nothing may follow a close frame.
-            if connection.flags.has(Flag::CloseSent) {
-                return Fate::Closed;
+            if connection.flags.has_any(ASIDE) {
+                // RFC 6455 5.5.1: nothing may follow a close frame.
+                let is_closing = connection.flags.has(Flag::CloseSent);
+                return if is_closing { Fate::Closed } else { self.offer_kept(slot, encoding, policy, since) };
             }
             if connection.outbound.is_blocked() {
                 let said = policy.map(Policy::kind);
@@ -383,7 +398,7 @@ impl Shard {
     }
 
     /// The socket is full: queue behind it what fits the channel's budget and the shard's memory.
-    fn offer_behind(&mut self, slot: Slot, frame: &FrameParts, policy: Policy, owner: &Owner) -> Fate {
+    pub(super) fn offer_behind(&mut self, slot: Slot, frame: &FrameParts, policy: Policy, owner: &Owner) -> Fate {
         let (len, budget) = (frame.len(), self.config.outbound_bytes_max);
         self.work.spend(work::OFFER_BEHIND_NS + copy_ns(len - frame.shared_len()));
         let outbound = &mut self.table[slot].outbound;
@@ -426,7 +441,7 @@ impl Shard {
     }
 
     /// There is no memory for this frame, and nobody who could make room.
-    fn out_of_memory(&mut self, slot: Slot, policy: Policy) -> Fate {
+    pub(super) fn out_of_memory(&mut self, slot: Slot, policy: Policy) -> Fate {
         match policy {
             Policy::DropNewest | Policy::DropOldest => Fate::Dropped,
             Policy::Close | Policy::Conflate { .. } => {
@@ -436,7 +451,7 @@ impl Shard {
         }
     }
 
-    fn over_budget(&mut self, slot: Slot) -> Fate {
+    pub(super) fn over_budget(&mut self, slot: Slot) -> Fate {
         self.stats.closed_over_budget += 1;
         self.notice(Notice::Backpressure, || self.peer_for_log(slot));
         let why = CloseFrame {

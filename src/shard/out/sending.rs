@@ -67,7 +67,10 @@ impl Shard {
             let (slot, list) = match self.out.waiting.urgent.pop_front() {
                 Some(slot) => (slot, Flag::Urgent),
                 None => match self.out.waiting.bulk.pop_front() {
-                    Some(bulk) => (bulk.slot, Flag::Bulk),
+                    Some(bulk) => {
+                        self.out.waiting.offered += 1;
+                        (bulk.slot, Flag::Bulk)
+                    }
                     None => break,
                 },
             };

@@ -14,6 +14,8 @@ use std::rc::Rc;
 pub(super) struct Waiting {
     pub urgent: VecDeque<Slot>,
     pub bulk: VecDeque<Bulk>,
+    /// How many were taken off `bulk`.
+    pub offered: u64,
     pub short: Vec<Short>,
 }
 

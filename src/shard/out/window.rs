@@ -7,6 +7,8 @@
 //! at the front only ([`Window::release_before`]), which the shard calls once every channel has been offered them.
 //! Knows nothing of channels.
 
+use super::kept::Kept;
+pub use super::range::{Named, Range};
 use crate::proto::ServerHeader;
 use crate::shard::memory::Charge;
 use bytes::Bytes;
@@ -18,62 +20,6 @@ const SEGMENT_BYTES: usize = 64 * 1024;
 
 /// How many spent segments are kept for reuse: what a busy turn fills between two releases.
 const SPARE_SEGMENTS_MAX: usize = 16;
-
-/// A run of bytes inside one segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Range {
-    /// The segment's number; numbers wrap around.
-    segment: u32,
-    start: u32,
-    end: u32,
-}
-
-impl Range {
-    /// How many bytes it names.
-    pub fn len(self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    /// Whether it names no byte.
-    pub fn is_empty(self) -> bool {
-        self.start == self.end
-    }
-
-    /// Grows by `next` when that starts where this ends.
-    pub fn try_extend(&mut self, next: Range) -> bool {
-        let touches = self.segment == next.segment && self.end == next.start;
-        if touches {
-            self.end = next.end;
-        }
-        touches
-    }
-
-    /// The first `len` bytes, and the rest.
-    pub fn split_at(self, len: usize) -> (Range, Range) {
-        assert!(len <= self.len());
-        let middle = self.start + len as u32;
-        (Range { end: middle, ..self }, Range { start: middle, ..self })
-    }
-}
-
-/// What a range names: one slice, or a header and a blob that stays where the process put it.
-pub enum Named<'a> {
-    /// Joined bytes.
-    Joined(&'a [u8]),
-    /// What is left of a header (perhaps nothing) and of a blob by reference.
-    Blob {
-        /// The rest of the header.
-        header: &'a [u8],
-        /// The whole blob; `skip` of its bytes are before the range.
-        blob: &'a Bytes,
-        /// See `blob`.
-        skip: usize,
-        /// How many bytes of the blob the range names.
-        len: usize,
-        /// The blob's claim on memory.
-        charge: &'a Charge,
-    },
-}
 
 enum Segment {
     Joined(Vec<u8>),
@@ -91,12 +37,14 @@ pub struct Window {
     /// What its segments have allocated.
     heap_bytes: usize,
     spare: Vec<Vec<u8>>,
+    /// What channels that outlive their connections may need again.
+    pub kept: Kept,
 }
 
 impl Window {
     /// All bytes that wait here.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.kept.waiting_bytes()
     }
 
     /// What is allocated for those that were copied here.
@@ -135,7 +83,13 @@ impl Window {
     }
 
     /// The bytes of a range.
+    ///
+    /// # Panics
+    /// It is of what is kept, and gone: who may have such a range asks [`Kept::get`].
     pub fn get(&self, range: Range) -> Named<'_> {
+        if range.is_kept() {
+            return self.kept.get(range).expect("what waits for its first send is kept");
+        }
         let (start, end) = (range.start as usize, range.end as usize);
         match &self.segments[range.segment.wrapping_sub(self.front) as usize] {
             Segment::Joined(bytes) => Named::Joined(&bytes[start..end]),
@@ -168,6 +122,7 @@ impl Window {
 
     /// Lets go of everything.
     pub fn release_all(&mut self) {
+        self.kept.all_sent();
         if self.bytes > 0 {
             self.release_before(self.end());
         }

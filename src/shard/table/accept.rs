@@ -28,12 +28,35 @@ impl Shard {
         self.work.spend(work::ACCEPT_NS);
         let has_proxy_header = self.owners.directory().gateway.settings().sends_proxy_header(peer.ip());
         let client = if has_proxy_header { None } else { self.client_at(peer) };
-        let entered = self.table.admission.enter(client, now_ms);
+        let mut entered = self.table.admission.enter(client, now_ms);
+        if let Err(over) = entered
+            && self.make_room(over, client)
+        {
+            entered = self.table.admission.enter(client, now_ms);
+        }
         if entered.is_err() && !self.table.admission.begin_turning_away() {
             self.stats.let_go += 1;
             self.notice(Notice::LetGo, || peer.ip().to_string());
             return None;
         }
+        let slot = self.insert(socket, peer, client.filter(|_| entered.is_ok()), has_proxy_header && entered.is_ok());
+        if let Err(over) = entered {
+            self.table[slot].flags.set(Flag::TurnedAway);
+            let refusal = self.refuse(slot, over);
+            self.answer(slot, refusal);
+        }
+        Some(self.table.token(slot))
+    }
+
+    /// A connection that has been counted as `client`'s.
+    pub(super) fn insert(
+        &mut self,
+        socket: SocketId,
+        peer: SocketAddr,
+        client: Option<Prefix>,
+        has_proxy_header: bool,
+    ) -> Slot {
+        let now_ms = self.now_ms;
         // Never 0: tokens of that generation are the driver's own.
         self.table.next_generation = self.table.next_generation.wrapping_add(1).max(1);
         let generation = self.table.next_generation;
@@ -46,9 +69,9 @@ impl Shard {
             close_bytes: 0,
             close_code: 0,
             peer: peer.into(),
-            client: client.filter(|_| entered.is_ok()),
+            client,
             outbound: Default::default(),
-            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits(), has_proxy_header && entered.is_ok()))),
+            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits(), has_proxy_header))),
             unparsed: None,
             deadline_tick: Self::tick_of(now_ms + self.config.head_timeout_ms),
             heard_ms: now_ms as u32,
@@ -59,12 +82,7 @@ impl Shard {
             control_frames: 0,
         }) as u32);
         self.schedule(slot, now_ms + self.config.head_timeout_ms);
-        if let Err(over) = entered {
-            self.table[slot].flags.set(Flag::TurnedAway);
-            let refusal = self.refuse(slot, over);
-            self.answer(slot, refusal);
-        }
-        Some(Token { slot: slot.get(), generation })
+        slot
     }
 
     /// As what a connection from `address` counts, if it does.
@@ -136,8 +154,11 @@ impl Shard {
     }
 
     /// Counts a connection as one of a process. Returns whether it may have one more.
-    pub(in crate::shard) fn count_of_process(&self, owner: &Owner) -> bool {
-        self.table.admission.enter_process(&owner.connections, self.owners.directory().owners.size())
+    pub(in crate::shard) fn count_of_process(&mut self, owner: &Owner) -> bool {
+        let enter = |shard: &Self| {
+            shard.table.admission.enter_process(&owner.connections, shard.owners.directory().owners.size())
+        };
+        enter(self) || (self.make_room_for_process(owner) && enter(self))
     }
 
     /// The answer where it may not.

@@ -53,6 +53,10 @@ impl Shard {
 
     /// Sends a close frame behind what is queued; the channel lives on until the client has answered.
     pub(in crate::shard) fn close_behind(&mut self, slot: Slot, why: &CloseFrame) {
+        if self.table[slot].flags.has(Flag::Detached) {
+            let by = if self.is_stopping() { ClosedBy::Broker } else { ClosedBy::Process };
+            return self.end_detached(slot, why.code.unwrap_or(NO_CODE), &why.reason, by);
+        }
         if self.table[slot].flags.has(Flag::CloseSent) {
             return;
         }
@@ -69,6 +73,9 @@ impl Shard {
 
     /// Drops what is queued behind the frame in progress, sends a close frame, and ends the channel now.
     pub(in crate::shard) fn close_now(&mut self, slot: Slot, why: &CloseFrame, by: ClosedBy) {
+        if self.table[slot].flags.has(Flag::Detached) {
+            return self.end_detached(slot, why.code.unwrap_or(NO_CODE), &why.reason, by);
+        }
         let dropped = self.drop_queue(slot);
         if !self.table[slot].flags.has(Flag::CloseSent) {
             self.append_close(slot, &why.payload());
@@ -79,6 +86,9 @@ impl Shard {
 
     /// Ends the channel now, but sends what is queued for it, then a close frame: nobody is there to hear of an answer.
     fn close_for_good(&mut self, slot: Slot, why: &CloseFrame) {
+        if self.table[slot].flags.has(Flag::Detached) {
+            return self.end_detached(slot, why.code.unwrap_or(NO_CODE), &why.reason, ClosedBy::Process);
+        }
         if !self.table[slot].flags.has(Flag::CloseSent) {
             self.append_close(slot, &why.payload());
         }
@@ -110,6 +120,9 @@ impl Shard {
     /// The connection is broken, or the client has left without a word. Behind a close frame of ours it need not say
     /// one: then the end is of who closed it.
     pub(in crate::shard) fn connection_failed(&mut self, slot: Slot) {
+        if self.detach(slot) {
+            return;
+        }
         let lost = self.unsent_bytes(slot);
         let connection = &self.table[slot];
         if connection.flags.has(Flag::CloseSent) {
@@ -123,6 +136,9 @@ impl Shard {
 
     /// The client has ended its connection, and its process was too slow to take what it had sent before.
     pub(in crate::shard) fn end_unread(&mut self, slot: Slot) {
+        if self.detach(slot) {
+            return;
+        }
         let lost = self.unsent_bytes(slot);
         let reason = "the client has left, and what it had sent was not read in time";
         self.end_channel(slot, NO_CLOSE_FRAME, reason, ClosedBy::Connection, lost);
@@ -146,19 +162,27 @@ impl Shard {
 
     /// Ends a connection without a word.
     pub(in crate::shard) fn cut(&mut self, slot: Slot) {
+        if self.table[slot].flags.has(Flag::Detached) {
+            return self.end_detached(slot, close::code::GOING_AWAY, "the broker stopped", ClosedBy::Broker);
+        }
         let lost = self.unsent_bytes(slot);
         self.end_channel(slot, close::code::GOING_AWAY, "the broker stopped", ClosedBy::Broker, lost);
         self.remove(slot);
     }
 
     /// Takes the channel, if this is one, out of the tables and tells its owner. Every WebSocket ends here.
-    fn end_channel(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
+    pub(super) fn end_channel(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
         self.drop_watches(slot);
         self.note_disconnect(slot, &End { code, reason, by, lost_bytes });
         if let Some((owner, id)) = self.table[slot].channel().map(|channel| (channel.owner, channel.id)) {
             self.leave_topics(owner, slot, id);
         }
         let Phase::Open(channel) = self.begin_ending(slot) else { return };
+        let flags = &mut self.table[slot].flags;
+        if flags.take(Flag::Keeps) {
+            flags.take(Flag::Lags);
+            self.out.keepings.remove(&slot);
+        }
         self.table.channels.remove(&channel.id);
         self.owners.forget_guests(channel.id);
         let local = &mut self.owners[channel.owner];
@@ -167,14 +191,8 @@ impl Shard {
         if let Some(agreed) = channel.ws.deflate() {
             local.owner.windows.leave(agreed.server_window_bits());
         }
-        let connections = &mut self.table.connections;
-        if connections[slot.index()].flags.take(Flag::WaitsForOwner) {
-            local.stop_waiting(|slot| {
-                connections.get(slot.index()).is_some_and(|other| {
-                    let is_ours = other.channel().is_some_and(|other| other.owner == channel.owner);
-                    is_ours && other.flags.has(Flag::WaitsForOwner)
-                })
-            });
+        if self.table[slot].flags.take(Flag::WaitsForOwner) {
+            self.stop_waiting_for_owner(channel.owner);
         }
         if let Some(moved) = moved
             && let Phase::Open(moved) = &mut self.table[moved].phase
@@ -185,6 +203,17 @@ impl Shard {
         self.work.spend(work::END_NS);
         let closed = Closed { channel: channel.id, code, reason: reason.into(), by, lost_bytes };
         self.owners.emit(channel.owner, Event::Closed(Box::new(closed)));
+    }
+
+    /// A connection does not wait any more for room in its owner's queue, and its flag is cleared.
+    pub(super) fn stop_waiting_for_owner(&mut self, owner: u32) {
+        let connections = &self.table.connections;
+        self.owners[owner].stop_waiting(|slot| {
+            connections.get(slot.index()).is_some_and(|other| {
+                let is_ours = other.channel().is_some_and(|other| other.owner == owner);
+                is_ours && other.flags.has(Flag::WaitsForOwner)
+            })
+        });
     }
 
     /// Nothing more will be queued: once all has left, shut the writing side and read on for a while.
@@ -218,6 +247,9 @@ impl Shard {
         if left <= self.config.outbound_bytes_max / 4 && connection.flags.take(Flag::WaitsForClient) {
             self.intake.resume(connection, slot);
         }
+        if connection.flags.has(Flag::Lags) {
+            return self.feed(slot);
+        }
         if left > 0 || !connection.outbound.is_empty() {
             return;
         }
@@ -250,7 +282,9 @@ impl Shard {
         if connection.flags.has(Flag::Holds) {
             self.memory.forget(slot);
         }
-        self.effects.push(Effect::Close(connection.socket));
+        if !connection.flags.has(Flag::Detached) {
+            self.effects.push(Effect::Close(connection.socket));
+        }
     }
 
     /// A process is gone: so are its channels.
@@ -341,6 +375,9 @@ impl Shard {
     }
 
     fn append_close(&mut self, slot: Slot, payload: &ClosePayload) {
+        if self.table[slot].flags.has(Flag::Lags) {
+            self.pour(slot);
+        }
         let header = server_header(Opcode::Close, false, payload.as_slice().len());
         let connection = &mut self.table[slot];
         connection.flags.set(Flag::CloseSent);
@@ -359,8 +396,9 @@ impl Shard {
 
     /// Drops all behind the frame in progress. A close frame of ours that was dropped with the rest is no longer sent.
     fn drop_queue(&mut self, slot: Slot) -> usize {
+        let unsent = if self.table[slot].flags.has(Flag::Lags) { self.forget_unsent(slot) } else { 0 };
         let connection = &mut self.table[slot];
-        let dropped = self.out.drop_behind_boundary(connection);
+        let dropped = unsent + self.out.drop_behind_boundary(connection);
         if dropped > 0 && connection.flags.take(Flag::CloseSent) {
             return dropped - usize::from(std::mem::take(&mut connection.close_bytes));
         }
@@ -369,8 +407,8 @@ impl Shard {
 
     /// What waits, without a close frame of ours.
     fn unsent_bytes(&self, slot: Slot) -> usize {
-        let connection = &self.table[slot];
-        connection.outbound.queued_bytes().saturating_sub(connection.close_bytes.into())
+        let close_bytes = self.table[slot].close_bytes.into();
+        self.queued_bytes(slot).saturating_sub(close_bytes)
     }
 
     fn shut_down(&mut self, slot: Slot) {

@@ -220,6 +220,19 @@ pub(in crate::shard) enum Flag {
     Broken,
     /// A balancer relays it, as its PROXY header has said: the client is not on this machine.
     Relayed,
+    /// Its channel outlives it.
+    Keeps,
+    /// There is no connection: the channel waits for its client to come back.
+    Detached,
+    /// What was pushed to its channel waits in the log.
+    Lags,
+}
+
+impl Flag {
+    /// Its place among [`Flags`].
+    pub const fn bit(self) -> u32 {
+        1 << self as u32
+    }
 }
 
 /// Those that are true of a connection.
@@ -228,11 +241,21 @@ pub(in crate::shard) struct Flags(u32);
 
 impl Flags {
     pub fn has(self, flag: Flag) -> bool {
-        self.0 & Self::bit(flag) != 0
+        self.0 & flag.bit() != 0
     }
 
     pub fn set(&mut self, flag: Flag) {
-        self.0 |= Self::bit(flag);
+        self.0 |= flag.bit();
+    }
+
+    /// Whether one of those is set whose bits these are.
+    pub fn has_any(self, bits: u32) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// Clears all but those whose bits these are.
+    pub fn keep_only(&mut self, bits: u32) {
+        self.0 &= bits;
     }
 
     /// Sets the flag; returns whether it was not set before.
@@ -245,12 +268,8 @@ impl Flags {
     /// Clears the flag; returns whether it was set.
     pub fn take(&mut self, flag: Flag) -> bool {
         let had = self.has(flag);
-        self.0 &= !Self::bit(flag);
+        self.0 &= !flag.bit();
         had
-    }
-
-    fn bit(flag: Flag) -> u32 {
-        1 << flag as u32
     }
 }
 

@@ -42,6 +42,7 @@ impl Shard {
         let table = &mut self.table;
         table.wheel.take_due(now_ms, &mut table.due);
         self.begin_draining_on();
+        self.trim_history();
         if self.table.stop_at_ms.is_some_and(|stop_at_ms| now_ms >= stop_at_ms) {
             self.begin_cutting();
         }
@@ -113,7 +114,8 @@ impl Shard {
     fn probe_in_ms(&self, slot: Slot) -> u64 {
         let connection = &self.table[slot];
         let interval_ms = self.config.ping_interval_ms.min(PING_INTERVAL_MS_MAX);
-        if interval_ms == 0 || connection.channel().is_none() || connection.flags.has(Flag::CloseSent) {
+        let is_aside = Flag::CloseSent.bit() | Flag::Detached.bit();
+        if interval_ms == 0 || connection.channel().is_none() || connection.flags.has_any(is_aside) {
             return u64::MAX;
         }
         // Between 80 and 95 % of the interval, evenly (by the golden ratio) for connections that come one after another.
@@ -137,6 +139,7 @@ impl Shard {
                 };
                 self.close_now(slot, &why, ClosedBy::Timeout);
             }
+            Phase::Open(_) if connection.flags.has(Flag::Detached) => self.window_over(slot),
             Phase::Open(channel) => match channel.violation {
                 Some(violation) => self.fail_for(slot, violation),
                 None if !connection.flags.has(Flag::CloseSent) => self.end_unread(slot),
@@ -161,7 +164,10 @@ impl Shard {
             return self.send_control(slot, Opcode::Ping, Lane::Ping, &sent_ms);
         }
         self.stats.timed_out += 1;
-        connection.flags.set(Flag::Silent);
+        if self.detach(slot) {
+            return;
+        }
+        self.table[slot].flags.set(Flag::Silent);
         self.fail(slot, close::code::GOING_AWAY, "no answer to pings", ClosedBy::Timeout);
         // The close frame is for a client that is there against all appearance; for one that is not, nobody waits.
         if self.table.contains(slot) {

@@ -5,18 +5,23 @@
 //! in any queue but the connection's own.
 
 mod accept;
+pub(super) mod arrival;
 mod closing;
 pub(super) mod cohort;
 pub(super) mod connection;
 pub(super) mod deadlines;
+mod detached;
+mod detaching;
 mod ends;
 mod notices;
 pub(super) mod opening;
 mod operate;
+mod returning;
 pub(super) mod slot;
 pub(super) mod wheel;
 
-use self::connection::{Connection, Phase, Token};
+use self::connection::{Connection, Flag, Phase, Token};
+use self::detached::Detached;
 use self::slot::Slot;
 use self::wheel::{Entry, Wheel};
 use crate::admission;
@@ -58,6 +63,8 @@ pub(super) struct Table {
     /// Who waits until every client has been told of the stop.
     stop_told: Acknowledge,
     disconnects: Disconnects,
+    /// Channels that wait for their clients to come back.
+    detached: Detached,
 }
 
 impl Table {
@@ -78,6 +85,7 @@ impl Table {
             draining: None,
             stop_told: None,
             disconnects: Disconnects::default(),
+            detached: Detached::default(),
         }
     }
 
@@ -94,6 +102,11 @@ impl Table {
     /// Open channels.
     pub fn channels(&self) -> usize {
         self.channels.len()
+    }
+
+    /// Open channels that wait for their clients to come back.
+    pub fn detached(&self) -> usize {
+        self.detached.len()
     }
 
     /// The connection at a place, if there is one.
@@ -178,6 +191,8 @@ impl Table {
                 self.get(slot).and_then(Connection::channel).expect("a channel id leads to an open connection");
             assert_eq!(channel.id, *id, "a channel is where its id says");
         }
+        let detached = self.iter().filter(|(_, connection)| connection.flags.has(Flag::Detached)).count();
+        assert_eq!(detached, self.detached.len(), "who waits for a client is listed");
         for (slot, connection) in self.iter() {
             assert_ne!(connection.generation, 0, "generation 0 is nobody's");
             assert!(connection.wheel_tick != Connection::NO_TICK, "{slot:?} is in the wheel");

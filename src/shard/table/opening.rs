@@ -6,10 +6,12 @@
 use crate::admission::HeapBytes;
 use crate::gateway;
 use crate::proto::{self, Opcode, close, server_header};
+use crate::resume::Answer;
 use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event, Opened};
 use crate::shard::intake::receive::ANSWER_GRACE_MS;
+use crate::shard::out::keeping::Holder;
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::{Channel, Connection, Ending, Phase, Registering};
 use crate::shard::table::slot::Slot;
@@ -27,6 +29,18 @@ pub(in crate::shard) struct Opening {
     pub forwarded_for: Option<Box<str>>,
     pub registered: bool,
     pub extension: bool,
+    /// Where the channel is to outlive its connection.
+    pub keeps: Option<Keeps>,
+}
+
+/// What a channel is kept with that outlives its connection.
+pub(in crate::shard) struct Keeps {
+    /// Who may take it up again.
+    pub holder: Holder,
+    /// Whether its owner is told when it is left and taken up again.
+    pub tells: bool,
+    /// What its client is told.
+    pub answer: Answer,
 }
 
 impl Shard {
@@ -57,6 +71,9 @@ impl Shard {
         self.schedule_probe(slot);
         if opening.registered {
             self.reply_registered(slot, id.get());
+        }
+        if let Some(keeps) = opening.keeps {
+            self.keep(slot, id, keeps);
         }
         let opened = Opened {
             channel: id,
@@ -94,7 +111,7 @@ impl Shard {
         let Registering { ws, forwarded_for } = *registering;
         let path: Arc<str> = "/".into();
         let opening =
-            Opening { ws, owner, bound_path: path.clone(), path, forwarded_for, registered: true, extension: false };
+            Opening { ws, owner, bound_path: path.clone(), path, forwarded_for, registered: true, extension: false, keeps: None };
         self.open_channel(slot, opening);
     }
 

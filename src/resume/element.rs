@@ -1,0 +1,119 @@
+//! The element of `Sec-WebSocket-Protocol` with which a client comes back: `resume.ID.TOKEN.RECEIVED`.
+//!
+//! It carries a secret, so it is looked at here and nowhere else, never echoed, and taken out of a head that is shown to
+//! anybody ([`without_secrets`]).
+
+use super::token::Token;
+use crate::channel::ChannelId;
+
+const PREFIX: &str = "resume.";
+
+/// Elements that begin so are secrets of their client: this one, and login tokens where a page cannot send a header.
+const SECRETS: [&str; 2] = [PREFIX, "bearer."];
+
+/// What a client asks for that comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// Its channel.
+    pub channel: ChannelId,
+    /// Its token, not judged yet.
+    pub token: Token,
+    /// How many messages of that channel it has received, those it was told to be dropped among them.
+    pub received: u64,
+}
+
+/// Something began as an element to resume with, but is none; or there are several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Looks for the element among the subprotocols that a client offers.
+pub fn find<'a>(offered: impl Iterator<Item = &'a [u8]>) -> Option<Result<Ask, Malformed>> {
+    let mut elements = offered.filter(|element| element.starts_with(PREFIX.as_bytes()));
+    let first = elements.next()?;
+    if elements.next().is_some() {
+        return Some(Err(Malformed));
+    }
+    Some(parse(&first[PREFIX.len()..]).ok_or(Malformed))
+}
+
+fn parse(element: &[u8]) -> Option<Ask> {
+    let mut parts = std::str::from_utf8(element).ok()?.split('.');
+    let channel = u32::try_from(number(parts.next()?)?).ok()?;
+    let token = Token::parse(parts.next()?)?;
+    let received = number(parts.next()?)?;
+    parts.next().is_none().then_some(Ask { channel: ChannelId::new(channel), token, received })
+}
+
+/// Digits alone: `parse` would take a sign.
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// Whether a subprotocol element is a secret of the client that offers it.
+pub fn is_secret(element: &[u8]) -> bool {
+    SECRETS.iter().any(|prefix| element.starts_with(prefix.as_bytes()))
+}
+
+/// A `Sec-WebSocket-Protocol` field as others may see it: without the elements that are secrets.
+pub fn without_secrets(value: &str) -> String {
+    let elements = value.split(',').map(str::trim).filter(|element| !is_secret(element.as_bytes()));
+    elements.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resume::token::Keys;
+    use proptest::prelude::*;
+
+    fn offered(elements: &[&str]) -> Option<Result<Ask, Malformed>> {
+        find(elements.iter().map(|element| element.as_bytes()))
+    }
+
+    #[test]
+    fn the_element_is_found_among_others_and_once() {
+        let token = Keys::new(&[1; 32]).mint(ChannelId::new(7), 5);
+        let element = format!("resume.7.{}.120", token.text());
+        let ask = Ask { channel: ChannelId::new(7), token, received: 120 };
+        assert_eq!(offered(&["pushring.1", &element]), Some(Ok(ask)));
+        assert_eq!(offered(&["pushring.1", "resumed"]), None);
+        assert_eq!(offered(&[&element, &element]), Some(Err(Malformed)));
+        for broken in ["resume.", "resume.7", "resume.7.x.1", "resume.+7.x.1"] {
+            assert_eq!(offered(&[broken]), Some(Err(Malformed)), "{broken}");
+        }
+        let text = token.text();
+        for broken in [
+            format!("resume.4294967296.{text}.1"),
+            format!("resume.7.{text}."),
+            format!("resume..{text}.1"),
+            format!("resume.7.{text}.-1"),
+            format!("resume.7.{text}.18446744073709551616"),
+            format!("resume.7.{text}.1.2"),
+        ] {
+            assert_eq!(offered(&[&broken]), Some(Err(Malformed)), "{broken}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_taken_out_and_nothing_else() {
+        let field = "pushring.1, resume.7.secret.1 ,bearer.secret,chat";
+        assert_eq!(without_secrets(field), "pushring.1, chat");
+        assert_eq!(without_secrets("resume.7.secret.1"), "");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_offered_is_judged_without_a_panic(element in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let element = [b"resume.", &element[..]].concat();
+            prop_assert!(find(std::iter::once(&element[..])).is_some());
+        }
+
+        #[test]
+        fn what_is_written_is_read(id: u32, random: u32, received: u64) {
+            let token = Keys::new(&[1; 32]).mint(ChannelId::new(id), random);
+            let element = format!("resume.{id}.{}.{received}", token.text());
+            let ask = Ask { channel: ChannelId::new(id), token, received };
+            prop_assert_eq!(find(std::iter::once(element.as_bytes())), Some(Ok(ask)));
+        }
+    }
+}

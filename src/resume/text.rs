@@ -1,0 +1,166 @@
+//! What the two sides say beside messages: the hello, which is the first message, and control texts, which begin with
+//! [`MARK`].
+//!
+//! Invariant: every text here is valid UTF-8 and whole; positions are counts of messages, and no control text counts.
+
+use super::token::Token;
+use crate::channel::ChannelId;
+use serde::Deserialize;
+use std::fmt::Write;
+
+/// What control texts begin with: U+001E, the record separator. A Text message that begins so is sent with one more.
+pub const MARK: u8 = 0x1e;
+
+/// Why a client that came back begins anew, or with a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such channel: it was closed, its token was used already, or what was brought is no token.
+    Unknown,
+    /// The channel has ended while nobody was there for it.
+    Expired,
+    /// The channel goes on, but its history does not reach back so far.
+    Trimmed,
+    /// The token is another channel's or user's.
+    Foreign,
+    /// Another daemon gave the token out, or this one before it was started anew.
+    Elsewhere,
+}
+
+impl Refusal {
+    /// In one word, as it is told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Expired => "expired",
+            Self::Trimmed => "trimmed",
+            Self::Foreign => "foreign",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
+}
+
+/// What a client that came back is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Nobody came back: the channel is new.
+    New,
+    /// All that was missed follows.
+    Resumed {
+        /// How many messages of the client have been received.
+        received: u64,
+    },
+    /// So many messages are lost; all behind them follow.
+    Gap {
+        /// How many.
+        lost: u64,
+        /// How many messages of the client have been received.
+        received: u64,
+    },
+    /// The channel is another one than was asked for.
+    Anew {
+        /// Why.
+        why: Refusal,
+        /// How many messages of the old one are lost, where that is known.
+        lost: Option<u64>,
+    },
+}
+
+/// The first message of a connection.
+pub fn hello(channel: ChannelId, token: Token, window_ms: u64, answer: Answer) -> String {
+    let mut text = format!(
+        r#"{{"pushring":1,"channel_id":{channel},"resume":"{}","window_ms":{window_ms}"#,
+        token.text()
+    );
+    // Writing into a String cannot fail.
+    let _ = match answer {
+        Answer::New => Ok(()),
+        Answer::Resumed { received } => write!(text, r#","resumed":true,"received":{received}"#),
+        Answer::Gap { lost, received } => {
+            let why = Refusal::Trimmed.name();
+            write!(text, r#","resumed":false,"reason":"{why}","lost":{lost},"received":{received}"#)
+        }
+        Answer::Anew { why, lost: Some(lost) } => {
+            write!(text, r#","resumed":false,"reason":"{}","lost":{lost}"#, why.name())
+        }
+        Answer::Anew { why, lost: None } => write!(text, r#","resumed":false,"reason":"{}""#, why.name()),
+    };
+    text.push('}');
+    text
+}
+
+/// Tells that the next `count` messages were dropped: the client counts them as received.
+pub fn dropped(count: u64) -> String {
+    format!("\u{1e}{{\"dropped\":{count}}}")
+}
+
+/// What a Text message of a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// The client has received so many messages; what came before them may be forgotten.
+    Ack(u64),
+    /// A control text that says nothing to us.
+    Other,
+}
+
+/// A control text that is no JSON object, or whose fields are of the wrong kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoControl;
+
+#[derive(Deserialize)]
+struct Said {
+    #[serde(default)]
+    ack: Option<u64>,
+}
+
+/// Reads what follows [`MARK`].
+///
+/// # Errors
+/// It is no control text.
+pub fn control(text: &[u8]) -> Result<Control, NoControl> {
+    let said: Said = serde_json::from_slice(text).map_err(|_| NoControl)?;
+    Ok(said.ack.map_or(Control::Other, Control::Ack))
+}
+
+/// Whether a Text message must be escaped, or is a control text.
+pub fn is_marked(text: &[u8]) -> bool {
+    text.first() == Some(&MARK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resume::token::Keys;
+
+    #[test]
+    fn each_answer_says_what_the_client_must_know() {
+        let (id, token) = (ChannelId::new(7), Keys::new(&[1; 32]).mint(ChannelId::new(7), 1));
+        let hello = |answer| {
+            let text = hello(id, token, 30_000, answer);
+            let head = format!(r#"{{"pushring":1,"channel_id":7,"resume":"{}","window_ms":30000"#, token.text());
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value["resume"].as_str().unwrap().len(), 22);
+            text.strip_prefix(&head).unwrap().to_owned()
+        };
+        assert_eq!(hello(Answer::New), "}");
+        assert_eq!(hello(Answer::Resumed { received: 3 }), r#","resumed":true,"received":3}"#);
+        assert_eq!(
+            hello(Answer::Gap { lost: 4, received: 3 }),
+            r#","resumed":false,"reason":"trimmed","lost":4,"received":3}"#
+        );
+        let expired = Answer::Anew { why: Refusal::Expired, lost: Some(9) };
+        assert_eq!(hello(expired), r#","resumed":false,"reason":"expired","lost":9}"#);
+        let elsewhere = Answer::Anew { why: Refusal::Elsewhere, lost: None };
+        assert_eq!(hello(elsewhere), r#","resumed":false,"reason":"elsewhere"}"#);
+    }
+
+    #[test]
+    fn control_texts_are_objects_and_unknown_fields_say_nothing() {
+        assert_eq!(dropped(3), "\u{1e}{\"dropped\":3}");
+        assert_eq!(control(br#"{"ack":12}"#), Ok(Control::Ack(12)));
+        assert_eq!(control(br#"{"later":true}"#), Ok(Control::Other));
+        for wrong in [&b""[..], b"12", br#"{"ack":-1}"#, br#"{"ack":"1"}"#, br#"{"ack":1}x"#, b"\xff"] {
+            assert_eq!(control(wrong), Err(NoControl));
+        }
+        assert!(is_marked("\u{1e}x".as_bytes()) && !is_marked(b"x") && !is_marked(b""));
+    }
+}

@@ -1,0 +1,147 @@
+//! Resume tokens: 16 bytes, 22 characters of base64url, that any shard of the broker that made them can judge by itself.
+//!
+//! Two bytes name the run of the broker, four are random, ten are a MAC over those and the channel's id. The MAC keeps
+//! strangers from troubling the shard of a channel; that shard compares the whole token with the one it gave out last, so
+//! each is good once. The key is drawn anew by each run: a token never outlives the channels it was for.
+
+use crate::channel::ChannelId;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+/// The bytes of a token.
+const BYTES: usize = 16;
+/// Of them the run's.
+const RUN_BYTES: usize = 2;
+/// What the MAC covers of the token itself: the run, and what is random.
+const NAME_BYTES: usize = 6;
+
+/// The characters of a token.
+pub const TEXT_BYTES: usize = 22;
+
+/// What names the purpose, so that no other MAC of the same key is a token.
+const LABEL: &[u8] = b"pushring resume 1";
+
+/// A resume token. A secret of the client that it was given to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Token([u8; BYTES]);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl Token {
+    /// Reads a token as it was given out; `None` if it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; BYTES];
+        let is_token = text.len() == TEXT_BYTES && URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) == Ok(BYTES);
+        is_token.then_some(Self(bytes))
+    }
+
+    /// As it is given out.
+    pub fn text(self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+}
+
+/// Why a token is not good for a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mismatch {
+    /// Another run of the broker made it, before a restart or elsewhere.
+    Elsewhere,
+    /// It was made for another channel, or by nobody.
+    Foreign,
+}
+
+/// What makes and judges the tokens of one run of a broker. Each shard has a clone.
+#[derive(Clone)]
+pub struct Keys {
+    mac: Hmac<Sha256>,
+    run: [u8; RUN_BYTES],
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keys(..)")
+    }
+}
+
+impl Keys {
+    /// The keys that `secret` stands for, which nobody else may know.
+    pub fn new(secret: &[u8; 32]) -> Self {
+        let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret).expect("HMAC takes keys of any length");
+        let named = mac.clone().chain_update(b"pushring run").finalize().into_bytes();
+        Self { mac, run: [named[0], named[1]] }
+    }
+
+    /// A token for `channel`; `random` tells it from those that were made for it before.
+    pub fn mint(&self, channel: ChannelId, random: u32) -> Token {
+        let mut bytes = [0; BYTES];
+        bytes[..RUN_BYTES].copy_from_slice(&self.run);
+        bytes[RUN_BYTES..NAME_BYTES].copy_from_slice(&random.to_be_bytes());
+        let mac = self.over(channel, &bytes[..NAME_BYTES]).finalize().into_bytes();
+        bytes[NAME_BYTES..].copy_from_slice(&mac[..BYTES - NAME_BYTES]);
+        Token(bytes)
+    }
+
+    /// Judges a token that a client brings for `channel`, in constant time.
+    ///
+    /// # Errors
+    /// This run of the broker did not make it for that channel.
+    pub fn verify(&self, channel: ChannelId, token: &Token) -> Result<(), Mismatch> {
+        if token.0[..RUN_BYTES] != self.run {
+            return Err(Mismatch::Elsewhere);
+        }
+        let mac = self.over(channel, &token.0[..NAME_BYTES]);
+        mac.verify_truncated_left(&token.0[NAME_BYTES..]).map_err(|_| Mismatch::Foreign)
+    }
+
+    fn over(&self, channel: ChannelId, name: &[u8]) -> Hmac<Sha256> {
+        self.mac.clone().chain_update(LABEL).chain_update(channel.get().to_be_bytes()).chain_update(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(id: u32) -> ChannelId {
+        ChannelId::new(id)
+    }
+
+    #[test]
+    fn a_token_is_good_for_its_channel_in_its_run() {
+        let (ours, theirs) = (Keys::new(&[7; 32]), Keys::new(&[8; 32]));
+        let token = ours.mint(id(3), 1);
+        assert_eq!(token.text().len(), TEXT_BYTES);
+        assert_eq!(Token::parse(&token.text()), Some(token));
+        assert_eq!(ours.verify(id(3), &token), Ok(()));
+        assert_eq!(ours.verify(id(4), &token), Err(Mismatch::Foreign));
+        assert_eq!(theirs.verify(id(3), &token), Err(Mismatch::Elsewhere));
+        assert_ne!(ours.mint(id(3), 2), token);
+    }
+
+    #[test]
+    fn no_bit_of_a_token_can_be_changed() {
+        let keys = Keys::new(&[7; 32]);
+        let token = keys.mint(id(3), 0x1234_5678);
+        for bit in 0..BYTES * 8 {
+            let mut other = token;
+            other.0[bit / 8] ^= 1 << (bit % 8);
+            assert!(keys.verify(id(3), &other).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_none_and_none_is_printed() {
+        for text in ["", "AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAA+", "AAAAAAAAAAAAAAAAAAAAAB"] {
+            assert!(Token::parse(text).is_none(), "{text}");
+        }
+        let keys = Keys::new(&[7; 32]);
+        let token = keys.mint(id(3), 1);
+        assert!(!format!("{token:?} {keys:?}").contains(&token.text()));
+    }
+}

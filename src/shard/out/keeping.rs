@@ -1,0 +1,62 @@
+//! What is kept of each channel that outlives its connection, beside its log: whose it is and with what it may be taken up
+//! again.
+//!
+//! Invariants: a channel that is kept has its place here from its first frame to its end, under the place of its connection;
+//! what the log takes of the heap is counted as its owner's.
+
+use super::log::Log;
+use crate::resume::Token;
+use crate::shard::memory::Charge;
+use crate::shard::table::slot::Slot;
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// Who may take a channel up again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::shard) struct Holder {
+    /// The path that its client asked for: it must ask for the same.
+    pub path: Arc<str>,
+    /// Who was logged in, where anybody must be.
+    pub user: Option<Arc<str>>,
+}
+
+/// See the module.
+pub(in crate::shard) struct Keeping {
+    pub log: Log,
+    /// The one that is good: the last that was given out.
+    pub token: Token,
+    pub holder: Holder,
+    /// How many messages of the client its owner was told.
+    pub received: u64,
+    /// Whether its owner is told when it is left and taken up again.
+    pub tells: bool,
+    /// The log's claim on memory, and what it is for.
+    charge: Charge,
+    charged_bytes: usize,
+}
+
+/// Those of one shard.
+pub(super) type Keepings = FxHashMap<Slot, Box<Keeping>>;
+
+impl Keeping {
+    pub fn new(token: Token, holder: Holder, tells: bool) -> Self {
+        Self { log: Log::default(), token, holder, received: 0, tells, charge: Charge::default(), charged_bytes: 0 }
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.log.heap_bytes()
+    }
+
+    /// Whether what it takes of the heap is what was counted.
+    pub fn is_counted(&self) -> bool {
+        self.bytes() == self.charged_bytes
+    }
+
+    /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
+    pub fn count(&mut self, charge: impl FnOnce(usize) -> Charge) {
+        if !self.is_counted() {
+            let bytes = self.bytes();
+            (self.charge, self.charged_bytes) = (charge(bytes), bytes);
+        }
+    }
+}

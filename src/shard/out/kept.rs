@@ -1,0 +1,330 @@
+//! What is kept of sent and unsent frames for channels that outlive their connections: segments as the window has them,
+//! behind the point where it lets go.
+//!
+//! A frame is written here once per push, whatever the number of channels, and such a channel's first send takes it from
+//! here. What is kept for one owner lies apart from what is kept for others, and is counted as the owner's (each segment
+//! holds a [`Charge`]), so that who keeps much loses his own history first.
+//!
+//! Invariants: bytes never move or change while a segment lives; a segment that a connection has not been offered yet is not
+//! let go of (`needed_until`); the segments of one owner go in the order in which they were begun. Whoever has a range of
+//! one that is gone finds that out by asking. It must not know channels.
+
+use super::range::{KEPT, Named, Range};
+use crate::gateway::OwnerId;
+use crate::proto::{ServerHeader, server_frame_len};
+use crate::shard::memory::Charge;
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+
+/// The size of a segment. Smaller than the window's: each owner has one that is not full.
+const SEGMENT_BYTES: usize = 16 * 1024;
+
+/// The largest frame that is kept: far below what a range can name, far above what waits for any client.
+pub const FRAME_BYTES_MAX: usize = 1 << 30;
+
+enum Body {
+    Joined(Vec<u8>),
+    Blob { header: ServerHeader, blob: Bytes },
+}
+
+struct Segment {
+    of: OwnerId,
+    body: Body,
+    /// What it counts as, with the claim of its bytes.
+    bytes: usize,
+    charge: Charge,
+    /// When the last frame came into it.
+    used_ms: u64,
+    begun_ms: u64,
+    /// It may go when so many connections have been taken off the list of those to be offered bytes.
+    needed_until: u64,
+}
+
+/// The segments of one owner.
+#[derive(Default)]
+struct Own {
+    numbers: VecDeque<u32>,
+    /// The one that small frames are appended to.
+    tail: Option<u32>,
+    bytes: usize,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Kept {
+    /// By number, from `front` on; numbers wrap around.
+    segments: VecDeque<Option<Segment>>,
+    front: u32,
+    owners: FxHashMap<OwnerId, Own>,
+    bytes: usize,
+    /// What of it may wait for its first send.
+    waiting_bytes: usize,
+}
+
+impl Kept {
+    /// What all segments hold.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How much was appended since everybody had been offered everything.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Everybody has been offered everything.
+    pub fn all_sent(&mut self) {
+        self.waiting_bytes = 0;
+    }
+
+    /// Appends a small frame for `of`; `charge` makes the claim of so many bytes.
+    pub fn append_joined(
+        &mut self,
+        of: OwnerId,
+        now_ms: u64,
+        parts: [&[u8]; 3],
+        charge: impl FnOnce(usize) -> Charge,
+    ) -> Range {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let number = self.tail_with_room(of, now_ms, len, charge);
+        let segment = self.segment_mut(number).expect("it has just been found");
+        segment.used_ms = now_ms;
+        let Body::Joined(bytes) = &mut segment.body else { unreachable!("small frames are joined") };
+        let start = bytes.len();
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        self.waiting_bytes += len;
+        range(number, start, start + len)
+    }
+
+    /// Keeps a frame whose payload is not copied; `charge` is the payload's.
+    pub fn append_blob(
+        &mut self,
+        of: OwnerId,
+        now_ms: u64,
+        header: ServerHeader,
+        blob: Bytes,
+        charge: Charge,
+    ) -> Range {
+        let (header_len, blob_len) = (header.as_slice().len(), blob.len());
+        let number = self.push(of, now_ms, blob_len, Body::Blob { header, blob }, charge);
+        self.waiting_bytes += header_len + blob_len;
+        range(number, 0, header_len + blob_len)
+    }
+
+    /// The bytes of a range, if they are still there.
+    pub fn get(&self, range: Range) -> Option<Named<'_>> {
+        let segment = self.segments.get(range.segment.wrapping_sub(self.front) as usize)?.as_ref()?;
+        let (start, end) = ((range.start & !KEPT) as usize, (range.end & !KEPT) as usize);
+        Some(match &segment.body {
+            Body::Joined(bytes) => Named::Joined(&bytes[start..end]),
+            Body::Blob { header, blob } => {
+                let header = header.as_slice();
+                let skip = start.saturating_sub(header.len());
+                let len = end.saturating_sub(header.len()) - skip;
+                let header = &header[start.min(header.len())..end.min(header.len())];
+                Named::Blob { header, blob, skip, len, charge: &segment.charge }
+            }
+        })
+    }
+
+    /// Whether the bytes of a range are still there.
+    pub fn has(&self, range: Range) -> bool {
+        self.segments.get(range.segment.wrapping_sub(self.front) as usize).is_some_and(Option::is_some)
+    }
+
+    /// The length of the frame with which a range begins, if it is still there.
+    pub fn frame_len(&self, range: Range) -> Option<usize> {
+        match self.get(range)? {
+            Named::Joined(bytes) => server_frame_len(bytes),
+            Named::Blob { header, len, .. } => Some(header.len() + len),
+        }
+    }
+
+    /// A connection that waits to be offered bytes has this range; it has been, when so many were taken off that list.
+    pub fn needed(&mut self, range: Range, until: u64) {
+        if let Some(segment) = self.segment_mut(range.segment) {
+            segment.needed_until = segment.needed_until.max(until);
+        }
+    }
+
+    /// Lets go of what nobody will ask for any more: segments whose last frame came before `used_before_ms`. So many
+    /// connections have been taken off the list of those to be offered bytes.
+    pub fn let_go_of_old(&mut self, used_before_ms: u64, offered: u64) {
+        // In the order in which they were begun: what is younger than a segment that stays, stays a little longer.
+        while let Some(first) = self.segments.front() {
+            match first {
+                Some(segment) if segment.used_ms >= used_before_ms || segment.needed_until > offered => return,
+                Some(segment) => self.let_go_of_first(segment.of, offered),
+                None => self.pop_gone(),
+            };
+        }
+    }
+
+    /// Small frames that come from now on do not go into segments begun before: who trickles does not keep them for ever.
+    pub fn end_tails(&mut self, begun_before_ms: u64) {
+        let (segments, front) = (&self.segments, self.front);
+        for own in self.owners.values_mut() {
+            let begun_ms = own.tail.and_then(|number| {
+                Some(segments.get(number.wrapping_sub(front) as usize)?.as_ref()?.begun_ms)
+            });
+            if begun_ms.is_some_and(|begun_ms| begun_ms < begun_before_ms) {
+                own.tail = None;
+            }
+        }
+    }
+
+    /// Lets go of the oldest segment of whoever keeps most. Returns whether there was one that could go.
+    pub fn shed(&mut self, offered: u64) -> bool {
+        let fullest = self.owners.iter().max_by_key(|(_, own)| own.bytes).map(|(&of, _)| of);
+        fullest.is_some_and(|of| self.let_go_of_first(of, offered))
+    }
+
+    fn let_go_of_first(&mut self, of: OwnerId, offered: u64) -> bool {
+        let Some(own) = self.owners.get_mut(&of) else { return false };
+        let Some(&number) = own.numbers.front() else { return false };
+        let place = number.wrapping_sub(self.front) as usize;
+        let Some(segment) = self.segments[place].take_if(|segment| segment.needed_until <= offered) else {
+            return false;
+        };
+        own.numbers.pop_front();
+        own.bytes -= segment.bytes;
+        self.bytes -= segment.bytes;
+        if own.tail == Some(number) {
+            own.tail = None;
+        }
+        if own.numbers.is_empty() {
+            self.owners.remove(&of);
+        }
+        self.pop_gone();
+        true
+    }
+
+    fn pop_gone(&mut self) -> bool {
+        while let Some(None) = self.segments.front() {
+            self.segments.pop_front();
+            self.front = self.front.wrapping_add(1);
+        }
+        true
+    }
+
+    fn segment_mut(&mut self, number: u32) -> Option<&mut Segment> {
+        self.segments.get_mut(number.wrapping_sub(self.front) as usize)?.as_mut()
+    }
+
+    fn tail_with_room(&mut self, of: OwnerId, now_ms: u64, len: usize, charge: impl FnOnce(usize) -> Charge) -> u32 {
+        if let Some(number) = self.owners.get(&of).and_then(|own| own.tail)
+            && let Some(Segment { body: Body::Joined(bytes), .. }) = self.segment_mut(number)
+            && bytes.capacity() - bytes.len() >= len
+        {
+            return number;
+        }
+        let bytes = Vec::with_capacity(len.max(SEGMENT_BYTES));
+        let capacity = bytes.capacity();
+        let number = self.push(of, now_ms, capacity, Body::Joined(bytes), charge(capacity));
+        self.owners.entry(of).or_default().tail = Some(number);
+        number
+    }
+
+    fn push(&mut self, of: OwnerId, now_ms: u64, bytes: usize, body: Body, charge: Charge) -> u32 {
+        let number = self.front.wrapping_add(self.segments.len() as u32);
+        let segment = Segment { of, body, bytes, charge, used_ms: now_ms, begun_ms: now_ms, needed_until: 0 };
+        self.segments.push_back(Some(segment));
+        let own = self.owners.entry(of).or_default();
+        own.numbers.push_back(number);
+        own.bytes += bytes;
+        self.bytes += bytes;
+        number
+    }
+
+    /// Asserts what the module promises.
+    pub fn check(&self) {
+        let live = || self.segments.iter().flatten();
+        assert_eq!(self.bytes, live().map(|segment| segment.bytes).sum::<usize>(), "what is kept is counted");
+        assert_eq!(self.bytes, self.owners.values().map(|own| own.bytes).sum::<usize>(), "for somebody");
+        assert_eq!(live().count(), self.owners.values().map(|own| own.numbers.len()).sum::<usize>());
+        assert!(!matches!(self.segments.front(), Some(None)), "the first segment is there");
+    }
+}
+
+fn range(number: u32, start: usize, end: usize) -> Range {
+    let offset = |at: usize| {
+        u32::try_from(at).ok().filter(|at| at & KEPT == 0).expect("payloads are bounded far below 2 GiB") | KEPT
+    };
+    Range { segment: number, start: offset(start), end: offset(end) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{Opcode, server_header};
+
+    const A: OwnerId = OwnerId(1);
+    const B: OwnerId = OwnerId(2);
+
+    fn frame(kept: &mut Kept, of: OwnerId, now_ms: u64, payload: &[u8]) -> Range {
+        let header = server_header(Opcode::Binary, false, payload.len());
+        kept.append_joined(of, now_ms, [header.as_slice(), b"", payload], |_| Charge::default())
+    }
+
+    fn bytes_of(kept: &Kept, range: Range) -> Option<Vec<u8>> {
+        kept.get(range).map(|named| match named {
+            Named::Joined(bytes) => bytes.to_vec(),
+            Named::Blob { header, blob, skip, len, .. } => [header, &blob[skip..skip + len]].concat(),
+        })
+    }
+
+    #[test]
+    fn each_owner_has_frames_of_its_own_side_by_side() {
+        let mut kept = Kept::default();
+        let mut first = frame(&mut kept, A, 0, b"one");
+        let other = frame(&mut kept, B, 0, b"else");
+        let second = frame(&mut kept, A, 0, b"two");
+        assert!(first.try_extend(second) && !first.try_extend(other) && first.is_kept());
+        assert_eq!(bytes_of(&kept, first).unwrap(), b"\x82\x03one\x82\x03two");
+        assert_eq!(kept.frame_len(first), Some(5));
+        kept.check();
+    }
+
+    #[test]
+    fn what_is_old_goes_but_not_before_it_was_offered() {
+        let mut kept = Kept::default();
+        let large = vec![b'x'; SEGMENT_BYTES];
+        let [old, young] = [0, 1000].map(|now_ms| frame(&mut kept, A, now_ms, &large));
+        kept.needed(old, 3);
+        kept.let_go_of_old(500, 2);
+        assert!(kept.has(old), "a connection waits to be offered it");
+        kept.let_go_of_old(500, 3);
+        assert!(!kept.has(old) && kept.has(young));
+        kept.check();
+        kept.let_go_of_old(2000, 3);
+        assert_eq!((kept.bytes(), kept.owners.len()), (0, 0));
+        let next = frame(&mut kept, A, 2000, b"x");
+        assert!(kept.has(next) && !kept.has(young), "numbers are not used again");
+    }
+
+    #[test]
+    fn who_keeps_most_gives_first_and_a_blob_is_kept_by_reference() {
+        let mut kept = Kept::default();
+        let small = frame(&mut kept, B, 0, b"small");
+        let blob = Bytes::from(vec![7; 100_000]);
+        let header = server_header(Opcode::Binary, false, blob.len());
+        let large = kept.append_blob(A, 0, header, blob.clone(), Charge::default());
+        assert_eq!(kept.frame_len(large), Some(100_010));
+        assert_eq!(bytes_of(&kept, large.split_at(10).1).unwrap(), blob);
+        assert!(!blob.is_unique());
+        assert!(kept.shed(0) && !kept.has(large) && kept.has(small) && blob.is_unique());
+        assert!(kept.shed(0) && !kept.shed(0));
+        kept.check();
+    }
+
+    #[test]
+    fn a_trickle_does_not_keep_a_segment_for_ever() {
+        let mut kept = Kept::default();
+        let first = frame(&mut kept, A, 0, b"x");
+        kept.end_tails(100);
+        let second = frame(&mut kept, A, 100, b"y");
+        kept.let_go_of_old(100, 0);
+        assert!(!kept.has(first) && kept.has(second));
+    }
+}

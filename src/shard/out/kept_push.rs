@@ -1,0 +1,279 @@
+//! Pushes to channels that outlive their connections: into the log first, and to the connection as far as it takes them.
+//!
+//! Invariants: a message has a position from the moment it is accepted, dropped ones too; what is behind a full socket, or
+//! while nobody is connected, waits in the log and nowhere else, and goes to the connection in order; a gap is told before
+//! what follows it. A policy is applied to what the connection was not given.
+
+use crate::proto::{Opcode, server_header};
+use crate::resume::text;
+use crate::shard::command::Policy;
+use crate::shard::core::Shard;
+use crate::shard::out::broadcast::Encoding;
+use crate::shard::out::kept::FRAME_BYTES_MAX;
+use crate::shard::out::push::{Fate, fits};
+use crate::shard::out::range::{Named, Range};
+use crate::shard::table::connection::{Flag, Phase};
+use crate::shard::table::slot::Slot;
+use bytes::Bytes;
+
+/// A connection that takes up its log is given so much at a time.
+const FEED_BYTES: usize = 256 * 1024;
+
+impl Shard {
+    /// Puts a frame into the log of a kept channel that is open, and on its way if the connection takes it.
+    pub(in crate::shard) fn offer_kept(
+        &mut self,
+        slot: Slot,
+        encoding: &mut Encoding,
+        policy: Option<Policy>,
+        since: Option<u32>,
+    ) -> Fate {
+        if encoding.parts.is_control() {
+            return self.offer_control_to_kept(slot, encoding, since);
+        }
+        let len = encoding.kept_len();
+        if len > FRAME_BYTES_MAX {
+            return self.over_budget(slot);
+        }
+        while let Some(connection) = self.table.get(slot)
+            && let Phase::Open(_) = &connection.phase
+            && !connection.flags.has(Flag::CloseSent)
+        {
+            let waits = connection.flags.has(Flag::Detached)
+                || connection.flags.has(Flag::Lags)
+                || connection.outbound.is_blocked();
+            if waits {
+                return self.offer_to_log(slot, encoding, policy, len);
+            }
+            if fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max) {
+                return self.offer_and_keep(slot, encoding, policy, since);
+            }
+            self.flush_one(slot);
+        }
+        Fate::Closed
+    }
+
+    /// The connection takes it now, and the log remembers it.
+    fn offer_and_keep(
+        &mut self,
+        slot: Slot,
+        encoding: &mut Encoding,
+        policy: Option<Policy>,
+        since: Option<u32>,
+    ) -> Fate {
+        let range = self.kept_range(slot, encoding);
+        let Some(keeping) = self.out.keepings.get_mut(&slot) else { return Fate::Closed };
+        keeping.log.append_sent(range, &self.out.window.kept, self.config.resume.bytes_max);
+        let is_counted = keeping.is_counted();
+        let connection = &mut self.table[slot];
+        let has_agreed = connection.channel().is_some_and(|channel| channel.ws.deflate().is_some());
+        let sent = if has_agreed && encoding.is_better_compressed() {
+            encoding.range(&mut self.out.window)
+        } else {
+            range
+        };
+        connection.policy = policy.map(Policy::kind);
+        connection.outbound.push_range(sent, self.config.copy_bytes_max, &mut self.out.spares);
+        match since {
+            Some(segment) => self.out.mark_bulk(connection, slot, segment),
+            None => self.out.mark_urgent(connection, slot),
+        }
+        self.out.need(sent);
+        if !is_counted {
+            self.count_log(slot);
+        }
+        Fate::Waits
+    }
+
+    /// The connection takes nothing now, or there is none: the log does, as the policy says.
+    fn offer_to_log(&mut self, slot: Slot, encoding: &mut Encoding, policy: Option<Policy>, len: usize) -> Fate {
+        let Some(channel) = self.table[slot].channel() else { return Fate::Closed };
+        let owner = self.owners[channel.owner].owner.clone();
+        self.table[slot].policy = policy.map(Policy::kind);
+        let policy = policy.unwrap_or(owner.policy);
+        let has_memory = self.has_memory_for(len, &owner);
+        // Whoever was fullest has made room; it may have been this one.
+        if self.table.get(slot).is_none_or(|connection| connection.channel().is_none()) {
+            return Fate::Closed;
+        }
+        let (queued, budget) = (self.table[slot].outbound.queued_bytes(), self.config.outbound_bytes_max);
+        let Some(keeping) = self.out.keepings.get_mut(&slot) else { return Fate::Closed };
+        let log = &mut keeping.log;
+        let queued = queued + log.queued_bytes();
+        let mut fate = Fate::Queued;
+        let mut key = None;
+        match policy {
+            Policy::DropNewest if !has_memory || !fits(queued, len, budget) => fate = Fate::Dropped,
+            Policy::DropNewest => {}
+            Policy::DropOldest => {
+                let excess = (queued + len).saturating_sub(budget);
+                if !has_memory || len > budget {
+                    fate = Fate::Dropped;
+                } else if queued > 0 && excess > 0 {
+                    let (messages, bytes) = log.drop_oldest(excess, &self.out.window.kept);
+                    self.stats.dropped += messages as u64;
+                    if bytes < excess {
+                        fate = Fate::Dropped;
+                    }
+                }
+            }
+            Policy::Close if !fits(queued, len, budget) => return self.over_budget(slot),
+            Policy::Conflate { key: of } if !fits(queued - log.queued_len_of(of), len, budget) => {
+                return self.over_budget(slot);
+            }
+            Policy::Close | Policy::Conflate { .. } if !has_memory => return self.out_of_memory(slot, policy),
+            Policy::Close => {}
+            Policy::Conflate { key: of } => {
+                if log.take_out(of) {
+                    fate = Fate::Conflated;
+                }
+                key = Some(of);
+            }
+        }
+        if matches!(fate, Fate::Dropped) {
+            log.append_missing();
+        } else {
+            let range = self.kept_range(slot, encoding);
+            if let Some(keeping) = self.out.keepings.get_mut(&slot) {
+                keeping.log.append_unsent(range, key);
+            }
+            self.count_log(slot);
+        }
+        self.table[slot].flags.set(Flag::Lags);
+        fate
+    }
+
+    /// A ping or pong of its process: for the connection there is.
+    fn offer_control_to_kept(&mut self, slot: Slot, encoding: &mut Encoding, since: Option<u32>) -> Fate {
+        let connection = &self.table[slot];
+        let Phase::Open(channel) = &connection.phase else { return Fate::Closed };
+        if connection.flags.has(Flag::Detached) {
+            return Fate::Dropped;
+        }
+        if connection.outbound.is_blocked() {
+            let owner = self.owners[channel.owner].owner.clone();
+            return self.offer_behind(slot, &encoding.parts, Policy::DropNewest, &owner);
+        }
+        let range = encoding.range(&mut self.out.window);
+        let connection = &mut self.table[slot];
+        connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
+        match since {
+            Some(segment) => self.out.mark_bulk(connection, slot, segment),
+            None => self.out.mark_urgent(connection, slot),
+        }
+        Fate::Waits
+    }
+
+    /// The frame as it is kept for this channel's owner.
+    fn kept_range(&mut self, slot: Slot, encoding: &mut Encoding) -> Range {
+        let channel = self.table[slot].channel().expect("only open channels are offered frames");
+        let owner = &self.owners[channel.owner].owner;
+        let memory = &mut self.memory;
+        encoding.kept_range(&mut self.out.window.kept, owner.id, self.now_ms, |bytes| memory.charge(bytes, Some(owner)))
+    }
+
+    /// What the log of this channel takes is its owner's.
+    pub(in crate::shard) fn count_log(&mut self, slot: Slot) {
+        let Some(keeping) = self.out.keepings.get_mut(&slot) else { return };
+        let owner = self.table[slot].channel().map(|channel| &*self.owners[channel.owner].owner);
+        let memory = &mut self.memory;
+        keeping.count(|bytes| memory.charge(bytes, owner));
+    }
+
+    /// Gives the connection of a channel that lags what comes next in its log, as much as it may take at a time.
+    pub(in crate::shard) fn feed(&mut self, slot: Slot) {
+        loop {
+            let connection = &mut self.table[slot];
+            let is_ready = !connection.flags.has(Flag::Detached)
+                && !connection.outbound.is_blocked()
+                && connection.outbound.queued_bytes() < FEED_BYTES;
+            let Some(keeping) = self.out.keepings.get_mut(&slot).filter(|_| is_ready) else { return };
+            let Some(next) = keeping.log.next(&self.out.window.kept, self.config.resume.bytes_max) else {
+                connection.flags.take(Flag::Lags);
+                return self.count_log(slot);
+            };
+            if next.missing > 0 {
+                let told = text::dropped(next.missing);
+                self.append(slot, &server_header(Opcode::Text, false, told.len()), told.as_bytes());
+            }
+            if let Some(range) = next.range {
+                let connection = &mut self.table[slot];
+                connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
+                self.out.mark_urgent(connection, slot);
+                self.out.need(range);
+            }
+        }
+    }
+
+    /// Puts all that its log still has behind what waits for a channel's connection: it ends, and a close frame follows.
+    pub(in crate::shard) fn pour(&mut self, slot: Slot) {
+        while let Some(keeping) = self.out.keepings.get_mut(&slot)
+            && let Some(next) = keeping.log.next(&self.out.window.kept, 0)
+        {
+            if next.missing > 0 {
+                let told = text::dropped(next.missing);
+                self.append_own(slot, server_header(Opcode::Text, false, told.len()), told.as_bytes());
+            }
+            if let Some(range) = next.range {
+                self.pour_frames(slot, range);
+            }
+        }
+        self.table[slot].flags.take(Flag::Lags);
+        self.weigh(slot);
+    }
+
+    fn pour_frames(&mut self, slot: Slot, range: Range) {
+        let connection = &mut self.table[slot];
+        if !connection.outbound.is_blocked() {
+            connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
+            self.out.mark_urgent(connection, slot);
+            return self.out.need(range);
+        }
+        match self.out.window.get(range) {
+            Named::Joined(bytes) => connection.outbound.push_copied_behind(bytes),
+            Named::Blob { header, blob, skip, len, charge } => {
+                let payload: Bytes = blob.slice(skip..skip + len);
+                connection.outbound.push_blob_behind(header, payload, charge.clone());
+            }
+        }
+    }
+
+    /// Whether a kept channel gets this compressed frame as it is: it is a Text that must be escaped.
+    pub(super) fn is_escaped_for(&self, slot: Slot, encoding: &Encoding) -> bool {
+        self.table[slot].flags.has(Flag::Keeps) && !encoding.is_better_compressed()
+    }
+
+    /// What waits for a channel, its log included.
+    pub(in crate::shard) fn queued_bytes(&self, slot: Slot) -> usize {
+        let connection = &self.table[slot];
+        let in_log = || self.out.keepings.get(&slot).map_or(0, |keeping| keeping.log.unsent_bytes());
+        connection.outbound.queued_bytes() + if connection.flags.has(Flag::Lags) { in_log() } else { 0 }
+    }
+
+    /// What waits in a channel's log is not sent any more. Returns how many bytes that were.
+    pub(in crate::shard) fn forget_unsent(&mut self, slot: Slot) -> usize {
+        self.table[slot].flags.take(Flag::Lags);
+        self.out.keepings.get_mut(&slot).map_or(0, |keeping| keeping.log.forget_unsent())
+    }
+
+    /// Lets go of history that nobody will come back for any more, and of what is more than a shard keeps. Once a tick.
+    pub(in crate::shard) fn trim_history(&mut self) {
+        let resume = &self.config.resume;
+        let reach_ms = resume.reach_ms(self.config.dead_after_ms());
+        let offered = self.out.offered();
+        let kept = &mut self.out.window.kept;
+        kept.end_tails(self.now_ms.saturating_sub(reach_ms / 4));
+        kept.let_go_of_old(self.now_ms.saturating_sub(reach_ms), offered);
+        while kept.bytes() > resume.shard_bytes_max && kept.shed(offered) {
+            self.stats.history_shed += 1;
+        }
+    }
+
+    /// Memory is short: history goes first. Returns whether some went.
+    pub(in crate::shard) fn shed_history(&mut self) -> bool {
+        let offered = self.out.offered();
+        let went = self.out.window.kept.shed(offered);
+        self.stats.history_shed += u64::from(went);
+        went
+    }
+}

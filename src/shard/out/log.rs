@@ -1,0 +1,358 @@
+//! What one channel that outlives its connection was pushed, by position: what its client may have missed, and what it was
+//! not offered yet. Ranges of what is [kept](super::kept), merged where they touch: a broadcast grows an entry.
+//!
+//! A position is a count of messages accepted for the channel, sent or not. What a policy dropped, a newer value replaced,
+//! or memory took back is missing between entries: a gap, which is told in its place.
+//!
+//! Invariants: `sent` stands before `told`, `unsent` behind it, both in order of position; the sums are the sums over the
+//! entries. It must not know connections, policies or texts.
+
+use super::kept::Kept;
+use super::range::Range;
+use std::collections::{HashMap, VecDeque};
+
+/// Messages one behind the other.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// The position of the first.
+    first: u64,
+    frames: u32,
+    /// Empty where it was taken out.
+    range: Range,
+}
+
+impl Entry {
+    fn end(&self) -> u64 {
+        self.first + u64::from(self.frames)
+    }
+}
+
+/// What is to be given to the connection next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    /// So many messages are missing before it.
+    pub missing: u64,
+    /// Whole frames, if any are left.
+    pub range: Option<Range>,
+}
+
+/// Where so many entries are remembered, a whole one is forgotten at a time.
+const WHOLE_ENTRIES_MIN: usize = 16;
+
+/// Entries without bytes that are let be, before they are swept out.
+const REMOVED_MAX: usize = 32;
+
+/// See the module.
+#[derive(Default)]
+pub struct Log {
+    sent: VecDeque<Entry>,
+    sent_bytes: usize,
+    unsent: VecDeque<Entry>,
+    unsent_bytes: usize,
+    /// What of it was sent once and is sent again, up to `again_until`: it was let in already.
+    again_bytes: usize,
+    again_until: u64,
+    /// How many messages were accepted.
+    position: u64,
+    /// How many of them were given to a connection, or told to be missing.
+    told: u64,
+    /// What lies before is not in `sent` any more: it was received, or there was no room.
+    reaches_to: u64,
+    /// The newest unsent value of each key: its position.
+    keys: HashMap<u64, u64>,
+    /// Where the last value with a key lies.
+    keyed: Option<u64>,
+    removed: usize,
+}
+
+impl Log {
+    /// How many messages were accepted.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How many of them the client has received, or was told of.
+    pub fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// Whether anything waits that the connection was not given.
+    pub fn lags(&self) -> bool {
+        self.told < self.position
+    }
+
+    /// What waits and counts against the channel's budget: not what is sent again.
+    pub fn queued_bytes(&self) -> usize {
+        self.unsent_bytes - self.again_bytes
+    }
+
+    /// All that was not given to the connection.
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent_bytes
+    }
+
+    /// What is allocated for the entries.
+    pub fn heap_bytes(&self) -> usize {
+        (self.sent.capacity() + self.unsent.capacity()) * size_of::<Entry>()
+            + self.keys.capacity() * size_of::<(u64, u64)>()
+    }
+
+    /// One more message, which the connection is given now. At most `bytes_max` of what was sent are remembered.
+    pub fn append_sent(&mut self, range: Range, kept: &Kept, bytes_max: usize) {
+        debug_assert!(!self.lags());
+        let entry = Entry { first: self.position, frames: 1, range };
+        self.position += 1;
+        self.told = self.position;
+        self.remember(entry, kept, bytes_max);
+    }
+
+    fn remember(&mut self, entry: Entry, kept: &Kept, bytes_max: usize) {
+        self.sent_bytes += entry.range.len();
+        if !self.sent.back_mut().is_some_and(|last| joins(last, &entry)) {
+            self.sent.push_back(entry);
+        }
+        while self.sent_bytes > bytes_max
+            && let Some(first) = self.sent.front_mut()
+        {
+            // One message at a time where an entry is much of what is remembered.
+            if first.frames > 1 && first.range.len() > bytes_max / WHOLE_ENTRIES_MIN {
+                let next = first.first + 1;
+                let skipped = skip(first, next, kept);
+                if skipped > 0 {
+                    self.sent_bytes -= skipped;
+                    self.reaches_to = next;
+                    continue;
+                }
+            }
+            self.sent_bytes -= first.range.len();
+            self.reaches_to = first.end();
+            self.sent.pop_front();
+        }
+    }
+
+    /// One more message, which waits; under a key it may be replaced.
+    pub fn append_unsent(&mut self, range: Range, key: Option<u64>) {
+        let entry = Entry { first: self.position, frames: 1, range };
+        self.unsent_bytes += range.len();
+        // What counts and what does not lie apart, and so does what may be taken out.
+        let is_apart = key.is_some() || entry.first == self.again_until || self.keyed.is_some_and(|at| at + 1 == entry.first);
+        if is_apart || !self.unsent.back_mut().is_some_and(|last| joins(last, &entry)) {
+            self.unsent.push_back(entry);
+        }
+        if let Some(key) = key {
+            self.keys.insert(key, entry.first);
+            self.keyed = Some(entry.first);
+        }
+        self.position += 1;
+    }
+
+    /// One more message, which is dropped.
+    pub fn append_missing(&mut self) {
+        self.position += 1;
+    }
+
+    /// How much the unsent value of `key` counts; 0 if there is none.
+    pub fn queued_len_of(&self, key: u64) -> usize {
+        self.place_of(key).map_or(0, |place| self.unsent[place].range.len())
+    }
+
+    fn place_of(&self, key: u64) -> Option<usize> {
+        // One that was given to a connection before is not replaced: it may have come.
+        let position = self.keys.get(&key).filter(|&&at| at >= self.told.max(self.again_until))?;
+        self.unsent.binary_search_by_key(position, |entry| entry.first).ok()
+    }
+
+    /// A newer value takes the place of the unsent one of `key`. Returns whether there was one.
+    pub fn take_out(&mut self, key: u64) -> bool {
+        let Some(place) = self.place_of(key).filter(|&place| !self.unsent[place].range.is_empty()) else {
+            return false;
+        };
+        self.empty(place);
+        self.sweep();
+        true
+    }
+
+    fn empty(&mut self, place: usize) {
+        let entry = &mut self.unsent[place];
+        let range = std::mem::take(&mut entry.range);
+        self.unsent_bytes -= range.len();
+        if entry.first < self.again_until {
+            self.again_bytes -= range.len();
+        }
+        self.removed += 1;
+    }
+
+    fn sweep(&mut self) {
+        if self.removed > REMOVED_MAX.max(self.unsent.len() / 2) {
+            self.unsent.retain(|entry| !entry.range.is_empty());
+            self.removed = 0;
+        }
+    }
+
+    /// Drops unsent messages, the oldest first, until `bytes` are gone; none of those that are sent again. Returns how many
+    /// messages and bytes went.
+    pub fn drop_oldest(&mut self, bytes: usize, kept: &Kept) -> (usize, usize) {
+        let (mut messages, mut dropped) = (0, 0);
+        let mut place = self.unsent.partition_point(|entry| entry.first < self.again_until);
+        while dropped < bytes && place < self.unsent.len() {
+            let entry = &mut self.unsent[place];
+            // What is gone already is dropped with the rest of its entry.
+            let len = kept.frame_len(entry.range).unwrap_or(entry.range.len());
+            if len < entry.range.len() {
+                entry.range = entry.range.split_at(len).1;
+                (entry.first, entry.frames) = (entry.first + 1, entry.frames - 1);
+                self.unsent_bytes -= len;
+                (messages, dropped) = (messages + 1, dropped + len);
+                continue;
+            }
+            if len > 0 {
+                (messages, dropped) = (messages + entry.frames as usize, dropped + len);
+                self.empty(place);
+            }
+            place += 1;
+        }
+        self.sweep();
+        (messages, dropped)
+    }
+
+    /// Takes the next frames out of what waits, for the connection; they are remembered as sent. `None`: nothing waits.
+    pub fn next(&mut self, kept: &Kept, bytes_max: usize) -> Option<Next> {
+        while let Some(entry) = self.unsent.pop_front() {
+            let len = entry.range.len();
+            self.unsent_bytes -= len;
+            if entry.first < self.again_until {
+                self.again_bytes -= len;
+            }
+            if len == 0 {
+                self.removed = self.removed.saturating_sub(1);
+            }
+            if len > 0 && kept.has(entry.range) {
+                let missing = entry.first - self.told;
+                self.told = entry.end();
+                self.remember(entry, kept, bytes_max);
+                return Some(Next { missing, range: Some(entry.range) });
+            }
+        }
+        (self.again_bytes, self.removed, self.keyed) = (0, 0, None);
+        self.keys.clear();
+        let missing = self.position - std::mem::replace(&mut self.told, self.position);
+        (missing > 0).then_some(Next { missing, range: None })
+    }
+
+    /// Forgets what waits; returns how many bytes that were. They count as told.
+    pub fn forget_unsent(&mut self) -> usize {
+        self.unsent.clear();
+        self.keys.clear();
+        (self.again_bytes, self.removed, self.keyed) = (0, 0, None);
+        self.told = self.position;
+        std::mem::take(&mut self.unsent_bytes)
+    }
+
+    /// The client has received so many messages: what came before them is forgotten. Returns whether it can have.
+    pub fn acknowledged(&mut self, received: u64) -> bool {
+        if received > self.told {
+            return false;
+        }
+        while let Some(first) = self.sent.front()
+            && first.end() <= received
+        {
+            self.sent_bytes -= first.range.len();
+            self.reaches_to = first.end();
+            self.sent.pop_front();
+        }
+        true
+    }
+
+    /// The client comes back, and has received so many messages: what it has missed waits again. Returns how many of those
+    /// are lost because history does not reach back so far; `None` if it cannot have received so many.
+    pub fn rewind(&mut self, received: u64, kept: &Kept) -> Option<u64> {
+        if received > self.told {
+            return None;
+        }
+        let mut was_cut = received < self.reaches_to;
+        while let Some(first) = self.sent.front_mut() {
+            let is_gone = !kept.has(first.range);
+            was_cut |= is_gone && first.end() > received;
+            if is_gone || first.end() <= received {
+                self.sent_bytes -= first.range.len();
+                self.sent.pop_front();
+                continue;
+            }
+            if first.first < received {
+                let skipped = skip(first, received, kept);
+                self.sent_bytes -= skipped;
+            }
+            break;
+        }
+        let told = std::mem::replace(&mut self.told, received);
+        self.again_until = self.again_until.max(told);
+        self.again_bytes += self.sent_bytes;
+        self.unsent_bytes += std::mem::take(&mut self.sent_bytes);
+        while let Some(last) = self.sent.pop_back() {
+            self.unsent.push_front(last);
+        }
+        self.reaches_to = received;
+        if !was_cut {
+            return Some(0);
+        }
+        let first = self.first_left(kept);
+        self.told = first;
+        self.reaches_to = first;
+        Some(first - received)
+    }
+
+    /// The position of the first message that waits and is there.
+    fn first_left(&mut self, kept: &Kept) -> u64 {
+        while let Some(first) = self.unsent.front() {
+            if !first.range.is_empty() && kept.has(first.range) {
+                return first.first;
+            }
+            let (len, is_again) = (first.range.len(), first.first < self.again_until);
+            self.unsent_bytes -= len;
+            self.again_bytes -= if is_again { len } else { 0 };
+            self.unsent.pop_front();
+        }
+        self.position
+    }
+
+    /// Asserts what the module promises.
+    pub fn check(&self) {
+        let sum = |entries: &VecDeque<Entry>| entries.iter().map(|entry| entry.range.len()).sum::<usize>();
+        assert_eq!((self.sent_bytes, self.unsent_bytes), (sum(&self.sent), sum(&self.unsent)), "sums are sums");
+        let again = self.unsent.iter().filter(|entry| entry.first < self.again_until).map(|entry| entry.range.len());
+        assert_eq!(self.again_bytes, again.sum::<usize>());
+        let mut last = 0;
+        for entry in self.sent.iter().chain(&self.unsent) {
+            assert!(entry.first >= last && entry.frames > 0, "entries are in order");
+            last = entry.end();
+        }
+        assert!(last <= self.position && self.told <= self.position);
+        assert!(self.sent.back().is_none_or(|entry| entry.end() <= self.told));
+        assert!(self.unsent.front().is_none_or(|entry| entry.first >= self.told));
+    }
+}
+
+/// Appends `next` to `last` if it goes on from there.
+fn joins(last: &mut Entry, next: &Entry) -> bool {
+    let goes_on = last.end() == next.first && last.range.try_extend(next.range);
+    if goes_on {
+        last.frames += next.frames;
+    }
+    goes_on
+}
+
+/// Leaves the messages before `position` out of an entry that is there. Returns how many bytes they have.
+fn skip(entry: &mut Entry, position: u64, kept: &Kept) -> usize {
+    let before = entry.range.len();
+    while entry.first < position
+        && let Some(len) = kept.frame_len(entry.range)
+    {
+        entry.range = entry.range.split_at(len).1;
+        (entry.first, entry.frames) = (entry.first + 1, entry.frames - 1);
+    }
+    before - entry.range.len()
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

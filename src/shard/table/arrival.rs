@@ -1,0 +1,94 @@
+//! A connection on its way to the shard of the channel that its client comes back for: plain data, and nothing of the
+//! shard that accepted it.
+//!
+//! Invariant: it is counted by admission all the way, and uncounted where it gets lost. It must not know sockets but by
+//! their number.
+
+use crate::admission::{self, Prefix};
+use crate::gateway::OwnerId;
+use crate::proto::deflate::Agreed;
+use crate::resume::{Ask, Malformed};
+use crate::shard::flush::SocketId;
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What the client of a kept channel has asked for.
+#[derive(Debug, Clone)]
+pub(in crate::shard) struct Wish {
+    /// Who was logged in, where anybody must be.
+    pub user: Option<Arc<str>>,
+    /// Whether the owner is told when the channel is left and taken up again.
+    pub tells: bool,
+    /// The channel to take up again, if any.
+    pub ask: Option<Result<Ask, Malformed>>,
+}
+
+/// An upgraded connection that is to become a channel which outlives it.
+pub(in crate::shard) struct Upgraded {
+    /// The 101.
+    pub response: Vec<u8>,
+    pub agreed: Option<Agreed>,
+    pub owner: OwnerId,
+    pub bound_path: Arc<str>,
+    pub path: Arc<str>,
+    pub forwarded_for: Option<Box<str>>,
+    pub extension: bool,
+    pub wish: Wish,
+    /// What the client has sent behind its request.
+    pub leftover: Vec<u8>,
+}
+
+/// A connection on its way to the shard of the channel that it is for.
+pub struct Arrival {
+    pub(super) peer: SocketAddr,
+    pub(super) counted: Counted,
+    pub(super) upgraded: Upgraded,
+}
+
+impl Arrival {
+    /// What it keeps alive while it waits.
+    pub fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.upgraded.response.capacity() + self.upgraded.leftover.capacity()
+    }
+}
+
+/// An arrival, and where it goes.
+pub struct Handover {
+    /// Its socket here.
+    pub socket: SocketId,
+    /// The shard that it is for.
+    pub to: u32,
+    /// All else.
+    pub arrival: Box<Arrival>,
+}
+
+/// A connection that is counted, and is uncounted if it gets lost on its way.
+pub(super) struct Counted {
+    admission: Option<Arc<admission::Connections>>,
+    client: Option<Prefix>,
+    at_ms: u64,
+}
+
+impl Counted {
+    pub fn new(admission: &Arc<admission::Connections>, client: Option<Prefix>, at_ms: u64) -> Self {
+        Self { admission: Some(admission.clone()), client, at_ms }
+    }
+
+    /// It has arrived, and is counted where it is.
+    pub fn arrived(mut self) -> Option<Prefix> {
+        self.admission = None;
+        self.client
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(admission) = &self.admission {
+            admission.leave(self.client, self.at_ms);
+        }
+    }
+}
+
+/// A socket between two shards, as the driver carries it. Dropping it closes the socket.
+pub struct Carried(pub Box<dyn Any + Send>);

@@ -1,0 +1,132 @@
+//! Channels whose clients are gone for now: each waits for its own to come back, then ends as any channel does.
+//!
+//! Invariants: a detached channel keeps its place in the table, and counts there against all limits; it has no socket, and
+//! nothing waits for it but what is in its log; where a limit is reached, those go first that were left first. Who has
+//! ended while nobody was there is remembered for a while, so that its client can be told what it has lost.
+
+use super::detached::Ended;
+use super::slot::Slot;
+use crate::admission::{Over, Prefix};
+use crate::channel::ChannelId;
+use crate::proto;
+use crate::shard::core::{Effect, Shard};
+use crate::shard::event::{ClosedBy, Event};
+use crate::shard::flush::SocketId;
+use crate::shard::owners::directory::Owner;
+use crate::shard::table::connection::{Channel, Connection, Flag, Phase};
+use crate::shard::work;
+
+/// What a place without a connection has instead of a socket.
+const NO_SOCKET: SocketId = SocketId(-1);
+
+/// The code of an end without a close frame (RFC 6455 7.1.5).
+const NO_CLOSE_FRAME: u16 = 1006;
+
+/// Detached channels looked at to find one of a certain address or process, at some ns each.
+const LOOKED_AT_MAX: usize = 4096;
+
+/// What stays of a connection's flags when its socket goes: where it is listed, and what is of its channel.
+pub(super) const OF_CHANNEL: u32 =
+    Flag::Urgent.bit() | Flag::Bulk.bit() | Flag::InBatch.bit() | Flag::Keeps.bit() | Flag::Lags.bit();
+
+impl Shard {
+    /// The connection of a channel has ended without a close frame. Returns whether the channel outlives it: then it waits.
+    pub(in crate::shard) fn detach(&mut self, slot: Slot) -> bool {
+        let connection = &self.table[slot];
+        let may_come_back = connection.flags.has(Flag::Keeps)
+            && !connection.flags.has(Flag::CloseSent)
+            && connection.channel().is_some()
+            && !self.is_stopping();
+        if !may_come_back {
+            return false;
+        }
+        self.effects.push(Effect::Abandon(self.table[slot].socket));
+        self.work.spend(work::EFFECT_NS);
+        self.let_go_of_socket(slot);
+        let connection = &mut self.table[slot];
+        connection.socket = NO_SOCKET;
+        connection.flags.set(Flag::Detached);
+        self.table.detached.enter(slot);
+        self.stats.detached += 1;
+        self.set_deadline(slot, self.now_ms + self.config.resume.window_ms);
+        self.tell_holder(slot, |channel| Event::Detached { channel });
+        true
+    }
+
+    /// What belonged to the connection rather than to its channel is gone: what was queued counts as sent, and the client
+    /// says what of it has come.
+    pub(super) fn let_go_of_socket(&mut self, slot: Slot) {
+        self.settle_as_queued(slot);
+        let connection = &mut self.table[slot];
+        if connection.flags.has(Flag::Holds) {
+            self.memory.forget(slot);
+        }
+        self.out.let_go_of_connection(connection, slot);
+        connection.unparsed = None;
+        connection.pings_unanswered = 0;
+        (connection.close_bytes, connection.control_frames) = (0, 0);
+        let waits_for_owner = connection.flags.has(Flag::WaitsForOwner);
+        connection.flags.keep_only(OF_CHANNEL);
+        let Phase::Open(channel) = &mut connection.phase else { return };
+        let (owner, local) = (channel.owner, &self.owners[channel.owner]);
+        if let Some(agreed) = channel.ws.deflate() {
+            local.owner.windows.leave(agreed.server_window_bits());
+        }
+        channel.ws = proto::Connection::new(None);
+        channel.violation = None;
+        channel.ping_ms = Channel::NO_PING;
+        if waits_for_owner {
+            self.stop_waiting_for_owner(owner);
+        }
+    }
+
+    /// Tells the owner of a kept channel, if it wants to be told.
+    pub(super) fn tell_holder(&mut self, slot: Slot, event: impl FnOnce(ChannelId) -> Event) {
+        if self.out.keepings.get(&slot).is_some_and(|keeping| keeping.tells)
+            && let Some(channel) = self.table[slot].channel()
+        {
+            let (id, owner) = (channel.id, channel.owner);
+            self.owners.emit(owner, event(id));
+        }
+    }
+
+    /// A channel that waits for its client ends, and this is what its owner is told.
+    pub(in crate::shard) fn end_detached(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy) {
+        let lost = self.queued_bytes(slot);
+        if let Some(keeping) = self.out.keepings.get(&slot)
+            && let Some(channel) = self.table[slot].channel()
+        {
+            let (token, holder, position) = (keeping.token, keeping.holder.clone(), keeping.log.position());
+            self.table.detached.remember(channel.id, Ended { token, holder, position });
+        }
+        self.table.detached.leave(slot);
+        self.end_channel(slot, code, reason, by, lost);
+        self.remove(slot);
+    }
+
+    /// Its client has not come back in time.
+    pub(in crate::shard) fn window_over(&mut self, slot: Slot) {
+        self.end_detached(slot, NO_CLOSE_FRAME, "the client did not come back in time", ClosedBy::Connection);
+    }
+
+    /// There are too many, in all or of one client: who was left first goes first. Returns whether one has gone.
+    pub(super) fn make_room(&mut self, over: Over, client: Option<Prefix>) -> bool {
+        self.let_go_of_first(|connection| over == Over::Total || connection.client == client)
+    }
+
+    /// The same for one process.
+    pub(super) fn make_room_for_process(&mut self, owner: &Owner) -> bool {
+        let Some(place) = self.owners.find(owner.id) else { return false };
+        self.let_go_of_first(|connection| connection.channel().is_some_and(|channel| channel.owner == place))
+    }
+
+    fn let_go_of_first(&mut self, is_meant: impl Fn(&Connection) -> bool) -> bool {
+        let table = &self.table;
+        let found = table.detached.iter().take(LOOKED_AT_MAX).find(|&slot| is_meant(&table[slot]));
+        if let Some(slot) = found {
+            let reason = "there were too many connections, and its client was not there";
+            self.end_detached(slot, NO_CLOSE_FRAME, reason, ClosedBy::Broker);
+        }
+        found.is_some()
+    }
+}

@@ -1,0 +1,246 @@
+//! Clients that come back for their channels: judged on the shard of the channel, wherever their sockets were accepted.
+//!
+//! The shard that accepted the socket has checked host, login, Origin, handshake and the token's MAC. Where the channel is
+//! another's, it hands the socket over with all that it knows ([`Arrival`]), as plain data.
+//!
+//! Invariants: a token is good once, and each answer brings a new one; a client that may come back finds its channel whether
+//! it is detached or its old connection seems alive, which is then let go of without a word to the owner; who may not, gets
+//! a new channel and is told why. A connection is counted once on its way from shard to shard.
+
+use super::arrival::{Arrival, Counted, Handover, Upgraded, Wish};
+use super::detaching::OF_CHANNEL;
+use super::slot::Slot;
+use crate::channel::ChannelId;
+use crate::gateway::OwnerId;
+use crate::proto::deflate::Agreed;
+use crate::proto::{self, Opcode, close, server_header};
+use crate::resume::text::{self, Answer};
+use crate::resume::{Ask, Malformed, Mismatch, Refusal, Token};
+use crate::shard::command::CloseFrame;
+use crate::shard::core::{Effect, Shard};
+use crate::shard::event::{ClosedBy, Event};
+use crate::shard::flush::SocketId;
+use crate::shard::out::keeping::{Holder, Keeping};
+use crate::shard::owners::directory::Owner;
+use crate::shard::table::connection::{Connection, Flag, Phase, Registering};
+use crate::shard::table::opening::{Keeps, Opening};
+use crate::shard::work;
+use std::sync::Arc;
+
+impl Shard {
+    /// The channel that a client may come back for, as far as this shard can tell: its token is of this broker.
+    pub(in crate::shard) fn returns_to(&self, wish: &Wish) -> Option<ChannelId> {
+        let ask = wish.ask?.ok()?;
+        self.keys.verify(ask.channel, &ask.token).is_ok().then_some(ask.channel)
+    }
+
+    /// An upgraded connection whose channel is to outlive it: it takes up an old one, goes on to its shard, or opens one.
+    pub(in crate::shard) fn begin_kept(&mut self, slot: Slot, upgraded: Upgraded) {
+        match self.returns_to(&upgraded.wish) {
+            Some(channel) if channel.shard(self.shards) != self.index() => self.hand_over(slot, channel, upgraded),
+            _ => self.take_up_or_open(slot, upgraded),
+        }
+    }
+
+    fn hand_over(&mut self, slot: Slot, channel: ChannelId, upgraded: Upgraded) {
+        let mut connection = self.take_out(slot);
+        debug_assert!(connection.outbound.is_empty(), "what was asked before has been answered");
+        let (socket, peer) = (connection.socket, connection.peer.into());
+        let counted = Counted::new(&self.table.admission, connection.client.take(), self.now_ms);
+        let arrival = Box::new(Arrival { peer, counted, upgraded });
+        self.handovers.push(Handover { socket, to: channel.shard(self.shards), arrival });
+    }
+
+    /// Takes a connection out of the table; its socket lives on.
+    fn take_out(&mut self, slot: Slot) -> Connection {
+        self.forget_asked(slot);
+        let mut connection = self.table.connections.remove(slot.index());
+        let outbound = std::mem::take(&mut connection.outbound);
+        self.out.forget(&mut connection, slot);
+        if connection.flags.has(Flag::Holds) {
+            self.memory.forget(slot);
+        }
+        Connection { outbound, ..connection }
+    }
+
+    /// A connection that another shard has accepted. It is to be watched as soon as the turn's effects are carried out.
+    pub fn handle_arrival(&mut self, socket: SocketId, arrival: Arrival, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.work.spend(work::ACCEPT_NS);
+        let Arrival { peer, counted, upgraded } = arrival;
+        if self.is_stopping() {
+            return self.effects.push(Effect::Close(socket));
+        }
+        let slot = self.insert(socket, peer, counted.arrived(), false);
+        self.effects.push(Effect::Watch(socket, self.table.token(slot)));
+        self.take_up_or_open(slot, upgraded);
+    }
+
+    /// Takes up the channel that is asked for, or opens a new one and says why.
+    fn take_up_or_open(&mut self, slot: Slot, upgraded: Upgraded) {
+        let holder = Holder { path: upgraded.path.clone(), user: upgraded.wish.user.clone() };
+        let answer = match upgraded.wish.ask {
+            None => Answer::New,
+            Some(Err(Malformed)) => Answer::Anew { why: Refusal::Unknown, lost: None },
+            Some(Ok(ask)) => match self.judge_return(&ask, upgraded.owner, &holder) {
+                Ok(old) => return self.take_up(old, slot, &ask, upgraded),
+                Err((why, lost)) => {
+                    self.stats.resumes_refused += 1;
+                    Answer::Anew { why, lost }
+                }
+            },
+        };
+        self.open_kept(slot, upgraded, holder, answer);
+    }
+
+    /// Whether a client may take up the channel that it asks for: its place, or why not.
+    fn judge_return(
+        &self,
+        ask: &Ask,
+        owner: OwnerId,
+        holder: &Holder,
+    ) -> Result<Slot, (Refusal, Option<u64>)> {
+        self.keys.verify(ask.channel, &ask.token).map_err(|mismatch| match mismatch {
+            Mismatch::Elsewhere => (Refusal::Elsewhere, None),
+            Mismatch::Foreign => (Refusal::Foreign, None),
+        })?;
+        let unknown = (Refusal::Unknown, None);
+        let Some(slot) = self.table.slot_of(ask.channel) else {
+            let ended = self.table.detached.ended(ask.channel).filter(|ended| ended.token == ask.token);
+            return Err(match ended {
+                Some(ended) if ended.holder != *holder => (Refusal::Foreign, None),
+                Some(ended) => (Refusal::Expired, ended.position.checked_sub(ask.received)),
+                None => unknown,
+            });
+        };
+        let keeping = self.out.keepings.get(&slot).ok_or(unknown)?;
+        if keeping.token != ask.token || self.table[slot].flags.has(Flag::CloseSent) {
+            return Err(unknown);
+        }
+        if keeping.holder != *holder || self.owner_of(slot) != Some(owner) {
+            return Err((Refusal::Foreign, None));
+        }
+        if ask.received > keeping.log.told() { Err(unknown) } else { Ok(slot) }
+    }
+
+    /// The channel at `old` goes on with the connection at `slot`.
+    fn take_up(&mut self, old: Slot, slot: Slot, ask: &Ask, upgraded: Upgraded) {
+        let mut connection = self.take_out(slot);
+        if self.table[old].flags.has(Flag::Detached) {
+            self.table.detached.leave(old);
+        } else {
+            // It looked alive, but its client is here.
+            self.effects.push(Effect::Abandon(self.table[old].socket));
+            self.stats.taken_over += 1;
+            self.let_go_of_socket(old);
+        }
+        self.uncount(&self.table[old]);
+        let place = &mut self.table[old];
+        place.flags.keep_only(OF_CHANNEL);
+        (place.socket, place.peer, place.client) = (connection.socket, connection.peer, connection.client);
+        place.outbound = std::mem::take(&mut connection.outbound);
+        place.deadline_tick = Connection::NO_TICK;
+        place.heard(self.now_ms);
+        self.effects.push(Effect::Watch(connection.socket, self.table.token(old)));
+        self.speak_to(old, &upgraded.response, upgraded.agreed);
+        let lost = self.out.rewind(old, ask.received).unwrap_or_default();
+        let token = self.new_token(ask.channel);
+        let Some(keeping) = self.out.keepings.get_mut(&old) else { return };
+        keeping.token = token;
+        let received = keeping.received;
+        if keeping.log.lags() {
+            self.table[old].flags.set(Flag::Lags);
+        }
+        self.stats.resumed += 1;
+        let answer = if lost == 0 {
+            Answer::Resumed { received }
+        } else {
+            self.stats.resumed_with_gap += 1;
+            Answer::Gap { lost, received }
+        };
+        self.say_hello(old, ask.channel, token, answer);
+        self.count_log(old);
+        self.feed(old);
+        self.schedule_probe(old);
+        self.tell_holder(old, |channel| Event::Resumed { channel, lost });
+        let mut leftover = upgraded.leftover;
+        if !leftover.is_empty() {
+            self.receive(old, &mut leftover);
+        }
+    }
+
+    /// What its client has agreed on is what the channel's connection speaks from now on, behind the 101.
+    fn speak_to(&mut self, slot: Slot, response: &[u8], agreed: Option<Agreed>) {
+        *self.responses.entry(101).or_default() += 1;
+        self.send_opaque(slot, response, bytes::Bytes::new());
+        let Phase::Open(channel) = &mut self.table[slot].phase else { return };
+        channel.ws = proto::Connection::new(agreed);
+        if let Some(agreed) = agreed {
+            self.owners[channel.owner].owner.windows.enter(agreed.server_window_bits());
+            if agreed.server_takes_context_over() {
+                self.out.take_context_over(slot, agreed.server_window_bits());
+            }
+        }
+    }
+
+    /// A new channel that outlives its connection.
+    fn open_kept(&mut self, slot: Slot, upgraded: Upgraded, holder: Holder, answer: Answer) {
+        let Upgraded { response, agreed, owner, bound_path, path, forwarded_for, extension, wish, mut leftover } =
+            upgraded;
+        *self.responses.entry(101).or_default() += 1;
+        self.send_opaque(slot, &response, bytes::Bytes::new());
+        let ws = proto::Connection::new(agreed);
+        // Who came for an old channel was not counted as a new one yet.
+        let is_counted = self.returns_to(&wish).is_none();
+        let owner = self.owners.directory().owners.get(&owner).cloned();
+        let Some(owner) = owner.filter(|owner| is_counted || self.has_room_for_kept(owner, &path)) else {
+            return self.turn_away(slot, ws);
+        };
+        if let Some(agreed) = ws.deflate().filter(|agreed| agreed.server_takes_context_over()) {
+            self.out.take_context_over(slot, agreed.server_window_bits());
+        }
+        let keeps = Some(Keeps { holder, tells: wish.tells, answer });
+        let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered: false, extension, keeps };
+        self.open_channel(slot, opening);
+        if !leftover.is_empty() {
+            self.receive(slot, &mut leftover);
+        }
+    }
+
+    fn has_room_for_kept(&mut self, owner: &Arc<Owner>, path: &Arc<str>) -> bool {
+        let opened_bytes = size_of::<crate::shard::event::Opened>() + path.len();
+        self.owners.has_room_to_open(owner, opened_bytes) && self.count_of_process(owner)
+    }
+
+    /// It came for a channel that is not there, and its process takes no other.
+    fn turn_away(&mut self, slot: Slot, ws: proto::Connection) {
+        self.stats.turned_away += 1;
+        let registering = Registering { ws, forwarded_for: None };
+        self.table[slot].phase = Phase::Registering(Box::new(registering));
+        let why = CloseFrame {
+            code: Some(close::code::TRY_AGAIN_LATER),
+            reason: "the process has as many connections as it may have".into(),
+        };
+        self.close_now(slot, &why, ClosedBy::Broker);
+    }
+
+    /// From now on the channel at `slot` is kept.
+    pub(super) fn keep(&mut self, slot: Slot, channel: ChannelId, keeps: Keeps) {
+        let Keeps { holder, tells, answer } = keeps;
+        let token = self.new_token(channel);
+        self.out.keep(slot, Keeping::new(token, holder, tells));
+        self.table[slot].flags.set(Flag::Keeps);
+        self.count_log(slot);
+        self.say_hello(slot, channel, token, answer);
+    }
+
+    fn new_token(&mut self, channel: ChannelId) -> Token {
+        let random = (self.intake.random() >> 32) as u32;
+        self.keys.mint(channel, random)
+    }
+
+    fn say_hello(&mut self, slot: Slot, channel: ChannelId, token: Token, answer: Answer) {
+        let hello = text::hello(channel, token, self.config.resume.window_ms, answer);
+        self.append_own(slot, server_header(Opcode::Text, false, hello.len()), hello.as_bytes());
+    }
+}
