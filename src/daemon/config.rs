@@ -267,6 +267,12 @@ settings! {
     outbound_bytes_max: Size = Size(1 << 20) => Now;
     /// What happens to a message that does not fit there.
     policy: Policy = Policy::Close => Now;
+    /// How long a channel waits for its client to come back, where a path allows that.
+    resume_window: Span = Span::seconds(30) => Now;
+    /// How much of what was sent to one such channel is remembered.
+    resume_bytes_max: Size = Size(pushring::internals::shard::Resume::default().bytes_max) => Now;
+    /// How much each shard remembers for all of them; bytes that many were sent count once.
+    resume_shard_bytes_max: Size = Size(pushring::internals::shard::Resume::default().shard_bytes_max) => Now;
     /// What may wait in one shard's inbox: orders of processes.
     inbox_commands_max: u32 = 16 * 1024 => Restart;
     /// The payloads of these together; one process may hold a quarter of it.
@@ -503,6 +509,7 @@ impl Config {
             "header_count_max: at most {}",
             pushring::internals::http::HEADERS_MAX
         );
+        ensure!(self.resume_window.0 <= 24 * 3_600_000, "resume_window: at most 24h");
         ensure!(self.ping_interval.0 <= 24 * 3_600_000, "ping_interval: at most 24h");
         ensure!((1000..=600_000).contains(&self.response_timeout.0), "response_timeout: from 1s to 10m");
         Ok(())
@@ -589,6 +596,11 @@ impl Config {
             ping_interval_ms: self.ping_interval.0,
             pings_unanswered_max: self.pings_unanswered_max,
             subprotocols: self.subprotocols.0.clone(),
+            resume: pushring::internals::shard::Resume {
+                window_ms: self.resume_window.0,
+                bytes_max: self.resume_bytes_max.0,
+                shard_bytes_max: self.resume_shard_bytes_max.0,
+            },
             deflate: pushring::internals::shard::Deflate {
                 everywhere: self.deflate,
                 level: self.deflate_level,

@@ -110,8 +110,7 @@ impl<'a> Orders<'a> {
                 resume_events,
                 ask,
             } => {
-                let rule =
-                    WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, resume_events };
+                let rule = WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, resume_events };
                 self.bound(ask, |owner| owner.bind(&path, rule))?;
             }
             FromPeer::Unbind { path, ask } => self.bound(ask, |owner| owner.unbind(&path))?,

@@ -67,10 +67,8 @@ pub enum Answer {
 
 /// The first message of a connection.
 pub fn hello(channel: ChannelId, token: Token, window_ms: u64, answer: Answer) -> String {
-    let mut text = format!(
-        r#"{{"pushring":1,"channel_id":{channel},"resume":"{}","window_ms":{window_ms}"#,
-        token.text()
-    );
+    let mut text =
+        format!(r#"{{"pushring":1,"channel_id":{channel},"resume":"{}","window_ms":{window_ms}"#, token.text());
     // Writing into a String cannot fail.
     let _ = match answer {
         Answer::New => Ok(()),

@@ -137,7 +137,9 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_none_and_none_is_printed() {
-        for text in ["", "AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAA+", "AAAAAAAAAAAAAAAAAAAAAB"] {
+        for text in
+            ["", "AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAA+", "AAAAAAAAAAAAAAAAAAAAAB"]
+        {
             assert!(Token::parse(text).is_none(), "{text}");
         }
         let keys = Keys::new(&[7; 32]);

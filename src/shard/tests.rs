@@ -77,8 +77,13 @@ impl Scene {
         let wire = Memory::default();
         wire.0.borrow_mut().room = room;
         let config = Arc::new(Config { outbound_bytes_max: 1000, ..Config::default() });
-        let common =
-            Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Ledger::default(), resume: crate::resume::Keys::new(&[7; 32]) };
+        let common = Common {
+            config,
+            directory: Arc::new(directory),
+            admission: Arc::default(),
+            memory: Ledger::default(),
+            resume: crate::resume::Keys::new(&[7; 32]),
+        };
         let mut shard = Shard::new(0, 1, common, Box::new(wire.clone()), 1, 0);
         shard.set_unix_ms(1_000_000_000, 0);
         let client = shard.handle_accept(SocketId(0), ([127, 0, 0, 1], 1).into(), 0).unwrap();

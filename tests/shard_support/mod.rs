@@ -92,8 +92,13 @@ impl Fan {
         let taken = Arc::new(Taken::default());
         let config = Arc::new(config);
         let flusher = Box::new(NullFlush(taken.clone()));
-        let common =
-            Common { config, directory: Arc::new(directory), admission: Arc::default(), memory: Default::default(), resume: pushring::internals::resume::Keys::new(&[7; 32]) };
+        let common = Common {
+            config,
+            directory: Arc::new(directory),
+            admission: Arc::default(),
+            memory: Default::default(),
+            resume: pushring::internals::resume::Keys::new(&[7; 32]),
+        };
         let shard = Shard::new(0, 1, common, flusher, 7, 0);
         let mut fan =
             Self { shard, taken, channels: Vec::with_capacity(channels), tokens: Vec::new(), owner, receiver };

@@ -43,7 +43,9 @@ enum Target {
         /// Where the channel is to outlive its connection.
         wish: Option<Wish>,
     },
-    Register { forwarded_for: Option<Box<str>> },
+    Register {
+        forwarded_for: Option<Box<str>>,
+    },
 }
 
 impl Shard {

@@ -165,9 +165,8 @@ impl Kept {
     pub fn end_tails(&mut self, begun_before_ms: u64) {
         let (segments, front) = (&self.segments, self.front);
         for own in self.owners.values_mut() {
-            let begun_ms = own.tail.and_then(|number| {
-                Some(segments.get(number.wrapping_sub(front) as usize)?.as_ref()?.begun_ms)
-            });
+            let begun_ms =
+                own.tail.and_then(|number| Some(segments.get(number.wrapping_sub(front) as usize)?.as_ref()?.begun_ms));
             if begun_ms.is_some_and(|begun_ms| begun_ms < begun_before_ms) {
                 own.tail = None;
             }

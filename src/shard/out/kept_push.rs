@@ -67,11 +67,8 @@ impl Shard {
         let is_counted = keeping.is_counted();
         let connection = &mut self.table[slot];
         let has_agreed = connection.channel().is_some_and(|channel| channel.ws.deflate().is_some());
-        let sent = if has_agreed && encoding.is_better_compressed() {
-            encoding.range(&mut self.out.window)
-        } else {
-            range
-        };
+        let sent =
+            if has_agreed && encoding.is_better_compressed() { encoding.range(&mut self.out.window) } else { range };
         connection.policy = policy.map(Policy::kind);
         connection.outbound.push_range(sent, self.config.copy_bytes_max, &mut self.out.spares);
         match since {

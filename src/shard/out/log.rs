@@ -135,7 +135,8 @@ impl Log {
         let entry = Entry { first: self.position, frames: 1, range };
         self.unsent_bytes += range.len();
         // What counts and what does not lie apart, and so does what may be taken out.
-        let is_apart = key.is_some() || entry.first == self.again_until || self.keyed.is_some_and(|at| at + 1 == entry.first);
+        let is_apart =
+            key.is_some() || entry.first == self.again_until || self.keyed.is_some_and(|at| at + 1 == entry.first);
         if is_apart || !self.unsent.back_mut().is_some_and(|last| joins(last, &entry)) {
             self.unsent.push_back(entry);
         }

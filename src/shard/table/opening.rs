@@ -110,8 +110,16 @@ impl Shard {
         let Phase::Registering(registering) = phase else { unreachable!("only a registering connection registers") };
         let Registering { ws, forwarded_for } = *registering;
         let path: Arc<str> = "/".into();
-        let opening =
-            Opening { ws, owner, bound_path: path.clone(), path, forwarded_for, registered: true, extension: false, keeps: None };
+        let opening = Opening {
+            ws,
+            owner,
+            bound_path: path.clone(),
+            path,
+            forwarded_for,
+            registered: true,
+            extension: false,
+            keeps: None,
+        };
         self.open_channel(slot, opening);
     }
 

@@ -94,12 +94,7 @@ impl Shard {
     }
 
     /// Whether a client may take up the channel that it asks for: its place, or why not.
-    fn judge_return(
-        &self,
-        ask: &Ask,
-        owner: OwnerId,
-        holder: &Holder,
-    ) -> Result<Slot, (Refusal, Option<u64>)> {
+    fn judge_return(&self, ask: &Ask, owner: OwnerId, holder: &Holder) -> Result<Slot, (Refusal, Option<u64>)> {
         self.keys.verify(ask.channel, &ask.token).map_err(|mismatch| match mismatch {
             Mismatch::Elsewhere => (Refusal::Elsewhere, None),
             Mismatch::Foreign => (Refusal::Foreign, None),
