@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::engine::Pace;
+use crate::client::tls::Manner;
 use crate::compare::CompareArgs;
 use crate::modes::{connect, echo, fanout, unicast};
 use crate::neighbours;
@@ -62,7 +63,7 @@ pub struct Run<S: Args> {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub struct ServerArgs {
-    /// A server that listens already, as ws://HOST:PORT[/PATH]. Without it, `pushring demo` is started.
+    /// A server that listens already, as ws://HOST:PORT[/PATH] or wss://. Without it, `pushring demo` is started.
     #[arg(long)]
     pub url: Option<String>,
     /// A process of that server, for its CPU time and memory (repeat for more). Found by itself on loopback.
@@ -101,6 +102,15 @@ pub struct ServerArgs {
     /// Give up when nothing arrives for this long, in seconds.
     #[arg(long, default_value_t = 10.0)]
     pub patience: f64,
+    /// The server that is started speaks TLS, by a certificate that is made now.
+    #[arg(long, conflicts_with = "url")]
+    pub tls: bool,
+    /// Check the certificate of a wss:// server, against the authority in this PEM file; without it, any is taken.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Offer X25519 alone to a wss:// server, instead of X25519MLKEM768 first, as browsers do.
+    #[arg(long)]
+    pub classic: bool,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -119,6 +129,8 @@ pub struct Conduct {
     pub sources: u8,
     /// Set for registered channels.
     pub token: Option<String>,
+    /// How TLS is spoken, where it is.
+    pub manner: Manner,
 }
 
 impl Conduct {
@@ -136,7 +148,7 @@ pub struct Bench {
     pub server: Server,
     /// How clients behave.
     pub conduct: Conduct,
-    _secret: Option<TemporaryFile>,
+    _files: Vec<TemporaryFile>,
 }
 
 impl ServerArgs {
@@ -148,6 +160,16 @@ impl ServerArgs {
     /// The same, and a pushring that is started gets these arguments too.
     pub fn open_with(&self, more: &[&str]) -> anyhow::Result<Bench> {
         let (mut spec, token, secret) = self.spec()?;
+        let mut files = Vec::from_iter(secret);
+        if self.tls {
+            let certificate = server::make_certificate()?;
+            let with_tls = match self.reference {
+                Some(_) => Some(spec.reference_with_tls(&certificate.path)),
+                None => spec.with_tls(&certificate.path)?,
+            };
+            spec = with_tls.context("this pushring has no TLS of its own (--tls-listen)")?;
+            files.push(certificate);
+        }
         if self.reference.is_none()
             && let Launch::Start { arguments, .. } = &mut spec.launch
         {
@@ -165,8 +187,9 @@ impl ServerArgs {
             patience: Duration::try_from_secs_f64(self.patience).context("--patience")?,
             sources: self.sources,
             token,
+            manner: Manner { authority: self.ca.clone(), classic: self.classic, resumes: false },
         };
-        Ok(Bench { server, conduct, _secret: secret })
+        Ok(Bench { server, conduct, _files: files })
     }
 
     fn spec(&self) -> anyhow::Result<(ServerSpec, Option<String>, Option<TemporaryFile>)> {
@@ -176,7 +199,11 @@ impl ServerArgs {
                 bail!("registered channels of a server that was not started here need --token");
             }
             let launch = Launch::Listening { url: url.clone(), pids: self.server_pid.clone() };
-            return Ok((ServerSpec { name: "server".into(), launch, cpus: self.server_cpus.clone() }, token, None));
+            return Ok((
+                ServerSpec { name: "server".into(), launch, cpus: self.server_cpus.clone(), tls: None },
+                token,
+                None,
+            ));
         }
         if let Some(reference) = &self.reference {
             // The reference servers take any token.
@@ -216,7 +243,7 @@ impl ServerArgs {
 impl Bench {
     /// A bench around a server that is up.
     pub fn new(server: Server, conduct: Conduct) -> Self {
-        Self { server, conduct, _secret: None }
+        Self { server, conduct, _files: Vec::new() }
     }
 }
 

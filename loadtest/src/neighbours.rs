@@ -11,11 +11,11 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::cli::{Bench, Run};
+use crate::cli::{Bench, Conduct, Run};
 use crate::client::engine::Pace;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox, Target, frame, handshake};
 use crate::modes::echo::ECHO;
@@ -98,8 +98,9 @@ pub fn run(run: &Run<Settings>) -> anyhow::Result<bool> {
 }
 
 fn measure(bench: &mut Bench, settings: &Settings, hog: Hog) -> anyhow::Result<Felt> {
-    let of = |process| bench.server.target(process, bench.conduct.token.as_deref(), 1);
+    let of = |process| bench.server.target(process, &Conduct { sources: 1, ..bench.conduct.clone() });
     let (echo, drops, relays) = (of(ECHO)?, of(DROPS)?, of(RELAYS)?);
+    ensure!(echo.tls.is_none(), "neighbours speaks no TLS: give it a ws:// URL");
     let innocent = open(&echo)?;
     let is_over = AtomicBool::new(false);
     let mut wait = Latency::default();

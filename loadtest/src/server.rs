@@ -5,14 +5,18 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::cli::Conduct;
+use crate::client::tls::Manner;
 use crate::client::{Registration, Target};
+use crate::compare::fronts::Front;
 use crate::{proc, sys};
 
 /// How long a started server may take until it listens, and until it has ended.
@@ -39,6 +43,17 @@ pub enum Launch {
         /// Its arguments.
         arguments: Vec<String>,
     },
+    /// Start such a program, and a proxy in front of it that ends TLS.
+    Behind {
+        /// The proxy.
+        front: Front,
+        /// Its certificate chain and key.
+        pem: PathBuf,
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        arguments: Vec<String>,
+    },
 }
 
 /// A server and where it may run.
@@ -50,6 +65,17 @@ pub struct ServerSpec {
     pub launch: Launch,
     /// The CPUs it is pinned to; empty: not pinned.
     pub cpus: Vec<usize>,
+    /// Where it speaks TLS, if it is started here and does.
+    pub tls: Option<Ends>,
+}
+
+/// How a server that is started here speaks TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// On the address that it prints.
+    There,
+    /// On this port of loopback.
+    At(u16),
 }
 
 impl ServerSpec {
@@ -60,6 +86,7 @@ impl ServerSpec {
             name: "pushring".into(),
             launch: Launch::Start { program, arguments: arguments.to_vec() },
             cpus: cpus.to_vec(),
+            tls: None,
         }
     }
 
@@ -67,7 +94,36 @@ impl ServerSpec {
     pub fn reference(name: &str, cpus: &[usize]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding this program's own file")?;
         let arguments = ["reference", name, "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
-        Ok(Self { name: name.to_owned(), launch: Launch::Start { program, arguments }, cpus: cpus.to_vec() })
+        let launch = Launch::Start { program, arguments };
+        Ok(Self { name: name.to_owned(), launch, cpus: cpus.to_vec(), tls: None })
+    }
+
+    /// The same with this proxy in front, which ends TLS by the chain and key in `pem`.
+    pub fn behind(self, front: Front, pem: &Path) -> Self {
+        let Launch::Start { program, arguments } = self.launch else { return self };
+        let launch = Launch::Behind { front, pem: pem.to_owned(), program, arguments };
+        Self { name: format!("{}+{}", front.name(), self.name), launch, ..self }
+    }
+
+    /// The same reference server with TLS.
+    pub fn reference_with_tls(mut self, pem: &Path) -> Self {
+        if let Launch::Start { arguments, .. } = &mut self.launch {
+            arguments.extend(["--tls".to_owned(), pem.display().to_string()]);
+        }
+        Self { tls: Some(Ends::There), ..self }
+    }
+
+    /// The same `pushring demo` with TLS of its own, where the program has that.
+    pub fn with_tls(mut self, pem: &Path) -> anyhow::Result<Option<Self>> {
+        let Launch::Start { program, arguments } = &mut self.launch else { return Ok(None) };
+        let help = Command::new(&*program).args(["demo", "--help"]).output().context("asking for its flags")?;
+        if !String::from_utf8_lossy(&help.stdout).contains("--tls-listen") {
+            return Ok(None);
+        }
+        let port = free_port()?;
+        let (listen, certificate) = (format!("127.0.0.1:{port}"), format!("{0}:{0}", pem.display()));
+        arguments.extend(["--tls-listen".to_owned(), listen, "--tls-certs".to_owned(), certificate]);
+        Ok(Some(Self { tls: Some(Ends::At(port)), ..self }))
     }
 
     /// Starts the server, or finds the processes of the one that listens.
@@ -75,17 +131,56 @@ impl ServerSpec {
         match &self.launch {
             Launch::Listening { url, pids } => self.find(url, pids),
             Launch::Start { program, arguments } => self.spawn(program, arguments),
+            Launch::Behind { front, pem, program, arguments } => {
+                let behind = self.spawn(program, arguments)?;
+                self.put_before(*front, pem, behind)
+            }
         }
     }
 
     fn find(&self, url: &str, pids: &[u32]) -> anyhow::Result<Server> {
-        let address = Target::parse(url, "/")?.address;
+        let address = Target::parse(url, "/", &Manner::default())?.address;
         // Without its processes a server can still be measured from outside.
         let pids = if pids.is_empty() { proc::listeners(address).unwrap_or_default() } else { pids.to_vec() };
-        Ok(Server { name: self.name.clone(), url: url.to_owned(), pids, cpus: self.cpus.len(), child: None })
+        Ok(Server {
+            name: self.name.clone(),
+            url: url.to_owned(),
+            pids,
+            cpus: self.cpus.len(),
+            front: None,
+            child: None,
+        })
     }
 
     fn spawn(&self, program: &PathBuf, arguments: &[String]) -> anyhow::Result<Server> {
+        let mut child = self.run(program, arguments)?;
+        let address = child.wait_until_listening(&self.name)?;
+        let pids = vec![child.child.id()];
+        let url = match self.tls {
+            None => format!("ws://{address}"),
+            Some(Ends::There) => format!("wss://{address}"),
+            Some(Ends::At(port)) => format!("wss://127.0.0.1:{port}"),
+        };
+        Ok(Server { name: self.name.clone(), url, pids, cpus: self.cpus.len(), front: None, child: Some(child) })
+    }
+
+    /// Starts the proxy in front of a server that has been started.
+    fn put_before(&self, front: Front, pem: &Path, behind: Server) -> anyhow::Result<Server> {
+        let program = front.program().with_context(|| format!("there is no {}", front.name()))?;
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let server = Target::parse(&behind.url, "/", &Manner::default())?.address;
+        let directory = TemporaryDirectory::new()?;
+        let file = directory.path.join("settings");
+        fs::write(&file, front.settings(address, server, pem, &directory.path))?;
+        let mut running = self.run(&program, &[front.flag().to_owned(), file.display().to_string()])?;
+        running.wait_until_open(front.name(), address)?;
+        let pids = [behind.pids.clone(), proc::listeners(address)?].concat();
+        let name = self.name.clone();
+        Ok(Server { name, url: format!("wss://{address}"), pids, front: Some((running, directory)), ..behind })
+    }
+
+    /// Starts a program on the server's CPUs.
+    fn run(&self, program: &PathBuf, arguments: &[String]) -> anyhow::Result<Running> {
         let log = TemporaryFile::new("log")?;
         let output = File::create(&log.path)?;
         let before = sys::allowed_cpus()?;
@@ -100,11 +195,7 @@ impl ServerSpec {
             .spawn()
             .with_context(|| format!("starting {}", program.display()));
         sys::pin_to(&before)?;
-        let mut child = Running { child: spawned?, log };
-        let address = child.wait_until_listening(&self.name)?;
-        let pids = vec![child.child.id()];
-        let url = format!("ws://{address}");
-        Ok(Server { name: self.name.clone(), url, pids, cpus: self.cpus.len(), child: Some(child) })
+        Ok(Running { child: spawned?, log })
     }
 }
 
@@ -119,29 +210,28 @@ pub struct Server {
     pub pids: Vec<u32>,
     /// To how many CPUs it is pinned; 0 when it is not.
     pub cpus: usize,
+    /// The proxy in front of it, which ends first.
+    front: Option<(Running, TemporaryDirectory)>,
     child: Option<Running>,
 }
 
 impl Server {
     /// The endpoint of the demo process `process`: its bound path, or `/` with a registration if there is a token.
-    pub fn target(&self, process: &str, token: Option<&str>, sources: u8) -> anyhow::Result<Target> {
+    pub fn target(&self, process: &str, conduct: &Conduct) -> anyhow::Result<Target> {
+        let token = conduct.token.as_deref();
         let path = if token.is_some() { "/".to_owned() } else { format!("/{process}/") };
-        let mut target = Target::parse(&self.url, &path)?;
-        target.sources = sources;
+        let mut target = Target::parse(&self.url, &path, &conduct.manner)?;
+        target.sources = conduct.sources;
         target.registration = token.map(|token| Registration { token: token.to_owned(), process: process.to_owned() });
         Ok(target)
     }
 
     /// Fails, with the end of its log, if a server that was started here has ended.
     pub fn check_alive(&mut self) -> anyhow::Result<()> {
-        let Some(running) = &mut self.child else { return Ok(()) };
-        match running.child.try_wait() {
-            Ok(None) => Ok(()),
-            // In a process that was forked since: whoever started the server will see.
-            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
-            Err(error) => Err(error.into()),
-            Ok(Some(status)) => bail!("{} ended by itself ({status}):\n{}", self.name, running.log.tail()),
+        for running in self.front.iter_mut().map(|(running, _)| running).chain(&mut self.child) {
+            running.check_alive(&self.name)?;
         }
+        Ok(())
     }
 }
 
@@ -152,6 +242,28 @@ struct Running {
 }
 
 impl Running {
+    fn check_alive(&mut self, name: &str) -> anyhow::Result<()> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            // In a process that was forked since: whoever started the server will see.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(Some(status)) => bail!("{name} ended by itself ({status}):\n{}", self.log.tail()),
+        }
+    }
+
+    fn wait_until_open(&mut self, name: &str, address: SocketAddr) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            self.check_alive(name)?;
+            if start.elapsed() > START_MAX {
+                bail!("{name} does not listen on {address} after {START_MAX:?}:\n{}", self.log.tail());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
     fn wait_until_listening(&mut self, name: &str) -> anyhow::Result<String> {
         let start = Instant::now();
         loop {
@@ -228,6 +340,43 @@ impl Drop for TemporaryFile {
         // The worst that a failure leaves behind is a small file in the temporary directory.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// A directory that goes away with its owner.
+#[derive(Debug)]
+pub struct TemporaryDirectory {
+    path: PathBuf,
+}
+
+impl TemporaryDirectory {
+    fn new() -> anyhow::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = std::env::temp_dir().join(format!("loadtest-{}-{}", std::process::id(), sys::now_ns()));
+        // A proxy's workers have another user.
+        fs::DirBuilder::new().mode(0o755).create(&path)?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        // The worst that a failure leaves behind is a small directory among temporary ones.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A port of loopback that nobody has just now.
+pub fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A certificate for this machine, made now and signed by itself, with its key behind it.
+pub fn make_certificate() -> anyhow::Result<TemporaryFile> {
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+    let made = rcgen::generate_simple_self_signed(names).context("making a certificate")?;
+    let file = TemporaryFile::new("pem")?;
+    fs::write(&file.path, made.cert.pem() + &made.signing_key.serialize_pem())?;
+    Ok(file)
 }
 
 /// A fresh secret in a file, for `pushring --jwt-secret-file`.

@@ -34,6 +34,26 @@ fn fanout_counts_every_delivery() {
     assert!(report["cpu"]["us_per_unit"].as_f64().unwrap() > 0.0, "{report}");
 }
 
+/// As without, and what the certificate is checked against decides.
+#[test]
+fn every_mode_speaks_tls() {
+    assert_lossless(&run(&["fanout", "--tls", "--clients", "20", "--messages", "50", "--in-flight", "16"]), 1000);
+    assert_lossless(&run(&["fanout", "--tls", "--clients", "4", "--messages", "20", "--size", "100000"]), 80);
+    assert_lossless(&run(&["echo", "--tls", "--classic", "--clients", "5", "--messages", "100"]), 500);
+    let registered = ["unicast", "--tls", "--clients", "3", "--messages", "50", "--registered"];
+    assert_lossless(&run(&registered), 50);
+    for (flag, words) in
+        [("--resumed", "TLS: 0 full handshakes, 100 resumed"), ("--registered", "TLS: 100 full handshakes, 0 resumed")]
+    {
+        let report = run(&["connect", "--tls", "--clients", "10", "--churn", "100", "--concurrency", "8", flag]);
+        assert_eq!(report["count"], 100, "{report}");
+        assert!(report["notes"].to_string().contains(words), "{report}");
+    }
+    let stranger = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let refused = loadtest(&["echo", "--reference", "tungstenite", "--tls", "--no-spin", "--ca", stranger]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("holds no certificate"), "{refused:?}");
+}
+
 #[test]
 fn fanout_over_registered_channels_and_several_processes() {
     let report = run(&["fanout", "--clients", "30", "--messages", "20", "--processes", "3", "--registered"]);

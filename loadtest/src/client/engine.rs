@@ -9,6 +9,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::frame::{MaskKeys, Opcode};
 use super::slot::{Closure, Context, Fate, Phase, Slot};
+use super::tls::Tls;
 use super::{Handler, Target, handshake};
 use crate::sys::{self, Epoll, EventBuffer};
 
@@ -54,6 +55,7 @@ pub struct Engine {
     pace: Pace,
     connecting: usize,
     open: usize,
+    resumed: u64,
     busy_ns: u64,
 }
 
@@ -71,6 +73,7 @@ impl Engine {
             pace,
             connecting: 0,
             open: 0,
+            resumed: 0,
             busy_ns: 0,
         })
     }
@@ -88,6 +91,11 @@ impl Engine {
     /// Time spent with work at hand so far, in nanoseconds; the rest was waiting for the server.
     pub fn busy_ns(&self) -> u64 {
         self.busy_ns
+    }
+
+    /// How many connections have resumed a TLS session so far.
+    pub fn resumed(&self) -> u64 {
+        self.resumed
     }
 
     /// Starts connection number `client`, which must not be alive. `receive_buffer_bytes` bounds what the kernel takes
@@ -110,11 +118,12 @@ impl Engine {
             Err(error) => return Err(error),
         }
         let stream = TcpStream::from(socket);
+        let tls = self.target.tls.as_ref().map(Tls::session).transpose()?;
         self.epoll.add_edge(stream.as_fd(), client as u64)?;
         if self.slots.len() <= client {
             self.slots.resize_with(client + 1, || None);
         }
-        self.slots[client] = Some(Slot::new(stream, &self.request));
+        self.slots[client] = Some(Slot::new(stream, &self.request, tls));
         self.connecting += 1;
         Ok(())
     }
@@ -160,6 +169,9 @@ impl Engine {
         }
         if how == CloseHow::Reset {
             SockRef::from(&slot.stream).set_linger(Some(Duration::ZERO))?;
+        }
+        if how == CloseHow::Tcp && slot.phase == Phase::Open {
+            slot.say_goodbye();
         }
         match slot.phase {
             Phase::Open => self.open -= 1,
@@ -235,6 +247,7 @@ impl Engine {
         if was_connecting && !is_connecting {
             self.connecting -= 1;
             self.open += 1;
+            self.resumed += u64::from(slot.is_resumed());
         }
         let Fate::Ended(closure, asked) = fate else { return };
         match slot.phase {

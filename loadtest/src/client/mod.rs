@@ -9,6 +9,7 @@ pub mod frame;
 pub mod handshake;
 mod slot;
 pub mod target;
+pub mod tls;
 
 pub use engine::Engine;
 pub use frame::{Message, Opcode};

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use super::frame::{MaskKeys, Message, Opcode, Parser, write_masked};
+use super::tls::Session;
 use super::{Handler, Outbox, Registration, handshake};
 use crate::sys;
 
@@ -48,6 +49,8 @@ pub(super) struct Slot {
     pub paused: bool,
     pub ready_while_paused: bool,
     pub close_frame: Option<Closure>,
+    /// Between the bytes here and the socket, where TLS is spoken.
+    tls: Option<Session>,
     parser: Parser,
     head: Vec<u8>,
     out: Vec<u8>,
@@ -55,13 +58,14 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub fn new(stream: TcpStream, request: &[u8]) -> Self {
+    pub fn new(stream: TcpStream, request: &[u8], tls: Option<Session>) -> Self {
         Self {
             stream,
             phase: Phase::Connecting,
             paused: false,
             ready_while_paused: false,
             close_frame: None,
+            tls,
             parser: Parser::default(),
             head: Vec::new(),
             out: request.to_vec(),
@@ -74,11 +78,26 @@ impl Slot {
     }
 
     pub fn has_output(&self) -> bool {
-        self.out_sent < self.out.len()
+        self.out_sent < self.out.len() || self.tls.as_ref().is_some_and(Session::has_output)
+    }
+
+    /// Whether it has resumed a TLS session.
+    pub fn is_resumed(&self) -> bool {
+        self.tls.as_ref().is_some_and(Session::is_resumed)
+    }
+
+    /// The end of TLS, where it is spoken, before that of the connection.
+    pub fn say_goodbye(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.say_goodbye(&self.stream);
+        }
     }
 
     /// Sends what waits, as far as the socket takes it; epoll tells when it takes more.
     pub fn flush(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            return tls.send(&mut self.out, &self.stream);
+        }
         while self.out_sent < self.out.len() {
             match (&self.stream).write(&self.out[self.out_sent..]) {
                 Ok(sent) => self.out_sent += sent,
@@ -109,7 +128,9 @@ impl Slot {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return self.end(error.to_string()),
             };
-            if let Err(reason) = self.take_in(&buffer[..count], context, client, handler) {
+            if let Err(reason) = self.open(&buffer[..count], context, client, handler) {
+                // The alert, if TLS has one to tell.
+                let _ = self.flush();
                 return Fate::Ended(Closure::because(reason), false);
             }
             if let Err(error) = self.flush() {
@@ -125,6 +146,20 @@ impl Slot {
     pub fn end(&mut self, reason: impl Into<String>) -> Fate {
         let asked = self.phase == Phase::Closing;
         Fate::Ended(self.close_frame.take().unwrap_or_else(|| Closure::because(reason)), asked)
+    }
+
+    /// Takes in what the bytes of the socket say.
+    fn open(
+        &mut self,
+        bytes: &[u8],
+        context: &mut Context<'_>,
+        client: usize,
+        handler: &mut impl Handler,
+    ) -> Result<(), String> {
+        let Some(mut tls) = self.tls.take() else { return self.take_in(bytes, context, client, handler) };
+        let taken = tls.receive(bytes, |plain| self.take_in(plain, context, client, handler));
+        self.tls = Some(tls);
+        taken
     }
 
     fn take_in(

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use anyhow::{Context, bail};
 
+use super::tls::{Manner, Tls};
+
 /// The first message of a registered channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
@@ -21,7 +23,7 @@ impl Registration {
 }
 
 /// A WebSocket endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Target {
     /// Where to connect.
     pub address: SocketAddr,
@@ -29,6 +31,8 @@ pub struct Target {
     pub host: String,
     /// The path of the upgrade request.
     pub path: String,
+    /// Set for `wss://`.
+    pub tls: Option<Tls>,
     /// Set for registered channels.
     pub registration: Option<Registration>,
     /// Over how many addresses 127.0.0.1, 127.0.0.2, … the clients are spread (loopback servers only).
@@ -36,12 +40,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// Parses `ws://HOST:PORT[/PATH]` (or `http://`); a missing path becomes `default_path`.
-    pub fn parse(url: &str, default_path: &str) -> anyhow::Result<Self> {
-        let rest = url
-            .strip_prefix("ws://")
-            .or_else(|| url.strip_prefix("http://"))
-            .with_context(|| format!("`{url}` is no ws:// URL (TLS is not spoken)"))?;
+    /// Parses `ws://HOST:PORT[/PATH]` or `wss://` (or `http://`, `https://`); a missing path becomes `default_path`.
+    pub fn parse(url: &str, default_path: &str, manner: &Manner) -> anyhow::Result<Self> {
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let (port, is_tls) = match scheme {
+            "ws" | "http" => (80, false),
+            "wss" | "https" => (443, true),
+            _ => bail!("`{url}` is no ws:// or wss:// URL"),
+        };
         let (host, path) = match rest.split_once('/') {
             Some((host, "")) => (host, default_path.to_owned()),
             Some((host, path)) => (host, format!("/{path}")),
@@ -50,12 +56,14 @@ impl Target {
         let with_port = if host.rsplit(']').next().is_some_and(|tail| tail.contains(':')) {
             host.to_owned()
         } else {
-            format!("{host}:80")
+            format!("{host}:{port}")
         };
         let Some(address) = with_port.to_socket_addrs().with_context(|| format!("looking up `{host}`"))?.next() else {
             bail!("`{host}` has no address")
         };
-        Ok(Self { address, host: host.to_owned(), path, registration: None, sources: 1 })
+        let name = with_port.rsplit_once(':').map_or(host, |(name, _)| name);
+        let tls = is_tls.then(|| Tls::new(name, manner)).transpose()?;
+        Ok(Self { address, host: host.to_owned(), path, tls, registration: None, sources: 1 })
     }
 
     /// The address client number `client` connects from, if it matters.
@@ -75,18 +83,21 @@ mod tests {
 
     #[test]
     fn urls_are_taken_apart() {
-        let target = Target::parse("ws://127.0.0.1:8080", "/relay:pushring:sys/").unwrap();
+        let parse = |url: &str, default_path: &str| Target::parse(url, default_path, &Manner::default());
+        let target = parse("ws://127.0.0.1:8080", "/relay:pushring:sys/").unwrap();
         assert_eq!(target.address, "127.0.0.1:8080".parse().unwrap());
         assert_eq!((target.host.as_str(), target.path.as_str()), ("127.0.0.1:8080", "/relay:pushring:sys/"));
-        assert_eq!(Target::parse("http://127.0.0.1:80/", "/d").unwrap().path, "/d");
-        assert_eq!(Target::parse("ws://127.0.0.1/a/b?c", "/d").unwrap().path, "/a/b?c");
-        assert_eq!(Target::parse("ws://127.0.0.1", "/").unwrap().address.port(), 80);
-        assert!(Target::parse("wss://127.0.0.1/", "/").is_err());
+        assert_eq!(parse("http://127.0.0.1:80/", "/d").unwrap().path, "/d");
+        assert_eq!(parse("ws://127.0.0.1/a/b?c", "/d").unwrap().path, "/a/b?c");
+        assert_eq!(parse("ws://127.0.0.1", "/").unwrap().address.port(), 80);
+        let target = parse("wss://[::1]/", "/").unwrap();
+        assert!(target.tls.is_some() && target.address == "[::1]:443".parse().unwrap());
+        assert!(parse("ftp://127.0.0.1/", "/").is_err() && parse("127.0.0.1", "/").is_err());
     }
 
     #[test]
     fn sources_are_spread_only_on_loopback() {
-        let mut target = Target::parse("ws://127.0.0.1:1", "/").unwrap();
+        let mut target = Target::parse("ws://127.0.0.1:1", "/", &Manner::default()).unwrap();
         assert_eq!(target.source(5), None);
         target.sources = 4;
         assert_eq!(target.source(5), Some("127.0.0.2:0".parse().unwrap()));

@@ -146,12 +146,35 @@ pub fn unicast_cell(clients: usize, seconds: f64) -> Cell {
 
 /// A handshake cell: the client ends TCP, or WebSocket first.
 pub fn handshake_cell(churn: u64, close: How) -> Cell {
-    let settings = connect::Settings { clients: 0, hold: 0.0, churn, concurrency: 64, close, processes: 1 };
+    let settings =
+        connect::Settings { clients: 0, hold: 0.0, churn, concurrency: 64, close, resumed: false, processes: 1 };
     let (key, title) = match close {
         How::Handshake => ("closing-handshake", "connect + upgrade + closing handshake"),
         How::Tcp | How::Reset => ("handshake", "connect + upgrade + close"),
     };
     Cell { key: key.into(), title: title.into(), job: Job::Connect(settings), metrics: vec![Metric::CpuPerUnit] }
+}
+
+/// A cell of TLS handshakes: full ones, or of sessions that are resumed.
+fn tls_handshake_cell(churn: u64, resumed: bool) -> Cell {
+    let settings =
+        connect::Settings { clients: 0, hold: 0.0, churn, concurrency: 64, close: How::Tcp, resumed, processes: 1 };
+    let (key, title) = match resumed {
+        false => ("handshake-full", "connect + TLS + upgrade + close"),
+        true => ("handshake-resumed", "connect + resumed TLS + upgrade + close"),
+    };
+    Cell { key: key.into(), title: title.into(), job: Job::Connect(settings), metrics: vec![Metric::CpuPerUnit] }
+}
+
+/// The matrix of servers that speak TLS.
+pub fn tls_cells(scale: Scale) -> Vec<Cell> {
+    let Scale { seconds, few, churn, .. } = scale;
+    let fanouts = [(128, 1), (128, 16), (1024, 1), (16 * 1024, 1)];
+    let mut all: Vec<Cell> = fanouts.map(|(size, window)| fanout_cell(few, size, window, seconds)).into();
+    all.extend([tls_handshake_cell(churn, false), tls_handshake_cell(churn, true)]);
+    let others = ["echo", "idle", "paced"];
+    all.extend(cells(scale).into_iter().filter(|cell| others.contains(&&*cell.key)));
+    all
 }
 
 /// The windows of the throughput plot.
@@ -188,6 +211,7 @@ pub fn cells(scale: Scale) -> Vec<Cell> {
             churn: 0,
             concurrency: 64,
             close: How::Tcp,
+            resumed: false,
             processes: 1,
         }),
         metrics: vec![Metric::BytesPerChannel],

@@ -3,12 +3,13 @@
 //! Invariants: every cell starts each server afresh (those that listen already excepted); a run that loses a message
 //! or fails is shown as such and never averaged away.
 
+pub mod fronts;
 mod html;
 pub mod matrix;
 mod svg;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,12 +18,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::{Bench, Conduct, ServerArgs};
 use crate::client::engine::Pace;
+use crate::client::tls::Manner;
 use crate::modes::connect::How;
 use crate::progress::{self, Progress};
 use crate::report::{Report, thousands};
-use crate::server::{Launch, ServerSpec};
+use crate::server::{self, Ends, Launch, ServerSpec};
 use crate::stats::Spread;
 use crate::sys;
+use fronts::Front;
 use matrix::{Cell, Job, Metric, Scale};
 
 /// Settings of `compare` and `limit`.
@@ -62,6 +65,10 @@ pub struct CompareArgs {
     /// called with `--listen 127.0.0.1:0`, prints `listening on http://ADDRESS` and ends on SIGTERM.
     #[arg(long, value_name = "NAME=PROGRAM")]
     pub rival: Vec<String>,
+    /// TLS 1.3 instead: pushring's own, where the program has it; nginx and HAProxy in front of it, where they are
+    /// installed; tokio-rustls with tungstenite; and pushring without TLS. One certificate and key exchange for all.
+    #[arg(long)]
+    pub tls: bool,
     /// CPUs of the servers.
     #[arg(long, value_delimiter = ',', default_value = "0")]
     pub server_cpus: Vec<usize>,
@@ -262,11 +269,39 @@ fn contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
     Ok(list)
 }
 
+/// Those that speak TLS, by the chain and key in `pem`, and pushring without it.
+fn tls_contenders(args: &CompareArgs, pem: &Path) -> anyhow::Result<Vec<Contender>> {
+    let mut list = Vec::new();
+    let full = |spec| Contender { spec, kind: ContenderKind::Full };
+    if !args.without_pushring {
+        let program = ServerArgs::find_pushring(args.start.as_ref())?;
+        let shards = args.shards.unwrap_or(args.server_cpus.len().max(1));
+        let plain = ServerSpec::pushring(program, shards, &args.server_cpus);
+        match plain.clone().with_tls(pem)? {
+            Some(own) => list.push(full(own)),
+            None => println!("pushring with TLS: skipped, for this program has no --tls-listen"),
+        }
+        for front in [Front::Nginx, Front::Haproxy] {
+            match front.program() {
+                Some(_) => list.push(full(plain.clone().behind(front, pem))),
+                None => println!("{0} + pushring: skipped, for there is no {0}", front.name()),
+            }
+        }
+        list.push(full(ServerSpec { name: "plain".to_owned(), ..plain }));
+    }
+    let reference = ServerSpec::reference("tungstenite", &args.server_cpus)?.reference_with_tls(pem);
+    list.push(full(ServerSpec { name: "tokio-rustls".to_owned(), ..reference }));
+    for rival in &args.rival {
+        list.push(full(ServerSpec { tls: Some(Ends::There), ..parse_rival(rival, args)? }));
+    }
+    Ok(list)
+}
+
 fn parse_rival(rival: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {
     let (name, program) = rival.split_once('=').with_context(|| format!("--rival {rival}: expected NAME=PROGRAM"))?;
     let arguments = ["--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
     let launch = Launch::Start { program: program.into(), arguments };
-    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone() })
+    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone(), tls: None })
 }
 
 fn parse_extra(extra: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {
@@ -275,12 +310,16 @@ fn parse_extra(extra: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {
     let (url, pids) = rest.rsplit_once('@').with_context(form)?;
     let pids = pids.split('+').map(str::parse).collect::<Result<Vec<u32>, _>>().with_context(form)?;
     let launch = Launch::Listening { url: url.to_owned(), pids };
-    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone() })
+    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone(), tls: None })
 }
 
 /// Runs `compare`; true when every run of the first server was clean.
 pub fn run(args: &CompareArgs) -> anyhow::Result<bool> {
     let scale = Scale { seconds: args.seconds, few: args.few, many: args.many, churn: args.churn };
+    if args.tls {
+        let certificate = server::make_certificate()?;
+        return measure(args, matrix::tls_cells(scale), tls_contenders(args, &certificate.path)?, 0.0);
+    }
     measure(args, matrix::cells(scale), contenders(args)?, args.stuck_seconds)
 }
 
@@ -367,6 +406,8 @@ fn conduct(args: &CompareArgs) -> anyhow::Result<Conduct> {
         patience: Duration::from_secs(10),
         sources: 16,
         token: None,
+        // What all of them can do: OpenSSL has the hybrid exchange since 3.5 only.
+        manner: Manner { classic: true, ..Manner::default() },
     })
 }
 

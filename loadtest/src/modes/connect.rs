@@ -40,6 +40,9 @@ pub struct Settings {
     /// How those are closed.
     #[arg(long, value_enum, default_value_t = How::Tcp)]
     pub close: How,
+    /// Resume TLS sessions where a wss:// server gives tickets; else each handshake is a full one.
+    #[arg(long)]
+    pub resumed: bool,
     /// OS processes to share the idle clients among.
     #[arg(long, default_value_t = 1)]
     pub processes: usize,
@@ -93,8 +96,9 @@ pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
     if settings.processes == 0 || settings.concurrency == 0 {
         bail!("--processes and --concurrency must be at least 1");
     }
-    let conduct = bench.conduct.clone();
-    let target = bench.server.target(RELAY, conduct.token.as_deref(), conduct.sources)?;
+    let mut conduct = bench.conduct.clone();
+    conduct.manner.resumes = settings.resumed;
+    let target = bench.server.target(RELAY, &conduct)?;
     let mut report = Report {
         mode: "connect".to_owned(),
         server: bench.server.name.clone(),
@@ -284,6 +288,7 @@ fn churn(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let slots = settings.concurrency.min(settings.churn as usize);
+    let is_tls = target.tls.is_some();
     let mut engine = Engine::new(target, conduct.pace)?;
     let mut churning = Churning {
         started_ns: vec![0; slots],
@@ -307,6 +312,10 @@ fn churn(
     report.cpu = used.server.map(|total| CpuReport::new(total, done, report.seconds));
     report.client_busy = engine.busy_ns() as f64 / elapsed_ns as f64;
     report.accounting.merge(&churning.accounting);
+    if is_tls {
+        let resumed = engine.resumed();
+        report.notes.push(format!("TLS: {} full handshakes, {resumed} resumed", done.saturating_sub(resumed)));
+    }
     Ok(())
 }
 

@@ -75,7 +75,7 @@ pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
         bail!("--clients and --in-flight must be at least 1");
     }
     let conduct = &bench.conduct;
-    let target = bench.server.target(ECHO, conduct.token.as_deref(), conduct.sources)?;
+    let target = bench.server.target(ECHO, conduct)?;
     let mut engine = Engine::new(target, conduct.pace)?;
     let mut echoes = Echoes {
         tally: Tally::new(settings.clients, settings.size),

@@ -172,7 +172,7 @@ fn run(bench: &mut Bench, plan: &Plan, mode: &str, settings: serde_json::Value) 
         bail!("--clients and --processes must be at least 1");
     }
     let conduct = &bench.conduct;
-    let target = bench.server.target(RELAY, conduct.token.as_deref(), conduct.sources)?;
+    let target = bench.server.target(RELAY, conduct)?;
     let board = Board::new(plan.processes)?;
     let crew = Crew::start(&board, |worker| follow(&board, worker, plan, &target, conduct))?;
     let led = lead(&board, &crew, plan, &target, bench);

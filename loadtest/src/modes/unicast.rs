@@ -81,7 +81,7 @@ pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
         bail!("--clients and --in-flight must be at least 1");
     }
     let conduct = &bench.conduct;
-    let target = bench.server.target(UNICAST, conduct.token.as_deref(), conduct.sources)?;
+    let target = bench.server.target(UNICAST, conduct)?;
     let mut engine = Engine::new(target, conduct.pace)?;
     let mut arrivals = Arrivals {
         tally: Tally::new(settings.clients, settings.size),

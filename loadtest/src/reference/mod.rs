@@ -9,7 +9,9 @@ pub mod tungstenite;
 pub mod warp;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
+use anyhow::ensure;
 use clap::{Args, ValueEnum};
 
 /// Which reference server to run, and where.
@@ -21,6 +23,9 @@ pub struct ReferenceArgs {
     /// Where it listens.
     #[arg(long, default_value = "127.0.0.1:8090")]
     pub listen: SocketAddr,
+    /// Speak TLS 1.3 by the certificate chain and the key in this PEM file; tungstenite alone does.
+    #[arg(long, value_name = "FILE")]
+    pub tls: Option<PathBuf>,
 }
 
 /// The shapes.
@@ -45,8 +50,9 @@ pub enum Kind {
 /// Runs the server until it is ended by a signal.
 pub fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
     crate::sys::descriptors_max()?;
+    ensure!(args.tls.is_none() || args.kind == Kind::Tungstenite, "--tls: {:?} speaks no TLS", args.kind);
     match args.kind {
-        Kind::Tungstenite => tungstenite::serve(args.listen),
+        Kind::Tungstenite => tungstenite::serve(args.listen, args.tls.as_deref()),
         Kind::Warp => warp::serve(args.listen),
         Kind::Node => node::serve(args.listen),
         Kind::RawRing => raw::serve(args.listen, raw_ring::Ring::new()?),

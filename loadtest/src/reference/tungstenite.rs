@@ -4,12 +4,20 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::StatusCode;
@@ -39,10 +47,24 @@ impl Registry {
 }
 
 /// Serves until the process ends.
-pub fn serve(listen: SocketAddr) -> anyhow::Result<()> {
+pub fn serve(listen: SocketAddr, tls: Option<&Path>) -> anyhow::Result<()> {
+    let tls = tls.map(acceptor).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, accept(listen))
+    local.block_on(&runtime, accept(listen, tls))
+}
+
+/// TLS 1.3 with tickets, by the chain and key in `pem`.
+fn acceptor(pem: &Path) -> anyhow::Result<TlsAcceptor> {
+    let provider = aws_lc_rs::default_provider();
+    let chain = CertificateDer::pem_file_iter(pem)?.collect::<Result<Vec<_>, _>>()?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(pem)?)?;
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Binds as a server does that expects a storm of connections.
@@ -53,22 +75,33 @@ pub fn listen_on(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(socket.listen(4096)?)
 }
 
-async fn accept(listen: SocketAddr) -> anyhow::Result<()> {
+async fn accept(listen: SocketAddr, tls: Option<TlsAcceptor>) -> anyhow::Result<()> {
     let listener = listen_on(listen)?;
     println!("listening on http://{}", listener.local_addr()?);
     let registry = Rc::new(Registry::default());
     loop {
         let (stream, _) = listener.accept().await?;
-        let registry = Rc::clone(&registry);
+        stream.set_nodelay(true)?;
+        let (registry, tls) = (Rc::clone(&registry), tls.clone());
         tokio::task::spawn_local(async move {
-            // A client that breaks off, or speaks no WebSocket, is that client's matter.
-            let _ = serve_connection(stream, &registry).await;
+            // A client that breaks off, or speaks no WebSocket or TLS, is that client's matter.
+            let _ = match tls {
+                None => serve_connection(stream, &registry).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => serve_connection(stream, &registry).await,
+                    Err(error) => Err(error.into()),
+                },
+            };
         });
     }
 }
 
-async fn serve_connection(stream: TcpStream, registry: &Registry) -> Result<(), Error> {
-    stream.set_nodelay(true)?;
+/// A connection's bytes, with TLS or without.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+async fn serve_connection(stream: impl Stream, registry: &Registry) -> Result<(), Error> {
     let mut role = None;
     // The default read buffer of 128 KiB per connection would be this server's whole memory.
     let config = WebSocketConfig::default().read_buffer_size(4096);
@@ -107,7 +140,7 @@ async fn serve_connection(stream: TcpStream, registry: &Registry) -> Result<(), 
     result
 }
 
-async fn register(socket: &mut WebSocketStream<TcpStream>, id: u32) -> Result<Option<Role>, Error> {
+async fn register(socket: &mut WebSocketStream<impl Stream>, id: u32) -> Result<Option<Role>, Error> {
     let Some(message) = socket.next().await else { return Ok(None) };
     let role = message?.to_text().ok().and_then(Role::of_registration);
     if role.is_some() {
@@ -117,7 +150,7 @@ async fn register(socket: &mut WebSocketStream<TcpStream>, id: u32) -> Result<Op
 }
 
 async fn converse(
-    socket: &mut WebSocketStream<TcpStream>,
+    socket: &mut WebSocketStream<impl Stream>,
     id: u32,
     role: Role,
     registry: &Registry,

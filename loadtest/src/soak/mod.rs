@@ -142,9 +142,8 @@ impl<'a> Soak<'a> {
         let run = run_number();
         let ids = RunIds { run, warm: !run };
         let conduct = &bench.conduct;
-        let token = conduct.token.as_deref();
-        let relay = bench.server.target(RELAY, token, conduct.sources)?;
-        let echo = bench.server.target(ECHO, token, conduct.sources)?;
+        let relay = bench.server.target(RELAY, conduct)?;
+        let echo = bench.server.target(ECHO, conduct)?;
         let stalls = StallPlan { clients: 0, messages: 0, spread: 0, first: 0 };
         Ok(Self {
             bench,

@@ -1,0 +1,188 @@
+//! TLS 1.3 as a client speaks it: rustls, between a connection's bytes and its socket.
+//!
+//! Invariants: a certificate is checked only where an authority is given, for what is measured here is mostly our own;
+//! sessions are resumed only when told so, and how many were is counted. It knows no frames.
+
+use std::io::{self, BufRead, ErrorKind, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientSessionMemoryCache, Resumption};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, version,
+};
+
+/// Sessions that are remembered of one server: more than connections are on their way at a time.
+const SESSIONS_MAX: usize = 4096;
+
+/// How TLS is spoken with a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// The certificate of who must have signed the server's; none: whatever it shows is taken.
+    pub authority: Option<PathBuf>,
+    /// X25519 alone is offered, instead of X25519MLKEM768 first, as browsers do.
+    pub classic: bool,
+    /// Sessions are resumed; else each handshake is a full one.
+    pub resumes: bool,
+}
+
+/// What all connections to a server share.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    /// To the server of this name or address, in this manner.
+    pub fn new(host: &str, manner: &Manner) -> anyhow::Result<Self> {
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+            .with_context(|| format!("`{host}` is no name that a certificate can have"))?;
+        let mut provider = aws_lc_rs::default_provider();
+        if manner.classic {
+            provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+        }
+        let provider = Arc::new(provider);
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&version::TLS13])
+            .context("this build of rustls has no TLS 1.3")?;
+        let mut config = match &manner.authority {
+            Some(file) => builder.with_root_certificates(roots(file)?).with_no_client_auth(),
+            None => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
+                .with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = match manner.resumes {
+            true => Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX))),
+            false => Resumption::disabled(),
+        };
+        Ok(Self { config: Arc::new(config), name })
+    }
+
+    /// A connection that has not begun.
+    pub fn session(&self) -> io::Result<Session> {
+        let mut connection = ClientConnection::new(self.config.clone(), self.name.clone()).map_err(io::Error::other)?;
+        // What waits is bounded by who queues it.
+        connection.set_buffer_limit(None);
+        Ok(Session(Box::new(connection)))
+    }
+}
+
+fn roots(file: &Path) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let context = || format!("reading certificates of {}", file.display());
+    for certificate in CertificateDer::pem_file_iter(file).with_context(context)? {
+        roots.add(certificate.with_context(context)?).with_context(context)?;
+    }
+    ensure!(!roots.is_empty(), "{} holds no certificate", file.display());
+    Ok(roots)
+}
+
+/// TLS on one connection.
+#[derive(Debug)]
+pub struct Session(Box<ClientConnection>);
+
+impl Session {
+    /// Seals `bytes` behind what waits, once the handshake is over, and sends what the socket takes. `bytes` is empty
+    /// afterwards.
+    pub fn send(&mut self, bytes: &mut Vec<u8>, mut stream: &TcpStream) -> io::Result<()> {
+        self.0.writer().write_all(bytes)?;
+        bytes.clear();
+        while self.0.wants_write() {
+            match self.0.write_tls(&mut stream) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something waits for the socket.
+    pub fn has_output(&self) -> bool {
+        self.0.wants_write()
+    }
+
+    /// Opens what came, and hands it on in pieces.
+    pub fn receive(
+        &mut self,
+        mut bytes: &[u8],
+        mut take: impl FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        while !bytes.is_empty() {
+            self.0.read_tls(&mut bytes).map_err(|error| format!("TLS: {error}"))?;
+            self.0.process_new_packets().map_err(|error| format!("TLS: {error}"))?;
+            let mut reader = self.0.reader();
+            // Nothing more, or the end of the session: that of the connection follows.
+            while let Ok(plain) = reader.fill_buf()
+                && !plain.is_empty()
+            {
+                take(plain)?;
+                let count = plain.len();
+                reader.consume(count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the session was resumed, as far as is known.
+    pub fn is_resumed(&self) -> bool {
+        self.0.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Says that nothing follows, if the socket takes it.
+    pub fn say_goodbye(&mut self, stream: &TcpStream) {
+        self.0.send_close_notify();
+        // The connection ends either way.
+        let _ = self.send(&mut Vec::new(), stream);
+    }
+}
+
+/// Takes any certificate, but checks that the server has its key.
+#[derive(Debug)]
+struct Unchecked(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unchecked {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not offered".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
