@@ -80,6 +80,8 @@ mod process_id;
 #[cfg(feature = "node")]
 pub mod process_lib;
 mod proto;
+#[cfg(feature = "driver")]
+mod push_api;
 mod queue;
 mod resume;
 mod shard;
@@ -128,6 +130,7 @@ pub mod internals {
         #[cfg(feature = "driver")] broker
         #[cfg(feature = "driver")] demo
         #[cfg(feature = "driver")] driver
+        #[cfg(feature = "driver")] push_api
     }
     pub use queue::orders as inbox;
 }

@@ -3,7 +3,8 @@
 //! Invariants: nothing here is in the way of a push; a question to a shard costs it a bounded part of a turn; settings
 //! change as a whole or not at all.
 
-use super::{Config, Handle, PushError, Shared};
+use super::pusher::Pusher;
+use super::{Config, Handle, ProcessHandle, PushError, Shared};
 use crate::admission;
 use crate::gateway::Settings;
 use crate::process_id::ProcessId;
@@ -122,6 +123,15 @@ impl Handle {
             by_name.entry(key).or_insert(value).channels += channels;
         }
         by_name.into_values().collect()
+    }
+
+    /// What acts in the name of a process, as long as it is attached. Its orders count as a producer's of their own, not as
+    /// the process'.
+    pub fn acting(&self, process: &ProcessId) -> Option<ProcessHandle> {
+        let directory = self.shared.directory().clone();
+        let owner = directory.owners.get(directory.processes.get(process)?)?;
+        let pusher = Pusher::of_process(self.shared.clone(), owner);
+        Some(ProcessHandle { shared: self.shared.clone(), id: process.clone(), owner: owner.id, pusher })
     }
 
     /// Topics of a process that anybody is subscribed to, by name; none, if no such process is attached.

@@ -366,6 +366,11 @@ impl ProcessHandle {
         &self.id
     }
 
+    /// Whether the process that this acts for is still attached.
+    pub fn is_attached(&self) -> bool {
+        self.shared.directory().owners.contains_key(&self.owner)
+    }
+
     /// Where what is kept for it outside of the broker's own queues is charged.
     pub(crate) fn purse(&self) -> &Purse {
         self.pusher.purse.as_ref().expect("a process has a purse")

@@ -77,6 +77,12 @@ macro_rules! settings {
     };
 }
 
+/// Connections to `api_listen`: backends keep a few open each.
+const API_CONNECTIONS_MAX: usize = 1024;
+
+/// What they may make it hold, beside `memory_budget`: four of the largest messages, twice as they arrive.
+const API_MEMORY_BYTES_MAX: usize = 128 << 20;
+
 /// Settings that belong together.
 #[derive(Debug)]
 pub struct Group {
@@ -149,6 +155,18 @@ settings! {
     link_peers_max: usize = pushring::link::Config::default().peers_max => Restart;
     /// How long the channels of a process that was lost live on; then they are closed with 1012.
     owner_grace: Span = Span::seconds(10) => Restart;
+
+    ["Publishing over HTTP"]
+    /// Where backends publish over HTTP, and look at topics and channels; off for nowhere. Without a token (api_token_file)
+    /// nobody listens there. An address that is taken is told, and the daemon runs without.
+    #[arg(value_name = "ADDRESS|off")]
+    api_listen: AdminListen = AdminListen(Some(([127, 0, 0, 1], 9465).into())) => Restart;
+    /// The file with the token that everything there needs: 16 bytes of text or more.
+    #[arg(value_name = "FILE")]
+    api_token_file: PathBuf = PathBuf::new() => Restart;
+    /// Whether the same is served to clients of the main listener, at /push:pushring:sys/api/, with the same token.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    api_on_listen: bool = false => Restart;
 
     ["Operators"]
     /// A Unix socket on which `pushring stats` and the like ask, as this user alone; off for none. auto is
@@ -422,6 +440,26 @@ impl Config {
         }))
     }
 
+    /// What serves the API on an address of its own: a broker of one shard, which holds no channels.
+    ///
+    /// # Errors
+    /// A value that cannot be obeyed, by its key.
+    pub fn api_broker(&self, listen: SocketAddr) -> anyhow::Result<pushring::Config> {
+        let config = self.broker(Secrets::default())?;
+        let defaults = pushring::Config::default();
+        let settings = Settings { hosts: HostPolicy::Any, registration: false, ..defaults.settings.clone() };
+        Ok(pushring::Config {
+            listen,
+            shards: 1,
+            driver: config.driver,
+            settings,
+            admission: admission::Limits { connections_max: API_CONNECTIONS_MAX, ..defaults.admission.clone() },
+            memory_bytes_max: Some(API_MEMORY_BYTES_MAX),
+            shard: config.shard,
+            ..defaults
+        })
+    }
+
     /// Who may attach over the Unix socket.
     ///
     /// # Errors
@@ -470,6 +508,10 @@ impl Config {
             let is_host = Authority::parse(name).is_some_and(|authority| authority.host == name);
             ensure!(is_host, "hosts: {host:?} is no name, as example.com, without a port");
         }
+        ensure!(
+            !self.api_on_listen || !self.api_token_file.as_os_str().is_empty(),
+            "api_on_listen: whoever publishes needs a token (api_token_file)"
+        );
         for need in &self.ready_needs.0 {
             ensure!(need == "link", "ready_needs: {need:?} is nothing that can be needed; link is");
         }

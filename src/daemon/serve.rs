@@ -8,7 +8,7 @@ use super::metrics;
 use super::program::{Daemon, Secrets, Source};
 use super::signals;
 use super::systemd;
-use super::token::{random_secret, read_admin_token, read_link_token};
+use super::token::{random_secret, read_admin_token, read_api_token, read_link_token};
 use super::units::Size;
 use anyhow::Context;
 use pushring::Broker;
@@ -17,6 +17,7 @@ use pushring::control::Operator;
 use pushring::internals::demo;
 use pushring::internals::driver::sys;
 use pushring::internals::gateway::Secret;
+use pushring::internals::push_api;
 use pushring::link;
 use std::io::Write;
 use std::net::TcpListener;
@@ -119,6 +120,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
         threads.push(metrics::start(operator.clone())?);
     }
     let link = link.map(|link| start_link(&broker, link)).transpose()?;
+    let api = start_api(&config, &broker, &mut threads)?;
     let control = config.control.open(broker.address().port(), operator.clone())?;
     let admin = start_admin(&config, admin, operator.clone(), link.as_ref())?;
     signals::obey(signals, operator, daemon)?;
@@ -128,7 +130,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     let ended = broker.wait();
     systemd::stopping();
     // Behind the broker: processes are told of the end of their channels first.
-    drop((link, control, admin));
+    drop((link, api, control, admin));
     for thread in threads {
         if thread.join().is_err() {
             tracing::error!("a process of the daemon has panicked");
@@ -137,6 +139,33 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     ended?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Starts what backends publish over HTTP to. That its address is taken stops no daemon; that its token is none does.
+fn start_api(config: &Config, broker: &Broker, threads: &mut Threads) -> anyhow::Result<Option<Broker>> {
+    if config.api_token_file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let token = read_api_token(&config.api_token_file)?;
+    let options = || push_api::Options { token: token.clone(), process: None };
+    if config.api_on_listen {
+        threads.push(push_api::start(&broker.handle(), false, broker.handle(), options())?);
+    }
+    let Some(address) = config.api_listen.0 else { return Ok(None) };
+    if !address.ip().to_canonical().is_loopback() {
+        tracing::warn!("the API is not encrypted: whoever sees it can read its token and all messages");
+    }
+    match Broker::start(config.api_broker(address)?) {
+        Ok(door) => {
+            threads.push(push_api::start(&door.handle(), true, broker.handle(), options())?);
+            tracing::info!(address = %door.address(), "backends may publish at http://{}/api/push", door.address());
+            Ok(Some(door))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no API: choose another address with api_listen, or off");
+            Ok(None)
+        }
+    }
 }
 
 /// Starts the admin listener. That its address is taken stops no daemon; that its token is none does.

@@ -5,6 +5,7 @@
 use super::admin;
 use anyhow::{Context, bail, ensure};
 use pushring::internals::gateway::{Claims, Secret, mint};
+use pushring::internals::push_api;
 use pushring::link;
 use std::fs::File;
 use std::io::Read;
@@ -63,6 +64,14 @@ pub fn read_admin_token(path: &Path) -> anyhow::Result<admin::Token> {
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
     admin::Token::new(text).with_context(name)
+}
+
+/// Reads the token of the API, in the same way.
+pub fn read_api_token(path: &Path) -> anyhow::Result<push_api::Token> {
+    let name = || format!("api_token_file: {}", path.display());
+    let bytes = read_secret_file(path).with_context(name)?;
+    let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
+    push_api::Token::new(text).with_context(name)
 }
 
 fn read_secret_file(path: &Path) -> anyhow::Result<Vec<u8>> {

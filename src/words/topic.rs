@@ -16,6 +16,25 @@ pub fn check(name: &str) -> Result<(), InvalidTopic> {
     if (1..=TOPIC_BYTES_MAX).contains(&name.len()) { Ok(()) } else { Err(InvalidTopic(name.len())) }
 }
 
+/// What the names begin with that only the broker itself gives.
+const RESERVED: char = '\u{1e}';
+
+/// All reserved names stand before this one.
+pub const BEHIND_RESERVED: &str = "\u{1e}\u{10ffff}";
+
+/// The longest name of a user that a topic is made of.
+pub const USER_BYTES_MAX: usize = 200;
+
+/// Whether only the broker itself subscribes to it, and nobody is told of it.
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with(RESERVED)
+}
+
+/// The topic of all channels of one user. None: the name is empty or over [`USER_BYTES_MAX`].
+pub fn of_user(user: &str) -> Option<String> {
+    (1..=USER_BYTES_MAX).contains(&user.len()).then(|| format!("{RESERVED}user/{user}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,5 +46,11 @@ mod tests {
             assert_eq!(check(name), Ok(()), "{name}");
         }
         assert_eq!(check(&"é".repeat(128)), Err(InvalidTopic(256)));
+        for user in ["a", &"u".repeat(200), "\u{10ffff}"] {
+            let topic = of_user(user).unwrap();
+            assert!(check(&topic).is_ok() && is_reserved(&topic), "{user}");
+        }
+        assert_eq!((of_user(""), of_user(&"u".repeat(201))), (None, None));
+        assert!(*of_user("\u{10ffff}").unwrap() < *BEHIND_RESERVED && !is_reserved("a\u{1e}"));
     }
 }

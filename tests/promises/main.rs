@@ -78,6 +78,7 @@ mod process_panic_is_contained;
 mod promises_of_a_node;
 mod proxy_protocol;
 mod published_libraries;
+mod publishing_over_http;
 mod push_to_strangers_reaches_nobody;
 mod pushes_from_other_nodes;
 mod pushes_to_many_in_a_node;

@@ -1,0 +1,313 @@
+//! What a request asks to be pushed: JSON, or raw bytes with the field `Push-To`.
+//!
+//! Invariants: an error names the one field that is wrong; a raw payload is the request's own bytes, not a copy; JSON that is
+//! to be pushed is pushed as it was written. Knows no broker but its words.
+
+use crate::broker::{Message, Policy};
+use crate::channel::ChannelId;
+use crate::process_id::ProcessId;
+use crate::words::topic;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Channels that one request may name, to be reached or left out.
+const CHANNELS_MAX: usize = 65_536;
+
+/// A message, and whom it is for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub to: To,
+    /// In whose name; none: as it is configured.
+    pub process: Option<ProcessId>,
+    pub message: Message,
+    pub policy: Option<Policy>,
+    pub except: Vec<ChannelId>,
+    /// Whether the answer waits for the outcome.
+    pub outcome: bool,
+}
+
+/// Whom a push is for, among the channels of its process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum To {
+    Topic(Arc<str>),
+    Path(Arc<str>),
+    Channels(Vec<ChannelId>),
+    /// The channels of one user of the hub.
+    User(String),
+    Process,
+}
+
+/// The field that is wrong, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wrong {
+    pub field: String,
+    pub why: String,
+}
+
+impl Wrong {
+    pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { field: field.into(), why: why.into() }
+    }
+}
+
+type Fields = BTreeMap<String, Box<RawValue>>;
+
+/// Takes a field out and reads it. `null` counts as left out.
+fn take<T: DeserializeOwned>(fields: &mut Fields, within: &str, name: &str) -> Result<Option<T>, Wrong> {
+    let Some(value) = fields.remove(name) else { return Ok(None) };
+    serde_json::from_str(value.get()).map_err(|error| Wrong::new(format!("{within}{name}"), error.to_string()))
+}
+
+fn nothing_left(fields: &Fields, within: &str) -> Result<(), Wrong> {
+    match fields.keys().next() {
+        None => Ok(()),
+        Some(name) => Err(Wrong::new(format!("{within}{name}"), "there is no such field")),
+    }
+}
+
+/// An order in JSON: `{"to":{"topic":"news"},"text":"hello"}`.
+pub(super) fn of_json(body: &[u8]) -> Result<Order, Wrong> {
+    let mut fields: Fields = serde_json::from_slice(body).map_err(|error| Wrong::new("body", error.to_string()))?;
+    let to: Option<Fields> = take(&mut fields, "", "to")?;
+    let (to, process) = audience(to.ok_or_else(|| Wrong::new("to", "say whom the push is for"))?)?;
+    let text: Option<String> = take(&mut fields, "", "text")?;
+    let data: Option<String> = take(&mut fields, "", "data")?;
+    let json = fields.remove("json");
+    let message = match (text, json, data) {
+        (Some(text), None, None) => Message::text(text),
+        (None, Some(json), None) => Message::text(String::from(Box::<str>::from(json))),
+        (None, None, Some(data)) => {
+            let bytes = STANDARD.decode(data).map_err(|error| Wrong::new("data", format!("no base64: {error}")))?;
+            Message::binary(bytes)
+        }
+        (None, None, None) => return Err(Wrong::new("text", "give one of text, json and data")),
+        _ => return Err(Wrong::new("text", "give one of text, json and data, not several")),
+    };
+    let policy = take(&mut fields, "", "policy")?;
+    let except: Option<Vec<u32>> = take(&mut fields, "", "except")?;
+    let outcome: Option<bool> = take(&mut fields, "", "outcome")?;
+    nothing_left(&fields, "")?;
+    let except = channels("except", except.unwrap_or_default())?;
+    Ok(Order { to, process, message, policy, except, outcome: outcome.unwrap_or(false) })
+}
+
+fn audience(mut to: Fields) -> Result<(To, Option<ProcessId>), Wrong> {
+    let topic: Option<String> = take(&mut to, "to.", "topic")?;
+    let path: Option<String> = take(&mut to, "to.", "path")?;
+    let ids: Option<Vec<u32>> = take(&mut to, "to.", "channels")?;
+    let user: Option<String> = take(&mut to, "to.", "user")?;
+    let process: Option<String> = take(&mut to, "to.", "process")?;
+    nothing_left(&to, "to.")?;
+    let process = process.map(|id| process_id(&id)).transpose()?;
+    let to = match (topic, path, ids, user) {
+        (Some(name), None, None, None) => To::Topic(topic_name(name)?),
+        (None, Some(path), None, None) => To::Path(path.into()),
+        (None, None, Some(ids), None) => To::Channels(channels("to.channels", ids)?),
+        (None, None, None, Some(user)) => To::User(user),
+        (None, None, None, None) if process.is_some() => To::Process,
+        (None, None, None, None) => {
+            return Err(Wrong::new("to", "name one of topic, path, channels and user, or a process alone"));
+        }
+        _ => return Err(Wrong::new("to", "name one of topic, path, channels and user, not several")),
+    };
+    Ok((to, process))
+}
+
+fn process_id(text: &str) -> Result<ProcessId, Wrong> {
+    ProcessId::named(text).map_err(|error| Wrong::new("to.process", error.to_string()))
+}
+
+fn topic_name(name: String) -> Result<Arc<str>, Wrong> {
+    topic::check(&name).map_err(|error| Wrong::new("to.topic", error.to_string()))?;
+    Ok(name.into())
+}
+
+fn channels(field: &str, ids: Vec<u32>) -> Result<Vec<ChannelId>, Wrong> {
+    if ids.len() > CHANNELS_MAX {
+        return Err(Wrong::new(field, format!("at most {CHANNELS_MAX} channels in one request")));
+    }
+    Ok(ids.into_iter().map(ChannelId::new).collect())
+}
+
+/// An order of raw bytes: `Push-To: topic=news; policy=drop_newest; except=7,8; outcome`. Values are percent-encoded where
+/// they hold `;`, `%` or what a header field may not. Text, if `mime` says so or it is JSON; else Binary.
+pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<Order, Wrong> {
+    let wrong = |why: String| Wrong::new("push-to", why);
+    let (mut audience, mut process, mut policy) = (None, None, None);
+    let (mut except, mut outcome) = (Vec::new(), false);
+    for part in to.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let value = decoded(value.trim()).ok_or_else(|| wrong(format!("{name}: no UTF-8, or a % alone")))?;
+        let ids = |value: &str| -> Result<Vec<u32>, Wrong> {
+            let ids = value.split(',').map(|id| id.trim().parse());
+            ids.collect::<Result<_, _>>().map_err(|_| wrong(format!("{name}: numbers of channels, as 7,8")))
+        };
+        let found = match name.trim() {
+            "topic" => Some(To::Topic(topic_name(value).map_err(|error| wrong(error.why))?)),
+            "path" => Some(To::Path(value.into())),
+            "channels" => Some(To::Channels(channels("push-to", ids(&value)?)?)),
+            "user" => Some(To::User(value)),
+            "process" => {
+                process = Some(process_id(&value).map_err(|error| wrong(error.why))?);
+                None
+            }
+            "policy" => {
+                policy = Some(policy_of(&value).ok_or_else(|| {
+                    wrong("policy: close, drop_newest, drop_oldest, or conflate:KEY with a number".to_owned())
+                })?);
+                None
+            }
+            "except" => {
+                except = channels("push-to", ids(&value)?)?;
+                None
+            }
+            "outcome" => {
+                outcome = matches!(&*value, "" | "true");
+                None
+            }
+            other => return Err(wrong(format!("there is no {other}"))),
+        };
+        if found.is_some() && std::mem::replace(&mut audience, found).is_some() {
+            return Err(wrong("name one of topic, path, channels and user, not several".to_owned()));
+        }
+    }
+    let to = match (audience, &process) {
+        (Some(to), _) => to,
+        (None, Some(_)) => To::Process,
+        (None, None) => return Err(wrong("name one of topic, path, channels and user, or a process".to_owned())),
+    };
+    let mime = mime.to_ascii_lowercase();
+    let message = match mime.starts_with("text/") || mime == "application/json" || mime.ends_with("+json") {
+        true => Message::text_bytes(body)
+            .map_err(|_| Wrong::new("body", "the content type is text, and this is no UTF-8"))?,
+        false => Message::binary(body),
+    };
+    Ok(Order { to, process, message, policy, except, outcome })
+}
+
+fn policy_of(text: &str) -> Option<Policy> {
+    Some(match text {
+        "close" => Policy::Close,
+        "drop_newest" => Policy::DropNewest,
+        "drop_oldest" => Policy::DropOldest,
+        other => Policy::Conflate { key: other.strip_prefix("conflate:")?.parse().ok()? },
+    })
+}
+
+/// Percent-decoded (RFC 3986 section 2.1). None: a `%` without two digits, or no UTF-8.
+pub(super) fn decoded(text: &str) -> Option<String> {
+    if !text.contains('%') {
+        return Some(text.to_owned());
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, others @ ..] = rest {
+        if *first == b'%' {
+            let digits = std::str::from_utf8(others.get(..2)?).ok()?;
+            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return None;
+            }
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &others[2..];
+        } else {
+            bytes.push(*first);
+            rest = others;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn wrong(body: &str) -> String {
+        of_json(body.as_bytes()).unwrap_err().field
+    }
+
+    #[test]
+    fn json_says_whom_and_what() {
+        let order = of_json(
+            br#"{"to":{"topic":"news","process":"chat:a:b"},"text":"hi","policy":"drop_oldest","except":[7],"outcome":true}"#,
+        );
+        let expected = Order {
+            to: To::Topic("news".into()),
+            process: Some("chat:a:b".parse().unwrap()),
+            message: Message::text("hi"),
+            policy: Some(Policy::DropOldest),
+            except: vec![ChannelId::new(7)],
+            outcome: true,
+        };
+        assert_eq!(order, Ok(expected));
+        let of = |body: &str| of_json(body.as_bytes()).unwrap();
+        assert_eq!(of(r#"{"to":{"channels":[1,2]},"data":"AP8="}"#).message, Message::binary(vec![0, 255]));
+        assert_eq!(of(r#"{"to":{"user":"ann"},"text":""}"#).to, To::User("ann".into()));
+        assert_eq!(of(r#"{"to":{"process":"chat"},"text":""}"#).to, To::Process);
+        // As it was written: numbers, order and spaces.
+        let json = of(r#"{"to":{"path":"/"},"json": {"b":1.10, "a":[1e3]} }"#);
+        assert_eq!(json.message, Message::text(r#"{"b":1.10, "a":[1e3]}"#));
+        assert_eq!(of(r#"{"to":{"path":"/"},"json":null}"#).message, Message::text("null"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (body, field) in [
+            ("", "body"),
+            ("[]", "body"),
+            (r#"{"text":"x"}"#, "to"),
+            (r#"{"to":"news","text":"x"}"#, "to"),
+            (r#"{"to":{},"text":"x"}"#, "to"),
+            (r#"{"to":{"topic":"a","user":"b"},"text":"x"}"#, "to"),
+            (r#"{"to":{"topic":7},"text":"x"}"#, "to.topic"),
+            (r#"{"to":{"topic":""},"text":"x"}"#, "to.topic"),
+            (r#"{"to":{"channels":[-1]},"text":"x"}"#, "to.channels"),
+            (r#"{"to":{"channels":["1"]},"text":"x"}"#, "to.channels"),
+            (r#"{"to":{"process":""},"text":"x"}"#, "to.process"),
+            (r#"{"to":{"room":"x"},"text":"x"}"#, "to.room"),
+            (r#"{"to":{"topic":"a"}}"#, "text"),
+            (r#"{"to":{"topic":"a"},"text":"x","json":1}"#, "text"),
+            (r#"{"to":{"topic":"a"},"text":1}"#, "text"),
+            (r#"{"to":{"topic":"a"},"data":"?"}"#, "data"),
+            (r#"{"to":{"topic":"a"},"text":"x","policy":"never"}"#, "policy"),
+            (r#"{"to":{"topic":"a"},"text":"x","except":7}"#, "except"),
+            (r#"{"to":{"topic":"a"},"text":"x","outcome":"yes"}"#, "outcome"),
+            (r#"{"to":{"topic":"a"},"text":"x","ttl":1}"#, "ttl"),
+        ] {
+            assert_eq!(wrong(body), field, "{body}");
+        }
+    }
+
+    #[test]
+    fn raw_bytes_are_pushed_as_they_are() {
+        let body = Bytes::from(vec![7; 100_000]);
+        let order = of_raw("topic=a%3Bb; except=7, 8;policy=conflate:9;outcome", "image/png", body.clone()).unwrap();
+        assert_eq!((&order.to, order.outcome), (&To::Topic("a;b".into()), true));
+        assert_eq!((order.except.len(), order.policy), (2, Some(Policy::Conflate { key: 9 })));
+        assert_eq!(order.message.payload().as_ptr(), body.as_ptr(), "without a copy");
+        let text = of_raw("user=ann", "text/plain", Bytes::from_static("é".as_bytes())).unwrap();
+        assert_eq!(text.message, Message::text("é"));
+        assert_eq!(of_raw("user=ann", "text/plain", Bytes::from_static(b"\xff")).unwrap_err().field, "body");
+        assert_eq!(of_raw("process=chat", "", Bytes::new()).unwrap().to, To::Process);
+        for bad in
+            ["", ";", "topic", "topic=%", "topic=%zz", "topic=%ff", "topic=a;user=b", "channels=x", "policy=x", "a=b"]
+        {
+            assert_eq!(of_raw(bad, "", Bytes::new()).unwrap_err().field, "push-to", "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in ".*") {
+            let _ = of_json(&bytes);
+            let _ = of_json(text.as_bytes());
+            let _ = of_raw(&text, "text/plain", bytes.into());
+            let _ = decoded(&text);
+        }
+    }
+}

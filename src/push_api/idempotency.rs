@@ -1,0 +1,196 @@
+//! Answers that are given again: a request with an `Idempotency-Key` that has been answered is answered the same, and nothing
+//! is pushed twice.
+//!
+//! Invariants: the table is bounded in entries and charged to the API's process, and an entry lives ten minutes at most; where
+//! it is full, new keys are refused (429) and nothing is pushed. A key is one request's: with another body it is refused. What
+//! failed is not kept, so it may be tried again. Keys are told by their digests.
+
+use super::Answer;
+use crate::admission::{Charge, Kind, Purse};
+use crate::gateway::IncomingRequest;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Entries at a time.
+const ENTRIES_MAX: usize = 65_536;
+
+/// How long an answer is kept: longer than clients try again.
+const KEPT_FOR: Duration = Duration::from_secs(600);
+
+/// The longest key.
+const KEY_BYTES_MAX: usize = 255;
+
+/// What an entry takes beside its body: its place in the table and in the queue, and its own size.
+const ENTRY_BYTES: usize = 256;
+
+/// The digest of a key.
+pub(super) type Key = [u8; 32];
+
+/// See the module.
+pub(super) struct Table {
+    purse: Purse,
+    entries: HashMap<Key, Entry>,
+    /// In the order in which they came.
+    ages: VecDeque<(Instant, Key)>,
+}
+
+struct Entry {
+    came: Instant,
+    /// Of the request: method, fields and body.
+    request: [u8; 32],
+    /// None: it is being answered.
+    answer: Option<Answer>,
+    charge: Charge,
+}
+
+/// What is known of a key.
+pub(super) enum Found {
+    /// Nothing: go on, and [`Table::end`] it.
+    New(Key),
+    /// Answer this.
+    Answer(Answer),
+}
+
+impl Table {
+    pub fn new(purse: Purse) -> Self {
+        Self { purse, entries: HashMap::new(), ages: VecDeque::new() }
+    }
+
+    /// A request with this key has come.
+    pub fn begin(&mut self, text: &str, asked: &IncomingRequest, body: &Bytes, now: Instant) -> Found {
+        self.forget_old(now);
+        if text.is_empty() || text.len() > KEY_BYTES_MAX {
+            return Found::Answer(Answer::error(400, Some("idempotency-key"), "a key has 1 to 255 bytes"));
+        }
+        let key: Key = Sha256::digest(text).into();
+        let request = digest(asked, body);
+        match self.entries.get(&key) {
+            Some(entry) if entry.request != request => {
+                let why = "this key was used for another request: make a new one for each";
+                return Found::Answer(Answer::error(400, Some("idempotency-key"), why));
+            }
+            Some(Entry { answer: Some(answer), .. }) => {
+                return Found::Answer(answer.clone().with("idempotency-replayed", "true"));
+            }
+            Some(_) => {
+                let why = "the request with this key is still being answered";
+                return Found::Answer(Answer::error(429, None, why).with("retry-after", "1"));
+            }
+            None => {}
+        }
+        let charge = match self.entries.len() < ENTRIES_MAX {
+            true => self.purse.charge(Kind::Content, ENTRY_BYTES).ok(),
+            false => None,
+        };
+        let Some(charge) = charge else {
+            let why = "too many requests with an Idempotency-Key are remembered: nothing was pushed";
+            return Found::Answer(Answer::error(429, None, why).with("retry-after", "60"));
+        };
+        self.entries.insert(key, Entry { came: now, request, answer: None, charge });
+        self.ages.push_back((now, key));
+        Found::New(key)
+    }
+
+    /// It has been answered; none: nothing was done.
+    pub fn end(&mut self, key: &Key, answer: Option<Answer>) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        // Where memory is short it is forgotten: then a second request is pushed again, as without a key.
+        let has_room = answer.as_ref().is_some_and(|answer| entry.charge.grow(answer.body.len()).is_ok());
+        match answer.filter(|_| has_room) {
+            Some(answer) => entry.answer = Some(answer),
+            None => drop(self.entries.remove(key)),
+        }
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while let Some((came, key)) = self.ages.front()
+            && now.saturating_duration_since(*came) >= KEPT_FOR
+        {
+            // The key may have failed, and have come again since.
+            if self.entries.get(key).is_some_and(|entry| entry.came == *came) {
+                self.entries.remove(key);
+            }
+            self.ages.pop_front();
+        }
+        // What failed has left its age behind.
+        if self.ages.len() > 2 * ENTRIES_MAX {
+            let entries = &self.entries;
+            self.ages.retain(|(came, key)| entries.get(key).is_some_and(|entry| entry.came == *came));
+        }
+    }
+}
+
+fn digest(asked: &IncomingRequest, body: &Bytes) -> [u8; 32] {
+    let field = |name: &str| asked.headers.get(name).map_or("", String::as_str);
+    let mut hash = Sha256::new();
+    for part in [field("push-to"), field("content-type")] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.update(body);
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Budget, Ledger};
+    use crate::queue::events::{QueueLimits, process_queue};
+
+    fn table(budget: Budget) -> Table {
+        let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::new(budget), |_| {});
+        Table::new(queue.purse("p:p:t.os".parse().unwrap()))
+    }
+
+    fn asked() -> IncomingRequest {
+        IncomingRequest {
+            source: ([127, 0, 0, 1], 1).into(),
+            method: "POST".into(),
+            url: String::new(),
+            bound_path: "".into(),
+            headers: Default::default(),
+            url_params: Default::default(),
+            query_params: Default::default(),
+        }
+    }
+
+    fn status(found: Found) -> u16 {
+        match found {
+            Found::New(_) => 0,
+            Found::Answer(answer) => answer.status,
+        }
+    }
+
+    #[test]
+    fn an_answer_is_given_again_and_what_failed_is_not_kept() {
+        let (mut table, now) = (table(Budget::default()), Instant::now());
+        let body = Bytes::from_static(b"x");
+        let Found::New(key) = table.begin("a", &asked(), &body, now) else { panic!("it is new") };
+        assert_eq!(status(table.begin("a", &asked(), &body, now)), 429, "it is being answered");
+        table.end(&key, None);
+        let Found::New(key) = table.begin("a", &asked(), &body, now) else { panic!("it has failed") };
+        let done = Answer::json(202, &serde_json::json!({"accepted": true}));
+        table.end(&key, Some(done.clone()));
+        let Found::Answer(again) = table.begin("a", &asked(), &body, now) else { panic!("it is known") };
+        assert_eq!((again.status, &again.body), (202, &done.body));
+        assert_eq!(status(table.begin("a", &asked(), &Bytes::from_static(b"y"), now)), 400, "another request");
+        assert_eq!(status(table.begin("b", &asked(), &body, now)), 0);
+        assert_eq!(status(table.begin("", &asked(), &body, now)), 400);
+        assert_eq!(status(table.begin(&"k".repeat(256), &asked(), &body, now)), 400);
+        assert_eq!(status(table.begin("a", &asked(), &body, now + KEPT_FOR)), 0, "and is forgotten in time");
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_is_charged() {
+        let mut table = table(Budget::of(1 << 20));
+        let (body, now) = (Bytes::new(), Instant::now());
+        let came = (0..100_000).take_while(|n| status(table.begin(&n.to_string(), &asked(), &body, now)) == 0).count();
+        assert!((500..5000).contains(&came), "{came} entries of half a MiB");
+        assert_eq!(table.purse.tenant().total(), came * ENTRY_BYTES);
+        assert_eq!(status(table.begin("one more", &asked(), &body, now)), 429);
+        assert_eq!(status(table.begin("one more", &asked(), &body, now + KEPT_FOR)), 0);
+        assert_eq!(table.purse.tenant().total(), ENTRY_BYTES);
+    }
+}

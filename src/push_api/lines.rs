@@ -1,0 +1,71 @@
+//! A batch: an order in JSON on each line, answered line by line.
+//!
+//! Invariant: a part of it is bounded, so that other requests are answered between two parts.
+
+use super::body;
+use super::idempotency::Key;
+use super::perform::{Done, Performer, counts};
+use super::{Answer, JSON_BYTES_MAX, OUTCOME_WITHIN};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+/// Lines in a part: under a millisecond of work.
+const PART_LINES: usize = 128;
+
+/// See the module.
+pub(super) struct Lines {
+    rest: Bytes,
+    answers: Vec<u8>,
+    key: Option<Key>,
+}
+
+impl Lines {
+    pub fn new(body: Bytes) -> Self {
+        Self { rest: body, answers: Vec::new(), key: None }
+    }
+
+    pub fn keyed(self, key: Option<Key>) -> Self {
+        Self { key, ..self }
+    }
+
+    pub fn into_key(self) -> Option<Key> {
+        self.key
+    }
+
+    /// One part. The answers, once all is done.
+    pub fn work(&mut self, performer: &mut Performer) -> Option<Bytes> {
+        for _ in 0..PART_LINES {
+            if self.rest.is_empty() {
+                return Some(std::mem::take(&mut self.answers).into());
+            }
+            let end = memchr::memchr(b'\n', &self.rest).unwrap_or(self.rest.len());
+            let line = self.rest.split_to(end);
+            let _ = self.rest.split_to(1.min(self.rest.len()));
+            if !line.trim_ascii().is_empty() {
+                let answer = one(&line, performer);
+                self.answers.extend_from_slice(answer.to_string().as_bytes());
+                self.answers.push(b'\n');
+            }
+        }
+        None
+    }
+}
+
+fn one(line: &[u8], performer: &mut Performer) -> Value {
+    if line.len() > JSON_BYTES_MAX {
+        return json!({"status": 413, "error": "a line has 256 KiB at most"});
+    }
+    let done = body::of_json(line).map_err(Answer::from).and_then(|order| performer.push(order));
+    match done {
+        Ok(Done::Accepted) => json!({"status": 202}),
+        Ok(Done::Asked(ticket)) => match ticket.wait(OUTCOME_WITHIN) {
+            Ok(outcome) => json!({"status": 200, "outcome": counts(&outcome)}),
+            Err(_) => json!({"status": 503, "error": "the push was accepted, and its outcome is not known yet"}),
+        },
+        Err(answer) => {
+            let mut told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            told["status"] = answer.status.into();
+            told
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Publishing over HTTP: `POST /api/push` and what is asked and closed beside it, for backends that have no link.
+//!
+//! The shards' own HTTP side takes requests in and sends answers, with all its limits; what a request says is read and done
+//! here, on a thread of the API's own, in the name of the process that it names. The protocol stands in
+//! `docs/PUBLISHING.md` and `docs/openapi.json`.
+//!
+//! Invariants: nothing is done before the token has been compared; a request is answered once; a push never waits: an inbox
+//! that is full is told (429). A batch of lines is worked off a part at a time, so that no client waits for another's. What
+//! is kept of answers for [`Idempotency-Key`](idempotency) is bounded and charged.
+
+mod body;
+mod guard;
+mod idempotency;
+mod lines;
+mod perform;
+
+pub use guard::{Token, TokenTooShort};
+
+use self::body::Order;
+use self::guard::Guard;
+use self::idempotency::{Found, Key, Table};
+use self::lines::Lines;
+use self::perform::{Done, Performer};
+use crate::broker::{AttachError, AttachOptions, BindPathError, Event, Handle, HttpAsk, HttpRequest, Process};
+use crate::broker::{RequestId, Ticket};
+use crate::gateway::{HttpRule, IncomingRequest};
+use crate::process_id::ProcessId;
+use bytes::Bytes;
+use serde_json::json;
+use std::collections::VecDeque;
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// The process that answers; on the main listener its name is the beginning of the paths.
+pub const PROCESS: &str = "push:pushring:sys";
+
+/// The largest body that is JSON: larger payloads are sent raw.
+pub const JSON_BYTES_MAX: usize = 256 << 10;
+
+/// How long an outcome is waited for: shards tell it within a turn or two, whatever clients do.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a wait for requests lasts before it begins anew.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// Whom the API acts for, and who may use it.
+pub struct Options {
+    /// The token that everything here needs.
+    pub token: Token,
+    /// In whose name a request acts that names no process; none: each has to name one.
+    pub process: Option<ProcessId>,
+}
+
+/// Why the API does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its process is attached already, or the broker has stopped.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// Its paths are taken, or memory is short.
+    #[error(transparent)]
+    Bind(#[from] BindPathError),
+    /// No thread.
+    #[error("no thread for it: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Serves the API to clients of `door`, at `/api/…` where that is a broker for nothing else, at `/push:pushring:sys/api/…`
+/// otherwise, and acts on `target`, which may be the same. Ends when `door` stops.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn start(door: &Handle, whole: bool, target: Handle, options: Options) -> Result<JoinHandle<()>, StartError> {
+    let process = door.process(PROCESS, AttachOptions::default())?;
+    match whole {
+        true => {
+            process.bind_http_at("/", HttpRule::default())?;
+            process.bind_http_at("/*rest", HttpRule::default())?;
+        }
+        false => process.bind_http("/*rest", HttpRule::default())?,
+    }
+    let api = Api {
+        prefix: if whole { String::new() } else { format!("/{PROCESS}") },
+        guard: Guard::new(options.token),
+        performer: Performer::new(target, options.process),
+        kept: Table::new(process.handle().purse().clone()),
+        waiting: Vec::new(),
+        lines: VecDeque::new(),
+        process,
+    };
+    Ok(thread::Builder::new().name("push-api".to_owned()).spawn(move || api.run())?)
+}
+
+struct Api {
+    process: Process,
+    /// What stands before `/api` in a path.
+    prefix: String,
+    guard: Guard,
+    performer: Performer,
+    kept: Table,
+    /// Answers that wait for an outcome.
+    waiting: Vec<(RequestId, Ticket, Option<Key>)>,
+    /// Batches that are not worked off.
+    lines: VecDeque<(RequestId, Lines)>,
+}
+
+/// An answer: status, further fields, body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    fields: Vec<(&'static str, &'static str)>,
+    body: Bytes,
+}
+
+impl Answer {
+    fn json(status: u16, body: &serde_json::Value) -> Self {
+        Self { status, fields: vec![("content-type", "application/json")], body: body.to_string().into() }
+    }
+
+    /// A refusal: what is wrong, and where.
+    fn error(status: u16, field: Option<&str>, why: &str) -> Self {
+        let body = match field {
+            Some(field) => json!({"error": why, "field": field}),
+            None => json!({ "error": why }),
+        };
+        Self::json(status, &body)
+    }
+
+    fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.fields.push((name, value));
+        self
+    }
+
+    /// Whether the request has done something, so that the same answer is due when it comes again.
+    fn is_done(&self) -> bool {
+        matches!(self.status, 200 | 202)
+    }
+}
+
+impl From<body::Wrong> for Answer {
+    fn from(wrong: body::Wrong) -> Self {
+        Self::error(400, Some(&wrong.field), &wrong.why)
+    }
+}
+
+impl Api {
+    fn run(mut self) {
+        let mut events = Vec::new();
+        loop {
+            // With a batch at hand there is something to do at once.
+            let patience = if self.lines.is_empty() { WAIT_MAX } else { Duration::ZERO };
+            if self.process.recv_batch(&mut events, patience).is_err() {
+                return;
+            }
+            for event in events.drain(..) {
+                if let Event::Http(request) = event {
+                    self.request(*request);
+                }
+            }
+            if let Some((id, lines)) = self.lines.pop_front() {
+                self.work_off(id, lines);
+            }
+            self.settle();
+        }
+    }
+
+    fn request(&mut self, request: HttpRequest) {
+        let HttpRequest { id, ask: HttpAsk::Path(asked), body, .. } = request else { return };
+        match self.admit(&asked) {
+            Ok(path) => self.route(id, &asked, &path, body),
+            Err(refused) => self.answer(id, None, refused),
+        }
+    }
+
+    /// The path below `/api`, of who may ask.
+    fn admit(&self, asked: &IncomingRequest) -> Result<String, Answer> {
+        self.guard.admit(&asked.headers)?;
+        let path = asked.url.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+        let path = path.unwrap_or("/").strip_prefix(&*self.prefix).and_then(|path| path.strip_prefix("/api"));
+        path.map(str::to_owned).ok_or_else(|| Answer::error(404, None, "there is nothing at this path: see /api/push"))
+    }
+
+    fn route(&mut self, id: RequestId, asked: &IncomingRequest, path: &str, body: Bytes) {
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let answer = match (&*asked.method, &*parts) {
+            ("POST", ["push"]) => return self.push(id, asked, body),
+            ("GET" | "HEAD", ["topics"]) => self.performer.topics(&asked.query_params),
+            ("GET" | "HEAD", ["topics", name]) => self.performer.topic(name, &asked.query_params),
+            ("GET" | "HEAD", ["channels", channel]) => self.performer.channel(channel),
+            ("DELETE", ["channels", channel]) => self.performer.close(channel, &asked.query_params),
+            (_, ["push"]) => Answer::error(405, None, "push with POST").with("allow", "POST"),
+            (_, ["topics"] | ["topics", _]) => {
+                Answer::error(405, None, "topics are looked at, with GET").with("allow", "GET, HEAD")
+            }
+            (_, ["channels", _]) => {
+                Answer::error(405, None, "a channel is looked at or closed").with("allow", "GET, HEAD, DELETE")
+            }
+            _ => Answer::error(404, None, "there is nothing at this path: see /api/push"),
+        };
+        self.answer(id, None, answer);
+    }
+
+    fn push(&mut self, id: RequestId, asked: &IncomingRequest, body: Bytes) {
+        let key = match asked.headers.get("idempotency-key") {
+            None => None,
+            Some(text) => match self.kept.begin(text, asked, &body, Instant::now()) {
+                Found::New(key) => Some(key),
+                Found::Answer(answer) => return self.answer(id, None, answer),
+            },
+        };
+        match self.read(asked, body) {
+            Ok(Read::One(order)) => self.one(id, key, order),
+            Ok(Read::Lines(lines)) => self.lines.push_back((id, lines.keyed(key))),
+            Err(answer) => self.answer(id, key, answer),
+        }
+    }
+
+    fn read(&self, asked: &IncomingRequest, body: Bytes) -> Result<Read, Answer> {
+        let mime = asked.headers.get("content-type").map_or("", |mime| mime.split(';').next().unwrap_or("").trim());
+        if let Some(to) = asked.headers.get("push-to") {
+            return Ok(Read::One(body::of_raw(to, mime, body)?));
+        }
+        match mime.to_ascii_lowercase().as_str() {
+            "application/json" if body.len() > JSON_BYTES_MAX => {
+                Err(Answer::error(413, None, "JSON has 256 KiB at most: send larger payloads raw, with Push-To"))
+            }
+            "application/json" => Ok(Read::One(body::of_json(&body)?)),
+            "application/x-ndjson" => Ok(Read::Lines(Lines::new(body))),
+            _ => Err(body::Wrong::new(
+                "content-type",
+                "say application/json, application/x-ndjson, or (with the field Push-To) what the payload is",
+            )
+            .into()),
+        }
+    }
+
+    fn one(&mut self, id: RequestId, key: Option<Key>, order: Order) {
+        match self.performer.push(order) {
+            Ok(Done::Accepted) => self.answer(id, key, Answer::json(202, &json!({"accepted": true}))),
+            Ok(Done::Asked(ticket)) => self.waiting.push((id, ticket, key)),
+            Err(answer) => self.answer(id, key, answer),
+        }
+    }
+
+    /// One part of a batch; the rest of it waits behind other requests.
+    fn work_off(&mut self, id: RequestId, mut lines: Lines) {
+        match lines.work(&mut self.performer) {
+            None => self.lines.push_back((id, lines)),
+            Some(body) => {
+                let fields = vec![("content-type", "application/x-ndjson")];
+                self.answer(id, lines.into_key(), Answer { status: 200, fields, body });
+            }
+        }
+    }
+
+    /// Answers those who wait for an outcome.
+    fn settle(&mut self) {
+        let until = Instant::now() + OUTCOME_WITHIN;
+        for (id, ticket, key) in std::mem::take(&mut self.waiting) {
+            let answer = match ticket.wait(until.saturating_duration_since(Instant::now())) {
+                Ok(outcome) => Answer::json(200, &perform::counts(&outcome)),
+                Err(_) => Answer::error(503, None, "the push was accepted, and its outcome is not known yet")
+                    .with("retry-after", "1"),
+            };
+            self.answer(id, key, answer);
+        }
+    }
+
+    fn answer(&mut self, id: RequestId, key: Option<Key>, answer: Answer) {
+        if let Some(key) = key {
+            self.kept.end(&key, answer.is_done().then(|| answer.clone()));
+        }
+        let fields = answer.fields.iter().map(|&(name, value)| (name.into(), value.into()));
+        let fields = fields.chain([("cache-control".into(), "no-store".into())]);
+        // The only error is that the broker has stopped.
+        let _ = self.process.respond(id, answer.status).headers(fields).body(answer.body).send();
+    }
+}
+
+/// What a request asks to be pushed.
+enum Read {
+    One(Order),
+    Lines(Lines),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_what_is_wrong() {
+        let answer: Answer = body::Wrong::new("to.topic", "empty").into();
+        assert_eq!((answer.status, &answer.body[..]), (400, &br#"{"error":"empty","field":"to.topic"}"#[..]));
+        assert!(!answer.is_done() && Answer::json(202, &json!({})).is_done());
+    }
+}

@@ -1,0 +1,195 @@
+//! What the API does: pushes in the name of processes, and what is asked of topics and channels.
+//!
+//! Invariants: a push never waits; a process that is gone is not acted for.
+
+use super::Answer;
+use super::body::{Order, To, decoded};
+use crate::broker::{Audience, ChannelFilter, Handle, Outcome, ProcessHandle, PushError, Ticket, TopicQuery};
+use crate::channel::ChannelId;
+use crate::process_id::ProcessId;
+use crate::words::topic;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+
+/// With what a channel is closed where the request does not say (RFC 6455 7.4.1: policy).
+const CLOSE_CODE: u16 = 1008;
+
+/// Processes whose handles are kept.
+const HANDLES_MAX: usize = 256;
+
+/// See the module.
+pub(super) struct Performer {
+    target: Handle,
+    process: Option<ProcessId>,
+    handles: HashMap<ProcessId, ProcessHandle>,
+}
+
+/// What became of a push.
+pub(super) enum Done {
+    Accepted,
+    /// The outcome was asked for.
+    Asked(Ticket),
+}
+
+type Query = BTreeMap<String, String>;
+
+impl Performer {
+    pub fn new(target: Handle, process: Option<ProcessId>) -> Self {
+        Self { target, process, handles: HashMap::new() }
+    }
+
+    pub fn push(&mut self, order: Order) -> Result<Done, Answer> {
+        let Order { to, process, message, policy, except, outcome } = order;
+        let handle = self.acting(process.as_ref())?;
+        let audience = match to {
+            To::Topic(name) => Audience::Topic(name),
+            To::Path(path) => Audience::Path(path),
+            To::Channels(channels) => Audience::Channels(channels),
+            To::User(user) => match topic::of_user(&user) {
+                Some(topic) => Audience::Topic(topic.into()),
+                None => return Err(Answer::error(400, Some("to.user"), "a user's name has 1 to 200 bytes")),
+            },
+            To::Process => Audience::Process,
+        };
+        let push = handle.broadcast(message).to(audience).except_all(except);
+        let push = match policy {
+            Some(policy) => push.policy(policy),
+            None => push,
+        };
+        match outcome {
+            true => push.ask().try_send().map(Done::Asked),
+            false => push.try_send().map(|()| Done::Accepted),
+        }
+        .map_err(refusal)
+    }
+
+    /// Who acts in the name of a process, as long as it is attached.
+    fn acting(&mut self, process: Option<&ProcessId>) -> Result<&ProcessHandle, Answer> {
+        let Some(id) = process.or(self.process.as_ref()).cloned() else {
+            return Err(Answer::error(400, Some("to.process"), "say in the name of which process"));
+        };
+        if self.handles.get(&id).is_none_or(|handle| !handle.is_attached()) {
+            let Some(handle) = self.target.acting(&id) else {
+                self.handles.remove(&id);
+                return Err(Answer::error(404, Some("to.process"), &format!("no process {id} is attached")));
+            };
+            if self.handles.len() >= HANDLES_MAX {
+                self.handles.clear();
+            }
+            self.handles.insert(id.clone(), handle);
+        }
+        Ok(&self.handles[&id])
+    }
+
+    fn process_of(&self, query: &Query) -> Result<ProcessId, Answer> {
+        match (query.get("process"), &self.process) {
+            (Some(id), _) => {
+                ProcessId::named(id).map_err(|error| Answer::error(400, Some("process"), &error.to_string()))
+            }
+            (None, Some(process)) => Ok(process.clone()),
+            (None, None) => Err(Answer::error(400, Some("process"), "say of which process, with ?process=ID")),
+        }
+    }
+
+    pub fn topics(&self, query: &Query) -> Answer {
+        let asked = || {
+            let limit = query.get("limit").map(|limit| limit.parse()).transpose();
+            let limit: usize =
+                limit.map_err(|_| Answer::error(400, Some("limit"), "a number up to 1000"))?.unwrap_or(100).min(1000);
+            let (prefix, after) = (query.get("prefix").cloned().unwrap_or_default(), query.get("after").cloned());
+            let process = self.process_of(query)?;
+            // One more says whether there is another page; those of users are nobody's to list.
+            let after = after.or_else(|| prefix.is_empty().then(|| topic::BEHIND_RESERVED.to_owned()));
+            let topics = self.target.topics(&TopicQuery { process, prefix, after, limit: Some(limit + 1) });
+            let topics: Vec<_> = topics.into_iter().filter(|report| !topic::is_reserved(&report.topic)).collect();
+            let next = (topics.len() > limit).then(|| topics[limit - 1].topic.clone());
+            let page = &topics[..topics.len().min(limit)];
+            Ok(Answer::json(200, &json!({"topics": page, "next": next})))
+        };
+        asked().unwrap_or_else(|refused: Answer| refused)
+    }
+
+    pub fn topic(&self, name: &str, query: &Query) -> Answer {
+        let Some(name) = decoded(name).filter(|name| topic::check(name).is_ok() && !topic::is_reserved(name)) else {
+            return Answer::error(400, Some("topic"), "the name of a topic, percent-encoded");
+        };
+        let process = match self.process_of(query) {
+            Ok(process) => process,
+            Err(refused) => return refused,
+        };
+        match self.target.acting(&process).map_or(0, |handle| handle.subscribers(&name)) {
+            0 => Answer::error(404, None, "nobody is subscribed to this topic"),
+            subscribers => Answer::json(200, &json!({"topic": name, "subscribers": subscribers})),
+        }
+    }
+
+    pub fn channel(&self, id: &str) -> Answer {
+        let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
+        let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
+        match self.target.channels(&filter, 0, 1).0.pop() {
+            None => no_channel(channel),
+            Some(mut report) => {
+                report.topics.retain(|name| !topic::is_reserved(name));
+                Answer::json(200, &serde_json::to_value(&report).expect("reports are plain JSON"))
+            }
+        }
+    }
+
+    pub fn close(&self, id: &str, query: &Query) -> Answer {
+        let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
+        let code = match query.get("code").map(|code| code.parse()).transpose() {
+            Ok(code) => code.unwrap_or(CLOSE_CODE),
+            Err(_) => 0,
+        };
+        if !crate::proto::close::code_may_travel(code) {
+            return Answer::error(
+                400,
+                Some("code"),
+                "a code that may travel (RFC 6455 7.4): 1000 to 1014, 3000 to 4999",
+            );
+        }
+        let reason = query.get("reason").map_or("closed over HTTP", String::as_str);
+        let closed = self.target.close(channel, code, reason).ask().try_send();
+        match closed.map(|ticket| ticket.wait(super::OUTCOME_WITHIN)) {
+            Ok(Ok(Outcome { not_found: 0, .. })) => Answer::json(202, &json!({"closed": channel})),
+            Ok(Ok(_)) => no_channel(channel),
+            Ok(Err(_)) => Answer::error(503, None, "the shard did not answer in time").with("retry-after", "1"),
+            Err(error) => refusal(error),
+        }
+    }
+}
+
+fn no_number() -> Answer {
+    Answer::error(400, Some("channel"), "the number of a channel")
+}
+
+fn no_channel(channel: ChannelId) -> Answer {
+    Answer::error(404, None, &format!("there is no channel {channel}"))
+}
+
+/// Why a push was not accepted.
+fn refusal(error: PushError) -> Answer {
+    match error {
+        PushError::InboxFull => {
+            Answer::error(429, None, "the shard has too much to do: nothing was pushed").with("retry-after", "1")
+        }
+        PushError::Partly => {
+            let why = "some shards have too much to do, and their part was not pushed; the others have it";
+            Answer::error(429, None, why).with("retry-after", "1")
+        }
+        PushError::TooLarge => Answer::error(413, None, &error.to_string()),
+        PushError::Topic(_) => Answer::error(400, Some("to.topic"), &error.to_string()),
+        PushError::OutcomesUnread | PushError::Stopped => {
+            Answer::error(503, None, &error.to_string()).with("retry-after", "1")
+        }
+    }
+}
+
+/// An outcome in JSON.
+pub(super) fn counts(outcome: &Outcome) -> Value {
+    let Outcome { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner } = outcome;
+    json!({
+        "sent": sent, "queued": queued, "queued_bytes": queued_bytes, "conflated": conflated, "dropped": dropped,
+        "closed": closed, "not_found": not_found, "not_owner": not_owner,
+    })
+}

@@ -1,0 +1,278 @@
+//! A backend with a token publishes over HTTP, to a topic, path, list or process, in JSON, raw bytes or batches, and is answered as
+//! `docs/PUBLISHING.md` and `docs/openapi.json` say; who has no token, or is a page of another site, changes nothing.
+
+use crate::support;
+
+use pushring::internals::push_api::{self, Options, Token};
+use pushring::{AttachOptions, Audience, Broker, Config, Process};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use support::daemon::{Daemon, TemporaryFile};
+use support::{Client, Inbound, PATIENCE, broker, process, recv};
+use tungstenite::Message;
+
+const TOKEN: &str = "a token of the tests";
+
+struct Scene {
+    broker: Broker,
+    api: Broker,
+    rooms: Process,
+    clients: Vec<(Client, pushring::ChannelId)>,
+}
+
+fn start() -> Scene {
+    let broker = broker(support::driver(), |_| {});
+    let rooms = process(&broker, "rooms", AttachOptions::default());
+    let api = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
+    let options = |process| Options { token: Token::new(TOKEN).unwrap(), process };
+    push_api::start(&api.handle(), true, broker.handle(), options(Some(rooms.id().clone()))).unwrap();
+    push_api::start(&broker.handle(), false, broker.handle(), options(None)).unwrap();
+    let mut inbound = Inbound::default();
+    let clients = (0..3).map(|_| inbound.open(&broker, &rooms)).collect();
+    Scene { broker, api, rooms, clients }
+}
+
+/// Status, head in lower case, body.
+fn ask(address: SocketAddr, request: &str, fields: &str, body: &[u8]) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!(
+        "{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n{fields}\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), head.to_lowercase(), body.to_owned())
+}
+
+fn authorized() -> String {
+    format!("Authorization: Bearer {TOKEN}\r\n")
+}
+
+impl Scene {
+    fn ask(&self, request: &str, fields: &str, body: &[u8]) -> (u16, Value) {
+        let (status, _, body) = ask(self.api.address(), request, &format!("{}{fields}", authorized()), body);
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{body}")))
+    }
+
+    fn push(&self, order: &Value) -> (u16, Value) {
+        self.ask("POST /api/push", "Content-Type: application/json\r\n", order.to_string().as_bytes())
+    }
+}
+
+#[test]
+fn each_audience_and_form_is_reached() {
+    let mut scene = start();
+    let ids: Vec<u32> = scene.clients.iter().map(|(_, id)| id.get()).collect();
+    scene.rooms.subscribe(scene.clients[0].1, "a b").send().unwrap();
+    scene.rooms.subscribe(scene.clients[1].1, "a b").send().unwrap();
+    let accepted = (202, json!({"accepted": true}));
+    let sent = |count| {
+        (
+            200,
+            json!({"sent": count, "queued": 0, "queued_bytes": 0, "conflated": 0, "dropped": 0, "closed": 0,
+                   "not_found": 0, "not_owner": 0}),
+        )
+    };
+    assert_eq!(scene.push(&json!({"to": {"topic": "a b"}, "text": "one", "outcome": true})), sent(2));
+    assert_eq!(scene.push(&json!({"to": {"topic": "a b"}, "json": {"n": 2}, "except": [ids[1]]})), accepted);
+    let list = json!({"to": {"channels": [ids[0], ids[2]]}, "data": "AP8=", "policy": "drop_newest", "outcome": true});
+    assert_eq!(scene.push(&list), sent(2));
+    assert_eq!(scene.push(&json!({"to": {"path": "/"}, "text": "path", "outcome": true})), sent(3));
+    assert_eq!(scene.push(&json!({"to": {"process": "rooms:test:sys"}, "text": "all", "outcome": true})), sent(3));
+    assert_eq!(scene.push(&json!({"to": {"topic": "none"}, "text": "x", "outcome": true})), sent(0));
+    let large = vec![7; 50_000];
+    assert_eq!(scene.ask("POST /api/push", "Push-To: topic=a%20b; outcome\r\n", &large), sent(2));
+    assert_eq!(
+        scene.ask("POST /api/push", "Push-To: topic=a b\r\nContent-Type: text/plain\r\n", "é".as_bytes()),
+        accepted
+    );
+    let raw = Message::binary(large);
+    let texts = |texts: &[&str]| texts.iter().map(|text| Message::text(*text)).collect::<Vec<_>>();
+    let expected = [
+        [
+            texts(&["one", "{\"n\":2}"]),
+            vec![Message::binary(vec![0, 255])],
+            texts(&["path", "all"]),
+            vec![raw.clone()],
+            texts(&["é"]),
+        ]
+        .concat(),
+        [texts(&["one", "path", "all"]), vec![raw], texts(&["é"])].concat(),
+        [vec![Message::binary(vec![0, 255])], texts(&["path", "all"])].concat(),
+    ];
+    for ((client, _), expected) in scene.clients.iter_mut().zip(expected) {
+        for message in expected {
+            assert_eq!(recv(client), message);
+        }
+    }
+}
+
+#[test]
+fn who_may_not_changes_nothing() {
+    let scene = start();
+    let order = json!({"to": {"process": "rooms:test:sys"}, "text": "secret"}).to_string();
+    let json = "Content-Type: application/json\r\n";
+    let try_with = |address, path: &str, fields: &str| {
+        ask(address, &format!("POST {path}"), &format!("{json}{fields}"), order.as_bytes())
+    };
+    for (address, path) in [(scene.api.address(), "/api/push"), (scene.broker.address(), "/push:pushring:sys/api/push")]
+    {
+        let (status, head, _) = try_with(address, path, "");
+        assert!(status == 401 && head.contains("www-authenticate: bearer"), "{head}");
+        assert_eq!(try_with(address, path, "Authorization: Bearer another token xx\r\n").0, 401);
+        assert_eq!(try_with(address, path, &format!("Cookie: token={TOKEN}\r\n")).0, 401);
+        for foreign in ["Origin: https://evil.example\r\n", "Origin: null\r\n", "Sec-Fetch-Site: cross-site\r\n"] {
+            assert_eq!(try_with(address, path, &format!("{}{foreign}", authorized())).0, 403, "{foreign}");
+        }
+        assert_eq!(try_with(address, &format!("{path}?token={}", TOKEN.replace(' ', "+")), "").0, 401);
+    }
+    let own = format!("{}Origin: http://{}\r\n", authorized(), scene.api.address());
+    assert_eq!(try_with(scene.api.address(), "/api/push", &own).0, 202);
+    assert_eq!(try_with(scene.broker.address(), "/push:pushring:sys/api/push", &authorized()).0, 202);
+    // A form, or a page's text, is no JSON.
+    for mime in ["text/plain", "application/x-www-form-urlencoded", ""] {
+        let fields = format!("{}Content-Type: {mime}\r\n", authorized());
+        let (status, _, body) = ask(scene.api.address(), "POST /api/push", &fields, order.as_bytes());
+        assert!(status == 400 && body.contains("content-type"), "{mime}: {status} {body}");
+    }
+    assert_eq!(scene.push(&json!({"to": {"process": "nobody:test:sys"}, "text": "x"})).0, 404);
+    assert_eq!(scene.push(&json!({"to": {"topic": "x".repeat(256)}, "text": "x"})).1["field"], "to.topic");
+    assert_eq!(scene.push(&json!({"to": {"topic": "a"}, "text": "x".repeat(256 << 10)})).0, 413);
+    for (request, status) in [
+        ("GET /api/push", 405),
+        ("GET /api/", 404),
+        ("GET /", 404),
+        ("POST /api/topics", 405),
+        ("PATCH /api/channels/1", 405),
+        ("GET /api/channels/x", 400),
+        ("GET /api/channels/1", 404),
+        ("DELETE /api/channels/1", 404),
+        ("DELETE /api/channels/1?code=1005", 400),
+        ("GET /api/topics/%ff", 400),
+        ("GET /api/topics/a", 404),
+        ("GET /api/topics?limit=x", 400),
+    ] {
+        assert_eq!(scene.ask(request, "", b"").0, status, "{request}");
+    }
+    // Two were let in, and a push of the process itself comes behind them.
+    scene.rooms.broadcast(pushring::Message::text("end")).to(Audience::Process).send().unwrap();
+    for (mut client, _) in scene.clients {
+        let texts: Vec<String> = (0..3).map(|_| recv(&mut client).into_text().unwrap().to_string()).collect();
+        assert_eq!(texts, ["secret", "secret", "end"]);
+    }
+}
+
+#[test]
+fn a_batch_is_answered_line_by_line_and_a_key_is_obeyed_once() {
+    let mut scene = start();
+    let mut lines: Vec<String> = (0..1000)
+        .map(|n| json!({"to": {"path": "/"}, "text": n.to_string(), "outcome": n == 999}).to_string())
+        .collect();
+    lines[500] = "{".into();
+    lines[501] = r#"{"to":{"topic":7},"text":"x"}"#.into();
+    lines.insert(10, String::new());
+    let fields = format!("{}Content-Type: application/x-ndjson\r\nIdempotency-Key: once\r\n", authorized());
+    let (status, head, body) = ask(scene.api.address(), "POST /api/push", &fields, lines.join("\n").as_bytes());
+    assert!(status == 200 && head.contains("application/x-ndjson"), "{head}");
+    let answers: Vec<Value> = body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), 1000);
+    assert_eq!(
+        (&answers[0]["status"], &answers[500]["field"], &answers[501]["field"]),
+        (&202.into(), &"body".into(), &"to.topic".into())
+    );
+    assert_eq!(answers[999]["outcome"]["sent"], 3);
+    let again = ask(scene.api.address(), "POST /api/push", &fields, lines.join("\n").as_bytes());
+    assert!(again.1.contains("idempotency-replayed: true") && again.2 == body, "{}", again.1);
+    let fields = "Content-Type: application/json\r\nIdempotency-Key: once\r\n";
+    let (status, told) = scene.ask("POST /api/push", fields, br#"{"to":{"path":"/"},"text":"other"}"#);
+    assert_eq!((status, &told["field"]), (400, &"idempotency-key".into()));
+    for n in (0..1000).filter(|n| !(500..502).contains(n)) {
+        assert_eq!(recv(&mut scene.clients[0].0), Message::text(n.to_string()));
+    }
+}
+
+#[test]
+fn topics_and_channels_are_looked_at_and_closed() {
+    let mut scene = start();
+    let channel = scene.clients[0].1;
+    for topic in ["a/1", "a/2", "b"] {
+        assert_eq!(scene.rooms.subscribe(channel, topic).ask().send().unwrap().wait(PATIENCE).unwrap().sent, 1);
+    }
+    let (status, page) = scene.ask("GET /api/topics?prefix=a/&limit=1", "", b"");
+    assert_eq!((status, page), (200, json!({"topics": [{"topic": "a/1", "subscribers": 1}], "next": "a/1"})));
+    let (_, page) = scene.ask("GET /api/topics?after=a/1", "", b"");
+    assert_eq!((page["topics"].as_array().unwrap().len(), &page["next"]), (2, &Value::Null));
+    assert_eq!(scene.ask("GET /api/topics/a%2F2", "", b""), (200, json!({"topic": "a/2", "subscribers": 1})));
+    let (status, told) = scene.ask(&format!("GET /api/channels/{channel}"), "", b"");
+    assert_eq!((status, &told["topics"]), (200, &json!(["a/1", "a/2", "b"])));
+    let close = format!("DELETE /api/channels/{channel}?code=4000&reason=enough");
+    assert_eq!(scene.ask(&close, "", b"").0, 202);
+    assert_eq!(support::recv_close(&mut scene.clients[0].0), (4000, "enough".to_owned()));
+}
+
+#[test]
+fn the_description_names_what_is_served() {
+    let spec: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
+    assert_eq!(spec["openapi"], "3.1.0");
+    let scene = start();
+    let mut seen = 0;
+    for (path, methods) in spec["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
+            // Each is there, and says no more than what is described.
+            let path = path.replace("{topic}", "a").replace("{channel}", "1");
+            let (status, _) = scene.ask(&format!("{} {path}", method.to_uppercase()), "", b"");
+            assert!(
+                status != 405 && operation["responses"].get(status.to_string()).is_some(),
+                "{method} {path}: {status}"
+            );
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 5);
+    // Each field of an order, of an outcome and of a channel is described, and no other.
+    let schemas = &spec["components"]["schemas"];
+    for name in schemas["Order"]["properties"].as_object().unwrap().keys() {
+        let (_, told) = scene.push(&json!({"to": {"topic": "a"}, name: {"no": "value"}}));
+        let is_unknown = told["field"] == **name && told["error"].to_string().contains("there is no such field");
+        assert!(!is_unknown, "{name}: {told}");
+    }
+    let (_, outcome) = scene.push(&json!({"to": {"topic": "a"}, "text": "x", "outcome": true}));
+    let (_, channel) = scene.ask(&format!("GET /api/channels/{}", scene.clients[0].1), "", b"");
+    for (told, schema) in [(&outcome, "Outcome"), (&channel, "Channel")] {
+        let described = schemas[schema]["properties"].as_object().unwrap();
+        for name in told.as_object().unwrap().keys() {
+            assert!(described.contains_key(name), "{schema} says nothing of {name}");
+        }
+    }
+}
+
+#[test]
+fn the_daemon_serves_it_with_a_token_alone() {
+    let token = TemporaryFile::new("api-token", "another token of the tests\n");
+    let daemon = Daemon::start(&["demo", "--api-token-file", token.path(), "--api-listen", "off", "--api-on-listen"]);
+    let mut client = daemon.connect("/echo:pushring:sys/");
+    let address: SocketAddr = daemon.address.parse().unwrap();
+    let fields = "Authorization: Bearer another token of the tests\r\nContent-Type: application/json\r\n";
+    let order = br#"{"to":{"path":"/","process":"echo:pushring:sys"},"text":"hello"}"#;
+    assert_eq!(ask(address, "POST /push:pushring:sys/api/push", fields, order).0, 202);
+    assert_eq!(recv(&mut client), Message::text("hello"));
+    drop(daemon);
+    // On an address of its own: which, its log says.
+    let mut daemon = Daemon::start(&["demo", "--api-token-file", token.path(), "--api-listen", "127.0.0.1:0"]);
+    let mut log = std::io::BufReader::new(daemon.child.stderr.take().unwrap());
+    let address: SocketAddr = loop {
+        let mut line = String::new();
+        assert!(std::io::BufRead::read_line(&mut log, &mut line).unwrap() > 0, "it says where");
+        if let Some((_, rest)) = line.split_once("publish at http://") {
+            break rest.split('/').next().unwrap().parse().unwrap();
+        }
+    };
+    let mut client = daemon.connect("/echo:pushring:sys/");
+    assert_eq!(ask(address, "POST /api/push", fields, order).0, 202);
+    assert_eq!(recv(&mut client), Message::text("hello"));
+    assert_eq!(ask(daemon.address.parse().unwrap(), "POST /push:pushring:sys/api/push", fields, order).0, 404);
+}
