@@ -7,11 +7,11 @@ use super::payload;
 use super::process::{CONTENT, Phase};
 use super::wire::Heard;
 use super::world::World;
-use pushring::ChannelId;
 use pushring::internals::shard::command::Policy;
 use pushring::internals::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened};
 use pushring::internals::shard::outcome::Outcome;
 use pushring::internals::shard::process_queue::Batch;
+use pushring::{ChannelId, Drain};
 
 /// The close codes of registration: no process, a bad token, too late.
 const NO_PROCESS: u16 = 4404;
@@ -126,6 +126,8 @@ impl World {
             (503, None) if body == b"the process has too much to do" => true,
             // The rest of its request had not come when the broker stopped.
             (503, None) if body == b"the server is going away" => self.stopped_ms.is_some(),
+            // It was let in during the grace of a drain, and asked behind it.
+            (503, Some(_)) if body == b"the server is going away" && self.drain.is_some() => true,
             (503, None) => self.settings.crowd.is_some(),
             // The process has too much to do.
             (503, Some((_, Ask::Process | Ask::Half))) => true,
@@ -172,6 +174,7 @@ impl World {
         let was_full = self.network.borrow_mut().socket(socket).was_full;
         let phase = self.processes[self.channels[&id].owner].phase;
         let (is_stopping, is_limited) = (self.stopped_ms.is_some(), self.settings.memory_bytes.is_some());
+        let since_drained = self.drain.zip(self.stopped_ms).map(|(drain, at_ms)| (drain, self.now_ms - at_ms));
         let channel = self.channel(id);
         channel.was_full = was_full;
         let Heard::Frame { opcode, payload } = heard else { return Ok(()) };
@@ -181,6 +184,9 @@ impl World {
             return heard;
         }
         let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+        if let Some(reason) = payload.get(2..).filter(|reason| code == 1012 && reason.starts_with(b"{\"retry_ms\":")) {
+            return judge_drained(since_drained, reason).map_err(|why| channel.complain(&why));
+        }
         match (code, channel.closed_at, phase) {
             // It stands behind everything that was pushed before it.
             (CLOSE_CODE, Some(at), _) => channel.all_have_come(0, at),
@@ -405,5 +411,15 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// What a client was told of a drain that began so long ago, in milliseconds.
+fn judge_drained(drained: Option<(Drain, u64)>, reason: &[u8]) -> Result<(), String> {
+    let told: serde_json::Value = serde_json::from_slice(reason).map_err(|error| format!("{error}: {reason:?}"))?;
+    let is_spread = told["retry_ms"].as_u64().is_some_and(|retry_ms| retry_ms < 1_000);
+    match drained {
+        Some((drain, since_ms)) if is_spread && since_ms >= drain.grace_ms => Ok(()),
+        _ => Err(format!("told {told} of the drain {drained:?}")),
     }
 }

@@ -3,6 +3,7 @@
 //! A fault that is rare in every seed meets few others; so each seed has some faults often and others not at all.
 
 use super::rng::Rng;
+use pushring::Drain;
 use pushring::internals::admission;
 use pushring::internals::inbox;
 use pushring::internals::proto;
@@ -110,6 +111,8 @@ pub struct Settings {
     pub config: Config,
     /// The broker is told to stop in the middle of everything.
     pub stops_at: Option<u64>,
+    /// Or it is drained, from that step on.
+    pub drains_at: Option<(u64, Drain)>,
 }
 
 impl Settings {
@@ -166,6 +169,7 @@ impl Settings {
             compressed_paths: rng.chance(40),
             config: config(&mut rng, outbound_bytes_max),
             stops_at: rng.chance(20).then(|| rng.below(steps as usize) as u64),
+            drains_at: drain(&mut Rng::stream(seed, 1, 1), steps),
         };
         if rng.chance(30) && !lawful {
             settings.wait_for_processes();
@@ -201,7 +205,7 @@ impl Settings {
         self.pace = TurnPace { limits: TurnLimits::default(), turns_max: usize::MAX };
         (self.events_max, self.no_room_percent, self.reset_in_batch) = (512, 0, 0);
         self.jumps = 0;
-        self.stops_at = None;
+        (self.stops_at, self.drains_at) = (None, None);
     }
 
     pub fn admission(&self) -> admission::Limits {
@@ -242,6 +246,12 @@ fn pace(rng: &mut Rng) -> TurnPace {
     let is_narrow =
         work != usual || limits.commands_max.min(limits.reads_max) < 64 || limits.command_bytes_max < 1 << 20;
     TurnPace { limits, turns_max: if is_narrow { 1_000 } else { rng.pick(&[1, 1_000]) } }
+}
+
+/// Short enough to be over before the world is.
+fn drain(rng: &mut Rng, steps: u64) -> Option<(u64, Drain)> {
+    let drain = Drain { grace_ms: rng.pick(&[0, 200, 2_000]), over_ms: rng.pick(&[0, 500, 5_000]), within_ms: 2_000 };
+    rng.chance(15).then(|| (rng.below(steps as usize) as u64, drain))
 }
 
 fn client_rates(rng: &mut Rng) -> ClientRates {

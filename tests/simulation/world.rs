@@ -9,6 +9,7 @@ use super::pump::{Bell, MemorySockets, Pump, UNIX_S};
 use super::rng::{Rng, Trace};
 use super::settings::{NAMES, Settings};
 use super::wire::Heard;
+use pushring::Drain;
 use pushring::internals::admission;
 use pushring::internals::gateway::{Claims, Dialect, Secret, Snapshot, mint};
 use pushring::internals::inbox::{self, Account, InboxSender};
@@ -120,6 +121,8 @@ pub struct World {
     pub largest_order: usize,
     pub deflater: Deflater,
     pub stopped_ms: Option<u64>,
+    /// The drain that stops it, if it is one.
+    pub drain: Option<Drain>,
     pub trace: Trace,
     pub traces: Vec<Trace>,
     pub report: Report,
@@ -199,6 +202,7 @@ impl World {
             largest_order: 0,
             deflater: Deflater::new(1),
             stopped_ms: None,
+            drain: None,
             trace: Trace::default(),
             traces: Vec::new(),
             report: Report::default(),
@@ -248,6 +252,9 @@ impl World {
             if self.settings.stops_at == Some(self.step) {
                 self.tell_to_stop(2_000);
             }
+            if let Some((_, drain)) = self.settings.drains_at.filter(|(at, _)| *at == self.step) {
+                self.tell_to_drain(drain);
+            }
             let pace = self.rng.between(1, 30) as u64;
             if self.rng.now_and_then(self.settings.jumps) {
                 let jump = self.rng.pick(&[1_500, 5_000, 40_000]);
@@ -284,6 +291,14 @@ impl World {
         if self.stopped_ms.is_none() {
             self.stopped_ms = Some(self.now_ms);
             self.posted.iter_mut().for_each(|posted| posted.push_back((None, Command::Stop { within_ms, told: None })));
+            self.post();
+        }
+    }
+
+    fn tell_to_drain(&mut self, drain: Drain) {
+        if self.stopped_ms.is_none() {
+            (self.stopped_ms, self.drain) = (Some(self.now_ms), Some(drain));
+            self.posted.iter_mut().for_each(|posted| posted.push_back((None, Command::Drain(Box::new(drain)))));
             self.post();
         }
     }
