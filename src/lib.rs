@@ -24,6 +24,7 @@
 //! |---|---|
 //! | [`Broker`], [`Broker::builder`] | the shards and their listener |
 //! | [`Process`], [`ProcessHandle`] | who owns channels: binds, hears, pushes; and its half for other threads |
+//! | [`Broker::on_shards`] | a process without a thread: its handlers run on the shards, where its channels are |
 //! | [`ChannelId`] | one client's WebSocket; its shard is `id % shards` |
 //! | [`Message`] | what is pushed: Text, Binary, a ping |
 //! | [`Event`] | what happened to a channel: opened, a message, closed |
@@ -90,9 +91,9 @@ mod words;
 #[cfg(feature = "driver")]
 pub use broker::{
     Asking, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, Builder, Close, Config,
-    Cursor, Handle, InvalidMessage, Message, NotYetKnown, Order, Process, ProcessHandle, ProcessName, ProcessReport,
-    Push, PushError, Respond, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, StartError, Stopped, Subscribe,
-    Ticket, TopicQuery, files_needed,
+    Cursor, Handle, Here, InvalidMessage, Message, NotYetKnown, Order, Process, ProcessHandle, ProcessName,
+    ProcessReport, Push, PushError, Respond, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, ShardHandler,
+    ShardOrder, ShardProcess, StartError, Stopped, Subscribe, Ticket, TopicQuery, files_needed,
 };
 pub use channel::ChannelId;
 #[cfg(feature = "driver")]

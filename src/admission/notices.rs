@@ -26,10 +26,12 @@ pub enum Notice {
     Memory,
     /// A balancer's connection without a valid PROXY header.
     ProxyHeader,
+    /// A process that runs on the shards was slow.
+    SlowHandler,
 }
 
 impl Notice {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::ForeignHost,
         Self::UntrustedProxy,
         Self::Connections,
@@ -39,6 +41,7 @@ impl Notice {
         Self::Backpressure,
         Self::Memory,
         Self::ProxyHeader,
+        Self::SlowHandler,
     ];
 
     /// What has happened, and the setting that mends it.
@@ -72,6 +75,10 @@ impl Notice {
             Self::ProxyHeader => {
                 "connections were closed, for they do not begin with a valid PROXY header: have the balancer send one \
                  (`send-proxy`, `proxy_protocol on`), or take its address out of `proxy_protocol_from`"
+            }
+            Self::SlowHandler => {
+                "events took a handler on a shard more than 0.25 ms each, and everybody on that shard waited: what is slow \
+                 belongs into a process of its own thread (`Broker::process`)"
             }
         }
     }
@@ -139,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_place_and_names_a_setting() {
+    fn each_kind_has_its_place_and_names_what_mends_it() {
         for (at, notice) in Notice::ALL.into_iter().enumerate() {
             assert_eq!(notice as usize, at);
             assert!(notice.words().contains('`'), "{notice:?}");

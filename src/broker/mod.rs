@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Invariants: a push never waits for a client; the directory is changed under one lock and adopted by all shards before
-//! a bind answers; no code of a process runs on a shard thread.
+//! a bind answers; no code of a process runs on a shard thread, but that of a process that asks for it (`on_shards`).
 
 mod batch;
 mod builder;
@@ -29,9 +29,11 @@ mod compression;
 mod delivery;
 #[cfg(feature = "node")]
 mod guest;
+mod here;
 #[cfg(feature = "node")]
 mod kernel;
 mod message;
+mod on_shards;
 mod operate;
 mod order;
 mod process;
@@ -55,6 +57,7 @@ pub(crate) use delivery::Delivery;
 #[cfg(feature = "node")]
 pub use kernel::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};
 pub use message::{InvalidMessage, Message, PAYLOAD_BYTES_MAX};
+pub use on_shards::{Here, ShardHandler, ShardOrder, ShardProcess};
 pub use operate::{Cursor, ProcessReport, TopicQuery};
 pub use order::{Asking, Broadcast, Close, Order, Push, Respond, Sending, SendingAsked, Subscribe};
 pub use process::{AttachOptions, Process, ProcessHandle, ProcessName, Stopped};
@@ -209,6 +212,9 @@ pub enum AttachError {
     /// Another process of that id is attached.
     #[error("a process {0} is attached already")]
     Taken(ProcessId),
+    /// The handler of a process that was to run on the shards could not be made: what makes it panicked.
+    #[error("a handler of {0} could not be made: what makes it panicked")]
+    Panicked(ProcessId),
     /// The broker has stopped.
     #[error("the broker has stopped")]
     Stopped,
@@ -584,6 +590,7 @@ impl Shared {
 
     /// Changes the directory; returns when all shards have adopted it. Others may change it meanwhile.
     fn change<E>(&self, change: impl FnOnce(&mut Directory) -> Result<(), E>) -> Result<Result<(), E>, PushError> {
+        here::must_not_be_on_a_shard();
         let mut adopted = self.current.adopted();
         let mut changed = self.directory().clone();
         if let Err(error) = change(&mut changed) {
@@ -602,12 +609,14 @@ impl Shared {
     }
 
     fn send_all(&self, command: impl Fn(usize) -> Command) -> Result<(), PushError> {
-        for (shard, inbox) in self.inboxes.iter().enumerate() {
-            let command = command(shard);
-            let bytes = command.payload_bytes();
-            inbox.send_wait(command, bytes, &self.accounts[shard]).map_err(|_| PushError::Stopped)?;
-        }
-        Ok(())
+        (0..self.inboxes.len()).try_for_each(|shard| self.send_to(shard, command(shard)))
+    }
+
+    /// One order of the broker itself.
+    fn send_to(&self, shard: usize, command: Command) -> Result<(), PushError> {
+        here::must_not_be_on_a_shard();
+        let bytes = command.payload_bytes();
+        self.inboxes[shard].send_wait(command, bytes, &self.accounts[shard]).map_err(|_| PushError::Stopped)
     }
 
     fn shard_of(&self, channel: ChannelId) -> usize {

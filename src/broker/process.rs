@@ -4,6 +4,7 @@
 //! 1001, or 1011 when it failed or is dropped by a panic, or as `end` says).
 
 use super::batch::Batch;
+use super::here::is_on_a_shard;
 use super::message::Message;
 use super::order::{Broadcast, Close, Push, Respond, Subscribe, close_frame};
 use super::pusher::{Audience, Pusher};
@@ -593,14 +594,29 @@ impl ProcessHandle {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let why = self.end.take().unwrap_or_else(ended_or_failed);
-        let ProcessHandle { shared, owner, .. } = &self.handle;
-        // Both fail only when the broker has stopped, and then there is nothing to take away.
-        let _ = shared.change(|directory| {
-            directory.remove(*owner);
-            Ok::<(), std::convert::Infallible>(())
-        });
-        let _ = self.handle.pusher.send_all(|| Command::OwnerGone { owner: *owner, why: why.clone() });
+        self.handle.take_away(self.end.take().unwrap_or_else(ended_or_failed));
+    }
+}
+
+impl ProcessHandle {
+    /// Takes away all that the process has. Waits until it has no path any more; on a shard's thread another one does.
+    pub(super) fn take_away(&self, why: CloseFrame) {
+        let Self { shared, owner, pusher, .. } = self.clone();
+        let take_away = move || {
+            // Both fail only when the broker has stopped, and then there is nothing to take away.
+            let _ = shared.change(|directory| {
+                directory.remove(owner);
+                Ok::<(), std::convert::Infallible>(())
+            });
+            let _ = pusher.send_all(|| Command::OwnerGone { owner, why: why.clone() });
+        };
+        if !is_on_a_shard() {
+            return take_away();
+        }
+        let thread = std::thread::Builder::new().name("end-of-process".to_owned());
+        if let Err(error) = thread.spawn(take_away) {
+            tracing::error!(process = %self.id, %error, "no thread to end a process: its paths and channels stay");
+        }
     }
 }
 

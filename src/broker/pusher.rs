@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::delivery::{Ask, Delivery};
+use super::here::must_not_be_on_a_shard;
 use super::message::{Message, PAYLOAD_BYTES_MAX};
 use super::order::Commands;
 use crate::admission::Purse;
@@ -87,6 +88,8 @@ pub struct Pusher {
     pub(super) owner: Option<OwnerId>,
     /// Whose queue its events go to: its own, or the system's of its kernel.
     queue_of: Option<OwnerId>,
+    /// Where its events go, if not there: those of a handler on a shard.
+    events: Option<ProcessQueue>,
     /// Where what is kept for its owner is charged.
     pub(super) purse: Option<Purse>,
     /// What the channels of its owner have agreed on compression.
@@ -101,7 +104,8 @@ impl Pusher {
         let accounts = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
         let (windows, topics) = (owner.windows.clone(), owner.topics.clone());
         let purse = Some(owner.purse.clone());
-        Self { shared, owner: Some(owner.id), queue_of: Some(owner.id), purse, windows, topics, accounts }
+        let owner_id = Some(owner.id);
+        Self { shared, owner: owner_id, queue_of: owner_id, events: None, purse, windows, topics, accounts }
     }
 
     /// The same for another owner of the same kernel.
@@ -112,14 +116,20 @@ impl Pusher {
         Self { owner: Some(owner.id), purse, windows, topics, ..self.clone() }
     }
 
+    /// The same, whose events go to a queue of their own.
+    pub(super) fn reporting_to(&self, events: ProcessQueue) -> Self {
+        Self { events: Some(events), ..self.clone() }
+    }
+
     pub(super) fn of_operator(shared: Arc<Shared>) -> Self {
         let accounts = shared.accounts.clone().into();
         let (windows, topics) = Default::default();
-        Self { shared, owner: None, queue_of: None, purse: None, windows, topics, accounts }
+        Self { shared, owner: None, queue_of: None, events: None, purse: None, windows, topics, accounts }
     }
 
     /// Has every shard obey an order behind all that was handed over before.
     pub(super) fn send_all(&self, command: impl Fn() -> Command) -> Result<(), PushError> {
+        must_not_be_on_a_shard();
         for (inbox, account) in std::iter::zip(&self.shared.inboxes, &*self.accounts) {
             let command = command();
             let bytes = command.payload_bytes();
@@ -175,7 +185,7 @@ impl Pusher {
     }
 
     /// Puts an event into the queue of this owner, where it still is.
-    fn report(&self) -> impl Fn(Event) + Send + Sync + 'static {
+    pub(super) fn report(&self) -> impl Fn(Event) + Send + Sync + 'static {
         let queue = self.queue();
         move |event| {
             if let Some((owner, purse, queue)) = &queue {
@@ -188,6 +198,9 @@ impl Pusher {
 
     /// This owner, and the queue of its events.
     fn queue(&self) -> Option<(OwnerId, Purse, ProcessQueue)> {
+        if let Some(events) = &self.events {
+            return Some((self.owner?, self.purse.clone()?, events.clone()));
+        }
         let directory = self.shared.directory();
         let queue = directory.owners.get(&self.queue_of?)?.queue.clone();
         Some((self.owner?, self.purse.clone()?, queue))
@@ -257,7 +270,10 @@ impl Pusher {
         let (inbox, account) = (&self.shared.inboxes[shard], &self.accounts[shard]);
         let command = self.shared.probes[shard].ride_on(command);
         match full {
-            Full::Wait => inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped),
+            Full::Wait => {
+                must_not_be_on_a_shard();
+                inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped)
+            }
             Full::Refuse => inbox.try_send(command, bytes, account).map_err(|refused| match refused {
                 Refused::Full(_) => PushError::InboxFull,
                 Refused::Stopped(_) => PushError::Stopped,

@@ -60,6 +60,7 @@ impl Ticket {
     /// # Errors
     /// It was not known within `timeout`.
     pub fn wait(&self, timeout: Duration) -> Result<Outcome, NotYetKnown> {
+        super::here::must_not_be_on_a_shard();
         let is_open = |state: &mut State| state.outcome.is_none();
         let waited = self.0.changed.wait_timeout_while(self.0.state(), timeout, is_open);
         waited.unwrap_or_else(PoisonError::into_inner).0.outcome.ok_or(NotYetKnown)

@@ -6,14 +6,15 @@
 //!   that begins with a little-endian channel id on to that channel.
 //!
 //! All are bound open at `/PROCESS_ID/`, take registered channels too, and lose nothing: they wait for room in the shards'
-//! inboxes, which drain at CPU speed. Each runs on a thread of its own until the broker stops.
+//! inboxes, which drain at CPU speed. Echo and relay run on the shards, unicast on a thread of its own, until the broker
+//! stops.
 //!
 //! [`page`] is a page for browsers that uses them.
 
 pub mod page;
 
 use crate::broker::PushError;
-use crate::broker::{AttachError, AttachOptions, Batch, BindPathError, Event, Handle, Message, Process};
+use crate::broker::{AttachError, AttachOptions, Batch, BindPathError, Event, Handle, Here, Message, Process};
 use crate::channel::ChannelId;
 use crate::proto::MessageKind;
 use bytes::Bytes;
@@ -40,11 +41,16 @@ pub enum DemoError {
 /// # Errors
 /// See [`DemoError`]; those that did start end with the broker.
 pub fn start(broker: &Handle) -> Result<Vec<JoinHandle<()>>, DemoError> {
-    Ok(vec![
-        spawn(broker, "echo:pushring:sys", echo)?,
-        spawn(broker, "relay:pushring:sys", relay)?,
-        spawn(broker, "unicast:pushring:sys", unicast)?,
-    ])
+    run_on_shards(broker, "echo:pushring:sys", echo)?;
+    run_on_shards(broker, "relay:pushring:sys", relay)?;
+    Ok(vec![spawn(broker, "unicast:pushring:sys", unicast)?])
+}
+
+fn run_on_shards(broker: &Handle, id: &str, on_event: fn(&mut Here<'_>, Event)) -> Result<(), DemoError> {
+    let process = broker.on_shards(id, move |_| on_event)?;
+    process.handle().bind("/", Default::default())?;
+    process.detach();
+    Ok(())
 }
 
 type OnEvent = fn(&Process, &mut Batch, Event) -> Result<(), PushError>;
@@ -72,19 +78,17 @@ fn run(process: &Process, on_event: impl Fn(&Process, &mut Batch, Event) -> Resu
     }
 }
 
-fn echo(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
-    match event {
-        Event::Message { channel, kind, payload } => batch.send(process.push(channel, received(kind, payload))),
-        _ => Ok(()),
+fn echo(here: &mut Here<'_>, event: Event) {
+    if let Event::Message { channel, kind, payload } = event {
+        // One order an event always has room; else the broker has stopped.
+        let _ = here.push(channel, received(kind, payload)).send();
     }
 }
 
-fn relay(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
-    match event {
-        Event::Message { channel, kind, payload } => {
-            batch.send(process.broadcast(received(kind, payload)).except(channel))
-        }
-        _ => Ok(()),
+fn relay(here: &mut Here<'_>, event: Event) {
+    if let Event::Message { channel, kind, payload } = event {
+        // As above.
+        let _ = here.broadcast(received(kind, payload)).except(channel).send();
     }
 }
 

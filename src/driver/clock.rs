@@ -23,6 +23,13 @@ impl Clock {
     }
 }
 
+/// Nanoseconds since a moment in the past, for who measures how long something took.
+pub fn monotonic_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // The clock begins at 0 and never goes back.
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// The time that this thread has had a processor, in nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

@@ -100,7 +100,7 @@ pub fn begin(registry: &Arc<Registry>, hail: &Hail) -> Result<Arc<Session>, Refu
     };
     let (kernel, handle) = registry.broker.kernel(options).map_err(|error| match error {
         AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, "a kernel is attached"),
-        AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
+        AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
     let actor = KernelActor {
         mailroom: Mailroom::charged(handle.purse().charge_anyway(Kind::Link, 0)),

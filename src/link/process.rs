@@ -22,7 +22,7 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 pub fn begin(registry: &Arc<Registry>, id: ProcessId, options: AttachOptions) -> Result<Arc<Session>, Refused> {
     let process = registry.broker.process(id.clone(), options).map_err(|error| match error {
         AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, &error.to_string()),
-        AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
+        AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
     let session = Arc::new(Session::new(Actor::Process(process.handle().clone()), process.handle().purse()));
     let feeder = Feeder { process, session: session.clone(), registry: registry.clone(), key: Key::Process(id) };

@@ -1,6 +1,7 @@
 //! What others tell a shard: one enum, one direction.
 
 use super::event::RequestId;
+use super::handler::Handler;
 use super::operating::{ChannelFilter, ChannelPage, Drain};
 use super::outcome::Part;
 use crate::admission::HeapBytes;
@@ -9,8 +10,9 @@ use crate::gateway::OwnerId;
 use crate::http::Response;
 use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
+use crate::queue::events::QueueLimits;
 use crate::shard::out::deflate::Compressed;
-use crate::shard::owners::directory::Directory;
+use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::owners::topics::{Claim, Topic};
 pub use crate::shard::table::arrival::{Arrival, Carried, Handover};
 pub use crate::words::policy::Policy;
@@ -39,6 +41,8 @@ pub enum Command {
     Adopt(Arc<Directory>, Acknowledge),
     /// A connection that another shard has accepted is for a channel of this one.
     Arrive(Carried, Box<Arrival>),
+    /// Run a process here. Sent before it is adopted, so that no client comes before its handler.
+    Host(Box<Host>),
     /// A process is gone: close its channels and refuse its waiting requests.
     OwnerGone {
         /// Which.
@@ -83,6 +87,16 @@ pub enum Command {
 
 /// Called (by drop) when a shard has done what it was told. All shards hold a clone; the last drop is the answer.
 pub type Acknowledge = Option<Arc<dyn Send + Sync>>;
+
+/// A process that is to run on a shard.
+pub struct Host {
+    /// It.
+    pub owner: Arc<Owner>,
+    /// How much it may leave unread.
+    pub limits: QueueLimits,
+    /// Makes its handler, on the shard's thread; none, if that has failed.
+    pub make: Box<dyn FnOnce() -> Option<Box<dyn Handler<Command>>> + Send>,
+}
 
 /// One frame to one channel.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use super::command::Command;
 use super::config::Config;
 use super::durations::Timings;
 use super::flush::{Flush, SocketId};
+use super::handlers::Handlers;
 use super::intake::Intake;
 use super::memory::{Held, Memory};
 use super::out::Out;
@@ -83,6 +84,7 @@ pub struct Shard {
     pub(super) out: Out,
     pub(super) intake: Intake,
     pub(super) owners: Owners,
+    pub(super) handlers: Handlers,
     pub(super) memory: Memory,
     pub(super) stats: Stats,
     /// By status: some hundreds at most, for a status has three digits.
@@ -120,6 +122,7 @@ impl Shard {
             out: Out::new(flusher, common.config.deflate.push_level.into()),
             intake: Intake::new(index, seed),
             owners: Owners::new(index, common.directory),
+            handlers: Handlers::default(),
             memory: Memory::new(common.memory),
             stats: Stats::default(),
             responses: BTreeMap::new(),
@@ -263,7 +266,8 @@ impl Shard {
             self.owners.hand_over();
         }
         self.balance_memory();
-        self.goes_on |= self.intake.wants_resume() || self.has_chores() || self.memory.gives_on();
+        self.goes_on |=
+            self.intake.wants_resume() || self.has_chores() || self.memory.gives_on() || self.wants_handlers();
         if cfg!(debug_assertions) {
             self.check();
         }

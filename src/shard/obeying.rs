@@ -85,6 +85,7 @@ impl Shard {
                 drop(acknowledge);
             }
             Command::Arrive(carried, arrival) => self.arrivals.push((carried, arrival)),
+            Command::Host(host) => self.host(*host),
             Command::OwnerGone { owner, why } => return self.owner_gone(owner, why),
             // Whoever asked may have gone meanwhile.
             Command::Report(to) => drop(to.send(self.report())),

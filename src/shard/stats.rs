@@ -80,6 +80,12 @@ counts! {
     short_sends,
     /// Bytes that sockets took.
     sent_bytes,
+    /// Events that handlers on the shards have taken.
+    handler_events,
+    /// Nanoseconds that they took.
+    handler_ns,
+    /// Events for which a handler took longer than its part of a turn, 0.25 ms.
+    handler_slow,
     /// Messages received.
     received,
     /// Bytes received.

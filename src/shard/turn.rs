@@ -152,6 +152,8 @@ pub struct Turns<S> {
     accept_pause_until_ms: u64,
     /// The last poll may not have told all.
     news_left: bool,
+    /// Somebody has called for the shard in this turn.
+    called: bool,
     ticked_ms: u64,
     news: Vec<Readiness>,
     /// What the shard wants done, just taken from it; and what is put off of that.
@@ -237,6 +239,7 @@ impl<S: Sockets> Turns<S> {
             accept_pending: false,
             accept_pause_until_ms: 0,
             news_left: false,
+            called: false,
             ticked_ms: now_ms,
             news: Vec::new(),
             effects: Vec::new(),
@@ -265,6 +268,7 @@ impl<S: Sockets> Turns<S> {
         self.tick(now_ms, work.begin_ns, unix_ms);
         self.take_orders(now_ms, self.shard.spent_ns() + work.orders_ns);
         self.read(now_ms, self.shard.spent_ns() + work.reads_ns);
+        self.shard.run_handlers(self.shard.spent_ns() + work.handlers_ns, self.called);
         self.put_off_effects();
         self.shard.flush();
         self.carry_out_effects();
@@ -293,6 +297,7 @@ impl<S: Sockets> Turns<S> {
     pub fn is_over(&mut self) -> bool {
         let is_over = self.shard.is_stopped() && self.put_off.is_empty();
         if is_over {
+            self.shard.run_handlers_last();
             self.orders.inbox().stop();
         }
         is_over
@@ -384,7 +389,7 @@ impl<S: Sockets> Turns<S> {
     }
 
     fn take_orders(&mut self, now_ms: u64, until_ns: u64) {
-        self.orders.inbox().take_kick();
+        self.called = self.orders.inbox().take_kick();
         self.shard.note_inbox(self.orders.bytes());
         let mut server = Obeying { shard: &mut self.shard, until_ns };
         self.orders.serve(self.limits.commands_max, self.limits.command_bytes_max, &mut server);

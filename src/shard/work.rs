@@ -36,6 +36,8 @@ pub(super) const SEND_NS: u64 = 3_500;
 pub(super) const EFFECT_NS: u64 = 5_000;
 /// One field of a response's head.
 pub(super) const FIELD_NS: u64 = 150;
+/// What a handler on the shard may take at a time, and of a turn: a slower one is told of.
+pub(super) const HANDLER_NS: u64 = 250_000;
 /// Compressing one byte.
 pub(super) const DEFLATE_BYTE_NS: u64 = 15;
 
@@ -58,6 +60,8 @@ pub struct WorkLimits {
     pub orders_ns: u64,
     /// Reading.
     pub reads_ns: u64,
+    /// Processes that run on the shards.
+    pub handlers_ns: u64,
     /// Clients that go on.
     pub resumes_ns: u64,
     /// Shutting and closing sockets.
@@ -65,9 +69,16 @@ pub struct WorkLimits {
 }
 
 impl Default for WorkLimits {
-    /// Half a millisecond for orders, or 32,000 channels of a broadcast; a quarter for reads.
+    /// Half a millisecond for orders, or 32,000 channels of a broadcast; a quarter for reads, and for handlers.
     fn default() -> Self {
-        Self { begin_ns: 150_000, orders_ns: 500_000, reads_ns: 250_000, resumes_ns: 100_000, effects_ns: 150_000 }
+        Self {
+            begin_ns: 150_000,
+            orders_ns: 500_000,
+            reads_ns: 250_000,
+            handlers_ns: HANDLER_NS,
+            resumes_ns: 100_000,
+            effects_ns: 150_000,
+        }
     }
 }
 

@@ -16,6 +16,9 @@ mod node_support;
 mod properties;
 #[path = "../proto_support/mod.rs"]
 mod proto_support;
+#[path = "../../examples/on_shards.rs"]
+#[allow(dead_code)]
+mod rooms;
 #[path = "../shard_support/mod.rs"]
 mod shard_support;
 #[path = "../support/mod.rs"]
@@ -64,6 +67,7 @@ mod malformed_frames;
 mod malformed_upgrades;
 mod memory_budget;
 mod node_server;
+mod on_shards;
 mod opened_once_closed_once;
 mod operations_page;
 mod operators_hear_what_mends_it;

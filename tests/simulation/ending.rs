@@ -1,6 +1,7 @@
 //! Limits that hold at every moment, and what must be true once the faults have stopped and when all is over.
 
 use super::client::{Left, State};
+use super::oracle::Channel;
 use super::process::Phase;
 use super::world::{Report, World};
 use pushring::internals::gateway::{Dialect, Settings, Snapshot};
@@ -100,7 +101,8 @@ impl World {
                 quiet_ms = quiet_ms.min(CALM_MS / 2);
             }
         }
-        for channel in self.channels.values().filter(|channel| channel.ended.is_none()) {
+        let is_open = |channel: &&Channel| channel.ended.is_none() && !self.is_forgotten(channel.owner);
+        for channel in self.channels.values().filter(is_open) {
             let client = &self.clients[channel.client];
             if client.state != State::Open || client.left.is_some() {
                 return Err(channel.complain(&format!("still open, although its client is {:?}", client.state)));
@@ -122,7 +124,8 @@ impl World {
 
     fn check_sockets(&self) -> Result<(), String> {
         for client in self.clients.iter().filter(|client| client.accepted_ms > 0) {
-            let is_open = self.channel_of.get(&client.number()).is_some_and(|id| self.channels[id].ended.is_none());
+            let channel = self.channel_of.get(&client.number()).map(|id| &self.channels[id]);
+            let is_open = channel.is_some_and(|channel| channel.ended.is_none() && !self.is_forgotten(channel.owner));
             let is_closed = self.network.borrow_mut().socket(client.errand.socket).closed;
             if is_open == is_closed {
                 let state = (client.state, client.left, client.errand.manners);
@@ -176,7 +179,8 @@ impl World {
         if let Some(pump) = self.pumps.iter().find(|pump| !pump.is_over()) {
             return Err(format!("a shard keeps {} connections after its stop", pump.shard().connections()));
         }
-        if let Some(channel) = self.channels.values().find(|channel| channel.ended.is_none()) {
+        let is_lost = |channel: &&Channel| channel.ended.is_none() && !self.is_forgotten(channel.owner);
+        if let Some(channel) = self.channels.values().find(is_lost) {
             return Err(channel.complain("opened and never closed"));
         }
         self.check_sockets()?;

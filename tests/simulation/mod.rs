@@ -9,6 +9,7 @@
 mod client;
 mod ending;
 mod hearing;
+mod hosted;
 mod network;
 mod oracle;
 mod orders;

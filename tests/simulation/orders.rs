@@ -70,7 +70,12 @@ impl World {
         if process.rng.now_and_then(rates.nap) {
             process.sleeps_until = step + process.rng.between(1, self.settings.nap_steps_max) as u64;
         }
-        if is_over(process.sleeps_until) {
+        let naps = !is_over(process.sleeps_until);
+        if let Some(hosted) = &process.hosted {
+            hosted.nap(naps);
+            hosted.call(&self.senders);
+        }
+        if !naps {
             let batches = if process.rng.chance(50) || !faults || self.options.lawful {
                 usize::MAX
             } else {
@@ -83,7 +88,7 @@ impl World {
             return Ok(());
         }
         let orders = self.draw_orders(index);
-        if self.processes[index].rng.chance(self.settings.batch_percent) {
+        if self.processes[index].rng.chance(self.settings.batch_percent) && self.processes[index].hosted.is_none() {
             self.hand_over_batches(index, orders);
         } else {
             for order in orders {
@@ -103,6 +108,9 @@ impl World {
     fn read(&mut self, index: usize, batches_max: usize) -> Result<(), String> {
         for _ in 0..batches_max {
             let Ok(batch) = self.processes[index].receiver.try_recv() else { break };
+            if self.is_forgotten(index) {
+                continue;
+            }
             self.note_batch(index, batch)?;
         }
         Ok(())
@@ -372,8 +380,14 @@ impl World {
     }
 
     fn hand_over(&mut self, index: usize, order: Order) -> bool {
-        let Order { shard, command, note, awaits } = order;
         self.orders_handed += 1;
+        if let Some(hosted) = self.processes[index].hosted.as_ref().filter(|_| !self.pumps[order.shard].is_over()) {
+            self.largest_order = self.largest_order.max(order.command.payload_bytes());
+            hosted.order(order.shard, order);
+            hosted.call(&self.senders);
+            return true;
+        }
+        let Order { shard, command, note, awaits } = order;
         let is_lost = self.options.plant == Plant::LosesOrder && self.orders_handed.is_multiple_of(53);
         // The loss is not known to whoever asked.
         let is_taken = if is_lost { true } else { self.send(index, shard, command) };
@@ -387,7 +401,7 @@ impl World {
         self.senders[shard].try_send(command, bytes, &self.processes[index].accounts[shard]).is_ok()
     }
 
-    fn note(&mut self, index: usize, shard: usize, note: Note, awaits: Option<u64>, is_taken: bool) {
+    pub fn note(&mut self, index: usize, shard: usize, note: Note, awaits: Option<u64>, is_taken: bool) {
         if !is_taken {
             if let Some(awaited) = awaits.and_then(|id| self.awaited.get_mut(&id)) {
                 awaited.refused += 1;
@@ -405,8 +419,10 @@ impl World {
             }
             Note::Guest(ids, pushed) => {
                 for id in ids {
+                    // A handler on the shard may let it in before the shard looks at what it has ordered.
+                    let is_hosted = self.processes[self.channels[&id].owner].hosted.is_some();
                     let channel = self.channel(id);
-                    if channel.has_guests {
+                    if channel.has_guests || is_hosted {
                         channel.push(pushed.clone());
                     }
                 }
@@ -462,6 +478,7 @@ impl World {
         self.directory.remove(owner.id);
         self.adopt();
         for shard in 0..self.pumps.len() {
+            self.refuse_hosted(index, shard);
             let why = CloseFrame { code: Some(code), reason: "the process has ended".into() };
             // Behind all that it has ordered.
             self.posted[shard].push_back((Some(index), Command::OwnerGone { owner: owner.id, why }));
@@ -478,9 +495,10 @@ impl World {
             memory: &self.memory,
             senders: &self.senders,
         };
-        let process = Process::attach(index, name, &place, &mut self.directory);
+        let (process, hosts) = Process::attach(index, name, &place, &mut self.directory);
         self.processes.push(process);
         self.current[name] = Some(index);
+        std::iter::zip(&mut self.posted, hosts).for_each(|(posted, host)| posted.push_back((None, host)));
         self.adopt();
     }
 

@@ -1,5 +1,6 @@
 //! A process: whose it is, what it is at, and what it still has to do.
 
+use super::hosted::Booths;
 use super::oracle::Pushed;
 use super::plant::Plant;
 use super::rng::Rng;
@@ -47,6 +48,8 @@ pub struct Process {
     pub requests: Vec<(RequestId, String)>,
     /// What tampering counts.
     pub told: u64,
+    /// If it runs on the shards.
+    pub hosted: Option<Booths>,
 }
 
 /// What all processes have around them.
@@ -64,8 +67,13 @@ pub fn name(name: usize) -> ProcessId {
 }
 
 impl Process {
-    /// Enters number `index` of all processes into the directory.
-    pub fn attach(index: usize, name_index: usize, place: &Place<'_>, directory: &mut Directory) -> Self {
+    /// Enters number `index` of all processes into the directory. What shards are to be told before, each, comes with it.
+    pub fn attach(
+        index: usize,
+        name_index: usize,
+        place: &Place<'_>,
+        directory: &mut Directory,
+    ) -> (Self, Vec<Command>) {
         let Place { seed, settings, plant, memory, senders } = *place;
         let process = name(name_index);
         let kicks = senders.to_vec();
@@ -82,7 +90,11 @@ impl Process {
         directory.gateway.bind_http(id, &process, "/s", content).expect("it binds");
         directory.gateway.bind_http(id, &process, "/h", HttpRule::default()).expect("it binds");
         directory.attach(owner.clone());
-        Self {
+        let (hosted, hosts) = match settings.hosted[name_index] {
+            true => Some(Booths::new(seed, &owner, limits, senders.len(), settings.is_lawful)).unzip(),
+            false => (None, None),
+        };
+        let process = Self {
             name: name_index,
             owner,
             receiver,
@@ -93,7 +105,9 @@ impl Process {
             broadcasts: vec![Vec::new(); senders.len()],
             requests: Vec::new(),
             told: 0,
-        }
+            hosted,
+        };
+        (process, hosts.unwrap_or_default())
     }
 
     pub fn is_ended(&self) -> bool {

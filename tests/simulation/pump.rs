@@ -1,5 +1,6 @@
 //! What drives a shard in the simulation: the product's own turns over sockets in memory, and sleep between them.
 
+use super::hosted::SLOW_EVENT_NS;
 use super::network::Network;
 use super::plant::Plant;
 use super::settings::TurnPace;
@@ -18,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const UNIX_S: u64 = 1_000_000;
 
 /// The last step of each part of a turn goes over its part: a push that is compressed, and two slices of what clients
-/// send, each with a message that inflates to all that it may be.
-const STEPS_NS_MAX: u64 = 2_100_000 + 2 * (300_000 + 500_000) + 200_000;
+/// send, each with a message that inflates to all that it may be, and an event of a slow handler.
+const STEPS_NS_MAX: u64 = 2_100_000 + 2 * (300_000 + 500_000) + 200_000 + SLOW_EVENT_NS;
 
 /// What the sends of a turn are counted as, at most.
 const BATCH_NS: u64 = 256 * 3_500;
@@ -159,8 +160,8 @@ impl Pump {
             let Ok(is_busy) = turns.turn(shown_ms, || UNIX_S * 1000 + shown_ms);
             self.network.borrow_mut().check_ends();
             let (work, spent_ns) = (self.pace.limits.work, turns.shard().spent_ns());
-            let least_ns =
-                work.begin_ns + work.orders_ns + work.reads_ns + work.resumes_ns + work.effects_ns + BATCH_NS;
+            let parts = work.begin_ns + work.orders_ns + work.reads_ns + work.handlers_ns + work.resumes_ns;
+            let least_ns = parts + work.effects_ns + BATCH_NS;
             if spent_ns > least_ns + STEPS_NS_MAX {
                 return Err(format!(
                     "a turn of {spent_ns} ns of work, where {least_ns} and a step of each kind are due"

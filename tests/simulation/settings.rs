@@ -113,6 +113,10 @@ pub struct Settings {
     pub stops_at: Option<u64>,
     /// Or it is drained, from that step on.
     pub drains_at: Option<(u64, Drain)>,
+    /// Which processes run on the shards.
+    pub hosted: [bool; NAMES],
+    /// There are no faults.
+    pub is_lawful: bool,
 }
 
 impl Settings {
@@ -170,6 +174,8 @@ impl Settings {
             config: config(&mut rng, outbound_bytes_max),
             stops_at: rng.chance(20).then(|| rng.below(steps as usize) as u64),
             drains_at: drain(&mut Rng::stream(seed, 1, 1), steps),
+            hosted: hosted(&mut Rng::stream(seed, 1, 2)),
+            is_lawful: lawful,
         };
         if rng.chance(30) && !lawful {
             settings.wait_for_processes();
@@ -234,6 +240,7 @@ fn pace(rng: &mut Rng) -> TurnPace {
         begin_ns: share(rng, usual.begin_ns).max(2),
         orders_ns: share(rng, usual.orders_ns),
         reads_ns: share(rng, usual.reads_ns),
+        handlers_ns: share(rng, usual.handlers_ns),
         resumes_ns: share(rng, usual.resumes_ns),
         effects_ns: share(rng, usual.effects_ns),
     };
@@ -252,6 +259,10 @@ fn pace(rng: &mut Rng) -> TurnPace {
 fn drain(rng: &mut Rng, steps: u64) -> Option<(u64, Drain)> {
     let drain = Drain { grace_ms: rng.pick(&[0, 200, 2_000]), over_ms: rng.pick(&[0, 500, 5_000]), within_ms: 2_000 };
     rng.chance(15).then(|| (rng.below(steps as usize) as u64, drain))
+}
+
+fn hosted(rng: &mut Rng) -> [bool; NAMES] {
+    std::array::from_fn(|_| rng.chance(30))
 }
 
 fn client_rates(rng: &mut Rng) -> ClientRates {

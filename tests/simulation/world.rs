@@ -153,7 +153,9 @@ impl World {
         let memory = admission::Ledger::new(memory);
         let place =
             Place { seed: options.seed, settings: &settings, plant: options.plant, memory: &memory, senders: &senders };
-        let processes = (0..NAMES).map(|name| Process::attach(name, name, &place, &mut directory)).collect();
+        let attached = (0..NAMES).map(|name| Process::attach(name, name, &place, &mut directory));
+        let (processes, mut hosts): (_, Vec<Vec<_>>) =
+            attached.map(|(process, hosts)| (process, hosts.into_iter().map(Some).collect())).unzip();
         let admission = Arc::new(admission::Connections::new(settings.admission(), RandomState::new()));
         let common = Common {
             config: Arc::new(options.plant.config(&settings.config)),
@@ -165,7 +167,12 @@ impl World {
         let pumps = std::iter::zip(inboxes, bells).enumerate().map(|(index, (inbox, bell))| {
             let flush = Box::new(MemoryFlush { network: network.clone(), plant: options.plant });
             let seed = options.seed.wrapping_mul(31).wrapping_add(index as u64);
-            let shard = Shard::new(index as u32, settings.shards as u32, common.clone(), flush, seed, 0);
+            let mut shard = Shard::new(index as u32, settings.shards as u32, common.clone(), flush, seed, 0);
+            // Before the first client.
+            hosts
+                .iter_mut()
+                .filter_map(|hosts| hosts.get_mut(index)?.take())
+                .for_each(|host| shard.handle_command(host, 0));
             let sockets = MemorySockets { network: network.clone(), port: index, plant: options.plant };
             Pump::new(shard, inbox, bell, sockets, settings.pace)
         });
@@ -279,6 +286,7 @@ impl World {
             self.pumps[index].work(self.now_ms, !faults)?;
             self.note_admitted()?;
             self.note_resets();
+            self.note_hosted(index)?;
             self.settle()?;
         }
         self.check_descriptors()?;

@@ -12,14 +12,16 @@ pub(super) mod owner;
 mod subscribing;
 mod subscriptions;
 pub mod topics;
+mod unread;
 
 use self::directory::{Directory, Owner};
 use self::grants::Grants;
 use self::owner::LocalOwner;
+use self::unread::Unread;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::Payload;
-use crate::queue::events::Batch;
+use crate::queue::events::{Batch, QueueLimits};
 use crate::shard::event::Event;
 use crate::shard::table::slot::Slot;
 use bytes::Bytes;
@@ -44,6 +46,8 @@ pub(super) struct Owners {
     places: FxHashMap<OwnerId, u32>,
     /// Owners with a batch that has not been handed over.
     touched: Vec<u32>,
+    /// Processes that run here and have something to do, the next first; each once.
+    hosted: VecDeque<u32>,
     /// Whether there is an Opened in those batches.
     opened_untold: bool,
     /// Owners with connections that wait for room in their queue.
@@ -60,6 +64,7 @@ impl Owners {
             locals: Slab::new(),
             places: FxHashMap::default(),
             touched: Vec::new(),
+            hosted: VecDeque::new(),
             opened_untold: false,
             full: Vec::new(),
             grants: Grants::default(),
@@ -95,6 +100,10 @@ impl Owners {
     pub fn emit(&mut self, place: u32, event: Event) {
         self.opened_untold |= matches!(event, Event::Opened(_));
         let local = &mut self.locals[place as usize];
+        if let Some(unread) = &mut local.unread {
+            unread.push(event);
+            return self.list_hosted(place);
+        }
         let batch = local.batch.get_or_insert_with(|| {
             self.touched.push(place);
             Batch::with_room(local.owner.id, local.events_expected)
@@ -105,6 +114,61 @@ impl Owners {
     /// Gives a payload a life of its own, for an event of this turn to the owner.
     pub fn keep(&mut self, place: u32, payload: Payload<'_>) -> Bytes {
         self.locals[place as usize].arena.keep(payload)
+    }
+
+    /// From now on the owner's events stay here, for a handler of its own.
+    pub fn host(&mut self, owner: &Arc<Owner>, limits: QueueLimits) -> u32 {
+        let place = self.place_of(owner);
+        self.locals[place as usize].unread = Some(Unread::new(limits, &owner.purse));
+        place
+    }
+
+    /// The owner has no handler here any more. What its clients still say goes where the events of those go who are gone.
+    pub fn dismiss(&mut self, place: u32) {
+        if self.locals[place as usize].unread.take().is_some() {
+            self.hosted.retain(|&hosted| hosted != place);
+            self.forget_if_idle(place);
+        }
+    }
+
+    /// How many processes that run here have something to do.
+    pub fn hosted_waiting(&self) -> usize {
+        self.hosted.len()
+    }
+
+    /// Takes the next of them off the list.
+    pub fn next_hosted(&mut self) -> Option<u32> {
+        let place = self.hosted.pop_front()?;
+        if let Some(unread) = &mut self.locals[place as usize].unread {
+            unread.is_listed = false;
+        }
+        Some(place)
+    }
+
+    /// One of them has taken what it takes in this turn.
+    pub fn settle_unread(&mut self, place: u32) {
+        if let Some(local) = self.locals.get_mut(place as usize) {
+            local.settle_unread();
+        }
+    }
+
+    /// Puts one of them on it.
+    pub fn list_hosted(&mut self, place: u32) {
+        if let Some(unread) = self.locals.get_mut(place as usize).and_then(|local| local.unread.as_mut())
+            && !std::mem::replace(&mut unread.is_listed, true)
+        {
+            self.hosted.push_back(place);
+        }
+    }
+
+    /// How many events one of them has not taken.
+    pub fn unread(&self, place: u32) -> usize {
+        self.locals.get(place as usize).and_then(|local| local.unread.as_ref()).map_or(0, Unread::len)
+    }
+
+    /// The next of those events.
+    pub fn take_unread(&mut self, place: u32) -> Option<Event> {
+        self.locals[place as usize].unread.as_mut()?.take()
     }
 
     /// Gives an event to an owner that may have no channel here. One that has gone does not hear of it.
@@ -125,6 +189,9 @@ impl Owners {
     /// Hands the events of this turn to their processes.
     pub fn hand_over(&mut self) {
         self.opened_untold = false;
+        for &place in &self.hosted {
+            self.locals[place as usize].settle_unread();
+        }
         while let Some(place) = self.touched.pop() {
             let local = &mut self.locals[place as usize];
             if let Some(mut batch) = local.batch.take() {
@@ -148,13 +215,19 @@ impl Owners {
     /// Whether one more message may be given to the owner.
     pub fn has_room(&self, place: u32) -> bool {
         let local = &self.locals[place as usize];
-        local.owner.has_room(local.batch.as_ref())
+        match &local.unread {
+            Some(unread) => unread.has_room(&local.owner.purse),
+            None => local.owner.has_room(local.batch.as_ref()),
+        }
     }
 
     /// Whether a channel of the owner may be opened of which `opened_bytes` are told.
     pub fn has_room_to_open(&self, owner: &Owner, opened_bytes: usize) -> bool {
-        let pending = self.find(owner.id).and_then(|place| self.locals[place as usize].batch.as_ref());
-        owner.has_room_to_open(pending, opened_bytes)
+        let local = self.find(owner.id).map(|place| &self.locals[place as usize]);
+        match local.and_then(|local| local.unread.as_ref()) {
+            Some(unread) => unread.has_room_to_open(&owner.purse, opened_bytes),
+            None => owner.has_room_to_open(local.and_then(|local| local.batch.as_ref()), opened_bytes),
+        }
     }
 
     /// The shard's number.
@@ -184,11 +257,10 @@ impl Owners {
     pub fn take_resumable(&mut self, mut resume: impl FnMut(Slot)) {
         // A connection that fills the queue again puts its owner into the list anew, for the next time.
         for place in std::mem::take(&mut self.full) {
-            // Memory may have come free though nothing was read: looking for room finds that out.
-            let has_room = self.locals[place as usize].owner.queue.is_half_empty() || self.has_room(place);
+            let may_go_on = self.may_go_on(place);
             let local = &mut self.locals[place as usize];
-            let may_go_on = has_room && local.owner.queue.is_half_empty();
-            if !may_go_on && !local.owner.queue.wait_for_room(self.shard as usize) {
+            // A handler here need not be asked to say when there is room: this is looked at in each turn.
+            if !may_go_on && (local.unread.is_some() || !local.owner.queue.wait_for_room(self.shard as usize)) {
                 self.full.push(place);
                 continue;
             }
@@ -201,6 +273,15 @@ impl Owners {
             } else {
                 self.full.push(place);
             }
+        }
+    }
+
+    fn may_go_on(&self, place: u32) -> bool {
+        let local = &self.locals[place as usize];
+        match &local.unread {
+            Some(unread) => unread.is_half_empty() && unread.has_room(&local.owner.purse),
+            // Memory may have come free though nothing was read: looking for room finds that out.
+            None => (local.owner.queue.is_half_empty() || self.has_room(place)) && local.owner.queue.is_half_empty(),
         }
     }
 
@@ -234,6 +315,8 @@ impl Owners {
             assert_eq!(local.is_full, self.full.contains(&place), "who is full is listed");
             assert!(local.waiting.is_empty() || local.is_full, "who is waited for is listed");
             local.subscriptions.check(self.shard);
+            let is_hosted = self.hosted.iter().filter(|&&hosted| hosted == place).count();
+            assert_eq!(is_hosted, local.unread.as_ref().map_or(0, |unread| usize::from(unread.is_listed)));
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::queue::events::Batch;
 use crate::shard::owners::arena::Arena;
 use crate::shard::owners::directory::Owner;
 use crate::shard::owners::subscriptions::Subscriptions;
+use crate::shard::owners::unread::Unread;
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashSet;
 use slab::Slab;
@@ -33,6 +34,8 @@ pub(in crate::shard) struct LocalOwner {
     pub batch: Option<Batch>,
     /// Where their messages lie.
     pub(super) arena: Arena,
+    /// Of a process that runs here, instead of those: what its handler has not taken.
+    pub unread: Option<Unread>,
     /// About as many as there were in the batch before.
     pub events_expected: usize,
 }
@@ -64,13 +67,25 @@ impl LocalOwner {
             subscriptions: Subscriptions::default(),
             batch: None,
             arena: Arena::default(),
+            unread: None,
             events_expected: 0,
+        }
+    }
+
+    /// Has what its handler has not taken charged, and the messages that come next lie apart from it.
+    pub fn settle_unread(&mut self) {
+        if let Some(unread) = &mut self.unread {
+            unread.settle(self.arena.end_batch());
         }
     }
 
     /// Whether nothing here needs it any more.
     pub fn is_idle(&self) -> bool {
-        self.lists.is_empty() && self.waiting.is_empty() && self.asked.is_empty() && self.batch.is_none()
+        self.lists.is_empty()
+            && self.waiting.is_empty()
+            && self.asked.is_empty()
+            && self.batch.is_none()
+            && self.unread.is_none()
     }
 
     /// Lists a new channel.

@@ -7,7 +7,7 @@
 
 use crate::gateway::OwnerId;
 use crate::proto::{CloseReceived, Opcode, close, close::ClosePayload, server_header};
-use crate::shard::command::{Acknowledge, Asked, Close, CloseFrame};
+use crate::shard::command::{Acknowledge, Asked, Close, CloseFrame, Command};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::disconnects::End;
 use crate::shard::event::{Closed, ClosedBy, Event};
@@ -289,6 +289,12 @@ impl Shard {
 
     /// A process is gone: so are its channels.
     pub(in crate::shard) fn owner_gone(&mut self, owner: OwnerId, why: CloseFrame) -> Option<Long> {
+        let place = self.owners.find(owner)?;
+        if self.retires(place, || Command::OwnerGone { owner, why: why.clone() }) {
+            return None;
+        }
+        self.dismiss(place);
+        // Dismissed, it may have had nothing else here.
         let place = self.owners.find(owner)?;
         let local = &self.owners[place];
         let asked = self.table.cohort(local.asked.iter().copied().collect());

@@ -1,0 +1,44 @@
+//! Where a thread is: whether it runs a handler on a shard right now.
+//!
+//! A handler's own types offer nothing that waits, but it may hold a handle that does. Whoever waits for a shard on that
+//! shard waits for ever, so it is told so instead: by a panic, which ends its process.
+
+use std::cell::Cell;
+
+thread_local! {
+    static IS_ON_A_SHARD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, this thread runs a handler.
+pub(super) struct OnAShard {
+    was: bool,
+}
+
+impl OnAShard {
+    pub fn enter() -> Self {
+        Self { was: IS_ON_A_SHARD.replace(true) }
+    }
+}
+
+impl Drop for OnAShard {
+    fn drop(&mut self) {
+        IS_ON_A_SHARD.set(self.was);
+    }
+}
+
+pub(super) fn is_on_a_shard() -> bool {
+    IS_ON_A_SHARD.get()
+}
+
+/// To be called by what waits for shards.
+///
+/// # Panics
+/// A handler on a shard calls it.
+#[track_caller]
+pub(super) fn must_not_be_on_a_shard() {
+    assert!(
+        !is_on_a_shard(),
+        "a handler on a shard called something that waits for shards: use what its `Here` offers, or a process of its own \
+         thread"
+    );
+}

@@ -1,0 +1,644 @@
+//! Processes that run on the shards: no thread, no queue and no wake-up stand between a message and its answer.
+//!
+//! This is the one door through which code of a process comes to a shard's thread. Invariants: what a handler is given has
+//! nothing that waits; its time is measured and told to the shard, which puts it down; a panic ends its process, with 1011
+//! for its channels, and nothing else; what it has ordered of other shards and found no room for waits here, bounded, and
+//! it is given no events meanwhile.
+
+use super::here::OnAShard;
+use super::message::Message;
+use super::order::{Broadcast, Close, Commands, Order, Push, Respond, Subscribe, close_frame};
+use super::process::{AttachOptions, ProcessHandle, ProcessName, ended_or_failed, failed};
+use super::pusher::{Audience, Full, PushError, Pusher};
+use super::{AttachError, BindPathError, Broker, Delivery, Handle, Policy, Shared};
+use crate::admission::{Charge, Kind};
+use crate::channel::ChannelId;
+use crate::driver::clock::monotonic_ns;
+use crate::gateway::{HttpRule, WebSocketRule};
+use crate::process_id::ProcessId;
+use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, process_queue};
+use crate::queue::orders::InboxSender;
+use crate::shard::Owner;
+use crate::shard::command::{Asked, CloseFrame, Command, Host};
+use crate::shard::event::{Event, RequestId};
+use crate::shard::handler::{Desk, Failed, Handler, Then};
+use crate::shard::outcome::{Outcome, Ticket as Parts};
+use bytes::Bytes;
+use crossbeam_channel::{Sender, bounded};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Orders that may wait for room on one other shard, and what they may keep alive: a quarter of what an inbox holds.
+const KEPT_ORDERS_MAX: usize = 4096;
+const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a process does on one shard. A closure of these arguments is one.
+pub trait ShardHandler: 'static {
+    /// Something happened to a channel of this shard, or to an order that was given here. Everybody on the shard waits
+    /// until this returns: after more than 0.25 ms the log tells of it.
+    fn on_event(&mut self, here: &mut Here<'_>, event: Event);
+}
+
+impl<F: FnMut(&mut Here<'_>, Event) + 'static> ShardHandler for F {
+    fn on_event(&mut self, here: &mut Here<'_>, event: Event) {
+        self(here, event);
+    }
+}
+
+impl Broker {
+    /// Attaches a process that runs on the shards. See [`Handle::on_shards`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn on_shards<H: ShardHandler>(
+        &self,
+        name: impl ProcessName,
+        make: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<ShardProcess, AttachError> {
+        self.handle().on_shards(name, make)
+    }
+}
+
+impl Handle {
+    /// Attaches a process that runs on the shards: `make` is called on each shard's thread with its number, and makes the
+    /// handler of the channels that live there. The same events come as to any process, and the same orders go, but
+    /// nothing stands between a message and its answer: no thread, no queue, no copy. In return a handler must be quick and
+    /// must not wait, for all clients of its shard wait for it. What takes long, or waits for anything, belongs into a
+    /// [`Process`](crate::Process), which is the usual way.
+    ///
+    /// A handler takes turns with the other work of its shard, and with other handlers, by the time that it takes. One that
+    /// takes longer than its part of a turn (0.25 ms) is told of in the log and counted (`handler_slow`). A panic closes
+    /// the process' channels with 1011; all others go on.
+    ///
+    /// ```
+    /// use pushring::{Broker, Event, Here, Message};
+    ///
+    /// let broker = Broker::builder().shards(2).start()?;
+    /// let echo = broker.on_shards("echo", |_shard| {
+    ///     // What a handler keeps is its shard's own: no lock, no atomics.
+    ///     let mut echoed = 0_u64;
+    ///     move |here: &mut Here<'_>, event: Event| {
+    ///         if let Event::Message { channel, kind, payload } = event {
+    ///             echoed += 1;
+    ///             let message = Message::of_kind(kind, payload).expect("received text is UTF-8");
+    ///             // Never waits: a client that does not keep up meets its budget and the policy.
+    ///             let _ = here.push(channel, message).send();
+    ///         }
+    ///     }
+    /// })?;
+    /// echo.bind_at("/echo")?;
+    /// println!("ws://{}/echo", broker.address());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn on_shards<H: ShardHandler>(
+        &self,
+        name: impl ProcessName,
+        make: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<ShardProcess, AttachError> {
+        self.on_shards_with(name, AttachOptions::default(), make)
+    }
+
+    /// As [`on_shards`](Self::on_shards), with options. Its queue is what may wait on each shard.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn on_shards_with<H: ShardHandler>(
+        &self,
+        name: impl ProcessName,
+        options: AttachOptions,
+        make: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<ShardProcess, AttachError> {
+        attach(&self.shared, name.into_id()?, options, Arc::new(make))
+    }
+}
+
+fn attach<H: ShardHandler>(
+    shared: &Arc<Shared>,
+    id: ProcessId,
+    options: AttachOptions,
+    make: Arc<impl Fn(usize) -> H + Send + Sync + 'static>,
+) -> Result<ShardProcess, AttachError> {
+    let queues: Vec<_> = shared.inboxes.iter().map(|inbox| queue_to(shared, inbox, options.queue)).collect();
+    // What its handles on other threads ask for comes to the first shard.
+    let Some((queue, _)) = queues.first() else { return Err(AttachError::Stopped) };
+    let owner = Owner::new(shared.new_owner(), id.clone(), queue.clone(), options.policy, options.wants_control);
+    let owner = Arc::new(owner);
+    let pusher = Pusher::of_process(shared.clone(), &owner);
+    let handle = ProcessHandle { shared: shared.clone(), id: id.clone(), owner: owner.id, pusher };
+    // From here on dropping it takes away what was done.
+    let process = ShardProcess { handle, end: None, stays: false };
+    let (made, all_made) = bounded(queues.len());
+    for (shard, (queue, receiver)) in queues.into_iter().enumerate() {
+        let seat = Place { shard, handle: process.handle.clone(), queue, receiver };
+        let (make, made) = (make.clone(), made.clone());
+        let make = Box::new(move || seat.make(&*make, &made));
+        let host = Command::Host(Box::new(Host { owner: owner.clone(), limits: options.queue, make }));
+        shared.send_to(shard, host).map_err(|_| AttachError::Stopped)?;
+    }
+    drop(made);
+    let made: Vec<bool> = all_made.iter().collect();
+    if made.contains(&false) {
+        return Err(AttachError::Panicked(id));
+    }
+    let attached = shared.change(|directory| {
+        if directory.processes.contains_key(&id) {
+            return Err(AttachError::Taken(id.clone()));
+        }
+        directory.attach(owner);
+        Ok(())
+    });
+    attached.map_err(|_| AttachError::Stopped)??;
+    Ok(process)
+}
+
+/// The queue of what is told to a handler from other threads: outcomes.
+fn queue_to(shared: &Shared, inbox: &InboxSender<Command>, limits: QueueLimits) -> (ProcessQueue, ProcessReceiver) {
+    let inbox = inbox.clone();
+    process_queue(shared.inboxes.len(), limits, &shared.memory, move |_| inbox.kick())
+}
+
+/// A process that runs on the shards. It binds its paths by its [`handle`](Self::handle), which other threads may use, too;
+/// what is asked with that as an event comes to the handler on the first shard. Dropping it takes all of it away, and its
+/// channels are closed with 1001.
+pub struct ShardProcess {
+    handle: ProcessHandle,
+    end: Option<CloseFrame>,
+    stays: bool,
+}
+
+impl ShardProcess {
+    /// Its acting half, to be cloned for other threads and tasks.
+    pub fn handle(&self) -> &ProcessHandle {
+        &self.handle
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &ProcessId {
+        self.handle.id()
+    }
+
+    /// As [`ProcessHandle::bind_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_at(&self, path: &str) -> Result<(), BindPathError> {
+        self.handle.bind_at(path)
+    }
+
+    /// As [`ProcessHandle::bind_at_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_at_with(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
+        self.handle.bind_at_with(path, rule)
+    }
+
+    /// As [`ProcessHandle::bind_http_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_http_at(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
+        self.handle.bind_http_at(path, rule)
+    }
+
+    /// Lets it run until the broker stops.
+    pub fn detach(mut self) {
+        self.stays = true;
+    }
+
+    /// Ends it, its channels with this code, which must be one that may travel (RFC 6455 7.4), and reason.
+    pub fn end(mut self, code: u16, reason: &str) {
+        self.end = Some(close_frame(code, reason));
+    }
+}
+
+impl Drop for ShardProcess {
+    fn drop(&mut self) {
+        if !self.stays {
+            self.handle.take_away(self.end.take().unwrap_or_else(ended_or_failed));
+        }
+    }
+}
+
+/// What a handler begins with.
+struct Place {
+    shard: usize,
+    handle: ProcessHandle,
+    queue: ProcessQueue,
+    receiver: ProcessReceiver,
+}
+
+impl Place {
+    /// On the shard's thread.
+    fn make<H: ShardHandler>(
+        self,
+        make: &impl Fn(usize) -> H,
+        made: &Sender<bool>,
+    ) -> Option<Box<dyn Handler<Command>>> {
+        let Self { shard, handle, queue, receiver } = self;
+        let _here = OnAShard::enter();
+        let handler = catch_unwind(AssertUnwindSafe(|| make(shard))).ok();
+        let _ = made.send(handler.is_some());
+        let shared = &handle.shared;
+        let pusher = handle.pusher.reporting_to(queue);
+        let kept = shared.inboxes.iter().map(|_| Kept::default()).collect();
+        let waker = Waker::from(Arc::new(Kick(shared.inboxes[shard].clone())));
+        let mut runner = Runner {
+            handler: Some(handler?),
+            receiver,
+            pusher,
+            others: Others { shard, kept, waker, large_ns: 0 },
+            handle,
+        };
+        // From now on what comes from elsewhere calls the shard.
+        runner.called(&mut Vec::new());
+        Some(Box::new(runner))
+    }
+}
+
+/// Calls a shard.
+struct Kick(InboxSender<Command>);
+
+impl Wake for Kick {
+    fn wake(self: Arc<Self>) {
+        self.0.kick();
+    }
+}
+
+/// A handler as its shard sees it.
+struct Runner<H> {
+    /// Gone only within `drop`.
+    handler: Option<H>,
+    receiver: ProcessReceiver,
+    /// As the handle's, but its events come here.
+    pusher: Pusher,
+    others: Others,
+    handle: ProcessHandle,
+}
+
+/// The way to the other shards.
+struct Others {
+    /// This one.
+    shard: usize,
+    /// By shard: orders that found no room there.
+    kept: Vec<Kept>,
+    waker: Waker,
+    /// What this shard took for broadcasts of the event at hand.
+    large_ns: u64,
+}
+
+#[derive(Default)]
+struct Kept {
+    orders: VecDeque<(Option<Command>, usize, Charge)>,
+    bytes: usize,
+}
+
+impl<H: ShardHandler> Runner<H> {
+    fn take_events(&mut self, desk: &mut dyn Desk<Command>) {
+        let Some(handler) = &mut self.handler else { return };
+        let mut before_ns = monotonic_ns();
+        while (desk.is_last() || self.others.then() == Then::GoesOn)
+            && let Some(event) = desk.next_event()
+        {
+            let door = Door { desk, pusher: &self.pusher, others: &mut self.others };
+            handler.on_event(&mut Here { pusher: &self.pusher, door, id: &self.handle.id }, event);
+            let now_ns = monotonic_ns();
+            let large_ns = std::mem::take(&mut self.others.large_ns);
+            desk.took((now_ns - before_ns).saturating_sub(large_ns));
+            before_ns = now_ns;
+        }
+    }
+}
+
+impl<H: ShardHandler> Handler<Command> for Runner<H> {
+    fn run(&mut self, desk: &mut dyn Desk<Command>) -> Result<Then, Failed> {
+        let _here = OnAShard::enter();
+        if catch_unwind(AssertUnwindSafe(|| self.take_events(desk))).is_err() {
+            let (process, shard) = (&self.handle.id, self.others.shard);
+            tracing::error!(%process, shard, "a handler panicked: its process ends, its channels are closed with 1011");
+            self.handle.take_away(failed());
+            return Err(Failed);
+        }
+        Ok(self.others.then())
+    }
+
+    fn called(&mut self, events: &mut Vec<Event>) -> Then {
+        let mut context = Context::from_waker(&self.others.waker);
+        while let Poll::Ready(Ok(batch)) = self.receiver.poll_recv(&mut context) {
+            events.extend(batch.events);
+        }
+        self.others.go_on(&self.pusher)
+    }
+}
+
+impl<H> Drop for Runner<H> {
+    fn drop(&mut self) {
+        let _here = OnAShard::enter();
+        let handler = self.handler.take();
+        // What a handler's own drop does wrong is its own, too.
+        if catch_unwind(AssertUnwindSafe(|| drop(handler))).is_err() {
+            tracing::error!(process = %self.handle.id, "a handler panicked as it was dropped");
+        }
+    }
+}
+
+impl Others {
+    fn then(&self) -> Then {
+        if self.kept.iter().all(|kept| kept.orders.is_empty()) { Then::GoesOn } else { Then::Waits }
+    }
+
+    /// Hands on what waits for room, as far as there is some.
+    fn go_on(&mut self, pusher: &Pusher) -> Then {
+        let mut context = Context::from_waker(&self.waker);
+        for (shard, kept) in self.kept.iter_mut().enumerate() {
+            while let Some((command, bytes, _)) = kept.orders.front_mut() {
+                let bytes = *bytes;
+                // A shard that has stopped wants no orders.
+                if pusher.poll_send(shard, command, bytes, &mut context).is_pending() {
+                    break;
+                }
+                kept.bytes -= bytes;
+                kept.orders.pop_front();
+            }
+        }
+        self.then()
+    }
+
+    fn give(&mut self, pusher: &Pusher, shard: usize, mut command: Command, full: Full) -> Result<(), PushError> {
+        tell_here(pusher, &mut command);
+        let (bytes, kept) = (command.payload_bytes(), &mut self.kept[shard]);
+        let mut command = Some(command);
+        if kept.orders.is_empty() {
+            let mut context = Context::from_waker(&self.waker);
+            match pusher.poll_send(shard, &mut command, bytes, &mut context) {
+                Poll::Ready(sent) => return sent,
+                Poll::Pending if full == Full::Refuse => return Err(PushError::InboxFull),
+                Poll::Pending => {}
+            }
+        } else if full == Full::Refuse
+            || kept.orders.len() >= KEPT_ORDERS_MAX
+            || kept.bytes.saturating_add(bytes) > KEPT_BYTES_MAX
+        {
+            return Err(PushError::InboxFull);
+        }
+        let purse = pusher.purse.as_ref().expect("a process has a purse");
+        kept.bytes += bytes;
+        kept.orders.push_back((command, bytes, purse.charge_anyway(Kind::Orders, bytes)));
+        Ok(())
+    }
+}
+
+/// A failure is an event of the handler that asked, not of the one where the channel lives.
+fn tell_here(pusher: &Pusher, command: &mut Command) {
+    let (asked, is_failure): (&mut Asked, fn(&Outcome) -> bool) = match command {
+        Command::Push(push) => (&mut push.asked, |outcome| outcome.not_found + outcome.not_owner + outcome.closed > 0),
+        Command::Subscribe(subscribe) => (&mut subscribe.asked, |outcome| outcome.sent == 0),
+        Command::Close(close) => (&mut close.asked, |outcome| outcome.not_owner > 0),
+        _ => return,
+    };
+    let Asked::Failure(ticket) = *asked else { return };
+    let report = pusher.report();
+    let told = Parts::split(1, move |outcome| {
+        if is_failure(&outcome) {
+            report(Event::Failed { ticket, outcome });
+        }
+    });
+    *asked = told.into_iter().next().map_or(Asked::Nobody, |part| Asked::Outcome(Box::new(part)));
+}
+
+/// What a handler is given beside an event: where it is, and what it may order. Nothing here waits.
+pub struct Here<'a> {
+    pusher: &'a Pusher,
+    door: Door<'a>,
+    id: &'a ProcessId,
+}
+
+impl<'a> Here<'a> {
+    /// The number of this shard. A channel lives here if its `id % shards` says so; all that this handler hears of do.
+    pub fn shard(&self) -> usize {
+        self.door.others.shard
+    }
+
+    /// The number of shards.
+    pub fn shards(&self) -> usize {
+        self.pusher.shards()
+    }
+
+    /// The name of this process.
+    pub fn process(&self) -> &'a ProcessId {
+        self.id
+    }
+
+    /// A message to a channel of this process, as [`ProcessHandle::push`].
+    pub fn push(&mut self, channel: ChannelId, message: Message) -> ShardOrder<'_, Push<'a>> {
+        let order = Push { pusher: self.pusher, channel, message, delivery: Delivery::default() };
+        ShardOrder { order, door: &mut self.door }
+    }
+
+    /// One message to all channels of this process, on all shards, or to those that its options say; as
+    /// [`ProcessHandle::broadcast`].
+    pub fn broadcast(&mut self, message: Message) -> ShardOrder<'_, Broadcast<'a>> {
+        let (audience, except) = (Audience::Process, Vec::new());
+        let order = Broadcast { pusher: self.pusher, audience, except, message, delivery: Delivery::default() };
+        ShardOrder { order, door: &mut self.door }
+    }
+
+    /// Subscribes a channel of this process to a topic, as [`ProcessHandle::subscribe`].
+    pub fn subscribe(&mut self, channel: ChannelId, topic: impl Into<Arc<str>>) -> ShardOrder<'_, Subscribe<'a>> {
+        self.subscribe_or_not(channel, topic.into(), false)
+    }
+
+    /// Takes a [`subscribe`](Self::subscribe) back, as [`ProcessHandle::unsubscribe`].
+    pub fn unsubscribe(&mut self, channel: ChannelId, topic: impl Into<Arc<str>>) -> ShardOrder<'_, Subscribe<'a>> {
+        self.subscribe_or_not(channel, topic.into(), true)
+    }
+
+    fn subscribe_or_not(&mut self, channel: ChannelId, topic: Arc<str>, is_out: bool) -> ShardOrder<'_, Subscribe<'a>> {
+        let order = Subscribe { pusher: self.pusher, channel, topic, is_out, delivery: Delivery::default() };
+        ShardOrder { order, door: &mut self.door }
+    }
+
+    /// Closes a channel of this process behind what is queued for it, as [`ProcessHandle::close`].
+    pub fn close(&mut self, channel: ChannelId, code: u16, reason: &str) -> ShardOrder<'_, Close<'a>> {
+        let why = close_frame(code, reason);
+        let order = Close { pusher: self.pusher, channel, why, delivery: Delivery::default() };
+        ShardOrder { order, door: &mut self.door }
+    }
+
+    /// Answers an HTTP request, as [`ProcessHandle::respond`].
+    pub fn respond(&mut self, request: RequestId, status: u16) -> ShardOrder<'_, Respond<'a>> {
+        let (headers, body, delivery) = (Vec::new(), Bytes::new(), Delivery::default());
+        let order = Respond { pusher: self.pusher, request, status, headers, body, delivery };
+        ShardOrder { order, door: &mut self.door }
+    }
+}
+
+/// Where orders go: this shard's own outbound path, and the other shards.
+struct Door<'a> {
+    desk: &'a mut dyn Desk<Command>,
+    pusher: &'a Pusher,
+    others: &'a mut Others,
+}
+
+trait Give {
+    fn give(&mut self, commands: Commands, full: Full) -> Result<(), PushError>;
+}
+
+impl Door<'_> {
+    fn give_one(&mut self, shard: usize, command: Command, full: Full) -> Result<(), PushError> {
+        if shard != self.others.shard {
+            return self.others.give(self.pusher, shard, command, full);
+        }
+        // What a broadcast takes is the shard's own time, and it is cut into slices.
+        let since_ns = matches!(command, Command::PushMany(_)).then(monotonic_ns);
+        let given = self.desk.give(command).map_err(|_| PushError::InboxFull);
+        if let Some(since_ns) = since_ns {
+            self.others.large_ns += monotonic_ns() - since_ns;
+        }
+        given
+    }
+}
+
+impl Give for Door<'_> {
+    fn give(&mut self, commands: Commands, full: Full) -> Result<(), PushError> {
+        let (mut accepted, mut refused) = (0, 0);
+        for (shard, command) in commands {
+            match self.give_one(shard, command, full) {
+                Ok(()) => accepted += 1,
+                Err(PushError::InboxFull) => refused += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        match (accepted, refused) {
+            (_, 0) => Ok(()),
+            (0, _) => Err(PushError::InboxFull),
+            _ => Err(PushError::Partly),
+        }
+    }
+}
+
+/// An order of a handler on a shard, with the options of the order that it is. Neither of its ends waits.
+#[must_use = "nothing is given before the end is called: try_send or send"]
+pub struct ShardOrder<'h, O> {
+    order: O,
+    door: &'h mut (dyn Give + 'h),
+}
+
+impl<'h, 'p, O: Order<'p>> ShardOrder<'h, O> {
+    /// Gives the order. What concerns this shard is done at once, or, when it is more work than is left of this turn, next.
+    /// What another shard's inbox has no room for is refused.
+    ///
+    /// # Errors
+    /// It was not accepted: see [`PushError`].
+    pub fn try_send(mut self) -> Result<(), PushError> {
+        self.order.check()?;
+        let pusher = self.order.pusher();
+        pusher.may_ask(self.order.delivery())?;
+        self.door.give(self.order.into_commands(), Full::Refuse)
+    }
+
+    /// Gives the order. What another shard's inbox has no room for is handed over as soon as it has some; until then this
+    /// handler is given no further event, and its clients wait instead of the thread.
+    ///
+    /// # Errors
+    /// As much waits already as one process may leave to be done (a quarter of an inbox): [`PushError::InboxFull`]. Or the
+    /// broker has stopped, or the message is too large.
+    pub fn send(self) -> Result<(), PushError> {
+        self.order.check()?;
+        self.door.give(self.order.into_commands(), Full::Wait)
+    }
+
+    fn with(self, option: impl FnOnce(O) -> O) -> Self {
+        Self { order: option(self.order), door: self.door }
+    }
+}
+
+impl ShardOrder<'_, Push<'_>> {
+    /// As [`Push::policy`].
+    pub fn policy(self, policy: Policy) -> Self {
+        self.with(|push| push.policy(policy))
+    }
+
+    /// As [`Push::ask_event`]: this handler hears of the outcome.
+    pub fn ask_event(self, number: u64) -> Self {
+        self.with(|push| push.ask_event(number))
+    }
+
+    /// As [`Push::ask_failure`]: this handler hears of a failure.
+    pub fn ask_failure(self, number: u64) -> Self {
+        self.with(|push| push.ask_failure(number))
+    }
+}
+
+impl ShardOrder<'_, Broadcast<'_>> {
+    /// As [`Broadcast::to`].
+    pub fn to(self, audience: impl Into<Audience>) -> Self {
+        self.with(|broadcast| broadcast.to(audience))
+    }
+
+    /// As [`Broadcast::except`].
+    pub fn except(self, channel: ChannelId) -> Self {
+        self.with(|broadcast| broadcast.except(channel))
+    }
+
+    /// As [`Broadcast::except_all`].
+    pub fn except_all(self, channels: impl IntoIterator<Item = ChannelId>) -> Self {
+        self.with(|broadcast| broadcast.except_all(channels))
+    }
+
+    /// As [`Broadcast::policy`].
+    pub fn policy(self, policy: Policy) -> Self {
+        self.with(|broadcast| broadcast.policy(policy))
+    }
+
+    /// As [`Broadcast::ask_event`]: this handler hears of the outcome.
+    pub fn ask_event(self, number: u64) -> Self {
+        self.with(|broadcast| broadcast.ask_event(number))
+    }
+}
+
+impl ShardOrder<'_, Close<'_>> {
+    /// As [`Close::ask_event`]: this handler hears of the outcome.
+    pub fn ask_event(self, number: u64) -> Self {
+        self.with(|close| close.ask_event(number))
+    }
+
+    /// As [`Close::ask_failure`]: this handler hears of a failure.
+    pub fn ask_failure(self, number: u64) -> Self {
+        self.with(|close| close.ask_failure(number))
+    }
+}
+
+impl ShardOrder<'_, Subscribe<'_>> {
+    /// As [`Subscribe::ask_event`]: this handler hears of the outcome.
+    pub fn ask_event(self, number: u64) -> Self {
+        self.with(|subscribe| subscribe.ask_event(number))
+    }
+
+    /// As [`Subscribe::ask_failure`]: this handler hears of a failure.
+    pub fn ask_failure(self, number: u64) -> Self {
+        self.with(|subscribe| subscribe.ask_failure(number))
+    }
+}
+
+impl ShardOrder<'_, Respond<'_>> {
+    /// As [`Respond::header`].
+    pub fn header(self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
+        self.with(|respond| respond.header(name, value))
+    }
+
+    /// As [`Respond::headers`].
+    pub fn headers(self, fields: impl IntoIterator<Item = (Box<str>, Box<str>)>) -> Self {
+        self.with(|respond| respond.headers(fields))
+    }
+
+    /// As [`Respond::body`].
+    pub fn body(self, body: impl Into<Bytes>) -> Self {
+        self.with(|respond| respond.body(body))
+    }
+}

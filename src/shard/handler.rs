@@ -1,0 +1,54 @@
+//! A process that runs on the shards, as a shard sees it: who takes its events here, and what it orders meanwhile.
+//!
+//! This is the one way in which code of a process comes to a shard's thread. A shard knows no more of it than that it takes
+//! events, gives orders, and says how long that took; clocks, panics and other shards are the concern of who implements
+//! [`Handler`]. `C` is what is ordered, which this file must not know.
+
+use super::event::Event;
+
+/// One process' handler on one shard.
+pub trait Handler<C> {
+    /// Takes events from `desk` until it gives none, and orders what they come to.
+    ///
+    /// # Errors
+    /// It has failed: it is dropped, and its process is on its way out.
+    fn run(&mut self, desk: &mut dyn Desk<C>) -> Result<Then, Failed>;
+
+    /// Somebody on another thread has called the shard, perhaps for its sake: appends the events that came from there to
+    /// `events`, and returns what [`run`](Self::run) would.
+    fn called(&mut self, events: &mut Vec<Event>) -> Then;
+}
+
+/// What a handler waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Its next event.
+    GoesOn,
+    /// Room on other shards: it takes no event until it has been [called](Handler::called).
+    Waits,
+}
+
+/// A handler has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed;
+
+/// What a shard gives a handler to work with, for as long as it runs.
+pub trait Desk<C> {
+    /// The next event; none when there is no more, when what was ordered does not fit this turn, or when this handler has
+    /// used up its part of it.
+    fn next_event(&mut self) -> Option<Event>;
+
+    /// Whether these events are the last: no client is left, and whatever the handler waits for, it is to take them now.
+    fn is_last(&self) -> bool;
+
+    /// So much time of the thread was spent since the last event was given, or the handler began, without what the shard
+    /// itself took for large orders.
+    fn took(&mut self, ns: u64);
+
+    /// An order for this shard. It is obeyed at once, or, when it is more work than is left of this turn, behind what
+    /// came before it.
+    ///
+    /// # Errors
+    /// As much as one process may leave to be done waits already: the order comes back.
+    fn give(&mut self, order: C) -> Result<(), C>;
+}

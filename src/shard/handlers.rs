@@ -1,0 +1,104 @@
+//! The handlers of processes that run on the shards, on this shard, and what each has ordered that did not fit its turn.
+//!
+//! Invariants: a handler is at its seat unless it runs; what one keeps is bounded as one process' part of an inbox is, and
+//! charged. Knows nothing of how orders are obeyed: see `handling.rs`.
+
+use super::command::Command;
+use super::handler::Handler;
+use super::unfinished::Unfinished;
+use crate::admission::Charge;
+use crate::queue::fair::Order;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+
+/// Orders that a handler may leave to be done, and what they may keep alive: a quarter of what an inbox holds.
+const KEPT_ORDERS_MAX: usize = 4096;
+const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// One process' place on this shard.
+pub(super) struct Seat {
+    /// None: its process is gone, and what it has ordered is still to be obeyed.
+    pub handler: Option<Box<dyn Handler<Command>>>,
+    pub lane: Lane,
+}
+
+/// How a handler stands with its shard.
+#[derive(Default)]
+pub(super) struct Lane {
+    /// What it may still cost before others are served; below zero, what it has cost too much.
+    pub credit_ns: i64,
+    /// It takes no events before it has been called.
+    pub waits: bool,
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
+}
+
+/// An order that waits to be obeyed, or gone on with.
+pub(super) struct Kept {
+    pub order: Order<Command, Unfinished>,
+    pub bytes: usize,
+    pub charge: Charge,
+}
+
+impl Lane {
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Whether an order of so many bytes may wait behind the others. One that is larger than all may be waits alone.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.kept.is_empty()
+            || self.kept.len() < KEPT_ORDERS_MAX && self.kept_bytes.saturating_add(bytes) <= KEPT_BYTES_MAX
+    }
+
+    pub fn keep(&mut self, kept: Kept) {
+        self.kept_bytes += kept.bytes;
+        self.kept.push_back(kept);
+    }
+
+    pub fn take(&mut self) -> Option<Kept> {
+        let kept = self.kept.pop_front()?;
+        self.kept_bytes -= kept.bytes;
+        Some(kept)
+    }
+
+    /// What is left of the order that was taken.
+    pub fn put_back(&mut self, kept: Kept) {
+        self.kept_bytes += kept.bytes;
+        self.kept.push_front(kept);
+    }
+}
+
+/// By their owner's place; one that runs has left its seat.
+#[derive(Default)]
+pub(super) struct Handlers(FxHashMap<u32, Option<Box<Seat>>>);
+
+impl Handlers {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn add(&mut self, place: u32, handler: Box<dyn Handler<Command>>) {
+        self.0.insert(place, Some(Box::new(Seat { handler: Some(handler), lane: Lane::default() })));
+    }
+
+    /// Takes a seat, to run who sits there.
+    pub fn take(&mut self, place: u32) -> Option<Box<Seat>> {
+        self.0.get_mut(&place)?.take()
+    }
+
+    /// Puts it back.
+    pub fn put_back(&mut self, place: u32, seat: Box<Seat>) {
+        if let Some(empty) = self.0.get_mut(&place) {
+            *empty = Some(seat);
+        }
+    }
+
+    pub fn remove(&mut self, place: u32) {
+        self.0.remove(&place);
+    }
+
+    pub fn places(&self) -> Vec<u32> {
+        self.0.keys().copied().collect()
+    }
+}

@@ -1,0 +1,206 @@
+//! Running the handlers of processes that run on the shards: events to them, their orders to where they are sent from.
+//!
+//! Invariants: each handler runs at most once a turn, for its credit; what it has cost too much it waits for in later turns,
+//! so a slow one delays others by one event in many turns. It is given no event while an order of its own waits to be
+//! obeyed: so its orders stay in order, and what it leaves undone makes its clients wait instead of growing.
+
+use super::command::{Command, Host};
+use super::core::Shard;
+use super::event::Event;
+use super::handler::{Desk, Failed, Then};
+use super::handlers::{Kept, Lane, Seat};
+use super::unfinished::Unfinished;
+use super::work::{HANDLER_NS, PASS_NS};
+use crate::admission::{Kind, Notice};
+use crate::queue::fair::Order;
+
+impl Shard {
+    /// A process is to run here.
+    pub(super) fn host(&mut self, host: Host) {
+        let Host { owner, limits, make } = host;
+        if let Some(handler) = make() {
+            let place = self.owners.host(&owner, limits);
+            self.handlers.add(place, handler);
+        }
+    }
+
+    /// A process does not run here any more: its handler and its events are dropped.
+    pub(super) fn dismiss(&mut self, place: u32) {
+        self.owners.dismiss(place);
+        self.handlers.remove(place);
+    }
+
+    /// A process that runs here is gone. Returns whether what it has ordered is to be obeyed first; `gone` stands behind that.
+    pub(super) fn retires(&mut self, place: u32, gone: impl FnOnce() -> Command) -> bool {
+        // The seat of one whose orders are being obeyed is taken: this is the last of them.
+        let Some(mut seat) = self.handlers.take(place) else { return false };
+        let is_busy = !seat.lane.is_empty();
+        if is_busy && seat.handler.take().is_some() {
+            let charge = self.owners[place].owner.purse.charge_anyway(Kind::Orders, 0);
+            seat.lane.keep(Kept { order: Order::New(gone()), bytes: 0, charge });
+        }
+        self.handlers.put_back(place, seat);
+        is_busy
+    }
+
+    /// Whether a handler has something to do.
+    pub(super) fn wants_handlers(&self) -> bool {
+        self.owners.hosted_waiting() > 0
+    }
+
+    /// Runs those handlers that have events, or orders that waited, until the turn has cost so much. `called`: somebody on
+    /// another thread wants one of them to look.
+    pub(super) fn run_handlers(&mut self, until_ns: u64, called: bool) {
+        if self.handlers.is_empty() {
+            return;
+        }
+        if called {
+            self.call_handlers();
+        }
+        // Each once: who comes into the list meanwhile is served in the next turn.
+        for _ in 0..self.owners.hosted_waiting() {
+            if !self.has_room(until_ns) {
+                return;
+            }
+            let Some(place) = self.owners.next_hosted() else { return };
+            let Some(mut seat) = self.handlers.take(place) else { continue };
+            seat.lane.credit_ns = (seat.lane.credit_ns + HANDLER_NS as i64).min(HANDLER_NS as i64);
+            let result = self.run_handler(place, &mut seat, until_ns, usize::MAX);
+            self.owners.settle_unread(place);
+            let goes_on = !seat.lane.is_empty() || (!seat.lane.waits && self.owners.unread(place) > 0);
+            self.handlers.put_back(place, seat);
+            match result {
+                Err(Failed) => self.dismiss(place),
+                Ok(()) if goes_on => self.owners.list_hosted(place),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// The shard has let go of its last connection: handlers hear what they have not heard yet, and go.
+    pub(super) fn run_handlers_last(&mut self) {
+        for place in self.handlers.places() {
+            let Some(mut seat) = self.handlers.take(place) else { continue };
+            seat.lane = Lane::default();
+            seat.lane.credit_ns = i64::MAX;
+            // What it is told of the orders that it gives now might go on for ever.
+            let events = self.owners.unread(place);
+            let _ = self.run_handler(place, &mut seat, u64::MAX, events);
+            drop(seat);
+            self.dismiss(place);
+        }
+    }
+
+    fn call_handlers(&mut self) {
+        let mut events = Vec::new();
+        for place in self.handlers.places() {
+            let Some(mut seat) = self.handlers.take(place) else { continue };
+            if let Some(handler) = &mut seat.handler {
+                seat.lane.waits = handler.called(&mut events) == Then::Waits;
+            }
+            events.drain(..).for_each(|event| self.owners.emit(place, event));
+            if !seat.lane.waits && self.owners.unread(place) > 0 {
+                self.owners.list_hosted(place);
+            }
+            self.handlers.put_back(place, seat);
+        }
+    }
+
+    /// Goes on with what a handler has ordered, then has it take `events_max` events at most.
+    fn run_handler(&mut self, place: u32, seat: &mut Seat, until_ns: u64, events_max: usize) -> Result<(), Failed> {
+        let Seat { handler, lane } = seat;
+        if lane.credit_ns <= 0 {
+            self.work.spend(PASS_NS);
+            return Ok(());
+        }
+        self.obey_kept(lane, until_ns);
+        let Some(handler) = handler.as_mut().filter(|_| !lane.waits && lane.is_empty()) else { return Ok(()) };
+        let before_ns = self.work.spent_ns();
+        let mut at = At { shard: self, place, lane, until_ns, events_left: events_max, before_ns };
+        let then = handler.run(&mut at)?;
+        at.lane.waits = then == Then::Waits;
+        Ok(())
+    }
+
+    /// Obeys what a handler ordered in turns before, in order.
+    fn obey_kept(&mut self, lane: &mut Lane, until_ns: u64) {
+        while lane.credit_ns > 0
+            && self.has_room(until_ns)
+            && let Some(Kept { order, bytes, charge }) = lane.take()
+        {
+            if let Some(rest) = self.obey_in(lane, order, until_ns) {
+                lane.put_back(Kept { order: Order::Rest(rest), bytes, charge });
+            }
+        }
+    }
+
+    /// Obeys an order of a handler, as far as its credit and the turn have room for it.
+    fn obey_in(&mut self, lane: &mut Lane, order: Order<Command, Unfinished>, until_ns: u64) -> Option<Unfinished> {
+        let before_ns = self.work.spent_ns();
+        let slice_ns = until_ns.saturating_sub(before_ns).min(lane.credit_ns.max(0) as u64);
+        let rest = self.obey(order, slice_ns);
+        lane.credit_ns -= cost(self.work.spent_ns() - before_ns);
+        rest
+    }
+}
+
+fn cost(ns: u64) -> i64 {
+    i64::try_from(ns).unwrap_or(i64::MAX / 2)
+}
+
+/// A handler that runs.
+struct At<'a> {
+    shard: &'a mut Shard,
+    place: u32,
+    lane: &'a mut Lane,
+    until_ns: u64,
+    events_left: usize,
+    /// What the turn had cost when the handler began with this event.
+    before_ns: u64,
+}
+
+impl Desk<Command> for At<'_> {
+    fn next_event(&mut self) -> Option<Event> {
+        let goes_on = self.lane.is_empty() && self.lane.credit_ns > 0 && self.shard.has_room(self.until_ns);
+        self.events_left = if goes_on { self.events_left.checked_sub(1)? } else { return None };
+        self.before_ns = self.shard.spent_ns();
+        let event = self.shard.owners.take_unread(self.place)?;
+        self.shard.stats.handler_events += 1;
+        Some(event)
+    }
+
+    fn is_last(&self) -> bool {
+        self.shard.is_stopped()
+    }
+
+    fn took(&mut self, ns: u64) {
+        self.shard.stats.handler_ns += ns;
+        // Its orders have been counted as they were obeyed, and took a part of that time.
+        let extra_ns = ns.saturating_sub(self.shard.spent_ns() - self.before_ns);
+        self.shard.spend(extra_ns);
+        self.lane.credit_ns -= cost(extra_ns);
+        self.before_ns = self.shard.spent_ns();
+        if ns > HANDLER_NS {
+            self.shard.stats.handler_slow += 1;
+            let process = || format!("{}, {} µs", self.shard.owners[self.place].owner.process, ns / 1000);
+            self.shard.notice(Notice::SlowHandler, process);
+        }
+    }
+
+    fn give(&mut self, order: Command) -> Result<(), Command> {
+        let bytes = order.payload_bytes();
+        let order = if self.lane.is_empty() && self.shard.has_room(self.until_ns) {
+            match self.shard.obey_in(self.lane, Order::New(order), self.until_ns) {
+                None => return Ok(()),
+                Some(rest) => Order::Rest(rest),
+            }
+        } else if self.lane.has_room(bytes) {
+            Order::New(order)
+        } else {
+            return Err(order);
+        };
+        let charge = self.shard.owners[self.place].owner.purse.charge_anyway(Kind::Orders, bytes);
+        self.lane.keep(Kept { order, bytes, charge });
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! The events of a process that runs on the shards, on this shard: what its handler has not taken yet.
+//!
+//! Invariants: they keep within the limits of a process' queue, by the same rules (`queue/events.rs`): messages are asked for
+//! room first, Closed is never refused, and failures have half as many places as messages. What waits from one turn to the
+//! next is charged to its process.
+
+use crate::admission::{Charge, HeapBytes, Kind, Purse};
+use crate::queue::events::QueueLimits;
+use crate::shard::event::Event;
+use std::collections::VecDeque;
+
+/// What an event takes of memory beside what it points to.
+const EVENT_BYTES: usize = size_of::<Event>();
+
+/// Room for so many events is kept when there are none.
+const KEPT_EVENTS: usize = 1024;
+
+/// See the module.
+pub(in crate::shard) struct Unread {
+    limits: QueueLimits,
+    events: VecDeque<Event>,
+    messages: usize,
+    bytes: usize,
+    failures: usize,
+    /// What the chunks in which messages lie take beyond them.
+    spare_bytes: usize,
+    charge: Charge,
+    /// Whether it stands in the list of those who have something to do.
+    pub is_listed: bool,
+}
+
+impl Unread {
+    pub fn new(limits: QueueLimits, purse: &Purse) -> Self {
+        let charge = purse.charge_anyway(Kind::Events, 0);
+        Self {
+            limits,
+            events: VecDeque::new(),
+            messages: 0,
+            bytes: 0,
+            failures: 0,
+            spare_bytes: 0,
+            charge,
+            is_listed: false,
+        }
+    }
+
+    pub fn push(&mut self, event: Event) {
+        if matches!(event, Event::Failed { .. }) {
+            if self.failures >= self.limits.messages_max / 2 {
+                // A process that leaves so many unread does not look at them.
+                return;
+            }
+            self.failures += 1;
+        }
+        self.messages += usize::from(is_message(&event));
+        self.bytes += event.heap_bytes();
+        self.events.push_back(event);
+    }
+
+    pub fn take(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        self.messages -= usize::from(is_message(&event));
+        self.bytes -= event.heap_bytes();
+        self.failures -= usize::from(matches!(event, Event::Failed { .. }));
+        if self.events.is_empty() {
+            self.settle(0);
+        }
+        Some(event)
+    }
+
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether one more message may follow.
+    pub fn has_room(&self, purse: &Purse) -> bool {
+        self.messages < self.limits.messages_max
+            && self.bytes < self.limits.bytes_max
+            && (self.messages == 0 && self.bytes == 0 || purse.has_room(self.uncharged_bytes() + EVENT_BYTES))
+    }
+
+    /// Whether a channel may be opened of which `opened_bytes` are told.
+    pub fn has_room_to_open(&self, purse: &Purse, opened_bytes: usize) -> bool {
+        self.bytes < self.limits.bytes_max && purse.has_room(self.uncharged_bytes() + opened_bytes + 2 * EVENT_BYTES)
+    }
+
+    /// Whether clients that waited for room may go on.
+    pub fn is_half_empty(&self) -> bool {
+        self.messages <= self.limits.messages_max / 2 && self.bytes <= self.limits.bytes_max / 2
+    }
+
+    /// Charges what waits on, and `spare_bytes` more of what came last. To be called once a turn.
+    pub fn settle(&mut self, spare_bytes: usize) {
+        self.spare_bytes = if self.events.is_empty() { 0 } else { self.spare_bytes + spare_bytes };
+        if self.events.is_empty() && self.events.capacity() > KEPT_EVENTS {
+            self.events = VecDeque::new();
+        }
+        let held = if self.events.is_empty() { 0 } else { self.held_bytes() };
+        if held != self.charge.bytes() {
+            self.charge.resize(held);
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.events.capacity() * EVENT_BYTES + self.bytes + self.spare_bytes
+    }
+
+    fn uncharged_bytes(&self) -> usize {
+        self.held_bytes().saturating_sub(self.charge.bytes())
+    }
+}
+
+fn is_message(event: &Event) -> bool {
+    matches!(event, Event::Message { .. } | Event::Control { .. } | Event::Http(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Ledger;
+    use crate::channel::ChannelId;
+    use crate::proto::MessageKind;
+    use crate::shard::outcome::Outcome;
+    use bytes::Bytes;
+
+    fn message(bytes: usize) -> Event {
+        let payload = Bytes::from(vec![b'x'; bytes]);
+        Event::Message { channel: ChannelId::new(1), kind: MessageKind::Text, payload }
+    }
+
+    #[test]
+    fn what_is_unread_keeps_within_the_limits_of_a_queue_and_is_charged() {
+        let purse = Ledger::default().fund().purse("p:unread:sys".parse().unwrap());
+        let limits = QueueLimits { messages_max: 4, bytes_max: 100 };
+        let mut unread = Unread::new(limits, &purse);
+        for _ in 0..4 {
+            assert!(unread.has_room(&purse));
+            unread.push(message(1));
+        }
+        assert!(!unread.has_room(&purse) && !unread.is_half_empty());
+        unread.settle(0);
+        assert!(unread.charge.bytes() >= 4 * (EVENT_BYTES + 1));
+        for left in [3, 2] {
+            unread.take().unwrap();
+            assert_eq!((unread.len(), unread.is_half_empty()), (left, left == 2));
+        }
+        unread.push(message(200));
+        assert!(!unread.has_room(&purse), "over its bytes");
+        for ticket in 0..5 {
+            unread.push(Event::Failed { ticket, outcome: Outcome::default() });
+        }
+        assert_eq!(unread.len(), 5, "failures beyond half of the messages are dropped");
+        while unread.take().is_some() {}
+        assert!(unread.has_room(&purse) && unread.is_half_empty());
+        unread.settle(0);
+        assert_eq!((unread.charge.bytes(), unread.messages, unread.bytes, unread.failures), (0, 0, 0, 0));
+    }
+}

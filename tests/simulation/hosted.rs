@@ -1,0 +1,168 @@
+//! A process that runs on the shards: its handler on each, and what passes between that and the world.
+//!
+//! The world draws its orders as those of any process; the handler gives them between its events, and what it hears and gives
+//! stands in one log, in order, which the world reads after each step of the shard.
+
+use super::orders::{Note, Order};
+use super::rng::Rng;
+use super::world::World;
+use pushring::internals::inbox::InboxSender;
+use pushring::internals::shard::Owner;
+use pushring::internals::shard::command::{Command, Host};
+use pushring::internals::shard::event::Event;
+use pushring::internals::shard::handler::{Desk, Failed, Handler, Then};
+use pushring::internals::shard::outcome::Outcome;
+use pushring::internals::shard::process_queue::{Batch, QueueLimits};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+/// What the slowest event takes.
+pub const SLOW_EVENT_NS: u64 = 400_000;
+
+/// The event that only says that there is something to do.
+const POKE: u64 = u64::MAX;
+
+/// What happened at a handler.
+enum Happened {
+    Heard(Event),
+    Given(Note, Option<u64>),
+}
+
+/// One shard's part of a hosted process.
+#[derive(Default)]
+struct Booth {
+    orders: VecDeque<Order>,
+    log: VecDeque<Happened>,
+    naps: bool,
+}
+
+/// All of them.
+pub struct Booths(Vec<Arc<Mutex<Booth>>>);
+
+impl Booths {
+    /// What has each shard run its handler.
+    pub fn new(
+        seed: u64,
+        owner: &Arc<Owner>,
+        limits: QueueLimits,
+        shards: usize,
+        is_eager: bool,
+    ) -> (Self, Vec<Command>) {
+        let booths: Vec<Arc<Mutex<Booth>>> = (0..shards).map(|_| Arc::default()).collect();
+        let hosts = booths.iter().enumerate().map(|(shard, booth)| {
+            let booth = booth.clone();
+            let rng = Rng::stream(seed, 7, u64::from(owner.id.0) << 8 | shard as u64);
+            let make = move || Some(Box::new(Hosted { booth, rng, is_eager }) as Box<dyn Handler<Command>>);
+            Command::Host(Box::new(Host { owner: owner.clone(), limits, make: Box::new(make) }))
+        });
+        let hosts = hosts.collect();
+        (Self(booths), hosts)
+    }
+
+    /// An order for the handler to give.
+    pub fn order(&self, shard: usize, order: Order) {
+        self.0[shard].lock().unwrap().orders.push_back(order);
+    }
+
+    /// Whether its handlers take no events now.
+    pub fn nap(&self, naps: bool) {
+        self.0.iter().for_each(|booth| booth.lock().unwrap().naps = naps);
+    }
+
+    /// Has the handlers looked at that have something to do.
+    pub fn call(&self, senders: &[InboxSender<Command>]) {
+        for (booth, sender) in std::iter::zip(&self.0, senders) {
+            let booth = booth.lock().unwrap();
+            if !booth.naps {
+                sender.kick();
+            }
+        }
+    }
+}
+
+struct Hosted {
+    booth: Arc<Mutex<Booth>>,
+    rng: Rng,
+    /// It orders what there is at once, so that what one client does has no part in when others are pushed to.
+    is_eager: bool,
+}
+
+impl Hosted {
+    /// Gives some of what is to be given, in order.
+    fn give(&mut self, desk: &mut dyn Desk<Command>, booth: &mut Booth) {
+        for _ in 0..if self.is_eager { usize::MAX } else { self.rng.below(6) } {
+            let Some(Order { command, note, awaits, .. }) = booth.orders.pop_front() else { return };
+            if let Err(command) = desk.give(command) {
+                booth.orders.push_front(Order { shard: 0, command, note, awaits });
+                return;
+            }
+            booth.log.push_back(Happened::Given(note, awaits));
+        }
+    }
+}
+
+impl Handler<Command> for Hosted {
+    fn run(&mut self, desk: &mut dyn Desk<Command>) -> Result<Then, Failed> {
+        let booth = self.booth.clone();
+        let mut booth = booth.lock().unwrap();
+        while (desk.is_last() || !booth.naps)
+            && let Some(event) = desk.next_event()
+        {
+            if !matches!(event, Event::Failed { ticket: POKE, .. }) {
+                booth.log.push_back(Happened::Heard(event));
+            }
+            self.give(desk, &mut booth);
+            desk.took(if self.rng.chance(5) { self.rng.below(SLOW_EVENT_NS as usize) as u64 } else { 500 });
+        }
+        Ok(if booth.naps { Then::Waits } else { Then::GoesOn })
+    }
+
+    fn called(&mut self, events: &mut Vec<Event>) -> Then {
+        let booth = self.booth.lock().unwrap();
+        if booth.naps {
+            return Then::Waits;
+        }
+        if !booth.orders.is_empty() {
+            events.push(Event::Failed { ticket: POKE, outcome: Outcome::default() });
+        }
+        Then::GoesOn
+    }
+}
+
+impl World {
+    /// Takes in what the handlers on a shard have heard and given.
+    pub fn note_hosted(&mut self, shard: usize) -> Result<(), String> {
+        for index in 0..self.processes.len() {
+            let Some(booths) = &self.processes[index].hosted else { continue };
+            let log = std::mem::take(&mut booths.0[shard].lock().unwrap().log);
+            for happened in log {
+                match happened {
+                    Happened::Heard(event) => {
+                        let mut batch = Batch::new(self.processes[index].owner.id);
+                        batch.push(event);
+                        self.note_batch(index, batch)?;
+                    }
+                    Happened::Given(note, awaits) => self.note(index, shard, note, awaits, true),
+                }
+            }
+            if self.pumps[shard].is_over() {
+                self.refuse_hosted(index, shard);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a process wanted its handlers to order that they do not get to.
+    pub fn refuse_hosted(&mut self, index: usize, shard: usize) {
+        let Some(booths) = &self.processes[index].hosted else { return };
+        let orders = std::mem::take(&mut booths.0[shard].lock().unwrap().orders);
+        for Order { note, awaits, .. } in orders {
+            self.note(index, shard, note, awaits, false);
+        }
+    }
+
+    /// Its process ran on the shards and is gone: it has not heard of what happened to its channels since.
+    pub fn is_forgotten(&self, owner: usize) -> bool {
+        self.processes[owner].hosted.is_some() && self.processes[owner].is_ended()
+    }
+}
