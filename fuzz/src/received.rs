@@ -18,6 +18,7 @@ impl From<Received<'_>> for Seen {
         match event {
             Received::Message { kind: MessageKind::Text, payload } => Self::Text(payload.into_vec()),
             Received::Message { kind: MessageKind::Binary, payload } => Self::Binary(payload.into_vec()),
+            Received::Unfinished => unreachable!("only where it is asked to inflate in steps"),
             Received::Ping(payload) => Self::Ping(payload.to_vec()),
             Received::Pong(payload) => Self::Pong(payload.to_vec()),
             Received::Close(close) => Self::Close(close.code, close.reason.to_owned()),

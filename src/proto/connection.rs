@@ -10,7 +10,7 @@ use std::ops::Deref;
 
 use super::assembler::Assembler;
 use super::close::{self, CloseReceived};
-use super::deflate::{Agreed, Inflater};
+use super::deflate::{Agreed, Inflated, Inflater, Inflating};
 use super::frame::{self, ClientHeader, Expected, MessageKind, Opcode};
 use super::mask::{self, MaskingKey};
 use super::utf8;
@@ -65,6 +65,9 @@ pub enum Received<'a> {
         /// Its bytes, unmasked, joined and inflated.
         payload: Payload<'a>,
     },
+    /// A message is all here, and not wholly inflated yet: call again, with the rest of the input, before anything further
+    /// is read. Only where the [`Scratch`] inflates in steps.
+    Unfinished,
     /// To be answered by a pong with the same payload (5.5.2), 125 bytes at most.
     Ping(&'a [u8]),
     /// An answer to a ping of ours, or unsolicited (5.5.3), 125 bytes at most.
@@ -109,12 +112,24 @@ impl Deref for Payload<'_> {
 pub struct Scratch {
     control: [u8; frame::CONTROL_BYTES_MAX],
     inflater: Inflater,
+    step_bytes: usize,
 }
 
 impl Scratch {
     /// An empty one; it allocates when it must.
     pub fn new() -> Self {
-        Self { control: [0; frame::CONTROL_BYTES_MAX], inflater: Inflater::new() }
+        Self::in_steps(usize::MAX)
+    }
+
+    /// One that inflates about so many bytes of a message at a time.
+    pub fn in_steps(step_bytes: usize) -> Self {
+        Self { control: [0; frame::CONTROL_BYTES_MAX], inflater: Inflater::new(), step_bytes }
+    }
+
+    /// What inflating has cost since this was last asked, in bytes that come out.
+    #[inline]
+    pub fn take_inflated_bytes(&mut self) -> usize {
+        self.inflater.take_spent_bytes()
     }
 
     /// Lends a control frame's payload for the length of an event, whether it lies in the input or was gathered.
@@ -129,14 +144,6 @@ impl Scratch {
         }
     }
 
-    fn inflate<'a>(
-        &'a mut self,
-        kind: MessageKind,
-        compressed: Payload<'a>,
-        limits: &Limits,
-    ) -> Result<Payload<'a>, Violation> {
-        self.inflater.inflate(kind, &compressed, limits.message_bytes_max)
-    }
 }
 
 impl Default for Scratch {
@@ -165,6 +172,8 @@ struct Partial {
     frame: Option<Frame>,
     /// Payload of a control frame that came in pieces; at most 125 bytes.
     control: Vec<u8>,
+    /// A message that is whole, and not wholly inflated.
+    inflating: Option<Box<Inflating>>,
 }
 
 /// A frame whose header is known, and what of its payload has yet to come.
@@ -245,6 +254,12 @@ impl Connection {
         self.partial.is_none() && self.header_bytes == 0 && !self.finished
     }
 
+    /// Whether a message is here that is not wholly inflated.
+    #[inline]
+    pub fn is_inflating(&self) -> bool {
+        self.partial.as_ref().is_some_and(|partial| partial.inflating.is_some())
+    }
+
     /// What has yet to come of the frame in progress.
     pub fn awaited_bytes(&self) -> usize {
         self.partial.as_ref().and_then(|partial| partial.frame.as_ref()).map_or(0, |frame| frame.remaining_bytes)
@@ -254,7 +269,8 @@ impl Connection {
     pub fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {
             let message = partial.message.as_ref().map_or(0, Assembler::allocated_bytes);
-            size_of::<Partial>() + message + partial.control.capacity()
+            let inflating = partial.inflating.as_ref().map_or(0, |inflating| inflating.heap_bytes());
+            size_of::<Partial>() + message + partial.control.capacity() + inflating
         })
     }
 
@@ -279,6 +295,10 @@ impl Connection {
         if self.finished {
             return Ok((input_bytes, None));
         }
+        if let Some(inflating) = self.partial.as_mut().and_then(|partial| partial.inflating.take()) {
+            let inflated = scratch.inflater.go_on(inflating, scratch.step_bytes);
+            return self.inflated(inflated).map(|event| (0, Some(event)));
+        }
         let mut rest = input;
         loop {
             match self.step(&mut rest, limits)? {
@@ -290,14 +310,30 @@ impl Connection {
                     return Ok((input_bytes - rest.len(), Some(event)));
                 }
                 Step::Message(Joined { kind, compressed, payload }) => {
-                    let payload = if compressed {
-                        scratch.inflate(kind, payload, limits).map_err(|violation| self.fail(violation))?
-                    } else {
-                        payload
-                    };
-                    return Ok((input_bytes - rest.len(), Some(Received::Message { kind, payload })));
+                    let consumed = input_bytes - rest.len();
+                    if !compressed {
+                        return Ok((consumed, Some(Received::Message { kind, payload })));
+                    }
+                    let Scratch { inflater, step_bytes, .. } = scratch;
+                    let inflated = inflater.begin(kind, payload, limits.message_bytes_max, *step_bytes);
+                    return self.inflated(inflated).map(|event| (consumed, Some(event)));
                 }
             }
+        }
+    }
+
+    /// What inflating came to, as an event.
+    fn inflated<'a>(&mut self, inflated: Result<Inflated<'a>, Violation>) -> Result<Received<'a>, Violation> {
+        match inflated {
+            Ok(Inflated::Whole(kind, payload)) => {
+                self.partial = None;
+                Ok(Received::Message { kind, payload })
+            }
+            Ok(Inflated::Part(inflating)) => {
+                self.partial.get_or_insert_default().inflating = Some(inflating);
+                Ok(Received::Unfinished)
+            }
+            Err(violation) => Err(self.fail(violation)),
         }
     }
 

@@ -5,7 +5,8 @@
 //! who agreed on the same window.
 //!
 //! Invariants: the size limit holds while inflating, so a bomb costs at most the limit; what is inflated as text is
-//! checked as it comes out; no message leaves anything behind for the next.
+//! checked as it comes out; no message leaves anything behind for the next; a step costs what it may and one call more,
+//! whatever the message is.
 
 mod agreement;
 
@@ -28,20 +29,68 @@ const LENT_BYTES_MAX: usize = 64 * 1024;
 /// A sender may end each flush with a last block (7.2.3.4); more of them than this in a message are only there to
 /// make us start over.
 const STREAMS_MAX: usize = 1024;
+/// Compressed bytes that are looked at between two looks at what that has cost.
+const FED_BYTES_MAX: usize = 8 * 1024;
+/// A compressed byte may cost as much as so many that come out: of blocks with nothing in them, say.
+const FED_BYTE_COST: usize = 4;
+/// Starting over costs as much as so many bytes that come out.
+const STREAM_COST: usize = 1024;
+/// What the stream and its window take, about.
+const STREAM_BYTES: usize = 44 * 1024;
 
-/// Inflates messages, one at a time, for all connections of a shard.
+/// Inflates messages for all connections of a shard: small ones at once, large ones in steps.
 #[derive(Debug, Default)]
 pub struct Inflater {
     /// About 40 KiB, once the first compressed message came.
     stream: Option<Box<Decompress>>,
-    /// At most [`LENT_BYTES_MAX`] of capacity between messages.
+    /// What came out and is not moved on: at most [`LENT_BYTES_MAX`].
     out: Vec<u8>,
+    spent_bytes: usize,
+}
+
+/// What inflating came to.
+#[derive(Debug)]
+pub(super) enum Inflated<'a> {
+    /// The message.
+    Whole(MessageKind, Payload<'a>),
+    /// A part of it, and how to go on.
+    Part(Box<Inflating>),
+}
+
+/// A message that is not wholly inflated: put down after a step, for others to have their turn.
+#[derive(Debug)]
+pub(super) struct Inflating {
+    stream: Box<Decompress>,
+    compressed: Vec<u8>,
+    progress: Progress,
+    /// What came out in the steps before.
+    gathered: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Progress {
+    kind: MessageKind,
+    message_bytes_max: usize,
+    utf8: Utf8Stream,
+    source: Source,
+    /// How much of the source has been looked at.
+    at: usize,
+    streams: usize,
+    out_bytes: usize,
+}
+
+/// What is to be inflated, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Message,
+    CutTail,
+    LastBlock,
 }
 
 impl Inflater {
     /// One that has not allocated yet.
     pub const fn new() -> Self {
-        Self { stream: None, out: Vec::new() }
+        Self { stream: None, out: Vec::new(), spent_bytes: 0 }
     }
 
     /// Inflates one whole message, joined from its frames. Text is UTF-8 when it comes out.
@@ -55,87 +104,198 @@ impl Inflater {
         compressed: &[u8],
         message_bytes_max: usize,
     ) -> Result<Payload<'a>, Violation> {
-        self.out.clear();
-        let result = self.run(kind, compressed, message_bytes_max);
-        if result.is_err() || self.out.len() > LENT_BYTES_MAX {
-            let inflated = std::mem::take(&mut self.out);
-            return result.map(|()| Payload::Owned(inflated));
+        match self.begin(kind, Payload::Borrowed(compressed), message_bytes_max, usize::MAX)? {
+            Inflated::Whole(_, payload) => Ok(payload),
+            Inflated::Part(_) => unreachable!("a step without end is the whole way"),
         }
-        Ok(Payload::Borrowed(&self.out))
     }
 
-    fn run(&mut self, kind: MessageKind, compressed: &[u8], message_bytes_max: usize) -> Result<(), Violation> {
-        let stream = self.stream.get_or_insert_with(|| Box::new(Decompress::new(false)));
+    /// The same, for one step of about so many bytes.
+    pub(super) fn begin<'a>(
+        &'a mut self,
+        kind: MessageKind,
+        compressed: Payload<'_>,
+        message_bytes_max: usize,
+        step_bytes: usize,
+    ) -> Result<Inflated<'a>, Violation> {
+        let mut stream = self.stream.take().unwrap_or_else(|| Box::new(Decompress::new(false)));
         stream.reset(false);
-        let mut message =
-            Inflating { stream, out: &mut self.out, kind, utf8: Utf8Stream::default(), message_bytes_max };
-        let mut input = compressed;
-        let mut streams = 1;
-        while message.push(&mut input)? == Status::StreamEnd {
-            if input.is_empty() {
-                // The sender ended with a last block and left out the empty one that 7.2.3.4 wants behind it.
-                return message.finish();
+        let mut progress = Progress::new(kind, message_bytes_max);
+        let mut gathered = Vec::new();
+        let run = self.run(&mut stream, &mut progress, &compressed, &mut gathered, step_bytes);
+        match run {
+            Ok(false) => {
+                let compressed = compressed.into_vec();
+                Ok(Inflated::Part(Box::new(Inflating { stream, compressed, progress, gathered })))
             }
-            if streams == STREAMS_MAX {
-                return Err(Violation::NotDeflate);
+            Ok(true) => Ok(self.whole(stream, kind, gathered)),
+            Err(violation) => {
+                self.stream = Some(stream);
+                Err(violation)
             }
-            streams += 1;
-            message.stream.reset(false);
-        }
-        message.push(&mut CUT_TAIL.as_slice())?;
-        match message.push(&mut LAST_BLOCK.as_slice())? {
-            Status::StreamEnd => message.finish(),
-            Status::Ok | Status::BufError => Err(Violation::NotDeflate),
         }
     }
-}
 
-/// One message on its way out of the inflater.
-struct Inflating<'a> {
-    stream: &'a mut Decompress,
-    out: &'a mut Vec<u8>,
-    kind: MessageKind,
-    utf8: Utf8Stream,
-    message_bytes_max: usize,
-}
+    /// Goes on for one step.
+    ///
+    /// # Errors
+    /// As [`inflate`](Self::inflate).
+    pub(super) fn go_on(
+        &mut self,
+        mut inflating: Box<Inflating>,
+        step_bytes: usize,
+    ) -> Result<Inflated<'_>, Violation> {
+        let Inflating { stream, compressed, progress, gathered } = &mut *inflating;
+        if !self.run(stream, progress, compressed, gathered, step_bytes)? {
+            return Ok(Inflated::Part(inflating));
+        }
+        let Inflating { stream, progress, gathered, .. } = *inflating;
+        Ok(self.whole(stream, progress.kind, gathered))
+    }
 
-impl Inflating<'_> {
-    /// Inflates from the front of `input` until it is used up and all output is there, or the stream has ended.
-    fn push(&mut self, input: &mut &[u8]) -> Result<Status, Violation> {
+    fn whole(&mut self, stream: Box<Decompress>, kind: MessageKind, mut gathered: Vec<u8>) -> Inflated<'_> {
+        self.stream = Some(stream);
+        if gathered.is_empty() {
+            return Inflated::Whole(kind, Payload::Borrowed(&self.out));
+        }
+        self.gather(&mut gathered, 0);
+        Inflated::Whole(kind, Payload::Owned(gathered))
+    }
+
+    /// What inflating has cost since this was last asked, in bytes that come out.
+    pub(super) fn take_spent_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.spent_bytes)
+    }
+
+    /// Inflates until all is there, or it has cost `step_bytes`. Returns whether all is there.
+    fn run(
+        &mut self,
+        stream: &mut Decompress,
+        progress: &mut Progress,
+        compressed: &[u8],
+        gathered: &mut Vec<u8>,
+        step_bytes: usize,
+    ) -> Result<bool, Violation> {
+        self.out.clear();
+        let mut cost = 0;
         loop {
-            self.make_room();
-            let (in_before, out_before) = (self.stream.total_in(), self.out.len());
-            let status = self.stream.decompress_vec(input, self.out, FlushDecompress::Sync);
-            let status = status.map_err(|_| Violation::NotDeflate)?;
-            // The difference is at most the length of the slice that was given.
-            let consumed = (self.stream.total_in() - in_before) as usize;
-            *input = &input[consumed..];
-            if self.out.len() > self.message_bytes_max {
-                return Err(Violation::MessageTooBig);
+            self.make_room(progress, gathered);
+            let step = progress.step(stream, compressed, &mut self.out);
+            let step = step?;
+            self.spent_bytes += step.cost;
+            cost += step.cost;
+            if step.is_last {
+                return Ok(true);
             }
-            if self.kind == MessageKind::Text {
-                self.utf8.push(&self.out[out_before..]).map_err(|_| Violation::TextNotUtf8)?;
-            }
-            let is_stuck = consumed == 0 && self.out.len() == out_before;
-            let has_room = self.out.len() < self.out.capacity();
-            if status == Status::StreamEnd || (has_room && (input.is_empty() || is_stuck)) {
-                return Ok(status);
+            if cost >= step_bytes {
+                self.gather(gathered, progress.left_bytes());
+                return Ok(false);
             }
         }
     }
 
     /// Room for at least one byte, so that inflating goes on or shows that the message is too big; what is reserved
     /// doubles with what came out and ends one byte above the limit.
-    fn make_room(&mut self) {
+    fn make_room(&mut self, progress: &Progress, gathered: &mut Vec<u8>) {
+        if self.out.len() >= LENT_BYTES_MAX {
+            self.gather(gathered, progress.left_bytes());
+        }
         if self.out.len() == self.out.capacity() {
-            let wanted = self.out.len().max(4096);
-            let left = self.message_bytes_max.saturating_add(1).saturating_sub(self.out.len());
-            self.out.reserve_exact(wanted.min(left).max(1));
+            let wanted = self.out.len().max(4096).min(LENT_BYTES_MAX - self.out.len());
+            self.out.reserve_exact(wanted.min(progress.left_bytes()).max(1));
         }
     }
 
-    fn finish(&self) -> Result<(), Violation> {
-        if self.utf8.is_complete() { Ok(()) } else { Err(Violation::TextNotUtf8) }
+    /// Moves what came out behind what came out before; so much may still come.
+    fn gather(&mut self, gathered: &mut Vec<u8>, left_bytes: usize) {
+        let needed = gathered.len() + self.out.len();
+        if needed > gathered.capacity() {
+            gathered.reserve_exact(self.out.len() + needed.min(left_bytes));
+        }
+        gathered.append(&mut self.out);
+    }
+}
+
+impl Inflating {
+    /// What it keeps allocated, itself included.
+    pub fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + STREAM_BYTES + self.compressed.capacity() + self.gathered.capacity()
+    }
+}
+
+/// What one call of the inflater came to.
+struct Step {
+    cost: usize,
+    /// The message is whole.
+    is_last: bool,
+}
+
+impl Progress {
+    fn new(kind: MessageKind, message_bytes_max: usize) -> Self {
+        Self {
+            kind,
+            message_bytes_max,
+            utf8: Utf8Stream::default(),
+            source: Source::Message,
+            at: 0,
+            streams: 1,
+            out_bytes: 0,
+        }
+    }
+
+    /// What may still come out, and one byte more, which shows that it is too much.
+    fn left_bytes(&self) -> usize {
+        self.message_bytes_max.saturating_add(1).saturating_sub(self.out_bytes)
+    }
+
+    fn step(&mut self, stream: &mut Decompress, compressed: &[u8], out: &mut Vec<u8>) -> Result<Step, Violation> {
+        let input = match self.source {
+            Source::Message => &compressed[self.at..],
+            Source::CutTail => &CUT_TAIL[self.at..],
+            Source::LastBlock => &LAST_BLOCK[self.at..],
+        };
+        let fed = &input[..input.len().min(FED_BYTES_MAX)];
+        let (in_before, out_before) = (stream.total_in(), out.len());
+        let status = stream.decompress_vec(fed, out, FlushDecompress::Sync).map_err(|_| Violation::NotDeflate)?;
+        // The difference is at most the length of the slice that was given.
+        let consumed = (stream.total_in() - in_before) as usize;
+        let came = &out[out_before..];
+        self.at += consumed;
+        self.out_bytes += came.len();
+        if self.out_bytes > self.message_bytes_max {
+            return Err(Violation::MessageTooBig);
+        }
+        if self.kind == MessageKind::Text {
+            self.utf8.push(came).map_err(|_| Violation::TextNotUtf8)?;
+        }
+        let mut step = Step { cost: came.len() + FED_BYTE_COST * consumed, is_last: false };
+        let is_stuck = consumed == 0 && came.is_empty();
+        let is_drained = out.len() < out.capacity() && (consumed == input.len() || is_stuck);
+        match (self.source, status) {
+            // The sender ended with a last block and left out the empty one that 7.2.3.4 wants behind it.
+            (Source::Message, Status::StreamEnd) if consumed == input.len() => step.is_last = self.finish()?,
+            (Source::Message, Status::StreamEnd) => {
+                if self.streams == STREAMS_MAX {
+                    return Err(Violation::NotDeflate);
+                }
+                self.streams += 1;
+                step.cost += STREAM_COST;
+                stream.reset(false);
+            }
+            (Source::LastBlock, Status::StreamEnd) => step.is_last = self.finish()?,
+            (Source::LastBlock, _) if is_drained => return Err(Violation::NotDeflate),
+            (Source::Message, _) if is_drained => (self.source, self.at) = (Source::CutTail, 0),
+            (Source::CutTail, status) if is_drained || status == Status::StreamEnd => {
+                (self.source, self.at) = (Source::LastBlock, 0);
+            }
+            _ => {}
+        }
+        Ok(step)
+    }
+
+    /// Returns true.
+    fn finish(&self) -> Result<bool, Violation> {
+        if self.utf8.is_complete() { Ok(true) } else { Err(Violation::TextNotUtf8) }
     }
 }
 

@@ -32,6 +32,7 @@ impl From<Received<'_>> for Seen {
                 Self::Text(String::from_utf8(payload.into_vec()).expect("checked"))
             }
             Received::Message { kind: MessageKind::Binary, payload } => Self::Binary(payload.into_vec()),
+            Received::Unfinished => unreachable!("it is not looked at"),
             Received::Ping(payload) => Self::Ping(payload.to_vec()),
             Received::Pong(payload) => Self::Pong(payload.to_vec()),
             Received::Close(close) => Self::Close(close.code, close.reason.to_owned()),
@@ -61,6 +62,10 @@ impl Peer {
         let mut seen = Vec::new();
         loop {
             match self.connection.receive(&mut read[at..], &self.limits, &mut self.scratch) {
+                Ok((consumed, Some(Received::Unfinished))) => {
+                    at += consumed;
+                    assert!(self.connection.is_inflating() && self.connection.held_bytes() > 0);
+                }
                 Ok((consumed, Some(event))) => {
                     seen.push(event.into());
                     at += consumed;
@@ -268,7 +273,17 @@ fn compressed_messages_come_inflated_whole_or_in_fragments() {
     ];
     let mut peer = Peer::new();
     peer.connection = Connection::new(Some(Agreed::DEFAULT));
-    assert_eq!(peer.feed(&read), (expected.into_iter().collect(), None));
+    let (seen, violation) = peer.feed(&read);
+    assert_eq!((&seen[..], violation), (&expected[..], None));
+    // In the smallest of steps, and each byte by itself.
+    for chunk in [read.len(), 1] {
+        let mut peer = Peer::new();
+        peer.connection = Connection::new(Some(Agreed::DEFAULT));
+        peer.scratch = Scratch::in_steps(1);
+        let seen: Vec<Seen> = read.chunks(chunk).flat_map(|piece| peer.feed(piece).0).collect();
+        assert_eq!(&seen[..], &expected[..]);
+        assert!(peer.connection.is_between_messages() && peer.connection.held_bytes() == 0);
+    }
 }
 
 #[test]

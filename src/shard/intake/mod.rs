@@ -13,6 +13,9 @@ use crate::shard::table::connection::{Connection, Flag};
 use crate::shard::table::slot::Slot;
 use std::collections::VecDeque;
 
+/// Messages are inflated so much at a time.
+const INFLATE_STEP_BYTES: usize = 64 * 1024;
+
 /// See the module.
 pub(super) struct Intake {
     /// The shard's number, for the ids of requests.
@@ -26,7 +29,7 @@ pub(super) struct Intake {
 impl Intake {
     /// Nothing was read yet. `seed` decides the ids of requests.
     pub fn new(shard: u32, seed: u64) -> Self {
-        Self { shard, scratch: Some(Box::default()), resume: VecDeque::new(), rng: seed | 1 }
+        Self { shard, scratch: Some(Box::new(Scratch::in_steps(INFLATE_STEP_BYTES))), resume: VecDeque::new(), rng: seed | 1 }
     }
 
     /// This connection may go on with what was read but not parsed, with its next request, or with its socket.

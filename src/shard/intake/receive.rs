@@ -11,7 +11,7 @@ use crate::resume::text::{self, Control};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, ControlKind, Event};
 use crate::shard::out::outbound::{ControlFrame, Lane};
-use crate::shard::table::connection::{Channel, End, Flag, Phase, Token, Unparsed};
+use crate::shard::table::connection::{Channel, Connection, End, Flag, Phase, Token, Unparsed};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::TICK_MS;
 use crate::shard::work::{self, copy_ns, inflate_ns};
@@ -20,11 +20,11 @@ use crate::shard::work::{self, copy_ns, inflate_ns};
 /// answered. A process answers within microseconds; a tick is the least that can be waited for.
 pub(in crate::shard) const ANSWER_GRACE_MS: u32 = TICK_MS as u32;
 
-/// A client whose compressed messages come to so much goes on behind others.
-const INFLATE_SLICE_NS: u64 = 300_000;
+/// A client whose compressed messages come to so much goes on behind others, in the middle of one perhaps.
+const INFLATE_SLICE_NS: u64 = 100_000;
 
 /// So much is inflated in a turn before those who may send compressed messages wait for the next one; others do not.
-const TURN_INFLATE_NS: u64 = 300_000;
+const TURN_INFLATE_NS: u64 = 200_000;
 
 /// So many frames of six bytes are work for a third of a millisecond.
 const READ_SLICE_BYTES: usize = 16 * 1024;
@@ -34,16 +34,6 @@ pub(in crate::shard) const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// What a client may send before it has registered.
 const REGISTRATION_LIMITS: Limits = Limits::for_messages(REGISTRATION_BYTES_MAX);
-
-/// What receiving has cost a connection that agreed on compression.
-fn inflated_bytes(received: &Result<(usize, Option<Received<'_>>), Violation>, limits: &Limits) -> usize {
-    match received {
-        Ok((_, Some(Received::Message { payload, .. }))) => payload.len(),
-        // Inflated up to the limit, and then refused.
-        Err(Violation::MessageTooBig) => limits.message_bytes_max,
-        _ => 0,
-    }
-}
 
 /// A Text that its client has escaped, as it was.
 fn without_mark(payload: Payload<'_>) -> Payload<'_> {
@@ -193,7 +183,7 @@ impl Shard {
     pub(in crate::shard) fn receive_frames(&mut self, slot: Slot, mut input: &mut [u8]) {
         let mut scratch = self.intake.scratch.take().unwrap_or_default();
         let until_ns = self.work.inflated_ns() + INFLATE_SLICE_NS;
-        while !input.is_empty() {
+        while !input.is_empty() || self.table.get(slot).is_some_and(Connection::is_inflating) {
             let is_long = self.work.inflated_ns() >= until_ns;
             if is_long || self.must_pause(slot) {
                 let connection = &mut self.table[slot];
@@ -213,11 +203,7 @@ impl Shard {
             let limits = if channel.is_some() { &self.config.limits } else { &REGISTRATION_LIMITS };
             let available = input.len();
             self.work.spend(work::FRAME_NS);
-            let inflates = ws.deflate().is_some();
             let received = ws.receive(input, limits, &mut scratch);
-            if inflates {
-                self.work.inflate(inflate_ns(inflated_bytes(&received, limits)));
-            }
             let (consumed, step) = match received {
                 Ok((consumed, None)) => (consumed, Step::Next),
                 Ok((consumed, Some(event))) => {
@@ -225,6 +211,7 @@ impl Shard {
                 }
                 Err(violation) => (0, self.violated(slot, violation)),
             };
+            self.work.inflate(inflate_ns(scratch.take_inflated_bytes()));
             if matches!(step, Step::Over) {
                 break;
             }
@@ -255,6 +242,7 @@ impl Shard {
                 self.owners.emit(owner, Event::Message { channel, kind, payload });
                 Step::Next
             }
+            (Received::Unfinished, _) => Step::Next,
             (Received::Message { payload, .. }, None) => {
                 self.register(slot, &payload);
                 Step::Next

@@ -311,6 +311,15 @@ impl Connection {
         frames_per_s_max == 0 || self.control_frames <= i32::from(frames_per_s_max)
     }
 
+    /// Whether a message is here that is not wholly inflated.
+    pub(in crate::shard) fn is_inflating(&self) -> bool {
+        match &self.phase {
+            Phase::Open(channel) => channel.ws.is_inflating(),
+            Phase::Registering(registering) => registering.ws.is_inflating(),
+            Phase::Http(_) | Phase::Ending(_) => false,
+        }
+    }
+
     /// What was received and is not whole, or may not be parsed yet. The start of a message is not worth counting.
     pub(in crate::shard) fn incoming_bytes(&self) -> usize {
         let partial = match &self.phase {
