@@ -143,7 +143,6 @@ impl Scratch {
             }
         }
     }
-
 }
 
 impl Default for Scratch {

@@ -171,7 +171,7 @@ impl Default for Deflate {
             level: 3,
             push_level: 1,
             bytes_min: 512,
-            shard_bytes_max: 128 * 1024,
+            shard_bytes_max: 32 * 1024,
             window_bits: 15,
             takeover_bytes_max: 0,
         }

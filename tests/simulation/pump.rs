@@ -20,7 +20,7 @@ pub const UNIX_S: u64 = 1_000_000;
 
 /// The last step of each part of a turn goes over its part: a push that is compressed, and two slices of what clients
 /// send, each with a step of inflating more than they may be, and an event of a slow handler.
-const STEPS_NS_MAX: u64 = 2_100_000 + 2 * (100_000 + 2 * 130_000) + 200_000 + SLOW_EVENT_NS;
+const STEPS_NS_MAX: u64 = 600_000 + 2 * (100_000 + 2 * 130_000) + 200_000 + SLOW_EVENT_NS;
 
 /// What the sends of a turn are counted as, at most.
 const BATCH_NS: u64 = 256 * 3_500;

@@ -29,7 +29,12 @@ pub(super) struct Intake {
 impl Intake {
     /// Nothing was read yet. `seed` decides the ids of requests.
     pub fn new(shard: u32, seed: u64) -> Self {
-        Self { shard, scratch: Some(Box::new(Scratch::in_steps(INFLATE_STEP_BYTES))), resume: VecDeque::new(), rng: seed | 1 }
+        Self {
+            shard,
+            scratch: Some(Box::new(Scratch::in_steps(INFLATE_STEP_BYTES))),
+            resume: VecDeque::new(),
+            rng: seed | 1,
+        }
     }
 
     /// This connection may go on with what was read but not parsed, with its next request, or with its socket.

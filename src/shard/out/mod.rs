@@ -98,7 +98,9 @@ impl Out {
     /// This connection has something to send that concerns it alone.
     pub fn mark_urgent(&mut self, connection: &mut Connection, slot: Slot) {
         if connection.flags.set_new(Flag::Urgent) {
-            self.waiting.urgent.push_back(slot);
+            // By its owner's place; the first lane is for those who have none.
+            let lane = connection.channel().map_or(0, |channel| channel.owner + 1);
+            self.waiting.urgent.push_back(lane, slot);
         }
     }
 
