@@ -106,7 +106,9 @@ fn connect(broker: &Broker, path: &str, more: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(broker.address()).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{more}\r\n", broker.address());
     stream.write_all(request.as_bytes()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    // An upgrade is answered; a request may wait for a process that does not read.
+    let answers_in = if more.contains("Upgrade") { PATIENCE } else { Duration::from_millis(50) };
+    stream.set_read_timeout(Some(answers_in)).unwrap();
     let mut status = [0; 12];
     let read = stream.read(&mut status).unwrap_or(0);
     (stream, String::from_utf8_lossy(&status[..read]).into_owned())
@@ -274,4 +276,151 @@ fn what_a_link_keeps() {
     let came = come_and_go(&scene.broker, 4000);
     assert!((700..2500).contains(&came), "{came} came before there was no room");
     scene.judge("frames that are not acknowledged, and events behind them", 12 * MIB);
+}
+
+/// What can be made to wait, at an amount of 1 to 3; each of some hundred KiB.
+#[derive(Debug, Clone, Copy)]
+enum Waits {
+    SmallMessages,
+    FragmentedMessages,
+    Bodies,
+    Heads,
+    ChannelsThatCameAndWent,
+    HalfSentMessages,
+    SmallFrames,
+    SharedPayloads,
+    ConflatedValues,
+    Content,
+}
+
+const WAITS: [Waits; 10] = [
+    Waits::SmallMessages,
+    Waits::FragmentedMessages,
+    Waits::Bodies,
+    Waits::Heads,
+    Waits::ChannelsThatCameAndWent,
+    Waits::HalfSentMessages,
+    Waits::SmallFrames,
+    Waits::SharedPayloads,
+    Waits::ConflatedValues,
+    Waits::Content,
+];
+
+/// A broker with a process that reads nothing and one that pushes to clients that read nothing.
+struct Mix {
+    scene: Scene,
+    unread: Process,
+    pushes: Process,
+    clients: Vec<TcpStream>,
+}
+
+impl Mix {
+    fn new() -> Self {
+        let broker = broker();
+        let unread = attach(&broker, QueueLimits { bytes_max: 64 * MIB, ..QueueLimits::default() });
+        let pushes = attach_as(&broker, "pushes:test:sys", QueueLimits::default());
+        for process in [&unread, &pushes] {
+            process.bind("/*rest", Default::default()).unwrap();
+            process.bind_http("/*rest", HttpRule::default()).unwrap();
+        }
+        Self { scene: Scene::new(broker), unread, pushes, clients: Vec::new() }
+    }
+
+    /// A client that sends this, and stays.
+    fn sends(&mut self, headers: &str, bytes: &[u8]) {
+        let (client, status) = connect(&self.scene.broker, "/p:test:sys/a", headers);
+        assert!(headers != UPGRADE || status.ends_with("101"), "{status}");
+        (&client).write_all(bytes).unwrap();
+        self.clients.push(client);
+    }
+
+    /// A client that reads nothing.
+    fn slow(&mut self) -> pushring::ChannelId {
+        let (client, status) = connect(&self.scene.broker, "/pushes:test:sys/a", UPGRADE);
+        assert!(status.ends_with("101"));
+        self.clients.push(client);
+        let mut events = Vec::new();
+        while events.is_empty() {
+            self.pushes.recv_batch(&mut events, PATIENCE).unwrap();
+        }
+        let [pushring::Event::Opened(opened)] = &events[..] else { panic!("{events:?}") };
+        // What the kernel takes, before anything waits with us.
+        for _ in 0..3 {
+            let fill = pushring::Message::binary(vec![0; MIB - 64]);
+            self.pushes.push(opened.channel, fill).policy(pushring::Policy::DropNewest).send().unwrap();
+        }
+        opened.channel
+    }
+
+    fn wait(&mut self, what: Waits, amount: usize) {
+        for number in 0..amount {
+            match what {
+                Waits::SmallMessages => self.sends(UPGRADE, &message(&[1; 30]).repeat(3000)),
+                Waits::FragmentedMessages => {
+                    let fragment = |first: u8, length: u16| {
+                        let mut frame = vec![first, 0x80 | 126];
+                        frame.extend_from_slice(&length.to_be_bytes());
+                        frame.resize(frame.len() + 4 + usize::from(length), 0);
+                        frame
+                    };
+                    let whole = [fragment(0x02, 30_000), fragment(0x00, 9_000), fragment(0x80, 50_000)].concat();
+                    self.sends(UPGRADE, &whole.repeat(3));
+                }
+                Waits::Bodies => {
+                    let chunk = [&b"6000\r\n"[..], &[b'b'; 0x6000], b"\r\n"].concat();
+                    let body = [&chunk.repeat(7)[..], b"0\r\n\r\n"].concat();
+                    self.sends("Transfer-Encoding: chunked\r\n", &body);
+                }
+                Waits::Heads => {
+                    let headers: String = (0..60).map(|at| format!("X-{at}: {}\r\n", "c".repeat(200))).collect();
+                    (0..12).for_each(|_| self.sends(&headers, b""));
+                }
+                Waits::ChannelsThatCameAndWent => _ = come_and_go(&self.scene.broker, 12),
+                Waits::HalfSentMessages => {
+                    let mut half = vec![0; 200_000 + number * 60_000];
+                    half[..10].copy_from_slice(&[0x82, 0xff, 0, 0, 0, 0, 0, 0x40, 0, 0]);
+                    self.sends(UPGRADE, &half);
+                }
+                Waits::SmallFrames => {
+                    let channel = self.slow();
+                    for size in (0..2000).map(|at| 40 + at % 300) {
+                        let push = self.pushes.push(channel, pushring::Message::binary(vec![3; size]));
+                        push.policy(pushring::Policy::DropOldest).send().unwrap();
+                    }
+                }
+                Waits::SharedPayloads => {
+                    let (one, other) = (self.slow(), self.slow());
+                    let payload = pushring::Message::binary(vec![4; 300_000 + number]);
+                    let push = self.pushes.broadcast(payload).to([one, other].to_vec());
+                    push.policy(pushring::Policy::DropOldest).send().unwrap();
+                }
+                Waits::ConflatedValues => {
+                    let channel = self.slow();
+                    for key in (0..4000).map(|at| at % 1000) {
+                        let push = self.pushes.push(channel, pushring::Message::binary(vec![5; 200]));
+                        push.policy(pushring::Policy::Conflate { key }).send().unwrap();
+                    }
+                }
+                Waits::Content => {
+                    let content = pushring::internals::http::Content::new(Some("text/plain"), vec![7; MIB / 2].into());
+                    let rule = HttpRule { content: Some(content.into()), ..HttpRule::default() };
+                    self.unread.bind_http(&format!("/content/{number}"), rule).unwrap();
+                }
+            }
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 6, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_mix_of_what_waits(mix in proptest::sample::subsequence(&WAITS[..], 1..6), amount in 1..4usize) {
+        let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut made = Mix::new();
+        for &what in &mix {
+            made.wait(what, amount);
+        }
+        made.scene.judge(&format!("{amount} times {mix:?}"), 100_000 * amount * mix.len());
+    }
 }

@@ -186,6 +186,7 @@ impl Ledger {
             held: Default::default(),
             total: AtomicUsize::new(0),
             is_notable: AtomicBool::new(false),
+            orders: Mutex::default(),
         }));
         let mut tenants = lock(&self.0.tenants);
         if tenants.all.len() >= tenants.sweep_at {
@@ -251,8 +252,10 @@ impl Ledger {
         let tenants: Vec<Tenant> =
             lock(&self.0.tenants).all.iter().filter_map(|counts| Some(Tenant(counts.upgrade()?))).collect();
         let mut by_name = std::collections::BTreeMap::<Option<ProcessId>, HeldBytes>::new();
-        for tenant in tenants.iter().filter(|tenant| tenant.total() > 0) {
-            *by_name.entry(tenant.process().cloned()).or_default() += tenant.held();
+        for (tenant, held) in tenants.iter().map(|tenant| (tenant, tenant.held())) {
+            if held.total() > 0 {
+                *by_name.entry(tenant.process().cloned()).or_default() += held;
+            }
         }
         let mut report: Vec<TenantReport> =
             by_name.into_iter().map(|(process, held)| TenantReport { process, held }).collect();
@@ -273,7 +276,12 @@ struct Counts {
     held: [AtomicUsize; Kind::ALL.len()],
     total: AtomicUsize,
     is_notable: AtomicBool,
+    /// Who tells the bytes of its orders: inboxes count those by themselves.
+    orders: Mutex<Vec<Box<OrdersBytes>>>,
 }
+
+/// The bytes of a producer's orders; none: the producer has gone.
+type OrdersBytes = dyn Fn() -> Option<usize> + Send + Sync;
 
 impl Default for Tenant {
     fn default() -> Self {
@@ -312,15 +320,24 @@ impl Tenant {
         for kind in Kind::ALL {
             *held.of_mut(kind) = self.0.held[kind as usize].load(Ordering::Relaxed);
         }
+        held.orders += lock(&self.0.orders).iter().filter_map(|orders| orders()).sum::<usize>();
         held
+    }
+
+    /// Names what tells the bytes of a producer's orders in its name, as long as there is one: they are counted by the
+    /// inboxes in which they wait.
+    pub fn add_orders(&self, orders: impl Fn() -> Option<usize> + Send + Sync + 'static) {
+        let mut all = lock(&self.0.orders);
+        all.retain(|orders| orders().is_some());
+        all.push(Box::new(orders));
     }
 
     /// How far a fund's lease may go to hold so many bytes more for it. What shards hold for it does not count: that, it
     /// can be made to give back.
     fn claim_to_keep(&self, more: usize) -> Claim {
         let share = self.0.book.share_bytes();
-        let kept = [Kind::Orders, Kind::Events, Kind::Content, Kind::Topics, Kind::Link];
-        let kept: usize = kept.iter().map(|&kind| self.0.held[kind as usize].load(Ordering::Relaxed)).sum();
+        let held = self.held();
+        let kept = held.orders + held.events + held.content + held.topics + held.link;
         let is_within = share.is_none_or(|share| kept.saturating_add(more) <= share / 2);
         if is_within { Claim::WithinShare } else { Claim::ToKeep }
     }

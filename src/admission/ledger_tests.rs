@@ -166,3 +166,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn orders_are_told_by_who_counts_them() {
+    let ledger = Ledger::new(Budget::of(8 << 20));
+    let orders = Arc::new(AtomicUsize::new(0));
+    let tenant = ledger.tenant(Some("p:o:sys".parse().unwrap()));
+    let counted = orders.clone();
+    tenant.add_orders(move || Some(counted.load(Ordering::Relaxed)));
+    tenant.add_orders(|| None);
+    assert!(ledger.report().is_empty());
+    orders.store(77, Ordering::Relaxed);
+    assert_eq!((ledger.report()[0].held.orders, ledger.held().orders, tenant.held().total()), (77, 77, 77));
+}

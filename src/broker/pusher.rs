@@ -101,7 +101,10 @@ pub struct Pusher {
 
 impl Pusher {
     pub(super) fn of_process(shared: Arc<Shared>, owner: &Owner) -> Self {
-        let accounts = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
+        let accounts: Arc<[Account]> = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
+        let of_shards = Arc::downgrade(&accounts);
+        let bytes = |accounts: Arc<[Account]>| accounts.iter().map(|account| account.held().1 as usize).sum();
+        owner.purse.tenant().add_orders(move || of_shards.upgrade().map(bytes));
         let (windows, topics) = (owner.windows.clone(), owner.topics.clone());
         let purse = Some(owner.purse.clone());
         let owner_id = Some(owner.id);

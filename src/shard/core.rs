@@ -350,6 +350,11 @@ impl Shard {
         self.memory.note_inbox(bytes);
     }
 
+    /// The shard is over: what it has said that it holds is what it still does, which is nothing.
+    pub(super) fn withdraw(&mut self) {
+        self.memory.publish();
+    }
+
     /// The shard as it is now.
     pub fn report(&self) -> Report {
         let (turns, push_delays) = self.timings.durations();

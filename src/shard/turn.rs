@@ -306,6 +306,7 @@ impl<S: Sockets> Turns<S> {
     /// The shard, for whoever still wants something of it; its sockets and its inbox are dropped.
     pub fn into_shard(mut self) -> Shard {
         self.shard.note_inbox(0);
+        self.shard.withdraw();
         self.shard
     }
 

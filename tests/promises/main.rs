@@ -66,6 +66,7 @@ mod link_reattach;
 mod malformed_frames;
 mod malformed_upgrades;
 mod memory_budget;
+mod memory_groups_are_survived;
 mod node_server;
 mod on_shards;
 mod opened_once_closed_once;

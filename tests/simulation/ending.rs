@@ -163,7 +163,7 @@ impl World {
                 return Err(format!("something waits, though nothing is in its way: {report:?}"));
             }
         }
-        match self.processes.iter().find(|process| process.owner.purse.tenant().held().events > 0) {
+        match self.processes.iter().find(|process| process.owner.purse.tenant().held().total() > 0) {
             Some(process) => Err(format!("{} has left events unread", process.owner.process)),
             None => Ok(()),
         }
