@@ -743,7 +743,7 @@ impl Seat {
         let seed = RandomState::new().hash_one(self.index);
         let (index, shards) = (self.index as u32, self.shards as u32);
         let shard = Shard::new(index, shards, self.common, flusher, seed, self.clock.now_ms());
-        let pump = Pump::new(shard, self.inbox, self.listener, self.wake, self.clock, self.probe)?.among(self.peers);
+        let pump = Pump::new(shard, self.inbox, self.listener, &self.wake, self.clock, self.probe)?.among(self.peers);
         Ok((runtime, pump))
     }
 }

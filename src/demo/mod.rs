@@ -6,8 +6,8 @@
 //!   that begins with a little-endian channel id on to that channel.
 //!
 //! All are bound open at `/PROCESS_ID/`, take registered channels too, and lose nothing: they wait for room in the shards'
-//! inboxes, which drain at CPU speed. Echo and relay run on the shards, unicast on a thread of its own, until the broker
-//! stops.
+//! inboxes, which drain at CPU speed. Echo and relay run on the shards; `threaded-echo` and `threaded-relay` do the same on
+//! threads of their own, as unicast does, until the broker stops.
 //!
 //! [`page`] is a page for browsers that uses them.
 
@@ -43,7 +43,11 @@ pub enum DemoError {
 pub fn start(broker: &Handle) -> Result<Vec<JoinHandle<()>>, DemoError> {
     run_on_shards(broker, "echo:pushring:sys", echo)?;
     run_on_shards(broker, "relay:pushring:sys", relay)?;
-    Ok(vec![spawn(broker, "unicast:pushring:sys", unicast)?])
+    Ok(vec![
+        spawn(broker, "threaded-echo:pushring:sys", threaded_echo)?,
+        spawn(broker, "threaded-relay:pushring:sys", threaded_relay)?,
+        spawn(broker, "unicast:pushring:sys", unicast)?,
+    ])
 }
 
 fn run_on_shards(broker: &Handle, id: &str, on_event: fn(&mut Here<'_>, Event)) -> Result<(), DemoError> {
@@ -89,6 +93,22 @@ fn relay(here: &mut Here<'_>, event: Event) {
     if let Event::Message { channel, kind, payload } = event {
         // As above.
         let _ = here.broadcast(received(kind, payload)).except(channel).send();
+    }
+}
+
+fn threaded_echo(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
+    match event {
+        Event::Message { channel, kind, payload } => batch.send(process.push(channel, received(kind, payload))),
+        _ => Ok(()),
+    }
+}
+
+fn threaded_relay(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
+    match event {
+        Event::Message { channel, kind, payload } => {
+            batch.send(process.broadcast(received(kind, payload)).except(channel))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::io;
+use std::time::Duration;
 
 /// What happened to a socket since it was last reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,9 +88,22 @@ impl ReadySet {
     /// # Errors
     /// None that a valid set can have.
     pub fn poll(&self, events: &mut Events) -> io::Result<()> {
-        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.poll_until(events, &Timespec { tv_sec: 0, tv_nsec: 0 })
+    }
+
+    /// As [`poll`](Self::poll), but waits for the first event, for `timeout` at most. Nothing else happens on this thread
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// None that a valid set can have.
+    pub fn wait(&self, events: &mut Events, timeout: Duration) -> io::Result<()> {
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        self.poll_until(events, &timeout)
+    }
+
+    fn poll_until(&self, events: &mut Events, timeout: &Timespec) -> io::Result<()> {
         events.0.clear();
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events.0), Some(&NOW)) {
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events.0), Some(timeout)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }

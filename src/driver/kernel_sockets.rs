@@ -4,7 +4,7 @@
 //! a descriptor leaves the epoll set by being closed.
 
 use super::clock::Clock;
-use super::epoll::{Events, ReadySet, ReadyWait};
+use super::epoll::{Events, ReadySet};
 use super::listen::BACKLOG;
 use super::sys;
 use super::wake::WakeFd;
@@ -15,6 +15,7 @@ use crate::shard::{End, Token};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// Readiness events taken from the kernel at a time.
 const EVENTS_MAX: usize = 512;
@@ -31,6 +32,8 @@ pub struct KernelSockets {
     listener: Option<TcpListener>,
     ready: ReadySet,
     events: Events,
+    /// The events are those of a wait, and have not been told.
+    has_waited: bool,
     /// By number.
     sockets: Vec<Option<OwnedFd>>,
     clock: Clock,
@@ -51,18 +54,21 @@ impl KernelSockets {
             listener: Some(listener),
             ready,
             events: Events::with_capacity(EVENTS_MAX),
+            has_waited: false,
             sockets: Vec::new(),
             clock,
             no_room_said_ms: None,
         })
     }
 
-    /// What a thread with nothing to do waits for. Inside a monoio runtime.
+    /// Has a thread with nothing to do wait for news, for `timeout` at most. The next poll tells them.
     ///
     /// # Errors
-    /// Out of descriptors.
-    pub fn waiter(&self) -> io::Result<ReadyWait> {
-        self.ready.waiter()
+    /// None that a valid set can have.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.ready.wait(&mut self.events, timeout)?;
+        self.has_waited = true;
+        Ok(())
     }
 
     fn socket(&self, id: SocketId) -> Option<&OwnedFd> {
@@ -92,7 +98,10 @@ impl Sockets for KernelSockets {
     type Error = io::Error;
 
     fn poll(&mut self, news: &mut Vec<Readiness>) -> io::Result<bool> {
-        self.ready.poll(&mut self.events)?;
+        // What ended a wait came with it.
+        if !std::mem::take(&mut self.has_waited) {
+            self.ready.poll(&mut self.events)?;
+        }
         news.extend(self.events.iter().filter_map(|event| match event.token {
             TOKEN_WAKE => None,
             TOKEN_LISTENER => Some(Readiness::Listener),

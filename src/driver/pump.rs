@@ -1,14 +1,17 @@
 //! One shard's thread at work: turn after turn, and asleep when there is nothing to do.
 //!
-//! With nothing to do the pump arms the inbox's wake flag and sleeps in monoio until its ready set reports: the eventfd
-//! of the inbox, the listener and all connections are in that one set, so there is one place to wait and no task per
-//! connection. What a turn is stands in [`crate::shard::turn`]; the clock is read here and nowhere below.
+//! With nothing to do the pump arms the inbox's wake flag and sleeps in its ready set until that reports: the eventfd of the
+//! inbox, the listener and all connections are in that one set, so there is one place to wait and no task per connection. It
+//! sleeps there itself, for a tick at most, and takes what woke it from there: awaited through the runtime, each wake
+//! would go through a ring and then be asked for again. The thread's other tasks run once a tick.
+//! What a turn is stands in [`crate::shard::turn`]; the clock is read here and nowhere below.
 
-use super::clock::{Clock, thread_cpu_ns};
+use super::clock::{Clock, monotonic_ns, thread_cpu_ns};
 use super::kernel_sockets::KernelSockets;
 use super::probe::Probe;
+use super::runtime::yield_now;
 use super::wake::WakeFd;
-use crate::queue::orders::{Inbox, Wake};
+use crate::queue::orders::Inbox;
 use crate::shard::command::Command;
 use crate::shard::turn::{Inboxes, TurnLimits, Turns};
 use crate::shard::{Shard, TICK_MS};
@@ -20,7 +23,6 @@ use std::time::{Duration, SystemTime};
 /// See the module.
 pub struct Pump {
     turns: Turns<KernelSockets>,
-    wake: Arc<WakeFd>,
     clock: Clock,
     probe: Arc<Probe>,
 }
@@ -34,13 +36,13 @@ impl Pump {
         shard: Shard,
         inbox: Inbox<Command>,
         listener: TcpListener,
-        wake: Arc<WakeFd>,
+        wake: &WakeFd,
         clock: Clock,
         probe: Arc<Probe>,
     ) -> io::Result<Self> {
-        let sockets = KernelSockets::new(listener, &wake, clock)?;
+        let sockets = KernelSockets::new(listener, wake, clock)?;
         let turns = Turns::new(shard, inbox, sockets, TurnLimits::default(), clock.now_ms(), unix_ms());
-        Ok(Self { turns, wake, clock, probe })
+        Ok(Self { turns, clock, probe })
     }
 
     /// The same among other shards: see [`Turns::among`].
@@ -54,37 +56,105 @@ impl Pump {
     /// # Errors
     /// The kernel refused what a healthy process never is: the shard cannot go on.
     pub async fn run(mut self) -> io::Result<()> {
-        let waiter = self.turns.sockets().waiter()?;
-        let (wake, probe) = (self.wake.clone(), self.probe.clone());
-        // While the pump sleeps, this is its clock.
-        let ticker = async move {
-            loop {
-                monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
-                probe.want();
-                wake.wake();
-            }
-        };
-        monoio::spawn(ticker);
-        // One look at a turn's end is the beginning of the next: falling asleep and waking is a part of it.
-        let mut before_ns = thread_cpu_ns();
+        const TICK: Duration = Duration::from_millis(TICK_MS);
+        let (mut meter, mut ticked_ms) = (TurnMeter::start(), self.clock.now_ms());
         loop {
-            let is_busy = self.turns.turn(self.clock.now_ms(), unix_ms)?;
-            let now_ns = thread_cpu_ns();
+            let now_ms = self.clock.now_ms();
+            let is_busy = self.turns.turn(now_ms, unix_ms)?;
             let timings = self.turns.timings();
-            timings.note_turn(now_ns - std::mem::replace(&mut before_ns, now_ns));
+            timings.note_turn(meter.end_turn());
             timings.note_push_delay(|asked_us| self.probe.passed_us(asked_us));
             if self.turns.is_over() {
                 return Ok(());
             }
             if !is_busy && self.turns.prepare_sleep() {
-                waiter.ready().await?;
+                self.turns.sockets().wait(TICK)?;
                 self.turns.awake();
+                meter.begin_turn();
+            }
+            if now_ms >= ticked_ms + TICK_MS {
+                ticked_ms = now_ms;
+                self.probe.want();
+                yield_now().await;
             }
         }
+    }
+}
+
+/// How long turns are, in time of this thread's own.
+///
+/// Asking the kernel for that time costs as much as the rest of a short turn. So a turn that was short by the clock on the
+/// wall, which can be read without asking, counts as it was short there; the kernel is asked about the longer ones, in which
+/// the thread may have been kept from its core.
+struct TurnMeter {
+    began_ns: u64,
+    /// The thread's own time when the kernel was last asked, and what was counted since.
+    asked_ns: u64,
+    counted_ns: u64,
+}
+
+/// As long as the first bucket of [`TurnTimes`](crate::shard::stats::TurnTimes).
+const SHORT_NS: u64 = 16_000;
+
+impl TurnMeter {
+    fn start() -> Self {
+        Self { began_ns: monotonic_ns(), asked_ns: thread_cpu_ns(), counted_ns: 0 }
+    }
+
+    /// A turn begins, behind a sleep.
+    fn begin_turn(&mut self) {
+        self.began_ns = monotonic_ns();
+    }
+
+    /// A turn ends, and the next one begins. Returns how long it was.
+    fn end_turn(&mut self) -> u64 {
+        let now_ns = monotonic_ns();
+        let turn_ns = now_ns - std::mem::replace(&mut self.began_ns, now_ns);
+        if turn_ns <= SHORT_NS {
+            self.counted_ns += turn_ns;
+            return turn_ns;
+        }
+        let own_ns = thread_cpu_ns();
+        let since_ns = (own_ns - std::mem::replace(&mut self.asked_ns, own_ns)).saturating_sub(self.counted_ns);
+        self.counted_ns = 0;
+        since_ns.min(turn_ns)
     }
 }
 
 fn unix_ms() -> u64 {
     // A clock before 1970 only makes tokens look valid that expired long ago; it is the operator's to set.
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_as_long_as_the_thread_worked_and_never_longer_than_they_lasted() {
+        let mut meter = TurnMeter::start();
+        let spin = |ns: u64| {
+            let until_ns = monotonic_ns() + ns;
+            while monotonic_ns() < until_ns {}
+        };
+        let before_ns = thread_cpu_ns();
+        let mut sum_ns = 0;
+        for _ in 0..200 {
+            spin(1_000);
+            sum_ns += meter.end_turn();
+        }
+        spin(3_000_000);
+        let long_ns = meter.end_turn();
+        sum_ns += long_ns;
+        // A turn that waited: its time was others'.
+        std::thread::sleep(Duration::from_millis(20));
+        let slept_ns = meter.end_turn();
+        let worked_ns = thread_cpu_ns() - before_ns;
+        assert!(slept_ns < 10_000_000, "{slept_ns}");
+        assert!(sum_ns <= worked_ns + 200 * SHORT_NS && long_ns > 0, "{sum_ns} of {worked_ns}");
+        // Behind a sleep a turn begins anew.
+        std::thread::sleep(Duration::from_millis(20));
+        meter.begin_turn();
+        assert!(meter.end_turn() < 10_000_000);
+    }
 }

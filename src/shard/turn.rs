@@ -289,8 +289,8 @@ impl<S: Sockets> Turns<S> {
     }
 
     /// Its sockets.
-    pub fn sockets(&self) -> &S {
-        &self.sockets
+    pub fn sockets(&mut self) -> &mut S {
+        &mut self.sockets
     }
 
     /// Whether the shard was told to stop and has let go of its last connection. Then its inbox takes no more.
