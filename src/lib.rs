@@ -73,6 +73,8 @@ mod demo;
 mod driver;
 mod gateway;
 mod http;
+#[cfg(feature = "driver")]
+mod hub;
 #[cfg(feature = "link")]
 pub mod link;
 #[cfg(feature = "node")]
@@ -131,6 +133,7 @@ pub mod internals {
         #[cfg(feature = "driver")] broker
         #[cfg(feature = "driver")] demo
         #[cfg(feature = "driver")] driver
+        #[cfg(feature = "driver")] hub
         #[cfg(feature = "driver")] push_api
     }
     pub use queue::orders as inbox;

@@ -78,6 +78,17 @@ impl Message {
         Self::control(PushKind::Pong, bytes.into())
     }
 
+    /// A control text of the subprotocol `pushring.1`, without the mark that it begins with.
+    pub(crate) fn control_text(text: &str) -> Self {
+        let payload = format!("{}{text}", char::from(crate::resume::MARK)).into_bytes().into();
+        Self(PushFrame { kind: PushKind::ControlText, payload })
+    }
+
+    /// Whether it is Text.
+    pub(crate) fn is_text(&self) -> bool {
+        self.0.kind == PushKind::Message(MessageKind::Text)
+    }
+
     /// Its bytes.
     pub fn payload(&self) -> &Bytes {
         &self.0.payload

@@ -5,6 +5,7 @@
 //! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
 //! the file that holds one.
 
+mod doors;
 mod environment;
 mod file;
 mod renamed;
@@ -76,12 +77,6 @@ macro_rules! settings {
         }
     };
 }
-
-/// Connections to `api_listen`: backends keep a few open each.
-const API_CONNECTIONS_MAX: usize = 1024;
-
-/// What they may make it hold, beside `memory_budget`: four of the largest messages, twice as they arrive.
-const API_MEMORY_BYTES_MAX: usize = 128 << 20;
 
 /// Settings that belong together.
 #[derive(Debug)]
@@ -167,6 +162,26 @@ settings! {
     /// Whether the same is served to clients of the main listener, at /push:pushring:sys/api/, with the same token.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     api_on_listen: bool = false => Restart;
+
+    ["The hub"]
+    /// Whether the hub is served at /hub: clients subscribe to topics and publish by themselves, as far as their tokens let
+    /// them, and backends publish over HTTP.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    hub: bool = false => Restart;
+    /// The file with the secret that the hub's tokens are signed with; never the one of logins.
+    #[arg(value_name = "FILE")]
+    hub_secret_file: PathBuf = PathBuf::new() => Now;
+    /// What `aud` of the hub's tokens must name.
+    hub_audience: String = "pushring-hub".to_owned() => NewConnections;
+    /// Whether clients without a token are let in, who may do what the next two settings say.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    hub_open: bool = false => NewConnections;
+    /// Topics that those may subscribe to: names, or beginnings of names and `*`.
+    #[arg(value_name = "PATTERN,…")]
+    hub_open_subscribe: List = "public.*".parse().expect("a list") => NewConnections;
+    /// Topics that those may publish to.
+    #[arg(value_name = "PATTERN,…")]
+    hub_open_publish: List = List::default() => NewConnections;
 
     ["Operators"]
     /// A Unix socket on which `pushring stats` and the like ask, as this user alone; off for none. auto is
@@ -440,26 +455,6 @@ impl Config {
         }))
     }
 
-    /// What serves the API on an address of its own: a broker of one shard, which holds no channels.
-    ///
-    /// # Errors
-    /// A value that cannot be obeyed, by its key.
-    pub fn api_broker(&self, listen: SocketAddr) -> anyhow::Result<pushring::Config> {
-        let config = self.broker(Secrets::default())?;
-        let defaults = pushring::Config::default();
-        let settings = Settings { hosts: HostPolicy::Any, registration: false, ..defaults.settings.clone() };
-        Ok(pushring::Config {
-            listen,
-            shards: 1,
-            driver: config.driver,
-            settings,
-            admission: admission::Limits { connections_max: API_CONNECTIONS_MAX, ..defaults.admission.clone() },
-            memory_bytes_max: Some(API_MEMORY_BYTES_MAX),
-            shard: config.shard,
-            ..defaults
-        })
-    }
-
     /// Who may attach over the Unix socket.
     ///
     /// # Errors
@@ -561,6 +556,7 @@ impl Config {
         let dialect = self.dialect.into();
         let mut settings = Settings::new(&self.node, dialect);
         (settings.secret, settings.second_secret) = (secrets.first, secrets.second);
+        settings.hub = self.hub_door(secrets.hub)?;
         settings.hosts = self.host_policy();
         settings.origins = self.origins.0.clone();
         settings.dev_origins = self.dev_origins.0.clone();

@@ -6,7 +6,7 @@
 use super::config::{Config, When, takes_effect};
 use super::log;
 use super::token::read_secret;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use pushring::control::{Changes, LogCounts, Program};
 use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::{Drain, Handle};
@@ -41,6 +41,8 @@ pub struct Secrets {
     pub first: Option<Secret>,
     /// One that is accepted too.
     pub second: Option<Secret>,
+    /// The one that the hub's tokens are signed with.
+    pub hub: Option<Secret>,
 }
 
 impl Secrets {
@@ -55,7 +57,15 @@ impl Secrets {
         };
         let first = read(&config.jwt_secret_file)?.or_else(|| own.cloned());
         let second = read(&config.jwt_second_secret_file).context("jwt_second_secret_file")?;
-        Ok(Self { first, second })
+        let hub = read(&config.hub_secret_file).context("hub_secret_file")?;
+        let is_login =
+            [&first, &second].into_iter().any(|login| login.is_some() && is_same(login.as_ref(), hub.as_ref()));
+        ensure!(
+            !is_login,
+            "hub_secret_file: it holds the secret of logins, so a token of one would open the other: make a new one with \
+             head -c 32 /dev/urandom"
+        );
+        Ok(Self { first, second, hub })
     }
 }
 
@@ -94,6 +104,7 @@ impl Daemon {
         for (key, before, after) in [
             ("jwt_secret_file", &current.secrets.first, &secrets.first),
             ("jwt_second_secret_file", &current.secrets.second, &secrets.second),
+            ("hub_secret_file", &current.secrets.hub, &secrets.hub),
         ] {
             if !is_same(before.as_ref(), after.as_ref()) && !changes.now.iter().any(|changed| changed == key) {
                 changes.now.push(key.to_owned());

@@ -17,7 +17,7 @@ use pushring::control::Operator;
 use pushring::internals::demo;
 use pushring::internals::driver::sys;
 use pushring::internals::gateway::Secret;
-use pushring::internals::push_api;
+use pushring::internals::{hub, push_api};
 use pushring::link;
 use std::io::Write;
 use std::net::TcpListener;
@@ -34,7 +34,7 @@ pub fn serve(source: Source, listener: Option<TcpListener>) -> anyhow::Result<()
     if secrets.first.is_none() {
         tracing::warn!("no token secret (--jwt-secret-file): whatever needs a token is refused");
     }
-    if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() {
+    if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() && !config.hub {
         tracing::warn!("no process can attach, so nobody is served: set link (--link PATH) or link_tcp");
     }
     run(Start { source, listener, admin: config.admin_listen, config, secrets, own_secret: None }, |_| Ok(Vec::new()))
@@ -120,6 +120,10 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
         threads.push(metrics::start(operator.clone())?);
     }
     let link = link.map(|link| start_link(&broker, link)).transpose()?;
+    if config.hub {
+        threads.push(hub::start(&broker.handle())?);
+        tracing::info!(path = hub::PATH, open = config.hub_open, "the hub is served");
+    }
     let api = start_api(&config, &broker, &mut threads)?;
     let control = config.control.open(broker.address().port(), operator.clone())?;
     let admin = start_admin(&config, admin, operator.clone(), link.as_ref())?;
@@ -147,7 +151,8 @@ fn start_api(config: &Config, broker: &Broker, threads: &mut Threads) -> anyhow:
         return Ok(None);
     }
     let token = read_api_token(&config.api_token_file)?;
-    let options = || push_api::Options { token: token.clone(), process: None };
+    let process = config.hub.then(|| hub::PROCESS.parse()).transpose()?;
+    let options = || push_api::Options { token: token.clone(), process: process.clone() };
     if config.api_on_listen {
         threads.push(push_api::start(&broker.handle(), false, broker.handle(), options())?);
     }

@@ -92,6 +92,9 @@ pub enum TokenError {
     /// For another node.
     #[error("the token is for another node")]
     Node,
+    /// Its `aud` names somebody else, or nobody.
+    #[error("the token is for another audience")]
+    Audience,
     /// For another subdomain, or for the node where a subdomain is needed, or the reverse.
     #[error("the token is for another subdomain")]
     Subdomain,
@@ -136,6 +139,14 @@ impl Secret {
     /// # Errors
     /// When it was not, or is no token.
     pub fn open(&self, token: &str) -> Result<Claims, TokenError> {
+        parse(self.payload(token)?)
+    }
+
+    /// What a token that was signed with this key claims.
+    ///
+    /// # Errors
+    /// When it was not, is no token, or claims something else.
+    pub(super) fn claims<T: serde::de::DeserializeOwned>(&self, token: &str) -> Result<T, TokenError> {
         parse(self.payload(token)?)
     }
 

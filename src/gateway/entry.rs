@@ -5,6 +5,7 @@
 
 use super::{
     Dialect, HttpBinding, Login, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,
+    grant::{self, Carrier, Grant},
     login::{self},
     origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host},
     proxy::{Client, forwarded_for, is_behind_proxy, is_https},
@@ -62,6 +63,8 @@ pub struct Upgrade<'s> {
     pub resume: bool,
     /// Whether the owner is told of that.
     pub resume_events: bool,
+    /// What the client may do, where the hub's token decides.
+    pub grant: Option<Arc<Grant>>,
     /// Who is logged in, where the path asks for it: who takes a channel up again must be the same.
     pub user: Option<&'s str>,
     /// The first `X-Forwarded-For` entry, else `X-Real-IP`, else `Cf-Connecting-Ip`: a claim, not checked.
@@ -177,7 +180,9 @@ impl<'s> Request<'s, '_, '_> {
         if rule.authenticated || rule.extension {
             self.check_origin()?;
         }
+        let grant = if rule.hub { Some(self.hub_grant()?) } else { None };
         Ok(Entry::Upgrade(Upgrade {
+            grant,
             owner: binding.owner,
             process: &binding.process,
             bound_path: &binding.path[binding.prefix_bytes..],
@@ -189,6 +194,22 @@ impl<'s> Request<'s, '_, '_> {
             user: (rule.authenticated && !is_public).then_some(&*self.snapshot.settings.node),
             forwarded_for: forwarded_for(self.head),
         }))
+    }
+
+    /// What the token of a client allows it at the hub, or what is allowed without one.
+    fn hub_grant(&self) -> Judged<Arc<Grant>> {
+        let refused = |error: TokenError| Response::text(401, error.to_string()).with("www-authenticate", "Bearer");
+        let door = self.snapshot.settings.hub.as_ref().ok_or_else(not_bound)?;
+        match grant::token_of(self.head).map_err(refused)? {
+            None => door.open.clone().ok_or_else(|| refused(TokenError::Missing)),
+            Some((token, carrier)) => {
+                let grant = door.open(token, self.now_unix_s).map_err(refused)?;
+                if carrier == Carrier::Cookie {
+                    self.check_origin()?;
+                }
+                Ok(Arc::new(grant))
+            }
+        }
     }
 
     fn login(&self) -> Judged<Entry<'s>> {

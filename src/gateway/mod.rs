@@ -13,6 +13,7 @@
 
 mod auth;
 mod entry;
+mod grant;
 mod login;
 mod origin;
 mod pattern;
@@ -26,6 +27,7 @@ mod subdomain;
 
 pub use auth::{Claims, Secret, SecretError, TokenError, mint};
 pub use entry::{Dynamic, Entry, IncomingRequest, Upgrade, enter};
+pub use grant::{Grant, HubDoor, Pattern, patterns};
 pub use login::{Credentials, LOGIN_BYTES_MAX, Login};
 pub use origin::{OriginError, may_be_dev_origin};
 pub use pattern::{PatternError, TooMuchWork};

@@ -1,9 +1,10 @@
 //! The rules of entry that an operator chooses, with their defaults.
 
-use super::{IpPrefix, Secret, TokenError};
+use super::{HubDoor, IpPrefix, Secret, TokenError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Which of the two node systems is spoken. They are the same system, renamed (node contract, section 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -117,6 +118,8 @@ pub struct Settings {
     pub simulation_mode: bool,
     /// Seconds that a process has to answer an HTTP request, where the request does not say. Default: 15.
     pub response_timeout_s: u32,
+    /// Who is let in to the hub. Default: nobody.
+    pub hub: Option<Arc<HubDoor>>,
 }
 
 /// The longest time that a request may ask for, in seconds.
@@ -161,6 +164,7 @@ impl Settings {
             public_mode: false,
             simulation_mode: false,
             response_timeout_s: 15,
+            hub: None,
         }
     }
 

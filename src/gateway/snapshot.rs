@@ -86,6 +86,9 @@ pub struct WebSocketRule {
     /// Whether a channel outlives its connection, where its client asks for that (subprotocol `pushring.1`): it waits for the
     /// client to come back, with what was pushed meanwhile (`docs/PROTOCOL.md`).
     pub resume: bool,
+    /// Whether the token of the hub decides who is let in, and what it may do there
+    /// ([`Settings::hub`](super::Settings::hub)); clients must speak `pushring.1` then.
+    pub hub: bool,
     /// Whether the process is told when such a client is gone for now, and when it has come back
     /// ([`Event::Detached`](crate::Event::Detached), [`Event::Resumed`](crate::Event::Resumed)).
     pub resume_events: bool,

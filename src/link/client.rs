@@ -145,7 +145,7 @@ impl Client {
     /// # Errors
     /// As there.
     pub fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
-        let WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, resume_events } = rule;
+        let WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, resume_events, .. } = rule;
         let path = path.to_owned();
         let bind = |ask| FromPeer::Bind {
             path,

@@ -33,6 +33,8 @@ pub fn event_out(event: Event) -> Option<(ToPeer, Bytes)> {
                 ControlKind::Ping => Kind::Ping,
                 ControlKind::Pong => Kind::Pong,
                 ControlKind::Close => Kind::Close,
+                // For the hub alone.
+                ControlKind::Text => return None,
             };
             (ToPeer::Control { channel: channel.get(), kind }, payload)
         }
@@ -107,6 +109,7 @@ pub fn opened(live: LiveChannel) -> Opened {
         forwarded_for: live.forwarded_for.map(String::into_boxed_str),
         registered: live.registered,
         extension: live.extension,
+        grant: None,
     }
 }
 
@@ -216,7 +219,8 @@ pub fn message(kind: Kind, blob: Bytes) -> Option<Result<Message, InvalidMessage
 pub fn message_out(message: Message) -> (Kind, Bytes) {
     let PushFrame { kind, payload } = message.into_frame();
     let kind = match kind {
-        PushKind::Message(MessageKind::Text) => Kind::Text,
+        // Nobody else makes control texts than the hub, which is in the broker's own program.
+        PushKind::Message(MessageKind::Text) | PushKind::ControlText => Kind::Text,
         PushKind::Message(MessageKind::Binary) => Kind::Binary,
         PushKind::Ping => Kind::Ping,
         PushKind::Pong => Kind::Pong,

@@ -110,7 +110,9 @@ impl<'a> Orders<'a> {
                 resume_events,
                 ask,
             } => {
-                let rule = WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, resume_events };
+                let hub = false;
+                let rule =
+                    WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, hub, resume_events };
                 self.bound(ask, |owner| owner.bind(&path, rule))?;
             }
             FromPeer::Unbind { path, ask } => self.bound(ask, |owner| owner.unbind(&path))?,

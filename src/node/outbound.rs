@@ -99,6 +99,8 @@ impl<K: ToKernel> Outlet<K> {
                     ControlKind::Ping => WsMessageType::Ping,
                     ControlKind::Pong => WsMessageType::Pong,
                     ControlKind::Close => WsMessageType::Close,
+                    // For the hub alone.
+                    ControlKind::Text => return None,
                 };
                 Some(self.events.message(self.ids.next(), process, channel, message_type, payload.into()))
             }

@@ -142,6 +142,8 @@ impl Attached {
                     ControlKind::Ping => WsMessageType::Ping,
                     ControlKind::Pong => WsMessageType::Pong,
                     ControlKind::Close => WsMessageType::Close,
+                    // For the hub alone.
+                    ControlKind::Text => return None,
                 };
                 Some(self.pushed(channel, message_type, payload))
             }

@@ -25,6 +25,8 @@ pub(super) struct Order {
     /// In whose name; none: as it is configured.
     pub process: Option<ProcessId>,
     pub message: Message,
+    /// Whether it was given as JSON, to stand in an envelope as it is.
+    pub is_json: bool,
     pub policy: Option<Policy>,
     pub except: Vec<ChannelId>,
     /// Whether the answer waits for the outcome.
@@ -78,6 +80,7 @@ pub(super) fn of_json(body: &[u8]) -> Result<Order, Wrong> {
     let text: Option<String> = take(&mut fields, "", "text")?;
     let data: Option<String> = take(&mut fields, "", "data")?;
     let json = fields.remove("json");
+    let is_json = json.is_some();
     let message = match (text, json, data) {
         (Some(text), None, None) => Message::text(text),
         (None, Some(json), None) => Message::text(String::from(Box::<str>::from(json))),
@@ -93,7 +96,7 @@ pub(super) fn of_json(body: &[u8]) -> Result<Order, Wrong> {
     let outcome: Option<bool> = take(&mut fields, "", "outcome")?;
     nothing_left(&fields, "")?;
     let except = channels("except", except.unwrap_or_default())?;
-    Ok(Order { to, process, message, policy, except, outcome: outcome.unwrap_or(false) })
+    Ok(Order { to, process, message, is_json, policy, except, outcome: outcome.unwrap_or(false) })
 }
 
 fn audience(mut to: Fields) -> Result<(To, Option<ProcessId>), Wrong> {
@@ -187,7 +190,7 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<Order, Wrong> 
             .map_err(|_| Wrong::new("body", "the content type is text, and this is no UTF-8"))?,
         false => Message::binary(body),
     };
-    Ok(Order { to, process, message, policy, except, outcome })
+    Ok(Order { to, process, message, is_json: false, policy, except, outcome })
 }
 
 fn policy_of(text: &str) -> Option<Policy> {
@@ -240,6 +243,7 @@ mod tests {
             to: To::Topic("news".into()),
             process: Some("chat:a:b".parse().unwrap()),
             message: Message::text("hi"),
+            is_json: false,
             policy: Some(Policy::DropOldest),
             except: vec![ChannelId::new(7)],
             outcome: true,

@@ -59,8 +59,8 @@ fn one(line: &[u8], performer: &mut Performer) -> Value {
     match done {
         Ok(Done::Accepted) => json!({"status": 202}),
         Ok(Done::Asked(ticket)) => match ticket.wait(OUTCOME_WITHIN) {
-            Ok(outcome) => json!({"status": 200, "outcome": counts(&outcome)}),
-            Err(_) => json!({"status": 503, "error": "the push was accepted, and its outcome is not known yet"}),
+            Some(outcome) => json!({"status": 200, "outcome": counts(&outcome)}),
+            None => json!({"status": 503, "error": "the push was accepted, and its outcome is not known yet"}),
         },
         Err(answer) => {
             let mut told: Value = serde_json::from_slice(&answer.body).unwrap_or_default();

@@ -20,9 +20,9 @@ use self::body::Order;
 use self::guard::Guard;
 use self::idempotency::{Found, Key, Table};
 use self::lines::Lines;
-use self::perform::{Done, Performer};
+use self::perform::{Done, Performer, Tickets};
+use crate::broker::RequestId;
 use crate::broker::{AttachError, AttachOptions, BindPathError, Event, Handle, HttpAsk, HttpRequest, Process};
-use crate::broker::{RequestId, Ticket};
 use crate::gateway::{HttpRule, IncomingRequest};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
@@ -100,7 +100,7 @@ struct Api {
     performer: Performer,
     kept: Table,
     /// Answers that wait for an outcome.
-    waiting: Vec<(RequestId, Ticket, Option<Key>)>,
+    waiting: Vec<(RequestId, Tickets, Option<Key>)>,
     /// Batches that are not worked off.
     lines: VecDeque<(RequestId, Lines)>,
 }
@@ -259,8 +259,8 @@ impl Api {
         let until = Instant::now() + OUTCOME_WITHIN;
         for (id, ticket, key) in std::mem::take(&mut self.waiting) {
             let answer = match ticket.wait(until.saturating_duration_since(Instant::now())) {
-                Ok(outcome) => Answer::json(200, &perform::counts(&outcome)),
-                Err(_) => Answer::error(503, None, "the push was accepted, and its outcome is not known yet")
+                Some(outcome) => Answer::json(200, &perform::counts(&outcome)),
+                None => Answer::error(503, None, "the push was accepted, and its outcome is not known yet")
                     .with("retry-after", "1"),
             };
             self.answer(id, key, answer);

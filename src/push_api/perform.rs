@@ -4,12 +4,14 @@
 
 use super::Answer;
 use super::body::{Order, To, decoded};
-use crate::broker::{Audience, ChannelFilter, Handle, Outcome, ProcessHandle, PushError, Ticket, TopicQuery};
+use crate::broker::{Audience, ChannelFilter, Handle, Message, Outcome, ProcessHandle, PushError, Ticket, TopicQuery};
 use crate::channel::ChannelId;
+use crate::hub;
 use crate::process_id::ProcessId;
 use crate::words::topic;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 /// With what a channel is closed where the request does not say (RFC 6455 7.4.1: policy).
 const CLOSE_CODE: u16 = 1008;
@@ -28,7 +30,22 @@ pub(super) struct Performer {
 pub(super) enum Done {
     Accepted,
     /// The outcome was asked for.
-    Asked(Ticket),
+    Asked(Tickets),
+}
+
+/// The claims to the outcomes of one request's pushes: one, or (at the hub) one for each form.
+pub(super) struct Tickets(Vec<Ticket>);
+
+impl Tickets {
+    /// All together. None: not known in time.
+    pub fn wait(&self, timeout: Duration) -> Option<Outcome> {
+        let until = Instant::now() + timeout;
+        let mut sum = Outcome::default();
+        for ticket in &self.0 {
+            sum.add(&ticket.wait(until.saturating_duration_since(Instant::now())).ok()?);
+        }
+        Some(sum)
+    }
 }
 
 type Query = BTreeMap<String, String>;
@@ -39,8 +56,20 @@ impl Performer {
     }
 
     pub fn push(&mut self, order: Order) -> Result<Done, Answer> {
-        let Order { to, process, message, policy, except, outcome } = order;
+        let Order { to, process, message, is_json, policy, except, outcome } = order;
         let handle = self.acting(process.as_ref())?;
+        let mut enveloped = None;
+        if let To::Topic(name) = &to
+            && handle.id().as_str() == hub::PROCESS
+        {
+            let payload = if is_json { hub::json_of(&message) } else { hub::payload_of(&message) };
+            enveloped = hub::envelope(|name| handle.subscribers(name), name, &payload);
+        }
+        let twin = enveloped.map(|(topic, text)| {
+            let push = handle.broadcast(Message::text(text)).to(Audience::Topic(topic.into()));
+            let push = push.except_all(except.iter().copied());
+            if let Some(policy) = policy { push.policy(policy) } else { push }
+        });
         let audience = match to {
             To::Topic(name) => Audience::Topic(name),
             To::Path(path) => Audience::Path(path),
@@ -56,11 +85,17 @@ impl Performer {
             Some(policy) => push.policy(policy),
             None => push,
         };
-        match outcome {
-            true => push.ask().try_send().map(Done::Asked),
-            false => push.try_send().map(|()| Done::Accepted),
+        let done = match outcome {
+            true => push.ask().try_send().map(|ticket| vec![ticket]),
+            false => push.try_send().map(|()| Vec::new()),
+        };
+        let mut tickets = done.map_err(refusal)?;
+        match twin {
+            Some(twin) if outcome => tickets.push(twin.ask().try_send().map_err(partly)?),
+            Some(twin) => twin.try_send().map_err(partly)?,
+            None => {}
         }
-        .map_err(refusal)
+        Ok(if outcome { Done::Asked(Tickets(tickets)) } else { Done::Accepted })
     }
 
     /// Who acts in the name of a process, as long as it is attached.
@@ -165,6 +200,14 @@ fn no_number() -> Answer {
 
 fn no_channel(channel: ChannelId) -> Answer {
     Answer::error(404, None, &format!("there is no channel {channel}"))
+}
+
+/// The same, where one form of it was.
+fn partly(error: PushError) -> Answer {
+    match error {
+        PushError::InboxFull => refusal(PushError::Partly),
+        error => refusal(error),
+    }
 }
 
 /// Why a push was not accepted.

@@ -451,6 +451,7 @@ mod tests {
                 forwarded_for: None,
                 registered: false,
                 extension: false,
+                grant: None,
             })));
             queue.send(&purse, opened);
             channels += 1;

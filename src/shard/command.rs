@@ -175,6 +175,8 @@ pub enum PushKind {
     Ping,
     /// An unsolicited pong (RFC 6455 5.5.3).
     Pong,
+    /// A control text of the subprotocol `pushring.1`: a Text frame that is no message, and counts as none.
+    ControlText,
 }
 
 /// Ends one channel.

@@ -4,7 +4,7 @@ use super::outcome::Outcome;
 use super::table::slot::Slot;
 use crate::admission::HeapBytes;
 use crate::channel::ChannelId;
-use crate::gateway::{IncomingRequest, Login};
+use crate::gateway::{Grant, IncomingRequest, Login};
 use crate::proto::MessageKind;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -98,7 +98,8 @@ impl HeapBytes for Event {
 
 impl HeapBytes for Opened {
     fn heap_bytes(&self) -> usize {
-        self.path.heap_bytes() + self.forwarded_for.heap_bytes()
+        let grant = self.grant.as_ref().map_or(0, |grant| grant.heap_bytes());
+        self.path.heap_bytes() + self.forwarded_for.heap_bytes() + grant
     }
 }
 
@@ -129,6 +130,9 @@ pub enum ControlKind {
     Pong,
     /// 5.5.1
     Close,
+    /// A control text of the subprotocol `pushring.1` that orders something of the process (`docs/PROTOCOL.md`), without the
+    /// mark that it begins with.
+    Text,
 }
 
 /// A new channel.
@@ -146,6 +150,8 @@ pub struct Opened {
     pub registered: bool,
     /// Whether the path was bound for extensions.
     pub extension: bool,
+    /// What the client may do, where the hub's token decides.
+    pub grant: Option<Arc<Grant>>,
 }
 
 /// The end of a channel.

@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["shard", "queue"],
     &["driver"],
     &["broker"],
-    &["demo", "control", "push_api"],
+    &["demo", "control", "hub", "push_api"],
     &["node"],
     &["link"],
     &["process_lib"],
@@ -143,7 +143,7 @@ fn the_clock_is_read_in_the_driver() {
             ["node/server.rs", "node/service.rs", "node/prints.rs"].iter().any(|own| file.ends_with(own))
                 || matches!(
                     part,
-                    "control" | "driver" | "daemon" | "demo" | "push_api" | "link" | "main" | "process_lib"
+                    "control" | "driver" | "daemon" | "demo" | "hub" | "push_api" | "link" | "main" | "process_lib"
                 )
         });
     }

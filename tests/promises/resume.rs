@@ -18,6 +18,7 @@ const RULE: WebSocketRule = WebSocketRule {
     extension: false,
     deflate: false,
     resume: true,
+    hub: false,
     resume_events: true,
 };
 

@@ -196,8 +196,10 @@ impl Shard {
                 let bound_path = if entry.bound_path.is_empty() { "/".into() } else { entry.bound_path.into() };
                 let forwarded_for = entry.forwarded_for.map(Into::into);
                 let (path, extension) = (entry.path.into(), entry.extension);
+                let of_grant = entry.grant.as_ref().and_then(|grant| grant.user.as_deref());
                 let wish = entry.resume.then(|| Wish {
-                    user: entry.user.map(Into::into),
+                    user: of_grant.or(entry.user).map(Into::into),
+                    grant: entry.grant.clone(),
                     tells: entry.resume_events,
                     ask: None,
                 });
@@ -232,7 +234,11 @@ impl Shard {
         if let Target::Bound { wish: Some(_), .. } = &target {
             supported.push(resume::SUBPROTOCOL);
         }
+        let is_hub = matches!(&target, Target::Bound { wish: Some(Wish { grant: Some(_), .. }), .. });
         match upgrade::negotiate(head.method, head.minor_version, head.headers(), &supported) {
+            Ok(upgrade) if is_hub && upgrade.protocol != Some(resume::SUBPROTOCOL) => {
+                Decision::Answer(Response::text(400, "the hub speaks the subprotocol pushring.1: offer it").closing())
+            }
             Ok(upgrade) => {
                 let offers = (deflate || self.config.deflate.everywhere).then(|| upgrade.extensions());
                 let agreed = offers.and_then(|offers| negotiate(offers, self.deflate_terms()));
@@ -279,8 +285,9 @@ impl Shard {
         }
         match target {
             Target::Bound { owner, bound_path, path, forwarded_for, extension, wish: _ } => {
-                let (registered, keeps) = (false, None);
-                let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered, extension, keeps };
+                let (registered, keeps, grant) = (false, None, None);
+                let opening =
+                    Opening { ws, owner, bound_path, path, forwarded_for, registered, extension, keeps, grant };
                 self.open_channel(slot, opening);
             }
             Target::Register { forwarded_for } => {

@@ -295,6 +295,11 @@ impl Shard {
     fn obey_client(&mut self, slot: Slot, control: &[u8]) -> Step {
         let said = text::control(control);
         let keeping = self.out.keepings.get_mut(&slot);
+        if said == Ok(Control::Other) {
+            let named = self.table[slot].channel().map(|channel| (channel.id, channel.owner));
+            self.emit_control(named, ControlKind::Text, control);
+            return Step::Next;
+        }
         let is_lawful = match (said, keeping) {
             (Ok(Control::Ack(received)), Some(keeping)) => keeping.log.acknowledged(received),
             (Ok(_), _) => true,

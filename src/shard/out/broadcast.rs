@@ -30,6 +30,8 @@ pub(in crate::shard) struct Encoding {
     range: Option<Range>,
     /// The message, where it is compressed and contexts go on from it.
     pub message: Option<Bytes>,
+    /// Whether it is a control text, which is no message.
+    pub is_control_text: bool,
     /// The message, where it is compressed.
     original: Option<Bytes>,
     /// Where it lies for channels that outlive their connections, as it is.
@@ -41,7 +43,8 @@ impl Encoding {
     pub fn new(kind: PushKind, compressed: bool, payload: Bytes, charge: Charge, copy_bytes_max: usize) -> Self {
         let header = server_header(opcode(kind), compressed, payload.len());
         let parts = FrameParts { header, payload, charge };
-        Self { parts, copy_bytes_max, range: None, message: None, original: None, kept: None }
+        let is_control_text = kind == PushKind::ControlText;
+        Self { parts, copy_bytes_max, range: None, message: None, is_control_text, original: None, kept: None }
     }
 
     /// The same, compressed of `original`.
@@ -197,5 +200,6 @@ pub(super) fn opcode(kind: PushKind) -> Opcode {
         PushKind::Message(kind) => kind.into(),
         PushKind::Ping => Opcode::Ping,
         PushKind::Pong => Opcode::Pong,
+        PushKind::ControlText => Opcode::Text,
     }
 }

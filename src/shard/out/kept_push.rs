@@ -28,7 +28,7 @@ impl Shard {
         policy: Option<Policy>,
         since: Option<u32>,
     ) -> Fate {
-        if encoding.parts.is_control() {
+        if encoding.parts.is_control() || encoding.is_control_text {
             return self.offer_control_to_kept(slot, encoding, since);
         }
         let len = encoding.kept_len();
@@ -140,7 +140,7 @@ impl Shard {
         fate
     }
 
-    /// A ping or pong of its process: for the connection there is.
+    /// A ping, pong or control text of its process: for the connection there is.
     fn offer_control_to_kept(&mut self, slot: Slot, encoding: &mut Encoding, since: Option<u32>) -> Fate {
         let connection = &self.table[slot];
         let Phase::Open(channel) = &connection.phase else { return Fate::Closed };

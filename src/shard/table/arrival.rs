@@ -5,7 +5,7 @@
 //! their number.
 
 use crate::admission::{self, Prefix};
-use crate::gateway::OwnerId;
+use crate::gateway::{Grant, OwnerId};
 use crate::proto::deflate::Agreed;
 use crate::resume::{Ask, Malformed};
 use crate::shard::flush::SocketId;
@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub(in crate::shard) struct Wish {
     /// Who was logged in, where anybody must be.
     pub user: Option<Arc<str>>,
+    /// What the client may do at the hub.
+    pub grant: Option<Arc<Grant>>,
     /// Whether the owner is told when the channel is left and taken up again.
     pub tells: bool,
     /// The channel to take up again, if any.

@@ -4,7 +4,7 @@
 //! channel, and before anything that the client sends; the registration's reply is the first frame of its channel.
 
 use crate::admission::HeapBytes;
-use crate::gateway;
+use crate::gateway::{self, Grant};
 use crate::proto::{self, Opcode, close, server_header};
 use crate::resume::Answer;
 use crate::shard::command::CloseFrame;
@@ -31,6 +31,8 @@ pub(in crate::shard) struct Opening {
     pub extension: bool,
     /// Where the channel is to outlive its connection.
     pub keeps: Option<Keeps>,
+    /// What the client may do at the hub.
+    pub grant: Option<Arc<Grant>>,
 }
 
 /// What a channel is kept with that outlives its connection.
@@ -82,6 +84,7 @@ impl Shard {
             forwarded_for: opening.forwarded_for,
             registered: opening.registered,
             extension: opening.extension,
+            grant: opening.grant,
         };
         self.owners.emit(owner, Event::Opened(Box::new(opened)));
     }
@@ -119,6 +122,7 @@ impl Shard {
             registered: true,
             extension: false,
             keeps: None,
+            grant: None,
         };
         self.open_channel(slot, opening);
     }

@@ -195,7 +195,8 @@ impl Shard {
             self.out.take_context_over(slot, agreed.server_window_bits());
         }
         let keeps = Some(Keeps { holder, tells: wish.tells, answer });
-        let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered: false, extension, keeps };
+        let (registered, grant) = (false, wish.grant);
+        let opening = Opening { ws, owner, bound_path, path, forwarded_for, registered, extension, keeps, grant };
         self.open_channel(slot, opening);
         if !leftover.is_empty() {
             self.receive(slot, &mut leftover);

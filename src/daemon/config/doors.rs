@@ -1,0 +1,58 @@
+//! What the settings say of the hub's door, and of the broker that serves the API.
+
+use super::super::program::Secrets;
+use super::{Config, List};
+use anyhow::{Context, ensure};
+use pushring::internals::admission;
+use pushring::internals::gateway::{self, Grant, HostPolicy, HubDoor, Secret, Settings};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Connections to `api_listen`: backends keep a few open each.
+const API_CONNECTIONS_MAX: usize = 1024;
+
+/// What they may make it hold, beside `memory_budget`: four of the largest messages, twice as they arrive.
+const API_MEMORY_BYTES_MAX: usize = 128 << 20;
+
+impl Config {
+    /// What serves the API on an address of its own: a broker of one shard, which holds no channels.
+    ///
+    /// # Errors
+    /// A value that cannot be obeyed, by its key.
+    pub fn api_broker(&self, listen: SocketAddr) -> anyhow::Result<pushring::Config> {
+        let config = self.broker(Secrets::default())?;
+        let defaults = pushring::Config::default();
+        let settings = Settings { hosts: HostPolicy::Any, registration: false, ..defaults.settings.clone() };
+        Ok(pushring::Config {
+            listen,
+            shards: 1,
+            driver: config.driver,
+            settings,
+            admission: admission::Limits { connections_max: API_CONNECTIONS_MAX, ..defaults.admission.clone() },
+            memory_bytes_max: Some(API_MEMORY_BYTES_MAX),
+            shard: config.shard,
+            ..defaults
+        })
+    }
+
+    /// Who is let in to the hub; none: there is no hub.
+    pub(super) fn hub_door(&self, secret: Option<Secret>) -> anyhow::Result<Option<Arc<HubDoor>>> {
+        if !self.hub {
+            return Ok(None);
+        }
+        let has_tokens = !self.hub_secret_file.as_os_str().is_empty();
+        ensure!(has_tokens || self.hub_open, "hub: clients need a token (hub_secret_file), or hub_open lets them in");
+        ensure!(!self.hub_audience.is_empty(), "hub_audience: a name");
+        let patterns = |key: &str, list: &List| {
+            gateway::patterns(&list.0)
+                .with_context(|| format!("{key}: names of topics, or beginnings of names and `*`"))
+        };
+        let grant = Grant {
+            may_subscribe: patterns("hub_open_subscribe", &self.hub_open_subscribe)?,
+            may_publish: patterns("hub_open_publish", &self.hub_open_publish)?,
+            ..Grant::default()
+        };
+        let open = self.hub_open.then(|| Arc::new(grant));
+        Ok(Some(Arc::new(HubDoor { secret, audience: self.hub_audience.clone(), open })))
+    }
+}

@@ -1,0 +1,227 @@
+//! What a client of the hub may do: the claims of its token, checked at the door.
+//!
+//! A hub's token is a JSON Web Token (RFC 7519) that is signed with a secret of the hub's own and names the hub in `aud`. A
+//! login token names nobody there, and is signed with another secret, so neither opens the other's door.
+//!
+//! Invariants: claims are looked at only when the signature holds; what a token does not allow is refused; no pattern reaches
+//! the names that the broker keeps for itself; a token is in no error, and is never shown.
+
+use super::auth::{Secret, TokenError};
+use crate::admission::HeapBytes;
+use crate::http::{Head, cookies};
+use crate::words::topic;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// The cookie that a token may come in.
+pub const COOKIE: &str = "pushring-hub";
+
+/// What a subprotocol begins with that carries a token.
+const PROTOCOL_PREFIX: &str = "bearer.";
+
+/// Topics that a token may subscribe to at once, as many as a channel has by default.
+const TOPICS_MAX: usize = 128;
+
+/// Patterns of each kind in a token.
+const PATTERNS_MAX: usize = 64;
+
+/// Who is let in to the hub.
+#[derive(Debug, Clone)]
+pub struct HubDoor {
+    /// The key of its tokens. Without it, no token opens it.
+    pub secret: Option<Secret>,
+    /// What `aud` of a token must name.
+    pub audience: String,
+    /// What who comes without a token may do; none: nobody may come so.
+    pub open: Option<Arc<Grant>>,
+}
+
+/// What a client may do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Grant {
+    /// Who it is; none: nobody in particular.
+    pub user: Option<Box<str>>,
+    /// What it is subscribed to at once.
+    pub topics: Vec<Arc<str>>,
+    /// What it may subscribe to.
+    pub may_subscribe: Vec<Pattern>,
+    /// What it may publish to.
+    pub may_publish: Vec<Pattern>,
+    /// The second after 1970 from which all that is over; none: never.
+    pub expires_unix_s: Option<u64>,
+}
+
+/// Names of topics: one, or all that begin alike (`public.*`; `*` is all).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    text: Box<str>,
+    /// Whether the text is the beginning of names, rather than one.
+    is_prefix: bool,
+}
+
+impl Pattern {
+    /// Reads a pattern: a name, or the beginning of names and `*`. None: it is too long, or reaches what is reserved.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, is_prefix) = text.strip_suffix('*').map_or((text, false), |prefix| (prefix, true));
+        let is_lawful =
+            name.len() <= topic::TOPIC_BYTES_MAX && !topic::is_reserved(name) && (is_prefix || !name.is_empty());
+        is_lawful.then(|| Self { text: name.into(), is_prefix })
+    }
+
+    /// Whether a name is among them.
+    pub fn matches(&self, name: &str) -> bool {
+        if topic::is_reserved(name) {
+            return false;
+        }
+        match self.is_prefix {
+            true => name.len() > self.text.len() && name.starts_with(&*self.text),
+            false => name == &*self.text,
+        }
+    }
+}
+
+/// Claims as they are written. Unknown ones are ignored (RFC 7519 section 4).
+#[derive(Deserialize)]
+struct Claims {
+    aud: Option<Audience>,
+    sub: Option<String>,
+    exp: Option<f64>,
+    nbf: Option<f64>,
+    #[serde(default)]
+    topics: Vec<String>,
+    #[serde(default)]
+    may_subscribe: Vec<String>,
+    #[serde(default)]
+    may_publish: Vec<String>,
+}
+
+/// RFC 7519 section 4.1.3: one, or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Audience {
+    fn names(&self, audience: &str) -> bool {
+        match self {
+            Self::One(one) => one == audience,
+            Self::Several(several) => several.iter().any(|one| one == audience),
+        }
+    }
+}
+
+/// Where a token came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// The client put it there itself.
+    Own,
+    /// A cookie, which browsers send along with requests of any page.
+    Cookie,
+}
+
+/// The token that a request carries: as a subprotocol, in `Authorization`, or in the cookie.
+pub(super) fn token_of<'h>(head: &'h Head<'_>) -> Result<Option<(&'h str, Carrier)>, TokenError> {
+    let mut found = None;
+    let fields = |name: &'static str| head.headers().iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+    let text = |value: &'h [u8]| std::str::from_utf8(value).map_err(|_| TokenError::Malformed);
+    for field in fields("sec-websocket-protocol") {
+        for element in text(field.value)?.split(',').map(str::trim) {
+            if let Some(token) = element.strip_prefix(PROTOCOL_PREFIX)
+                && found.replace((token, Carrier::Own)).is_some()
+            {
+                return Err(TokenError::Doubled);
+            }
+        }
+    }
+    for field in fields("authorization") {
+        let scheme = text(field.value)?.split_once(' ');
+        if let Some((_, token)) = scheme.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            && found.replace((token.trim(), Carrier::Own)).is_some()
+        {
+            return Err(TokenError::Doubled);
+        }
+    }
+    if found.is_none() {
+        let cookie = cookies::find(head, COOKIE).map_err(|_| TokenError::Doubled)?;
+        found = cookie.filter(|token| !token.is_empty()).map(|token| (token, Carrier::Cookie));
+    }
+    Ok(found)
+}
+
+impl HubDoor {
+    /// What a token allows.
+    ///
+    /// # Errors
+    /// The first rule it breaks.
+    pub fn open(&self, token: &str, now_unix_s: u64) -> Result<Grant, TokenError> {
+        let secret = self.secret.as_ref().ok_or(TokenError::NoSecret)?;
+        let claims: Claims = secret.claims(token)?;
+        if !claims.aud.is_some_and(|aud| aud.names(&self.audience)) {
+            return Err(TokenError::Audience);
+        }
+        let now_s = now_unix_s as f64;
+        if claims.exp.is_some_and(|exp_s| exp_s <= now_s) {
+            return Err(TokenError::Expired);
+        }
+        if claims.nbf.is_some_and(|nbf_s| nbf_s > now_s) {
+            return Err(TokenError::NotYet);
+        }
+        let is_user = |user: &String| topic::of_user(user).is_some();
+        if claims.sub.as_ref().is_some_and(|user| !is_user(user)) || claims.topics.len() > TOPICS_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let name = |name: String| -> Result<Arc<str>, TokenError> {
+            let is_lawful = topic::check(&name).is_ok() && !topic::is_reserved(&name);
+            if is_lawful { Ok(name.into()) } else { Err(TokenError::Malformed) }
+        };
+        Ok(Grant {
+            user: claims.sub.map(Into::into),
+            topics: claims.topics.into_iter().map(name).collect::<Result<_, _>>()?,
+            may_subscribe: patterns(&claims.may_subscribe).ok_or(TokenError::Malformed)?,
+            may_publish: patterns(&claims.may_publish).ok_or(TokenError::Malformed)?,
+            // Past the largest number it never ends.
+            expires_unix_s: claims.exp.map(|exp_s| exp_s.ceil() as u64),
+        })
+    }
+}
+
+/// Reads patterns. None: one is none, or there are too many.
+pub fn patterns(texts: &[String]) -> Option<Vec<Pattern>> {
+    if texts.len() > PATTERNS_MAX {
+        return None;
+    }
+    texts.iter().map(|text| Pattern::parse(text)).collect()
+}
+
+impl HeapBytes for Grant {
+    fn heap_bytes(&self) -> usize {
+        let patterns = |patterns: &Vec<Pattern>| {
+            let texts: usize = patterns.iter().map(|pattern| pattern.text.len()).sum();
+            patterns.capacity() * size_of::<Pattern>() + texts
+        };
+        let own = 2 * size_of::<usize>() + size_of::<Self>();
+        own + self.user.heap_bytes()
+            + self.topics.heap_bytes()
+            + patterns(&self.may_subscribe)
+            + patterns(&self.may_publish)
+    }
+}
+
+impl Grant {
+    /// Whether it may subscribe to a topic: one that its token subscribes to, or allows.
+    pub fn may_subscribe(&self, name: &str) -> bool {
+        self.topics.iter().any(|topic| &**topic == name)
+            || self.may_subscribe.iter().any(|pattern| pattern.matches(name))
+    }
+
+    /// Whether it may publish to a topic.
+    pub fn may_publish(&self, name: &str) -> bool {
+        self.may_publish.iter().any(|pattern| pattern.matches(name))
+    }
+}
+
+#[cfg(test)]
+#[path = "grant_tests.rs"]
+mod tests;

@@ -1,0 +1,207 @@
+//! What clients of the hub say in control texts, and what they are answered.
+//!
+//! Pure functions over bytes, without the mark that control texts begin with. Invariants: a text orders one thing; nothing here
+//! panics, whatever a client says; a token that is said is in no answer.
+
+use crate::words::topic;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// What a client orders, and the number under which it wants its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// What.
+    pub order: Order,
+    /// Its number.
+    pub id: Option<u64>,
+}
+
+/// See the module.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Into a topic.
+    Subscribe {
+        /// Which.
+        topic: String,
+        /// Whether messages are to come as `{"topic":…,"data":…}`.
+        envelope: bool,
+    },
+    /// Out of it.
+    Unsubscribe {
+        /// Which.
+        topic: String,
+    },
+    /// A message to a topic.
+    Publish {
+        /// Which.
+        topic: String,
+        /// What.
+        payload: Payload,
+    },
+    /// Another token takes the place of the one before.
+    Renew {
+        /// It.
+        token: String,
+    },
+}
+
+/// It may carry a secret.
+impl std::fmt::Debug for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Subscribe { .. } => "Subscribe",
+            Self::Unsubscribe { .. } => "Unsubscribe",
+            Self::Publish { .. } => "Publish",
+            Self::Renew { .. } => "Renew",
+        })
+    }
+}
+
+/// What is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// Text.
+    Text(String),
+    /// JSON as it was written.
+    Json(String),
+    /// Bytes.
+    Binary(Bytes),
+}
+
+/// Fields that are not known say something to somebody else.
+#[derive(Deserialize)]
+struct Written<'a> {
+    subscribe: Option<String>,
+    #[serde(default)]
+    envelope: bool,
+    unsubscribe: Option<String>,
+    publish: Option<String>,
+    text: Option<String>,
+    #[serde(borrow)]
+    json: Option<&'a RawValue>,
+    renew: Option<String>,
+    id: Option<u64>,
+}
+
+/// Reads a control text. None: it orders nothing of the hub.
+///
+/// # Errors
+/// Why it cannot be obeyed, in one word.
+pub fn read(text: &[u8]) -> Result<Option<Said>, &'static str> {
+    let written: Written<'_> = serde_json::from_slice(text).map_err(|_| "malformed")?;
+    let Written { subscribe, envelope, unsubscribe, publish, text, json, renew, id } = written;
+    let name = |name: String| {
+        let is_lawful = topic::check(&name).is_ok() && !topic::is_reserved(&name);
+        if is_lawful { Ok(name) } else { Err("topic") }
+    };
+    let order = match (subscribe, unsubscribe, publish, renew) {
+        (None, None, None, None) => return Ok(None),
+        (Some(topic), None, None, None) => Order::Subscribe { topic: name(topic)?, envelope },
+        (None, Some(topic), None, None) => Order::Unsubscribe { topic: name(topic)? },
+        (None, None, Some(topic), None) => {
+            let payload = match (text, json) {
+                (Some(text), None) => Payload::Text(text),
+                (None, Some(json)) => Payload::Json(json.get().to_owned()),
+                _ => return Err("malformed"),
+            };
+            Order::Publish { topic: name(topic)?, payload }
+        }
+        (None, None, None, Some(token)) => Order::Renew { token },
+        _ => return Err("malformed"),
+    };
+    Ok(Some(Said { order, id }))
+}
+
+/// The answer to an order that was obeyed.
+pub fn done(done: &str, what: &Value, id: Option<u64>) -> String {
+    answer(json!({ done: what }), id)
+}
+
+/// The answer to one that was not.
+pub fn error(why: &str, id: Option<u64>) -> String {
+    answer(json!({ "error": why }), id)
+}
+
+fn answer(mut answer: Value, id: Option<u64>) -> String {
+    if let Some(id) = id {
+        answer["id"] = id.into();
+    }
+    answer.to_string()
+}
+
+/// The name under which a topic is subscribed to with an envelope. None: it would be too long.
+pub fn twin(name: &str) -> Option<String> {
+    let twin = format!("\u{1e}envelope/{name}");
+    topic::check(&twin).is_ok().then_some(twin)
+}
+
+/// A message with its envelope: `{"topic":NAME,"data":…}`, of bytes `{"topic":NAME,"base64":…}`.
+pub fn enveloped(name: &str, payload: &Payload) -> String {
+    let name = Value::from(name);
+    match payload {
+        Payload::Text(text) => format!(r#"{{"topic":{name},"data":{}}}"#, Value::from(text.as_str())),
+        Payload::Json(json) => format!(r#"{{"topic":{name},"data":{json}}}"#),
+        Payload::Binary(bytes) => format!(r#"{{"topic":{name},"base64":"{}"}}"#, STANDARD.encode(bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_order_is_what_the_page_says() {
+        let order = |text: &str| read(text.as_bytes()).map(|said| said.map(|said| said.order));
+        let topic = || "a".to_owned();
+        assert_eq!(
+            order(r#"{"subscribe":"a","envelope":true}"#),
+            Ok(Some(Order::Subscribe { topic: topic(), envelope: true }))
+        );
+        assert_eq!(order(r#"{"unsubscribe":"a"}"#), Ok(Some(Order::Unsubscribe { topic: topic() })));
+        let publish = |payload| Ok(Some(Order::Publish { topic: topic(), payload }));
+        assert_eq!(order(r#"{"publish":"a","text":"x"}"#), publish(Payload::Text("x".into())));
+        assert_eq!(order(r#"{"publish":"a","json":{"b": 1.0}}"#), publish(Payload::Json(r#"{"b": 1.0}"#.into())));
+        assert_eq!(order(r#"{"renew":"t"}"#), Ok(Some(Order::Renew { token: "t".into() })));
+        assert_eq!(order(r#"{"ack":7}"#), Ok(None));
+        assert_eq!(read(br#"{"subscribe":"a","id":9}"#).unwrap().unwrap().id, Some(9));
+        for (text, why) in [
+            ("", "malformed"),
+            ("[]", "malformed"),
+            (r#"{"subscribe":7}"#, "malformed"),
+            (r#"{"subscribe":"a","publish":"a","text":"x"}"#, "malformed"),
+            (r#"{"publish":"a"}"#, "malformed"),
+            (r#"{"publish":"a","text":"x","json":1}"#, "malformed"),
+            (r#"{"subscribe":""}"#, "topic"),
+            (r#"{"subscribe":"\u001euser/bob"}"#, "topic"),
+            (r#"{"subscribe":"\u001eenvelope/a"}"#, "topic"),
+            (r#"{"publish":"\u001euser/bob","text":"x"}"#, "topic"),
+        ] {
+            assert_eq!(order(text), Err(why), "{text}");
+        }
+        let renew = read(br#"{"renew":"a secret"}"#).unwrap().unwrap();
+        assert!(!format!("{renew:?}").contains("secret"), "{renew:?}");
+    }
+
+    #[test]
+    fn envelopes_name_their_topic() {
+        assert_eq!(enveloped("a\"b", &Payload::Text("x\n".into())), r#"{"topic":"a\"b","data":"x\n"}"#);
+        assert_eq!(enveloped("a", &Payload::Json("[1.0]".into())), r#"{"topic":"a","data":[1.0]}"#);
+        assert_eq!(enveloped("a", &Payload::Binary(Bytes::from_static(&[0, 255]))), r#"{"topic":"a","base64":"AP8="}"#);
+        assert!(topic::is_reserved(&twin("a").unwrap()) && twin(&"x".repeat(250)).is_none());
+        assert_eq!(done("subscribed", &"a".into(), Some(7)), r#"{"id":7,"subscribed":"a"}"#);
+        assert_eq!(error("forbidden", None), r#"{"error":"forbidden"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100), text in ".{0,100}") {
+            let _ = read(&bytes);
+            let _ = read(text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Clients of the hub subscribe, publish and renew as far as their tokens let them, and no further: each attempt to guess, cross
+//! or widen a right is refused, and no token is in what anybody is told or in the log. A channel ends with its token.
+
+use crate::support;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
+use hmac::{Hmac, KeyInit, Mac};
+use pushring::Broker;
+use pushring::internals::gateway::{Claims, Grant, HubDoor, Secret, mint, patterns};
+use pushring::internals::hub;
+use pushring::internals::push_api::{self, Options, Token};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use support::{Client, PATIENCE, Patient, broker, recv, recv_close, send};
+use tungstenite::Message;
+use tungstenite::client::IntoClientRequest;
+
+const KEY: &[u8] = b"the secret of the hub, which is another";
+const API_TOKEN: &str = "a token of the tests";
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A token with these claims, for the hub's audience unless they name another.
+fn token(mut claims: Value) -> String {
+    claims.as_object_mut().unwrap().entry("aud").or_insert("pushring-hub".into());
+    let signed = format!("{}.{}", BASE64URL.encode(r#"{"alg":"HS256"}"#), BASE64URL.encode(claims.to_string()));
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(KEY).unwrap();
+    mac.update(signed.as_bytes());
+    format!("{signed}.{}", BASE64URL.encode(mac.finalize().into_bytes()))
+}
+
+fn start(open: bool) -> Broker {
+    let broker = broker(support::driver(), |config| {
+        let grant = Grant { may_subscribe: patterns(&["public.*".to_owned()]).unwrap(), ..Grant::default() };
+        config.settings.hub = Some(Arc::new(HubDoor {
+            secret: Some(Secret::new(KEY).unwrap()),
+            audience: "pushring-hub".into(),
+            open: open.then(|| Arc::new(grant)),
+        }));
+    });
+    hub::start(&broker.handle()).unwrap();
+    let options = Options { token: Token::new(API_TOKEN).unwrap(), process: Some(hub::PROCESS.parse().unwrap()) };
+    push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
+    broker
+}
+
+/// The status of an upgrade with these fields, or the client.
+fn enter(broker: &Broker, path: &str, fields: &[(&str, &str)]) -> Result<Client, (u16, String)> {
+    let mut request = format!("ws://{}{path}", broker.address()).into_client_request().unwrap();
+    for &(name, value) in fields {
+        let name: tungstenite::http::HeaderName = name.parse().unwrap();
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let stream = TcpStream::connect(broker.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    match tungstenite::client(request, Patient(stream)) {
+        Ok((mut client, response)) => {
+            assert_eq!(response.headers()["sec-websocket-protocol"], "pushring.1", "nothing else is echoed");
+            let hello: Value = serde_json::from_str(recv(&mut client).to_text().unwrap()).unwrap();
+            assert_eq!(hello["pushring"], 1, "{hello}");
+            Ok(client)
+        }
+        Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+            let words = String::from_utf8(response.body().clone().unwrap_or_default()).unwrap();
+            Err((response.status().as_u16(), words))
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn enter_with(broker: &Broker, token: &str) -> Client {
+    let protocols = format!("pushring.1, bearer.{token}");
+    enter(broker, "/hub", &[("sec-websocket-protocol", &protocols)]).unwrap()
+}
+
+/// Says something to the hub, and returns its answer.
+fn ask(client: &mut Client, order: Value) -> Value {
+    send(client, format!("\u{1e}{order}"));
+    answer(client)
+}
+
+fn answer(client: &mut Client) -> Value {
+    let text = recv(client).into_text().unwrap().to_string();
+    serde_json::from_str(text.strip_prefix('\u{1e}').unwrap_or_else(|| panic!("an answer, not {text}"))).unwrap()
+}
+
+/// Publishes over HTTP.
+fn publish(broker: &Broker, order: &Value) -> (u16, Value) {
+    let (body, address) = (order.to_string(), broker.address());
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "POST /push:pushring:sys/api/push HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {API_TOKEN}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+}
+
+#[test]
+fn a_client_does_what_its_token_says() {
+    let broker = start(false);
+    let ann = token(json!({"sub": "ann", "topics": ["news"], "may_subscribe": ["room.*"], "may_publish": ["room.7"]}));
+    let (mut ann, mut bob) =
+        (enter_with(&broker, &ann), enter_with(&broker, &token(json!({"sub": "bob", "may_subscribe": ["room.*"]}))));
+    assert_eq!(ask(&mut ann, json!({"subscribe": "room.7", "id": 1})), json!({"subscribed": "room.7", "id": 1}));
+    assert_eq!(ask(&mut bob, json!({"subscribe": "room.7", "envelope": true})), json!({"subscribed": "room.7"}));
+    // Its own channel is subscribed too, and the answer comes behind what was published; JSON comes as it was written.
+    send(&mut ann, "\u{1e}{\"publish\":\"room.7\",\"json\":{\"n\": 1.50},\"id\":2}");
+    let mut own = vec![recv(&mut ann).into_text().unwrap().to_string()];
+    assert_eq!(answer(&mut ann), json!({"published": "room.7", "id": 2}));
+    assert_eq!(recv(&mut bob), Message::text(r#"{"topic":"room.7","data":{"n": 1.50}}"#));
+    let sent = publish(&broker, &json!({"to": {"topic": "room.7"}, "text": "hi\u{1e}", "outcome": true}));
+    assert_eq!((sent.0, &sent.1["sent"]), (200, &2.into()), "both forms are counted: {sent:?}");
+    own.push(recv(&mut ann).into_text().unwrap().to_string());
+    assert_eq!(own, [r#"{"n": 1.50}"#, "hi\u{1e}"]);
+    assert_eq!(recv(&mut bob), Message::text("{\"topic\":\"room.7\",\"data\":\"hi\\u001e\"}"));
+    assert_eq!(publish(&broker, &json!({"to": {"topic": "room.7"}, "data": "AP8="})).0, 202);
+    assert_eq!(recv(&mut ann), Message::binary(vec![0, 255]));
+    assert_eq!(recv(&mut bob), Message::text(r#"{"topic":"room.7","base64":"AP8="}"#));
+    // What looks like an answer is none: it comes with its mark doubled.
+    publish(&broker, &json!({"to": {"topic": "news"}, "text": "\u{1e}{\"subscribed\":\"news\"}"}));
+    assert_eq!(recv(&mut ann), Message::text("\u{1e}\u{1e}{\"subscribed\":\"news\"}"));
+    publish(&broker, &json!({"to": {"user": "bob"}, "text": "for bob"}));
+    assert_eq!(recv(&mut bob), Message::text("for bob"));
+    assert_eq!(ask(&mut bob, json!({"unsubscribe": "room.7"})), json!({"unsubscribed": "room.7"}));
+    assert_eq!(publish(&broker, &json!({"to": {"topic": "room.7"}, "text": "x", "outcome": true})).1["sent"], 1);
+    send(&mut bob, "no order");
+    assert_eq!(answer(&mut bob), json!({"error": "unheard"}));
+}
+
+#[test]
+fn rights_are_not_guessed_crossed_or_widened() {
+    let broker = start(false);
+    let mut client =
+        enter_with(&broker, &token(json!({"sub": "ann", "may_subscribe": ["room.*"], "may_publish": ["room.7"]})));
+    for (order, error) in [
+        (json!({"subscribe": "news"}), "forbidden"),
+        (json!({"subscribe": "room."}), "forbidden"),
+        (json!({"subscribe": "roomx7"}), "forbidden"),
+        (json!({"subscribe": "Room.7"}), "forbidden"),
+        (json!({"subscribe": "*"}), "forbidden"),
+        (json!({"subscribe": "\u{1e}user/bob"}), "topic"),
+        (json!({"subscribe": "\u{1e}envelope/news"}), "topic"),
+        (json!({"subscribe": ""}), "topic"),
+        (json!({"subscribe": "room.".to_owned() + &"x".repeat(251)}), "topic"),
+        (json!({"subscribe": "room.".to_owned() + &"x".repeat(250), "envelope": true}), "topic"),
+        (json!({"publish": "room.8", "text": "x"}), "forbidden"),
+        (json!({"publish": "room.*", "text": "x"}), "forbidden"),
+        (json!({"publish": "\u{1e}user/bob", "text": "x"}), "topic"),
+        (json!({"publish": "room.7"}), "malformed"),
+        (json!({"subscribe": "room.7", "publish": "room.7", "text": "x"}), "malformed"),
+        (json!({"renew": "x.y.z"}), "token"),
+        (json!({"renew": token(json!({"sub": "bob", "may_subscribe": ["*"]}))}), "user"),
+        (json!({"renew": token(json!({"may_subscribe": ["*"]}))}), "user"),
+        (json!({"renew": token(json!({"sub": "ann", "aud": "another"}))}), "token"),
+        (json!({"renew": token(json!({"sub": "ann", "exp": 1}))}), "token"),
+    ] {
+        assert_eq!(ask(&mut client, order.clone()), json!({"error": error}), "{order}");
+    }
+    // With a token that allows more, more is allowed; and less with one that allows less.
+    let wider = token(json!({"sub": "ann", "may_subscribe": ["news"]}));
+    assert_eq!(ask(&mut client, json!({"renew": wider, "id": 9})), json!({"renewed": null, "id": 9}));
+    assert_eq!(ask(&mut client, json!({"subscribe": "news"})), json!({"subscribed": "news"}));
+    assert_eq!(ask(&mut client, json!({"subscribe": "room.7"})), json!({"error": "forbidden"}));
+    assert_eq!(ask(&mut client, json!({"publish": "room.7", "text": "x"})), json!({"error": "forbidden"}));
+    // A text that is no JSON breaks the protocol.
+    send(&mut client, "\u{1e}no json");
+    assert_eq!(recv_close(&mut client).0, 1008);
+}
+
+#[test]
+fn the_door_is_open_to_the_hubs_own_tokens_alone() {
+    let (broker, open) = (start(false), start(true));
+    let good = token(json!({"sub": "ann"}));
+    let login = mint(
+        &Secret::new(support::SECRET).unwrap(),
+        &Claims { username: "local.os".into(), subdomain: None, expiration: unix_s() + 60 },
+    );
+    let bearer = |token: &str| format!("pushring.1, bearer.{token}");
+    let field = "sec-websocket-protocol";
+    let status = |broker: &Broker, path: &str, fields: &[(&str, &str)]| match enter(broker, path, fields) {
+        Ok(_) => 101,
+        Err((status, words)) => {
+            assert!(!words.contains(&good) && !words.contains(&login), "{words}");
+            status
+        }
+    };
+    let own = format!("http://{}", broker.address());
+    let cookie = format!("pushring-hub={good}");
+    for (attempt, path, fields, expected) in [
+        ("a good token", "/hub", &[(field, &*bearer(&good))][..], 101),
+        ("in Authorization", "/hub", &[(field, "pushring.1"), ("authorization", &format!("Bearer {good}"))], 101),
+        ("in the cookie", "/hub", &[(field, "pushring.1"), ("cookie", &cookie), ("origin", &own)], 101),
+        (
+            "in the cookie, from another site",
+            "/hub",
+            &[(field, "pushring.1"), ("cookie", &cookie), ("origin", "https://evil.example")],
+            403,
+        ),
+        ("none", "/hub", &[(field, "pushring.1")], 401),
+        ("in the URL", &format!("/hub?token={good}&access_token={good}"), &[(field, "pushring.1")], 401),
+        ("a login token", "/hub", &[(field, &bearer(&login))], 401),
+        ("a login cookie", "/hub", &[(field, "pushring.1"), ("cookie", &format!("kinode-auth_local.os={login}"))], 401),
+        ("expired", "/hub", &[(field, &bearer(&token(json!({"exp": unix_s() - 1}))))], 401),
+        ("for another audience", "/hub", &[(field, &bearer(&token(json!({"aud": "x"}))))], 401),
+        ("twice", "/hub", &[(field, &bearer(&good)), ("authorization", &format!("Bearer {good}"))], 401),
+        ("without pushring.1", "/hub", &[(field, &format!("bearer.{good}"))], 400),
+        ("without any subprotocol", "/hub", &[("authorization", &format!("Bearer {good}"))], 400),
+    ] {
+        assert_eq!(status(&broker, path, fields), expected, "{attempt}");
+    }
+    // The hub's token is no login either, whatever it claims.
+    let claims = json!({"username": "local.os", "subdomain": null, "expiration": unix_s() + 60});
+    let fields = [("cookie", &*format!("kinode-auth_local.os={}", token(claims)))];
+    let process = broker.process("locked").unwrap();
+    process.bind_at_with("/locked", pushring::WebSocketRule { authenticated: true, ..Default::default() }).unwrap();
+    assert_eq!(status(&broker, "/locked", &fields), 401);
+    // An open hub lets others in, for what is public, and judges tokens all the same.
+    let mut anybody = enter(&open, "/hub", &[(field, "pushring.1")]).unwrap();
+    assert_eq!(ask(&mut anybody, json!({"subscribe": "public.news"})), json!({"subscribed": "public.news"}));
+    assert_eq!(ask(&mut anybody, json!({"subscribe": "news"})), json!({"error": "forbidden"}));
+    assert_eq!(ask(&mut anybody, json!({"publish": "public.news", "text": "x"})), json!({"error": "forbidden"}));
+    assert_eq!(ask(&mut anybody, json!({"renew": good})), json!({"error": "user"}));
+    assert_eq!(status(&open, "/hub", &[(field, &bearer(&login))]), 401);
+}
+
+#[test]
+fn a_channel_ends_with_its_token_unless_it_is_renewed() {
+    let broker = start(false);
+    let soon = unix_s() + 2;
+    let (mut ends, mut lives) = {
+        let token = token(json!({"sub": "ann", "exp": soon}));
+        (enter_with(&broker, &token), enter_with(&broker, &token))
+    };
+    let renewed = token(json!({"sub": "ann", "exp": soon + 600}));
+    assert_eq!(ask(&mut lives, json!({"renew": renewed})), json!({"renewed": soon + 600}));
+    assert_eq!(recv_close(&mut ends), (4401, "the token has ended".to_owned()));
+    assert!(unix_s() >= soon);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(ask(&mut lives, json!({"subscribe": "x"})), json!({"error": "forbidden"}), "and this one lives");
+}
