@@ -36,10 +36,11 @@
 //!
 //! | feature | brings | and needs |
 //! |---|---|---|
-//! | `daemon` (default) | the program `pushring` | `link` |
+//! | `daemon` (default) | the program `pushring` | `link`, `tls` |
 //! | `link` | [`link`]: processes and nodes in other programs | `node` |
 //! | `node` | [`node`], [`process_lib`]: a node's own HTTP and WebSocket server | `control` |
 //! | `control` | [`control`]: statistics, disconnects and metrics for an operator | `driver` |
+//! | `tls` | TLS without a proxy in front | |
 //! | `driver` | [`Broker`] and all that is said of it here: threads, sockets, io_uring and epoll | |
 //!
 //! An embedder takes `default-features = false, features = ["driver"]`. Without `driver` the core remains, which does no
@@ -56,8 +57,8 @@
 //! | what an operator asks of a running broker | [`control`] |
 //!
 //! What is behind these is private: `docs/ARCHITECTURE.md` shows the way of a byte through it. Its parts know each other
-//! in one direction only, and a test holds it: `words, channel, process_id ← proto, http, resume ← gateway, admission ← shard, queue ←
-//! driver ← broker ← demo, node, process_lib, link, control`.
+//! in one direction only, and a test holds it: `words, channel, process_id ← proto, http, resume ← gateway, admission, tls ← shard,
+//! queue ← driver ← broker ← demo, node, process_lib, link, control`.
 
 #![deny(unsafe_code)]
 
@@ -88,6 +89,8 @@ mod push_api;
 mod queue;
 mod resume;
 mod shard;
+#[cfg(feature = "tls")]
+mod tls;
 mod words;
 
 #[cfg(feature = "driver")]
@@ -130,6 +133,7 @@ pub mod internals {
     }
     parts! {
         admission channel gateway http process_id proto queue resume shard
+        #[cfg(feature = "tls")] tls
         #[cfg(feature = "driver")] broker
         #[cfg(feature = "driver")] demo
         #[cfg(feature = "driver")] driver

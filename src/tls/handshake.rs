@@ -1,0 +1,436 @@
+//! Handshakes, by rustls; nothing else of the crate knows it but the certificates that it chooses from.
+//!
+//! A handshake ends in the [`State`] of its connection: the two traffic secrets, which rustls tells its key log as it derives
+//! them, and how many records each has sealed already (tickets are records). Nothing of rustls outlives it.
+//!
+//! Invariants: rustls is given no record behind the client's Finished, so it never holds data; what a handshake holds of its
+//! client is bounded by [`INCOMING_BYTES_MAX`]; the time is what [`Server::set_unix_s`] was told last.
+
+pub mod certificate;
+mod tickets;
+
+use self::certificate::{Certificate, CertificateError};
+use self::tickets::{ROTATED_EVERY_S, Tickets};
+use super::alert::Alert;
+use super::keys::{HEADER_BYTES, Secret, Suite};
+use super::record::{Direction, State};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::UnixTime;
+use rustls::server::{
+    ClientHello, ProducesTickets, ResolvesServerCert, ServerConnectionData, UnbufferedServerConnection,
+};
+use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
+use rustls::{AlertDescription, CipherSuite, Error, HandshakeKind, KeyLog, ServerConfig, version};
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What a client may make us hold before it is known: the largest ClientHello, and the start of a record behind it.
+pub const INCOMING_BYTES_MAX: usize = 16 * 1024 + 512;
+
+/// What a handshake costs that takes up an earlier connection, in nanoseconds, measured as [`Certificate::price_ns`] was.
+pub const PRICE_NS_RESUMED: u64 = 112_000;
+
+/// The one protocol that is spoken inside.
+const ALPN: &[u8] = b"http/1.1";
+
+/// Who speaks plain HTTP to this door is told so in plain HTTP.
+const SPEAK_TLS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 45\r\n\
+    connection: close\r\n\r\nthis port speaks TLS: use https:// or wss://\n";
+
+/// The time of day as it was told last.
+#[derive(Debug, Default)]
+struct Time(AtomicU64);
+
+impl Time {
+    fn unix_s(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.unix_s())))
+    }
+}
+
+/// What handshakes are made with: certificates, and the keys of tickets. Cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    config: Arc<ServerConfig>,
+    certificates: Arc<[Certificate]>,
+    ticketer: Arc<Ticketer>,
+}
+
+impl Server {
+    /// A server with these certificates, of which the first is for who names no host, or an unknown one. `unix_s` is the
+    /// time of day.
+    ///
+    /// # Errors
+    /// There is no certificate.
+    pub fn new(certificates: Vec<Certificate>, unix_s: u64) -> Result<Self, CertificateError> {
+        let time = Arc::new(Time(AtomicU64::new(unix_s)));
+        Self::with(certificates, Arc::new(Ticketer { tickets: Tickets::default(), time }))
+    }
+
+    /// The same server with other certificates: tickets that were given out stay good.
+    ///
+    /// # Errors
+    /// There is no certificate.
+    pub fn with_certificates(&self, certificates: Vec<Certificate>) -> Result<Self, CertificateError> {
+        Self::with(certificates, self.ticketer.clone())
+    }
+
+    fn with(certificates: Vec<Certificate>, ticketer: Arc<Ticketer>) -> Result<Self, CertificateError> {
+        if certificates.is_empty() {
+            return Err(CertificateError::None);
+        }
+        let certificates: Arc<[Certificate]> = certificates.into();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_details(provider, ticketer.time.clone());
+        let mut config = builder
+            .with_protocol_versions(&[&version::TLS13])
+            .expect("the provider has suites of TLS 1.3")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Chooser(certificates.clone())));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.ticketer = ticketer.clone();
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        // A browser has one connection to us at a time, and takes it up with one ticket.
+        config.send_tls13_tickets = 1;
+        config.max_early_data_size = 0;
+        config.key_log = Arc::new(Catch);
+        config.enable_secret_extraction = true;
+        Ok(Self { config: Arc::new(config), certificates, ticketer })
+    }
+
+    /// The time of day, for tickets.
+    pub fn set_unix_s(&self, unix_s: u64) {
+        self.ticketer.time.0.store(unix_s, Ordering::Relaxed);
+    }
+
+    /// Its certificates.
+    pub fn certificates(&self) -> &[Certificate] {
+        &self.certificates
+    }
+
+    /// What the dearest of its handshakes costs, in nanoseconds of a core: which certificate it is, clients choose.
+    pub fn price_ns(&self) -> u64 {
+        self.certificates.iter().map(Certificate::price_ns).max().unwrap_or(0)
+    }
+
+    /// Begins a handshake.
+    pub fn handshake(&self) -> Handshake {
+        let connection = UnbufferedServerConnection::new(self.config.clone());
+        Handshake { connection: connection.ok(), incoming: Vec::new(), fed: 0, secrets: Caught::default() }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("certificates", &self.certificates).finish()
+    }
+}
+
+/// What a client's bytes have come to.
+#[derive(Debug)]
+pub enum Step {
+    /// More is to come from the client. Whether it was answered meanwhile: that is what a handshake costs.
+    Goes {
+        /// Keys were exchanged, and signed for.
+        has_answered: bool,
+    },
+    /// The connection is established.
+    Done(Box<Done>),
+    /// It is not, and never will be.
+    Failed(Failure),
+}
+
+/// An established connection.
+#[derive(Debug)]
+pub struct Done {
+    /// With which its records go on.
+    pub state: State,
+    /// Bytes of the client that came behind the handshake: records, or the beginning of one.
+    pub rest: Vec<u8>,
+    /// It takes up an earlier one.
+    pub is_resumed: bool,
+}
+
+/// Why there is no connection. What the client is to be told is among the bytes to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The alert that was sent, or received; `None` where none was, or which is not known.
+    pub alert: Option<Alert>,
+    /// It was the client that gave up.
+    pub by_client: bool,
+    /// In words, for logs.
+    pub why: String,
+}
+
+/// A handshake that goes on.
+pub struct Handshake {
+    /// `None` once it has ended.
+    connection: Option<UnbufferedServerConnection>,
+    /// What came and is not done with.
+    incoming: Vec<u8>,
+    /// How much of it rustls has seen.
+    fed: usize,
+    secrets: Caught,
+}
+
+impl Handshake {
+    /// Bytes of the client; what it is to be sent is appended to `out`, whatever the answer is.
+    pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
+        self.incoming.extend_from_slice(bytes);
+        let before = out.len();
+        if speaks_http(&self.incoming) {
+            out.extend_from_slice(SPEAK_TLS);
+            return self.fail(None, false, "it speaks plain HTTP".into());
+        }
+        loop {
+            let Some(record) = next_record(&self.incoming[self.fed..]) else {
+                if self.incoming.len() > INCOMING_BYTES_MAX {
+                    return self.refuse(Alert::ILLEGAL_PARAMETER, "its messages are too long", out);
+                }
+                return Step::Goes { has_answered: out.len() > before };
+            };
+            let seen = self.fed;
+            self.fed += record.len;
+            if let Err(error) = self.advance(out) {
+                let alert = plain_alert(&out[before..]);
+                return match error {
+                    Error::AlertReceived(alert) => {
+                        self.fail(Some(Alert(alert.into())), true, "the client gave up".into())
+                    }
+                    error => self.fail(alert.or_else(|| alert_for(&error)), false, error.to_string()),
+                };
+            }
+            if self.connection.as_ref().is_some_and(|connection| !connection.is_handshaking()) {
+                return self.end();
+            }
+            if !record.is_whole {
+                // Only its head was looked at: nothing too long is waited for.
+                self.fed = seen;
+                if self.incoming.len() - seen > INCOMING_BYTES_MAX {
+                    return self.refuse(Alert::RECORD_OVERFLOW, "its records are too long", out);
+                }
+                return Step::Goes { has_answered: out.len() > before };
+            }
+        }
+    }
+
+    /// What it holds of the heap, all told.
+    pub fn heap_bytes(&self) -> usize {
+        // Measured: what rustls holds for a connection that shakes hands.
+        const RUSTLS_BYTES: usize = 3500;
+        RUSTLS_BYTES + self.incoming.capacity()
+    }
+
+    /// Lets rustls look at what it was fed, until it wants more.
+    fn advance(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        let connection = self.connection.as_mut().ok_or(Error::HandshakeNotComplete)?;
+        let mut result = Ok(());
+        loop {
+            CAUGHT.with_borrow_mut(|caught| *caught = Caught::default());
+            // It is not shown again what it has refused: only what it has to say about that is fetched.
+            let fed = if result.is_ok() { self.fed } else { 0 };
+            let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.incoming[..fed]);
+            let goes_on = match state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out),
+                Ok(ConnectionState::TransmitTlsData(data)) if result.is_ok() => {
+                    data.done();
+                    true
+                }
+                Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => false,
+                Err(error) if result.is_ok() => {
+                    result = Err(error);
+                    true
+                }
+                _ if result.is_err() => false,
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                    result = Err(Error::AlertReceived(AlertDescription::CloseNotify));
+                    false
+                }
+                _ => {
+                    result = Err(Error::General("there is data in a handshake".into()));
+                    false
+                }
+            };
+            CAUGHT.with_borrow_mut(|caught| self.secrets.take_from(caught));
+            if fed > 0 {
+                self.incoming.drain(..discard);
+                self.fed -= discard;
+            }
+            if !goes_on {
+                return result;
+            }
+        }
+    }
+
+    fn end(&mut self) -> Step {
+        let established = self.connection.take().and_then(|connection| established(connection, &mut self.secrets));
+        let Some((state, is_resumed)) = established else {
+            return self.fail(None, false, "rustls did not tell the secrets".into());
+        };
+        let rest = self.incoming.split_off(self.fed);
+        Step::Done(Box::new(Done { state, rest, is_resumed }))
+    }
+
+    /// Says an alert in the plain, and gives up.
+    fn refuse(&mut self, alert: Alert, why: &str, out: &mut Vec<u8>) -> Step {
+        out.extend_from_slice(&[21, 3, 3, 0, 2, 2, alert.0]);
+        self.fail(Some(alert), false, why.into())
+    }
+
+    fn fail(&mut self, alert: Option<Alert>, by_client: bool, why: String) -> Step {
+        (self.connection, self.incoming) = (None, Vec::new());
+        Step::Failed(Failure { alert, by_client, why })
+    }
+}
+
+/// Appends what rustls has to say; returns whether that could be done.
+fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>) -> bool {
+    let needed = match data.encode(&mut []) {
+        Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => required_size,
+        _ => 0,
+    };
+    let start = out.len();
+    out.resize(start + needed, 0);
+    data.encode(&mut out[start..]).is_ok()
+}
+
+/// What was said about an error, where it went out sealed.
+fn alert_for(error: &Error) -> Option<Alert> {
+    let alert = match error {
+        Error::InvalidMessage(message) => AlertDescription::from(*message),
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            AlertDescription::UnexpectedMessage
+        }
+        Error::NoApplicationProtocol => AlertDescription::NoApplicationProtocol,
+        Error::DecryptError => AlertDescription::BadRecordMac,
+        Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+        Error::PeerMisbehaved(_) => AlertDescription::IllegalParameter,
+        _ => return None,
+    };
+    Some(Alert(alert.into()))
+}
+
+fn established(connection: UnbufferedServerConnection, secrets: &mut Caught) -> Option<(State, bool)> {
+    let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+    let suite = match connection.negotiated_cipher_suite()?.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => Suite::Aes128Gcm,
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => Suite::Aes256Gcm,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => Suite::ChaCha20Poly1305,
+        _ => return None,
+    };
+    let (extracted, _) = connection.dangerous_into_kernel_connection().ok()?;
+    let send = Direction { secret: secrets.server.take()?, sequence: extracted.tx.0 };
+    let receive = Direction { secret: secrets.client.take()?, sequence: extracted.rx.0 };
+    Some((State { suite, send, receive }, is_resumed))
+}
+
+/// What rustls may be given next.
+struct NextRecord {
+    len: usize,
+    is_whole: bool,
+}
+
+/// The first record of `bytes`, or its head if it is not whole.
+fn next_record(bytes: &[u8]) -> Option<NextRecord> {
+    let header = bytes.first_chunk::<HEADER_BYTES>()?;
+    let len = HEADER_BYTES + usize::from(u16::from_be_bytes([header[3], header[4]]));
+    let is_whole = bytes.len() >= len;
+    Some(NextRecord { len: if is_whole { len } else { HEADER_BYTES }, is_whole })
+}
+
+/// Whether a client begins as one that speaks HTTP. No record begins with a letter.
+fn speaks_http(bytes: &[u8]) -> bool {
+    const METHODS: [&[u8]; 8] = [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN"];
+    bytes.first_chunk::<4>().is_some_and(|start| METHODS.contains(&&start[..]))
+}
+
+/// The alert at the end of what was sent, if it went out in the plain.
+fn plain_alert(sent: &[u8]) -> Option<Alert> {
+    let (_, record) = sent.split_last_chunk::<7>()?;
+    (record[0] == 21 && record[3..5] == [0, 2]).then_some(Alert(record[6]))
+}
+
+/// Chooses a certificate by the host that a client names.
+#[derive(Debug)]
+struct Chooser(Arc<[Certificate]>);
+
+impl ResolvesServerCert for Chooser {
+    /// The first that is for that host and signs as the client understands; else the first that signs so.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let signs = |certificate: &&Certificate| certificate.can_sign(hello.signature_schemes());
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let named = name.and_then(|name| self.0.iter().filter(signs).find(|certificate| certificate.is_for(&name)));
+        named.or_else(|| self.0.iter().find(signs)).map(|certificate| certificate.key.clone())
+    }
+}
+
+#[derive(Debug)]
+struct Ticketer {
+    tickets: Tickets,
+    time: Arc<Time>,
+}
+
+impl ProducesTickets for Ticketer {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    /// As long as the key of a ticket opens that is sealed just before it is replaced.
+    fn lifetime(&self) -> u32 {
+        ROTATED_EVERY_S as u32
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.tickets.seal(plain, self.time.unix_s())
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.tickets.open(ticket, self.time.unix_s())
+    }
+}
+
+/// The secrets of the handshake that this thread advances: rustls tells them by a key log, which is shared by all.
+#[derive(Default)]
+struct Caught {
+    client: Option<Secret>,
+    server: Option<Secret>,
+}
+
+impl Caught {
+    fn take_from(&mut self, other: &mut Self) {
+        self.client = other.client.take().or(self.client.take());
+        self.server = other.server.take().or(self.server.take());
+    }
+}
+
+thread_local! {
+    static CAUGHT: RefCell<Caught> = RefCell::default();
+}
+
+#[derive(Debug)]
+struct Catch;
+
+impl KeyLog for Catch {
+    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
+        CAUGHT.with_borrow_mut(|caught| match label {
+            "CLIENT_TRAFFIC_SECRET_0" => caught.client = Secret::new(secret),
+            "SERVER_TRAFFIC_SECRET_0" => caught.server = Secret::new(secret),
+            _ => {}
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "handshake_tests.rs"]
+mod tests;

@@ -1,0 +1,51 @@
+use super::*;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, date_time_ymd};
+
+fn made(names: &[&str], key: KeyPair) -> (String, String) {
+    let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.not_before = date_time_ymd(1999, 12, 31);
+    params.not_after = date_time_ymd(2052, 2, 29);
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+#[test]
+fn a_pair_tells_names_dates_and_price() {
+    let (chain, key) = made(&["Example.com", "*.example.com"], KeyPair::generate().unwrap());
+    let certificate = Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
+    assert_eq!(certificate.names().collect::<Vec<_>>(), ["example.com", "*.example.com"]);
+    // Seconds that `date -u -d` tells for these days.
+    assert_eq!(certificate.not_before_unix_s(), 946_598_400);
+    assert_eq!(certificate.not_after_unix_s(), 2_592_777_600);
+    for (name, is_for) in
+        [("example.com", true), ("a.example.com", true), ("a.b.example.com", false), (".example.com", false)]
+    {
+        assert_eq!(certificate.is_for(name), is_for, "{name}");
+    }
+    let dearer = |algorithm| {
+        let (chain, key) = made(&["a"], KeyPair::generate_for(algorithm).unwrap());
+        Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap().price_ns()
+    };
+    assert_eq!(
+        (certificate.price_ns(), dearer(&PKCS_ED25519), dearer(&PKCS_ECDSA_P384_SHA384)),
+        (119_000, 119_000, 230_000)
+    );
+}
+
+#[test]
+fn a_bad_pair_says_what_is_wrong() {
+    let (chain, key) = made(&["a"], KeyPair::generate().unwrap());
+    let (_, other) = made(&["a"], KeyPair::generate().unwrap());
+    let error = |chain: &str, key: &str| Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap_err();
+    assert_eq!(error(&chain, &other), CertificateError::Mismatch);
+    assert!(matches!(error(&key, &key), CertificateError::Chain(_)));
+    assert!(matches!(error("", &key), CertificateError::Chain(_)));
+    assert!(matches!(error(&chain, &chain), CertificateError::Key(_)));
+    assert!(matches!(
+        error(&chain, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
+        CertificateError::Key(_)
+    ));
+    let broken = chain.replace("MII", "MIA");
+    assert!(matches!(error(&broken, &key), CertificateError::Chain(_)));
+}
