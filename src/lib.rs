@@ -89,7 +89,6 @@ mod push_api;
 mod queue;
 mod resume;
 mod shard;
-#[cfg(feature = "tls")]
 mod tls;
 mod words;
 
@@ -118,6 +117,8 @@ pub use shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use shard::outcome::Outcome;
 pub use shard::stats::{Report, Stats};
 pub use shard::topics::TopicReport;
+#[cfg(feature = "tls")]
+pub use tls::{Certificate, CertificateError};
 pub use words::close_reason::{CLOSE_REASONS, CloseReason, Then};
 pub use words::policy::Policy;
 pub use words::topic::{InvalidTopic, TOPIC_BYTES_MAX};
@@ -132,8 +133,7 @@ pub mod internals {
         };
     }
     parts! {
-        admission channel gateway http process_id proto queue resume shard
-        #[cfg(feature = "tls")] tls
+        admission channel gateway http process_id proto queue resume shard tls
         #[cfg(feature = "driver")] broker
         #[cfg(feature = "driver")] demo
         #[cfg(feature = "driver")] driver

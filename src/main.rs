@@ -42,7 +42,8 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
         Action::Demo(options) => {
             let config = options.load()?;
             let listener = begin(&config, unknown)?;
-            serve::demo(Box::new(move || options.load()), listener)?;
+            let over_tls = options.tls;
+            serve::demo(Box::new(move || options.load()), listener, over_tls)?;
         }
         Action::Config(options) => {
             let is_template = options.defaults;

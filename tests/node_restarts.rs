@@ -66,7 +66,7 @@ impl Kernel {
 fn connect(address: SocketAddr) -> Client {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    tungstenite::client(format!("ws://{address}/{APP}/"), Patient(stream)).unwrap().0
+    tungstenite::client(format!("ws://{address}/{APP}/"), Patient::new(stream)).unwrap().0
 }
 
 fn threads() -> usize {

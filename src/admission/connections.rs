@@ -132,11 +132,13 @@ struct Entry {
     connections: u32,
     /// When the bucket is full again, µs.
     full_at_us: u64,
+    /// The same for handshakes of TLS.
+    tls_full_at_us: u64,
 }
 
 impl Entry {
     fn says_something(&self, now_us: u64) -> bool {
-        self.connections > 0 || self.full_at_us > now_us
+        self.connections > 0 || self.full_at_us.max(self.tls_full_at_us) > now_us
     }
 }
 
@@ -274,16 +276,14 @@ impl Connections {
         if rate == 0 {
             return true;
         }
-        let now_us = now_ms * 1000;
         let mut entries = self.entries(client);
-        let entry = entries.entry(client, now_ms);
-        // A full bucket holds what comes in within a second.
-        let full_at_us = entry.full_at_us.max(now_us) + (SECOND_US / rate).max(1);
-        let has_one = full_at_us <= now_us + SECOND_US;
-        if has_one {
-            entry.full_at_us = full_at_us;
-        }
-        has_one
+        take_token(&mut entries.entry(client, now_ms).full_at_us, rate, now_ms)
+    }
+
+    /// Takes a token for one handshake of TLS of `client`, which may do `per_s_max` of them; `false` if it has none left.
+    pub fn take_tls_handshake(&self, client: Prefix, per_s_max: u32, now_ms: u64) -> bool {
+        let mut entries = self.entries(client);
+        take_token(&mut entries.entry(client, now_ms).tls_full_at_us, per_s_max.max(1).into(), now_ms)
     }
 
     /// Counts a client that is over a limit, to be answered and then let go; `false` if too many are at it already.
@@ -319,6 +319,18 @@ impl Entries {
         }
         self.of.entry(client).or_default()
     }
+}
+
+/// Takes one of `rate` tokens of a second; `false` if none is left.
+fn take_token(full_at_us: &mut u64, rate: u64, now_ms: u64) -> bool {
+    let now_us = now_ms * 1000;
+    // A full bucket holds what comes in within a second.
+    let after_us = (*full_at_us).max(now_us) + (SECOND_US / rate).max(1);
+    let has_one = after_us <= now_us + SECOND_US;
+    if has_one {
+        *full_at_us = after_us;
+    }
+    has_one
 }
 
 /// Adds one unless there are `max` already.

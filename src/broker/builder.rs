@@ -1,6 +1,8 @@
 //! A broker's settings by name, for a program that embeds one.
 
 use super::{Broker, Config, StartError};
+#[cfg(feature = "tls")]
+use crate::driver::clock;
 use crate::driver::runtime::DriverKind;
 use crate::gateway::{HostPolicy, Settings};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -21,11 +23,17 @@ pub struct Builder {
     config: Config,
     /// Where to listen, as it was given, where that is no address.
     no_address: Option<String>,
+    /// Certificates were given.
+    speaks_tls: bool,
 }
 
 impl Builder {
     pub(super) fn new() -> Self {
-        Self { config: Config { settings: Settings::default(), ..Config::default() }, no_address: None }
+        Self {
+            config: Config { settings: Settings::default(), ..Config::default() },
+            no_address: None,
+            speaks_tls: false,
+        }
     }
 
     /// Where to listen: `127.0.0.1:8080`, `localhost:8080` or a [`SocketAddr`]. Port 0 picks a free one. Default
@@ -46,6 +54,23 @@ impl Builder {
     /// Keeps each shard on a core of its own. Default off.
     pub fn pin(mut self, pin: bool) -> Self {
         self.config.pin = pin;
+        self
+    }
+
+    /// Speaks TLS 1.3 with these certificates, of which the first is for who names no host, or an unknown one: at the
+    /// address of [`tls_listen`](Self::tls_listen), else at that of [`listen`](Self::listen), where nothing else is spoken
+    /// then.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, certificates: impl IntoIterator<Item = crate::tls::Certificate>) -> Self {
+        self.config.shard.tls = crate::tls::Server::new(certificates.into_iter().collect(), clock::unix_s()).ok();
+        self.speaks_tls = true;
+        self
+    }
+
+    /// Where to listen for TLS, beside plain HTTP at the address of [`listen`](Self::listen).
+    #[cfg(feature = "tls")]
+    pub fn tls_listen(mut self, address: SocketAddr) -> Self {
+        self.config.tls_listen = Some(address);
         self
     }
 
@@ -80,6 +105,14 @@ impl Builder {
         self
     }
 
+    fn with_doors(self) -> Config {
+        let mut config = self.config;
+        if self.speaks_tls && config.tls_listen.is_none() {
+            (config.tls_listen, config.listens_plain) = (Some(config.listen), false);
+        }
+        config
+    }
+
     /// Starts the shards and listens.
     ///
     /// # Errors
@@ -87,7 +120,7 @@ impl Builder {
     pub fn start(self) -> Result<Broker, StartError> {
         match self.no_address {
             Some(text) => Err(StartError::Address(text)),
-            None => Broker::start(self.config),
+            None => Broker::start(self.with_doors()),
         }
     }
 }

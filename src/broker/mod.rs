@@ -32,6 +32,7 @@ mod guest;
 mod here;
 #[cfg(feature = "node")]
 mod kernel;
+mod listeners;
 mod message;
 mod on_shards;
 mod operate;
@@ -49,6 +50,7 @@ pub use crate::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, Htt
 pub use crate::shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use crate::shard::outcome::Outcome;
 pub use crate::shard::stats::{Durations, Report, Stats};
+pub use crate::shard::tls_counts::{HandshakeTimes, TlsCounts};
 pub use crate::shard::topics::TopicReport;
 pub use crate::words::topic::InvalidTopic;
 pub use batch::Batch;
@@ -71,7 +73,8 @@ use crate::channel::ChannelId;
 use crate::driver::clock::Clock;
 use crate::driver::flush_send::SendFlush;
 use crate::driver::flush_uring::UringFlush;
-use crate::driver::listen::{ListenError, listen, share};
+use crate::driver::kernel_sockets::Listeners;
+use crate::driver::listen::ListenError;
 use crate::driver::malloc;
 use crate::driver::probe::Probe;
 use crate::driver::pump::Pump;
@@ -107,9 +110,9 @@ pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 /// in which pages send it to a node.
 const LARGEST_BODY_WITHOUT_BUDGET: usize = 1 << 30;
 
-/// What a shard opens as it starts, beside its listener: two rings, an epoll set and its duplicate, an eventfd; and for
+/// What a shard opens as it starts: a listener for TLS, two rings, an epoll set and its duplicate, an eventfd; and for
 /// a moment the two socket pairs with which a ring is tried.
-const FILES_PER_SHARD: usize = 10;
+const FILES_PER_SHARD: usize = 11;
 
 /// What opens and closes files beside the broker.
 const FILES_SPARE: usize = 64;
@@ -138,6 +141,10 @@ pub fn limits_within_files(
 pub struct Config {
     /// Where to listen. Port 0 picks a free one. Default 127.0.0.1:0.
     pub listen: SocketAddr,
+    /// Whether anybody listens for plain HTTP at `listen`. Default: yes.
+    pub listens_plain: bool,
+    /// Where to listen for TLS too, with the certificates of `shard.tls`. Default nowhere.
+    pub tls_listen: Option<SocketAddr>,
     /// A listener that somebody else has opened, as a service manager does; then `listen` says nothing. One socket for
     /// all shards. Default none: each shard opens one of its own.
     pub listener: Option<Arc<TcpListener>>,
@@ -170,6 +177,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: ([127, 0, 0, 1], 0).into(),
+            listens_plain: true,
+            tls_listen: None,
             listener: None,
             shards: 0,
             pin: false,
@@ -197,6 +206,9 @@ pub enum StartError {
     /// The driver.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// There is nowhere to listen: a listener for TLS needs certificates.
+    #[error("there is nowhere to listen: give certificates for TLS, or an address for plain HTTP")]
+    Nowhere,
     /// Something that the system normally grants.
     #[error("cannot start a shard: {0}")]
     Io(#[from] std::io::Error),
@@ -274,7 +286,9 @@ pub(crate) struct Shared {
     memory: Ledger,
     admission: Arc<admission::Connections>,
     draining: AtomicBool,
+    /// Where it listens; for TLS, if for nothing else.
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
 }
 
 /// The directory as it is.
@@ -306,11 +320,7 @@ impl Broker {
         malloc::give_back_what_is_freed();
         let cores = sys::allowed_cores()?;
         let shards = if config.shards == 0 { cores.len() } else { config.shards }.clamp(1, SHARDS_MAX);
-        let listeners = match &config.listener {
-            Some(listener) => share(listener, shards, &config.tcp)?,
-            None => listen(config.listen, shards, &config.tcp)?,
-        };
-        let address = listeners[0].local_addr()?;
+        let (listeners, address, tls_address) = listeners::open(&config, shards)?;
         let mut settings = config.settings.clone();
         settings.hosts = settings.hosts.for_listener(address.ip());
         if !settings.dev_origins.is_empty() {
@@ -349,6 +359,7 @@ impl Broker {
                 admission: common.admission.clone(),
                 draining: AtomicBool::new(false),
                 address,
+                tls_address,
             }),
             driver: config.driver,
             threads: Vec::new(),
@@ -357,7 +368,7 @@ impl Broker {
         let (ready_sender, ready) = bounded(shards);
         let (mut inboxes, mut probes) = (Vec::new(), Vec::new());
         let peers = Inboxes::default();
-        for (index, listener) in listeners.into_iter().enumerate() {
+        for (index, listeners) in listeners.into_iter().enumerate() {
             let wake = Arc::new(WakeFd::new()?);
             let (sender, inbox) = inbox::inbox(config.inbox, SharedWake(wake.clone()));
             inboxes.push(sender);
@@ -371,7 +382,7 @@ impl Broker {
                 common: common.clone(),
                 clock,
                 inbox,
-                listener,
+                listeners,
                 wake,
                 probe,
                 last_shard: last_shard.clone(),
@@ -405,6 +416,11 @@ impl Broker {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.shared.address
+    }
+
+    /// Where it listens for TLS, if it does.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.shared.tls_address
     }
 
     /// What it runs on: io_uring or epoll.
@@ -515,6 +531,11 @@ impl Handle {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.shared.address
+    }
+
+    /// Where it listens for TLS, if it does.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.shared.tls_address
     }
 
     /// The rules of entry.
@@ -673,7 +694,7 @@ struct Seat {
     common: Common,
     clock: Clock,
     inbox: Inbox<Command>,
-    listener: TcpListener,
+    listeners: Listeners,
     wake: Arc<WakeFd>,
     probe: Arc<Probe>,
     last_shard: Arc<LastShard>,
@@ -743,7 +764,7 @@ impl Seat {
         let seed = RandomState::new().hash_one(self.index);
         let (index, shards) = (self.index as u32, self.shards as u32);
         let shard = Shard::new(index, shards, self.common, flusher, seed, self.clock.now_ms());
-        let pump = Pump::new(shard, self.inbox, self.listener, &self.wake, self.clock, self.probe)?.among(self.peers);
+        let pump = Pump::new(shard, self.inbox, self.listeners, &self.wake, self.clock, self.probe)?.among(self.peers);
         Ok((runtime, pump))
     }
 }

@@ -5,7 +5,8 @@
 use super::usage::Usage;
 use super::wire::Overview;
 use crate::admission::Kind;
-use crate::broker::{ClosedBy, Durations, MemoryReport, Report};
+use crate::broker::{ClosedBy, Durations, HandshakeTimes, MemoryReport, Report};
+use crate::tls::Alert;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -240,7 +241,56 @@ impl Shards {
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
             }
         }
+        self.encode_tls(encoder)?;
         self.encode_counts(encoder)
+    }
+
+    /// What shards tell of TLS, if they speak it.
+    fn encode_tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let shards = || self.0.shards.iter().filter_map(|shard| Some((("shard", shard.shard), shard.tls.as_ref()?)));
+        let Some((_, first)) = shards().next() else { return Ok(()) };
+        if let Some(end_s) = first.certificates_end_unix_s {
+            let help = "When the first of the certificates of TLS ends, in seconds after 1970";
+            gauge(encoder, "tls_certificate_end_seconds", help, end_s as f64)?;
+        }
+        let help = "Live connections over TLS";
+        let mut family = encoder.encode_descriptor("tls_connections", help, None, MetricType::Gauge)?;
+        for (label, tls) in shards() {
+            family.encode_family(&[label])?.encode_gauge(&(tls.connections as u64))?;
+        }
+        let help = "Handshakes of TLS, by what became of them";
+        let mut family = encoder.encode_descriptor("tls_handshakes", help, None, MetricType::Counter)?;
+        for (label, tls) in shards() {
+            for (result, count) in tls.results() {
+                let labels = ([label], [("result", result)]);
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+        let help = "How long handshakes of TLS took that were done, from the accept on, in seconds";
+        let mut family = encoder.encode_descriptor("tls_handshake_seconds", help, None, MetricType::Histogram)?;
+        for (label, tls) in shards() {
+            let bounds = (0..HandshakeTimes::BUCKETS)
+                .map(|bucket| HandshakeTimes::bound_ms(bucket).map_or(f64::MAX, |ms| ms as f64 / 1e3));
+            let buckets: Vec<(f64, u64)> = bounds.zip(tls.times.counts).collect();
+            let (sum_s, count) = (tls.times.sum_ms as f64 / 1e3, tls.times.counts.iter().sum());
+            family.encode_family(&[label])?.encode_histogram::<NoLabelSet>(sum_s, count, &buckets, None)?;
+        }
+        let help = "Alerts of TLS, sent because of a client's fault, or received";
+        let mut family = encoder.encode_descriptor("tls_alerts", help, None, MetricType::Counter)?;
+        for (label, tls) in shards() {
+            for (direction, alerts) in [("sent", &tls.alerts_sent), ("received", &tls.alerts_received)] {
+                for (&alert, count) in alerts {
+                    let labels = ([label], [("direction", direction), ("alert", Alert(alert).name())]);
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+                }
+            }
+        }
+        let help = "Connections that ended TLS without close_notify";
+        let mut family = encoder.encode_descriptor("tls_truncated", help, None, MetricType::Counter)?;
+        for (label, tls) in shards() {
+            family.encode_family(&[label])?.encode_counter::<NoLabelSet, _, u64>(&tls.truncated, None)?;
+        }
+        Ok(())
     }
 
     fn encode_counts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

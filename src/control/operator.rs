@@ -146,6 +146,7 @@ fn about(broker: &Broker) -> About {
         pid: std::process::id(),
         node: broker.handle().settings().node,
         address: broker.address(),
+        tls_address: broker.tls_address(),
         driver: broker.driver().to_string(),
         since_unix_ms: unix_ms(),
     }

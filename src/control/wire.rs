@@ -187,6 +187,9 @@ pub struct About {
     pub node: String,
     /// Where clients connect.
     pub address: SocketAddr,
+    /// Where they connect over TLS, if they may.
+    #[serde(default)]
+    pub tls_address: Option<SocketAddr>,
     /// What drives it: `uring` or `epoll`.
     pub driver: String,
     /// When this was first asked, at its start, in milliseconds after 1970.

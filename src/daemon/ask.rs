@@ -6,7 +6,7 @@ use super::table::{Align, bytes, table};
 use anyhow::{Context, bail};
 use humantime::{format_duration, format_rfc3339_millis};
 use pushring::Disconnect;
-use pushring::control::{self, Answer, Exposition, Filter, Overview, Request, Usage};
+use pushring::control::{self, About, Answer, Exposition, Filter, Overview, Request, Usage};
 use std::time::{Duration, SystemTime};
 
 /// `pushring stats`.
@@ -54,7 +54,7 @@ pub(super) const ANOTHER: &str = "the daemon answers another question: is it of 
 /// Asks the daemon that `options` name.
 pub(super) fn ask(options: &AskOptions, request: &Request) -> anyhow::Result<Answer> {
     let config = options.load()?;
-    let path = config.control.find(config.listen.port()).context("control: it is off")?;
+    let path = config.control.find(config.address().port()).context("control: it is off")?;
     Ok(control::ask(&path, request)?)
 }
 
@@ -71,8 +71,12 @@ fn overview_text(overview: &Overview) -> String {
     let Overview { about, unix_ms, usage, held, shards } = overview;
     let up = seconds(unix_ms.saturating_sub(about.since_unix_ms) / 1000);
     let mut text = format!(
-        "pushring {} (pid {}) for {} at http://{}, on {}, up {up}\n",
-        about.version, about.pid, about.node, about.address, about.driver
+        "pushring {} (pid {}) for {} at {}, on {}, up {up}\n",
+        about.version,
+        about.pid,
+        about.node,
+        doors(about),
+        about.driver
     );
     text += &usage_text(usage);
     text.push('\n');
@@ -110,6 +114,7 @@ fn overview_text(overview: &Overview) -> String {
         let name = first.process.as_ref().map_or("no process", |process| process.as_str());
         text += &format!("most is held for {name}: {}\n", bytes(first.held.total() as u64));
     }
+    text += &tls_text(overview);
     let total = overview.total();
     let closed = pushring::ClosedBy::ALL
         .map(|by| (format!("closed_by_{}", by.name()), total.closed[by as usize], "Channels that it ended."));
@@ -124,6 +129,31 @@ fn overview_text(overview: &Overview) -> String {
         .collect();
     text.push('\n');
     text + &table([("COUNT", Align::Right), ("OF", Align::Left), ("", Align::Left)], &rows)
+}
+
+/// Where clients connect.
+fn doors(about: &About) -> String {
+    let plain = Some(about.address).filter(|address| about.tls_address != Some(*address));
+    let doors = [("http", plain), ("https", about.tls_address)];
+    let open = doors.into_iter().filter_map(|(scheme, address)| Some(format!("{scheme}://{}", address?)));
+    open.collect::<Vec<_>>().join(" and ")
+}
+
+/// What became of handshakes of TLS, and until when its certificate is good.
+fn tls_text(overview: &Overview) -> String {
+    let shards = || overview.shards.iter().filter_map(|shard| shard.tls.as_ref());
+    let Some(first) = shards().next() else { return String::new() };
+    let connections: usize = shards().map(|tls| tls.connections).sum();
+    let results = first.results().into_iter().enumerate().map(|(place, (name, _))| {
+        let count: u64 = shards().map(|tls| tls.results()[place].1).sum();
+        format!("{count} {}", name.replace('_', " "))
+    });
+    let end = first.certificates_end_unix_s.map_or(String::new(), |end_s| {
+        let days = end_s.saturating_sub(overview.unix_ms / 1000) / 86_400;
+        format!("; its certificate ends in {days} days, {}", &time(end_s * 1000)[..10])
+    });
+    let results = results.collect::<Vec<_>>().join(", ");
+    format!("TLS: {connections} connections; handshakes: {results}{end}\n")
 }
 
 /// What the program takes of the machine, and lines that its log has lost.

@@ -1,6 +1,6 @@
 //! The command line.
 
-use super::config::{self, Config, Flags, LogFormat, parse_address};
+use super::config::{self, Config, Flags, Listen, LogFormat, parse_address};
 use super::control::ControlPath;
 use super::init::Wish;
 use super::units::Span;
@@ -26,7 +26,7 @@ pub enum Action {
     /// Run the broker until SIGTERM or Ctrl-C
     Serve(Options),
     /// Run the broker with demo processes and a page at / that uses them; needs no file
-    Demo(Options),
+    Demo(DemoOptions),
     /// Print the settings in force as a TOML file, with what each means
     Config(ConfigOptions),
     /// Write what a daemon needs to begin with: commented settings, a secret, a unit for systemd
@@ -72,7 +72,7 @@ impl Action {
     /// The format of the log, as far as it is known before the file has been read.
     pub fn log_format(&self) -> Option<LogFormat> {
         match self {
-            Self::Serve(options) | Self::Demo(options) => options.flags.log_format,
+            Self::Serve(options) | Self::Demo(DemoOptions { options, .. }) => options.flags.log_format,
             _ => None,
         }
     }
@@ -266,8 +266,35 @@ pub struct TopOptions {
 impl AskOptions {
     /// The settings in force.
     pub fn load(&self) -> anyhow::Result<Config> {
-        let (control, listen) = (self.control.clone(), self.listen);
+        let (control, listen) = (self.control.clone(), self.listen.map(Listen::at));
         Config::load(self.config.as_deref(), &Flags { control, listen, ..Flags::default() })
+    }
+}
+
+/// How the demo is served.
+#[derive(Debug, Args)]
+pub struct DemoOptions {
+    /// The settings.
+    #[command(flatten)]
+    pub options: Options,
+    /// Serve over TLS, with a certificate that is made now: browsers will warn that nobody has signed it
+    #[arg(long)]
+    pub tls: bool,
+}
+
+impl DemoOptions {
+    /// The settings in force: with `--tls`, TLS takes the place of plain HTTP.
+    pub fn load(&self) -> anyhow::Result<Config> {
+        let config = self.options.load()?;
+        if !self.tls {
+            return Ok(config);
+        }
+        anyhow::ensure!(
+            config.tls_certs.0.is_empty(),
+            "tls_certs: --tls makes a certificate of its own: give one or the other"
+        );
+        let address = config.tls_listen.0.or(config.listen.0);
+        Ok(Config { listen: Listen(None), tls_listen: Listen(address), ..config })
     }
 }
 
@@ -351,7 +378,8 @@ fn command() -> Command {
     ] {
         command = command.mut_subcommand(name, |command| command.mut_args(|arg| describe(arg, &defaults)));
     }
-    command
+    // There `--tls` is a flag of its own; elsewhere it is an old name.
+    command.mut_subcommand("demo", |demo| demo.mut_arg("behind_tls", |arg| arg.alias(None)))
 }
 
 /// The completions of `shell`.

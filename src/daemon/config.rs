@@ -8,6 +8,7 @@
 mod doors;
 mod environment;
 mod file;
+mod links;
 mod renamed;
 mod sources;
 mod values;
@@ -16,19 +17,17 @@ pub use environment::{check as check_environment, variable};
 pub use file::write;
 pub use renamed::{OldName, variable_in_use};
 pub use sources::Sources;
-pub use values::{AdminListen, Dialect, Driver, Exposure, List, LogFormat, Policy, SocketMode, parse_address};
+pub use values::{AdminListen, Dialect, Driver, Exposure, List, Listen, LogFormat, Policy, SocketMode, parse_address};
 
 use super::control::ControlPath;
 use super::memory::MemoryBudget;
 use super::program::Secrets;
 use super::units::{Size, Span};
-use super::users;
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use pushring::internals::admission;
 use pushring::internals::gateway::{self, HostPolicy, IpPrefix, Settings};
 use pushring::internals::http::Authority;
 use pushring::internals::proto;
-use pushring::link;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -116,9 +115,16 @@ pub fn takes_effect(key: &str) -> Option<When> {
 
 settings! {
     ["What is served"]
-    /// Where to listen; port 0 picks a free one.
-    #[arg(value_name = "ADDRESS:PORT", value_parser = parse_address)]
-    listen: SocketAddr = ([127, 0, 0, 1], 8080).into() => Restart;
+    /// Where to listen for plain HTTP; port 0 picks a free one, off is for TLS alone.
+    #[arg(value_name = "ADDRESS:PORT|off")]
+    listen: Listen = Listen::at(([127, 0, 0, 1], 8080).into()) => Restart;
+    /// Where to listen for TLS 1.3 (https:// and wss://) as well; needs tls_certs.
+    #[arg(value_name = "ADDRESS:PORT|off")]
+    tls_listen: Listen = Listen::default() => Restart;
+    /// Certificates and their keys, PEM, as `CHAIN.pem:KEY.pem`; the first is for who names no host, or an unknown one.
+    /// They are read again on a reload, and when the files change; a pair that is not good is told and the one before stays.
+    #[arg(value_name = "CHAIN:KEY,…")]
+    tls_certs: List = List::default() => NewConnections;
     /// This node's name: the user of its tokens.
     node: String = "local.os".to_owned() => Restart;
     /// Which node system is spoken: decides the name of the login cookie and what local clients may do.
@@ -323,9 +329,15 @@ settings! {
     /// What is read ahead of HTTP requests that wait behind one that is being answered.
     pipelined_bytes_max: Size = Size(64 << 10) => NewConnections;
 
+    /// Handshakes of TLS for which one shard exchanges keys in one turn, some 0.12 ms each (1 ms and more with large RSA
+    /// keys); more wait in their sockets.
+    tls_handshakes_per_turn: u32 = pushring::internals::shard::Config::default().tls_handshakes_per_turn => Now;
+
     ["Deadlines"]
     /// How long a request head may take.
     head_timeout: Span = Span::seconds(10) => Now;
+    /// How long a handshake of TLS may take.
+    tls_handshake_timeout: Span = Span::seconds(10) => NewConnections;
     /// How long a request body may take if it comes more slowly than body_bytes_per_s_min.
     body_timeout: Span = Span::seconds(10) => Now;
     /// The least rate of a body that takes longer, and of what is still sent behind a refusal: so much each second.
@@ -399,10 +411,17 @@ impl Config {
         self.try_broker(secrets).map_err(|error| self.sources.locate(error))
     }
 
+    /// Where it listens: for plain HTTP, or where that is off for TLS.
+    pub fn address(&self) -> SocketAddr {
+        self.listen.0.or(self.tls_listen.0).unwrap_or(([127, 0, 0, 1], 0).into())
+    }
+
     fn try_broker(&self, secrets: Secrets) -> anyhow::Result<pushring::Config> {
         self.check()?;
         Ok(pushring::Config {
-            listen: self.listen,
+            listen: self.address(),
+            listens_plain: self.listen.0.is_some(),
+            tls_listen: self.tls_listen.0,
             listener: None,
             shards: self.shards,
             pin: self.pin,
@@ -421,55 +440,6 @@ impl Config {
                 user_timeout_ms: u32::try_from(self.tcp_user_timeout.0).context("tcp_user_timeout: at most 49 days")?,
             },
         })
-    }
-
-    /// Where and how processes of other programs attach; none: nowhere.
-    ///
-    /// # Errors
-    /// A value that cannot be obeyed, by its key.
-    pub fn link(&self, token: Option<link::Token>) -> anyhow::Result<Option<link::Config>> {
-        self.try_link(token).map_err(|error| self.sources.locate(error))
-    }
-
-    fn try_link(&self, token: Option<link::Token>) -> anyhow::Result<Option<link::Config>> {
-        let path = Some(&self.link).filter(|path| !path.as_os_str().is_empty()).cloned();
-        let tcp: Option<SocketAddr> = match self.link_tcp.as_str() {
-            "" => None,
-            text => Some(parse_address(text).map_err(|why| anyhow!("link_tcp: {why}"))?),
-        };
-        let has_token = !self.link_token_file.as_os_str().is_empty();
-        ensure!(tcp.is_none() || has_token, "link_tcp: over TCP processes need a token (link_token_file)");
-        ensure!(self.link_peers_max > 0, "link_peers_max: must be more than 0");
-        let blob_bytes_max = self.message_bytes_max.0.max(self.body_bytes_max.0).max(self.body_bytes_max_logged_in.0);
-        ensure!(u32::try_from(blob_bytes_max).is_ok(), "link: messages and bodies of over 4GiB do not fit its frames");
-        let access = self.link_access()?;
-        Ok((path.is_some() || tcp.is_some()).then(|| link::Config {
-            path,
-            access,
-            tcp,
-            token,
-            owner_grace: self.owner_grace.duration(),
-            peers_max: self.link_peers_max,
-            blob_bytes_max,
-            ..link::Config::default()
-        }))
-    }
-
-    /// Who may attach over the Unix socket.
-    ///
-    /// # Errors
-    /// There is no such group.
-    pub fn link_access(&self) -> anyhow::Result<link::Access> {
-        let group = match self.link_group.as_str() {
-            "" => None,
-            name => Some(users::group_id(Path::new("/"), name).with_context(|| format!("link_group: {name:?}"))?),
-        };
-        let mode = match (self.link_mode, group) {
-            (SocketMode::Is(mode), _) => mode,
-            (SocketMode::Auto, Some(_)) => 0o660,
-            (SocketMode::Auto, None) => 0o600,
-        };
-        Ok(link::Access { mode, group })
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -510,6 +480,12 @@ impl Config {
         for need in &self.ready_needs.0 {
             ensure!(need == "link", "ready_needs: {need:?} is nothing that can be needed; link is");
         }
+        let has_certificates = !super::certificates::pairs(self)?.is_empty();
+        ensure!(
+            self.tls_listen.0.is_none() || has_certificates,
+            "tls_listen: TLS needs a certificate and its key (tls_certs)"
+        );
+        ensure!(self.listen.0.is_some() || self.tls_listen.0.is_some(), "listen: it is off, and so is tls_listen");
         super::log::parse_filter(&self.log)?;
         ensure!(self.shards <= 256, "shards: at most 256, not {}", self.shards);
         if let MemoryBudget::Size(size) = self.memory_budget {
@@ -520,6 +496,7 @@ impl Config {
             ("connections_max", self.connections_max),
             ("message_bytes_max", self.message_bytes_max.0),
             ("header_count_max", self.header_count_max),
+            ("tls_handshakes_per_turn", self.tls_handshakes_per_turn as usize),
             ("pipelined_bytes_max", self.pipelined_bytes_max.0),
             ("linger_bytes_max", self.linger_bytes_max.0),
             ("outbound_bytes_max", self.outbound_bytes_max.0),
@@ -623,6 +600,8 @@ impl Config {
                 pipelined_bytes_max: self.pipelined_bytes_max.0,
             },
             register_timeout_ms: self.register_timeout.0,
+            tls_handshake_timeout_ms: self.tls_handshake_timeout.0,
+            tls_handshakes_per_turn: self.tls_handshakes_per_turn,
             head_timeout_ms: self.head_timeout.0,
             body_timeout_ms: self.body_timeout.0,
             body_bytes_per_s_min: self.body_bytes_per_s_min.0 as u64,
@@ -660,6 +639,7 @@ fn ranges(key: &str, list: &List) -> anyhow::Result<Vec<IpPrefix>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pushring::link;
 
     #[test]
     fn what_is_printed_reads_back() {
@@ -768,7 +748,7 @@ mod tests {
     fn hosts_depend_on_where_we_listen() {
         let policy = |listen: &str, hosts: &str| {
             let (listen, hosts): (SocketAddr, List) = (listen.parse().unwrap(), hosts.parse().unwrap());
-            Config { listen, hosts, ..Config::default() }.host_policy().for_listener(listen.ip())
+            Config { listen: Listen::at(listen), hosts, ..Config::default() }.host_policy().for_listener(listen.ip())
         };
         assert_eq!(policy("127.0.0.1:0", ""), HostPolicy::Listed(vec![]));
         assert_eq!(policy("[::1]:0", "a.b"), HostPolicy::Listed(vec!["a.b".into()]));

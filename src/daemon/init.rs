@@ -2,7 +2,7 @@
 //!
 //! Invariants: a file that is there is left alone; a secret is made readable for its owner alone, and never printed.
 
-use super::config::{self, Config};
+use super::config::{self, Config, Listen};
 use super::program::Secrets;
 use anyhow::{Context, bail};
 use base64::Engine;
@@ -52,7 +52,7 @@ pub fn init(wish: &Wish) -> anyhow::Result<String> {
         ..Config::default()
     };
     config.node = wish.node.clone().unwrap_or(config.node);
-    config.listen = wish.listen.unwrap_or(config.listen);
+    config.listen = wish.listen.map_or(config.listen, Listen::at);
     config.broker(Secrets::default()).and_then(|_| config.link(None)).context("nothing was written")?;
 
     let settings = directory.join("pushring.toml");

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod ask;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod control;

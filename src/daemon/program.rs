@@ -3,6 +3,7 @@
 //! Invariants: a reload is checked as a whole first, and a fault in it changes nothing; what needs a restart stays as it
 //! was until then, and is told each time; no socket is dropped for any of it.
 
+use super::certificates::Certificates;
 use super::config::{Config, When, takes_effect};
 use super::log;
 use super::token::read_secret;
@@ -32,6 +33,18 @@ pub struct Daemon {
 struct Current {
     config: Config,
     secrets: Secrets,
+    certificates: Certificates,
+}
+
+/// What a broker is started with, or obeys from now on.
+pub fn broker_config(
+    config: &Config,
+    secrets: Secrets,
+    certificates: &Certificates,
+) -> anyhow::Result<pushring::Config> {
+    let mut broker = config.broker(secrets)?;
+    broker.shard.tls = certificates.server().cloned();
+    Ok(broker)
 }
 
 /// The keys of tokens.
@@ -76,9 +89,34 @@ fn is_same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
 }
 
 impl Daemon {
-    /// A daemon that began with `config` and `secrets`.
-    pub fn new(source: Source, broker: Handle, config: Config, secrets: Secrets, own_secret: Option<Secret>) -> Self {
-        Self { source, broker, own_secret, current: Mutex::new(Current { config, secrets }) }
+    /// A daemon that began with `config`, `secrets` and `certificates`.
+    pub fn new(
+        source: Source,
+        broker: Handle,
+        (config, secrets, certificates): (Config, Secrets, Certificates),
+        own_secret: Option<Secret>,
+    ) -> Self {
+        Self { source, broker, own_secret, current: Mutex::new(Current { config, secrets, certificates }) }
+    }
+
+    /// Whether that is so of the certificates that are obeyed.
+    pub fn certificates_are(&self, so: impl Fn(&Certificates) -> bool) -> bool {
+        so(&self.current().certificates)
+    }
+
+    /// Reads the certificates again; returns whether they are others.
+    ///
+    /// # Errors
+    /// One cannot be read that was not read before; then nothing has changed.
+    pub fn reload_certificates(&self) -> anyhow::Result<bool> {
+        let mut current = self.current();
+        let certificates = Certificates::read(&current.config, &current.certificates)?;
+        let differ = certificates.differ(&current.certificates);
+        if differ {
+            self.broker.reload(&broker_config(&current.config, current.secrets.clone(), &certificates)?)?;
+        }
+        current.certificates = certificates;
+        Ok(differ)
     }
 
     /// The settings that are obeyed.
@@ -100,6 +138,7 @@ impl Daemon {
         wanted.broker(Secrets::default())?;
         let secrets = Secrets::read(&wanted, self.own_secret.as_ref())?;
         let mut current = self.current();
+        let certificates = Certificates::read(&wanted, &current.certificates)?;
         let (config, mut changes) = obeyed_now(&current.config, &wanted)?;
         for (key, before, after) in [
             ("jwt_secret_file", &current.secrets.first, &secrets.first),
@@ -110,12 +149,15 @@ impl Daemon {
                 changes.now.push(key.to_owned());
             }
         }
+        if certificates.differ(&current.certificates) && !changes.new_connections.iter().any(|key| key == "tls_certs") {
+            changes.new_connections.push("tls_certs".to_owned());
+        }
         let filter = log::parse_filter(&config.log)?;
-        self.broker.reload(&config.broker(secrets.clone())?)?;
+        self.broker.reload(&broker_config(&config, secrets.clone(), &certificates)?)?;
         if config.log != current.config.log {
             log::set_filter(filter)?;
         }
-        *current = Current { config, secrets };
+        *current = Current { config, secrets, certificates };
         Ok(changes)
     }
 }

@@ -1,11 +1,12 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
 use super::admin::{self, Admin, Guard, Need};
+use super::certificates::{self, Certificates};
 use super::config::{AdminListen, Config, Driver};
 use super::control;
 use super::memory::MemoryBudget;
 use super::metrics;
-use super::program::{Daemon, Secrets, Source};
+use super::program::{Daemon, Secrets, Source, broker_config};
 use super::signals;
 use super::systemd;
 use super::token::{random_secret, read_admin_token, read_api_token, read_link_token};
@@ -17,6 +18,7 @@ use pushring::control::Operator;
 use pushring::internals::demo;
 use pushring::internals::driver::sys;
 use pushring::internals::gateway::Secret;
+use pushring::internals::tls::Certificate;
 use pushring::internals::{hub, push_api};
 use pushring::link;
 use std::io::Write;
@@ -37,21 +39,29 @@ pub fn serve(source: Source, listener: Option<TcpListener>) -> anyhow::Result<()
     if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() && !config.hub {
         tracing::warn!("no process can attach, so nobody is served: set link (--link PATH) or link_tcp");
     }
-    run(Start { source, listener, admin: config.admin_listen, config, secrets, own_secret: None }, |_| Ok(Vec::new()))
+    let certificates = Certificates::read(&config, &Certificates::default())?;
+    let admin = config.admin_listen;
+    let start = Start { source, listener, admin, config, secrets, certificates, own_secret: None };
+    run(start, |_| Ok(Vec::new()))
 }
 
 /// Runs the broker with the demo processes and their page.
 ///
 /// # Errors
 /// As [`serve`].
-pub fn demo(source: Source, listener: Option<TcpListener>) -> anyhow::Result<()> {
+pub fn demo(source: Source, listener: Option<TcpListener>, over_tls: bool) -> anyhow::Result<()> {
     let config = source()?;
+    let certificates = match over_tls {
+        true => demo_certificate(&config)?,
+        false => Certificates::read(&config, &Certificates::default())?,
+    };
     let own_secret = random_secret()?;
     let secrets = Secrets::read(&config, Some(&own_secret))?;
     let secret = secrets.first.clone().expect("there is one of our own");
     // A demo is tried beside a daemon: it takes the port of its admin listener only when told to.
     let admin = if config.admin_listen == AdminListen::default() { AdminListen(None) } else { config.admin_listen };
-    let start = Start { source, listener, admin, config: config.clone(), secrets, own_secret: Some(own_secret) };
+    let own_secret = Some(own_secret);
+    let start = Start { source, listener, admin, config: config.clone(), secrets, certificates, own_secret };
     run(start, |broker| {
         let mut threads = demo::start(&broker.handle())?;
         // Whoever reaches a listener that is not loopback could take the cookie and be this node's user.
@@ -72,7 +82,25 @@ struct Start {
     config: Config,
     admin: AdminListen,
     secrets: Secrets,
+    certificates: Certificates,
     own_secret: Option<Secret>,
+}
+
+/// A certificate for this machine's own names, made now and forgotten at the end.
+fn demo_certificate(config: &Config) -> anyhow::Result<Certificates> {
+    let mut names = vec!["localhost".to_owned(), "*.localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let own = config.address().ip().to_string();
+    if !names.contains(&own) {
+        names.push(own);
+    }
+    names.extend(config.hosts.0.iter().filter(|host| !host.starts_with(['.', '*'])).cloned());
+    let made = rcgen::generate_simple_self_signed(names).context("no certificate could be made")?;
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    tracing::warn!(
+        "the certificate was made for this run and nobody has signed it: browsers will warn of it (NET::ERR_CERT_AUTHORITY_INVALID, \
+         SEC_ERROR_UNKNOWN_ISSUER) and go on when you say so; for curl, -k"
+    );
+    Certificates::made(Certificate::from_pem(chain.as_bytes(), key.as_bytes())?)
 }
 
 fn link_token(config: &Config) -> anyhow::Result<Option<link::Token>> {
@@ -103,7 +131,7 @@ fn start_link(broker: &Broker, config: link::Config) -> anyhow::Result<link::Ser
 type Threads = Vec<JoinHandle<()>>;
 
 fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) -> anyhow::Result<()> {
-    let Start { source, listener, config, admin, secrets, own_secret } = start;
+    let Start { source, listener, config, admin, secrets, certificates, own_secret } = start;
     // Before anybody can know that we run: a signal from now on stops us cleanly.
     let signals = signals::catch()?;
     match sys::raise_open_files() {
@@ -111,9 +139,11 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
     let link = config.link(link_token(&config)?)?;
-    let started = pushring::Config { listener: listener.map(Arc::new), ..config.broker(secrets.clone())? };
+    let started = broker_config(&config, secrets.clone(), &certificates)?;
+    let started = pushring::Config { listener: listener.map(Arc::new), ..started };
     let broker = Broker::start(started)?;
-    let daemon = Arc::new(Daemon::new(source, broker.handle(), config.clone(), secrets, own_secret));
+    let state = (config.clone(), secrets, certificates);
+    let daemon = Arc::new(Daemon::new(source, broker.handle(), state, own_secret));
     let operator = Operator::new(&broker, daemon.clone());
     let mut threads = attach(&broker)?;
     if config.metrics {
@@ -127,6 +157,9 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     let api = start_api(&config, &broker, &mut threads)?;
     let control = config.control.open(broker.address().port(), operator.clone())?;
     let admin = start_admin(&config, admin, operator.clone(), link.as_ref())?;
+    if broker.tls_address().is_some() {
+        certificates::watch(&daemon)?;
+    }
     signals::obey(signals, operator, daemon)?;
     announce(&broker, &config);
     systemd::ready(&broker.address().to_string());
@@ -220,7 +253,12 @@ fn announce(broker: &Broker, config: &Config) {
         tracing::warn!("no io_uring here: epoll serves, at a higher cost; `pushring doctor` says why");
     }
     let mut stdout = std::io::stdout().lock();
-    let said = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
+    let plain = Some(address).filter(|address| broker.tls_address() != Some(*address));
+    let doors = [("http", plain), ("https", broker.tls_address())];
+    let mut open = doors.into_iter().filter_map(|(scheme, address)| Some((scheme, address?)));
+    let said = open
+        .try_for_each(|(scheme, address)| writeln!(stdout, "listening on {scheme}://{address}"))
+        .and_then(|()| stdout.flush());
     if let Err(error) = said {
         tracing::warn!(%error, "nobody reads stdout");
     }

@@ -1,6 +1,6 @@
 //! The clock of a broker: its shards count on it together, so it is one.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// Time since it was started; never goes back.
 #[derive(Debug, Clone, Copy)]
@@ -35,4 +35,16 @@ pub fn thread_cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     // A thread's own time begins at 0.
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// The time of day, in milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    // A clock before 1970 only makes tokens look valid that expired long ago; it is the operator's to set.
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+/// The same in seconds.
+#[cfg(feature = "tls")]
+pub fn unix_s() -> u64 {
+    unix_ms() / 1000
 }

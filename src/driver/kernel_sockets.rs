@@ -1,4 +1,4 @@
-//! The sockets of one shard as the kernel has them: descriptors, a listener, and one epoll set for all of them.
+//! The sockets of one shard as the kernel has them: descriptors, its listeners, and one epoll set for all of them.
 //!
 //! Invariants: descriptors are owned here and closed here, and found by their number, which the kernel counts up from 0;
 //! a descriptor leaves the epoll set by being closed.
@@ -11,7 +11,7 @@ use super::wake::WakeFd;
 use crate::shard::command::Carried;
 use crate::shard::flush::SocketId;
 use crate::shard::turn::{Accepted, Readiness, Received, Sockets};
-use crate::shard::{End, Token};
+use crate::shard::{Door, End, Token};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -27,9 +27,19 @@ const NO_ROOM_SAID_EVERY_MS: u64 = 60_000;
 const TOKEN_WAKE: u64 = 0;
 const TOKEN_LISTENER: u64 = 1;
 
+/// Where clients of one shard come in. At least one of them.
+pub struct Listeners {
+    /// Whose clients begin with HTTP.
+    pub plain: Option<TcpListener>,
+    /// Whose clients begin with TLS.
+    pub tls: Option<TcpListener>,
+}
+
 /// See the module.
 pub struct KernelSockets {
-    listener: Option<TcpListener>,
+    listeners: Listeners,
+    /// The one to look at first: each has its turn.
+    tls_first: bool,
     ready: ReadySet,
     events: Events,
     /// The events are those of a wait, and have not been told.
@@ -42,16 +52,19 @@ pub struct KernelSockets {
 }
 
 impl KernelSockets {
-    /// Those that come through `listener`. `wake` ends a wait for news.
+    /// Those that come through `listeners`. `wake` ends a wait for news.
     ///
     /// # Errors
     /// Out of descriptors.
-    pub fn new(listener: TcpListener, wake: &WakeFd, clock: Clock) -> io::Result<Self> {
+    pub fn new(listeners: Listeners, wake: &WakeFd, clock: Clock) -> io::Result<Self> {
         let ready = ReadySet::new()?;
         ready.add_source(wake, TOKEN_WAKE)?;
-        ready.add_listener(&listener, TOKEN_LISTENER)?;
+        for listener in [&listeners.plain, &listeners.tls].into_iter().flatten() {
+            ready.add_listener(listener, TOKEN_LISTENER)?;
+        }
         Ok(Self {
-            listener: Some(listener),
+            listeners,
+            tls_first: false,
             ready,
             events: Events::with_capacity(EVENTS_MAX),
             has_waited: false,
@@ -85,6 +98,21 @@ impl KernelSockets {
         id
     }
 
+    fn accept_at(&mut self, over_tls: bool) -> io::Result<Accepted> {
+        let listener = if over_tls { &self.listeners.tls } else { &self.listeners.plain };
+        let Some(listener) = listener else { return Ok(Accepted::Nobody) };
+        let door = if over_tls { Door::Tls } else { Door::Plain };
+        Ok(match sys::accept(listener)? {
+            sys::Accepted::Client(socket, peer) => Accepted::Client(self.keep(socket), peer, door),
+            sys::Accepted::Gone => Accepted::Gone,
+            sys::Accepted::Nobody => Accepted::Nobody,
+            sys::Accepted::NoRoom(error) => {
+                self.say_no_room(&error);
+                Accepted::NoRoom
+            }
+        })
+    }
+
     fn say_no_room(&mut self, error: &io::Error) {
         let now_ms = self.clock.now_ms();
         if self.no_room_said_ms.is_none_or(|said_ms| now_ms >= said_ms + NO_ROOM_SAID_EVERY_MS) {
@@ -116,16 +144,11 @@ impl Sockets for KernelSockets {
     }
 
     fn accept(&mut self) -> io::Result<Accepted> {
-        let Some(listener) = &self.listener else { return Ok(Accepted::Nobody) };
-        Ok(match sys::accept(listener)? {
-            sys::Accepted::Client(socket, peer) => Accepted::Client(self.keep(socket), peer),
-            sys::Accepted::Gone => Accepted::Gone,
-            sys::Accepted::Nobody => Accepted::Nobody,
-            sys::Accepted::NoRoom(error) => {
-                self.say_no_room(&error);
-                Accepted::NoRoom
-            }
-        })
+        self.tls_first = !self.tls_first;
+        match self.accept_at(self.tls_first)? {
+            Accepted::Nobody => self.accept_at(!self.tls_first),
+            accepted => Ok(accepted),
+        }
     }
 
     fn watch(&mut self, socket: SocketId, token: Token) -> bool {
@@ -181,6 +204,6 @@ impl Sockets for KernelSockets {
     }
 
     fn stop_listening(&mut self) {
-        self.listener = None;
+        self.listeners = Listeners { plain: None, tls: None };
     }
 }

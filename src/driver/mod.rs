@@ -8,7 +8,7 @@ pub mod epoll;
 mod flush_proof;
 pub mod flush_send;
 pub mod flush_uring;
-mod kernel_sockets;
+pub mod kernel_sockets;
 pub mod listen;
 pub mod malloc;
 // Half of it is for links alone.

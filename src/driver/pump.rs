@@ -6,8 +6,8 @@
 //! would go through a ring and then be asked for again. The thread's other tasks run once a tick.
 //! What a turn is stands in [`crate::shard::turn`]; the clock is read here and nowhere below.
 
-use super::clock::{Clock, monotonic_ns, thread_cpu_ns};
-use super::kernel_sockets::KernelSockets;
+use super::clock::{Clock, monotonic_ns, thread_cpu_ns, unix_ms};
+use super::kernel_sockets::{KernelSockets, Listeners};
 use super::probe::Probe;
 use super::runtime::yield_now;
 use super::wake::WakeFd;
@@ -16,9 +16,8 @@ use crate::shard::command::Command;
 use crate::shard::turn::{Inboxes, TurnLimits, Turns};
 use crate::shard::{Shard, TICK_MS};
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// See the module.
 pub struct Pump {
@@ -35,12 +34,12 @@ impl Pump {
     pub fn new(
         shard: Shard,
         inbox: Inbox<Command>,
-        listener: TcpListener,
+        listeners: Listeners,
         wake: &WakeFd,
         clock: Clock,
         probe: Arc<Probe>,
     ) -> io::Result<Self> {
-        let sockets = KernelSockets::new(listener, wake, clock)?;
+        let sockets = KernelSockets::new(listeners, wake, clock)?;
         let turns = Turns::new(shard, inbox, sockets, TurnLimits::default(), clock.now_ms(), unix_ms());
         Ok(Self { turns, clock, probe })
     }
@@ -119,11 +118,6 @@ impl TurnMeter {
         self.counted_ns = 0;
         since_ns.min(turn_ns)
     }
-}
-
-fn unix_ms() -> u64 {
-    // A clock before 1970 only makes tokens look valid that expired long ago; it is the operator's to set.
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

@@ -46,8 +46,8 @@ pub(super) fn check_origin(head: &Head<'_>, settings: &Settings) -> Result<(), O
     let port = default_port(scheme).ok_or(OriginError::Foreign)?;
     let origin = Authority::parse(authority).ok_or(OriginError::Malformed)?;
     // A host without a port was reached on the default port of the page's scheme: that is what lets browsers leave the
-    // port out. Behind a proxy we cannot see the scheme, unless we are told that it is always TLS.
-    let own_port = if settings.behind_tls { 443 } else { port };
+    // port out. Behind a proxy we cannot see the scheme, unless we are told that it is always TLS; over ours we do.
+    let own_port = if settings.behind_tls || head.over_tls { 443 } else { port };
     let same = head.authority.is_some_and(|host| {
         is_same_host(&host, &origin) && host.port.unwrap_or(own_port) == origin.port.unwrap_or(port)
     });

@@ -136,13 +136,13 @@ pub(super) fn is_behind_proxy(head: &Head<'_>) -> bool {
         .any(|name| head.has(name))
 }
 
-/// Whether the client reached the first of the proxies by TLS: always where the operator says so (`behind_tls`),
+/// Whether the client reached us, or the first of the proxies, by TLS: where it came over ours, and always where the operator says so (`behind_tls`),
 /// whatever a field says; else as the first entry of `X-Forwarded-Proto` has it, the one nearest to the client. To lie about it
 /// harms only who lies: the answer is the liar's own redirect and cookie.
 pub(super) fn is_https(head: &Head<'_>, behind_tls: bool) -> bool {
     let mut entries = head.values("x-forwarded-proto").flat_map(list);
     let is_tls = |scheme: &[u8]| [b"https".as_slice(), b"wss"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls));
-    behind_tls || entries.next().is_some_and(is_tls)
+    behind_tls || head.over_tls || entries.next().is_some_and(is_tls)
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub struct Connection {
     asked: Asked,
     /// What a client that was refused may still be sending.
     unread_bytes: u64,
+    /// All of it comes over TLS of our own.
+    over_tls: bool,
 }
 
 #[derive(Debug)]
@@ -105,7 +107,13 @@ impl Connection {
             parse_again_bytes: 0,
             asked: UNKNOWN,
             unread_bytes: 0,
+            over_tls: false,
         }
+    }
+
+    /// The same, over TLS of our own: its heads say so.
+    pub fn over_tls(self) -> Self {
+        Self { over_tls: true, ..self }
     }
 
     /// Takes all of `input`, parses as far as one request, keeps the rest.
@@ -243,7 +251,7 @@ impl Connection {
         if input.is_empty() {
             return Next::Wait;
         }
-        let (head, head_bytes) = match Head::parse(input, &self.limits) {
+        let (mut head, head_bytes) = match Head::parse(input, &self.limits) {
             Ok(Some(parsed)) => parsed,
             Ok(None) => {
                 self.buffer.extend_from_slice(input);
@@ -255,6 +263,7 @@ impl Connection {
                 return self.rejected(rejection);
             }
         };
+        head.over_tls = self.over_tls;
         self.asked = asked(&head);
         let rest = &input[head_bytes..];
         match begin_body(head.framing, rest, &self.limits) {
@@ -285,7 +294,16 @@ impl Connection {
         if !due && !head_ends_behind(&self.buffer, old_bytes) {
             return Next::Wait;
         }
-        let Self { buffer, consumed, state, limits, parse_again_bytes, asked: asked_now, unread_bytes: unread } = self;
+        let Self {
+            buffer,
+            consumed,
+            state,
+            limits,
+            parse_again_bytes,
+            asked: asked_now,
+            unread_bytes: unread,
+            over_tls,
+        } = self;
         let from = *consumed;
         let refused = match Head::parse(&buffer[from..], limits) {
             Ok(None) => {
@@ -296,7 +314,8 @@ impl Connection {
                 *unread = limits.body_bytes_max as u64;
                 rejection
             }
-            Ok(Some((head, head_bytes))) => {
+            Ok(Some((mut head, head_bytes))) => {
+                head.over_tls = *over_tls;
                 *asked_now = asked(&head);
                 let rest = &buffer[from + head_bytes..];
                 match begin_body(head.framing, rest, limits) {
@@ -340,7 +359,8 @@ impl Connection {
         self.consumed = self.buffer.len();
         self.buffer.extend_from_slice(&input[taken..]);
         let parsed = Head::parse(&self.buffer[..self.consumed], &self.limits);
-        let Ok(Some((head, _))) = parsed else { unreachable!("these bytes parsed before, under the same limits") };
+        let Ok(Some((mut head, _))) = parsed else { unreachable!("these bytes parsed before, under the same limits") };
+        head.over_tls = self.over_tls;
         Next::Request(Request { head, body: decoder.into_body() })
     }
 }

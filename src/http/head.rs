@@ -41,6 +41,8 @@ pub struct Head<'a> {
     /// Whether the client means to open a WebSocket: it names the protocol in Upgrade, or sends a field that only that
     /// handshake has. Whether the handshake is lawful (RFC 6455 section 4.2.1) is not checked here.
     pub wants_websocket: bool,
+    /// Whether it came over TLS of our own, as the caller knows.
+    pub over_tls: bool,
     headers: SmallVec<[Header<'a>; 24]>,
 }
 
@@ -95,6 +97,7 @@ impl<'a> Head<'a> {
             keep_alive: if one_one { !fields.close } else { fields.keep_alive && !fields.close },
             expects_continue: fields.expects_continue && one_one,
             wants_websocket: fields.wants_websocket,
+            over_tls: false,
             headers,
         })
     }

@@ -1,7 +1,7 @@
 //! The numbers that a shard obeys.
 
 use crate::words::policy::Policy;
-use crate::{http, proto};
+use crate::{http, proto, tls};
 
 /// See each field. All durations are milliseconds, all sizes bytes.
 #[derive(Debug, Clone)]
@@ -27,6 +27,13 @@ pub struct Config {
     /// The largest body of a request whose client is logged in; the others' is in `http_limits`, and so is the least that
     /// it comes to.
     pub body_bytes_max_logged_in: usize,
+    /// What connections over TLS begin with; `None`: there are none.
+    pub tls: Option<tls::Server>,
+    /// How long a handshake of TLS may take.
+    pub tls_handshake_timeout_ms: u64,
+    /// Handshakes of TLS for which keys are exchanged in one turn, while others wait in their sockets. Default 8, about a
+    /// millisecond.
+    pub tls_handshakes_per_turn: u32,
     /// How long a request head may take.
     pub head_timeout_ms: u64,
     /// How long a body may come more slowly than `body_bytes_per_s_min`: so much time it has if it is small, and as much
@@ -94,6 +101,9 @@ impl Default for Config {
             resume: Resume::default(),
             register_timeout_ms: 10_000,
             body_bytes_max_logged_in: 0,
+            tls: None,
+            tls_handshake_timeout_ms: 10_000,
+            tls_handshakes_per_turn: 8,
             head_timeout_ms: 10_000,
             body_timeout_ms: 10_000,
             body_bytes_per_s_min: 1024,

@@ -22,6 +22,7 @@ use super::stats::{Report, Stats};
 use super::table::Table;
 use super::table::arrival::{Arrival, Carried, Handover};
 use super::table::connection::{Flag, Token};
+use super::tls_counts::TlsCounts;
 use super::unfinished::{Long, Unfinished};
 use super::work::{Work, WorkLimits};
 use crate::admission;
@@ -87,6 +88,7 @@ pub struct Shard {
     pub(super) handlers: Handlers,
     pub(super) memory: Memory,
     pub(super) stats: Stats,
+    pub(super) tls_counts: TlsCounts,
     /// By status: some hundreds at most, for a status has three digits.
     pub(super) responses: BTreeMap<u16, u64>,
     /// What this turn has cost.
@@ -125,6 +127,7 @@ impl Shard {
             handlers: Handlers::default(),
             memory: Memory::new(common.memory),
             stats: Stats::default(),
+            tls_counts: TlsCounts::default(),
             responses: BTreeMap::new(),
             work: Work::default(),
             timings: Timings::default(),
@@ -147,6 +150,9 @@ impl Shard {
         time.unix_s = unix_ms / 1000;
         time.ahead_ms = unix_ms.wrapping_sub(now_ms);
         time.date.advance(time.unix_s);
+        if let Some(server) = &self.config.tls {
+            server.set_unix_s(time.unix_s);
+        }
     }
 
     /// What happens from now on happens at `now_ms`.
@@ -355,6 +361,13 @@ impl Shard {
         self.memory.publish();
     }
 
+    fn tls_report(&self) -> Option<TlsCounts> {
+        let server = self.config.tls.as_ref()?;
+        let ends = server.certificates().iter().map(|certificate| certificate.not_after_unix_s());
+        let connections = self.table.over_tls();
+        Some(TlsCounts { connections, certificates_end_unix_s: ends.min(), ..self.tls_counts.clone() })
+    }
+
     /// The shard as it is now.
     pub fn report(&self) -> Report {
         let (turns, push_delays) = self.timings.durations();
@@ -370,6 +383,7 @@ impl Shard {
             history_bytes: self.out.history_bytes(),
             memory: self.memory_report(self.index == 0),
             stats: self.stats,
+            tls: self.tls_report(),
             responses: self.responses.clone(),
         }
     }

@@ -27,6 +27,7 @@ mod out;
 pub mod outcome;
 mod owners;
 mod policy;
+mod shaking;
 #[cfg(test)]
 #[path = "stage_tests.rs"]
 mod stage;
@@ -34,6 +35,7 @@ pub mod stats;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod tls_counts;
 pub mod turn;
 pub mod unfinished;
 pub mod work;
@@ -44,7 +46,7 @@ pub use memory::MemoryReport;
 pub use out::deflate;
 pub use owners::directory::{Directory, Owner};
 pub use owners::{directory, grants, topics};
-pub use table::connection::{End, Token};
+pub use table::connection::{Door, End, Token};
 pub use table::wheel::TICK_MS;
 
 pub use crate::queue::events as process_queue;

@@ -3,6 +3,7 @@
 pub use super::durations::Durations;
 use super::event::ClosedBy;
 use super::memory::MemoryReport;
+use super::tls_counts::TlsCounts;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -152,6 +153,9 @@ pub struct Report {
     pub push_delays: Durations,
     /// Counts.
     pub stats: Stats,
+    /// What it counts of TLS, if it speaks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsCounts>,
     /// HTTP responses by their status, that of an upgrade, 101, among them.
     #[serde(default)]
     pub responses: BTreeMap<u16, u64>,

@@ -18,12 +18,14 @@ use super::core::{Effect, Shard};
 use super::durations::Timings;
 use super::flush::SocketId;
 use super::intake::receive::READ_BYTES_MAX;
-use super::table::connection::{End, Token};
+use super::shaking::Shaking;
+use super::table::connection::{Door, End, Token};
 use super::table::wheel::TICK_MS;
 use super::unfinished::Unfinished;
 use super::work::{EFFECT_NS, PASS_NS, WorkLimits};
 use crate::queue::fair::{Order, Producers, Server};
 use crate::queue::orders::{Account, Inbox, InboxSender};
+use crate::tls::RECORD_BYTES_MAX;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -92,11 +94,11 @@ pub enum Readiness {
     },
 }
 
-/// What a look at the listener found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a look at the listeners found.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
-    /// A client, and where it comes from.
-    Client(SocketId, SocketAddr),
+    /// A client, where it comes from, and to which listener.
+    Client(SocketId, SocketAddr, Door),
     /// A client that had gone before it was accepted; look again.
     Gone,
     /// Nobody is waiting.
@@ -148,6 +150,8 @@ pub struct Turns<S> {
     marks: Vec<Mark>,
     /// Connections to read in this turn or the next ones; each stands here once.
     readable: VecDeque<Token>,
+    /// Those of them that shake hands, apart from others.
+    shaking: Shaking,
     accept_pending: bool,
     accept_pause_until_ms: u64,
     /// The last poll may not have told all.
@@ -236,6 +240,7 @@ impl<S: Sockets> Turns<S> {
             limits,
             marks: Vec::new(),
             readable: VecDeque::new(),
+            shaking: Shaking::default(),
             accept_pending: false,
             accept_pause_until_ms: 0,
             news_left: false,
@@ -244,7 +249,7 @@ impl<S: Sockets> Turns<S> {
             news: Vec::new(),
             effects: Vec::new(),
             put_off: VecDeque::new(),
-            buffer: vec![0; READ_BYTES_MAX],
+            buffer: vec![0; READ_BYTES_MAX + RECORD_BYTES_MAX],
             peers: Peers::default(),
         }
     }
@@ -268,6 +273,7 @@ impl<S: Sockets> Turns<S> {
         self.tick(now_ms, work.begin_ns, unix_ms);
         self.take_orders(now_ms, self.shard.spent_ns() + work.orders_ns);
         self.read(now_ms, self.shard.spent_ns() + work.reads_ns);
+        self.shake_hands(now_ms);
         self.shard.run_handlers(self.shard.spent_ns() + work.handlers_ns, self.called);
         self.put_off_effects();
         self.shard.flush();
@@ -325,6 +331,7 @@ impl<S: Sockets> Turns<S> {
         self.shard.wants_flush()
             || self.shard.goes_on()
             || !self.readable.is_empty()
+            || !self.shaking.is_empty()
             || (self.accept_pending && now_ms >= self.accept_pause_until_ms)
             || self.news_left
             || !self.put_off.is_empty()
@@ -369,7 +376,7 @@ impl<S: Sockets> Turns<S> {
         }
         while self.accept_pending && self.shard.spent_ns() < until_ns {
             match self.sockets.accept()? {
-                Accepted::Client(socket, peer) => match self.shard.handle_accept(socket, peer, now_ms) {
+                Accepted::Client(socket, peer, door) => match self.shard.handle_accept_at(door, socket, peer, now_ms) {
                     Some(token) => {
                         if !self.sockets.watch(socket, token) {
                             self.shard.handle_end(token, End::Broken, now_ms);
@@ -452,15 +459,28 @@ impl<S: Sockets> Turns<S> {
         }
     }
 
+    /// Reads those that shake hands, an address after another, for as much work as handshakes of one turn may be.
+    fn shake_hands(&mut self, now_ms: u64) {
+        let until_ns = self.shard.spent_ns() + self.shard.handshakes_ns();
+        while self.shard.spent_ns() < until_ns
+            && let Some(token) = self.shaking.pop()
+        {
+            let Some(socket) = self.shard.socket(token) else { continue };
+            mark_of(&mut self.marks, token).is_queued = false;
+            self.read_one(token, socket, now_ms);
+        }
+    }
+
     fn read_one(&mut self, token: Token, socket: SocketId, now_ms: u64) {
         if !self.shard.wants_read(token) {
             return;
         }
-        let bytes_max = self.shard.read_bytes_max(token).min(self.buffer.len());
-        match self.sockets.read(socket, &mut self.buffer[..bytes_max]) {
+        let bytes_max = self.shard.read_bytes_max(token).min(READ_BYTES_MAX);
+        let carried = self.shard.carried(token, &mut self.buffer);
+        match self.sockets.read(socket, &mut self.buffer[carried..carried + bytes_max]) {
             Received::Bytes(count) => {
                 let to_the_end = mark_of(&mut self.marks, token).to_the_end;
-                self.shard.handle_read(token, &mut self.buffer[..count], now_ms);
+                self.shard.handle_read(token, &mut self.buffer[..carried + count], now_ms);
                 // Edge-triggered: what is left now is reported by nobody. A short read has emptied the socket, but does
                 // not tell of an end behind the bytes.
                 if count == bytes_max || to_the_end {
@@ -530,8 +550,12 @@ impl<S: Sockets> Turns<S> {
         }
         let mark = mark_of(&mut self.marks, token);
         mark.to_the_end |= to_the_end;
-        if !std::mem::replace(&mut mark.is_queued, true) {
-            self.readable.push_back(token);
+        if std::mem::replace(&mut mark.is_queued, true) {
+            return;
+        }
+        match self.shard.shaking_client(token) {
+            Some(client) => self.shaking.push(client, token),
+            None => self.readable.push_back(token),
         }
     }
 }

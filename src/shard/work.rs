@@ -46,6 +46,11 @@ pub(super) const fn copy_ns(bytes: usize) -> u64 {
     bytes as u64 / 4
 }
 
+/// Opening records of so many bytes together.
+pub(super) const fn open_ns(bytes: usize) -> u64 {
+    300 + bytes as u64 / 5
+}
+
 /// What inflating so many bytes costs.
 pub(super) const fn inflate_ns(bytes: usize) -> u64 {
     bytes as u64

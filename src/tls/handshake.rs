@@ -225,11 +225,16 @@ impl Handshake {
         }
     }
 
+    /// Frees what it holds: nothing more comes of it.
+    pub fn forget(&mut self) {
+        (self.connection, self.incoming, self.fed) = (None, Vec::new(), 0);
+    }
+
     /// What it holds of the heap, all told.
     pub fn heap_bytes(&self) -> usize {
         // Measured: what rustls holds for a connection that shakes hands.
         const RUSTLS_BYTES: usize = 3500;
-        RUSTLS_BYTES + self.incoming.capacity()
+        if self.connection.is_some() { RUSTLS_BYTES + self.incoming.capacity() } else { 0 }
     }
 
     /// Lets rustls look at what it was fed, until it wants more.
@@ -289,7 +294,7 @@ impl Handshake {
     }
 
     fn fail(&mut self, alert: Option<Alert>, by_client: bool, why: String) -> Step {
-        (self.connection, self.incoming) = (None, Vec::new());
+        self.forget();
         Step::Failed(Failure { alert, by_client, why })
     }
 }

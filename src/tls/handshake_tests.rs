@@ -259,11 +259,11 @@ fn bytes_that_are_no_handshake_are_refused_at_once_and_bounded() {
     assert!(String::from_utf8(out).unwrap().contains(&length));
     assert_eq!(refused(b"SSH-2.0-OpenSSH\r\n").0, Some("decode_error"));
     assert_eq!(refused(&[23, 3, 3, 0, 5, 1, 2, 3, 4, 5]).0, Some("unexpected_message"));
-    assert_eq!(refused(&[22, 3, 3, 0xff, 0xff]).0, Some("record_overflow"));
+    assert_eq!(refused(&[22, 3, 3, 0xff, 0xff]).0, Some("decode_error"));
     // A ClientHello of TLS 1.2: no supported_versions.
-    let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
+    let mut hello = vec![22, 3, 1, 0, 55, 1, 0, 0, 51, 3, 3];
     hello.extend([7; 32]);
-    hello.extend([0, 0, 2, 0x13, 1, 1, 0]);
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 8, 0, 13, 0, 4, 0, 2, 4, 3]);
     assert_eq!(refused(&hello).0, Some("protocol_version"));
     // A message that never ends, in records that do.
     let mut handshake = server.handshake();

@@ -29,6 +29,9 @@ pub const OVERHEAD_BYTES: usize = HEADER_BYTES + 1 + TAG_BYTES;
 /// The longest body of a record that a peer may send (RFC 8446 5.2).
 pub const SEALED_BYTES_MAX: usize = PLAIN_BYTES_MAX + 256;
 
+/// The longest record of a peer.
+pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + SEALED_BYTES_MAX;
+
 /// The longest secret: SHA-384's.
 const SECRET_BYTES_MAX: usize = 48;
 

@@ -9,12 +9,26 @@
 //! [`Server::set_unix_s`]), files, or what is said inside. Randomness is the cryptographic library's own.
 
 mod alert;
+#[cfg(feature = "tls")]
 mod handshake;
+#[cfg(feature = "tls")]
 mod keys;
+#[cfg(feature = "tls")]
 mod record;
+#[cfg(not(feature = "tls"))]
+mod without;
 
 pub use alert::Alert;
+#[cfg(feature = "tls")]
 pub use handshake::certificate::{Certificate, CertificateError};
-pub use handshake::{Done, Failure, Handshake, PRICE_NS_RESUMED, Server, Step};
-pub use keys::{OVERHEAD_BYTES, PLAIN_BYTES_MAX, Secret, Suite};
+#[cfg(feature = "tls")]
+pub use handshake::{Done, Failure, Handshake, INCOMING_BYTES_MAX, PRICE_NS_RESUMED, Server, Step};
+#[cfg(feature = "tls")]
+pub use keys::{OVERHEAD_BYTES, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, Secret, Suite};
+#[cfg(feature = "tls")]
 pub use record::{Direction, Ended, Opened, Records, State};
+#[cfg(not(feature = "tls"))]
+pub use without::{
+    Done, Ended, Failure, Handshake, INCOMING_BYTES_MAX, OVERHEAD_BYTES, PLAIN_BYTES_MAX, PRICE_NS_RESUMED,
+    RECORD_BYTES_MAX, Records, Server, State, Step,
+};

@@ -21,6 +21,7 @@ const EMPTY_RECORDS_MAX: u8 = 32;
 /// A peer may renew its keys so often within a second: one update each 100 ms, or ten at once.
 const KEY_UPDATES_PER_S_MAX: u8 = 10;
 
+/// The one message that may come of the handshake once it is over.
 const KEY_UPDATE: u8 = 24;
 
 /// One direction of an established connection.
@@ -72,8 +73,8 @@ pub struct Records {
     send: Half,
     receive: Half,
     suite: Suite,
-    /// A handshake message that has begun: none of ours is longer than a KeyUpdate.
-    message: SmallVec<[u8; 8]>,
+    /// How much has come of a handshake message that is not whole: of a KeyUpdate, and what came was right.
+    message_len: u8,
     empty_records: u8,
     key_updates: u8,
     key_updates_s: u32,
@@ -88,7 +89,7 @@ impl Records {
             send: Half::new(state.suite, state.send.secret, state.send.sequence),
             receive: Half::new(state.suite, state.receive.secret, state.receive.sequence),
             suite: state.suite,
-            message: SmallVec::new(),
+            message_len: 0,
             empty_records: 0,
             key_updates: 0,
             key_updates_s: 0,
@@ -207,7 +208,7 @@ impl Records {
         const APPLICATION_DATA: u8 = ContentType::ApplicationData as u8;
         match content {
             // RFC 8446 5.1: no other record stands inside of a message.
-            ALERT | APPLICATION_DATA if !self.message.is_empty() => return Err(Alert::UNEXPECTED_MESSAGE),
+            ALERT | APPLICATION_DATA if self.message_len > 0 => return Err(Alert::UNEXPECTED_MESSAGE),
             APPLICATION_DATA => {
                 bytes.copy_within(start..start + len, 0);
                 record.plain = len;
@@ -232,21 +233,24 @@ impl Records {
         if fragment.is_empty() {
             return Err(Alert::UNEXPECTED_MESSAGE);
         }
-        self.message.extend_from_slice(&fragment[..fragment.len().min(8)]);
-        match *self.message.as_slice() {
-            [kind, ..] if kind != KEY_UPDATE => return Err(Alert::UNEXPECTED_MESSAGE),
-            [_, a, b, c, ..] if [a, b, c] != [0, 0, 1] => return Err(Alert::DECODE_ERROR),
-            [_, _, _, _, asks] => {
-                if asks > 1 {
-                    return Err(Alert::ILLEGAL_PARAMETER);
+        for (number, &byte) in fragment.iter().enumerate() {
+            let at = self.message_len;
+            self.message_len += 1;
+            match at {
+                0 if byte != KEY_UPDATE => return Err(Alert::UNEXPECTED_MESSAGE),
+                // Its length: one byte.
+                1 | 2 if byte != 0 => return Err(Alert::DECODE_ERROR),
+                3 if byte != 1 => return Err(Alert::DECODE_ERROR),
+                4 if byte > 1 => return Err(Alert::ILLEGAL_PARAMETER),
+                // RFC 8446 5.1: nothing stands behind a message after which keys change.
+                4 if number + 1 < fragment.len() => return Err(Alert::UNEXPECTED_MESSAGE),
+                4 => {
+                    self.message_len = 0;
+                    self.is_answer_due |= byte == 1;
+                    return self.update_receive(now_s);
                 }
-                self.message.clear();
-                self.is_answer_due |= asks == 1;
-                return self.update_receive(now_s);
+                _ => {}
             }
-            // RFC 8446 5.1: nothing stands behind a message after which keys change.
-            [_, _, _, _, _, ..] => return Err(Alert::UNEXPECTED_MESSAGE),
-            _ => {}
         }
         Ok(())
     }

@@ -77,7 +77,7 @@ fn a_node_with_it_serves_and_says_goodbye() {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let url = format!("ws://127.0.0.1:{port}/app:app:test.os/");
-        let mut client: Client = tungstenite::client(url, node_support::support::Patient(stream)).unwrap().0;
+        let mut client: Client = tungstenite::client(url, node_support::support::Patient::new(stream)).unwrap().0;
         let theirs::Message::Request(opened) = from_server.recv().await.unwrap().message else { panic!() };
         let opened: serde_json::Value = serde_json::from_slice(&opened.body).unwrap();
         let push = node_support::push(opened["WebSocketOpen"]["channel_id"].as_u64().unwrap());

@@ -174,7 +174,7 @@ impl Node {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        tungstenite::client(format!("ws://{}{path}", self.address), support::Patient(stream)).unwrap().0
+        tungstenite::client(format!("ws://{}{path}", self.address), support::Patient::new(stream)).unwrap().0
     }
 
     /// Binds `path` of `process` for WebSocket, open to all.

@@ -48,7 +48,7 @@ impl Answer {
 
 /// Asks for a WebSocket on `stream`, with more header fields, each ended by CR LF.
 fn upgrade(stream: TcpStream, path: &str, fields: &str) -> Answer {
-    let mut stream = support::Patient(stream);
+    let mut stream = support::Patient::new(stream);
     let head = format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"

@@ -102,7 +102,8 @@ fn a_name_and_a_path_are_enough() {
         for bad in ["", "Chat", "a/b", "a:b"] {
             assert!(matches!(broker.process(bad), Err(AttachError::Name(_))), "{bad}");
         }
-        broker.stop(PATIENCE).unwrap();
+        // Nobody reads the close frames.
+        broker.stop(Duration::from_secs(1)).unwrap();
         while let Ok(event) = chat.recv_blocking() {
             assert!(matches!(event, Event::Opened(_) | Event::Closed(_)), "{event:?}");
         }

@@ -216,7 +216,7 @@ impl Replay {
         let head = String::from_utf8(head).unwrap();
         let status = head[9..12].parse().unwrap();
         assert!(status != 101 || head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
-        (Client::from_raw_socket(support::Patient(stream), tungstenite::protocol::Role::Client, None), status)
+        (Client::from_raw_socket(support::Patient::new(stream), tungstenite::protocol::Role::Client, None), status)
     }
 
     /// The case is one upgrade: what it is answered with, and what the process hears.

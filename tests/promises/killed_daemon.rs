@@ -49,7 +49,7 @@ fn connect(address: &str, path: &str) -> Client {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    tungstenite::client(format!("ws://{address}{path}"), support::Patient(stream)).unwrap().0
+    tungstenite::client(format!("ws://{address}{path}"), support::Patient::new(stream)).unwrap().0
 }
 
 /// Whether the client was told, rather than left waiting.

@@ -66,7 +66,7 @@ fn connect(address: SocketAddr) -> Client {
     loop {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        match tungstenite::client(format!("ws://{address}{PATH}"), Patient(stream)) {
+        match tungstenite::client(format!("ws://{address}{PATH}"), Patient::new(stream)) {
             Ok((client, _)) => return client,
             Err(error) => assert!(Instant::now() < until, "the path is not back: {error}"),
         }

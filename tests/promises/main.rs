@@ -103,6 +103,7 @@ mod slow_reader_delays_nobody;
 mod slowloris;
 mod split_invariance;
 mod the_log_is_no_danger;
+mod tls_is_spoken;
 mod topics;
 mod topics_in_a_node;
 mod vanished_peers;

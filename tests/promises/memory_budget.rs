@@ -105,11 +105,13 @@ fn clients_that_never_finish_a_message() {
         begun.extend_from_slice(&[0; 4 + 2 * MIB]);
         let senders: Vec<_> = clients
             .drain(..)
-            .map(|client| {
-                let mut stream = client.get_ref().try_clone().unwrap();
+            .map(|mut client| {
                 let begun = begun.clone();
                 // Ends when all was taken, or the broker has closed the connection.
-                std::thread::spawn(move || (client, stream.write_all(&begun)))
+                std::thread::spawn(move || {
+                    let written = client.get_mut().write_all(&begun);
+                    (client, written)
+                })
             })
             .collect();
         let mut refused = 0;

@@ -30,6 +30,7 @@ fn its_commands_and_flags_exist() {
     let words: BTreeSet<&str> = page.split(|c: char| c.is_whitespace() || "`(),;:".contains(c)).collect();
     let commands = [
         "serve",
+        "demo",
         "doctor",
         "stats",
         "disconnects",

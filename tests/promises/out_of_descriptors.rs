@@ -67,7 +67,7 @@ fn who_knocks_waits_and_comes_in_when_somebody_has_gone() {
         let mut inside: Vec<Client> = waiting
             .into_iter()
             .take(20)
-            .map(|stream| tungstenite::client(&url, support::Patient(stream)).unwrap().0)
+            .map(|stream| tungstenite::client(&url, support::Patient::new(stream)).unwrap().0)
             .collect();
         inside.iter_mut().for_each(is_served);
         drop(inside);
@@ -90,7 +90,7 @@ fn a_daemon_that_starts_with_few_answers_whom_it_cannot_hold() {
     let mut inside = Vec::new();
     let refused = loop {
         let stream = daemon.stream();
-        match tungstenite::client(format!("ws://{}{ECHO}", daemon.address), support::Patient(stream)) {
+        match tungstenite::client(format!("ws://{}{ECHO}", daemon.address), support::Patient::new(stream)) {
             Ok((client, _)) => inside.push(client),
             Err(error) => break error.to_string(),
         }

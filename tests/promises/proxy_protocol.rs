@@ -290,7 +290,7 @@ fn talks_through(port: u16, broker: &Broker, process: &Process) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let own = stream.local_addr().unwrap();
     let url = format!("ws://localhost:{}/seen:test:sys/", broker.address().port());
-    let (mut client, _) = tungstenite::client(url, support::Patient(stream)).unwrap();
+    let (mut client, _) = tungstenite::client(url, support::Patient::new(stream)).unwrap();
     let mut inbound = Inbound::default();
     let (channel, source) = opened(&mut inbound, process);
     assert_eq!(source, own);

@@ -45,7 +45,7 @@ fn offer(broker: &Broker, path: &str, cookie: Option<&str>, elements: &[String])
         headers.insert("cookie", cookie.parse().unwrap());
         headers.insert("origin", format!("http://{address}").parse().unwrap());
     }
-    match tungstenite::client(request, Patient(stream)) {
+    match tungstenite::client(request, Patient::new(stream)) {
         Ok((client, response)) => {
             assert_eq!(
                 response.headers().get("sec-websocket-protocol").unwrap(),

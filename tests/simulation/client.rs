@@ -369,7 +369,7 @@ impl Client {
         if !self.outbox.is_empty() && !socket.closed && !socket.client_finished {
             let piece = if calm { usize::MAX } else { self.rng.below(self.piece_bytes_max) };
             let len = piece.min(self.outbox.len()).min(socket.room_to_server());
-            socket.to_server.extend_from_slice(&self.outbox.split_to(len));
+            socket.send(&self.outbox.split_to(len));
             readable = len > 0;
         }
         if self.stalled_until <= step || (calm && self.stalled_until != u64::MAX) {
@@ -380,7 +380,7 @@ impl Client {
                 self.state = State::Gone;
                 if self.errand.manners != Manners::NeverEnds {
                     // A client that sees the end of our bytes ends its own.
-                    socket.client_finished = true;
+                    socket.finish();
                     readable = true;
                 }
             }
@@ -394,7 +394,7 @@ impl Client {
         self.state = State::Gone;
         self.stalled_until = 0;
         match how {
-            Left::Fin => socket.client_finished = true,
+            Left::Fin => socket.finish(),
             Left::Reset => socket.cut(),
             Left::Silently => {}
         }

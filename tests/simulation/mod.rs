@@ -18,6 +18,7 @@ mod plant;
 mod process;
 mod pump;
 mod rng;
+mod sealed;
 mod settings;
 mod topics;
 mod wire;

@@ -2,12 +2,13 @@
 
 use super::plant::Plant;
 use super::rng::Rng;
+use super::sealed::Sealed;
 use super::settings::Crowd;
 use super::wire::{Heard, Wire};
 use bytes::{Buf, BytesMut};
 use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
 use pushring::internals::shard::turn::{Accepted, Readiness, Received};
-use pushring::internals::shard::{End, Token};
+use pushring::internals::shard::{Door, End, Token};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -33,6 +34,8 @@ struct InFlight {
 
 pub struct Socket {
     wire: Wire,
+    /// Its end of TLS, if it came over that.
+    tls: Option<Sealed>,
     in_flight: VecDeque<InFlight>,
     /// When the first byte came of what is not whole yet: the rest may be long in coming where little room is.
     began_ms: Option<u64>,
@@ -67,6 +70,7 @@ impl Socket {
     fn new(mut rng: Rng, window_bytes_max: usize, port: usize, peer: SocketAddr) -> Self {
         Self {
             wire: Wire::default(),
+            tls: None,
             in_flight: VecDeque::new(),
             began_ms: None,
             sent: 0,
@@ -143,7 +147,34 @@ impl Socket {
 
     /// Bytes of something that the client did not get whole.
     pub fn unfinished(&self) -> usize {
-        self.wire.unfinished()
+        self.wire.unfinished() + self.tls.as_ref().map_or(0, Sealed::unfinished)
+    }
+
+    /// The client sends these bytes.
+    pub fn send(&mut self, bytes: &[u8]) {
+        match &mut self.tls {
+            None => self.to_server.extend_from_slice(bytes),
+            Some(tls) => self.to_server.extend_from_slice(&tls.seal(bytes)),
+        }
+    }
+
+    /// The client sends nothing more, and over TLS says so now and then.
+    pub fn finish(&mut self) {
+        if let Some(tls) = &mut self.tls
+            && self.sent.is_multiple_of(2)
+            && !self.closed
+            && !self.reset
+        {
+            self.to_server.extend_from_slice(&tls.goodbye());
+        }
+        self.client_finished = true;
+    }
+
+    /// The shard has shut its side. Returns what is wrong with that.
+    pub fn shut_write(&mut self) -> Option<&'static str> {
+        self.write_shut = true;
+        let tls = self.tls.as_ref().filter(|_| !self.reset)?;
+        (!tls.has_ended()).then_some("the writing side was shut without close_notify")
     }
 }
 
@@ -182,6 +213,8 @@ pub struct Network {
     /// How many news a poll tells at most, and of 100 clients so many find no descriptor at first.
     pub events_max: usize,
     pub no_room_percent: usize,
+    /// Of 100 clients so many come over TLS.
+    pub tls_percent: usize,
     pub crowd: Option<Crowd>,
     /// The client that was accepted last, until it is watched or closed, and whether it was one too many.
     pub accepting: Option<(SocketId, bool)>,
@@ -208,8 +241,11 @@ pub struct Network {
 impl Network {
     /// A socket whose numbers depend only on `rng`.
     pub fn open(&mut self, rng: Rng, port: usize, peer: SocketAddr) -> SocketId {
-        self.sockets.push(Socket::new(rng, self.window_bytes_max, port, peer));
-        SocketId(self.sockets.len() as i32 - 1)
+        let number = self.sockets.len();
+        let mut socket = Socket::new(rng, self.window_bytes_max, port, peer);
+        socket.tls = (number * 37 % 100 < self.tls_percent).then(|| Sealed::new(number));
+        self.sockets.push(socket);
+        SocketId(number as i32)
     }
 
     /// The client of `socket` connects. Returns whether there is a listener.
@@ -280,7 +316,9 @@ impl Network {
         }
         let peer = self.socket(socket).peer;
         self.accepting = Some((socket, self.is_over_limit(peer)));
-        Accepted::Client(socket, peer)
+        let tls = self.socket(socket).tls.as_ref();
+        let door = tls.map_or(Door::Plain, |tls| Door::Established(Box::new(tls.of_the_shard())));
+        Accepted::Client(socket, peer, door)
     }
 
     fn is_over_limit(&self, peer: SocketAddr) -> bool {
@@ -417,9 +455,20 @@ impl Network {
     fn arrive(&mut self, place: usize, bytes: &[u8]) {
         let socket = &mut self.sockets[place];
         let mut whole = Vec::new();
-        if let Err(why) = socket.wire.take(bytes, &mut whole) {
+        let opened = match &mut socket.tls {
+            None => Ok((bytes.to_vec(), 0)),
+            Some(tls) => tls.open(bytes),
+        };
+        // What stands in one record is there when all of it is.
+        let mut unopened = 0;
+        let taken = opened.and_then(|(plain, rest)| {
+            unopened = rest;
+            socket.wire.take(&plain, &mut whole)
+        });
+        if let Err(why) = taken {
             self.complaints.push(format!("client {place}: {why}"));
         }
+        let is_sealed = socket.tls.is_some();
         socket.sent += bytes.len() as u64;
         if !bytes.is_empty() {
             socket.began_ms.get_or_insert(self.now_ms);
@@ -432,6 +481,7 @@ impl Network {
             }
             let at_ms = std::mem::replace(&mut socket.began_ms, (behind > 0).then_some(self.now_ms));
             let at_ms = at_ms.unwrap_or(self.now_ms);
+            let behind = if is_sealed { unopened } else { behind };
             socket.in_flight.push_back(InFlight { end: socket.sent - behind as u64, at_ms, heard });
         }
     }

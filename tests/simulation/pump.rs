@@ -78,7 +78,10 @@ impl Sockets for MemorySockets {
     }
 
     fn shutdown_write(&mut self, socket: SocketId) {
-        self.network.borrow_mut().socket(socket).write_shut = true;
+        let mut network = self.network.borrow_mut();
+        if let Some(wrong) = network.socket(socket).shut_write() {
+            network.complaints.push(format!("socket {}: {wrong}", socket.0));
+        }
     }
 
     fn close(&mut self, socket: SocketId) {

@@ -99,6 +99,8 @@ pub struct Settings {
     /// How many news of sockets a shard is told at a time, and of 100 clients so many find no descriptor at first.
     pub events_max: usize,
     pub no_room_percent: usize,
+    /// Of 100 clients so many come over TLS.
+    pub tls_percent: usize,
     /// Of 10,000 sends so many meet a client that resets its connection at that moment.
     pub reset_in_batch: usize,
     /// How many times as likely a client leaves that waits for its process.
@@ -176,6 +178,8 @@ impl Settings {
             drains_at: drain(&mut Rng::stream(seed, 1, 1), steps),
             hosted: hosted(&mut Rng::stream(seed, 1, 2)),
             is_lawful: lawful,
+            // Of a stream of its own: what is drawn above stays what it was.
+            tls_percent: Rng::stream(seed, 1, 3).pick(&[0, 50, 100]),
         };
         if rng.chance(30) && !lawful {
             settings.wait_for_processes();
@@ -210,6 +214,8 @@ impl Settings {
         self.crowd = None;
         self.pace = TurnPace { limits: TurnLimits::default(), turns_max: usize::MAX };
         (self.events_max, self.no_room_percent, self.reset_in_batch) = (512, 0, 0);
+        // What a record that was cut short has left goes alone, so others' turns may be more or fewer in a step.
+        self.tls_percent = 0;
         self.jumps = 0;
         (self.stops_at, self.drains_at) = (None, None);
     }

@@ -136,6 +136,7 @@ impl World {
             window_bytes_max: settings.window_bytes_max,
             events_max: settings.events_max,
             no_room_percent: settings.no_room_percent,
+            tls_percent: settings.tls_percent,
             reset_in_batch: settings.reset_in_batch,
             crowd: settings.crowd,
             ports: (0..settings.shards).map(|port| Port::new(Rng::stream(options.seed, 3, port as u64))).collect(),

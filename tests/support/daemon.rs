@@ -61,7 +61,7 @@ impl Daemon {
     }
 
     pub fn connect(&self, path: &str) -> Client {
-        tungstenite::client(format!("ws://{}{path}", self.address), super::Patient(self.stream())).unwrap().0
+        tungstenite::client(format!("ws://{}{path}", self.address), super::Patient::new(self.stream())).unwrap().0
     }
 
     pub fn signal(&self, name: &str) {

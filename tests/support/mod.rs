@@ -3,6 +3,7 @@
 
 pub mod daemon;
 pub mod deflate;
+pub mod tls;
 
 use pushring::ChannelId;
 pub use pushring::DriverKind;
@@ -27,7 +28,33 @@ pub type Client = WebSocket<Patient>;
 /// A socket of a client in this process. A call with a time limit ends early when the process is stopped and continued
 /// (EINTR, signal(7)); that is no end of the connection, and the call begins anew.
 #[derive(Debug)]
-pub struct Patient(pub TcpStream);
+pub struct Patient(pub TcpStream, Option<Box<rustls::ClientConnection>>);
+
+impl Patient {
+    pub fn new(stream: TcpStream) -> Self {
+        Self(stream, None)
+    }
+
+    /// Behind a handshake of TLS.
+    pub fn over_tls(stream: TcpStream) -> std::io::Result<Self> {
+        let (stream, connection) = tls::connect(stream, "localhost")?;
+        Ok(Self(stream, Some(Box::new(connection))))
+    }
+
+    /// Says that nothing more is sent.
+    pub fn say_goodbye(&mut self) -> std::io::Result<()> {
+        let Some(connection) = &mut self.1 else { return Ok(()) };
+        connection.send_close_notify();
+        while connection.wants_write() {
+            connection.write_tls(&mut self.0)?;
+        }
+        Ok(())
+    }
+
+    pub fn handshake_kind(&self) -> Option<rustls::HandshakeKind> {
+        self.1.as_ref()?.handshake_kind()
+    }
+}
 
 fn again<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
     loop {
@@ -40,13 +67,19 @@ fn again<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> 
 
 impl std::io::Read for Patient {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        again(|| self.0.read(buffer))
+        match &mut self.1 {
+            None => again(|| self.0.read(buffer)),
+            Some(connection) => again(|| tls::read(connection, &mut self.0, buffer)),
+        }
     }
 }
 
 impl std::io::Write for Patient {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        again(|| self.0.write(bytes))
+        match &mut self.1 {
+            None => again(|| self.0.write(bytes)),
+            Some(connection) => again(|| tls::write(connection, &mut self.0, bytes)),
+        }
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -70,6 +103,12 @@ impl std::os::fd::AsFd for Patient {
 
 thread_local! {
     static DRIVER: Cell<Option<DriverKind>> = const { Cell::new(None) };
+    static OVER_TLS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the clients of this test come over TLS: in a turn of [`on_each_driver`], or all where `PUSHRING_TEST_TLS` is set.
+pub fn is_over_tls() -> bool {
+    OVER_TLS.get() || std::env::var_os("PUSHRING_TEST_TLS").is_some()
 }
 
 /// What drives the brokers of this test: the turn of [`on_each_driver`], else what `PUSHRING_TEST_DRIVER` names.
@@ -81,7 +120,7 @@ fn forced() -> Option<DriverKind> {
     std::env::var("PUSHRING_TEST_DRIVER").ok().map(|driver| driver.parse().unwrap())
 }
 
-/// Runs a test on io_uring and on epoll, or only on the one that `PUSHRING_TEST_DRIVER` names. Where io_uring is not to
+/// Runs a test on io_uring and on epoll, and once more over TLS; or only on the one that `PUSHRING_TEST_DRIVER` names. Where io_uring is not to
 /// be had the test says so and runs on epoll alone: name `uring` to have that fail.
 pub fn on_each_driver(test: impl Fn(DriverKind)) {
     let drivers = match forced() {
@@ -99,6 +138,12 @@ pub fn on_each_driver(test: impl Fn(DriverKind)) {
         println!("on {driver}");
         DRIVER.set(Some(driver));
         test(driver);
+        if driver != DriverKind::Epoll {
+            println!("on {driver} over TLS");
+            OVER_TLS.set(true);
+            test(driver);
+            OVER_TLS.set(false);
+        }
         DRIVER.set(None);
     }
 }
@@ -122,12 +167,17 @@ pub fn connect(broker: &Broker, path: &str) -> Client {
 }
 
 pub fn try_connect(broker: &Broker, path: &str) -> Result<Client, Box<dyn std::error::Error>> {
-    let address = broker.address();
+    let over_tls = broker.tls_address().filter(|_| is_over_tls());
+    let address = over_tls.unwrap_or(broker.address());
     let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
-    Ok(tungstenite::client(format!("ws://{address}{path}"), Patient(stream))?.0)
+    let (scheme, stream) = match over_tls {
+        Some(_) => ("wss", Patient::over_tls(stream)?),
+        None => ("ws", Patient::new(stream)),
+    };
+    Ok(tungstenite::client(format!("{scheme}://{address}{path}"), stream)?.0)
 }
 
 pub fn send(client: &mut Client, message: impl Into<Message>) {
@@ -158,6 +208,10 @@ pub fn recv_close(client: &mut Client) -> (u16, String) {
 pub fn broker(driver: DriverKind, change: impl FnOnce(&mut Config)) -> Broker {
     let mut config = Config { shards: 2, driver, ..Config::default() };
     config.settings.secret = Some(pushring::internals::gateway::Secret::new(SECRET).unwrap());
+    if is_over_tls() {
+        config.tls_listen = Some(([127, 0, 0, 1], 0).into());
+        config.shard.tls = Some(tls::server());
+    }
     change(&mut config);
     Broker::start(config).unwrap()
 }

@@ -190,23 +190,52 @@ impl FromStr for AdminListen {
     }
 }
 
-impl fmt::Display for AdminListen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(address) => address.fmt(f),
-            None => f.write_str("off"),
+/// Where clients come in; `None` is `off`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Listen(pub Option<SocketAddr>);
+
+impl Listen {
+    /// There.
+    pub fn at(address: SocketAddr) -> Self {
+        Self(Some(address))
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" | "" => Ok(Self(None)),
+            text => parse_address(text).map(Self::at).map_err(|why| format!("{why}, or off")),
         }
     }
 }
 
-impl Serialize for AdminListen {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+/// As text, both ways: an address, or `off`.
+macro_rules! written_as_address_or_off {
+    ($($listen:ty),+) => {$(
+        impl fmt::Display for $listen {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.0 {
+                    Some(address) => address.fmt(f),
+                    None => f.write_str("off"),
+                }
+            }
+        }
+
+        impl Serialize for $listen {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $listen {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )+};
 }
 
-impl<'de> Deserialize<'de> for AdminListen {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+written_as_address_or_off!(AdminListen, Listen);

@@ -26,7 +26,7 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// What this machine is like, for a daemon of these settings. `root` is `/`: where `/proc` and `/sys` are looked for.
 pub fn gather(config: &Config, root: &Path) -> Facts {
     let system = System { root };
-    let control = config.control.place(config.listen.port());
+    let control = config.control.place(config.address().port());
     Facts {
         kernel: system.text("kernel/osrelease"),
         uring: system.uring(),
@@ -34,7 +34,7 @@ pub fn gather(config: &Config, root: &Path) -> Facts {
         network: system.network(),
         memory_available_bytes: memory::available_bytes(root).ok().map(|bytes| bytes as u64),
         cores: Cores { allowed: sys::allowed_cores().map_or(1, |cores| cores.len()), quota: groups::cores_max(root) },
-        listener: system.listener(config, config.listen),
+        listener: system.listener(config, config.address()),
         control_is_homeless: config.control == ControlPath::Auto && control.is_none(),
         sockets: sockets(config, control.as_deref()),
         link_tcp: config.link_tcp.parse().ok().map(|address| system.listener(config, address)),
@@ -132,7 +132,7 @@ impl System<'_> {
     fn user_of(&self, config: &Config, address: SocketAddr) -> Listener {
         let program = listeners::program(self.root, address.port());
         let is_ours = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| is_pushring(&path));
-        match (asked(config).filter(|_| address == config.listen), program) {
+        match (asked(config).filter(|_| address == config.address()), program) {
             (Some(pid), _) => Listener::Ours { pid },
             (None, Some((_, pid))) if is_ours(pid) => Listener::Ours { pid },
             (None, program) => Listener::InUse(program),
@@ -149,9 +149,9 @@ fn is_pushring(path: &Path) -> bool {
 
 /// The daemon of ours that listens on that port, if its control socket says so.
 fn asked(config: &Config) -> Option<u32> {
-    let path = config.control.find(config.listen.port())?;
+    let path = config.control.find(config.address().port())?;
     match control::ask(&path, &Request::Stats {}) {
-        Ok(Answer::Stats(overview)) if overview.about.address.port() == config.listen.port() => {
+        Ok(Answer::Stats(overview)) if overview.about.address.port() == config.address().port() => {
             Some(overview.about.pid)
         }
         _ => None,
@@ -230,7 +230,11 @@ mod tests {
             ],
         );
         let facts = gather(
-            &Config { listen: ([127, 0, 0, 1], 0).into(), control: ControlPath::Off, ..Config::default() },
+            &Config {
+                listen: crate::daemon::config::Listen::at(([127, 0, 0, 1], 0).into()),
+                control: ControlPath::Off,
+                ..Config::default()
+            },
             &root.0,
         );
         assert_eq!((facts.kernel.as_str(), facts.uring.disabled), ("5.15.0", Some(1)));

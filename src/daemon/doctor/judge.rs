@@ -61,7 +61,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.push(limits::files(config, &facts.files, shards));
     findings.push(limits::memory(config, facts.memory_available_bytes, shards));
     findings.push(limits::cores(config, &facts.cores, shards));
-    findings.push(network::listener("listener", "listen", config.listen, &facts.listener));
+    findings.push(network::listener("listener", "listen", config.address(), &facts.listener));
     findings.extend(network::tcp(config, &facts.network));
     findings.extend(network::entry(config));
     findings.push(network::idle_timeouts(config));

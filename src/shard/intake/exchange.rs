@@ -49,8 +49,9 @@ pub(in crate::shard) struct Exchange {
 
 impl Exchange {
     /// `has_proxy_header`: of a balancer's connection, which begins with a PROXY header.
-    pub fn new(limits: http::Limits, has_proxy_header: bool) -> Self {
+    pub fn new(limits: http::Limits, has_proxy_header: bool, over_tls: bool) -> Self {
         let http = http::Connection::new(limits);
+        let http = if over_tls { http.over_tls() } else { http };
         Self {
             http,
             proxy_header: has_proxy_header.then(Vec::new),

@@ -341,6 +341,10 @@ impl Shard {
 
     /// Sends a response to the request in progress.
     pub(in crate::shard) fn answer(&mut self, slot: Slot, response: Response) {
+        if self.table[slot].is_shaking() {
+            // Nothing can be said yet.
+            return self.remove(slot);
+        }
         let last = self.is_stopping() || self.is_draining() || self.table[slot].flags.has(Flag::HalfClosed);
         self.forget_asked(slot);
         let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
@@ -426,6 +430,9 @@ impl Shard {
     /// The time for a head, a body, a response or the next request is up.
     pub(in crate::shard) fn http_expired(&mut self, slot: Slot) {
         let connection = &self.table[slot];
+        if connection.is_shaking() {
+            return self.handshake_expired(slot);
+        }
         let Phase::Http(exchange) = &connection.phase else { return };
         if exchange.responding {
             // A large response may take long on a slow line, but not stand still. Who sends first and reads later is still

@@ -7,6 +7,7 @@ pub(super) mod exchange;
 mod http;
 mod proxy_header;
 pub(super) mod receive;
+pub(super) mod records;
 
 use crate::proto::Scratch;
 use crate::shard::table::connection::{Connection, Flag};

@@ -10,11 +10,13 @@ use crate::proto::{Limits, MessageKind, Opcode, Payload, Received, Violation, se
 use crate::resume::text::{self, Control};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, ControlKind, Event};
+use crate::shard::intake::records::TRUNCATED;
 use crate::shard::out::outbound::{ControlFrame, Lane};
 use crate::shard::table::connection::{Channel, Connection, End, Flag, Phase, Token, Unparsed};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::TICK_MS;
 use crate::shard::work::{self, copy_ns, inflate_ns};
+use crate::tls::INCOMING_BYTES_MAX;
 
 /// A client that breaks the protocol so soon after a message is told so this much later: what was valid is still
 /// answered. A process answers within microseconds; a tick is the least that can be waited for.
@@ -119,6 +121,9 @@ impl Shard {
     /// a frame or a body that is on its way.
     pub fn read_bytes_max(&self, token: Token) -> usize {
         let Some(slot) = self.table.resolve(token) else { return READ_BYTES_MAX };
+        if self.table[slot].is_shaking() {
+            return INCOMING_BYTES_MAX;
+        }
         match &self.table[slot].phase {
             Phase::Open(channel) => READ_SLICE_BYTES + channel.ws.awaited_bytes(),
             Phase::Registering(_) => READ_SLICE_BYTES,
@@ -127,11 +132,12 @@ impl Shard {
         .min(READ_BYTES_MAX)
     }
 
-    /// Bytes of a client. They are unmasked in place.
+    /// Bytes of a client, behind those that were [`carried`](Self::carried). They are opened and unmasked in place.
     pub fn handle_read(&mut self, token: Token, bytes: &mut [u8], now_ms: u64) {
         self.now_ms = now_ms;
         let Some(slot) = self.table.resolve(token) else { return };
-        self.stats.received_bytes += bytes.len() as u64;
+        let carried = self.table[slot].carried_bytes();
+        self.stats.received_bytes += (bytes.len() - carried) as u64;
         self.work.spend(work::READ_NS + copy_ns(bytes.len()));
         let late_ms = self.table.late_ms();
         let connection = &mut self.table[slot];
@@ -139,7 +145,11 @@ impl Shard {
             connection.excuse_control(now_ms, late_ms, self.config.control_frames_per_s_max);
         }
         connection.heard(now_ms);
+        let is_sealed = connection.tls.is_some() && !matches!(connection.phase, Phase::Ending(_));
         if let Some(bytes) = self.behind_proxy_header(slot, bytes) {
+            if is_sealed {
+                return self.receive_records(slot, bytes);
+            }
             self.receive(slot, bytes);
         }
     }
@@ -158,7 +168,16 @@ impl Shard {
                     self.hurry_deadline(slot);
                 }
             }
-            _ => self.connection_failed(slot),
+            Phase::Open(_) | Phase::Http(_) | Phase::Registering(_)
+                if end == End::Finished && connection.is_truncated() =>
+            {
+                self.tls_counts.truncated += 1;
+                self.connection_failed_for(slot, TRUNCATED);
+            }
+            _ => {
+                self.tls_counts.given_up += u64::from(connection.is_shaking());
+                self.connection_failed(slot);
+            }
         }
     }
 

@@ -18,6 +18,7 @@ pub(super) mod outbound;
 mod pieces;
 pub(super) mod push;
 mod range;
+mod sealing;
 mod sending;
 mod waiting;
 mod window;
@@ -42,6 +43,8 @@ const WINDOW_BYTES_MAX: usize = 1024 * 1024;
 /// See the module.
 pub(super) struct Out {
     window: Window,
+    /// What is sealed for one batch.
+    records: Vec<u8>,
     spares: Spares,
     waiting: Waiting,
     watches: Watches,
@@ -59,6 +62,7 @@ impl Out {
     pub fn new(flusher: Box<dyn Flush>, level: u32) -> Self {
         Self {
             window: Window::default(),
+            records: Vec::new(),
             spares: Spares::default(),
             waiting: Waiting::default(),
             watches: Watches::default(),

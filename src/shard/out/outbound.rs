@@ -5,7 +5,8 @@
 //! everything that follows until it has drained: a slow peer never pins the window.
 //!
 //! Invariants:
-//! - the queue is `first`, then the backlog's pieces, in order;
+//! - the queue is what is sealed, then `first`, then the backlog's pieces, in order;
+//! - what is sealed (TLS) leaves as it is: no frame is dropped from it, and nothing is put before it;
 //! - `until_boundary` bytes at its front belong to something that has no boundary inside: an HTTP response, or the
 //!   frame in progress. Behind them stand whole frames only;
 //! - once a send was cut short, those bytes are a piece of their own, so that frames can be dropped, and control frames
@@ -37,6 +38,9 @@ pub struct Outbound {
 #[derive(Default)]
 pub struct Backlog {
     pieces: Pieces,
+    /// Records of TLS that were sealed and have not left, and how much of them has.
+    sealed: Vec<u8>,
+    sealed_sent: usize,
     /// The socket was full: wait until it is writable.
     blocked: bool,
     /// While blocked, so many pieces at the front are not dropped: frames behind them refer to what is in them.
@@ -88,9 +92,7 @@ impl Spares {
 impl Outbound {
     /// Whether nothing waits. A queue whose frames were all dropped may still be blocked.
     pub fn is_empty(&self) -> bool {
-        let is_drained = |backlog: &Backlog| {
-            backlog.pieces.bytes() == 0 && backlog.held.is_empty() && backlog.lane.iter().all(Option::is_none)
-        };
+        let is_drained = |backlog: &Backlog| backlog.pieces.bytes() == 0 && backlog.is_empty_but_for_pieces();
         self.first.is_empty() && self.backlog.as_deref().is_none_or(is_drained)
     }
 
@@ -113,12 +115,20 @@ impl Outbound {
 
     /// Everything that waits and counts against the budget: all but the lane.
     pub fn queued_bytes(&self) -> usize {
-        self.offerable_bytes() + self.backlog.as_ref().map_or(0, |backlog| backlog.held.bytes())
+        self.offerable_bytes()
+            + self.backlog.as_ref().map_or(0, |backlog| backlog.held.bytes() + backlog.sealed().len())
+    }
+
+    /// What was sealed and has not left: it goes before everything else.
+    pub fn sealed(&self) -> &[u8] {
+        self.backlog.as_ref().map_or(&[], |backlog| backlog.sealed())
     }
 
     /// As [`queued_bytes`](Self::queued_bytes), if the socket has left anything behind.
     pub fn backlog_bytes(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.pieces.bytes() + backlog.held.bytes())
+        self.backlog
+            .as_ref()
+            .map_or(0, |backlog| backlog.pieces.bytes() + backlog.held.bytes() + backlog.sealed().len())
     }
 
     /// What it takes of memory that nothing else counts: no ranges, no payloads by reference.
@@ -126,7 +136,7 @@ impl Outbound {
         self.backlog.as_ref().map_or(0, |backlog| backlog.heap_bytes())
     }
 
-    /// What waits for the socket: all but the lane and what is held for conflation.
+    /// What waits for the socket as it is: all but what is sealed, the lane and what is held for conflation.
     pub fn offerable_bytes(&self) -> usize {
         self.first.len() + self.backlog.as_ref().map_or(0, |backlog| backlog.pieces.bytes())
     }
@@ -150,7 +160,7 @@ impl Outbound {
 
     /// Appends bytes that are not frames (HTTP). Only while not blocked and with no frame in the queue.
     pub fn push_opaque(&mut self, range: Range, spares: &mut Spares) {
-        debug_assert_eq!(self.queued_bytes(), self.until_boundary as usize);
+        debug_assert_eq!(self.offerable_bytes(), self.until_boundary as usize);
         self.until_boundary += range.len() as u32;
         // No frame is in the queue, so none is held.
         self.push_range(range, 0, spares);
@@ -158,7 +168,7 @@ impl Outbound {
 
     /// Appends bytes that are not frames while the socket is full. With no frame in the queue.
     pub fn push_opaque_behind(&mut self, bytes: Vec<u8>) {
-        debug_assert_eq!(self.queued_bytes(), self.until_boundary as usize);
+        debug_assert_eq!(self.offerable_bytes(), self.until_boundary as usize);
         self.until_boundary += bytes.len() as u32;
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         backlog.pieces.push_back(Piece::Chunk { bytes, sent: 0 });
@@ -282,10 +292,50 @@ impl Outbound {
         backlog.held.clear();
         backlog.recount();
         backlog.lane = Default::default();
-        if backlog.pieces.is_empty() {
+        if backlog.pieces.is_empty() && backlog.sealed().is_empty() {
             self.clear(spares);
         }
         before - self.queued_bytes()
+    }
+
+    /// Appends records to those that were sealed before; they leave before anything that was not.
+    pub fn push_sealed(&mut self, records: &[u8], spares: &mut Spares) {
+        if records.is_empty() {
+            return;
+        }
+        let backlog = self.backlog.get_or_insert_with(|| spares.take());
+        backlog.sealed.extend_from_slice(records);
+    }
+
+    /// The socket has taken `count` bytes of what is sealed. `full` tells that it took no more.
+    pub fn sent_sealed(&mut self, count: usize, full: bool, window: &Window, spares: &mut Spares) {
+        let Some(backlog) = &mut self.backlog else { return };
+        backlog.sealed_sent += count;
+        if backlog.sealed().is_empty() {
+            (backlog.sealed, backlog.sealed_sent) = (Vec::new(), 0);
+        }
+        if full || self.offerable_bytes() == 0 {
+            self.sent_some(0, full, window, spares);
+        }
+    }
+
+    /// `records` hold what was taken from the queue's front, and the full socket has not taken them.
+    pub fn keep_sealed(&mut self, records: &[u8], spares: &mut Spares) {
+        self.push_sealed(records, spares);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.blocked = true;
+            backlog.recount();
+        }
+    }
+
+    /// Forgets everything that is not sealed.
+    pub fn keep_only_sealed(&mut self, spares: &mut Spares) {
+        let (sealed, blocked) = (self.sealed().to_vec(), self.is_blocked());
+        self.clear(spares);
+        self.push_sealed(&sealed, spares);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.blocked = blocked;
+        }
     }
 
     /// Makes the queue ready to be offered: held frames follow when nothing stands before them any more.
@@ -297,7 +347,7 @@ impl Outbound {
         {
             backlog.let_go_of_held(copy_bytes_max);
         }
-        self.offerable_bytes() > 0
+        self.offerable_bytes() > 0 || !self.sealed().is_empty()
     }
 
     /// When all that waits is one joined slice: that slice.
@@ -339,7 +389,7 @@ impl Outbound {
         bytes_max - gathered.bytes_left
     }
 
-    /// Everything that was offered has left: all but the held frames, whose turn is next.
+    /// Everything that was offered has left: all but the held frames, whose turn is next. With nothing sealed.
     pub fn sent_all(&mut self, spares: &mut Spares) {
         self.first = Range::default();
         self.until_boundary = 0;
@@ -388,7 +438,7 @@ impl Outbound {
         }
         let boundary = backlog.consume(count, self.until_boundary as usize, window);
         self.until_boundary = u32::try_from(boundary).expect("frames are bounded far below 4 GiB");
-        if backlog.pieces.is_empty() && backlog.held.is_empty() && backlog.lane.iter().all(Option::is_none) {
+        if backlog.pieces.is_empty() && backlog.is_empty_but_for_pieces() {
             return self.clear(spares);
         }
         backlog.pieces.own(window);
@@ -397,6 +447,14 @@ impl Outbound {
 }
 
 impl Backlog {
+    fn sealed(&self) -> &[u8] {
+        &self.sealed[self.sealed_sent..]
+    }
+
+    fn is_empty_but_for_pieces(&self) -> bool {
+        self.held.is_empty() && self.sealed().is_empty() && self.lane.iter().all(Option::is_none)
+    }
+
     fn push_frame(&mut self, frame: &FrameParts, copy_bytes_max: usize) {
         let header = frame.header.as_slice();
         if let Some(droppable) = self.droppable.as_mut().filter(|_| !frame.is_control()) {
@@ -420,9 +478,10 @@ impl Backlog {
     fn heap_bytes(&self) -> usize {
         let lane: usize =
             self.lane.iter().flatten().filter(|frame| frame.spilled()).map(|frame| frame.capacity()).sum();
-        let own = size_of::<Self>() + self.pieces.heap_bytes() + self.held.own_bytes() + lane;
+        let own = size_of::<Self>() + self.pieces.heap_bytes() + self.held.own_bytes() + self.sealed.capacity() + lane;
         // What was empty when it was blocked holds a box that is used again, and nothing waits in it.
-        if self.pieces.is_empty() && self.held.is_empty() && lane == 0 { 0 } else { own }
+        let is_empty = self.pieces.is_empty() && self.held.is_empty() && self.sealed().is_empty() && lane == 0;
+        if is_empty { 0 } else { own }
     }
 
     /// What stands where, and what of it may be dropped, has changed.

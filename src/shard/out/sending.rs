@@ -101,12 +101,21 @@ impl Shard {
 
     fn send_batch(&mut self, batch: &[Slot]) {
         let mut short = std::mem::take(&mut self.out.waiting.short);
+        let sealed = self.seal_batch(batch);
         let mut offered: SmallVec<[u32; 8]> = SmallVec::with_capacity(batch.len());
         {
             let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(batch.len());
             let mut ends: SmallVec<[u32; 8]> = SmallVec::with_capacity(batch.len());
-            for &slot in batch {
+            let mut sealings = sealed.iter().peekable();
+            for (index, &slot) in batch.iter().enumerate() {
                 let outbound = &self.table[slot].outbound;
+                if let Some(sealing) = sealings.next_if(|sealing| sealing.index == index) {
+                    let bytes = sealing.bytes(outbound, &self.out.records);
+                    slices.push(IoSlice::new(bytes));
+                    offered.push(bytes.len() as u32);
+                    ends.push(slices.len() as u32);
+                    continue;
+                }
                 let bytes = match outbound.as_slice(&self.out.window) {
                     Some(slice) => {
                         slices.push(IoSlice::new(slice));
@@ -122,8 +131,9 @@ impl Shard {
                 .zip(&offered)
                 .map(|((&slot, &end), &bytes)| {
                     let connection = &self.table[slot];
-                    let is_last =
-                        connection.flags.has(Flag::Shutdown) && bytes as usize == connection.outbound.queued_bytes();
+                    let is_last = connection.flags.has(Flag::Shutdown)
+                        && bytes as usize == connection.outbound.queued_bytes()
+                        && connection.tls.is_none();
                     let parts = &slices[std::mem::replace(&mut from, end as usize)..end as usize];
                     let parts = if let [only] = parts { Parts::One(only) } else { Parts::Many(parts) };
                     Outgoing { socket: connection.socket, parts, is_last }
@@ -135,9 +145,13 @@ impl Shard {
         self.work.spend(work::SEND_NS * batch.len() as u64);
         short.sort_unstable_by_key(|short| short.index);
         let mut shorts = short.drain(..).peekable();
+        let mut sealings = sealed.into_iter().peekable();
         for (index, &slot) in batch.iter().enumerate() {
             let result = shorts.next_if(|short| short.index == index).map(|short| short.sent);
-            self.apply_sent(slot, offered[index] as usize, result);
+            match sealings.next_if(|sealing| sealing.index == index) {
+                None => self.apply_sent(slot, offered[index] as usize, result),
+                Some(sealing) => self.apply_sealed(slot, &sealing, offered[index] as usize, result),
+            }
         }
         drop(shorts);
         self.out.waiting.short = short;
@@ -162,6 +176,12 @@ impl Shard {
                 connection.outbound.pin();
             }
         }
+        self.after_offer(slot, sent, full);
+    }
+
+    /// So much of what waited has left, and its outcome is told.
+    pub(super) fn after_offer(&mut self, slot: Slot, sent: usize, full: bool) {
+        let connection = &mut self.table[slot];
         let left = connection.outbound.queued_bytes();
         if full {
             self.stats.short_sends += 1;

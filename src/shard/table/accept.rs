@@ -15,14 +15,23 @@ use crate::shard::core::Shard;
 use crate::shard::flush::SocketId;
 use crate::shard::intake::exchange::Exchange;
 use crate::shard::owners::directory::Owner;
-use crate::shard::table::connection::{Connection, Flag, Flags, Phase, Token};
+use crate::shard::table::connection::{Connection, Door, Flag, Flags, Phase, Sealed, Shaking, Tls, Token};
 use crate::shard::table::slot::Slot;
 use crate::shard::work;
+use crate::tls::{Records, Server};
 use std::net::SocketAddr;
+
+/// What the handshakes of TLS of one client may cost within a second: a third of a core, as its upgrades may at most.
+const CLIENT_HANDSHAKES_NS_PER_S: u64 = 333_000_000;
 
 impl Shard {
     /// A new connection. The answer names it from now on; `None` if there is no telling it more: close its socket.
     pub fn handle_accept(&mut self, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Option<Token> {
+        self.handle_accept_at(Door::Plain, socket, peer, now_ms)
+    }
+
+    /// A new connection at one of the listeners.
+    pub fn handle_accept_at(&mut self, door: Door, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Option<Token> {
         self.now_ms = now_ms;
         self.stats.accepted += 1;
         self.work.spend(work::ACCEPT_NS);
@@ -34,12 +43,25 @@ impl Shard {
         {
             entered = self.table.admission.enter(client, now_ms);
         }
-        if entered.is_err() && !self.table.admission.begin_turning_away() {
+        // There is no word without a handshake, which would cost what the limit saves.
+        let shakes = door == Door::Tls;
+        if entered.is_err() && (shakes || !self.table.admission.begin_turning_away()) {
             self.stats.let_go += 1;
             self.notice(Notice::LetGo, || peer.ip().to_string());
             return None;
         }
-        let slot = self.insert(socket, peer, client.filter(|_| entered.is_ok()), has_proxy_header && entered.is_ok());
+        let Ok(tls) = self.tls_of(door, client) else {
+            self.table.admission.leave(client, now_ms);
+            self.tls_counts.let_go += 1;
+            self.notice(Notice::Handshakes, || peer.ip().to_string());
+            return None;
+        };
+        let has_proxy_header = has_proxy_header && entered.is_ok();
+        let slot = self.insert(socket, peer, client.filter(|_| entered.is_ok()), has_proxy_header, tls);
+        if shakes {
+            self.set_deadline(slot, now_ms + self.config.tls_handshake_timeout_ms);
+            self.weigh(slot);
+        }
         if let Err(over) = entered {
             self.table[slot].flags.set(Flag::TurnedAway);
             let refusal = self.refuse(slot, over);
@@ -55,8 +77,11 @@ impl Shard {
         peer: SocketAddr,
         client: Option<Prefix>,
         has_proxy_header: bool,
+        tls: Option<Box<Tls>>,
     ) -> Slot {
-        let now_ms = self.now_ms;
+        let (now_ms, over_tls) = (self.now_ms, tls.is_some());
+        let deadline_ms = now_ms + self.config.head_timeout_ms;
+        self.table.over_tls += usize::from(over_tls);
         // Never 0: tokens of that generation are the driver's own.
         self.table.next_generation = self.table.next_generation.wrapping_add(1).max(1);
         let generation = self.table.next_generation;
@@ -71,9 +96,10 @@ impl Shard {
             peer: peer.into(),
             client,
             outbound: Default::default(),
-            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits(), has_proxy_header))),
+            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits(), has_proxy_header, over_tls))),
             unparsed: None,
-            deadline_tick: Self::tick_of(now_ms + self.config.head_timeout_ms),
+            tls,
+            deadline_tick: Self::tick_of(deadline_ms),
             heard_ms: now_ms as u32,
             pinged_ms: 0,
             wheel_tick: Connection::NO_TICK,
@@ -81,7 +107,7 @@ impl Shard {
             control_s: 0,
             control_frames: 0,
         }) as u32);
-        self.schedule(slot, now_ms + self.config.head_timeout_ms);
+        self.schedule(slot, deadline_ms);
         slot
     }
 
@@ -96,7 +122,15 @@ impl Shard {
         let address: SocketAddr = self.table[slot].peer.into();
         let Some(client) = self.client_at(address) else { return };
         match self.table.admission.enter_client(client, self.now_ms) {
-            Ok(()) => self.table[slot].client = Some(client),
+            Ok(()) => {
+                self.table[slot].client = Some(client);
+                let server = self.config.tls.as_ref().filter(|_| self.table[slot].is_shaking());
+                if server.is_some_and(|server| !self.may_shake(client, server)) {
+                    self.tls_counts.let_go += 1;
+                    self.notice(Notice::Handshakes, || address.ip().to_string());
+                    self.remove(slot);
+                }
+            }
             Err(over) if self.table.admission.begin_turning_away() => {
                 self.table.admission.leave(None, self.now_ms);
                 self.table[slot].flags.set(Flag::TurnedAway);
@@ -109,6 +143,28 @@ impl Shard {
                 self.remove(slot);
             }
         }
+    }
+
+    /// What a connection at `door` is more than a plain one. `Err`: its client shakes hands too often, or we cannot.
+    fn tls_of(&self, door: Door, client: Option<Prefix>) -> Result<Option<Box<Tls>>, ()> {
+        match door {
+            Door::Plain => Ok(None),
+            Door::Established(state) => Ok(Some(Box::new(Tls::Open(Sealed::new(Records::new(*state)))))),
+            Door::Tls => {
+                let server = self.config.tls.as_ref().ok_or(())?;
+                if client.is_some_and(|client| !self.may_shake(client, server)) {
+                    return Err(());
+                }
+                let shaking = Shaking { handshake: server.handshake(), since_ms: self.now_ms as u32 };
+                Ok(Some(Box::new(Tls::Shaking(Box::new(shaking)))))
+            }
+        }
+    }
+
+    /// Counts a handshake of TLS. Returns whether this client may do it: a third of a core, whatever the server's key costs.
+    fn may_shake(&self, client: Prefix, server: &Server) -> bool {
+        let rate = u32::try_from(CLIENT_HANDSHAKES_NS_PER_S / server.price_ns().max(1)).unwrap_or(u32::MAX);
+        self.table.admission.take_tls_handshake(client, rate, self.now_ms)
     }
 
     /// The client is gone.

@@ -9,6 +9,7 @@ use crate::gateway::{Grant, OwnerId};
 use crate::proto::deflate::Agreed;
 use crate::resume::{Ask, Malformed};
 use crate::shard::flush::SocketId;
+use crate::shard::table::connection::Tls;
 use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,13 +46,17 @@ pub(in crate::shard) struct Upgraded {
 pub struct Arrival {
     pub(super) peer: SocketAddr,
     pub(super) counted: Counted,
+    /// With what its records go on, and those that were sealed and have not left.
+    pub(super) tls: Option<Box<Tls>>,
+    pub(super) sealed: Vec<u8>,
     pub(super) upgraded: Upgraded,
 }
 
 impl Arrival {
     /// What it keeps alive while it waits.
     pub fn heap_bytes(&self) -> usize {
-        size_of::<Self>() + self.upgraded.response.capacity() + self.upgraded.leftover.capacity()
+        let tls = self.tls.as_ref().map_or(0, |_| size_of::<Tls>()) + self.sealed.capacity();
+        size_of::<Self>() + tls + self.upgraded.response.capacity() + self.upgraded.leftover.capacity()
     }
 }
 

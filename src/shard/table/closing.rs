@@ -134,6 +134,24 @@ impl Shard {
         self.remove(slot);
     }
 
+    /// The same, and why is known.
+    pub(in crate::shard) fn connection_failed_for(&mut self, slot: Slot, reason: &str) {
+        if self.table[slot].flags.has(Flag::CloseSent) {
+            return self.connection_failed(slot);
+        }
+        if self.detach(slot) {
+            return;
+        }
+        self.break_off(slot, reason, ClosedBy::Connection);
+        self.remove(slot);
+    }
+
+    /// Ends the channel, if it is one, without a close frame.
+    pub(in crate::shard) fn break_off(&mut self, slot: Slot, reason: &str, by: ClosedBy) {
+        let lost = self.unsent_bytes(slot);
+        self.end_channel(slot, NO_CLOSE_FRAME, reason, by, lost);
+    }
+
     /// The client has ended its connection, and its process was too slow to take what it had sent before.
     pub(in crate::shard) fn end_unread(&mut self, slot: Slot) {
         if self.detach(slot) {
@@ -266,7 +284,7 @@ impl Shard {
         self.forget_asked(slot);
         let ending = Phase::Ending(self.ending(slot));
         let connection = &mut self.table[slot];
-        connection.unparsed = None;
+        connection.forget_incoming();
         std::mem::replace(&mut connection.phase, ending)
     }
 
@@ -278,6 +296,7 @@ impl Shard {
         let mut connection = self.table.connections.remove(slot.index());
         debug_assert!(connection.channel().is_none(), "a channel ends before its connection");
         self.out.forget(&mut connection, slot);
+        self.table.over_tls -= usize::from(connection.tls.is_some());
         self.uncount(&connection);
         if connection.flags.has(Flag::Holds) {
             self.memory.forget(slot);
@@ -418,6 +437,10 @@ impl Shard {
     }
 
     fn shut_down(&mut self, slot: Slot) {
+        if self.say_goodbye(slot) {
+            // It is sent, and then we come here again.
+            return;
+        }
         let connection = &self.table[slot];
         if connection.flags.has(Flag::HalfClosed) {
             // The client has nothing more to send that could turn the close into a reset: close at once, as RFC 6455

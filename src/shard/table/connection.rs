@@ -12,6 +12,7 @@ use crate::shard::memory::Held;
 use crate::shard::out::outbound::Outbound;
 use crate::shard::owners::owner::Place;
 use crate::shard::policy::PolicyKind;
+use crate::tls::{Handshake, Records, State};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Names a connection to the driver: its place in the shard's table and the generation of that place, so that a late
@@ -90,6 +91,8 @@ pub struct Connection {
     pub(in crate::shard) phase: Phase,
     /// Bytes that were read but may not be parsed yet: the owner's queue or this client's own queue is full.
     pub(in crate::shard) unparsed: Option<Box<Unparsed>>,
+    /// What it is more than a plain connection, if its client came to the listener of TLS.
+    pub(in crate::shard) tls: Option<Box<Tls>>,
     /// The tick at which the current phase must have ended; [`Self::NO_TICK`] if it has no such time. 32 bits are 13 years.
     pub(in crate::shard) deadline_tick: u32,
     /// When the client last gave a sign of life: the low bits of the shard's milliseconds.
@@ -108,6 +111,52 @@ pub struct Connection {
 
 /// See [`Connection::unparsed`]. Boxed, for next to nobody has any.
 pub(in crate::shard) struct Unparsed(pub Box<[u8]>);
+
+/// Which listener a client came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// What is sent there is plain.
+    Plain,
+    /// It begins with a handshake of TLS.
+    Tls,
+    /// TLS was established elsewhere, and goes on from there.
+    Established(Box<State>),
+}
+
+/// A connection over TLS.
+#[expect(clippy::large_enum_variant, reason = "it is boxed as a whole, and nearly always the large one")]
+pub(in crate::shard) enum Tls {
+    /// It shakes hands, and nothing else is read or sent.
+    Shaking(Box<Shaking>),
+    /// It is established.
+    Open(Sealed),
+}
+
+/// See [`Tls::Shaking`].
+pub(in crate::shard) struct Shaking {
+    pub handshake: Handshake,
+    /// Since when: the low bits of the shard's milliseconds.
+    pub since_ms: u32,
+}
+
+/// See [`Tls::Open`].
+pub(in crate::shard) struct Sealed {
+    pub records: Records,
+    /// The beginning of a record whose rest has not come.
+    pub carried: Box<[u8]>,
+    /// Its socket was full when it was last offered new records.
+    pub is_short: bool,
+    /// Our close_notify is sealed, or an alert that says more: nothing follows it.
+    pub has_said_goodbye: bool,
+    /// The client has said that it sends nothing more.
+    pub has_heard_goodbye: bool,
+}
+
+impl Sealed {
+    pub fn new(records: Records) -> Self {
+        Self { records, carried: [].into(), is_short: false, has_said_goodbye: false, has_heard_goodbye: false }
+    }
+}
 
 /// What a connection is at.
 pub(in crate::shard) enum Phase {
@@ -330,8 +379,41 @@ impl Connection {
             Phase::Open(channel) => channel.ws.held_bytes(),
             Phase::Ending(_) => 0,
         };
-        let bytes = partial + self.unparsed.as_ref().map_or(0, |unparsed| unparsed.0.len());
+        let sealed = match self.tls.as_deref() {
+            None => 0,
+            Some(Tls::Shaking(shaking)) => shaking.handshake.heap_bytes(),
+            Some(Tls::Open(open)) => open.carried.len(),
+        };
+        let bytes = partial + sealed + self.unparsed.as_ref().map_or(0, |unparsed| unparsed.0.len());
         if bytes < INCOMING_BYTES_MIN { 0 } else { bytes }
+    }
+
+    /// How long the beginning of a record is that waits for its rest.
+    pub(in crate::shard) fn carried_bytes(&self) -> usize {
+        match self.tls.as_deref() {
+            Some(Tls::Open(open)) if !matches!(self.phase, Phase::Ending(_)) => open.carried.len(),
+            _ => 0,
+        }
+    }
+
+    /// Lets go of what came of its client and was not looked at.
+    pub(in crate::shard) fn forget_incoming(&mut self) {
+        self.unparsed = None;
+        match self.tls.as_deref_mut() {
+            Some(Tls::Shaking(shaking)) => shaking.handshake.forget(),
+            Some(Tls::Open(open)) => open.carried = [].into(),
+            None => {}
+        }
+    }
+
+    /// Whether nothing was said on it yet but for its handshake of TLS.
+    pub(in crate::shard) fn is_shaking(&self) -> bool {
+        matches!(self.tls.as_deref(), Some(Tls::Shaking(_)))
+    }
+
+    /// Whether its client has ended it without the word that it says all that was said has come (RFC 8446 6.1).
+    pub(in crate::shard) fn is_truncated(&self) -> bool {
+        matches!(self.tls.as_deref(), Some(Tls::Open(open)) if !open.has_heard_goodbye)
     }
 
     /// What it makes the shard hold.
@@ -355,7 +437,10 @@ impl Connection {
 }
 
 // A table entry is what an idle channel costs, next to its place in three small tables.
-const _: () = assert!(std::mem::size_of::<Connection>() <= 168);
+const _: () = assert!(std::mem::size_of::<Connection>() <= 176);
+
+// And what one over TLS costs more.
+const _: () = assert!(std::mem::size_of::<Tls>() <= 280);
 
 #[cfg(test)]
 mod tests {

@@ -61,6 +61,8 @@ impl Shard {
         if connection.flags.has(Flag::Holds) {
             self.memory.forget(slot);
         }
+        self.table.over_tls -= usize::from(connection.tls.take().is_some());
+        let connection = &mut self.table[slot];
         self.out.let_go_of_connection(connection, slot);
         connection.unparsed = None;
         connection.pings_unanswered = 0;

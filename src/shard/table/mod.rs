@@ -65,6 +65,8 @@ pub(super) struct Table {
     disconnects: Disconnects,
     /// Channels that wait for their clients to come back.
     detached: Detached,
+    /// How many came over TLS.
+    over_tls: usize,
 }
 
 impl Table {
@@ -86,6 +88,7 @@ impl Table {
             stop_told: None,
             disconnects: Disconnects::default(),
             detached: Detached::default(),
+            over_tls: 0,
         }
     }
 
@@ -97,6 +100,11 @@ impl Table {
     /// Live connections, channels among them.
     pub fn len(&self) -> usize {
         self.connections.len()
+    }
+
+    /// Those that came over TLS.
+    pub fn over_tls(&self) -> usize {
+        self.over_tls
     }
 
     /// Open channels.
@@ -184,6 +192,8 @@ impl Table {
 
     /// Asserts what the module promises, as far as the table knows it.
     pub fn check(&self) {
+        let over_tls = self.connections.iter().filter(|(_, connection)| connection.tls.is_some()).count();
+        assert_eq!(over_tls, self.over_tls, "who came over TLS is counted");
         let open = self.connections.iter().filter(|(_, connection)| connection.channel().is_some()).count();
         assert_eq!(open, self.channels.len(), "every open connection is found by its channel's id");
         for (id, &slot) in &self.channels {
@@ -195,6 +205,10 @@ impl Table {
         assert_eq!(detached, self.detached.len(), "who waits for a client is listed");
         for (slot, connection) in self.iter() {
             assert_ne!(connection.generation, 0, "generation 0 is nobody's");
+            assert!(
+                !connection.is_shaking() || connection.outbound.offerable_bytes() == 0,
+                "nothing is said before TLS is"
+            );
             assert!(connection.wheel_tick != Connection::NO_TICK, "{slot:?} is in the wheel");
             if let Phase::Ending(_) = connection.phase {
                 assert!(connection.unparsed.is_none() && !connection.is_paused(), "who ends waits for nobody");

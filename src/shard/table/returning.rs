@@ -44,10 +44,11 @@ impl Shard {
 
     fn hand_over(&mut self, slot: Slot, channel: ChannelId, upgraded: Upgraded) {
         let mut connection = self.take_out(slot);
-        debug_assert!(connection.outbound.is_empty(), "what was asked before has been answered");
+        debug_assert_eq!(connection.outbound.offerable_bytes(), 0, "what was asked before has been answered");
+        let (tls, sealed) = (connection.tls.take(), connection.outbound.sealed().to_vec());
         let (socket, peer) = (connection.socket, connection.peer.into());
         let counted = Counted::new(&self.table.admission, connection.client.take(), self.now_ms);
-        let arrival = Box::new(Arrival { peer, counted, upgraded });
+        let arrival = Box::new(Arrival { peer, counted, tls, sealed, upgraded });
         self.handovers.push(Handover { socket, to: channel.shard(self.shards), arrival });
     }
 
@@ -57,6 +58,7 @@ impl Shard {
         let mut connection = self.table.connections.remove(slot.index());
         let outbound = std::mem::take(&mut connection.outbound);
         self.out.forget(&mut connection, slot);
+        self.table.over_tls -= usize::from(connection.tls.is_some());
         if connection.flags.has(Flag::Holds) {
             self.memory.forget(slot);
         }
@@ -67,12 +69,13 @@ impl Shard {
     pub fn handle_arrival(&mut self, socket: SocketId, arrival: Arrival, now_ms: u64) {
         self.now_ms = now_ms;
         self.work.spend(work::ACCEPT_NS);
-        let Arrival { peer, counted, upgraded } = arrival;
+        let Arrival { peer, counted, tls, sealed, upgraded } = arrival;
         if self.is_stopping() {
             return self.effects.push(Effect::Close(socket));
         }
-        let slot = self.insert(socket, peer, counted.arrived(), false);
+        let slot = self.insert(socket, peer, counted.arrived(), false, tls);
         self.effects.push(Effect::Watch(socket, self.table.token(slot)));
+        self.send_records(slot, &sealed);
         self.take_up_or_open(slot, upgraded);
     }
 
@@ -133,9 +136,12 @@ impl Shard {
         let place = &mut self.table[old];
         place.flags.keep_only(OF_CHANNEL);
         (place.socket, place.peer, place.client) = (connection.socket, connection.peer, connection.client);
+        place.tls = connection.tls.take();
+        let over_tls = usize::from(place.tls.is_some());
         place.outbound = std::mem::take(&mut connection.outbound);
         place.deadline_tick = Connection::NO_TICK;
         place.heard(self.now_ms);
+        self.table.over_tls += over_tls;
         self.effects.push(Effect::Watch(connection.socket, self.table.token(old)));
         self.speak_to(old, &upgraded.response, upgraded.agreed);
         let lost = self.out.rewind(old, ask.received).unwrap_or_default();

@@ -116,7 +116,7 @@ fn ports(config: &Config, network: &Network) -> Option<Finding> {
 fn reserved(config: &Config, network: &Network) -> Option<Finding> {
     let (first, last) = network.port_range?;
     let link: Option<SocketAddr> = config.link_tcp.parse().ok();
-    let ours = [Some(config.listen.port()), link.map(|address| address.port())].into_iter().flatten();
+    let ours = [Some(config.address().port()), link.map(|address| address.port())].into_iter().flatten();
     let is_open =
         |port: &u16| *port != 0 && (first..=last).contains(port) && !is_listed(&network.reserved_ports, *port);
     let ports: Vec<String> = ours.filter(is_open).map(|port| port.to_string()).collect();
@@ -184,7 +184,7 @@ fn send_buffer(config: &Config, network: &Network) -> Option<Finding> {
 pub fn entry(config: &Config) -> Vec<Finding> {
     const CHECK: &str = "proxies";
     let mut findings = Vec::new();
-    let is_loopback = config.listen.ip().to_canonical().is_loopback();
+    let is_loopback = config.address().ip().to_canonical().is_loopback();
     if is_loopback && config.hosts.0.is_empty() {
         let words =
             "on this address only localhost and IP addresses are answered: a proxy that passes another Host is refused";
@@ -287,7 +287,7 @@ mod tests {
     fn ports_that_others_may_take() {
         let port = |port: u16, reserved: &str| {
             let (mut config, mut network) = (Config::default(), crate::daemon::doctor::facts::Facts::fine().network);
-            config.listen.set_port(port);
+            config.listen = crate::daemon::config::Listen::at(([127, 0, 0, 1], port).into());
             network.reserved_ports = reserved.to_owned();
             super::reserved(&config, &network).and_then(|finding| finding.fix)
         };

@@ -1,0 +1,241 @@
+//! The certificates of the listener for TLS: read at the start, on a reload, and when their files change.
+//!
+//! Invariants: what is obeyed was read whole and fits together; a pair that cannot be read, once one of its files was, is told
+//! and leaves the one that was read before in force; no part of a key is ever printed.
+
+use super::config::Config;
+use super::program::Daemon;
+use anyhow::{Context, anyhow, ensure};
+use pushring::internals::driver::clock;
+use pushring::internals::tls::{Certificate, Server};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+/// How often the files are looked at: two or three calls of stat(2) each time.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
+
+/// Far more than any chain has.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A certificate's file and its key's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The server's certificate, and its issuers' behind it.
+    pub chain: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// The pairs that `config` names.
+///
+/// # Errors
+/// One of them is none.
+pub fn pairs(config: &Config) -> anyhow::Result<Vec<Pair>> {
+    let pair = |text: &String| {
+        let parts = text.rsplit_once(':').filter(|(chain, key)| !chain.is_empty() && !key.is_empty());
+        let (chain, key) = parts.ok_or_else(|| {
+            anyhow!("tls_certs: {text:?} is no pair: write CHAIN.pem:KEY.pem, the certificates first")
+        })?;
+        Ok(Pair { chain: chain.into(), key: key.into() })
+    };
+    config.tls_certs.0.iter().map(pair).collect()
+}
+
+/// What tells one state of a file from another.
+type Stamp = [(u64, i64, i64, u64); 2];
+
+struct Loaded {
+    pair: Pair,
+    stamp: Option<Stamp>,
+    certificate: Certificate,
+}
+
+/// Those that are obeyed. See the module.
+#[derive(Default)]
+pub struct Certificates {
+    loaded: Vec<Loaded>,
+    server: Option<Server>,
+}
+
+impl Certificates {
+    /// Reads all that `config` names; what is not good is kept as `before` has it.
+    ///
+    /// # Errors
+    /// A pair cannot be used, and `before` has none of these files.
+    pub fn read(config: &Config, before: &Self) -> anyhow::Result<Self> {
+        let loaded = pairs(config)?.into_iter().map(|pair| before.load(pair)).collect::<anyhow::Result<Vec<_>>>()?;
+        Self::of(loaded, before)
+    }
+
+    /// Those of a certificate that was made at the start, of no file.
+    pub fn made(certificate: Certificate) -> anyhow::Result<Self> {
+        let server = Some(Server::new(vec![certificate], clock::unix_s())?);
+        Ok(Self { loaded: Vec::new(), server })
+    }
+
+    fn of(loaded: Vec<Loaded>, before: &Self) -> anyhow::Result<Self> {
+        if loaded.is_empty() {
+            return Ok(Self { loaded, server: before.server.clone().filter(|_| before.loaded.is_empty()) });
+        }
+        let certificates: Vec<_> = loaded.iter().map(|loaded| loaded.certificate.clone()).collect();
+        let server = match &before.server {
+            // The keys of tickets live on.
+            Some(server) => server.with_certificates(certificates)?,
+            None => Server::new(certificates, clock::unix_s())?,
+        };
+        Ok(Self { loaded, server: Some(server) })
+    }
+
+    /// What handshakes are made with, if there is any certificate.
+    pub fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+
+    /// Whether the certificates are other ones than those of `other`.
+    pub fn differ(&self, other: &Self) -> bool {
+        let chains = |of: &Self| -> Vec<Vec<Vec<u8>>> {
+            let certificates = of.server.iter().flat_map(|server| server.certificates().iter());
+            certificates.map(|certificate| certificate.chain().map(<[u8]>::to_vec).collect()).collect()
+        };
+        chains(self) != chains(other)
+    }
+
+    /// Whether a file has changed since it was read.
+    fn have_changed(&self) -> bool {
+        self.loaded.iter().any(|loaded| loaded.stamp != stamp(&loaded.pair))
+    }
+
+    fn load(&self, pair: Pair) -> anyhow::Result<Loaded> {
+        // Before they are read: what changes meanwhile is found changed.
+        let stamp = stamp(&pair);
+        match read(&pair) {
+            Ok(certificate) => Ok(Loaded { pair, stamp, certificate }),
+            Err(error) => {
+                let Some(before) = self.loaded.iter().find(|loaded| loaded.pair == pair) else { return Err(error) };
+                let error = format!("{error:#}");
+                tracing::error!(error, "a certificate was not read again: the one before stays in force");
+                Ok(Loaded { pair, stamp, certificate: before.certificate.clone() })
+            }
+        }
+    }
+}
+
+fn read(pair: &Pair) -> anyhow::Result<Certificate> {
+    let (chain, key) = (read_file(&pair.chain)?, read_file(&pair.key)?);
+    let mode = fs::metadata(&pair.key).map(|data| data.permissions().mode()).unwrap_or(0);
+    if mode & 0o004 != 0 {
+        tracing::warn!(file = %pair.key.display(), "anyone on this machine can read the key of TLS: chmod 600 it");
+    }
+    let names = || format!("tls_certs: {} and {}", pair.chain.display(), pair.key.display());
+    Certificate::from_pem(&chain, &key).with_context(names)
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let name = || format!("tls_certs: {}", path.display());
+    let mut bytes = Vec::new();
+    File::open(path).with_context(name)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(name)?;
+    ensure!(bytes.len() as u64 <= FILE_BYTES_MAX, "tls_certs: {} is larger than a MiB", path.display());
+    Ok(bytes)
+}
+
+/// `None`: one of them is not there.
+fn stamp(pair: &Pair) -> Option<Stamp> {
+    let of = |path: &Path| {
+        let data = fs::metadata(path).ok()?;
+        Some((data.ino(), data.mtime(), data.mtime_nsec(), data.size()))
+    };
+    Some([of(&pair.chain)?, of(&pair.key)?])
+}
+
+/// Has the daemon read its certificates again whenever their files have changed, as long as there is one.
+pub fn watch(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
+    let daemon: Weak<Daemon> = Arc::downgrade(daemon);
+    let work = move || {
+        loop {
+            thread::sleep(LOOKED_AT_EVERY);
+            let Some(daemon) = daemon.upgrade() else { return };
+            daemon.look_at_certificates();
+        }
+    };
+    thread::Builder::new().name("certificates".to_owned()).spawn(work).context("no thread for certificates")?;
+    Ok(())
+}
+
+impl Daemon {
+    /// Reads the certificates again if their files have changed.
+    fn look_at_certificates(&self) {
+        if !self.certificates_are(Certificates::have_changed) {
+            return;
+        }
+        match self.reload_certificates() {
+            Ok(true) => tracing::info!("certificates read again"),
+            Ok(false) => {}
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "certificates were not read again: those before stay in force");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(directory: &Path, name: &str) {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        fs::write(directory.join("chain.pem"), made.cert.pem()).unwrap();
+        fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    }
+
+    fn names(certificates: &Certificates) -> Vec<String> {
+        let server = certificates.server().unwrap();
+        server.certificates().iter().flat_map(|certificate| certificate.names()).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_bad_pair_leaves_the_one_before_in_force() {
+        let directory = std::env::temp_dir().join(format!("pushring-certificates-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = |name: &str| directory.join(name).display().to_string();
+        let config = Config {
+            tls_certs: format!("{}:{}", path("chain.pem"), path("key.pem")).parse().unwrap(),
+            ..Config::default()
+        };
+        let nothing = Certificates::default();
+        let error = format!("{:#}", Certificates::read(&config, &nothing).err().unwrap());
+        assert!(error.starts_with("tls_certs: ") && error.contains("chain.pem"), "{error}");
+        write(&directory, "first.example");
+        let first = Certificates::read(&config, &nothing).unwrap();
+        assert_eq!(names(&first), ["first.example"]);
+        assert!(!first.have_changed());
+        write(&directory, "second.example");
+        assert!(first.have_changed());
+        let second = Certificates::read(&config, &first).unwrap();
+        assert_eq!((names(&second), second.differ(&first)), (vec!["second.example".to_owned()], true));
+        // Half of a pair has been changed.
+        fs::copy(path("chain.pem"), path("old.pem")).unwrap();
+        write(&directory, "third.example");
+        fs::copy(path("old.pem"), path("chain.pem")).unwrap();
+        let kept = Certificates::read(&config, &second).unwrap();
+        assert_eq!((names(&kept), kept.differ(&second)), (vec!["second.example".to_owned()], false));
+        assert!(!kept.have_changed(), "it is told once");
+        fs::remove_file(path("key.pem")).unwrap();
+        assert!(kept.have_changed());
+        assert_eq!(names(&Certificates::read(&config, &kept).unwrap()), ["second.example"]);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_pair_is_told() {
+        for text in ["chain.pem", "chain.pem:", ":key.pem"] {
+            let config = Config { tls_certs: text.parse().unwrap(), ..Config::default() };
+            assert!(pairs(&config).unwrap_err().to_string().contains("CHAIN.pem:KEY.pem"));
+        }
+    }
+}

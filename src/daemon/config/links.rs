@@ -1,0 +1,59 @@
+//! The settings of links, as a link takes them.
+
+use super::{Config, SocketMode, parse_address};
+use crate::daemon::users;
+use anyhow::{Context, anyhow, ensure};
+use pushring::link;
+use std::net::SocketAddr;
+use std::path::Path;
+
+impl Config {
+    /// Where and how processes of other programs attach; none: nowhere.
+    ///
+    /// # Errors
+    /// A value that cannot be obeyed, by its key.
+    pub fn link(&self, token: Option<link::Token>) -> anyhow::Result<Option<link::Config>> {
+        self.try_link(token).map_err(|error| self.sources.locate(error))
+    }
+
+    fn try_link(&self, token: Option<link::Token>) -> anyhow::Result<Option<link::Config>> {
+        let path = Some(&self.link).filter(|path| !path.as_os_str().is_empty()).cloned();
+        let tcp: Option<SocketAddr> = match self.link_tcp.as_str() {
+            "" => None,
+            text => Some(parse_address(text).map_err(|why| anyhow!("link_tcp: {why}"))?),
+        };
+        let has_token = !self.link_token_file.as_os_str().is_empty();
+        ensure!(tcp.is_none() || has_token, "link_tcp: over TCP processes need a token (link_token_file)");
+        ensure!(self.link_peers_max > 0, "link_peers_max: must be more than 0");
+        let blob_bytes_max = self.message_bytes_max.0.max(self.body_bytes_max.0).max(self.body_bytes_max_logged_in.0);
+        ensure!(u32::try_from(blob_bytes_max).is_ok(), "link: messages and bodies of over 4GiB do not fit its frames");
+        let access = self.link_access()?;
+        Ok((path.is_some() || tcp.is_some()).then(|| link::Config {
+            path,
+            access,
+            tcp,
+            token,
+            owner_grace: self.owner_grace.duration(),
+            peers_max: self.link_peers_max,
+            blob_bytes_max,
+            ..link::Config::default()
+        }))
+    }
+
+    /// Who may attach over the Unix socket.
+    ///
+    /// # Errors
+    /// There is no such group.
+    pub fn link_access(&self) -> anyhow::Result<link::Access> {
+        let group = match self.link_group.as_str() {
+            "" => None,
+            name => Some(users::group_id(Path::new("/"), name).with_context(|| format!("link_group: {name:?}"))?),
+        };
+        let mode = match (self.link_mode, group) {
+            (SocketMode::Is(mode), _) => mode,
+            (SocketMode::Auto, Some(_)) => 0o660,
+            (SocketMode::Auto, None) => 0o600,
+        };
+        Ok(link::Access { mode, group })
+    }
+}

@@ -1,0 +1,167 @@
+//! The way in through TLS: a handshake, then records, which are opened where they were read.
+//!
+//! Until a handshake is over nothing is parsed and nothing but the handshake is sent. Behind it the data of all records of a
+//! read is joined, and goes the way of any other bytes; the beginning of a record whose rest has not come waits with the
+//! connection, and the next read stands behind it.
+//!
+//! Invariants: a handshake spends its price of the turn's work when keys are exchanged; whatever ends TLS is said to the
+//! client as what it is, and an end without close_notify is told from one with it.
+
+use crate::admission::Prefix;
+use crate::shard::core::Shard;
+use crate::shard::event::ClosedBy;
+use crate::shard::table::connection::{End, Sealed, Tls, Token};
+use crate::shard::table::slot::Slot;
+use crate::shard::work::{self, copy_ns};
+use crate::tls::{Alert, Done, Ended, Failure, PRICE_NS_RESUMED, Records, Step};
+use std::net::SocketAddr;
+
+/// Why a channel ended that was ended without close_notify (RFC 8446 6.1).
+pub(in crate::shard) const TRUNCATED: &str = "the client ended TLS without close_notify: what it said last may be lost";
+
+impl Shard {
+    /// What was read before of a record that is not whole, put at the start of `buffer`; the next read is to stand behind it,
+    /// and [`handle_read`](Self::handle_read) is given both. Returns how much that is.
+    pub fn carried(&self, token: Token, buffer: &mut [u8]) -> usize {
+        let Some(slot) = self.table.resolve(token) else { return 0 };
+        let connection = &self.table[slot];
+        let bytes = connection.carried_bytes();
+        if let Some(Tls::Open(open)) = connection.tls.as_deref() {
+            buffer[..bytes].copy_from_slice(&open.carried[..bytes]);
+        }
+        bytes
+    }
+
+    /// Whose this connection is, if it shakes hands: it is read apart from others, for that is dear.
+    pub(in crate::shard) fn shaking_client(&self, token: Token) -> Option<Prefix> {
+        let connection = &self.table[self.table.resolve(token)?];
+        connection.is_shaking().then(|| SocketAddr::from(connection.peer).ip().into())
+    }
+
+    /// What the handshakes of one turn may cost.
+    pub(in crate::shard) fn handshakes_ns(&self) -> u64 {
+        let price_ns = self.config.tls.as_ref().map_or(0, |server| server.price_ns());
+        price_ns * u64::from(self.config.tls_handshakes_per_turn)
+    }
+
+    /// Bytes of a client that came over TLS.
+    pub(in crate::shard) fn receive_records(&mut self, slot: Slot, bytes: &mut [u8]) {
+        match self.table[slot].tls.as_deref_mut() {
+            Some(Tls::Shaking(_)) => self.shake(slot, bytes),
+            Some(Tls::Open(open)) => {
+                let opened = open.records.open(bytes, (self.now_ms / 1000) as u32);
+                open.carried = bytes[bytes.len() - opened.rest..].into();
+                self.work.spend(work::open_ns(bytes.len()));
+                let token = self.table.token(slot);
+                self.receive(slot, &mut bytes[..opened.plain]);
+                if !self.table.is_alive(slot, token.generation) {
+                    return;
+                }
+                if opened.is_answer_due {
+                    self.answer_new_keys(slot);
+                }
+                match opened.ended {
+                    None => {}
+                    Some(Ended::CloseNotify) => self.heard_goodbye(token, slot),
+                    Some(Ended::Told(alert)) => self.gave_up(slot, alert),
+                    Some(Ended::Broken(alert)) => self.refuse_records(slot, alert),
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// A peer that asks for new keys is given them, though there be nothing to say (RFC 8446 4.6.3).
+    fn answer_new_keys(&mut self, slot: Slot) {
+        let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut() else { return };
+        if open.has_said_goodbye {
+            return;
+        }
+        let mut record = Vec::new();
+        open.records.seal_due(&mut record);
+        self.send_records(slot, &record);
+    }
+
+    fn heard_goodbye(&mut self, token: Token, slot: Slot) {
+        if let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut() {
+            open.has_heard_goodbye = true;
+        }
+        self.handle_end(token, End::Finished, self.now_ms);
+    }
+
+    /// The client says by an alert that it goes.
+    fn gave_up(&mut self, slot: Slot, alert: Alert) {
+        self.tls_counts.alert_received(alert);
+        if let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut() {
+            open.has_heard_goodbye = true;
+        }
+        self.connection_failed_for(slot, &format!("the client ended TLS with the alert {alert}"));
+    }
+
+    /// The client has broken TLS: it is told so, and nothing else any more (RFC 8446 6.2).
+    fn refuse_records(&mut self, slot: Slot, alert: Alert) {
+        self.tls_counts.alert_sent(alert);
+        let mut record = Vec::new();
+        if let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut()
+            && !std::mem::replace(&mut open.has_said_goodbye, true)
+        {
+            open.records.seal_alert(alert, &mut record);
+        }
+        self.stats.violations += 1;
+        self.break_off(slot, &format!("the client broke TLS: {alert}"), ClosedBy::Violation);
+        self.send_only_records(slot, &record);
+        self.end_connection(slot);
+    }
+
+    fn shake(&mut self, slot: Slot, bytes: &[u8]) {
+        let Some(Tls::Shaking(shaking)) = self.table[slot].tls.as_deref_mut() else { return };
+        let (mut out, since_ms) = (Vec::new(), shaking.since_ms);
+        match shaking.handshake.receive(bytes, &mut out) {
+            Step::Goes { has_answered } => {
+                if has_answered {
+                    self.work.spend(self.price_ns());
+                }
+                self.send_records(slot, &out);
+                self.weigh(slot);
+            }
+            Step::Done(done) => {
+                self.tls_counts.done(done.is_resumed, (self.now_ms as u32).wrapping_sub(since_ms));
+                self.established(slot, *done, &out);
+            }
+            Step::Failed(failure) => self.handshake_failed(slot, &failure, &out),
+        }
+    }
+
+    /// What a handshake costs that keys were exchanged for. Whether it takes up an earlier connection is known when it is
+    /// over; what that saves is little.
+    fn price_ns(&self) -> u64 {
+        self.config.tls.as_ref().map_or(PRICE_NS_RESUMED, |server| server.price_ns())
+    }
+
+    fn established(&mut self, slot: Slot, done: Done, out: &[u8]) {
+        let Done { state, mut rest, .. } = done;
+        self.table[slot].tls = Some(Box::new(Tls::Open(Sealed::new(Records::new(state)))));
+        self.send_records(slot, out);
+        self.set_deadline(slot, self.now_ms + self.config.head_timeout_ms);
+        self.work.spend(copy_ns(rest.len()));
+        self.receive_records(slot, &mut rest);
+        if self.table.contains(slot) {
+            self.weigh(slot);
+        }
+    }
+
+    fn handshake_failed(&mut self, slot: Slot, failure: &Failure, out: &[u8]) {
+        self.tls_counts.failed(failure.alert, failure.by_client);
+        if out.is_empty() {
+            return self.remove(slot);
+        }
+        self.send_records(slot, out);
+        self.end_connection(slot);
+    }
+
+    /// The time for a handshake is up. Nobody is told: there are no words for it.
+    pub(in crate::shard) fn handshake_expired(&mut self, slot: Slot) {
+        self.tls_counts.timed_out += 1;
+        self.remove(slot);
+    }
+}

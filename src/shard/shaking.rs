@@ -1,0 +1,68 @@
+//! Who waits to be read of those that shake hands: in order of arrival, and an address after another.
+//!
+//! A handshake costs a hundred times what a read does, so a turn does a few of them, and the others wait unread in their
+//! sockets. All cost about the same, so an address has its turn by one handshake at a time, however many it has begun.
+//!
+//! Invariant: an address stands in the round once, as long as somebody of it waits. Must not know sockets or prices.
+
+use super::table::connection::Token;
+use crate::admission::Prefix;
+use std::collections::{HashMap, VecDeque};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Shaking {
+    waiting: HashMap<Prefix, VecDeque<Token>>,
+    round: VecDeque<Prefix>,
+}
+
+impl Shaking {
+    /// One more of `client` waits.
+    pub fn push(&mut self, client: Prefix, token: Token) {
+        let waiting = self.waiting.entry(client).or_default();
+        if waiting.is_empty() {
+            self.round.push_back(client);
+        }
+        waiting.push_back(token);
+    }
+
+    /// Whose turn it is.
+    pub fn pop(&mut self) -> Option<Token> {
+        let client = self.round.pop_front()?;
+        let waiting = self.waiting.get_mut(&client)?;
+        let token = waiting.pop_front();
+        if waiting.is_empty() {
+            self.waiting.remove(&client);
+        } else {
+            self.round.push_back(client);
+        }
+        token
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.round.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn addresses_take_turns_and_each_is_in_order() {
+        let mut shaking = Shaking::default();
+        let client = |last| Prefix::from(std::net::IpAddr::from(Ipv4Addr::new(127, 0, 0, last)));
+        let token = |slot| Token { slot, generation: 1 };
+        for slot in 0..3 {
+            shaking.push(client(1), token(slot));
+        }
+        shaking.push(client(2), token(9));
+        assert_eq!(shaking.pop(), Some(token(0)));
+        shaking.push(client(3), token(5));
+        let rest: Vec<_> = std::iter::from_fn(|| shaking.pop()).map(|token| token.slot).collect();
+        assert_eq!(rest, [9, 1, 5, 2]);
+        assert!(shaking.is_empty() && shaking.waiting.is_empty());
+    }
+}

@@ -1,0 +1,168 @@
+//! What a build without the feature `tls` has in place of it: types of which there is no value, so that shards need not know.
+
+use super::Alert;
+use std::io::IoSlice;
+
+/// Of which there is no value. Private, so that nobody outside is told that what follows one is never reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Never {}
+
+/// As with the feature; nobody is refused for it.
+pub const PLAIN_BYTES_MAX: usize = 1 << 14;
+/// As with the feature.
+pub const OVERHEAD_BYTES: usize = 22;
+/// Nothing is carried from one read to the next.
+pub const RECORD_BYTES_MAX: usize = 0;
+/// As with the feature.
+pub const INCOMING_BYTES_MAX: usize = 16 * 1024;
+/// As with the feature.
+pub const PRICE_NS_RESUMED: u64 = 0;
+
+/// There is none.
+#[derive(Debug, Clone)]
+pub struct Server(Never);
+
+impl Server {
+    /// Not called.
+    pub fn set_unix_s(&self, _: u64) {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn certificates(&self) -> &[Certificate] {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn price_ns(&self) -> u64 {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn handshake(&self) -> Handshake {
+        match self.0 {}
+    }
+}
+
+/// There is none.
+#[derive(Debug, Clone)]
+pub struct Certificate(Never);
+
+impl Certificate {
+    /// Not called.
+    pub fn not_after_unix_s(&self) -> u64 {
+        match self.0 {}
+    }
+}
+
+/// There is none.
+pub struct Handshake(Never);
+
+impl Handshake {
+    /// Not called.
+    pub fn receive(&mut self, _: &[u8], _: &mut Vec<u8>) -> Step {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn forget(&mut self) {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn heap_bytes(&self) -> usize {
+        match self.0 {}
+    }
+}
+
+/// As with the feature.
+#[derive(Debug)]
+pub enum Step {
+    /// As with the feature.
+    Goes {
+        /// As with the feature.
+        has_answered: bool,
+    },
+    /// As with the feature.
+    Done(Box<Done>),
+    /// As with the feature.
+    Failed(Failure),
+}
+
+/// As with the feature.
+#[derive(Debug)]
+pub struct Done {
+    /// As with the feature.
+    pub state: State,
+    /// As with the feature.
+    pub rest: Vec<u8>,
+    /// As with the feature.
+    pub is_resumed: bool,
+}
+
+/// As with the feature.
+#[derive(Debug)]
+pub struct Failure {
+    /// As with the feature.
+    pub alert: Option<Alert>,
+    /// As with the feature.
+    pub by_client: bool,
+}
+
+/// There is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State(Never);
+
+/// As with the feature.
+#[derive(Debug, Clone, Copy)]
+pub enum Ended {
+    /// As with the feature.
+    CloseNotify,
+    /// As with the feature.
+    Told(Alert),
+    /// As with the feature.
+    Broken(Alert),
+}
+
+/// As with the feature.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened {
+    /// As with the feature.
+    pub plain: usize,
+    /// As with the feature.
+    pub rest: usize,
+    /// As with the feature.
+    pub is_answer_due: bool,
+    /// As with the feature.
+    pub ended: Option<Ended>,
+}
+
+/// There is none.
+pub struct Records(Never);
+
+impl Records {
+    /// Not called.
+    pub fn new(state: State) -> Self {
+        match state.0 {}
+    }
+
+    /// Not called.
+    pub fn open(&mut self, _: &mut [u8], _: u32) -> Opened {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn seal(&mut self, _: &[IoSlice<'_>], _: &mut Vec<u8>) {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn seal_alert(&mut self, _: Alert, _: &mut Vec<u8>) {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn seal_due(&mut self, _: &mut Vec<u8>) {
+        match self.0 {}
+    }
+}
