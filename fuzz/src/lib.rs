@@ -11,6 +11,7 @@ pub mod http_request;
 pub mod proxy_protocol;
 pub mod received;
 pub mod registration;
+pub mod resume;
 pub mod splits;
 pub mod text;
 pub mod upgrade;
@@ -26,6 +27,7 @@ pub const PROPERTIES: &[Property] = &[
     ("http_request", http_request::holds),
     ("proxy_protocol", proxy_protocol::holds),
     ("registration", registration::holds),
+    ("resume", resume::holds),
     ("text", text::holds),
     ("upgrade", upgrade::holds),
 ];

@@ -29,6 +29,9 @@ mod owners;
 mod policy;
 mod shaking;
 #[cfg(test)]
+#[path = "resume_tests.rs"]
+mod resume_simulation;
+#[cfg(test)]
 #[path = "stage_tests.rs"]
 mod stage;
 pub mod stats;

@@ -1,0 +1,55 @@
+//! What a client says of a channel that outlives its connection: the subprotocol element with which it comes back, and control
+//! texts. Nothing that it makes up is a token, no secret stays in what others are shown, and nothing else is taken out.
+
+use pushring::internals::channel::ChannelId;
+use pushring::internals::resume::{Control, Keys, element, text};
+use serde_json::Value;
+
+/// The bytes are a control text, rather than subprotocols that are offered.
+const CONTROL: u8 = 1;
+/// A good element is offered among them.
+const RETURNS: u8 = 2;
+
+/// A byte of settings, then what the client sends.
+pub fn holds(data: &[u8]) {
+    let Some((&settings, bytes)) = data.split_first() else { return };
+    if settings & CONTROL != 0 {
+        return is_understood(bytes);
+    }
+    let Ok(field) = std::str::from_utf8(bytes) else { return };
+    let keys = Keys::new(&[settings; 32]);
+    let (channel, received) = (ChannelId::new(u32::from(settings) << 3), u64::from(settings));
+    let token = keys.mint(channel, 1);
+    let good = format!("resume.{channel}.{}.{received}", token.text());
+    let field = if settings & RETURNS != 0 { format!("{field},{good}") } else { field.to_owned() };
+    let elements: Vec<&str> = field.split(',').map(str::trim).collect();
+    let asks: Vec<&&str> = elements.iter().filter(|element| element.starts_with("resume.")).collect();
+    match element::find(elements.iter().map(|element| element.as_bytes())) {
+        None => assert!(asks.is_empty()),
+        Some(Err(_)) => assert!(asks.len() > 1 || *asks[0] != good),
+        Some(Ok(ask)) => {
+            assert_eq!(asks.len(), 1, "who asks for two asks for none");
+            let written = format!("resume.{}.{}.{}", ask.channel, ask.token.text(), ask.received);
+            assert_eq!(element::find(std::iter::once(written.as_bytes())), Some(Ok(ask)));
+            let is_good = (ask.channel, ask.token) == (channel, token);
+            assert_eq!(keys.verify(ask.channel, &ask.token).is_ok(), is_good, "nobody makes up a token");
+        }
+    }
+    let shown = element::without_secrets(&field);
+    let kept: Vec<&str> = elements
+        .into_iter()
+        .filter(|element| !element.starts_with("resume.") && !element.starts_with("bearer."))
+        .collect();
+    assert_eq!(shown, kept.join(", "));
+}
+
+/// As a reader of JSON has it that takes whatever is well-formed.
+fn is_understood(bytes: &[u8]) {
+    let ack = |value: &Value| value.get("ack").filter(|ack| !ack.is_null()).cloned();
+    match (text::control(bytes), serde_json::from_slice::<Value>(bytes)) {
+        (Ok(Control::Ack(received)), Ok(value)) => assert_eq!(ack(&value), Some(received.into())),
+        (Ok(Control::Other), Ok(value)) => assert_eq!(ack(&value), None),
+        (Ok(said), Err(error)) => panic!("{said:?} of what is no JSON: {error}"),
+        (Err(_), _) => {}
+    }
+}

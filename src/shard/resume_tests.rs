@@ -1,0 +1,729 @@
+//! Channels that outlive their connections, simulated: two shards, clients that are cut at any byte and come back on any
+//! shard, policies, pressure and drains. The oracle is the protocol itself: a client counts, and message number N of its channel
+//! must be the one that it hears as its Nth, both ways; what is missing must have been told, to the message.
+
+use super::command::{Arrival, Asked, Carried, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use super::event::Event;
+use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
+use super::operating::Drain;
+use super::stage::OWNER;
+use super::{Common, Config, Directory, Effect, End, Owner, Resume, Shard, Token};
+use crate::admission::{Budget, Ledger};
+use crate::channel::ChannelId;
+use crate::gateway::{Dialect, Settings, Snapshot, WebSocketRule};
+use crate::proto::MessageKind;
+use crate::proto::client::append_message;
+use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+const SHARDS: u32 = 2;
+
+/// One socket, as the network has it.
+#[derive(Default)]
+struct Wire {
+    /// Bytes on their way to the client, and to the shard.
+    to_client: Vec<u8>,
+    to_server: Vec<u8>,
+    room: usize,
+    is_full: bool,
+    is_cut: bool,
+    is_closed: bool,
+    /// Who is told of it: a shard, and its token there.
+    watched: Option<(usize, Token)>,
+}
+
+#[derive(Clone, Default)]
+struct Wires(Rc<RefCell<BTreeMap<i32, Wire>>>);
+
+impl Flush for Wires {
+    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+        let mut wires = self.0.borrow_mut();
+        for (index, entry) in batch.iter().enumerate() {
+            let wire = wires.get_mut(&entry.socket.0).expect("a socket that there is");
+            assert!(!wire.is_closed, "nothing is sent to a socket that was closed");
+            if wire.is_cut {
+                short.push(Short { index, sent: Err(32) });
+                continue;
+            }
+            let bytes = match entry.parts {
+                Parts::One(bytes) => bytes.to_vec(),
+                Parts::Many(parts) => parts.iter().flat_map(|part| part.to_vec()).collect(),
+            };
+            let taken = bytes.len().min(wire.room);
+            wire.room -= taken;
+            wire.to_client.extend_from_slice(&bytes[..taken]);
+            if taken < bytes.len() {
+                wire.is_full = true;
+                short.push(Short { index, sent: Ok(taken) });
+            }
+        }
+    }
+}
+
+/// splitmix64
+#[derive(Clone)]
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % end as u64) as usize
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// A client that counts as the protocol says.
+struct Client {
+    socket: Option<i32>,
+    /// What it has received and not understood yet.
+    partial: Vec<u8>,
+    is_upgraded: bool,
+    knows_hello: bool,
+    channel: Option<u32>,
+    token: String,
+    received: u64,
+    sent: u64,
+    /// What it was told to be missing, all together.
+    missing: u64,
+    /// A close frame came.
+    is_closed: bool,
+}
+
+/// What is known of a channel from the outside.
+#[derive(Default)]
+struct Known {
+    pushed: u64,
+    /// Messages of its client that its owner was told.
+    told: u64,
+    is_closed: bool,
+    is_detached: bool,
+}
+
+struct World {
+    shards: Vec<Shard>,
+    events: ProcessReceiver,
+    wires: Wires,
+    now_ms: u64,
+    sockets: i32,
+    clients: Vec<Client>,
+    known: BTreeMap<u32, Known>,
+    resumed: u64,
+    gaps: u64,
+    refused: u64,
+}
+
+/// The longest payload.
+const LONGEST: usize = 600;
+
+fn payload(number: u64, len: usize) -> Bytes {
+    // Every fifth looks like a control text.
+    let mark = if number.is_multiple_of(5) { "\u{1e}" } else { "" };
+    format!("{mark}{number}:{}", "x".repeat(len)).into()
+}
+
+fn number_of(payload: &[u8]) -> u64 {
+    let text = std::str::from_utf8(payload).unwrap();
+    let text = text.strip_prefix('\u{1e}').unwrap_or(text);
+    text.split(':').next().unwrap().parse().unwrap()
+}
+
+impl World {
+    fn new(config: Config, memory: Budget, deflate: bool) -> Self {
+        let process = "p:sim:sys".parse().unwrap();
+        let mut gateway = Snapshot::new(Settings::new("sim.os", Dialect::Kinode));
+        let rule = WebSocketRule { resume: true, resume_events: true, deflate, ..WebSocketRule::default() };
+        gateway.bind_websocket(OWNER, &process, "/ws", rule).unwrap();
+        let ledger = Ledger::new(memory);
+        let (queue, events) = process_queue(SHARDS as usize, QueueLimits::default(), &ledger, |_| {});
+        let mut directory = Directory::new(gateway);
+        directory.attach(Arc::new(Owner::new(OWNER, process, queue, config.policy, false)));
+        let wires = Wires::default();
+        let common = Common {
+            config: Arc::new(config),
+            directory: Arc::new(directory),
+            admission: Arc::default(),
+            memory: ledger,
+            resume: crate::resume::Keys::new(&[7; 32]),
+        };
+        let shard = |index| Shard::new(index, SHARDS, common.clone(), Box::new(wires.clone()), u64::from(index) + 3, 0);
+        let shards = (0..SHARDS).map(shard).collect();
+        let (clients, known) = Default::default();
+        let (now_ms, sockets, resumed, gaps, refused) = Default::default();
+        Self { shards, events, wires, now_ms, sockets, clients, known, resumed, gaps, refused }
+    }
+
+    fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
+        look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
+    }
+
+    /// A client connects to `shard`, for a new channel or its old one.
+    fn connect(&mut self, at: usize, shard: usize, room: usize, deflate: bool) {
+        let socket = self.sockets;
+        self.sockets += 1;
+        self.wires.0.borrow_mut().insert(socket, Wire { room, ..Wire::default() });
+        let accepted = self.shards[shard].handle_accept(SocketId(socket), ([127, 0, 0, 1], 1).into(), self.now_ms);
+        let Some(token) = accepted else { return };
+        self.wire(socket, |wire| wire.watched = Some((shard, token)));
+        let client = &mut self.clients[at];
+        let resume = client.channel.map(|id| format!(", resume.{id}.{}.{}", client.token, client.received));
+        let resume = resume.unwrap_or_default();
+        let offer = if deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
+        let head = format!(
+            "GET /p:sim:sys/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{offer}\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: pushring.1{resume}\r\n\r\n"
+        );
+        (client.socket, client.is_upgraded, client.knows_hello) = (Some(socket), false, false);
+        client.partial.clear();
+        client.is_closed = false;
+        self.shards[shard].handle_read(token, &mut head.into_bytes(), self.now_ms);
+    }
+
+    fn add_client(&mut self) -> usize {
+        self.clients.push(Client {
+            socket: None,
+            partial: Vec::new(),
+            is_upgraded: false,
+            knows_hello: false,
+            channel: None,
+            token: String::new(),
+            received: 0,
+            sent: 0,
+            missing: 0,
+            is_closed: false,
+        });
+        self.clients.len() - 1
+    }
+
+    /// One turn of each shard, with what the driver does.
+    fn turn(&mut self) {
+        for at in 0..self.shards.len() {
+            self.shards[at].begin_turn(self.now_ms);
+            self.shards[at].flush();
+            self.shards[at].end_turn();
+            self.carry_out(at);
+        }
+        self.hear();
+        for at in 0..self.clients.len() {
+            if let Some(socket) = self.clients[at].socket {
+                self.deliver(socket);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, at: usize) {
+        for handover in self.shards[at].take_handovers() {
+            self.wire(handover.socket.0, |wire| wire.watched = None);
+            let carried = Carried(Box::new(handover.socket));
+            let to = handover.to as usize;
+            self.shards[to].handle_command(Command::Arrive(carried, handover.arrival), self.now_ms);
+            self.take_in(to);
+        }
+        let mut effects = Vec::new();
+        self.shards[at].take_effects(&mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Close(socket) | Effect::Abandon(socket) => self.wire(socket.0, |wire| wire.is_closed = true),
+                Effect::Watch(socket, token) => self.wire(socket.0, |wire| wire.watched = Some((at, token))),
+                Effect::Read(_) | Effect::ShutdownWrite(_) => {}
+            }
+        }
+    }
+
+    fn take_in(&mut self, at: usize) {
+        for (carried, arrival) in self.shards[at].take_arrivals() {
+            let socket: Box<SocketId> = carried.0.downcast().unwrap();
+            let arrival: Arrival = *arrival;
+            self.shards[at].handle_arrival(*socket, arrival, self.now_ms);
+        }
+        self.carry_out(at);
+    }
+
+    /// What the process is told.
+    fn hear(&mut self) {
+        while let Ok(batch) = self.events.try_recv() {
+            for event in batch.events {
+                match event {
+                    Event::Opened(opened) => {
+                        assert!(self.known.insert(opened.channel.get(), Known::default()).is_none(), "opened once");
+                    }
+                    Event::Message { channel, payload, .. } => {
+                        let known = self.known.get_mut(&channel.get()).unwrap();
+                        assert!(!known.is_closed && !known.is_detached);
+                        assert_eq!(number_of(&payload), known.told, "messages of a client come once and in order");
+                        known.told += 1;
+                    }
+                    Event::Closed(closed) => {
+                        let known = self.known.get_mut(&closed.channel.get()).unwrap();
+                        assert!(!std::mem::replace(&mut known.is_closed, true), "closed once");
+                    }
+                    Event::Detached { channel } => {
+                        let known = self.known.get_mut(&channel.get()).unwrap();
+                        assert!(!known.is_closed && !std::mem::replace(&mut known.is_detached, true));
+                    }
+                    Event::Resumed { channel, .. } => {
+                        let known = self.known.get_mut(&channel.get()).unwrap();
+                        assert!(!known.is_closed);
+                        known.is_detached = false;
+                    }
+                    Event::Outcome { .. } | Event::Failed { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    fn is_there(&self, id: u32) -> bool {
+        let channel = ChannelId::new(id);
+        self.shards[channel.shard(SHARDS) as usize].table.slot_of(channel).is_some()
+    }
+
+    /// A push that ends its channel is not accepted.
+    fn take_back_refused(&mut self, id: u32) {
+        if !self.is_there(id) {
+            self.known.get_mut(&id).unwrap().pushed -= 1;
+        }
+    }
+
+    /// Pushes the next message to a channel, if it is there.
+    fn push(&mut self, id: u32, len: usize, policy: Option<Policy>) {
+        if !self.is_there(id) {
+            return;
+        }
+        let known = self.known.get_mut(&id).unwrap();
+        let frame = PushFrame { kind: PushKind::Message(MessageKind::Text), payload: payload(known.pushed, len) };
+        known.pushed += 1;
+        let shard = ChannelId::new(id).shard(SHARDS) as usize;
+        let push = Push { channel: ChannelId::new(id), owner: Some(OWNER), frame, policy, asked: Asked::Nobody };
+        self.shards[shard].handle_command(Command::Push(push), self.now_ms);
+        self.take_back_refused(id);
+        self.carry_out(shard);
+        self.hear();
+    }
+
+    /// The same message to all channels for which it is the next one.
+    fn broadcast(&mut self, shard: usize, len: usize, policy: Option<Policy>) {
+        let of_shard = |id: &u32| ChannelId::new(*id).shard(SHARDS) as usize == shard;
+        let open: Vec<u32> = self.known.keys().copied().filter(of_shard).filter(|&id| self.is_there(id)).collect();
+        let Some(number) = open.first().map(|id| self.known[id].pushed) else { return };
+        let channels: Vec<_> = open.into_iter().filter(|id| self.known[id].pushed == number).collect();
+        channels.iter().for_each(|id| self.known.get_mut(id).unwrap().pushed += 1);
+        let many = PushMany {
+            audience: ShardAudience::Channels(channels.iter().copied().map(ChannelId::new).collect()),
+            except: Arc::from([]),
+            owner: OWNER,
+            frame: PushFrame { kind: PushKind::Message(MessageKind::Text), payload: payload(number, len) },
+            compressed: None,
+            policy,
+            part: None,
+        };
+        self.shards[shard].handle_command(Command::PushMany(Box::new(many)), self.now_ms);
+        channels.into_iter().for_each(|id| self.take_back_refused(id));
+        self.carry_out(shard);
+        self.hear();
+    }
+
+    /// The client sends its next message, if it has a channel.
+    fn say(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        if client.knows_hello && !client.is_closed && client.socket.is_some() {
+            let text = payload(client.sent, 3);
+            client.sent += 1;
+            self.write(at, &escaped(&text));
+        }
+    }
+
+    fn write(&mut self, at: usize, text: &[u8]) {
+        let Some(socket) = self.clients[at].socket else { return };
+        let mut bytes = Vec::new();
+        append_message(&mut bytes, MessageKind::Text, [1, 2, 3, 4], text);
+        self.wire(socket, |wire| wire.to_server.extend_from_slice(&bytes));
+        self.deliver(socket);
+    }
+
+    /// Gives a shard what a client has sent, if it wants to read.
+    fn deliver(&mut self, socket: i32) {
+        let watched = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_cut && !wire.is_closed));
+        let Some((shard, token)) = watched.filter(|_| self.wire(socket, |wire| !wire.to_server.is_empty())) else {
+            return;
+        };
+        if self.shards[shard].wants_read(token) {
+            let mut bytes = self.wire(socket, |wire| std::mem::take(&mut wire.to_server));
+            self.shards[shard].handle_read(token, &mut bytes, self.now_ms);
+            self.carry_out(shard);
+            self.hear();
+        }
+    }
+
+    /// At most so many bytes reach the client.
+    fn receive(&mut self, at: usize, bytes: usize) {
+        let Some(socket) = self.clients[at].socket else { return };
+        let came = self.wire(socket, |wire| {
+            let count = wire.to_client.len().min(bytes);
+            wire.to_client.drain(..count).collect::<Vec<u8>>()
+        });
+        self.clients[at].partial.extend_from_slice(&came);
+        while self.understand(at) {}
+        self.settle_again(at);
+    }
+
+    /// Takes one whole thing out of what came. Returns whether there was one.
+    fn understand(&mut self, at: usize) -> bool {
+        let client = &mut self.clients[at];
+        if !client.is_upgraded {
+            let Some(end) = client.partial.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+            let head = String::from_utf8(client.partial.drain(..end + 4).collect()).unwrap();
+            assert!(head.starts_with("HTTP/1.1 101") && !head.contains("resume."), "{head}");
+            client.is_upgraded = true;
+            return true;
+        }
+        let Some(len) = crate::proto::server_frame_len(&client.partial).filter(|&len| len <= client.partial.len())
+        else {
+            return false;
+        };
+        let frame: Vec<u8> = client.partial.drain(..len).collect();
+        let header = 2 + match frame[1] {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let payload = inflated(frame[0], &frame[header..]);
+        match frame[0] & 0x0f {
+            1 => self.understand_text(at, &payload),
+            8 => self.clients[at].is_closed = true,
+            _ => {}
+        }
+        true
+    }
+
+    fn understand_text(&mut self, at: usize, text: &[u8]) {
+        if !self.clients[at].knows_hello {
+            return self.understand_hello(at, text);
+        }
+        let client = &mut self.clients[at];
+        let text = match text {
+            [0x1e, 0x1e, ..] => &text[1..],
+            [0x1e, control @ ..] => {
+                let control: serde_json::Value = serde_json::from_slice(control).unwrap();
+                let count = control["dropped"].as_u64().unwrap();
+                client.received += count;
+                client.missing += count;
+                return;
+            }
+            text => text,
+        };
+        let channel = client.channel.unwrap();
+        assert_eq!(number_of(text), client.received, "client {at} of {channel} hears each message once and in order");
+        client.received += 1;
+        assert!(client.received <= self.known[&channel].pushed);
+    }
+
+    fn understand_hello(&mut self, at: usize, text: &[u8]) {
+        let hello: serde_json::Value = serde_json::from_slice(text).unwrap();
+        let client = &mut self.clients[at];
+        let id = u32::try_from(hello["channel_id"].as_u64().unwrap()).unwrap();
+        client.knows_hello = true;
+        client.token = hello["resume"].as_str().unwrap().to_owned();
+        let is_the_same = client.channel == Some(id);
+        let before = client.channel.replace(id);
+        match (hello["resumed"].as_bool(), hello["lost"].as_u64(), hello["received"].as_u64()) {
+            (None, None, None) => assert!(before.is_none()),
+            (Some(true), None, Some(received)) => {
+                assert!(is_the_same && received <= client.sent);
+                self.resumed += 1;
+                self.say_again(at, received);
+            }
+            (Some(false), Some(lost), Some(received)) => {
+                assert!(is_the_same && hello["reason"] == "trimmed");
+                client.received += lost;
+                client.missing += lost;
+                self.gaps += 1;
+                self.say_again(at, received);
+            }
+            (Some(false), lost, None) => {
+                assert!(!is_the_same);
+                if let Some(lost) = lost {
+                    assert_eq!(hello["reason"], "expired");
+                    assert_eq!(client.received + lost, self.known[&before.unwrap()].pushed, "what is lost is counted");
+                }
+                (client.received, client.sent, client.missing) = (0, 0, 0);
+                self.refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn say_again(&mut self, at: usize, received: u64) {
+        for number in received..self.clients[at].sent {
+            let text = payload(number, 3);
+            self.write(at, &escaped(&text));
+        }
+    }
+
+    /// The socket takes bytes again.
+    fn settle_again(&mut self, at: usize) {
+        let Some(socket) = self.clients[at].socket else { return };
+        let was_full = self.wire(socket, |wire| std::mem::take(&mut wire.is_full));
+        let watched = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_closed && !wire.is_cut));
+        if was_full && let Some((shard, token)) = watched {
+            self.shards[shard].handle_writable(token);
+        }
+    }
+
+    /// The network is gone; the shard hears of it if `is_noticed`.
+    fn cut(&mut self, at: usize, is_noticed: bool) {
+        let Some(socket) = self.clients[at].socket.take() else { return };
+        let watched = self.wire(socket, |wire| {
+            wire.is_cut = is_noticed;
+            wire.watched.filter(|_| !wire.is_closed)
+        });
+        if is_noticed && let Some((shard, token)) = watched {
+            self.shards[shard].handle_end(token, End::Broken, self.now_ms);
+            self.carry_out(shard);
+            self.hear();
+        }
+    }
+
+    fn tick(&mut self, passed_ms: u64) {
+        self.now_ms += passed_ms;
+        for shard in &mut self.shards {
+            shard.handle_tick(self.now_ms);
+        }
+        self.turn();
+    }
+
+    /// Everybody reads everything.
+    fn drain(&mut self) {
+        for _ in 0..400 {
+            self.turn();
+            for at in 0..self.clients.len() {
+                if let Some(socket) = self.clients[at].socket {
+                    self.wire(socket, |wire| wire.room = 1 << 20);
+                }
+                self.receive(at, usize::MAX);
+            }
+        }
+    }
+
+    fn channel(&self, at: usize) -> u32 {
+        self.clients[at].channel.expect("it knows its channel")
+    }
+}
+
+fn escaped(text: &[u8]) -> Vec<u8> {
+    let mark: &[u8] = if text.first() == Some(&0x1e) { &[0x1e] } else { &[] };
+    [mark, text].concat()
+}
+
+/// RFC 7692 7.2.2, without context.
+fn inflated(first: u8, payload: &[u8]) -> Vec<u8> {
+    if first & 0x40 == 0 {
+        return payload.to_vec();
+    }
+    let mut out = Vec::with_capacity(4096);
+    let whole = [payload, &[0, 0, 0xff, 0xff]].concat();
+    flate2::Decompress::new(false).decompress_vec(&whole, &mut out, flate2::FlushDecompress::Sync).unwrap();
+    out
+}
+
+#[test]
+fn whatever_byte_is_the_last_to_come_the_stream_goes_on_behind_it() {
+    for deflate in [false, true] {
+        for cut in 0.. {
+            let config =
+                Config { deflate: super::Deflate { bytes_min: 16, ..Default::default() }, ..Config::default() };
+            let mut world = World::new(config, Budget::default(), deflate);
+            let at = world.add_client();
+            world.connect(at, 0, usize::MAX, deflate);
+            world.turn();
+            let hello = world.wire(0, |wire| wire.to_client.len());
+            world.receive(at, hello);
+            let id = world.channel(at);
+            for step in 0..6 {
+                world.push(id, step * 7, None);
+                world.broadcast(0, step * 11, None);
+                world.say(at);
+            }
+            world.turn();
+            let is_over = cut > world.wire(0, |wire| wire.to_client.len());
+            world.receive(at, cut);
+            world.cut(at, cut % 3 != 0);
+            world.push(id, 5, None);
+            world.tick(100);
+            world.broadcast(0, 0, None);
+            world.connect(at, 1, usize::MAX, deflate);
+            world.drain();
+            assert_eq!((world.resumed, world.gaps, world.refused), (1, 0, 0), "cut at {cut}");
+            assert_eq!((world.clients[at].received, world.clients[at].missing), (14, 0), "cut at {cut}");
+            assert_eq!(world.known[&id].told, 6);
+            if is_over {
+                break;
+            }
+        }
+    }
+}
+
+/// What a seed decides.
+struct Plan {
+    rng: Rng,
+    config: Config,
+    memory: Budget,
+    deflate: bool,
+    /// Nothing may be missing.
+    is_strict: bool,
+    piece: usize,
+}
+
+fn plan(seed: u64) -> Plan {
+    let mut rng = Rng(seed);
+    let is_strict = rng.chance(40);
+    let small = |rng: &mut Rng, usual: usize| if rng.chance(50) { usual } else { 2_000 + rng.below(4_000) };
+    let resume = Resume {
+        window_ms: if is_strict { 1_000_000 } else { [300, 5_000, 30_000][rng.below(3)] },
+        bytes_max: if is_strict { 1 << 20 } else { small(&mut rng, 1 << 20) },
+        shard_bytes_max: if is_strict { 1 << 26 } else { [1 << 26, 40_000][rng.below(2)] },
+    };
+    let outbound_bytes_max = if is_strict { 1 << 20 } else { small(&mut rng, 1 << 20) };
+    let deflate = super::Deflate { bytes_min: 64, ..Default::default() };
+    let copy_bytes_max = [64, 4_096][rng.below(2)];
+    let config = Config { resume, outbound_bytes_max, deflate, copy_bytes_max, ..Config::default() };
+    let memory = if !is_strict && rng.chance(30) { Budget::of(3 << 20) } else { Budget::default() };
+    let (deflate, piece) = (rng.chance(30), [40, 3_000][rng.below(2)]);
+    Plan { rng, config, memory, deflate, is_strict, piece }
+}
+
+fn policy(rng: &mut Rng, is_strict: bool) -> Option<Policy> {
+    match rng.below(if is_strict { 2 } else { 5 }) {
+        0 => None,
+        1 => Some(Policy::Close),
+        2 => Some(Policy::DropNewest),
+        3 => Some(Policy::DropOldest),
+        _ => Some(Policy::Conflate { key: rng.below(3) as u64 }),
+    }
+}
+
+fn act(world: &mut World, plan: &mut Plan) {
+    let rng = &mut plan.rng;
+    let at = rng.below(world.clients.len());
+    let len = rng.below(LONGEST);
+    match rng.below(20) {
+        0..6 => {
+            if let Some(id) = world.clients[at].channel.filter(|id| !world.known[id].is_closed) {
+                let policy = policy(rng, plan.is_strict);
+                world.push(id, len, policy);
+            }
+        }
+        6..9 => {
+            let policy = policy(rng, plan.is_strict);
+            world.broadcast(rng.below(2), len, policy);
+        }
+        9..12 => world.turn(),
+        12..15 => {
+            let bytes = rng.below(plan.piece) + 1;
+            if let Some(socket) = world.clients[at].socket {
+                world.wire(socket, |wire| wire.room = wire.room.max(bytes));
+            }
+            world.receive(at, bytes);
+        }
+        15 => world.say(at),
+        16 if world.clients[at].knows_hello => {
+            // Sometimes it says what it has received.
+            let ack = format!("\u{1e}{{\"ack\":{}}}", world.clients[at].received);
+            world.write(at, ack.as_bytes());
+        }
+        17 => {
+            let is_noticed = rng.chance(60);
+            world.cut(at, is_noticed);
+        }
+        18 => world.tick([100, 400, 2_000][rng.below(3)]),
+        _ => {
+            let (shard, room) = (rng.below(2), if rng.chance(50) { usize::MAX } else { rng.below(5_000) });
+            let client = &world.clients[at];
+            // A client that is told to go away does, and one whose answer was lost has lost its token.
+            let wants = client.socket.is_none() || client.is_closed;
+            if wants {
+                world.clients[at].socket = None;
+                world.connect(at, shard, room, plan.deflate);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_seed_tells_each_client_what_it_missed_to_the_message() {
+    let (mut resumed, mut gaps, mut refused, mut missing) = (0, 0, 0, 0);
+    for seed in 0..100 {
+        let mut plan = plan(seed);
+        let mut world = World::new(plan.config.clone(), plan.memory.clone(), plan.deflate);
+        for _ in 0..3 {
+            let at = world.add_client();
+            world.connect(at, at % 2, usize::MAX, plan.deflate);
+            world.turn();
+            world.receive(at, usize::MAX);
+        }
+        for _ in 0..250 {
+            act(&mut world, &mut plan);
+        }
+        // After the faults everybody comes back and reads on.
+        for at in 0..world.clients.len() {
+            if world.clients[at].socket.is_none() || world.clients[at].is_closed {
+                world.clients[at].socket = None;
+                world.connect(at, at % 2, usize::MAX, plan.deflate);
+            }
+        }
+        world.drain();
+        for (at, client) in world.clients.iter().enumerate() {
+            let known = &world.known[&client.channel.unwrap()];
+            if client.is_closed || client.socket.is_none() || known.is_closed {
+                continue;
+            }
+            assert_eq!(client.received, known.pushed, "seed {seed}: client {at} has heard of everything");
+            assert_eq!(client.sent, known.told, "seed {seed}: and so has its process");
+            assert!(!plan.is_strict || client.missing == 0, "seed {seed}: {} are missing", client.missing);
+            missing += client.missing;
+        }
+        (resumed, gaps, refused) = (resumed + world.resumed, gaps + world.gaps, refused + world.refused);
+    }
+    assert!(resumed > 100 && gaps > 4 && refused > 4 && missing > 20, "{resumed} {gaps} {refused} {missing}");
+}
+
+#[test]
+fn a_drain_ends_those_who_wait_and_sends_the_others_what_they_are_behind_by() {
+    let mut world = World::new(Config::default(), Budget::default(), false);
+    for at in 0..2 {
+        world.add_client();
+        world.connect(at, 0, usize::MAX, false);
+        world.turn();
+        world.receive(at, usize::MAX);
+    }
+    let [here, away] = [0, 1].map(|at| world.channel(at));
+    world.cut(1, true);
+    let socket = world.clients[0].socket.unwrap();
+    world.wire(socket, |wire| wire.room = 10);
+    for id in [here, away, here, away, here] {
+        world.push(id, 100, None);
+        world.turn();
+    }
+    let drain = Drain { grace_ms: 0, over_ms: 0, within_ms: 1_000 };
+    for shard in &mut world.shards {
+        shard.handle_command(Command::Drain(Box::new(drain)), world.now_ms);
+    }
+    for _ in 0..5 {
+        world.tick(100);
+        world.receive(0, usize::MAX);
+        world.wire(socket, |wire| wire.room = 1 << 20);
+    }
+    assert!(world.known[&away].is_closed, "nobody comes back to a broker that stops");
+    assert_eq!((world.clients[0].received, world.clients[0].missing), (3, 0));
+    assert!(world.clients[0].is_closed);
+}
