@@ -16,6 +16,7 @@ pub mod page;
 use crate::broker::PushError;
 use crate::broker::{AttachError, AttachOptions, Batch, BindPathError, Event, Handle, Here, Message, Process};
 use crate::channel::ChannelId;
+use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
 use bytes::Bytes;
 use std::io;
@@ -61,7 +62,8 @@ type OnEvent = fn(&Process, &mut Batch, Event) -> Result<(), PushError>;
 
 fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>, DemoError> {
     let process = broker.process(id, AttachOptions::default())?;
-    process.bind("/", Default::default())?;
+    // Clients that ask for it find their channel again after a lost connection.
+    process.bind("/", WebSocketRule { resume: true, ..WebSocketRule::default() })?;
     let name = process.id().process().to_owned();
     Ok(thread::Builder::new().name(name).spawn(move || run(&process, on_event))?)
 }

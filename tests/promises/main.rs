@@ -56,6 +56,7 @@ mod http_server_conforms;
 mod http_strictness;
 mod hub_obeys_tokens;
 mod ids_not_reused;
+mod js_client;
 mod killed_daemon;
 mod layering;
 mod limits_are_documented;

@@ -1,0 +1,23 @@
+//! The client for JavaScript holds what its page promises, against the daemon: the stream goes on however often the network is
+//! cut. Run where Node is there; where it is not, the test says so.
+
+use crate::support::daemon::Daemon;
+use std::process::Command;
+
+#[test]
+fn the_stream_goes_on_in_javascript() {
+    let node = Command::new("node").arg("--version").output();
+    let Some(version) = node.ok().filter(|node| node.status.success()) else {
+        println!("NOT RUN: there is no Node");
+        return;
+    };
+    println!("Node {}", String::from_utf8_lossy(&version.stdout));
+    let daemon = Daemon::start(&["demo"]);
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/js/test/client.test.mjs");
+    let ran = Command::new("node")
+        .args(["--experimental-websocket", "--test", tests])
+        .env("PUSHRING_URL", format!("http://{}", daemon.address))
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}\n{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+}
