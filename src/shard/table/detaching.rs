@@ -23,7 +23,7 @@ const NO_SOCKET: SocketId = SocketId(-1);
 const NO_CLOSE_FRAME: u16 = 1006;
 
 /// Detached channels looked at to find one of a certain address or process, at some ns each.
-const LOOKED_AT_MAX: usize = 4096;
+const LOOKED_AT_MAX: usize = 256;
 
 /// What stays of a connection's flags when its socket goes: where it is listed, and what is of its channel.
 pub(super) const OF_CHANNEL: u32 =
