@@ -533,3 +533,15 @@ fn what_a_process_is_told() {
     };
     assert_eq!(dynamic.request.url, "http://localhost/wsecho:wsecho:sys/dyn");
 }
+
+#[test]
+fn what_a_client_comes_back_with_is_not_a_process_to_see() {
+    let offer = "Sec-WebSocket-Protocol: pushring.1, resume.7.secret.1 ,bearer.secret,chat\r\n";
+    let text = format!("GET /{APP}/dyn HTTP/1.1\r\nHost: localhost\r\n{offer}\r\n");
+    let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
+    let snapshot = hyperdrive();
+    let Entry::Dynamic(dynamic) = enter(&snapshot, &head, LOOPBACK.parse::<SocketAddr>().unwrap(), NOW) else {
+        panic!("it is bound")
+    };
+    assert_eq!(dynamic.request.headers["sec-websocket-protocol"], "pushring.1, chat");
+}
