@@ -59,6 +59,7 @@ mod ids_not_reused;
 mod js_client;
 mod killed_daemon;
 mod layering;
+mod leavers_are_let_go;
 mod limits_are_documented;
 mod link_daemon;
 mod link_kernel;
