@@ -106,6 +106,23 @@ impl Stream {
         };
     }
 
+    /// Writes as many of `bytes` as go without waiting: 0 where none do.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+        let sent = match self {
+            Self::Unix(stream) => rustix::net::send(stream, bytes, flags),
+            Self::Tcp(stream) => rustix::net::send(stream, bytes, flags),
+        };
+        match sent {
+            Ok(count) => Ok(count),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),

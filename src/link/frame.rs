@@ -6,6 +6,7 @@
 //! of what heads say.
 
 use crate::admission::{Charge, HeapBytes};
+use crate::driver::peer_socket::Stream;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +34,21 @@ const ROOM_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often it is tried meanwhile.
 const ROOM_AGAIN: Duration = Duration::from_millis(5);
+
+/// Where a thread that must not wait may write.
+pub trait WriteNow: Send + Sync {
+    /// Writes as many of `bytes`, which are some, as go without waiting, and returns how many.
+    ///
+    /// # Errors
+    /// The stream's; where nothing goes without waiting, 0 is no error.
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl WriteNow for Stream {
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        Stream::write_now(self, bytes)
+    }
+}
 
 /// A frame to be written: the head with its prefix, and the blob.
 #[derive(Debug, Clone)]
@@ -79,6 +95,17 @@ impl HeapBytes for Frame {
     }
 }
 
+/// Behind what is left already, nothing is tried.
+fn write_now(mut bytes: &[u8], rest: &mut Vec<u8>, out: &dyn WriteNow) {
+    while rest.is_empty() && !bytes.is_empty() {
+        match out.write_now(bytes) {
+            Ok(count @ 1..) => bytes = &bytes[count..],
+            Ok(0) | Err(_) => break,
+        }
+    }
+    rest.extend_from_slice(bytes);
+}
+
 /// Frames to be written together.
 #[derive(Default)]
 pub struct Gather {
@@ -102,6 +129,27 @@ impl Gather {
     /// The bytes of all that was added.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Begins with what is left of frames that were written in part; takes it.
+    pub fn begin_with(&mut self, rest: &mut Vec<u8>) {
+        debug_assert!(self.bytes == 0, "it stands before everything");
+        self.bytes += rest.len();
+        self.joined.append(rest);
+    }
+
+    /// Writes as much as goes without waiting. Returns what is left; where that has failed, all from there on: whoever
+    /// waits to write it will meet the same.
+    pub fn write_now(self, out: &dyn WriteNow) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let mut at = 0;
+        for (end, blob) in self.large {
+            write_now(&self.joined[at..end], &mut rest, out);
+            write_now(&blob, &mut rest, out);
+            at = end;
+        }
+        write_now(&self.joined[at..], &mut rest, out);
+        rest
     }
 
     /// Writes everything, and is empty.

@@ -3,15 +3,19 @@
 //! Numbered frames are counted from the session's beginning and kept until the other side acknowledges them; over a new
 //! connection they are written again from the first that it does not have. So nothing is lost or doubled, and what may
 //! be unacknowledged (the window) bounds what is kept. The same on both sides of a link.
-//! Invariants: frames are written in the order in which they were put in; at most the window, and what is put in
-//! without waiting, is kept. Knows nothing of heads or sockets.
+//! A frame that finds nobody writing is written by the thread that has it, as far as that goes without waiting; what is left, and
+//! what comes while somebody writes, or close behind such a frame, is the writer's, who writes all that is there at once.
+//! An acknowledgement rides on the next frame; alone it goes only when it is a quarter of the window, or late.
+//!
+//! Invariants: frames are written in the order in which they were put in, by one thread at a time; at most the window, and what is
+//! put in without waiting, is kept. Knows nothing of heads or sockets.
 
-use super::frame::{Frame, Gather};
+use super::frame::{Frame, Gather, WriteNow};
 use super::wire::Window;
 use crate::admission::{Charge, HeapBytes};
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// So much is taken out at a time: a write that the other side sees soon, and the lock is free meanwhile.
@@ -23,6 +27,16 @@ const KEPT_FRAMES_MAX: usize = 64 << 10;
 
 /// Places for frames that are kept though there are none.
 const PLACES_SPARE: usize = 256;
+
+/// How long an acknowledgement waits for a frame to ride on.
+const ACK_WITHIN: Duration = Duration::from_millis(3);
+
+/// More frames than these are the writer's, and more bytes.
+const LITTLE_FRAMES_MAX: usize = 256;
+const LITTLE_BYTES_MAX: usize = 64 << 10;
+
+/// Frames that come closer together than this are left to the writer, who writes many at once.
+const APART: Duration = Duration::from_micros(40);
 
 /// What this side's frames are made of, in the words of its direction.
 pub trait Direction {
@@ -68,6 +82,17 @@ struct State<M> {
     received: u64,
     told: u64,
     tell: bool,
+    /// When to tell at the latest.
+    tell_at: Option<Instant>,
+    /// How the connection is written to without waiting, when that was done last, and whether somebody writes now.
+    out: Option<Arc<dyn WriteNow>>,
+    wrote_at: Option<Instant>,
+    writing: bool,
+    /// What is left of frames that are written in part.
+    rest: Vec<u8>,
+    /// Until when the writer sleeps, and what had been received when it fell asleep.
+    writer_until: Option<Instant>,
+    seen: u64,
     /// Questions that were not answered yet.
     asks: usize,
     /// Counts connections; none: there is none now.
@@ -107,6 +132,13 @@ impl<D: Direction> Line<D> {
             received,
             told: received,
             tell: false,
+            tell_at: None,
+            out: None,
+            wrote_at: None,
+            writing: false,
+            rest: Vec::new(),
+            writer_until: None,
+            seen: received,
             asks: 0,
             connection: None,
             connections: 0,
@@ -140,7 +172,7 @@ impl<D: Direction> Line<D> {
                 state.put::<D>(frame);
             }
             state.settle();
-            self.work.notify_all();
+            state = self.go(state);
         }
         Ok(())
     }
@@ -162,7 +194,7 @@ impl<D: Direction> Line<D> {
         if has_room {
             state.put::<D>((frame, mark));
             state.settle();
-            self.work.notify_all();
+            drop(self.go(state));
         }
         Ok(has_room)
     }
@@ -178,8 +210,37 @@ impl<D: Direction> Line<D> {
         }
         state.put::<D>((frame, mark));
         state.settle();
-        self.work.notify_all();
+        drop(self.go(state));
         Ok(())
+    }
+
+    /// Writes what there is without waiting, where nobody writes; else, and for what is left, sees to it that somebody does.
+    fn go<'a>(&'a self, mut state: MutexGuard<'a, State<D::Mark>>) -> MutexGuard<'a, State<D::Mark>> {
+        if state.writing {
+            return state;
+        }
+        let now = Instant::now();
+        let is_apart = state.wrote_at.is_none_or(|at| now >= at + APART);
+        let may = is_apart && state.ended.is_none() && state.rest.is_empty() && state.is_little();
+        let Some(out) = state.out.clone().filter(|_| may) else {
+            self.work.notify_all();
+            return state;
+        };
+        (state.wrote_at, state.writing) = (Some(now), true);
+        let connection = state.connection;
+        let mut gather = Gather::default();
+        state.gather::<D>(&mut gather);
+        drop(state);
+        let rest = gather.write_now(&*out);
+        let mut state = self.lock();
+        if state.connection == connection {
+            state.writing = false;
+            state.rest = rest;
+            if state.has_work() {
+                self.work.notify_all();
+            }
+        }
+        state
     }
 
     /// Counts a question, unless `asks_max` are unanswered already, or far too many answers unacknowledged.
@@ -215,14 +276,21 @@ impl<D: Direction> Line<D> {
         Ok(())
     }
 
-    /// So many more frames of the other side were taken in. It is told when that is much, or when `now` says so.
+    /// So many more frames of the other side were taken in. It is told with the next frame, at once
+    /// when that is much, and soon when `now` says so.
     pub fn took(&self, count: u64, now: bool) {
         let mut state = self.lock();
         state.received += count;
         let untold = state.received - state.told;
-        if untold >= u64::from(state.window.frames) / 4 || now && untold > 0 {
+        if untold >= u64::from(state.window.frames) / 4 {
             state.tell = true;
             self.work.notify_all();
+        } else if now && untold > 0 && state.tell_at.is_none() {
+            let tell_at = Instant::now() + ACK_WITHIN;
+            state.tell_at = Some(tell_at);
+            if state.writer_until.is_some_and(|until| until > tell_at) {
+                self.work.notify_all();
+            }
         }
     }
 
@@ -251,8 +319,18 @@ impl<D: Direction> Line<D> {
         state.window = window;
         state.written = 0;
         state.told = state.received;
-        state.tell = false;
+        (state.tell, state.tell_at) = (false, None);
+        (state.out, state.wrote_at, state.writing) = (None, None, false);
+        state.rest = Vec::new();
         state.connections
+    }
+
+    /// Has whoever puts a frame in write it itself, where that goes without waiting.
+    pub fn write_through(&self, connection: u64, out: Arc<dyn WriteNow>) {
+        let mut state = self.lock();
+        if state.connection == Some(connection) {
+            state.out = Some(out);
+        }
     }
 
     /// The connection is over. Nothing happens where it is no longer the current one.
@@ -260,6 +338,7 @@ impl<D: Direction> Line<D> {
         let mut state = self.lock();
         if state.connection == Some(connection) {
             state.connection = None;
+            state.out = None;
             self.work.notify_all();
             self.changed.notify_all();
         }
@@ -288,21 +367,55 @@ impl<D: Direction> Line<D> {
         let mut gather = Gather::default();
         loop {
             let over = {
-                let beat_at = Instant::now() + beat;
-                let idle = |state: &mut State<D::Mark>| state.connection == Some(connection) && !state.has_work();
-                let mut state = self.wait_until(&self.work, self.lock(), beat_at, idle);
+                let mut state = self.wait_for_work(connection, beat);
                 if state.connection != Some(connection) {
                     return Ok(());
                 }
+                state.writing = true;
                 state.gather::<D>(&mut gather)
             };
             gather.write(out)?;
+            let mut state = self.lock();
+            if state.connection != Some(connection) {
+                return Ok(());
+            }
+            state.writing = false;
             if over {
-                self.lock().finished = true;
+                state.finished = true;
                 self.changed.notify_all();
                 return Ok(());
             }
         }
+    }
+
+    /// Waits until the writer has something to write, a beat or a late acknowledgement at last, or the connection is over.
+    fn wait_for_work(&self, connection: u64, beat: Duration) -> MutexGuard<'_, State<D::Mark>> {
+        let beat_at = Instant::now() + beat;
+        let is_idle =
+            |state: &State<D::Mark>| state.connection == Some(connection) && (state.writing || !state.has_work());
+        let mut state = self.lock();
+        while is_idle(&state) {
+            let (now, tell_at, received) = (Instant::now(), state.tell_at, state.received);
+            if tell_at.is_some_and(|at| at <= now) {
+                (state.tell, state.tell_at) = (true, None);
+                continue;
+            }
+            // Where frames come and go the next acknowledgement is soon due: whoever owes it need not wake us for that.
+            let is_lively = state.writer_until.is_some() && std::mem::replace(&mut state.seen, received) != received;
+            let soon = tell_at.or(is_lively.then_some(now + ACK_WITHIN));
+            let until = soon.map_or(beat_at, |soon| soon.min(beat_at));
+            if until <= now && !state.writing {
+                // A beat.
+                break;
+            }
+            state.writer_until = Some(until);
+            let has_time = |state: &mut State<D::Mark>| {
+                is_idle(state) && (state.tell_at == tell_at || state.tell_at.is_some_and(|at| at >= until))
+            };
+            state = self.wait_until(&self.work, state, until.max(now + Duration::from_millis(1)), has_time);
+        }
+        state.writer_until = None;
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State<D::Mark>> {
@@ -359,13 +472,21 @@ impl<M> State<M> {
         }
     }
 
+    /// Whether what is to be written is so little that it may be tried without waiting: what is left of that is copied.
+    fn is_little(&self) -> bool {
+        self.kept.len() - self.written <= LITTLE_FRAMES_MAX
+            && self.kept.range(self.written..).map(|(frame, _)| frame.bytes()).sum::<usize>() <= LITTLE_BYTES_MAX
+    }
+
     fn has_work(&self) -> bool {
-        self.written < self.kept.len() || self.tell || self.ended.is_some()
+        self.written < self.kept.len() || self.tell || self.ended.is_some() || !self.rest.is_empty()
     }
 
     /// Takes out what is to be written next: something in any case. Answers whether nothing will come behind it.
     fn gather<D: Direction<Mark = M>>(&mut self, gather: &mut Gather) -> bool {
-        if std::mem::take(&mut self.tell) {
+        gather.begin_with(&mut self.rest);
+        (self.tell, self.tell_at) = (false, None);
+        if self.told < self.received {
             self.told = self.received;
             gather.push(&D::ack(self.received));
         }
@@ -531,6 +652,90 @@ mod tests {
                 answers += 1;
             }
             assert!(!line.ask(usize::MAX) && answers >= KEPT_FRAMES_MAX);
+            line.disconnect(connection);
+        });
+    }
+
+    /// Takes a few bytes at a time, then none for a while.
+    struct Narrow {
+        taken: Mutex<Vec<u8>>,
+        calls: Mutex<usize>,
+    }
+
+    impl WriteNow for Narrow {
+        fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+            let mut calls = self.calls.lock().unwrap();
+            *calls += 1;
+            let count = if calls.is_multiple_of(3) { 0 } else { bytes.len().min(5) };
+            self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+    }
+
+    /// The same pipe, waited for.
+    impl Write for &Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(7);
+            self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_has_a_frame_writes_it_and_what_does_not_go_is_the_writers_in_order() {
+        let line = Line::<Numbers>::new(Window { frames: 10_000, bytes: 1 << 20 });
+        let pipe = Arc::new(Narrow { taken: Mutex::default(), calls: Mutex::default() });
+        let connection = line.connect(Window { frames: 10_000, bytes: 1 << 20 });
+        line.write_through(connection, pipe.clone());
+        std::thread::scope(|scope| {
+            scope.spawn(|| line.write(connection, &mut &*pipe, Duration::from_secs(60)).unwrap());
+            for number in 1..=3_000 {
+                line.send([frame(number)]).unwrap();
+                if number % 100 == 0 {
+                    std::thread::sleep(2 * APART);
+                }
+            }
+            line.end(Some(frame(99_999).0));
+            assert!(line.wait_finished(Duration::from_secs(60)));
+        });
+        let bytes = pipe.taken.lock().unwrap().clone();
+        let mut reader = FrameReader::new(&bytes[..], 64, 0);
+        let seen: Vec<u64> = std::iter::from_fn(|| reader.next().ok().map(|(number, _)| number)).collect();
+        assert_eq!(seen[..3_000], (1..=3_000).collect::<Vec<_>>());
+        assert_eq!(seen[3_000..], [99_999]);
+        assert!(*pipe.calls.lock().unwrap() > 3, "some were written by who had them");
+    }
+
+    #[test]
+    fn a_frame_is_written_without_the_writer_and_an_acknowledgement_rides_on_it() {
+        let line = Line::<Numbers>::new(WINDOW);
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let stream = Arc::new(crate::driver::peer_socket::Stream::Unix(here));
+        let connection = line.connect(WINDOW);
+        line.write_through(connection, stream);
+        line.took(1, true);
+        line.send([frame(7)]).unwrap();
+        let mut reader = FrameReader::new(&there, 64, 0);
+        let mut next = || reader.next::<u64>().unwrap().0;
+        assert_eq!((next(), next()), (1001, 7), "nobody else has written");
+    }
+
+    #[test]
+    fn an_acknowledgement_that_finds_no_frame_goes_alone_soon() {
+        let line = Line::<Numbers>::new(WINDOW);
+        let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let connection = line.connect(WINDOW);
+        std::thread::scope(|scope| {
+            scope.spawn(|| line.write(connection, &mut here, Duration::from_secs(60)).unwrap());
+            let mut reader = FrameReader::new(&there, 64, 0);
+            for count in 1..=3 {
+                line.took(1, true);
+                assert_eq!(reader.next::<u64>().unwrap().0, 1000 + count, "long before a beat");
+            }
             line.disconnect(connection);
         });
     }

@@ -338,6 +338,7 @@ impl<T: Arrival> Shared<T> {
         let Greeted { stream, mut reader, welcome, .. } = greeted;
         self.lock().stream = Some(stream.clone());
         let connection = self.line.connect(welcome.window);
+        self.line.write_through(connection, stream.clone());
         let beat = Duration::from_millis(welcome.beat_ms.into());
         let error = thread::scope(|scope| {
             scope.spawn(|| {

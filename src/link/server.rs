@@ -357,6 +357,7 @@ impl Connection {
     fn spawn_writer(&self, session: Arc<Session>, connection: u64) -> io::Result<JoinHandle<()>> {
         let (stream, beat) = (self.stream.clone(), self.registry.config.beat);
         thread::Builder::new().name("link-write".to_owned()).spawn(move || {
+            session.line.write_through(connection, stream.clone());
             let written = session.line.write(connection, &mut &*stream, beat);
             // Whether it is over or has failed: nothing is to be read any more.
             if written.is_err() || session.line.has_ended() {
