@@ -200,7 +200,7 @@ impl ServerArgs {
             }
             let launch = Launch::Listening { url: url.clone(), pids: self.server_pid.clone() };
             return Ok((
-                ServerSpec { name: "server".into(), launch, cpus: self.server_cpus.clone(), tls: None },
+                ServerSpec { name: "server".into(), launch, cpus: self.server_cpus.clone(), tls: None, prefix: "" },
                 token,
                 None,
             ));

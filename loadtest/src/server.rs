@@ -67,6 +67,8 @@ pub struct ServerSpec {
     pub cpus: Vec<usize>,
     /// Where it speaks TLS, if it is started here and does.
     pub tls: Option<Ends>,
+    /// Stands before the names of `echo` and `relay`: which of pushring's own is meant.
+    pub prefix: &'static str,
 }
 
 /// How a server that is started here speaks TLS.
@@ -87,7 +89,13 @@ impl ServerSpec {
             launch: Launch::Start { program, arguments: arguments.to_vec() },
             cpus: cpus.to_vec(),
             tls: None,
+            prefix: "",
         }
+    }
+
+    /// The same `pushring demo`, of whose processes those are meant that have threads of their own.
+    pub fn on_threads(self) -> Self {
+        Self { name: format!("{}, on threads", self.name), prefix: "threaded-", ..self }
     }
 
     /// A reference server of our own, as another process of this program.
@@ -95,7 +103,7 @@ impl ServerSpec {
         let program = std::env::current_exe().context("finding this program's own file")?;
         let arguments = ["reference", name, "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
         let launch = Launch::Start { program, arguments };
-        Ok(Self { name: name.to_owned(), launch, cpus: cpus.to_vec(), tls: None })
+        Ok(Self { name: name.to_owned(), launch, cpus: cpus.to_vec(), tls: None, prefix: "" })
     }
 
     /// The same with this proxy in front, which ends TLS by the chain and key in `pem`.
@@ -149,6 +157,7 @@ impl ServerSpec {
             cpus: self.cpus.len(),
             front: None,
             child: None,
+            prefix: self.prefix,
         })
     }
 
@@ -161,7 +170,8 @@ impl ServerSpec {
             Some(Ends::There) => format!("wss://{address}"),
             Some(Ends::At(port)) => format!("wss://127.0.0.1:{port}"),
         };
-        Ok(Server { name: self.name.clone(), url, pids, cpus: self.cpus.len(), front: None, child: Some(child) })
+        let (name, cpus) = (self.name.clone(), self.cpus.len());
+        Ok(Server { name, url, pids, cpus, front: None, child: Some(child), prefix: self.prefix })
     }
 
     /// Starts the proxy in front of a server that has been started.
@@ -213,12 +223,15 @@ pub struct Server {
     /// The proxy in front of it, which ends first.
     front: Option<(Running, TemporaryDirectory)>,
     child: Option<Running>,
+    prefix: &'static str,
 }
 
 impl Server {
     /// The endpoint of the demo process `process`: its bound path, or `/` with a registration if there is a token.
     pub fn target(&self, process: &str, conduct: &Conduct) -> anyhow::Result<Target> {
         let token = conduct.token.as_deref();
+        let is_of_two_kinds = process.starts_with("echo:") || process.starts_with("relay:");
+        let process = &if is_of_two_kinds { format!("{}{process}", self.prefix) } else { process.to_owned() };
         let path = if token.is_some() { "/".to_owned() } else { format!("/{process}/") };
         let mut target = Target::parse(&self.url, &path, &conduct.manner)?;
         target.sources = conduct.sources;

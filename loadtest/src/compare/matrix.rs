@@ -177,6 +177,19 @@ pub fn tls_cells(scale: Scale) -> Vec<Cell> {
     all
 }
 
+/// Cells in which nothing can be merged: a message there and back, and one to ten.
+fn sparse_cells(seconds: f64) -> [Cell; 2] {
+    let settings = echo::Settings { clients: 1, in_flight: 1, size: 32, messages: u64::MAX, seconds: Some(seconds) };
+    let alone = Cell {
+        key: "sparse-echo".into(),
+        title: "one message at a time to a sleeping server and back".into(),
+        job: Job::Echo(settings),
+        metrics: vec![Metric::CpuPerUnit, Metric::LatencyP50],
+    };
+    let ten = Cell { key: "sparse-broadcast".into(), ..fanout_cell(10, 128, 1, seconds) };
+    [alone, ten]
+}
+
 /// The windows of the throughput plot.
 pub const WINDOWS: [u64; 5] = [1, 2, 4, 8, 16];
 
@@ -188,6 +201,7 @@ pub fn cells(scale: Scale) -> Vec<Cell> {
         cells.push(fanout_cell(clients, size, window, seconds));
     }
     cells.push(unicast_cell(few, seconds));
+    cells.extend(sparse_cells(seconds));
     cells.push(Cell {
         key: "echo".into(),
         title: "echo 32 B, 100 clients, 16 in flight".into(),

@@ -199,6 +199,8 @@ struct Contender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ContenderKind {
     Full,
+    /// What its threads have a part in: broadcasts and echoes.
+    OnThreads,
     /// Only fan-out and paced.
     BroadcastOnly,
     /// The floor of pushes.
@@ -214,6 +216,7 @@ impl Contender {
     fn job(&self, job: &Job) -> Option<Job> {
         match (self.kind, job) {
             (ContenderKind::Full, job) => Some(job.clone()),
+            (ContenderKind::OnThreads, Job::Fanout(_) | Job::Paced(_) | Job::Echo(_)) => Some(job.clone()),
             (ContenderKind::BroadcastOnly, Job::Fanout(_) | Job::Paced(_)) => Some(job.clone()),
             (ContenderKind::RawPush, Job::Fanout(_)) => Some(job.clone()),
             (ContenderKind::RawPush, Job::Unicast(settings)) => {
@@ -248,7 +251,8 @@ fn contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
         let program = ServerArgs::find_pushring(args.start.as_ref())?;
         let shards = args.shards.unwrap_or(args.server_cpus.len().max(1));
         let spec = ServerSpec::pushring(program, shards, &args.server_cpus);
-        list.push(Contender { spec, kind: ContenderKind::Full });
+        list.push(Contender { spec: spec.clone(), kind: ContenderKind::Full });
+        list.push(Contender { spec: spec.on_threads(), kind: ContenderKind::OnThreads });
     }
     for reference in &args.references {
         let name = match reference {
@@ -301,7 +305,7 @@ fn parse_rival(rival: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {
     let (name, program) = rival.split_once('=').with_context(|| format!("--rival {rival}: expected NAME=PROGRAM"))?;
     let arguments = ["--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
     let launch = Launch::Start { program: program.into(), arguments };
-    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone(), tls: None })
+    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone(), tls: None, prefix: "" })
 }
 
 fn parse_extra(extra: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {
@@ -310,7 +314,7 @@ fn parse_extra(extra: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {
     let (url, pids) = rest.rsplit_once('@').with_context(form)?;
     let pids = pids.split('+').map(str::parse).collect::<Result<Vec<u32>, _>>().with_context(form)?;
     let launch = Launch::Listening { url: url.to_owned(), pids };
-    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone(), tls: None })
+    Ok(ServerSpec { name: name.to_owned(), launch, cpus: args.server_cpus.clone(), tls: None, prefix: "" })
 }
 
 /// Runs `compare`; true when every run of the first server was clean.
