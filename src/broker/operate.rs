@@ -6,7 +6,7 @@
 use super::pusher::Pusher;
 use super::{Config, Handle, ProcessHandle, PushError, Shared};
 use crate::admission;
-use crate::gateway::Settings;
+use crate::gateway::{Challenges, Settings};
 use crate::process_id::ProcessId;
 use crate::shard::command::Command;
 use crate::shard::operating::{ChannelFilter, ChannelPage, ChannelReport, Drain};
@@ -175,6 +175,20 @@ impl Handle {
         let numbers = Arc::new(config.shard.clone());
         self.shared.compression.set(config.shard.deflate);
         self.shared.send_all(|_| Command::Reconfigure(numbers.clone()))
+    }
+
+    /// Answers certificate authorities that ask for these tokens (ACME's HTTP-01), and for no others, from now on:
+    /// whatever host they ask and whatever is redirected, on all paths `/.well-known/acme-challenge/TOKEN`.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn set_challenges(&self, challenges: Challenges) -> Result<(), PushError> {
+        let changed = self.shared.change(|directory| {
+            directory.gateway.set_challenges(challenges);
+            Ok::<(), std::convert::Infallible>(())
+        })?;
+        changed.unwrap_or_else(|never| match never {});
+        Ok(())
     }
 
     /// How many may connect.

@@ -17,7 +17,9 @@ pub use environment::{check as check_environment, variable};
 pub use file::write;
 pub use renamed::{OldName, variable_in_use};
 pub use sources::Sources;
-pub use values::{AdminListen, Dialect, Driver, Exposure, List, Listen, LogFormat, Policy, SocketMode, parse_address};
+pub use values::{
+    AdminListen, Dialect, Driver, Exposure, List, Listen, LogFormat, Policy, Redirect, SocketMode, parse_address,
+};
 
 use super::control::ControlPath;
 use super::memory::MemoryBudget;
@@ -125,6 +127,10 @@ settings! {
     /// They are read again on a reload, and when the files change; a pair that is not good is told and the one before stays.
     #[arg(value_name = "CHAIN:KEY,…")]
     tls_certs: List = List::default() => NewConnections;
+    /// Whether requests that come without TLS are sent on to it (308), to the host that they name: on is to the port of
+    /// tls_listen, a number to that port, where clients come by another.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "on", value_name = "on|off|PORT")]
+    tls_redirect: Redirect = Redirect::Off => Now;
     /// This node's name: the user of its tokens.
     node: String = "local.os".to_owned() => Restart;
     /// Which node system is spoken: decides the name of the login cookie and what local clients may do.
@@ -480,6 +486,16 @@ impl Config {
         for need in &self.ready_needs.0 {
             ensure!(need == "link", "ready_needs: {need:?} is nothing that can be needed; link is");
         }
+        if self.tls_redirect != Redirect::Off {
+            ensure!(
+                self.listen.0.is_some() && self.tls_listen.0.is_some(),
+                "tls_redirect: from listen to tls_listen: set both"
+            );
+            ensure!(
+                self.redirect_port() != Some(0),
+                "tls_redirect: tls_listen has no fixed port: say which clients come by"
+            );
+        }
         let has_certificates = !super::certificates::pairs(self)?.is_empty();
         ensure!(
             self.tls_listen.0.is_none() || has_certificates,
@@ -540,6 +556,7 @@ impl Config {
         settings.trusted_proxies = ranges("trusted_proxies", &self.trusted_proxies)?;
         settings.proxy_protocol_from = ranges("proxy_protocol_from", &self.proxy_protocol_from)?;
         settings.behind_tls = self.behind_tls;
+        settings.redirect_to_tls = self.redirect_port();
         settings.expose_local = match self.expose_local {
             Exposure::Dialect => settings.expose_local,
             Exposure::Always => true,
@@ -550,6 +567,15 @@ impl Config {
         }
         settings.response_timeout_s = (self.response_timeout.0 / 1000) as u32;
         Ok(settings)
+    }
+
+    /// To which port of their host plain requests are sent on, if they are.
+    fn redirect_port(&self) -> Option<u16> {
+        match self.tls_redirect {
+            Redirect::Off => None,
+            Redirect::On => self.tls_listen.0.map(|address| address.port()),
+            Redirect::To(port) => Some(port),
+        }
     }
 
     fn host_policy(&self) -> HostPolicy {

@@ -1,6 +1,6 @@
 //! One request head, judged: which binding it leads to, and whether it may go there.
 //!
-//! The order of the checks is part of the contract: host, path, subdomain, token, origin, place. What is refused gets
+//! The order of the checks is part of the contract: host, TLS, path, subdomain, token, origin, place. What is refused gets
 //! its answer here, ready to send; what is let in comes with everything that its owner is told.
 
 use super::{
@@ -9,6 +9,7 @@ use super::{
     login::{self},
     origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host},
     proxy::{Client, forwarded_for, is_behind_proxy, is_https},
+    redirect,
     routes::without_trailing_slash,
     secure_subdomain,
     settings::RESPONSE_TIMEOUT_MAX_S,
@@ -139,8 +140,14 @@ const RPC_PATH: &str = "/rpc:distro:sys/message";
 
 impl<'s> Request<'s, '_, '_> {
     fn enter(&self) -> Judged<Entry<'s>> {
+        if let Some(answer) = redirect::challenge(self.snapshot, self.head) {
+            return Err(answer);
+        }
         if !is_host_allowed(self.head.authority.as_ref(), &self.snapshot.settings.hosts) {
             return Err(Response::text(421, "this server does not answer for that host").closing());
+        }
+        if let Some(elsewhere) = redirect::to_tls(self.snapshot, self.head) {
+            return Err(elsewhere);
         }
         match self.head.method {
             "TRACE" => return Err(not_allowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")),

@@ -110,6 +110,9 @@ pub struct Settings {
     /// is a page of another site, whatever `X-Forwarded-Proto` says. Default: no; then requests whose
     /// `X-Forwarded-Proto` begins with `https` count as such for cookies and redirects.
     pub behind_tls: bool,
+    /// Where requests that come without TLS are sent: to this port of the host that they name. Default: nowhere, they are
+    /// answered.
+    pub redirect_to_tls: Option<u16>,
     /// Whether there is no login: authenticated paths are open to everybody, on every host, and so are registrations. What
     /// is for this machine alone stays so. Default: no; the `public-mode` of Hyperdrive.
     pub public_mode: bool,
@@ -161,6 +164,7 @@ impl Settings {
             rpc: false,
             cookie_http_only: true,
             behind_tls: false,
+            redirect_to_tls: None,
             public_mode: false,
             simulation_mode: false,
             response_timeout_s: 15,

@@ -3,7 +3,9 @@
 //! To change it, clone it (cheap: the clone shares everything, and goes on sharing all but what it changes), bind or
 //! unbind on the clone, and hand the clone to every shard.
 
-use super::{Owned, OwnerId, PatternError, Routes, Settings, login, routes::without_trailing_slash, secure_subdomain};
+use super::{
+    Challenges, Owned, OwnerId, PatternError, Routes, Settings, login, routes::without_trailing_slash, secure_subdomain,
+};
 use crate::admission::Charge;
 use crate::{http::Content, process_id::ProcessId};
 use bytes::Bytes;
@@ -23,6 +25,8 @@ pub struct Snapshot {
     /// The name of the login cookie.
     pub(super) cookie_name: Arc<str>,
     pub(super) login_page: Bytes,
+    /// What certificate authorities are answered.
+    pub(super) challenges: Arc<Challenges>,
 }
 
 /// A path bound for HTTP.
@@ -179,7 +183,13 @@ impl Snapshot {
             websocket: Routes::default(),
             subdomains: HashTrieMapSync::default(),
             subdomain_of: HashTrieMapSync::default(),
+            challenges: Arc::default(),
         }
+    }
+
+    /// Answers certificate authorities that ask for these tokens, and for no others, from now on.
+    pub fn set_challenges(&mut self, challenges: Challenges) {
+        self.challenges = Arc::new(challenges);
     }
 
     /// The rules of entry.
@@ -191,8 +201,8 @@ impl Snapshot {
     #[must_use]
     pub fn with_settings(self, settings: Settings) -> Self {
         let fresh = Self::new(settings);
-        let Self { http, websocket, subdomains, subdomain_of, .. } = self;
-        Self { http, websocket, subdomains, subdomain_of, ..fresh }
+        let Self { http, websocket, subdomains, subdomain_of, challenges, .. } = self;
+        Self { http, websocket, subdomains, subdomain_of, challenges, ..fresh }
     }
 
     /// Binds `path` of `process` for HTTP; the last bind wins.

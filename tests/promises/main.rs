@@ -79,6 +79,7 @@ mod order_per_channel;
 mod out_of_descriptors;
 mod outcomes_and_stop;
 mod parity_is_proved;
+mod plain_requests_are_sent_on;
 mod policies;
 mod process_backpressure;
 mod process_on_broker;

@@ -212,6 +212,42 @@ impl FromStr for Listen {
     }
 }
 
+/// Where requests are sent on to that come without TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redirect {
+    /// Nowhere.
+    Off,
+    /// To the port of the listener for TLS.
+    On,
+    /// To this one.
+    To(u16),
+}
+
+impl FromStr for Redirect {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "on" => Ok(Self::On),
+            text => {
+                let port = text.parse().ok().filter(|&port| port > 0).map(Self::To);
+                port.ok_or_else(|| format!("{text:?} is neither on, off, nor a port, as \"443\""))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Redirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::On => f.write_str("on"),
+            Self::To(port) => port.fmt(f),
+        }
+    }
+}
+
 /// As text, both ways: an address, or `off`.
 macro_rules! written_as_address_or_off {
     ($($listen:ty),+) => {$(
@@ -239,3 +275,15 @@ macro_rules! written_as_address_or_off {
 }
 
 written_as_address_or_off!(AdminListen, Listen);
+
+impl Serialize for Redirect {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Redirect {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
