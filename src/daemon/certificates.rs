@@ -3,6 +3,7 @@
 //! Invariants: what is obeyed was read whole and fits together; a pair that cannot be read, once one of its files was, is told
 //! and leaves the one that was read before in force; no part of a key is ever printed.
 
+use super::acme;
 use super::config::Config;
 use super::program::Daemon;
 use anyhow::{Context, anyhow, ensure};
@@ -31,7 +32,7 @@ pub struct Pair {
     pub key: PathBuf,
 }
 
-/// The pairs that `config` names.
+/// The pairs that `config` names, and the one that an authority gives, or will.
 ///
 /// # Errors
 /// One of them is none.
@@ -43,7 +44,7 @@ pub fn pairs(config: &Config) -> anyhow::Result<Vec<Pair>> {
         })?;
         Ok(Pair { chain: chain.into(), key: key.into() })
     };
-    config.tls_certs.0.iter().map(pair).collect()
+    config.tls_certs.0.iter().map(pair).chain(acme::pair(config).map(Ok)).collect()
 }
 
 /// What tells one state of a file from another.
@@ -125,7 +126,11 @@ impl Certificates {
     }
 }
 
-fn read(pair: &Pair) -> anyhow::Result<Certificate> {
+/// The certificate of a pair.
+///
+/// # Errors
+/// It cannot be used, and why.
+pub fn read(pair: &Pair) -> anyhow::Result<Certificate> {
     let (chain, key) = (read_file(&pair.chain)?, read_file(&pair.key)?);
     let mode = fs::metadata(&pair.key).map(|data| data.permissions().mode()).unwrap_or(0);
     if mode & 0o004 != 0 {

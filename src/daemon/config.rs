@@ -131,6 +131,22 @@ settings! {
     /// tls_listen, a number to that port, where clients come by another.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "on", value_name = "on|off|PORT")]
     tls_redirect: Redirect = Redirect::Off => Now;
+    /// Hosts for which a certificate is asked of an authority that speaks ACME, and renewed: whoever names one agrees to the
+    /// authority's terms. It validates them over plain HTTP at port 80, which must lead to `listen`.
+    #[arg(value_name = "NAME,…")]
+    tls_acme: List = List::default() => Restart;
+    /// The authority: the URL of its directory.
+    #[arg(value_name = "URL")]
+    tls_acme_url: String = "https://acme-v02.api.letsencrypt.org/directory".to_owned() => Restart;
+    /// The certificate by which the authority itself is known, PEM, where the system does not know it.
+    #[arg(value_name = "FILE")]
+    tls_acme_ca: PathBuf = PathBuf::new() => Restart;
+    /// Addresses for mail to which the authority may write.
+    #[arg(value_name = "ADDRESS,…")]
+    tls_acme_contacts: List = List::default() => Restart;
+    /// The directory for the account, the certificate and its key. Without it, acme in $STATE_DIRECTORY or /var/lib/pushring.
+    #[arg(value_name = "DIRECTORY")]
+    tls_acme_state: PathBuf = PathBuf::new() => Restart;
     /// This node's name: the user of its tokens.
     node: String = "local.os".to_owned() => Restart;
     /// Which node system is spoken: decides the name of the login cookie and what local clients may do.
@@ -486,6 +502,7 @@ impl Config {
         for need in &self.ready_needs.0 {
             ensure!(need == "link", "ready_needs: {need:?} is nothing that can be needed; link is");
         }
+        super::acme::check(self)?;
         if self.tls_redirect != Redirect::Off {
             ensure!(
                 self.listen.0.is_some() && self.tls_listen.0.is_some(),

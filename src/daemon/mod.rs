@@ -2,6 +2,7 @@
 //!
 //! Invariants: stdout carries only what was asked for, the log goes to stderr; no secret is in either.
 
+pub mod acme;
 pub mod admin;
 pub mod ask;
 pub mod certificates;

@@ -1,5 +1,6 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
+use super::acme;
 use super::admin::{self, Admin, Guard, Need};
 use super::certificates::{self, Certificates};
 use super::config::{AdminListen, Config, Driver};
@@ -39,6 +40,7 @@ pub fn serve(source: Source, listener: Option<TcpListener>) -> anyhow::Result<()
     if config.link.as_os_str().is_empty() && config.link_tcp.is_empty() && !config.hub {
         tracing::warn!("no process can attach, so nobody is served: set link (--link PATH) or link_tcp");
     }
+    acme::prepare(&config)?;
     let certificates = Certificates::read(&config, &Certificates::default())?;
     let admin = config.admin_listen;
     let start = Start { source, listener, admin, config, secrets, certificates, own_secret: None };
@@ -51,6 +53,7 @@ pub fn serve(source: Source, listener: Option<TcpListener>) -> anyhow::Result<()
 /// As [`serve`].
 pub fn demo(source: Source, listener: Option<TcpListener>, over_tls: bool) -> anyhow::Result<()> {
     let config = source()?;
+    acme::prepare(&config)?;
     let certificates = match over_tls {
         true => demo_certificate(&config)?,
         false => Certificates::read(&config, &Certificates::default())?,
@@ -160,6 +163,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     if broker.tls_address().is_some() {
         certificates::watch(&daemon)?;
     }
+    acme::start(&daemon, &broker.handle(), &config)?;
     signals::obey(signals, operator, daemon)?;
     announce(&broker, &config);
     systemd::ready(&broker.address().to_string());

@@ -26,6 +26,7 @@ mod support;
 
 mod a_drain_is_paced;
 mod a_stuck_client_delays_nobody_in_a_node;
+mod acme;
 mod admin_listener;
 mod admission_limits;
 mod bad_input_in_a_node;

@@ -1,0 +1,231 @@
+//! Certificates from an authority that speaks ACME (RFC 8555): asked for when there is none, or when a third of the time
+//! of the one in use is left, on a thread of its own.
+//!
+//! What is asked for is validated over plain HTTP (HTTP-01): while an order is open the broker answers the authority's
+//! questions, and only those. `schedule` says when, `state` keeps what must outlive the process, `issue` talks to the
+//! authority.
+//!
+//! Invariants: nothing here is in the way of clients, and a daemon without a certificate serves with one of its own making
+//! until there is a better one; account and keys are readable for this user alone, and never printed; an authority that
+//! refuses is asked ever more seldom.
+
+#[cfg(feature = "acme")]
+mod issue;
+#[cfg(feature = "acme")]
+mod schedule;
+mod state;
+
+use super::certificates::Pair;
+use super::config::Config;
+use anyhow::{Context, ensure};
+use state::{CERTIFICATE, PLACEHOLDER, State};
+use std::path::{Path, PathBuf};
+
+/// Where the state is kept if nobody says: what systemd gives a service, or where that would be.
+fn default_directory() -> PathBuf {
+    let given = std::env::var_os("STATE_DIRECTORY").filter(|path| !path.is_empty());
+    given.map_or_else(|| PathBuf::from("/var/lib/pushring"), PathBuf::from).join("acme")
+}
+
+/// Where the state of `config` is kept.
+pub fn directory(config: &Config) -> PathBuf {
+    match config.tls_acme_state.as_os_str().is_empty() {
+        true => default_directory(),
+        false => config.tls_acme_state.clone(),
+    }
+}
+
+/// The file with the certificate that is obeyed, and its key: the authority's, once it is there. None: no name is to have
+/// one.
+pub fn pair(config: &Config) -> Option<Pair> {
+    if config.tls_acme.0.is_empty() {
+        return None;
+    }
+    let file = |name: &str| directory(config).join(name);
+    let is_there = |path: &PathBuf| Path::exists(path);
+    let file = Some(file(CERTIFICATE)).filter(is_there).unwrap_or_else(|| file(PLACEHOLDER));
+    Some(Pair { chain: file.clone(), key: file })
+}
+
+/// Whether settings can be obeyed.
+///
+/// # Errors
+/// By the key of one that cannot.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    if config.tls_acme.0.is_empty() {
+        return Ok(());
+    }
+    ensure!(cfg!(feature = "acme"), "tls_acme: this program was built without the feature acme");
+    for name in &config.tls_acme.0 {
+        ensure!(
+            !name.starts_with('*'),
+            "tls_acme: {name:?}: authorities validate a wildcard by DNS alone, which is not done here; name each host"
+        );
+        let is_name = name.contains('.')
+            && name.parse::<std::net::IpAddr>().is_err()
+            && name.split('.').all(|label| {
+                let is_plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+                is_plain && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+            });
+        ensure!(is_name, "tls_acme: {name:?} is no name that an authority signs, as example.com");
+    }
+    ensure!(config.tls_listen.0.is_some(), "tls_acme: a certificate is for a listener of TLS: set tls_listen");
+    ensure!(config.listen.0.is_some(), "tls_acme: authorities ask over plain HTTP: listen cannot be off");
+    ensure!(config.tls_acme_url.starts_with("https://"), "tls_acme_url: an authority is asked over https://");
+    for contact in &config.tls_acme_contacts.0 {
+        ensure!(contact.contains('@'), "tls_acme_contacts: {contact:?} is no address, as admin@example.com");
+    }
+    Ok(())
+}
+
+/// Makes what is needed for a start: the directory, and where no certificate is, one of our own making.
+///
+/// # Errors
+/// Nothing can be kept there.
+pub fn prepare(config: &Config) -> anyhow::Result<()> {
+    if config.tls_acme.0.is_empty() {
+        return Ok(());
+    }
+    let state = State::open(&directory(config))?;
+    if state.read(CERTIFICATE)?.is_none() && state.read(PLACEHOLDER)?.is_none() {
+        let names = config.tls_acme.0.clone();
+        let made = rcgen::generate_simple_self_signed(names).context("no certificate could be made")?;
+        let pem = made.cert.pem() + &made.signing_key.serialize_pem();
+        state.write(PLACEHOLDER, pem.as_bytes())?;
+        tracing::warn!("no certificate yet: until the authority has given one, browsers refuse the one that is shown");
+    }
+    Ok(())
+}
+
+#[cfg(feature = "acme")]
+pub use keeper::start;
+
+/// A program without the feature has refused its settings before.
+#[cfg(not(feature = "acme"))]
+pub fn start(_: &std::sync::Arc<super::program::Daemon>, _: &pushring::Handle, _: &Config) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[cfg(feature = "acme")]
+mod keeper {
+    use super::issue::Authority;
+    use super::schedule;
+    use super::state::{CERTIFICATE, State};
+    use super::{Config, Context, directory};
+    use crate::daemon::program::Daemon;
+    use pushring::Handle;
+    use pushring::internals::driver::clock;
+    use pushring::internals::tls::Certificate;
+    use std::sync::{Arc, Weak};
+    use std::thread;
+    use std::time::Duration;
+
+    /// How often the calendar is looked at while nothing is due: a clock that was wrong is found out.
+    const LOOKED_AT_EVERY: Duration = Duration::from_secs(3600);
+
+    /// Keeps the certificate of some names good.
+    struct Keeper {
+        daemon: Weak<Daemon>,
+        broker: Handle,
+        names: Vec<String>,
+        authority: Authority,
+        state: State,
+    }
+
+    /// Keeps the certificate good on a thread of its own, as long as the daemon is there.
+    ///
+    /// # Errors
+    /// There is no thread, or nothing can be kept.
+    pub fn start(daemon: &Arc<Daemon>, broker: &Handle, config: &Config) -> anyhow::Result<()> {
+        if config.tls_acme.0.is_empty() {
+            return Ok(());
+        }
+        let keeper = Keeper {
+            daemon: Arc::downgrade(daemon),
+            broker: broker.clone(),
+            names: config.tls_acme.0.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            authority: Authority::new(config),
+            state: State::open(&directory(config))?,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+        let work = move || keeper.keep(&runtime);
+        thread::Builder::new().name("acme".to_owned()).spawn(work).context("no thread for certificates")?;
+        Ok(())
+    }
+
+    impl Keeper {
+        fn keep(&self, runtime: &tokio::runtime::Runtime) {
+            let mut failures = 0;
+            while self.daemon.strong_count() > 0 {
+                let now_unix_s = clock::unix_s();
+                let due_unix_s = self.due_unix_s();
+                if now_unix_s < due_unix_s {
+                    thread::sleep(Duration::from_secs(due_unix_s - now_unix_s).min(LOOKED_AT_EVERY));
+                    continue;
+                }
+                match runtime.block_on(self.issue()) {
+                    Ok(until) => {
+                        failures = 0;
+                        tracing::info!(names = ?self.names, until, "a certificate was issued");
+                    }
+                    Err(error) => {
+                        failures += 1;
+                        let pause = schedule::pause_after(failures, now_unix_s as u32);
+                        let (error, again_in_s) = (format!("{error:#}"), pause.as_secs());
+                        tracing::error!(error, names = ?self.names, again_in_s, "no certificate was issued");
+                        thread::sleep(pause);
+                    }
+                }
+            }
+        }
+
+        /// When a certificate is to be asked for: now, if there is none for all names.
+        fn due_unix_s(&self) -> u64 {
+            let held = self.state.read(CERTIFICATE).ok().flatten();
+            let held = held.and_then(|pem| Certificate::from_pem(&pem, &pem).ok());
+            let fits = |held: &Certificate| self.names.iter().all(|name| held.is_for(name));
+            let due = |held: Certificate| schedule::due_unix_s(held.not_before_unix_s(), held.not_after_unix_s());
+            held.filter(fits).map_or(0, due)
+        }
+
+        /// Asks for a certificate, and obeys it. Answers until when it is good.
+        async fn issue(&self) -> anyhow::Result<u64> {
+            let issued = self.authority.issue(&self.names, &self.state, &self.broker).await;
+            // Whatever came of it, nobody asks any more.
+            self.broker.set_challenges(Default::default())?;
+            let pem = issued?;
+            let certificate = Certificate::from_pem(pem.as_bytes(), pem.as_bytes())
+                .context("what the authority has given is no certificate of our key")?;
+            self.state.write(CERTIFICATE, pem.as_bytes())?;
+            if let Some(daemon) = self.daemon.upgrade() {
+                daemon.reload_certificates()?;
+            }
+            Ok(certificate.not_after_unix_s())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_authority_would_sign_is_told() {
+        let checked = |names: &str| {
+            let config = Config {
+                tls_acme: names.parse().unwrap(),
+                tls_listen: "127.0.0.1:443".parse().unwrap(),
+                ..Config::default()
+            };
+            check(&config).map_err(|error| error.to_string())
+        };
+        if cfg!(feature = "acme") {
+            assert_eq!(checked("example.com, a-b.example.com"), Ok(()));
+        }
+        for names in ["*.example.com", "localhost", "127.0.0.1", "a_b.example.com", "-a.com", "a..com"] {
+            assert!(checked(names).unwrap_err().starts_with("tls_acme: "), "{names}");
+        }
+        let off = Config { tls_acme: "example.com".parse().unwrap(), ..Config::default() };
+        assert!(check(&off).is_err());
+    }
+}

@@ -1,0 +1,99 @@
+//! What outlives the process: the account, the certificate with its key. One directory, for this user alone.
+//!
+//! Invariants: a file is there whole or not at all; nobody else may read one, from its first byte on.
+
+use anyhow::{Context, ensure};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The chain that the authority has given, and behind it its key: one file, so that they always fit.
+pub const CERTIFICATE: &str = "certificate.pem";
+/// The same, of our own making.
+pub const PLACEHOLDER: &str = "placeholder.pem";
+/// Who we are to the authority.
+#[cfg(feature = "acme")]
+pub const ACCOUNT: &str = "account.json";
+
+/// See the module.
+#[derive(Debug)]
+pub struct State(PathBuf);
+
+impl State {
+    /// The state in `directory`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made, or belongs to somebody else.
+    pub fn open(directory: &Path) -> anyhow::Result<Self> {
+        let name = || format!("tls_acme_state: {}", directory.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(name)?;
+        let found = fs::metadata(directory).with_context(name)?;
+        if found.mode() & 0o077 != 0 {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).with_context(name)?;
+        }
+        ensure!(found.is_dir(), "{} is no directory", name());
+        Ok(Self(directory.to_owned()))
+    }
+
+    /// What is kept under this name, if anything is.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        let path = self.0.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Keeps `bytes` under this name, in the place of what was there.
+    ///
+    /// # Errors
+    /// It cannot be kept; what was there still is.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let (path, fresh) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        let written = || -> io::Result<()> {
+            // One that was left behind, by whoever, would keep its mode.
+            match fs::remove_file(&fresh) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&fresh, &path)?;
+            File::open(&self.0)?.sync_all()
+        };
+        written().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::memory::tests::Root;
+
+    #[test]
+    fn what_is_kept_is_this_users_alone_and_whole() {
+        let root = Root::new("acme", &[]);
+        let directory = root.0.join("state/acme");
+        let state = State::open(&directory).unwrap();
+        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(state.read("a").unwrap(), None);
+        fs::write(directory.join("a.new"), "left behind").unwrap();
+        for text in ["one", "another, longer"] {
+            state.write("a", text.as_bytes()).unwrap();
+            assert_eq!(state.read("a").unwrap().unwrap(), text.as_bytes());
+            assert_eq!(fs::metadata(directory.join("a")).unwrap().mode() & 0o777, 0o600);
+        }
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        State::open(&directory).unwrap();
+        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700, "it is shut again");
+        fs::write(root.0.join("file"), "").unwrap();
+        assert!(State::open(&root.0.join("file")).is_err());
+    }
+}
