@@ -30,6 +30,61 @@ pub struct Facts {
     pub secret: Option<SecretFile>,
     /// The file of the link's token, if one is named.
     pub link_token: Option<SecretFile>,
+    /// The address on which TLS is to be spoken, if one is named.
+    pub tls_listener: Option<Listener>,
+    /// The pairs of certificates and keys that are named.
+    pub tls: Vec<TlsFiles>,
+    /// Whether the processor has instructions for AES.
+    pub has_aes: bool,
+    /// The time of day.
+    pub now_unix_s: u64,
+}
+
+/// A certificate's file and its key's.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The certificate, and its issuers' behind it.
+    pub chain: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The key's permission bits, where they can be seen.
+    pub key_mode: Option<u32>,
+    /// What clients are shown, or why they cannot be: the files cannot be read, or do not fit.
+    pub shown: Result<Shown, String>,
+}
+
+/// A certificate that fits its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// For whom it is, in lower case; `*.` stands for one label.
+    pub names: Vec<String>,
+    /// From when on it is good.
+    pub not_before_unix_s: u64,
+    /// Until when.
+    pub not_after_unix_s: u64,
+    /// How the certificates of its file hang together.
+    pub chain: Chain,
+}
+
+impl Shown {
+    /// Whether it is for this name, in lower case.
+    pub fn is_for(&self, name: &str) -> bool {
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        self.names.iter().any(|own| own == name || own.strip_prefix("*.").is_some_and(|own| Some(own) == parent))
+    }
+}
+
+/// How the certificates of one file hang together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chain {
+    /// Each is issued by the one behind it.
+    Whole,
+    /// The server's is issued by nobody else.
+    OwnSignature,
+    /// The server's alone, without its issuer's.
+    Alone,
+    /// The one of this number, from 1 on, was not issued by the one behind it.
+    Broken(usize),
 }
 
 /// What trying io_uring out has shown, and what may forbid it.
@@ -205,6 +260,10 @@ impl Facts {
             link_tcp: None,
             secret: Some(SecretFile { path: "/etc/pushring/secret".into(), mode: Ok(0o600), bytes: 32 }),
             link_token: None,
+            tls_listener: None,
+            tls: Vec::new(),
+            has_aes: true,
+            now_unix_s: 1_700_000_000,
         }
     }
 }

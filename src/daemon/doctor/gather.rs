@@ -1,24 +1,29 @@
 //! Looks at this machine. Everything that it tries out it undoes: rings, sockets, and a bind without a listen.
 
 use super::facts::{
-    Cores, Directory, Facts, Files, Listener, Network, SecretFile, SendingFault, SocketPath, There, Uring,
+    Chain, Cores, Directory, Facts, Files, Listener, Network, SecretFile, SendingFault, Shown, SocketPath, There,
+    TlsFiles, Uring,
 };
 use super::listeners;
+use crate::daemon::certificates::{self, Pair};
 use crate::daemon::config::Config;
 use crate::daemon::control::{ControlPath, made_for};
 use crate::daemon::{groups, memory, token};
 use pushring::control::{self, Answer, Request};
+use pushring::internals::driver::clock;
 use pushring::internals::driver::flush_uring::{FlushUnavailable, UringFlush};
 use pushring::internals::driver::listen::{ListenError, probe};
 use pushring::internals::driver::runtime::{DriverKind, ShardRuntime};
 use pushring::internals::driver::sys;
 use rustix::process::{Resource, getrlimit};
+use rustls::pki_types::CertificateDer;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use webpki::EndEntityCert;
 
 /// The bit of `CAP_SYS_ADMIN` (capabilities(7)).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -40,6 +45,42 @@ pub fn gather(config: &Config, root: &Path) -> Facts {
         link_tcp: config.link_tcp.parse().ok().map(|address| system.listener(config, address)),
         secret: secret(&config.jwt_secret_file, token::secret_bytes),
         link_token: secret(&config.link_token_file, token::secret_bytes),
+        tls_listener: config.tls_listen.0.map(|address| system.listener(config, address)),
+        // What is no pair is a finding of its own.
+        tls: certificates::pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
+        has_aes: system.has_aes(),
+        now_unix_s: clock::unix_s(),
+    }
+}
+
+/// What a pair of files is, as the daemon would take it.
+fn tls_files(Pair { chain, key }: Pair) -> TlsFiles {
+    let key_mode = fs::metadata(&key).ok().map(|metadata| metadata.permissions().mode() & 0o777);
+    let shown = certificates::read(&Pair { chain: chain.clone(), key: key.clone() }).map(|certificate| Shown {
+        names: certificate.names().map(str::to_owned).collect(),
+        not_before_unix_s: certificate.not_before_unix_s(),
+        not_after_unix_s: certificate.not_after_unix_s(),
+        chain: chain_of(&certificate.chain().collect::<Vec<_>>()),
+    });
+    TlsFiles { chain, key, key_mode, shown: shown.map_err(|error| format!("{error:#}")) }
+}
+
+/// How certificates hang together, by the names in them.
+fn chain_of(certificates: &[&[u8]]) -> Chain {
+    let names = |der: &[u8]| {
+        let certificate = CertificateDer::from(der.to_vec());
+        let parsed = EndEntityCert::try_from(&certificate).ok()?;
+        Some((parsed.issuer().to_vec(), parsed.subject().to_vec()))
+    };
+    let names: Vec<_> = certificates.iter().map(|der| names(der)).collect();
+    let is_broken = |pair: &[Option<(Vec<u8>, Vec<u8>)>]| match pair {
+        [Some((issuer, _)), Some((_, subject))] => issuer != subject,
+        _ => true,
+    };
+    match &names[..] {
+        [Some((issuer, subject)), ..] if issuer == subject => Chain::OwnSignature,
+        [_] => Chain::Alone,
+        _ => names.windows(2).position(is_broken).map_or(Chain::Whole, |at| Chain::Broken(at + 1)),
     }
 }
 
@@ -81,6 +122,15 @@ impl System<'_> {
             is_admin: capabilities & CAP_SYS_ADMIN != 0,
             memlock_bytes: getrlimit(Resource::Memlock).current,
         }
+    }
+
+    /// As the kernel names them: `flags` on x86, `Features` on ARM.
+    fn has_aes(&self) -> bool {
+        let text = fs::read_to_string(self.root.join("proc/cpuinfo")).unwrap_or_default();
+        let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+        fields.any(|(name, value)| {
+            matches!(name.trim(), "flags" | "Features") && value.split(' ').any(|flag| flag == "aes")
+        })
     }
 
     fn files(&self) -> Files {
@@ -247,6 +297,42 @@ mod tests {
         assert_eq!(network.send_buffer_bytes_max, Some(4_194_304));
         assert_eq!((facts.listener, facts.sockets.len(), facts.secret.is_none()), (Listener::Free, 0, true));
         assert!(facts.cores.allowed > 0);
+    }
+
+    #[test]
+    fn certificates_are_seen_as_clients_will_see_them() {
+        use rcgen::{CertificateParams, IsCa, Issuer, KeyPair};
+        let root = Root::new("certificates", &[("proc/cpuinfo", "flags\t\t: fpu aes avx\n")]);
+        assert!(System { root: &root.0 }.has_aes() && !System { root: Path::new("/nowhere") }.has_aes());
+        let [own, ca, other] = [0; 3].map(|_| KeyPair::generate().unwrap());
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(rcgen::DnType::CommonName, "an authority");
+        let authority_pem = authority.self_signed(&ca).unwrap().pem();
+        let server = CertificateParams::new(vec!["example.com".to_owned()]).unwrap();
+        let pem = server.signed_by(&own, &Issuer::from_params(&authority, &ca)).unwrap().pem();
+        let selfish = server.self_signed(&own).unwrap().pem();
+        let seen = |chain: &str, key: &KeyPair| {
+            let (chain_file, key_file) = (root.0.join("chain.pem"), root.0.join("key.pem"));
+            fs::write(&chain_file, chain).unwrap();
+            fs::write(&key_file, key.serialize_pem()).unwrap();
+            fs::set_permissions(&key_file, fs::Permissions::from_mode(0o640)).unwrap();
+            tls_files(Pair { chain: chain_file, key: key_file })
+        };
+        for (chain, found) in [
+            (format!("{pem}{authority_pem}"), Chain::Whole),
+            (pem.clone(), Chain::Alone),
+            (selfish.clone(), Chain::OwnSignature),
+            (format!("{pem}{selfish}"), Chain::Broken(1)),
+            (format!("{pem}{authority_pem}{selfish}"), Chain::Broken(2)),
+        ] {
+            let shown = seen(&chain, &own).shown.unwrap();
+            assert_eq!((shown.chain, shown.is_for("example.com")), (found, true));
+            assert!(shown.not_before_unix_s < shown.not_after_unix_s);
+        }
+        assert_eq!(seen(&pem, &own).key_mode, Some(0o640));
+        assert!(seen(&pem, &other).shown.unwrap_err().contains("key"));
+        assert!(seen("nothing", &own).shown.is_err());
     }
 
     #[test]

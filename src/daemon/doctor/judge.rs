@@ -1,5 +1,6 @@
 //! Judges a machine by its facts, for a daemon of given settings: pure, so that each finding has its row in a test.
 
+mod certificates;
 mod limits;
 mod network;
 mod paths;
@@ -62,6 +63,10 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.push(limits::memory(config, facts.memory_available_bytes, shards));
     findings.push(limits::cores(config, &facts.cores, shards));
     findings.push(network::listener("listener", "listen", config.address(), &facts.listener));
+    if let (Some(_), Some(address), Some(listener)) = (config.listen.0, config.tls_listen.0, &facts.tls_listener) {
+        findings.push(network::listener("TLS listener", "tls-listen", address, listener));
+    }
+    findings.extend(certificates::certificates(config, facts));
     findings.extend(network::tcp(config, &facts.network));
     findings.extend(network::entry(config));
     findings.push(network::idle_timeouts(config));
