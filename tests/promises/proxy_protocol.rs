@@ -33,10 +33,14 @@ fn started(driver: DriverKind, change: impl FnOnce(&mut pushring::Config)) -> (B
 }
 
 fn connect(from: &str, broker: &Broker) -> TcpStream {
+    connect_to(from, broker.address())
+}
+
+fn connect_to(from: &str, to: SocketAddr) -> TcpStream {
     use socket2::{Domain, Socket, Type};
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::new(from.parse().unwrap(), 0).into()).unwrap();
-    socket.connect(&broker.address().into()).unwrap();
+    socket.connect(&to.into()).unwrap();
     let stream: TcpStream = socket.into();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -241,6 +245,38 @@ fn limits_and_records_are_by_its_address() {
         }
         let ends = broker.handle().disconnects();
         assert!(ends.iter().any(|end| end.peer.ip().to_string() == "203.0.113.1"), "{ends:?}");
+    });
+}
+
+/// TLS begins behind it, whatever a read brings of both.
+#[test]
+fn on_the_listener_of_tls_it_comes_before_tls() {
+    on_each_driver(|driver| {
+        let (broker, process) = started(driver, |config| {
+            config.tls_listen = Some(([127, 0, 0, 1], 0).into());
+            config.shard.tls = Some(support::tls::server());
+        });
+        let mut inbound = Inbound::default();
+        for pieces in [vec![43], vec![10, 33], vec![1; 43]] {
+            let mut connection = connect_to(BALANCER, broker.tls_address().unwrap());
+            let mut header = &b"PROXY TCP4 203.0.113.9 10.0.0.1 4711 443\r\n"[..];
+            for piece in pieces {
+                let (now, later) = header.split_at(piece.min(header.len()));
+                connection.write_all(now).unwrap();
+                header = later;
+            }
+            connection.write_all(header).unwrap();
+            let mut sealed = support::Patient::over_tls(connection).unwrap();
+            sealed.write_all(UPGRADE.as_bytes()).unwrap();
+            let mut status = [0; 12];
+            sealed.read_exact(&mut status).unwrap();
+            assert_eq!(&status, b"HTTP/1.1 101");
+            assert_eq!(told(&mut inbound, &process), "203.0.113.9:4711".parse().unwrap());
+        }
+        // Who does not send one is let go, also where it is TLS that comes.
+        let connection = connect_to(BALANCER, broker.tls_address().unwrap());
+        assert!(support::Patient::over_tls(connection).is_err());
+        assert_eq!(refused(&broker), 1);
     });
 }
 
