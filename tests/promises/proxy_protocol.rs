@@ -126,6 +126,23 @@ fn wait_until_read(broker: &Broker, bytes: usize) {
     }
 }
 
+/// What was held of a header is given back with it, also where nothing stands behind it yet.
+#[test]
+fn a_long_one_is_counted_as_long_as_it_is_held() {
+    let (broker, process) = started(DriverKind::Auto, |_| {});
+    let mut inbound = Inbound::default();
+    let block = [&[203, 0, 113, 7, 10, 0, 0, 1, 0, 1, 0, 1][..], &[4, 0x0b, 0xb8], &[0; 3000]].concat();
+    let length = u16::try_from(block.len()).unwrap().to_be_bytes();
+    let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..], &length, &block].concat();
+    let mut connection = connect(BALANCER, &broker);
+    for piece in [&header[..2000], &header[2000..], UPGRADE.as_bytes()] {
+        connection.write_all(piece).unwrap();
+        wait_until_read(&broker, piece.len());
+    }
+    assert!(answer(&mut connection).starts_with("HTTP/1.1 101 "));
+    assert_eq!(told(&mut inbound, &process), "203.0.113.7:1".parse().unwrap());
+}
+
 #[test]
 fn who_has_no_address_keeps_the_sockets() {
     let (broker, process) = started(DriverKind::Auto, |_| {});

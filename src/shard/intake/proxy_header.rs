@@ -37,6 +37,9 @@ impl Shard {
         match parsed {
             Ok(Some(header)) => {
                 exchange.proxy_header = None;
+                if self.table[slot].flags.has(Flag::Holds) {
+                    self.weigh(slot);
+                }
                 let generation = self.table[slot].generation;
                 self.relayed_for(slot, header.source);
                 let rest = &mut bytes[header.bytes - held_bytes..];
