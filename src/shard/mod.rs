@@ -27,10 +27,10 @@ mod out;
 pub mod outcome;
 mod owners;
 mod policy;
-mod shaking;
 #[cfg(test)]
 #[path = "resume_tests.rs"]
 mod resume_simulation;
+mod shaking;
 #[cfg(test)]
 #[path = "stage_tests.rs"]
 mod stage;
