@@ -62,7 +62,7 @@ fn the_connection_is_reset() {
         socket.set_linger(Some(Duration::ZERO)).unwrap();
         // Closing the descriptor sends the reset; what is left here is a socket that leads nowhere.
         let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        client.get_mut().0 = std::net::TcpStream::connect(nowhere.local_addr().unwrap()).unwrap();
+        client.get_mut().stream = std::net::TcpStream::connect(nowhere.local_addr().unwrap()).unwrap();
     };
     check(end, 1006, ClosedBy::Connection);
 }

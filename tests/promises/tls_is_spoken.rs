@@ -131,7 +131,7 @@ fn an_end_without_close_notify_is_told_from_one_with_it() {
     let mut client = connect(&broker, "/ends:test:sys/");
     inbound.opened(&process);
     // What is no record: our answer is an alert, and the end.
-    client.get_mut().0.write_all(b"\x17\x03\x03\x00\x20nothing that could ever be opened").unwrap();
+    client.get_mut().stream.write_all(b"\x17\x03\x03\x00\x20nothing that could ever be opened").unwrap();
     let closed = inbound.closed(&process);
     assert_eq!((closed.code, &*closed.reason), (1006, "the client broke TLS: bad_record_mac (20)"));
     let error = client.read().unwrap_err().to_string();

@@ -28,31 +28,40 @@ pub type Client = WebSocket<Patient>;
 /// A socket of a client in this process. A call with a time limit ends early when the process is stopped and continued
 /// (EINTR, signal(7)); that is no end of the connection, and the call begins anew.
 #[derive(Debug)]
-pub struct Patient(pub TcpStream, Option<Box<rustls::ClientConnection>>);
+pub struct Patient {
+    pub stream: TcpStream,
+    tls: Option<Box<rustls::ClientConnection>>,
+}
+
+/// One without TLS.
+#[expect(non_snake_case, reason = "it is made as if it were that stream and nothing else")]
+pub fn Patient(stream: TcpStream) -> Patient {
+    Patient::new(stream)
+}
 
 impl Patient {
     pub fn new(stream: TcpStream) -> Self {
-        Self(stream, None)
+        Self { stream, tls: None }
     }
 
     /// Behind a handshake of TLS.
     pub fn over_tls(stream: TcpStream) -> std::io::Result<Self> {
         let (stream, connection) = tls::connect(stream, "localhost")?;
-        Ok(Self(stream, Some(Box::new(connection))))
+        Ok(Self { stream, tls: Some(Box::new(connection)) })
     }
 
     /// Says that nothing more is sent.
     pub fn say_goodbye(&mut self) -> std::io::Result<()> {
-        let Some(connection) = &mut self.1 else { return Ok(()) };
+        let Some(connection) = &mut self.tls else { return Ok(()) };
         connection.send_close_notify();
         while connection.wants_write() {
-            connection.write_tls(&mut self.0)?;
+            connection.write_tls(&mut self.stream)?;
         }
         Ok(())
     }
 
     pub fn handshake_kind(&self) -> Option<rustls::HandshakeKind> {
-        self.1.as_ref()?.handshake_kind()
+        self.tls.as_ref()?.handshake_kind()
     }
 }
 
@@ -67,23 +76,23 @@ fn again<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> 
 
 impl std::io::Read for Patient {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match &mut self.1 {
-            None => again(|| self.0.read(buffer)),
-            Some(connection) => again(|| tls::read(connection, &mut self.0, buffer)),
+        match &mut self.tls {
+            None => again(|| self.stream.read(buffer)),
+            Some(connection) => again(|| tls::read(connection, &mut self.stream, buffer)),
         }
     }
 }
 
 impl std::io::Write for Patient {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        match &mut self.1 {
-            None => again(|| self.0.write(bytes)),
-            Some(connection) => again(|| tls::write(connection, &mut self.0, bytes)),
+        match &mut self.tls {
+            None => again(|| self.stream.write(bytes)),
+            Some(connection) => again(|| tls::write(connection, &mut self.stream, bytes)),
         }
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.0.flush()
+        self.stream.flush()
     }
 }
 
@@ -91,13 +100,13 @@ impl std::ops::Deref for Patient {
     type Target = TcpStream;
 
     fn deref(&self) -> &TcpStream {
-        &self.0
+        &self.stream
     }
 }
 
 impl std::os::fd::AsFd for Patient {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.stream.as_fd()
     }
 }
 
