@@ -2,7 +2,7 @@
 //!
 //! A handshake is rustls' ([`handshake`], which alone knows it); it ends in a [`State`] of 112 bytes, from which the records
 //! of the connection are sealed and opened here ([`Records`]). A connection object of a library costs 3.5 to 15 KiB and seals
-//! one message at a time; this one costs 250 bytes, and what waits for a client stays plain until the moment it is sent.
+//! one message at a time; this one costs 280 bytes at most, and what waits for a client stays plain until the moment it is sent.
 //!
 //! Invariants: TLS 1.3 alone, no early data, no renegotiation; secrets are overwritten when they are let go, and never
 //! printed; nothing here panics at what a peer sends. It must not know sockets, clocks (the time of day is told to
