@@ -115,16 +115,16 @@ mod tests {
 
     #[test]
     fn open_files() {
-        expect(Level::Warning, "leaves room for 777 connections of 100000", "LimitNOFILE=101138 ", |_, facts| {
+        expect(Level::Warning, "leaves room for 773 connections of 100000", "LimitNOFILE=101142 ", |_, facts| {
             facts.files.hard = 999;
         });
-        expect(Level::Warning, "leaves room", "sysctl -w fs.nr_open=101138, then LimitNOFILE", |_, facts| {
+        expect(Level::Warning, "leaves room", "sysctl -w fs.nr_open=101142, then LimitNOFILE", |_, facts| {
             (facts.files.hard, facts.files.nr_open) = (65_536, Some(65_536));
         });
         expect(Level::Problem, "leaves no room", "docker run --ulimit nofile=", |_, facts| {
             facts.files.hard = 48;
         });
-        expect(Level::Warning, "the whole system may open 100000", "sysctl -w fs.file-max=207276", |_, facts| {
+        expect(Level::Warning, "the whole system may open 100000", "sysctl -w fs.file-max=207284", |_, facts| {
             facts.files.system = Some((100_000, 5000));
         });
         let few = Config { connections_max: 10, ..Config::default() };
