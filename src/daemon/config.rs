@@ -9,6 +9,7 @@ mod doors;
 mod environment;
 mod file;
 mod links;
+mod redirect;
 mod renamed;
 mod sources;
 mod values;
@@ -503,16 +504,7 @@ impl Config {
             ensure!(need == "link", "ready_needs: {need:?} is nothing that can be needed; link is");
         }
         super::acme::check(self)?;
-        if self.tls_redirect != Redirect::Off {
-            ensure!(
-                self.listen.0.is_some() && self.tls_listen.0.is_some(),
-                "tls_redirect: from listen to tls_listen: set both"
-            );
-            ensure!(
-                self.redirect_port() != Some(0),
-                "tls_redirect: tls_listen has no fixed port: say which clients come by"
-            );
-        }
+        self.check_redirect()?;
         let has_certificates = !super::certificates::pairs(self)?.is_empty();
         ensure!(
             self.tls_listen.0.is_none() || has_certificates,
@@ -584,15 +576,6 @@ impl Config {
         }
         settings.response_timeout_s = (self.response_timeout.0 / 1000) as u32;
         Ok(settings)
-    }
-
-    /// To which port of their host plain requests are sent on, if they are.
-    fn redirect_port(&self) -> Option<u16> {
-        match self.tls_redirect {
-            Redirect::Off => None,
-            Redirect::On => self.tls_listen.0.map(|address| address.port()),
-            Redirect::To(port) => Some(port),
-        }
     }
 
     fn host_policy(&self) -> HostPolicy {

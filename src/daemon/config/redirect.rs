@@ -1,0 +1,27 @@
+//! What the settings say of requests that come without TLS and belong to it.
+
+use super::{Config, Redirect};
+use anyhow::ensure;
+
+impl Config {
+    /// Whether they can be sent on as it is wanted.
+    pub(super) fn check_redirect(&self) -> anyhow::Result<()> {
+        if self.tls_redirect == Redirect::Off {
+            return Ok(());
+        }
+        let is_both = self.listen.0.is_some() && self.tls_listen.0.is_some();
+        ensure!(is_both, "tls_redirect: from listen to tls_listen: set both");
+        let has_port = self.redirect_port() != Some(0);
+        ensure!(has_port, "tls_redirect: tls_listen has no fixed port: say which clients come by");
+        Ok(())
+    }
+
+    /// To which port of the host that they name they are sent on, if they are.
+    pub(super) fn redirect_port(&self) -> Option<u16> {
+        match self.tls_redirect {
+            Redirect::Off => None,
+            Redirect::On => self.tls_listen.0.map(|address| address.port()),
+            Redirect::To(port) => Some(port),
+        }
+    }
+}
