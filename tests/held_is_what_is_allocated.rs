@@ -340,9 +340,11 @@ impl Mix {
         assert!(status.ends_with("101"));
         self.clients.push(client);
         let mut events = Vec::new();
-        while events.is_empty() {
+        while !events.iter().any(|event| matches!(event, pushring::Event::Opened(_))) {
             self.pushes.recv_batch(&mut events, PATIENCE).unwrap();
         }
+        // One before it may have been let go meanwhile.
+        events.retain(|event| !matches!(event, pushring::Event::Closed(_)));
         let [pushring::Event::Opened(opened)] = &events[..] else { panic!("{events:?}") };
         // What the kernel takes, before anything waits with us.
         for _ in 0..3 {

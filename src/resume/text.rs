@@ -115,7 +115,9 @@ struct Said {
 /// # Errors
 /// It is no control text.
 pub fn control(text: &[u8]) -> Result<Control, NoControl> {
-    let said: Said = serde_json::from_slice(text).map_err(|_| NoControl)?;
+    // A derived reader would take an array for the fields in their order.
+    let is_object = text.trim_ascii_start().first() == Some(&b'{');
+    let said: Said = is_object.then(|| serde_json::from_slice(text).ok()).flatten().ok_or(NoControl)?;
     Ok(said.ack.map_or(Control::Other, Control::Ack))
 }
 

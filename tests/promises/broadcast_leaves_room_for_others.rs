@@ -75,6 +75,7 @@ fn a_new_client_is_let_in_by_the_next_slice() {
 fn a_later_broadcast_catches_up_with_one_on_its_way() {
     let mut fan = storm();
     fan.shard.flush();
+    fan.shard.begin_turn(1);
     fan.shard.handle_command(Fan::broadcast(payload(128)), 1);
     fan.turn();
     let sends = fan.taken.sends.load(Ordering::Relaxed);
