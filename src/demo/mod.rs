@@ -53,7 +53,7 @@ pub fn start(broker: &Handle) -> Result<Vec<JoinHandle<()>>, DemoError> {
 
 fn run_on_shards(broker: &Handle, id: &str, on_event: fn(&mut Here<'_>, Event)) -> Result<(), DemoError> {
     let process = broker.on_shards(id, move |_| on_event)?;
-    process.handle().bind("/", Default::default())?;
+    process.handle().bind("/", WebSocketRule { resume: true, ..WebSocketRule::default() })?;
     process.detach();
     Ok(())
 }

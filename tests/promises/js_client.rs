@@ -14,8 +14,9 @@ fn the_stream_goes_on_in_javascript() {
     println!("Node {}", String::from_utf8_lossy(&version.stdout));
     let daemon = Daemon::start(&["demo"]);
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/js/test/client.test.mjs");
-    let ran = Command::new("node")
-        .args(["--experimental-websocket", "--test", tests])
+    // A test that fails may leave a client that goes on for ever.
+    let ran = Command::new("timeout")
+        .args(["120", "node", "--experimental-websocket", "--test", tests])
         .env("PUSHRING_URL", format!("http://{}", daemon.address))
         .output()
         .unwrap();

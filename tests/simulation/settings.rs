@@ -212,12 +212,24 @@ impl Settings {
         self.process = ProcessRates::default();
         self.memory_bytes = None;
         self.crowd = None;
-        self.pace = TurnPace { limits: TurnLimits::default(), turns_max: usize::MAX };
+        // So that nothing is put off to a later turn, for what one client costs is then seen in the order of the others.
+        let ample_ns = 1 << 40;
+        let work = WorkLimits {
+            begin_ns: ample_ns,
+            orders_ns: ample_ns,
+            reads_ns: ample_ns,
+            handlers_ns: ample_ns,
+            resumes_ns: ample_ns,
+            effects_ns: ample_ns,
+        };
+        self.pace = TurnPace { limits: TurnLimits { work, ..TurnLimits::default() }, turns_max: usize::MAX };
         (self.events_max, self.no_room_percent, self.reset_in_batch) = (512, 0, 0);
         // What a record that was cut short has left goes alone, so others' turns may be more or fewer in a step.
         self.tls_percent = 0;
         self.jumps = 0;
         (self.stops_at, self.drains_at) = (None, None);
+        // The cost of what a handler orders is its own, so with handlers a client that stalls moves others by a turn.
+        self.hosted = [false; NAMES];
     }
 
     pub fn admission(&self) -> admission::Limits {
