@@ -20,6 +20,7 @@ pub fn check(name: &str) -> Result<(), InvalidTopic> {
 const RESERVED: char = '\u{1e}';
 
 /// All reserved names stand before this one.
+#[cfg_attr(not(feature = "daemon"), allow(dead_code))]
 pub const BEHIND_RESERVED: &str = "\u{1e}\u{10ffff}";
 
 /// The longest name of a user that a topic is made of.

@@ -124,7 +124,8 @@ pub enum Door {
 }
 
 /// A connection over TLS.
-#[expect(clippy::large_enum_variant, reason = "it is boxed as a whole, and nearly always the large one")]
+// Without the feature `tls` there is nothing to be warned of.
+#[allow(clippy::large_enum_variant, reason = "it is boxed as a whole, and nearly always the large one")]
 pub(in crate::shard) enum Tls {
     /// It shakes hands, and nothing else is read or sent.
     Shaking(Box<Shaking>),
