@@ -201,7 +201,8 @@ impl Hub {
         Ok(Ok(("subscribed", name.into())))
     }
 
-    /// A new token of the same user takes the place of the one before; what it does not allow any more ends.
+    /// A new token of the same user takes the place of the one before. What it does not allow cannot be asked for any more;
+    /// topics that are subscribed to stay so.
     fn renew(
         &mut self,
         channel: ChannelId,

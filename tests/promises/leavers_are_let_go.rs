@@ -66,7 +66,7 @@ fn deaf(broker: &Broker) -> Process {
 }
 
 #[test]
-fn two_thousand_that_leave_while_their_process_is_full() {
+fn a_thousand_that_leave_while_their_process_is_full() {
     on_each_driver(|driver| {
         let broker = broker(driver, |_| {});
         let _deaf = deaf(&broker);
