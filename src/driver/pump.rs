@@ -92,7 +92,7 @@ struct TurnMeter {
     counted_ns: u64,
 }
 
-/// As long as the first bucket of [`TurnTimes`](crate::shard::stats::TurnTimes).
+/// As long as the first bucket of [`Durations`](crate::shard::stats::Durations).
 const SHORT_NS: u64 = 16_000;
 
 impl TurnMeter {
