@@ -296,10 +296,18 @@ impl Shards {
     fn encode_counts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let counts: Vec<Vec<_>> = self.0.shards.iter().map(|shard| shard.stats.counts().collect()).collect();
         for (place, (name, _, doc)) in counts.first().into_iter().flatten().enumerate() {
-            let mut family = encoder.encode_descriptor(name, doc.trim_end_matches('.'), None, MetricType::Counter)?;
+            // Prometheus wants times in seconds.
+            let time = name.strip_suffix("_ns").map(|name| format!("{name}_seconds"));
+            let (shown, doc) = (time.as_deref().unwrap_or(name), doc.trim_end_matches('.'));
+            let mut family = encoder.encode_descriptor(shown, doc, None, MetricType::Counter)?;
             for (shard, counts) in std::iter::zip(&self.0.shards, &counts) {
                 let labels = [("shard", shard.shard)];
-                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&counts[place].1, None)?;
+                let mut family = family.encode_family(&labels)?;
+                let value = counts[place].1;
+                match time {
+                    Some(_) => family.encode_counter::<NoLabelSet, _, u64>(&(value as f64 / 1e9), None)?,
+                    None => family.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
+                }
             }
         }
         Ok(())

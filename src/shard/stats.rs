@@ -83,7 +83,7 @@ counts! {
     sent_bytes,
     /// Events that handlers on the shards have taken.
     handler_events,
-    /// Nanoseconds that they took.
+    /// How long they took.
     handler_ns,
     /// Events for which a handler took longer than its part of a turn, 0.25 ms.
     handler_slow,
