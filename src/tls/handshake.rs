@@ -13,6 +13,7 @@ use self::certificate::{Certificate, CertificateError};
 use self::tickets::{ROTATED_EVERY_S, Tickets};
 use super::alert::Alert;
 use super::keys::{HEADER_BYTES, Secret, Suite};
+use super::outcome::{Done, Failure, Step};
 use super::record::{Direction, State};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::UnixTime;
@@ -135,42 +136,6 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("certificates", &self.certificates).finish()
     }
-}
-
-/// What a client's bytes have come to.
-#[derive(Debug)]
-pub enum Step {
-    /// More is to come from the client. Whether it was answered meanwhile: that is what a handshake costs.
-    Goes {
-        /// Keys were exchanged, and signed for.
-        has_answered: bool,
-    },
-    /// The connection is established.
-    Done(Box<Done>),
-    /// It is not, and never will be.
-    Failed(Failure),
-}
-
-/// An established connection.
-#[derive(Debug)]
-pub struct Done {
-    /// With which its records go on.
-    pub state: State,
-    /// Bytes of the client that came behind the handshake: records, or the beginning of one.
-    pub rest: Vec<u8>,
-    /// It takes up an earlier one.
-    pub is_resumed: bool,
-}
-
-/// Why there is no connection. What the client is to be told is among the bytes to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The alert that was sent, or received; `None` where none was, or which is not known.
-    pub alert: Option<Alert>,
-    /// It was the client that gave up.
-    pub by_client: bool,
-    /// In words, for logs.
-    pub why: String,
 }
 
 /// A handshake that goes on.

@@ -13,6 +13,7 @@ mod alert;
 mod handshake;
 #[cfg(feature = "tls")]
 mod keys;
+mod outcome;
 #[cfg(feature = "tls")]
 mod record;
 #[cfg(not(feature = "tls"))]
@@ -22,13 +23,14 @@ pub use alert::Alert;
 #[cfg(feature = "tls")]
 pub use handshake::certificate::{Certificate, CertificateError};
 #[cfg(feature = "tls")]
-pub use handshake::{Done, Failure, Handshake, INCOMING_BYTES_MAX, PRICE_NS_RESUMED, Server, Step};
+pub use handshake::{Handshake, INCOMING_BYTES_MAX, PRICE_NS_RESUMED, Server};
 #[cfg(feature = "tls")]
 pub use keys::{OVERHEAD_BYTES, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, Secret, Suite};
+pub use outcome::{Done, Ended, Failure, Opened, Step};
 #[cfg(feature = "tls")]
-pub use record::{Direction, Ended, Opened, Records, State};
+pub use record::{Direction, Records, State};
 #[cfg(not(feature = "tls"))]
 pub use without::{
-    Done, Ended, Failure, Handshake, INCOMING_BYTES_MAX, OVERHEAD_BYTES, PLAIN_BYTES_MAX, PRICE_NS_RESUMED,
-    RECORD_BYTES_MAX, Records, Server, State, Step,
+    Handshake, INCOMING_BYTES_MAX, OVERHEAD_BYTES, PLAIN_BYTES_MAX, PRICE_NS_RESUMED, RECORD_BYTES_MAX, Records,
+    Server, State,
 };

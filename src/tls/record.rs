@@ -9,6 +9,7 @@
 
 use super::alert::Alert;
 use super::keys::{ContentType, HEADER_BYTES, Half, PLAIN_BYTES_MAX, SEALED_BYTES_MAX, Secret, Suite};
+use super::outcome::{Ended, Opened};
 use smallvec::SmallVec;
 use std::io::IoSlice;
 
@@ -42,30 +43,6 @@ pub struct State {
     pub send: Direction,
     /// What we open with.
     pub receive: Direction,
-}
-
-/// Why nothing more is received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// The peer has said that it sends nothing more.
-    CloseNotify,
-    /// The peer has given up.
-    Told(Alert),
-    /// The peer has broken the protocol, and is to be told so.
-    Broken(Alert),
-}
-
-/// What receiving has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
-    /// So many bytes of data, now at the start of what was given.
-    pub plain: usize,
-    /// So many bytes at the end are the beginning of a record: they are to be given again, with what follows.
-    pub rest: usize,
-    /// Something is to be sealed and sent, even if there is no data: see [`Records::seal_due`].
-    pub is_answer_due: bool,
-    /// Set if this is the last.
-    pub ended: Option<Ended>,
 }
 
 /// See the module.

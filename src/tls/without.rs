@@ -1,6 +1,6 @@
 //! What a build without the feature `tls` has in place of it: types of which there is no value, so that shards need not know.
 
-use super::Alert;
+use super::{Alert, Opened, Step};
 use std::io::IoSlice;
 
 /// Of which there is no value. Private, so that nobody outside is told that what follows one is never reached.
@@ -75,67 +75,9 @@ impl Handshake {
     }
 }
 
-/// As with the feature.
-#[derive(Debug)]
-pub enum Step {
-    /// As with the feature.
-    Goes {
-        /// As with the feature.
-        has_answered: bool,
-    },
-    /// As with the feature.
-    Done(Box<Done>),
-    /// As with the feature.
-    Failed(Failure),
-}
-
-/// As with the feature.
-#[derive(Debug)]
-pub struct Done {
-    /// As with the feature.
-    pub state: State,
-    /// As with the feature.
-    pub rest: Vec<u8>,
-    /// As with the feature.
-    pub is_resumed: bool,
-}
-
-/// As with the feature.
-#[derive(Debug)]
-pub struct Failure {
-    /// As with the feature.
-    pub alert: Option<Alert>,
-    /// As with the feature.
-    pub by_client: bool,
-}
-
 /// There is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State(Never);
-
-/// As with the feature.
-#[derive(Debug, Clone, Copy)]
-pub enum Ended {
-    /// As with the feature.
-    CloseNotify,
-    /// As with the feature.
-    Told(Alert),
-    /// As with the feature.
-    Broken(Alert),
-}
-
-/// As with the feature.
-#[derive(Debug, Clone, Copy)]
-pub struct Opened {
-    /// As with the feature.
-    pub plain: usize,
-    /// As with the feature.
-    pub rest: usize,
-    /// As with the feature.
-    pub is_answer_due: bool,
-    /// As with the feature.
-    pub ended: Option<Ended>,
-}
 
 /// There is none.
 pub struct Records(Never);
