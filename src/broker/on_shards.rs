@@ -9,7 +9,7 @@ use super::here::OnAShard;
 use super::message::Message;
 use super::order::{Broadcast, Close, Commands, Order, Push, Respond, Subscribe, close_frame};
 use super::process::{AttachOptions, ProcessHandle, ProcessName, ended_or_failed, failed};
-use super::pusher::{Audience, Full, PushError, Pusher};
+use super::pusher::{Audience, Full, PushError, Pusher, give_each};
 use super::{AttachError, BindPathError, Broker, Delivery, Handle, Policy, Shared};
 use crate::admission::{Charge, Kind};
 use crate::channel::ChannelId;
@@ -506,19 +506,7 @@ impl Door<'_> {
 
 impl Give for Door<'_> {
     fn give(&mut self, commands: Commands, full: Full) -> Result<(), PushError> {
-        let (mut accepted, mut refused) = (0, 0);
-        for (shard, command) in commands {
-            match self.give_one(shard, command, full) {
-                Ok(()) => accepted += 1,
-                Err(PushError::InboxFull) => refused += 1,
-                Err(error) => return Err(error),
-            }
-        }
-        match (accepted, refused) {
-            (_, 0) => Ok(()),
-            (0, _) => Err(PushError::InboxFull),
-            _ => Err(PushError::Partly),
-        }
+        give_each(commands, |shard, command| self.give_one(shard, command, full))
     }
 }
 

@@ -248,19 +248,7 @@ impl Pusher {
 
     /// Gives an order: one command, or one for each shard that has a part of it.
     pub(super) fn give(&self, commands: Commands, full: Full) -> Result<(), PushError> {
-        let (mut accepted, mut refused) = (0, 0);
-        for (shard, command) in commands {
-            match self.send(shard, command, full) {
-                Ok(()) => accepted += 1,
-                Err(PushError::InboxFull) => refused += 1,
-                Err(error) => return Err(error),
-            }
-        }
-        match (accepted, refused) {
-            (_, 0) => Ok(()),
-            (0, _) => Err(PushError::InboxFull),
-            _ => Err(PushError::Partly),
-        }
+        give_each(commands, |shard, command| self.send(shard, command, full))
     }
 
     fn send(&self, shard: usize, command: Command, full: Full) -> Result<(), PushError> {
@@ -295,6 +283,26 @@ impl Pusher {
         *command = command.take().map(|command| self.shared.probes[shard].ride_on(command));
         let sent = self.shared.inboxes[shard].poll_send(command, bytes, &self.accounts[shard], context);
         sent.map_err(|_| PushError::Stopped)
+    }
+}
+
+/// Gives each shard its command, and tells what came of it for all of them.
+pub(super) fn give_each(
+    commands: Commands,
+    mut give: impl FnMut(usize, Command) -> Result<(), PushError>,
+) -> Result<(), PushError> {
+    let (mut accepted, mut refused) = (0, 0);
+    for (shard, command) in commands {
+        match give(shard, command) {
+            Ok(()) => accepted += 1,
+            Err(PushError::InboxFull) => refused += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    match (accepted, refused) {
+        (_, 0) => Ok(()),
+        (0, _) => Err(PushError::InboxFull),
+        _ => Err(PushError::Partly),
     }
 }
 
