@@ -2,7 +2,7 @@
 //! every way in which a client can leave.
 
 use crate::support;
-use pushring::{AttachOptions, Broker, Event, HttpRule, Process, QueueLimits};
+use pushring::{AttachOptions, Broker, Event, HttpRule, Policy, Process, QueueLimits};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -141,8 +141,13 @@ fn a_process_has_so_many_connections_and_others_have_theirs() {
 #[test]
 fn a_stop_is_told_under_a_broadcast_that_never_ends() {
     on_each_driver(|driver| {
-        let broker = broker(driver, |config| config.shard.close_timeout_ms = 30_000);
-        let loud = process(&broker, "loud", AttachOptions::default());
+        let broker = broker(driver, |config| {
+            config.shard.close_timeout_ms = 30_000;
+            config.shard.outbound_bytes_max = 64 * 1024;
+        });
+        // A reader that is behind stays.
+        let policy = Policy::DropNewest;
+        let loud = process(&broker, "loud", AttachOptions { policy, ..AttachOptions::default() });
         let mut clients: Vec<_> = (0..50).map(|_| connect(&broker, "/loud:test:sys/")).collect();
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {

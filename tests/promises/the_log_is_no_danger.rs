@@ -105,13 +105,19 @@ fn what_could_not_be_written_is_counted() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let mut command = pushring(&["demo", "--listen", "127.0.0.1:0", "--control"]);
     let daemon = Daemon::spawn(command.arg(&control).stderr(full));
-    let metrics = output(pushring(&["metrics", "--control"]).arg(&control));
-    let metrics = String::from_utf8(metrics.stdout).unwrap();
-    let count = |name: &str| {
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim().parse::<u64>().unwrap()
-    };
-    assert!(count("pushring_log_lines_lost_total ") > 0 && count("pushring_log_write_errors_total ") > 0, "{metrics}");
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let metrics = output(pushring(&["metrics", "--control"]).arg(&control));
+        let metrics = String::from_utf8(metrics.stdout).unwrap();
+        let count = |name: &str| {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        };
+        if count("pushring_log_lines_lost_total ") > 0 && count("pushring_log_write_errors_total ") > 0 {
+            break;
+        }
+        assert!(Instant::now() < until, "{metrics}");
+    }
     let stats = String::from_utf8(output(pushring(&["stats", "--control"]).arg(&control)).stdout).unwrap();
     assert!(stats.contains("lines of the log were lost"), "{stats}");
     drop(daemon);
