@@ -1,6 +1,15 @@
 /** What can be sent, and what is received: text, or an ArrayBuffer for Binary. */
 export type Data = string | ArrayBuffer | ArrayBufferView;
 
+/** What a text that is no JSON, or any JSON, may be. */
+export type Json = string | number | boolean | null | Json[] | { [name: string]: Json };
+
+/** Of a registration on `/`, as `@kinode/client-api` sends it. */
+export interface Registration {
+  target_process: string;
+  auth_token: string;
+}
+
 export interface Options {
   /** A message of the process, each once and in order. */
   onMessage?(data: string | ArrayBuffer): void;
@@ -21,6 +30,15 @@ export interface Options {
   onUnauthorized?(): boolean | Promise<boolean>;
   /** The channel has ended for good. */
   onClose?(code: number, reason: string): void;
+  /** The hub says no to something that was not asked for by a promise: a message that nobody hears, or `topic` once again. */
+  onError?(why: string, topic?: string): void;
+  /**
+   * Whether the channel outlives its connection (`pushring.1`) [true, unless `register`]. False for paths that are bound without
+   * `resume`: then a lost connection is a new channel, and what is on its way is lost unseen.
+   */
+  resume?: boolean;
+  /** Registers on `/` for a process, with a new registration for each connection if it is a function. */
+  register?: Registration | (() => Registration | Promise<Registration>);
   /** Subprotocols to offer besides, such as `bearer.TOKEN`. */
   protocols?: string[] | (() => string[]);
   /** The first pause is at most so long [500]; it doubles with each attempt, up to `capMs` [30,000]. */
@@ -46,6 +64,17 @@ export class Channel {
   readonly isOpen: boolean;
   /** Sends now, or as soon as there is a connection. False: the outbox is full, and nothing was sent. */
   send(data: Data): boolean;
+  /**
+   * At the hub: what is published to a topic goes to `onMessage`, as it was published (text, JSON, or an ArrayBuffer). It lasts
+   * until `unsubscribe`, over new channels too. Rejected with the hub's reason: `forbidden`, `topic`, `too_many`. Tokens that
+   * name `topics` bring raw messages; do not mix the two where publishers are not trusted, since a text can look like this.
+   */
+  subscribe(topic: string, onMessage: (data: Json | ArrayBuffer, topic: string) => void): Promise<unknown>;
+  unsubscribe(topic: string): Promise<unknown>;
+  /** At the hub. Rejected with the hub's reason, or `lost`: whether it came is not known. */
+  publish(topic: string, data: Json): Promise<unknown>;
+  /** At the hub: a new token of the same user. */
+  renew(token: string): Promise<unknown>;
   /** Ends the channel for good. */
   close(code?: number, reason?: string): void;
 }

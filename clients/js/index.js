@@ -1,9 +1,14 @@
-/** Codes after which the same client would be refused again; the table is in docs/PROTOCOL.md. */
-const FINAL = new Set([1000, 1002, 1003, 1007, 1008, 1009, 1010, 4400, 4403, 4501]);
+/**
+ * Codes after which the same client would be refused again, as docs/PROTOCOL.md has them; so are all from 3000 on that are not
+ * in `AGAIN`. 4401 is asked for.
+ */
+const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010];
+const AGAIN = [4404, 4408];
 const MARK = '\u001e';
 const ACK_EVERY = 64;
 
 const sizeOf = (data) => (typeof data === 'string' ? data.length * 3 : (data.byteLength ?? data.size));
+const valueOf = (value) => (typeof value === 'function' ? value() : value);
 
 /** Opens a channel that goes on after sleep, network changes and lost connections. See `index.d.ts`. */
 export function connect(url, options = {}) {
@@ -14,10 +19,13 @@ export class Channel {
   #url;
   #options;
   #socket = null;
+  // Connections that were given up: a close frame would end the channel that they may still hold.
+  #abandoned = [];
   #timer;
   #attempt = 0;
   #id = null;
   #token = null;
+  #wasGreeted = false;
   #received = 0;
   #acknowledged = 0;
   // What the server may not have: `#first` is the number of the oldest.
@@ -28,10 +36,15 @@ export class Channel {
   #written = 0;
   #isOpen = false;
   #isClosed = false;
+  #topics = new Map();
+  // Orders to the hub without an answer, by number.
+  #asks = new Map();
+  #ask = 0;
 
   constructor(url, options) {
     this.#url = url;
     this.#options = {
+      resume: !options.register,
       baseMs: 500,
       capMs: 30_000,
       helloMs: 10_000,
@@ -60,16 +73,40 @@ export class Channel {
   send(data) {
     const bytes = sizeOf(data);
     const { outboxMessagesMax, outboxBytesMax } = this.#options;
+    const isFull = () => this.#outbox.length >= outboxMessagesMax || this.#outboxBytes + bytes > outboxBytesMax;
     if (this.#isClosed) return false;
     // What was written makes room: that it has come is likely, and said when it has not.
-    while (this.#written > 0 && (this.#outbox.length >= outboxMessagesMax || this.#outboxBytes + bytes > outboxBytesMax)) {
-      this.#forget(1);
-    }
-    if (this.#outbox.length >= outboxMessagesMax || this.#outboxBytes + bytes > outboxBytesMax) return false;
+    while (this.#written && isFull()) this.#forget(1);
+    if (isFull()) return false;
     this.#outbox.push(data);
     this.#outboxBytes += bytes;
-    if (this.#isOpen) this.#flush();
+    this.#flush();
     return true;
+  }
+
+  /** At the hub: has what is published to a topic from now on given to `onMessage`. */
+  subscribe(topic, onMessage) {
+    this.#topics.set(topic, onMessage);
+    return this.#order({ subscribe: topic, envelope: true }).catch((error) => {
+      this.#topics.delete(topic);
+      throw error;
+    });
+  }
+
+  /** At the hub: ends a subscription. */
+  unsubscribe(topic) {
+    this.#topics.delete(topic);
+    return this.#order({ unsubscribe: topic });
+  }
+
+  /** At the hub: publishes a text, or anything that JSON can say. */
+  publish(topic, data) {
+    return this.#order({ publish: topic, [typeof data === 'string' ? 'text' : 'json']: data });
+  }
+
+  /** At the hub: another token takes the place of the one before. */
+  renew(token) {
+    return this.#order({ renew: token });
   }
 
   /** Ends the channel for good. */
@@ -87,45 +124,63 @@ export class Channel {
     if (!this.#socket) this.#open();
   };
 
-  // A close frame would end the channel: the old connection is left as it is, and taken over by the next.
   #offline = () => this.#lost();
 
   #open() {
     clearTimeout(this.#timer);
     if (this.#isClosed) return;
-    const { protocols = [], WebSocket: Socket, helloMs } = this.#options;
-    const offered = ['pushring.1', ...(typeof protocols === 'function' ? protocols() : protocols)];
+    const { protocols = [], register, resume, WebSocket: Socket, helloMs } = this.#options;
+    const offered = [...valueOf(protocols)];
+    if (resume) offered.unshift('pushring.1');
     if (this.#token) offered.push(`resume.${this.#id}.${this.#token}.${this.#received}`);
-    const socket = new Socket(typeof this.#url === 'function' ? this.#url() : this.#url, offered);
+    const socket = new Socket(valueOf(this.#url), offered);
     socket.binaryType = 'arraybuffer';
     this.#socket = socket;
     const isCurrent = () => socket === this.#socket;
+    socket.onopen = async () => {
+      if (register) socket.send(JSON.stringify({ encrypted: false, ...(await valueOf(register)) }));
+      else if (!resume && isCurrent()) this.#greeted({ channel_id: null });
+    };
     socket.onmessage = ({ data }) => isCurrent() && this.#heard(data);
     socket.onclose = ({ code, reason }) => isCurrent() && this.#closed(code, reason);
+    // Node 20 tells no close of a handshake that failed; elsewhere 1006 follows.
+    socket.onerror = () => isCurrent() && this.#closed(1006, '');
     this.#timer = setTimeout(() => isCurrent() && this.#lost(), helloMs);
   }
 
   #heard(data) {
-    if (!this.#isOpen) return this.#greeted(JSON.parse(data));
-    if (typeof data === 'string' && data[0] === MARK) {
-      data = data.slice(1);
-      if (data[0] !== MARK) {
-        const { dropped } = JSON.parse(data);
-        if (dropped) this.#missed(dropped, 'dropped');
-        return;
+    if (!this.#isOpen) {
+      try {
+        this.#greeted(JSON.parse(data));
+      } catch {
+        this.#lost();
       }
+      return;
     }
-    this.#received++;
-    this.#acknowledge(this.#received - this.#acknowledged >= ACK_EVERY);
+    if (this.#options.resume) {
+      if (typeof data === 'string' && data[0] === MARK) {
+        data = data.slice(1);
+        if (data[0] !== MARK) return this.#told(JSON.parse(data));
+      }
+      this.#received++;
+      this.#acknowledge(this.#received - this.#acknowledged >= ACK_EVERY);
+    }
+    if (this.#topics.size && String(data).startsWith('{"topic":')) {
+      const { topic, data: content, base64 } = JSON.parse(data);
+      const onMessage = this.#topics.get(topic);
+      if (onMessage) return onMessage(base64 ? Uint8Array.from(atob(base64), (c) => c.charCodeAt()).buffer : content, topic);
+    }
     this.#options.onMessage?.(data);
   }
 
   #greeted({ channel_id, resume, resumed, received, reason, lost }) {
+    const isSame = received !== undefined;
+    if (isSame && !(received <= this.#first + this.#written)) throw 0;
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const isSame = received !== undefined;
-    const wasKnown = this.#id !== null;
-    [this.#id, this.#token, this.#attempt, this.#isOpen] = [channel_id, resume, 0, true];
+    for (const socket of this.#abandoned.splice(0)) socket.close();
+    const wasGreeted = this.#wasGreeted;
+    [this.#id, this.#token, this.#attempt, this.#isOpen, this.#wasGreeted] = [channel_id, resume, 0, true, true];
     if (isSame) {
       const unsent = this.#first - received;
       if (unsent > 0) this.#options.onLost?.(unsent);
@@ -138,8 +193,10 @@ export class Channel {
       if (this.#written) this.#options.onLost?.(this.#written);
       this.#forget(this.#written);
       [this.#first, this.#received, this.#acknowledged] = [0, 0, 0];
-      if (wasKnown) this.#options.onGap?.(lost ?? null, reason ?? 'closed');
+      if (wasGreeted) this.#options.onGap?.(lost ?? null, reason ?? 'closed');
     }
+    for (const ask of this.#asks.values()) this.#say(ask);
+    if (!isSame) this.#subscribeAgain();
     this.#options.onOpen?.({ id: channel_id, resumed: isSame });
     this.#flush();
   }
@@ -147,6 +204,15 @@ export class Channel {
   #missed(count, reason) {
     this.#received += count;
     this.#options.onGap?.(count, reason);
+  }
+
+  /** A control text. */
+  #told({ dropped, id, error, ...answer }) {
+    if (dropped) return this.#missed(dropped, 'dropped');
+    const ask = this.#asks.get(id);
+    this.#asks.delete(id);
+    if (error) ask ? ask.reject(new Error(error)) : this.#options.onError?.(error);
+    else ask?.resolve(answer);
   }
 
   #acknowledge(isDue) {
@@ -160,10 +226,37 @@ export class Channel {
     }
   }
 
+  #order(order) {
+    return new Promise((resolve, reject) => {
+      if (this.#isClosed || this.#asks.size >= this.#options.outboxMessagesMax) {
+        return reject(new Error(this.#isClosed ? 'closed' : 'full'));
+      }
+      const ask = { order: { ...order, id: ++this.#ask }, resolve, reject };
+      this.#asks.set(this.#ask, ask);
+      if (this.#isOpen) this.#say(ask);
+    });
+  }
+
+  #say(ask) {
+    ask.isSaid = true;
+    this.#socket.send(MARK + JSON.stringify(ask.order));
+  }
+
+  /** A new channel has no topics but those of its token. */
+  #subscribeAgain() {
+    const asked = [...this.#asks.values()].map(({ order }) => order.subscribe);
+    for (const [topic, onMessage] of this.#topics) {
+      if (!asked.includes(topic)) this.subscribe(topic, onMessage).catch(({ message }) => this.#options.onError?.(message, topic));
+    }
+  }
+
   #flush() {
     while (this.#isOpen && this.#written < this.#outbox.length) {
       const data = this.#outbox[this.#written++];
-      this.#socket.send(typeof data === 'string' && data[0] === MARK ? MARK + data : data);
+      const { resume } = this.#options;
+      this.#socket.send(resume && typeof data === 'string' && data[0] === MARK ? MARK + data : data);
+      // Nothing will tell whether it has come.
+      if (!resume) this.#forget(1);
     }
   }
 
@@ -179,7 +272,15 @@ export class Channel {
     if (this.#isClosed) return;
     clearTimeout(this.#timer);
     this.#timer = undefined;
+    if (this.#socket?.readyState < 2 && this.#abandoned.push(this.#socket) > 3) this.#abandoned.shift().close();
     [this.#socket, this.#isOpen] = [null, false];
+    for (const [id, { order, isSaid, reject }] of this.#asks) {
+      // All others can be said twice.
+      if (isSaid && order.publish !== undefined) {
+        this.#asks.delete(id);
+        reject(new Error('lost'));
+      }
+    }
     const { baseMs, capMs, random } = this.#options;
     // Full jitter: those that were lost together do not come back together.
     waitMs ??= random() * Math.min(capMs, baseMs * 2 ** this.#attempt++);
@@ -195,7 +296,7 @@ export class Channel {
       this.#token = null;
       if (code === 4401) {
         if (!(await this.#options.onUnauthorized?.())) return this.#end(code, reason);
-      } else if (FINAL.has(code) || (code >= 3000 && ![4404, 4408].includes(code))) {
+      } else if (FINAL.includes(code) || (code >= 3000 && !AGAIN.includes(code))) {
         return this.#end(code, reason);
       }
     }
@@ -216,6 +317,9 @@ export class Channel {
     clearTimeout(this.#timer);
     this.#listen('removeEventListener');
     [this.#isClosed, this.#isOpen, this.#socket] = [true, false, null];
+    for (const { reject } of this.#asks.values()) reject(new Error('closed'));
+    this.#asks.clear();
+    for (const socket of this.#abandoned.splice(0)) socket.close();
     this.#options.onClose?.(code, reason);
   }
 }

@@ -1,7 +1,8 @@
-//! The client for JavaScript holds what its page promises, against the daemon: the stream goes on however often the network is
-//! cut. Run where Node is there; where it is not, the test says so.
+//! The client for JavaScript holds what its page promises, against the daemon and against a broker that misbehaves: the stream goes
+//! on however often the network is cut. Run where Node is there; where it is not, the test says so.
 
 use crate::support::daemon::Daemon;
+use crate::support::hub::Hub;
 use std::process::Command;
 
 #[test]
@@ -13,11 +14,14 @@ fn the_stream_goes_on_in_javascript() {
     };
     println!("Node {}", String::from_utf8_lossy(&version.stdout));
     let daemon = Daemon::start(&["demo"]);
-    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/js/test/client.test.mjs");
+    let hub = Hub::start("js", &["--hub-open-publish", "public.*"]);
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/js/test/");
     // A test that fails may leave a client that goes on for ever.
     let ran = Command::new("timeout")
-        .args(["120", "node", "--experimental-websocket", "--test", tests])
+        .args(["120", "node", "--experimental-websocket", "--test"])
+        .args(["client", "faults"].map(|name| format!("{tests}{name}.test.mjs")))
         .env("PUSHRING_URL", format!("http://{}", daemon.address))
+        .env("PUSHRING_HUB_URL", format!("ws://{}/hub", hub.daemon.address))
         .output()
         .unwrap();
     assert!(ran.status.success(), "{}\n{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));

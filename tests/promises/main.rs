@@ -16,6 +16,12 @@ mod node_support;
 mod properties;
 #[path = "../proto_support/mod.rs"]
 mod proto_support;
+#[path = "../../examples/quickstart.rs"]
+#[allow(dead_code)]
+mod quickstart;
+#[path = "../../examples/quickstart_process.rs"]
+#[allow(dead_code)]
+mod quickstart_process;
 #[path = "../../examples/on_shards.rs"]
 #[allow(dead_code)]
 mod rooms;
@@ -92,6 +98,7 @@ mod publishing_over_http;
 mod push_to_strangers_reaches_nobody;
 mod pushes_from_other_nodes;
 mod pushes_to_many_in_a_node;
+mod python_client;
 mod quickstart_runs_as_it_stands;
 mod ready_set_wakes_its_waiter;
 mod refusals_are_said_in_words;

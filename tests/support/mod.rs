@@ -3,6 +3,7 @@
 
 pub mod daemon;
 pub mod deflate;
+pub mod hub;
 pub mod tls;
 
 use pushring::ChannelId;

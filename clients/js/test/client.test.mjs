@@ -1,6 +1,6 @@
-// The client against a daemon, through a network that is cut. Wants PUSHRING_URL, a demo's address; run by
-// `cargo test --test promises js_client` and, with the demo running, by
-// `PUSHRING_URL=http://127.0.0.1:8080 node --experimental-websocket --test clients/js/test/`.
+// The client against a daemon, through a network that is cut. Wants PUSHRING_URL, a demo's address, and PUSHRING_HUB_URL, that of
+// an open hub where all may publish to `public.*`; run by `cargo test --test promises js_client` and, with these running, by
+// `PUSHRING_URL=http://127.0.0.1:8080 PUSHRING_HUB_URL=… node --experimental-websocket --test clients/js/test/`.
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
@@ -87,6 +87,38 @@ test('texts that look like control texts and bytes come as they were sent', asyn
   assert.deepEqual([...new Uint8Array(heard[4])], [0x1e, 1]);
   channel.close();
   lines.end();
+});
+
+test('two clients meet at a topic', async () => {
+  const hub = connect(process.env.PUSHRING_HUB_URL, {});
+  const heard = [];
+  await hub.subscribe('public.js', (data, topic) => heard.push([topic, data]));
+  const other = connect(process.env.PUSHRING_HUB_URL, {});
+  await other.publish('public.js', 'text');
+  await other.publish('public.js', { x: [1] });
+  await until(() => heard.length === 2);
+  assert.deepEqual(heard, [
+    ['public.js', 'text'],
+    ['public.js', { x: [1] }],
+  ]);
+  await assert.rejects(other.subscribe('private', () => {}), /forbidden/);
+  await hub.unsubscribe('public.js');
+  hub.close();
+  other.close();
+});
+
+test('it registers with a node', async () => {
+  const page = await fetch(target);
+  const token = page.headers.get('set-cookie').split(';')[0].split('=')[1];
+  const heard = [];
+  const channel = connect(`ws://${target.host}/`, {
+    register: { target_process: 'echo:pushring:sys', auth_token: token },
+    onMessage: (data) => heard.push(data),
+  });
+  channel.send('hello');
+  await until(() => heard.length === 1);
+  assert.deepEqual(heard, ['hello']);
+  channel.close();
 });
 
 /** A socket that is played by hand. */
@@ -176,6 +208,101 @@ test('a login that has ended is asked for, and acknowledgements go out', async (
   sockets[1].onclose({ code: 4401, reason: '' });
   await until(() => closes.length === 1);
   assert.ok(!channel.send('x'), 'it has ended');
+});
+
+test('a hub is subscribed to, published to and renewed at', async () => {
+  const { sockets, WebSocket } = played();
+  const heard = [];
+  const errors = [];
+  const channel = connect('ws://x/hub', { WebSocket, random: () => 0, onMessage: (data) => heard.push(data), onError: (...why) => errors.push(why) });
+  const orders = (socket) => sockets[socket].sent.map((text) => JSON.parse(text.slice(1)));
+  const answer = (socket, fields) => sockets[socket].onmessage({ data: `\u001e${JSON.stringify(fields)}` });
+  const subscribed = channel.subscribe('a', (data, topic) => heard.push([topic, data]));
+  sockets[0].hello({});
+  assert.deepEqual(orders(0), [{ subscribe: 'a', envelope: true, id: 1 }]);
+  answer(0, { subscribed: 'a', id: 1 });
+  await subscribed;
+  sockets[0].onmessage({ data: '{"topic":"a","data":{"x":1}}' });
+  sockets[0].onmessage({ data: '{"topic":"a","base64":"AQI="}' });
+  sockets[0].onmessage({ data: '{"topic":"b","data":1}' });
+  assert.deepEqual([heard[0], [...new Uint8Array(heard[1][1])], heard[2]], [['a', { x: 1 }], [1, 2], '{"topic":"b","data":1}']);
+  const refused = channel.publish('a', 'text');
+  answer(0, { error: 'forbidden', id: 2 });
+  await assert.rejects(refused, /forbidden/);
+  answer(0, { error: 'unheard' });
+  assert.deepEqual(errors, [['unheard']]);
+  // The connection is lost: a publish may have come, all else is said again.
+  const published = channel.publish('a', { y: 1 });
+  const renewed = channel.renew('T');
+  sockets[0].onclose({ code: 1006, reason: '' });
+  await assert.rejects(published, /lost/);
+  await until(() => sockets.length === 2);
+  sockets[1].hello({ resumed: true, received: 0 });
+  assert.deepEqual(orders(1), [{ renew: 'T', id: 4 }]);
+  answer(1, { renewed: null, id: 4 });
+  await renewed;
+  // A new channel is subscribed again.
+  sockets[1].onclose({ code: 1012, reason: '{"retry_ms":0}' });
+  await until(() => sockets.length === 3);
+  sockets[2].hello({ channel_id: 9 });
+  assert.deepEqual(orders(2), [{ subscribe: 'a', envelope: true, id: 5 }]);
+  answer(2, { error: 'forbidden', id: 5 });
+  await until(() => errors.length === 2);
+  assert.deepEqual(errors[1], ['forbidden', 'a']);
+  const waiting = channel.unsubscribe('b');
+  channel.close();
+  await assert.rejects(waiting, /closed/);
+});
+
+test('it registers on / as the client of a node does', async () => {
+  const { sockets, WebSocket } = played();
+  const told = [];
+  const channel = connect('ws://x/', {
+    WebSocket,
+    random: () => 0,
+    register: async () => ({ target_process: 'chat:chat:template.os', auth_token: 'T' }),
+    onMessage: (data) => told.push(data),
+    onGap: (...gap) => told.push(gap),
+    onOpen: (open) => told.push(open),
+  });
+  assert.deepEqual(sockets[0].protocols, []);
+  await sockets[0].onopen();
+  assert.deepEqual(sockets[0].sent, ['{"encrypted":false,"target_process":"chat:chat:template.os","auth_token":"T"}']);
+  sockets[0].onmessage({ data: '{"channel_id":7}' });
+  sockets[0].onmessage({ data: '\u001eraw' });
+  assert.ok(channel.send('\u001eraw'));
+  assert.deepEqual(sockets[0].sent[1], '\u001eraw');
+  sockets[0].onclose({ code: 1006, reason: '' });
+  await until(() => sockets.length === 2);
+  sockets[1].onmessage({ data: '{"channel_id":8}' });
+  assert.deepEqual(told, [{ id: 7, resumed: false }, '\u001eraw', [null, 'closed'], { id: 8, resumed: false }]);
+  channel.close();
+});
+
+test('a path without resume is open with its socket', async () => {
+  const { sockets, WebSocket } = played();
+  const channel = connect('ws://x/', { WebSocket, resume: false });
+  assert.ok(channel.send('early') && !channel.isOpen);
+  await sockets[0].onopen();
+  assert.deepEqual([channel.isOpen, channel.id, sockets[0].sent], [true, null, ['early']]);
+  channel.close();
+});
+
+test('close codes are obeyed as the protocol has them', async () => {
+  const page = await readFile(new URL('../../../docs/PROTOCOL.md', import.meta.url), 'utf8');
+  const rows = page.matchAll(/^\| (\d{4}) \| .* \| (connect again|mend the client|log in again)[^|]*\|$/gm);
+  const table = [...rows].map(([, code, advice]) => [Number(code), advice]);
+  assert.ok(table.length >= 13, `${table}`);
+  for (const [code, advice] of table) {
+    const { sockets, WebSocket } = played();
+    let ended = null;
+    const channel = connect('ws://x/', { WebSocket, random: () => 0, onClose: (code) => (ended = code), onUnauthorized: () => false });
+    sockets[0].hello({});
+    sockets[0].onclose({ code, reason: '' });
+    await until(() => ended || sockets.length === 2);
+    assert.equal(ended === null, advice === 'connect again', `${code}: ${advice}`);
+    channel.close();
+  }
 });
 
 test('it is small', async () => {

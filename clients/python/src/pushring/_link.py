@@ -1,0 +1,713 @@
+"""A process of the broker over its link (docs/LINK.md), in asyncio.
+
+The client keeps what the page asks a peer for: it beats, acknowledges, keeps orders until they are acknowledged, and goes on
+with its session when the connection is lost, so that nothing is lost or doubled. Where the session has ended meanwhile
+(the broker was started anew, or the grace period is over) every channel is told of as closed, paths are bound again, and
+questions without an answer fail with `LinkLost`.
+
+Invariants: what is kept is bounded by the broker's window, both ways; an event is acknowledged once the next one is asked for,
+so what was not handled before a crash is told to the process that attaches next. Only while an answer is awaited are events
+acknowledged as they arrive, since the answer stands behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypedDict, Union, overload
+
+from . import _events
+from ._events import READERS, Channel, Closed, Event, Opened, Outcome
+from ._msgpack import pack, unpack
+
+_log = logging.getLogger("pushring")
+
+VERSION = 1
+HANDSHAKE_S = 10.0
+PAUSE_MIN_S = 0.05
+PAUSE_MAX_S = 5.0
+# The longest head and blob before the broker has said its own.
+HELLO_BYTES_MAX = 1 << 16
+ACK_DELAY_S = 0.005
+
+Where = Union[str, "tuple[str, int]"]
+
+
+class _Key(TypedDict):
+    key: int
+
+
+class Conflate(TypedDict):
+    """Of the frames that wait for a channel, only the newest of each key is kept."""
+
+    conflate: _Key
+
+
+Policy = Union[Literal["close", "drop_newest", "drop_oldest"], Conflate]
+
+
+class Refused(Exception):
+    """The broker does not let us attach; `code` is one of LINK.md's table."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class Failed(Exception):
+    """An order was not obeyed; `code` says why."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class Ended(Exception):
+    """The process is attached no more: it has said goodbye, or broken the protocol."""
+
+
+class LinkLost(Exception):
+    """The session ended while an answer was awaited: whether the order was obeyed is not known."""
+
+
+class ProtocolError(Exception):
+    """What the other side says is not the link's protocol."""
+
+
+# Refusals after which the same hello may be taken later.
+_LATER = ("taken", "full", "stopped")
+
+
+def attach(
+    where: Where,
+    process: str,
+    *,
+    token: str | None = None,
+    policy: Policy = "close",
+    wants_control: bool = False,
+    wants_topics: bool = False,
+) -> Process:
+    """A process `name:package:publisher` at the broker whose link is at `where`: the path of its socket, or (host, port) with
+    the link's token. Use it as `async with`; where the block ends, its channels are closed.
+
+    Raises `Refused`, `ProtocolError` or OSError as the block is entered, if the broker is not there or says no. Later it
+    attaches again by itself.
+    """
+    fields = {"id": process, "policy": policy, "wants_control": wants_control, "wants_topics": wants_topics}
+    return Process(where, fields, token)
+
+
+class Process:
+    """An attached process: iterate over it for events, and push. See `attach`."""
+
+    def __init__(self, where: Where, attach: dict[str, Any], token: str | None) -> None:
+        self._where = where
+        self._attach = attach
+        self._token = token
+        self.channels: dict[int, Channel] = {}
+        """The channels that are open, as far as events were taken; at first those of a predecessor."""
+        self._welcome: dict[str, Any] = {}
+        self._session: str | None = None
+        self._wire: _Wire | None = None
+        # Orders that the broker may not have: numbered from `_acknowledged` + 1.
+        self._orders: deque[bytes] = deque()
+        self._orders_bytes = 0
+        self._acknowledged = 0
+        self._room: list[asyncio.Future[None]] = []
+        # Numbered frames of the broker: arrived, and told so. Events wait with the count at which they came.
+        self._arrived = 0
+        self._told = 0
+        self._events: deque[tuple[int | None, Event]] = deque()
+        self._in_hand: int | None = None
+        self._holds_one = False
+        self._is_ack_due = False
+        self._arrival: asyncio.Future[None] | None = None
+        self._asks: dict[int, asyncio.Future[Any]] = {}
+        self._ask = 0
+        # As frames, for a broker that has forgotten them.
+        self._bindings: dict[tuple[str, str], bytes] = {}
+        self._is_anew = False
+        self._keeper: asyncio.Task[None] | None = None
+        self._error: BaseException | None = None
+
+    # -- its life
+
+    async def __aenter__(self) -> Process:
+        wire = await self._connect()
+        self._keeper = asyncio.create_task(self._keep(wire), name="pushring link")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        wire, self._wire = self._wire, None
+        self._fail(Ended("the process has ended"))
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if wire is not None:
+            wire.send(_frame({"bye": {"failed": kind is not None and not issubclass(kind, asyncio.CancelledError)}}))
+            await wire.end()
+
+    @property
+    def node(self) -> str:
+        """Whose node the broker serves."""
+        return str(self._welcome["node"])
+
+    @property
+    def listening(self) -> str:
+        """Where clients connect: address and port."""
+        return str(self._welcome["listening"])
+
+    # -- what it is told
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        self._holds_one = False
+        self._acknowledge_soon()
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        self._in_hand, event = self._events.popleft()
+        self._holds_one = True
+        if isinstance(event, Opened):
+            self.channels[event.channel] = event
+        elif isinstance(event, Closed):
+            self.channels.pop(event.channel, None)
+        return event
+
+    # -- what it orders
+
+    @overload
+    async def push(
+        self, channel: int, data: str | bytes, *, policy: Policy | None = None, outcome: Literal[True]
+    ) -> Outcome: ...
+    @overload
+    async def push(
+        self, channel: int, data: str | bytes, *, policy: Policy | None = None, outcome: Literal[False] = False
+    ) -> None: ...
+    async def push(
+        self, channel: int, data: str | bytes, *, policy: Policy | None = None, outcome: bool = False
+    ) -> Outcome | None:
+        """Pushes to one channel, `str` as Text and `bytes` as Binary. It never waits for a client; with `outcome` it waits for
+        what became of it. `policy` is what happens where the channel does not keep up."""
+        kind, blob = _payload(data)
+        return await self._push({"push": {"channel": channel, "kind": kind, "policy": policy}}, blob, outcome)
+
+    @overload
+    async def broadcast(
+        self, data: str | bytes, *, topic: str | None = None, path: str | None = None,
+        channels: Iterable[int] | None = None, exclude: Iterable[int] = (), policy: Policy | None = None,
+        outcome: Literal[True],
+    ) -> Outcome: ...  # fmt: skip
+    @overload
+    async def broadcast(
+        self, data: str | bytes, *, topic: str | None = None, path: str | None = None,
+        channels: Iterable[int] | None = None, exclude: Iterable[int] = (), policy: Policy | None = None,
+        outcome: Literal[False] = False,
+    ) -> None: ...  # fmt: skip
+    async def broadcast(
+        self,
+        data: str | bytes,
+        *,
+        topic: str | None = None,
+        path: str | None = None,
+        channels: Iterable[int] | None = None,
+        exclude: Iterable[int] = (),
+        policy: Policy | None = None,
+        outcome: bool = False,
+    ) -> Outcome | None:
+        """Pushes to all channels of a topic, of a path, of a list, or of the process; encoded once. As `push` else."""
+        kind, blob = _payload(data)
+        named = [(name, value) for name, value in (("topic", topic), ("path", path), ("channels", channels)) if value is not None]
+        if len(named) > 1:
+            raise TypeError("one of topic, path and channels")
+        to: Any = "process"
+        if named:
+            name, value = named[0]
+            to = {name: value if isinstance(value, str) else list(value)}
+        fields = {"to": to, "kind": kind, "except": list(exclude), "policy": policy}
+        return await self._push({"push_many": fields}, blob, outcome)
+
+    async def ping(self, channel: int, data: bytes = b"") -> None:
+        """Sends a ping, of 125 bytes at most; the pong comes as `Control` where `wants_control`."""
+        await self._push({"push": {"channel": channel, "kind": "ping"}}, data, False)
+
+    async def subscribe(self, channel: int, topic: str) -> Outcome:
+        """Subscribes a channel to a topic. `sent` is 1 if it is so now, `dropped` if it has too many."""
+        became: Outcome = await self._question({"subscribe": {"channel": channel, "topic": topic}})
+        return became
+
+    async def unsubscribe(self, channel: int, topic: str) -> Outcome:
+        """Takes a channel out of a topic."""
+        became: Outcome = await self._question({"unsubscribe": {"channel": channel, "topic": topic}})
+        return became
+
+    async def topics(self, prefix: str = "", *, after: str | None = None, limit: int = 100) -> dict[str, int]:
+        """Topics that anybody is subscribed to, by name, and how many channels are."""
+        question = {"list_topics": {"prefix": prefix, "after": after, "limit": limit}}
+        topics: dict[str, int] = await self._question(question)
+        return topics
+
+    async def close(self, channel: int, code: int | None = None, reason: str = "") -> None:
+        """Closes a channel, behind what is queued for it."""
+        await self._order(_frame({"close": {"channel": channel, "code": code, "reason": reason}}))
+
+    async def bind(
+        self,
+        path: str,
+        *,
+        authenticated: bool = False,
+        secure_subdomain: bool = False,
+        deflate: bool = False,
+        resume: bool = False,
+        resume_events: bool = False,
+    ) -> None:
+        """Binds a WebSocket path, and again whenever the broker has forgotten it. Raises `Failed`."""
+        fields = {
+            "path": path,
+            "authenticated": authenticated,
+            "secure_subdomain": secure_subdomain,
+            "deflate": deflate,
+            "resume": resume,
+            "resume_events": resume_events,
+        }
+        await self._bind("bind", path, fields)
+
+    async def bind_http(
+        self,
+        path: str,
+        *,
+        authenticated: bool = False,
+        local_only: bool = False,
+        secure_subdomain: bool = False,
+        content: str | None = None,
+        body: bytes = b"",
+    ) -> None:
+        """Binds an HTTP path: its requests come as `HttpRequest`; or, with `content`, a media type, GET is answered with
+        `body` by the broker itself. Raises `Failed`."""
+        fields = {
+            "path": path,
+            "authenticated": authenticated,
+            "local_only": local_only,
+            "secure_subdomain": secure_subdomain,
+            "content": content,
+        }
+        await self._bind("bind_http", path, fields, body)
+
+    async def unbind(self, path: str) -> None:
+        """The path is bound no more; its channels stay."""
+        await self._unbind("bind", path)
+
+    async def unbind_http(self, path: str) -> None:
+        """The HTTP path is bound no more."""
+        await self._unbind("bind_http", path)
+
+    async def respond(
+        self, request: int, status: int, body: bytes = b"", headers: Mapping[str, str] | Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Answers an `HttpRequest`."""
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        fields = {"request": request, "status": status, "headers": [list(pair) for pair in pairs]}
+        await self._order(_frame({"respond": fields}, body))
+
+    async def _push(self, head: dict[str, dict[str, Any]], blob: bytes, outcome: bool) -> Outcome | None:
+        if not outcome:
+            await self._order(_frame(head, blob))
+            return None
+        became: Outcome = await self._question(head, blob)
+        return became
+
+    async def _bind(self, name: str, path: str, fields: dict[str, Any], blob: bytes = b"") -> None:
+        while True:
+            try:
+                await self._question({name: fields}, blob)
+                break
+            except LinkLost:
+                continue
+        self._bindings[(name, path)] = _frame({name: fields}, blob)
+
+    async def _unbind(self, name: str, path: str) -> None:
+        self._bindings.pop((name, path), None)
+        try:
+            await self._question({f"un{name}": {"path": path}})
+        except LinkLost:
+            # With its session the broker has forgotten the path.
+            pass
+
+    async def _question(self, head: dict[str, dict[str, Any]], blob: bytes = b"") -> Any:
+        """Sends an order that is answered, and waits for the answer."""
+        while self._error is None and len(self._asks) >= self._welcome["asks_max"]:
+            await self._wait_for_room()
+        self._ask += 1
+        ask = self._ask
+        (name, fields), = head.items()  # fmt: skip
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asks[ask] = answer
+        try:
+            await self._order(_frame({name: {**fields, "ask": ask}}, blob))
+            # What has arrived before may fill the window that the answer needs.
+            self._acknowledge_soon()
+            return await answer
+        finally:
+            self._asks.pop(ask, None)
+            self._make_room()
+
+    async def _order(self, frame: bytes) -> None:
+        """Keeps a numbered frame until it is acknowledged, and sends it if there is a connection."""
+        head_bytes, blob_bytes = struct.unpack_from(">II", frame)
+        if head_bytes > self._welcome["head_bytes_max"] or blob_bytes > self._welcome["blob_bytes_max"]:
+            raise ValueError(f"the broker takes heads of {self._welcome['head_bytes_max']} bytes and payloads of "
+                             f"{self._welcome['blob_bytes_max']}, and this has {head_bytes} and {blob_bytes}")  # fmt: skip
+        while self._error is None and self._orders and not self._has_room_for(len(frame)):
+            await self._wait_for_room()
+        if self._error is not None:
+            raise self._error
+        self._orders.append(frame)
+        self._orders_bytes += len(frame)
+        if self._wire is not None:
+            self._wire.send(frame)
+
+    def _has_room_for(self, size: int) -> bool:
+        window = self._welcome["window"]
+        return bool(len(self._orders) < window["frames"] and self._orders_bytes + size <= window["bytes"])
+
+    async def _wait_for_room(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._room.append(waiter)
+        await waiter
+
+    def _make_room(self) -> None:
+        waiters, self._room = self._room, []
+        for waiter in waiters:
+            _wake(waiter)
+
+    # -- acknowledgements
+
+    def _dealt_with(self) -> int:
+        if self._asks:
+            return self._arrived
+        if self._holds_one and self._in_hand is not None:
+            return self._in_hand - 1
+        first = next((number for number, _ in self._events if number is not None), None)
+        return self._arrived if first is None else first - 1
+
+    def _acknowledge_soon(self) -> None:
+        if not self._is_ack_due and self._wire is not None:
+            self._is_ack_due = True
+            asyncio.get_running_loop().call_later(ACK_DELAY_S, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        self._is_ack_due = False
+        received = self._dealt_with()
+        if self._wire is not None and received > self._told:
+            self._told = received
+            self._wire.send(_frame({"ack": {"received": received}}))
+
+    # -- the connection
+
+    async def _keep(self, wire: _Wire) -> None:
+        """Reads for as long as the process lives, over one connection after another."""
+        try:
+            while True:
+                try:
+                    while True:
+                        self._heard(*await wire.frame(self._welcome["head_bytes_max"], self._welcome["blob_bytes_max"]))
+                except (OSError, EOFError, ProtocolError) as error:
+                    _log.warning("the link is lost: %s", error)
+                self._wire = None
+                await wire.abort()
+                wire = await self._connect_again()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._wire = None
+            await wire.abort()
+            self._fail(error)
+
+    async def _connect_again(self) -> _Wire:
+        pause_s = PAUSE_MIN_S
+        while True:
+            try:
+                return await self._connect()
+            except Refused as refused:
+                if refused.code == "session":
+                    self._begin_anew()
+                    continue
+                if refused.code not in _LATER:
+                    raise
+                reason: Exception = refused
+            except (OSError, EOFError, ProtocolError) as error:
+                reason = error
+            # Full jitter: processes that were lost together do not come back together.
+            wait_s = random.uniform(PAUSE_MIN_S, pause_s)
+            _log.info("not attached, and tried again in %.2f s: %s", wait_s, reason)
+            await asyncio.sleep(wait_s)
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+    async def _connect(self) -> _Wire:
+        """Attaches, or goes on with the session."""
+        try:
+            wire = await asyncio.wait_for(_Wire.open(self._where), HANDSHAKE_S)
+            try:
+                await asyncio.wait_for(self._shake_hands(wire), HANDSHAKE_S)
+            except BaseException:
+                self._wire = None
+                await wire.abort()
+                raise
+        except asyncio.TimeoutError as error:
+            raise ConnectionError(f"the broker said nothing within {HANDSHAKE_S:.0f} s") from error
+        return wire
+
+    async def _shake_hands(self, wire: _Wire) -> None:
+        hello: dict[str, Any] = {
+            "version_min": VERSION,
+            "version_max": VERSION,
+            "attach": {"process": self._attach},
+            "received": self._arrived if self._session else 0,
+        }
+        if self._token is not None:
+            hello["token"] = self._token
+        if self._session is not None:
+            hello["session"] = self._session
+        wire.send(_frame({"hello": hello}))
+        name, fields, _ = await wire.frame(HELLO_BYTES_MAX, HELLO_BYTES_MAX)
+        try:
+            if name == "refused":
+                raise Refused(str(fields["code"]), str(fields["reason"]))
+            if name != "welcome":
+                raise ProtocolError(f"the first frame is {name}, and not a welcome")
+            live: list[Channel] = []
+            while len(live) < fields["live"]:
+                name, listed, _ = await wire.frame(fields["head_bytes_max"], fields["blob_bytes_max"])
+                if name != "live":
+                    raise ProtocolError(f"{name}, where channels are listed")
+                live += [_events.channel(channel) for channel in listed["channels"]]
+            self._take_up(wire, fields, live)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ProtocolError(f"{name}: {error!r}") from error
+
+    def _take_up(self, wire: _Wire, welcome: dict[str, Any], live: list[Channel]) -> None:
+        received, acknowledged = int(welcome["received"]), int(welcome["acknowledged"])
+        beat_s = welcome["beat_ms"] / 1000
+        if self._session is None:
+            # Ours are numbered behind a predecessor's, and what it had not acknowledged comes to us.
+            self._acknowledged, self._arrived, self._told = received, acknowledged, acknowledged
+            self.channels.update((channel.channel, channel) for channel in live)
+        elif not self._acknowledged <= received <= self._acknowledged + len(self._orders):
+            raise ProtocolError("the broker has frames that were never sent")
+        else:
+            self._release(received)
+            # The hello said so.
+            self._told = self._arrived
+        self._session, self._welcome, self._wire = str(welcome["session"]), welcome, wire
+        wire.beat_every(beat_s)
+        if self._is_anew:
+            self._is_anew = False
+            for binding in reversed(self._bindings.values()):
+                self._orders.appendleft(binding)
+                self._orders_bytes += len(binding)
+        for frame in self._orders:
+            wire.send(frame)
+        self._acknowledge_soon()
+
+    def _begin_anew(self) -> None:
+        """The session has ended, and with it all its channels."""
+        self._session, self._is_anew = None, True
+        opened = dict.fromkeys(self.channels)
+        for at, (_, event) in enumerate(self._events):
+            self._events[at] = (None, event)
+            if isinstance(event, Opened):
+                opened[event.channel] = None
+            elif isinstance(event, Closed):
+                opened.pop(event.channel, None)
+        self._in_hand = None
+        reason = "the session ended while the link was lost"
+        self._events.extend((None, Closed(channel, 1012, reason, "broker", 0)) for channel in opened)
+        self._orders.clear()
+        self._orders_bytes = 0
+        for answer in self._asks.values():
+            if not answer.done():
+                answer.set_exception(LinkLost(reason))
+        self._make_room()
+        self._tell_arrival()
+
+    def _heard(self, name: str, fields: dict[str, Any], blob: bytes) -> None:
+        try:
+            if name == "beat":
+                return
+            if name == "ack":
+                self._release(int(fields["received"]))
+                return
+            if name == "bye":
+                if fields["code"] == "stopped":
+                    raise EOFError("the broker has stopped")
+                raise Ended(f"{fields['code']}: {fields['reason']}")
+            self._arrived += 1
+            if name in READERS:
+                self._events.append((self._arrived, READERS[name](fields, blob)))
+                self._tell_arrival()
+                return
+            self._answered(name, fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"{name}: {error!r}") from error
+        self._acknowledge_soon()
+
+    def _answered(self, name: str, fields: dict[str, Any]) -> None:
+        answers: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "outcome": _events.outcome,
+            "done": lambda _: None,
+            "topics": lambda fields: dict(fields["topics"]),
+            "failed": lambda fields: Failed(fields["code"], fields["reason"]),
+        }
+        if name not in answers:
+            raise ProtocolError(f"there is no frame {name}")
+        became = answers[name](fields)
+        answer = self._asks.get(fields["ask"])
+        if answer is None or answer.done():
+            return
+        if isinstance(became, Failed):
+            answer.set_exception(became)
+        else:
+            answer.set_result(became)
+
+    def _release(self, received: int) -> None:
+        if not self._acknowledged <= received <= self._acknowledged + len(self._orders):
+            raise ProtocolError("the broker acknowledges what was never sent")
+        while self._acknowledged < received:
+            self._orders_bytes -= len(self._orders.popleft())
+            self._acknowledged += 1
+        self._make_room()
+
+    def _tell_arrival(self) -> None:
+        if self._arrival is not None:
+            _wake(self._arrival)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        for answer in self._asks.values():
+            if not answer.done():
+                answer.set_exception(self._error)
+        self._make_room()
+        self._tell_arrival()
+
+
+class _Wire:
+    """One connection: frames in and out, beats, and an end when nothing was heard."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._buffer = bytearray()
+        self._outgoing: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+        self._said_at = self._heard_at = self._loop.time()
+        self._beat: asyncio.TimerHandle | None = None
+        self._is_silent = False
+
+    @classmethod
+    async def open(cls, where: Where) -> _Wire:
+        if isinstance(where, tuple):
+            return cls(*await asyncio.open_connection(*where))
+        return cls(*await asyncio.open_unix_connection(where))
+
+    def send(self, frame: bytes) -> None:
+        """Sends with whatever else is sent in this turn of the loop."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(frame)
+
+    def _flush(self) -> None:
+        frames, self._outgoing = self._outgoing, []
+        if frames and not self._writer.is_closing():
+            self._writer.write(b"".join(frames))
+            self._said_at = self._loop.time()
+
+    def beat_every(self, beat_s: float) -> None:
+        def look() -> None:
+            now = self._loop.time()
+            if now - self._heard_at > 3 * beat_s:
+                self._is_silent = True
+                self._writer.transport.abort()
+                return
+            if now - self._said_at >= beat_s / 2:
+                self.send(_frame({"beat": {}}))
+            self._beat = self._loop.call_later(beat_s / 2, look)
+
+        look()
+
+    async def frame(self, head_bytes_max: int, blob_bytes_max: int) -> tuple[str, dict[str, Any], bytes]:
+        """The next frame. EOFError, OSError: the connection is over."""
+        while True:
+            if len(self._buffer) >= 8:
+                head_bytes, blob_bytes = struct.unpack_from(">II", self._buffer)
+                if not 0 < head_bytes <= head_bytes_max or blob_bytes > blob_bytes_max:
+                    raise ProtocolError(f"a head of {head_bytes} bytes, and a blob of {blob_bytes}")
+                end = 8 + head_bytes + blob_bytes
+                if len(self._buffer) >= end:
+                    head = bytes(self._buffer[8 : 8 + head_bytes])
+                    blob = bytes(self._buffer[8 + head_bytes : end])
+                    del self._buffer[:end]
+                    return (*_named(head), blob)
+            data = await self._reader.read(1 << 18)
+            if not data:
+                silence = "the broker is silent" if self._is_silent else "the broker has closed the connection"
+                raise EOFError(silence)
+            self._heard_at = self._loop.time()
+            self._buffer += data
+
+    async def end(self) -> None:
+        """Closes behind what was sent."""
+        self._flush()
+        self._stop_beating()
+        self._writer.close()
+        try:
+            await asyncio.wait_for(self._writer.wait_closed(), 5)
+        except (OSError, asyncio.TimeoutError):
+            self._writer.transport.abort()
+
+    async def abort(self) -> None:
+        """Closes at once."""
+        self._stop_beating()
+        self._outgoing.clear()
+        self._writer.transport.abort()
+
+    def _stop_beating(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+
+
+def _named(head: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        ((name, fields),) = unpack(head).items()
+    except (ValueError, AttributeError) as error:
+        raise ProtocolError(f"a head that is none: {error}") from error
+    if not isinstance(name, str) or not isinstance(fields, dict):
+        raise ProtocolError("a head that is none")
+    return name, fields
+
+
+def _frame(head: dict[str, Any], blob: bytes = b"") -> bytes:
+    packed = pack(head)
+    return struct.pack(">II", len(packed), len(blob)) + packed + blob
+
+
+def _payload(data: str | bytes) -> tuple[str, bytes]:
+    return ("text", data.encode()) if isinstance(data, str) else ("binary", bytes(data))
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

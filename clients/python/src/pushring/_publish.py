@@ -1,0 +1,281 @@
+"""Publishing over HTTP (docs/PUBLISHING.md): one request, one push, from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+import select
+import threading
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from email.message import Message
+from dataclasses import dataclass
+from typing import Any
+
+from ._events import Outcome, outcome as read_outcome
+
+_HEAD_BYTES_MAX = 8_000
+_ABSENT: Any = object()
+_JSON = {"Content-Type": "application/json"}
+
+
+class PublishError(Exception):
+    """The broker refused: with which status, why, and which field is wrong. After `retry_after_s` it may not."""
+
+    def __init__(self, status: int, reason: str, field: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{status}: {reason}" + (f" ({field})" if field else ""))
+        self.status = status
+        self.reason = reason
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of one order of a batch: `status` 202 or 200, or that of an error."""
+
+    status: int
+    outcome: Outcome | None = None
+    error: str | None = None
+    field: str | None = None
+
+
+class Publisher:
+    """Publishes over one connection that is kept; threads take turns.
+
+        Publisher("http://127.0.0.1:9465", token).publish("hello", topic="public.news")
+
+    `process` is in whose name (its topics, paths and channels are meant); None is the hub. Raises `PublishError` where
+    the broker refuses, and OSError or `http.client.HTTPException` where there is none: what was published is then
+    unknown, unless it had a `key`, with which it is tried once more, and never pushed twice.
+    """
+
+    def __init__(self, url: str, token: str, *, process: str | None = None, timeout_s: float = 10.0) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"no http:// or https:// address: {url}")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._base = parts.path.rstrip("/")
+        self._token = token.strip()
+        self._process = process
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; the next request opens another."""
+        with self._lock:
+            self._connection.close()
+
+    def publish(
+        self,
+        data: str | bytes = _ABSENT,
+        *,
+        json: object = _ABSENT,
+        topic: str | None = None,
+        path: str | None = None,
+        channels: Sequence[int] | None = None,
+        user: str | None = None,
+        policy: str | Mapping[str, Any] | None = None,
+        exclude: Sequence[int] = (),
+        outcome: bool = False,
+        key: str | None = None,
+    ) -> Outcome | None:
+        """Pushes `data` (`str` as Text, `bytes` as Binary) or `json` to one topic, path, user or list of channels, or to all
+        channels of the process. With `outcome` it waits for what became of it, else the answer is None.
+
+        `policy` is "close", "drop_newest", "drop_oldest" or {"conflate": {"key": N}}. `key` is an Idempotency-Key.
+        """
+        order = self._order(data, json, topic, path, channels, user, policy, exclude, outcome)
+        headers, body = _request_of(order)
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        answer = _read(*self._request("POST", "/api/push", headers, body, may_repeat=key is not None))
+        return read_outcome(answer) if outcome else None
+
+    async def publish_async(self, data: str | bytes = _ABSENT, **options: Any) -> Outcome | None:
+        """`publish` on a thread, for coroutines."""
+        return await asyncio.to_thread(self.publish, data, **options)
+
+    def publish_many(self, orders: Iterable[Mapping[str, Any]]) -> list[Published]:
+        """Many pushes in one request. Each order is what `publish` takes: `{"data": "hello", "topic": "news"}`."""
+        lines = []
+        for order in orders:
+            fields = dict(order)
+            names = ("json", "topic", "path", "channels", "user", "policy", "exclude", "outcome")
+            unknown = fields.keys() - {"data", *names}
+            if unknown:
+                raise TypeError(f"no field of an order: {', '.join(sorted(unknown))}")
+            defaults: dict[str, Any] = {"data": _ABSENT, "json": _ABSENT, "exclude": (), "outcome": False}
+            values: list[Any] = [fields.get(name, defaults.get(name)) for name in ("data", *names)]
+            lines.append(_dumped(self._order(*values)))
+        if not lines:
+            return []
+        headers = {"Content-Type": "application/x-ndjson"}
+        status, response, body = self._request("POST", "/api/push", headers, "\n".join(lines).encode())
+        if status != 200:
+            _read(status, response, body)
+        return [_published(json.loads(line)) for line in body.decode().splitlines() if line]
+
+    def topics(self, prefix: str = "", *, after: str | None = None, limit: int = 100) -> dict[str, int]:
+        """Topics that anybody is subscribed to, by name, and how many channels are."""
+        query = {"prefix": prefix, "limit": str(limit)}
+        if after is not None:
+            query["after"] = after
+        answer = self._get("/api/topics", query)
+        return {entry["topic"]: entry["subscribers"] for entry in answer["topics"]}
+
+    def subscribers(self, topic: str) -> int:
+        """How many channels are subscribed to a topic."""
+        try:
+            return int(self._get(f"/api/topics/{_quoted(topic)}", {})["subscribers"])
+        except PublishError as error:
+            if error.status != 404:
+                raise
+            return 0
+
+    def channel(self, channel: int) -> dict[str, Any]:
+        """A channel as `pushring channels` shows it. 404: there is none."""
+        return _read(*self._request("GET", f"/api/channels/{channel}", {}, None, may_repeat=True))
+
+    def close_channel(self, channel: int, code: int = 1008, reason: str = "") -> None:
+        """Closes a channel. 404: there is none."""
+        query = urllib.parse.urlencode({"code": code, "reason": reason}, quote_via=urllib.parse.quote)
+        _read(*self._request("DELETE", f"/api/channels/{channel}?{query}", {}, None))
+
+    def _get(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        if self._process is not None:
+            query["process"] = self._process
+        target = f"{path}?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}" if query else path
+        return _read(*self._request("GET", target, {}, None, may_repeat=True))
+
+    def _order(
+        self,
+        data: str | bytes,
+        value: object,
+        topic: str | None,
+        path: str | None,
+        channels: Sequence[int] | None,
+        user: str | None,
+        policy: str | Mapping[str, Any] | None,
+        exclude: Sequence[int],
+        outcome: bool,
+    ) -> dict[str, Any]:
+        """As PUBLISHING.md has it in JSON."""
+        to: dict[str, Any] = {
+            name: given
+            for name, given in (("topic", topic), ("path", path), ("channels", channels), ("user", user))
+            if given is not None
+        }
+        if len(to) > 1:
+            raise TypeError(f"one of topic, path, channels and user, not {' and '.join(to)}")
+        if channels is not None:
+            to["channels"] = list(channels)
+        if self._process is not None:
+            to["process"] = self._process
+        if not to:
+            raise TypeError("whom it is for: topic, path, channels or user; all channels only of a process that is named")
+        if (data is _ABSENT) == (value is _ABSENT):
+            raise TypeError("what: either data or json")
+        order: dict[str, Any] = {"to": to}
+        if value is not _ABSENT:
+            order["json"] = value
+        elif isinstance(data, str):
+            order["text"] = data
+        else:
+            order["data"] = bytes(data)
+        if policy is not None:
+            order["policy"] = policy
+        if exclude:
+            order["except"] = list(exclude)
+        if outcome:
+            order["outcome"] = True
+        return order
+
+    def _request(
+        self, method: str, target: str, headers: dict[str, str], body: bytes | None, may_repeat: bool = False
+    ) -> tuple[int, Message, bytes]:
+        headers = {"Authorization": f"Bearer {self._token}", **headers}
+        with self._lock:
+            self._forget_if_stale()
+            while True:
+                try:
+                    self._connection.request(method, self._base + target, body, headers)
+                    response = self._connection.getresponse()
+                    return response.status, response.headers, response.read()
+                except (OSError, http.client.HTTPException):
+                    self._connection.close()
+                    if not may_repeat:
+                        raise
+                    may_repeat = False
+
+    def _forget_if_stale(self) -> None:
+        """A kept connection that the broker has closed meanwhile is no reason for a publish to fail."""
+        sock = self._connection.sock
+        if sock is not None:
+            poll = select.poll()
+            poll.register(sock, select.POLLIN)
+            if poll.poll(0):
+                self._connection.close()
+
+
+def _request_of(order: dict[str, Any]) -> tuple[dict[str, str], bytes]:
+    """Raw, so that the broker pushes the body without reading or copying it; as JSON where that has to say more."""
+    to = order["to"]
+    if "json" in order or to.get("channels") == []:
+        return _JSON.copy(), _dumped(order).encode()
+    parts = [f"{name}={_quoted(_listed(value))}" for name, value in to.items()]
+    policy = order.get("policy")
+    if policy is not None:
+        conflate = policy["conflate"]["key"] if isinstance(policy, Mapping) else None
+        parts.append(f"policy={policy}" if conflate is None else f"policy=conflate:{conflate}")
+    if "except" in order:
+        parts.append(f"except={_listed(order['except'])}")
+    if "outcome" in order:
+        parts.append("outcome")
+    push_to = "; ".join(parts)
+    if len(push_to) > _HEAD_BYTES_MAX:
+        return _JSON.copy(), _dumped(order).encode()
+    if "data" in order:
+        return {"Content-Type": "application/octet-stream", "Push-To": push_to}, order["data"]
+    return {"Content-Type": "text/plain; charset=utf-8", "Push-To": push_to}, order["text"].encode()
+
+
+def _dumped(order: dict[str, Any]) -> str:
+    return json.dumps(order, ensure_ascii=False, default=lambda data: base64.b64encode(data).decode())
+
+
+def _listed(value: Any) -> str:
+    return value if isinstance(value, str) else ",".join(str(int(item)) for item in value)
+
+
+def _quoted(value: str) -> str:
+    return urllib.parse.quote(value, safe=",:/")
+
+
+def _published(line: dict[str, Any]) -> Published:
+    became = line.get("outcome")
+    return Published(line["status"], became and read_outcome(became), line.get("error"), line.get("field"))
+
+
+def _read(status: int, headers: Message, body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = {"error": body[:200].decode(errors="replace")}
+    if status in (200, 202):
+        return dict(answer)
+    after = headers.get("Retry-After")
+    raise PublishError(
+        status,
+        answer.get("error", "no reason"),
+        answer.get("field"),
+        float(after) if after and after.isdigit() else None,
+    )

@@ -1,0 +1,241 @@
+"""The client against a broker: PUSHRING_URL, PUSHRING_LINK, PUSHRING_API and PUSHRING_TOKEN say where.
+
+Run by `cargo test --test promises python_client`.
+"""
+
+import asyncio
+import base64
+import logging
+import os
+import struct
+import sys
+import unittest
+import urllib.parse
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+import pushring
+from pushring._msgpack import pack, unpack
+
+URL = urllib.parse.urlsplit(os.environ["PUSHRING_URL"])
+LINK = os.environ["PUSHRING_LINK"]
+API = os.environ["PUSHRING_API"]
+TOKEN = os.environ["PUSHRING_TOKEN"]
+PATIENCE_S = 60
+# A topic lives as long as a channel that may come back.
+TOPIC = f"public.{os.getpid()}"
+logging.getLogger("pushring").setLevel(logging.ERROR)
+T = TypeVar("T")
+
+
+async def soon(work: Awaitable[T]) -> T:
+    return await asyncio.wait_for(work, PATIENCE_S)
+
+
+class Client:
+    """A WebSocket client, as far as a test needs it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @classmethod
+    async def open(cls, path: str, protocol: str = "") -> "Client":
+        self = cls()
+        self.reader, self.writer = await asyncio.open_connection(URL.hostname, URL.port)
+        offer = f"Sec-WebSocket-Protocol: {protocol}\r\n" if protocol else ""
+        key = base64.b64encode(b"sixteen bytes...").decode()
+        self.writer.write(
+            f"GET {path} HTTP/1.1\r\nHost: {URL.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{offer}"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        head = await soon(self.reader.readuntil(b"\r\n\r\n"))
+        assert head.startswith(b"HTTP/1.1 101"), head
+        return self
+
+    def send(self, data: str | bytes) -> None:
+        payload = data.encode() if isinstance(data, str) else data
+        opcode = 0x81 if isinstance(data, str) else 0x82
+        size = len(payload)
+        length = bytes([0x80 | size]) if size < 126 else b"\xff" + struct.pack(">Q", size)
+        self.writer.write(bytes([opcode]) + length + bytes(4) + payload)
+
+    async def receive(self) -> str | bytes:
+        first, size = await soon(self.reader.readexactly(2))
+        if size >= 126:
+            form, count = (">H", 2) if size == 126 else (">Q", 8)
+            (size,) = struct.unpack(form, await soon(self.reader.readexactly(count)))
+        payload = await soon(self.reader.readexactly(size))
+        if first == 0x88:
+            raise EOFError(struct.unpack(">H", payload[:2])[0])
+        return payload.decode() if first == 0x81 else bytes(payload)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+async def echo(process: pushring.Process) -> None:
+    async for event in process:
+        if isinstance(event, pushring.Message):
+            await process.push(event.channel, event.data)
+
+
+@asynccontextmanager
+async def running(work: Awaitable[None]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class Linked(unittest.IsolatedAsyncioTestCase):
+    async def test_messages_of_any_size_go_both_ways(self) -> None:
+        async with pushring.attach(LINK, "echo:python:sys") as process:
+            await process.bind("/")
+            self.assertEqual(process.listening, URL.netloc)
+            async with running(echo(process)):
+                client = await Client.open("/echo:python:sys/")
+                for data in ("grüß dich", b"", b"x" * 300_000, ""):
+                    client.send(data)
+                    self.assertEqual(await client.receive(), data)
+        with self.assertRaises(EOFError) as closed:
+            await client.receive()
+        self.assertEqual(closed.exception.args, (1001,))
+        client.close()
+
+    async def test_topics_outcomes_and_refusals(self) -> None:
+        async with pushring.attach(LINK, "topics:python:sys", wants_topics=True) as process:
+            await process.bind("/")
+            client = await Client.open("/topics:python:sys/")
+            opened = await soon(anext(aiter(process)))
+            assert isinstance(opened, pushring.Opened)
+            self.assertEqual((opened.path, process.channels), ("/", {opened.channel: opened}))
+            self.assertEqual((await process.subscribe(opened.channel, "news")).sent, 1)
+            self.assertEqual(await soon(anext(aiter(process))), pushring.Joined(opened.channel, "news"))
+            self.assertEqual(await process.topics("ne"), {"news": 1})
+            became = await process.broadcast("hello", topic="news", outcome=True)
+            self.assertEqual((became.sent, await client.receive()), (1, "hello"))
+            became = await process.broadcast("x", exclude=[opened.channel], outcome=True)
+            self.assertEqual(became.sent, 0)
+            self.assertEqual((await process.push(1 << 20, "x", outcome=True)).not_found, 1)
+            with self.assertRaises(pushring.Failed) as failed:
+                await process.subscribe(opened.channel, "")
+            self.assertEqual(failed.exception.code, "topic_name")
+            with self.assertRaises(ValueError):
+                await process.push(opened.channel, b"x" * (process._welcome["blob_bytes_max"] + 1))
+            await process.close(opened.channel, 4000, "enough")
+            with self.assertRaises(EOFError):
+                await client.receive()
+            client.close()
+            self.assertEqual(await soon(anext(aiter(process))), pushring.Left(opened.channel, "news"))
+
+    async def test_a_lost_link_loses_and_doubles_nothing(self) -> None:
+        async with pushring.attach(LINK, "lost:python:sys") as process:
+            await process.bind("/")
+            async with running(echo(process)):
+                client = await Client.open("/lost:python:sys/")
+                heard: list[str | bytes] = []
+                for number in range(0, 100, 5):
+                    for next in range(5):
+                        client.send(str(number + next))
+                    # Somewhere on the way of these five.
+                    while len(heard) < number:
+                        heard.append(await client.receive())
+                    if process._wire is not None:
+                        process._wire._writer.transport.abort()
+                while len(heard) < 100:
+                    heard.append(await client.receive())
+                self.assertEqual(heard, [str(number) for number in range(100)])
+                client.close()
+
+    async def test_requests_are_answered(self) -> None:
+        async with pushring.attach(LINK, "http:python:sys") as process:
+            await process.bind_http("/hello/:name")
+            await process.bind_http("/fixed", content="text/plain", body=b"fixed")
+            reader, writer = await asyncio.open_connection(URL.hostname, URL.port)
+            writer.write(f"GET /http:python:sys/hello/you?x=1 HTTP/1.1\r\nHost: {URL.netloc}\r\n\r\n".encode())
+            request = await soon(anext(aiter(process)))
+            assert isinstance(request, pushring.HttpRequest)
+            self.assertEqual((request.url_params, request.query_params), ({"name": "you"}, {"x": "1"}))
+            await process.respond(request.request, 203, b"hi", {"X-By": "python"})
+            head = await soon(reader.readuntil(b"\r\n\r\n"))
+            self.assertTrue(head.startswith(b"HTTP/1.1 203"), head)
+            self.assertEqual(await soon(reader.readexactly(2)), b"hi")
+            writer.write(f"GET /http:python:sys/fixed HTTP/1.1\r\nHost: {URL.netloc}\r\nConnection: close\r\n\r\n".encode())
+            self.assertTrue((await soon(reader.read())).endswith(b"fixed"))
+            writer.close()
+
+    async def test_more_than_the_window_waits_for_room(self) -> None:
+        async with pushring.attach(LINK, "window:python:sys", policy="drop_newest") as process:
+            await process.bind("/")
+            client = await Client.open("/window:python:sys/")
+            opened = await soon(anext(aiter(process)))
+            assert isinstance(opened, pushring.Opened)
+            for _ in range(3 * process._welcome["window"]["frames"]):
+                await process.push(opened.channel, b"x")
+            became = await soon(process.push(opened.channel, "last", outcome=True))
+            self.assertEqual(became.sent + became.queued + became.dropped, 1)
+            client.close()
+
+
+class Published(unittest.IsolatedAsyncioTestCase):
+    async def subscribed(self, topic: str) -> Client:
+        client = await Client.open("/hub", "pushring.1")
+        await client.receive()
+        client.send(f'\x1e{{"subscribe":"{topic}"}}')
+        await client.receive()
+        return client
+
+    async def test_all_kinds_arrive(self) -> None:
+        client = await self.subscribed(TOPIC)
+        with pushring.Publisher(API, TOKEN) as publisher:
+            long = "x" * 300_000
+            for data in ("grüß dich", b"\x00\x1e", long):
+                became = await publisher.publish_async(data, topic=TOPIC, outcome=True)
+                self.assertEqual(became and became.sent + became.queued, 1)
+                self.assertEqual(await client.receive(), data)
+            self.assertIsNone(publisher.publish(json={"price": 7}, topic=TOPIC, key=TOPIC))
+            self.assertIsNone(publisher.publish(json={"price": 7}, topic=TOPIC, key=TOPIC))
+            self.assertEqual(await client.receive(), '{"price": 7}')
+            results = publisher.publish_many(
+                [{"data": "a", "topic": TOPIC}, {"data": b"b", "topic": ""}, {"data": b"c", "topic": TOPIC}]
+            )
+            self.assertEqual([result.status for result in results], [202, 400, 202])
+            self.assertEqual(results[1].field, "to.topic")
+            self.assertEqual([await client.receive(), await client.receive()], ["a", b"c"])
+            self.assertEqual(publisher.topics(TOPIC), {TOPIC: 1})
+            self.assertEqual((publisher.subscribers(TOPIC), publisher.subscribers("public.none")), (1, 0))
+        client.close()
+
+    async def test_refusals_name_the_field(self) -> None:
+        publisher, stranger = pushring.Publisher(API, TOKEN), pushring.Publisher(API, "another")
+        self.addCleanup(publisher.close)
+        self.addCleanup(stranger.close)
+        with self.assertRaises(pushring.PublishError) as refused:
+            publisher.publish("x", topic=TOPIC, policy="gently")
+        self.assertEqual((refused.exception.status, refused.exception.field), (400, "push-to"))
+        with self.assertRaises(pushring.PublishError) as refused:
+            stranger.publish("x", topic=TOPIC)
+        self.assertEqual(refused.exception.status, 401)
+        for wrong in ({}, {"topic": "a", "user": "b"}):
+            with self.assertRaises(TypeError):
+                publisher.publish("x", **wrong)  # type: ignore[arg-type]
+
+
+class MessagePack(unittest.TestCase):
+    def test_what_is_packed_is_unpacked(self) -> None:
+        value: dict[str, object] = {"a": [None, True, False, 0, 127, 128, 1 << 63, -1, -(1 << 40), "ü" * 300, b"x" * 300, {}]}
+        self.assertEqual(unpack(pack(value)), value)
+
+    def test_bytes_that_are_none_raise_value_error(self) -> None:
+        for bad in (b"", b"\xc1", b"\xdf\xff\xff\xff\xff", b"\xa1\xff", b"\x81\x90\x00", b"\x91" * 40 + b"\x00", b"\x00\x00"):
+            with self.assertRaises(ValueError):
+                unpack(bad)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,82 @@
+//! The client for Python holds what its page promises, against the daemon and against a broker that misbehaves, and the page
+//! runs as it stands. Run where Python is there; where it is not, the test says so.
+
+use crate::support;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use support::hub::{Hub, blocks};
+use support::{recv, send};
+use tungstenite::Message;
+
+const PAGE: &str = include_str!("../../clients/python/README.md");
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python")
+}
+
+/// None, if there is no Python 3.10 or newer, or one that finds the client.
+fn python() -> Option<Command> {
+    let mut command = Command::new("python3");
+    let check = "import sys; sys.exit(sys.version_info < (3, 10))";
+    if !Command::new("python3").args(["-c", check]).status().is_ok_and(|status| status.success()) {
+        println!("NOT RUN: there is no Python 3.10");
+        return None;
+    }
+    command.arg("-B").env("PYTHONPATH", clients().join("src"));
+    Some(command)
+}
+
+fn passes(command: &mut Command) {
+    let ran = command.output().unwrap();
+    assert!(ran.status.success(), "{}\n{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+}
+
+#[test]
+fn processes_and_publishers_work() {
+    let Some(mut python) = python() else { return };
+    let hub = Hub::start("python", &["--link", "link"]);
+    passes(
+        python
+            .arg(clients().join("tests/test_client.py"))
+            .env("PUSHRING_URL", format!("http://{}", hub.daemon.address))
+            .env("PUSHRING_LINK", hub.directory.join("link"))
+            .env("PUSHRING_API", format!("http://{}", hub.api))
+            .env("PUSHRING_TOKEN", &hub.token),
+    );
+}
+
+#[test]
+fn a_broker_that_misbehaves_is_survived() {
+    let Some(mut python) = python() else { return };
+    passes(python.arg(clients().join("tests/test_faults.py")));
+}
+
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn its_page_runs_as_it_stands() {
+    let Some(mut python) = python() else { return };
+    let hub = Hub::start("python-page", &["--link", "link"]);
+    let [room, publish] = blocks(PAGE, "python")[..] else { panic!("two programs") };
+    let room = room.replace("/tmp/pushring.sock", hub.directory.join("link").to_str().unwrap());
+    let mut program = Program(python.args(["-c", &room]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(program.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.trim_end().ends_with(&format!("ws://{}/room:python:sys/", hub.daemon.address)), "{line}");
+    let mut clients = [hub.daemon.connect("/room:python:sys/"), hub.daemon.connect("/room:python:sys/")];
+    for (from, to, message) in [(0, 1, Message::text("to all")), (1, 0, Message::binary(vec![0, 1]))] {
+        send(&mut clients[from], message.clone());
+        assert_eq!(recv(&mut clients[to]), message);
+    }
+    let publish = publish.replace("127.0.0.1:9465", &hub.api);
+    passes(self::python().unwrap().args(["-c", &publish]).current_dir(&hub.directory));
+}
