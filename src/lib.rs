@@ -36,7 +36,8 @@
 //!
 //! | feature | brings | and needs |
 //! |---|---|---|
-//! | `daemon` (default) | the program `pushring` | `link`, `tls` |
+//! | `daemon` (default) | the program `pushring` | `link`, `fleet`, `tls` |
+//! | `fleet` | `fleet`: brokers on many machines with one audience, over NATS | `control` |
 //! | `link` | [`link`]: processes and nodes in other programs | `node` |
 //! | `node` | [`node`], [`process_lib`]: a node's own HTTP and WebSocket server | `control` |
 //! | `control` | [`control`]: statistics, disconnects and metrics for an operator | `driver` |
@@ -72,6 +73,8 @@ pub mod control;
 mod demo;
 #[cfg(feature = "driver")]
 mod driver;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 mod gateway;
 mod http;
 #[cfg(feature = "driver")]
@@ -94,10 +97,11 @@ mod words;
 
 #[cfg(feature = "driver")]
 pub use broker::{
-    Asking, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, Builder, Close, Config,
-    Cursor, Handle, Here, InvalidMessage, Message, NotYetKnown, Order, Process, ProcessHandle, ProcessName,
-    ProcessReport, Push, PushError, Respond, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, ShardHandler,
-    ShardOrder, ShardProcess, StartError, Stopped, Subscribe, Ticket, TopicQuery, files_needed,
+    Asking, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, Builder, ChannelAt, Close,
+    Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetReport, Handle, Here, InvalidChannelAt, InvalidMessage,
+    Message, NotYetKnown, Order, Process, ProcessHandle, ProcessName, ProcessReport, Push, PushError, Respond,
+    SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, ShardHandler, ShardOrder, ShardProcess, StartError,
+    Stopped, Subscribe, Ticket, TopicQuery, files_needed,
 };
 pub use channel::ChannelId;
 #[cfg(feature = "driver")]

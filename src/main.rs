@@ -6,7 +6,7 @@ mod daemon;
 
 use daemon::cli::{self, Action};
 use daemon::config::{self, Config};
-use daemon::{ask, doctor, init, log, program, serve, systemd, token, twins};
+use daemon::{ask, doctor, fleet, init, log, program, serve, systemd, token, twins};
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -50,6 +50,7 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
             let config = if is_template { Config::default() } else { options.options.load()? };
             config.broker(program::Secrets::default())?;
             config.link(None)?;
+            fleet::options(&config)?;
             for name in config.old_names() {
                 writeln!(std::io::stderr(), "{name}")?;
             }
@@ -75,6 +76,7 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
         Action::Disconnects(options) => print(&ask::disconnects(options)?)?,
         Action::Channels(options) => print(&twins::channels(options)?)?,
         Action::Processes(options) => print(&twins::processes(&options)?)?,
+        Action::Fleet(options) => print(&fleet::show(&options)?)?,
         Action::Top(options) => twins::top(&options)?,
         Action::Kick(options) => print(&twins::kick(options)?)?,
         Action::Reload(options) => print(&twins::reload(&options)?)?,

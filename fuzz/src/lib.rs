@@ -19,7 +19,7 @@ pub mod upgrade;
 /// A property by the name of its target.
 pub type Property = (&'static str, fn(&[u8]));
 
-/// All but `link`, whose frames only the library itself can see.
+/// All but `fleet` and `link`, whose messages only the library itself can see.
 pub const PROPERTIES: &[Property] = &[
     ("actions", actions::holds),
     ("deflate", deflate::holds),

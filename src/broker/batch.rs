@@ -1,5 +1,6 @@
 //! Orders that are handed over together.
 
+use super::elsewhere::Abroad;
 use super::order::{Commands, Order};
 use super::pusher::{Full, PushError, Pusher};
 use crate::shard::command::Command;
@@ -34,6 +35,8 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub struct Batch {
     pusher: Pusher,
     shards: Vec<Orders>,
+    /// What is for other brokers.
+    abroad: Vec<Abroad>,
     is_full: bool,
 }
 
@@ -47,16 +50,18 @@ struct Orders {
 impl Batch {
     pub(super) fn new(pusher: Pusher) -> Self {
         let shards = (0..pusher.shards()).map(|_| Orders::default()).collect();
-        Self { pusher, shards, is_full: false }
+        Self { pusher, shards, abroad: Vec::new(), is_full: false }
     }
 
     /// Adds an order, and never waits. A batch that [is full](Self::is_full) should be flushed before more is added.
     ///
     /// # Panics
     /// The order is another process', or its message is over [`PAYLOAD_BYTES_MAX`](super::PAYLOAD_BYTES_MAX).
-    pub fn add<'p>(&mut self, order: impl Order<'p>) {
+    pub fn add<'p>(&mut self, mut order: impl Order<'p>) {
         assert_eq!(order.check(), Ok(()), "a batch holds orders that can be given");
         assert!(Arc::ptr_eq(&order.pusher().accounts, &self.pusher.accounts), "a batch holds orders of one process");
+        self.abroad.extend(order.take_abroad());
+        self.is_full |= self.abroad.len() >= BATCH_COMMANDS_MAX;
         let commands: Commands = order.into_commands();
         for (shard, command) in commands {
             let orders = &mut self.shards[shard];
@@ -91,7 +96,9 @@ impl Batch {
     /// The broker has stopped.
     pub fn flush(&mut self) -> Result<(), PushError> {
         self.is_full = false;
-        (0..self.shards.len()).try_for_each(|shard| self.flush_shard(shard))
+        (0..self.shards.len()).try_for_each(|shard| self.flush_shard(shard))?;
+        self.flush_abroad();
+        Ok(())
     }
 
     /// As [`flush`](Self::flush), for a task of any executor. Dropping the future gives up what it has not handed over.
@@ -105,7 +112,14 @@ impl Batch {
             let mut command = Some(command);
             poll_fn(|context| self.pusher.poll_send(shard, &mut command, bytes, context)).await?;
         }
+        self.flush_abroad();
         Ok(())
+    }
+
+    fn flush_abroad(&mut self) {
+        for abroad in std::mem::take(&mut self.abroad) {
+            self.pusher.give_abroad(Some(abroad));
+        }
     }
 
     fn flush_shard(&mut self, shard: usize) -> Result<(), PushError> {

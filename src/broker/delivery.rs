@@ -2,6 +2,7 @@
 
 use super::ticket::Teller;
 use crate::shard::command::Policy;
+use crate::shard::outcome::Part;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub enum Ask {
     Event(u64),
     /// As an event, but only if it failed.
     Failure(u64),
+    /// Into this part of a larger one.
+    Part(Box<Part>),
 }
 
 #[cfg(feature = "node")]
@@ -49,7 +52,9 @@ impl Delivery {
         match self.ask {
             None => (self.policy, None),
             Some(Ask::Event(ticket)) => (self.policy, Some(ticket)),
-            Some(Ask::Ticket(_) | Ask::Failure(..)) => panic!("this outcome cannot be asked for over a link"),
+            Some(Ask::Ticket(_) | Ask::Failure(..) | Ask::Part(_)) => {
+                panic!("this outcome cannot be asked for over a link")
+            }
         }
     }
 }

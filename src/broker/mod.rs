@@ -27,6 +27,7 @@ mod batch;
 mod builder;
 mod compression;
 mod delivery;
+mod elsewhere;
 #[cfg(feature = "node")]
 mod guest;
 mod here;
@@ -56,6 +57,9 @@ pub use crate::words::topic::InvalidTopic;
 pub use batch::Batch;
 pub use builder::Builder;
 pub(crate) use delivery::Delivery;
+#[cfg(feature = "fleet")]
+pub(crate) use elsewhere::{Abroad, AbroadTo, Elsewhere, Hands};
+pub use elsewhere::{ChannelAt, FleetCounts, FleetLine, FleetNode, FleetReport, InvalidChannelAt};
 #[cfg(feature = "node")]
 pub use kernel::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};
 pub use message::{InvalidMessage, Message, PAYLOAD_BYTES_MAX};
@@ -95,7 +99,7 @@ use rpds::HashTrieMapSync;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -289,6 +293,8 @@ pub(crate) struct Shared {
     /// Where it listens; for TLS, if for nothing else.
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
+    /// Who reaches other brokers, once somebody does.
+    elsewhere: OnceLock<Arc<dyn elsewhere::Elsewhere>>,
 }
 
 /// The directory as it is.
@@ -360,6 +366,7 @@ impl Broker {
                 draining: AtomicBool::new(false),
                 address,
                 tls_address,
+                elsewhere: OnceLock::new(),
             }),
             driver: config.driver,
             threads: Vec::new(),
@@ -545,7 +552,7 @@ impl Handle {
 
     /// A message to any channel, whoever owns it.
     pub fn push(&self, channel: ChannelId, message: Message) -> Push<'_> {
-        Push { pusher: &self.pusher, channel, message, delivery: Delivery::default() }
+        Push { pusher: &self.pusher, channel, at: None, message, delivery: Delivery::default() }
     }
 
     /// Closes any channel, behind what is queued for it. The code must be one that may travel (RFC 6455 7.4); the client

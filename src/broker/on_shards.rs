@@ -436,7 +436,7 @@ impl<'a> Here<'a> {
 
     /// A message to a channel of this process, as [`ProcessHandle::push`].
     pub fn push(&mut self, channel: ChannelId, message: Message) -> ShardOrder<'_, Push<'a>> {
-        let order = Push { pusher: self.pusher, channel, message, delivery: Delivery::default() };
+        let order = Push { pusher: self.pusher, channel, at: None, message, delivery: Delivery::default() };
         ShardOrder { order, door: &mut self.door }
     }
 
@@ -444,7 +444,8 @@ impl<'a> Here<'a> {
     /// [`ProcessHandle::broadcast`].
     pub fn broadcast(&mut self, message: Message) -> ShardOrder<'_, Broadcast<'a>> {
         let (audience, except) = (Audience::Process, Vec::new());
-        let order = Broadcast { pusher: self.pusher, audience, except, message, delivery: Delivery::default() };
+        let (pusher, delivery) = (self.pusher, Delivery::default());
+        let order = Broadcast { pusher, audience, except, message, delivery, everywhere: false };
         ShardOrder { order, door: &mut self.door }
     }
 
@@ -527,7 +528,7 @@ impl<'h, 'p, O: Order<'p>> ShardOrder<'h, O> {
         self.order.check()?;
         let pusher = self.order.pusher();
         pusher.may_ask(self.order.delivery())?;
-        self.door.give(self.order.into_commands(), Full::Refuse)
+        self.give(Full::Refuse)
     }
 
     /// Gives the order. What another shard's inbox has no room for is handed over as soon as it has some; until then this
@@ -538,7 +539,15 @@ impl<'h, 'p, O: Order<'p>> ShardOrder<'h, O> {
     /// broker has stopped, or the message is too large.
     pub fn send(self) -> Result<(), PushError> {
         self.order.check()?;
-        self.door.give(self.order.into_commands(), Full::Wait)
+        self.give(Full::Wait)
+    }
+
+    /// To the shards, and behind them to other brokers.
+    fn give(mut self, full: Full) -> Result<(), PushError> {
+        let (pusher, abroad) = (self.order.pusher(), self.order.take_abroad());
+        self.door.give(self.order.into_commands(), full)?;
+        pusher.give_abroad(abroad);
+        Ok(())
     }
 
     fn with(self, option: impl FnOnce(O) -> O) -> Self {
@@ -567,6 +576,11 @@ impl ShardOrder<'_, Broadcast<'_>> {
     /// As [`Broadcast::to`].
     pub fn to(self, audience: impl Into<Audience>) -> Self {
         self.with(|broadcast| broadcast.to(audience))
+    }
+
+    /// As [`Broadcast::everywhere`].
+    pub fn everywhere(self) -> Self {
+        self.with(Broadcast::everywhere)
     }
 
     /// As [`Broadcast::except`].

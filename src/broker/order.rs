@@ -9,6 +9,7 @@
 //! Invariant: nothing is given before the end is called.
 
 use super::delivery::{Ask, Delivery};
+use super::elsewhere::{Abroad, AbroadTo, ChannelAt};
 use super::message::{Message, PAYLOAD_BYTES_MAX};
 use super::pusher::{Audience, Full, PushError, Pusher};
 use super::ticket::{Ticket, ticket};
@@ -46,9 +47,23 @@ pub trait Order<'p>: Sized {
         Ok(())
     }
 
+    /// Takes out what of it is for other brokers. Only of what was checked.
+    #[doc(hidden)]
+    fn take_abroad(&mut self) -> Option<Abroad> {
+        None
+    }
+
     /// What it comes to on which shards. Only of what was checked.
     #[doc(hidden)]
     fn into_commands(self) -> Commands;
+}
+
+/// Gives an order that was checked: to the shards, and behind them to other brokers.
+fn give<'p>(mut order: impl Order<'p>, full: Full) -> Result<(), PushError> {
+    let (pusher, abroad) = (order.pusher(), order.take_abroad());
+    pusher.give(order.into_commands(), full)?;
+    pusher.give_abroad(abroad);
+    Ok(())
 }
 
 /// The three ends of an order.
@@ -62,8 +77,7 @@ macro_rules! ends {
             pub fn try_send(self) -> Result<(), PushError> {
                 self.check()?;
                 self.pusher.may_ask(&self.delivery)?;
-                let pusher = self.pusher();
-                pusher.give(self.into_commands(), Full::Refuse)
+                give(self, Full::Refuse)
             }
 
             /// Gives the order. Blocks the thread until there is room in the shards' inboxes, which drain at the speed
@@ -73,8 +87,7 @@ macro_rules! ends {
             /// The broker has stopped, or the message is too large.
             pub fn send(self) -> Result<(), PushError> {
                 self.check()?;
-                let pusher = self.pusher();
-                pusher.give(self.into_commands(), Full::Wait)
+                give(self, Full::Wait)
             }
         }
 
@@ -122,6 +135,8 @@ macro_rules! asks {
 pub struct Push<'p> {
     pub(super) pusher: &'p Pusher,
     pub(super) channel: ChannelId,
+    /// On this node of the fleet instead.
+    pub(super) at: Option<Arc<str>>,
     pub(super) message: Message,
     pub(super) delivery: Delivery,
 }
@@ -157,8 +172,22 @@ impl<'p> Order<'p> for Push<'p> {
         &mut self.delivery
     }
 
+    fn take_abroad(&mut self) -> Option<Abroad> {
+        let to = AbroadTo::Channel(ChannelAt { node: self.at.clone()?, channel: self.channel });
+        let parts = self.pusher.parts(self.delivery.ask.take(), 1);
+        let mut part = parts.into_iter().next().flatten();
+        if let (Some(part), None) = (&mut part, self.pusher.elsewhere()) {
+            part.counts.fleet_down = 1;
+        }
+        let purse = self.pusher.purse.clone()?;
+        Some(Abroad { purse, to, frame: self.message.0.clone(), policy: self.delivery.policy, part })
+    }
+
     fn into_commands(self) -> Commands {
-        let Self { pusher, channel, message, delivery } = self;
+        let Self { pusher, channel, at, message, delivery } = self;
+        if at.is_some() {
+            return Commands::new();
+        }
         let asked = pusher.asked(delivery.ask);
         let push = PushCommand { channel, owner: pusher.owner, frame: message.0, policy: delivery.policy, asked };
         smallvec![(pusher.shard_of(channel), Command::Push(push))]
@@ -175,6 +204,7 @@ pub struct Broadcast<'p> {
     pub(super) except: Vec<ChannelId>,
     pub(super) message: Message,
     pub(super) delivery: Delivery,
+    pub(super) everywhere: bool,
 }
 
 ends!(Broadcast);
@@ -204,6 +234,20 @@ impl Broadcast<'_> {
         self.delivery.policy = Some(policy);
         self
     }
+
+    /// Reaches the channels of the process of this name on every node of the fleet: its audience is a topic, a path or the
+    /// whole process, and what is left out are channels here. Without a fleet everywhere is here. Local channels do not wait
+    /// for it; the outcome counts them, and says what kept the message from leaving (`fleet_full`, `fleet_down`,
+    /// `fleet_too_large`). An order that ends with an error has not left.
+    pub fn everywhere(self) -> Self {
+        self.everywhere_if(true)
+    }
+
+    /// As [`everywhere`](Self::everywhere), or not.
+    pub(crate) fn everywhere_if(mut self, everywhere: bool) -> Self {
+        self.everywhere = everywhere;
+        self
+    }
 }
 
 impl<'p> Order<'p> for Broadcast<'p> {
@@ -215,6 +259,9 @@ impl<'p> Order<'p> for Broadcast<'p> {
         if let Audience::Topic(name) = &self.audience {
             topic::check(name)?;
         }
+        if self.everywhere && matches!(self.audience, Audience::Channels(_)) {
+            return Err(PushError::ChannelsAreHere);
+        }
         check_size(&self.message)
     }
 
@@ -222,8 +269,23 @@ impl<'p> Order<'p> for Broadcast<'p> {
         &mut self.delivery
     }
 
+    fn take_abroad(&mut self) -> Option<Abroad> {
+        if !self.everywhere || self.pusher.elsewhere().is_none() {
+            return None;
+        }
+        let purse = self.pusher.purse.clone()?;
+        let mut part = None;
+        if matches!(self.delivery.ask, Some(Ask::Ticket(_) | Ask::Event(_))) {
+            let mut parts = self.pusher.parts(self.delivery.ask.take(), 2).into_iter().flatten();
+            part = parts.next();
+            self.delivery.ask = parts.next().map(Ask::Part);
+        }
+        let to = AbroadTo::All(self.audience.clone());
+        Some(Abroad { purse, to, frame: self.message.0.clone(), policy: self.delivery.policy, part })
+    }
+
     fn into_commands(self) -> Commands {
-        let Self { pusher, audience, mut except, message, delivery } = self;
+        let Self { pusher, audience, mut except, message, delivery, .. } = self;
         let Some(owner) = pusher.owner else { unreachable!("operators have no audience") };
         except.sort_unstable();
         let except: Arc<[ChannelId]> = except.into();
@@ -290,7 +352,8 @@ impl<'p> Order<'p> for Subscribe<'p> {
             true => Membership::Out(pusher.topic(&topic)),
             false => Membership::In(pusher.claim(channel, &topic)),
         };
-        let asked = pusher.asked(delivery.ask);
+        let ask = if is_out { delivery.ask } else { pusher.listen(&topic, delivery.ask) };
+        let asked = pusher.asked(ask);
         let subscribe = SubscribeCommand { channel, owner, change, asked };
         smallvec![(pusher.shard_of(channel), Command::Subscribe(Box::new(subscribe)))]
     }
@@ -442,8 +505,7 @@ impl<'p, O: Order<'p>> Asking<'p, O> {
     fn give(self, full: Full) -> Result<Ticket, PushError> {
         self.order.check()?;
         let (order, ticket) = self.with_ticket();
-        let pusher = order.pusher();
-        pusher.give(order.into_commands(), full).map(|()| ticket)
+        give(order, full).map(|()| ticket)
     }
 
     fn with_ticket(mut self) -> (O, Ticket) {
@@ -472,15 +534,18 @@ pub struct Sending<'p> {
     /// An order that was refused before it was given.
     refused: Option<PushError>,
     commands: smallvec::IntoIter<[(usize, Command); 1]>,
+    /// What is for other brokers, once these have taken all.
+    abroad: Option<Abroad>,
     /// The next one, with its shard and what it keeps alive.
     next: Option<(usize, usize, Option<Command>)>,
 }
 
 impl<'p> Sending<'p> {
-    fn new(order: impl Order<'p>) -> Self {
+    fn new(mut order: impl Order<'p>) -> Self {
         let (pusher, refused) = (order.pusher(), order.check().err());
+        let abroad = if refused.is_none() { order.take_abroad() } else { None };
         let commands = if refused.is_none() { order.into_commands() } else { Commands::new() };
-        Self { pusher, refused, commands: commands.into_iter(), next: None }
+        Self { pusher, refused, commands: commands.into_iter(), abroad, next: None }
     }
 }
 
@@ -488,7 +553,7 @@ impl Future for Sending<'_> {
     type Output = Result<(), PushError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { pusher, refused, commands, next } = self.get_mut();
+        let Self { pusher, refused, commands, abroad, next } = self.get_mut();
         if let Some(refused) = refused.take() {
             return Poll::Ready(Err(refused));
         }
@@ -496,7 +561,10 @@ impl Future for Sending<'_> {
             let Some((shard, bytes, command)) = next else {
                 match commands.next() {
                     Some((shard, command)) => *next = Some((shard, command.payload_bytes(), Some(command))),
-                    None => return Poll::Ready(Ok(())),
+                    None => {
+                        pusher.give_abroad(abroad.take());
+                        return Poll::Ready(Ok(()));
+                    }
                 }
                 continue;
             };

@@ -4,6 +4,7 @@
 //! 1001, or 1011 when it failed or is dropped by a panic, or as `end` says).
 
 use super::batch::Batch;
+use super::elsewhere::ChannelAt;
 use super::here::is_on_a_shard;
 use super::message::Message;
 use super::order::{Broadcast, Close, Push, Respond, Subscribe, close_frame};
@@ -195,6 +196,11 @@ impl Process {
     /// As [`ProcessHandle::push`].
     pub fn push(&self, channel: ChannelId, message: Message) -> Push<'_> {
         self.handle.push(channel, message)
+    }
+
+    /// As [`ProcessHandle::push_at`].
+    pub fn push_at(&self, to: &ChannelAt, message: Message) -> Push<'_> {
+        self.handle.push_at(to, message)
     }
 
     /// As [`ProcessHandle::broadcast`].
@@ -396,7 +402,7 @@ impl ProcessHandle {
     /// # }
     /// ```
     pub fn push(&self, channel: ChannelId, message: Message) -> Push<'_> {
-        Push { pusher: &self.pusher, channel, message, delivery: Default::default() }
+        Push { pusher: &self.pusher, channel, at: None, message, delivery: Default::default() }
     }
 
     /// One message to all channels of this process, or to those that its options say.
@@ -415,7 +421,7 @@ impl ProcessHandle {
     /// ```
     pub fn broadcast(&self, message: Message) -> Broadcast<'_> {
         let (audience, except) = (Audience::Process, Vec::new());
-        Broadcast { pusher: &self.pusher, audience, except, message, delivery: Default::default() }
+        Broadcast { pusher: &self.pusher, audience, except, message, delivery: Default::default(), everywhere: false }
     }
 
     /// Subscribes a channel of this process to a topic: a name of 1 to 255 bytes, which means something within this process

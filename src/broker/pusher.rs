@@ -18,7 +18,7 @@ use crate::shard::event::Event;
 use crate::shard::outcome::{Part, Ticket as Parts};
 use crate::shard::topics::{Claim, Topic, Topics};
 use crate::words::topic::InvalidTopic;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 /// Whom a broadcast reaches.
@@ -66,6 +66,10 @@ pub enum PushError {
     /// The message is over [`PAYLOAD_BYTES_MAX`]: push it in parts.
     #[error("a message carries at most {PAYLOAD_BYTES_MAX} bytes")]
     TooLarge,
+    /// It goes everywhere, and channels are on one node: push to a channel of another node with
+    /// [`push_at`](crate::ProcessHandle::push_at).
+    #[error("a list of channels is of this node: push to channels of others one by one, as NODE/ID")]
+    ChannelsAreHere,
     /// A topic's name is empty or too long.
     #[error(transparent)]
     Topic(#[from] InvalidTopic),
@@ -178,6 +182,7 @@ impl Pusher {
     pub(super) fn parts(&self, ask: Option<Ask>, count: usize) -> Vec<Option<Box<Part>>> {
         let parts = match ask {
             None | Some(Ask::Failure(_)) => return (0..count).map(|_| None).collect(),
+            Some(Ask::Part(part)) => return self.parts_of(part, count),
             Some(Ask::Ticket(teller)) => Parts::split(count, move |outcome| teller.tell(outcome)),
             Some(Ask::Event(ticket)) => {
                 let report = self.report();
@@ -185,6 +190,25 @@ impl Pusher {
             }
         };
         parts.into_iter().map(|part| Some(Box::new(part))).collect()
+    }
+
+    /// The shares of `count` shards in a share.
+    fn parts_of(&self, part: Box<Part>, count: usize) -> Vec<Option<Box<Part>>> {
+        if count == 1 {
+            return vec![Some(part)];
+        }
+        let part = Mutex::new(Some(part));
+        let parts = Parts::split(count, move |outcome| {
+            if let Some(mut part) = part.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                part.counts.add(&outcome);
+            }
+        });
+        parts.into_iter().map(|part| Some(Box::new(part))).collect()
+    }
+
+    /// The broker behind it.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Puts an event into the queue of this owner, where it still is.

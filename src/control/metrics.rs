@@ -5,7 +5,7 @@
 use super::usage::Usage;
 use super::wire::Overview;
 use crate::admission::Kind;
-use crate::broker::{ClosedBy, Durations, HandshakeTimes, MemoryReport, Report};
+use crate::broker::{ClosedBy, Durations, FleetReport, HandshakeTimes, MemoryReport, Report};
 use crate::tls::Alert;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
@@ -176,8 +176,33 @@ impl Collector for Shards {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             family.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
+        if let Some(fleet) = &self.0.fleet {
+            encode_fleet(&mut encoder, fleet)?;
+        }
         self.encode_shards(&mut encoder)
     }
+}
+
+fn encode_fleet(encoder: &mut DescriptorEncoder<'_>, fleet: &FleetReport) -> fmt::Result {
+    let here = fleet.nodes.iter().filter(|node| !node.is_gone).count();
+    for (name, help, value) in [
+        ("fleet_connected", "Whether NATS is reached", f64::from(u8::from(fleet.connected))),
+        ("fleet_nodes", "Other nodes that are there", here as f64),
+        ("fleet_queued", "Messages that wait for NATS", fleet.queued as f64),
+        ("fleet_queued_bytes", "What waits for NATS", fleet.queued_bytes as f64),
+        ("fleet_listens", "Audiences that this node listens to", fleet.listens as f64),
+    ] {
+        gauge(encoder, name, help, value)?;
+    }
+    if let Some(us) = fleet.round_trip_us {
+        gauge(encoder, "fleet_round_trip_seconds", "The way to NATS and back", us as f64 / 1e6)?;
+    }
+    for (name, count, doc) in fleet.counts.all() {
+        let (name, doc) = (format!("fleet_{name}"), doc.trim().trim_end_matches('.'));
+        let mut family = encoder.encode_descriptor(&name, doc, None, MetricType::Counter)?;
+        family.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    }
+    Ok(())
 }
 
 impl Shards {

@@ -86,7 +86,7 @@ impl Operator {
         let mut held = self.broker.held_by_process();
         held.truncate(HELD_MAX);
         let about = About::clone(&self.about);
-        Overview { about, unix_ms: unix_ms(), usage, held, shards: self.broker.reports() }
+        Overview { about, unix_ms: unix_ms(), usage, held, fleet: self.broker.fleet(), shards: self.broker.reports() }
     }
 
     /// Answers a question, or does what it asks for.
@@ -97,6 +97,10 @@ impl Operator {
             Request::Channels(query) => Answer::Channels(self.channels(&query)),
             Request::Topics(query) => Answer::Topics(self.broker.topics(&query)),
             Request::Processes {} => Answer::Processes(self.broker.processes()),
+            Request::Fleet {} => match self.broker.fleet() {
+                Some(fleet) => Answer::Fleet(Box::new(fleet)),
+                None => Answer::Refused("this broker is in no fleet: set fleet_nats".to_owned()),
+            },
             Request::Kick { channel, reason } => {
                 let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
                 if self.broker.channels(&filter, 0, 1).0.is_empty() {

@@ -2,8 +2,8 @@
 
 use super::usage::Usage;
 use crate::broker::{
-    ChannelFilter, ChannelReport, Cursor, Disconnect, Drain, ProcessReport, Report, Stats, TenantReport, TopicQuery,
-    TopicReport,
+    ChannelFilter, ChannelReport, Cursor, Disconnect, Drain, FleetReport, ProcessReport, Report, Stats, TenantReport,
+    TopicQuery, TopicReport,
 };
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
@@ -28,6 +28,8 @@ pub enum Request {
     Processes {},
     /// Topics of a process, and how many are subscribed to each.
     Topics(TopicQuery),
+    /// The fleet that the broker is in.
+    Fleet {},
     /// Close this channel with 1008.
     Kick {
         /// Which.
@@ -110,6 +112,8 @@ pub enum Answer {
     Processes(Vec<ProcessReport>),
     /// To [`Request::Topics`]: by name. The next page is behind the last.
     Topics(Vec<TopicReport>),
+    /// To [`Request::Fleet`].
+    Fleet(Box<FleetReport>),
     /// To [`Request::Kick`]: its close frame has been queued.
     Kicked(ChannelId),
     /// To [`Request::Reload`].
@@ -153,6 +157,9 @@ pub struct Overview {
     /// What is held for processes, the fullest 1,000 first.
     #[serde(default)]
     pub held: Vec<TenantReport>,
+    /// Its fleet, if it is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetReport>,
     /// Its shards, in order. None: it has stopped.
     pub shards: Vec<Report>,
 }
@@ -266,6 +273,7 @@ mod tests {
                 }),
             ),
             (r#"{"processes":{}}"#, Request::Processes {}),
+            (r#"{"fleet":{}}"#, Request::Fleet {}),
             (
                 r#"{"topics":{"process":"a:b:c","prefix":"room/","after":"room/1","limit":9}}"#,
                 Request::Topics(TopicQuery {

@@ -47,6 +47,8 @@ pub enum Action {
     Channels(ChannelsOptions),
     /// Print the processes that are attached to a running daemon
     Processes(AskOptions),
+    /// Print the other nodes of a running daemon's fleet, and what was lost between them
+    Fleet(AskOptions),
     /// Show a running daemon's rates, processes, slowest clients and last ends, again and again
     Top(TopOptions),
     /// Close one channel of a running daemon with 1008
@@ -371,6 +373,7 @@ fn command() -> Command {
         "disconnects",
         "channels",
         "processes",
+        "fleet",
         "top",
         "kick",
         "reload",

@@ -212,6 +212,25 @@ settings! {
     #[arg(value_name = "PATTERN,…")]
     hub_open_publish: List = List::default() => NewConnections;
 
+    ["A fleet over NATS"]
+    /// Its NATS servers, as `nats://HOST:PORT` or `tls://HOST:PORT`; without one this daemon is in no fleet.
+    #[arg(value_name = "URL,…")]
+    fleet_nats: List = List::default() => Restart;
+    /// The fleet's name: nodes of one name hear each other.
+    fleet_name: String = "main".to_owned() => Restart;
+    /// This node's name in it, which no other node may have: letters, digits, `-` and `_`. Empty: `node`, with `-` for `.`.
+    fleet_node: String = String::new() => Restart;
+    /// The file with which NATS is shown who this is: as `nsc` makes it, the seed of an nkey, or a line USER:PASSWORD.
+    #[arg(value_name = "FILE")]
+    fleet_credentials_file: PathBuf = PathBuf::new() => Restart;
+    /// Certificates of who may vouch for NATS servers, besides those that the system knows.
+    #[arg(value_name = "FILE")]
+    fleet_ca_file: PathBuf = PathBuf::new() => Restart;
+    /// What may wait for NATS; one process may hold a quarter of it.
+    fleet_queue_bytes_max: Size = Size(pushring::fleet::QUEUE_BYTES_MAX_DEFAULT as usize) => Restart;
+    /// Audiences that this daemon listens to at a time, and numbers that it keeps of its own and of others'.
+    fleet_subjects_max: usize = pushring::fleet::SUBJECTS_MAX_DEFAULT => Restart;
+
     ["Operators"]
     /// A Unix socket on which `pushring stats` and the like ask, as this user alone; off for none. auto is
     /// pushring-PORT.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring or /tmp/pushring-UID: the first that is
@@ -663,123 +682,4 @@ fn ranges(key: &str, list: &List) -> anyhow::Result<Vec<IpPrefix>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use pushring::link;
-
-    #[test]
-    fn what_is_printed_reads_back() {
-        let config = Config { origins: "https://a.b, https://c.d".parse().unwrap(), ..Config::default() };
-        assert_eq!(Config::layered(&write(&config, false).unwrap(), &Flags::default()).unwrap(), config);
-    }
-
-    #[test]
-    fn flags_win_over_the_file() {
-        let flags = Flags { shards: Some(2), hosts: Some("a.b".parse().unwrap()), ..Flags::default() };
-        let file = "shards = 1\nnode = \"x.os\"\nhosts = [\"c.d\", \"e.f\"]\nhead_timeout = \"3s\"\nbody_bytes_max = 7";
-        let config = Config::layered(file, &flags).unwrap();
-        assert_eq!((config.shards, config.node.as_str()), (2, "x.os"));
-        assert_eq!(config.hosts.0, ["a.b"]);
-        assert_eq!((config.head_timeout, config.body_bytes_max), (Span::seconds(3), Size(7)));
-        assert_eq!(config.body_timeout, Config::default().body_timeout);
-    }
-
-    #[test]
-    fn errors_name_the_key() {
-        for (file, words) in [
-            ("node = \"a;b\"", "node"),
-            ("shards = 257", "shards"),
-            ("shards = 2\nmemory_budget = \"7MiB\"", "memory_budget"),
-            ("ping_interval = \"1s\"\nconnections_max = 0", "connections_max"),
-            ("trusted_proxies = [\"10.0.0.0/33\"]", "10.0.0.0/33"),
-            ("proxy_protocol_from = [\"balancer\"]", "proxy_protocol_from"),
-            ("per_ip_exempt = [\"::/129\"]", "per_ip_exempt"),
-            ("response_timeout = \"1500ms\"", "response_timeout"),
-            ("response_timeout = \"11m\"", "response_timeout"),
-            ("subprotocols = [\"chat v1\"]", "subprotocols"),
-            ("origins = [\"app.example.com\"]", "origins"),
-            ("origins = [\"https://app.example.com/page\"]", "origins"),
-            ("hosts = [\"example.com:8080\"]", "hosts"),
-            ("hosts = [\"http://example.com\"]", "hosts"),
-            ("deflate_level = 0", "deflate_level"),
-            ("deflate_push_level = 10", "deflate_push_level"),
-            ("deflate_window_bits = 8", "deflate_window_bits"),
-            ("log = \"verbose\"", "verbose"),
-        ] {
-            let config = Config::layered(file, &Flags::default()).unwrap();
-            let error = config.broker(Secrets::default()).unwrap_err();
-            assert!(format!("{error:#}").contains(words), "{error:#}");
-        }
-    }
-
-    #[test]
-    fn the_defaults_are_the_librarys_own() {
-        let (ours, theirs) = (Config::default().broker(Secrets::default()).unwrap(), pushring::Config::default());
-        assert_eq!(format!("{:?}", ours.shard), format!("{:?}", theirs.shard));
-        assert_eq!(format!("{:?}", ours.admission), format!("{:?}", theirs.admission));
-        assert_eq!(format!("{:?}", ours.inbox), format!("{:?}", theirs.inbox));
-        assert_eq!(format!("{:?}", ours.tcp), format!("{:?}", theirs.tcp));
-    }
-
-    #[test]
-    fn a_link_is_where_it_is_told_to_be() {
-        let link = |file: &str, token: Option<&str>| {
-            let config = Config::layered(file, &Flags::default()).unwrap();
-            config.link(token.map(|text| link::Token::new(text).unwrap())).map_err(|error| format!("{error:#}"))
-        };
-        assert!(link("", None).unwrap().is_none());
-        let unix = link("link = \"/run/x\"\nowner_grace = \"3s\"\nbody_bytes_max = \"20MiB\"", None).unwrap().unwrap();
-        assert_eq!((unix.path, unix.tcp), (Some("/run/x".into()), None));
-        assert_eq!((unix.owner_grace.as_secs(), unix.blob_bytes_max), (3, 20 << 20));
-        assert!(link("link_tcp = \"127.0.0.1:7\"", None).unwrap_err().contains("link_token_file"));
-        assert!(link("link_tcp = \"localhost:9001\"", None).unwrap_err().contains("write 127.0.0.1:9001"));
-        let tcp = "link_tcp = \"127.0.0.1:7\"\nlink_token_file = \"x\"";
-        assert!(link(tcp, Some("0123456789abcdef")).unwrap().unwrap().token.is_some());
-        assert!(link("link_peers_max = 0", None).unwrap_err().contains("link_peers_max"));
-        let (ours, theirs) = (link("link = \"x\"", None).unwrap().unwrap(), link::Config::default());
-        assert_eq!((ours.owner_grace, ours.peers_max), (theirs.owner_grace, theirs.peers_max));
-        assert_eq!((ours.blob_bytes_max, ours.beat), (theirs.blob_bytes_max, theirs.beat));
-    }
-
-    #[test]
-    fn who_may_attach() {
-        let access = |file: &str| Config::layered(file, &Flags::default()).unwrap().link_access();
-        assert_eq!(access("").unwrap(), link::Access { mode: 0o600, group: None });
-        assert_eq!(access("link_group = \"77\"").unwrap(), link::Access { mode: 0o660, group: Some(77) });
-        assert_eq!(
-            access("link_group = \"root\"\nlink_mode = \"0620\"").unwrap(),
-            link::Access { mode: 0o620, group: Some(0) }
-        );
-        assert!(format!("{:#}", access("link_group = \"no such\"").unwrap_err()).contains("no such"));
-        for mode in ["660", "0600", "auto"] {
-            assert!(mode.parse::<SocketMode>().is_ok(), "{mode}");
-        }
-        for mode in ["", "0400", "7777", "rw", "0o600"] {
-            assert!(mode.parse::<SocketMode>().unwrap_err().contains("0660"), "{mode}");
-        }
-    }
-
-    #[test]
-    fn addresses_without_something_are_told_what() {
-        assert!(parse_address("9000").unwrap_err().contains("write 127.0.0.1:9000"));
-        assert!(parse_address(":9000").unwrap_err().contains("write 127.0.0.1:9000"));
-        assert!(parse_address("localhost:9000").unwrap_err().contains("not looked up"));
-        for without_port in ["127.0.0.1", "::1"] {
-            assert!(parse_address(without_port).unwrap_err().contains("without a port"), "{without_port}");
-        }
-        assert!(parse_address("[::]:0").is_ok());
-    }
-
-    #[test]
-    fn hosts_depend_on_where_we_listen() {
-        let policy = |listen: &str, hosts: &str| {
-            let (listen, hosts): (SocketAddr, List) = (listen.parse().unwrap(), hosts.parse().unwrap());
-            Config { listen: Listen::at(listen), hosts, ..Config::default() }.host_policy().for_listener(listen.ip())
-        };
-        assert_eq!(policy("127.0.0.1:0", ""), HostPolicy::Listed(vec![]));
-        assert_eq!(policy("[::1]:0", "a.b"), HostPolicy::Listed(vec!["a.b".into()]));
-        assert_eq!(policy("127.0.0.1:0", "*"), HostPolicy::Any);
-        assert_eq!(policy("0.0.0.0:0", ""), HostPolicy::Any);
-        assert_eq!(policy("0.0.0.0:0", "a.b,c.d"), HostPolicy::Listed(vec!["a.b".into(), "c.d".into()]));
-    }
-}
+mod tests;

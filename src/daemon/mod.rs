@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod doctor;
+pub mod fleet;
 pub mod groups;
 pub mod init;
 pub mod log;

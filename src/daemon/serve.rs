@@ -5,6 +5,7 @@ use super::admin::{self, Admin, Guard, Need};
 use super::certificates::{self, Certificates};
 use super::config::{AdminListen, Config, Driver};
 use super::control;
+use super::fleet;
 use super::memory::MemoryBudget;
 use super::metrics;
 use super::program::{Daemon, Secrets, Source, broker_config};
@@ -152,6 +153,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     if config.metrics {
         threads.push(metrics::start(operator.clone())?);
     }
+    let fleet = fleet::start(&config, &broker)?;
     let link = link.map(|link| start_link(&broker, link)).transpose()?;
     if config.hub {
         threads.push(hub::start(&broker.handle())?);
@@ -171,7 +173,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     let ended = broker.wait();
     systemd::stopping();
     // Behind the broker: processes are told of the end of their channels first.
-    drop((link, api, control, admin));
+    drop((link, api, control, admin, fleet));
     for thread in threads {
         if thread.join().is_err() {
             tracing::error!("a process of the daemon has panicked");

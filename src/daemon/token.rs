@@ -4,6 +4,7 @@
 
 use super::admin;
 use anyhow::{Context, bail, ensure};
+use pushring::fleet::Credentials;
 use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::internals::push_api;
 use pushring::link;
@@ -56,6 +57,14 @@ pub fn read_link_token(path: &Path) -> anyhow::Result<link::Token> {
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
     link::Token::new(text).with_context(name)
+}
+
+/// Reads the credentials of a fleet's node, in the same way.
+pub fn read_fleet_credentials(path: &Path) -> anyhow::Result<Credentials> {
+    let name = || format!("fleet_credentials_file: {}", path.display());
+    let bytes = read_secret_file(path).with_context(name)?;
+    let text = std::str::from_utf8(&bytes).context("it is no text").with_context(name)?;
+    Credentials::new(text).with_context(name)
 }
 
 /// Reads the token of the admin listener, in the same way.

@@ -306,6 +306,11 @@ impl Snapshot {
         }
     }
 
+    /// Every path that is bound for WebSockets, as its process is told of it, in no order.
+    pub fn websocket_paths(&self) -> impl Iterator<Item = (&ProcessId, &str)> {
+        self.websocket.iter().map(|binding| (&binding.process, &binding.path[binding.prefix_bytes..]))
+    }
+
     /// Whether anything is bound for `owner`.
     pub fn has_bound(&self, owner: OwnerId) -> bool {
         self.http.has_bound(owner) || self.websocket.has_bound(owner)

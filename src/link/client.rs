@@ -4,7 +4,9 @@ use super::convert;
 use super::frame::Frame;
 use super::peer::{Answer, Arrival, Asked, Attached, ConnectError, Endpoint, SendError};
 use super::wire::{Attach, Failure, FromPeer, LiveChannel, ToPeer};
-use crate::broker::{Audience, BindPathError, Event, Message, Outcome, Policy, RecvError, RequestId, Stopped};
+use crate::broker::{
+    Audience, BindPathError, ChannelAt, Event, Message, Outcome, Policy, RecvError, RequestId, Stopped,
+};
 use crate::channel::ChannelId;
 use crate::gateway::{Dialect, HttpRule, WebSocketRule};
 use crate::process_id::ProcessId;
@@ -79,7 +81,23 @@ impl Client {
         ask: Option<u64>,
     ) -> Result<(), SendError> {
         let (kind, blob) = convert::message_out(message);
-        self.order(FromPeer::Push { channel: channel.get(), kind, policy, ask }, blob, ask)
+        self.order(FromPeer::Push { channel: channel.get(), kind, policy, ask, node: None }, blob, ask)
+    }
+
+    /// As [`push`](Self::push), to a channel of the process of this name on a node of the broker's fleet.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_at(
+        &self,
+        to: &ChannelAt,
+        message: Message,
+        policy: Option<Policy>,
+        ask: Option<u64>,
+    ) -> Result<(), SendError> {
+        let (kind, blob) = convert::message_out(message);
+        let (channel, node) = (to.channel.get(), Some(to.node.to_string()));
+        self.order(FromPeer::Push { channel, kind, policy, ask, node }, blob, ask)
     }
 
     /// Pushes one message to many channels of this process, encoded once for each of the broker's shards.
@@ -96,7 +114,27 @@ impl Client {
     ) -> Result<(), SendError> {
         let (kind, blob) = convert::message_out(message);
         let except = except.iter().map(|channel| channel.get()).collect();
-        self.order(FromPeer::PushMany { to: audience.into(), except, kind, policy, ask }, blob, ask)
+        let order = FromPeer::PushMany { to: audience.into(), except, kind, policy, ask, everywhere: false };
+        self.order(order, blob, ask)
+    }
+
+    /// As [`push_many`](Self::push_many), to the channels of the process of this name on every node of the broker's fleet:
+    /// of a topic, of a path or all. A list of channels is of one node, and ends the session.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_everywhere(
+        &self,
+        audience: Audience,
+        except: &[ChannelId],
+        message: Message,
+        policy: Option<Policy>,
+        ask: Option<u64>,
+    ) -> Result<(), SendError> {
+        let (kind, blob) = convert::message_out(message);
+        let except = except.iter().map(|channel| channel.get()).collect();
+        let order = FromPeer::PushMany { to: audience.into(), except, kind, policy, ask, everywhere: true };
+        self.order(order, blob, ask)
     }
 
     /// Subscribes a channel of this process to a topic, a name of 1 to 255 bytes.

@@ -166,6 +166,9 @@ fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
         closed: outcome.closed as u64,
         not_found: outcome.not_found as u64,
         not_owner: outcome.not_owner as u64,
+        fleet_full: outcome.fleet_full as u64,
+        fleet_down: outcome.fleet_down as u64,
+        fleet_too_large: outcome.fleet_too_large as u64,
     }
 }
 
@@ -179,6 +182,9 @@ fn outcome_in(head: &OutcomeHead) -> Outcome {
         closed: head.closed as usize,
         not_found: head.not_found as usize,
         not_owner: head.not_owner as usize,
+        fleet_full: head.fleet_full as usize,
+        fleet_down: head.fleet_down as usize,
+        fleet_too_large: head.fleet_too_large as usize,
     }
 }
 

@@ -8,7 +8,9 @@ use super::convert;
 use super::frame::Frame;
 use super::session::{Mark, Session};
 use super::wire::{Audience, Failure, FromPeer, Kind, TOPICS_MAX, ToPeer};
-use crate::broker::{Batch, BindPathError, Delivery, InvalidMessage, Policy, ProcessHandle, PushError, RequestId};
+use crate::broker::{
+    Batch, BindPathError, ChannelAt, Delivery, InvalidMessage, Message, Policy, ProcessHandle, PushError, RequestId,
+};
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::Content;
@@ -31,7 +33,9 @@ pub enum Stop {
 impl From<PushError> for Stop {
     fn from(error: PushError) -> Self {
         match error {
-            PushError::OutcomesUnread | PushError::TooLarge | PushError::Topic(_) => Self::Violation(error.to_string()),
+            PushError::OutcomesUnread | PushError::TooLarge | PushError::Topic(_) | PushError::ChannelsAreHere => {
+                Self::Violation(error.to_string())
+            }
             // What waits for room is refused for no other reason.
             PushError::InboxFull | PushError::Partly | PushError::Stopped => Self::Stopped,
         }
@@ -62,31 +66,26 @@ impl<'a> Orders<'a> {
     /// Obeys one order.
     pub fn obey(&mut self, order: FromPeer, blob: Bytes) -> Result<(), Stop> {
         self.taken += 1;
-        if let FromPeer::Push { channel, kind, policy: None, ask: None } = order {
+        if let FromPeer::Push { channel, kind, policy: None, ask: None, node: None } = order {
             return self.push(channel, kind, blob);
         }
         // Behind the pushes before it.
         self.batch.flush()?;
         match order {
-            FromPeer::Push { channel, kind, policy, ask } => {
+            FromPeer::Push { channel, kind, policy, ask, node } => {
                 let delivery = self.delivery(policy, ask)?;
-                match convert::message(kind, blob) {
-                    Some(Ok(message)) => {
-                        self.owner.push(ChannelId::new(channel), message).delivered(delivery).send()?;
-                    }
-                    Some(Err(invalid)) => self.refuse_message(ask, invalid)?,
-                    None => return Err(no_push(kind)),
-                }
+                self.push_as(ChannelId::new(channel), node, delivery, convert::message(kind, blob), (kind, ask))?;
             }
             FromPeer::PushMany { to: Audience::Topic(name), ask, .. } if topic::check(&name).is_err() => {
                 self.refuse_topic(&name, ask)?;
             }
-            FromPeer::PushMany { to, except, kind, policy, ask } => {
+            FromPeer::PushMany { to, except, kind, policy, ask, everywhere } => {
                 let delivery = self.delivery(policy, ask)?;
                 let except = except.into_iter().map(ChannelId::new);
                 match convert::message(kind, blob) {
                     Some(Ok(message)) => {
-                        self.owner.broadcast(message).to(to).except_all(except).delivered(delivery).send()?
+                        let broadcast = self.owner.broadcast(message).to(to).except_all(except);
+                        broadcast.everywhere_if(everywhere).delivered(delivery).send()?
                     }
                     Some(Err(invalid)) => self.refuse_message(ask, invalid)?,
                     None => return Err(no_push(kind)),
@@ -128,6 +127,28 @@ impl<'a> Orders<'a> {
             other => return Err(Stop::Violation(format!("{} is no order of a process", name(&other)))),
         }
         Ok(())
+    }
+
+    /// One push that says more than what and to whom.
+    fn push_as(
+        &self,
+        channel: ChannelId,
+        node: Option<String>,
+        delivery: Delivery,
+        message: Option<Result<Message, InvalidMessage>>,
+        (kind, ask): (Kind, Option<u64>),
+    ) -> Result<(), Stop> {
+        match message {
+            Some(Ok(message)) => {
+                let push = match node {
+                    None => self.owner.push(channel, message),
+                    Some(node) => self.owner.push_at(&ChannelAt { node: node.into(), channel }, message),
+                };
+                Ok(push.delivered(delivery).send()?)
+            }
+            Some(Err(invalid)) => self.refuse_message(ask, invalid),
+            None => Err(no_push(kind)),
+        }
     }
 
     fn obey_of_topics(&self, order: FromPeer) -> Result<(), Stop> {

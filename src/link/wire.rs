@@ -51,6 +51,9 @@ pub enum FromPeer {
         policy: Option<Policy>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ask: Option<u64>,
+        /// On this node of the broker's fleet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
     },
     /// The blob to many channels.
     PushMany {
@@ -62,6 +65,9 @@ pub enum FromPeer {
         policy: Option<Policy>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ask: Option<u64>,
+        /// On every node of the broker's fleet; `to` is no list.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        everywhere: bool,
     },
     /// Subscribes a channel to a topic.
     Subscribe {
@@ -497,6 +503,17 @@ pub struct OutcomeHead {
     pub closed: u64,
     pub not_found: u64,
     pub not_owner: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub fleet_full: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub fleet_down: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub fleet_too_large: u64,
+}
+
+/// Frames stay as they were where there is no fleet.
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A KernelMessage without its blob's bytes.

@@ -146,8 +146,15 @@ fn peers_frames() -> Vec<FromPeer> {
         FromPeer::LoggedIn(LoggedIn { login: 1, token: Some(String::new()), error: Some(String::new()) }),
     ];
     frames.extend(policies.map(|policy| hello(process(policy))));
-    frames.extend(kinds.map(|kind| FromPeer::Push { channel: 1, kind, policy: Some(Policy::Close), ask }));
-    frames.extend(audiences.map(|to| FromPeer::PushMany { to, except: vec![], kind: Kind::Text, policy: None, ask }));
+    frames.extend(kinds.map(|kind| FromPeer::Push { channel: 1, kind, policy: Some(Policy::Close), ask, node: None }));
+    frames.extend(audiences.map(|to| FromPeer::PushMany {
+        to,
+        except: vec![],
+        kind: Kind::Text,
+        policy: None,
+        ask,
+        everywhere: true,
+    }));
     frames.extend(kernel_heads().into_iter().map(FromPeer::Kernel));
     frames
 }

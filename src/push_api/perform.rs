@@ -80,7 +80,9 @@ impl Performer {
             },
             To::Process => Audience::Process,
         };
-        let push = handle.broadcast(message).to(audience).except_all(except);
+        // A list of channels is of this node.
+        let everywhere = !matches!(audience, Audience::Channels(_));
+        let push = handle.broadcast(message).to(audience).except_all(except).everywhere_if(everywhere);
         let push = match policy {
             Some(policy) => push.policy(policy),
             None => push,
@@ -221,6 +223,7 @@ fn refusal(error: PushError) -> Answer {
             Answer::error(429, None, why).with("retry-after", "1")
         }
         PushError::TooLarge => Answer::error(413, None, &error.to_string()),
+        PushError::ChannelsAreHere => Answer::error(400, Some("to.channels"), &error.to_string()),
         PushError::Topic(_) => Answer::error(400, Some("to.topic"), &error.to_string()),
         PushError::OutcomesUnread | PushError::Stopped => {
             Answer::error(503, None, &error.to_string()).with("retry-after", "1")
@@ -230,9 +233,18 @@ fn refusal(error: PushError) -> Answer {
 
 /// An outcome in JSON.
 pub(super) fn counts(outcome: &Outcome) -> Value {
-    let Outcome { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner } = outcome;
-    json!({
+    let Outcome { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner, .. } = outcome;
+    let Outcome { fleet_full, fleet_down, fleet_too_large, .. } = outcome;
+    let mut counts = json!({
         "sent": sent, "queued": queued, "queued_bytes": queued_bytes, "conflated": conflated, "dropped": dropped,
         "closed": closed, "not_found": not_found, "not_owner": not_owner,
-    })
+    });
+    // Where there is no fleet nothing is said of one.
+    for (name, count) in [("fleet_full", fleet_full), ("fleet_down", fleet_down), ("fleet_too_large", fleet_too_large)]
+    {
+        if *count > 0 {
+            counts[name] = json!(count);
+        }
+    }
+    counts
 }

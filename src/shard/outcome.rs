@@ -6,7 +6,8 @@ use crate::admission::HeapBytes;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The fate of one push, counted in channels. The sum of all counts but `queued_bytes` is the size of the audience.
+/// The fate of one push, counted in channels. The sum of all counts but `queued_bytes` and those of the fleet is the size of
+/// the audience on this broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outcome {
     /// The frame is in the kernel's socket buffer, whole.
@@ -25,6 +26,12 @@ pub struct Outcome {
     pub not_found: usize,
     /// The channel belongs to another process.
     pub not_owner: usize,
+    /// 1: other nodes of the fleet are not reached, because the queue to NATS is full or there is no memory for more.
+    pub fleet_full: usize,
+    /// 1: other nodes of the fleet are not reached, because NATS is not.
+    pub fleet_down: usize,
+    /// 1: other nodes of the fleet are not reached, because NATS takes no message of that size.
+    pub fleet_too_large: usize,
 }
 
 impl Outcome {
@@ -38,6 +45,9 @@ impl Outcome {
         self.closed += other.closed;
         self.not_found += other.not_found;
         self.not_owner += other.not_owner;
+        self.fleet_full += other.fleet_full;
+        self.fleet_down += other.fleet_down;
+        self.fleet_too_large += other.fleet_too_large;
     }
 }
 

@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["shard", "queue"],
     &["driver"],
     &["broker"],
-    &["demo", "control", "hub", "push_api"],
+    &["demo", "control", "fleet", "hub", "push_api"],
     &["node"],
     &["link"],
     &["process_lib"],
@@ -140,7 +140,10 @@ fn the_clock_is_read_in_the_driver() {
             "time is an argument everywhere but in the driver, the daemon, and what blocks threads beside the shards";
         banned(pattern, why, |file, part| {
             // The drop-in is a node's own async task, with timers of its own, and so is what serves a kernel.
-            ["node/server.rs", "node/service.rs", "node/prints.rs"].iter().any(|own| file.ends_with(own))
+            // So is what speaks with a fleet.
+            ["node/server.rs", "node/service.rs", "node/prints.rs", "fleet/engine.rs", "fleet/probe.rs"]
+                .iter()
+                .any(|own| file.ends_with(own))
                 || matches!(
                     part,
                     "control" | "driver" | "daemon" | "demo" | "hub" | "push_api" | "link" | "main" | "process_lib"

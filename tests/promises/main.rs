@@ -51,6 +51,7 @@ mod differential_tungstenite;
 mod disconnects_are_explained;
 mod doctor;
 mod embedding;
+mod fleet;
 mod flush_takes_what_send_takes;
 mod forged_tokens;
 mod fuzz_corpus_replay;

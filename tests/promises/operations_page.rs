@@ -40,6 +40,7 @@ fn its_commands_and_flags_exist() {
         "completions",
         "channels",
         "processes",
+        "fleet",
         "top",
         "kick",
         "reload",

@@ -1,6 +1,7 @@
 //! What is to be known of a machine before a daemon is judged fit for it. Plain data: gathered in one place, judged in
 //! others, and written down by tests.
 
+use pushring::fleet::Probed;
 use std::path::PathBuf;
 
 /// See the module. What the system does not tell is `None`.
@@ -38,6 +39,8 @@ pub struct Facts {
     pub has_aes: bool,
     /// The time of day.
     pub now_unix_s: u64,
+    /// What the fleet's NATS says, or why it says nothing; none: there is to be no fleet.
+    pub fleet: Option<Result<Probed, String>>,
 }
 
 /// A certificate's file and its key's.
@@ -264,6 +267,7 @@ impl Facts {
             tls: Vec::new(),
             has_aes: true,
             now_unix_s: 1_700_000_000,
+            fleet: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::listeners;
 use crate::daemon::certificates::{self, Pair};
 use crate::daemon::config::Config;
 use crate::daemon::control::{ControlPath, made_for};
-use crate::daemon::{groups, memory, token};
+use crate::daemon::{fleet, groups, memory, token};
 use pushring::control::{self, Answer, Request};
 use pushring::internals::driver::clock;
 use pushring::internals::driver::flush_uring::{FlushUnavailable, UringFlush};
@@ -50,6 +50,7 @@ pub fn gather(config: &Config, root: &Path) -> Facts {
         tls: certificates::pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
         has_aes: system.has_aes(),
         now_unix_s: clock::unix_s(),
+        fleet: fleet::probe(config),
     }
 }
 

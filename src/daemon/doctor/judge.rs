@@ -8,6 +8,7 @@ mod uring;
 
 use super::facts::Facts;
 use crate::daemon::config::Config;
+use crate::daemon::fleet;
 use crate::daemon::program::Secrets;
 use serde::Serialize;
 
@@ -75,6 +76,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.extend(facts.link_tcp.as_ref().and_then(|listener| network::link_tcp(config, listener)));
     findings.extend(facts.link_token.as_ref().map(|token| paths::secret_file("link token", token)));
     findings.extend(facts.control_is_homeless.then(paths::no_control));
+    findings.extend(facts.fleet.as_ref().map(|probed| network::fleet(config, probed)));
     findings.push(paths::secret(facts.secret.as_ref()));
     findings
 }
@@ -86,6 +88,7 @@ fn shards(config: &Config, facts: &Facts) -> usize {
 
 fn settings(config: &Config) -> Finding {
     let checked = config.broker(Secrets::default()).map(drop).and_then(|()| config.link(None).map(drop));
+    let checked = checked.and_then(|()| fleet::options(config).map(drop));
     match checked {
         Ok(()) => Finding::ok("settings", "can be obeyed"),
         Err(error) => Finding::new(Level::Problem, "settings", format!("{error:#}"), "change that setting"),

@@ -4,8 +4,9 @@ use super::{Finding, Level};
 use crate::daemon::config::Config;
 use crate::daemon::doctor::facts::{Listener, Network};
 use crate::daemon::table::bytes;
-use crate::daemon::units::Span;
+use crate::daemon::units::{Size, Span};
 use pushring::IpPrefix;
+use pushring::fleet::Probed;
 use pushring::internals::driver::listen::BACKLOG;
 use std::net::SocketAddr;
 
@@ -240,6 +241,33 @@ pub fn idle_timeouts(config: &Config) -> Finding {
     let names = names.collect::<Vec<_>>().join(", ");
     let pings = if interval.0 == 0 { "no pings".to_owned() } else { format!("pings only every {interval}") };
     Finding::new(Level::Warning, CHECK, format!("{pings}: silent channels are cut by {names}"), "--ping-interval 25s")
+}
+
+/// What the fleet's NATS says.
+pub fn fleet(config: &Config, probed: &Result<Probed, String>) -> Finding {
+    let new = |level, words: String, fix: &str| Finding::new(level, "fleet", words, fix);
+    let probed = match probed {
+        Ok(probed) => probed,
+        Err(why) => {
+            let words = format!("NATS is not reached: {why}");
+            return new(
+                Level::Warning,
+                words,
+                "start it, or mend fleet_nats and fleet_credentials_file; until then others are not reached",
+            );
+        }
+    };
+    let Probed { version, payload_bytes_max, round_trip, refused } = probed;
+    if *refused > 0 {
+        let words = format!("NATS does not permit what a node does ({refused} refused)");
+        return new(Level::Problem, words, "the permissions of docs/FLEET.md for this node's name");
+    }
+    let (message, most) = (config.message_bytes_max.0, *payload_bytes_max);
+    if message > most {
+        let words = format!("NATS takes messages of {} at most, channels of {}", Size(most), Size(message));
+        return new(Level::Note, words, "max_payload in NATS' settings, if larger ones are to reach other nodes");
+    }
+    Finding::ok("fleet", format!("nats-server {version}, there and back in {} µs", round_trip.as_micros()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,193 @@
+//! Where the broker hands over what is for other nodes, on whatever thread a process pushes.
+//!
+//! Invariants: nothing here waits; what is not taken is told in the outcome at once; the queue to NATS is bounded in
+//! messages and bytes, one process holds a quarter of it at most, and what waits is charged to the process.
+
+use super::member::{Member, Outbound, OutboundTo};
+use super::names::Name;
+use super::subject::{Line, Target, To};
+use crate::admission::{Charge, Kind as Held};
+use crate::broker::{Abroad, AbroadTo, Audience, Elsewhere, FleetReport};
+use crate::process_id::ProcessId;
+use crate::queue::orders::{Account, InboxSender, Refused};
+use crate::shard::outcome::{Outcome, Part};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio::sync::{Notify, mpsc};
+
+/// Messages that may wait for NATS.
+pub const QUEUE_MESSAGES_MAX: u32 = 8 * 1024;
+
+/// Audiences that may wait to be subscribed to; the thread finds others by itself.
+pub const LISTENS_MAX: usize = 4 * 1024;
+
+/// What a message that waits takes beside its payload.
+const WAITING_BYTES: usize = size_of::<Waiting>() + 64;
+
+/// Accounts of processes without anything in the queue are swept when there are so many.
+const ACCOUNTS_SWEEP_MIN: usize = 1024;
+
+/// A message that waits for NATS.
+pub struct Waiting {
+    /// It.
+    pub outbound: Outbound,
+    /// What it holds of memory.
+    pub charge: Charge,
+}
+
+/// An audience that somebody here is about to belong to.
+pub struct Listen {
+    /// It.
+    pub target: Target,
+    /// Settled once NATS knows.
+    pub part: Option<Box<Part>>,
+}
+
+/// What the door and the thread behind it share.
+#[derive(Default)]
+pub struct State {
+    /// NATS is reached.
+    pub is_connected: AtomicBool,
+    /// It has come or gone.
+    pub changed: Notify,
+    /// The largest message that NATS takes; 0: it has not said.
+    pub payload_bytes_max: AtomicUsize,
+    /// Audiences that NATS is known to tell us of.
+    pub heard: RwLock<HashSet<Line>>,
+    /// An audience was not noted: the thread is to look for all of them.
+    pub is_behind: AtomicBool,
+    /// How it stands.
+    pub report: Mutex<FleetReport>,
+    pub full: AtomicU64,
+    pub down: AtomicU64,
+    pub too_large: AtomicU64,
+}
+
+impl State {
+    /// The report, to be read or written.
+    pub fn report(&self) -> MutexGuard<'_, FleetReport> {
+        // It is replaced whole.
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module.
+pub struct Door {
+    node: Name,
+    queue: InboxSender<Waiting>,
+    accounts: Mutex<HashMap<ProcessId, Account>>,
+    listens: mpsc::Sender<Listen>,
+    state: Arc<State>,
+}
+
+impl Door {
+    /// The door of `node`.
+    pub fn new(node: Name, queue: InboxSender<Waiting>, listens: mpsc::Sender<Listen>, state: Arc<State>) -> Self {
+        Self { node, queue, accounts: Mutex::default(), listens, state }
+    }
+
+    fn account(&self, process: &ProcessId) -> Account {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = accounts.get(process) {
+            return account.clone();
+        }
+        if accounts.len() >= ACCOUNTS_SWEEP_MIN {
+            // Who holds something keeps its account; that is at most one for each message in the queue.
+            accounts.retain(|_, account| account.held() != (0, 0));
+        }
+        let account = self.queue.account();
+        accounts.insert(process.clone(), account.clone());
+        account
+    }
+
+    fn try_push(&self, abroad: Abroad) -> Outcome {
+        let Abroad { purse, to, frame, policy, part: _ } = abroad;
+        let down = Outcome { fleet_down: 1, ..Outcome::default() };
+        let full = Outcome { fleet_full: 1, ..Outcome::default() };
+        let too_large = Outcome { fleet_too_large: 1, ..Outcome::default() };
+        let Some(process) = purse.tenant().process().cloned() else { return Outcome::default() };
+        let to = match to {
+            AbroadTo::All(Audience::Topic(name)) => OutboundTo::All(To::Topic(name)),
+            AbroadTo::All(Audience::Path(path)) => OutboundTo::All(To::Path(path)),
+            AbroadTo::All(Audience::Process) => OutboundTo::All(To::Process),
+            AbroadTo::All(Audience::Channels(_)) => unreachable!("lists are refused where they are given"),
+            AbroadTo::Channel(at) => match Name::new(&at.node) {
+                Ok(node) => OutboundTo::Channel(node, at.channel),
+                // No node is called so.
+                Err(_) => return Outcome { not_found: 1, ..Outcome::default() },
+            },
+        };
+        if !self.state.is_connected.load(Ordering::Acquire) {
+            return down;
+        }
+        let outbound = Outbound { process, to, frame, policy };
+        let bytes = Member::bytes_of(&self.node, &outbound);
+        let payload_bytes_max = self.state.payload_bytes_max.load(Ordering::Relaxed);
+        if payload_bytes_max > 0 && bytes > payload_bytes_max {
+            return too_large;
+        }
+        let Ok(charge) = purse.charge(Held::Orders, WAITING_BYTES + outbound.frame.payload.len()) else { return full };
+        let account = self.account(&outbound.process);
+        match self.queue.try_send(Waiting { outbound, charge }, bytes, &account) {
+            Ok(()) => Outcome::default(),
+            Err(Refused::Full(_)) => full,
+            Err(Refused::Stopped(_)) => down,
+        }
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        let State { full, down, too_large, .. } = &*self.state;
+        for (count, more) in
+            [(full, outcome.fleet_full), (down, outcome.fleet_down), (too_large, outcome.fleet_too_large)]
+        {
+            count.fetch_add(more as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Elsewhere for Door {
+    fn push(&self, mut abroad: Abroad) {
+        let part = abroad.part.take();
+        let outcome = self.try_push(abroad);
+        self.count(&outcome);
+        if let Some(mut part) = part {
+            part.counts.add(&outcome);
+        }
+    }
+
+    fn listen(&self, process: &ProcessId, topic: &Arc<str>, part: Option<Box<Part>>) {
+        let target = Target { process: process.clone(), to: To::Topic(topic.clone()) };
+        if self.state.heard.read().unwrap_or_else(PoisonError::into_inner).contains(&target.line()) {
+            return;
+        }
+        let is_connected = self.state.is_connected.load(Ordering::Acquire);
+        let refused = match is_connected {
+            true => self.listens.try_send(Listen { target, part }).err().map(mpsc::error::TrySendError::into_inner),
+            false => Some(Listen { target, part }),
+        };
+        if let Some(mut listen) = refused {
+            self.state.is_behind.store(true, Ordering::Release);
+            if let Some(part) = &mut listen.part {
+                let count = if is_connected { &mut part.counts.fleet_full } else { &mut part.counts.fleet_down };
+                *count = 1;
+            }
+        }
+    }
+
+    fn node(&self) -> &str {
+        self.node.as_str()
+    }
+
+    fn report(&self) -> FleetReport {
+        let mut report = self.state.report().clone();
+        let (queued, queued_bytes) = self.queue.held();
+        report.connected = self.state.is_connected.load(Ordering::Acquire);
+        (report.queued, report.queued_bytes) = (queued, queued_bytes);
+        let State { full, down, too_large, .. } = &*self.state;
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let counts = &mut report.counts;
+        (counts.full, counts.down, counts.too_large) = (count(full), count(down), count(too_large));
+        report
+    }
+}

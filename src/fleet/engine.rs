@@ -1,0 +1,638 @@
+//! The thread that speaks with NATS: it publishes what waits at the door, and hands the broker what comes in.
+//!
+//! One thread, one runtime, one connection. What comes in is handed to the shards on this thread, and where their inboxes
+//! are full it waits: then it does not read from NATS either, which holds the messages back and in the end breaks off; so
+//! what is held here stays within what one turn reads, and what is lost is seen by its numbers.
+//!
+//! Invariants: no other thread waits for this one. The connection is made again for ever, after a wait that is drawn by
+//! lot. While it is not there, messages that have been taken wait, and no more are taken.
+
+use super::Options;
+use super::door::{Door, LISTENS_MAX, Listen, QUEUE_MESSAGES_MAX, State, Waiting};
+use super::member::{Delivery, Member, Publish, Told};
+use super::roster::{About, Change};
+use super::secret::Kind as Secret;
+use super::subject::{Line, Subjects, Target, To};
+use crate::broker::{FleetReport, Handle, Hands, PushError};
+use crate::queue::orders::{self, Inbox, Wake};
+use crate::shard::outcome::Part;
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
+use futures_util::StreamExt;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{self, AbortHandle, LocalSet};
+use tokio::time::{self, MissedTickBehavior};
+
+/// A silent server is asked after this long, and is gone when it has not answered twice.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long NATS may take to answer, when a connection is made and later.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the wait before another attempt to connect is at most: recovery within 5 s leaves room for both.
+const RETRY_MS_MAX: u64 = 2000;
+
+/// How often this node looks for whom it has channels of.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Looks in a second.
+const LOOKS_PER_TICK: u32 = 4;
+
+/// Messages that one subscription may hold: as many as one turn of the connection can read. A turn reads 128 times a buffer
+/// of 64 KiB (tokio's budget), and a message has 120 bytes at least.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 72 * 1024;
+
+/// Messages between this thread and the connection on it, beside the queue.
+const ON_THE_WAY_MAX: usize = 16;
+
+/// How long what is queued may still take to leave when the fleet is left.
+const LEAVE_WITHIN: Duration = Duration::from_millis(500);
+
+/// What is told more often than this is counted, and not logged each time.
+const LOG_INTERVAL_MS: u64 = 5000;
+
+/// A node's part in a fleet. Dropping it leaves the fleet; the broker goes on by itself.
+pub struct Fleet {
+    stop: Arc<Notify>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why a node did not join a fleet.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A server's address.
+    #[error(
+        "{0:?} is no address of a NATS server: write nats://HOST:PORT or tls://HOST:PORT, without user and password"
+    )]
+    Server(String),
+    /// A credentials file that cannot be used.
+    #[error("the credentials cannot be used: {0}")]
+    Credentials(String),
+    /// There is none.
+    #[error("a fleet needs a NATS server")]
+    NoServer,
+    /// The broker is in one.
+    #[error("the broker is in a fleet already, or was: it takes part in one in its life")]
+    Taken,
+    /// The thread.
+    #[error("cannot start the thread of the fleet: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Wakes the thread.
+struct WakeThread(Arc<Notify>);
+
+impl Wake for WakeThread {
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl Fleet {
+    /// Joins a fleet with `broker`. NATS need not be there yet.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(broker: &Handle, options: Options) -> Result<Self, StartError> {
+        let servers = options.servers.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>()?;
+        if servers.is_empty() {
+            return Err(StartError::NoServer);
+        }
+        let state = Arc::<State>::default();
+        let connect = connect_options(&options, &state)?.retry_on_initial_connect();
+        let wake = Arc::<Notify>::default();
+        let limits = orders::Limits { commands_max: QUEUE_MESSAGES_MAX, bytes_max: options.queue_bytes_max };
+        let (queue, inbox) = orders::inbox(limits, WakeThread(wake.clone()));
+        let (listens, listens_in) = mpsc::channel(LISTENS_MAX);
+        // Who listens already is not told to us.
+        state.is_behind.store(true, Ordering::Release);
+        let door = Arc::new(Door::new(options.node.clone(), queue, listens, state.clone()));
+        if !broker.set_elsewhere(door) {
+            return Err(StartError::Taken);
+        }
+        let stop = Arc::<Notify>::default();
+        let seat = Seat { broker: broker.clone(), options, state, servers, connect, inbox, wake, listens_in };
+        let (stopped, log) = (stop.clone(), tracing::dispatcher::get_default(tracing::Dispatch::clone));
+        let thread = std::thread::Builder::new().name("fleet".to_owned());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = thread.spawn(move || {
+            let _log = tracing::dispatcher::set_default(&log);
+            let _down = Down(seat.state.clone());
+            // What is dropped with the tasks tells the runtime.
+            let _entered = runtime.enter();
+            LocalSet::new().block_on(&runtime, seat.work(stopped));
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of the fleet has panicked");
+        }
+    }
+}
+
+/// However the thread ends, nothing more is taken.
+struct Down(Arc<State>);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        self.0.is_connected.store(false, Ordering::Release);
+        if std::thread::panicking() {
+            tracing::error!("the thread of the fleet has panicked: other nodes are not reached until a restart");
+        }
+    }
+}
+
+pub(super) fn server(text: &str) -> Result<ServerAddr, StartError> {
+    // Secrets have no place in settings.
+    let is_fit = (text.starts_with("nats://") || text.starts_with("tls://")) && !text.contains('@');
+    let address = text.parse().ok().filter(|_| is_fit);
+    address.ok_or_else(|| StartError::Server(without_secret(text)))
+}
+
+/// An address as it may be shown.
+fn without_secret(text: &str) -> String {
+    text.rsplit('@').next().unwrap_or("").chars().take(200).collect()
+}
+
+pub(super) fn connect_options(options: &Options, state: &Arc<State>) -> Result<ConnectOptions, StartError> {
+    let subjects = Subjects::new(options.fleet.clone());
+    let state = state.clone();
+    let mut connect = ConnectOptions::new()
+        .name(format!("pushring {}", options.node))
+        .no_echo()
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(ANSWER_TIMEOUT)
+        .request_timeout(Some(ANSWER_TIMEOUT))
+        .max_reconnects(None)
+        .reconnect_delay_callback(retry_delay)
+        .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+        .client_capacity(ON_THE_WAY_MAX)
+        .custom_inbox_prefix(subjects.inbox(&options.node))
+        .event_callback(move |event| {
+            let state = state.clone();
+            async move { hear_event(&state, &event) }
+        });
+    if let Some(file) = &options.ca_file {
+        connect = connect.add_root_certificates(file.clone());
+    }
+    Ok(match options.credentials.clone().map(|credentials| credentials.0) {
+        None => connect,
+        Some(Secret::Password(user, password)) => connect.user_and_password(user, password),
+        Some(Secret::Seed(seed)) => connect.nkey(seed),
+        Some(Secret::Jwt(text)) => {
+            connect.credentials(&text).map_err(|error| StartError::Credentials(error.to_string()))?
+        }
+    })
+}
+
+/// At once at first, then twice as long each time, up to a limit; by lot between half of that and all of it, so that nodes
+/// do not come back together.
+fn retry_delay(attempts: usize) -> Duration {
+    let most_ms = (100 << attempts.min(10)).min(RETRY_MS_MAX);
+    let lot = RandomState::new().hash_one(attempts);
+    Duration::from_millis(most_ms / 2 + lot % (most_ms / 2))
+}
+
+/// Notes what the connection tells.
+fn hear_event(state: &State, event: &Event) {
+    match event {
+        Event::Connected => {
+            state.is_connected.store(true, Ordering::Release);
+            state.report().counts.connects += 1;
+            state.changed.notify_one();
+            tracing::info!("fleet: connected with NATS");
+        }
+        Event::Disconnected | Event::Closed => {
+            state.is_connected.store(false, Ordering::Release);
+            state.changed.notify_one();
+            tracing::warn!("fleet: NATS is not reached; other nodes are not until it is");
+        }
+        Event::ServerError(error) => {
+            state.report().counts.server_errors += 1;
+            tracing::error!(%error, "fleet: NATS refuses something: look at this node's permissions (docs/FLEET.md)");
+        }
+        Event::LameDuckMode => tracing::warn!("fleet: the NATS server is about to stop; another one will be tried"),
+        Event::SlowConsumer(_) => tracing::warn!("fleet: messages came faster than they are handed on; some are lost"),
+        Event::ClientError(error) => tracing::debug!(%error, "fleet: NATS"),
+        Event::Draining => {}
+    }
+}
+
+/// With what the thread begins.
+struct Seat {
+    broker: Handle,
+    options: Options,
+    state: Arc<State>,
+    servers: Vec<ServerAddr>,
+    connect: ConnectOptions,
+    inbox: Inbox<Waiting>,
+    wake: Arc<Notify>,
+    listens_in: mpsc::Receiver<Listen>,
+}
+
+/// What the tasks of the thread share.
+struct Engine {
+    broker: Handle,
+    state: Arc<State>,
+    client: Client,
+    member: RefCell<Member>,
+    hands: RefCell<Hands>,
+    began: Instant,
+    began_unix_ms: u64,
+    listening: RefCell<HashMap<Line, AbortHandle>>,
+    subjects: Subjects,
+    options: Options,
+    round_trip_us: Cell<Option<u64>>,
+    is_asking: Cell<bool>,
+    stop: Arc<Notify>,
+    log: RefCell<Quiet>,
+}
+
+impl Seat {
+    async fn work(self, stop: Arc<Notify>) {
+        let Self { broker, options, state, servers, connect, inbox, wake, listens_in } = self;
+        let client = match connect.connect(servers).await {
+            Ok(client) => client,
+            Err(error) => {
+                // With retries from the first attempt on, only settings fail here: TLS files above all.
+                tracing::error!(%error, "fleet: cannot begin to connect; other nodes are not reached until a restart");
+                state.report().server = error.to_string();
+                return;
+            }
+        };
+        let began_unix_ms = unix_ms();
+        let engine = Rc::new(Engine {
+            hands: RefCell::new(Hands::new(&broker)),
+            member: RefCell::new(Member::new(&options, began_unix_ms, began_unix_ms)),
+            began: Instant::now(),
+            began_unix_ms,
+            listening: RefCell::default(),
+            subjects: Subjects::new(options.fleet.clone()),
+            round_trip_us: Cell::default(),
+            is_asking: Cell::default(),
+            log: RefCell::default(),
+            stop: stop.clone(),
+            broker,
+            state,
+            client,
+            options,
+        });
+        let subjects = engine.member.borrow().subscriptions();
+        for subject in subjects {
+            if engine.subscribe(subject).await.is_none() {
+                return;
+            }
+        }
+        task::spawn_local(engine.clone().watch());
+        task::spawn_local(engine.clone().listen_to_new(listens_in));
+        task::spawn_local(engine.clone().publish_all(inbox, wake));
+        task::spawn_local(engine.clone().tick());
+        stop.notified().await;
+        // What has been handed over should leave; who has gone is seen soon.
+        let _ = time::timeout(LEAVE_WITHIN, engine.client.flush()).await;
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+impl Engine {
+    /// Milliseconds after 1970 that never go back.
+    fn now_ms(&self) -> u64 {
+        self.began_unix_ms + self.began.elapsed().as_millis() as u64
+    }
+
+    fn is_connected(&self) -> bool {
+        self.state.is_connected.load(Ordering::Acquire)
+    }
+
+    /// Subscribes; what comes is handled by a task of its own, without giving way, so that nothing piles up behind the
+    /// connection.
+    async fn subscribe(self: &Rc<Self>, subject: String) -> Option<AbortHandle> {
+        let subscriber = match self.client.subscribe(subject).await {
+            Ok(subscriber) => subscriber,
+            Err(error) => {
+                tracing::error!(%error, "fleet: cannot subscribe");
+                return None;
+            }
+        };
+        let engine = self.clone();
+        Some(task::spawn_local(task::unconstrained(engine.receive(subscriber))).abort_handle())
+    }
+
+    async fn receive(self: Rc<Self>, mut subscriber: Subscriber) {
+        while let Some(message) = subscriber.next().await {
+            let received = self.member.borrow_mut().receive(&message.subject, &message.payload, self.now_ms());
+            received.told.into_iter().for_each(|told| self.tell(&told));
+            let Some(Delivery { process, channels, message, policy }) = received.delivery else { continue };
+            let pushed = self.hands.borrow_mut().push(&process, channels.audience(), message, policy);
+            if matches!(pushed, Err(PushError::Stopped)) {
+                return self.stop.notify_one();
+            }
+        }
+    }
+
+    /// Looks at what is new when the connection has come.
+    async fn watch(self: Rc<Self>) {
+        loop {
+            self.state.changed.notified().await;
+            if self.is_connected() {
+                let bytes_max = self.client.server_info().max_payload;
+                self.state.payload_bytes_max.store(bytes_max, Ordering::Relaxed);
+                self.member.borrow_mut().reconnected();
+            }
+        }
+    }
+
+    async fn publish_all(self: Rc<Self>, mut inbox: Inbox<Waiting>, wake: Arc<Notify>) {
+        loop {
+            while !self.is_connected() {
+                time::sleep(LOOK_INTERVAL / 5).await;
+            }
+            let mut next = None;
+            inbox.drain(1, u64::MAX, |waiting| next = Some(waiting));
+            if let Some(Waiting { outbound, charge }) = next {
+                let publish = self.member.borrow_mut().publish(outbound, self.now_ms());
+                if let Ok(publish) = publish {
+                    self.publish(publish).await;
+                }
+                drop(charge);
+                continue;
+            }
+            if inbox.prepare_sleep() {
+                wake.notified().await;
+            }
+            inbox.awake();
+        }
+    }
+
+    async fn publish(&self, publish: Publish) {
+        let Publish { subject, bytes } = publish;
+        // It fails where the message is too large for a server that takes less than the one before: the gap is told there.
+        if let Err(error) = self.client.publish(subject, bytes).await {
+            tracing::debug!(%error, "fleet: a message was not published");
+        }
+    }
+
+    async fn listen_to_new(self: Rc<Self>, mut listens: mpsc::Receiver<Listen>) {
+        while let Some(first) = listens.recv().await {
+            let mut batch = vec![first];
+            while let Ok(more) = listens.try_recv() {
+                batch.push(more);
+            }
+            let mut lines = Vec::new();
+            for listen in &batch {
+                lines.extend(self.listen(&listen.target).await);
+            }
+            let parts = batch.into_iter().filter_map(|listen| listen.part.map(|part| *part)).collect();
+            task::spawn_local(self.clone().confirm(lines, parts));
+        }
+    }
+
+    /// Subscribes to an audience, if that was not done. None: there are too many.
+    async fn listen(self: &Rc<Self>, target: &Target) -> Option<Line> {
+        let (line, wanted) = self.member.borrow_mut().listen(target, self.now_ms());
+        match wanted {
+            super::interest::Wanted::Already => Some(line),
+            super::interest::Wanted::Full => {
+                self.log(1, |more| tracing::warn!(more, "fleet: as many audiences as may be (fleet_subjects_max)"));
+                None
+            }
+            super::interest::Wanted::New => {
+                let subject = self.member.borrow().subscription(&line);
+                let task = self.subscribe(subject).await?;
+                self.listening.borrow_mut().insert(line, task);
+                Some(line)
+            }
+        }
+    }
+
+    /// Notes that NATS knows of these audiences, once it has answered something that was asked behind them.
+    async fn confirm(self: Rc<Self>, lines: Vec<Line>, mut parts: Vec<Part>) {
+        match self.ask().await {
+            Some(_) => {
+                let mut heard = self.state.heard.write().unwrap_or_else(PoisonError::into_inner);
+                let listening = self.listening.borrow();
+                heard.extend(lines.into_iter().filter(|line| listening.contains_key(line)));
+            }
+            None => parts.iter_mut().for_each(|part| part.counts.fleet_down = 1),
+        }
+    }
+
+    /// Asks NATS something that it answers by itself, in the order of what it is told: that nobody listens.
+    async fn ask(&self) -> Option<Duration> {
+        if !self.is_connected() {
+            return None;
+        }
+        let (asked, nowhere) = (Instant::now(), self.subjects.nowhere(&self.options.node));
+        match self.client.request(nowhere, bytes::Bytes::new()).await {
+            Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Some(asked.elapsed()),
+            // Somebody listens there, who may: that is an answer too.
+            Ok(_) => Some(asked.elapsed()),
+            Err(_) => None,
+        }
+    }
+
+    async fn tick(self: Rc<Self>) {
+        let mut looks = time::interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for look in 0u32.. {
+            looks.tick().await;
+            self.look().await;
+            if look % LOOKS_PER_TICK == 0 {
+                self.say_and_judge().await;
+            }
+            self.report();
+        }
+    }
+
+    /// Listens to what has members here, and no longer to what has had none for long.
+    async fn look(self: &Rc<Self>) {
+        if !self.is_connected() {
+            return;
+        }
+        let mut wanted = Vec::new();
+        for (process, paths) in self.hands.borrow().paths() {
+            wanted.extend(paths.into_iter().map(|path| Target { process: process.clone(), to: To::Path(path) }));
+            wanted.push(Target { process, to: To::Process });
+        }
+        let with_channels: std::collections::HashSet<Target> = wanted.iter().cloned().collect();
+        if self.state.is_behind.swap(false, Ordering::AcqRel) {
+            for (process, topics) in self.hands.borrow().topics() {
+                wanted
+                    .extend(topics.into_iter().map(|topic| Target { process: process.clone(), to: To::Topic(topic) }));
+            }
+        }
+        for target in wanted {
+            self.listen(&target).await;
+        }
+        let has_members = |target: &Target| match &target.to {
+            To::Topic(topic) => self.hands.borrow().has_subscribers(&target.process, topic),
+            To::Path(_) | To::Process => with_channels.contains(target),
+        };
+        let idle = self.member.borrow_mut().sweep(self.now_ms(), has_members);
+        if idle.is_empty() {
+            return;
+        }
+        {
+            let mut heard = self.state.heard.write().unwrap_or_else(PoisonError::into_inner);
+            for (line, _) in &idle {
+                heard.remove(line);
+                if let Some(task) = self.listening.borrow_mut().remove(line) {
+                    // Its end is the subscription's.
+                    task.abort();
+                }
+            }
+        }
+        // Who came to a topic before that saw it as heard; who comes behind it says so.
+        for (_, target) in idle {
+            if let To::Topic(topic) = &target.to
+                && self.hands.borrow().has_subscribers(&target.process, topic)
+            {
+                self.listen(&target).await;
+            }
+        }
+    }
+
+    async fn say_and_judge(self: &Rc<Self>) {
+        let reports = self.broker.connections() as u64;
+        let about = About {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: self.broker.address().to_string(),
+            channels: reports,
+            draining: self.broker.is_draining(),
+            ..About::default()
+        };
+        if self.is_connected() {
+            let (said, told) = self.member.borrow_mut().tick(self.now_ms(), about);
+            told.iter().for_each(|told| self.tell(told));
+            for publish in said {
+                self.publish(publish).await;
+            }
+            if !self.is_asking.replace(true) {
+                let engine = self.clone();
+                task::spawn_local(async move {
+                    let round_trip = engine.ask().await;
+                    engine.round_trip_us.set(round_trip.map(|passed| passed.as_micros() as u64));
+                    engine.is_asking.set(false);
+                });
+            }
+        }
+    }
+
+    fn report(&self) {
+        let (now_ms, info) = (self.now_ms(), self.client.server_info());
+        let member = self.member.borrow();
+        let (nodes, losses) = member.seen(now_ms);
+        let [listens, counts_out, counts_in] = member.sizes();
+        let mut report = self.state.report();
+        let mut counts = member.counts;
+        counts.listens_refused = member.listens_refused();
+        (counts.connects, counts.server_errors) = (report.counts.connects, report.counts.server_errors);
+        *report = FleetReport {
+            fleet: self.options.fleet.to_string(),
+            node: self.options.node.to_string(),
+            server: format!("{}:{} (nats-server {})", info.host, info.port, info.version),
+            round_trip_us: self.round_trip_us.get(),
+            payload_bytes_max: info.max_payload as u64,
+            listens,
+            counts_out,
+            counts_in,
+            counts,
+            nodes,
+            losses,
+            ..FleetReport::default()
+        };
+    }
+
+    /// Logs what somebody should hear of.
+    fn tell(&self, told: &Told) {
+        match told {
+            Told::Lost { source, count, .. } => {
+                let lost = count.map_or("an unknown number".to_owned(), |count| count.to_string());
+                self.log(0, |more| tracing::warn!(node = %source, lost, more, "fleet: messages of a node are lost"));
+            }
+            Told::Refused { source, why } => {
+                self.log(2, |more| tracing::warn!(node = source, %why, more, "fleet: a message was refused"));
+            }
+            Told::Node { node, change } => match change {
+                Change::New => tracing::info!(%node, "fleet: a node is there"),
+                Change::Back { away_ms } => tracing::warn!(%node, away_ms, "fleet: a node is back"),
+                Change::Restarted { .. } => tracing::info!(%node, "fleet: a node has begun anew"),
+                Change::None | Change::Ignored => {}
+            },
+            Told::Gone { node } => tracing::warn!(%node, "fleet: a node is silent"),
+        }
+    }
+
+    fn log(&self, what: usize, line: impl FnOnce(u64)) {
+        if let Some(more) = self.log.borrow_mut().may(what, self.now_ms()) {
+            line(more);
+        }
+    }
+}
+
+/// What was logged when, and how often it was not since.
+#[derive(Default)]
+struct Quiet([(Option<u64>, u64); 3]);
+
+impl Quiet {
+    /// Whether to log something now, and how often that was not done before.
+    fn may(&mut self, what: usize, now_ms: u64) -> Option<u64> {
+        let (last_ms, skipped) = &mut self.0[what];
+        if last_ms.is_some_and(|last_ms| last_ms + LOG_INTERVAL_MS > now_ms) {
+            *skipped += 1;
+            return None;
+        }
+        *last_ms = Some(now_ms);
+        Some(std::mem::take(skipped))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_are_drawn_by_lot_and_never_far_apart() {
+        for attempts in 0..100 {
+            let delay = retry_delay(attempts);
+            assert!(delay >= Duration::from_millis(50) && delay <= Duration::from_millis(RETRY_MS_MAX), "{delay:?}");
+        }
+        let drawn: std::collections::HashSet<_> = (0..20).map(|_| retry_delay(8)).collect();
+        assert!(drawn.len() > 5);
+    }
+
+    #[test]
+    fn addresses_hold_no_secrets() {
+        assert!(server("nats://127.0.0.1:4222").is_ok() && server("tls://nats.example.com").is_ok());
+        for text in ["nats://user:hunter2@host:4222", "nats://token@host", "http://host", ""] {
+            let Err(error) = server(text) else { panic!("{text}") };
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_again_and_again_is_counted() {
+        let mut quiet = Quiet::default();
+        assert_eq!(
+            [quiet.may(0, 0), quiet.may(0, 1), quiet.may(1, 1), quiet.may(0, 2)],
+            [Some(0), None, Some(0), None]
+        );
+        assert_eq!(quiet.may(0, LOG_INTERVAL_MS), Some(2));
+    }
+}

@@ -1,0 +1,261 @@
+//! What has come in of others' numbers: which messages are new, how many before them are lost, and which are too late.
+//!
+//! For each audience that this node listens to and each source there is a place: the source's incarnation, its stream, and
+//! the last number that was taken. The first thing that is heard of a source begins the count; from then on every number is
+//! either delivered, in order, or counted as lost. A source also announces its last numbers, and how old each count is: where
+//! a count began after this node had begun to listen, what came before the first that was heard is lost too. What an
+//! announcement claims beyond what has come may still be on its way by another subscription, so it is believed
+//! [`BELIEVED_AFTER_MS`] later.
+//!
+//! Invariants: a number is delivered at most once, and never behind a higher one of its stream; at most so many places,
+//! and what is forgotten for want of room is told; a source can only harm what is counted of it.
+
+use super::subject::Line;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// After this long an announcement is believed: what was sent before it has arrived by then, or is lost.
+pub const BELIEVED_AFTER_MS: u64 = 1000;
+
+/// A count is taken for younger than a subscription only if it is so by as much: announcements take time, and look younger by
+/// that.
+const YOUNGER_BY_MS: u64 = 1000;
+
+/// Where a message stands among its source's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Number {
+    /// When the source began.
+    pub incarnation: u64,
+    /// Its count.
+    pub stream: u32,
+    /// The number in that.
+    pub sequence: u64,
+}
+
+/// What is to be thought of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the next, or the first that is heard of its source.
+    Next,
+    /// So many before it are lost.
+    Behind {
+        /// How many.
+        lost: u64,
+    },
+    /// The source has forgotten its count and begun another: how many are lost is not known, but that these are.
+    Recounted {
+        /// Of the new count.
+        lost: u64,
+    },
+    /// The source began anew.
+    Restarted {
+        /// Of the new count.
+        lost: u64,
+    },
+    /// It was delivered already, or has been counted as lost.
+    Late,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Incoming {
+    places: HashMap<Line, HashMap<Arc<str>, Place>>,
+    /// All of them by when they were used last.
+    by_use: BTreeMap<u64, (Line, Arc<str>)>,
+    uses: u64,
+    places_max: usize,
+    /// Announcements that are not believed yet, in order.
+    claims: VecDeque<Claim>,
+}
+
+#[derive(Debug)]
+struct Place {
+    incarnation: u64,
+    stream: u32,
+    /// None: only an announcement was heard.
+    last: Option<u64>,
+    /// How many numbers came before the first that was heard, while it is not known whether they were meant for this node.
+    unheard: u64,
+    used: u64,
+    /// A claim of it waits.
+    is_claimed: bool,
+}
+
+#[derive(Debug)]
+struct Claim {
+    at_ms: u64,
+    line: Line,
+    source: Arc<str>,
+    number: Number,
+    /// The count is younger than the subscription.
+    is_younger: bool,
+}
+
+/// What a source says of one of its counts, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Announced {
+    /// Its last number.
+    pub number: Number,
+    /// How old the count is.
+    pub age_ms: u64,
+    /// When it was heard.
+    pub now_ms: u64,
+    /// Since when this node listens to that audience.
+    pub since_ms: u64,
+}
+
+/// A place that was forgotten.
+pub type Forgotten = (Line, Arc<str>);
+
+impl Incoming {
+    /// Keeps at most so many places.
+    pub fn new(places_max: usize) -> Self {
+        assert!(places_max > 0);
+        let (places, by_use, claims) = Default::default();
+        Self { places, by_use, uses: 0, places_max, claims }
+    }
+
+    /// Judges a message of `source` to `line`. With it, whose place was forgotten for it.
+    pub fn take(&mut self, line: Line, source: &Arc<str>, number: Number) -> (Verdict, Option<Forgotten>) {
+        let Some(place) = self.used(line, source) else {
+            return (Verdict::Next, self.begin(line, source, number, Some(number.sequence)));
+        };
+        let Number { incarnation, stream, sequence } = number;
+        let Some(last) = place.last else {
+            (place.incarnation, place.stream, place.last) = (incarnation, stream, Some(sequence));
+            place.unheard = sequence.saturating_sub(1);
+            return (Verdict::Next, None);
+        };
+        let is_old = (incarnation, stream) < (place.incarnation, place.stream);
+        let is_same = (incarnation, stream) == (place.incarnation, place.stream);
+        if is_old || is_same && sequence <= last {
+            return (Verdict::Late, None);
+        }
+        let verdict = match sequence - if is_same { last + 1 } else { 1.min(sequence) } {
+            0 if is_same => Verdict::Next,
+            lost if is_same => Verdict::Behind { lost },
+            lost if incarnation == place.incarnation => Verdict::Recounted { lost },
+            lost => Verdict::Restarted { lost },
+        };
+        if !is_same {
+            // What is unheard of a count that is over will not be known.
+            place.unheard = 0;
+        }
+        (place.incarnation, place.stream, place.last) = (incarnation, stream, Some(sequence));
+        (verdict, None)
+    }
+
+    /// Notes what `source` says of its count for an audience. With it, whose place was forgotten for it.
+    pub fn claim(&mut self, line: Line, source: &Arc<str>, announced: Announced) -> Option<Forgotten> {
+        let Announced { number, age_ms, now_ms, since_ms } = announced;
+        let forgotten = match self.used(line, source) {
+            Some(_) => None,
+            None => self.begin(line, source, number, None),
+        };
+        let has_room = self.claims.len() < 2 * self.places_max;
+        let place = self.place(&line, source).expect("it is there or was put there");
+        if !place.is_claimed && has_room {
+            place.is_claimed = true;
+            let is_younger = now_ms.saturating_sub(age_ms) > since_ms + YOUNGER_BY_MS;
+            self.claims.push_back(Claim { at_ms: now_ms, line, source: source.clone(), number, is_younger });
+        }
+        forgotten
+    }
+
+    /// Believes the announcements that are old enough: what they show to be lost.
+    pub fn believe(&mut self, now_ms: u64) -> Vec<(Line, Arc<str>, Verdict)> {
+        let mut told = Vec::new();
+        while self.claims.front().is_some_and(|claim| claim.at_ms + BELIEVED_AFTER_MS <= now_ms) {
+            let claim = self.claims.pop_front().expect("there is one");
+            let Some(verdict) = self.believe_one(&claim) else { continue };
+            told.push((claim.line, claim.source, verdict));
+        }
+        told
+    }
+
+    fn believe_one(&mut self, claim: &Claim) -> Option<Verdict> {
+        let Claim { line, source, number, is_younger, .. } = claim;
+        let place = self.place(line, source).filter(|place| place.is_claimed)?;
+        place.is_claimed = false;
+        let is_same = (place.incarnation, place.stream) == (number.incarnation, number.stream);
+        let unheard = std::mem::take(&mut place.unheard);
+        let unheard = if *is_younger && is_same { unheard } else { 0 };
+        let lost = match place.last {
+            // Nothing of it has come: all of it is lost, or it was before our time.
+            None => {
+                (place.incarnation, place.stream) = (number.incarnation, number.stream);
+                place.last = Some(number.sequence);
+                return is_younger.then_some(Verdict::Behind { lost: number.sequence }).filter(|_| number.sequence > 0);
+            }
+            Some(last) if is_same => number.sequence.saturating_sub(last),
+            // As if a message of that number had come, and were lost itself.
+            Some(_) => {
+                return match self.take(*line, source, *number).0 {
+                    Verdict::Recounted { lost } => Some(Verdict::Recounted { lost: lost.saturating_add(1) }),
+                    Verdict::Restarted { lost } => Some(Verdict::Restarted { lost: lost.saturating_add(1) }),
+                    Verdict::Next | Verdict::Behind { .. } | Verdict::Late => None,
+                };
+            }
+        };
+        place.last = place.last.max(Some(number.sequence));
+        let lost = lost.saturating_add(unheard);
+        (lost > 0).then_some(Verdict::Behind { lost })
+    }
+
+    /// Forgets an audience: nobody here listens any more.
+    pub fn leave(&mut self, line: &Line) {
+        for place in self.places.remove(line).unwrap_or_default().into_values() {
+            self.by_use.remove(&place.used);
+        }
+    }
+
+    /// Forgets all places of a source.
+    pub fn forget(&mut self, source: &Arc<str>) {
+        self.by_use.retain(|_, (_, of)| of != source);
+        self.places.retain(|_, of_line| {
+            of_line.remove(source);
+            !of_line.is_empty()
+        });
+    }
+
+    /// How many places there are.
+    pub fn len(&self) -> usize {
+        self.by_use.len()
+    }
+
+    fn place(&mut self, line: &Line, source: &Arc<str>) -> Option<&mut Place> {
+        self.places.get_mut(line)?.get_mut(source)
+    }
+
+    /// The place, if there is one, as the one that was used last.
+    fn used(&mut self, line: Line, source: &Arc<str>) -> Option<&mut Place> {
+        let place = self.places.get_mut(&line)?.get_mut(source)?;
+        self.uses += 1;
+        let entry = self.by_use.remove(&place.used).expect("both hold the same");
+        self.by_use.insert(self.uses, entry);
+        place.used = self.uses;
+        Some(place)
+    }
+
+    fn begin(&mut self, line: Line, source: &Arc<str>, number: Number, last: Option<u64>) -> Option<Forgotten> {
+        let forgotten = if self.len() < self.places_max { None } else { self.by_use.pop_first() };
+        if let Some((_, (line, source))) = &forgotten {
+            let of_line = self.places.get_mut(line).expect("both hold the same");
+            of_line.remove(source);
+            if of_line.is_empty() {
+                self.places.remove(line);
+            }
+        }
+        self.uses += 1;
+        let Number { incarnation, stream, .. } = number;
+        let unheard = last.unwrap_or(0).saturating_sub(1);
+        let place = Place { incarnation, stream, last, unheard, used: self.uses, is_claimed: false };
+        self.places.entry(line).or_default().insert(source.clone(), place);
+        self.by_use.insert(self.uses, (line, source.clone()));
+        forgotten.map(|(_, entry)| entry)
+    }
+}
+
+#[cfg(test)]
+#[path = "incoming_tests.rs"]
+mod tests;

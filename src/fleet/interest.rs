@@ -1,0 +1,117 @@
+//! Which audiences this node listens to: those that have members here, and a while longer.
+//!
+//! Invariants: at most so many; what has had no member for [`IDLE_MS`] is given up, so that a client that comes and goes
+//! costs NATS nothing each time; what there was no room for is counted.
+
+use super::subject::{Line, Target};
+use std::collections::HashMap;
+
+/// How long an audience without members is still listened to.
+pub const IDLE_MS: u64 = 10_000;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Interest {
+    lines: HashMap<Line, Listening>,
+    lines_max: usize,
+    refused: u64,
+}
+
+#[derive(Debug)]
+struct Listening {
+    target: Target,
+    since_ms: u64,
+    /// Since when it has had no member, as far as that was looked at.
+    idle_since_ms: Option<u64>,
+}
+
+/// What came of wanting to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// It is to be subscribed to.
+    New,
+    /// It is listened to already.
+    Already,
+    /// There are as many as there may be.
+    Full,
+}
+
+impl Interest {
+    /// At most so many audiences.
+    pub fn new(lines_max: usize) -> Self {
+        Self { lines: HashMap::new(), lines_max, refused: 0 }
+    }
+
+    /// Somebody here belongs to an audience.
+    pub fn want(&mut self, line: Line, target: &Target, now_ms: u64) -> Wanted {
+        if let Some(listening) = self.lines.get_mut(&line) {
+            listening.idle_since_ms = None;
+            return Wanted::Already;
+        }
+        if self.lines.len() >= self.lines_max {
+            self.refused += 1;
+            return Wanted::Full;
+        }
+        let listening = Listening { target: target.clone(), since_ms: now_ms, idle_since_ms: None };
+        self.lines.insert(line, listening);
+        Wanted::New
+    }
+
+    /// Whose audience a line is, and since when it is listened to.
+    pub fn get(&self, line: &Line) -> Option<(&Target, u64)> {
+        self.lines.get(line).map(|listening| (&listening.target, listening.since_ms))
+    }
+
+    /// Takes out what has had no members for long enough.
+    pub fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
+        let mut idle = Vec::new();
+        for (line, listening) in &mut self.lines {
+            if has_members(&listening.target) {
+                listening.idle_since_ms = None;
+            } else if *listening.idle_since_ms.get_or_insert(now_ms) + IDLE_MS <= now_ms {
+                idle.push((*line, listening.target.clone()));
+            }
+        }
+        idle.iter().for_each(|(line, _)| drop(self.lines.remove(line)));
+        idle
+    }
+
+    /// How many are listened to.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// How often there was no room.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subject::To;
+    use super::*;
+
+    fn target(name: &str) -> Target {
+        Target { process: "a:b:c".parse().unwrap(), to: To::Topic(name.into()) }
+    }
+
+    #[test]
+    fn what_has_no_members_is_given_up_after_a_while() {
+        let mut interest = Interest::new(2);
+        let (x, y, z) = (target("x"), target("y"), target("z"));
+        let want = |interest: &mut Interest, target: &Target, now_ms| interest.want(target.line(), target, now_ms);
+        assert_eq!(want(&mut interest, &x, 0), Wanted::New);
+        assert_eq!(want(&mut interest, &y, 0), Wanted::New);
+        assert_eq!(want(&mut interest, &x, 5), Wanted::Already);
+        assert_eq!((want(&mut interest, &z, 5), interest.refused()), (Wanted::Full, 1));
+        let only_y = |target: &Target| *target == y;
+        assert!(interest.sweep(1000, only_y).is_empty() && interest.sweep(1000 + IDLE_MS - 1, only_y).is_empty());
+        // It has come back meanwhile, so it begins anew.
+        assert_eq!(want(&mut interest, &x, 9_000), Wanted::Already);
+        assert!(interest.sweep(1000 + IDLE_MS, only_y).is_empty());
+        assert_eq!(interest.sweep(1000 + 2 * IDLE_MS, only_y), [(x.line(), x.clone())]);
+        assert_eq!((interest.len(), interest.get(&x.line()), interest.get(&y.line())), (1, None, Some((&y, 0))));
+        assert_eq!(want(&mut interest, &z, 50_000), Wanted::New);
+    }
+}

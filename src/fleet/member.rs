@@ -1,0 +1,570 @@
+//! One node of a fleet, without I/O: orders, messages and the time go in; messages to publish, orders for the broker and
+//! what is to be told come out.
+//!
+//! Invariants: what another node says is believed of itself only, and only where its subject allows it; each message is
+//! delivered once and in order of its source and audience, or it is counted as lost and told.
+
+use super::Options;
+use super::header::{Header, HeaderError, Reader, TooLong};
+use super::incoming::{Announced, Incoming, Number, Verdict};
+use super::interest::{Interest, Wanted};
+use super::names::Name;
+use super::outgoing::{Outgoing, Tail};
+use super::roster::{About, Change, Roster};
+use super::subject::{Kind, Line, Parts, Subjects, Target, To};
+use crate::broker::{Audience, FleetCounts, FleetLine, FleetNode, Message};
+use crate::channel::ChannelId;
+use crate::process_id::ProcessId;
+use crate::shard::command::{PushFrame, PushKind};
+use crate::words::policy::Policy;
+use crate::words::topic;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Counts that are announced in one second: some 135 kB.
+const TAILS_MAX: usize = 4096;
+
+/// Of these in one message: a third of what the smallest servers take.
+const TAILS_PER_MESSAGE: usize = 512;
+
+/// A count in an announcement.
+const TAIL_BYTES: usize = 1 + 16 + 4 + 8 + 8;
+
+/// Everything is announced again at most once in so long, whoever asks.
+const AGAIN_AFTER_MS: u64 = 5_000;
+
+/// Losses that are kept for who asks.
+const LOSSES_MAX: usize = 100;
+
+/// A push to others.
+#[derive(Debug, Clone)]
+pub struct Outbound {
+    /// In whose name.
+    pub process: ProcessId,
+    /// To whom.
+    pub to: OutboundTo,
+    /// What.
+    pub frame: PushFrame,
+    /// What to do where a channel is over its budget.
+    pub policy: Option<Policy>,
+}
+
+/// See [`Outbound`].
+#[derive(Debug, Clone)]
+pub enum OutboundTo {
+    /// An audience on all nodes.
+    All(To),
+    /// A channel of a node.
+    Channel(Name, ChannelId),
+}
+
+/// What is to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Where.
+    pub subject: String,
+    /// What.
+    pub bytes: Bytes,
+}
+
+/// A push of another node, for the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// In whose name.
+    pub process: ProcessId,
+    /// To whom.
+    pub channels: Channels,
+    /// What: by reference to what came in.
+    pub message: Message,
+    /// What to do where a channel is over its budget.
+    pub policy: Option<Policy>,
+}
+
+/// See [`Delivery`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Channels {
+    /// An audience.
+    Of(To),
+    /// A list.
+    List(Vec<ChannelId>),
+}
+
+impl Channels {
+    /// For the broker.
+    pub fn audience(self) -> Audience {
+        match self {
+            Self::Of(To::Topic(name)) => Audience::Topic(name),
+            Self::Of(To::Path(path)) => Audience::Path(path),
+            Self::Of(To::Process) => Audience::Process,
+            Self::List(list) => Audience::Channels(list),
+        }
+    }
+}
+
+/// What somebody should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// Messages of a node are lost; none: it is not known how many.
+    Lost {
+        /// Of which.
+        source: Arc<str>,
+        /// To whom; none: to channels here, or all that is sent by that node.
+        to: Option<Target>,
+        /// How many.
+        count: Option<u64>,
+    },
+    /// A message was refused.
+    Refused {
+        /// Of which node, as its subject says.
+        source: String,
+        /// Why.
+        why: Refusal,
+    },
+    /// A node has come, come back or begun anew.
+    Node {
+        /// Which.
+        node: Arc<str>,
+        /// What is new.
+        change: Change,
+    },
+    /// A node is silent.
+    Gone {
+        /// Which.
+        node: Arc<str>,
+    },
+}
+
+/// Why a message was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// See there.
+    #[error("it is of version {0}, which is not spoken here: bring both nodes to one version")]
+    Version(u8),
+    /// The header and the subject name different sources.
+    #[error("it says that it is another node's than its subject does: who publishes it may publish for itself only")]
+    Source,
+    /// The header and the subject name different audiences.
+    #[error("it says that it is for others than its subject does")]
+    Subject,
+    /// It is none, or a part of it is not what it should be.
+    #[error("it is no message of a fleet, or is not whole")]
+    Malformed,
+    /// Another node has this one's name.
+    #[error("another node of the fleet has this node's name: give each a name of its own (fleet_node)")]
+    Twin,
+}
+
+/// What came of a message.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// What the broker is to do.
+    pub delivery: Option<Delivery>,
+    /// What is to be told.
+    pub told: Vec<Told>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Member {
+    subjects: Subjects,
+    node: Name,
+    incarnation: u64,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    interest: Interest,
+    roster: Roster,
+    /// Where pushes to channels of this node come.
+    own_line: Line,
+    own_since_ms: u64,
+    asks: u64,
+    announces: u64,
+    announced_all_ms: Option<u64>,
+    is_asked: bool,
+    /// What was counted.
+    pub counts: FleetCounts,
+    lost_of: BTreeMap<Arc<str>, u64>,
+    losses: VecDeque<FleetLine>,
+}
+
+impl Member {
+    /// A node that begins now. `incarnation` is larger than that of any former self.
+    pub fn new(options: &Options, incarnation: u64, now_ms: u64) -> Self {
+        let (lost_of, losses, counts) = Default::default();
+        Self {
+            subjects: Subjects::new(options.fleet.clone()),
+            node: options.node.clone(),
+            incarnation,
+            outgoing: Outgoing::new(options.subjects_max),
+            incoming: Incoming::new(options.subjects_max),
+            interest: Interest::new(options.subjects_max),
+            roster: Roster::default(),
+            own_line: Line::to_node(&options.node),
+            own_since_ms: now_ms,
+            asks: 0,
+            announces: 0,
+            announced_all_ms: None,
+            is_asked: false,
+            counts,
+            lost_of,
+            losses,
+        }
+    }
+
+    /// What every node subscribes to.
+    pub fn subscriptions(&self) -> [String; 3] {
+        [
+            self.subjects.of_all("*", Kind::Node),
+            self.subjects.of_all("*", Kind::Tails),
+            self.subjects.of_channels("*", self.node.as_str()),
+        ]
+    }
+
+    /// What to subscribe to for an audience.
+    pub fn subscription(&self, line: &Line) -> String {
+        self.subjects.of_line("*", line)
+    }
+
+    /// The bytes of a message with this payload.
+    pub fn bytes_of(node: &Name, outbound: &Outbound) -> usize {
+        let (name, channels) = match &outbound.to {
+            OutboundTo::All(To::Topic(name) | To::Path(name)) => (name.len(), 0),
+            OutboundTo::All(To::Process) => (0, 0),
+            OutboundTo::Channel(..) => (0, 1),
+        };
+        let process = outbound.process.as_str().len();
+        Header::len(node.as_str().len(), process, name, channels) + outbound.frame.payload.len()
+    }
+
+    /// Gives a push its number.
+    ///
+    /// # Errors
+    /// A name does not fit a header; it has got no number.
+    pub fn publish(&mut self, outbound: Outbound, now_ms: u64) -> Result<Publish, TooLong> {
+        let Outbound { process, to, frame, policy } = outbound;
+        let own = self.node.as_str();
+        let (line, subject, name, channels) = match to {
+            OutboundTo::All(to) => {
+                let target = Target { process: process.clone(), to };
+                let line = target.line();
+                (line, self.subjects.of_line(own, &line), target.name().to_owned(), Vec::new())
+            }
+            OutboundTo::Channel(node, channel) => {
+                let subject = self.subjects.of_channels(own, node.as_str());
+                (Line::to_node(&node), subject, String::new(), vec![channel])
+            }
+        };
+        let mut header = Header {
+            kind: line.kind,
+            frame: frame.kind,
+            policy,
+            source: self.node.clone(),
+            incarnation: self.incarnation,
+            stream: 0,
+            sequence: 0,
+            process: process.as_str().to_owned(),
+            name,
+            channels,
+        };
+        if u16::try_from(header.process.len().max(header.name.len())).is_err() {
+            return Err(TooLong);
+        }
+        (header.stream, header.sequence) = self.outgoing.next(line, now_ms);
+        let bytes = Bytes::from(header.write(&frame.payload)?);
+        self.counts.sent += 1;
+        self.counts.sent_bytes += bytes.len() as u64;
+        Ok(Publish { subject, bytes })
+    }
+
+    /// Wants to hear what is said to an audience.
+    pub fn listen(&mut self, target: &Target, now_ms: u64) -> (Line, Wanted) {
+        let line = target.line();
+        (line, self.interest.want(line, target, now_ms))
+    }
+
+    /// The audiences that nobody here belongs to any more.
+    pub fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
+        let idle = self.interest.sweep(now_ms, has_members);
+        idle.iter().for_each(|(line, _)| self.incoming.leave(line));
+        idle
+    }
+
+    /// The connection was made again: others are to say again what they have sent, and are told what we have.
+    pub fn reconnected(&mut self) {
+        self.asks += 1;
+        self.outgoing.announce_all();
+    }
+
+    /// Once a second: what this node says of itself and of its counts, and what has become known to be lost.
+    ///
+    /// # Panics
+    /// Never: what it writes fits.
+    pub fn tick(&mut self, now_ms: u64, about: About) -> (Vec<Publish>, Vec<Told>) {
+        let mut told: Vec<Told> = self.roster.gone(now_ms).into_iter().map(|node| Told::Gone { node }).collect();
+        for (line, source, verdict) in self.incoming.believe(now_ms) {
+            told.extend(self.judge(&line, &source, verdict, now_ms));
+        }
+        if self.is_asked && self.announced_all_ms.is_none_or(|at_ms| at_ms + AGAIN_AFTER_MS <= now_ms) {
+            (self.is_asked, self.announced_all_ms) = (false, Some(now_ms));
+            self.outgoing.announce_all();
+        }
+        let about = About { asks: self.asks, listens: self.interest.len() as u64, ..about };
+        let about = serde_json::to_vec(&about).expect("plain data");
+        let mut said = vec![self.say(Kind::Node, &about)];
+        let tails = self.outgoing.tails(TAILS_MAX, now_ms);
+        let forgotten = self.outgoing.forgotten().to_be_bytes();
+        // One at least, so that what was forgotten is told.
+        let chunks = if tails.is_empty() { vec![&[][..]] } else { tails.chunks(TAILS_PER_MESSAGE).collect() };
+        for chunk in chunks {
+            let mut bytes = Vec::with_capacity(forgotten.len() + chunk.len() * TAIL_BYTES);
+            bytes.extend_from_slice(&forgotten);
+            chunk.iter().for_each(|tail| write_tail(tail, &mut bytes));
+            said.push(self.say(Kind::Tails, &bytes));
+        }
+        (said, told)
+    }
+
+    fn say(&mut self, kind: Kind, payload: &[u8]) -> Publish {
+        self.announces += 1;
+        let header = Header::about(kind, self.node.clone(), self.incarnation, self.announces);
+        let bytes = header.write(payload).expect("names of nodes are short").into();
+        Publish { subject: self.subjects.of_all(self.node.as_str(), kind), bytes }
+    }
+
+    /// Judges a message.
+    pub fn receive(&mut self, subject: &str, bytes: &Bytes, now_ms: u64) -> Received {
+        let parts = self.subjects.parse(subject);
+        let source = parts.map_or("", |parts| parts.source);
+        match self.received(parts, bytes, now_ms) {
+            Ok(received) => received,
+            Err(why) => {
+                let count = match why {
+                    Refusal::Version(_) => &mut self.counts.refused_version,
+                    Refusal::Source => &mut self.counts.refused_source,
+                    Refusal::Subject => &mut self.counts.refused_subject,
+                    Refusal::Malformed => &mut self.counts.refused_malformed,
+                    Refusal::Twin => &mut self.counts.refused_twin,
+                };
+                *count += 1;
+                let told = vec![Told::Refused { source: source.chars().take(64).collect(), why }];
+                Received { delivery: None, told }
+            }
+        }
+    }
+
+    fn received(&mut self, parts: Option<Parts<'_>>, bytes: &Bytes, now_ms: u64) -> Result<Received, Refusal> {
+        let parts = parts.ok_or(Refusal::Subject)?;
+        let (header, at) = Header::read(bytes).map_err(|error| match error {
+            HeaderError::Version(version) => Refusal::Version(version),
+            HeaderError::Malformed => Refusal::Malformed,
+        })?;
+        if header.source.as_str() != parts.source {
+            return Err(Refusal::Source);
+        }
+        if header.kind.word() != parts.kind {
+            return Err(Refusal::Subject);
+        }
+        if header.source == self.node {
+            // Servers do not hand us our own, unless we are what is left of a former connection.
+            return if header.incarnation == self.incarnation { Ok(Received::default()) } else { Err(Refusal::Twin) };
+        }
+        let payload = bytes.slice(at..);
+        match header.kind {
+            Kind::Node => self.hear(&header, &payload, now_ms),
+            Kind::Tails => self.hear_tails(&header, &payload, now_ms),
+            Kind::Topic | Kind::Path | Kind::Process | Kind::Channels => {
+                self.hear_push(header, parts.token, payload, bytes.len(), now_ms)
+            }
+        }
+    }
+
+    fn hear(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Received, Refusal> {
+        let about: About = serde_json::from_slice(payload).map_err(|_| Refusal::Malformed)?;
+        let node = header.source.shared();
+        let (change, is_asking) = self.roster.hear(node, header.incarnation, about, now_ms);
+        if let Change::Restarted { is_clock_back: true } = change {
+            // What it sends now would be taken for words of its former self.
+            self.incoming.forget(node);
+        }
+        self.is_asked |= is_asking;
+        let is_news = !matches!(change, Change::None | Change::Ignored);
+        let told = if is_news { vec![Told::Node { node: node.clone(), change }] } else { Vec::new() };
+        Ok(Received { delivery: None, told })
+    }
+
+    fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Received, Refusal> {
+        let (source, incarnation) = (header.source.shared().clone(), header.incarnation);
+        let mut reader = Reader { bytes: payload, at: 0 };
+        let forgotten = u64::from_be_bytes(reader.array().map_err(|_| Refusal::Malformed)?);
+        if !(payload.len() - reader.at).is_multiple_of(TAIL_BYTES) {
+            return Err(Refusal::Malformed);
+        }
+        let mut told = Vec::new();
+        if self.roster.forgets(&source, incarnation, forgotten) > 0 {
+            told.push(self.lost(&source, None, None, now_ms));
+        }
+        while reader.at < payload.len() {
+            let tail = read_tail(&mut reader).map_err(|_| Refusal::Malformed)?;
+            let since_ms = match tail.line == self.own_line {
+                true => self.own_since_ms,
+                false => match self.interest.get(&tail.line) {
+                    Some((_, since_ms)) => since_ms,
+                    None => continue,
+                },
+            };
+            let number = Number { incarnation, stream: tail.stream, sequence: tail.last };
+            let announced = Announced { number, age_ms: tail.age_ms, now_ms, since_ms };
+            if let Some((line, forgotten)) = self.incoming.claim(tail.line, &source, announced) {
+                told.push(self.lost(&forgotten, Some(&line), None, now_ms));
+            }
+        }
+        Ok(Received { delivery: None, told })
+    }
+
+    fn hear_push(
+        &mut self,
+        header: Header,
+        token: &str,
+        payload: Bytes,
+        bytes: usize,
+        now_ms: u64,
+    ) -> Result<Received, Refusal> {
+        let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;
+        let to = match header.kind {
+            Kind::Topic => {
+                topic::check(&header.name).map_err(|_| Refusal::Malformed)?;
+                Channels::Of(To::Topic(header.name.into()))
+            }
+            Kind::Path => Channels::Of(To::Path(header.name.into())),
+            Kind::Process if header.name.is_empty() => Channels::Of(To::Process),
+            Kind::Channels => Channels::List(header.channels),
+            Kind::Process | Kind::Node | Kind::Tails => return Err(Refusal::Malformed),
+        };
+        let line = match &to {
+            Channels::Of(to) => {
+                let line = Target { process: process.clone(), to: to.clone() }.line();
+                if !Subjects::is_of(token, &line) {
+                    return Err(Refusal::Subject);
+                }
+                if self.interest.get(&line).is_none() {
+                    // Sent before NATS knew that nobody here listens any more.
+                    return Ok(Received::default());
+                }
+                line
+            }
+            Channels::List(_) if token == self.node.as_str() => self.own_line,
+            Channels::List(_) => return Err(Refusal::Subject),
+        };
+        let message = message(header.frame, payload).ok_or(Refusal::Malformed)?;
+        let Header { source, incarnation, stream, sequence, policy, .. } = header;
+        let (verdict, forgotten) = self.incoming.take(line, source.shared(), Number { incarnation, stream, sequence });
+        let mut told: Vec<Told> = self.judge(&line, source.shared(), verdict, now_ms).into_iter().collect();
+        if let Some((line, of)) = forgotten {
+            told.push(self.lost(&of, Some(&line), None, now_ms));
+        }
+        if verdict == Verdict::Late {
+            self.counts.late += 1;
+            return Ok(Received { delivery: None, told });
+        }
+        self.counts.received += 1;
+        self.counts.received_bytes += bytes as u64;
+        Ok(Received { delivery: Some(Delivery { process, channels: to, message, policy }), told })
+    }
+
+    /// Tells what a verdict says of messages that are lost.
+    fn judge(&mut self, line: &Line, source: &Arc<str>, verdict: Verdict, now_ms: u64) -> Option<Told> {
+        match verdict {
+            Verdict::Next | Verdict::Late => None,
+            Verdict::Behind { lost } => Some(self.lost(source, Some(line), Some(lost), now_ms)),
+            Verdict::Recounted { lost } => {
+                self.count_lost(source, lost);
+                Some(self.lost(source, Some(line), None, now_ms))
+            }
+            // That it began anew is told of the node; what its former self had sent was announced by it.
+            Verdict::Restarted { lost: 0 } => None,
+            Verdict::Restarted { lost } => Some(self.lost(source, Some(line), Some(lost), now_ms)),
+        }
+    }
+
+    fn count_lost(&mut self, source: &Arc<str>, lost: u64) {
+        self.counts.lost = self.counts.lost.saturating_add(lost);
+        if self.lost_of.len() < super::roster::NODES_MAX || self.lost_of.contains_key(source) {
+            let of = self.lost_of.entry(source.clone()).or_default();
+            *of = of.saturating_add(lost);
+        }
+    }
+
+    fn lost(&mut self, source: &Arc<str>, line: Option<&Line>, count: Option<u64>, now_ms: u64) -> Told {
+        match count {
+            Some(lost) => self.count_lost(source, lost),
+            None => self.counts.gaps_unknown += 1,
+        }
+        let to = line.and_then(|line| self.interest.get(line)).map(|(target, _)| target.clone());
+        if self.losses.len() >= LOSSES_MAX {
+            self.losses.pop_front();
+        }
+        let said = match (&to, line) {
+            (Some(target), _) => format!("{} {} {}", target.process, target.kind().word(), target.name()),
+            (None, Some(_)) => "channels of this node".to_owned(),
+            (None, None) => "audiences that the node has forgotten".to_owned(),
+        };
+        self.losses.push_back(FleetLine { unix_ms: now_ms, node: source.to_string(), to: said, lost: count });
+        Told::Lost { source: source.clone(), to, count }
+    }
+
+    /// The other nodes, and where messages were lost last.
+    pub fn seen(&self, now_ms: u64) -> (Vec<FleetNode>, Vec<FleetLine>) {
+        let nodes = self.roster.nodes().map(|(name, known)| FleetNode {
+            node: name.to_string(),
+            version: known.about.version.clone(),
+            address: known.about.address.clone(),
+            channels: known.about.channels,
+            heard_ms: now_ms.saturating_sub(known.heard_ms),
+            is_gone: known.is_gone,
+            draining: known.about.draining,
+            lost: self.lost_of.get(name).copied().unwrap_or(0),
+        });
+        (nodes.collect(), self.losses.iter().cloned().collect())
+    }
+
+    /// What it listens to, counts of its own, and of others.
+    pub fn sizes(&self) -> [u64; 3] {
+        [self.interest.len(), self.outgoing.len(), self.incoming.len()].map(|size| size as u64)
+    }
+
+    /// How often there was no room to listen.
+    pub fn listens_refused(&self) -> u64 {
+        self.interest.refused()
+    }
+}
+
+fn message(frame: PushKind, payload: Bytes) -> Option<Message> {
+    let message = match frame {
+        PushKind::Message(kind) => Message::of_kind(kind, payload),
+        PushKind::Ping => Message::ping(payload),
+        PushKind::Pong => Message::pong(payload),
+    };
+    message.ok()
+}
+
+fn write_tail(tail: &Tail, out: &mut Vec<u8>) {
+    let Tail { line, stream, last, age_ms } = tail;
+    out.push(line.kind.number());
+    out.extend_from_slice(&line.hash);
+    out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(&last.to_be_bytes());
+    out.extend_from_slice(&age_ms.to_be_bytes());
+}
+
+fn read_tail(reader: &mut Reader<'_>) -> Result<Tail, HeaderError> {
+    let [kind] = reader.array()?;
+    let kind = Kind::from_number(kind).ok_or(HeaderError::Malformed)?;
+    let line = Line { kind, hash: reader.array()? };
+    let stream = u32::from_be_bytes(reader.array()?);
+    let (last, age_ms) = (u64::from_be_bytes(reader.array()?), u64::from_be_bytes(reader.array()?));
+    Ok(Tail { line, stream, last, age_ms })
+}
+
+#[cfg(test)]
+#[path = "member_tests.rs"]
+mod tests;

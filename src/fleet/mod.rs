@@ -1,0 +1,87 @@
+//! A fleet: brokers on many machines with one audience, over NATS.
+//!
+//! A broadcast that is sent [everywhere](crate::Broadcast::everywhere) reaches the channels of the process of that name on
+//! every node, and a push can name a channel of another node ([`ChannelAt`](crate::ChannelAt)). Between nodes it is
+//! delivered once and in order for each source and audience, or it is lost, and then that is counted and told: every
+//! message carries a number of its source's, and sources say each second which numbers they have come to.
+//!
+//! - `names`, `subject`: what may be in a subject, and how audiences become subjects;
+//! - `header`: what travels before a payload;
+//! - `sequences`: the numbers that go out, and what has come in of others';
+//! - `roster`, `interest`: who is there, and what this node listens to;
+//! - `member`: all of that as one node of a fleet, without I/O: bytes and the time go in, bytes and what is to be told
+//!   come out;
+//! - `door`: where the broker hands over what is meant for others; `engine`: the thread that speaks with NATS.
+//!
+//! Invariants: local pushes never wait for any of this; every table and queue has a limit; what another node says is
+//! hostile until it has been judged, and can harm what is counted of that node only.
+
+mod door;
+mod engine;
+mod header;
+mod incoming;
+mod interest;
+mod member;
+mod names;
+mod outgoing;
+mod probe;
+mod roster;
+mod secret;
+#[cfg(test)]
+mod simulation_tests;
+mod subject;
+
+pub use crate::broker::{FleetCounts, FleetLine, FleetNode, FleetReport};
+pub use engine::{Fleet, StartError};
+pub use names::{InvalidName, Name};
+pub use probe::{Probed, probe};
+pub use secret::{Credentials, InvalidCredentials};
+
+use std::path::PathBuf;
+
+/// What must hold of any bytes, for the fuzz target of this name and the files below `fuzz/seeds/fleet`.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod properties {
+    pub use super::header::holds;
+}
+
+/// What a node takes part in a fleet with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// NATS servers, as `nats://127.0.0.1:4222` or `tls://…`; one of them is enough to find the others of its cluster.
+    pub servers: Vec<String>,
+    /// The fleet: nodes of one name hear each other.
+    pub fleet: Name,
+    /// This node, under a name that no other node of the fleet has.
+    pub node: Name,
+    /// How the node says who it is.
+    pub credentials: Option<Credentials>,
+    /// Certificates of who may vouch for the servers, besides those that the system knows.
+    pub ca_file: Option<PathBuf>,
+    /// What may wait for NATS, in bytes; one process may hold a quarter of it.
+    pub queue_bytes_max: u64,
+    /// Audiences that this node listens to at a time, and numbers that it keeps: of its own audiences, and of others'.
+    pub subjects_max: usize,
+}
+
+impl Options {
+    /// For a node of the fleet `main` over a NATS server on this machine.
+    pub fn new(node: Name) -> Self {
+        Self {
+            servers: vec!["nats://127.0.0.1:4222".to_owned()],
+            fleet: Name::new("main").expect("it is one"),
+            node,
+            credentials: None,
+            ca_file: None,
+            queue_bytes_max: QUEUE_BYTES_MAX_DEFAULT,
+            subjects_max: SUBJECTS_MAX_DEFAULT,
+        }
+    }
+}
+
+/// A shard's inbox of payloads has four times as much; all of it is for one queue here.
+pub const QUEUE_BYTES_MAX_DEFAULT: u64 = 16 << 20;
+
+/// Some 30 MB of numbers when all of them are in use.
+pub const SUBJECTS_MAX_DEFAULT: usize = 64 * 1024;

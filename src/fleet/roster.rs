@@ -1,0 +1,180 @@
+//! Who is in the fleet: the nodes that have been heard, since when, and what they say of themselves.
+//!
+//! Invariants: at most [`NODES_MAX`] nodes; one that has been silent for long is forgotten, and makes room; a node that is
+//! heard again after it was gone is told, with for how long.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The most nodes that are known at a time.
+pub const NODES_MAX: usize = 1024;
+
+/// A node says that it is there each second; after five it is gone.
+pub const GONE_AFTER_MS: u64 = 5_000;
+
+/// A node that is gone is forgotten after this.
+const FORGOTTEN_AFTER_MS: u64 = 10 * 60 * 1000;
+
+/// What a node says of itself each second.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct About {
+    /// Its version of pushring.
+    pub version: String,
+    /// Where clients connect to it.
+    pub address: String,
+    /// Its live channels.
+    pub channels: u64,
+    /// Audiences that it listens to.
+    pub listens: u64,
+    /// Goes up when it has reason to believe that it missed announcements: others are to say everything again.
+    pub asks: u64,
+    /// It begins nothing new: clients should go elsewhere.
+    pub draining: bool,
+}
+
+/// A node that was heard.
+#[derive(Debug)]
+pub struct Known {
+    /// When it began.
+    pub incarnation: u64,
+    /// What it says.
+    pub about: About,
+    /// When it was first heard, and last.
+    pub since_ms: u64,
+    /// See there.
+    pub heard_ms: u64,
+    /// It was told that it is gone.
+    pub is_gone: bool,
+    /// Counts of its own that it has forgotten, as it last said.
+    pub forgotten: Option<u64>,
+}
+
+/// What has changed by a word of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// It is new.
+    New,
+    /// It was gone for so long.
+    Back {
+        /// Milliseconds.
+        away_ms: u64,
+    },
+    /// It began anew.
+    Restarted {
+        /// Its clock, by which beginnings are told apart, went back meanwhile.
+        is_clock_back: bool,
+    },
+    /// It is a word of its former self, or there are too many nodes: it is not believed.
+    Ignored,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Roster {
+    nodes: BTreeMap<Arc<str>, Known>,
+}
+
+impl Roster {
+    /// Notes that a node is there. With it, whether it asks others to say everything again.
+    pub fn hear(&mut self, source: &Arc<str>, incarnation: u64, about: About, now_ms: u64) -> (Change, bool) {
+        if let Some(known) = self.nodes.get_mut(source) {
+            let is_clock_back = incarnation < known.incarnation;
+            if is_clock_back && known.heard_ms + GONE_AFTER_MS > now_ms {
+                // The later one is there.
+                return (Change::Ignored, false);
+            }
+            let is_asking = about.asks != known.about.asks || incarnation != known.incarnation;
+            let change = match (incarnation != known.incarnation, known.is_gone) {
+                (true, _) => Change::Restarted { is_clock_back },
+                (false, true) => Change::Back { away_ms: now_ms.saturating_sub(known.heard_ms) },
+                (false, false) => Change::None,
+            };
+            if matches!(change, Change::Restarted { .. }) {
+                (known.since_ms, known.forgotten) = (now_ms, None);
+            }
+            (known.incarnation, known.about, known.heard_ms, known.is_gone) = (incarnation, about, now_ms, false);
+            return (change, is_asking);
+        }
+        if self.nodes.len() >= NODES_MAX {
+            return (Change::Ignored, false);
+        }
+        let known = Known { incarnation, about, since_ms: now_ms, heard_ms: now_ms, is_gone: false, forgotten: None };
+        self.nodes.insert(source.clone(), known);
+        (Change::New, true)
+    }
+
+    /// Notes how many counts a node says that it has forgotten: how many more than before.
+    pub fn forgets(&mut self, source: &str, incarnation: u64, forgotten: u64) -> u64 {
+        match self.nodes.get_mut(source).filter(|known| known.incarnation == incarnation) {
+            None => 0,
+            Some(known) => forgotten.saturating_sub(known.forgotten.replace(forgotten).unwrap_or(forgotten)),
+        }
+    }
+
+    /// The nodes that have become silent, each told once.
+    pub fn gone(&mut self, now_ms: u64) -> Vec<Arc<str>> {
+        self.nodes.retain(|_, known| known.heard_ms + FORGOTTEN_AFTER_MS > now_ms);
+        let mut gone = Vec::new();
+        for (name, known) in &mut self.nodes {
+            if !known.is_gone && known.heard_ms + GONE_AFTER_MS <= now_ms {
+                known.is_gone = true;
+                gone.push(name.clone());
+            }
+        }
+        gone
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Known)> {
+        self.nodes.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hear(roster: &mut Roster, name: &str, incarnation: u64, now_ms: u64) -> Change {
+        roster.hear(&name.into(), incarnation, About::default(), now_ms).0
+    }
+
+    #[test]
+    fn nodes_come_go_and_come_back() {
+        let mut roster = Roster::default();
+        assert_eq!(hear(&mut roster, "a", 1, 0), Change::New);
+        assert_eq!(hear(&mut roster, "a", 1, 1000), Change::None);
+        assert!(roster.gone(5999).is_empty());
+        assert_eq!(roster.gone(6000), ["a".into()]);
+        assert!(roster.gone(7000).is_empty(), "told once");
+        assert_eq!(hear(&mut roster, "a", 1, 9000), Change::Back { away_ms: 8000 });
+        assert_eq!(hear(&mut roster, "a", 2, 9500), Change::Restarted { is_clock_back: false });
+        assert_eq!(hear(&mut roster, "a", 1, 9600), Change::Ignored);
+        // Whose clock has gone back is believed once its former self is silent.
+        assert_eq!(hear(&mut roster, "a", 1, 9500 + GONE_AFTER_MS), Change::Restarted { is_clock_back: true });
+        assert_eq!(roster.gone(20_000 + FORGOTTEN_AFTER_MS).len() + roster.nodes().count(), 0);
+    }
+
+    #[test]
+    fn who_missed_something_asks_for_it() {
+        let mut roster = Roster::default();
+        let mut ask = |asks| roster.hear(&"a".into(), 1, About { asks, ..About::default() }, 0).1;
+        assert_eq!([ask(0), ask(0), ask(1), ask(1)], [true, false, true, false]);
+        assert_eq!([roster.forgets("a", 1, 3), roster.forgets("a", 1, 5), roster.forgets("a", 1, 5)], [0, 2, 0]);
+        assert_eq!(roster.forgets("b", 1, 5) + roster.forgets("a", 2, 9), 0);
+    }
+
+    #[test]
+    fn there_are_only_so_many() {
+        let mut roster = Roster::default();
+        for n in 0..NODES_MAX {
+            assert_eq!(hear(&mut roster, &n.to_string(), 1, 0), Change::New);
+        }
+        assert_eq!(hear(&mut roster, "one more", 1, 0), Change::Ignored);
+        roster.gone(FORGOTTEN_AFTER_MS);
+        assert_eq!(hear(&mut roster, "one more", 1, FORGOTTEN_AFTER_MS), Change::New);
+    }
+}

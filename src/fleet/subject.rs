@@ -1,0 +1,263 @@
+//! Subjects: `pushring.v1.FLEET.SOURCE.KIND.TOPIC`.
+//!
+//! What people name (topics, paths, processes) is hashed: it may hold what NATS gives a meaning, and a topic named `>`
+//! reads nothing but itself. Who receives compares the names that the header carries with the subject.
+
+use super::names::Name;
+use crate::process_id::ProcessId;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// What all subjects of this version begin with.
+pub const PREFIX: &str = "pushring.v1";
+
+/// What a message is about; each has its word in the subject and its number in the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// To the subscribers of a topic of a process.
+    Topic,
+    /// To the channels of a process on a path.
+    Path,
+    /// To all channels of a process.
+    Process,
+    /// To some channels of a process on one node.
+    Channels,
+    /// About the node that says it.
+    Node,
+    /// The numbers that a node has come to.
+    Tails,
+}
+
+impl Kind {
+    /// All of them; each stands at its number.
+    pub const ALL: [Self; 6] = [Self::Topic, Self::Path, Self::Process, Self::Channels, Self::Node, Self::Tails];
+
+    /// Its number in a header.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The reverse.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Its word in a subject.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Topic => "topic",
+            Self::Path => "path",
+            Self::Process => "process",
+            Self::Channels => "channels",
+            Self::Node => "node",
+            Self::Tails => "tails",
+        }
+    }
+}
+
+/// An audience as numbers are kept for it: the last two parts of a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Line {
+    /// What kind of audience.
+    pub kind: Kind,
+    /// The hash of its names.
+    pub hash: [u8; 16],
+}
+
+impl Line {
+    /// Of names that belong together; no other names have the same.
+    fn of(kind: Kind, process: &str, name: &str) -> Self {
+        let mut hasher = Sha256::new();
+        // A process' id has no zero byte, and is thus told from what follows.
+        for part in [kind.word().as_bytes(), b"\0", process.as_bytes(), b"\0", name.as_bytes()] {
+            hasher.update(part);
+        }
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&hasher.finalize()[..16]);
+        Self { kind, hash }
+    }
+
+    /// What is said to channels of one node.
+    pub fn to_node(node: &Name) -> Self {
+        Self::of(Kind::Channels, "", node.as_str())
+    }
+
+    /// The last part of its subject.
+    fn token(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.hash)
+    }
+}
+
+/// An audience that may have members on every node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Whose channels.
+    pub process: ProcessId,
+    /// Which of them.
+    pub to: To,
+}
+
+/// Which channels of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum To {
+    /// The subscribers of this topic.
+    Topic(Arc<str>),
+    /// Those on this path.
+    Path(Arc<str>),
+    /// All.
+    Process,
+}
+
+impl Target {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self.to {
+            To::Topic(_) => Kind::Topic,
+            To::Path(_) => Kind::Path,
+            To::Process => Kind::Process,
+        }
+    }
+
+    /// The name within its process; empty for all of it.
+    pub fn name(&self) -> &str {
+        match &self.to {
+            To::Topic(name) | To::Path(name) => name,
+            To::Process => "",
+        }
+    }
+
+    /// Under which its numbers are kept.
+    pub fn line(&self) -> Line {
+        Line::of(self.kind(), self.process.as_str(), self.name())
+    }
+}
+
+/// The subjects of one fleet.
+#[derive(Debug, Clone)]
+pub struct Subjects {
+    fleet: Name,
+}
+
+/// A subject that was taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// Who sends.
+    pub source: &'a str,
+    /// The kind's word.
+    pub kind: &'a str,
+    /// The rest.
+    pub token: &'a str,
+}
+
+impl Subjects {
+    /// Of `fleet`.
+    pub fn new(fleet: Name) -> Self {
+        Self { fleet }
+    }
+
+    fn make(&self, source: &str, kind: Kind, token: &str) -> String {
+        format!("{PREFIX}.{}.{source}.{}.{token}", self.fleet, kind.word())
+    }
+
+    /// What `source` says to an audience; `*` is any source.
+    pub fn of_line(&self, source: &str, line: &Line) -> String {
+        self.make(source, line.kind, &line.token())
+    }
+
+    /// What `source` says to channels of `node`.
+    pub fn of_channels(&self, source: &str, node: &str) -> String {
+        self.make(source, Kind::Channels, node)
+    }
+
+    /// What `source` says to all nodes.
+    pub fn of_all(&self, source: &str, kind: Kind) -> String {
+        self.make(source, kind, "all")
+    }
+
+    /// Where answers to `node` come.
+    pub fn inbox(&self, node: &Name) -> String {
+        format!("{PREFIX}.{}.{node}.inbox", self.fleet)
+    }
+
+    /// A subject of `node`'s that nobody listens to.
+    pub fn nowhere(&self, node: &Name) -> String {
+        format!("{PREFIX}.{}.{node}.nowhere.x", self.fleet)
+    }
+
+    /// Takes a subject apart. None: it is none of this fleet's.
+    pub fn parse<'a>(&self, subject: &'a str) -> Option<Parts<'a>> {
+        let rest = subject.strip_prefix(PREFIX)?.strip_prefix('.')?;
+        let rest = rest.strip_prefix(self.fleet.as_str())?.strip_prefix('.')?;
+        let mut parts = rest.split('.');
+        let (source, kind, token) = (parts.next()?, parts.next()?, parts.next()?);
+        parts.next().is_none().then_some(Parts { source, kind, token })
+    }
+
+    /// Whether the last part of a subject is that of this line.
+    pub fn is_of(token: &str, line: &Line) -> bool {
+        token == line.token()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(process: &str, to: To) -> Target {
+        Target { process: process.parse().unwrap(), to }
+    }
+
+    #[test]
+    fn what_means_something_to_nats_means_nothing_in_a_subject() {
+        let subjects = Subjects::new(Name::new("main").unwrap());
+        for name in [">", "*", "a.b", " ", "", "\0", "room/7", &"x".repeat(255)] {
+            let line = target("chat:demo:sys", To::Topic(name.into())).line();
+            let subject = subjects.of_line("node-1", &line);
+            assert_eq!(subject.split('.').count(), 6, "{subject}");
+            let parts = subjects.parse(&subject).unwrap();
+            assert_eq!((parts.source, parts.kind), ("node-1", "topic"));
+            assert!(Subjects::is_of(parts.token, &line) && parts.token.len() == 22);
+            assert!(!parts.token.contains(['>', '*', ' ']));
+        }
+    }
+
+    #[test]
+    fn no_two_audiences_share_a_subject() {
+        let lines = [
+            target("a:b:c", To::Process),
+            target("a:b:d", To::Process),
+            target("a:b:c", To::Topic("x".into())),
+            target("a:b:c", To::Path("x".into())),
+            target("a:b:c", To::Path("".into())),
+            target("a:b:d", To::Topic("x".into())),
+            target("a:b:c", To::Topic("y".into())),
+        ];
+        let mut lines: Vec<_> = lines.iter().map(Target::line).collect();
+        lines.push(Line::to_node(&Name::new("x").unwrap()));
+        let all: std::collections::HashSet<_> = lines.iter().collect();
+        assert_eq!(all.len(), lines.len());
+    }
+
+    #[test]
+    fn only_subjects_of_this_fleet_are_taken_apart() {
+        let subjects = Subjects::new(Name::new("main").unwrap());
+        assert!(subjects.parse("pushring.v1.main.n.topic.x").is_some());
+        for other in [
+            "",
+            "pushring",
+            "pushring.v1.mainx.n.topic.x",
+            "pushring.v1.other.n.topic.x",
+            "pushring.v2.main.n.topic.x",
+            "pushring.v1.main.n.topic",
+            "pushring.v1.main.n.topic.x.y",
+        ] {
+            assert_eq!(subjects.parse(other), None, "{other}");
+        }
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_number(kind.number()), Some(kind));
+        }
+        assert_eq!(Kind::from_number(6), None);
+    }
+}

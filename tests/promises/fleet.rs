@@ -1,0 +1,369 @@
+//! What a process sends everywhere reaches the channels of the process of that name on every node of the fleet, each once and
+//! in order of its source, or it is counted as lost and told. Local channels do not wait for it: NATS may be slow, full,
+//! down or killed. What a node may not say is refused and told. Once NATS is there again, so is the fleet, within seconds.
+
+use crate::support;
+
+use pushring::fleet::{Credentials, Fleet, Name, Options};
+use pushring::{AttachOptions, Audience, Broker, ChannelAt, ChannelId, FleetReport, Message, Outcome, Process};
+use std::time::{Duration, Instant};
+use support::daemon::{Daemon, TemporaryFile, output, pushring};
+use support::nats::Nats;
+use support::{Client, Inbound, PATIENCE, broker, process, recv};
+
+/// How soon the fleet is there again once NATS is.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(5);
+
+/// A broker with one process, one client of it, and its place in the fleet.
+struct Node {
+    name: String,
+    chat: Process,
+    _inbound: Inbound,
+    client: Client,
+    channel: ChannelId,
+    _fleet: Fleet,
+    broker: Broker,
+}
+
+fn options(nats: &Nats, name: &str) -> Options {
+    Options { servers: vec![nats.url()], ..Options::new(Name::new(name).unwrap()) }
+}
+
+impl Node {
+    fn start(nats: &Nats, name: &str) -> Self {
+        Self::with(options(nats, name))
+    }
+
+    fn with(options: Options) -> Self {
+        let broker = broker(support::driver(), |_| {});
+        let chat = process(&broker, "chat", AttachOptions::default());
+        let name = options.node.to_string();
+        let fleet = Fleet::start(&broker.handle(), options).unwrap();
+        let mut inbound = Inbound::default();
+        let (client, channel) = inbound.open(&broker, &chat);
+        Self { name, chat, _inbound: inbound, client, channel, _fleet: fleet, broker }
+    }
+
+    fn report(&self) -> FleetReport {
+        self.broker.handle().fleet().unwrap()
+    }
+
+    fn wait_for(&self, what: &str, is_so: impl Fn(&FleetReport) -> bool) -> FleetReport {
+        let since = Instant::now();
+        loop {
+            let report = self.report();
+            if is_so(&report) {
+                return report;
+            }
+            assert!(since.elapsed() < PATIENCE, "{what}: {report:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until it is connected, hears so many others and listens to its process and the paths of that.
+    fn joined(&self, others: usize) {
+        let is_here = |report: &FleetReport| report.nodes.iter().filter(|node| !node.is_gone).count() == others;
+        self.wait_for("joined", |report| report.connected && is_here(report) && report.listens >= 2);
+    }
+
+    fn subscribe(&self, topic: &str) {
+        let outcome = self.chat.subscribe(self.channel, topic).ask().send().unwrap().wait(PATIENCE).unwrap();
+        assert_eq!(outcome, Outcome { sent: 1, ..Outcome::default() });
+    }
+
+    /// Sends everywhere, and how that went.
+    fn send(&self, audience: &Audience, text: &str) -> Outcome {
+        let message = Message::text(text.to_owned());
+        let push = self.chat.broadcast(message).to(audience.clone()).everywhere();
+        push.ask().send().unwrap().wait(PATIENCE).unwrap()
+    }
+
+    fn recv(&mut self) -> String {
+        recv(&mut self.client).into_text().unwrap().to_string()
+    }
+
+    /// All that has come up to the text `end` of its own.
+    fn recv_all(&mut self) -> Vec<String> {
+        self.chat.push(self.channel, Message::text("end")).send().unwrap();
+        let mut texts = Vec::new();
+        loop {
+            match self.recv() {
+                end if end == "end" => return texts,
+                text => texts.push(text),
+            }
+        }
+    }
+
+    fn at(&self) -> ChannelAt {
+        ChannelAt { node: self.name.as_str().into(), channel: self.channel }
+    }
+}
+
+fn topic(name: &str) -> Audience {
+    Audience::Topic(name.into())
+}
+
+/// Whether these are numbers that become larger.
+#[track_caller]
+fn assert_in_order(texts: &[String]) {
+    let numbers: Vec<u64> = texts.iter().map(|text| text.parse().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|one, other| one < other), "once and in order: {numbers:?}");
+}
+
+#[test]
+fn an_audience_is_the_same_on_every_node() {
+    let Some(nats) = Nats::start("") else { return };
+    let mut nodes: Vec<Node> = ["a", "b", "c"].into_iter().map(|name| Node::start(&nats, name)).collect();
+    nodes.iter().for_each(|node| node.joined(2));
+    for node in &nodes {
+        // The name that reads everything where names are not hashed.
+        node.subscribe(">");
+    }
+    nodes[1].subscribe("only b");
+    let here = Outcome { sent: 1, ..Outcome::default() };
+    for node in &nodes {
+        assert_eq!(node.send(&topic(">"), &format!("topic of {}", node.name)), here);
+        assert_eq!(node.send(&Audience::Path("/".into()), &format!("path of {}", node.name)), here);
+        assert_eq!(node.send(&Audience::Process, &format!("all of {}", node.name)), here);
+    }
+    assert_eq!(nodes[0].send(&topic("only b"), "for b"), Outcome::default());
+    assert_eq!(nodes[0].send(&topic("nobody"), "for nobody"), Outcome::default());
+    for node in &mut nodes {
+        let mut texts: Vec<String> = (0..9).map(|_| node.recv()).collect();
+        if node.name == "b" {
+            texts.push(node.recv());
+            assert!(texts.contains(&"for b".to_owned()));
+        }
+        for of in ["a", "b", "c"] {
+            for kind in ["topic", "path", "all"] {
+                assert_eq!(texts.iter().filter(|text| **text == format!("{kind} of {of}")).count(), 1, "{texts:?}");
+            }
+        }
+        assert!(node.recv_all().is_empty(), "each once");
+    }
+    // One channel, wherever it is; and who is not there is reached by nobody.
+    let to: Vec<ChannelAt> = nodes.iter().map(Node::at).collect();
+    for n in 0..300 {
+        for to in &to {
+            nodes[0].chat.push_at(to, Message::text(n.to_string())).send().unwrap();
+        }
+    }
+    let at: ChannelAt = "nowhere/7".parse().unwrap();
+    let outcome = nodes[0].chat.push_at(&at, Message::text("x")).ask().send().unwrap().wait(PATIENCE).unwrap();
+    assert_eq!(outcome, Outcome::default(), "who may be there is not known");
+    for node in &mut nodes {
+        let texts: Vec<String> = (0..300).map(|_| node.recv()).collect();
+        assert_eq!(texts, (0..300).map(|n| n.to_string()).collect::<Vec<_>>());
+        let counts = node.report().counts;
+        assert_eq!((counts.lost, counts.gaps_unknown, counts.late), (0, 0, 0));
+    }
+    let list = nodes[0].chat.broadcast(Message::text("x")).to(vec![nodes[0].channel]).everywhere().send();
+    assert_eq!(list, Err(pushring::PushError::ChannelsAreHere));
+    drop(nodes.remove(2));
+    nodes[0].wait_for("gone", |report| report.nodes.iter().any(|node| node.node == "c" && node.is_gone));
+}
+
+#[test]
+fn nats_may_be_killed() {
+    let Some(mut nats) = Nats::start("") else { return };
+    let (mut a, mut b) = (Node::start(&nats, "a"), Node::start(&nats, "b"));
+    a.joined(1);
+    b.joined(1);
+    let room = topic("room");
+    a.subscribe("room");
+    b.subscribe("room");
+    let mut sent = Vec::new();
+    let mut next = 0;
+    let mut send = |a: &Node, sent: &mut Vec<String>| {
+        next += 1;
+        let outcome = a.send(&room, &next.to_string());
+        assert_eq!(outcome.sent, 1, "local channels do not wait");
+        if outcome.fleet_down == 0 {
+            sent.push(next.to_string());
+        }
+        outcome.fleet_down
+    };
+    for round in 0..2 {
+        for _ in 0..100 {
+            send(&a, &mut sent);
+        }
+        nats.kill();
+        let since = Instant::now();
+        while send(&a, &mut sent) == 0 {
+            assert!(since.elapsed() < PATIENCE, "{round}: it is told that NATS is gone");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let outcome = a.chat.subscribe(a.channel, format!("new {round}")).ask().send().unwrap().wait(PATIENCE).unwrap();
+        assert_eq!((outcome.sent, outcome.fleet_down), (1, 1));
+        nats.run();
+        let since = Instant::now();
+        while !(a.report().connected && b.report().connected) {
+            assert!(since.elapsed() < PATIENCE);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        println!("round {round}: connected after {:?}", since.elapsed());
+        assert!(since.elapsed() < RECOVERED_WITHIN, "{:?}", since.elapsed());
+    }
+    assert_eq!(send(&a, &mut sent), 0);
+    // What was taken has come, or is lost and told; a second later the last announcement is believed.
+    let accounted = |report: &FleetReport| report.counts.received + report.counts.lost >= sent.len() as u64;
+    let report = b.wait_for("all is accounted for", accounted);
+    assert_eq!(report.counts.gaps_unknown, 0);
+    let came = b.recv_all();
+    assert_in_order(&came);
+    assert!(came.iter().all(|text| sent.contains(text)));
+    assert_eq!(came.len() as u64, report.counts.received);
+    assert_eq!(came.len() as u64 + report.counts.lost, sent.len() as u64);
+    println!("{} came, {} are lost", came.len(), report.counts.lost);
+    assert_in_order(&a.recv_all());
+}
+
+#[test]
+fn a_node_that_stands_still_hears_what_it_missed_or_that_it_did() {
+    let Some(nats) = Nats::start("") else { return };
+    let a = Node::start(&nats, "a");
+    let control = std::env::temp_dir().join(format!("pushring-fleet-{}.sock", std::process::id()));
+    let control = control.to_str().unwrap();
+    let url = nats.url();
+    let stopped = Daemon::spawn(&mut pushring(&[
+        "demo",
+        "--listen",
+        "127.0.0.1:0",
+        "--shards",
+        "1",
+        "--fleet-nats",
+        &url,
+        "--fleet-node",
+        "still",
+        "--control",
+        control,
+    ]));
+    // The demo's chat is a process of a name that this node can have too.
+    let processes = output(&mut pushring(&["processes", "--control", control, "--json"]));
+    let processes = String::from_utf8(processes.stdout).unwrap();
+    let ids: Vec<String> = processes
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["process"].as_str().unwrap().to_owned())
+        .collect();
+    let echo = ids.iter().find(|id| id.starts_with("echo")).unwrap_or_else(|| panic!("{ids:?}"));
+    let mut client = stopped.connect(&format!("/{echo}/"));
+    let twin = a.broker.process(echo.as_str().parse::<pushring::ProcessId>().unwrap()).unwrap();
+    let shown = || -> FleetReport {
+        let shown = output(&mut pushring(&["fleet", "--control", control, "--json"]));
+        serde_json::from_slice(&shown.stdout).unwrap_or_default()
+    };
+    let since = Instant::now();
+    while shown().listens < 2 {
+        assert!(since.elapsed() < PATIENCE, "{:?}", shown());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    a.joined(1);
+    stopped.signal("STOP");
+    let mut sent = 0;
+    for n in 0..3000 {
+        let push = twin.broadcast(Message::text(n.to_string())).everywhere();
+        let outcome = push.ask().send().unwrap().wait(PATIENCE).unwrap();
+        sent += u64::from((outcome.fleet_down, outcome.fleet_full) == (0, 0));
+    }
+    a.wait_for("it is missed", |report| report.nodes.iter().any(|node| node.node == "still" && node.is_gone));
+    stopped.signal("CONT");
+    let since = Instant::now();
+    let report = loop {
+        let report = shown();
+        if report.counts.received + report.counts.lost >= sent {
+            break report;
+        }
+        assert!(since.elapsed() < PATIENCE, "{report:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(report.counts.received + report.counts.lost, sent);
+    let came: Vec<String> =
+        (0..report.counts.received).map(|_| recv(&mut client).into_text().unwrap().to_string()).collect();
+    assert_in_order(&came);
+    a.wait_for("it is back", |report| report.nodes.iter().any(|node| node.node == "still" && !node.is_gone));
+    let text = String::from_utf8(output(&mut pushring(&["fleet", "--control", control])).stdout).unwrap();
+    assert!(text.contains("still in the fleet main") && text.contains("there"), "{text}");
+    let metrics = String::from_utf8(output(&mut pushring(&["metrics", "--control", control])).stdout).unwrap();
+    for name in ["pushring_fleet_lost_total", "pushring_fleet_connected 1", "pushring_fleet_received_total"] {
+        assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+    stopped.signal("TERM");
+    stopped.wait();
+}
+
+#[test]
+fn what_a_node_may_not_say_is_refused_and_told() {
+    // What docs/FLEET.md tells people to write.
+    let page = include_str!("../../docs/FLEET.md");
+    let permissions = page.split("```conf\n").nth(1).and_then(|rest| rest.split("\n```").next()).unwrap();
+    let settings = format!("max_payload: 65536\n{permissions}");
+    let Some(nats) = Nats::start(&settings) else { return };
+    let with = |name: &str, user: &str| {
+        let credentials = Some(Credentials::new(user).unwrap());
+        Node::with(Options { credentials, ..options(&nats, name) })
+    };
+    let (a, mut b) = (with("node-1", "node-1:secret-1"), with("node-2", "node-2:secret-2"));
+    a.joined(1);
+    b.joined(1);
+    b.subscribe("room");
+    let outcome = a.send(&topic("room"), &"x".repeat(70_000));
+    assert_eq!(outcome, Outcome { fleet_too_large: 1, ..Outcome::default() });
+    assert_eq!(a.send(&topic("room"), "1"), Outcome::default());
+    assert_eq!(b.recv(), "1");
+    assert_eq!(
+        (a.report().counts.server_errors, b.report().counts.server_errors),
+        (0, 0),
+        "all that is needed is permitted"
+    );
+
+    // Who has a name may publish for that alone: NATS refuses it.
+    let mut header = b"P\x01\x02\x00\x00\x06".to_vec();
+    header.extend([0; 32]);
+    let connect = r#"{"verbose":false,"pedantic":false,"user":"node-1","pass":"secret-1"}"#;
+    let as_other = [("pushring.v1.main.node-3.process.AAAAAAAAAAAAAAAAAAAAAA".to_owned(), header.clone())];
+    nats.publish(connect, &as_other);
+    // What it may publish is judged by who receives it.
+    let subject = |kind: &str, token: &str| format!("pushring.v1.main.node-1.{kind}.{token}");
+    let with_source = |version: u8, kind: u8, source: &str, tail: &[u8]| {
+        let mut bytes = vec![b'P', version, kind, 0, 0, source.len() as u8];
+        bytes.extend([0; 32]);
+        bytes.extend_from_slice(source.as_bytes());
+        bytes.extend_from_slice(tail);
+        bytes
+    };
+    let forged = [
+        (subject("node", "all"), with_source(1, 4, "node-2", b"{}")),
+        (subject("node", "all"), with_source(1, 4, "node-9", b"{}")),
+        (subject("node", "all"), with_source(7, 4, "node-1", b"{}")),
+        (subject("node", "all"), b"noise".to_vec()),
+        (subject("channels", "node-2"), with_source(1, 0, "node-1", b"")),
+    ];
+    nats.publish(connect, &forged);
+    let report = b.wait_for("all are refused", |report| {
+        let counts = report.counts;
+        counts.refused_source + counts.refused_version + counts.refused_malformed + counts.refused_subject >= 5
+    });
+    let counts = report.counts;
+    assert_eq!((counts.refused_source, counts.refused_version), (2, 1), "{counts:?}");
+    assert_eq!((counts.refused_malformed, counts.refused_subject), (1, 1), "{counts:?}");
+    assert_eq!(a.send(&topic("room"), "2"), Outcome::default());
+    assert_eq!((b.recv(), b.recv_all().len()), ("2".to_owned(), 0));
+
+    // A name that another node has.
+    let twin = with("node-1", "node-1:secret-1");
+    a.wait_for("the twin is told", |report| report.counts.refused_twin > 0);
+    drop(twin);
+
+    // The doctor looks at the same.
+    let password = TemporaryFile::new("fleet-password", "node-1:secret-1\n");
+    let url = nats.url();
+    let doctor = |name: &str| {
+        let flags = ["--fleet-nats", &url, "--fleet-node", name, "--fleet-credentials-file", password.path()];
+        let said = output(pushring(&["doctor", "--listen", "127.0.0.1:0"]).args(flags));
+        String::from_utf8(said.stdout).unwrap()
+    };
+    let said = doctor("node-1");
+    assert!(said.contains("NATS takes messages of"), "{said}");
+    let said = doctor("node-2");
+    assert!(said.contains("does not permit"), "{said}");
+}

@@ -1,0 +1,78 @@
+//! A nats-server, started and killed by tests, and a client of it that says what it likes.
+
+use super::PATIENCE;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running server, on a port that it keeps when it begins anew.
+pub struct Nats {
+    child: Option<Child>,
+    pub port: u16,
+    config: Option<super::daemon::TemporaryFile>,
+}
+
+impl Nats {
+    /// Starts one; none, with a line that says so, where there is no nats-server.
+    pub fn start(settings: &str) -> Option<Self> {
+        if let Err(why) = Command::new("nats-server").arg("--version").stdout(Stdio::null()).status() {
+            println!("NOT RUN: no nats-server ({why}): apt-get install nats-server");
+            return None;
+        }
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let config =
+            (!settings.is_empty()).then(|| super::daemon::TemporaryFile::new(&format!("nats-{port}.conf"), settings));
+        let mut nats = Self { child: None, port, config };
+        nats.run();
+        Some(nats)
+    }
+
+    /// Runs it, and waits until it answers.
+    pub fn run(&mut self) {
+        let mut command = Command::new("nats-server");
+        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string()]);
+        if let Some(config) = &self.config {
+            command.args(["-c", config.path()]);
+        }
+        self.child = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let since = Instant::now();
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+            assert!(since.elapsed() < PATIENCE, "nats-server does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// A client that publishes these, and returns when the server has taken them.
+    pub fn publish(&self, connect: &str, messages: &[(String, Vec<u8>)]) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "CONNECT {connect}\r\n").unwrap();
+        for (subject, payload) in messages {
+            write!(stream, "PUB {subject} {}\r\n", payload.len()).unwrap();
+            stream.write_all(payload).unwrap();
+            stream.write_all(b"\r\n").unwrap();
+        }
+        stream.write_all(b"PING\r\n").unwrap();
+        let mut lines = BufReader::new((&stream).take(1 << 20)).lines();
+        assert!(lines.any(|line| line.unwrap() == "PONG"), "the server has taken it");
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
