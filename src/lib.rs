@@ -36,8 +36,8 @@
 //!
 //! | feature | brings | and needs |
 //! |---|---|---|
-//! | `daemon` (default) | the program `pushring` | `link`, `fleet`, `tls` |
-//! | `fleet` | `fleet`: brokers on many machines with one audience, over NATS | `control` |
+//! | `daemon` (default) | the program `pushring` | `link`, `tls` |
+//! | `fleet` (default) | `fleet`: brokers on many machines with one audience, over NATS | `control` |
 //! | `link` | [`link`]: processes and nodes in other programs | `node` |
 //! | `node` | [`node`], [`process_lib`]: a node's own HTTP and WebSocket server | `control` |
 //! | `control` | [`control`]: statistics, disconnects and metrics for an operator | `driver` |

@@ -50,7 +50,7 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
             let config = if is_template { Config::default() } else { options.options.load()? };
             config.broker(program::Secrets::default())?;
             config.link(None)?;
-            fleet::options(&config)?;
+            fleet::check(&config)?;
             for name in config.old_names() {
                 writeln!(std::io::stderr(), "{name}")?;
             }

@@ -23,6 +23,7 @@ pub use values::{
 };
 
 use super::control::ControlPath;
+use super::fleet;
 use super::memory::MemoryBudget;
 use super::program::Secrets;
 use super::units::{Size, Span};
@@ -227,9 +228,9 @@ settings! {
     #[arg(value_name = "FILE")]
     fleet_ca_file: PathBuf = PathBuf::new() => Restart;
     /// What may wait for NATS; one process may hold a quarter of it.
-    fleet_queue_bytes_max: Size = Size(pushring::fleet::QUEUE_BYTES_MAX_DEFAULT as usize) => Restart;
+    fleet_queue_bytes_max: Size = Size(fleet::QUEUE_BYTES_MAX_DEFAULT) => Restart;
     /// Audiences that this daemon listens to at a time, and numbers that it keeps of its own and of others'.
-    fleet_subjects_max: usize = pushring::fleet::SUBJECTS_MAX_DEFAULT => Restart;
+    fleet_subjects_max: usize = fleet::SUBJECTS_MAX_DEFAULT => Restart;
 
     ["Operators"]
     /// A Unix socket on which `pushring stats` and the like ask, as this user alone; off for none. auto is

@@ -2,72 +2,41 @@
 
 use super::ask::{ANOTHER, ask};
 use super::cli::AskOptions;
-use super::config::Config;
 use super::plain::plain;
 use super::table::{Align, bytes, table};
-use super::token::read_fleet_credentials;
-use anyhow::{Context, bail, ensure};
+use anyhow::bail;
 use humantime::format_rfc3339_millis;
 use pushring::control::{Answer, Request};
-use pushring::fleet::{self, Fleet, Name, Options, Probed};
-use pushring::{Broker, FleetLine, FleetNode, FleetReport};
+use pushring::{FleetLine, FleetNode, FleetReport};
 use std::time::{Duration, SystemTime};
 
-/// As what the daemon joins a fleet; none: it joins none.
-///
-/// # Errors
-/// A value that cannot be obeyed, by its key.
-pub fn options(config: &Config) -> anyhow::Result<Option<Options>> {
-    let servers = config.fleet_nats.0.clone();
-    let node = match config.fleet_node.as_str() {
-        "" => config.node.replace('.', "-"),
-        node => node.to_owned(),
-    };
-    let (fleet, node) = (Name::new(&config.fleet_name).context("fleet_name")?, Name::new(&node).context("fleet_node")?);
-    for server in &servers {
-        let is_fit = server.starts_with("nats://") || server.starts_with("tls://");
-        ensure!(is_fit, "fleet_nats: {server:?} is no address: write nats://HOST:PORT or tls://HOST:PORT");
-        ensure!(!server.contains('@'), "fleet_nats: user and password belong into fleet_credentials_file");
-    }
-    ensure!(config.fleet_queue_bytes_max.0 > 0, "fleet_queue_bytes_max: must be more than 0");
-    ensure!(config.fleet_subjects_max > 0, "fleet_subjects_max: must be more than 0");
-    let file = |path: &std::path::Path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
-    if servers.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(Options {
-        servers,
-        fleet,
-        node,
-        credentials: file(&config.fleet_credentials_file).map(|path| read_fleet_credentials(&path)).transpose()?,
-        ca_file: file(&config.fleet_ca_file),
-        queue_bytes_max: config.fleet_queue_bytes_max.0 as u64,
-        subjects_max: config.fleet_subjects_max,
-    }))
-}
+#[cfg(feature = "fleet")]
+mod join;
+#[cfg(not(feature = "fleet"))]
+mod no_join;
 
-/// Joins the fleet that the settings name, if they name one.
-///
-/// # Errors
-/// A setting cannot be obeyed. That NATS is not reached is no error: it is tried again for ever.
-pub fn start(config: &Config, broker: &Broker) -> anyhow::Result<Option<Fleet>> {
-    let Some(options) = options(config)? else { return Ok(None) };
-    let (name, node) = (options.fleet.clone(), options.node.clone());
-    if config.fleet_node.is_empty() && config.node == Config::default().node {
-        tracing::warn!(%node, "this node's name in the fleet is the default one: give each node its own (fleet_node)");
-    }
-    let fleet = Fleet::start(&broker.handle(), options)?;
-    tracing::info!(fleet = %name, %node, "part of a fleet");
-    Ok(Some(fleet))
-}
+#[cfg(feature = "fleet")]
+pub use join::{check, probe, start};
+#[cfg(not(feature = "fleet"))]
+pub use no_join::{check, probe, start};
 
-/// What NATS says to a daemon of these settings; none: it is to be in no fleet.
-pub fn probe(config: &Config) -> Option<Result<Probed, String>> {
-    match options(config) {
-        Ok(None) => None,
-        Ok(Some(options)) => Some(fleet::probe(&options)),
-        Err(error) => Some(Err(format!("{error:#}"))),
-    }
+/// What may wait for NATS unless it is said.
+pub const QUEUE_BYTES_MAX_DEFAULT: usize = 16 << 20;
+
+/// How many audiences are listened to and counted unless it is said.
+pub const SUBJECTS_MAX_DEFAULT: usize = 64 * 1024;
+
+/// What NATS says to a node that looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// The server's version.
+    pub version: String,
+    /// The largest message that it takes.
+    pub payload_bytes_max: usize,
+    /// The way there and back.
+    pub round_trip: Duration,
+    /// Things that it did not permit.
+    pub refused: u64,
 }
 
 /// `pushring fleet`.
@@ -138,29 +107,6 @@ fn text(report: &FleetReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::config::Flags;
-
-    fn read(text: &str) -> Result<Option<Options>, String> {
-        options(&Config::layered(text, &Flags::default()).unwrap()).map_err(|error| format!("{error:#}"))
-    }
-
-    #[test]
-    fn settings_name_a_fleet_or_say_what_is_wrong() {
-        assert!(read("").unwrap().is_none());
-        let options = read("fleet_nats = [\"nats://h:4222\"]\nnode = \"chat.os\"").unwrap().unwrap();
-        assert_eq!((options.node.as_str(), options.fleet.as_str()), ("chat-os", "main"));
-        for (text, key) in [
-            ("fleet_nats = [\"h:4222\"]", "fleet_nats"),
-            ("fleet_nats = [\"nats://u:p@h\"]", "fleet_credentials_file"),
-            ("fleet_node = \"a.b\"", "fleet_node"),
-            ("fleet_name = \"a b\"", "fleet_name"),
-            ("fleet_subjects_max = 0", "fleet_subjects_max"),
-            ("fleet_nats = [\"nats://h\"]\nfleet_credentials_file = \"/no/such\"", "fleet_credentials_file"),
-        ] {
-            let error = read(text).map(drop).unwrap_err();
-            assert!(error.contains(key), "{text}: {error}");
-        }
-    }
 
     #[test]
     fn a_fleet_is_shown_in_tables() {

@@ -4,6 +4,7 @@
 
 use super::admin;
 use anyhow::{Context, bail, ensure};
+#[cfg(feature = "fleet")]
 use pushring::fleet::Credentials;
 use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::internals::push_api;
@@ -60,6 +61,7 @@ pub fn read_link_token(path: &Path) -> anyhow::Result<link::Token> {
 }
 
 /// Reads the credentials of a fleet's node, in the same way.
+#[cfg(feature = "fleet")]
 pub fn read_fleet_credentials(path: &Path) -> anyhow::Result<Credentials> {
     let name = || format!("fleet_credentials_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;

@@ -379,7 +379,7 @@ impl World {
                 return Err(format!("push {id} was settled twice"));
             }
             let awaited = *awaited;
-            let Outcome { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner } = outcome;
+            let Outcome { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner, .. } = outcome;
             self.trace.number(id << 16 | (sent as u64) << 8 | queued as u64);
             let total = sent + queued + conflated + dropped + closed + not_found + not_owner;
             let why = |what: &str| Err(format!("push {id}, {awaited:?}: {what}"));

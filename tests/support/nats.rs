@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 /// A running server, on a port that it keeps when it begins anew.
 pub struct Nats {
+    program: &'static str,
     child: Option<Child>,
     pub port: u16,
     config: Option<super::daemon::TemporaryFile>,
@@ -16,21 +17,24 @@ pub struct Nats {
 impl Nats {
     /// Starts one; none, with a line that says so, where there is no nats-server.
     pub fn start(settings: &str) -> Option<Self> {
-        if let Err(why) = Command::new("nats-server").arg("--version").stdout(Stdio::null()).status() {
-            println!("NOT RUN: no nats-server ({why}): apt-get install nats-server");
+        // Debian's package puts it where not every user looks.
+        let places = ["nats-server", "/usr/sbin/nats-server"];
+        let is_there = |program: &&&str| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
+        let Some(program) = places.iter().find(is_there) else {
+            println!("NOT RUN: no nats-server: apt-get install nats-server");
             return None;
-        }
+        };
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let config =
             (!settings.is_empty()).then(|| super::daemon::TemporaryFile::new(&format!("nats-{port}.conf"), settings));
-        let mut nats = Self { child: None, port, config };
+        let mut nats = Self { program, child: None, port, config };
         nats.run();
         Some(nats)
     }
 
     /// Runs it, and waits until it answers.
     pub fn run(&mut self) {
-        let mut command = Command::new("nats-server");
+        let mut command = Command::new(self.program);
         command.args(["-a", "127.0.0.1", "-p", &self.port.to_string()]);
         if let Some(config) = &self.config {
             command.args(["-c", config.path()]);

@@ -1,7 +1,7 @@
 //! What is to be known of a machine before a daemon is judged fit for it. Plain data: gathered in one place, judged in
 //! others, and written down by tests.
 
-use pushring::fleet::Probed;
+use crate::daemon::fleet::Probed;
 use std::path::PathBuf;
 
 /// See the module. What the system does not tell is `None`.

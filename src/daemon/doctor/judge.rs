@@ -88,7 +88,7 @@ fn shards(config: &Config, facts: &Facts) -> usize {
 
 fn settings(config: &Config) -> Finding {
     let checked = config.broker(Secrets::default()).map(drop).and_then(|()| config.link(None).map(drop));
-    let checked = checked.and_then(|()| fleet::options(config).map(drop));
+    let checked = checked.and_then(|()| fleet::check(config));
     match checked {
         Ok(()) => Finding::ok("settings", "can be obeyed"),
         Err(error) => Finding::new(Level::Problem, "settings", format!("{error:#}"), "change that setting"),

@@ -3,10 +3,10 @@
 use super::{Finding, Level};
 use crate::daemon::config::Config;
 use crate::daemon::doctor::facts::{Listener, Network};
+use crate::daemon::fleet::Probed;
 use crate::daemon::table::bytes;
 use crate::daemon::units::{Size, Span};
 use pushring::IpPrefix;
-use pushring::fleet::Probed;
 use pushring::internals::driver::listen::BACKLOG;
 use std::net::SocketAddr;
 

@@ -1,0 +1,111 @@
+//! Joining a fleet, in a program that was built with the feature `fleet`.
+
+use super::Probed;
+use crate::daemon::config::Config;
+use crate::daemon::token::read_fleet_credentials;
+use anyhow::{Context, ensure};
+use pushring::Broker;
+use pushring::fleet::{Fleet, Name, Options};
+
+/// As what the daemon joins a fleet; none: it joins none.
+///
+/// # Errors
+/// A value that cannot be obeyed, by its key.
+fn options(config: &Config) -> anyhow::Result<Option<Options>> {
+    let servers = config.fleet_nats.0.clone();
+    let node = match config.fleet_node.as_str() {
+        "" => config.node.replace('.', "-"),
+        node => node.to_owned(),
+    };
+    let (fleet, node) = (Name::new(&config.fleet_name).context("fleet_name")?, Name::new(&node).context("fleet_node")?);
+    for server in &servers {
+        let is_fit = server.starts_with("nats://") || server.starts_with("tls://");
+        ensure!(is_fit, "fleet_nats: {server:?} is no address: write nats://HOST:PORT or tls://HOST:PORT");
+        ensure!(!server.contains('@'), "fleet_nats: user and password belong into fleet_credentials_file");
+    }
+    ensure!(config.fleet_queue_bytes_max.0 > 0, "fleet_queue_bytes_max: must be more than 0");
+    ensure!(config.fleet_subjects_max > 0, "fleet_subjects_max: must be more than 0");
+    let file = |path: &std::path::Path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
+    if servers.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Options {
+        servers,
+        fleet,
+        node,
+        credentials: file(&config.fleet_credentials_file).map(|path| read_fleet_credentials(&path)).transpose()?,
+        ca_file: file(&config.fleet_ca_file),
+        queue_bytes_max: config.fleet_queue_bytes_max.0 as u64,
+        subjects_max: config.fleet_subjects_max,
+    }))
+}
+
+/// Joins the fleet that the settings name, if they name one.
+///
+/// # Errors
+/// A setting cannot be obeyed. That NATS is not reached is no error: it is tried again for ever.
+pub fn start(config: &Config, broker: &Broker) -> anyhow::Result<Option<Fleet>> {
+    let Some(options) = options(config)? else { return Ok(None) };
+    let (name, node) = (options.fleet.clone(), options.node.clone());
+    if config.fleet_node.is_empty() && config.node == Config::default().node {
+        tracing::warn!(%node, "this node's name in the fleet is the default one: give each node its own (fleet_node)");
+    }
+    let fleet = Fleet::start(&broker.handle(), options)?;
+    tracing::info!(fleet = %name, %node, "part of a fleet");
+    Ok(Some(fleet))
+}
+
+/// What NATS says to a daemon of these settings; none: it is to be in no fleet.
+pub fn probe(config: &Config) -> Option<Result<Probed, String>> {
+    match options(config) {
+        Ok(None) => None,
+        Ok(Some(options)) => Some(pushring::fleet::probe(&options).map(|probed| {
+            let pushring::fleet::Probed { version, payload_bytes_max, round_trip, refused } = probed;
+            Probed { version, payload_bytes_max, round_trip, refused }
+        })),
+        Err(error) => Some(Err(format!("{error:#}"))),
+    }
+}
+
+/// Whether settings can be obeyed.
+///
+/// # Errors
+/// By the key of one that cannot.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    options(config).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::config::Flags;
+    use crate::daemon::fleet::{QUEUE_BYTES_MAX_DEFAULT, SUBJECTS_MAX_DEFAULT};
+
+    fn read(text: &str) -> Result<Option<Options>, String> {
+        options(&Config::layered(text, &Flags::default()).unwrap()).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn settings_name_a_fleet_or_say_what_is_wrong() {
+        assert!(read("").unwrap().is_none());
+        let options = read("fleet_nats = [\"nats://h:4222\"]\nnode = \"chat.os\"").unwrap().unwrap();
+        assert_eq!((options.node.as_str(), options.fleet.as_str()), ("chat-os", "main"));
+        for (text, key) in [
+            ("fleet_nats = [\"h:4222\"]", "fleet_nats"),
+            ("fleet_nats = [\"nats://u:p@h\"]", "fleet_credentials_file"),
+            ("fleet_node = \"a.b\"", "fleet_node"),
+            ("fleet_name = \"a b\"", "fleet_name"),
+            ("fleet_subjects_max = 0", "fleet_subjects_max"),
+            ("fleet_nats = [\"nats://h\"]\nfleet_credentials_file = \"/no/such\"", "fleet_credentials_file"),
+        ] {
+            let error = read(text).map(drop).unwrap_err();
+            assert!(error.contains(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_the_librarys_own() {
+        assert_eq!(QUEUE_BYTES_MAX_DEFAULT as u64, pushring::fleet::QUEUE_BYTES_MAX_DEFAULT);
+        assert_eq!(SUBJECTS_MAX_DEFAULT, pushring::fleet::SUBJECTS_MAX_DEFAULT);
+    }
+}
