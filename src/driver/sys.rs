@@ -115,8 +115,25 @@ pub struct TcpOptions {
 pub fn set_tcp_options(socket: impl AsFd, options: &TcpOptions) -> io::Result<()> {
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_tcp_user_timeout(&socket, options.user_timeout_ms)?;
-    let socket = socket2::SockRef::from(&socket);
-    socket.set_tcp_notsent_lowat(options.notsent_lowat_bytes)
+    set_tcp_notsent_lowat(socket.as_fd(), options.notsent_lowat_bytes)
+}
+
+/// Sets `TCP_NOTSENT_LOWAT` (tcp(7)), for which rustix has no call, and socket2 0.6.0 none either.
+#[allow(unsafe_code)]
+fn set_tcp_notsent_lowat(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let length = size_of_val(&bytes) as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call; the kernel reads `length` bytes at the pointer, which are `bytes`, and
+    // keeps nothing of it.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            std::ptr::from_ref(&bytes).cast(),
+            length,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The cores this thread may run on, in order.
