@@ -11,6 +11,7 @@ every client. Run it twice within the grace period (kill the first): the second 
 import argparse
 import select
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -114,11 +115,17 @@ class Link:
 
     HANDSHAKE_S = 10
 
-    def __init__(self, where, process, token=None, session=None, received=0, wants_control=False):
-        """Attaches. `where` is a path, or (host, port) with a token. `session` and `received` go on with a session."""
+    def __init__(self, where, process, token=None, session=None, received=0, wants_control=False, trust=None):
+        """Attaches. `where` is a path, or (host, port) with a token, under TLS with `trust`, the file of the certificate
+        that the broker has, or that has issued it. `session` and `received` go on with a session."""
         if isinstance(where, tuple):
             self.socket = socket.create_connection(where, self.HANDSHAKE_S)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if trust is not None:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.minimum_version = ssl.TLSVersion.TLSv1_3
+                context.load_verify_locations(trust)
+                self.socket = context.wrap_socket(self.socket, server_hostname=where[0])
         else:
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.socket.settimeout(self.HANDSHAKE_S)
@@ -205,13 +212,15 @@ class Link:
     def acknowledge(self):
         """Tells the broker what was taken in, when that is much or nothing else is here."""
         untold = self.received - self.acknowledged
-        if untold >= self.welcome["window"]["frames"] // 4 or untold and not self.ready(0):
+        if untold >= self.welcome["window"]["frames"] // 4 or untold and len(self.buffer) < 8 and not self.ready(0):
             self.send({"ack": {"received": self.received}})
             self.acknowledged = self.received
 
     def ready(self, timeout):
         """Whether there is something to read, within `timeout` seconds."""
-        return len(self.buffer) >= 8 or bool(select.select([self.socket], [], [], timeout)[0])
+        # Of a record that was opened, OpenSSL may still hold a part.
+        held = isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()
+        return bool(held) or bool(select.select([self.socket], [], [], timeout)[0])
 
     def frame(self, timeout, once=False):
         """The next frame, whatever it is. None when the time is over, if that is `once`; an error else."""
@@ -238,7 +247,7 @@ class Link:
             wait = self.said_at + self.beat_s - now
             if until is not None:
                 wait = min(wait, until - now)
-            if select.select([self.socket], [], [], max(0, wait))[0]:
+            if self.ready(max(0, wait)):
                 data = self.socket.recv(1 << 16)
                 if not data:
                     raise Ended("the broker has closed the connection")
@@ -282,6 +291,7 @@ def main():
     parser.add_argument("where", help="the path of the link's socket, or HOST:PORT with --token-file")
     parser.add_argument("--id", default="room:python:sys", help="the process id")
     parser.add_argument("--token-file", help="the file with the link's token, for TCP")
+    parser.add_argument("--trust", help="the certificate of the broker, or of its authority, PEM, for TCP under TLS")
     options = parser.parse_args()
     where, token = options.where, None
     if options.token_file:
@@ -293,7 +303,7 @@ def main():
     pause_s = 0.05
     while True:
         try:
-            link = Link(where, options.id, token, session, received)
+            link = Link(where, options.id, token, session, received, trust=options.trust)
             pause_s = 0.05
             session = link.welcome["session"]
             serve(link)
@@ -304,6 +314,8 @@ def main():
                 session, received = None, 0
             elif refused.code not in ("taken", "full"):
                 sys.exit(f"refused: {refused}")
+        except ssl.SSLCertVerificationError as error:
+            sys.exit(f"the broker is not trusted: {error}")
         except (Ended, OSError) as error:
             print(f"the link is lost: {error}", file=sys.stderr, flush=True)
             # What was read and not handled comes again: our copy of it is gone with the connection.

@@ -1,10 +1,10 @@
-//! The certificates of the listener for TLS: read at the start, on a reload, and when their files change.
+//! The certificates of the listener for TLS, and those of the link: read at the start, on a reload, and when their files change.
 //!
 //! Invariants: what is obeyed was read whole and fits together; a pair that cannot be read, once one of its files was, is told
 //! and leaves the one that was read before in force; no part of a key is ever printed.
 
 use super::acme;
-use super::config::Config;
+use super::config::{Config, List};
 use super::program::Daemon;
 use anyhow::{Context, anyhow, ensure};
 use pushring::internals::driver::clock;
@@ -26,6 +26,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// A certificate's file and its key's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
+    /// The setting that names it.
+    pub setting: &'static str,
     /// The server's certificate, and its issuers' behind it.
     pub chain: PathBuf,
     /// Its private key.
@@ -37,14 +39,25 @@ pub struct Pair {
 /// # Errors
 /// One of them is none.
 pub fn pairs(config: &Config) -> anyhow::Result<Vec<Pair>> {
-    let pair = |text: &String| {
+    named("tls_certs", &config.tls_certs).chain(acme::pair(config).map(Ok)).collect()
+}
+
+/// The pairs for the link over TCP.
+///
+/// # Errors
+/// One of them is none.
+pub fn link_pairs(config: &Config) -> anyhow::Result<Vec<Pair>> {
+    named("link_tls_certs", &config.link_tls_certs).collect()
+}
+
+fn named(setting: &'static str, list: &List) -> impl Iterator<Item = anyhow::Result<Pair>> {
+    list.0.iter().map(move |text| {
         let parts = text.rsplit_once(':').filter(|(chain, key)| !chain.is_empty() && !key.is_empty());
         let (chain, key) = parts.ok_or_else(|| {
-            anyhow!("tls_certs: {text:?} is no pair: write CHAIN.pem:KEY.pem, the certificates first")
+            anyhow!("{setting}: {text:?} is no pair: write CHAIN.pem:KEY.pem, the certificates first")
         })?;
-        Ok(Pair { chain: chain.into(), key: key.into() })
-    };
-    config.tls_certs.0.iter().map(pair).chain(acme::pair(config).map(Ok)).collect()
+        Ok(Pair { setting, chain: chain.into(), key: key.into() })
+    })
 }
 
 /// What tells one state of a file from another.
@@ -69,7 +82,19 @@ impl Certificates {
     /// # Errors
     /// A pair cannot be used, and `before` has none of these files.
     pub fn read(config: &Config, before: &Self) -> anyhow::Result<Self> {
-        let loaded = pairs(config)?.into_iter().map(|pair| before.load(pair)).collect::<anyhow::Result<Vec<_>>>()?;
+        Self::load_all(pairs(config)?, before)
+    }
+
+    /// The same of those for the link.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_link(config: &Config, before: &Self) -> anyhow::Result<Self> {
+        Self::load_all(link_pairs(config)?, before)
+    }
+
+    fn load_all(pairs: Vec<Pair>, before: &Self) -> anyhow::Result<Self> {
+        let loaded = pairs.into_iter().map(|pair| before.load(pair)).collect::<anyhow::Result<Vec<_>>>()?;
         Self::of(loaded, before)
     }
 
@@ -92,6 +117,11 @@ impl Certificates {
         Ok(Self { loaded, server: Some(server) })
     }
 
+    /// The certificates themselves.
+    pub fn all(&self) -> Vec<Certificate> {
+        self.loaded.iter().map(|loaded| loaded.certificate.clone()).collect()
+    }
+
     /// What handshakes are made with, if there is any certificate.
     pub fn server(&self) -> Option<&Server> {
         self.server.as_ref()
@@ -107,7 +137,7 @@ impl Certificates {
     }
 
     /// Whether a file has changed since it was read.
-    fn have_changed(&self) -> bool {
+    pub fn have_changed(&self) -> bool {
         self.loaded.iter().any(|loaded| loaded.stamp != stamp(&loaded.pair))
     }
 
@@ -131,20 +161,20 @@ impl Certificates {
 /// # Errors
 /// It cannot be used, and why.
 pub fn read(pair: &Pair) -> anyhow::Result<Certificate> {
-    let (chain, key) = (read_file(&pair.chain)?, read_file(&pair.key)?);
+    let (chain, key) = (read_file(pair.setting, &pair.chain)?, read_file(pair.setting, &pair.key)?);
     let mode = fs::metadata(&pair.key).map(|data| data.permissions().mode()).unwrap_or(0);
     if mode & 0o004 != 0 {
         tracing::warn!(file = %pair.key.display(), "anyone on this machine can read the key of TLS: chmod 600 it");
     }
-    let names = || format!("tls_certs: {} and {}", pair.chain.display(), pair.key.display());
+    let names = || format!("{}: {} and {}", pair.setting, pair.chain.display(), pair.key.display());
     Certificate::from_pem(&chain, &key).with_context(names)
 }
 
-fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let name = || format!("tls_certs: {}", path.display());
+fn read_file(setting: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+    let name = || format!("{setting}: {}", path.display());
     let mut bytes = Vec::new();
     File::open(path).with_context(name)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(name)?;
-    ensure!(bytes.len() as u64 <= FILE_BYTES_MAX, "tls_certs: {} is larger than a MiB", path.display());
+    ensure!(bytes.len() as u64 <= FILE_BYTES_MAX, "{setting}: {} is larger than a MiB", path.display());
     Ok(bytes)
 }
 
@@ -174,7 +204,7 @@ pub fn watch(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
 impl Daemon {
     /// Reads the certificates again if their files have changed.
     fn look_at_certificates(&self) {
-        if !self.certificates_are(Certificates::have_changed) {
+        if !self.have_certificates_changed() {
             return;
         }
         match self.reload_certificates() {

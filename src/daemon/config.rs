@@ -170,9 +170,13 @@ settings! {
     /// The permissions of that socket, as `0660`; auto is 0660 with a link_group, else 0600.
     #[arg(value_name = "MODE|auto")]
     link_mode: SocketMode = SocketMode::Auto => Restart;
-    /// An address and port on which they attach over TCP; needs a token. Nothing there is encrypted.
+    /// An address and port on which they attach over TCP; needs a token. Nothing there is encrypted without link_tls_certs.
     #[arg(value_name = "ADDRESS")]
     link_tcp: String = String::new() => Restart;
+    /// Certificates and their keys, as tls_certs has them, with which link_tcp speaks TLS 1.3. The files are read again on a
+    /// reload, and when they change.
+    #[arg(value_name = "CHAIN:KEY,…")]
+    link_tls_certs: List = List::default() => Restart;
     /// The file with the token that processes show over TCP: text of at least 16 bytes.
     #[arg(value_name = "FILE")]
     link_token_file: PathBuf = PathBuf::new() => Restart;
@@ -524,6 +528,11 @@ impl Config {
             ensure!(need == "link", "ready_needs: {need:?} is nothing that can be needed; link is");
         }
         super::acme::check(self)?;
+        super::certificates::link_pairs(self)?;
+        ensure!(
+            self.link_tls_certs.0.is_empty() || !self.link_tcp.is_empty(),
+            "link_tls_certs: they are for the link over TCP (link_tcp), and there is none"
+        );
         self.check_redirect()?;
         let has_certificates = !super::certificates::pairs(self)?.is_empty();
         ensure!(

@@ -10,7 +10,7 @@ use super::token::read_secret;
 use anyhow::{Context, ensure};
 use pushring::control::{Changes, LogCounts, Program};
 use pushring::internals::gateway::{Claims, Secret, mint};
-use pushring::{Drain, Handle};
+use pushring::{Drain, Handle, link};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +27,8 @@ pub struct Daemon {
     /// The key of tokens where no file has one.
     own_secret: Option<Secret>,
     current: Mutex<Current>,
+    /// The link's own door, where it speaks TLS.
+    link: Option<link::Acceptor>,
 }
 
 /// What is obeyed.
@@ -34,6 +36,7 @@ struct Current {
     config: Config,
     secrets: Secrets,
     certificates: Certificates,
+    link_certificates: Certificates,
 }
 
 /// What a broker is started with, or obeys from now on.
@@ -94,14 +97,22 @@ impl Daemon {
         source: Source,
         broker: Handle,
         (config, secrets, certificates): (Config, Secrets, Certificates),
+        (link, link_certificates): (Option<link::Acceptor>, Certificates),
         own_secret: Option<Secret>,
     ) -> Self {
-        Self { source, broker, own_secret, current: Mutex::new(Current { config, secrets, certificates }) }
+        let current = Mutex::new(Current { config, secrets, certificates, link_certificates });
+        Self { source, broker, own_secret, current, link }
     }
 
-    /// Whether that is so of the certificates that are obeyed.
-    pub fn certificates_are(&self, so: impl Fn(&Certificates) -> bool) -> bool {
-        so(&self.current().certificates)
+    /// Whether the file of a certificate has changed since it was read.
+    pub fn have_certificates_changed(&self) -> bool {
+        let current = self.current();
+        current.certificates.have_changed() || current.link_certificates.have_changed()
+    }
+
+    /// Shows `wanted` to processes that attach from now on.
+    fn show_on_link(&self, wanted: &Certificates) -> anyhow::Result<()> {
+        self.link.as_ref().map_or(Ok(()), |link| Ok(link.set_certificates(wanted.all())?))
     }
 
     /// Reads the certificates again; returns whether they are others.
@@ -111,12 +122,16 @@ impl Daemon {
     pub fn reload_certificates(&self) -> anyhow::Result<bool> {
         let mut current = self.current();
         let certificates = Certificates::read(&current.config, &current.certificates)?;
+        let link_certificates = Certificates::read_link(&current.config, &current.link_certificates)?;
+        self.show_on_link(&link_certificates)?;
+        let on_link = link_certificates.differ(&current.link_certificates);
+        current.link_certificates = link_certificates;
         let differ = certificates.differ(&current.certificates);
         if differ {
             self.broker.reload(&broker_config(&current.config, current.secrets.clone(), &certificates)?)?;
         }
         current.certificates = certificates;
-        Ok(differ)
+        Ok(differ || on_link)
     }
 
     /// The settings that are obeyed.
@@ -140,6 +155,7 @@ impl Daemon {
         let mut current = self.current();
         let certificates = Certificates::read(&wanted, &current.certificates)?;
         let (config, mut changes) = obeyed_now(&current.config, &wanted)?;
+        let link_certificates = Certificates::read_link(&config, &current.link_certificates)?;
         for (key, before, after) in [
             ("jwt_secret_file", &current.secrets.first, &secrets.first),
             ("jwt_second_secret_file", &current.secrets.second, &secrets.second),
@@ -152,12 +168,16 @@ impl Daemon {
         if certificates.differ(&current.certificates) && !changes.new_connections.iter().any(|key| key == "tls_certs") {
             changes.new_connections.push("tls_certs".to_owned());
         }
+        if link_certificates.differ(&current.link_certificates) {
+            changes.new_connections.push("link_tls_certs".to_owned());
+        }
         let filter = log::parse_filter(&config.log)?;
         self.broker.reload(&broker_config(&config, secrets.clone(), &certificates)?)?;
         if config.log != current.config.log {
             log::set_filter(filter)?;
         }
-        *current = Current { config, secrets, certificates };
+        self.show_on_link(&link_certificates)?;
+        *current = Current { config, secrets, certificates, link_certificates };
         Ok(changes)
     }
 }

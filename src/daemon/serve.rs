@@ -115,8 +115,10 @@ fn link_token(config: &Config) -> anyhow::Result<Option<link::Token>> {
 }
 
 fn start_link(broker: &Broker, config: link::Config) -> anyhow::Result<link::Server> {
-    if config.tcp.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
-        tracing::warn!("the link over TCP is not encrypted: whoever sees it can read its token and all messages");
+    if config.tls.is_none() && config.tcp.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
+        tracing::warn!(
+            "the link over TCP is not encrypted: whoever sees it can read its token and all messages; set link_tls_certs"
+        );
     }
     let path = config.path.clone();
     if let Some(home) = path.as_deref().and_then(control::made_for) {
@@ -142,12 +144,15 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
         Ok(files) => tracing::debug!(files, "limit of open files"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
-    let link = config.link(link_token(&config)?)?;
+    let link_certificates = Certificates::read_link(&config, &Certificates::default())?;
+    let acceptor = link_certificates.server().map(|_| link::Acceptor::new(link_certificates.all())).transpose()?;
+    let link = config.link(link_token(&config)?)?.map(|link| link::Config { tls: acceptor.clone(), ..link });
     let started = broker_config(&config, secrets.clone(), &certificates)?;
     let started = pushring::Config { listener: listener.map(Arc::new), ..started };
     let broker = Broker::start(started)?;
     let state = (config.clone(), secrets, certificates);
-    let daemon = Arc::new(Daemon::new(source, broker.handle(), state, own_secret));
+    let daemon =
+        Arc::new(Daemon::new(source, broker.handle(), state, (acceptor.clone(), link_certificates), own_secret));
     let operator = Operator::new(&broker, daemon.clone());
     let mut threads = attach(&broker)?;
     if config.metrics {
@@ -162,7 +167,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     let api = start_api(&config, &broker, &mut threads)?;
     let control = config.control.open(broker.address().port(), operator.clone())?;
     let admin = start_admin(&config, admin, operator.clone(), link.as_ref())?;
-    if broker.tls_address().is_some() {
+    if broker.tls_address().is_some() || acceptor.is_some() {
         certificates::watch(&daemon)?;
     }
     acme::start(&daemon, &broker.handle(), &config)?;

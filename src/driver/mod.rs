@@ -19,4 +19,7 @@ pub mod probe;
 pub mod pump;
 pub mod runtime;
 pub mod sys;
+#[cfg(feature = "control")]
+#[cfg_attr(not(feature = "link"), allow(dead_code))]
+mod tls_stream;
 pub mod wake;

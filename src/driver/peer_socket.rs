@@ -1,9 +1,11 @@
 //! Where a daemon is spoken to by others than clients: a Unix socket that only its owner may open, or a group that was
-//! named, or TCP.
+//! named, or TCP, plain or under TLS.
 //!
 //! Invariants of the Unix socket: nobody but those can open it from its first moment; a living daemon's is never taken away, a dead
 //! one's is; what is no socket is never removed; at the end our own file is removed and nobody else's.
 
+use super::tls_stream::TlsStream;
+use crate::tls::{Acceptor, Trust};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -50,6 +52,7 @@ impl Default for Access {
 pub enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -65,36 +68,49 @@ impl Stream {
 
     /// Connects over TCP, within `timeout` for each address that the name has.
     pub fn tcp(address: &str, timeout: Duration) -> io::Result<Self> {
-        let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, timeout) {
-                Ok(stream) => return Self::over(stream),
-                Err(failed) => error = failed,
-            }
-        }
-        Err(error)
+        connect(address, timeout).map(Self::Tcp)
     }
 
-    fn over(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        Ok(Self::Tcp(stream))
+    /// The same under TLS, to a server that `trust` lets pass; the handshake has `timeout` for each of its steps.
+    pub fn tls(address: &str, trust: &Trust, timeout: Duration) -> io::Result<Self> {
+        let tcp = connect(address, timeout)?;
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let duplex = trust.connect(host.trim_start_matches('[').trim_end_matches(']'))?;
+        let stream = TlsStream::new(tcp, duplex);
+        stream.tcp.set_read_timeout(Some(timeout))?;
+        stream.tcp.set_write_timeout(Some(timeout))?;
+        stream.shake_hands().map_err(timed_out)?;
+        stream.tcp.set_write_timeout(None)?;
+        Ok(Self::Tls(Box::new(stream)))
+    }
+
+    /// Whether [`write_now`](Self::write_now) may write: a record must leave as a whole, so under TLS writing may always wait.
+    pub fn writes_now(&self) -> bool {
+        !matches!(self, Self::Tls(_))
+    }
+
+    /// The socket, where it is one of TCP.
+    fn tcp_socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(&stream.tcp),
+        }
     }
 
     /// Who is at the other end; of TCP only the token will tell.
     pub fn user(&self) -> io::Result<Option<u32>> {
         match self {
             Self::Unix(stream) => Ok(Some(sockopt::socket_peercred(stream)?.uid.as_raw())),
-            Self::Tcp(_) => Ok(None),
+            Self::Tcp(_) | Self::Tls(_) => Ok(None),
         }
     }
 
     /// Where the other end is, if it is elsewhere than on a Unix socket.
     pub fn peer_ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Unix(_) => None,
-            // Whoever has gone already is nowhere in particular.
-            Self::Tcp(stream) => Some(stream.peer_addr().map_or(IpAddr::from([0; 4]), |address| address.ip())),
-        }
+        // Whoever has gone already is nowhere in particular.
+        let address_of = |stream: &TcpStream| stream.peer_addr().map_or(IpAddr::from([0; 4]), |address| address.ip());
+        self.tcp_socket().map(address_of)
     }
 
     /// Ends what waits in reading or writing, on either side.
@@ -103,6 +119,10 @@ impl Stream {
         let _ = match self {
             Self::Unix(stream) => stream.shutdown(Shutdown::Both),
             Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tls(stream) => {
+                stream.shutdown();
+                Ok(())
+            }
         };
     }
 
@@ -115,6 +135,7 @@ impl Stream {
         let sent = match self {
             Self::Unix(stream) => rustix::net::send(stream, bytes, flags),
             Self::Tcp(stream) => rustix::net::send(stream, bytes, flags),
+            Self::Tls(_) => Err(Errno::AGAIN),
         };
         match sent {
             Ok(count) => Ok(count),
@@ -127,6 +148,7 @@ impl Stream {
         match self {
             Self::Unix(stream) => stream.set_read_timeout(Some(timeout)),
             Self::Tcp(stream) => stream.set_read_timeout(Some(timeout)),
+            Self::Tls(stream) => stream.tcp.set_read_timeout(Some(timeout)),
         }
     }
 
@@ -134,6 +156,7 @@ impl Stream {
         match self {
             Self::Unix(stream) => stream.set_write_timeout(timeout),
             Self::Tcp(stream) => stream.set_write_timeout(timeout),
+            Self::Tls(stream) => stream.tcp.set_write_timeout(timeout),
         }
     }
 }
@@ -143,6 +166,7 @@ impl Read for &Stream {
         match self {
             Stream::Unix(stream) => (&*stream).read(buffer),
             Stream::Tcp(stream) => (&*stream).read(buffer),
+            Stream::Tls(stream) => (&**stream).read(buffer),
         }
     }
 }
@@ -152,12 +176,25 @@ impl Write for &Stream {
         match self {
             Stream::Unix(stream) => (&*stream).write(bytes),
             Stream::Tcp(stream) => (&*stream).write(bytes),
+            Stream::Tls(stream) => (&**stream).write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Connects a socket, within `timeout` for each address that the name has.
+fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => return stream.set_nodelay(true).map(|()| stream),
+            Err(failed) => error = failed,
+        }
+    }
+    Err(error)
 }
 
 /// The reading end of a stream: with a deadline for all that is read, then with one for each silence.
@@ -221,8 +258,12 @@ pub enum ListenError {
 
 /// A listening socket.
 pub enum Listener {
-    Unix { listener: UnixListener, _file: SocketFile },
-    Tcp(TcpListener),
+    Unix {
+        listener: UnixListener,
+        _file: SocketFile,
+    },
+    /// Under TLS, if there is an acceptor.
+    Tcp(TcpListener, Option<Acceptor>),
 }
 
 /// The file of a Unix socket; removed when this is dropped.
@@ -252,17 +293,24 @@ impl Listener {
         Ok(Self::Unix { listener, _file: file })
     }
 
-    /// Listens on TCP.
-    pub fn tcp(address: SocketAddr) -> Result<Self, ListenError> {
+    /// Listens on TCP; under TLS with an acceptor.
+    pub fn tcp(address: SocketAddr, acceptor: Option<Acceptor>) -> Result<Self, ListenError> {
         let listener = TcpListener::bind(address);
-        Ok(Self::Tcp(listener.map_err(|error| ListenError::Io { at: address.to_string(), error })?))
+        Ok(Self::Tcp(listener.map_err(|error| ListenError::Io { at: address.to_string(), error })?, acceptor))
     }
 
     /// The next connection. An error after [`stop`](Self::stop).
     pub fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Unix { listener, .. } => Ok(Stream::Unix(listener.accept()?.0)),
-            Self::Tcp(listener) => Stream::over(listener.accept()?.0),
+            Self::Tcp(listener, acceptor) => {
+                let stream = listener.accept()?.0;
+                stream.set_nodelay(true)?;
+                Ok(match acceptor {
+                    None => Stream::Tcp(stream),
+                    Some(acceptor) => Stream::Tls(Box::new(TlsStream::new(stream, acceptor.accept()?))),
+                })
+            }
         }
     }
 
@@ -271,7 +319,7 @@ impl Listener {
         // Linux: accept(2) then gives EINVAL, for either kind.
         let _ = match self {
             Self::Unix { listener, .. } => rustix::net::shutdown(listener, rustix::net::Shutdown::Both),
-            Self::Tcp(listener) => rustix::net::shutdown(listener, rustix::net::Shutdown::Both),
+            Self::Tcp(listener, _) => rustix::net::shutdown(listener, rustix::net::Shutdown::Both),
         };
     }
 
@@ -279,7 +327,7 @@ impl Listener {
     pub fn address(&self) -> io::Result<Option<SocketAddr>> {
         match self {
             Self::Unix { .. } => Ok(None),
-            Self::Tcp(listener) => listener.local_addr().map(Some),
+            Self::Tcp(listener, _) => listener.local_addr().map(Some),
         }
     }
 }
@@ -466,7 +514,7 @@ mod tests {
         let directory = Directory::new("stop");
         let listeners = [
             Listener::unix(&directory.0.join("link"), Access::default()).unwrap(),
-            Listener::tcp(([127, 0, 0, 1], 0).into()).unwrap(),
+            Listener::tcp(([127, 0, 0, 1], 0).into(), None).unwrap(),
         ];
         for listener in &listeners {
             std::thread::scope(|scope| {

@@ -5,6 +5,7 @@ use super::token::Token;
 use super::wire::Window;
 use crate::broker::QueueLimits;
 use crate::driver::peer_socket::Access;
+use crate::tls::Acceptor;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,8 +37,10 @@ pub struct Config {
     pub path: Option<PathBuf>,
     /// Who may open that socket.
     pub access: Access,
-    /// Where to listen with TCP. Needs a token; nothing is encrypted.
+    /// Where to listen with TCP. Needs a token; encrypted where there is `tls`.
     pub tcp: Option<SocketAddr>,
+    /// The certificates with which TCP is under TLS. None: nothing there is encrypted.
+    pub tls: Option<Acceptor>,
     /// What peers over TCP have to show.
     pub token: Option<Token>,
     /// How long the channels of a process that was lost live on.
@@ -58,6 +61,7 @@ impl Default for Config {
             path: None,
             access: Access::default(),
             tcp: None,
+            tls: None,
             token: None,
             owner_grace: Duration::from_secs(10),
             peers_max: 64,

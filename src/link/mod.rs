@@ -33,6 +33,9 @@ mod waiting;
 mod wire;
 
 pub use crate::driver::peer_socket::{Access, ListenError};
+#[cfg(feature = "tls")]
+pub use crate::tls::TrustError;
+pub use crate::tls::{Acceptor, Trust};
 pub use client::{Client, ClientOptions};
 pub use config::Config;
 pub use kernel_client::{KernelError, KernelParts, http_server};

@@ -12,6 +12,7 @@ use super::token::Token;
 use super::wire::{self, Attach, Failure, FromPeer, Hello, LiveChannel, Refused, RefusedCode, ToPeer, Welcome};
 use crate::broker::{PushError, RecvError};
 use crate::driver::peer_socket::{Source, Stream};
+use crate::tls::Trust;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -59,6 +60,15 @@ pub enum Endpoint {
         address: String,
         /// The link's token.
         token: Token,
+    },
+    /// TCP under TLS.
+    Tls {
+        /// `host:port`; the host is what the broker's certificate must be for, unless it is trusted itself.
+        address: String,
+        /// The link's token; it is said only to a broker that is trusted.
+        token: Token,
+        /// Which brokers are trusted.
+        trust: Trust,
     },
 }
 
@@ -218,7 +228,7 @@ impl<T: Arrival> Attached<T> {
     pub fn connect(endpoint: Endpoint, attach: Attach) -> Result<Self, ConnectError> {
         let token = match &endpoint {
             Endpoint::Unix(_) => None,
-            Endpoint::Tcp { token, .. } => Some(token.text().to_owned()),
+            Endpoint::Tcp { token, .. } | Endpoint::Tls { token, .. } => Some(token.text().to_owned()),
         };
         let hello = Hello {
             version_min: wire::VERSION_MIN,
@@ -338,7 +348,9 @@ impl<T: Arrival> Shared<T> {
         let Greeted { stream, mut reader, welcome, .. } = greeted;
         self.lock().stream = Some(stream.clone());
         let connection = self.line.connect(welcome.window);
-        self.line.write_through(connection, stream.clone());
+        if stream.writes_now() {
+            self.line.write_through(connection, stream.clone());
+        }
         let beat = Duration::from_millis(welcome.beat_ms.into());
         let error = thread::scope(|scope| {
             scope.spawn(|| {
@@ -428,6 +440,7 @@ fn greet(endpoint: &Endpoint, hello: &Hello) -> Result<Greeted, ConnectError> {
     let stream = Arc::new(match endpoint {
         Endpoint::Unix(path) => Stream::unix(path, HELLO_WITHIN)?,
         Endpoint::Tcp { address, .. } => Stream::tcp(address, HELLO_WITHIN)?,
+        Endpoint::Tls { address, trust, .. } => Stream::tls(address, trust, HELLO_WITHIN)?,
     });
     let mut gather = Gather::default();
     gather.push(&Frame::bare(&FromPeer::Hello(hello.clone())));

@@ -67,7 +67,7 @@ impl Server {
         }
         let config = Config { blob_bytes_max: config.blob_bytes_max.min(PAYLOAD_BYTES_MAX), ..config };
         let unix = config.path.as_deref().map(|path| Listener::unix(path, config.access)).transpose()?;
-        let tcp = config.tcp.map(Listener::tcp).transpose()?;
+        let tcp = config.tcp.map(|address| Listener::tcp(address, config.tls.clone())).transpose()?;
         let registry = Registry::new(broker, config);
         let listeners = unix.into_iter().chain(tcp).map(Arc::new).collect();
         let mut server = Self { registry, listeners, stopping: Arc::default(), threads: Vec::new() };
@@ -198,6 +198,9 @@ impl Connection {
             Ok((other, _)) => {
                 let words = format!("the first frame is hello, not {}", orders::name(&other));
                 Err(refused(RefusedCode::Malformed, &words))
+            }
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                return tracing::warn!(%error, "a peer speaks no TLS that is understood here");
             }
             Err(ReadError::Io(error)) => return tracing::debug!(%error, "a link's connection said no hello"),
             Err(error) => Err(refused(RefusedCode::Malformed, &error.to_string())),
@@ -357,7 +360,9 @@ impl Connection {
     fn spawn_writer(&self, session: Arc<Session>, connection: u64) -> io::Result<JoinHandle<()>> {
         let (stream, beat) = (self.stream.clone(), self.registry.config.beat);
         thread::Builder::new().name("link-write".to_owned()).spawn(move || {
-            session.line.write_through(connection, stream.clone());
+            if stream.writes_now() {
+                session.line.write_through(connection, stream.clone());
+            }
             let written = session.line.write(connection, &mut &*stream, beat);
             // Whether it is over or has failed: nothing is to be read any more.
             if written.is_err() || session.line.has_ended() {

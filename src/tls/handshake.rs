@@ -1,4 +1,4 @@
-//! Handshakes, by rustls; nothing else of the crate knows it but the certificates that it chooses from.
+//! Handshakes, by rustls; nothing else of the crate knows it but the certificates that it chooses from, and `duplex`.
 //!
 //! A handshake ends in the [`State`] of its connection: the two traffic secrets, which rustls tells its key log as it derives
 //! them, and how many records each has sealed already (tickets are records). Nothing of rustls outlives it.
@@ -333,7 +333,7 @@ fn plain_alert(sent: &[u8]) -> Option<Alert> {
 
 /// Chooses a certificate by the host that a client names.
 #[derive(Debug)]
-struct Chooser(Arc<[Certificate]>);
+pub(super) struct Chooser(pub Arc<[Certificate]>);
 
 impl ResolvesServerCert for Chooser {
     /// The first that is for that host and signs as the client understands; else the first that signs so.

@@ -1,14 +1,17 @@
 //! TLS 1.3 without a proxy in front (RFC 8446), sans-IO: bytes in, bytes out.
 //!
-//! A handshake is rustls' ([`handshake`], which alone knows it); it ends in a [`State`] of 112 bytes, from which the records
-//! of the connection are sealed and opened here ([`Records`]). A connection object of a library costs 3.5 to 15 KiB and seals
+//! A client's handshake is rustls' ([`handshake`]; beside it only `duplex` knows that); it ends in a [`State`] of 112 bytes,
+//! from which the records of the connection are sealed and opened here ([`Records`]). A connection object of a library costs 3.5 to 15 KiB and seals
 //! one message at a time; this one costs 280 bytes at most, and what waits for a client stays plain until the moment it is sent.
+//! Between programs of which there are few ([`Duplex`]) the library's object does.
 //!
 //! Invariants: TLS 1.3 alone, no early data, no renegotiation; secrets are overwritten when they are let go, and never
 //! printed; nothing here panics at what a peer sends. It must not know sockets, clocks (the time of day is told to
 //! [`Server::set_unix_s`]), files, or what is said inside. Randomness is the cryptographic library's own.
 
 mod alert;
+#[cfg(feature = "tls")]
+mod duplex;
 #[cfg(feature = "tls")]
 mod handshake;
 #[cfg(feature = "tls")]
@@ -21,6 +24,8 @@ mod without;
 
 pub use alert::Alert;
 #[cfg(feature = "tls")]
+pub use duplex::{Acceptor, Duplex, Trust, TrustError};
+#[cfg(feature = "tls")]
 pub use handshake::certificate::{Certificate, CertificateError};
 #[cfg(feature = "tls")]
 pub use handshake::{Handshake, INCOMING_BYTES_MAX, PRICE_NS_RESUMED, Server};
@@ -31,6 +36,6 @@ pub use outcome::{Done, Ended, Failure, Opened, Step};
 pub use record::{Direction, Records, State};
 #[cfg(not(feature = "tls"))]
 pub use without::{
-    Handshake, INCOMING_BYTES_MAX, OVERHEAD_BYTES, PLAIN_BYTES_MAX, PRICE_NS_RESUMED, RECORD_BYTES_MAX, Records,
-    Server, State,
+    Acceptor, Duplex, Handshake, INCOMING_BYTES_MAX, OVERHEAD_BYTES, PLAIN_BYTES_MAX, PRICE_NS_RESUMED,
+    RECORD_BYTES_MAX, Records, Server, State, Trust,
 };

@@ -1,7 +1,7 @@
 //! What a build without the feature `tls` has in place of it: types of which there is no value, so that shards need not know.
 
 use super::{Alert, Opened, Step};
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
 /// Of which there is no value. Private, so that nobody outside is told that what follows one is never reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +105,63 @@ impl Records {
 
     /// Not called.
     pub fn seal_due(&mut self, _: &mut Vec<u8>) {
+        match self.0 {}
+    }
+}
+
+/// There is none.
+#[derive(Debug, Clone)]
+pub struct Acceptor(Never);
+
+impl Acceptor {
+    /// Not called.
+    pub fn accept(&self) -> io::Result<Duplex> {
+        match self.0 {}
+    }
+}
+
+/// There is none.
+#[derive(Debug, Clone)]
+pub struct Trust(Never);
+
+impl Trust {
+    /// Not called.
+    pub fn connect(&self, _: &str) -> io::Result<Duplex> {
+        match self.0 {}
+    }
+}
+
+/// There is none.
+pub struct Duplex(Never);
+
+impl Duplex {
+    /// Not called.
+    pub fn is_handshaking(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn take_in(&mut self, _: &[u8]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn read(&mut self, _: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn put(&mut self, _: &[u8]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn take_out(&mut self, _: &mut Vec<u8>) {
+        match self.0 {}
+    }
+
+    /// Not called.
+    pub fn end(&mut self) {
         match self.0 {}
     }
 }

@@ -6,9 +6,10 @@ use pushring::Broker;
 use pushring::link::{self, Client, ClientOptions, Server};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// A broker without processes, and a link to it.
 pub struct Linked {
@@ -183,4 +184,50 @@ pub fn refusal(path: &Path, bytes: &[u8]) -> String {
     assert!(!fields["reason"].as_str().unwrap().is_empty() && fields["version_max"] == 1);
     assert!(raw.next().is_none());
     fields["code"].as_str().unwrap().to_owned()
+}
+
+/// The example in Python; killed when a test fails.
+pub struct Python {
+    pub child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Python {
+    pub fn start(args: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/link_client.py");
+        let mut command = Command::new("python3");
+        let command = command.arg("-B").arg(script).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Reads until a line that begins so.
+    pub fn until(&mut self, beginning: &str) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended before it said {beginning:?}");
+            if line.starts_with(beginning) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether there is a Python to run the example with, 3.9 or later.
+pub fn has_python() -> bool {
+    let version = Command::new("python3").args(["-c", "import sys; sys.exit(sys.version_info < (3, 9))"]).status();
+    let is_there = version.is_ok_and(|status| status.success());
+    if !is_there {
+        eprintln!("skipped: there is no python3, 3.9 or later, to run the client with");
+    }
+    is_there
 }

@@ -87,13 +87,18 @@ impl Node {
 
     /// The same where nobody may be listening yet, and what it prints; its address is not known then.
     pub fn attach_at(path: &std::path::Path) -> (Self, mpsc::Receiver<String>) {
+        Self::attach_through(path.into())
+    }
+
+    /// The same through any door.
+    pub fn attach_through(endpoint: link::Endpoint) -> (Self, mpsc::Receiver<String>) {
         let (to_server, from_kernel) = mpsc::channel(32);
         let (to_kernel, from_server) = mpsc::channel(100_000);
         let (prints, printed) = mpsc::channel(32);
         let parts = link::KernelParts {
             host: MyNode,
             our_node: NODE.into(),
-            endpoint: path.into(),
+            endpoint,
             keyfile: KEYFILE.to_vec(),
             jwt_secret: SECRET.to_vec(),
             expose_local: None,

@@ -5,12 +5,10 @@
 use crate::link_support;
 use crate::support;
 
-use link_support::{attach, hello, refusal};
+use link_support::{Python, attach, has_python, hello, refusal};
 use pushring::link::{Client, Endpoint, Token};
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use support::daemon::{Daemon, TemporaryFile, output, pushring};
 use support::{recv, recv_close, send};
 use tungstenite::Message;
@@ -128,52 +126,6 @@ fn over_tcp_a_token_lets_in_and_is_never_shown() {
     let (code, log) = daemon.wait();
     assert_eq!(code, Some(0));
     assert!(!log.contains(secret) && !log.contains("has guessed"), "{log}");
-}
-
-/// The example in Python; killed when a test fails.
-struct Python {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Python {
-    fn start(args: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/link_client.py");
-        let mut command = Command::new("python3");
-        let command = command.arg("-B").arg(script).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
-    }
-
-    /// Reads until a line that begins so.
-    fn until(&mut self, beginning: &str) -> String {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended before it said {beginning:?}");
-            if line.starts_with(beginning) {
-                return line;
-            }
-        }
-    }
-}
-
-impl Drop for Python {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Whether there is a Python to run the example with, 3.9 or later.
-fn has_python() -> bool {
-    let version = Command::new("python3").args(["-c", "import sys; sys.exit(sys.version_info < (3, 9))"]).status();
-    let is_there = version.is_ok_and(|status| status.success());
-    if !is_there {
-        eprintln!("skipped: there is no python3, 3.9 or later, to run the client with");
-    }
-    is_there
 }
 
 #[test]

@@ -72,6 +72,7 @@ mod limits_are_documented;
 mod link_daemon;
 mod link_kernel;
 mod link_kernel_outlives_daemons;
+mod link_over_tls;
 mod link_processes;
 mod link_reattach;
 mod malformed_frames;

@@ -44,7 +44,7 @@ pub fn pair(config: &Config) -> Option<Pair> {
     let file = |name: &str| directory(config).join(name);
     let is_there = |path: &PathBuf| Path::exists(path);
     let file = Some(file(CERTIFICATE)).filter(is_there).unwrap_or_else(|| file(PLACEHOLDER));
-    Some(Pair { chain: file.clone(), key: file })
+    Some(Pair { setting: "tls_acme_state", chain: file.clone(), key: file })
 }
 
 /// Whether settings can be obeyed.

@@ -35,6 +35,8 @@ pub struct Facts {
     pub tls_listener: Option<Listener>,
     /// The pairs of certificates and keys that are named.
     pub tls: Vec<TlsFiles>,
+    /// The same of the link over TCP.
+    pub link_tls: Vec<TlsFiles>,
     /// Whether the processor has instructions for AES.
     pub has_aes: bool,
     /// The time of day.
@@ -265,6 +267,7 @@ impl Facts {
             link_token: None,
             tls_listener: None,
             tls: Vec::new(),
+            link_tls: Vec::new(),
             has_aes: true,
             now_unix_s: 1_700_000_000,
             fleet: None,

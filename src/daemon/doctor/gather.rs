@@ -48,6 +48,7 @@ pub fn gather(config: &Config, root: &Path) -> Facts {
         tls_listener: config.tls_listen.0.map(|address| system.listener(config, address)),
         // What is no pair is a finding of its own.
         tls: certificates::pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
+        link_tls: certificates::link_pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
         has_aes: system.has_aes(),
         now_unix_s: clock::unix_s(),
         fleet: fleet::probe(config),
@@ -55,15 +56,15 @@ pub fn gather(config: &Config, root: &Path) -> Facts {
 }
 
 /// What a pair of files is, as the daemon would take it.
-fn tls_files(Pair { chain, key }: Pair) -> TlsFiles {
-    let key_mode = fs::metadata(&key).ok().map(|metadata| metadata.permissions().mode() & 0o777);
-    let shown = certificates::read(&Pair { chain: chain.clone(), key: key.clone() }).map(|certificate| Shown {
+fn tls_files(pair: Pair) -> TlsFiles {
+    let key_mode = fs::metadata(&pair.key).ok().map(|metadata| metadata.permissions().mode() & 0o777);
+    let shown = certificates::read(&pair).map(|certificate| Shown {
         names: certificate.names().map(str::to_owned).collect(),
         not_before_unix_s: certificate.not_before_unix_s(),
         not_after_unix_s: certificate.not_after_unix_s(),
         chain: chain_of(&certificate.chain().collect::<Vec<_>>()),
     });
-    TlsFiles { chain, key, key_mode, shown: shown.map_err(|error| format!("{error:#}")) }
+    TlsFiles { chain: pair.chain, key: pair.key, key_mode, shown: shown.map_err(|error| format!("{error:#}")) }
 }
 
 /// How certificates hang together, by the names in them.
@@ -318,7 +319,7 @@ mod tests {
             fs::write(&chain_file, chain).unwrap();
             fs::write(&key_file, key.serialize_pem()).unwrap();
             fs::set_permissions(&key_file, fs::Permissions::from_mode(0o640)).unwrap();
-            tls_files(Pair { chain: chain_file, key: key_file })
+            tls_files(Pair { setting: "tls_certs", chain: chain_file, key: key_file })
         };
         for (chain, found) in [
             (format!("{pem}{authority_pem}"), Chain::Whole),

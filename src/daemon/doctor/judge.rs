@@ -74,6 +74,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.extend(paths::no_link(config));
     findings.extend(facts.sockets.iter().map(|socket| paths::socket(config, socket)));
     findings.extend(facts.link_tcp.as_ref().and_then(|listener| network::link_tcp(config, listener)));
+    findings.extend(certificates::of_link(facts));
     findings.extend(facts.link_token.as_ref().map(|token| paths::secret_file("link token", token)));
     findings.extend(facts.control_is_homeless.then(paths::no_control));
     findings.extend(facts.fleet.as_ref().map(|probed| network::fleet(config, probed)));

@@ -25,6 +25,18 @@ pub fn certificates(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// Those of the link over TCP: processes pin them, so who has signed them is their affair.
+pub fn of_link(facts: &Facts) -> Vec<Finding> {
+    let of_pair = |files: &TlsFiles| match &files.shown {
+        Ok(shown) => [Some(term(&files.chain.display().to_string(), shown, facts.now_unix_s)), key_mode(files)],
+        Err(why) => {
+            let fix = "mend the pair in --link-tls-certs";
+            [Some(Finding::new(Level::Problem, "link's certificate", why.clone(), fix)), None]
+        }
+    };
+    facts.link_tls.iter().flat_map(of_pair).flatten().collect()
+}
+
 fn of_files(files: &TlsFiles, now_unix_s: u64) -> Vec<Finding> {
     const CHECK: &str = "certificate";
     let name = files.chain.display();

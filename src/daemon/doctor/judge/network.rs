@@ -56,12 +56,15 @@ pub fn link_tcp(config: &Config, state: &Listener) -> Option<Finding> {
     const CHECK: &str = "link_tcp";
     let address: SocketAddr = config.link_tcp.parse().ok()?;
     let finding = listener(CHECK, "link-tcp", address, state);
-    if finding.level != Level::Ok || address.ip().to_canonical().is_loopback() {
+    let is_seen = !address.ip().to_canonical().is_loopback() && config.link_tls_certs.0.is_empty();
+    if finding.level != Level::Ok || !is_seen {
         return Some(finding);
     }
     let words = format!("{address} is not encrypted: whoever sees the network can read its token and all messages");
-    let fix =
-        format!("--link-tcp 127.0.0.1:{} behind a tunnel, or --link for processes of this machine", address.port());
+    let fix = format!(
+        "--link-tls-certs CHAIN.pem:KEY.pem, --link-tcp 127.0.0.1:{} behind a tunnel, or --link for this machine",
+        address.port()
+    );
     Some(Finding::new(Level::Warning, CHECK, words, fix))
 }
 
@@ -346,6 +349,9 @@ mod tests {
         assert_eq!(with("127.0.0.1:9001", Listener::Ours { pid: 1 }).level, Level::Ok);
         let finding = with("0.0.0.0:9001", Listener::Free);
         assert!(finding.level == Level::Warning && finding.found.contains("not encrypted"), "{finding:?}");
+        let link_tls_certs = "a:b".parse().unwrap();
+        let config = Config { link_tcp: "0.0.0.0:9001".to_owned(), link_tls_certs, ..Config::default() };
+        assert_eq!(link_tcp(&config, &Listener::Free).unwrap().level, Level::Ok);
         let finding = with("0.0.0.0:9001", Listener::InUse(None));
         assert!(finding.level == Level::Problem && finding.fix.unwrap().contains("--link-tcp"));
     }

@@ -1,0 +1,137 @@
+//! A socket to another program, under TLS: one thread reads, another writes, and both may wait.
+//!
+//! Invariants: records leave in the order in which they were sealed; a thread that reads waits for none that writes: what the
+//! connection has to say by itself (an answer to a KeyUpdate) leaves with what is written next.
+
+use crate::tls::Duplex;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What is read at a time, and sealed at a time: a record or two.
+const PIECE_BYTES: usize = 32 << 10;
+
+/// See the module.
+pub struct TlsStream {
+    pub tcp: TcpStream,
+    duplex: Mutex<Duplex>,
+    incoming: Mutex<Incoming>,
+    /// Held by who writes; what is sealed and was not written yet.
+    outgoing: Mutex<Vec<u8>>,
+}
+
+/// What was read and not taken in.
+struct Incoming {
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whoever panicked left a connection that fails at the latest when its next record does not open.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl TlsStream {
+    /// A connection that begins; hands are shaken when it is read first.
+    pub fn new(tcp: TcpStream, duplex: Duplex) -> Self {
+        let incoming = Incoming { buffer: vec![0; PIECE_BYTES].into(), start: 0, end: 0 };
+        Self { tcp, duplex: Mutex::new(duplex), incoming: Mutex::new(incoming), outgoing: Mutex::default() }
+    }
+
+    /// Shakes hands.
+    ///
+    /// # Errors
+    /// The other side is not trusted, or speaks no TLS; or the socket's, timeouts among them.
+    pub fn shake_hands(&self) -> io::Result<()> {
+        let mut incoming = lock(&self.incoming);
+        while lock(&self.duplex).is_handshaking() {
+            self.advance(&mut incoming)?;
+        }
+        self.flush_out(&mut lock(&self.outgoing))
+    }
+
+    /// Takes in some bytes; where there are none, answers what there is to answer and waits for more.
+    fn advance(&self, incoming: &mut Incoming) -> io::Result<()> {
+        if incoming.start == incoming.end {
+            // During a handshake nobody else writes. Later whoever does takes along what is to be said.
+            if lock(&self.duplex).is_handshaking() {
+                self.flush_out(&mut lock(&self.outgoing))?;
+            }
+            let count = (&self.tcp).read(&mut incoming.buffer)?;
+            if count == 0 {
+                // RFC 8446 6.1: what came before may have been cut off.
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was cut off"));
+            }
+            (incoming.start, incoming.end) = (0, count);
+        }
+        let taken = lock(&self.duplex).take_in(&incoming.buffer[incoming.start..incoming.end]);
+        match taken {
+            Ok(count) => {
+                incoming.start += count;
+                Ok(())
+            }
+            Err(error) => {
+                // The other side is told why, if nobody is just writing.
+                if let Ok(mut outgoing) = self.outgoing.try_lock() {
+                    let _ = self.flush_out(&mut outgoing);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes what the connection has to say.
+    fn flush_out(&self, outgoing: &mut Vec<u8>) -> io::Result<()> {
+        lock(&self.duplex).take_out(outgoing);
+        let written = (&self.tcp).write_all(outgoing);
+        outgoing.clear();
+        written
+    }
+
+    /// Says goodbye, as far as that goes without waiting, and ends what waits in reading or writing.
+    pub fn shutdown(&self) {
+        if let Ok(mut outgoing) = self.outgoing.try_lock() {
+            let mut duplex = lock(&self.duplex);
+            duplex.end();
+            duplex.take_out(&mut outgoing);
+            let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+            // Where the socket is full, or the other side was first, there is nobody to be told.
+            let _ = rustix::net::send(&self.tcp, &outgoing, flags);
+        }
+        // Fails where the other side was first.
+        let _ = self.tcp.shutdown(Shutdown::Both);
+    }
+}
+
+impl Read for &TlsStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut incoming = lock(&self.incoming);
+        loop {
+            if let Some(count) = lock(&self.duplex).read(buffer)? {
+                return Ok(count);
+            }
+            self.advance(&mut incoming)?;
+        }
+    }
+}
+
+impl Write for &TlsStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut outgoing = lock(&self.outgoing);
+        let taken = lock(&self.duplex).put(&bytes[..bytes.len().min(PIECE_BYTES)])?;
+        self.flush_out(&mut outgoing)?;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TlsStream").field(&self.tcp).finish()
+    }
+}
