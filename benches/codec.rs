@@ -10,7 +10,7 @@ use pushring::internals::proto::deflate::{Deflater, Inflater};
 use pushring::internals::proto::frame::{append_server_frame, server_frame_len, server_header};
 use pushring::internals::proto::mask::unmask;
 use pushring::internals::proto::utf8::{Utf8Stream, is_utf8};
-use pushring::internals::proto::{Connection, Limits, MessageKind, Opcode, Scratch, upgrade};
+use pushring::internals::proto::{MessageKind, MessageLimits, Opcode, Scratch, WebSocketConnection, upgrade};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -24,7 +24,12 @@ fn read_of(kind: MessageKind, messages: usize, payload_bytes: usize) -> Vec<u8> 
 }
 
 /// The reader's loop: all events of one read. Gives the bytes of their payloads.
-fn receive_all(connection: &mut Connection, read: &mut [u8], limits: &Limits, scratch: &mut Scratch) -> usize {
+fn receive_all(
+    connection: &mut WebSocketConnection,
+    read: &mut [u8],
+    limits: &MessageLimits,
+    scratch: &mut Scratch,
+) -> usize {
     let (mut at, mut payload_bytes) = (0, 0);
     while let Ok((consumed, Some(event))) = connection.receive(&mut read[at..], limits, scratch) {
         at += consumed;
@@ -43,7 +48,8 @@ fn decode(c: &mut Criterion) {
         group.throughput(Throughput::Elements(messages as u64));
         for (name, kind) in [("binary", MessageKind::Binary), ("text", MessageKind::Text)] {
             let read = read_of(kind, messages, payload_bytes);
-            let (mut connection, limits, mut scratch) = (Connection::new(None), Limits::default(), Scratch::new());
+            let (mut connection, limits, mut scratch) =
+                (WebSocketConnection::new(None), MessageLimits::default(), Scratch::new());
             let mut buffer = read.clone();
             group.bench_function(BenchmarkId::new(name, &shape), |b| {
                 b.iter(|| {
@@ -72,7 +78,8 @@ fn assemble(c: &mut Criterion) {
             let first = if index == 0 { 0x01 } else { 0x00 } | if index == last { 0x80 } else { 0x00 };
             append_frame(&mut stream, first, KEY, fragment);
         }
-        let (mut connection, limits, mut scratch) = (Connection::new(None), Limits::default(), Scratch::new());
+        let (mut connection, limits, mut scratch) =
+            (WebSocketConnection::new(None), MessageLimits::default(), Scratch::new());
         group.bench_function(BenchmarkId::new("fragments of", fragment_bytes), |b| {
             b.iter_batched_ref(
                 || stream.clone(),

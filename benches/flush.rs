@@ -4,11 +4,11 @@
 //! `cargo bench --bench flush` measures; `cargo test` goes through it once with few connections. No wall clock, so not
 //! with the bench library.
 
-use pushring::internals::driver::epoll::{Events, ReadySet};
+use pushring::internals::driver::epoll::{EpollEvents, ReadySet};
 use pushring::internals::driver::flush_send::SendFlush;
 use pushring::internals::driver::flush_uring::UringFlush;
-use pushring::internals::driver::sys::{Received, allowed_cores, pin_to_core, raise_open_files, receive, socket_id};
-use pushring::internals::shard::flush::{Flush, Outgoing, Parts};
+use pushring::internals::driver::sys::{ReadOutcome, allowed_cores, pin_to_core, raise_open_files, receive, socket_id};
+use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts};
 use rustix::time::{ClockId, clock_gettime};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn thread_cpu_ns() -> i64 {
 
 /// Reads everything from all of `peers` for as long as anybody sends.
 fn drain_for_ever(peers: Vec<TcpStream>, got: &AtomicU64) {
-    let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(512));
+    let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(512));
     for (token, peer) in peers.iter().enumerate() {
         set.add(peer, token as u64).unwrap();
     }
@@ -48,9 +48,9 @@ fn drain_for_ever(peers: Vec<TcpStream>, got: &AtomicU64) {
         for event in events.iter().filter(|event| event.readable) {
             loop {
                 match receive(&peers[event.token as usize], &mut buffer) {
-                    Ok(Received::Bytes(length)) => got.fetch_add(length as u64, Ordering::Release),
-                    Ok(Received::Nothing) => break,
-                    Ok(Received::End) | Err(_) => {
+                    Ok(ReadOutcome::Bytes(length)) => got.fetch_add(length as u64, Ordering::Release),
+                    Ok(ReadOutcome::Nothing) => break,
+                    Ok(ReadOutcome::End) | Err(_) => {
                         open[event.token as usize] = false;
                         break;
                     }
@@ -64,7 +64,7 @@ fn drain_for_ever(peers: Vec<TcpStream>, got: &AtomicU64) {
 fn cpu_us_per_send(flush: &mut dyn Flush, here: &[TcpStream], frame: &[u8], size: usize) -> f64 {
     let batch: Vec<_> = here
         .iter()
-        .map(|socket| Outgoing { socket: socket_id(socket), parts: Parts::One(frame), is_last: false })
+        .map(|socket| OutgoingBytes { socket: socket_id(socket), parts: SendParts::One(frame), is_last: false })
         .collect();
     let mut short = Vec::new();
     let before = thread_cpu_ns();

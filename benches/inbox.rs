@@ -6,17 +6,17 @@
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pushring::ChannelId;
-use pushring::internals::admission::Purse;
+use pushring::internals::admission::ProcessFund;
 use pushring::internals::gateway::OwnerId;
-use pushring::internals::inbox::{Account, InboxSender, Limits, Wake, inbox};
+use pushring::internals::inbox::{Account, InboxLimits, InboxSender, Wake, inbox};
 use pushring::internals::proto::MessageKind;
 use pushring::internals::shard::event::Event;
-use pushring::internals::shard::process_queue::{Batch, ProcessQueue, QueueLimits, process_queue};
+use pushring::internals::shard::process_queue::{EventBatch, ProcessQueue, QueueLimits, process_queue};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 const BATCHES: [usize; 3] = [1, 16, 160];
-const LIMITS: Limits = Limits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 };
+const LIMITS: InboxLimits = InboxLimits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 };
 /// Longer than any round trip takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,8 +49,8 @@ fn send(sender: &InboxSender<Order>, account: &Account, count: usize) {
     }
 }
 
-fn send_events(queue: &ProcessQueue, purse: &Purse, count: usize) {
-    let mut batch = Batch::new(OwnerId(1));
+fn send_events(queue: &ProcessQueue, purse: &ProcessFund, count: usize) {
+    let mut batch = EventBatch::new(OwnerId(1));
     (0..count).for_each(|_| batch.push(event()));
     assert!(queue.send(purse, batch), "the process is there");
 }

@@ -8,7 +8,7 @@ mod shard_support;
 
 use pushring::internals::proto::client::append_message;
 use pushring::internals::proto::mask::unmask;
-use pushring::internals::proto::{Connection, Limits, MessageKind, Scratch};
+use pushring::internals::proto::{MessageKind, MessageLimits, Scratch, WebSocketConnection};
 use shard_support::Fan;
 use std::hint::black_box;
 
@@ -41,8 +41,8 @@ fn messages(count: usize, payload_bytes: usize) -> Vec<u8> {
 }
 
 fn read(count: usize, payload_bytes: usize) -> Box<dyn FnMut()> {
-    let (read, limits) = (messages(count, payload_bytes), Limits::default());
-    let (mut connection, mut scratch) = (Connection::new(None), Scratch::new());
+    let (read, limits) = (messages(count, payload_bytes), MessageLimits::default());
+    let (mut connection, mut scratch) = (WebSocketConnection::new(None), Scratch::new());
     let mut buffer = read.clone();
     Box::new(move || {
         // Unmasking changes the buffer; the copy is a small part of the count.

@@ -182,7 +182,7 @@ impl ThroughDropIn {
         let (to_server, from_kernel) = mpsc::channel(32);
         let (to_kernel, mut from_server) = mpsc::channel(100_000);
         let (prints, mut printed) = mpsc::channel(32);
-        let parts = node::Parts {
+        let parts = node::NodeParts {
             host: MyNode,
             our_node: NODE.into(),
             dialect: Dialect::Hyperdrive,

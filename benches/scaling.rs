@@ -9,13 +9,14 @@ mod shard_support;
 
 use bytes::Bytes;
 use pushring::internals::gateway::{Dialect, HttpRule, OwnerId, Settings, Snapshot, WebSocketRule, enter};
-use pushring::internals::http::{self, Head, Response};
+use pushring::internals::http::{self, Head, PreparedResponse};
 use pushring::internals::proto::client::{append_frame, append_message};
-use pushring::internals::proto::{Connection, Limits, MessageKind, Scratch};
+use pushring::internals::proto::{MessageKind, MessageLimits, Scratch, WebSocketConnection};
 use pushring::internals::shard::command::{
-    Asked, CloseFrame, Command, Membership, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience, Subscribe,
+    CloseFrame, Command, Membership, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
+    SubscribeCommand,
 };
-use pushring::internals::shard::{Config, End};
+use pushring::internals::shard::{ShardConfig, SocketEnd};
 use pushring::{ChannelId, ProcessId};
 use shard_support::{Fan, OWNER};
 use std::hint::black_box;
@@ -128,7 +129,7 @@ fn paths_go(n: usize) -> Box<dyn FnOnce()> {
 }
 
 fn ask(snapshot: &Snapshot, request: &[u8]) {
-    let limits = http::Limits::default();
+    let limits = http::HttpLimits::default();
     let (head, _) = Head::parse(request, &limits).unwrap().unwrap();
     black_box(enter(snapshot, &head, std::net::SocketAddr::from(([127, 0, 0, 1], 1)), 0));
 }
@@ -154,16 +155,16 @@ fn query(n: usize) -> Box<dyn FnOnce()> {
 }
 
 fn pipelined(n: usize) -> Box<dyn FnOnce()> {
-    let mut connection = http::Connection::new(http::Limits::default());
+    let mut connection = http::HttpConnection::new(http::HttpLimits::default());
     let requests = "GET / HTTP/1.1\r\nHost: l\r\n\r\n".repeat(n).into_bytes();
     Box::new(move || {
         let mut out = Vec::new();
         let mut answered = 0;
         let mut input = &requests[..];
-        while matches!(connection.feed(input), http::Next::Request(_)) {
+        while matches!(connection.feed(input), http::HttpStep::Request(_)) {
             input = &[];
             out.clear();
-            connection.respond(Response::new(204), &http::Date::at(0), &mut out);
+            connection.respond(PreparedResponse::new(204), &http::Date::at(0), &mut out);
             connection.response_left();
             answered += 1;
         }
@@ -172,14 +173,14 @@ fn pipelined(n: usize) -> Box<dyn FnOnce()> {
 }
 
 fn chunks(n: usize) -> Box<dyn FnOnce()> {
-    let mut connection = http::Connection::new(http::Limits::default());
+    let mut connection = http::HttpConnection::new(http::HttpLimits::default());
     let body = "1\r\nx\r\n".repeat(n);
     let request =
         format!("POST / HTTP/1.1\r\nHost: l\r\ntransfer-encoding: chunked\r\n\r\n{body}0\r\n\r\n").into_bytes();
     Box::new(move || {
         let mut got = 0;
         for piece in request.chunks(100) {
-            if let http::Next::Request(request) = connection.feed(piece) {
+            if let http::HttpStep::Request(request) = connection.feed(piece) {
                 got = request.body.len();
             }
         }
@@ -189,7 +190,7 @@ fn chunks(n: usize) -> Box<dyn FnOnce()> {
 
 fn response_fields(n: usize) -> Box<dyn FnOnce()> {
     let fields: http::HeaderFields = (0..n).map(|at| (format!("x-field-{at}").into(), "value".into())).collect();
-    Box::new(move || assert_eq!(Response::new(200).merge(fields).unwrap().into_parts().1.len(), n))
+    Box::new(move || assert_eq!(PreparedResponse::new(200).merge(fields).unwrap().into_parts().1.len(), n))
 }
 
 fn fragments(n: usize) -> Vec<u8> {
@@ -214,8 +215,8 @@ fn pings(n: usize) -> Vec<u8> {
 }
 
 fn frames(n: usize, mut read: Vec<u8>) -> Box<dyn FnOnce()> {
-    let (mut connection, mut scratch) = (Connection::new(None), Scratch::new());
-    let limits = Limits::default();
+    let (mut connection, mut scratch) = (WebSocketConnection::new(None), Scratch::new());
+    let limits = MessageLimits::default();
     Box::new(move || {
         let mut events = 0;
         // As reads come: some frames each.
@@ -236,14 +237,14 @@ fn frames(n: usize, mut read: Vec<u8>) -> Box<dyn FnOnce()> {
 
 fn push(channel: ChannelId, kind: PushKind, payload: &'static [u8], policy: Option<Policy>) -> Command {
     let frame = PushFrame { kind, payload: Bytes::from_static(payload) };
-    Command::Push(Push { channel, owner: Some(OWNER), frame, policy, asked: Asked::Nobody })
+    Command::Push(PushCommand { channel, owner: Some(OWNER), frame, policy, asked: ReportTo::Nobody })
 }
 
 const BINARY: PushKind = PushKind::Message(MessageKind::Binary);
 
 fn pushes(n: usize, is_full: bool, policy: Option<Policy>, pings: usize) -> Box<dyn FnOnce()> {
     // So little that almost every push meets the policy, and so much that all pings have room.
-    let mut fan = Fan::with(1, Config { outbound_bytes_max: 4096 + 2 * pings, ..Config::default() });
+    let mut fan = Fan::with(1, ShardConfig { outbound_bytes_max: 4096 + 2 * pings, ..ShardConfig::default() });
     let channel = fan.channels[0];
     fan.taken.is_full.store(is_full, Ordering::Relaxed);
     fan.shard.handle_command(push(channel, BINARY, b"first", policy), 1);
@@ -308,7 +309,7 @@ fn members(n: usize) -> (Fan, Vec<Command>) {
     let owner = fan.owner.clone();
     let join = |&channel: &ChannelId| {
         let change = Membership::In(owner.topics.claim(&"all".into(), 0, 1, &owner.purse));
-        Command::Subscribe(Box::new(Subscribe { channel, owner: OWNER, change, asked: Asked::Nobody }))
+        Command::Subscribe(Box::new(SubscribeCommand { channel, owner: OWNER, change, asked: ReportTo::Nobody }))
     };
     let orders = fan.channels.iter().map(join).collect();
     (fan, orders)
@@ -322,7 +323,7 @@ fn join_and_leave(n: usize) -> Box<dyn FnOnce()> {
         let topic = fan.owner.topics.find("all");
         let leave = |&channel: &ChannelId| {
             let change = Membership::Out(topic.clone());
-            Command::Subscribe(Box::new(Subscribe { channel, owner: OWNER, change, asked: Asked::Nobody }))
+            Command::Subscribe(Box::new(SubscribeCommand { channel, owner: OWNER, change, asked: ReportTo::Nobody }))
         };
         let orders = fan.channels.iter().map(leave).collect();
         fan.shard.handle_command(Command::Batch(orders), 1);
@@ -338,7 +339,7 @@ fn come_and_go(n: usize) -> Box<dyn FnOnce()> {
         }
         fan.turn();
         for at in 0..n {
-            fan.shard.handle_end(fan.tokens[at], End::Broken, 1);
+            fan.shard.handle_end(fan.tokens[at], SocketEnd::Broken, 1);
         }
         fan.turn();
     })

@@ -153,7 +153,7 @@ pub mod kernel {
         to_kernel: mpsc::Sender<NodeMessage>,
         prints: mpsc::Sender<String>,
     ) -> anyhow::Result<()> {
-        let served = node::http_server(node::Parts {
+        let served = node::http_server(node::NodeParts {
             host,
             our_node: NODE.to_string(),
             dialect: Dialect::Hyperdrive,

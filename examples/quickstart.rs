@@ -1,6 +1,6 @@
 //! A room of docs/QUICKSTART.md, in the broker's own program.
 
-use pushring::{Broker, Event, Handle, Message};
+use pushring::{Broker, BrokerHandle, Event, Message};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = Broker::builder().listen("127.0.0.1:8080").start()?;
@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// What one client says, all others hear, until the broker stops.
-pub fn serve(broker: &Handle) -> Result<(), Box<dyn std::error::Error>> {
+pub fn serve(broker: &BrokerHandle) -> Result<(), Box<dyn std::error::Error>> {
     let mut room = broker.process("room", pushring::AttachOptions::default())?;
     room.bind_at("/room")?;
     loop {

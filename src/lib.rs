@@ -97,11 +97,11 @@ mod words;
 
 #[cfg(feature = "driver")]
 pub use broker::{
-    Asking, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, Builder, ChannelAt, Close,
-    Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetReport, Handle, Here, InvalidChannelAt, InvalidMessage,
-    Message, NotYetKnown, Order, Process, ProcessHandle, ProcessName, ProcessReport, Push, PushError, Respond,
-    SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, ShardHandler, ShardOrder, ShardProcess, StartError,
-    Stopped, Subscribe, Ticket, TopicQuery, files_needed,
+    Asking, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, BrokerHandle, Builder,
+    ChannelAt, Close, Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetReport, Here, InvalidChannelAt,
+    InvalidMessage, Message, NotYetKnown, Order, Process, ProcessHandle, ProcessName, ProcessReport, Push, PushError,
+    Respond, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, ShardHandler, ShardOrder, ShardProcess,
+    StartError, Stopped, Subscribe, Ticket, TopicQuery, files_needed,
 };
 pub use channel::ChannelId;
 #[cfg(feature = "driver")]
@@ -123,7 +123,7 @@ pub use shard::stats::{Report, Stats};
 pub use shard::topics::TopicReport;
 #[cfg(feature = "tls")]
 pub use tls::{Certificate, CertificateError};
-pub use words::close_reason::{CLOSE_REASONS, CloseReason, Then};
+pub use words::close_reason::{CLOSE_REASONS, ClientNext, CloseReason};
 pub use words::policy::Policy;
 pub use words::topic::{InvalidTopic, TOPIC_BYTES_MAX};
 

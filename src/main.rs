@@ -4,8 +4,8 @@
 
 mod daemon;
 
-use daemon::cli::{self, Action};
-use daemon::config::{self, Config};
+use daemon::cli::{self, ProgramAction};
+use daemon::config::{self, DaemonConfig};
 use daemon::{ask, doctor, fleet, init, log, program, serve, systemd, token, twins};
 use std::io::Write;
 use std::net::TcpListener;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let failure = if matches!(action, Action::Doctor(_)) { ExitCode::from(PROBLEMS) } else { ExitCode::FAILURE };
+    let failure = if matches!(action, ProgramAction::Doctor(_)) { ExitCode::from(PROBLEMS) } else { ExitCode::FAILURE };
     let log_format = action.log_format();
     let code = run(action, &unknown).unwrap_or_else(|error| {
         log::fatal(&error, log_format);
@@ -32,22 +32,22 @@ fn main() -> ExitCode {
     code
 }
 
-fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
+fn run(action: ProgramAction, unknown: &[String]) -> anyhow::Result<ExitCode> {
     match action {
-        Action::Serve(options) => {
+        ProgramAction::Serve(options) => {
             let config = options.load()?;
             let listener = begin(&config, unknown)?;
             serve::serve(Box::new(move || options.load()), listener)?;
         }
-        Action::Demo(options) => {
+        ProgramAction::Demo(options) => {
             let config = options.load()?;
             let listener = begin(&config, unknown)?;
             let over_tls = options.tls;
             serve::demo(Box::new(move || options.load()), listener, over_tls)?;
         }
-        Action::Config(options) => {
+        ProgramAction::Config(options) => {
             let is_template = options.defaults;
-            let config = if is_template { Config::default() } else { options.options.load()? };
+            let config = if is_template { DaemonConfig::default() } else { options.options.load()? };
             config.broker(program::Secrets::default())?;
             config.link(None)?;
             fleet::check(&config)?;
@@ -56,37 +56,37 @@ fn run(action: Action, unknown: &[String]) -> anyhow::Result<ExitCode> {
             }
             print(&config::write(&config, is_template)?)?;
         }
-        Action::Token(options) => {
+        ProgramAction::Token(options) => {
             let config = options.load()?;
             log::start(&config)?;
             anyhow::ensure!(!config.jwt_secret_file.as_os_str().is_empty(), "a token needs --jwt-secret-file");
             let secret = token::read_secret(&config.jwt_secret_file)?;
             print(&(token::make_token(&secret, &config.node, options.ttl.duration())? + "\n"))?;
         }
-        Action::Init(options) => print(&init::init(&options.into_wish())?)?,
-        Action::Completions { shell } => print(&cli::completions(shell)?)?,
-        Action::Man { directory } => cli::man(&directory)?,
-        Action::Doctor(options) => {
+        ProgramAction::Init(options) => print(&init::init(&options.into_wish())?)?,
+        ProgramAction::Completions { shell } => print(&cli::completions(shell)?)?,
+        ProgramAction::Man { directory } => cli::man(&directory)?,
+        ProgramAction::Doctor(options) => {
             let (text, code) = doctor::run(&options.options.load()?, options.json)?;
             print(&text)?;
             return Ok(code);
         }
-        Action::Stats(options) => print(&ask::stats(&options)?)?,
-        Action::Metrics(options) => print(&ask::metrics(&options)?)?,
-        Action::Disconnects(options) => print(&ask::disconnects(options)?)?,
-        Action::Channels(options) => print(&twins::channels(options)?)?,
-        Action::Processes(options) => print(&twins::processes(&options)?)?,
-        Action::Fleet(options) => print(&fleet::show(&options)?)?,
-        Action::Top(options) => twins::top(&options)?,
-        Action::Kick(options) => print(&twins::kick(options)?)?,
-        Action::Reload(options) => print(&twins::reload(&options)?)?,
-        Action::Drain(options) => print(&twins::drain(&options)?)?,
+        ProgramAction::Stats(options) => print(&ask::stats(&options)?)?,
+        ProgramAction::Metrics(options) => print(&ask::metrics(&options)?)?,
+        ProgramAction::Disconnects(options) => print(&ask::disconnects(options)?)?,
+        ProgramAction::Channels(options) => print(&twins::channels(options)?)?,
+        ProgramAction::Processes(options) => print(&twins::processes(&options)?)?,
+        ProgramAction::Fleet(options) => print(&fleet::show(&options)?)?,
+        ProgramAction::Top(options) => twins::top(&options)?,
+        ProgramAction::Kick(options) => print(&twins::kick(options)?)?,
+        ProgramAction::Reload(options) => print(&twins::reload(&options)?)?,
+        ProgramAction::Drain(options) => print(&twins::drain(&options)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Starts the log of a daemon; tells the listener that a service manager has opened for it.
-fn begin(config: &Config, unknown: &[String]) -> anyhow::Result<Option<TcpListener>> {
+fn begin(config: &DaemonConfig, unknown: &[String]) -> anyhow::Result<Option<TcpListener>> {
     // While this is the only thread.
     let listener = systemd::listener();
     log::start(config)?;

@@ -274,8 +274,8 @@ fn what_a_link_keeps() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let path = std::env::temp_dir().join(format!("pushring-held-{}.sock", std::process::id()));
     let broker = broker();
-    let config = pushring::link::Config { path: Some(path.clone()), ..Default::default() };
-    let _server = pushring::link::Server::start(broker.handle(), config).unwrap();
+    let config = pushring::link::LinkConfig { path: Some(path.clone()), ..Default::default() };
+    let _server = pushring::link::LinkServer::start(broker.handle(), config).unwrap();
     let mut peer = UnixStream::connect(&path).unwrap();
     let attach = json!({"process": {"id": "p:test:sys", "policy": "close"}});
     peer.write_all(&frame(&json!({"hello": {"version_min": 1, "version_max": 1, "attach": attach}}))).unwrap();

@@ -34,7 +34,7 @@ mod sync {
     }
 }
 
-use gauge::{Gauge, Limits};
+use gauge::{Gauge, InboxLimits};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use room::{Room, Waiter};
@@ -202,8 +202,8 @@ impl Waiter for Parked {
     }
 }
 
-fn limits(commands_max: u32) -> Limits {
-    Limits { commands_max, bytes_max: 100 }
+fn limits(commands_max: u32) -> InboxLimits {
+    InboxLimits { commands_max, bytes_max: 100 }
 }
 
 fn take_wait(gauge: &Gauge, room: &Room<Parked>) {

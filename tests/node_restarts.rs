@@ -9,7 +9,7 @@ use node_support::node_backend::adapter::{MyNode, NodeMessage};
 use node_support::support::{Client, PATIENCE, Patient, driver, recv_close};
 use node_support::{KEYFILE, NODE, SECRET, request};
 use pushring::Config;
-use pushring::node::{self, Dialect, Parts, Server};
+use pushring::node::{self, Dialect, NodeParts, NodeServer};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -26,11 +26,11 @@ struct Kernel {
     prints: mpsc::Receiver<String>,
 }
 
-fn parts(listen: SocketAddr) -> (Parts<MyNode>, Kernel) {
+fn parts(listen: SocketAddr) -> (NodeParts<MyNode>, Kernel) {
     let (to_server, from_kernel) = mpsc::channel(32);
     let (to_kernel, from_server) = mpsc::channel(100_000);
     let (print_sender, prints) = mpsc::channel(32);
-    let parts = Parts {
+    let parts = NodeParts {
         host: MyNode,
         our_node: NODE.into(),
         dialect: Dialect::Hyperdrive,
@@ -106,7 +106,7 @@ fn a_thousand_servers_are_aborted_and_the_next_has_the_port_at_once() {
         });
     }
     let (parts, mut kernel) = parts(address);
-    let (server, serving) = Server::new(parts);
+    let (server, serving) = NodeServer::new(parts);
     runtime.block_on(async {
         let serving = tokio::spawn(serving);
         assert_eq!((kernel.address().await, server.address()), (address, Some(address)));
@@ -125,7 +125,7 @@ fn a_thousand_servers_are_aborted_and_the_next_has_the_port_at_once() {
 fn a_server_that_never_ran_is_shut_down_at_once_and_a_foreign_port_is_an_error() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let foreign = TcpListener::bind((Ipv4Addr::new(127, 11, 22, 34), 0)).unwrap();
-    let (server, serving) = Server::new(parts(foreign.local_addr().unwrap()).0);
+    let (server, serving) = NodeServer::new(parts(foreign.local_addr().unwrap()).0);
     runtime.block_on(server.shutdown(PATIENCE));
     assert_eq!(server.address(), None);
     drop(serving);

@@ -5,7 +5,7 @@ mod link_support;
 mod support;
 
 use link_support::{Linked, Raw, frame};
-use pushring::link::Token;
+use pushring::link::LinkToken;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -42,7 +42,7 @@ fn what_a_peer_says_of_itself_is_logged_escaped() {
     tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
     let linked = Linked::start("escaped", |config| {
         config.tcp = Some(([127, 0, 0, 1], 0).into());
-        config.token = Some(Token::new("a token of the link").unwrap());
+        config.token = Some(LinkToken::new("a token of the link").unwrap());
     });
     let address = linked.server.as_ref().unwrap().tcp_address().unwrap();
     let evil = "\r\n\u{1b}[31mERROR forged\u{7f}\u{9b}2J\u{202e}";

@@ -4,9 +4,9 @@
 use bytes::Bytes;
 use pushring::ChannelId;
 use pushring::node::{
-    Action, ActionRequest, Address, Audience, Dialect, Events, HttpResponse, HttpServerAction, HttpServerError,
-    HttpServerRequest, Inbound, KernelMessage, LazyLoadBlob, Message, Request, Response, RpcMessage, RpcResponseBody,
-    WsMessageType, WsRegister, dispatch, http_server_process, rpc_request, rpc_response_body,
+    ActionRequest, Address, CheckedAction, Dialect, EventMessages, HttpResponse, HttpServerAction, HttpServerError,
+    HttpServerRequest, Inbound, KernelMessage, LazyLoadBlob, Message, PushTargets, Request, Response, RpcMessage,
+    RpcResponseBody, WsMessageType, WsRegister, dispatch, http_server_process, rpc_request, rpc_response_body,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
@@ -113,7 +113,7 @@ fn judged(message: KernelMessage, dialect: Dialect, blob: Option<&[u8]>) {
             assert_eq!(ActionRequest { action: close(), reply }.requester(), &source);
             is_permitted(&action, &source);
             match &action {
-                Action::Push { message, .. } | Action::PushMany { message, .. } => {
+                CheckedAction::Push { message, .. } | CheckedAction::PushMany { message, .. } => {
                     is_sound(message.clone(), &asked, blob.expect("a push has a blob"), blob_at, outgoing);
                 }
                 _ => {}
@@ -122,8 +122,8 @@ fn judged(message: KernelMessage, dialect: Dialect, blob: Option<&[u8]>) {
     }
 }
 
-fn close() -> Action {
-    Action::Close { channel: ChannelId::new(0) }
+fn close() -> CheckedAction {
+    CheckedAction::Close { channel: ChannelId::new(0) }
 }
 
 /// A refusal names the request and goes to whoever sent it.
@@ -135,19 +135,20 @@ fn is_answer(answer: &KernelMessage, source: &Address) {
 }
 
 /// Who is on another node changes no path here, and who has an odd id binds none.
-fn is_permitted(action: &Action, source: &Address) {
+fn is_permitted(action: &CheckedAction, source: &Address) {
     match action {
-        Action::BindHttp { .. } | Action::BindWebSocket { .. } => {
+        CheckedAction::BindHttp { .. } | CheckedAction::BindWebSocket { .. } => {
             assert!(source.is_on(OUR_NODE) && source.process.may_bind());
         }
-        Action::UnbindHttp { .. } | Action::UnbindWebSocket { .. } => assert!(source.is_on(OUR_NODE)),
-        Action::Grant { guest, .. } => assert!(!guest.is_on(OUR_NODE)),
-        Action::Subscribe { topic, .. } | Action::PushMany { audience: Audience::Topic { topic, .. }, .. } => {
+        CheckedAction::UnbindHttp { .. } | CheckedAction::UnbindWebSocket { .. } => assert!(source.is_on(OUR_NODE)),
+        CheckedAction::Grant { guest, .. } => assert!(!guest.is_on(OUR_NODE)),
+        CheckedAction::Subscribe { topic, .. }
+        | CheckedAction::PushMany { audience: PushTargets::Topic { topic, .. }, .. } => {
             assert!((1..=pushring::TOPIC_BYTES_MAX).contains(&topic.len()));
         }
-        Action::PushMany { audience: Audience::Channels(_) | Audience::Own { .. }, .. }
-        | Action::Push { .. }
-        | Action::Close { .. } => {}
+        CheckedAction::PushMany { audience: PushTargets::Channels(_) | PushTargets::Own { .. }, .. }
+        | CheckedAction::Push { .. }
+        | CheckedAction::Close { .. } => {}
     }
 }
 
@@ -203,7 +204,7 @@ fn rpc(body: &[u8]) {
 /// An extension's message, MessagePack or not: it reaches the process, whole, unless it is an action.
 fn extension(bytes: &[u8], dialect: Dialect) {
     let process = "p:p:t.os".parse().expect("a literal id");
-    let told = Events::new(OUR_NODE, dialect).extension_message(
+    let told = EventMessages::new(OUR_NODE, dialect).extension_message(
         ID,
         &process,
         ChannelId::new(1),

@@ -2,7 +2,7 @@
 //! again, also for a client that remembers what came before.
 
 use flate2::{Decompress, FlushDecompress, Status};
-use pushring::internals::proto::deflate::{Context, Deflater, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use pushring::internals::proto::deflate::{DeflateContext, Deflater, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 use pushring::internals::proto::{MessageKind, Violation};
 use std::cell::RefCell;
 use std::io::Read;
@@ -98,7 +98,7 @@ fn comes_out(bits: u8, message: &[u8]) {
 /// inflater for all of them, of just the window that was agreed, reads every one.
 fn comes_out_in_context(bits: u8, messages: &[u8]) {
     let mut client = Decompress::new_with_window_bits(false, bits);
-    let mut context = Context::new(bits);
+    let mut context = DeflateContext::new(bits);
     for message in messages.split(|&byte| byte == 0) {
         let compressed = DEFLATER
             .with_borrow_mut(|deflater| deflater.compress_in(bits, &context, message).map(|payload| payload.to_vec()));

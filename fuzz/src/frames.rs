@@ -6,7 +6,7 @@ use super::splits::splits;
 use pushring::internals::proto::client::append_frame;
 use pushring::internals::proto::close::code_may_travel;
 use pushring::internals::proto::deflate::{Agreed, Deflater, Inflater};
-use pushring::internals::proto::{Limits, MessageKind};
+use pushring::internals::proto::{MessageKind, MessageLimits};
 
 /// permessage-deflate was agreed.
 const COMPRESSION: u8 = 1;
@@ -17,8 +17,9 @@ const FRAMED: u8 = 4;
 /// With [`FRAMED`]: payloads with RSV1 are compressed first.
 const DEFLATED: u8 = 8;
 
-const TIGHT_LIMITS: Limits = Limits { message_bytes_max: 300, frame_bytes_max: 200, fragments_max: 3 };
-const WIDE_LIMITS: Limits = Limits { message_bytes_max: 100_000, frame_bytes_max: 70_000, fragments_max: 64 };
+const TIGHT_LIMITS: MessageLimits = MessageLimits { message_bytes_max: 300, frame_bytes_max: 200, fragments_max: 3 };
+const WIDE_LIMITS: MessageLimits =
+    MessageLimits { message_bytes_max: 100_000, frame_bytes_max: 70_000, fragments_max: 64 };
 
 /// A byte of settings, then the stream.
 pub fn holds(data: &[u8]) {
@@ -79,7 +80,7 @@ enum Step {
 
 /// Reads whole frames only, copies everything, and is meant to be compared with the RFC by eye.
 struct Reader {
-    limits: Limits,
+    limits: MessageLimits,
     compression: bool,
     message: Option<Fragments>,
 }

@@ -4,7 +4,7 @@
 use super::splits::{pieces, splits};
 use bytes::Bytes;
 use pushring::internals::http::{
-    AfterResponse, BodyFraming, Connection, Date, Limits, Next, Rejection, Request, Response,
+    AfterResponse, BodyFraming, Date, HttpConnection, HttpLimits, HttpStep, ParsedRequest, PreparedResponse, Rejection,
 };
 use pushring::internals::http::{cookies, query};
 use pushring::internals::proto::upgrade;
@@ -12,7 +12,7 @@ use pushring::internals::proto::upgrade;
 /// The limits are so small that ordinary requests meet them.
 const TIGHT: u8 = 1;
 
-const TIGHT_LIMITS: Limits = Limits {
+const TIGHT_LIMITS: HttpLimits = HttpLimits {
     head_bytes_max: 256,
     header_count_max: 6,
     body_bytes_max: 64,
@@ -33,8 +33,8 @@ struct Asked {
     body: Bytes,
 }
 
-impl From<Request<'_>> for Asked {
-    fn from(request: Request<'_>) -> Self {
+impl From<ParsedRequest<'_>> for Asked {
+    fn from(request: ParsedRequest<'_>) -> Self {
         let head = request.head;
         Self {
             method: head.method.into(),
@@ -60,7 +60,7 @@ enum End {
 /// A byte of settings, then the stream.
 pub fn holds(data: &[u8]) {
     let Some((&settings, stream)) = data.split_first() else { return };
-    let limits = if settings & TIGHT != 0 { TIGHT_LIMITS } else { Limits::default() };
+    let limits = if settings & TIGHT != 0 { TIGHT_LIMITS } else { HttpLimits::default() };
     let (requests, end) = serve(stream, &[], &limits);
     for cuts in splits(stream) {
         let (again, end_again) = serve(stream, &cuts, &limits);
@@ -80,33 +80,33 @@ fn is_same_end(a: End, b: End) -> bool {
 }
 
 /// A head that trickles in is not parsed at every byte, so its fault may be seen only when the head ends.
-fn is_only_later(stream: &[u8], cuts: &[usize], limits: &Limits, a: End, b: End) -> bool {
+fn is_only_later(stream: &[u8], cuts: &[usize], limits: &HttpLimits, a: End, b: End) -> bool {
     let ended = [stream, b"\r\n\r\n"].concat();
     let is_rejected = |cuts: &[usize]| matches!(serve(&ended, cuts, limits).1, End::Rejected(_));
     (a == End::Waits || b == End::Waits) && is_rejected(&[]) && is_rejected(cuts)
 }
 
 /// Feeds the stream in pieces and answers every request as soon as it is whole.
-fn serve(stream: &[u8], cuts: &[usize], limits: &Limits) -> (Vec<Asked>, End) {
-    let mut connection = Connection::new(*limits);
+fn serve(stream: &[u8], cuts: &[usize], limits: &HttpLimits) -> (Vec<Asked>, End) {
+    let mut connection = HttpConnection::new(*limits);
     let mut requests = Vec::new();
     for piece in pieces(stream, cuts) {
         let mut input = piece;
         loop {
             let rejection = match connection.feed(input) {
-                Next::Wait | Next::BodyPending { .. } => break,
-                Next::Request(request) => {
+                HttpStep::Wait | HttpStep::BodyPending { .. } => break,
+                HttpStep::Request(request) => {
                     look_closer(&request, limits);
                     requests.push(request.into());
                     None
                 }
-                Next::Rejected(rejection) => Some(rejection),
+                HttpStep::Rejected(rejection) => Some(rejection),
             };
             if let Some(rejection) = rejection {
                 ends(&mut connection, rejection);
                 return (requests, End::Rejected(rejection));
             }
-            respond(&mut connection, Response::text(200, "ok"));
+            respond(&mut connection, PreparedResponse::text(200, "ok"));
             match connection.response_left() {
                 AfterResponse::Close => return (requests, End::Closed),
                 AfterResponse::Feed => input = &[],
@@ -118,22 +118,22 @@ fn serve(stream: &[u8], cuts: &[usize], limits: &Limits) -> (Vec<Asked>, End) {
 }
 
 /// After a refusal nothing is read and nothing held.
-fn ends(connection: &mut Connection, rejection: Rejection) {
+fn ends(connection: &mut HttpConnection, rejection: Rejection) {
     assert!((400..=505).contains(&rejection.status));
     respond(connection, rejection.response());
     assert_eq!(connection.response_left(), AfterResponse::Close);
-    assert!(matches!(connection.feed(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"), Next::Wait));
+    assert!(matches!(connection.feed(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"), HttpStep::Wait));
     assert_eq!(connection.held_bytes(), 0);
 }
 
-fn respond(connection: &mut Connection, response: Response) {
+fn respond(connection: &mut HttpConnection, response: PreparedResponse) {
     let mut out = Vec::new();
     connection.respond(response, &Date::at(0), &mut out);
     assert!(out.ends_with(b"\r\n\r\n"));
 }
 
 /// What is held follows what arrived: twice of it for growing vectors, and never more than the limits allow.
-fn held_is_bounded(connection: &Connection, stream: &[u8], limits: &Limits) {
+fn held_is_bounded(connection: &HttpConnection, stream: &[u8], limits: &HttpLimits) {
     let held = connection.held_bytes();
     assert!(held <= 4 * stream.len() + 1024, "{held} bytes held for {} that arrived", stream.len());
     if connection.wants_read() {
@@ -144,7 +144,7 @@ fn held_is_bounded(connection: &Connection, stream: &[u8], limits: &Limits) {
 }
 
 /// Everything else that reads a head.
-fn look_closer(request: &Request<'_>, limits: &Limits) {
+fn look_closer(request: &ParsedRequest<'_>, limits: &HttpLimits) {
     let head = &request.head;
     assert!(head.headers().len() <= limits.header_count_max);
     assert!(request.body.len() <= limits.body_bytes_max);

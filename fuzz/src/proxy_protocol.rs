@@ -1,7 +1,7 @@
 //! What a balancer says of a connection: the same however it arrives, nothing behind it is read, and no header is longer
 //! than it may be. Whatever a client is said to be, a header that says it is read back.
 
-use pushring::internals::gateway::proxy_protocol::{HEADER_BYTES_MAX, LINE_BYTES_MAX, ProxyHeader, Source};
+use pushring::internals::gateway::proxy_protocol::{HEADER_BYTES_MAX, LINE_BYTES_MAX, ProxiedSource, ProxyHeader};
 use std::net::{IpAddr, SocketAddr};
 
 /// The bytes of a connection from its start.
@@ -20,7 +20,7 @@ pub fn holds(data: &[u8]) {
     assert!(header.bytes <= bytes_max && header.bytes <= data.len());
     assert_eq!(ProxyHeader::parse(&data[..header.bytes]), whole);
     assert_eq!(ProxyHeader::parse(&data[..header.bytes - 1]), Ok(None));
-    if let Source::Client(client) = header.source {
+    if let ProxiedSource::Client(client) = header.source {
         reads_back(client);
     }
 }
@@ -36,7 +36,7 @@ fn reads_back(client: SocketAddr) {
     let block = [&*octets, &*octets, &*ports].concat();
     let binary = [b"\r\n\r\n\0\r\nQUIT\n", &[0x21, family, 0, block.len() as u8][..], &block].concat();
     for header in [format!("PROXY {protocol} {ip} {ip} {port} 80\r\n").into_bytes(), binary] {
-        let read = ProxyHeader { bytes: header.len(), source: Source::Client(client) };
+        let read = ProxyHeader { bytes: header.len(), source: ProxiedSource::Client(client) };
         assert_eq!(ProxyHeader::parse(&header), Ok(Some(read)));
     }
 }

@@ -1,7 +1,7 @@
 //! What a stream of WebSocket bytes comes to, however it is cut into reads.
 
 use pushring::internals::proto::deflate::Agreed;
-use pushring::internals::proto::{Connection, Limits, MessageKind, Received, Scratch, Violation};
+use pushring::internals::proto::{MessageKind, MessageLimits, Received, Scratch, Violation, WebSocketConnection};
 
 /// An event that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +33,10 @@ impl From<Received<'_>> for Seen {
 pub fn receive(
     stream: &[u8],
     cuts: &[usize],
-    limits: &Limits,
+    limits: &MessageLimits,
     deflate: Option<Agreed>,
 ) -> (Vec<Seen>, Option<Violation>) {
-    let mut connection = Connection::new(deflate);
+    let mut connection = WebSocketConnection::new(deflate);
     let mut scratch = Scratch::new();
     let mut seen = Vec::new();
     let mut start = 0;

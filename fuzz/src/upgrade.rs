@@ -1,9 +1,9 @@
 //! The opening handshake: a request is upgraded if and only if RFC 6455 4.2.1 lets it, and the answer says nothing but
 //! what was asked and agreed.
 
-use pushring::internals::http::{Head, Header, Limits};
+use pushring::internals::http::{Head, Header, HttpLimits};
 use pushring::internals::proto::deflate::{Agreed, Terms, negotiate as negotiate_deflate};
-use pushring::internals::proto::extension::Offer;
+use pushring::internals::proto::extension::ExtensionOffer;
 use pushring::internals::proto::upgrade::{Upgrade, append_response, negotiate, wants_upgrade};
 use tungstenite::handshake::derive_accept_key;
 
@@ -24,7 +24,7 @@ pub fn holds(data: &[u8]) {
         0 => bytes.to_vec(),
         _ => [LAWFUL_HEAD, bytes, b"\r\n\r\n"].concat(),
     };
-    let Ok(Some((head, _))) = Head::parse(&head, &Limits::default()) else { return };
+    let Ok(Some((head, _))) = Head::parse(&head, &HttpLimits::default()) else { return };
     let terms = Terms { window_bits: 9 + (settings >> 4) % 7, takeover: settings & TAKEOVER != 0 };
     match negotiate(head.method, head.minor_version, head.headers(), &PROTOCOLS) {
         Ok(upgrade) => {
@@ -118,7 +118,7 @@ impl Answer {
     }
 
     /// Whether a client that made this offer accepts the answer (RFC 7692 7.1).
-    fn keeps(&self, offer: &Offer<'_>) -> bool {
+    fn keeps(&self, offer: &ExtensionOffer<'_>) -> bool {
         let named = |name: &str| {
             let mut parameters = offer.parameters.iter();
             parameters.find(|parameter| parameter.name.eq_ignore_ascii_case(name.as_bytes()))

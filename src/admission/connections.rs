@@ -27,7 +27,7 @@ const PARTS_FOR_SHARES: usize = 8;
 
 /// How many may connect, and how fast. A client is an IPv4 address or an IPv6 /64; see [`Prefix`].
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// Connections in all; more are answered 503. Default 100,000: some 30 MB of our memory, and 400 MB of the kernel's.
     pub connections_max: usize,
     /// Connections of one client; more are answered 503. 0 is no limit. Default 32,768: more than one IPv4 address has
@@ -52,7 +52,7 @@ pub struct Limits {
     pub subscriptions_max: usize,
 }
 
-impl Limits {
+impl ConnectionLimits {
     /// These limits for a process that has `files_left` descriptors left for clients. A client over a limit needs one
     /// too, to be told so: else the system's limit would be met first, and who meets that waits without a word.
     pub fn within_files(self, files_left: usize) -> Self {
@@ -62,7 +62,7 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections_max: 100_000,
@@ -78,7 +78,7 @@ impl Default for Limits {
 
 /// The limit that is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum LimitReached {
     /// Connections in all.
     Total,
     /// Connections of this client.
@@ -105,7 +105,7 @@ impl OfProcess {
 #[derive(Debug)]
 pub struct Connections {
     /// Read at each accept, changed by operators.
-    limits: RwLock<Limits>,
+    limits: RwLock<ConnectionLimits>,
     total: AtomicUsize,
     turned_away: AtomicUsize,
     subscriptions: AtomicUsize,
@@ -118,17 +118,17 @@ pub struct Connections {
 /// On cache lines of its own: prefetching takes them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Stripe(Mutex<Entries>);
+struct Stripe(Mutex<ClientEntries>);
 
 #[derive(Debug)]
-struct Entries {
-    of: HashMap<Prefix, Entry, RandomState>,
+struct ClientEntries {
+    of: HashMap<Prefix, ClientEntry, RandomState>,
     /// Sweep before there are more entries than this.
     sweep_at: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Entry {
+struct ClientEntry {
     connections: u32,
     /// When the bucket is full again, µs.
     full_at_us: u64,
@@ -136,7 +136,7 @@ struct Entry {
     tls_full_at_us: u64,
 }
 
-impl Entry {
+impl ClientEntry {
     fn says_something(&self, now_us: u64) -> bool {
         self.connections > 0 || self.full_at_us.max(self.tls_full_at_us) > now_us
     }
@@ -145,14 +145,14 @@ impl Entry {
 impl Default for Connections {
     /// The default limits, with keys of the moment.
     fn default() -> Self {
-        Self::new(Limits::default(), RandomState::new())
+        Self::new(ConnectionLimits::default(), RandomState::new())
     }
 }
 
 impl Connections {
     /// Nobody has connected. `keys` decide where a client's entry lies, and should be hard to guess.
-    pub fn new(limits: Limits, keys: RandomState) -> Self {
-        let entries = || Entries { of: HashMap::with_hasher(keys.clone()), sweep_at: SWEEP_ENTRIES_MIN };
+    pub fn new(limits: ConnectionLimits, keys: RandomState) -> Self {
+        let entries = || ClientEntries { of: HashMap::with_hasher(keys.clone()), sweep_at: SWEEP_ENTRIES_MIN };
         let stripes = (0..STRIPES).map(|_| Stripe(Mutex::new(entries()))).collect();
         Self {
             limits: RwLock::new(limits),
@@ -171,16 +171,16 @@ impl Connections {
     }
 
     /// The limits in force.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> ConnectionLimits {
         self.current().clone()
     }
 
     /// Obeys these limits from now on. Those who are in stay.
-    pub fn set_limits(&self, limits: Limits) {
+    pub fn set_limits(&self, limits: ConnectionLimits) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    fn current(&self) -> RwLockReadGuard<'_, Limits> {
+    fn current(&self) -> RwLockReadGuard<'_, ConnectionLimits> {
         self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -194,9 +194,9 @@ impl Connections {
     ///
     /// # Errors
     /// A limit is reached; nothing was counted.
-    pub fn enter(&self, client: Option<Prefix>, now_ms: u64) -> Result<(), Over> {
+    pub fn enter(&self, client: Option<Prefix>, now_ms: u64) -> Result<(), LimitReached> {
         let max = self.current().connections_max;
-        count_up(&self.total, max).ok_or(Over::Total)?;
+        count_up(&self.total, max).ok_or(LimitReached::Total)?;
         let of_client = client.map_or(Ok(()), |client| self.enter_client(client, now_ms));
         if of_client.is_err() {
             count_down(&self.total);
@@ -207,8 +207,8 @@ impl Connections {
     /// Counts a connection that is counted in all already as `client`'s.
     ///
     /// # Errors
-    /// [`Over::PerIp`]; nothing was counted.
-    pub fn enter_client(&self, client: Prefix, now_ms: u64) -> Result<(), Over> {
+    /// [`LimitReached::PerIp`]; nothing was counted.
+    pub fn enter_client(&self, client: Prefix, now_ms: u64) -> Result<(), LimitReached> {
         let max = match self.current().connections_per_ip_max {
             0 => u32::MAX,
             max => max,
@@ -216,7 +216,7 @@ impl Connections {
         let mut entries = self.entries(client);
         let entry = entries.entry(client, now_ms);
         if entry.connections >= max {
-            return Err(Over::PerIp);
+            return Err(LimitReached::PerIp);
         }
         entry.connections += 1;
         Ok(())
@@ -301,16 +301,16 @@ impl Connections {
         self.total.load(Ordering::Relaxed)
     }
 
-    fn entries(&self, client: Prefix) -> MutexGuard<'_, Entries> {
+    fn entries(&self, client: Prefix) -> MutexGuard<'_, ClientEntries> {
         let stripe = self.keys.hash_one(client) as usize % STRIPES;
         // Whoever panicked with the lock held left the map whole; the broker ends anyway.
         self.stripes[stripe].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entries {
+impl ClientEntries {
     /// The client's entry, made if it has none.
-    fn entry(&mut self, client: Prefix, now_ms: u64) -> &mut Entry {
+    fn entry(&mut self, client: Prefix, now_ms: u64) -> &mut ClientEntry {
         if self.of.len() >= self.sweep_at && !self.of.contains_key(&client) {
             self.of.retain(|_, entry| entry.says_something(now_ms * 1000));
             // Each entry is looked at as often as one is added: a constant cost.

@@ -7,7 +7,7 @@ fn client(number: u32) -> Prefix {
     IpAddr::from(Ipv4Addr::from_bits(number)).into()
 }
 
-fn connections(limits: Limits) -> Connections {
+fn connections(limits: ConnectionLimits) -> Connections {
     Connections::new(limits, RandomState::new())
 }
 
@@ -17,7 +17,7 @@ fn entries(connections: &Connections) -> usize {
 
 #[test]
 fn a_bucket_holds_one_second_of_handshakes_and_fills_up_again() {
-    let limits = Limits { handshakes_per_ip_per_s_max: 5, ..Limits::default() };
+    let limits = ConnectionLimits { handshakes_per_ip_per_s_max: 5, ..ConnectionLimits::default() };
     let connections = connections(limits);
     let take = |now_ms: u64| (0..20).filter(|_| connections.take_handshake(client(1), now_ms)).count();
     assert_eq!(take(1_000_000), 5);
@@ -30,7 +30,8 @@ fn a_bucket_holds_one_second_of_handshakes_and_fills_up_again() {
 
 #[test]
 fn a_limit_of_0_is_none() {
-    let limits = Limits { connections_per_ip_max: 0, handshakes_per_ip_per_s_max: 0, ..Limits::default() };
+    let limits =
+        ConnectionLimits { connections_per_ip_max: 0, handshakes_per_ip_per_s_max: 0, ..ConnectionLimits::default() };
     let connections = connections(limits);
     assert!((0..50_000).all(|_| connections.enter(Some(client(1)), 0).is_ok()));
     assert!((0..50_000).all(|_| connections.take_handshake(client(1), 0)));
@@ -39,8 +40,8 @@ fn a_limit_of_0_is_none() {
 #[test]
 fn limits_stay_within_the_files_that_are_left() {
     let fit = |files_left| {
-        let limits =
-            Limits { connections_max: 1000, turned_away_max: 100, ..Limits::default() }.within_files(files_left);
+        let limits = ConnectionLimits { connections_max: 1000, turned_away_max: 100, ..ConnectionLimits::default() }
+            .within_files(files_left);
         (limits.connections_max, limits.turned_away_max)
     };
     assert_eq!(fit(1_000_000), (1000, 100));
@@ -51,7 +52,7 @@ fn limits_stay_within_the_files_that_are_left() {
 
 #[test]
 fn exempt_addresses_are_not_counted() {
-    let limits = Limits { per_ip_exempt: vec!["10.0.0.0/8".parse().unwrap()], ..Limits::default() };
+    let limits = ConnectionLimits { per_ip_exempt: vec!["10.0.0.0/8".parse().unwrap()], ..ConnectionLimits::default() };
     let connections = connections(limits);
     assert_eq!(connections.client("10.1.2.3".parse().unwrap()), None);
     assert_eq!(connections.client("::ffff:10.1.2.3".parse().unwrap()), None);
@@ -60,7 +61,7 @@ fn exempt_addresses_are_not_counted() {
 
 #[test]
 fn strangers_that_come_once_do_not_make_the_table_grow() {
-    let connections = connections(Limits { handshakes_per_ip_per_s_max: 20, ..Limits::default() });
+    let connections = connections(ConnectionLimits { handshakes_per_ip_per_s_max: 20, ..ConnectionLimits::default() });
     // 100 a millisecond, each another one: within 50 ms their buckets are full, and their entries say nothing.
     for number in 0..1_000_000_u32 {
         let now_ms = u64::from(number / 100);
@@ -75,7 +76,7 @@ fn strangers_that_come_once_do_not_make_the_table_grow() {
 
 #[test]
 fn shards_that_count_at_the_same_time_agree() {
-    let limits = Limits { connections_max: 1000, connections_per_ip_max: 150, ..Limits::default() };
+    let limits = ConnectionLimits { connections_max: 1000, connections_per_ip_max: 150, ..ConnectionLimits::default() };
     let connections = connections(limits);
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -86,8 +87,8 @@ fn shards_that_count_at_the_same_time_agree() {
                     let who = Some(client((turn * 7 + thread) % 10));
                     match connections.enter(who, 0) {
                         Ok(()) => held.push(who),
-                        Err(Over::Total) => assert!(connections.total() > 0),
-                        Err(Over::PerIp) => assert!(held.len() <= 1000),
+                        Err(LimitReached::Total) => assert!(connections.total() > 0),
+                        Err(LimitReached::PerIp) => assert!(held.len() <= 1000),
                     }
                     if turn % 3 == 0 || held.len() > 300 {
                         held.drain(..held.len().min(2)).for_each(|who| connections.leave(who, 0));
@@ -115,13 +116,13 @@ const PER_IP_MAX: u32 = 4;
 const RATE: u64 = 10;
 
 impl Twin {
-    fn enter(&mut self, client: Option<u32>) -> Result<(), Over> {
+    fn enter(&mut self, client: Option<u32>) -> Result<(), LimitReached> {
         let count = client.map_or(0, |client| self.connections.get(&client).copied().unwrap_or(0));
         if self.total >= TOTAL_MAX {
-            return Err(Over::Total);
+            return Err(LimitReached::Total);
         }
         if count >= PER_IP_MAX {
-            return Err(Over::PerIp);
+            return Err(LimitReached::PerIp);
         }
         self.total += 1;
         client.map(|client| self.connections.insert(client, count + 1));
@@ -151,11 +152,11 @@ proptest! {
     fn counts_are_those_of_a_naive_twin(
         acts in prop::collection::vec((0_u8..6, 0_u32..6, 0_u64..400), 1..400)
     ) {
-        let connections = connections(Limits {
+        let connections = connections(ConnectionLimits {
             connections_max: TOTAL_MAX,
             connections_per_ip_max: PER_IP_MAX,
             handshakes_per_ip_per_s_max: RATE as u32,
-            ..Limits::default()
+            ..ConnectionLimits::default()
         });
         let mut twin = Twin::default();
         let mut held: Vec<Option<u32>> = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! Whatever can wait anywhere says what it takes of the heap ([`HeapBytes`](super::HeapBytes)) and is counted twice:
 //! against the budget, by a lease of whoever keeps it, and under its [`Tenant`], the process for which it is kept, by
-//! [`Kind`]. Two things keep memory:
+//! [`HeldAs`]. Two things keep memory:
 //!
 //! - a shard, which has one lease for its clients and counts in plain numbers. It has a [`Tally`] for each tenant and
 //!   publishes the differences once a turn, so counting costs a broadcast nothing that threads share;
@@ -27,7 +27,7 @@
 //! live as long as anything is held for it; the list of notable tenants has at most 2048 entries, whatever peers do.
 //! What it must not know: channels, sockets, and what it is that waits.
 
-use super::memory::{Budget, Claim, Lease};
+use super::memory::{Budget, Lease, LeaseReach};
 use crate::process_id::ProcessId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -47,11 +47,11 @@ macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $kind:ident $field:ident,)*) => {
         /// What memory is held as.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Kind {
+        pub enum HeldAs {
             $($(#[doc = $doc])* $kind,)*
         }
 
-        impl Kind {
+        impl HeldAs {
             /// All of them, in order.
             pub const ALL: [Self; [$(Self::$kind),*].len()] = [$(Self::$kind),*];
 
@@ -72,16 +72,16 @@ macro_rules! kinds {
 
         impl HeldBytes {
             /// Those of one kind.
-            pub fn of(&self, kind: Kind) -> usize {
+            pub fn of(&self, kind: HeldAs) -> usize {
                 match kind {
-                    $(Kind::$kind => self.$field,)*
+                    $(HeldAs::$kind => self.$field,)*
                 }
             }
 
             /// Those of one kind, to change.
-            pub fn of_mut(&mut self, kind: Kind) -> &mut usize {
+            pub fn of_mut(&mut self, kind: HeldAs) -> &mut usize {
                 match kind {
-                    $(Kind::$kind => &mut self.$field,)*
+                    $(HeldAs::$kind => &mut self.$field,)*
                 }
             }
         }
@@ -113,13 +113,13 @@ kinds! {
 impl HeldBytes {
     /// All kinds together.
     pub fn total(&self) -> usize {
-        Kind::ALL.iter().map(|&kind| self.of(kind)).sum()
+        HeldAs::ALL.iter().map(|&kind| self.of(kind)).sum()
     }
 }
 
 impl std::ops::AddAssign for HeldBytes {
     fn add_assign(&mut self, other: Self) {
-        Kind::ALL.iter().for_each(|&kind| *self.of_mut(kind) += other.of(kind));
+        HeldAs::ALL.iter().for_each(|&kind| *self.of_mut(kind) += other.of(kind));
     }
 }
 
@@ -135,14 +135,14 @@ pub struct TenantReport {
 
 /// See the module. Clones are the same ledger; the default has no limit.
 #[derive(Clone, Default)]
-pub struct Ledger(Arc<Book>);
+pub struct Ledger(Arc<LedgerShared>);
 
 #[derive(Default)]
-struct Book {
+struct LedgerShared {
     budget: Budget,
     /// Who holds so much is notable; `None` where there is no limit.
     notable_bytes: Option<usize>,
-    notable: Mutex<Vec<Weak<Counts>>>,
+    notable: Mutex<Vec<Weak<TenantCounts>>>,
     notable_len: AtomicUsize,
     tenants: Mutex<Tenants>,
     call_shards: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -150,11 +150,11 @@ struct Book {
 
 #[derive(Default)]
 struct Tenants {
-    all: Vec<Weak<Counts>>,
+    all: Vec<Weak<TenantCounts>>,
     sweep_at: usize,
 }
 
-impl Book {
+impl LedgerShared {
     fn share_bytes(&self) -> Option<usize> {
         Some(self.budget.bytes()? / self.notable_len.load(Ordering::Relaxed).max(1))
     }
@@ -170,7 +170,7 @@ impl Ledger {
     /// A ledger in which nobody holds anything yet.
     pub fn new(budget: Budget) -> Self {
         let notable_bytes = budget.bytes().map(|bytes| bytes / NOTABLE_PART);
-        Self(Arc::new(Book { budget, notable_bytes, ..Book::default() }))
+        Self(Arc::new(LedgerShared { budget, notable_bytes, ..LedgerShared::default() }))
     }
 
     /// What may be held in all.
@@ -180,7 +180,7 @@ impl Ledger {
 
     /// A tenant: a process, or (without a name) all who belong to none.
     pub fn tenant(&self, process: Option<ProcessId>) -> Tenant {
-        let tenant = Tenant(Arc::new(Counts {
+        let tenant = Tenant(Arc::new(TenantCounts {
             book: self.0.clone(),
             process,
             held: Default::default(),
@@ -201,7 +201,7 @@ impl Ledger {
     /// A fund that nothing draws on yet.
     pub fn fund(&self) -> Fund {
         let lease = self.0.budget.fine_lease();
-        Fund(Arc::new(Chest { ledger: self.clone(), lease, held: AtomicUsize::new(0) }))
+        Fund(Arc::new(FundShared { ledger: self.clone(), lease, held: AtomicUsize::new(0) }))
     }
 
     /// What is held for all tenants together, by kind.
@@ -266,14 +266,14 @@ impl Ledger {
 
 /// For whom memory is held. Clones are the same tenant; the default is of a ledger of its own, without limit.
 #[derive(Clone)]
-pub struct Tenant(Arc<Counts>);
+pub struct Tenant(Arc<TenantCounts>);
 
 /// On cache lines of its own: all shards write it.
 #[repr(align(128))]
-struct Counts {
-    book: Arc<Book>,
+struct TenantCounts {
+    book: Arc<LedgerShared>,
     process: Option<ProcessId>,
-    held: [AtomicUsize; Kind::ALL.len()],
+    held: [AtomicUsize; HeldAs::ALL.len()],
     total: AtomicUsize,
     is_notable: AtomicBool,
     /// Who tells the bytes of its orders: inboxes count those by themselves.
@@ -317,7 +317,7 @@ impl Tenant {
     /// The same by kind.
     pub fn held(&self) -> HeldBytes {
         let mut held = HeldBytes::default();
-        for kind in Kind::ALL {
+        for kind in HeldAs::ALL {
             *held.of_mut(kind) = self.0.held[kind as usize].load(Ordering::Relaxed);
         }
         held.orders += lock(&self.0.orders).iter().filter_map(|orders| orders()).sum::<usize>();
@@ -334,21 +334,21 @@ impl Tenant {
 
     /// How far a fund's lease may go to hold so many bytes more for it. What shards hold for it does not count: that, it
     /// can be made to give back.
-    fn claim_to_keep(&self, more: usize) -> Claim {
+    fn claim_to_keep(&self, more: usize) -> LeaseReach {
         let share = self.0.book.share_bytes();
         let held = self.held();
         let kept = held.orders + held.events + held.content + held.topics + held.link;
         let is_within = share.is_none_or(|share| kept.saturating_add(more) <= share / 2);
-        if is_within { Claim::WithinShare } else { Claim::ToKeep }
+        if is_within { LeaseReach::WithinShare } else { LeaseReach::ToKeep }
     }
 
     /// How far a shard's lease may go for it.
-    pub fn claim(&self) -> Claim {
+    pub fn claim(&self) -> LeaseReach {
         let is_within = self.0.book.share_bytes().is_none_or(|share| self.total() <= share);
-        if is_within { Claim::WithinShare } else { Claim::BeyondShare }
+        if is_within { LeaseReach::WithinShare } else { LeaseReach::BeyondShare }
     }
 
-    fn add(&self, kind: Kind, bytes: usize) {
+    fn add(&self, kind: HeldAs, bytes: usize) {
         self.0.held[kind as usize].fetch_add(bytes, Ordering::Relaxed);
         let total = self.0.total.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if self.0.book.notable_bytes.is_some_and(|notable| total >= notable) {
@@ -356,7 +356,7 @@ impl Tenant {
         }
     }
 
-    fn sub(&self, kind: Kind, bytes: usize) {
+    fn sub(&self, kind: HeldAs, bytes: usize) {
         let before = self.0.held[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
         assert!(before >= bytes, "more is given back than was held");
         let total = self.0.total.fetch_sub(bytes, Ordering::Relaxed) - bytes;
@@ -368,7 +368,7 @@ impl Tenant {
     }
 }
 
-impl Counts {
+impl TenantCounts {
     /// Enters the list of those who hold a notable part, if it is not there.
     fn note(self: &Arc<Self>) {
         if self.is_notable.load(Ordering::Relaxed) {
@@ -417,14 +417,14 @@ impl Tally {
     }
 
     /// So many bytes of a kind are held where `before` were.
-    pub fn change(&mut self, kind: Kind, before: usize, now: usize) {
+    pub fn change(&mut self, kind: HeldAs, before: usize, now: usize) {
         let held = self.held.of_mut(kind);
         *held = (*held + now).checked_sub(before).expect("what was held before was counted");
     }
 
     /// Tells the tenant what has changed since the last time.
     pub fn publish(&mut self) {
-        for kind in Kind::ALL {
+        for kind in HeldAs::ALL {
             let (held, published) = (self.held.of(kind), self.published.of(kind));
             match held.checked_sub(published) {
                 Some(0) => {}
@@ -446,14 +446,14 @@ impl Drop for Tally {
 /// The budget has no room for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the memory budget has no room for it")]
-pub struct Short;
+pub struct OverBudget;
 
 /// A lease, and all that draws on it. Clones are the same fund.
 #[derive(Debug, Clone)]
-pub struct Fund(Arc<Chest>);
+pub struct Fund(Arc<FundShared>);
 
 #[derive(Debug)]
-struct Chest {
+struct FundShared {
     ledger: Ledger,
     lease: Lease,
     held: AtomicUsize,
@@ -464,14 +464,14 @@ impl Fund {
     ///
     /// # Errors
     /// No more can be leased.
-    pub fn charge(&self, tenant: &Tenant, kind: Kind, bytes: usize) -> Result<Charge, Short> {
+    pub fn charge(&self, tenant: &Tenant, kind: HeldAs, bytes: usize) -> Result<Charge, OverBudget> {
         let mut charge = self.charge_anyway(tenant, kind, 0);
         charge.grow(bytes)?;
         Ok(charge)
     }
 
     /// As [`charge`](Self::charge), for what cannot be refused any more.
-    pub fn charge_anyway(&self, tenant: &Tenant, kind: Kind, bytes: usize) -> Charge {
+    pub fn charge_anyway(&self, tenant: &Tenant, kind: HeldAs, bytes: usize) -> Charge {
         let mut charge = Charge { fund: self.clone(), tenant: tenant.clone(), kind, bytes: 0 };
         charge.resize(bytes);
         charge
@@ -487,8 +487,8 @@ impl Fund {
     }
 
     /// Its part for one process.
-    pub fn purse(&self, process: ProcessId) -> Purse {
-        Purse { fund: self.clone(), tenant: self.0.ledger.tenant(Some(process)) }
+    pub fn purse(&self, process: ProcessId) -> ProcessFund {
+        ProcessFund { fund: self.clone(), tenant: self.0.ledger.tenant(Some(process)) }
     }
 
     /// What draws on it.
@@ -509,22 +509,22 @@ impl Fund {
 
 /// Where memory for one process is charged: a fund, which others may draw on too, and the tenant. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Purse {
+pub struct ProcessFund {
     fund: Fund,
     tenant: Tenant,
 }
 
-impl Purse {
+impl ProcessFund {
     /// As [`Fund::charge`].
     ///
     /// # Errors
     /// No more can be leased.
-    pub fn charge(&self, kind: Kind, bytes: usize) -> Result<Charge, Short> {
+    pub fn charge(&self, kind: HeldAs, bytes: usize) -> Result<Charge, OverBudget> {
         self.fund.charge(&self.tenant, kind, bytes)
     }
 
     /// As [`Fund::charge_anyway`].
-    pub fn charge_anyway(&self, kind: Kind, bytes: usize) -> Charge {
+    pub fn charge_anyway(&self, kind: HeldAs, bytes: usize) -> Charge {
         self.fund.charge_anyway(&self.tenant, kind, bytes)
     }
 
@@ -544,7 +544,7 @@ impl Purse {
 pub struct Charge {
     fund: Fund,
     tenant: Tenant,
-    kind: Kind,
+    kind: HeldAs,
     bytes: usize,
 }
 
@@ -558,11 +558,11 @@ impl Charge {
     ///
     /// # Errors
     /// No more can be leased; nothing has changed.
-    pub fn grow(&mut self, more: usize) -> Result<(), Short> {
+    pub fn grow(&mut self, more: usize) -> Result<(), OverBudget> {
         let held = self.fund.0.held.fetch_add(more, Ordering::Relaxed) + more;
         if !self.fund.0.lease.cover_as(held, self.tenant.claim_to_keep(more)) {
             self.fund.0.held.fetch_sub(more, Ordering::Relaxed);
-            return Err(Short);
+            return Err(OverBudget);
         }
         self.tenant.add(self.kind, more);
         self.bytes += more;
@@ -571,7 +571,7 @@ impl Charge {
 
     /// Holds so many bytes from now on, whether or not more can be leased.
     pub fn resize(&mut self, bytes: usize) {
-        let Chest { lease, held, .. } = &*self.fund.0;
+        let FundShared { lease, held, .. } = &*self.fund.0;
         match bytes.checked_sub(self.bytes) {
             Some(0) => {}
             Some(more) => {

@@ -16,8 +16,8 @@ fn what_is_charged_is_held_until_it_is_dropped_and_told_by_kind_and_process() {
     let ledger = ledger(16);
     let (one, other) = (tenant(&ledger, "one"), tenant(&ledger, "other"));
     let fund = ledger.fund();
-    let mut charge = fund.charge(&one, Kind::Events, 1000).unwrap();
-    let second = fund.charge(&other, Kind::Content, 5 * MIB).unwrap();
+    let mut charge = fund.charge(&one, HeldAs::Events, 1000).unwrap();
+    let second = fund.charge(&other, HeldAs::Content, 5 * MIB).unwrap();
     assert_eq!(ledger.held(), HeldBytes { events: 1000, content: 5 * MIB, ..HeldBytes::default() });
     charge.resize(3000);
     assert_eq!((fund.held_bytes(), one.held().events), (5 * MIB + 3000, 3000));
@@ -35,12 +35,12 @@ fn what_is_charged_is_held_until_it_is_dropped_and_told_by_kind_and_process() {
 fn a_charge_that_does_not_fit_changes_nothing() {
     let ledger = ledger(8);
     let (hog, fund) = (tenant(&ledger, "hog"), ledger.fund());
-    let mut charge = fund.charge(&hog, Kind::Events, 3 * MIB).unwrap();
-    assert_eq!(fund.charge(&hog, Kind::Content, 2 * MIB).unwrap_err(), Short);
-    assert_eq!(charge.grow(2 * MIB), Err(Short));
+    let mut charge = fund.charge(&hog, HeldAs::Events, 3 * MIB).unwrap();
+    assert_eq!(fund.charge(&hog, HeldAs::Content, 2 * MIB).unwrap_err(), OverBudget);
+    assert_eq!(charge.grow(2 * MIB), Err(OverBudget));
     assert_eq!((fund.held_bytes(), hog.total(), charge.bytes()), (3 * MIB, 3 * MIB, 3 * MIB));
     // What cannot be refused is counted all the same.
-    let forced = fund.charge_anyway(&hog, Kind::Events, 6 * MIB);
+    let forced = fund.charge_anyway(&hog, HeldAs::Events, 6 * MIB);
     assert_eq!((hog.total(), ledger.budget().leased_bytes()), (9 * MIB, 8 * MIB));
     drop(forced);
     assert_eq!(hog.total(), 3 * MIB);
@@ -51,12 +51,12 @@ fn what_nobody_can_make_give_fills_half_and_leaves_each_tenant_half_of_its_share
     let ledger = ledger(64);
     let [hog, late] = ["hog", "late"].map(|name| tenant(&ledger, name));
     let (funds, mut hogs) = ([ledger.fund(), ledger.fund()], Vec::new());
-    while let Ok(charge) = funds[0].charge(&hog, Kind::Content, MIB) {
+    while let Ok(charge) = funds[0].charge(&hog, HeldAs::Content, MIB) {
         hogs.push(charge);
     }
     assert_eq!(hogs.len(), 32);
     let mut lates = Vec::new();
-    while let Ok(charge) = funds[1].charge(&late, Kind::Content, MIB) {
+    while let Ok(charge) = funds[1].charge(&late, HeldAs::Content, MIB) {
         lates.push(charge);
     }
     assert_eq!(lates.len(), 16, "half of its half");
@@ -70,15 +70,15 @@ fn who_holds_more_than_its_share_leaves_the_reserve_to_the_others_and_is_the_fir
     let [hog, second, small] = ["hog", "second", "small"].map(|name| tenant(&ledger, name));
     let (here, there) = (ledger.budget().lease(1), ledger.budget().lease(1));
     let mut hog_here = Tally::new(hog.clone());
-    hog_here.change(Kind::Queued, 0, 40 * MIB);
+    hog_here.change(HeldAs::Queued, 0, 40 * MIB);
     assert_eq!(hog.total(), 0, "not published yet");
     hog_here.publish();
     let mut second_there = Tally::new(second.clone());
-    second_there.change(Kind::Shared, 0, 10 * MIB);
+    second_there.change(HeldAs::Shared, 0, 10 * MIB);
     second_there.publish();
     assert_eq!(ledger.share_bytes(), Some(32 * MIB));
     assert_eq!((hog.claim(), second.claim(), small.claim()), {
-        (Claim::BeyondShare, Claim::WithinShare, Claim::WithinShare)
+        (LeaseReach::BeyondShare, LeaseReach::WithinShare, LeaseReach::WithinShare)
     });
     assert!(there.cover_as(10 * MIB, second.claim()));
     assert!(!here.cover_as(62 * MIB, hog.claim()), "the reserve is not for it");
@@ -86,7 +86,7 @@ fn who_holds_more_than_its_share_leaves_the_reserve_to_the_others_and_is_the_fir
     assert!(there.cover_as(14 * MIB, second.claim()), "but for others, at once");
     assert!(ledger.budget().is_pressed());
     assert!(ledger.over_share() == [hog.clone()]);
-    hog_here.change(Kind::Queued, 40 * MIB, 0);
+    hog_here.change(HeldAs::Queued, 40 * MIB, 0);
     hog_here.publish();
     assert!(ledger.over_share().is_empty());
     assert_eq!(ledger.share_bytes(), Some(64 * MIB), "who holds nothing has no share");
@@ -97,7 +97,7 @@ fn small_tenants_do_not_lower_the_share_of_others_and_cannot_grow_the_list() {
     let ledger = ledger(16);
     let small: Vec<_> = (0..5000).map(|number| tenant(&ledger, &format!("small-{number}"))).collect();
     let fund = ledger.fund();
-    let charges: Vec<_> = small.iter().map(|tenant| fund.charge(tenant, Kind::Events, 1000).unwrap()).collect();
+    let charges: Vec<_> = small.iter().map(|tenant| fund.charge(tenant, HeldAs::Events, 1000).unwrap()).collect();
     assert_eq!(ledger.share_bytes(), Some(16 * MIB));
     assert_eq!(ledger.report().len(), 5000);
     drop(charges);
@@ -116,7 +116,7 @@ fn threads_that_charge_and_give_back_lose_nothing() {
             scope.spawn(move || {
                 let mut held = std::collections::VecDeque::new();
                 for at in 0..5000 {
-                    held.extend(fund.charge(&both, Kind::Link, (at * seed * 7919) % (MIB / 4)));
+                    held.extend(fund.charge(&both, HeldAs::Link, (at * seed * 7919) % (MIB / 4)));
                     if held.len() > 8 {
                         held.pop_front();
                     }
@@ -134,7 +134,7 @@ proptest! {
     /// Counts are those of a list that is summed up each time.
     #[test]
     fn counts_are_those_of_a_naive_twin(
-        steps in proptest::collection::vec((0..3usize, 0..Kind::ALL.len(), 0..2 * MIB, any::<bool>()), 1..120),
+        steps in proptest::collection::vec((0..3usize, 0..HeldAs::ALL.len(), 0..2 * MIB, any::<bool>()), 1..120),
     ) {
         let ledger = ledger(8);
         let tenants = ["a", "b", "c"].map(|name| tenant(&ledger, name));
@@ -142,9 +142,9 @@ proptest! {
         let mut charges: Vec<(usize, Charge)> = Vec::new();
         for (who, kind, bytes, adds) in steps {
             if adds || charges.is_empty() {
-                let charge = match fund.charge(&tenants[who], Kind::ALL[kind], bytes) {
+                let charge = match fund.charge(&tenants[who], HeldAs::ALL[kind], bytes) {
                     Ok(charge) => charge,
-                    Err(Short) => {
+                    Err(OverBudget) => {
                         prop_assert!(fund.held_bytes() + bytes > 4 * MIB, "half of the budget at most is kept back");
                         continue;
                     }
@@ -157,7 +157,7 @@ proptest! {
             prop_assert_eq!(fund.held_bytes(), held);
             prop_assert!(fund.leased_bytes() >= held);
             for (who, tenant) in tenants.iter().enumerate() {
-                for kind in Kind::ALL {
+                for kind in HeldAs::ALL {
                     let of_kind = charges.iter().filter(|(of, charge)| *of == who && charge.kind == kind);
                     prop_assert_eq!(tenant.held().of(kind), of_kind.map(|(_, charge)| charge.bytes()).sum::<usize>());
                 }

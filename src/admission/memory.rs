@@ -28,17 +28,17 @@ const RESERVE_PART: usize = 8;
 
 /// See the module. Clones are the same budget; the default has no limit.
 #[derive(Debug, Clone, Default)]
-pub struct Budget(Option<Arc<Words>>);
+pub struct Budget(Option<Arc<BudgetCounters>>);
 
 #[derive(Debug)]
-struct Words {
+struct BudgetCounters {
     total: usize,
     free: AtomicUsize,
 }
 
 /// How far a holder may go when it leases more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
+pub enum LeaseReach {
     /// To the last byte: it holds less than its share.
     WithinShare,
     /// As long as the reserve is left to others.
@@ -51,7 +51,7 @@ impl Budget {
     /// A budget of so many bytes, in whole MiB; at least one.
     pub fn of(bytes: usize) -> Self {
         let total = (bytes / STEP_BYTES).max(1) * STEP_BYTES;
-        Self(Some(Arc::new(Words { total, free: AtomicUsize::new(total) })))
+        Self(Some(Arc::new(BudgetCounters { total, free: AtomicUsize::new(total) })))
     }
 
     /// Its size in bytes; `None` is without limit.
@@ -72,7 +72,7 @@ impl Budget {
     /// A shard's lease, which keeps `steps` steps of 1 MiB, if there are so many, whatever it needs.
     pub fn lease(&self, steps: usize) -> Lease {
         let mut lease = self.empty_lease(STEP_BYTES);
-        *lease.kept.get_mut() = lease.take(steps * STEP_BYTES, Claim::WithinShare);
+        *lease.kept.get_mut() = lease.take(steps * STEP_BYTES, LeaseReach::WithinShare);
         lease
     }
 
@@ -86,17 +86,17 @@ impl Budget {
     }
 }
 
-impl Words {
+impl BudgetCounters {
     fn is_pressed(&self) -> bool {
         self.free.load(Ordering::Relaxed) < self.total / RESERVE_PART
     }
 
     /// Takes at most `bytes`; returns how many.
-    fn take(&self, bytes: usize, claim: Claim) -> usize {
+    fn take(&self, bytes: usize, claim: LeaseReach) -> usize {
         let floor = match claim {
-            Claim::WithinShare => 0,
-            Claim::BeyondShare => self.total / RESERVE_PART,
-            Claim::ToKeep => self.total / 2,
+            LeaseReach::WithinShare => 0,
+            LeaseReach::BeyondShare => self.total / RESERVE_PART,
+            LeaseReach::ToKeep => self.total / 2,
         };
         let takes = |free: usize| free.saturating_sub(floor).min(bytes);
         let before = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| Some(free - takes(free)));
@@ -122,11 +122,11 @@ impl Lease {
 
     /// Returns whether `bytes` are covered, by leasing more if need be. When not, what there was has been leased.
     pub fn cover(&self, bytes: usize) -> bool {
-        self.cover_as(bytes, Claim::WithinShare)
+        self.cover_as(bytes, LeaseReach::WithinShare)
     }
 
     /// As [`cover`](Self::cover), as far as the claim goes.
-    pub fn cover_as(&self, bytes: usize, claim: Claim) -> bool {
+    pub fn cover_as(&self, bytes: usize, claim: LeaseReach) -> bool {
         if self.budget.0.is_none() {
             return true;
         }
@@ -157,7 +157,7 @@ impl Lease {
         }
     }
 
-    fn take(&self, bytes: usize, claim: Claim) -> usize {
+    fn take(&self, bytes: usize, claim: LeaseReach) -> usize {
         let Some(words) = &self.budget.0 else { return 0 };
         let taken = words.take(bytes, claim);
         self.leased.fetch_add(taken, Ordering::Relaxed);
@@ -214,10 +214,10 @@ mod tests {
     fn the_reserve_is_left_to_those_within_their_share() {
         let budget = Budget::of(16 * MIB);
         let (hog, other) = (budget.lease(0), budget.lease(0));
-        assert!(!hog.cover_as(16 * MIB, Claim::BeyondShare));
+        assert!(!hog.cover_as(16 * MIB, LeaseReach::BeyondShare));
         assert_eq!((hog.bytes(), budget.is_pressed()), (14 * MIB, false));
-        assert!(other.cover_as(2 * MIB, Claim::WithinShare) && budget.is_pressed());
-        assert!(!other.cover_as(3 * MIB, Claim::WithinShare));
+        assert!(other.cover_as(2 * MIB, LeaseReach::WithinShare) && budget.is_pressed());
+        assert!(!other.cover_as(3 * MIB, LeaseReach::WithinShare));
     }
 
     #[test]

@@ -16,9 +16,9 @@ mod memory;
 mod notices;
 mod prefix;
 
-pub use connections::{Connections, Limits, OfProcess, Over};
+pub use connections::{ConnectionLimits, Connections, LimitReached, OfProcess};
 pub use heap::HeapBytes;
-pub use ledger::{Charge, Fund, HeldBytes, Kind, Ledger, Purse, Short, Tally, Tenant, TenantReport};
-pub use memory::{Budget, Claim, Lease, STEP_BYTES};
+pub use ledger::{Charge, Fund, HeldAs, HeldBytes, Ledger, OverBudget, ProcessFund, Tally, Tenant, TenantReport};
+pub use memory::{Budget, Lease, LeaseReach, STEP_BYTES};
 pub use notices::{Notice, Notices};
 pub use prefix::Prefix;

@@ -89,10 +89,10 @@ const QUIET_MS: u64 = 60_000;
 
 /// The counts of all kinds, shared by all shards.
 #[derive(Debug, Default)]
-pub struct Notices([Untold; Notice::ALL.len()]);
+pub struct Notices([NoticeCount; Notice::ALL.len()]);
 
 #[derive(Debug, Default)]
-struct Untold {
+struct NoticeCount {
     count: AtomicU64,
     /// From when on it may be told again; 0 if it never was.
     quiet_until_ms: AtomicU64,
@@ -113,7 +113,7 @@ impl Notices {
     }
 }
 
-impl Untold {
+impl NoticeCount {
     fn take(&self, now_ms: u64) -> Option<u64> {
         let quiet_until_ms = self.quiet_until_ms.load(Relaxed);
         if now_ms < quiet_until_ms {

@@ -34,7 +34,7 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// ```
 pub struct Batch {
     pusher: Pusher,
-    shards: Vec<Orders>,
+    shards: Vec<ShardBatch>,
     /// What is for other brokers.
     abroad: Vec<Abroad>,
     is_full: bool,
@@ -42,14 +42,14 @@ pub struct Batch {
 
 /// Those for one shard.
 #[derive(Default)]
-struct Orders {
+struct ShardBatch {
     commands: Vec<Command>,
     payload_bytes: usize,
 }
 
 impl Batch {
     pub(super) fn new(pusher: Pusher) -> Self {
-        let shards = (0..pusher.shards()).map(|_| Orders::default()).collect();
+        let shards = (0..pusher.shards()).map(|_| ShardBatch::default()).collect();
         Self { pusher, shards, abroad: Vec::new(), is_full: false }
     }
 
@@ -131,7 +131,7 @@ impl Batch {
 
     /// What waits for a shard, as one command, and what that keeps alive.
     fn take(&mut self, shard: usize) -> Option<(Command, usize)> {
-        let Orders { mut commands, payload_bytes } = std::mem::take(&mut self.shards[shard]);
+        let ShardBatch { mut commands, payload_bytes } = std::mem::take(&mut self.shards[shard]);
         match commands.len() {
             0 => None,
             1 => Some((commands.remove(0), payload_bytes)),

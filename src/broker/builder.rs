@@ -62,7 +62,7 @@ impl Builder {
     /// then.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, certificates: impl IntoIterator<Item = crate::tls::Certificate>) -> Self {
-        self.config.shard.tls = crate::tls::Server::new(certificates.into_iter().collect(), clock::unix_s()).ok();
+        self.config.shard.tls = crate::tls::TlsServer::new(certificates.into_iter().collect(), clock::unix_s()).ok();
         self.speaks_tls = true;
         self
     }

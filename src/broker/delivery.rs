@@ -1,40 +1,40 @@
 //! How one order is delivered, beyond what it says: the policy, and who hears of its outcome.
 
-use super::ticket::Teller;
+use super::ticket::TicketSender;
 use crate::shard::command::Policy;
-use crate::shard::outcome::Part;
+use crate::shard::outcome::OutcomePart;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Delivery {
+pub struct DeliveryOptions {
     /// What to do where a channel is over its budget; `None` leaves it to the process' setting.
     pub(super) policy: Option<Policy>,
-    pub(super) ask: Option<Ask>,
+    pub(super) ask: Option<OutcomeTo>,
 }
 
 /// Where an outcome goes.
 #[derive(Debug)]
-pub enum Ask {
+pub enum OutcomeTo {
     /// To who holds the ticket.
-    Ticket(Teller),
+    Ticket(TicketSender),
     /// Among the events of the process, under this number.
     Event(u64),
     /// As an event, but only if it failed.
     Failure(u64),
     /// Into this part of a larger one.
-    Part(Box<Part>),
+    Part(Box<OutcomePart>),
 }
 
 #[cfg(feature = "node")]
-impl Delivery {
+impl DeliveryOptions {
     /// Asks for the outcome as an [`Event::Outcome`](crate::Event::Outcome) with this number.
     pub(crate) fn asking_event(ticket: u64) -> Self {
-        Self { policy: None, ask: Some(Ask::Event(ticket)) }
+        Self { policy: None, ask: Some(OutcomeTo::Event(ticket)) }
     }
 
     /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number, if it failed.
     pub(crate) fn asking_failure(ticket: u64) -> Self {
-        Self { policy: None, ask: Some(Ask::Failure(ticket)) }
+        Self { policy: None, ask: Some(OutcomeTo::Failure(ticket)) }
     }
 
     /// With this policy.
@@ -51,8 +51,8 @@ impl Delivery {
     pub(crate) fn into_parts(self) -> (Option<Policy>, Option<u64>) {
         match self.ask {
             None => (self.policy, None),
-            Some(Ask::Event(ticket)) => (self.policy, Some(ticket)),
-            Some(Ask::Ticket(_) | Ask::Failure(..) | Ask::Part(_)) => {
+            Some(OutcomeTo::Event(ticket)) => (self.policy, Some(ticket)),
+            Some(OutcomeTo::Ticket(_) | OutcomeTo::Failure(..) | OutcomeTo::Part(_)) => {
                 panic!("this outcome cannot be asked for over a link")
             }
         }

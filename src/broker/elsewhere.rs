@@ -6,19 +6,19 @@
 //! Invariants: handing over never waits; what is not taken is told in the outcome; what comes from elsewhere is obeyed as
 //! an order of the process that it names, and of no other.
 
-use super::delivery::Ask;
+use super::delivery::OutcomeTo;
 use super::message::Message;
 use super::order::{Broadcast, Order};
 use super::process::ProcessHandle;
 use super::pusher::{Audience, PushError, Pusher};
-use super::{Handle, Shared};
-use crate::admission::Purse;
+use super::{BrokerHandle, BrokerShared};
+use crate::admission::ProcessFund;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::shard::Directory;
 use crate::shard::command::{Policy, PushFrame};
-use crate::shard::outcome::Part;
+use crate::shard::outcome::OutcomePart;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -30,7 +30,7 @@ pub trait Elsewhere: Send + Sync {
     fn push(&self, abroad: Abroad);
 
     /// A channel here is about to belong to a topic of `process`. The part is settled once others know it.
-    fn listen(&self, process: &ProcessId, topic: &Arc<str>, part: Option<Box<Part>>);
+    fn listen(&self, process: &ProcessId, topic: &Arc<str>, part: Option<Box<OutcomePart>>);
 
     /// This broker's name among the others.
     fn node(&self) -> &str;
@@ -42,7 +42,7 @@ pub trait Elsewhere: Send + Sync {
 /// A push for other brokers.
 pub struct Abroad {
     /// In whose name, and where what waits is charged.
-    pub purse: Purse,
+    pub purse: ProcessFund,
     /// Where to.
     pub to: AbroadTo,
     /// What.
@@ -50,7 +50,7 @@ pub struct Abroad {
     /// What to do where a channel is over its budget.
     pub policy: Option<Policy>,
     /// Its part of the outcome.
-    pub part: Option<Box<Part>>,
+    pub part: Option<Box<OutcomePart>>,
 }
 
 /// To whom a push goes that is for other brokers.
@@ -237,12 +237,12 @@ impl Pusher {
 
     /// Has other brokers know that a channel here will belong to a topic, if there are any. An outcome that was asked for waits
     /// until they do.
-    pub(super) fn listen(&self, topic: &Arc<str>, ask: Option<Ask>) -> Option<Ask> {
+    pub(super) fn listen(&self, topic: &Arc<str>, ask: Option<OutcomeTo>) -> Option<OutcomeTo> {
         let (Some(elsewhere), Some(process)) = (self.elsewhere(), self.process()) else { return ask };
         let (mut part, mut here) = (None, ask);
-        if matches!(here, Some(Ask::Ticket(_) | Ask::Event(_))) {
+        if matches!(here, Some(OutcomeTo::Ticket(_) | OutcomeTo::Event(_))) {
             let mut parts = self.parts(here, 2).into_iter().flatten();
-            (part, here) = (parts.next(), parts.next().map(Ask::Part));
+            (part, here) = (parts.next(), parts.next().map(OutcomeTo::Part));
         }
         elsewhere.listen(process, topic, part);
         here
@@ -254,7 +254,7 @@ impl Pusher {
     }
 }
 
-impl Handle {
+impl BrokerHandle {
     /// Names who reaches other brokers. Returns false if somebody does already.
     #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
     pub(crate) fn set_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) -> bool {
@@ -286,7 +286,7 @@ impl ProcessHandle {
 /// Acts here in the names of processes for which something comes from elsewhere.
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
 pub(crate) struct Hands {
-    shared: Arc<Shared>,
+    shared: Arc<BrokerShared>,
     /// Of those for which something came lately.
     pushers: HashMap<ProcessId, (OwnerId, Pusher)>,
 }
@@ -303,7 +303,7 @@ pub(crate) type Audiences = BTreeMap<ProcessId, Vec<Arc<str>>>;
 
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
 impl Hands {
-    pub fn new(handle: &Handle) -> Self {
+    pub fn new(handle: &BrokerHandle) -> Self {
         Self { shared: handle.shared.clone(), pushers: HashMap::new() }
     }
 
@@ -331,7 +331,7 @@ impl Hands {
             self.pushers.insert(process.clone(), (owner.id, pusher));
         }
         let (_, pusher) = &self.pushers[process];
-        let delivery = super::Delivery { policy, ask: None };
+        let delivery = super::DeliveryOptions { policy, ask: None };
         let broadcast = Broadcast { pusher, audience: to, except: Vec::new(), message, delivery, everywhere: false };
         broadcast.check()?;
         broadcast.send()?;

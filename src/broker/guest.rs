@@ -1,29 +1,29 @@
 //! Orders of guests, and about them: processes on other nodes that push to channels which their owners let them in to.
 
-use super::delivery::Delivery;
+use super::delivery::DeliveryOptions;
 use super::message::Message;
 use super::order::{Commands, Order};
 use super::pusher::{Audience, Pusher};
 use crate::channel::ChannelId;
-use crate::shard::command::{Command, Grant as GrantCommand, GuestPush as GuestPushCommand, ShardAudience};
+use crate::shard::command::{Command, GrantCommand, GuestPushCommand, ShardAudience};
 use smallvec::smallvec;
 use std::sync::Arc;
 
 /// A push in the name of a guest.
-pub(crate) struct GuestPush<'p> {
+pub(crate) struct GuestPushOrder<'p> {
     pub(super) pusher: &'p Pusher,
     pub(super) guest: Arc<str>,
     pub(super) channels: Vec<ChannelId>,
     pub(super) message: Message,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: DeliveryOptions,
 }
 
-impl<'p> Order<'p> for GuestPush<'p> {
+impl<'p> Order<'p> for GuestPushOrder<'p> {
     fn pusher(&self) -> &'p Pusher {
         self.pusher
     }
 
-    fn delivery(&mut self) -> &mut Delivery {
+    fn delivery(&mut self) -> &mut DeliveryOptions {
         &mut self.delivery
     }
 
@@ -42,20 +42,20 @@ impl<'p> Order<'p> for GuestPush<'p> {
 }
 
 /// A guest of one channel, who is let in or no more.
-pub(crate) struct Grant<'p> {
+pub(crate) struct GrantOrder<'p> {
     pub(super) pusher: &'p Pusher,
     pub(super) channel: ChannelId,
     pub(super) guest: Arc<str>,
     pub(super) is_granted: bool,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: DeliveryOptions,
 }
 
-impl<'p> Order<'p> for Grant<'p> {
+impl<'p> Order<'p> for GrantOrder<'p> {
     fn pusher(&self) -> &'p Pusher {
         self.pusher
     }
 
-    fn delivery(&mut self) -> &mut Delivery {
+    fn delivery(&mut self) -> &mut DeliveryOptions {
         &mut self.delivery
     }
 

@@ -7,9 +7,9 @@
 //! [`OWNERS_MAX`]; a kernel that goes takes everything of its processes along, and the rules of entry are again what they
 //! were before it came.
 
-use super::guest::{Grant, GuestPush};
+use super::guest::{GrantOrder, GuestPushOrder};
 use super::pusher::Pusher;
-use super::{AttachError, Batch, Delivery, Event, Message, ProcessHandle, Shared, order, process};
+use super::{AttachError, Batch, BrokerShared, DeliveryOptions, Event, Message, ProcessHandle, order, process};
 use crate::admission::Charge;
 use crate::channel::ChannelId;
 use crate::gateway::{OwnerId, Settings};
@@ -57,7 +57,7 @@ pub struct KernelOptions {
 /// The receiving half: events of all processes of a node. Dropping it detaches the kernel, and closes the channels of
 /// its processes with 1001 (1011 when a panic drops it).
 pub struct Kernel {
-    shared: Arc<Shared>,
+    shared: Arc<BrokerShared>,
     receiver: ProcessReceiver,
     pusher: Pusher,
     names: Names,
@@ -71,7 +71,7 @@ pub struct Kernel {
 /// The acting half: cheap to clone, usable from any thread.
 #[derive(Clone)]
 pub struct KernelHandle {
-    shared: Arc<Shared>,
+    shared: Arc<BrokerShared>,
     pusher: Pusher,
     /// Logins and calls of the RPC path are its business.
     system: ProcessId,
@@ -103,7 +103,7 @@ pub enum GrantError {
 type Names = Arc<Mutex<HashMap<OwnerId, ProcessId>>>;
 
 /// The owners that there are. Held by the directory alone, since it holds the queue's sender.
-struct Owners {
+struct KernelOwners {
     made: Mutex<Made>,
     names: Names,
     /// How often the kernel has read everything.
@@ -115,18 +115,18 @@ struct Owners {
 
 #[derive(Default)]
 struct Made {
-    by_name: HashMap<ProcessId, Entry>,
+    by_name: HashMap<ProcessId, KernelOwner>,
     /// All of them, in the order in which they are looked at.
     round: VecDeque<ProcessId>,
 }
 
-struct Entry {
+struct KernelOwner {
     owner: Arc<Owner>,
     /// Since when nobody needs it: how often the kernel had read everything by then.
     unneeded_since: Option<u64>,
 }
 
-impl Entry {
+impl KernelOwner {
     /// Whether anybody else has it: the directory, for its paths; a shard, for its channels and what they wait for; whoever
     /// acts in its name, who shares its windows.
     fn is_needed(&self) -> bool {
@@ -134,7 +134,7 @@ impl Entry {
     }
 }
 
-impl Owners {
+impl KernelOwners {
     fn resolve(&self, process: &ProcessId) -> Option<Arc<Owner>> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = made.by_name.get_mut(process) {
@@ -149,7 +149,7 @@ impl Owners {
         let id = OwnerId(self.next.fetch_add(1, Ordering::Relaxed));
         let owner = Arc::new(Owner::new(id, process.clone(), self.queue.clone(), self.policy, true));
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(id, process.clone());
-        made.by_name.insert(process.clone(), Entry { owner: owner.clone(), unneeded_since: None });
+        made.by_name.insert(process.clone(), KernelOwner { owner: owner.clone(), unneeded_since: None });
         made.round.push_back(process.clone());
         Some(owner)
     }
@@ -177,14 +177,14 @@ impl Owners {
 }
 
 /// Attaches a kernel. Processes attached by themselves keep their ids; the kernel answers for all others.
-pub(super) fn attach(shared: Arc<Shared>, options: KernelOptions) -> Result<(Kernel, KernelHandle), AttachError> {
+pub(super) fn attach(shared: Arc<BrokerShared>, options: KernelOptions) -> Result<(Kernel, KernelHandle), AttachError> {
     let KernelOptions { system, queue: limits, policy, settings } = options;
     let wakers = shared.inboxes.clone();
     let shards = wakers.len();
     let wake = move |shard: usize| wakers[shard].kick();
     let (queue, receiver) = process_queue_for(shards, limits, OUTCOMES_MAX, &shared.memory, wake);
     let (names, read_out) = (Names::default(), Arc::<AtomicU64>::default());
-    let owners = Owners {
+    let owners = KernelOwners {
         made: Mutex::default(),
         names: names.clone(),
         read_out: read_out.clone(),
@@ -307,7 +307,7 @@ impl KernelHandle {
 impl KernelHandle {
     /// Where what is kept for it outside of the broker's own queues is charged.
     #[cfg(feature = "link")]
-    pub(crate) fn purse(&self) -> &crate::admission::Purse {
+    pub(crate) fn purse(&self) -> &crate::admission::ProcessFund {
         self.pusher.purse.as_ref().expect("a kernel has a purse")
     }
 
@@ -318,9 +318,9 @@ impl KernelHandle {
         guest: Arc<str>,
         channels: Vec<ChannelId>,
         message: Message,
-        delivery: Delivery,
-    ) -> GuestPush<'_> {
-        GuestPush { pusher: &self.pusher, guest, channels, message, delivery }
+        delivery: DeliveryOptions,
+    ) -> GuestPushOrder<'_> {
+        GuestPushOrder { pusher: &self.pusher, guest, channels, message, delivery }
     }
 }
 
@@ -328,8 +328,14 @@ impl ProcessHandle {
     /// Lets the process at `guest`, an address on another node, push to a channel of this process, or no more. The
     /// outcome counts 1 as `sent` if it is so now, as `not_found` or `not_owner`, or as `dropped` if the channel has as
     /// many guests as there may be ([`grants`]).
-    pub(crate) fn grant(&self, channel: ChannelId, guest: Arc<str>, is_granted: bool, delivery: Delivery) -> Grant<'_> {
-        Grant { pusher: &self.pusher, channel, guest, is_granted, delivery }
+    pub(crate) fn grant(
+        &self,
+        channel: ChannelId,
+        guest: Arc<str>,
+        is_granted: bool,
+        delivery: DeliveryOptions,
+    ) -> GrantOrder<'_> {
+        GrantOrder { pusher: &self.pusher, channel, guest, is_granted, delivery }
     }
 
     /// As [`grant`](Self::grant), for all channels of this process. When it returns, that is so.
@@ -359,7 +365,7 @@ mod tests {
     #[test]
     fn names_that_clients_invent_take_no_place() {
         let (queue, _receiver) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
-        let owners = Owners {
+        let owners = KernelOwners {
             made: Mutex::default(),
             names: Names::default(),
             read_out: Arc::default(),

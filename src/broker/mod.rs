@@ -56,7 +56,7 @@ pub use crate::shard::topics::TopicReport;
 pub use crate::words::topic::InvalidTopic;
 pub use batch::Batch;
 pub use builder::Builder;
-pub(crate) use delivery::Delivery;
+pub(crate) use delivery::DeliveryOptions;
 #[cfg(feature = "fleet")]
 pub(crate) use elsewhere::{Abroad, AbroadTo, Elsewhere, Hands};
 pub use elsewhere::{ChannelAt, FleetCounts, FleetLine, FleetNode, FleetReport, InvalidChannelAt};
@@ -107,7 +107,7 @@ use std::time::Duration;
 const SHARDS_MAX: usize = 256;
 
 /// The least memory of a shard, in bytes: a full window, a turn's worth of orders, and as much again for who waits. A
-/// smaller [`Config::memory_bytes_max`] is raised to it.
+/// smaller [`ShardConfig::memory_bytes_max`] is raised to it.
 pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 
 /// The largest body of who is logged in where there is no budget to derive it from: a file of 256 MiB as an array of numbers,
@@ -123,18 +123,18 @@ const FILES_SPARE: usize = 64;
 
 /// How many files a process may have to open for a broker of `shards` shards with `limits`, besides those that it has
 /// opened before.
-pub fn files_needed(limits: &admission::Limits, shards: usize) -> usize {
+pub fn files_needed(limits: &admission::ConnectionLimits, shards: usize) -> usize {
     let clients = limits.connections_max.saturating_add(limits.turned_away_max);
     clients.saturating_add(shards * FILES_PER_SHARD + FILES_SPARE)
 }
 
 /// `limits` as far as a process can keep them that may open `files_max` files and has opened `open` before the broker.
 pub fn limits_within_files(
-    limits: admission::Limits,
+    limits: admission::ConnectionLimits,
     shards: usize,
     files_max: usize,
     open: usize,
-) -> admission::Limits {
+) -> admission::ConnectionLimits {
     // A sixteenth where there are few.
     let spare = (files_max / 16).min(FILES_SPARE);
     limits.within_files(files_max.saturating_sub(open + shards * FILES_PER_SHARD + spare))
@@ -161,16 +161,16 @@ pub struct Config {
     /// Who may enter.
     pub settings: Settings,
     /// How many may connect to all shards together.
-    pub admission: admission::Limits,
+    pub admission: admission::ConnectionLimits,
     /// The most memory that clients and processes may make the broker hold, in bytes (of whole MiB, at least 4 for each
     /// shard): frames and responses that wait, messages and requests that have not wholly arrived, orders and events
     /// that were not read. Connections themselves, and the allocator's share, come on top. Default none: a library does
     /// not know what else lives on the machine.
     pub memory_bytes_max: Option<usize>,
     /// What each shard obeys.
-    pub shard: crate::shard::Config,
+    pub shard: crate::shard::ShardConfig,
     /// What each shard's inbox may hold.
-    pub inbox: inbox::Limits,
+    pub inbox: inbox::InboxLimits,
     /// Options of client sockets.
     pub tcp: TcpOptions,
 }
@@ -188,10 +188,10 @@ impl Default for Config {
             pin: false,
             driver: DriverKind::Auto,
             settings: Settings::new("local.os", Dialect::Kinode),
-            admission: admission::Limits::default(),
+            admission: admission::ConnectionLimits::default(),
             memory_bytes_max: None,
-            shard: crate::shard::Config::default(),
-            inbox: inbox::Limits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 },
+            shard: crate::shard::ShardConfig::default(),
+            inbox: inbox::InboxLimits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 },
             tcp: TcpOptions { notsent_lowat_bytes: 128 * 1024, user_timeout_ms: 75_000 },
         }
     }
@@ -269,22 +269,22 @@ pub struct ShardDied {
 
 /// A running broker. Dropping it stops it at once; [`Broker::stop`] gives clients time.
 pub struct Broker {
-    shared: Arc<Shared>,
+    shared: Arc<BrokerShared>,
     driver: DriverKind,
     threads: Vec<JoinHandle<()>>,
-    ended: Receiver<Ended>,
+    ended: Receiver<ThreadEnd>,
 }
 
-type Ended = (usize, Result<(), String>);
+type ThreadEnd = (usize, Result<(), String>);
 
 /// What handles and processes share.
-pub(crate) struct Shared {
+pub(crate) struct BrokerShared {
     inboxes: Vec<InboxSender<Command>>,
     /// By shard.
     probes: Vec<Arc<Probe>>,
     /// For orders of the broker itself.
     accounts: Vec<Account>,
-    current: Arc<Current>,
+    current: Arc<DirectoryCell>,
     compression: Compression,
     next_owner: Arc<AtomicU32>,
     memory: Ledger,
@@ -298,7 +298,7 @@ pub(crate) struct Shared {
 }
 
 /// The directory as it is.
-struct Current {
+struct DirectoryCell {
     /// Locked for a moment at a time.
     directory: Mutex<Directory>,
     /// What the shards were told last. Locked while a change is made and put into the inboxes, so that shards adopt changes
@@ -306,7 +306,7 @@ struct Current {
     adopted: Mutex<Arc<Directory>>,
 }
 
-impl Current {
+impl DirectoryCell {
     fn directory(&self) -> MutexGuard<'_, Directory> {
         // A panic while the lock was held left the directory as it was: it is changed by one assignment.
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
@@ -337,7 +337,8 @@ impl Broker {
         let (ended_sender, ended) = bounded(shards);
         let admission = fit_to_open_files(config.admission, shards, 0);
         let adopted = Arc::new(directory.clone());
-        let current = Arc::new(Current { directory: Mutex::new(directory), adopted: Mutex::new(adopted.clone()) });
+        let current =
+            Arc::new(DirectoryCell { directory: Mutex::new(directory), adopted: Mutex::new(adopted.clone()) });
         let memory = config.memory_bytes_max.map(|bytes| Budget::of(bytes.max(shards * SHARD_MEMORY_BYTES_MIN)));
         let mut shard = config.shard;
         // A body takes up to twice its size when it grows.
@@ -354,7 +355,7 @@ impl Broker {
         let clock = Clock::start();
         let last_shard = Arc::new(LastShard(current.clone()));
         let mut broker = Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(BrokerShared {
                 inboxes: Vec::new(),
                 probes: Vec::new(),
                 accounts: Vec::new(),
@@ -381,7 +382,7 @@ impl Broker {
             inboxes.push(sender);
             let probe = Arc::new(Probe::new(clock));
             probes.push(probe.clone());
-            let seat = Seat {
+            let seat = ShardThread {
                 index,
                 shards,
                 core: config.pin.then(|| cores[index % cores.len()]),
@@ -446,8 +447,8 @@ impl Broker {
     }
 
     /// For whoever operates the broker, from any thread.
-    pub fn handle(&self) -> Handle {
-        Handle { shared: self.shared.clone(), pusher: Pusher::of_operator(self.shared.clone()) }
+    pub fn handle(&self) -> BrokerHandle {
+        BrokerHandle { shared: self.shared.clone(), pusher: Pusher::of_operator(self.shared.clone()) }
     }
 
     /// Attaches a process: by a plain name (`chat`), or by an id of three parts as nodes have them. Waits until every
@@ -467,7 +468,7 @@ impl Broker {
         self.handle().process(name, options)
     }
 
-    /// Waits until the broker has been stopped through a [`Handle`], or a shard has died.
+    /// Waits until the broker has been stopped through a [`BrokerHandle`], or a shard has died.
     ///
     /// # Errors
     /// A shard has died; the others have been stopped.
@@ -512,12 +513,12 @@ impl Drop for Broker {
 
 /// The operator's door to a broker: cheap to clone, usable from any thread.
 #[derive(Clone)]
-pub struct Handle {
-    shared: Arc<Shared>,
+pub struct BrokerHandle {
+    shared: Arc<BrokerShared>,
     pusher: Pusher,
 }
 
-impl Handle {
+impl BrokerHandle {
     /// Attaches a process.
     ///
     /// # Errors
@@ -552,14 +553,14 @@ impl Handle {
 
     /// A message to any channel, whoever owns it.
     pub fn push(&self, channel: ChannelId, message: Message) -> Push<'_> {
-        Push { pusher: &self.pusher, channel, at: None, message, delivery: Delivery::default() }
+        Push { pusher: &self.pusher, channel, at: None, message, delivery: DeliveryOptions::default() }
     }
 
     /// Closes any channel, behind what is queued for it. The code must be one that may travel (RFC 6455 7.4); the client
     /// is sent none otherwise.
     pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Close<'_> {
         let why = order::close_frame(code, reason);
-        Close { pusher: &self.pusher, channel, why, delivery: Delivery::default() }
+        Close { pusher: &self.pusher, channel, why, delivery: DeliveryOptions::default() }
     }
 
     /// How often a broadcast was compressed: once for each window that its channels have agreed on, however many they
@@ -611,7 +612,7 @@ impl Handle {
     }
 }
 
-impl Shared {
+impl BrokerShared {
     fn directory(&self) -> MutexGuard<'_, Directory> {
         self.current.directory()
     }
@@ -666,7 +667,11 @@ impl Shared {
 }
 
 /// Lowers `limits` to what the limit of open files leaves for clients, of which `clients` have their files open already.
-fn fit_to_open_files(limits: admission::Limits, shards: usize, clients: usize) -> admission::Limits {
+fn fit_to_open_files(
+    limits: admission::ConnectionLimits,
+    shards: usize,
+    clients: usize,
+) -> admission::ConnectionLimits {
     // Without a /proc to count in, the system's limit will show itself.
     let Ok((files_max, open)) = sys::open_files() else { return limits };
     let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
@@ -693,7 +698,7 @@ impl inbox::Wake for SharedWake {
 }
 
 /// All that a shard's thread begins with.
-struct Seat {
+struct ShardThread {
     index: usize,
     shards: usize,
     core: Option<usize>,
@@ -712,7 +717,7 @@ struct Seat {
 
 /// Empties the directory when the last shard has let go of it: nobody is attached to a broker that has stopped. It
 /// holds the last senders of the processes' queues, and with them the processes learn that nothing will come any more.
-struct LastShard(Arc<Current>);
+struct LastShard(Arc<DirectoryCell>);
 
 impl Drop for LastShard {
     fn drop(&mut self) {
@@ -728,13 +733,13 @@ impl Drop for LastShard {
     }
 }
 
-impl Seat {
+impl ShardThread {
     /// The life of a shard's thread.
-    fn work(self, ready: &Sender<Result<DriverKind, StartError>>, ended: Sender<Ended>) {
+    fn work(self, ready: &Sender<Result<DriverKind, StartError>>, ended: Sender<ThreadEnd>) {
         let _log = tracing::dispatcher::set_default(&self.log);
         // Dropped behind all else of this shard, the directory that it has adopted included.
         let _last_shard = self.last_shard.clone();
-        let farewell = Farewell::new(self.index, ended);
+        let farewell = ThreadExit::new(self.index, ended);
         let (mut runtime, pump) = match self.prepare() {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -777,14 +782,14 @@ impl Seat {
 }
 
 /// Tells the broker that a shard's thread has ended, even by a panic.
-struct Farewell {
+struct ThreadExit {
     shard: usize,
-    ended: Sender<Ended>,
+    ended: Sender<ThreadEnd>,
     result: Result<(), String>,
 }
 
-impl Farewell {
-    fn new(shard: usize, ended: Sender<Ended>) -> Self {
+impl ThreadExit {
+    fn new(shard: usize, ended: Sender<ThreadEnd>) -> Self {
         Self { shard, ended, result: Err("it panicked".to_owned()) }
     }
 
@@ -793,7 +798,7 @@ impl Farewell {
     }
 }
 
-impl Drop for Farewell {
+impl Drop for ThreadExit {
     fn drop(&mut self) {
         let _ = self.ended.send((self.shard, std::mem::replace(&mut self.result, Ok(()))));
     }

@@ -10,8 +10,8 @@ use super::message::Message;
 use super::order::{Broadcast, Close, Commands, Order, Push, Respond, Subscribe, close_frame};
 use super::process::{AttachOptions, ProcessHandle, ProcessName, ended_or_failed, failed};
 use super::pusher::{Audience, Full, PushError, Pusher, give_each};
-use super::{AttachError, BindPathError, Broker, Delivery, Handle, Policy, Shared};
-use crate::admission::{Charge, Kind};
+use super::{AttachError, BindPathError, Broker, BrokerHandle, BrokerShared, DeliveryOptions, Policy};
+use crate::admission::{Charge, HeldAs};
 use crate::channel::ChannelId;
 use crate::driver::clock::monotonic_ns;
 use crate::gateway::{HttpRule, WebSocketRule};
@@ -19,10 +19,10 @@ use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, process_queue};
 use crate::queue::orders::InboxSender;
 use crate::shard::Owner;
-use crate::shard::command::{Asked, CloseFrame, Command, Host};
+use crate::shard::command::{CloseFrame, Command, HostCommand, ReportTo};
 use crate::shard::event::{Event, RequestId};
-use crate::shard::handler::{Desk, Failed, Handler, Then};
-use crate::shard::outcome::{Outcome, Ticket as Parts};
+use crate::shard::handler::{Failed, Handler, HandlerContext, HandlerWait};
+use crate::shard::outcome::{Outcome, OutcomeCollector as Parts};
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 use std::collections::VecDeque;
@@ -48,7 +48,7 @@ impl<F: FnMut(&mut Here<'_>, Event) + 'static> ShardHandler for F {
 }
 
 impl Broker {
-    /// Attaches a process that runs on the shards. See [`Handle::on_shards`].
+    /// Attaches a process that runs on the shards. See [`BrokerHandle::on_shards`].
     ///
     /// # Errors
     /// As there.
@@ -61,7 +61,7 @@ impl Broker {
     }
 }
 
-impl Handle {
+impl BrokerHandle {
     /// Attaches a process that runs on the shards: `make` is called on each shard's thread with its number, and makes the
     /// handler of the channels that live there. The same events come as to any process, and the same orders go, but
     /// nothing stands between a message and its answer: no thread, no queue, no copy. In return a handler must be quick and
@@ -118,7 +118,7 @@ impl Handle {
 }
 
 fn attach<H: ShardHandler>(
-    shared: &Arc<Shared>,
+    shared: &Arc<BrokerShared>,
     id: ProcessId,
     options: AttachOptions,
     make: Arc<impl Fn(usize) -> H + Send + Sync + 'static>,
@@ -134,10 +134,10 @@ fn attach<H: ShardHandler>(
     let process = ShardProcess { handle, end: None, stays: false };
     let (made, all_made) = bounded(queues.len());
     for (shard, (queue, receiver)) in queues.into_iter().enumerate() {
-        let seat = Place { shard, handle: process.handle.clone(), queue, receiver };
+        let seat = HandlerStart { shard, handle: process.handle.clone(), queue, receiver };
         let (make, made) = (make.clone(), made.clone());
         let make = Box::new(move || seat.make(&*make, &made));
-        let host = Command::Host(Box::new(Host { owner: owner.clone(), limits: options.queue, make }));
+        let host = Command::Host(Box::new(HostCommand { owner: owner.clone(), limits: options.queue, make }));
         shared.send_to(shard, host).map_err(|_| AttachError::Stopped)?;
     }
     drop(made);
@@ -157,7 +157,11 @@ fn attach<H: ShardHandler>(
 }
 
 /// The queue of what is told to a handler from other threads: outcomes.
-fn queue_to(shared: &Shared, inbox: &InboxSender<Command>, limits: QueueLimits) -> (ProcessQueue, ProcessReceiver) {
+fn queue_to(
+    shared: &BrokerShared,
+    inbox: &InboxSender<Command>,
+    limits: QueueLimits,
+) -> (ProcessQueue, ProcessReceiver) {
     let inbox = inbox.clone();
     process_queue(shared.inboxes.len(), limits, &shared.memory, move |_| inbox.kick())
 }
@@ -226,14 +230,14 @@ impl Drop for ShardProcess {
 }
 
 /// What a handler begins with.
-struct Place {
+struct HandlerStart {
     shard: usize,
     handle: ProcessHandle,
     queue: ProcessQueue,
     receiver: ProcessReceiver,
 }
 
-impl Place {
+impl HandlerStart {
     /// On the shard's thread.
     fn make<H: ShardHandler>(
         self,
@@ -246,13 +250,13 @@ impl Place {
         let _ = made.send(handler.is_some());
         let shared = &handle.shared;
         let pusher = handle.pusher.reporting_to(queue);
-        let kept = shared.inboxes.iter().map(|_| Kept::default()).collect();
+        let kept = shared.inboxes.iter().map(|_| WaitingOrders::default()).collect();
         let waker = Waker::from(Arc::new(Kick(shared.inboxes[shard].clone())));
         let mut runner = Runner {
             handler: Some(handler?),
             receiver,
             pusher,
-            others: Others { shard, kept, waker, large_ns: 0 },
+            others: OtherShards { shard, kept, waker, large_ns: 0 },
             handle,
         };
         // From now on what comes from elsewhere calls the shard.
@@ -277,35 +281,35 @@ struct Runner<H> {
     receiver: ProcessReceiver,
     /// As the handle's, but its events come here.
     pusher: Pusher,
-    others: Others,
+    others: OtherShards,
     handle: ProcessHandle,
 }
 
 /// The way to the other shards.
-struct Others {
+struct OtherShards {
     /// This one.
     shard: usize,
     /// By shard: orders that found no room there.
-    kept: Vec<Kept>,
+    kept: Vec<WaitingOrders>,
     waker: Waker,
     /// What this shard took for broadcasts of the event at hand.
     large_ns: u64,
 }
 
 #[derive(Default)]
-struct Kept {
+struct WaitingOrders {
     orders: VecDeque<(Option<Command>, usize, Charge)>,
     bytes: usize,
 }
 
 impl<H: ShardHandler> Runner<H> {
-    fn take_events(&mut self, desk: &mut dyn Desk<Command>) {
+    fn take_events(&mut self, desk: &mut dyn HandlerContext<Command>) {
         let Some(handler) = &mut self.handler else { return };
         let mut before_ns = monotonic_ns();
-        while (desk.is_last() || self.others.then() == Then::GoesOn)
+        while (desk.is_last() || self.others.then() == HandlerWait::GoesOn)
             && let Some(event) = desk.next_event()
         {
-            let door = Door { desk, pusher: &self.pusher, others: &mut self.others };
+            let door = ShardOutlet { desk, pusher: &self.pusher, others: &mut self.others };
             handler.on_event(&mut Here { pusher: &self.pusher, door, id: &self.handle.id }, event);
             let now_ns = monotonic_ns();
             let large_ns = std::mem::take(&mut self.others.large_ns);
@@ -316,7 +320,7 @@ impl<H: ShardHandler> Runner<H> {
 }
 
 impl<H: ShardHandler> Handler<Command> for Runner<H> {
-    fn run(&mut self, desk: &mut dyn Desk<Command>) -> Result<Then, Failed> {
+    fn run(&mut self, desk: &mut dyn HandlerContext<Command>) -> Result<HandlerWait, Failed> {
         let _here = OnAShard::enter();
         if catch_unwind(AssertUnwindSafe(|| self.take_events(desk))).is_err() {
             let (process, shard) = (&self.handle.id, self.others.shard);
@@ -327,7 +331,7 @@ impl<H: ShardHandler> Handler<Command> for Runner<H> {
         Ok(self.others.then())
     }
 
-    fn called(&mut self, events: &mut Vec<Event>) -> Then {
+    fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait {
         let mut context = Context::from_waker(&self.others.waker);
         while let Poll::Ready(Ok(batch)) = self.receiver.poll_recv(&mut context) {
             events.extend(batch.events);
@@ -347,13 +351,13 @@ impl<H> Drop for Runner<H> {
     }
 }
 
-impl Others {
-    fn then(&self) -> Then {
-        if self.kept.iter().all(|kept| kept.orders.is_empty()) { Then::GoesOn } else { Then::Waits }
+impl OtherShards {
+    fn then(&self) -> HandlerWait {
+        if self.kept.iter().all(|kept| kept.orders.is_empty()) { HandlerWait::GoesOn } else { HandlerWait::Waits }
     }
 
     /// Hands on what waits for room, as far as there is some.
-    fn go_on(&mut self, pusher: &Pusher) -> Then {
+    fn go_on(&mut self, pusher: &Pusher) -> HandlerWait {
         let mut context = Context::from_waker(&self.waker);
         for (shard, kept) in self.kept.iter_mut().enumerate() {
             while let Some((command, bytes, _)) = kept.orders.front_mut() {
@@ -388,33 +392,33 @@ impl Others {
         }
         let purse = pusher.purse.as_ref().expect("a process has a purse");
         kept.bytes += bytes;
-        kept.orders.push_back((command, bytes, purse.charge_anyway(Kind::Orders, bytes)));
+        kept.orders.push_back((command, bytes, purse.charge_anyway(HeldAs::Orders, bytes)));
         Ok(())
     }
 }
 
 /// A failure is an event of the handler that asked, not of the one where the channel lives.
 fn tell_here(pusher: &Pusher, command: &mut Command) {
-    let (asked, is_failure): (&mut Asked, fn(&Outcome) -> bool) = match command {
+    let (asked, is_failure): (&mut ReportTo, fn(&Outcome) -> bool) = match command {
         Command::Push(push) => (&mut push.asked, |outcome| outcome.not_found + outcome.not_owner + outcome.closed > 0),
         Command::Subscribe(subscribe) => (&mut subscribe.asked, |outcome| outcome.sent == 0),
         Command::Close(close) => (&mut close.asked, |outcome| outcome.not_owner > 0),
         _ => return,
     };
-    let Asked::Failure(ticket) = *asked else { return };
+    let ReportTo::Failure(ticket) = *asked else { return };
     let report = pusher.report();
     let told = Parts::split(1, move |outcome| {
         if is_failure(&outcome) {
             report(Event::Failed { ticket, outcome });
         }
     });
-    *asked = told.into_iter().next().map_or(Asked::Nobody, |part| Asked::Outcome(Box::new(part)));
+    *asked = told.into_iter().next().map_or(ReportTo::Nobody, |part| ReportTo::Outcome(Box::new(part)));
 }
 
 /// What a handler is given beside an event: where it is, and what it may order. Nothing here waits.
 pub struct Here<'a> {
     pusher: &'a Pusher,
-    door: Door<'a>,
+    door: ShardOutlet<'a>,
     id: &'a ProcessId,
 }
 
@@ -436,7 +440,7 @@ impl<'a> Here<'a> {
 
     /// A message to a channel of this process, as [`ProcessHandle::push`].
     pub fn push(&mut self, channel: ChannelId, message: Message) -> ShardOrder<'_, Push<'a>> {
-        let order = Push { pusher: self.pusher, channel, at: None, message, delivery: Delivery::default() };
+        let order = Push { pusher: self.pusher, channel, at: None, message, delivery: DeliveryOptions::default() };
         ShardOrder { order, door: &mut self.door }
     }
 
@@ -444,7 +448,7 @@ impl<'a> Here<'a> {
     /// [`ProcessHandle::broadcast`].
     pub fn broadcast(&mut self, message: Message) -> ShardOrder<'_, Broadcast<'a>> {
         let (audience, except) = (Audience::Process, Vec::new());
-        let (pusher, delivery) = (self.pusher, Delivery::default());
+        let (pusher, delivery) = (self.pusher, DeliveryOptions::default());
         let order = Broadcast { pusher, audience, except, message, delivery, everywhere: false };
         ShardOrder { order, door: &mut self.door }
     }
@@ -460,37 +464,37 @@ impl<'a> Here<'a> {
     }
 
     fn subscribe_or_not(&mut self, channel: ChannelId, topic: Arc<str>, is_out: bool) -> ShardOrder<'_, Subscribe<'a>> {
-        let order = Subscribe { pusher: self.pusher, channel, topic, is_out, delivery: Delivery::default() };
+        let order = Subscribe { pusher: self.pusher, channel, topic, is_out, delivery: DeliveryOptions::default() };
         ShardOrder { order, door: &mut self.door }
     }
 
     /// Closes a channel of this process behind what is queued for it, as [`ProcessHandle::close`].
     pub fn close(&mut self, channel: ChannelId, code: u16, reason: &str) -> ShardOrder<'_, Close<'a>> {
         let why = close_frame(code, reason);
-        let order = Close { pusher: self.pusher, channel, why, delivery: Delivery::default() };
+        let order = Close { pusher: self.pusher, channel, why, delivery: DeliveryOptions::default() };
         ShardOrder { order, door: &mut self.door }
     }
 
     /// Answers an HTTP request, as [`ProcessHandle::respond`].
     pub fn respond(&mut self, request: RequestId, status: u16) -> ShardOrder<'_, Respond<'a>> {
-        let (headers, body, delivery) = (Vec::new(), Bytes::new(), Delivery::default());
+        let (headers, body, delivery) = (Vec::new(), Bytes::new(), DeliveryOptions::default());
         let order = Respond { pusher: self.pusher, request, status, headers, body, delivery };
         ShardOrder { order, door: &mut self.door }
     }
 }
 
 /// Where orders go: this shard's own outbound path, and the other shards.
-struct Door<'a> {
-    desk: &'a mut dyn Desk<Command>,
+struct ShardOutlet<'a> {
+    desk: &'a mut dyn HandlerContext<Command>,
     pusher: &'a Pusher,
-    others: &'a mut Others,
+    others: &'a mut OtherShards,
 }
 
 trait Give {
     fn give(&mut self, commands: Commands, full: Full) -> Result<(), PushError>;
 }
 
-impl Door<'_> {
+impl ShardOutlet<'_> {
     fn give_one(&mut self, shard: usize, command: Command, full: Full) -> Result<(), PushError> {
         if shard != self.others.shard {
             return self.others.give(self.pusher, shard, command, full);
@@ -505,7 +509,7 @@ impl Door<'_> {
     }
 }
 
-impl Give for Door<'_> {
+impl Give for ShardOutlet<'_> {
     fn give(&mut self, commands: Commands, full: Full) -> Result<(), PushError> {
         give_each(commands, |shard, command| self.give_one(shard, command, full))
     }

@@ -4,7 +4,7 @@
 //! change as a whole or not at all.
 
 use super::pusher::Pusher;
-use super::{Config, Handle, ProcessHandle, PushError, Shared};
+use super::{BrokerHandle, BrokerShared, Config, ProcessHandle, PushError};
 use crate::admission;
 use crate::gateway::{Challenges, Settings};
 use crate::process_id::ProcessId;
@@ -62,7 +62,7 @@ pub struct ProcessReport {
     pub subscriptions: usize,
 }
 
-impl Handle {
+impl BrokerHandle {
     /// At most `limit` channels that pass `filter`, from `cursor` on (0: from the first), and where to go on, if there may
     /// be more. Channels that open or close between two pages may be in both or in none.
     pub fn channels(
@@ -192,12 +192,12 @@ impl Handle {
     }
 
     /// How many may connect.
-    pub fn connection_limits(&self) -> admission::Limits {
+    pub fn connection_limits(&self) -> admission::ConnectionLimits {
         self.shared.admission.limits()
     }
 }
 
-impl Shared {
+impl BrokerShared {
     fn channel_page(&self, shard: usize, filter: &Arc<ChannelFilter>, from: u32, limit: usize) -> ChannelPage {
         let (to, answer) = bounded(1);
         let command = Command::Channels { filter: filter.clone(), from, limit, to };

@@ -8,16 +8,16 @@
 //!
 //! Invariant: nothing is given before the end is called.
 
-use super::delivery::{Ask, Delivery};
+use super::delivery::{DeliveryOptions, OutcomeTo};
 use super::elsewhere::{Abroad, AbroadTo, ChannelAt};
 use super::message::{Message, PAYLOAD_BYTES_MAX};
 use super::pusher::{Audience, Full, PushError, Pusher};
 use super::ticket::{Ticket, ticket};
 use crate::channel::ChannelId;
-use crate::http::{HeaderFields, Response};
+use crate::http::{HeaderFields, PreparedResponse};
 use crate::proto::close;
-use crate::shard::command::{Close as CloseCommand, CloseFrame, Command, Policy, Push as PushCommand};
-use crate::shard::command::{Membership, PushMany, Respond as RespondCommand, Subscribe as SubscribeCommand};
+use crate::shard::command::{CloseCommand, CloseFrame, Command, Policy, PushCommand};
+use crate::shard::command::{Membership, PushMany, RespondCommand, SubscribeCommand};
 use crate::shard::event::RequestId;
 use crate::words::topic;
 use bytes::Bytes;
@@ -31,7 +31,7 @@ use std::task::{Context, Poll};
 /// Commands, each with its shard.
 pub type Commands = SmallVec<[(usize, Command); 1]>;
 
-/// What a process can ask of the broker: [`Push`], [`Broadcast`], [`Close`] and [`Respond`]. Sealed.
+/// What a process can ask of the broker: [`PushCommand`], [`Broadcast`], [`CloseCommand`] and [`RespondCommand`]. Sealed.
 pub trait Order<'p>: Sized {
     /// In whose name.
     #[doc(hidden)]
@@ -39,7 +39,7 @@ pub trait Order<'p>: Sized {
 
     /// How it is delivered.
     #[doc(hidden)]
-    fn delivery(&mut self) -> &mut Delivery;
+    fn delivery(&mut self) -> &mut DeliveryOptions;
 
     /// Whether it can be given at all.
     #[doc(hidden)]
@@ -116,13 +116,13 @@ macro_rules! asks {
             /// Asks for the outcome as an [`Event::Outcome`](crate::Event::Outcome) with this number, among the
             /// process' other events.
             pub fn ask_event(mut self, number: u64) -> Self {
-                self.delivery.ask = Some(Ask::Event(number));
+                self.delivery.ask = Some(OutcomeTo::Event(number));
                 self
             }
 
             /// As plumbing hands it on.
             #[allow(dead_code)]
-            pub(crate) fn delivered(mut self, delivery: Delivery) -> Self {
+            pub(crate) fn delivered(mut self, delivery: DeliveryOptions) -> Self {
                 self.delivery = delivery;
                 self
             }
@@ -138,7 +138,7 @@ pub struct Push<'p> {
     /// On this node of the fleet instead.
     pub(super) at: Option<Arc<str>>,
     pub(super) message: Message,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: DeliveryOptions,
 }
 
 ends!(Push);
@@ -154,7 +154,7 @@ impl Push<'_> {
     /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number if the channel is gone, closing or another
     /// process'. Costs nothing where the push succeeds.
     pub fn ask_failure(mut self, number: u64) -> Self {
-        self.delivery.ask = Some(Ask::Failure(number));
+        self.delivery.ask = Some(OutcomeTo::Failure(number));
         self
     }
 }
@@ -168,7 +168,7 @@ impl<'p> Order<'p> for Push<'p> {
         check_size(&self.message)
     }
 
-    fn delivery(&mut self) -> &mut Delivery {
+    fn delivery(&mut self) -> &mut DeliveryOptions {
         &mut self.delivery
     }
 
@@ -203,7 +203,7 @@ pub struct Broadcast<'p> {
     pub(super) audience: Audience,
     pub(super) except: Vec<ChannelId>,
     pub(super) message: Message,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: DeliveryOptions,
     pub(super) everywhere: bool,
 }
 
@@ -265,7 +265,7 @@ impl<'p> Order<'p> for Broadcast<'p> {
         check_size(&self.message)
     }
 
-    fn delivery(&mut self) -> &mut Delivery {
+    fn delivery(&mut self) -> &mut DeliveryOptions {
         &mut self.delivery
     }
 
@@ -275,10 +275,10 @@ impl<'p> Order<'p> for Broadcast<'p> {
         }
         let purse = self.pusher.purse.clone()?;
         let mut part = None;
-        if matches!(self.delivery.ask, Some(Ask::Ticket(_) | Ask::Event(_))) {
+        if matches!(self.delivery.ask, Some(OutcomeTo::Ticket(_) | OutcomeTo::Event(_))) {
             let mut parts = self.pusher.parts(self.delivery.ask.take(), 2).into_iter().flatten();
             part = parts.next();
-            self.delivery.ask = parts.next().map(Ask::Part);
+            self.delivery.ask = parts.next().map(OutcomeTo::Part);
         }
         let to = AbroadTo::All(self.audience.clone());
         Some(Abroad { purse, to, frame: self.message.0.clone(), policy: self.delivery.policy, part })
@@ -317,7 +317,7 @@ pub struct Subscribe<'p> {
     pub(super) topic: Arc<str>,
     /// Out of it instead.
     pub(super) is_out: bool,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: DeliveryOptions,
 }
 
 ends!(Subscribe);
@@ -326,7 +326,7 @@ asks!(Subscribe);
 impl Subscribe<'_> {
     /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number if it could not be done.
     pub fn ask_failure(mut self, number: u64) -> Self {
-        self.delivery.ask = Some(Ask::Failure(number));
+        self.delivery.ask = Some(OutcomeTo::Failure(number));
         self
     }
 }
@@ -340,7 +340,7 @@ impl<'p> Order<'p> for Subscribe<'p> {
         Ok(topic::check(&self.topic)?)
     }
 
-    fn delivery(&mut self) -> &mut Delivery {
+    fn delivery(&mut self) -> &mut DeliveryOptions {
         &mut self.delivery
     }
 
@@ -366,7 +366,7 @@ pub struct Close<'p> {
     pub(super) pusher: &'p Pusher,
     pub(super) channel: ChannelId,
     pub(super) why: CloseFrame,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: DeliveryOptions,
 }
 
 ends!(Close);
@@ -376,7 +376,7 @@ impl Close<'_> {
     /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number if the channel is another process'. One
     /// that is gone already is no failure.
     pub fn ask_failure(mut self, number: u64) -> Self {
-        self.delivery.ask = Some(Ask::Failure(number));
+        self.delivery.ask = Some(OutcomeTo::Failure(number));
         self
     }
 }
@@ -386,7 +386,7 @@ impl<'p> Order<'p> for Close<'p> {
         self.pusher
     }
 
-    fn delivery(&mut self) -> &mut Delivery {
+    fn delivery(&mut self) -> &mut DeliveryOptions {
         &mut self.delivery
     }
 
@@ -408,7 +408,7 @@ pub struct Respond<'p> {
     pub(super) status: u16,
     pub(super) headers: HeaderFields,
     pub(super) body: Bytes,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: DeliveryOptions,
 }
 
 ends!(Respond);
@@ -438,7 +438,7 @@ impl<'p> Order<'p> for Respond<'p> {
         self.pusher
     }
 
-    fn delivery(&mut self) -> &mut Delivery {
+    fn delivery(&mut self) -> &mut DeliveryOptions {
         &mut self.delivery
     }
 
@@ -456,12 +456,12 @@ impl<'p> Order<'p> for Respond<'p> {
 }
 
 /// The response that a process answers with, made on its own thread: that takes longer the more header fields there are.
-fn response(pusher: &Pusher, status: u16, headers: HeaderFields, body: Bytes) -> Response {
+fn response(pusher: &Pusher, status: u16, headers: HeaderFields, body: Bytes) -> PreparedResponse {
     let replaced = |error: &dyn std::fmt::Display| {
         tracing::warn!(process = ?pusher.name(), %error, "a process' answer was replaced by a 500");
-        Response::text(500, "the process' answer cannot be sent")
+        PreparedResponse::text(500, "the process' answer cannot be sent")
     };
-    match Response::new(status).merge(headers) {
+    match PreparedResponse::new(status).merge(headers) {
         Err(error) => replaced(&error),
         Ok(_) if body.len() > PAYLOAD_BYTES_MAX => replaced(&PushError::TooLarge),
         Ok(response) => response.with_body(body),
@@ -510,7 +510,7 @@ impl<'p, O: Order<'p>> Asking<'p, O> {
 
     fn with_ticket(mut self) -> (O, Ticket) {
         let (teller, ticket) = ticket();
-        self.order.delivery().ask = Some(Ask::Ticket(teller));
+        self.order.delivery().ask = Some(OutcomeTo::Ticket(teller));
         (self.order, ticket)
     }
 }

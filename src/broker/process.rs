@@ -9,8 +9,8 @@ use super::here::is_on_a_shard;
 use super::message::Message;
 use super::order::{Broadcast, Close, Push, Respond, Subscribe, close_frame};
 use super::pusher::{Audience, Pusher};
-use super::{AttachError, BindPathError, Shared};
-use crate::admission::{Charge, Kind, Purse};
+use super::{AttachError, BindPathError, BrokerShared};
+use crate::admission::{Charge, HeldAs, ProcessFund};
 use crate::channel::ChannelId;
 use crate::gateway::{BindError, BoundAt, HttpRule, OwnerId, Snapshot, WebSocketRule, route_bytes};
 use crate::http::Content;
@@ -100,14 +100,18 @@ pub struct Process {
 /// thread. Order holds for the calls of one thread.
 #[derive(Clone)]
 pub struct ProcessHandle {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<BrokerShared>,
     pub(super) id: ProcessId,
     pub(super) owner: OwnerId,
     pub(super) pusher: Pusher,
 }
 
 impl Process {
-    pub(super) fn attach(shared: Arc<Shared>, id: ProcessId, options: AttachOptions) -> Result<Self, AttachError> {
+    pub(super) fn attach(
+        shared: Arc<BrokerShared>,
+        id: ProcessId,
+        options: AttachOptions,
+    ) -> Result<Self, AttachError> {
         let owner = shared.new_owner();
         let wakers = shared.inboxes.clone();
         let (queue, receiver) =
@@ -379,7 +383,7 @@ impl ProcessHandle {
     }
 
     /// Where what is kept for it outside of the broker's own queues is charged.
-    pub(crate) fn purse(&self) -> &Purse {
+    pub(crate) fn purse(&self) -> &ProcessFund {
         self.pusher.purse.as_ref().expect("a process has a purse")
     }
 
@@ -578,7 +582,7 @@ impl ProcessHandle {
     /// Charges what a route holds of memory.
     fn charge_route(&self, path: &str, content: Option<&Content>) -> Result<Charge, BindPathError> {
         let bytes = route_bytes(&self.id, path) + content.map_or(0, Content::held_bytes);
-        self.purse().charge(Kind::Content, bytes).map_err(|_| BindPathError::Memory { bytes })
+        self.purse().charge(HeldAs::Content, bytes).map_err(|_| BindPathError::Memory { bytes })
     }
 
     fn may_bind(&self) -> Result<(), BindPathError> {

@@ -1,22 +1,22 @@
 //! How orders get to the shards: which command on which shard, whose account, and whether to wait for room.
 
-use super::Shared;
-use super::delivery::{Ask, Delivery};
+use super::BrokerShared;
+use super::delivery::{DeliveryOptions, OutcomeTo};
 use super::here::must_not_be_on_a_shard;
 use super::message::{Message, PAYLOAD_BYTES_MAX};
 use super::order::Commands;
-use crate::admission::Purse;
+use crate::admission::ProcessFund;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::queue::events::{self as process_queue, ProcessQueue};
-use crate::queue::orders::{Account, Refused};
+use crate::queue::orders::{Account, SendRefused};
 use crate::shard::Owner;
-use crate::shard::command::{Asked, Command, ShardAudience};
+use crate::shard::command::{Command, ReportTo, ShardAudience};
 use crate::shard::deflate::{Compressed, Windows};
 use crate::shard::event::Event;
-use crate::shard::outcome::{Part, Ticket as Parts};
-use crate::shard::topics::{Claim, Topic, Topics};
+use crate::shard::outcome::{OutcomeCollector as Parts, OutcomePart};
+use crate::shard::topics::{Topic, TopicClaim, Topics};
 use crate::words::topic::InvalidTopic;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -88,14 +88,14 @@ pub(super) enum Full {
 /// The way to the shards in the name of one process, or of the broker's operator. Cheap to clone.
 #[derive(Clone)]
 pub struct Pusher {
-    shared: Arc<Shared>,
+    shared: Arc<BrokerShared>,
     pub(super) owner: Option<OwnerId>,
     /// Whose queue its events go to: its own, or the system's of its kernel.
     queue_of: Option<OwnerId>,
     /// Where its events go, if not there: those of a handler on a shard.
     events: Option<ProcessQueue>,
     /// Where what is kept for its owner is charged.
-    pub(super) purse: Option<Purse>,
+    pub(super) purse: Option<ProcessFund>,
     /// What the channels of its owner have agreed on compression.
     windows: Arc<Windows>,
     /// What the channels of its owner are subscribed to.
@@ -104,7 +104,7 @@ pub struct Pusher {
 }
 
 impl Pusher {
-    pub(super) fn of_process(shared: Arc<Shared>, owner: &Owner) -> Self {
+    pub(super) fn of_process(shared: Arc<BrokerShared>, owner: &Owner) -> Self {
         let accounts: Arc<[Account]> = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
         let of_shards = Arc::downgrade(&accounts);
         let bytes = |accounts: Arc<[Account]>| accounts.iter().map(|account| account.held().1 as usize).sum();
@@ -128,7 +128,7 @@ impl Pusher {
         Self { events: Some(events), ..self.clone() }
     }
 
-    pub(super) fn of_operator(shared: Arc<Shared>) -> Self {
+    pub(super) fn of_operator(shared: Arc<BrokerShared>) -> Self {
         let accounts = shared.accounts.clone().into();
         let (windows, topics) = Default::default();
         Self { shared, owner: None, queue_of: None, events: None, purse: None, windows, topics, accounts }
@@ -161,8 +161,8 @@ impl Pusher {
     }
 
     /// Outcomes that come as events wait in the process' queue until it reads them.
-    pub(super) fn may_ask(&self, delivery: &Delivery) -> Result<(), PushError> {
-        let is_event = matches!(delivery.ask, Some(Ask::Event(_)));
+    pub(super) fn may_ask(&self, delivery: &DeliveryOptions) -> Result<(), PushError> {
+        let is_event = matches!(delivery.ask, Some(OutcomeTo::Event(_)));
         if is_event && self.queue().is_some_and(|(_, _, queue)| !queue.has_room_for_outcome()) {
             return Err(PushError::OutcomesUnread);
         }
@@ -170,21 +170,21 @@ impl Pusher {
     }
 
     /// Who is to be told of an order for one channel.
-    pub(super) fn asked(&self, ask: Option<Ask>) -> Asked {
+    pub(super) fn asked(&self, ask: Option<OutcomeTo>) -> ReportTo {
         match ask {
-            None => Asked::Nobody,
-            Some(Ask::Failure(number)) => Asked::Failure(number),
-            ask => self.parts(ask, 1).pop().flatten().map_or(Asked::Nobody, Asked::Outcome),
+            None => ReportTo::Nobody,
+            Some(OutcomeTo::Failure(number)) => ReportTo::Failure(number),
+            ask => self.parts(ask, 1).pop().flatten().map_or(ReportTo::Nobody, ReportTo::Outcome),
         }
     }
 
     /// The shares of `count` shards in the outcome, if it was asked for.
-    pub(super) fn parts(&self, ask: Option<Ask>, count: usize) -> Vec<Option<Box<Part>>> {
+    pub(super) fn parts(&self, ask: Option<OutcomeTo>, count: usize) -> Vec<Option<Box<OutcomePart>>> {
         let parts = match ask {
-            None | Some(Ask::Failure(_)) => return (0..count).map(|_| None).collect(),
-            Some(Ask::Part(part)) => return self.parts_of(part, count),
-            Some(Ask::Ticket(teller)) => Parts::split(count, move |outcome| teller.tell(outcome)),
-            Some(Ask::Event(ticket)) => {
+            None | Some(OutcomeTo::Failure(_)) => return (0..count).map(|_| None).collect(),
+            Some(OutcomeTo::Part(part)) => return self.parts_of(part, count),
+            Some(OutcomeTo::Ticket(teller)) => Parts::split(count, move |outcome| teller.tell(outcome)),
+            Some(OutcomeTo::Event(ticket)) => {
                 let report = self.report();
                 Parts::split(count, move |outcome| report(Event::Outcome { ticket, outcome }))
             }
@@ -193,7 +193,7 @@ impl Pusher {
     }
 
     /// The shares of `count` shards in a share.
-    fn parts_of(&self, part: Box<Part>, count: usize) -> Vec<Option<Box<Part>>> {
+    fn parts_of(&self, part: Box<OutcomePart>, count: usize) -> Vec<Option<Box<OutcomePart>>> {
         if count == 1 {
             return vec![Some(part)];
         }
@@ -207,7 +207,7 @@ impl Pusher {
     }
 
     /// The broker behind it.
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &BrokerShared {
         &self.shared
     }
 
@@ -216,7 +216,7 @@ impl Pusher {
         let queue = self.queue();
         move |event| {
             if let Some((owner, purse, queue)) = &queue {
-                let mut batch = process_queue::Batch::new(*owner);
+                let mut batch = process_queue::EventBatch::new(*owner);
                 batch.push(event);
                 queue.send(purse, batch);
             }
@@ -224,7 +224,7 @@ impl Pusher {
     }
 
     /// This owner, and the queue of its events.
-    fn queue(&self) -> Option<(OwnerId, Purse, ProcessQueue)> {
+    fn queue(&self) -> Option<(OwnerId, ProcessFund, ProcessQueue)> {
         if let Some(events) = &self.events {
             return Some((self.owner?, self.purse.clone()?, events.clone()));
         }
@@ -234,7 +234,7 @@ impl Pusher {
     }
 
     /// Counts a channel of this owner into a topic. None: there is no memory for that.
-    pub(super) fn claim(&self, channel: ChannelId, topic: &Arc<str>) -> Option<Claim> {
+    pub(super) fn claim(&self, channel: ChannelId, topic: &Arc<str>) -> Option<TopicClaim> {
         let shard = self.shard_of(channel) as u32;
         self.topics.claim(topic, shard, self.shards(), self.purse.as_ref()?)
     }
@@ -290,8 +290,8 @@ impl Pusher {
                 inbox.send_wait(command, bytes, account).map_err(|_| PushError::Stopped)
             }
             Full::Refuse => inbox.try_send(command, bytes, account).map_err(|refused| match refused {
-                Refused::Full(_) => PushError::InboxFull,
-                Refused::Stopped(_) => PushError::Stopped,
+                SendRefused::Full(_) => PushError::InboxFull,
+                SendRefused::Stopped(_) => PushError::Stopped,
             }),
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The outcome is there as soon as every shard has offered the frame to its sockets; clients do not delay it.
 #[derive(Debug)]
 #[must_use = "a push whose outcome nobody wants to hear of need not be asked"]
-pub struct Ticket(Arc<Told>);
+pub struct Ticket(Arc<TicketShared>);
 
 /// The outcome was not known in time. The ticket stays good: wait again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,27 +20,27 @@ pub struct Ticket(Arc<Told>);
 pub struct NotYetKnown;
 
 #[derive(Debug, Default)]
-struct Told {
-    state: Mutex<State>,
+struct TicketShared {
+    state: Mutex<TicketState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct TicketState {
     outcome: Option<Outcome>,
     waiting: Option<Waker>,
 }
 
 /// The other end of a [`Ticket`].
 #[derive(Debug)]
-pub(super) struct Teller(Arc<Told>);
+pub(super) struct TicketSender(Arc<TicketShared>);
 
-pub(super) fn ticket() -> (Teller, Ticket) {
-    let told = Arc::<Told>::default();
-    (Teller(told.clone()), Ticket(told))
+pub(super) fn ticket() -> (TicketSender, Ticket) {
+    let told = Arc::<TicketShared>::default();
+    (TicketSender(told.clone()), Ticket(told))
 }
 
-impl Teller {
+impl TicketSender {
     /// Tells the outcome. Whoever asked may not wait any more.
     pub(super) fn tell(&self, outcome: Outcome) {
         let mut state = self.0.state();
@@ -61,7 +61,7 @@ impl Ticket {
     /// It was not known within `timeout`.
     pub fn wait(&self, timeout: Duration) -> Result<Outcome, NotYetKnown> {
         super::here::must_not_be_on_a_shard();
-        let is_open = |state: &mut State| state.outcome.is_none();
+        let is_open = |state: &mut TicketState| state.outcome.is_none();
         let waited = self.0.changed.wait_timeout_while(self.0.state(), timeout, is_open);
         waited.unwrap_or_else(PoisonError::into_inner).0.outcome.ok_or(NotYetKnown)
     }
@@ -87,8 +87,8 @@ impl Future for Ticket {
     }
 }
 
-impl Told {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl TicketShared {
+    fn state(&self) -> MutexGuard<'_, TicketState> {
         // What a panic left behind is whole: each change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

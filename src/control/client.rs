@@ -1,7 +1,7 @@
 //! The operator's side of the door.
 
-use super::wire::{Answer, Request};
-use crate::driver::peer_socket::{Source, Stream};
+use super::wire::{ControlAnswer, ControlRequest};
+use crate::driver::peer_socket::{DeadlineReader, PeerStream};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,11 +48,11 @@ pub enum AskError {
     },
 }
 
-/// Asks the daemon whose control socket is at `path`. Never answers [`Answer::Refused`].
+/// Asks the daemon whose control socket is at `path`. Never answers [`ControlAnswer::Refused`].
 ///
 /// # Errors
 /// See [`AskError`].
-pub fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
+pub fn ask(path: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskError> {
     let owned = || path.to_owned();
     let bytes = exchange(path, request).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Nobody(owned()),
@@ -60,20 +60,20 @@ pub fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
         _ => AskError::Io { path: owned(), error },
     })?;
     match serde_json::from_slice(&bytes) {
-        Ok(Answer::Refused(why)) => Err(AskError::Refused { path: owned(), why }),
+        Ok(ControlAnswer::Refused(why)) => Err(AskError::Refused { path: owned(), why }),
         Ok(answer) => Ok(answer),
         Err(error) => Err(AskError::Garbled { path: owned(), error }),
     }
 }
 
-fn exchange(path: &Path, request: &Request) -> io::Result<Vec<u8>> {
-    let stream = Stream::unix(path, WITHIN)?;
+fn exchange(path: &Path, request: &ControlRequest) -> io::Result<Vec<u8>> {
+    let stream = PeerStream::unix(path, WITHIN)?;
     stream.set_write_timeout(Some(WITHIN))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     (&stream).write_all(&line)?;
     let mut answer = Vec::new();
-    let source = Source::until(Arc::new(stream), Instant::now() + WITHIN);
+    let source = DeadlineReader::until(Arc::new(stream), Instant::now() + WITHIN);
     source.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
     Ok(answer)
 }

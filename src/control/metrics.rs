@@ -4,7 +4,7 @@
 
 use super::usage::Usage;
 use super::wire::Overview;
-use crate::admission::Kind;
+use crate::admission::HeldAs;
 use crate::broker::{ClosedBy, Durations, FleetReport, HandshakeTimes, MemoryReport, Report};
 use crate::tls::Alert;
 use prometheus_client::collector::Collector;
@@ -116,9 +116,9 @@ impl Collector for Usage {
 struct Shards(Overview);
 
 /// A value that goes up and down, of one shard.
-type Gauge = (&'static str, &'static str, fn(&Report) -> usize);
+type GaugeMetric = (&'static str, &'static str, fn(&Report) -> usize);
 
-const GAUGES: [Gauge; 3] = [
+const GAUGES: [GaugeMetric; 3] = [
     ("connections", "Live connections", |shard| shard.connections),
     ("channels", "Live channels", |shard| shard.channels),
     ("leased_bytes", "What the shard has leased of the memory budget", |shard| shard.memory.leased_bytes),
@@ -212,7 +212,7 @@ impl Shards {
         let mut family = encoder.encode_descriptor("process_held_bytes", help, None, MetricType::Gauge)?;
         for tenant in self.0.held.iter().take(100) {
             let process = tenant.process.as_ref().map_or("", |process| process.as_str());
-            for kind in Kind::ALL {
+            for kind in HeldAs::ALL {
                 let bytes = tenant.held.of(kind) as u64;
                 if bytes > 0 {
                     family.encode_family(&([("process", process)], [("kind", kind.name())]))?.encode_gauge(&bytes)?;

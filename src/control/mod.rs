@@ -1,17 +1,17 @@
 //! The operator's door to a running broker: a Unix socket that only its owner may open, where a line of JSON asks and a
 //! line of JSON answers.
 //!
-//! [`Server`] opens it beside a broker, in a daemon or in a program that embeds one; [`ask`] is the other side, and
+//! [`ControlServer`] opens it beside a broker, in a daemon or in a program that embeds one; [`ask`] is the other side, and
 //! `pushring stats` and `pushring disconnects` are it with tables. Never TCP: what is told here names clients.
 //!
 //! ```
 //! use pushring::{Broker, Config};
-//! use pushring::control::{self, Answer, Request, Server};
+//! use pushring::control::{self, ControlAnswer, ControlRequest, ControlServer};
 //!
 //! let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();
 //! let path = std::env::temp_dir().join(format!("pushring-door-{}.sock", std::process::id()));
-//! let door = Server::start(&broker, &path).unwrap();
-//! let Answer::Stats(overview) = control::ask(&path, &Request::Stats {}).unwrap() else { panic!() };
+//! let door = ControlServer::start(&broker, &path).unwrap();
+//! let ControlAnswer::Stats(overview) = control::ask(&path, &ControlRequest::Stats {}).unwrap() else { panic!() };
 //! assert_eq!(overview.total().accepted, 0);
 //! # drop(door);
 //! ```
@@ -26,10 +26,10 @@ mod server;
 mod usage;
 mod wire;
 
-pub use crate::driver::peer_socket::ListenError;
+pub use crate::driver::peer_socket::PeerListenError;
 pub use client::{AskError, ask};
 pub use metrics::{Exposition, metrics};
 pub use operator::{LogCounts, Operator, Program};
-pub use server::{Server, StartError};
+pub use server::{ControlServer, ControlStartError};
 pub use usage::Usage;
-pub use wire::{About, Answer, Changes, ChannelList, ChannelQuery, Filter, Overview, Request};
+pub use wire::{BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, Filter, Overview};

@@ -4,8 +4,8 @@
 //! Invariants: an answer says what was done, or why nothing was; no secret is told. It must not know sockets.
 
 use super::usage::Usage;
-use super::wire::{About, Answer, Changes, ChannelList, ChannelQuery, Overview, Request};
-use crate::broker::{Broker, ChannelFilter, Drain, Handle};
+use super::wire::{BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, Overview};
+use crate::broker::{Broker, BrokerHandle, ChannelFilter, Drain};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -63,8 +63,8 @@ impl Program for () {}
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub struct Operator {
-    about: Arc<About>,
-    broker: Handle,
+    about: Arc<BrokerInfo>,
+    broker: BrokerHandle,
     program: Arc<dyn Program>,
 }
 
@@ -75,7 +75,7 @@ impl Operator {
     }
 
     /// The broker.
-    pub fn broker(&self) -> &Handle {
+    pub fn broker(&self) -> &BrokerHandle {
         &self.broker
     }
 
@@ -85,35 +85,37 @@ impl Operator {
         let usage = Usage { log_lines_lost: lines_lost, log_write_errors: write_errors, ..Usage::now() };
         let mut held = self.broker.held_by_process();
         held.truncate(HELD_MAX);
-        let about = About::clone(&self.about);
+        let about = BrokerInfo::clone(&self.about);
         Overview { about, unix_ms: unix_ms(), usage, held, fleet: self.broker.fleet(), shards: self.broker.reports() }
     }
 
     /// Answers a question, or does what it asks for.
-    pub fn answer(&self, request: Request) -> Answer {
+    pub fn answer(&self, request: ControlRequest) -> ControlAnswer {
         match request {
-            Request::Stats {} => Answer::Stats(Box::new(self.overview())),
-            Request::Disconnects(filter) => Answer::Disconnects(filter.apply(self.broker.disconnects())),
-            Request::Channels(query) => Answer::Channels(self.channels(&query)),
-            Request::Topics(query) => Answer::Topics(self.broker.topics(&query)),
-            Request::Processes {} => Answer::Processes(self.broker.processes()),
-            Request::Fleet {} => match self.broker.fleet() {
-                Some(fleet) => Answer::Fleet(Box::new(fleet)),
-                None => Answer::Refused("this broker is in no fleet: set fleet_nats".to_owned()),
+            ControlRequest::Stats {} => ControlAnswer::Stats(Box::new(self.overview())),
+            ControlRequest::Disconnects(filter) => ControlAnswer::Disconnects(filter.apply(self.broker.disconnects())),
+            ControlRequest::Channels(query) => ControlAnswer::Channels(self.channels(&query)),
+            ControlRequest::Topics(query) => ControlAnswer::Topics(self.broker.topics(&query)),
+            ControlRequest::Processes {} => ControlAnswer::Processes(self.broker.processes()),
+            ControlRequest::Fleet {} => match self.broker.fleet() {
+                Some(fleet) => ControlAnswer::Fleet(Box::new(fleet)),
+                None => ControlAnswer::Refused("this broker is in no fleet: set fleet_nats".to_owned()),
             },
-            Request::Kick { channel, reason } => {
+            ControlRequest::Kick { channel, reason } => {
                 let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
                 if self.broker.channels(&filter, 0, 1).0.is_empty() {
-                    return Answer::Refused(format!("there is no channel {channel}"));
+                    return ControlAnswer::Refused(format!("there is no channel {channel}"));
                 }
                 let reason = reason.unwrap_or_else(|| KICKED.1.to_owned());
                 match self.broker.close(channel, KICKED.0, &reason).send() {
-                    Ok(()) => Answer::Kicked(channel),
-                    Err(error) => Answer::Refused(error.to_string()),
+                    Ok(()) => ControlAnswer::Kicked(channel),
+                    Err(error) => ControlAnswer::Refused(error.to_string()),
                 }
             }
-            Request::Reload {} => self.program.reload().map_or_else(Answer::Refused, Answer::Reloaded),
-            Request::Drain { grace_ms, over_ms } => {
+            ControlRequest::Reload {} => {
+                self.program.reload().map_or_else(ControlAnswer::Refused, ControlAnswer::Reloaded)
+            }
+            ControlRequest::Drain { grace_ms, over_ms } => {
                 let default = self.program.drain();
                 let drain = Drain {
                     grace_ms: grace_ms.unwrap_or(default.grace_ms),
@@ -121,7 +123,7 @@ impl Operator {
                     ..default
                 };
                 self.drain(drain);
-                Answer::Draining(drain)
+                ControlAnswer::Draining(drain)
             }
         }
     }
@@ -144,8 +146,8 @@ impl Operator {
 }
 
 /// Which broker this is.
-fn about(broker: &Broker) -> About {
-    About {
+fn about(broker: &Broker) -> BrokerInfo {
+    BrokerInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         node: broker.handle().settings().node,

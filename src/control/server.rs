@@ -1,9 +1,9 @@
 //! The broker's side of the door.
 
 use super::operator::Operator;
-use super::wire::{Answer, REQUEST_BYTES_MAX};
+use super::wire::{ControlAnswer, REQUEST_BYTES_MAX};
 use crate::broker::Broker;
-use crate::driver::peer_socket::{Access, ListenError, Listener, Source, Stream};
+use crate::driver::peer_socket::{Access, DeadlineReader, PeerListenError, PeerListener, PeerStream};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,39 +22,39 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why there is no door.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ControlStartError {
     /// The path.
     #[error(transparent)]
-    Listen(#[from] ListenError),
+    Listen(#[from] PeerListenError),
     /// No thread.
     #[error("no thread for the control socket: {0}")]
     Thread(#[from] io::Error),
 }
 
 /// An open door. Dropping it closes it and removes its socket.
-pub struct Server {
-    listener: Arc<Listener>,
+pub struct ControlServer {
+    listener: Arc<PeerListener>,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl ControlServer {
     /// Opens a door to `broker` at `path`, for this user alone.
     ///
     /// # Errors
-    /// See [`StartError`]. The socket of a daemon that runs, and a file that is no socket, are left alone.
-    pub fn start(broker: &Broker, path: &Path) -> Result<Self, StartError> {
+    /// See [`ControlStartError`]. The socket of a daemon that runs, and a file that is no socket, are left alone.
+    pub fn start(broker: &Broker, path: &Path) -> Result<Self, ControlStartError> {
         Self::for_operator(Operator::new(broker, Arc::new(())), path)
     }
 
     /// The same for a program that does more for its operators than its broker does by itself.
     ///
     /// # Errors
-    /// As [`Server::start`].
-    pub fn for_operator(operator: Operator, path: &Path) -> Result<Self, StartError> {
-        let listener = Arc::new(Listener::unix(path, Access::default())?);
+    /// As [`ControlServer::start`].
+    pub fn for_operator(operator: Operator, path: &Path) -> Result<Self, ControlStartError> {
+        let listener = Arc::new(PeerListener::unix(path, Access::default())?);
         let stopping = Arc::<AtomicBool>::default();
-        let door = Door { operator, open: Arc::default() };
+        let door = ControlListener { operator, open: Arc::default() };
         let (accepting, stop) = (listener.clone(), stopping.clone());
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
             accept(&door, &accepting, &stop);
@@ -63,7 +63,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ControlServer {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.listener.stop();
@@ -73,21 +73,21 @@ impl Drop for Server {
 }
 
 #[derive(Clone)]
-struct Door {
+struct ControlListener {
     operator: Operator,
     open: Arc<AtomicUsize>,
 }
 
 /// A question's place among those at a time.
-struct Place(Arc<AtomicUsize>);
+struct QuestionPermit(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for QuestionPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-fn accept(door: &Door, listener: &Listener, stopping: &AtomicBool) {
+fn accept(door: &ControlListener, listener: &PeerListener, stopping: &AtomicBool) {
     loop {
         let stream = match listener.accept() {
             _ if stopping.load(Ordering::SeqCst) => return,
@@ -99,10 +99,10 @@ fn accept(door: &Door, listener: &Listener, stopping: &AtomicBool) {
             }
         };
         let is_full = door.open.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS_MAX;
-        let place = Place(door.open.clone());
+        let place = QuestionPermit(door.open.clone());
         if is_full {
             // It fits any socket buffer.
-            let _ = write(&stream, &Answer::Refused("too many ask at the same time: ask again".to_owned()));
+            let _ = write(&stream, &ControlAnswer::Refused("too many ask at the same time: ask again".to_owned()));
             continue;
         }
         let door = door.clone();
@@ -113,8 +113,8 @@ fn accept(door: &Door, listener: &Listener, stopping: &AtomicBool) {
     }
 }
 
-impl Door {
-    fn serve(&self, stream: Stream, place: Place) {
+impl ControlListener {
+    fn serve(&self, stream: PeerStream, place: QuestionPermit) {
         let stream = Arc::new(stream);
         let served = read(stream.clone()).and_then(|line| write(&stream, &self.answer(&line)));
         if let Err(error) = served {
@@ -124,23 +124,23 @@ impl Door {
         drop((place, stream));
     }
 
-    fn answer(&self, line: &[u8]) -> Answer {
+    fn answer(&self, line: &[u8]) -> ControlAnswer {
         match serde_json::from_slice(line) {
             Ok(request) => self.operator.answer(request),
-            Err(error) => Answer::Refused(format!("no question: {error}")),
+            Err(error) => ControlAnswer::Refused(format!("no question: {error}")),
         }
     }
 }
 
 /// One line, or all there is until the other side has ended its own.
-fn read(stream: Arc<Stream>) -> io::Result<Vec<u8>> {
-    let source = Source::until(stream, Instant::now() + WITHIN);
+fn read(stream: Arc<PeerStream>) -> io::Result<Vec<u8>> {
+    let source = DeadlineReader::until(stream, Instant::now() + WITHIN);
     let mut line = Vec::new();
     BufReader::new(source.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
     Ok(line)
 }
 
-fn write(stream: &Stream, answer: &Answer) -> io::Result<()> {
+fn write(stream: &PeerStream, answer: &ControlAnswer) -> io::Result<()> {
     stream.set_write_timeout(Some(WITHIN))?;
     let mut bytes = serde_json::to_vec(answer)?;
     bytes.push(b'\n');

@@ -17,7 +17,7 @@ pub(super) const REQUEST_BYTES_MAX: u64 = 4 << 10;
 /// A question: `{"stats":{}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Request {
+pub enum ControlRequest {
     /// What the broker holds and has counted.
     Stats {},
     /// The last channels that ended, and why.
@@ -101,24 +101,24 @@ impl Filter {
 /// An answer, under the name of its question.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// To [`Request::Stats`].
+pub enum ControlAnswer {
+    /// To [`ControlRequest::Stats`].
     Stats(Box<Overview>),
-    /// To [`Request::Disconnects`]: the newest last.
+    /// To [`ControlRequest::Disconnects`]: the newest last.
     Disconnects(Vec<Disconnect>),
-    /// To [`Request::Channels`].
+    /// To [`ControlRequest::Channels`].
     Channels(ChannelList),
-    /// To [`Request::Processes`]: by name.
+    /// To [`ControlRequest::Processes`]: by name.
     Processes(Vec<ProcessReport>),
-    /// To [`Request::Topics`]: by name. The next page is behind the last.
+    /// To [`ControlRequest::Topics`]: by name. The next page is behind the last.
     Topics(Vec<TopicReport>),
     /// To [`Request::Fleet`].
     Fleet(Box<FleetReport>),
     /// To [`Request::Kick`]: its close frame has been queued.
     Kicked(ChannelId),
-    /// To [`Request::Reload`].
+    /// To [`ControlRequest::Reload`].
     Reloaded(Changes),
-    /// To [`Request::Drain`]: it has begun.
+    /// To [`ControlRequest::Drain`]: it has begun.
     Draining(Drain),
     /// There is no answer; why.
     Refused(String),
@@ -148,7 +148,7 @@ pub struct Changes {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Overview {
     /// Which broker.
-    pub about: About,
+    pub about: BrokerInfo,
     /// When this was, in milliseconds after 1970.
     pub unix_ms: u64,
     /// What the program around it takes of the machine.
@@ -185,7 +185,7 @@ impl Overview {
 
 /// A broker, as long as it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
+pub struct BrokerInfo {
     /// Its version.
     pub version: String,
     /// The id of its operating-system process.
@@ -247,21 +247,21 @@ mod tests {
     #[test]
     fn questions_are_as_they_are_documented() {
         for (text, request) in [
-            (r#"{"stats":{}}"#, Request::Stats {}),
-            (r#"{"disconnects":{}}"#, Request::Disconnects(Filter::default())),
+            (r#"{"stats":{}}"#, ControlRequest::Stats {}),
+            (r#"{"disconnects":{}}"#, ControlRequest::Disconnects(Filter::default())),
             (
                 r#"{"disconnects":{"process":"a:b:c","channel":4,"code":1006,"last":10}}"#,
-                Request::Disconnects(Filter {
+                ControlRequest::Disconnects(Filter {
                     process: Some("a:b:c".parse().unwrap()),
                     channel: Some(ChannelId::new(4)),
                     code: Some(1006),
                     last: Some(10),
                 }),
             ),
-            (r#"{"channels":{"filter":{}}}"#, Request::Channels(ChannelQuery::default())),
+            (r#"{"channels":{"filter":{}}}"#, ControlRequest::Channels(ChannelQuery::default())),
             (
                 r#"{"channels":{"filter":{"path":"/x","address":"10.0.0.0/8"},"after":7,"limit":2,"fullest":true}}"#,
-                Request::Channels(ChannelQuery {
+                ControlRequest::Channels(ChannelQuery {
                     filter: ChannelFilter {
                         path: Some("/x".into()),
                         address: Some("10.0.0.0/8".parse().unwrap()),
@@ -272,34 +272,34 @@ mod tests {
                     fullest: true,
                 }),
             ),
-            (r#"{"processes":{}}"#, Request::Processes {}),
-            (r#"{"fleet":{}}"#, Request::Fleet {}),
+            (r#"{"processes":{}}"#, ControlRequest::Processes {}),
+            (r#"{"fleet":{}}"#, ControlRequest::Fleet {}),
             (
                 r#"{"topics":{"process":"a:b:c","prefix":"room/","after":"room/1","limit":9}}"#,
-                Request::Topics(TopicQuery {
+                ControlRequest::Topics(TopicQuery {
                     process: "a:b:c".parse().unwrap(),
                     prefix: "room/".into(),
                     after: Some("room/1".into()),
                     limit: Some(9),
                 }),
             ),
-            (r#"{"kick":{"channel":7}}"#, Request::Kick { channel: ChannelId::new(7), reason: None }),
-            (r#"{"reload":{}}"#, Request::Reload {}),
-            (r#"{"drain":{"over_ms":9}}"#, Request::Drain { grace_ms: None, over_ms: Some(9) }),
+            (r#"{"kick":{"channel":7}}"#, ControlRequest::Kick { channel: ChannelId::new(7), reason: None }),
+            (r#"{"reload":{}}"#, ControlRequest::Reload {}),
+            (r#"{"drain":{"over_ms":9}}"#, ControlRequest::Drain { grace_ms: None, over_ms: Some(9) }),
         ] {
-            assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
+            assert_eq!(serde_json::from_str::<ControlRequest>(text).unwrap(), request);
             assert_eq!(serde_json::to_string(&request).unwrap(), text);
         }
         for bad in [r#"{"disconnects":{"proces":"a:b:c"}}"#, r#"{"disconnects":{"code":-1}}"#, r#"{"quit":{}}"#, "1"] {
-            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<ControlRequest>(bad).is_err(), "{bad}");
         }
-        let told = Answer::Disconnects(vec![end(1, None, Some("a:b:c"), 1000)]);
+        let told = ControlAnswer::Disconnects(vec![end(1, None, Some("a:b:c"), 1000)]);
         let text = serde_json::to_string(&told).unwrap();
         assert!(
             text.starts_with(r#"{"disconnects":[{"unix_ms":1,"channel":null,"process":"a:b:c","path":"/""#),
             "{text}"
         );
-        let Answer::Disconnects(read) = serde_json::from_str(&text).unwrap() else { panic!() };
+        let ControlAnswer::Disconnects(read) = serde_json::from_str(&text).unwrap() else { panic!() };
         assert_eq!(read, [end(1, None, Some("a:b:c"), 1000)]);
     }
 }

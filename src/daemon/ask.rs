@@ -6,7 +6,7 @@ use super::table::{Align, bytes, table};
 use anyhow::{Context, bail};
 use humantime::{format_duration, format_rfc3339_millis};
 use pushring::Disconnect;
-use pushring::control::{self, About, Answer, Exposition, Filter, Overview, Request, Usage};
+use pushring::control::{self, BrokerInfo, ControlAnswer, ControlRequest, Exposition, Filter, Overview, Usage};
 use std::time::{Duration, SystemTime};
 
 /// `pushring stats`.
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 /// # Errors
 /// No daemon answers.
 pub fn stats(options: &AskOptions) -> anyhow::Result<String> {
-    let Answer::Stats(overview) = ask(options, &Request::Stats {})? else { bail!(ANOTHER) };
+    let ControlAnswer::Stats(overview) = ask(options, &ControlRequest::Stats {})? else { bail!(ANOTHER) };
     Ok(match options.json {
         true => serde_json::to_string(&overview)? + "\n",
         false => overview_text(&overview),
@@ -26,7 +26,7 @@ pub fn stats(options: &AskOptions) -> anyhow::Result<String> {
 /// # Errors
 /// No daemon answers.
 pub fn metrics(options: &AskOptions) -> anyhow::Result<String> {
-    let Answer::Stats(overview) = ask(options, &Request::Stats {})? else { bail!(ANOTHER) };
+    let ControlAnswer::Stats(overview) = ask(options, &ControlRequest::Stats {})? else { bail!(ANOTHER) };
     Ok(match options.json {
         true => serde_json::to_string(&overview)? + "\n",
         false => control::metrics(&overview, Exposition::Classic),
@@ -41,7 +41,7 @@ pub fn disconnects(options: DisconnectsOptions) -> anyhow::Result<String> {
     let DisconnectsOptions { ask: to, process, channel, code, last } = options;
     let process = process.map(|id| id.parse().with_context(|| format!("process: {id:?}"))).transpose()?;
     let filter = Filter { process, channel: channel.map(pushring::ChannelId::new), code, last };
-    let Answer::Disconnects(ends) = ask(&to, &Request::Disconnects(filter))? else { bail!(ANOTHER) };
+    let ControlAnswer::Disconnects(ends) = ask(&to, &ControlRequest::Disconnects(filter))? else { bail!(ANOTHER) };
     match to.json {
         true => ends.iter().map(|end| Ok(serde_json::to_string(end)? + "\n")).collect(),
         false => Ok(ends_text(&ends)),
@@ -52,7 +52,7 @@ pub fn disconnects(options: DisconnectsOptions) -> anyhow::Result<String> {
 pub(super) const ANOTHER: &str = "the daemon answers another question: is it of another version?";
 
 /// Asks the daemon that `options` name.
-pub(super) fn ask(options: &AskOptions, request: &Request) -> anyhow::Result<Answer> {
+pub(super) fn ask(options: &AskOptions, request: &ControlRequest) -> anyhow::Result<ControlAnswer> {
     let config = options.load()?;
     let path = config.control.find(config.address().port()).context("control: it is off")?;
     Ok(control::ask(&path, request)?)
@@ -132,7 +132,7 @@ fn overview_text(overview: &Overview) -> String {
 }
 
 /// Where clients connect.
-fn doors(about: &About) -> String {
+fn doors(about: &BrokerInfo) -> String {
     let plain = Some(about.address).filter(|address| about.tls_address != Some(*address));
     let doors = [("http", plain), ("https", about.tls_address)];
     let open = doors.into_iter().filter_map(|(scheme, address)| Some(format!("{scheme}://{}", address?)));

@@ -4,11 +4,11 @@
 //! and leaves the one that was read before in force; no part of a key is ever printed.
 
 use super::acme;
-use super::config::{Config, List};
+use super::config::{DaemonConfig, WordList};
 use super::program::Daemon;
 use anyhow::{Context, anyhow, ensure};
 use pushring::internals::driver::clock;
-use pushring::internals::tls::{Certificate, Server};
+use pushring::internals::tls::{Certificate, TlsServer};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -25,7 +25,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A certificate's file and its key's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
+pub struct CertificateFiles {
     /// The setting that names it.
     pub setting: &'static str,
     /// The server's certificate, and its issuers' behind it.
@@ -38,7 +38,7 @@ pub struct Pair {
 ///
 /// # Errors
 /// One of them is none.
-pub fn pairs(config: &Config) -> anyhow::Result<Vec<Pair>> {
+pub fn pairs(config: &DaemonConfig) -> anyhow::Result<Vec<CertificateFiles>> {
     named("tls_certs", &config.tls_certs).chain(acme::pair(config).map(Ok)).collect()
 }
 
@@ -46,17 +46,17 @@ pub fn pairs(config: &Config) -> anyhow::Result<Vec<Pair>> {
 ///
 /// # Errors
 /// One of them is none.
-pub fn link_pairs(config: &Config) -> anyhow::Result<Vec<Pair>> {
+pub fn link_pairs(config: &DaemonConfig) -> anyhow::Result<Vec<CertificateFiles>> {
     named("link_tls_certs", &config.link_tls_certs).collect()
 }
 
-fn named(setting: &'static str, list: &List) -> impl Iterator<Item = anyhow::Result<Pair>> {
+fn named(setting: &'static str, list: &WordList) -> impl Iterator<Item = anyhow::Result<CertificateFiles>> {
     list.0.iter().map(move |text| {
         let parts = text.rsplit_once(':').filter(|(chain, key)| !chain.is_empty() && !key.is_empty());
         let (chain, key) = parts.ok_or_else(|| {
             anyhow!("{setting}: {text:?} is no pair: write CHAIN.pem:KEY.pem, the certificates first")
         })?;
-        Ok(Pair { setting, chain: chain.into(), key: key.into() })
+        Ok(CertificateFiles { setting, chain: chain.into(), key: key.into() })
     })
 }
 
@@ -64,7 +64,7 @@ fn named(setting: &'static str, list: &List) -> impl Iterator<Item = anyhow::Res
 type Stamp = [(u64, i64, i64, u64); 2];
 
 struct Loaded {
-    pair: Pair,
+    pair: CertificateFiles,
     stamp: Option<Stamp>,
     certificate: Certificate,
 }
@@ -73,7 +73,7 @@ struct Loaded {
 #[derive(Default)]
 pub struct Certificates {
     loaded: Vec<Loaded>,
-    server: Option<Server>,
+    server: Option<TlsServer>,
 }
 
 impl Certificates {
@@ -81,7 +81,7 @@ impl Certificates {
     ///
     /// # Errors
     /// A pair cannot be used, and `before` has none of these files.
-    pub fn read(config: &Config, before: &Self) -> anyhow::Result<Self> {
+    pub fn read(config: &DaemonConfig, before: &Self) -> anyhow::Result<Self> {
         Self::load_all(pairs(config)?, before)
     }
 
@@ -89,18 +89,18 @@ impl Certificates {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn read_link(config: &Config, before: &Self) -> anyhow::Result<Self> {
+    pub fn read_link(config: &DaemonConfig, before: &Self) -> anyhow::Result<Self> {
         Self::load_all(link_pairs(config)?, before)
     }
 
-    fn load_all(pairs: Vec<Pair>, before: &Self) -> anyhow::Result<Self> {
+    fn load_all(pairs: Vec<CertificateFiles>, before: &Self) -> anyhow::Result<Self> {
         let loaded = pairs.into_iter().map(|pair| before.load(pair)).collect::<anyhow::Result<Vec<_>>>()?;
         Self::of(loaded, before)
     }
 
     /// Those of a certificate that was made at the start, of no file.
     pub fn made(certificate: Certificate) -> anyhow::Result<Self> {
-        let server = Some(Server::new(vec![certificate], clock::unix_s())?);
+        let server = Some(TlsServer::new(vec![certificate], clock::unix_s())?);
         Ok(Self { loaded: Vec::new(), server })
     }
 
@@ -112,7 +112,7 @@ impl Certificates {
         let server = match &before.server {
             // The keys of tickets live on.
             Some(server) => server.with_certificates(certificates)?,
-            None => Server::new(certificates, clock::unix_s())?,
+            None => TlsServer::new(certificates, clock::unix_s())?,
         };
         Ok(Self { loaded, server: Some(server) })
     }
@@ -123,7 +123,7 @@ impl Certificates {
     }
 
     /// What handshakes are made with, if there is any certificate.
-    pub fn server(&self) -> Option<&Server> {
+    pub fn server(&self) -> Option<&TlsServer> {
         self.server.as_ref()
     }
 
@@ -141,7 +141,7 @@ impl Certificates {
         self.loaded.iter().any(|loaded| loaded.stamp != stamp(&loaded.pair))
     }
 
-    fn load(&self, pair: Pair) -> anyhow::Result<Loaded> {
+    fn load(&self, pair: CertificateFiles) -> anyhow::Result<Loaded> {
         // Before they are read: what changes meanwhile is found changed.
         let stamp = stamp(&pair);
         match read(&pair) {
@@ -160,7 +160,7 @@ impl Certificates {
 ///
 /// # Errors
 /// It cannot be used, and why.
-pub fn read(pair: &Pair) -> anyhow::Result<Certificate> {
+pub fn read(pair: &CertificateFiles) -> anyhow::Result<Certificate> {
     let (chain, key) = (read_file(pair.setting, &pair.chain)?, read_file(pair.setting, &pair.key)?);
     let mode = fs::metadata(&pair.key).map(|data| data.permissions().mode()).unwrap_or(0);
     if mode & 0o004 != 0 {
@@ -179,7 +179,7 @@ fn read_file(setting: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// `None`: one of them is not there.
-fn stamp(pair: &Pair) -> Option<Stamp> {
+fn stamp(pair: &CertificateFiles) -> Option<Stamp> {
     let of = |path: &Path| {
         let data = fs::metadata(path).ok()?;
         Some((data.ino(), data.mtime(), data.mtime_nsec(), data.size()))
@@ -238,9 +238,9 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("pushring-certificates-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = |name: &str| directory.join(name).display().to_string();
-        let config = Config {
+        let config = DaemonConfig {
             tls_certs: format!("{}:{}", path("chain.pem"), path("key.pem")).parse().unwrap(),
-            ..Config::default()
+            ..DaemonConfig::default()
         };
         let nothing = Certificates::default();
         let error = format!("{:#}", Certificates::read(&config, &nothing).err().unwrap());
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn what_is_no_pair_is_told() {
         for text in ["chain.pem", "chain.pem:", ":key.pem"] {
-            let config = Config { tls_certs: text.parse().unwrap(), ..Config::default() };
+            let config = DaemonConfig { tls_certs: text.parse().unwrap(), ..DaemonConfig::default() };
             assert!(pairs(&config).unwrap_err().to_string().contains("CHAIN.pem:KEY.pem"));
         }
     }

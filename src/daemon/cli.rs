@@ -1,8 +1,8 @@
 //! The command line.
 
-use super::config::{self, Config, Flags, Listen, LogFormat, parse_address};
+use super::config::{self, DaemonConfig, Listen, LogFormat, SettingsFlags, parse_address};
 use super::control::ControlPath;
-use super::init::Wish;
+use super::init::InitAnswers;
 use super::units::Span;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -17,14 +17,14 @@ use std::path::{Path, PathBuf};
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub action: Action,
+    pub action: ProgramAction,
 }
 
 /// What the program does.
 #[derive(Debug, Subcommand)]
-pub enum Action {
+pub enum ProgramAction {
     /// Run the broker until SIGTERM or Ctrl-C
-    Serve(Options),
+    Serve(SettingsOptions),
     /// Run the broker with demo processes and a page at / that uses them; needs no file
     Demo(DemoOptions),
     /// Print the settings in force as a TOML file, with what each means
@@ -70,7 +70,7 @@ pub enum Action {
     },
 }
 
-impl Action {
+impl ProgramAction {
     /// The format of the log, as far as it is known before the file has been read.
     pub fn log_format(&self) -> Option<LogFormat> {
         match self {
@@ -82,13 +82,13 @@ impl Action {
 
 /// Where settings come from.
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct SettingsOptions {
     /// A TOML file of settings; `pushring config` prints one
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// All settings.
     #[command(flatten)]
-    pub flags: Flags,
+    pub flags: SettingsFlags,
     /// Do not pin shards to cores; the same as --pin=false
     #[arg(long, help_heading = "Threads")]
     no_pin: bool,
@@ -110,8 +110,8 @@ pub struct InitOptions {
 
 impl InitOptions {
     /// As [`super::init`] takes it.
-    pub fn into_wish(self) -> Wish {
-        Wish { directory: self.dir, node: self.node, listen: self.listen }
+    pub fn into_wish(self) -> InitAnswers {
+        InitAnswers { directory: self.dir, node: self.node, listen: self.listen }
     }
 }
 
@@ -120,7 +120,7 @@ impl InitOptions {
 pub struct ConfigOptions {
     /// Where they come from.
     #[command(flatten)]
-    pub options: Options,
+    pub options: SettingsOptions,
     /// Print the defaults instead, each in a comment: a file to begin with
     #[arg(long)]
     pub defaults: bool,
@@ -155,7 +155,7 @@ fn parse_ttl(text: &str) -> Result<Span, super::units::UnitError> {
 pub struct DoctorOptions {
     /// Its settings.
     #[command(flatten)]
-    pub options: Options,
+    pub options: SettingsOptions,
     /// Print JSON: one finding a line
     #[arg(long)]
     pub json: bool,
@@ -267,9 +267,9 @@ pub struct TopOptions {
 
 impl AskOptions {
     /// The settings in force.
-    pub fn load(&self) -> anyhow::Result<Config> {
+    pub fn load(&self) -> anyhow::Result<DaemonConfig> {
         let (control, listen) = (self.control.clone(), self.listen.map(Listen::at));
-        Config::load(self.config.as_deref(), &Flags { control, listen, ..Flags::default() })
+        DaemonConfig::load(self.config.as_deref(), &SettingsFlags { control, listen, ..SettingsFlags::default() })
     }
 }
 
@@ -278,7 +278,7 @@ impl AskOptions {
 pub struct DemoOptions {
     /// The settings.
     #[command(flatten)]
-    pub options: Options,
+    pub options: SettingsOptions,
     /// Serve over TLS, with a certificate that is made now: browsers will warn that nobody has signed it
     #[arg(long)]
     pub tls: bool,
@@ -286,7 +286,7 @@ pub struct DemoOptions {
 
 impl DemoOptions {
     /// The settings in force: with `--tls`, TLS takes the place of plain HTTP.
-    pub fn load(&self) -> anyhow::Result<Config> {
+    pub fn load(&self) -> anyhow::Result<DaemonConfig> {
         let config = self.options.load()?;
         if !self.tls {
             return Ok(config);
@@ -296,13 +296,13 @@ impl DemoOptions {
             "tls_certs: --tls makes a certificate of its own: give one or the other"
         );
         let address = config.tls_listen.0.or(config.listen.0);
-        Ok(Config { listen: Listen(None), tls_listen: Listen(address), ..config })
+        Ok(DaemonConfig { listen: Listen(None), tls_listen: Listen(address), ..config })
     }
 }
 
-impl Options {
+impl SettingsOptions {
     /// The settings in force.
-    pub fn load(&self) -> anyhow::Result<Config> {
+    pub fn load(&self) -> anyhow::Result<DaemonConfig> {
         let mut flags = self.flags.clone();
         if self.no_pin {
             flags.pin = Some(false);
@@ -310,15 +310,15 @@ impl Options {
         if flags.log.is_none() {
             flags.log = std::env::var("RUST_LOG").ok().filter(|filter| !filter.trim().is_empty());
         }
-        Config::load(self.config.as_deref(), &flags)
+        DaemonConfig::load(self.config.as_deref(), &flags)
     }
 }
 
 impl TokenOptions {
     /// The settings in force.
-    pub fn load(&self) -> anyhow::Result<Config> {
+    pub fn load(&self) -> anyhow::Result<DaemonConfig> {
         let (node, jwt_secret_file) = (self.node.clone(), self.jwt_secret_file.clone());
-        Config::load(self.config.as_deref(), &Flags { node, jwt_secret_file, ..Flags::default() })
+        DaemonConfig::load(self.config.as_deref(), &SettingsFlags { node, jwt_secret_file, ..SettingsFlags::default() })
     }
 }
 
@@ -334,7 +334,7 @@ pub fn parse() -> anyhow::Result<(Cli, Vec<String>)> {
     {
         error.exit();
     }
-    let defaults = toml::Table::try_from(Config::default())?;
+    let defaults = toml::Table::try_from(DaemonConfig::default())?;
     let unknown = config::check_environment(|key| defaults.get(key).is_some_and(toml::Value::is_array))?;
     let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| refuse(&error));
     Ok((cli, unknown))
@@ -360,7 +360,7 @@ fn variable_of(error: &clap::Error) -> Option<String> {
 
 /// The command with what a derive cannot say: each setting's environment variable and its default.
 fn command() -> Command {
-    let defaults = toml::Table::try_from(Config::default()).expect("the defaults are plain TOML");
+    let defaults = toml::Table::try_from(DaemonConfig::default()).expect("the defaults are plain TOML");
     let mut command = Cli::command();
     for name in [
         "serve",
@@ -434,7 +434,7 @@ mod tests {
     fn every_setting_has_a_variable_and_help() {
         let command = command();
         let serve = command.find_subcommand("serve").unwrap();
-        for key in toml::Table::try_from(Config::default()).unwrap().keys() {
+        for key in toml::Table::try_from(DaemonConfig::default()).unwrap().keys() {
             let arg = serve.get_arguments().find(|arg| arg.get_id().as_str() == key).unwrap();
             assert_eq!(arg.get_env().unwrap().to_str(), Some(&*format!("PUSHRING_{}", key.to_uppercase())));
             assert_eq!(arg.get_long().unwrap(), key.replace('_', "-"));
@@ -446,7 +446,7 @@ mod tests {
     fn switches_and_their_opposites() {
         let pin = |args: &[&str]| {
             let matches = command().try_get_matches_from([&["pushring", "config"], args].concat()).unwrap();
-            let Action::Config(options) = Cli::from_arg_matches(&matches).unwrap().action else { panic!() };
+            let ProgramAction::Config(options) = Cli::from_arg_matches(&matches).unwrap().action else { panic!() };
             options.options.load().unwrap().pin
         };
         assert!(pin(&[]) && pin(&["--pin"]) && pin(&["--pin=true"]));

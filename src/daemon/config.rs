@@ -1,5 +1,5 @@
 //! What the daemon can be told, in one list: each setting is a flag (`--head-timeout`), an environment variable
-//! (`PUSHRING_HEAD_TIMEOUT`) and a key of the file (`head_timeout`). Flags win over the environment, which wins over the
+//! (`PUSHRING_HEAD_TIMEOUT`) and a key of the file (`head_timeout`). SettingsFlags win over the environment, which wins over the
 //! file, which wins over the defaults.
 //!
 //! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
@@ -19,7 +19,8 @@ pub use file::write;
 pub use renamed::{OldName, variable_in_use};
 pub use sources::Sources;
 pub use values::{
-    AdminListen, Dialect, Driver, Exposure, List, Listen, LogFormat, Policy, Redirect, SocketMode, parse_address,
+    AdminListen, DialectValue, DriverValue, Exposure, Listen, LogFormat, PolicyValue, Redirect, SocketMode, WordList,
+    parse_address,
 };
 
 use super::control::ControlPath;
@@ -36,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Declares every setting once, with when a reload obeys it; makes of it the effective [`Config`] and the command line's [`Flags`].
+/// Declares every setting once, with when a reload obeys it; makes of it the effective [`ShardConfig`] and the command line's [`SettingsFlags`].
 macro_rules! settings {
     ($(
         [$group:literal]
@@ -45,32 +46,32 @@ macro_rules! settings {
         /// Every setting as it is in force.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        pub struct Config {
+        pub struct DaemonConfig {
             $($( $(#[doc = $doc])+ pub $name: $type, )+)+
             /// Who has said so.
             #[serde(skip)]
             pub sources: Sources,
         }
 
-        impl Default for Config {
+        impl Default for DaemonConfig {
             fn default() -> Self {
                 Self { $($( $name: $default, )+)+ sources: Sources::default() }
             }
         }
 
         /// All settings, for who shows them.
-        pub const SETTINGS: &[Group] = &[$( Group {
+        pub const SETTINGS: &[SettingsGroup] = &[$( SettingsGroup {
             name: $group,
             settings: &[$( Setting {
                 key: stringify!($name),
                 doc: concat!($($doc, "\n"),+),
-                when: When::$when,
+                when: TakesEffect::$when,
             }, )+],
         }, )+];
 
         /// The settings that flags or the environment give.
         #[derive(Debug, Clone, Default, clap::Args, Serialize)]
-        pub struct Flags {
+        pub struct SettingsFlags {
             $($(
                 $(#[doc = $doc])+
                 #[arg(long, help_heading = $group $(, $($arg)+)?)]
@@ -83,7 +84,7 @@ macro_rules! settings {
 
 /// Settings that belong together.
 #[derive(Debug)]
-pub struct Group {
+pub struct SettingsGroup {
     /// What they are about.
     pub name: &'static str,
     /// In the order in which they are best read.
@@ -97,13 +98,13 @@ pub struct Setting {
     pub key: &'static str,
     /// What it means, in lines.
     pub doc: &'static str,
-    /// When a change of it is obeyed.
-    pub when: When,
+    /// TakesEffect a change of it is obeyed.
+    pub when: TakesEffect,
 }
 
-/// When a setting that has changed is obeyed by a daemon that reads its settings again.
+/// TakesEffect a setting that has changed is obeyed by a daemon that reads its settings again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
+pub enum TakesEffect {
     /// From the reload on.
     Now,
     /// For clients that connect from then on: what is agreed on, or handed to a connection, when it begins.
@@ -112,8 +113,8 @@ pub enum When {
     Restart,
 }
 
-/// When a change of the setting `key` is obeyed; `None`: there is no such setting.
-pub fn takes_effect(key: &str) -> Option<When> {
+/// TakesEffect a change of the setting `key` is obeyed; `None`: there is no such setting.
+pub fn takes_effect(key: &str) -> Option<TakesEffect> {
     SETTINGS.iter().flat_map(|group| group.settings).find(|setting| setting.key == key).map(|setting| setting.when)
 }
 
@@ -128,7 +129,7 @@ settings! {
     /// Certificates and their keys, PEM, as `CHAIN.pem:KEY.pem`; the first is for who names no host, or an unknown one.
     /// They are read again on a reload, and when the files change; a pair that is not good is told and the one before stays.
     #[arg(value_name = "CHAIN:KEY,…")]
-    tls_certs: List = List::default() => NewConnections;
+    tls_certs: WordList = WordList::default() => NewConnections;
     /// Whether requests that come without TLS are sent on to it (308), to the host that they name: on is to the port of
     /// tls_listen, a number to that port, where clients come by another.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "on", value_name = "on|off|PORT")]
@@ -136,7 +137,7 @@ settings! {
     /// Hosts for which a certificate is asked of an authority that speaks ACME, and renewed: whoever names one agrees to the
     /// authority's terms. It validates them over plain HTTP at port 80, which must lead to `listen`.
     #[arg(value_name = "NAME,…")]
-    tls_acme: List = List::default() => Restart;
+    tls_acme: WordList = WordList::default() => Restart;
     /// The authority: the URL of its directory.
     #[arg(value_name = "URL")]
     tls_acme_url: String = "https://acme-v02.api.letsencrypt.org/directory".to_owned() => Restart;
@@ -145,14 +146,14 @@ settings! {
     tls_acme_ca: PathBuf = PathBuf::new() => Restart;
     /// Addresses for mail to which the authority may write.
     #[arg(value_name = "ADDRESS,…")]
-    tls_acme_contacts: List = List::default() => Restart;
+    tls_acme_contacts: WordList = WordList::default() => Restart;
     /// The directory for the account, the certificate and its key. Without it, acme in $STATE_DIRECTORY or /var/lib/pushring.
     #[arg(value_name = "DIRECTORY")]
     tls_acme_state: PathBuf = PathBuf::new() => Restart;
     /// This node's name: the user of its tokens.
     node: String = "local.os".to_owned() => Restart;
     /// Which node system is spoken: decides the name of the login cookie and what local clients may do.
-    dialect: Dialect = Dialect::Kinode => Restart;
+    dialect: DialectValue = DialectValue::Kinode => Restart;
     /// The file with the secret that tokens are signed with; without one, whatever needs a token is refused.
     #[arg(value_name = "FILE")]
     jwt_secret_file: PathBuf = PathBuf::new() => Now;
@@ -176,12 +177,12 @@ settings! {
     /// Certificates and their keys, as tls_certs has them, with which link_tcp speaks TLS 1.3. The files are read again on a
     /// reload, and when they change.
     #[arg(value_name = "CHAIN:KEY,…")]
-    link_tls_certs: List = List::default() => Restart;
+    link_tls_certs: WordList = WordList::default() => Restart;
     /// The file with the token that processes show over TCP: text of at least 16 bytes.
     #[arg(value_name = "FILE")]
     link_token_file: PathBuf = PathBuf::new() => Restart;
     /// Processes and nodes of other programs at a time.
-    link_peers_max: usize = pushring::link::Config::default().peers_max => Restart;
+    link_peers_max: usize = pushring::link::LinkConfig::default().peers_max => Restart;
     /// How long the channels of a process that was lost live on; then they are closed with 1012.
     owner_grace: Span = Span::seconds(10) => Restart;
 
@@ -212,15 +213,15 @@ settings! {
     hub_open: bool = false => NewConnections;
     /// Topics that those may subscribe to: names, or beginnings of names and `*`.
     #[arg(value_name = "PATTERN,…")]
-    hub_open_subscribe: List = "public.*".parse().expect("a list") => NewConnections;
+    hub_open_subscribe: WordList = "public.*".parse().expect("a list") => NewConnections;
     /// Topics that those may publish to.
     #[arg(value_name = "PATTERN,…")]
-    hub_open_publish: List = List::default() => NewConnections;
+    hub_open_publish: WordList = WordList::default() => NewConnections;
 
     ["A fleet over NATS"]
     /// Its NATS servers, as `nats://HOST:PORT` or `tls://HOST:PORT`; without one this daemon is in no fleet.
     #[arg(value_name = "URL,…")]
-    fleet_nats: List = List::default() => Restart;
+    fleet_nats: WordList = WordList::default() => Restart;
     /// The fleet's name: nodes of one name hear each other.
     fleet_name: String = "main".to_owned() => Restart;
     /// This node's name in it, which no other node may have: letters, digits, `-` and `_`. Empty: `node`, with `-` for `.`.
@@ -252,10 +253,10 @@ settings! {
     admin_token_file: PathBuf = PathBuf::new() => Restart;
     /// Names under which it may be asked, besides addresses of loopback and localhost.
     #[arg(value_name = "NAME,…")]
-    admin_hosts: List = List::default() => Restart;
+    admin_hosts: WordList = WordList::default() => Restart;
     /// What must be there for /readyz to say that clients may be sent here: link, an attached process of another program.
     #[arg(value_name = "link")]
-    ready_needs: List = List::default() => Restart;
+    ready_needs: WordList = WordList::default() => Restart;
 
     /// Whether metrics are served to Prometheus at /metrics:pushring:sys/, on this machine alone.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
@@ -268,27 +269,27 @@ settings! {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     pin: bool = true => Restart;
     /// What drives the shards; auto is io_uring where the kernel allows it, else epoll.
-    driver: Driver = Driver::Auto => Restart;
+    driver: DriverValue = DriverValue::Auto => Restart;
 
     ["Who may enter, and proxies"]
     /// Hosts that are answered besides addresses and localhost; `.example.com` is every name below it, `*` is any. Empty:
     /// no others on a loopback listener, and any elsewhere.
     #[arg(value_name = "NAME,…")]
-    hosts: List = List::default() => Now;
+    hosts: WordList = WordList::default() => Now;
     /// Pages of other sites that may use our cookies, such as `https://app.example.com`.
     #[arg(value_name = "ORIGIN,…")]
-    origins: List = List::default() => Now;
+    origins: WordList = WordList::default() => Now;
     /// Origins of pages under development, such as `http://localhost:3000`, whose development server passes requests on
     /// from this machine. Any page there can then use the session of whoever is logged in.
     #[arg(value_name = "ORIGIN,…")]
-    dev_origins: List = List::default() => Now;
+    dev_origins: WordList = WordList::default() => Now;
     /// Proxies whose X-Forwarded-For is believed when clients are counted: addresses, or ranges as `10.0.0.0/8`.
     #[arg(value_name = "RANGE,…")]
-    trusted_proxies: List = List::default() => Now;
+    trusted_proxies: WordList = WordList::default() => Now;
     /// Balancers that put a PROXY header (version 1 or 2) before the bytes of each client: addresses, or ranges as
     /// `10.0.0.0/8`. From these it is required, and tells the client's address; from others it is not read.
     #[arg(value_name = "RANGE,…")]
-    proxy_protocol_from: List = List::default() => NewConnections;
+    proxy_protocol_from: WordList = WordList::default() => NewConnections;
     /// Whether clients reach us over TLS that ends in front of us: login cookies are then never sent without it.
     #[arg(alias = "tls", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     behind_tls: bool = false => Now;
@@ -299,7 +300,7 @@ settings! {
 
     /// Subprotocols that clients may choose; the broker gives them no meaning.
     #[arg(value_name = "NAME,…")]
-    subprotocols: List = List::default() => NewConnections;
+    subprotocols: WordList = WordList::default() => NewConnections;
 
     ["Compression"]
     /// Whether clients may agree on compression (permessage-deflate) on every path; else on those whose process says so.
@@ -329,11 +330,11 @@ settings! {
     handshakes_per_ip_per_s_max: u32 = 20_000 => Now;
     /// Addresses to which the limits per client do not apply: addresses, or ranges as `10.0.0.0/8`.
     #[arg(value_name = "RANGE,…")]
-    per_ip_exempt: List = List::default() => Now;
+    per_ip_exempt: WordList = WordList::default() => Now;
     /// Clients over a limit that are answered at the same time; more are let go without a word.
     turned_away_max: usize = 1024 => Now;
     /// Topics that one channel may be subscribed to, 65535 at most; more subscriptions are refused.
-    topics_per_channel_max: usize = pushring::internals::shard::Config::default().topics_per_channel_max => Now;
+    topics_per_channel_max: usize = pushring::internals::shard::ShardConfig::default().topics_per_channel_max => Now;
     /// Subscriptions of channels to topics, in all; more are refused. The last eighth is for processes with less than an
     /// equal share.
     subscriptions_max: usize = 1_600_000 => Now;
@@ -342,7 +343,7 @@ settings! {
     #[arg(value_name = "SIZE|auto|unlimited")]
     memory_budget: MemoryBudget = MemoryBudget::Auto => Restart;
     /// The largest message of a client.
-    message_bytes_max: Size = Size(proto::Limits::MESSAGE_BYTES_MAX_DEFAULT) => Now;
+    message_bytes_max: Size = Size(proto::MessageLimits::MESSAGE_BYTES_MAX_DEFAULT) => Now;
     /// The largest frame of a client; 0 is as large as a message.
     frame_bytes_max: Size = Size(0) => Now;
     /// The most fragments of one message; 0 is one for each 64 bytes of the largest.
@@ -352,7 +353,7 @@ settings! {
     /// What may wait for one channel whose client reads slowly.
     outbound_bytes_max: Size = Size(1 << 20) => Now;
     /// What happens to a message that does not fit there.
-    policy: Policy = Policy::Close => Now;
+    policy: PolicyValue = PolicyValue::Close => Now;
     /// How long a channel waits for its client to come back, where a path allows that.
     resume_window: Span = Span::seconds(30) => Now;
     /// How much of what was sent to one such channel is remembered.
@@ -378,7 +379,7 @@ settings! {
 
     /// Handshakes of TLS for which one shard exchanges keys in one turn, some 0.12 ms each (1 ms and more with large RSA
     /// keys); more wait in their sockets.
-    tls_handshakes_per_turn: u32 = pushring::internals::shard::Config::default().tls_handshakes_per_turn => Now;
+    tls_handshakes_per_turn: u32 = pushring::internals::shard::ShardConfig::default().tls_handshakes_per_turn => Now;
 
     ["Deadlines"]
     /// How long a request head may take.
@@ -425,12 +426,12 @@ settings! {
     log_format: LogFormat = LogFormat::Text => Restart;
 }
 
-impl Config {
+impl DaemonConfig {
     /// The settings in force: `flags`, over the file, over the defaults.
     ///
     /// # Errors
     /// The file cannot be read, or says something that it cannot.
-    pub fn load(path: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
+    pub fn load(path: Option<&Path>, flags: &SettingsFlags) -> anyhow::Result<Self> {
         let mut told = path.map(file::read).transpose()?.unwrap_or_default();
         let old_names = renamed::rename(&mut told);
         let sources = Sources::new(&told, path, flags, old_names)?;
@@ -444,7 +445,7 @@ impl Config {
 
     /// The settings that a file with this text and `flags` say.
     #[cfg(test)]
-    pub fn layered(text: &str, flags: &Flags) -> anyhow::Result<Self> {
+    pub fn layered(text: &str, flags: &SettingsFlags) -> anyhow::Result<Self> {
         let mut told = file::parse(text, "a file")?;
         renamed::rename(&mut told);
         file::overlaid(told, flags)
@@ -477,7 +478,7 @@ impl Config {
             admission: self.admission()?,
             memory_bytes_max: self.memory_budget.bytes()?,
             shard: self.shard(),
-            inbox: pushring::internals::inbox::Limits {
+            inbox: pushring::internals::inbox::InboxLimits {
                 commands_max: self.inbox_commands_max,
                 bytes_max: self.inbox_bytes_max.0 as u64,
             },
@@ -614,11 +615,11 @@ impl Config {
         }
     }
 
-    fn admission(&self) -> anyhow::Result<admission::Limits> {
+    fn admission(&self) -> anyhow::Result<admission::ConnectionLimits> {
         ensure!(self.topics_per_channel_max <= usize::from(u16::MAX), "topics_per_channel_max: at most {}", u16::MAX);
         // A token bucket counts in microseconds.
         ensure!(self.handshakes_per_ip_per_s_max <= 1_000_000, "handshakes_per_ip_per_s_max: at most 1000000");
-        Ok(admission::Limits {
+        Ok(admission::ConnectionLimits {
             connections_max: self.connections_max,
             connections_per_ip_max: self.connections_per_ip_max,
             connections_per_process_max: self.connections_per_process_max,
@@ -629,25 +630,25 @@ impl Config {
         })
     }
 
-    fn limits(&self) -> proto::Limits {
-        let derived = proto::Limits::for_messages(self.message_bytes_max.0);
+    fn limits(&self) -> proto::MessageLimits {
+        let derived = proto::MessageLimits::for_messages(self.message_bytes_max.0);
         let or = |given: usize, derived: usize| if given == 0 { derived } else { given };
-        proto::Limits {
+        proto::MessageLimits {
             frame_bytes_max: or(self.frame_bytes_max.0, derived.frame_bytes_max),
             fragments_max: or(self.fragments_max as usize, derived.fragments_max as usize) as u32,
             ..derived
         }
     }
 
-    fn shard(&self) -> pushring::internals::shard::Config {
-        let defaults = pushring::internals::shard::Config::default();
-        pushring::internals::shard::Config {
+    fn shard(&self) -> pushring::internals::shard::ShardConfig {
+        let defaults = pushring::internals::shard::ShardConfig::default();
+        pushring::internals::shard::ShardConfig {
             outbound_bytes_max: self.outbound_bytes_max.0,
             policy: self.policy.into(),
             limits: self.limits(),
             control_frames_per_s_max: self.control_frames_per_s_max,
             topics_per_channel_max: self.topics_per_channel_max,
-            http_limits: pushring::internals::http::Limits {
+            http_limits: pushring::internals::http::HttpLimits {
                 head_bytes_max: self.head_bytes_max.0,
                 header_count_max: self.header_count_max,
                 body_bytes_max: self.body_bytes_max.0,
@@ -687,7 +688,7 @@ impl Config {
     }
 }
 
-fn ranges(key: &str, list: &List) -> anyhow::Result<Vec<IpPrefix>> {
+fn ranges(key: &str, list: &WordList) -> anyhow::Result<Vec<IpPrefix>> {
     list.0.iter().map(|range| range.parse().with_context(|| format!("{key}: {range:?}"))).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Where the control socket of a daemon is: told, or found in the same way by the daemon and by those who ask it.
 
 use anyhow::Context;
-use pushring::control::{Operator, Server};
+use pushring::control::{ControlServer, Operator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::convert::Infallible;
 use std::fmt;
@@ -62,13 +62,13 @@ const RUN: &str = "/run/pushring";
 
 /// The directory of a socket at `path`, if it is not there and the daemon makes it: that of a service, where this user
 /// may.
-pub fn made_for(path: &Path) -> Option<Home> {
-    let home = Home { path: RUN.into(), is_made: true };
+pub fn made_for(path: &Path) -> Option<SocketHome> {
+    let home = SocketHome { path: RUN.into(), is_made: true };
     (path.parent() == Some(&home.path) && !home.path.exists() && home.is_usable()).then_some(home)
 }
 
 /// A directory in which the control socket may be.
-pub struct Home {
+pub struct SocketHome {
     /// The directory.
     pub path: PathBuf,
     /// Whether we make it where it is not there; then nobody else may have made it.
@@ -77,7 +77,7 @@ pub struct Home {
 
 /// Where sockets of running programs belong, the first that fits: what systemd gives a service, what it gives a user, the
 /// directory of a service as others see it, and one of this user's own.
-fn homes() -> Vec<Home> {
+fn homes() -> Vec<SocketHome> {
     let variable = |name: &str| {
         let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
         // Several directories of a unit stand there with colons between them (systemd.exec(5)).
@@ -86,11 +86,11 @@ fn homes() -> Vec<Home> {
     let given = [variable("RUNTIME_DIRECTORY"), variable("XDG_RUNTIME_DIR")].into_iter().flatten();
     let own = format!("/tmp/pushring-{}", rustix::process::geteuid().as_raw());
     let made = [RUN.into(), PathBuf::from(own)];
-    let home = |is_made: bool| move |path: PathBuf| Home { path, is_made };
+    let home = |is_made: bool| move |path: PathBuf| SocketHome { path, is_made };
     given.map(home(false)).chain(made.map(home(true))).collect()
 }
 
-impl Home {
+impl SocketHome {
     /// Whether this user may make a socket in it.
     fn is_usable(&self) -> bool {
         match self.path.symlink_metadata() {
@@ -139,7 +139,7 @@ impl ControlPath {
     ///
     /// # Errors
     /// It was asked for and cannot be opened.
-    pub fn open(&self, port: u16, operator: Operator) -> anyhow::Result<Option<Server>> {
+    pub fn open(&self, port: u16, operator: Operator) -> anyhow::Result<Option<ControlServer>> {
         let is_asked_for = *self != Self::Auto;
         let Some(path) = self.place(port) else {
             if !is_asked_for {
@@ -166,7 +166,7 @@ impl ControlPath {
             Self::At(path) => Some(path.clone()),
             Self::Auto => {
                 let homes = homes();
-                let is_there = |home: &&Home| {
+                let is_there = |home: &&SocketHome| {
                     let is_trusted = home.path.symlink_metadata().is_ok_and(|metadata| home.is_trusted(&metadata));
                     is_trusted && home.path.join(name(port)).symlink_metadata().is_ok()
                 };
@@ -176,8 +176,8 @@ impl ControlPath {
     }
 }
 
-fn open(operator: Operator, path: &Path) -> anyhow::Result<Server> {
-    let server = Server::for_operator(operator, path)?;
+fn open(operator: Operator, path: &Path) -> anyhow::Result<ControlServer> {
+    let server = ControlServer::for_operator(operator, path)?;
     tracing::info!(path = %path.display(), "operators may ask");
     Ok(server)
 }

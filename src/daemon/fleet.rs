@@ -6,7 +6,7 @@ use super::plain::plain;
 use super::table::{Align, bytes, table};
 use anyhow::bail;
 use humantime::format_rfc3339_millis;
-use pushring::control::{Answer, Request};
+use pushring::control::{ControlAnswer, ControlRequest};
 use pushring::{FleetLine, FleetNode, FleetReport};
 use std::time::{Duration, SystemTime};
 
@@ -44,10 +44,10 @@ pub struct Probed {
 /// # Errors
 /// No daemon answers, or it is in no fleet.
 pub fn show(to: &AskOptions) -> anyhow::Result<String> {
-    match ask(to, &Request::Fleet {})? {
-        Answer::Fleet(report) if to.json => Ok(serde_json::to_string(&report)? + "\n"),
-        Answer::Fleet(report) => Ok(text(&report)),
-        Answer::Refused(why) => bail!(why),
+    match ask(to, &ControlRequest::Fleet {})? {
+        ControlAnswer::Fleet(report) if to.json => Ok(serde_json::to_string(&report)? + "\n"),
+        ControlAnswer::Fleet(report) => Ok(text(&report)),
+        ControlAnswer::Refused(why) => bail!(why),
         _ => bail!(ANOTHER),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a file that is there is left alone; a secret is made readable for its owner alone, and never printed.
 
-use super::config::{self, Config, Listen};
+use super::config::{self, DaemonConfig, Listen};
 use super::program::Secrets;
 use anyhow::{Context, bail};
 use base64::Engine;
@@ -23,7 +23,7 @@ const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system/pushring.service", "
 
 /// What is asked for.
 #[derive(Debug)]
-pub struct Wish {
+pub struct InitAnswers {
     /// Where the files go.
     pub directory: PathBuf,
     /// Whose node is served.
@@ -36,7 +36,7 @@ pub struct Wish {
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn init(wish: &Wish) -> anyhow::Result<String> {
+pub fn init(wish: &InitAnswers) -> anyhow::Result<String> {
     // A unit needs whole paths.
     let directory = std::path::absolute(&wish.directory)?;
     let is_system = directory == Path::new(UNIT_DIRECTORY);
@@ -45,11 +45,11 @@ pub fn init(wish: &Wish) -> anyhow::Result<String> {
     // A service's directory is there while it runs; others keep the socket beside the settings.
     let link = if is_system { "/run/pushring/link.sock".into() } else { directory.join("link.sock") };
     let admin_token = directory.join("admin-token");
-    let mut config = Config {
+    let mut config = DaemonConfig {
         jwt_secret_file: secret.clone(),
         admin_token_file: admin_token.clone(),
         link: link.clone(),
-        ..Config::default()
+        ..DaemonConfig::default()
     };
     config.node = wish.node.clone().unwrap_or(config.node);
     config.listen = wish.listen.map_or(config.listen, Listen::at);
@@ -136,7 +136,7 @@ fn next(settings: &Path, link: &Path, unit: Option<&Path>, program: &Path) -> St
     }
     text += &format!(
         "\nOperators look at http://{}/ with the token in the file admin-token.",
-        Config::default().admin_listen
+        DaemonConfig::default().admin_listen
     );
     text += &format!(
         "\nProcesses attach at {} (docs/LINK.md); those of other users need link_group.\nBehind a proxy set hosts, \
@@ -157,10 +157,11 @@ mod tests {
     fn what_is_written_is_obeyed_and_kept() {
         let root = Root::new("init", &[]);
         let directory = root.0.join("etc");
-        let wish = Wish { directory: directory.clone(), node: Some("alice.os".to_owned()), listen: None };
+        let wish = InitAnswers { directory: directory.clone(), node: Some("alice.os".to_owned()), listen: None };
         let said = init(&wish).unwrap();
         assert_eq!(said.matches("wrote ").count(), 4, "{said}");
-        let config = Config::load(Some(&directory.join("pushring.toml")), &config::Flags::default()).unwrap();
+        let config =
+            DaemonConfig::load(Some(&directory.join("pushring.toml")), &config::SettingsFlags::default()).unwrap();
         assert_eq!((config.node.as_str(), &config.link), ("alice.os", &directory.join("link.sock")));
         let secret = directory.join("jwt-secret");
         assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
@@ -187,7 +188,7 @@ mod tests {
     #[test]
     fn the_unit_waits_for_a_whole_drain() {
         let value = |key: &str| UNIT.lines().find_map(|line| line.strip_prefix(key)).unwrap().parse::<Span>().unwrap();
-        let config = Config::default();
+        let config = DaemonConfig::default();
         let drain_ms = value("Environment=PUSHRING_DRAIN_OVER=").0 + config.drain_grace.0 + config.stop_timeout.0;
         assert!(value("TimeoutStopSec=").0 > drain_ms);
     }

@@ -70,13 +70,13 @@ impl<'de> Deserialize<'de> for MemoryBudget {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a size, \"auto\" or \"unlimited\"")]
-        enum Written {
+        enum MemoryText {
             Bytes(usize),
             Text(String),
         }
-        match Written::deserialize(deserializer)? {
-            Written::Bytes(bytes) => Ok(Self::Size(Size(bytes))),
-            Written::Text(text) => text.parse().map_err(de::Error::custom),
+        match MemoryText::deserialize(deserializer)? {
+            MemoryText::Bytes(bytes) => Ok(Self::Size(Size(bytes))),
+            MemoryText::Text(text) => text.parse().map_err(de::Error::custom),
         }
     }
 }

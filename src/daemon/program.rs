@@ -4,13 +4,13 @@
 //! was until then, and is told each time; no socket is dropped for any of it.
 
 use super::certificates::Certificates;
-use super::config::{Config, When, takes_effect};
+use super::config::{DaemonConfig, TakesEffect, takes_effect};
 use super::log;
 use super::token::read_secret;
 use anyhow::{Context, ensure};
 use pushring::control::{Changes, LogCounts, Program};
 use pushring::internals::gateway::{Claims, Secret, mint};
-use pushring::{Drain, Handle, link};
+use pushring::{BrokerHandle, Drain, link};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,22 +18,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const DRAIN_OVER_MS: u64 = 60_000;
 
 /// Where the daemon's settings come from, each time that they are read.
-pub type Source = Box<dyn Fn() -> anyhow::Result<Config> + Send + Sync>;
+pub type ConfigSource = Box<dyn Fn() -> anyhow::Result<DaemonConfig> + Send + Sync>;
 
 /// See the module.
 pub struct Daemon {
-    source: Source,
-    broker: Handle,
+    source: ConfigSource,
+    broker: BrokerHandle,
     /// The key of tokens where no file has one.
     own_secret: Option<Secret>,
-    current: Mutex<Current>,
+    current: Mutex<ActiveConfig>,
     /// The link's own door, where it speaks TLS.
     link: Option<link::Acceptor>,
 }
 
 /// What is obeyed.
-struct Current {
-    config: Config,
+struct ActiveConfig {
+    config: DaemonConfig,
     secrets: Secrets,
     certificates: Certificates,
     link_certificates: Certificates,
@@ -41,7 +41,7 @@ struct Current {
 
 /// What a broker is started with, or obeys from now on.
 pub fn broker_config(
-    config: &Config,
+    config: &DaemonConfig,
     secrets: Secrets,
     certificates: &Certificates,
 ) -> anyhow::Result<pushring::Config> {
@@ -66,7 +66,7 @@ impl Secrets {
     ///
     /// # Errors
     /// A file cannot be read, or holds no secret.
-    pub fn read(config: &Config, own: Option<&Secret>) -> anyhow::Result<Self> {
+    pub fn read(config: &DaemonConfig, own: Option<&Secret>) -> anyhow::Result<Self> {
         let read = |path: &Path| match path.as_os_str().is_empty() {
             true => Ok(None),
             false => read_secret(path).map(Some),
@@ -94,13 +94,13 @@ fn is_same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
 impl Daemon {
     /// A daemon that began with `config`, `secrets` and `certificates`.
     pub fn new(
-        source: Source,
-        broker: Handle,
-        (config, secrets, certificates): (Config, Secrets, Certificates),
+        source: ConfigSource,
+        broker: BrokerHandle,
+        (config, secrets, certificates): (DaemonConfig, Secrets, Certificates),
         (link, link_certificates): (Option<link::Acceptor>, Certificates),
         own_secret: Option<Secret>,
     ) -> Self {
-        let current = Mutex::new(Current { config, secrets, certificates, link_certificates });
+        let current = Mutex::new(ActiveConfig { config, secrets, certificates, link_certificates });
         Self { source, broker, own_secret, current, link }
     }
 
@@ -135,11 +135,11 @@ impl Daemon {
     }
 
     /// The settings that are obeyed.
-    pub fn config(&self) -> Config {
+    pub fn config(&self) -> DaemonConfig {
         self.current().config.clone()
     }
 
-    fn current(&self) -> MutexGuard<'_, Current> {
+    fn current(&self) -> MutexGuard<'_, ActiveConfig> {
         // Whoever panicked with the lock held had changed nothing yet, or all.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -177,13 +177,13 @@ impl Daemon {
             log::set_filter(filter)?;
         }
         self.show_on_link(&link_certificates)?;
-        *current = Current { config, secrets, certificates, link_certificates };
+        *current = ActiveConfig { config, secrets, certificates, link_certificates };
         Ok(changes)
     }
 }
 
 /// The settings that are obeyed without a restart once `wanted` is read over `current`, and what has changed.
-fn obeyed_now(current: &Config, wanted: &Config) -> anyhow::Result<(Config, Changes)> {
+fn obeyed_now(current: &DaemonConfig, wanted: &DaemonConfig) -> anyhow::Result<(DaemonConfig, Changes)> {
     let (before, after) = (toml::Table::try_from(current)?, toml::Table::try_from(wanted)?);
     let mut obeyed = after.clone();
     let mut changes = Changes::default();
@@ -193,9 +193,9 @@ fn obeyed_now(current: &Config, wanted: &Config) -> anyhow::Result<(Config, Chan
         }
         let key = key.clone();
         match takes_effect(&key).expect("a key of the configuration is a setting") {
-            When::Now => changes.now.push(key),
-            When::NewConnections => changes.new_connections.push(key),
-            When::Restart => {
+            TakesEffect::Now => changes.now.push(key),
+            TakesEffect::NewConnections => changes.new_connections.push(key),
+            TakesEffect::Restart => {
                 obeyed.insert(key.clone(), value.clone());
                 changes.restart.push(key);
             }
@@ -236,16 +236,16 @@ mod tests {
 
     #[test]
     fn what_needs_a_restart_stays_and_is_told_each_time() {
-        let current = Config::default();
-        let wanted = Config {
+        let current = DaemonConfig::default();
+        let wanted = DaemonConfig {
             shards: 7,
             deflate: !current.deflate,
-            policy: crate::daemon::config::Policy::DropNewest,
-            ..Config::default()
+            policy: crate::daemon::config::PolicyValue::DropNewest,
+            ..DaemonConfig::default()
         };
         for _ in 0..2 {
             let (obeyed, changes) = obeyed_now(&current, &wanted).unwrap();
-            assert_eq!(obeyed, Config { shards: current.shards, ..wanted.clone() });
+            assert_eq!(obeyed, DaemonConfig { shards: current.shards, ..wanted.clone() });
             assert_eq!((changes.now, changes.restart), (vec!["policy".to_owned()], vec!["shards".to_owned()]));
             assert_eq!(changes.new_connections, ["deflate"]);
         }

@@ -1,14 +1,14 @@
 //! Running the broker, with the demo or without, until it is told to stop.
 
 use super::acme;
-use super::admin::{self, Admin, Guard, Need};
+use super::admin::{self, Admin, AdminGuard, Need};
 use super::certificates::{self, Certificates};
-use super::config::{AdminListen, Config, Driver};
+use super::config::{AdminListen, DaemonConfig, DriverValue};
 use super::control;
 use super::fleet;
 use super::memory::MemoryBudget;
 use super::metrics;
-use super::program::{Daemon, Secrets, Source, broker_config};
+use super::program::{ConfigSource, Daemon, Secrets, broker_config};
 use super::signals;
 use super::systemd;
 use super::token::{random_secret, read_admin_token, read_api_token, read_link_token};
@@ -32,7 +32,7 @@ use std::thread::JoinHandle;
 ///
 /// # Errors
 /// It could not start, or a shard died.
-pub fn serve(source: Source, listener: Option<TcpListener>) -> anyhow::Result<()> {
+pub fn serve(source: ConfigSource, listener: Option<TcpListener>) -> anyhow::Result<()> {
     let config = source()?;
     let secrets = Secrets::read(&config, None)?;
     if secrets.first.is_none() {
@@ -52,7 +52,7 @@ pub fn serve(source: Source, listener: Option<TcpListener>) -> anyhow::Result<()
 ///
 /// # Errors
 /// As [`serve`].
-pub fn demo(source: Source, listener: Option<TcpListener>, over_tls: bool) -> anyhow::Result<()> {
+pub fn demo(source: ConfigSource, listener: Option<TcpListener>, over_tls: bool) -> anyhow::Result<()> {
     let config = source()?;
     acme::prepare(&config)?;
     let certificates = match over_tls {
@@ -72,7 +72,7 @@ pub fn demo(source: Source, listener: Option<TcpListener>, over_tls: bool) -> an
         let is_loopback = broker.address().ip().to_canonical().is_loopback();
         let cookie_name =
             pushring::internals::gateway::Settings::new(&config.node, config.dialect.into()).cookie_name();
-        let login = is_loopback.then(|| demo::page::Login { node: config.node.clone(), cookie_name, secret });
+        let login = is_loopback.then(|| demo::page::DemoLogin { node: config.node.clone(), cookie_name, secret });
         threads.push(demo::page::start(&broker.handle(), broker.shards(), login)?);
         Ok(threads)
     })
@@ -80,10 +80,10 @@ pub fn demo(source: Source, listener: Option<TcpListener>, over_tls: bool) -> an
 
 /// With what the daemon begins.
 struct Start {
-    source: Source,
+    source: ConfigSource,
     /// The listener that the service manager has opened, if it has.
     listener: Option<TcpListener>,
-    config: Config,
+    config: DaemonConfig,
     admin: AdminListen,
     secrets: Secrets,
     certificates: Certificates,
@@ -91,7 +91,7 @@ struct Start {
 }
 
 /// A certificate for this machine's own names, made now and forgotten at the end.
-fn demo_certificate(config: &Config) -> anyhow::Result<Certificates> {
+fn demo_certificate(config: &DaemonConfig) -> anyhow::Result<Certificates> {
     let mut names = vec!["localhost".to_owned(), "*.localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     let own = config.address().ip().to_string();
     if !names.contains(&own) {
@@ -107,14 +107,14 @@ fn demo_certificate(config: &Config) -> anyhow::Result<Certificates> {
     Certificates::made(Certificate::from_pem(chain.as_bytes(), key.as_bytes())?)
 }
 
-fn link_token(config: &Config) -> anyhow::Result<Option<link::Token>> {
+fn link_token(config: &DaemonConfig) -> anyhow::Result<Option<link::LinkToken>> {
     match config.link_token_file.as_os_str().is_empty() {
         true => Ok(None),
         false => read_link_token(&config.link_token_file).map(Some),
     }
 }
 
-fn start_link(broker: &Broker, config: link::Config) -> anyhow::Result<link::Server> {
+fn start_link(broker: &Broker, config: link::LinkConfig) -> anyhow::Result<link::LinkServer> {
     if config.tls.is_none() && config.tcp.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
         tracing::warn!(
             "the link over TCP is not encrypted: whoever sees it can read its token and all messages; set link_tls_certs"
@@ -124,7 +124,7 @@ fn start_link(broker: &Broker, config: link::Config) -> anyhow::Result<link::Ser
     if let Some(home) = path.as_deref().and_then(control::made_for) {
         home.make().with_context(|| format!("cannot make the directory of {}", home.path.display()))?;
     }
-    let link = link::Server::start(broker.handle(), config)?;
+    let link = link::LinkServer::start(broker.handle(), config)?;
     if let Some(path) = path {
         tracing::info!(path = %path.display(), "processes may attach");
     }
@@ -146,7 +146,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     }
     let link_certificates = Certificates::read_link(&config, &Certificates::default())?;
     let acceptor = link_certificates.server().map(|_| link::Acceptor::new(link_certificates.all())).transpose()?;
-    let link = config.link(link_token(&config)?)?.map(|link| link::Config { tls: acceptor.clone(), ..link });
+    let link = config.link(link_token(&config)?)?.map(|link| link::LinkConfig { tls: acceptor.clone(), ..link });
     let started = broker_config(&config, secrets.clone(), &certificates)?;
     let started = pushring::Config { listener: listener.map(Arc::new), ..started };
     let broker = Broker::start(started)?;
@@ -190,13 +190,13 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
 }
 
 /// Starts what backends publish over HTTP to. That its address is taken stops no daemon; that its token is none does.
-fn start_api(config: &Config, broker: &Broker, threads: &mut Threads) -> anyhow::Result<Option<Broker>> {
+fn start_api(config: &DaemonConfig, broker: &Broker, threads: &mut Threads) -> anyhow::Result<Option<Broker>> {
     if config.api_token_file.as_os_str().is_empty() {
         return Ok(None);
     }
     let token = read_api_token(&config.api_token_file)?;
     let process = config.hub.then(|| hub::PROCESS.parse()).transpose()?;
-    let options = || push_api::Options { token: token.clone(), process: process.clone() };
+    let options = || push_api::ApiOptions { token: token.clone(), process: process.clone() };
     if config.api_on_listen {
         threads.push(push_api::start(&broker.handle(), false, broker.handle(), options())?);
     }
@@ -219,17 +219,17 @@ fn start_api(config: &Config, broker: &Broker, threads: &mut Threads) -> anyhow:
 
 /// Starts the admin listener. That its address is taken stops no daemon; that its token is none does.
 fn start_admin(
-    config: &Config,
+    config: &DaemonConfig,
     listen: AdminListen,
     operator: Operator,
-    link: Option<&link::Server>,
+    link: Option<&link::LinkServer>,
 ) -> anyhow::Result<Option<Admin>> {
     let token = match config.admin_token_file.as_os_str().is_empty() {
         true => None,
         false => Some(read_admin_token(&config.admin_token_file)?),
     };
     let Some(address) = listen.0 else { return Ok(None) };
-    let peers = link.map(link::Server::peers);
+    let peers = link.map(link::LinkServer::peers);
     let need_link = move || match &peers {
         None => Err("no link is set (link, link_tcp)".to_owned()),
         Some(peers) => match peers.attached() {
@@ -240,8 +240,8 @@ fn start_admin(
     let needs_link = config.ready_needs.0.iter().any(|need| need == "link");
     let need = needs_link.then(|| Need { name: "link", is_met: Box::new(need_link) });
     let has_token = token.is_some();
-    let guard = Guard::new(token, config.admin_hosts.0.clone());
-    match Admin::start(address, admin::Parts { operator, guard, needs: need.into_iter().collect() }) {
+    let guard = AdminGuard::new(token, config.admin_hosts.0.clone());
+    match Admin::start(address, admin::AdminParts { operator, guard, needs: need.into_iter().collect() }) {
         Ok(admin) => {
             let address = admin.address();
             tracing::info!(%address, has_token, "operators may ask at http://{address}/");
@@ -256,11 +256,11 @@ fn start_admin(
 }
 
 /// The first line on stdout is for tools: they read the port from it.
-fn announce(broker: &Broker, config: &Config) {
+fn announce(broker: &Broker, config: &DaemonConfig) {
     let (address, driver) = (broker.address(), broker.driver());
     let memory = broker.memory_bytes_max().map_or(MemoryBudget::Unlimited, |bytes| MemoryBudget::Size(Size(bytes)));
     tracing::info!(%address, node = config.node, shards = broker.shards(), %driver, %memory, "serving");
-    if config.driver == Driver::Auto && driver == DriverKind::Epoll {
+    if config.driver == DriverValue::Auto && driver == DriverKind::Epoll {
         tracing::warn!("no io_uring here: epoll serves, at a higher cost; `pushring doctor` says why");
     }
     let mut stdout = std::io::stdout().lock();

@@ -5,7 +5,7 @@ use super::log;
 use super::program::Daemon;
 use super::systemd;
 use anyhow::Context;
-use pushring::control::{Operator, Program, Request};
+use pushring::control::{ControlRequest, Operator, Program};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::thread;
 
 /// What is asked of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum SignalOrder {
     Stop,
     /// Read the settings again.
     Reload,
@@ -23,14 +23,14 @@ enum Order {
     FileTooLarge,
 }
 
-const SIGNALS: [(i32, Order); 7] = [
-    (SIGTERM, Order::Stop),
-    (SIGINT, Order::Stop),
-    (SIGQUIT, Order::Stop),
-    (SIGHUP, Order::Reload),
-    (SIGUSR1, Order::Ignore),
-    (SIGUSR2, Order::Ignore),
-    (SIGXFSZ, Order::FileTooLarge),
+const SIGNALS: [(i32, SignalOrder); 7] = [
+    (SIGTERM, SignalOrder::Stop),
+    (SIGINT, SignalOrder::Stop),
+    (SIGQUIT, SignalOrder::Stop),
+    (SIGHUP, SignalOrder::Reload),
+    (SIGUSR1, SignalOrder::Ignore),
+    (SIGUSR2, SignalOrder::Ignore),
+    (SIGXFSZ, SignalOrder::FileTooLarge),
 ];
 
 /// From now on signals wait for [`obey`].
@@ -53,19 +53,19 @@ pub fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>) -> an
             let order = SIGNALS.iter().find(|(known, _)| *known == signal).map(|(_, order)| *order);
             let name = signal_hook::low_level::signal_name(signal);
             match order {
-                Some(Order::Stop) if stopping => {
+                Some(SignalOrder::Stop) if stopping => {
                     tracing::warn!(name, "a second signal: ending at once");
                     log::flush();
                     // What shells expect of a program that a signal ended.
                     std::process::exit(128 + signal);
                 }
-                Some(Order::Stop) => {
+                Some(SignalOrder::Stop) => {
                     stopping = true;
                     stop(name, &operator, &daemon);
                 }
-                Some(Order::Reload) => reload(&operator, name),
-                Some(Order::Ignore) => tracing::info!(name, "a signal that means nothing here"),
-                Some(Order::FileTooLarge) | None => {}
+                Some(SignalOrder::Reload) => reload(&operator, name),
+                Some(SignalOrder::Ignore) => tracing::info!(name, "a signal that means nothing here"),
+                Some(SignalOrder::FileTooLarge) | None => {}
             }
         }
     };
@@ -78,7 +78,7 @@ fn reload(operator: &Operator, name: Option<&'static str>) {
     tracing::info!(name, "the settings are read again");
     systemd::reloading();
     // What came of it is in the log.
-    let _ = operator.answer(Request::Reload {});
+    let _ = operator.answer(ControlRequest::Reload {});
     systemd::ready(&operator.overview().about.address.to_string());
 }
 

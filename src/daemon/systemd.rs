@@ -3,7 +3,7 @@
 
 use anyhow::{Context, ensure};
 use listenfd::ListenFd;
-use pushring::Handle;
+use pushring::BrokerHandle;
 use sd_notify::NotifyState;
 use std::net::TcpListener;
 use std::thread;
@@ -57,7 +57,7 @@ fn tell(state: &[NotifyState<'_>]) {
 ///
 /// # Errors
 /// There is no thread.
-pub fn keep_informed(broker: Handle) -> anyhow::Result<()> {
+pub fn keep_informed(broker: BrokerHandle) -> anyhow::Result<()> {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return Ok(());
     }

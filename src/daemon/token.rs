@@ -53,11 +53,11 @@ pub fn secret_bytes(path: &Path) -> anyhow::Result<usize> {
 }
 
 /// Reads the token of a link, in the same way.
-pub fn read_link_token(path: &Path) -> anyhow::Result<link::Token> {
+pub fn read_link_token(path: &Path) -> anyhow::Result<link::LinkToken> {
     let name = || format!("link_token_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
-    link::Token::new(text).with_context(name)
+    link::LinkToken::new(text).with_context(name)
 }
 
 /// Reads the credentials of a fleet's node, in the same way.
@@ -70,19 +70,19 @@ pub fn read_fleet_credentials(path: &Path) -> anyhow::Result<Credentials> {
 }
 
 /// Reads the token of the admin listener, in the same way.
-pub fn read_admin_token(path: &Path) -> anyhow::Result<admin::Token> {
+pub fn read_admin_token(path: &Path) -> anyhow::Result<admin::AdminToken> {
     let name = || format!("admin_token_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
-    admin::Token::new(text).with_context(name)
+    admin::AdminToken::new(text).with_context(name)
 }
 
 /// Reads the token of the API, in the same way.
-pub fn read_api_token(path: &Path) -> anyhow::Result<push_api::Token> {
+pub fn read_api_token(path: &Path) -> anyhow::Result<push_api::ApiToken> {
     let name = || format!("api_token_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
-    push_api::Token::new(text).with_context(name)
+    push_api::ApiToken::new(text).with_context(name)
 }
 
 fn read_secret_file(path: &Path) -> anyhow::Result<Vec<u8>> {

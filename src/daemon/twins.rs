@@ -6,7 +6,7 @@ use super::cli::{AskOptions, ChannelsOptions, DrainOptions, KickOptions, TopOpti
 use super::plain::plain;
 use super::table::{Align, bytes, table};
 use anyhow::bail;
-use pushring::control::{Answer, Changes, ChannelQuery, Filter, Overview, Request};
+use pushring::control::{Changes, ChannelQuery, ControlAnswer, ControlRequest, Filter, Overview};
 use pushring::{ChannelFilter, ChannelReport, ProcessReport};
 use std::io::{IsTerminal, Write};
 use std::thread;
@@ -25,7 +25,7 @@ pub fn channels(options: ChannelsOptions) -> anyhow::Result<String> {
     let ChannelsOptions { ask: to, process, path, address, fullest, limit, after } = options;
     let filter = ChannelFilter { process, path: path.map(Into::into), address, ..ChannelFilter::default() };
     let query = ChannelQuery { filter, after, limit: Some(limit), fullest };
-    let Answer::Channels(list) = ask(&to, &Request::Channels(query))? else { bail!(ANOTHER) };
+    let ControlAnswer::Channels(list) = ask(&to, &ControlRequest::Channels(query))? else { bail!(ANOTHER) };
     if to.json {
         return list.channels.iter().map(|channel| Ok(serde_json::to_string(channel)? + "\n")).collect();
     }
@@ -38,7 +38,7 @@ pub fn channels(options: ChannelsOptions) -> anyhow::Result<String> {
 /// # Errors
 /// No daemon answers.
 pub fn processes(options: &AskOptions) -> anyhow::Result<String> {
-    let Answer::Processes(processes) = ask(options, &Request::Processes {})? else { bail!(ANOTHER) };
+    let ControlAnswer::Processes(processes) = ask(options, &ControlRequest::Processes {})? else { bail!(ANOTHER) };
     match options.json {
         true => processes.iter().map(|process| Ok(serde_json::to_string(process)? + "\n")).collect(),
         false => Ok(processes_text(&processes)),
@@ -51,9 +51,9 @@ pub fn processes(options: &AskOptions) -> anyhow::Result<String> {
 /// No daemon answers, or it has no such channel.
 pub fn kick(options: KickOptions) -> anyhow::Result<String> {
     let KickOptions { ask: to, channel, reason } = options;
-    let request = Request::Kick { channel: pushring::ChannelId::new(channel), reason };
+    let request = ControlRequest::Kick { channel: pushring::ChannelId::new(channel), reason };
     let answer = ask(&to, &request)?;
-    let Answer::Kicked(channel) = answer else { bail!(ANOTHER) };
+    let ControlAnswer::Kicked(channel) = answer else { bail!(ANOTHER) };
     Ok(match to.json {
         true => serde_json::to_string(&answer)? + "\n",
         false => format!("channel {channel} is being closed\n"),
@@ -65,7 +65,7 @@ pub fn kick(options: KickOptions) -> anyhow::Result<String> {
 /// # Errors
 /// No daemon answers, or its settings are wrong; then nothing has changed.
 pub fn reload(options: &AskOptions) -> anyhow::Result<String> {
-    let Answer::Reloaded(changes) = ask(options, &Request::Reload {})? else { bail!(ANOTHER) };
+    let ControlAnswer::Reloaded(changes) = ask(options, &ControlRequest::Reload {})? else { bail!(ANOTHER) };
     Ok(match options.json {
         true => serde_json::to_string(&changes)? + "\n",
         false => changes_text(&changes),
@@ -78,8 +78,8 @@ pub fn reload(options: &AskOptions) -> anyhow::Result<String> {
 /// No daemon answers.
 pub fn drain(options: &DrainOptions) -> anyhow::Result<String> {
     let ms = |span: Option<super::units::Span>| span.map(|span| span.0);
-    let request = Request::Drain { grace_ms: ms(options.grace), over_ms: ms(options.over) };
-    let Answer::Draining(drain) = ask(&options.ask, &request)? else { bail!(ANOTHER) };
+    let request = ControlRequest::Drain { grace_ms: ms(options.grace), over_ms: ms(options.over) };
+    let ControlAnswer::Draining(drain) = ask(&options.ask, &request)? else { bail!(ANOTHER) };
     Ok(match options.ask.json {
         true => serde_json::to_string(&drain)? + "\n",
         false => format!(
@@ -100,12 +100,18 @@ pub fn top(options: &TopOptions) -> anyhow::Result<()> {
     let mut before: Option<Overview> = None;
     let mut left = options.count;
     while left != Some(0) {
-        let Answer::Stats(overview) = ask(&options.ask, &Request::Stats {})? else { bail!(ANOTHER) };
+        let ControlAnswer::Stats(overview) = ask(&options.ask, &ControlRequest::Stats {})? else { bail!(ANOTHER) };
         let query = ChannelQuery { limit: Some(TOP_ROWS), fullest: true, ..ChannelQuery::default() };
-        let Answer::Channels(fullest) = ask(&options.ask, &Request::Channels(query))? else { bail!(ANOTHER) };
-        let Answer::Processes(mut processes) = ask(&options.ask, &Request::Processes {})? else { bail!(ANOTHER) };
+        let ControlAnswer::Channels(fullest) = ask(&options.ask, &ControlRequest::Channels(query))? else {
+            bail!(ANOTHER)
+        };
+        let ControlAnswer::Processes(mut processes) = ask(&options.ask, &ControlRequest::Processes {})? else {
+            bail!(ANOTHER)
+        };
         let last = Filter { last: Some(TOP_ROWS), ..Filter::default() };
-        let Answer::Disconnects(ends) = ask(&options.ask, &Request::Disconnects(last))? else { bail!(ANOTHER) };
+        let ControlAnswer::Disconnects(ends) = ask(&options.ask, &ControlRequest::Disconnects(last))? else {
+            bail!(ANOTHER)
+        };
         processes.sort_by_key(|process| std::cmp::Reverse(process.channels));
         processes.truncate(TOP_ROWS);
         let text = [

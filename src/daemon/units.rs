@@ -118,13 +118,13 @@ impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a size: 500, \"64KiB\", \"1MiB\"")]
-        enum Written {
+        enum SizeText {
             Number(usize),
             Text(String),
         }
-        match Written::deserialize(deserializer)? {
-            Written::Number(bytes) => Ok(Self(bytes)),
-            Written::Text(text) => text.parse().map_err(de::Error::custom),
+        match SizeText::deserialize(deserializer)? {
+            SizeText::Number(bytes) => Ok(Self(bytes)),
+            SizeText::Text(text) => text.parse().map_err(de::Error::custom),
         }
     }
 }
@@ -132,9 +132,9 @@ impl<'de> Deserialize<'de> for Size {
 impl<'de> Deserialize<'de> for Span {
     /// A bare number could be anything, so there must be a unit.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Written;
+        struct SpanVisitor;
 
-        impl de::Visitor<'_> for Written {
+        impl de::Visitor<'_> for SpanVisitor {
             type Value = Span;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -150,7 +150,7 @@ impl<'de> Deserialize<'de> for Span {
             }
         }
 
-        deserializer.deserialize_any(Written)
+        deserializer.deserialize_any(SpanVisitor)
     }
 }
 

@@ -14,7 +14,7 @@
 pub mod page;
 
 use crate::broker::PushError;
-use crate::broker::{AttachError, AttachOptions, Batch, BindPathError, Event, Handle, Here, Message, Process};
+use crate::broker::{AttachError, AttachOptions, Batch, BindPathError, BrokerHandle, Event, Here, Message, Process};
 use crate::channel::ChannelId;
 use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
@@ -41,7 +41,7 @@ pub enum DemoError {
 ///
 /// # Errors
 /// See [`DemoError`]; those that did start end with the broker.
-pub fn start(broker: &Handle) -> Result<Vec<JoinHandle<()>>, DemoError> {
+pub fn start(broker: &BrokerHandle) -> Result<Vec<JoinHandle<()>>, DemoError> {
     run_on_shards(broker, "echo:pushring:sys", echo)?;
     run_on_shards(broker, "relay:pushring:sys", relay)?;
     Ok(vec![
@@ -51,7 +51,7 @@ pub fn start(broker: &Handle) -> Result<Vec<JoinHandle<()>>, DemoError> {
     ])
 }
 
-fn run_on_shards(broker: &Handle, id: &str, on_event: fn(&mut Here<'_>, Event)) -> Result<(), DemoError> {
+fn run_on_shards(broker: &BrokerHandle, id: &str, on_event: fn(&mut Here<'_>, Event)) -> Result<(), DemoError> {
     let process = broker.on_shards(id, move |_| on_event)?;
     process.handle().bind("/", WebSocketRule { resume: true, ..WebSocketRule::default() })?;
     process.detach();
@@ -60,7 +60,7 @@ fn run_on_shards(broker: &Handle, id: &str, on_event: fn(&mut Here<'_>, Event)) 
 
 type OnEvent = fn(&Process, &mut Batch, Event) -> Result<(), PushError>;
 
-fn spawn(broker: &Handle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>, DemoError> {
+fn spawn(broker: &BrokerHandle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>, DemoError> {
     let process = broker.process(id, AttachOptions::default())?;
     // Clients that ask for it find their channel again after a lost connection.
     process.bind("/", WebSocketRule { resume: true, ..WebSocketRule::default() })?;

@@ -2,13 +2,13 @@
 //!
 //! The page uses the demo processes as any page would: over channels that it opens on bound paths, and over one that it
 //! registers for with the node's token. It gets that token as the login cookie, without a login: so only a browser on
-//! this machine, with no proxy between, is given one. Whoever listens elsewhere must pass no [`Login`] at all.
+//! this machine, with no proxy between, is given one. Whoever listens elsewhere must pass no [`DemoLogin`] at all.
 //!
 //! What is sent to `/` by any other method than GET comes back, which is what tools that test an HTTP server ask of it.
 
 use super::DemoError;
-use crate::broker::{AttachOptions, Event, Handle, HttpAsk, HttpRequest, Process, PushError};
-use crate::gateway::{Claims, HttpRule, IncomingRequest, Secret, mint};
+use crate::broker::{AttachOptions, BrokerHandle, Event, HttpAsk, HttpRequest, Process, PushError};
+use crate::gateway::{Claims, ContractRequest, HttpRule, Secret, mint};
 use crate::http::Content;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 const TOKEN_TTL_S: u64 = 24 * 60 * 60;
 
 /// Whom the page's visitors are logged in as.
-pub struct Login {
+pub struct DemoLogin {
     /// The node, the tokens' user.
     pub node: String,
     /// The name of its login cookie.
@@ -37,7 +37,7 @@ pub struct Login {
     pub secret: Secret,
 }
 
-impl Login {
+impl DemoLogin {
     /// `SameSite` keeps other sites' pages from using it. It is not `HttpOnly`: who registers for a channel sends the
     /// token in a message, so the script must read it.
     fn set_cookie(&self) -> String {
@@ -52,7 +52,7 @@ impl Login {
 ///
 /// # Errors
 /// See [`DemoError`].
-pub fn start(broker: &Handle, shards: usize, login: Option<Login>) -> Result<JoinHandle<()>, DemoError> {
+pub fn start(broker: &BrokerHandle, shards: usize, login: Option<DemoLogin>) -> Result<JoinHandle<()>, DemoError> {
     let process = broker.process("homepage:homepage:sys", AttachOptions::default())?;
     for (path, mime, text) in [
         ("/demo.js", "text/javascript; charset=utf-8", SCRIPT),
@@ -78,7 +78,7 @@ fn escape(text: &str) -> String {
 
 struct Page {
     html: Bytes,
-    login: Option<Login>,
+    login: Option<DemoLogin>,
 }
 
 impl Page {
@@ -110,7 +110,7 @@ fn headers(pairs: &[(&str, &str)]) -> Vec<(Box<str>, Box<str>)> {
 }
 
 /// Whether the client is on this machine: the connection's other end is, and no proxy says that it speaks for another.
-fn is_from_here(request: &IncomingRequest) -> bool {
+fn is_from_here(request: &ContractRequest) -> bool {
     let proxied = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded", "via"];
     request.source.ip().to_canonical().is_loopback() && !proxied.iter().any(|&name| request.headers.contains_key(name))
 }

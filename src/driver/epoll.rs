@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// What happened to a socket since it was last reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Readiness {
+pub struct SocketReadiness {
     /// The token it was added under.
     pub token: u64,
     /// Bytes, an end or an error wait to be read.
@@ -36,7 +36,7 @@ pub struct ReadySet {
 }
 
 /// The events of one poll, a buffer to be used again.
-pub struct Events(Vec<epoll::Event>);
+pub struct EpollEvents(Vec<epoll::Event>);
 
 impl ReadySet {
     /// An empty set.
@@ -82,12 +82,12 @@ impl ReadySet {
         Ok(epoll::delete(&self.epoll, socket)?)
     }
 
-    /// Replaces the content of `events` with what is ready now, without waiting. When they are [full](Events::is_full)
+    /// Replaces the content of `events` with what is ready now, without waiting. When they are [full](EpollEvents::is_full)
     /// there may be more.
     ///
     /// # Errors
     /// None that a valid set can have.
-    pub fn poll(&self, events: &mut Events) -> io::Result<()> {
+    pub fn poll(&self, events: &mut EpollEvents) -> io::Result<()> {
         self.poll_until(events, &Timespec { tv_sec: 0, tv_nsec: 0 })
     }
 
@@ -96,12 +96,12 @@ impl ReadySet {
     ///
     /// # Errors
     /// None that a valid set can have.
-    pub fn wait(&self, events: &mut Events, timeout: Duration) -> io::Result<()> {
+    pub fn wait(&self, events: &mut EpollEvents, timeout: Duration) -> io::Result<()> {
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
         self.poll_until(events, &timeout)
     }
 
-    fn poll_until(&self, events: &mut Events, timeout: &Timespec) -> io::Result<()> {
+    fn poll_until(&self, events: &mut EpollEvents, timeout: &Timespec) -> io::Result<()> {
         events.0.clear();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events.0), Some(timeout)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -138,7 +138,7 @@ impl ReadyWait {
     }
 }
 
-impl Events {
+impl EpollEvents {
     /// Room for `events_max` events a poll.
     ///
     /// # Panics
@@ -154,12 +154,12 @@ impl Events {
     }
 
     /// The events of the last poll.
-    pub fn iter(&self) -> impl Iterator<Item = Readiness> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = SocketReadiness> + '_ {
         self.0.iter().map(|event| {
             let (flags, data) = (event.flags, event.data);
             let hangup = flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
             let broken = flags.intersects(EventFlags::ERR | EventFlags::HUP);
-            Readiness {
+            SocketReadiness {
                 token: data.u64(),
                 readable: hangup || broken || flags.contains(EventFlags::IN),
                 writable: flags.contains(EventFlags::OUT),
@@ -179,7 +179,7 @@ mod tests {
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
 
-    fn polled(set: &ReadySet, events: &mut Events) -> Vec<Readiness> {
+    fn polled(set: &ReadySet, events: &mut EpollEvents) -> Vec<SocketReadiness> {
         set.poll(events).unwrap();
         events.iter().collect()
     }
@@ -187,16 +187,16 @@ mod tests {
     #[test]
     fn an_edge_is_reported_once() {
         let (mut here, there) = UnixStream::pair().unwrap();
-        let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(4));
+        let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(4));
         set.add(&there, u64::MAX).unwrap();
-        let fresh = Readiness { token: u64::MAX, readable: false, writable: true, hangup: false, broken: false };
+        let fresh = SocketReadiness { token: u64::MAX, readable: false, writable: true, hangup: false, broken: false };
         assert_eq!(polled(&set, &mut events), [fresh]);
         assert_eq!(polled(&set, &mut events), []);
         here.write_all(b"x").unwrap();
-        assert_eq!(polled(&set, &mut events), [Readiness { readable: true, ..fresh }]);
+        assert_eq!(polled(&set, &mut events), [SocketReadiness { readable: true, ..fresh }]);
         assert_eq!(polled(&set, &mut events), [], "unread, but no news");
         here.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(polled(&set, &mut events), [Readiness { readable: true, hangup: true, ..fresh }]);
+        assert_eq!(polled(&set, &mut events), [SocketReadiness { readable: true, hangup: true, ..fresh }]);
         set.remove(&there).unwrap();
         drop(here);
         assert_eq!(polled(&set, &mut events), []);
@@ -207,7 +207,7 @@ mod tests {
     fn a_full_socket_reports_when_it_takes_bytes_again() {
         let (mut here, mut there) = UnixStream::pair().unwrap();
         there.set_nonblocking(true).unwrap();
-        let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(4));
+        let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(4));
         set.add(&there, 7).unwrap();
         polled(&set, &mut events);
         let mut queued = 0;
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_the_buffer_comes_next_time() {
-        let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(2));
+        let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(2));
         let pairs: Vec<_> = (0..5).map(|_| UnixStream::pair().unwrap()).collect();
         for (token, (_, there)) in pairs.iter().enumerate() {
             set.add(there, token as u64).unwrap();
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn each_wake_is_news_though_nobody_drains() {
-        let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(2));
+        let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(2));
         let wake = WakeFd::new().unwrap();
         set.add_source(&wake, 1).unwrap();
         for _ in 0..100 {

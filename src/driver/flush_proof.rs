@@ -5,8 +5,8 @@
 //! gets, byte for byte; and when the peer has read everything, nothing more completes or arrives.
 
 use super::flush_uring::{FlushUnavailable, UringFlush};
-use super::sys::{self, Received, socket_id};
-use crate::shard::flush::{Flush, Outgoing, Parts, Short};
+use super::sys::{self, ReadOutcome, socket_id};
+use crate::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend};
 use rustix::fd::OwnedFd;
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -65,15 +65,15 @@ impl Proof<'_> {
     fn send(&mut self, bytes: &[u8]) -> Result<usize, String> {
         let (head, tail) = bytes.split_at(bytes.len() / 3);
         let slices = [IoSlice::new(head), IoSlice::new(tail)];
-        let parts = if self.gathered { Parts::Many(&slices) } else { Parts::One(bytes) };
+        let parts = if self.gathered { SendParts::Many(&slices) } else { SendParts::One(bytes) };
         let mut short = Vec::new();
-        self.flush.send_all(&[Outgoing { socket: socket_id(self.sender), parts, is_last: false }], &mut short);
+        self.flush.send_all(&[OutgoingBytes { socket: socket_id(self.sender), parts, is_last: false }], &mut short);
         if let Some(why) = self.flush.gave_up() {
             return Err(why.to_owned());
         }
         let taken = match short[..] {
             [] => bytes.len(),
-            [Short { index: 0, sent: Ok(taken) }] if taken < bytes.len() => taken,
+            [ShortSend { index: 0, sent: Ok(taken) }] if taken < bytes.len() => taken,
             _ => return Err(format!("an impossible report: {short:?}")),
         };
         self.taken.extend_from_slice(&bytes[..taken]);
@@ -87,9 +87,9 @@ impl Proof<'_> {
         let mut buffer = vec![0; 64 << 10];
         loop {
             match sys::receive(self.receiver, &mut buffer).map_err(|error| error.to_string())? {
-                Received::Bytes(length) => got.extend_from_slice(&buffer[..length]),
-                Received::End => break,
-                Received::Nothing => wait_readable(self.receiver)?,
+                ReadOutcome::Bytes(length) => got.extend_from_slice(&buffer[..length]),
+                ReadOutcome::End => break,
+                ReadOutcome::Nothing => wait_readable(self.receiver)?,
             }
         }
         if got != self.taken {
@@ -108,7 +108,10 @@ impl Proof<'_> {
 impl UringFlush {
     fn send_all_to_closed(&mut self, sender: &OwnedFd) -> Result<usize, i32> {
         let mut short = Vec::new();
-        self.send_all(&[Outgoing { socket: socket_id(sender), parts: Parts::One(b"x"), is_last: false }], &mut short);
+        self.send_all(
+            &[OutgoingBytes { socket: socket_id(sender), parts: SendParts::One(b"x"), is_last: false }],
+            &mut short,
+        );
         short.first().map_or(Ok(1), |short| short.sent)
     }
 }

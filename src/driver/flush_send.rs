@@ -2,7 +2,7 @@
 //! what [`UringFlush`](super::flush_uring::UringFlush) needs, and as the naive twin that tests it.
 
 use super::sys;
-use crate::shard::flush::{Flush, Outgoing, Parts, Short};
+use crate::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend};
 use rustix::io::Errno;
 use rustix::net::{self, SendAncillaryBuffer, SendFlags};
 
@@ -11,33 +11,33 @@ use rustix::net::{self, SendAncillaryBuffer, SendFlags};
 pub struct SendFlush;
 
 impl Flush for SendFlush {
-    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
         for (index, outgoing) in batch.iter().enumerate() {
             let sent = send(outgoing);
             if sent != Ok(length(&outgoing.parts)) {
-                short.push(Short { index, sent });
+                short.push(ShortSend { index, sent });
             }
         }
     }
 }
 
 /// The bytes of one send.
-pub(super) fn length(parts: &Parts<'_>) -> usize {
+pub(super) fn length(parts: &SendParts<'_>) -> usize {
     match parts {
-        Parts::One(bytes) => bytes.len(),
-        Parts::Many(slices) => slices.iter().map(|slice| slice.len()).sum(),
+        SendParts::One(bytes) => bytes.len(),
+        SendParts::Many(slices) => slices.iter().map(|slice| slice.len()).sum(),
     }
 }
 
 /// Offers one entry to its socket: how many bytes it took, or its errno.
-pub(super) fn send(outgoing: &Outgoing<'_>) -> Result<usize, i32> {
+pub(super) fn send(outgoing: &OutgoingBytes<'_>) -> Result<usize, i32> {
     let socket = sys::borrow(&outgoing.socket);
     let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     flags.set(SendFlags::MORE, outgoing.is_last);
     loop {
         let sent = match outgoing.parts {
-            Parts::One(bytes) => net::send(socket, bytes, flags),
-            Parts::Many(slices) => net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags),
+            SendParts::One(bytes) => net::send(socket, bytes, flags),
+            SendParts::Many(slices) => net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags),
         };
         return match sent {
             Ok(taken) => Ok(taken),
@@ -64,20 +64,20 @@ mod tests {
         let big = vec![7; 8 << 20];
         let slices = [IoSlice::new(b"pu"), IoSlice::new(b"sh")];
         let batch = [
-            Outgoing { socket: socket_id(&partly), parts: Parts::One(&big), is_last: false },
-            Outgoing { socket: socket_id(&whole), parts: Parts::Many(&slices), is_last: false },
-            Outgoing { socket: socket_id(&broken), parts: Parts::One(b"x"), is_last: false },
+            OutgoingBytes { socket: socket_id(&partly), parts: SendParts::One(&big), is_last: false },
+            OutgoingBytes { socket: socket_id(&whole), parts: SendParts::Many(&slices), is_last: false },
+            OutgoingBytes { socket: socket_id(&broken), parts: SendParts::One(b"x"), is_last: false },
         ];
         let mut short = Vec::new();
         SendFlush.send_all(&batch, &mut short);
         assert_eq!(short.len(), 2);
-        assert!(matches!(short[0], Short { index: 0, sent: Ok(taken) } if taken > 0 && taken < big.len()));
-        assert_eq!(short[1], Short { index: 2, sent: Err(libc::EPIPE) });
+        assert!(matches!(short[0], ShortSend { index: 0, sent: Ok(taken) } if taken > 0 && taken < big.len()));
+        assert_eq!(short[1], ShortSend { index: 2, sent: Err(libc::EPIPE) });
         let mut got = [0; 4];
         whole_peer.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"push");
         short.clear();
         SendFlush.send_all(&batch[..1], &mut short);
-        assert_eq!(short, [Short { index: 0, sent: Ok(0) }], "a full socket");
+        assert_eq!(short, [ShortSend { index: 0, sent: Ok(0) }], "a full socket");
     }
 }

@@ -22,7 +22,7 @@
 
 use super::flush_proof;
 use super::flush_send::{self, SendFlush};
-use crate::shard::flush::{Flush, Outgoing, PARTS_MAX, Parts, Short};
+use crate::shard::flush::{Flush, OutgoingBytes, PARTS_MAX, SendParts, ShortSend};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types::Fd};
 use std::io;
@@ -120,9 +120,9 @@ impl UringFlush {
     fn send_chunk(
         ring: &mut IoUring,
         headers: &mut Vec<libc::msghdr>,
-        chunk: &[Outgoing<'_>],
+        chunk: &[OutgoingBytes<'_>],
         base: usize,
-        short: &mut Vec<Short>,
+        short: &mut Vec<ShortSend>,
     ) -> (usize, Result<(), String>) {
         headers.clear();
         let mut queue = ring.submission();
@@ -144,14 +144,14 @@ impl UringFlush {
                 error if error < 0 => Err(-error),
                 taken => Ok(taken as usize),
             };
-            short.push(Short { index, sent });
+            short.push(ShortSend { index, sent });
         }
         (chunk.len() - left, result)
     }
 }
 
 impl Flush for UringFlush {
-    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
         if batch.len() < self.batch_min {
             return SendFlush.send_all(batch, short);
         }
@@ -178,13 +178,13 @@ impl Flush for UringFlush {
 }
 
 /// The send of one entry; a header it needs is put behind the others.
-fn entry(outgoing: &Outgoing<'_>, headers: &mut Vec<libc::msghdr>) -> Entry {
+fn entry(outgoing: &OutgoingBytes<'_>, headers: &mut Vec<libc::msghdr>) -> Entry {
     let socket = Fd(outgoing.socket.0);
     assert!(flush_send::length(&outgoing.parts) <= SEND_BYTES_MAX, "a send is bounded by its channel's budget");
     let flags = SEND_FLAGS | if outgoing.is_last { libc::MSG_MORE } else { 0 };
     match outgoing.parts {
-        Parts::One(bytes) => opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32).flags(flags).build(),
-        Parts::Many(slices) => {
+        SendParts::One(bytes) => opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32).flags(flags).build(),
+        SendParts::Many(slices) => {
             assert!(slices.len() <= PARTS_MAX && headers.len() < headers.capacity());
             // SAFETY: a msghdr is plain old data for which all zeroes mean "nothing".
             let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -262,13 +262,13 @@ mod tests {
         let (here, _there) = UnixStream::pair().unwrap();
         let (broken, _) = UnixStream::pair().unwrap();
         let batch = [
-            Outgoing { socket: socket_id(&here), parts: Parts::One(b"x"), is_last: false },
-            Outgoing { socket: socket_id(&broken), parts: Parts::One(b"x"), is_last: false },
+            OutgoingBytes { socket: socket_id(&here), parts: SendParts::One(b"x"), is_last: false },
+            OutgoingBytes { socket: socket_id(&broken), parts: SendParts::One(b"x"), is_last: false },
         ];
         flush.give_up("tried out".to_owned());
         let mut short = Vec::new();
         flush.send_all(&batch, &mut short);
-        assert_eq!(short, [Short { index: 1, sent: Err(libc::EPIPE) }]);
+        assert_eq!(short, [ShortSend { index: 1, sent: Err(libc::EPIPE) }]);
         assert_eq!(flush.gave_up(), Some("tried out"));
     }
 
@@ -307,7 +307,7 @@ mod tests {
         unsafe { ring.submission().push(&opcode::Nop::new().build()) }.unwrap();
         ring.submit().unwrap();
         let (broken, _) = UnixStream::pair().unwrap();
-        let outgoing = Outgoing { socket: socket_id(&broken), parts: Parts::One(b"x"), is_last: false };
+        let outgoing = OutgoingBytes { socket: socket_id(&broken), parts: SendParts::One(b"x"), is_last: false };
         let mut short = Vec::new();
         flush.send_all(&[outgoing; BATCH_MIN], &mut short);
         assert!(flush.gave_up().is_some());

@@ -4,14 +4,14 @@
 //! a descriptor leaves the epoll set by being closed.
 
 use super::clock::Clock;
-use super::epoll::{Events, ReadySet};
+use super::epoll::{EpollEvents, ReadySet};
 use super::listen::BACKLOG;
 use super::sys;
 use super::wake::WakeFd;
 use crate::shard::command::Carried;
 use crate::shard::flush::SocketId;
-use crate::shard::turn::{Accepted, Readiness, Received, Sockets};
-use crate::shard::{Door, End, Token};
+use crate::shard::turn::{Accepted, Readiness, SocketRead, Sockets};
+use crate::shard::{ConnectionToken, ListenerKind, SocketEnd};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -41,7 +41,7 @@ pub struct KernelSockets {
     /// The one to look at first: each has its turn.
     tls_first: bool,
     ready: ReadySet,
-    events: Events,
+    events: EpollEvents,
     /// The events are those of a wait, and have not been told.
     has_waited: bool,
     /// By number.
@@ -66,7 +66,7 @@ impl KernelSockets {
             listeners,
             tls_first: false,
             ready,
-            events: Events::with_capacity(EVENTS_MAX),
+            events: EpollEvents::with_capacity(EVENTS_MAX),
             has_waited: false,
             sockets: Vec::new(),
             clock,
@@ -101,12 +101,12 @@ impl KernelSockets {
     fn accept_at(&mut self, over_tls: bool) -> io::Result<Accepted> {
         let listener = if over_tls { &self.listeners.tls } else { &self.listeners.plain };
         let Some(listener) = listener else { return Ok(Accepted::Nobody) };
-        let door = if over_tls { Door::Tls } else { Door::Plain };
+        let door = if over_tls { ListenerKind::Tls } else { ListenerKind::Plain };
         Ok(match sys::accept(listener)? {
-            sys::Accepted::Client(socket, peer) => Accepted::Client(self.keep(socket), peer, door),
-            sys::Accepted::Gone => Accepted::Gone,
-            sys::Accepted::Nobody => Accepted::Nobody,
-            sys::Accepted::NoRoom(error) => {
+            sys::AcceptOutcome::Client(socket, peer) => Accepted::Client(self.keep(socket), peer, door),
+            sys::AcceptOutcome::Gone => Accepted::Gone,
+            sys::AcceptOutcome::Nobody => Accepted::Nobody,
+            sys::AcceptOutcome::NoRoom(error) => {
                 self.say_no_room(&error);
                 Accepted::NoRoom
             }
@@ -134,10 +134,10 @@ impl Sockets for KernelSockets {
             TOKEN_WAKE => None,
             TOKEN_LISTENER => Some(Readiness::Listener),
             token => Some(Readiness::Connection {
-                token: Token::from_u64(token),
+                token: ConnectionToken::from_u64(token),
                 readable: event.readable,
                 writable: event.writable,
-                end: if event.broken { Some(End::Broken) } else { event.hangup.then_some(End::Finished) },
+                end: if event.broken { Some(SocketEnd::Broken) } else { event.hangup.then_some(SocketEnd::Finished) },
             }),
         }));
         Ok(self.events.is_full())
@@ -151,7 +151,7 @@ impl Sockets for KernelSockets {
         }
     }
 
-    fn watch(&mut self, socket: SocketId, token: Token) -> bool {
+    fn watch(&mut self, socket: SocketId, token: ConnectionToken) -> bool {
         let Some(descriptor) = self.socket(socket) else { return false };
         match self.ready.add(descriptor, token.to_u64()) {
             Ok(()) => true,
@@ -162,7 +162,7 @@ impl Sockets for KernelSockets {
         }
     }
 
-    fn watch_anew(&mut self, socket: SocketId, token: Token) -> bool {
+    fn watch_anew(&mut self, socket: SocketId, token: ConnectionToken) -> bool {
         if let Some(descriptor) = self.socket(socket) {
             // One that comes from another shard is in no set yet.
             let _ = self.ready.remove(descriptor);
@@ -170,13 +170,13 @@ impl Sockets for KernelSockets {
         self.watch(socket, token)
     }
 
-    fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> Received {
-        let Some(socket) = self.socket(socket) else { return Received::End(End::Broken) };
+    fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> SocketRead {
+        let Some(socket) = self.socket(socket) else { return SocketRead::End(SocketEnd::Broken) };
         match sys::receive(socket, buffer) {
-            Ok(sys::Received::Bytes(count)) => Received::Bytes(count),
-            Ok(sys::Received::Nothing) => Received::Nothing,
-            Ok(sys::Received::End) => Received::End(End::Finished),
-            Err(_) => Received::End(End::Broken),
+            Ok(sys::ReadOutcome::Bytes(count)) => SocketRead::Bytes(count),
+            Ok(sys::ReadOutcome::Nothing) => SocketRead::Nothing,
+            Ok(sys::ReadOutcome::End) => SocketRead::End(SocketEnd::Finished),
+            Err(_) => SocketRead::End(SocketEnd::Broken),
         }
     }
 

@@ -114,7 +114,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::sys::{Accepted, accept};
+    use crate::driver::sys::{AcceptOutcome, accept};
     use std::net::TcpStream;
 
     const OPTIONS: TcpOptions = TcpOptions { notsent_lowat_bytes: 131_072, user_timeout_ms: 0 };
@@ -132,7 +132,7 @@ mod tests {
         let clients: Vec<_> = (0..50).map(|_| TcpStream::connect(address).unwrap()).collect();
         let mut accepted = 0;
         for listener in &listeners {
-            while let Accepted::Client(..) = accept(listener).unwrap() {
+            while let AcceptOutcome::Client(..) = accept(listener).unwrap() {
                 accepted += 1;
             }
         }
@@ -146,9 +146,12 @@ mod tests {
         let listeners = share(&theirs, 2, &OPTIONS).unwrap();
         let _clients: Vec<_> = (0..4).map(|_| TcpStream::connect(address).unwrap()).collect();
         for listener in [&listeners[0], &listeners[1], &listeners[1], &listeners[0]] {
-            assert!(matches!(accept(listener).unwrap(), Accepted::Client(..)));
+            assert!(matches!(accept(listener).unwrap(), AcceptOutcome::Client(..)));
         }
-        assert!(!matches!(accept(&listeners[0]).unwrap(), Accepted::Client(..)), "and nobody waits for who is behind");
+        assert!(
+            !matches!(accept(&listeners[0]).unwrap(), AcceptOutcome::Client(..)),
+            "and nobody waits for who is behind"
+        );
         let silent = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         assert!(matches!(share(&silent.into(), 1, &OPTIONS), Err(ListenError::NoListener(_))));
     }
@@ -167,7 +170,7 @@ mod tests {
         let first = listen(anywhere(), 1, &OPTIONS).unwrap();
         let address = first[0].local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
-        let Accepted::Client(server, _) = accept(&first[0]).unwrap() else { panic!("a client waits") };
+        let AcceptOutcome::Client(server, _) = accept(&first[0]).unwrap() else { panic!("a client waits") };
         // We close first, so it is our side that stays in TIME_WAIT.
         drop((server, first));
         drop(client);

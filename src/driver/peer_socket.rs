@@ -49,13 +49,13 @@ impl Default for Access {
 
 /// A connected socket.
 #[derive(Debug)]
-pub enum Stream {
+pub enum PeerStream {
     Unix(UnixStream),
     Tcp(TcpStream),
     Tls(Box<TlsStream>),
 }
 
-impl Stream {
+impl PeerStream {
     /// Connects to a Unix socket, within `timeout` where as many wait to be accepted as may.
     pub fn unix(path: &Path, timeout: Duration) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -161,22 +161,22 @@ impl Stream {
     }
 }
 
-impl Read for &Stream {
+impl Read for &PeerStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Unix(stream) => (&*stream).read(buffer),
-            Stream::Tcp(stream) => (&*stream).read(buffer),
-            Stream::Tls(stream) => (&**stream).read(buffer),
+            PeerStream::Unix(stream) => (&*stream).read(buffer),
+            PeerStream::Tcp(stream) => (&*stream).read(buffer),
+            PeerStream::Tls(stream) => (&**stream).read(buffer),
         }
     }
 }
 
-impl Write for &Stream {
+impl Write for &PeerStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Unix(stream) => (&*stream).write(bytes),
-            Stream::Tcp(stream) => (&*stream).write(bytes),
-            Stream::Tls(stream) => (&**stream).write(bytes),
+            PeerStream::Unix(stream) => (&*stream).write(bytes),
+            PeerStream::Tcp(stream) => (&*stream).write(bytes),
+            PeerStream::Tls(stream) => (&**stream).write(bytes),
         }
     }
 
@@ -198,14 +198,14 @@ fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
 }
 
 /// The reading end of a stream: with a deadline for all that is read, then with one for each silence.
-pub struct Source {
-    stream: Arc<Stream>,
+pub struct DeadlineReader {
+    stream: Arc<PeerStream>,
     deadline: Option<Instant>,
 }
 
-impl Source {
+impl DeadlineReader {
     /// Everything has to be read by `deadline`.
-    pub fn until(stream: Arc<Stream>, deadline: Instant) -> Self {
+    pub fn until(stream: Arc<PeerStream>, deadline: Instant) -> Self {
         Self { stream, deadline: Some(deadline) }
     }
 
@@ -216,7 +216,7 @@ impl Source {
     }
 }
 
-impl Read for Source {
+impl Read for DeadlineReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -239,7 +239,7 @@ fn timed_out(error: io::Error) -> io::Error {
 
 /// Why nobody listens.
 #[derive(Debug, thiserror::Error)]
-pub enum ListenError {
+pub enum PeerListenError {
     /// A daemon that runs has it.
     #[error("{0} is the socket of a daemon that runs")]
     InUse(PathBuf),
@@ -257,7 +257,7 @@ pub enum ListenError {
 }
 
 /// A listening socket.
-pub enum Listener {
+pub enum PeerListener {
     Unix {
         listener: UnixListener,
         _file: SocketFile,
@@ -273,16 +273,18 @@ pub struct SocketFile {
     identity: (u64, u64),
 }
 
-impl Listener {
+impl PeerListener {
     /// Listens on a Unix socket that only those may open whom `access` names.
-    pub fn unix(path: &Path, access: Access) -> Result<Self, ListenError> {
-        let failed = |error: io::Error| ListenError::Io { at: path.display().to_string(), error };
+    pub fn unix(path: &Path, access: Access) -> Result<Self, PeerListenError> {
+        let failed = |error: io::Error| PeerListenError::Io { at: path.display().to_string(), error };
         // Held until the socket has its name, so that of two daemons that start the second sees the first.
         let _lock = lock_directory(path).map_err(failed)?;
         match fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => return Err(ListenError::NoSocket(path.to_owned())),
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                return Err(PeerListenError::NoSocket(path.to_owned()));
+            }
             Ok(_) => match is_listened_to(path) {
-                Ok(true) => return Err(ListenError::InUse(path.to_owned())),
+                Ok(true) => return Err(PeerListenError::InUse(path.to_owned())),
                 Ok(false) => {}
                 Err(error) => return Err(failed(error)),
             },
@@ -294,21 +296,21 @@ impl Listener {
     }
 
     /// Listens on TCP; under TLS with an acceptor.
-    pub fn tcp(address: SocketAddr, acceptor: Option<Acceptor>) -> Result<Self, ListenError> {
+    pub fn tcp(address: SocketAddr, acceptor: Option<Acceptor>) -> Result<Self, PeerListenError> {
         let listener = TcpListener::bind(address);
-        Ok(Self::Tcp(listener.map_err(|error| ListenError::Io { at: address.to_string(), error })?, acceptor))
+        Ok(Self::Tcp(listener.map_err(|error| PeerListenError::Io { at: address.to_string(), error })?, acceptor))
     }
 
     /// The next connection. An error after [`stop`](Self::stop).
-    pub fn accept(&self) -> io::Result<Stream> {
+    pub fn accept(&self) -> io::Result<PeerStream> {
         match self {
-            Self::Unix { listener, .. } => Ok(Stream::Unix(listener.accept()?.0)),
+            Self::Unix { listener, .. } => Ok(PeerStream::Unix(listener.accept()?.0)),
             Self::Tcp(listener, acceptor) => {
                 let stream = listener.accept()?.0;
                 stream.set_nodelay(true)?;
                 Ok(match acceptor {
-                    None => Stream::Tcp(stream),
-                    Some(acceptor) => Stream::Tls(Box::new(TlsStream::new(stream, acceptor.accept()?))),
+                    None => PeerStream::Tcp(stream),
+                    Some(acceptor) => PeerStream::Tls(Box::new(TlsStream::new(stream, acceptor.accept()?))),
                 })
             }
         }
@@ -447,10 +449,10 @@ mod tests {
     fn it_has_its_mode_from_birth_and_goes_with_its_listener() {
         let directory = Directory::new("mode");
         let path = directory.0.join("link");
-        let listener = Listener::unix(&path, Access::default()).unwrap();
+        let listener = PeerListener::unix(&path, Access::default()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(names(&directory), 1);
-        let there = Stream::unix(&path, PATIENCE).unwrap();
+        let there = PeerStream::unix(&path, PATIENCE).unwrap();
         let here = listener.accept().unwrap();
         assert_eq!(here.user().unwrap(), there.user().unwrap());
         drop(listener);
@@ -461,14 +463,14 @@ mod tests {
     fn a_living_daemon_keeps_its_socket_and_a_dead_one_does_not() {
         let directory = Directory::new("stale");
         let path = directory.0.join("link");
-        let living = Listener::unix(&path, Access::default()).unwrap();
-        assert!(matches!(Listener::unix(&path, Access::default()), Err(ListenError::InUse(_))));
-        Stream::unix(&path, PATIENCE).unwrap();
-        let Listener::Unix { listener, _file: file } = living else { unreachable!() };
+        let living = PeerListener::unix(&path, Access::default()).unwrap();
+        assert!(matches!(PeerListener::unix(&path, Access::default()), Err(PeerListenError::InUse(_))));
+        PeerStream::unix(&path, PATIENCE).unwrap();
+        let PeerListener::Unix { listener, _file: file } = living else { unreachable!() };
         drop(listener); // As when a daemon is killed: the file stays.
-        let successor = Listener::unix(&path, Access::default()).unwrap();
+        let successor = PeerListener::unix(&path, Access::default()).unwrap();
         drop(file); // It is another's now.
-        Stream::unix(&path, PATIENCE).unwrap();
+        PeerStream::unix(&path, PATIENCE).unwrap();
         drop(successor);
     }
 
@@ -476,15 +478,15 @@ mod tests {
     fn a_daemon_that_accepts_nobody_is_there_and_nobody_waits_for_it() {
         let directory = Directory::new("hung");
         let path = directory.0.join("link");
-        let _hung = Listener::unix(&path, Access::default()).unwrap();
+        let _hung = PeerListener::unix(&path, Access::default()).unwrap();
         let mut waiting = Vec::new();
         // Linux takes one more than the backlog.
-        while let Ok(stream) = Stream::unix(&path, Duration::from_millis(1)) {
+        while let Ok(stream) = PeerStream::unix(&path, Duration::from_millis(1)) {
             waiting.push(stream);
             assert!(waiting.len() < 4096, "the backlog has an end");
         }
-        assert_eq!(Stream::unix(&path, Duration::from_millis(1)).unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert!(matches!(Listener::unix(&path, Access::default()), Err(ListenError::InUse(_))));
+        assert_eq!(PeerStream::unix(&path, Duration::from_millis(1)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(matches!(PeerListener::unix(&path, Access::default()), Err(PeerListenError::InUse(_))));
     }
 
     #[test]
@@ -492,10 +494,10 @@ mod tests {
         let directory = Directory::new("file");
         let path = directory.0.join("link");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Listener::unix(&path, Access::default()), Err(ListenError::NoSocket(_))));
+        assert!(matches!(PeerListener::unix(&path, Access::default()), Err(PeerListenError::NoSocket(_))));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         let long = directory.0.join("x".repeat(200));
-        assert!(matches!(Listener::unix(&long, Access::default()), Err(ListenError::Io { .. })));
+        assert!(matches!(PeerListener::unix(&long, Access::default()), Err(PeerListenError::Io { .. })));
     }
 
     #[test]
@@ -503,7 +505,7 @@ mod tests {
         let directory = Directory::new("race");
         let path = directory.0.join("link");
         let listeners: Vec<_> = std::thread::scope(|scope| {
-            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| Listener::unix(&path, Access::default()))).collect();
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| PeerListener::unix(&path, Access::default()))).collect();
             starts.into_iter().map(|start| start.join().unwrap()).collect()
         });
         assert_eq!(listeners.iter().filter(|listener| listener.is_ok()).count(), 1);
@@ -513,8 +515,8 @@ mod tests {
     fn a_stopped_listener_accepts_no_more() {
         let directory = Directory::new("stop");
         let listeners = [
-            Listener::unix(&directory.0.join("link"), Access::default()).unwrap(),
-            Listener::tcp(([127, 0, 0, 1], 0).into(), None).unwrap(),
+            PeerListener::unix(&directory.0.join("link"), Access::default()).unwrap(),
+            PeerListener::tcp(([127, 0, 0, 1], 0).into(), None).unwrap(),
         ];
         for listener in &listeners {
             std::thread::scope(|scope| {
@@ -528,7 +530,8 @@ mod tests {
     #[test]
     fn a_deadline_holds_for_all_reads_together() {
         let (here, there) = UnixStream::pair().unwrap();
-        let mut source = Source::until(Arc::new(Stream::Unix(here)), Instant::now() + Duration::from_millis(50));
+        let mut source =
+            DeadlineReader::until(Arc::new(PeerStream::Unix(here)), Instant::now() + Duration::from_millis(50));
         (&there).write_all(b"x").unwrap();
         let mut bytes = [0; 8];
         assert_eq!(source.read(&mut bytes).unwrap(), 1);

@@ -54,11 +54,17 @@ mod tests {
     use super::*;
     use crate::channel::ChannelId;
     use crate::proto::MessageKind;
-    use crate::shard::command::{Asked, Push, PushFrame, PushKind};
+    use crate::shard::command::{PushCommand, PushFrame, PushKind, ReportTo};
 
     fn push() -> Command {
         let frame = PushFrame { kind: PushKind::Message(MessageKind::Text), payload: bytes::Bytes::new() };
-        Command::Push(Push { channel: ChannelId::new(1), owner: None, frame, policy: None, asked: Asked::Nobody })
+        Command::Push(PushCommand {
+            channel: ChannelId::new(1),
+            owner: None,
+            frame,
+            policy: None,
+            asked: ReportTo::Nobody,
+        })
     }
 
     #[test]

@@ -55,14 +55,14 @@ pub enum RuntimeError {
     NoEpoll(#[source] io::Error),
 }
 
-enum Driver {
+enum RuntimeDriver {
     Uring(monoio::Runtime<TimeDriver<IoUringDriver>>),
     Epoll(monoio::Runtime<TimeDriver<LegacyDriver>>),
 }
 
 /// The runtime of one thread.
 pub struct ShardRuntime {
-    driver: Driver,
+    driver: RuntimeDriver,
     why: String,
 }
 
@@ -76,7 +76,9 @@ impl ShardRuntime {
             return Self::epoll("as configured".to_owned());
         }
         match build_uring() {
-            Ok((runtime, flags)) => Ok(Self { driver: Driver::Uring(runtime), why: format!("io_uring, {flags}") }),
+            Ok((runtime, flags)) => {
+                Ok(Self { driver: RuntimeDriver::Uring(runtime), why: format!("io_uring, {flags}") })
+            }
             Err(why) if kind == DriverKind::Auto => Self::epoll(why),
             Err(why) => Err(RuntimeError::NoUring(why)),
         }
@@ -84,14 +86,14 @@ impl ShardRuntime {
 
     fn epoll(why: String) -> Result<Self, RuntimeError> {
         let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build().map_err(RuntimeError::NoEpoll)?;
-        Ok(Self { driver: Driver::Epoll(runtime), why: format!("epoll, {why}") })
+        Ok(Self { driver: RuntimeDriver::Epoll(runtime), why: format!("epoll, {why}") })
     }
 
     /// What it runs on: [`DriverKind::Uring`] or [`DriverKind::Epoll`].
     pub fn kind(&self) -> DriverKind {
         match self.driver {
-            Driver::Uring(_) => DriverKind::Uring,
-            Driver::Epoll(_) => DriverKind::Epoll,
+            RuntimeDriver::Uring(_) => DriverKind::Uring,
+            RuntimeDriver::Epoll(_) => DriverKind::Epoll,
         }
     }
 
@@ -103,8 +105,8 @@ impl ShardRuntime {
     /// Runs `future` and the tasks it spawns until it is done. It must not be the one that yields: see [`yield_now`].
     pub fn block_on<F: Future>(&mut self, future: F) -> F::Output {
         match &mut self.driver {
-            Driver::Uring(runtime) => runtime.block_on(future),
-            Driver::Epoll(runtime) => runtime.block_on(future),
+            RuntimeDriver::Uring(runtime) => runtime.block_on(future),
+            RuntimeDriver::Epoll(runtime) => runtime.block_on(future),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 /// What a read found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Received {
+pub enum ReadOutcome {
     /// This many bytes, at least one, now at the start of the buffer.
     Bytes(usize),
     /// Nothing yet.
@@ -27,13 +27,13 @@ pub enum Received {
 ///
 /// # Errors
 /// The socket is broken, usually `ECONNRESET` or `ETIMEDOUT`; close it.
-pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<ReadOutcome> {
     debug_assert!(!buffer.is_empty(), "an empty read cannot be told from the end of the stream");
     loop {
         return match net::recv(&socket, &mut *buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Ok(Received::End),
-            Ok((length, _)) => Ok(Received::Bytes(length)),
-            Err(Errno::AGAIN) => Ok(Received::Nothing),
+            Ok((0, _)) => Ok(ReadOutcome::End),
+            Ok((length, _)) => Ok(ReadOutcome::Bytes(length)),
+            Err(Errno::AGAIN) => Ok(ReadOutcome::Nothing),
             Err(Errno::INTR) => continue,
             Err(broken) => Err(broken.into()),
         };
@@ -42,7 +42,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
 
 /// What a look at a listener found.
 #[derive(Debug)]
-pub enum Accepted {
+pub enum AcceptOutcome {
     /// A client, non-blocking and close-on-exec, and where it comes from.
     Client(OwnedFd, SocketAddr),
     /// A client that had gone before it was accepted; look again.
@@ -58,15 +58,17 @@ pub enum Accepted {
 ///
 /// # Errors
 /// The listener itself is broken (`EBADF`, `EINVAL`, …): a fault of ours.
-pub fn accept(listener: impl AsFd) -> io::Result<Accepted> {
+pub fn accept(listener: impl AsFd) -> io::Result<AcceptOutcome> {
     match net::acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
         Ok((socket, Some(address))) => Ok(match SocketAddr::try_from(address) {
-            Ok(address) => Accepted::Client(socket, address),
-            Err(_) => Accepted::Gone,
+            Ok(address) => AcceptOutcome::Client(socket, address),
+            Err(_) => AcceptOutcome::Gone,
         }),
-        Ok((_, None)) => Ok(Accepted::Gone),
-        Err(Errno::AGAIN) => Ok(Accepted::Nobody),
-        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => Ok(Accepted::NoRoom(error.into())),
+        Ok((_, None)) => Ok(AcceptOutcome::Gone),
+        Err(Errno::AGAIN) => Ok(AcceptOutcome::Nobody),
+        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+            Ok(AcceptOutcome::NoRoom(error.into()))
+        }
         // accept(2): errors already pending on the new socket are passed on, and are to be treated as if the client
         // had not come; EPERM is a firewall's no.
         Err(
@@ -82,7 +84,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<Accepted> {
             | Errno::NOPROTOOPT
             | Errno::OPNOTSUPP
             | Errno::TIMEDOUT,
-        ) => Ok(Accepted::Gone),
+        ) => Ok(AcceptOutcome::Gone),
         Err(broken) => Err(broken.into()),
     }
 }
@@ -213,7 +215,7 @@ mod tests {
 
     fn pair(listener: &TcpListener) -> (TcpStream, OwnedFd) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let Accepted::Client(server, from) = accept(listener).unwrap() else { panic!("a client waits") };
+        let AcceptOutcome::Client(server, from) = accept(listener).unwrap() else { panic!("a client waits") };
         assert_eq!(from, client.local_addr().unwrap());
         (client, server)
     }
@@ -228,17 +230,17 @@ mod tests {
     fn a_read_tells_bytes_from_nothing_from_the_end() {
         let (mut client, server) = pair(&listener());
         let mut buffer = [0; 8];
-        assert_eq!(receive(&server, &mut buffer).unwrap(), Received::Nothing);
+        assert_eq!(receive(&server, &mut buffer).unwrap(), ReadOutcome::Nothing);
         client.write_all(b"push").unwrap();
-        assert_eq!(receive(&server, &mut buffer).unwrap(), Received::Bytes(4));
+        assert_eq!(receive(&server, &mut buffer).unwrap(), ReadOutcome::Bytes(4));
         assert_eq!(&buffer[..4], b"push");
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(receive(&server, &mut buffer).unwrap(), Received::End);
+        assert_eq!(receive(&server, &mut buffer).unwrap(), ReadOutcome::End);
     }
 
     #[test]
     fn an_idle_listener_answers_at_once() {
-        assert!(matches!(accept(listener()).unwrap(), Accepted::Nobody));
+        assert!(matches!(accept(listener()).unwrap(), AcceptOutcome::Nobody));
     }
 
     #[test]

@@ -6,11 +6,11 @@
 use super::member::{Member, Outbound, OutboundTo};
 use super::names::Name;
 use super::subject::{Line, Target, To};
-use crate::admission::{Charge, Kind as Held};
+use crate::admission::{Charge, HeldAs as Held};
 use crate::broker::{Abroad, AbroadTo, Audience, Elsewhere, FleetReport};
 use crate::process_id::ProcessId;
-use crate::queue::orders::{Account, InboxSender, Refused};
-use crate::shard::outcome::{Outcome, Part};
+use crate::queue::orders::{Account, InboxSender, SendRefused};
+use crate::shard::outcome::{Outcome, OutcomePart};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -41,7 +41,7 @@ pub struct Listen {
     /// It.
     pub target: Target,
     /// Settled once NATS knows.
-    pub part: Option<Box<Part>>,
+    pub part: Option<Box<OutcomePart>>,
 }
 
 /// What the door and the thread behind it share.
@@ -131,8 +131,8 @@ impl Door {
         let account = self.account(&outbound.process);
         match self.queue.try_send(Waiting { outbound, charge }, bytes, &account) {
             Ok(()) => Outcome::default(),
-            Err(Refused::Full(_)) => full,
-            Err(Refused::Stopped(_)) => down,
+            Err(SendRefused::Full(_)) => full,
+            Err(SendRefused::Stopped(_)) => down,
         }
     }
 
@@ -156,7 +156,7 @@ impl Elsewhere for Door {
         }
     }
 
-    fn listen(&self, process: &ProcessId, topic: &Arc<str>, part: Option<Box<Part>>) {
+    fn listen(&self, process: &ProcessId, topic: &Arc<str>, part: Option<Box<OutcomePart>>) {
         let target = Target { process: process.clone(), to: To::Topic(topic.clone()) };
         if self.state.heard.read().unwrap_or_else(PoisonError::into_inner).contains(&target.line()) {
             return;

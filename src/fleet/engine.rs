@@ -13,9 +13,9 @@ use super::member::{Delivery, Member, Publish, Told};
 use super::roster::{About, Change};
 use super::secret::Kind as Secret;
 use super::subject::{Line, Subjects, Target, To};
-use crate::broker::{FleetReport, Handle, Hands, PushError};
+use crate::broker::{BrokerHandle, FleetReport, Hands, PushError};
 use crate::queue::orders::{self, Inbox, Wake};
-use crate::shard::outcome::Part;
+use crate::shard::outcome::OutcomePart;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
 use futures_util::StreamExt;
 use std::cell::{Cell, RefCell};
@@ -101,7 +101,7 @@ impl Fleet {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(broker: &Handle, options: Options) -> Result<Self, StartError> {
+    pub fn start(broker: &BrokerHandle, options: Options) -> Result<Self, StartError> {
         let servers = options.servers.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>()?;
         if servers.is_empty() {
             return Err(StartError::NoServer);
@@ -109,7 +109,7 @@ impl Fleet {
         let state = Arc::<State>::default();
         let connect = connect_options(&options, &state)?.retry_on_initial_connect();
         let wake = Arc::<Notify>::default();
-        let limits = orders::Limits { commands_max: QUEUE_MESSAGES_MAX, bytes_max: options.queue_bytes_max };
+        let limits = orders::InboxLimits { commands_max: QUEUE_MESSAGES_MAX, bytes_max: options.queue_bytes_max };
         let (queue, inbox) = orders::inbox(limits, WakeThread(wake.clone()));
         let (listens, listens_in) = mpsc::channel(LISTENS_MAX);
         // Who listens already is not told to us.
@@ -233,7 +233,7 @@ fn hear_event(state: &State, event: &Event) {
 
 /// With what the thread begins.
 struct Seat {
-    broker: Handle,
+    broker: BrokerHandle,
     options: Options,
     state: Arc<State>,
     servers: Vec<ServerAddr>,
@@ -245,7 +245,7 @@ struct Seat {
 
 /// What the tasks of the thread share.
 struct Engine {
-    broker: Handle,
+    broker: BrokerHandle,
     state: Arc<State>,
     client: Client,
     member: RefCell<Member>,
@@ -422,7 +422,7 @@ impl Engine {
     }
 
     /// Notes that NATS knows of these audiences, once it has answered something that was asked behind them.
-    async fn confirm(self: Rc<Self>, lines: Vec<Line>, mut parts: Vec<Part>) {
+    async fn confirm(self: Rc<Self>, lines: Vec<Line>, mut parts: Vec<OutcomePart>) {
         match self.ask().await {
             Some(_) => {
                 let mut heard = self.state.heard.write().unwrap_or_else(PoisonError::into_inner);

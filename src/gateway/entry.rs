@@ -4,11 +4,11 @@
 //! its answer here, ready to send; what is let in comes with everything that its owner is told.
 
 use super::{
-    Dialect, HttpBinding, Login, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,
+    Dialect, HttpBinding, LoginRequest, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,
     grant::{self, Carrier, Grant},
     login::{self},
     origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host},
-    proxy::{Client, forwarded_for, is_behind_proxy, is_https},
+    proxy::{RequestSource, forwarded_for, is_behind_proxy, is_https},
     redirect,
     routes::without_trailing_slash,
     secure_subdomain,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::admission::HeapBytes;
 use crate::{
-    http::{Head, Response, cookies, query},
+    http::{Head, PreparedResponse, cookies, query},
     process_id::ProcessId,
     resume,
 };
@@ -26,28 +26,28 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 #[derive(Debug)]
 pub enum Entry<'s> {
     /// A WebSocket on a bound path: do the handshake, then tell the owner.
-    Upgrade(Upgrade<'s>),
+    Upgrade(BoundUpgrade<'s>),
     /// A WebSocket on `/`, where nothing is bound: do the handshake, then wait for the registration.
     Register {
-        /// What proxies say of the client; see [`Upgrade::forwarded_for`].
+        /// What proxies say of the client; see [`BoundUpgrade::forwarded_for`].
         forwarded_for: Option<String>,
     },
     /// Ask the owner.
     Dynamic(Box<Dynamic<'s>>),
-    /// A password to check. The body is at most 16 KiB, which [`Login::credentials`] sees to.
-    Login(Login),
+    /// A password to check. The body is at most 16 KiB, which [`LoginRequest::credentials`] sees to.
+    Login(LoginRequest),
     /// A call of the RPC path; the body is a node's `RpcMessage`.
     Rpc {
         /// Seconds that the process has to answer.
         timeout_s: u32,
     },
     /// Send this: content, a redirect, the login page, a refusal.
-    Answer(Response),
+    Answer(PreparedResponse),
 }
 
 /// A WebSocket that may be opened on a bound path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upgrade<'s> {
+pub struct BoundUpgrade<'s> {
     /// Who owns the channel.
     pub owner: OwnerId,
     /// Its name.
@@ -84,12 +84,12 @@ pub struct Dynamic<'s> {
     /// Whether the client has shown a token.
     pub is_logged_in: bool,
     /// What it is told, besides the body.
-    pub request: IncomingRequest,
+    pub request: ContractRequest,
 }
 
 /// What a process is told of an HTTP request (node contract, section 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IncomingRequest {
+pub struct ContractRequest {
     /// The other end of the connection.
     pub source: SocketAddr,
     /// The method.
@@ -106,7 +106,7 @@ pub struct IncomingRequest {
     pub query_params: BTreeMap<String, String>,
 }
 
-impl HeapBytes for IncomingRequest {
+impl HeapBytes for ContractRequest {
     fn heap_bytes(&self) -> usize {
         self.method.heap_bytes()
             + self.url.heap_bytes()
@@ -117,41 +117,46 @@ impl HeapBytes for IncomingRequest {
 }
 
 /// Judges a request by its head. `peer` is the other end of the connection.
-pub fn enter<'s>(snapshot: &'s Snapshot, head: &Head<'_>, peer: impl Into<Client>, now_unix_s: u64) -> Entry<'s> {
-    Request { snapshot, head, peer: peer.into(), now_unix_s, path: without_trailing_slash(head.target.path) }
+pub fn enter<'s>(
+    snapshot: &'s Snapshot,
+    head: &Head<'_>,
+    peer: impl Into<RequestSource>,
+    now_unix_s: u64,
+) -> Entry<'s> {
+    JudgedRequest { snapshot, head, peer: peer.into(), now_unix_s, path: without_trailing_slash(head.target.path) }
         .enter()
         .unwrap_or_else(Entry::Answer)
 }
 
 /// A request under judgement.
-struct Request<'s, 'h, 'p> {
+struct JudgedRequest<'s, 'h, 'p> {
     snapshot: &'s Snapshot,
     head: &'h Head<'p>,
-    peer: Client,
+    peer: RequestSource,
     now_unix_s: u64,
     /// The path without one trailing `/`: `` for the root.
     path: &'p str,
 }
 
 /// An early end is the response to send.
-type Judged<T> = Result<T, Response>;
+type EntryResult<T> = Result<T, PreparedResponse>;
 
 const RPC_PATH: &str = "/rpc:distro:sys/message";
 
-impl<'s> Request<'s, '_, '_> {
-    fn enter(&self) -> Judged<Entry<'s>> {
+impl<'s> JudgedRequest<'s, '_, '_> {
+    fn enter(&self) -> EntryResult<Entry<'s>> {
         if let Some(answer) = redirect::challenge(self.snapshot, self.head) {
             return Err(answer);
         }
         if !is_host_allowed(self.head.authority.as_ref(), &self.snapshot.settings.hosts) {
-            return Err(Response::text(421, "this server does not answer for that host").closing());
+            return Err(PreparedResponse::text(421, "this server does not answer for that host").closing());
         }
         if let Some(elsewhere) = redirect::to_tls(self.snapshot, self.head) {
             return Err(elsewhere);
         }
         match self.head.method {
             "TRACE" => return Err(not_allowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")),
-            "OPTIONS" if self.path == "*" => return Err(Response::new(204)),
+            "OPTIONS" if self.path == "*" => return Err(PreparedResponse::new(204)),
             _ => {}
         }
         if self.head.wants_websocket {
@@ -172,23 +177,23 @@ impl<'s> Request<'s, '_, '_> {
         }
     }
 
-    fn upgrade(&self, binding: &'s WebSocketBinding) -> Judged<Entry<'s>> {
+    fn upgrade(&self, binding: &'s WebSocketBinding) -> EntryResult<Entry<'s>> {
         let rule = binding.rule;
         let is_public = self.snapshot.settings.public_mode;
         if rule.secure_subdomain && !is_public && self.subdomain() != Some(&secure_subdomain(&binding.process)) {
-            return Err(Response::text(403, "this path is open on its package's secure subdomain only"));
+            return Err(PreparedResponse::text(403, "this path is open on its package's secure subdomain only"));
         }
         if rule.authenticated && !is_public {
             self.check_token(rule.secure_subdomain.then_some(&binding.process)).map_err(unauthorized)?;
         }
         if rule.extension && !self.is_local() {
-            return Err(Response::text(403, "this path is open to extensions on the node's own machine only"));
+            return Err(PreparedResponse::text(403, "this path is open to extensions on the node's own machine only"));
         }
         if rule.authenticated || rule.extension {
             self.check_origin()?;
         }
         let grant = if rule.hub { Some(self.hub_grant()?) } else { None };
-        Ok(Entry::Upgrade(Upgrade {
+        Ok(Entry::Upgrade(BoundUpgrade {
             grant,
             owner: binding.owner,
             process: &binding.process,
@@ -204,8 +209,9 @@ impl<'s> Request<'s, '_, '_> {
     }
 
     /// What the token of a client allows it at the hub, or what is allowed without one.
-    fn hub_grant(&self) -> Judged<Arc<Grant>> {
-        let refused = |error: TokenError| Response::text(401, error.to_string()).with("www-authenticate", "Bearer");
+    fn hub_grant(&self) -> EntryResult<Arc<Grant>> {
+        let refused =
+            |error: TokenError| PreparedResponse::text(401, error.to_string()).with("www-authenticate", "Bearer");
         let door = self.snapshot.settings.hub.as_ref().ok_or_else(not_bound)?;
         match grant::token_of(self.head).map_err(refused)? {
             None => door.open.clone().ok_or_else(|| refused(TokenError::Missing)),
@@ -219,14 +225,14 @@ impl<'s> Request<'s, '_, '_> {
         }
     }
 
-    fn login(&self) -> Judged<Entry<'s>> {
+    fn login(&self) -> EntryResult<Entry<'s>> {
         match self.head.method {
             "GET" | "HEAD" if self.head.wants_json() => Err(self.login_state()),
             "GET" | "HEAD" => Err(login::page_response(self.snapshot, self.head)),
             "POST" => {
                 // Else a page could log its visitor in as somebody else, or guess passwords from afar.
                 self.check_origin()?;
-                Ok(Entry::Login(Login::new(self.head, self.peer.address, &self.snapshot.settings)?))
+                Ok(Entry::Login(LoginRequest::new(self.head, self.peer.address, &self.snapshot.settings)?))
             }
             _ => Err(not_allowed("GET, HEAD, POST")),
         }
@@ -234,7 +240,7 @@ impl<'s> Request<'s, '_, '_> {
 
     /// Whether the visitor is logged in: to the node, or to the secure subdomain of `?subdomain=PROCESS`. A page of
     /// another site cannot read it.
-    fn login_state(&self) -> Response {
+    fn login_state(&self) -> PreparedResponse {
         let asked = query::param(self.head.target.query, "subdomain").filter(|process| !process.is_empty());
         let is_logged_in = match asked.map(|process| process.parse::<ProcessId>()) {
             None => self.check_token(None).is_ok(),
@@ -246,7 +252,7 @@ impl<'s> Request<'s, '_, '_> {
         login::state(is_logged_in)
     }
 
-    fn rpc(&self) -> Judged<Entry<'s>> {
+    fn rpc(&self) -> EntryResult<Entry<'s>> {
         if !self.is_local() {
             return Err(not_local());
         }
@@ -257,7 +263,7 @@ impl<'s> Request<'s, '_, '_> {
         Ok(Entry::Rpc { timeout_s: self.timeout_s() })
     }
 
-    fn http(&self) -> Judged<Entry<'s>> {
+    fn http(&self) -> EntryResult<Entry<'s>> {
         let routes = &self.snapshot.http;
         let base = || self.path.split('/').nth(1).unwrap_or_default();
         let found = match routes.find(self.path).map_err(too_long)? {
@@ -284,7 +290,7 @@ impl<'s> Request<'s, '_, '_> {
     }
 
     /// The rules of authenticated HTTP paths (node contract, section 5).
-    fn check_http_token(&self, binding: &HttpBinding) -> Judged<()> {
+    fn check_http_token(&self, binding: &HttpBinding) -> EntryResult<()> {
         let label = secure_subdomain(&binding.process);
         let scope = if binding.rule.secure_subdomain {
             if self.subdomain() != Some(&label) {
@@ -294,7 +300,7 @@ impl<'s> Request<'s, '_, '_> {
         } else {
             let other = self.subdomain().filter(|&have| have != label);
             if other.is_some_and(|other| self.snapshot.subdomains.contains_key(other)) {
-                return Err(Response::text(403, "secure subdomain can only serve its associated package"));
+                return Err(PreparedResponse::text(403, "secure subdomain can only serve its associated package"));
             }
             None
         };
@@ -306,21 +312,24 @@ impl<'s> Request<'s, '_, '_> {
 
     /// 307 to the same path on the package's own subdomain. An address has no subdomains; this machine's has a name
     /// that does.
-    fn redirect_to(&self, label: &str) -> Response {
+    fn redirect_to(&self, label: &str) -> PreparedResponse {
         let scheme = if is_https(self.head, self.snapshot.settings.behind_tls) { "https" } else { "http" };
         let port = self.head.authority.and_then(|host| host.port);
         let host = match self.head.authority {
             Some(host) if !host.is_ip() => host.text.to_owned(),
             Some(_) if !self.peer.is_on_this_machine() => {
-                return Response::text(403, "this path is open on a secure subdomain only, and an address has none");
+                return PreparedResponse::text(
+                    403,
+                    "this path is open on a secure subdomain only, and an address has none",
+                );
             }
             _ => port.map_or("localhost".into(), |port| format!("localhost:{port}")),
         };
         let query = self.head.target.query.map(|query| format!("?{query}")).unwrap_or_default();
         let location = format!("{scheme}://{label}.{host}{}{query}", self.path);
-        Response::new(307)
+        PreparedResponse::new(307)
             .header("location", location)
-            .unwrap_or_else(|_| Response::text(400, "the host cannot be part of a location"))
+            .unwrap_or_else(|_| PreparedResponse::text(400, "the host cannot be part of a location"))
     }
 
     /// Whether the cookies hold a token: for a process' secure subdomain, or for the node.
@@ -358,11 +367,11 @@ impl<'s> Request<'s, '_, '_> {
         settings.verify(token, self.now_unix_s, subdomain)
     }
 
-    fn check_origin(&self) -> Judged<()> {
+    fn check_origin(&self) -> EntryResult<()> {
         let settings = &self.snapshot.settings;
         check_origin(self.head, settings)
             .or_else(|error| if self.is_dev_page() { Ok(()) } else { Err(error) })
-            .map_err(|error| Response::text(403, error.to_string()))
+            .map_err(|error| PreparedResponse::text(403, error.to_string()))
     }
 
     /// Whether a development server on this machine asks for its own page. Behind a proxy anybody could be who asks.
@@ -415,7 +424,7 @@ impl<'s> Request<'s, '_, '_> {
             // RFC 9112 section 3.2.2: the Host field beside an absolute target is ignored, by the process too.
             headers.insert("host".into(), authority.text.to_owned());
         }
-        let request = IncomingRequest {
+        let request = ContractRequest {
             source: self.peer.address,
             method: self.head.method.to_owned(),
             url: format!("http://{host}{}", self.path),
@@ -431,26 +440,26 @@ impl<'s> Request<'s, '_, '_> {
     }
 }
 
-fn not_bound() -> Response {
-    Response::text(404, "nothing is bound to this path")
+fn not_bound() -> PreparedResponse {
+    PreparedResponse::text(404, "nothing is bound to this path")
 }
 
 /// RFC 9110 section 15.5.15: longer than we are willing to interpret.
-fn too_long(error: TooMuchWork) -> Response {
-    Response::text(414, error.to_string())
+fn too_long(error: TooMuchWork) -> PreparedResponse {
+    PreparedResponse::text(414, error.to_string())
 }
 
-fn not_local() -> Response {
-    Response::text(403, "this path is open to clients on this machine only")
+fn not_local() -> PreparedResponse {
+    PreparedResponse::text(403, "this path is open to clients on this machine only")
 }
 
-fn not_allowed(methods: &'static str) -> Response {
-    Response::text(405, "the method is not allowed here").with("allow", methods)
+fn not_allowed(methods: &'static str) -> PreparedResponse {
+    PreparedResponse::text(405, "the method is not allowed here").with("allow", methods)
 }
 
 /// RFC 9110 section 11.6.1: a 401 names a scheme. Ours is a cookie, which has no registered one.
-fn unauthorized(error: TokenError) -> Response {
-    Response::text(401, error.to_string()).with("www-authenticate", "Cookie")
+fn unauthorized(error: TokenError) -> PreparedResponse {
+    PreparedResponse::text(401, error.to_string()).with("www-authenticate", "Cookie")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     gateway::{Claims, HostPolicy, HttpRule, Secret, Settings, WebSocketRule, mint},
-    http::{Content, Limits},
+    http::{Content, HttpLimits},
 };
 use bytes::Bytes;
 
@@ -66,14 +66,14 @@ fn app_cookie() -> String {
     format!("Cookie: hyperware-auth_fake.os@{APP}={}\r\n", token(Some(APP)))
 }
 
-const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+const UPGRADE: &str = "Upgrade: websocket\r\nConnection: BoundUpgrade\r\n";
 
 /// A judged request as text: `ws`, `register`, `ask`, `login`, `rpc`, or the status of the answer and its words.
 fn judge_from(snapshot: &Snapshot, peer: &str, line: &str, headers: &str) -> String {
     let (method, target) = line.split_once(' ').unwrap();
     let host = if format!("\n{headers}").contains("\nHost:") { "" } else { "Host: localhost:18101\r\n" };
     let text = format!("{method} {target} HTTP/1.1\r\n{host}{headers}\r\n");
-    let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
+    let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
     match enter(snapshot, &head, peer.parse::<SocketAddr>().unwrap(), NOW) {
         Entry::Upgrade(upgrade) => format!("ws {} {}", upgrade.path, upgrade.forwarded_for.unwrap_or_default()),
         Entry::Register { .. } => "register".into(),
@@ -410,7 +410,7 @@ fn only_pages_of_the_node_frame_the_login_page() {
     let mut snapshot = hyperdrive();
     let ancestors = |snapshot: &Snapshot, host: &str| {
         let text = format!("GET /wsecho:wsecho:sys/secure HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
+        let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
         let response = login::page_response(snapshot, &head);
         assert_eq!(response.find("x-frame-options"), None);
         let policy = response.find("content-security-policy").unwrap();
@@ -509,14 +509,14 @@ fn what_a_process_is_told() {
     let mut bytes = text.as_bytes().to_vec();
     let at = text.find('\u{e9}').unwrap();
     bytes.splice(at..at + 2, [0xe9]);
-    let (head, _) = Head::parse(&bytes, &Limits::default()).unwrap().unwrap();
+    let (head, _) = Head::parse(&bytes, &HttpLimits::default()).unwrap().unwrap();
     let snapshot = hyperdrive();
     let Entry::Dynamic(dynamic) = enter(&snapshot, &head, LOOPBACK.parse::<SocketAddr>().unwrap(), NOW) else {
         panic!()
     };
     let map =
         |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<BTreeMap<_, _>>();
-    let expected = IncomingRequest {
+    let expected = ContractRequest {
         source: LOOPBACK.parse().unwrap(),
         method: "POST".into(),
         url: "http://Localhost/wsecho:wsecho:sys/dyn/abc%20d".into(),
@@ -527,7 +527,7 @@ fn what_a_process_is_told() {
     };
     assert_eq!((dynamic.owner, dynamic.process.as_str(), dynamic.request), (OwnerId(7), APP, expected));
     let old = "GET /wsecho:wsecho:sys/dyn HTTP/1.0\r\n\r\n";
-    let (head, _) = Head::parse(old.as_bytes(), &Limits::default()).unwrap().unwrap();
+    let (head, _) = Head::parse(old.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
     let Entry::Dynamic(dynamic) = enter(&snapshot, &head, LOOPBACK.parse::<SocketAddr>().unwrap(), NOW) else {
         panic!()
     };
@@ -538,7 +538,7 @@ fn what_a_process_is_told() {
 fn what_a_client_comes_back_with_is_not_a_process_to_see() {
     let offer = "Sec-WebSocket-Protocol: pushring.1, resume.7.secret.1 ,bearer.secret,chat\r\n";
     let text = format!("GET /{APP}/dyn HTTP/1.1\r\nHost: localhost\r\n{offer}\r\n");
-    let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
+    let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
     let snapshot = hyperdrive();
     let Entry::Dynamic(dynamic) = enter(&snapshot, &head, LOOPBACK.parse::<SocketAddr>().unwrap(), NOW) else {
         panic!("it is bound")

@@ -44,22 +44,22 @@ pub struct Grant {
     /// What it is subscribed to at once.
     pub topics: Vec<Arc<str>>,
     /// What it may subscribe to.
-    pub may_subscribe: Vec<Pattern>,
+    pub may_subscribe: Vec<TopicPattern>,
     /// What it may publish to.
-    pub may_publish: Vec<Pattern>,
+    pub may_publish: Vec<TopicPattern>,
     /// The second after 1970 from which all that is over; none: never.
     pub expires_unix_s: Option<u64>,
 }
 
 /// Names of topics: one, or all that begin alike (`public.*`; `*` is all).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern {
+pub struct TopicPattern {
     text: Box<str>,
     /// Whether the text is the beginning of names, rather than one.
     is_prefix: bool,
 }
 
-impl Pattern {
+impl TopicPattern {
     /// Reads a pattern: a name, or the beginning of names and `*`. None: it is too long, or reaches what is reserved.
     pub fn parse(text: &str) -> Option<Self> {
         let (name, is_prefix) = text.strip_suffix('*').map_or((text, false), |prefix| (prefix, true));
@@ -82,8 +82,8 @@ impl Pattern {
 
 /// Claims as they are written. Unknown ones are ignored (RFC 7519 section 4).
 #[derive(Deserialize)]
-struct Claims {
-    aud: Option<Audience>,
+struct GrantClaims {
+    aud: Option<TokenAudience>,
     sub: Option<String>,
     exp: Option<f64>,
     nbf: Option<f64>,
@@ -98,12 +98,12 @@ struct Claims {
 /// RFC 7519 section 4.1.3: one, or several.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Audience {
+enum TokenAudience {
     One(String),
     Several(Vec<String>),
 }
 
-impl Audience {
+impl TokenAudience {
     fn names(&self, audience: &str) -> bool {
         match self {
             Self::One(one) => one == audience,
@@ -157,7 +157,7 @@ impl HubDoor {
     /// The first rule it breaks.
     pub fn open(&self, token: &str, now_unix_s: u64) -> Result<Grant, TokenError> {
         let secret = self.secret.as_ref().ok_or(TokenError::NoSecret)?;
-        let claims: Claims = secret.claims(token)?;
+        let claims: GrantClaims = secret.claims(token)?;
         if !claims.aud.is_some_and(|aud| aud.names(&self.audience)) {
             return Err(TokenError::Audience);
         }
@@ -188,18 +188,18 @@ impl HubDoor {
 }
 
 /// Reads patterns. None: one is none, or there are too many.
-pub fn patterns(texts: &[String]) -> Option<Vec<Pattern>> {
+pub fn patterns(texts: &[String]) -> Option<Vec<TopicPattern>> {
     if texts.len() > PATTERNS_MAX {
         return None;
     }
-    texts.iter().map(|text| Pattern::parse(text)).collect()
+    texts.iter().map(|text| TopicPattern::parse(text)).collect()
 }
 
 impl HeapBytes for Grant {
     fn heap_bytes(&self) -> usize {
-        let patterns = |patterns: &Vec<Pattern>| {
+        let patterns = |patterns: &Vec<TopicPattern>| {
             let texts: usize = patterns.iter().map(|pattern| pattern.text.len()).sum();
-            patterns.capacity() * size_of::<Pattern>() + texts
+            patterns.capacity() * size_of::<TopicPattern>() + texts
         };
         let own = 2 * size_of::<usize>() + size_of::<Self>();
         own + self.user.heap_bytes()

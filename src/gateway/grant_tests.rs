@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::gateway::{Claims as LoginClaims, mint};
-use crate::http::{Connection, Limits, Next};
+use crate::http::{HttpConnection, HttpLimits, HttpStep};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit, Mac};
 use proptest::prelude::*;
@@ -112,10 +112,10 @@ fn each_attempt_is_refused_for_its_reason() {
 
 /// The token that a request with these fields carries.
 fn carried(fields: &str) -> Result<Option<(String, Carrier)>, TokenError> {
-    let mut connection = Connection::new(Limits::default());
+    let mut connection = HttpConnection::new(HttpLimits::default());
     let bytes = format!("GET /hub?token=in.the.url HTTP/1.1\r\nHost: x\r\n{fields}\r\n").into_bytes();
     match connection.feed(&bytes) {
-        Next::Request(request) => {
+        HttpStep::Request(request) => {
             token_of(&request.head).map(|found| found.map(|(token, carrier)| (token.to_owned(), carrier)))
         }
         _ => panic!("a whole request"),
@@ -143,7 +143,7 @@ fn a_token_comes_by_one_way_and_never_in_the_url() {
 proptest! {
     #[test]
     fn a_pattern_matches_as_a_naive_twin_says(pattern in "[ab*\u{1e}]{0,4}", name in "[ab*\u{1e}]{0,5}") {
-        let Some(parsed) = Pattern::parse(&pattern) else {
+        let Some(parsed) = TopicPattern::parse(&pattern) else {
             let is_unlawful = pattern.is_empty() || pattern.starts_with('\u{1e}');
             prop_assert!(is_unlawful);
             return Ok(());

@@ -8,7 +8,7 @@
 use super::{Dialect, Settings, Snapshot, proxy};
 use crate::admission::HeapBytes;
 use crate::{
-    http::{Head, Response, cookies::SetCookie, query},
+    http::{Head, PreparedResponse, cookies::SetCookie, query},
     process_id::ProcessId,
 };
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// A `POST /login`, without its body. It is all that the answer needs, so the request may be forgotten meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login {
+pub struct LoginRequest {
     /// The host asked, without port; `None` where there is none, or it is an address.
     host_name: Option<String>,
     is_localhost: bool,
@@ -28,7 +28,7 @@ pub struct Login {
     client: IpAddr,
 }
 
-impl HeapBytes for Login {
+impl HeapBytes for LoginRequest {
     fn heap_bytes(&self) -> usize {
         self.host_name.heap_bytes() + self.redirect.heap_bytes()
     }
@@ -50,7 +50,7 @@ impl fmt::Debug for Credentials {
 }
 
 #[derive(Deserialize)]
-struct Posted {
+struct LoginBody {
     password_hash: String,
     #[serde(default)]
     subdomain: Option<String>,
@@ -59,7 +59,7 @@ struct Posted {
 /// The largest body of a login, in bytes.
 pub const LOGIN_BYTES_MAX: usize = 16 << 10;
 
-impl Login {
+impl LoginRequest {
     /// Who asks, as clients are counted.
     pub fn client(&self) -> IpAddr {
         self.client
@@ -69,7 +69,7 @@ impl Login {
     ///
     /// # Errors
     /// 400 when `?redirect=` is not a path of this server: anything else would send the user elsewhere, logged in.
-    pub(super) fn new(head: &Head<'_>, peer: SocketAddr, settings: &Settings) -> Result<Self, Response> {
+    pub(super) fn new(head: &Head<'_>, peer: SocketAddr, settings: &Settings) -> Result<Self, PreparedResponse> {
         let redirect = query::param(head.target.query, "redirect");
         if redirect.as_deref().is_some_and(|path| !is_local_path(path)) {
             return Err(json_text(400, "the redirect is not a path of this server"));
@@ -87,11 +87,12 @@ impl Login {
     ///
     /// # Errors
     /// The response to send: 400, or 413 when it is too large.
-    pub fn credentials(&self, body: &[u8]) -> Result<Credentials, Response> {
+    pub fn credentials(&self, body: &[u8]) -> Result<Credentials, PreparedResponse> {
         if body.len() > LOGIN_BYTES_MAX {
             return Err(json_text(413, "the login is too large"));
         }
-        let posted: Posted = serde_json::from_slice(body).map_err(|_| json_text(400, "Failed to parse login info"))?;
+        let posted: LoginBody =
+            serde_json::from_slice(body).map_err(|_| json_text(400, "Failed to parse login info"))?;
         let process = match posted.subdomain.as_deref() {
             None | Some("") => None,
             Some(id) => Some(id.parse().map_err(|_| json_text(400, "the subdomain is not a process id"))?),
@@ -107,7 +108,13 @@ impl Login {
 
     /// The answer to a right password: 303 to the redirect, or 200 with `body`, a JSON string; and the cookie. Nodes
     /// send their encoded keyfile in base64 as that string.
-    pub fn accepted(&self, settings: &Settings, credentials: &Credentials, token: &str, body: &str) -> Response {
+    pub fn accepted(
+        &self,
+        settings: &Settings,
+        credentials: &Credentials,
+        token: &str,
+        body: &str,
+    ) -> PreparedResponse {
         let mut name = settings.cookie_name();
         if let Some(process) = &credentials.process {
             name.push('@');
@@ -127,7 +134,7 @@ impl Login {
             return json_text(500, "Failed to generate Auth JWT: it is no cookie value");
         };
         let response = match &self.redirect {
-            Some(path) => Response::new(303).header("location", path.clone()),
+            Some(path) => PreparedResponse::new(303).header("location", path.clone()),
             None => Ok(json_text(200, body)),
         };
         let response = response.and_then(|response| response.header("set-cookie", cookie));
@@ -135,15 +142,15 @@ impl Login {
     }
 
     /// The answer to a wrong password, 401 (500 in the original), with a reason for the page to show.
-    pub fn refused(&self, reason: &str) -> Response {
+    pub fn refused(&self, reason: &str) -> PreparedResponse {
         json_text(401, reason).with("www-authenticate", "Cookie")
     }
 }
 
 /// A JSON string, as nodes answer logins.
-fn json_text(status: u16, text: &str) -> Response {
+fn json_text(status: u16, text: &str) -> PreparedResponse {
     let json = serde_json::to_vec(text).expect("a string is JSON");
-    Response::new(status)
+    PreparedResponse::new(status)
         .with("content-type", "application/json")
         .with("cache-control", "no-store")
         .with_body(json.into())
@@ -178,14 +185,14 @@ pub(super) fn page(settings: &Settings) -> Bytes {
 /// The page as a response. It is 200 also where it stands in for a page that needs a token, as in nodes, so it must
 /// not be kept in place of that page. Only pages of the node frame it: a widget of the homepage may need a login, and a
 /// stranger's frame around a login is a trap.
-pub(super) fn page_response(snapshot: &Snapshot, head: &Head<'_>) -> Response {
+pub(super) fn page_response(snapshot: &Snapshot, head: &Head<'_>) -> PreparedResponse {
     let ancestors = frame_ancestors(snapshot, head);
     let policy = match snapshot.settings.login_page {
         // What else another page needs is not known here.
         Some(_) => ancestors,
         None => format!("{PAGE_POLICY}; {ancestors}"),
     };
-    Response::new(200)
+    PreparedResponse::new(200)
         .with("content-type", "text/html; charset=utf-8")
         .with("cache-control", "no-store")
         .header("content-security-policy", policy)
@@ -212,9 +219,9 @@ fn frame_ancestors(snapshot: &Snapshot, head: &Head<'_>) -> String {
 }
 
 /// Whether the visitor is logged in, as the page asks it.
-pub(super) fn state(is_logged_in: bool) -> Response {
+pub(super) fn state(is_logged_in: bool) -> PreparedResponse {
     let json = serde_json::json!({ "logged_in": is_logged_in });
-    Response::new(200)
+    PreparedResponse::new(200)
         .with("content-type", "application/json")
         .with("cache-control", "no-store")
         .with_body(json.to_string().into())

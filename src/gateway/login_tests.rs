@@ -1,14 +1,15 @@
 use super::*;
-use crate::http::Limits;
+use crate::http::HttpLimits;
 
 fn settings(dialect: Dialect) -> Settings {
     Settings::new("fake.os", dialect)
 }
 
-fn login(host: &str, target: &str, headers: &str) -> Result<Login, u16> {
+fn login(host: &str, target: &str, headers: &str) -> Result<LoginRequest, u16> {
     let text = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
-    let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
-    Login::new(&head, ([127, 0, 0, 1], 1).into(), &settings(Dialect::Hyperdrive)).map_err(|response| response.status())
+    let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
+    LoginRequest::new(&head, ([127, 0, 0, 1], 1).into(), &settings(Dialect::Hyperdrive))
+        .map_err(|response| response.status())
 }
 
 const POSTED: &str = r#"{"password_hash":"0xabc","subdomain":""}"#;

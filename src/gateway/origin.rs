@@ -144,7 +144,7 @@ fn is_listed(host: &Authority<'_>, names: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{gateway::Dialect, http::Limits};
+    use crate::{gateway::Dialect, http::HttpLimits};
 
     fn check(host: &str, origin: &str) -> Result<(), OriginError> {
         let mut settings = Settings::new("n", Dialect::Kinode);
@@ -152,7 +152,7 @@ mod tests {
             .map(Into::into)
             .to_vec();
         let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n{origin}\r\n");
-        check_origin(&Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap().0, &settings)
+        check_origin(&Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap().0, &settings)
     }
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
         settings.behind_tls = true;
         let check = |host: &str, origin: &str| {
             let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n\r\n");
-            check_origin(&Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap().0, &settings)
+            check_origin(&Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap().0, &settings)
         };
         assert_eq!(check("h", "https://h"), Ok(()));
         assert_eq!(check("h:8443", "https://h:8443"), Ok(()));

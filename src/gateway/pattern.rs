@@ -9,7 +9,7 @@
 //! How it is matched: for each piece, from the last to the first, a set of the places in the path from which this piece and
 //! those behind it match to the end; then the captures, each as long as the sets allow. A set is a bit for each byte, so a
 //! piece costs a few steps for each 64 bytes of path, whatever the path, and nothing is tried twice. All steps of a request
-//! come out of one [`Work`].
+//! come out of one [`MatchSteps`].
 
 use smallvec::SmallVec;
 
@@ -32,14 +32,14 @@ const PARAMS_MAX: usize = 16;
 
 /// A pattern with at least one parameter or wildcard.
 #[derive(Debug, Clone)]
-pub(super) struct Pattern {
-    pieces: Box<[Piece]>,
+pub(super) struct PathPattern {
+    pieces: Box<[PatternPiece]>,
     /// Static segments, parameters, wildcards: more is better, in this order.
     rank: (u32, u32, u32),
 }
 
 #[derive(Debug, Clone)]
-enum Piece {
+enum PatternPiece {
     /// These bytes.
     Static(Box<str>),
     /// One or more characters but `/`.
@@ -53,10 +53,10 @@ pub(super) enum Parsed {
     /// It matches itself.
     Static,
     /// It matches others.
-    Pattern(Pattern),
+    Pattern(PathPattern),
 }
 
-impl Pattern {
+impl PathPattern {
     /// Reads a path without its leading `/`.
     pub(super) fn parse(path: &str) -> Result<Parsed, PatternError> {
         if path.len() > PATTERN_BYTES_MAX {
@@ -70,11 +70,11 @@ impl Pattern {
             let dynamic = match segment.as_bytes().first() {
                 Some(b':') => {
                     rank.1 += 1;
-                    Piece::Param(segment[1..].into())
+                    PatternPiece::Param(segment[1..].into())
                 }
                 Some(b'*') => {
                     rank.2 += 1;
-                    Piece::Wildcard(segment[1..].into())
+                    PatternPiece::Wildcard(segment[1..].into())
                 }
                 _ => {
                     rank.0 += 1;
@@ -83,7 +83,7 @@ impl Pattern {
                 }
             };
             if !text.is_empty() {
-                pieces.push(Piece::Static(std::mem::take(&mut text).into()));
+                pieces.push(PatternPiece::Static(std::mem::take(&mut text).into()));
             }
             pieces.push(dynamic);
         }
@@ -94,7 +94,7 @@ impl Pattern {
             return Err(PatternError::TooManyParams);
         }
         if !text.is_empty() {
-            pieces.push(Piece::Static(text.into()));
+            pieces.push(PatternPiece::Static(text.into()));
         }
         Ok(Parsed::Pattern(Self { pieces: pieces.into(), rank }))
     }
@@ -106,10 +106,10 @@ impl Pattern {
 
     /// What it matches, without names: patterns of the same shape are the same pattern.
     pub(super) fn shape(&self) -> String {
-        let text = |piece: &Piece| match piece {
-            Piece::Static(text) => text.to_string(),
-            Piece::Param(_) => ":".to_owned(),
-            Piece::Wildcard(_) => "*".to_owned(),
+        let text = |piece: &PatternPiece| match piece {
+            PatternPiece::Static(text) => text.to_string(),
+            PatternPiece::Param(_) => ":".to_owned(),
+            PatternPiece::Wildcard(_) => "*".to_owned(),
         };
         self.pieces.iter().map(text).collect()
     }
@@ -117,7 +117,7 @@ impl Pattern {
     /// What every path that it matches begins with; it ends at a separator, or is empty.
     pub(super) fn prefix(&self) -> &str {
         match self.pieces.first() {
-            Some(Piece::Static(text)) => text,
+            Some(PatternPiece::Static(text)) => text,
             _ => "",
         }
     }
@@ -129,17 +129,17 @@ impl Pattern {
     pub(super) fn matches<'s, 'p>(
         &'s self,
         path: &Subject<'p>,
-        work: &mut Work,
+        work: &mut MatchSteps,
     ) -> Result<Option<Params<'s, 'p>>, TooMuchWork> {
         work.spend(1)?;
         let text = path.text;
         if !text.starts_with(self.prefix())
-            || matches!(self.pieces.last(), Some(Piece::Static(end)) if !text.ends_with(&**end))
+            || matches!(self.pieces.last(), Some(PatternPiece::Static(end)) if !text.ends_with(&**end))
         {
             return Ok(None);
         }
         let words = path.words();
-        work.spend(self.pieces.iter().map(Piece::steps).sum::<usize>() * words)?;
+        work.spend(self.pieces.iter().map(PatternPiece::steps).sum::<usize>() * words)?;
         let mut sets: SmallVec<[u64; 16]> = SmallVec::from_elem(0, (self.pieces.len() + 1) * words);
         let end = self.pieces.len() * words;
         set(&mut sets[end..], text.len());
@@ -147,14 +147,14 @@ impl Pattern {
             let (these, next) = sets[at * words..(at + 2) * words].split_at_mut(words);
             match piece {
                 // The prefix is there: all that is asked is whether the rest goes on behind it.
-                Piece::Static(text) if at == 0 => {
+                PatternPiece::Static(text) if at == 0 => {
                     if has(next, text.len()) {
                         set(these, 0);
                     }
                 }
-                Piece::Static(text) => path.before_text(text, next, these),
-                Piece::Param(_) => path.before_param(next, these),
-                Piece::Wildcard(_) => {
+                PatternPiece::Static(text) => path.before_text(text, next, these),
+                PatternPiece::Param(_) => path.before_param(next, these),
+                PatternPiece::Wildcard(_) => {
                     let last = highest(next, text.len()).unwrap_or(0);
                     fill(these, last);
                 }
@@ -170,15 +170,15 @@ impl Pattern {
         let mut at = 0;
         for (piece, next) in self.pieces.iter().zip(sets.chunks_exact(words).skip(1)) {
             let (name, furthest) = match piece {
-                Piece::Static(text) => {
+                PatternPiece::Static(text) => {
                     at += text.len();
                     continue;
                 }
-                Piece::Param(name) => {
+                PatternPiece::Param(name) => {
                     let rest = &path.text[at..];
                     (name, at + rest.find('/').unwrap_or(rest.len()))
                 }
-                Piece::Wildcard(name) => (name, path.text.len()),
+                PatternPiece::Wildcard(name) => (name, path.text.len()),
             };
             let end = highest(next, furthest).expect("the pieces match from here");
             if !name.is_empty() {
@@ -190,15 +190,15 @@ impl Pattern {
     }
 }
 
-impl Piece {
+impl PatternPiece {
     /// Steps for each 64 bytes of path.
     fn steps(&self) -> usize {
         match self {
-            Piece::Static(text) if text.len() == 1 => 1,
+            PatternPiece::Static(text) if text.len() == 1 => 1,
             // Each of at most 32 separators may have to be compared.
-            Piece::Static(text) => 16 + text.len() / 8,
-            Piece::Param(_) => 4,
-            Piece::Wildcard(_) => 1,
+            PatternPiece::Static(text) => 16 + text.len() / 8,
+            PatternPiece::Param(_) => 4,
+            PatternPiece::Wildcard(_) => 1,
         }
     }
 }
@@ -208,14 +208,14 @@ impl Piece {
 const WORK_MAX: usize = 1 << 18;
 
 /// The steps that are left for a request.
-pub(super) struct Work(usize);
+pub(super) struct MatchSteps(usize);
 
 /// A path would have to be compared with more than a request may cost: it is too long for so many patterns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the path is too long for as many patterns as it may match")]
 pub struct TooMuchWork;
 
-impl Work {
+impl MatchSteps {
     /// That of one request.
     pub(super) fn new() -> Self {
         Self(WORK_MAX)

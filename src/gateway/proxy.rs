@@ -73,21 +73,21 @@ impl IpPrefix {
 
 /// Who has sent a request, as the connection tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Client {
+pub struct RequestSource {
     /// The other end of the connection; of one that a balancer relays, as the balancer says (PROXY protocol).
     pub address: SocketAddr,
     /// Whether a balancer relays it. Then it is not from this machine, wherever the balancer is and whatever it says.
     pub is_relayed: bool,
 }
 
-impl Client {
+impl RequestSource {
     /// Whether it is on this machine, as far as the connection tells.
     pub(super) fn is_on_this_machine(&self) -> bool {
         !self.is_relayed && self.address.ip().to_canonical().is_loopback()
     }
 }
 
-impl From<SocketAddr> for Client {
+impl From<SocketAddr> for RequestSource {
     /// One that has connected to us itself.
     fn from(address: SocketAddr) -> Self {
         Self { address, is_relayed: false }
@@ -148,11 +148,11 @@ pub(super) fn is_https(head: &Head<'_>, behind_tls: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Limits;
+    use crate::http::HttpLimits;
 
     fn with_head<T>(headers: &str, then: impl FnOnce(&Head<'_>) -> T) -> T {
         let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
-        then(&Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap().0)
+        then(&Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap().0)
     }
 
     #[test]

@@ -31,12 +31,12 @@ pub struct ProxyHeader {
     /// How long it is.
     pub bytes: usize,
     /// Whose connection it is.
-    pub source: Source,
+    pub source: ProxiedSource,
 }
 
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum ProxiedSource {
     /// The proxy's own: it looks whether we are well.
     Proxy,
     /// Somebody's whose address the proxy does not know, or does not say.
@@ -47,7 +47,7 @@ pub enum Source {
 
 /// Bytes that begin no valid header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderError {
+pub enum ProxyHeaderError {
     /// They are something else: the peer was not told to send headers.
     #[error("there is no PROXY header")]
     Absent,
@@ -67,13 +67,13 @@ impl ProxyHeader {
     ///
     /// # Errors
     /// There is none, or it is not valid: section 2 has the connection aborted.
-    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, HeaderError> {
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, ProxyHeaderError> {
         if begins_like(bytes, SIGNATURE) {
             parse_binary(bytes)
         } else if begins_like(bytes, PROXY) {
             parse_line(bytes)
         } else {
-            Err(HeaderError::Absent)
+            Err(ProxyHeaderError::Absent)
         }
     }
 }
@@ -84,30 +84,30 @@ fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
 }
 
 /// Version 1 (section 2.1): a line.
-fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, HeaderError> {
+fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let window = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
     // "The receiver must wait for the CRLF sequence before starting to decode the addresses."
     let Some(end) = window.windows(2).position(|pair| pair == b"\r\n") else {
-        return if window.len() < LINE_BYTES_MAX { Ok(None) } else { Err(HeaderError::TooLong) };
+        return if window.len() < LINE_BYTES_MAX { Ok(None) } else { Err(ProxyHeaderError::TooLong) };
     };
-    let line = std::str::from_utf8(&window[PROXY.len()..end]).map_err(|_| HeaderError::Malformed)?;
+    let line = std::str::from_utf8(&window[PROXY.len()..end]).map_err(|_| ProxyHeaderError::Malformed)?;
     let (protocol, rest) = line.split_once(' ').unwrap_or((line, ""));
     let source = match protocol {
         "TCP4" => client::<Ipv4Addr>(rest),
         "TCP6" => client::<Ipv6Addr>(rest),
         // "The receiver must ignore anything presented before the CRLF is found."
-        "UNKNOWN" => Some(Source::Unknown),
+        "UNKNOWN" => Some(ProxiedSource::Unknown),
         _ => None,
     };
-    source.map(|source| Some(ProxyHeader { bytes: end + 2, source })).ok_or(HeaderError::Malformed)
+    source.map(|source| Some(ProxyHeader { bytes: end + 2, source })).ok_or(ProxyHeaderError::Malformed)
 }
 
 /// `SOURCE DESTINATION SOURCE_PORT DESTINATION_PORT`, with one space between two.
-fn client<Ip: FromStr + Into<IpAddr>>(text: &str) -> Option<Source> {
+fn client<Ip: FromStr + Into<IpAddr>>(text: &str) -> Option<ProxiedSource> {
     let mut words = text.split(' ');
     let (ip, _): (Ip, Ip) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let (port, _) = (port(words.next()?)?, port(words.next()?)?);
-    words.next().is_none().then(|| Source::Client(SocketAddr::new(ip.into(), port)))
+    words.next().is_none().then(|| ProxiedSource::Client(SocketAddr::new(ip.into(), port)))
 }
 
 /// Digits, without a sign and without zeros in front.
@@ -117,32 +117,32 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// Version 2 (section 2.2).
-fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, HeaderError> {
+fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let is_relayed = match bytes.get(12) {
         Some(0x20) | None => false,
         Some(0x21) => true,
         // "Receivers must drop connections presenting unexpected values here."
-        Some(_) => return Err(HeaderError::Malformed),
+        Some(_) => return Err(ProxyHeaderError::Malformed),
     };
     let Some(fixed) = bytes.first_chunk::<FIXED_BYTES>() else { return Ok(None) };
     let (family, protocol) = (fixed[13] >> 4, fixed[13] & 15);
     // Of a LOCAL connection the family is ignored.
     if is_relayed && (family > 3 || protocol > 2) {
-        return Err(HeaderError::Malformed);
+        return Err(ProxyHeaderError::Malformed);
     }
     let length = FIXED_BYTES + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     if length > HEADER_BYTES_MAX {
-        return Err(HeaderError::TooLong);
+        return Err(ProxyHeaderError::TooLong);
     }
     let Some(header) = bytes.get(..length) else { return Ok(None) };
     let block = &header[FIXED_BYTES..];
     let (source, addresses_bytes) = match (is_relayed, family, protocol) {
-        (false, ..) => (Source::Proxy, None),
+        (false, ..) => (ProxiedSource::Proxy, None),
         (true, 1, 1 | 2) => (client_of::<4>(block)?, Some(12)),
         (true, 2, 1 | 2) => (client_of::<16>(block)?, Some(36)),
-        (true, 3, 1 | 2) if block.len() < 216 => return Err(HeaderError::Malformed),
-        (true, 3, 1 | 2) => (Source::Unknown, Some(216)),
-        (true, ..) => (Source::Unknown, None),
+        (true, 3, 1 | 2) if block.len() < 216 => return Err(ProxyHeaderError::Malformed),
+        (true, 3, 1 | 2) => (ProxiedSource::Unknown, Some(216)),
+        (true, ..) => (ProxiedSource::Unknown, None),
     };
     let checksum_at = match addresses_bytes {
         Some(addresses_bytes) => find_checksum(header, FIXED_BYTES + addresses_bytes)?,
@@ -150,35 +150,35 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, HeaderError> {
         None => find_checksum(header, FIXED_BYTES).unwrap_or(None),
     };
     match checksum_at {
-        Some(at) if !is_whole(header, at) => Err(HeaderError::Checksum),
+        Some(at) if !is_whole(header, at) => Err(ProxyHeaderError::Checksum),
         _ => Ok(Some(ProxyHeader { bytes: length, source })),
     }
 }
 
 /// The source of two addresses of `N` bytes and two ports.
-fn client_of<const N: usize>(block: &[u8]) -> Result<Source, HeaderError>
+fn client_of<const N: usize>(block: &[u8]) -> Result<ProxiedSource, ProxyHeaderError>
 where
     IpAddr: From<[u8; N]>,
 {
     let ip = block.first_chunk::<N>();
     let ports = block.get(2 * N..2 * N + 4);
-    let (Some(ip), Some(ports)) = (ip, ports) else { return Err(HeaderError::Malformed) };
-    Ok(Source::Client(SocketAddr::new(IpAddr::from(*ip), u16::from_be_bytes([ports[0], ports[1]]))))
+    let (Some(ip), Some(ports)) = (ip, ports) else { return Err(ProxyHeaderError::Malformed) };
+    Ok(ProxiedSource::Client(SocketAddr::new(IpAddr::from(*ip), u16::from_be_bytes([ports[0], ports[1]]))))
 }
 
 /// Where in the header the checksum stands, if there is one, among the values behind the addresses, which end at `at`.
-fn find_checksum(header: &[u8], mut at: usize) -> Result<Option<usize>, HeaderError> {
+fn find_checksum(header: &[u8], mut at: usize) -> Result<Option<usize>, ProxyHeaderError> {
     let mut found = None;
     while at < header.len() {
-        let Some(tlv) = header[at..].first_chunk::<TLV_BYTES>() else { return Err(HeaderError::Malformed) };
+        let Some(tlv) = header[at..].first_chunk::<TLV_BYTES>() else { return Err(ProxyHeaderError::Malformed) };
         let length = usize::from(u16::from_be_bytes([tlv[1], tlv[2]]));
         let value = at + TLV_BYTES;
         if tlv[0] == TLV_CRC32C && (length != 4 || found.replace(value).is_some()) {
-            return Err(HeaderError::Malformed);
+            return Err(ProxyHeaderError::Malformed);
         }
         at = value + length;
     }
-    if at == header.len() { Ok(found) } else { Err(HeaderError::Malformed) }
+    if at == header.len() { Ok(found) } else { Err(ProxyHeaderError::Malformed) }
 }
 
 /// Whether the checksum at `at` is that of the header with zeros in its place (section 2.2.3).
@@ -213,8 +213,8 @@ const CRC32C: [u32; 256] = {
 mod tests {
     use super::*;
 
-    fn client(address: &str) -> Source {
-        Source::Client(address.parse().unwrap())
+    fn client(address: &str) -> ProxiedSource {
+        ProxiedSource::Client(address.parse().unwrap())
     }
 
     fn binary(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
@@ -225,7 +225,7 @@ mod tests {
     const V4: [u8; 12] = [203, 0, 113, 7, 10, 0, 0, 1, 0xdc, 0x04, 0x01, 0xbb];
 
     /// At every split the answer is the same, and nothing behind the header is looked at.
-    fn parsed(header: &[u8]) -> Result<ProxyHeader, HeaderError> {
+    fn parsed(header: &[u8]) -> Result<ProxyHeader, ProxyHeaderError> {
         let whole = ProxyHeader::parse(header);
         for split in 0..header.len() {
             match ProxyHeader::parse(&header[..split]) {
@@ -247,9 +247,9 @@ mod tests {
             ("PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", client("255.255.255.255:65535")),
             ("PROXY TCP6 2001:db8::7 ::1 0 1\r\n", client("[2001:db8::7]:0")),
             ("PROXY TCP6 ::FFFF:1.2.3.4 ::1 1 1\r\n", client("[::ffff:1.2.3.4]:1")),
-            ("PROXY UNKNOWN\r\n", Source::Unknown),
-            ("PROXY UNKNOWN ffff::1 what ever\r\n", Source::Unknown),
-            ("PROXY UNKNOWN a lone \r and a lone \n\r\n", Source::Unknown),
+            ("PROXY UNKNOWN\r\n", ProxiedSource::Unknown),
+            ("PROXY UNKNOWN ffff::1 what ever\r\n", ProxiedSource::Unknown),
+            ("PROXY UNKNOWN a lone \r and a lone \n\r\n", ProxiedSource::Unknown),
         ] {
             assert_eq!(parsed(line.as_bytes()).map(|header| header.source), Ok(source), "{line}");
         }
@@ -281,15 +281,15 @@ mod tests {
             "PROXY UDP4 1.2.3.4 1.2.3.4 1 1\r\n",
             "PROXY UNKNOWNS\r\n",
         ] {
-            assert_eq!(parsed(line.as_bytes()), Err(HeaderError::Malformed), "{line}");
+            assert_eq!(parsed(line.as_bytes()), Err(ProxyHeaderError::Malformed), "{line}");
         }
-        assert_eq!(parsed(b"PROXY TCP4 \xff\r\n"), Err(HeaderError::Malformed));
+        assert_eq!(parsed(b"PROXY TCP4 \xff\r\n"), Err(ProxyHeaderError::Malformed));
         for text in ["GET / HTTP/1.1\r\n", "proxy TCP4", "PROXYTCP4", "\r\n\r\nG", "\x16\x03\x01"] {
-            assert_eq!(parsed(text.as_bytes()), Err(HeaderError::Absent), "{text}");
+            assert_eq!(parsed(text.as_bytes()), Err(ProxyHeaderError::Absent), "{text}");
         }
         let endless = format!("PROXY TCP4 {}", "1".repeat(100));
         assert_eq!(ProxyHeader::parse(&endless.as_bytes()[..106]), Ok(None));
-        assert_eq!(ProxyHeader::parse(endless.as_bytes()), Err(HeaderError::TooLong));
+        assert_eq!(ProxyHeader::parse(endless.as_bytes()), Err(ProxyHeaderError::TooLong));
     }
 
     #[test]
@@ -301,19 +301,19 @@ mod tests {
             (binary(0x21, 0x12, &V4), client("203.0.113.7:56324")),
             (binary(0x21, 0x21, &v6), client("[2001:db8::9]:80")),
             (binary(0x21, 0x11, &[&V4[..], &tlv(4, b""), &tlv(0xea, b"vpce")].concat()), client("203.0.113.7:56324")),
-            (binary(0x21, 0x31, &[1; 216]), Source::Unknown),
-            (binary(0x21, 0x00, &[]), Source::Unknown),
-            (binary(0x21, 0x10, &V4), Source::Unknown),
-            (binary(0x21, 0x01, &[9; 5]), Source::Unknown),
-            (binary(0x20, 0x00, &[]), Source::Proxy),
-            (binary(0x20, 0x11, &V4), Source::Proxy),
-            (binary(0x20, 0xff, &[7; 99]), Source::Proxy),
+            (binary(0x21, 0x31, &[1; 216]), ProxiedSource::Unknown),
+            (binary(0x21, 0x00, &[]), ProxiedSource::Unknown),
+            (binary(0x21, 0x10, &V4), ProxiedSource::Unknown),
+            (binary(0x21, 0x01, &[9; 5]), ProxiedSource::Unknown),
+            (binary(0x20, 0x00, &[]), ProxiedSource::Proxy),
+            (binary(0x20, 0x11, &V4), ProxiedSource::Proxy),
+            (binary(0x20, 0xff, &[7; 99]), ProxiedSource::Proxy),
         ] {
             assert_eq!(parsed(&header).map(|header| header.source), Ok(source), "{header:?}");
         }
         let longest = binary(0x20, 0, &vec![0; HEADER_BYTES_MAX - 16]);
         assert!(parsed(&longest).is_ok());
-        assert_eq!(parsed(&binary(0x20, 0, &vec![0; HEADER_BYTES_MAX - 15])), Err(HeaderError::TooLong));
+        assert_eq!(parsed(&binary(0x20, 0, &vec![0; HEADER_BYTES_MAX - 15])), Err(ProxyHeaderError::TooLong));
     }
 
     #[test]
@@ -333,7 +333,7 @@ mod tests {
             (0x21, 0x11, &[&V4[..], &[3, 0, 4, 0, 0, 0, 0], &[3, 0, 4, 0, 0, 0, 0]].concat()),
         ] {
             let header = binary(command, family, block);
-            assert_eq!(parsed(&header), Err(HeaderError::Malformed), "{header:?}");
+            assert_eq!(parsed(&header), Err(ProxyHeaderError::Malformed), "{header:?}");
         }
     }
 
@@ -348,7 +348,7 @@ mod tests {
             assert!(parsed(&header).is_ok());
             for changed in [at, at + 3, at - 4] {
                 header[changed] ^= 1;
-                assert_eq!(parsed(&header), Err(HeaderError::Checksum));
+                assert_eq!(parsed(&header), Err(ProxyHeaderError::Checksum));
                 header[changed] ^= 1;
             }
             header[at - 3] = 4;

@@ -6,7 +6,7 @@
 //! that it is asked (RFC 8555 8.3).
 
 use super::{Snapshot, proxy::is_https};
-use crate::http::{Head, Response};
+use crate::http::{Head, PreparedResponse};
 use std::collections::BTreeMap;
 
 /// Where an authority asks (RFC 8555 8.3).
@@ -16,37 +16,37 @@ const CHALLENGES: &str = "/.well-known/acme-challenge/";
 pub type Challenges = BTreeMap<String, String>;
 
 /// The answer to an authority's question, if this is one.
-pub(super) fn challenge(snapshot: &Snapshot, head: &Head<'_>) -> Option<Response> {
+pub(super) fn challenge(snapshot: &Snapshot, head: &Head<'_>) -> Option<PreparedResponse> {
     if snapshot.challenges.is_empty() || !matches!(head.method, "GET" | "HEAD") {
         return None;
     }
     let answer = snapshot.challenges.get(head.target.path.strip_prefix(CHALLENGES)?)?;
     let response =
-        Response::new(200).with("content-type", "application/octet-stream").with("cache-control", "no-store");
+        PreparedResponse::new(200).with("content-type", "application/octet-stream").with("cache-control", "no-store");
     Some(response.with_body(answer.clone().into()))
 }
 
 /// The answer to a request that belongs to TLS: where that is. A WebSocket client gets it too: browsers do not follow, but
 /// say it to whoever looks.
-pub(super) fn to_tls(snapshot: &Snapshot, head: &Head<'_>) -> Option<Response> {
+pub(super) fn to_tls(snapshot: &Snapshot, head: &Head<'_>) -> Option<PreparedResponse> {
     let settings = &snapshot.settings;
     let port = settings.redirect_to_tls.filter(|_| !is_https(head, settings.behind_tls))?;
     let Some(host) = head.authority.filter(|_| head.target.path.starts_with('/')) else {
-        return Some(Response::text(403, "this is served over TLS only: use https:// or wss://").closing());
+        return Some(PreparedResponse::text(403, "this is served over TLS only: use https:// or wss://").closing());
     };
     let port = if port == 443 { String::new() } else { format!(":{port}") };
     let query = head.target.query.map(|query| format!("?{query}")).unwrap_or_default();
     // RFC 9110 section 15.4.9: the method and the body stay what they are.
-    let redirect =
-        Response::new(308).header("location", format!("https://{}{port}{}{query}", host.host, head.target.path));
-    Some(redirect.unwrap_or_else(|_| Response::text(400, "the host cannot be part of a location")))
+    let redirect = PreparedResponse::new(308)
+        .header("location", format!("https://{}{port}{}{query}", host.host, head.target.path));
+    Some(redirect.unwrap_or_else(|_| PreparedResponse::text(400, "the host cannot be part of a location")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gateway::{Dialect, Entry, HostPolicy, Settings, enter};
-    use crate::http::Limits;
+    use crate::http::HttpLimits;
     use std::net::SocketAddr;
 
     fn snapshot(port: Option<u16>) -> Snapshot {
@@ -61,7 +61,7 @@ mod tests {
     /// The status, and where it leads or what it says.
     fn answered(snapshot: &Snapshot, request: &str) -> (u16, String) {
         let text = format!("{request}\r\n\r\n");
-        let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
+        let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
         let Entry::Answer(response) = enter(snapshot, &head, SocketAddr::from(([203, 0, 113, 1], 1)), 0) else {
             panic!()
         };
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn plain_requests_are_sent_on_to_the_host_that_they_name() {
-        let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13";
+        let upgrade = "Upgrade: websocket\r\nConnection: BoundUpgrade\r\nSec-WebSocket-Version: 13";
         for (port, request, location) in [
             (443, "GET / HTTP/1.1\r\nHost: example.com", "https://example.com/"),
             (443, "GET /a/?b=c%20d HTTP/1.1\r\nHost: Example.com:8080", "https://Example.com/a/?b=c%20d"),

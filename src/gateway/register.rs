@@ -16,7 +16,7 @@ pub struct Registration {
 /// [`Self::close_code`] and these words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RegistrationError {
-    /// Not the JSON of a WsRegister.
+    /// Not the JSON of a `WsRegister`.
     #[error("the first message is not a WsRegister: {{\"auth_token\":…,\"target_process\":…}}")]
     Malformed,
     /// The target is no process id.
@@ -45,7 +45,7 @@ impl RegistrationError {
 pub const REGISTRATION_BYTES_MAX: usize = 16 << 10;
 
 #[derive(Deserialize)]
-struct WsRegister {
+struct RegisterText {
     auth_token: String,
     target_process: String,
     encrypted: Option<bool>,
@@ -59,7 +59,7 @@ pub fn register(snapshot: &Snapshot, message: &[u8], now_unix_s: u64) -> Result<
     if message.len() > REGISTRATION_BYTES_MAX {
         return Err(RegistrationError::Malformed);
     }
-    let register: WsRegister = serde_json::from_slice(message).map_err(|_| RegistrationError::Malformed)?;
+    let register: RegisterText = serde_json::from_slice(message).map_err(|_| RegistrationError::Malformed)?;
     let target: ProcessId = register.target_process.parse()?;
     let settings = snapshot.settings();
     if !settings.public_mode {

@@ -10,7 +10,7 @@
 //! has are tried, the most specific first.
 
 use super::OwnerId;
-use super::pattern::{Parsed, Pattern, PatternError, Subject, TooMuchWork, Work};
+use super::pattern::{MatchSteps, Parsed, PathPattern, PatternError, Subject, TooMuchWork};
 use rpds::{HashTrieMapSync, HashTrieSetSync, RedBlackTreeMapSync};
 use std::cmp::Reverse;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -32,20 +32,20 @@ pub trait Owned {
 #[derive(Debug, Clone)]
 pub struct Routes<B> {
     /// By first segment, for paths whose first segment is static.
-    tables: HashTrieMapSync<Box<str>, Table<B>>,
+    tables: HashTrieMapSync<Box<str>, RouteTable<B>>,
     /// Patterns whose first segment is not.
-    rootless: Table<B>,
+    rootless: RouteTable<B>,
     /// The paths that each owner has bound.
     by_owner: HashTrieMapSync<OwnerId, HashTrieSetSync<Arc<str>>>,
 }
 
 /// Cheap to clone.
 #[derive(Debug)]
-struct Table<B> {
+struct RouteTable<B> {
     /// Static paths by themselves, patterns by their shape, in which no static path can be written.
-    slots: HashTrieMapSync<Arc<str>, Slot<B>>,
+    slots: HashTrieMapSync<Arc<str>, RouteSlot<B>>,
     /// Patterns by the hash of what they begin with.
-    groups: HashTrieMapSync<u64, Group<B>>,
+    groups: HashTrieMapSync<u64, PatternGroup<B>>,
     hashing: RandomState,
     /// The longest beginning of a pattern that there has been.
     prefix_bytes_max: usize,
@@ -55,33 +55,33 @@ struct Table<B> {
 }
 
 /// Patterns that begin alike: the most specific first; of equals, the one bound first.
-type Group<B> = RedBlackTreeMapSync<Place, Arc<(Pattern, Option<Arc<B>>)>>;
+type PatternGroup<B> = RedBlackTreeMapSync<PatternPlace, Arc<(PathPattern, Option<Arc<B>>)>>;
 
 type Rank = (u32, u32, u32);
 
 /// The place of a pattern in its group: its rank, and the change that first bound it.
-type Place = (Reverse<Rank>, u64);
+type PatternPlace = (Reverse<Rank>, u64);
 
 #[derive(Debug)]
-struct Slot<B> {
+struct RouteSlot<B> {
     /// `None`: unbound.
     binding: Option<Arc<B>>,
     /// The table's change that made it.
     change: u64,
     /// Where it stands among the patterns, if it is one.
-    pattern: Option<(u64, Place)>,
+    pattern: Option<(u64, PatternPlace)>,
 }
 
 /// What a path leads to.
 #[derive(Debug)]
-pub struct Found<'s, 'p, B> {
+pub struct RouteMatch<'s, 'p, B> {
     /// The binding; `None` where it was unbound.
     pub binding: Option<&'s B>,
     /// The captures of the pattern, undecoded, in order.
     pub params: Params<'s, 'p>,
 }
 
-impl<B> Clone for Table<B> {
+impl<B> Clone for RouteTable<B> {
     fn clone(&self) -> Self {
         Self {
             slots: self.slots.clone(),
@@ -94,13 +94,13 @@ impl<B> Clone for Table<B> {
     }
 }
 
-impl<B> Clone for Slot<B> {
+impl<B> Clone for RouteSlot<B> {
     fn clone(&self) -> Self {
         Self { binding: self.binding.clone(), change: self.change, pattern: self.pattern }
     }
 }
 
-impl<B> Default for Table<B> {
+impl<B> Default for RouteTable<B> {
     fn default() -> Self {
         Self {
             slots: HashTrieMapSync::default(),
@@ -115,7 +115,11 @@ impl<B> Default for Table<B> {
 
 impl<B> Default for Routes<B> {
     fn default() -> Self {
-        Self { tables: HashTrieMapSync::default(), rootless: Table::default(), by_owner: HashTrieMapSync::default() }
+        Self {
+            tables: HashTrieMapSync::default(),
+            rootless: RouteTable::default(),
+            by_owner: HashTrieMapSync::default(),
+        }
     }
 }
 
@@ -202,13 +206,13 @@ impl<B: Owned> Routes<B> {
     ///
     /// # Errors
     /// It would have to be compared with more than a request may cost.
-    pub fn find<'s, 'p>(&'s self, path: &'p str) -> Result<Option<Found<'s, 'p, B>>, TooMuchWork> {
+    pub fn find<'s, 'p>(&'s self, path: &'p str) -> Result<Option<RouteMatch<'s, 'p, B>>, TooMuchWork> {
         let path = without_leading_slash(without_trailing_slash(path));
         let table = self.tables.get(first_segment(path));
         if let Some(slot) = table.and_then(|table| table.slots.get(path)).filter(|slot| slot.pattern.is_none()) {
-            return Ok(Some(Found { binding: slot.binding.as_deref(), params: Params::new() }));
+            return Ok(Some(RouteMatch { binding: slot.binding.as_deref(), params: Params::new() }));
         }
-        let mut search = Search { path, subject: None, work: Work::new(), best: None };
+        let mut search = Search { path, subject: None, work: MatchSteps::new(), best: None };
         if let Some(table) = table {
             search.look_through(table)?;
         }
@@ -233,24 +237,24 @@ struct Path {
     shape: Arc<str>,
     /// Its first segment, if that is static.
     first: Option<Box<str>>,
-    pattern: Option<Pattern>,
+    pattern: Option<PathPattern>,
 }
 
 impl Path {
     fn parse(path: &str) -> Result<Self, PatternError> {
         let path = without_leading_slash(without_trailing_slash(path));
         let first = first_segment(path);
-        let first = match Pattern::parse(first)? {
+        let first = match PathPattern::parse(first)? {
             Parsed::Static => Some(first.into()),
             Parsed::Pattern(_) => None,
         };
-        Ok(match Pattern::parse(path)? {
+        Ok(match PathPattern::parse(path)? {
             Parsed::Static => Self { shape: path.into(), first, pattern: None },
             Parsed::Pattern(pattern) => Self { shape: pattern.shape().into(), first, pattern: Some(pattern) },
         })
     }
 
-    fn table<'r, B>(&self, routes: &'r Routes<B>) -> Option<&'r Table<B>> {
+    fn table<'r, B>(&self, routes: &'r Routes<B>) -> Option<&'r RouteTable<B>> {
         match &self.first {
             Some(first) => routes.tables.get(first),
             None => Some(&routes.rootless),
@@ -258,16 +262,16 @@ impl Path {
     }
 
     /// The table, made if there is none.
-    fn table_mut<'r, B>(&self, routes: &'r mut Routes<B>) -> &'r mut Table<B> {
+    fn table_mut<'r, B>(&self, routes: &'r mut Routes<B>) -> &'r mut RouteTable<B> {
         let Some(first) = &self.first else { return &mut routes.rootless };
         if !routes.tables.contains_key(first) {
-            routes.tables.insert_mut(first.clone(), Table::default());
+            routes.tables.insert_mut(first.clone(), RouteTable::default());
         }
         routes.tables.get_mut(first).expect("it is there now")
     }
 }
 
-impl<B: Owned> Table<B> {
+impl<B: Owned> RouteTable<B> {
     /// Binds a path; answers whose it was.
     fn bind(&mut self, path: &Path, binding: Arc<B>) -> Option<OwnerId> {
         self.put(path, Some(binding))
@@ -289,7 +293,7 @@ impl<B: Owned> Table<B> {
         self.changes += 1;
         let change = self.changes;
         let before = self.slots.get(&*path.shape).cloned();
-        if let Some(Slot { binding: None, change, .. }) = &before {
+        if let Some(RouteSlot { binding: None, change, .. }) = &before {
             self.unbound.remove_mut(change);
         }
         let pattern = path.pattern.as_ref().map(|pattern| {
@@ -302,17 +306,17 @@ impl<B: Owned> Table<B> {
             let entry = Arc::new((pattern.clone(), binding.clone()));
             match self.groups.get_mut(&hash) {
                 Some(group) => group.insert_mut(place, entry),
-                None => self.groups.insert_mut(hash, Group::default().insert(place, entry)),
+                None => self.groups.insert_mut(hash, PatternGroup::default().insert(place, entry)),
             }
             (hash, place)
         });
-        self.slots.insert_mut(path.shape.clone(), Slot { binding, change, pattern });
+        self.slots.insert_mut(path.shape.clone(), RouteSlot { binding, change, pattern });
         Some(before?.binding?.owner())
     }
 
     /// Forgets that a path was ever bound.
     fn forget(&mut self, shape: &Arc<str>) {
-        let Some(Slot { binding, change, pattern }) = self.slots.get(&**shape).cloned() else { return };
+        let Some(RouteSlot { binding, change, pattern }) = self.slots.get(&**shape).cloned() else { return };
         self.slots.remove_mut(&**shape);
         if binding.is_none() {
             self.unbound.remove_mut(&change);
@@ -328,7 +332,7 @@ impl<B: Owned> Table<B> {
     }
 }
 
-impl<B> Table<B> {
+impl<B> RouteTable<B> {
     /// The hash of a beginning, segment by segment, so that those of one path cost one pass over it.
     fn hash(&self, prefix: &str) -> u64 {
         let mut hasher = self.hashing.build_hasher();
@@ -354,12 +358,12 @@ struct Search<'s, 'p, B> {
     path: &'p str,
     /// Made when the first pattern is tried.
     subject: Option<Subject<'p>>,
-    work: Work,
-    best: Option<(Place, Found<'s, 'p, B>)>,
+    work: MatchSteps,
+    best: Option<(PatternPlace, RouteMatch<'s, 'p, B>)>,
 }
 
 impl<'s, B> Search<'s, '_, B> {
-    fn look_through(&mut self, table: &'s Table<B>) -> Result<(), TooMuchWork> {
+    fn look_through(&mut self, table: &'s RouteTable<B>) -> Result<(), TooMuchWork> {
         if table.groups.is_empty() {
             return Ok(());
         }
@@ -376,15 +380,15 @@ impl<'s, B> Search<'s, '_, B> {
         Ok(())
     }
 
-    fn try_group(&mut self, group: Option<&'s Group<B>>) -> Result<(), TooMuchWork> {
-        for (place, entry) in group.into_iter().flat_map(Group::iter) {
+    fn try_group(&mut self, group: Option<&'s PatternGroup<B>>) -> Result<(), TooMuchWork> {
+        for (place, entry) in group.into_iter().flat_map(PatternGroup::iter) {
             if self.best.as_ref().is_some_and(|(best, _)| best <= place) {
                 break;
             }
             let subject = self.subject.get_or_insert_with(|| Subject::new(self.path));
             let (pattern, binding) = &**entry;
             if let Some(params) = pattern.matches(subject, &mut self.work)? {
-                self.best = Some((*place, Found { binding: binding.as_deref(), params }));
+                self.best = Some((*place, RouteMatch { binding: binding.as_deref(), params }));
                 break;
             }
         }

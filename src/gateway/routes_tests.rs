@@ -194,7 +194,7 @@ proptest! {
         let expected = oracle.recognize(without_trailing_slash(&path)).ok();
         let found = routes.find(&path);
         let found = found.unwrap();
-        let rank = |pattern: &str| match Pattern::parse(without_leading_slash(without_trailing_slash(pattern))) {
+        let rank = |pattern: &str| match PathPattern::parse(without_leading_slash(without_trailing_slash(pattern))) {
             Ok(Parsed::Pattern(pattern)) => Some((pattern.rank(), pattern)),
             _ => None,
         };

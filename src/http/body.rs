@@ -1,16 +1,16 @@
-//! Request bodies: so many bytes, or chunks (RFC 9112 sections 6 and 7.1), decoded as they arrive.
+//! ParsedRequest bodies: so many bytes, or chunks (RFC 9112 sections 6 and 7.1), decoded as they arrive.
 //!
 //! Any split of the same bytes gives the same body or the same refusal. Chunk extensions and trailer fields are read,
 //! bounded and dropped. Line ends are CRLF and nothing else: a lone LF inside a chunk extension is how requests are
 //! smuggled past proxies.
 
-use super::{BODY_TOO_LARGE as TOO_LARGE, BodyFraming, Limits, Rejection};
+use super::{BODY_TOO_LARGE as TOO_LARGE, BodyFraming, HttpLimits, Rejection};
 use bytes::Bytes;
 
 /// Decodes one body.
 #[derive(Debug)]
 pub struct Decoder {
-    state: State,
+    state: BodyProgress,
     body: Vec<u8>,
     body_bytes_max: usize,
     /// Bytes of chunk extensions or trailer that may still come.
@@ -19,7 +19,7 @@ pub struct Decoder {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum BodyProgress {
     /// Content-Length: this many bytes are missing.
     Counted(usize),
     /// In the size of a chunk, with this many hexadecimal digits read.
@@ -66,14 +66,14 @@ impl Decoder {
     ///
     /// # Errors
     /// 413 when the announced length is above `limits.body_bytes_max`.
-    pub fn new(framing: BodyFraming, limits: &Limits) -> Result<Self, Rejection> {
+    pub fn new(framing: BodyFraming, limits: &HttpLimits) -> Result<Self, Rejection> {
         let state = match framing {
-            BodyFraming::Length(0) => State::Done,
+            BodyFraming::Length(0) => BodyProgress::Done,
             BodyFraming::Length(length) => match usize::try_from(length) {
-                Ok(length) if length <= limits.body_bytes_max => State::Counted(length),
+                Ok(length) if length <= limits.body_bytes_max => BodyProgress::Counted(length),
                 _ => return Err(TOO_LARGE),
             },
-            BodyFraming::Chunked => State::Size { size: 0, digits: 0 },
+            BodyFraming::Chunked => BodyProgress::Size { size: 0, digits: 0 },
         };
         Ok(Self {
             state,
@@ -92,16 +92,18 @@ impl Decoder {
     /// must not be used after that.
     pub fn feed(&mut self, input: &[u8]) -> Result<usize, Rejection> {
         let mut at = 0;
-        while at < input.len() && self.state != State::Done {
+        while at < input.len() && self.state != BodyProgress::Done {
             at += match self.state {
-                State::Counted(missing) => {
+                BodyProgress::Counted(missing) => {
                     let taken = self.take(&input[at..], missing);
-                    self.state = if taken == missing { State::Done } else { State::Counted(missing - taken) };
+                    self.state =
+                        if taken == missing { BodyProgress::Done } else { BodyProgress::Counted(missing - taken) };
                     taken
                 }
-                State::Data(missing) => {
+                BodyProgress::Data(missing) => {
                     let taken = self.take(&input[at..], missing);
-                    self.state = if taken == missing { State::DataCr } else { State::Data(missing - taken) };
+                    self.state =
+                        if taken == missing { BodyProgress::DataCr } else { BodyProgress::Data(missing - taken) };
                     taken
                 }
                 _ => {
@@ -120,7 +122,7 @@ impl Decoder {
     pub fn lower_limit(&mut self, body_bytes_max: usize) -> Result<(), Rejection> {
         self.body_bytes_max = self.body_bytes_max.min(body_bytes_max);
         let announced = match self.state {
-            State::Counted(missing) | State::Data(missing) => missing,
+            BodyProgress::Counted(missing) | BodyProgress::Data(missing) => missing,
             _ => 0,
         };
         if self.body.len() + announced > self.body_bytes_max { Err(TOO_LARGE) } else { Ok(()) }
@@ -134,15 +136,15 @@ impl Decoder {
     /// What may still come, at most: what is missing of a counted body; of one in chunks as much as the limit leaves.
     pub fn unread_bytes(&self) -> u64 {
         match self.state {
-            State::Done => 0,
-            State::Counted(missing) => missing as u64,
+            BodyProgress::Done => 0,
+            BodyProgress::Counted(missing) => missing as u64,
             _ => self.body_bytes_max.saturating_sub(self.body.len()) as u64,
         }
     }
 
     /// Whether the body is whole.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == BodyProgress::Done
     }
 
     /// What is allocated for the body.
@@ -163,53 +165,68 @@ impl Decoder {
     }
 
     /// One byte of chunk framing.
-    fn step(&mut self, byte: u8) -> Result<State, Rejection> {
+    fn step(&mut self, byte: u8) -> Result<BodyProgress, Rejection> {
         match (self.state, byte) {
-            (State::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.size(size, digits, byte),
-            (State::Size { digits: 0, .. }, _) => Err(BAD_SIZE),
-            (State::Size { size, .. }, b' ' | b'\t') => self.extra(400, State::SizePadding { size }),
-            (State::Size { size, .. } | State::SizePadding { size }, b';') => {
-                self.extra(400, State::Extension { size })
+            (BodyProgress::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                self.size(size, digits, byte)
             }
-            (State::SizePadding { size }, b' ' | b'\t') => self.extra(400, State::SizePadding { size }),
-            (State::Size { size, .. } | State::Extension { size }, b'\r') => Ok(State::SizeLf { size }),
-            (State::Extension { size }, byte) if is_text(byte) => self.extra(400, State::Extension { size }),
-            (State::SizeLf { size: 0 }, b'\n') => {
+            (BodyProgress::Size { digits: 0, .. }, _) => Err(BAD_SIZE),
+            (BodyProgress::Size { size, .. }, b' ' | b'\t') => self.extra(400, BodyProgress::SizePadding { size }),
+            (BodyProgress::Size { size, .. } | BodyProgress::SizePadding { size }, b';') => {
+                self.extra(400, BodyProgress::Extension { size })
+            }
+            (BodyProgress::SizePadding { size }, b' ' | b'\t') => self.extra(400, BodyProgress::SizePadding { size }),
+            (BodyProgress::Size { size, .. } | BodyProgress::Extension { size }, b'\r') => {
+                Ok(BodyProgress::SizeLf { size })
+            }
+            (BodyProgress::Extension { size }, byte) if is_text(byte) => {
+                self.extra(400, BodyProgress::Extension { size })
+            }
+            (BodyProgress::SizeLf { size: 0 }, b'\n') => {
                 self.extra_bytes_left = self.extra_bytes_max;
-                Ok(State::TrailerStart)
+                Ok(BodyProgress::TrailerStart)
             }
-            (State::SizeLf { size }, b'\n') => Ok(State::Data(size)),
-            (State::DataCr, b'\r') => Ok(State::DataLf),
-            (State::DataLf, b'\n') => Ok(State::Size { size: 0, digits: 0 }),
-            (State::TrailerStart, b'\r') => Ok(State::LastLf),
-            (State::TrailerStart | State::TrailerName, byte) if is_token(byte) => self.extra(431, State::TrailerName),
-            (State::TrailerName, b':') => self.extra(431, State::TrailerValue),
-            (State::TrailerValue, b'\r') => Ok(State::TrailerLf),
-            (State::TrailerValue, byte) if is_text(byte) => self.extra(431, State::TrailerValue),
-            (State::TrailerLf, b'\n') => Ok(State::TrailerStart),
-            (State::LastLf, b'\n') => Ok(State::Done),
-            (State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf | State::LastLf, _) => {
-                Err(Rejection::new(400, "the trailer after the last chunk is malformed"))
+            (BodyProgress::SizeLf { size }, b'\n') => Ok(BodyProgress::Data(size)),
+            (BodyProgress::DataCr, b'\r') => Ok(BodyProgress::DataLf),
+            (BodyProgress::DataLf, b'\n') => Ok(BodyProgress::Size { size: 0, digits: 0 }),
+            (BodyProgress::TrailerStart, b'\r') => Ok(BodyProgress::LastLf),
+            (BodyProgress::TrailerStart | BodyProgress::TrailerName, byte) if is_token(byte) => {
+                self.extra(431, BodyProgress::TrailerName)
             }
-            (State::DataCr | State::DataLf, _) => Err(Rejection::new(400, "a chunk is longer than its size says")),
+            (BodyProgress::TrailerName, b':') => self.extra(431, BodyProgress::TrailerValue),
+            (BodyProgress::TrailerValue, b'\r') => Ok(BodyProgress::TrailerLf),
+            (BodyProgress::TrailerValue, byte) if is_text(byte) => self.extra(431, BodyProgress::TrailerValue),
+            (BodyProgress::TrailerLf, b'\n') => Ok(BodyProgress::TrailerStart),
+            (BodyProgress::LastLf, b'\n') => Ok(BodyProgress::Done),
+            (
+                BodyProgress::TrailerStart
+                | BodyProgress::TrailerName
+                | BodyProgress::TrailerValue
+                | BodyProgress::TrailerLf
+                | BodyProgress::LastLf,
+                _,
+            ) => Err(Rejection::new(400, "the trailer after the last chunk is malformed")),
+            (BodyProgress::DataCr | BodyProgress::DataLf, _) => {
+                Err(Rejection::new(400, "a chunk is longer than its size says"))
+            }
             _ => Err(BAD_SIZE),
         }
     }
 
-    fn size(&self, size: usize, digits: u8, digit: u8) -> Result<State, Rejection> {
+    fn size(&self, size: usize, digits: u8, digit: u8) -> Result<BodyProgress, Rejection> {
         if digits == SIZE_DIGITS_MAX {
             return Err(BAD_SIZE);
         }
         let value = (digit as char).to_digit(16).ok_or(BAD_SIZE)? as usize;
         let size = size.checked_mul(16).and_then(|size| size.checked_add(value)).ok_or(TOO_LARGE)?;
         match self.body.len().checked_add(size) {
-            Some(total) if total <= self.body_bytes_max => Ok(State::Size { size, digits: digits + 1 }),
+            Some(total) if total <= self.body_bytes_max => Ok(BodyProgress::Size { size, digits: digits + 1 }),
             _ => Err(TOO_LARGE),
         }
     }
 
     /// Goes on to `next` if one more byte that is only dropped may come.
-    fn extra(&mut self, status: u16, next: State) -> Result<State, Rejection> {
+    fn extra(&mut self, status: u16, next: BodyProgress) -> Result<BodyProgress, Rejection> {
         self.extra_bytes_left = self
             .extra_bytes_left
             .checked_sub(1)
@@ -234,8 +251,8 @@ pub(crate) fn is_token(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn limits() -> Limits {
-        Limits { body_bytes_max: 32, chunk_extra_bytes_max: 24, ..Limits::default() }
+    fn limits() -> HttpLimits {
+        HttpLimits { body_bytes_max: 32, chunk_extra_bytes_max: 24, ..HttpLimits::default() }
     }
 
     /// Decodes `input` in pieces of `step` bytes: the body and what is left over, or the status of the refusal.

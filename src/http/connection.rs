@@ -9,24 +9,24 @@
 //! behind a request that upgrades are handed over untouched.
 
 use super::{
-    BodyFraming, Head, Limits, Rejection, Response,
+    BodyFraming, Head, HttpLimits, PreparedResponse, Rejection,
     body::Decoder,
-    response::{Asked, Date},
+    response::{Date, RequestFacts},
 };
 use bytes::Bytes;
 
 /// The state of one connection between reads.
 #[derive(Debug)]
-pub struct Connection {
-    limits: Limits,
-    state: State,
+pub struct HttpConnection {
+    limits: HttpLimits,
+    state: HttpState,
     /// Bytes not parsed yet, behind `consumed` bytes that a request was made of.
     buffer: Vec<u8>,
     consumed: usize,
     /// A partial head is parsed again when it has this many bytes, to find errors early, or when it looks complete.
     parse_again_bytes: usize,
     /// How the request that is being answered wants its response.
-    asked: Asked,
+    asked: RequestFacts,
     /// What a client that was refused may still be sending.
     unread_bytes: u64,
     /// All of it comes over TLS of our own.
@@ -34,7 +34,7 @@ pub struct Connection {
 }
 
 #[derive(Debug)]
-enum State {
+enum HttpState {
     Head,
     Body { head: Box<[u8]>, decoder: Decoder },
     Answering,
@@ -43,27 +43,27 @@ enum State {
 
 /// What became of the bytes fed.
 #[derive(Debug)]
-pub enum Next<'a> {
+pub enum HttpStep<'a> {
     /// Nothing to do: more bytes are needed, or the response in progress must leave first.
     Wait,
-    /// A head is complete, its body is not. The caller may refuse it now with [`Connection::respond`], send
-    /// [`super::CONTINUE`] if `send_continue`, lower the limit with [`Connection::limit_body`], or just go on feeding.
+    /// A head is complete, its body is not. The caller may refuse it now with [`HttpConnection::respond`], send
+    /// [`super::CONTINUE`] if `send_continue`, lower the limit with [`HttpConnection::limit_body`], or just go on feeding.
     BodyPending {
         /// The head.
         head: Head<'a>,
         /// The client waits for the interim response.
         send_continue: bool,
     },
-    /// A whole request. It must be answered by [`Connection::respond`] or become an upgrade.
-    Request(Request<'a>),
-    /// The peer broke the protocol or a limit: send [`Rejection::response`] through [`Connection::respond`].
+    /// A whole request. It must be answered by [`HttpConnection::respond`] or become an upgrade.
+    Request(ParsedRequest<'a>),
+    /// The peer broke the protocol or a limit: send [`Rejection::response`] through [`HttpConnection::respond`].
     Rejected(Rejection),
 }
 
 /// A whole request.
 #[derive(Debug, Clone)]
-pub struct Request<'a> {
-    /// Request line and header fields.
+pub struct ParsedRequest<'a> {
+    /// ParsedRequest line and header fields.
     pub head: Head<'a>,
     /// The body without its framing; empty if there was none.
     pub body: Bytes,
@@ -80,7 +80,7 @@ pub enum AfterResponse {
 
 /// What the connection is waiting for, for the deadline that applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum HttpPhase {
     /// Between requests, with nothing of the next one here.
     Idle,
     /// The rest of a head.
@@ -94,14 +94,14 @@ pub enum Phase {
 }
 
 /// How a request is answered whose head could not be read.
-const UNKNOWN: Asked = Asked { minor_version: 1, head_only: false, keep_alive: false, wants_json: false };
+const UNKNOWN: RequestFacts = RequestFacts { minor_version: 1, head_only: false, keep_alive: false, wants_json: false };
 
-impl Connection {
+impl HttpConnection {
     /// A connection that has read nothing.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: HttpLimits) -> Self {
         Self {
             limits,
-            state: State::Head,
+            state: HttpState::Head,
             buffer: Vec::new(),
             consumed: 0,
             parse_again_bytes: 0,
@@ -117,23 +117,23 @@ impl Connection {
     }
 
     /// Takes all of `input`, parses as far as one request, keeps the rest.
-    pub fn feed<'a>(&'a mut self, input: &'a [u8]) -> Next<'a> {
+    pub fn feed<'a>(&'a mut self, input: &'a [u8]) -> HttpStep<'a> {
         // Not for each of many short requests: each byte is moved once at most.
         if self.consumed > 0 && self.consumed >= self.buffer.len() / 2 {
             self.buffer.drain(..self.consumed);
             self.consumed = 0;
         }
         match self.state {
-            State::Head if self.buffer.is_empty() => self.read_head_in_place(input),
-            State::Head => self.read_buffered_head(input),
-            State::Body { .. } => self.read_body(input),
-            State::Answering => {
+            HttpState::Head if self.buffer.is_empty() => self.read_head_in_place(input),
+            HttpState::Head => self.read_buffered_head(input),
+            HttpState::Body { .. } => self.read_body(input),
+            HttpState::Answering => {
                 self.buffer.extend_from_slice(input);
-                Next::Wait
+                HttpStep::Wait
             }
-            State::Closed => {
+            HttpState::Closed => {
                 self.unread_bytes = self.unread_bytes.saturating_sub(input.len() as u64);
-                Next::Wait
+                HttpStep::Wait
             }
         }
     }
@@ -142,10 +142,10 @@ impl Connection {
     /// `pipelined_bytes_max` bytes wait behind it.
     pub fn wants_read(&self) -> bool {
         match self.state {
-            State::Head | State::Body { .. } => true,
-            State::Answering => self.buffer.len() - self.consumed < self.limits.pipelined_bytes_max,
+            HttpState::Head | HttpState::Body { .. } => true,
+            HttpState::Answering => self.buffer.len() - self.consumed < self.limits.pipelined_bytes_max,
             // Who sends first and reads later takes our answer only when all is sent (RFC 9112 9.3).
-            State::Closed => self.unread_bytes > 0,
+            HttpState::Closed => self.unread_bytes > 0,
         }
     }
 
@@ -158,24 +158,24 @@ impl Connection {
 
     /// Bytes that have come of the body in progress.
     pub fn body_bytes(&self) -> usize {
-        if let State::Body { decoder, .. } = &self.state { decoder.body_bytes() } else { 0 }
+        if let HttpState::Body { decoder, .. } = &self.state { decoder.body_bytes() } else { 0 }
     }
 
     /// The heap bytes held for a request that is not whole, or that waits for its turn, for whoever keeps a memory
     /// budget.
     pub fn held_bytes(&self) -> usize {
-        let body = if let State::Body { decoder, .. } = &self.state { decoder.allocated_bytes() } else { 0 };
+        let body = if let HttpState::Body { decoder, .. } = &self.state { decoder.allocated_bytes() } else { 0 };
         self.buffer.capacity() + body
     }
 
     /// What the connection waits for.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> HttpPhase {
         match self.state {
-            State::Head if self.buffer.len() == self.consumed => Phase::Idle,
-            State::Head => Phase::Head,
-            State::Body { .. } => Phase::Body,
-            State::Answering => Phase::Response,
-            State::Closed => Phase::Close,
+            HttpState::Head if self.buffer.len() == self.consumed => HttpPhase::Idle,
+            HttpState::Head => HttpPhase::Head,
+            HttpState::Body { .. } => HttpPhase::Body,
+            HttpState::Answering => HttpPhase::Response,
+            HttpState::Closed => HttpPhase::Close,
         }
     }
 
@@ -184,7 +184,7 @@ impl Connection {
     /// # Errors
     /// 413 when it is known already to be larger; the connection is then closed to further requests.
     pub fn limit_body(&mut self, body_bytes_max: usize) -> Result<(), Rejection> {
-        let State::Body { decoder, .. } = &mut self.state else { return Ok(()) };
+        let HttpState::Body { decoder, .. } = &mut self.state else { return Ok(()) };
         let lowered = decoder.lower_limit(body_bytes_max);
         if lowered.is_err() {
             self.reject();
@@ -194,8 +194,8 @@ impl Connection {
 
     /// Encodes the response to the request in progress: appends its head to `out` and returns the body to send behind
     /// it, uncopied. Answering a request whose body has not arrived, or after a rejection, closes the connection.
-    pub fn respond(&mut self, response: Response, date: &Date, out: &mut Vec<u8>) -> Bytes {
-        if !matches!(self.state, State::Answering) {
+    pub fn respond(&mut self, response: PreparedResponse, date: &Date, out: &mut Vec<u8>) -> Bytes {
+        if !matches!(self.state, HttpState::Answering) {
             self.reject();
         }
         if response.closes() {
@@ -206,8 +206,8 @@ impl Connection {
 
     /// The response has been handed to the socket as a whole.
     pub fn response_left(&mut self) -> AfterResponse {
-        if self.asked.keep_alive && matches!(self.state, State::Answering) {
-            self.state = State::Head;
+        if self.asked.keep_alive && matches!(self.state, HttpState::Answering) {
+            self.state = HttpState::Head;
             self.parse_again_bytes = 0;
             // What the next request wants is not known until its head is.
             self.asked = UNKNOWN;
@@ -217,7 +217,7 @@ impl Connection {
             }
             AfterResponse::Feed
         } else {
-            self.state = State::Closed;
+            self.state = HttpState::Closed;
             self.buffer = Vec::new();
             self.consumed = 0;
             AfterResponse::Close
@@ -232,31 +232,31 @@ impl Connection {
 
     fn reject(&mut self) {
         match &self.state {
-            State::Body { decoder, .. } => self.unread_bytes = decoder.unread_bytes(),
-            State::Head | State::Answering | State::Closed => {}
+            HttpState::Body { decoder, .. } => self.unread_bytes = decoder.unread_bytes(),
+            HttpState::Head | HttpState::Answering | HttpState::Closed => {}
         }
-        self.state = State::Closed;
+        self.state = HttpState::Closed;
         self.asked.keep_alive = false;
         self.buffer = Vec::new();
         self.consumed = 0;
     }
 
-    fn rejected<'n>(&mut self, rejection: Rejection) -> Next<'n> {
+    fn rejected<'n>(&mut self, rejection: Rejection) -> HttpStep<'n> {
         self.reject();
-        Next::Rejected(rejection)
+        HttpStep::Rejected(rejection)
     }
 
     /// The fast path: no byte waits, so the head is parsed where it was read.
-    fn read_head_in_place<'a>(&mut self, input: &'a [u8]) -> Next<'a> {
+    fn read_head_in_place<'a>(&mut self, input: &'a [u8]) -> HttpStep<'a> {
         if input.is_empty() {
-            return Next::Wait;
+            return HttpStep::Wait;
         }
         let (mut head, head_bytes) = match Head::parse(input, &self.limits) {
             Ok(Some(parsed)) => parsed,
             Ok(None) => {
                 self.buffer.extend_from_slice(input);
                 self.parse_again_bytes = input.len() * 2;
-                return Next::Wait;
+                return HttpStep::Wait;
             }
             Err(rejection) => {
                 self.unread_bytes = self.limits.body_bytes_max as u64;
@@ -271,28 +271,28 @@ impl Connection {
                 let unread_bytes = unread_bytes(&head, rest.len(), &self.limits);
                 self.reject();
                 self.unread_bytes = unread_bytes;
-                Next::Rejected(rejection)
+                HttpStep::Rejected(rejection)
             }
-            Ok(Body::Whole(body, body_bytes)) => {
-                self.state = State::Answering;
+            Ok(BodyState::Whole(body, body_bytes)) => {
+                self.state = HttpState::Answering;
                 self.buffer.extend_from_slice(&rest[body_bytes..]);
-                Next::Request(Request { head, body })
+                HttpStep::Request(ParsedRequest { head, body })
             }
-            Ok(Body::Partial(decoder)) => {
-                self.state = State::Body { head: input[..head_bytes].into(), decoder };
+            Ok(BodyState::Partial(decoder)) => {
+                self.state = HttpState::Body { head: input[..head_bytes].into(), decoder };
                 let send_continue = head.expects_continue && rest.is_empty();
-                Next::BodyPending { head, send_continue }
+                HttpStep::BodyPending { head, send_continue }
             }
         }
     }
 
     /// The head came in pieces, or behind another request.
-    fn read_buffered_head(&mut self, input: &[u8]) -> Next<'_> {
+    fn read_buffered_head(&mut self, input: &[u8]) -> HttpStep<'_> {
         let old_bytes = self.buffer.len();
         self.buffer.extend_from_slice(input);
         let due = self.buffer.len() - self.consumed >= self.parse_again_bytes.min(self.limits.head_bytes_max);
         if !due && !head_ends_behind(&self.buffer, old_bytes) {
-            return Next::Wait;
+            return HttpStep::Wait;
         }
         let Self {
             buffer,
@@ -308,7 +308,7 @@ impl Connection {
         let refused = match Head::parse(&buffer[from..], limits) {
             Ok(None) => {
                 *parse_again_bytes = (buffer.len() - from) * 2;
-                return Next::Wait;
+                return HttpStep::Wait;
             }
             Err(rejection) => {
                 *unread = limits.body_bytes_max as u64;
@@ -323,35 +323,35 @@ impl Connection {
                         *unread = unread_bytes(&head, rest.len(), limits);
                         rejection
                     }
-                    Ok(Body::Whole(body, body_bytes)) => {
+                    Ok(BodyState::Whole(body, body_bytes)) => {
                         *consumed = from + head_bytes + body_bytes;
-                        *state = State::Answering;
-                        return Next::Request(Request { head, body });
+                        *state = HttpState::Answering;
+                        return HttpStep::Request(ParsedRequest { head, body });
                     }
-                    Ok(Body::Partial(decoder)) => {
+                    Ok(BodyState::Partial(decoder)) => {
                         *consumed = buffer.len();
-                        *state = State::Body { head: buffer[from..from + head_bytes].into(), decoder };
+                        *state = HttpState::Body { head: buffer[from..from + head_bytes].into(), decoder };
                         let send_continue = head.expects_continue && rest.is_empty();
-                        return Next::BodyPending { head, send_continue };
+                        return HttpStep::BodyPending { head, send_continue };
                     }
                 }
             }
         };
-        *state = State::Closed;
+        *state = HttpState::Closed;
         asked_now.keep_alive = false;
-        Next::Rejected(refused)
+        HttpStep::Rejected(refused)
     }
 
-    fn read_body(&mut self, input: &[u8]) -> Next<'_> {
-        let State::Body { decoder, .. } = &mut self.state else { unreachable!("only called while a body is read") };
+    fn read_body(&mut self, input: &[u8]) -> HttpStep<'_> {
+        let HttpState::Body { decoder, .. } = &mut self.state else { unreachable!("only called while a body is read") };
         let taken = match decoder.feed(input) {
             Ok(taken) => taken,
             Err(rejection) => return self.rejected(rejection),
         };
         if !decoder.is_done() {
-            return Next::Wait;
+            return HttpStep::Wait;
         }
-        let State::Body { head, decoder } = std::mem::replace(&mut self.state, State::Answering) else {
+        let HttpState::Body { head, decoder } = std::mem::replace(&mut self.state, HttpState::Answering) else {
             unreachable!("matched above")
         };
         debug_assert!(self.buffer.is_empty(), "a partial body took all there was");
@@ -361,36 +361,36 @@ impl Connection {
         let parsed = Head::parse(&self.buffer[..self.consumed], &self.limits);
         let Ok(Some((mut head, _))) = parsed else { unreachable!("these bytes parsed before, under the same limits") };
         head.over_tls = self.over_tls;
-        Next::Request(Request { head, body: decoder.into_body() })
+        HttpStep::Request(ParsedRequest { head, body: decoder.into_body() })
     }
 }
 
-enum Body {
+enum BodyState {
     /// The body, and how many bytes of the input it took.
     Whole(Bytes, usize),
     /// All of the input was taken and more is missing.
     Partial(Decoder),
 }
 
-fn begin_body(framing: BodyFraming, input: &[u8], limits: &Limits) -> Result<Body, Rejection> {
+fn begin_body(framing: BodyFraming, input: &[u8], limits: &HttpLimits) -> Result<BodyState, Rejection> {
     if framing == BodyFraming::Length(0) {
-        return Ok(Body::Whole(Bytes::new(), 0));
+        return Ok(BodyState::Whole(Bytes::new(), 0));
     }
     let mut decoder = Decoder::new(framing, limits)?;
     let taken = decoder.feed(input)?;
-    Ok(if decoder.is_done() { Body::Whole(decoder.into_body(), taken) } else { Body::Partial(decoder) })
+    Ok(if decoder.is_done() { BodyState::Whole(decoder.into_body(), taken) } else { BodyState::Partial(decoder) })
 }
 
 /// What is still to come of a body that was refused by its head, or by the `here_bytes` that came along.
-fn unread_bytes(head: &Head<'_>, here_bytes: usize, limits: &Limits) -> u64 {
+fn unread_bytes(head: &Head<'_>, here_bytes: usize, limits: &HttpLimits) -> u64 {
     match head.framing {
         BodyFraming::Length(length) => length.saturating_sub(here_bytes as u64),
         BodyFraming::Chunked => limits.body_bytes_max as u64,
     }
 }
 
-fn asked(head: &Head<'_>) -> Asked {
-    Asked {
+fn asked(head: &Head<'_>) -> RequestFacts {
+    RequestFacts {
         minor_version: head.minor_version,
         head_only: head.method == "HEAD",
         keep_alive: head.keep_alive,

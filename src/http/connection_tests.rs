@@ -10,16 +10,16 @@ enum Seen {
 }
 
 /// Feeds `pieces`, answering each request at once.
-fn run(limits: Limits, pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<Seen> {
-    let mut connection = Connection::new(limits);
+fn run(limits: HttpLimits, pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<Seen> {
+    let mut connection = HttpConnection::new(limits);
     let mut seen = Vec::new();
     let date = Date::at(0);
     for piece in pieces {
         let mut piece: &[u8] = piece.as_ref();
         loop {
             let rejection = match connection.feed(piece) {
-                Next::Wait | Next::BodyPending { .. } => break,
-                Next::Request(Request { head, body }) => {
+                HttpStep::Wait | HttpStep::BodyPending { .. } => break,
+                HttpStep::Request(ParsedRequest { head, body }) => {
                     seen.push(Seen::Request {
                         method: head.method.into(),
                         path: head.target.path.into(),
@@ -30,12 +30,12 @@ fn run(limits: Limits, pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Ve
                     });
                     None
                 }
-                Next::Rejected(rejection) => {
+                HttpStep::Rejected(rejection) => {
                     seen.push(Seen::Rejected(rejection.status));
                     Some(rejection)
                 }
             };
-            let response = rejection.map_or(Response::new(200), Rejection::response);
+            let response = rejection.map_or(PreparedResponse::new(200), Rejection::response);
             connection.respond(response, &date, &mut Vec::new());
             if connection.response_left() == AfterResponse::Close {
                 seen.push(Seen::Closed);
@@ -70,16 +70,16 @@ fn stream_seen() -> Vec<Seen> {
 
 #[test]
 fn pipelined_requests_come_one_after_the_other() {
-    assert_eq!(run(Limits::default(), [STREAM]), stream_seen());
+    assert_eq!(run(HttpLimits::default(), [STREAM]), stream_seen());
 }
 
 #[test]
 fn any_two_pieces_give_the_same_requests() {
     for at in 0..STREAM.len() {
         let (a, b) = STREAM.split_at(at);
-        assert_eq!(run(Limits::default(), [a, b]), stream_seen(), "split at {at}");
+        assert_eq!(run(HttpLimits::default(), [a, b]), stream_seen(), "split at {at}");
     }
-    assert_eq!(run(Limits::default(), STREAM.as_bytes().chunks(1)), stream_seen());
+    assert_eq!(run(HttpLimits::default(), STREAM.as_bytes().chunks(1)), stream_seen());
 }
 
 /// Requests, well and badly made, from which streams are put together.
@@ -120,7 +120,7 @@ proptest! {
         // An end at which no head is undecided: an error in a partial head may show early or late, but it must show.
         bytes.extend_from_slice(b"\r\n\r\n");
         bytes.extend(std::iter::repeat_n(b'x', 200));
-        let limits = Limits { head_bytes_max: 120, body_bytes_max: 64, ..Limits::default() };
+        let limits = HttpLimits { head_bytes_max: 120, body_bytes_max: 64, ..HttpLimits::default() };
         let whole = final_state(&run(limits, [&bytes]));
         let mut pieces = Vec::new();
         let mut rest = &bytes[..];
@@ -136,73 +136,76 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), cut in 0usize..300) {
         let (a, b) = bytes.split_at(cut.min(bytes.len()));
-        run(Limits::default(), [a, b]);
+        run(HttpLimits::default(), [a, b]);
     }
 }
 
 #[test]
 fn the_head_of_a_pending_body_is_shown_once() {
-    let mut connection = Connection::new(Limits::default());
+    let mut connection = HttpConnection::new(HttpLimits::default());
     let head = b"POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
     match connection.feed(head) {
-        Next::BodyPending { head, send_continue } => assert!(send_continue && head.target.path == "/up"),
+        HttpStep::BodyPending { head, send_continue } => assert!(send_continue && head.target.path == "/up"),
         other => panic!("{other:?}"),
     }
-    assert_eq!(connection.phase(), Phase::Body);
-    assert!(matches!(connection.feed(b"ab"), Next::Wait));
+    assert_eq!(connection.phase(), HttpPhase::Body);
+    assert!(matches!(connection.feed(b"ab"), HttpStep::Wait));
     match connection.feed(b"cd") {
-        Next::Request(request) => assert_eq!((request.head.target.path, &request.body[..]), ("/up", &b"abcd"[..])),
+        HttpStep::Request(request) => assert_eq!((request.head.target.path, &request.body[..]), ("/up", &b"abcd"[..])),
         other => panic!("{other:?}"),
     }
-    assert_eq!(connection.phase(), Phase::Response);
+    assert_eq!(connection.phase(), HttpPhase::Response);
 }
 
 #[test]
 fn no_continue_for_a_body_that_comes_anyway() {
-    let mut connection = Connection::new(Limits::default());
+    let mut connection = HttpConnection::new(HttpLimits::default());
     let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nab";
-    assert!(matches!(connection.feed(head), Next::BodyPending { send_continue: false, .. }));
-    let mut old = Connection::new(Limits::default());
+    assert!(matches!(connection.feed(head), HttpStep::BodyPending { send_continue: false, .. }));
+    let mut old = HttpConnection::new(HttpLimits::default());
     let head = b"POST / HTTP/1.0\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
-    assert!(matches!(old.feed(head), Next::BodyPending { send_continue: false, .. }), "HTTP/1.0 knows no 100");
+    assert!(matches!(old.feed(head), HttpStep::BodyPending { send_continue: false, .. }), "HTTP/1.0 knows no 100");
 }
 
 #[test]
 fn a_body_refused_early_closes() {
-    let mut connection = Connection::new(Limits::default());
+    let mut connection = HttpConnection::new(HttpLimits::default());
     let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n";
-    assert!(matches!(connection.feed(head), Next::BodyPending { .. }));
+    assert!(matches!(connection.feed(head), HttpStep::BodyPending { .. }));
     let mut out = Vec::new();
-    connection.respond(Response::new(404), &Date::at(0), &mut out);
+    connection.respond(PreparedResponse::new(404), &Date::at(0), &mut out);
     assert!(String::from_utf8(out).unwrap().contains("connection: close"));
-    assert!(matches!(connection.feed(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"), Next::Wait), "the body is not a request");
+    assert!(
+        matches!(connection.feed(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"), HttpStep::Wait),
+        "the body is not a request"
+    );
     assert_eq!(connection.response_left(), AfterResponse::Close);
-    assert_eq!(connection.phase(), Phase::Close);
+    assert_eq!(connection.phase(), HttpPhase::Close);
 }
 
 #[test]
 fn a_body_limit_can_be_lowered() {
     let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 40\r\n\r\nabc";
-    let mut connection = Connection::new(Limits::default());
+    let mut connection = HttpConnection::new(HttpLimits::default());
     connection.feed(head);
     assert_eq!(connection.limit_body(40), Ok(()));
     assert_eq!(connection.limit_body(39).unwrap_err().status, 413);
-    assert_eq!(connection.phase(), Phase::Close);
+    assert_eq!(connection.phase(), HttpPhase::Close);
 }
 
 #[test]
 fn what_is_pipelined_waits_and_is_bounded() {
-    let mut connection = Connection::new(Limits { pipelined_bytes_max: 8, ..Limits::default() });
-    assert_eq!(connection.phase(), Phase::Idle);
+    let mut connection = HttpConnection::new(HttpLimits { pipelined_bytes_max: 8, ..HttpLimits::default() });
+    assert_eq!(connection.phase(), HttpPhase::Idle);
     connection.feed(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(connection.wants_read());
-    assert!(matches!(connection.feed(b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n"), Next::Wait));
+    assert!(matches!(connection.feed(b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n"), HttpStep::Wait));
     assert!(!connection.wants_read());
-    connection.respond(Response::new(200), &Date::at(0), &mut Vec::new());
-    assert!(matches!(connection.feed(b""), Next::Wait), "the response has not left");
+    connection.respond(PreparedResponse::new(200), &Date::at(0), &mut Vec::new());
+    assert!(matches!(connection.feed(b""), HttpStep::Wait), "the response has not left");
     assert_eq!(connection.response_left(), AfterResponse::Feed);
     match connection.feed(b"") {
-        Next::Request(request) => assert_eq!(request.head.target.path, "/2"),
+        HttpStep::Request(request) => assert_eq!(request.head.target.path, "/2"),
         other => panic!("{other:?}"),
     };
 }
@@ -210,9 +213,9 @@ fn what_is_pipelined_waits_and_is_bounded() {
 #[test]
 fn keep_alive_follows_version_and_connection_field() {
     let keeps = |head: &str| {
-        let mut connection = Connection::new(Limits::default());
-        assert!(matches!(connection.feed(head.as_bytes()), Next::Request(_)), "{head:?}");
-        connection.respond(Response::new(200), &Date::at(0), &mut Vec::new());
+        let mut connection = HttpConnection::new(HttpLimits::default());
+        assert!(matches!(connection.feed(head.as_bytes()), HttpStep::Request(_)), "{head:?}");
+        connection.respond(PreparedResponse::new(200), &Date::at(0), &mut Vec::new());
         connection.response_left() == AfterResponse::Feed
     };
     assert!(keeps("GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
@@ -226,10 +229,10 @@ fn keep_alive_follows_version_and_connection_field() {
 #[test]
 fn nothing_is_parsed_behind_a_rejection_or_a_close() {
     let good = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
-    let seen = run(Limits::default(), [format!("bad\r\n\r\n{good}"), good.into()]);
+    let seen = run(HttpLimits::default(), [format!("bad\r\n\r\n{good}"), good.into()]);
     assert_eq!(seen, [Seen::Rejected(400), Seen::Closed]);
     let close = "GET /c HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-    let seen = run(Limits::default(), [format!("{close}{good}"), good.into()]);
+    let seen = run(HttpLimits::default(), [format!("{close}{good}"), good.into()]);
     assert!(matches!(&seen[..], [Seen::Request { keep_alive: false, .. }, Seen::Closed]), "{seen:?}");
 }
 
@@ -237,11 +240,12 @@ fn nothing_is_parsed_behind_a_rejection_or_a_close() {
 fn leftover_bytes_survive_an_upgrade() {
     let head = "GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\r\n";
     for split in [0, 10, head.len() - 1, head.len()] {
-        let mut connection = Connection::new(Limits::default());
+        let mut connection = HttpConnection::new(HttpLimits::default());
         let text = format!("{head}\u{1}\u{2}frame");
         let (a, b) = text.as_bytes().split_at(split);
-        let first = matches!(connection.feed(a), Next::Request(Request { head, .. }) if head.wants_websocket);
-        let second = matches!(connection.feed(b), Next::Request(Request { head, .. }) if head.wants_websocket);
+        let first = matches!(connection.feed(a), HttpStep::Request(ParsedRequest { head, .. }) if head.wants_websocket);
+        let second =
+            matches!(connection.feed(b), HttpStep::Request(ParsedRequest { head, .. }) if head.wants_websocket);
         assert!(first ^ second, "split at {split}");
         assert_eq!(connection.into_leftover(), b"\x01\x02frame", "split at {split}");
     }
@@ -249,7 +253,7 @@ fn leftover_bytes_survive_an_upgrade() {
 
 #[test]
 fn heads_above_the_limit_are_refused_however_they_come() {
-    let limits = Limits { head_bytes_max: 64, header_count_max: 3, ..Limits::default() };
+    let limits = HttpLimits { head_bytes_max: 64, header_count_max: 3, ..HttpLimits::default() };
     let fits = format!("GET / HTTP/1.1\r\nHost: h\r\nA: {}\r\n\r\n", "x".repeat(64 - 32));
     assert_eq!(fits.len(), 64);
     let over = fits.replace("A: ", "A: x");
@@ -267,6 +271,6 @@ fn heads_above_the_limit_are_refused_however_they_come() {
 #[test]
 fn errors_show_before_the_head_is_complete() {
     for bad in ["\x16\x03\x01\x02\0\x01", "GET / HTTP/1.1\nHost", "GET / HTTP/1.1\r\nHo st: h\r\n", "GET /\0"] {
-        assert_eq!(run(Limits::default(), [bad]), [Seen::Rejected(400), Seen::Closed], "{bad:?}");
+        assert_eq!(run(HttpLimits::default(), [bad]), [Seen::Rejected(400), Seen::Closed], "{bad:?}");
     }
 }

@@ -3,7 +3,7 @@
 //! The strong entity tag is made once, when the content is bound, from the bytes and the media type, so it is the same
 //! on every shard and after a restart.
 
-use super::{Head, Response, head::list};
+use super::{Head, PreparedResponse, head::list};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -56,11 +56,11 @@ impl Content {
 
     /// The answer to a GET or HEAD: 200, or 304 when the client has these very bytes (RFC 9110 section 13.1.2).
     /// `private` content must be asked for again each time, and never by shared caches.
-    pub fn respond(&self, head: &Head<'_>, private: bool) -> Response {
+    pub fn respond(&self, head: &Head<'_>, private: bool) -> PreparedResponse {
         let response = if self.client_has_it(head) {
-            Response::new(304)
+            PreparedResponse::new(304)
         } else {
-            let mime = Response::new(200).header("content-type", self.mime.clone());
+            let mime = PreparedResponse::new(200).header("content-type", self.mime.clone());
             mime.expect("checked when it was bound").with_body(self.bytes.clone())
         };
         let response = response.header("etag", self.etag.clone()).expect("hexadecimal digits in quotes");
@@ -78,11 +78,11 @@ impl Content {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Limits;
+    use crate::http::HttpLimits;
 
-    fn ask(content: &Content, headers: &str) -> Response {
+    fn ask(content: &Content, headers: &str) -> PreparedResponse {
         let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
-        let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
+        let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
         content.respond(&head, false)
     }
 

@@ -92,11 +92,11 @@ impl SetCookie<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Limits;
+    use crate::http::HttpLimits;
 
     fn find_in(cookie_lines: &str, name: &str) -> Result<Option<String>, Doubled> {
         let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{cookie_lines}\r\n");
-        let (head, _) = Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap();
+        let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
         find(&head, name).map(|value| value.map(str::to_owned))
     }
 

@@ -4,7 +4,7 @@
 //! could frame differently (RFC 9112 section 11.2) is refused here: both lengths, repeated lengths, folded lines, bare
 //! CR or LF, a space before the colon, transfer codings that we do not undo.
 
-use super::{Authority, HEADERS_MAX, Limits, Rejection, Target};
+use super::{Authority, HEADERS_MAX, HttpLimits, Rejection, RequestTarget};
 use smallvec::SmallVec;
 use std::mem::MaybeUninit;
 
@@ -27,7 +27,7 @@ pub struct Head<'a> {
     /// The method, a token; methods are case-sensitive.
     pub method: &'a str,
     /// The target.
-    pub target: Target<'a>,
+    pub target: RequestTarget<'a>,
     /// 0 or 1: the x of HTTP/1.x.
     pub minor_version: u8,
     /// The authority asked for: of the target if that is absolute, else of the Host field. `None` only in HTTP/1.0.
@@ -52,7 +52,7 @@ impl<'a> Head<'a> {
     ///
     /// # Errors
     /// When what is there cannot become an acceptable request, as soon as that can be seen.
-    pub fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Option<(Self, usize)>, Rejection> {
+    pub fn parse(bytes: &'a [u8], limits: &HttpLimits) -> Result<Option<(Self, usize)>, Rejection> {
         let mut slots = [const { MaybeUninit::<httparse::Header<'a>>::uninit() }; HEADERS_MAX];
         let header_count_max = limits.header_count_max.min(HEADERS_MAX);
         let mut request = httparse::Request::new(&mut []);
@@ -76,10 +76,10 @@ impl<'a> Head<'a> {
     fn from_parsed(request: &httparse::Request<'_, 'a>) -> Result<Self, Rejection> {
         let incomplete = Rejection::new(400, "the request line is not complete");
         let method = request.method.ok_or(incomplete)?;
-        let target = Target::parse(method, request.path.ok_or(incomplete)?)?;
+        let target = RequestTarget::parse(method, request.path.ok_or(incomplete)?)?;
         let minor_version = request.version.ok_or(incomplete)?;
         let mut headers = SmallVec::new();
-        let mut fields = Fields::default();
+        let mut fields = ConnectionFields::default();
         for field in request.headers.iter() {
             fields.note(field.name, field.value)?;
             headers.push(*field);
@@ -155,7 +155,7 @@ impl<'a> Head<'a> {
 }
 
 /// RFC 9112 section 3: a target that is too long by itself is 414.
-fn too_large(bytes: &[u8], limits: &Limits) -> Rejection {
+fn too_large(bytes: &[u8], limits: &HttpLimits) -> Rejection {
     let start = bytes.iter().position(|c| !matches!(c, b'\r' | b'\n')).unwrap_or(bytes.len());
     let line = bytes[start..].split(|&c| c == b'\n').next().unwrap_or_default();
     match line.len() >= limits.head_bytes_max.saturating_sub(start) && line.contains(&b' ') {
@@ -201,7 +201,7 @@ fn names_other_version(bytes: &[u8]) -> bool {
 
 /// What the fields that steer the connection say, gathered in one pass.
 #[derive(Default)]
-struct Fields<'a> {
+struct ConnectionFields<'a> {
     host: Option<Authority<'a>>,
     length: Option<u64>,
     transfer_encoding: Option<TransferEncoding>,
@@ -221,7 +221,7 @@ enum TransferEncoding {
     Endless,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> ConnectionFields<'a> {
     fn note(&mut self, name: &str, value: &'a [u8]) -> Result<(), Rejection> {
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => self.note_host(value),

@@ -1,10 +1,10 @@
 //! HTTP/1.1 (RFC 9110, RFC 9112), server side: bytes in, whole requests out; responses in, bytes out.
 //!
-//! Sans-IO: no sockets, no clock (the date of a response is an argument), no threads. A [`Connection`] holds what one
+//! Sans-IO: no sockets, no clock (the date of a response is an argument), no threads. A [`HttpConnection`] holds what one
 //! socket needs between reads: a partial head, a partial body, pipelined bytes that wait for their turn.
 //!
 //! Invariants: a request that a second reader could frame in another way is refused, never guessed at (RFC 9112
-//! section 11.2); everything a peer makes us keep is bounded by [`Limits`]; after a refusal the connection closes; a
+//! section 11.2); everything a peer makes us keep is bounded by [`HttpLimits`]; after a refusal the connection closes; a
 //! response can carry no header that its maker did not mean, because names are tokens and values hold no control
 //! characters.
 //!
@@ -19,19 +19,19 @@ pub mod query;
 pub mod response;
 pub mod target;
 
-pub use connection::{AfterResponse, Connection, Next, Request};
+pub use connection::{AfterResponse, HttpConnection, HttpStep, ParsedRequest};
 pub use content::Content;
 pub use head::{BodyFraming, Head, Header};
-pub use response::{Date, HeaderError, HeaderFields, Response, TooManyFields};
-pub use target::{Authority, Target};
+pub use response::{Date, HeaderError, HeaderFields, PreparedResponse, TooManyFields};
+pub use target::{Authority, RequestTarget};
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What one connection may make us hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Request line and header fields together; above it 431. Default 16 KiB: twice what browsers and proxies send at
+pub struct HttpLimits {
+    /// ParsedRequest line and header fields together; above it 431. Default 16 KiB: twice what browsers and proxies send at
     /// most (8 KiB), so that a large cookie jar passes.
     pub head_bytes_max: usize,
     /// Header fields of a request, and at most [`HEADERS_MAX`]; above it 431. Default 100.
@@ -41,7 +41,7 @@ pub struct Limits {
     /// Chunk extensions, and trailer fields, of one request; above it 400 and 431. Both are dropped unread, so this
     /// only bounds wasted work. Default 4 KiB each.
     pub chunk_extra_bytes_max: usize,
-    /// Bytes kept behind a request that is being answered; at this mark [`Connection::wants_read`] says no. Default
+    /// Bytes kept behind a request that is being answered; at this mark [`HttpConnection::wants_read`] says no. Default
     /// 64 KiB.
     pub pipelined_bytes_max: usize,
 }
@@ -49,7 +49,7 @@ pub struct Limits {
 /// The most header fields any configuration may allow: the parser's array lives on the stack.
 pub const HEADERS_MAX: usize = 128;
 
-impl Default for Limits {
+impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             head_bytes_max: 16 << 10,
@@ -81,7 +81,7 @@ impl Rejection {
     }
 
     /// The response to send; it closes the connection.
-    pub fn response(self) -> Response {
-        Response::text(self.status, self.reason).closing()
+    pub fn response(self) -> PreparedResponse {
+        PreparedResponse::text(self.status, self.reason).closing()
     }
 }

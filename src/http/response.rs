@@ -24,7 +24,7 @@ pub type HeaderFields = Vec<(Box<str>, Box<str>)>;
 
 /// A response that is ready to be encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
+pub struct PreparedResponse {
     status: u16,
     headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     body: Bytes,
@@ -60,7 +60,7 @@ pub struct TooManyFields {
     pub bytes: usize,
 }
 
-impl Response {
+impl PreparedResponse {
     /// A response without header fields and body. A status that is not final and known to HTTP (200 to 599) becomes
     /// 500, as nodes do.
     pub fn new(status: u16) -> Self {
@@ -207,7 +207,7 @@ impl Response {
 
     /// Appends the head to `out` and returns the body to send behind it: empty in answer to HEAD and for statuses
     /// that have none.
-    pub fn encode(mut self, asked: Asked, date: &Date, out: &mut Vec<u8>) -> Bytes {
+    pub fn encode(mut self, asked: RequestFacts, date: &Date, out: &mut Vec<u8>) -> Bytes {
         if self.is_sentence {
             self.write_sentence(asked.wants_json);
         }
@@ -237,8 +237,8 @@ impl Response {
     }
 
     /// RFC 9110 15.5.22: "The server MUST send an Upgrade header field in a 426 response", which 7.8 has named in
-    /// Connection. There is one protocol to upgrade to here.
-    fn put_connection(&self, asked: Asked, out: &mut Vec<u8>) {
+    /// HttpConnection. There is one protocol to upgrade to here.
+    fn put_connection(&self, asked: RequestFacts, out: &mut Vec<u8>) {
         let is_upgrade = self.status == 426;
         if is_upgrade {
             put_header("upgrade", self.upgrade.as_deref().unwrap_or("websocket"), out);
@@ -270,7 +270,7 @@ impl Response {
 
 /// What an encoded response needs to know of its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestFacts {
     /// The x of HTTP/1.x.
     pub minor_version: u8,
     /// The method was HEAD.
@@ -348,14 +348,14 @@ pub fn reason_phrase(status: u16) -> &'static str {
         304 => "Not Modified",
         307 => "Temporary Redirect",
         308 => "Permanent Redirect",
-        400 => "Bad Request",
+        400 => "Bad ParsedRequest",
         401 => "Unauthorized",
         402 => "Payment Required",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         406 => "Not Acceptable",
-        408 => "Request Timeout",
+        408 => "ParsedRequest Timeout",
         409 => "Conflict",
         410 => "Gone",
         411 => "Length Required",
@@ -366,12 +366,12 @@ pub fn reason_phrase(status: u16) -> &'static str {
         416 => "Range Not Satisfiable",
         417 => "Expectation Failed",
         418 => "I'm a teapot",
-        421 => "Misdirected Request",
+        421 => "Misdirected ParsedRequest",
         422 => "Unprocessable Entity",
         426 => "Upgrade Required",
         428 => "Precondition Required",
         429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
+        431 => "ParsedRequest Header Fields Too Large",
         451 => "Unavailable For Legal Reasons",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -388,9 +388,10 @@ pub fn reason_phrase(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
-    const ASKED: Asked = Asked { minor_version: 1, head_only: false, keep_alive: true, wants_json: false };
+    const ASKED: RequestFacts =
+        RequestFacts { minor_version: 1, head_only: false, keep_alive: true, wants_json: false };
 
-    fn encode(response: Response, asked: Asked) -> (String, Bytes) {
+    fn encode(response: PreparedResponse, asked: RequestFacts) -> (String, Bytes) {
         let mut out = Vec::new();
         let body = response.encode(asked, &Date::at(784_111_777), &mut out);
         (String::from_utf8(out).unwrap(), body)
@@ -398,7 +399,8 @@ mod tests {
 
     #[test]
     fn fields_come_before_length_and_date() {
-        let response = Response::new(201).with("Content-Type", "text/css").with_body(Bytes::from_static(b"body{}"));
+        let response =
+            PreparedResponse::new(201).with("Content-Type", "text/css").with_body(Bytes::from_static(b"body{}"));
         let (head, body) = encode(response, ASKED);
         let expected = "HTTP/1.1 201 Created\r\ncontent-type: text/css\r\ncontent-length: 6\r\n\
                         date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n";
@@ -408,20 +410,26 @@ mod tests {
     #[test]
     fn connection_is_named_where_it_is_not_the_default() {
         let head = |response, asked| encode(response, asked).0;
-        assert!(head(Response::new(200), Asked { keep_alive: false, ..ASKED }).contains("\r\nconnection: close\r\n"));
-        assert!(head(Response::new(200).closing(), ASKED).contains("\r\nconnection: close\r\n"));
-        assert!(head(Response::new(200), Asked { minor_version: 0, ..ASKED }).contains("connection: keep-alive\r\n"));
-        assert!(!head(Response::new(200), ASKED).contains("connection"));
+        assert!(
+            head(PreparedResponse::new(200), RequestFacts { keep_alive: false, ..ASKED })
+                .contains("\r\nconnection: close\r\n")
+        );
+        assert!(head(PreparedResponse::new(200).closing(), ASKED).contains("\r\nconnection: close\r\n"));
+        assert!(
+            head(PreparedResponse::new(200), RequestFacts { minor_version: 0, ..ASKED })
+                .contains("connection: keep-alive\r\n")
+        );
+        assert!(!head(PreparedResponse::new(200), ASKED).contains("connection"));
     }
 
     #[test]
     fn a_426_names_what_to_upgrade_to() {
         for (response, asked, fields) in [
-            (Response::new(426), ASKED, "upgrade: websocket\r\nconnection: upgrade\r\n"),
-            (Response::new(426).closing(), ASKED, "upgrade: websocket\r\nconnection: close, upgrade\r\n"),
+            (PreparedResponse::new(426), ASKED, "upgrade: websocket\r\nconnection: upgrade\r\n"),
+            (PreparedResponse::new(426).closing(), ASKED, "upgrade: websocket\r\nconnection: close, upgrade\r\n"),
             (
-                Response::new(426).header("Upgrade", "h2c").unwrap(),
-                Asked { minor_version: 0, ..ASKED },
+                PreparedResponse::new(426).header("Upgrade", "h2c").unwrap(),
+                RequestFacts { minor_version: 0, ..ASKED },
                 "upgrade: h2c\r\nconnection: keep-alive, upgrade\r\n",
             ),
         ] {
@@ -432,18 +440,18 @@ mod tests {
 
     #[test]
     fn a_sentence_comes_in_the_form_that_was_asked_for() {
-        let (head, body) = encode(Response::text(404, "nothing is \"here\""), ASKED);
+        let (head, body) = encode(PreparedResponse::text(404, "nothing is \"here\""), ASKED);
         assert!(head.contains("content-type: text/plain; charset=utf-8\r\ncontent-length: 17\r\n"), "{head}");
         assert_eq!(body, "nothing is \"here\"");
-        let asked = Asked { wants_json: true, ..ASKED };
-        let (head, body) = encode(Response::text(404, "nothing is \"here\""), asked);
+        let asked = RequestFacts { wants_json: true, ..ASKED };
+        let (head, body) = encode(PreparedResponse::text(404, "nothing is \"here\""), asked);
         assert!(head.contains("content-type: application/json\r\n"), "{head}");
         assert_eq!(body, r#"{"error":"nothing is \"here\""}"#);
-        let (head, body) = encode(Response::text(404, "nothing"), Asked { head_only: true, ..ASKED });
+        let (head, body) = encode(PreparedResponse::text(404, "nothing"), RequestFacts { head_only: true, ..ASKED });
         assert!(head.contains("content-length: 7\r\n") && body.is_empty(), "{head}");
-        let (_, headers, _) = Response::text(404, "nothing").into_parts();
+        let (_, headers, _) = PreparedResponse::text(404, "nothing").into_parts();
         assert_eq!(headers, [("content-type".into(), "text/plain; charset=utf-8".into())]);
-        let answered = encode(Response::new(404), asked);
+        let answered = encode(PreparedResponse::new(404), asked);
         assert!(
             answered.1.is_empty() && !answered.0.contains("content-type"),
             "a process' own answer stays: {answered:?}"
@@ -452,35 +460,35 @@ mod tests {
 
     #[test]
     fn no_body_where_there_is_none() {
-        let full = || Response::new(200).with_body(Bytes::from_static(b"12345"));
-        let (head, body) = encode(full(), Asked { head_only: true, ..ASKED });
+        let full = || PreparedResponse::new(200).with_body(Bytes::from_static(b"12345"));
+        let (head, body) = encode(full(), RequestFacts { head_only: true, ..ASKED });
         assert!(head.contains("content-length: 5\r\n") && body.is_empty());
         for status in [204, 304] {
-            let (head, body) = encode(Response::new(status).with_body(Bytes::from_static(b"x")), ASKED);
+            let (head, body) = encode(PreparedResponse::new(status).with_body(Bytes::from_static(b"x")), ASKED);
             assert!(!head.contains("content-length") && body.is_empty(), "{head}");
         }
-        let reset = Response::new(205).header("content-length", "5").unwrap();
+        let reset = PreparedResponse::new(205).header("content-length", "5").unwrap();
         for (response, head_only) in [(reset.clone().with_body(Bytes::from_static(b"12345")), false), (reset, true)] {
-            let (head, body) = encode(response, Asked { head_only, ..ASKED });
+            let (head, body) = encode(response, RequestFacts { head_only, ..ASKED });
             assert!(head.contains("content-length: 0\r\n") && body.is_empty(), "{head}");
         }
-        let named = Response::new(200).header("Content-Length", "77").unwrap();
-        assert!(encode(named.clone(), Asked { head_only: true, ..ASKED }).0.contains("content-length: 77\r\n"));
+        let named = PreparedResponse::new(200).header("Content-Length", "77").unwrap();
+        assert!(encode(named.clone(), RequestFacts { head_only: true, ..ASKED }).0.contains("content-length: 77\r\n"));
         assert!(encode(named, ASKED).0.contains("content-length: 0\r\n"));
     }
 
     #[test]
     fn a_field_cannot_end_the_head() {
         for name in ["", "a b", "a:", "a\r\nb", "é", "a\0"] {
-            assert_eq!(Response::new(200).header(name, "x"), Err(HeaderError::Name), "{name:?}");
+            assert_eq!(PreparedResponse::new(200).header(name, "x"), Err(HeaderError::Name), "{name:?}");
         }
         for value in ["x\r\ny: z", "x\ny", "x\ry", "x\0y", "\x07", "\x7f"] {
-            assert_eq!(Response::new(200).header("A", value), Err(HeaderError::Value("A".into())), "{value:?}");
+            assert_eq!(PreparedResponse::new(200).header("A", value), Err(HeaderError::Value("A".into())), "{value:?}");
         }
-        assert_eq!(Response::new(200).header("X-A", "b\tc é").unwrap().find("x-a"), Some("b\tc é"));
-        let ours = ["Transfer-Encoding", "Connection", "Upgrade", "Keep-Alive", "Trailer", "TE", "Date"];
+        assert_eq!(PreparedResponse::new(200).header("X-A", "b\tc é").unwrap().find("x-a"), Some("b\tc é"));
+        let ours = ["Transfer-Encoding", "HttpConnection", "Upgrade", "Keep-Alive", "Trailer", "TE", "Date"];
         for name in ours {
-            let response = Response::new(200).header(name, "chunked").unwrap();
+            let response = PreparedResponse::new(200).header(name, "chunked").unwrap();
             assert_eq!(encode(response, ASKED).0.matches("chunked").count(), 0, "{name}");
         }
     }
@@ -488,7 +496,7 @@ mod tests {
     #[test]
     fn fields_of_a_process_are_merged_and_bad_ones_left_out() {
         let fields = |fields: &[(&str, &str)]| fields.iter().map(|&(n, v)| (n.into(), v.into())).collect();
-        let response = Response::new(200).with("content-type", "a/b").merge(fields(&[
+        let response = PreparedResponse::new(200).with("content-type", "a/b").merge(fields(&[
             ("Content-Type", "c/d"),
             ("content-type", "e/f"),
             ("X", "1\r\nY: 2"),
@@ -505,19 +513,19 @@ mod tests {
     #[test]
     fn fields_that_no_client_takes_are_an_error() {
         let named = |count: usize| (0..count).map(|n| (format!("x-{n}").into(), "".into())).collect::<HeaderFields>();
-        assert_eq!(Response::new(200).merge(named(FIELDS_MAX)).unwrap().into_parts().1.len(), FIELDS_MAX);
-        assert!(Response::new(200).merge(named(FIELDS_MAX + 1)).is_err());
+        assert_eq!(PreparedResponse::new(200).merge(named(FIELDS_MAX)).unwrap().into_parts().1.len(), FIELDS_MAX);
+        assert!(PreparedResponse::new(200).merge(named(FIELDS_MAX + 1)).is_err());
         let long = |bytes: usize| vec![("x".into(), "y".repeat(bytes).into())];
-        assert!(Response::new(200).merge(long(FIELDS_BYTES_MAX - 1)).is_ok());
-        assert!(Response::new(200).merge(long(FIELDS_BYTES_MAX)).is_err());
+        assert!(PreparedResponse::new(200).merge(long(FIELDS_BYTES_MAX - 1)).is_ok());
+        assert!(PreparedResponse::new(200).merge(long(FIELDS_BYTES_MAX)).is_err());
     }
 
     #[test]
     fn a_status_that_is_none_becomes_500() {
         for status in [0, 42, 100, 101, 199, 600, 65535] {
-            assert_eq!(Response::new(status).status(), 500);
+            assert_eq!(PreparedResponse::new(status).status(), 500);
         }
-        assert!(encode(Response::new(599), ASKED).0.starts_with("HTTP/1.1 599 \r\n"));
+        assert!(encode(PreparedResponse::new(599), ASKED).0.starts_with("HTTP/1.1 599 \r\n"));
     }
 
     #[test]

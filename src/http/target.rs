@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A request target, split but not decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target<'a> {
+pub struct RequestTarget<'a> {
     /// The path, starting with `/`; `*` for the asterisk form.
     pub path: &'a str,
     /// What follows the first `?`, without it.
@@ -85,7 +85,7 @@ impl<'a> Authority<'a> {
     }
 }
 
-impl<'a> Target<'a> {
+impl<'a> RequestTarget<'a> {
     /// Splits the target of a `method` request.
     ///
     /// # Errors
@@ -187,18 +187,18 @@ mod tests {
 
     #[test]
     fn target_forms() {
-        let parse = |text| Target::parse("GET", text).map(|t| (t.path, t.query, t.authority.map(|a| a.text)));
+        let parse = |text| RequestTarget::parse("GET", text).map(|t| (t.path, t.query, t.authority.map(|a| a.text)));
         assert_eq!(parse("/"), Ok(("/", None, None)));
         assert_eq!(parse("/a%20b/../c?x=1?y"), Ok(("/a%20b/../c", Some("x=1?y"), None)));
         assert_eq!(parse("//host/x"), Ok(("//host/x", None, None)));
         assert_eq!(parse("http://h:8/p?q"), Ok(("/p", Some("q"), Some("h:8"))));
         assert_eq!(parse("HTTPS://h"), Ok(("/", None, Some("h"))));
         assert_eq!(parse("ws://h?q"), Ok(("/", Some("q"), Some("h"))));
-        assert_eq!(Target::parse("OPTIONS", "*").unwrap().path, "*");
+        assert_eq!(RequestTarget::parse("OPTIONS", "*").unwrap().path, "*");
         for bad in ["*", "path", "", "ftp://h/", "http://", "http://u@h/", "http:///p", "/a#b", "/a b", "/\u{e9}", "?q"]
         {
-            assert_eq!(Target::parse("GET", bad).unwrap_err().status, 400, "{bad}");
+            assert_eq!(RequestTarget::parse("GET", bad).unwrap_err().status, 400, "{bad}");
         }
-        assert_eq!(Target::parse("CONNECT", "h:443").unwrap_err().status, 501);
+        assert_eq!(RequestTarget::parse("CONNECT", "h:443").unwrap_err().status, 501);
     }
 }

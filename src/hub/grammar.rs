@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 
 /// What a client orders, and the number under which it wants its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct ClientSaid {
     /// What.
-    pub order: Order,
+    pub order: HubOrder,
     /// Its number.
     pub id: Option<u64>,
 }
 
 /// See the module.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum HubOrder {
     /// Into a topic.
     Subscribe {
         /// Which.
@@ -40,7 +40,7 @@ pub enum Order {
         /// Which.
         topic: String,
         /// What.
-        payload: Payload,
+        payload: PublishedPayload,
     },
     /// Another token takes the place of the one before.
     Renew {
@@ -50,7 +50,7 @@ pub enum Order {
 }
 
 /// It may carry a secret.
-impl std::fmt::Debug for Order {
+impl std::fmt::Debug for HubOrder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Subscribe { .. } => "Subscribe",
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Order {
 
 /// What is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Payload {
+pub enum PublishedPayload {
     /// Text.
     Text(String),
     /// JSON as it was written.
@@ -74,7 +74,7 @@ pub enum Payload {
 
 /// Fields that are not known say something to somebody else.
 #[derive(Deserialize)]
-struct Written<'a> {
+struct HubFields<'a> {
     subscribe: Option<String>,
     #[serde(default)]
     envelope: bool,
@@ -91,29 +91,29 @@ struct Written<'a> {
 ///
 /// # Errors
 /// Why it cannot be obeyed, in one word.
-pub fn read(text: &[u8]) -> Result<Option<Said>, &'static str> {
-    let written: Written<'_> = serde_json::from_slice(text).map_err(|_| "malformed")?;
-    let Written { subscribe, envelope, unsubscribe, publish, text, json, renew, id } = written;
+pub fn read(text: &[u8]) -> Result<Option<ClientSaid>, &'static str> {
+    let written: HubFields<'_> = serde_json::from_slice(text).map_err(|_| "malformed")?;
+    let HubFields { subscribe, envelope, unsubscribe, publish, text, json, renew, id } = written;
     let name = |name: String| {
         let is_lawful = topic::check(&name).is_ok() && !topic::is_reserved(&name);
         if is_lawful { Ok(name) } else { Err("topic") }
     };
     let order = match (subscribe, unsubscribe, publish, renew) {
         (None, None, None, None) => return Ok(None),
-        (Some(topic), None, None, None) => Order::Subscribe { topic: name(topic)?, envelope },
-        (None, Some(topic), None, None) => Order::Unsubscribe { topic: name(topic)? },
+        (Some(topic), None, None, None) => HubOrder::Subscribe { topic: name(topic)?, envelope },
+        (None, Some(topic), None, None) => HubOrder::Unsubscribe { topic: name(topic)? },
         (None, None, Some(topic), None) => {
             let payload = match (text, json) {
-                (Some(text), None) => Payload::Text(text),
-                (None, Some(json)) => Payload::Json(json.get().to_owned()),
+                (Some(text), None) => PublishedPayload::Text(text),
+                (None, Some(json)) => PublishedPayload::Json(json.get().to_owned()),
                 _ => return Err("malformed"),
             };
-            Order::Publish { topic: name(topic)?, payload }
+            HubOrder::Publish { topic: name(topic)?, payload }
         }
-        (None, None, None, Some(token)) => Order::Renew { token },
+        (None, None, None, Some(token)) => HubOrder::Renew { token },
         _ => return Err("malformed"),
     };
-    Ok(Some(Said { order, id }))
+    Ok(Some(ClientSaid { order, id }))
 }
 
 /// The answer to an order that was obeyed.
@@ -140,12 +140,12 @@ pub fn twin(name: &str) -> Option<String> {
 }
 
 /// A message with its envelope: `{"topic":NAME,"data":…}`, of bytes `{"topic":NAME,"base64":…}`.
-pub fn enveloped(name: &str, payload: &Payload) -> String {
+pub fn enveloped(name: &str, payload: &PublishedPayload) -> String {
     let name = Value::from(name);
     match payload {
-        Payload::Text(text) => format!(r#"{{"topic":{name},"data":{}}}"#, Value::from(text.as_str())),
-        Payload::Json(json) => format!(r#"{{"topic":{name},"data":{json}}}"#),
-        Payload::Binary(bytes) => format!(r#"{{"topic":{name},"base64":"{}"}}"#, STANDARD.encode(bytes)),
+        PublishedPayload::Text(text) => format!(r#"{{"topic":{name},"data":{}}}"#, Value::from(text.as_str())),
+        PublishedPayload::Json(json) => format!(r#"{{"topic":{name},"data":{json}}}"#),
+        PublishedPayload::Binary(bytes) => format!(r#"{{"topic":{name},"base64":"{}"}}"#, STANDARD.encode(bytes)),
     }
 }
 
@@ -160,13 +160,16 @@ mod tests {
         let topic = || "a".to_owned();
         assert_eq!(
             order(r#"{"subscribe":"a","envelope":true}"#),
-            Ok(Some(Order::Subscribe { topic: topic(), envelope: true }))
+            Ok(Some(HubOrder::Subscribe { topic: topic(), envelope: true }))
         );
-        assert_eq!(order(r#"{"unsubscribe":"a"}"#), Ok(Some(Order::Unsubscribe { topic: topic() })));
-        let publish = |payload| Ok(Some(Order::Publish { topic: topic(), payload }));
-        assert_eq!(order(r#"{"publish":"a","text":"x"}"#), publish(Payload::Text("x".into())));
-        assert_eq!(order(r#"{"publish":"a","json":{"b": 1.0}}"#), publish(Payload::Json(r#"{"b": 1.0}"#.into())));
-        assert_eq!(order(r#"{"renew":"t"}"#), Ok(Some(Order::Renew { token: "t".into() })));
+        assert_eq!(order(r#"{"unsubscribe":"a"}"#), Ok(Some(HubOrder::Unsubscribe { topic: topic() })));
+        let publish = |payload| Ok(Some(HubOrder::Publish { topic: topic(), payload }));
+        assert_eq!(order(r#"{"publish":"a","text":"x"}"#), publish(PublishedPayload::Text("x".into())));
+        assert_eq!(
+            order(r#"{"publish":"a","json":{"b": 1.0}}"#),
+            publish(PublishedPayload::Json(r#"{"b": 1.0}"#.into()))
+        );
+        assert_eq!(order(r#"{"renew":"t"}"#), Ok(Some(HubOrder::Renew { token: "t".into() })));
         assert_eq!(order(r#"{"ack":7}"#), Ok(None));
         assert_eq!(read(br#"{"subscribe":"a","id":9}"#).unwrap().unwrap().id, Some(9));
         for (text, why) in [
@@ -189,9 +192,12 @@ mod tests {
 
     #[test]
     fn envelopes_name_their_topic() {
-        assert_eq!(enveloped("a\"b", &Payload::Text("x\n".into())), r#"{"topic":"a\"b","data":"x\n"}"#);
-        assert_eq!(enveloped("a", &Payload::Json("[1.0]".into())), r#"{"topic":"a","data":[1.0]}"#);
-        assert_eq!(enveloped("a", &Payload::Binary(Bytes::from_static(&[0, 255]))), r#"{"topic":"a","base64":"AP8="}"#);
+        assert_eq!(enveloped("a\"b", &PublishedPayload::Text("x\n".into())), r#"{"topic":"a\"b","data":"x\n"}"#);
+        assert_eq!(enveloped("a", &PublishedPayload::Json("[1.0]".into())), r#"{"topic":"a","data":[1.0]}"#);
+        assert_eq!(
+            enveloped("a", &PublishedPayload::Binary(Bytes::from_static(&[0, 255]))),
+            r#"{"topic":"a","base64":"AP8="}"#
+        );
         assert!(topic::is_reserved(&twin("a").unwrap()) && twin(&"x".repeat(250)).is_none());
         assert_eq!(done("subscribed", &"a".into(), Some(7)), r#"{"id":7,"subscribed":"a"}"#);
         assert_eq!(error("forbidden", None), r#"{"error":"forbidden"}"#);

@@ -10,9 +10,9 @@
 
 pub mod grammar;
 
-use self::grammar::{Order, Payload, Said};
+use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
 use crate::broker::{
-    AttachError, AttachOptions, Audience, BindPathError, ControlKind, Event, Handle, Message, Opened, Process,
+    AttachError, AttachOptions, Audience, BindPathError, BrokerHandle, ControlKind, Event, Message, Opened, Process,
     PushError,
 };
 use crate::channel::ChannelId;
@@ -55,7 +55,7 @@ pub enum StartError {
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn start(broker: &Handle) -> Result<JoinHandle<()>, StartError> {
+pub fn start(broker: &BrokerHandle) -> Result<JoinHandle<()>, StartError> {
     let process = broker.process(PROCESS, AttachOptions { wants_control: true, ..AttachOptions::default() })?;
     process.bind_at_with(PATH, WebSocketRule { hub: true, resume: true, ..WebSocketRule::default() })?;
     let hub = Hub { process, broker: broker.clone(), sessions: HashMap::new(), ends: BTreeSet::new() };
@@ -64,13 +64,13 @@ pub fn start(broker: &Handle) -> Result<JoinHandle<()>, StartError> {
 
 struct Hub {
     process: Process,
-    broker: Handle,
+    broker: BrokerHandle,
     sessions: HashMap<ChannelId, Arc<Grant>>,
     /// When grants end, in order.
     ends: BTreeSet<(u64, ChannelId)>,
 }
 
-type Done = Result<(), PushError>;
+type HubResult = Result<(), PushError>;
 
 impl Hub {
     fn run(mut self) {
@@ -92,7 +92,7 @@ impl Hub {
         first.map_or(WAIT_MAX, |first| first.clamp(Duration::from_millis(100), WAIT_MAX))
     }
 
-    fn on_event(&mut self, event: Event) -> Done {
+    fn on_event(&mut self, event: Event) -> HubResult {
         match event {
             Event::Opened(opened) => self.opened(*opened),
             Event::Closed(closed) => {
@@ -106,7 +106,7 @@ impl Hub {
         }
     }
 
-    fn opened(&mut self, opened: Opened) -> Done {
+    fn opened(&mut self, opened: Opened) -> HubResult {
         let (channel, grant) = (opened.channel, opened.grant.unwrap_or_default());
         let user = grant.user.as_deref().and_then(topic::of_user).map(Arc::from);
         for name in user.iter().chain(&grant.topics) {
@@ -132,7 +132,7 @@ impl Hub {
     }
 
     /// Closes the channels whose grants have ended.
-    fn end_grants(&mut self) -> Done {
+    fn end_grants(&mut self) -> HubResult {
         let now_s = unix_s();
         while let Some(&(end_s, channel)) = self.ends.first()
             && end_s <= now_s
@@ -143,29 +143,29 @@ impl Hub {
         Ok(())
     }
 
-    fn said(&mut self, channel: ChannelId, text: &[u8]) -> Done {
+    fn said(&mut self, channel: ChannelId, text: &[u8]) -> HubResult {
         let Some(grant) = self.sessions.get(&channel).cloned() else { return Ok(()) };
-        let Said { order, id } = match grammar::read(text) {
+        let ClientSaid { order, id } = match grammar::read(text) {
             Ok(Some(said)) => said,
             // An acknowledgement, which the shard has obeyed.
             Ok(None) => return Ok(()),
             Err(why) => return self.answer(channel, &grammar::error(why, None)),
         };
         let answer = match order {
-            Order::Subscribe { topic, envelope } => self.subscribe(channel, &grant, &topic, envelope)?,
-            Order::Unsubscribe { topic } => {
+            HubOrder::Subscribe { topic, envelope } => self.subscribe(channel, &grant, &topic, envelope)?,
+            HubOrder::Unsubscribe { topic } => {
                 self.process.unsubscribe(channel, &*topic).send()?;
                 if let Some(twin) = grammar::twin(&topic) {
                     self.process.unsubscribe(channel, twin).send()?;
                 }
                 Ok(("unsubscribed", topic.into()))
             }
-            Order::Publish { topic, payload } if grant.may_publish(&topic) => {
+            HubOrder::Publish { topic, payload } if grant.may_publish(&topic) => {
                 publish(&self.process, &topic, payload)?;
                 Ok(("published", topic.into()))
             }
-            Order::Publish { .. } => Err("forbidden"),
-            Order::Renew { token } => self.renew(channel, &grant, &token),
+            HubOrder::Publish { .. } => Err("forbidden"),
+            HubOrder::Renew { token } => self.renew(channel, &grant, &token),
         };
         let answer = match answer {
             Ok((done, what)) => grammar::done(done, &what, id),
@@ -220,43 +220,47 @@ impl Hub {
         Ok(("renewed", expires.into()))
     }
 
-    fn answer(&self, channel: ChannelId, text: &str) -> Done {
+    fn answer(&self, channel: ChannelId, text: &str) -> HubResult {
         self.process.push(channel, Message::control_text(text)).send()
     }
 }
 
 /// Publishes to a topic of the hub, in both forms in which it may be subscribed to.
-fn publish(process: &Process, name: &str, payload: Payload) -> Done {
+fn publish(process: &Process, name: &str, payload: PublishedPayload) -> HubResult {
     if let Some(enveloped) = envelope(|name| process.subscribers(name), name, &payload) {
         process.broadcast(Message::text(enveloped.1)).to(Audience::Topic(enveloped.0.into())).send()?;
     }
     let message = match payload {
-        Payload::Text(text) | Payload::Json(text) => Message::text(text),
-        Payload::Binary(bytes) => Message::binary(bytes),
+        PublishedPayload::Text(text) | PublishedPayload::Json(text) => Message::text(text),
+        PublishedPayload::Binary(bytes) => Message::binary(bytes),
     };
     process.broadcast(message).to(Audience::Topic(name.into())).send()
 }
 
 /// The topic and text of a message for those who have subscribed with an envelope, if there are any.
-pub(crate) fn envelope(subscribers: impl Fn(&str) -> usize, name: &str, payload: &Payload) -> Option<(String, String)> {
+pub(crate) fn envelope(
+    subscribers: impl Fn(&str) -> usize,
+    name: &str,
+    payload: &PublishedPayload,
+) -> Option<(String, String)> {
     let twin = grammar::twin(name).filter(|twin| subscribers(twin) > 0)?;
     let text = grammar::enveloped(name, payload);
     Some((twin, text))
 }
 
 /// What a message is, for an envelope.
-pub(crate) fn payload_of(message: &Message) -> Payload {
+pub(crate) fn payload_of(message: &Message) -> PublishedPayload {
     let bytes: &Bytes = message.payload();
     match std::str::from_utf8(bytes) {
-        Ok(text) if message.is_text() => Payload::Text(text.to_owned()),
-        _ => Payload::Binary(bytes.clone()),
+        Ok(text) if message.is_text() => PublishedPayload::Text(text.to_owned()),
+        _ => PublishedPayload::Binary(bytes.clone()),
     }
 }
 
 /// The same of a message that is JSON.
-pub(crate) fn json_of(message: &Message) -> Payload {
+pub(crate) fn json_of(message: &Message) -> PublishedPayload {
     match std::str::from_utf8(message.payload()) {
-        Ok(json) => Payload::Json(json.to_owned()),
+        Ok(json) => PublishedPayload::Json(json.to_owned()),
         Err(_) => payload_of(message),
     }
 }

@@ -4,10 +4,10 @@
 //! that of two patterns that mean the same the later one wins again; content is shared, never copied. What is kept is
 //! bounded: a path more is not kept, and that is told.
 
-use super::frame::Frame;
+use super::frame::LinkFrame;
 use super::wire::{FromPeer, KernelBody, KernelHead};
 use crate::node::perform::as_bound;
-use crate::node::{Action, ActionRequest};
+use crate::node::{ActionRequest, CheckedAction};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
@@ -21,14 +21,14 @@ const KEPT_BYTES_MAX: usize = 256 << 20;
 
 /// What one word is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum About {
+enum BindingKey {
     Http(ProcessId, Arc<str>),
     WebSocket(ProcessId, Arc<str>),
     /// A process of another node that may push to all channels of this one.
     Guest(ProcessId, String),
 }
 
-struct Kept {
+struct KeptBinding {
     head: KernelHead,
     blob: Bytes,
 }
@@ -36,8 +36,8 @@ struct Kept {
 /// See the module.
 #[derive(Default)]
 pub struct Bindings {
-    kept: BTreeMap<u64, Kept>,
-    places: HashMap<About, u64>,
+    kept: BTreeMap<u64, KeptBinding>,
+    places: HashMap<BindingKey, u64>,
     bytes: usize,
     said: u64,
 }
@@ -55,8 +55,8 @@ impl Bindings {
     pub fn keep(&mut self, request: &ActionRequest, head: &KernelHead, blob: &Bytes) -> Result<Option<u64>, NoRoom> {
         let Some(about) = about(request) else { return Ok(None) };
         let before = self.places.remove(&about).and_then(|place| self.kept.remove(&place));
-        self.bytes -= before.as_ref().map_or(0, Kept::bytes);
-        let kept = Kept { head: unasked(head), blob: blob.clone() };
+        self.bytes -= before.as_ref().map_or(0, KeptBinding::bytes);
+        let kept = KeptBinding { head: unasked(head), blob: blob.clone() };
         if self.kept.len() >= KEPT_MAX || self.bytes + kept.bytes() > KEPT_BYTES_MAX {
             return Err(NoRoom);
         }
@@ -73,14 +73,14 @@ impl Bindings {
     }
 
     /// What is kept at a place, as a message with this id, and whose it is. None: there has been a later word.
-    pub fn frame(&self, place: u64, id: u64) -> Option<(Frame, &ProcessId)> {
+    pub fn frame(&self, place: u64, id: u64) -> Option<(LinkFrame, &ProcessId)> {
         let kept = self.kept.get(&place)?;
         let head = KernelHead { id, ..kept.head.clone() };
-        Some((Frame::bare(&FromPeer::Kernel(head)).with(kept.blob.clone()), &kept.head.source.process))
+        Some((LinkFrame::bare(&FromPeer::Kernel(head)).with(kept.blob.clone()), &kept.head.source.process))
     }
 }
 
-impl Kept {
+impl KeptBinding {
     fn bytes(&self) -> usize {
         let body = match &self.head.message {
             KernelBody::Request { body, .. } | KernelBody::Response { body, .. } => body.capacity(),
@@ -90,19 +90,21 @@ impl Kept {
     }
 }
 
-fn about(request: &ActionRequest) -> Option<About> {
+fn about(request: &ActionRequest) -> Option<BindingKey> {
     let process = request.requester().process.clone();
     match &request.action {
-        Action::BindHttp { path, .. } | Action::UnbindHttp { path } => Some(About::Http(process, as_bound(path))),
-        Action::BindWebSocket { path, .. } | Action::UnbindWebSocket { path } => {
-            Some(About::WebSocket(process, as_bound(path)))
+        CheckedAction::BindHttp { path, .. } | CheckedAction::UnbindHttp { path } => {
+            Some(BindingKey::Http(process, as_bound(path)))
         }
-        Action::Grant { channel: None, guest, .. } => Some(About::Guest(process, guest.to_string())),
-        Action::Grant { .. }
-        | Action::Push { .. }
-        | Action::PushMany { .. }
-        | Action::Subscribe { .. }
-        | Action::Close { .. } => None,
+        CheckedAction::BindWebSocket { path, .. } | CheckedAction::UnbindWebSocket { path } => {
+            Some(BindingKey::WebSocket(process, as_bound(path)))
+        }
+        CheckedAction::Grant { channel: None, guest, .. } => Some(BindingKey::Guest(process, guest.to_string())),
+        CheckedAction::Grant { .. }
+        | CheckedAction::Push { .. }
+        | CheckedAction::PushMany { .. }
+        | CheckedAction::Subscribe { .. }
+        | CheckedAction::Close { .. } => None,
     }
 }
 
@@ -177,7 +179,7 @@ mod tests {
             reply: crate::node::Reply::unasked(1, "our@a:a:sys".parse().unwrap(), Default::default()),
         };
         let message = convert::take_apart(crate::node::unreadable_response(1, "our@a:a:sys".parse().unwrap()));
-        let more = request(Action::UnbindHttp { path: "/y".into() });
+        let more = request(CheckedAction::UnbindHttp { path: "/y".into() });
         assert_eq!(bindings.keep(&more, &message.0, &message.1), Err(NoRoom));
     }
 }

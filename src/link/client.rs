@@ -1,9 +1,9 @@
 //! A process attached over a link, under the calls of the broker's own [`Process`](crate::broker::Process).
 
 use super::convert;
-use super::frame::Frame;
-use super::peer::{Answer, Arrival, Asked, Attached, ConnectError, Endpoint, SendError};
-use super::wire::{Attach, Failure, FromPeer, LiveChannel, ToPeer};
+use super::frame::LinkFrame;
+use super::peer::{AttachedPeer, ConnectError, Endpoint, LinkSendError, NumberedItem, OpenQuestions, PeerAnswer};
+use super::wire::{Attach, FromPeer, LiveChannel, OrderFailure, ToPeer};
 use crate::broker::{
     Audience, BindPathError, ChannelAt, Event, Message, Outcome, Policy, RecvError, RequestId, Stopped,
 };
@@ -28,7 +28,7 @@ pub struct ClientOptions {
 }
 
 /// A process attached over a link. Dropping it ends it, and its channels with 1001.
-pub struct Client(Attached<Event>);
+pub struct Client(AttachedPeer<Event>);
 
 impl Client {
     /// Attaches a process. Channels that a process of that id had left behind are its own, and come as the first
@@ -43,7 +43,7 @@ impl Client {
     ) -> Result<Self, ConnectError> {
         let ClientOptions { wants_control, wants_topics, policy } = options;
         let attach = Attach::Process { id: process.to_string(), wants_control, wants_topics, policy };
-        Attached::connect(endpoint.into(), attach).map(Self)
+        AttachedPeer::connect(endpoint.into(), attach).map(Self)
     }
 
     /// The name of the broker's node.
@@ -72,14 +72,14 @@ impl Client {
     /// [`Event::Outcome`] under that number, which is below 2^63.
     ///
     /// # Errors
-    /// See [`SendError`].
+    /// See [`LinkSendError`].
     pub fn push(
         &self,
         channel: ChannelId,
         message: Message,
         policy: Option<Policy>,
         ask: Option<u64>,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
         self.order(FromPeer::Push { channel: channel.get(), kind, policy, ask, node: None }, blob, ask)
     }
@@ -94,7 +94,7 @@ impl Client {
         message: Message,
         policy: Option<Policy>,
         ask: Option<u64>,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
         let (channel, node) = (to.channel.get(), Some(to.node.to_string()));
         self.order(FromPeer::Push { channel, kind, policy, ask, node }, blob, ask)
@@ -111,7 +111,7 @@ impl Client {
         message: Message,
         policy: Option<Policy>,
         ask: Option<u64>,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
         let except = except.iter().map(|channel| channel.get()).collect();
         let order = FromPeer::PushMany { to: audience.into(), except, kind, policy, ask, everywhere: false };
@@ -130,7 +130,7 @@ impl Client {
         message: Message,
         policy: Option<Policy>,
         ask: Option<u64>,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
         let except = except.iter().map(|channel| channel.get()).collect();
         let order = FromPeer::PushMany { to: audience.into(), except, kind, policy, ask, everywhere: true };
@@ -141,7 +141,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn subscribe(&self, channel: ChannelId, topic: &str, ask: Option<u64>) -> Result<(), SendError> {
+    pub fn subscribe(&self, channel: ChannelId, topic: &str, ask: Option<u64>) -> Result<(), LinkSendError> {
         let order = FromPeer::Subscribe { channel: channel.get(), topic: topic.to_owned(), ask };
         self.order(order, Bytes::new(), ask)
     }
@@ -150,7 +150,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn unsubscribe(&self, channel: ChannelId, topic: &str, ask: Option<u64>) -> Result<(), SendError> {
+    pub fn unsubscribe(&self, channel: ChannelId, topic: &str, ask: Option<u64>) -> Result<(), LinkSendError> {
         let order = FromPeer::Unsubscribe { channel: channel.get(), topic: topic.to_owned(), ask };
         self.order(order, Bytes::new(), ask)
     }
@@ -160,12 +160,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn topics(&self, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(String, u64)>, SendError> {
+    pub fn topics(&self, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(String, u64)>, LinkSendError> {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         match self.answer_to(|ask| FromPeer::ListTopics { prefix, after, limit, ask }, Bytes::new())? {
-            Answer::Topics(topics) => Ok(topics),
+            PeerAnswer::Topics(topics) => Ok(topics),
             // A broker that knows no topics breaks off instead.
-            Answer::Done | Answer::Failed(_) => Ok(Vec::new()),
+            PeerAnswer::Done | PeerAnswer::Failed(_) => Ok(Vec::new()),
         }
     }
 
@@ -173,7 +173,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn close(&self, channel: ChannelId, code: u16, reason: &str, ask: Option<u64>) -> Result<(), SendError> {
+    pub fn close(&self, channel: ChannelId, code: u16, reason: &str, ask: Option<u64>) -> Result<(), LinkSendError> {
         let close = FromPeer::Close { channel: channel.get(), code: Some(code), reason: reason.to_owned(), ask };
         self.order(close, Bytes::new(), ask)
     }
@@ -239,7 +239,7 @@ impl Client {
         status: u16,
         headers: Vec<(Box<str>, Box<str>)>,
         body: impl Into<Bytes>,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), LinkSendError> {
         self.order(FromPeer::Respond { request: request.0, status, headers }, body.into(), None)
     }
 
@@ -249,10 +249,10 @@ impl Client {
     }
 
     /// Sends an order, once fewer questions than allowed are open, where it asks one.
-    fn order(&self, order: FromPeer, blob: Bytes, ask: Option<u64>) -> Result<(), SendError> {
-        let (shared, frame) = (&self.0.shared, Frame::bare(&order));
+    fn order(&self, order: FromPeer, blob: Bytes, ask: Option<u64>) -> Result<(), LinkSendError> {
+        let (shared, frame) = (&self.0.shared, LinkFrame::bare(&order));
         if !self.0.takes(&frame, &blob) {
-            return Err(SendError::TooLarge);
+            return Err(LinkSendError::TooLarge);
         }
         if ask.is_some() {
             let mut state = shared.lock();
@@ -261,21 +261,21 @@ impl Client {
             }
             state.asked.open += 1;
         }
-        shared.line.send([(frame.with(blob), ())]).map_err(|_| SendError::Stopped)
+        shared.line.send([(frame.with(blob), ())]).map_err(|_| LinkSendError::Stopped)
     }
 
     /// Sends an order of which the answer is awaited.
     fn answered(&self, order: impl FnOnce(Option<u64>) -> FromPeer, blob: Bytes) -> Result<(), BindPathError> {
         match self.answer_to(|ask| order(Some(ask)), blob) {
-            Ok(Answer::Failed(failure)) => Err(convert::bind_error(failure)),
-            Ok(Answer::Done | Answer::Topics(_)) => Ok(()),
+            Ok(PeerAnswer::Failed(failure)) => Err(convert::bind_error(failure)),
+            Ok(PeerAnswer::Done | PeerAnswer::Topics(_)) => Ok(()),
             // A path of a megabyte, or content that no client of this broker could be sent either.
-            Err(SendError::TooLarge) => Err(convert::bind_error(Failure::PathTooLong)),
-            Err(SendError::Stopped) => Err(BindPathError::Stopped),
+            Err(LinkSendError::TooLarge) => Err(convert::bind_error(OrderFailure::PathTooLong)),
+            Err(LinkSendError::Stopped) => Err(BindPathError::Stopped),
         }
     }
 
-    fn answer_to(&self, order: impl FnOnce(u64) -> FromPeer, blob: Bytes) -> Result<Answer, SendError> {
+    fn answer_to(&self, order: impl FnOnce(u64) -> FromPeer, blob: Bytes) -> Result<PeerAnswer, LinkSendError> {
         let shared = &self.0.shared;
         let ask = {
             let asked = &mut shared.lock().asked;
@@ -289,23 +289,23 @@ impl Client {
                 return Ok(answer);
             }
             if state.ended {
-                return Err(SendError::Stopped);
+                return Err(LinkSendError::Stopped);
             }
             state = shared.wait(state);
         }
     }
 }
 
-impl Arrival for Event {
+impl NumberedItem for Event {
     fn live(channel: LiveChannel) -> Self {
         Self::Opened(Box::new(convert::opened(channel)))
     }
 
-    fn arrived(head: ToPeer, blob: Vec<u8>, asked: &mut Asked) -> Option<Self> {
+    fn arrived(head: ToPeer, blob: Vec<u8>, asked: &mut OpenQuestions) -> Option<Self> {
         match head {
-            ToPeer::Done { ask } => answered(asked, ask, Answer::Done),
-            ToPeer::Failed { ask, code, .. } => answered(asked, ask, Answer::Failed(code)),
-            ToPeer::Topics { ask, topics } => answered(asked, ask, Answer::Topics(topics)),
+            ToPeer::Done { ask } => answered(asked, ask, PeerAnswer::Done),
+            ToPeer::Failed { ask, code, .. } => answered(asked, ask, PeerAnswer::Failed(code)),
+            ToPeer::Topics { ask, topics } => answered(asked, ask, PeerAnswer::Topics(topics)),
             head => {
                 asked.open -= u32::from(matches!(head, ToPeer::Outcome(_)) && asked.open > 0);
                 convert::event_in(head, blob.into())
@@ -314,7 +314,7 @@ impl Arrival for Event {
     }
 }
 
-fn answered(asked: &mut Asked, ask: u64, answer: Answer) -> Option<Event> {
+fn answered(asked: &mut OpenQuestions, ask: u64, answer: PeerAnswer) -> Option<Event> {
     asked.open = asked.open.saturating_sub(1);
     if ask & OUR_ASK != 0 {
         asked.answers.insert(ask, answer);
@@ -322,5 +322,5 @@ fn answered(asked: &mut Asked, ask: u64, answer: Answer) -> Option<Event> {
     }
     // A message that the broker would not push: checked here before, so it comes from one of another version.
     let outcome = Outcome { dropped: 1, ..Outcome::default() };
-    matches!(answer, Answer::Failed(_)).then_some(Event::Outcome { ticket: ask, outcome })
+    matches!(answer, PeerAnswer::Failed(_)).then_some(Event::Outcome { ticket: ask, outcome })
 }

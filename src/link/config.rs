@@ -1,8 +1,8 @@
 //! What a link's server obeys.
 
 use super::frame::HEAD_BYTES_MAX;
-use super::token::Token;
-use super::wire::Window;
+use super::token::LinkToken;
+use super::wire::LinkWindow;
 use crate::broker::QueueLimits;
 use crate::driver::peer_socket::Access;
 use crate::tls::Acceptor;
@@ -25,14 +25,14 @@ pub const ASKS_MAX: usize = 8 * 1024;
 
 /// What may be sent to a peer and not be acknowledged: 8 MiB is half of the largest message, so it holds some of the
 /// usual ones; 8 Ki frames are a millisecond of work.
-pub const WINDOW: Window = Window { frames: 8 * 1024, bytes: 8 << 20 };
+pub const WINDOW: LinkWindow = LinkWindow { frames: 8 * 1024, bytes: 8 << 20 };
 
 /// What waits behind the window, for each process: as much again as one turn of a process takes.
 pub const QUEUE: QueueLimits = QueueLimits { messages_max: 16 * 1024, bytes_max: 8 << 20 };
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct LinkConfig {
     /// Where to listen with a Unix socket.
     pub path: Option<PathBuf>,
     /// Who may open that socket.
@@ -42,7 +42,7 @@ pub struct Config {
     /// The certificates with which TCP is under TLS. None: nothing there is encrypted.
     pub tls: Option<Acceptor>,
     /// What peers over TCP have to show.
-    pub token: Option<Token>,
+    pub token: Option<LinkToken>,
     /// How long the channels of a process that was lost live on.
     pub owner_grace: Duration,
     /// Sessions at a time. Each has three threads and up to 40 MiB of what its process did not take yet.
@@ -53,7 +53,7 @@ pub struct Config {
     pub beat: Duration,
 }
 
-impl Default for Config {
+impl Default for LinkConfig {
     /// Nowhere, for this user alone; 10 seconds of grace; 64 peers, who with 192 threads and 2.5 GiB at worst are what one machine bears;
     /// 16 MiB, the broker's own largest message; a beat every 5 seconds.
     fn default() -> Self {
@@ -71,7 +71,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl LinkConfig {
     /// How long a peer may be silent.
     pub(super) fn silence(&self) -> Duration {
         3 * self.beat

@@ -1,16 +1,16 @@
 //! What the broker and a node's kernel say ↔ the heads of frames.
 
-use super::frame::Frame;
+use super::frame::LinkFrame;
 use super::wire::{
-    Audience, BlobHead, Failure, FromPeer, Granted, HttpHead, KernelBody, KernelHead, Kind, LiveChannel, OutcomeHead,
-    ToPeer,
+    Audience, BlobHead, FrameKind, FromPeer, GrantedCapability, HttpHead, KernelBody, KernelHead, LiveChannel,
+    OrderFailure, OutcomeHead, ToPeer,
 };
 use crate::broker::{
     self, BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, Opened, Outcome,
     RequestId,
 };
 use crate::channel::ChannelId;
-use crate::gateway::{BindError, IncomingRequest, PatternError};
+use crate::gateway::{BindError, ContractRequest, PatternError};
 use crate::node::{self, Capability, KernelMessage, LazyLoadBlob};
 use crate::proto::MessageKind;
 use crate::shard::command::{PushFrame, PushKind};
@@ -23,16 +23,16 @@ pub fn event_out(event: Event) -> Option<(ToPeer, Bytes)> {
         Event::Opened(opened) => (ToPeer::Opened(live_channel(&opened)), Bytes::new()),
         Event::Message { channel, kind, payload } => {
             let kind = match kind {
-                MessageKind::Text => Kind::Text,
-                MessageKind::Binary => Kind::Binary,
+                MessageKind::Text => FrameKind::Text,
+                MessageKind::Binary => FrameKind::Binary,
             };
             (ToPeer::Message { channel: channel.get(), kind }, payload)
         }
         Event::Control { channel, kind, payload } => {
             let kind = match kind {
-                ControlKind::Ping => Kind::Ping,
-                ControlKind::Pong => Kind::Pong,
-                ControlKind::Close => Kind::Close,
+                ControlKind::Ping => FrameKind::Ping,
+                ControlKind::Pong => FrameKind::Pong,
+                ControlKind::Close => FrameKind::Close,
                 // For the hub alone.
                 ControlKind::Text => return None,
             };
@@ -60,18 +60,18 @@ pub fn event_in(head: ToPeer, blob: Bytes) -> Option<Event> {
         ToPeer::Opened(live) => Event::Opened(Box::new(opened(live))),
         ToPeer::Message { channel, kind } => {
             let kind = match kind {
-                Kind::Text => MessageKind::Text,
-                Kind::Binary => MessageKind::Binary,
-                Kind::Ping | Kind::Pong | Kind::Close => return None,
+                FrameKind::Text => MessageKind::Text,
+                FrameKind::Binary => MessageKind::Binary,
+                FrameKind::Ping | FrameKind::Pong | FrameKind::Close => return None,
             };
             Event::Message { channel: ChannelId::new(channel), kind, payload: blob }
         }
         ToPeer::Control { channel, kind } => {
             let kind = match kind {
-                Kind::Ping => ControlKind::Ping,
-                Kind::Pong => ControlKind::Pong,
-                Kind::Close => ControlKind::Close,
-                Kind::Text | Kind::Binary => return None,
+                FrameKind::Ping => ControlKind::Ping,
+                FrameKind::Pong => ControlKind::Pong,
+                FrameKind::Close => ControlKind::Close,
+                FrameKind::Text | FrameKind::Binary => return None,
             };
             Event::Control { channel: ChannelId::new(channel), kind, payload: blob }
         }
@@ -126,7 +126,7 @@ fn closed_out(closed: Closed) -> ToPeer {
 fn http_out(request: HttpRequest) -> Option<(ToPeer, Bytes)> {
     let HttpRequest { id, ask, body, timeout_s } = request;
     let HttpAsk::Path(asked) = ask else { return None };
-    let IncomingRequest { source, method, url, bound_path, headers, url_params, query_params } = *asked;
+    let ContractRequest { source, method, url, bound_path, headers, url_params, query_params } = *asked;
     let head = HttpHead {
         request: id.0,
         timeout_s,
@@ -143,7 +143,7 @@ fn http_out(request: HttpRequest) -> Option<(ToPeer, Bytes)> {
 
 fn http_in(head: HttpHead, body: Bytes) -> HttpRequest {
     let HttpHead { request, timeout_s, source, method, url, bound_path, headers, url_params, query_params } = head;
-    let ask = HttpAsk::Path(Box::new(IncomingRequest {
+    let ask = HttpAsk::Path(Box::new(ContractRequest {
         source: address(Some(&source)),
         method,
         url,
@@ -211,69 +211,71 @@ impl From<broker::Audience> for Audience {
 }
 
 /// The message of a push; none for a kind that is not pushed.
-pub fn message(kind: Kind, blob: Bytes) -> Option<Result<Message, InvalidMessage>> {
+pub fn message(kind: FrameKind, blob: Bytes) -> Option<Result<Message, InvalidMessage>> {
     match kind {
-        Kind::Text => Some(Message::text_bytes(blob)),
-        Kind::Binary => Some(Ok(Message::binary(blob))),
-        Kind::Ping => Some(Message::ping(blob)),
-        Kind::Pong => Some(Message::pong(blob)),
-        Kind::Close => None,
+        FrameKind::Text => Some(Message::text_bytes(blob)),
+        FrameKind::Binary => Some(Ok(Message::binary(blob))),
+        FrameKind::Ping => Some(Message::ping(blob)),
+        FrameKind::Pong => Some(Message::pong(blob)),
+        FrameKind::Close => None,
     }
 }
 
 /// The reverse.
-pub fn message_out(message: Message) -> (Kind, Bytes) {
+pub fn message_out(message: Message) -> (FrameKind, Bytes) {
     let PushFrame { kind, payload } = message.into_frame();
     let kind = match kind {
         // Nobody else makes control texts than the hub, which is in the broker's own program.
-        PushKind::Message(MessageKind::Text) | PushKind::ControlText => Kind::Text,
-        PushKind::Message(MessageKind::Binary) => Kind::Binary,
-        PushKind::Ping => Kind::Ping,
-        PushKind::Pong => Kind::Pong,
+        PushKind::Message(MessageKind::Text) | PushKind::ControlText => FrameKind::Text,
+        PushKind::Message(MessageKind::Binary) => FrameKind::Binary,
+        PushKind::Ping => FrameKind::Ping,
+        PushKind::Pong => FrameKind::Pong,
     };
     (kind, payload)
 }
 
-pub fn invalid(error: InvalidMessage) -> Failure {
+pub fn invalid(error: InvalidMessage) -> OrderFailure {
     match error {
-        InvalidMessage::NotUtf8 => Failure::NotUtf8,
+        InvalidMessage::NotUtf8 => OrderFailure::NotUtf8,
         InvalidMessage::TooLarge => unreachable!("a frame's blob is limited below what a message may have"),
-        InvalidMessage::ControlTooLong => Failure::ControlTooLong,
+        InvalidMessage::ControlTooLong => OrderFailure::ControlTooLong,
     }
 }
 
-pub fn bind_failure(error: &BindPathError) -> Failure {
+pub fn bind_failure(error: &BindPathError) -> OrderFailure {
     match error {
         // No process over a link has a plain name, which has no subdomain.
-        BindPathError::Refused(BindError::Process | BindError::NoSubdomain) => Failure::ProcessId,
-        BindPathError::Refused(BindError::Pattern(PatternError::TooLong)) => Failure::PathTooLong,
-        BindPathError::Refused(BindError::Pattern(PatternError::TooManyParams)) => Failure::PathParams,
-        BindPathError::Memory { .. } => Failure::Memory,
-        BindPathError::Stopped => Failure::Stopped,
+        BindPathError::Refused(BindError::Process | BindError::NoSubdomain) => OrderFailure::ProcessId,
+        BindPathError::Refused(BindError::Pattern(PatternError::TooLong)) => OrderFailure::PathTooLong,
+        BindPathError::Refused(BindError::Pattern(PatternError::TooManyParams)) => OrderFailure::PathParams,
+        BindPathError::Memory { .. } => OrderFailure::Memory,
+        BindPathError::Stopped => OrderFailure::Stopped,
     }
 }
 
-pub fn bind_error(failure: Failure) -> BindPathError {
+pub fn bind_error(failure: OrderFailure) -> BindPathError {
     match failure {
-        Failure::ProcessId => BindError::Process.into(),
-        Failure::PathTooLong => BindError::Pattern(PatternError::TooLong).into(),
-        Failure::PathParams => BindError::Pattern(PatternError::TooManyParams).into(),
+        OrderFailure::ProcessId => BindError::Process.into(),
+        OrderFailure::PathTooLong => BindError::Pattern(PatternError::TooLong).into(),
+        OrderFailure::PathParams => BindError::Pattern(PatternError::TooManyParams).into(),
         // How large it was is known to the broker alone.
-        Failure::Memory => BindPathError::Memory { bytes: 0 },
-        Failure::Stopped | Failure::NotUtf8 | Failure::ControlTooLong | Failure::TopicName => BindPathError::Stopped,
+        OrderFailure::Memory => BindPathError::Memory { bytes: 0 },
+        OrderFailure::Stopped | OrderFailure::NotUtf8 | OrderFailure::ControlTooLong | OrderFailure::TopicName => {
+            BindPathError::Stopped
+        }
     }
 }
 
 /// A message to a kernel.
-pub fn kernel_out(message: KernelMessage) -> Frame {
+pub fn kernel_out(message: KernelMessage) -> LinkFrame {
     let (head, blob) = take_apart(message);
-    Frame::bare(&ToPeer::Kernel(head)).with(blob)
+    LinkFrame::bare(&ToPeer::Kernel(head)).with(blob)
 }
 
 /// A message of a kernel.
-pub fn kernel_from(message: KernelMessage) -> Frame {
+pub fn kernel_from(message: KernelMessage) -> LinkFrame {
     let (head, blob) = take_apart(message);
-    Frame::bare(&FromPeer::Kernel(head)).with(blob)
+    LinkFrame::bare(&FromPeer::Kernel(head)).with(blob)
 }
 
 /// A message as a head and the bytes of its blob.
@@ -281,11 +283,11 @@ pub fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
     let KernelMessage { id, source, target, rsvp, message, lazy_load_blob } = message;
     let message = match message {
         node::Message::Request(node::Request { inherit, expects_response, body, metadata, capabilities }) => {
-            let capabilities = capabilities.into_iter().map(Granted::from).collect();
+            let capabilities = capabilities.into_iter().map(GrantedCapability::from).collect();
             KernelBody::Request { inherit, expects_response, body, metadata, capabilities }
         }
         node::Message::Response((node::Response { inherit, body, metadata, capabilities }, context)) => {
-            let capabilities = capabilities.into_iter().map(Granted::from).collect();
+            let capabilities = capabilities.into_iter().map(GrantedCapability::from).collect();
             KernelBody::Response { inherit, body, metadata, capabilities, context }
         }
     };
@@ -324,15 +326,15 @@ pub fn to_kernel(head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
     KernelMessage { id, source, target, rsvp, message, lazy_load_blob }
 }
 
-impl From<(Capability, Vec<u8>)> for Granted {
+impl From<(Capability, Vec<u8>)> for GrantedCapability {
     fn from((Capability { issuer, params }, signature): (Capability, Vec<u8>)) -> Self {
         Self { issuer, params, signature }
     }
 }
 
-impl From<Granted> for (Capability, Vec<u8>) {
-    fn from(granted: Granted) -> Self {
-        let Granted { issuer, params, signature } = granted;
+impl From<GrantedCapability> for (Capability, Vec<u8>) {
+    fn from(granted: GrantedCapability) -> Self {
+        let GrantedCapability { issuer, params, signature } = granted;
         (Capability { issuer, params }, signature)
     }
 }

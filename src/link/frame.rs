@@ -6,7 +6,7 @@
 //! of what heads say.
 
 use crate::admission::{Charge, HeapBytes};
-use crate::driver::peer_socket::Stream;
+use crate::driver::peer_socket::PeerStream;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -44,20 +44,20 @@ pub trait WriteNow: Send + Sync {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-impl WriteNow for Stream {
+impl WriteNow for PeerStream {
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        Stream::write_now(self, bytes)
+        PeerStream::write_now(self, bytes)
     }
 }
 
 /// A frame to be written: the head with its prefix, and the blob.
 #[derive(Debug, Clone)]
-pub struct Frame {
+pub struct LinkFrame {
     head: Vec<u8>,
     blob: Bytes,
 }
 
-impl Frame {
+impl LinkFrame {
     /// A frame without blob.
     pub fn bare(head: &impl Serialize) -> Self {
         let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL);
@@ -89,7 +89,7 @@ impl Frame {
     }
 }
 
-impl HeapBytes for Frame {
+impl HeapBytes for LinkFrame {
     fn heap_bytes(&self) -> usize {
         self.head.capacity() + self.blob.len()
     }
@@ -108,16 +108,16 @@ fn write_now(mut bytes: &[u8], rest: &mut Vec<u8>, out: &dyn WriteNow) {
 
 /// Frames to be written together.
 #[derive(Default)]
-pub struct Gather {
+pub struct GatheredFrames {
     joined: Vec<u8>,
     /// Where in `joined` a large blob belongs, in order.
     large: Vec<(usize, Bytes)>,
     bytes: usize,
 }
 
-impl Gather {
+impl GatheredFrames {
     /// Adds a frame at the end. Large blobs are shared, not copied.
-    pub fn push(&mut self, frame: &Frame) {
+    pub fn push(&mut self, frame: &LinkFrame) {
         self.bytes += frame.bytes();
         self.joined.extend_from_slice(&frame.head);
         match frame.blob.len() {
@@ -354,9 +354,9 @@ mod tests {
 
     fn reader(frames: &[(u64, Vec<u8>)], step: usize) -> FrameReader<Source> {
         let mut bytes = Vec::new();
-        let mut gather = Gather::default();
+        let mut gather = GatheredFrames::default();
         for (head, blob) in frames {
-            gather.push(&Frame::bare(head).with(blob.clone().into()));
+            gather.push(&LinkFrame::bare(head).with(blob.clone().into()));
         }
         let expected = gather.bytes();
         gather.write(&mut bytes).unwrap();

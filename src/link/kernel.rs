@@ -5,18 +5,18 @@
 //! it, one waits for it to judge passwords. Each may wait for the peer, none with a shard.
 
 use super::convert::{self, live_channel};
-use super::frame::{Frame, HEAD_BYTES_MAX};
-use super::line::Ended;
-use super::mailroom::Mailroom;
+use super::frame::{HEAD_BYTES_MAX, LinkFrame};
+use super::line::QueueEnded;
+use super::mailroom::KernelInbox;
 use super::orders::Stop;
 use super::server::bye;
-use super::session::{Actor, End, Forget, Key, Mark, Registry, Session, refused};
-use super::wire::{ByeCode, LiveChannel, LoggedIn, Login, Refused, RefusedCode, ToPeer};
-use crate::admission::{HeapBytes, Kind, Purse};
+use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, refused};
+use super::wire::{ByeCode, HelloRefused, LiveChannel, LoggedIn, LoginQuestion, RefusedCode, ToPeer};
+use crate::admission::{HeapBytes, HeldAs, ProcessFund};
 use crate::broker::{AttachError, Event, Kernel, KernelHandle, KernelOptions, PushError};
 use crate::gateway::{Claims, Secret, Settings, mint};
-use crate::node::inbound::{Inlet, Taken};
-use crate::node::login::{Gatekeeper, Granted};
+use crate::node::inbound::{MessageReader, TakenMessage};
+use crate::node::login::{GrantedLogin, PasswordCheck};
 use crate::node::outbound::{KernelGone, ToKernel};
 use crate::node::service::{Service, TAKEN_AT_ONCE_MAX};
 use crate::node::{KernelMessage, http_server_process};
@@ -37,7 +37,7 @@ const LOGIN_WITHIN: Duration = Duration::from_secs(15);
 const BESIDE_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// What a hello says of a kernel.
-pub struct Hail {
+pub struct KernelHello {
     pub node: String,
     pub jwt_secret: Option<Vec<u8>>,
     pub expose_local: Option<bool>,
@@ -46,7 +46,7 @@ pub struct Hail {
 
 /// What obeys a kernel.
 pub struct KernelActor {
-    pub mailroom: Mailroom,
+    pub mailroom: KernelInbox,
     logins: Logins,
     handle: KernelHandle,
     /// How long what the kernel has sent may find no room: it does not acknowledge what it was sent itself.
@@ -55,7 +55,7 @@ pub struct KernelActor {
 
 impl KernelActor {
     /// Where what is kept for the kernel is charged.
-    pub fn purse(&self) -> &Purse {
+    pub fn purse(&self) -> &ProcessFund {
         self.handle.purse()
     }
 
@@ -76,7 +76,7 @@ impl KernelActor {
         let LoggedIn { login, token, error } = answer;
         let judged = match error {
             Some(error) => Err(error),
-            None => Ok(token.map(|token| Granted { token, keyfile })),
+            None => Ok(token.map(|token| GrantedLogin { token, keyfile })),
         };
         self.logins.answer(login, judged);
     }
@@ -90,7 +90,7 @@ impl KernelActor {
 }
 
 /// Attaches a kernel, and runs what serves it.
-pub fn begin(registry: &Arc<Registry>, hail: &Hail) -> Result<Arc<Session>, Refused> {
+pub fn begin(registry: &Arc<Registry>, hail: &KernelHello) -> Result<Arc<Session>, HelloRefused> {
     let settings = rules(registry.broker.settings(), hail)?;
     let options = KernelOptions {
         system: http_server_process(),
@@ -103,21 +103,21 @@ pub fn begin(registry: &Arc<Registry>, hail: &Hail) -> Result<Arc<Session>, Refu
         AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
     let actor = KernelActor {
-        mailroom: Mailroom::charged(handle.purse().charge_anyway(Kind::Link, 0)),
+        mailroom: KernelInbox::charged(handle.purse().charge_anyway(HeldAs::Link, 0)),
         logins: Logins::default(),
         handle: handle.clone(),
         room_within: registry.config.silence(),
     };
     let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.purse()));
-    let peer = Peer(session.clone());
+    let peer = LinkedKernel(session.clone());
     let Service { inlet, outlet, judge, attempts } = Service::new(handle, settings, peer.clone(), peer);
-    let forget = Forget { session: session.clone(), registry: registry.clone(), key: Key::Kernel };
+    let forget = Forget { session: session.clone(), registry: registry.clone(), key: SessionKey::Kernel };
     let obeyed = session.clone();
     let spawned = spawn("link-events", move || {
         // Dropped behind the kernel: another may attach then.
         let forget = forget;
         if outlet.run(&kernel) {
-            forget.session.end(End::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
+            forget.session.end(SessionEnd::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
         }
         detach(kernel, forget.session.why());
     })
@@ -126,7 +126,7 @@ pub fn begin(registry: &Arc<Registry>, hail: &Hail) -> Result<Arc<Session>, Refu
     match spawned {
         Ok(()) => Ok(session),
         Err(error) => {
-            session.end(End::Failed, None);
+            session.end(SessionEnd::Failed, None);
             Err(refused(RefusedCode::Full, &format!("no thread: {error}")))
         }
     }
@@ -137,7 +137,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// The rules of entry while the kernel is attached.
-fn rules(settings: Settings, hail: &Hail) -> Result<Settings, Refused> {
+fn rules(settings: Settings, hail: &KernelHello) -> Result<Settings, HelloRefused> {
     let no = |reason: &str| refused(RefusedCode::Node, reason);
     if settings.node != hail.node {
         return Err(no(&format!("this broker serves the node {}", settings.node)));
@@ -161,16 +161,16 @@ fn is_same(ours: &Secret, theirs: &Secret) -> bool {
     ours.open(&mint(theirs, &claims)).is_ok()
 }
 
-fn detach(kernel: Kernel, why: End) {
+fn detach(kernel: Kernel, why: SessionEnd) {
     match why {
-        End::Bye | End::Stopped => drop(kernel),
-        End::Failed | End::Violation => kernel.fail(),
-        End::Grace => kernel.end(code::SERVICE_RESTART, "the node's kernel has gone"),
+        SessionEnd::Bye | SessionEnd::Stopped => drop(kernel),
+        SessionEnd::Failed | SessionEnd::Violation => kernel.fail(),
+        SessionEnd::Grace => kernel.end(code::SERVICE_RESTART, "the node's kernel has gone"),
     }
 }
 
 /// Obeys what the kernel sends, in order, until the session is over.
-fn obey(session: &Session, mut inlet: Inlet) {
+fn obey(session: &Session, mut inlet: MessageReader) {
     let Actor::Kernel(actor) = &session.actor else { return };
     let mut messages = Vec::new();
     while actor.mailroom.take(&mut messages, TAKEN_AT_ONCE_MAX) {
@@ -185,26 +185,26 @@ fn obey(session: &Session, mut inlet: Inlet) {
 }
 
 /// What ends the obeying.
-struct Over;
+struct ObeyingEnd;
 
-impl From<PushError> for Over {
+impl From<PushError> for ObeyingEnd {
     fn from(_: PushError) -> Self {
         Self
     }
 }
 
-impl From<Ended> for Over {
-    fn from(_: Ended) -> Self {
+impl From<QueueEnded> for ObeyingEnd {
+    fn from(_: QueueEnded) -> Self {
         Self
     }
 }
 
-fn answer(session: &Session, inlet: &mut Inlet, message: KernelMessage) -> Result<(), Over> {
+fn answer(session: &Session, inlet: &mut MessageReader, message: KernelMessage) -> Result<(), ObeyingEnd> {
     let answer = match inlet.take(message)? {
-        Taken::Whole if inlet.batch.is_full() => return Ok(inlet.batch.flush()?),
-        Taken::Whole => return Ok(()),
-        Taken::Answer(answer) => Some(answer),
-        Taken::Change(change) => {
+        TakenMessage::Whole if inlet.batch.is_full() => return Ok(inlet.batch.flush()?),
+        TakenMessage::Whole => return Ok(()),
+        TakenMessage::Answer(answer) => Some(answer),
+        TakenMessage::Change(change) => {
             inlet.batch.flush()?;
             change.make()?
         }
@@ -212,26 +212,26 @@ fn answer(session: &Session, inlet: &mut Inlet, message: KernelMessage) -> Resul
     if let Some(answer) = answer {
         // Behind this the peer may wait for room in its own window: what was taken is done first.
         inlet.batch.flush()?;
-        session.line.send([(convert::kernel_out(answer), Mark::Event)])?;
+        session.line.send([(convert::kernel_out(answer), FrameMark::Event)])?;
     }
     Ok(())
 }
 
 /// The kernel, as the service needs it.
 #[derive(Clone)]
-struct Peer(Arc<Session>);
+struct LinkedKernel(Arc<Session>);
 
-impl ToKernel for Peer {
-    type Note = Mark;
+impl ToKernel for LinkedKernel {
+    type Note = FrameMark;
 
-    fn note(&self, process: Option<&ProcessId>, event: &Event) -> Mark {
+    fn note(&self, process: Option<&ProcessId>, event: &Event) -> FrameMark {
         match event {
             Event::Opened(opened) => {
                 let process = process.map(ToString::to_string);
-                Mark::Opened(Box::new(LiveChannel { process, ..live_channel(opened) }))
+                FrameMark::Opened(Box::new(LiveChannel { process, ..live_channel(opened) }))
             }
-            Event::Closed(closed) => Mark::Closed(closed.channel.get()),
-            _ => Mark::Event,
+            Event::Closed(closed) => FrameMark::Closed(closed.channel.get()),
+            _ => FrameMark::Event,
         }
     }
 
@@ -244,24 +244,24 @@ impl ToKernel for Peer {
         body_bytes <= HEAD_BYTES_MAX - BESIDE_BODY_BYTES_MAX
     }
 
-    fn send(&self, message: KernelMessage, note: Mark) -> Result<(), KernelGone> {
-        self.0.line.send([(convert::kernel_out(message), note)]).map_err(|Ended| KernelGone)
+    fn send(&self, message: KernelMessage, note: FrameMark) -> Result<(), KernelGone> {
+        self.0.line.send([(convert::kernel_out(message), note)]).map_err(|QueueEnded| KernelGone)
     }
 }
 
-impl Gatekeeper for Peer {
-    fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<Granted>, String> {
+impl PasswordCheck for LinkedKernel {
+    fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<GrantedLogin>, String> {
         let Actor::Kernel(actor) = &self.0.actor else { return Err("there is no kernel".to_owned()) };
         let number = actor.logins.begin();
         let (password_hash, subdomain) = (password_hash.to_owned(), claim.map(ToString::to_string));
-        let login = ToPeer::Login(Login { login: number, password_hash, subdomain });
-        let sent = self.0.line.send([(Frame::bare(&login), Mark::Event)]);
-        sent.map_err(|Ended| "the node's kernel has gone".to_owned())?;
+        let login = ToPeer::Login(LoginQuestion { login: number, password_hash, subdomain });
+        let sent = self.0.line.send([(LinkFrame::bare(&login), FrameMark::Event)]);
+        sent.map_err(|QueueEnded| "the node's kernel has gone".to_owned())?;
         actor.logins.wait(number)
     }
 }
 
-type Judged = Result<Option<Granted>, String>;
+type LoginResult = Result<Option<GrantedLogin>, String>;
 
 /// Logins that wait for the node's word.
 #[derive(Default)]
@@ -273,7 +273,7 @@ struct Logins {
 #[derive(Default)]
 struct LoginState {
     count: u64,
-    waiting: HashMap<u64, OnceLock<Judged>>,
+    waiting: HashMap<u64, OnceLock<LoginResult>>,
     is_closed: bool,
 }
 
@@ -287,14 +287,14 @@ impl Logins {
     }
 
     /// An answer that comes too late, or twice, is nobody's.
-    fn answer(&self, number: u64, judged: Judged) {
+    fn answer(&self, number: u64, judged: LoginResult) {
         if let Some(waiting) = self.lock().waiting.get(&number) {
             let _ = waiting.set(judged);
         }
         self.changed.notify_all();
     }
 
-    fn wait(&self, number: u64) -> Judged {
+    fn wait(&self, number: u64) -> LoginResult {
         let is_open = |state: &mut LoginState| {
             !state.is_closed && state.waiting.get(&number).is_some_and(|waiting| waiting.get().is_none())
         };

@@ -6,19 +6,19 @@
 //! session is lost, every channel that was told as opened is told as closed, and every question is answered.
 
 use super::convert;
-use super::frame::Frame;
-use super::kernel_outgoing::{Outgoing, Session, Unanswered};
-use super::peer::{Arrival, Asked, Attached, ConnectError, Endpoint, Pause, Shared};
-use super::wire::{Attach, FromPeer, LiveChannel, LoggedIn, Login, ToPeer};
+use super::frame::LinkFrame;
+use super::kernel_outgoing::{KernelOutgoing, KernelSession, Unanswered};
+use super::peer::{AttachedPeer, ConnectError, Endpoint, NumberedItem, OpenQuestions, Pause, PeerShared};
+use super::wire::{Attach, FromPeer, LiveChannel, LoggedIn, LoginQuestion, ToPeer};
 use crate::broker::{Policy, RecvError};
 use crate::channel::ChannelId;
 use crate::gateway::Secret;
 use crate::node::login::token;
-use crate::node::outbound::{Ids, KernelGone, ToKernel};
+use crate::node::outbound::{KernelGone, MessageIds, ToKernel};
 use crate::node::prints::{Prints, SHOWN, Warnings};
 use crate::node::server::{KernelQueue, spawn, unix_s};
 use crate::node::service::Name;
-use crate::node::{Events, Host, HttpServerRequest, KernelMessage, Message};
+use crate::node::{EventMessages, Host, HttpServerRequest, KernelMessage, Message};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -89,7 +89,7 @@ pub enum KernelError {
 /// # Errors
 /// See [`KernelError`].
 pub async fn http_server<H: Host>(parts: KernelParts<H>) -> Result<(), KernelError> {
-    let life = Arc::new(Life::default());
+    let life = Arc::new(SessionLife::default());
     let _leave = Leave(life.clone());
     let (ended, ending) = oneshot::channel();
     thread::Builder::new().name("http-server".to_owned()).spawn(move || {
@@ -100,18 +100,18 @@ pub async fn http_server<H: Host>(parts: KernelParts<H>) -> Result<(), KernelErr
 }
 
 /// What arrives.
-enum Arrived {
+enum KernelArrival {
     Live(LiveChannel),
     Kernel(KernelMessage),
-    Login(Login),
+    Login(LoginQuestion),
 }
 
-impl Arrival for Arrived {
+impl NumberedItem for KernelArrival {
     fn live(channel: LiveChannel) -> Self {
         Self::Live(channel)
     }
 
-    fn arrived(head: ToPeer, blob: Vec<u8>, _: &mut Asked) -> Option<Self> {
+    fn arrived(head: ToPeer, blob: Vec<u8>, _: &mut OpenQuestions) -> Option<Self> {
         match head {
             ToPeer::Kernel(head) => Some(Self::Kernel(convert::to_kernel(head, blob))),
             ToPeer::Login(login) => Some(Self::Login(login)),
@@ -122,14 +122,14 @@ impl Arrival for Arrived {
 
 /// Whether the node wants to be served, and the session to end if not.
 #[derive(Default)]
-struct Life {
-    session: Mutex<Option<Arc<Shared<Arrived>>>>,
+struct SessionLife {
+    session: Mutex<Option<Arc<PeerShared<KernelArrival>>>>,
     leaving: Condvar,
     has_left: Arc<AtomicBool>,
 }
 
-impl Life {
-    fn session(&self) -> MutexGuard<'_, Option<Arc<Shared<Arrived>>>> {
+impl SessionLife {
+    fn session(&self) -> MutexGuard<'_, Option<Arc<PeerShared<KernelArrival>>>> {
         // Every change is one assignment.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,12 +139,12 @@ impl Life {
     }
 
     /// Ends the session, now or when it begins; gives it.
-    fn leave(&self) -> Option<Arc<Shared<Arrived>>> {
+    fn leave(&self) -> Option<Arc<PeerShared<KernelArrival>>> {
         let session = self.session();
         self.has_left.store(true, Ordering::SeqCst);
         self.leaving.notify_all();
         let session = session.clone()?;
-        session.line.end(Some(Frame::bare(&FromPeer::Bye { failed: false })));
+        session.line.end(Some(LinkFrame::bare(&FromPeer::Bye { failed: false })));
         Some(session)
     }
 
@@ -155,7 +155,7 @@ impl Life {
 }
 
 /// Ends the session when it is dropped. The node may be gone a moment later, so the broker is told before the drop returns.
-struct Leave(Arc<Life>);
+struct Leave(Arc<SessionLife>);
 
 impl Drop for Leave {
     fn drop(&mut self) {
@@ -166,7 +166,7 @@ impl Drop for Leave {
 }
 
 /// The life of the server, on a thread of its own.
-fn serve<H: Host>(life: &Arc<Life>, parts: KernelParts<H>) -> Result<(), KernelError> {
+fn serve<H: Host>(life: &Arc<SessionLife>, parts: KernelParts<H>) -> Result<(), KernelError> {
     let secret = Secret::new(&parts.jwt_secret).map_err(|_| KernelError::Secret)?;
     let host = Arc::new(parts.host);
     let prints = Prints::new(host.clone(), parts.prints);
@@ -180,12 +180,13 @@ fn serve<H: Host>(life: &Arc<Life>, parts: KernelParts<H>) -> Result<(), KernelE
     };
     let (logins, waiting) = crossbeam_channel::bounded(LOGINS_MAX);
     let (keyfile, node) = (parts.keyfile.into(), parts.our_node.clone());
-    let password = Password { host: host.clone(), keyfile, secret, node };
+    let password = LinkedPasswordCheck { host: host.clone(), keyfile, secret, node };
     // Ends with `logins`.
     spawn("http-login", &warnings, move || password.run(&waiting))?;
     let (unanswered, name) = (Arc::new(Unanswered::default()), Arc::new(Name::default()));
     let (our_node, to_kernel) = (parts.our_node.clone(), parts.to_kernel.clone());
-    let outgoing = Outgoing::new(host.clone(), our_node, prints.clone(), to_kernel, unanswered.clone(), name.clone());
+    let outgoing =
+        KernelOutgoing::new(host.clone(), our_node, prints.clone(), to_kernel, unanswered.clone(), name.clone());
     let (to_outgoing, sessions) = mpsc::channel(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (leave, from_kernel) = (life.clone(), parts.from_kernel);
@@ -195,20 +196,20 @@ fn serve<H: Host>(life: &Arc<Life>, parts: KernelParts<H>) -> Result<(), KernelE
         leave.leave();
     })?;
     let queue = KernelQueue { host, to_kernel: parts.to_kernel, is_given_up: life.has_left.clone() };
-    let events = Events::new(&parts.our_node, Default::default());
-    let incoming = Incoming { events, name, queue, logins, unanswered, ids: Ids::new(), open: HashMap::new() };
+    let events = EventMessages::new(&parts.our_node, Default::default());
+    let incoming = Incoming { events, name, queue, logins, unanswered, ids: MessageIds::new(), open: HashMap::new() };
     warnings.also_printed(|| incoming.serve(life, &parts.endpoint, &attach, &to_outgoing, &prints));
     Ok(())
 }
 
 /// From the broker to the kernel.
 struct Incoming<H: Host> {
-    events: Events,
+    events: EventMessages,
     name: Arc<Name>,
     queue: KernelQueue<H>,
-    logins: crossbeam_channel::Sender<(Login, Arc<Shared<Arrived>>)>,
+    logins: crossbeam_channel::Sender<(LoginQuestion, Arc<PeerShared<KernelArrival>>)>,
     unanswered: Arc<Unanswered>,
-    ids: Ids,
+    ids: MessageIds,
     /// The channels that the kernel was told of, and whose they are.
     open: HashMap<u32, ProcessId>,
 }
@@ -217,17 +218,17 @@ impl<H: Host> Incoming<H> {
     /// One session after the other, until the node goes.
     fn serve(
         mut self,
-        life: &Life,
+        life: &SessionLife,
         endpoint: &Endpoint,
         attach: &Attach,
-        to_outgoing: &mpsc::Sender<Option<Session<Arrived>>>,
+        to_outgoing: &mpsc::Sender<Option<KernelSession<KernelArrival>>>,
         prints: &Prints<H>,
     ) {
         let mut pauses = Pause::default();
         let mut said = String::new();
         let mut is_first = true;
         while !life.has_left() {
-            match Attached::<Arrived>::connect(endpoint.clone(), attach.clone()) {
+            match AttachedPeer::<KernelArrival>::connect(endpoint.clone(), attach.clone()) {
                 Ok(attached) => {
                     (pauses, said, is_first) = (Pause::default(), String::new(), false);
                     let over = self.session(life, &attached, to_outgoing, prints);
@@ -251,9 +252,9 @@ impl<H: Host> Incoming<H> {
     /// A session, from its beginning to its end.
     fn session(
         &mut self,
-        life: &Life,
-        attached: &Attached<Arrived>,
-        to_outgoing: &mpsc::Sender<Option<Session<Arrived>>>,
+        life: &SessionLife,
+        attached: &AttachedPeer<KernelArrival>,
+        to_outgoing: &mpsc::Sender<Option<KernelSession<KernelArrival>>>,
         prints: &Prints<H>,
     ) -> Result<(), KernelGone> {
         let welcome = &attached.welcome;
@@ -264,7 +265,7 @@ impl<H: Host> Incoming<H> {
         }
         self.events.set_dialect(welcome.dialect);
         prints.say(SHOWN, &format!("listening on {}", welcome.listening));
-        let session = Session {
+        let session = KernelSession {
             shared: attached.shared.clone(),
             dialect: welcome.dialect,
             head_bytes_max: welcome.head_bytes_max as usize,
@@ -280,7 +281,7 @@ impl<H: Host> Incoming<H> {
     }
 
     /// Gives the kernel what arrives, until the session is over.
-    fn run(&mut self, shared: &Arc<Shared<Arrived>>) -> Result<(), KernelGone> {
+    fn run(&mut self, shared: &Arc<PeerShared<KernelArrival>>) -> Result<(), KernelGone> {
         let mut items = Vec::new();
         while self.queue.wait_for_room() {
             match shared.recv(&mut items, WAIT_MAX) {
@@ -298,10 +299,10 @@ impl<H: Host> Incoming<H> {
         Err(KernelGone)
     }
 
-    fn message(&mut self, shared: &Arc<Shared<Arrived>>, item: Arrived) -> Option<KernelMessage> {
+    fn message(&mut self, shared: &Arc<PeerShared<KernelArrival>>, item: KernelArrival) -> Option<KernelMessage> {
         match item {
-            Arrived::Live(live) => self.live(live),
-            Arrived::Kernel(message) => {
+            KernelArrival::Live(live) => self.live(live),
+            KernelArrival::Kernel(message) => {
                 if matches!(message.message, Message::Response(_))
                     && let Some(words) = self.unanswered.answered(message.id)
                 {
@@ -315,9 +316,9 @@ impl<H: Host> Incoming<H> {
                 self.note(&message);
                 Some(message)
             }
-            Arrived::Login(login) => {
+            KernelArrival::Login(login) => {
                 if let Err(refused) = self.logins.try_send((login, shared.clone())) {
-                    let (Login { login, .. }, shared) = refused.into_inner();
+                    let (LoginQuestion { login, .. }, shared) = refused.into_inner();
                     answer(&shared, login, Err("too many logins at once".to_owned()), Bytes::new());
                 }
                 None
@@ -368,16 +369,16 @@ fn tell_once(said: &mut String, endpoint: &Endpoint, error: &ConnectError) {
 }
 
 /// Judges passwords.
-struct Password<H> {
+struct LinkedPasswordCheck<H> {
     host: Arc<H>,
     keyfile: Bytes,
     secret: Secret,
     node: String,
 }
 
-impl<H: Host> Password<H> {
-    fn run(self, waiting: &Receiver<(Login, Arc<Shared<Arrived>>)>) {
-        for (Login { login, password_hash, subdomain }, shared) in waiting {
+impl<H: Host> LinkedPasswordCheck<H> {
+    fn run(self, waiting: &Receiver<(LoginQuestion, Arc<PeerShared<KernelArrival>>)>) {
+        for (LoginQuestion { login, password_hash, subdomain }, shared) in waiting {
             let judged = match subdomain.map(|id| id.parse::<ProcessId>()).transpose() {
                 Ok(process) if self.host.is_password(&self.keyfile, &password_hash) => {
                     Ok(Some(token(&self.secret, &self.node, process.as_ref(), unix_s())))
@@ -391,13 +392,13 @@ impl<H: Host> Password<H> {
 }
 
 /// Answers a login; the keyfile goes along with a right password alone.
-fn answer(shared: &Shared<Arrived>, login: u64, judged: Result<Option<String>, String>, keyfile: Bytes) {
+fn answer(shared: &PeerShared<KernelArrival>, login: u64, judged: Result<Option<String>, String>, keyfile: Bytes) {
     let (token, error) = match judged {
         Ok(token) => (token, None),
         Err(error) => (None, Some(error)),
     };
     let blob = if token.is_some() { keyfile } else { Bytes::new() };
-    let frame = Frame::bare(&FromPeer::LoggedIn(LoggedIn { login, token, error })).with(blob);
+    let frame = LinkFrame::bare(&FromPeer::LoggedIn(LoggedIn { login, token, error })).with(blob);
     // Over: nobody waits for it any more. Few at a time, so it waits for no room.
     let _ = shared.line.send_now(frame, ());
 }

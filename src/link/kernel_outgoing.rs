@@ -7,17 +7,17 @@
 
 use super::bindings::{Bindings, NoRoom};
 use super::convert;
-use super::frame::Frame;
-use super::line::Ended;
-use super::peer::Shared;
+use super::frame::LinkFrame;
+use super::line::QueueEnded;
+use super::peer::PeerShared;
 use super::wire::{FromPeer, KernelHead};
-use crate::node::outbound::Ids;
+use crate::node::outbound::MessageIds;
 use crate::node::perform::described;
 use crate::node::prints::{Prints, SHOWN, VERBOSE};
 use crate::node::service::{Name, TAKEN_AT_ONCE_MAX};
 use crate::node::{
-    Action, ActionRequest, Audience, Dialect, Host, HttpServerError, Inbound, KernelMessage, LazyLoadBlob, Message,
-    PushCounts, Reply, ServerName, dispatch, unreadable_response,
+    ActionRequest, CheckedAction, Dialect, Host, HttpServerError, Inbound, KernelMessage, LazyLoadBlob, Message,
+    PushCounts, PushTargets, Reply, ServerName, dispatch, unreadable_response,
 };
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -35,8 +35,8 @@ const ROOM_WITHIN: Duration = Duration::from_secs(1);
 const ASKED_MAX: usize = 64 * 1024;
 
 /// A session as the outgoing side needs it.
-pub struct Session<T> {
-    pub shared: Arc<Shared<T>>,
+pub struct KernelSession<T> {
+    pub shared: Arc<PeerShared<T>>,
     pub dialect: Dialect,
     pub head_bytes_max: usize,
     pub blob_bytes_max: usize,
@@ -44,10 +44,10 @@ pub struct Session<T> {
 
 /// What the broker has not answered yet.
 #[derive(Default)]
-pub struct Unanswered(Mutex<Waiting>);
+pub struct Unanswered(Mutex<UnansweredState>);
 
 #[derive(Default)]
-struct Waiting {
+struct UnansweredState {
     /// What is answered if the broker does not, by the id of the question.
     asked: HashMap<u64, KernelMessage>,
     /// Paths that were said again, by the id of their message.
@@ -55,7 +55,7 @@ struct Waiting {
 }
 
 impl Unanswered {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, UnansweredState> {
         // Every change is one call on a map.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,7 +91,7 @@ impl Unanswered {
 }
 
 /// See the module.
-pub struct Outgoing<H: Host, T> {
+pub struct KernelOutgoing<H: Host, T> {
     host: Arc<H>,
     our_node: String,
     prints: Prints<H>,
@@ -100,17 +100,17 @@ pub struct Outgoing<H: Host, T> {
     name: Arc<Name>,
     dialect: Dialect,
     bindings: Bindings,
-    session: Option<Session<T>>,
+    session: Option<KernelSession<T>>,
     was_attached: bool,
     /// Places of paths that are still to be said again.
     again: VecDeque<u64>,
-    ids: Ids,
+    ids: MessageIds,
     answers: VecDeque<KernelMessage>,
     /// The last attempt to send found no room in time: the next does not wait.
     hangs: bool,
 }
 
-impl<H: Host, T> Outgoing<H, T> {
+impl<H: Host, T> KernelOutgoing<H, T> {
     pub fn new(
         host: Arc<H>,
         our_node: String,
@@ -131,7 +131,7 @@ impl<H: Host, T> Outgoing<H, T> {
             session: None,
             was_attached: false,
             again: VecDeque::new(),
-            ids: Ids::new(),
+            ids: MessageIds::new(),
             answers: VecDeque::new(),
             hangs: false,
         }
@@ -141,7 +141,7 @@ impl<H: Host, T> Outgoing<H, T> {
     pub async fn run(
         mut self,
         mut from_kernel: mpsc::Receiver<H::Message>,
-        mut sessions: mpsc::Receiver<Option<Session<T>>>,
+        mut sessions: mpsc::Receiver<Option<KernelSession<T>>>,
     ) {
         // A broker that is there obeys and answers itself, from the first message on.
         match tokio::time::timeout(ROOM_WITHIN, sessions.recv()).await {
@@ -186,7 +186,7 @@ impl<H: Host, T> Outgoing<H, T> {
     }
 
     /// A broker that may know nothing: everything is said again.
-    fn begin(&mut self, session: Session<T>) {
+    fn begin(&mut self, session: KernelSession<T>) {
         self.dialect = session.dialect;
         self.session = Some(session);
         self.was_attached = true;
@@ -202,9 +202,9 @@ impl<H: Host, T> Outgoing<H, T> {
                 if self.fits(&frame) {
                     self.unanswered.lock().said_again.insert(id, words);
                     match self.offer(frame) {
-                        Offer::Sent => {}
-                        Offer::NoRoom => return drop(self.unanswered.answered(id)),
-                        Offer::NoSession => return,
+                        SendResult::Sent => {}
+                        SendResult::NoRoom => return drop(self.unanswered.answered(id)),
+                        SendResult::NoSession => return,
                     }
                 } else {
                     self.prints.say(SHOWN, &format!("{words}: its content is larger than the broker takes"));
@@ -243,7 +243,7 @@ impl<H: Host, T> Outgoing<H, T> {
             self.again.push_back(place);
             return self.answers.extend(instead);
         }
-        let mut frame = Frame::bare(&FromPeer::Kernel(head)).with(blob);
+        let mut frame = LinkFrame::bare(&FromPeer::Kernel(head)).with(blob);
         if !self.fits(&frame) {
             if is_request {
                 return self.answers.extend(refused(HttpServerError::MalformedRequest));
@@ -253,10 +253,10 @@ impl<H: Host, T> Outgoing<H, T> {
         }
         let is_tracked = is_asked && instead.is_some() && self.unanswered.ask(id, &mut instead);
         let offered = self.offer(frame);
-        if offered == Offer::Sent {
+        if offered == SendResult::Sent {
             return;
         }
-        if offered == Offer::NoRoom {
+        if offered == SendResult::NoRoom {
             self.again.extend(place);
         }
         // Answered already, if the session's end came in between.
@@ -298,22 +298,22 @@ impl<H: Host, T> Outgoing<H, T> {
         }
     }
 
-    fn fits(&self, frame: &Frame) -> bool {
+    fn fits(&self, frame: &LinkFrame) -> bool {
         self.session.as_ref().is_none_or(|session| frame.fits(session.head_bytes_max, session.blob_bytes_max))
     }
 
-    fn offer(&mut self, frame: Frame) -> Offer {
-        let Some(session) = &self.session else { return Offer::NoSession };
+    fn offer(&mut self, frame: LinkFrame) -> SendResult {
+        let Some(session) = &self.session else { return SendResult::NoSession };
         let patience = if self.hangs { Duration::ZERO } else { ROOM_WITHIN };
         match session.shared.line.offer(frame, (), patience) {
             Ok(is_sent) => {
                 self.hangs = !is_sent;
-                if is_sent { Offer::Sent } else { Offer::NoRoom }
+                if is_sent { SendResult::Sent } else { SendResult::NoRoom }
             }
-            Err(Ended) => {
+            Err(QueueEnded) => {
                 self.session = None;
                 self.again.clear();
-                Offer::NoSession
+                SendResult::NoSession
             }
         }
     }
@@ -321,7 +321,7 @@ impl<H: Host, T> Outgoing<H, T> {
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Offer {
+enum SendResult {
     Sent,
     /// The connection is lost, or the broker hangs, and what it has not taken is as much as may be.
     NoRoom,
@@ -345,20 +345,20 @@ const PUSHES: [&[u8]; 7] = [
 fn without_channels(request: ActionRequest) -> Option<KernelMessage> {
     let ActionRequest { action, reply } = request;
     match action {
-        Action::BindHttp { .. }
-        | Action::UnbindHttp { .. }
-        | Action::BindWebSocket { .. }
-        | Action::UnbindWebSocket { .. }
-        | Action::Grant { channel: None, .. }
+        CheckedAction::BindHttp { .. }
+        | CheckedAction::UnbindHttp { .. }
+        | CheckedAction::BindWebSocket { .. }
+        | CheckedAction::UnbindWebSocket { .. }
+        | CheckedAction::Grant { channel: None, .. }
         // What is closed already is no failure (node contract, section 3).
-        | Action::Close { .. } => reply.done(),
-        Action::PushMany { audience, .. } => {
+        | CheckedAction::Close { .. } => reply.done(),
+        CheckedAction::PushMany { audience, .. } => {
             let not_found = match audience {
-                Audience::Channels(channels) => channels.len() as u64,
-                Audience::Topic { .. } | Audience::Own { .. } => 0,
+                PushTargets::Channels(channels) => channels.len() as u64,
+                PushTargets::Topic { .. } | PushTargets::Own { .. } => 0,
             };
             reply.counted(PushCounts { not_found, ..PushCounts::default() })
         }
-        Action::Push { .. } | Action::Subscribe { .. } | Action::Grant { .. } => Some(reply.refused(HttpServerError::WsChannelNotFound)),
+        CheckedAction::Push { .. } | CheckedAction::Subscribe { .. } | CheckedAction::Grant { .. } => Some(reply.refused(HttpServerError::WsChannelNotFound)),
     }
 }

@@ -10,8 +10,8 @@
 //! Invariants: frames are written in the order in which they were put in, by one thread at a time; at most the window, and what is
 //! put in without waiting, is kept. Knows nothing of heads or sockets.
 
-use super::frame::{Frame, Gather, WriteNow};
-use super::wire::Window;
+use super::frame::{GatheredFrames, LinkFrame, WriteNow};
+use super::wire::LinkWindow;
 use crate::admission::{Charge, HeapBytes};
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -39,15 +39,15 @@ const LITTLE_BYTES_MAX: usize = 64 << 10;
 const APART: Duration = Duration::from_micros(40);
 
 /// What this side's frames are made of, in the words of its direction.
-pub trait Direction {
+pub trait LinkDirection {
     /// Beside a frame, until it is acknowledged.
     type Mark;
 
     /// Acknowledges so many frames.
-    fn ack(received: u64) -> Frame;
+    fn ack(received: u64) -> LinkFrame;
 
     /// Says that there is nothing to say.
-    fn beat() -> Frame;
+    fn beat() -> LinkFrame;
 
     /// The frame is written for the first time.
     fn written(mark: &mut Self::Mark, asks: &mut usize);
@@ -59,17 +59,17 @@ pub trait Direction {
 }
 
 /// See the module.
-pub struct Line<D: Direction> {
-    state: Mutex<State<D::Mark>>,
+pub struct FrameQueue<D: LinkDirection> {
+    state: Mutex<FrameQueueState<D::Mark>>,
     /// The writer has something to do.
     work: Condvar,
     /// Something else has changed.
     changed: Condvar,
 }
 
-struct State<M> {
-    window: Window,
-    kept: VecDeque<(Frame, M)>,
+struct FrameQueueState<M> {
+    window: LinkWindow,
+    kept: VecDeque<(LinkFrame, M)>,
     kept_bytes: usize,
     /// What it takes of the heap, but for the places of the queue; and its charge, on the side that has one.
     heap_bytes: usize,
@@ -99,29 +99,29 @@ struct State<M> {
     connection: Option<u64>,
     connections: u64,
     /// Nothing is put in any more. The last frame, behind everything, if there is one.
-    ended: Option<Option<Frame>>,
+    ended: Option<Option<LinkFrame>>,
     /// Everything has been written, the last frame included.
     finished: bool,
 }
 
 /// The line has ended; nothing is sent any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended;
+pub struct QueueEnded;
 
 /// An acknowledgement of frames that were never sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} frames cannot have been received")]
 pub struct NeverSent(pub u64);
 
-impl<D: Direction> Line<D> {
+impl<D: LinkDirection> FrameQueue<D> {
     /// A line without connection, of a session that begins.
-    pub fn new(window: Window) -> Self {
+    pub fn new(window: LinkWindow) -> Self {
         Self::of_session(window, 0, 0)
     }
 
     /// The same of a session in which the other side has so many frames of ours, and we so many of its.
-    pub fn of_session(window: Window, acknowledged: u64, received: u64) -> Self {
-        let state = State {
+    pub fn of_session(window: LinkWindow, acknowledged: u64, received: u64) -> Self {
+        let state = FrameQueueState {
             window,
             kept: VecDeque::new(),
             kept_bytes: 0,
@@ -158,13 +158,13 @@ impl<D: Direction> Line<D> {
     ///
     /// # Errors
     /// The line has ended; the frames that are left were not put in.
-    pub fn send(&self, frames: impl IntoIterator<Item = (Frame, D::Mark)>) -> Result<(), Ended> {
+    pub fn send(&self, frames: impl IntoIterator<Item = (LinkFrame, D::Mark)>) -> Result<(), QueueEnded> {
         let mut frames = frames.into_iter().peekable();
         let mut state = self.lock();
         while frames.peek().is_some() {
             state = self.wait(&self.changed, state, |state| state.ended.is_none() && !state.has_room());
             if state.ended.is_some() {
-                return Err(Ended);
+                return Err(QueueEnded);
             }
             while state.has_room()
                 && let Some(frame) = frames.next()
@@ -182,13 +182,14 @@ impl<D: Direction> Line<D> {
     ///
     /// # Errors
     /// The line has ended.
-    pub fn offer(&self, frame: Frame, mark: D::Mark, patience: Duration) -> Result<bool, Ended> {
+    pub fn offer(&self, frame: LinkFrame, mark: D::Mark, patience: Duration) -> Result<bool, QueueEnded> {
         let until = Instant::now() + patience;
-        let may_come =
-            |state: &mut State<D::Mark>| state.ended.is_none() && !state.has_room() && state.connection.is_some();
+        let may_come = |state: &mut FrameQueueState<D::Mark>| {
+            state.ended.is_none() && !state.has_room() && state.connection.is_some()
+        };
         let mut state = self.wait_until(&self.changed, self.lock(), until, may_come);
         if state.ended.is_some() {
-            return Err(Ended);
+            return Err(QueueEnded);
         }
         let has_room = state.has_room();
         if has_room {
@@ -203,10 +204,10 @@ impl<D: Direction> Line<D> {
     ///
     /// # Errors
     /// The line has ended.
-    pub fn send_now(&self, frame: Frame, mark: D::Mark) -> Result<(), Ended> {
+    pub fn send_now(&self, frame: LinkFrame, mark: D::Mark) -> Result<(), QueueEnded> {
         let mut state = self.lock();
         if state.ended.is_some() {
-            return Err(Ended);
+            return Err(QueueEnded);
         }
         state.put::<D>((frame, mark));
         state.settle();
@@ -215,7 +216,10 @@ impl<D: Direction> Line<D> {
     }
 
     /// Writes what there is without waiting, where nobody writes; else, and for what is left, sees to it that somebody does.
-    fn go<'a>(&'a self, mut state: MutexGuard<'a, State<D::Mark>>) -> MutexGuard<'a, State<D::Mark>> {
+    fn go<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, FrameQueueState<D::Mark>>,
+    ) -> MutexGuard<'a, FrameQueueState<D::Mark>> {
         if state.writing {
             return state;
         }
@@ -228,7 +232,7 @@ impl<D: Direction> Line<D> {
         };
         (state.wrote_at, state.writing) = (Some(now), true);
         let connection = state.connection;
-        let mut gather = Gather::default();
+        let mut gather = GatheredFrames::default();
         state.gather::<D>(&mut gather);
         drop(state);
         let rest = gather.write_now(&*out);
@@ -312,7 +316,7 @@ impl<D: Direction> Line<D> {
 
     /// Begins a connection: everything that is not acknowledged goes out over it, and at most `window` is kept from now
     /// on. Answers what [`write`](Self::write) and [`disconnect`](Self::disconnect) are called with.
-    pub fn connect(&self, window: Window) -> u64 {
+    pub fn connect(&self, window: LinkWindow) -> u64 {
         let mut state = self.lock();
         state.connections += 1;
         state.connection = Some(state.connections);
@@ -345,7 +349,7 @@ impl<D: Direction> Line<D> {
     }
 
     /// Ends the line: nothing is put in any more; what was goes out first, then `last`.
-    pub fn end(&self, last: Option<Frame>) {
+    pub fn end(&self, last: Option<LinkFrame>) {
         let mut state = self.lock();
         if state.ended.is_none() {
             state.ended = Some(last);
@@ -364,7 +368,7 @@ impl<D: Direction> Line<D> {
     /// # Errors
     /// The stream's.
     pub fn write(&self, connection: u64, out: &mut impl Write, beat: Duration) -> io::Result<()> {
-        let mut gather = Gather::default();
+        let mut gather = GatheredFrames::default();
         loop {
             let over = {
                 let mut state = self.wait_for_work(connection, beat);
@@ -389,10 +393,11 @@ impl<D: Direction> Line<D> {
     }
 
     /// Waits until the writer has something to write, a beat or a late acknowledgement at last, or the connection is over.
-    fn wait_for_work(&self, connection: u64, beat: Duration) -> MutexGuard<'_, State<D::Mark>> {
+    fn wait_for_work(&self, connection: u64, beat: Duration) -> MutexGuard<'_, FrameQueueState<D::Mark>> {
         let beat_at = Instant::now() + beat;
-        let is_idle =
-            |state: &State<D::Mark>| state.connection == Some(connection) && (state.writing || !state.has_work());
+        let is_idle = |state: &FrameQueueState<D::Mark>| {
+            state.connection == Some(connection) && (state.writing || !state.has_work())
+        };
         let mut state = self.lock();
         while is_idle(&state) {
             let (now, tell_at, received) = (Instant::now(), state.tell_at, state.received);
@@ -409,7 +414,7 @@ impl<D: Direction> Line<D> {
                 break;
             }
             state.writer_until = Some(until);
-            let has_time = |state: &mut State<D::Mark>| {
+            let has_time = |state: &mut FrameQueueState<D::Mark>| {
                 is_idle(state) && (state.tell_at == tell_at || state.tell_at.is_some_and(|at| at >= until))
             };
             state = self.wait_until(&self.work, state, until.max(now + Duration::from_millis(1)), has_time);
@@ -418,7 +423,7 @@ impl<D: Direction> Line<D> {
         state
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<D::Mark>> {
+    fn lock(&self) -> MutexGuard<'_, FrameQueueState<D::Mark>> {
         // Every change leaves the state whole before anything that could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -426,37 +431,37 @@ impl<D: Direction> Line<D> {
     fn wait<'a>(
         &self,
         condvar: &Condvar,
-        state: MutexGuard<'a, State<D::Mark>>,
-        condition: impl FnMut(&mut State<D::Mark>) -> bool,
-    ) -> MutexGuard<'a, State<D::Mark>> {
+        state: MutexGuard<'a, FrameQueueState<D::Mark>>,
+        condition: impl FnMut(&mut FrameQueueState<D::Mark>) -> bool,
+    ) -> MutexGuard<'a, FrameQueueState<D::Mark>> {
         condvar.wait_while(state, condition).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait_until<'a>(
         &self,
         condvar: &Condvar,
-        state: MutexGuard<'a, State<D::Mark>>,
+        state: MutexGuard<'a, FrameQueueState<D::Mark>>,
         until: Instant,
-        condition: impl FnMut(&mut State<D::Mark>) -> bool,
-    ) -> MutexGuard<'a, State<D::Mark>> {
+        condition: impl FnMut(&mut FrameQueueState<D::Mark>) -> bool,
+    ) -> MutexGuard<'a, FrameQueueState<D::Mark>> {
         let timeout = until.saturating_duration_since(Instant::now());
         condvar.wait_timeout_while(state, timeout, condition).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    fn wait_for(&self, patience: Duration, condition: impl Fn(&State<D::Mark>) -> bool) -> bool {
+    fn wait_for(&self, patience: Duration, condition: impl Fn(&FrameQueueState<D::Mark>) -> bool) -> bool {
         let until = Instant::now() + patience;
         condition(&self.wait_until(&self.changed, self.lock(), until, |state| !condition(state)))
     }
 }
 
-impl<M> State<M> {
+impl<M> FrameQueueState<M> {
     /// One frame may be larger than the window.
     fn has_room(&self) -> bool {
         self.kept.is_empty()
             || self.kept.len() < self.window.frames as usize && self.kept_bytes < self.window.bytes as usize
     }
 
-    fn put<D: Direction<Mark = M>>(&mut self, frame: (Frame, M)) {
+    fn put<D: LinkDirection<Mark = M>>(&mut self, frame: (LinkFrame, M)) {
         self.kept_bytes += frame.0.bytes();
         self.heap_bytes += frame.0.heap_bytes() + D::mark_bytes(&frame.1);
         self.kept.push_back(frame);
@@ -468,7 +473,7 @@ impl<M> State<M> {
             self.kept.shrink_to(2 * self.kept.len());
         }
         if let Some(charge) = &mut self.charge {
-            charge.resize(self.heap_bytes + self.kept.capacity() * size_of::<(Frame, M)>());
+            charge.resize(self.heap_bytes + self.kept.capacity() * size_of::<(LinkFrame, M)>());
         }
     }
 
@@ -483,7 +488,7 @@ impl<M> State<M> {
     }
 
     /// Takes out what is to be written next: something in any case. Answers whether nothing will come behind it.
-    fn gather<D: Direction<Mark = M>>(&mut self, gather: &mut Gather) -> bool {
+    fn gather<D: LinkDirection<Mark = M>>(&mut self, gather: &mut GatheredFrames) -> bool {
         gather.begin_with(&mut self.rest);
         (self.tell, self.tell_at) = (false, None);
         if self.told < self.received {
@@ -516,15 +521,15 @@ mod tests {
     /// Frames are numbers; acknowledgements are numbers above a thousand, and a beat is zero.
     struct Numbers;
 
-    impl Direction for Numbers {
+    impl LinkDirection for Numbers {
         type Mark = u64;
 
-        fn ack(received: u64) -> Frame {
-            Frame::bare(&(1000 + received))
+        fn ack(received: u64) -> LinkFrame {
+            LinkFrame::bare(&(1000 + received))
         }
 
-        fn beat() -> Frame {
-            Frame::bare(&0_u64)
+        fn beat() -> LinkFrame {
+            LinkFrame::bare(&0_u64)
         }
 
         fn written(_: &mut u64, asks: &mut usize) {
@@ -532,14 +537,14 @@ mod tests {
         }
     }
 
-    const WINDOW: Window = Window { frames: 8, bytes: 1000 };
+    const WINDOW: LinkWindow = LinkWindow { frames: 8, bytes: 1000 };
 
-    fn frame(number: u64) -> (Frame, u64) {
-        (Frame::bare(&number), number)
+    fn frame(number: u64) -> (LinkFrame, u64) {
+        (LinkFrame::bare(&number), number)
     }
 
     /// What goes out until the line ends.
-    fn written(line: &Line<Numbers>, connection: u64) -> Vec<u64> {
+    fn written(line: &FrameQueue<Numbers>, connection: u64) -> Vec<u64> {
         let mut bytes = Vec::new();
         line.write(connection, &mut bytes, Duration::from_secs(60)).unwrap();
         let mut reader = FrameReader::new(&bytes[..], 64, 0);
@@ -548,7 +553,7 @@ mod tests {
 
     #[test]
     fn what_was_not_acknowledged_goes_out_again_once() {
-        let line = Line::<Numbers>::new(WINDOW);
+        let line = FrameQueue::<Numbers>::new(WINDOW);
         line.send((1..=4).map(frame)).unwrap();
         let first = line.connect(WINDOW);
         assert_eq!(line.acknowledge(1, |_| ()), Err(NeverSent(1)), "nothing was written yet");
@@ -567,13 +572,13 @@ mod tests {
         line.send([frame(5)]).unwrap();
         line.end(Some(frame(99).0));
         assert_eq!(written(&line, second), [4, 5, 99]);
-        assert_eq!(line.send([frame(6)]), Err(Ended));
+        assert_eq!(line.send([frame(6)]), Err(QueueEnded));
         assert!(line.wait_finished(Duration::ZERO));
     }
 
     #[test]
     fn a_full_window_waits_for_acknowledgements() {
-        let line = Line::<Numbers>::new(WINDOW);
+        let line = FrameQueue::<Numbers>::new(WINDOW);
         let connection = line.connect(WINDOW);
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| line.send((1..=20).map(frame)));
@@ -592,7 +597,7 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_not_waited_for_where_none_can_come() {
-        let line = Line::<Numbers>::new(WINDOW);
+        let line = FrameQueue::<Numbers>::new(WINDOW);
         let never = Duration::from_secs(3600);
         for number in 1..=8 {
             assert_eq!(line.offer(frame(number).0, number, never), Ok(true));
@@ -609,12 +614,12 @@ mod tests {
             assert_eq!(offered.join().unwrap(), Ok(true));
             line.end(None);
         });
-        assert_eq!(line.offer(frame(10).0, 10, never), Err(Ended));
+        assert_eq!(line.offer(frame(10).0, 10, never), Err(QueueEnded));
     }
 
     #[test]
     fn the_other_side_is_told_what_was_taken_in() {
-        let line = Line::<Numbers>::new(WINDOW);
+        let line = FrameQueue::<Numbers>::new(WINDOW);
         let connection = line.connect(WINDOW);
         line.took(1, false);
         assert!(!line.lock().has_work(), "that is little");
@@ -627,7 +632,7 @@ mod tests {
 
     #[test]
     fn questions_are_counted_until_their_answer_is_written() {
-        let line = Line::<Numbers>::new(WINDOW);
+        let line = FrameQueue::<Numbers>::new(WINDOW);
         assert!(line.ask(2) && line.ask(2) && !line.ask(2));
         let connection = line.connect(WINDOW);
         line.send_now(frame(1).0, 1).unwrap();
@@ -638,7 +643,7 @@ mod tests {
 
     #[test]
     fn answers_that_are_never_acknowledged_end_the_asking() {
-        let line = Line::<Numbers>::new(WINDOW);
+        let line = FrameQueue::<Numbers>::new(WINDOW);
         let connection = line.connect(WINDOW);
         std::thread::scope(|scope| {
             scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
@@ -687,9 +692,9 @@ mod tests {
 
     #[test]
     fn who_has_a_frame_writes_it_and_what_does_not_go_is_the_writers_in_order() {
-        let line = Line::<Numbers>::new(Window { frames: 10_000, bytes: 1 << 20 });
+        let line = FrameQueue::<Numbers>::new(LinkWindow { frames: 10_000, bytes: 1 << 20 });
         let pipe = Arc::new(Narrow { taken: Mutex::default(), calls: Mutex::default() });
-        let connection = line.connect(Window { frames: 10_000, bytes: 1 << 20 });
+        let connection = line.connect(LinkWindow { frames: 10_000, bytes: 1 << 20 });
         line.write_through(connection, pipe.clone());
         std::thread::scope(|scope| {
             scope.spawn(|| line.write(connection, &mut &*pipe, Duration::from_secs(60)).unwrap());
@@ -712,9 +717,9 @@ mod tests {
 
     #[test]
     fn a_frame_is_written_without_the_writer_and_an_acknowledgement_rides_on_it() {
-        let line = Line::<Numbers>::new(WINDOW);
+        let line = FrameQueue::<Numbers>::new(WINDOW);
         let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
-        let stream = Arc::new(crate::driver::peer_socket::Stream::Unix(here));
+        let stream = Arc::new(crate::driver::peer_socket::PeerStream::Unix(here));
         let connection = line.connect(WINDOW);
         line.write_through(connection, stream);
         line.took(1, true);
@@ -726,7 +731,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_that_finds_no_frame_goes_alone_soon() {
-        let line = Line::<Numbers>::new(WINDOW);
+        let line = FrameQueue::<Numbers>::new(WINDOW);
         let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
         let connection = line.connect(WINDOW);
         std::thread::scope(|scope| {
@@ -742,7 +747,7 @@ mod tests {
 
     #[test]
     fn a_silent_line_beats() {
-        let line = Line::<Numbers>::new(WINDOW);
+        let line = FrameQueue::<Numbers>::new(WINDOW);
         let connection = line.connect(WINDOW);
         let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
         std::thread::scope(|scope| {

@@ -16,13 +16,13 @@ const BYTES_MAX: usize = 2 * WINDOW.bytes as usize;
 
 /// See the module.
 #[derive(Default)]
-pub struct Mailroom {
-    state: Mutex<State>,
+pub struct KernelInbox {
+    state: Mutex<KernelInboxState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct KernelInboxState {
     waiting: VecDeque<(KernelMessage, usize)>,
     /// What they take of the heap.
     bytes: usize,
@@ -44,7 +44,7 @@ pub enum NotTaken {
     Full,
 }
 
-impl State {
+impl KernelInboxState {
     /// Charges what is here now.
     fn settle(&mut self) {
         let places = self.waiting.capacity() * size_of::<(KernelMessage, usize)>();
@@ -54,10 +54,13 @@ impl State {
     }
 }
 
-impl Mailroom {
+impl KernelInbox {
     /// An empty one, whose messages are charged.
     pub fn charged(charge: Charge) -> Self {
-        Self { state: Mutex::new(State { charge: Some(charge), ..State::default() }), changed: Condvar::default() }
+        Self {
+            state: Mutex::new(KernelInboxState { charge: Some(charge), ..KernelInboxState::default() }),
+            changed: Condvar::default(),
+        }
     }
 
     /// Puts a message in, which takes so many bytes of the heap; waits for room for at most `patience`.
@@ -65,7 +68,7 @@ impl Mailroom {
     /// # Errors
     /// See [`NotTaken`].
     pub fn put(&self, message: KernelMessage, bytes: usize, patience: Duration) -> Result<(), NotTaken> {
-        let is_full = |state: &mut State| {
+        let is_full = |state: &mut KernelInboxState| {
             !state.is_closed
                 && !state.waiting.is_empty()
                 && (state.waiting.len() >= FRAMES_MAX || state.bytes >= BYTES_MAX)
@@ -93,7 +96,7 @@ impl Mailroom {
         (state.in_hand, state.in_hand_bytes) = (0, 0);
         state.settle();
         self.changed.notify_all();
-        let is_empty = |state: &mut State| state.waiting.is_empty() && !state.is_closed;
+        let is_empty = |state: &mut KernelInboxState| state.waiting.is_empty() && !state.is_closed;
         state = self.changed.wait_while(state, is_empty).unwrap_or_else(PoisonError::into_inner);
         let count = count.min(state.waiting.len());
         let taken: Vec<_> = state.waiting.drain(..count).collect();
@@ -117,7 +120,7 @@ impl Mailroom {
 
     /// Waits until everything is obeyed, for at most `patience`.
     pub fn wait_obeyed(&self, patience: Duration) {
-        let is_busy = |state: &mut State| !state.waiting.is_empty() || state.in_hand > 0;
+        let is_busy = |state: &mut KernelInboxState| !state.waiting.is_empty() || state.in_hand > 0;
         drop(self.changed.wait_timeout_while(self.lock(), patience, is_busy));
     }
 
@@ -131,7 +134,7 @@ impl Mailroom {
         self.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, KernelInboxState> {
         // Nothing between two changes of one call can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,7 +153,7 @@ mod tests {
 
     #[test]
     fn it_keeps_order_and_bounds_and_ends() {
-        let room = Mailroom::default();
+        let room = KernelInbox::default();
         for id in 0..FRAMES_MAX as u64 {
             room.put(message(id), 1, Duration::ZERO).unwrap();
         }

@@ -1,6 +1,6 @@
 //! Processes, and whole nodes, in other programs: they attach over a socket and do what those in this one do.
 //!
-//! The protocol is specified in `docs/LINK.md`; any language can speak it. The broker's side is [`Server`]; a process
+//! The protocol is specified in `docs/LINK.md`; any language can speak it. The broker's side is [`LinkServer`]; a process
 //! written in Rust connects with [`process_lib::connect`](crate::process_lib::connect), or with [`Client`] where it wants
 //! the broker's own types; a node spawns [`http_server`].
 //!
@@ -32,14 +32,14 @@ mod token;
 mod waiting;
 mod wire;
 
-pub use crate::driver::peer_socket::{Access, ListenError};
+pub use crate::driver::peer_socket::{Access, PeerListenError};
 #[cfg(feature = "tls")]
 pub use crate::tls::TrustError;
 pub use crate::tls::{Acceptor, Trust};
 pub use client::{Client, ClientOptions};
-pub use config::Config;
+pub use config::LinkConfig;
 pub use kernel_client::{KernelError, KernelParts, http_server};
-pub use peer::{ConnectError, Endpoint, SendError};
-pub use server::{Peers, Server, StartError};
-pub use token::{Token, TokenError};
-pub use wire::{Refused, RefusedCode};
+pub use peer::{ConnectError, Endpoint, LinkSendError};
+pub use server::{LinkPeers, LinkServer, LinkStartError};
+pub use token::{LinkToken, LinkTokenError};
+pub use wire::{HelloRefused, RefusedCode};

@@ -5,11 +5,12 @@
 
 use super::config::ASKS_MAX;
 use super::convert;
-use super::frame::Frame;
-use super::session::{Mark, Session};
-use super::wire::{Audience, Failure, FromPeer, Kind, TOPICS_MAX, ToPeer};
+use super::frame::LinkFrame;
+use super::session::{FrameMark, Session};
+use super::wire::{Audience, FrameKind, FromPeer, OrderFailure, TOPICS_MAX, ToPeer};
 use crate::broker::{
-    Batch, BindPathError, ChannelAt, Delivery, InvalidMessage, Message, Policy, ProcessHandle, PushError, RequestId,
+    Batch, BindPathError, ChannelAt, DeliveryOptions, InvalidMessage, Message, Policy, ProcessHandle, PushError,
+    RequestId,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
@@ -43,15 +44,15 @@ impl From<PushError> for Stop {
 }
 
 /// Obeys the orders of one process.
-pub struct Orders<'a> {
+pub struct ProcessOrders<'a> {
     session: &'a Session,
     owner: &'a ProcessHandle,
     batch: Batch,
-    /// Orders that are not counted as taken in yet: those in the batch, and what came between.
+    /// ProcessOrders that are not counted as taken in yet: those in the batch, and what came between.
     taken: u64,
 }
 
-impl<'a> Orders<'a> {
+impl<'a> ProcessOrders<'a> {
     pub fn new(session: &'a Session, owner: &'a ProcessHandle) -> Self {
         Self { session, owner, batch: owner.batch(), taken: 0 }
     }
@@ -134,9 +135,9 @@ impl<'a> Orders<'a> {
         &self,
         channel: ChannelId,
         node: Option<String>,
-        delivery: Delivery,
+        delivery: DeliveryOptions,
         message: Option<Result<Message, InvalidMessage>>,
-        (kind, ask): (Kind, Option<u64>),
+        (kind, ask): (FrameKind, Option<u64>),
     ) -> Result<(), Stop> {
         match message {
             Some(Ok(message)) => {
@@ -178,7 +179,7 @@ impl<'a> Orders<'a> {
         Ok(())
     }
 
-    fn push(&mut self, channel: u32, kind: Kind, blob: Bytes) -> Result<(), Stop> {
+    fn push(&mut self, channel: u32, kind: FrameKind, blob: Bytes) -> Result<(), Stop> {
         match convert::message(kind, blob) {
             Some(Ok(message)) => Ok(self.batch.send(self.owner.push(ChannelId::new(channel), message))?),
             Some(Err(invalid)) => self.refuse_message(None, invalid),
@@ -187,12 +188,12 @@ impl<'a> Orders<'a> {
     }
 
     /// How a push or close is delivered. A question is answered by the broker, with an event.
-    fn delivery(&self, policy: Option<Policy>, ask: Option<u64>) -> Result<Delivery, Stop> {
+    fn delivery(&self, policy: Option<Policy>, ask: Option<u64>) -> Result<DeliveryOptions, Stop> {
         let delivery = match ask {
-            None => Delivery::default(),
+            None => DeliveryOptions::default(),
             Some(ask) => {
                 self.ask()?;
-                Delivery::asking_event(ask)
+                DeliveryOptions::asking_event(ask)
             }
         };
         Ok(delivery.with_policy(policy))
@@ -250,7 +251,7 @@ impl<'a> Orders<'a> {
         match ask {
             Some(ask) => {
                 self.ask()?;
-                self.answer(ToPeer::Failed { ask, code: Failure::TopicName, reason: invalid.to_string() })
+                self.answer(ToPeer::Failed { ask, code: OrderFailure::TopicName, reason: invalid.to_string() })
             }
             None => {
                 tracing::warn!(process = %self.owner.id(), %invalid, "an order was refused, and nobody asked");
@@ -260,11 +261,11 @@ impl<'a> Orders<'a> {
     }
 
     fn answer(&self, head: ToPeer) -> Result<(), Stop> {
-        self.session.line.send_now(Frame::bare(&head), Mark::Answer).map_err(|_| Stop::Stopped)
+        self.session.line.send_now(LinkFrame::bare(&head), FrameMark::Answer).map_err(|_| Stop::Stopped)
     }
 }
 
-fn no_push(kind: Kind) -> Stop {
+fn no_push(kind: FrameKind) -> Stop {
     Stop::Violation(format!("{kind:?} is not pushed: close"))
 }
 

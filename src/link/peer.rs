@@ -6,12 +6,14 @@
 //! successor; what is kept is bounded by the window that the broker names. Knows nothing of what the frames mean.
 
 use super::config::{HELLO_WITHIN, WINDOW};
-use super::frame::{Frame, FrameReader, Gather, ReadError};
-use super::line::{Direction, Line};
-use super::token::Token;
-use super::wire::{self, Attach, Failure, FromPeer, Hello, LiveChannel, Refused, RefusedCode, ToPeer, Welcome};
+use super::frame::{FrameReader, GatheredFrames, LinkFrame, ReadError};
+use super::line::{FrameQueue, LinkDirection};
+use super::token::LinkToken;
+use super::wire::{
+    self, Attach, FromPeer, Hello, HelloRefused, LiveChannel, OrderFailure, RefusedCode, ToPeer, Welcome,
+};
 use crate::broker::{PushError, RecvError};
-use crate::driver::peer_socket::{Source, Stream};
+use crate::driver::peer_socket::{DeadlineReader, PeerStream};
 use crate::tls::Trust;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -59,14 +61,14 @@ pub enum Endpoint {
         /// `host:port`
         address: String,
         /// The link's token.
-        token: Token,
+        token: LinkToken,
     },
     /// TCP under TLS.
     Tls {
         /// `host:port`; the host is what the broker's certificate must be for, unless it is trusted itself.
         address: String,
         /// The link's token; it is said only to a broker that is trusted.
-        token: Token,
+        token: LinkToken,
         /// Which brokers are trusted.
         trust: Trust,
     },
@@ -92,7 +94,7 @@ pub enum ConnectError {
     Io(#[from] io::Error),
     /// The broker said no.
     #[error("the broker refuses: {0}")]
-    Refused(Refused),
+    Refused(HelloRefused),
     /// Whatever answers is no broker, or one of a version to come.
     #[error("no broker answers: {0}")]
     Protocol(String),
@@ -109,7 +111,7 @@ impl From<ReadError> for ConnectError {
 
 /// Why something was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
+pub enum LinkSendError {
     /// Larger than the broker takes over a link.
     #[error("larger than the link takes")]
     TooLarge,
@@ -118,9 +120,9 @@ pub enum SendError {
     Stopped,
 }
 
-impl From<SendError> for PushError {
+impl From<LinkSendError> for PushError {
     /// The only one of the broker's that says as much: the process has to end.
-    fn from(_: SendError) -> Self {
+    fn from(_: LinkSendError) -> Self {
         Self::Stopped
     }
 }
@@ -128,32 +130,32 @@ impl From<SendError> for PushError {
 /// A process' frames.
 pub struct Inward;
 
-impl Direction for Inward {
+impl LinkDirection for Inward {
     type Mark = ();
 
-    fn ack(received: u64) -> Frame {
-        Frame::bare(&FromPeer::Ack { received })
+    fn ack(received: u64) -> LinkFrame {
+        LinkFrame::bare(&FromPeer::Ack { received })
     }
 
-    fn beat() -> Frame {
-        Frame::bare(&FromPeer::Beat {})
+    fn beat() -> LinkFrame {
+        LinkFrame::bare(&FromPeer::Beat {})
     }
 
     fn written((): &mut (), _: &mut usize) {}
 }
 
 /// What numbered frames are to whoever reads.
-pub trait Arrival: Sized + Send + 'static {
+pub trait NumberedItem: Sized + Send + 'static {
     /// A channel that was open already when the session began.
     fn live(channel: LiveChannel) -> Self;
 
     /// A frame. None: nothing to hear of.
-    fn arrived(head: ToPeer, blob: Vec<u8>, asked: &mut Asked) -> Option<Self>;
+    fn arrived(head: ToPeer, blob: Vec<u8>, asked: &mut OpenQuestions) -> Option<Self>;
 }
 
 /// A peer that is attached. Dropping it ends the session.
-pub struct Attached<T: Arrival> {
-    pub shared: Arc<Shared<T>>,
+pub struct AttachedPeer<T: NumberedItem> {
+    pub shared: Arc<PeerShared<T>>,
     pub welcome: Welcome,
     /// Whether the session ends as after a panic.
     pub failed: bool,
@@ -161,51 +163,51 @@ pub struct Attached<T: Arrival> {
 }
 
 /// What outlives the connections.
-pub struct Shared<T> {
+pub struct PeerShared<T> {
     endpoint: Endpoint,
     /// What this process says whenever it connects.
     hello: Hello,
-    pub line: Line<Inward>,
-    state: Mutex<State<T>>,
+    pub line: FrameQueue<Inward>,
+    state: Mutex<PeerState<T>>,
     changed: Condvar,
 }
 
 /// What changes.
-pub struct State<T> {
+pub struct PeerState<T> {
     /// What arrived and was not taken by the process.
-    inbound: VecDeque<Arrived<T>>,
+    inbound: VecDeque<ReadFrame<T>>,
     /// How many the process has taken and not come back from.
     handed: u64,
     /// Numbered frames that arrived, from the session's beginning.
     arrived: u64,
-    pub asked: Asked,
-    stream: Option<Arc<Stream>>,
+    pub asked: OpenQuestions,
+    stream: Option<Arc<PeerStream>>,
     /// Nothing arrives any more.
     pub ended: bool,
 }
 
 /// Questions and answers.
 #[derive(Default)]
-pub struct Asked {
+pub struct OpenQuestions {
     /// Questions that are not answered yet.
     pub open: u32,
     /// How many were asked.
     pub count: u64,
     /// Answers that somebody waits for.
-    pub answers: HashMap<u64, Answer>,
+    pub answers: HashMap<u64, PeerAnswer>,
 }
 
 /// What a question of our own was answered with.
-pub enum Answer {
+pub enum PeerAnswer {
     /// It was done.
     Done,
     /// It was not.
-    Failed(Failure),
+    Failed(OrderFailure),
     /// Topics, and how many are subscribed to each.
     Topics(Vec<(String, u64)>),
 }
 
-struct Arrived<T> {
+struct ReadFrame<T> {
     /// None: nothing that the process is to hear of.
     item: Option<T>,
     /// Whether it is a numbered frame; the list of channels is not.
@@ -214,13 +216,13 @@ struct Arrived<T> {
 
 /// A connection on which the broker has said welcome.
 struct Greeted {
-    stream: Arc<Stream>,
-    reader: FrameReader<Source>,
+    stream: Arc<PeerStream>,
+    reader: FrameReader<DeadlineReader>,
     welcome: Welcome,
     live: Vec<LiveChannel>,
 }
 
-impl<T: Arrival> Attached<T> {
+impl<T: NumberedItem> AttachedPeer<T> {
     /// Attaches. Channels that are open already come first.
     ///
     /// # Errors
@@ -240,19 +242,19 @@ impl<T: Arrival> Attached<T> {
             window: None,
         };
         let Greeted { stream, reader, welcome, live } = greet(&endpoint, &hello)?;
-        let live = live.into_iter().map(|live| Arrived { item: Some(T::live(live)), numbered: false });
-        let state = State {
+        let live = live.into_iter().map(|live| ReadFrame { item: Some(T::live(live)), numbered: false });
+        let state = PeerState {
             inbound: live.collect(),
             handed: 0,
             arrived: welcome.acknowledged,
-            asked: Asked::default(),
+            asked: OpenQuestions::default(),
             stream: None,
             ended: false,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PeerShared {
             endpoint,
             hello: Hello { session: Some(welcome.session.clone()), ..hello },
-            line: Line::of_session(WINDOW, welcome.received, welcome.acknowledged),
+            line: FrameQueue::of_session(WINDOW, welcome.received, welcome.acknowledged),
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
@@ -264,15 +266,15 @@ impl<T: Arrival> Attached<T> {
     }
 
     /// Whether the broker takes a frame with this blob.
-    pub fn takes(&self, frame: &Frame, blob: &Bytes) -> bool {
+    pub fn takes(&self, frame: &LinkFrame, blob: &Bytes) -> bool {
         blob.len() <= self.welcome.blob_bytes_max as usize && frame.fits(self.welcome.head_bytes_max as usize, 0)
     }
 }
 
-impl<T: Arrival> Drop for Attached<T> {
+impl<T: NumberedItem> Drop for AttachedPeer<T> {
     fn drop(&mut self) {
         let failed = self.failed || thread::panicking();
-        self.shared.line.end(Some(Frame::bare(&FromPeer::Bye { failed })));
+        self.shared.line.end(Some(LinkFrame::bare(&FromPeer::Bye { failed })));
         self.shared.line.wait_finished(END_WITHIN);
         if let Some(stream) = &self.shared.lock().stream {
             stream.shutdown();
@@ -285,14 +287,14 @@ impl<T: Arrival> Drop for Attached<T> {
     }
 }
 
-impl<T: Arrival> Shared<T> {
-    pub fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T: NumberedItem> PeerShared<T> {
+    pub fn lock(&self) -> MutexGuard<'_, PeerState<T>> {
         // Every change is one call on a collection, or one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a change of the state.
-    pub fn wait<'a>(&self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+    pub fn wait<'a>(&self, state: MutexGuard<'a, PeerState<T>>) -> MutexGuard<'a, PeerState<T>> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -308,7 +310,7 @@ impl<T: Arrival> Shared<T> {
         let until = Instant::now().checked_add(timeout);
         loop {
             let before = items.len();
-            while let Some(Arrived { item, numbered }) = state.inbound.pop_front() {
+            while let Some(ReadFrame { item, numbered }) = state.inbound.pop_front() {
                 state.handed += u64::from(numbered);
                 items.extend(item);
             }
@@ -371,7 +373,7 @@ impl<T: Arrival> Shared<T> {
         error
     }
 
-    fn read(&self, reader: &mut FrameReader<Source>) -> Result<std::convert::Infallible, ReadError> {
+    fn read(&self, reader: &mut FrameReader<DeadlineReader>) -> Result<std::convert::Infallible, ReadError> {
         loop {
             let (head, blob) = reader.next_owned()?;
             match head {
@@ -391,7 +393,7 @@ impl<T: Arrival> Shared<T> {
         let mut state = self.lock();
         state.arrived += 1;
         let item = T::arrived(head, blob, &mut state.asked);
-        state.inbound.push_back(Arrived { item, numbered: true });
+        state.inbound.push_back(ReadFrame { item, numbered: true });
         self.changed.notify_all();
     }
 
@@ -438,15 +440,15 @@ fn is_final(code: RefusedCode) -> bool {
 /// Connects, says hello, and reads what a broker says first.
 fn greet(endpoint: &Endpoint, hello: &Hello) -> Result<Greeted, ConnectError> {
     let stream = Arc::new(match endpoint {
-        Endpoint::Unix(path) => Stream::unix(path, HELLO_WITHIN)?,
-        Endpoint::Tcp { address, .. } => Stream::tcp(address, HELLO_WITHIN)?,
-        Endpoint::Tls { address, trust, .. } => Stream::tls(address, trust, HELLO_WITHIN)?,
+        Endpoint::Unix(path) => PeerStream::unix(path, HELLO_WITHIN)?,
+        Endpoint::Tcp { address, .. } => PeerStream::tcp(address, HELLO_WITHIN)?,
+        Endpoint::Tls { address, trust, .. } => PeerStream::tls(address, trust, HELLO_WITHIN)?,
     });
-    let mut gather = Gather::default();
-    gather.push(&Frame::bare(&FromPeer::Hello(hello.clone())));
+    let mut gather = GatheredFrames::default();
+    gather.push(&LinkFrame::bare(&FromPeer::Hello(hello.clone())));
     gather.write(&mut &*stream)?;
     let deadline = Instant::now() + 2 * HELLO_WITHIN;
-    let source = Source::until(stream.clone(), deadline);
+    let source = DeadlineReader::until(stream.clone(), deadline);
     // What a broker may send is its own to bound.
     let mut reader = FrameReader::new(source, super::frame::HEAD_BYTES_MAX, u32::MAX as usize);
     let welcome = match reader.next()?.0 {

@@ -1,10 +1,10 @@
 //! The broker's end of a process over a link: its events become frames, on a thread of the session's.
 
 use super::convert::{event_out, live_channel};
-use super::frame::Frame;
+use super::frame::LinkFrame;
 use super::server::bye;
-use super::session::{Actor, End, Forget, Key, Mark, Registry, Session, refused};
-use super::wire::{ByeCode, Refused, RefusedCode};
+use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, refused};
+use super::wire::{ByeCode, HelloRefused, RefusedCode};
 use crate::broker::{AttachError, AttachOptions, Event, Process, Stopped};
 use crate::process_id::ProcessId;
 use crate::proto::close::code;
@@ -19,35 +19,36 @@ const FRAMES_AT_A_TIME: usize = 256;
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// Attaches a process, and runs what gives its events to the session.
-pub fn begin(registry: &Arc<Registry>, id: ProcessId, options: AttachOptions) -> Result<Arc<Session>, Refused> {
+pub fn begin(registry: &Arc<Registry>, id: ProcessId, options: AttachOptions) -> Result<Arc<Session>, HelloRefused> {
     let process = registry.broker.process(id.clone(), options).map_err(|error| match error {
         AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, &error.to_string()),
         AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
     let session = Arc::new(Session::new(Actor::Process(process.handle().clone()), process.handle().purse()));
-    let feeder = Feeder { process, session: session.clone(), registry: registry.clone(), key: Key::Process(id) };
+    let feeder =
+        EventSender { process, session: session.clone(), registry: registry.clone(), key: SessionKey::Process(id) };
     let spawned = thread::Builder::new().name("link-events".to_owned()).spawn(move || feeder.run());
     spawned.map_err(|error| refused(RefusedCode::Full, &format!("no thread: {error}")))?;
     Ok(session)
 }
 
-struct Feeder {
+struct EventSender {
     process: Process,
     session: Arc<Session>,
     registry: Arc<Registry>,
-    key: Key,
+    key: SessionKey,
 }
 
-impl Feeder {
+impl EventSender {
     fn run(self) {
         let Self { process, session, registry, key } = self;
         // Dropped behind the process: its id is free then.
         let _forget = Forget { session: session.clone(), registry, key };
         feed(&process, &session);
         match session.why() {
-            End::Bye | End::Stopped => drop(process),
-            End::Failed | End::Violation => process.fail(),
-            End::Grace => process.end(code::SERVICE_RESTART, "the process has gone"),
+            SessionEnd::Bye | SessionEnd::Stopped => drop(process),
+            SessionEnd::Failed | SessionEnd::Violation => process.fail(),
+            SessionEnd::Grace => process.end(code::SERVICE_RESTART, "the process has gone"),
         }
     }
 }
@@ -71,19 +72,19 @@ fn feed(process: &Process, session: &Session) {
                 }
             }
             Err(Stopped) => {
-                return session.end(End::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
+                return session.end(SessionEnd::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
             }
         }
     }
 }
 
-fn frame(event: Event) -> Option<(Frame, Mark)> {
+fn frame(event: Event) -> Option<(LinkFrame, FrameMark)> {
     let mark = match &event {
-        Event::Opened(opened) => Mark::Opened(Box::new(live_channel(opened))),
-        Event::Closed(closed) => Mark::Closed(closed.channel.get()),
-        Event::Outcome { .. } => Mark::Answer,
-        _ => Mark::Event,
+        Event::Opened(opened) => FrameMark::Opened(Box::new(live_channel(opened))),
+        Event::Closed(closed) => FrameMark::Closed(closed.channel.get()),
+        Event::Outcome { .. } => FrameMark::Answer,
+        _ => FrameMark::Event,
     };
     let (head, blob) = event_out(event)?;
-    Some((Frame::bare(&head).with(blob), mark))
+    Some((LinkFrame::bare(&head).with(blob), mark))
 }

@@ -3,7 +3,7 @@
 //! Compiled for tests and fuzzing only: nobody else can see frames.
 
 use super::convert;
-use super::frame::{Frame, FrameReader, Gather, ReadError};
+use super::frame::{FrameReader, GatheredFrames, LinkFrame, ReadError};
 use super::wire::{FromPeer, ToPeer};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -29,12 +29,12 @@ pub fn holds(data: &[u8]) {
 }
 
 /// A stream that gives at most `step` bytes a time.
-struct Source<'a> {
+struct ChunkedReader<'a> {
     bytes: &'a [u8],
     step: usize,
 }
 
-impl Read for Source<'_> {
+impl Read for ChunkedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let (now, later) = self.bytes.split_at(buffer.len().min(self.step).min(self.bytes.len()));
         buffer[..now.len()].copy_from_slice(now);
@@ -45,7 +45,7 @@ impl Read for Source<'_> {
 
 /// The frames of a stream, and why there are no more.
 fn frames<T: DeserializeOwned>(stream: &[u8], step: usize) -> (Vec<(T, Bytes)>, String) {
-    let mut reader = FrameReader::new(Source { bytes: stream, step }, HEAD_BYTES_MAX, BLOB_BYTES_MAX);
+    let mut reader = FrameReader::new(ChunkedReader { bytes: stream, step }, HEAD_BYTES_MAX, BLOB_BYTES_MAX);
     let mut frames = Vec::new();
     while frames.len() < FRAMES_MAX {
         let is_ready = reader.is_ready();
@@ -72,8 +72,8 @@ where
     for (head, blob) in seen {
         assert!(blob.len() <= BLOB_BYTES_MAX);
         let mut written = Vec::new();
-        let mut gather = Gather::default();
-        gather.push(&Frame::bare(&head).with(blob.clone()));
+        let mut gather = GatheredFrames::default();
+        gather.push(&LinkFrame::bare(&head).with(blob.clone()));
         gather.write(&mut written).expect("memory takes every write");
         // Written out, a head names all its fields and so may be longer than it came.
         let mut reader = FrameReader::new(written.as_slice(), written.len(), BLOB_BYTES_MAX);

@@ -4,19 +4,19 @@
 //! events. None is a shard's. Invariants: before it has shown who it is a peer costs one thread of a few and can have 4 KiB
 //! read; whatever a peer sends, the thread ends by saying why; whatever of it is logged is escaped.
 
-use super::config::{ASKS_MAX, Config, HELLO_BYTES_MAX, HELLO_WITHIN, QUEUE, WINDOW};
-use super::frame::{Frame, FrameReader, Gather, HEAD_BYTES_MAX, ReadError};
-use super::kernel::{self, Hail, KernelActor};
-use super::orders::{self, Orders, Stop};
-use super::session::{Actor, Claim, End, Key, Registry, Session, refused};
-use super::waiting::{Place, WaitingRoom};
+use super::config::{ASKS_MAX, HELLO_BYTES_MAX, HELLO_WITHIN, LinkConfig, QUEUE, WINDOW};
+use super::frame::{FrameReader, GatheredFrames, HEAD_BYTES_MAX, LinkFrame, ReadError};
+use super::kernel::{self, KernelActor, KernelHello};
+use super::orders::{self, ProcessOrders, Stop};
+use super::session::{Actor, Registry, Session, SessionClaim, SessionEnd, SessionKey, refused};
+use super::waiting::{WaitingPlace, WaitingRoom};
 use super::wire::{
-    Attach, ByeCode, FromPeer, Hello, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome, Window,
+    Attach, ByeCode, FromPeer, Hello, HelloRefused, LinkWindow, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome,
 };
 use super::{convert, process};
-use crate::admission::Kind;
-use crate::broker::{AttachOptions, Handle, PAYLOAD_BYTES_MAX};
-use crate::driver::peer_socket::{Credential, ListenError, Listener, Source, Stream};
+use crate::admission::HeldAs;
+use crate::broker::{AttachOptions, BrokerHandle, PAYLOAD_BYTES_MAX};
+use crate::driver::peer_socket::{Credential, DeadlineReader, PeerListenError, PeerListener, PeerStream};
 use crate::process_id::{ParseProcessIdError, ProcessId};
 use std::io;
 use std::net::SocketAddr;
@@ -36,10 +36,10 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a link was not started.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum LinkStartError {
     /// The path or the address.
     #[error(transparent)]
-    Listen(#[from] ListenError),
+    Listen(#[from] PeerListenError),
     /// Whoever reaches the address could be any process.
     #[error("a link over TCP needs a token")]
     NoToken,
@@ -49,25 +49,25 @@ pub enum StartError {
 }
 
 /// A running link. Dropping it ends its sessions and closes their channels.
-pub struct Server {
+pub struct LinkServer {
     registry: Arc<Registry>,
-    listeners: Vec<Arc<Listener>>,
+    listeners: Vec<Arc<PeerListener>>,
     stopping: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Server {
+impl LinkServer {
     /// Lets processes of other programs attach to `broker`.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn start(broker: Handle, config: Config) -> Result<Self, StartError> {
+    /// See [`LinkStartError`].
+    pub fn start(broker: BrokerHandle, config: LinkConfig) -> Result<Self, LinkStartError> {
         if config.tcp.is_some() && config.token.is_none() {
-            return Err(StartError::NoToken);
+            return Err(LinkStartError::NoToken);
         }
-        let config = Config { blob_bytes_max: config.blob_bytes_max.min(PAYLOAD_BYTES_MAX), ..config };
-        let unix = config.path.as_deref().map(|path| Listener::unix(path, config.access)).transpose()?;
-        let tcp = config.tcp.map(|address| Listener::tcp(address, config.tls.clone())).transpose()?;
+        let config = LinkConfig { blob_bytes_max: config.blob_bytes_max.min(PAYLOAD_BYTES_MAX), ..config };
+        let unix = config.path.as_deref().map(|path| PeerListener::unix(path, config.access)).transpose()?;
+        let tcp = config.tcp.map(|address| PeerListener::tcp(address, config.tls.clone())).transpose()?;
         let registry = Registry::new(broker, config);
         let listeners = unix.into_iter().chain(tcp).map(Arc::new).collect();
         let mut server = Self { registry, listeners, stopping: Arc::default(), threads: Vec::new() };
@@ -86,8 +86,8 @@ impl Server {
     }
 
     /// Tells who is attached, for as long as it is asked.
-    pub fn peers(&self) -> Peers {
-        Peers(self.registry.clone())
+    pub fn peers(&self) -> LinkPeers {
+        LinkPeers(self.registry.clone())
     }
 
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -98,16 +98,16 @@ impl Server {
 
 /// Those that are attached over a link.
 #[derive(Clone)]
-pub struct Peers(Arc<Registry>);
+pub struct LinkPeers(Arc<Registry>);
 
-impl Peers {
+impl LinkPeers {
     /// How many are attached and connected now.
     pub fn attached(&self) -> usize {
         self.0.connected()
     }
 }
 
-impl Drop for Server {
+impl Drop for LinkServer {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.listeners.iter().for_each(|listener| listener.stop());
@@ -119,7 +119,7 @@ impl Drop for Server {
     }
 }
 
-fn accept(registry: &Arc<Registry>, listener: &Listener, stopping: &AtomicBool) {
+fn accept(registry: &Arc<Registry>, listener: &PeerListener, stopping: &AtomicBool) {
     let room = Arc::<WaitingRoom>::default();
     loop {
         let stream = match listener.accept() {
@@ -135,7 +135,7 @@ fn accept(registry: &Arc<Registry>, listener: &Listener, stopping: &AtomicBool) 
         };
         let place = room.enter(&stream);
         let registry = registry.clone();
-        let serve = move || Connection { registry, stream }.serve(place);
+        let serve = move || LinkConnection { registry, stream }.serve(place);
         if let Err(error) = thread::Builder::new().name("link-peer".to_owned()).spawn(serve) {
             tracing::warn!(%error, "no thread for a link's connection");
         }
@@ -149,7 +149,7 @@ fn is_peers_end(error: &io::Error) -> bool {
 }
 
 /// Why a connection is over.
-enum Over {
+enum ConnectionOver {
     /// It failed, ended, or was silent for too long.
     Lost(io::Error),
     /// The peer has ended the session.
@@ -158,14 +158,14 @@ enum Over {
     Stop(Stop),
 }
 
-struct Connection {
+struct LinkConnection {
     registry: Arc<Registry>,
-    stream: Arc<Stream>,
+    stream: Arc<PeerStream>,
 }
 
 /// A peer that was let in. Dropping it detaches it.
 struct Admitted {
-    claim: Claim,
+    claim: SessionClaim,
     /// Counts the session's connections.
     connection: u64,
 }
@@ -176,20 +176,20 @@ impl Drop for Admitted {
     }
 }
 
-impl Drop for Connection {
+impl Drop for LinkConnection {
     fn drop(&mut self) {
         self.stream.shutdown();
     }
 }
 
 /// Begins a session and what runs behind it.
-type Begin = dyn FnOnce(&Arc<Registry>) -> Result<Arc<Session>, Refused>;
+type Begin = dyn FnOnce(&Arc<Registry>) -> Result<Arc<Session>, HelloRefused>;
 
-impl Connection {
+impl LinkConnection {
     /// The life of a connection, on its thread.
-    fn serve(self, place: Place) {
+    fn serve(self, place: WaitingPlace) {
         let deadline = Instant::now() + HELLO_WITHIN;
-        let mut reader = FrameReader::new(Source::until(self.stream.clone(), deadline), HELLO_BYTES_MAX, 0);
+        let mut reader = FrameReader::new(DeadlineReader::until(self.stream.clone(), deadline), HELLO_BYTES_MAX, 0);
         let admitted = match reader.next() {
             Ok((FromPeer::Hello(hello), _)) => {
                 let admitted = self.admit(&hello, place, deadline);
@@ -212,15 +212,15 @@ impl Connection {
     }
 
     /// Tells why.
-    fn refuse(&self, refused: Refused) {
-        let mut gather = Gather::default();
-        gather.push(&Frame::bare(&ToPeer::Refused(refused)));
+    fn refuse(&self, refused: HelloRefused) {
+        let mut gather = GatheredFrames::default();
+        gather.push(&LinkFrame::bare(&ToPeer::Refused(refused)));
         // A peer that does not read does not want to know.
         let _ = self.stream.set_write_timeout(Some(HELLO_WITHIN)).and_then(|()| gather.write(&mut &*self.stream));
     }
 
     /// Judges a hello; tells a peer that is let in its channels.
-    fn admit(&self, hello: &Hello, place: Place, deadline: Instant) -> Result<Admitted, Refused> {
+    fn admit(&self, hello: &Hello, place: WaitingPlace, deadline: Instant) -> Result<Admitted, HelloRefused> {
         if hello.version_max < VERSION_MIN || hello.version_min > VERSION_MAX {
             return Err(refused(RefusedCode::Version, "there is no version that both sides speak"));
         }
@@ -234,13 +234,13 @@ impl Connection {
                     .map_err(|error: ParseProcessIdError| refused(RefusedCode::Malformed, &format!("id: {error}")))?;
                 let (wants_control, wants_topics) = (*wants_control, *wants_topics);
                 let options = AttachOptions { queue: QUEUE, policy: *policy, wants_control, wants_topics };
-                let key = Key::Process(id.clone());
+                let key = SessionKey::Process(id.clone());
                 (key, Box::new(move |registry| process::begin(registry, id, options)))
             }
             Attach::Kernel { node, expose_local, jwt_secret, policy } => {
                 let (node, jwt_secret) = (node.clone(), jwt_secret.clone());
-                let hail = Hail { node, jwt_secret, expose_local: *expose_local, policy: *policy };
-                (Key::Kernel, Box::new(move |registry| kernel::begin(registry, &hail)))
+                let hail = KernelHello { node, jwt_secret, expose_local: *expose_local, policy: *policy };
+                (SessionKey::Kernel, Box::new(move |registry| kernel::begin(registry, &hail)))
             }
         };
         let claim = self.registry.claim(&key, hello, credential, &self.stream, deadline, begin)?;
@@ -248,10 +248,10 @@ impl Connection {
         if hello.session.is_some()
             && let Err(error) = session.acknowledge(hello.received)
         {
-            session.end(End::Violation, None);
+            session.end(SessionEnd::Violation, None);
             return Err(refused(RefusedCode::Malformed, &error.to_string()));
         }
-        let window = hello.window.map_or(WINDOW, |wanted| Window {
+        let window = hello.window.map_or(WINDOW, |wanted| LinkWindow {
             frames: wanted.frames.clamp(1, WINDOW.frames),
             bytes: wanted.bytes.clamp(1, WINDOW.bytes),
         });
@@ -261,7 +261,7 @@ impl Connection {
         Ok(Admitted { claim, connection })
     }
 
-    fn credential(&self, hello: &Hello) -> Result<Credential, Refused> {
+    fn credential(&self, hello: &Hello) -> Result<Credential, HelloRefused> {
         match self.stream.user() {
             // The socket's mode has let in nobody else.
             Ok(Some(user)) => Ok(Credential::User(user)),
@@ -276,7 +276,7 @@ impl Connection {
     }
 
     /// The first frames to a peer that was let in. When they do not reach it, reading fails next.
-    fn welcome(&self, claim: &Claim, window: Window) {
+    fn welcome(&self, claim: &SessionClaim, window: LinkWindow) {
         let Registry { broker, config, .. } = &*self.registry;
         let settings = broker.settings();
         let (acknowledged, received) = claim.session.counts();
@@ -297,9 +297,9 @@ impl Connection {
             beat_ms: u32::try_from(config.beat.as_millis()).unwrap_or(u32::MAX),
             owner_grace_ms: u64::try_from(config.owner_grace.as_millis()).unwrap_or(u64::MAX),
         });
-        let mut gather = Gather::default();
-        gather.push(&Frame::bare(&welcome));
-        let write = |gather: &mut Gather| {
+        let mut gather = GatheredFrames::default();
+        gather.push(&LinkFrame::bare(&welcome));
+        let write = |gather: &mut GatheredFrames| {
             self.stream.set_write_timeout(Some(HELLO_WITHIN)).and_then(|()| gather.write(&mut &*self.stream))
         };
         // A few at a time: there may be very many, and nothing changes them meanwhile.
@@ -309,7 +309,7 @@ impl Connection {
             && let Some(last) = channels.last()
         {
             from = last.channel.saturating_add(1);
-            gather.push(&Frame::bare(&ToPeer::Live { channels }));
+            gather.push(&LinkFrame::bare(&ToPeer::Live { channels }));
             written = write(&mut gather);
         }
         let written = written.and_then(|()| write(&mut gather));
@@ -319,34 +319,34 @@ impl Connection {
     }
 
     /// Serves a peer that was let in.
-    fn run(&self, admitted: Admitted, mut reader: FrameReader<Source>) {
+    fn run(&self, admitted: Admitted, mut reader: FrameReader<DeadlineReader>) {
         let (claim, connection) = (&admitted.claim, admitted.connection);
         let session = claim.session.clone();
         tracing::info!(peer = ?claim.key(), "attached");
         reader.set_limits(HEAD_BYTES_MAX, self.registry.config.blob_bytes_max);
-        reader.charge_to(session.purse().charge_anyway(Kind::Link, 0));
+        reader.charge_to(session.purse().charge_anyway(HeldAs::Link, 0));
         let silence = self.registry.config.silence();
         let writer = self.spawn_writer(session.clone(), connection);
         let over = match (writer.as_ref(), reader.source_mut().allow_silence(silence)) {
             (Ok(_), Ok(())) => read(&session, &mut reader),
-            (Err(error), _) => Over::Lost(io::Error::other(error.to_string())),
-            (_, Err(error)) => Over::Lost(error),
+            (Err(error), _) => ConnectionOver::Lost(io::Error::other(error.to_string())),
+            (_, Err(error)) => ConnectionOver::Lost(error),
         };
         let patience = match &over {
-            Over::Lost(error) => {
+            ConnectionOver::Lost(error) => {
                 tracing::info!(peer = ?claim.key(), %error, "detached");
                 Duration::ZERO
             }
-            Over::Bye { failed } => {
-                session.end(if *failed { End::Failed } else { End::Bye }, None);
+            ConnectionOver::Bye { failed } => {
+                session.end(if *failed { SessionEnd::Failed } else { SessionEnd::Bye }, None);
                 Duration::ZERO
             }
-            Over::Stop(Stop::Violation(words)) => {
+            ConnectionOver::Stop(Stop::Violation(words)) => {
                 tracing::warn!(peer = ?claim.key(), words, "broke the link's protocol: its channels are closed with 1011");
-                session.end(End::Violation, Some(bye(ByeCode::Violation, words)));
+                session.end(SessionEnd::Violation, Some(bye(ByeCode::Violation, words)));
                 STOP_WITHIN
             }
-            Over::Stop(Stop::Stopped) => STOP_WITHIN,
+            ConnectionOver::Stop(Stop::Stopped) => STOP_WITHIN,
         };
         session.line.wait_finished(patience);
         self.stream.shutdown();
@@ -373,40 +373,40 @@ impl Connection {
 }
 
 /// Reads and obeys until the connection is over.
-fn read(session: &Session, reader: &mut FrameReader<Source>) -> Over {
+fn read(session: &Session, reader: &mut FrameReader<DeadlineReader>) -> ConnectionOver {
     let owner = match &session.actor {
         Actor::Process(owner) => owner,
         Actor::Kernel(kernel) => return read_kernel(session, reader, kernel),
     };
-    let mut orders = Orders::new(session, owner);
+    let mut orders = ProcessOrders::new(session, owner);
     let over = read_process(session, reader, &mut orders).unwrap_err();
     // What was read was sent, whatever came behind it.
     match orders.flush(true) {
         Ok(()) => over,
-        Err(stop) => Over::Stop(stop),
+        Err(stop) => ConnectionOver::Stop(stop),
     }
 }
 
 fn read_process(
     session: &Session,
-    reader: &mut FrameReader<Source>,
-    orders: &mut Orders<'_>,
-) -> Result<std::convert::Infallible, Over> {
+    reader: &mut FrameReader<DeadlineReader>,
+    orders: &mut ProcessOrders<'_>,
+) -> Result<std::convert::Infallible, ConnectionOver> {
     loop {
         if !reader.is_ready() {
-            orders.flush(true).map_err(Over::Stop)?;
+            orders.flush(true).map_err(ConnectionOver::Stop)?;
         }
         match reader.next()? {
             (FromPeer::Beat {}, _) => {}
             (FromPeer::Ack { received }, _) => session.acknowledge(received).map_err(violation)?,
-            (FromPeer::Bye { failed }, _) => return Err(Over::Bye { failed }),
-            (order, blob) => orders.obey(order, blob).map_err(Over::Stop)?,
+            (FromPeer::Bye { failed }, _) => return Err(ConnectionOver::Bye { failed }),
+            (order, blob) => orders.obey(order, blob).map_err(ConnectionOver::Stop)?,
         }
     }
 }
 
 /// The same of a kernel, whose messages another thread obeys.
-fn read_kernel(session: &Session, reader: &mut FrameReader<Source>, kernel: &KernelActor) -> Over {
+fn read_kernel(session: &Session, reader: &mut FrameReader<DeadlineReader>, kernel: &KernelActor) -> ConnectionOver {
     let over = loop {
         let (head, blob) = match reader.next_owned() {
             Ok(next) => next,
@@ -415,8 +415,8 @@ fn read_kernel(session: &Session, reader: &mut FrameReader<Source>, kernel: &Ker
         let done = match head {
             FromPeer::Beat {} => Ok(()),
             FromPeer::Ack { received } => session.acknowledge(received).map_err(violation),
-            FromPeer::Bye { failed } => break Over::Bye { failed },
-            FromPeer::Kernel(head) => kernel.take(convert::kernel_in(head, blob)).map_err(Over::Stop),
+            FromPeer::Bye { failed } => break ConnectionOver::Bye { failed },
+            FromPeer::Kernel(head) => kernel.take(convert::kernel_in(head, blob)).map_err(ConnectionOver::Stop),
             FromPeer::LoggedIn(answer) => {
                 kernel.logged_in(answer, blob.into());
                 Ok(())
@@ -427,14 +427,14 @@ fn read_kernel(session: &Session, reader: &mut FrameReader<Source>, kernel: &Ker
             break over;
         }
     };
-    if !matches!(over, Over::Lost(_)) {
+    if !matches!(over, ConnectionOver::Lost(_)) {
         // What was read is obeyed, whatever came behind it.
         kernel.mailroom.wait_obeyed(STOP_WITHIN);
     }
     over
 }
 
-impl From<ReadError> for Over {
+impl From<ReadError> for ConnectionOver {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Io(error) => Self::Lost(error),
@@ -443,10 +443,10 @@ impl From<ReadError> for Over {
     }
 }
 
-fn violation(error: impl std::fmt::Display) -> Over {
-    Over::Stop(Stop::Violation(error.to_string()))
+fn violation(error: impl std::fmt::Display) -> ConnectionOver {
+    ConnectionOver::Stop(Stop::Violation(error.to_string()))
 }
 
-pub fn bye(code: ByeCode, reason: &str) -> Frame {
-    Frame::bare(&ToPeer::Bye { code, reason: reason.to_owned() })
+pub fn bye(code: ByeCode, reason: &str) -> LinkFrame {
+    LinkFrame::bare(&ToPeer::Bye { code, reason: reason.to_owned() })
 }

@@ -6,14 +6,14 @@
 //! Invariants: one session for each id, one connection for each session; whoever ends a session says why once; the id
 //! is free only when the broker has forgotten the process.
 
-use super::config::{CLAIMS_PER_SESSION_MAX, Config, WINDOW};
-use super::frame::Frame;
+use super::config::{CLAIMS_PER_SESSION_MAX, LinkConfig, WINDOW};
+use super::frame::LinkFrame;
 use super::kernel::KernelActor;
-use super::line::{Direction, Line};
-use super::wire::{Hello, LiveChannel, Refused, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Window};
-use crate::admission::{Charge, HeapBytes, Kind, Purse};
-use crate::broker::{Handle, ProcessHandle};
-use crate::driver::peer_socket::{Credential, Stream};
+use super::line::{FrameQueue, LinkDirection};
+use super::wire::{Hello, HelloRefused, LinkWindow, LiveChannel, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN};
+use crate::admission::{Charge, HeapBytes, HeldAs, ProcessFund};
+use crate::broker::{BrokerHandle, ProcessHandle};
+use crate::driver::peer_socket::{Credential, PeerStream};
 use crate::process_id::ProcessId;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// Whose session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Key {
+pub enum SessionKey {
     Process(ProcessId),
     /// There is one node.
     Kernel,
@@ -32,7 +32,7 @@ pub enum Key {
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum SessionEnd {
     /// The peer said so.
     Bye,
     /// The peer said that it failed.
@@ -47,7 +47,7 @@ pub enum End {
 
 /// Beside a frame to a peer.
 #[derive(Debug)]
-pub enum Mark {
+pub enum FrameMark {
     Event,
     Opened(Box<LiveChannel>),
     Closed(u32),
@@ -58,26 +58,26 @@ pub enum Mark {
 /// The broker's frames.
 pub struct Outward;
 
-impl Direction for Outward {
-    type Mark = Mark;
+impl LinkDirection for Outward {
+    type Mark = FrameMark;
 
-    fn ack(received: u64) -> Frame {
-        Frame::bare(&ToPeer::Ack { received })
+    fn ack(received: u64) -> LinkFrame {
+        LinkFrame::bare(&ToPeer::Ack { received })
     }
 
-    fn beat() -> Frame {
-        Frame::bare(&ToPeer::Beat {})
+    fn beat() -> LinkFrame {
+        LinkFrame::bare(&ToPeer::Beat {})
     }
 
-    fn written(mark: &mut Mark, asks: &mut usize) {
-        if matches!(mark, Mark::Answer) {
-            *mark = Mark::Event;
+    fn written(mark: &mut FrameMark, asks: &mut usize) {
+        if matches!(mark, FrameMark::Answer) {
+            *mark = FrameMark::Event;
             *asks -= 1;
         }
     }
 
-    fn mark_bytes(mark: &Mark) -> usize {
-        if let Mark::Opened(channel) = mark { channel.heap_bytes() } else { 0 }
+    fn mark_bytes(mark: &FrameMark) -> usize {
+        if let FrameMark::Opened(channel) = mark { channel.heap_bytes() } else { 0 }
     }
 }
 
@@ -89,17 +89,17 @@ pub enum Actor {
 
 /// See the module.
 pub struct Session {
-    pub line: Line<Outward>,
+    pub line: FrameQueue<Outward>,
     pub actor: Actor,
     /// The channels that are open as far as the peer has acknowledged.
     live: Mutex<Live>,
-    end: OnceLock<End>,
+    end: OnceLock<SessionEnd>,
 }
 
 impl Session {
-    pub fn new(actor: Actor, purse: &Purse) -> Self {
-        let line = Line::new(WINDOW).charged(purse.charge_anyway(Kind::Link, 0));
-        let live = Live { channels: BTreeMap::new(), charge: purse.charge_anyway(Kind::Link, 0) };
+    pub fn new(actor: Actor, purse: &ProcessFund) -> Self {
+        let line = FrameQueue::new(WINDOW).charged(purse.charge_anyway(HeldAs::Link, 0));
+        let live = Live { channels: BTreeMap::new(), charge: purse.charge_anyway(HeldAs::Link, 0) };
         Self { line, actor, live: Mutex::new(live), end: OnceLock::new() }
     }
 
@@ -107,14 +107,14 @@ impl Session {
     pub fn acknowledge(&self, received: u64) -> Result<(), super::line::NeverSent> {
         let mut live = lock(&self.live);
         self.line.acknowledge(received, |mark| match mark {
-            Mark::Opened(channel) => live.insert(*channel),
-            Mark::Closed(channel) => live.remove(channel),
-            Mark::Event | Mark::Answer => {}
+            FrameMark::Opened(channel) => live.insert(*channel),
+            FrameMark::Closed(channel) => live.remove(channel),
+            FrameMark::Event | FrameMark::Answer => {}
         })
     }
 
     /// Where what is kept for it is charged.
-    pub fn purse(&self) -> &Purse {
+    pub fn purse(&self) -> &ProcessFund {
         match &self.actor {
             Actor::Process(process) => process.purse(),
             Actor::Kernel(kernel) => kernel.purse(),
@@ -142,7 +142,7 @@ impl Session {
     }
 
     /// Ends it; `last` is the last frame to the peer. Only the first call counts.
-    pub fn end(&self, end: End, last: Option<Frame>) {
+    pub fn end(&self, end: SessionEnd, last: Option<LinkFrame>) {
         if self.end.set(end).is_ok() {
             self.line.end(last);
             // Whoever waits for the broker's events is to see it.
@@ -154,8 +154,8 @@ impl Session {
     }
 
     /// Why it ended. A session that just vanished has failed.
-    pub fn why(&self) -> End {
-        self.end.get().copied().unwrap_or(End::Failed)
+    pub fn why(&self) -> SessionEnd {
+        self.end.get().copied().unwrap_or(SessionEnd::Failed)
     }
 }
 
@@ -192,26 +192,26 @@ impl HeapBytes for LiveChannel {
 
 /// Who is attached.
 pub struct Registry {
-    pub broker: Handle,
-    pub config: Config,
-    entries: Mutex<Entries>,
+    pub broker: BrokerHandle,
+    pub config: LinkConfig,
+    entries: Mutex<SessionEntries>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Entries {
-    by_key: HashMap<Key, Entry>,
+struct SessionEntries {
+    by_key: HashMap<SessionKey, SessionEntry>,
     /// Connections that have a session or wait for one.
-    claims: HashMap<Key, usize>,
+    claims: HashMap<SessionKey, usize>,
     stopping: bool,
 }
 
-struct Entry {
+struct SessionEntry {
     session: Arc<Session>,
     secret: String,
     credential: Credential,
     /// The connection that has it; none: detached since.
-    stream: Result<Arc<Stream>, Instant>,
+    stream: Result<Arc<PeerStream>, Instant>,
     /// Counts connections.
     number: u64,
 }
@@ -220,18 +220,18 @@ struct Entry {
 pub struct Forget {
     pub session: Arc<Session>,
     pub registry: Arc<Registry>,
-    pub key: Key,
+    pub key: SessionKey,
 }
 
 impl Drop for Forget {
     fn drop(&mut self) {
-        self.session.end(End::Failed, None);
+        self.session.end(SessionEnd::Failed, None);
         self.registry.remove(&self.key, &self.session);
     }
 }
 
 /// A session that a connection has taken.
-pub struct Claim {
+pub struct SessionClaim {
     pub session: Arc<Session>,
     pub secret: String,
     number: u64,
@@ -240,7 +240,7 @@ pub struct Claim {
 
 /// A connection that asks for a session, counted until it is dropped.
 struct Claiming {
-    key: Key,
+    key: SessionKey,
     registry: Arc<Registry>,
 }
 
@@ -258,7 +258,7 @@ impl Drop for Claiming {
 }
 
 impl Registry {
-    pub fn new(broker: Handle, config: Config) -> Arc<Self> {
+    pub fn new(broker: BrokerHandle, config: LinkConfig) -> Arc<Self> {
         Arc::new(Self { broker, config, entries: Mutex::default(), changed: Condvar::new() })
     }
 
@@ -269,13 +269,13 @@ impl Registry {
     /// What the peer is told.
     pub fn claim(
         self: &Arc<Self>,
-        key: &Key,
+        key: &SessionKey,
         hello: &Hello,
         credential: Credential,
-        stream: &Arc<Stream>,
+        stream: &Arc<PeerStream>,
         deadline: Instant,
-        begin: impl FnOnce(&Arc<Self>) -> Result<Arc<Session>, Refused>,
-    ) -> Result<Claim, Refused> {
+        begin: impl FnOnce(&Arc<Self>) -> Result<Arc<Session>, HelloRefused>,
+    ) -> Result<SessionClaim, HelloRefused> {
         let claiming = self.begin_claim(key)?;
         let mut entries = lock(&self.entries);
         // One that has ended is about to go.
@@ -304,7 +304,7 @@ impl Registry {
                 let secret = random_secret().map_err(|_| refused(RefusedCode::Full, "there is no randomness"))?;
                 let session = begin(self)?;
                 let stream = Err(Instant::now());
-                let entry = Entry { session, secret, credential, stream, number: 0 };
+                let entry = SessionEntry { session, secret, credential, stream, number: 0 };
                 by_key.entry(key.clone()).or_insert(entry)
             }
         };
@@ -314,7 +314,7 @@ impl Registry {
         }
         let (session, secret, number) = (entry.session.clone(), entry.secret.clone(), entry.number);
         drop(entries);
-        let claim = Claim { session, secret, number, claiming };
+        let claim = SessionClaim { session, secret, number, claiming };
         // What the connection before has read is obeyed first.
         if !claim.session.line.wait_disconnected(deadline.saturating_duration_since(Instant::now())) {
             return Err(refused(RefusedCode::Taken, "its last connection is still busy"));
@@ -323,7 +323,7 @@ impl Registry {
     }
 
     /// Forgets a session whose process the broker has forgotten. Another of the same key, which began since, stays.
-    fn remove(&self, key: &Key, session: &Arc<Session>) {
+    fn remove(&self, key: &SessionKey, session: &Arc<Session>) {
         let mut entries = lock(&self.entries);
         if entries.by_key.get(key).is_some_and(|entry| Arc::ptr_eq(&entry.session, session)) {
             entries.by_key.remove(key);
@@ -332,7 +332,7 @@ impl Registry {
     }
 
     /// Counts a connection that asks for a session, unless there are enough of them.
-    fn begin_claim(self: &Arc<Self>, key: &Key) -> Result<Claiming, Refused> {
+    fn begin_claim(self: &Arc<Self>, key: &SessionKey) -> Result<Claiming, HelloRefused> {
         let mut entries = lock(&self.entries);
         let count = entries.claims.entry(key.clone()).or_default();
         if *count >= CLAIMS_PER_SESSION_MAX {
@@ -361,7 +361,7 @@ impl Registry {
                 let until = since + self.config.owner_grace;
                 if until <= now {
                     tracing::info!(?key, "nobody came back: its channels are closed with 1012");
-                    entry.session.end(End::Grace, None);
+                    entry.session.end(SessionEnd::Grace, None);
                 } else {
                     next = Some(next.map_or(until, |next| next.min(until)));
                 }
@@ -379,14 +379,14 @@ impl Registry {
     /// Begins no more sessions, and ends those that there are, with `last` as the last frame. Those of a broker that
     /// has stopped end by themselves, behind their last events. Returns when their connections are over, or cuts them
     /// after `patience`.
-    pub fn stop(&self, last: &Frame, patience: Duration) {
+    pub fn stop(&self, last: &LinkFrame, patience: Duration) {
         let end_them = !self.broker.reports().is_empty();
         let until = Instant::now() + patience;
         let mut entries = lock(&self.entries);
         entries.stopping = true;
         self.changed.notify_all();
         for entry in entries.by_key.values().filter(|_| end_them) {
-            entry.session.end(End::Stopped, Some(last.clone()));
+            entry.session.end(SessionEnd::Stopped, Some(last.clone()));
         }
         while !entries.by_key.is_empty() || !entries.claims.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
@@ -396,16 +396,16 @@ impl Registry {
             entries = self.changed.wait_timeout(entries, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         for entry in entries.by_key.values() {
-            entry.session.end(End::Stopped, None);
+            entry.session.end(SessionEnd::Stopped, None);
             entry.stream.iter().for_each(|stream| stream.shutdown());
         }
     }
 }
 
-impl Entry {
+impl SessionEntry {
     /// Whether `hello` may have this session. It changes hands only while it is detached, to the same user or with the
     /// same token, or at any time to whoever knows its secret.
-    fn judge(&mut self, hello: &Hello, credential: Credential) -> Result<(), Refused> {
+    fn judge(&mut self, hello: &Hello, credential: Credential) -> Result<(), HelloRefused> {
         if let Some(secret) = &hello.session {
             let may = credential == self.credential && super::token::is_same(secret.as_bytes(), self.secret.as_bytes());
             return if may { Ok(()) } else { Err(session_gone()) };
@@ -419,21 +419,21 @@ impl Entry {
     }
 }
 
-impl Claim {
+impl SessionClaim {
     /// Whose session.
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &SessionKey {
         &self.claiming.key
     }
 
     /// Connects the session's line. Answers its number for the connection; none: another has taken the session since.
-    pub fn connect(&self, window: Window) -> Option<u64> {
+    pub fn connect(&self, window: LinkWindow) -> Option<u64> {
         let entries = lock(&self.claiming.registry.entries);
         let is_current = entries.by_key.get(self.key()).is_some_and(|entry| entry.number == self.number);
         is_current.then(|| self.session.line.connect(window))
     }
 }
 
-impl Drop for Claim {
+impl Drop for SessionClaim {
     fn drop(&mut self) {
         let mut entries = lock(&self.claiming.registry.entries);
         if let Some(entry) = entries.by_key.get_mut(self.key()).filter(|entry| entry.number == self.number) {
@@ -443,11 +443,11 @@ impl Drop for Claim {
     }
 }
 
-pub fn refused(code: RefusedCode, reason: &str) -> Refused {
-    Refused { code, reason: reason.to_owned(), version_min: VERSION_MIN, version_max: VERSION_MAX }
+pub fn refused(code: RefusedCode, reason: &str) -> HelloRefused {
+    HelloRefused { code, reason: reason.to_owned(), version_min: VERSION_MIN, version_max: VERSION_MAX }
 }
 
-fn session_gone() -> Refused {
+fn session_gone() -> HelloRefused {
     refused(RefusedCode::Session, "that session has ended, and its channels with it")
 }
 

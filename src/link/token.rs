@@ -12,22 +12,22 @@ pub const TOKEN_BYTES_MAX: usize = 1024;
 
 /// See the module. It is never shown.
 #[derive(Clone)]
-pub struct Token(String);
+pub struct LinkToken(String);
 
 /// Text that is no token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a link's token is text of {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} bytes")]
-pub struct TokenError;
+pub struct LinkTokenError;
 
-impl Token {
+impl LinkToken {
     /// A token.
     ///
     /// # Errors
     /// It is too short to protect anything, or too long.
-    pub fn new(text: &str) -> Result<Self, TokenError> {
+    pub fn new(text: &str) -> Result<Self, LinkTokenError> {
         match text.len() {
             TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX => Ok(Self(text.to_owned())),
-            _ => Err(TokenError),
+            _ => Err(LinkTokenError),
         }
     }
 
@@ -42,9 +42,9 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for LinkToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
+        f.write_str("LinkToken")
     }
 }
 
@@ -63,13 +63,13 @@ mod tests {
 
     #[test]
     fn a_token_is_long_equal_to_itself_alone_and_not_shown() {
-        assert_eq!(Token::new("0123456789abcde").err(), Some(TokenError));
-        assert_eq!(Token::new(&"x".repeat(1025)).err(), Some(TokenError));
-        let token = Token::new("0123456789abcdef").unwrap();
+        assert_eq!(LinkToken::new("0123456789abcde").err(), Some(LinkTokenError));
+        assert_eq!(LinkToken::new(&"x".repeat(1025)).err(), Some(LinkTokenError));
+        let token = LinkToken::new("0123456789abcdef").unwrap();
         assert!(token.is("0123456789abcdef"));
         for other in ["", "0123456789abcde", "0123456789abcdeF", "0123456789abcdef0", "0123456789abcdef\0"] {
             assert!(!token.is(other), "{other}");
         }
-        assert_eq!(format!("{token:?}"), "Token");
+        assert_eq!(format!("{token:?}"), "LinkToken");
     }
 }

@@ -8,7 +8,7 @@
 //! gone. Knows nothing of what is said on a connection.
 
 use crate::admission::Prefix;
-use crate::driver::peer_socket::Stream;
+use crate::driver::peer_socket::PeerStream;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -28,28 +28,28 @@ pub struct WaitingRoom {
 #[derive(Default)]
 struct Seats {
     /// The oldest first.
-    taken: VecDeque<Seat>,
+    taken: VecDeque<WaitingConnection>,
     /// Counts those who came.
     count: u64,
 }
 
-struct Seat {
+struct WaitingConnection {
     number: u64,
     from: Option<Prefix>,
-    stream: Arc<Stream>,
+    stream: Arc<PeerStream>,
     /// It has been told to go.
     goes: bool,
 }
 
 /// A place in the room, until it is dropped.
-pub struct Place {
+pub struct WaitingPlace {
     room: Arc<WaitingRoom>,
     number: u64,
 }
 
 impl WaitingRoom {
     /// Gives a connection a place. Waits for the one that has to go, whose thread wakes as its stream is shut down.
-    pub fn enter(self: &Arc<Self>, stream: &Arc<Stream>) -> Place {
+    pub fn enter(self: &Arc<Self>, stream: &Arc<PeerStream>) -> WaitingPlace {
         let from = stream.peer_ip().map(Prefix::from);
         let mut seats = self.lock();
         while let Some(oldest) = seats.in_the_way_of(from) {
@@ -61,8 +61,8 @@ impl WaitingRoom {
         }
         seats.count += 1;
         let number = seats.count;
-        seats.taken.push_back(Seat { number, from, stream: stream.clone(), goes: false });
-        Place { room: self.clone(), number }
+        seats.taken.push_back(WaitingConnection { number, from, stream: stream.clone(), goes: false });
+        WaitingPlace { room: self.clone(), number }
     }
 
     fn lock(&self) -> MutexGuard<'_, Seats> {
@@ -73,7 +73,7 @@ impl WaitingRoom {
 
 impl Seats {
     /// Who has to go before somebody from there may come in.
-    fn in_the_way_of(&mut self, from: Option<Prefix>) -> Option<&mut Seat> {
+    fn in_the_way_of(&mut self, from: Option<Prefix>) -> Option<&mut WaitingConnection> {
         let places_of = |from: Option<Prefix>| self.taken.iter().filter(|seat| seat.from == from).count();
         let from = match () {
             () if from.is_some() && places_of(from) >= PLACES_PER_ADDRESS_MAX => from,
@@ -87,7 +87,7 @@ impl Seats {
     }
 }
 
-impl Drop for Place {
+impl Drop for WaitingPlace {
     fn drop(&mut self) {
         self.room.lock().taken.retain(|seat| seat.number != self.number);
         self.room.left.notify_all();
@@ -104,9 +104,9 @@ mod tests {
     impl Seats {
         fn sit(&mut self, from: u8) {
             let from = Some(Prefix::from(IpAddr::from([127, 0, 0, from])));
-            let stream = Arc::new(Stream::Unix(UnixStream::pair().unwrap().0));
+            let stream = Arc::new(PeerStream::Unix(UnixStream::pair().unwrap().0));
             self.count += 1;
-            self.taken.push_back(Seat { number: self.count, from, stream, goes: false });
+            self.taken.push_back(WaitingConnection { number: self.count, from, stream, goes: false });
         }
 
         fn in_the_way(&mut self, from: u8) -> Option<u64> {
@@ -140,7 +140,7 @@ mod tests {
             for _ in 0..3 * PLACES_MAX {
                 let (here, other) = UnixStream::pair().unwrap();
                 there.push(other);
-                let stream = Arc::new(Stream::Unix(here));
+                let stream = Arc::new(PeerStream::Unix(here));
                 let place = room.enter(&stream);
                 assert!(room.lock().taken.len() <= PLACES_MAX);
                 scope.spawn(move || {

@@ -46,7 +46,7 @@ pub enum FromPeer {
     /// The blob to one channel.
     Push {
         channel: u32,
-        kind: Kind,
+        kind: FrameKind,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<Policy>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ pub enum FromPeer {
         to: Audience,
         #[serde(default)]
         except: Vec<u32>,
-        kind: Kind,
+        kind: FrameKind,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<Policy>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -170,7 +170,7 @@ pub enum ToPeer {
     /// Channels that are open.
     Live { channels: Vec<LiveChannel> },
     /// The answer to a bad hello; the broker closes behind it.
-    Refused(Refused),
+    Refused(HelloRefused),
     /// So many numbered frames were taken in and obeyed.
     Ack { received: u64 },
     /// There is nothing else to say.
@@ -180,9 +180,9 @@ pub enum ToPeer {
     /// A channel was opened.
     Opened(LiveChannel),
     /// The blob is a client's message.
-    Message { channel: u32, kind: Kind },
+    Message { channel: u32, kind: FrameKind },
     /// A client sent a control frame with the blob.
-    Control { channel: u32, kind: Kind },
+    Control { channel: u32, kind: FrameKind },
     /// A channel is gone.
     Closed { channel: u32, code: u16, reason: Box<str>, by: ClosedBy, lost_bytes: u64 },
     /// The client of a channel is gone for now; only for paths bound with `resume_events`.
@@ -206,16 +206,16 @@ pub enum ToPeer {
     /// A path was bound or unbound.
     Done { ask: u64 },
     /// An order that asked could not be obeyed.
-    Failed { ask: u64, code: Failure, reason: String },
+    Failed { ask: u64, code: OrderFailure, reason: String },
     /// A message of the HTTP server to a process; its blob is the frame's.
     Kernel(KernelHead),
     /// A password to check.
-    Login(Login),
+    Login(LoginQuestion),
 }
 
 /// See [`ToPeer::Login`].
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub struct Login {
+pub struct LoginQuestion {
     pub login: u64,
     /// What the login page sent.
     pub password_hash: String,
@@ -225,9 +225,9 @@ pub struct Login {
 }
 
 /// It carries a secret.
-impl std::fmt::Debug for Login {
+impl std::fmt::Debug for LoginQuestion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Login").field("login", &self.login).finish_non_exhaustive()
+        f.debug_struct("LoginQuestion").field("login", &self.login).finish_non_exhaustive()
     }
 }
 
@@ -266,7 +266,7 @@ pub struct Hello {
     pub received: u64,
     /// What may be sent and not acknowledged; the broker takes less if it allows less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window: Option<Window>,
+    pub window: Option<LinkWindow>,
 }
 
 /// It carries two secrets, so it is not shown.
@@ -318,7 +318,7 @@ impl std::fmt::Debug for Attach {
 
 /// What may be on the way unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Window {
+pub struct LinkWindow {
     /// Frames.
     pub frames: u32,
     /// Bytes of heads and blobs; one frame may be larger.
@@ -341,7 +341,7 @@ pub struct Welcome {
     pub acknowledged: u64,
     /// How many channels the `live` frames list that follow.
     pub live: u64,
-    pub window: Window,
+    pub window: LinkWindow,
     pub head_bytes_max: u32,
     pub blob_bytes_max: u32,
     pub asks_max: u32,
@@ -359,7 +359,7 @@ impl std::fmt::Debug for Welcome {
 /// Why a hello is refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {reason}")]
-pub struct Refused {
+pub struct HelloRefused {
     /// Why.
     pub code: RefusedCode,
     /// In words.
@@ -370,7 +370,7 @@ pub struct Refused {
     pub version_max: u32,
 }
 
-/// See [`Refused`].
+/// See [`HelloRefused`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusedCode {
@@ -405,7 +405,7 @@ pub enum ByeCode {
 /// Why an order failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Failure {
+pub enum OrderFailure {
     /// A process of this id may not bind.
     ProcessId,
     /// The path is longer than paths may be.
@@ -434,12 +434,12 @@ macro_rules! shown_as_on_the_wire {
     };
 }
 
-shown_as_on_the_wire!(RefusedCode, ByeCode, Failure);
+shown_as_on_the_wire!(RefusedCode, ByeCode, OrderFailure);
 
 /// Kinds of frames of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum FrameKind {
     Text,
     Binary,
     Ping,
@@ -476,7 +476,7 @@ pub struct LiveChannel {
     pub extension: bool,
 }
 
-/// See [`crate::gateway::IncomingRequest`].
+/// See [`crate::gateway::ContractRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpHead {
     pub request: u64,
@@ -551,7 +551,7 @@ pub enum KernelBody {
         #[serde(default)]
         metadata: Option<String>,
         #[serde(default)]
-        capabilities: Vec<Granted>,
+        capabilities: Vec<GrantedCapability>,
     },
     Response {
         #[serde(default)]
@@ -561,7 +561,7 @@ pub enum KernelBody {
         #[serde(default)]
         metadata: Option<String>,
         #[serde(default)]
-        capabilities: Vec<Granted>,
+        capabilities: Vec<GrantedCapability>,
         #[serde(default, with = "bin_or_nil")]
         context: Option<Vec<u8>>,
     },
@@ -587,7 +587,7 @@ impl std::fmt::Debug for KernelBody {
 
 /// A capability and its signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Granted {
+pub struct GrantedCapability {
     pub issuer: node::Address,
     pub params: String,
     #[serde(with = "bin")]

@@ -1,6 +1,6 @@
 //! `docs/LINK.md` says what is sent: its examples are frames, byte for byte, and it names every frame and field.
 
-use super::super::frame::{Frame, FrameReader, Gather};
+use super::super::frame::{FrameReader, GatheredFrames, LinkFrame};
 use super::*;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -40,8 +40,8 @@ fn check<T: DeserializeOwned + Serialize + Debug>(example: &Example) {
     let (head, blob): (T, Bytes) = FrameReader::new(&example.bytes[..], 4096, 4096).next().unwrap();
     assert_eq!(serde_json::to_value(&head).unwrap(), example.head);
     assert_eq!(blob, example.blob.as_bytes(), "{head:?}");
-    let mut gather = Gather::default();
-    gather.push(&Frame::bare(&head).with(blob));
+    let mut gather = GatheredFrames::default();
+    gather.push(&LinkFrame::bare(&head).with(blob));
     let mut written = Vec::new();
     gather.write(&mut written).unwrap();
     let hex: Vec<String> = written.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -65,7 +65,7 @@ fn address() -> node::Address {
 }
 
 fn kernel_heads() -> Vec<KernelHead> {
-    let granted = || vec![Granted { issuer: address(), params: String::new(), signature: vec![1] }];
+    let granted = || vec![GrantedCapability { issuer: address(), params: String::new(), signature: vec![1] }];
     let bodies = [
         KernelBody::Request {
             inherit: false,
@@ -95,14 +95,14 @@ fn hello(attach: Attach) -> FromPeer {
         token: Some(String::new()),
         session: Some(String::new()),
         received: 0,
-        window: Some(Window { frames: 1, bytes: 1 }),
+        window: Some(LinkWindow { frames: 1, bytes: 1 }),
     })
 }
 
 /// One of each frame of a peer, all fields given. A variant that is missing here does not compile in `of_peer`.
 fn peers_frames() -> Vec<FromPeer> {
     let policies = [Policy::Close, Policy::DropNewest, Policy::DropOldest, Policy::Conflate { key: 1 }];
-    let kinds = [Kind::Text, Kind::Binary, Kind::Ping, Kind::Pong, Kind::Close];
+    let kinds = [FrameKind::Text, FrameKind::Binary, FrameKind::Ping, FrameKind::Pong, FrameKind::Close];
     let process = |policy| Attach::Process { id: String::new(), wants_control: true, wants_topics: true, policy };
     let kernel = Attach::Kernel {
         node: String::new(),
@@ -150,7 +150,7 @@ fn peers_frames() -> Vec<FromPeer> {
     frames.extend(audiences.map(|to| FromPeer::PushMany {
         to,
         except: vec![],
-        kind: Kind::Text,
+        kind: FrameKind::Text,
         policy: None,
         ask,
         everywhere: true,
@@ -182,7 +182,7 @@ fn brokers_frames() -> Vec<ToPeer> {
         received: 1,
         acknowledged: 1,
         live: 1,
-        window: Window { frames: 1, bytes: 1 },
+        window: LinkWindow { frames: 1, bytes: 1 },
         head_bytes_max: 1,
         blob_bytes_max: 1,
         asks_max: 1,
@@ -212,14 +212,14 @@ fn brokers_frames() -> Vec<ToPeer> {
         RefusedCode::Stopped,
     ];
     let failures = [
-        Failure::ProcessId,
-        Failure::PathTooLong,
-        Failure::PathParams,
-        Failure::NotUtf8,
-        Failure::ControlTooLong,
-        Failure::Memory,
-        Failure::TopicName,
-        Failure::Stopped,
+        OrderFailure::ProcessId,
+        OrderFailure::PathTooLong,
+        OrderFailure::PathParams,
+        OrderFailure::NotUtf8,
+        OrderFailure::ControlTooLong,
+        OrderFailure::Memory,
+        OrderFailure::TopicName,
+        OrderFailure::Stopped,
     ];
     let reason = String::new;
     let mut frames = vec![
@@ -231,8 +231,8 @@ fn brokers_frames() -> Vec<ToPeer> {
         ToPeer::Bye { code: ByeCode::Violation, reason: reason() },
         ToPeer::Bye { code: ByeCode::Stopped, reason: reason() },
         ToPeer::Opened(live()),
-        ToPeer::Message { channel: 1, kind: Kind::Text },
-        ToPeer::Control { channel: 1, kind: Kind::Ping },
+        ToPeer::Message { channel: 1, kind: FrameKind::Text },
+        ToPeer::Control { channel: 1, kind: FrameKind::Ping },
         ToPeer::Joined { channel: 1, topic: String::new() },
         ToPeer::Left { channel: 1, topic: String::new() },
         ToPeer::Topics { ask: 1, topics: vec![] },
@@ -241,9 +241,9 @@ fn brokers_frames() -> Vec<ToPeer> {
         ToPeer::Http(http),
         ToPeer::Outcome(OutcomeHead::default()),
         ToPeer::Done { ask: 1 },
-        ToPeer::Login(Login { login: 1, password_hash: String::new(), subdomain: None }),
+        ToPeer::Login(LoginQuestion { login: 1, password_hash: String::new(), subdomain: None }),
     ];
-    let refused = |code| ToPeer::Refused(Refused { code, reason: reason(), version_min: 1, version_max: 1 });
+    let refused = |code| ToPeer::Refused(HelloRefused { code, reason: reason(), version_min: 1, version_max: 1 });
     frames.extend(refusals.map(refused));
     frames.extend(failures.map(|code| ToPeer::Failed { ask: 1, code, reason: reason() }));
     frames.extend(ClosedBy::ALL.map(|by| ToPeer::Closed {

@@ -2,31 +2,37 @@
 //! handed over later.
 
 use crate::broker::{
-    Audience, Batch, BindPathError, Broadcast, Delivery, Message, ProcessHandle, PushError, RequestId, Subscribe,
+    Audience, Batch, BindPathError, Broadcast, DeliveryOptions, Message, ProcessHandle, PushError, RequestId, Subscribe,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use bytes::Bytes;
 use std::cell::RefCell;
 
-/// Orders to shards: the calls of an [`ProcessHandle`] that the contract is carried out with. They wait for room at most,
+/// ActingOrders to shards: the calls of an [`ProcessHandle`] that the contract is carried out with. They wait for room at most,
 /// which comes at CPU speed, and never for a client.
 ///
 /// Each fails with what says that the broker has stopped, or can be reached no more.
-pub(crate) trait Orders {
-    fn push(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError>;
+pub(crate) trait ActingOrders {
+    fn push(&self, channel: ChannelId, message: Message, delivery: DeliveryOptions) -> Result<(), PushError>;
 
     fn push_many(
         &self,
         audience: Audience,
         except: &[ChannelId],
         message: Message,
-        delivery: Delivery,
+        delivery: DeliveryOptions,
     ) -> Result<(), PushError>;
 
-    fn subscribe(&self, channel: ChannelId, topic: &str, is_out: bool, delivery: Delivery) -> Result<(), PushError>;
+    fn subscribe(
+        &self,
+        channel: ChannelId,
+        topic: &str,
+        is_out: bool,
+        delivery: DeliveryOptions,
+    ) -> Result<(), PushError>;
 
-    fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError>;
+    fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: DeliveryOptions) -> Result<(), PushError>;
 
     fn respond(
         &self,
@@ -38,7 +44,7 @@ pub(crate) trait Orders {
 }
 
 /// The rest: changes of paths, which wait until every shard has them. Whether the process may bind was judged already.
-pub(crate) trait Acting: Orders {
+pub(crate) trait Acting: ActingOrders {
     fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError>;
 
     fn unbind(&self, path: &str) -> Result<(), BindPathError>;
@@ -53,7 +59,7 @@ fn broadcast<'p>(
     audience: Audience,
     except: &[ChannelId],
     message: Message,
-    delivery: Delivery,
+    delivery: DeliveryOptions,
 ) -> Broadcast<'p> {
     owner.broadcast(message).to(audience).except_all(except.iter().copied()).delivered(delivery)
 }
@@ -63,14 +69,14 @@ fn subscribe<'p>(
     channel: ChannelId,
     topic: &str,
     is_out: bool,
-    delivery: Delivery,
+    delivery: DeliveryOptions,
 ) -> Subscribe<'p> {
     let order = if is_out { owner.unsubscribe(channel, topic) } else { owner.subscribe(channel, topic) };
     order.delivered(delivery)
 }
 
-impl Orders for ProcessHandle {
-    fn push(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
+impl ActingOrders for ProcessHandle {
+    fn push(&self, channel: ChannelId, message: Message, delivery: DeliveryOptions) -> Result<(), PushError> {
         self.push(channel, message).delivered(delivery).send()
     }
 
@@ -79,16 +85,22 @@ impl Orders for ProcessHandle {
         audience: Audience,
         except: &[ChannelId],
         message: Message,
-        delivery: Delivery,
+        delivery: DeliveryOptions,
     ) -> Result<(), PushError> {
         broadcast(self, audience, except, message, delivery).send()
     }
 
-    fn subscribe(&self, channel: ChannelId, topic: &str, is_out: bool, delivery: Delivery) -> Result<(), PushError> {
+    fn subscribe(
+        &self,
+        channel: ChannelId,
+        topic: &str,
+        is_out: bool,
+        delivery: DeliveryOptions,
+    ) -> Result<(), PushError> {
         subscribe(self, channel, topic, is_out, delivery).send()
     }
 
-    fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
+    fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: DeliveryOptions) -> Result<(), PushError> {
         self.close(channel, code, reason).delivered(delivery).send()
     }
 
@@ -121,7 +133,7 @@ impl Acting for ProcessHandle {
     }
 }
 
-/// Orders that are collected: whoever gives them never waits.
+/// ActingOrders that are collected: whoever gives them never waits.
 pub(crate) struct Collecting<'a> {
     pub owner: &'a ProcessHandle,
     pub batch: RefCell<&'a mut Batch>,
@@ -133,8 +145,8 @@ impl<'a> Collecting<'a> {
     }
 }
 
-impl Orders for Collecting<'_> {
-    fn push(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
+impl ActingOrders for Collecting<'_> {
+    fn push(&self, channel: ChannelId, message: Message, delivery: DeliveryOptions) -> Result<(), PushError> {
         self.batch.borrow_mut().add(self.owner.push(channel, message).delivered(delivery));
         Ok(())
     }
@@ -144,18 +156,24 @@ impl Orders for Collecting<'_> {
         audience: Audience,
         except: &[ChannelId],
         message: Message,
-        delivery: Delivery,
+        delivery: DeliveryOptions,
     ) -> Result<(), PushError> {
         self.batch.borrow_mut().add(broadcast(self.owner, audience, except, message, delivery));
         Ok(())
     }
 
-    fn subscribe(&self, channel: ChannelId, topic: &str, is_out: bool, delivery: Delivery) -> Result<(), PushError> {
+    fn subscribe(
+        &self,
+        channel: ChannelId,
+        topic: &str,
+        is_out: bool,
+        delivery: DeliveryOptions,
+    ) -> Result<(), PushError> {
         self.batch.borrow_mut().add(subscribe(self.owner, channel, topic, is_out, delivery));
         Ok(())
     }
 
-    fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
+    fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: DeliveryOptions) -> Result<(), PushError> {
         self.batch.borrow_mut().add(self.owner.close(channel, code, reason).delivered(delivery));
         Ok(())
     }

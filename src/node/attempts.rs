@@ -15,17 +15,17 @@ pub(crate) const WAITING_MAX: usize = 512;
 pub(crate) const PER_CLIENT_MAX: usize = 128;
 
 /// The end that puts attempts in. When it is dropped, those that wait are still taken.
-pub(crate) struct Entrance<C, A>(Arc<Shared<C, A>>);
+pub(crate) struct AttemptSender<C, A>(Arc<AttemptQueue<C, A>>);
 
 /// The end that takes them out.
-pub(crate) struct Attempts<C, A>(Arc<Shared<C, A>>);
+pub(crate) struct AttemptReceiver<C, A>(Arc<AttemptQueue<C, A>>);
 
-struct Shared<C, A> {
-    waiting: Mutex<Waiting<C, A>>,
+struct AttemptQueue<C, A> {
+    waiting: Mutex<WaitingAttempts<C, A>>,
     changed: Condvar,
 }
 
-struct Waiting<C, A> {
+struct WaitingAttempts<C, A> {
     of_client: HashMap<C, VecDeque<A>>,
     /// Clients that have something waiting, each once, in the order of their turns.
     turns: VecDeque<C>,
@@ -34,18 +34,19 @@ struct Waiting<C, A> {
 }
 
 /// Both ends.
-pub(crate) fn attempts<C: Hash + Eq + Copy, A>() -> (Entrance<C, A>, Attempts<C, A>) {
-    let waiting = Waiting { of_client: HashMap::new(), turns: VecDeque::new(), count: 0, is_closed: false };
-    let shared = Arc::new(Shared { waiting: Mutex::new(waiting), changed: Condvar::new() });
-    (Entrance(shared.clone()), Attempts(shared))
+pub(crate) fn attempts<C: Hash + Eq + Copy, A>() -> (AttemptSender<C, A>, AttemptReceiver<C, A>) {
+    let waiting = WaitingAttempts { of_client: HashMap::new(), turns: VecDeque::new(), count: 0, is_closed: false };
+    let shared = Arc::new(AttemptQueue { waiting: Mutex::new(waiting), changed: Condvar::new() });
+    (AttemptSender(shared.clone()), AttemptReceiver(shared))
 }
 
-impl<C: Hash + Eq + Copy, A> Entrance<C, A> {
+impl<C: Hash + Eq + Copy, A> AttemptSender<C, A> {
     /// Lets an attempt of `client` wait. Answers the one for which there is no place, if that is so: this or another.
     #[must_use]
     pub fn enter(&self, client: C, attempt: A) -> Option<A> {
         let mut waiting = self.0.lock();
-        let of_client = |waiting: &Waiting<C, A>, client| waiting.of_client.get(&client).map_or(0, VecDeque::len);
+        let of_client =
+            |waiting: &WaitingAttempts<C, A>, client| waiting.of_client.get(&client).map_or(0, VecDeque::len);
         let own = of_client(&waiting, client);
         if own >= PER_CLIENT_MAX {
             return Some(attempt);
@@ -67,18 +68,18 @@ impl<C: Hash + Eq + Copy, A> Entrance<C, A> {
     }
 }
 
-impl<C, A> Drop for Entrance<C, A> {
+impl<C, A> Drop for AttemptSender<C, A> {
     fn drop(&mut self) {
         self.0.lock().is_closed = true;
         self.0.changed.notify_all();
     }
 }
 
-impl<C: Hash + Eq + Copy, A> Attempts<C, A> {
+impl<C: Hash + Eq + Copy, A> AttemptReceiver<C, A> {
     /// Waits for the next attempt: the first of the client whose turn it is. None: the entrance is gone, and nobody waits.
     pub fn next(&self) -> Option<A> {
         let waiting = self.0.lock();
-        let is_idle = |waiting: &mut Waiting<C, A>| waiting.count == 0 && !waiting.is_closed;
+        let is_idle = |waiting: &mut WaitingAttempts<C, A>| waiting.count == 0 && !waiting.is_closed;
         let mut waiting = self.0.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
         let client = waiting.turns.pop_front()?;
         let of_client = waiting.of_client.get_mut(&client).expect("whose turn it is has something waiting");
@@ -93,8 +94,8 @@ impl<C: Hash + Eq + Copy, A> Attempts<C, A> {
     }
 }
 
-impl<C, A> Shared<C, A> {
-    fn lock(&self) -> MutexGuard<'_, Waiting<C, A>> {
+impl<C, A> AttemptQueue<C, A> {
+    fn lock(&self) -> MutexGuard<'_, WaitingAttempts<C, A>> {
         // Nothing in between the changes of a call can panic.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
 //! A message of a node to the HTTP server → what to do, and what to answer (node contract, section 3).
 //!
 //! All that can be judged without a running broker is judged here: does the body parse, is there a blob, may the source
-//! bind, does the payload fit its frame. What is left is one [`Action`] and a [`Reply`]: a refusal is
+//! bind, does the payload fit its frame. What is left is one [`CheckedAction`] and a [`Reply`]: a refusal is
 //! answered at once even if nobody asked, success only when somebody did. Blobs are moved, never copied, and text is
 //! checked once, when its message is made. Holds no state and knows neither channels nor routes nor clocks.
 
@@ -41,7 +41,7 @@ pub enum Inbound {
 #[derive(Debug, PartialEq, Eq)]
 pub struct ActionRequest {
     /// What is asked.
-    pub action: Action,
+    pub action: CheckedAction,
     /// How to answer.
     pub reply: Reply,
 }
@@ -55,7 +55,7 @@ impl ActionRequest {
 
 /// An action that was found well-formed. Paths are as the process gave them, still without its id.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum CheckedAction {
     /// Bind an HTTP path of the requester.
     BindHttp {
         /// The path.
@@ -100,7 +100,7 @@ pub enum Action {
     /// Send one frame to many channels of the requester.
     PushMany {
         /// Which channels.
-        audience: Audience,
+        audience: PushTargets,
         /// The frame.
         message: broker::Message,
     },
@@ -131,7 +131,7 @@ pub enum Action {
 
 /// To whom a push to many goes.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Audience {
+pub enum PushTargets {
     /// These channels.
     Channels(Vec<ChannelId>),
     /// The requester's channels that are subscribed to this topic of the requester.
@@ -254,19 +254,19 @@ fn judge(
     reply: &Reply,
     our_node: &str,
     blob: Option<LazyLoadBlob>,
-) -> Result<Action, HttpServerError> {
+) -> Result<CheckedAction, HttpServerError> {
     use HttpServerAction as Asked;
     let Reply { source: requester, server, .. } = reply;
     let may_bind = || may_bind(requester, *server, our_node);
     Ok(match action {
         Asked::Bind { path, authenticated, local_only, cache } => {
             may_bind()?;
-            Action::BindHttp { path, content: content(cache, blob)?, authenticated, local_only, secure: false }
+            CheckedAction::BindHttp { path, content: content(cache, blob)?, authenticated, local_only, secure: false }
         }
         Asked::SecureBind { path, cache } => {
             may_bind()?;
             let content = content(cache, blob)?;
-            Action::BindHttp { path, content, authenticated: true, local_only: false, secure: true }
+            CheckedAction::BindHttp { path, content, authenticated: true, local_only: false, secure: true }
         }
         // Never in the clear what was meant to be encrypted.
         Asked::WebSocketBind { encrypted: true, .. } | Asked::WebSocketSecureBind { encrypted: true, .. } => {
@@ -274,35 +274,35 @@ fn judge(
         }
         Asked::WebSocketBind { path, authenticated, extension, encrypted: false } => {
             may_bind()?;
-            Action::BindWebSocket { path, authenticated, extension, secure: false }
+            CheckedAction::BindWebSocket { path, authenticated, extension, secure: false }
         }
         Asked::WebSocketSecureBind { path, extension, encrypted: false } => {
             may_bind()?;
-            Action::BindWebSocket { path, authenticated: true, extension, secure: true }
+            CheckedAction::BindWebSocket { path, authenticated: true, extension, secure: true }
         }
         Asked::Unbind { path } => {
             on_our_node(requester, our_node)?;
-            Action::UnbindHttp { path }
+            CheckedAction::UnbindHttp { path }
         }
         Asked::WebSocketUnbind { path } => {
             on_our_node(requester, our_node)?;
-            Action::UnbindWebSocket { path }
+            CheckedAction::UnbindWebSocket { path }
         }
         Asked::WebSocketPush { channel_id, message_type } => {
             push(channel_id, message_type, blob.ok_or(HttpServerError::NoBlob)?)?
         }
-        Asked::WebSocketClose(channel_id) => Action::Close { channel: ChannelId::new(channel_id) },
+        Asked::WebSocketClose(channel_id) => CheckedAction::Close { channel: ChannelId::new(channel_id) },
         Asked::WebSocketPushMany { channel_ids, message_type } => {
-            push_many(Audience::Channels(channels(channel_ids)), message_type, blob)?
+            push_many(PushTargets::Channels(channels(channel_ids)), message_type, blob)?
         }
         Asked::WebSocketBroadcast { path, message_type, except } => {
-            push_many(Audience::Own { path, except: channels(except) }, message_type, blob)?
+            push_many(PushTargets::Own { path, except: channels(except) }, message_type, blob)?
         }
         Asked::WebSocketSubscribe { channel_id, topic } => subscribe(channel_id, topic, false)?,
         Asked::WebSocketUnsubscribe { channel_id, topic } => subscribe(channel_id, topic, true)?,
         Asked::WebSocketPublish { topic, message_type, except } => {
             check_topic(&topic)?;
-            push_many(Audience::Topic { topic, except: channels(except) }, message_type, blob)?
+            push_many(PushTargets::Topic { topic, except: channels(except) }, message_type, blob)?
         }
         Asked::WebSocketGrant { channel_id, address } => grant(channel_id, &address, true, our_node)?,
         Asked::WebSocketRevoke { channel_id, address } => grant(channel_id, &address, false, our_node)?,
@@ -312,9 +312,9 @@ fn judge(
     })
 }
 
-fn subscribe(channel_id: u32, topic: String, is_out: bool) -> Result<Action, HttpServerError> {
+fn subscribe(channel_id: u32, topic: String, is_out: bool) -> Result<CheckedAction, HttpServerError> {
     check_topic(&topic)?;
-    Ok(Action::Subscribe { channel: ChannelId::new(channel_id), topic, is_out })
+    Ok(CheckedAction::Subscribe { channel: ChannelId::new(channel_id), topic, is_out })
 }
 
 fn check_topic(name: &str) -> Result<(), HttpServerError> {
@@ -343,32 +343,37 @@ fn content(cache: bool, blob: Option<LazyLoadBlob>) -> Result<Option<LazyLoadBlo
 const ADDRESS_BYTES_MAX: usize = 1024;
 
 /// Processes of our own node have channels of their own; only others are let in.
-fn grant(channel_id: Option<u32>, address: &str, is_granted: bool, our_node: &str) -> Result<Action, HttpServerError> {
+fn grant(
+    channel_id: Option<u32>,
+    address: &str,
+    is_granted: bool,
+    our_node: &str,
+) -> Result<CheckedAction, HttpServerError> {
     let guest: Option<Address> = address.parse().ok().filter(|_| address.len() <= ADDRESS_BYTES_MAX);
     let guest = guest.filter(|guest| !guest.is_on(our_node)).ok_or(HttpServerError::MalformedRequest)?;
-    Ok(Action::Grant { channel: channel_id.map(ChannelId::new), guest, is_granted })
+    Ok(CheckedAction::Grant { channel: channel_id.map(ChannelId::new), guest, is_granted })
 }
 
 fn channels(ids: Vec<u32>) -> Vec<ChannelId> {
     ids.into_iter().map(ChannelId::new).collect()
 }
 
-fn push(channel_id: u32, message_type: WsMessageType, blob: LazyLoadBlob) -> Result<Action, HttpServerError> {
+fn push(channel_id: u32, message_type: WsMessageType, blob: LazyLoadBlob) -> Result<CheckedAction, HttpServerError> {
     let channel = ChannelId::new(channel_id);
     Ok(match frame(message_type, blob.bytes)? {
-        Some(message) => Action::Push { channel, message },
-        None => Action::Close { channel },
+        Some(message) => CheckedAction::Push { channel, message },
+        None => CheckedAction::Close { channel },
     })
 }
 
 fn push_many(
-    audience: Audience,
+    audience: PushTargets,
     message_type: WsMessageType,
     blob: Option<LazyLoadBlob>,
-) -> Result<Action, HttpServerError> {
+) -> Result<CheckedAction, HttpServerError> {
     let bytes = blob.ok_or(HttpServerError::NoBlob)?.bytes;
     let message = frame(message_type, bytes)?.ok_or(HttpServerError::MalformedRequest)?;
-    Ok(Action::PushMany { audience, message })
+    Ok(CheckedAction::PushMany { audience, message })
 }
 
 /// The message of a push; none for Close, which is no message.
@@ -397,7 +402,7 @@ fn extension_push(
     desired_reply_type: super::action::MessageType,
     blob: Option<LazyLoadBlob>,
     dialect: Dialect,
-) -> Result<Action, HttpServerError> {
+) -> Result<CheckedAction, HttpServerError> {
     let blob = blob.ok_or(HttpServerError::NoBlob)?.bytes;
     if message_type != WsMessageType::Binary {
         return Err(HttpServerError::NoBlob); // The contract's answer, odd as it is.
@@ -405,7 +410,7 @@ fn extension_push(
     let data = WebSocketExtPushData { id, message_type: desired_reply_type, blob };
     let message = broker::Message::of_kind(MessageKind::Binary, data.encode(dialect))
         .map_err(|_| HttpServerError::MalformedRequest)?;
-    Ok(Action::Push { channel: ChannelId::new(channel_id), message })
+    Ok(CheckedAction::Push { channel: ChannelId::new(channel_id), message })
 }
 
 #[cfg(test)]

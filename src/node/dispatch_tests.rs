@@ -102,14 +102,15 @@ fn a_push_needs_a_blob_that_fits_its_frame() {
     for body in [push("Text"), many("Text")] {
         assert_eq!(error_of(ask(&body, Some(&[0xff]))), r#"{"Err":"MalformedRequest"}"#);
     }
-    let expected = Action::Push { channel: ChannelId::new(7), message: broker::Message::binary(vec![0xff; 126]) };
+    let expected =
+        CheckedAction::Push { channel: ChannelId::new(7), message: broker::Message::binary(vec![0xff; 126]) };
     assert_eq!(action_of(ask(&push("Binary"), Some(&[0xff; 126]))).action, expected);
 }
 
 #[test]
 fn a_push_of_type_close_closes() {
     let body = r#"{"WebSocketPush":{"channel_id":7,"message_type":"Close"}}"#;
-    assert_eq!(action_of(ask(body, Some(b""))).action, Action::Close { channel: ChannelId::new(7) });
+    assert_eq!(action_of(ask(body, Some(b""))).action, CheckedAction::Close { channel: ChannelId::new(7) });
 }
 
 #[test]
@@ -138,7 +139,7 @@ fn a_cached_bind_needs_its_content_and_another_ignores_it() {
     let bind = |cache| format!(r#"{{"SecureBind":{{"path":"/x","cache":{cache}}}}}"#);
     assert_eq!(error_of(ask(&bind(true), None)), r#"{"Err":"NoBlob"}"#);
     let content_of = |inbound| match action_of(inbound).action {
-        Action::BindHttp { content, authenticated: true, local_only: false, secure: true, .. } => content,
+        CheckedAction::BindHttp { content, authenticated: true, local_only: false, secure: true, .. } => content,
         other => panic!("{other:?}"),
     };
     assert!(content_of(ask(&bind(true), Some(b"x"))).is_some());
@@ -178,8 +179,8 @@ fn success_is_told_only_to_who_asked() {
 fn a_push_to_many_is_answered_with_counts() {
     let body = r#"{"WebSocketBroadcast":{"path":"/","message_type":"Text","except":[7]}}"#;
     let request = action_of(ask_as("alice.os@p:p:t.os", body, Some(b"x"), true));
-    let audience = Audience::Own { path: Some("/".into()), except: vec![ChannelId::new(7)] };
-    assert_eq!(request.action, Action::PushMany { audience, message: broker::Message::text("x") });
+    let audience = PushTargets::Own { path: Some("/".into()), except: vec![ChannelId::new(7)] };
+    assert_eq!(request.action, CheckedAction::PushMany { audience, message: broker::Message::text("x") });
     let answer = request.reply.counted(PushCounts { sent: 3, ..PushCounts::default() }).unwrap();
     assert!(answer.message.body().starts_with(br#"{"Ok":{"sent":3,"queued":0"#));
 }
@@ -205,7 +206,7 @@ fn the_blob_of_a_push_is_moved() {
     let at = bytes.as_ptr();
     let blob = LazyLoadBlob { mime: None, bytes };
     match push(7, WsMessageType::Binary, blob).unwrap() {
-        Action::Push { message, .. } => assert_eq!(message.payload().as_ptr(), at),
+        CheckedAction::Push { message, .. } => assert_eq!(message.payload().as_ptr(), at),
         other => panic!("{other:?}"),
     }
 }

@@ -15,13 +15,13 @@ use std::net::SocketAddr;
 
 /// Makes the messages of one node's server.
 #[derive(Debug, Clone)]
-pub struct Events {
+pub struct EventMessages {
     our_node: String,
     dialect: Dialect,
     name: ServerName,
 }
 
-impl Events {
+impl EventMessages {
     /// For the server of `our_node`.
     pub fn new(our_node: &str, dialect: Dialect) -> Self {
         Self { our_node: our_node.to_owned(), dialect, name: ServerName::default() }
@@ -167,7 +167,7 @@ mod tests {
     fn kinode_does_not_tell_the_peer() {
         let peer: SocketAddr = "127.0.0.1:5000".parse().unwrap();
         let open = |dialect| {
-            let events = Events::new("alice.os", dialect);
+            let events = EventMessages::new("alice.os", dialect);
             let message = events.opened(1, &owner(), ChannelId::new(7), "/".into(), peer, Some("203.0.113.7".into()));
             String::from_utf8(message.message.body().to_vec()).unwrap()
         };
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn an_extension_gives_its_id_and_may_not_act() {
-        let events = Events::new("alice.os", Dialect::Kinode);
+        let events = EventMessages::new("alice.os", Dialect::Kinode);
         let tell = |bytes| events.extension_message(1, &owner(), ChannelId::new(7), WsMessageType::Binary, bytes);
         let data = WebSocketExtPushData { id: 99, message_type: MessageType::Response, blob: b"x".to_vec() };
         let message = tell(data.encode(Dialect::Kinode)).unwrap();

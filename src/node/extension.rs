@@ -32,7 +32,8 @@ pub enum ExtensionFrame {
 impl WebSocketExtPushData {
     /// The MessagePack of the frame.
     pub fn encode(&self, dialect: Dialect) -> Vec<u8> {
-        rmp_serde::to_vec_named(&Named { data: self, dialect }).expect("the writer is memory and lengths are known")
+        rmp_serde::to_vec_named(&NamedPushData { data: self, dialect })
+            .expect("the writer is memory and lengths are known")
     }
 }
 
@@ -47,12 +48,12 @@ pub fn decode(bytes: Vec<u8>) -> ExtensionFrame {
     }
 }
 
-struct Named<'a> {
+struct NamedPushData<'a> {
     data: &'a WebSocketExtPushData,
     dialect: Dialect,
 }
 
-impl Serialize for Named<'_> {
+impl Serialize for NamedPushData<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let type_field = match self.dialect {
             Dialect::Kinode => "kinode_message_type",

@@ -19,20 +19,20 @@ use crate::process_id::ProcessId;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
-pub(crate) struct Inlet {
+pub(crate) struct MessageReader {
     pub our_node: String,
     pub dialect: Dialect,
     pub kernel: KernelHandle,
     pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
     pub name: Arc<Name>,
-    pub owners: Owners,
+    pub owners: ActingProcesses,
     /// Orders that were not handed over yet. Full: hand them over before the next message is taken.
     pub batch: Batch,
 }
 
 /// What is left to do for a message that was taken.
-pub(crate) enum Taken {
+pub(crate) enum TakenMessage {
     /// Nothing.
     Whole,
     /// This answer goes to the kernel.
@@ -41,40 +41,40 @@ pub(crate) enum Taken {
     Change(Change),
 }
 
-impl From<Option<KernelMessage>> for Taken {
+impl From<Option<KernelMessage>> for TakenMessage {
     fn from(answer: Option<KernelMessage>) -> Self {
         answer.map_or(Self::Whole, Self::Answer)
     }
 }
 
-impl Inlet {
+impl MessageReader {
     /// Takes one message.
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn take(&mut self, message: KernelMessage) -> Result<Taken, PushError> {
+    pub fn take(&mut self, message: KernelMessage) -> Result<TakenMessage, PushError> {
         if let Some(name) = ServerName::of(&message.target.process) {
             self.name.set(name);
         }
         match dispatch(message, &self.our_node, self.dialect) {
-            Inbound::Refused(answer) => Ok(Taken::Answer(answer)),
+            Inbound::Refused(answer) => Ok(TakenMessage::Answer(answer)),
             Inbound::Action(request) => self.act(request),
             Inbound::Response { id, source, response, blob } => {
                 self.respond(id, source, response, blob)?;
-                Ok(Taken::Whole)
+                Ok(TakenMessage::Whole)
             }
         }
     }
 
-    fn act(&mut self, request: ActionRequest) -> Result<Taken, PushError> {
+    fn act(&mut self, request: ActionRequest) -> Result<TakenMessage, PushError> {
         if !request.requester().is_on(&self.our_node) {
             return Ok(self.pending.collect_of_guest(&self.kernel, &mut self.batch, request).into());
         }
         let Some(owner) = self.owners.owner(&self.kernel, &request.requester().process)? else {
-            return Ok(Taken::Answer(request.reply.refused(HttpServerError::InvalidSourceProcess)));
+            return Ok(TakenMessage::Answer(request.reply.refused(HttpServerError::InvalidSourceProcess)));
         };
         let change = self.pending.collect(owner, &mut self.batch, request);
-        Ok(change.map_or(Taken::Whole, Taken::Change))
+        Ok(change.map_or(TakenMessage::Whole, TakenMessage::Change))
     }
 
     fn respond(
@@ -86,7 +86,7 @@ impl Inlet {
     ) -> Result<(), PushError> {
         if let Some(request) = self.calls.answered(id) {
             let body = rpc_response_body(response, blob);
-            let json = http::Response::new(200).with("content-type", "application/json").with_body(body.into());
+            let json = http::PreparedResponse::new(200).with("content-type", "application/json").with_body(body.into());
             let (status, headers, body) = json.into_parts();
             let system = self.kernel.system().ok_or(PushError::Stopped)?;
             self.batch.add(system.respond(request, status).headers(headers).body(body));
@@ -111,12 +111,12 @@ const OWNERS_KEPT_MAX: usize = 1024;
 /// Those that have asked for something. A full table is begun anew: whoever asks again is found again, and who does not,
 /// since its process has gone, is forgotten.
 #[derive(Default)]
-pub(crate) struct Owners {
+pub(crate) struct ActingProcesses {
     places: FxHashMap<ProcessId, usize>,
     handles: Vec<ProcessHandle>,
 }
 
-impl Owners {
+impl ActingProcesses {
     /// What acts in the name of `process`; none if there are too many processes.
     ///
     /// # Errors

@@ -10,7 +10,7 @@
 //! taken out of that very queue.
 
 use super::host::Host;
-use super::inbound::{Inlet, Taken};
+use super::inbound::{MessageReader, TakenMessage};
 use super::message::KernelMessage;
 use super::perform::Change;
 use super::prints::{Prints, VERBOSE};
@@ -26,13 +26,13 @@ use tokio::task;
 const TAKEN_IN_A_TURN_MAX: usize = 8 * TAKEN_AT_ONCE_MAX;
 
 /// See the module.
-pub(super) struct Intake<H: Host> {
-    inlet: Inlet,
+pub(super) struct NodeIntake<H: Host> {
+    inlet: MessageReader,
     host: Arc<H>,
     from_kernel: mpsc::Receiver<H::Message>,
     to_kernel: mpsc::Sender<H::Message>,
     prints: Prints<H>,
-    /// Taken out of the kernel's queue, and not read yet.
+    /// TakenMessage out of the kernel's queue, and not read yet.
     messages: Vec<H::Message>,
     answers: VecDeque<KernelMessage>,
     /// The turn before had more than one message.
@@ -40,11 +40,11 @@ pub(super) struct Intake<H: Host> {
 }
 
 /// How the server ended, from whoever waits for that.
-pub(super) type Ending = oneshot::Receiver<Result<(), ServerError>>;
+pub(super) type ServerEnd = oneshot::Receiver<Result<(), ServerError>>;
 
-impl<H: Host> Intake<H> {
+impl<H: Host> NodeIntake<H> {
     pub fn new(
-        inlet: Inlet,
+        inlet: MessageReader,
         host: Arc<H>,
         from_kernel: mpsc::Receiver<H::Message>,
         to_kernel: mpsc::Sender<H::Message>,
@@ -56,7 +56,7 @@ impl<H: Host> Intake<H> {
     }
 
     /// Takes in until the server has ended, which is told, or is to be stopped: the kernel has gone, or the broker has.
-    pub async fn run(mut self, ending: &mut Ending) -> Option<Result<(), ServerError>> {
+    pub async fn run(mut self, ending: &mut ServerEnd) -> Option<Result<(), ServerError>> {
         loop {
             tokio::select! {
                 ended = &mut *ending => return Some(ended.unwrap_or(Err(ServerError::Panicked))),
@@ -103,9 +103,9 @@ impl<H: Host> Intake<H> {
         let mut messages = std::mem::take(&mut self.messages);
         for message in messages.drain(..).filter_map(|message| self.host.to_ours(message)) {
             match self.inlet.take(message)? {
-                Taken::Whole => {}
-                Taken::Answer(answer) => self.answers.push_back(answer),
-                Taken::Change(change) => {
+                TakenMessage::Whole => {}
+                TakenMessage::Answer(answer) => self.answers.push_back(answer),
+                TakenMessage::Change(change) => {
                     self.inlet.batch.flush_async().await?;
                     self.prints.say(VERBOSE, &change.words());
                     self.answers.extend(make(change).await?);

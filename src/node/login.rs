@@ -2,11 +2,11 @@
 //! megabytes of memory, and nobody else shall wait for it. What can be told without a password is told at once; of the
 //! others so many may wait for each client ([`attempts`]), and the rest are told to come again.
 
-use super::attempts::{self, Entrance};
+use super::attempts::{self, AttemptSender};
 use crate::admission::Prefix;
 use crate::broker::{KernelHandle, RequestId};
-use crate::gateway::{Claims, Credentials, Login, Secret, Settings, mint};
-use crate::http::Response;
+use crate::gateway::{Claims, Credentials, LoginRequest, Secret, Settings, mint};
+use crate::http::PreparedResponse;
 use crate::process_id::ProcessId;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
@@ -14,12 +14,12 @@ use bytes::Bytes;
 /// A login that waits for its answer.
 pub(crate) struct Attempt {
     id: RequestId,
-    login: Box<Login>,
+    login: Box<LoginRequest>,
     credentials: Credentials,
 }
 
 /// What a right password gets.
-pub(crate) struct Granted {
+pub(crate) struct GrantedLogin {
     /// The token for the cookie.
     pub token: String,
     /// The node's encoded keyfile, which nodes send along.
@@ -27,12 +27,12 @@ pub(crate) struct Granted {
 }
 
 /// Who can tell whether a password is right. May take its time.
-pub(crate) trait Gatekeeper {
+pub(crate) trait PasswordCheck {
     /// What a right password gets: a token made out to the node, and to the process if one is given; none for a wrong one.
     ///
     /// # Errors
     /// It cannot be told; the words go to the log.
-    fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<Granted>, String>;
+    fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<GrantedLogin>, String>;
 }
 
 /// How long a login lasts: as long as nodes' own.
@@ -45,40 +45,40 @@ pub(crate) fn token(secret: &Secret, node: &str, claim: Option<&ProcessId>, now_
 }
 
 /// What logins are judged with.
-pub(crate) struct Judge<G> {
+pub(crate) struct PasswordWorker<G> {
     pub gatekeeper: G,
     pub kernel: KernelHandle,
     pub settings: Settings,
 }
 
 /// The way to the thread.
-pub(crate) struct Door(Entrance<Prefix, Attempt>);
+pub(crate) struct LoginQueue(AttemptSender<Prefix, Attempt>);
 
 /// What comes out there.
-pub(crate) type Attempts = attempts::Attempts<Prefix, Attempt>;
+pub(crate) type LoginAttempts = attempts::AttemptReceiver<Prefix, Attempt>;
 
-impl Door {
-    pub fn new() -> (Self, Attempts) {
+impl LoginQueue {
+    pub fn new() -> (Self, LoginAttempts) {
         let (entrance, attempts) = attempts::attempts();
         (Self(entrance), attempts)
     }
 
     /// Hands a login over. Answers who is refused for it, if anybody is: the client itself, or another that had many
     /// waiting.
-    pub fn enter(&self, id: RequestId, login: Box<Login>, body: &[u8]) -> Option<(RequestId, Response)> {
+    pub fn enter(&self, id: RequestId, login: Box<LoginRequest>, body: &[u8]) -> Option<(RequestId, PreparedResponse)> {
         let credentials = match login.credentials(body) {
             Ok(credentials) => credentials,
             Err(refusal) => return Some((id, refusal)),
         };
         let client = login.client().into();
         let refused = self.0.enter(client, Attempt { id, login, credentials })?;
-        Some((refused.id, Response::text(503, "too many logins at once").with("retry-after", "1")))
+        Some((refused.id, PreparedResponse::text(503, "too many logins at once").with("retry-after", "1")))
     }
 }
 
-impl<G: Gatekeeper> Judge<G> {
+impl<G: PasswordCheck> PasswordWorker<G> {
     /// Answers logins until the door is gone.
-    pub fn run(self, attempts: &Attempts) {
+    pub fn run(self, attempts: &LoginAttempts) {
         while let Some(Attempt { id, login, credentials }) = attempts.next() {
             let response = self.judge(&login, &credentials);
             if answer(&self.kernel, id, response).is_none() {
@@ -87,24 +87,24 @@ impl<G: Gatekeeper> Judge<G> {
         }
     }
 
-    fn judge(&self, login: &Login, credentials: &Credentials) -> Response {
+    fn judge(&self, login: &LoginRequest, credentials: &Credentials) -> PreparedResponse {
         let claim = login.claim(self.settings.dialect, credentials);
         match self.gatekeeper.login(&credentials.password_hash, claim) {
-            Ok(Some(Granted { token, keyfile })) => {
+            Ok(Some(GrantedLogin { token, keyfile })) => {
                 let body = BASE64.encode(keyfile);
                 login.accepted(&self.settings, credentials, &token, &body)
             }
             Ok(None) => login.refused("the password is wrong"),
             Err(why) => {
                 tracing::warn!(why, "a login failed");
-                Response::text(500, "the login could not be checked")
+                PreparedResponse::text(500, "the login could not be checked")
             }
         }
     }
 }
 
 /// Answers a request of the system. None: the broker has stopped.
-pub(super) fn answer(kernel: &KernelHandle, id: RequestId, response: Response) -> Option<()> {
+pub(super) fn answer(kernel: &KernelHandle, id: RequestId, response: PreparedResponse) -> Option<()> {
     let (status, headers, body) = response.into_parts();
     kernel.system()?.respond(id, status).headers(headers).body(body).send().ok()
 }

@@ -42,7 +42,7 @@ impl fmt::Debug for LazyLoadBlob {
 }
 
 /// What a sender gives to itself, to read when the response arrives.
-pub type Context = Vec<u8>;
+pub type SenderContext = Vec<u8>;
 
 /// A right that an issuer granted, carried beside a message. The HTTP server neither needs nor gives any.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ pub enum Message {
     /// A request.
     Request(Request),
     /// A response, and the context that the asker kept for it.
-    Response((Response, Option<Context>)),
+    Response((Response, Option<SenderContext>)),
 }
 
 impl Message {
@@ -116,7 +116,7 @@ impl Message {
     }
 
     /// A response, and the context that the asker kept for it.
-    pub fn response(inherit: bool, body: Vec<u8>, metadata: Option<String>, context: Option<Context>) -> Self {
+    pub fn response(inherit: bool, body: Vec<u8>, metadata: Option<String>, context: Option<SenderContext>) -> Self {
         Self::Response((Response { inherit, body, metadata, capabilities: Vec::new() }, context))
     }
 

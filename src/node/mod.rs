@@ -1,7 +1,7 @@
 //! The contract of a Kinode or Hyperdrive node's HTTP server, `http-server:distro:sys`.
 //!
 //! Types with the serde shapes that nodes speak, and the rules between them as pure functions: [`dispatch()`] judges what
-//! a process asks, [`Events`] words what a process is told, [`rpc_request`] turns an RPC call into a Request. What is
+//! a process asks, [`EventMessages`] words what a process is told, [`rpc_request`] turns an RPC call into a Request. What is
 //! asked is done by `perform`, through the broker. Must not know how channels are kept or frames are sent.
 //!
 //! ```
@@ -41,16 +41,16 @@ pub use action::{HttpServerAction, MessageType, WsMessageType};
 pub(crate) use dispatch::frame;
 #[cfg(feature = "link")]
 pub(crate) use dispatch::unreadable_response;
-pub use dispatch::{Action, ActionRequest, Audience, Inbound, Reply, dispatch};
+pub use dispatch::{ActionRequest, CheckedAction, Inbound, PushTargets, Reply, dispatch};
 pub use error::{HttpServerError, PushCounts};
-pub use events::Events;
+pub use events::EventMessages;
 pub use extension::WebSocketExtPushData;
 #[cfg(feature = "link")]
 pub(crate) use extension::byte_array;
 pub use host::Host;
 pub use identity::{Address, OUR, PackageId, ParseAddressError, ServerName, http_server_process, is_http_server};
-pub use message::{Capability, Context, KernelMessage, LazyLoadBlob, Message, Request, Response};
+pub use message::{Capability, KernelMessage, LazyLoadBlob, Message, Request, Response, SenderContext};
 pub use registration::{WsRegister, WsRegisterResponse};
 pub use request::{HttpResponse, HttpServerRequest, IncomingHttpRequest};
 pub use rpc::{RpcError, RpcMessage, RpcResponseBody, rpc_request, rpc_response_body};
-pub use server::{Parts, Server, ServerError, config, http_server};
+pub use server::{NodeParts, NodeServer, ServerError, config, http_server};

@@ -4,8 +4,8 @@
 //! clients. Nothing is dropped.
 
 use super::action::WsMessageType;
-use super::events::Events;
-use super::login::{self, Door};
+use super::events::EventMessages;
+use super::login::{self, LoginQueue};
 use super::message::KernelMessage;
 use super::perform::{self, Pending};
 use super::request::IncomingHttpRequest;
@@ -13,7 +13,7 @@ use super::rpc::rpc_request;
 use super::service::{Calls, Name};
 use crate::broker::{ControlKind, Event, HttpAsk, HttpRequest, Kernel, KernelHandle, Opened, RecvError, RequestId};
 use crate::channel::ChannelId;
-use crate::http::Response;
+use crate::http::PreparedResponse;
 use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use bytes::Bytes;
@@ -49,20 +49,20 @@ pub(crate) trait ToKernel {
 /// The node's kernel has gone.
 pub(crate) struct KernelGone;
 
-pub(crate) struct Outlet<K: ToKernel> {
-    pub events: Events,
+pub(crate) struct MessageWriter<K: ToKernel> {
+    pub events: EventMessages,
     pub kernel: KernelHandle,
     pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
     pub name: Arc<Name>,
-    pub door: Door,
+    pub door: LoginQueue,
     pub to_kernel: K,
     /// Channels whose messages are an extension's.
     pub extensions: FxHashSet<ChannelId>,
-    pub ids: Ids,
+    pub ids: MessageIds,
 }
 
-impl<K: ToKernel> Outlet<K> {
+impl<K: ToKernel> MessageWriter<K> {
     /// Hands on events until the broker stops or the kernel goes. Answers whether the broker has stopped.
     pub fn run(mut self, events: &Kernel) -> bool {
         while self.to_kernel.wait_for_room() {
@@ -172,7 +172,7 @@ impl<K: ToKernel> Outlet<K> {
 
     fn call(&mut self, request: RequestId, body: &[u8], timeout_s: u32) -> Option<KernelMessage> {
         if !self.to_kernel.takes(body.len()) {
-            self.answer(request, Response::text(413, "the call is larger than the node's kernel can be sent"));
+            self.answer(request, PreparedResponse::text(413, "the call is larger than the node's kernel can be sent"));
             return None;
         }
         let id = self.ids.next();
@@ -182,29 +182,29 @@ impl<K: ToKernel> Outlet<K> {
                 Some(message)
             }
             Ok(message) => {
-                self.answer(request, Response::new(200));
+                self.answer(request, PreparedResponse::new(200));
                 Some(message)
             }
             Err(error) => {
-                self.answer(request, Response::text(400, error.to_string()));
+                self.answer(request, PreparedResponse::text(400, error.to_string()));
                 None
             }
         }
     }
 
-    fn answer(&self, id: RequestId, response: Response) {
+    fn answer(&self, id: RequestId, response: PreparedResponse) {
         // None: the broker has stopped, and with it the connection that waits.
         let _ = login::answer(&self.kernel, id, response);
     }
 }
 
-/// Ids of messages: a hash, keyed at random, of a count.
-pub(crate) struct Ids {
+/// MessageIds of messages: a hash, keyed at random, of a count.
+pub(crate) struct MessageIds {
     key: RandomState,
     count: u64,
 }
 
-impl Ids {
+impl MessageIds {
     pub fn new() -> Self {
         Self { key: RandomState::new(), count: 0 }
     }

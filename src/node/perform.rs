@@ -6,14 +6,14 @@
 //! at once or when its outcome comes back under its ticket. The contract has no error for a full inbox, so pushes wait
 //! for room: shards drain at CPU speed.
 
-use super::acting::{Acting, Collecting, Orders};
-use super::dispatch::{Action, ActionRequest, Audience, Reply};
+use super::acting::{Acting, ActingOrders, Collecting};
+use super::dispatch::{ActionRequest, CheckedAction, PushTargets, Reply};
 use super::error::{HttpServerError, PushCounts};
-use super::events::Events;
+use super::events::EventMessages;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::request::HttpResponse;
 use crate::broker::{
-    self, Batch, BindPathError, Delivery, GrantError, KernelHandle, Outcome, ProcessHandle, PushError, RequestId,
+    self, Batch, BindPathError, DeliveryOptions, GrantError, KernelHandle, Outcome, ProcessHandle, PushError, RequestId,
 };
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::{Content, HeaderFields};
@@ -33,16 +33,16 @@ pub(crate) const ASKED_MAX: usize = 16 * 1024;
 /// outcomes; an action that nobody asked about is not noted here at all.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingAction>,
     unasked: Unasked,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingAction {
     tickets: u64,
     /// Actions that get no answer.
     unanswered: usize,
-    by_ticket: HashMap<u64, (Asked, Reply)>,
+    by_ticket: HashMap<u64, (AskedOrder, Reply)>,
 }
 
 /// What is heard of a refused push or close that nobody asked about.
@@ -55,7 +55,7 @@ pub(crate) enum Unasked {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Asked {
+enum AskedOrder {
     Push,
     PushMany,
     Subscribe,
@@ -64,7 +64,7 @@ enum Asked {
 }
 
 /// The answer to an unasked push, subscription or close of `process` that failed.
-pub(crate) fn refusal(id: u64, outcome: &Outcome, events: &Events, process: &ProcessId) -> KernelMessage {
+pub(crate) fn refusal(id: u64, outcome: &Outcome, events: &EventMessages, process: &ProcessId) -> KernelMessage {
     let error = match outcome.dropped {
         0 => HttpServerError::WsChannelNotFound,
         _ => HttpServerError::TooManySubscriptions,
@@ -85,7 +85,7 @@ impl Pending {
         match self.order(owner, request)? {
             Ordered::Done => Ok(None),
             // There are other nodes only where there is a kernel.
-            Ordered::Else(ActionRequest { action: Action::Grant { .. }, reply }) => {
+            Ordered::Else(ActionRequest { action: CheckedAction::Grant { .. }, reply }) => {
                 Ok(Some(reply.refused(HttpServerError::MalformedRequest)))
             }
             Ordered::Else(ActionRequest { action, reply }) => bind(owner, action, reply),
@@ -93,18 +93,20 @@ impl Pending {
     }
 
     /// Does what `owner` asks of channels.
-    fn order(&self, owner: &dyn Orders, request: ActionRequest) -> Result<Ordered, PushError> {
+    fn order(&self, owner: &dyn ActingOrders, request: ActionRequest) -> Result<Ordered, PushError> {
         let ActionRequest { action, reply } = request;
         match action {
-            Action::Push { channel, message } => owner.push(channel, message, self.delivery(Asked::Push, reply))?,
-            Action::PushMany { audience, message } => {
-                push_many(owner, audience, message, self.delivery(Asked::PushMany, reply))?;
+            CheckedAction::Push { channel, message } => {
+                owner.push(channel, message, self.delivery(AskedOrder::Push, reply))?
             }
-            Action::Subscribe { channel, topic, is_out } => {
-                owner.subscribe(channel, &topic, is_out, self.delivery(Asked::Subscribe, reply))?;
+            CheckedAction::PushMany { audience, message } => {
+                push_many(owner, audience, message, self.delivery(AskedOrder::PushMany, reply))?;
             }
-            Action::Close { channel } => {
-                owner.close(channel, CLOSE_WITHOUT_CODE, "", self.delivery(Asked::Close, reply))?;
+            CheckedAction::Subscribe { channel, topic, is_out } => {
+                owner.subscribe(channel, &topic, is_out, self.delivery(AskedOrder::Subscribe, reply))?;
+            }
+            CheckedAction::Close { channel } => {
+                owner.close(channel, CLOSE_WITHOUT_CODE, "", self.delivery(AskedOrder::Close, reply))?;
             }
             action => return Ok(Ordered::Else(ActionRequest { action, reply })),
         }
@@ -117,11 +119,11 @@ impl Pending {
         match collected.expect("to collect is to wait for nobody") {
             Ordered::Done => None,
             Ordered::Else(ActionRequest {
-                action: Action::Grant { channel: Some(channel), guest, is_granted },
+                action: CheckedAction::Grant { channel: Some(channel), guest, is_granted },
                 reply,
             }) => {
                 let guest = guest.to_string().into();
-                batch.add(owner.grant(channel, guest, is_granted, self.ticket(Asked::Grant, reply)));
+                batch.add(owner.grant(channel, guest, is_granted, self.ticket(AskedOrder::Grant, reply)));
                 None
             }
             Ordered::Else(request) => Some(Change { owner: owner.clone(), request }),
@@ -139,12 +141,12 @@ impl Pending {
         let guest: Arc<str> = request.requester().to_string().into();
         let ActionRequest { action, reply } = request;
         let (channels, message, asked) = match action {
-            Action::Push { channel, message } => (vec![channel], message, Asked::Push),
-            Action::PushMany { audience: Audience::Channels(channels), message } => {
-                (channels, message, Asked::PushMany)
+            CheckedAction::Push { channel, message } => (vec![channel], message, AskedOrder::Push),
+            CheckedAction::PushMany { audience: PushTargets::Channels(channels), message } => {
+                (channels, message, AskedOrder::PushMany)
             }
-            Action::PushMany { .. } => return reply.counted(PushCounts::default()),
-            Action::Close { .. } | Action::Subscribe { .. } | Action::Grant { .. } => {
+            CheckedAction::PushMany { .. } => return reply.counted(PushCounts::default()),
+            CheckedAction::Close { .. } | CheckedAction::Subscribe { .. } | CheckedAction::Grant { .. } => {
                 return Some(reply.refused(HttpServerError::WsChannelNotFound));
             }
             // Binds were refused already.
@@ -155,18 +157,20 @@ impl Pending {
     }
 
     /// How the outcome of an action comes back.
-    fn delivery(&self, asked: Asked, reply: Reply) -> Delivery {
+    fn delivery(&self, asked: AskedOrder, reply: Reply) -> DeliveryOptions {
         if reply.wants_success() {
             return self.ticket(asked, reply);
         }
         match (self.unasked, asked) {
-            (Unasked::Failures, Asked::Push | Asked::Subscribe | Asked::Close) => Delivery::asking_failure(reply.id()),
-            _ => Delivery::default(),
+            (Unasked::Failures, AskedOrder::Push | AskedOrder::Subscribe | AskedOrder::Close) => {
+                DeliveryOptions::asking_failure(reply.id())
+            }
+            _ => DeliveryOptions::default(),
         }
     }
 
     /// Its outcome comes back whatever it is, unless far too many have been asked for that nobody took.
-    fn ticket(&self, asked: Asked, reply: Reply) -> Delivery {
+    fn ticket(&self, asked: AskedOrder, reply: Reply) -> DeliveryOptions {
         let mut waiting = self.waiting();
         if waiting.by_ticket.len() >= ASKED_MAX {
             if waiting.unanswered.is_multiple_of(ASKED_MAX) {
@@ -175,34 +179,34 @@ impl Pending {
                 );
             }
             waiting.unanswered += 1;
-            return Delivery::default();
+            return DeliveryOptions::default();
         }
         waiting.tickets += 1;
         let ticket = waiting.tickets;
         waiting.by_ticket.insert(ticket, (asked, reply));
-        Delivery::asking_event(ticket)
+        DeliveryOptions::asking_event(ticket)
     }
 
     /// The answer to the action of this ticket.
     pub fn settle(&self, ticket: u64, outcome: &Outcome) -> Option<KernelMessage> {
         let (asked, reply) = self.waiting().by_ticket.remove(&ticket)?;
         let gone = match asked {
-            Asked::PushMany => return reply.counted(counts(outcome)),
+            AskedOrder::PushMany => return reply.counted(counts(outcome)),
             // A channel that is closing takes no more frames: for the process it is gone.
-            Asked::Push => outcome.not_found + outcome.not_owner + outcome.closed > 0,
-            Asked::Subscribe if outcome.dropped > 0 => {
+            AskedOrder::Push => outcome.not_found + outcome.not_owner + outcome.closed > 0,
+            AskedOrder::Subscribe if outcome.dropped > 0 => {
                 return Some(reply.refused(HttpServerError::TooManySubscriptions));
             }
-            Asked::Subscribe => outcome.sent == 0,
+            AskedOrder::Subscribe => outcome.sent == 0,
             // An unknown channel is closed already (node contract, section 3).
-            Asked::Close => outcome.not_owner > 0,
-            Asked::Grant if outcome.dropped > 0 => return Some(reply.refused(HttpServerError::TooManyGrants)),
-            Asked::Grant => outcome.sent == 0,
+            AskedOrder::Close => outcome.not_owner > 0,
+            AskedOrder::Grant if outcome.dropped > 0 => return Some(reply.refused(HttpServerError::TooManyGrants)),
+            AskedOrder::Grant => outcome.sent == 0,
         };
         if gone { Some(reply.refused(HttpServerError::WsChannelNotFound)) } else { reply.done() }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, WaitingAction> {
         // What a panic left behind is whole: every change is one call on the map.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,7 +234,7 @@ impl Change {
     /// The broker has stopped.
     pub fn make(self) -> Result<Option<KernelMessage>, PushError> {
         let Self { owner, request: ActionRequest { action, reply } } = self;
-        let Action::Grant { guest, is_granted, .. } = action else { return bind(&owner, action, reply) };
+        let CheckedAction::Grant { guest, is_granted, .. } = action else { return bind(&owner, action, reply) };
         match owner.grant_all(&guest.to_string().into(), is_granted) {
             Ok(()) => Ok(reply.done()),
             Err(GrantError::TooMany) => Ok(Some(reply.refused(HttpServerError::TooManyGrants))),
@@ -253,36 +257,39 @@ pub(crate) fn described(request: &ActionRequest) -> String {
         _ => "unauthenticated",
     };
     match &request.action {
-        Action::BindHttp { path, content, authenticated, local_only, secure } => {
+        CheckedAction::BindHttp { path, content, authenticated, local_only, secure } => {
             let place = if *local_only { "local only" } else { "open" };
             let kind = if content.is_some() { "cached" } else { "dynamic" };
             format!("binding {path:?} of {process}: {}, {place}, {kind}", who(*authenticated, *secure))
         }
-        Action::BindWebSocket { path, authenticated, extension, secure } => {
+        CheckedAction::BindWebSocket { path, authenticated, extension, secure } => {
             let kind = if *extension { ", for extensions" } else { "" };
             format!("binding WebSocket {path:?} of {process}: {}{kind}", who(*authenticated, *secure))
         }
-        Action::UnbindHttp { path } => format!("unbinding {path:?} of {process}"),
-        Action::UnbindWebSocket { path } => format!("unbinding WebSocket {path:?} of {process}"),
-        Action::Grant { guest, is_granted: true, .. } => format!("{guest} may push to channels of {process}"),
-        Action::Grant { guest, .. } => format!("{guest} may push to channels of {process} no more"),
-        Action::Push { .. } | Action::PushMany { .. } | Action::Subscribe { .. } | Action::Close { .. } => {
+        CheckedAction::UnbindHttp { path } => format!("unbinding {path:?} of {process}"),
+        CheckedAction::UnbindWebSocket { path } => format!("unbinding WebSocket {path:?} of {process}"),
+        CheckedAction::Grant { guest, is_granted: true, .. } => format!("{guest} may push to channels of {process}"),
+        CheckedAction::Grant { guest, .. } => format!("{guest} may push to channels of {process} no more"),
+        CheckedAction::Push { .. }
+        | CheckedAction::PushMany { .. }
+        | CheckedAction::Subscribe { .. }
+        | CheckedAction::Close { .. } => {
             format!("an order of {process}")
         }
     }
 }
 
 fn push_many(
-    owner: &dyn Orders,
-    audience: Audience,
+    owner: &dyn ActingOrders,
+    audience: PushTargets,
     message: broker::Message,
-    delivery: Delivery,
+    delivery: DeliveryOptions,
 ) -> Result<(), PushError> {
     let (audience, except) = match audience {
-        Audience::Channels(channels) => (broker::Audience::Channels(channels), Vec::new()),
-        Audience::Topic { topic, except } => (broker::Audience::Topic(topic.into()), except),
-        Audience::Own { path: Some(path), except } => (broker::Audience::Path(as_bound(&path)), except),
-        Audience::Own { path: None, except } => (broker::Audience::Process, except),
+        PushTargets::Channels(channels) => (broker::Audience::Channels(channels), Vec::new()),
+        PushTargets::Topic { topic, except } => (broker::Audience::Topic(topic.into()), except),
+        PushTargets::Own { path: Some(path), except } => (broker::Audience::Path(as_bound(&path)), except),
+        PushTargets::Own { path: None, except } => (broker::Audience::Process, except),
     };
     owner.push_many(audience, &except, message, delivery)
 }
@@ -306,19 +313,19 @@ fn counts(outcome: &Outcome) -> PushCounts {
     }
 }
 
-fn bind(owner: &dyn Acting, action: Action, reply: Reply) -> Result<Option<KernelMessage>, PushError> {
+fn bind(owner: &dyn Acting, action: CheckedAction, reply: Reply) -> Result<Option<KernelMessage>, PushError> {
     let bound = match action {
-        Action::BindHttp { path, content, authenticated, local_only, secure } => {
+        CheckedAction::BindHttp { path, content, authenticated, local_only, secure } => {
             let content =
                 content.map(|LazyLoadBlob { mime, bytes }| Arc::new(Content::new(mime.as_deref(), bytes.into())));
             owner.bind_http(&path, HttpRule { authenticated, local_only, secure_subdomain: secure, content })
         }
-        Action::UnbindHttp { path } => owner.unbind_http(&path),
-        Action::BindWebSocket { path, authenticated, extension, secure } => owner.bind(
+        CheckedAction::UnbindHttp { path } => owner.unbind_http(&path),
+        CheckedAction::BindWebSocket { path, authenticated, extension, secure } => owner.bind(
             &path,
             WebSocketRule { authenticated, secure_subdomain: secure, extension, ..WebSocketRule::default() },
         ),
-        Action::UnbindWebSocket { path } => owner.unbind(&path),
+        CheckedAction::UnbindWebSocket { path } => owner.unbind(&path),
         _ => unreachable!("only binds come here"),
     };
     match bound {
@@ -341,7 +348,7 @@ fn bind(owner: &dyn Acting, action: Action, reply: Reply) -> Result<Option<Kerne
 /// # Errors
 /// The broker has stopped.
 pub(crate) fn respond(
-    owner: &dyn Orders,
+    owner: &dyn ActingOrders,
     id: u64,
     response: &Response,
     blob: Option<LazyLoadBlob>,

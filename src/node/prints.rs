@@ -159,7 +159,7 @@ impl Subscriber for Fork {
 
     fn event(&self, event: &Event<'_>) {
         if is_ours(event.metadata()) {
-            let mut words = Words::default();
+            let mut words = LogText::default();
             event.record(&mut words);
             self.warnings.warn(format!("{}{}", words.message, words.fields));
         }
@@ -187,12 +187,12 @@ impl Subscriber for Fork {
 
 /// An event as one line: its message, then its fields.
 #[derive(Default)]
-struct Words {
+struct LogText {
     message: String,
     fields: String,
 }
 
-impl Visit for Words {
+impl Visit for LogText {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let written = match field.name() {
             "message" => write!(self.message, "{value:?}"),

@@ -110,8 +110,8 @@ pub struct IncomingHttpRequest {
     pub query_params: HashMap<String, String>,
 }
 
-impl From<gateway::IncomingRequest> for IncomingHttpRequest {
-    fn from(request: gateway::IncomingRequest) -> Self {
+impl From<gateway::ContractRequest> for IncomingHttpRequest {
+    fn from(request: gateway::ContractRequest) -> Self {
         Self {
             source_socket_addr: Some(request.source.to_string()),
             method: request.method,

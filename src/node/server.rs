@@ -3,19 +3,21 @@
 //! Messages of the kernel go in on the node's own runtime, in the future that [`http_server`] is (`intake`). Threads beside
 //! the shards: one starts the broker and waits for its end, one brings events to the kernel, one judges passwords.
 //!
-//! Invariants: from the first thread on, a [`Life`] can stop all of them, whether or not there is a broker yet; a future
+//! Invariants: from the first thread on, a [`ServerLife`] can stop all of them, whether or not there is a broker yet; a future
 //! that is dropped has told every client before the drop returns, or [`GOODBYES_WITHIN`] later; what is dropped lets go of
 //! its port, and whoever starts anew waits for that.
 
 use super::host::Host;
 use super::identity::http_server_process;
-use super::intake::Intake;
-use super::login::{Gatekeeper, Granted, token};
+use super::intake::NodeIntake;
+use super::login::{GrantedLogin, PasswordCheck, token};
 use super::message::KernelMessage;
 use super::outbound::{KernelGone, ToKernel};
 use super::prints::{Prints, SHOWN, Warnings};
 use super::service::Service;
-use crate::broker::{AttachError, Broker, Config, Event, Handle, KernelOptions, QueueLimits, ShardDied, StartError};
+use crate::broker::{
+    AttachError, Broker, BrokerHandle, Config, Event, KernelOptions, QueueLimits, ShardDied, StartError,
+};
 use crate::control;
 use crate::driver::listen::ListenError;
 use crate::gateway::{Dialect, RESPONSE_TIMEOUT_MAX_S, Secret};
@@ -45,7 +47,7 @@ const PORT_WITHIN: Duration = Duration::from_secs(5);
 const PORT_LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What a node gives to its HTTP server.
-pub struct Parts<H: Host> {
+pub struct NodeParts<H: Host> {
     /// The node's types and its check of passwords.
     pub host: H,
     /// The node's name.
@@ -104,20 +106,21 @@ pub fn config() -> Config {
     let mut config = Config::default();
     config.shard.body_bytes_max_logged_in = usize::MAX;
     config.shard.http_limits.head_bytes_max = 64 << 10;
-    config.shard.limits = proto::Limits { frame_bytes_max: 16 << 20, ..proto::Limits::for_messages(64 << 20) };
+    config.shard.limits =
+        proto::MessageLimits { frame_bytes_max: 16 << 20, ..proto::MessageLimits::for_messages(64 << 20) };
     config
 }
 
 /// A node's server, beside the future that serves: for whoever ends it.
 #[derive(Clone)]
-pub struct Server {
-    life: Arc<Life>,
+pub struct NodeServer {
+    life: Arc<ServerLife>,
 }
 
-impl Server {
+impl NodeServer {
     /// A server, and the future to spawn, which is [`http_server`]'s. Nothing runs before the future does.
-    pub fn new<H: Host>(parts: Parts<H>) -> (Self, impl Future<Output = Result<(), ServerError>> + Send + 'static) {
-        let life = Arc::new(Life::default());
+    pub fn new<H: Host>(parts: NodeParts<H>) -> (Self, impl Future<Output = Result<(), ServerError>> + Send + 'static) {
+        let life = Arc::new(ServerLife::default());
         (Self { life: life.clone() }, serve(life, parts))
     }
 
@@ -133,25 +136,25 @@ impl Server {
 
     /// Where it listens, once it does.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.life.state().broker.as_ref().map(Handle::address)
+        self.life.state().broker.as_ref().map(BrokerHandle::address)
     }
 }
 
 /// Serves HTTP and WebSocket clients for a node until its kernel drops its ends, or the future is dropped, which says
-/// goodbye to every client. To await the end of a server that is dropped, see [`Server`].
+/// goodbye to every client. To await the end of a server that is dropped, see [`NodeServer`].
 ///
 /// # Errors
 /// See [`ServerError`].
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub async fn http_server<H: Host>(parts: Parts<H>) -> Result<(), ServerError> {
+pub async fn http_server<H: Host>(parts: NodeParts<H>) -> Result<(), ServerError> {
     serve(Arc::default(), parts).await
 }
 
 /// What can stop a server, from before its first thread until behind its last.
-pub(super) struct Life {
-    state: Mutex<State>,
+pub(super) struct ServerLife {
+    state: Mutex<ServerState>,
     stopping: Condvar,
     /// The future was dropped: nobody waits for what is left.
     pub is_given_up: Arc<AtomicBool>,
@@ -159,13 +162,13 @@ pub(super) struct Life {
 }
 
 #[derive(Default)]
-struct State {
+struct ServerState {
     is_begun: bool,
     is_stopping: bool,
-    broker: Option<Handle>,
+    broker: Option<BrokerHandle>,
 }
 
-impl Default for Life {
+impl Default for ServerLife {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
@@ -176,14 +179,14 @@ impl Default for Life {
     }
 }
 
-impl Life {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl ServerLife {
+    fn state(&self) -> MutexGuard<'_, ServerState> {
         // Every change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of a broker that runs now. Returns whether it may.
-    fn begin(&self, broker: Handle) -> bool {
+    fn begin(&self, broker: BrokerHandle) -> bool {
         let mut state = self.state();
         state.broker = Some(broker);
         !state.is_stopping
@@ -198,7 +201,7 @@ impl Life {
         is_begun
     }
 
-    fn mark_stopping(&self) -> (Option<Handle>, bool) {
+    fn mark_stopping(&self) -> (Option<BrokerHandle>, bool) {
         let mut state = self.state();
         state.is_stopping = true;
         self.stopping.notify_all();
@@ -213,7 +216,7 @@ impl Life {
 }
 
 /// Ends the server with its future.
-struct GiveUp(Arc<Life>);
+struct GiveUp(Arc<ServerLife>);
 
 impl Drop for GiveUp {
     fn drop(&mut self) {
@@ -226,14 +229,14 @@ impl Drop for GiveUp {
     }
 }
 
-async fn serve<H: Host>(life: Arc<Life>, parts: Parts<H>) -> Result<(), ServerError> {
+async fn serve<H: Host>(life: Arc<ServerLife>, parts: NodeParts<H>) -> Result<(), ServerError> {
     let (started, starting) = oneshot::channel();
     let (ended, mut ending) = oneshot::channel();
     let _give_up = GiveUp(life.clone());
     life.state().is_begun = true;
     let supervised = life.clone();
     let spawned = thread::Builder::new().name("http-server".to_owned()).spawn(move || {
-        let _ended = Ended(supervised.clone());
+        let _ended = ServerEnded(supervised.clone());
         // Nobody listens once the future was dropped.
         let _ = ended.send(supervise(&supervised, parts, started));
     });
@@ -252,9 +255,9 @@ async fn serve<H: Host>(life: Arc<Life>, parts: Parts<H>) -> Result<(), ServerEr
 }
 
 /// Tells that all threads have ended, even by a panic.
-struct Ended(Arc<Life>);
+struct ServerEnded(Arc<ServerLife>);
 
-impl Drop for Ended {
+impl Drop for ServerEnded {
     fn drop(&mut self) {
         self.0.ended.send_replace(true);
     }
@@ -262,9 +265,9 @@ impl Drop for Ended {
 
 /// The life of the server, on a thread of its own: starts everything, and returns when everything has ended.
 fn supervise<H: Host>(
-    life: &Arc<Life>,
-    parts: Parts<H>,
-    started: oneshot::Sender<Intake<H>>,
+    life: &Arc<ServerLife>,
+    parts: NodeParts<H>,
+    started: oneshot::Sender<NodeIntake<H>>,
 ) -> Result<(), ServerError> {
     let host = Arc::new(parts.host);
     let prints = Prints::new(host.clone(), parts.prints);
@@ -301,8 +304,13 @@ fn supervise<H: Host>(
         let (kernel_events, kernel) = broker.handle().kernel(options)?;
         let is_given_up = life.is_given_up.clone();
         let queue = KernelQueue { host: host.clone(), to_kernel: parts.to_kernel.clone(), is_given_up };
-        let password =
-            Password { host: host.clone(), keyfile: parts.keyfile.into(), secret, node: parts.our_node, any_password };
+        let password = NodePasswordCheck {
+            host: host.clone(),
+            keyfile: parts.keyfile.into(),
+            secret,
+            node: parts.our_node,
+            any_password,
+        };
         let Service { inlet, outlet, judge, attempts } = Service::new(kernel, settings, queue, password);
 
         prints.say(SHOWN, &format!("listening on {}", broker.address()));
@@ -316,13 +324,13 @@ fn supervise<H: Host>(
             outlet_life.stop(STOP_WITHIN);
         })?;
         // A node without it serves as well.
-        let control = parts.control.map(|path| control::Server::start(&broker, &path)).transpose();
+        let control = parts.control.map(|path| control::ControlServer::start(&broker, &path)).transpose();
         let control = control.unwrap_or_else(|error| {
             prints.say(SHOWN, &format!("no control socket: {error}"));
             None
         });
         // Given back if the node does not want it any more: the drop of its future has stopped the broker.
-        let _ = started.send(Intake::new(inlet, host, parts.from_kernel, parts.to_kernel, prints));
+        let _ = started.send(NodeIntake::new(inlet, host, parts.from_kernel, parts.to_kernel, prints));
         let result = broker.wait();
         drop(control);
         for thread in [to_kernel, login] {
@@ -344,7 +352,7 @@ pub(crate) fn spawn(
 }
 
 /// Starts the broker, waiting for a port that is not free yet. None: it is not wanted any more.
-fn start<H: Host>(config: Config, life: &Life, prints: &Prints<H>) -> Result<Option<Broker>, ServerError> {
+fn start<H: Host>(config: Config, life: &ServerLife, prints: &Prints<H>) -> Result<Option<Broker>, ServerError> {
     let deadline = Instant::now() + PORT_WITHIN;
     let mut is_said = false;
     loop {
@@ -421,7 +429,7 @@ pub(crate) fn unix_s() -> u64 {
 }
 
 /// Asks the node itself.
-struct Password<H> {
+struct NodePasswordCheck<H> {
     host: Arc<H>,
     keyfile: Bytes,
     secret: Secret,
@@ -430,12 +438,12 @@ struct Password<H> {
     any_password: bool,
 }
 
-impl<H: Host> Gatekeeper for Password<H> {
-    fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<Granted>, String> {
+impl<H: Host> PasswordCheck for NodePasswordCheck<H> {
+    fn login(&self, password_hash: &str, claim: Option<&ProcessId>) -> Result<Option<GrantedLogin>, String> {
         if !self.any_password && !self.host.is_password(&self.keyfile, password_hash) {
             return Ok(None);
         }
         let token = token(&self.secret, &self.node, claim, unix_s());
-        Ok(Some(Granted { token, keyfile: self.keyfile.clone() }))
+        Ok(Some(GrantedLogin { token, keyfile: self.keyfile.clone() }))
     }
 }

@@ -4,11 +4,11 @@
 //! Three parts for three threads: messages of the kernel go in (`inbound`), events come out (`outbound`), passwords are
 //! judged (`login`). Knows no threads itself.
 
-use super::events::Events;
+use super::events::EventMessages;
 use super::identity::ServerName;
-use super::inbound::{Inlet, Owners};
-use super::login::{Attempts, Door, Gatekeeper, Judge};
-use super::outbound::{Ids, Outlet, ToKernel};
+use super::inbound::{ActingProcesses, MessageReader};
+use super::login::{LoginAttempts, LoginQueue, PasswordCheck, PasswordWorker};
+use super::outbound::{MessageIds, MessageWriter, ToKernel};
 use super::perform::{Pending, Unasked};
 use crate::broker::{KernelHandle, RequestId};
 use crate::gateway::Settings;
@@ -22,23 +22,23 @@ pub(crate) const TAKEN_AT_ONCE_MAX: usize = 32;
 
 /// See the module.
 pub(crate) struct Service<K: ToKernel, G> {
-    pub inlet: Inlet,
-    pub outlet: Outlet<K>,
-    pub judge: Judge<G>,
+    pub inlet: MessageReader,
+    pub outlet: MessageWriter<K>,
+    pub judge: PasswordWorker<G>,
     /// What the judge is run with.
-    pub attempts: Attempts,
+    pub attempts: LoginAttempts,
 }
 
-impl<K: ToKernel, G: Gatekeeper> Service<K, G> {
+impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
     /// For the kernel that is attached as `kernel`, under these rules of entry.
     pub fn new(kernel: KernelHandle, settings: Settings, to_kernel: K, gatekeeper: G) -> Self {
         let (our_node, dialect) = (settings.node.clone(), settings.dialect);
         let pending = Arc::new(Pending::new(Unasked::Failures));
         let calls = Arc::new(Calls::default());
         let name = Arc::new(Name::default());
-        let (door, attempts) = Door::new();
-        let outlet = Outlet {
-            events: Events::new(&our_node, dialect),
+        let (door, attempts) = LoginQueue::new();
+        let outlet = MessageWriter {
+            events: EventMessages::new(&our_node, dialect),
             kernel: kernel.clone(),
             pending: pending.clone(),
             calls: calls.clone(),
@@ -46,11 +46,20 @@ impl<K: ToKernel, G: Gatekeeper> Service<K, G> {
             door,
             to_kernel,
             extensions: Default::default(),
-            ids: Ids::new(),
+            ids: MessageIds::new(),
         };
-        let judge = Judge { gatekeeper, kernel: kernel.clone(), settings };
+        let judge = PasswordWorker { gatekeeper, kernel: kernel.clone(), settings };
         let batch = kernel.batch();
-        let inlet = Inlet { our_node, dialect, kernel, pending, calls, name, owners: Owners::default(), batch };
+        let inlet = MessageReader {
+            our_node,
+            dialect,
+            kernel,
+            pending,
+            calls,
+            name,
+            owners: ActingProcesses::default(),
+            batch,
+        };
         Self { inlet, outlet, judge, attempts }
     }
 }
@@ -75,7 +84,7 @@ impl Name {
 /// Calls of the RPC path that wait for an answer, by the id of their message.
 ///
 /// Whoever was asked may pass a call on (a request that inherits), and then another process answers, maybe of another
-/// node: so an answer is known by the id alone. That is drawn for the call ([`Ids`]), and told to nobody but those who may
+/// node: so an answer is known by the id alone. That is drawn for the call ([`MessageIds`]), and told to nobody but those who may
 /// answer.
 #[derive(Default)]
 pub(crate) struct Calls(Mutex<HashMap<u64, (RequestId, Instant)>>);

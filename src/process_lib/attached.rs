@@ -2,20 +2,20 @@
 //! between them.
 //!
 //! Requests to the HTTP server of our node are carried out here; there is no kernel, so other processes and nodes are
-//! offline. Events become messages whose JSON is written when it is read. Knows nothing of contexts and timeouts.
+//! offline. EventMessages become messages whose JSON is written when it is read. Knows nothing of contexts and timeouts.
 
-use super::backend::{Backend, Blob, Delivery, IncomingRequest, Push, SendErrorKind, Stopped};
+use super::backend::{Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, SendErrorKind};
 use super::body::Body;
 use super::runtime::{Exit, run};
 use crate::broker::{
-    self, AttachError, AttachOptions, Closed, ControlKind, Event, Handle, HttpAsk, HttpRequest, Opened, Process,
+    self, AttachError, AttachOptions, BrokerHandle, Closed, ControlKind, Event, HttpAsk, HttpRequest, Opened, Process,
 };
 use crate::channel::ChannelId;
 use crate::node::acting::Acting;
 use crate::node::perform::{self, Pending, Unasked};
 use crate::node::{
-    Address, Dialect, Events, HttpServerRequest, Inbound, IncomingHttpRequest, KernelMessage, Message, OUR, ProcessId,
-    WsMessageType, dispatch, frame, http_server_process, is_http_server,
+    Address, Dialect, EventMessages, HttpServerRequest, Inbound, IncomingHttpRequest, KernelMessage, Message, OUR,
+    ProcessId, WsMessageType, dispatch, frame, http_server_process, is_http_server,
 };
 use crate::proto::MessageKind;
 use bytes::Bytes;
@@ -34,11 +34,11 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 /// # Errors
 /// Its id is taken, the broker has stopped, or the system gives no thread.
 pub fn spawn_on(
-    broker: &Handle,
+    broker: &BrokerHandle,
     process: ProcessId,
     init: impl FnOnce(Address) + Send + 'static,
 ) -> Result<JoinHandle<Exit>, SpawnError> {
-    let backend = Attached::new(broker, process)?;
+    let backend = AttachedProcess::new(broker, process)?;
     let our = backend.our.clone();
     let name = our.process.to_string();
     Ok(thread::Builder::new().name(name).spawn(move || run(our, Box::new(backend), init))?)
@@ -56,7 +56,7 @@ pub enum SpawnError {
 }
 
 /// Where a process is attached: what it hears comes out here, and it acts through it.
-pub(super) trait Seat: Send {
+pub(super) trait Attachment: Send {
     /// What acts in its name.
     fn acting(&self) -> &dyn Acting;
 
@@ -68,8 +68,8 @@ pub(super) trait Seat: Send {
 }
 
 /// A process attached to a broker, in this program or over a link.
-pub struct Attached {
-    seat: Box<dyn Seat>,
+pub struct AttachedProcess {
+    seat: Box<dyn Attachment>,
     our: Address,
     server: Address,
     dialect: Dialect,
@@ -77,16 +77,16 @@ pub struct Attached {
     /// Channels whose messages are an extension's.
     extensions: HashSet<ChannelId>,
     /// What was received and not given to the process yet.
-    arrived: VecDeque<Delivery>,
+    arrived: VecDeque<BackendDelivery>,
     events: Vec<Event>,
 }
 
-impl Attached {
+impl AttachedProcess {
     /// Attaches `process`. Node name and dialect are the broker's.
     ///
     /// # Errors
     /// Its id is taken, or the broker has stopped.
-    pub fn new(broker: &Handle, process: ProcessId) -> Result<Self, AttachError> {
+    pub fn new(broker: &BrokerHandle, process: ProcessId) -> Result<Self, AttachError> {
         // A node's processes are told of control frames.
         let options = AttachOptions { wants_control: true, ..AttachOptions::default() };
         let settings = broker.settings();
@@ -95,7 +95,7 @@ impl Attached {
     }
 
     /// The process `our`, attached as it is.
-    pub(super) fn at(seat: Box<dyn Seat>, our: Address, dialect: Dialect) -> Self {
+    pub(super) fn at(seat: Box<dyn Attachment>, our: Address, dialect: Dialect) -> Self {
         Self {
             seat,
             server: Address::new(our.node.clone(), http_server_process()),
@@ -115,7 +115,7 @@ impl Attached {
     }
 
     /// Takes in what the broker has for this process; false if nothing came before the timeout, or it was woken for nothing.
-    fn take_in(&mut self, timeout: Duration) -> Result<bool, Stopped> {
+    fn take_in(&mut self, timeout: Duration) -> Result<bool, BackendStopped> {
         let mut events = std::mem::take(&mut self.events);
         let received = self.seat.recv_batch(&mut events, timeout);
         for event in events.drain(..) {
@@ -123,11 +123,11 @@ impl Attached {
             self.arrived.extend(delivery);
         }
         self.events = events;
-        received.map(|count| count > 0).map_err(|broker::Stopped| Stopped)
+        received.map(|count| count > 0).map_err(|broker::Stopped| BackendStopped)
     }
 
     /// What an event is to the process; none if it is not to hear of it.
-    fn delivery(&mut self, event: Event) -> Option<Delivery> {
+    fn delivery(&mut self, event: Event) -> Option<BackendDelivery> {
         match event {
             Event::Opened(opened) => Some(self.opened(*opened)),
             Event::Message { channel, kind, payload } => {
@@ -160,7 +160,7 @@ impl Attached {
         }
     }
 
-    fn opened(&mut self, opened: Opened) -> Delivery {
+    fn opened(&mut self, opened: Opened) -> BackendDelivery {
         if opened.extension {
             self.extensions.insert(opened.channel);
         }
@@ -176,28 +176,28 @@ impl Attached {
         })
     }
 
-    fn message(&mut self, channel: ChannelId, message_type: WsMessageType, payload: Bytes) -> Option<Delivery> {
+    fn message(&mut self, channel: ChannelId, message_type: WsMessageType, payload: Bytes) -> Option<BackendDelivery> {
         if !self.extensions.contains(&channel) {
             return Some(self.pushed(channel, message_type, payload));
         }
-        let events = Events::new(&self.our.node, self.dialect);
+        let events = EventMessages::new(&self.our.node, self.dialect);
         let message = events.extension_message(0, &self.our.process, channel, message_type, payload.into())?;
         Some(message.into())
     }
 
-    fn pushed(&self, channel: ChannelId, message_type: WsMessageType, bytes: Bytes) -> Delivery {
+    fn pushed(&self, channel: ChannelId, message_type: WsMessageType, bytes: Bytes) -> BackendDelivery {
         let event = HttpServerRequest::WebSocketPush { channel_id: channel.get(), message_type };
         self.request(0, self.server.clone(), None, event, Some(Blob { mime: None, bytes }))
     }
 
-    fn closed(&mut self, closed: &Closed) -> Delivery {
+    fn closed(&mut self, closed: &Closed) -> BackendDelivery {
         self.extensions.remove(&closed.channel);
         // Node contract, section 2: of all events, only this one comes from `our`.
         let server = Address::new(OUR, http_server_process());
         self.request(0, server, None, HttpServerRequest::WebSocketClose(closed.channel.get()), None)
     }
 
-    fn http(&self, request: HttpRequest) -> Option<Delivery> {
+    fn http(&self, request: HttpRequest) -> Option<BackendDelivery> {
         let HttpAsk::Path(incoming) = request.ask else {
             // Asked of the node alone, and no process is.
             return None;
@@ -207,7 +207,7 @@ impl Attached {
         Some(self.request(request.id.0, self.server.clone(), Some(request.timeout_s.into()), event, Some(blob)))
     }
 
-    fn told(&self, event: HttpServerRequest) -> Delivery {
+    fn told(&self, event: HttpServerRequest) -> BackendDelivery {
         self.request(0, self.server.clone(), None, event, None)
     }
 
@@ -218,8 +218,8 @@ impl Attached {
         expects_response: Option<u64>,
         event: HttpServerRequest,
         blob: Option<Blob>,
-    ) -> Delivery {
-        Delivery::Request(IncomingRequest {
+    ) -> BackendDelivery {
+        BackendDelivery::Request(BackendRequest {
             id,
             source,
             rsvp: None,
@@ -232,18 +232,20 @@ impl Attached {
     }
 
     /// An answer of the server, if it is for this process: nobody else can be reached.
-    fn answer(&self, answer: KernelMessage) -> Option<Delivery> {
+    fn answer(&self, answer: KernelMessage) -> Option<BackendDelivery> {
         let for_us = answer.target.process == self.our.process && answer.target.is_on(&self.our.node);
         for_us.then(|| answer.into())
     }
 
-    fn serve(&mut self, message: KernelMessage) -> Result<(), Stopped> {
+    fn serve(&mut self, message: KernelMessage) -> Result<(), BackendStopped> {
         let answer = match dispatch(message, &self.our.node, self.dialect) {
             Inbound::Response { id, response, blob, .. } => {
-                perform::respond(self.seat.acting(), id, &response, blob).map_err(|_| Stopped)?;
+                perform::respond(self.seat.acting(), id, &response, blob).map_err(|_| BackendStopped)?;
                 None
             }
-            Inbound::Action(request) => self.pending.perform(self.seat.acting(), request).map_err(|_| Stopped)?,
+            Inbound::Action(request) => {
+                self.pending.perform(self.seat.acting(), request).map_err(|_| BackendStopped)?
+            }
             Inbound::Refused(answer) => Some(answer),
         };
         let delivery = answer.and_then(|answer| self.answer(answer));
@@ -252,22 +254,22 @@ impl Attached {
     }
 }
 
-impl Backend for Attached {
-    fn send(&mut self, message: KernelMessage) -> Result<(), Stopped> {
+impl Backend for AttachedProcess {
+    fn send(&mut self, message: KernelMessage) -> Result<(), BackendStopped> {
         if is_http_server(&message.target.process) && message.target.is_on(&self.our.node) {
             return self.serve(message);
         }
         if let Message::Request(request) = &message.message
             && request.expects_response.is_some()
         {
-            self.arrived.push_back(Delivery::Undelivered { id: message.id, kind: SendErrorKind::Offline });
+            self.arrived.push_back(BackendDelivery::Undelivered { id: message.id, kind: SendErrorKind::Offline });
         } else {
             tracing::warn!(to = %message.target, "dropped a message: there is no kernel to deliver it");
         }
         Ok(())
     }
 
-    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, Stopped> {
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<BackendDelivery>, BackendStopped> {
         loop {
             if let Some(delivery) = self.arrived.pop_front() {
                 return Ok(Some(delivery));
@@ -280,21 +282,23 @@ impl Backend for Attached {
         }
     }
 
-    fn push(&mut self, push: Push) -> Result<(), Stopped> {
+    fn push(&mut self, push: BackendPush) -> Result<(), BackendStopped> {
         if push.node != self.our.node && push.node != OUR {
             return self.send(push.into_message());
         }
         let channel = ChannelId::new(push.channel_id);
         let pushed = match frame(push.message_type, push.blob.bytes) {
-            Ok(Some(message)) => self.seat.acting().push(channel, message, broker::Delivery::default()),
-            Ok(None) => self.seat.acting().close(channel, perform::CLOSE_WITHOUT_CODE, "", broker::Delivery::default()),
+            Ok(Some(message)) => self.seat.acting().push(channel, message, broker::DeliveryOptions::default()),
+            Ok(None) => {
+                self.seat.acting().close(channel, perform::CLOSE_WITHOUT_CODE, "", broker::DeliveryOptions::default())
+            }
             Err(invalid) => {
                 // A node would answer with a refusal that nobody waits for.
                 tracing::debug!(process = %self.our, %channel, %invalid, "a push was refused");
                 return Ok(());
             }
         };
-        pushed.map_err(|_| Stopped)
+        pushed.map_err(|_| BackendStopped)
     }
 
     fn ended(self: Box<Self>, exit: &Exit) {
@@ -302,7 +306,7 @@ impl Backend for Attached {
     }
 }
 
-impl Seat for Process {
+impl Attachment for Process {
     fn acting(&self) -> &dyn Acting {
         self.handle()
     }

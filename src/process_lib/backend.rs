@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Nothing is delivered any more, in either direction. The process has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the process was stopped")]
-pub struct Stopped;
+pub struct BackendStopped;
 
 /// Why a request did not reach its target, or its response not us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -42,25 +42,25 @@ impl SendErrorKind {
 /// Moves the messages of one process. Used on that process' thread only.
 pub trait Backend: Send {
     /// Hands on a message. May wait until the receiver has room, never for a client or an answer. What cannot be
-    /// delivered comes back as [`Delivery::Undelivered`] if a response was expected, else it is lost, as in a node.
+    /// delivered comes back as [`BackendDelivery::Undelivered`] if a response was expected, else it is lost, as in a node.
     ///
     /// # Errors
     /// When the process was stopped.
-    fn send(&mut self, message: KernelMessage) -> Result<(), Stopped>;
+    fn send(&mut self, message: KernelMessage) -> Result<(), BackendStopped>;
 
     /// The next delivery; none when `deadline` has passed, which it may have before the call: then only what is here
     /// already is given. Without a deadline, waits.
     ///
     /// # Errors
     /// When the process was stopped and everything delivered before was taken.
-    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, Stopped>;
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<BackendDelivery>, BackendStopped>;
 
     /// Pushes to a channel of the HTTP server of `push.node` and expects no answer. A backend beside the broker
     /// overrides this to skip the JSON.
     ///
     /// # Errors
     /// When the process was stopped.
-    fn push(&mut self, push: Push) -> Result<(), Stopped> {
+    fn push(&mut self, push: BackendPush) -> Result<(), BackendStopped> {
         self.send(push.into_message())
     }
 
@@ -72,7 +72,7 @@ pub trait Backend: Send {
 
 /// A push that expects no answer.
 #[derive(Debug)]
-pub struct Push {
+pub struct BackendPush {
     /// The id of its KernelMessage.
     pub id: u64,
     /// Who pushes.
@@ -87,7 +87,7 @@ pub struct Push {
     pub blob: LazyLoadBlob,
 }
 
-impl Push {
+impl BackendPush {
     /// The Request that says the same.
     pub fn into_message(self) -> KernelMessage {
         let body = HttpServerRequest::WebSocketPush { channel_id: self.channel_id, message_type: self.message_type };
@@ -104,9 +104,9 @@ impl Push {
 
 /// What a backend gives to its process.
 #[derive(Debug)]
-pub enum Delivery {
+pub enum BackendDelivery {
     /// A request.
-    Request(IncomingRequest),
+    Request(BackendRequest),
     /// The response to the request of this id.
     Response {
         /// The id of the request.
@@ -129,7 +129,7 @@ pub enum Delivery {
 
 /// A request to the process.
 #[derive(Debug)]
-pub struct IncomingRequest {
+pub struct BackendRequest {
     /// Its id, which the response carries too.
     pub id: u64,
     /// Who asks.
@@ -170,12 +170,12 @@ impl From<Blob> for LazyLoadBlob {
     }
 }
 
-impl From<KernelMessage> for Delivery {
+impl From<KernelMessage> for BackendDelivery {
     fn from(message: KernelMessage) -> Self {
         let KernelMessage { id, source, rsvp, message, lazy_load_blob, .. } = message;
         let blob = lazy_load_blob.map(Blob::from);
         match message {
-            Message::Request(request) => Self::Request(IncomingRequest {
+            Message::Request(request) => Self::Request(BackendRequest {
                 id,
                 source,
                 rsvp,

@@ -183,9 +183,9 @@ fn ask(action: HttpServerAction, blob: Option<LazyLoadBlob>) -> anyhow::Result<(
 }
 
 /// What became of sending an action, of waiting for its answer, and of the action.
-type Answer = anyhow::Result<Result<Result<(), HttpServerError>, SendError>>;
+type ActionResult = anyhow::Result<Result<Result<(), HttpServerError>, SendError>>;
 
-fn answer(timeout_s: u64, action: &HttpServerAction, blob: Option<LazyLoadBlob>) -> Answer {
+fn answer(timeout_s: u64, action: &HttpServerAction, blob: Option<LazyLoadBlob>) -> ActionResult {
     let mut request = Request::to(Address::new(OUR, http_server_process())).body(serde_json::to_vec(action)?);
     request.blob = blob;
     match request.send_and_await_response(timeout_s)? {

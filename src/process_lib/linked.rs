@@ -1,12 +1,12 @@
 //! A process whose broker is another program's: the same process, over a link.
 
-use super::attached::{Attached, Seat};
+use super::attached::{AttachedProcess, Attachment};
 use super::runtime::{Exit, run};
-use crate::broker::{Audience, BindPathError, Delivery, Event, Message, Outcome, PushError, RequestId, Stopped};
+use crate::broker::{Audience, BindPathError, DeliveryOptions, Event, Message, Outcome, PushError, RequestId, Stopped};
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
-use crate::link::{Client, ClientOptions, ConnectError, Endpoint, SendError};
-use crate::node::acting::{Acting, Orders};
+use crate::link::{Client, ClientOptions, ConnectError, Endpoint, LinkSendError};
+use crate::node::acting::{Acting, ActingOrders};
 use crate::node::{Address, ProcessId};
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -31,11 +31,11 @@ pub fn connect(endpoint: impl Into<Endpoint>, process: ProcessId) -> Result<Link
     let client = Client::connect(endpoint, &process, options)?;
     let (our, dialect) = (Address::new(client.node(), process), client.dialect());
     let seat = LinkSeat { client, failed: RefCell::default() };
-    Ok(Linked(Attached::at(Box::new(seat), our, dialect)))
+    Ok(Linked(AttachedProcess::at(Box::new(seat), our, dialect)))
 }
 
 /// A process that is attached over a link and does not run yet. Dropping it ends it.
-pub struct Linked(Attached);
+pub struct Linked(AttachedProcess);
 
 impl Linked {
     /// Its address.
@@ -68,15 +68,15 @@ struct LinkSeat {
 
 impl LinkSeat {
     /// What is larger than the link takes reaches nobody, and who asked is told so.
-    fn sent(&self, sent: Result<(), SendError>, ask: Option<u64>) -> Result<(), PushError> {
+    fn sent(&self, sent: Result<(), LinkSendError>, ask: Option<u64>) -> Result<(), PushError> {
         match (sent, ask) {
             (Ok(()), _) => Ok(()),
-            (Err(SendError::Stopped), _) => Err(PushError::Stopped),
-            (Err(SendError::TooLarge), None) => {
+            (Err(LinkSendError::Stopped), _) => Err(PushError::Stopped),
+            (Err(LinkSendError::TooLarge), None) => {
                 tracing::warn!("a push was dropped: it is larger than the link takes");
                 Ok(())
             }
-            (Err(SendError::TooLarge), Some(ticket)) => {
+            (Err(LinkSendError::TooLarge), Some(ticket)) => {
                 let outcome = Outcome { dropped: 1, ..Outcome::default() };
                 self.failed.borrow_mut().push(Event::Outcome { ticket, outcome });
                 Ok(())
@@ -85,7 +85,7 @@ impl LinkSeat {
     }
 }
 
-impl Seat for LinkSeat {
+impl Attachment for LinkSeat {
     fn acting(&self) -> &dyn Acting {
         self
     }
@@ -107,8 +107,8 @@ impl Seat for LinkSeat {
     }
 }
 
-impl Orders for LinkSeat {
-    fn push(&self, channel: ChannelId, message: Message, delivery: Delivery) -> Result<(), PushError> {
+impl ActingOrders for LinkSeat {
+    fn push(&self, channel: ChannelId, message: Message, delivery: DeliveryOptions) -> Result<(), PushError> {
         let (policy, ask) = delivery.into_parts();
         self.sent(self.client.push(channel, message, policy, ask), ask)
     }
@@ -118,13 +118,19 @@ impl Orders for LinkSeat {
         audience: Audience,
         except: &[ChannelId],
         message: Message,
-        delivery: Delivery,
+        delivery: DeliveryOptions,
     ) -> Result<(), PushError> {
         let (policy, ask) = delivery.into_parts();
         self.sent(self.client.push_many(audience, except, message, policy, ask), ask)
     }
 
-    fn subscribe(&self, channel: ChannelId, topic: &str, is_out: bool, delivery: Delivery) -> Result<(), PushError> {
+    fn subscribe(
+        &self,
+        channel: ChannelId,
+        topic: &str,
+        is_out: bool,
+        delivery: DeliveryOptions,
+    ) -> Result<(), PushError> {
         let (_, ask) = delivery.into_parts();
         let sent = match is_out {
             true => self.client.unsubscribe(channel, topic, ask),
@@ -133,7 +139,7 @@ impl Orders for LinkSeat {
         self.sent(sent, ask)
     }
 
-    fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: Delivery) -> Result<(), PushError> {
+    fn close(&self, channel: ChannelId, code: u16, reason: &str, delivery: DeliveryOptions) -> Result<(), PushError> {
         let (_, ask) = delivery.into_parts();
         self.sent(self.client.close(channel, code, reason, ask), ask)
     }

@@ -1,6 +1,6 @@
 //! A backend over two queues of KernelMessages: for processes under a kernel in the same program, and for tests.
 
-use super::backend::{Backend, Delivery, Stopped};
+use super::backend::{Backend, BackendDelivery, BackendStopped};
 use crate::node::KernelMessage;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
@@ -20,11 +20,11 @@ impl Mailbox {
 }
 
 impl Backend for Mailbox {
-    fn send(&mut self, message: KernelMessage) -> Result<(), Stopped> {
-        self.to_kernel.send(message).map_err(|_| Stopped)
+    fn send(&mut self, message: KernelMessage) -> Result<(), BackendStopped> {
+        self.to_kernel.send(message).map_err(|_| BackendStopped)
     }
 
-    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, Stopped> {
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<BackendDelivery>, BackendStopped> {
         let received = match deadline {
             None => self.from_kernel.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(deadline) => self.from_kernel.recv_deadline(deadline),
@@ -32,7 +32,7 @@ impl Backend for Mailbox {
         match received {
             Ok(message) => Ok(Some(message.into())),
             Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(Stopped),
+            Err(RecvTimeoutError::Disconnected) => Err(BackendStopped),
         }
     }
 }

@@ -55,8 +55,8 @@ pub use crate::node::{
     Address, Capability, HttpResponse, HttpServerAction, HttpServerError, HttpServerRequest, IncomingHttpRequest,
     LazyLoadBlob, MessageType, PackageId, ProcessId, WsMessageType,
 };
-pub use attached::{Attached, SpawnError, spawn_on};
-pub use backend::{Backend, Blob, Delivery, IncomingRequest, Push, SendErrorKind, Stopped};
+pub use attached::{AttachedProcess, SpawnError, spawn_on};
+pub use backend::{Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, SendErrorKind};
 pub use body::Body;
 pub use http::send_ws_push;
 #[cfg(feature = "link")]

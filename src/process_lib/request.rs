@@ -2,7 +2,7 @@
 
 use super::message::{Message, SendError};
 use super::runtime;
-use super::state::Outgoing;
+use super::state::OutgoingRequest;
 use crate::node::{self, Address, Capability, LazyLoadBlob};
 
 /// The setters of what requests and responses both carry.
@@ -142,7 +142,7 @@ impl Request {
         })?)
     }
 
-    fn into_outgoing(self) -> anyhow::Result<Outgoing> {
+    fn into_outgoing(self) -> anyhow::Result<OutgoingRequest> {
         let target = self.target.ok_or_else(|| anyhow::anyhow!("the request has no target"))?;
         let body = self.body.ok_or_else(|| anyhow::anyhow!("the request has no body"))?;
         let request = node::Request {
@@ -152,7 +152,7 @@ impl Request {
             metadata: self.metadata,
             capabilities: unsigned(self.capabilities),
         };
-        Ok(Outgoing { target, request, context: self.context, blob: self.blob })
+        Ok(OutgoingRequest { target, request, context: self.context, blob: self.blob })
     }
 }
 

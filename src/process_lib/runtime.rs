@@ -3,8 +3,8 @@
 //! Invariant: a thread runs one process at most. A stopped process is ended by unwinding its thread out of the call in
 //! which it waits, as a kernel would end it; its destructors run. Its own panics are caught here and go no further.
 
-use super::backend::{Backend, Stopped};
-use super::state::State;
+use super::backend::{Backend, BackendStopped};
+use super::state::ProcessState;
 use crate::node::Address;
 use std::any::Any;
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread::{self, JoinHandle};
 
 thread_local! {
-    static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
+    static STATE: RefCell<Option<ProcessState>> = const { RefCell::new(None) };
 }
 
 /// How a process ended.
@@ -36,7 +36,7 @@ struct Unwind;
 pub fn run(our: Address, backend: Box<dyn Backend>, init: impl FnOnce(Address)) -> Exit {
     STATE.with_borrow_mut(|state| {
         assert!(state.is_none(), "this thread already runs a process");
-        *state = Some(State::new(our.clone(), backend));
+        *state = Some(ProcessState::new(our.clone(), backend));
     });
     let exit = match catch_unwind(AssertUnwindSafe(|| init(our))) {
         Ok(()) => Exit::Returned,
@@ -60,13 +60,13 @@ pub fn spawn(
     thread::Builder::new().name(our.process.to_string()).spawn(move || run(our, backend, init))
 }
 
-pub(super) fn with<T>(call: impl FnOnce(&mut State) -> T) -> T {
+pub(super) fn with<T>(call: impl FnOnce(&mut ProcessState) -> T) -> T {
     STATE.with_borrow_mut(|state| call(state.as_mut().expect("this can only be called by a process, on its thread")))
 }
 
 /// Ends the process if it was stopped. `resume_unwind`, since this is no panic and shall not be reported as one.
-pub(super) fn or_end<T>(result: Result<T, Stopped>) -> T {
-    result.unwrap_or_else(|Stopped| resume_unwind(Box::new(Unwind)))
+pub(super) fn or_end<T>(result: Result<T, BackendStopped>) -> T {
+    result.unwrap_or_else(|BackendStopped| resume_unwind(Box::new(Unwind)))
 }
 
 fn panic_message(payload: &(dyn Any + Send)) -> String {

@@ -5,7 +5,7 @@
 //! response brings back the one that prompted its request. A response without an outstanding request is dropped. A
 //! timeout loses against a response that was delivered before it was noticed. Knows no threads and no sockets.
 
-use super::backend::{Backend, Blob, Delivery, IncomingRequest, Push, SendErrorKind, Stopped};
+use super::backend::{Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, SendErrorKind};
 use super::message::{Message, SendError};
 use crate::node::{self, Address, KernelMessage, LazyLoadBlob, WsMessageType};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Most deliveries that are looked through for a late response when a timeout is noticed.
 const DRAIN_DELIVERIES_MAX: usize = 4096;
 
-pub(super) struct State {
+pub(super) struct ProcessState {
     our: Address,
     backend: Box<dyn Backend>,
     prompting: Option<Prompting>,
@@ -24,8 +24,8 @@ pub(super) struct State {
     /// When each outstanding request times out.
     timeouts: BTreeSet<(Instant, u64)>,
     /// Deliveries that arrived but were not given to the process yet.
-    arrived: VecDeque<Delivery>,
-    ids: Ids,
+    arrived: VecDeque<BackendDelivery>,
+    ids: RequestIds,
 }
 
 /// Whom a response answers.
@@ -47,16 +47,16 @@ struct Outstanding {
 }
 
 /// A request as the process built it.
-pub(super) struct Outgoing {
+pub(super) struct OutgoingRequest {
     pub target: Address,
     pub request: node::Request,
     pub context: Option<Vec<u8>>,
     pub blob: Option<LazyLoadBlob>,
 }
 
-pub(super) type Received = Result<Message, SendError>;
+pub(super) type ReceivedMessage = Result<Message, SendError>;
 
-impl State {
+impl ProcessState {
     pub fn new(our: Address, backend: Box<dyn Backend>) -> Self {
         Self {
             our,
@@ -66,7 +66,7 @@ impl State {
             outstanding: HashMap::new(),
             timeouts: BTreeSet::new(),
             arrived: VecDeque::new(),
-            ids: Ids::new(),
+            ids: RequestIds::new(),
         }
     }
 
@@ -87,8 +87,8 @@ impl State {
     }
 
     /// Sends a request and returns its id.
-    pub fn send(&mut self, outgoing: Outgoing) -> Result<u64, Stopped> {
-        let Outgoing { target, request, context, blob } = outgoing;
+    pub fn send(&mut self, outgoing: OutgoingRequest) -> Result<u64, BackendStopped> {
+        let OutgoingRequest { target, request, context, blob } = outgoing;
         let inherited = self.prompting.clone().filter(|_| request.inherit);
         let id = match &inherited {
             Some(prompting) => prompting.id,
@@ -115,13 +115,13 @@ impl State {
         channel_id: u32,
         message_type: WsMessageType,
         blob: LazyLoadBlob,
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), BackendStopped> {
         let id = self.unused_id();
-        self.backend.push(Push { id, source: self.our.clone(), node, channel_id, message_type, blob })
+        self.backend.push(BackendPush { id, source: self.our.clone(), node, channel_id, message_type, blob })
     }
 
     /// Answers the prompting message; false if there is none.
-    pub fn respond(&mut self, response: node::Response, blob: Option<LazyLoadBlob>) -> Result<bool, Stopped> {
+    pub fn respond(&mut self, response: node::Response, blob: Option<LazyLoadBlob>) -> Result<bool, BackendStopped> {
         let Some(Prompting { id, source, rsvp }) = self.prompting.clone() else { return Ok(false) };
         let blob = self.blob_to_send(blob, response.inherit);
         self.backend.send(KernelMessage {
@@ -136,12 +136,12 @@ impl State {
     }
 
     /// The next message or failure; none when `deadline` passed.
-    pub fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Received>, Stopped> {
+    pub fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<ReceivedMessage>, BackendStopped> {
         Ok(self.next_delivery(deadline)?.map(|delivery| self.take(delivery)))
     }
 
     /// The response to request `id`, or why there is none. Everything else waits until it is received.
-    pub fn receive_response(&mut self, id: u64) -> Result<Received, Stopped> {
+    pub fn receive_response(&mut self, id: u64) -> Result<ReceivedMessage, BackendStopped> {
         if let Some(at) = self.arrived.iter().position(|delivery| answered(delivery) == Some(id)) {
             let delivery = self.arrived.remove(at).expect("the position was just found");
             return Ok(self.take(delivery));
@@ -161,7 +161,7 @@ impl State {
     }
 
     /// The next delivery that belongs to this process' requests, be it a timeout.
-    fn next_delivery(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, Stopped> {
+    fn next_delivery(&mut self, deadline: Option<Instant>) -> Result<Option<BackendDelivery>, BackendStopped> {
         loop {
             if let Some(delivery) = self.arrived.pop_front() {
                 return Ok(Some(delivery));
@@ -182,7 +182,7 @@ impl State {
     }
 
     /// Queues a failure for each request whose time is over, behind what was delivered before.
-    fn time_out(&mut self) -> Result<(), Stopped> {
+    fn time_out(&mut self) -> Result<(), BackendStopped> {
         let now = Instant::now();
         for _ in 0..DRAIN_DELIVERIES_MAX {
             match self.backend.receive(Some(now))? {
@@ -195,7 +195,7 @@ impl State {
             if at > now {
                 break;
             }
-            let timeout = Delivery::Undelivered { id, kind: SendErrorKind::Timeout };
+            let timeout = BackendDelivery::Undelivered { id, kind: SendErrorKind::Timeout };
             if self.is_expected(&timeout) {
                 self.arrived.push_back(timeout);
             }
@@ -204,7 +204,7 @@ impl State {
     }
 
     /// Whether the process is to see this. An answer that it waits for can no longer time out.
-    fn is_expected(&mut self, delivery: &Delivery) -> bool {
+    fn is_expected(&mut self, delivery: &BackendDelivery) -> bool {
         let Some(id) = answered(delivery) else { return true };
         match self.outstanding.get_mut(&id) {
             Some(outstanding) if !outstanding.answered => {
@@ -218,10 +218,10 @@ impl State {
         }
     }
 
-    fn take(&mut self, delivery: Delivery) -> Received {
+    fn take(&mut self, delivery: BackendDelivery) -> ReceivedMessage {
         match delivery {
-            Delivery::Request(request) => Ok(self.take_request(request)),
-            Delivery::Response { id, source, response, blob } => {
+            BackendDelivery::Request(request) => Ok(self.take_request(request)),
+            BackendDelivery::Response { id, source, response, blob } => {
                 self.blob = blob;
                 let context = self.outstanding.remove(&id).and_then(|outstanding| {
                     self.prompting = outstanding.prompting;
@@ -235,7 +235,7 @@ impl State {
                     capabilities: response.capabilities.into_iter().map(|(capability, _)| capability).collect(),
                 })
             }
-            Delivery::Undelivered { id, kind } => {
+            BackendDelivery::Undelivered { id, kind } => {
                 self.blob = None;
                 let outstanding = self.outstanding.remove(&id).expect("only expected answers are taken, and once");
                 self.prompting = outstanding.prompting;
@@ -244,8 +244,8 @@ impl State {
         }
     }
 
-    fn take_request(&mut self, request: IncomingRequest) -> Message {
-        let IncomingRequest { id, source, rsvp, expects_response, body, metadata, capabilities, blob } = request;
+    fn take_request(&mut self, request: BackendRequest) -> Message {
+        let BackendRequest { id, source, rsvp, expects_response, body, metadata, capabilities, blob } = request;
         self.blob = blob;
         if expects_response.is_some() || rsvp.is_some() {
             self.prompting = Some(Prompting { id, source: source.clone(), rsvp });
@@ -279,20 +279,20 @@ impl State {
     }
 }
 
-fn answered(delivery: &Delivery) -> Option<u64> {
+fn answered(delivery: &BackendDelivery) -> Option<u64> {
     match delivery {
-        Delivery::Request(_) => None,
-        Delivery::Response { id, .. } | Delivery::Undelivered { id, .. } => Some(*id),
+        BackendDelivery::Request(_) => None,
+        BackendDelivery::Response { id, .. } | BackendDelivery::Undelivered { id, .. } => Some(*id),
     }
 }
 
 /// Ids that other processes of the node do not use: a hash, keyed at random, of a count.
-struct Ids {
+struct RequestIds {
     key: RandomState,
     count: u64,
 }
 
-impl Ids {
+impl RequestIds {
     fn new() -> Self {
         Self { key: RandomState::new(), count: 0 }
     }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::channel::ChannelId;
-use crate::node::{self, Dialect, Events, KernelMessage, http_server_process};
+use crate::node::{self, Dialect, EventMessages, KernelMessage, http_server_process};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::{Arc, Mutex};
 
@@ -61,7 +61,7 @@ fn response(id: u64, body: &[u8], blob: Option<&[u8]>) -> KernelMessage {
 }
 
 fn client_message(id: u64, bytes: &[u8]) -> KernelMessage {
-    let events = Events::new("alice.os", Dialect::Kinode);
+    let events = EventMessages::new("alice.os", Dialect::Kinode);
     events.message(id, &address(OUR).process, ChannelId::new(7), WsMessageType::Text, bytes.to_vec())
 }
 
@@ -173,19 +173,19 @@ fn a_response_brings_the_context_that_we_kept_and_not_the_senders() {
 /// A backend whose deliveries are all here already, and which answers each request at once if `answers`.
 #[derive(Default)]
 struct Script {
-    deliveries: std::collections::VecDeque<Delivery>,
+    deliveries: std::collections::VecDeque<BackendDelivery>,
     answers: bool,
 }
 
 impl Backend for Script {
-    fn send(&mut self, message: KernelMessage) -> Result<(), Stopped> {
+    fn send(&mut self, message: KernelMessage) -> Result<(), BackendStopped> {
         if self.answers {
             self.deliveries.push_back(response(message.id, b"answer", None).into());
         }
         Ok(())
     }
 
-    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Delivery>, Stopped> {
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<BackendDelivery>, BackendStopped> {
         assert!(deadline.is_some() || !self.deliveries.is_empty(), "this would wait for ever");
         Ok(self.deliveries.pop_front())
     }
@@ -230,13 +230,13 @@ fn a_timeout_loses_against_a_response_that_is_here() {
 fn a_request_that_cannot_be_delivered_says_so_once() {
     struct Offline(Vec<u64>);
     impl Backend for Offline {
-        fn send(&mut self, message: KernelMessage) -> Result<(), Stopped> {
+        fn send(&mut self, message: KernelMessage) -> Result<(), BackendStopped> {
             self.0.push(message.id);
             self.0.push(message.id);
             Ok(())
         }
-        fn receive(&mut self, _: Option<Instant>) -> Result<Option<Delivery>, Stopped> {
-            Ok(self.0.pop().map(|id| Delivery::Undelivered { id, kind: SendErrorKind::Offline }))
+        fn receive(&mut self, _: Option<Instant>) -> Result<Option<BackendDelivery>, BackendStopped> {
+            Ok(self.0.pop().map(|id| BackendDelivery::Undelivered { id, kind: SendErrorKind::Offline }))
         }
     }
     let exit = run(address(OUR), Box::new(Offline(Vec::new())), |_| {
@@ -298,11 +298,11 @@ fn a_stopped_process_ends_at_its_next_wait_and_its_destructors_run() {
 fn a_panic_ends_only_its_process_and_the_backend_hears_of_it() {
     struct Witness(Arc<Mutex<Option<Exit>>>);
     impl Backend for Witness {
-        fn send(&mut self, _: KernelMessage) -> Result<(), Stopped> {
+        fn send(&mut self, _: KernelMessage) -> Result<(), BackendStopped> {
             Ok(())
         }
-        fn receive(&mut self, _: Option<Instant>) -> Result<Option<Delivery>, Stopped> {
-            Err(Stopped)
+        fn receive(&mut self, _: Option<Instant>) -> Result<Option<BackendDelivery>, BackendStopped> {
+            Err(BackendStopped)
         }
         fn ended(self: Box<Self>, exit: &Exit) {
             *self.0.lock().unwrap() = Some(exit.clone());
@@ -358,7 +358,7 @@ fn binds_ask_the_server_and_give_its_answer() {
 
 #[test]
 fn an_http_request_is_answered_with_status_headers_and_blob() {
-    let events = Events::new("alice.os", Dialect::Kinode);
+    let events = EventMessages::new("alice.os", Dialect::Kinode);
     let incoming = IncomingHttpRequest { method: "GET".into(), ..Default::default() };
     let message = events.http(5, &address(OUR).process, incoming, b"asked".to_vec(), 15);
     let (_, sent) = run_with(vec![message], || {

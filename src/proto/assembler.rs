@@ -3,7 +3,7 @@
 //! Invariant: what is allocated follows what arrived, never what was declared: at most twice the bytes that are there,
 //! or [`AHEAD_BYTES`] more than them.
 
-use super::connection::{Joined, Limits, Payload};
+use super::connection::{Joined, MessageLimits, Payload};
 use super::frame::MessageKind;
 use super::utf8::Utf8Stream;
 use super::violation::Violation;
@@ -40,7 +40,7 @@ impl Assembler {
     }
 
     /// Counts a further fragment, by its header.
-    pub(super) fn begin_fragment(&mut self, limits: &Limits) -> Result<(), Violation> {
+    pub(super) fn begin_fragment(&mut self, limits: &MessageLimits) -> Result<(), Violation> {
         if self.fragments >= limits.fragments_max {
             return Err(Violation::TooManyFragments);
         }
@@ -101,7 +101,7 @@ mod tests {
         let mut moved_bytes = 0;
         for fragment in 0..100_000 {
             let before = message.allocated_bytes();
-            message.begin_fragment(&Limits::default()).unwrap();
+            message.begin_fragment(&MessageLimits::default()).unwrap();
             message.push(&[7], 0).unwrap();
             if message.allocated_bytes() != before {
                 moved_bytes += fragment;
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_fragment_too_many_is_refused_by_its_header() {
-        let limits = Limits { fragments_max: 3, ..Limits::default() };
+        let limits = MessageLimits { fragments_max: 3, ..MessageLimits::default() };
         let mut message = Assembler::new(MessageKind::Binary, false);
         assert_eq!(message.begin_fragment(&limits), Ok(()));
         assert_eq!(message.begin_fragment(&limits), Ok(()));

@@ -18,7 +18,7 @@ use super::violation::Violation;
 
 /// What a connection may ask of us. All three are judged on a frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct MessageLimits {
     /// The largest message, in bytes, both as it travels and inflated.
     pub message_bytes_max: usize,
     /// The largest payload of one frame, in bytes.
@@ -27,14 +27,14 @@ pub struct Limits {
     pub fragments_max: u32,
 }
 
-impl Limits {
+impl MessageLimits {
     /// 16 MiB: what a browser's page sends in one piece at the very most, and what one message may cost us.
     pub const MESSAGE_BYTES_MAX_DEFAULT: usize = 16 << 20;
     /// The finest fragments that anyone sends on purpose (Autobahn 9.3.1 sends 4 MiB so). Finer ones, down to empty
     /// ones without end, cost us more in headers than they carry.
     const FRAGMENT_BYTES_MIN: usize = 64;
 
-    /// Limits for messages of up to `message_bytes_max` bytes, in one frame or in fragments of 64 bytes.
+    /// MessageLimits for messages of up to `message_bytes_max` bytes, in one frame or in fragments of 64 bytes.
     pub const fn for_messages(message_bytes_max: usize) -> Self {
         let fragments = message_bytes_max / Self::FRAGMENT_BYTES_MIN;
         // A small limit still leaves room for a client that writes a message in a few dozen pieces.
@@ -49,7 +49,7 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
+impl Default for MessageLimits {
     fn default() -> Self {
         Self::for_messages(Self::MESSAGE_BYTES_MAX_DEFAULT)
     }
@@ -153,7 +153,7 @@ impl Default for Scratch {
 
 /// The protocol state of one connection between reads.
 #[derive(Debug, Default)]
-pub struct Connection {
+pub struct WebSocketConnection {
     /// The frame and the message that are not whole yet.
     partial: Option<Box<Partial>>,
     /// The start of a header that is not whole yet; of a connection that has finished, [`Self::unread_bytes`].
@@ -168,7 +168,7 @@ pub struct Connection {
 #[derive(Debug, Default)]
 struct Partial {
     message: Option<Assembler>,
-    frame: Option<Frame>,
+    frame: Option<IncomingFrame>,
     /// Payload of a control frame that came in pieces; at most 125 bytes.
     control: Vec<u8>,
     /// A message that is whole, and not wholly inflated.
@@ -177,7 +177,7 @@ struct Partial {
 
 /// A frame whose header is known, and what of its payload has yet to come.
 #[derive(Debug)]
-struct Frame {
+struct IncomingFrame {
     remaining_bytes: usize,
     /// For the first of the remaining bytes.
     masking_key: MaskingKey,
@@ -187,7 +187,7 @@ struct Frame {
 }
 
 /// What a frame, or as much of it as there is, came to.
-enum Step<'a> {
+enum FrameStep<'a> {
     /// All input is consumed.
     NeedInput,
     /// The frame is whole and the message is not.
@@ -203,7 +203,7 @@ pub(super) struct Joined<'a> {
     pub payload: Payload<'a>,
 }
 
-impl Connection {
+impl WebSocketConnection {
     /// A connection that has just been upgraded, with what was agreed on compression.
     pub fn new(deflate: Option<Agreed>) -> Self {
         Self { deflate, ..Self::default() }
@@ -227,7 +227,7 @@ impl Connection {
     pub fn receive<'a>(
         &mut self,
         input: &'a mut [u8],
-        limits: &Limits,
+        limits: &MessageLimits,
         scratch: &'a mut Scratch,
     ) -> Result<(usize, Option<Received<'a>>), Violation> {
         if self.is_between_messages()
@@ -287,7 +287,7 @@ impl Connection {
     fn receive_any<'a>(
         &mut self,
         input: &'a mut [u8],
-        limits: &Limits,
+        limits: &MessageLimits,
         scratch: &'a mut Scratch,
     ) -> Result<(usize, Option<Received<'a>>), Violation> {
         let input_bytes = input.len();
@@ -301,14 +301,14 @@ impl Connection {
         let mut rest = input;
         loop {
             match self.step(&mut rest, limits)? {
-                Step::NeedInput => return Ok((input_bytes, None)),
-                Step::NextFrame => {}
-                Step::Control(opcode, payload) => {
+                FrameStep::NeedInput => return Ok((input_bytes, None)),
+                FrameStep::NextFrame => {}
+                FrameStep::Control(opcode, payload) => {
                     let payload = scratch.lend(payload);
                     let event = self.control_event(opcode, payload).map_err(|violation| self.fail(violation))?;
                     return Ok((input_bytes - rest.len(), Some(event)));
                 }
-                Step::Message(Joined { kind, compressed, payload }) => {
+                FrameStep::Message(Joined { kind, compressed, payload }) => {
                     let consumed = input_bytes - rest.len();
                     if !compressed {
                         return Ok((consumed, Some(Received::Message { kind, payload })));
@@ -337,7 +337,7 @@ impl Connection {
     }
 
     /// Goes on by one frame, or by as much of one as there is, and consumes it from the front of `rest`.
-    fn step<'a>(&mut self, rest: &mut &'a mut [u8], limits: &Limits) -> Result<Step<'a>, Violation> {
+    fn step<'a>(&mut self, rest: &mut &'a mut [u8], limits: &MessageLimits) -> Result<FrameStep<'a>, Violation> {
         let frame = match self.partial.as_mut().and_then(|partial| partial.frame.take()) {
             Some(frame) => frame,
             None => match self.next_header(rest).map_err(|violation| self.fail(violation))? {
@@ -346,7 +346,7 @@ impl Connection {
                     let more = unread_bytes(rest_bytes, header.fin, limits);
                     self.admit(&header, limits).map_err(|violation| self.fail_within(violation, more))?
                 }
-                None => return Ok(Step::NeedInput),
+                None => return Ok(FrameStep::NeedInput),
             },
         };
         let payload = take_front(rest, frame.remaining_bytes.min(rest.len()));
@@ -384,7 +384,7 @@ impl Connection {
     }
 
     /// Judges a frame by its header, before its payload.
-    fn admit(&mut self, header: &ClientHeader, limits: &Limits) -> Result<Frame, Violation> {
+    fn admit(&mut self, header: &ClientHeader, limits: &MessageLimits) -> Result<IncomingFrame, Violation> {
         let payload_bytes = usize::try_from(header.payload_bytes).map_err(|_| Violation::FrameTooBig)?;
         if !header.opcode.is_control() {
             if payload_bytes > limits.frame_bytes_max {
@@ -399,7 +399,7 @@ impl Connection {
                 message.begin_fragment(limits)?;
             }
         }
-        Ok(Frame {
+        Ok(IncomingFrame {
             remaining_bytes: payload_bytes,
             masking_key: header.masking_key,
             opcode: header.opcode,
@@ -408,7 +408,7 @@ impl Connection {
         })
     }
 
-    fn step_data<'a>(&mut self, frame: Frame, payload: &'a mut [u8]) -> Result<Step<'a>, Violation> {
+    fn step_data<'a>(&mut self, frame: IncomingFrame, payload: &'a mut [u8]) -> Result<FrameStep<'a>, Violation> {
         let is_whole = payload.len() == frame.remaining_bytes;
         let kind = match frame.opcode {
             Opcode::Text => Some(MessageKind::Text),
@@ -425,7 +425,7 @@ impl Connection {
                 return Err(Violation::TextNotUtf8);
             }
             let payload = Payload::Borrowed(payload);
-            return Ok(Step::Message(Joined { kind, compressed: frame.compressed, payload }));
+            return Ok(FrameStep::Message(Joined { kind, compressed: frame.compressed, payload }));
         }
         let partial = self.partial.get_or_insert_default();
         if let Some(kind) = kind {
@@ -436,32 +436,32 @@ impl Connection {
         message.push(payload, frame.remaining_bytes - payload.len())?;
         if !is_whole {
             partial.frame = Some(frame.after(payload.len()));
-            return Ok(Step::NeedInput);
+            return Ok(FrameStep::NeedInput);
         }
         if !frame.fin {
-            return Ok(Step::NextFrame);
+            return Ok(FrameStep::NextFrame);
         }
         let message = partial.message.take().ok_or(Violation::LoneContinuation)?;
         self.partial = None;
-        Ok(Step::Message(message.finish()?))
+        Ok(FrameStep::Message(message.finish()?))
     }
 
-    fn step_control<'a>(&mut self, frame: Frame, payload: &'a mut [u8]) -> Step<'a> {
+    fn step_control<'a>(&mut self, frame: IncomingFrame, payload: &'a mut [u8]) -> FrameStep<'a> {
         let is_whole = payload.len() == frame.remaining_bytes;
         let gathered_bytes = self.partial.as_ref().map_or(0, |partial| partial.control.len());
         if is_whole && gathered_bytes == 0 {
             self.forget_partial_if_empty();
-            return Step::Control(frame.opcode, Payload::Borrowed(payload));
+            return FrameStep::Control(frame.opcode, Payload::Borrowed(payload));
         }
         let partial = self.partial.get_or_insert_default();
         partial.control.extend_from_slice(payload);
         if !is_whole {
             partial.frame = Some(frame.after(payload.len()));
-            return Step::NeedInput;
+            return FrameStep::NeedInput;
         }
         let gathered = std::mem::take(&mut partial.control);
         self.forget_partial_if_empty();
-        Step::Control(frame.opcode, Payload::Owned(gathered))
+        FrameStep::Control(frame.opcode, Payload::Owned(gathered))
     }
 
     /// After a control frame: the message around it stays, if there is one.
@@ -501,7 +501,7 @@ impl Connection {
     }
 }
 
-impl Frame {
+impl IncomingFrame {
     /// The frame when `done_bytes` more of its payload have been taken.
     fn after(self, done_bytes: usize) -> Self {
         Self {
@@ -512,8 +512,8 @@ impl Frame {
     }
 }
 
-/// See [`Connection::unread_bytes`].
-fn unread_bytes(rest_of_frame_bytes: u64, fin: bool, limits: &Limits) -> u64 {
+/// See [`WebSocketConnection::unread_bytes`].
+fn unread_bytes(rest_of_frame_bytes: u64, fin: bool, limits: &MessageLimits) -> u64 {
     rest_of_frame_bytes.saturating_add(if fin { 0 } else { limits.message_bytes_max as u64 })
 }
 

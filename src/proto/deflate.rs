@@ -62,17 +62,17 @@ pub(super) enum Inflated<'a> {
 pub(super) struct Inflating {
     stream: Box<Decompress>,
     compressed: Vec<u8>,
-    progress: Progress,
+    progress: InflateProgress,
     /// What came out in the steps before.
     gathered: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Progress {
+struct InflateProgress {
     kind: MessageKind,
     message_bytes_max: usize,
     utf8: Utf8Stream,
-    source: Source,
+    source: InflateSource,
     /// How much of the source has been looked at.
     at: usize,
     streams: usize,
@@ -81,7 +81,7 @@ struct Progress {
 
 /// What is to be inflated, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum InflateSource {
     Message,
     CutTail,
     LastBlock,
@@ -120,7 +120,7 @@ impl Inflater {
     ) -> Result<Inflated<'a>, Violation> {
         let mut stream = self.stream.take().unwrap_or_else(|| Box::new(Decompress::new(false)));
         stream.reset(false);
-        let mut progress = Progress::new(kind, message_bytes_max);
+        let mut progress = InflateProgress::new(kind, message_bytes_max);
         let mut gathered = Vec::new();
         let run = self.run(&mut stream, &mut progress, &compressed, &mut gathered, step_bytes);
         match run {
@@ -171,7 +171,7 @@ impl Inflater {
     fn run(
         &mut self,
         stream: &mut Decompress,
-        progress: &mut Progress,
+        progress: &mut InflateProgress,
         compressed: &[u8],
         gathered: &mut Vec<u8>,
         step_bytes: usize,
@@ -196,7 +196,7 @@ impl Inflater {
 
     /// Room for at least one byte, so that inflating goes on or shows that the message is too big; what is reserved
     /// doubles with what came out and ends one byte above the limit.
-    fn make_room(&mut self, progress: &Progress, gathered: &mut Vec<u8>) {
+    fn make_room(&mut self, progress: &InflateProgress, gathered: &mut Vec<u8>) {
         if self.out.len() >= LENT_BYTES_MAX {
             self.gather(gathered, progress.left_bytes());
         }
@@ -224,19 +224,19 @@ impl Inflating {
 }
 
 /// What one call of the inflater came to.
-struct Step {
+struct InflateStep {
     cost: usize,
     /// The message is whole.
     is_last: bool,
 }
 
-impl Progress {
+impl InflateProgress {
     fn new(kind: MessageKind, message_bytes_max: usize) -> Self {
         Self {
             kind,
             message_bytes_max,
             utf8: Utf8Stream::default(),
-            source: Source::Message,
+            source: InflateSource::Message,
             at: 0,
             streams: 1,
             out_bytes: 0,
@@ -248,11 +248,16 @@ impl Progress {
         self.message_bytes_max.saturating_add(1).saturating_sub(self.out_bytes)
     }
 
-    fn step(&mut self, stream: &mut Decompress, compressed: &[u8], out: &mut Vec<u8>) -> Result<Step, Violation> {
+    fn step(
+        &mut self,
+        stream: &mut Decompress,
+        compressed: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<InflateStep, Violation> {
         let input = match self.source {
-            Source::Message => &compressed[self.at..],
-            Source::CutTail => &CUT_TAIL[self.at..],
-            Source::LastBlock => &LAST_BLOCK[self.at..],
+            InflateSource::Message => &compressed[self.at..],
+            InflateSource::CutTail => &CUT_TAIL[self.at..],
+            InflateSource::LastBlock => &LAST_BLOCK[self.at..],
         };
         let fed = &input[..input.len().min(FED_BYTES_MAX)];
         let (in_before, out_before) = (stream.total_in(), out.len());
@@ -268,13 +273,13 @@ impl Progress {
         if self.kind == MessageKind::Text {
             self.utf8.push(came).map_err(|_| Violation::TextNotUtf8)?;
         }
-        let mut step = Step { cost: came.len() + FED_BYTE_COST * consumed, is_last: false };
+        let mut step = InflateStep { cost: came.len() + FED_BYTE_COST * consumed, is_last: false };
         let is_stuck = consumed == 0 && came.is_empty();
         let is_drained = out.len() < out.capacity() && (consumed == input.len() || is_stuck);
         match (self.source, status) {
             // The sender ended with a last block and left out the empty one that 7.2.3.4 wants behind it.
-            (Source::Message, Status::StreamEnd) if consumed == input.len() => step.is_last = self.finish()?,
-            (Source::Message, Status::StreamEnd) => {
+            (InflateSource::Message, Status::StreamEnd) if consumed == input.len() => step.is_last = self.finish()?,
+            (InflateSource::Message, Status::StreamEnd) => {
                 if self.streams == STREAMS_MAX {
                     return Err(Violation::NotDeflate);
                 }
@@ -282,11 +287,11 @@ impl Progress {
                 step.cost += STREAM_COST;
                 stream.reset(false);
             }
-            (Source::LastBlock, Status::StreamEnd) => step.is_last = self.finish()?,
-            (Source::LastBlock, _) if is_drained => return Err(Violation::NotDeflate),
-            (Source::Message, _) if is_drained => (self.source, self.at) = (Source::CutTail, 0),
-            (Source::CutTail, status) if is_drained || status == Status::StreamEnd => {
-                (self.source, self.at) = (Source::LastBlock, 0);
+            (InflateSource::LastBlock, Status::StreamEnd) => step.is_last = self.finish()?,
+            (InflateSource::LastBlock, _) if is_drained => return Err(Violation::NotDeflate),
+            (InflateSource::Message, _) if is_drained => (self.source, self.at) = (InflateSource::CutTail, 0),
+            (InflateSource::CutTail, status) if is_drained || status == Status::StreamEnd => {
+                (self.source, self.at) = (InflateSource::LastBlock, 0);
             }
             _ => {}
         }
@@ -303,12 +308,12 @@ impl Progress {
 /// all that travelled compressed, at most a window of them. This is all the state that context takeover costs a
 /// connection; the compressor itself is shared.
 #[derive(Debug)]
-pub struct Context {
+pub struct DeflateContext {
     bytes: Vec<u8>,
     bytes_max: usize,
 }
 
-impl Context {
+impl DeflateContext {
     /// The most memory that the context of a connection with this window takes.
     pub const fn bytes_max(window_bits: u8) -> usize {
         size_of::<Self>() + (1 << window_bits)
@@ -375,7 +380,7 @@ impl Deflater {
     ///
     /// # Panics
     /// As [`compress`](Self::compress).
-    pub fn compress_in(&mut self, window_bits: u8, context: &Context, message: &[u8]) -> Option<&[u8]> {
+    pub fn compress_in(&mut self, window_bits: u8, context: &DeflateContext, message: &[u8]) -> Option<&[u8]> {
         self.compress_behind(window_bits, &context.bytes, message)
     }
 

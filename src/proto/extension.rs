@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 /// One element of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer<'a> {
+pub struct ExtensionOffer<'a> {
     /// The extension's name.
     pub name: &'a [u8],
     /// Its parameters, in order, repetitions included.
@@ -33,42 +33,42 @@ impl<'a> Parameter<'a> {
 
 /// The header does not follow its grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
+pub struct MalformedExtension;
 
 /// The offers of all `Sec-WebSocket-Extensions` fields of a head, which count as one list (9.1). Ends where the
 /// grammar is broken; `upgrade::negotiate` made sure beforehand that it is not.
 #[derive(Debug, Clone)]
 pub struct Offers<'a> {
     headers: std::slice::Iter<'a, Header<'a>>,
-    cursor: Cursor<'a>,
+    cursor: HeaderCursor<'a>,
 }
 
 impl<'a> Offers<'a> {
     /// The offers in a request head.
     pub fn new(headers: &'a [Header<'a>]) -> Self {
-        Self { headers: headers.iter(), cursor: Cursor { rest: b"" } }
+        Self { headers: headers.iter(), cursor: HeaderCursor { rest: b"" } }
     }
 
-    fn next_offer(&mut self) -> Result<Option<Offer<'a>>, Malformed> {
+    fn next_offer(&mut self) -> Result<Option<ExtensionOffer<'a>>, MalformedExtension> {
         while self.cursor.is_at_end_of_list() {
             let field = self.headers.find(|header| header.name.eq_ignore_ascii_case("Sec-WebSocket-Extensions"));
             let Some(field) = field else { return Ok(None) };
-            self.cursor = Cursor { rest: field.value };
+            self.cursor = HeaderCursor { rest: field.value };
         }
         self.cursor.offer().map(Some)
     }
 }
 
 impl<'a> Iterator for Offers<'a> {
-    type Item = Offer<'a>;
+    type Item = ExtensionOffer<'a>;
 
-    fn next(&mut self) -> Option<Offer<'a>> {
+    fn next(&mut self) -> Option<ExtensionOffer<'a>> {
         self.next_offer().ok().flatten()
     }
 }
 
 /// Whether all `Sec-WebSocket-Extensions` fields follow the grammar. 9.1: otherwise the connection "MUST" fail.
-pub(super) fn check_grammar<'a>(headers: &'a [Header<'a>]) -> Result<(), Malformed> {
+pub(super) fn check_grammar<'a>(headers: &'a [Header<'a>]) -> Result<(), MalformedExtension> {
     let mut offers = Offers::new(headers);
     while offers.next_offer()?.is_some() {}
     Ok(())
@@ -84,11 +84,11 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 #[derive(Debug, Clone)]
-struct Cursor<'a> {
+struct HeaderCursor<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> HeaderCursor<'a> {
     /// Skips what may stand between elements: spaces and empty elements.
     fn is_at_end_of_list(&mut self) -> bool {
         let separators = self.rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b',')).count();
@@ -97,16 +97,16 @@ impl<'a> Cursor<'a> {
     }
 
     /// `extension-token *( ";" extension-param )`, up to the end or a comma.
-    fn offer(&mut self) -> Result<Offer<'a>, Malformed> {
-        let mut offer = Offer { name: self.token()?, parameters: SmallVec::new() };
+    fn offer(&mut self) -> Result<ExtensionOffer<'a>, MalformedExtension> {
+        let mut offer = ExtensionOffer { name: self.token()?, parameters: SmallVec::new() };
         while self.takes(b';') {
             offer.parameters.push(self.parameter()?);
         }
-        if self.rest.is_empty() || self.takes(b',') { Ok(offer) } else { Err(Malformed) }
+        if self.rest.is_empty() || self.takes(b',') { Ok(offer) } else { Err(MalformedExtension) }
     }
 
     /// `token [ "=" (token | quoted-string) ]`.
-    fn parameter(&mut self) -> Result<Parameter<'a>, Malformed> {
+    fn parameter(&mut self) -> Result<Parameter<'a>, MalformedExtension> {
         let name = self.token()?;
         if !self.takes(b'=') {
             return Ok(Parameter { name, value_raw: None });
@@ -115,16 +115,16 @@ impl<'a> Cursor<'a> {
         Ok(Parameter { name, value_raw: Some(value) })
     }
 
-    fn token(&mut self) -> Result<&'a [u8], Malformed> {
+    fn token(&mut self) -> Result<&'a [u8], MalformedExtension> {
         self.skip_spaces();
         let (token, rest) = self.rest.split_at(self.rest.iter().take_while(|&&byte| is_token_byte(byte)).count());
         self.rest = rest;
-        if token.is_empty() { Err(Malformed) } else { Ok(token) }
+        if token.is_empty() { Err(MalformedExtension) } else { Ok(token) }
     }
 
     /// What stands before the closing quote. 9.1: "the value after quoted-string unescaping MUST conform to the
     /// 'token' ABNF".
-    fn quoted_token(&mut self) -> Result<&'a [u8], Malformed> {
+    fn quoted_token(&mut self) -> Result<&'a [u8], MalformedExtension> {
         let mut escaped = false;
         for (at, &byte) in self.rest.iter().enumerate() {
             match byte {
@@ -135,10 +135,10 @@ impl<'a> Cursor<'a> {
                 }
                 b'\\' if !escaped => escaped = true,
                 byte if is_token_byte(byte) => escaped = false,
-                _ => return Err(Malformed),
+                _ => return Err(MalformedExtension),
             }
         }
-        Err(Malformed)
+        Err(MalformedExtension)
     }
 
     /// Skips spaces, then `byte` if it is there.
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     /// The offers as text: `name(param=value,param)`.
-    fn read(values: &[&str]) -> Result<String, Malformed> {
+    fn read(values: &[&str]) -> Result<String, MalformedExtension> {
         let headers: Vec<_> =
             values.iter().map(|value| Header { name: "sec-websocket-extensions", value: value.as_bytes() }).collect();
         check_grammar(&headers)?;
@@ -200,8 +200,8 @@ mod tests {
             "a;b=\"\\",
             "é",
         ] {
-            assert_eq!(read(&[value]), Err(Malformed), "{value}");
-            assert_eq!(read(&["fine", value]), Err(Malformed), "{value}");
+            assert_eq!(read(&[value]), Err(MalformedExtension), "{value}");
+            assert_eq!(read(&["fine", value]), Err(MalformedExtension), "{value}");
         }
     }
 }

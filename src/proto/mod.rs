@@ -1,12 +1,12 @@
 //! RFC 6455, the WebSocket protocol, by hand and sans-IO: bytes in, events and bytes out.
 //!
 //! The way in: [`upgrade::negotiate`] judges the request head, [`upgrade::append_response`] writes the 101, and from
-//! then on [`Connection::receive`] eats what the client sends, unmasks it in place and gives one [`Received`] at a
+//! then on [`WebSocketConnection::receive`] eats what the client sends, unmasks it in place and gives one [`Received`] at a
 //! time. The way out: [`frame::server_header`] and [`frame::append_server_frame`], [`close::ClosePayload`], and
 //! [`deflate::Deflater`] where permessage-deflate (RFC 7692) was agreed.
 //!
 //! Invariants:
-//! - Any split of the same bytes gives the same events: [`Connection`] keeps a frame or message that is not whole.
+//! - Any split of the same bytes gives the same events: [`WebSocketConnection`] keeps a frame or message that is not whole.
 //! - A frame is judged by its header, before its payload arrives and before anything is allocated for it.
 //! - Every fault of the peer is a [`Violation`], and every violation has a close code and a reason.
 //! - No input panics.
@@ -26,7 +26,7 @@ pub mod utf8;
 mod violation;
 
 pub use close::CloseReceived;
-pub use connection::{Connection, Limits, Payload, Received, Scratch};
+pub use connection::{MessageLimits, Payload, Received, Scratch, WebSocketConnection};
 pub use frame::{MessageKind, Opcode, ServerHeader, server_frame_len, server_header};
 pub use upgrade::{Upgrade, UpgradeError};
 pub use violation::Violation;

@@ -36,13 +36,13 @@ pub enum Violation {
     /// The most significant bit of a 64-bit length is set (5.2).
     #[error("frame length with the high bit set")]
     LengthHighBit,
-    /// A frame declares more than `Limits::frame_bytes_max`.
+    /// A frame declares more than `MessageLimits::frame_bytes_max`.
     #[error("frame too big")]
     FrameTooBig,
-    /// A message is, or will be with the declared frame, larger than `Limits::message_bytes_max`.
+    /// A message is, or will be with the declared frame, larger than `MessageLimits::message_bytes_max`.
     #[error("message too big")]
     MessageTooBig,
-    /// A message has more than `Limits::fragments_max` fragments.
+    /// A message has more than `MessageLimits::fragments_max` fragments.
     #[error("too many fragments in a message")]
     TooManyFragments,
     /// More pings and pongs within a second than the connection's owner allows. Time is not known here: whoever counts

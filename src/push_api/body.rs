@@ -1,4 +1,4 @@
-//! What a request asks to be pushed: JSON, or raw bytes with the field `Push-To`.
+//! What a request asks to be pushed: JSON, or raw bytes with the field `Push-PublishTo`.
 //!
 //! Invariants: an error names the one field that is wrong; a raw payload is the request's own bytes, not a copy; JSON that is
 //! to be pushed is pushed as it was written. Knows no broker but its words.
@@ -20,8 +20,8 @@ const CHANNELS_MAX: usize = 65_536;
 
 /// A message, and whom it is for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Order {
-    pub to: To,
+pub(super) struct PublishOrder {
+    pub to: PublishTo,
     /// In whose name; none: as it is configured.
     pub process: Option<ProcessId>,
     pub message: Message,
@@ -35,7 +35,7 @@ pub(super) struct Order {
 
 /// Whom a push is for, among the channels of its process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum To {
+pub(super) enum PublishTo {
     Topic(Arc<str>),
     Path(Arc<str>),
     Channels(Vec<ChannelId>),
@@ -57,15 +57,15 @@ impl Wrong {
     }
 }
 
-type Fields = BTreeMap<String, Box<RawValue>>;
+type JsonFields = BTreeMap<String, Box<RawValue>>;
 
 /// Takes a field out and reads it. `null` counts as left out.
-fn take<T: DeserializeOwned>(fields: &mut Fields, within: &str, name: &str) -> Result<Option<T>, Wrong> {
+fn take<T: DeserializeOwned>(fields: &mut JsonFields, within: &str, name: &str) -> Result<Option<T>, Wrong> {
     let Some(value) = fields.remove(name) else { return Ok(None) };
     serde_json::from_str(value.get()).map_err(|error| Wrong::new(format!("{within}{name}"), error.to_string()))
 }
 
-fn nothing_left(fields: &Fields, within: &str) -> Result<(), Wrong> {
+fn nothing_left(fields: &JsonFields, within: &str) -> Result<(), Wrong> {
     match fields.keys().next() {
         None => Ok(()),
         Some(name) => Err(Wrong::new(format!("{within}{name}"), "there is no such field")),
@@ -73,9 +73,9 @@ fn nothing_left(fields: &Fields, within: &str) -> Result<(), Wrong> {
 }
 
 /// An order in JSON: `{"to":{"topic":"news"},"text":"hello"}`.
-pub(super) fn of_json(body: &[u8]) -> Result<Order, Wrong> {
-    let mut fields: Fields = serde_json::from_slice(body).map_err(|error| Wrong::new("body", error.to_string()))?;
-    let to: Option<Fields> = take(&mut fields, "", "to")?;
+pub(super) fn of_json(body: &[u8]) -> Result<PublishOrder, Wrong> {
+    let mut fields: JsonFields = serde_json::from_slice(body).map_err(|error| Wrong::new("body", error.to_string()))?;
+    let to: Option<JsonFields> = take(&mut fields, "", "to")?;
     let (to, process) = audience(to.ok_or_else(|| Wrong::new("to", "say whom the push is for"))?)?;
     let text: Option<String> = take(&mut fields, "", "text")?;
     let data: Option<String> = take(&mut fields, "", "data")?;
@@ -96,10 +96,10 @@ pub(super) fn of_json(body: &[u8]) -> Result<Order, Wrong> {
     let outcome: Option<bool> = take(&mut fields, "", "outcome")?;
     nothing_left(&fields, "")?;
     let except = channels("except", except.unwrap_or_default())?;
-    Ok(Order { to, process, message, is_json, policy, except, outcome: outcome.unwrap_or(false) })
+    Ok(PublishOrder { to, process, message, is_json, policy, except, outcome: outcome.unwrap_or(false) })
 }
 
-fn audience(mut to: Fields) -> Result<(To, Option<ProcessId>), Wrong> {
+fn audience(mut to: JsonFields) -> Result<(PublishTo, Option<ProcessId>), Wrong> {
     let topic: Option<String> = take(&mut to, "to.", "topic")?;
     let path: Option<String> = take(&mut to, "to.", "path")?;
     let ids: Option<Vec<u32>> = take(&mut to, "to.", "channels")?;
@@ -108,11 +108,11 @@ fn audience(mut to: Fields) -> Result<(To, Option<ProcessId>), Wrong> {
     nothing_left(&to, "to.")?;
     let process = process.map(|id| process_id(&id)).transpose()?;
     let to = match (topic, path, ids, user) {
-        (Some(name), None, None, None) => To::Topic(topic_name(name)?),
-        (None, Some(path), None, None) => To::Path(path.into()),
-        (None, None, Some(ids), None) => To::Channels(channels("to.channels", ids)?),
-        (None, None, None, Some(user)) => To::User(user),
-        (None, None, None, None) if process.is_some() => To::Process,
+        (Some(name), None, None, None) => PublishTo::Topic(topic_name(name)?),
+        (None, Some(path), None, None) => PublishTo::Path(path.into()),
+        (None, None, Some(ids), None) => PublishTo::Channels(channels("to.channels", ids)?),
+        (None, None, None, Some(user)) => PublishTo::User(user),
+        (None, None, None, None) if process.is_some() => PublishTo::Process,
         (None, None, None, None) => {
             return Err(Wrong::new("to", "name one of topic, path, channels and user, or a process alone"));
         }
@@ -139,7 +139,7 @@ fn channels(field: &str, ids: Vec<u32>) -> Result<Vec<ChannelId>, Wrong> {
 
 /// An order of raw bytes: `Push-To: topic=news; policy=drop_newest; except=7,8; outcome`. Values are percent-encoded where
 /// they hold `;`, `%` or what a header field may not. Text, if `mime` says so or it is JSON; else Binary.
-pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<Order, Wrong> {
+pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, Wrong> {
     let wrong = |why: String| Wrong::new("push-to", why);
     let (mut audience, mut process, mut policy) = (None, None, None);
     let (mut except, mut outcome) = (Vec::new(), false);
@@ -151,10 +151,10 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<Order, Wrong> 
             ids.collect::<Result<_, _>>().map_err(|_| wrong(format!("{name}: numbers of channels, as 7,8")))
         };
         let found = match name.trim() {
-            "topic" => Some(To::Topic(topic_name(value).map_err(|error| wrong(error.why))?)),
-            "path" => Some(To::Path(value.into())),
-            "channels" => Some(To::Channels(channels("push-to", ids(&value)?)?)),
-            "user" => Some(To::User(value)),
+            "topic" => Some(PublishTo::Topic(topic_name(value).map_err(|error| wrong(error.why))?)),
+            "path" => Some(PublishTo::Path(value.into())),
+            "channels" => Some(PublishTo::Channels(channels("push-to", ids(&value)?)?)),
+            "user" => Some(PublishTo::User(value)),
             "process" => {
                 process = Some(process_id(&value).map_err(|error| wrong(error.why))?);
                 None
@@ -181,7 +181,7 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<Order, Wrong> 
     }
     let to = match (audience, &process) {
         (Some(to), _) => to,
-        (None, Some(_)) => To::Process,
+        (None, Some(_)) => PublishTo::Process,
         (None, None) => return Err(wrong("name one of topic, path, channels and user, or a process".to_owned())),
     };
     let mime = mime.to_ascii_lowercase();
@@ -190,7 +190,7 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<Order, Wrong> 
             .map_err(|_| Wrong::new("body", "the content type is text, and this is no UTF-8"))?,
         false => Message::binary(body),
     };
-    Ok(Order { to, process, message, is_json: false, policy, except, outcome })
+    Ok(PublishOrder { to, process, message, is_json: false, policy, except, outcome })
 }
 
 fn policy_of(text: &str) -> Option<Policy> {
@@ -239,8 +239,8 @@ mod tests {
         let order = of_json(
             br#"{"to":{"topic":"news","process":"chat:a:b"},"text":"hi","policy":"drop_oldest","except":[7],"outcome":true}"#,
         );
-        let expected = Order {
-            to: To::Topic("news".into()),
+        let expected = PublishOrder {
+            to: PublishTo::Topic("news".into()),
             process: Some("chat:a:b".parse().unwrap()),
             message: Message::text("hi"),
             is_json: false,
@@ -251,8 +251,8 @@ mod tests {
         assert_eq!(order, Ok(expected));
         let of = |body: &str| of_json(body.as_bytes()).unwrap();
         assert_eq!(of(r#"{"to":{"channels":[1,2]},"data":"AP8="}"#).message, Message::binary(vec![0, 255]));
-        assert_eq!(of(r#"{"to":{"user":"ann"},"text":""}"#).to, To::User("ann".into()));
-        assert_eq!(of(r#"{"to":{"process":"chat"},"text":""}"#).to, To::Process);
+        assert_eq!(of(r#"{"to":{"user":"ann"},"text":""}"#).to, PublishTo::User("ann".into()));
+        assert_eq!(of(r#"{"to":{"process":"chat"},"text":""}"#).to, PublishTo::Process);
         // As it was written: numbers, order and spaces.
         let json = of(r#"{"to":{"path":"/"},"json": {"b":1.10, "a":[1e3]} }"#);
         assert_eq!(json.message, Message::text(r#"{"b":1.10, "a":[1e3]}"#));
@@ -291,13 +291,13 @@ mod tests {
     fn raw_bytes_are_pushed_as_they_are() {
         let body = Bytes::from(vec![7; 100_000]);
         let order = of_raw("topic=a%3Bb; except=7, 8;policy=conflate:9;outcome", "image/png", body.clone()).unwrap();
-        assert_eq!((&order.to, order.outcome), (&To::Topic("a;b".into()), true));
+        assert_eq!((&order.to, order.outcome), (&PublishTo::Topic("a;b".into()), true));
         assert_eq!((order.except.len(), order.policy), (2, Some(Policy::Conflate { key: 9 })));
         assert_eq!(order.message.payload().as_ptr(), body.as_ptr(), "without a copy");
         let text = of_raw("user=ann", "text/plain", Bytes::from_static("é".as_bytes())).unwrap();
         assert_eq!(text.message, Message::text("é"));
         assert_eq!(of_raw("user=ann", "text/plain", Bytes::from_static(b"\xff")).unwrap_err().field, "body");
-        assert_eq!(of_raw("process=chat", "", Bytes::new()).unwrap().to, To::Process);
+        assert_eq!(of_raw("process=chat", "", Bytes::new()).unwrap().to, PublishTo::Process);
         for bad in
             ["", ";", "topic", "topic=%", "topic=%zz", "topic=%ff", "topic=a;user=b", "channels=x", "policy=x", "a=b"]
         {

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a token is compared in the same time wherever it differs, and is never told.
 
-use super::Answer;
+use super::ApiAnswer;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ const TOKEN_BYTES_MIN: usize = 16;
 
 /// The API's token, as its digest: what is compared says nothing of how much of it was right.
 #[derive(Clone)]
-pub struct Token([u8; 32]);
+pub struct ApiToken([u8; 32]);
 
 /// A token that is too short to be worth anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a token of at least {TOKEN_BYTES_MIN} characters is needed")]
 pub struct TokenTooShort;
 
-impl Token {
+impl ApiToken {
     /// `text` without white space around it.
     ///
     /// # Errors
@@ -35,20 +35,20 @@ impl Token {
 }
 
 /// See the module.
-pub(super) struct Guard(Token);
+pub(super) struct ApiGuard(ApiToken);
 
-impl Guard {
-    pub fn new(token: Token) -> Self {
+impl ApiGuard {
+    pub fn new(token: ApiToken) -> Self {
         Self(token)
     }
 
     /// Whether a request with these fields, named in lower case, is looked at.
-    pub fn admit(&self, headers: &BTreeMap<String, String>) -> Result<(), Answer> {
+    pub fn admit(&self, headers: &BTreeMap<String, String>) -> Result<(), ApiAnswer> {
         let field = |name: &str| headers.get(name).map(String::as_str);
         // Browsers say where a request comes from (Fetch Metadata; RFC 6454). No page has any business here.
         let is_foreign = |site: &str| !matches!(site, "same-origin" | "none");
         if field("sec-fetch-site").is_some_and(is_foreign) || !is_own(field("origin"), field("host")) {
-            return Err(Answer::error(403, None, "pages of other sites may not use this"));
+            return Err(ApiAnswer::error(403, None, "pages of other sites may not use this"));
         }
         let shown = field("authorization").and_then(|value| value.split_once(' '));
         let bearer = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
@@ -68,8 +68,8 @@ fn is_own(origin: Option<&str>, host: Option<&str>) -> bool {
 }
 
 /// RFC 9110 section 15.5.2: a 401 names the scheme.
-fn unauthorized(why: &str) -> Answer {
-    Answer::error(401, None, why).with("www-authenticate", "Bearer realm=\"pushring\"")
+fn unauthorized(why: &str) -> ApiAnswer {
+    ApiAnswer::error(401, None, why).with("www-authenticate", "Bearer realm=\"pushring\"")
 }
 
 #[cfg(test)]
@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn only_who_shows_the_token_and_is_no_foreign_page_is_let_in() {
-        let guard = Guard::new(Token::new(" 0123456789abcdef\n").unwrap());
-        assert!(Token::new("short").is_err());
+        let guard = ApiGuard::new(ApiToken::new(" 0123456789abcdef\n").unwrap());
+        assert!(ApiToken::new("short").is_err());
         let status = |fields: &[(&str, &str)]| {
             let headers = fields.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
             guard.admit(&headers).map_or_else(|answer| answer.status, |()| 200)

@@ -1,13 +1,13 @@
-//! Answers that are given again: a request with an `Idempotency-Key` that has been answered is answered the same, and nothing
+//! Answers that are given again: a request with an `Idempotency-KeyDigest` that has been answered is answered the same, and nothing
 //! is pushed twice.
 //!
 //! Invariants: the table is bounded in entries and charged to the API's process, and an entry lives ten minutes at most; where
 //! it is full, new keys are refused (429) and nothing is pushed. A key is one request's: with another body it is refused. What
 //! failed is not kept, so it may be tried again. Keys are told by their digests.
 
-use super::Answer;
-use crate::admission::{Charge, Kind, Purse};
-use crate::gateway::IncomingRequest;
+use super::ApiAnswer;
+use crate::admission::{Charge, HeldAs, ProcessFund};
+use crate::gateway::ContractRequest;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
@@ -26,75 +26,75 @@ const KEY_BYTES_MAX: usize = 255;
 const ENTRY_BYTES: usize = 256;
 
 /// The digest of a key.
-pub(super) type Key = [u8; 32];
+pub(super) type KeyDigest = [u8; 32];
 
 /// See the module.
-pub(super) struct Table {
-    purse: Purse,
-    entries: HashMap<Key, Entry>,
+pub(super) struct KeptAnswers {
+    purse: ProcessFund,
+    entries: HashMap<KeyDigest, KeptAnswer>,
     /// In the order in which they came.
-    ages: VecDeque<(Instant, Key)>,
+    ages: VecDeque<(Instant, KeyDigest)>,
 }
 
-struct Entry {
+struct KeptAnswer {
     came: Instant,
     /// Of the request: method, fields and body.
     request: [u8; 32],
     /// None: it is being answered.
-    answer: Option<Answer>,
+    answer: Option<ApiAnswer>,
     charge: Charge,
 }
 
 /// What is known of a key.
-pub(super) enum Found {
-    /// Nothing: go on, and [`Table::end`] it.
-    New(Key),
+pub(super) enum KeyStatus {
+    /// Nothing: go on, and [`KeptAnswers::end`] it.
+    New(KeyDigest),
     /// Answer this.
-    Answer(Answer),
+    Answer(ApiAnswer),
 }
 
-impl Table {
-    pub fn new(purse: Purse) -> Self {
+impl KeptAnswers {
+    pub fn new(purse: ProcessFund) -> Self {
         Self { purse, entries: HashMap::new(), ages: VecDeque::new() }
     }
 
     /// A request with this key has come.
-    pub fn begin(&mut self, text: &str, asked: &IncomingRequest, body: &Bytes, now: Instant) -> Found {
+    pub fn begin(&mut self, text: &str, asked: &ContractRequest, body: &Bytes, now: Instant) -> KeyStatus {
         self.forget_old(now);
         if text.is_empty() || text.len() > KEY_BYTES_MAX {
-            return Found::Answer(Answer::error(400, Some("idempotency-key"), "a key has 1 to 255 bytes"));
+            return KeyStatus::Answer(ApiAnswer::error(400, Some("idempotency-key"), "a key has 1 to 255 bytes"));
         }
-        let key: Key = Sha256::digest(text).into();
+        let key: KeyDigest = Sha256::digest(text).into();
         let request = digest(asked, body);
         match self.entries.get(&key) {
             Some(entry) if entry.request != request => {
                 let why = "this key was used for another request: make a new one for each";
-                return Found::Answer(Answer::error(400, Some("idempotency-key"), why));
+                return KeyStatus::Answer(ApiAnswer::error(400, Some("idempotency-key"), why));
             }
-            Some(Entry { answer: Some(answer), .. }) => {
-                return Found::Answer(answer.clone().with("idempotency-replayed", "true"));
+            Some(KeptAnswer { answer: Some(answer), .. }) => {
+                return KeyStatus::Answer(answer.clone().with("idempotency-replayed", "true"));
             }
             Some(_) => {
                 let why = "the request with this key is still being answered";
-                return Found::Answer(Answer::error(429, None, why).with("retry-after", "1"));
+                return KeyStatus::Answer(ApiAnswer::error(429, None, why).with("retry-after", "1"));
             }
             None => {}
         }
         let charge = match self.entries.len() < ENTRIES_MAX {
-            true => self.purse.charge(Kind::Content, ENTRY_BYTES).ok(),
+            true => self.purse.charge(HeldAs::Content, ENTRY_BYTES).ok(),
             false => None,
         };
         let Some(charge) = charge else {
-            let why = "too many requests with an Idempotency-Key are remembered: nothing was pushed";
-            return Found::Answer(Answer::error(429, None, why).with("retry-after", "60"));
+            let why = "too many requests with an Idempotency-KeyDigest are remembered: nothing was pushed";
+            return KeyStatus::Answer(ApiAnswer::error(429, None, why).with("retry-after", "60"));
         };
-        self.entries.insert(key, Entry { came: now, request, answer: None, charge });
+        self.entries.insert(key, KeptAnswer { came: now, request, answer: None, charge });
         self.ages.push_back((now, key));
-        Found::New(key)
+        KeyStatus::New(key)
     }
 
     /// It has been answered; none: nothing was done.
-    pub fn end(&mut self, key: &Key, answer: Option<Answer>) {
+    pub fn end(&mut self, key: &KeyDigest, answer: Option<ApiAnswer>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         // Where memory is short it is forgotten: then a second request is pushed again, as without a key.
         let has_room = answer.as_ref().is_some_and(|answer| entry.charge.grow(answer.body.len()).is_ok());
@@ -122,7 +122,7 @@ impl Table {
     }
 }
 
-fn digest(asked: &IncomingRequest, body: &Bytes) -> [u8; 32] {
+fn digest(asked: &ContractRequest, body: &Bytes) -> [u8; 32] {
     let field = |name: &str| asked.headers.get(name).map_or("", String::as_str);
     let mut hash = Sha256::new();
     for part in [field("push-to"), field("content-type")] {
@@ -139,13 +139,13 @@ mod tests {
     use crate::admission::{Budget, Ledger};
     use crate::queue::events::{QueueLimits, process_queue};
 
-    fn table(budget: Budget) -> Table {
+    fn table(budget: Budget) -> KeptAnswers {
         let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::new(budget), |_| {});
-        Table::new(queue.purse("p:p:t.os".parse().unwrap()))
+        KeptAnswers::new(queue.purse("p:p:t.os".parse().unwrap()))
     }
 
-    fn asked() -> IncomingRequest {
-        IncomingRequest {
+    fn asked() -> ContractRequest {
+        ContractRequest {
             source: ([127, 0, 0, 1], 1).into(),
             method: "POST".into(),
             url: String::new(),
@@ -156,10 +156,10 @@ mod tests {
         }
     }
 
-    fn status(found: Found) -> u16 {
+    fn status(found: KeyStatus) -> u16 {
         match found {
-            Found::New(_) => 0,
-            Found::Answer(answer) => answer.status,
+            KeyStatus::New(_) => 0,
+            KeyStatus::Answer(answer) => answer.status,
         }
     }
 
@@ -167,13 +167,13 @@ mod tests {
     fn an_answer_is_given_again_and_what_failed_is_not_kept() {
         let (mut table, now) = (table(Budget::default()), Instant::now());
         let body = Bytes::from_static(b"x");
-        let Found::New(key) = table.begin("a", &asked(), &body, now) else { panic!("it is new") };
+        let KeyStatus::New(key) = table.begin("a", &asked(), &body, now) else { panic!("it is new") };
         assert_eq!(status(table.begin("a", &asked(), &body, now)), 429, "it is being answered");
         table.end(&key, None);
-        let Found::New(key) = table.begin("a", &asked(), &body, now) else { panic!("it has failed") };
-        let done = Answer::json(202, &serde_json::json!({"accepted": true}));
+        let KeyStatus::New(key) = table.begin("a", &asked(), &body, now) else { panic!("it has failed") };
+        let done = ApiAnswer::json(202, &serde_json::json!({"accepted": true}));
         table.end(&key, Some(done.clone()));
-        let Found::Answer(again) = table.begin("a", &asked(), &body, now) else { panic!("it is known") };
+        let KeyStatus::Answer(again) = table.begin("a", &asked(), &body, now) else { panic!("it is known") };
         assert_eq!((again.status, &again.body), (202, &done.body));
         assert_eq!(status(table.begin("a", &asked(), &Bytes::from_static(b"y"), now)), 400, "another request");
         assert_eq!(status(table.begin("b", &asked(), &body, now)), 0);

@@ -3,32 +3,32 @@
 //! Invariant: a part of it is bounded, so that other requests are answered between two parts.
 
 use super::body;
-use super::idempotency::Key;
-use super::perform::{Done, Performer, counts};
-use super::{Answer, JSON_BYTES_MAX, OUTCOME_WITHIN};
+use super::idempotency::KeyDigest;
+use super::perform::{Performer, PushResult, counts};
+use super::{ApiAnswer, JSON_BYTES_MAX, OUTCOME_WITHIN};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-/// Lines in a part: under a millisecond of work.
+/// LineBatch in a part: under a millisecond of work.
 const PART_LINES: usize = 128;
 
 /// See the module.
-pub(super) struct Lines {
+pub(super) struct LineBatch {
     rest: Bytes,
     answers: Vec<u8>,
-    key: Option<Key>,
+    key: Option<KeyDigest>,
 }
 
-impl Lines {
+impl LineBatch {
     pub fn new(body: Bytes) -> Self {
         Self { rest: body, answers: Vec::new(), key: None }
     }
 
-    pub fn keyed(self, key: Option<Key>) -> Self {
+    pub fn keyed(self, key: Option<KeyDigest>) -> Self {
         Self { key, ..self }
     }
 
-    pub fn into_key(self) -> Option<Key> {
+    pub fn into_key(self) -> Option<KeyDigest> {
         self.key
     }
 
@@ -55,10 +55,10 @@ fn one(line: &[u8], performer: &mut Performer) -> Value {
     if line.len() > JSON_BYTES_MAX {
         return json!({"status": 413, "error": "a line has 256 KiB at most"});
     }
-    let done = body::of_json(line).map_err(Answer::from).and_then(|order| performer.push(order));
+    let done = body::of_json(line).map_err(ApiAnswer::from).and_then(|order| performer.push(order));
     match done {
-        Ok(Done::Accepted) => json!({"status": 202}),
-        Ok(Done::Asked(ticket)) => match ticket.wait(OUTCOME_WITHIN) {
+        Ok(PushResult::Accepted) => json!({"status": 202}),
+        Ok(PushResult::Asked(ticket)) => match ticket.wait(OUTCOME_WITHIN) {
             Some(outcome) => json!({"status": 200, "outcome": counts(&outcome)}),
             None => json!({"status": 503, "error": "the push was accepted, and its outcome is not known yet"}),
         },

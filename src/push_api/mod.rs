@@ -6,7 +6,7 @@
 //!
 //! Invariants: nothing is done before the token has been compared; a request is answered once; a push never waits: an inbox
 //! that is full is told (429). A batch of lines is worked off a part at a time, so that no client waits for another's. What
-//! is kept of answers for [`Idempotency-Key`](idempotency) is bounded and charged.
+//! is kept of answers for [`Idempotency-KeyDigest`](idempotency) is bounded and charged.
 
 mod body;
 mod guard;
@@ -14,16 +14,16 @@ mod idempotency;
 mod lines;
 mod perform;
 
-pub use guard::{Token, TokenTooShort};
+pub use guard::{ApiToken, TokenTooShort};
 
-use self::body::Order;
-use self::guard::Guard;
-use self::idempotency::{Found, Key, Table};
-use self::lines::Lines;
-use self::perform::{Done, Performer, Tickets};
+use self::body::PublishOrder;
+use self::guard::ApiGuard;
+use self::idempotency::{KeptAnswers, KeyDigest, KeyStatus};
+use self::lines::LineBatch;
+use self::perform::{Performer, PushResult, PushTickets};
 use crate::broker::RequestId;
-use crate::broker::{AttachError, AttachOptions, BindPathError, Event, Handle, HttpAsk, HttpRequest, Process};
-use crate::gateway::{HttpRule, IncomingRequest};
+use crate::broker::{AttachError, AttachOptions, BindPathError, BrokerHandle, Event, HttpAsk, HttpRequest, Process};
+use crate::gateway::{ContractRequest, HttpRule};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
 use serde_json::json;
@@ -45,9 +45,9 @@ const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// Whom the API acts for, and who may use it.
-pub struct Options {
+pub struct ApiOptions {
     /// The token that everything here needs.
-    pub token: Token,
+    pub token: ApiToken,
     /// In whose name a request acts that names no process; none: each has to name one.
     pub process: Option<ProcessId>,
 }
@@ -71,7 +71,12 @@ pub enum StartError {
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn start(door: &Handle, whole: bool, target: Handle, options: Options) -> Result<JoinHandle<()>, StartError> {
+pub fn start(
+    door: &BrokerHandle,
+    whole: bool,
+    target: BrokerHandle,
+    options: ApiOptions,
+) -> Result<JoinHandle<()>, StartError> {
     let process = door.process(PROCESS, AttachOptions::default())?;
     match whole {
         true => {
@@ -82,9 +87,9 @@ pub fn start(door: &Handle, whole: bool, target: Handle, options: Options) -> Re
     }
     let api = Api {
         prefix: if whole { String::new() } else { format!("/{PROCESS}") },
-        guard: Guard::new(options.token),
+        guard: ApiGuard::new(options.token),
         performer: Performer::new(target, options.process),
-        kept: Table::new(process.handle().purse().clone()),
+        kept: KeptAnswers::new(process.handle().purse().clone()),
         waiting: Vec::new(),
         lines: VecDeque::new(),
         process,
@@ -96,24 +101,24 @@ struct Api {
     process: Process,
     /// What stands before `/api` in a path.
     prefix: String,
-    guard: Guard,
+    guard: ApiGuard,
     performer: Performer,
-    kept: Table,
+    kept: KeptAnswers,
     /// Answers that wait for an outcome.
-    waiting: Vec<(RequestId, Tickets, Option<Key>)>,
+    waiting: Vec<(RequestId, PushTickets, Option<KeyDigest>)>,
     /// Batches that are not worked off.
-    lines: VecDeque<(RequestId, Lines)>,
+    lines: VecDeque<(RequestId, LineBatch)>,
 }
 
 /// An answer: status, further fields, body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Answer {
+struct ApiAnswer {
     status: u16,
     fields: Vec<(&'static str, &'static str)>,
     body: Bytes,
 }
 
-impl Answer {
+impl ApiAnswer {
     fn json(status: u16, body: &serde_json::Value) -> Self {
         Self { status, fields: vec![("content-type", "application/json")], body: body.to_string().into() }
     }
@@ -138,7 +143,7 @@ impl Answer {
     }
 }
 
-impl From<body::Wrong> for Answer {
+impl From<body::Wrong> for ApiAnswer {
     fn from(wrong: body::Wrong) -> Self {
         Self::error(400, Some(&wrong.field), &wrong.why)
     }
@@ -174,14 +179,15 @@ impl Api {
     }
 
     /// The path below `/api`, of who may ask.
-    fn admit(&self, asked: &IncomingRequest) -> Result<String, Answer> {
+    fn admit(&self, asked: &ContractRequest) -> Result<String, ApiAnswer> {
         self.guard.admit(&asked.headers)?;
         let path = asked.url.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
         let path = path.unwrap_or("/").strip_prefix(&*self.prefix).and_then(|path| path.strip_prefix("/api"));
-        path.map(str::to_owned).ok_or_else(|| Answer::error(404, None, "there is nothing at this path: see /api/push"))
+        path.map(str::to_owned)
+            .ok_or_else(|| ApiAnswer::error(404, None, "there is nothing at this path: see /api/push"))
     }
 
-    fn route(&mut self, id: RequestId, asked: &IncomingRequest, path: &str, body: Bytes) {
+    fn route(&mut self, id: RequestId, asked: &ContractRequest, path: &str, body: Bytes) {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         let answer = match (&*asked.method, &*parts) {
             ("POST", ["push"]) => return self.push(id, asked, body),
@@ -189,24 +195,24 @@ impl Api {
             ("GET" | "HEAD", ["topics", name]) => self.performer.topic(name, &asked.query_params),
             ("GET" | "HEAD", ["channels", channel]) => self.performer.channel(channel),
             ("DELETE", ["channels", channel]) => self.performer.close(channel, &asked.query_params),
-            (_, ["push"]) => Answer::error(405, None, "push with POST").with("allow", "POST"),
+            (_, ["push"]) => ApiAnswer::error(405, None, "push with POST").with("allow", "POST"),
             (_, ["topics"] | ["topics", _]) => {
-                Answer::error(405, None, "topics are looked at, with GET").with("allow", "GET, HEAD")
+                ApiAnswer::error(405, None, "topics are looked at, with GET").with("allow", "GET, HEAD")
             }
             (_, ["channels", _]) => {
-                Answer::error(405, None, "a channel is looked at or closed").with("allow", "GET, HEAD, DELETE")
+                ApiAnswer::error(405, None, "a channel is looked at or closed").with("allow", "GET, HEAD, DELETE")
             }
-            _ => Answer::error(404, None, "there is nothing at this path: see /api/push"),
+            _ => ApiAnswer::error(404, None, "there is nothing at this path: see /api/push"),
         };
         self.answer(id, None, answer);
     }
 
-    fn push(&mut self, id: RequestId, asked: &IncomingRequest, body: Bytes) {
+    fn push(&mut self, id: RequestId, asked: &ContractRequest, body: Bytes) {
         let key = match asked.headers.get("idempotency-key") {
             None => None,
             Some(text) => match self.kept.begin(text, asked, &body, Instant::now()) {
-                Found::New(key) => Some(key),
-                Found::Answer(answer) => return self.answer(id, None, answer),
+                KeyStatus::New(key) => Some(key),
+                KeyStatus::Answer(answer) => return self.answer(id, None, answer),
             },
         };
         match self.read(asked, body) {
@@ -216,17 +222,17 @@ impl Api {
         }
     }
 
-    fn read(&self, asked: &IncomingRequest, body: Bytes) -> Result<Read, Answer> {
+    fn read(&self, asked: &ContractRequest, body: Bytes) -> Result<Read, ApiAnswer> {
         let mime = asked.headers.get("content-type").map_or("", |mime| mime.split(';').next().unwrap_or("").trim());
         if let Some(to) = asked.headers.get("push-to") {
             return Ok(Read::One(body::of_raw(to, mime, body)?));
         }
         match mime.to_ascii_lowercase().as_str() {
             "application/json" if body.len() > JSON_BYTES_MAX => {
-                Err(Answer::error(413, None, "JSON has 256 KiB at most: send larger payloads raw, with Push-To"))
+                Err(ApiAnswer::error(413, None, "JSON has 256 KiB at most: send larger payloads raw, with Push-To"))
             }
             "application/json" => Ok(Read::One(body::of_json(&body)?)),
-            "application/x-ndjson" => Ok(Read::Lines(Lines::new(body))),
+            "application/x-ndjson" => Ok(Read::Lines(LineBatch::new(body))),
             _ => Err(body::Wrong::new(
                 "content-type",
                 "say application/json, application/x-ndjson, or (with the field Push-To) what the payload is",
@@ -235,21 +241,21 @@ impl Api {
         }
     }
 
-    fn one(&mut self, id: RequestId, key: Option<Key>, order: Order) {
+    fn one(&mut self, id: RequestId, key: Option<KeyDigest>, order: PublishOrder) {
         match self.performer.push(order) {
-            Ok(Done::Accepted) => self.answer(id, key, Answer::json(202, &json!({"accepted": true}))),
-            Ok(Done::Asked(ticket)) => self.waiting.push((id, ticket, key)),
+            Ok(PushResult::Accepted) => self.answer(id, key, ApiAnswer::json(202, &json!({"accepted": true}))),
+            Ok(PushResult::Asked(ticket)) => self.waiting.push((id, ticket, key)),
             Err(answer) => self.answer(id, key, answer),
         }
     }
 
     /// One part of a batch; the rest of it waits behind other requests.
-    fn work_off(&mut self, id: RequestId, mut lines: Lines) {
+    fn work_off(&mut self, id: RequestId, mut lines: LineBatch) {
         match lines.work(&mut self.performer) {
             None => self.lines.push_back((id, lines)),
             Some(body) => {
                 let fields = vec![("content-type", "application/x-ndjson")];
-                self.answer(id, lines.into_key(), Answer { status: 200, fields, body });
+                self.answer(id, lines.into_key(), ApiAnswer { status: 200, fields, body });
             }
         }
     }
@@ -259,15 +265,15 @@ impl Api {
         let until = Instant::now() + OUTCOME_WITHIN;
         for (id, ticket, key) in std::mem::take(&mut self.waiting) {
             let answer = match ticket.wait(until.saturating_duration_since(Instant::now())) {
-                Some(outcome) => Answer::json(200, &perform::counts(&outcome)),
-                None => Answer::error(503, None, "the push was accepted, and its outcome is not known yet")
+                Some(outcome) => ApiAnswer::json(200, &perform::counts(&outcome)),
+                None => ApiAnswer::error(503, None, "the push was accepted, and its outcome is not known yet")
                     .with("retry-after", "1"),
             };
             self.answer(id, key, answer);
         }
     }
 
-    fn answer(&mut self, id: RequestId, key: Option<Key>, answer: Answer) {
+    fn answer(&mut self, id: RequestId, key: Option<KeyDigest>, answer: ApiAnswer) {
         if let Some(key) = key {
             self.kept.end(&key, answer.is_done().then(|| answer.clone()));
         }
@@ -280,8 +286,8 @@ impl Api {
 
 /// What a request asks to be pushed.
 enum Read {
-    One(Order),
-    Lines(Lines),
+    One(PublishOrder),
+    Lines(LineBatch),
 }
 
 #[cfg(test)]
@@ -290,8 +296,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_what_is_wrong() {
-        let answer: Answer = body::Wrong::new("to.topic", "empty").into();
+        let answer: ApiAnswer = body::Wrong::new("to.topic", "empty").into();
         assert_eq!((answer.status, &answer.body[..]), (400, &br#"{"error":"empty","field":"to.topic"}"#[..]));
-        assert!(!answer.is_done() && Answer::json(202, &json!({})).is_done());
+        assert!(!answer.is_done() && ApiAnswer::json(202, &json!({})).is_done());
     }
 }

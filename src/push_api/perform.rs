@@ -2,9 +2,11 @@
 //!
 //! Invariants: a push never waits; a process that is gone is not acted for.
 
-use super::Answer;
-use super::body::{Order, To, decoded};
-use crate::broker::{Audience, ChannelFilter, Handle, Message, Outcome, ProcessHandle, PushError, Ticket, TopicQuery};
+use super::ApiAnswer;
+use super::body::{PublishOrder, PublishTo, decoded};
+use crate::broker::{
+    Audience, BrokerHandle, ChannelFilter, Message, Outcome, ProcessHandle, PushError, Ticket, TopicQuery,
+};
 use crate::channel::ChannelId;
 use crate::hub;
 use crate::process_id::ProcessId;
@@ -21,22 +23,22 @@ const HANDLES_MAX: usize = 256;
 
 /// See the module.
 pub(super) struct Performer {
-    target: Handle,
+    target: BrokerHandle,
     process: Option<ProcessId>,
     handles: HashMap<ProcessId, ProcessHandle>,
 }
 
 /// What became of a push.
-pub(super) enum Done {
+pub(super) enum PushResult {
     Accepted,
     /// The outcome was asked for.
-    Asked(Tickets),
+    Asked(PushTickets),
 }
 
 /// The claims to the outcomes of one request's pushes: one, or (at the hub) one for each form.
-pub(super) struct Tickets(Vec<Ticket>);
+pub(super) struct PushTickets(Vec<Ticket>);
 
-impl Tickets {
+impl PushTickets {
     /// All together. None: not known in time.
     pub fn wait(&self, timeout: Duration) -> Option<Outcome> {
         let until = Instant::now() + timeout;
@@ -51,15 +53,15 @@ impl Tickets {
 type Query = BTreeMap<String, String>;
 
 impl Performer {
-    pub fn new(target: Handle, process: Option<ProcessId>) -> Self {
+    pub fn new(target: BrokerHandle, process: Option<ProcessId>) -> Self {
         Self { target, process, handles: HashMap::new() }
     }
 
-    pub fn push(&mut self, order: Order) -> Result<Done, Answer> {
-        let Order { to, process, message, is_json, policy, except, outcome } = order;
+    pub fn push(&mut self, order: PublishOrder) -> Result<PushResult, ApiAnswer> {
+        let PublishOrder { to, process, message, is_json, policy, except, outcome } = order;
         let handle = self.acting(process.as_ref())?;
         let mut enveloped = None;
-        if let To::Topic(name) = &to
+        if let PublishTo::Topic(name) = &to
             && handle.id().as_str() == hub::PROCESS
         {
             let payload = if is_json { hub::json_of(&message) } else { hub::payload_of(&message) };
@@ -71,14 +73,14 @@ impl Performer {
             if let Some(policy) = policy { push.policy(policy) } else { push }
         });
         let audience = match to {
-            To::Topic(name) => Audience::Topic(name),
-            To::Path(path) => Audience::Path(path),
-            To::Channels(channels) => Audience::Channels(channels),
-            To::User(user) => match topic::of_user(&user) {
+            PublishTo::Topic(name) => Audience::Topic(name),
+            PublishTo::Path(path) => Audience::Path(path),
+            PublishTo::Channels(channels) => Audience::Channels(channels),
+            PublishTo::User(user) => match topic::of_user(&user) {
                 Some(topic) => Audience::Topic(topic.into()),
-                None => return Err(Answer::error(400, Some("to.user"), "a user's name has 1 to 200 bytes")),
+                None => return Err(ApiAnswer::error(400, Some("to.user"), "a user's name has 1 to 200 bytes")),
             },
-            To::Process => Audience::Process,
+            PublishTo::Process => Audience::Process,
         };
         // A list of channels is of this node.
         let everywhere = !matches!(audience, Audience::Channels(_));
@@ -97,18 +99,18 @@ impl Performer {
             Some(twin) => twin.try_send().map_err(partly)?,
             None => {}
         }
-        Ok(if outcome { Done::Asked(Tickets(tickets)) } else { Done::Accepted })
+        Ok(if outcome { PushResult::Asked(PushTickets(tickets)) } else { PushResult::Accepted })
     }
 
     /// Who acts in the name of a process, as long as it is attached.
-    fn acting(&mut self, process: Option<&ProcessId>) -> Result<&ProcessHandle, Answer> {
+    fn acting(&mut self, process: Option<&ProcessId>) -> Result<&ProcessHandle, ApiAnswer> {
         let Some(id) = process.or(self.process.as_ref()).cloned() else {
-            return Err(Answer::error(400, Some("to.process"), "say in the name of which process"));
+            return Err(ApiAnswer::error(400, Some("to.process"), "say in the name of which process"));
         };
         if self.handles.get(&id).is_none_or(|handle| !handle.is_attached()) {
             let Some(handle) = self.target.acting(&id) else {
                 self.handles.remove(&id);
-                return Err(Answer::error(404, Some("to.process"), &format!("no process {id} is attached")));
+                return Err(ApiAnswer::error(404, Some("to.process"), &format!("no process {id} is attached")));
             };
             if self.handles.len() >= HANDLES_MAX {
                 self.handles.clear();
@@ -118,21 +120,23 @@ impl Performer {
         Ok(&self.handles[&id])
     }
 
-    fn process_of(&self, query: &Query) -> Result<ProcessId, Answer> {
+    fn process_of(&self, query: &Query) -> Result<ProcessId, ApiAnswer> {
         match (query.get("process"), &self.process) {
             (Some(id), _) => {
-                ProcessId::named(id).map_err(|error| Answer::error(400, Some("process"), &error.to_string()))
+                ProcessId::named(id).map_err(|error| ApiAnswer::error(400, Some("process"), &error.to_string()))
             }
             (None, Some(process)) => Ok(process.clone()),
-            (None, None) => Err(Answer::error(400, Some("process"), "say of which process, with ?process=ID")),
+            (None, None) => Err(ApiAnswer::error(400, Some("process"), "say of which process, with ?process=ID")),
         }
     }
 
-    pub fn topics(&self, query: &Query) -> Answer {
+    pub fn topics(&self, query: &Query) -> ApiAnswer {
         let asked = || {
             let limit = query.get("limit").map(|limit| limit.parse()).transpose();
-            let limit: usize =
-                limit.map_err(|_| Answer::error(400, Some("limit"), "a number up to 1000"))?.unwrap_or(100).min(1000);
+            let limit: usize = limit
+                .map_err(|_| ApiAnswer::error(400, Some("limit"), "a number up to 1000"))?
+                .unwrap_or(100)
+                .min(1000);
             let (prefix, after) = (query.get("prefix").cloned().unwrap_or_default(), query.get("after").cloned());
             let process = self.process_of(query)?;
             // One more says whether there is another page; those of users are nobody's to list.
@@ -141,45 +145,45 @@ impl Performer {
             let topics: Vec<_> = topics.into_iter().filter(|report| !topic::is_reserved(&report.topic)).collect();
             let next = (topics.len() > limit).then(|| topics[limit - 1].topic.clone());
             let page = &topics[..topics.len().min(limit)];
-            Ok(Answer::json(200, &json!({"topics": page, "next": next})))
+            Ok(ApiAnswer::json(200, &json!({"topics": page, "next": next})))
         };
-        asked().unwrap_or_else(|refused: Answer| refused)
+        asked().unwrap_or_else(|refused: ApiAnswer| refused)
     }
 
-    pub fn topic(&self, name: &str, query: &Query) -> Answer {
+    pub fn topic(&self, name: &str, query: &Query) -> ApiAnswer {
         let Some(name) = decoded(name).filter(|name| topic::check(name).is_ok() && !topic::is_reserved(name)) else {
-            return Answer::error(400, Some("topic"), "the name of a topic, percent-encoded");
+            return ApiAnswer::error(400, Some("topic"), "the name of a topic, percent-encoded");
         };
         let process = match self.process_of(query) {
             Ok(process) => process,
             Err(refused) => return refused,
         };
         match self.target.acting(&process).map_or(0, |handle| handle.subscribers(&name)) {
-            0 => Answer::error(404, None, "nobody is subscribed to this topic"),
-            subscribers => Answer::json(200, &json!({"topic": name, "subscribers": subscribers})),
+            0 => ApiAnswer::error(404, None, "nobody is subscribed to this topic"),
+            subscribers => ApiAnswer::json(200, &json!({"topic": name, "subscribers": subscribers})),
         }
     }
 
-    pub fn channel(&self, id: &str) -> Answer {
+    pub fn channel(&self, id: &str) -> ApiAnswer {
         let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
         let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
         match self.target.channels(&filter, 0, 1).0.pop() {
             None => no_channel(channel),
             Some(mut report) => {
                 report.topics.retain(|name| !topic::is_reserved(name));
-                Answer::json(200, &serde_json::to_value(&report).expect("reports are plain JSON"))
+                ApiAnswer::json(200, &serde_json::to_value(&report).expect("reports are plain JSON"))
             }
         }
     }
 
-    pub fn close(&self, id: &str, query: &Query) -> Answer {
+    pub fn close(&self, id: &str, query: &Query) -> ApiAnswer {
         let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
         let code = match query.get("code").map(|code| code.parse()).transpose() {
             Ok(code) => code.unwrap_or(CLOSE_CODE),
             Err(_) => 0,
         };
         if !crate::proto::close::code_may_travel(code) {
-            return Answer::error(
+            return ApiAnswer::error(
                 400,
                 Some("code"),
                 "a code that may travel (RFC 6455 7.4): 1000 to 1014, 3000 to 4999",
@@ -188,24 +192,24 @@ impl Performer {
         let reason = query.get("reason").map_or("closed over HTTP", String::as_str);
         let closed = self.target.close(channel, code, reason).ask().try_send();
         match closed.map(|ticket| ticket.wait(super::OUTCOME_WITHIN)) {
-            Ok(Ok(Outcome { not_found: 0, .. })) => Answer::json(202, &json!({"closed": channel})),
+            Ok(Ok(Outcome { not_found: 0, .. })) => ApiAnswer::json(202, &json!({"closed": channel})),
             Ok(Ok(_)) => no_channel(channel),
-            Ok(Err(_)) => Answer::error(503, None, "the shard did not answer in time").with("retry-after", "1"),
+            Ok(Err(_)) => ApiAnswer::error(503, None, "the shard did not answer in time").with("retry-after", "1"),
             Err(error) => refusal(error),
         }
     }
 }
 
-fn no_number() -> Answer {
-    Answer::error(400, Some("channel"), "the number of a channel")
+fn no_number() -> ApiAnswer {
+    ApiAnswer::error(400, Some("channel"), "the number of a channel")
 }
 
-fn no_channel(channel: ChannelId) -> Answer {
-    Answer::error(404, None, &format!("there is no channel {channel}"))
+fn no_channel(channel: ChannelId) -> ApiAnswer {
+    ApiAnswer::error(404, None, &format!("there is no channel {channel}"))
 }
 
 /// The same, where one form of it was.
-fn partly(error: PushError) -> Answer {
+fn partly(error: PushError) -> ApiAnswer {
     match error {
         PushError::InboxFull => refusal(PushError::Partly),
         error => refusal(error),
@@ -213,20 +217,20 @@ fn partly(error: PushError) -> Answer {
 }
 
 /// Why a push was not accepted.
-fn refusal(error: PushError) -> Answer {
+fn refusal(error: PushError) -> ApiAnswer {
     match error {
         PushError::InboxFull => {
-            Answer::error(429, None, "the shard has too much to do: nothing was pushed").with("retry-after", "1")
+            ApiAnswer::error(429, None, "the shard has too much to do: nothing was pushed").with("retry-after", "1")
         }
         PushError::Partly => {
             let why = "some shards have too much to do, and their part was not pushed; the others have it";
-            Answer::error(429, None, why).with("retry-after", "1")
+            ApiAnswer::error(429, None, why).with("retry-after", "1")
         }
-        PushError::TooLarge => Answer::error(413, None, &error.to_string()),
-        PushError::ChannelsAreHere => Answer::error(400, Some("to.channels"), &error.to_string()),
-        PushError::Topic(_) => Answer::error(400, Some("to.topic"), &error.to_string()),
+        PushError::TooLarge => ApiAnswer::error(413, None, &error.to_string()),
+        PushError::ChannelsAreHere => ApiAnswer::error(400, Some("to.channels"), &error.to_string()),
+        PushError::Topic(_) => ApiAnswer::error(400, Some("to.topic"), &error.to_string()),
         PushError::OutcomesUnread | PushError::Stopped => {
-            Answer::error(503, None, &error.to_string()).with("retry-after", "1")
+            ApiAnswer::error(503, None, &error.to_string()).with("retry-after", "1")
         }
     }
 }

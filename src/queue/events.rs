@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a shard never waits here: it asks [`ProcessQueue::has_room`] before it parses the next message, and stops reading
 //!   the client when there is none; so nothing is dropped and nothing grows without bound;
-//! - all that waits is charged to its process ([`Purse`]), heads, paths and reasons as well as payloads. Where no more can
+//! - all that waits is charged to its process ([`ProcessFund`]), heads, paths and reasons as well as payloads. Where no more can
 //!   be charged, the queue is as large as it is. An empty queue has room for a message whatever else is charged, so that a
 //!   process that reads always goes on;
 //! - a channel is opened only where its Opened has room ([`ProcessQueue::has_room_to_open`]), so Opened, which wait
@@ -16,7 +16,7 @@
 //! Knows nothing of how a shard is woken: that is a callback.
 
 use super::sleep::Sleep;
-use crate::admission::{Charge, Fund, HeapBytes, Kind, Ledger, Purse};
+use crate::admission::{Charge, Fund, HeapBytes, HeldAs, Ledger, ProcessFund};
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::shard::event::Event;
@@ -45,7 +45,7 @@ impl Default for QueueLimits {
 
 /// Events of one owner, from one turn of one shard.
 #[derive(Debug)]
-pub struct Batch {
+pub struct EventBatch {
     /// Whose.
     pub owner: OwnerId,
     /// In order.
@@ -59,7 +59,7 @@ pub struct Batch {
     charge: Option<Charge>,
 }
 
-impl Batch {
+impl EventBatch {
     /// An empty batch.
     pub fn new(owner: OwnerId) -> Self {
         Self::with_room(owner, 0)
@@ -112,7 +112,7 @@ impl Batch {
 }
 
 /// What a batch takes of memory in the queue: itself, and a word with its state.
-const BATCH_BYTES: usize = size_of::<Batch>() + size_of::<usize>();
+const BATCH_BYTES: usize = size_of::<EventBatch>() + size_of::<usize>();
 
 /// What an event takes of memory beside what it points to.
 const EVENT_BYTES: usize = size_of::<Event>();
@@ -120,7 +120,7 @@ const EVENT_BYTES: usize = size_of::<Event>();
 /// A batch may have room for so many events more than twice what it has.
 const SPARE_EVENTS: usize = 16;
 
-struct Shared {
+struct EventQueueShared {
     limits: QueueLimits,
     outcomes_max: usize,
     messages: AtomicUsize,
@@ -148,8 +148,8 @@ impl Drop for WakeAtEnd {
 /// The shards' end.
 #[derive(Clone)]
 pub struct ProcessQueue {
-    shared: Arc<Shared>,
-    sender: Sender<Batch>,
+    shared: Arc<EventQueueShared>,
+    sender: Sender<EventBatch>,
     // Behind the sender, which must be gone by then.
     sleep: WakeAtEnd,
 }
@@ -162,8 +162,8 @@ impl std::fmt::Debug for ProcessQueue {
 
 /// The process' end.
 pub struct ProcessReceiver {
-    shared: Arc<Shared>,
-    receiver: Receiver<Batch>,
+    shared: Arc<EventQueueShared>,
+    receiver: Receiver<EventBatch>,
     sleep: Arc<Sleep<Waker>>,
 }
 
@@ -198,7 +198,7 @@ pub fn process_queue_for(
     wake: impl Fn(usize) + Send + Sync + 'static,
 ) -> (ProcessQueue, ProcessReceiver) {
     let (sender, receiver) = crossbeam_channel::unbounded();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(EventQueueShared {
         limits,
         outcomes_max,
         messages: AtomicUsize::new(0),
@@ -211,7 +211,7 @@ pub fn process_queue_for(
     });
     let sleep = Arc::new(Sleep::new());
     // From the first batch on, the channel keeps memory for some dozens: a part of what the queue itself costs.
-    let primed = sender.send(Batch::new(OwnerId(0))).is_ok() && receiver.try_recv().is_ok();
+    let primed = sender.send(EventBatch::new(OwnerId(0))).is_ok() && receiver.try_recv().is_ok();
     debug_assert!(primed, "its receiver is here");
     let queue = ProcessQueue { shared: shared.clone(), sender, sleep: WakeAtEnd(sleep.clone()) };
     (queue, ProcessReceiver { shared, receiver, sleep })
@@ -219,7 +219,7 @@ pub fn process_queue_for(
 
 impl ProcessQueue {
     /// Whether another message for `purse` may follow those in the queue and those of `pending`, which is not sent yet.
-    pub fn has_room(&self, purse: &Purse, pending: Option<&Batch>) -> bool {
+    pub fn has_room(&self, purse: &ProcessFund, pending: Option<&EventBatch>) -> bool {
         let pending = pending.map_or((0, 0), |batch| (batch.messages, batch.bytes));
         let messages = self.shared.messages.load(Ordering::Relaxed) + pending.0;
         let queued = self.shared.bytes.load(Ordering::Relaxed) + pending.1;
@@ -231,7 +231,7 @@ impl ProcessQueue {
 
     /// Whether a channel may be opened of which `opened_bytes` are told. What is kept of channels (by a link) counts too,
     /// so this can be false while the queue is empty.
-    pub fn has_room_to_open(&self, purse: &Purse, pending: Option<&Batch>, opened_bytes: usize) -> bool {
+    pub fn has_room_to_open(&self, purse: &ProcessFund, pending: Option<&EventBatch>, opened_bytes: usize) -> bool {
         let bytes = pending.map_or(0, |batch| batch.bytes);
         let queued = self.shared.bytes.load(Ordering::Relaxed) + bytes;
         queued < self.shared.limits.bytes_max && purse.has_room(bytes + opened_bytes + 2 * EVENT_BYTES)
@@ -243,7 +243,7 @@ impl ProcessQueue {
     }
 
     /// Where memory for one of its processes is charged.
-    pub fn purse(&self, process: ProcessId) -> Purse {
+    pub fn purse(&self, process: ProcessId) -> ProcessFund {
         self.shared.fund.purse(process)
     }
 
@@ -260,7 +260,7 @@ impl ProcessQueue {
     }
 
     /// Hands a batch over, charged to `purse`. Returns false when the process is gone.
-    pub fn send(&self, purse: &Purse, mut batch: Batch) -> bool {
+    pub fn send(&self, purse: &ProcessFund, mut batch: EventBatch) -> bool {
         if batch.failures > 0 {
             self.limit_failures(&mut batch);
         }
@@ -272,7 +272,7 @@ impl ProcessQueue {
             self.shared.outcomes.fetch_add(outcomes, Ordering::Relaxed);
         }
         // Room was looked for before its events were made; what came into an empty queue may be more.
-        batch.charge = Some(purse.charge_anyway(Kind::Events, batch.held_bytes()));
+        batch.charge = Some(purse.charge_anyway(HeldAs::Events, batch.held_bytes()));
         let sent = self.sender.send(batch).is_ok();
         self.sleep.0.wake();
         sent
@@ -281,12 +281,12 @@ impl ProcessQueue {
     /// Ends the sleep of the process, without events.
     pub fn wake(&self, owner: OwnerId) {
         // Who is gone sleeps no more.
-        let _ = self.sender.send(Batch::new(owner));
+        let _ = self.sender.send(EventBatch::new(owner));
         self.sleep.0.wake();
     }
 
     /// Leaves out failures for which there is no place.
-    fn limit_failures(&self, batch: &mut Batch) {
+    fn limit_failures(&self, batch: &mut EventBatch) {
         let places = (self.shared.outcomes_max / 2).saturating_sub(self.shared.outcomes.load(Ordering::Relaxed));
         let mut left = batch.failures.min(places);
         batch.failures = left;
@@ -304,7 +304,7 @@ impl ProcessQueue {
     }
 }
 
-impl Shared {
+impl EventQueueShared {
     fn is_half_empty(&self) -> bool {
         let (messages, bytes) = (self.messages.load(Ordering::SeqCst), self.bytes.load(Ordering::SeqCst));
         let short_bytes = self.short_bytes.load(Ordering::SeqCst);
@@ -314,7 +314,7 @@ impl Shared {
     }
 
     /// Whether `more` can be charged beside what is in the queue, `queued` bytes.
-    fn is_covered(&self, purse: &Purse, queued: usize, more: usize) -> bool {
+    fn is_covered(&self, purse: &ProcessFund, queued: usize, more: usize) -> bool {
         let is_covered = purse.has_room(more);
         let short_bytes = if is_covered { 0 } else { queued + 1 };
         if self.short_bytes.load(Ordering::Relaxed) != short_bytes {
@@ -329,7 +329,7 @@ impl ProcessReceiver {
     ///
     /// # Errors
     /// When none came in time, or none will come any more.
-    pub fn recv(&self, timeout: Duration) -> Result<Batch, RecvError> {
+    pub fn recv(&self, timeout: Duration) -> Result<EventBatch, RecvError> {
         let mut found = self.receiver.try_recv();
         if matches!(found, Err(TryRecvError::Empty)) {
             self.sleep.until(timeout, || {
@@ -344,7 +344,7 @@ impl ProcessReceiver {
     ///
     /// # Errors
     /// When none will come any more.
-    pub fn poll_recv(&self, context: &mut Context<'_>) -> Poll<Result<Batch, RecvError>> {
+    pub fn poll_recv(&self, context: &mut Context<'_>) -> Poll<Result<EventBatch, RecvError>> {
         let mut found = self.receiver.try_recv();
         if matches!(found, Err(TryRecvError::Empty)) {
             self.sleep.register(context.waker().clone());
@@ -360,11 +360,11 @@ impl ProcessReceiver {
     ///
     /// # Errors
     /// `Timeout` when there is none now, `Stopped` when none will come any more.
-    pub fn try_recv(&self) -> Result<Batch, RecvError> {
+    pub fn try_recv(&self) -> Result<EventBatch, RecvError> {
         self.taken(self.receiver.try_recv())
     }
 
-    fn taken(&self, found: Result<Batch, TryRecvError>) -> Result<Batch, RecvError> {
+    fn taken(&self, found: Result<EventBatch, TryRecvError>) -> Result<EventBatch, RecvError> {
         let batch = found.map_err(|error| match error {
             TryRecvError::Empty => RecvError::Timeout,
             TryRecvError::Disconnected => RecvError::Stopped,
@@ -374,7 +374,7 @@ impl ProcessReceiver {
     }
 
     /// Counts a batch out, and wakes the shards that wait once half of the queue is empty.
-    fn account(&self, batch: &Batch) {
+    fn account(&self, batch: &EventBatch) {
         self.shared.messages.fetch_sub(batch.messages, Ordering::SeqCst);
         self.shared.bytes.fetch_sub(batch.bytes, Ordering::SeqCst);
         let outcomes = batch.outcomes + batch.failures;
@@ -399,8 +399,8 @@ mod tests {
     use crate::shard::event::Opened;
     use bytes::Bytes;
 
-    fn batch(messages: usize) -> Batch {
-        let mut batch = Batch::new(OwnerId(1));
+    fn batch(messages: usize) -> EventBatch {
+        let mut batch = EventBatch::new(OwnerId(1));
         for _ in 0..messages {
             batch.push(Event::Message {
                 channel: ChannelId::new(1),
@@ -443,7 +443,7 @@ mod tests {
         let purse = queue.purse("p:test:sys".parse().unwrap());
         let mut channels = 0;
         while queue.has_room_to_open(&purse, None, 10_000) {
-            let mut opened = Batch::new(OwnerId(1));
+            let mut opened = EventBatch::new(OwnerId(1));
             opened.push(Event::Opened(Box::new(Opened {
                 channel: ChannelId::new(1),
                 path: "x".repeat(10_000).into(),
@@ -468,7 +468,7 @@ mod tests {
         let (queue, receiver) = process_queue(1, limits, &Ledger::default(), |_| {});
         let purse = queue.purse("p:test:sys".parse().unwrap());
         for _ in 0..2 {
-            let mut told = Batch::new(OwnerId(1));
+            let mut told = EventBatch::new(OwnerId(1));
             for ticket in 0..5 {
                 told.push(Event::Failed { ticket, outcome: Default::default() });
             }

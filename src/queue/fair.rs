@@ -8,7 +8,7 @@
 //! round once, and exactly while it has something to do; what is in a lane still counts as held in the inbox, and against
 //! its producer's share of it. Knows nothing of what an order is.
 
-use super::orders::{Account, Done, Entry, Inbox};
+use super::orders::{Account, FinishedOrders, Inbox, QueuedOrder};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -23,7 +23,7 @@ const FEW: usize = 4;
 const TAKEN_MAX: usize = 2_048;
 
 /// An order, or what is left of one.
-pub enum Order<T, R> {
+pub enum OrderOrRest<T, R> {
     /// As it was sent.
     New(T),
     /// It was begun.
@@ -31,39 +31,39 @@ pub enum Order<T, R> {
 }
 
 /// Obeys orders.
-pub trait Server<T, R> {
+pub trait OrderServer<T, R> {
     /// Whether there is room for one more in this turn.
     fn has_room(&self) -> bool;
 
     /// Obeys an order, for about `slice_ns` of work. Returns how much it was, and what is left of the order.
-    fn obey(&mut self, order: Order<T, R>, slice_ns: u64) -> (u64, Option<R>);
+    fn obey(&mut self, order: OrderOrRest<T, R>, slice_ns: u64) -> (u64, Option<R>);
 }
 
 /// See the module.
 pub struct Producers<T, R> {
     inbox: Inbox<T>,
-    lanes: Slab<Lane<T, R>>,
+    lanes: Slab<ProducerLane<T, R>>,
     /// By account.
     by_account: FxHashMap<usize, usize>,
     /// Lanes with something to do, the next first.
     round: VecDeque<usize>,
 }
 
-struct Lane<T, R> {
+struct ProducerLane<T, R> {
     account: Account,
-    orders: VecDeque<Entry<T>>,
+    orders: VecDeque<QueuedOrder<T>>,
     /// What is left of the order that was begun, and the bytes that it stands for.
     rest: Option<(R, u64)>,
     /// What it may still cost before the next lane is served; below zero, what it has cost too much.
     credit_ns: i64,
 }
 
-impl<T, R> Lane<T, R> {
-    fn next(&mut self) -> Option<(Order<T, R>, u64)> {
+impl<T, R> ProducerLane<T, R> {
+    fn next(&mut self) -> Option<(OrderOrRest<T, R>, u64)> {
         if let Some((rest, bytes)) = self.rest.take() {
-            return Some((Order::Rest(rest), bytes));
+            return Some((OrderOrRest::Rest(rest), bytes));
         }
-        self.orders.pop_front().map(|entry| (Order::New(entry.command), entry.bytes))
+        self.orders.pop_front().map(|entry| (OrderOrRest::New(entry.command), entry.bytes))
     }
 
     fn is_idle(&self) -> bool {
@@ -94,8 +94,8 @@ impl<T, R> Producers<T, R> {
 
     /// Has orders obeyed until there is no room for more: at most `orders_max`, and none once they stand for `bytes_max`
     /// bytes or more.
-    pub fn serve(&mut self, orders_max: usize, bytes_max: u64, server: &mut impl Server<T, R>) {
-        let mut done = Done::default();
+    pub fn serve(&mut self, orders_max: usize, bytes_max: u64, server: &mut impl OrderServer<T, R>) {
+        let mut done = FinishedOrders::default();
         let (mut served, mut taken) = (0, 0);
         while served < orders_max && done.bytes < bytes_max && server.has_room() {
             if self.round.is_empty() {
@@ -139,16 +139,16 @@ impl<T, R> Producers<T, R> {
         let Self { lanes, round, by_account, .. } = self;
         *by_account.entry(account.number()).or_insert_with(|| {
             let credit_ns = CREDIT_NS as i64;
-            let lane = Lane { account: account.clone(), orders: VecDeque::new(), rest: None, credit_ns };
+            let lane = ProducerLane { account: account.clone(), orders: VecDeque::new(), rest: None, credit_ns };
             let lane = lanes.insert(lane);
             round.push_back(lane);
             lane
         })
     }
 
-    fn serve_at_once(&mut self, entry: Entry<T>, server: &mut impl Server<T, R>, done: &mut Done) {
-        let Entry { command, bytes, account } = entry;
-        let (_, rest) = server.obey(Order::New(command), CREDIT_NS);
+    fn serve_at_once(&mut self, entry: QueuedOrder<T>, server: &mut impl OrderServer<T, R>, done: &mut FinishedOrders) {
+        let QueuedOrder { command, bytes, account } = entry;
+        let (_, rest) = server.obey(OrderOrRest::New(command), CREDIT_NS);
         match rest {
             None => done.add(&account, bytes),
             Some(rest) => {
@@ -159,7 +159,7 @@ impl<T, R> Producers<T, R> {
     }
 
     /// Serves the lane whose turn it is with one order, or passes its turn on. Returns whether an order was obeyed.
-    fn serve_one(&mut self, server: &mut impl Server<T, R>, done: &mut Done) -> bool {
+    fn serve_one(&mut self, server: &mut impl OrderServer<T, R>, done: &mut FinishedOrders) -> bool {
         let Some(&place) = self.round.front() else { return false };
         let lane = &mut self.lanes[place];
         if lane.credit_ns <= 0 {

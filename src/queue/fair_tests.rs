@@ -1,5 +1,5 @@
 use super::*;
-use crate::queue::orders::{InboxSender, Limits, NeverAsleep, inbox};
+use crate::queue::orders::{InboxLimits, InboxSender, NeverAsleep, inbox};
 use proptest::prelude::*;
 
 /// An order: whose, which, and how much work.
@@ -14,13 +14,13 @@ struct Worker {
     finished: Vec<(usize, u32)>,
 }
 
-impl Server<Job, Job> for Worker {
+impl OrderServer<Job, Job> for Worker {
     fn has_room(&self) -> bool {
         self.left_ns > 0
     }
 
-    fn obey(&mut self, order: Order<Job, Job>, slice_ns: u64) -> (u64, Option<Job>) {
-        let (Order::New((producer, number, cost_ns)) | Order::Rest((producer, number, cost_ns))) = order;
+    fn obey(&mut self, order: OrderOrRest<Job, Job>, slice_ns: u64) -> (u64, Option<Job>) {
+        let (OrderOrRest::New((producer, number, cost_ns)) | OrderOrRest::Rest((producer, number, cost_ns))) = order;
         let spent_ns = cost_ns.min(slice_ns);
         self.left_ns = self.left_ns.saturating_sub(spent_ns);
         self.served_ns.push((producer, spent_ns));
@@ -33,7 +33,7 @@ impl Server<Job, Job> for Worker {
 }
 
 fn producers() -> (InboxSender<Job>, Producers<Job, Job>) {
-    let (sender, inbox) = inbox(Limits { commands_max: 4_000, bytes_max: 1 << 20 }, NeverAsleep);
+    let (sender, inbox) = inbox(InboxLimits { commands_max: 4_000, bytes_max: 1 << 20 }, NeverAsleep);
     (sender, Producers::new(inbox))
 }
 

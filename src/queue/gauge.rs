@@ -13,14 +13,14 @@ const COMMANDS_COUNTABLE: u32 = (1 << (u64::BITS - BYTES_BITS)) - 1;
 
 /// The limits of an inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct InboxLimits {
     /// Commands, at least 1, at most 2^24 − 1. Their slots are allocated at once.
     pub commands_max: u32,
     /// Bytes of payload that the commands stand for, at most 2^39 − 1.
     pub bytes_max: u64,
 }
 
-impl Limits {
+impl InboxLimits {
     /// One part of `parts`, at least one command.
     pub(super) fn share(self, parts: u64) -> Self {
         let commands_max = u64::from(self.commands_max) / parts;
@@ -38,17 +38,17 @@ pub(super) fn countable(bytes: usize) -> u64 {
 #[repr(align(64))]
 pub(super) struct Gauge {
     held: AtomicU64,
-    limits: Limits,
+    limits: InboxLimits,
 }
 
 impl Gauge {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: InboxLimits) -> Self {
         assert!((1..=COMMANDS_COUNTABLE).contains(&limits.commands_max));
         assert!(limits.bytes_max < BYTES_COUNTABLE);
         Self { held: AtomicU64::new(0), limits }
     }
 
-    pub(super) fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> InboxLimits {
         self.limits
     }
 

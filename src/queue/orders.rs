@@ -2,7 +2,7 @@
 //! shard is woken.
 //!
 //! Invariants: a command that was accepted is handed to the shard once, in the order of its producer's calls, unless
-//! the shard ends first. The queue holds at most the commands and bytes of its [`Limits`], and one [`Account`] at most
+//! the shard ends first. The queue holds at most the commands and bytes of its [`InboxLimits`], and one [`Account`] at most
 //! a quarter of each; a single command bigger than that passes when its account (and the queue) holds nothing. A shard
 //! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. Who waits for room
 //! is woken after each drain.
@@ -10,7 +10,7 @@
 //! Knows no I/O: what wakes the shard is given as a [`Wake`]. The parts whose orderings matter (`wake_flag`, `room`,
 //! `gauge`) are modelled with loom by `cargo test --test loom_inbox`.
 
-pub use super::gauge::Limits;
+pub use super::gauge::InboxLimits;
 use super::gauge::{self, Gauge};
 use super::room::{Room, Waiter};
 use super::wake_flag::WakeFlag;
@@ -39,7 +39,7 @@ impl Wake for NeverAsleep {
 
 /// Why a command was not taken; it comes back.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused<T> {
+pub enum SendRefused<T> {
     /// The account or the queue is full. Room comes as soon as the shard drains.
     #[error("the shard's inbox is full, or this producer's share of it")]
     Full(T),
@@ -48,7 +48,7 @@ pub enum Refused<T> {
     Stopped(T),
 }
 
-impl<T> std::fmt::Debug for Refused<T> {
+impl<T> std::fmt::Debug for SendRefused<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Full(_) => "Full(..)",
@@ -60,7 +60,7 @@ impl<T> std::fmt::Debug for Refused<T> {
 /// The shard takes no more commands; the one that was offered comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the shard has stopped")]
-pub struct Stopped<T>(pub T);
+pub struct InboxStopped<T>(pub T);
 
 /// What one producer holds of one inbox. Make one per process and inbox; clones are the same account.
 #[derive(Debug, Clone)]
@@ -82,13 +82,13 @@ impl Account {
     }
 }
 
-pub(super) struct Entry<T> {
+pub(super) struct QueuedOrder<T> {
     pub command: T,
     pub bytes: u64,
     pub account: Account,
 }
 
-struct Shared {
+struct InboxShared {
     held: Gauge,
     flag: WakeFlag,
     room: Room<Waker>,
@@ -100,10 +100,10 @@ struct Shared {
 }
 
 /// Makes the inbox of a shard that `wake` wakes.
-pub fn inbox<T>(limits: Limits, wake: impl Wake + 'static) -> (InboxSender<T>, Inbox<T>) {
+pub fn inbox<T>(limits: InboxLimits, wake: impl Wake + 'static) -> (InboxSender<T>, Inbox<T>) {
     let held = Gauge::new(limits);
     let (sender, receiver) = crossbeam_channel::bounded(held.limits().commands_max as usize);
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(InboxShared {
         held,
         flag: WakeFlag::new(),
         room: Room::new(),
@@ -118,7 +118,7 @@ pub fn inbox<T>(limits: Limits, wake: impl Wake + 'static) -> (InboxSender<T>, I
     )
 }
 
-impl Shared {
+impl InboxShared {
     fn wake_if_asleep(&self) {
         if self.flag.must_wake() {
             self.wake.wake();
@@ -128,10 +128,10 @@ impl Shared {
 
 /// The producers' side.
 pub struct InboxSender<T> {
-    queue: Sender<Entry<T>>,
+    queue: Sender<QueuedOrder<T>>,
     /// Only for what would stay behind in the queue of a shard that is gone.
-    leftovers: Receiver<Entry<T>>,
-    shared: Arc<Shared>,
+    leftovers: Receiver<QueuedOrder<T>>,
+    shared: Arc<InboxShared>,
 }
 
 impl<T> Clone for InboxSender<T> {
@@ -150,22 +150,22 @@ impl<T> InboxSender<T> {
     /// Never waits.
     ///
     /// # Errors
-    /// No room now, or no shard; see [`Refused`].
-    pub fn try_send(&self, command: T, bytes: usize, account: &Account) -> Result<(), Refused<T>> {
+    /// No room now, or no shard; see [`SendRefused`].
+    pub fn try_send(&self, command: T, bytes: usize, account: &Account) -> Result<(), SendRefused<T>> {
         if self.shared.stopped.load(Ordering::Acquire) {
-            return Err(Refused::Stopped(command));
+            return Err(SendRefused::Stopped(command));
         }
         let bytes = gauge::countable(bytes);
         if !account.0.try_take(bytes) {
-            return Err(Refused::Full(command));
+            return Err(SendRefused::Full(command));
         }
         if !self.shared.held.try_take(bytes) {
             // Whoever met the account full meanwhile is not forgotten: the queue that refused us holds commands, and
             // draining them wakes everybody who waits.
             account.0.release(1, bytes);
-            return Err(Refused::Full(command));
+            return Err(SendRefused::Full(command));
         }
-        match self.queue.try_send(Entry { command, bytes, account: account.clone() }) {
+        match self.queue.try_send(QueuedOrder { command, bytes, account: account.clone() }) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => unreachable!("the gauge admits no more commands than the queue has slots"),
             Err(TrySendError::Disconnected(_)) => unreachable!("this sender holds a receiver"),
@@ -184,13 +184,13 @@ impl<T> InboxSender<T> {
     ///
     /// # Errors
     /// The shard has stopped.
-    pub fn send_wait(&self, mut command: T, bytes: usize, account: &Account) -> Result<(), Stopped<T>> {
+    pub fn send_wait(&self, mut command: T, bytes: usize, account: &Account) -> Result<(), InboxStopped<T>> {
         let mut registered = false;
         loop {
             command = match self.try_send(command, bytes, account) {
                 Ok(()) => return Ok(()),
-                Err(Refused::Stopped(command)) => return Err(Stopped(command)),
-                Err(Refused::Full(command)) => command,
+                Err(SendRefused::Stopped(command)) => return Err(InboxStopped(command)),
+                Err(SendRefused::Full(command)) => command,
             };
             if registered {
                 // Returns at once when room was announced since we registered, and now and then for no reason.
@@ -211,7 +211,7 @@ impl<T> InboxSender<T> {
         command: T,
         bytes: usize,
         account: &Account,
-    ) -> impl Future<Output = Result<(), Stopped<T>>> + use<'_, T> {
+    ) -> impl Future<Output = Result<(), InboxStopped<T>>> + use<'_, T> {
         let account = account.clone();
         let mut command = Some(command);
         poll_fn(move |context| self.poll_send(&mut command, bytes, &account, context))
@@ -231,13 +231,13 @@ impl<T> InboxSender<T> {
         bytes: usize,
         account: &Account,
         context: &mut Context<'_>,
-    ) -> Poll<Result<(), Stopped<T>>> {
+    ) -> Poll<Result<(), InboxStopped<T>>> {
         for registered in [false, true] {
             let offered = command.take().expect("not polled again after it was ready");
             match self.try_send(offered, bytes, account) {
                 Ok(()) => return Poll::Ready(Ok(())),
-                Err(Refused::Stopped(back)) => return Poll::Ready(Err(Stopped(back))),
-                Err(Refused::Full(back)) => *command = Some(back),
+                Err(SendRefused::Stopped(back)) => return Poll::Ready(Err(InboxStopped(back))),
+                Err(SendRefused::Full(back)) => *command = Some(back),
             }
             if !registered {
                 self.shared.room.register(context.waker().clone());
@@ -269,13 +269,13 @@ impl<T> InboxSender<T> {
 /// Orders that are done, whose room is to be given back: neighbours of one account together, for producers tend to send
 /// in runs.
 #[derive(Default)]
-pub(super) struct Done {
+pub(super) struct FinishedOrders {
     pub orders: u64,
     pub bytes: u64,
     pub run: Option<(Account, u64, u64)>,
 }
 
-impl Done {
+impl FinishedOrders {
     pub fn add(&mut self, account: &Account, bytes: u64) {
         self.orders += 1;
         self.bytes += bytes;
@@ -295,8 +295,8 @@ impl Done {
 
 /// The shard's side. When it is dropped, senders are refused and commands left in the queue are dropped.
 pub struct Inbox<T> {
-    queue: Receiver<Entry<T>>,
-    shared: Arc<Shared>,
+    queue: Receiver<QueuedOrder<T>>,
+    shared: Arc<InboxShared>,
 }
 
 impl<T> Inbox<T> {
@@ -304,7 +304,7 @@ impl<T> Inbox<T> {
     /// `bytes_max` bytes or more. Returns how many; then their room is free and who waits for it is woken. Where producers
     /// are to be served in turn, see [`super::fair`].
     pub fn drain(&mut self, commands_max: usize, bytes_max: u64, mut each: impl FnMut(T)) -> usize {
-        let mut done = Done::default();
+        let mut done = FinishedOrders::default();
         while (done.orders as usize) < commands_max
             && done.bytes < bytes_max
             && let Some(entry) = self.take()
@@ -318,7 +318,7 @@ impl<T> Inbox<T> {
     }
 
     /// Takes the oldest command out. Its room is not free before it is [released](Self::release).
-    pub(super) fn take(&mut self) -> Option<Entry<T>> {
+    pub(super) fn take(&mut self) -> Option<QueuedOrder<T>> {
         self.queue.try_recv().ok()
     }
 
@@ -328,8 +328,8 @@ impl<T> Inbox<T> {
     }
 
     /// Frees the room of commands that are done, and wakes who waits for it.
-    pub(super) fn release(&mut self, done: Done) {
-        let Done { orders, bytes, run } = done;
+    pub(super) fn release(&mut self, done: FinishedOrders) {
+        let FinishedOrders { orders, bytes, run } = done;
         if let Some((account, run_orders, run_bytes)) = run {
             account.release(run_orders, run_bytes);
             self.shared.held.release(orders, bytes);

@@ -27,8 +27,8 @@ impl Wake for WakeThread {
     }
 }
 
-fn limits(commands_max: u32, bytes_max: u64) -> Limits {
-    Limits { commands_max, bytes_max }
+fn limits(commands_max: u32, bytes_max: u64) -> InboxLimits {
+    InboxLimits { commands_max, bytes_max }
 }
 
 fn drained(inbox: &mut Inbox<u32>) -> Vec<u32> {
@@ -61,13 +61,13 @@ fn one_account_holds_a_quarter_and_the_rest_stays_for_others() {
     for command in 0..4 {
         sender.try_send(command, 1, &accounts[0]).unwrap();
     }
-    assert_eq!(sender.try_send(9, 1, &accounts[0]), Err(Refused::Full(9)), "four of sixteen commands");
+    assert_eq!(sender.try_send(9, 1, &accounts[0]), Err(SendRefused::Full(9)), "four of sixteen commands");
     sender.try_send(10, 200, &accounts[1]).unwrap();
-    assert_eq!(sender.try_send(9, 51, &accounts[1]), Err(Refused::Full(9)), "251 of a quarter of 1000 bytes");
+    assert_eq!(sender.try_send(9, 51, &accounts[1]), Err(SendRefused::Full(9)), "251 of a quarter of 1000 bytes");
     sender.try_send(11, 50, &accounts[1]).unwrap();
     sender.try_send(12, 250, &accounts[2]).unwrap();
     sender.try_send(13, 250, &accounts[3]).unwrap();
-    assert_eq!(sender.try_send(9, 247, &accounts[4]), Err(Refused::Full(9)), "1001 bytes in all");
+    assert_eq!(sender.try_send(9, 247, &accounts[4]), Err(SendRefused::Full(9)), "1001 bytes in all");
     sender.try_send(14, 246, &accounts[4]).unwrap();
     assert_eq!(drained(&mut inbox), [0, 1, 2, 3, 10, 11, 12, 13, 14]);
     for account in &accounts {
@@ -83,7 +83,7 @@ fn a_refusal_by_the_queue_costs_the_account_nothing() {
     for account in &accounts[..4] {
         sender.try_send(0, 1, account).unwrap();
     }
-    assert_eq!(sender.try_send(0, 1, &accounts[4]), Err(Refused::Full(0)));
+    assert_eq!(sender.try_send(0, 1, &accounts[4]), Err(SendRefused::Full(0)));
     assert_eq!(accounts[4].0.held(), (0, 0));
 }
 
@@ -92,12 +92,12 @@ fn a_command_bigger_than_the_limits_passes_alone() {
     let (sender, mut inbox) = inbox(limits(16, 1000), NeverAsleep);
     let (one, other) = (sender.account(), sender.account());
     sender.try_send(1, usize::MAX, &one).unwrap();
-    assert_eq!(sender.try_send(2, 0, &one), Err(Refused::Full(2)));
-    assert_eq!(sender.try_send(2, 1, &other), Err(Refused::Full(2)));
+    assert_eq!(sender.try_send(2, 0, &one), Err(SendRefused::Full(2)));
+    assert_eq!(sender.try_send(2, 1, &other), Err(SendRefused::Full(2)));
     assert_eq!(drained(&mut inbox), [1]);
     assert_eq!((sender.held(), one.0.held()), ((0, 0), (0, 0)));
     sender.try_send(2, 1, &other).unwrap();
-    assert_eq!(sender.try_send(3, 5000, &one), Err(Refused::Full(3)), "not beside others");
+    assert_eq!(sender.try_send(3, 5000, &one), Err(SendRefused::Full(3)), "not beside others");
 }
 
 #[test]
@@ -141,8 +141,8 @@ fn a_stopped_inbox_refuses_and_still_drains() {
     sender.try_send(1, 0, &account).unwrap();
     inbox.stop();
     assert!(sender.is_stopped());
-    assert_eq!(sender.try_send(2, 0, &account), Err(Refused::Stopped(2)));
-    assert_eq!(sender.send_wait(3, 0, &account), Err(Stopped(3)));
+    assert_eq!(sender.try_send(2, 0, &account), Err(SendRefused::Stopped(2)));
+    assert_eq!(sender.send_wait(3, 0, &account), Err(InboxStopped(3)));
     assert_eq!(drained(&mut inbox), [1]);
     sender.kick();
 }
@@ -154,7 +154,7 @@ fn commands_left_behind_are_dropped_with_the_inbox() {
     sender.try_send(command.clone(), 0, &sender.account()).unwrap();
     drop(inbox);
     assert_eq!(Arc::strong_count(&command), 1);
-    assert!(matches!(sender.try_send(command, 0, &sender.account()), Err(Refused::Stopped(_))));
+    assert!(matches!(sender.try_send(command, 0, &sender.account()), Err(SendRefused::Stopped(_))));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn who_blocks_goes_on_when_the_shard_drains_or_ends() {
         sender.try_send(3, 0, &account).unwrap();
         let waits = scope.spawn(|| sender.send_wait(4, 0, &account));
         drop(inbox);
-        assert_eq!(waits.join().unwrap(), Err(Stopped(4)));
+        assert_eq!(waits.join().unwrap(), Err(InboxStopped(4)));
     });
 }
 
@@ -195,7 +195,7 @@ fn async_senders_wait_for_room_without_blocking() {
     let mut send = std::pin::pin!(sender.send(3, 0, &account));
     assert!(send.as_mut().poll(&mut context).is_pending());
     drop(inbox);
-    assert_eq!(send.as_mut().poll(&mut context), Poll::Ready(Err(Stopped(3))));
+    assert_eq!(send.as_mut().poll(&mut context), Poll::Ready(Err(InboxStopped(3))));
 }
 
 struct CountWakes(AtomicUsize);

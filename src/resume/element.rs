@@ -3,7 +3,7 @@
 //! It carries a secret, so it is looked at here and nowhere else, never echoed, and taken out of a head that is shown to
 //! anybody ([`without_secrets`]).
 
-use super::token::Token;
+use super::token::ResumeToken;
 use crate::channel::ChannelId;
 
 const PREFIX: &str = "resume.";
@@ -13,35 +13,35 @@ const SECRETS: [&str; 2] = [PREFIX, "bearer."];
 
 /// What a client asks for that comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ask {
+pub struct ResumeAsk {
     /// Its channel.
     pub channel: ChannelId,
     /// Its token, not judged yet.
-    pub token: Token,
+    pub token: ResumeToken,
     /// How many messages of that channel it has received, those it was told to be dropped among them.
     pub received: u64,
 }
 
 /// Something began as an element to resume with, but is none; or there are several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
+pub struct MalformedElement;
 
 /// Looks for the element among the subprotocols that a client offers.
-pub fn find<'a>(offered: impl Iterator<Item = &'a [u8]>) -> Option<Result<Ask, Malformed>> {
+pub fn find<'a>(offered: impl Iterator<Item = &'a [u8]>) -> Option<Result<ResumeAsk, MalformedElement>> {
     let mut elements = offered.filter(|element| element.starts_with(PREFIX.as_bytes()));
     let first = elements.next()?;
     if elements.next().is_some() {
-        return Some(Err(Malformed));
+        return Some(Err(MalformedElement));
     }
-    Some(parse(&first[PREFIX.len()..]).ok_or(Malformed))
+    Some(parse(&first[PREFIX.len()..]).ok_or(MalformedElement))
 }
 
-fn parse(element: &[u8]) -> Option<Ask> {
+fn parse(element: &[u8]) -> Option<ResumeAsk> {
     let mut parts = std::str::from_utf8(element).ok()?.split('.');
     let channel = u32::try_from(number(parts.next()?)?).ok()?;
-    let token = Token::parse(parts.next()?)?;
+    let token = ResumeToken::parse(parts.next()?)?;
     let received = number(parts.next()?)?;
-    parts.next().is_none().then_some(Ask { channel: ChannelId::new(channel), token, received })
+    parts.next().is_none().then_some(ResumeAsk { channel: ChannelId::new(channel), token, received })
 }
 
 /// Digits alone: `parse` would take a sign.
@@ -66,7 +66,7 @@ mod tests {
     use crate::resume::token::Keys;
     use proptest::prelude::*;
 
-    fn offered(elements: &[&str]) -> Option<Result<Ask, Malformed>> {
+    fn offered(elements: &[&str]) -> Option<Result<ResumeAsk, MalformedElement>> {
         find(elements.iter().map(|element| element.as_bytes()))
     }
 
@@ -74,12 +74,12 @@ mod tests {
     fn the_element_is_found_among_others_and_once() {
         let token = Keys::new(&[1; 32]).mint(ChannelId::new(7), 5);
         let element = format!("resume.7.{}.120", token.text());
-        let ask = Ask { channel: ChannelId::new(7), token, received: 120 };
+        let ask = ResumeAsk { channel: ChannelId::new(7), token, received: 120 };
         assert_eq!(offered(&["pushring.1", &element]), Some(Ok(ask)));
         assert_eq!(offered(&["pushring.1", "resumed"]), None);
-        assert_eq!(offered(&[&element, &element]), Some(Err(Malformed)));
+        assert_eq!(offered(&[&element, &element]), Some(Err(MalformedElement)));
         for broken in ["resume.", "resume.7", "resume.7.x.1", "resume.+7.x.1"] {
-            assert_eq!(offered(&[broken]), Some(Err(Malformed)), "{broken}");
+            assert_eq!(offered(&[broken]), Some(Err(MalformedElement)), "{broken}");
         }
         let text = token.text();
         for broken in [
@@ -90,7 +90,7 @@ mod tests {
             format!("resume.7.{text}.18446744073709551616"),
             format!("resume.7.{text}.1.2"),
         ] {
-            assert_eq!(offered(&[&broken]), Some(Err(Malformed)), "{broken}");
+            assert_eq!(offered(&[&broken]), Some(Err(MalformedElement)), "{broken}");
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
         fn what_is_written_is_read(id: u32, random: u32, received: u64) {
             let token = Keys::new(&[1; 32]).mint(ChannelId::new(id), random);
             let element = format!("resume.{id}.{}.{received}", token.text());
-            let ask = Ask { channel: ChannelId::new(id), token, received };
+            let ask = ResumeAsk { channel: ChannelId::new(id), token, received };
             prop_assert_eq!(find(std::iter::once(element.as_bytes())), Some(Ok(ask)));
         }
     }

@@ -11,9 +11,9 @@ pub mod element;
 pub mod text;
 pub mod token;
 
-pub use element::{Ask, Malformed};
-pub use text::{Answer, Control, MARK, Refusal};
-pub use token::{Keys, Mismatch, Token};
+pub use element::{MalformedElement, ResumeAsk};
+pub use text::{Control, MARK, ResumeAnswer, ResumeRefusal};
+pub use token::{Keys, Mismatch, ResumeToken};
 
 /// The subprotocol, as it is offered and echoed.
 pub const SUBPROTOCOL: &str = "pushring.1";

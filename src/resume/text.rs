@@ -3,7 +3,7 @@
 //!
 //! Invariant: every text here is valid UTF-8 and whole; positions are counts of messages, and no control text counts.
 
-use super::token::Token;
+use super::token::ResumeToken;
 use crate::channel::ChannelId;
 use serde::Deserialize;
 use std::fmt::Write;
@@ -13,7 +13,7 @@ pub const MARK: u8 = 0x1e;
 
 /// Why a client that came back begins anew, or with a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ResumeRefusal {
     /// There is no such channel: it was closed, its token was used already, or what was brought is no token.
     Unknown,
     /// The channel has ended while nobody was there for it.
@@ -26,7 +26,7 @@ pub enum Refusal {
     Elsewhere,
 }
 
-impl Refusal {
+impl ResumeRefusal {
     /// In one word, as it is told.
     pub fn name(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Refusal {
 
 /// What a client that came back is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum ResumeAnswer {
     /// Nobody came back: the channel is new.
     New,
     /// All that was missed follows.
@@ -59,28 +59,28 @@ pub enum Answer {
     /// The channel is another one than was asked for.
     Anew {
         /// Why.
-        why: Refusal,
+        why: ResumeRefusal,
         /// How many messages of the old one are lost, where that is known.
         lost: Option<u64>,
     },
 }
 
 /// The first message of a connection.
-pub fn hello(channel: ChannelId, token: Token, window_ms: u64, answer: Answer) -> String {
+pub fn hello(channel: ChannelId, token: ResumeToken, window_ms: u64, answer: ResumeAnswer) -> String {
     let mut text =
         format!(r#"{{"pushring":1,"channel_id":{channel},"resume":"{}","window_ms":{window_ms}"#, token.text());
     // Writing into a String cannot fail.
     let _ = match answer {
-        Answer::New => Ok(()),
-        Answer::Resumed { received } => write!(text, r#","resumed":true,"received":{received}"#),
-        Answer::Gap { lost, received } => {
-            let why = Refusal::Trimmed.name();
+        ResumeAnswer::New => Ok(()),
+        ResumeAnswer::Resumed { received } => write!(text, r#","resumed":true,"received":{received}"#),
+        ResumeAnswer::Gap { lost, received } => {
+            let why = ResumeRefusal::Trimmed.name();
             write!(text, r#","resumed":false,"reason":"{why}","lost":{lost},"received":{received}"#)
         }
-        Answer::Anew { why, lost: Some(lost) } => {
+        ResumeAnswer::Anew { why, lost: Some(lost) } => {
             write!(text, r#","resumed":false,"reason":"{}","lost":{lost}"#, why.name())
         }
-        Answer::Anew { why, lost: None } => write!(text, r#","resumed":false,"reason":"{}""#, why.name()),
+        ResumeAnswer::Anew { why, lost: None } => write!(text, r#","resumed":false,"reason":"{}""#, why.name()),
     };
     text.push('}');
     text
@@ -105,7 +105,7 @@ pub enum Control {
 pub struct NoControl;
 
 #[derive(Deserialize)]
-struct Said {
+struct ControlFields {
     #[serde(default)]
     ack: Option<u64>,
 }
@@ -117,7 +117,7 @@ struct Said {
 pub fn control(text: &[u8]) -> Result<Control, NoControl> {
     // A derived reader would take an array for the fields in their order.
     let is_object = text.trim_ascii_start().first() == Some(&b'{');
-    let said: Said = is_object.then(|| serde_json::from_slice(text).ok()).flatten().ok_or(NoControl)?;
+    let said: ControlFields = is_object.then(|| serde_json::from_slice(text).ok()).flatten().ok_or(NoControl)?;
     Ok(said.ack.map_or(Control::Other, Control::Ack))
 }
 
@@ -141,15 +141,15 @@ mod tests {
             assert_eq!(value["resume"].as_str().unwrap().len(), 22);
             text.strip_prefix(&head).unwrap().to_owned()
         };
-        assert_eq!(hello(Answer::New), "}");
-        assert_eq!(hello(Answer::Resumed { received: 3 }), r#","resumed":true,"received":3}"#);
+        assert_eq!(hello(ResumeAnswer::New), "}");
+        assert_eq!(hello(ResumeAnswer::Resumed { received: 3 }), r#","resumed":true,"received":3}"#);
         assert_eq!(
-            hello(Answer::Gap { lost: 4, received: 3 }),
+            hello(ResumeAnswer::Gap { lost: 4, received: 3 }),
             r#","resumed":false,"reason":"trimmed","lost":4,"received":3}"#
         );
-        let expired = Answer::Anew { why: Refusal::Expired, lost: Some(9) };
+        let expired = ResumeAnswer::Anew { why: ResumeRefusal::Expired, lost: Some(9) };
         assert_eq!(hello(expired), r#","resumed":false,"reason":"expired","lost":9}"#);
-        let elsewhere = Answer::Anew { why: Refusal::Elsewhere, lost: None };
+        let elsewhere = ResumeAnswer::Anew { why: ResumeRefusal::Elsewhere, lost: None };
         assert_eq!(hello(elsewhere), r#","resumed":false,"reason":"elsewhere"}"#);
     }
 

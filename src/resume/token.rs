@@ -25,15 +25,15 @@ const LABEL: &[u8] = b"pushring resume 1";
 
 /// A resume token. A secret of the client that it was given to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Token([u8; BYTES]);
+pub struct ResumeToken([u8; BYTES]);
 
-impl std::fmt::Debug for Token {
+impl std::fmt::Debug for ResumeToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token(..)")
+        f.write_str("ResumeToken(..)")
     }
 }
 
-impl Token {
+impl ResumeToken {
     /// Reads a token as it was given out; `None` if it is none.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; BYTES];
@@ -78,20 +78,20 @@ impl Keys {
     }
 
     /// A token for `channel`; `random` tells it from those that were made for it before.
-    pub fn mint(&self, channel: ChannelId, random: u32) -> Token {
+    pub fn mint(&self, channel: ChannelId, random: u32) -> ResumeToken {
         let mut bytes = [0; BYTES];
         bytes[..RUN_BYTES].copy_from_slice(&self.run);
         bytes[RUN_BYTES..NAME_BYTES].copy_from_slice(&random.to_be_bytes());
         let mac = self.over(channel, &bytes[..NAME_BYTES]).finalize().into_bytes();
         bytes[NAME_BYTES..].copy_from_slice(&mac[..BYTES - NAME_BYTES]);
-        Token(bytes)
+        ResumeToken(bytes)
     }
 
     /// Judges a token that a client brings for `channel`, in constant time.
     ///
     /// # Errors
     /// This run of the broker did not make it for that channel.
-    pub fn verify(&self, channel: ChannelId, token: &Token) -> Result<(), Mismatch> {
+    pub fn verify(&self, channel: ChannelId, token: &ResumeToken) -> Result<(), Mismatch> {
         if token.0[..RUN_BYTES] != self.run {
             return Err(Mismatch::Elsewhere);
         }
@@ -117,7 +117,7 @@ mod tests {
         let (ours, theirs) = (Keys::new(&[7; 32]), Keys::new(&[8; 32]));
         let token = ours.mint(id(3), 1);
         assert_eq!(token.text().len(), TEXT_BYTES);
-        assert_eq!(Token::parse(&token.text()), Some(token));
+        assert_eq!(ResumeToken::parse(&token.text()), Some(token));
         assert_eq!(ours.verify(id(3), &token), Ok(()));
         assert_eq!(ours.verify(id(4), &token), Err(Mismatch::Foreign));
         assert_eq!(theirs.verify(id(3), &token), Err(Mismatch::Elsewhere));
@@ -140,7 +140,7 @@ mod tests {
         for text in
             ["", "AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAA+", "AAAAAAAAAAAAAAAAAAAAAB"]
         {
-            assert!(Token::parse(text).is_none(), "{text}");
+            assert!(ResumeToken::parse(text).is_none(), "{text}");
         }
         let keys = Keys::new(&[7; 32]);
         let token = keys.mint(id(3), 1);

@@ -3,17 +3,17 @@
 use super::event::RequestId;
 use super::handler::Handler;
 use super::operating::{ChannelFilter, ChannelPage, Drain};
-use super::outcome::Part;
+use super::outcome::OutcomePart;
 use crate::admission::HeapBytes;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
-use crate::http::Response;
+use crate::http::PreparedResponse;
 use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use crate::queue::events::QueueLimits;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::owners::directory::{Directory, Owner};
-use crate::shard::owners::topics::{Claim, Topic};
+use crate::shard::owners::topics::{Topic, TopicClaim};
 pub use crate::shard::table::arrival::{Arrival, Carried, Handover};
 pub use crate::words::policy::Policy;
 use bytes::Bytes;
@@ -22,27 +22,27 @@ use std::sync::Arc;
 /// An order to one shard. Orders of one producer are obeyed in order.
 pub enum Command {
     /// One frame to one channel of this shard.
-    Push(Push),
+    Push(PushCommand),
     /// One frame to many channels of this shard.
     PushMany(Box<PushMany>),
     /// Several orders, obeyed in order: what a process hands over at a time costs one place in the inbox.
     Batch(Vec<Command>),
     /// End a channel behind what is queued for it.
-    Close(Box<Close>),
+    Close(Box<CloseCommand>),
     /// One frame of a guest to channels of this shard.
-    PushAsGuest(Box<GuestPush>),
+    PushAsGuest(Box<GuestPushCommand>),
     /// Subscribe a channel to a topic, or out of it.
-    Subscribe(Box<Subscribe>),
+    Subscribe(Box<SubscribeCommand>),
     /// Let a guest in to a channel, or no more.
-    Grant(Box<Grant>),
+    Grant(Box<GrantCommand>),
     /// The answer to a waiting HTTP request.
-    Respond(Box<Respond>),
+    Respond(Box<RespondCommand>),
     /// Use these routes and owners from now on.
     Adopt(Arc<Directory>, Acknowledge),
     /// A connection that another shard has accepted is for a channel of this one.
     Arrive(Carried, Box<Arrival>),
     /// Run a process here. Sent before it is adopted, so that no client comes before its handler.
-    Host(Box<Host>),
+    Host(Box<HostCommand>),
     /// A process is gone: close its channels and refuse its waiting requests.
     OwnerGone {
         /// Which.
@@ -73,7 +73,7 @@ pub enum Command {
         asked_us: u64,
     },
     /// Obey these numbers from now on.
-    Reconfigure(Arc<super::config::Config>),
+    Reconfigure(Arc<super::config::ShardConfig>),
     /// Close channels one after another, then stop.
     Drain(Box<Drain>),
     /// Close everything, then end.
@@ -89,7 +89,7 @@ pub enum Command {
 pub type Acknowledge = Option<Arc<dyn Send + Sync>>;
 
 /// A process that is to run on a shard.
-pub struct Host {
+pub struct HostCommand {
     /// It.
     pub owner: Arc<Owner>,
     /// How much it may leave unread.
@@ -100,7 +100,7 @@ pub struct Host {
 
 /// One frame to one channel.
 #[derive(Debug)]
-pub struct Push {
+pub struct PushCommand {
     /// To whom.
     pub channel: ChannelId,
     /// Who pushes; `None` is the broker's operator, who may push to any.
@@ -110,19 +110,19 @@ pub struct Push {
     /// What to do when the channel is over its budget.
     pub policy: Option<Policy>,
     /// Who wants to know what became of it.
-    pub asked: Asked,
+    pub asked: ReportTo,
 }
 
 /// Who wants to know what became of an order for one channel.
 #[derive(Debug, Default)]
-pub enum Asked {
+pub enum ReportTo {
     /// Nobody.
     #[default]
     Nobody,
     /// Its owner, by an [`Event::Failed`](super::event::Event::Failed) with this number, and only if it failed.
     Failure(u64),
     /// The holder of a ticket.
-    Outcome(Box<Part>),
+    Outcome(Box<OutcomePart>),
 }
 
 /// One frame to many channels.
@@ -141,7 +141,7 @@ pub struct PushMany {
     /// What to do where a channel is over its budget.
     pub policy: Option<Policy>,
     /// Wants to know what became of it.
-    pub part: Option<Box<Part>>,
+    pub part: Option<Box<OutcomePart>>,
 }
 
 /// The part of an audience that lives on one shard.
@@ -181,7 +181,7 @@ pub enum PushKind {
 
 /// Ends one channel.
 #[derive(Debug)]
-pub struct Close {
+pub struct CloseCommand {
     /// Which.
     pub channel: ChannelId,
     /// Who asks; `None` is the broker's operator.
@@ -189,12 +189,12 @@ pub struct Close {
     /// What the client is told.
     pub why: CloseFrame,
     /// Who wants to know: `closed`, `not_found` or `not_owner` counts 1. What is closed already is no failure.
-    pub asked: Asked,
+    pub asked: ReportTo,
 }
 
 /// One frame to channels that their owners have let a guest in to.
 #[derive(Debug)]
-pub struct GuestPush {
+pub struct GuestPushCommand {
     /// To whom.
     pub channels: Vec<ChannelId>,
     /// Who pushes: an address on another node.
@@ -202,12 +202,12 @@ pub struct GuestPush {
     /// What.
     pub frame: PushFrame,
     /// Wants to know what became of it.
-    pub part: Option<Box<Part>>,
+    pub part: Option<Box<OutcomePart>>,
 }
 
 /// Subscribes one channel to a topic, or takes it out of it.
 #[derive(Debug)]
-pub struct Subscribe {
+pub struct SubscribeCommand {
     /// Which.
     pub channel: ChannelId,
     /// Who asks: only the channel's owner may.
@@ -216,21 +216,21 @@ pub struct Subscribe {
     pub change: Membership,
     /// Who wants to know: `sent` counts 1 if it is so now, `dropped` if there are too many or no memory, `closed` if the
     /// channel is closing.
-    pub asked: Asked,
+    pub asked: ReportTo,
 }
 
 /// Into or out of a topic.
 #[derive(Debug)]
 pub enum Membership {
     /// Into the topic of this claim. None: there was no memory for it.
-    In(Option<Claim>),
+    In(Option<TopicClaim>),
     /// Out of it. None: nobody is subscribed to it.
     Out(Option<Arc<Topic>>),
 }
 
 /// Lets a guest in to one channel, or no more.
 #[derive(Debug)]
-pub struct Grant {
+pub struct GrantCommand {
     /// Which.
     pub channel: ChannelId,
     /// Who grants: only the channel's owner may.
@@ -240,7 +240,7 @@ pub struct Grant {
     /// False takes it back.
     pub is_granted: bool,
     /// Who wants to know: `sent` counts 1 if it is so, `dropped` if there are too many guests.
-    pub asked: Asked,
+    pub asked: ReportTo,
 }
 
 /// The payload of a close frame.
@@ -254,13 +254,13 @@ pub struct CloseFrame {
 
 /// A response to an HTTP request.
 #[derive(Debug)]
-pub struct Respond {
+pub struct RespondCommand {
     /// The request's id.
     pub request: RequestId,
     /// Who answers: only the process that was asked may.
     pub owner: OwnerId,
     /// What. Made by whoever answers: that takes longer the more header fields there are.
-    pub response: Response,
+    pub response: PreparedResponse,
 }
 
 impl Command {
@@ -283,12 +283,12 @@ impl Command {
         match self {
             Command::Push(push) => push.frame.payload.len() + push.asked.heap_bytes(),
             Command::PushMany(many) => size_of::<PushMany>() + many.heap_bytes(),
-            Command::PushAsGuest(push) => size_of::<GuestPush>() + push.heap_bytes(),
+            Command::PushAsGuest(push) => size_of::<GuestPushCommand>() + push.heap_bytes(),
             // The topic itself is charged.
-            Command::Subscribe(subscribe) => size_of::<Subscribe>() + subscribe.asked.heap_bytes(),
-            Command::Grant(grant) => size_of::<Grant>() + grant.guest.heap_bytes() + grant.asked.heap_bytes(),
-            Command::Close(close) => size_of::<Close>() + close.why.reason.len() + close.asked.heap_bytes(),
-            Command::Respond(respond) => size_of::<Respond>() + respond.response.heap_bytes(),
+            Command::Subscribe(subscribe) => size_of::<SubscribeCommand>() + subscribe.asked.heap_bytes(),
+            Command::Grant(grant) => size_of::<GrantCommand>() + grant.guest.heap_bytes() + grant.asked.heap_bytes(),
+            Command::Close(close) => size_of::<CloseCommand>() + close.why.reason.len() + close.asked.heap_bytes(),
+            Command::Respond(respond) => size_of::<RespondCommand>() + respond.response.heap_bytes(),
             Command::Batch(commands) => {
                 Self::batch_bytes(commands.capacity(), commands.iter().map(Command::payload_bytes).sum())
             }
@@ -306,7 +306,7 @@ impl HeapBytes for ChannelId {
     }
 }
 
-impl HeapBytes for Asked {
+impl HeapBytes for ReportTo {
     fn heap_bytes(&self) -> usize {
         match self {
             Self::Nobody | Self::Failure(_) => 0,
@@ -330,7 +330,7 @@ impl HeapBytes for PushMany {
     }
 }
 
-impl HeapBytes for GuestPush {
+impl HeapBytes for GuestPushCommand {
     fn heap_bytes(&self) -> usize {
         self.channels.heap_bytes() + self.guest.heap_bytes() + self.frame.payload.len() + self.part.heap_bytes()
     }

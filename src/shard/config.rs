@@ -5,16 +5,16 @@ use crate::{http, proto, tls};
 
 /// See each field. All durations are milliseconds, all sizes bytes.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct ShardConfig {
     /// What may wait for one channel. Default 1 MiB: some 20 s of video-rate telemetry at 50 KB/s, and 20 GiB at worst
     /// for 20,000 channels that all stopped reading.
     pub outbound_bytes_max: usize,
     /// What happens to a frame that does not fit, where neither push nor process says.
     pub policy: Policy,
     /// What clients may send.
-    pub limits: proto::Limits,
+    pub limits: proto::MessageLimits,
     /// What an HTTP request may make us hold.
-    pub http_limits: http::Limits,
+    pub http_limits: http::HttpLimits,
     /// Compression of messages.
     pub deflate: Deflate,
     /// Subprotocols that clients may choose (RFC 6455 1.9); of those a client offers, its first that is here is
@@ -28,7 +28,7 @@ pub struct Config {
     /// it comes to.
     pub body_bytes_max_logged_in: usize,
     /// What connections over TLS begin with; `None`: there are none.
-    pub tls: Option<tls::Server>,
+    pub tls: Option<tls::TlsServer>,
     /// How long a handshake of TLS may take.
     pub tls_handshake_timeout_ms: u64,
     /// Handshakes of TLS for which keys are exchanged in one turn, while others wait in their sockets. Default 8, about a
@@ -68,11 +68,11 @@ pub struct Config {
     pub copy_shared_bytes_max: usize,
 }
 
-impl Config {
+impl ShardConfig {
     /// What one connection's HTTP may make us hold, whoever its client turns out to be.
-    pub(in crate::shard) fn http_limits(&self) -> http::Limits {
+    pub(in crate::shard) fn http_limits(&self) -> http::HttpLimits {
         let body_bytes_max = self.http_limits.body_bytes_max.max(self.body_bytes_max_logged_in);
-        http::Limits { body_bytes_max, ..self.http_limits }
+        http::HttpLimits { body_bytes_max, ..self.http_limits }
     }
 
     /// After so long without a sign of life a client is known to be gone: by pings that it did not answer.
@@ -89,13 +89,13 @@ impl Config {
     }
 }
 
-impl Default for Config {
+impl Default for ShardConfig {
     fn default() -> Self {
         Self {
             outbound_bytes_max: 1024 * 1024,
             policy: Policy::Close,
-            limits: proto::Limits::default(),
-            http_limits: http::Limits::default(),
+            limits: proto::MessageLimits::default(),
+            http_limits: http::HttpLimits::default(),
             deflate: Deflate::default(),
             subprotocols: Vec::new(),
             resume: Resume::default(),

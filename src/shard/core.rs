@@ -9,7 +9,7 @@
 //! - nothing here waits for a client.
 
 use super::command::Command;
-use super::config::Config;
+use super::config::ShardConfig;
 use super::durations::Timings;
 use super::flush::{Flush, SocketId};
 use super::handlers::Handlers;
@@ -19,16 +19,16 @@ use super::out::Out;
 use super::owners::Owners;
 use super::owners::directory::Directory;
 use super::stats::{Report, Stats};
-use super::table::Table;
+use super::table::ConnectionTable;
 use super::table::arrival::{Arrival, Carried, Handover};
-use super::table::connection::{Flag, Token};
+use super::table::connection::{ConnectionToken, Flag};
 use super::tls_counts::TlsCounts;
 use super::unfinished::{Long, Unfinished};
 use super::work::{Work, WorkLimits};
 use crate::admission;
 use crate::channel::ChannelIdMint;
 use crate::http::Date;
-use crate::queue::fair::Order;
+use crate::queue::fair::OrderOrRest;
 use crate::resume;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -44,16 +44,16 @@ pub enum Effect {
     /// Close this socket now, before anything more is told of it: its channel lives on, under the same token.
     Abandon(SocketId),
     /// Read this connection again: the driver held its readiness back, or the shard did.
-    Read(Token),
+    Read(ConnectionToken),
     /// Watch this socket under another token, or for the first time here: what is ready already is to be reported.
-    Watch(SocketId, Token),
+    Watch(SocketId, ConnectionToken),
 }
 
 /// What all shards of a broker begin with.
 #[derive(Debug, Clone)]
 pub struct Common {
     /// The numbers that they obey.
-    pub config: Arc<Config>,
+    pub config: Arc<ShardConfig>,
     /// Who is attached.
     pub directory: Arc<Directory>,
     /// How many have connected to all of them.
@@ -78,10 +78,10 @@ pub(super) struct TimeOfDay {
 ///
 /// What one part keeps for itself is a private field of that part; these are the parts, and what all of them look at.
 pub struct Shard {
-    pub(super) config: Arc<Config>,
+    pub(super) config: Arc<ShardConfig>,
     pub(super) now_ms: u64,
     pub(super) time_of_day: TimeOfDay,
-    pub(super) table: Table,
+    pub(super) table: ConnectionTable,
     pub(super) out: Out,
     pub(super) intake: Intake,
     pub(super) owners: Owners,
@@ -105,7 +105,7 @@ pub struct Shard {
     /// How many shards there are.
     pub(super) shards: u32,
     /// Orders that did not fit the turn in which they came.
-    put_off: VecDeque<Order<Command, Unfinished>>,
+    put_off: VecDeque<OrderOrRest<Command, Unfinished>>,
     /// What is to be done to many connections though nobody ordered it, one slice a turn.
     pub(super) chores: VecDeque<Long>,
     /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room that
@@ -120,7 +120,7 @@ impl Shard {
         Self {
             now_ms,
             time_of_day: TimeOfDay { unix_s: 0, ahead_ms: 0, date: Date::at(0) },
-            table: Table::new(mint, common.admission, now_ms),
+            table: ConnectionTable::new(mint, common.admission, now_ms),
             out: Out::new(flusher, common.config.deflate.push_level.into()),
             intake: Intake::new(index, seed),
             owners: Owners::new(index, common.directory),
@@ -166,10 +166,10 @@ impl Shard {
         self.now_ms = now_ms;
         if !self.put_off.is_empty() {
             // Order holds whatever waits.
-            return self.put_off.push_back(Order::New(command));
+            return self.put_off.push_back(OrderOrRest::New(command));
         }
-        if let Some(rest) = self.obey(Order::New(command), self.slice_ns()) {
-            self.put_off.push_back(Order::Rest(rest));
+        if let Some(rest) = self.obey(OrderOrRest::New(command), self.slice_ns()) {
+            self.put_off.push_back(OrderOrRest::Rest(rest));
         }
     }
 
@@ -182,7 +182,7 @@ impl Shard {
             && let Some(order) = self.put_off.pop_front()
         {
             if let Some(rest) = self.obey(order, self.slice_ns()) {
-                self.put_off.push_front(Order::Rest(rest));
+                self.put_off.push_front(OrderOrRest::Rest(rest));
             }
         }
     }
@@ -238,7 +238,7 @@ impl Shard {
     }
 
     /// The socket takes bytes again.
-    pub fn handle_writable(&mut self, token: Token) {
+    pub fn handle_writable(&mut self, token: ConnectionToken) {
         let Some(slot) = self.table.resolve(token) else { return };
         let connection = &mut self.table[slot];
         if connection.outbound.is_blocked() {
@@ -341,7 +341,7 @@ impl Shard {
     }
 
     /// The socket of a live connection.
-    pub fn socket(&self, token: Token) -> Option<SocketId> {
+    pub fn socket(&self, token: ConnectionToken) -> Option<SocketId> {
         let slot = self.table.resolve(token).filter(|&slot| !self.table[slot].flags.has(Flag::Detached))?;
         Some(self.table[slot].socket)
     }

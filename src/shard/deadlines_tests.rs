@@ -1,7 +1,7 @@
 //! Deadlines and pings under a clock of the test's own, with the default times.
 
 use super::*;
-use crate::shard::command::Respond;
+use crate::shard::command::RespondCommand;
 use crate::shard::event::{Closed, ClosedBy};
 use crate::shard::table::slot::Slot;
 
@@ -37,8 +37,8 @@ fn closed(scene: &mut Scene) -> Closed {
 
 fn close_by_process(scene: &mut Scene, channel: ChannelId) {
     let why = CloseFrame { code: Some(4000), reason: "".into() };
-    let asked = crate::shard::command::Asked::Nobody;
-    let close = crate::shard::command::Close { channel, owner: Some(OWNER), why, asked };
+    let asked = crate::shard::command::ReportTo::Nobody;
+    let close = crate::shard::command::CloseCommand { channel, owner: Some(OWNER), why, asked };
     scene.shard.handle_command(Command::Close(Box::new(close)), scene.now_ms);
     scene.turn();
 }
@@ -112,7 +112,7 @@ fn clients_that_came_together_are_not_pinged_together() {
 #[test]
 fn intervals_longer_than_the_wheel_are_kept() {
     let (mut scene, _) = channel();
-    scene.shard.config = Arc::new(Config { ping_interval_ms: 200_000, ..Config::default() });
+    scene.shard.config = Arc::new(ShardConfig { ping_interval_ms: 200_000, ..ShardConfig::default() });
     // The first was set under the old interval, and the client is heard of before it.
     scene.pass(15_000);
     scene.read(client_frame(10, b""));
@@ -514,7 +514,8 @@ fn a_client_that_waited_for_a_response_may_ping_no_more_than_others() {
     scene.ask_upgrade("/p:sim:sys/ws");
     scene.pass(10_000);
     let Some(Event::Http(request)) = scene.events.try_recv().unwrap().events.pop() else { panic!("no request") };
-    let respond = Respond { request: request.id, owner: OWNER, response: crate::http::Response::new(200) };
+    let respond =
+        RespondCommand { request: request.id, owner: OWNER, response: crate::http::PreparedResponse::new(200) };
     scene.shard.handle_command(Command::Respond(Box::new(respond)), scene.now_ms);
     scene.turn();
     scene.read(client_frame(9, b"p").repeat(200));
@@ -534,7 +535,7 @@ fn asked(path: &str) -> (Scene, crate::shard::event::RequestId) {
 }
 
 fn respond(scene: &mut Scene, request: crate::shard::event::RequestId) {
-    let respond = Respond { request, owner: OWNER, response: crate::http::Response::new(200) };
+    let respond = RespondCommand { request, owner: OWNER, response: crate::http::PreparedResponse::new(200) };
     scene.shard.handle_command(Command::Respond(Box::new(respond)), scene.now_ms);
 }
 

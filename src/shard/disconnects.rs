@@ -68,7 +68,7 @@ impl Disconnects {
 }
 
 /// How a WebSocket ended.
-pub(super) struct End<'a> {
+pub(super) struct WebSocketEnd<'a> {
     pub code: u16,
     pub reason: &'a str,
     pub by: ClosedBy,

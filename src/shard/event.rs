@@ -4,7 +4,7 @@ use super::outcome::Outcome;
 use super::table::slot::Slot;
 use crate::admission::HeapBytes;
 use crate::channel::ChannelId;
-use crate::gateway::{Grant, IncomingRequest, Login};
+use crate::gateway::{ContractRequest, Grant, LoginRequest};
 use crate::proto::MessageKind;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -234,9 +234,9 @@ pub struct HttpRequest {
 #[non_exhaustive]
 pub enum HttpAsk {
     /// Something on a path of the process.
-    Path(Box<IncomingRequest>),
+    Path(Box<ContractRequest>),
     /// A login; only for the owner that the directory names as the system.
-    Login(Box<Login>),
+    Login(Box<LoginRequest>),
     /// A call of the RPC path; likewise.
     Rpc,
 }

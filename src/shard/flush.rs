@@ -13,11 +13,11 @@ pub struct SocketId(pub i32);
 
 /// What one socket should send now.
 #[derive(Debug, Clone, Copy)]
-pub struct Outgoing<'a> {
+pub struct OutgoingBytes<'a> {
     /// The socket.
     pub socket: SocketId,
     /// The bytes, in order.
-    pub parts: Parts<'a>,
+    pub parts: SendParts<'a>,
     /// The end of the stream follows in this very turn, if the socket takes all bytes: they may wait for it and leave in
     /// one segment with it.
     pub is_last: bool,
@@ -25,7 +25,7 @@ pub struct Outgoing<'a> {
 
 /// The bytes of one send: one slice, or several that leave as if joined.
 #[derive(Debug, Clone, Copy)]
-pub enum Parts<'a> {
+pub enum SendParts<'a> {
     /// A single contiguous slice, never empty.
     One(&'a [u8]),
     /// At most [`PARTS_MAX`] slices, together never empty.
@@ -37,7 +37,7 @@ pub const PARTS_MAX: usize = 1024;
 
 /// A send that did not take all of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Short {
+pub struct ShortSend {
     /// Its place in the batch.
     pub index: usize,
     /// How many bytes were taken, or why the socket is broken (an errno). A full socket is `Ok(0)`.
@@ -48,5 +48,5 @@ pub struct Short {
 pub trait Flush {
     /// Offers each entry of `batch` to its socket without waiting for any, in any order between sockets, and appends
     /// to `short` every entry that was not taken whole. The batch names no socket twice.
-    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>);
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>);
 }

@@ -12,16 +12,16 @@ pub trait Handler<C> {
     ///
     /// # Errors
     /// It has failed: it is dropped, and its process is on its way out.
-    fn run(&mut self, desk: &mut dyn Desk<C>) -> Result<Then, Failed>;
+    fn run(&mut self, desk: &mut dyn HandlerContext<C>) -> Result<HandlerWait, Failed>;
 
     /// Somebody on another thread has called the shard, perhaps for its sake: appends the events that came from there to
     /// `events`, and returns what [`run`](Self::run) would.
-    fn called(&mut self, events: &mut Vec<Event>) -> Then;
+    fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait;
 }
 
 /// What a handler waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub enum HandlerWait {
     /// Its next event.
     GoesOn,
     /// Room on other shards: it takes no event until it has been [called](Handler::called).
@@ -33,7 +33,7 @@ pub enum Then {
 pub struct Failed;
 
 /// What a shard gives a handler to work with, for as long as it runs.
-pub trait Desk<C> {
+pub trait HandlerContext<C> {
     /// The next event; none when there is no more, when what was ordered does not fit this turn, or when this handler has
     /// used up its part of it.
     fn next_event(&mut self) -> Option<Event>;

@@ -7,7 +7,7 @@ use super::command::Command;
 use super::handler::Handler;
 use super::unfinished::Unfinished;
 use crate::admission::Charge;
-use crate::queue::fair::Order;
+use crate::queue::fair::OrderOrRest;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
@@ -16,31 +16,31 @@ const KEPT_ORDERS_MAX: usize = 4096;
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// One process' place on this shard.
-pub(super) struct Seat {
+pub(super) struct HostedProcess {
     /// None: its process is gone, and what it has ordered is still to be obeyed.
     pub handler: Option<Box<dyn Handler<Command>>>,
-    pub lane: Lane,
+    pub lane: HandlerState,
 }
 
 /// How a handler stands with its shard.
 #[derive(Default)]
-pub(super) struct Lane {
+pub(super) struct HandlerState {
     /// What it may still cost before others are served; below zero, what it has cost too much.
     pub credit_ns: i64,
     /// It takes no events before it has been called.
     pub waits: bool,
-    kept: VecDeque<Kept>,
+    kept: VecDeque<PendingOrder>,
     kept_bytes: usize,
 }
 
 /// An order that waits to be obeyed, or gone on with.
-pub(super) struct Kept {
-    pub order: Order<Command, Unfinished>,
+pub(super) struct PendingOrder {
+    pub order: OrderOrRest<Command, Unfinished>,
     pub bytes: usize,
     pub charge: Charge,
 }
 
-impl Lane {
+impl HandlerState {
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
@@ -51,19 +51,19 @@ impl Lane {
             || self.kept.len() < KEPT_ORDERS_MAX && self.kept_bytes.saturating_add(bytes) <= KEPT_BYTES_MAX
     }
 
-    pub fn keep(&mut self, kept: Kept) {
+    pub fn keep(&mut self, kept: PendingOrder) {
         self.kept_bytes += kept.bytes;
         self.kept.push_back(kept);
     }
 
-    pub fn take(&mut self) -> Option<Kept> {
+    pub fn take(&mut self) -> Option<PendingOrder> {
         let kept = self.kept.pop_front()?;
         self.kept_bytes -= kept.bytes;
         Some(kept)
     }
 
     /// What is left of the order that was taken.
-    pub fn put_back(&mut self, kept: Kept) {
+    pub fn put_back(&mut self, kept: PendingOrder) {
         self.kept_bytes += kept.bytes;
         self.kept.push_front(kept);
     }
@@ -71,7 +71,7 @@ impl Lane {
 
 /// By their owner's place; one that runs has left its seat.
 #[derive(Default)]
-pub(super) struct Handlers(FxHashMap<u32, Option<Box<Seat>>>);
+pub(super) struct Handlers(FxHashMap<u32, Option<Box<HostedProcess>>>);
 
 impl Handlers {
     pub fn is_empty(&self) -> bool {
@@ -79,16 +79,16 @@ impl Handlers {
     }
 
     pub fn add(&mut self, place: u32, handler: Box<dyn Handler<Command>>) {
-        self.0.insert(place, Some(Box::new(Seat { handler: Some(handler), lane: Lane::default() })));
+        self.0.insert(place, Some(Box::new(HostedProcess { handler: Some(handler), lane: HandlerState::default() })));
     }
 
     /// Takes a seat, to run who sits there.
-    pub fn take(&mut self, place: u32) -> Option<Box<Seat>> {
+    pub fn take(&mut self, place: u32) -> Option<Box<HostedProcess>> {
         self.0.get_mut(&place)?.take()
     }
 
     /// Puts it back.
-    pub fn put_back(&mut self, place: u32, seat: Box<Seat>) {
+    pub fn put_back(&mut self, place: u32, seat: Box<HostedProcess>) {
         if let Some(empty) = self.0.get_mut(&place) {
             *empty = Some(seat);
         }

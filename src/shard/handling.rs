@@ -4,20 +4,20 @@
 //! so a slow one delays others by one event in many turns. It is given no event while an order of its own waits to be
 //! obeyed: so its orders stay in order, and what it leaves undone makes its clients wait instead of growing.
 
-use super::command::{Command, Host};
+use super::command::{Command, HostCommand};
 use super::core::Shard;
 use super::event::Event;
-use super::handler::{Desk, Failed, Then};
-use super::handlers::{Kept, Lane, Seat};
+use super::handler::{Failed, HandlerContext, HandlerWait};
+use super::handlers::{HandlerState, HostedProcess, PendingOrder};
 use super::unfinished::Unfinished;
 use super::work::{HANDLER_NS, PASS_NS};
-use crate::admission::{Kind, Notice};
-use crate::queue::fair::Order;
+use crate::admission::{HeldAs, Notice};
+use crate::queue::fair::OrderOrRest;
 
 impl Shard {
     /// A process is to run here.
-    pub(super) fn host(&mut self, host: Host) {
-        let Host { owner, limits, make } = host;
+    pub(super) fn host(&mut self, host: HostCommand) {
+        let HostCommand { owner, limits, make } = host;
         if let Some(handler) = make() {
             let place = self.owners.host(&owner, limits);
             self.handlers.add(place, handler);
@@ -36,8 +36,8 @@ impl Shard {
         let Some(mut seat) = self.handlers.take(place) else { return false };
         let is_busy = !seat.lane.is_empty();
         if is_busy && seat.handler.take().is_some() {
-            let charge = self.owners[place].owner.purse.charge_anyway(Kind::Orders, 0);
-            seat.lane.keep(Kept { order: Order::New(gone()), bytes: 0, charge });
+            let charge = self.owners[place].owner.purse.charge_anyway(HeldAs::Orders, 0);
+            seat.lane.keep(PendingOrder { order: OrderOrRest::New(gone()), bytes: 0, charge });
         }
         self.handlers.put_back(place, seat);
         is_busy
@@ -81,7 +81,7 @@ impl Shard {
     pub(super) fn run_handlers_last(&mut self) {
         for place in self.handlers.places() {
             let Some(mut seat) = self.handlers.take(place) else { continue };
-            seat.lane = Lane::default();
+            seat.lane = HandlerState::default();
             seat.lane.credit_ns = i64::MAX;
             // What it is told of the orders that it gives now might go on for ever.
             let events = self.owners.unread(place);
@@ -96,7 +96,7 @@ impl Shard {
         for place in self.handlers.places() {
             let Some(mut seat) = self.handlers.take(place) else { continue };
             if let Some(handler) = &mut seat.handler {
-                seat.lane.waits = handler.called(&mut events) == Then::Waits;
+                seat.lane.waits = handler.called(&mut events) == HandlerWait::Waits;
             }
             events.drain(..).for_each(|event| self.owners.emit(place, event));
             if !seat.lane.waits && self.owners.unread(place) > 0 {
@@ -107,8 +107,14 @@ impl Shard {
     }
 
     /// Goes on with what a handler has ordered, then has it take `events_max` events at most.
-    fn run_handler(&mut self, place: u32, seat: &mut Seat, until_ns: u64, events_max: usize) -> Result<(), Failed> {
-        let Seat { handler, lane } = seat;
+    fn run_handler(
+        &mut self,
+        place: u32,
+        seat: &mut HostedProcess,
+        until_ns: u64,
+        events_max: usize,
+    ) -> Result<(), Failed> {
+        let HostedProcess { handler, lane } = seat;
         if lane.credit_ns <= 0 {
             self.work.spend(PASS_NS);
             return Ok(());
@@ -118,24 +124,29 @@ impl Shard {
         let before_ns = self.work.spent_ns();
         let mut at = At { shard: self, place, lane, until_ns, events_left: events_max, before_ns };
         let then = handler.run(&mut at)?;
-        at.lane.waits = then == Then::Waits;
+        at.lane.waits = then == HandlerWait::Waits;
         Ok(())
     }
 
     /// Obeys what a handler ordered in turns before, in order.
-    fn obey_kept(&mut self, lane: &mut Lane, until_ns: u64) {
+    fn obey_kept(&mut self, lane: &mut HandlerState, until_ns: u64) {
         while lane.credit_ns > 0
             && self.has_room(until_ns)
-            && let Some(Kept { order, bytes, charge }) = lane.take()
+            && let Some(PendingOrder { order, bytes, charge }) = lane.take()
         {
             if let Some(rest) = self.obey_in(lane, order, until_ns) {
-                lane.put_back(Kept { order: Order::Rest(rest), bytes, charge });
+                lane.put_back(PendingOrder { order: OrderOrRest::Rest(rest), bytes, charge });
             }
         }
     }
 
     /// Obeys an order of a handler, as far as its credit and the turn have room for it.
-    fn obey_in(&mut self, lane: &mut Lane, order: Order<Command, Unfinished>, until_ns: u64) -> Option<Unfinished> {
+    fn obey_in(
+        &mut self,
+        lane: &mut HandlerState,
+        order: OrderOrRest<Command, Unfinished>,
+        until_ns: u64,
+    ) -> Option<Unfinished> {
         let before_ns = self.work.spent_ns();
         let slice_ns = until_ns.saturating_sub(before_ns).min(lane.credit_ns.max(0) as u64);
         let rest = self.obey(order, slice_ns);
@@ -152,14 +163,14 @@ fn cost(ns: u64) -> i64 {
 struct At<'a> {
     shard: &'a mut Shard,
     place: u32,
-    lane: &'a mut Lane,
+    lane: &'a mut HandlerState,
     until_ns: u64,
     events_left: usize,
     /// What the turn had cost when the handler began with this event.
     before_ns: u64,
 }
 
-impl Desk<Command> for At<'_> {
+impl HandlerContext<Command> for At<'_> {
     fn next_event(&mut self) -> Option<Event> {
         let goes_on = self.lane.is_empty() && self.lane.credit_ns > 0 && self.shard.has_room(self.until_ns);
         self.events_left = if goes_on { self.events_left.checked_sub(1)? } else { return None };
@@ -190,17 +201,17 @@ impl Desk<Command> for At<'_> {
     fn give(&mut self, order: Command) -> Result<(), Command> {
         let bytes = order.payload_bytes();
         let order = if self.lane.is_empty() && self.shard.has_room(self.until_ns) {
-            match self.shard.obey_in(self.lane, Order::New(order), self.until_ns) {
+            match self.shard.obey_in(self.lane, OrderOrRest::New(order), self.until_ns) {
                 None => return Ok(()),
-                Some(rest) => Order::Rest(rest),
+                Some(rest) => OrderOrRest::Rest(rest),
             }
         } else if self.lane.has_room(bytes) {
-            Order::New(order)
+            OrderOrRest::New(order)
         } else {
             return Err(order);
         };
-        let charge = self.shard.owners[self.place].owner.purse.charge_anyway(Kind::Orders, bytes);
-        self.lane.keep(Kept { order, bytes, charge });
+        let charge = self.shard.owners[self.place].owner.purse.charge_anyway(HeldAs::Orders, bytes);
+        self.lane.keep(PendingOrder { order, bytes, charge });
         Ok(())
     }
 }

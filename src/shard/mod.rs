@@ -44,12 +44,12 @@ pub mod unfinished;
 pub mod work;
 
 pub use self::core::{Common, Effect, Shard};
-pub use config::{Config, Deflate, Resume};
+pub use config::{Deflate, Resume, ShardConfig};
 pub use memory::MemoryReport;
 pub use out::deflate;
 pub use owners::directory::{Directory, Owner};
 pub use owners::{directory, grants, topics};
-pub use table::connection::{Door, End, Token};
+pub use table::connection::{ConnectionToken, ListenerKind, SocketEnd};
 pub use table::wheel::TICK_MS;
 
 pub use crate::queue::events as process_queue;

@@ -6,20 +6,20 @@ use super::command::Command;
 use super::core::Shard;
 use super::unfinished::{Long, Unfinished};
 use super::work::{self, copy_ns};
-use crate::queue::fair::Order;
+use crate::queue::fair::OrderOrRest;
 use std::vec::IntoIter;
 
 impl Shard {
     /// Obeys an order for about `slice_ns` of work, as long as the window has room. Returns what is left of it.
-    pub fn obey(&mut self, order: Order<Command, Unfinished>, slice_ns: u64) -> Option<Unfinished> {
+    pub fn obey(&mut self, order: OrderOrRest<Command, Unfinished>, slice_ns: u64) -> Option<Unfinished> {
         self.work.begin_slice(slice_ns);
         let Unfinished { mut long, mut then } = match order {
-            Order::New(Command::Batch(commands)) => Unfinished { long: None, then: commands.into_iter() },
-            Order::New(command) => {
+            OrderOrRest::New(Command::Batch(commands)) => Unfinished { long: None, then: commands.into_iter() },
+            OrderOrRest::New(command) => {
                 let long = self.obey_one(command)?;
                 return Some(Unfinished { long: Some(long), then: IntoIter::default() });
             }
-            Order::Rest(rest) => rest,
+            OrderOrRest::Rest(rest) => rest,
         };
         loop {
             if let Some(begun) = long.take() {

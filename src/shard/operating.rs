@@ -95,12 +95,12 @@ pub(super) struct Draining {
     pub(super) closes_until_ms: u64,
     pub(super) within_ms: u64,
     /// Channels when the closes began, and how many have been told since; none before.
-    pub(super) progress: Option<Progress>,
+    pub(super) progress: Option<DrainProgress>,
 }
 
 /// How far it has come.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Progress {
+pub(super) struct DrainProgress {
     pub(super) channels: usize,
     pub(super) told: usize,
     /// The place in the connection table to look at next.

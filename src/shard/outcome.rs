@@ -1,6 +1,6 @@
 //! What became of a push, for those who ask: counts gathered over the shards that the push reached.
 //!
-//! Invariant: a [`Ticket`] is settled exactly once, when the last part of the push has been.
+//! Invariant: a [`OutcomeCollector`] is settled exactly once, when the last part of the push has been.
 
 use crate::admission::HeapBytes;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,39 +54,39 @@ impl Outcome {
 /// What a ticket calls back with, about.
 const CALLBACK_BYTES: usize = 64;
 
-/// Gathers the outcome of one push from every shard it went to, then calls back. Each shard holds it by a [`Part`].
-pub struct Ticket {
+/// Gathers the outcome of one push from every shard it went to, then calls back. Each shard holds it by a [`OutcomePart`].
+pub struct OutcomeCollector {
     counts: Mutex<Outcome>,
     parts: AtomicUsize,
     settled: Box<dyn Fn(Outcome) + Send + Sync>,
 }
 
-impl Ticket {
+impl OutcomeCollector {
     /// A ticket of `parts` parts; `settled` is called on the thread that settles the last one.
-    pub fn split(parts: usize, settled: impl Fn(Outcome) + Send + Sync + 'static) -> Vec<Part> {
+    pub fn split(parts: usize, settled: impl Fn(Outcome) + Send + Sync + 'static) -> Vec<OutcomePart> {
         assert!(parts > 0);
         let ticket =
             Arc::new(Self { counts: Mutex::default(), parts: AtomicUsize::new(parts), settled: Box::new(settled) });
-        (0..parts).map(|_| Part { ticket: ticket.clone(), counts: Outcome::default() }).collect()
+        (0..parts).map(|_| OutcomePart { ticket: ticket.clone(), counts: Outcome::default() }).collect()
     }
 }
 
-/// The share of one shard in a [`Ticket`]. Dropping it settles it, with what was counted so far: a push that is thrown
+/// The share of one shard in a [`OutcomeCollector`]. Dropping it settles it, with what was counted so far: a push that is thrown
 /// away still answers.
-pub struct Part {
-    ticket: Arc<Ticket>,
+pub struct OutcomePart {
+    ticket: Arc<OutcomeCollector>,
     /// What this shard has counted.
     pub counts: Outcome,
 }
 
-impl HeapBytes for Part {
+impl HeapBytes for OutcomePart {
     /// With its share of the ticket.
     fn heap_bytes(&self) -> usize {
-        size_of::<Ticket>() + CALLBACK_BYTES
+        size_of::<OutcomeCollector>() + CALLBACK_BYTES
     }
 }
 
-impl Drop for Part {
+impl Drop for OutcomePart {
     fn drop(&mut self) {
         let mut counts = self.ticket.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.add(&self.counts);
@@ -99,7 +99,7 @@ impl Drop for Part {
     }
 }
 
-impl std::fmt::Debug for Part {
+impl std::fmt::Debug for OutcomePart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Part").field("counts", &self.counts).finish_non_exhaustive()
     }
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_ticket_is_settled_once_by_its_last_part() {
         let (tx, rx) = crossbeam_channel::unbounded();
-        let mut parts = Ticket::split(2, move |outcome| tx.send(outcome).unwrap());
+        let mut parts = OutcomeCollector::split(2, move |outcome| tx.send(outcome).unwrap());
         parts[0].counts.sent = 3;
         parts[1].counts.not_found = 1;
         parts.pop();

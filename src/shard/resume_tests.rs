@@ -2,12 +2,14 @@
 //! shard, policies, pressure and drains. The oracle is the protocol itself: a client counts, and message number N of its channel
 //! must be the one that it hears as its Nth, both ways; what is missing must have been told, to the message.
 
-use super::command::{Arrival, Asked, Carried, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use super::command::{
+    Arrival, Carried, Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
+};
 use super::event::Event;
-use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
+use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use super::operating::Drain;
 use super::stage::OWNER;
-use super::{Common, Config, Directory, Effect, End, Owner, Resume, Shard, Token};
+use super::{Common, ConnectionToken, Directory, Effect, Owner, Resume, Shard, ShardConfig, SocketEnd};
 use crate::admission::{Budget, Ledger};
 use crate::channel::ChannelId;
 use crate::gateway::{Dialect, Settings, Snapshot, WebSocketRule};
@@ -33,32 +35,32 @@ struct Wire {
     is_cut: bool,
     is_closed: bool,
     /// Who is told of it: a shard, and its token there.
-    watched: Option<(usize, Token)>,
+    watched: Option<(usize, ConnectionToken)>,
 }
 
 #[derive(Clone, Default)]
 struct Wires(Rc<RefCell<BTreeMap<i32, Wire>>>);
 
 impl Flush for Wires {
-    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
         let mut wires = self.0.borrow_mut();
         for (index, entry) in batch.iter().enumerate() {
             let wire = wires.get_mut(&entry.socket.0).expect("a socket that there is");
             assert!(!wire.is_closed, "nothing is sent to a socket that was closed");
             if wire.is_cut {
-                short.push(Short { index, sent: Err(32) });
+                short.push(ShortSend { index, sent: Err(32) });
                 continue;
             }
             let bytes = match entry.parts {
-                Parts::One(bytes) => bytes.to_vec(),
-                Parts::Many(parts) => parts.iter().flat_map(|part| part.to_vec()).collect(),
+                SendParts::One(bytes) => bytes.to_vec(),
+                SendParts::Many(parts) => parts.iter().flat_map(|part| part.to_vec()).collect(),
             };
             let taken = bytes.len().min(wire.room);
             wire.room -= taken;
             wire.to_client.extend_from_slice(&bytes[..taken]);
             if taken < bytes.len() {
                 wire.is_full = true;
-                short.push(Short { index, sent: Ok(taken) });
+                short.push(ShortSend { index, sent: Ok(taken) });
             }
         }
     }
@@ -138,7 +140,7 @@ fn number_of(payload: &[u8]) -> u64 {
 }
 
 impl World {
-    fn new(config: Config, memory: Budget, deflate: bool) -> Self {
+    fn new(config: ShardConfig, memory: Budget, deflate: bool) -> Self {
         let process = "p:sim:sys".parse().unwrap();
         let mut gateway = Snapshot::new(Settings::new("sim.os", Dialect::Kinode));
         let rule = WebSocketRule { resume: true, resume_events: true, deflate, ..WebSocketRule::default() };
@@ -304,7 +306,8 @@ impl World {
         let frame = PushFrame { kind: PushKind::Message(MessageKind::Text), payload: payload(known.pushed, len) };
         known.pushed += 1;
         let shard = ChannelId::new(id).shard(SHARDS) as usize;
-        let push = Push { channel: ChannelId::new(id), owner: Some(OWNER), frame, policy, asked: Asked::Nobody };
+        let push =
+            PushCommand { channel: ChannelId::new(id), owner: Some(OWNER), frame, policy, asked: ReportTo::Nobody };
         self.shards[shard].handle_command(Command::Push(push), self.now_ms);
         self.take_back_refused(id);
         self.carry_out(shard);
@@ -488,7 +491,7 @@ impl World {
             wire.watched.filter(|_| !wire.is_closed)
         });
         if is_noticed && let Some((shard, token)) = watched {
-            self.shards[shard].handle_end(token, End::Broken, self.now_ms);
+            self.shards[shard].handle_end(token, SocketEnd::Broken, self.now_ms);
             self.carry_out(shard);
             self.hear();
         }
@@ -540,8 +543,10 @@ fn inflated(first: u8, payload: &[u8]) -> Vec<u8> {
 fn whatever_byte_is_the_last_to_come_the_stream_goes_on_behind_it() {
     for deflate in [false, true] {
         for cut in 0.. {
-            let config =
-                Config { deflate: super::Deflate { bytes_min: 16, ..Default::default() }, ..Config::default() };
+            let config = ShardConfig {
+                deflate: super::Deflate { bytes_min: 16, ..Default::default() },
+                ..ShardConfig::default()
+            };
             let mut world = World::new(config, Budget::default(), deflate);
             let at = world.add_client();
             world.connect(at, 0, usize::MAX, deflate);
@@ -576,7 +581,7 @@ fn whatever_byte_is_the_last_to_come_the_stream_goes_on_behind_it() {
 /// What a seed decides.
 struct Plan {
     rng: Rng,
-    config: Config,
+    config: ShardConfig,
     memory: Budget,
     deflate: bool,
     /// Nothing may be missing.
@@ -596,7 +601,7 @@ fn plan(seed: u64) -> Plan {
     let outbound_bytes_max = if is_strict { 1 << 20 } else { small(&mut rng, 1 << 20) };
     let deflate = super::Deflate { bytes_min: 64, ..Default::default() };
     let copy_bytes_max = [64, 4_096][rng.below(2)];
-    let config = Config { resume, outbound_bytes_max, deflate, copy_bytes_max, ..Config::default() };
+    let config = ShardConfig { resume, outbound_bytes_max, deflate, copy_bytes_max, ..ShardConfig::default() };
     let memory = if !is_strict && rng.chance(30) { Budget::of(3 << 20) } else { Budget::default() };
     let (deflate, piece) = (rng.chance(30), [40, 3_000][rng.below(2)]);
     Plan { rng, config, memory, deflate, is_strict, piece }
@@ -699,7 +704,7 @@ fn every_seed_tells_each_client_what_it_missed_to_the_message() {
 
 #[test]
 fn a_drain_ends_those_who_wait_and_sends_the_others_what_they_are_behind_by() {
-    let mut world = World::new(Config::default(), Budget::default(), false);
+    let mut world = World::new(ShardConfig::default(), Budget::default(), false);
     for at in 0..2 {
         world.add_client();
         world.connect(at, 0, usize::MAX, false);

@@ -5,20 +5,20 @@
 //!
 //! Invariant: an address stands in the round once, as long as somebody of it waits. Must not know sockets or prices.
 
-use super::table::connection::Token;
+use super::table::connection::ConnectionToken;
 use crate::admission::Prefix;
 use std::collections::{HashMap, VecDeque};
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Shaking {
-    waiting: HashMap<Prefix, VecDeque<Token>>,
+pub(super) struct HandshakeQueue {
+    waiting: HashMap<Prefix, VecDeque<ConnectionToken>>,
     round: VecDeque<Prefix>,
 }
 
-impl Shaking {
+impl HandshakeQueue {
     /// One more of `client` waits.
-    pub fn push(&mut self, client: Prefix, token: Token) {
+    pub fn push(&mut self, client: Prefix, token: ConnectionToken) {
         let waiting = self.waiting.entry(client).or_default();
         if waiting.is_empty() {
             self.round.push_back(client);
@@ -27,7 +27,7 @@ impl Shaking {
     }
 
     /// Whose turn it is.
-    pub fn pop(&mut self) -> Option<Token> {
+    pub fn pop(&mut self) -> Option<ConnectionToken> {
         let client = self.round.pop_front()?;
         let waiting = self.waiting.get_mut(&client)?;
         let token = waiting.pop_front();
@@ -52,9 +52,9 @@ mod tests {
 
     #[test]
     fn addresses_take_turns_and_each_is_in_order() {
-        let mut shaking = Shaking::default();
+        let mut shaking = HandshakeQueue::default();
         let client = |last| Prefix::from(std::net::IpAddr::from(Ipv4Addr::new(127, 0, 0, last)));
-        let token = |slot| Token { slot, generation: 1 };
+        let token = |slot| ConnectionToken { slot, generation: 1 };
         for slot in 0..3 {
             shaking.push(client(1), token(slot));
         }

@@ -1,11 +1,11 @@
 //! A shard with several clients in memory, each with a socket that takes as much as it is told to: what tests of
 //! policies and of memory stand on.
 
-use super::command::{Asked, Command, Policy, Push, PushFrame, PushKind};
+use super::command::{Command, Policy, PushCommand, PushFrame, PushKind, ReportTo};
 use super::event::{Closed, Event};
-use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
-use super::outcome::{Outcome, Part, Ticket};
-use super::{Common, Config, Directory, Effect, Owner, Shard, Token};
+use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
+use super::outcome::{Outcome, OutcomeCollector, OutcomePart};
+use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig};
 use crate::admission::{Budget, Ledger};
 use crate::channel::ChannelId;
 use crate::gateway::{Dialect, HttpRule, OwnerId, Settings, Snapshot, WebSocketRule};
@@ -34,14 +34,14 @@ pub struct Wire {
 struct Wires(Rc<RefCell<BTreeMap<i32, Wire>>>);
 
 impl Flush for Wires {
-    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
         let mut wires = self.0.borrow_mut();
         for (index, entry) in batch.iter().enumerate() {
             let wire = wires.get_mut(&entry.socket.0).unwrap();
             assert!(!wire.is_closed, "nothing is sent to a socket that was closed");
             let parts: Vec<&[u8]> = match entry.parts {
-                Parts::One(bytes) => vec![bytes],
-                Parts::Many(parts) => parts.iter().map(|part| &**part).collect(),
+                SendParts::One(bytes) => vec![bytes],
+                SendParts::Many(parts) => parts.iter().map(|part| &**part).collect(),
             };
             let offered: usize = parts.iter().map(|part| part.len()).sum();
             let taken = offered.min(wire.room);
@@ -54,7 +54,7 @@ impl Flush for Wires {
             }
             wire.is_full = taken < offered;
             if wire.is_full {
-                short.push(Short { index, sent: Ok(taken) });
+                short.push(ShortSend { index, sent: Ok(taken) });
             }
         }
     }
@@ -66,7 +66,7 @@ pub struct Stage {
     pub budget: Budget,
     pub now_ms: u64,
     /// Connections that the shard wants read.
-    pub to_read: Vec<Token>,
+    pub to_read: Vec<ConnectionToken>,
     wires: Wires,
     sockets: i32,
 }
@@ -74,18 +74,18 @@ pub struct Stage {
 /// A client and its channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Client {
-    pub token: Token,
+    pub token: ConnectionToken,
     pub socket: i32,
     pub channel: ChannelId,
 }
 
 impl Stage {
-    pub fn new(config: Config, budget: Budget) -> Self {
+    pub fn new(config: ShardConfig, budget: Budget) -> Self {
         Self::beside(config, &Ledger::new(budget))
     }
 
     /// A shard of its own, with a process of its own, whose memory is the same as that of others.
-    pub fn beside(config: Config, ledger: &Ledger) -> Self {
+    pub fn beside(config: ShardConfig, ledger: &Ledger) -> Self {
         let process: ProcessId = "p:sim:sys".parse().unwrap();
         let mut gateway = Snapshot::new(Settings::new("sim.os", Dialect::Kinode));
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
@@ -108,7 +108,7 @@ impl Stage {
     }
 
     /// A connection that has said nothing; its socket takes everything.
-    pub fn connect(&mut self) -> (Token, i32) {
+    pub fn connect(&mut self) -> (ConnectionToken, i32) {
         let socket = self.sockets;
         self.sockets += 1;
         self.wires.0.borrow_mut().insert(socket, Wire { room: usize::MAX, ..Wire::default() });
@@ -139,7 +139,7 @@ impl Stage {
     }
 
     /// Gives bytes to the shard, as long as it wants to read. Answers whether it did.
-    pub fn read(&mut self, token: Token, bytes: &[u8]) -> bool {
+    pub fn read(&mut self, token: ConnectionToken, bytes: &[u8]) -> bool {
         for chunk in bytes.chunks(64 * 1024) {
             if !self.shard.wants_read(token) {
                 return false;
@@ -190,7 +190,7 @@ impl Stage {
 
     pub fn push(&mut self, channel: ChannelId, kind: PushKind, payload: Bytes, policy: Option<Policy>) -> Settled {
         let (part, outcome) = ask();
-        self.push_as(channel, kind, payload, policy, part.map_or(Asked::Nobody, Asked::Outcome));
+        self.push_as(channel, kind, payload, policy, part.map_or(ReportTo::Nobody, ReportTo::Outcome));
         outcome
     }
 
@@ -201,9 +201,9 @@ impl Stage {
         kind: PushKind,
         payload: Bytes,
         policy: Option<Policy>,
-        asked: Asked,
+        asked: ReportTo,
     ) {
-        let push = Push { channel, owner: Some(OWNER), frame: PushFrame { kind, payload }, policy, asked };
+        let push = PushCommand { channel, owner: Some(OWNER), frame: PushFrame { kind, payload }, policy, asked };
         self.shard.handle_command(Command::Push(push), self.now_ms);
     }
 
@@ -240,13 +240,13 @@ impl Stage {
 /// What becomes of a push, once it is known.
 pub type Settled = crossbeam_channel::Receiver<Outcome>;
 
-pub fn ask() -> (Option<Box<Part>>, Settled) {
+pub fn ask() -> (Option<Box<OutcomePart>>, Settled) {
     let (settled, outcome) = crossbeam_channel::unbounded();
     // Not every test listens.
     let settle = move |outcome| {
         let _ = settled.send(outcome);
     };
-    (Ticket::split(1, settle).pop().map(Box::new), outcome)
+    (OutcomeCollector::split(1, settle).pop().map(Box::new), outcome)
 }
 
 /// The whole frames in `bytes`.

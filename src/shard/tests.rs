@@ -1,10 +1,10 @@
 //! Scenarios that once went wrong, each with one shard and sockets that take as much as they are told to.
 
-use super::command::{Asked, CloseFrame, Command, Policy, Push, PushFrame, PushKind};
+use super::command::{CloseFrame, Command, Policy, PushCommand, PushFrame, PushKind, ReportTo};
 use super::event::Event;
-use super::flush::{Flush, Outgoing, Parts, Short, SocketId};
-use super::outcome::{Outcome, Ticket};
-use super::{Common, Config, Directory, Effect, Owner, Shard, TICK_MS, Token};
+use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
+use super::outcome::{Outcome, OutcomeCollector};
+use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, TICK_MS};
 use crate::admission::Ledger;
 use crate::channel::ChannelId;
 use crate::gateway::{Claims, Dialect, HttpRule, OwnerId, Secret, Settings, Snapshot, WebSocketRule, mint};
@@ -35,19 +35,19 @@ struct Wire {
 struct Memory(Rc<RefCell<Wire>>);
 
 impl Flush for Memory {
-    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
         let mut wire = self.0.borrow_mut();
         for (index, entry) in batch.iter().enumerate() {
             let bytes = match entry.parts {
-                Parts::One(bytes) => bytes.to_vec(),
-                Parts::Many(parts) => parts.iter().flat_map(|part| part.iter().copied()).collect(),
+                SendParts::One(bytes) => bytes.to_vec(),
+                SendParts::Many(parts) => parts.iter().flat_map(|part| part.iter().copied()).collect(),
             };
             let taken = bytes.len().min(wire.room);
             wire.room -= taken;
             wire.left.extend_from_slice(&bytes[..taken]);
             wire.end_is_due = entry.is_last && taken == bytes.len();
             if taken < bytes.len() {
-                short.push(Short { index, sent: Ok(taken) });
+                short.push(ShortSend { index, sent: Ok(taken) });
             }
         }
     }
@@ -57,7 +57,7 @@ struct Scene {
     shard: Shard,
     wire: Memory,
     events: ProcessReceiver,
-    client: Token,
+    client: ConnectionToken,
     now_ms: u64,
 }
 
@@ -76,7 +76,7 @@ impl Scene {
         directory.attach(Arc::new(owner));
         let wire = Memory::default();
         wire.0.borrow_mut().room = room;
-        let config = Arc::new(Config { outbound_bytes_max: 1000, ..Config::default() });
+        let config = Arc::new(ShardConfig { outbound_bytes_max: 1000, ..ShardConfig::default() });
         let common = Common {
             config,
             directory: Arc::new(directory),
@@ -166,9 +166,9 @@ impl Scene {
         let settle = move |outcome| {
             let _ = settled.send(outcome);
         };
-        let asked = Ticket::split(1, settle).pop().map(Box::new).map_or(Asked::Nobody, Asked::Outcome);
+        let asked = OutcomeCollector::split(1, settle).pop().map(Box::new).map_or(ReportTo::Nobody, ReportTo::Outcome);
         let frame = PushFrame { kind, payload: vec![7; len].into() };
-        let push = Push { channel, owner: Some(OWNER), frame, policy, asked };
+        let push = PushCommand { channel, owner: Some(OWNER), frame, policy, asked };
         self.shard.handle_command(Command::Push(push), self.now_ms);
         outcome
     }
@@ -351,12 +351,12 @@ fn what_a_client_did_not_take_is_counted_to_the_byte() {
         scene.push(channel, 200);
         scene.push_by(Some(Policy::Conflate { key: 1 }), BINARY, channel, 50);
         let why = CloseFrame { code: Some(1000), reason: "enough".into() };
-        let close = super::command::Close { channel, owner: Some(OWNER), why, asked: Asked::Nobody };
+        let close = super::command::CloseCommand { channel, owner: Some(OWNER), why, asked: ReportTo::Nobody };
         (scene, channel, Command::Close(Box::new(close)))
     };
     let (mut scene, _, close) = fill();
     scene.shard.handle_command(close, 0);
-    scene.shard.handle_end(scene.client, crate::shard::End::Broken, 0);
+    scene.shard.handle_end(scene.client, crate::shard::SocketEnd::Broken, 0);
     scene.turn();
     assert_eq!(lost(&mut scene), 304 + 204 + 52);
     // Over its budget: the frame in progress is still sent.

@@ -18,12 +18,12 @@ use super::core::{Effect, Shard};
 use super::durations::Timings;
 use super::flush::SocketId;
 use super::intake::receive::READ_BYTES_MAX;
-use super::shaking::Shaking;
-use super::table::connection::{Door, End, Token};
+use super::shaking::HandshakeQueue;
+use super::table::connection::{ConnectionToken, ListenerKind, SocketEnd};
 use super::table::wheel::TICK_MS;
 use super::unfinished::Unfinished;
 use super::work::{EFFECT_NS, PASS_NS, WorkLimits};
-use crate::queue::fair::{Order, Producers, Server};
+use crate::queue::fair::{OrderOrRest, OrderServer, Producers};
 use crate::queue::orders::{Account, Inbox, InboxSender};
 use crate::tls::RECORD_BYTES_MAX;
 use std::collections::VecDeque;
@@ -52,16 +52,16 @@ pub trait Sockets {
 
     /// Reports under `token` from now on what happens to `socket`; what is ready already is reported by the next poll.
     /// Returns whether that can be done.
-    fn watch(&mut self, socket: SocketId, token: Token) -> bool;
+    fn watch(&mut self, socket: SocketId, token: ConnectionToken) -> bool;
 
     /// Reads into `buffer`, which is not empty.
-    fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> Received;
+    fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> SocketRead;
 
     /// The peer sees the end of our bytes. One that has gone already is found out by the next read.
     fn shutdown_write(&mut self, socket: SocketId);
 
     /// As [`watch`](Self::watch), for a socket that may be watched under another token.
-    fn watch_anew(&mut self, socket: SocketId, token: Token) -> bool;
+    fn watch_anew(&mut self, socket: SocketId, token: ConnectionToken) -> bool;
 
     /// Closes the socket; the id may be given to another from now on.
     fn close(&mut self, socket: SocketId);
@@ -84,13 +84,13 @@ pub enum Readiness {
     /// Something happened to a connection.
     Connection {
         /// Which; it may be gone by now.
-        token: Token,
+        token: ConnectionToken,
         /// Bytes, an end or an error wait to be read.
         readable: bool,
         /// It takes bytes (again).
         writable: bool,
         /// That it ends: read on until the end is found.
-        end: Option<End>,
+        end: Option<SocketEnd>,
     },
 }
 
@@ -98,7 +98,7 @@ pub enum Readiness {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
     /// A client, where it comes from, and to which listener.
-    Client(SocketId, SocketAddr, Door),
+    Client(SocketId, SocketAddr, ListenerKind),
     /// A client that had gone before it was accepted; look again.
     Gone,
     /// Nobody is waiting.
@@ -109,13 +109,13 @@ pub enum Accepted {
 
 /// What a read found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Received {
+pub enum SocketRead {
     /// This many bytes, at least one, now at the start of the buffer.
     Bytes(usize),
     /// Nothing yet.
     Nothing,
     /// The peer has ended its side, and everything before was read; or nothing can be read any more.
-    End(End),
+    End(SocketEnd),
 }
 
 /// What one turn may take in.
@@ -147,11 +147,11 @@ pub struct Turns<S> {
     sockets: S,
     limits: TurnLimits,
     /// By place in the shard's table, which is dense.
-    marks: Vec<Mark>,
+    marks: Vec<ReadMark>,
     /// Connections to read in this turn or the next ones; each stands here once.
-    readable: VecDeque<Token>,
+    readable: VecDeque<ConnectionToken>,
     /// Those of them that shake hands, apart from others.
-    shaking: Shaking,
+    shaking: HandshakeQueue,
     accept_pending: bool,
     accept_pause_until_ms: u64,
     /// The last poll may not have told all.
@@ -164,7 +164,7 @@ pub struct Turns<S> {
     effects: Vec<Effect>,
     put_off: VecDeque<Effect>,
     buffer: Vec<u8>,
-    peers: Peers,
+    peers: PeerShards,
 }
 
 /// The inboxes of all shards, by number; empty until all have started.
@@ -172,12 +172,12 @@ pub type Inboxes = Arc<OnceLock<Vec<InboxSender<Command>>>>;
 
 /// The other shards, as one hands connections to them.
 #[derive(Default)]
-struct Peers {
+struct PeerShards {
     inboxes: Inboxes,
     accounts: Vec<Account>,
 }
 
-impl Peers {
+impl PeerShards {
     /// Returns whether shard `to` has taken it; else the connection is lost, and its client comes again.
     fn send(&mut self, to: u32, command: Command) -> bool {
         let Some(inboxes) = self.inboxes.get() else { return false };
@@ -192,7 +192,7 @@ impl Peers {
 
 /// What is to be read of the connection at one place.
 #[derive(Clone, Copy, Default)]
-struct Mark {
+struct ReadMark {
     /// The connection that this is about.
     generation: u32,
     /// It stands in the list of those to read.
@@ -210,12 +210,12 @@ struct Obeying<'a> {
     until_ns: u64,
 }
 
-impl Server<Command, Unfinished> for Obeying<'_> {
+impl OrderServer<Command, Unfinished> for Obeying<'_> {
     fn has_room(&self) -> bool {
         self.shard.has_room(self.until_ns)
     }
 
-    fn obey(&mut self, order: Order<Command, Unfinished>, slice_ns: u64) -> (u64, Option<Unfinished>) {
+    fn obey(&mut self, order: OrderOrRest<Command, Unfinished>, slice_ns: u64) -> (u64, Option<Unfinished>) {
         let before_ns = self.shard.spent_ns();
         let rest = self.shard.obey(order, slice_ns.min(self.until_ns.saturating_sub(before_ns)));
         (self.shard.spent_ns() - before_ns, rest)
@@ -240,7 +240,7 @@ impl<S: Sockets> Turns<S> {
             limits,
             marks: Vec::new(),
             readable: VecDeque::new(),
-            shaking: Shaking::default(),
+            shaking: HandshakeQueue::default(),
             accept_pending: false,
             accept_pause_until_ms: 0,
             news_left: false,
@@ -250,14 +250,14 @@ impl<S: Sockets> Turns<S> {
             effects: Vec::new(),
             put_off: VecDeque::new(),
             buffer: vec![0; READ_BYTES_MAX + RECORD_BYTES_MAX],
-            peers: Peers::default(),
+            peers: PeerShards::default(),
         }
     }
 
     /// These are the inboxes of all shards, once there are any: clients come back on any shard for channels of others.
     #[must_use]
     pub fn among(self, inboxes: Inboxes) -> Self {
-        Self { peers: Peers { inboxes, accounts: Vec::new() }, ..self }
+        Self { peers: PeerShards { inboxes, accounts: Vec::new() }, ..self }
     }
 
     /// One turn, at `now_ms` of the shard's clock; the time of day in milliseconds is asked for once a tick. Returns
@@ -379,7 +379,7 @@ impl<S: Sockets> Turns<S> {
                 Accepted::Client(socket, peer, door) => match self.shard.handle_accept_at(door, socket, peer, now_ms) {
                     Some(token) => {
                         if !self.sockets.watch(socket, token) {
-                            self.shard.handle_end(token, End::Broken, now_ms);
+                            self.shard.handle_end(token, SocketEnd::Broken, now_ms);
                         }
                     }
                     // Let go without a word.
@@ -471,14 +471,14 @@ impl<S: Sockets> Turns<S> {
         }
     }
 
-    fn read_one(&mut self, token: Token, socket: SocketId, now_ms: u64) {
+    fn read_one(&mut self, token: ConnectionToken, socket: SocketId, now_ms: u64) {
         if !self.shard.wants_read(token) {
             return;
         }
         let bytes_max = self.shard.read_bytes_max(token).min(READ_BYTES_MAX);
         let carried = self.shard.carried(token, &mut self.buffer);
         match self.sockets.read(socket, &mut self.buffer[carried..carried + bytes_max]) {
-            Received::Bytes(count) => {
+            SocketRead::Bytes(count) => {
                 let to_the_end = mark_of(&mut self.marks, token).to_the_end;
                 self.shard.handle_read(token, &mut self.buffer[..carried + count], now_ms);
                 // Edge-triggered: what is left now is reported by nobody. A short read has emptied the socket, but does
@@ -487,8 +487,8 @@ impl<S: Sockets> Turns<S> {
                     self.queue_read(token, to_the_end);
                 }
             }
-            Received::Nothing => mark_of(&mut self.marks, token).to_the_end = false,
-            Received::End(end) => self.shard.handle_end(token, end, now_ms),
+            SocketRead::Nothing => mark_of(&mut self.marks, token).to_the_end = false,
+            SocketRead::End(end) => self.shard.handle_end(token, end, now_ms),
         }
     }
 
@@ -530,7 +530,7 @@ impl<S: Sockets> Turns<S> {
             Effect::Read(token) => return self.queue_read(token, true),
             Effect::Watch(socket, token) => {
                 if !self.sockets.watch_anew(socket, token) {
-                    self.shard.handle_end(token, End::Broken, self.shard.now_ms());
+                    self.shard.handle_end(token, SocketEnd::Broken, self.shard.now_ms());
                 }
             }
             Effect::ShutdownWrite(socket) => self.sockets.shutdown_write(socket),
@@ -544,7 +544,7 @@ impl<S: Sockets> Turns<S> {
     }
 
     /// Puts a connection into the list of those to read, unless it stands there already or is gone.
-    fn queue_read(&mut self, token: Token, to_the_end: bool) {
+    fn queue_read(&mut self, token: ConnectionToken, to_the_end: bool) {
         if self.shard.socket(token).is_none() {
             return;
         }
@@ -561,14 +561,14 @@ impl<S: Sockets> Turns<S> {
 }
 
 /// The mark of a live connection; a new one starts with a blank one.
-fn mark_of(marks: &mut Vec<Mark>, token: Token) -> &mut Mark {
+fn mark_of(marks: &mut Vec<ReadMark>, token: ConnectionToken) -> &mut ReadMark {
     let place = token.slot as usize;
     if marks.len() <= place {
-        marks.resize_with(place + 1, Mark::default);
+        marks.resize_with(place + 1, ReadMark::default);
     }
     let mark = &mut marks[place];
     if mark.generation != token.generation {
-        *mark = Mark { generation: token.generation, ..Mark::default() };
+        *mark = ReadMark { generation: token.generation, ..ReadMark::default() };
     }
     mark
 }

@@ -3,7 +3,7 @@
 //! Invariant: what is left of a batch follows what was begun of it, so orders of one producer stay in order.
 
 use super::command::Command;
-use super::out::broadcast::{Broadcast, OfGuest};
+use super::out::broadcast::{OfGuest, UnfinishedBroadcast};
 use super::table::cohort::{Closing, Cutting, Stopping};
 use std::vec::IntoIter;
 
@@ -17,7 +17,7 @@ pub struct Unfinished {
 
 /// What concerns many channels, as far as it was not done.
 pub(super) enum Long {
-    Broadcast(Box<Broadcast>),
+    Broadcast(Box<UnfinishedBroadcast>),
     OfGuest(Box<OfGuest>),
     Closing(Box<Closing>),
     Stopping(Box<Stopping>),

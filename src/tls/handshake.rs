@@ -1,20 +1,20 @@
 //! Handshakes, by rustls; nothing else of the crate knows it but the certificates that it chooses from, and `duplex`.
 //!
-//! A handshake ends in the [`State`] of its connection: the two traffic secrets, which rustls tells its key log as it derives
+//! A handshake ends in the [`TlsState`] of its connection: the two traffic secrets, which rustls tells its key log as it derives
 //! them, and how many records each has sealed already (tickets are records). Nothing of rustls outlives it.
 //!
 //! Invariants: rustls is given no record behind the client's Finished, so it never holds data; what a handshake holds of its
-//! client is bounded by [`INCOMING_BYTES_MAX`]; the time is what [`Server::set_unix_s`] was told last.
+//! client is bounded by [`INCOMING_BYTES_MAX`]; the time is what [`TlsServer::set_unix_s`] was told last.
 
 pub mod certificate;
 mod tickets;
 
 use self::certificate::{Certificate, CertificateError};
-use self::tickets::{ROTATED_EVERY_S, Tickets};
+use self::tickets::{ROTATED_EVERY_S, SessionTickets};
 use super::alert::Alert;
-use super::keys::{HEADER_BYTES, Secret, Suite};
-use super::outcome::{Done, Failure, Step};
-use super::record::{Direction, State};
+use super::keys::{HEADER_BYTES, Suite, TrafficSecret};
+use super::outcome::{Established, HandshakeFailure, HandshakeStep};
+use super::record::{RecordDirection, TlsState};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::UnixTime;
 use rustls::server::{
@@ -62,13 +62,13 @@ impl TimeProvider for Time {
 
 /// What handshakes are made with: certificates, and the keys of tickets. Cheap to clone.
 #[derive(Clone)]
-pub struct Server {
+pub struct TlsServer {
     config: Arc<ServerConfig>,
     certificates: Arc<[Certificate]>,
     ticketer: Arc<Ticketer>,
 }
 
-impl Server {
+impl TlsServer {
     /// A server with these certificates, of which the first is for who names no host, or an unknown one. `unix_s` is the
     /// time of day.
     ///
@@ -76,7 +76,7 @@ impl Server {
     /// There is no certificate.
     pub fn new(certificates: Vec<Certificate>, unix_s: u64) -> Result<Self, CertificateError> {
         let time = Arc::new(Time(AtomicU64::new(unix_s)));
-        Self::with(certificates, Arc::new(Ticketer { tickets: Tickets::default(), time }))
+        Self::with(certificates, Arc::new(Ticketer { tickets: SessionTickets::default(), time }))
     }
 
     /// The same server with other certificates: tickets that were given out stay good.
@@ -132,9 +132,9 @@ impl Server {
     }
 }
 
-impl fmt::Debug for Server {
+impl fmt::Debug for TlsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("certificates", &self.certificates).finish()
+        f.debug_struct("TlsServer").field("certificates", &self.certificates).finish()
     }
 }
 
@@ -151,7 +151,7 @@ pub struct Handshake {
 
 impl Handshake {
     /// Bytes of the client; what it is to be sent is appended to `out`, whatever the answer is.
-    pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Step {
+    pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> HandshakeStep {
         self.incoming.extend_from_slice(bytes);
         let before = out.len();
         if speaks_http(&self.incoming) {
@@ -163,7 +163,7 @@ impl Handshake {
                 if self.incoming.len() > INCOMING_BYTES_MAX {
                     return self.refuse(Alert::ILLEGAL_PARAMETER, "its messages are too long", out);
                 }
-                return Step::Goes { has_answered: out.len() > before };
+                return HandshakeStep::Goes { has_answered: out.len() > before };
             };
             let seen = self.fed;
             self.fed += record.len;
@@ -185,7 +185,7 @@ impl Handshake {
                 if self.incoming.len() - seen > INCOMING_BYTES_MAX {
                     return self.refuse(Alert::RECORD_OVERFLOW, "its records are too long", out);
                 }
-                return Step::Goes { has_answered: out.len() > before };
+                return HandshakeStep::Goes { has_answered: out.len() > before };
             }
         }
     }
@@ -243,24 +243,24 @@ impl Handshake {
         }
     }
 
-    fn end(&mut self) -> Step {
+    fn end(&mut self) -> HandshakeStep {
         let established = self.connection.take().and_then(|connection| established(connection, &mut self.secrets));
         let Some((state, is_resumed)) = established else {
             return self.fail(None, false, "rustls did not tell the secrets".into());
         };
         let rest = self.incoming.split_off(self.fed);
-        Step::Done(Box::new(Done { state, rest, is_resumed }))
+        HandshakeStep::Done(Box::new(Established { state, rest, is_resumed }))
     }
 
     /// Says an alert in the plain, and gives up.
-    fn refuse(&mut self, alert: Alert, why: &str, out: &mut Vec<u8>) -> Step {
+    fn refuse(&mut self, alert: Alert, why: &str, out: &mut Vec<u8>) -> HandshakeStep {
         out.extend_from_slice(&[21, 3, 3, 0, 2, 2, alert.0]);
         self.fail(Some(alert), false, why.into())
     }
 
-    fn fail(&mut self, alert: Option<Alert>, by_client: bool, why: String) -> Step {
+    fn fail(&mut self, alert: Option<Alert>, by_client: bool, why: String) -> HandshakeStep {
         self.forget();
-        Step::Failed(Failure { alert, by_client, why })
+        HandshakeStep::Failed(HandshakeFailure { alert, by_client, why })
     }
 }
 
@@ -291,7 +291,7 @@ fn alert_for(error: &Error) -> Option<Alert> {
     Some(Alert(alert.into()))
 }
 
-fn established(connection: UnbufferedServerConnection, secrets: &mut Caught) -> Option<(State, bool)> {
+fn established(connection: UnbufferedServerConnection, secrets: &mut Caught) -> Option<(TlsState, bool)> {
     let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
     let suite = match connection.negotiated_cipher_suite()?.suite() {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => Suite::Aes128Gcm,
@@ -300,9 +300,9 @@ fn established(connection: UnbufferedServerConnection, secrets: &mut Caught) -> 
         _ => return None,
     };
     let (extracted, _) = connection.dangerous_into_kernel_connection().ok()?;
-    let send = Direction { secret: secrets.server.take()?, sequence: extracted.tx.0 };
-    let receive = Direction { secret: secrets.client.take()?, sequence: extracted.rx.0 };
-    Some((State { suite, send, receive }, is_resumed))
+    let send = RecordDirection { secret: secrets.server.take()?, sequence: extracted.tx.0 };
+    let receive = RecordDirection { secret: secrets.client.take()?, sequence: extracted.rx.0 };
+    Some((TlsState { suite, send, receive }, is_resumed))
 }
 
 /// What rustls may be given next.
@@ -347,7 +347,7 @@ impl ResolvesServerCert for Chooser {
 
 #[derive(Debug)]
 struct Ticketer {
-    tickets: Tickets,
+    tickets: SessionTickets,
     time: Arc<Time>,
 }
 
@@ -373,8 +373,8 @@ impl ProducesTickets for Ticketer {
 /// The secrets of the handshake that this thread advances: rustls tells them by a key log, which is shared by all.
 #[derive(Default)]
 struct Caught {
-    client: Option<Secret>,
-    server: Option<Secret>,
+    client: Option<TrafficSecret>,
+    server: Option<TrafficSecret>,
 }
 
 impl Caught {
@@ -394,8 +394,8 @@ struct Catch;
 impl KeyLog for Catch {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
         CAUGHT.with_borrow_mut(|caught| match label {
-            "CLIENT_TRAFFIC_SECRET_0" => caught.client = Secret::new(secret),
-            "SERVER_TRAFFIC_SECRET_0" => caught.server = Secret::new(secret),
+            "CLIENT_TRAFFIC_SECRET_0" => caught.client = TrafficSecret::new(secret),
+            "SERVER_TRAFFIC_SECRET_0" => caught.server = TrafficSecret::new(secret),
             _ => {}
         });
     }

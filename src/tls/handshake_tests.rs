@@ -1,5 +1,5 @@
 use super::*;
-use crate::tls::{Alert, Ended, Records};
+use crate::tls::{Alert, ReceiveEnd, Records};
 use ::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use ::rustls::crypto::CryptoProvider;
 use ::rustls::pki_types::{CertificateDer, ServerName};
@@ -63,8 +63,8 @@ fn certificate(names: &[&str]) -> Certificate {
     Certificate::from_pem(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap()
 }
 
-fn server(names: &[&[&str]]) -> Server {
-    Server::new(names.iter().map(|names| certificate(names)).collect(), 1_800_000_000).unwrap()
+fn server(names: &[&[&str]]) -> TlsServer {
+    TlsServer::new(names.iter().map(|names| certificate(names)).collect(), 1_800_000_000).unwrap()
 }
 
 fn connect(config: &Arc<ClientConfig>, name: &str) -> ClientConnection {
@@ -72,7 +72,7 @@ fn connect(config: &Arc<ClientConfig>, name: &str) -> ClientConnection {
 }
 
 /// Lets both talk, `step` bytes of the client's at a time, until the handshake has come to something.
-fn shake(client: &mut ClientConnection, handshake: &mut Handshake, step: usize) -> Step {
+fn shake(client: &mut ClientConnection, handshake: &mut Handshake, step: usize) -> HandshakeStep {
     loop {
         let mut sent = Vec::new();
         while client.wants_write() {
@@ -87,16 +87,16 @@ fn shake(client: &mut ClientConnection, handshake: &mut Handshake, step: usize) 
                 client.read_tls(&mut out).unwrap();
                 let _ = client.process_new_packets();
             }
-            if !matches!(step, Step::Goes { .. }) {
+            if !matches!(step, HandshakeStep::Goes { .. }) {
                 return step;
             }
         }
     }
 }
 
-fn done(step: Step) -> Done {
+fn done(step: HandshakeStep) -> Established {
     match step {
-        Step::Done(done) => *done,
+        HandshakeStep::Done(done) => *done,
         other => panic!("{other:?}"),
     }
 }
@@ -154,7 +154,7 @@ fn a_rustls_client_shakes_hands_and_its_records_and_ours_are_the_same() {
             client.send_close_notify();
             let mut sent = Vec::new();
             client.write_tls(&mut sent).unwrap();
-            assert_eq!(records.open(&mut sent, 0).ended, Some(Ended::CloseNotify));
+            assert_eq!(records.open(&mut sent, 0).ended, Some(ReceiveEnd::CloseNotify));
             let mut out = Vec::new();
             records.seal_alert(Alert::CLOSE_NOTIFY, &mut out);
             client.read_tls(&mut &out[..]).unwrap();
@@ -171,7 +171,7 @@ fn what_comes_behind_the_handshake_is_left_to_the_records() {
     let mut sent = Vec::new();
     client.write_tls(&mut sent).unwrap();
     let mut out = Vec::new();
-    assert!(matches!(handshake.receive(&sent, &mut out), Step::Goes { has_answered: true }));
+    assert!(matches!(handshake.receive(&sent, &mut out), HandshakeStep::Goes { has_answered: true }));
     client.read_tls(&mut &out[..]).unwrap();
     client.process_new_packets().unwrap();
     client.writer().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -210,7 +210,7 @@ fn the_certificate_is_the_one_for_the_host_that_is_named() {
 fn a_ticket_takes_up_a_connection_on_a_server_with_other_certificates() {
     let before = server(&[&["localhost"]]);
     let config = Arc::new(client_config(None));
-    let resumes = |server: &Server| {
+    let resumes = |server: &TlsServer| {
         let mut client = connect(&config, "localhost");
         let mut handshake = server.handshake();
         done(shake(&mut client, &mut handshake, usize::MAX)).is_resumed
@@ -237,9 +237,9 @@ fn who_offers_what_we_do_not_speak_is_told_so() {
     assert_eq!(client.alpn_protocol(), Some(&b"http/1.1"[..]));
 }
 
-fn failed(step: Step) -> Failure {
+fn failed(step: HandshakeStep) -> HandshakeFailure {
     match step {
-        Step::Failed(failure) => failure,
+        HandshakeStep::Failed(failure) => failure,
         other => panic!("{other:?}"),
     }
 }
@@ -272,7 +272,7 @@ fn bytes_that_are_no_handshake_are_refused_at_once_and_bounded() {
     let mut steps = 0;
     let failure = loop {
         match handshake.receive(&record, &mut Vec::new()) {
-            Step::Goes { has_answered: false } => {
+            HandshakeStep::Goes { has_answered: false } => {
                 record[5..9].fill(0);
                 steps += 1;
             }

@@ -92,9 +92,9 @@ impl Suite {
 
 /// A traffic secret (RFC 8446 7.1), from which the keys of one direction follow. It is never printed.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct Secret([u8; SECRET_BYTES_MAX]);
+pub struct TrafficSecret([u8; SECRET_BYTES_MAX]);
 
-impl Secret {
+impl TrafficSecret {
     /// As the key schedule gives it: 32 or 48 bytes. `None`: no suite of ours has secrets of that length.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != 32 && bytes.len() != SECRET_BYTES_MAX {
@@ -122,9 +122,9 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for TrafficSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
+        f.write_str("TrafficSecret(..)")
     }
 }
 
@@ -138,8 +138,8 @@ impl hkdf::KeyType for Length {
 
 /// The keys of one direction, and how many records they were used for. See the module.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub struct Half {
-    secret: Secret,
+pub struct DirectionKeys {
+    secret: TrafficSecret,
     key: [u8; 32],
     iv: [u8; 12],
     sequence: u64,
@@ -147,9 +147,9 @@ pub struct Half {
     suite: Suite,
 }
 
-impl Half {
+impl DirectionKeys {
     /// The keys that follow from `secret`, of which `sequence` records were used.
-    pub fn new(suite: Suite, secret: Secret, sequence: u64) -> Self {
+    pub fn new(suite: Suite, secret: TrafficSecret, sequence: u64) -> Self {
         let mut half = Self { secret, key: [0; 32], iv: [0; 12], sequence, suite };
         half.derive();
         half
@@ -163,7 +163,7 @@ impl Half {
 
     /// The next generation of keys (RFC 8446 7.2), as a KeyUpdate asks for it.
     pub fn update(&mut self) {
-        let mut next = Secret([0; SECRET_BYTES_MAX]);
+        let mut next = TrafficSecret([0; SECRET_BYTES_MAX]);
         self.secret.expand(self.suite, "traffic upd", &mut next.0[..self.suite.secret_bytes()]);
         self.secret = next;
         self.sequence = 0;
@@ -176,7 +176,7 @@ impl Half {
     }
 
     /// From which they follow.
-    pub fn secret(&self) -> &Secret {
+    pub fn secret(&self) -> &TrafficSecret {
         &self.secret
     }
 
@@ -254,4 +254,4 @@ fn header(body_len: usize) -> [u8; HEADER_BYTES] {
 }
 
 // What a channel over TLS costs more than a plain one is two of these.
-const _: () = assert!(std::mem::size_of::<Half>() <= 112);
+const _: () = assert!(std::mem::size_of::<DirectionKeys>() <= 112);

@@ -28,12 +28,12 @@ pub use duplex::{Acceptor, Duplex, Trust, TrustError};
 #[cfg(feature = "tls")]
 pub use handshake::certificate::{Certificate, CertificateError};
 #[cfg(feature = "tls")]
-pub use handshake::{Handshake, INCOMING_BYTES_MAX, PRICE_NS_RESUMED, Server};
+pub use handshake::{Handshake, INCOMING_BYTES_MAX, PRICE_NS_RESUMED, TlsServer};
 #[cfg(feature = "tls")]
-pub use keys::{OVERHEAD_BYTES, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, Secret, Suite};
-pub use outcome::{Done, Ended, Failure, Opened, Step};
+pub use keys::{OVERHEAD_BYTES, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, Suite, TrafficSecret};
+pub use outcome::{Established, HandshakeFailure, HandshakeStep, OpenedRecords, ReceiveEnd};
 #[cfg(feature = "tls")]
-pub use record::{Direction, Records, State};
+pub use record::{RecordDirection, Records, TlsState};
 #[cfg(not(feature = "tls"))]
 pub use without::{
     Acceptor, Duplex, Handshake, INCOMING_BYTES_MAX, OVERHEAD_BYTES, PLAIN_BYTES_MAX, PRICE_NS_RESUMED,

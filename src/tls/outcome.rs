@@ -1,26 +1,26 @@
 //! What handshakes and records come to: plain data, the same whether the crate is built with the feature `tls` or without.
 
-use super::{Alert, State};
+use super::{Alert, TlsState};
 
 /// What a client's bytes have come to.
 #[derive(Debug)]
-pub enum Step {
+pub enum HandshakeStep {
     /// More is to come from the client. Whether it was answered meanwhile: that is what a handshake costs.
     Goes {
         /// Keys were exchanged, and signed for.
         has_answered: bool,
     },
     /// The connection is established.
-    Done(Box<Done>),
+    Done(Box<Established>),
     /// It is not, and never will be.
-    Failed(Failure),
+    Failed(HandshakeFailure),
 }
 
 /// An established connection.
 #[derive(Debug)]
-pub struct Done {
+pub struct Established {
     /// With which its records go on.
-    pub state: State,
+    pub state: TlsState,
     /// Bytes of the client that came behind the handshake: records, or the beginning of one.
     pub rest: Vec<u8>,
     /// It takes up an earlier one.
@@ -29,7 +29,7 @@ pub struct Done {
 
 /// Why there is no connection. What the client is to be told is among the bytes to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct HandshakeFailure {
     /// The alert that was sent, or received; `None` where none was, or which is not known.
     pub alert: Option<Alert>,
     /// It was the client that gave up.
@@ -40,7 +40,7 @@ pub struct Failure {
 
 /// Why nothing more is received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum ReceiveEnd {
     /// The peer has said that it sends nothing more.
     CloseNotify,
     /// The peer has given up.
@@ -51,7 +51,7 @@ pub enum Ended {
 
 /// What receiving has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
+pub struct OpenedRecords {
     /// So many bytes of data, now at the start of what was given.
     pub plain: usize,
     /// So many bytes at the end are the beginning of a record: they are to be given again, with what follows.
@@ -59,5 +59,5 @@ pub struct Opened {
     /// Something is to be sealed and sent, even if there is no data: see [`Records::seal_due`](super::Records::seal_due).
     pub is_answer_due: bool,
     /// Set if this is the last.
-    pub ended: Option<Ended>,
+    pub ended: Option<ReceiveEnd>,
 }

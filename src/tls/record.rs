@@ -5,11 +5,11 @@
 //!
 //! Invariants: after an end, either way, nothing of the peer is opened any more; a KeyUpdate that asks for one is answered
 //! before the next data, once however often it was asked; a peer that sends records without data, or new keys, without end
-//! is let go. What waits for the rest of a record is the caller's to keep ([`Opened::rest`]).
+//! is let go. What waits for the rest of a record is the caller's to keep ([`OpenedRecords::rest`]).
 
 use super::alert::Alert;
-use super::keys::{ContentType, HEADER_BYTES, Half, PLAIN_BYTES_MAX, SEALED_BYTES_MAX, Secret, Suite};
-use super::outcome::{Ended, Opened};
+use super::keys::{ContentType, DirectionKeys, HEADER_BYTES, PLAIN_BYTES_MAX, SEALED_BYTES_MAX, Suite, TrafficSecret};
+use super::outcome::{OpenedRecords, ReceiveEnd};
 use smallvec::SmallVec;
 use std::io::IoSlice;
 
@@ -27,28 +27,28 @@ const KEY_UPDATE: u8 = 24;
 
 /// One direction of an established connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Direction {
+pub struct RecordDirection {
     /// The secret from which its keys follow.
-    pub secret: Secret,
+    pub secret: TrafficSecret,
     /// How many records were sealed with them.
     pub sequence: u64,
 }
 
 /// All that an established connection is: 112 bytes that another process could go on with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct TlsState {
     /// The cipher.
     pub suite: Suite,
     /// What we seal with.
-    pub send: Direction,
+    pub send: RecordDirection,
     /// What we open with.
-    pub receive: Direction,
+    pub receive: RecordDirection,
 }
 
 /// See the module.
 pub struct Records {
-    send: Half,
-    receive: Half,
+    send: DirectionKeys,
+    receive: DirectionKeys,
     suite: Suite,
     /// How much has come of a handshake message that is not whole: of a KeyUpdate, and what came was right.
     message_len: u8,
@@ -61,10 +61,10 @@ pub struct Records {
 
 impl Records {
     /// Goes on where `state` says.
-    pub fn new(state: State) -> Self {
+    pub fn new(state: TlsState) -> Self {
         Self {
-            send: Half::new(state.suite, state.send.secret, state.send.sequence),
-            receive: Half::new(state.suite, state.receive.secret, state.receive.sequence),
+            send: DirectionKeys::new(state.suite, state.send.secret, state.send.sequence),
+            receive: DirectionKeys::new(state.suite, state.receive.secret, state.receive.sequence),
             suite: state.suite,
             message_len: 0,
             empty_records: 0,
@@ -76,9 +76,10 @@ impl Records {
     }
 
     /// Where another could go on, between records.
-    pub fn state(&self) -> State {
-        let direction = |half: &Half| Direction { secret: half.secret().clone(), sequence: half.sequence() };
-        State { suite: self.suite, send: direction(&self.send), receive: direction(&self.receive) }
+    pub fn state(&self) -> TlsState {
+        let direction =
+            |half: &DirectionKeys| RecordDirection { secret: half.secret().clone(), sequence: half.sequence() };
+        TlsState { suite: self.suite, send: direction(&self.send), receive: direction(&self.receive) }
     }
 
     /// Appends `parts`, joined, in as many records as they need.
@@ -134,8 +135,8 @@ impl Records {
     }
 
     /// Opens all whole records of `bytes`, in place, and joins their data at its start. `now_s` is a clock of seconds.
-    pub fn open(&mut self, bytes: &mut [u8], now_s: u32) -> Opened {
-        let mut opened = Opened { plain: 0, rest: 0, is_answer_due: false, ended: None };
+    pub fn open(&mut self, bytes: &mut [u8], now_s: u32) -> OpenedRecords {
+        let mut opened = OpenedRecords { plain: 0, rest: 0, is_answer_due: false, ended: None };
         let mut at = 0;
         while !self.has_ended && at < bytes.len() {
             match self.open_one(&mut bytes[opened.plain..], at - opened.plain, now_s) {
@@ -148,7 +149,7 @@ impl Records {
                     opened.plain += record.plain;
                     opened.ended = record.ended;
                 }
-                Err(alert) => opened.ended = Some(Ended::Broken(alert)),
+                Err(alert) => opened.ended = Some(ReceiveEnd::Broken(alert)),
             }
             self.has_ended |= opened.ended.is_some();
         }
@@ -248,18 +249,18 @@ impl Records {
 struct Record {
     bytes: usize,
     plain: usize,
-    ended: Option<Ended>,
+    ended: Option<ReceiveEnd>,
 }
 
 /// What an alert of the peer's means (RFC 8446 6).
-fn told(alert: &[u8]) -> Result<Option<Ended>, Alert> {
+fn told(alert: &[u8]) -> Result<Option<ReceiveEnd>, Alert> {
     match *alert {
         [] => Err(Alert::UNEXPECTED_MESSAGE),
         // RFC 8446 6.1: what does not say an error by itself; close_notify follows.
         [_, said] if Alert(said) == Alert::USER_CANCELED => Ok(None),
-        [_, said] if Alert(said) == Alert::CLOSE_NOTIFY => Ok(Some(Ended::CloseNotify)),
+        [_, said] if Alert(said) == Alert::CLOSE_NOTIFY => Ok(Some(ReceiveEnd::CloseNotify)),
         // RFC 8446 6.2: any other is an end, whatever its level.
-        [_, said] => Ok(Some(Ended::Told(Alert(said)))),
+        [_, said] => Ok(Some(ReceiveEnd::Told(Alert(said)))),
         // RFC 8446 5.1: one alert, whole, to a record.
         _ => Err(Alert::DECODE_ERROR),
     }

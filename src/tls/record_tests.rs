@@ -10,15 +10,15 @@ fn hex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(byte).collect()
 }
 
-fn direction(suite: Suite, fill: u8, sequence: u64) -> Direction {
-    Direction { secret: Secret::new(&vec![fill; suite.secret_bytes()]).unwrap(), sequence }
+fn direction(suite: Suite, fill: u8, sequence: u64) -> RecordDirection {
+    RecordDirection { secret: TrafficSecret::new(&vec![fill; suite.secret_bytes()]).unwrap(), sequence }
 }
 
 /// The two ends of one connection: ours, and its client's.
 fn pair(suite: Suite) -> (Records, Records) {
     let (a, b) = (direction(suite, 1, 5), direction(suite, 2, 9));
-    let ours = State { suite, send: a.clone(), receive: b.clone() };
-    (Records::new(ours), Records::new(State { suite, send: b, receive: a }))
+    let ours = TlsState { suite, send: a.clone(), receive: b.clone() };
+    (Records::new(ours), Records::new(TlsState { suite, send: b, receive: a }))
 }
 
 fn sealed(by: &mut Records, data: &[u8]) -> Vec<u8> {
@@ -40,7 +40,7 @@ fn record(by: &mut Records, content: u8, data: &[u8], padding: usize) -> Vec<u8>
 }
 
 /// All that comes out of `bytes`, given at once.
-fn open(by: &mut Records, bytes: &[u8]) -> (Vec<u8>, Opened) {
+fn open(by: &mut Records, bytes: &[u8]) -> (Vec<u8>, OpenedRecords) {
     let mut bytes = bytes.to_vec();
     let opened = by.open(&mut bytes, 0);
     bytes.truncate(opened.plain);
@@ -49,7 +49,7 @@ fn open(by: &mut Records, bytes: &[u8]) -> (Vec<u8>, Opened) {
 
 fn refused(by: &mut Records, bytes: &[u8]) -> Alert {
     match open(by, bytes).1.ended {
-        Some(Ended::Broken(alert)) => alert,
+        Some(ReceiveEnd::Broken(alert)) => alert,
         other => panic!("{other:?}"),
     }
 }
@@ -57,13 +57,13 @@ fn refused(by: &mut Records, bytes: &[u8]) -> Alert {
 /// RFC 8448 section 3: what follows its handshake, byte for byte.
 #[test]
 fn the_trace_of_rfc_8448_is_sealed_and_opened() {
-    let secret = |text| Secret::new(&hex(text)).unwrap();
+    let secret = |text| TrafficSecret::new(&hex(text)).unwrap();
     let server = secret("a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643");
     let client = secret("9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5");
     // Its ticket is the server's first record under these keys.
-    let send = Direction { secret: server, sequence: 1 };
-    let receive = Direction { secret: client, sequence: 0 };
-    let mut records = Records::new(State { suite: Suite::Aes128Gcm, send, receive });
+    let send = RecordDirection { secret: server, sequence: 1 };
+    let receive = RecordDirection { secret: client, sequence: 0 };
+    let mut records = Records::new(TlsState { suite: Suite::Aes128Gcm, send, receive });
     let payload: Vec<u8> = (0..50).collect();
     let from_client = hex(
         "17030300 43a23f7054b62c94d0affafe8228ba55cbefacea42f914aa66bcab3f2b9819a8a5b46b395bd54a9a20441e2b62974e1f\
@@ -77,7 +77,7 @@ fn the_trace_of_rfc_8448_is_sealed_and_opened() {
     );
     assert_eq!(sealed(&mut records, &payload), from_server);
     let alert = hex("1703030013 c9872760655666b74d7ff1153efd6db6d0b0e3");
-    assert_eq!(open(&mut records, &alert).1.ended, Some(Ended::CloseNotify));
+    assert_eq!(open(&mut records, &alert).1.ended, Some(ReceiveEnd::CloseNotify));
     let mut out = Vec::new();
     records.seal_alert(Alert::CLOSE_NOTIFY, &mut out);
     assert_eq!(out, hex("1703030013 b58fd67166ebf599d24720cfbe7efa7a8864a9"));
@@ -134,7 +134,7 @@ fn keys_are_renewed_when_the_peer_does_and_answered_once() {
 #[test]
 fn our_keys_are_renewed_before_they_have_sealed_too_much() {
     let suite = Suite::Aes128Gcm;
-    let state = |send, receive| State { suite, send, receive };
+    let state = |send, receive| TlsState { suite, send, receive };
     let (a, b) = (direction(suite, 1, RECORDS_MAX - 1), direction(suite, 2, 0));
     let mut ours = Records::new(state(a.clone(), b.clone()));
     let mut client = Records::new(state(b, a));
@@ -183,7 +183,7 @@ fn new_keys_without_end_are_refused() {
             assert_eq!(update(now_s, &mut ours), None);
         }
     }
-    assert_eq!(update(3, &mut ours), Some(Ended::Broken(Alert::UNEXPECTED_MESSAGE)));
+    assert_eq!(update(3, &mut ours), Some(ReceiveEnd::Broken(Alert::UNEXPECTED_MESSAGE)));
 }
 
 #[test]
@@ -237,11 +237,15 @@ fn alerts_end_what_is_received_but_for_user_canceled() {
     client.seal_alert(Alert::CLOSE_NOTIFY, &mut out);
     out.extend(sealed(&mut client, b"behind the end"));
     let (plain, opened) = open(&mut ours, &out);
-    assert_eq!((&plain[..], opened.ended), (&b"said before"[..], Some(Ended::CloseNotify)));
-    assert_eq!(open(&mut ours, &out).1, Opened { plain: 0, rest: 0, is_answer_due: false, ended: None }, "it is over");
+    assert_eq!((&plain[..], opened.ended), (&b"said before"[..], Some(ReceiveEnd::CloseNotify)));
+    assert_eq!(
+        open(&mut ours, &out).1,
+        OpenedRecords { plain: 0, rest: 0, is_answer_due: false, ended: None },
+        "it is over"
+    );
     let (mut ours, mut client) = pair(Suite::Aes128Gcm);
     let fatal = record(&mut client, 21, &[1, 48], 0);
-    assert_eq!(open(&mut ours, &fatal).1.ended, Some(Ended::Told(Alert(48))), "whatever its level");
+    assert_eq!(open(&mut ours, &fatal).1.ended, Some(ReceiveEnd::Told(Alert(48))), "whatever its level");
 }
 
 #[test]

@@ -20,9 +20,9 @@ pub const PRICE_NS_RESUMED: u64 = 0;
 
 /// There is none.
 #[derive(Debug, Clone)]
-pub struct Server(Never);
+pub struct TlsServer(Never);
 
-impl Server {
+impl TlsServer {
     /// Not called.
     pub fn set_unix_s(&self, _: u64) {
         match self.0 {}
@@ -60,7 +60,7 @@ pub struct Handshake(Never);
 
 impl Handshake {
     /// Not called.
-    pub fn receive(&mut self, _: &[u8], _: &mut Vec<u8>) -> Step {
+    pub fn receive(&mut self, _: &[u8], _: &mut Vec<u8>) -> HandshakeStep {
         match self.0 {}
     }
 
@@ -77,19 +77,19 @@ impl Handshake {
 
 /// There is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State(Never);
+pub struct TlsState(Never);
 
 /// There is none.
 pub struct Records(Never);
 
 impl Records {
     /// Not called.
-    pub fn new(state: State) -> Self {
+    pub fn new(state: TlsState) -> Self {
         match state.0 {}
     }
 
     /// Not called.
-    pub fn open(&mut self, _: &mut [u8], _: u32) -> Opened {
+    pub fn open(&mut self, _: &mut [u8], _: u32) -> OpenedRecords {
         match self.0 {}
     }
 

@@ -12,13 +12,13 @@ pub struct CloseReason {
     /// Its name in the registry, or ours.
     pub name: &'static str,
     /// What a client does that is told so.
-    pub then: Then,
+    pub then: ClientNext,
 }
 
 /// What a client does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Then {
+pub enum ClientNext {
     /// Connect again, after a random pause that doubles with each attempt.
     ConnectAgain,
     /// Get a new token, then connect again.
@@ -27,7 +27,7 @@ pub enum Then {
     Mend,
 }
 
-impl Then {
+impl ClientNext {
     /// Whether the same client may connect again with the same request.
     pub const fn may_connect_again(self) -> bool {
         matches!(self, Self::ConnectAgain)
@@ -54,25 +54,25 @@ pub const REGISTRATION_TIMEOUT: u16 = 4408;
 /// Encryption is not offered.
 pub const ENCRYPTION_NOT_OFFERED: u16 = 4501;
 
-const fn reason(code: u16, name: &'static str, then: Then) -> CloseReason {
+const fn reason(code: u16, name: &'static str, then: ClientNext) -> CloseReason {
     CloseReason { code, name, then }
 }
 
 /// Every code that the server itself sends, in order.
 pub const CLOSE_REASONS: [CloseReason; 13] = [
-    reason(1001, "going away", Then::ConnectAgain),
-    reason(1002, "protocol error", Then::Mend),
-    reason(1007, "invalid payload", Then::Mend),
-    reason(1008, "policy violation", Then::Mend),
-    reason(1009, "message too big", Then::Mend),
-    reason(1011, "internal error", Then::ConnectAgain),
-    reason(1012, "service restart", Then::ConnectAgain),
-    reason(1013, "try again later", Then::ConnectAgain),
-    reason(MALFORMED_REGISTRATION, "malformed registration", Then::Mend),
-    reason(UNAUTHORIZED, "unauthorized", Then::LogIn),
-    reason(NO_SUCH_PROCESS, "no such process", Then::ConnectAgain),
-    reason(REGISTRATION_TIMEOUT, "registration timeout", Then::ConnectAgain),
-    reason(ENCRYPTION_NOT_OFFERED, "encryption not offered", Then::Mend),
+    reason(1001, "going away", ClientNext::ConnectAgain),
+    reason(1002, "protocol error", ClientNext::Mend),
+    reason(1007, "invalid payload", ClientNext::Mend),
+    reason(1008, "policy violation", ClientNext::Mend),
+    reason(1009, "message too big", ClientNext::Mend),
+    reason(1011, "internal error", ClientNext::ConnectAgain),
+    reason(1012, "service restart", ClientNext::ConnectAgain),
+    reason(1013, "try again later", ClientNext::ConnectAgain),
+    reason(MALFORMED_REGISTRATION, "malformed registration", ClientNext::Mend),
+    reason(UNAUTHORIZED, "unauthorized", ClientNext::LogIn),
+    reason(NO_SUCH_PROCESS, "no such process", ClientNext::ConnectAgain),
+    reason(REGISTRATION_TIMEOUT, "registration timeout", ClientNext::ConnectAgain),
+    reason(ENCRYPTION_NOT_OFFERED, "encryption not offered", ClientNext::Mend),
 ];
 
 impl CloseReason {

@@ -3,7 +3,7 @@
 
 use crate::support;
 use pushring::Broker;
-use pushring::link::{self, Client, ClientOptions, Server};
+use pushring::link::{self, Client, ClientOptions, LinkServer};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// A broker without processes, and a link to it.
 pub struct Linked {
-    pub server: Option<Server>,
+    pub server: Option<LinkServer>,
     pub broker: Broker,
     pub path: PathBuf,
     directory: Directory,
@@ -28,19 +28,19 @@ impl Drop for Directory {
 }
 
 impl Linked {
-    pub fn start(name: &str, change: impl FnOnce(&mut link::Config)) -> Self {
+    pub fn start(name: &str, change: impl FnOnce(&mut link::LinkConfig)) -> Self {
         let driver =
             std::env::var("PUSHRING_TEST_DRIVER").map_or(support::DriverKind::Auto, |name| name.parse().unwrap());
         Self::at(support::broker(driver, |_| {}), name, change)
     }
 
-    pub fn at(broker: Broker, name: &str, change: impl FnOnce(&mut link::Config)) -> Self {
+    pub fn at(broker: Broker, name: &str, change: impl FnOnce(&mut link::LinkConfig)) -> Self {
         let directory = std::env::temp_dir().join(format!("pushring-link-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("link");
-        let mut config = link::Config { path: Some(path.clone()), ..link::Config::default() };
+        let mut config = link::LinkConfig { path: Some(path.clone()), ..link::LinkConfig::default() };
         change(&mut config);
-        let server = Some(Server::start(broker.handle(), config).unwrap());
+        let server = Some(LinkServer::start(broker.handle(), config).unwrap());
         Self { server, broker, path, directory: Directory(directory) }
     }
 

@@ -11,7 +11,7 @@ async fn main(
     let decoded_keyfile = decode_keyfile(&encoded_keyfile, "0xfeed").unwrap();
     let mut tasks = tokio::task::JoinSet::<anyhow::Result<()>>::new();
     // Where a node spawns its own server.
-    let (http_server, serving) = pushring::node::Server::new(pushring::node::Parts {
+    let (http_server, serving) = pushring::node::NodeServer::new(pushring::node::NodeParts {
         host: Node,
         our_node: our.name.clone(),
         dialect: pushring::node::Dialect::Kinode,

@@ -55,7 +55,7 @@ impl Node {
         let (to_server, from_kernel) = mpsc::channel(32);
         let (to_kernel, from_server) = mpsc::channel(options.kernel_messages_max);
         let (prints, mut printed) = mpsc::channel(32);
-        let parts = node::Parts {
+        let parts = node::NodeParts {
             host: MyNode,
             our_node: NODE.into(),
             dialect: options.dialect,

@@ -6,7 +6,7 @@ use crate::support;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pushring::ChannelId;
-use pushring::node::{Dialect, Events, HttpResponse, IncomingHttpRequest, KernelMessage};
+use pushring::node::{Dialect, EventMessages, HttpResponse, IncomingHttpRequest, KernelMessage};
 use pushring::process_lib::{self, Address, Exit, HttpServerRequest, Mailbox, WsMessageType};
 
 const ALICE: ChannelId = ChannelId::new(7);
@@ -14,7 +14,7 @@ const BOB: ChannelId = ChannelId::new(8);
 
 struct Node {
     our: Address,
-    events: Events,
+    events: EventMessages,
     to_process: Sender<KernelMessage>,
     from_process: Receiver<KernelMessage>,
 }
@@ -49,7 +49,7 @@ fn everybody_in_the_room_hears() {
     let (to_process, from_kernel) = bounded(64);
     let our: Address = "local.os@chat:chat:template.os".parse().unwrap();
     let process = process_lib::spawn(our.clone(), Box::new(Mailbox::new(to_kernel, from_kernel)), chat::process::init);
-    let node = Node { events: Events::new(&our.node, Dialect::Hyperdrive), our, to_process, from_process };
+    let node = Node { events: EventMessages::new(&our.node, Dialect::Hyperdrive), our, to_process, from_process };
 
     node.open(ALICE);
     node.open(BOB);

@@ -220,7 +220,7 @@ fn fragments_with_a_ping_between_are_one_message() {
 fn what_breaks_the_rules_of_compression_is_told_why() {
     let broker = demo(|config| {
         everywhere(config);
-        config.shard.limits = pushring::internals::proto::Limits::for_messages(100_000);
+        config.shard.limits = pushring::internals::proto::MessageLimits::for_messages(100_000);
     });
     let compressed = deflated(b"Hello, Hello, Hello");
     let closed = |frames: &[(u8, &[u8])], offer: &str| {

@@ -10,12 +10,14 @@ use pushring::internals::admission::Ledger;
 use pushring::internals::gateway::{Dialect, OwnerId, Settings, Snapshot, WebSocketRule};
 use pushring::internals::proto::deflate::Deflater;
 use pushring::internals::proto::{MessageKind, server_frame_len};
-use pushring::internals::shard::command::{Asked, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use pushring::internals::shard::command::{
+    Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
+};
 use pushring::internals::shard::deflate::Compressed;
 use pushring::internals::shard::event::Event;
-use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
+use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use pushring::internals::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
-use pushring::internals::shard::{Common, Config, Directory, Owner, Shard, Token};
+use pushring::internals::shard::{Common, ConnectionToken, Directory, Owner, Shard, ShardConfig};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,18 +44,18 @@ struct Wire {
 struct Memory(Rc<RefCell<Vec<Wire>>>);
 
 impl Flush for Memory {
-    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
         for (index, entry) in batch.iter().enumerate() {
             let bytes: Vec<u8> = match entry.parts {
-                Parts::One(bytes) => bytes.to_vec(),
-                Parts::Many(parts) => parts.iter().flat_map(|part| part.iter().copied()).collect(),
+                SendParts::One(bytes) => bytes.to_vec(),
+                SendParts::Many(parts) => parts.iter().flat_map(|part| part.iter().copied()).collect(),
             };
             let wire = &mut self.0.borrow_mut()[entry.socket.0 as usize];
             let taken = bytes.len().min(wire.room);
             wire.room -= taken;
             wire.left.extend_from_slice(&bytes[..taken]);
             if taken < bytes.len() {
-                short.push(Short { index, sent: Ok(taken) });
+                short.push(ShortSend { index, sent: Ok(taken) });
             }
         }
     }
@@ -112,7 +114,7 @@ fn message(name: usize, serial: usize) -> Vec<u8> {
 struct Scene {
     shard: Shard,
     wires: Rc<RefCell<Vec<Wire>>>,
-    clients: Vec<Token>,
+    clients: Vec<ConnectionToken>,
     channels: Vec<ChannelId>,
     owner: Arc<Owner>,
     deflater: Deflater,
@@ -129,7 +131,7 @@ impl Scene {
         let owner = Arc::new(Owner::new(OWNER, process, queue, Policy::Close, false));
         let mut directory = Directory::new(gateway);
         directory.attach(owner.clone());
-        let mut config = Config { outbound_bytes_max: BUDGET, copy_bytes_max: 200, ..Config::default() };
+        let mut config = ShardConfig { outbound_bytes_max: BUDGET, copy_bytes_max: 200, ..ShardConfig::default() };
         config.deflate.bytes_min = 64;
         config.deflate.push_level = 6;
         config.deflate.takeover_bytes_max = 1 << 20;
@@ -189,7 +191,7 @@ impl Scene {
             Step::Push { to, message, times, policy } => {
                 for name in message..message + times {
                     let (channel, policy, frame) = (self.channels[to], Some(policy), frame(name));
-                    let push = Push { channel, owner: Some(OWNER), frame, policy, asked: Asked::Nobody };
+                    let push = PushCommand { channel, owner: Some(OWNER), frame, policy, asked: ReportTo::Nobody };
                     self.shard.handle_command(Command::Push(push), 1);
                 }
             }

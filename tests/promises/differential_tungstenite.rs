@@ -10,13 +10,14 @@ use std::io::{self, Cursor, Read, Write};
 
 use proptest::prelude::*;
 use proto_support::{Frame, Seen, any_frames, receive, wire};
-use pushring::internals::proto::{Limits, Violation};
+use pushring::internals::proto::{MessageLimits, Violation};
 use tungstenite::error::{Error, ProtocolError};
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
 
-const LIMITS: Limits = Limits { message_bytes_max: 100_000, frame_bytes_max: 70_000, fragments_max: u32::MAX };
+const LIMITS: MessageLimits =
+    MessageLimits { message_bytes_max: 100_000, frame_bytes_max: 70_000, fragments_max: u32::MAX };
 
 /// Reads the stream, swallows the answers.
 struct Wire(Cursor<Vec<u8>>);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use pushring::internals::driver::flush_send::SendFlush;
 use pushring::internals::driver::flush_uring::{BATCH_MIN, ENTRIES, UringFlush};
 use pushring::internals::driver::sys::socket_id;
-use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short};
+use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend};
 use std::io::{IoSlice, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -24,7 +24,7 @@ enum Peer {
 struct Step {
     socket: usize,
     peer: Peer,
-    /// The lengths of the parts; one part leaves as `Parts::One`.
+    /// The lengths of the parts; one part leaves as `SendParts::One`.
     parts: Vec<usize>,
 }
 
@@ -79,15 +79,15 @@ impl World {
         }
     }
 
-    fn flush(&mut self, flush: &mut dyn Flush, steps: &[Step], bytes: &[Vec<Vec<u8>>]) -> Vec<Short> {
+    fn flush(&mut self, flush: &mut dyn Flush, steps: &[Step], bytes: &[Vec<Vec<u8>>]) -> Vec<ShortSend> {
         let slices: Vec<Vec<IoSlice<'_>>> =
             bytes.iter().map(|parts| parts.iter().map(|part| IoSlice::new(part)).collect()).collect();
         let batch: Vec<_> = steps
             .iter()
             .zip(bytes.iter().zip(&slices))
-            .map(|(step, (bytes, slices))| Outgoing {
+            .map(|(step, (bytes, slices))| OutgoingBytes {
                 socket: socket_id(&self.pairs[step.socket].0),
-                parts: if bytes.len() == 1 { Parts::One(&bytes[0]) } else { Parts::Many(slices) },
+                parts: if bytes.len() == 1 { SendParts::One(&bytes[0]) } else { SendParts::Many(slices) },
                 is_last: false,
             })
             .collect();
@@ -161,9 +161,9 @@ fn a_batch_larger_than_the_ring_goes_in_chunks() {
     let batch: Vec<_> = pairs
         .iter()
         .enumerate()
-        .map(|(index, (here, _))| Outgoing {
+        .map(|(index, (here, _))| OutgoingBytes {
             socket: socket_id(here),
-            parts: if index % 2 == 0 { Parts::One(b"push") } else { Parts::Many(&slices) },
+            parts: if index % 2 == 0 { SendParts::One(b"push") } else { SendParts::Many(&slices) },
             is_last: false,
         })
         .collect();
@@ -171,7 +171,7 @@ fn a_batch_larger_than_the_ring_goes_in_chunks() {
     let mut flush = UringFlush::new().unwrap();
     flush.send_all(&batch, &mut short);
     let expected: Vec<_> =
-        (0..count).filter(|index| index % 100 == 3).map(|index| Short { index, sent: Err(libc::EPIPE) }).collect();
+        (0..count).filter(|index| index % 100 == 3).map(|index| ShortSend { index, sent: Err(libc::EPIPE) }).collect();
     assert_eq!(short, expected);
     for (index, (_, there)) in pairs.iter().enumerate() {
         let mut got = [0; 8];
@@ -192,11 +192,11 @@ fn the_last_bytes_leave_with_the_end_of_the_stream() {
     let slices = [IoSlice::new(b"pu"), IoSlice::new(b"sh")];
     let uring: Box<dyn Flush> = Box::new(UringFlush::new().unwrap().with_batch_min(1));
     for mut flush in [uring, Box::new(SendFlush)] {
-        for (parts, shut) in [(Parts::One(b"push"), true), (Parts::Many(&slices), false)] {
+        for (parts, shut) in [(SendParts::One(b"push"), true), (SendParts::Many(&slices), false)] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (server, _) = listener.accept().unwrap();
             let mut short = Vec::new();
-            flush.send_all(&[Outgoing { socket: socket_id(&server), parts, is_last: true }], &mut short);
+            flush.send_all(&[OutgoingBytes { socket: socket_id(&server), parts, is_last: true }], &mut short);
             assert_eq!(short, []);
             if shut {
                 server.shutdown(Shutdown::Write).unwrap();

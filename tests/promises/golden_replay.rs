@@ -27,7 +27,7 @@ type Client = support::Client;
 struct Replay {
     node: Node,
     /// Where the node's server is in another program, so to say: its link and its broker.
-    _apart: Option<(link::Server, Broker)>,
+    _apart: Option<(link::LinkServer, Broker)>,
     name: &'static str,
     golden: Value,
 }
@@ -133,8 +133,8 @@ impl Replay {
         let config = pushring::Config { settings, shards: 2, driver: support::driver(), ..pushring::Config::default() };
         let broker = Broker::start(pushring::Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();
         let path = std::env::temp_dir().join(format!("pushring-golden-{}", std::process::id()));
-        let config = link::Config { path: Some(path.clone()), ..link::Config::default() };
-        let link = link::Server::start(broker.handle(), config).unwrap();
+        let config = link::LinkConfig { path: Some(path.clone()), ..link::LinkConfig::default() };
+        let link = link::LinkServer::start(broker.handle(), config).unwrap();
         let at = kernel::At::Link(path);
         let node = kernel::start(at, false, PROCESS.parse().unwrap(), node_backend::wsecho::init).unwrap();
         Self { node, _apart: Some((link, broker)), name, golden: golden(name) }

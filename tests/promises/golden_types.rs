@@ -3,7 +3,7 @@
 
 use pushring::ChannelId;
 use pushring::node::{
-    Action, ActionRequest, Address, Dialect, Events, HttpResponse, HttpServerAction, HttpServerError,
+    ActionRequest, Address, CheckedAction, Dialect, EventMessages, HttpResponse, HttpServerAction, HttpServerError,
     HttpServerRequest, Inbound, KernelMessage, LazyLoadBlob, Message, ProcessId, Request, Response,
     WebSocketExtPushData, dispatch, rpc_request, rpc_response_body,
 };
@@ -154,7 +154,7 @@ fn every_recorded_body_is_read_and_written_back_alike() {
 
 #[test]
 fn every_recorded_event_is_what_we_would_send() {
-    let events = Events::new(NODE, Dialect::Hyperdrive);
+    let events = EventMessages::new(NODE, Dialect::Hyperdrive);
     let mut compared = 0;
     for case in cases().iter().filter(|case| !is_rpc(case)) {
         for (_, recorded) in case.messages.iter().filter(|(direction, _)| *direction == Direction::Out) {
@@ -169,7 +169,12 @@ fn every_recorded_event_is_what_we_would_send() {
     assert_eq!(compared, 55);
 }
 
-fn made_event(events: &Events, recorded: &KernelMessage, event: HttpServerRequest, owner: &ProcessId) -> KernelMessage {
+fn made_event(
+    events: &EventMessages,
+    recorded: &KernelMessage,
+    event: HttpServerRequest,
+    owner: &ProcessId,
+) -> KernelMessage {
     let id = recorded.id;
     let bytes = recorded.lazy_load_blob.clone().map(|blob| blob.bytes);
     match event {
@@ -206,10 +211,10 @@ fn without_body(mut message: KernelMessage) -> KernelMessage {
 fn performed(request: ActionRequest, owners: &HashMap<ChannelId, Address>) -> Option<KernelMessage> {
     let is_owner = |channel| owners.get(channel).map(|owner| owner == request.requester());
     match &request.action {
-        Action::Push { channel, .. } if is_owner(channel) != Some(true) => {
+        CheckedAction::Push { channel, .. } if is_owner(channel) != Some(true) => {
             Some(request.reply.refused(HttpServerError::WsChannelNotFound))
         }
-        Action::Close { channel } if is_owner(channel) == Some(false) => {
+        CheckedAction::Close { channel } if is_owner(channel) == Some(false) => {
             Some(request.reply.refused(HttpServerError::WsChannelNotFound))
         }
         _ => request.reply.done(),
@@ -295,7 +300,7 @@ fn the_recorded_frame_to_an_extension_is_what_we_send() {
     let case = named("ext_push_out_req.json");
     let (_, outgoing) = case.messages.iter().find(|(direction, _)| *direction == Direction::In).unwrap();
     let Inbound::Action(request) = dispatch(outgoing.clone(), NODE, Dialect::Hyperdrive) else { panic!("refused") };
-    let Action::Push { message, .. } = request.action else { panic!("{:?}", request.action) };
+    let CheckedAction::Push { message, .. } = request.action else { panic!("{:?}", request.action) };
     assert_eq!(*message.payload(), unhex(case.client["binary_hex"].as_str().unwrap()));
 }
 

@@ -96,7 +96,7 @@ fn announces_and_stays(daemon: &Daemon) {
 }
 
 fn fragments_without_end(daemon: &Daemon) {
-    let most = pushring::internals::proto::Limits::default().fragments_max as usize;
+    let most = pushring::internals::proto::MessageLimits::default().fragments_max as usize;
     let empty = [header(0x02, 0), header(0x00, 0).repeat(most)].concat();
     assert_eq!(told(daemon, &empty), 1009);
     let single = [header(0x02, 0), [header(0x00, 1), vec![7]].concat().repeat(most)].concat();

@@ -4,7 +4,7 @@
 use crate::support;
 
 use bytes::Bytes;
-use pushring::internals::gateway::{HttpRule, IncomingRequest};
+use pushring::internals::gateway::{ContractRequest, HttpRule};
 use pushring::internals::http::Content;
 use pushring::{AttachOptions, Broker, Event, HttpAsk, Process};
 use std::io::{Read, Write};
@@ -39,7 +39,7 @@ fn answer(mut stream: TcpStream) -> (u16, Vec<String>, String) {
 }
 
 /// The next request of this process, and its answer.
-fn serve(process: &Process, respond: impl FnOnce(&IncomingRequest) -> (Vec<(Box<str>, Box<str>)>, Bytes)) {
+fn serve(process: &Process, respond: impl FnOnce(&ContractRequest) -> (Vec<(Box<str>, Box<str>)>, Bytes)) {
     let deadline = Instant::now() + PATIENCE;
     let mut events = Vec::new();
     loop {

@@ -2,7 +2,9 @@
 //! requests are smuggled: each is accepted as exactly one meaning, or refused. A refusal is also final: nothing behind
 //! it is read as a request.
 
-use pushring::internals::http::{AfterResponse, Connection, Date, Limits, Next, Rejection, Response};
+use pushring::internals::http::{
+    AfterResponse, Date, HttpConnection, HttpLimits, HttpStep, PreparedResponse, Rejection,
+};
 
 /// What a stream of bytes comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,22 +17,22 @@ enum Outcome {
 use Outcome::{Refused, Requests};
 
 fn outcome(bytes: &[u8], piece_bytes: usize) -> Outcome {
-    let mut connection = Connection::new(Limits::default());
+    let mut connection = HttpConnection::new(HttpLimits::default());
     let mut requests = 0;
     for piece in bytes.chunks(piece_bytes) {
         let mut piece = piece;
         loop {
             let rejection = match connection.feed(piece) {
-                Next::Wait | Next::BodyPending { .. } => break,
-                Next::Rejected(rejection) => Some(rejection),
-                Next::Request(_) => None,
+                HttpStep::Wait | HttpStep::BodyPending { .. } => break,
+                HttpStep::Rejected(rejection) => Some(rejection),
+                HttpStep::Request(_) => None,
             };
             if let Some(rejection) = rejection {
                 refuse(&mut connection, rejection);
                 return Refused(requests, rejection.status);
             }
             requests += 1;
-            connection.respond(Response::new(200), &Date::at(0), &mut Vec::new());
+            connection.respond(PreparedResponse::new(200), &Date::at(0), &mut Vec::new());
             if connection.response_left() == AfterResponse::Close {
                 return Requests(requests);
             }
@@ -41,7 +43,7 @@ fn outcome(bytes: &[u8], piece_bytes: usize) -> Outcome {
 }
 
 /// Sends the refusal and sees that it is final.
-fn refuse(connection: &mut Connection, rejection: Rejection) {
+fn refuse(connection: &mut HttpConnection, rejection: Rejection) {
     let mut out = Vec::new();
     connection.respond(rejection.response(), &Date::at(0), &mut out);
     let text = String::from_utf8(out).unwrap();
@@ -49,7 +51,7 @@ fn refuse(connection: &mut Connection, rejection: Rejection) {
     assert!(text.contains("\r\nconnection: close\r\n"), "{text}");
     assert_eq!(connection.response_left(), AfterResponse::Close);
     let good = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
-    assert!(matches!(connection.feed(good), Next::Wait), "a refusal is final");
+    assert!(matches!(connection.feed(good), HttpStep::Wait), "a refusal is final");
 }
 
 #[track_caller]

@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use pushring::Broker;
 use pushring::internals::gateway::{Claims, Grant, HubDoor, Secret, mint, patterns};
 use pushring::internals::hub;
-use pushring::internals::push_api::{self, Options, Token};
+use pushring::internals::push_api::{self, ApiOptions, ApiToken};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -44,7 +44,7 @@ fn start(open: bool) -> Broker {
         }));
     });
     hub::start(&broker.handle()).unwrap();
-    let options = Options { token: Token::new(API_TOKEN).unwrap(), process: Some(hub::PROCESS.parse().unwrap()) };
+    let options = ApiOptions { token: ApiToken::new(API_TOKEN).unwrap(), process: Some(hub::PROCESS.parse().unwrap()) };
     push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
     broker
 }

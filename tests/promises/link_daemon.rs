@@ -6,7 +6,7 @@ use crate::link_support;
 use crate::support;
 
 use link_support::{Python, attach, has_python, hello, refusal};
-use pushring::link::{Client, Endpoint, Token};
+use pushring::link::{Client, Endpoint, LinkToken};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use support::daemon::{Daemon, TemporaryFile, output, pushring};
@@ -117,7 +117,7 @@ fn over_tcp_a_token_lets_in_and_is_never_shown() {
 
     let daemon = Daemon::start(&[&args[..4], &[&address, "--link-token-file", file.path(), "--log", "trace"]].concat());
     let connect = |token: &str| {
-        let endpoint = Endpoint::Tcp { address: address.clone(), token: Token::new(token).unwrap() };
+        let endpoint = Endpoint::Tcp { address: address.clone(), token: LinkToken::new(token).unwrap() };
         Client::connect(endpoint, &"p:test:sys".parse().unwrap(), Default::default())
     };
     assert!(connect("a token that somebody has guessed").is_err());

@@ -19,7 +19,7 @@ use tungstenite::Message;
 const APP: &str = "app:app:test.os";
 const PATH: &str = "/app:app:test.os/";
 
-fn start(name: &str, secret: Option<&[u8]>, change: impl FnOnce(&mut link::Config)) -> Linked {
+fn start(name: &str, secret: Option<&[u8]>, change: impl FnOnce(&mut link::LinkConfig)) -> Linked {
     start_with(Settings::new(NODE, Dialect::Hyperdrive), name, secret, change)
 }
 
@@ -27,7 +27,7 @@ fn start_with(
     mut settings: Settings,
     name: &str,
     secret: Option<&[u8]>,
-    change: impl FnOnce(&mut link::Config),
+    change: impl FnOnce(&mut link::LinkConfig),
 ) -> Linked {
     settings.secret = secret.map(|secret| pushring::internals::gateway::Secret::new(secret).unwrap());
     let config = Config { settings, shards: 2, driver: support::driver(), ..Config::default() };

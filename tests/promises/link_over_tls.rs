@@ -7,7 +7,7 @@ use crate::support::daemon::{Daemon, TemporaryFile, output, pushring};
 use crate::support::{self, PATIENCE, recv, send, tls};
 use pushring::Message as Payload;
 use pushring::internals::gateway::{Dialect, Settings};
-use pushring::link::{Acceptor, Client, ClientOptions, ConnectError, Endpoint, RefusedCode, Token, Trust};
+use pushring::link::{Acceptor, Client, ClientOptions, ConnectError, Endpoint, LinkToken, RefusedCode, Trust};
 use pushring::{Broker, Config, Event, WebSocketRule};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,7 +24,7 @@ fn linked(name: &str) -> (Linked, SocketAddr) {
 fn linked_at(broker: Broker, name: &str) -> (Linked, SocketAddr) {
     let linked = Linked::at(broker, name, |config| {
         config.tcp = Some(([127, 0, 0, 1], 0).into());
-        config.token = Some(Token::new(TOKEN).unwrap());
+        config.token = Some(LinkToken::new(TOKEN).unwrap());
         config.tls = Some(Acceptor::new(vec![tls::certificate(tls::pair())]).unwrap());
     });
     let address = linked.server.as_ref().unwrap().tcp_address().unwrap();
@@ -36,7 +36,7 @@ fn trust(pair: &tls::Pair) -> Trust {
 }
 
 fn endpoint(address: impl ToString, trust: Trust) -> Endpoint {
-    Endpoint::Tls { address: address.to_string(), token: Token::new(TOKEN).unwrap(), trust }
+    Endpoint::Tls { address: address.to_string(), token: LinkToken::new(TOKEN).unwrap(), trust }
 }
 
 fn connect(endpoint: Endpoint) -> Result<Client, ConnectError> {
@@ -76,12 +76,12 @@ fn who_is_not_trusted_hears_no_token_and_who_has_none_is_refused() {
     let stranger = tls::make(&["127.0.0.1"]);
     let error = connect(endpoint(address, trust(&stranger))).err().unwrap().to_string();
     assert!(error.contains("certificate"), "{error}");
-    let wrong = Token::new("a token that somebody has guessed").unwrap();
+    let wrong = LinkToken::new("a token that somebody has guessed").unwrap();
     let wrong = Endpoint::Tls { address: address.to_string(), token: wrong, trust: trust(tls::pair()) };
     let refused = connect(wrong);
     assert!(matches!(refused, Err(ConnectError::Refused(refused)) if refused.code == RefusedCode::Token));
     // Nobody is spoken to in the plain, in either direction.
-    let plain = Endpoint::Tcp { address: address.to_string(), token: Token::new(TOKEN).unwrap() };
+    let plain = Endpoint::Tcp { address: address.to_string(), token: LinkToken::new(TOKEN).unwrap() };
     assert!(connect(plain).is_err());
 
     // Somebody who stands in the broker's place, with a certificate of their own.

@@ -8,7 +8,7 @@ use crate::support;
 
 use link_support::{Linked, attach, hello, refusal};
 use pushring::internals::gateway::{Claims, mint};
-use pushring::link::{self, Client, ClientOptions, ConnectError, Endpoint, RefusedCode, Token};
+use pushring::link::{self, Client, ClientOptions, ConnectError, Endpoint, LinkToken, RefusedCode};
 use pushring::process_lib::http::{bind_http_path, bind_ws_path, close_ws, send_response, send_ws_push};
 use pushring::process_lib::{self, Address, Exit, HttpServerRequest, WsMessageType, await_message, take_blob};
 use pushring::{AttachOptions, Audience, Event, Message as Push};
@@ -251,7 +251,7 @@ fn what_is_refused_is_refused_in_words() {
 
 #[test]
 fn over_tcp_the_token_is_needed() {
-    let token = Token::new("a token that only this test knows").unwrap();
+    let token = LinkToken::new("a token that only this test knows").unwrap();
     let expected = token.clone();
     let linked = Linked::start("tcp", move |config| {
         config.tcp = Some(([127, 0, 0, 1], 0).into());
@@ -260,7 +260,7 @@ fn over_tcp_the_token_is_needed() {
     let address = linked.server.as_ref().unwrap().tcp_address().unwrap().to_string();
     let id = "tcp:test:sys".parse().unwrap();
     let wrong =
-        Endpoint::Tcp { address: address.clone(), token: Token::new("a token that somebody has guessed").unwrap() };
+        Endpoint::Tcp { address: address.clone(), token: LinkToken::new("a token that somebody has guessed").unwrap() };
     let refused = Client::connect(wrong, &id, ClientOptions::default());
     assert!(matches!(refused, Err(ConnectError::Refused(refused)) if refused.code == RefusedCode::Token));
     let process = process_lib::connect(Endpoint::Tcp { address, token }, "puppet:test:sys".parse().unwrap()).unwrap();
@@ -276,7 +276,7 @@ fn over_tcp_the_token_is_needed() {
     linked.stop();
     assert_eq!(thread.join().unwrap(), Exit::Stopped);
 
-    let config = link::Config { tcp: Some(([127, 0, 0, 1], 0).into()), ..link::Config::default() };
+    let config = link::LinkConfig { tcp: Some(([127, 0, 0, 1], 0).into()), ..link::LinkConfig::default() };
     let broker = support::demo(|_| {});
-    assert!(matches!(link::Server::start(broker.handle(), config), Err(link::StartError::NoToken)));
+    assert!(matches!(link::LinkServer::start(broker.handle(), config), Err(link::LinkStartError::NoToken)));
 }

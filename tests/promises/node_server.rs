@@ -5,7 +5,7 @@ use crate::node_support;
 use node_support::support::{PATIENCE, recv, recv_close, send};
 use node_support::{NODE, Node, Options, http_response, push, request};
 use pushring::ProcessId;
-use pushring::control::{self, Answer, Filter, Request};
+use pushring::control::{self, ControlAnswer, ControlRequest, Filter};
 use pushring::internals::proto::client::append_frame;
 use pushring::node::{Address, KernelMessage};
 use std::io::Write;
@@ -108,8 +108,8 @@ fn its_operator_may_ask_why_channels_ended() {
     let (mut client, channel) = node.register("p:p:t.os");
     client.close(None).unwrap();
     while client.read().is_ok() {}
-    let ends = || match control::ask(&path, &Request::Disconnects(Filter::default())).unwrap() {
-        Answer::Disconnects(ends) => ends,
+    let ends = || match control::ask(&path, &ControlRequest::Disconnects(Filter::default())).unwrap() {
+        ControlAnswer::Disconnects(ends) => ends,
         other => panic!("{other:?}"),
     };
     let deadline = Instant::now() + PATIENCE;
@@ -118,7 +118,7 @@ fn its_operator_may_ask_why_channels_ended() {
     }
     assert_eq!(ends()[0].channel.map(|id| u64::from(id.get())), Some(channel));
     assert_eq!(ends()[0].process.as_ref().map(|id| id.as_str()), Some("p:p:t.os"));
-    let Answer::Stats(overview) = control::ask(&path, &Request::Stats {}).unwrap() else { panic!() };
+    let ControlAnswer::Stats(overview) = control::ask(&path, &ControlRequest::Stats {}).unwrap() else { panic!() };
     assert_eq!((overview.about.node.as_str(), overview.about.address), ("fake.os", node.address));
     drop((client, node.to_server.take()));
     node.server.join().unwrap().unwrap();

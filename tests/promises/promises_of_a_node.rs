@@ -139,7 +139,7 @@ fn a_silent_client_is_pinged_and_a_vanished_one_is_closed() {
 #[test]
 fn a_message_over_the_limit_is_closed_with_1009_and_compression_is_offered_where_it_is_on() {
     let mut node = start(|config| {
-        config.shard.limits = pushring::internals::proto::Limits::for_messages(1000);
+        config.shard.limits = pushring::internals::proto::MessageLimits::for_messages(1000);
         config.shard.deflate.everywhere = true;
     });
     let (mut client, channel) = node.open(PATH);

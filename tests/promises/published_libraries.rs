@@ -2,7 +2,9 @@
 //! `kinode_process_lib` 0.10 and 1.0, and of `hyperware_process_lib` 1.2, 2.3 and 3.0, as their sources have them.
 
 use pushring::ChannelId;
-use pushring::node::{Dialect, Events, HttpServerAction, HttpServerError, HttpServerRequest, IncomingHttpRequest};
+use pushring::node::{
+    Dialect, EventMessages, HttpServerAction, HttpServerError, HttpServerRequest, IncomingHttpRequest,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::HashMap;
@@ -101,7 +103,7 @@ fn their_actions_are_read_as_they_write_them() {
 fn our_requests_are_read_as_they_read_them() {
     let process = "p:p:t.os".parse().unwrap();
     for dialect in [Dialect::Kinode, Dialect::Hyperdrive] {
-        let events = Events::new("alice.os", dialect);
+        let events = EventMessages::new("alice.os", dialect);
         let (channel, peer) = (ChannelId::new(7), "127.0.0.1:5000".parse().unwrap());
         let opened = events.opened(0, &process, channel, "/ws".into(), peer, Some("10.0.0.1".into()));
         let Request::WebSocketOpen { path, channel_id: 7 } = serde_json::from_slice(opened.message.body()).unwrap()

@@ -3,7 +3,7 @@
 
 use crate::support;
 
-use pushring::internals::push_api::{self, Options, Token};
+use pushring::internals::push_api::{self, ApiOptions, ApiToken};
 use pushring::{AttachOptions, Audience, Broker, Config, Process};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -25,7 +25,7 @@ fn start() -> Scene {
     let broker = broker(support::driver(), |_| {});
     let rooms = process(&broker, "rooms", AttachOptions::default());
     let api = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
-    let options = |process| Options { token: Token::new(TOKEN).unwrap(), process };
+    let options = |process| ApiOptions { token: ApiToken::new(TOKEN).unwrap(), process };
     push_api::start(&api.handle(), true, broker.handle(), options(Some(rooms.id().clone()))).unwrap();
     push_api::start(&broker.handle(), false, broker.handle(), options(None)).unwrap();
     let mut inbound = Inbound::default();

@@ -1,11 +1,11 @@
 //! A monoio task that awaits the shard's epoll set sleeps over nothing, on both drivers: not over sockets, not over
 //! wakes from other threads, and not over events that a poll with a small buffer left in the set.
 
-use pushring::internals::driver::epoll::{Events, ReadySet};
+use pushring::internals::driver::epoll::{EpollEvents, ReadySet};
 use pushring::internals::driver::runtime::{DriverKind, ShardRuntime, yield_now};
-use pushring::internals::driver::sys::{Received, receive};
+use pushring::internals::driver::sys::{ReadOutcome, receive};
 use pushring::internals::driver::wake::WakeFd;
-use pushring::internals::inbox::{Limits, Wake, inbox};
+use pushring::internals::inbox::{InboxLimits, Wake, inbox};
 use std::cell::Cell;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -33,7 +33,7 @@ fn each_byte_wakes_the_waiter() {
             }
         });
         ShardRuntime::new(kind).unwrap().block_on(async move {
-            let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(8));
+            let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(8));
             let waiter = set.waiter().unwrap();
             set.add(&there, 1).unwrap();
             let mut buffer = [0; 8];
@@ -42,7 +42,7 @@ fn each_byte_wakes_the_waiter() {
                 set.poll(&mut events).unwrap();
                 for event in events.iter().filter(|event| event.readable) {
                     assert_eq!(event.token, 1);
-                    while let Received::Bytes(length) = receive(&there, &mut buffer).unwrap() {
+                    while let ReadOutcome::Bytes(length) = receive(&there, &mut buffer).unwrap() {
                         sees.fetch_add(length as u32, Ordering::Release);
                     }
                 }
@@ -56,7 +56,7 @@ fn each_byte_wakes_the_waiter() {
 fn events_left_in_the_set_wake_the_waiter_again() {
     for kind in DRIVERS {
         ShardRuntime::new(kind).unwrap().block_on(async move {
-            let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(1));
+            let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(1));
             let waiter = set.waiter().unwrap();
             let mut pairs: Vec<_> = (0..10).map(|_| UnixStream::pair().unwrap()).collect();
             for (token, (_, there)) in pairs.iter().enumerate() {
@@ -80,7 +80,7 @@ fn events_left_in_the_set_wake_the_waiter_again() {
 fn a_waiter_without_news_sleeps() {
     for kind in DRIVERS {
         ShardRuntime::new(kind).unwrap().block_on(async move {
-            let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(8));
+            let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(8));
             let waiter = set.waiter().unwrap();
             let (mut here, there) = UnixStream::pair().unwrap();
             set.add(&there, 1).unwrap();
@@ -118,7 +118,7 @@ impl<F: Future<Output = ()> + 'static> InTask for F {
 fn a_sleeping_shard_is_woken_for_each_command() {
     for kind in DRIVERS {
         let wake = Arc::new(WakeFd::new().unwrap());
-        let (sender, mut inbox) = inbox(Limits { commands_max: 64, bytes_max: 1 << 20 }, SharedWake(wake.clone()));
+        let (sender, mut inbox) = inbox(InboxLimits { commands_max: 64, bytes_max: 1 << 20 }, SharedWake(wake.clone()));
         let handled = Arc::new(AtomicU32::new(0));
         let handles = handled.clone();
         let producer = thread::spawn(move || {
@@ -132,7 +132,7 @@ fn a_sleeping_shard_is_woken_for_each_command() {
             }
         });
         ShardRuntime::new(kind).unwrap().block_on(async move {
-            let (set, mut events) = (ReadySet::new().unwrap(), Events::with_capacity(8));
+            let (set, mut events) = (ReadySet::new().unwrap(), EpollEvents::with_capacity(8));
             let waiter = set.waiter().unwrap();
             set.add_source(&*wake, 0).unwrap();
             let mut next = 0;

@@ -2,7 +2,7 @@
 
 use crate::link_support::{Linked, Raw, attach, frame};
 use crate::support::PATIENCE;
-use pushring::link::{Client, ClientOptions, Endpoint, Token};
+use pushring::link::{Client, ClientOptions, Endpoint, LinkToken};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ const TOKEN: &str = "a token of the link";
 fn linked(name: &str) -> Linked {
     Linked::start(name, |config| {
         config.tcp = Some(([127, 0, 0, 1], 0).into());
-        config.token = Some(Token::new(TOKEN).unwrap());
+        config.token = Some(LinkToken::new(TOKEN).unwrap());
     })
 }
 
@@ -28,7 +28,7 @@ fn silent_connections_keep_nobody_out() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
     }
-    let endpoint = Endpoint::Tcp { address: address.to_string(), token: Token::new(TOKEN).unwrap() };
+    let endpoint = Endpoint::Tcp { address: address.to_string(), token: LinkToken::new(TOKEN).unwrap() };
     let over_tcp = Client::connect(endpoint, &"tcp:test:sys".parse().unwrap(), ClientOptions::default()).unwrap();
     let over_unix = attach(&linked.path, "unix");
     drop((over_tcp, over_unix, silent, silent_unix));

@@ -5,11 +5,11 @@ use crate::proto_support;
 
 use proptest::prelude::*;
 use proto_support::{any_frames, any_frames_with_compression, receive, wire};
-use pushring::internals::proto::Limits;
+use pushring::internals::proto::MessageLimits;
 use pushring::internals::proto::deflate::Agreed;
 
 /// Small enough for the streams to break them now and then.
-const LIMITS: Limits = Limits { message_bytes_max: 100_000, frame_bytes_max: 70_000, fragments_max: 3 };
+const LIMITS: MessageLimits = MessageLimits { message_bytes_max: 100_000, frame_bytes_max: 70_000, fragments_max: 3 };
 
 fn sorted_cuts(cuts: &[prop::sample::Index], len: usize) -> Vec<usize> {
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(len + 1)).collect();

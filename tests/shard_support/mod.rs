@@ -6,11 +6,13 @@ use pushring::ChannelId;
 use pushring::ProcessId;
 use pushring::internals::gateway::{Dialect, OwnerId, Settings, Snapshot};
 use pushring::internals::proto::MessageKind;
-use pushring::internals::shard::command::{Asked, Command, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use pushring::internals::shard::command::{
+    Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
+};
 use pushring::internals::shard::event::Event;
-use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
+use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use pushring::internals::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
-use pushring::internals::shard::{Common, Config, Directory, Owner, Shard, Token};
+use pushring::internals::shard::{Common, ConnectionToken, Directory, Owner, Shard, ShardConfig};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
@@ -45,15 +47,15 @@ impl Taken {
 struct NullFlush(Arc<Taken>);
 
 impl Flush for NullFlush {
-    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
         if self.0.is_full.load(Ordering::Relaxed) {
-            return short.extend((0..batch.len()).map(|index| Short { index, sent: Ok(0) }));
+            return short.extend((0..batch.len()).map(|index| ShortSend { index, sent: Ok(0) }));
         }
         self.0.sends.fetch_add(batch.len(), Ordering::Relaxed);
         for outgoing in batch {
             let (bytes, last) = match outgoing.parts {
-                Parts::One(bytes) => (bytes.len(), bytes.as_ptr()),
-                Parts::Many(parts) => (parts.iter().map(|p| p.len()).sum(), parts[parts.len() - 1].as_ptr()),
+                SendParts::One(bytes) => (bytes.len(), bytes.as_ptr()),
+                SendParts::Many(parts) => (parts.iter().map(|p| p.len()).sum(), parts[parts.len() - 1].as_ptr()),
             };
             self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
             let is_watched = outgoing.socket.0 as usize == self.0.watched.load(Ordering::Relaxed);
@@ -69,7 +71,7 @@ pub struct Fan {
     pub taken: Arc<Taken>,
     pub channels: Vec<ChannelId>,
     /// By socket.
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<ConnectionToken>,
     pub owner: Arc<Owner>,
     receiver: ProcessReceiver,
 }
@@ -77,11 +79,11 @@ pub struct Fan {
 impl Fan {
     /// A shard with so many open channels, all of one process, and nothing waiting.
     pub fn new(channels: usize) -> Self {
-        Self::with(channels, Config::default())
+        Self::with(channels, ShardConfig::default())
     }
 
     /// The same, with other limits.
-    pub fn with(channels: usize, config: Config) -> Self {
+    pub fn with(channels: usize, config: ShardConfig) -> Self {
         let process: ProcessId = "fan:bench:sys".parse().unwrap();
         let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
         let mut directory = Directory::new(Snapshot::new(Settings::new("local.os", Dialect::Kinode)));
@@ -147,7 +149,7 @@ impl Fan {
     /// The order to push a message to one channel.
     pub fn unicast(channel: ChannelId, payload: bytes::Bytes) -> Command {
         let frame = PushFrame { kind: PushKind::Message(MessageKind::Binary), payload };
-        Command::Push(Push { channel, owner: Some(OWNER), frame, policy: None, asked: Asked::Nobody })
+        Command::Push(PushCommand { channel, owner: Some(OWNER), frame, policy: None, asked: ReportTo::Nobody })
     }
 
     /// The order to push a message to all channels.

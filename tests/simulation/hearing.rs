@@ -10,7 +10,7 @@ use super::world::World;
 use pushring::internals::shard::command::Policy;
 use pushring::internals::shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened};
 use pushring::internals::shard::outcome::Outcome;
-use pushring::internals::shard::process_queue::Batch;
+use pushring::internals::shard::process_queue::EventBatch;
 use pushring::{ChannelId, Drain};
 
 /// The close codes of registration: no process, a bad token, too late.
@@ -203,7 +203,7 @@ impl World {
         }
     }
 
-    pub fn note_batch(&mut self, index: usize, batch: Batch) -> Result<(), String> {
+    pub fn note_batch(&mut self, index: usize, batch: EventBatch) -> Result<(), String> {
         if batch.owner != self.processes[index].owner.id {
             return Err(format!("process {index} got the events of another"));
         }

@@ -8,11 +8,11 @@ use super::rng::Rng;
 use super::world::World;
 use pushring::internals::inbox::InboxSender;
 use pushring::internals::shard::Owner;
-use pushring::internals::shard::command::{Command, Host};
+use pushring::internals::shard::command::{Command, HostCommand};
 use pushring::internals::shard::event::Event;
-use pushring::internals::shard::handler::{Desk, Failed, Handler, Then};
+use pushring::internals::shard::handler::{Failed, Handler, HandlerContext, HandlerWait};
 use pushring::internals::shard::outcome::Outcome;
-use pushring::internals::shard::process_queue::{Batch, QueueLimits};
+use pushring::internals::shard::process_queue::{EventBatch, QueueLimits};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
@@ -53,7 +53,7 @@ impl Booths {
             let booth = booth.clone();
             let rng = Rng::stream(seed, 7, u64::from(owner.id.0) << 8 | shard as u64);
             let make = move || Some(Box::new(Hosted { booth, rng, is_eager }) as Box<dyn Handler<Command>>);
-            Command::Host(Box::new(Host { owner: owner.clone(), limits, make: Box::new(make) }))
+            Command::Host(Box::new(HostCommand { owner: owner.clone(), limits, make: Box::new(make) }))
         });
         let hosts = hosts.collect();
         (Self(booths), hosts)
@@ -89,7 +89,7 @@ struct Hosted {
 
 impl Hosted {
     /// Gives some of what is to be given, in order.
-    fn give(&mut self, desk: &mut dyn Desk<Command>, booth: &mut Booth) {
+    fn give(&mut self, desk: &mut dyn HandlerContext<Command>, booth: &mut Booth) {
         for _ in 0..if self.is_eager { usize::MAX } else { self.rng.below(6) } {
             let Some(Order { command, note, awaits, .. }) = booth.orders.pop_front() else { return };
             if let Err(command) = desk.give(command) {
@@ -102,7 +102,7 @@ impl Hosted {
 }
 
 impl Handler<Command> for Hosted {
-    fn run(&mut self, desk: &mut dyn Desk<Command>) -> Result<Then, Failed> {
+    fn run(&mut self, desk: &mut dyn HandlerContext<Command>) -> Result<HandlerWait, Failed> {
         let booth = self.booth.clone();
         let mut booth = booth.lock().unwrap();
         while (desk.is_last() || !booth.naps)
@@ -114,18 +114,18 @@ impl Handler<Command> for Hosted {
             self.give(desk, &mut booth);
             desk.took(if self.rng.chance(5) { self.rng.below(SLOW_EVENT_NS as usize) as u64 } else { 500 });
         }
-        Ok(if booth.naps { Then::Waits } else { Then::GoesOn })
+        Ok(if booth.naps { HandlerWait::Waits } else { HandlerWait::GoesOn })
     }
 
-    fn called(&mut self, events: &mut Vec<Event>) -> Then {
+    fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait {
         let booth = self.booth.lock().unwrap();
         if booth.naps {
-            return Then::Waits;
+            return HandlerWait::Waits;
         }
         if !booth.orders.is_empty() {
             events.push(Event::Failed { ticket: POKE, outcome: Outcome::default() });
         }
-        Then::GoesOn
+        HandlerWait::GoesOn
     }
 }
 
@@ -138,7 +138,7 @@ impl World {
             for happened in log {
                 match happened {
                     Happened::Heard(event) => {
-                        let mut batch = Batch::new(self.processes[index].owner.id);
+                        let mut batch = EventBatch::new(self.processes[index].owner.id);
                         batch.push(event);
                         self.note_batch(index, batch)?;
                     }

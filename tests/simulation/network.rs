@@ -6,9 +6,9 @@ use super::sealed::Sealed;
 use super::settings::Crowd;
 use super::wire::{Heard, Wire};
 use bytes::{Buf, BytesMut};
-use pushring::internals::shard::flush::{Flush, Outgoing, Parts, Short, SocketId};
-use pushring::internals::shard::turn::{Accepted, Readiness, Received};
-use pushring::internals::shard::{Door, End, Token};
+use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
+use pushring::internals::shard::turn::{Accepted, Readiness, SocketRead};
+use pushring::internals::shard::{ConnectionToken, ListenerKind, SocketEnd};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -57,7 +57,7 @@ pub struct Socket {
     peer: SocketAddr,
     /// Whose listener it came to, and since that has accepted it, how it calls it.
     port: usize,
-    token: Option<Token>,
+    token: Option<ConnectionToken>,
     /// It stands in its port's list of news.
     is_news: bool,
     /// An edge was told, and it was not read in that turn: for [`Plant::ForgetsRead`].
@@ -290,7 +290,8 @@ impl Network {
             let Some(token) = socket.token else { continue };
             // Both sides have ended: nothing travels any more.
             let is_broken = socket.reset || (socket.client_finished && socket.write_shut);
-            let end = if is_broken { Some(End::Broken) } else { socket.client_finished.then_some(End::Finished) };
+            let end =
+                if is_broken { Some(SocketEnd::Broken) } else { socket.client_finished.then_some(SocketEnd::Finished) };
             let readable = !socket.to_server.is_empty() || end.is_some();
             let end = end.filter(|_| plant != Plant::HidesHangups);
             let writable = socket.is_writable() && plant != Plant::ForgetsWritable;
@@ -317,7 +318,7 @@ impl Network {
         let peer = self.socket(socket).peer;
         self.accepting = Some((socket, self.is_over_limit(peer)));
         let tls = self.socket(socket).tls.as_ref();
-        let door = tls.map_or(Door::Plain, |tls| Door::Established(Box::new(tls.of_the_shard())));
+        let door = tls.map_or(ListenerKind::Plain, |tls| ListenerKind::Established(Box::new(tls.of_the_shard())));
         Accepted::Client(socket, peer, door)
     }
 
@@ -334,7 +335,7 @@ impl Network {
         self.sockets.iter().filter(|socket| socket.is_counted).count()
     }
 
-    pub fn watch(&mut self, id: SocketId, token: Token) {
+    pub fn watch(&mut self, id: SocketId, token: ConnectionToken) {
         let Some((socket, is_over)) = self.accepting.take() else {
             return self.complaints.push(format!("socket {} is watched, and was not accepted", id.0));
         };
@@ -346,21 +347,21 @@ impl Network {
     }
 
     /// Only what is there: a short read has emptied the socket, and what comes then is news.
-    pub fn read(&mut self, id: SocketId, buffer: &mut [u8], plant: Plant) -> Received {
+    pub fn read(&mut self, id: SocketId, buffer: &mut [u8], plant: Plant) -> SocketRead {
         let polls = self.ports[self.sockets[id.0 as usize].port].polls;
         let socket = &mut self.sockets[id.0 as usize];
         if socket.closed {
             self.complaints.push(format!("socket {} is read, and is closed", id.0));
-            return Received::End(End::Broken);
+            return SocketRead::End(SocketEnd::Broken);
         }
         if plant == Plant::ForgetsRead && socket.told_in_poll.take().is_some_and(|told| told < polls) {
-            return Received::Nothing;
+            return SocketRead::Nothing;
         }
         if socket.to_server.is_empty() {
             return match (socket.reset, socket.client_finished) {
-                (true, _) => Received::End(End::Broken),
-                (_, true) => Received::End(End::Finished),
-                _ => Received::Nothing,
+                (true, _) => SocketRead::End(SocketEnd::Broken),
+                (_, true) => SocketRead::End(SocketEnd::Finished),
+                _ => SocketRead::Nothing,
             };
         }
         let len = socket.rng.between(1, 64 * 1024).min(socket.to_server.len()).min(buffer.len());
@@ -370,7 +371,7 @@ impl Network {
             // The rest has come just now.
             self.notify(id);
         }
-        Received::Bytes(len)
+        SocketRead::Bytes(len)
     }
 
     pub fn close(&mut self, id: SocketId) {
@@ -407,10 +408,10 @@ impl Network {
         }
     }
 
-    fn send(&mut self, entry: &Outgoing<'_>, plant: Plant) -> Result<(usize, usize), i32> {
+    fn send(&mut self, entry: &OutgoingBytes<'_>, plant: Plant) -> Result<(usize, usize), i32> {
         let bytes: Vec<u8> = match entry.parts {
-            Parts::One(bytes) => bytes.to_vec(),
-            Parts::Many(parts) => parts.iter().map(|part| &**part).collect::<Vec<_>>().concat(),
+            SendParts::One(bytes) => bytes.to_vec(),
+            SendParts::Many(parts) => parts.iter().map(|part| &**part).collect::<Vec<_>>().concat(),
         };
         assert!(!bytes.is_empty(), "a send of nothing");
         self.sends += 1;
@@ -494,17 +495,17 @@ pub struct MemoryFlush {
 }
 
 impl Flush for MemoryFlush {
-    fn send_all(&mut self, batch: &[Outgoing<'_>], short: &mut Vec<Short>) {
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
         let mut network = self.network.borrow_mut();
         for (index, entry) in batch.iter().enumerate() {
             assert!(batch[..index].iter().all(|other| other.socket != entry.socket), "a socket twice in a batch");
             match network.send(entry, self.plant) {
-                Err(errno) => short.push(Short { index, sent: Err(errno) }),
+                Err(errno) => short.push(ShortSend { index, sent: Err(errno) }),
                 Ok((taken, offered)) if taken == offered => {}
                 Ok(_) if self.plant == Plant::LosesTail => {}
                 Ok((taken, _)) => {
                     let again = usize::from(self.plant == Plant::SendsAgain && taken > 0);
-                    short.push(Short { index, sent: Ok(taken - again) });
+                    short.push(ShortSend { index, sent: Ok(taken - again) });
                 }
             }
         }

@@ -8,11 +8,11 @@ use super::settings::NAMES;
 use super::world::{Awaited, World};
 use bytes::Bytes;
 use pushring::internals::channel::ChannelId;
-use pushring::internals::http::Response;
+use pushring::internals::http::PreparedResponse;
 use pushring::internals::proto::MessageKind;
 use pushring::internals::shard::command::{
-    Asked, Close, CloseFrame, Command, Grant, GuestPush, Policy, Push, PushFrame, PushKind, PushMany, Respond,
-    ShardAudience,
+    CloseCommand, CloseFrame, Command, GrantCommand, GuestPushCommand, Policy, PushCommand, PushFrame, PushKind,
+    PushMany, ReportTo, RespondCommand, ShardAudience,
 };
 use pushring::internals::shard::deflate::Compressed;
 use std::sync::Arc;
@@ -138,13 +138,17 @@ impl World {
     }
 
     /// Makes the parts of a ticket whose outcome is awaited.
-    pub fn awaits(&mut self, parts: usize, awaited: Awaited) -> (u64, Vec<pushring::internals::shard::outcome::Part>) {
+    pub fn awaits(
+        &mut self,
+        parts: usize,
+        awaited: Awaited,
+    ) -> (u64, Vec<pushring::internals::shard::outcome::OutcomePart>) {
         let id = self.next_push;
         self.next_push += 1;
         self.awaited.insert(id, awaited);
         let outcomes = self.settled.clone();
         let is_lie = self.options.plant == Plant::LiesAboutOutcome;
-        let parts = pushring::internals::shard::outcome::Ticket::split(parts, move |mut outcome| {
+        let parts = pushring::internals::shard::outcome::OutcomeCollector::split(parts, move |mut outcome| {
             if is_lie {
                 std::mem::swap(&mut outcome.sent, &mut outcome.queued);
             }
@@ -208,16 +212,16 @@ impl World {
         let (id, mut parts) =
             self.awaits(1, Awaited { channel: Some(channel), audience: Some(1), ..Awaited::new(len + 26) });
         let asked = match wants {
-            0 => Asked::Outcome(Box::new(parts.pop().expect("one part"))),
-            1 => Asked::Failure(id),
-            _ => Asked::Nobody,
+            0 => ReportTo::Outcome(Box::new(parts.pop().expect("one part"))),
+            1 => ReportTo::Failure(id),
+            _ => ReportTo::Nobody,
         };
         if wants != 0 {
             self.awaited.remove(&id);
         }
         let owner = &self.processes[index].owner;
         let frame = PushFrame { kind, payload: payload::of_push(id, len).into() };
-        let push = Push { channel: ChannelId::new(channel), owner: Some(owner.id), frame, policy, asked };
+        let push = PushCommand { channel: ChannelId::new(channel), owner: Some(owner.id), frame, policy, asked };
         let is_ours = self.channels[&channel].owner == index;
         let policy = policy.unwrap_or(owner.policy);
         let pushed = Pushed { id, opcode, len, policy, fate: Fate::Unknown, is_unsure: false, is_guests: false };
@@ -278,9 +282,9 @@ impl World {
         let is_ours = self.channels[&channel].owner == index;
         let why = CloseFrame { code: Some(CLOSE_CODE), reason: "enough".into() };
         let (id, mut parts) = self.awaits(1, Awaited { audience: Some(1), ..Awaited::new(0) });
-        let asked = Asked::Outcome(Box::new(parts.pop().expect("one part")));
+        let asked = ReportTo::Outcome(Box::new(parts.pop().expect("one part")));
         let owner = Some(self.processes[index].owner.id);
-        let close = Close { channel: ChannelId::new(channel), owner, why, asked };
+        let close = CloseCommand { channel: ChannelId::new(channel), owner, why, asked };
         Some(Order {
             shard: self.shard_of(channel),
             command: Command::Close(Box::new(close)),
@@ -299,9 +303,9 @@ impl World {
         let guest = self.guest((self.processes[index].name + 1) % NAMES);
         let is_granted = self.processes[index].rng.chance(70);
         let (id, mut parts) = self.awaits(1, Awaited { audience: Some(1), ..Awaited::new(0) });
-        let asked = Asked::Outcome(Box::new(parts.pop().expect("one part")));
+        let asked = ReportTo::Outcome(Box::new(parts.pop().expect("one part")));
         let owner = self.processes[index].owner.id;
-        let grant = Grant { channel: ChannelId::new(channel), owner, guest, is_granted, asked };
+        let grant = GrantCommand { channel: ChannelId::new(channel), owner, guest, is_granted, asked };
         Some(Order {
             shard: self.shard_of(channel),
             command: Command::Grant(Box::new(grant)),
@@ -314,7 +318,7 @@ impl World {
         let (opcode, kind, len) = self.draw_frame(index);
         let channel = self.draw_channel(index)?;
         let (id, mut parts) = self.awaits(1, Awaited { audience: Some(1), ..Awaited::new(len + 26) });
-        let push = GuestPush {
+        let push = GuestPushCommand {
             channels: vec![ChannelId::new(channel)],
             guest: self.guest(self.processes[index].name),
             frame: PushFrame { kind, payload: payload::of_push(id, len).into() },
@@ -345,7 +349,8 @@ impl World {
             let body = [token.as_bytes(), &payload::of_push(0, rng.size(self.settings.push_bytes_max))].concat();
             let owner = self.processes[index].owner.id;
             let respond = |owner, body: Vec<u8>| {
-                let respond = Respond { request, owner, response: Response::new(200).with_body(body.into()) };
+                let respond =
+                    RespondCommand { request, owner, response: PreparedResponse::new(200).with_body(body.into()) };
                 let command = Command::Respond(Box::new(respond));
                 Order { shard: request.shard() as usize, command, note: Note::Nothing, awaits: None }
             };
@@ -516,8 +521,8 @@ impl World {
                 let account = of.map_or(&self.accounts[shard], |index| &self.processes[index].accounts[shard]);
                 match self.senders[shard].try_send(command, 0, account) {
                     // Nobody needs it any more.
-                    Ok(()) | Err(pushring::internals::inbox::Refused::Stopped(_)) => {}
-                    Err(pushring::internals::inbox::Refused::Full(command)) => {
+                    Ok(()) | Err(pushring::internals::inbox::SendRefused::Stopped(_)) => {}
+                    Err(pushring::internals::inbox::SendRefused::Full(command)) => {
                         posted.push_front((of, command));
                         break;
                     }

@@ -1,6 +1,6 @@
 //! Bugs that are planted around the shard, where it meets network, processes and clock; the oracle must find each.
 
-use pushring::internals::shard::Config;
+use pushring::internals::shard::ShardConfig;
 use pushring::internals::shard::event::{ClosedBy, Event};
 use pushring::internals::shard::process_queue::QueueLimits;
 
@@ -75,7 +75,7 @@ impl Plant {
     ];
 
     /// What the shards obey instead of what the oracle believes.
-    pub fn config(self, config: &Config) -> Config {
+    pub fn config(self, config: &ShardConfig) -> ShardConfig {
         let mut config = config.clone();
         match self {
             Self::WideBudget => config.outbound_bytes_max *= 10,

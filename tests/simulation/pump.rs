@@ -7,8 +7,8 @@ use super::settings::TurnPace;
 use pushring::internals::inbox::{Inbox, Wake};
 use pushring::internals::shard::command::{Carried, Command};
 use pushring::internals::shard::flush::SocketId;
-use pushring::internals::shard::turn::{Accepted, Readiness, Received, Sockets, Turns};
-use pushring::internals::shard::{Shard, TICK_MS, Token};
+use pushring::internals::shard::turn::{Accepted, Readiness, SocketRead, Sockets, Turns};
+use pushring::internals::shard::{ConnectionToken, Shard, TICK_MS};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -56,12 +56,12 @@ impl Sockets for MemorySockets {
         Ok(self.network.borrow_mut().accept(self.port))
     }
 
-    fn watch(&mut self, socket: SocketId, token: Token) -> bool {
+    fn watch(&mut self, socket: SocketId, token: ConnectionToken) -> bool {
         self.network.borrow_mut().watch(socket, token);
         true
     }
 
-    fn watch_anew(&mut self, socket: SocketId, token: Token) -> bool {
+    fn watch_anew(&mut self, socket: SocketId, token: ConnectionToken) -> bool {
         self.watch(socket, token)
     }
 
@@ -73,7 +73,7 @@ impl Sockets for MemorySockets {
         carried.0.downcast().ok().map(|socket| *socket)
     }
 
-    fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> Received {
+    fn read(&mut self, socket: SocketId, buffer: &mut [u8]) -> SocketRead {
         self.network.borrow_mut().read(socket, buffer, self.plant)
     }
 

@@ -1,10 +1,10 @@
 //! A client's end of a connection over TLS, which was established before it connects: its secrets follow from its number.
 
-use pushring::internals::tls::{Alert, Direction, Ended, Records, Secret, State, Suite};
+use pushring::internals::tls::{Alert, ReceiveEnd, RecordDirection, Records, Suite, TlsState, TrafficSecret};
 use std::io::IoSlice;
 
 pub struct Sealed {
-    ours: State,
+    ours: TlsState,
     records: Records,
     /// The beginning of a record.
     carried: Vec<u8>,
@@ -17,16 +17,16 @@ impl Sealed {
         let direction = |fill: u8| {
             let mut secret = vec![fill; suite.secret_bytes()];
             secret[..8].copy_from_slice(&(number as u64).to_be_bytes());
-            Direction { secret: Secret::new(&secret).unwrap(), sequence: 1 }
+            RecordDirection { secret: TrafficSecret::new(&secret).unwrap(), sequence: 1 }
         };
         let (down, up) = (direction(1), direction(2));
-        let ours = State { suite, send: down.clone(), receive: up.clone() };
-        let records = Records::new(State { suite, send: up, receive: down });
+        let ours = TlsState { suite, send: down.clone(), receive: up.clone() };
+        let records = Records::new(TlsState { suite, send: up, receive: down });
         Self { ours, records, carried: Vec::new(), has_ended: false }
     }
 
     /// With what the shard goes on.
-    pub fn of_the_shard(&self) -> State {
+    pub fn of_the_shard(&self) -> TlsState {
         self.ours.clone()
     }
 
@@ -51,7 +51,7 @@ impl Sealed {
         let opened = self.records.open(&mut self.carried, 0);
         match opened.ended {
             None => {}
-            Some(Ended::CloseNotify) => self.has_ended = true,
+            Some(ReceiveEnd::CloseNotify) => self.has_ended = true,
             Some(ended) => return Err(format!("a record does not open: {ended:?}")),
         }
         let plain = self.carried[..opened.plain].to_vec();

@@ -11,7 +11,7 @@ use pushring::internals::shard::command::Policy;
 use pushring::internals::shard::process_queue::QueueLimits;
 use pushring::internals::shard::turn::TurnLimits;
 use pushring::internals::shard::work::WorkLimits;
-use pushring::internals::shard::{Config, Deflate};
+use pushring::internals::shard::{Deflate, ShardConfig};
 
 /// Names that processes have, one process at a time each.
 pub const NAMES: usize = 3;
@@ -92,7 +92,7 @@ pub struct Settings {
     pub push_bytes_max: usize,
     pub message_bytes_max: usize,
     pub queue: QueueLimits,
-    pub inbox: inbox::Limits,
+    pub inbox: inbox::InboxLimits,
     pub memory_bytes: Option<usize>,
     pub crowd: Option<Crowd>,
     pub pace: TurnPace,
@@ -110,7 +110,7 @@ pub struct Settings {
     /// The clock jumps so often, in 10,000 steps.
     pub jumps: usize,
     pub compressed_paths: bool,
-    pub config: Config,
+    pub config: ShardConfig,
     /// The broker is told to stop in the middle of everything.
     pub stops_at: Option<u64>,
     /// Or it is drained, from that step on.
@@ -153,7 +153,7 @@ impl Settings {
                 messages_max: rng.pick(&[3, 40, 1_000]),
                 bytes_max: rng.pick(&[4_000, 20_000, 1_000_000]),
             },
-            inbox: inbox::Limits {
+            inbox: inbox::InboxLimits {
                 commands_max: rng.pick(&[16, 512, 512]),
                 bytes_max: rng.pick(&[20_000, 1 << 20, 1 << 20]),
             },
@@ -232,9 +232,9 @@ impl Settings {
         self.hosted = [false; NAMES];
     }
 
-    pub fn admission(&self) -> admission::Limits {
-        let defaults = admission::Limits::default();
-        self.crowd.map_or(defaults.clone(), |crowd| admission::Limits {
+    pub fn admission(&self) -> admission::ConnectionLimits {
+        let defaults = admission::ConnectionLimits::default();
+        self.crowd.map_or(defaults.clone(), |crowd| admission::ConnectionLimits {
             connections_max: crowd.connections_max,
             connections_per_ip_max: crowd.per_ip_max,
             connections_per_process_max: crowd.per_process_max,
@@ -310,11 +310,11 @@ fn process_rates(rng: &mut Rng) -> ProcessRates {
     }
 }
 
-fn config(rng: &mut Rng, outbound_bytes_max: usize) -> Config {
-    let defaults = Config::default();
-    Config {
+fn config(rng: &mut Rng, outbound_bytes_max: usize) -> ShardConfig {
+    let defaults = ShardConfig::default();
+    ShardConfig {
         outbound_bytes_max,
-        limits: proto::Limits::for_messages(MESSAGE_BYTES_MAX),
+        limits: proto::MessageLimits::for_messages(MESSAGE_BYTES_MAX),
         copy_bytes_max: rng.pick(&[512, 4_096]),
         copy_shared_bytes_max: rng.pick(&[4_096, 65_520]),
         deflate: Deflate {

@@ -6,7 +6,9 @@ use super::payload;
 use super::world::{Awaited, World};
 use bytes::Bytes;
 use pushring::internals::channel::ChannelId;
-use pushring::internals::shard::command::{Asked, Command, Membership, PushFrame, PushMany, ShardAudience, Subscribe};
+use pushring::internals::shard::command::{
+    Command, Membership, PushFrame, PushMany, ReportTo, ShardAudience, SubscribeCommand,
+};
 use std::sync::Arc;
 
 /// What is subscribed to.
@@ -29,8 +31,8 @@ impl World {
             true => Membership::Out(owner.topics.find(name)),
             false => Membership::In(owner.topics.claim(&name.into(), shard as u32, shards, &owner.purse)),
         };
-        let asked = Asked::Outcome(Box::new(parts.pop().expect("one part")));
-        let subscribe = Subscribe { channel: ChannelId::new(channel), owner: owner.id, change, asked };
+        let asked = ReportTo::Outcome(Box::new(parts.pop().expect("one part")));
+        let subscribe = SubscribeCommand { channel: ChannelId::new(channel), owner: owner.id, change, asked };
         let command = Command::Subscribe(Box::new(subscribe));
         let note = if is_ours { Note::Membership { channel, name, is_out } } else { Note::Nothing };
         Some(Order { shard, command, note, awaits: Some(id) })

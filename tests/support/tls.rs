@@ -1,6 +1,6 @@
 //! TLS for tests: a certificate made for the run, and clients that trust it alone.
 
-use pushring::internals::tls::{Certificate, Server};
+use pushring::internals::tls::{Certificate, TlsServer};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -33,8 +33,8 @@ pub fn certificate(pair: &Pair) -> Certificate {
 }
 
 /// What a broker of this run shakes hands with.
-pub fn server() -> Server {
-    Server::new(vec![certificate(pair())], 0).unwrap()
+pub fn server() -> TlsServer {
+    TlsServer::new(vec![certificate(pair())], 0).unwrap()
 }
 
 /// A client that trusts this certificate alone.

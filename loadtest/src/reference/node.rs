@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use pushring::Config;
-use pushring::node::{self, Dialect, Host, LazyLoadBlob, Message, Parts};
+use pushring::node::{self, Dialect, Host, LazyLoadBlob, Message, NodeParts};
 use tokio::sync::mpsc;
 
 use super::warp::{Body, KERNEL_QUEUE, MessageType, OUR, ProcessId, SERVER_QUEUE};
@@ -91,7 +91,7 @@ async fn run(listen: SocketAddr) -> anyhow::Result<()> {
     let (to_server, from_kernel) = mpsc::channel(SERVER_QUEUE);
     let (to_kernel, mut for_processes) = mpsc::channel(KERNEL_QUEUE);
     let (prints, mut printed) = mpsc::channel(32);
-    let serving = tokio::spawn(node::http_server(Parts {
+    let serving = tokio::spawn(node::http_server(NodeParts {
         host: Node,
         our_node: OUR.to_owned(),
         dialect: Dialect::Hyperdrive,

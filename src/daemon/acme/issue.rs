@@ -1,13 +1,13 @@
 //! One order of a certificate, from the account to the chain, by instant-acme (RFC 8555 section 7).
 
-use super::state::{ACCOUNT, State};
-use crate::daemon::config::Config;
+use super::state::{ACCOUNT, AcmeState};
+use crate::daemon::config::DaemonConfig;
 use anyhow::{Context, bail};
 use instant_acme::{
     Account, AccountBuilder, AuthorizationStatus, ChallengeType, Identifier, NewAccount, NewOrder, OrderStatus,
     RetryPolicy,
 };
-use pushring::Handle;
+use pushring::BrokerHandle;
 use pushring::internals::gateway::Challenges;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,15 +19,15 @@ const ORDER_MAX: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Who signs.
-pub struct Authority {
+pub struct CertificateAuthority {
     url: String,
     ca: Option<PathBuf>,
     contacts: Vec<String>,
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// The one that `config` names.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &DaemonConfig) -> Self {
         Self {
             url: config.tls_acme_url.clone(),
             ca: Some(config.tls_acme_ca.clone()).filter(|file| !file.as_os_str().is_empty()),
@@ -39,12 +39,12 @@ impl Authority {
     ///
     /// # Errors
     /// What the authority says, or why it cannot be asked.
-    pub async fn issue(&self, names: &[String], state: &State, broker: &Handle) -> anyhow::Result<String> {
+    pub async fn issue(&self, names: &[String], state: &AcmeState, broker: &BrokerHandle) -> anyhow::Result<String> {
         let order = self.order(names, state, broker);
         tokio::time::timeout(ORDER_MAX, order).await.with_context(|| format!("{} answers too slowly", self.url))?
     }
 
-    async fn order(&self, names: &[String], state: &State, broker: &Handle) -> anyhow::Result<String> {
+    async fn order(&self, names: &[String], state: &AcmeState, broker: &BrokerHandle) -> anyhow::Result<String> {
         let account = self.account(state).await.context("no account")?;
         let identifiers: Vec<_> = names.iter().cloned().map(Identifier::Dns).collect();
         let mut order = account.new_order(&NewOrder::new(&identifiers)).await.context("no order")?;
@@ -73,9 +73,9 @@ impl Authority {
     }
 
     /// The account that is kept, or a new one: whoever names a host in the settings has agreed to the terms.
-    async fn account(&self, state: &State) -> anyhow::Result<Account> {
+    async fn account(&self, state: &AcmeState) -> anyhow::Result<Account> {
         if let Some(kept) = state.read(ACCOUNT)? {
-            let kept: Kept = serde_json::from_slice(&kept).context("what is kept of it cannot be read")?;
+            let kept: KeptAccount = serde_json::from_slice(&kept).context("what is kept of it cannot be read")?;
             // Another authority knows another account.
             if kept.url == self.url {
                 return Ok(self.client()?.from_credentials(kept.credentials).await?);
@@ -84,7 +84,7 @@ impl Authority {
         let contact: Vec<&str> = self.contacts.iter().map(String::as_str).collect();
         let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
         let (account, credentials) = self.client()?.create(&new, self.url.clone(), None).await?;
-        let kept = Kept { url: self.url.clone(), credentials };
+        let kept = KeptAccount { url: self.url.clone(), credentials };
         state.write(ACCOUNT, &serde_json::to_vec(&kept)?)?;
         Ok(account)
     }
@@ -99,7 +99,7 @@ impl Authority {
 
 /// An account and where it is one.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Kept {
+struct KeptAccount {
     url: String,
     credentials: instant_acme::AccountCredentials,
 }

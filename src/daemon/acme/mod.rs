@@ -15,10 +15,10 @@ mod issue;
 mod schedule;
 mod state;
 
-use super::certificates::Pair;
-use super::config::Config;
+use super::certificates::CertificateFiles;
+use super::config::DaemonConfig;
 use anyhow::{Context, ensure};
-use state::{CERTIFICATE, PLACEHOLDER, State};
+use state::{AcmeState, CERTIFICATE, PLACEHOLDER};
 use std::path::{Path, PathBuf};
 
 /// Where the state is kept if nobody says: what systemd gives a service, or where that would be.
@@ -28,7 +28,7 @@ fn default_directory() -> PathBuf {
 }
 
 /// Where the state of `config` is kept.
-pub fn directory(config: &Config) -> PathBuf {
+pub fn directory(config: &DaemonConfig) -> PathBuf {
     match config.tls_acme_state.as_os_str().is_empty() {
         true => default_directory(),
         false => config.tls_acme_state.clone(),
@@ -37,21 +37,21 @@ pub fn directory(config: &Config) -> PathBuf {
 
 /// The file with the certificate that is obeyed, and its key: the authority's, once it is there. None: no name is to have
 /// one.
-pub fn pair(config: &Config) -> Option<Pair> {
+pub fn pair(config: &DaemonConfig) -> Option<CertificateFiles> {
     if config.tls_acme.0.is_empty() {
         return None;
     }
     let file = |name: &str| directory(config).join(name);
     let is_there = |path: &PathBuf| Path::exists(path);
     let file = Some(file(CERTIFICATE)).filter(is_there).unwrap_or_else(|| file(PLACEHOLDER));
-    Some(Pair { setting: "tls_acme_state", chain: file.clone(), key: file })
+    Some(CertificateFiles { setting: "tls_acme_state", chain: file.clone(), key: file })
 }
 
 /// Whether settings can be obeyed.
 ///
 /// # Errors
 /// By the key of one that cannot.
-pub fn check(config: &Config) -> anyhow::Result<()> {
+pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     if config.tls_acme.0.is_empty() {
         return Ok(());
     }
@@ -82,11 +82,11 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Nothing can be kept there.
-pub fn prepare(config: &Config) -> anyhow::Result<()> {
+pub fn prepare(config: &DaemonConfig) -> anyhow::Result<()> {
     if config.tls_acme.0.is_empty() {
         return Ok(());
     }
-    let state = State::open(&directory(config))?;
+    let state = AcmeState::open(&directory(config))?;
     if state.read(CERTIFICATE)?.is_none() && state.read(PLACEHOLDER)?.is_none() {
         let names = config.tls_acme.0.clone();
         let made = rcgen::generate_simple_self_signed(names).context("no certificate could be made")?;
@@ -102,18 +102,22 @@ pub use keeper::start;
 
 /// A program without the feature has refused its settings before.
 #[cfg(not(feature = "acme"))]
-pub fn start(_: &std::sync::Arc<super::program::Daemon>, _: &pushring::Handle, _: &Config) -> anyhow::Result<()> {
+pub fn start(
+    _: &std::sync::Arc<super::program::Daemon>,
+    _: &pushring::BrokerHandle,
+    _: &DaemonConfig,
+) -> anyhow::Result<()> {
     Ok(())
 }
 
 #[cfg(feature = "acme")]
 mod keeper {
-    use super::issue::Authority;
+    use super::issue::CertificateAuthority;
     use super::schedule;
-    use super::state::{CERTIFICATE, State};
-    use super::{Config, Context, directory};
+    use super::state::{AcmeState, CERTIFICATE};
+    use super::{Context, DaemonConfig, directory};
     use crate::daemon::program::Daemon;
-    use pushring::Handle;
+    use pushring::BrokerHandle;
     use pushring::internals::driver::clock;
     use pushring::internals::tls::Certificate;
     use std::sync::{Arc, Weak};
@@ -124,28 +128,28 @@ mod keeper {
     const LOOKED_AT_EVERY: Duration = Duration::from_secs(3600);
 
     /// Keeps the certificate of some names good.
-    struct Keeper {
+    struct CertificateRenewal {
         daemon: Weak<Daemon>,
-        broker: Handle,
+        broker: BrokerHandle,
         names: Vec<String>,
-        authority: Authority,
-        state: State,
+        authority: CertificateAuthority,
+        state: AcmeState,
     }
 
     /// Keeps the certificate good on a thread of its own, as long as the daemon is there.
     ///
     /// # Errors
     /// There is no thread, or nothing can be kept.
-    pub fn start(daemon: &Arc<Daemon>, broker: &Handle, config: &Config) -> anyhow::Result<()> {
+    pub fn start(daemon: &Arc<Daemon>, broker: &BrokerHandle, config: &DaemonConfig) -> anyhow::Result<()> {
         if config.tls_acme.0.is_empty() {
             return Ok(());
         }
-        let keeper = Keeper {
+        let keeper = CertificateRenewal {
             daemon: Arc::downgrade(daemon),
             broker: broker.clone(),
             names: config.tls_acme.0.iter().map(|name| name.to_ascii_lowercase()).collect(),
-            authority: Authority::new(config),
-            state: State::open(&directory(config))?,
+            authority: CertificateAuthority::new(config),
+            state: AcmeState::open(&directory(config))?,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
         let work = move || keeper.keep(&runtime);
@@ -153,7 +157,7 @@ mod keeper {
         Ok(())
     }
 
-    impl Keeper {
+    impl CertificateRenewal {
         fn keep(&self, runtime: &tokio::runtime::Runtime) {
             let mut failures = 0;
             while self.daemon.strong_count() > 0 {
@@ -212,10 +216,10 @@ mod tests {
     #[test]
     fn what_no_authority_would_sign_is_told() {
         let checked = |names: &str| {
-            let config = Config {
+            let config = DaemonConfig {
                 tls_acme: names.parse().unwrap(),
                 tls_listen: "127.0.0.1:443".parse().unwrap(),
-                ..Config::default()
+                ..DaemonConfig::default()
             };
             check(&config).map_err(|error| error.to_string())
         };
@@ -225,7 +229,7 @@ mod tests {
         for names in ["*.example.com", "localhost", "127.0.0.1", "a_b.example.com", "-a.com", "a..com"] {
             assert!(checked(names).unwrap_err().starts_with("tls_acme: "), "{names}");
         }
-        let off = Config { tls_acme: "example.com".parse().unwrap(), ..Config::default() };
+        let off = DaemonConfig { tls_acme: "example.com".parse().unwrap(), ..DaemonConfig::default() };
         assert!(check(&off).is_err());
     }
 }

@@ -18,9 +18,9 @@ pub const ACCOUNT: &str = "account.json";
 
 /// See the module.
 #[derive(Debug)]
-pub struct State(PathBuf);
+pub struct AcmeState(PathBuf);
 
-impl State {
+impl AcmeState {
     /// The state in `directory`, which is made if it is not there.
     ///
     /// # Errors
@@ -80,7 +80,7 @@ mod tests {
     fn what_is_kept_is_this_users_alone_and_whole() {
         let root = Root::new("acme", &[]);
         let directory = root.0.join("state/acme");
-        let state = State::open(&directory).unwrap();
+        let state = AcmeState::open(&directory).unwrap();
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
         assert_eq!(state.read("a").unwrap(), None);
         fs::write(directory.join("a.new"), "left behind").unwrap();
@@ -91,9 +91,9 @@ mod tests {
         }
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
-        State::open(&directory).unwrap();
+        AcmeState::open(&directory).unwrap();
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700, "it is shut again");
         fs::write(root.0.join("file"), "").unwrap();
-        assert!(State::open(&root.0.join("file")).is_err());
+        assert!(AcmeState::open(&root.0.join("file")).is_err());
     }
 }

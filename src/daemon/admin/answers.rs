@@ -1,6 +1,6 @@
 //! What the admin listener answers, path by path. Each is a question to the [`Operator`], as the command line asks it.
 
-use super::Parts;
+use super::AdminParts;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, Query, Request as HttpRequest, State};
@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use pushring::control::{self, Answer, ChannelQuery, Exposition, Filter, Request};
+use pushring::control::{self, ChannelQuery, ControlAnswer, ControlRequest, Exposition, Filter};
 use pushring::{ChannelFilter, TopicQuery};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -31,10 +31,10 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 /// How long shards may take to answer; within that they do in thousands of turns.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Shared = State<Arc<Parts>>;
+type AdminState = State<Arc<AdminParts>>;
 
 /// All paths, behind the guard.
-pub fn router(parts: Arc<Parts>) -> Router {
+pub fn router(parts: Arc<AdminParts>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/livez", get(livez))
@@ -55,7 +55,7 @@ pub fn router(parts: Arc<Parts>) -> Router {
         .with_state(parts)
 }
 
-async fn guarded(State(parts): Shared, peer: Extension<SocketAddr>, request: HttpRequest, next: Next) -> Response {
+async fn guarded(State(parts): AdminState, peer: Extension<SocketAddr>, request: HttpRequest, next: Next) -> Response {
     let admitted = parts.guard.admit(peer.ip(), request.uri().path(), request.headers());
     let mut response = match admitted {
         Ok(()) => next.run(request).await,
@@ -96,7 +96,7 @@ struct ReadyQuery {
     verbose: Option<String>,
 }
 
-async fn readyz(State(parts): Shared, query: Query<ReadyQuery>) -> Response {
+async fn readyz(State(parts): AdminState, query: Query<ReadyQuery>) -> Response {
     let (is_ready, reasons) = match ask(&parts, readiness).await {
         Ok(readiness) => readiness,
         Err(why) => (false, vec![format!("[-] shards: {why}")]),
@@ -110,7 +110,7 @@ async fn readyz(State(parts): Shared, query: Query<ReadyQuery>) -> Response {
 }
 
 /// Whether clients should be sent here, and line by line why or why not.
-fn readiness(parts: &Parts) -> (bool, Vec<String>) {
+fn readiness(parts: &AdminParts) -> (bool, Vec<String>) {
     let broker = parts.operator.broker();
     let shards = broker.reports().len();
     let draining = if broker.is_draining() { Err("it drains or stops") } else { Ok("no") };
@@ -125,7 +125,7 @@ fn readiness(parts: &Parts) -> (bool, Vec<String>) {
     (is_ready, checks.into_iter().map(line).collect())
 }
 
-async fn metrics(State(parts): Shared, headers: HeaderMap) -> Response {
+async fn metrics(State(parts): AdminState, headers: HeaderMap) -> Response {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("").to_owned();
     let exposition = Exposition::of_accept(&accept);
     match ask(&parts, move |parts| control::metrics(&parts.operator.overview(), exposition)).await {
@@ -134,27 +134,30 @@ async fn metrics(State(parts): Shared, headers: HeaderMap) -> Response {
     }
 }
 
-async fn stats(parts: Shared) -> Response {
-    answer(&parts, Request::Stats {}).await
+async fn stats(parts: AdminState) -> Response {
+    answer(&parts, ControlRequest::Stats {}).await
 }
 
-async fn processes(parts: Shared) -> Response {
-    answer(&parts, Request::Processes {}).await
+async fn processes(parts: AdminState) -> Response {
+    answer(&parts, ControlRequest::Processes {}).await
 }
 
-async fn topics(parts: Shared, query: Result<Query<TopicQuery>, axum::extract::rejection::QueryRejection>) -> Response {
+async fn topics(
+    parts: AdminState,
+    query: Result<Query<TopicQuery>, axum::extract::rejection::QueryRejection>,
+) -> Response {
     match query {
-        Ok(Query(query)) => answer(&parts, Request::Topics(query)).await,
+        Ok(Query(query)) => answer(&parts, ControlRequest::Topics(query)).await,
         Err(rejection) => error(StatusCode::BAD_REQUEST, &rejection.body_text()),
     }
 }
 
 async fn disconnects(
-    parts: Shared,
+    parts: AdminState,
     query: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
     match query {
-        Ok(Query(filter)) => answer(&parts, Request::Disconnects(filter)).await,
+        Ok(Query(filter)) => answer(&parts, ControlRequest::Disconnects(filter)).await,
         Err(rejection) => error(StatusCode::BAD_REQUEST, &rejection.body_text()),
     }
 }
@@ -175,7 +178,7 @@ struct ChannelsQuery {
 }
 
 async fn channels(
-    parts: Shared,
+    parts: AdminState,
     query: Result<Query<ChannelsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
     let query = match query {
@@ -185,33 +188,33 @@ async fn channels(
     let ChannelsQuery { channel, process, path, address, queued_bytes_min, after, limit, fullest } = query;
     let queued_bytes_min = queued_bytes_min.unwrap_or(0);
     let filter = ChannelFilter { channel, process, path, address, queued_bytes_min };
-    answer(&parts, Request::Channels(ChannelQuery { filter, after, limit, fullest })).await
+    answer(&parts, ControlRequest::Channels(ChannelQuery { filter, after, limit, fullest })).await
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Close {
+struct CloseRequest {
     channel: pushring::ChannelId,
     reason: Option<String>,
 }
 
-async fn close(parts: Shared, headers: HeaderMap, body: Bytes) -> Response {
-    match parse::<Close>(&headers, &body) {
-        Ok(Close { channel, reason }) => answer(&parts, Request::Kick { channel, reason }).await,
+async fn close(parts: AdminState, headers: HeaderMap, body: Bytes) -> Response {
+    match parse::<CloseRequest>(&headers, &body) {
+        Ok(CloseRequest { channel, reason }) => answer(&parts, ControlRequest::Kick { channel, reason }).await,
         Err(refused) => *refused,
     }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Drain {
+struct DrainRequest {
     grace_ms: Option<u64>,
     over_ms: Option<u64>,
 }
 
-async fn drain(parts: Shared, headers: HeaderMap, body: Bytes) -> Response {
-    match parse::<Drain>(&headers, &body) {
-        Ok(Drain { grace_ms, over_ms }) => answer(&parts, Request::Drain { grace_ms, over_ms }).await,
+async fn drain(parts: AdminState, headers: HeaderMap, body: Bytes) -> Response {
+    match parse::<DrainRequest>(&headers, &body) {
+        Ok(DrainRequest { grace_ms, over_ms }) => answer(&parts, ControlRequest::Drain { grace_ms, over_ms }).await,
         Err(refused) => *refused,
     }
 }
@@ -220,9 +223,9 @@ async fn drain(parts: Shared, headers: HeaderMap, body: Bytes) -> Response {
 #[serde(deny_unknown_fields)]
 struct Reload {}
 
-async fn reload(parts: Shared, headers: HeaderMap, body: Bytes) -> Response {
+async fn reload(parts: AdminState, headers: HeaderMap, body: Bytes) -> Response {
     match parse::<Reload>(&headers, &body) {
-        Ok(Reload {}) => answer(&parts, Request::Reload {}).await,
+        Ok(Reload {}) => answer(&parts, ControlRequest::Reload {}).await,
         Err(refused) => *refused,
     }
 }
@@ -240,8 +243,8 @@ fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Box
 
 /// Asks beside the connections: a shard answers within a turn, and a thread of its own waits for it.
 async fn ask<T: Send + 'static>(
-    parts: &Arc<Parts>,
-    question: impl FnOnce(&Parts) -> T + Send + 'static,
+    parts: &Arc<AdminParts>,
+    question: impl FnOnce(&AdminParts) -> T + Send + 'static,
 ) -> Result<T, String> {
     let parts = parts.clone();
     let asked = tokio::task::spawn_blocking(move || question(&parts));
@@ -252,11 +255,12 @@ async fn ask<T: Send + 'static>(
     }
 }
 
-async fn answer(parts: &Arc<Parts>, request: Request) -> Response {
-    let changes = matches!(request, Request::Kick { .. } | Request::Drain { .. } | Request::Reload {});
+async fn answer(parts: &Arc<AdminParts>, request: ControlRequest) -> Response {
+    let changes =
+        matches!(request, ControlRequest::Kick { .. } | ControlRequest::Drain { .. } | ControlRequest::Reload {});
     match ask(parts, move |parts| parts.operator.answer(request)).await {
         // What was told is as it is in the answers of the control socket, without its name around it.
-        Ok(Answer::Refused(why)) => {
+        Ok(ControlAnswer::Refused(why)) => {
             error(if changes { StatusCode::CONFLICT } else { StatusCode::SERVICE_UNAVAILABLE }, &why)
         }
         Ok(answer) => {

@@ -18,9 +18,9 @@ const TOKEN_BYTES_MIN: usize = 16;
 
 /// The token that operators show, as its digest: what is compared says nothing of how much of it was right.
 #[derive(Clone)]
-pub struct Token([u8; 32]);
+pub struct AdminToken([u8; 32]);
 
-impl Token {
+impl AdminToken {
     /// `text` without white space around it.
     ///
     /// # Errors
@@ -38,27 +38,27 @@ impl Token {
 }
 
 /// Why a request is refused: the status, and what the operator does about it.
-pub type Refusal = (StatusCode, &'static str);
+pub type AdminRefusal = (StatusCode, &'static str);
 
 /// See the module.
 #[derive(Clone)]
-pub struct Guard {
-    token: Option<Token>,
+pub struct AdminGuard {
+    token: Option<AdminToken>,
     /// Names besides loopback ones under which this listener may be asked.
     hosts: Vec<String>,
 }
 
-impl Guard {
+impl AdminGuard {
     /// Without a token, all that needs one is refused.
-    pub fn new(token: Option<Token>, hosts: Vec<String>) -> Self {
+    pub fn new(token: Option<AdminToken>, hosts: Vec<String>) -> Self {
         Self { token, hosts }
     }
 
     /// Whether a request of `peer` for `path` is answered.
     ///
     /// # Errors
-    /// See [`Refusal`].
-    pub fn admit(&self, peer: IpAddr, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// See [`AdminRefusal`].
+    pub fn admit(&self, peer: IpAddr, path: &str, headers: &HeaderMap) -> Result<(), AdminRefusal> {
         let host = self.host(headers)?;
         same_site(&host, headers)?;
         if peer.to_canonical().is_loopback() && OPEN_ON_LOOPBACK.contains(&path) {
@@ -81,7 +81,7 @@ impl Guard {
     }
 
     /// A page can make a name of its own resolve to loopback (DNS rebinding), but it cannot change the Host field.
-    fn host(&self, headers: &HeaderMap) -> Result<String, Refusal> {
+    fn host(&self, headers: &HeaderMap) -> Result<String, AdminRefusal> {
         let told = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or("");
         let Some(authority) = Authority::parse(told) else {
             return Err((StatusCode::BAD_REQUEST, "the Host field is missing or malformed"));
@@ -98,8 +98,8 @@ impl Guard {
 
 /// Browsers say where a request comes from (Fetch Metadata; RFC 6454): only the listener's own pages may ask, and the
 /// visitor by the address bar.
-fn same_site(host: &str, headers: &HeaderMap) -> Result<(), Refusal> {
-    const FOREIGN: Refusal = (StatusCode::FORBIDDEN, "pages of other sites may not ask this listener");
+fn same_site(host: &str, headers: &HeaderMap) -> Result<(), AdminRefusal> {
+    const FOREIGN: AdminRefusal = (StatusCode::FORBIDDEN, "pages of other sites may not ask this listener");
     if let Some(site) = headers.get("sec-fetch-site")
         && site != "same-origin"
         && site != "none"
@@ -122,7 +122,8 @@ mod tests {
     const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
     fn ask(peer: IpAddr, path: &str, fields: &[(&'static str, &str)]) -> u16 {
-        let guard = Guard::new(Some(Token::new(" 0123456789abcdef\n").unwrap()), vec!["ops.example.com".to_owned()]);
+        let guard =
+            AdminGuard::new(Some(AdminToken::new(" 0123456789abcdef\n").unwrap()), vec!["ops.example.com".to_owned()]);
         let field = |&(name, value): &(&'static str, &str)| {
             (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         };
@@ -149,7 +150,7 @@ mod tests {
                 assert_eq!(ask(HERE, path, &[host, ("authorization", wrong)]), 401, "{wrong}");
             }
         }
-        let without = Guard::new(None, Vec::new());
+        let without = AdminGuard::new(None, Vec::new());
         let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("localhost"))]);
         assert!(without.admit(HERE, "/livez", &headers).is_ok());
         assert_eq!(without.admit(HERE, "/stats.json", &headers).unwrap_err().0, StatusCode::UNAUTHORIZED);
@@ -194,7 +195,7 @@ mod tests {
 
     #[test]
     fn short_tokens_are_no_tokens() {
-        assert!(Token::new("0123456789abcde").is_err());
-        assert!(Token::new("\n   \n").is_err());
+        assert!(AdminToken::new("0123456789abcde").is_err());
+        assert!(AdminToken::new("\n   \n").is_err());
     }
 }

@@ -7,7 +7,7 @@
 mod answers;
 mod guard;
 
-pub use guard::{Guard, Token};
+pub use guard::{AdminGuard, AdminToken};
 
 use anyhow::Context;
 use axum::Router;
@@ -37,11 +37,11 @@ const ASKING_MAX: usize = 4;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the listener tells and obeys.
-pub struct Parts {
+pub struct AdminParts {
     /// The broker, and the program around it.
     pub operator: Operator,
     /// Who may ask.
-    pub guard: Guard,
+    pub guard: AdminGuard,
     /// What besides must be there for the daemon to be ready.
     pub needs: Vec<Need>,
 }
@@ -66,7 +66,7 @@ impl Admin {
     ///
     /// # Errors
     /// The address is taken or not ours, or there is no thread.
-    pub fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Self> {
+    pub fn start(address: SocketAddr, parts: AdminParts) -> anyhow::Result<Self> {
         let listener = std::net::TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;

@@ -1,7 +1,7 @@
 //! What the settings say of the hub's door, and of the broker that serves the API.
 
 use super::super::program::Secrets;
-use super::{Config, List};
+use super::{DaemonConfig, WordList};
 use anyhow::{Context, ensure};
 use pushring::internals::admission;
 use pushring::internals::gateway::{self, Grant, HostPolicy, HubDoor, Secret, Settings};
@@ -14,7 +14,7 @@ const API_CONNECTIONS_MAX: usize = 1024;
 /// What they may make it hold, beside `memory_budget`: four of the largest messages, twice as they arrive.
 const API_MEMORY_BYTES_MAX: usize = 128 << 20;
 
-impl Config {
+impl DaemonConfig {
     /// What serves the API on an address of its own: a broker of one shard, which holds no channels.
     ///
     /// # Errors
@@ -28,7 +28,10 @@ impl Config {
             shards: 1,
             driver: config.driver,
             settings,
-            admission: admission::Limits { connections_max: API_CONNECTIONS_MAX, ..defaults.admission.clone() },
+            admission: admission::ConnectionLimits {
+                connections_max: API_CONNECTIONS_MAX,
+                ..defaults.admission.clone()
+            },
             memory_bytes_max: Some(API_MEMORY_BYTES_MAX),
             shard: config.shard,
             ..defaults
@@ -43,7 +46,7 @@ impl Config {
         let has_tokens = !self.hub_secret_file.as_os_str().is_empty();
         ensure!(has_tokens || self.hub_open, "hub: clients need a token (hub_secret_file), or hub_open lets them in");
         ensure!(!self.hub_audience.is_empty(), "hub_audience: a name");
-        let patterns = |key: &str, list: &List| {
+        let patterns = |key: &str, list: &WordList| {
             gateway::patterns(&list.0)
                 .with_context(|| format!("{key}: names of topics, or beginnings of names and `*`"))
         };

@@ -1,7 +1,7 @@
 //! The file of settings: read with errors that say where, what and how instead; written with what each key means.
 
 use super::renamed::{current, renamed};
-use super::{Config, Flags, SETTINGS, When};
+use super::{DaemonConfig, SETTINGS, SettingsFlags, TakesEffect};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::fmt::Write;
@@ -44,7 +44,7 @@ pub fn parse(text: &str, name: &str) -> anyhow::Result<toml::Table> {
             bail!("{place}: {key} is an old name of {}, which is set too: remove {key}", renamed.new);
         }
         let alone = toml::Table::from_iter([(current(key).to_owned(), table[key].clone())]);
-        if let Err(error) = Config::deserialize(alone) {
+        if let Err(error) = DaemonConfig::deserialize(alone) {
             let words = error.message().trim().replace('\n', ", ");
             bail!("{place}: {key} = {}: {words} ({})", table[key], example(current(key)));
         }
@@ -73,7 +73,7 @@ fn suggestion(key: &str) -> String {
 
 /// How the key is written.
 fn example(key: &str) -> String {
-    let default = toml::Table::try_from(Config::default()).ok().and_then(|table| table.get(key).cloned());
+    let default = toml::Table::try_from(DaemonConfig::default()).ok().and_then(|table| table.get(key).cloned());
     default.map_or_else(String::new, |value| format!("for example {key} = {value}"))
 }
 
@@ -81,8 +81,8 @@ fn example(key: &str) -> String {
 ///
 /// # Errors
 /// A value cannot be written as TOML.
-pub fn write(config: &Config, is_template: bool) -> anyhow::Result<String> {
-    let (table, defaults) = (toml::Table::try_from(config)?, toml::Table::try_from(Config::default())?);
+pub fn write(config: &DaemonConfig, is_template: bool) -> anyhow::Result<String> {
+    let (table, defaults) = (toml::Table::try_from(config)?, toml::Table::try_from(DaemonConfig::default())?);
     let mut text = String::new();
     for group in SETTINGS {
         if !text.is_empty() {
@@ -95,9 +95,9 @@ pub fn write(config: &Config, is_template: bool) -> anyhow::Result<String> {
                 writeln!(text, "# {}", line.trim())?;
             }
             match setting.when {
-                When::Now => {}
-                When::NewConnections => writeln!(text, "# A reload changes it for new connections.")?,
-                When::Restart => writeln!(text, "# A change of it needs a restart.")?,
+                TakesEffect::Now => {}
+                TakesEffect::NewConnections => writeln!(text, "# A reload changes it for new connections.")?,
+                TakesEffect::Restart => writeln!(text, "# A change of it needs a restart.")?,
             }
             let mark = if is_template && table[setting.key] == defaults[setting.key] { "#" } else { "" };
             writeln!(text, "{mark}{} = {}", setting.key, table[setting.key])?;
@@ -107,7 +107,7 @@ pub fn write(config: &Config, is_template: bool) -> anyhow::Result<String> {
 }
 
 /// `table` with what flags and the environment say instead.
-pub fn overlaid(mut table: toml::Table, flags: &Flags) -> anyhow::Result<Config> {
+pub fn overlaid(mut table: toml::Table, flags: &SettingsFlags) -> anyhow::Result<DaemonConfig> {
     table.extend(toml::Table::try_from(flags)?);
     Ok(table.try_into()?)
 }
@@ -148,13 +148,14 @@ mod tests {
 
     #[test]
     fn a_template_says_the_defaults_in_comments() {
-        let template = write(&Config::default(), true).unwrap();
+        let template = write(&DaemonConfig::default(), true).unwrap();
         assert_eq!(parse(&template, "").unwrap(), toml::Table::new());
         let set: String = template.lines().map(|line| format!("{}\n", uncommented(line))).collect();
-        assert_eq!(overlaid(parse(&set, "").unwrap(), &Flags::default()).unwrap(), Config::default());
+        assert_eq!(overlaid(parse(&set, "").unwrap(), &SettingsFlags::default()).unwrap(), DaemonConfig::default());
         assert_eq!(
-            overlaid(parse(&write(&Config::default(), false).unwrap(), "").unwrap(), &Flags::default()).unwrap(),
-            Config::default()
+            overlaid(parse(&write(&DaemonConfig::default(), false).unwrap(), "").unwrap(), &SettingsFlags::default())
+                .unwrap(),
+            DaemonConfig::default()
         );
     }
 

@@ -1,22 +1,22 @@
 //! The settings of links, as a link takes them.
 
-use super::{Config, SocketMode, parse_address};
+use super::{DaemonConfig, SocketMode, parse_address};
 use crate::daemon::users;
 use anyhow::{Context, anyhow, ensure};
 use pushring::link;
 use std::net::SocketAddr;
 use std::path::Path;
 
-impl Config {
+impl DaemonConfig {
     /// Where and how processes of other programs attach; none: nowhere.
     ///
     /// # Errors
     /// A value that cannot be obeyed, by its key.
-    pub fn link(&self, token: Option<link::Token>) -> anyhow::Result<Option<link::Config>> {
+    pub fn link(&self, token: Option<link::LinkToken>) -> anyhow::Result<Option<link::LinkConfig>> {
         self.try_link(token).map_err(|error| self.sources.locate(error))
     }
 
-    fn try_link(&self, token: Option<link::Token>) -> anyhow::Result<Option<link::Config>> {
+    fn try_link(&self, token: Option<link::LinkToken>) -> anyhow::Result<Option<link::LinkConfig>> {
         let path = Some(&self.link).filter(|path| !path.as_os_str().is_empty()).cloned();
         let tcp: Option<SocketAddr> = match self.link_tcp.as_str() {
             "" => None,
@@ -28,7 +28,7 @@ impl Config {
         let blob_bytes_max = self.message_bytes_max.0.max(self.body_bytes_max.0).max(self.body_bytes_max_logged_in.0);
         ensure!(u32::try_from(blob_bytes_max).is_ok(), "link: messages and bodies of over 4GiB do not fit its frames");
         let access = self.link_access()?;
-        Ok((path.is_some() || tcp.is_some()).then(|| link::Config {
+        Ok((path.is_some() || tcp.is_some()).then(|| link::LinkConfig {
             path,
             access,
             tcp,
@@ -36,7 +36,7 @@ impl Config {
             owner_grace: self.owner_grace.duration(),
             peers_max: self.link_peers_max,
             blob_bytes_max,
-            ..link::Config::default()
+            ..link::LinkConfig::default()
         }))
     }
 

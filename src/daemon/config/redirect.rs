@@ -1,9 +1,9 @@
 //! What the settings say of requests that come without TLS and belong to it.
 
-use super::{Config, Redirect};
+use super::{DaemonConfig, Redirect};
 use anyhow::ensure;
 
-impl Config {
+impl DaemonConfig {
     /// Whether they can be sent on as it is wanted.
     pub(super) fn check_redirect(&self) -> anyhow::Result<()> {
         if self.tls_redirect == Redirect::Off {

@@ -9,7 +9,7 @@ use std::fmt;
 /// A setting with an older name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renamed {
-    /// What it was called. Its flag is an alias of the new one (see `Flags`).
+    /// What it was called. Its flag is an alias of the new one (see `SettingsFlags`).
     pub old: &'static str,
     /// What it is called.
     pub new: &'static str,

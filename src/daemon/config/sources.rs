@@ -1,7 +1,7 @@
 //! Which settings were given, and by whom: what an error about one of them says.
 
 use super::renamed::{self, OldName};
-use super::{Flags, variable_in_use};
+use super::{SettingsFlags, variable_in_use};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ impl Sources {
     pub fn new(
         file: &toml::Table,
         path: Option<&Path>,
-        flags: &Flags,
+        flags: &SettingsFlags,
         old_names: Vec<OldName>,
     ) -> anyhow::Result<Self> {
         let name = path.unwrap_or(Path::new("")).display();

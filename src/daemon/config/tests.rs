@@ -5,19 +5,19 @@ use pushring::link;
 
 #[test]
 fn what_is_printed_reads_back() {
-    let config = Config { origins: "https://a.b, https://c.d".parse().unwrap(), ..Config::default() };
-    assert_eq!(Config::layered(&write(&config, false).unwrap(), &Flags::default()).unwrap(), config);
+    let config = DaemonConfig { origins: "https://a.b, https://c.d".parse().unwrap(), ..DaemonConfig::default() };
+    assert_eq!(DaemonConfig::layered(&write(&config, false).unwrap(), &SettingsFlags::default()).unwrap(), config);
 }
 
 #[test]
 fn flags_win_over_the_file() {
-    let flags = Flags { shards: Some(2), hosts: Some("a.b".parse().unwrap()), ..Flags::default() };
+    let flags = SettingsFlags { shards: Some(2), hosts: Some("a.b".parse().unwrap()), ..SettingsFlags::default() };
     let file = "shards = 1\nnode = \"x.os\"\nhosts = [\"c.d\", \"e.f\"]\nhead_timeout = \"3s\"\nbody_bytes_max = 7";
-    let config = Config::layered(file, &flags).unwrap();
+    let config = DaemonConfig::layered(file, &flags).unwrap();
     assert_eq!((config.shards, config.node.as_str()), (2, "x.os"));
     assert_eq!(config.hosts.0, ["a.b"]);
     assert_eq!((config.head_timeout, config.body_bytes_max), (Span::seconds(3), Size(7)));
-    assert_eq!(config.body_timeout, Config::default().body_timeout);
+    assert_eq!(config.body_timeout, DaemonConfig::default().body_timeout);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn errors_name_the_key() {
         ("deflate_window_bits = 8", "deflate_window_bits"),
         ("log = \"verbose\"", "verbose"),
     ] {
-        let config = Config::layered(file, &Flags::default()).unwrap();
+        let config = DaemonConfig::layered(file, &SettingsFlags::default()).unwrap();
         let error = config.broker(Secrets::default()).unwrap_err();
         assert!(format!("{error:#}").contains(words), "{error:#}");
     }
@@ -50,7 +50,7 @@ fn errors_name_the_key() {
 
 #[test]
 fn the_defaults_are_the_librarys_own() {
-    let (ours, theirs) = (Config::default().broker(Secrets::default()).unwrap(), pushring::Config::default());
+    let (ours, theirs) = (DaemonConfig::default().broker(Secrets::default()).unwrap(), pushring::Config::default());
     assert_eq!(format!("{:?}", ours.shard), format!("{:?}", theirs.shard));
     assert_eq!(format!("{:?}", ours.admission), format!("{:?}", theirs.admission));
     assert_eq!(format!("{:?}", ours.inbox), format!("{:?}", theirs.inbox));
@@ -60,8 +60,8 @@ fn the_defaults_are_the_librarys_own() {
 #[test]
 fn a_link_is_where_it_is_told_to_be() {
     let link = |file: &str, token: Option<&str>| {
-        let config = Config::layered(file, &Flags::default()).unwrap();
-        config.link(token.map(|text| link::Token::new(text).unwrap())).map_err(|error| format!("{error:#}"))
+        let config = DaemonConfig::layered(file, &SettingsFlags::default()).unwrap();
+        config.link(token.map(|text| link::LinkToken::new(text).unwrap())).map_err(|error| format!("{error:#}"))
     };
     assert!(link("", None).unwrap().is_none());
     let unix = link("link = \"/run/x\"\nowner_grace = \"3s\"\nbody_bytes_max = \"20MiB\"", None).unwrap().unwrap();
@@ -72,14 +72,14 @@ fn a_link_is_where_it_is_told_to_be() {
     let tcp = "link_tcp = \"127.0.0.1:7\"\nlink_token_file = \"x\"";
     assert!(link(tcp, Some("0123456789abcdef")).unwrap().unwrap().token.is_some());
     assert!(link("link_peers_max = 0", None).unwrap_err().contains("link_peers_max"));
-    let (ours, theirs) = (link("link = \"x\"", None).unwrap().unwrap(), link::Config::default());
+    let (ours, theirs) = (link("link = \"x\"", None).unwrap().unwrap(), link::LinkConfig::default());
     assert_eq!((ours.owner_grace, ours.peers_max), (theirs.owner_grace, theirs.peers_max));
     assert_eq!((ours.blob_bytes_max, ours.beat), (theirs.blob_bytes_max, theirs.beat));
 }
 
 #[test]
 fn who_may_attach() {
-    let access = |file: &str| Config::layered(file, &Flags::default()).unwrap().link_access();
+    let access = |file: &str| DaemonConfig::layered(file, &SettingsFlags::default()).unwrap().link_access();
     assert_eq!(access("").unwrap(), link::Access { mode: 0o600, group: None });
     assert_eq!(access("link_group = \"77\"").unwrap(), link::Access { mode: 0o660, group: Some(77) });
     assert_eq!(
@@ -109,8 +109,10 @@ fn addresses_without_something_are_told_what() {
 #[test]
 fn hosts_depend_on_where_we_listen() {
     let policy = |listen: &str, hosts: &str| {
-        let (listen, hosts): (SocketAddr, List) = (listen.parse().unwrap(), hosts.parse().unwrap());
-        Config { listen: Listen::at(listen), hosts, ..Config::default() }.host_policy().for_listener(listen.ip())
+        let (listen, hosts): (SocketAddr, WordList) = (listen.parse().unwrap(), hosts.parse().unwrap());
+        DaemonConfig { listen: Listen::at(listen), hosts, ..DaemonConfig::default() }
+            .host_policy()
+            .for_listener(listen.ip())
     };
     assert_eq!(policy("127.0.0.1:0", ""), HostPolicy::Listed(vec![]));
     assert_eq!(policy("[::1]:0", "a.b"), HostPolicy::Listed(vec!["a.b".into()]));

@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for SocketMode {
 /// See [`gateway::Dialect`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Dialect {
+pub enum DialectValue {
     /// Kinode 1.0
     Kinode,
     /// Hyperdrive 1.9
@@ -80,7 +80,7 @@ pub enum Dialect {
 /// See [`DriverKind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Driver {
+pub enum DriverValue {
     /// io_uring where the kernel allows it, else epoll
     Auto,
     /// io_uring or nothing
@@ -104,7 +104,7 @@ pub enum Exposure {
 /// See [`pushring::Policy`]. Conflation needs a key, which only a push can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Policy {
+pub enum PolicyValue {
     /// Close the channel with 1013
     Close,
     /// Drop this message
@@ -126,9 +126,9 @@ pub enum LogFormat {
 /// Words, written with commas between them on the command line and as an array in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct List(pub Vec<String>);
+pub struct WordList(pub Vec<String>);
 
-impl FromStr for List {
+impl FromStr for WordList {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
@@ -136,31 +136,31 @@ impl FromStr for List {
     }
 }
 
-impl From<Dialect> for gateway::Dialect {
-    fn from(dialect: Dialect) -> Self {
+impl From<DialectValue> for gateway::Dialect {
+    fn from(dialect: DialectValue) -> Self {
         match dialect {
-            Dialect::Kinode => Self::Kinode,
-            Dialect::Hyperdrive => Self::Hyperdrive,
+            DialectValue::Kinode => Self::Kinode,
+            DialectValue::Hyperdrive => Self::Hyperdrive,
         }
     }
 }
 
-impl From<Driver> for DriverKind {
-    fn from(driver: Driver) -> Self {
+impl From<DriverValue> for DriverKind {
+    fn from(driver: DriverValue) -> Self {
         match driver {
-            Driver::Auto => Self::Auto,
-            Driver::Uring => Self::Uring,
-            Driver::Epoll => Self::Epoll,
+            DriverValue::Auto => Self::Auto,
+            DriverValue::Uring => Self::Uring,
+            DriverValue::Epoll => Self::Epoll,
         }
     }
 }
 
-impl From<Policy> for pushring::Policy {
-    fn from(policy: Policy) -> Self {
+impl From<PolicyValue> for pushring::Policy {
+    fn from(policy: PolicyValue) -> Self {
         match policy {
-            Policy::Close => Self::Close,
-            Policy::DropNewest => Self::DropNewest,
-            Policy::DropOldest => Self::DropOldest,
+            PolicyValue::Close => Self::Close,
+            PolicyValue::DropNewest => Self::DropNewest,
+            PolicyValue::DropOldest => Self::DropOldest,
         }
     }
 }

@@ -20,19 +20,19 @@ pub struct Facts {
     /// Processors.
     pub cores: Cores,
     /// The address that the daemon is to listen on.
-    pub listener: Listener,
+    pub listener: ListenResult,
     /// The paths of Unix sockets that were asked for, and the control socket's where nobody said otherwise.
     pub sockets: Vec<SocketPath>,
-    /// There is to be a control socket, and no directory for it.
+    /// PathState is to be a control socket, and no directory for it.
     pub control_is_homeless: bool,
     /// The address of the link over TCP, if one is named.
-    pub link_tcp: Option<Listener>,
+    pub link_tcp: Option<ListenResult>,
     /// The file of the token secret, if one is named.
     pub secret: Option<SecretFile>,
     /// The file of the link's token, if one is named.
     pub link_token: Option<SecretFile>,
     /// The address on which TLS is to be spoken, if one is named.
-    pub tls_listener: Option<Listener>,
+    pub tls_listener: Option<ListenResult>,
     /// The pairs of certificates and keys that are named.
     pub tls: Vec<TlsFiles>,
     /// The same of the link over TCP.
@@ -163,7 +163,7 @@ pub struct Cores {
 
 /// What listening has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listener {
+pub enum ListenResult {
     /// It can be done.
     Free,
     /// A daemon of ours listens there.
@@ -191,14 +191,14 @@ pub struct SocketPath {
     /// The permission bits that it is to have.
     pub wanted_mode: u32,
     /// Its directory; `None` is none.
-    pub directory: Option<Directory>,
+    pub directory: Option<SocketDirectory>,
     /// What is there already.
-    pub there: There,
+    pub there: PathState,
 }
 
 /// The directory of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Directory {
+pub struct SocketDirectory {
     /// Whether this process may make files in it.
     pub is_writable: bool,
     /// Its permission bits, the sticky one included.
@@ -207,7 +207,7 @@ pub struct Directory {
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum There {
+pub enum PathState {
     /// Nothing.
     Nothing,
     /// Something that is no socket.
@@ -259,7 +259,7 @@ impl Facts {
             },
             memory_available_bytes: Some(8 << 30),
             cores: Cores { allowed: 4, quota: None },
-            listener: Listener::Free,
+            listener: ListenResult::Free,
             sockets: Vec::new(),
             control_is_homeless: false,
             link_tcp: None,

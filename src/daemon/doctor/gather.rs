@@ -1,15 +1,15 @@
 //! Looks at this machine. Everything that it tries out it undoes: rings, sockets, and a bind without a listen.
 
 use super::facts::{
-    Chain, Cores, Directory, Facts, Files, Listener, Network, SecretFile, SendingFault, Shown, SocketPath, There,
-    TlsFiles, Uring,
+    Chain, Cores, Facts, Files, ListenResult, Network, PathState, SecretFile, SendingFault, Shown, SocketDirectory,
+    SocketPath, TlsFiles, Uring,
 };
 use super::listeners;
-use crate::daemon::certificates::{self, Pair};
-use crate::daemon::config::Config;
+use crate::daemon::certificates::{self, CertificateFiles};
+use crate::daemon::config::DaemonConfig;
 use crate::daemon::control::{ControlPath, made_for};
 use crate::daemon::{fleet, groups, memory, token};
-use pushring::control::{self, Answer, Request};
+use pushring::control::{self, ControlAnswer, ControlRequest};
 use pushring::internals::driver::clock;
 use pushring::internals::driver::flush_uring::{FlushUnavailable, UringFlush};
 use pushring::internals::driver::listen::{ListenError, probe};
@@ -29,7 +29,7 @@ use webpki::EndEntityCert;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// What this machine is like, for a daemon of these settings. `root` is `/`: where `/proc` and `/sys` are looked for.
-pub fn gather(config: &Config, root: &Path) -> Facts {
+pub fn gather(config: &DaemonConfig, root: &Path) -> Facts {
     let system = System { root };
     let control = config.control.place(config.address().port());
     Facts {
@@ -56,7 +56,7 @@ pub fn gather(config: &Config, root: &Path) -> Facts {
 }
 
 /// What a pair of files is, as the daemon would take it.
-fn tls_files(pair: Pair) -> TlsFiles {
+fn tls_files(pair: CertificateFiles) -> TlsFiles {
     let key_mode = fs::metadata(&pair.key).ok().map(|metadata| metadata.permissions().mode() & 0o777);
     let shown = certificates::read(&pair).map(|certificate| Shown {
         names: certificate.names().map(str::to_owned).collect(),
@@ -170,24 +170,24 @@ impl System<'_> {
 }
 
 impl System<'_> {
-    fn listener(&self, config: &Config, address: SocketAddr) -> Listener {
+    fn listener(&self, config: &DaemonConfig, address: SocketAddr) -> ListenResult {
         match probe(address) {
-            Ok(()) => Listener::Free,
+            Ok(()) => ListenResult::Free,
             Err(ListenError::InUse(_)) => self.user_of(config, address),
-            Err(ListenError::NotAllowed(_)) => Listener::NotAllowed,
-            Err(ListenError::NotHere(_)) => Listener::NotHere,
-            Err(error) => Listener::Fault(error.to_string()),
+            Err(ListenError::NotAllowed(_)) => ListenResult::NotAllowed,
+            Err(ListenError::NotHere(_)) => ListenResult::NotHere,
+            Err(error) => ListenResult::Fault(error.to_string()),
         }
     }
 
     /// Who listens there already: a daemon of ours, if its control socket or its program says so.
-    fn user_of(&self, config: &Config, address: SocketAddr) -> Listener {
+    fn user_of(&self, config: &DaemonConfig, address: SocketAddr) -> ListenResult {
         let program = listeners::program(self.root, address.port());
         let is_ours = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| is_pushring(&path));
         match (asked(config).filter(|_| address == config.address()), program) {
-            (Some(pid), _) => Listener::Ours { pid },
-            (None, Some((_, pid))) if is_ours(pid) => Listener::Ours { pid },
-            (None, program) => Listener::InUse(program),
+            (Some(pid), _) => ListenResult::Ours { pid },
+            (None, Some((_, pid))) if is_ours(pid) => ListenResult::Ours { pid },
+            (None, program) => ListenResult::InUse(program),
         }
     }
 }
@@ -200,30 +200,30 @@ fn is_pushring(path: &Path) -> bool {
 }
 
 /// The daemon of ours that listens on that port, if its control socket says so.
-fn asked(config: &Config) -> Option<u32> {
+fn asked(config: &DaemonConfig) -> Option<u32> {
     let path = config.control.find(config.address().port())?;
-    match control::ask(&path, &Request::Stats {}) {
-        Ok(Answer::Stats(overview)) if overview.about.address.port() == config.address().port() => {
+    match control::ask(&path, &ControlRequest::Stats {}) {
+        Ok(ControlAnswer::Stats(overview)) if overview.about.address.port() == config.address().port() => {
             Some(overview.about.pid)
         }
         _ => None,
     }
 }
 
-fn sockets(config: &Config, control: Option<&Path>) -> Vec<SocketPath> {
+fn sockets(config: &DaemonConfig, control: Option<&Path>) -> Vec<SocketPath> {
     let link = Some(config.link.as_path()).filter(|path| !path.as_os_str().is_empty());
     // What cannot be obeyed is a finding of its own.
     let mode = config.link_access().map_or(0o600, |access| access.mode);
     let link = link.map(|path| {
         let mut socket = socket("link", path, mode);
-        let made = made_for(path).map(|_| Directory { is_writable: true, mode: 0o711 });
+        let made = made_for(path).map(|_| SocketDirectory { is_writable: true, mode: 0o711 });
         socket.directory = socket.directory.or(made);
         socket
     });
     let control = control.map(|path| {
         let mut socket = socket("control", path, 0o600);
         // The daemon makes the directory that it was not told of.
-        let made = (config.control == ControlPath::Auto).then_some(Directory { is_writable: true, mode: 0o700 });
+        let made = (config.control == ControlPath::Auto).then_some(SocketDirectory { is_writable: true, mode: 0o700 });
         socket.directory = socket.directory.or(made);
         socket
     });
@@ -232,16 +232,16 @@ fn sockets(config: &Config, control: Option<&Path>) -> Vec<SocketPath> {
 
 fn socket(setting: &'static str, path: &Path, wanted_mode: u32) -> SocketPath {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let directory = fs::metadata(parent).ok().filter(fs::Metadata::is_dir).map(|metadata| Directory {
+    let directory = fs::metadata(parent).ok().filter(fs::Metadata::is_dir).map(|metadata| SocketDirectory {
         is_writable: rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok(),
         mode: metadata.permissions().mode() & 0o7777,
     });
     let there = match fs::symlink_metadata(path) {
-        Err(_) => There::Nothing,
-        Ok(metadata) if !metadata.file_type().is_socket() => There::NoSocket,
+        Err(_) => PathState::Nothing,
+        Ok(metadata) if !metadata.file_type().is_socket() => PathState::NoSocket,
         Ok(metadata) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => There::DeadSocket,
-            _ => There::Socket { mode: metadata.permissions().mode() & 0o777 },
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => PathState::DeadSocket,
+            _ => PathState::Socket { mode: metadata.permissions().mode() & 0o777 },
         },
     };
     SocketPath { setting, path: path.to_owned(), wanted_mode, directory, there }
@@ -282,10 +282,10 @@ mod tests {
             ],
         );
         let facts = gather(
-            &Config {
+            &DaemonConfig {
                 listen: crate::daemon::config::Listen::at(([127, 0, 0, 1], 0).into()),
                 control: ControlPath::Off,
-                ..Config::default()
+                ..DaemonConfig::default()
             },
             &root.0,
         );
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!((network.port_range, network.conntrack), (Some((32_768, 60_999)), Some((65_536, 7))));
         assert_eq!(network.tcp_memory_bytes, Some(30 * rustix::param::page_size() as u64));
         assert_eq!(network.send_buffer_bytes_max, Some(4_194_304));
-        assert_eq!((facts.listener, facts.sockets.len(), facts.secret.is_none()), (Listener::Free, 0, true));
+        assert_eq!((facts.listener, facts.sockets.len(), facts.secret.is_none()), (ListenResult::Free, 0, true));
         assert!(facts.cores.allowed > 0);
     }
 
@@ -319,7 +319,7 @@ mod tests {
             fs::write(&chain_file, chain).unwrap();
             fs::write(&key_file, key.serialize_pem()).unwrap();
             fs::set_permissions(&key_file, fs::Permissions::from_mode(0o640)).unwrap();
-            tls_files(Pair { setting: "tls_certs", chain: chain_file, key: key_file })
+            tls_files(CertificateFiles { setting: "tls_certs", chain: chain_file, key: key_file })
         };
         for (chain, found) in [
             (format!("{pem}{authority_pem}"), Chain::Whole),
@@ -343,18 +343,19 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let system = System { root: Path::new("/") };
-        let listener = |address| system.listener(&Config { control: ControlPath::Off, ..Config::default() }, address);
+        let listener =
+            |address| system.listener(&DaemonConfig { control: ControlPath::Off, ..DaemonConfig::default() }, address);
         // This test is not named as the program is, but its own: so it is one of ours.
-        assert_eq!(listener(address), Listener::Ours { pid: std::process::id() });
-        assert_eq!(listener(([192, 0, 2, 1], 80).into()), Listener::NotHere);
+        assert_eq!(listener(address), ListenResult::Ours { pid: std::process::id() });
+        assert_eq!(listener(([192, 0, 2, 1], 80).into()), ListenResult::NotHere);
         let socket = |setting, path: &Path| socket(setting, path, 0o600);
         let path = root.0.join("socket");
-        assert_eq!(socket("link", &path).there, There::Nothing);
+        assert_eq!(socket("link", &path).there, PathState::Nothing);
         let living = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        assert!(matches!(socket("link", &path).there, There::Socket { .. }));
+        assert!(matches!(socket("link", &path).there, PathState::Socket { .. }));
         drop(living);
-        assert_eq!(socket("link", &path).there, There::DeadSocket);
-        assert_eq!(socket("link", &root.0.join("file")).there, There::NoSocket);
+        assert_eq!(socket("link", &path).there, PathState::DeadSocket);
+        assert_eq!(socket("link", &root.0.join("file")).there, PathState::NoSocket);
         assert_eq!(socket("link", &root.0.join("no/such")).directory, None);
         assert!(secret(&root.0.join("none"), token::secret_bytes).unwrap().mode.is_err());
         let there = secret(&root.0.join("file"), token::secret_bytes).unwrap();

@@ -7,7 +7,7 @@ mod paths;
 mod uring;
 
 use super::facts::Facts;
-use crate::daemon::config::Config;
+use crate::daemon::config::DaemonConfig;
 use crate::daemon::fleet;
 use crate::daemon::program::Secrets;
 use serde::Serialize;
@@ -50,7 +50,7 @@ impl Finding {
 }
 
 /// All findings, in the order in which they are best read.
-pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
+pub fn judge(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     let shards = shards(config, facts);
     let mut findings = vec![settings(config)];
     findings.extend(
@@ -83,11 +83,11 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
 }
 
 /// How many shards the daemon would have.
-fn shards(config: &Config, facts: &Facts) -> usize {
+fn shards(config: &DaemonConfig, facts: &Facts) -> usize {
     if config.shards == 0 { facts.cores.allowed } else { config.shards }
 }
 
-fn settings(config: &Config) -> Finding {
+fn settings(config: &DaemonConfig) -> Finding {
     let checked = config.broker(Secrets::default()).map(drop).and_then(|()| config.link(None).map(drop));
     let checked = checked.and_then(|()| fleet::check(config));
     match checked {
@@ -102,7 +102,7 @@ mod tests {
 
     /// What is found beyond what a fine machine shows, of settings and facts that `change` makes worse.
     #[track_caller]
-    pub fn found(change: impl FnOnce(&mut Config, &mut Facts)) -> Finding {
+    pub fn found(change: impl FnOnce(&mut DaemonConfig, &mut Facts)) -> Finding {
         let (mut config, mut facts) = baseline();
         let before = judge(&config, &facts);
         change(&mut config, &mut facts);
@@ -114,15 +114,15 @@ mod tests {
 
     /// Checks the level of what is found, a part of its words, and a part of its fix.
     #[track_caller]
-    pub fn expect(level: Level, words: &str, fix: &str, change: impl FnOnce(&mut Config, &mut Facts)) {
+    pub fn expect(level: Level, words: &str, fix: &str, change: impl FnOnce(&mut DaemonConfig, &mut Facts)) {
         let finding = found(change);
         let fixed = finding.fix.as_deref().unwrap_or("");
         assert!(finding.level == level && finding.found.contains(words) && fixed.contains(fix), "{finding:#?}");
     }
 
-    fn baseline() -> (Config, Facts) {
+    fn baseline() -> (DaemonConfig, Facts) {
         let (jwt_secret_file, link) = ("/etc/pushring/secret".into(), "/run/pushring/link".into());
-        (Config { jwt_secret_file, link, ..Config::default() }, Facts::fine())
+        (DaemonConfig { jwt_secret_file, link, ..DaemonConfig::default() }, Facts::fine())
     }
 
     #[test]

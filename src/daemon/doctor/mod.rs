@@ -7,7 +7,7 @@ mod gather;
 mod judge;
 mod listeners;
 
-use super::config::Config;
+use super::config::DaemonConfig;
 use super::plain::plain;
 use judge::{Finding, Level};
 use std::path::Path;
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 ///
 /// # Errors
 /// A finding is not printable as JSON.
-pub fn run(config: &Config, json: bool) -> anyhow::Result<(String, ExitCode)> {
+pub fn run(config: &DaemonConfig, json: bool) -> anyhow::Result<(String, ExitCode)> {
     let findings = judge::judge(config, &gather::gather(config, Path::new("/")));
     let text = match json {
         true => {

@@ -1,7 +1,7 @@
 //! Joining a fleet, in a program that was built with the feature `fleet`.
 
 use super::Probed;
-use crate::daemon::config::Config;
+use crate::daemon::config::DaemonConfig;
 use crate::daemon::token::read_fleet_credentials;
 use anyhow::{Context, ensure};
 use pushring::Broker;
@@ -11,7 +11,7 @@ use pushring::fleet::{Fleet, Name, Options};
 ///
 /// # Errors
 /// A value that cannot be obeyed, by its key.
-fn options(config: &Config) -> anyhow::Result<Option<Options>> {
+fn options(config: &DaemonConfig) -> anyhow::Result<Option<Options>> {
     let servers = config.fleet_nats.0.clone();
     let node = match config.fleet_node.as_str() {
         "" => config.node.replace('.', "-"),
@@ -44,10 +44,10 @@ fn options(config: &Config) -> anyhow::Result<Option<Options>> {
 ///
 /// # Errors
 /// A setting cannot be obeyed. That NATS is not reached is no error: it is tried again for ever.
-pub fn start(config: &Config, broker: &Broker) -> anyhow::Result<Option<Fleet>> {
+pub fn start(config: &DaemonConfig, broker: &Broker) -> anyhow::Result<Option<Fleet>> {
     let Some(options) = options(config)? else { return Ok(None) };
     let (name, node) = (options.fleet.clone(), options.node.clone());
-    if config.fleet_node.is_empty() && config.node == Config::default().node {
+    if config.fleet_node.is_empty() && config.node == DaemonConfig::default().node {
         tracing::warn!(%node, "this node's name in the fleet is the default one: give each node its own (fleet_node)");
     }
     let fleet = Fleet::start(&broker.handle(), options)?;
@@ -56,7 +56,7 @@ pub fn start(config: &Config, broker: &Broker) -> anyhow::Result<Option<Fleet>> 
 }
 
 /// What NATS says to a daemon of these settings; none: it is to be in no fleet.
-pub fn probe(config: &Config) -> Option<Result<Probed, String>> {
+pub fn probe(config: &DaemonConfig) -> Option<Result<Probed, String>> {
     match options(config) {
         Ok(None) => None,
         Ok(Some(options)) => Some(pushring::fleet::probe(&options).map(|probed| {
@@ -71,18 +71,18 @@ pub fn probe(config: &Config) -> Option<Result<Probed, String>> {
 ///
 /// # Errors
 /// By the key of one that cannot.
-pub fn check(config: &Config) -> anyhow::Result<()> {
+pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     options(config).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::config::Flags;
+    use crate::daemon::config::SettingsFlags;
     use crate::daemon::fleet::{QUEUE_BYTES_MAX_DEFAULT, SUBJECTS_MAX_DEFAULT};
 
     fn read(text: &str) -> Result<Option<Options>, String> {
-        options(&Config::layered(text, &Flags::default()).unwrap()).map_err(|error| format!("{error:#}"))
+        options(&DaemonConfig::layered(text, &SettingsFlags::default()).unwrap()).map_err(|error| format!("{error:#}"))
     }
 
     #[test]

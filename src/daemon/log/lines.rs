@@ -1,4 +1,4 @@
-//! Lines on their way to where the log goes. Whoever logs puts a line down and goes on; a thread of its own writes.
+//! LogWriter on their way to where the log goes. Whoever logs puts a line down and goes on; a thread of its own writes.
 //!
 //! Invariants: putting a line down neither waits nor fails; what waits is bounded in lines and bytes; a line that found
 //! no room, or could not be written, is counted, and the log says how many were lost as soon as it is written again.
@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that may wait.
+/// LogWriter that may wait.
 const LINES_MAX: usize = 4096;
 
 /// Bytes that may wait: far more than as many lines have, unless peers choose what is in them.
@@ -39,14 +39,14 @@ enum Item {
 
 /// The way to the thread that writes.
 #[derive(Clone)]
-pub struct Lines {
+pub struct LogWriter {
     sender: Sender<Item>,
     form: Form,
-    shared: Arc<Shared>,
+    shared: Arc<LogShared>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct LogShared {
     waiting_bytes: AtomicUsize,
     lost: AtomicU64,
     /// Those of them that the log has not told of yet.
@@ -54,29 +54,29 @@ struct Shared {
     errors: AtomicU64,
 }
 
-impl Shared {
+impl LogShared {
     fn lose(&self) {
         self.untold.fetch_add(1, Relaxed);
         self.lost.fetch_add(1, Relaxed);
     }
 }
 
-impl Lines {
+impl LogWriter {
     /// Starts the thread that writes to `to`.
     ///
     /// # Errors
     /// There is none.
     pub fn start(to: impl AsFd + Send + 'static, form: Form) -> io::Result<Self> {
         let (sender, receiver) = bounded(LINES_MAX);
-        let shared = Arc::<Shared>::default();
-        let (of_thread, out) = (shared.clone(), Out { to, is_torn: false });
+        let shared = Arc::<LogShared>::default();
+        let (of_thread, out) = (shared.clone(), LogOutput { to, is_torn: false });
         thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&receiver, &of_thread, out))?;
         Ok(Self { sender, form, shared })
     }
 
     /// What could not be written so far.
     pub fn counts(&self) -> LogCounts {
-        let Shared { lost, errors, .. } = &*self.shared;
+        let LogShared { lost, errors, .. } = &*self.shared;
         LogCounts { lines_lost: lost.load(Relaxed), write_errors: errors.load(Relaxed) }
     }
 
@@ -105,18 +105,18 @@ impl Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Line<'a>;
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = LogLine<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line(self)
+    fn make_writer(&'a self) -> LogLine<'a> {
+        LogLine(self)
     }
 }
 
 /// Takes one line, whole: that is how events are written.
-pub struct Line<'a>(&'a Lines);
+pub struct LogLine<'a>(&'a LogWriter);
 
-impl Write for Line<'_> {
+impl Write for LogLine<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.put(match self.0.form {
             Form::Text => line.to_vec(),
@@ -144,7 +144,7 @@ fn plain_json(line: &[u8]) -> Vec<u8> {
     out
 }
 
-fn write_all(lines: &Receiver<Item>, shared: &Shared, mut out: Out<impl AsFd>) {
+fn write_all(lines: &Receiver<Item>, shared: &LogShared, mut out: LogOutput<impl AsFd>) {
     for item in lines {
         match item {
             Item::Flush(written) => drop(written.send(())),
@@ -165,7 +165,7 @@ fn write_all(lines: &Receiver<Item>, shared: &Shared, mut out: Out<impl AsFd>) {
     }
 }
 
-fn tell_lost(shared: &Shared) {
+fn tell_lost(shared: &LogShared) {
     let lines = shared.untold.swap(0, Relaxed);
     if lines > 0 {
         tracing::warn!(lines, "lines of this log were lost: it could not be written, or not as fast as it was filled");
@@ -173,13 +173,13 @@ fn tell_lost(shared: &Shared) {
 }
 
 /// Where lines are written.
-struct Out<F> {
+struct LogOutput<F> {
     to: F,
     /// The last line was written in part.
     is_torn: bool,
 }
 
-impl<F: AsFd> Out<F> {
+impl<F: AsFd> LogOutput<F> {
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         if self.is_torn {
             self.write_bytes(b"\n")?;
@@ -227,11 +227,11 @@ mod tests {
         (std::os::fd::OwnedFd::from(read).into(), std::os::fd::OwnedFd::from(write).into())
     }
 
-    fn put(lines: &Lines, text: &str) {
+    fn put(lines: &LogWriter, text: &str) {
         lines.make_writer().write_all(text.as_bytes()).unwrap();
     }
 
-    fn lost(lines: &Lines) -> (u64, u64) {
+    fn lost(lines: &LogWriter) -> (u64, u64) {
         let LogCounts { lines_lost, write_errors } = lines.counts();
         (lines_lost, write_errors)
     }
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn lines_arrive_in_order() {
         let (mut read, write) = pipe();
-        let lines = Lines::start(write, Form::Text).unwrap();
+        let lines = LogWriter::start(write, Form::Text).unwrap();
         (0..100).for_each(|number| put(&lines, &format!("{number}\n")));
         lines.flush(PATIENCE);
         let expected: String = (0..100).map(|number| format!("{number}\n")).collect();
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_reader_that_stands_still_costs_lines_and_no_time() {
         let (mut read, write) = pipe();
-        let lines = Lines::start(write, Form::Text).unwrap();
+        let lines = LogWriter::start(write, Form::Text).unwrap();
         let line = "x".repeat(999) + "\n";
         (0..10_000).for_each(|_| put(&lines, &line));
         let (lines_lost, errors) = lost(&lines);
@@ -271,11 +271,11 @@ mod tests {
     fn a_reader_that_is_gone_costs_lines_alone() {
         let (read, write) = pipe();
         drop(read);
-        let lines = Lines::start(write, Form::Text).unwrap();
+        let lines = LogWriter::start(write, Form::Text).unwrap();
         (0..10).for_each(|_| put(&lines, "nobody reads this\n"));
         lines.flush(PATIENCE);
         assert_eq!(lost(&lines), (10, 10));
-        let full = Lines::start(File::options().write(true).open("/dev/full").unwrap(), Form::Text).unwrap();
+        let full = LogWriter::start(File::options().write(true).open("/dev/full").unwrap(), Form::Text).unwrap();
         put(&full, "the disk is full\n");
         full.flush(PATIENCE);
         assert_eq!(lost(&full), (1, 1));
@@ -285,7 +285,7 @@ mod tests {
     fn a_descriptor_that_does_not_block_is_waited_for() {
         let (mut read, write) = pipe();
         rustix::io::ioctl_fionbio(&write, true).unwrap();
-        let lines = Lines::start(write, Form::Text).unwrap();
+        let lines = LogWriter::start(write, Form::Text).unwrap();
         // Twice what a pipe holds, in lines of which it takes parts.
         (0..200).for_each(|_| put(&lines, &("y".repeat(699) + "\n")));
         let mut text = vec![0; 700 * 200];

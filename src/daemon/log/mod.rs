@@ -8,11 +8,11 @@ mod fields;
 mod filter;
 mod lines;
 
-use super::config::{Config, LogFormat};
+use super::config::{DaemonConfig, LogFormat};
 use super::plain::plain;
 use anyhow::Context;
 pub use filter::parse as parse_filter;
-use lines::{Form, Lines};
+use lines::{Form, LogWriter};
 use pushring::control::LogCounts;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write;
@@ -25,7 +25,7 @@ use tracing_subscriber::{EnvFilter, reload};
 /// How long the end of the program waits for its last lines to be written.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
-static LINES: OnceLock<Lines> = OnceLock::new();
+static LINES: OnceLock<LogWriter> = OnceLock::new();
 
 type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
@@ -35,7 +35,7 @@ static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 ///
 /// # Errors
 /// The filter is none, or there is no thread.
-pub fn start(config: &Config) -> anyhow::Result<()> {
+pub fn start(config: &DaemonConfig) -> anyhow::Result<()> {
     start_with(parse_filter(&config.log)?, config.log_format)
 }
 
@@ -44,7 +44,7 @@ fn start_with(filter: EnvFilter, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Text => Form::Text,
         LogFormat::Json => Form::Json,
     };
-    let lines = Lines::start(std::io::stderr(), form).context("no thread for the log")?;
+    let lines = LogWriter::start(std::io::stderr(), form).context("no thread for the log")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(lines.clone());
     let set_filter: SetFilter = match format {
         LogFormat::Text => {
@@ -76,7 +76,7 @@ pub fn set_filter(filter: EnvFilter) -> anyhow::Result<()> {
 
 /// What the log could not write.
 pub fn counts() -> LogCounts {
-    LINES.get().map(Lines::counts).unwrap_or_default()
+    LINES.get().map(LogWriter::counts).unwrap_or_default()
 }
 
 /// Waits for what has been logged to be written, but not for long.

@@ -41,18 +41,18 @@ impl From<Received<'_>> for Seen {
 }
 
 struct Peer {
-    connection: Connection,
-    limits: Limits,
+    connection: WebSocketConnection,
+    limits: MessageLimits,
     scratch: Scratch,
 }
 
 impl Peer {
     fn new() -> Self {
-        Self::limited(Limits::default())
+        Self::limited(MessageLimits::default())
     }
 
-    fn limited(limits: Limits) -> Self {
-        Self { connection: Connection::new(None), limits, scratch: Scratch::new() }
+    fn limited(limits: MessageLimits) -> Self {
+        Self { connection: WebSocketConnection::new(None), limits, scratch: Scratch::new() }
     }
 
     /// Feeds one read and gives all its events, and the violation that ended it.
@@ -86,7 +86,7 @@ impl Peer {
 
 #[test]
 fn an_idle_connection_is_small_and_owns_no_heap() {
-    assert!(size_of::<Connection>() <= 32, "{}", size_of::<Connection>());
+    assert!(size_of::<WebSocketConnection>() <= 32, "{}", size_of::<WebSocketConnection>());
     assert!(size_of::<Received<'_>>() <= 40, "{}", size_of::<Received<'_>>());
     let mut peer = Peer::new();
     assert_eq!(peer.connection.held_bytes(), 0);
@@ -107,9 +107,9 @@ fn a_whole_message_is_handed_on_where_it_lies() {
             append_message(&mut read, kind, KEY, payload);
             append_message(&mut read, kind, KEY, b"next");
             let (start, header) = (read.as_ptr() as usize, read.len() - payload.len() - 10);
-            let mut connection = Connection::new(None);
+            let mut connection = WebSocketConnection::new(None);
             let mut scratch = Scratch::new();
-            let (consumed, event) = connection.receive(&mut read, &Limits::default(), &mut scratch).unwrap();
+            let (consumed, event) = connection.receive(&mut read, &MessageLimits::default(), &mut scratch).unwrap();
             let Some(Received::Message { kind: seen, payload: Payload::Borrowed(bytes) }) = event else {
                 panic!("not a borrowed message: {event:?}");
             };
@@ -185,7 +185,7 @@ fn faults_of_order_are_refused_by_the_first_byte() {
 
 #[test]
 fn sizes_are_refused_by_the_header_and_nothing_is_allocated() {
-    let limits = Limits { message_bytes_max: 100, frame_bytes_max: 60, fragments_max: 4 };
+    let limits = MessageLimits { message_bytes_max: 100, frame_bytes_max: 60, fragments_max: 4 };
     let header = |first: u8, payload: usize| frame(first, &vec![0; payload])[..6].to_vec();
     assert_eq!(Peer::limited(limits).violation(&header(0x82, 60)), None);
     let mut peer = Peer::limited(limits);
@@ -200,7 +200,7 @@ fn sizes_are_refused_by_the_header_and_nothing_is_allocated() {
     assert_eq!(peer.violation(&header(0x80, 0)), Some(Violation::TooManyFragments));
     let two_gib = [0x82, 0xff, 0, 0, 0, 0, 0x80, 0, 0, 0, 1, 2, 3, 4];
     assert_eq!(Peer::new().violation(&two_gib), Some(Violation::FrameTooBig));
-    let mut peer = Peer::limited(Limits { message_bytes_max: 1, frame_bytes_max: 1, fragments_max: 1 });
+    let mut peer = Peer::limited(MessageLimits { message_bytes_max: 1, frame_bytes_max: 1, fragments_max: 1 });
     assert_eq!(peer.feed(&fin(Opcode::Ping, &[7; 125])).0, [Seen::Ping(vec![7; 125])], "limits are for messages");
 }
 
@@ -272,13 +272,13 @@ fn compressed_messages_come_inflated_whole_or_in_fragments() {
         Seen::Binary(Vec::new()),
     ];
     let mut peer = Peer::new();
-    peer.connection = Connection::new(Some(Agreed::DEFAULT));
+    peer.connection = WebSocketConnection::new(Some(Agreed::DEFAULT));
     let (seen, violation) = peer.feed(&read);
     assert_eq!((&seen[..], violation), (&expected[..], None));
     // In the smallest of steps, and each byte by itself.
     for chunk in [read.len(), 1] {
         let mut peer = Peer::new();
-        peer.connection = Connection::new(Some(Agreed::DEFAULT));
+        peer.connection = WebSocketConnection::new(Some(Agreed::DEFAULT));
         peer.scratch = Scratch::in_steps(1);
         let seen: Vec<Seen> = read.chunks(chunk).flat_map(|piece| peer.feed(piece).0).collect();
         assert_eq!(&seen[..], &expected[..]);
@@ -290,24 +290,24 @@ fn compressed_messages_come_inflated_whole_or_in_fragments() {
 fn only_the_first_frame_of_a_message_says_that_it_is_compressed() {
     for unlawful in [&[0xc9][..], &[0xc8], &[0xe1], &[0x91]] {
         let mut peer = Peer::new();
-        peer.connection = Connection::new(Some(Agreed::DEFAULT));
+        peer.connection = WebSocketConnection::new(Some(Agreed::DEFAULT));
         assert_eq!(peer.violation(unlawful), Some(Violation::ReservedBits), "{unlawful:x?}");
     }
     let mut peer = Peer::new();
-    peer.connection = Connection::new(Some(Agreed::DEFAULT));
+    peer.connection = WebSocketConnection::new(Some(Agreed::DEFAULT));
     assert_eq!(peer.violation(&frame(0x41, b"\x00")), None);
     assert_eq!(peer.violation(&[0xc0]), Some(Violation::ReservedBits));
 }
 
 #[test]
 fn a_compressed_message_keeps_both_limits() {
-    let limits = Limits { message_bytes_max: 1000, frame_bytes_max: 1000, fragments_max: 10 };
+    let limits = MessageLimits { message_bytes_max: 1000, frame_bytes_max: 1000, fragments_max: 10 };
     let payload = deflate::Deflater::new(6).compress(15, &[b'a'; 1001]).unwrap().to_vec();
     let mut peer = Peer::limited(limits);
-    peer.connection = Connection::new(Some(Agreed::DEFAULT));
+    peer.connection = WebSocketConnection::new(Some(Agreed::DEFAULT));
     assert_eq!(peer.violation(&frame(0xc2, &payload)), Some(Violation::MessageTooBig));
     let mut peer = Peer::limited(limits);
-    peer.connection = Connection::new(Some(Agreed::DEFAULT));
+    peer.connection = WebSocketConnection::new(Some(Agreed::DEFAULT));
     assert_eq!(peer.violation(&frame(0x42, &[0; 600])), None);
     assert_eq!(peer.violation(&frame(0x00, &[0; 401])[..8]), Some(Violation::MessageTooBig));
 }

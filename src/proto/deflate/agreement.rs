@@ -3,7 +3,7 @@
 //! Invariant: what is agreed never asks us for state per connection on the way in (the client takes no context over),
 //! and on the way out only where the [`Terms`] allow it.
 
-use super::super::extension::{Offer, Offers, Parameter};
+use super::super::extension::{ExtensionOffer, Offers, Parameter};
 
 /// The window of DEFLATE without a parameter: 32 KiB (7.1.2).
 pub const WINDOW_BITS_MAX: u8 = 15;
@@ -66,7 +66,7 @@ pub fn negotiate(offers: Offers<'_>, terms: Terms) -> Option<Agreed> {
     offers.into_iter().find_map(|offer| accept(&offer, terms))
 }
 
-fn accept(offer: &Offer<'_>, terms: Terms) -> Option<Agreed> {
+fn accept(offer: &ExtensionOffer<'_>, terms: Terms) -> Option<Agreed> {
     if !offer.name.eq_ignore_ascii_case(b"permessage-deflate") {
         return None;
     }

@@ -146,7 +146,7 @@ fn a_context_makes_messages_smaller_and_is_what_the_client_remembers() {
     for level in [1, 3, 6, 9] {
         for window_bits in WINDOW_BITS_MIN..=WINDOW_BITS_MAX {
             let mut deflater = Deflater::new(level);
-            let mut context = Context::new(window_bits);
+            let mut context = DeflateContext::new(window_bits);
             // One inflater with no more window than was agreed, for all messages.
             let mut client = Decompress::new_with_window_bits(false, window_bits);
             let mut sent_bytes = Vec::new();
@@ -157,7 +157,9 @@ fn a_context_makes_messages_smaller_and_is_what_the_client_remembers() {
                 client.decompress_vec(&[&compressed[..], &CUT_TAIL].concat(), &mut out, FlushDecompress::Sync).unwrap();
                 assert!(out == message, "level {level}, {window_bits} bits, {bytes} bytes");
                 context.append(&message);
-                assert!(context.bytes.capacity() + size_of::<Context>() <= Context::bytes_max(window_bits));
+                assert!(
+                    context.bytes.capacity() + size_of::<DeflateContext>() <= DeflateContext::bytes_max(window_bits)
+                );
                 sent_bytes.push(compressed.len());
             }
             assert!(sent_bytes[1] < sent_bytes[0] * 3 / 4, "{sent_bytes:?} at level {level}, {window_bits} bits");
@@ -168,7 +170,7 @@ fn a_context_makes_messages_smaller_and_is_what_the_client_remembers() {
 #[test]
 fn a_context_that_was_cleared_refers_to_nothing_before() {
     let mut deflater = Deflater::new(6);
-    let mut context = Context::new(15);
+    let mut context = DeflateContext::new(15);
     let message = sample(1_000, 1);
     context.append(&message);
     context.clear();

@@ -2,25 +2,25 @@
 
 use crate::admission::OfProcess;
 use crate::gateway::OwnerId;
-use crate::http::{self, connection::Phase as HttpPhase};
+use crate::http::{self, connection::HttpPhase};
 use crate::shard::event::RequestId;
 use std::sync::Arc;
 
 /// A request that waits for a process. Its connection counts as the process' until then.
-pub(super) struct Asked {
+pub(super) struct PendingRequest {
     pub owner: OwnerId,
     pub request: RequestId,
     connections: Arc<OfProcess>,
 }
 
-impl Asked {
+impl PendingRequest {
     /// `connections` has counted this one.
     pub fn new(owner: OwnerId, request: RequestId, connections: Arc<OfProcess>) -> Self {
         Self { owner, request, connections }
     }
 }
 
-impl Drop for Asked {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         self.connections.leave();
     }
@@ -28,7 +28,7 @@ impl Drop for Asked {
 
 /// The HTTP state of one connection.
 pub(in crate::shard) struct Exchange {
-    pub(super) http: http::Connection,
+    pub(super) http: http::HttpConnection,
     /// The beginning of a PROXY header that has to come first, as far as it was read.
     pub(super) proxy_header: Option<Vec<u8>>,
     /// Whether a response is on its way out.
@@ -36,7 +36,7 @@ pub(in crate::shard) struct Exchange {
     /// How much of it had not left when its deadline was set.
     pub(super) left_bytes: usize,
     /// The process that was asked, and the request's number.
-    pub(super) asked: Option<Asked>,
+    pub(super) asked: Option<PendingRequest>,
     /// The response has left: what came behind its request is still to be looked at.
     pub(super) feeds: bool,
     /// What the connection was waiting for when its deadline was set.
@@ -49,8 +49,8 @@ pub(in crate::shard) struct Exchange {
 
 impl Exchange {
     /// `has_proxy_header`: of a balancer's connection, which begins with a PROXY header.
-    pub fn new(limits: http::Limits, has_proxy_header: bool, over_tls: bool) -> Self {
-        let http = http::Connection::new(limits);
+    pub fn new(limits: http::HttpLimits, has_proxy_header: bool, over_tls: bool) -> Self {
+        let http = http::HttpConnection::new(limits);
         let http = if over_tls { http.over_tls() } else { http };
         Self {
             http,

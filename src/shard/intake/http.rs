@@ -5,19 +5,19 @@
 
 use crate::admission::HeapBytes;
 use crate::gateway::{self, Entry, OwnerId};
-use crate::http::{self, AfterResponse, Next, Response, connection::Phase as HttpPhase};
-use crate::proto::deflate::{Context, Terms, negotiate};
+use crate::http::{self, AfterResponse, HttpStep, PreparedResponse, connection::HttpPhase};
+use crate::proto::deflate::{DeflateContext, Terms, negotiate};
 use crate::proto::{self, UpgradeError, upgrade};
 use crate::resume;
-use crate::shard::command::Respond;
+use crate::shard::command::RespondCommand;
 use crate::shard::config::Deflate;
 use crate::shard::core::Shard;
 use crate::shard::event::{Event, HttpAsk, HttpRequest, Opened, RequestId};
-use crate::shard::intake::exchange::Asked;
-use crate::shard::memory::Charge;
+use crate::shard::intake::exchange::PendingRequest;
+use crate::shard::memory::SharedCharge;
 use crate::shard::owners::directory::{Directory, Owner};
-use crate::shard::table::arrival::{Upgraded, Wish};
-use crate::shard::table::connection::{Ending, Flag, Phase, Registering};
+use crate::shard::table::arrival::{ResumeWish, Upgraded};
+use crate::shard::table::connection::{ConnectionPhase, Flag, Linger, Registering};
 use crate::shard::table::opening::Opening;
 use crate::shard::table::slot::Slot;
 use crate::shard::table::stopping;
@@ -28,12 +28,12 @@ use std::sync::Arc;
 
 /// What becomes of a request; owned, so that the request's bytes may go.
 enum Decision {
-    Answer(Response),
+    Answer(PreparedResponse),
     Ask { owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes },
-    Upgrade { response: Vec<u8>, ws: proto::Connection, target: Target },
+    Upgrade { response: Vec<u8>, ws: proto::WebSocketConnection, target: UpgradeTarget },
 }
 
-enum Target {
+enum UpgradeTarget {
     Bound {
         owner: Arc<Owner>,
         bound_path: Arc<str>,
@@ -41,7 +41,7 @@ enum Target {
         forwarded_for: Option<Box<str>>,
         extension: bool,
         /// Where the channel is to outlive its connection.
-        wish: Option<Wish>,
+        wish: Option<ResumeWish>,
     },
     Register {
         forwarded_for: Option<Box<str>>,
@@ -50,15 +50,15 @@ enum Target {
 
 impl Shard {
     pub(in crate::shard) fn receive_http(&mut self, slot: Slot, bytes: &mut [u8]) {
-        let ending = Phase::Ending(Ending::default());
+        let ending = ConnectionPhase::Ending(Linger::default());
         let phase = std::mem::replace(&mut self.table[slot].phase, ending);
-        let Phase::Http(mut exchange) = phase else { unreachable!("only HTTP connections come here") };
+        let ConnectionPhase::Http(mut exchange) = phase else { unreachable!("only HTTP connections come here") };
         let directory = self.owners.directory().clone();
         let client = self.table[slot].client_of_requests();
         let mut pending = None;
         let decision = match exchange.http.feed(bytes) {
-            Next::Wait => None,
-            Next::BodyPending { head, send_continue } => {
+            HttpStep::Wait => None,
+            HttpStep::BodyPending { head, send_continue } => {
                 // Who may not enter, or not with so much, is told before the body is taken in.
                 match gateway::enter(&directory.gateway, &head, client, self.time_of_day.unix_s) {
                     Entry::Answer(response) => {
@@ -73,8 +73,8 @@ impl Shard {
                     }
                 }
             }
-            Next::Rejected(rejection) => Some(Decision::Answer(rejection.response())),
-            Next::Request(request) => {
+            HttpStep::Rejected(rejection) => Some(Decision::Answer(rejection.response())),
+            HttpStep::Request(request) => {
                 self.stats.requests += 1;
                 self.work.spend(work::REQUEST_NS);
                 Some(self.judge(slot, &directory, client, request))
@@ -94,15 +94,15 @@ impl Shard {
         };
         match decision {
             None => {
-                self.table[slot].phase = Phase::Http(exchange);
+                self.table[slot].phase = ConnectionPhase::Http(exchange);
                 self.set_http_deadline(slot);
             }
             Some(Decision::Answer(response)) => {
-                self.table[slot].phase = Phase::Http(exchange);
+                self.table[slot].phase = ConnectionPhase::Http(exchange);
                 self.answer(slot, response);
             }
             Some(Decision::Ask { owner, timeout_s, ask, body }) => {
-                self.table[slot].phase = Phase::Http(exchange);
+                self.table[slot].phase = ConnectionPhase::Http(exchange);
                 self.ask(slot, owner, timeout_s, ask, body);
             }
             Some(Decision::Upgrade { response, ws, target }) => {
@@ -117,8 +117,8 @@ impl Shard {
         &mut self,
         slot: Slot,
         directory: &Directory,
-        peer: gateway::Client,
-        request: http::Request<'_>,
+        peer: gateway::RequestSource,
+        request: http::ParsedRequest<'_>,
     ) -> Decision {
         if self.is_stopping() {
             return Decision::Answer(stopping());
@@ -159,8 +159,8 @@ impl Shard {
     }
 
     /// The answer where a process may have no more connections, or could not be told of one.
-    fn refuse_to_open(&mut self, target: &Target) -> Option<Response> {
-        if let Target::Bound { wish: Some(wish), .. } = target
+    fn refuse_to_open(&mut self, target: &UpgradeTarget) -> Option<PreparedResponse> {
+        if let UpgradeTarget::Bound { wish: Some(wish), .. } = target
             && self.returns_to(wish).is_some()
         {
             // Its channel is counted already.
@@ -170,25 +170,25 @@ impl Shard {
             return Some(busy());
         }
         match target {
-            Target::Bound { owner, .. } if !self.count_of_process(owner) => Some(self.refuse_for_process(owner)),
-            Target::Bound { .. } | Target::Register { .. } => None,
+            UpgradeTarget::Bound { owner, .. } if !self.count_of_process(owner) => Some(self.refuse_for_process(owner)),
+            UpgradeTarget::Bound { .. } | UpgradeTarget::Register { .. } => None,
         }
     }
 
     /// Whether the process that will be told of a channel has room for that.
-    fn may_open(&self, target: &Target) -> bool {
+    fn may_open(&self, target: &UpgradeTarget) -> bool {
         match target {
-            Target::Bound { owner, path, forwarded_for, .. } => {
+            UpgradeTarget::Bound { owner, path, forwarded_for, .. } => {
                 let opened_bytes = size_of::<Opened>() + path.heap_bytes() + forwarded_for.heap_bytes();
                 self.owners.has_room_to_open(owner, opened_bytes)
             }
             // It is not known yet.
-            Target::Register { .. } => true,
+            UpgradeTarget::Register { .. } => true,
         }
     }
 
-    fn decide(&self, directory: &Directory, entry: Entry<'_>, request: http::Request<'_>) -> Decision {
-        let lost = || Decision::Answer(Response::text(503, "the process is not attached"));
+    fn decide(&self, directory: &Directory, entry: Entry<'_>, request: http::ParsedRequest<'_>) -> Decision {
+        let lost = || Decision::Answer(PreparedResponse::text(503, "the process is not attached"));
         match entry {
             Entry::Answer(response) => Decision::Answer(response),
             Entry::Upgrade(entry) => {
@@ -197,18 +197,20 @@ impl Shard {
                 let forwarded_for = entry.forwarded_for.map(Into::into);
                 let (path, extension) = (entry.path.into(), entry.extension);
                 let of_grant = entry.grant.as_ref().and_then(|grant| grant.user.as_deref());
-                let wish = entry.resume.then(|| Wish {
+                let wish = entry.resume.then(|| ResumeWish {
                     user: of_grant.or(entry.user).map(Into::into),
                     grant: entry.grant.clone(),
                     tells: entry.resume_events,
                     ask: None,
                 });
-                let target = Target::Bound { owner, bound_path, path, forwarded_for, extension, wish };
+                let target = UpgradeTarget::Bound { owner, bound_path, path, forwarded_for, extension, wish };
                 self.handshake(&request.head, target, entry.deflate)
             }
-            Entry::Register { forwarded_for } => {
-                self.handshake(&request.head, Target::Register { forwarded_for: forwarded_for.map(Into::into) }, false)
-            }
+            Entry::Register { forwarded_for } => self.handshake(
+                &request.head,
+                UpgradeTarget::Register { forwarded_for: forwarded_for.map(Into::into) },
+                false,
+            ),
             Entry::Dynamic(dynamic) => Decision::Ask {
                 owner: dynamic.owner,
                 timeout_s: dynamic.timeout_s,
@@ -229,16 +231,16 @@ impl Shard {
     }
 
     /// The answer to an upgrade request that may enter. `deflate`: compression is offered on this very path.
-    fn handshake(&self, head: &http::Head<'_>, mut target: Target, deflate: bool) -> Decision {
+    fn handshake(&self, head: &http::Head<'_>, mut target: UpgradeTarget, deflate: bool) -> Decision {
         let mut supported: SmallVec<[&str; 4]> = self.config.subprotocols.iter().map(String::as_str).collect();
-        if let Target::Bound { wish: Some(_), .. } = &target {
+        if let UpgradeTarget::Bound { wish: Some(_), .. } = &target {
             supported.push(resume::SUBPROTOCOL);
         }
-        let is_hub = matches!(&target, Target::Bound { wish: Some(Wish { grant: Some(_), .. }), .. });
+        let is_hub = matches!(&target, UpgradeTarget::Bound { wish: Some(ResumeWish { grant: Some(_), .. }), .. });
         match upgrade::negotiate(head.method, head.minor_version, head.headers(), &supported) {
-            Ok(upgrade) if is_hub && upgrade.protocol != Some(resume::SUBPROTOCOL) => {
-                Decision::Answer(Response::text(400, "the hub speaks the subprotocol pushring.1: offer it").closing())
-            }
+            Ok(upgrade) if is_hub && upgrade.protocol != Some(resume::SUBPROTOCOL) => Decision::Answer(
+                PreparedResponse::text(400, "the hub speaks the subprotocol pushring.1: offer it").closing(),
+            ),
             Ok(upgrade) => {
                 let offers = (deflate || self.config.deflate.everywhere).then(|| upgrade.extensions());
                 let agreed = offers.and_then(|offers| negotiate(offers, self.deflate_terms()));
@@ -248,13 +250,13 @@ impl Shard {
                     response.extend_from_slice(http::CONTINUE);
                 }
                 upgrade::append_response(&mut response, &upgrade, agreed);
-                if let Target::Bound { wish, .. } = &mut target {
+                if let UpgradeTarget::Bound { wish, .. } = &mut target {
                     *wish = wish.take().filter(|_| upgrade.protocol == Some(resume::SUBPROTOCOL));
                     if let Some(wish) = wish {
                         wish.ask = resume::element::find(upgrade::protocols(head.headers()));
                     }
                 }
-                Decision::Upgrade { response, ws: proto::Connection::new(agreed), target }
+                Decision::Upgrade { response, ws: proto::WebSocketConnection::new(agreed), target }
             }
             Err(error) => Decision::Answer(refusal(error)),
         }
@@ -262,14 +264,21 @@ impl Shard {
 
     fn deflate_terms(&self) -> Terms {
         let Deflate { window_bits, takeover_bytes_max, .. } = self.config.deflate;
-        let takeover = self.out.context_bytes() + Context::bytes_max(window_bits) <= takeover_bytes_max;
+        let takeover = self.out.context_bytes() + DeflateContext::bytes_max(window_bits) <= takeover_bytes_max;
         Terms { window_bits, takeover }
     }
 
     /// Answers with 101 and goes on with frames.
-    fn upgrade(&mut self, slot: Slot, response: Vec<u8>, ws: proto::Connection, target: Target, leftover: Vec<u8>) {
+    fn upgrade(
+        &mut self,
+        slot: Slot,
+        response: Vec<u8>,
+        ws: proto::WebSocketConnection,
+        target: UpgradeTarget,
+        leftover: Vec<u8>,
+    ) {
         let target = match target {
-            Target::Bound { owner, bound_path, path, forwarded_for, extension, wish: Some(wish) } => {
+            UpgradeTarget::Bound { owner, bound_path, path, forwarded_for, extension, wish: Some(wish) } => {
                 let (agreed, owner) = (ws.deflate(), owner.id);
                 let upgraded =
                     Upgraded { response, agreed, owner, bound_path, path, forwarded_for, extension, wish, leftover };
@@ -284,15 +293,15 @@ impl Shard {
             self.out.take_context_over(slot, agreed.server_window_bits());
         }
         match target {
-            Target::Bound { owner, bound_path, path, forwarded_for, extension, wish: _ } => {
+            UpgradeTarget::Bound { owner, bound_path, path, forwarded_for, extension, wish: _ } => {
                 let (registered, keeps, grant) = (false, None, None);
                 let opening =
                     Opening { ws, owner, bound_path, path, forwarded_for, registered, extension, keeps, grant };
                 self.open_channel(slot, opening);
             }
-            Target::Register { forwarded_for } => {
+            UpgradeTarget::Register { forwarded_for } => {
                 let registering = Registering { ws, forwarded_for };
-                self.table[slot].phase = Phase::Registering(Box::new(registering));
+                self.table[slot].phase = ConnectionPhase::Registering(Box::new(registering));
                 self.set_deadline(slot, self.now_ms + self.config.register_timeout_ms);
             }
         }
@@ -303,7 +312,7 @@ impl Shard {
 
     fn ask(&mut self, slot: Slot, owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes) {
         let Some(local) = self.owners.directory().owners.get(&owner).cloned() else {
-            return self.answer(slot, Response::text(503, "the process is not attached"));
+            return self.answer(slot, PreparedResponse::text(503, "the process is not attached"));
         };
         let place = self.owners.place_of(&local);
         if !self.owners.has_room(place) {
@@ -318,8 +327,8 @@ impl Shard {
         // The slot and the shard say where the request waits, the random bits that nobody guessed it.
         let random = self.intake.random() & 0xffff_ffff_0000_0000;
         let id = RequestId(random | u64::from(slot.get()) << RequestId::SHARD_BITS | u64::from(self.intake.shard));
-        if let Phase::Http(exchange) = &mut self.table[slot].phase {
-            exchange.asked = Some(Asked::new(owner, id, local.connections.clone()));
+        if let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase {
+            exchange.asked = Some(PendingRequest::new(owner, id, local.connections.clone()));
             exchange.phase = HttpPhase::Response;
         }
         self.owners[place].asked.insert(slot);
@@ -328,11 +337,11 @@ impl Shard {
     }
 
     /// A process' answer; one that nobody waits for any more, or that another process was asked for, is dropped.
-    pub(in crate::shard) fn respond(&mut self, respond: Respond) {
+    pub(in crate::shard) fn respond(&mut self, respond: RespondCommand) {
         let slot = respond.request.slot();
         let Some(connection) = self.table.get_mut(slot) else { return };
-        let Phase::Http(exchange) = &mut connection.phase else { return };
-        let is_asked = |asked: &Asked| (asked.owner, asked.request) == (respond.owner, respond.request);
+        let ConnectionPhase::Http(exchange) = &mut connection.phase else { return };
+        let is_asked = |asked: &PendingRequest| (asked.owner, asked.request) == (respond.owner, respond.request);
         if !exchange.asked.as_ref().is_some_and(is_asked) {
             return;
         }
@@ -340,14 +349,14 @@ impl Shard {
     }
 
     /// Sends a response to the request in progress.
-    pub(in crate::shard) fn answer(&mut self, slot: Slot, response: Response) {
+    pub(in crate::shard) fn answer(&mut self, slot: Slot, response: PreparedResponse) {
         if self.table[slot].is_shaking() {
             // Nothing can be said yet.
             return self.remove(slot);
         }
         let last = self.is_stopping() || self.is_draining() || self.table[slot].flags.has(Flag::HalfClosed);
         self.forget_asked(slot);
-        let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
+        let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase else { return };
         exchange.responding = true;
         exchange.phase = HttpPhase::Response;
         let response = if last { response.closing() } else { response };
@@ -360,7 +369,7 @@ impl Shard {
 
     /// Nobody waits any more for the answer that this connection was promised, if it was.
     pub(in crate::shard) fn forget_asked(&mut self, slot: Slot) {
-        if let Phase::Http(exchange) = &mut self.table[slot].phase
+        if let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase
             && let Some(asked) = exchange.asked.take()
         {
             self.owners.forget_asked(asked.owner, slot);
@@ -370,7 +379,7 @@ impl Shard {
     /// How long the client may take nothing of its response.
     fn set_response_deadline(&mut self, slot: Slot) {
         let connection = &mut self.table[slot];
-        let Phase::Http(exchange) = &mut connection.phase else { return };
+        let ConnectionPhase::Http(exchange) = &mut connection.phase else { return };
         exchange.left_bytes = connection.outbound.queued_bytes();
         exchange.unread_bytes = exchange.http.unread_bytes();
         self.set_deadline(slot, self.now_ms + self.config.http_idle_timeout_ms);
@@ -378,7 +387,7 @@ impl Shard {
 
     /// Everything queued on an HTTP connection has left.
     pub(in crate::shard) fn response_left(&mut self, slot: Slot) {
-        let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
+        let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase else { return };
         if !std::mem::take(&mut exchange.responding) {
             return;
         }
@@ -390,7 +399,7 @@ impl Shard {
                 let connection = &mut self.table[slot];
                 // Who waited for a response had nothing to say: the time counts for nothing, should it go on as a WebSocket.
                 connection.heard(self.now_ms);
-                if let Phase::Http(exchange) = &mut connection.phase {
+                if let ConnectionPhase::Http(exchange) = &mut connection.phase {
                     exchange.feeds = true;
                 }
                 self.intake.resume(connection, slot);
@@ -405,14 +414,14 @@ impl Shard {
     /// Whether a response has left, and what came behind its request was not looked at yet.
     pub(super) fn is_request_waiting(&mut self, slot: Slot) -> bool {
         match &mut self.table[slot].phase {
-            Phase::Http(exchange) => std::mem::take(&mut exchange.feeds),
-            Phase::Registering(_) | Phase::Open(_) | Phase::Ending(_) => false,
+            ConnectionPhase::Http(exchange) => std::mem::take(&mut exchange.feeds),
+            ConnectionPhase::Registering(_) | ConnectionPhase::Open(_) | ConnectionPhase::Ending(_) => false,
         }
     }
 
     fn set_http_deadline(&mut self, slot: Slot) {
         let is_stopping = self.is_stopping();
-        let Phase::Http(exchange) = &mut self.table[slot].phase else { return };
+        let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase else { return };
         let phase = exchange.http.phase();
         // A slow client does not push its own deadline back, nor one that sends on while it is answered.
         if exchange.phase != phase && !exchange.responding && !is_stopping {
@@ -433,7 +442,7 @@ impl Shard {
         if connection.is_shaking() {
             return self.handshake_expired(slot);
         }
-        let Phase::Http(exchange) = &connection.phase else { return };
+        let ConnectionPhase::Http(exchange) = &connection.phase else { return };
         if exchange.responding {
             // A large response may take long on a slow line, but not stand still. Who sends first and reads later is still
             // sending.
@@ -454,10 +463,10 @@ impl Shard {
                 self.set_deadline(slot, self.now_ms + self.config.body_timeout_ms);
             }
             HttpPhase::Head | HttpPhase::Body => {
-                self.answer(slot, Response::text(408, "the request did not arrive in time").closing());
+                self.answer(slot, PreparedResponse::text(408, "the request did not arrive in time").closing());
             }
             HttpPhase::Response => {
-                self.answer(slot, Response::text(408, "the process did not answer in time"));
+                self.answer(slot, PreparedResponse::text(408, "the process did not answer in time"));
             }
         }
     }
@@ -465,7 +474,7 @@ impl Shard {
     /// Whether the body has come at the least rate since that was last asked.
     fn body_comes(&mut self, slot: Slot) -> bool {
         let least_bytes = self.config.least_bytes(self.config.body_timeout_ms).max(1);
-        let Phase::Http(exchange) = &mut self.table[slot].phase else { return false };
+        let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase else { return false };
         let body_bytes = exchange.http.body_bytes();
         let came_bytes = body_bytes - std::mem::replace(&mut exchange.body_bytes, body_bytes);
         came_bytes as u64 >= least_bytes
@@ -473,10 +482,10 @@ impl Shard {
 
     /// A process is gone: if this connection waits for its answer, it gets another.
     pub(in crate::shard) fn refuse_request_of(&mut self, owner: OwnerId, slot: Slot) {
-        if let Phase::Http(exchange) = &self.table[slot].phase
+        if let ConnectionPhase::Http(exchange) = &self.table[slot].phase
             && exchange.asked.as_ref().is_some_and(|asked| asked.owner == owner)
         {
-            self.answer(slot, Response::text(500, "the process ended before it answered"));
+            self.answer(slot, PreparedResponse::text(500, "the process ended before it answered"));
             self.work.spend(work::END_NS);
         }
     }
@@ -492,17 +501,17 @@ impl Shard {
         }
         // Content that others hold too is not ours.
         let charge = (body.len() > copy_bytes_max)
-            .then(|| if body.is_unique() { self.memory.charge(body.len(), None) } else { Charge::default() });
+            .then(|| if body.is_unique() { self.memory.charge(body.len(), None) } else { SharedCharge::default() });
         self.out.push_opaque(&mut self.table[slot], slot, head, body, charge);
     }
 }
 
-fn busy() -> Response {
-    Response::text(503, "the process has too much to do").with("retry-after", "1")
+fn busy() -> PreparedResponse {
+    PreparedResponse::text(503, "the process has too much to do").with("retry-after", "1")
 }
 
-fn refusal(error: UpgradeError) -> Response {
-    let response = Response::text(error.status(), error.to_string()).closing();
+fn refusal(error: UpgradeError) -> PreparedResponse {
+    let response = PreparedResponse::text(error.status(), error.to_string()).closing();
     // RFC 6455 4.4: say which version would do.
     error.headers().iter().fold(response, |response, &(name, value)| response.with(name, value))
 }

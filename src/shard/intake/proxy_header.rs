@@ -5,9 +5,9 @@
 //! others; until it has come nothing of the connection is answered; who is relayed is never on this machine.
 
 use crate::admission::Notice;
-use crate::gateway::proxy_protocol::{ProxyHeader, Source};
+use crate::gateway::proxy_protocol::{ProxiedSource, ProxyHeader};
 use crate::shard::core::Shard;
-use crate::shard::table::connection::{Flag, Phase};
+use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 
 impl Shard {
@@ -19,13 +19,13 @@ impl Shard {
         bytes: &'b mut [u8],
     ) -> Option<&'b mut [u8]> {
         match &self.table[slot].phase {
-            Phase::Http(exchange) if exchange.proxy_header.is_some() => self.take_proxy_header(slot, bytes),
+            ConnectionPhase::Http(exchange) if exchange.proxy_header.is_some() => self.take_proxy_header(slot, bytes),
             _ => Some(bytes),
         }
     }
 
     fn take_proxy_header<'b>(&mut self, slot: Slot, bytes: &'b mut [u8]) -> Option<&'b mut [u8]> {
-        let Phase::Http(exchange) = &mut self.table[slot].phase else { return None };
+        let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase else { return None };
         let held = exchange.proxy_header.as_mut()?;
         let held_bytes = held.len();
         let parsed = if held.is_empty() {
@@ -63,15 +63,15 @@ impl Shard {
     }
 
     /// The connection is that of this client, and is counted for it.
-    fn relayed_for(&mut self, slot: Slot, source: Source) {
+    fn relayed_for(&mut self, slot: Slot, source: ProxiedSource) {
         let connection = &mut self.table[slot];
         match source {
-            Source::Client(address) => {
+            ProxiedSource::Client(address) => {
                 connection.peer = address.into();
                 connection.flags.set(Flag::Relayed);
             }
-            Source::Unknown => connection.flags.set(Flag::Relayed),
-            Source::Proxy => {}
+            ProxiedSource::Unknown => connection.flags.set(Flag::Relayed),
+            ProxiedSource::Proxy => {}
         }
         self.count_once_known(slot);
     }

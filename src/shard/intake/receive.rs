@@ -6,13 +6,15 @@
 
 use crate::channel::ChannelId;
 use crate::gateway::REGISTRATION_BYTES_MAX;
-use crate::proto::{Limits, MessageKind, Opcode, Payload, Received, Violation, server_header};
+use crate::proto::{MessageKind, MessageLimits, Opcode, Payload, Received, Violation, server_header};
 use crate::resume::text::{self, Control};
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, ControlKind, Event};
 use crate::shard::intake::records::TRUNCATED;
-use crate::shard::out::outbound::{ControlFrame, Lane};
-use crate::shard::table::connection::{Channel, Connection, End, Flag, Phase, Token, Unparsed};
+use crate::shard::out::outbound::{ControlFrame, ControlLane};
+use crate::shard::table::connection::{
+    Channel, Connection, ConnectionPhase, ConnectionToken, Flag, SocketEnd, Unparsed,
+};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::TICK_MS;
 use crate::shard::work::{self, copy_ns, inflate_ns};
@@ -35,7 +37,7 @@ const READ_SLICE_BYTES: usize = 16 * 1024;
 pub(in crate::shard) const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// What a client may send before it has registered.
-const REGISTRATION_LIMITS: Limits = Limits::for_messages(REGISTRATION_BYTES_MAX);
+const REGISTRATION_LIMITS: MessageLimits = MessageLimits::for_messages(REGISTRATION_BYTES_MAX);
 
 /// A Text that its client has escaped, as it was.
 fn without_mark(payload: Payload<'_>) -> Payload<'_> {
@@ -49,7 +51,7 @@ fn without_mark(payload: Payload<'_>) -> Payload<'_> {
 }
 
 /// What to do after one frame.
-enum Step {
+enum ReceiveStep {
     Next,
     /// The connection is not a WebSocket that reads any more, or is gone.
     Over,
@@ -58,12 +60,12 @@ enum Step {
 impl Shard {
     /// Whether this connection may be read now. If not, its readiness is remembered, and [`Effect::Read`] follows when
     /// it may.
-    pub fn wants_read(&mut self, token: Token) -> bool {
+    pub fn wants_read(&mut self, token: ConnectionToken) -> bool {
         let Some(slot) = self.table.resolve(token) else { return false };
         let connection = &mut self.table[slot];
         let wants = !connection.is_paused()
             && match &connection.phase {
-                Phase::Http(exchange) => exchange.wants_read(),
+                ConnectionPhase::Http(exchange) => exchange.wants_read(),
                 _ => true,
             }
             && !self.must_wait_for_memory(slot);
@@ -75,11 +77,11 @@ impl Shard {
     }
 
     /// Its socket says that the client ends. What it sent before is still to be read: then its end is found behind it.
-    pub fn handle_hangup(&mut self, token: Token, end: End) {
+    pub fn handle_hangup(&mut self, token: ConnectionToken, end: SocketEnd) {
         let Some(slot) = self.table.resolve(token) else { return };
         let flags = &mut self.table[slot].flags;
         flags.set(Flag::HangsUp);
-        if end == End::Broken {
+        if end == SocketEnd::Broken {
             flags.set(Flag::Broken);
         }
     }
@@ -93,10 +95,10 @@ impl Shard {
         }
         match &connection.phase {
             // Nobody is there to hear the answer.
-            Phase::Http(_) if connection.flags.has(Flag::Broken) => self.connection_failed(slot),
-            Phase::Http(exchange) if exchange.is_answering() => self.hurry_deadline(slot),
-            Phase::Open(_) | Phase::Registering(_) => self.hurry_deadline(slot),
-            Phase::Http(_) | Phase::Ending { .. } => {}
+            ConnectionPhase::Http(_) if connection.flags.has(Flag::Broken) => self.connection_failed(slot),
+            ConnectionPhase::Http(exchange) if exchange.is_answering() => self.hurry_deadline(slot),
+            ConnectionPhase::Open(_) | ConnectionPhase::Registering(_) => self.hurry_deadline(slot),
+            ConnectionPhase::Http(_) | ConnectionPhase::Ending { .. } => {}
         }
     }
 
@@ -109,31 +111,31 @@ impl Shard {
 
     /// Whether this client is to be read after everybody else, in the next turn: it may send compressed messages, and
     /// enough of those were inflated in this one.
-    pub fn must_wait_to_inflate(&self, token: Token) -> bool {
+    pub fn must_wait_to_inflate(&self, token: ConnectionToken) -> bool {
         self.work.inflated_ns() >= TURN_INFLATE_NS
             && self.table.resolve(token).is_some_and(|slot| match &self.table[slot].phase {
-                Phase::Open(channel) => channel.ws.deflate().is_some(),
-                Phase::Registering(_) | Phase::Http(_) | Phase::Ending(_) => false,
+                ConnectionPhase::Open(channel) => channel.ws.deflate().is_some(),
+                ConnectionPhase::Registering(_) | ConnectionPhase::Http(_) | ConnectionPhase::Ending(_) => false,
             })
     }
 
     /// How much of a client is read at a time: as many of the smallest frames as are work for a slice, and the whole rest of
     /// a frame or a body that is on its way.
-    pub fn read_bytes_max(&self, token: Token) -> usize {
+    pub fn read_bytes_max(&self, token: ConnectionToken) -> usize {
         let Some(slot) = self.table.resolve(token) else { return READ_BYTES_MAX };
         if self.table[slot].is_shaking() {
             return INCOMING_BYTES_MAX;
         }
         match &self.table[slot].phase {
-            Phase::Open(channel) => READ_SLICE_BYTES + channel.ws.awaited_bytes(),
-            Phase::Registering(_) => READ_SLICE_BYTES,
-            Phase::Http(_) | Phase::Ending { .. } => READ_BYTES_MAX,
+            ConnectionPhase::Open(channel) => READ_SLICE_BYTES + channel.ws.awaited_bytes(),
+            ConnectionPhase::Registering(_) => READ_SLICE_BYTES,
+            ConnectionPhase::Http(_) | ConnectionPhase::Ending { .. } => READ_BYTES_MAX,
         }
         .min(READ_BYTES_MAX)
     }
 
     /// Bytes of a client, behind those that were [`carried`](Self::carried). They are opened and unmasked in place.
-    pub fn handle_read(&mut self, token: Token, bytes: &mut [u8], now_ms: u64) {
+    pub fn handle_read(&mut self, token: ConnectionToken, bytes: &mut [u8], now_ms: u64) {
         self.now_ms = now_ms;
         let Some(slot) = self.table.resolve(token) else { return };
         let carried = self.table[slot].carried_bytes();
@@ -145,7 +147,7 @@ impl Shard {
             connection.excuse_control(now_ms, late_ms, self.config.control_frames_per_s_max);
         }
         connection.heard(now_ms);
-        let is_sealed = connection.tls.is_some() && !matches!(connection.phase, Phase::Ending(_));
+        let is_sealed = connection.tls.is_some() && !matches!(connection.phase, ConnectionPhase::Ending(_));
         if let Some(bytes) = self.behind_proxy_header(slot, bytes) {
             if is_sealed {
                 return self.receive_records(slot, bytes);
@@ -155,21 +157,21 @@ impl Shard {
     }
 
     /// All that the client has sent was read, and there is an end behind it; or nothing can be read any more.
-    pub fn handle_end(&mut self, token: Token, end: End, now_ms: u64) {
+    pub fn handle_end(&mut self, token: ConnectionToken, end: SocketEnd, now_ms: u64) {
         self.now_ms = now_ms;
         let Some(slot) = self.table.resolve(token) else { return };
         let connection = &mut self.table[slot];
         match &connection.phase {
             // A client may shut its sending side behind a request and still read the response. One that has left does the
             // same, so the response is not waited for as long as it may take.
-            Phase::Http(exchange) if exchange.is_answering() && end == End::Finished => {
+            ConnectionPhase::Http(exchange) if exchange.is_answering() && end == SocketEnd::Finished => {
                 connection.flags.set(Flag::HalfClosed);
                 if !exchange.responding() {
                     self.hurry_deadline(slot);
                 }
             }
-            Phase::Open(_) | Phase::Http(_) | Phase::Registering(_)
-                if end == End::Finished && connection.is_truncated() =>
+            ConnectionPhase::Open(_) | ConnectionPhase::Http(_) | ConnectionPhase::Registering(_)
+                if end == SocketEnd::Finished && connection.is_truncated() =>
             {
                 self.tls_counts.truncated += 1;
                 self.connection_failed_for(slot, TRUNCATED);
@@ -192,9 +194,9 @@ impl Shard {
 
     fn parse(&mut self, slot: Slot, bytes: &mut [u8]) {
         match &mut self.table[slot].phase {
-            Phase::Http(_) => self.receive_http(slot, bytes),
-            Phase::Registering(_) | Phase::Open(_) => self.receive_frames(slot, bytes),
-            Phase::Ending(_) => self.drop_unread(slot, bytes.len()),
+            ConnectionPhase::Http(_) => self.receive_http(slot, bytes),
+            ConnectionPhase::Registering(_) | ConnectionPhase::Open(_) => self.receive_frames(slot, bytes),
+            ConnectionPhase::Ending(_) => self.drop_unread(slot, bytes.len()),
         }
     }
 
@@ -214,9 +216,9 @@ impl Shard {
             }
             let connection = &mut self.table[slot];
             let (ws, channel) = match &mut connection.phase {
-                Phase::Open(channel) => (&mut channel.ws, Some((channel.id, channel.owner))),
-                Phase::Registering(registering) => (&mut registering.ws, None),
-                Phase::Http(_) | Phase::Ending(_) => break,
+                ConnectionPhase::Open(channel) => (&mut channel.ws, Some((channel.id, channel.owner))),
+                ConnectionPhase::Registering(registering) => (&mut registering.ws, None),
+                ConnectionPhase::Http(_) | ConnectionPhase::Ending(_) => break,
             };
             // Nobody who has not registered makes us hold more than a registration.
             let limits = if channel.is_some() { &self.config.limits } else { &REGISTRATION_LIMITS };
@@ -224,14 +226,14 @@ impl Shard {
             self.work.spend(work::FRAME_NS);
             let received = ws.receive(input, limits, &mut scratch);
             let (consumed, step) = match received {
-                Ok((consumed, None)) => (consumed, Step::Next),
+                Ok((consumed, None)) => (consumed, ReceiveStep::Next),
                 Ok((consumed, Some(event))) => {
                     (consumed, self.handle_event(slot, channel, event, consumed == available))
                 }
                 Err(violation) => (0, self.violated(slot, violation)),
             };
             self.work.inflate(inflate_ns(scratch.take_inflated_bytes()));
-            if matches!(step, Step::Over) {
+            if matches!(step, ReceiveStep::Over) {
                 break;
             }
             input = &mut std::mem::take(&mut input)[consumed..];
@@ -246,12 +248,12 @@ impl Shard {
         channel: Option<(ChannelId, u32)>,
         event: Received<'_>,
         is_last: bool,
-    ) -> Step {
+    ) -> ReceiveStep {
         match (event, channel) {
             (Received::Message { kind, payload }, Some((channel, owner))) => {
                 self.stats.received += 1;
                 let connection = &mut self.table[slot];
-                if let Phase::Open(channel) = &mut connection.phase {
+                if let ConnectionPhase::Open(channel) = &mut connection.phase {
                     channel.message_ms = self.now_ms as u32;
                 }
                 if connection.flags.has(Flag::Keeps) {
@@ -259,25 +261,25 @@ impl Shard {
                 }
                 let payload = self.owners.keep(owner, payload);
                 self.owners.emit(owner, Event::Message { channel, kind, payload });
-                Step::Next
+                ReceiveStep::Next
             }
-            (Received::Unfinished, _) => Step::Next,
+            (Received::Unfinished, _) => ReceiveStep::Next,
             (Received::Message { payload, .. }, None) => {
                 self.register(slot, &payload);
-                Step::Next
+                ReceiveStep::Next
             }
             (Received::Ping(_) | Received::Pong(_), _) if !self.may_send_control(slot) => {
                 self.violated(slot, Violation::TooManyControlFrames)
             }
             (Received::Ping(payload), _) => {
-                self.send_control(slot, Opcode::Pong, Lane::Pong, payload);
+                self.send_control(slot, Opcode::Pong, ControlLane::Pong, payload);
                 self.emit_control(channel, ControlKind::Ping, payload);
-                Step::Next
+                ReceiveStep::Next
             }
             (Received::Pong(payload), _) => {
                 self.note_pong(slot, payload);
                 self.emit_control(channel, ControlKind::Pong, payload);
-                Step::Next
+                ReceiveStep::Next
             }
             (Received::Close(received), _) => {
                 self.emit_control(channel, ControlKind::Close, received.reason.as_bytes());
@@ -286,13 +288,13 @@ impl Shard {
                     self.table[slot].flags.set(Flag::HalfClosed);
                 }
                 self.closed_by_client(slot, &received);
-                Step::Over
+                ReceiveStep::Over
             }
         }
     }
 
     /// A message of a client whose channel is kept: counted, or a control text.
-    fn receive_kept(&mut self, slot: Slot, kind: MessageKind, payload: Payload<'_>) -> Step {
+    fn receive_kept(&mut self, slot: Slot, kind: MessageKind, payload: Payload<'_>) -> ReceiveStep {
         let is_text = kind == MessageKind::Text;
         let payload = match payload.first_chunk() {
             Some([text::MARK, text::MARK]) if is_text => without_mark(payload),
@@ -300,36 +302,36 @@ impl Shard {
             _ => payload,
         };
         let Some((id, owner)) = self.table[slot].channel().map(|channel| (channel.id, channel.owner)) else {
-            return Step::Over;
+            return ReceiveStep::Over;
         };
         if let Some(keeping) = self.out.keepings.get_mut(&slot) {
             keeping.received += 1;
         }
         let payload = self.owners.keep(owner, payload);
         self.owners.emit(owner, Event::Message { channel: id, kind, payload });
-        Step::Next
+        ReceiveStep::Next
     }
 
     /// A control text of a client.
-    fn obey_client(&mut self, slot: Slot, control: &[u8]) -> Step {
+    fn obey_client(&mut self, slot: Slot, control: &[u8]) -> ReceiveStep {
         let said = text::control(control);
         let keeping = self.out.keepings.get_mut(&slot);
         if said == Ok(Control::Other) {
             let named = self.table[slot].channel().map(|channel| (channel.id, channel.owner));
             self.emit_control(named, ControlKind::Text, control);
-            return Step::Next;
+            return ReceiveStep::Next;
         }
         let is_lawful = match (said, keeping) {
             (Ok(Control::Ack(received)), Some(keeping)) => keeping.log.acknowledged(received),
             (Ok(_), _) => true,
             (Err(_), _) => false,
         };
-        if is_lawful { Step::Next } else { self.violated(slot, Violation::NoControlText) }
+        if is_lawful { ReceiveStep::Next } else { self.violated(slot, Violation::NoControlText) }
     }
 
     /// Our pings carry their time. What a client makes of it, it makes of its own record.
     fn note_pong(&mut self, slot: Slot, payload: &[u8]) {
-        let Phase::Open(channel) = &mut self.table[slot].phase else { return };
+        let ConnectionPhase::Open(channel) = &mut self.table[slot].phase else { return };
         if let Ok(sent_ms) = payload.try_into().map(u32::from_be_bytes) {
             let took_ms = (self.now_ms as u32).wrapping_sub(sent_ms);
             channel.ping_ms = u16::try_from(took_ms).unwrap_or(Channel::NO_PING);
@@ -341,7 +343,7 @@ impl Shard {
     }
 
     /// Fails the connection (RFC 6455 7.1.7).
-    fn violated(&mut self, slot: Slot, violation: Violation) -> Step {
+    fn violated(&mut self, slot: Slot, violation: Violation) -> ReceiveStep {
         self.stats.violations += 1;
         if let (Violation::CloseCodeInvalid(_), Some(channel)) = (violation, self.table[slot].channel()) {
             // A node's process is told of this violation as of a close (node contract, section 2).
@@ -351,14 +353,14 @@ impl Shard {
         let now_ms = self.now_ms;
         match &mut self.table[slot].phase {
             // Its process is still to answer what came before, in this very read perhaps.
-            Phase::Open(channel) if (now_ms as u32).wrapping_sub(channel.message_ms) < ANSWER_GRACE_MS => {
+            ConnectionPhase::Open(channel) if (now_ms as u32).wrapping_sub(channel.message_ms) < ANSWER_GRACE_MS => {
                 channel.violation = Some(violation);
                 self.table[slot].flags.set(Flag::Failing);
                 self.set_deadline(slot, now_ms + u64::from(ANSWER_GRACE_MS));
             }
             _ => self.fail_for(slot, violation),
         }
-        Step::Over
+        ReceiveStep::Over
     }
 
     /// Tells the client what it did wrong, and ends the connection.
@@ -375,7 +377,7 @@ impl Shard {
     }
 
     /// Sends a control frame of our own: like any frame while the socket takes them, else in its lane.
-    pub(in crate::shard) fn send_control(&mut self, slot: Slot, opcode: Opcode, lane: Lane, payload: &[u8]) {
+    pub(in crate::shard) fn send_control(&mut self, slot: Slot, opcode: Opcode, lane: ControlLane, payload: &[u8]) {
         let header = server_header(opcode, false, payload.len());
         let connection = &mut self.table[slot];
         // RFC 6455 5.5.1: nothing may follow a close frame.
@@ -399,7 +401,7 @@ impl Shard {
             return true;
         }
         let connection = &self.table[slot];
-        let Phase::Open(channel) = &connection.phase else { return false };
+        let ConnectionPhase::Open(channel) = &connection.phase else { return false };
         let place = channel.owner;
         if self.owners.has_room(place) {
             return false;

@@ -10,10 +10,10 @@
 use crate::admission::Prefix;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
-use crate::shard::table::connection::{End, Sealed, Tls, Token};
+use crate::shard::table::connection::{ConnectionToken, Sealed, SocketEnd, Tls};
 use crate::shard::table::slot::Slot;
 use crate::shard::work::{self, copy_ns};
-use crate::tls::{Alert, Done, Ended, Failure, PRICE_NS_RESUMED, Records, Step};
+use crate::tls::{Alert, Established, HandshakeFailure, HandshakeStep, PRICE_NS_RESUMED, ReceiveEnd, Records};
 use std::net::SocketAddr;
 
 /// Why a channel ended that was ended without close_notify (RFC 8446 6.1).
@@ -22,7 +22,7 @@ pub(in crate::shard) const TRUNCATED: &str = "the client ended TLS without close
 impl Shard {
     /// What was read before of a record that is not whole, put at the start of `buffer`; the next read is to stand behind it,
     /// and [`handle_read`](Self::handle_read) is given both. Returns how much that is.
-    pub fn carried(&self, token: Token, buffer: &mut [u8]) -> usize {
+    pub fn carried(&self, token: ConnectionToken, buffer: &mut [u8]) -> usize {
         let Some(slot) = self.table.resolve(token) else { return 0 };
         let connection = &self.table[slot];
         let bytes = connection.carried_bytes();
@@ -33,7 +33,7 @@ impl Shard {
     }
 
     /// Whose this connection is, if it shakes hands: it is read apart from others, for that is dear.
-    pub(in crate::shard) fn shaking_client(&self, token: Token) -> Option<Prefix> {
+    pub(in crate::shard) fn shaking_client(&self, token: ConnectionToken) -> Option<Prefix> {
         let connection = &self.table[self.table.resolve(token)?];
         connection.is_shaking().then(|| SocketAddr::from(connection.peer).ip().into())
     }
@@ -62,9 +62,9 @@ impl Shard {
                 }
                 match opened.ended {
                     None => {}
-                    Some(Ended::CloseNotify) => self.heard_goodbye(token, slot),
-                    Some(Ended::Told(alert)) => self.gave_up(slot, alert),
-                    Some(Ended::Broken(alert)) => self.refuse_records(slot, alert),
+                    Some(ReceiveEnd::CloseNotify) => self.heard_goodbye(token, slot),
+                    Some(ReceiveEnd::Told(alert)) => self.gave_up(slot, alert),
+                    Some(ReceiveEnd::Broken(alert)) => self.refuse_records(slot, alert),
                 }
             }
             None => {}
@@ -82,11 +82,11 @@ impl Shard {
         self.send_records(slot, &record);
     }
 
-    fn heard_goodbye(&mut self, token: Token, slot: Slot) {
+    fn heard_goodbye(&mut self, token: ConnectionToken, slot: Slot) {
         if let Some(Tls::Open(open)) = self.table[slot].tls.as_deref_mut() {
             open.has_heard_goodbye = true;
         }
-        self.handle_end(token, End::Finished, self.now_ms);
+        self.handle_end(token, SocketEnd::Finished, self.now_ms);
     }
 
     /// The client says by an alert that it goes.
@@ -117,18 +117,18 @@ impl Shard {
         let Some(Tls::Shaking(shaking)) = self.table[slot].tls.as_deref_mut() else { return };
         let (mut out, since_ms) = (Vec::new(), shaking.since_ms);
         match shaking.handshake.receive(bytes, &mut out) {
-            Step::Goes { has_answered } => {
+            HandshakeStep::Goes { has_answered } => {
                 if has_answered {
                     self.work.spend(self.price_ns());
                 }
                 self.send_records(slot, &out);
                 self.weigh(slot);
             }
-            Step::Done(done) => {
+            HandshakeStep::Done(done) => {
                 self.tls_counts.done(done.is_resumed, (self.now_ms as u32).wrapping_sub(since_ms));
                 self.established(slot, *done, &out);
             }
-            Step::Failed(failure) => self.handshake_failed(slot, &failure, &out),
+            HandshakeStep::Failed(failure) => self.handshake_failed(slot, &failure, &out),
         }
     }
 
@@ -138,8 +138,8 @@ impl Shard {
         self.config.tls.as_ref().map_or(PRICE_NS_RESUMED, |server| server.price_ns())
     }
 
-    fn established(&mut self, slot: Slot, done: Done, out: &[u8]) {
-        let Done { state, mut rest, .. } = done;
+    fn established(&mut self, slot: Slot, done: Established, out: &[u8]) {
+        let Established { state, mut rest, .. } = done;
         self.table[slot].tls = Some(Box::new(Tls::Open(Sealed::new(Records::new(state)))));
         self.send_records(slot, out);
         self.set_deadline(slot, self.now_ms + self.config.head_timeout_ms);
@@ -150,7 +150,7 @@ impl Shard {
         }
     }
 
-    fn handshake_failed(&mut self, slot: Slot, failure: &Failure, out: &[u8]) {
+    fn handshake_failed(&mut self, slot: Slot, failure: &HandshakeFailure, out: &[u8]) {
         self.tls_counts.failed(failure.alert, failure.by_client);
         if out.is_empty() {
             return self.remove(slot);

@@ -3,7 +3,7 @@
 //! Invariants: a connection stands in the list of its size, a power of two, at once and once, so that the fullest (to a
 //! factor of two) is found without a search; what the tally says is the sum over the holders.
 
-use crate::admission::{Kind as HeldAs, Tally, Tenant};
+use crate::admission::{HeldAs, Tally, Tenant};
 use crate::shard::table::slot::Slot;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -21,13 +21,13 @@ pub(in crate::shard) struct Held {
 
 /// A list that a connection can stand in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::shard) enum Kind {
+pub(in crate::shard) enum HolderList {
     Queued = 0,
     Incoming = 1,
 }
 
 /// See the module.
-pub(super) struct Account {
+pub(super) struct OwnerAccount {
     tally: Tally,
     /// Payloads that wait for it by reference: as they are now, and as the tally has them.
     shared: Rc<Cell<usize>>,
@@ -48,12 +48,12 @@ struct Lists {
 
 /// A place in such a list.
 #[derive(Clone, Copy)]
-pub(super) struct Spot {
+pub(super) struct ListPlace {
     class: usize,
     at: usize,
 }
 
-impl Account {
+impl OwnerAccount {
     /// Nothing is held for `tenant` here.
     pub fn new(tenant: Tenant) -> Self {
         Self {
@@ -111,45 +111,45 @@ impl Account {
     }
 
     /// The size class of the fullest connection, and that connection.
-    pub fn fullest(&self, kind: Kind) -> Option<(usize, Slot)> {
+    pub fn fullest(&self, kind: HolderList) -> Option<(usize, Slot)> {
         let lists = &self.lists[kind as usize];
         let class = lists.occupied.checked_ilog2()? as usize;
         Some((class, *lists.classes[class].last().expect("an occupied class has somebody")))
     }
 
     /// Puts a connection where `bytes` belong; returns where it stands.
-    pub fn enter(&mut self, slot: Slot, kind: Kind, class: usize) -> Spot {
+    pub fn enter(&mut self, slot: Slot, kind: HolderList, class: usize) -> ListPlace {
         self.lists[kind as usize].push(class, slot)
     }
 
     /// Takes out whoever stands at `spot`; returns who stands there now.
-    pub fn leave(&mut self, kind: Kind, spot: Spot) -> Option<Slot> {
+    pub fn leave(&mut self, kind: HolderList, spot: ListPlace) -> Option<Slot> {
         self.lists[kind as usize].remove(spot)
     }
 
     /// How many stand in the lists of a kind.
-    pub fn listed(&self, kind: Kind) -> usize {
+    pub fn listed(&self, kind: HolderList) -> usize {
         self.lists[kind as usize].classes.iter().map(Vec::len).sum()
     }
 }
 
-impl Spot {
+impl ListPlace {
     pub fn class(self) -> usize {
         self.class
     }
 }
 
 impl Lists {
-    fn push(&mut self, class: usize, slot: Slot) -> Spot {
+    fn push(&mut self, class: usize, slot: Slot) -> ListPlace {
         if self.classes.len() <= class {
             self.classes.resize_with(class + 1, Vec::new);
         }
         self.occupied |= 1 << class;
         self.classes[class].push(slot);
-        Spot { class, at: self.classes[class].len() - 1 }
+        ListPlace { class, at: self.classes[class].len() - 1 }
     }
 
-    fn remove(&mut self, spot: Spot) -> Option<Slot> {
+    fn remove(&mut self, spot: ListPlace) -> Option<Slot> {
         let class = &mut self.classes[spot.class];
         class.swap_remove(spot.at);
         if class.is_empty() {

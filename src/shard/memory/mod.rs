@@ -10,9 +10,9 @@
 mod accounts;
 mod pressure;
 
-pub(super) use self::accounts::{Held, Kind};
+pub(super) use self::accounts::{Held, HolderList};
 
-use self::accounts::{Account, Spot};
+use self::accounts::{ListPlace, OwnerAccount};
 
 use crate::admission::{Lease, Ledger, Tenant};
 use crate::gateway::OwnerId;
@@ -72,9 +72,9 @@ pub(super) struct Memory {
     shared: Rc<Cell<usize>>,
     window: usize,
     inbox: usize,
-    holders: FxHashMap<Slot, Holder>,
+    holders: FxHashMap<Slot, MemoryHolder>,
     /// What of it is held for whom; by `None` for those who belong to no owner, yet or any more.
-    accounts: FxHashMap<Option<OwnerId>, Account>,
+    accounts: FxHashMap<Option<OwnerId>, OwnerAccount>,
     nobody: Tenant,
     /// Accounts that have changed since they were published.
     dirty: Vec<Option<OwnerId>>,
@@ -85,22 +85,22 @@ pub(super) struct Memory {
     /// There is more for those over their share to give back in the next turn.
     gives_on: bool,
     /// When more was held than could be leased, if it ever was.
-    short: Option<Short>,
+    short: Option<Shortage>,
     /// Connections that are not read until there is memory.
     waiting: Vec<Slot>,
 }
 
 /// A time in which memory was short.
 #[derive(Clone, Copy)]
-pub(super) struct Short {
+pub(super) struct Shortage {
     pub since_ms: u64,
     pub last_ms: u64,
 }
 
-struct Holder {
+struct MemoryHolder {
     of: Option<OwnerId>,
     held: Held,
-    spots: [Option<Spot>; 2],
+    spots: [Option<ListPlace>; 2],
 }
 
 impl Memory {
@@ -145,14 +145,14 @@ impl Memory {
         touch(&mut self.dirty, account, of);
         let holder = self.holders.entry(slot).or_insert_with(|| {
             account.count_holder();
-            Holder { of, held: Held::default(), spots: [None; 2] }
+            MemoryHolder { of, held: Held::default(), spots: [None; 2] }
         });
         let before = std::mem::replace(&mut holder.held, held);
         account.change(before, held);
         self.own = self.own - before.own + held.own;
         self.incoming = self.incoming - before.incoming + held.incoming;
-        self.list(slot, Kind::Queued, held.queued);
-        self.list(slot, Kind::Incoming, held.incoming);
+        self.list(slot, HolderList::Queued, held.queued);
+        self.list(slot, HolderList::Incoming, held.incoming);
         true
     }
 
@@ -160,8 +160,8 @@ impl Memory {
     pub fn forget(&mut self, slot: Slot) {
         let Some(holder) = self.holders.get(&slot) else { return };
         let (of, held) = (holder.of, holder.held);
-        self.list(slot, Kind::Queued, 0);
-        self.list(slot, Kind::Incoming, 0);
+        self.list(slot, HolderList::Queued, 0);
+        self.list(slot, HolderList::Incoming, 0);
         self.holders.remove(&slot);
         let account = self.accounts.get_mut(&of).expect("a holder has an account");
         account.change(held, Held::default());
@@ -203,7 +203,7 @@ impl Memory {
     }
 
     /// The fullest connection here of the fullest owner, on all shards, that holds more than its share.
-    pub fn first_over_share(&mut self) -> Option<(Kind, Slot)> {
+    pub fn first_over_share(&mut self) -> Option<(HolderList, Slot)> {
         let share = self.ledger.share_bytes()?;
         if self.over_share.is_none() {
             self.publish();
@@ -228,7 +228,7 @@ impl Memory {
 
     /// Who makes room for what is to be held for `owner`: whoever holds more than a share; else, if somebody does on
     /// another shard, the fullest connection of the owner's own, for no one else gives way to it; else the fullest of all.
-    pub fn first_to_give(&mut self, owner: OwnerId) -> Option<(Kind, Slot)> {
+    pub fn first_to_give(&mut self, owner: OwnerId) -> Option<(HolderList, Slot)> {
         if let Some(found) = self.first_over_share() {
             return Some(found);
         }
@@ -243,7 +243,7 @@ impl Memory {
     }
 
     /// The fullest connection, whoever's it is.
-    pub fn fullest_of_all(&self) -> Option<(Kind, Slot)> {
+    pub fn fullest_of_all(&self) -> Option<(HolderList, Slot)> {
         let fullest = self.accounts.values().filter_map(fullest_of).max_by_key(|(class, ..)| *class);
         fullest.map(|(_, kind, slot)| (kind, slot))
     }
@@ -259,12 +259,12 @@ impl Memory {
     }
 
     /// A payload that begins to wait by reference, for `owner`.
-    pub fn charge(&mut self, bytes: usize, owner: Option<&Owner>) -> Charge {
+    pub fn charge(&mut self, bytes: usize, owner: Option<&Owner>) -> SharedCharge {
         let account = account(&mut self.accounts, &self.nobody, owner);
         touch(&mut self.dirty, account, owner.map(|owner| owner.id));
         let sums = [self.shared.clone(), account.shared().clone()];
         sums.iter().for_each(|sum| sum.set(sum.get() + bytes));
-        Charge(Some(Rc::new(Charged { bytes, sums })))
+        SharedCharge(Some(Rc::new(Charged { bytes, sums })))
     }
 
     /// As [`cover`](Self::cover), for `owner`, which does not get at what is kept for others beyond its share.
@@ -289,21 +289,21 @@ impl Memory {
     }
 
     /// The size class of the fullest connection.
-    pub fn fullest_class(&self, kind: Kind) -> Option<usize> {
+    pub fn fullest_class(&self, kind: HolderList) -> Option<usize> {
         self.accounts.values().filter_map(|account| account.fullest(kind)).map(|(class, _)| class).max()
     }
 
     /// Passes over a connection that can give nothing, until what it holds changes.
-    pub fn pass_over(&mut self, slot: Slot, kind: Kind) {
+    pub fn pass_over(&mut self, slot: Slot, kind: HolderList) {
         self.list(slot, kind, 0);
     }
 
-    fn list(&mut self, slot: Slot, kind: Kind, bytes: usize) {
+    fn list(&mut self, slot: Slot, kind: HolderList, bytes: usize) {
         let holder = self.holders.get_mut(&slot).expect("only holders are listed");
         let account = self.accounts.get_mut(&holder.of).expect("a holder has an account");
         let class = bytes.checked_ilog2().map(|class| class as usize);
         let spot = holder.spots[kind as usize];
-        if spot.map(Spot::class) == class {
+        if spot.map(ListPlace::class) == class {
             return;
         }
         holder.spots[kind as usize] = class.map(|class| account.enter(slot, kind, class));
@@ -328,7 +328,7 @@ impl Memory {
     pub fn check(&self) {
         let sum = |of: fn(&Held) -> usize| self.holders.values().map(|holder| of(&holder.held)).sum::<usize>();
         assert_eq!((self.own, self.incoming), (sum(|held| held.own), sum(|held| held.incoming)), "sums are sums");
-        for kind in [Kind::Queued, Kind::Incoming] {
+        for kind in [HolderList::Queued, HolderList::Incoming] {
             let listed: usize = self.accounts.values().map(|account| account.listed(kind)).sum();
             let spots = self.holders.values().filter(|holder| holder.spots[kind as usize].is_some()).count();
             assert_eq!(listed, spots, "a holder stands in the list of its size once");
@@ -362,25 +362,25 @@ impl Memory {
 }
 
 fn account<'a>(
-    accounts: &'a mut FxHashMap<Option<OwnerId>, Account>,
+    accounts: &'a mut FxHashMap<Option<OwnerId>, OwnerAccount>,
     nobody: &Tenant,
     owner: Option<&Owner>,
-) -> &'a mut Account {
+) -> &'a mut OwnerAccount {
     let tenant = || owner.map_or(nobody, |owner| owner.purse.tenant()).clone();
-    accounts.entry(owner.map(|owner| owner.id)).or_insert_with(|| Account::new(tenant()))
+    accounts.entry(owner.map(|owner| owner.id)).or_insert_with(|| OwnerAccount::new(tenant()))
 }
 
 /// Has an account published at the end of the turn.
-fn touch(dirty: &mut Vec<Option<OwnerId>>, account: &mut Account, of: Option<OwnerId>) {
+fn touch(dirty: &mut Vec<Option<OwnerId>>, account: &mut OwnerAccount, of: Option<OwnerId>) {
     if !std::mem::replace(&mut account.is_dirty, true) {
         dirty.push(of);
     }
 }
 
 /// The class of the fullest connection, which list it stands in, and that connection.
-fn fullest_of(account: &Account) -> Option<(usize, Kind, Slot)> {
-    let [queued, incoming] =
-        [Kind::Queued, Kind::Incoming].map(|kind| account.fullest(kind).map(|(class, slot)| (class, kind, slot)));
+fn fullest_of(account: &OwnerAccount) -> Option<(usize, HolderList, Slot)> {
+    let [queued, incoming] = [HolderList::Queued, HolderList::Incoming]
+        .map(|kind| account.fullest(kind).map(|(class, slot)| (class, kind, slot)));
     match (queued, incoming) {
         (Some(queued), Some(incoming)) if incoming.0 > queued.0 => Some(incoming),
         (queued, incoming) => queued.or(incoming),
@@ -390,9 +390,9 @@ fn fullest_of(account: &Account) -> Option<(usize, Kind, Slot)> {
 /// The claim of one payload on the shard's memory, shared by all that wait for it. The default claims nothing: the
 /// payload is somebody else's who counts it, or nobody counts.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Charge(Option<Rc<Charged>>);
+pub(super) struct SharedCharge(Option<Rc<Charged>>);
 
-impl Charge {
+impl SharedCharge {
     /// Whether the payload is counted.
     pub fn is_counted(&self) -> bool {
         self.0.is_some()
@@ -427,13 +427,13 @@ mod tests {
         for (slot, bytes) in [(1, 100), (2, 5000), (3, 70)] {
             assert!(memory.note(Slot::new(slot), None, queued(bytes)));
         }
-        assert_eq!(memory.fullest_of_all(), Some((Kind::Queued, Slot::new(2))));
-        memory.pass_over(Slot::new(2), Kind::Queued);
-        assert_eq!(memory.fullest_class(Kind::Queued).unwrap(), 6);
+        assert_eq!(memory.fullest_of_all(), Some((HolderList::Queued, Slot::new(2))));
+        memory.pass_over(Slot::new(2), HolderList::Queued);
+        assert_eq!(memory.fullest_class(HolderList::Queued).unwrap(), 6);
         memory.note(Slot::new(2), None, queued(4999));
-        assert_eq!(memory.fullest_of_all(), Some((Kind::Queued, Slot::new(2))));
+        assert_eq!(memory.fullest_of_all(), Some((HolderList::Queued, Slot::new(2))));
         assert!(!memory.note(Slot::new(2), None, Held::default()));
-        assert_eq!((memory.used(), memory.fullest_class(Kind::Incoming)), (170, None));
+        assert_eq!((memory.used(), memory.fullest_class(HolderList::Incoming)), (170, None));
     }
 
     #[test]
@@ -461,7 +461,7 @@ mod tests {
                 twin.insert(slot, held);
                 prop_assert_eq!(memory.used(), twin.values().map(|held| held.own + held.incoming).sum::<usize>());
                 let largest = twin.values().map(|held| held.queued).max().unwrap_or(0);
-                let found = memory.fullest_class(Kind::Queued);
+                let found = memory.fullest_class(HolderList::Queued);
                 let class = largest.checked_ilog2().map(|class| class as usize);
                 prop_assert_eq!(found, class);
                 prop_assert!(memory.holders.len() <= 12);

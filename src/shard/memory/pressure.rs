@@ -13,15 +13,15 @@
 //! it is at most a quarter more; each step frees something or passes over somebody, so relieving ends.
 
 use crate::admission::Notice;
-use crate::http::Response;
+use crate::http::PreparedResponse;
 use crate::proto::close;
 use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
-use crate::shard::memory::{Kind, MemoryReport, Short};
+use crate::shard::memory::{HolderList, MemoryReport, Shortage};
 use crate::shard::owners::directory::Owner;
 use crate::shard::policy::PolicyKind;
-use crate::shard::table::connection::{Flag, Phase};
+use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use crate::shard::work;
 
@@ -105,7 +105,8 @@ impl Shard {
                 continue;
             }
             let is_patient = self.short_for_ms() < PATIENCE_MS && !self.memory.is_overdrawn();
-            let [queued, incoming] = [Kind::Queued, Kind::Incoming].map(|kind| self.memory.fullest_class(kind));
+            let [queued, incoming] =
+                [HolderList::Queued, HolderList::Incoming].map(|kind| self.memory.fullest_class(kind));
             // Those who are only being read wait first.
             let waits = is_patient && queued < incoming;
             // Else what is left drains by itself: the window, the inbox, and those who were passed over.
@@ -123,10 +124,10 @@ impl Shard {
     fn short_for_ms(&mut self) -> u64 {
         let now_ms = self.now_ms;
         let since_ms = match self.memory.short {
-            Some(Short { since_ms, last_ms }) if now_ms <= last_ms + PATIENCE_MS => since_ms,
+            Some(Shortage { since_ms, last_ms }) if now_ms <= last_ms + PATIENCE_MS => since_ms,
             _ => now_ms,
         };
-        self.memory.short = Some(Short { since_ms, last_ms: now_ms });
+        self.memory.short = Some(Shortage { since_ms, last_ms: now_ms });
         now_ms - since_ms
     }
 
@@ -142,11 +143,11 @@ impl Shard {
     }
 
     /// A connection gives something up, or is passed over.
-    fn give(&mut self, kind: Kind, slot: Slot) {
+    fn give(&mut self, kind: HolderList, slot: Slot) {
         self.work.spend(work::END_NS);
         match kind {
-            Kind::Queued => self.relieve(slot),
-            Kind::Incoming => self.refuse_incoming(slot),
+            HolderList::Queued => self.relieve(slot),
+            HolderList::Incoming => self.refuse_incoming(slot),
         }
     }
 
@@ -156,9 +157,9 @@ impl Shard {
         let outbound = &mut connection.outbound;
         if !outbound.is_blocked() {
             // What the socket is ready to take is on its way out.
-            return self.memory.pass_over(slot, Kind::Queued);
+            return self.memory.pass_over(slot, HolderList::Queued);
         }
-        let Phase::Open(_) = &connection.phase else {
+        let ConnectionPhase::Open(_) = &connection.phase else {
             // It has had its last word, or takes its response too slowly.
             self.count_closed_for_memory(slot);
             return self.cut(slot);
@@ -168,7 +169,7 @@ impl Shard {
             return self.count_closed_for_memory(slot);
         }
         let connection = &mut self.table[slot];
-        let Phase::Open(channel) = &connection.phase else { return };
+        let ConnectionPhase::Open(channel) = &connection.phase else { return };
         // Half of it, so that the same one is not asked again for every frame.
         let half = connection.outbound.queued_bytes().div_ceil(2);
         let dropped = match connection.policy.unwrap_or(self.owners[channel.owner].owner.policy.kind()) {
@@ -181,7 +182,7 @@ impl Shard {
         self.weigh(slot);
         if dropped == 0 {
             // Only a frame in progress is left.
-            self.memory.pass_over(slot, Kind::Queued);
+            self.memory.pass_over(slot, HolderList::Queued);
         }
     }
 
@@ -199,16 +200,18 @@ impl Shard {
     /// A client in the middle of a message or request is told to come again.
     fn refuse_incoming(&mut self, slot: Slot) {
         match &self.table[slot].phase {
-            Phase::Open(_) | Phase::Registering(_) => self.close_for_memory(slot),
+            ConnectionPhase::Open(_) | ConnectionPhase::Registering(_) => self.close_for_memory(slot),
             // A response is on its way; what waits behind it is bounded.
-            Phase::Http(exchange) if exchange.is_answering() => self.memory.pass_over(slot, Kind::Incoming),
-            Phase::Http(_) => {
+            ConnectionPhase::Http(exchange) if exchange.is_answering() => {
+                self.memory.pass_over(slot, HolderList::Incoming)
+            }
+            ConnectionPhase::Http(_) => {
                 self.count_closed_for_memory(slot);
                 self.table[slot].flags.take(Flag::WaitsForMemory);
-                self.answer(slot, Response::text(503, SHORT).with("retry-after", "1").closing());
+                self.answer(slot, PreparedResponse::text(503, SHORT).with("retry-after", "1").closing());
                 self.weigh(slot);
             }
-            Phase::Ending(_) => self.weigh(slot),
+            ConnectionPhase::Ending(_) => self.weigh(slot),
         }
     }
 

@@ -5,7 +5,7 @@ use crate::admission::{Budget, Ledger, STEP_BYTES};
 use crate::proto::MessageKind;
 use crate::proto::client::{append_frame, append_message};
 use crate::shard::command::{Command, Policy, PushFrame, PushMany, ShardAudience};
-use crate::shard::config::Config;
+use crate::shard::config::ShardConfig;
 use crate::shard::event::{ClosedBy, Event};
 use crate::shard::stage::{BINARY, Client, OWNER, Stage, ask, frames};
 use bytes::Bytes;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 const MIB: usize = STEP_BYTES;
 
-fn config(policy: Policy) -> Config {
-    Config { outbound_bytes_max: 4 * MIB, policy, ..Config::default() }
+fn config(policy: Policy) -> ShardConfig {
+    ShardConfig { outbound_bytes_max: 4 * MIB, policy, ..ShardConfig::default() }
 }
 
 fn stage(policy: Policy, budget_mib: usize) -> Stage {
@@ -276,7 +276,7 @@ fn what_a_client_that_goes_away_held_is_free_again() {
     stage.push(client.channel, BINARY, vec![1; MIB].into(), Some(Policy::Conflate { key: 1 }));
     stage.turn();
     assert!(used(&stage) > 3 * MIB);
-    stage.shard.handle_end(client.token, crate::shard::End::Broken, 0);
+    stage.shard.handle_end(client.token, crate::shard::SocketEnd::Broken, 0);
     stage.turn();
     assert_eq!(used(&stage), 0);
     stage.turn();

@@ -8,14 +8,14 @@ use crate::gateway::OwnerId;
 use crate::proto::{Opcode, server_header};
 use crate::resume;
 use crate::shard::command::{PushFrame, PushKind};
-use crate::shard::memory::Charge;
+use crate::shard::memory::SharedCharge;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::out::frame::FrameParts;
-use crate::shard::out::kept::Kept;
+use crate::shard::out::kept::KeptFrames;
 use crate::shard::out::waiting::SharedPart;
 use crate::shard::out::window::{Range, Window};
 use crate::shard::policy::Policy;
-use crate::shard::table::Table;
+use crate::shard::table::ConnectionTable;
 use crate::shard::table::cohort::Cohort;
 use crate::shard::table::connection::Connection;
 use crate::shard::table::slot::Slot;
@@ -40,7 +40,7 @@ pub(in crate::shard) struct Encoding {
 
 impl Encoding {
     /// `charge` is the payload's claim on memory, for those who keep it by reference.
-    pub fn new(kind: PushKind, compressed: bool, payload: Bytes, charge: Charge, copy_bytes_max: usize) -> Self {
+    pub fn new(kind: PushKind, compressed: bool, payload: Bytes, charge: SharedCharge, copy_bytes_max: usize) -> Self {
         let header = server_header(opcode(kind), compressed, payload.len());
         let parts = FrameParts { header, payload, charge };
         let is_control_text = kind == PushKind::ControlText;
@@ -81,10 +81,10 @@ impl Encoding {
     /// The frame for channels that outlive their connections, for `of`: not compressed, and escaped where need be.
     pub fn kept_range(
         &mut self,
-        kept: &mut Kept,
+        kept: &mut KeptFrames,
         of: OwnerId,
         now_ms: u64,
-        charge: impl FnOnce(usize) -> Charge,
+        charge: impl FnOnce(usize) -> SharedCharge,
     ) -> Range {
         if let Some(range) = self.kept {
             return range;
@@ -140,7 +140,7 @@ impl Forms {
         frame: PushFrame,
         compressed: Option<&Compressed>,
         message: Option<Bytes>,
-        mut charge: impl FnMut(&Bytes) -> Charge,
+        mut charge: impl FnMut(&Bytes) -> SharedCharge,
         copy_bytes_max: usize,
     ) -> Self {
         let compressed = compressed.into_iter().flat_map(Compressed::forms);
@@ -160,7 +160,7 @@ impl Forms {
     }
 
     /// The form that this channel gets.
-    pub fn of(&mut self, table: &Table, slot: Slot) -> &mut Encoding {
+    pub fn of(&mut self, table: &ConnectionTable, slot: Slot) -> &mut Encoding {
         if !self.compressed.is_empty()
             && let Some(channel) = table.get(slot).and_then(Connection::channel)
             && let Some(agreed) = channel.ws.deflate()
@@ -173,7 +173,7 @@ impl Forms {
 }
 
 /// A push to many channels, and those that it has yet to reach.
-pub(in crate::shard) struct Broadcast {
+pub(in crate::shard) struct UnfinishedBroadcast {
     pub(super) forms: Forms,
     pub(super) reached: Reached,
     pub(super) except: Arc<[ChannelId]>,

@@ -127,14 +127,14 @@ fn own_len(frame: &FrameParts) -> usize {
 mod tests {
     use super::*;
     use crate::proto::{Opcode, server_header};
-    use crate::shard::memory::Charge;
+    use crate::shard::memory::SharedCharge;
     use bytes::Bytes;
 
     fn frame(payload: &'static str) -> FrameParts {
         FrameParts {
             header: server_header(Opcode::Text, false, payload.len()),
             payload: Bytes::from_static(payload.as_bytes()),
-            charge: Charge::default(),
+            charge: SharedCharge::default(),
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Invariant: whoever finds no compressed form sends the message as it is, which is always lawful (RFC 7692 6).
 
-use crate::proto::deflate::{Context, Deflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use crate::proto::deflate::{DeflateContext, Deflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 use crate::shard::table::slot::Slot;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -75,7 +75,7 @@ impl Compressed {
 /// full is pinned; what comes then refers to nothing, may be dropped or replaced, and so the context begins anew.
 #[derive(Default)]
 pub(in crate::shard) struct Contexts {
-    by_slot: FxHashMap<Slot, Context>,
+    by_slot: FxHashMap<Slot, DeflateContext>,
     /// What they may take together at most, as they were agreed.
     bytes: usize,
 }
@@ -88,8 +88,8 @@ impl Contexts {
 
     /// A channel-to-be agreed on taking context over.
     pub fn add(&mut self, slot: Slot, window_bits: u8) {
-        self.bytes += Context::bytes_max(window_bits);
-        self.by_slot.insert(slot, Context::new(window_bits));
+        self.bytes += DeflateContext::bytes_max(window_bits);
+        self.by_slot.insert(slot, DeflateContext::new(window_bits));
     }
 
     /// Its connection has ended, if it had one.
@@ -107,7 +107,7 @@ impl Contexts {
         self.by_slot.contains_key(&slot)
     }
 
-    pub fn get(&self, slot: Slot) -> Option<&Context> {
+    pub fn get(&self, slot: Slot) -> Option<&DeflateContext> {
         self.by_slot.get(&slot)
     }
 

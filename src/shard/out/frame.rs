@@ -1,7 +1,7 @@
 //! A frame of one push, in one form, as every channel that waits for it holds it.
 
 use crate::proto::ServerHeader;
-use crate::shard::memory::Charge;
+use crate::shard::memory::SharedCharge;
 use bytes::Bytes;
 
 /// A frame whose payload is shared.
@@ -12,7 +12,7 @@ pub struct FrameParts {
     /// Its payload, perhaps compressed.
     pub payload: Bytes,
     /// The payload's claim on memory, where it waits by reference.
-    pub charge: Charge,
+    pub charge: SharedCharge,
 }
 
 impl FrameParts {

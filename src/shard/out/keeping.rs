@@ -5,15 +5,15 @@
 //! what the log takes of the heap is counted as its owner's.
 
 use super::log::Log;
-use crate::resume::Token;
-use crate::shard::memory::Charge;
+use crate::resume::ResumeToken;
+use crate::shard::memory::SharedCharge;
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
 /// Who may take a channel up again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::shard) struct Holder {
+pub(in crate::shard) struct ResumeHolder {
     /// The path that its client asked for: it must ask for the same.
     pub path: Arc<str>,
     /// Who was logged in, where anybody must be.
@@ -24,14 +24,14 @@ pub(in crate::shard) struct Holder {
 pub(in crate::shard) struct Keeping {
     pub log: Log,
     /// The one that is good: the last that was given out.
-    pub token: Token,
-    pub holder: Holder,
+    pub token: ResumeToken,
+    pub holder: ResumeHolder,
     /// How many messages of the client its owner was told.
     pub received: u64,
     /// Whether its owner is told when it is left and taken up again.
     pub tells: bool,
     /// The log's claim on memory, and what it is for.
-    charge: Charge,
+    charge: SharedCharge,
     charged_bytes: usize,
 }
 
@@ -39,8 +39,16 @@ pub(in crate::shard) struct Keeping {
 pub(super) type Keepings = FxHashMap<Slot, Box<Keeping>>;
 
 impl Keeping {
-    pub fn new(token: Token, holder: Holder, tells: bool) -> Self {
-        Self { log: Log::default(), token, holder, received: 0, tells, charge: Charge::default(), charged_bytes: 0 }
+    pub fn new(token: ResumeToken, holder: ResumeHolder, tells: bool) -> Self {
+        Self {
+            log: Log::default(),
+            token,
+            holder,
+            received: 0,
+            tells,
+            charge: SharedCharge::default(),
+            charged_bytes: 0,
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -53,7 +61,7 @@ impl Keeping {
     }
 
     /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
-    pub fn count(&mut self, charge: impl FnOnce(usize) -> Charge) {
+    pub fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
         if !self.is_counted() {
             let bytes = self.bytes();
             (self.charge, self.charged_bytes) = (charge(bytes), bytes);

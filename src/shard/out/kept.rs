@@ -3,16 +3,16 @@
 //!
 //! A frame is written here once per push, whatever the number of channels, and such a channel's first send takes it from
 //! here. What is kept for one owner lies apart from what is kept for others, and is counted as the owner's (each segment
-//! holds a [`Charge`]), so that who keeps much loses his own history first.
+//! holds a [`SharedCharge`]), so that who keeps much loses his own history first.
 //!
 //! Invariants: bytes never move or change while a segment lives; a segment that a connection has not been offered yet is not
 //! let go of (`needed_until`); the segments of one owner go in the order in which they were begun. Whoever has a range of
 //! one that is gone finds that out by asking. It must not know channels.
 
-use super::range::{KEPT, Named, Range};
+use super::range::{KEPT, Range, RangeBytes};
 use crate::gateway::OwnerId;
 use crate::proto::{ServerHeader, server_frame_len};
-use crate::shard::memory::Charge;
+use crate::shard::memory::SharedCharge;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -23,17 +23,17 @@ const SEGMENT_BYTES: usize = 16 * 1024;
 /// The largest frame that is kept: far below what a range can name, far above what waits for any client.
 pub const FRAME_BYTES_MAX: usize = 1 << 30;
 
-enum Body {
+enum KeptBody {
     Joined(Vec<u8>),
     Blob { header: ServerHeader, blob: Bytes },
 }
 
-struct Segment {
+struct KeptSegment {
     of: OwnerId,
-    body: Body,
+    body: KeptBody,
     /// What it counts as, with the claim of its bytes.
     bytes: usize,
-    charge: Charge,
+    charge: SharedCharge,
     /// When the last frame came into it.
     used_ms: u64,
     begun_ms: u64,
@@ -52,9 +52,9 @@ struct Own {
 
 /// See the module.
 #[derive(Default)]
-pub struct Kept {
+pub struct KeptFrames {
     /// By number, from `front` on; numbers wrap around.
-    segments: VecDeque<Option<Segment>>,
+    segments: VecDeque<Option<KeptSegment>>,
     front: u32,
     owners: FxHashMap<OwnerId, Own>,
     bytes: usize,
@@ -62,7 +62,7 @@ pub struct Kept {
     waiting_bytes: usize,
 }
 
-impl Kept {
+impl KeptFrames {
     /// What all segments hold.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -84,13 +84,13 @@ impl Kept {
         of: OwnerId,
         now_ms: u64,
         parts: [&[u8]; 3],
-        charge: impl FnOnce(usize) -> Charge,
+        charge: impl FnOnce(usize) -> SharedCharge,
     ) -> Range {
         let len = parts.iter().map(|part| part.len()).sum();
         let number = self.tail_with_room(of, now_ms, len, charge);
         let segment = self.segment_mut(number).expect("it has just been found");
         segment.used_ms = now_ms;
-        let Body::Joined(bytes) = &mut segment.body else { unreachable!("small frames are joined") };
+        let KeptBody::Joined(bytes) = &mut segment.body else { unreachable!("small frames are joined") };
         let start = bytes.len();
         parts.iter().for_each(|part| bytes.extend_from_slice(part));
         self.waiting_bytes += len;
@@ -104,26 +104,26 @@ impl Kept {
         now_ms: u64,
         header: ServerHeader,
         blob: Bytes,
-        charge: Charge,
+        charge: SharedCharge,
     ) -> Range {
         let (header_len, blob_len) = (header.as_slice().len(), blob.len());
-        let number = self.push(of, now_ms, blob_len, Body::Blob { header, blob }, charge);
+        let number = self.push(of, now_ms, blob_len, KeptBody::Blob { header, blob }, charge);
         self.waiting_bytes += header_len + blob_len;
         range(number, 0, header_len + blob_len)
     }
 
     /// The bytes of a range, if they are still there.
-    pub fn get(&self, range: Range) -> Option<Named<'_>> {
+    pub fn get(&self, range: Range) -> Option<RangeBytes<'_>> {
         let segment = self.segments.get(range.segment.wrapping_sub(self.front) as usize)?.as_ref()?;
         let (start, end) = ((range.start & !KEPT) as usize, (range.end & !KEPT) as usize);
         Some(match &segment.body {
-            Body::Joined(bytes) => Named::Joined(&bytes[start..end]),
-            Body::Blob { header, blob } => {
+            KeptBody::Joined(bytes) => RangeBytes::Joined(&bytes[start..end]),
+            KeptBody::Blob { header, blob } => {
                 let header = header.as_slice();
                 let skip = start.saturating_sub(header.len());
                 let len = end.saturating_sub(header.len()) - skip;
                 let header = &header[start.min(header.len())..end.min(header.len())];
-                Named::Blob { header, blob, skip, len, charge: &segment.charge }
+                RangeBytes::Blob { header, blob, skip, len, charge: &segment.charge }
             }
         })
     }
@@ -136,8 +136,8 @@ impl Kept {
     /// The length of the frame with which a range begins, if it is still there.
     pub fn frame_len(&self, range: Range) -> Option<usize> {
         match self.get(range)? {
-            Named::Joined(bytes) => server_frame_len(bytes),
-            Named::Blob { header, len, .. } => Some(header.len() + len),
+            RangeBytes::Joined(bytes) => server_frame_len(bytes),
+            RangeBytes::Blob { header, len, .. } => Some(header.len() + len),
         }
     }
 
@@ -207,27 +207,33 @@ impl Kept {
         true
     }
 
-    fn segment_mut(&mut self, number: u32) -> Option<&mut Segment> {
+    fn segment_mut(&mut self, number: u32) -> Option<&mut KeptSegment> {
         self.segments.get_mut(number.wrapping_sub(self.front) as usize)?.as_mut()
     }
 
-    fn tail_with_room(&mut self, of: OwnerId, now_ms: u64, len: usize, charge: impl FnOnce(usize) -> Charge) -> u32 {
+    fn tail_with_room(
+        &mut self,
+        of: OwnerId,
+        now_ms: u64,
+        len: usize,
+        charge: impl FnOnce(usize) -> SharedCharge,
+    ) -> u32 {
         if let Some(number) = self.owners.get(&of).and_then(|own| own.tail)
-            && let Some(Segment { body: Body::Joined(bytes), .. }) = self.segment_mut(number)
+            && let Some(KeptSegment { body: KeptBody::Joined(bytes), .. }) = self.segment_mut(number)
             && bytes.capacity() - bytes.len() >= len
         {
             return number;
         }
         let bytes = Vec::with_capacity(len.max(SEGMENT_BYTES));
         let capacity = bytes.capacity();
-        let number = self.push(of, now_ms, capacity, Body::Joined(bytes), charge(capacity));
+        let number = self.push(of, now_ms, capacity, KeptBody::Joined(bytes), charge(capacity));
         self.owners.entry(of).or_default().tail = Some(number);
         number
     }
 
-    fn push(&mut self, of: OwnerId, now_ms: u64, bytes: usize, body: Body, charge: Charge) -> u32 {
+    fn push(&mut self, of: OwnerId, now_ms: u64, bytes: usize, body: KeptBody, charge: SharedCharge) -> u32 {
         let number = self.front.wrapping_add(self.segments.len() as u32);
-        let segment = Segment { of, body, bytes, charge, used_ms: now_ms, begun_ms: now_ms, needed_until: 0 };
+        let segment = KeptSegment { of, body, bytes, charge, used_ms: now_ms, begun_ms: now_ms, needed_until: 0 };
         self.segments.push_back(Some(segment));
         let own = self.owners.entry(of).or_default();
         own.numbers.push_back(number);
@@ -261,21 +267,21 @@ mod tests {
     const A: OwnerId = OwnerId(1);
     const B: OwnerId = OwnerId(2);
 
-    fn frame(kept: &mut Kept, of: OwnerId, now_ms: u64, payload: &[u8]) -> Range {
+    fn frame(kept: &mut KeptFrames, of: OwnerId, now_ms: u64, payload: &[u8]) -> Range {
         let header = server_header(Opcode::Binary, false, payload.len());
-        kept.append_joined(of, now_ms, [header.as_slice(), b"", payload], |_| Charge::default())
+        kept.append_joined(of, now_ms, [header.as_slice(), b"", payload], |_| SharedCharge::default())
     }
 
-    fn bytes_of(kept: &Kept, range: Range) -> Option<Vec<u8>> {
+    fn bytes_of(kept: &KeptFrames, range: Range) -> Option<Vec<u8>> {
         kept.get(range).map(|named| match named {
-            Named::Joined(bytes) => bytes.to_vec(),
-            Named::Blob { header, blob, skip, len, .. } => [header, &blob[skip..skip + len]].concat(),
+            RangeBytes::Joined(bytes) => bytes.to_vec(),
+            RangeBytes::Blob { header, blob, skip, len, .. } => [header, &blob[skip..skip + len]].concat(),
         })
     }
 
     #[test]
     fn each_owner_has_frames_of_its_own_side_by_side() {
-        let mut kept = Kept::default();
+        let mut kept = KeptFrames::default();
         let mut first = frame(&mut kept, A, 0, b"one");
         let other = frame(&mut kept, B, 0, b"else");
         let second = frame(&mut kept, A, 0, b"two");
@@ -287,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_is_old_goes_but_not_before_it_was_offered() {
-        let mut kept = Kept::default();
+        let mut kept = KeptFrames::default();
         let large = vec![b'x'; SEGMENT_BYTES];
         let [old, young] = [0, 1000].map(|now_ms| frame(&mut kept, A, now_ms, &large));
         kept.needed(old, 3);
@@ -304,11 +310,11 @@ mod tests {
 
     #[test]
     fn who_keeps_most_gives_first_and_a_blob_is_kept_by_reference() {
-        let mut kept = Kept::default();
+        let mut kept = KeptFrames::default();
         let small = frame(&mut kept, B, 0, b"small");
         let blob = Bytes::from(vec![7; 100_000]);
         let header = server_header(Opcode::Binary, false, blob.len());
-        let large = kept.append_blob(A, 0, header, blob.clone(), Charge::default());
+        let large = kept.append_blob(A, 0, header, blob.clone(), SharedCharge::default());
         assert_eq!(kept.frame_len(large), Some(100_010));
         assert_eq!(bytes_of(&kept, large.split_at(10).1).unwrap(), blob);
         assert!(!blob.is_unique());
@@ -319,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_trickle_does_not_keep_a_segment_for_ever() {
-        let mut kept = Kept::default();
+        let mut kept = KeptFrames::default();
         let first = frame(&mut kept, A, 0, b"x");
         kept.end_tails(100);
         let second = frame(&mut kept, A, 100, b"y");

@@ -11,8 +11,8 @@ use crate::shard::core::Shard;
 use crate::shard::out::broadcast::Encoding;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
 use crate::shard::out::push::{Fate, fits};
-use crate::shard::out::range::{Named, Range};
-use crate::shard::table::connection::{Flag, Phase};
+use crate::shard::out::range::{Range, RangeBytes};
+use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use bytes::Bytes;
 
@@ -36,7 +36,7 @@ impl Shard {
             return self.over_budget(slot);
         }
         while let Some(connection) = self.table.get(slot)
-            && let Phase::Open(_) = &connection.phase
+            && let ConnectionPhase::Open(_) = &connection.phase
             && !connection.flags.has(Flag::CloseSent)
         {
             let waits = connection.flags.has(Flag::Detached)
@@ -143,7 +143,7 @@ impl Shard {
     /// A ping, pong or control text of its process: for the connection there is.
     fn offer_control_to_kept(&mut self, slot: Slot, encoding: &mut Encoding, since: Option<u32>) -> Fate {
         let connection = &self.table[slot];
-        let Phase::Open(channel) = &connection.phase else { return Fate::Closed };
+        let ConnectionPhase::Open(channel) = &connection.phase else { return Fate::Closed };
         if connection.flags.has(Flag::Detached) {
             return Fate::Dropped;
         }
@@ -227,8 +227,8 @@ impl Shard {
             return self.out.need(range);
         }
         match self.out.window.get(range) {
-            Named::Joined(bytes) => connection.outbound.push_copied_behind(bytes),
-            Named::Blob { header, blob, skip, len, charge } => {
+            RangeBytes::Joined(bytes) => connection.outbound.push_copied_behind(bytes),
+            RangeBytes::Blob { header, blob, skip, len, charge } => {
                 let payload: Bytes = blob.slice(skip..skip + len);
                 connection.outbound.push_blob_behind(header, payload, charge.clone());
             }

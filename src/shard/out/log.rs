@@ -7,13 +7,13 @@
 //! Invariants: `sent` stands before `told`, `unsent` behind it, both in order of position; the sums are the sums over the
 //! entries. It must not know connections, policies or texts.
 
-use super::kept::Kept;
+use super::kept::KeptFrames;
 use super::range::Range;
 use std::collections::{HashMap, VecDeque};
 
 /// Messages one behind the other.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct LogEntry {
     /// The position of the first.
     first: u64,
     frames: u32,
@@ -21,7 +21,7 @@ struct Entry {
     range: Range,
 }
 
-impl Entry {
+impl LogEntry {
     fn end(&self) -> u64 {
         self.first + u64::from(self.frames)
     }
@@ -29,7 +29,7 @@ impl Entry {
 
 /// What is to be given to the connection next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Next {
+pub struct NextFrames {
     /// So many messages are missing before it.
     pub missing: u64,
     /// Whole frames, if any are left.
@@ -45,9 +45,9 @@ const REMOVED_MAX: usize = 32;
 /// See the module.
 #[derive(Default)]
 pub struct Log {
-    sent: VecDeque<Entry>,
+    sent: VecDeque<LogEntry>,
     sent_bytes: usize,
-    unsent: VecDeque<Entry>,
+    unsent: VecDeque<LogEntry>,
     unsent_bytes: usize,
     /// What of it was sent once and is sent again, up to `again_until`: it was let in already.
     again_bytes: usize,
@@ -93,20 +93,20 @@ impl Log {
 
     /// What is allocated for the entries.
     pub fn heap_bytes(&self) -> usize {
-        (self.sent.capacity() + self.unsent.capacity()) * size_of::<Entry>()
+        (self.sent.capacity() + self.unsent.capacity()) * size_of::<LogEntry>()
             + self.keys.capacity() * size_of::<(u64, u64)>()
     }
 
     /// One more message, which the connection is given now. At most `bytes_max` of what was sent are remembered.
-    pub fn append_sent(&mut self, range: Range, kept: &Kept, bytes_max: usize) {
+    pub fn append_sent(&mut self, range: Range, kept: &KeptFrames, bytes_max: usize) {
         debug_assert!(!self.lags());
-        let entry = Entry { first: self.position, frames: 1, range };
+        let entry = LogEntry { first: self.position, frames: 1, range };
         self.position += 1;
         self.told = self.position;
         self.remember(entry, kept, bytes_max);
     }
 
-    fn remember(&mut self, entry: Entry, kept: &Kept, bytes_max: usize) {
+    fn remember(&mut self, entry: LogEntry, kept: &KeptFrames, bytes_max: usize) {
         self.sent_bytes += entry.range.len();
         if !self.sent.back_mut().is_some_and(|last| joins(last, &entry)) {
             self.sent.push_back(entry);
@@ -132,7 +132,7 @@ impl Log {
 
     /// One more message, which waits; under a key it may be replaced.
     pub fn append_unsent(&mut self, range: Range, key: Option<u64>) {
-        let entry = Entry { first: self.position, frames: 1, range };
+        let entry = LogEntry { first: self.position, frames: 1, range };
         self.unsent_bytes += range.len();
         // What counts and what does not lie apart, and so does what may be taken out.
         let is_apart =
@@ -192,7 +192,7 @@ impl Log {
 
     /// Drops unsent messages, the oldest first, until `bytes` are gone; none of those that are sent again. Returns how many
     /// messages and bytes went.
-    pub fn drop_oldest(&mut self, bytes: usize, kept: &Kept) -> (usize, usize) {
+    pub fn drop_oldest(&mut self, bytes: usize, kept: &KeptFrames) -> (usize, usize) {
         let (mut messages, mut dropped) = (0, 0);
         let mut place = self.unsent.partition_point(|entry| entry.first < self.again_until);
         while dropped < bytes && place < self.unsent.len() {
@@ -217,7 +217,7 @@ impl Log {
     }
 
     /// Takes the next frames out of what waits, for the connection; they are remembered as sent. `None`: nothing waits.
-    pub fn next(&mut self, kept: &Kept, bytes_max: usize) -> Option<Next> {
+    pub fn next(&mut self, kept: &KeptFrames, bytes_max: usize) -> Option<NextFrames> {
         while let Some(entry) = self.unsent.pop_front() {
             let len = entry.range.len();
             self.unsent_bytes -= len;
@@ -231,13 +231,13 @@ impl Log {
                 let missing = entry.first - self.told;
                 self.told = entry.end();
                 self.remember(entry, kept, bytes_max);
-                return Some(Next { missing, range: Some(entry.range) });
+                return Some(NextFrames { missing, range: Some(entry.range) });
             }
         }
         (self.again_bytes, self.removed, self.keyed) = (0, 0, None);
         self.keys.clear();
         let missing = self.position - std::mem::replace(&mut self.told, self.position);
-        (missing > 0).then_some(Next { missing, range: None })
+        (missing > 0).then_some(NextFrames { missing, range: None })
     }
 
     /// Forgets what waits; returns how many bytes that were. They count as told.
@@ -266,7 +266,7 @@ impl Log {
 
     /// The client comes back, and has received so many messages: what it has missed waits again. Returns how many of those
     /// are lost because history does not reach back so far; `None` if it cannot have received so many.
-    pub fn rewind(&mut self, received: u64, kept: &Kept) -> Option<u64> {
+    pub fn rewind(&mut self, received: u64, kept: &KeptFrames) -> Option<u64> {
         if received > self.told {
             return None;
         }
@@ -303,7 +303,7 @@ impl Log {
     }
 
     /// The position of the first message that waits and is there.
-    fn first_left(&mut self, kept: &Kept) -> u64 {
+    fn first_left(&mut self, kept: &KeptFrames) -> u64 {
         while let Some(first) = self.unsent.front() {
             if !first.range.is_empty() && kept.has(first.range) {
                 return first.first;
@@ -318,7 +318,7 @@ impl Log {
 
     /// Asserts what the module promises.
     pub fn check(&self) {
-        let sum = |entries: &VecDeque<Entry>| entries.iter().map(|entry| entry.range.len()).sum::<usize>();
+        let sum = |entries: &VecDeque<LogEntry>| entries.iter().map(|entry| entry.range.len()).sum::<usize>();
         assert_eq!((self.sent_bytes, self.unsent_bytes), (sum(&self.sent), sum(&self.unsent)), "sums are sums");
         let again = self.unsent.iter().filter(|entry| entry.first < self.again_until).map(|entry| entry.range.len());
         assert_eq!(self.again_bytes, again.sum::<usize>());
@@ -334,7 +334,7 @@ impl Log {
 }
 
 /// Appends `next` to `last` if it goes on from there.
-fn joins(last: &mut Entry, next: &Entry) -> bool {
+fn joins(last: &mut LogEntry, next: &LogEntry) -> bool {
     let goes_on = last.end() == next.first && last.range.try_extend(next.range);
     if goes_on {
         last.frames += next.frames;
@@ -343,7 +343,7 @@ fn joins(last: &mut Entry, next: &Entry) -> bool {
 }
 
 /// Leaves the messages before `position` out of an entry that is there. Returns how many bytes they have.
-fn skip(entry: &mut Entry, position: u64, kept: &Kept) -> usize {
+fn skip(entry: &mut LogEntry, position: u64, kept: &KeptFrames) -> usize {
     let before = entry.range.len();
     while entry.first < position
         && let Some(len) = kept.frame_len(entry.range)

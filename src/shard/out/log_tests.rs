@@ -3,8 +3,8 @@
 use super::*;
 use crate::gateway::OwnerId;
 use crate::proto::{Opcode, server_header};
-use crate::shard::memory::Charge;
-use crate::shard::out::range::Named;
+use crate::shard::memory::SharedCharge;
+use crate::shard::out::range::RangeBytes;
 use proptest::prelude::*;
 
 const OWNER: OwnerId = OwnerId(1);
@@ -18,7 +18,7 @@ struct Message {
 
 #[derive(Default)]
 struct Scene {
-    kept: Kept,
+    kept: KeptFrames,
     log: Log,
     messages: Vec<Message>,
     /// What the client has been given, by position: all before.
@@ -30,7 +30,7 @@ impl Scene {
         let payload = format!("message {}", self.messages.len());
         let header = server_header(Opcode::Text, false, payload.len());
         let parts = [header.as_slice(), b"", payload.as_bytes()];
-        self.kept.append_joined(OWNER, 0, parts, |_| Charge::default())
+        self.kept.append_joined(OWNER, 0, parts, |_| SharedCharge::default())
     }
 
     fn note(&mut self, key: Option<u64>, is_there: bool) {
@@ -38,7 +38,7 @@ impl Scene {
     }
 
     fn read(&self, range: Range) -> Vec<u64> {
-        let Some(Named::Joined(mut bytes)) = self.kept.get(range) else { panic!("only what is there is given") };
+        let Some(RangeBytes::Joined(mut bytes)) = self.kept.get(range) else { panic!("only what is there is given") };
         let mut numbers = Vec::new();
         while !bytes.is_empty() {
             let len = crate::proto::server_frame_len(bytes).unwrap();
@@ -211,7 +211,7 @@ fn history_that_memory_took_back_is_a_gap() {
     scene.log.append_unsent(range, None);
     scene.note(None, false);
     assert!(scene.kept.shed(u64::MAX));
-    assert_eq!(scene.log.next(&scene.kept, usize::MAX), Some(Next { missing: 1, range: None }));
+    assert_eq!(scene.log.next(&scene.kept, usize::MAX), Some(NextFrames { missing: 1, range: None }));
     scene.log.check();
 }
 

@@ -27,12 +27,12 @@ use self::deflate::Contexts;
 use self::keeping::{Keeping, Keepings};
 use self::outbound::Spares;
 use self::range::Range;
-use self::waiting::{Bulk, Waiting, Watches};
+use self::waiting::{Bulk, SendQueues, Watches};
 use self::window::Window;
 use crate::proto::ServerHeader;
 use crate::proto::deflate::Deflater;
 use crate::shard::flush::Flush;
-use crate::shard::memory::Charge;
+use crate::shard::memory::SharedCharge;
 use crate::shard::table::connection::{Connection, Flag};
 use crate::shard::table::slot::Slot;
 use bytes::Bytes;
@@ -46,7 +46,7 @@ pub(super) struct Out {
     /// What is sealed for one batch.
     records: Vec<u8>,
     spares: Spares,
-    waiting: Waiting,
+    waiting: SendQueues,
     watches: Watches,
     /// The channels that the broadcast in progress reaches; empty between broadcasts.
     audience: Vec<Slot>,
@@ -64,7 +64,7 @@ impl Out {
             window: Window::default(),
             records: Vec::new(),
             spares: Spares::default(),
-            waiting: Waiting::default(),
+            waiting: SendQueues::default(),
             watches: Watches::default(),
             audience: Vec::new(),
             deflater: Deflater::new(level),
@@ -140,7 +140,7 @@ impl Out {
         slot: Slot,
         head: &[u8],
         body: Bytes,
-        charge: Option<Charge>,
+        charge: Option<SharedCharge>,
     ) {
         match charge {
             None => {

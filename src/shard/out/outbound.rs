@@ -14,11 +14,11 @@
 //!
 //! Knows nothing of sockets, owners or policies; it says what fits, the shard decides.
 
-use crate::shard::memory::Charge;
+use crate::shard::memory::SharedCharge;
 use crate::shard::out::conflation::Conflated;
 use crate::shard::out::frame::FrameParts;
-use crate::shard::out::pieces::{Piece, Pieces};
-use crate::shard::out::window::{Named, Range, Window};
+use crate::shard::out::pieces::{OutboundPiece, Pieces};
+use crate::shard::out::window::{Range, RangeBytes, Window};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::io::IoSlice;
@@ -58,7 +58,7 @@ pub struct Backlog {
 
 /// Which place in the control lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lane {
+pub enum ControlLane {
     /// The answer to the newest ping.
     Pong = 0,
     /// A liveness probe.
@@ -109,7 +109,7 @@ impl Outbound {
         backlog.blocked = false;
         backlog.recount();
         for frame in backlog.lane.iter_mut().rev().filter_map(Option::take) {
-            backlog.pieces.insert(boundary, Piece::of(&frame));
+            backlog.pieces.insert(boundary, OutboundPiece::of(&frame));
         }
     }
 
@@ -171,7 +171,7 @@ impl Outbound {
         debug_assert_eq!(self.offerable_bytes(), self.until_boundary as usize);
         self.until_boundary += bytes.len() as u32;
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
-        backlog.pieces.push_back(Piece::Chunk { bytes, sent: 0 });
+        backlog.pieces.push_back(OutboundPiece::Chunk { bytes, sent: 0 });
     }
 
     /// What of the heap the queue would take more for this frame, as it would be appended or held for `key`.
@@ -202,9 +202,9 @@ impl Outbound {
     }
 
     /// Appends a frame while the socket is full, its payload by reference.
-    pub fn push_blob_behind(&mut self, header: &[u8], payload: Bytes, charge: Charge) {
+    pub fn push_blob_behind(&mut self, header: &[u8], payload: Bytes, charge: SharedCharge) {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
-        backlog.pieces.push_back(Piece::Blob { header: header.into(), payload, charge });
+        backlog.pieces.push_back(OutboundPiece::Blob { header: header.into(), payload, charge });
         backlog.recount();
     }
 
@@ -222,7 +222,7 @@ impl Outbound {
 
     /// Puts a control frame of our own into its lane, in the place of an older one. Only while blocked; else it is
     /// a frame like any other.
-    pub fn set_lane(&mut self, lane: Lane, frame: ControlFrame) {
+    pub fn set_lane(&mut self, lane: ControlLane, frame: ControlFrame) {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         backlog.lane[lane as usize] = Some(frame);
     }
@@ -356,8 +356,8 @@ impl Outbound {
             return None;
         }
         match window.get(self.first) {
-            Named::Joined(bytes) => Some(bytes),
-            Named::Blob { .. } => None,
+            RangeBytes::Joined(bytes) => Some(bytes),
+            RangeBytes::Blob { .. } => None,
         }
     }
 
@@ -369,7 +369,7 @@ impl Outbound {
         parts_max: usize,
         out: &mut Vec<IoSlice<'a>>,
     ) -> usize {
-        let mut gathered = Gather { out, parts_left: parts_max, bytes_left: bytes_max };
+        let mut gathered = SliceGather { out, parts_left: parts_max, bytes_left: bytes_max };
         if !self.first.is_empty() {
             gathered.range(window, self.first);
         }
@@ -378,9 +378,9 @@ impl Outbound {
                 break;
             }
             match piece {
-                Piece::Range(range) => gathered.range(window, *range),
-                Piece::Chunk { bytes, sent } => gathered.slice(&bytes[*sent..]),
-                Piece::Blob { header, payload, .. } => {
+                OutboundPiece::Range(range) => gathered.range(window, *range),
+                OutboundPiece::Chunk { bytes, sent } => gathered.slice(&bytes[*sent..]),
+                OutboundPiece::Blob { header, payload, .. } => {
                     gathered.slice(header);
                     gathered.slice(payload);
                 }
@@ -434,7 +434,7 @@ impl Outbound {
         debug_assert!(count <= self.offerable_bytes());
         let backlog = self.backlog.get_or_insert_with(|| spares.take());
         if !self.first.is_empty() {
-            backlog.pieces.push_front(Piece::Range(std::mem::take(&mut self.first)));
+            backlog.pieces.push_front(OutboundPiece::Range(std::mem::take(&mut self.first)));
         }
         let boundary = backlog.consume(count, self.until_boundary as usize, window);
         self.until_boundary = u32::try_from(boundary).expect("frames are bounded far below 4 GiB");
@@ -462,7 +462,7 @@ impl Backlog {
         }
         if frame.payload.len() > copy_bytes_max {
             let (payload, charge) = (frame.payload.clone(), frame.charge.clone());
-            self.pieces.push_back(Piece::Blob { header: header.into(), payload, charge });
+            self.pieces.push_back(OutboundPiece::Blob { header: header.into(), payload, charge });
             return;
         }
         self.pieces.append(&[header, &frame.payload], self.joins());
@@ -517,9 +517,9 @@ impl Backlog {
         let at = self.first_droppable(from);
         let len = self.pieces[at].frame_len(0, window);
         let frame: ControlFrame = match &self.pieces[at] {
-            Piece::Chunk { bytes, sent } => bytes[*sent..*sent + len].into(),
-            Piece::Blob { header, payload, .. } => header.iter().chain(payload).copied().collect(),
-            Piece::Range(_) => unreachable!("a blocked queue holds no ranges"),
+            OutboundPiece::Chunk { bytes, sent } => bytes[*sent..*sent + len].into(),
+            OutboundPiece::Blob { header, payload, .. } => header.iter().chain(payload).copied().collect(),
+            OutboundPiece::Range(_) => unreachable!("a blocked queue holds no ranges"),
         };
         let whole = self.pieces[at].len() == len;
         self.pieces.advance(at, len);
@@ -603,13 +603,13 @@ impl Backlog {
     }
 }
 
-struct Gather<'a, 'b> {
+struct SliceGather<'a, 'b> {
     out: &'b mut Vec<IoSlice<'a>>,
     parts_left: usize,
     bytes_left: usize,
 }
 
-impl<'a> Gather<'a, '_> {
+impl<'a> SliceGather<'a, '_> {
     fn is_full(&self) -> bool {
         self.parts_left == 0 || self.bytes_left == 0
     }
@@ -625,8 +625,8 @@ impl<'a> Gather<'a, '_> {
 
     fn range(&mut self, window: &'a Window, range: Range) {
         match window.get(range) {
-            Named::Joined(bytes) => self.slice(bytes),
-            Named::Blob { header, blob, skip, len, .. } => {
+            RangeBytes::Joined(bytes) => self.slice(bytes),
+            RangeBytes::Blob { header, blob, skip, len, .. } => {
                 self.slice(header);
                 self.slice(&blob[skip..skip + len]);
             }

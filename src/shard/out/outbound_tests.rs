@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::proto::{Opcode, server_header};
-use crate::shard::memory::Charge;
+use crate::shard::memory::SharedCharge;
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ fn frame(opcode: Opcode, payload: Vec<u8>) -> FrameParts {
     FrameParts {
         header: server_header(opcode, false, payload.len()),
         payload: payload.into(),
-        charge: Charge::default(),
+        charge: SharedCharge::default(),
     }
 }
 
@@ -178,7 +178,7 @@ enum Op {
         len: usize,
     },
     Control {
-        lane: Lane,
+        lane: ControlLane,
         len: usize,
     },
     /// Another channel's bytes lie between ours.
@@ -207,7 +207,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (1..500usize).prop_map(|len| Op::Opaque { len }),
         3 => (0..3u64, len()).prop_map(|(key, len)| Op::Conflate { key, len }),
         2 => (any::<bool>(), 0..20usize).prop_map(|(is_ping, len)| Op::Control {
-            lane: if is_ping { Lane::Ping } else { Lane::Pong },
+            lane: if is_ping { ControlLane::Ping } else { ControlLane::Pong },
             len,
         }),
         2 => (1..100usize).prop_map(|len| Op::Stranger { len }),
@@ -289,7 +289,7 @@ impl Pair {
             let range = if frame.payload.len() <= COPY_BYTES_MAX || frame.payload.len() > 30_000 {
                 self.window.append_joined(frame.header.as_slice(), &frame.payload)
             } else {
-                self.window.append_blob(Some(frame.header), frame.payload.clone(), Charge::default())
+                self.window.append_blob(Some(frame.header), frame.payload.clone(), SharedCharge::default())
             };
             self.queue.push_range(range, COPY_BYTES_MAX, &mut self.spares);
         }
@@ -314,10 +314,10 @@ impl Pair {
         }
     }
 
-    fn control(&mut self, lane: Lane, len: usize) {
+    fn control(&mut self, lane: ControlLane, len: usize) {
         if self.queue.is_blocked() {
             let payload = self.payload(len);
-            let bytes = bytes_of(&frame(if lane == Lane::Ping { Opcode::Ping } else { Opcode::Pong }, payload));
+            let bytes = bytes_of(&frame(if lane == ControlLane::Ping { Opcode::Ping } else { Opcode::Pong }, payload));
             self.queue.set_lane(lane, ControlFrame::from_slice(&bytes));
             self.twin.lane[lane as usize] = Some(bytes);
         }
@@ -409,7 +409,7 @@ fn a_held_value_never_follows_a_newer_one() {
 
 #[test]
 fn a_pong_enters_right_behind_the_frame_in_progress() {
-    let pong = Op::Control { lane: Lane::Pong, len: 3 };
+    let pong = Op::Control { lane: ControlLane::Pong, len: 3 };
     let mut pair = run([SMALL, SMALL, Op::Send { offer: ALL, taken: 200 }, pong.clone(), pong, Op::Unblock]);
     let first = pair.twin.queue[0].left().to_vec();
     pair.twin.prepare();
@@ -438,10 +438,10 @@ fn a_large_payload_is_never_copied() {
     let large = FrameParts {
         header: server_header(Opcode::Binary, false, 1000),
         payload: payload.clone(),
-        charge: Charge::default(),
+        charge: SharedCharge::default(),
     };
     let mut pair = Pair::default();
-    let range = pair.window.append_blob(Some(large.header), payload.clone(), Charge::default());
+    let range = pair.window.append_blob(Some(large.header), payload.clone(), SharedCharge::default());
     pair.queue.push_range(range, COPY_BYTES_MAX, &mut pair.spares);
     pair.queue.sent_some(100, true, &pair.window, &mut pair.spares);
     pair.window.release_all();

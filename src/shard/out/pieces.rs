@@ -5,9 +5,9 @@
 //! beyond what it was allocated with, so nothing is moved because something follows; a frame stands in one piece.
 
 use crate::proto::server_frame_len;
-use crate::shard::memory::Charge;
+use crate::shard::memory::SharedCharge;
 use crate::shard::out::frame::is_control;
-use crate::shard::out::window::{Named, Range, Window};
+use crate::shard::out::window::{Range, RangeBytes, Window};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ const SHARES_CHUNK_BYTES_MAX: usize = CHUNK_BYTES / 4;
 /// Places that are added at a time, or an eighth of those there are.
 const PLACES_MIN: usize = 8;
 
-pub(super) enum Piece {
+pub(super) enum OutboundPiece {
     Range(Range),
     Chunk {
         bytes: Vec<u8>,
@@ -32,11 +32,11 @@ pub(super) enum Piece {
         header: SmallVec<[u8; 10]>,
         payload: Bytes,
         #[expect(dead_code, reason = "let go of together with the payload")]
-        charge: Charge,
+        charge: SharedCharge,
     },
 }
 
-impl Piece {
+impl OutboundPiece {
     /// Exactly these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self::Chunk { bytes: bytes.to_vec(), sent: 0 }
@@ -70,8 +70,8 @@ impl Piece {
             Self::Blob { .. } => return self.len() - at,
             Self::Chunk { bytes, sent } => &bytes[sent + at..],
             Self::Range(range) => match window.get(range.split_at(at).1) {
-                Named::Joined(bytes) => bytes,
-                Named::Blob { header, len, .. } => return header.len() + len,
+                RangeBytes::Joined(bytes) => bytes,
+                RangeBytes::Blob { header, len, .. } => return header.len() + len,
             },
         };
         server_frame_len(joined).expect("whole frames of our own making stand behind a boundary")
@@ -105,15 +105,15 @@ impl Piece {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Pieces {
-    pieces: VecDeque<Piece>,
+    pieces: VecDeque<OutboundPiece>,
     bytes: usize,
     chunk_bytes: usize,
 }
 
 impl Index<usize> for Pieces {
-    type Output = Piece;
+    type Output = OutboundPiece;
 
-    fn index(&self, at: usize) -> &Piece {
+    fn index(&self, at: usize) -> &OutboundPiece {
         &self.pieces[at]
     }
 }
@@ -132,7 +132,7 @@ impl Pieces {
         self.pieces.capacity()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Piece> {
+    pub fn iter(&self) -> impl Iterator<Item = &OutboundPiece> {
         self.pieces.iter()
     }
 
@@ -143,7 +143,7 @@ impl Pieces {
 
     /// What is allocated for them alone: no ranges, no payloads by reference.
     pub fn heap_bytes(&self) -> usize {
-        self.chunk_bytes + self.capacity() * size_of::<Piece>()
+        self.chunk_bytes + self.capacity() * size_of::<OutboundPiece>()
     }
 
     /// What of the heap [`append`](Self::append) would take for so many bytes, where `joins` allows to join them.
@@ -155,14 +155,14 @@ impl Pieces {
     /// The same for a payload by reference.
     pub fn places_growth(&self) -> usize {
         let is_full = self.pieces.len() == self.pieces.capacity();
-        if is_full { self.more_places() * size_of::<Piece>() } else { 0 }
+        if is_full { self.more_places() * size_of::<OutboundPiece>() } else { 0 }
     }
 
     fn more_places(&self) -> usize {
         (self.pieces.len() / 8).max(PLACES_MIN)
     }
 
-    fn enter(&mut self, piece: &Piece) {
+    fn enter(&mut self, piece: &OutboundPiece) {
         self.bytes += piece.len();
         self.chunk_bytes += piece.chunk_len();
         if self.pieces.len() == self.pieces.capacity() {
@@ -170,22 +170,22 @@ impl Pieces {
         }
     }
 
-    fn leave(&mut self, piece: &Piece) {
+    fn leave(&mut self, piece: &OutboundPiece) {
         self.bytes -= piece.len();
         self.chunk_bytes -= piece.chunk_len();
     }
 
-    pub fn push_back(&mut self, piece: Piece) {
+    pub fn push_back(&mut self, piece: OutboundPiece) {
         self.enter(&piece);
         self.pieces.push_back(piece);
     }
 
-    pub fn push_front(&mut self, piece: Piece) {
+    pub fn push_front(&mut self, piece: OutboundPiece) {
         self.enter(&piece);
         self.pieces.push_front(piece);
     }
 
-    pub fn insert(&mut self, at: usize, piece: Piece) {
+    pub fn insert(&mut self, at: usize, piece: OutboundPiece) {
         self.enter(&piece);
         self.pieces.insert(at, piece);
     }
@@ -209,13 +209,13 @@ impl Pieces {
 
     /// Appends a range of the window.
     pub fn push_range(&mut self, range: Range) {
-        if let Some(Piece::Range(last)) = self.pieces.back_mut()
+        if let Some(OutboundPiece::Range(last)) = self.pieces.back_mut()
             && last.try_extend(range)
         {
             self.bytes += range.len();
             return;
         }
-        self.push_back(Piece::Range(range));
+        self.push_back(OutboundPiece::Range(range));
     }
 
     /// Appends a copy of `parts`, joined: to the last chunk if it has room and `joins` allows it, else to a new one.
@@ -223,7 +223,7 @@ impl Pieces {
         let len = parts.iter().map(|part| part.len()).sum();
         let joins = joins && self.pieces.back().is_some_and(|piece| piece.has_room(len));
         if !joins {
-            self.push_back(Piece::Chunk { bytes: Vec::with_capacity(chunk_bytes(len)), sent: 0 });
+            self.push_back(OutboundPiece::Chunk { bytes: Vec::with_capacity(chunk_bytes(len)), sent: 0 });
         }
         self.append_at(self.pieces.len() - 1, parts);
     }
@@ -232,7 +232,7 @@ impl Pieces {
     pub fn append_at(&mut self, at: usize, parts: &[&[u8]]) -> bool {
         let len = parts.iter().map(|part| part.len()).sum();
         let has_room = self.pieces[at].has_room(len);
-        if has_room && let Piece::Chunk { bytes, .. } = &mut self.pieces[at] {
+        if has_room && let OutboundPiece::Chunk { bytes, .. } = &mut self.pieces[at] {
             parts.iter().for_each(|part| bytes.extend_from_slice(part));
             self.bytes += len;
         }
@@ -241,7 +241,7 @@ impl Pieces {
 
     /// A new chunk at `at` that begins with `part`, with room for others like it.
     pub fn insert_chunk(&mut self, at: usize, part: &[u8]) {
-        self.insert(at, Piece::Chunk { bytes: Vec::with_capacity(chunk_bytes(part.len())), sent: 0 });
+        self.insert(at, OutboundPiece::Chunk { bytes: Vec::with_capacity(chunk_bytes(part.len())), sent: 0 });
         self.append_at(at, &[part]);
     }
 
@@ -261,7 +261,7 @@ impl Pieces {
     pub fn keep(&mut self, at: usize, kept: usize, others: impl Iterator<Item = std::ops::Range<usize>>) {
         let piece = &mut self.pieces[at];
         let (len, chunk) = (piece.len(), piece.chunk_len());
-        if let Piece::Chunk { bytes, sent } = piece {
+        if let OutboundPiece::Chunk { bytes, sent } = piece {
             let mut end = *sent + kept;
             for other in others {
                 bytes.copy_within(*sent + other.start..*sent + other.end, end);
@@ -279,10 +279,10 @@ impl Pieces {
     /// Makes the first `count` bytes a piece of their own.
     pub fn split_front(&mut self, count: usize) {
         if count > 0
-            && let Some(Piece::Chunk { bytes, sent }) = self.pieces.front()
+            && let Some(OutboundPiece::Chunk { bytes, sent }) = self.pieces.front()
             && bytes.len() - sent > count
         {
-            let front = Piece::of(&bytes[*sent..sent + count]);
+            let front = OutboundPiece::of(&bytes[*sent..sent + count]);
             self.advance(0, count);
             self.push_front(front);
         }
@@ -290,19 +290,19 @@ impl Pieces {
 
     /// Copies ranges out of the window, joined; blobs become references of our own.
     pub fn own(&mut self, window: &Window) {
-        if !self.pieces.iter().any(|piece| matches!(piece, Piece::Range(_))) {
+        if !self.pieces.iter().any(|piece| matches!(piece, OutboundPiece::Range(_))) {
             return;
         }
         for piece in std::mem::take(self).pieces {
-            let Piece::Range(range) = piece else {
+            let OutboundPiece::Range(range) = piece else {
                 self.push_back(piece);
                 continue;
             };
             match window.get(range) {
-                Named::Joined(from) => self.push_back(Piece::of(from)),
-                Named::Blob { header, blob, skip, len, charge } => {
+                RangeBytes::Joined(from) => self.push_back(OutboundPiece::of(from)),
+                RangeBytes::Blob { header, blob, skip, len, charge } => {
                     let (payload, charge) = (blob.slice(skip..skip + len), charge.clone());
-                    self.push_back(Piece::Blob { header: header.into(), payload, charge });
+                    self.push_back(OutboundPiece::Blob { header: header.into(), payload, charge });
                 }
             }
         }
@@ -311,9 +311,9 @@ impl Pieces {
     /// Asserts what the module promises.
     #[cfg(test)]
     pub fn check(&self) {
-        let sum = |of: fn(&Piece) -> usize| self.pieces.iter().map(of).sum::<usize>();
-        assert_eq!(self.bytes, sum(Piece::len));
-        assert_eq!(self.chunk_bytes, sum(Piece::chunk_len));
+        let sum = |of: fn(&OutboundPiece) -> usize| self.pieces.iter().map(of).sum::<usize>();
+        assert_eq!(self.bytes, sum(OutboundPiece::len));
+        assert_eq!(self.chunk_bytes, sum(OutboundPiece::chunk_len));
     }
 }
 

@@ -4,8 +4,10 @@
 
 use crate::admission::{Budget, STEP_BYTES};
 use crate::channel::ChannelId;
-use crate::shard::command::{Asked, Close, CloseFrame, Command, Policy, PushFrame, PushKind, PushMany, ShardAudience};
-use crate::shard::config::Config;
+use crate::shard::command::{
+    CloseCommand, CloseFrame, Command, Policy, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
+};
+use crate::shard::config::ShardConfig;
 use crate::shard::outcome::Outcome;
 use crate::shard::stage::{BINARY, Client, OWNER, Settled, Stage, ask, frames};
 use bytes::Bytes;
@@ -236,7 +238,8 @@ struct Pair {
 
 impl Pair {
     fn new(budget: Budget) -> Self {
-        let config = Config { outbound_bytes_max: BUDGET, copy_bytes_max: COPY_BYTES_MAX, ..Config::default() };
+        let config =
+            ShardConfig { outbound_bytes_max: BUDGET, copy_bytes_max: COPY_BYTES_MAX, ..ShardConfig::default() };
         let mut stage = Stage::new(config, budget);
         let clients = (0..CLIENTS).map(|_| stage.open(0)).collect();
         let twins = (0..CLIENTS).map(|_| Twin::default()).collect();
@@ -258,7 +261,7 @@ impl Pair {
                     let asked = self.stage.push(channel, kind, payload.clone(), Some(policy));
                     self.asked.push((asked, Rc::clone(&counts), 1));
                 } else {
-                    self.stage.push_as(channel, kind, payload.clone(), Some(policy), Asked::Nobody);
+                    self.stage.push_as(channel, kind, payload.clone(), Some(policy), ReportTo::Nobody);
                 }
                 self.twin_push(client, if is_ping { 0x89 } else { 0x82 }, &payload, policy, &counts);
             }
@@ -272,7 +275,7 @@ impl Pair {
             Op::Close { client } => {
                 let why = CloseFrame { code: Some(1000), reason: "bye".into() };
                 let channel = self.clients[client].channel;
-                let close = Close { channel, owner: Some(OWNER), why, asked: Asked::Nobody };
+                let close = CloseCommand { channel, owner: Some(OWNER), why, asked: ReportTo::Nobody };
                 self.stage.shard.handle_command(Command::Close(Box::new(close)), 0);
                 let twin = &mut self.twins[client];
                 if twin.close_bytes == 0 && twin.ended.is_none() {
@@ -281,7 +284,7 @@ impl Pair {
                 }
             }
             Op::Gone { client } => {
-                self.stage.shard.handle_end(self.clients[client].token, crate::shard::End::Broken, 0);
+                self.stage.shard.handle_end(self.clients[client].token, crate::shard::SocketEnd::Broken, 0);
                 let twin = &mut self.twins[client];
                 if twin.ended.is_none() {
                     twin.end(twin.queued().saturating_sub(twin.close_bytes));

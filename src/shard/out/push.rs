@@ -8,17 +8,17 @@ use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::{MessageKind, ServerHeader, close, server_header};
 use crate::resume::text;
-use crate::shard::command::{Asked, CloseFrame, Policy, Push, PushFrame, PushKind, PushMany, ShardAudience};
+use crate::shard::command::{CloseFrame, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience};
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event};
-use crate::shard::memory::Charge;
-use crate::shard::out::broadcast::{Broadcast, Encoding, Forms, Reached, opcode};
+use crate::shard::memory::SharedCharge;
+use crate::shard::out::broadcast::{Encoding, Forms, Reached, UnfinishedBroadcast, opcode};
 use crate::shard::out::frame::FrameParts;
 use crate::shard::out::waiting::{SharedPart, Watch};
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::directory::Owner;
 use crate::shard::owners::owner::LocalOwner;
-use crate::shard::table::connection::{Flag, Phase};
+use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use crate::shard::unfinished::Long;
 use crate::shard::work::{self, copy_ns};
@@ -46,18 +46,18 @@ pub(super) fn fits(queued: usize, len: usize, budget: usize) -> bool {
 }
 
 impl Shard {
-    pub(in crate::shard) fn push(&mut self, push: Push) {
-        let Push { channel, owner, frame, policy, asked } = push;
+    pub(in crate::shard) fn push(&mut self, push: PushCommand) {
+        let PushCommand { channel, owner, frame, policy, asked } = push;
         let slot = match self.pushable(channel, owner) {
             Ok(slot) => slot,
             Err(why) => return self.answer_failed(owner, asked, why),
         };
-        if !matches!(asked, Asked::Outcome(_)) && self.push_at_once(slot, &frame, policy) {
+        if !matches!(asked, ReportTo::Outcome(_)) && self.push_at_once(slot, &frame, policy) {
             return;
         }
         let mut encoding = self.encode_for(slot, frame, policy);
         let (part, asked) = match asked {
-            Asked::Outcome(part) => (Some(Rc::new(RefCell::new(part))), Asked::Nobody),
+            ReportTo::Outcome(part) => (Some(Rc::new(RefCell::new(part))), ReportTo::Nobody),
             asked => (None, asked),
         };
         let fate = self.offer_counted(slot, &mut encoding, policy, part.as_ref(), None);
@@ -97,17 +97,17 @@ impl Shard {
         if !outbound.is_blocked() {
             return self.append(slot, &header, payload);
         }
-        let frame = FrameParts { header, payload: Bytes::copy_from_slice(payload), charge: Charge::default() };
+        let frame = FrameParts { header, payload: Bytes::copy_from_slice(payload), charge: SharedCharge::default() };
         outbound.push_behind(&frame, self.config.copy_bytes_max);
         self.weigh(slot);
     }
 
     /// Tells whoever asked that an order reached no channel.
-    pub(in crate::shard) fn answer_failed(&mut self, owner: Option<OwnerId>, asked: Asked, outcome: Outcome) {
+    pub(in crate::shard) fn answer_failed(&mut self, owner: Option<OwnerId>, asked: ReportTo, outcome: Outcome) {
         match (asked, owner) {
-            (Asked::Outcome(mut part), _) => part.counts.add(&outcome),
-            (Asked::Failure(ticket), Some(owner)) => self.owners.tell(owner, Event::Failed { ticket, outcome }),
-            (Asked::Failure(_), None) | (Asked::Nobody, _) => {}
+            (ReportTo::Outcome(mut part), _) => part.counts.add(&outcome),
+            (ReportTo::Failure(ticket), Some(owner)) => self.owners.tell(owner, Event::Failed { ticket, outcome }),
+            (ReportTo::Failure(_), None) | (ReportTo::Nobody, _) => {}
         }
     }
 
@@ -146,7 +146,7 @@ impl Shard {
                 Reached::All(self.table.cohort(slots))
             }
         };
-        let mut broadcast = Broadcast { forms, reached, except, owner, policy, part };
+        let mut broadcast = UnfinishedBroadcast { forms, reached, except, owner, policy, part };
         if self.push_slice(&mut broadcast) {
             self.end_broadcast(broadcast);
             return None;
@@ -155,7 +155,7 @@ impl Shard {
     }
 
     /// Goes on with a broadcast, for one slice.
-    pub(in crate::shard) fn go_on_pushing(&mut self, mut broadcast: Box<Broadcast>) -> Option<Long> {
+    pub(in crate::shard) fn go_on_pushing(&mut self, mut broadcast: Box<UnfinishedBroadcast>) -> Option<Long> {
         // What it has put into the window may have left, and the segments with it.
         broadcast.forms.forget_ranges();
         if self.push_slice(&mut broadcast) {
@@ -165,7 +165,7 @@ impl Shard {
         Some(Long::Broadcast(broadcast))
     }
 
-    fn end_broadcast(&mut self, broadcast: Broadcast) {
+    fn end_broadcast(&mut self, broadcast: UnfinishedBroadcast) {
         if let Reached::All(cohort) = broadcast.reached {
             self.out.audience = cohort.into_slots();
             self.out.audience.clear();
@@ -173,8 +173,8 @@ impl Shard {
     }
 
     /// Offers the frame to channels until the slice is over. Returns whether all were reached.
-    fn push_slice(&mut self, broadcast: &mut Broadcast) -> bool {
-        let Broadcast { forms, reached, except, owner, policy, part } = broadcast;
+    fn push_slice(&mut self, broadcast: &mut UnfinishedBroadcast) -> bool {
+        let UnfinishedBroadcast { forms, reached, except, owner, policy, part } = broadcast;
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
         let since = Some(self.out.window.tail());
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
@@ -285,10 +285,10 @@ impl Shard {
     }
 
     /// The claim of a payload that may come to wait by reference: a large one, and one that newer values may replace.
-    fn charge(&mut self, payload: &Bytes, policy: Option<Policy>, owner: Option<&Owner>) -> Charge {
+    fn charge(&mut self, payload: &Bytes, policy: Option<Policy>, owner: Option<&Owner>) -> SharedCharge {
         let policy = policy.or(owner.map(|owner| owner.policy));
         let waits = payload.len() > self.config.copy_bytes_max || matches!(policy, Some(Policy::Conflate { .. }));
-        if waits { self.memory.charge(payload.len(), owner) } else { Charge::default() }
+        if waits { self.memory.charge(payload.len(), owner) } else { SharedCharge::default() }
     }
 
     fn local_owner(&self, owner: OwnerId) -> Option<&LocalOwner> {
@@ -371,7 +371,7 @@ impl Shard {
         loop {
             // Its socket may turn out to be broken on the way.
             let Some(connection) = self.table.get_mut(slot) else { return Fate::Closed };
-            let Phase::Open(channel) = &connection.phase else { return Fate::Closed };
+            let ConnectionPhase::Open(channel) = &connection.phase else { return Fate::Closed };
             if connection.flags.has_any(ASIDE) {
                 // RFC 6455 5.5.1: nothing may follow a close frame.
                 let is_closing = connection.flags.has(Flag::CloseSent);

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a range stays within its segment. Knows nothing of either.
 
-use crate::shard::memory::Charge;
+use crate::shard::memory::SharedCharge;
 use bytes::Bytes;
 
 /// Set in both ends of a range of what is kept: offsets are far below, and segments of the two are numbered apart.
@@ -51,7 +51,7 @@ impl Range {
 }
 
 /// What a range names: one slice, or a header and a blob that stays where the process put it.
-pub enum Named<'a> {
+pub enum RangeBytes<'a> {
     /// Joined bytes.
     Joined(&'a [u8]),
     /// What is left of a header (perhaps nothing) and of a blob by reference.
@@ -65,6 +65,6 @@ pub enum Named<'a> {
         /// How many bytes of the blob the range names.
         len: usize,
         /// The blob's claim on memory.
-        charge: &'a Charge,
+        charge: &'a SharedCharge,
     },
 }

@@ -8,7 +8,7 @@
 //! head is the oldest that any of them needs; the urgent list is empty whenever segments are released.
 
 use crate::shard::core::Shard;
-use crate::shard::flush::{Outgoing, PARTS_MAX, Parts};
+use crate::shard::flush::{OutgoingBytes, PARTS_MAX, SendParts};
 use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
 use crate::shard::work;
@@ -127,7 +127,7 @@ impl Shard {
                 ends.push(slices.len() as u32);
             }
             let mut from = 0;
-            let outgoing: Vec<Outgoing<'_>> = std::iter::zip(batch, &ends)
+            let outgoing: Vec<OutgoingBytes<'_>> = std::iter::zip(batch, &ends)
                 .zip(&offered)
                 .map(|((&slot, &end), &bytes)| {
                     let connection = &self.table[slot];
@@ -135,8 +135,8 @@ impl Shard {
                         && bytes as usize == connection.outbound.queued_bytes()
                         && connection.tls.is_none();
                     let parts = &slices[std::mem::replace(&mut from, end as usize)..end as usize];
-                    let parts = if let [only] = parts { Parts::One(only) } else { Parts::Many(parts) };
-                    Outgoing { socket: connection.socket, parts, is_last }
+                    let parts = if let [only] = parts { SendParts::One(only) } else { SendParts::Many(parts) };
+                    OutgoingBytes { socket: connection.socket, parts, is_last }
                 })
                 .collect();
             self.out.flusher.send_all(&outgoing, &mut short);

@@ -1,7 +1,7 @@
 //! The lists of connections that have something to send, and the frames whose outcome someone waits for.
 
-use crate::shard::flush::Short;
-use crate::shard::outcome::Part;
+use crate::shard::flush::ShortSend;
+use crate::shard::outcome::OutcomePart;
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -11,12 +11,12 @@ use std::rc::Rc;
 
 /// Connections that have something to send.
 #[derive(Default)]
-pub(super) struct Waiting {
+pub(super) struct SendQueues {
     pub urgent: Urgent,
     pub bulk: VecDeque<Bulk>,
     /// How many were taken off `bulk`.
     pub offered: u64,
-    pub short: Vec<Short>,
+    pub short: Vec<ShortSend>,
 }
 
 /// Connections that something concerns alone, in lanes by whose they are: owners take turns at being sent for, so that
@@ -126,7 +126,7 @@ pub(super) struct Watch {
 }
 
 /// A part of a ticket, shared by the frames of one push on this shard.
-pub(super) type SharedPart = Rc<RefCell<Box<Part>>>;
+pub(super) type SharedPart = Rc<RefCell<Box<OutcomePart>>>;
 
 #[cfg(test)]
 mod tests {

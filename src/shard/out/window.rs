@@ -7,10 +7,10 @@
 //! at the front only ([`Window::release_before`]), which the shard calls once every channel has been offered them.
 //! Knows nothing of channels.
 
-use super::kept::Kept;
-pub use super::range::{Named, Range};
+use super::kept::KeptFrames;
+pub use super::range::{Range, RangeBytes};
 use crate::proto::ServerHeader;
-use crate::shard::memory::Charge;
+use crate::shard::memory::SharedCharge;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -21,15 +21,15 @@ const SEGMENT_BYTES: usize = 64 * 1024;
 /// How many spent segments are kept for reuse: what a busy turn fills between two releases.
 const SPARE_SEGMENTS_MAX: usize = 16;
 
-enum Segment {
+enum WindowSegment {
     Joined(Vec<u8>),
-    Blob { header: Option<ServerHeader>, blob: Bytes, charge: Charge },
+    Blob { header: Option<ServerHeader>, blob: Bytes, charge: SharedCharge },
 }
 
 /// See the module.
 #[derive(Default)]
 pub struct Window {
-    segments: VecDeque<Segment>,
+    segments: VecDeque<WindowSegment>,
     /// The number of the front segment.
     front: u32,
     /// All bytes of all segments in the window.
@@ -38,7 +38,7 @@ pub struct Window {
     heap_bytes: usize,
     spare: Vec<Vec<u8>>,
     /// What channels that outlive their connections may need again.
-    pub kept: Kept,
+    pub kept: KeptFrames,
 }
 
 impl Window {
@@ -74,31 +74,31 @@ impl Window {
     }
 
     /// Appends a blob that is not copied, behind a header if it is a frame.
-    pub fn append_blob(&mut self, header: Option<ServerHeader>, blob: Bytes, charge: Charge) -> Range {
+    pub fn append_blob(&mut self, header: Option<ServerHeader>, blob: Bytes, charge: SharedCharge) -> Range {
         let len = slice_of(&header).len() + blob.len();
         let segment = self.end();
         self.bytes += len;
-        self.segments.push_back(Segment::Blob { header, blob, charge });
+        self.segments.push_back(WindowSegment::Blob { header, blob, charge });
         Range { segment, start: 0, end: u32::try_from(len).expect("payloads are bounded far below 4 GiB") }
     }
 
     /// The bytes of a range.
     ///
     /// # Panics
-    /// It is of what is kept, and gone: who may have such a range asks [`Kept::get`].
-    pub fn get(&self, range: Range) -> Named<'_> {
+    /// It is of what is kept, and gone: who may have such a range asks [`KeptFrames::get`].
+    pub fn get(&self, range: Range) -> RangeBytes<'_> {
         if range.is_kept() {
             return self.kept.get(range).expect("what waits for its first send is kept");
         }
         let (start, end) = (range.start as usize, range.end as usize);
         match &self.segments[range.segment.wrapping_sub(self.front) as usize] {
-            Segment::Joined(bytes) => Named::Joined(&bytes[start..end]),
-            Segment::Blob { header, blob, charge } => {
+            WindowSegment::Joined(bytes) => RangeBytes::Joined(&bytes[start..end]),
+            WindowSegment::Blob { header, blob, charge } => {
                 let header = slice_of(header);
                 let skip = start.saturating_sub(header.len());
                 let len = end.saturating_sub(header.len()) - skip;
                 let header = &header[start.min(header.len())..end.min(header.len())];
-                Named::Blob { header, blob, skip, len, charge }
+                RangeBytes::Blob { header, blob, skip, len, charge }
             }
         }
     }
@@ -108,12 +108,12 @@ impl Window {
         while self.front != segment && !self.segments.is_empty() {
             self.front = self.front.wrapping_add(1);
             match self.segments.pop_front().expect("it is not empty") {
-                Segment::Joined(bytes) => {
+                WindowSegment::Joined(bytes) => {
                     self.bytes -= bytes.len();
                     self.heap_bytes -= bytes.capacity();
                     self.keep_spare(bytes);
                 }
-                Segment::Blob { header, blob, .. } => {
+                WindowSegment::Blob { header, blob, .. } => {
                     self.bytes -= slice_of(&header).len() + blob.len();
                 }
             }
@@ -137,15 +137,15 @@ impl Window {
 
     /// The last segment when `len` more bytes fit without moving it, else a new one.
     fn segment_with_room(&mut self, len: usize) -> &mut Vec<u8> {
-        let fits = matches!(self.segments.back(), Some(Segment::Joined(b)) if b.capacity() - b.len() >= len);
+        let fits = matches!(self.segments.back(), Some(WindowSegment::Joined(b)) if b.capacity() - b.len() >= len);
         if !fits {
             let spare = if len <= SEGMENT_BYTES { self.spare.pop() } else { None };
             let bytes = spare.unwrap_or_else(|| Vec::with_capacity(len.max(SEGMENT_BYTES)));
             self.heap_bytes += bytes.capacity();
-            self.segments.push_back(Segment::Joined(bytes));
+            self.segments.push_back(WindowSegment::Joined(bytes));
         }
         match self.segments.back_mut() {
-            Some(Segment::Joined(bytes)) => bytes,
+            Some(WindowSegment::Joined(bytes)) => bytes,
             _ => unreachable!("a joined segment was just pushed"),
         }
     }
@@ -162,8 +162,8 @@ mod tests {
 
     fn bytes_of(window: &Window, range: Range) -> Vec<u8> {
         match window.get(range) {
-            Named::Joined(bytes) => bytes.to_vec(),
-            Named::Blob { header, blob, skip, len, .. } => [header, &blob[skip..skip + len]].concat(),
+            RangeBytes::Joined(bytes) => bytes.to_vec(),
+            RangeBytes::Blob { header, blob, skip, len, .. } => [header, &blob[skip..skip + len]].concat(),
         }
     }
 
@@ -200,14 +200,14 @@ mod tests {
         let blob = Bytes::from(vec![9; 300]);
         let header = server_header(Opcode::Binary, false, blob.len());
         let whole = [header.as_slice(), &blob].concat();
-        let range = window.append_blob(Some(header), blob.clone(), Charge::default());
+        let range = window.append_blob(Some(header), blob.clone(), SharedCharge::default());
         for cut in 0..whole.len() {
             let (head, rest) = range.split_at(cut);
             assert_eq!([bytes_of(&window, head), bytes_of(&window, rest)].concat(), whole);
         }
         match window.get(range) {
-            Named::Blob { blob: kept, .. } => assert_eq!(kept.as_ptr(), blob.as_ptr()),
-            Named::Joined(_) => panic!("the blob was copied"),
+            RangeBytes::Blob { blob: kept, .. } => assert_eq!(kept.as_ptr(), blob.as_ptr()),
+            RangeBytes::Joined(_) => panic!("the blob was copied"),
         }
     }
 }

@@ -3,10 +3,10 @@
 //! A copy shares everything, and a change copies the few nodes on the way to what it changes: it costs the same however many
 //! are attached and whatever they have bound, and the old state is freed as soon as nobody uses it.
 
-use crate::admission::{OfProcess, Purse};
+use crate::admission::{OfProcess, ProcessFund};
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
-use crate::queue::events::{Batch, ProcessQueue};
+use crate::queue::events::{EventBatch, ProcessQueue};
 use crate::shard::out::deflate::Windows;
 use crate::shard::owners::topics::Topics;
 use crate::words::policy::Policy;
@@ -22,7 +22,7 @@ pub struct Owner {
     /// Where its events go. Several owners may share one queue (a node kernel's).
     pub queue: ProcessQueue,
     /// Where what is held for it outside of shards is charged, and for whom shards hold what they hold for its clients.
-    pub purse: Purse,
+    pub purse: ProcessFund,
     /// What happens to frames that do not fit a channel's budget, where a push does not say.
     pub policy: Policy,
     /// Whether it is told of pings, pongs and close frames too.
@@ -51,17 +51,17 @@ impl Owner {
     }
 
     /// Hands it a batch of events. Returns false when it is gone.
-    pub fn send(&self, batch: Batch) -> bool {
+    pub fn send(&self, batch: EventBatch) -> bool {
         self.queue.send(&self.purse, batch)
     }
 
     /// Whether one more message may follow those in its queue and in `pending`, which is not sent yet.
-    pub fn has_room(&self, pending: Option<&Batch>) -> bool {
+    pub fn has_room(&self, pending: Option<&EventBatch>) -> bool {
         self.queue.has_room(&self.purse, pending)
     }
 
     /// Whether a channel may be opened of which `opened_bytes` are told.
-    pub fn has_room_to_open(&self, pending: Option<&Batch>, opened_bytes: usize) -> bool {
+    pub fn has_room_to_open(&self, pending: Option<&EventBatch>, opened_bytes: usize) -> bool {
         self.queue.has_room_to_open(&self.purse, pending, opened_bytes)
     }
 }

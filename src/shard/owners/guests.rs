@@ -1,7 +1,7 @@
 //! What guests may do: push to the channels that they were let in to ([`grants`](super::grants)).
 
 use crate::channel::ChannelId;
-use crate::shard::command::{Asked, Grant, GuestPush};
+use crate::shard::command::{GrantCommand, GuestPushCommand, ReportTo};
 use crate::shard::core::Shard;
 use crate::shard::out::broadcast::OfGuest;
 use crate::shard::outcome::Outcome;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 impl Shard {
     /// Lets a guest in to one channel, or no more.
-    pub(in crate::shard) fn grant(&mut self, grant: Grant) {
-        let Grant { channel, owner, guest, is_granted, asked } = grant;
+    pub(in crate::shard) fn grant(&mut self, grant: GrantCommand) {
+        let GrantCommand { channel, owner, guest, is_granted, asked } = grant;
         if let Err(why) = self.pushable(channel, Some(owner)) {
             return self.answer_failed(Some(owner), asked, why);
         }
@@ -30,14 +30,14 @@ impl Shard {
         } else {
             Outcome { dropped: 1, ..Outcome::default() }
         };
-        if let Asked::Outcome(mut part) = asked {
+        if let ReportTo::Outcome(mut part) = asked {
             part.counts.add(&counts);
         }
     }
 
     /// A guest pushes: to channels that it was let in to.
-    pub(in crate::shard) fn push_as_guest(&mut self, push: GuestPush) -> Option<Long> {
-        let GuestPush { channels, guest, frame, part } = push;
+    pub(in crate::shard) fn push_as_guest(&mut self, push: GuestPushCommand) -> Option<Long> {
+        let GuestPushCommand { channels, guest, frame, part } = push;
         let part = part.map(|part| Rc::new(RefCell::new(part)));
         self.go_on_pushing_as_guest(Box::new(OfGuest { channels: channels.into_iter(), guest, frame, part }))
     }

@@ -21,7 +21,7 @@ use self::unread::Unread;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::Payload;
-use crate::queue::events::{Batch, QueueLimits};
+use crate::queue::events::{EventBatch, QueueLimits};
 use crate::shard::event::Event;
 use crate::shard::table::slot::Slot;
 use bytes::Bytes;
@@ -106,7 +106,7 @@ impl Owners {
         }
         let batch = local.batch.get_or_insert_with(|| {
             self.touched.push(place);
-            Batch::with_room(local.owner.id, local.events_expected)
+            EventBatch::with_room(local.owner.id, local.events_expected)
         });
         batch.push(event);
     }
@@ -180,7 +180,7 @@ impl Owners {
         let owners = &self.directory.owners;
         let found = owners.get(&owner).or_else(|| owners.get(&self.directory.system?));
         if let Some(found) = found {
-            let mut batch = Batch::new(owner);
+            let mut batch = EventBatch::new(owner);
             batch.push(event);
             found.send(batch);
         }

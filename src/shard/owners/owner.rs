@@ -1,10 +1,10 @@
 //! A process as one shard knows it: its channels here, by the path on which they were opened, and what it is to be told.
 //!
-//! Invariants: a channel stands in one list, at the [`Place`] that it was given; a path is listed as long as it has a
+//! Invariants: a channel stands in one list, at the [`OwnerPlace`] that it was given; a path is listed as long as it has a
 //! channel, so there are never more lists than channels. Adding, removing and finding a path cost the same however many
 //! channels there are. Knows nothing of connections but their place in the shard's table.
 
-use crate::queue::events::Batch;
+use crate::queue::events::EventBatch;
 use crate::shard::owners::arena::Arena;
 use crate::shard::owners::directory::Owner;
 use crate::shard::owners::subscriptions::Subscriptions;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// A process that has channels or events on this shard.
 pub(in crate::shard) struct LocalOwner {
     pub owner: Arc<Owner>,
-    lists: Slab<List>,
+    lists: Slab<PathChannels>,
     by_path: HashMap<Arc<str>, u32>,
     /// Connections that wait for room in its queue, in the order in which they will go on; some do no more.
     pub waiting: VecDeque<Slot>,
@@ -31,7 +31,7 @@ pub(in crate::shard) struct LocalOwner {
     /// Who is subscribed to which topic.
     pub subscriptions: Subscriptions,
     /// Events of this turn.
-    pub batch: Option<Batch>,
+    pub batch: Option<EventBatch>,
     /// Where their messages lie.
     pub(super) arena: Arena,
     /// Of a process that runs here, instead of those: what its handler has not taken.
@@ -41,7 +41,7 @@ pub(in crate::shard) struct LocalOwner {
 }
 
 /// The channels of one path.
-struct List {
+struct PathChannels {
     path: Arc<str>,
     /// Their places in the shard's table.
     slots: Vec<Slot>,
@@ -49,7 +49,7 @@ struct List {
 
 /// Where a channel stands in its owner's lists.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::shard) struct Place {
+pub(in crate::shard) struct OwnerPlace {
     list: u32,
     at: u32,
 }
@@ -89,28 +89,28 @@ impl LocalOwner {
     }
 
     /// Lists a new channel.
-    pub fn add(&mut self, path: Arc<str>, slot: Slot) -> Place {
+    pub fn add(&mut self, path: Arc<str>, slot: Slot) -> OwnerPlace {
         let list = match self.by_path.get(&path) {
             Some(&list) => list,
             None => {
-                let list = self.lists.insert(List { path: path.clone(), slots: Vec::new() }) as u32;
+                let list = self.lists.insert(PathChannels { path: path.clone(), slots: Vec::new() }) as u32;
                 self.by_path.insert(path, list);
                 list
             }
         };
         let slots = &mut self.lists[list as usize].slots;
         slots.push(slot);
-        Place { list, at: slots.len() as u32 - 1 }
+        OwnerPlace { list, at: slots.len() as u32 - 1 }
     }
 
     /// Forgets a channel. Answers which other one stands at its place now, if any.
     #[must_use]
-    pub fn remove(&mut self, place: Place) -> Option<Slot> {
+    pub fn remove(&mut self, place: OwnerPlace) -> Option<Slot> {
         let list = &mut self.lists[place.list as usize];
         list.slots.swap_remove(place.at as usize);
         let moved = list.slots.get(place.at as usize).copied();
         if list.slots.is_empty() {
-            let List { path, .. } = self.lists.remove(place.list as usize);
+            let PathChannels { path, .. } = self.lists.remove(place.list as usize);
             self.by_path.remove(&path);
         }
         moved
@@ -126,7 +126,7 @@ impl LocalOwner {
     }
 
     /// The path of a channel.
-    pub fn path(&self, place: Place) -> &Arc<str> {
+    pub fn path(&self, place: OwnerPlace) -> &Arc<str> {
         &self.lists[place.list as usize].path
     }
 

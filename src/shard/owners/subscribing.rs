@@ -6,12 +6,12 @@
 //! those that have joined.
 
 use crate::channel::ChannelId;
-use crate::shard::command::{Asked, Membership, Subscribe};
+use crate::shard::command::{Membership, ReportTo, SubscribeCommand};
 use crate::shard::core::Shard;
 use crate::shard::event::Event;
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::subscriptions::Subscribed;
-use crate::shard::owners::topics::{Claim, Topic};
+use crate::shard::owners::topics::{Topic, TopicClaim};
 use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
 use crate::shard::work;
@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 impl Shard {
     /// Subscribes a channel to a topic, or takes it out of it.
-    pub(in crate::shard) fn subscribe(&mut self, subscribe: Subscribe) {
-        let Subscribe { channel, owner, change, asked } = subscribe;
+    pub(in crate::shard) fn subscribe(&mut self, subscribe: SubscribeCommand) {
+        let SubscribeCommand { channel, owner, change, asked } = subscribe;
         self.work.spend(work::SUBSCRIBE_NS);
         let slot = match self.pushable(channel, Some(owner)) {
             Ok(slot) => slot,
@@ -46,13 +46,13 @@ impl Shard {
                 Outcome { sent: 1, ..Outcome::default() }
             }
         };
-        if let Asked::Outcome(mut part) = asked {
+        if let ReportTo::Outcome(mut part) = asked {
             part.counts.add(&counts);
         }
     }
 
     /// Returns whether the channel is subscribed now.
-    fn join(&mut self, channel: ChannelId, slot: Slot, claim: Claim) -> bool {
+    fn join(&mut self, channel: ChannelId, slot: Slot, claim: TopicClaim) -> bool {
         let Some(place) = self.table[slot].channel().map(|channel| channel.owner) else { return false };
         let owner = self.owners[place].owner.clone();
         let name = claim.topic().name().clone();

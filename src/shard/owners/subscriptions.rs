@@ -4,8 +4,8 @@
 //! are there. A topic has a place here as long as it has subscribers. What all of it takes of the heap is charged to the
 //! process, by capacity. Knows connections by their place in the shard's table alone.
 
-use super::topics::{Claim, Topic, Topics};
-use crate::admission::{Charge, Kind, Purse};
+use super::topics::{Topic, TopicClaim, Topics};
+use crate::admission::{Charge, HeldAs, ProcessFund};
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 /// See the module.
 #[derive(Default)]
 pub(in crate::shard) struct Subscriptions {
-    lists: Slab<List>,
-    of_channel: FxHashMap<Slot, Vec<Place>>,
+    lists: Slab<TopicSubscribers>,
+    of_channel: FxHashMap<Slot, Vec<TopicPlace>>,
     /// What lists and places take beside the two tables.
     listed_bytes: usize,
     charge: Option<Charge>,
@@ -23,7 +23,7 @@ pub(in crate::shard) struct Subscriptions {
 }
 
 /// The subscribers of one topic.
-struct List {
+struct TopicSubscribers {
     topic: Arc<Topic>,
     slots: Vec<Slot>,
     /// For each of them, which of its own topics this is.
@@ -32,7 +32,7 @@ struct List {
 
 /// Where a channel stands in a topic's list.
 #[derive(Clone, Copy)]
-struct Place {
+struct TopicPlace {
     list: u32,
     at: u32,
 }
@@ -49,14 +49,14 @@ pub(in crate::shard) enum Subscribed {
     NoMemory,
 }
 
-impl List {
+impl TopicSubscribers {
     fn heap_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>() + self.nths.capacity() * size_of::<u16>()
     }
 }
 
-fn places_bytes(places: &Vec<Place>) -> usize {
-    places.capacity() * size_of::<Place>()
+fn places_bytes(places: &Vec<TopicPlace>) -> usize {
+    places.capacity() * size_of::<TopicPlace>()
 }
 
 /// What a hash table takes that has room for so many entries, seven eighths full: an entry and a byte for each bucket.
@@ -71,7 +71,14 @@ fn table_bytes<K, V>(capacity: usize) -> usize {
 
 impl Subscriptions {
     /// Subscribes a channel of `shard`, which may have `topics_max` topics.
-    pub fn subscribe(&mut self, shard: u32, slot: Slot, claim: Claim, topics_max: usize, purse: &Purse) -> Subscribed {
+    pub fn subscribe(
+        &mut self,
+        shard: u32,
+        slot: Slot,
+        claim: TopicClaim,
+        topics_max: usize,
+        purse: &ProcessFund,
+    ) -> Subscribed {
         let list = claim.topic().place(shard);
         if list.is_some_and(|list| self.nth(slot, list).is_some()) {
             return Subscribed::Already;
@@ -81,7 +88,8 @@ impl Subscriptions {
         }
         let topic = claim.topic().clone();
         let list = list.unwrap_or_else(|| {
-            let list = self.lists.insert(List { topic: topic.clone(), slots: Vec::new(), nths: Vec::new() }) as u32;
+            let list = self.lists.insert(TopicSubscribers { topic: topic.clone(), slots: Vec::new(), nths: Vec::new() })
+                as u32;
             topic.set_place(shard, Some(list));
             list
         });
@@ -149,7 +157,7 @@ impl Subscriptions {
         let places = self.of_channel.entry(slot).or_default();
         let members = &mut self.lists[list as usize];
         let before = members.heap_bytes() + places_bytes(places);
-        places.push(Place { list, at: members.slots.len() as u32 });
+        places.push(TopicPlace { list, at: members.slots.len() as u32 });
         members.slots.push(slot);
         members.nths.push((places.len() - 1) as u16);
         self.listed_bytes += members.heap_bytes() + places_bytes(places) - before;
@@ -158,7 +166,7 @@ impl Subscriptions {
     /// Takes a channel out of the lists. The topic still counts it.
     fn take_out(&mut self, shard: u32, slot: Slot, nth: usize) -> Arc<Topic> {
         let places = self.of_channel.get_mut(&slot).expect("who leaves was there");
-        let Place { list, at } = places.swap_remove(nth);
+        let TopicPlace { list, at } = places.swap_remove(nth);
         // Another of its topics has this number now.
         if let Some(moved) = places.get(nth) {
             self.lists[moved.list as usize].nths[moved.at as usize] = nth as u16;
@@ -193,14 +201,14 @@ impl Subscriptions {
     fn heap_bytes(&self) -> usize {
         // A slab keeps a word with each entry.
         self.listed_bytes
-            + self.lists.capacity() * (size_of::<List>() + size_of::<usize>())
-            + table_bytes::<Slot, Vec<Place>>(self.of_channel.capacity())
+            + self.lists.capacity() * (size_of::<TopicSubscribers>() + size_of::<usize>())
+            + table_bytes::<Slot, Vec<TopicPlace>>(self.of_channel.capacity())
     }
 
     /// Charges what was added. Returns whether there was room.
-    fn is_charged(&mut self, purse: &Purse) -> bool {
+    fn is_charged(&mut self, purse: &ProcessFund) -> bool {
         let bytes = self.heap_bytes();
-        let charge = self.charge.get_or_insert_with(|| purse.charge_anyway(Kind::Topics, 0));
+        let charge = self.charge.get_or_insert_with(|| purse.charge_anyway(HeldAs::Topics, 0));
         bytes.checked_sub(charge.bytes()).is_none_or(|more| more == 0 || charge.grow(more).is_ok())
     }
 

@@ -6,7 +6,7 @@ use crate::queue::events::{QueueLimits, process_queue};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-fn purse(ledger: &Ledger) -> Purse {
+fn purse(ledger: &Ledger) -> ProcessFund {
     let (queue, _) = process_queue(1, QueueLimits::default(), ledger, |_| {});
     queue.purse("p:p:t.os".parse().unwrap())
 }

@@ -9,7 +9,7 @@
 //! are counted. A shard never waits for that lock: what it cannot take off at once is swept by who comes next. A topic is
 //! charged to its process.
 
-use crate::admission::{Charge, HeapBytes, Kind, OfProcess, Purse};
+use crate::admission::{Charge, HeapBytes, HeldAs, OfProcess, ProcessFund};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
@@ -55,7 +55,7 @@ struct OnShard {
 
 /// A channel's place in the count of a topic, until the shard has taken it over: dropping it gives it back.
 #[derive(Debug)]
-pub struct Claim {
+pub struct TopicClaim {
     topics: Arc<Topics>,
     /// None: it has been taken over.
     topic: Option<Arc<Topic>>,
@@ -74,12 +74,18 @@ pub struct TopicReport {
 impl Topics {
     /// Counts a channel of `shard`, one of `shards`, into a topic, which is made if need be and charged to `purse`. None:
     /// the memory budget has no room for it.
-    pub fn claim(self: &Arc<Self>, name: &Arc<str>, shard: u32, shards: usize, purse: &Purse) -> Option<Claim> {
+    pub fn claim(
+        self: &Arc<Self>,
+        name: &Arc<str>,
+        shard: u32,
+        shards: usize,
+        purse: &ProcessFund,
+    ) -> Option<TopicClaim> {
         let topic = match self.enter(name, shard) {
             Some(topic) => topic,
             None => self.enter_new(name, shard, shards, purse)?,
         };
-        Some(Claim { topics: self.clone(), topic: Some(topic), shard })
+        Some(TopicClaim { topics: self.clone(), topic: Some(topic), shard })
     }
 
     /// Counts a channel into a topic that is listed.
@@ -97,8 +103,8 @@ impl Topics {
         }
     }
 
-    fn enter_new(&self, name: &Arc<str>, shard: u32, shards: usize, purse: &Purse) -> Option<Arc<Topic>> {
-        let charge = purse.charge(Kind::Topics, Topic::held_bytes(name, shards)).ok()?;
+    fn enter_new(&self, name: &Arc<str>, shard: u32, shards: usize, purse: &ProcessFund) -> Option<Arc<Topic>> {
+        let charge = purse.charge(HeldAs::Topics, Topic::held_bytes(name, shards)).ok()?;
         let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
         if self.empty.load(Ordering::Relaxed) > SWEEP_MIN.max(named.len() / 2) as isize {
             // Each topic is looked at as often as one becomes empty: a constant cost.
@@ -218,7 +224,7 @@ impl Topic {
     }
 }
 
-impl Claim {
+impl TopicClaim {
     /// The topic.
     pub fn topic(&self) -> &Arc<Topic> {
         self.topic.as_ref().expect("it is there until it is taken over")
@@ -230,7 +236,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for TopicClaim {
     fn drop(&mut self) {
         if let Some(topic) = self.topic.take() {
             self.topics.leave(&topic, self.shard);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap as Twin;
 
 const SHARDS: usize = 3;
 
-fn purse() -> Purse {
+fn purse() -> ProcessFund {
     let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
     queue.purse("p:p:t.os".parse().unwrap())
 }

@@ -4,7 +4,7 @@
 //! room first, Closed is never refused, and failures have half as many places as messages. What waits from one turn to the
 //! next is charged to its process.
 
-use crate::admission::{Charge, HeapBytes, Kind, Purse};
+use crate::admission::{Charge, HeapBytes, HeldAs, ProcessFund};
 use crate::queue::events::QueueLimits;
 use crate::shard::event::Event;
 use std::collections::VecDeque;
@@ -30,8 +30,8 @@ pub(in crate::shard) struct Unread {
 }
 
 impl Unread {
-    pub fn new(limits: QueueLimits, purse: &Purse) -> Self {
-        let charge = purse.charge_anyway(Kind::Events, 0);
+    pub fn new(limits: QueueLimits, purse: &ProcessFund) -> Self {
+        let charge = purse.charge_anyway(HeldAs::Events, 0);
         Self {
             limits,
             events: VecDeque::new(),
@@ -73,14 +73,14 @@ impl Unread {
     }
 
     /// Whether one more message may follow.
-    pub fn has_room(&self, purse: &Purse) -> bool {
+    pub fn has_room(&self, purse: &ProcessFund) -> bool {
         self.messages < self.limits.messages_max
             && self.bytes < self.limits.bytes_max
             && (self.messages == 0 && self.bytes == 0 || purse.has_room(self.uncharged_bytes() + EVENT_BYTES))
     }
 
     /// Whether a channel may be opened of which `opened_bytes` are told.
-    pub fn has_room_to_open(&self, purse: &Purse, opened_bytes: usize) -> bool {
+    pub fn has_room_to_open(&self, purse: &ProcessFund, opened_bytes: usize) -> bool {
         self.bytes < self.limits.bytes_max && purse.has_room(self.uncharged_bytes() + opened_bytes + 2 * EVENT_BYTES)
     }
 

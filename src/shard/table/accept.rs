@@ -8,17 +8,19 @@
 //! Invariants: what was counted is uncounted once, in [`Shard::remove`](crate::shard::core::Shard); a client over a limit gets a
 //! 503, or where too many are being told so already, nothing.
 
-use crate::admission::{Notice, Over, Prefix};
+use crate::admission::{LimitReached, Notice, Prefix};
 use crate::gateway::{self, Settings};
-use crate::http::{Head, Response};
+use crate::http::{Head, PreparedResponse};
 use crate::shard::core::Shard;
 use crate::shard::flush::SocketId;
 use crate::shard::intake::exchange::Exchange;
 use crate::shard::owners::directory::Owner;
-use crate::shard::table::connection::{Connection, Door, Flag, Flags, Phase, Sealed, Shaking, Tls, Token};
+use crate::shard::table::connection::{
+    Connection, ConnectionFlags, ConnectionPhase, ConnectionToken, Flag, Handshaking, ListenerKind, Sealed, Tls,
+};
 use crate::shard::table::slot::Slot;
 use crate::shard::work;
-use crate::tls::{Records, Server};
+use crate::tls::{Records, TlsServer};
 use std::net::SocketAddr;
 
 /// What the handshakes of TLS of one client may cost within a second: a third of a core, as its upgrades may at most.
@@ -26,12 +28,18 @@ const CLIENT_HANDSHAKES_NS_PER_S: u64 = 333_000_000;
 
 impl Shard {
     /// A new connection. The answer names it from now on; `None` if there is no telling it more: close its socket.
-    pub fn handle_accept(&mut self, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Option<Token> {
-        self.handle_accept_at(Door::Plain, socket, peer, now_ms)
+    pub fn handle_accept(&mut self, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Option<ConnectionToken> {
+        self.handle_accept_at(ListenerKind::Plain, socket, peer, now_ms)
     }
 
     /// A new connection at one of the listeners.
-    pub fn handle_accept_at(&mut self, door: Door, socket: SocketId, peer: SocketAddr, now_ms: u64) -> Option<Token> {
+    pub fn handle_accept_at(
+        &mut self,
+        door: ListenerKind,
+        socket: SocketId,
+        peer: SocketAddr,
+        now_ms: u64,
+    ) -> Option<ConnectionToken> {
         self.now_ms = now_ms;
         self.stats.accepted += 1;
         self.work.spend(work::ACCEPT_NS);
@@ -44,7 +52,7 @@ impl Shard {
             entered = self.table.admission.enter(client, now_ms);
         }
         // There is no word without a handshake, which would cost what the limit saves.
-        let shakes = door == Door::Tls;
+        let shakes = door == ListenerKind::Tls;
         if entered.is_err() && (shakes || !self.table.admission.begin_turning_away()) {
             self.stats.let_go += 1;
             self.notice(Notice::LetGo, || peer.ip().to_string());
@@ -88,7 +96,7 @@ impl Shard {
         let slot = Slot::new(self.table.connections.insert(Connection {
             socket,
             generation,
-            flags: Flags::default(),
+            flags: ConnectionFlags::default(),
             pings_unanswered: 0,
             policy: None,
             close_bytes: 0,
@@ -96,7 +104,11 @@ impl Shard {
             peer: peer.into(),
             client,
             outbound: Default::default(),
-            phase: Phase::Http(Box::new(Exchange::new(self.config.http_limits(), has_proxy_header, over_tls))),
+            phase: ConnectionPhase::Http(Box::new(Exchange::new(
+                self.config.http_limits(),
+                has_proxy_header,
+                over_tls,
+            ))),
             unparsed: None,
             tls,
             deadline_tick: Self::tick_of(deadline_ms),
@@ -146,23 +158,23 @@ impl Shard {
     }
 
     /// What a connection at `door` is more than a plain one. `Err`: its client shakes hands too often, or we cannot.
-    fn tls_of(&self, door: Door, client: Option<Prefix>) -> Result<Option<Box<Tls>>, ()> {
+    fn tls_of(&self, door: ListenerKind, client: Option<Prefix>) -> Result<Option<Box<Tls>>, ()> {
         match door {
-            Door::Plain => Ok(None),
-            Door::Established(state) => Ok(Some(Box::new(Tls::Open(Sealed::new(Records::new(*state)))))),
-            Door::Tls => {
+            ListenerKind::Plain => Ok(None),
+            ListenerKind::Established(state) => Ok(Some(Box::new(Tls::Open(Sealed::new(Records::new(*state)))))),
+            ListenerKind::Tls => {
                 let server = self.config.tls.as_ref().ok_or(())?;
                 if client.is_some_and(|client| !self.may_shake(client, server)) {
                     return Err(());
                 }
-                let shaking = Shaking { handshake: server.handshake(), since_ms: self.now_ms as u32 };
+                let shaking = Handshaking { handshake: server.handshake(), since_ms: self.now_ms as u32 };
                 Ok(Some(Box::new(Tls::Shaking(Box::new(shaking)))))
             }
         }
     }
 
     /// Counts a handshake of TLS. Returns whether this client may do it: a third of a core, whatever the server's key costs.
-    fn may_shake(&self, client: Prefix, server: &Server) -> bool {
+    fn may_shake(&self, client: Prefix, server: &TlsServer) -> bool {
         let rate = u32::try_from(CLIENT_HANDSHAKES_NS_PER_S / server.price_ns().max(1)).unwrap_or(u32::MAX);
         self.table.admission.take_tls_handshake(client, rate, self.now_ms)
     }
@@ -189,18 +201,22 @@ impl Shard {
     }
 
     /// The answer to an upgrade request of a client that shakes hands too often.
-    pub(in crate::shard) fn refuse_handshake(&mut self, slot: Slot, client: Option<Prefix>) -> Option<Response> {
+    pub(in crate::shard) fn refuse_handshake(
+        &mut self,
+        slot: Slot,
+        client: Option<Prefix>,
+    ) -> Option<PreparedResponse> {
         if client.is_none_or(|client| self.table.admission.take_handshake(client, self.now_ms)) {
             return None;
         }
         self.stats.handshakes_refused += 1;
         self.notice(Notice::Handshakes, || self.peer_for_log(slot));
-        let full = Response::text(503, "too many connections per second from your address");
+        let full = PreparedResponse::text(503, "too many connections per second from your address");
         Some(full.with("retry-after", "1").closing())
     }
 
     /// Counts a connection of a proxy that becomes a WebSocket as its client's. The answer is the refusal, if it is one.
-    pub(in crate::shard) fn count_forwarded(&mut self, slot: Slot, client: Option<Prefix>) -> Option<Response> {
+    pub(in crate::shard) fn count_forwarded(&mut self, slot: Slot, client: Option<Prefix>) -> Option<PreparedResponse> {
         let client = client.filter(|_| self.table[slot].client.is_none())?;
         match self.table.admission.enter_client(client, self.now_ms) {
             Ok(()) => self.table[slot].client = Some(client),
@@ -218,22 +234,22 @@ impl Shard {
     }
 
     /// The answer where it may not.
-    pub(in crate::shard) fn refuse_for_process(&mut self, owner: &Owner) -> Response {
+    pub(in crate::shard) fn refuse_for_process(&mut self, owner: &Owner) -> PreparedResponse {
         self.stats.turned_away += 1;
         self.stats.turned_away_per_process += 1;
         let why = format!("{} has as many connections as one process may have", owner.process);
-        Response::text(503, why).with("retry-after", "5").closing()
+        PreparedResponse::text(503, why).with("retry-after", "5").closing()
     }
 
-    fn refuse(&mut self, slot: Slot, over: Over) -> Response {
-        let kind = if over == Over::Total { Notice::Connections } else { Notice::ConnectionsPerIp };
+    fn refuse(&mut self, slot: Slot, over: LimitReached) -> PreparedResponse {
+        let kind = if over == LimitReached::Total { Notice::Connections } else { Notice::ConnectionsPerIp };
         self.notice(kind, || self.peer_for_log(slot));
         let why = match over {
-            Over::Total => "the server has as many connections as it takes",
-            Over::PerIp => "there are as many connections from your address as the server takes",
+            LimitReached::Total => "the server has as many connections as it takes",
+            LimitReached::PerIp => "there are as many connections from your address as the server takes",
         };
         self.stats.turned_away += 1;
-        self.stats.turned_away_per_ip += u64::from(over == Over::PerIp);
-        Response::text(503, why).with("retry-after", "5").closing()
+        self.stats.turned_away_per_ip += u64::from(over == LimitReached::PerIp);
+        PreparedResponse::text(503, why).with("retry-after", "5").closing()
     }
 }

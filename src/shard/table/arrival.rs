@@ -7,7 +7,7 @@
 use crate::admission::{self, Prefix};
 use crate::gateway::{Grant, OwnerId};
 use crate::proto::deflate::Agreed;
-use crate::resume::{Ask, Malformed};
+use crate::resume::{MalformedElement, ResumeAsk};
 use crate::shard::flush::SocketId;
 use crate::shard::table::connection::Tls;
 use std::any::Any;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// What the client of a kept channel has asked for.
 #[derive(Debug, Clone)]
-pub(in crate::shard) struct Wish {
+pub(in crate::shard) struct ResumeWish {
     /// Who was logged in, where anybody must be.
     pub user: Option<Arc<str>>,
     /// What the client may do at the hub.
@@ -24,7 +24,7 @@ pub(in crate::shard) struct Wish {
     /// Whether the owner is told when the channel is left and taken up again.
     pub tells: bool,
     /// The channel to take up again, if any.
-    pub ask: Option<Result<Ask, Malformed>>,
+    pub ask: Option<Result<ResumeAsk, MalformedElement>>,
 }
 
 /// An upgraded connection that is to become a channel which outlives it.
@@ -37,7 +37,7 @@ pub(in crate::shard) struct Upgraded {
     pub path: Arc<str>,
     pub forwarded_for: Option<Box<str>>,
     pub extension: bool,
-    pub wish: Wish,
+    pub wish: ResumeWish,
     /// What the client has sent behind its request.
     pub leftover: Vec<u8>,
 }

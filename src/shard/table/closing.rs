@@ -7,13 +7,13 @@
 
 use crate::gateway::OwnerId;
 use crate::proto::{CloseReceived, Opcode, close, close::ClosePayload, server_header};
-use crate::shard::command::{Acknowledge, Asked, Close, CloseFrame, Command};
+use crate::shard::command::{Acknowledge, CloseCommand, CloseFrame, Command, ReportTo};
 use crate::shard::core::{Effect, Shard};
-use crate::shard::disconnects::End;
+use crate::shard::disconnects::WebSocketEnd;
 use crate::shard::event::{Closed, ClosedBy, Event};
 use crate::shard::outcome::Outcome;
 use crate::shard::table::cohort::{Closing, Cutting, Stopping};
-use crate::shard::table::connection::{Ending, Flag, Phase};
+use crate::shard::table::connection::{ConnectionPhase, Flag, Linger};
 use crate::shard::table::slot::Slot;
 use crate::shard::table::stopping;
 use crate::shard::table::wheel::TICK_MS;
@@ -36,17 +36,17 @@ impl CloseFrame {
 
 impl Shard {
     /// A process, or the operator, closes a channel behind what is queued for it.
-    pub(in crate::shard) fn close_by_process(&mut self, close: Close) {
-        let Close { channel, owner, why, asked } = close;
+    pub(in crate::shard) fn close_by_process(&mut self, close: CloseCommand) {
+        let CloseCommand { channel, owner, why, asked } = close;
         match self.pushable(channel, owner) {
             Ok(slot) => {
-                if let Asked::Outcome(mut part) = asked {
+                if let ReportTo::Outcome(mut part) = asked {
                     part.counts.closed += 1;
                 }
                 self.close_behind(slot, &why);
             }
             // What is closed already is as it was wanted.
-            Err(Outcome { not_owner: 0, .. }) if matches!(asked, Asked::Failure(_)) => {}
+            Err(Outcome { not_owner: 0, .. }) if matches!(asked, ReportTo::Failure(_)) => {}
             Err(why) => self.answer_failed(owner, asked, why),
         }
     }
@@ -191,11 +191,11 @@ impl Shard {
     /// Takes the channel, if this is one, out of the tables and tells its owner. Every WebSocket ends here.
     pub(super) fn end_channel(&mut self, slot: Slot, code: u16, reason: &str, by: ClosedBy, lost_bytes: usize) {
         self.drop_watches(slot);
-        self.note_disconnect(slot, &End { code, reason, by, lost_bytes });
+        self.note_disconnect(slot, &WebSocketEnd { code, reason, by, lost_bytes });
         if let Some((owner, id)) = self.table[slot].channel().map(|channel| (channel.owner, channel.id)) {
             self.leave_topics(owner, slot, id);
         }
-        let Phase::Open(channel) = self.begin_ending(slot) else { return };
+        let ConnectionPhase::Open(channel) = self.begin_ending(slot) else { return };
         let flags = &mut self.table[slot].flags;
         if flags.take(Flag::Keeps) {
             flags.take(Flag::Lags);
@@ -213,7 +213,7 @@ impl Shard {
             self.stop_waiting_for_owner(channel.owner);
         }
         if let Some(moved) = moved
-            && let Phase::Open(moved) = &mut self.table[moved].phase
+            && let ConnectionPhase::Open(moved) = &mut self.table[moved].phase
         {
             moved.place = channel.place;
         }
@@ -236,7 +236,7 @@ impl Shard {
 
     /// Nothing more will be queued: once all has left, shut the writing side and read on for a while.
     pub(in crate::shard) fn end_connection(&mut self, slot: Slot) {
-        if !matches!(self.table[slot].phase, Phase::Ending(_)) {
+        if !matches!(self.table[slot].phase, ConnectionPhase::Ending(_)) {
             self.begin_ending(slot);
         }
         let connection = &mut self.table[slot];
@@ -273,16 +273,16 @@ impl Shard {
         }
         if connection.flags.has(Flag::Shutdown) {
             self.shut_down(slot);
-        } else if matches!(connection.phase, Phase::Http(_)) {
+        } else if matches!(connection.phase, ConnectionPhase::Http(_)) {
             self.response_left(slot);
         }
     }
 
     /// The connection is nothing any more but what it still sends, and what is read and dropped meanwhile: the one place
     /// where it leaves what it was. Returns that.
-    fn begin_ending(&mut self, slot: Slot) -> Phase {
+    fn begin_ending(&mut self, slot: Slot) -> ConnectionPhase {
         self.forget_asked(slot);
-        let ending = Phase::Ending(self.ending(slot));
+        let ending = ConnectionPhase::Ending(self.ending(slot));
         let connection = &mut self.table[slot];
         connection.forget_incoming();
         std::mem::replace(&mut connection.phase, ending)
@@ -290,7 +290,7 @@ impl Shard {
 
     /// Forgets the connection and has its socket closed.
     pub(in crate::shard) fn remove(&mut self, slot: Slot) {
-        if !matches!(self.table[slot].phase, Phase::Ending(_)) {
+        if !matches!(self.table[slot].phase, ConnectionPhase::Ending(_)) {
             self.begin_ending(slot);
         }
         let mut connection = self.table.connections.remove(slot.index());
@@ -372,18 +372,20 @@ impl Shard {
 
     fn tell_of_stop(&mut self, slot: Slot, why: &CloseFrame, within_ms: u64) {
         match &self.table[slot].phase {
-            Phase::Open(_) => self.close_behind(slot, why),
-            Phase::Registering(_) => {
+            ConnectionPhase::Open(_) => self.close_behind(slot, why),
+            ConnectionPhase::Registering(_) => {
                 self.append_close(slot, &why.payload());
                 self.end_channel(slot, close::code::GOING_AWAY, &why.reason, ClosedBy::Broker, 0);
                 self.end_connection(slot);
             }
-            Phase::Http(exchange) if exchange.is_idle() => self.end_connection(slot),
-            Phase::Http(exchange) if exchange.responding() => {}
+            ConnectionPhase::Http(exchange) if exchange.is_idle() => self.end_connection(slot),
+            ConnectionPhase::Http(exchange) if exchange.responding() => {}
             // Its process may still answer, or the rest of it come; then it is told that we have gone.
-            Phase::Http(_) if within_ms >= 2 * TICK_MS => self.set_deadline(slot, self.now_ms + within_ms / 2),
-            Phase::Http(_) => self.answer(slot, stopping()),
-            Phase::Ending(_) => {}
+            ConnectionPhase::Http(_) if within_ms >= 2 * TICK_MS => {
+                self.set_deadline(slot, self.now_ms + within_ms / 2)
+            }
+            ConnectionPhase::Http(_) => self.answer(slot, stopping()),
+            ConnectionPhase::Ending(_) => {}
         }
     }
 
@@ -452,29 +454,29 @@ impl Shard {
             return self.remove(slot);
         }
         // What is still to come of a body or message is given the time of one.
-        let has_more = matches!(&connection.phase, Phase::Ending(ending) if ending.unread_bytes > 0);
+        let has_more = matches!(&connection.phase, ConnectionPhase::Ending(ending) if ending.unread_bytes > 0);
         let linger_ms = self.config.linger_ms;
         self.linger(slot, if has_more { linger_ms.max(self.config.body_timeout_ms) } else { linger_ms });
     }
 
     /// What the connection may still send, by what it is at.
-    fn ending(&self, slot: Slot) -> Ending {
+    fn ending(&self, slot: Slot) -> Linger {
         let connection = &self.table[slot];
         let unread_bytes = match &connection.phase {
             // Who was never let in is not waited for.
             _ if connection.flags.has(Flag::TurnedAway) => 0,
-            Phase::Http(exchange) => exchange.unread_bytes(),
-            Phase::Registering(registering) => registering.ws.unread_bytes(),
-            Phase::Open(channel) => channel.ws.unread_bytes(),
-            Phase::Ending(ending) => ending.unread_bytes,
+            ConnectionPhase::Http(exchange) => exchange.unread_bytes(),
+            ConnectionPhase::Registering(registering) => registering.ws.unread_bytes(),
+            ConnectionPhase::Open(channel) => channel.ws.unread_bytes(),
+            ConnectionPhase::Ending(ending) => ending.unread_bytes,
         };
-        Ending { unread_bytes, spare_bytes: self.config.linger_bytes_max, ..Ending::default() }
+        Linger { unread_bytes, spare_bytes: self.config.linger_bytes_max, ..Linger::default() }
     }
 
     /// Bytes of a client that is not listened to any more.
     pub(in crate::shard) fn drop_unread(&mut self, slot: Slot, bytes: usize) {
         let connection = &mut self.table[slot];
-        let Phase::Ending(ending) = &mut connection.phase else { return };
+        let ConnectionPhase::Ending(ending) = &mut connection.phase else { return };
         let had_more = ending.unread_bytes > 0;
         if !ending.take(bytes) {
             return self.remove(slot);
@@ -487,7 +489,7 @@ impl Shard {
 
     /// Reads on for so long.
     fn linger(&mut self, slot: Slot, window_ms: u64) {
-        if let Phase::Ending(ending) = &mut self.table[slot].phase {
+        if let ConnectionPhase::Ending(ending) = &mut self.table[slot].phase {
             (ending.came_bytes, ending.window_ms) = (0, window_ms);
         }
         self.set_deadline(slot, self.now_ms + window_ms);
@@ -496,7 +498,7 @@ impl Shard {
     /// The time to read on is up: the client is cut, unless more of what it was refused for still comes, and not too
     /// slowly. A stop waits for nobody's upload.
     pub(in crate::shard) fn ending_expired(&mut self, slot: Slot) {
-        let Phase::Ending(ending) = &self.table[slot].phase else { return };
+        let ConnectionPhase::Ending(ending) = &self.table[slot].phase else { return };
         let least_bytes = self.config.least_bytes(ending.window_ms.max(TICK_MS)).max(1);
         if ending.unread_bytes > 0 && ending.came_bytes >= least_bytes && !self.is_stopping() {
             return self.linger(slot, self.config.body_timeout_ms);

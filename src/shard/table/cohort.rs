@@ -2,7 +2,7 @@
 //!
 //! Invariant: a place whose connection came after that moment is passed over, though the place is the same.
 
-use super::Table;
+use super::ConnectionTable;
 use super::slot::Slot;
 use crate::gateway::OwnerId;
 use crate::shard::command::{Acknowledge, CloseFrame};
@@ -34,8 +34,8 @@ impl Cohort {
     }
 }
 
-/// Everybody who was connected at one moment.
-pub(in crate::shard) struct Everybody {
+/// AllConnected who was connected at one moment.
+pub(in crate::shard) struct AllConnected {
     at: usize,
     end: usize,
     youngest: u32,
@@ -52,7 +52,7 @@ pub(in crate::shard) struct Closing {
 
 /// A stop, and who is to be told of it yet.
 pub(in crate::shard) struct Stopping {
-    pub everybody: Everybody,
+    pub everybody: AllConnected,
     pub why: CloseFrame,
     pub within_ms: u64,
     /// Who waits until all have been told.
@@ -61,10 +61,10 @@ pub(in crate::shard) struct Stopping {
 
 /// The end of a stop, and who is to be cut off yet.
 pub(in crate::shard) struct Cutting {
-    pub everybody: Everybody,
+    pub everybody: AllConnected,
 }
 
-impl Table {
+impl ConnectionTable {
     /// The connections at these places, as of now.
     pub fn cohort(&self, slots: Vec<Slot>) -> Cohort {
         Cohort { slots, at: 0, youngest: self.next_generation }
@@ -75,13 +75,13 @@ impl Table {
         self.is_older(slot, cohort.youngest)
     }
 
-    /// Everybody who is connected now.
-    pub fn everybody(&self) -> Everybody {
-        Everybody { at: 0, end: self.connections.capacity(), youngest: self.next_generation }
+    /// AllConnected who is connected now.
+    pub fn everybody(&self) -> AllConnected {
+        AllConnected { at: 0, end: self.connections.capacity(), youngest: self.next_generation }
     }
 
     /// The next of them who is still there.
-    pub fn next_of(&self, everybody: &mut Everybody) -> Option<Slot> {
+    pub fn next_of(&self, everybody: &mut AllConnected) -> Option<Slot> {
         while everybody.at < everybody.end {
             let slot = Slot::new(everybody.at as u32);
             everybody.at += 1;

@@ -10,28 +10,28 @@ use crate::shard::flush::SocketId;
 use crate::shard::intake::exchange::Exchange;
 use crate::shard::memory::Held;
 use crate::shard::out::outbound::Outbound;
-use crate::shard::owners::owner::Place;
+use crate::shard::owners::owner::OwnerPlace;
 use crate::shard::policy::PolicyKind;
-use crate::tls::{Handshake, Records, State};
+use crate::tls::{Handshake, Records, TlsState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Names a connection to the driver: its place in the shard's table and the generation of that place, so that a late
 /// readiness event never reaches a successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Token {
+pub struct ConnectionToken {
     /// The place.
     pub slot: u32,
     /// Its generation.
     pub generation: u32,
 }
 
-impl Token {
+impl ConnectionToken {
     /// As one number, for the kernel to keep.
     pub fn to_u64(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.slot)
     }
 
-    /// Back from [`Token::to_u64`].
+    /// Back from [`ConnectionToken::to_u64`].
     pub fn from_u64(number: u64) -> Self {
         Self { slot: number as u32, generation: (number >> 32) as u32 }
     }
@@ -39,7 +39,7 @@ impl Token {
 
 /// How a client's connection ends, as its socket tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum SocketEnd {
     /// The client has sent its last byte. It may still read.
     Finished,
     /// Nothing travels any more, either way.
@@ -48,12 +48,12 @@ pub enum End {
 
 /// The client's address, in 18 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
+pub struct PeerAddress {
     ip: [u8; 16],
     port: [u8; 2],
 }
 
-impl From<SocketAddr> for Peer {
+impl From<SocketAddr> for PeerAddress {
     fn from(address: SocketAddr) -> Self {
         let ip = match address.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -63,8 +63,8 @@ impl From<SocketAddr> for Peer {
     }
 }
 
-impl From<Peer> for SocketAddr {
-    fn from(peer: Peer) -> Self {
+impl From<PeerAddress> for SocketAddr {
+    fn from(peer: PeerAddress) -> Self {
         SocketAddr::new(Ipv6Addr::from(peer.ip).to_canonical(), u16::from_ne_bytes(peer.port))
     }
 }
@@ -76,7 +76,7 @@ const INCOMING_BYTES_MIN: usize = 1024;
 pub struct Connection {
     pub(in crate::shard) socket: SocketId,
     pub(in crate::shard) generation: u32,
-    pub(in crate::shard) flags: Flags,
+    pub(in crate::shard) flags: ConnectionFlags,
     pub(in crate::shard) pings_unanswered: u8,
     /// The policy under which the newest frame was pushed to it, if the push said one.
     pub(in crate::shard) policy: Option<PolicyKind>,
@@ -84,11 +84,11 @@ pub struct Connection {
     pub(in crate::shard) close_bytes: u8,
     /// The code that it carries.
     pub(in crate::shard) close_code: u16,
-    pub(in crate::shard) peer: Peer,
+    pub(in crate::shard) peer: PeerAddress,
     /// What it counts as, if it does.
     pub(in crate::shard) client: Option<Prefix>,
     pub(in crate::shard) outbound: Outbound,
-    pub(in crate::shard) phase: Phase,
+    pub(in crate::shard) phase: ConnectionPhase,
     /// Bytes that were read but may not be parsed yet: the owner's queue or this client's own queue is full.
     pub(in crate::shard) unparsed: Option<Box<Unparsed>>,
     /// What it is more than a plain connection, if its client came to the listener of TLS.
@@ -114,13 +114,13 @@ pub(in crate::shard) struct Unparsed(pub Box<[u8]>);
 
 /// Which listener a client came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Door {
+pub enum ListenerKind {
     /// What is sent there is plain.
     Plain,
     /// It begins with a handshake of TLS.
     Tls,
     /// TLS was established elsewhere, and goes on from there.
-    Established(Box<State>),
+    Established(Box<TlsState>),
 }
 
 /// A connection over TLS.
@@ -128,13 +128,13 @@ pub enum Door {
 #[allow(clippy::large_enum_variant, reason = "it is boxed as a whole, and nearly always the large one")]
 pub(in crate::shard) enum Tls {
     /// It shakes hands, and nothing else is read or sent.
-    Shaking(Box<Shaking>),
+    Shaking(Box<Handshaking>),
     /// It is established.
     Open(Sealed),
 }
 
-/// See [`Tls::Shaking`].
-pub(in crate::shard) struct Shaking {
+/// See [`Tls::Handshaking`].
+pub(in crate::shard) struct Handshaking {
     pub handshake: Handshake,
     /// Since when: the low bits of the shard's milliseconds.
     pub since_ms: u32,
@@ -160,7 +160,7 @@ impl Sealed {
 }
 
 /// What a connection is at.
-pub(in crate::shard) enum Phase {
+pub(in crate::shard) enum ConnectionPhase {
     /// HTTP requests and responses, until an upgrade.
     Http(Box<Exchange>),
     /// A WebSocket on `/` whose first message has not come yet.
@@ -168,12 +168,12 @@ pub(in crate::shard) enum Phase {
     /// An open channel.
     Open(Channel),
     /// The channel is gone, or there never was one. What is queued is still sent, what comes is discarded.
-    Ending(Ending),
+    Ending(Linger),
 }
 
 /// What is read and dropped at the end, in bytes and time.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::shard) struct Ending {
+pub(in crate::shard) struct Linger {
     /// What the client may still be sending of what it was refused for.
     pub unread_bytes: u64,
     /// How many bytes more than that are dropped before the connection is cut.
@@ -184,7 +184,7 @@ pub(in crate::shard) struct Ending {
     pub window_ms: u64,
 }
 
-impl Ending {
+impl Linger {
     /// Drops bytes. Returns whether more may come.
     pub fn take(&mut self, bytes: usize) -> bool {
         let bytes = bytes as u64;
@@ -196,20 +196,20 @@ impl Ending {
     }
 }
 
-/// See [`Phase::Registering`].
+/// See [`ConnectionPhase::Registering`].
 pub(in crate::shard) struct Registering {
-    pub ws: proto::Connection,
+    pub ws: proto::WebSocketConnection,
     pub forwarded_for: Option<Box<str>>,
 }
 
-/// See [`Phase::Open`].
+/// See [`ConnectionPhase::Open`].
 pub(in crate::shard) struct Channel {
-    pub ws: proto::Connection,
+    pub ws: proto::WebSocketConnection,
     pub id: ChannelId,
     /// The owner's place in the shard's table.
     pub owner: u32,
     /// Its place in the owner's lists.
-    pub place: Place,
+    pub place: OwnerPlace,
     /// When its last message came: the low bits of the shard's milliseconds.
     pub message_ms: u32,
     /// What it is failed for, see [`Flag::Failing`].
@@ -279,7 +279,7 @@ pub(in crate::shard) enum Flag {
 }
 
 impl Flag {
-    /// Its place among [`Flags`].
+    /// Its place among [`ConnectionFlags`].
     pub const fn bit(self) -> u32 {
         1 << self as u32
     }
@@ -287,9 +287,9 @@ impl Flag {
 
 /// Those that are true of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::shard) struct Flags(u32);
+pub(in crate::shard) struct ConnectionFlags(u32);
 
-impl Flags {
+impl ConnectionFlags {
     pub fn has(self, flag: Flag) -> bool {
         self.0 & flag.bit() != 0
     }
@@ -364,21 +364,21 @@ impl Connection {
     /// Whether a message is here that is not wholly inflated.
     pub(in crate::shard) fn is_inflating(&self) -> bool {
         match &self.phase {
-            Phase::Open(channel) => channel.ws.is_inflating(),
-            Phase::Registering(registering) => registering.ws.is_inflating(),
-            Phase::Http(_) | Phase::Ending(_) => false,
+            ConnectionPhase::Open(channel) => channel.ws.is_inflating(),
+            ConnectionPhase::Registering(registering) => registering.ws.is_inflating(),
+            ConnectionPhase::Http(_) | ConnectionPhase::Ending(_) => false,
         }
     }
 
     /// What was received and is not whole, or may not be parsed yet. The start of a message is not worth counting.
     pub(in crate::shard) fn incoming_bytes(&self) -> usize {
         let partial = match &self.phase {
-            Phase::Http(exchange) => exchange.held_bytes(),
-            Phase::Registering(registering) => {
+            ConnectionPhase::Http(exchange) => exchange.held_bytes(),
+            ConnectionPhase::Registering(registering) => {
                 registering.ws.held_bytes() + registering.forwarded_for.as_ref().map_or(0, |named| named.len())
             }
-            Phase::Open(channel) => channel.ws.held_bytes(),
-            Phase::Ending(_) => 0,
+            ConnectionPhase::Open(channel) => channel.ws.held_bytes(),
+            ConnectionPhase::Ending(_) => 0,
         };
         let sealed = match self.tls.as_deref() {
             None => 0,
@@ -392,7 +392,7 @@ impl Connection {
     /// How long the beginning of a record is that waits for its rest.
     pub(in crate::shard) fn carried_bytes(&self) -> usize {
         match self.tls.as_deref() {
-            Some(Tls::Open(open)) if !matches!(self.phase, Phase::Ending(_)) => open.carried.len(),
+            Some(Tls::Open(open)) if !matches!(self.phase, ConnectionPhase::Ending(_)) => open.carried.len(),
             _ => 0,
         }
     }
@@ -424,14 +424,14 @@ impl Connection {
     }
 
     /// Who sends the requests of this connection, to be judged by.
-    pub(in crate::shard) fn client_of_requests(&self) -> gateway::Client {
-        gateway::Client { address: self.peer.into(), is_relayed: self.flags.has(Flag::Relayed) }
+    pub(in crate::shard) fn client_of_requests(&self) -> gateway::RequestSource {
+        gateway::RequestSource { address: self.peer.into(), is_relayed: self.flags.has(Flag::Relayed) }
     }
 
     /// The channel, if it is one.
     pub(in crate::shard) fn channel(&self) -> Option<&Channel> {
         match &self.phase {
-            Phase::Open(channel) => Some(channel),
+            ConnectionPhase::Open(channel) => Some(channel),
             _ => None,
         }
     }
@@ -451,13 +451,13 @@ mod tests {
     fn a_peer_comes_back_as_the_address_it_was() {
         for text in ["127.0.0.1:80", "[::1]:65535", "[2001:db8::1]:443", "255.1.2.3:0"] {
             let address: SocketAddr = text.parse().unwrap();
-            assert_eq!(SocketAddr::from(Peer::from(address)), address);
+            assert_eq!(SocketAddr::from(PeerAddress::from(address)), address);
         }
     }
 
     #[test]
     fn a_token_survives_the_kernel() {
-        let token = Token { slot: u32::MAX - 1, generation: 7 };
-        assert_eq!(Token::from_u64(token.to_u64()), token);
+        let token = ConnectionToken { slot: u32::MAX - 1, generation: 7 };
+        assert_eq!(ConnectionToken::from_u64(token.to_u64()), token);
     }
 }

@@ -8,11 +8,11 @@ use crate::proto::{Opcode, close};
 use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
-use crate::shard::out::outbound::Lane;
+use crate::shard::out::outbound::ControlLane;
 use crate::shard::table::cohort::Cutting;
-use crate::shard::table::connection::{Connection, Flag, Phase};
+use crate::shard::table::connection::{Connection, ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
-use crate::shard::table::wheel::{Entry, TICK_MS};
+use crate::shard::table::wheel::{TICK_MS, WheelEntry};
 use crate::shard::unfinished::Long;
 use crate::shard::work;
 use crate::words::close_reason;
@@ -66,7 +66,7 @@ impl Shard {
     pub(in crate::shard) fn schedule(&mut self, slot: Slot, deadline_ms: u64) {
         let connection = &mut self.table.connections[slot.index()];
         if deadline_ms.div_ceil(TICK_MS) < u64::from(connection.wheel_tick) {
-            let entry = Entry { slot, generation: connection.generation };
+            let entry = WheelEntry { slot, generation: connection.generation };
             connection.wheel_tick = self.table.wheel.insert(entry, deadline_ms) as u32;
         }
     }
@@ -82,7 +82,7 @@ impl Shard {
         self.schedule(slot, deadline_ms);
     }
 
-    fn look_at(&mut self, entry: Entry, now_ms: u64, reprieved: bool) {
+    fn look_at(&mut self, entry: WheelEntry, now_ms: u64, reprieved: bool) {
         let Some(connection) = self.table.get_mut(entry.slot) else { return };
         // An entry that a sooner one has replaced, or of a connection that is gone.
         if connection.generation != entry.generation || u64::from(connection.wheel_tick) > now_ms / TICK_MS {
@@ -130,23 +130,23 @@ impl Shard {
         let connection = &mut self.table[slot];
         connection.deadline_tick = Connection::NO_TICK;
         match &connection.phase {
-            Phase::Http(_) => self.http_expired(slot),
-            Phase::Registering(_) if connection.flags.has(Flag::HangsUp) => self.connection_failed(slot),
-            Phase::Registering(_) => {
+            ConnectionPhase::Http(_) => self.http_expired(slot),
+            ConnectionPhase::Registering(_) if connection.flags.has(Flag::HangsUp) => self.connection_failed(slot),
+            ConnectionPhase::Registering(_) => {
                 let why = CloseFrame {
                     code: Some(close_reason::REGISTRATION_TIMEOUT),
                     reason: "no WsRegister message came in time".into(),
                 };
                 self.close_now(slot, &why, ClosedBy::Timeout);
             }
-            Phase::Open(_) if connection.flags.has(Flag::Detached) => self.window_over(slot),
-            Phase::Open(channel) => match channel.violation {
+            ConnectionPhase::Open(_) if connection.flags.has(Flag::Detached) => self.window_over(slot),
+            ConnectionPhase::Open(channel) => match channel.violation {
                 Some(violation) => self.fail_for(slot, violation),
                 None if !connection.flags.has(Flag::CloseSent) => self.end_unread(slot),
                 // Our close frame was not answered, as far as we have read.
                 None => self.end_unanswered(slot),
             },
-            Phase::Ending(_) => self.ending_expired(slot),
+            ConnectionPhase::Ending(_) => self.ending_expired(slot),
         }
     }
 
@@ -161,7 +161,7 @@ impl Shard {
             connection.pinged_ms = self.now_ms as u32;
             // The pong brings it back, and with it how long the way was.
             let sent_ms = connection.pinged_ms.to_be_bytes();
-            return self.send_control(slot, Opcode::Ping, Lane::Ping, &sent_ms);
+            return self.send_control(slot, Opcode::Ping, ControlLane::Ping, &sent_ms);
         }
         self.stats.timed_out += 1;
         if self.detach(slot) {

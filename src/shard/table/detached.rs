@@ -5,8 +5,8 @@
 
 use super::slot::Slot;
 use crate::channel::ChannelId;
-use crate::resume::Token;
-use crate::shard::out::keeping::Holder;
+use crate::resume::ResumeToken;
+use crate::shard::out::keeping::ResumeHolder;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
@@ -17,9 +17,9 @@ const ENDED_MAX: usize = 4096;
 const STALE_MAX: usize = 64;
 
 /// What is remembered of a channel that ended while nobody was there.
-pub(in crate::shard) struct Ended {
-    pub token: Token,
-    pub holder: Holder,
+pub(in crate::shard) struct EndedChannel {
+    pub token: ResumeToken,
+    pub holder: ResumeHolder,
     /// How many messages it was pushed.
     pub position: u64,
 }
@@ -33,7 +33,7 @@ pub(in crate::shard) struct Detached {
     /// The number of each.
     left: FxHashMap<Slot, u64>,
     lefts: u64,
-    ended: FxHashMap<ChannelId, Ended>,
+    ended: FxHashMap<ChannelId, EndedChannel>,
     ended_order: VecDeque<ChannelId>,
 }
 
@@ -66,7 +66,7 @@ impl Detached {
     }
 
     /// A channel has ended while nobody was there.
-    pub fn remember(&mut self, channel: ChannelId, ended: Ended) {
+    pub fn remember(&mut self, channel: ChannelId, ended: EndedChannel) {
         self.ended.insert(channel, ended);
         self.ended_order.push_back(channel);
         if self.ended_order.len() > ENDED_MAX
@@ -77,7 +77,7 @@ impl Detached {
     }
 
     /// The channel of that id that ended while nobody was there, if that is remembered.
-    pub fn ended(&self, channel: ChannelId) -> Option<&Ended> {
+    pub fn ended(&self, channel: ChannelId) -> Option<&EndedChannel> {
         self.ended.get(&channel)
     }
 }

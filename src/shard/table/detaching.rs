@@ -4,16 +4,16 @@
 //! nothing waits for it but what is in its log; where a limit is reached, those go first that were left first. Who has
 //! ended while nobody was there is remembered for a while, so that its client can be told what it has lost.
 
-use super::detached::Ended;
+use super::detached::EndedChannel;
 use super::slot::Slot;
-use crate::admission::{Over, Prefix};
+use crate::admission::{LimitReached, Prefix};
 use crate::channel::ChannelId;
 use crate::proto;
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, Event};
 use crate::shard::flush::SocketId;
 use crate::shard::owners::directory::Owner;
-use crate::shard::table::connection::{Channel, Connection, Flag, Phase};
+use crate::shard::table::connection::{Channel, Connection, ConnectionPhase, Flag};
 use crate::shard::work;
 
 /// What a place without a connection has instead of a socket.
@@ -69,12 +69,12 @@ impl Shard {
         (connection.close_bytes, connection.control_frames) = (0, 0);
         let waits_for_owner = connection.flags.has(Flag::WaitsForOwner);
         connection.flags.keep_only(OF_CHANNEL);
-        let Phase::Open(channel) = &mut connection.phase else { return };
+        let ConnectionPhase::Open(channel) = &mut connection.phase else { return };
         let (owner, local) = (channel.owner, &self.owners[channel.owner]);
         if let Some(agreed) = channel.ws.deflate() {
             local.owner.windows.leave(agreed.server_window_bits());
         }
-        channel.ws = proto::Connection::new(None);
+        channel.ws = proto::WebSocketConnection::new(None);
         channel.violation = None;
         channel.ping_ms = Channel::NO_PING;
         if waits_for_owner {
@@ -99,7 +99,7 @@ impl Shard {
             && let Some(channel) = self.table[slot].channel()
         {
             let (token, holder, position) = (keeping.token, keeping.holder.clone(), keeping.log.position());
-            self.table.detached.remember(channel.id, Ended { token, holder, position });
+            self.table.detached.remember(channel.id, EndedChannel { token, holder, position });
         }
         self.table.detached.leave(slot);
         self.end_channel(slot, code, reason, by, lost);
@@ -112,8 +112,8 @@ impl Shard {
     }
 
     /// There are too many, in all or of one client: who was left first goes first. Returns whether one has gone.
-    pub(super) fn make_room(&mut self, over: Over, client: Option<Prefix>) -> bool {
-        self.let_go_of_first(|connection| over == Over::Total || connection.client == client)
+    pub(super) fn make_room(&mut self, over: LimitReached, client: Option<Prefix>) -> bool {
+        self.let_go_of_first(|connection| over == LimitReached::Total || connection.client == client)
     }
 
     /// The same for one process.

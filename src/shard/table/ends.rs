@@ -2,23 +2,23 @@
 
 use crate::proto::close;
 use crate::shard::core::Shard;
-use crate::shard::disconnects::{Disconnect, End};
-use crate::shard::table::connection::{Connection, Phase};
+use crate::shard::disconnects::{Disconnect, WebSocketEnd};
+use crate::shard::table::connection::{Connection, ConnectionPhase};
 use crate::shard::table::slot::Slot;
 use std::net::{IpAddr, SocketAddr};
 
 impl Shard {
     /// Keeps the end of this WebSocket, whose tables still tell of it. Of HTTP connections nothing is kept.
-    pub(in crate::shard) fn note_disconnect(&mut self, slot: Slot, end: &End<'_>) {
+    pub(in crate::shard) fn note_disconnect(&mut self, slot: Slot, end: &WebSocketEnd<'_>) {
         let connection = &self.table[slot];
         let (channel, process, path, ping_ms) = match &connection.phase {
-            Phase::Open(channel) => {
+            ConnectionPhase::Open(channel) => {
                 let local = &self.owners[channel.owner];
                 let process = Some(local.owner.process.clone());
                 (Some(channel.id), process, local.path(channel.place).clone(), channel.ping_ms())
             }
-            Phase::Registering(_) => (None, None, "/".into(), None),
-            Phase::Http(_) | Phase::Ending(_) => return,
+            ConnectionPhase::Registering(_) => (None, None, "/".into(), None),
+            ConnectionPhase::Http(_) | ConnectionPhase::Ending(_) => return,
         };
         let disconnect = Disconnect {
             unix_ms: self.time_of_day.ahead_ms.wrapping_add(self.now_ms),

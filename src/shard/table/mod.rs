@@ -20,13 +20,13 @@ mod returning;
 pub(super) mod slot;
 pub(super) mod wheel;
 
-use self::connection::{Connection, Flag, Phase, Token};
+use self::connection::{Connection, ConnectionPhase, ConnectionToken, Flag};
 use self::detached::Detached;
 use self::slot::Slot;
-use self::wheel::{Entry, Wheel};
+use self::wheel::{Wheel, WheelEntry};
 use crate::admission;
 use crate::channel::{ChannelId, ChannelIdMint};
-use crate::http::Response;
+use crate::http::PreparedResponse;
 use crate::shard::command::Acknowledge;
 use crate::shard::disconnects::{Disconnect, Disconnects};
 use crate::shard::operating::Draining;
@@ -37,12 +37,12 @@ use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 /// Why a request is not answered that came before the broker began to stop.
-pub(super) fn stopping() -> Response {
-    Response::text(503, "the server is going away").with("retry-after", "1").closing()
+pub(super) fn stopping() -> PreparedResponse {
+    PreparedResponse::text(503, "the server is going away").with("retry-after", "1").closing()
 }
 
 /// See the module.
-pub(super) struct Table {
+pub(super) struct ConnectionTable {
     connections: Slab<Connection>,
     next_generation: u32,
     channels: FxHashMap<ChannelId, Slot>,
@@ -50,7 +50,7 @@ pub(super) struct Table {
     admission: Arc<admission::Connections>,
     wheel: Wheel,
     /// Entries whose time has come, and that were not looked at yet.
-    due: VecDeque<Entry>,
+    due: VecDeque<WheelEntry>,
     /// Those are not judged, but given another second.
     reprieves: bool,
     ticked_ms: u64,
@@ -69,7 +69,7 @@ pub(super) struct Table {
     over_tls: usize,
 }
 
-impl Table {
+impl ConnectionTable {
     /// An empty table that mints its channel ids with `mint`.
     pub fn new(mint: ChannelIdMint, admission: Arc<admission::Connections>, now_ms: u64) -> Self {
         Self {
@@ -148,14 +148,14 @@ impl Table {
     }
 
     /// The place of a live connection.
-    pub fn resolve(&self, token: Token) -> Option<Slot> {
+    pub fn resolve(&self, token: ConnectionToken) -> Option<Slot> {
         let slot = Slot::new(token.slot);
         self.is_alive(slot, token.generation).then_some(slot)
     }
 
     /// What names this connection to the driver.
-    pub fn token(&self, slot: Slot) -> Token {
-        Token { slot: slot.get(), generation: self[slot].generation }
+    pub fn token(&self, slot: Slot) -> ConnectionToken {
+        ConnectionToken { slot: slot.get(), generation: self[slot].generation }
     }
 
     /// How long the shard did not listen before the last tick, if that was too long; else 0.
@@ -210,14 +210,14 @@ impl Table {
                 "nothing is said before TLS is"
             );
             assert!(connection.wheel_tick != Connection::NO_TICK, "{slot:?} is in the wheel");
-            if let Phase::Ending(_) = connection.phase {
+            if let ConnectionPhase::Ending(_) = connection.phase {
                 assert!(connection.unparsed.is_none() && !connection.is_paused(), "who ends waits for nobody");
             }
         }
     }
 }
 
-impl Index<Slot> for Table {
+impl Index<Slot> for ConnectionTable {
     type Output = Connection;
 
     fn index(&self, slot: Slot) -> &Connection {
@@ -225,7 +225,7 @@ impl Index<Slot> for Table {
     }
 }
 
-impl IndexMut<Slot> for Table {
+impl IndexMut<Slot> for ConnectionTable {
     fn index_mut(&mut self, slot: Slot) -> &mut Connection {
         &mut self.connections[slot.index()]
     }

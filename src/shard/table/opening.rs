@@ -6,21 +6,21 @@
 use crate::admission::HeapBytes;
 use crate::gateway::{self, Grant};
 use crate::proto::{self, Opcode, close, server_header};
-use crate::resume::Answer;
+use crate::resume::ResumeAnswer;
 use crate::shard::command::CloseFrame;
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event, Opened};
 use crate::shard::intake::receive::ANSWER_GRACE_MS;
-use crate::shard::out::keeping::Holder;
+use crate::shard::out::keeping::ResumeHolder;
 use crate::shard::owners::directory::Owner;
-use crate::shard::table::connection::{Channel, Connection, Ending, Phase, Registering};
+use crate::shard::table::connection::{Channel, Connection, ConnectionPhase, Linger, Registering};
 use crate::shard::table::slot::Slot;
 use crate::words::close_reason;
 use std::sync::Arc;
 
 /// What a new channel is opened with.
 pub(in crate::shard) struct Opening {
-    pub ws: proto::Connection,
+    pub ws: proto::WebSocketConnection,
     pub owner: Arc<Owner>,
     /// The bound path, for audiences.
     pub bound_path: Arc<str>,
@@ -38,11 +38,11 @@ pub(in crate::shard) struct Opening {
 /// What a channel is kept with that outlives its connection.
 pub(in crate::shard) struct Keeps {
     /// Who may take it up again.
-    pub holder: Holder,
+    pub holder: ResumeHolder,
     /// Whether its owner is told when it is left and taken up again.
     pub tells: bool,
     /// What its client is told.
-    pub answer: Answer,
+    pub answer: ResumeAnswer,
 }
 
 impl Shard {
@@ -57,7 +57,7 @@ impl Shard {
         }
         let place = self.owners[owner].add(opening.bound_path, slot);
         let connection = &mut self.table[slot];
-        connection.phase = Phase::Open(Channel {
+        connection.phase = ConnectionPhase::Open(Channel {
             ws: opening.ws,
             id,
             owner,
@@ -108,9 +108,11 @@ impl Shard {
             let reason = format!("{} has as many connections as one process may have", owner.process);
             return self.refuse_registration(slot, close::code::TRY_AGAIN_LATER, &reason);
         }
-        let ending = Phase::Ending(Ending::default());
+        let ending = ConnectionPhase::Ending(Linger::default());
         let phase = std::mem::replace(&mut self.table[slot].phase, ending);
-        let Phase::Registering(registering) = phase else { unreachable!("only a registering connection registers") };
+        let ConnectionPhase::Registering(registering) = phase else {
+            unreachable!("only a registering connection registers")
+        };
         let Registering { ws, forwarded_for } = *registering;
         let path: Arc<str> = "/".into();
         let opening = Opening {
@@ -129,7 +131,7 @@ impl Shard {
 
     fn forwarded_bytes(&self, slot: Slot) -> usize {
         match &self.table[slot].phase {
-            Phase::Registering(registering) => registering.forwarded_for.heap_bytes(),
+            ConnectionPhase::Registering(registering) => registering.forwarded_for.heap_bytes(),
             _ => 0,
         }
     }

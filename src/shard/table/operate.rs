@@ -5,11 +5,11 @@
 use crate::process_id::ProcessId;
 use crate::proto::close;
 use crate::shard::command::CloseFrame;
-use crate::shard::config::Config;
+use crate::shard::config::ShardConfig;
 use crate::shard::core::Shard;
-use crate::shard::operating::{ChannelFilter, ChannelPage, ChannelReport, Drain, Draining, Progress};
+use crate::shard::operating::{ChannelFilter, ChannelPage, ChannelReport, Drain, DrainProgress, Draining};
 use crate::shard::owners::owner::LocalOwner;
-use crate::shard::table::connection::{Connection, Flag, Phase};
+use crate::shard::table::connection::{Connection, ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use crate::shard::work;
 use std::net::SocketAddr;
@@ -77,7 +77,7 @@ impl Shard {
     }
 
     /// Obeys other numbers from now on. What was agreed on with a client at its upgrade stays.
-    pub(in crate::shard) fn reconfigure(&mut self, config: Arc<Config>) {
+    pub(in crate::shard) fn reconfigure(&mut self, config: Arc<ShardConfig>) {
         if config.deflate.push_level != self.config.deflate.push_level {
             self.out.set_level(config.deflate.push_level.into());
         }
@@ -108,7 +108,7 @@ impl Shard {
         let is_over = now_ms >= draining.closes_until_ms || channels == 0;
         let over_ms = (draining.closes_until_ms - draining.closes_from_ms).max(1);
         let passed_ms = now_ms - draining.closes_from_ms;
-        let progress = draining.progress.get_or_insert(Progress { channels, ..Progress::default() });
+        let progress = draining.progress.get_or_insert(DrainProgress { channels, ..DrainProgress::default() });
         let due = (progress.channels as u128 * u128::from(passed_ms) / u128::from(over_ms)) as usize;
         progress.due = if is_over { usize::MAX } else { due };
         // Clients that came during the drain stand at any place, so the table is gone through again, once a tick.
@@ -143,7 +143,7 @@ impl Shard {
     /// Closes the channel at `slot`, if there is one that is not closing. Returns whether there was.
     fn tell_to_come_back(&mut self, slot: usize) -> bool {
         let is_open = |connection: &Connection| {
-            matches!(connection.phase, Phase::Open(_)) && !connection.flags.has(Flag::CloseSent)
+            matches!(connection.phase, ConnectionPhase::Open(_)) && !connection.flags.has(Flag::CloseSent)
         };
         if !self.table.connections.get(slot).is_some_and(is_open) {
             return false;
@@ -184,7 +184,7 @@ mod tests {
     fn closes_are_spread_evenly_and_each_channel_is_told_once() {
         const CLIENTS: usize = 500;
         const OVER_MS: u64 = 10_000;
-        let mut stage = Stage::new(Config::default(), Budget::default());
+        let mut stage = Stage::new(ShardConfig::default(), Budget::default());
         let clients: Vec<_> = (0..CLIENTS).map(|_| stage.open(usize::MAX)).collect();
         let drain = Drain { grace_ms: 1000, over_ms: OVER_MS, within_ms: 2000 };
         let began_ms = stage.now_ms;
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn pages_of_channels_are_bounded_and_together_are_all() {
-        let mut stage = Stage::new(Config::default(), Budget::default());
+        let mut stage = Stage::new(ShardConfig::default(), Budget::default());
         let mut clients: Vec<_> = (0..30).map(|_| stage.open(usize::MAX).channel).collect();
         let (mut from, mut seen) = (Some(0), Vec::new());
         while let Some(at) = from {

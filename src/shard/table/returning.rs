@@ -7,29 +7,29 @@
 //! it is detached or its old connection seems alive, which is then let go of without a word to the owner; who may not, gets
 //! a new channel and is told why. A connection is counted once on its way from shard to shard.
 
-use super::arrival::{Arrival, Counted, Handover, Upgraded, Wish};
+use super::arrival::{Arrival, Counted, Handover, ResumeWish, Upgraded};
 use super::detaching::OF_CHANNEL;
 use super::slot::Slot;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::deflate::Agreed;
 use crate::proto::{self, Opcode, close, server_header};
-use crate::resume::text::{self, Answer};
-use crate::resume::{Ask, Malformed, Mismatch, Refusal, Token};
+use crate::resume::text::{self, ResumeAnswer};
+use crate::resume::{MalformedElement, Mismatch, ResumeAsk, ResumeRefusal, ResumeToken};
 use crate::shard::command::CloseFrame;
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, Event};
 use crate::shard::flush::SocketId;
-use crate::shard::out::keeping::{Holder, Keeping};
+use crate::shard::out::keeping::{Keeping, ResumeHolder};
 use crate::shard::owners::directory::Owner;
-use crate::shard::table::connection::{Connection, Flag, Phase, Registering};
+use crate::shard::table::connection::{Connection, ConnectionPhase, Flag, Registering};
 use crate::shard::table::opening::{Keeps, Opening};
 use crate::shard::work;
 use std::sync::Arc;
 
 impl Shard {
     /// The channel that a client may come back for, as far as this shard can tell: its token is of this broker.
-    pub(in crate::shard) fn returns_to(&self, wish: &Wish) -> Option<ChannelId> {
+    pub(in crate::shard) fn returns_to(&self, wish: &ResumeWish) -> Option<ChannelId> {
         let ask = wish.ask?.ok()?;
         self.keys.verify(ask.channel, &ask.token).is_ok().then_some(ask.channel)
     }
@@ -81,15 +81,15 @@ impl Shard {
 
     /// Takes up the channel that is asked for, or opens a new one and says why.
     fn take_up_or_open(&mut self, slot: Slot, upgraded: Upgraded) {
-        let holder = Holder { path: upgraded.path.clone(), user: upgraded.wish.user.clone() };
+        let holder = ResumeHolder { path: upgraded.path.clone(), user: upgraded.wish.user.clone() };
         let answer = match upgraded.wish.ask {
-            None => Answer::New,
-            Some(Err(Malformed)) => Answer::Anew { why: Refusal::Unknown, lost: None },
+            None => ResumeAnswer::New,
+            Some(Err(MalformedElement)) => ResumeAnswer::Anew { why: ResumeRefusal::Unknown, lost: None },
             Some(Ok(ask)) => match self.judge_return(&ask, upgraded.owner, &holder) {
                 Ok(old) => return self.take_up(old, slot, &ask, upgraded),
                 Err((why, lost)) => {
                     self.stats.resumes_refused += 1;
-                    Answer::Anew { why, lost }
+                    ResumeAnswer::Anew { why, lost }
                 }
             },
         };
@@ -97,17 +97,22 @@ impl Shard {
     }
 
     /// Whether a client may take up the channel that it asks for: its place, or why not.
-    fn judge_return(&self, ask: &Ask, owner: OwnerId, holder: &Holder) -> Result<Slot, (Refusal, Option<u64>)> {
+    fn judge_return(
+        &self,
+        ask: &ResumeAsk,
+        owner: OwnerId,
+        holder: &ResumeHolder,
+    ) -> Result<Slot, (ResumeRefusal, Option<u64>)> {
         self.keys.verify(ask.channel, &ask.token).map_err(|mismatch| match mismatch {
-            Mismatch::Elsewhere => (Refusal::Elsewhere, None),
-            Mismatch::Foreign => (Refusal::Foreign, None),
+            Mismatch::Elsewhere => (ResumeRefusal::Elsewhere, None),
+            Mismatch::Foreign => (ResumeRefusal::Foreign, None),
         })?;
-        let unknown = (Refusal::Unknown, None);
+        let unknown = (ResumeRefusal::Unknown, None);
         let Some(slot) = self.table.slot_of(ask.channel) else {
             let ended = self.table.detached.ended(ask.channel).filter(|ended| ended.token == ask.token);
             return Err(match ended {
-                Some(ended) if ended.holder != *holder => (Refusal::Foreign, None),
-                Some(ended) => (Refusal::Expired, ended.position.checked_sub(ask.received)),
+                Some(ended) if ended.holder != *holder => (ResumeRefusal::Foreign, None),
+                Some(ended) => (ResumeRefusal::Expired, ended.position.checked_sub(ask.received)),
                 None => unknown,
             });
         };
@@ -116,13 +121,13 @@ impl Shard {
             return Err(unknown);
         }
         if keeping.holder != *holder || self.owner_of(slot) != Some(owner) {
-            return Err((Refusal::Foreign, None));
+            return Err((ResumeRefusal::Foreign, None));
         }
         if ask.received > keeping.log.told() { Err(unknown) } else { Ok(slot) }
     }
 
     /// The channel at `old` goes on with the connection at `slot`.
-    fn take_up(&mut self, old: Slot, slot: Slot, ask: &Ask, upgraded: Upgraded) {
+    fn take_up(&mut self, old: Slot, slot: Slot, ask: &ResumeAsk, upgraded: Upgraded) {
         let mut connection = self.take_out(slot);
         if self.table[old].flags.has(Flag::Detached) {
             self.table.detached.leave(old);
@@ -154,10 +159,10 @@ impl Shard {
         }
         self.stats.resumed += 1;
         let answer = if lost == 0 {
-            Answer::Resumed { received }
+            ResumeAnswer::Resumed { received }
         } else {
             self.stats.resumed_with_gap += 1;
-            Answer::Gap { lost, received }
+            ResumeAnswer::Gap { lost, received }
         };
         self.say_hello(old, ask.channel, token, answer);
         self.count_log(old);
@@ -174,8 +179,8 @@ impl Shard {
     fn speak_to(&mut self, slot: Slot, response: &[u8], agreed: Option<Agreed>) {
         *self.responses.entry(101).or_default() += 1;
         self.send_opaque(slot, response, bytes::Bytes::new());
-        let Phase::Open(channel) = &mut self.table[slot].phase else { return };
-        channel.ws = proto::Connection::new(agreed);
+        let ConnectionPhase::Open(channel) = &mut self.table[slot].phase else { return };
+        channel.ws = proto::WebSocketConnection::new(agreed);
         if let Some(agreed) = agreed {
             self.owners[channel.owner].owner.windows.enter(agreed.server_window_bits());
             if agreed.server_takes_context_over() {
@@ -185,12 +190,12 @@ impl Shard {
     }
 
     /// A new channel that outlives its connection.
-    fn open_kept(&mut self, slot: Slot, upgraded: Upgraded, holder: Holder, answer: Answer) {
+    fn open_kept(&mut self, slot: Slot, upgraded: Upgraded, holder: ResumeHolder, answer: ResumeAnswer) {
         let Upgraded { response, agreed, owner, bound_path, path, forwarded_for, extension, wish, mut leftover } =
             upgraded;
         *self.responses.entry(101).or_default() += 1;
         self.send_opaque(slot, &response, bytes::Bytes::new());
-        let ws = proto::Connection::new(agreed);
+        let ws = proto::WebSocketConnection::new(agreed);
         // Who came for an old channel was not counted as a new one yet.
         let is_counted = self.returns_to(&wish).is_none();
         let owner = self.owners.directory().owners.get(&owner).cloned();
@@ -215,10 +220,10 @@ impl Shard {
     }
 
     /// It came for a channel that is not there, and its process takes no other.
-    fn turn_away(&mut self, slot: Slot, ws: proto::Connection) {
+    fn turn_away(&mut self, slot: Slot, ws: proto::WebSocketConnection) {
         self.stats.turned_away += 1;
         let registering = Registering { ws, forwarded_for: None };
-        self.table[slot].phase = Phase::Registering(Box::new(registering));
+        self.table[slot].phase = ConnectionPhase::Registering(Box::new(registering));
         let why = CloseFrame {
             code: Some(close::code::TRY_AGAIN_LATER),
             reason: "the process has as many connections as it may have".into(),
@@ -236,12 +241,12 @@ impl Shard {
         self.say_hello(slot, channel, token, answer);
     }
 
-    fn new_token(&mut self, channel: ChannelId) -> Token {
+    fn new_token(&mut self, channel: ChannelId) -> ResumeToken {
         let random = (self.intake.random() >> 32) as u32;
         self.keys.mint(channel, random)
     }
 
-    fn say_hello(&mut self, slot: Slot, channel: ChannelId, token: Token, answer: Answer) {
+    fn say_hello(&mut self, slot: Slot, channel: ChannelId, token: ResumeToken, answer: ResumeAnswer) {
         let hello = text::hello(channel, token, self.config.resume.window_ms, answer);
         self.append_own(slot, server_header(Opcode::Text, false, hello.len()), hello.as_bytes());
     }

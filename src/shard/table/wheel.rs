@@ -13,7 +13,7 @@ const SLOTS: usize = 512;
 
 /// One connection, of one generation, so that an entry of a dead one is not mistaken for its successor's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct WheelEntry {
     /// Its place in the shard's table.
     pub slot: Slot,
     /// The generation of that place.
@@ -22,7 +22,7 @@ pub struct Entry {
 
 /// See the module.
 pub struct Wheel {
-    slots: Vec<Vec<Entry>>,
+    slots: Vec<Vec<WheelEntry>>,
     /// The tick up to which (not including it) everything has been taken out.
     tick: u64,
 }
@@ -35,14 +35,14 @@ impl Wheel {
 
     /// Looks at `entry` again at `deadline_ms` or a little later; at the latest after one turn of the ring. Answers the
     /// tick at which it will come out.
-    pub fn insert(&mut self, entry: Entry, deadline_ms: u64) -> u64 {
+    pub fn insert(&mut self, entry: WheelEntry, deadline_ms: u64) -> u64 {
         let due = deadline_ms.div_ceil(TICK_MS).clamp(self.tick, self.tick + SLOTS as u64 - 1);
         self.slots[due as usize % SLOTS].push(entry);
         due
     }
 
     /// Takes out every entry whose tick has come.
-    pub fn take_due(&mut self, now_ms: u64, due: &mut impl Extend<Entry>) {
+    pub fn take_due(&mut self, now_ms: u64, due: &mut impl Extend<WheelEntry>) {
         let now = now_ms / TICK_MS;
         // After a jump of more than a turn (a stopped machine) every slot is due once.
         let first = self.tick.max((now + 1).saturating_sub(SLOTS as u64));
@@ -67,7 +67,7 @@ mod tests {
     fn entries_come_at_their_tick_and_far_ones_at_the_end_of_a_turn() {
         let mut wheel = Wheel::new(1_000);
         for (slot, deadline) in [(1, 1_500), (2, 1_501), (3, 10_000_000), (4, 0)] {
-            wheel.insert(Entry { slot: Slot::new(slot), generation: 0 }, deadline);
+            wheel.insert(WheelEntry { slot: Slot::new(slot), generation: 0 }, deadline);
         }
         assert_eq!(take(&mut wheel, 1_100), [4]);
         assert_eq!(take(&mut wheel, 1_499), Vec::<u32>::new());
@@ -80,11 +80,11 @@ mod tests {
     fn a_jump_of_the_clock_takes_everything_out_once() {
         let mut wheel = Wheel::new(0);
         for slot in 0..100 {
-            wheel.insert(Entry { slot: Slot::new(slot), generation: 0 }, u64::from(slot) * 500);
+            wheel.insert(WheelEntry { slot: Slot::new(slot), generation: 0 }, u64::from(slot) * 500);
         }
         assert_eq!(take(&mut wheel, 100_000_000).len(), 100);
         assert_eq!(take(&mut wheel, 100_000_000).len(), 0);
-        wheel.insert(Entry { slot: Slot::new(1), generation: 0 }, 0);
+        wheel.insert(WheelEntry { slot: Slot::new(1), generation: 0 }, 0);
         assert_eq!(take(&mut wheel, 100_000_100), [1]);
     }
 }

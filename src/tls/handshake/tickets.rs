@@ -1,4 +1,4 @@
-//! Tickets with which clients take up where they were (RFC 8446 4.6.1): what they hold is sealed by keys of ours, so shards
+//! SessionTickets with which clients take up where they were (RFC 8446 4.6.1): what they hold is sealed by keys of ours, so shards
 //! share the keys and nothing else.
 //!
 //! A key seals for [`ROTATED_EVERY_S`] and opens for as long again, then it is overwritten: so long may who steals one read
@@ -18,13 +18,13 @@ pub const ROTATED_EVERY_S: u64 = 12 * 3600;
 const NAME_BYTES: usize = 16;
 
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-struct Key {
+struct TicketKey {
     name: [u8; NAME_BYTES],
     key: [u8; 32],
     made_s: u64,
 }
 
-impl Key {
+impl TicketKey {
     fn new(now_s: u64) -> Option<Self> {
         let mut key = Self { name: [0; NAME_BYTES], key: [0; 32], made_s: now_s };
         rand::fill(&mut key.name).and_then(|()| rand::fill(&mut key.key)).ok()?;
@@ -38,12 +38,12 @@ impl Key {
 
 /// See the module.
 #[derive(Default)]
-pub struct Tickets {
+pub struct SessionTickets {
     /// The one that seals, and the one before it.
-    keys: RwLock<[Option<Key>; 2]>,
+    keys: RwLock<[Option<TicketKey>; 2]>,
 }
 
-impl Tickets {
+impl SessionTickets {
     /// Seals `plain`: the key's name, a number used once, what is sealed. `None` if there is no randomness.
     pub fn seal(&self, plain: &[u8], now_s: u64) -> Option<Vec<u8>> {
         let key = self.current(now_s)?;
@@ -66,7 +66,7 @@ impl Tickets {
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
         let key = {
             let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-            let is_it = |key: &&Key| key.name == *name && now_s < key.made_s + 2 * ROTATED_EVERY_S;
+            let is_it = |key: &&TicketKey| key.name == *name && now_s < key.made_s + 2 * ROTATED_EVERY_S;
             keys.iter().flatten().find(is_it)?.clone()
         };
         let mut plain = sealed.to_vec();
@@ -77,8 +77,8 @@ impl Tickets {
     }
 
     /// The key that seals now. The one before the one before is overwritten.
-    fn current(&self, now_s: u64) -> Option<Key> {
-        let is_current = |key: &Key| now_s < key.made_s + ROTATED_EVERY_S;
+    fn current(&self, now_s: u64) -> Option<TicketKey> {
+        let is_current = |key: &TicketKey| now_s < key.made_s + ROTATED_EVERY_S;
         {
             let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(key) = keys[0].as_ref().filter(|key| is_current(key)) {
@@ -88,15 +88,15 @@ impl Tickets {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         // Another shard may have been quicker.
         if !keys[0].as_ref().is_some_and(is_current) {
-            keys[1] = keys[0].replace(Key::new(now_s)?);
+            keys[1] = keys[0].replace(TicketKey::new(now_s)?);
         }
         keys[0].clone()
     }
 }
 
-impl fmt::Debug for Tickets {
+impl fmt::Debug for SessionTickets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tickets(..)")
+        f.write_str("SessionTickets(..)")
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_ticket_opens_until_its_key_is_two_rotations_old() {
-        let tickets = Tickets::default();
+        let tickets = SessionTickets::default();
         let ticket = tickets.seal(b"resume me", 1000).unwrap();
         let opened = |now_s| tickets.open(&ticket, now_s);
         assert_eq!(opened(1000).unwrap(), b"resume me");
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn whatever_was_changed_does_not_open() {
-        let tickets = Tickets::default();
+        let tickets = SessionTickets::default();
         let ticket = tickets.seal(b"resume me", 0).unwrap();
         for at in 0..ticket.len() {
             let mut changed = ticket.clone();
@@ -129,6 +129,6 @@ mod tests {
             assert_eq!(tickets.open(&changed, 0), None, "at {at}");
             assert_eq!(tickets.open(&ticket[..at], 0), None, "cut at {at}");
         }
-        assert_eq!(Tickets::default().open(&ticket, 0), None, "another server's");
+        assert_eq!(SessionTickets::default().open(&ticket, 0), None, "another server's");
     }
 }

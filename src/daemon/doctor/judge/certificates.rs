@@ -2,7 +2,7 @@
 //! may read their keys.
 
 use super::{Finding, Level};
-use crate::daemon::config::Config;
+use crate::daemon::config::DaemonConfig;
 use crate::daemon::doctor::facts::{Chain, Facts, Shown, TlsFiles};
 
 /// When an operator should hear of a certificate's end: what renews by itself has done so by then (Let's Encrypt's are
@@ -11,7 +11,7 @@ const NEAR_END_S: u64 = 21 * DAY_S;
 const DAY_S: u64 = 24 * 3600;
 
 /// All that is found of certificates, their names and keys, and what TLS costs here.
-pub fn certificates(config: &Config, facts: &Facts) -> Vec<Finding> {
+pub fn certificates(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     if config.tls_listen.0.is_none() {
         return Vec::new();
     }
@@ -102,7 +102,7 @@ fn key_mode(files: &TlsFiles) -> Option<Finding> {
 }
 
 /// Whether there is a certificate for each name that is answered, and for apps on subdomains of their own.
-fn names(config: &Config, shown: &[&Shown]) -> Vec<Finding> {
+fn names(config: &DaemonConfig, shown: &[&Shown]) -> Vec<Finding> {
     const CHECK: &str = "certificate's names";
     let mut findings = Vec::new();
     for host in config.hosts.0.iter().filter(|host| *host != "*") {
@@ -136,7 +136,7 @@ fn no_aes() -> Finding {
 }
 
 /// What an authority must reach to see that the names are ours.
-fn validation(config: &Config) -> Option<Finding> {
+fn validation(config: &DaemonConfig) -> Option<Finding> {
     const CHECK: &str = "ACME";
     let listen = config.listen.0.filter(|_| !config.tls_acme.0.is_empty())?;
     let names = config.tls_acme.0.join(", ");
@@ -170,14 +170,15 @@ mod tests {
     }
 
     /// A daemon with this certificate, after 900 days.
-    fn with(config: &mut Config, facts: &mut Facts, files: TlsFiles) {
+    fn with(config: &mut DaemonConfig, facts: &mut Facts, files: TlsFiles) {
         config.tls_listen = Listen::at(([127, 0, 0, 1], 8443).into());
         config.tls_certs = "/etc/chain.pem:/etc/key.pem".parse().unwrap();
         (facts.now_unix_s, facts.tls) = (900 * DAY_S, vec![files]);
     }
 
     fn all(hosts: &str, change: impl FnOnce(&mut TlsFiles, &mut Facts)) -> Vec<Finding> {
-        let (mut config, mut facts) = (Config { hosts: hosts.parse().unwrap(), ..Config::default() }, Facts::fine());
+        let (mut config, mut facts) =
+            (DaemonConfig { hosts: hosts.parse().unwrap(), ..DaemonConfig::default() }, Facts::fine());
         let mut one = files(Ok(shown(&["example.com", "*.example.com"])));
         change(&mut one, &mut facts);
         with(&mut config, &mut facts, one);
@@ -194,7 +195,7 @@ mod tests {
 
     #[test]
     fn without_tls_nothing_is_said_and_with_a_good_pair_it_is_good() {
-        assert!(certificates(&Config::default(), &Facts::fine()).is_empty());
+        assert!(certificates(&DaemonConfig::default(), &Facts::fine()).is_empty());
         worst(Level::Ok, "fits its key and is good for 100 days", "", |_, _| {});
     }
 
@@ -247,11 +248,11 @@ mod tests {
     #[test]
     fn what_an_authority_must_reach() {
         let words = |listen: &str| {
-            let config = Config {
+            let config = DaemonConfig {
                 listen: Listen::at(listen.parse().unwrap()),
                 tls_listen: Listen::at(([127, 0, 0, 1], 8443).into()),
                 tls_acme: "example.com".parse().unwrap(),
-                ..Config::default()
+                ..DaemonConfig::default()
             };
             validation(&config).unwrap()
         };

@@ -1,11 +1,11 @@
 //! What the system grants: open files, memory, processors.
 
 use super::{Finding, Level};
-use crate::daemon::config::Config;
+use crate::daemon::config::DaemonConfig;
 use crate::daemon::doctor::facts::{Cores, Files};
 use crate::daemon::memory::MemoryBudget;
 use crate::daemon::table::bytes;
-use pushring::internals::admission::Limits;
+use pushring::internals::admission::ConnectionLimits;
 use pushring::internals::broker::limits_within_files;
 use pushring::{SHARD_MEMORY_BYTES_MIN, files_needed};
 
@@ -17,9 +17,9 @@ const CORES: &str = "cores";
 const IDLE_CHANNEL_BYTES: u64 = 5 << 10;
 
 /// As many connections as the settings allow need as many files.
-pub fn files(config: &Config, files: &Files, shards: usize) -> Finding {
+pub fn files(config: &DaemonConfig, files: &Files, shards: usize) -> Finding {
     let (connections_max, turned_away_max) = (config.connections_max, config.turned_away_max);
-    let limits = Limits { connections_max, turned_away_max, ..Limits::default() };
+    let limits = ConnectionLimits { connections_max, turned_away_max, ..ConnectionLimits::default() };
     let needed = files.open + files_needed(&limits, shards) as u64;
     let count = |files: u64| usize::try_from(files).unwrap_or(usize::MAX);
     let within = limits_within_files(limits, shards, count(files.hard), count(files.open));
@@ -51,7 +51,7 @@ pub fn files(config: &Config, files: &Files, shards: usize) -> Finding {
 }
 
 /// The budget and what comes on top of it must fit what is there.
-pub fn memory(config: &Config, available: Option<u64>, shards: usize) -> Finding {
+pub fn memory(config: &DaemonConfig, available: Option<u64>, shards: usize) -> Finding {
     let Some(available) = available else {
         let words = "the system does not tell what is available";
         return match config.memory_budget {
@@ -90,7 +90,7 @@ pub fn memory(config: &Config, available: Option<u64>, shards: usize) -> Finding
 }
 
 /// A shard is a thread that wants a core of its own.
-pub fn cores(config: &Config, cores: &Cores, shards: usize) -> Finding {
+pub fn cores(config: &DaemonConfig, cores: &Cores, shards: usize) -> Finding {
     if let Some(quota) = cores.quota.filter(|quota| *quota < shards as f64) {
         let words =
             format!("{shards} shards, and the control group grants {quota:.1} cores: all stop when it is used up");
@@ -127,7 +127,7 @@ mod tests {
         expect(Level::Warning, "the whole system may open 100000", "sysctl -w fs.file-max=207284", |_, facts| {
             facts.files.system = Some((100_000, 5000));
         });
-        let few = Config { connections_max: 10, ..Config::default() };
+        let few = DaemonConfig { connections_max: 10, ..DaemonConfig::default() };
         let files = super::files(&few, &Files { hard: 1024, open: 10, nr_open: None, system: None }, 4);
         assert_eq!((files.level, files.found.as_str()), (Level::Ok, "room for all 10 connections"));
     }

@@ -1,8 +1,8 @@
 //! The listener, TCP's limits, who may enter, and the proxies in front.
 
 use super::{Finding, Level};
-use crate::daemon::config::Config;
-use crate::daemon::doctor::facts::{Listener, Network};
+use crate::daemon::config::DaemonConfig;
+use crate::daemon::doctor::facts::{ListenResult, Network};
 use crate::daemon::fleet::Probed;
 use crate::daemon::table::bytes;
 use crate::daemon::units::{Size, Span};
@@ -23,36 +23,36 @@ const PROXIES: [(&str, u64, &str); 5] = [
 ];
 
 /// Whether the daemon can listen at `address`, as `setting` tells it to.
-pub fn listener(check: &'static str, setting: &str, address: SocketAddr, listener: &Listener) -> Finding {
+pub fn listener(check: &'static str, setting: &str, address: SocketAddr, listener: &ListenResult) -> Finding {
     let port = address.port();
     let problem = |words: String, fix: String| Finding::new(Level::Problem, check, words, fix);
     match listener {
-        Listener::Free => Finding::ok(check, format!("{address} is free")),
-        Listener::Ours { pid } => Finding::ok(check, format!("{address} is served by pushring, process {pid}")),
-        Listener::InUse(Some((name, pid))) => problem(
+        ListenResult::Free => Finding::ok(check, format!("{address} is free")),
+        ListenResult::Ours { pid } => Finding::ok(check, format!("{address} is served by pushring, process {pid}")),
+        ListenResult::InUse(Some((name, pid))) => problem(
             format!("{address} is in use by {name}, process {pid}"),
             format!("stop it, or choose another --{setting}"),
         ),
-        Listener::InUse(None) => problem(
+        ListenResult::InUse(None) => problem(
             format!("{address} is in use by another program"),
             format!("find it with ss -ltnp 'sport = :{port}' as root and stop it, or choose another --{setting}"),
         ),
-        Listener::NotAllowed => problem(
+        ListenResult::NotAllowed => problem(
             format!("port {port} needs privileges"),
             format!(
                 "AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
             ),
         ),
-        Listener::NotHere => problem(
+        ListenResult::NotHere => problem(
             format!("{} is no address of this machine", address.ip()),
             format!("one of those that ip -brief address shows, or --{setting} 0.0.0.0:{port} for all"),
         ),
-        Listener::Fault(why) => problem(why.clone(), format!("choose another --{setting}")),
+        ListenResult::Fault(why) => problem(why.clone(), format!("choose another --{setting}")),
     }
 }
 
 /// Whether processes can attach over TCP, and who else could listen to them.
-pub fn link_tcp(config: &Config, state: &Listener) -> Option<Finding> {
+pub fn link_tcp(config: &DaemonConfig, state: &ListenResult) -> Option<Finding> {
     const CHECK: &str = "link_tcp";
     let address: SocketAddr = config.link_tcp.parse().ok()?;
     let finding = listener(CHECK, "link-tcp", address, state);
@@ -69,7 +69,7 @@ pub fn link_tcp(config: &Config, state: &Listener) -> Option<Finding> {
 }
 
 /// The system's settings of TCP.
-pub fn tcp(config: &Config, network: &Network) -> Vec<Finding> {
+pub fn tcp(config: &DaemonConfig, network: &Network) -> Vec<Finding> {
     let findings = [
         backlog(network),
         syn_backlog(network),
@@ -102,7 +102,7 @@ fn syn_backlog(network: &Network) -> Option<Finding> {
     Some(Finding::new(Level::Note, CHECK, words, "sysctl -w net.ipv4.tcp_max_syn_backlog=4096"))
 }
 
-fn ports(config: &Config, network: &Network) -> Option<Finding> {
+fn ports(config: &DaemonConfig, network: &Network) -> Option<Finding> {
     let (first, last) = network.port_range?;
     let count = (first..=last).filter(|port| !is_listed(&network.reserved_ports, *port)).count();
     if count >= config.connections_max {
@@ -117,7 +117,7 @@ fn ports(config: &Config, network: &Network) -> Option<Finding> {
     Some(Finding::new(Level::Note, "ephemeral ports", words, fix))
 }
 
-fn reserved(config: &Config, network: &Network) -> Option<Finding> {
+fn reserved(config: &DaemonConfig, network: &Network) -> Option<Finding> {
     let (first, last) = network.port_range?;
     let link: Option<SocketAddr> = config.link_tcp.parse().ok();
     let ours = [Some(config.address().port()), link.map(|address| address.port())].into_iter().flatten();
@@ -144,7 +144,7 @@ fn is_listed(list: &str, port: u16) -> bool {
     })
 }
 
-fn conntrack(config: &Config, network: &Network) -> Option<Finding> {
+fn conntrack(config: &DaemonConfig, network: &Network) -> Option<Finding> {
     let (max, tracked) = network.conntrack?;
     let wanted = config.connections_max as u64;
     if max.saturating_sub(tracked) >= wanted {
@@ -155,7 +155,7 @@ fn conntrack(config: &Config, network: &Network) -> Option<Finding> {
     Some(Finding::new(Level::Warning, "conntrack", words, fix))
 }
 
-fn tcp_memory(config: &Config, network: &Network) -> Option<Finding> {
+fn tcp_memory(config: &DaemonConfig, network: &Network) -> Option<Finding> {
     let max = network.tcp_memory_bytes?;
     let wanted = config.connections_max as u64 * CHANNEL_BYTES_MIN;
     if max >= wanted {
@@ -172,7 +172,7 @@ fn tcp_memory(config: &Config, network: &Network) -> Option<Finding> {
     Some(Finding::new(Level::Note, "tcp memory", words, fix))
 }
 
-fn send_buffer(config: &Config, network: &Network) -> Option<Finding> {
+fn send_buffer(config: &DaemonConfig, network: &Network) -> Option<Finding> {
     let max = network.send_buffer_bytes_max?;
     let wanted = config.tcp_notsent_lowat.0 as u64;
     if max >= wanted {
@@ -185,7 +185,7 @@ fn send_buffer(config: &Config, network: &Network) -> Option<Finding> {
 }
 
 /// Who is let in, and who is believed.
-pub fn entry(config: &Config) -> Vec<Finding> {
+pub fn entry(config: &DaemonConfig) -> Vec<Finding> {
     const CHECK: &str = "proxies";
     let mut findings = Vec::new();
     let is_loopback = config.address().ip().to_canonical().is_loopback();
@@ -231,7 +231,7 @@ pub fn entry(config: &Config) -> Vec<Finding> {
 }
 
 /// Proxies cut connections on which nothing moves.
-pub fn idle_timeouts(config: &Config) -> Finding {
+pub fn idle_timeouts(config: &DaemonConfig) -> Finding {
     const CHECK: &str = "idle timeouts";
     let interval = config.ping_interval;
     let cuts = |limit: &u64| interval.0 == 0 || Span::seconds(*limit).0 <= interval.0;
@@ -247,7 +247,7 @@ pub fn idle_timeouts(config: &Config) -> Finding {
 }
 
 /// What the fleet's NATS says.
-pub fn fleet(config: &Config, probed: &Result<Probed, String>) -> Finding {
+pub fn fleet(config: &DaemonConfig, probed: &Result<Probed, String>) -> Finding {
     let new = |level, words: String, fix: &str| Finding::new(level, "fleet", words, fix);
     let probed = match probed {
         Ok(probed) => probed,
@@ -281,12 +281,17 @@ mod tests {
     #[test]
     fn listeners() {
         for (state, level, words, fix) in [
-            (Listener::Ours { pid: 7 }, Level::Ok, "served by pushring, process 7", ""),
-            (Listener::InUse(Some(("nginx".to_owned(), 7))), Level::Problem, "by nginx, process 7", "another --listen"),
-            (Listener::InUse(None), Level::Problem, "another program", "ss -ltnp 'sport = :8080'"),
-            (Listener::NotAllowed, Level::Problem, "needs privileges", "CAP_NET_BIND_SERVICE"),
-            (Listener::NotHere, Level::Problem, "127.0.0.1 is no address", "0.0.0.0:8080"),
-            (Listener::Fault("odd".to_owned()), Level::Problem, "odd", "--listen"),
+            (ListenResult::Ours { pid: 7 }, Level::Ok, "served by pushring, process 7", ""),
+            (
+                ListenResult::InUse(Some(("nginx".to_owned(), 7))),
+                Level::Problem,
+                "by nginx, process 7",
+                "another --listen",
+            ),
+            (ListenResult::InUse(None), Level::Problem, "another program", "ss -ltnp 'sport = :8080'"),
+            (ListenResult::NotAllowed, Level::Problem, "needs privileges", "CAP_NET_BIND_SERVICE"),
+            (ListenResult::NotHere, Level::Problem, "127.0.0.1 is no address", "0.0.0.0:8080"),
+            (ListenResult::Fault("odd".to_owned()), Level::Problem, "odd", "--listen"),
         ] {
             expect(level, words, fix, |_, facts| facts.listener = state);
         }
@@ -317,7 +322,8 @@ mod tests {
     #[test]
     fn ports_that_others_may_take() {
         let port = |port: u16, reserved: &str| {
-            let (mut config, mut network) = (Config::default(), crate::daemon::doctor::facts::Facts::fine().network);
+            let (mut config, mut network) =
+                (DaemonConfig::default(), crate::daemon::doctor::facts::Facts::fine().network);
             config.listen = crate::daemon::config::Listen::at(([127, 0, 0, 1], port).into());
             network.reserved_ports = reserved.to_owned();
             super::reserved(&config, &network).and_then(|finding| finding.fix)
@@ -335,24 +341,24 @@ mod tests {
         // What is reserved is not there for a proxy's connections.
         let mut network = crate::daemon::doctor::facts::Facts::fine().network;
         network.reserved_ports = "32868-60999".to_owned();
-        let finding = ports(&Config { connections_max: 1000, ..Config::default() }, &network).unwrap();
+        let finding = ports(&DaemonConfig { connections_max: 1000, ..DaemonConfig::default() }, &network).unwrap();
         assert!(finding.found.contains("at most 100 connections"), "{finding:?}");
     }
 
     #[test]
     fn the_link_over_tcp() {
-        let with = |address: &str, state: Listener| {
-            let config = Config { link_tcp: address.to_owned(), ..Config::default() };
+        let with = |address: &str, state: ListenResult| {
+            let config = DaemonConfig { link_tcp: address.to_owned(), ..DaemonConfig::default() };
             link_tcp(&config, &state).unwrap()
         };
-        assert_eq!(with("127.0.0.1:9001", Listener::Free).level, Level::Ok);
-        assert_eq!(with("127.0.0.1:9001", Listener::Ours { pid: 1 }).level, Level::Ok);
-        let finding = with("0.0.0.0:9001", Listener::Free);
+        assert_eq!(with("127.0.0.1:9001", ListenResult::Free).level, Level::Ok);
+        assert_eq!(with("127.0.0.1:9001", ListenResult::Ours { pid: 1 }).level, Level::Ok);
+        let finding = with("0.0.0.0:9001", ListenResult::Free);
         assert!(finding.level == Level::Warning && finding.found.contains("not encrypted"), "{finding:?}");
         let link_tls_certs = "a:b".parse().unwrap();
-        let config = Config { link_tcp: "0.0.0.0:9001".to_owned(), link_tls_certs, ..Config::default() };
-        assert_eq!(link_tcp(&config, &Listener::Free).unwrap().level, Level::Ok);
-        let finding = with("0.0.0.0:9001", Listener::InUse(None));
+        let config = DaemonConfig { link_tcp: "0.0.0.0:9001".to_owned(), link_tls_certs, ..DaemonConfig::default() };
+        assert_eq!(link_tcp(&config, &ListenResult::Free).unwrap().level, Level::Ok);
+        let finding = with("0.0.0.0:9001", ListenResult::InUse(None));
         assert!(finding.level == Level::Problem && finding.fix.unwrap().contains("--link-tcp"));
     }
 
@@ -380,12 +386,12 @@ mod tests {
     #[test]
     fn who_is_answered_and_believed() {
         let all = |listen: &str, hosts: &str, proxies: &str, behind_tls: bool| {
-            let config = Config {
+            let config = DaemonConfig {
                 listen: listen.parse().unwrap(),
                 hosts: hosts.parse().unwrap(),
                 trusted_proxies: proxies.parse().unwrap(),
                 behind_tls,
-                ..Config::default()
+                ..DaemonConfig::default()
             };
             let findings = entry(&config);
             assert!(findings.iter().all(|finding| finding.level == Level::Note && finding.fix.is_some()));

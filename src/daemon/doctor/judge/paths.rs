@@ -1,9 +1,9 @@
 //! Unix sockets and secrets: whether they can be had, and by whom else.
 
 use super::{Finding, Level};
-use crate::daemon::config::Config;
+use crate::daemon::config::DaemonConfig;
 use crate::daemon::control::NOWHERE;
-use crate::daemon::doctor::facts::{SecretFile, SocketPath, There};
+use crate::daemon::doctor::facts::{PathState, SecretFile, SocketPath};
 use crate::daemon::token::{SECRET_BYTES_ADVISED, SECRET_BYTES_MIN};
 use std::os::unix::ffi::OsStrExt;
 
@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 const PATH_BYTES_MAX: usize = 107 - 2;
 
 /// A daemon to which no process can attach serves nobody.
-pub fn no_link(config: &Config) -> Option<Finding> {
+pub fn no_link(config: &DaemonConfig) -> Option<Finding> {
     let words =
         "no process of another program can attach: neither link nor link_tcp is set (demo has processes of its own)";
     let fix = "--link /run/pushring/link.sock";
@@ -21,7 +21,7 @@ pub fn no_link(config: &Config) -> Option<Finding> {
 }
 
 /// The path of a Unix socket.
-pub fn socket(config: &Config, socket: &SocketPath) -> Finding {
+pub fn socket(config: &DaemonConfig, socket: &SocketPath) -> Finding {
     let SocketPath { setting, path, wanted_mode, directory, there } = socket;
     let (length, path) = (path.as_os_str().as_bytes().len(), path.display());
     let parent = socket.path.parent().unwrap_or(&socket.path).display();
@@ -43,14 +43,14 @@ pub fn socket(config: &Config, socket: &SocketPath) -> Finding {
         );
     }
     match there {
-        There::NoSocket => {
+        PathState::NoSocket => {
             return new(
                 Level::Problem,
                 format!("{path} exists and is no socket"),
                 "choose another path or remove it".into(),
             );
         }
-        There::Socket { mode } if mode & !wanted_mode & 0o077 != 0 => {
+        PathState::Socket { mode } if mode & !wanted_mode & 0o077 != 0 => {
             let words = format!("others may use {path} (mode {mode:03o})");
             return new(Level::Warning, words, format!("chmod {wanted_mode:03o} {path}"));
         }
@@ -65,7 +65,7 @@ pub fn socket(config: &Config, socket: &SocketPath) -> Finding {
             );
             return new(Level::Warning, words, format!("chmod 711 {parent}, or RuntimeDirectoryMode=0711 in the unit"));
         }
-        There::Socket { .. } | There::DeadSocket | There::Nothing => {}
+        PathState::Socket { .. } | PathState::DeadSocket | PathState::Nothing => {}
     }
     // Whoever may write there may put a socket of their own in its place; not where only owners may remove.
     if directory.mode & 0o022 != 0 && directory.mode & 0o1000 == 0 {
@@ -73,14 +73,14 @@ pub fn socket(config: &Config, socket: &SocketPath) -> Finding {
         return new(Level::Warning, words, format!("chmod go-w {parent}"));
     }
     match there {
-        There::Socket { mode } => {
+        PathState::Socket { mode } => {
             let who = if mode & 0o020 == 0 { "its user" } else { "its user and a group" };
             Finding::ok(setting, format!("{path} is a running daemon's, for {who} alone"))
         }
-        There::DeadSocket => {
+        PathState::DeadSocket => {
             Finding::ok(setting, format!("{path} is left from a daemon that has gone; it is taken over"))
         }
-        There::NoSocket | There::Nothing => Finding::ok(setting, format!("{path} can be made")),
+        PathState::NoSocket | PathState::Nothing => Finding::ok(setting, format!("{path} can be made")),
     }
 }
 
@@ -132,18 +132,18 @@ pub fn secret_file(check: &'static str, SecretFile { path, mode, bytes }: &Secre
 mod tests {
     use super::super::tests::expect;
     use super::*;
-    use crate::daemon::doctor::facts::Directory;
+    use crate::daemon::doctor::facts::SocketDirectory;
 
     #[track_caller]
     fn socket_is(level: Level, words: &str, fix: &str, change: impl FnOnce(&mut SocketPath)) {
         expect(level, words, fix, |_, facts| {
-            let directory = Some(Directory { is_writable: true, mode: 0o700 });
+            let directory = Some(SocketDirectory { is_writable: true, mode: 0o700 });
             let mut socket = SocketPath {
                 setting: "link",
                 path: "/run/p/link".into(),
                 wanted_mode: 0o600,
                 directory,
-                there: There::Nothing,
+                there: PathState::Nothing,
             };
             change(&mut socket);
             facts.sockets.push(socket);
@@ -153,29 +153,29 @@ mod tests {
     #[test]
     fn sockets() {
         socket_is(Level::Ok, "can be made", "", |_| {});
-        socket_is(Level::Ok, "taken over", "", |socket| socket.there = There::DeadSocket);
-        socket_is(Level::Ok, "running daemon", "", |socket| socket.there = There::Socket { mode: 0o600 });
+        socket_is(Level::Ok, "taken over", "", |socket| socket.there = PathState::DeadSocket);
+        socket_is(Level::Ok, "running daemon", "", |socket| socket.there = PathState::Socket { mode: 0o600 });
         socket_is(Level::Warning, "mode 666", "chmod 600 /run/p/link", |socket| {
-            socket.there = There::Socket { mode: 0o666 };
+            socket.there = PathState::Socket { mode: 0o666 };
         });
         socket_is(Level::Ok, "its user and a group", "", |socket| {
-            (socket.there, socket.wanted_mode) = (There::Socket { mode: 0o660 }, 0o660);
+            (socket.there, socket.wanted_mode) = (PathState::Socket { mode: 0o660 }, 0o660);
             socket.directory.as_mut().unwrap().mode = 0o711;
         });
         socket_is(Level::Warning, "cannot reach it: /run/p has mode 700", "chmod 711 /run/p", |socket| {
             socket.wanted_mode = 0o660;
         });
         socket_is(Level::Warning, "anyone on this machine", "--link-group", |socket| socket.wanted_mode = 0o666);
-        socket_is(Level::Problem, "no socket", "remove", |socket| socket.there = There::NoSocket);
+        socket_is(Level::Problem, "no socket", "remove", |socket| socket.there = PathState::NoSocket);
         socket_is(Level::Problem, "no directory /run/p", "mkdir -p -m 700 /run/p", |socket| socket.directory = None);
         socket_is(Level::Problem, "may make nothing in /run/p", "RuntimeDirectory", |socket| {
-            socket.directory = Some(Directory { is_writable: false, mode: 0o755 });
+            socket.directory = Some(SocketDirectory { is_writable: false, mode: 0o755 });
         });
         socket_is(Level::Warning, "others may replace", "chmod go-w /run/p", |socket| {
-            socket.directory = Some(Directory { is_writable: true, mode: 0o777 });
+            socket.directory = Some(SocketDirectory { is_writable: true, mode: 0o777 });
         });
         socket_is(Level::Ok, "can be made", "", |socket| {
-            socket.directory = Some(Directory { is_writable: true, mode: 0o1777 });
+            socket.directory = Some(SocketDirectory { is_writable: true, mode: 0o1777 });
         });
         socket_is(Level::Problem, "at most 105", "shorter --link", |socket| {
             socket.path = format!("/run/{}", "x".repeat(101)).into();

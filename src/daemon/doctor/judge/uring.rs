@@ -1,7 +1,7 @@
 //! io_uring: whether there is one, whether its sends are fit for use, and who forbids it.
 
 use super::{Finding, Level};
-use crate::daemon::config::{Config, Driver};
+use crate::daemon::config::{DaemonConfig, DriverValue};
 use crate::daemon::doctor::facts::{Facts, SendingFault, Uring};
 use rustix::io::Errno;
 
@@ -12,21 +12,21 @@ const SENDING: &str = "batched sends";
 const SECCOMP_FILTER: u64 = 2;
 
 /// The driver of the shards.
-pub fn ring(config: &Config, facts: &Facts) -> Finding {
+pub fn ring(config: &DaemonConfig, facts: &Facts) -> Finding {
     let kernel = &facts.kernel;
     match (&facts.uring.runtime, config.driver) {
-        (Ok(_), Driver::Epoll) => Finding::new(
+        (Ok(_), DriverValue::Epoll) => Finding::new(
             Level::Note,
             RING,
             format!("not used (--driver epoll), although Linux {kernel} offers it here"),
             "--driver auto, unless there is a reason",
         ),
         (Ok(why), _) => Finding::ok(RING, format!("{why}; Linux {kernel}")),
-        (Err(_), Driver::Epoll) => Finding::ok(RING, "not used (--driver epoll), and not to be had here"),
+        (Err(_), DriverValue::Epoll) => Finding::ok(RING, "not used (--driver epoll), and not to be had here"),
         (Err(why), driver) => {
             let (cause, fix) = refusal(&facts.uring, kernel, why);
             match driver {
-                Driver::Uring => Finding::new(Level::Problem, RING, cause, fix),
+                DriverValue::Uring => Finding::new(Level::Problem, RING, cause, fix),
                 _ => Finding::new(Level::Warning, RING, format!("{cause}; epoll serves, at a higher cost"), fix),
             }
         }
@@ -70,9 +70,9 @@ fn refusal(uring: &Uring, kernel: &str, why: &str) -> (String, String) {
 }
 
 /// The ring by which batches leave.
-pub fn sending(config: &Config, facts: &Facts) -> Finding {
+pub fn sending(config: &DaemonConfig, facts: &Facts) -> Finding {
     match &facts.uring.sending {
-        _ if config.driver == Driver::Epoll || facts.uring.runtime.is_err() => {
+        _ if config.driver == DriverValue::Epoll || facts.uring.runtime.is_err() => {
             Finding::ok(SENDING, "one by one, as epoll does")
         }
         Ok(()) => Finding::ok(SENDING, "proved on this kernel"),
@@ -106,8 +106,8 @@ mod tests {
 
     /// As [`expect`], but for the remark on sends, which comes with any refusal.
     #[track_caller]
-    fn ring_is(level: Level, words: &str, fix: &str, change: impl FnOnce(&mut Config, &mut Facts)) {
-        let (mut config, mut facts) = (Config::default(), Facts::fine());
+    fn ring_is(level: Level, words: &str, fix: &str, change: impl FnOnce(&mut DaemonConfig, &mut Facts)) {
+        let (mut config, mut facts) = (DaemonConfig::default(), Facts::fine());
         change(&mut config, &mut facts);
         let finding = ring(&config, &facts);
         let fixed = finding.fix.as_deref().unwrap_or("");
@@ -128,7 +128,7 @@ mod tests {
         ring_is(Level::Problem, "seccomp", "docker run --security-opt", |config, facts| {
             refused(facts, Errno::PERM);
             facts.uring.seccomp = Some(2);
-            config.driver = Driver::Uring;
+            config.driver = DriverValue::Uring;
         });
         ring_is(Level::Warning, "seccomp", "SystemCallFilter=", |_, facts| {
             refused(facts, Errno::NOSYS);
@@ -154,9 +154,9 @@ mod tests {
         });
         ring_is(Level::Ok, "not to be had", "", |config, facts| {
             refused(facts, Errno::PERM);
-            config.driver = Driver::Epoll;
+            config.driver = DriverValue::Epoll;
         });
-        ring_is(Level::Note, "--driver epoll", "--driver auto", |config, _| config.driver = Driver::Epoll);
+        ring_is(Level::Note, "--driver epoll", "--driver auto", |config, _| config.driver = DriverValue::Epoll);
     }
 
     #[test]
