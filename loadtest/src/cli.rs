@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::engine::Pace;
 use crate::client::tls::Manner;
 use crate::compare::CompareArgs;
-use crate::modes::{connect, echo, fanout, unicast};
+use crate::modes::{connect, echo, fanout, inbound, rooms, unicast};
 use crate::neighbours;
 use crate::reference::ReferenceArgs;
 use crate::server::{self, Launch, Server, ServerSpec, TemporaryFile};
@@ -38,6 +38,10 @@ pub enum Command {
     Echo(Run<echo::Settings>),
     /// Unicast: messages to random channels.
     Unicast(Run<unicast::Settings>),
+    /// Rooms: many small groups, each message to the others of its room, beside members that are slow or come and go.
+    Rooms(Run<rooms::Settings>),
+    /// Inbound: messages that the server takes without an answer.
+    Inbound(Run<inbound::Settings>),
     /// A bounded soak: churn, resets, slow readers and half-open peers beside clients that must not notice.
     Soak(Run<soak::Settings>),
     /// Neighbours: what the echo of one process feels of others that take all they can get.

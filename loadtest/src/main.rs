@@ -44,6 +44,8 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Paced(run) => measure(&run, modes::fanout::run_paced),
         Command::Echo(run) => measure(&run, modes::echo::run),
         Command::Unicast(run) => measure(&run, modes::unicast::run),
+        Command::Rooms(run) => measure(&run, modes::rooms::run),
+        Command::Inbound(run) => measure(&run, modes::inbound::run),
         Command::Soak(run) => soak::run(&mut run.server.open()?, &run.settings, run.server.json),
         Command::Neighbours(run) => neighbours::run(&run),
         Command::Limit(args) => compare::run_limit(&args),

@@ -135,6 +135,15 @@ impl Report {
         self
     }
 
+    /// The same run, of which each unit stood for `units` of another kind.
+    pub fn each_for(mut self, units: u64, unit: &str) -> Self {
+        self.count *= units;
+        self.per_second *= units as f64;
+        self.cpu = self.cpu.map(|cpu| CpuReport::new(cpu.total, self.count, self.seconds));
+        unit.clone_into(&mut self.unit);
+        self
+    }
+
     /// The run proves what it should: nothing was lost, doubled, moved, changed or cut off.
     pub fn is_clean(&self) -> bool {
         self.accounting.is_clean()

@@ -230,7 +230,7 @@ impl Server {
     /// The endpoint of the demo process `process`: its bound path, or `/` with a registration if there is a token.
     pub fn target(&self, process: &str, conduct: &Conduct) -> anyhow::Result<Target> {
         let token = conduct.token.as_deref();
-        let is_of_two_kinds = process.starts_with("echo:") || process.starts_with("relay:");
+        let is_of_two_kinds = ["echo:", "relay:", "unicast:"].iter().any(|name| process.starts_with(name));
         let process = &if is_of_two_kinds { format!("{}{process}", self.prefix) } else { process.to_owned() };
         let path = if token.is_some() { "/".to_owned() } else { format!("/{process}/") };
         let mut target = Target::parse(&self.url, &path, &conduct.manner)?;

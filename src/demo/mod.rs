@@ -4,22 +4,28 @@
 //! - `relay:pushring:sys` sends each message to every other channel of the process, with one push.
 //! - `unicast:pushring:sys` tells each client its channel id as Text `{"channel_id":N}`, and passes a Binary message
 //!   that begins with a little-endian channel id on to that channel.
+//! - `rooms:pushring:sys` sends each message to every other channel with the same path: `/rooms:pushring:sys/ROOM`.
+//! - `sink:pushring:sys` takes Text messages without an answer, and sends each Binary message back.
 //!
 //! All are bound open at `/PROCESS_ID/`, take registered channels too, and lose nothing: they wait for room in the shards'
-//! inboxes, which drain at CPU speed. Echo and relay run on the shards; `threaded-echo` and `threaded-relay` do the same on
-//! threads of their own, as unicast does, until the broker stops.
+//! inboxes, which drain at CPU speed. They run on the shards; `threaded-echo`, `threaded-relay` and `threaded-unicast` do
+//! the same on threads of their own, until the broker stops.
 //!
 //! [`page`] is a page for browsers that uses them.
 
 pub mod page;
 
 use crate::broker::PushError;
-use crate::broker::{AttachError, AttachOptions, Batch, BindPathError, BrokerHandle, Event, Here, Message, Process};
+use crate::broker::{
+    AttachError, AttachOptions, Audience, Batch, BindPathError, BrokerHandle, Event, Here, Message, Process,
+};
 use crate::channel::ChannelId;
 use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -44,16 +50,30 @@ pub enum DemoError {
 pub fn start(broker: &BrokerHandle) -> Result<Vec<JoinHandle<()>>, DemoError> {
     run_on_shards(broker, "echo:pushring:sys", echo)?;
     run_on_shards(broker, "relay:pushring:sys", relay)?;
+    run_on_shards(broker, "unicast:pushring:sys", unicast)?;
+    run_on_shards(broker, "sink:pushring:sys", sink)?;
+    run_rooms(broker)?;
     Ok(vec![
         spawn(broker, "threaded-echo:pushring:sys", threaded_echo)?,
         spawn(broker, "threaded-relay:pushring:sys", threaded_relay)?,
-        spawn(broker, "unicast:pushring:sys", unicast)?,
+        spawn(broker, "threaded-unicast:pushring:sys", threaded_unicast)?,
     ])
 }
 
 fn run_on_shards(broker: &BrokerHandle, id: &str, on_event: fn(&mut Here<'_>, Event)) -> Result<(), DemoError> {
     let process = broker.on_shards(id, move |_| on_event)?;
     process.handle().bind("/", WebSocketRule { resume: true, ..WebSocketRule::default() })?;
+    process.detach();
+    Ok(())
+}
+
+fn run_rooms(broker: &BrokerHandle) -> Result<(), DemoError> {
+    let process = broker.on_shards("rooms:pushring:sys", |_| {
+        let mut rooms = HashMap::new();
+        move |here: &mut Here<'_>, event: Event| room(&mut rooms, here, event)
+    })?;
+    process.handle().bind("/", WebSocketRule::default())?;
+    process.handle().bind("/:room", WebSocketRule::default())?;
     process.detach();
     Ok(())
 }
@@ -98,6 +118,47 @@ fn relay(here: &mut Here<'_>, event: Event) {
     }
 }
 
+fn unicast(here: &mut Here<'_>, event: Event) {
+    // As above.
+    match event {
+        Event::Opened(opened) => {
+            let _ = here.push(opened.channel, greeting(opened.channel)).send();
+        }
+        Event::Message { kind: MessageKind::Binary, payload, .. } => {
+            if let Some((channel, message)) = addressed(&payload) {
+                let _ = here.push(channel, message).send();
+            }
+        }
+        _ => {}
+    }
+}
+
+fn sink(here: &mut Here<'_>, event: Event) {
+    if let Event::Message { channel, kind: MessageKind::Binary, payload } = event {
+        let _ = here.push(channel, Message::binary(payload)).send();
+    }
+}
+
+/// `rooms`: the paths of the channels of this shard.
+fn room(rooms: &mut HashMap<ChannelId, Arc<str>>, here: &mut Here<'_>, event: Event) {
+    match event {
+        Event::Opened(opened) => {
+            let _ = here.subscribe(opened.channel, opened.path.clone()).send();
+            rooms.insert(opened.channel, opened.path.clone());
+        }
+        Event::Message { channel, kind, payload } => {
+            if let Some(room) = rooms.get(&channel) {
+                let order = here.broadcast(received(kind, payload)).to(Audience::Topic(room.clone()));
+                let _ = order.except(channel).send();
+            }
+        }
+        Event::Closed(closed) => {
+            rooms.remove(&closed.channel);
+        }
+        _ => {}
+    }
+}
+
 fn threaded_echo(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
     match event {
         Event::Message { channel, kind, payload } => batch.send(process.push(channel, received(kind, payload))),
@@ -114,21 +175,26 @@ fn threaded_relay(process: &Process, batch: &mut Batch, event: Event) -> Result<
     }
 }
 
-fn unicast(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
+fn threaded_unicast(process: &Process, batch: &mut Batch, event: Event) -> Result<(), PushError> {
     match event {
-        Event::Opened(opened) => {
-            let text = format!("{{\"channel_id\":{}}}", opened.channel);
-            batch.send(process.push(opened.channel, Message::text(text)))
-        }
-        Event::Message { kind: MessageKind::Binary, payload, .. } => match payload.first_chunk() {
-            Some(id) => {
-                let channel = ChannelId::new(u32::from_le_bytes(*id));
-                batch.send(process.push(channel, Message::binary(payload.slice(4..))))
-            }
+        Event::Opened(opened) => batch.send(process.push(opened.channel, greeting(opened.channel))),
+        Event::Message { kind: MessageKind::Binary, payload, .. } => match addressed(&payload) {
+            Some((channel, message)) => batch.send(process.push(channel, message)),
             None => Ok(()),
         },
         _ => Ok(()),
     }
+}
+
+/// What `unicast` tells a client first.
+fn greeting(channel: ChannelId) -> Message {
+    Message::text(format!("{{\"channel_id\":{channel}}}"))
+}
+
+/// The channel that a message to `unicast` is for, and what it is sent.
+fn addressed(payload: &Bytes) -> Option<(ChannelId, Message)> {
+    let id = payload.first_chunk()?;
+    Some((ChannelId::new(u32::from_le_bytes(*id)), Message::binary(payload.slice(4..))))
 }
 
 /// What a client sent, to be sent on as it is.

@@ -98,3 +98,31 @@ fn what_came_before_a_violation_is_answered() {
         assert!(matches!(end, tungstenite::Error::ConnectionClosed), "{end}");
     });
 }
+
+#[test]
+fn rooms_reach_the_others_of_a_room() {
+    on_each_driver(|_| {
+        // On one shard a client is in its room before another's message is handled.
+        let broker = demo(|config| config.shards = 1);
+        let [mut one, mut two] = [(); 2].map(|()| connect(&broker, "/rooms:pushring:sys/tea"));
+        let mut elsewhere = [(); 2].map(|()| connect(&broker, "/rooms:pushring:sys/coffee"));
+        send(&mut one, Message::text("to two"));
+        assert_eq!(recv(&mut two), Message::text("to two"));
+        send(&mut two, Message::binary(vec![7; 70_000]));
+        assert_eq!(recv(&mut one), Message::binary(vec![7; 70_000]));
+        // What was said over tea was not heard over coffee: the next message there is their own.
+        send(&mut elsewhere[0], Message::text("still here"));
+        assert_eq!(recv(&mut elsewhere[1]), Message::text("still here"));
+    });
+}
+
+#[test]
+fn sink_answers_binary_messages_only() {
+    on_each_driver(|_| {
+        let broker = demo(|_| {});
+        let mut client = connect(&broker, "/sink:pushring:sys/");
+        send(&mut client, Message::text("no answer"));
+        send(&mut client, Message::binary(vec![1, 2]));
+        assert_eq!(recv(&mut client), Message::binary(vec![1, 2]));
+    });
+}

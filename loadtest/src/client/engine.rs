@@ -51,6 +51,8 @@ pub struct Engine {
     slots: Vec<Option<Slot>>,
     target: Target,
     request: Vec<u8>,
+    /// What follows the target's path, by client.
+    tail: Option<Box<dyn Fn(usize) -> String>>,
     masks: MaskKeys,
     pace: Pace,
     connecting: usize,
@@ -68,6 +70,7 @@ impl Engine {
             buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
             slots: Vec::new(),
             request: handshake::request(&target.host, &target.path),
+            tail: None,
             target,
             masks: MaskKeys::new(sys::now_ns()),
             pace,
@@ -76,6 +79,11 @@ impl Engine {
             resumed: 0,
             busy_ns: 0,
         })
+    }
+
+    /// Has each client ask for a path of its own: the target's, followed by what `tail` gives for its number.
+    pub fn with_tails(self, tail: impl Fn(usize) -> String + 'static) -> Self {
+        Self { tail: Some(Box::new(tail)), ..self }
     }
 
     /// Whether client `client` has a socket.
@@ -123,6 +131,9 @@ impl Engine {
         if self.slots.len() <= client {
             self.slots.resize_with(client + 1, || None);
         }
+        if let Some(tail) = &self.tail {
+            self.request = handshake::request(&self.target.host, &format!("{}{}", self.target.path, tail(client)));
+        }
         self.slots[client] = Some(Slot::new(stream, &self.request, tls));
         self.connecting += 1;
         Ok(())
@@ -130,9 +141,14 @@ impl Engine {
 
     /// Queues a Binary message of client `client`; false when it is not open. [`Engine::flush`] sends it.
     pub fn send(&mut self, client: usize, payload: &[u8]) -> bool {
+        self.send_as(client, Opcode::Binary, payload)
+    }
+
+    /// The same, for a message of another kind.
+    pub fn send_as(&mut self, client: usize, opcode: Opcode, payload: &[u8]) -> bool {
         match self.slots.get_mut(client) {
             Some(Some(slot)) if slot.phase == Phase::Open => {
-                slot.queue(Opcode::Binary, payload, &mut self.masks);
+                slot.queue(opcode, payload, &mut self.masks);
                 true
             }
             _ => false,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Bench;
 use crate::modes::connect::How;
-use crate::modes::{connect, echo, fanout, unicast};
+use crate::modes::{connect, echo, fanout, inbound, rooms, unicast};
 use crate::report::Report;
 
 /// The figure that a cell is about.
@@ -55,6 +55,10 @@ pub enum Job {
     Unicast(unicast::Settings),
     /// `connect`
     Connect(connect::Settings),
+    /// `rooms`
+    Rooms(rooms::Settings),
+    /// `inbound`
+    Inbound(inbound::Settings),
 }
 
 impl Job {
@@ -66,6 +70,8 @@ impl Job {
             Self::Echo(settings) => echo::run(bench, settings),
             Self::Unicast(settings) => unicast::run(bench, settings),
             Self::Connect(settings) => connect::run(bench, settings),
+            Self::Rooms(settings) => rooms::run(bench, settings),
+            Self::Inbound(settings) => inbound::run(bench, settings),
         }
     }
 }
@@ -177,8 +183,9 @@ pub fn tls_cells(scale: Scale) -> Vec<Cell> {
     all
 }
 
-/// Cells in which nothing can be merged: a message there and back, and one to ten.
-fn sparse_cells(seconds: f64) -> [Cell; 2] {
+/// Cells in which little can be merged: a message there and back, one to ten, to one of a thousand at a rate that keeps
+/// nobody busy, and to small rooms.
+fn sparse_cells(seconds: f64) -> Vec<Cell> {
     let settings = echo::Settings { clients: 1, in_flight: 1, size: 32, messages: u64::MAX, seconds: Some(seconds) };
     let alone = Cell {
         key: "sparse-echo".into(),
@@ -187,7 +194,63 @@ fn sparse_cells(seconds: f64) -> [Cell; 2] {
         metrics: vec![Metric::CpuPerUnit, Metric::LatencyP50],
     };
     let ten = Cell { key: "sparse-broadcast".into(), ..fanout_cell(10, 128, 1, seconds) };
-    [alone, ten]
+    let pair = rooms::Settings { room: 2, rate: Some(10_000.0), ..rooms_settings(1000, seconds) };
+    let apart = Cell {
+        key: "sparse-unicast".into(),
+        title: "one message to one of 500, 10,000 a second".into(),
+        job: Job::Rooms(pair),
+        metrics: vec![Metric::CpuPerUnit, Metric::LatencyP99],
+    };
+    vec![alone, ten, apart]
+}
+
+fn rooms_settings(clients: usize, seconds: f64) -> rooms::Settings {
+    let (slow_percent, joins) = (0.0, 0.0);
+    rooms::Settings { clients, room: 10, size: 128, in_flight: 1, rate: None, slow_percent, joins, seconds }
+}
+
+/// Rooms of several sizes, and rooms of fifty as they are used.
+fn room_cells(seconds: f64) -> Vec<Cell> {
+    let cell = |key: &str, title: &str, metrics: &[Metric], settings| Cell {
+        key: key.into(),
+        title: title.into(),
+        job: Job::Rooms(settings),
+        metrics: metrics.into(),
+    };
+    let base = |clients| rooms_settings(clients, seconds);
+    let mixed = rooms::Settings { room: 50, rate: Some(500.0), slow_percent: 2.0, joins: 200.0, ..base(5000) };
+    let cpu = &[Metric::CpuPerUnit];
+    vec![
+        cell(
+            "rooms-2",
+            "rooms of 2 among 1,000, 4 in flight",
+            cpu,
+            rooms::Settings { room: 2, in_flight: 4, ..base(1000) },
+        ),
+        cell("rooms-10", "rooms of 10 among 1,000, 1 in flight", cpu, base(1000)),
+        cell(
+            "rooms-50",
+            "rooms of 50 among 5,000, 4 in flight",
+            cpu,
+            rooms::Settings { room: 50, in_flight: 4, ..base(5000) },
+        ),
+        cell(
+            "rooms-mixed",
+            "rooms of 50 among 5,000, 500 messages a second, 2 % slow, 200 joins a second",
+            &[Metric::CpuPerUnit, Metric::LatencyP99],
+            rooms::Settings { seconds: seconds * 3.0, ..mixed },
+        ),
+    ]
+}
+
+/// What clients send, one message a read and sixty-four.
+fn inbound_cells(seconds: f64) -> [Cell; 2] {
+    [1, 64].map(|burst| Cell {
+        key: format!("inbound-{burst}"),
+        title: format!("inbound 200 B from 100 clients, {burst} a read, the last answered"),
+        job: Job::Inbound(inbound::Settings { clients: 100, burst, size: 200, seconds }),
+        metrics: vec![Metric::CpuPerUnit],
+    })
 }
 
 /// The windows of the throughput plot.
@@ -202,6 +265,8 @@ pub fn cells(scale: Scale) -> Vec<Cell> {
     }
     cells.push(unicast_cell(few, seconds));
     cells.extend(sparse_cells(seconds));
+    cells.extend(room_cells(seconds));
+    cells.extend(inbound_cells(seconds));
     cells.push(Cell {
         key: "echo".into(),
         title: "echo 32 B, 100 clients, 16 in flight".into(),

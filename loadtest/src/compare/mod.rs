@@ -61,7 +61,8 @@ pub struct CompareArgs {
     /// A server that listens already and broadcasts what a client sends to the others: NAME=URL@PID[+PID…].
     #[arg(long, value_name = "NAME=URL@PID")]
     pub extra: Vec<String>,
-    /// A server to start afresh for each run, in all cells: NAME=PROGRAM. It serves the paths of the demo's processes, is
+    /// A server to start afresh for each run, in all cells: NAME=PROGRAM. It serves the paths of the demo's processes (echo,
+    /// relay, unicast, sink, and rooms by their paths), is
     /// called with `--listen 127.0.0.1:0`, prints `listening on http://ADDRESS` and ends on SIGTERM.
     #[arg(long, value_name = "NAME=PROGRAM")]
     pub rival: Vec<String>,
@@ -199,7 +200,9 @@ struct Contender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ContenderKind {
     Full,
-    /// What its threads have a part in: broadcasts and echoes.
+    /// All but what only the demo's own processes do: rooms, and taking messages without an answer.
+    Reference,
+    /// What its threads have a part in: broadcasts, echoes and unicasts.
     OnThreads,
     /// Only fan-out and paced.
     BroadcastOnly,
@@ -216,7 +219,11 @@ impl Contender {
     fn job(&self, job: &Job) -> Option<Job> {
         match (self.kind, job) {
             (ContenderKind::Full, job) => Some(job.clone()),
-            (ContenderKind::OnThreads, Job::Fanout(_) | Job::Paced(_) | Job::Echo(_)) => Some(job.clone()),
+            (ContenderKind::Reference, Job::Rooms(_) | Job::Inbound(_)) => None,
+            (ContenderKind::Reference, job) => Some(job.clone()),
+            (ContenderKind::OnThreads, Job::Fanout(_) | Job::Paced(_) | Job::Echo(_) | Job::Unicast(_)) => {
+                Some(job.clone())
+            }
             (ContenderKind::BroadcastOnly, Job::Fanout(_) | Job::Paced(_)) => Some(job.clone()),
             (ContenderKind::RawPush, Job::Fanout(_)) => Some(job.clone()),
             (ContenderKind::RawPush, Job::Unicast(settings)) => {
@@ -261,7 +268,7 @@ fn contenders(args: &CompareArgs) -> anyhow::Result<Vec<Contender>> {
             Reference::Tungstenite => "tungstenite",
         };
         let spec = ServerSpec::reference(name, &args.server_cpus)?;
-        list.push(Contender { spec, kind: ContenderKind::Full });
+        list.push(Contender { spec, kind: ContenderKind::Reference });
     }
     for rival in &args.rival {
         list.push(Contender { spec: parse_rival(rival, args)?, kind: ContenderKind::Full });
@@ -380,7 +387,7 @@ fn measure(
     }
     drop(bar);
     if stuck_wanted {
-        comparison.stuck = run_stuck(&contenders, stuck_seconds, &conduct);
+        comparison.stuck = run_stuck(&contenders, args.runs, stuck_seconds, &conduct);
         print!("{}", stuck_table(&comparison.stuck));
         save(&comparison, args)?;
     }
@@ -471,7 +478,7 @@ fn within(limit: Duration, job: impl FnOnce() -> anyhow::Result<Report>) -> anyh
     result.map_err(anyhow::Error::msg)
 }
 
-fn run_stuck(contenders: &[Contender], seconds: f64, conduct: &Conduct) -> Vec<Series> {
+fn run_stuck(contenders: &[Contender], runs: usize, seconds: f64, conduct: &Conduct) -> Vec<Series> {
     let mut conduct = conduct.clone();
     // A server that stalls would never go on: see that, and do not wait long for it.
     conduct.patience = Duration::from_secs(3);
@@ -479,7 +486,7 @@ fn run_stuck(contenders: &[Contender], seconds: f64, conduct: &Conduct) -> Vec<S
     let able = contenders.iter().filter(|contender| contender.job(&job).is_some());
     able.map(|contender| {
         let mut series = Series::new(&contender.spec.name);
-        one_run(contender, &job, &conduct, &mut series);
+        (0..runs).for_each(|_| one_run(contender, &job, &conduct, &mut series));
         series
     })
     .collect()

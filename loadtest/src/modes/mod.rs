@@ -7,6 +7,8 @@ pub mod broadcast;
 pub mod connect;
 pub mod echo;
 pub mod fanout;
+pub mod inbound;
+pub mod rooms;
 mod tally;
 pub mod unicast;
 

@@ -1,6 +1,8 @@
-//! What echo and unicast have in common: messages that each have one receiver, and the report on them.
+//! What echo, unicast and rooms have in common: messages that are each for a group of receivers (of one, or the others of a
+//! room), and the report on them.
 //!
-//! Invariants: the messages to a client are numbered from 0 in the order in which they are sent; each counts once.
+//! Invariants: the messages to a group are numbered from 0 in the order in which they are sent; each counts once for each
+//! receiver.
 
 use serde::Serialize;
 
@@ -17,7 +19,10 @@ use crate::sys;
 pub struct Tally {
     run: u32,
     size: usize,
+    /// Messages to each group.
     sent: Vec<u64>,
+    /// Receivers of a group.
+    group: usize,
     receipts: Vec<Receipts>,
     /// What came, and how.
     pub accounting: Accounting,
@@ -29,33 +34,39 @@ pub struct Tally {
 impl Tally {
     /// An account of `receivers` clients, the first ones, and messages of `size` bytes.
     pub fn new(receivers: usize, size: usize) -> Self {
+        Self::of_groups(receivers, 1, size)
+    }
+
+    /// An account of so many groups of `group` clients each: the first clients are the first group, and so on.
+    pub fn of_groups(groups: usize, group: usize, size: usize) -> Self {
         Self {
             run: run_number(),
             size,
-            sent: vec![0; receivers],
-            receipts: vec![Receipts::default(); receivers],
+            sent: vec![0; groups],
+            group,
+            receipts: vec![Receipts::default(); groups * group],
             accounting: Accounting::default(),
             latency: Latency::default(),
             last_arrival_ns: sys::now_ns(),
         }
     }
 
-    /// How many messages were sent to `client`.
-    pub fn sent_to(&self, client: usize) -> u64 {
-        self.sent[client]
+    /// How many messages were sent to group `group`.
+    pub fn sent_to(&self, group: usize) -> u64 {
+        self.sent[group]
     }
 
-    /// Appends the payload of the next message to `client`, which counts as sent now.
-    pub fn write_next(&mut self, client: usize, now_ns: u64, payload: &mut Vec<u8>) {
-        let sequence = self.sent[client];
-        self.sent[client] += 1;
-        Stamp { run: self.run, client: client as u32, sequence, time_ns: now_ns }.write(self.size, payload);
+    /// Appends the payload of the next message to group `group`, which counts as sent now.
+    pub fn write_next(&mut self, group: usize, now_ns: u64, payload: &mut Vec<u8>) {
+        let sequence = self.sent[group];
+        self.sent[group] += 1;
+        Stamp { run: self.run, client: group as u32, sequence, time_ns: now_ns }.write(self.size, payload);
     }
 
     /// Takes note of a message that `client` got. False when it was none that it should get, or for the second time.
     pub fn take(&mut self, client: usize, message: &Message<'_>, received_ns: u64) -> bool {
         let Some(stamp) = check(message, self.run, self.size, &mut self.accounting) else { return false };
-        if stamp.client as usize != client || client >= self.receipts.len() {
+        if client >= self.receipts.len() || stamp.client as usize != client / self.group {
             self.accounting.misdelivered += 1;
             return false;
         }
@@ -75,13 +86,18 @@ impl Tally {
 
     /// How many messages are on their way.
     pub fn outstanding(&self) -> u64 {
-        self.sent.iter().sum::<u64>() - self.accounting.delivered
+        self.expected() - self.accounting.delivered
+    }
+
+    fn expected(&self) -> u64 {
+        self.sent.iter().sum::<u64>() * self.group as u64
     }
 
     fn finish(mut self) -> (Accounting, Latency) {
-        self.accounting.expected = self.sent.iter().sum();
-        self.accounting.lost =
-            self.receipts.iter().zip(&self.sent).map(|(receipts, &sent)| receipts.missing(sent)).sum();
+        self.accounting.expected = self.expected();
+        let groups = self.receipts.chunks(self.group).zip(&self.sent);
+        let lost = |(group, &sent): (&[Receipts], _)| group.iter().map(|one| one.missing(sent)).sum::<u64>();
+        self.accounting.lost = groups.map(lost).sum();
         (self.accounting, self.latency)
     }
 }
