@@ -1,20 +1,23 @@
-//! Orders that are handed over together.
+//! ShardBatch that are handed over together.
 
 use super::elsewhere::Abroad;
 use super::order::{Commands, Order};
 use super::pusher::{Full, PushError, Pusher};
+#[cfg(feature = "node")]
+use crate::queue::orders::Account;
 use crate::shard::command::Command;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-/// Orders per place in an inbox: enough that handing over costs nothing beside obeying, few enough that a turn of the
+/// ShardBatch per place in an inbox: enough that handing over costs nothing beside obeying, few enough that a turn of the
 /// shard stays short.
 const BATCH_COMMANDS_MAX: usize = 256;
 
 /// Payload bytes per place in an inbox: what a shard takes in at most in a turn.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// Orders of one process that are handed over together, so that many cost as little to hand over as one. Order holds as
+/// ShardBatch of one process that are handed over together, so that many cost as little to hand over as one. Order holds as
 /// if they were given one by one. Dropping it gives up what was not [flushed](Self::flush).
 ///
 /// ```
@@ -38,6 +41,8 @@ pub struct Batch {
     /// What is for other brokers.
     abroad: Vec<Abroad>,
     is_full: bool,
+    /// Taken out for a shard that had no room, and what it keeps alive.
+    on_its_way: Option<(usize, Command, usize)>,
 }
 
 /// Those for one shard.
@@ -50,7 +55,7 @@ struct ShardBatch {
 impl Batch {
     pub(super) fn new(pusher: Pusher) -> Self {
         let shards = (0..pusher.shards()).map(|_| ShardBatch::default()).collect();
-        Self { pusher, shards, abroad: Vec::new(), is_full: false }
+        Self { pusher, shards, abroad: Vec::new(), is_full: false, on_its_way: None }
     }
 
     /// Adds an order, and never waits. A batch that [is full](Self::is_full) should be flushed before more is added.
@@ -96,24 +101,33 @@ impl Batch {
     /// The broker has stopped.
     pub fn flush(&mut self) -> Result<(), PushError> {
         self.is_full = false;
-        (0..self.shards.len()).try_for_each(|shard| self.flush_shard(shard))?;
+        while let Some((shard, command, bytes)) = self.next() {
+            self.pusher.send_bytes(shard, command, bytes, Full::Wait)?;
+        }
         self.flush_abroad();
         Ok(())
     }
 
-    /// As [`flush`](Self::flush), for a task of any executor. Dropping the future gives up what it has not handed over.
+    /// As [`flush`](Self::flush), for a task of any executor. Dropping the future loses nothing: the next flush goes on.
     ///
     /// # Errors
     /// The broker has stopped.
     pub async fn flush_async(&mut self) -> Result<(), PushError> {
-        self.is_full = false;
-        for shard in 0..self.shards.len() {
-            let Some((command, bytes)) = self.take(shard) else { continue };
+        poll_fn(|context| self.poll_flush(context)).await
+    }
+
+    /// As [`flush`](Self::flush), for who polls by hand: the task of `context` is woken when there is room again. A batch that
+    /// was full is so until all of it was handed over.
+    pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PushError>> {
+        while let Some((shard, command, bytes)) = self.next() {
             let mut command = Some(command);
-            poll_fn(|context| self.pusher.poll_send(shard, &mut command, bytes, context)).await?;
+            let sent = self.pusher.poll_send(shard, &mut command, bytes, context);
+            self.on_its_way = command.map(|command| (shard, command, bytes));
+            ready!(sent)?;
         }
+        self.is_full = false;
         self.flush_abroad();
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     fn flush_abroad(&mut self) {
@@ -122,11 +136,30 @@ impl Batch {
         }
     }
 
-    fn flush_shard(&mut self, shard: usize) -> Result<(), PushError> {
-        match self.take(shard) {
-            Some((command, bytes)) => self.pusher.send_bytes(shard, command, bytes, Full::Wait),
-            None => Ok(()),
-        }
+    /// What is handed over next: for which shard, and what it keeps alive.
+    fn next(&mut self) -> Option<(usize, Command, usize)> {
+        self.on_its_way.take().or_else(|| {
+            (0..self.shards.len()).find_map(|shard| self.take(shard).map(|(command, bytes)| (shard, command, bytes)))
+        })
+    }
+
+    /// Bytes of payload that were not handed over.
+    #[cfg(feature = "node")]
+    pub(crate) fn payload_bytes(&self) -> usize {
+        let on_its_way = self.on_its_way.as_ref().map_or(0, |(.., bytes)| *bytes);
+        on_its_way + self.shards.iter().map(|orders| orders.payload_bytes).sum::<usize>()
+    }
+
+    /// Whether its producer has no order that waits, here or in an inbox.
+    #[cfg(feature = "node")]
+    pub(crate) fn is_done(&self) -> bool {
+        let is_empty = self.on_its_way.is_none() && self.shards.iter().all(|orders| orders.commands.is_empty());
+        is_empty && self.pusher.accounts.iter().all(|account| account.held().0 == 0)
+    }
+
+    #[cfg(feature = "node")]
+    pub(super) fn accounts(&self) -> &Arc<[Account]> {
+        &self.pusher.accounts
     }
 
     /// What waits for a shard, as one command, and what that keeps alive.

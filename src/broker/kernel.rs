@@ -10,7 +10,7 @@
 use super::guest::{GrantOrder, GuestPushOrder};
 use super::pusher::Pusher;
 use super::{AttachError, Batch, BrokerShared, DeliveryOptions, Event, Message, ProcessHandle, order, process};
-use crate::admission::Charge;
+use crate::admission::{Charge, HeldAs};
 use crate::channel::ChannelId;
 use crate::gateway::{OwnerId, Settings};
 use crate::process_id::ProcessId;
@@ -298,6 +298,16 @@ impl KernelHandle {
         }
     }
 
+    /// The same, whose orders are a producer's of their own.
+    pub(crate) fn apart(&self) -> Self {
+        Self { pusher: self.pusher.apart(), ..self.clone() }
+    }
+
+    /// Where what waits for its processes to be served is charged.
+    pub(crate) fn waiting(&self) -> Charge {
+        self.pusher.purse.as_ref().expect("a kernel has a purse").charge_anyway(HeldAs::Orders, 0)
+    }
+
     /// What answers logins and calls of the RPC path. None: the broker has stopped.
     pub fn system(&self) -> Option<ProcessHandle> {
         self.owner(&self.system)
@@ -325,6 +335,21 @@ impl KernelHandle {
 }
 
 impl ProcessHandle {
+    /// The same, whose orders are a producer's of their own.
+    pub(crate) fn apart(&self) -> Self {
+        Self { pusher: self.pusher.apart(), ..self.clone() }
+    }
+
+    /// The same, whose orders are among those of `batch`.
+    pub(crate) fn among(&self, batch: &Batch) -> Self {
+        Self { pusher: self.pusher.among(batch.accounts()), ..self.clone() }
+    }
+
+    /// Where what waits for it to be served is charged.
+    pub(crate) fn waiting(&self) -> Charge {
+        self.pusher.purse.as_ref().expect("a process has a purse").charge_anyway(HeldAs::Orders, 0)
+    }
+
     /// Lets the process at `guest`, an address on another node, push to a channel of this process, or no more. The
     /// outcome counts 1 as `sent` if it is so now, as `not_found` or `not_owner`, or as `dropped` if the channel has as
     /// many guests as there may be ([`grants`]).

@@ -105,10 +105,7 @@ pub struct Pusher {
 
 impl Pusher {
     pub(super) fn of_process(shared: Arc<BrokerShared>, owner: &Owner) -> Self {
-        let accounts: Arc<[Account]> = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
-        let of_shards = Arc::downgrade(&accounts);
-        let bytes = |accounts: Arc<[Account]>| accounts.iter().map(|account| account.held().1 as usize).sum();
-        owner.purse.tenant().add_orders(move || of_shards.upgrade().map(bytes));
+        let accounts = accounts_of(&shared, &owner.purse);
         let (windows, topics) = (owner.windows.clone(), owner.topics.clone());
         let purse = Some(owner.purse.clone());
         let owner_id = Some(owner.id);
@@ -121,6 +118,19 @@ impl Pusher {
         let purse = Some(owner.purse.clone());
         let (windows, topics) = (owner.windows.clone(), owner.topics.clone());
         Self { owner: Some(owner.id), purse, windows, topics, ..self.clone() }
+    }
+
+    /// The same, whose orders are a producer's of their own: they take turns with the others', and do not stand behind them.
+    #[cfg(feature = "node")]
+    pub(super) fn apart(&self) -> Self {
+        let purse = self.purse.as_ref().expect("orders apart are those of an owner");
+        Self { accounts: accounts_of(&self.shared, purse), ..self.clone() }
+    }
+
+    /// The same, whose orders are among those of this producer.
+    #[cfg(feature = "node")]
+    pub(super) fn among(&self, accounts: &Arc<[Account]>) -> Self {
+        Self { accounts: accounts.clone(), ..self.clone() }
     }
 
     /// The same, whose events go to a queue of their own.
@@ -308,6 +318,15 @@ impl Pusher {
         let sent = self.shared.inboxes[shard].poll_send(command, bytes, &self.accounts[shard], context);
         sent.map_err(|_| PushError::Stopped)
     }
+}
+
+/// A producer's accounts with all shards. What they hold is told as held for the owner of `purse`.
+fn accounts_of(shared: &BrokerShared, purse: &ProcessFund) -> Arc<[Account]> {
+    let accounts: Arc<[Account]> = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
+    let of_shards = Arc::downgrade(&accounts);
+    let bytes = |accounts: Arc<[Account]>| accounts.iter().map(|account| account.held().1 as usize).sum();
+    purse.tenant().add_orders(move || of_shards.upgrade().map(bytes));
+    accounts
 }
 
 /// Gives each shard its command, and tells what came of it for all of them.

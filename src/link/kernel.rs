@@ -1,8 +1,8 @@
 //! The broker's end of a node's kernel over a link: the contract of the node's HTTP server (`node::service`), with
 //! frames for a queue.
 //!
-//! Beside the connection's reader and writer a kernel has three threads: one obeys its messages, one words events for
-//! it, one waits for it to judge passwords. Each may wait for the peer, none with a shard.
+//! Beside the connection's reader and writer a kernel has four threads: one has its messages obeyed, one changes paths, one
+//! words events for it, one waits for it to judge passwords. Each may wait for the peer, none with a shard.
 
 use super::convert::{self, live_channel};
 use super::frame::{HEAD_BYTES_MAX, LinkFrame};
@@ -13,20 +13,22 @@ use super::server::bye;
 use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, refused};
 use super::wire::{ByeCode, HelloRefused, LiveChannel, LoggedIn, LoginQuestion, RefusedCode, ToPeer};
 use crate::admission::{HeapBytes, HeldAs, ProcessFund};
-use crate::broker::{AttachError, Event, Kernel, KernelHandle, KernelOptions, PushError};
+use crate::broker::{AttachError, Event, Kernel, KernelHandle, KernelOptions};
 use crate::gateway::{Claims, Secret, Settings, mint};
-use crate::node::inbound::{MessageReader, TakenMessage};
+use crate::node::inbound::MessageReader;
 use crate::node::login::{GrantedLogin, PasswordCheck};
 use crate::node::outbound::{KernelGone, ToKernel};
 use crate::node::service::{Service, TAKEN_AT_ONCE_MAX};
 use crate::node::{KernelMessage, http_server_process};
 use crate::process_id::ProcessId;
 use crate::proto::close::code;
+use crate::queue::orders::this_thread;
 use crate::words::policy::Policy;
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
@@ -110,7 +112,7 @@ pub fn begin(registry: &Arc<Registry>, hail: &KernelHello) -> Result<Arc<Session
     };
     let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.purse()));
     let peer = LinkedKernel(session.clone());
-    let Service { inlet, outlet, judge, attempts } = Service::new(handle, settings, peer.clone(), peer);
+    let Service { inlet, changes, outlet, judge, attempts } = Service::new(handle, settings, peer.clone(), peer);
     let forget = Forget { session: session.clone(), registry: registry.clone(), key: SessionKey::Kernel };
     let obeyed = session.clone();
     let spawned = spawn("link-events", move || {
@@ -122,6 +124,7 @@ pub fn begin(registry: &Arc<Registry>, hail: &KernelHello) -> Result<Arc<Session
         detach(kernel, forget.session.why());
     })
     .and_then(|()| spawn("link-orders", move || obey(&obeyed, inlet)))
+    .and_then(|()| spawn("link-paths", move || changes.run(|_| {})))
     .and_then(|()| spawn("link-logins", move || judge.run(&attempts)));
     match spawned {
         Ok(()) => Ok(session),
@@ -169,52 +172,46 @@ fn detach(kernel: Kernel, why: SessionEnd) {
     }
 }
 
-/// Obeys what the kernel sends, in order, until the session is over.
+/// Has what the kernel sends obeyed until the session is over, or the broker has stopped: the events say which.
 fn obey(session: &Session, mut inlet: MessageReader) {
     let Actor::Kernel(actor) = &session.actor else { return };
-    let mut messages = Vec::new();
-    while actor.mailroom.take(&mut messages, TAKEN_AT_ONCE_MAX) {
-        let count = messages.len() as u64;
-        let answered = messages.drain(..).try_for_each(|message| answer(session, &mut inlet, message));
-        if answered.and_then(|()| Ok(inlet.batch.flush()?)).is_err() {
-            // The broker has stopped, or the session is over; whichever it was, the events say so.
+    let waker = this_thread();
+    let mut context = Context::from_waker(&waker);
+    let (mut messages, mut answers) = (Vec::new(), VecDeque::new());
+    loop {
+        let mut has_more = false;
+        if !inlet.desks.is_full() {
+            match actor.mailroom.poll_take(&mut context, &mut messages, TAKEN_AT_ONCE_MAX) {
+                Poll::Ready(true) => has_more = true,
+                Poll::Ready(false) => return,
+                Poll::Pending => {}
+            }
+        }
+        let taken = messages.len() as u64;
+        for message in messages.drain(..) {
+            let Ok(answer) = inlet.take(message) else { return };
+            answers.extend(answer);
+        }
+        // Behind an answer the peer may wait for room in its own window: what can be done is done first.
+        let is_done = match inlet.poll(&mut context, &mut answers) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => return,
+            Poll::Pending => false,
+        };
+        let answered = answers.drain(..).map(|answer| (convert::kernel_out(answer), FrameMark::Event));
+        if answered.into_iter().try_for_each(|answer| session.line.send([answer])).is_err() {
             return;
         }
-        session.line.took(count, actor.mailroom.is_empty());
-    }
-}
-
-/// What ends the obeying.
-struct ObeyingEnd;
-
-impl From<PushError> for ObeyingEnd {
-    fn from(_: PushError) -> Self {
-        Self
-    }
-}
-
-impl From<QueueEnded> for ObeyingEnd {
-    fn from(_: QueueEnded) -> Self {
-        Self
-    }
-}
-
-fn answer(session: &Session, inlet: &mut MessageReader, message: KernelMessage) -> Result<(), ObeyingEnd> {
-    let answer = match inlet.take(message)? {
-        TakenMessage::Whole if inlet.batch.is_full() => return Ok(inlet.batch.flush()?),
-        TakenMessage::Whole => return Ok(()),
-        TakenMessage::Answer(answer) => Some(answer),
-        TakenMessage::Change(change) => {
-            inlet.batch.flush()?;
-            change.make()?
+        if taken > 0 {
+            session.line.took(taken, actor.mailroom.is_empty());
         }
-    };
-    if let Some(answer) = answer {
-        // Behind this the peer may wait for room in its own window: what was taken is done first.
-        inlet.batch.flush()?;
-        session.line.send([(convert::kernel_out(answer), FrameMark::Event)])?;
+        if is_done {
+            actor.mailroom.obeyed();
+        }
+        if !has_more {
+            thread::park();
+        }
     }
-    Ok(())
 }
 
 /// The kernel, as the service needs it.

@@ -2,13 +2,14 @@
 //!
 //! The one that obeys may wait for the peer to acknowledge what it was sent; the one that reads must go on meanwhile,
 //! since it reads the acknowledgements. Invariants: order is kept; what waits is bounded by two windows, which a peer
-//! that keeps within its own never fills for long.
+//! that keeps within its own never fills for long. What was taken out is charged by whoever took it.
 
 use super::config::WINDOW;
 use crate::admission::Charge;
 use crate::node::KernelMessage;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 const FRAMES_MAX: usize = 2 * WINDOW.frames as usize;
@@ -26,9 +27,10 @@ struct KernelInboxState {
     waiting: VecDeque<(KernelMessage, usize)>,
     /// What they take of the heap.
     bytes: usize,
-    /// How many were taken out and are not obeyed yet, and what they take.
-    in_hand: usize,
-    in_hand_bytes: usize,
+    /// What was taken out may not be obeyed yet.
+    in_hand: bool,
+    /// Who takes out, and waits.
+    taker: Option<Waker>,
     charge: Option<Charge>,
     /// How many were ever put in.
     received: u64,
@@ -49,7 +51,7 @@ impl KernelInboxState {
     fn settle(&mut self) {
         let places = self.waiting.capacity() * size_of::<(KernelMessage, usize)>();
         if let Some(charge) = &mut self.charge {
-            charge.resize(self.bytes + self.in_hand_bytes + places);
+            charge.resize(self.bytes + places);
         }
     }
 }
@@ -83,29 +85,42 @@ impl KernelInbox {
                 state.bytes += bytes;
                 state.received += 1;
                 state.settle();
-                self.changed.notify_all();
+                state.taker.take().iter().for_each(Waker::wake_by_ref);
                 Ok(())
             }
         }
     }
 
-    /// Waits for messages and takes up to `count` of them out, into `messages`. What was taken before counts as obeyed.
-    /// False: it is closed, and empty.
-    pub fn take(&self, messages: &mut Vec<KernelMessage>, count: usize) -> bool {
+    /// Takes up to `count` messages out, into `messages`; while there are none, the task of `context` is woken when there
+    /// are. False: it is closed.
+    pub fn poll_take(&self, context: &mut Context<'_>, messages: &mut Vec<KernelMessage>, count: usize) -> Poll<bool> {
         let mut state = self.lock();
-        (state.in_hand, state.in_hand_bytes) = (0, 0);
+        if state.waiting.is_empty() {
+            if state.is_closed {
+                return Poll::Ready(false);
+            }
+            state.taker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let count = count.min(state.waiting.len());
+        let mut bytes = 0;
+        messages.extend(state.waiting.drain(..count).map(|(message, of_message)| {
+            bytes += of_message;
+            message
+        }));
+        state.bytes -= bytes;
+        state.in_hand = true;
         state.settle();
         self.changed.notify_all();
-        let is_empty = |state: &mut KernelInboxState| state.waiting.is_empty() && !state.is_closed;
-        state = self.changed.wait_while(state, is_empty).unwrap_or_else(PoisonError::into_inner);
-        let count = count.min(state.waiting.len());
-        let taken: Vec<_> = state.waiting.drain(..count).collect();
-        state.in_hand_bytes = taken.iter().map(|(_, bytes)| bytes).sum::<usize>();
-        state.bytes -= state.in_hand_bytes;
-        state.in_hand = count;
-        messages.extend(taken.into_iter().map(|(message, _)| message));
-        self.changed.notify_all();
-        count > 0
+        Poll::Ready(true)
+    }
+
+    /// All that was taken out is obeyed.
+    pub fn obeyed(&self) {
+        let mut state = self.lock();
+        if std::mem::take(&mut state.in_hand) {
+            self.changed.notify_all();
+        }
     }
 
     /// Whether nothing waits.
@@ -120,7 +135,7 @@ impl KernelInbox {
 
     /// Waits until everything is obeyed, for at most `patience`.
     pub fn wait_obeyed(&self, patience: Duration) {
-        let is_busy = |state: &mut KernelInboxState| !state.waiting.is_empty() || state.in_hand > 0;
+        let is_busy = |state: &mut KernelInboxState| !state.waiting.is_empty() || state.in_hand;
         drop(self.changed.wait_timeout_while(self.lock(), patience, is_busy));
     }
 
@@ -129,8 +144,9 @@ impl KernelInbox {
         let mut state = self.lock();
         state.is_closed = true;
         state.waiting = VecDeque::new();
-        (state.bytes, state.in_hand, state.in_hand_bytes) = (0, 0, 0);
+        (state.bytes, state.in_hand) = (0, false);
         state.settle();
+        state.taker.take().iter().for_each(Waker::wake_by_ref);
         self.changed.notify_all();
     }
 
@@ -159,7 +175,8 @@ mod tests {
         }
         assert_eq!(room.put(message(0), 1, Duration::ZERO), Err(NotTaken::Full));
         let mut taken = Vec::new();
-        assert!(room.take(&mut taken, 2));
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(room.poll_take(&mut context, &mut taken, 2), Poll::Ready(true));
         assert_eq!(taken.iter().map(|message| message.id).collect::<Vec<_>>(), [0, 1]);
         // One message may be larger than all that may wait.
         room.put(message(9), BYTES_MAX, Duration::ZERO).unwrap();
@@ -170,7 +187,8 @@ mod tests {
             room.close();
             assert_eq!(waiting.join().unwrap(), Err(NotTaken::Closed));
         });
-        assert!(room.is_empty() && !room.take(&mut taken, 1));
+        assert!(room.is_empty());
+        assert_eq!(room.poll_take(&mut context, &mut taken, 1), Poll::Ready(false));
         room.wait_obeyed(Duration::from_secs(60));
     }
 }

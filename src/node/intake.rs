@@ -4,21 +4,21 @@
 //! before one ends, for the node is in the middle of sending, and two that wake each other for every message cost more
 //! than the messages. A message that comes alone is handed over at once.
 //!
-//! Invariants: the node's runtime never waits here. Room in an inbox is awaited; a change of paths is made on a thread that
-//! may wait, and awaited before the next message is taken. Never waits for the kernel while the kernel may be waiting for
+//! Invariants: the node's runtime never waits here, and no process waits for another's room in an inbox or change of paths
+//! ([`desks`](super::desks)); only while a desk has as much as it may is nothing more taken. Never waits for the kernel while the kernel may be waiting for
 //! us: an answer that its queue has no room for is kept here. They are few: each belongs to a message that the kernel has
 //! taken out of that very queue.
 
 use super::host::Host;
-use super::inbound::{MessageReader, TakenMessage};
+use super::inbound::MessageReader;
 use super::message::KernelMessage;
-use super::perform::Change;
-use super::prints::{Prints, VERBOSE};
 use super::server::ServerError;
 use super::service::TAKEN_AT_ONCE_MAX;
 use crate::broker::PushError;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task;
 
@@ -31,8 +31,7 @@ pub(super) struct NodeIntake<H: Host> {
     host: Arc<H>,
     from_kernel: mpsc::Receiver<H::Message>,
     to_kernel: mpsc::Sender<H::Message>,
-    prints: Prints<H>,
-    /// TakenMessage out of the kernel's queue, and not read yet.
+    /// Taken out of the kernel's queue, and not read yet.
     messages: Vec<H::Message>,
     answers: VecDeque<KernelMessage>,
     /// The turn before had more than one message.
@@ -48,24 +47,26 @@ impl<H: Host> NodeIntake<H> {
         host: Arc<H>,
         from_kernel: mpsc::Receiver<H::Message>,
         to_kernel: mpsc::Sender<H::Message>,
-        prints: Prints<H>,
     ) -> Self {
         let messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
         let answers = VecDeque::new();
-        Self { inlet, host, from_kernel, to_kernel, prints, messages, answers, was_burst: false }
+        Self { inlet, host, from_kernel, to_kernel, messages, answers, was_burst: false }
     }
 
     /// Takes in until the server has ended, which is told, or is to be stopped: the kernel has gone, or the broker has.
     pub async fn run(mut self, ending: &mut ServerEnd) -> Option<Result<(), ServerError>> {
         loop {
+            let Self { inlet, host, from_kernel, to_kernel, messages, answers, .. } = &mut self;
+            let (takes, is_busy, has_answers) = (!inlet.desks.is_full(), inlet.desks.is_busy(), !answers.is_empty());
             tokio::select! {
                 ended = &mut *ending => return Some(ended.unwrap_or(Err(ServerError::Panicked))),
-                taken = self.from_kernel.recv_many(&mut self.messages, TAKEN_AT_ONCE_MAX) => if taken == 0 {
-                    return None; // The kernel has gone.
+                taken = from_kernel.recv_many(messages, TAKEN_AT_ONCE_MAX), if takes => if taken == 0 {
+                    // The kernel has gone. What it has asked for is done.
+                    poll_fn(|context| inlet.poll(context, answers)).await.ok()?;
+                    return None;
                 },
-                room = self.to_kernel.reserve(), if !self.answers.is_empty() => {
-                    give(room.ok()?, &mut self.answers, &*self.host);
-                }
+                handed_over = poll_fn(|context| inlet.poll(context, answers)), if is_busy => handed_over.ok()?,
+                room = to_kernel.reserve(), if has_answers => give(room.ok()?, answers, &**host),
             }
             self.turn().await.ok()?;
             while !self.answers.is_empty()
@@ -76,15 +77,15 @@ impl<H: Host> NodeIntake<H> {
         }
     }
 
-    /// Takes what has come and what comes meanwhile, and hands it over.
+    /// Takes what has come and what comes meanwhile, and hands over what there is room for.
     async fn turn(&mut self) -> Result<(), PushError> {
         let mut taken = 0;
         let mut is_burst = self.was_burst;
         while !self.messages.is_empty() {
             taken += self.messages.len();
             is_burst |= self.messages.len() > 1;
-            self.take_in().await?;
-            if taken >= TAKEN_IN_A_TURN_MAX {
+            self.take_in()?;
+            if taken >= TAKEN_IN_A_TURN_MAX || self.inlet.desks.is_full() {
                 break;
             }
             if is_burst && self.from_kernel.is_empty() {
@@ -95,35 +96,22 @@ impl<H: Host> NodeIntake<H> {
             self.messages.extend(more.take(TAKEN_AT_ONCE_MAX));
         }
         self.was_burst = taken > 1;
-        self.inlet.batch.flush_async().await
+        let Self { inlet, answers, .. } = self;
+        // What cannot be handed over now is when the task is woken.
+        poll_fn(|context| match inlet.poll(context, answers) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => Poll::Ready(Ok(())),
+        })
+        .await
     }
 
     /// Reads what was taken out of the queue.
-    async fn take_in(&mut self) -> Result<(), PushError> {
-        let mut messages = std::mem::take(&mut self.messages);
-        for message in messages.drain(..).filter_map(|message| self.host.to_ours(message)) {
-            match self.inlet.take(message)? {
-                TakenMessage::Whole => {}
-                TakenMessage::Answer(answer) => self.answers.push_back(answer),
-                TakenMessage::Change(change) => {
-                    self.inlet.batch.flush_async().await?;
-                    self.prints.say(VERBOSE, &change.words());
-                    self.answers.extend(make(change).await?);
-                }
-            }
-            if self.inlet.batch.is_full() {
-                self.inlet.batch.flush_async().await?;
-            }
+    fn take_in(&mut self) -> Result<(), PushError> {
+        for message in self.messages.drain(..).filter_map(|message| self.host.to_ours(message)) {
+            self.answers.extend(self.inlet.take(message)?);
         }
-        self.messages = messages;
         Ok(())
     }
-}
-
-/// Makes a change on a thread that may wait for the shards.
-async fn make(change: Change) -> Result<Option<KernelMessage>, PushError> {
-    // An error: the runtime shuts down, and the server with it.
-    task::spawn_blocking(|| change.make()).await.unwrap_or(Err(PushError::Stopped))
 }
 
 fn give<H: Host>(room: mpsc::Permit<'_, H::Message>, answers: &mut VecDeque<KernelMessage>, host: &H) {

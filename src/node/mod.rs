@@ -16,6 +16,7 @@
 pub(crate) mod acting;
 mod action;
 mod attempts;
+pub(crate) mod desks;
 mod dispatch;
 mod error;
 mod events;

@@ -1,7 +1,8 @@
 //! The drop-in: what a node spawns in place of its own HTTP server.
 //!
 //! Messages of the kernel go in on the node's own runtime, in the future that [`http_server`] is (`intake`). Threads beside
-//! the shards: one starts the broker and waits for its end, one brings events to the kernel, one judges passwords.
+//! the shards: one starts the broker and waits for its end, one brings events to the kernel, one changes paths, one judges
+//! passwords.
 //!
 //! Invariants: from the first thread on, a [`ServerLife`] can stop all of them, whether or not there is a broker yet; a future
 //! that is dropped has told every client before the drop returns, or [`GOODBYES_WITHIN`] later; what is dropped lets go of
@@ -13,7 +14,7 @@ use super::intake::NodeIntake;
 use super::login::{GrantedLogin, PasswordCheck, token};
 use super::message::KernelMessage;
 use super::outbound::{KernelGone, ToKernel};
-use super::prints::{Prints, SHOWN, Warnings};
+use super::prints::{Prints, SHOWN, VERBOSE, Warnings};
 use super::service::Service;
 use crate::broker::{
     AttachError, Broker, BrokerHandle, Config, Event, KernelOptions, QueueLimits, ShardDied, StartError,
@@ -311,7 +312,7 @@ fn supervise<H: Host>(
             node: parts.our_node,
             any_password,
         };
-        let Service { inlet, outlet, judge, attempts } = Service::new(kernel, settings, queue, password);
+        let Service { inlet, changes, outlet, judge, attempts } = Service::new(kernel, settings, queue, password);
 
         prints.say(SHOWN, &format!("listening on {}", broker.address()));
         warnings.release();
@@ -323,6 +324,10 @@ fn supervise<H: Host>(
             outlet.run(&kernel_events);
             outlet_life.stop(STOP_WITHIN);
         })?;
+        let (said, changes_end) = (prints.clone(), changes.stopper());
+        let paths = spawn("http-paths", &warnings, move || {
+            changes.run(|change| said.say(VERBOSE, &change.words()));
+        })?;
         // A node without it serves as well.
         let control = parts.control.map(|path| control::ControlServer::start(&broker, &path)).transpose();
         let control = control.unwrap_or_else(|error| {
@@ -330,10 +335,11 @@ fn supervise<H: Host>(
             None
         });
         // Given back if the node does not want it any more: the drop of its future has stopped the broker.
-        let _ = started.send(NodeIntake::new(inlet, host, parts.from_kernel, parts.to_kernel, prints));
+        let _ = started.send(NodeIntake::new(inlet, host, parts.from_kernel, parts.to_kernel));
         let result = broker.wait();
         drop(control);
-        for thread in [to_kernel, login] {
+        changes_end.stop();
+        for thread in [to_kernel, login, paths] {
             if thread.join().is_err() {
                 return Err(ServerError::Panicked);
             }

@@ -1,12 +1,13 @@
 //! The contract between a broker and a node's kernel, wherever the kernel is: in this program (`server`) or at the other
 //! end of a link.
 //!
-//! Three parts for three threads: messages of the kernel go in (`inbound`), events come out (`outbound`), passwords are
-//! judged (`login`). Knows no threads itself.
+//! Four parts for as many threads: messages of the kernel go in (`inbound`), paths are changed (`desks`), events come out
+//! (`outbound`), passwords are judged (`login`). Knows no threads itself.
 
+use super::desks::{Changes, Desks};
 use super::events::EventMessages;
 use super::identity::ServerName;
-use super::inbound::{ActingProcesses, MessageReader};
+use super::inbound::MessageReader;
 use super::login::{LoginAttempts, LoginQueue, PasswordCheck, PasswordWorker};
 use super::outbound::{MessageIds, MessageWriter, ToKernel};
 use super::perform::{Pending, Unasked};
@@ -23,6 +24,7 @@ pub(crate) const TAKEN_AT_ONCE_MAX: usize = 32;
 /// See the module.
 pub(crate) struct Service<K: ToKernel, G> {
     pub inlet: MessageReader,
+    pub changes: Changes,
     pub outlet: MessageWriter<K>,
     pub judge: PasswordWorker<G>,
     /// What the judge is run with.
@@ -49,18 +51,9 @@ impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
             ids: MessageIds::new(),
         };
         let judge = PasswordWorker { gatekeeper, kernel: kernel.clone(), settings };
-        let batch = kernel.batch();
-        let inlet = MessageReader {
-            our_node,
-            dialect,
-            kernel,
-            pending,
-            calls,
-            name,
-            owners: ActingProcesses::default(),
-            batch,
-        };
-        Self { inlet, outlet, judge, attempts }
+        let (desks, changes) = Desks::new(kernel, pending);
+        let inlet = MessageReader { our_node, dialect, calls, name, desks };
+        Self { inlet, changes, outlet, judge, attempts }
     }
 }
 

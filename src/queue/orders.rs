@@ -2,8 +2,9 @@
 //! shard is woken.
 //!
 //! Invariants: a command that was accepted is handed to the shard once, in the order of its producer's calls, unless
-//! the shard ends first. The queue holds at most the commands and bytes of its [`InboxLimits`], and one [`Account`] at most
-//! a quarter of each; a single command bigger than that passes when its account (and the queue) holds nothing. A shard
+//! the shard ends first. The queue holds at most the commands and bytes of its [`Limits`], and one [`Account`] at most
+//! a quarter of each and no more than is left free (a dynamic threshold: many full accounts leave room for another);
+//! a single command bigger than that passes when its account (and the queue) holds nothing. A shard
 //! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. Who waits for room
 //! is woken after each drain.
 //!
@@ -156,7 +157,7 @@ impl<T> InboxSender<T> {
             return Err(SendRefused::Stopped(command));
         }
         let bytes = gauge::countable(bytes);
-        if !account.0.try_take(bytes) {
+        if self.leaves_no_room(account, bytes) || !account.0.try_take(bytes) {
             return Err(SendRefused::Full(command));
         }
         if !self.shared.held.try_take(bytes) {
@@ -177,6 +178,18 @@ impl<T> InboxSender<T> {
             while self.leftovers.try_recv().is_ok() {}
         }
         Ok(())
+    }
+
+    /// Whether a producer that holds something would hold more than it leaves free. So however many fill the queue, there is
+    /// room for one that comes with nothing.
+    fn leaves_no_room(&self, account: &Account, bytes: u64) -> bool {
+        let ((own, own_bytes), (all, all_bytes)) = (account.0.held(), self.shared.held.held());
+        let limits = self.shared.held.limits();
+        let has_too_much = || {
+            let free = u64::from(limits.commands_max).saturating_sub(all);
+            own >= free || own_bytes + bytes > limits.bytes_max.saturating_sub(all_bytes + bytes)
+        };
+        own > 0 && has_too_much()
     }
 
     /// As [`try_send`](Self::try_send), but blocks this thread until there is room. Shards drain at the speed of
@@ -398,6 +411,12 @@ impl std::task::Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }
+}
+
+/// What ends a [`park`](std::thread::park) of this thread.
+#[cfg(feature = "link")]
+pub(crate) fn this_thread() -> Waker {
+    THIS_THREAD.with(Waker::clone)
 }
 
 thread_local! {

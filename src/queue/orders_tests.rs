@@ -240,3 +240,21 @@ fn many_producers_and_a_sleeping_shard_lose_nothing() {
     assert_eq!(sender.held(), (0, 0));
     assert!(inbox.is_empty());
 }
+
+#[test]
+fn whoever_comes_with_nothing_finds_room_however_many_fill_the_queue() {
+    let (sender, mut inbox) = inbox(limits(64, 6400), NeverAsleep);
+    let greedy: Vec<_> = (0..16).map(|_| sender.account()).collect();
+    for round in 0..64 {
+        for account in &greedy {
+            _ = sender.try_send(round, 100, account);
+        }
+    }
+    let held: Vec<u64> = greedy.iter().map(|account| account.held().0).collect();
+    assert!(held.iter().all(|&held| held >= 3), "each has its part: {held:?}");
+    for command in 0..3 {
+        sender.try_send(command, 100, &sender.account()).unwrap();
+    }
+    drained(&mut inbox);
+    assert_eq!(sender.held(), (0, 0));
+}
