@@ -66,7 +66,7 @@ fn app_cookie() -> String {
     format!("Cookie: hyperware-auth_fake.os@{APP}={}\r\n", token(Some(APP)))
 }
 
-const UPGRADE: &str = "Upgrade: websocket\r\nConnection: BoundUpgrade\r\n";
+const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
 
 /// A judged request as text: `ws`, `register`, `ask`, `login`, `rpc`, or the status of the answer and its words.
 fn judge_from(snapshot: &Snapshot, peer: &str, line: &str, headers: &str) -> String {

@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn plain_requests_are_sent_on_to_the_host_that_they_name() {
-        let upgrade = "Upgrade: websocket\r\nConnection: BoundUpgrade\r\nSec-WebSocket-Version: 13";
+        let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13";
         for (port, request, location) in [
             (443, "GET / HTTP/1.1\r\nHost: example.com", "https://example.com/"),
             (443, "GET /a/?b=c%20d HTTP/1.1\r\nHost: Example.com:8080", "https://Example.com/a/?b=c%20d"),

@@ -348,14 +348,14 @@ pub fn reason_phrase(status: u16) -> &'static str {
         304 => "Not Modified",
         307 => "Temporary Redirect",
         308 => "Permanent Redirect",
-        400 => "Bad ParsedRequest",
+        400 => "Bad Request",
         401 => "Unauthorized",
         402 => "Payment Required",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         406 => "Not Acceptable",
-        408 => "ParsedRequest Timeout",
+        408 => "Request Timeout",
         409 => "Conflict",
         410 => "Gone",
         411 => "Length Required",
@@ -366,12 +366,12 @@ pub fn reason_phrase(status: u16) -> &'static str {
         416 => "Range Not Satisfiable",
         417 => "Expectation Failed",
         418 => "I'm a teapot",
-        421 => "Misdirected ParsedRequest",
+        421 => "Misdirected Request",
         422 => "Unprocessable Entity",
         426 => "Upgrade Required",
         428 => "Precondition Required",
         429 => "Too Many Requests",
-        431 => "ParsedRequest Header Fields Too Large",
+        431 => "Request Header Fields Too Large",
         451 => "Unavailable For Legal Reasons",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -486,7 +486,7 @@ mod tests {
             assert_eq!(PreparedResponse::new(200).header("A", value), Err(HeaderError::Value("A".into())), "{value:?}");
         }
         assert_eq!(PreparedResponse::new(200).header("X-A", "b\tc é").unwrap().find("x-a"), Some("b\tc é"));
-        let ours = ["Transfer-Encoding", "HttpConnection", "Upgrade", "Keep-Alive", "Trailer", "TE", "Date"];
+        let ours = ["Transfer-Encoding", "Connection", "Upgrade", "Keep-Alive", "Trailer", "TE", "Date"];
         for name in ours {
             let response = PreparedResponse::new(200).header(name, "chunked").unwrap();
             assert_eq!(encode(response, ASKED).0.matches("chunked").count(), 0, "{name}");

@@ -50,7 +50,7 @@ pub enum UpgradeError {
     #[error("the Upgrade header must name websocket")]
     UpgradeMissing,
     /// No `upgrade` in WebSocketConnection (item 4).
-    #[error("the WebSocketConnection header must name Upgrade")]
+    #[error("the Connection header must name Upgrade")]
     ConnectionMissing,
     /// No Sec-WebSocket-Key, or more than one (item 5, 11.3.1).
     #[error("exactly one Sec-WebSocket-Key is needed")]
@@ -101,7 +101,7 @@ impl UpgradeError {
             Self::MethodNotGet => &[("Allow", "GET")],
             // RFC 6455 4.4, and RFC 9110 15.5.22: "The server MUST send an Upgrade header field in a 426 response".
             Self::VersionUnsupported => {
-                &[("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"), ("WebSocketConnection", "Upgrade")]
+                &[("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]
             }
             _ => &[],
         }
@@ -194,7 +194,7 @@ impl<'a> HandshakeFields<'a> {
                 fields.hosts += 1;
             } else if is_named("Upgrade") {
                 fields.upgrade_to_websocket |= lists_token(header.value, "websocket");
-            } else if is_named("WebSocketConnection") {
+            } else if is_named("Connection") {
                 fields.connection_upgrade |= lists_token(header.value, "upgrade");
             } else if is_named("Sec-WebSocket-Key") {
                 if fields.key.replace(header.value).is_some() {
@@ -288,7 +288,7 @@ mod tests {
     const LAWFUL: &[(&str, &str)] = &[
         ("Host", "server.example.com"),
         ("Upgrade", "websocket"),
-        ("WebSocketConnection", "Upgrade"),
+        ("Connection", "Upgrade"),
         ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ("Origin", "http://example.com"),
         ("Sec-WebSocket-Version", "13"),
@@ -326,11 +326,8 @@ mod tests {
         for fields in [
             with("Upgrade", &[("UPGRADE", "h2c, WebSocket")]),
             with("Upgrade", &[("Upgrade", "h2c"), ("Upgrade", "websocket")]),
-            with("WebSocketConnection", &[("connection", "keep-alive, Upgrade")]),
-            with(
-                "WebSocketConnection",
-                &[("WebSocketConnection", "keep-alive"), ("WebSocketConnection", ",upgrade ,")],
-            ),
+            with("Connection", &[("connection", "keep-alive, Upgrade")]),
+            with("Connection", &[("Connection", "keep-alive"), ("Connection", ",upgrade ,")]),
             with("Sec-WebSocket-Version", &[("sec-websocket-version", " 13 ")]),
             with("", &[("Content-Length", "0")]),
             with("", &[("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]),
@@ -348,8 +345,8 @@ mod tests {
             (with("", &[("Host", "other")]), E::Host),
             (with("Upgrade", &[]), E::UpgradeMissing),
             (with("Upgrade", &[("Upgrade", "websockets")]), E::UpgradeMissing),
-            (with("WebSocketConnection", &[]), E::ConnectionMissing),
-            (with("WebSocketConnection", &[("WebSocketConnection", "close")]), E::ConnectionMissing),
+            (with("Connection", &[]), E::ConnectionMissing),
+            (with("Connection", &[("Connection", "close")]), E::ConnectionMissing),
             (with("Sec-WebSocket-Key", &[]), E::KeyCount),
             (with("", &[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")]), E::KeyCount),
             (with("Sec-WebSocket-Version", &[]), E::VersionUnsupported),
@@ -414,8 +411,8 @@ mod tests {
 
     #[test]
     fn a_plain_request_does_not_want_an_upgrade() {
-        assert!(!wants_upgrade(&headers(&[("Host", "a"), ("WebSocketConnection", "keep-alive")])));
-        assert!(!wants_upgrade(&headers(&[("Upgrade", "h2c"), ("WebSocketConnection", "Upgrade")])));
+        assert!(!wants_upgrade(&headers(&[("Host", "a"), ("Connection", "keep-alive")])));
+        assert!(!wants_upgrade(&headers(&[("Upgrade", "h2c"), ("Connection", "Upgrade")])));
         assert!(wants_upgrade(&headers(&[("Sec-WebSocket-Key", "")])));
     }
 }

@@ -1,4 +1,4 @@
-//! Answers that are given again: a request with an `Idempotency-KeyDigest` that has been answered is answered the same, and nothing
+//! Answers that are given again: a request with an `Idempotency-Key` that has been answered is answered the same, and nothing
 //! is pushed twice.
 //!
 //! Invariants: the table is bounded in entries and charged to the API's process, and an entry lives ten minutes at most; where
@@ -85,7 +85,7 @@ impl KeptAnswers {
             false => None,
         };
         let Some(charge) = charge else {
-            let why = "too many requests with an Idempotency-KeyDigest are remembered: nothing was pushed";
+            let why = "too many requests with an Idempotency-Key are remembered: nothing was pushed";
             return KeyStatus::Answer(ApiAnswer::error(429, None, why).with("retry-after", "60"));
         };
         self.entries.insert(key, KeptAnswer { came: now, request, answer: None, charge });

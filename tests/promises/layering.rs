@@ -98,7 +98,7 @@ fn imports(code: &str) -> Vec<String> {
 fn imports_are_found_however_they_are_written() {
     assert_eq!(imports("use crate::http;"), ["http"]);
     assert_eq!(imports("use crate::{http, proto::{self, Opcode},\n  gateway as g};"), ["http", "proto", "gateway"]);
-    assert_eq!(imports("fn f(x: crate::shard::LinkConfig) -> crate::proto::X {}"), ["shard", "proto"]);
+    assert_eq!(imports("fn f(x: crate::shard::Config) -> crate::proto::X {}"), ["shard", "proto"]);
 }
 
 #[test]
