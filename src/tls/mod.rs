@@ -37,5 +37,5 @@ pub use record::{RecordDirection, Records, TlsState};
 #[cfg(not(feature = "tls"))]
 pub use without::{
     Acceptor, Duplex, Handshake, INCOMING_BYTES_MAX, OVERHEAD_BYTES, PLAIN_BYTES_MAX, PRICE_NS_RESUMED,
-    RECORD_BYTES_MAX, Records, Server, State, Trust,
+    RECORD_BYTES_MAX, Records, TlsServer, TlsState, Trust,
 };

@@ -1,6 +1,6 @@
 //! What a build without the feature `tls` has in place of it: types of which there is no value, so that shards need not know.
 
-use super::{Alert, Opened, Step};
+use super::{Alert, HandshakeStep, OpenedRecords};
 use std::io::{self, IoSlice};
 
 /// Of which there is no value. Private, so that nobody outside is told that what follows one is never reached.
