@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = Broker::builder().listen("127.0.0.1:8080").start()?;
     let rooms = broker.on_shards("rooms", |_shard| Rooms::default())?;
     for room in ["lobby", "kitchen", "garden"] {
-        rooms.bind_at(&format!("/room/{room}"))?;
+        rooms.handle().bind_at(&format!("/room/{room}"))?;
     }
     println!("ws://{}/room/lobby, kitchen or garden", broker.address());
     broker.wait()?;

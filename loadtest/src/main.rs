@@ -1,8 +1,10 @@
 //! Simulates thousands of WebSocket clients and measures the server they talk to. It shares no code with the server.
 
+mod bench;
 mod cli;
 mod client;
 mod compare;
+mod conduct;
 mod ledger;
 mod modes;
 mod neighbours;
@@ -21,7 +23,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Bench, Cli, Command, Run};
+use bench::{Bench, Run};
+use cli::{Cli, Command};
 use report::Report;
 
 fn main() -> ExitCode {

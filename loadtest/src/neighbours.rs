@@ -15,9 +15,10 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::cli::{Bench, Conduct, Run};
+use crate::bench::{Bench, Run};
 use crate::client::engine::Pace;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox, Target, frame, handshake};
+use crate::conduct::Conduct;
 use crate::modes::echo::ECHO;
 use crate::stats::{Latency, LatencySummary};
 

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::cli::Conduct;
 use crate::client::tls::Manner;
 use crate::client::{Registration, Target};
 use crate::compare::fronts::Front;
+use crate::conduct::Conduct;
 use crate::{proc, sys};
 
 /// How long a started server may take until it listens, and until it has ended.

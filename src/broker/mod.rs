@@ -26,8 +26,10 @@
 mod batch;
 mod builder;
 mod compression;
+mod config;
 mod delivery;
 mod elsewhere;
+mod error;
 #[cfg(feature = "node")]
 mod guest;
 mod here;
@@ -36,10 +38,12 @@ mod kernel;
 mod listeners;
 mod message;
 mod on_shards;
+mod open_files;
 mod operate;
 mod order;
 mod process;
 mod pusher;
+mod threads;
 mod ticket;
 
 pub use crate::admission::{HeldBytes, TenantReport};
@@ -56,14 +60,17 @@ pub use crate::shard::topics::TopicReport;
 pub use crate::words::topic::InvalidTopic;
 pub use batch::Batch;
 pub use builder::Builder;
+pub use config::Config;
 pub(crate) use delivery::DeliveryOptions;
 #[cfg(feature = "fleet")]
 pub(crate) use elsewhere::{Abroad, AbroadTo, Elsewhere, Hands};
 pub use elsewhere::{ChannelAt, FleetCounts, FleetLine, FleetNode, FleetReport, InvalidChannelAt};
+pub use error::{AttachError, BindPathError, ServiceError, ShardDied, StartError};
 #[cfg(feature = "node")]
 pub use kernel::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};
 pub use message::{InvalidMessage, Message, PAYLOAD_BYTES_MAX};
 pub use on_shards::{Here, ShardHandler, ShardOrder, ShardProcess};
+pub use open_files::{files_needed, limits_within_files};
 pub use operate::{Cursor, ProcessReport, TopicQuery};
 pub use order::{Asking, Broadcast, Close, Order, Push, Respond, Sending, SendingAsked, Subscribe};
 pub use process::{AttachOptions, Process, ProcessHandle, ProcessName, Stopped};
@@ -71,33 +78,27 @@ pub use pusher::{Audience, PushError};
 pub use ticket::{NotYetKnown, Ticket};
 
 use self::compression::Compression;
+use self::open_files::fit_to_open_files;
 use self::pusher::Pusher;
+use self::threads::{LastShard, ShardThread, SharedWake, ThreadEnd};
 use crate::admission::{self, Budget, Ledger};
 use crate::channel::ChannelId;
 use crate::driver::clock::Clock;
-use crate::driver::flush_send::SendFlush;
-use crate::driver::flush_uring::UringFlush;
-use crate::driver::kernel_sockets::Listeners;
-use crate::driver::listen::ListenError;
 use crate::driver::malloc;
 use crate::driver::probe::Probe;
-use crate::driver::pump::Pump;
-use crate::driver::runtime::{DriverKind, RuntimeError, ShardRuntime};
-use crate::driver::sys::{self, TcpOptions};
+use crate::driver::runtime::DriverKind;
+use crate::driver::sys;
 use crate::driver::wake::WakeFd;
-use crate::gateway::{BindError, Dialect, OwnerId, Settings, Snapshot};
-use crate::process_id::{ParseProcessIdError, ProcessId};
-use crate::queue::orders::{self as inbox, Account, Inbox, InboxSender};
+use crate::gateway::{OwnerId, Settings, Snapshot};
+use crate::queue::orders::{self as inbox, Account, InboxSender};
 use crate::resume::Keys;
 use crate::shard::command::{Acknowledge, Command};
 use crate::shard::disconnects::DISCONNECTS_MAX;
-use crate::shard::flush::Flush;
 use crate::shard::turn::Inboxes;
-use crate::shard::{Common, Directory, Shard};
-use crossbeam_channel::{Receiver, Sender, bounded};
-use rpds::HashTrieMapSync;
-use std::hash::{BuildHasher, RandomState};
-use std::net::{SocketAddr, TcpListener};
+use crate::shard::{Common, Directory};
+use crossbeam_channel::{Receiver, bounded};
+use std::hash::RandomState;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -114,159 +115,6 @@ pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 /// in which pages send it to a node.
 const LARGEST_BODY_WITHOUT_BUDGET: usize = 1 << 30;
 
-/// What a shard opens as it starts: a listener for TLS, two rings, an epoll set and its duplicate, an eventfd; and for
-/// a moment the two socket pairs with which a ring is tried.
-const FILES_PER_SHARD: usize = 11;
-
-/// What opens and closes files beside the broker.
-const FILES_SPARE: usize = 64;
-
-/// How many files a process may have to open for a broker of `shards` shards with `limits`, besides those that it has
-/// opened before.
-pub fn files_needed(limits: &admission::ConnectionLimits, shards: usize) -> usize {
-    let clients = limits.connections_max.saturating_add(limits.turned_away_max);
-    clients.saturating_add(shards * FILES_PER_SHARD + FILES_SPARE)
-}
-
-/// `limits` as far as a process can keep them that may open `files_max` files and has opened `open` before the broker.
-pub fn limits_within_files(
-    limits: admission::ConnectionLimits,
-    shards: usize,
-    files_max: usize,
-    open: usize,
-) -> admission::ConnectionLimits {
-    // A sixteenth where there are few.
-    let spare = (files_max / 16).min(FILES_SPARE);
-    limits.within_files(files_max.saturating_sub(open + shards * FILES_PER_SHARD + spare))
-}
-
-/// What a broker is started with.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where to listen. Port 0 picks a free one. Default 127.0.0.1:0.
-    pub listen: SocketAddr,
-    /// Whether anybody listens for plain HTTP at `listen`. Default: yes.
-    pub listens_plain: bool,
-    /// Where to listen for TLS too, with the certificates of `shard.tls`. Default nowhere.
-    pub tls_listen: Option<SocketAddr>,
-    /// A listener that somebody else has opened, as a service manager does; then `listen` says nothing. One socket for
-    /// all shards. Default none: each shard opens one of its own.
-    pub listener: Option<Arc<TcpListener>>,
-    /// Threads; 0 is one for each core that this process may use.
-    pub shards: usize,
-    /// Whether each shard stays on a core of its own. Default off: a library does not own the machine.
-    pub pin: bool,
-    /// io_uring or epoll.
-    pub driver: DriverKind,
-    /// Who may enter.
-    pub settings: Settings,
-    /// How many may connect to all shards together.
-    pub admission: admission::ConnectionLimits,
-    /// The most memory that clients and processes may make the broker hold, in bytes (of whole MiB, at least 4 for each
-    /// shard): frames and responses that wait, messages and requests that have not wholly arrived, orders and events
-    /// that were not read. Connections themselves, and the allocator's share, come on top. Default none: a library does
-    /// not know what else lives on the machine.
-    pub memory_bytes_max: Option<usize>,
-    /// What each shard obeys.
-    pub shard: crate::shard::ShardConfig,
-    /// What each shard's inbox may hold.
-    pub inbox: inbox::InboxLimits,
-    /// Options of client sockets.
-    pub tcp: TcpOptions,
-}
-
-impl Default for Config {
-    /// 16 Ki commands: some 2 MB of slots a shard. 64 MiB of payloads: four of the largest messages, and a quarter of
-    /// it for one process is one of them.
-    fn default() -> Self {
-        Self {
-            listen: ([127, 0, 0, 1], 0).into(),
-            listens_plain: true,
-            tls_listen: None,
-            listener: None,
-            shards: 0,
-            pin: false,
-            driver: DriverKind::Auto,
-            settings: Settings::new("local.os", Dialect::Kinode),
-            admission: admission::ConnectionLimits::default(),
-            memory_bytes_max: None,
-            shard: crate::shard::ShardConfig::default(),
-            inbox: inbox::InboxLimits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 },
-            tcp: TcpOptions { notsent_lowat_bytes: 128 * 1024, user_timeout_ms: 75_000 },
-        }
-    }
-}
-
-/// Why a broker did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// What [`Builder::listen`] was given.
-    #[error("{0} is no address to listen on: write ADDRESS:PORT, as in 127.0.0.1:8080")]
-    Address(String),
-    /// The address.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The driver.
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-    /// There is nowhere to listen: a listener for TLS needs certificates.
-    #[error("there is nowhere to listen: give certificates for TLS, or an address for plain HTTP")]
-    Nowhere,
-    /// Something that the system normally grants.
-    #[error("cannot start a shard: {0}")]
-    Io(#[from] std::io::Error),
-}
-
-/// Why a process was not attached.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AttachError {
-    /// Its name is none.
-    #[error(transparent)]
-    Name(#[from] ParseProcessIdError),
-    /// Another process of that id is attached.
-    #[error("a process {0} is attached already")]
-    Taken(ProcessId),
-    /// The handler of a process that was to run on the shards could not be made: what makes it panicked.
-    #[error("a handler of {0} could not be made: what makes it panicked")]
-    Panicked(ProcessId),
-    /// The broker has stopped.
-    #[error("the broker has stopped")]
-    Stopped,
-}
-
-/// Why a path was not bound.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BindPathError {
-    /// The process or the path.
-    #[error(transparent)]
-    Refused(#[from] BindError),
-    /// What is kept for processes has filled its part of the memory budget: unbind something, or raise the budget.
-    #[error(
-        "the memory budget has no room for a route of {bytes} bytes: what is kept for processes fills half of it, or this \
-         process more than half of its share (memory_budget)"
-    )]
-    Memory {
-        /// What the route would hold, its content included.
-        bytes: usize,
-    },
-    /// The process has ended, or the broker has stopped.
-    #[error("the process has ended or the broker has stopped")]
-    Stopped,
-}
-
-/// A shard thread ended on its own: a bug, or a kernel that refuses what it always grants. The broker has stopped.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("shard {shard} died: {why}")]
-pub struct ShardDied {
-    /// Which.
-    pub shard: usize,
-    /// What it said.
-    pub why: String,
-}
-
 /// A running broker. Dropping it stops it at once; [`Broker::stop`] gives clients time.
 pub struct Broker {
     shared: Arc<BrokerShared>,
@@ -274,8 +122,6 @@ pub struct Broker {
     threads: Vec<JoinHandle<()>>,
     ended: Receiver<ThreadEnd>,
 }
-
-type ThreadEnd = (usize, Result<(), String>);
 
 /// What handles and processes share.
 pub(crate) struct BrokerShared {
@@ -382,7 +228,7 @@ impl Broker {
             inboxes.push(sender);
             let probe = Arc::new(Probe::new(clock));
             probes.push(probe.clone());
-            let seat = ShardThread {
+            let shard = ShardThread {
                 index,
                 shards,
                 core: config.pin.then(|| cores[index % cores.len()]),
@@ -399,7 +245,7 @@ impl Broker {
             };
             let (ready, ended) = (ready_sender.clone(), ended_sender.clone());
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
-            broker.threads.push(thread.spawn(move || seat.work(&ready, ended))?);
+            broker.threads.push(thread.spawn(move || shard.work(&ready, ended))?);
         }
         drop((ready_sender, last_shard));
         let shared = Arc::get_mut(&mut broker.shared).expect("nobody else has it yet");
@@ -663,143 +509,5 @@ impl BrokerShared {
 
     fn new_owner(&self) -> OwnerId {
         OwnerId(self.next_owner.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// Lowers `limits` to what the limit of open files leaves for clients, of which `clients` have their files open already.
-fn fit_to_open_files(
-    limits: admission::ConnectionLimits,
-    shards: usize,
-    clients: usize,
-) -> admission::ConnectionLimits {
-    // Without a /proc to count in, the system's limit will show itself.
-    let Ok((files_max, open)) = sys::open_files() else { return limits };
-    let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
-    let fitting = limits_within_files(limits.clone(), shards, files_max + clients, open);
-    if fitting.connections_max < limits.connections_max {
-        let (configured, connections_max) = (limits.connections_max, fitting.connections_max);
-        tracing::warn!(
-            connections_max,
-            configured,
-            files_max,
-            "fewer connections than configured: the limit of open files allows no more"
-        );
-    }
-    fitting
-}
-
-/// An eventfd that the inbox and the pump share.
-struct SharedWake(Arc<WakeFd>);
-
-impl inbox::Wake for SharedWake {
-    fn wake(&self) {
-        self.0.wake();
-    }
-}
-
-/// All that a shard's thread begins with.
-struct ShardThread {
-    index: usize,
-    shards: usize,
-    core: Option<usize>,
-    driver: DriverKind,
-    common: Common,
-    clock: Clock,
-    inbox: Inbox<Command>,
-    listeners: Listeners,
-    wake: Arc<WakeFd>,
-    probe: Arc<Probe>,
-    last_shard: Arc<LastShard>,
-    peers: Inboxes,
-    /// Where whoever started the broker hears what its threads log.
-    log: tracing::Dispatch,
-}
-
-/// Empties the directory when the last shard has let go of it: nobody is attached to a broker that has stopped. It
-/// holds the last senders of the processes' queues, and with them the processes learn that nothing will come any more.
-struct LastShard(Arc<DirectoryCell>);
-
-impl Drop for LastShard {
-    fn drop(&mut self) {
-        let emptied = {
-            let mut directory = self.0.directory();
-            directory.owners = HashTrieMapSync::default();
-            directory.processes = HashTrieMapSync::default();
-            directory.resolve = None;
-            directory.system = None;
-            directory.clone()
-        };
-        *self.0.adopted() = Arc::new(emptied);
-    }
-}
-
-impl ShardThread {
-    /// The life of a shard's thread.
-    fn work(self, ready: &Sender<Result<DriverKind, StartError>>, ended: Sender<ThreadEnd>) {
-        let _log = tracing::dispatcher::set_default(&self.log);
-        // Dropped behind all else of this shard, the directory that it has adopted included.
-        let _last_shard = self.last_shard.clone();
-        let farewell = ThreadExit::new(self.index, ended);
-        let (mut runtime, pump) = match self.prepare() {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                // The starter has the error and needs no farewell beside it.
-                let _ = ready.send(Err(error));
-                return farewell.say(Ok(()));
-            }
-        };
-        let _ = ready.send(Ok(runtime.kind()));
-        let result = runtime.block_on(async {
-            // In a task of its own: the future given to `block_on` is polled in a loop that looks at no I/O.
-            monoio::spawn(pump.run()).await
-        });
-        farewell.say(result.map_err(|error| error.to_string()));
-    }
-
-    fn prepare(self) -> Result<(ShardRuntime, Pump), StartError> {
-        if let Some(core) = self.core {
-            sys::pin_to_core(core)?;
-        }
-        let runtime = ShardRuntime::new(self.driver)?;
-        tracing::debug!(shard = self.index, driver = runtime.why(), "shard started");
-        let flusher: Box<dyn Flush> = match runtime.kind() {
-            DriverKind::Epoll => Box::new(SendFlush),
-            DriverKind::Auto | DriverKind::Uring => match UringFlush::new() {
-                Ok(flusher) => Box::new(flusher),
-                Err(error) => {
-                    tracing::warn!(%error, "sending one by one");
-                    Box::new(SendFlush)
-                }
-            },
-        };
-        // Where channel ids start, and what makes request ids hard to guess.
-        let seed = RandomState::new().hash_one(self.index);
-        let (index, shards) = (self.index as u32, self.shards as u32);
-        let shard = Shard::new(index, shards, self.common, flusher, seed, self.clock.now_ms());
-        let pump = Pump::new(shard, self.inbox, self.listeners, &self.wake, self.clock, self.probe)?.among(self.peers);
-        Ok((runtime, pump))
-    }
-}
-
-/// Tells the broker that a shard's thread has ended, even by a panic.
-struct ThreadExit {
-    shard: usize,
-    ended: Sender<ThreadEnd>,
-    result: Result<(), String>,
-}
-
-impl ThreadExit {
-    fn new(shard: usize, ended: Sender<ThreadEnd>) -> Self {
-        Self { shard, ended, result: Err("it panicked".to_owned()) }
-    }
-
-    fn say(mut self, result: Result<(), String>) {
-        self.result = result;
-    }
-}
-
-impl Drop for ThreadExit {
-    fn drop(&mut self) {
-        let _ = self.ended.send((self.shard, std::mem::replace(&mut self.result, Ok(()))));
     }
 }

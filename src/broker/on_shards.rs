@@ -10,11 +10,10 @@ use super::message::Message;
 use super::order::{Broadcast, Close, Commands, Order, Push, Respond, Subscribe, close_frame};
 use super::process::{AttachOptions, ProcessHandle, ProcessName, ended_or_failed, failed};
 use super::pusher::{Audience, Full, PushError, Pusher, give_each};
-use super::{AttachError, BindPathError, Broker, BrokerHandle, BrokerShared, DeliveryOptions, Policy};
+use super::{AttachError, Broker, BrokerHandle, BrokerShared, DeliveryOptions, Policy};
 use crate::admission::{Charge, HeldAs};
 use crate::channel::ChannelId;
 use crate::driver::clock::monotonic_ns;
-use crate::gateway::{HttpRule, WebSocketRule};
 use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessQueue, ProcessReceiver, QueueLimits, process_queue};
 use crate::queue::orders::InboxSender;
@@ -88,7 +87,7 @@ impl BrokerHandle {
     ///         }
     ///     }
     /// })?;
-    /// echo.bind_at("/echo")?;
+    /// echo.handle().bind_at("/echo")?;
     /// println!("ws://{}/echo", broker.address());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -184,30 +183,6 @@ impl ShardProcess {
     /// Its name.
     pub fn id(&self) -> &ProcessId {
         self.handle.id()
-    }
-
-    /// As [`ProcessHandle::bind_at`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn bind_at(&self, path: &str) -> Result<(), BindPathError> {
-        self.handle.bind_at(path)
-    }
-
-    /// As [`ProcessHandle::bind_at_with`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn bind_at_with(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
-        self.handle.bind_at_with(path, rule)
-    }
-
-    /// As [`ProcessHandle::bind_http_at`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn bind_http_at(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
-        self.handle.bind_http_at(path, rule)
     }
 
     /// Lets it run until the broker stops.

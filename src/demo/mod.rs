@@ -16,38 +16,21 @@
 pub mod page;
 
 use crate::broker::PushError;
-use crate::broker::{
-    AttachError, AttachOptions, Audience, Batch, BindPathError, BrokerHandle, Event, Here, Message, Process,
-};
+use crate::broker::{AttachOptions, Audience, Batch, BrokerHandle, Event, Here, Message, Process, ServiceError};
 use crate::channel::ChannelId;
 use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Why a demo process did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    /// Its id is taken, or the broker has stopped.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// The broker has stopped.
-    #[error(transparent)]
-    Bind(#[from] BindPathError),
-    /// No thread.
-    #[error("no thread for a demo process: {0}")]
-    Thread(#[from] io::Error),
-}
-
 /// Starts all demo processes.
 ///
 /// # Errors
-/// See [`DemoError`]; those that did start end with the broker.
-pub fn start(broker: &BrokerHandle) -> Result<Vec<JoinHandle<()>>, DemoError> {
+/// See [`ServiceError`]; those that did start end with the broker.
+pub fn start(broker: &BrokerHandle) -> Result<Vec<JoinHandle<()>>, ServiceError> {
     run_on_shards(broker, "echo:pushring:sys", echo)?;
     run_on_shards(broker, "relay:pushring:sys", relay)?;
     run_on_shards(broker, "unicast:pushring:sys", unicast)?;
@@ -60,14 +43,14 @@ pub fn start(broker: &BrokerHandle) -> Result<Vec<JoinHandle<()>>, DemoError> {
     ])
 }
 
-fn run_on_shards(broker: &BrokerHandle, id: &str, on_event: fn(&mut Here<'_>, Event)) -> Result<(), DemoError> {
+fn run_on_shards(broker: &BrokerHandle, id: &str, on_event: fn(&mut Here<'_>, Event)) -> Result<(), ServiceError> {
     let process = broker.on_shards(id, move |_| on_event)?;
     process.handle().bind("/", WebSocketRule { resume: true, ..WebSocketRule::default() })?;
     process.detach();
     Ok(())
 }
 
-fn run_rooms(broker: &BrokerHandle) -> Result<(), DemoError> {
+fn run_rooms(broker: &BrokerHandle) -> Result<(), ServiceError> {
     let process = broker.on_shards("rooms:pushring:sys", |_| {
         let mut rooms = HashMap::new();
         move |here: &mut Here<'_>, event: Event| room(&mut rooms, here, event)
@@ -80,7 +63,7 @@ fn run_rooms(broker: &BrokerHandle) -> Result<(), DemoError> {
 
 type OnEvent = fn(&Process, &mut Batch, Event) -> Result<(), PushError>;
 
-fn spawn(broker: &BrokerHandle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>, DemoError> {
+fn spawn(broker: &BrokerHandle, id: &str, on_event: OnEvent) -> Result<JoinHandle<()>, ServiceError> {
     let process = broker.process(id, AttachOptions::default())?;
     // Clients that ask for it find their channel again after a lost connection.
     process.bind("/", WebSocketRule { resume: true, ..WebSocketRule::default() })?;

@@ -6,7 +6,7 @@
 //!
 //! What is sent to `/` by any other method than GET comes back, which is what tools that test an HTTP server ask of it.
 
-use super::DemoError;
+use crate::broker::ServiceError;
 use crate::broker::{AttachOptions, BrokerHandle, Event, HttpAsk, HttpRequest, Process, PushError};
 use crate::gateway::{Claims, ContractRequest, HttpRule, Secret, mint};
 use crate::http::Content;
@@ -51,8 +51,8 @@ impl DemoLogin {
 /// Starts the process. `shards` is only shown.
 ///
 /// # Errors
-/// See [`DemoError`].
-pub fn start(broker: &BrokerHandle, shards: usize, login: Option<DemoLogin>) -> Result<JoinHandle<()>, DemoError> {
+/// See [`ServiceError`].
+pub fn start(broker: &BrokerHandle, shards: usize, login: Option<DemoLogin>) -> Result<JoinHandle<()>, ServiceError> {
     let process = broker.process("homepage:homepage:sys", AttachOptions::default())?;
     for (path, mime, text) in [
         ("/demo.js", "text/javascript; charset=utf-8", SCRIPT),

@@ -12,15 +12,13 @@ pub mod grammar;
 
 use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
 use crate::broker::{
-    AttachError, AttachOptions, Audience, BindPathError, BrokerHandle, ControlKind, Event, Message, Opened, Process,
-    PushError,
+    AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Process, PushError, ServiceError,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{Grant, WebSocketRule};
 use crate::words::topic;
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap};
-use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
@@ -37,25 +35,11 @@ const TOKEN_ENDED: (u16, &str) = (4401, "the token has ended");
 /// How long a wait for events lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// Why the hub does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Its process is attached already, or the broker has stopped.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// Its path is taken, or memory is short.
-    #[error(transparent)]
-    Bind(#[from] BindPathError),
-    /// No thread.
-    #[error("no thread for it: {0}")]
-    Thread(#[from] io::Error),
-}
-
 /// Starts the hub of a broker whose settings have a [`HubDoor`](crate::gateway::HubDoor). Ends when the broker stops.
 ///
 /// # Errors
-/// See [`StartError`].
-pub fn start(broker: &BrokerHandle) -> Result<JoinHandle<()>, StartError> {
+/// See [`ServiceError`].
+pub fn start(broker: &BrokerHandle) -> Result<JoinHandle<()>, ServiceError> {
     let process = broker.process(PROCESS, AttachOptions { wants_control: true, ..AttachOptions::default() })?;
     process.bind_at_with(PATH, WebSocketRule { hub: true, resume: true, ..WebSocketRule::default() })?;
     let hub = Hub { process, broker: broker.clone(), sessions: HashMap::new(), ends: BTreeSet::new() };

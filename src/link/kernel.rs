@@ -6,14 +6,11 @@
 
 use super::convert::{self, live_channel};
 use super::frame::{HEAD_BYTES_MAX, LinkFrame};
+use super::kernel_actor::KernelActor;
 use super::line::QueueEnded;
-use super::mailroom::KernelInbox;
-use super::orders::Stop;
-use super::server::bye;
-use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, refused};
-use super::wire::{ByeCode, HelloRefused, LiveChannel, LoggedIn, LoginQuestion, RefusedCode, ToPeer};
-use crate::admission::{HeapBytes, HeldAs, ProcessFund};
-use crate::broker::{AttachError, Event, Kernel, KernelHandle, KernelOptions};
+use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, bye, refused};
+use super::wire::{ByeCode, HelloRefused, LiveChannel, LoginQuestion, RefusedCode, ToPeer};
+use crate::broker::{AttachError, Event, Kernel, KernelOptions};
 use crate::gateway::{Claims, Secret, Settings, mint};
 use crate::node::inbound::MessageReader;
 use crate::node::login::{GrantedLogin, PasswordCheck};
@@ -24,16 +21,11 @@ use crate::process_id::ProcessId;
 use crate::proto::close::code;
 use crate::queue::orders::this_thread;
 use crate::words::policy::Policy;
-use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::Duration;
-
-/// How long a login waits for the node's word; its client has been answered 408 by then.
-const LOGIN_WITHIN: Duration = Duration::from_secs(15);
 
 /// What of a head is not the body of its message: addresses, names, and what MessagePack adds.
 const BESIDE_BODY_BYTES_MAX: usize = 64 << 10;
@@ -44,51 +36,6 @@ pub struct KernelHello {
     pub jwt_secret: Option<Vec<u8>>,
     pub expose_local: Option<bool>,
     pub policy: Policy,
-}
-
-/// What obeys a kernel.
-pub struct KernelActor {
-    pub mailroom: KernelInbox,
-    logins: Logins,
-    handle: KernelHandle,
-    /// How long what the kernel has sent may find no room: it does not acknowledge what it was sent itself.
-    room_within: Duration,
-}
-
-impl KernelActor {
-    /// Where what is kept for the kernel is charged.
-    pub fn purse(&self) -> &ProcessFund {
-        self.handle.purse()
-    }
-
-    /// Takes a message.
-    pub fn take(&self, message: KernelMessage) -> Result<(), Stop> {
-        let bytes = message.heap_bytes();
-        match self.mailroom.put(message, bytes, self.room_within) {
-            Ok(()) => Ok(()),
-            Err(super::mailroom::NotTaken::Closed) => Err(Stop::Stopped),
-            Err(super::mailroom::NotTaken::Full) => {
-                Err(Stop::Violation("more than the window is unacknowledged, in both directions".to_owned()))
-            }
-        }
-    }
-
-    /// Takes the answer to a login.
-    pub fn logged_in(&self, answer: LoggedIn, keyfile: Bytes) {
-        let LoggedIn { login, token, error } = answer;
-        let judged = match error {
-            Some(error) => Err(error),
-            None => Ok(token.map(|token| GrantedLogin { token, keyfile })),
-        };
-        self.logins.answer(login, judged);
-    }
-
-    /// The session is over.
-    pub fn close(&self) {
-        self.mailroom.close();
-        self.logins.close();
-        self.handle.wake();
-    }
 }
 
 /// Attaches a kernel, and runs what serves it.
@@ -104,12 +51,7 @@ pub fn begin(registry: &Arc<Registry>, hail: &KernelHello) -> Result<Arc<Session
         AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, "a kernel is attached"),
         AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
-    let actor = KernelActor {
-        mailroom: KernelInbox::charged(handle.purse().charge_anyway(HeldAs::Link, 0)),
-        logins: Logins::default(),
-        handle: handle.clone(),
-        room_within: registry.config.silence(),
-    };
+    let actor = KernelActor::new(handle.clone(), registry.config.silence());
     let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.purse()));
     let peer = LinkedKernel(session.clone());
     let Service { inlet, changes, outlet, judge, attempts } = Service::new(handle, settings, peer.clone(), peer);
@@ -181,7 +123,7 @@ fn obey(session: &Session, mut inlet: MessageReader) {
     loop {
         let mut has_more = false;
         if !inlet.desks.is_full() {
-            match actor.mailroom.poll_take(&mut context, &mut messages, TAKEN_AT_ONCE_MAX) {
+            match actor.inbox.poll_take(&mut context, &mut messages, TAKEN_AT_ONCE_MAX) {
                 Poll::Ready(true) => has_more = true,
                 Poll::Ready(false) => return,
                 Poll::Pending => {}
@@ -203,10 +145,10 @@ fn obey(session: &Session, mut inlet: MessageReader) {
             return;
         }
         if taken > 0 {
-            session.line.took(taken, actor.mailroom.is_empty());
+            session.line.took(taken, actor.inbox.is_empty());
         }
         if is_done {
-            actor.mailroom.obeyed();
+            actor.inbox.obeyed();
         }
         if !has_more {
             thread::park();
@@ -255,59 +197,5 @@ impl PasswordCheck for LinkedKernel {
         let sent = self.0.line.send([(LinkFrame::bare(&login), FrameMark::Event)]);
         sent.map_err(|QueueEnded| "the node's kernel has gone".to_owned())?;
         actor.logins.wait(number)
-    }
-}
-
-type LoginResult = Result<Option<GrantedLogin>, String>;
-
-/// Logins that wait for the node's word.
-#[derive(Default)]
-struct Logins {
-    state: Mutex<LoginState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct LoginState {
-    count: u64,
-    waiting: HashMap<u64, OnceLock<LoginResult>>,
-    is_closed: bool,
-}
-
-impl Logins {
-    fn begin(&self) -> u64 {
-        let mut state = self.lock();
-        state.count += 1;
-        let number = state.count;
-        state.waiting.insert(number, OnceLock::new());
-        number
-    }
-
-    /// An answer that comes too late, or twice, is nobody's.
-    fn answer(&self, number: u64, judged: LoginResult) {
-        if let Some(waiting) = self.lock().waiting.get(&number) {
-            let _ = waiting.set(judged);
-        }
-        self.changed.notify_all();
-    }
-
-    fn wait(&self, number: u64) -> LoginResult {
-        let is_open = |state: &mut LoginState| {
-            !state.is_closed && state.waiting.get(&number).is_some_and(|waiting| waiting.get().is_none())
-        };
-        let waited = self.changed.wait_timeout_while(self.lock(), LOGIN_WITHIN, is_open);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let judged = state.waiting.remove(&number).and_then(OnceLock::into_inner);
-        judged.unwrap_or_else(|| Err("the node's kernel did not answer in time".to_owned()))
-    }
-
-    fn close(&self) {
-        self.lock().is_closed = true;
-        self.changed.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LoginState> {
-        // Every change is one call on the map, or one assignment.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

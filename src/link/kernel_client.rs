@@ -13,11 +13,11 @@ use super::wire::{Attach, FromPeer, LiveChannel, LoggedIn, LoginQuestion, ToPeer
 use crate::broker::{Policy, RecvError};
 use crate::channel::ChannelId;
 use crate::gateway::Secret;
+use crate::node::calls::Name;
 use crate::node::login::token;
 use crate::node::outbound::{KernelGone, MessageIds, ToKernel};
 use crate::node::prints::{Prints, SHOWN, Warnings};
 use crate::node::server::{KernelQueue, spawn, unix_s};
-use crate::node::service::Name;
 use crate::node::{EventMessages, Host, HttpServerRequest, KernelMessage, Message};
 use crate::process_id::ProcessId;
 use bytes::Bytes;

@@ -11,10 +11,11 @@ use super::frame::LinkFrame;
 use super::line::QueueEnded;
 use super::peer::PeerShared;
 use super::wire::{FromPeer, KernelHead};
+use crate::node::calls::Name;
 use crate::node::outbound::MessageIds;
 use crate::node::perform::described;
 use crate::node::prints::{Prints, SHOWN, VERBOSE};
-use crate::node::service::{Name, TAKEN_AT_ONCE_MAX};
+use crate::node::service::TAKEN_AT_ONCE_MAX;
 use crate::node::{
     ActionRequest, CheckedAction, Dialect, Host, HttpServerError, Inbound, KernelMessage, LazyLoadBlob, Message,
     PushCounts, PushTargets, Reply, ServerName, dispatch, unreadable_response,

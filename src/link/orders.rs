@@ -7,10 +7,10 @@ use super::config::ASKS_MAX;
 use super::convert;
 use super::frame::LinkFrame;
 use super::session::{FrameMark, Session};
+use super::stop::Stop;
 use super::wire::{Audience, FrameKind, FromPeer, OrderFailure, TOPICS_MAX, ToPeer};
 use crate::broker::{
-    Batch, BindPathError, ChannelAt, DeliveryOptions, InvalidMessage, Message, Policy, ProcessHandle, PushError,
-    RequestId,
+    Batch, BindPathError, ChannelAt, DeliveryOptions, InvalidMessage, Message, Policy, ProcessHandle, RequestId,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
@@ -21,27 +21,6 @@ use std::sync::Arc;
 
 /// RFC 6455 7.1.5: the client is sent no code.
 const WITHOUT_CODE: u16 = 1005;
-
-/// Why an order ends the connection.
-#[derive(Debug)]
-pub enum Stop {
-    /// The peer broke the protocol.
-    Violation(String),
-    /// The broker has stopped.
-    Stopped,
-}
-
-impl From<PushError> for Stop {
-    fn from(error: PushError) -> Self {
-        match error {
-            PushError::OutcomesUnread | PushError::TooLarge | PushError::Topic(_) | PushError::ChannelsAreHere => {
-                Self::Violation(error.to_string())
-            }
-            // What waits for room is refused for no other reason.
-            PushError::InboxFull | PushError::Partly | PushError::Stopped => Self::Stopped,
-        }
-    }
-}
 
 /// Obeys the orders of one process.
 pub struct ProcessOrders<'a> {

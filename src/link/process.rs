@@ -2,8 +2,7 @@
 
 use super::convert::{event_out, live_channel};
 use super::frame::LinkFrame;
-use super::server::bye;
-use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, refused};
+use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, bye, refused};
 use super::wire::{ByeCode, HelloRefused, RefusedCode};
 use crate::broker::{AttachError, AttachOptions, Event, Process, Stopped};
 use crate::process_id::ProcessId;

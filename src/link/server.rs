@@ -6,9 +6,11 @@
 
 use super::config::{ASKS_MAX, HELLO_BYTES_MAX, HELLO_WITHIN, LinkConfig, QUEUE, WINDOW};
 use super::frame::{FrameReader, GatheredFrames, HEAD_BYTES_MAX, LinkFrame, ReadError};
-use super::kernel::{self, KernelActor, KernelHello};
-use super::orders::{self, ProcessOrders, Stop};
-use super::session::{Actor, Registry, Session, SessionClaim, SessionEnd, SessionKey, refused};
+use super::kernel::{self, KernelHello};
+use super::kernel_actor::KernelActor;
+use super::orders::{self, ProcessOrders};
+use super::session::{Actor, Registry, Session, SessionClaim, SessionEnd, SessionKey, bye, refused};
+use super::stop::Stop;
 use super::waiting::{WaitingPlace, WaitingRoom};
 use super::wire::{
     Attach, ByeCode, FromPeer, Hello, HelloRefused, LinkWindow, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN, Welcome,
@@ -429,7 +431,7 @@ fn read_kernel(session: &Session, reader: &mut FrameReader<DeadlineReader>, kern
     };
     if !matches!(over, ConnectionOver::Lost(_)) {
         // What was read is obeyed, whatever came behind it.
-        kernel.mailroom.wait_obeyed(STOP_WITHIN);
+        kernel.inbox.wait_obeyed(STOP_WITHIN);
     }
     over
 }
@@ -445,8 +447,4 @@ impl From<ReadError> for ConnectionOver {
 
 fn violation(error: impl std::fmt::Display) -> ConnectionOver {
     ConnectionOver::Stop(Stop::Violation(error.to_string()))
-}
-
-pub fn bye(code: ByeCode, reason: &str) -> LinkFrame {
-    LinkFrame::bare(&ToPeer::Bye { code, reason: reason.to_owned() })
 }

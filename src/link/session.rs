@@ -8,9 +8,11 @@
 
 use super::config::{CLAIMS_PER_SESSION_MAX, LinkConfig, WINDOW};
 use super::frame::LinkFrame;
-use super::kernel::KernelActor;
+use super::kernel_actor::KernelActor;
 use super::line::{FrameQueue, LinkDirection};
-use super::wire::{Hello, HelloRefused, LinkWindow, LiveChannel, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN};
+use super::wire::{
+    ByeCode, Hello, HelloRefused, LinkWindow, LiveChannel, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN,
+};
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessFund};
 use crate::broker::{BrokerHandle, ProcessHandle};
 use crate::driver::peer_socket::{Credential, PeerStream};
@@ -137,7 +139,7 @@ impl Session {
         match &self.actor {
             Actor::Process(_) => (acknowledged, obeyed),
             // What waits to be obeyed must not come again.
-            Actor::Kernel(kernel) => (acknowledged, kernel.mailroom.received()),
+            Actor::Kernel(kernel) => (acknowledged, kernel.inbox.received()),
         }
     }
 
@@ -441,6 +443,11 @@ impl Drop for SessionClaim {
         }
         // The keeper looks again when the claim itself is gone.
     }
+}
+
+/// The frame that ends a session.
+pub fn bye(code: ByeCode, reason: &str) -> LinkFrame {
+    LinkFrame::bare(&ToPeer::Bye { code, reason: reason.to_owned() })
 }
 
 pub fn refused(code: RefusedCode, reason: &str) -> HelloRefused {

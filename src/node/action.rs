@@ -3,7 +3,7 @@
 //! Unknown fields are ignored and unknown variants refused, as nodes do. Whether an action makes sense is decided in
 //! `dispatch`; this file only knows shapes.
 
-use super::extension;
+use super::byte_array;
 use serde::{Deserialize, Serialize};
 
 /// The types of WebSocket message that a push can have or that a client can send.
@@ -97,7 +97,7 @@ pub enum HttpServerAction {
         /// The type of the frame.
         message_type: WsMessageType,
     },
-    /// Wraps the blob in [`extension::WebSocketExtPushData`] and sends it to an extension's channel.
+    /// Wraps the blob in [`WebSocketExtPushData`](super::WebSocketExtPushData) and sends it to an extension's channel.
     WebSocketExtPushOutgoing {
         /// The channel.
         channel_id: u32,
@@ -114,7 +114,7 @@ pub enum HttpServerAction {
         #[serde(alias = "hyperware_message_type")]
         kinode_message_type: MessageType,
         /// The payload.
-        #[serde(with = "extension::byte_array")]
+        #[serde(with = "byte_array")]
         blob: Vec<u8>,
     },
     /// Closes a channel of the process.

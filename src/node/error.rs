@@ -1,9 +1,33 @@
 //! What the HTTP server answers to an action: nothing wrong, one of five refusals (another for a grant or a subscription), or
-//! counts.
+//! counts. And why the server itself ended.
 //!
 //! The JSON of an answer is that of `Result`: `{"Ok":null}` or `{"Err":"WsChannelNotFound"}`.
 
+use crate::broker::{AttachError, ShardDied, StartError};
 use serde::{Deserialize, Serialize};
+
+/// Why the server ended, other than by the node's will.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The secret is empty.
+    #[error("the JWT secret is empty")]
+    Secret,
+    /// The broker stopped as it started.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// No thread.
+    #[error("no thread for the server: {0}")]
+    Thread(#[from] std::io::Error),
+    /// A bug, or a kernel of the system that refuses what it always grants.
+    #[error(transparent)]
+    Died(#[from] ShardDied),
+    /// A thread of the server panicked.
+    #[error("a thread of the server panicked")]
+    Panicked,
+}
 
 /// Why an action was refused. The fault is always the asking process'; nothing was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -3,12 +3,12 @@
 //! The orders of one process are obeyed in the order in which the kernel sent them, and a change of paths has taken effect
 //! everywhere before what is behind it is done ([`desks`](super::desks)). Nothing here waits for anybody.
 
+use super::calls::{Calls, Name};
 use super::desks::{DeskJob, Desks};
 use super::dispatch::{Inbound, dispatch};
 use super::identity::{Address, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::rpc::rpc_response_body;
-use super::service::{Calls, Name};
 use crate::admission::HeapBytes;
 use crate::broker::PushError;
 use crate::gateway::Dialect;

@@ -9,10 +9,10 @@
 //! us: an answer that its queue has no room for is kept here. They are few: each belongs to a message that the kernel has
 //! taken out of that very queue.
 
+use super::error::ServerError;
 use super::host::Host;
 use super::inbound::MessageReader;
 use super::message::KernelMessage;
-use super::server::ServerError;
 use super::service::TAKEN_AT_ONCE_MAX;
 use crate::broker::PushError;
 use std::collections::VecDeque;

@@ -16,6 +16,8 @@
 pub(crate) mod acting;
 mod action;
 mod attempts;
+pub(crate) mod byte_array;
+pub(crate) mod calls;
 pub(crate) mod desks;
 mod dispatch;
 mod error;
@@ -43,15 +45,13 @@ pub(crate) use dispatch::frame;
 #[cfg(feature = "link")]
 pub(crate) use dispatch::unreadable_response;
 pub use dispatch::{ActionRequest, CheckedAction, Inbound, PushTargets, Reply, dispatch};
-pub use error::{HttpServerError, PushCounts};
+pub use error::{HttpServerError, PushCounts, ServerError};
 pub use events::EventMessages;
 pub use extension::WebSocketExtPushData;
-#[cfg(feature = "link")]
-pub(crate) use extension::byte_array;
 pub use host::Host;
 pub use identity::{Address, OUR, PackageId, ParseAddressError, ServerName, http_server_process, is_http_server};
 pub use message::{Capability, KernelMessage, LazyLoadBlob, Message, Request, Response, SenderContext};
 pub use registration::{WsRegister, WsRegisterResponse};
 pub use request::{HttpResponse, HttpServerRequest, IncomingHttpRequest};
 pub use rpc::{RpcError, RpcMessage, RpcResponseBody, rpc_request, rpc_response_body};
-pub use server::{NodeParts, NodeServer, ServerError, config, http_server};
+pub use server::{NodeParts, NodeServer, config, http_server};

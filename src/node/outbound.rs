@@ -4,13 +4,13 @@
 //! clients. Nothing is dropped.
 
 use super::action::WsMessageType;
+use super::calls::{Calls, Name};
 use super::events::EventMessages;
 use super::login::{self, LoginQueue};
 use super::message::KernelMessage;
 use super::perform::{self, Pending};
 use super::request::IncomingHttpRequest;
 use super::rpc::rpc_request;
-use super::service::{Calls, Name};
 use crate::broker::{ControlKind, Event, HttpAsk, HttpRequest, Kernel, KernelHandle, Opened, RecvError, RequestId};
 use crate::channel::ChannelId;
 use crate::http::PreparedResponse;

@@ -8,6 +8,7 @@
 //! that is dropped has told every client before the drop returns, or [`GOODBYES_WITHIN`] later; what is dropped lets go of
 //! its port, and whoever starts anew waits for that.
 
+use super::error::ServerError;
 use super::host::Host;
 use super::identity::http_server_process;
 use super::intake::NodeIntake;
@@ -16,9 +17,7 @@ use super::message::KernelMessage;
 use super::outbound::{KernelGone, ToKernel};
 use super::prints::{Prints, SHOWN, VERBOSE, Warnings};
 use super::service::Service;
-use crate::broker::{
-    AttachError, Broker, BrokerHandle, Config, Event, KernelOptions, QueueLimits, ShardDied, StartError,
-};
+use crate::broker::{Broker, BrokerHandle, Config, Event, KernelOptions, QueueLimits, StartError};
 use crate::control;
 use crate::driver::listen::ListenError;
 use crate::gateway::{Dialect, RESPONSE_TIMEOUT_MAX_S, Secret};
@@ -75,29 +74,6 @@ pub struct NodeParts<H: Host> {
     /// All that a node's own server had no word for: [`config`], or changes to it. `listen` and the settings named above
     /// are overwritten.
     pub config: Config,
-}
-
-/// Why the server ended, other than by the node's will.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// It did not start.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// The secret is empty.
-    #[error("the JWT secret is empty")]
-    Secret,
-    /// The broker stopped as it started.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// No thread.
-    #[error("no thread for the server: {0}")]
-    Thread(#[from] std::io::Error),
-    /// A bug, or a kernel of the system that refuses what it always grants.
-    #[error(transparent)]
-    Died(#[from] ShardDied),
-    /// A thread of the server panicked.
-    #[error("a thread of the server panicked")]
-    Panicked,
 }
 
 /// A broker's defaults, but for what a node's own server takes: frames of 16 MiB and messages of 64 MiB; bodies as large

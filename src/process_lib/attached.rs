@@ -4,9 +4,11 @@
 //! Requests to the HTTP server of our node are carried out here; there is no kernel, so other processes and nodes are
 //! offline. EventMessages become messages whose JSON is written when it is read. Knows nothing of contexts and timeouts.
 
-use super::backend::{Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, SendErrorKind};
+use super::backend::{
+    Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, Exit, SendErrorKind,
+};
 use super::body::Body;
-use super::runtime::{Exit, run};
+use super::runtime::run;
 use crate::broker::{
     self, AttachError, AttachOptions, BrokerHandle, Closed, ControlKind, Event, HttpAsk, HttpRequest, Opened, Process,
 };

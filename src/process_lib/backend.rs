@@ -5,7 +5,6 @@
 //! and in a test.
 
 use super::body::Body;
-use super::runtime::Exit;
 use crate::node::{
     Address, Capability, HttpServerRequest, KernelMessage, LazyLoadBlob, Message, Request, Response, WsMessageType,
     http_server_process,
@@ -17,6 +16,17 @@ use std::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the process was stopped")]
 pub struct BackendStopped;
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// Its function returned.
+    Returned,
+    /// It was stopped from outside.
+    Stopped,
+    /// It panicked, with this message.
+    Panicked(String),
+}
 
 /// Why a request did not reach its target, or its response not us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

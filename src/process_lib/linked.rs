@@ -1,7 +1,8 @@
 //! A process whose broker is another program's: the same process, over a link.
 
 use super::attached::{AttachedProcess, Attachment};
-use super::runtime::{Exit, run};
+use super::backend::Exit;
+use super::runtime::run;
 use crate::broker::{Audience, BindPathError, DeliveryOptions, Event, Message, Outcome, PushError, RequestId, Stopped};
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};

@@ -2,7 +2,7 @@
 
 use super::backend::SendErrorKind;
 use super::body::Body;
-use crate::node::{Address, Capability, LazyLoadBlob, ProcessId};
+use crate::node::{Address, Capability, ProcessId};
 use std::fmt;
 
 /// A received message.
@@ -64,11 +64,6 @@ impl Message {
             Self::Request { .. } => None,
             Self::Response { context, .. } => context.as_deref(),
         }
-    }
-
-    /// The blob of the message received last, as [`get_blob`](super::get_blob).
-    pub fn blob(&self) -> Option<LazyLoadBlob> {
-        super::get_blob()
     }
 
     /// Capabilities that came with it.

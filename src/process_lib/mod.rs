@@ -56,7 +56,7 @@ pub use crate::node::{
     LazyLoadBlob, MessageType, PackageId, ProcessId, WsMessageType,
 };
 pub use attached::{AttachedProcess, SpawnError, spawn_on};
-pub use backend::{Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, SendErrorKind};
+pub use backend::{Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, Exit, SendErrorKind};
 pub use body::Body;
 pub use http::send_ws_push;
 #[cfg(feature = "link")]
@@ -64,7 +64,7 @@ pub use linked::{Linked, connect};
 pub use mailbox::Mailbox;
 pub use message::{Message, SendError};
 pub use request::{Request, Response};
-pub use runtime::{Exit, run, spawn};
+pub use runtime::{run, spawn};
 
 use std::time::{Duration, Instant};
 
@@ -102,6 +102,13 @@ pub fn await_message_timeout(timeout: Duration) -> Result<Option<Message>, SendE
 /// Outside of a process.
 pub fn get_blob() -> Option<LazyLoadBlob> {
     runtime::with(|state| state.blob().map(|blob| LazyLoadBlob { mime: blob.mime.clone(), bytes: blob.bytes.to_vec() }))
+}
+
+impl Message {
+    /// The blob of the message received last, as [`get_blob`].
+    pub fn blob(&self) -> Option<LazyLoadBlob> {
+        get_blob()
+    }
 }
 
 /// The blob of the message received last, if it had one and it was not taken yet. Without a copy where the process is

@@ -3,7 +3,7 @@
 //! Invariant: a thread runs one process at most. A stopped process is ended by unwinding its thread out of the call in
 //! which it waits, as a kernel would end it; its destructors run. Its own panics are caught here and go no further.
 
-use super::backend::{Backend, BackendStopped};
+use super::backend::{Backend, BackendStopped, Exit};
 use super::state::ProcessState;
 use crate::node::Address;
 use std::any::Any;
@@ -13,17 +13,6 @@ use std::thread::{self, JoinHandle};
 
 thread_local! {
     static STATE: RefCell<Option<ProcessState>> = const { RefCell::new(None) };
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exit {
-    /// Its function returned.
-    Returned,
-    /// It was stopped from outside.
-    Stopped,
-    /// It panicked, with this message.
-    Panicked(String),
 }
 
 /// What unwinds a stopped process.

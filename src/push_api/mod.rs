@@ -22,13 +22,12 @@ use self::idempotency::{KeptAnswers, KeyDigest, KeyStatus};
 use self::lines::LineBatch;
 use self::perform::{Performer, PushResult, PushTickets};
 use crate::broker::RequestId;
-use crate::broker::{AttachError, AttachOptions, BindPathError, BrokerHandle, Event, HttpAsk, HttpRequest, Process};
+use crate::broker::{AttachOptions, BrokerHandle, Event, HttpAsk, HttpRequest, Process, ServiceError};
 use crate::gateway::{ContractRequest, HttpRule};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
 use serde_json::json;
 use std::collections::VecDeque;
-use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -52,31 +51,17 @@ pub struct ApiOptions {
     pub process: Option<ProcessId>,
 }
 
-/// Why the API does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Its process is attached already, or the broker has stopped.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// Its paths are taken, or memory is short.
-    #[error(transparent)]
-    Bind(#[from] BindPathError),
-    /// No thread.
-    #[error("no thread for it: {0}")]
-    Thread(#[from] io::Error),
-}
-
 /// Serves the API to clients of `door`, at `/api/…` where that is a broker for nothing else, at `/push:pushring:sys/api/…`
 /// otherwise, and acts on `target`, which may be the same. Ends when `door` stops.
 ///
 /// # Errors
-/// See [`StartError`].
+/// See [`ServiceError`].
 pub fn start(
     door: &BrokerHandle,
     whole: bool,
     target: BrokerHandle,
     options: ApiOptions,
-) -> Result<JoinHandle<()>, StartError> {
+) -> Result<JoinHandle<()>, ServiceError> {
     let process = door.process(PROCESS, AttachOptions::default())?;
     match whole {
         true => {

@@ -42,7 +42,7 @@ fn telling(
         }
     });
     let process = process.unwrap();
-    process.bind_at("/on").unwrap();
+    process.handle().bind_at("/on").unwrap();
     (process, told)
 }
 
@@ -161,7 +161,7 @@ fn each_shard_has_a_handler_of_its_own_that_keeps_what_it_likes() {
         }
     });
     let process = process.unwrap();
-    process.bind_at("/counts").unwrap();
+    process.handle().bind_at("/counts").unwrap();
     let mut sorted = made.lock().unwrap().clone();
     sorted.sort_unstable();
     assert_eq!(sorted, [0, 1], "one for each shard, before the first client");
@@ -325,10 +325,10 @@ fn a_panic_ends_its_channels_with_1011_and_nothing_else() {
         let mut inbound = Inbound::default();
         let (mut witness, _) = inbound.open(&broker, &other);
         let neighbour = broker.on_shards("neighbour", |_| obeying).unwrap();
-        neighbour.bind_at("/neighbour").unwrap();
+        neighbour.handle().bind_at("/neighbour").unwrap();
         let mut neighbours: Vec<_> = (0..6).map(|_| connect(&broker, "/neighbour")).collect();
         let (doomed, told) = telling(&broker, AttachOptions::default(), obey);
-        doomed.bind_http_at("/ask", HttpRule::default()).unwrap();
+        doomed.handle().bind_http_at("/ask", HttpRule::default()).unwrap();
         let mut clients = clients_on_both(&broker, &told);
         let mut asked = TcpStream::connect(broker.address()).unwrap();
         asked.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -410,7 +410,7 @@ fn others_are_served_between_two_events_of_a_slow_one_which_is_counted() {
             }
         });
         let slow = slow.unwrap();
-        slow.bind_at("/slow").unwrap();
+        slow.handle().bind_at("/slow").unwrap();
         let (_process, told) = telling(&broker, AttachOptions::default(), obey);
         let (mut busy, mut witness) = (connect(&broker, "/slow"), connect(&broker, "/on"));
         opened(&told);
@@ -442,7 +442,7 @@ fn rooms_reach_across_shards_and_not_beyond_their_walls() {
         let broker = broker(driver, |_| {});
         let rooms = broker.on_shards("rooms", |_| Rooms::default()).unwrap();
         for room in ["lobby", "kitchen"] {
-            rooms.bind_at(&format!("/room/{room}")).unwrap();
+            rooms.handle().bind_at(&format!("/room/{room}")).unwrap();
         }
         let mut lobby: Vec<_> = (0..8).map(|_| connect(&broker, "/room/lobby")).collect();
         let mut cook = connect(&broker, "/room/kitchen");
@@ -474,7 +474,7 @@ fn it_answers_requests_too() {
         }
     });
     let process = process.unwrap();
-    process.bind_http_at("/ask", HttpRule::default()).unwrap();
+    process.handle().bind_http_at("/ask", HttpRule::default()).unwrap();
     let mut stream = TcpStream::connect(broker.address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "POST /ask HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc")
@@ -499,7 +499,7 @@ fn what_waits_for_shards_is_refused_instead_of_hanging() {
         }
     });
     let process = process.unwrap();
-    process.bind_at("/waits").unwrap();
+    process.handle().bind_at("/waits").unwrap();
     let mut client = connect(&broker, "/waits");
     send(&mut client, "now");
     assert_eq!(recv_close(&mut client).0, 1011);

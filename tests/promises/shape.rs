@@ -1,12 +1,34 @@
-//! The shape of the code: files of a room do not import each other in a circle, functions fit a screen, `unsafe` stands
-//! where it is named, and no file is left that nobody names.
+//! The shape of the code: files of a room do not import each other in a circle, parts of a shard share few fields, a type has
+//! a name of its own, functions fit a screen, `unsafe` stands where it is named, and no file is left that nobody names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms whose files stand in an order: none imports, however indirectly, one that imports it.
-const ROOMS: &[&str] = &["shard", "queue"];
+const ROOMS: &[&str] = &[
+    "src/admission",
+    "src/control",
+    "src/demo",
+    "src/link",
+    "src/node",
+    "src/process_lib",
+    "src/queue",
+    "src/resume",
+    "src/shard",
+    "src/words",
+    "loadtest/src",
+];
+
+/// The parts of a shard: its fields of these names, and the directories whose files may touch what is private to them.
+const PARTS: &[&str] = &["intake", "memory", "out", "owners", "table"];
+
+/// Fields of `Shard` beside its parts that the files of more than one part may name.
+const SHARED_FIELDS_MAX: usize = 10;
+
+/// Names that types of several files may have: those that a node's own libraries give, those of `tls/without.rs`, which stands
+/// in the place of the others in a build without TLS, and some that a fleet has for its own. This number only gets smaller.
+const NAMES_OF_SEVERAL_MAX: usize = 32;
 
 /// What a screen shows.
 const FUNCTION_LINES_MAX: usize = 70;
@@ -18,8 +40,12 @@ const LONG_FUNCTIONS: &[&str] =
 /// The files that may hold `unsafe`, each with its proofs: system calls, and the ring that borrows memory for one call.
 const UNSAFE_FILES: &[&str] = &["driver/flush_uring.rs", "driver/malloc.rs", "driver/sys.rs"];
 
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+    repository().join("src")
 }
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
@@ -58,9 +84,20 @@ fn code_of(file: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n").replace("(in crate::", "(in ")
 }
 
-/// `src/shard/table/mod.rs` is `shard::table`.
-fn module_of(file: &Path) -> Vec<String> {
-    let name = name(file);
+/// The code, with what stands in modules within the file written as it would be outside of them.
+fn flattened(code: &str) -> String {
+    let mut is_inside = false;
+    let lines = code.lines().map(|line| {
+        let begins = line.ends_with('{') && line.split(' ').any(|word| word == "mod") && !line.starts_with(' ');
+        is_inside = (is_inside || begins) && line != "}";
+        if is_inside { line.replace("super::", "self::") } else { line.to_owned() }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// `src/shard/table/mod.rs` is `shard::table`, with `src` as its root.
+fn module_of(file: &Path, root: &Path) -> Vec<String> {
+    let name = file.strip_prefix(root).unwrap().to_str().unwrap();
     let mut module: Vec<String> = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
     if module.last().is_some_and(|last| last == "mod") {
         module.pop();
@@ -137,12 +174,14 @@ fn paths_are_found_however_they_are_written() {
 #[test]
 fn no_files_of_a_room_import_each_other_in_a_circle() {
     for room in ROOMS {
-        let files: Vec<_> = files_below(&source().join(room)).into_iter().filter(|file| !is_test(file)).collect();
-        let by_module: BTreeMap<_, _> = files.iter().map(|file| (module_of(file), file.clone())).collect();
+        let root = repository().join(if room.starts_with("src") { "src" } else { room });
+        let files = files_below(&repository().join(room)).into_iter();
+        let files: Vec<_> = files.filter(|file| !is_test(file) && !file.ends_with("main.rs")).collect();
+        let by_module: BTreeMap<_, _> = files.iter().map(|file| (module_of(file, &root), file.clone())).collect();
         let mut imports: BTreeMap<&PathBuf, BTreeSet<&PathBuf>> = BTreeMap::new();
         for file in &files {
-            let module = module_of(file);
-            let named = paths_of(&code_of(file));
+            let module = module_of(file, &root);
+            let named = paths_of(&flattened(&code_of(file)));
             let named = named.iter().filter_map(|path| file_of(path, &module, &by_module));
             imports.insert(file, named.filter(|other| *other != file).collect());
         }
@@ -153,12 +192,65 @@ fn no_files_of_a_room_import_each_other_in_a_circle() {
                 of.remove(file);
             });
         }
-        let circle: Vec<_> = imports
-            .iter()
-            .map(|(file, of)| format!("{} imports {:?}", name(file), of.iter().map(|of| name(of)).collect::<Vec<_>>()))
-            .collect();
+        let circle: Vec<_> = imports.iter().map(|(file, of)| format!("{} imports {of:?}", file.display())).collect();
         assert!(circle.is_empty(), "{room}: these import each other, or such that do: {circle:#?}");
     }
+}
+
+#[test]
+fn parts_of_a_shard_share_few_fields() {
+    let code = code_of(&source().join("shard/core.rs"));
+    let from = &code[code.find("pub struct Shard {").unwrap()..];
+    let fields = from[..from.find("\n}").unwrap()].lines().skip(1);
+    let fields: Vec<&str> = fields.filter_map(|line| line.split(':').next()?.split_whitespace().last()).collect();
+    assert!(PARTS.iter().all(|part| fields.contains(part)), "{fields:?}");
+    let mut named_by: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for part in PARTS {
+        for file in files_below(&source().join("shard").join(part)).iter().filter(|file| !is_test(file)) {
+            let code = code_of(file);
+            let words: BTreeSet<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '.').collect();
+            for field in fields.iter().filter(|field| !PARTS.contains(field)) {
+                let is_named = ["self", "shard"].iter().any(|shard| {
+                    let whole = format!("{shard}.{field}");
+                    words.contains(&*whole) || words.iter().any(|word| word.starts_with(&format!("{whole}.")))
+                });
+                if is_named {
+                    named_by.entry(field).or_default().insert(part);
+                }
+            }
+        }
+    }
+    let shared: Vec<_> = named_by.iter().filter(|(_, parts)| parts.len() > 1).collect();
+    assert!(
+        shared.len() <= SHARED_FIELDS_MAX,
+        "{} fields of Shard are named by several parts: {shared:?}",
+        shared.len()
+    );
+}
+
+#[test]
+fn a_type_has_a_name_of_its_own() {
+    let mut files_of: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in files_below(&source()).iter().filter(|file| !is_test(file)) {
+        for line in code_of(file).lines() {
+            let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            let is_alias = words.contains(&"type") && !line.starts_with(' ');
+            let kind = words.iter().position(|word| matches!(*word, "struct" | "enum" | "trait" | "union"));
+            let kind = kind.or(words.iter().position(|word| *word == "type").filter(|_| is_alias));
+            let named = kind.filter(|at| {
+                words[..*at].iter().all(|word| matches!(*word, "" | "pub" | "crate" | "super" | "in" | "shard"))
+            });
+            if let Some(named) = named.and_then(|at| words.get(at + 1)) {
+                files_of.entry((*named).to_owned()).or_default().insert(name(file));
+            }
+        }
+    }
+    assert!(files_of.len() > 500, "types are not found any more");
+    files_of.retain(|_, files| files.len() > 1);
+    assert!(
+        files_of.len() <= NAMES_OF_SEVERAL_MAX,
+        "these are types of several files: give each its own name: {files_of:#?}"
+    );
 }
 
 #[test]

@@ -8,9 +8,11 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::frame::{MaskKeys, Opcode};
-use super::slot::{Closure, Context, Fate, Phase, Slot};
+use super::handler::{Closure, Handler};
+use super::handshake;
+use super::slot::{Context, Fate, Phase, Slot};
+use super::target::Target;
 use super::tls::Tls;
-use super::{Handler, Target, handshake};
 use crate::sys::{self, Epoll, EventBuffer};
 
 /// One read takes at most this much; large enough that a read rarely has to be repeated, small enough for the L2 cache.

@@ -4,24 +4,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use super::frame::{MaskKeys, Message, Opcode, Parser, write_masked};
+use super::handler::{Closure, Handler, Outbox};
+use super::handshake;
+use super::target::Registration;
 use super::tls::Session;
-use super::{Handler, Outbox, Registration, handshake};
 use crate::sys;
-
-/// Why a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Closure {
-    /// The code of the server's close frame, if one came.
-    pub code: Option<u16>,
-    /// In words.
-    pub reason: String,
-}
-
-impl Closure {
-    pub(super) fn because(reason: impl Into<String>) -> Self {
-        Self { code: None, reason: reason.into() }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Bench;
+use crate::bench::Bench;
 use crate::modes::connect::How;
 use crate::modes::{connect, echo, fanout, inbound, rooms, unicast};
 use crate::report::Report;

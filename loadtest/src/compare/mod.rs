@@ -16,9 +16,10 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Bench, Conduct, ServerArgs};
+use crate::bench::{Bench, ServerArgs};
 use crate::client::engine::Pace;
 use crate::client::tls::Manner;
+use crate::conduct::Conduct;
 use crate::modes::connect::How;
 use crate::progress::{self, Progress};
 use crate::report::{Report, thousands};

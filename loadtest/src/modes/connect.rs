@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use super::CpuMeter;
 use super::fanout::RELAY;
-use crate::cli::{Bench, Conduct, cpus_of_worker};
+use crate::bench::Bench;
 use crate::client::engine::CloseHow;
 use crate::client::{Closure, Engine, Handler, Message, Outbox, Target};
+use crate::conduct::{Conduct, cpus_of_worker};
 use crate::ledger::Accounting;
 use crate::proc::{KernelMemory, Memory};
 use crate::progress::Progress;

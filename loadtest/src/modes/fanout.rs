@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::broadcast::{BARRIER, Receivers, RunIds, StallPlan};
 use super::{CpuMeter, Used, parse_size, run_number};
-use crate::cli::{Bench, Conduct, cpus_of_worker};
+use crate::bench::Bench;
 use crate::client::{Engine, Target};
+use crate::conduct::{Conduct, cpus_of_worker};
 use crate::ledger::Accounting;
 use crate::payload::Stamp;
 use crate::proc::CpuTime;

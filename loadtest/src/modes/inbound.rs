@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::parse_size;
 use super::tally::{Stretch, Tally};
-use crate::cli::Bench;
+use crate::bench::Bench;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
 use crate::progress::Progress;
 use crate::report::Report;

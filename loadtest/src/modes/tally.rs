@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::{CpuMeter, run_number};
-use crate::cli::Bench;
+use crate::bench::Bench;
 use crate::client::{Engine, Message};
 use crate::ledger::{Accounting, Receipt, Receipts, check};
 use crate::payload::Stamp;

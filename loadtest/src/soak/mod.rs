@@ -14,7 +14,7 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::Bench;
+use crate::bench::Bench;
 use crate::client::Engine;
 use crate::client::engine::{CloseHow, Pace};
 use crate::ledger::Accounting;

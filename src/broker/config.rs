@@ -1,0 +1,66 @@
+//! What a broker is started with.
+
+use crate::admission;
+use crate::driver::runtime::DriverKind;
+use crate::driver::sys::TcpOptions;
+use crate::gateway::{Dialect, Settings};
+use crate::queue::orders as inbox;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+/// What a broker is started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen. Port 0 picks a free one. Default 127.0.0.1:0.
+    pub listen: SocketAddr,
+    /// Whether anybody listens for plain HTTP at `listen`. Default: yes.
+    pub listens_plain: bool,
+    /// Where to listen for TLS too, with the certificates of `shard.tls`. Default nowhere.
+    pub tls_listen: Option<SocketAddr>,
+    /// A listener that somebody else has opened, as a service manager does; then `listen` says nothing. One socket for
+    /// all shards. Default none: each shard opens one of its own.
+    pub listener: Option<Arc<TcpListener>>,
+    /// Threads; 0 is one for each core that this process may use.
+    pub shards: usize,
+    /// Whether each shard stays on a core of its own. Default off: a library does not own the machine.
+    pub pin: bool,
+    /// io_uring or epoll.
+    pub driver: DriverKind,
+    /// Who may enter.
+    pub settings: Settings,
+    /// How many may connect to all shards together.
+    pub admission: admission::ConnectionLimits,
+    /// The most memory that clients and processes may make the broker hold, in bytes (of whole MiB, at least 4 for each
+    /// shard): frames and responses that wait, messages and requests that have not wholly arrived, orders and events
+    /// that were not read. Connections themselves, and the allocator's share, come on top. Default none: a library does
+    /// not know what else lives on the machine.
+    pub memory_bytes_max: Option<usize>,
+    /// What each shard obeys.
+    pub shard: crate::shard::ShardConfig,
+    /// What each shard's inbox may hold.
+    pub inbox: inbox::InboxLimits,
+    /// Options of client sockets.
+    pub tcp: TcpOptions,
+}
+
+impl Default for Config {
+    /// 16 Ki commands: some 2 MB of slots a shard. 64 MiB of payloads: four of the largest messages, and a quarter of
+    /// it for one process is one of them.
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 0).into(),
+            listens_plain: true,
+            tls_listen: None,
+            listener: None,
+            shards: 0,
+            pin: false,
+            driver: DriverKind::Auto,
+            settings: Settings::new("local.os", Dialect::Kinode),
+            admission: admission::ConnectionLimits::default(),
+            memory_bytes_max: None,
+            shard: crate::shard::ShardConfig::default(),
+            inbox: inbox::InboxLimits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 },
+            tcp: TcpOptions { notsent_lowat_bytes: 128 * 1024, user_timeout_ms: 75_000 },
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Why a session, or what obeys it, stops.
+
+use crate::broker::PushError;
+
+/// Why an order ends the connection.
+#[derive(Debug)]
+pub enum Stop {
+    /// The peer broke the protocol.
+    Violation(String),
+    /// The broker has stopped.
+    Stopped,
+}
+
+impl From<PushError> for Stop {
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::OutcomesUnread | PushError::TooLarge | PushError::Topic(_) | PushError::ChannelsAreHere => {
+                Self::Violation(error.to_string())
+            }
+            // What waits for room is refused for no other reason.
+            PushError::InboxFull | PushError::Partly | PushError::Stopped => Self::Stopped,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What the side that hears the kernel and the side that speaks to it share: the name that the node calls the server by, and
+//! calls of the RPC path that wait for an answer.
+
+use super::identity::ServerName;
+use crate::broker::RequestId;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The name under which the node last addressed the server, and hears of it.
+#[derive(Default)]
+pub(crate) struct Name(AtomicBool);
+
+impl Name {
+    pub fn set(&self, name: ServerName) {
+        let is_old = name == ServerName::Old;
+        if self.0.load(Ordering::Relaxed) != is_old {
+            self.0.store(is_old, Ordering::Relaxed);
+        }
+    }
+
+    pub fn get(&self) -> ServerName {
+        if self.0.load(Ordering::Relaxed) { ServerName::Old } else { ServerName::Current }
+    }
+}
+
+/// Calls of the RPC path that wait for an answer, by the id of their message.
+///
+/// Whoever was asked may pass a call on (a request that inherits), and then another process answers, maybe of another
+/// node: so an answer is known by the id alone. That is drawn for the call ([`MessageIds`](super::outbound::MessageIds)), and told to nobody but those who may
+/// answer.
+#[derive(Default)]
+pub(crate) struct Calls(Mutex<HashMap<u64, (RequestId, Instant)>>);
+
+impl Calls {
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, (RequestId, Instant)>> {
+        // What a panic left behind is whole: every change is one call on the map.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client of `request` waits for the answer to the message of this id. Whatever waited too long is forgotten:
+    /// its client has had its answer.
+    pub fn begin(&self, id: u64, request: RequestId, timeout: Duration) {
+        let now = Instant::now();
+        let mut calls = self.calls();
+        if calls.len() == calls.capacity() {
+            calls.retain(|_, (_, until)| *until > now);
+        }
+        calls.insert(id, (request, now + timeout));
+    }
+
+    /// The request that a message of this id answers, if it answers one. Nothing answers it again.
+    pub fn answered(&self, id: u64) -> Option<RequestId> {
+        self.calls().remove(&id).map(|(request, _)| request)
+    }
+}
