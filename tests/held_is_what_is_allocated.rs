@@ -1,6 +1,11 @@
 //! What the broker says that it holds is what is allocated: within a quarter, whatever waits and for whom.
 #![allow(missing_docs)]
 
+mod node_support;
+mod support;
+
+use node_support::{Node, NodeMessage, Options};
+use pushring::control::{ControlAnswer, ControlRequest};
 use pushring::{AttachOptions, Broker, Config, HttpRule, Process, QueueLimits};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -287,6 +292,59 @@ fn what_a_link_keeps() {
     let came = come_and_go(&scene.broker, 4000);
     assert!((700..2500).contains(&came), "{came} came before there was no room");
     scene.judge("frames that are not acknowledged, and events behind them", 12 * MIB);
+}
+
+/// Clients with long paths come and go until one is told that there is no room. Returns how many came in.
+fn come_and_go_at(address: std::net::SocketAddr, most: usize) -> usize {
+    let path = format!("/p:p:test.os/{}", "a".repeat(7000));
+    let headers = format!("{UPGRADE}X-Forwarded-For: {}\r\n", "b".repeat(7000));
+    let comes_in = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        status.ends_with(b"101")
+    };
+    (0..most).take_while(|_| comes_in()).count()
+}
+
+/// What is held, as an operator is told.
+fn held_as_told(control: &std::path::Path) -> usize {
+    let answer = pushring::control::ask(control, &ControlRequest::Stats {}).unwrap();
+    let ControlAnswer::Stats(told) = answer else { panic!("{answer:?}") };
+    told.shards[0].memory.kept_bytes() + told.shards.iter().map(|shard| shard.memory.used_bytes()).sum::<usize>()
+}
+
+#[test]
+fn what_a_node_does_not_take() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let control = std::env::temp_dir().join(format!("pushring-held-node-{}.sock", std::process::id()));
+    let mut options = Options { kernel_messages_max: 16_384, control: Some(control.clone()), ..Options::default() };
+    options.config.shards = 1;
+    let mut node = Node::start(options);
+    node.bind("p:p:test.os", "/*rest");
+    // The kernel takes nothing, and its queue is full: whatever comes waits in the server.
+    let of_others = || NodeMessage(node_support::request(1, "other@p:p:test.os", b"", None, None));
+    while node.to_kernel.try_send(of_others()).is_ok() {}
+    assert_eq!(come_and_go_at(node.address, 1), 1);
+    std::thread::sleep(Duration::from_millis(100));
+    let (idle, before) = (ALLOCATED.load(Ordering::Relaxed), held_as_told(&control));
+    let came = come_and_go_at(node.address, 4000);
+    assert!((300..4000).contains(&came), "{came} came before there was no room");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (held, allocated) = (held_as_told(&control) - before, ALLOCATED.load(Ordering::Relaxed) - idle);
+        let ratio = held as f64 / allocated as f64;
+        if held > 8 * MIB && (0.8..=1.25).contains(&ratio) {
+            break println!("events that a kernel does not take: {held} held, {allocated} allocated, {ratio:.2}");
+        }
+        assert!(Instant::now() < deadline, "{came} came: {held} held, {allocated} allocated, {ratio:.2}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let Node { to_server, from_server, server, .. } = node;
+    drop((to_server, from_server));
+    server.join().unwrap().unwrap();
 }
 
 /// What can be made to wait, at an amount of 1 to 3; each of some hundred KiB.

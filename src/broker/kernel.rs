@@ -305,7 +305,7 @@ impl KernelHandle {
 
     /// Where what waits for its processes to be served is charged.
     pub(crate) fn waiting(&self) -> Charge {
-        self.pusher.purse.as_ref().expect("a kernel has a purse").charge_anyway(HeldAs::Orders, 0)
+        self.pusher.purse.as_ref().expect("a kernel has a purse").charge_anyway(HeldAs::Link, 0)
     }
 
     /// What answers logins and calls of the RPC path. None: the broker has stopped.
@@ -347,7 +347,7 @@ impl ProcessHandle {
 
     /// Where what waits for it to be served is charged.
     pub(crate) fn waiting(&self) -> Charge {
-        self.pusher.purse.as_ref().expect("a process has a purse").charge_anyway(HeldAs::Orders, 0)
+        self.pusher.purse.as_ref().expect("a process has a purse").charge_anyway(HeldAs::Link, 0)
     }
 
     /// Lets the process at `guest`, an address on another node, push to a channel of this process, or no more. The

@@ -186,6 +186,7 @@ impl Broker {
         let current =
             Arc::new(DirectoryCell { directory: Mutex::new(directory), adopted: Mutex::new(adopted.clone()) });
         let memory = config.memory_bytes_max.map(|bytes| Budget::of(bytes.max(shards * SHARD_MEMORY_BYTES_MIN)));
+        let inbox_limits = config.inbox.within_budget(memory.as_ref().and_then(Budget::bytes), shards);
         let mut shard = config.shard;
         // A body takes up to twice its size when it grows.
         let half = memory.as_ref().and_then(Budget::bytes).map_or(LARGEST_BODY_WITHOUT_BUDGET, |bytes| bytes / 2);
@@ -224,7 +225,7 @@ impl Broker {
         let peers = Inboxes::default();
         for (index, listeners) in listeners.into_iter().enumerate() {
             let wake = Arc::new(WakeFd::new()?);
-            let (sender, inbox) = inbox::inbox(config.inbox, SharedWake(wake.clone()));
+            let (sender, inbox) = inbox::inbox(inbox_limits, SharedWake(wake.clone()));
             inboxes.push(sender);
             let probe = Arc::new(Probe::new(clock));
             probes.push(probe.clone());

@@ -2,7 +2,7 @@
 //!
 //! Invariants: the last word for a path is kept, and no other; what is replayed is in the order in which it was said, so
 //! that of two patterns that mean the same the later one wins again; content is shared, never copied. What is kept is
-//! bounded: a path more is not kept, and that is told.
+//! bounded, of one process to what is left free: a path more is not kept, and that is told.
 
 use super::frame::LinkFrame;
 use super::wire::{FromPeer, KernelBody, KernelHead};
@@ -39,6 +39,8 @@ pub struct Bindings {
     kept: BTreeMap<u64, KeptBinding>,
     places: HashMap<BindingKey, u64>,
     bytes: usize,
+    /// How many words are kept of each process, and their bytes.
+    of_process: HashMap<ProcessId, (usize, usize)>,
     said: u64,
 }
 
@@ -54,17 +56,32 @@ impl Bindings {
     /// There is no room.
     pub fn keep(&mut self, request: &ActionRequest, head: &KernelHead, blob: &Bytes) -> Result<Option<u64>, NoRoom> {
         let Some(about) = about(request) else { return Ok(None) };
-        let before = self.places.remove(&about).and_then(|place| self.kept.remove(&place));
-        self.bytes -= before.as_ref().map_or(0, KeptBinding::bytes);
+        let process = request.requester().process.clone();
+        if let Some(before) = self.places.remove(&about).and_then(|place| self.kept.remove(&place)) {
+            self.count(&process, |count| count - 1, |bytes| bytes - before.bytes());
+        }
         let kept = KeptBinding { head: unasked(head), blob: blob.clone() };
-        if self.kept.len() >= KEPT_MAX || self.bytes + kept.bytes() > KEPT_BYTES_MAX {
+        // Whoever keeps much leaves as much to others, so that there is room for a process that comes late.
+        let (count, bytes) = self.of_process.get(&process).copied().unwrap_or_default();
+        let free = (KEPT_MAX - self.kept.len(), KEPT_BYTES_MAX - self.bytes);
+        if count >= free.0 || bytes + kept.bytes() > free.1 {
             return Err(NoRoom);
         }
         self.said += 1;
-        self.bytes += kept.bytes();
+        self.count(&process, |count| count + 1, |bytes| bytes + kept.bytes());
         self.places.insert(about, self.said);
         self.kept.insert(self.said, kept);
         Ok(Some(self.said))
+    }
+
+    /// What is kept of a process changes, in words and in bytes.
+    fn count(&mut self, process: &ProcessId, words: impl Fn(usize) -> usize, bytes: impl Fn(usize) -> usize) {
+        let of_process = self.of_process.entry(process.clone()).or_default();
+        *of_process = (words(of_process.0), bytes(of_process.1));
+        if of_process.0 == 0 {
+            self.of_process.remove(process);
+        }
+        self.bytes = bytes(self.bytes);
     }
 
     /// The places of all that is kept, in order.
@@ -173,6 +190,11 @@ mod tests {
             assert!(say(&mut bindings, "a:a:sys", &bind("/x", round % 2 == 0), &content).is_some());
         }
         assert!(bindings.bytes < 2 << 20, "{} bytes", bindings.bytes);
+        bindings.bytes = KEPT_BYTES_MAX / 2;
+        bindings.of_process.insert("b:b:sys".parse().unwrap(), (1, KEPT_BYTES_MAX / 2));
+        let some = "x".repeat(64 << 20);
+        assert!(say(&mut bindings, "a:a:sys", &bind("/some", false), &some).is_some(), "half of what is free");
+        assert!(say(&mut bindings, "c:c:sys", &bind("/late", false), &some[..60 << 20]).is_some());
         bindings.bytes = KEPT_BYTES_MAX;
         let request = |action| ActionRequest {
             action,

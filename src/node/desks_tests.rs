@@ -155,7 +155,7 @@ fn a_full_desk_is_told_of_until_it_has_room() {
     let held = scene.broker.handle().held_by_process();
     let of_binds =
         held.iter().find(|held| held.process.as_ref().is_some_and(|p| p.as_str() == "binds:test:sys")).unwrap();
-    assert!(of_binds.held.orders > MESSAGES_MAX * 100, "{of_binds:?}");
+    assert!(of_binds.held.link > MESSAGES_MAX * 100, "{of_binds:?}");
     let changes = scene.changes.take().unwrap();
     thread::spawn(move || changes.run(|_| {}));
     while scene.desks.is_full() {

@@ -20,7 +20,16 @@ pub struct InboxLimits {
     pub bytes_max: u64,
 }
 
+/// Inboxes together hold this part of the memory budget at most: orders are what nobody can make give.
+const PART_OF_BUDGET: usize = 4;
+
 impl InboxLimits {
+    /// Those of one of `inboxes` inboxes under a memory budget of so many bytes.
+    pub(crate) fn within_budget(self, budget_bytes: Option<usize>, inboxes: usize) -> Self {
+        let part = budget_bytes.map_or(usize::MAX, |bytes| bytes / PART_OF_BUDGET / inboxes);
+        Self { bytes_max: self.bytes_max.min(part as u64), ..self }
+    }
+
     /// One part of `parts`, at least one command.
     pub(super) fn share(self, parts: u64) -> Self {
         let commands_max = u64::from(self.commands_max) / parts;

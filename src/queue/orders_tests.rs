@@ -258,3 +258,11 @@ fn whoever_comes_with_nothing_finds_room_however_many_fill_the_queue() {
     drained(&mut inbox);
     assert_eq!(sender.held(), (0, 0));
 }
+
+#[test]
+fn inboxes_together_have_a_quarter_of_the_memory_budget() {
+    let configured = limits(64, 64 << 20);
+    assert_eq!(configured.within_budget(None, 2), configured);
+    assert_eq!(configured.within_budget(Some(1 << 30), 2), configured);
+    assert_eq!(configured.within_budget(Some(128 << 20), 2), limits(64, 16 << 20));
+}
