@@ -364,6 +364,7 @@ fn measure(
     stuck_seconds: f64,
 ) -> anyhow::Result<bool> {
     cells.retain(|cell| args.cells.is_empty() || args.cells.iter().any(|part| cell.key.contains(part.as_str())));
+    cells.retain(|cell| contenders.iter().any(|contender| contender.job(&cell.job).is_some()));
     if (cells.is_empty() && args.cells.iter().all(|part| part != "stuck")) || args.runs == 0 {
         bail!("nothing to compare: check --cells and --runs");
     }
