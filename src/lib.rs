@@ -58,7 +58,7 @@
 //! | what an operator asks of a running broker | [`control`] |
 //!
 //! What is behind these is private: `docs/ARCHITECTURE.md` shows the way of a byte through it. Its parts know each other
-//! in one direction only, and a test holds it: `words, channel, process_id ← proto, http, resume ← gateway, admission, tls ← shard,
+//! in one direction only, and a test holds it: `words, channel, process_id ← proto, http, resume ← gateway, admission, jwks, tls ← shard,
 //! queue ← driver ← broker ← demo, node, process_lib, link, control`.
 
 #![deny(unsafe_code)]
@@ -79,6 +79,8 @@ mod gateway;
 mod http;
 #[cfg(feature = "driver")]
 mod hub;
+#[cfg(feature = "tls")]
+mod jwks;
 #[cfg(feature = "link")]
 pub mod link;
 #[cfg(feature = "node")]
@@ -142,6 +144,7 @@ pub mod internals {
         #[cfg(feature = "driver")] demo
         #[cfg(feature = "driver")] driver
         #[cfg(feature = "driver")] hub
+        #[cfg(feature = "tls")] jwks
         #[cfg(feature = "driver")] push_api
     }
     pub use queue::orders as inbox;

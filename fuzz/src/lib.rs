@@ -8,6 +8,7 @@ pub mod actions;
 pub mod deflate;
 pub mod frames;
 pub mod http_request;
+pub mod hub;
 pub mod proxy_protocol;
 pub mod received;
 pub mod registration;
@@ -19,12 +20,13 @@ pub mod upgrade;
 /// A property by the name of its target.
 pub type Property = (&'static str, fn(&[u8]));
 
-/// All but `fleet` and `link`, whose messages only the library itself can see.
+/// All but `fleet`, `link` and `push_api`, whose messages and orders only the library itself can see.
 pub const PROPERTIES: &[Property] = &[
     ("actions", actions::holds),
     ("deflate", deflate::holds),
     ("frames", frames::holds),
     ("http_request", http_request::holds),
+    ("hub", hub::holds),
     ("proxy_protocol", proxy_protocol::holds),
     ("registration", registration::holds),
     ("resume", resume::holds),

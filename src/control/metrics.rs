@@ -179,6 +179,7 @@ impl Collector for Shards {
         if let Some(fleet) = &self.0.fleet {
             encode_fleet(&mut encoder, fleet)?;
         }
+        self.encode_hub(&mut encoder)?;
         self.encode_shards(&mut encoder)
     }
 }
@@ -206,6 +207,26 @@ fn encode_fleet(encoder: &mut DescriptorEncoder<'_>, fleet: &FleetReport) -> fmt
 }
 
 impl Shards {
+    /// What the hub has asked of others, where there is one.
+    fn encode_hub(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(hub) = &self.0.hub else { return Ok(()) };
+        gauge(encoder, "hub_keys", "Keys that tokens of the hub are checked with", hub.keys as f64)?;
+        let waiting = hub.webhook_events_waiting as f64;
+        gauge(encoder, "webhook_events_waiting", "Events that wait for the backend", waiting)?;
+        for (name, help, count) in [
+            ("hub_key_fetches", "Times that keys of the tokens' authority were to be read", hub.key_fetches),
+            ("hub_key_fetches_failed", "Those that failed", hub.key_fetches_failed),
+            ("webhook_calls", "Requests to the backend that is told of the hub's clients", hub.webhook_calls),
+            ("webhook_calls_failed", "Those that were not taken", hub.webhook_calls_failed),
+            ("webhook_events_delivered", "Events that the backend has taken", hub.webhook_events_delivered),
+            ("webhook_events_lost", "Events that it will never hear of", hub.webhook_events_lost),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            family.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+
     /// What is held for processes, of those for whom most is held.
     fn encode_held(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "What is held for a process, by kind; of the fullest 100";

@@ -32,4 +32,6 @@ pub use metrics::{Exposition, metrics};
 pub use operator::{LogCounts, Operator, Program};
 pub use server::{ControlServer, ControlStartError};
 pub use usage::Usage;
-pub use wire::{BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, Filter, Overview};
+pub use wire::{
+    BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, Filter, HubCounts, Overview,
+};

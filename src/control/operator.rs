@@ -4,7 +4,7 @@
 //! Invariants: an answer says what was done, or why nothing was; no secret is told. It must not know sockets.
 
 use super::usage::Usage;
-use super::wire::{BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, Overview};
+use super::wire::{BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, HubCounts, Overview};
 use crate::broker::{Broker, BrokerHandle, ChannelFilter, Drain};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,6 +41,11 @@ pub trait Program: Send + Sync {
 
     /// Called when a drain begins.
     fn draining(&self) {}
+
+    /// What has become of what its hub asked of others; none: it has none.
+    fn hub_counts(&self) -> Option<HubCounts> {
+        None
+    }
 
     /// What its log has lost.
     fn log_counts(&self) -> LogCounts {
@@ -86,7 +91,8 @@ impl Operator {
         let mut held = self.broker.held_by_process();
         held.truncate(HELD_MAX);
         let about = BrokerInfo::clone(&self.about);
-        Overview { about, unix_ms: unix_ms(), usage, held, fleet: self.broker.fleet(), shards: self.broker.reports() }
+        let (hub, fleet) = (self.program.hub_counts(), self.broker.fleet());
+        Overview { about, unix_ms: unix_ms(), usage, hub, held, fleet, shards: self.broker.reports() }
     }
 
     /// Answers a question, or does what it asks for.

@@ -144,6 +144,28 @@ pub struct Changes {
     pub restart: Vec<String>,
 }
 
+/// What the hub has asked of others: the keys of its tokens' authority, and the backend that is told of its clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HubCounts {
+    /// Times that keys were to be read.
+    pub key_fetches: u64,
+    /// Those of them that failed.
+    pub key_fetches_failed: u64,
+    /// Keys that tokens are checked with.
+    pub keys: u64,
+    /// Requests to the backend.
+    pub webhook_calls: u64,
+    /// Those that were not taken.
+    pub webhook_calls_failed: u64,
+    /// Events that it has taken.
+    pub webhook_events_delivered: u64,
+    /// Events that it will never hear of.
+    pub webhook_events_lost: u64,
+    /// Events that wait.
+    pub webhook_events_waiting: u64,
+}
+
 /// A broker at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Overview {
@@ -154,6 +176,9 @@ pub struct Overview {
     /// What the program around it takes of the machine.
     #[serde(default)]
     pub usage: Usage,
+    /// What has become of what the hub asked of others, where there is one.
+    #[serde(default)]
+    pub hub: Option<HubCounts>,
     /// What is held for processes, the fullest 1,000 first.
     #[serde(default)]
     pub held: Vec<TenantReport>,

@@ -9,6 +9,7 @@ mod doors;
 mod environment;
 mod file;
 mod links;
+mod numbers;
 mod redirect;
 mod renamed;
 mod sources;
@@ -206,8 +207,29 @@ settings! {
     /// The file with the secret that the hub's tokens are signed with; never the one of logins.
     #[arg(value_name = "FILE")]
     hub_secret_file: PathBuf = PathBuf::new() => Now;
-    /// What `aud` of the hub's tokens must name.
+    /// What `aud` of tokens must name that are signed with it.
     hub_audience: String = "pushring-hub".to_owned() => NewConnections;
+    /// Where an authority publishes the keys by which it signs the hub's tokens instead (a JSON Web Key Set; RS256, ES256 and
+    /// EdDSA). Then no token is accepted that is signed with a secret.
+    #[arg(value_name = "URL")]
+    auth_jwks_url: String = String::new() => Restart;
+    /// The file with such keys, where they are not fetched. It is read again when it changes.
+    #[arg(value_name = "FILE")]
+    auth_jwks_file: PathBuf = PathBuf::new() => Restart;
+    /// The certificate by which auth_jwks_url is known, PEM, where the system does not know it.
+    #[arg(value_name = "FILE")]
+    auth_jwks_ca: PathBuf = PathBuf::new() => Restart;
+    /// How often the keys are fetched, whether a token with an unknown one comes or not; 30s at least.
+    auth_jwks_refresh: Span = Span::seconds(300) => Restart;
+    /// What `iss` of the authority's tokens must be.
+    #[arg(value_name = "NAME")]
+    auth_issuer: String = String::new() => NewConnections;
+    /// What `aud` of the authority's tokens must name.
+    #[arg(value_name = "NAME")]
+    auth_audience: String = String::new() => NewConnections;
+    /// How long a token is good for at a time, from when it is shown: its channel ends then, however far off `exp` is, unless
+    /// it is renewed. 0: until `exp`, or without it for ever.
+    hub_token_lifetime_max: Span = Span::seconds(24 * 3600) => NewConnections;
     /// Whether clients without a token are let in, who may do what the next two settings say.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     hub_open: bool = false => NewConnections;
@@ -217,6 +239,24 @@ settings! {
     /// Topics that those may publish to.
     #[arg(value_name = "PATTERN,…")]
     hub_open_publish: WordList = WordList::default() => NewConnections;
+    /// Where a backend is told of what clients of the hub do, by a POST; needs hub_webhook_secret_file.
+    #[arg(value_name = "URL")]
+    hub_webhook_url: String = String::new() => Restart;
+    /// The file with the secret that these requests are signed with: `whsec_` and base64, or any 24 bytes or more.
+    #[arg(value_name = "FILE")]
+    hub_webhook_secret_file: PathBuf = PathBuf::new() => Restart;
+    /// The certificate by which hub_webhook_url is known, PEM, where the system does not know it.
+    #[arg(value_name = "FILE")]
+    hub_webhook_ca: PathBuf = PathBuf::new() => Restart;
+    /// What it is told: opened, closed, subscribed (and unsubscribed), message (what clients send that is no order).
+    #[arg(value_name = "EVENT,…")]
+    hub_webhook_events: WordList = "opened,closed,subscribed,message".parse().expect("a list") => Restart;
+    /// Events that may wait for it; more are lost, and it is told how many.
+    hub_webhook_events_max: usize = 10_000 => Restart;
+    /// Their bytes, likewise.
+    hub_webhook_bytes_max: Size = Size(16 << 20) => Restart;
+    /// How long a request that is not taken is sent again, before its events are given up.
+    hub_webhook_give_up: Span = Span::seconds(300) => Restart;
 
     ["A fleet over NATS"]
     /// Its NATS servers, as `nats://HOST:PORT` or `tls://HOST:PORT`; without one this daemon is in no fleet.
@@ -587,8 +627,8 @@ impl DaemonConfig {
     fn settings(&self, secrets: Secrets) -> anyhow::Result<Settings> {
         let dialect = self.dialect.into();
         let mut settings = Settings::new(&self.node, dialect);
+        settings.hub = self.hub_door(&secrets)?;
         (settings.secret, settings.second_secret) = (secrets.first, secrets.second);
-        settings.hub = self.hub_door(secrets.hub)?;
         settings.hosts = self.host_policy();
         settings.origins = self.origins.0.clone();
         settings.dev_origins = self.dev_origins.0.clone();
@@ -628,63 +668,6 @@ impl DaemonConfig {
             turned_away_max: self.turned_away_max,
             subscriptions_max: self.subscriptions_max,
         })
-    }
-
-    fn limits(&self) -> proto::MessageLimits {
-        let derived = proto::MessageLimits::for_messages(self.message_bytes_max.0);
-        let or = |given: usize, derived: usize| if given == 0 { derived } else { given };
-        proto::MessageLimits {
-            frame_bytes_max: or(self.frame_bytes_max.0, derived.frame_bytes_max),
-            fragments_max: or(self.fragments_max as usize, derived.fragments_max as usize) as u32,
-            ..derived
-        }
-    }
-
-    fn shard(&self) -> pushring::internals::shard::ShardConfig {
-        let defaults = pushring::internals::shard::ShardConfig::default();
-        pushring::internals::shard::ShardConfig {
-            outbound_bytes_max: self.outbound_bytes_max.0,
-            policy: self.policy.into(),
-            limits: self.limits(),
-            control_frames_per_s_max: self.control_frames_per_s_max,
-            topics_per_channel_max: self.topics_per_channel_max,
-            http_limits: pushring::internals::http::HttpLimits {
-                head_bytes_max: self.head_bytes_max.0,
-                header_count_max: self.header_count_max,
-                body_bytes_max: self.body_bytes_max.0,
-                chunk_extra_bytes_max: self.chunk_extra_bytes_max.0,
-                pipelined_bytes_max: self.pipelined_bytes_max.0,
-            },
-            register_timeout_ms: self.register_timeout.0,
-            tls_handshake_timeout_ms: self.tls_handshake_timeout.0,
-            tls_handshakes_per_turn: self.tls_handshakes_per_turn,
-            head_timeout_ms: self.head_timeout.0,
-            body_timeout_ms: self.body_timeout.0,
-            body_bytes_per_s_min: self.body_bytes_per_s_min.0 as u64,
-            body_bytes_max_logged_in: self.body_bytes_max_logged_in.0,
-            http_idle_timeout_ms: self.http_idle_timeout.0,
-            close_timeout_ms: self.close_timeout.0,
-            linger_ms: self.linger.0,
-            linger_bytes_max: self.linger_bytes_max.0,
-            ping_interval_ms: self.ping_interval.0,
-            pings_unanswered_max: self.pings_unanswered_max,
-            subprotocols: self.subprotocols.0.clone(),
-            resume: pushring::internals::shard::Resume {
-                window_ms: self.resume_window.0,
-                bytes_max: self.resume_bytes_max.0,
-                shard_bytes_max: self.resume_shard_bytes_max.0,
-            },
-            deflate: pushring::internals::shard::Deflate {
-                everywhere: self.deflate,
-                level: self.deflate_level,
-                push_level: self.deflate_push_level,
-                bytes_min: self.deflate_bytes_min.0,
-                window_bits: self.deflate_window_bits,
-                takeover_bytes_max: self.deflate_takeover_bytes_max.0,
-                ..defaults.deflate
-            },
-            ..defaults
-        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod control;
 pub mod doctor;
 pub mod fleet;
 pub mod groups;
+pub mod hub;
 pub mod init;
 pub mod log;
 pub mod memory;

@@ -5,14 +5,15 @@
 
 use super::certificates::Certificates;
 use super::config::{DaemonConfig, TakesEffect, takes_effect};
+use super::hub::{self, Keys};
 use super::log;
 use super::token::read_secret;
 use anyhow::{Context, ensure};
-use pushring::control::{Changes, LogCounts, Program};
+use pushring::control::{Changes, HubCounts, LogCounts, Program};
 use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::{BrokerHandle, Drain, link};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How a drain goes that is asked for where `drain_over` is not set, in milliseconds.
 const DRAIN_OVER_MS: u64 = 60_000;
@@ -26,6 +27,7 @@ pub struct Daemon {
     broker: BrokerHandle,
     /// The key of tokens where no file has one.
     own_secret: Option<Secret>,
+    hub_counts: Arc<hub::Counts>,
     current: Mutex<ActiveConfig>,
     /// The link's own door, where it speaks TLS.
     link: Option<link::Acceptor>,
@@ -59,6 +61,8 @@ pub struct Secrets {
     pub second: Option<Secret>,
     /// The one that the hub's tokens are signed with.
     pub hub: Option<Secret>,
+    /// Those of the authority that signs them instead. They come and go by themselves, whatever is read again.
+    pub keys: Option<Keys>,
 }
 
 impl Secrets {
@@ -81,7 +85,7 @@ impl Secrets {
             "hub_secret_file: it holds the secret of logins, so a token of one would open the other: make a new one with \
              head -c 32 /dev/urandom"
         );
-        Ok(Self { first, second, hub })
+        Ok(Self { first, second, hub, keys: None })
     }
 }
 
@@ -101,7 +105,24 @@ impl Daemon {
         own_secret: Option<Secret>,
     ) -> Self {
         let current = Mutex::new(ActiveConfig { config, secrets, certificates, link_certificates });
-        Self { source, broker, own_secret, current, link }
+        Self { source, broker, own_secret, hub_counts: Arc::default(), current, link }
+    }
+
+    /// What has become of what the hub asked of others.
+    pub fn hub_counts(&self) -> &Arc<hub::Counts> {
+        &self.hub_counts
+    }
+
+    /// Obeys these keys of the authority of the hub's tokens from now on.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn obey_keys(&self, keys: Keys) -> anyhow::Result<()> {
+        let mut current = self.current();
+        let secrets = Secrets { keys: Some(keys), ..current.secrets.clone() };
+        self.broker.reload(&broker_config(&current.config, secrets.clone(), &current.certificates)?)?;
+        current.secrets = secrets;
+        Ok(())
     }
 
     /// Whether the file of a certificate has changed since it was read.
@@ -153,6 +174,7 @@ impl Daemon {
         wanted.broker(Secrets::default())?;
         let secrets = Secrets::read(&wanted, self.own_secret.as_ref())?;
         let mut current = self.current();
+        let secrets = Secrets { keys: current.secrets.keys.clone(), ..secrets };
         let certificates = Certificates::read(&wanted, &current.certificates)?;
         let (config, mut changes) = obeyed_now(&current.config, &wanted)?;
         let link_certificates = Certificates::read_link(&config, &current.link_certificates)?;
@@ -227,6 +249,10 @@ impl Program for Daemon {
 
     fn log_counts(&self) -> LogCounts {
         log::counts()
+    }
+
+    fn hub_counts(&self) -> Option<HubCounts> {
+        self.config().hub.then(|| self.hub_counts.told())
     }
 }
 

@@ -6,6 +6,7 @@ use super::certificates::{self, Certificates};
 use super::config::{AdminListen, DaemonConfig, DriverValue};
 use super::control;
 use super::fleet;
+use super::hub as hub_settings;
 use super::memory::MemoryBudget;
 use super::metrics;
 use super::program::{ConfigSource, Daemon, Secrets, broker_config};
@@ -138,6 +139,8 @@ type Threads = Vec<JoinHandle<()>>;
 
 fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) -> anyhow::Result<()> {
     let Start { source, listener, config, admin, secrets, certificates, own_secret } = start;
+    let keys = hub_settings::begin_keys(&config).map_err(|error| config.sources.locate(error))?;
+    let secrets = Secrets { keys: keys.clone(), ..secrets };
     // Before anybody can know that we run: a signal from now on stops us cleanly.
     let signals = signals::catch()?;
     match sys::raise_open_files() {
@@ -161,8 +164,8 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     let fleet = fleet::start(&config, &broker)?;
     let link = link.map(|link| start_link(&broker, link)).transpose()?;
     if config.hub {
-        threads.push(hub::start(&broker.handle())?);
-        tracing::info!(path = hub::PATH, open = config.hub_open, "the hub is served");
+        start_hub(&config, &broker, &daemon, &mut threads)?;
+        hub_settings::start_keys(&daemon, &config, keys)?;
     }
     let api = start_api(&config, &broker, &mut threads)?;
     let control = config.control.open(broker.address().port(), operator.clone())?;
@@ -186,6 +189,17 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
     }
     ended?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts the hub, and what tells a backend of it.
+fn start_hub(config: &DaemonConfig, broker: &Broker, daemon: &Daemon, threads: &mut Threads) -> anyhow::Result<()> {
+    let calls = hub_settings::call_limits(config).map(hub::Calls::new);
+    if let Some(calls) = &calls {
+        threads.push(hub_settings::start_calls(daemon, config, calls.clone())?);
+    }
+    threads.push(hub::start_telling(&broker.handle(), calls)?);
+    tracing::info!(path = hub::PATH, open = config.hub_open, "the hub is served");
     Ok(())
 }
 

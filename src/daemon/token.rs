@@ -85,6 +85,11 @@ pub fn read_api_token(path: &Path) -> anyhow::Result<push_api::ApiToken> {
     push_api::ApiToken::new(text).with_context(name)
 }
 
+/// Reads another secret, in the same way: its bytes.
+pub fn read_secret_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
+    Ok(without_line_end(&read_secret_file(path)?).to_vec())
+}
+
 fn read_secret_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     let file = File::open(path)?;
     let mode = file.metadata()?.permissions().mode();

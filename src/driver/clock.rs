@@ -44,7 +44,6 @@ pub fn unix_ms() -> u64 {
 }
 
 /// The same in seconds.
-#[cfg(feature = "tls")]
 pub fn unix_s() -> u64 {
     unix_ms() / 1000
 }

@@ -1,7 +1,7 @@
 //! Tokens: JSON Web Tokens (RFC 7519) signed with HMAC-SHA256, made and checked.
 //!
-//! Only HS256 is accepted, whatever a token's header says of itself, and the header is never asked which key or
-//! algorithm to use. Claims are looked at only when the signature holds. Signatures are compared in constant time.
+//! Of a node's tokens only HS256 is accepted, whatever a token's header says of itself, and the header is never asked which key
+//! or algorithm to use. Claims are looked at only when the signature holds. Signatures are compared in constant time.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit, Mac};
@@ -86,6 +86,21 @@ pub enum TokenError {
     /// An algorithm other than HS256.
     #[error("the token is not signed with HS256")]
     Algorithm,
+    /// Signed with an algorithm that no public key of ours has.
+    #[error("the token is not signed with RS256, ES256 or EdDSA")]
+    NoPublicKeyAlgorithm,
+    /// The key that it names is not, or no longer, among those of the authority.
+    #[error("the token's key is not one that is known here")]
+    KeyUnknown,
+    /// The key that it names is not known yet: keys are being fetched.
+    #[error("the keys of the tokens' authority are being fetched: try again in a second")]
+    KeysPending,
+    /// From another authority.
+    #[error("the token is another issuer's")]
+    Issuer,
+    /// It has no `exp`, where one is needed.
+    #[error("the token has no end (exp)")]
+    Endless,
     /// Not signed with this node's key.
     #[error("the token's signature does not hold")]
     Signature,
@@ -129,8 +144,78 @@ pub fn mint(secret: &Secret, claims: &Claims) -> String {
 #[derive(Deserialize)]
 struct Header {
     alg: String,
+    kid: Option<String>,
     /// Extensions that must be understood (RFC 7515 section 4.1.11); we understand none.
     crit: Option<serde::de::IgnoredAny>,
+}
+
+/// A token taken apart (RFC 7515 section 7.1): nothing of it is believed yet.
+pub struct Jws<'t> {
+    header: Header,
+    signed: &'t str,
+    payload: &'t str,
+    signature: Vec<u8>,
+}
+
+impl<'t> Jws<'t> {
+    /// Takes a token apart.
+    ///
+    /// # Errors
+    /// It is none, or wants something understood that we do not.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub fn parse(token: &'t str) -> Result<Self, TokenError> {
+        let Parts { signed, header, payload, signature } = Parts::of(token)?;
+        let header: Header = parse(header)?;
+        if header.crit.is_some() {
+            return Err(TokenError::Malformed);
+        }
+        let signature = BASE64URL.decode(signature).map_err(|_| TokenError::Signature)?;
+        Ok(Self { header, signed, payload, signature })
+    }
+
+    /// The algorithm that it says it is signed with.
+    pub fn alg(&self) -> &str {
+        &self.header.alg
+    }
+
+    /// The name of the key.
+    pub fn kid(&self) -> Option<&str> {
+        self.header.kid.as_deref()
+    }
+
+    /// What is signed.
+    pub fn signed(&self) -> &'t str {
+        self.signed
+    }
+
+    /// Its claims, in base64url.
+    pub fn payload(&self) -> &'t str {
+        self.payload
+    }
+
+    /// By what.
+    pub fn signature(&self) -> &[u8] {
+        &self.signature
+    }
+}
+
+/// The parts of a token, as they were written.
+struct Parts<'t> {
+    signed: &'t str,
+    header: &'t str,
+    payload: &'t str,
+    signature: &'t str,
+}
+
+impl<'t> Parts<'t> {
+    fn of(token: &'t str) -> Result<Self, TokenError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
+        if payload.contains('.') { Err(TokenError::Malformed) } else { Ok(Self { signed, header, payload, signature }) }
+    }
 }
 
 impl Secret {
@@ -152,14 +237,7 @@ impl Secret {
 
     /// The signed claims, still in base64url.
     fn payload<'t>(&self, token: &'t str) -> Result<&'t str, TokenError> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenError::Malformed);
-        }
-        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
-        let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
-        if payload.contains('.') {
-            return Err(TokenError::Malformed);
-        }
+        let Parts { signed, header, payload, signature } = Parts::of(token)?;
         if header != HEADER {
             let header: Header = parse(header)?;
             if header.alg != "HS256" {
@@ -203,7 +281,8 @@ impl Secret {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, TokenError> {
+/// What a part of a token says.
+pub(super) fn parse<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, TokenError> {
     let bytes = BASE64URL.decode(part).map_err(|_| TokenError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
 }

@@ -210,8 +210,10 @@ impl<'s> JudgedRequest<'s, '_, '_> {
 
     /// What the token of a client allows it at the hub, or what is allowed without one.
     fn hub_grant(&self) -> EntryResult<Arc<Grant>> {
-        let refused =
-            |error: TokenError| PreparedResponse::text(401, error.to_string()).with("www-authenticate", "Bearer");
+        let refused = |error: TokenError| match error {
+            TokenError::KeysPending => PreparedResponse::text(503, error.to_string()).with("retry-after", "1"),
+            error => PreparedResponse::text(401, error.to_string()).with("www-authenticate", "Bearer"),
+        };
         let door = self.snapshot.settings.hub.as_ref().ok_or_else(not_bound)?;
         match grant::token_of(self.head).map_err(refused)? {
             None => door.open.clone().ok_or_else(|| refused(TokenError::Missing)),

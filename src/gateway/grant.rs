@@ -1,16 +1,18 @@
 //! What a client of the hub may do: the claims of its token, checked at the door.
 //!
-//! A hub's token is a JSON Web Token (RFC 7519) that is signed with a secret of the hub's own and names the hub in `aud`. A
-//! login token names nobody there, and is signed with another secret, so neither opens the other's door.
+//! A hub's token is a JSON Web Token (RFC 7519) that names the hub in `aud` and is signed with a secret of the hub's own, or by an
+//! authority of which the hub has the public keys: never both. A login token names nobody there, and is signed with another
+//! secret, so neither opens the other's door.
 //!
 //! Invariants: claims are looked at only when the signature holds; what a token does not allow is refused; no pattern reaches
 //! the names that the broker keeps for itself; a token is in no error, and is never shown.
 
-use super::auth::{Secret, TokenError};
+use super::auth::{self, Secret, TokenError};
 use crate::admission::HeapBytes;
 use crate::http::{Head, cookies};
 use crate::words::topic;
 use serde::Deserialize;
+use std::fmt;
 use std::sync::Arc;
 
 /// The cookie that a token may come in.
@@ -26,14 +28,38 @@ const TOPICS_MAX: usize = 128;
 const PATTERNS_MAX: usize = 64;
 
 /// Who is let in to the hub.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct HubDoor {
-    /// The key of its tokens. Without it, no token opens it.
+    /// The key of its tokens. Without it, and without an authority, no token opens it.
     pub secret: Option<Secret>,
-    /// What `aud` of a token must name.
+    /// What `aud` of a token must name that is signed with the secret.
     pub audience: String,
+    /// Who signs its tokens instead: where there is an authority, the secret opens nothing.
+    pub authority: Option<Authority>,
+    /// How long a token opens it at a time, in seconds, however far off its own end is; none: until then.
+    pub lifetime_max_s: Option<u64>,
     /// What who comes without a token may do; none: nobody may come so.
     pub open: Option<Arc<Grant>>,
+}
+
+/// Who signs tokens with keys of which everybody may know the public halves.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    /// What `iss` of a token must be.
+    pub issuer: String,
+    /// What `aud` of a token must name.
+    pub audience: String,
+    /// By which it is known.
+    pub keys: Arc<dyn PublicKeys>,
+}
+
+/// Keys that tell whether a token was signed.
+pub trait PublicKeys: fmt::Debug + Send + Sync {
+    /// The claims of a token that was signed by one of them, still in base64url.
+    ///
+    /// # Errors
+    /// It was not, or which key that would be is not known (yet).
+    fn payload<'t>(&self, token: &'t str) -> Result<&'t str, TokenError>;
 }
 
 /// What a client may do.
@@ -83,6 +109,7 @@ impl TopicPattern {
 /// Claims as they are written. Unknown ones are ignored (RFC 7519 section 4).
 #[derive(Deserialize)]
 struct GrantClaims {
+    iss: Option<String>,
     aud: Option<TokenAudience>,
     sub: Option<String>,
     exp: Option<f64>,
@@ -156,11 +183,7 @@ impl HubDoor {
     /// # Errors
     /// The first rule it breaks.
     pub fn open(&self, token: &str, now_unix_s: u64) -> Result<Grant, TokenError> {
-        let secret = self.secret.as_ref().ok_or(TokenError::NoSecret)?;
-        let claims: GrantClaims = secret.claims(token)?;
-        if !claims.aud.is_some_and(|aud| aud.names(&self.audience)) {
-            return Err(TokenError::Audience);
-        }
+        let claims = self.claims(token)?;
         let now_s = now_unix_s as f64;
         if claims.exp.is_some_and(|exp_s| exp_s <= now_s) {
             return Err(TokenError::Expired);
@@ -181,9 +204,43 @@ impl HubDoor {
             topics: claims.topics.into_iter().map(name).collect::<Result<_, _>>()?,
             may_subscribe: patterns(&claims.may_subscribe).ok_or(TokenError::Malformed)?,
             may_publish: patterns(&claims.may_publish).ok_or(TokenError::Malformed)?,
-            // Past the largest number it never ends.
-            expires_unix_s: claims.exp.map(|exp_s| exp_s.ceil() as u64),
+            expires_unix_s: self.end_unix_s(claims.exp, now_unix_s),
         })
+    }
+
+    /// What a token claims that was signed by who may, for this hub.
+    fn claims(&self, token: &str) -> Result<GrantClaims, TokenError> {
+        let (claims, audience): (GrantClaims, &str) = match (&self.authority, &self.secret) {
+            (Some(authority), _) => {
+                let claims: GrantClaims = auth::parse(authority.keys.payload(token)?)?;
+                if claims.iss.as_deref() != Some(&authority.issuer) {
+                    return Err(TokenError::Issuer);
+                }
+                (claims, &authority.audience)
+            }
+            (None, Some(secret)) => (secret.claims(token)?, &self.audience),
+            (None, None) => return Err(TokenError::NoSecret),
+        };
+        if !claims.aud.as_ref().is_some_and(|aud| aud.names(audience)) {
+            return Err(TokenError::Audience);
+        }
+        // Whoever can take a key out of the set cannot take back a token: each has to end.
+        if self.authority.is_some() && claims.exp.is_none() {
+            return Err(TokenError::Endless);
+        }
+        Ok(claims)
+    }
+
+    /// When a token that was shown now is over. Past the largest number it never is.
+    fn end_unix_s(&self, exp_s: Option<f64>, now_unix_s: u64) -> Option<u64> {
+        let latest = self.lifetime_max_s.map(|lifetime_s| now_unix_s.saturating_add(lifetime_s));
+        let own = exp_s.map(|exp_s| exp_s.ceil() as u64);
+        own.into_iter().chain(latest).min()
+    }
+
+    /// Whether judging a request has cost what checking a signature by a public key does.
+    pub(crate) fn checks_signature_of(&self, head: &Head<'_>) -> bool {
+        self.authority.is_some() && !matches!(token_of(head), Ok(None))
     }
 }
 

@@ -20,7 +20,7 @@ fn forge(key: &[u8], header: &str, claims: &str) -> String {
 }
 
 fn door() -> HubDoor {
-    HubDoor { secret: Some(Secret::new(KEY).unwrap()), audience: "pushring-hub".into(), open: None }
+    HubDoor { secret: Some(Secret::new(KEY).unwrap()), audience: "pushring-hub".into(), ..HubDoor::default() }
 }
 
 const HS256: &str = r#"{"alg":"HS256","typ":"JWT"}"#;

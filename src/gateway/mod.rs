@@ -26,9 +26,9 @@ mod settings;
 mod snapshot;
 mod subdomain;
 
-pub use auth::{Claims, Secret, SecretError, TokenError, mint};
+pub use auth::{Claims, Jws, Secret, SecretError, TokenError, mint};
 pub use entry::{BoundUpgrade, ContractRequest, Dynamic, Entry, enter};
-pub use grant::{Grant, HubDoor, TopicPattern, patterns};
+pub use grant::{Authority, Grant, HubDoor, PublicKeys, TopicPattern, patterns};
 pub use login::{Credentials, LOGIN_BYTES_MAX, LoginRequest};
 pub use origin::{OriginError, may_be_dev_origin};
 pub use pattern::{PatternError, TooMuchWork};

@@ -133,10 +133,24 @@ fn answer(mut answer: Value, id: Option<u64>) -> String {
     answer.to_string()
 }
 
+/// What stands before a topic's name where it is subscribed to with an envelope.
+const ENVELOPE: &str = "\u{1e}envelope/";
+
 /// The name under which a topic is subscribed to with an envelope. None: it would be too long.
 pub fn twin(name: &str) -> Option<String> {
-    let twin = format!("\u{1e}envelope/{name}");
+    let twin = format!("{ENVELOPE}{name}");
     topic::check(&twin).is_ok().then_some(twin)
+}
+
+/// What a topic is called that a channel is subscribed to, in either form. None: it is the broker's own.
+pub fn name_of(subscribed: &str) -> Option<&str> {
+    let name = subscribed.strip_prefix(ENVELOPE).unwrap_or(subscribed);
+    (!topic::is_reserved(name)).then_some(name)
+}
+
+/// What stands before the last answers when they are said again: how many those are.
+pub fn again(answers: usize) -> String {
+    json!({ "again": answers }).to_string()
 }
 
 /// A message with its envelope: `{"topic":NAME,"data":…}`, of bytes `{"topic":NAME,"base64":…}`.
@@ -198,6 +212,11 @@ mod tests {
             enveloped("a", &PublishedPayload::Binary(Bytes::from_static(&[0, 255]))),
             r#"{"topic":"a","base64":"AP8="}"#
         );
+        assert_eq!(
+            (name_of("a"), name_of(&twin("a").unwrap()), name_of("\u{1e}user/bob")),
+            (Some("a"), Some("a"), None)
+        );
+        assert_eq!(again(3), r#"{"again":3}"#);
         assert!(topic::is_reserved(&twin("a").unwrap()) && twin(&"x".repeat(250)).is_none());
         assert_eq!(done("subscribed", &"a".into(), Some(7)), r#"{"id":7,"subscribed":"a"}"#);
         assert_eq!(error("forbidden", None), r#"{"error":"forbidden"}"#);

@@ -5,23 +5,33 @@
 //! stands in `docs/PROTOCOL.md`.
 //!
 //! Invariants: nobody is subscribed to what its grant does not allow, nor publishes there; a channel whose grant has ended is
-//! closed with 4401; each order of a client is answered; nothing that is published can be taken for an answer, since answers
-//! are control texts. A topic with an envelope is a topic of its own, whose name no client can say.
+//! closed with 4401; each order of a client is answered, and the last answers are said again to who comes back; nothing that is
+//! published can be taken for an answer, since answers are control texts. A topic with an envelope is a topic of its own, whose
+//! name no client can say. Whoever is to hear what clients do ([`Calls`]) is never waited for.
 
+mod answers;
+mod calls;
 pub mod grammar;
 
+pub use calls::{CallLimits, Calls, Taken, Told};
+
+use self::answers::Answers;
 use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
+use crate::admission::ProcessFund;
 use crate::broker::{
     AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Process, PushError, ServiceError,
 };
 use crate::channel::ChannelId;
-use crate::gateway::{Grant, WebSocketRule};
+use crate::driver::clock;
+use crate::gateway::{Grant, TokenError, WebSocketRule};
+use crate::proto::MessageKind;
+use crate::shard::operating::ChannelFilter;
 use crate::words::topic;
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Its name.
 pub const PROCESS: &str = "hub:pushring:sys";
@@ -32,6 +42,9 @@ pub const PATH: &str = "/hub";
 /// With what a channel is closed whose token has ended.
 const TOKEN_ENDED: (u16, &str) = (4401, "the token has ended");
 
+/// How long a shard is waited for, which answers within a turn or two.
+const SHARD_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long a wait for events lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
@@ -40,21 +53,51 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 /// # Errors
 /// See [`ServiceError`].
 pub fn start(broker: &BrokerHandle) -> Result<JoinHandle<()>, ServiceError> {
+    start_telling(broker, None)
+}
+
+/// The same, and tells `calls` what its clients do.
+///
+/// # Errors
+/// See [`ServiceError`].
+pub fn start_telling(broker: &BrokerHandle, calls: Option<Calls>) -> Result<JoinHandle<()>, ServiceError> {
     let process = broker.process(PROCESS, AttachOptions { wants_control: true, ..AttachOptions::default() })?;
-    process.bind_at_with(PATH, WebSocketRule { hub: true, resume: true, ..WebSocketRule::default() })?;
-    let hub = Hub { process, broker: broker.clone(), sessions: HashMap::new(), ends: BTreeSet::new() };
+    let rule = WebSocketRule { hub: true, resume: true, resume_events: true, ..WebSocketRule::default() };
+    process.bind_at_with(PATH, rule)?;
+    let purse = process.handle().purse().clone();
+    let hub = Hub { process, purse, broker: broker.clone(), calls, sessions: HashMap::new(), ends: BTreeSet::new() };
     Ok(thread::Builder::new().name("hub".to_owned()).spawn(move || hub.run())?)
 }
 
 struct Hub {
     process: Process,
+    purse: ProcessFund,
     broker: BrokerHandle,
-    sessions: HashMap<ChannelId, Arc<Grant>>,
+    calls: Option<Calls>,
+    sessions: HashMap<ChannelId, Session>,
     /// When grants end, in order.
     ends: BTreeSet<(u64, ChannelId)>,
 }
 
+/// A channel's client.
+struct Session {
+    grant: Arc<Grant>,
+    answers: Answers,
+}
+
 type HubResult = Result<(), PushError>;
+
+/// What was done and to what, or why it was not.
+type Obeyed = Result<(&'static str, serde_json::Value), &'static str>;
+
+/// Nobody is told of what does not happen any more.
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if let Some(calls) = &self.calls {
+            calls.close();
+        }
+    }
+}
 
 impl Hub {
     fn run(mut self) {
@@ -72,7 +115,7 @@ impl Hub {
     }
 
     fn patience(&self) -> Duration {
-        let first = self.ends.first().map(|(end_s, _)| Duration::from_secs(end_s.saturating_sub(unix_s())));
+        let first = self.ends.first().map(|(end_s, _)| Duration::from_secs(end_s.saturating_sub(clock::unix_s())));
         first.map_or(WAIT_MAX, |first| first.clamp(Duration::from_millis(100), WAIT_MAX))
     }
 
@@ -80,14 +123,42 @@ impl Hub {
         match event {
             Event::Opened(opened) => self.opened(*opened),
             Event::Closed(closed) => {
-                self.forget(closed.channel);
+                let grant = self.forget(closed.channel);
+                let user = grant.as_ref().and_then(|grant| grant.user.as_deref());
+                self.tell(Told::Closed, || calls::closed(&closed, user, clock::unix_ms()));
                 Ok(())
             }
             Event::Control { channel, kind: ControlKind::Text, payload } => self.said(channel, &payload),
-            // Nobody hears what is said otherwise: whoever sends it is told so.
-            Event::Message { channel, .. } => self.answer(channel, &grammar::error("unheard", None)),
+            Event::Message { channel, kind, payload } => self.message(channel, kind, &payload),
+            Event::Resumed { channel, .. } => self.say_again(channel),
             _ => Ok(()),
         }
+    }
+
+    /// Tells whoever is to hear of it. Returns whether somebody will.
+    fn tell(&self, what: Told, event: impl FnOnce() -> serde_json::Value) -> bool {
+        self.calls.as_ref().is_some_and(|calls| calls.tells(what) && calls.tell(&self.purse, &event()))
+    }
+
+    fn user_of(&self, channel: ChannelId) -> Option<&str> {
+        self.sessions.get(&channel)?.grant.user.as_deref()
+    }
+
+    /// A message that is no order: the backend hears it, or nobody does, and then whoever sends it is told so.
+    fn message(&mut self, channel: ChannelId, kind: MessageKind, payload: &Bytes) -> HubResult {
+        let (user, is_text) = (self.user_of(channel), kind == MessageKind::Text);
+        if self.tell(Told::Message, || calls::message(channel, user, payload, is_text, clock::unix_ms())) {
+            return Ok(());
+        }
+        let is_told = self.calls.as_ref().is_some_and(|calls| calls.tells(Told::Message));
+        self.answer(channel, &grammar::error(if is_told { "busy" } else { "unheard" }, None))
+    }
+
+    /// A client has come back. Answers that were on their way when its connection was lost may have been lost with it.
+    fn say_again(&mut self, channel: ChannelId) -> HubResult {
+        let Some(session) = self.sessions.get(&channel) else { return Ok(()) };
+        self.answer(channel, &grammar::again(session.answers.len()))?;
+        session.answers.iter().try_for_each(|answer| self.answer(channel, answer))
     }
 
     fn opened(&mut self, opened: Opened) -> HubResult {
@@ -96,28 +167,39 @@ impl Hub {
         for name in user.iter().chain(&grant.topics) {
             self.process.subscribe(channel, name.clone()).send()?;
         }
+        self.tell(Told::Opened, || calls::opened(channel, &grant, clock::unix_ms()));
         self.hold(channel, grant);
         Ok(())
     }
 
     /// A channel may do this from now on.
     fn hold(&mut self, channel: ChannelId, grant: Arc<Grant>) {
-        self.forget(channel);
         if let Some(end_s) = grant.expires_unix_s {
             self.ends.insert((end_s, channel));
         }
-        self.sessions.insert(channel, grant);
-    }
-
-    fn forget(&mut self, channel: ChannelId) {
-        if let Some(end_s) = self.sessions.remove(&channel).and_then(|grant| grant.expires_unix_s) {
+        let session = self
+            .sessions
+            .entry(channel)
+            .or_insert_with(|| Session { grant: grant.clone(), answers: Answers::default() });
+        let before = std::mem::replace(&mut session.grant, grant.clone());
+        if let Some(end_s) = before.expires_unix_s
+            && before.expires_unix_s != grant.expires_unix_s
+        {
             self.ends.remove(&(end_s, channel));
         }
     }
 
+    fn forget(&mut self, channel: ChannelId) -> Option<Arc<Grant>> {
+        let grant = self.sessions.remove(&channel)?.grant;
+        if let Some(end_s) = grant.expires_unix_s {
+            self.ends.remove(&(end_s, channel));
+        }
+        Some(grant)
+    }
+
     /// Closes the channels whose grants have ended.
     fn end_grants(&mut self) -> HubResult {
-        let now_s = unix_s();
+        let now_s = clock::unix_s();
         while let Some(&(end_s, channel)) = self.ends.first()
             && end_s <= now_s
         {
@@ -128,20 +210,17 @@ impl Hub {
     }
 
     fn said(&mut self, channel: ChannelId, text: &[u8]) -> HubResult {
-        let Some(grant) = self.sessions.get(&channel).cloned() else { return Ok(()) };
+        let Some(grant) = self.sessions.get(&channel).map(|session| session.grant.clone()) else { return Ok(()) };
         let ClientSaid { order, id } = match grammar::read(text) {
             Ok(Some(said)) => said,
             // An acknowledgement, which the shard has obeyed.
             Ok(None) => return Ok(()),
             Err(why) => return self.answer(channel, &grammar::error(why, None)),
         };
-        let answer = match order {
+        let obeyed = match order {
             HubOrder::Subscribe { topic, envelope } => self.subscribe(channel, &grant, &topic, envelope)?,
             HubOrder::Unsubscribe { topic } => {
-                self.process.unsubscribe(channel, &*topic).send()?;
-                if let Some(twin) = grammar::twin(&topic) {
-                    self.process.unsubscribe(channel, twin).send()?;
-                }
+                self.unsubscribe(channel, &grant, &topic)?;
                 Ok(("unsubscribed", topic.into()))
             }
             HubOrder::Publish { topic, payload } if grant.may_publish(&topic) => {
@@ -149,22 +228,22 @@ impl Hub {
                 Ok(("published", topic.into()))
             }
             HubOrder::Publish { .. } => Err("forbidden"),
-            HubOrder::Renew { token } => self.renew(channel, &grant, &token),
+            HubOrder::Renew { token } => self.renew(channel, &grant, &token)?,
         };
-        let answer = match answer {
+        let answer = match obeyed {
             Ok((done, what)) => grammar::done(done, &what, id),
             Err(why) => grammar::error(why, id),
         };
-        self.answer(channel, &answer)
+        self.answer(channel, &answer)?;
+        if id.is_some()
+            && let Some(session) = self.sessions.get_mut(&channel)
+        {
+            session.answers.keep(answer, &self.purse);
+        }
+        Ok(())
     }
 
-    fn subscribe(
-        &self,
-        channel: ChannelId,
-        grant: &Grant,
-        name: &str,
-        envelope: bool,
-    ) -> Result<Result<(&'static str, serde_json::Value), &'static str>, PushError> {
+    fn subscribe(&self, channel: ChannelId, grant: &Grant, name: &str, envelope: bool) -> Result<Obeyed, PushError> {
         if !grant.may_subscribe(name) {
             return Ok(Err("forbidden"));
         }
@@ -175,33 +254,53 @@ impl Hub {
             (false, twin) => (name.to_owned(), twin),
         };
         // In one form at a time: the answer is the last word.
-        let joined = self.process.subscribe(channel, into).ask().send()?.wait(Duration::from_secs(5));
+        let joined = self.process.subscribe(channel, into).ask().send()?.wait(SHARD_WITHIN);
         if !joined.is_ok_and(|outcome| outcome.sent == 1) {
             return Ok(Err("too_many"));
         }
         if let Some(out_of) = out_of {
             self.process.unsubscribe(channel, out_of).send()?;
         }
+        let user = grant.user.as_deref();
+        self.tell(Told::Subscribed, || calls::subscribed(channel, user, name, true, clock::unix_ms()));
         Ok(Ok(("subscribed", name.into())))
     }
 
-    /// A new token of the same user takes the place of the one before. What it does not allow cannot be asked for any more;
-    /// topics that are subscribed to stay so.
-    fn renew(
-        &mut self,
-        channel: ChannelId,
-        before: &Grant,
-        token: &str,
-    ) -> Result<(&'static str, serde_json::Value), &'static str> {
+    /// Out of a topic, in either form.
+    fn unsubscribe(&self, channel: ChannelId, grant: &Grant, name: &str) -> HubResult {
+        self.process.unsubscribe(channel, name).send()?;
+        if let Some(twin) = grammar::twin(name) {
+            self.process.unsubscribe(channel, twin).send()?;
+        }
+        let user = grant.user.as_deref();
+        self.tell(Told::Subscribed, || calls::subscribed(channel, user, name, false, clock::unix_ms()));
+        Ok(())
+    }
+
+    /// A new token of the same user takes the place of the one before. What it does not allow cannot be asked for any more,
+    /// and what it does not allow and is subscribed to ends.
+    fn renew(&mut self, channel: ChannelId, before: &Grant, token: &str) -> Result<Obeyed, PushError> {
         let settings = self.broker.settings();
-        let door = settings.hub.as_ref().ok_or("forbidden")?;
-        let grant = door.open(token, unix_s()).map_err(|_| "token")?;
+        let Some(door) = settings.hub.as_ref() else { return Ok(Err("forbidden")) };
+        let grant = match door.open(token, clock::unix_s()) {
+            Ok(grant) => Arc::new(grant),
+            Err(TokenError::KeysPending) => return Ok(Err("later")),
+            Err(_) => return Ok(Err("token")),
+        };
         if grant.user != before.user {
-            return Err("user");
+            return Ok(Err("user"));
+        }
+        // Where the shard does not say in time what it is subscribed to, nothing is renewed: too little ends nothing.
+        let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
+        let Some(report) = self.broker.channels(&filter, 0, 1).0.pop() else { return Ok(Err("later")) };
+        let subscribed = report.topics.iter().filter_map(|topic| grammar::name_of(topic));
+        for name in subscribed.filter(|name| !grant.may_subscribe(name)).collect::<BTreeSet<_>>() {
+            self.unsubscribe(channel, before, name)?;
+            self.answer(channel, &grammar::done("unsubscribed", &name.into(), None))?;
         }
         let expires = grant.expires_unix_s;
-        self.hold(channel, Arc::new(grant));
-        Ok(("renewed", expires.into()))
+        self.hold(channel, grant);
+        Ok(Ok(("renewed", expires.into())))
     }
 
     fn answer(&self, channel: ChannelId, text: &str) -> HubResult {
@@ -247,9 +346,4 @@ pub(crate) fn json_of(message: &Message) -> PublishedPayload {
         Ok(json) => PublishedPayload::Json(json.to_owned()),
         Err(_) => payload_of(message),
     }
-}
-
-fn unix_s() -> u64 {
-    // A clock before 1970 is the operator's to set.
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

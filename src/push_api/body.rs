@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Channels that one request may name, to be reached or left out.
-const CHANNELS_MAX: usize = 65_536;
+pub(super) const CHANNELS_MAX: usize = 65_536;
 
 /// A message, and whom it is for.
 #[derive(Debug, PartialEq, Eq)]

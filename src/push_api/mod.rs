@@ -13,6 +13,8 @@ mod guard;
 mod idempotency;
 mod lines;
 mod perform;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 
 pub use guard::{ApiToken, TokenTooShort};
 

@@ -2,7 +2,7 @@
 //!
 //! Two bytes name the run of the broker, four are random, ten are a MAC over those and the channel's id. The MAC keeps
 //! strangers from troubling the shard of a channel; that shard compares the whole token with the one it gave out last, so
-//! each is good once. The key is drawn anew by each run: a token never outlives the channels it was for.
+//! each is good for one return. The key is drawn anew by each run: a token never outlives the channels it was for.
 
 use crate::channel::ChannelId;
 use base64::Engine;

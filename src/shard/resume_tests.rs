@@ -122,6 +122,8 @@ struct World {
     resumed: u64,
     gaps: u64,
     refused: u64,
+    /// Channels whose clients were given another.
+    left: Vec<u32>,
 }
 
 /// The longest payload.
@@ -159,9 +161,9 @@ impl World {
         };
         let shard = |index| Shard::new(index, SHARDS, common.clone(), Box::new(wires.clone()), u64::from(index) + 3, 0);
         let shards = (0..SHARDS).map(shard).collect();
-        let (clients, known) = Default::default();
+        let (clients, known, left) = Default::default();
         let (now_ms, sockets, resumed, gaps, refused) = Default::default();
-        Self { shards, events, wires, now_ms, sockets, clients, known, resumed, gaps, refused }
+        Self { shards, events, wires, now_ms, sockets, clients, known, resumed, gaps, refused, left }
     }
 
     fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
@@ -461,6 +463,7 @@ impl World {
                 }
                 (client.received, client.sent, client.missing) = (0, 0, 0);
                 self.refused += 1;
+                self.left.extend(before);
             }
             other => panic!("{other:?}"),
         }
@@ -578,6 +581,40 @@ fn whatever_byte_is_the_last_to_come_the_stream_goes_on_behind_it() {
     }
 }
 
+#[test]
+fn an_answer_that_was_lost_costs_nobody_the_channel() {
+    for cut in 0.. {
+        let mut world = World::new(ShardConfig::default(), Budget::default(), false);
+        let at = world.add_client();
+        world.connect(at, 0, usize::MAX, false);
+        world.turn();
+        world.receive(at, usize::MAX);
+        let id = world.channel(at);
+        world.say(at);
+        let mut is_over = false;
+        // It comes back, and again with the same or the next token, and each time the answer breaks off.
+        for is_noticed in [true, false, true] {
+            world.cut(at, is_noticed);
+            world.push(id, 5, None);
+            let socket = world.sockets;
+            world.connect(at, 1, usize::MAX, false);
+            world.turn();
+            world.turn();
+            is_over = cut > world.wire(socket, |wire| wire.to_client.len());
+            world.receive(at, cut);
+        }
+        world.cut(at, true);
+        world.connect(at, 0, usize::MAX, false);
+        world.drain();
+        let client = &world.clients[at];
+        assert_eq!((world.gaps, world.refused, world.channel(at)), (0, 0, id), "cut at {cut}");
+        assert_eq!((client.received, client.missing, world.known[&id].told), (3, 0, client.sent), "cut at {cut}");
+        if is_over {
+            break;
+        }
+    }
+}
+
 /// What a seed decides.
 struct Plan {
     rng: Rng,
@@ -654,7 +691,7 @@ fn act(world: &mut World, plan: &mut Plan) {
         _ => {
             let (shard, room) = (rng.below(2), if rng.chance(50) { usize::MAX } else { rng.below(5_000) });
             let client = &world.clients[at];
-            // A client that is told to go away does, and one whose answer was lost has lost its token.
+            // A client that is told to go away does; one whose answer was lost comes again with what it has.
             let wants = client.socket.is_none() || client.is_closed;
             if wants {
                 world.clients[at].socket = None;
@@ -696,6 +733,12 @@ fn every_seed_tells_each_client_what_it_missed_to_the_message() {
             assert_eq!(client.sent, known.told, "seed {seed}: and so has its process");
             assert!(!plan.is_strict || client.missing == 0, "seed {seed}: {} are missing", client.missing);
             missing += client.missing;
+        }
+        for channel in &world.left {
+            assert!(
+                world.known[channel].is_closed,
+                "seed {seed}: nobody was given another channel while {channel} is there"
+            );
         }
         (resumed, gaps, refused) = (resumed + world.resumed, gaps + world.gaps, refused + world.refused);
     }

@@ -14,6 +14,8 @@ pub(super) const READ_NS: u64 = 2_000;
 pub(super) const FRAME_NS: u64 = 130;
 /// One HTTP request, judged and answered or handed on.
 pub(super) const REQUEST_NS: u64 = 10_000;
+/// Checking a signature by a public key: the dearest of those that are accepted, RSA of 4,096 bits or Ed25519.
+pub(super) const SIGNATURE_NS: u64 = 100_000;
 /// Going on with one client that was paused.
 pub(super) const RESUME_NS: u64 = 300;
 /// One order, whatever it says.

@@ -1,5 +1,5 @@
 //! The promise: what a fuzz target asserts holds of every input that was kept, so a property that breaks is seen without
-//! a fuzzer. (`fleet` and `link` are replayed by the library's own tests.)
+//! a fuzzer. (`fleet`, `link` and `push_api` are replayed by the library's own tests.)
 
 use crate::properties;
 use std::fs;
@@ -34,7 +34,7 @@ fn every_target_has_a_property_and_seeds() {
     let targets = names_in(&seeds().join("../targets"));
     let targets: Vec<_> = targets.iter().map(|file| file.strip_suffix(".rs").unwrap()).collect();
     let mut properties: Vec<_> =
-        properties::PROPERTIES.iter().map(|(name, _)| *name).chain(["fleet", "link"]).collect();
+        properties::PROPERTIES.iter().map(|(name, _)| *name).chain(["fleet", "link", "push_api"]).collect();
     properties.sort_unstable();
     assert_eq!(targets, properties);
     assert_eq!(names_in(seeds()), properties);

@@ -41,6 +41,7 @@ fn start(open: bool) -> Broker {
             secret: Some(Secret::new(KEY).unwrap()),
             audience: "pushring-hub".into(),
             open: open.then(|| Arc::new(grant)),
+            ..HubDoor::default()
         }));
     });
     hub::start(&broker.handle()).unwrap();
@@ -51,6 +52,11 @@ fn start(open: bool) -> Broker {
 
 /// The status of an upgrade with these fields, or the client.
 fn enter(broker: &Broker, path: &str, fields: &[(&str, &str)]) -> Result<Client, (u16, String)> {
+    greeted(broker, path, fields).map(|(client, _)| client)
+}
+
+/// The same, with what the client is greeted by.
+fn greeted(broker: &Broker, path: &str, fields: &[(&str, &str)]) -> Result<(Client, Value), (u16, String)> {
     let mut request = format!("ws://{}{path}", broker.address()).into_client_request().unwrap();
     for &(name, value) in fields {
         let name: tungstenite::http::HeaderName = name.parse().unwrap();
@@ -63,7 +69,7 @@ fn enter(broker: &Broker, path: &str, fields: &[(&str, &str)]) -> Result<Client,
             assert_eq!(response.headers()["sec-websocket-protocol"], "pushring.1", "nothing else is echoed");
             let hello: Value = serde_json::from_str(recv(&mut client).to_text().unwrap()).unwrap();
             assert_eq!(hello["pushring"], 1, "{hello}");
-            Ok(client)
+            Ok((client, hello))
         }
         Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) => {
             let words = String::from_utf8(response.body().clone().unwrap_or_default()).unwrap();
@@ -170,7 +176,11 @@ fn rights_are_not_guessed_crossed_or_widened() {
     }
     // With a token that allows more, more is allowed; and less with one that allows less.
     let wider = token(json!({"sub": "ann", "may_subscribe": ["news"]}));
-    assert_eq!(ask(&mut client, json!({"renew": wider, "id": 9})), json!({"renewed": null, "id": 9}));
+    assert_eq!(ask(&mut client, json!({"subscribe": "room.7", "envelope": true})), json!({"subscribed": "room.7"}));
+    send(&mut client, format!("\u{1e}{}", json!({"renew": wider, "id": 9})));
+    assert_eq!(answer(&mut client), json!({"unsubscribed": "room.7"}), "what it does not allow ends");
+    assert_eq!(answer(&mut client), json!({"renewed": null, "id": 9}));
+    assert_eq!(publish(&broker, &json!({"to": {"topic": "room.7"}, "text": "x", "outcome": true})).1["sent"], 0);
     assert_eq!(ask(&mut client, json!({"subscribe": "news"})), json!({"subscribed": "news"}));
     assert_eq!(ask(&mut client, json!({"subscribe": "room.7"})), json!({"error": "forbidden"}));
     assert_eq!(ask(&mut client, json!({"publish": "room.7", "text": "x"})), json!({"error": "forbidden"}));
@@ -249,4 +259,86 @@ fn a_channel_ends_with_its_token_unless_it_is_renewed() {
     assert!(unix_s() >= soon);
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(ask(&mut lives, json!({"subscribe": "x"})), json!({"error": "forbidden"}), "and this one lives");
+}
+
+/// Comes with a token, and a channel to take up again.
+fn come_back(broker: &Broker, token: &str, channel: &str, resume: &str) -> (Client, Value) {
+    let protocols = format!("pushring.1, bearer.{token}, resume.{channel}.{resume}.0");
+    greeted(broker, "/hub", &[("sec-websocket-protocol", &protocols)]).unwrap()
+}
+
+#[test]
+fn answers_that_a_lost_connection_took_along_are_said_again() {
+    let broker = start(false);
+    let ann = token(json!({"sub": "ann", "may_subscribe": ["room.*"], "may_publish": ["room.*"]}));
+    let protocols = format!("pushring.1, bearer.{ann}");
+    let (mut client, hello) = greeted(&broker, "/hub", &[("sec-websocket-protocol", &protocols)]).unwrap();
+    // Orders, and a lost connection right behind them: no answer is read.
+    for id in 1..=3 {
+        send(&mut client, format!("\u{1e}{}", json!({"subscribe": format!("room.{id}"), "id": id})));
+    }
+    send(&mut client, format!("\u{1e}{}", json!({"subscribe": "room.x"})));
+    send(&mut client, format!("\u{1e}{}", json!({"subscribe": "news", "id": 4})));
+    // All of them were obeyed once this one is answered.
+    while answer(&mut client)["id"] != 4 {}
+    drop(client);
+    let channel = hello["channel_id"].to_string();
+    let (mut client, hello) = come_back(&broker, &ann, &channel, hello["resume"].as_str().unwrap());
+    assert_eq!((&hello["resumed"], hello["channel_id"].to_string()), (&json!(true), channel.clone()), "{hello}");
+    assert_eq!(answer(&mut client), json!({"again": 4}), "those that had a number");
+    for id in 1..=3 {
+        assert_eq!(answer(&mut client), json!({"subscribed": format!("room.{id}"), "id": id}));
+    }
+    assert_eq!(answer(&mut client), json!({"error": "forbidden", "id": 4}));
+    // As many as are kept, the newest of them; and the channel goes on.
+    for id in 10..30 {
+        assert_eq!(ask(&mut client, json!({"unsubscribe": "room.1", "id": id}))["id"], id);
+    }
+    drop(client);
+    let (mut client, _) = come_back(&broker, &ann, &channel, hello["resume"].as_str().unwrap());
+    assert_eq!(answer(&mut client), json!({"again": 16}));
+    let ids: Vec<u64> = (0..16).map(|_| answer(&mut client)["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, (14..30).collect::<Vec<_>>());
+    assert_eq!(
+        ask(&mut client, json!({"publish": "room.9", "text": "x", "id": 99})),
+        json!({"published": "room.9", "id": 99})
+    );
+}
+
+#[test]
+fn a_channel_is_taken_up_by_its_own_user_with_its_own_secret_once() {
+    let broker = start(false);
+    let user = |sub: &str| token(json!({"sub": sub, "may_subscribe": ["room.*"]}));
+    let (ann, bob) = (user("ann"), user("bob"));
+    let new = |token: &str| {
+        let protocols = format!("pushring.1, bearer.{token}");
+        greeted(&broker, "/hub", &[("sec-websocket-protocol", &protocols)]).unwrap()
+    };
+    let secret = |hello: &Value| hello["resume"].as_str().unwrap().to_owned();
+    let (held, hello) = new(&ann);
+    let (channel, own) = (hello["channel_id"].to_string(), secret(&hello));
+    let (_other, others) = new(&ann);
+    let guessed: String = own.chars().map(|c| if c == 'A' { 'B' } else { 'A' }).collect();
+    for (attempt, token, channel, resume, reason) in [
+        ("another user's", &bob, &channel, &own, "foreign"),
+        ("a guess", &ann, &channel, &guessed, "unknown"),
+        ("another channel's secret", &ann, &channel, &secret(&others), "foreign"),
+        ("a channel that is not there", &ann, &"4000000000".to_owned(), &own, "unknown"),
+    ] {
+        let (_client, hello) = come_back(&broker, token, channel, resume);
+        assert_eq!(hello["resumed"], false, "{attempt}: {hello}");
+        let told = hello["reason"].as_str().unwrap();
+        assert!(told == reason || told == "unknown" || told == "foreign" || told == "elsewhere", "{attempt}: {hello}");
+        assert_ne!(hello["channel_id"].to_string(), *channel, "{attempt}");
+    }
+    // Nobody was harmed by them: the channel is there, for whom it is.
+    drop(held);
+    let (client, back) = come_back(&broker, &ann, &channel, &own);
+    assert_eq!((&back["resumed"], back["channel_id"].to_string()), (&json!(true), channel.clone()), "{back}");
+    drop(client);
+    let (client, _) = come_back(&broker, &ann, &channel, &secret(&back));
+    // A secret that was replaced twice is used up.
+    let (_, again) = come_back(&broker, &ann, &channel, &own);
+    assert_eq!(again["resumed"], false, "{again}");
+    drop(client);
 }

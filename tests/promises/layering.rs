@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["words", "channel", "process_id"],
     &["proto", "http", "resume"],
-    &["gateway", "admission", "tls"],
+    &["gateway", "admission", "jwks", "tls"],
     &["shard", "queue"],
     &["driver"],
     &["broker"],

@@ -422,6 +422,9 @@ fn nobody_gets_at_a_channel_with_anything_but_its_token() {
     client.come_back(&scene.broker, PATH);
     assert!(client.is_resumed());
     scene.resumed(&client);
+    // By what it says its client shows that the next token has come.
+    client.say("here");
+    assert_eq!(scene.message(&client), "here");
     let of_other = format!("resume.{}.{}.0", client.id, other.token);
     let mut forged = client.token.clone().into_bytes();
     forged[21] = if forged[21] == b'A' { b'Q' } else { b'A' };
@@ -452,6 +455,34 @@ fn nobody_gets_at_a_channel_with_anything_but_its_token() {
     client.cut();
     client.come_back(&scene.broker, PATH);
     assert!(client.is_resumed());
+}
+
+#[test]
+fn a_token_whose_answer_was_lost_is_good_until_the_next_was_heard() {
+    let mut scene = Scene::new(|_| {});
+    let mut client = scene.open();
+    let first = client.token.clone();
+    client.come_back(&scene.broker, PATH);
+    assert!(client.is_resumed());
+    // It has heard nothing of that: it comes with what it has.
+    client.token = first.clone();
+    client.cut();
+    client.come_back(&scene.broker, PATH);
+    assert!(client.is_resumed() && client.token != first);
+    // Over either way there is one channel, and it is the same.
+    scene.push(&client, "one");
+    client.expect("one");
+    send(&mut client.socket, "\u{1e}{\"ack\":1}");
+    client.say("heard");
+    assert_eq!(scene.message(&client), "heard");
+    let second = std::mem::replace(&mut client.token, first);
+    let channel = client.id;
+    client.come_back(&scene.broker, PATH);
+    assert_eq!((client.is_resumed(), client.reason()), (false, "unknown"));
+    client.cut();
+    (client.token, client.id, client.received, client.sent) = (second, channel, 1, 1);
+    client.come_back(&scene.broker, PATH);
+    assert!(client.is_resumed(), "{}", client.hello);
 }
 
 #[test]

@@ -4,7 +4,8 @@ use super::super::program::Secrets;
 use super::{DaemonConfig, WordList};
 use anyhow::{Context, ensure};
 use pushring::internals::admission;
-use pushring::internals::gateway::{self, Grant, HostPolicy, HubDoor, Secret, Settings};
+use pushring::internals::gateway::{self, Authority, Grant, HostPolicy, HubDoor, PublicKeys, Settings};
+use pushring::internals::jwks::KeySet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -39,12 +40,17 @@ impl DaemonConfig {
     }
 
     /// Who is let in to the hub; none: there is no hub.
-    pub(super) fn hub_door(&self, secret: Option<Secret>) -> anyhow::Result<Option<Arc<HubDoor>>> {
+    pub(super) fn hub_door(&self, secrets: &Secrets) -> anyhow::Result<Option<Arc<HubDoor>>> {
+        crate::daemon::hub::check(self)?;
         if !self.hub {
             return Ok(None);
         }
-        let has_tokens = !self.hub_secret_file.as_os_str().is_empty();
-        ensure!(has_tokens || self.hub_open, "hub: clients need a token (hub_secret_file), or hub_open lets them in");
+        let has_authority = !self.auth_issuer.is_empty();
+        let has_tokens = has_authority || !self.hub_secret_file.as_os_str().is_empty();
+        ensure!(
+            has_tokens || self.hub_open,
+            "hub: clients need a token (hub_secret_file, auth_jwks_url or auth_jwks_file), or hub_open lets them in"
+        );
         ensure!(!self.hub_audience.is_empty(), "hub_audience: a name");
         let patterns = |key: &str, list: &WordList| {
             gateway::patterns(&list.0)
@@ -56,6 +62,20 @@ impl DaemonConfig {
             ..Grant::default()
         };
         let open = self.hub_open.then(|| Arc::new(grant));
-        Ok(Some(Arc::new(HubDoor { secret, audience: self.hub_audience.clone(), open })))
+        // Who only checks settings has no keys.
+        let keys = || secrets.keys.as_ref().map_or_else(Arc::<KeySet>::default, |keys| keys.set.clone());
+        let authority = has_authority.then(|| Authority {
+            issuer: self.auth_issuer.clone(),
+            audience: self.auth_audience.clone(),
+            keys: keys() as Arc<dyn PublicKeys>,
+        });
+        let lifetime_max_s = self.hub_token_lifetime_max.0.div_ceil(1000);
+        Ok(Some(Arc::new(HubDoor {
+            secret: secrets.hub.clone(),
+            audience: self.hub_audience.clone(),
+            authority,
+            lifetime_max_s: (lifetime_max_s > 0).then_some(lifetime_max_s),
+            open,
+        })))
     }
 }

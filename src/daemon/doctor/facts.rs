@@ -31,6 +31,10 @@ pub struct Facts {
     pub secret: Option<SecretFile>,
     /// The file of the link's token, if one is named.
     pub link_token: Option<SecretFile>,
+    /// How many keys of the hub's authority tokens can be checked with, or why nobody knows; none: it has no authority.
+    pub hub_keys: Option<Result<usize, String>>,
+    /// The files of the hub's other secrets that are named, and what each is.
+    pub hub_secrets: Vec<(&'static str, SecretFile)>,
     /// The address on which TLS is to be spoken, if one is named.
     pub tls_listener: Option<ListenResult>,
     /// The pairs of certificates and keys that are named.
@@ -265,6 +269,8 @@ impl Facts {
             link_tcp: None,
             secret: Some(SecretFile { path: "/etc/pushring/secret".into(), mode: Ok(0o600), bytes: 32 }),
             link_token: None,
+            hub_keys: None,
+            hub_secrets: Vec::new(),
             tls_listener: None,
             tls: Vec::new(),
             link_tls: Vec::new(),

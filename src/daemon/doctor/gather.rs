@@ -8,7 +8,7 @@ use super::listeners;
 use crate::daemon::certificates::{self, CertificateFiles};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::control::{ControlPath, made_for};
-use crate::daemon::{fleet, groups, memory, token};
+use crate::daemon::{fleet, groups, hub, memory, token};
 use pushring::control::{self, ControlAnswer, ControlRequest};
 use pushring::internals::driver::clock;
 use pushring::internals::driver::flush_uring::{FlushUnavailable, UringFlush};
@@ -45,6 +45,8 @@ pub fn gather(config: &DaemonConfig, root: &Path) -> Facts {
         link_tcp: config.link_tcp.parse().ok().map(|address| system.listener(config, address)),
         secret: secret(&config.jwt_secret_file, token::secret_bytes),
         link_token: secret(&config.link_token_file, token::secret_bytes),
+        hub_keys: hub::read_keys_once(config).map_err(|error| format!("{error:#}")).transpose(),
+        hub_secrets: hub_secrets(config),
         tls_listener: config.tls_listen.0.map(|address| system.listener(config, address)),
         // What is no pair is a finding of its own.
         tls: certificates::pairs(config).unwrap_or_default().into_iter().map(tls_files).collect(),
@@ -53,6 +55,12 @@ pub fn gather(config: &DaemonConfig, root: &Path) -> Facts {
         now_unix_s: clock::unix_s(),
         fleet: fleet::probe(config),
     }
+}
+
+/// The files of secrets that only the hub has.
+fn hub_secrets(config: &DaemonConfig) -> Vec<(&'static str, SecretFile)> {
+    let files = [("hub's secret", &config.hub_secret_file), ("webhook secret", &config.hub_webhook_secret_file)];
+    files.into_iter().filter_map(|(check, file)| Some((check, secret(file, token::secret_bytes)?))).collect()
 }
 
 /// What a pair of files is, as the daemon would take it.

@@ -1,6 +1,7 @@
 //! Judges a machine by its facts, for a daemon of given settings: pure, so that each finding has its row in a test.
 
 mod certificates;
+mod hub;
 mod limits;
 mod network;
 mod paths;
@@ -76,6 +77,7 @@ pub fn judge(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     findings.extend(facts.link_tcp.as_ref().and_then(|listener| network::link_tcp(config, listener)));
     findings.extend(certificates::of_link(facts));
     findings.extend(facts.link_token.as_ref().map(|token| paths::secret_file("link token", token)));
+    findings.extend(hub::hub(config, facts));
     findings.extend(facts.control_is_homeless.then(paths::no_control));
     findings.extend(facts.fleet.as_ref().map(|probed| network::fleet(config, probed)));
     findings.push(paths::secret(facts.secret.as_ref()));

@@ -60,13 +60,8 @@ impl Shard {
             HttpStep::Wait => None,
             HttpStep::BodyPending { head, send_continue } => {
                 // Who may not enter, or not with so much, is told before the body is taken in.
-                match gateway::enter(&directory.gateway, &head, client, self.time_of_day.unix_s) {
-                    Entry::Answer(response) => {
-                        if response.status() == 421 {
-                            self.note_foreign_host(&head);
-                        }
-                        Some(Decision::Answer(response))
-                    }
+                match self.enter(&directory, &head, client) {
+                    Entry::Answer(response) => Some(Decision::Answer(response)),
                     entry => {
                         pending = Some((self.body_bytes_max(&entry), send_continue));
                         None
@@ -112,6 +107,24 @@ impl Shard {
         }
     }
 
+    /// Judges a request by its head.
+    fn enter<'d>(
+        &mut self,
+        directory: &'d Directory,
+        head: &http::Head<'_>,
+        peer: gateway::RequestSource,
+    ) -> Entry<'d> {
+        let entry = gateway::enter(&directory.gateway, head, peer, self.time_of_day.unix_s);
+        if matches!(&entry, Entry::Answer(response) if response.status() == 421) {
+            self.note_foreign_host(head);
+        }
+        let door = directory.gateway.settings().hub.as_ref();
+        if door.is_some_and(|door| door.checks_signature_of(head)) {
+            self.work.spend(work::SIGNATURE_NS);
+        }
+        entry
+    }
+
     /// Judges a whole request.
     fn judge(
         &mut self,
@@ -130,10 +143,7 @@ impl Shard {
             return Decision::Answer(refusal);
         }
         self.note_forwarded(slot, &request.head);
-        let entry = gateway::enter(&directory.gateway, &request.head, peer, self.time_of_day.unix_s);
-        if matches!(&entry, Entry::Answer(response) if response.status() == 421) {
-            self.note_foreign_host(&request.head);
-        }
+        let entry = self.enter(directory, &request.head, peer);
         if request.body.len() > self.body_bytes_max(&entry) {
             // It has come with its head.
             return Decision::Answer(http::BODY_TOO_LARGE.response());

@@ -306,6 +306,8 @@ impl Shard {
         };
         if let Some(keeping) = self.out.keepings.get_mut(&slot) {
             keeping.received += 1;
+            // It goes on from where the hello has told it to, so the hello has come.
+            keeping.tokens.settle();
         }
         let payload = self.owners.keep(owner, payload);
         self.owners.emit(owner, Event::Message { channel: id, kind, payload });
@@ -322,7 +324,10 @@ impl Shard {
             return ReceiveStep::Next;
         }
         let is_lawful = match (said, keeping) {
-            (Ok(Control::Ack(received)), Some(keeping)) => keeping.log.acknowledged(received),
+            (Ok(Control::Ack(received)), Some(keeping)) => {
+                keeping.tokens.settle();
+                keeping.log.acknowledged(received)
+            }
             (Ok(_), _) => true,
             (Err(_), _) => false,
         };

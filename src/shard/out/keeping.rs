@@ -20,11 +20,42 @@ pub(in crate::shard) struct ResumeHolder {
     pub user: Option<Arc<str>>,
 }
 
+/// With what a channel may be taken up: the token that was given out last, and the one by which it was taken up last, until
+/// its client has shown that it heard of the one behind that. So an answer that was lost on its way costs nobody a channel, and
+/// a token that is known to have been replaced is worth nothing.
+#[derive(Clone, Copy)]
+pub(in crate::shard) struct ResumeTokens {
+    last: ResumeToken,
+    used: Option<ResumeToken>,
+}
+
+impl ResumeTokens {
+    pub fn new(first: ResumeToken) -> Self {
+        Self { last: first, used: None }
+    }
+
+    pub fn are_good(&self, token: &ResumeToken) -> bool {
+        self.last == *token || self.used == Some(*token)
+    }
+
+    /// The channel was taken up by `used`, and `next` is told to its client.
+    pub fn replace(&mut self, used: ResumeToken, next: ResumeToken) {
+        if self.last == used {
+            self.used = Some(used);
+        }
+        self.last = next;
+    }
+
+    /// The client has heard of the last one.
+    pub fn settle(&mut self) {
+        self.used = None;
+    }
+}
+
 /// See the module.
 pub(in crate::shard) struct Keeping {
     pub log: Log,
-    /// The one that is good: the last that was given out.
-    pub token: ResumeToken,
+    pub tokens: ResumeTokens,
     pub holder: ResumeHolder,
     /// How many messages of the client its owner was told.
     pub received: u64,
@@ -40,15 +71,8 @@ pub(super) type Keepings = FxHashMap<Slot, Box<Keeping>>;
 
 impl Keeping {
     pub fn new(token: ResumeToken, holder: ResumeHolder, tells: bool) -> Self {
-        Self {
-            log: Log::default(),
-            token,
-            holder,
-            received: 0,
-            tells,
-            charge: SharedCharge::default(),
-            charged_bytes: 0,
-        }
+        let (log, tokens) = (Log::default(), ResumeTokens::new(token));
+        Self { log, tokens, holder, received: 0, tells, charge: SharedCharge::default(), charged_bytes: 0 }
     }
 
     fn bytes(&self) -> usize {

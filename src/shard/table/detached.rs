@@ -5,8 +5,7 @@
 
 use super::slot::Slot;
 use crate::channel::ChannelId;
-use crate::resume::ResumeToken;
-use crate::shard::out::keeping::ResumeHolder;
+use crate::shard::out::keeping::{ResumeHolder, ResumeTokens};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
@@ -18,7 +17,7 @@ const STALE_MAX: usize = 64;
 
 /// What is remembered of a channel that ended while nobody was there.
 pub(in crate::shard) struct EndedChannel {
-    pub token: ResumeToken,
+    pub tokens: ResumeTokens,
     pub holder: ResumeHolder,
     /// How many messages it was pushed.
     pub position: u64,

@@ -98,8 +98,8 @@ impl Shard {
         if let Some(keeping) = self.out.keepings.get(&slot)
             && let Some(channel) = self.table[slot].channel()
         {
-            let (token, holder, position) = (keeping.token, keeping.holder.clone(), keeping.log.position());
-            self.table.detached.remember(channel.id, EndedChannel { token, holder, position });
+            let (tokens, holder, position) = (keeping.tokens, keeping.holder.clone(), keeping.log.position());
+            self.table.detached.remember(channel.id, EndedChannel { tokens, holder, position });
         }
         self.table.detached.leave(slot);
         self.end_channel(slot, code, reason, by, lost);

@@ -3,9 +3,10 @@
 //! The shard that accepted the socket has checked host, login, Origin, handshake and the token's MAC. Where the channel is
 //! another's, it hands the socket over with all that it knows ([`Arrival`]), as plain data.
 //!
-//! Invariants: a token is good once, and each answer brings a new one; a client that may come back finds its channel whether
-//! it is detached or its old connection seems alive, which is then let go of without a word to the owner; who may not, gets
-//! a new channel and is told why. A connection is counted once on its way from shard to shard.
+//! Invariants: each answer brings a new token, and the one that it answers is good until the client has shown that it heard of
+//! the new one; a client that may come back finds its channel whether it is detached or its old connection seems alive, which is
+//! then let go of without a word to the owner; who may not, gets a new channel and is told why. A connection is counted once on
+//! its way from shard to shard.
 
 use super::arrival::{Arrival, Counted, Handover, ResumeWish, Upgraded};
 use super::detaching::OF_CHANNEL;
@@ -109,7 +110,7 @@ impl Shard {
         })?;
         let unknown = (ResumeRefusal::Unknown, None);
         let Some(slot) = self.table.slot_of(ask.channel) else {
-            let ended = self.table.detached.ended(ask.channel).filter(|ended| ended.token == ask.token);
+            let ended = self.table.detached.ended(ask.channel).filter(|ended| ended.tokens.are_good(&ask.token));
             return Err(match ended {
                 Some(ended) if ended.holder != *holder => (ResumeRefusal::Foreign, None),
                 Some(ended) => (ResumeRefusal::Expired, ended.position.checked_sub(ask.received)),
@@ -117,7 +118,7 @@ impl Shard {
             });
         };
         let keeping = self.out.keepings.get(&slot).ok_or(unknown)?;
-        if keeping.token != ask.token || self.table[slot].flags.has(Flag::CloseSent) {
+        if !keeping.tokens.are_good(&ask.token) || self.table[slot].flags.has(Flag::CloseSent) {
             return Err(unknown);
         }
         if keeping.holder != *holder || self.owner_of(slot) != Some(owner) {
@@ -152,7 +153,7 @@ impl Shard {
         let lost = self.out.rewind(old, ask.received).unwrap_or_default();
         let token = self.new_token(ask.channel);
         let Some(keeping) = self.out.keepings.get_mut(&old) else { return };
-        keeping.token = token;
+        keeping.tokens.replace(ask.token, token);
         let received = keeping.received;
         if keeping.log.lags() {
             self.table[old].flags.set(Flag::Lags);

@@ -1,0 +1,252 @@
+//! Webhooks: what the hub's clients do is told to a backend by HTTP, in order, signed as Standard Webhooks
+//! (standardwebhooks.com) has it.
+//!
+//! One request at a time carries the events that have gathered; it is sent again, ever more seldom and with jitter, until it is
+//! answered 2xx or given up, and then its events are counted as lost and the backend hears how many those were.
+//!
+//! Invariants: what waits is bounded and charged ([`hub::Calls`]); a request is signed anew each time, with the time; the
+//! secret is in nothing that is logged, nor is more of the URL than its host.
+
+use super::client::{Client, check_url};
+use super::{Counts, needs_hub};
+use crate::daemon::config::DaemonConfig;
+use crate::daemon::program::Daemon;
+use anyhow::{Context, ensure};
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use http_body_util::Full;
+use hyper::{Request, Response, Uri};
+use pushring::internals::driver::clock;
+use pushring::internals::hub::{CallLimits, Calls, Taken, Told};
+use sha2::Sha256;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Events, and their bytes, in one request: what a small backend handles at a time.
+const BATCH_EVENTS_MAX: usize = 100;
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// What is read of an answer: nothing in it matters.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// The pause behind the first failure, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// The fewest bytes of a key (Standard Webhooks asks for 24).
+const KEY_BYTES_MIN: usize = 24;
+
+/// Whether settings can be obeyed.
+///
+/// # Errors
+/// By the key of one that cannot.
+pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
+    for name in &config.hub_webhook_events.0 {
+        ensure!(
+            Told::named(name).is_some(),
+            "hub_webhook_events: there is no {name:?}; there are opened, closed, subscribed and message"
+        );
+    }
+    if config.hub_webhook_url.is_empty() {
+        return Ok(());
+    }
+    needs_hub(config, "hub_webhook_url")?;
+    check_url("hub_webhook_url", &config.hub_webhook_url, true)?;
+    ensure!(
+        !config.hub_webhook_secret_file.as_os_str().is_empty(),
+        "hub_webhook_url: who is called must be able to tell that it is us: set hub_webhook_secret_file"
+    );
+    ensure!(config.hub_webhook_events_max > 0, "hub_webhook_events_max: must be more than 0");
+    ensure!(config.hub_webhook_bytes_max.0 > 0, "hub_webhook_bytes_max: must be more than 0");
+    Ok(())
+}
+
+/// What waits for the backend at most, and what it is told; none: there is none.
+pub fn limits(config: &DaemonConfig) -> Option<CallLimits> {
+    (!config.hub_webhook_url.is_empty()).then(|| CallLimits {
+        told: config.hub_webhook_events.0.iter().filter_map(|name| Told::named(name)).collect(),
+        events_max: config.hub_webhook_events_max,
+        bytes_max: config.hub_webhook_bytes_max.0,
+    })
+}
+
+/// The key of a secret as Standard Webhooks writes it (`whsec_` and base64), or of any text or bytes.
+fn key_of(secret: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let encoded = std::str::from_utf8(secret).ok().and_then(|text| text.trim().strip_prefix("whsec_"));
+    let key = match encoded {
+        Some(encoded) => BASE64.decode(encoded).ok().context("what stands behind whsec_ is no base64")?,
+        None => secret.to_vec(),
+    };
+    ensure!(
+        key.len() >= KEY_BYTES_MIN,
+        "it holds {} bytes, too few: at least {KEY_BYTES_MIN}: openssl rand -base64 32",
+        key.len()
+    );
+    Ok(key)
+}
+
+/// Delivers what is told to `calls`, on a thread that ends when they do.
+///
+/// # Errors
+/// A setting cannot be obeyed.
+pub fn start(daemon: &Daemon, config: &DaemonConfig, calls: Calls) -> anyhow::Result<JoinHandle<()>> {
+    let uri = check_url("hub_webhook_url", &config.hub_webhook_url, true)?;
+    let read = |path: &Path| key_of(&crate::daemon::token::read_secret_bytes(path)?);
+    let file = &config.hub_webhook_secret_file;
+    let key = read(file).with_context(|| format!("hub_webhook_secret_file: {}", file.display()))?;
+    let key = Hmac::new_from_slice(&key).expect("HMAC takes keys of any length");
+    let client = Client::new(&uri, &config.hub_webhook_ca).context("hub_webhook_ca")?;
+    if uri.scheme_str() == Some("http") {
+        tracing::warn!("hub_webhook_url: nothing there is encrypted: whoever sees it can read what clients say");
+    }
+    let host = uri.host().unwrap_or_default().to_owned();
+    let (give_up, counts) = (config.hub_webhook_give_up.duration(), daemon.hub_counts().clone());
+    let caller = Caller { calls, client, uri, host, key, give_up, counts };
+    thread::Builder::new().name("webhooks".to_owned()).spawn(move || caller.run()).context("no thread for webhooks")
+}
+
+struct Caller {
+    calls: Calls,
+    client: Client,
+    uri: Uri,
+    host: String,
+    key: Hmac<Sha256>,
+    give_up: Duration,
+    counts: Arc<Counts>,
+}
+
+impl Caller {
+    fn run(self) {
+        while let Some(taken) = self.calls.take(BATCH_EVENTS_MAX, BATCH_BYTES_MAX) {
+            let events = taken.events.len() as u64;
+            if self.deliver(&taken) {
+                self.counts.events_delivered.fetch_add(events, Relaxed);
+            } else {
+                // What was to be heard of by this request is by the next.
+                self.calls.lose(events, taken.lost);
+            }
+            self.count();
+        }
+        tracing::debug!("nobody is told any more what the hub's clients do");
+    }
+
+    fn count(&self) {
+        self.counts.events_lost.store(self.calls.lost(), Relaxed);
+        self.counts.events_waiting.store(self.calls.waiting() as u64, Relaxed);
+    }
+
+    /// Returns whether the backend has taken it.
+    fn deliver(&self, taken: &Taken) -> bool {
+        let body = body_of(taken);
+        let id = format!("msg_{:016x}", random());
+        let until = Instant::now() + self.give_up;
+        let mut failures = 0;
+        loop {
+            self.count();
+            self.counts.calls.fetch_add(1, Relaxed);
+            let (why, wanted) = match self.call(&id, &body) {
+                Ok(answer) if answer.status().is_success() => return true,
+                Ok(answer) => (format!("it answers {}", answer.status()), retry_after(&answer)),
+                Err(error) => (format!("{error:#}"), Duration::ZERO),
+            };
+            self.counts.calls_failed.fetch_add(1, Relaxed);
+            failures += 1;
+            let pause = pause_after(failures, random()).max(wanted);
+            if Instant::now() + pause >= until || self.calls.is_closed() {
+                let events = taken.events.len();
+                tracing::error!(host = self.host, why, events, "a webhook was given up: its events are lost");
+                return false;
+            }
+            if failures == 1 {
+                tracing::warn!(host = self.host, why, "a webhook was not taken: it is sent again");
+            }
+            self.calls.wait_closed(pause);
+        }
+    }
+
+    fn call(&self, id: &str, body: &Bytes) -> anyhow::Result<Response<Bytes>> {
+        let timestamp = clock::unix_s().to_string();
+        let request = Request::post(&self.uri)
+            .header("content-type", "application/json")
+            .header("user-agent", concat!("pushring/", env!("CARGO_PKG_VERSION")))
+            .header("webhook-id", id)
+            .header("webhook-timestamp", &timestamp)
+            .header("webhook-signature", signature(&self.key, id, &timestamp, body))
+            .body(Full::new(body.clone()))?;
+        self.client.send(request, ANSWER_BYTES_MAX)
+    }
+}
+
+/// `v1,` and the base64 of what the key makes of `ID.TIMESTAMP.BODY`.
+fn signature(key: &Hmac<Sha256>, id: &str, timestamp: &str, body: &[u8]) -> String {
+    let mut mac = key.clone();
+    for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
+        mac.update(part);
+    }
+    format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
+}
+
+/// `{"lost":N,"events":[…]}`
+fn body_of(taken: &Taken) -> Bytes {
+    format!(r#"{{"lost":{},"events":[{}]}}"#, taken.lost, taken.events.join(",")).into()
+}
+
+/// The seconds that an answer asks for (RFC 9110 section 10.2.3), within reason; dates are left to HTTP caches.
+fn retry_after(answer: &Response<Bytes>) -> Duration {
+    let asked = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(asked.unwrap_or(0)).min(PAUSE_MAX)
+}
+
+/// Twice as long with each failure, and anything between half of that and all.
+fn pause_after(failures: u32, random: u64) -> Duration {
+    let whole = PAUSE_MIN.saturating_mul(1 << (failures - 1).min(10)).min(PAUSE_MAX);
+    let half_ms = whole.as_millis() as u64 / 2;
+    Duration::from_millis(half_ms + random % (half_ms + 1))
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    rand::fill(&mut bytes).expect("the system has randomness, or could not have begun TLS either");
+    u64::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signature_is_the_standards() {
+        // The example of the standard's own libraries.
+        let key = key_of(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
+        let key = Hmac::new_from_slice(&key).unwrap();
+        let signed = signature(&key, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", br#"{"test": 2432232314}"#);
+        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert!(key_of(b"whsec_?").is_err() && key_of(b"short").is_err());
+        assert_eq!(key_of(&[7; 24]).unwrap(), [7; 24]);
+    }
+
+    #[test]
+    fn pauses_grow_and_differ() {
+        for failures in 1..100 {
+            let (least, most) = (pause_after(failures, 0), pause_after(failures, u64::MAX));
+            assert!(least <= most && most <= PAUSE_MAX && least >= PAUSE_MIN / 2, "{failures}");
+        }
+        assert!(pause_after(7, 0) > pause_after(1, u64::MAX));
+        let answer = |value: &str| Response::builder().header("retry-after", value).body(Bytes::new()).unwrap();
+        assert_eq!(retry_after(&answer("7")), Duration::from_secs(7));
+        assert_eq!(retry_after(&answer("99999")), PAUSE_MAX);
+        assert_eq!(retry_after(&answer("Wed, 21 Oct 2015 07:28:00 GMT")), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_request_says_what_was_lost_before_it() {
+        let taken = Taken { events: vec![r#"{"a":1}"#.into(), r#"{"b":2}"#.into()], lost: 3 };
+        assert_eq!(&body_of(&taken)[..], br#"{"lost":3,"events":[{"a":1},{"b":2}]}"#);
+    }
+}

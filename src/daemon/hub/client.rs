@@ -1,0 +1,125 @@
+//! HTTP requests that the daemon makes by itself, one at a time, on the thread that makes them.
+//!
+//! Invariants: a request ends in time, whatever the server does; of a body no more is taken in than was said; redirects are
+//! not followed, so nothing is sent to anybody but who was named; what a URL holds beside its host is in no error.
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::{ClientConfig, RootCertStore};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one request may take, from the name's look-up to the last byte of the answer.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// Whether a URL leads somewhere, and what it is. Without TLS it has to stay on this machine, unless `may_be_plain`.
+///
+/// # Errors
+/// By the key of its setting.
+pub fn check_url(key: &str, url: &str, may_be_plain: bool) -> anyhow::Result<Uri> {
+    let uri: Uri = url.parse().with_context(|| format!("{key}: it is no URL"))?;
+    let authority = uri.authority().with_context(|| format!("{key}: a URL begins with https:// and a host"))?;
+    ensure!(!authority.as_str().contains('@'), "{key}: a URL is shown: put no user or password into it");
+    let is_here = matches!(authority.host(), "localhost" | "[::1]")
+        || authority.host().parse().is_ok_and(|ip: std::net::Ipv4Addr| ip.is_loopback());
+    match uri.scheme_str() {
+        Some("https") => Ok(uri),
+        Some("http") if is_here || may_be_plain => Ok(uri),
+        Some("http") => bail!("{key}: who stands between could change what comes without TLS: https://"),
+        _ => bail!("{key}: a URL begins with https://"),
+    }
+}
+
+/// See the module.
+pub struct Client {
+    runtime: tokio::runtime::Runtime,
+    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl Client {
+    /// For requests to `uri`. `ca`: the certificate by which its server is known, PEM, where the system does not know it;
+    /// empty for none.
+    ///
+    /// # Errors
+    /// The certificate cannot be read, or the system knows none.
+    pub fn new(uri: &Uri, ca: &Path) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let connector = HttpsConnectorBuilder::new();
+        let connector = match ca.as_os_str().is_empty() {
+            true if uri.scheme_str() == Some("https") => connector
+                .with_provider_and_native_roots(provider)
+                .context("this system has no certificates of authorities (install ca-certificates)")?,
+            _ => {
+                let mut roots = RootCertStore::empty();
+                if !ca.as_os_str().is_empty() {
+                    let certificates = CertificateDer::pem_file_iter(ca).context("it cannot be read")?;
+                    for certificate in certificates {
+                        roots.add(certificate.context("it is no certificate in PEM")?)?;
+                    }
+                    ensure!(!roots.is_empty(), "there is no certificate in it");
+                }
+                let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+                connector.with_tls_config(tls.with_root_certificates(roots).with_no_client_auth())
+            }
+        };
+        let pool = Pool::builder(TokioExecutor::new()).build(connector.https_or_http().enable_http1().build());
+        Ok(Self { runtime, pool })
+    }
+
+    /// Sends a request and waits for its answer, whose body is `body_bytes_max` at most.
+    ///
+    /// # Errors
+    /// There is no answer, or not in time, or too large a one.
+    pub fn send(&self, request: Request<Full<Bytes>>, body_bytes_max: usize) -> anyhow::Result<Response<Bytes>> {
+        self.runtime.block_on(async {
+            let answer = async {
+                let answer = self.pool.request(request).await.map_err(|error| anyhow::anyhow!("{}", causes(&error)))?;
+                let (head, body) = answer.into_parts();
+                let body = Limited::new(body, body_bytes_max).collect().await;
+                let body =
+                    body.map_err(|_| anyhow::anyhow!("its answer broke off, or is over {body_bytes_max} bytes"))?;
+                Ok(Response::from_parts(head, body.to_bytes()))
+            };
+            tokio::time::timeout(REQUEST_MAX, answer).await.context("it does not answer in time")?
+        })
+    }
+}
+
+/// An error and what it came of: the outermost alone says that "the client failed".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_leads_to_one_host_and_over_tls() {
+        for good in ["https://a.example/keys?x=1", "http://127.0.0.1:9/", "http://localhost/x", "http://[::1]:7/x"] {
+            assert!(check_url("k", good, false).is_ok(), "{good}");
+        }
+        for bad in ["", "a.example/keys", "/keys", "ftp://a.example/", "http://a.example/", "http://127.0.0.1.example/"]
+        {
+            assert!(check_url("k", bad, false).unwrap_err().to_string().starts_with("k: "), "{bad}");
+        }
+        assert!(check_url("k", "http://backend.internal/", true).is_ok());
+        let error = check_url("k", "https://ann:swordfish@a.example/", true).unwrap_err();
+        assert!(!format!("{error:#}").contains("swordfish"));
+    }
+}

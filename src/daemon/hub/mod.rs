@@ -1,0 +1,62 @@
+//! The hub as its operator has it: the keys of its tokens' authority, and the backend that is told what its clients do.
+//!
+//! Both talk to servers of somebody else's, on threads of their own; what became of it is counted here.
+//!
+//! Invariants: no shard and no client waits for any of it; what is asked and answered is bounded in size and time.
+
+mod calls;
+mod client;
+mod keys;
+
+pub use calls::{limits as call_limits, start as start_calls};
+pub use keys::{Keys, begin as begin_keys, read_once as read_keys_once, start as start_keys};
+
+use super::config::DaemonConfig;
+use anyhow::ensure;
+use pushring::control::HubCounts;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Whether settings can be obeyed.
+///
+/// # Errors
+/// By the key of one that cannot.
+pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
+    keys::check(config)?;
+    calls::check(config)
+}
+
+/// What has become of what the hub asked of others.
+#[derive(Default)]
+pub struct Counts {
+    key_fetches: AtomicU64,
+    key_fetches_failed: AtomicU64,
+    keys: AtomicU64,
+    calls: AtomicU64,
+    calls_failed: AtomicU64,
+    events_delivered: AtomicU64,
+    events_lost: AtomicU64,
+    events_waiting: AtomicU64,
+}
+
+impl Counts {
+    /// As operators are told.
+    pub fn told(&self) -> HubCounts {
+        let of = |count: &AtomicU64| count.load(Relaxed);
+        HubCounts {
+            key_fetches: of(&self.key_fetches),
+            key_fetches_failed: of(&self.key_fetches_failed),
+            keys: of(&self.keys),
+            webhook_calls: of(&self.calls),
+            webhook_calls_failed: of(&self.calls_failed),
+            webhook_events_delivered: of(&self.events_delivered),
+            webhook_events_lost: of(&self.events_lost),
+            webhook_events_waiting: of(&self.events_waiting),
+        }
+    }
+}
+
+/// A setting of the hub is of use only with it.
+fn needs_hub(config: &DaemonConfig, key: &str) -> anyhow::Result<()> {
+    ensure!(config.hub, "{key}: it is the hub's: set hub as well");
+    Ok(())
+}

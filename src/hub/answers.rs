@@ -1,0 +1,66 @@
+//! The last answers that a channel was given, to be said again where its connection was lost: nobody knows which arrived.
+//!
+//! Invariants: bounded in number, and charged; the newest are kept, so of the orders that a client has not heard an answer to
+//! (no more than [`ANSWERS_MAX`]) each that was obeyed has its answer here. Where memory is short older ones go, then all.
+
+use crate::admission::{Charge, HeldAs, ProcessFund};
+use std::collections::VecDeque;
+
+/// Answers of one channel. A client leaves no more orders than that unanswered (`docs/PROTOCOL.md`).
+pub const ANSWERS_MAX: usize = 16;
+
+/// See the module.
+#[derive(Default)]
+pub struct Answers {
+    kept: VecDeque<(String, Charge)>,
+}
+
+impl Answers {
+    /// The last is this.
+    pub fn keep(&mut self, answer: String, purse: &ProcessFund) {
+        if self.kept.len() == ANSWERS_MAX {
+            self.kept.pop_front();
+        }
+        let bytes = answer.capacity() + size_of::<(String, Charge)>();
+        loop {
+            if let Ok(charge) = purse.charge(HeldAs::Content, bytes) {
+                return self.kept.push_back((answer, charge));
+            }
+            if self.kept.pop_front().is_none() {
+                return;
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// In the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.kept.iter().map(|(answer, _)| &**answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Budget, Ledger};
+    use crate::queue::events::{QueueLimits, process_queue};
+
+    #[test]
+    fn the_newest_are_kept_and_charged() {
+        let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::new(Budget::default()), |_| {});
+        let purse = queue.purse("hub:pushring:sys".parse().unwrap());
+        let mut answers = Answers::default();
+        for n in 0..100 {
+            answers.keep(n.to_string(), &purse);
+        }
+        let kept: Vec<&str> = answers.iter().collect();
+        assert_eq!((answers.len(), kept[0], kept[15]), (ANSWERS_MAX, "84", "99"));
+        assert!(purse.tenant().total() >= ANSWERS_MAX * size_of::<(String, Charge)>());
+        drop(answers);
+        assert_eq!(purse.tenant().total(), 0);
+    }
+}

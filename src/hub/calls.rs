@@ -1,0 +1,280 @@
+//! What a backend is told of the hub's clients: a queue between the hub, which never waits, and who delivers.
+//!
+//! Invariants: what waits is bounded in events and bytes, and charged to the hub; what finds no room is counted, and whoever
+//! takes the next events hears how many are missing before them; events are taken in the order in which they happened.
+
+use crate::admission::{Charge, HeldAs, ProcessFund};
+use crate::channel::ChannelId;
+use crate::gateway::Grant;
+use crate::shard::event::Closed;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What an event takes beside its text.
+const EVENT_BYTES: usize = size_of::<Waiting>();
+
+/// What may be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// A channel was opened.
+    Opened,
+    /// One has ended.
+    Closed,
+    /// One has subscribed to a topic, or out of it.
+    Subscribed,
+    /// A client has said something.
+    Message,
+}
+
+impl Told {
+    /// By its name.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "opened" => Self::Opened,
+            "closed" => Self::Closed,
+            "subscribed" => Self::Subscribed,
+            "message" => Self::Message,
+            _ => return None,
+        })
+    }
+}
+
+/// What waits at most, and of what kinds.
+#[derive(Debug, Clone)]
+pub struct CallLimits {
+    /// What is told.
+    pub told: Vec<Told>,
+    /// Events.
+    pub events_max: usize,
+    /// Their bytes.
+    pub bytes_max: usize,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct Calls(Arc<Shared>);
+
+struct Shared {
+    limits: CallLimits,
+    queue: Mutex<Queue>,
+    /// Something has come, or nothing comes any more.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    events: VecDeque<Waiting>,
+    bytes: usize,
+    /// Events that were lost, and those of them of which nobody has heard.
+    lost: u64,
+    untold: u64,
+    is_closed: bool,
+}
+
+struct Waiting {
+    text: String,
+    /// Given back when it is taken.
+    _charge: Charge,
+}
+
+/// What was taken to be delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// In JSON, in order.
+    pub events: Vec<String>,
+    /// How many are missing before them.
+    pub lost: u64,
+}
+
+impl Calls {
+    /// Nothing has happened yet.
+    pub fn new(limits: CallLimits) -> Self {
+        Self(Arc::new(Shared { limits, queue: Mutex::default(), changed: Condvar::new() }))
+    }
+
+    /// Whether it is told.
+    pub fn tells(&self, what: Told) -> bool {
+        self.0.limits.told.contains(&what)
+    }
+
+    /// Something has happened. Returns whether it will be told.
+    pub(super) fn tell(&self, purse: &ProcessFund, event: &Value) -> bool {
+        let text = event.to_string();
+        let bytes = text.len() + EVENT_BYTES;
+        let mut queue = self.queue();
+        let limits = &self.0.limits;
+        let has_room = queue.events.len() < limits.events_max && queue.bytes + bytes <= limits.bytes_max;
+        let charge = if has_room { purse.charge(HeldAs::Content, bytes).ok() } else { None };
+        match charge {
+            Some(_charge) => {
+                queue.bytes += bytes;
+                queue.events.push_back(Waiting { text, _charge });
+                self.0.changed.notify_all();
+                true
+            }
+            None => {
+                queue.lost += 1;
+                queue.untold += 1;
+                false
+            }
+        }
+    }
+
+    /// Waits for events, and takes the first of them: one at least. None: there are none, and there will be none.
+    pub fn take(&self, events_max: usize, bytes_max: usize) -> Option<Taken> {
+        let mut queue = self.queue();
+        while queue.events.is_empty() {
+            if queue.is_closed {
+                return None;
+            }
+            queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut taken = Taken { events: Vec::new(), lost: std::mem::take(&mut queue.untold) };
+        let mut bytes = 0;
+        while let Some(first) = queue.events.front()
+            && taken.events.len() < events_max
+            && (taken.events.is_empty() || bytes + first.text.len() <= bytes_max)
+        {
+            let Some(Waiting { text, .. }) = queue.events.pop_front() else { break };
+            bytes += text.len();
+            queue.bytes -= text.len() + EVENT_BYTES;
+            taken.events.push(text);
+        }
+        Some(taken)
+    }
+
+    /// So many that were taken are lost after all, and `untold` others of which nobody has heard yet.
+    pub fn lose(&self, events: u64, untold: u64) {
+        let mut queue = self.queue();
+        queue.lost += events;
+        queue.untold += events + untold;
+    }
+
+    /// Events that were lost.
+    pub fn lost(&self) -> u64 {
+        self.queue().lost
+    }
+
+    /// Events that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue().events.len()
+    }
+
+    /// Nothing will happen any more.
+    pub(super) fn close(&self) {
+        self.queue().is_closed = true;
+        self.0.changed.notify_all();
+    }
+
+    /// Whether nothing will.
+    pub fn is_closed(&self) -> bool {
+        self.queue().is_closed
+    }
+
+    /// Waits so long, or until nothing happens any more.
+    pub fn wait_closed(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut queue = self.queue();
+        while !queue.is_closed
+            && let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
+        {
+            queue = self.0.changed.wait_timeout(queue, rest).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // No panic leaves it half changed.
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A channel that was opened.
+pub(super) fn opened(channel: ChannelId, grant: &Grant, at_ms: u64) -> Value {
+    let topics: Vec<&str> = grant.topics.iter().map(|topic| &**topic).collect();
+    json!({"event": "opened", "at_ms": at_ms, "channel": channel, "user": grant.user, "topics": topics})
+}
+
+/// One that has ended.
+pub(super) fn closed(closed: &Closed, user: Option<&str>, at_ms: u64) -> Value {
+    json!({
+        "event": "closed", "at_ms": at_ms, "channel": closed.channel, "user": user, "code": closed.code,
+        "by": closed.by.name(),
+    })
+}
+
+/// One that has subscribed to a topic, or out of it.
+pub(super) fn subscribed(channel: ChannelId, user: Option<&str>, topic: &str, is_in: bool, at_ms: u64) -> Value {
+    let event = if is_in { "subscribed" } else { "unsubscribed" };
+    json!({"event": event, "at_ms": at_ms, "channel": channel, "user": user, "topic": topic})
+}
+
+/// What a client has said: `text`, or `base64` of bytes.
+pub(super) fn message(channel: ChannelId, user: Option<&str>, payload: &Bytes, is_text: bool, at_ms: u64) -> Value {
+    let (form, said) = match std::str::from_utf8(payload) {
+        Ok(text) if is_text => ("text", text.to_owned()),
+        _ => ("base64", STANDARD.encode(payload)),
+    };
+    json!({"event": "message", "at_ms": at_ms, "channel": channel, "user": user, form: said})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Budget, Ledger};
+    use crate::queue::events::{QueueLimits, process_queue};
+
+    fn purse(budget: Budget) -> ProcessFund {
+        let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::new(budget), |_| {});
+        queue.purse("hub:pushring:sys".parse().unwrap())
+    }
+
+    fn calls(events_max: usize, bytes_max: usize) -> Calls {
+        Calls::new(CallLimits { told: vec![Told::Opened], events_max, bytes_max })
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_told_with_the_next() {
+        let (calls, purse) = (calls(2, 1 << 20), purse(Budget::default()));
+        let told: Vec<bool> = (0..5).map(|n| calls.tell(&purse, &json!(n))).collect();
+        assert_eq!((told, calls.waiting(), calls.lost()), (vec![true, true, false, false, false], 2, 3));
+        assert_eq!(calls.take(1, 100), Some(Taken { events: vec!["0".into()], lost: 3 }));
+        assert_eq!(calls.take(9, 100), Some(Taken { events: vec!["1".into()], lost: 0 }));
+        assert_eq!(purse.tenant().total(), 0, "nothing waits");
+        calls.lose(2, 3);
+        assert!(calls.tell(&purse, &json!(5)));
+        calls.close();
+        assert_eq!((calls.take(9, 100).unwrap().lost, calls.lost()), (5, 5));
+        assert_eq!((calls.take(9, 100), calls.is_closed()), (None, true));
+        calls.wait_closed(Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_charged() {
+        let text = json!("x".repeat(1000));
+        let (few, purse_of_few) = (calls(100, 3 * (1002 + EVENT_BYTES)), purse(Budget::default()));
+        assert_eq!((0..9).filter(|_| few.tell(&purse_of_few, &text)).count(), 3);
+        assert_eq!(purse_of_few.tenant().total(), 3 * (1002 + EVENT_BYTES));
+        assert_eq!(few.take(9, 2500).unwrap().events.len(), 2, "as many as fit");
+        assert_eq!(few.take(9, 1).unwrap().events.len(), 1, "and one at least");
+        let (many, short) = (calls(usize::MAX, usize::MAX), purse(Budget::of(1 << 20)));
+        let fit = (0..2000).filter(|_| many.tell(&short, &text)).count();
+        assert!((100..1000).contains(&fit), "{fit} in half of a MiB");
+    }
+
+    #[test]
+    fn a_message_is_told_as_what_it_is() {
+        let told = |payload: &'static [u8], is_text| {
+            message(ChannelId::new(7), Some("ann"), &Bytes::from_static(payload), is_text, 1)
+        };
+        assert_eq!(told(b"hi", true)["text"], "hi");
+        assert_eq!(told(b"hi", false)["base64"], "aGk=");
+        assert_eq!(told(b"\xff", false)["base64"], "/w==");
+        assert_eq!(Told::named("opened"), Some(Told::Opened));
+        assert_eq!(Told::named("Opened"), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! A backend hears by signed requests what clients of the hub do, in order: one that is away for a while hears it once it is back,
+//! by the same request, and what did not fit or was given up is counted and told by number. The receiver of the operator's page
+//! takes what we sign, once, and nothing that we did not.
+
+use crate::support;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use support::daemon::{Daemon, TemporaryFile, pushring};
+use support::{Client, PATIENCE, Patient, recv, send};
+use tungstenite::client::IntoClientRequest;
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
+
+fn daemon(port: u16, secret: &TemporaryFile, more: &[&str]) -> Daemon {
+    let url = format!("http://127.0.0.1:{port}/told?by=us");
+    let args = ["serve", "--hub", "--hub-open", "--hub-webhook-url", &url, "--hub-webhook-secret-file", secret.path()];
+    Daemon::spawn(pushring(&[&args, more].concat()).args(["--listen", "127.0.0.1:0", "--hub-open-publish", "public.*"]))
+}
+
+fn connect(daemon: &Daemon) -> Client {
+    let mut request = format!("ws://{}/hub", daemon.address).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "pushring.1".parse().unwrap());
+    let mut client = tungstenite::client(request, Patient::new(daemon.stream())).unwrap().0;
+    assert!(recv(&mut client).to_text().unwrap().starts_with("{\"pushring\":1"));
+    client
+}
+
+/// A backend that a test answers for: each request, and where its answer's status goes.
+fn backend() -> (u16, Receiver<(Request, Sender<u16>)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, requests) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let asked = asked.clone();
+            std::thread::spawn(move || serve(stream.unwrap(), &asked));
+        }
+    });
+    (port, requests)
+}
+
+struct Request {
+    head: Vec<String>,
+    body: String,
+}
+
+impl Request {
+    fn field(&self, name: &str) -> &str {
+        let of = |line: &'_ String| line.split_once(": ").is_some_and(|(own, _)| own.eq_ignore_ascii_case(name));
+        self.head.iter().find(|line| of(line)).and_then(|line| line.split_once(": ")).unwrap().1
+    }
+
+    fn events(&self) -> (u64, Vec<Value>) {
+        let body: Value = serde_json::from_str(&self.body).unwrap();
+        (body["lost"].as_u64().unwrap(), body["events"].as_array().unwrap().clone())
+    }
+
+    fn is_signed(&self) -> bool {
+        let key = BASE64.decode(&SECRET[6..]).unwrap();
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&key).unwrap();
+        mac.update(
+            format!("{}.{}.{}", self.field("webhook-id"), self.field("webhook-timestamp"), self.body).as_bytes(),
+        );
+        self.field("webhook-signature") == format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
+    }
+}
+
+/// Serves the requests of one connection.
+fn serve(mut stream: TcpStream, asked: &Sender<(Request, Sender<u16>)>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let lines = reader.by_ref().lines();
+        let head: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        if head.is_empty() {
+            return;
+        }
+        let mut request = Request { head, body: String::new() };
+        let length: u64 = request.field("content-length").parse().unwrap();
+        reader.by_ref().take(length).read_to_string(&mut request.body).unwrap();
+        let (answer, answered) = channel();
+        // Where the test is over there is nobody to ask.
+        let Ok(()) = asked.send((request, answer)) else { return };
+        let Ok(status) = answered.recv() else { return };
+        if write!(stream, "HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n").is_err() {
+            return;
+        }
+    }
+}
+
+fn name(event: &Value) -> &str {
+    event["event"].as_str().unwrap()
+}
+
+#[test]
+fn a_backend_that_was_away_hears_it_by_the_same_request() {
+    let (port, requests) = backend();
+    let secret = TemporaryFile::new("webhook-away", SECRET);
+    let daemon = daemon(port, &secret, &[]);
+    let mut client = connect(&daemon);
+    let (first, answer) = requests.recv_timeout(PATIENCE).unwrap();
+    assert!(first.head[0].starts_with("POST /told?by=us HTTP/1.1") && first.is_signed(), "{:?}", first.head);
+    assert_eq!((first.events().0, name(&first.events().1[0])), (0, "opened"));
+    // Meanwhile more happens; none of it waits for the backend.
+    send(&mut client, "\u{1e}{\"subscribe\":\"public.x\",\"id\":1}");
+    assert_eq!(recv(&mut client).to_text().unwrap(), "\u{1e}{\"id\":1,\"subscribed\":\"public.x\"}");
+    send(&mut client, "hello");
+    send(&mut client, tungstenite::Message::binary(vec![0, 255]));
+    send(&mut client, "\u{1e}{\"unsubscribe\":\"public.x\",\"id\":2}");
+    assert_eq!(recv(&mut client).to_text().unwrap(), "\u{1e}{\"id\":2,\"unsubscribed\":\"public.x\"}");
+    client.close(None).unwrap();
+    while client.read().is_ok() {}
+    answer.send(503).unwrap();
+    let (again, answer) = requests.recv_timeout(PATIENCE).unwrap();
+    assert!(again.is_signed() && again.field("webhook-id") == first.field("webhook-id"));
+    assert_eq!(again.body, first.body);
+    answer.send(204).unwrap();
+    let mut events = Vec::new();
+    while events.len() < 5 {
+        let (request, answer) = requests.recv_timeout(PATIENCE).unwrap();
+        assert!(request.is_signed() && request.field("webhook-id") != first.field("webhook-id"));
+        events.extend(request.events().1);
+        answer.send(200).unwrap();
+    }
+    let names: Vec<&str> = events.iter().map(name).collect();
+    assert_eq!(names, ["subscribed", "message", "message", "unsubscribed", "closed"]);
+    assert_eq!((&events[1]["text"], &events[2]["base64"]), (&json!("hello"), &json!("AP8=")));
+    assert_eq!(events[4]["by"], "client");
+    daemon.signal("TERM");
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains(&SECRET[6..]) && !log.contains("by=us"), "{log}");
+}
+
+#[test]
+fn what_does_not_fit_is_counted_and_told() {
+    let (port, requests) = backend();
+    let secret = TemporaryFile::new("webhook-full", SECRET);
+    let daemon =
+        daemon(port, &secret, &["--hub-webhook-events-max", "2", "--hub-webhook-events", "message", "--metrics"]);
+    let mut client = connect(&daemon);
+    send(&mut client, "0");
+    let (first, answer) = requests.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(first.events().1[0]["text"], "0");
+    // Two wait, and of the others the client hears that nobody will.
+    for n in 1..=5 {
+        send(&mut client, n.to_string());
+    }
+    for _ in 3..=5 {
+        assert_eq!(recv(&mut client).to_text().unwrap(), "\u{1e}{\"error\":\"busy\"}");
+    }
+    answer.send(200).unwrap();
+    let (second, answer) = requests.recv_timeout(PATIENCE).unwrap();
+    let (lost, events) = second.events();
+    assert_eq!((lost, &events[0]["text"], &events[1]["text"]), (3, &json!("1"), &json!("2")));
+    answer.send(200).unwrap();
+    send(&mut client, "6");
+    let (third, answer) = requests.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((third.events().0, &third.events().1[0]["text"]), (0, &json!("6")), "and told once");
+    let metrics = daemon.get("/metrics:pushring:sys/", "");
+    for line in ["pushring_webhook_events_lost_total 3", "pushring_webhook_events_delivered_total 3"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    answer.send(200).unwrap();
+}
+
+#[test]
+fn what_is_given_up_is_told_with_what_follows() {
+    let (port, requests) = backend();
+    let secret = TemporaryFile::new("webhook-up", SECRET);
+    // Not a second's patience: the first pause is longer.
+    let daemon = daemon(port, &secret, &["--hub-webhook-give-up", "1ms", "--hub-webhook-events", "message"]);
+    let mut client = connect(&daemon);
+    send(&mut client, "lost");
+    let (first, answer) = requests.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(first.events().0, 0);
+    answer.send(500).unwrap();
+    send(&mut client, "heard");
+    let (second, answer) = requests.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((second.events().0, &second.events().1[0]["text"]), (1, &json!("heard")));
+    answer.send(200).unwrap();
+}
+
+/// The page's own receiver; killed when the test is over.
+struct Python {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    port: u16,
+}
+
+impl Python {
+    fn start(secret: &TemporaryFile) -> Self {
+        let page = include_str!("../../docs/OPERATIONS.md");
+        let script = page.split("```python\n").find(|block| block.contains("webhook-signature")).unwrap();
+        let script = TemporaryFile::new("receiver.py", script.split("\n```").next().unwrap());
+        let mut child = Command::new("python3")
+            .args([script.path(), secret.path(), "0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let port = lines.next().unwrap().unwrap().parse().unwrap();
+        Self { child, lines, port }
+    }
+
+    fn event(&mut self) -> Value {
+        serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap()
+    }
+
+    /// The status of a request that is signed by `signature`.
+    fn status(&self, stamp: u64, signature: &str) -> u16 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "POST / HTTP/1.0\r\nwebhook-id: msg_x\r\nwebhook-timestamp: {stamp}\r\nwebhook-signature: {signature}\r\n\
+             Content-Length: 23\r\n\r\n{{\"lost\":0,\"events\":[7]}}"
+        )
+        .unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        // It runs until it is killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_receiver_of_the_page_takes_what_is_ours_alone() {
+    let secret = TemporaryFile::new("webhook-page", SECRET);
+    let mut python = Python::start(&secret);
+    let daemon = daemon(python.port, &secret, &[]);
+    let mut client = connect(&daemon);
+    send(&mut client, "hello");
+    assert_eq!(name(&python.event()), "opened");
+    assert_eq!(python.event()["text"], "hello");
+    let now_s = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let signed = |stamp: u64| {
+        let key = BASE64.decode(&SECRET[6..]).unwrap();
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&key).unwrap();
+        mac.update(format!("msg_x.{stamp}.{{\"lost\":0,\"events\":[7]}}").as_bytes());
+        format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()))
+    };
+    assert_eq!(python.status(now_s, ""), 401);
+    assert_eq!(python.status(now_s, &signed(now_s - 1)), 401);
+    assert_eq!(python.status(now_s - 1000, &signed(now_s - 1000)), 401, "said again much later");
+    for _ in 0..2 {
+        assert_eq!(python.status(now_s, &signed(now_s)), 204);
+    }
+    assert_eq!(python.event(), json!(7));
+    client.close(None).unwrap();
+    assert_eq!(name(&python.event()), "closed", "and not the same again");
+}
