@@ -134,7 +134,7 @@ class Link:
         self.beat_s = self.HANDSHAKE_S
         self.said_at = self.heard_at = time.monotonic()
         attach = {"process": {"id": process, "wants_control": wants_control}}
-        hello = {"version_min": VERSION, "version_max": VERSION, "attach": attach}
+        hello = {"version_min": VERSION, "version_max": VERSION, "attach": attach, "wants_drain": True}
         if token is not None:
             hello["token"] = token
         if session is not None:
@@ -205,6 +205,9 @@ class Link:
                 raise Ended(f"{fields['code']}: {fields['reason']}")
             # We keep no orders to send again, so what the broker has of ours is nothing to us.
             if name in ("beat", "ack"):
+                continue
+            if name == "draining":
+                print(f"the broker drains within {fields['ends_in_ms']} ms", flush=True)
                 continue
             yield frame
             self.received += 1

@@ -187,6 +187,8 @@ pub mod kernel {
             jwt_secret: SECRET.to_vec(),
             // The daemon may have been told so itself.
             expose_local: expose_local.then_some(true),
+            public_mode: false,
+            simulation_mode: false,
             policy: pushring::Policy::default(),
             from_kernel,
             to_kernel,

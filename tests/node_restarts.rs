@@ -10,6 +10,7 @@ use node_support::support::{Client, PATIENCE, Patient, driver, recv_close};
 use node_support::{KEYFILE, NODE, SECRET, request};
 use pushring::Config;
 use pushring::node::{self, Dialect, NodeParts, NodeServer};
+use socket2::{Domain, Socket, Type};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -65,6 +66,16 @@ impl Kernel {
 
 fn connect(address: SocketAddr) -> Client {
     let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    tungstenite::client(format!("ws://{address}/{APP}/"), Patient::new(stream)).unwrap().0
+}
+
+/// The same from 127.0.0.`last`.
+fn connect_from(last: u8, address: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     tungstenite::client(format!("ws://{address}/{APP}/"), Patient::new(stream)).unwrap().0
 }
@@ -133,6 +144,9 @@ fn a_server_that_never_ran_is_shut_down_at_once_and_a_foreign_port_is_an_error()
     assert!(error.to_string().contains("is in use"), "{error}");
 }
 
+/// More than a node's own server told of its end.
+const CLIENTS_MAX: usize = 4000;
+
 const CHILD: &str = "PUSHRING_TEST_NODE_CHILD";
 
 /// A node that aborts its tasks and exits, as nodes do, once its stdin ends. Not a test: it runs in a process of its own.
@@ -149,6 +163,7 @@ fn the_node_that_exits() {
         tasks.spawn(async { node::http_server(parts).await.map_err(anyhow::Error::from) });
         let address = kernel.address().await;
         kernel.bind().await;
+        pushring::internals::driver::sys::raise_open_files().unwrap();
         println!("\nlistening {address}");
         tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
         tasks.shutdown().await;
@@ -159,7 +174,9 @@ fn the_node_that_exits() {
 
 #[test]
 fn a_node_that_exits_has_told_every_client() {
-    const CLIENTS: usize = 1000;
+    // As many as this machine lets a program have, from as many addresses as it takes.
+    let files = pushring::internals::driver::sys::raise_open_files().unwrap();
+    let clients = usize::try_from(files / 2).unwrap_or(CLIENTS_MAX).saturating_sub(100).min(CLIENTS_MAX);
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "the_node_that_exits", "--ignored", "--nocapture"])
         .env(CHILD, "1")
@@ -170,7 +187,7 @@ fn a_node_that_exits_has_told_every_client() {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut addresses = lines.filter_map(|line| line.strip_prefix("listening ").map(str::to_owned));
     let address: SocketAddr = addresses.next().expect("it listens").parse().unwrap();
-    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| connect(address)).collect();
+    let mut clients: Vec<Client> = (0..clients).map(|at| connect_from(2 + (at % 100) as u8, address)).collect();
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
     for client in &mut clients {

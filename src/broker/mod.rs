@@ -28,6 +28,7 @@ mod builder;
 mod compression;
 mod config;
 mod delivery;
+mod drain_watch;
 mod elsewhere;
 mod error;
 #[cfg(feature = "node")]
@@ -99,7 +100,7 @@ use crate::shard::{Common, Directory};
 use crossbeam_channel::{Receiver, bounded};
 use std::hash::RandomState;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -111,9 +112,6 @@ const SHARDS_MAX: usize = 256;
 /// smaller [`ShardConfig::memory_bytes_max`] is raised to it.
 pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 
-/// The largest body of who is logged in where there is no budget to derive it from: a file of 256 MiB as an array of numbers,
-/// in which pages send it to a node.
-const LARGEST_BODY_WITHOUT_BUDGET: usize = 1 << 30;
 
 /// A running broker. Dropping it stops it at once; [`Broker::stop`] gives clients time.
 pub struct Broker {
@@ -135,7 +133,7 @@ pub(crate) struct BrokerShared {
     next_owner: Arc<AtomicU32>,
     memory: Ledger,
     admission: Arc<admission::Connections>,
-    draining: AtomicBool,
+    draining: drain_watch::DrainWatch,
     /// Where it listens; for TLS, if for nothing else.
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
@@ -188,9 +186,7 @@ impl Broker {
         let memory = config.memory_bytes_max.map(|bytes| Budget::of(bytes.max(shards * SHARD_MEMORY_BYTES_MIN)));
         let inbox_limits = config.inbox.within_budget(memory.as_ref().and_then(Budget::bytes), shards);
         let mut shard = config.shard;
-        // A body takes up to twice its size when it grows.
-        let half = memory.as_ref().and_then(Budget::bytes).map_or(LARGEST_BODY_WITHOUT_BUDGET, |bytes| bytes / 2);
-        shard.body_bytes_max_logged_in = shard.body_bytes_max_logged_in.min(half);
+        operate::fit_to_memory(&mut shard, memory.as_ref().and_then(Budget::bytes));
         let common = Common {
             config: Arc::new(shard),
             directory: adopted,
@@ -211,7 +207,7 @@ impl Broker {
                 next_owner: Arc::new(AtomicU32::new(1)),
                 memory: common.memory.clone(),
                 admission: common.admission.clone(),
-                draining: AtomicBool::new(false),
+                draining: drain_watch::DrainWatch::default(),
                 address,
                 tls_address,
                 elsewhere: OnceLock::new(),
@@ -500,7 +496,7 @@ impl BrokerShared {
     }
 
     fn stop(&self, within: Duration, told: Acknowledge) {
-        self.draining.store(true, Ordering::SeqCst);
+        self.draining.mark();
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX / 2);
         // Those that have stopped already are what is wanted.
         for (inbox, account) in std::iter::zip(&self.inboxes, &self.accounts) {

@@ -15,7 +15,6 @@ use crossbeam_channel::bounded;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A place between the pages of an answer: the shard in the upper half, a place of its table in the lower.
 pub type Cursor = u64;
@@ -45,6 +44,16 @@ const TOPICS_MAX: usize = 1000;
 
 /// Channels that are asked of a shard at a time.
 const PAGE: usize = 1000;
+
+/// The largest body of who is logged in where there is no budget to derive it from: a file of 256 MiB as an array of numbers,
+/// in which pages send it to a node.
+const LARGEST_BODY_WITHOUT_BUDGET: usize = 1 << 30;
+
+/// Bounds what `budget_bytes` bounds: a body takes up to twice its size when it grows. `None`: there is no budget.
+pub(super) fn fit_to_memory(numbers: &mut crate::shard::ShardConfig, budget_bytes: Option<usize>) {
+    let half = budget_bytes.map_or(LARGEST_BODY_WITHOUT_BUDGET, |bytes| bytes / 2);
+    numbers.body_bytes_max_logged_in = numbers.body_bytes_max_logged_in.min(half);
+}
 
 /// A process that is attached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,14 +153,15 @@ impl BrokerHandle {
     /// Closes all channels one after another with 1012 and `{"retry_ms":N}` as the reason, then stops: see [`Drain`].
     /// [`Broker::wait`](super::Broker::wait) returns when it is done.
     pub fn drain(&self, drain: Drain) {
-        self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.draining.mark();
         // Shards that have stopped already are what is wanted.
         let _ = self.shared.send_all(|_| Command::Drain(Box::new(drain)));
+        self.shared.draining.begin(drain);
     }
 
     /// Whether the broker drains or stops, or has stopped: balancers should send nobody here.
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::SeqCst)
+        self.shared.draining.is_marked()
     }
 
     /// Changes the rules of entry, the numbers of the shards and the limits of connections to those of `config`, all of
@@ -172,7 +182,9 @@ impl BrokerHandle {
         let (limits, shards) = (config.admission.clone(), self.shared.inboxes.len());
         // What shards have opened is counted twice: on the safe side.
         admission.set_limits(super::fit_to_open_files(limits, shards, admission.total()));
-        let numbers = Arc::new(config.shard.clone());
+        let mut numbers = config.shard.clone();
+        fit_to_memory(&mut numbers, self.shared.memory.budget().bytes());
+        let numbers = Arc::new(numbers);
         self.shared.compression.set(config.shard.deflate);
         self.shared.send_all(|_| Command::Reconfigure(numbers.clone()))
     }
@@ -206,5 +218,22 @@ impl BrokerShared {
             Ok(()) => answer.recv().unwrap_or_default(),
             Err(_) => ChannelPage::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_body_is_half_of_the_budget_also_when_numbers_are_read_again() {
+        let bytes_max = |wanted: usize, budget: Option<usize>| {
+            let mut numbers = crate::shard::ShardConfig { body_bytes_max_logged_in: wanted, ..Default::default() };
+            fit_to_memory(&mut numbers, budget);
+            numbers.body_bytes_max_logged_in
+        };
+        assert_eq!(bytes_max(usize::MAX, Some(100)), 50);
+        assert_eq!(bytes_max(7, Some(100)), 7);
+        assert_eq!(bytes_max(usize::MAX, None), LARGEST_BODY_WITHOUT_BUDGET);
     }
 }

@@ -11,7 +11,7 @@ use crate::channel::ChannelId;
 use crate::gateway::{Dialect, HttpRule, WebSocketRule};
 use crate::process_id::ProcessId;
 use bytes::Bytes;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Questions of our own have this bit; those of the caller do not.
 const OUR_ASK: u64 = 1 << 63;
@@ -54,6 +54,13 @@ impl Client {
     /// Which node system the broker speaks.
     pub fn dialect(&self) -> Dialect {
         self.0.welcome.dialect
+    }
+
+    /// In how long the broker begins to close channels with 1012, and in how long it has told all, if it drains.
+    pub fn draining(&self) -> Option<(Duration, Duration)> {
+        let [begins, ends] = self.0.shared.lock().draining?;
+        let now = Instant::now();
+        Some((begins.saturating_duration_since(now), ends.saturating_duration_since(now)))
     }
 
     /// As [`Process::recv_batch`](crate::broker::Process::recv_batch). What was given by the call before counts as done.

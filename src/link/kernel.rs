@@ -16,7 +16,7 @@ use crate::node::inbound::MessageReader;
 use crate::node::login::{GrantedLogin, PasswordCheck};
 use crate::node::outbound::{KernelGone, ToKernel};
 use crate::node::service::{Service, TAKEN_AT_ONCE_MAX};
-use crate::node::{KernelMessage, http_server_process};
+use crate::node::{self, KernelMessage, http_server_process};
 use crate::process_id::ProcessId;
 use crate::proto::close::code;
 use crate::queue::orders::this_thread;
@@ -35,6 +35,8 @@ pub struct KernelHello {
     pub node: String,
     pub jwt_secret: Option<Vec<u8>>,
     pub expose_local: Option<bool>,
+    pub public_mode: bool,
+    pub simulation_mode: bool,
     pub policy: Policy,
 }
 
@@ -97,7 +99,9 @@ fn rules(settings: Settings, hail: &KernelHello) -> Result<Settings, HelloRefuse
     };
     let secret = Some(secret.ok_or_else(|| no("neither side has the key of the node's tokens"))?);
     let expose_local = hail.expose_local.unwrap_or(settings.expose_local);
-    Ok(Settings { secret, login: true, rpc: true, expose_local, ..settings })
+    let &KernelHello { public_mode, simulation_mode, .. } = hail;
+    let settings = Settings { secret, login: true, rpc: true, expose_local, public_mode, simulation_mode, ..settings };
+    Ok(node::in_its_mode(settings))
 }
 
 /// Whether what one signs is good for the other.

@@ -23,17 +23,21 @@ use crate::process_id::ProcessId;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long a wait for what arrives lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// How long a drop may take to tell the broker that the node has gone.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a shutdown waits for a session whose connection was cut, or that was about to begin.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// The broker has one login judged at a time; more are those that it has given up.
 const LOGINS_MAX: usize = 16;
@@ -53,6 +57,10 @@ pub struct KernelParts<H: Host> {
     /// Whether `local_only` paths, extensions and the RPC path are open to clients of the broker's machine. None: as the
     /// broker was started.
     pub expose_local: Option<bool>,
+    /// Whether there is no login: what needs one is open to everybody, as in a node built with `public-mode`.
+    pub public_mode: bool,
+    /// Whether any password logs in and processes have 600 s to answer, as in a node built with `simulation-mode`.
+    pub simulation_mode: bool,
     /// What happens to frames that do not fit a channel's budget.
     pub policy: Policy,
     /// Messages of the kernel to the HTTP server.
@@ -89,14 +97,77 @@ pub enum KernelError {
 /// # Errors
 /// See [`KernelError`].
 pub async fn http_server<H: Host>(parts: KernelParts<H>) -> Result<(), KernelError> {
-    let life = Arc::new(SessionLife::default());
+    live(Arc::default(), parts).await
+}
+
+/// A node's server over a link, beside the future that serves: for whoever ends it.
+#[derive(Clone)]
+pub struct LinkedNode {
+    life: Arc<SessionLife>,
+}
+
+impl LinkedNode {
+    /// A server, and the future to spawn, which is [`http_server`]'s. Nothing runs before the future does.
+    pub fn new<H: Host>(
+        parts: KernelParts<H>,
+    ) -> (Self, impl Future<Output = Result<(), KernelError>> + Send + 'static) {
+        let life = Arc::new(SessionLife::default());
+        (Self { life: life.clone() }, live(life, parts))
+    }
+
+    /// Tells the broker that the node has gone, which closes its channels with 1001, and returns when the session has ended:
+    /// behind what the kernel had sent, as far as the broker takes it `within` that time. A second later it returns in any case.
+    /// It may be awaited when the future was dropped or aborted already.
+    pub async fn shutdown(&self, within: Duration) {
+        if !self.life.is_begun.load(Ordering::SeqCst) {
+            return;
+        }
+        let session = self.life.leave();
+        let (awaited, done) = crossbeam_channel::bounded::<()>(0);
+        let (late, is_late) = oneshot::channel::<()>();
+        let watch_over = move || {
+            let _late = late;
+            if let Some(session) = session.filter(|session| !session.line.wait_finished(within)) {
+                session.cut();
+            }
+            // Until nobody waits any more.
+            let _ = done.recv_timeout(END_WITHIN);
+        };
+        // Without it the session takes its own time.
+        let _ = thread::Builder::new().name("http-goodbye".to_owned()).spawn(watch_over);
+        let mut ended = self.life.ended.subscribe();
+        tokio::select! {
+            _ = ended.wait_for(|has_ended| *has_ended) => {}
+            _ = is_late => {}
+        }
+        drop(awaited);
+    }
+}
+
+async fn live<H: Host>(life: Arc<SessionLife>, parts: KernelParts<H>) -> Result<(), KernelError> {
     let _leave = Leave(life.clone());
     let (ended, ending) = oneshot::channel();
-    thread::Builder::new().name("http-server".to_owned()).spawn(move || {
+    life.is_begun.store(true, Ordering::SeqCst);
+    let served = life.clone();
+    let spawned = thread::Builder::new().name("http-server".to_owned()).spawn(move || {
+        let _ended = Ended(served.clone());
         // Nobody listens once the future was dropped; the session has been ended then.
-        let _ = ended.send(serve(&life, parts));
-    })?;
+        let _ = ended.send(serve(&served, parts));
+    });
+    if let Err(error) = spawned {
+        life.ended.send_replace(true);
+        return Err(error.into());
+    }
     ending.await.unwrap_or(Err(KernelError::Panicked))
+}
+
+/// Tells that the server has ended, even by a panic.
+struct Ended(Arc<SessionLife>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended.send_replace(true);
+    }
 }
 
 /// What arrives.
@@ -121,11 +192,24 @@ impl NumberedItem for KernelArrival {
 }
 
 /// Whether the node wants to be served, and the session to end if not.
-#[derive(Default)]
 struct SessionLife {
     session: Mutex<Option<Arc<PeerShared<KernelArrival>>>>,
     leaving: Condvar,
     has_left: Arc<AtomicBool>,
+    is_begun: AtomicBool,
+    ended: watch::Sender<bool>,
+}
+
+impl Default for SessionLife {
+    fn default() -> Self {
+        Self {
+            session: Mutex::default(),
+            leaving: Condvar::new(),
+            has_left: Arc::default(),
+            is_begun: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
+        }
+    }
 }
 
 impl SessionLife {
@@ -175,12 +259,15 @@ fn serve<H: Host>(life: &Arc<SessionLife>, parts: KernelParts<H>) -> Result<(), 
     let attach = Attach::Kernel {
         node: parts.our_node.clone(),
         expose_local: parts.expose_local,
+        public_mode: parts.public_mode,
+        simulation_mode: parts.simulation_mode,
         jwt_secret: Some(parts.jwt_secret),
         policy: parts.policy,
     };
     let (logins, waiting) = crossbeam_channel::bounded(LOGINS_MAX);
     let (keyfile, node) = (parts.keyfile.into(), parts.our_node.clone());
-    let password = LinkedPasswordCheck { host: host.clone(), keyfile, secret, node };
+    let password =
+        LinkedPasswordCheck { host: host.clone(), keyfile, secret, node, any_password: parts.simulation_mode };
     // Ends with `logins`.
     spawn("http-login", &warnings, move || password.run(&waiting))?;
     let (unanswered, name) = (Arc::new(Unanswered::default()), Arc::new(Name::default()));
@@ -374,13 +461,15 @@ struct LinkedPasswordCheck<H> {
     keyfile: Bytes,
     secret: Secret,
     node: String,
+    /// A simulated node.
+    any_password: bool,
 }
 
 impl<H: Host> LinkedPasswordCheck<H> {
     fn run(self, waiting: &Receiver<(LoginQuestion, Arc<PeerShared<KernelArrival>>)>) {
         for (LoginQuestion { login, password_hash, subdomain }, shared) in waiting {
             let judged = match subdomain.map(|id| id.parse::<ProcessId>()).transpose() {
-                Ok(process) if self.host.is_password(&self.keyfile, &password_hash) => {
+                Ok(process) if self.any_password || self.host.is_password(&self.keyfile, &password_hash) => {
                     Ok(Some(token(&self.secret, &self.node, process.as_ref(), unix_s())))
                 }
                 Ok(_) => Ok(None),

@@ -82,6 +82,9 @@ struct FrameQueueState<M> {
     received: u64,
     told: u64,
     tell: bool,
+    /// What the other side of this connection is told once, beside the numbered frames; and whether it was.
+    notice: Option<LinkFrame>,
+    is_noticed: bool,
     /// When to tell at the latest.
     tell_at: Option<Instant>,
     /// How the connection is written to without waiting, when that was done last, and whether somebody writes now.
@@ -132,6 +135,8 @@ impl<D: LinkDirection> FrameQueue<D> {
             received,
             told: received,
             tell: false,
+            notice: None,
+            is_noticed: false,
             tell_at: None,
             out: None,
             wrote_at: None,
@@ -324,9 +329,19 @@ impl<D: LinkDirection> FrameQueue<D> {
         state.written = 0;
         state.told = state.received;
         (state.tell, state.tell_at) = (false, None);
+        (state.notice, state.is_noticed) = (None, false);
         (state.out, state.wrote_at, state.writing) = (None, None, false);
         state.rest = Vec::new();
         state.connections
+    }
+
+    /// Tells the other side of the connection, if there is one, once: a frame without number, which nobody acknowledges.
+    pub fn notice(&self, frame: LinkFrame) {
+        let mut state = self.lock();
+        if state.connection.is_some() && !state.is_noticed {
+            (state.notice, state.is_noticed) = (Some(frame), true);
+            self.work.notify_all();
+        }
     }
 
     /// Has whoever puts a frame in write it itself, where that goes without waiting.
@@ -484,7 +499,11 @@ impl<M> FrameQueueState<M> {
     }
 
     fn has_work(&self) -> bool {
-        self.written < self.kept.len() || self.tell || self.ended.is_some() || !self.rest.is_empty()
+        self.written < self.kept.len()
+            || self.tell
+            || self.notice.is_some()
+            || self.ended.is_some()
+            || !self.rest.is_empty()
     }
 
     /// Takes out what is to be written next: something in any case. Answers whether nothing will come behind it.
@@ -494,6 +513,9 @@ impl<M> FrameQueueState<M> {
         if self.told < self.received {
             self.told = self.received;
             gather.push(&D::ack(self.received));
+        }
+        if let Some(notice) = self.notice.take() {
+            gather.push(&notice);
         }
         while gather.bytes() < WRITE_BYTES_MAX
             && let Some((frame, mark)) = self.kept.get_mut(self.written)
@@ -514,249 +536,5 @@ impl<M> FrameQueueState<M> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::frame::FrameReader;
-    use super::*;
-
-    /// Frames are numbers; acknowledgements are numbers above a thousand, and a beat is zero.
-    struct Numbers;
-
-    impl LinkDirection for Numbers {
-        type Mark = u64;
-
-        fn ack(received: u64) -> LinkFrame {
-            LinkFrame::bare(&(1000 + received))
-        }
-
-        fn beat() -> LinkFrame {
-            LinkFrame::bare(&0_u64)
-        }
-
-        fn written(_: &mut u64, asks: &mut usize) {
-            *asks = asks.saturating_sub(1);
-        }
-    }
-
-    const WINDOW: LinkWindow = LinkWindow { frames: 8, bytes: 1000 };
-
-    fn frame(number: u64) -> (LinkFrame, u64) {
-        (LinkFrame::bare(&number), number)
-    }
-
-    /// What goes out until the line ends.
-    fn written(line: &FrameQueue<Numbers>, connection: u64) -> Vec<u64> {
-        let mut bytes = Vec::new();
-        line.write(connection, &mut bytes, Duration::from_secs(60)).unwrap();
-        let mut reader = FrameReader::new(&bytes[..], 64, 0);
-        std::iter::from_fn(|| reader.next().ok().map(|(number, _)| number)).collect()
-    }
-
-    #[test]
-    fn what_was_not_acknowledged_goes_out_again_once() {
-        let line = FrameQueue::<Numbers>::new(WINDOW);
-        line.send((1..=4).map(frame)).unwrap();
-        let first = line.connect(WINDOW);
-        assert_eq!(line.acknowledge(1, |_| ()), Err(NeverSent(1)), "nothing was written yet");
-        std::thread::scope(|scope| {
-            scope.spawn(|| line.write(first, &mut io::sink(), Duration::from_secs(60)).unwrap());
-            let mut seen = Vec::new();
-            while line.acknowledge(3, |mark| seen.push(mark)).is_err() {
-                std::thread::yield_now();
-            }
-            assert_eq!(seen, [1, 2, 3]);
-            line.disconnect(first);
-        });
-        assert_eq!(line.acknowledge(2, |_| panic!("an old one")), Ok(()));
-        let second = line.connect(WINDOW);
-        line.disconnect(first);
-        line.send([frame(5)]).unwrap();
-        line.end(Some(frame(99).0));
-        assert_eq!(written(&line, second), [4, 5, 99]);
-        assert_eq!(line.send([frame(6)]), Err(QueueEnded));
-        assert!(line.wait_finished(Duration::ZERO));
-    }
-
-    #[test]
-    fn a_full_window_waits_for_acknowledgements() {
-        let line = FrameQueue::<Numbers>::new(WINDOW);
-        let connection = line.connect(WINDOW);
-        std::thread::scope(|scope| {
-            let sender = scope.spawn(|| line.send((1..=20).map(frame)));
-            scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
-            let mut seen = 0;
-            while seen < 20 {
-                assert!(line.lock().kept.len() <= WINDOW.frames as usize);
-                let _ = line.acknowledge(seen + 1, |mark| seen = mark);
-                std::thread::yield_now();
-            }
-            assert_eq!(sender.join().unwrap(), Ok(()));
-            line.disconnect(connection);
-        });
-        assert_eq!((line.counts(), line.lock().kept_bytes), ((20, 0), 0));
-    }
-
-    #[test]
-    fn what_finds_no_room_is_not_waited_for_where_none_can_come() {
-        let line = FrameQueue::<Numbers>::new(WINDOW);
-        let never = Duration::from_secs(3600);
-        for number in 1..=8 {
-            assert_eq!(line.offer(frame(number).0, number, never), Ok(true));
-        }
-        assert_eq!(line.offer(frame(9).0, 9, never), Ok(false), "nobody is there to make room");
-        let connection = line.connect(WINDOW);
-        assert_eq!(line.offer(frame(9).0, 9, Duration::from_millis(1)), Ok(false), "nobody has made room in time");
-        std::thread::scope(|scope| {
-            let offered = scope.spawn(|| line.offer(frame(9).0, 9, never));
-            scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
-            while line.acknowledge(1, |_| ()).is_err() {
-                std::thread::yield_now();
-            }
-            assert_eq!(offered.join().unwrap(), Ok(true));
-            line.end(None);
-        });
-        assert_eq!(line.offer(frame(10).0, 10, never), Err(QueueEnded));
-    }
-
-    #[test]
-    fn the_other_side_is_told_what_was_taken_in() {
-        let line = FrameQueue::<Numbers>::new(WINDOW);
-        let connection = line.connect(WINDOW);
-        line.took(1, false);
-        assert!(!line.lock().has_work(), "that is little");
-        line.took(1, false);
-        assert!(line.lock().has_work(), "a quarter of the window");
-        line.took(1, true);
-        line.end(None);
-        assert_eq!(written(&line, connection), [1003]);
-    }
-
-    #[test]
-    fn questions_are_counted_until_their_answer_is_written() {
-        let line = FrameQueue::<Numbers>::new(WINDOW);
-        assert!(line.ask(2) && line.ask(2) && !line.ask(2));
-        let connection = line.connect(WINDOW);
-        line.send_now(frame(1).0, 1).unwrap();
-        line.end(None);
-        assert_eq!(written(&line, connection), [1]);
-        assert!(line.ask(2));
-    }
-
-    #[test]
-    fn answers_that_are_never_acknowledged_end_the_asking() {
-        let line = FrameQueue::<Numbers>::new(WINDOW);
-        let connection = line.connect(WINDOW);
-        std::thread::scope(|scope| {
-            scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
-            let mut answers = 0;
-            while line.lock().kept.len() < KEPT_FRAMES_MAX {
-                // Written, so answered, and taken out by nobody.
-                match line.ask(2) {
-                    true => line.send_now(frame(1).0, 1).unwrap(),
-                    false => std::thread::yield_now(),
-                }
-                answers += 1;
-            }
-            assert!(!line.ask(usize::MAX) && answers >= KEPT_FRAMES_MAX);
-            line.disconnect(connection);
-        });
-    }
-
-    /// Takes a few bytes at a time, then none for a while.
-    struct Narrow {
-        taken: Mutex<Vec<u8>>,
-        calls: Mutex<usize>,
-    }
-
-    impl WriteNow for Narrow {
-        fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-            let mut calls = self.calls.lock().unwrap();
-            *calls += 1;
-            let count = if calls.is_multiple_of(3) { 0 } else { bytes.len().min(5) };
-            self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
-            Ok(count)
-        }
-    }
-
-    /// The same pipe, waited for.
-    impl Write for &Narrow {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let count = bytes.len().min(7);
-            self.taken.lock().unwrap().extend_from_slice(&bytes[..count]);
-            Ok(count)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn who_has_a_frame_writes_it_and_what_does_not_go_is_the_writers_in_order() {
-        let line = FrameQueue::<Numbers>::new(LinkWindow { frames: 10_000, bytes: 1 << 20 });
-        let pipe = Arc::new(Narrow { taken: Mutex::default(), calls: Mutex::default() });
-        let connection = line.connect(LinkWindow { frames: 10_000, bytes: 1 << 20 });
-        line.write_through(connection, pipe.clone());
-        std::thread::scope(|scope| {
-            scope.spawn(|| line.write(connection, &mut &*pipe, Duration::from_secs(60)).unwrap());
-            for number in 1..=3_000 {
-                line.send([frame(number)]).unwrap();
-                if number % 100 == 0 {
-                    std::thread::sleep(2 * APART);
-                }
-            }
-            line.end(Some(frame(99_999).0));
-            assert!(line.wait_finished(Duration::from_secs(60)));
-        });
-        let bytes = pipe.taken.lock().unwrap().clone();
-        let mut reader = FrameReader::new(&bytes[..], 64, 0);
-        let seen: Vec<u64> = std::iter::from_fn(|| reader.next().ok().map(|(number, _)| number)).collect();
-        assert_eq!(seen[..3_000], (1..=3_000).collect::<Vec<_>>());
-        assert_eq!(seen[3_000..], [99_999]);
-        assert!(*pipe.calls.lock().unwrap() > 3, "some were written by who had them");
-    }
-
-    #[test]
-    fn a_frame_is_written_without_the_writer_and_an_acknowledgement_rides_on_it() {
-        let line = FrameQueue::<Numbers>::new(WINDOW);
-        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
-        let stream = Arc::new(crate::driver::peer_socket::PeerStream::Unix(here));
-        let connection = line.connect(WINDOW);
-        line.write_through(connection, stream);
-        line.took(1, true);
-        line.send([frame(7)]).unwrap();
-        let mut reader = FrameReader::new(&there, 64, 0);
-        let mut next = || reader.next::<u64>().unwrap().0;
-        assert_eq!((next(), next()), (1001, 7), "nobody else has written");
-    }
-
-    #[test]
-    fn an_acknowledgement_that_finds_no_frame_goes_alone_soon() {
-        let line = FrameQueue::<Numbers>::new(WINDOW);
-        let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
-        let connection = line.connect(WINDOW);
-        std::thread::scope(|scope| {
-            scope.spawn(|| line.write(connection, &mut here, Duration::from_secs(60)).unwrap());
-            let mut reader = FrameReader::new(&there, 64, 0);
-            for count in 1..=3 {
-                line.took(1, true);
-                assert_eq!(reader.next::<u64>().unwrap().0, 1000 + count, "long before a beat");
-            }
-            line.disconnect(connection);
-        });
-    }
-
-    #[test]
-    fn a_silent_line_beats() {
-        let line = FrameQueue::<Numbers>::new(WINDOW);
-        let connection = line.connect(WINDOW);
-        let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(|| line.write(connection, &mut here, Duration::from_millis(1)).unwrap());
-            let mut reader = FrameReader::new(&there, 64, 0);
-            for _ in 0..3 {
-                assert_eq!(reader.next::<u64>().unwrap().0, 0);
-            }
-            line.disconnect(connection);
-        });
-    }
-}
+#[path = "line_tests.rs"]
+mod tests;

@@ -40,7 +40,7 @@ pub use crate::tls::TrustError;
 pub use crate::tls::{Acceptor, Trust};
 pub use client::{Client, ClientOptions};
 pub use config::LinkConfig;
-pub use kernel_client::{KernelError, KernelParts, http_server};
+pub use kernel_client::{KernelError, KernelParts, LinkedNode, http_server};
 pub use peer::{ConnectError, Endpoint, LinkSendError};
 pub use server::{LinkPeers, LinkServer, LinkStartError};
 pub use token::{LinkToken, LinkTokenError};

@@ -182,6 +182,8 @@ pub struct PeerState<T> {
     arrived: u64,
     pub asked: OpenQuestions,
     stream: Option<Arc<PeerStream>>,
+    /// From when until when the broker closes channels, if it drains.
+    pub draining: Option<[Instant; 2]>,
     /// Nothing arrives any more.
     pub ended: bool,
 }
@@ -240,6 +242,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
             session: None,
             received: 0,
             window: None,
+            wants_drain: true,
         };
         let Greeted { stream, reader, welcome, live } = greet(&endpoint, &hello)?;
         let live = live.into_iter().map(|live| ReadFrame { item: Some(T::live(live)), numbered: false });
@@ -249,6 +252,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
             arrived: welcome.acknowledged,
             asked: OpenQuestions::default(),
             stream: None,
+            draining: None,
             ended: false,
         };
         let shared = Arc::new(PeerShared {
@@ -276,9 +280,7 @@ impl<T: NumberedItem> Drop for AttachedPeer<T> {
         let failed = self.failed || thread::panicking();
         self.shared.line.end(Some(LinkFrame::bare(&FromPeer::Bye { failed })));
         self.shared.line.wait_finished(END_WITHIN);
-        if let Some(stream) = &self.shared.lock().stream {
-            stream.shutdown();
-        }
+        self.shared.cut();
         self.shared.changed.notify_all();
         if let Some(reader) = self.reader.take() {
             // A panic has been reported where it happened.
@@ -291,6 +293,13 @@ impl<T: NumberedItem> PeerShared<T> {
     pub fn lock(&self) -> MutexGuard<'_, PeerState<T>> {
         // Every change is one call on a collection, or one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cuts the connection, if there is one.
+    pub fn cut(&self) {
+        if let Some(stream) = &self.lock().stream {
+            stream.shutdown();
+        }
     }
 
     /// Waits for a change of the state.
@@ -379,6 +388,12 @@ impl<T: NumberedItem> PeerShared<T> {
             match head {
                 ToPeer::Beat {} => {}
                 ToPeer::Ack { received } => self.line.acknowledge(received, |()| ()).map_err(io::Error::other)?,
+                ToPeer::Draining { begins_in_ms, ends_in_ms } => {
+                    let (begins_in, ends_in) = (Duration::from_millis(begins_in_ms), Duration::from_millis(ends_in_ms));
+                    tracing::warn!(broker = ?self.endpoint, ?begins_in, ?ends_in, "the broker drains: its channels are closed");
+                    let now = Instant::now();
+                    self.lock().draining = now.checked_add(begins_in).zip(now.checked_add(ends_in)).map(<[_; 2]>::from);
+                }
                 ToPeer::Bye { code, reason } => {
                     tracing::warn!(broker = ?self.endpoint, %code, reason, "the broker has ended the session");
                     self.line.end(None);
@@ -405,6 +420,7 @@ impl<T: NumberedItem> PeerShared<T> {
             match greet(&self.endpoint, &hello) {
                 Ok(greeted) => {
                     tracing::info!(broker = ?self.endpoint, "the link is back");
+                    self.lock().draining = None;
                     // It has been told so by the welcome; it cannot be wrong about what it has itself.
                     let _ = self.line.acknowledge(greeted.welcome.received, |()| ());
                     return Some(greeted);

@@ -168,6 +168,7 @@ struct LinkConnection {
 /// A peer that was let in. Dropping it detaches it.
 struct Admitted {
     claim: SessionClaim,
+    wants_drain: bool,
     /// Counts the session's connections.
     connection: u64,
 }
@@ -239,9 +240,16 @@ impl LinkConnection {
                 let key = SessionKey::Process(id.clone());
                 (key, Box::new(move |registry| process::begin(registry, id, options)))
             }
-            Attach::Kernel { node, expose_local, jwt_secret, policy } => {
+            Attach::Kernel { node, expose_local, public_mode, simulation_mode, jwt_secret, policy } => {
                 let (node, jwt_secret) = (node.clone(), jwt_secret.clone());
-                let hail = KernelHello { node, jwt_secret, expose_local: *expose_local, policy: *policy };
+                let hail = KernelHello {
+                    node,
+                    jwt_secret,
+                    expose_local: *expose_local,
+                    public_mode: *public_mode,
+                    simulation_mode: *simulation_mode,
+                    policy: *policy,
+                };
                 (SessionKey::Kernel, Box::new(move |registry| kernel::begin(registry, &hail)))
             }
         };
@@ -260,7 +268,7 @@ impl LinkConnection {
         let replaced = || refused(RefusedCode::Taken, "another has taken the session");
         let connection = claim.connect(window).ok_or_else(replaced)?;
         self.welcome(&claim, window);
-        Ok(Admitted { claim, connection })
+        Ok(Admitted { claim, connection, wants_drain: hello.wants_drain })
     }
 
     fn credential(&self, hello: &Hello) -> Result<Credential, HelloRefused> {
@@ -328,6 +336,9 @@ impl LinkConnection {
         reader.set_limits(HEAD_BYTES_MAX, self.registry.config.blob_bytes_max);
         reader.charge_to(session.purse().charge_anyway(HeldAs::Link, 0));
         let silence = self.registry.config.silence();
+        if admitted.wants_drain {
+            self.registry.notice_draining(&session);
+        }
         let writer = self.spawn_writer(session.clone(), connection);
         let over = match (writer.as_ref(), reader.source_mut().allow_silence(silence)) {
             (Ok(_), Ok(())) => read(&session, &mut reader),

@@ -14,7 +14,7 @@ use super::wire::{
     ByeCode, Hello, HelloRefused, LinkWindow, LiveChannel, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN,
 };
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessFund};
-use crate::broker::{BrokerHandle, ProcessHandle};
+use crate::broker::{BrokerHandle, Drain, ProcessHandle};
 use crate::driver::peer_socket::{Credential, PeerStream};
 use crate::process_id::ProcessId;
 use std::collections::{BTreeMap, HashMap};
@@ -198,6 +198,8 @@ pub struct Registry {
     pub config: LinkConfig,
     entries: Mutex<SessionEntries>,
     changed: Condvar,
+    /// From when until when channels are closed, once the broker drains.
+    draining: OnceLock<[Instant; 2]>,
 }
 
 #[derive(Default)]
@@ -216,6 +218,8 @@ struct SessionEntry {
     stream: Result<Arc<PeerStream>, Instant>,
     /// Counts connections.
     number: u64,
+    /// Whether the connection is told of a drain.
+    wants_drain: bool,
 }
 
 /// Lets a session go when whatever runs behind it ends, even by a panic.
@@ -261,7 +265,34 @@ impl Drop for Claiming {
 
 impl Registry {
     pub fn new(broker: BrokerHandle, config: LinkConfig) -> Arc<Self> {
-        Arc::new(Self { broker, config, entries: Mutex::default(), changed: Condvar::new() })
+        let (entries, changed, draining) = (Mutex::default(), Condvar::new(), OnceLock::new());
+        let registry = Arc::new(Self { broker, config, entries, changed, draining });
+        let told = Arc::downgrade(&registry);
+        registry.broker.when_draining(move |drain| {
+            if let Some(registry) = told.upgrade() {
+                registry.tell_draining(drain);
+            }
+        });
+        registry
+    }
+
+    /// Tells all who want to know, and who comes from now on.
+    fn tell_draining(&self, drain: Drain) {
+        let begins = Instant::now() + Duration::from_millis(drain.grace_ms);
+        let _ = self.draining.set([begins, begins + Duration::from_millis(drain.over_ms)]);
+        let entries = lock(&self.entries);
+        for entry in entries.by_key.values().filter(|entry| entry.wants_drain) {
+            self.notice_draining(&entry.session);
+        }
+    }
+
+    /// Tells a connection that wants to know, if the broker drains.
+    pub fn notice_draining(&self, session: &Session) {
+        if let Some(ends) = self.draining.get() {
+            let now = Instant::now();
+            let [begins_in_ms, ends_in_ms] = ends.map(|at| at.saturating_duration_since(now).as_millis() as u64);
+            session.line.notice(LinkFrame::bare(&ToPeer::Draining { begins_in_ms, ends_in_ms }));
+        }
     }
 
     /// Takes the session that `hello` asks for, or begins one with `begin`, which is called at most once and answers
@@ -306,11 +337,12 @@ impl Registry {
                 let secret = random_secret().map_err(|_| refused(RefusedCode::Full, "there is no randomness"))?;
                 let session = begin(self)?;
                 let stream = Err(Instant::now());
-                let entry = SessionEntry { session, secret, credential, stream, number: 0 };
+                let entry = SessionEntry { session, secret, credential, stream, number: 0, wants_drain: false };
                 by_key.entry(key.clone()).or_insert(entry)
             }
         };
         entry.number += 1;
+        entry.wants_drain = hello.wants_drain;
         if let Ok(before) = std::mem::replace(&mut entry.stream, Ok(stream.clone())) {
             before.shutdown();
         }

@@ -175,6 +175,8 @@ pub enum ToPeer {
     Ack { received: u64 },
     /// There is nothing else to say.
     Beat {},
+    /// The broker drains: in so many milliseconds it begins to close channels, and in so many it has told all.
+    Draining { begins_in_ms: u64, ends_in_ms: u64 },
     /// The broker closes behind this.
     Bye { code: ByeCode, reason: String },
     /// A channel was opened.
@@ -267,6 +269,9 @@ pub struct Hello {
     /// What may be sent and not acknowledged; the broker takes less if it allows less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<LinkWindow>,
+    /// Whether this connection is told that the broker drains.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wants_drain: bool,
 }
 
 /// It carries two secrets, so it is not shown.
@@ -299,6 +304,13 @@ pub enum Attach {
         /// broker was started.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expose_local: Option<bool>,
+        /// Whether there is no login, and what needs one is open to everybody.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        public_mode: bool,
+        /// Whether the node is simulated: its processes have the longest time to answer, and its login page is told so. Which
+        /// passwords are right, the kernel says.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        simulation_mode: bool,
         /// The key of the node's tokens, for a broker that was started without one.
         #[serde(default, with = "bin_or_nil", skip_serializing_if = "Option::is_none")]
         jwt_secret: Option<Vec<u8>>,

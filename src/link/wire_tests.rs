@@ -96,6 +96,7 @@ fn hello(attach: Attach) -> FromPeer {
         session: Some(String::new()),
         received: 0,
         window: Some(LinkWindow { frames: 1, bytes: 1 }),
+        wants_drain: true,
     })
 }
 
@@ -107,6 +108,8 @@ fn peers_frames() -> Vec<FromPeer> {
     let kernel = Attach::Kernel {
         node: String::new(),
         expose_local: Some(true),
+        public_mode: true,
+        simulation_mode: true,
         jwt_secret: Some(vec![1]),
         policy: Policy::Close,
     };
@@ -228,6 +231,7 @@ fn brokers_frames() -> Vec<ToPeer> {
         ToPeer::Live { channels: vec![live()] },
         ToPeer::Ack { received: 1 },
         ToPeer::Beat {},
+        ToPeer::Draining { begins_in_ms: 1, ends_in_ms: 1 },
         ToPeer::Bye { code: ByeCode::Violation, reason: reason() },
         ToPeer::Bye { code: ByeCode::Stopped, reason: reason() },
         ToPeer::Opened(live()),
@@ -300,6 +304,7 @@ fn numbers(peers: &FromPeer, brokers: &ToPeer) -> (usize, usize) {
         ToPeer::Topics { .. } => 18,
         ToPeer::Detached { .. } => 19,
         ToPeer::Resumed { .. } => 20,
+        ToPeer::Draining { .. } => 21,
     };
     (of_peer, of_broker)
 }
@@ -322,7 +327,7 @@ fn the_page_names_every_frame_and_field() {
     let (peers, brokers) = (peers_frames(), brokers_frames());
     let of_peer: std::collections::BTreeSet<_> = peers.iter().map(|frame| numbers(frame, &brokers[0]).0).collect();
     let of_broker: std::collections::BTreeSet<_> = brokers.iter().map(|frame| numbers(&peers[0], frame).1).collect();
-    assert_eq!((of_peer.len(), of_broker.len()), (17, 21), "a frame is missing in this test");
+    assert_eq!((of_peer.len(), of_broker.len()), (17, 22), "a frame is missing in this test");
     let mut named = Vec::new();
     peers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));
     brokers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));

@@ -20,7 +20,7 @@ use super::service::Service;
 use crate::broker::{Broker, BrokerHandle, Config, Event, KernelOptions, QueueLimits, StartError};
 use crate::control;
 use crate::driver::listen::ListenError;
-use crate::gateway::{Dialect, RESPONSE_TIMEOUT_MAX_S, Secret};
+use crate::gateway::{Dialect, RESPONSE_TIMEOUT_MAX_S, Secret, Settings};
 use crate::process_id::ProcessId;
 use crate::proto;
 use bytes::Bytes;
@@ -259,15 +259,8 @@ fn supervise<H: Host>(
         settings.secret = Some(secret.clone());
         settings.expose_local = parts.expose_local;
         (settings.login, settings.rpc) = (true, true);
+        *settings = in_its_mode(std::mem::take(settings));
         let any_password = settings.simulation_mode;
-        if any_password {
-            // As there: processes are stepped through by hand.
-            settings.response_timeout_s = RESPONSE_TIMEOUT_MAX_S;
-            tracing::warn!("simulation mode: any password logs in");
-        }
-        if settings.public_mode {
-            tracing::warn!("public mode: there is no login, and everybody may open what needs one elsewhere");
-        }
         let policy = config.shard.policy;
         let Some(broker) = start(config, life, &prints)? else { return Ok(()) };
         if !life.begin(broker.handle()) {
@@ -403,6 +396,19 @@ impl<H: Host> ToKernel for KernelQueue<H> {
             }
         }
     }
+}
+
+/// The rules of entry of a node in the modes that they name, which are warned of.
+pub(crate) fn in_its_mode(mut settings: Settings) -> Settings {
+    if settings.simulation_mode {
+        // As there: processes are stepped through by hand.
+        settings.response_timeout_s = RESPONSE_TIMEOUT_MAX_S;
+        tracing::warn!("simulation mode: any password logs in");
+    }
+    if settings.public_mode {
+        tracing::warn!("public mode: there is no login, and everybody may open what needs one elsewhere");
+    }
+    settings
 }
 
 /// Seconds since 1970. A clock before that only makes tokens that have expired already.

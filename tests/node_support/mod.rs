@@ -92,21 +92,32 @@ impl Node {
 
     /// The same through any door.
     pub fn attach_through(endpoint: link::Endpoint) -> (Self, mpsc::Receiver<String>) {
+        Self::attach_with(endpoint, |_| {})
+    }
+
+    /// The same with other parts.
+    pub fn attach_with(
+        endpoint: link::Endpoint,
+        change: impl FnOnce(&mut link::KernelParts<MyNode>),
+    ) -> (Self, mpsc::Receiver<String>) {
         let (to_server, from_kernel) = mpsc::channel(32);
         let (to_kernel, from_server) = mpsc::channel(100_000);
         let (prints, printed) = mpsc::channel(32);
-        let parts = link::KernelParts {
+        let mut parts = link::KernelParts {
             host: MyNode,
             our_node: NODE.into(),
             endpoint,
             keyfile: KEYFILE.to_vec(),
             jwt_secret: SECRET.to_vec(),
             expose_local: None,
+            public_mode: false,
+            simulation_mode: false,
             policy: Default::default(),
             from_kernel,
             to_kernel: to_kernel.clone(),
             prints,
         };
+        change(&mut parts);
         let server = std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(link::http_server(parts)).map_err(|error| error.to_string())

@@ -83,6 +83,7 @@ mod malformed_upgrades;
 mod memory_budget;
 mod memory_groups_are_survived;
 mod node_server;
+mod nodes_over_a_link;
 mod on_shards;
 mod opened_once_closed_once;
 mod operations_page;

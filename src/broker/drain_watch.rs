@@ -1,0 +1,62 @@
+//! Whether the broker drains or stops, and who is told that a drain begins, each once.
+
+use super::BrokerHandle;
+use crate::shard::operating::Drain;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+type TellDrain = Box<dyn FnOnce(Drain) + Send>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct DrainWatch {
+    is_marked: AtomicBool,
+    state: Mutex<DrainState>,
+}
+
+#[derive(Default)]
+struct DrainState {
+    began: Option<Drain>,
+    waiting: Vec<TellDrain>,
+}
+
+impl DrainWatch {
+    /// It drains or stops from now on.
+    pub fn mark(&self) {
+        self.is_marked.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it does.
+    pub fn is_marked(&self) -> bool {
+        self.is_marked.load(Ordering::SeqCst)
+    }
+
+    /// Tells all; a second drain is no news.
+    pub fn begin(&self, drain: Drain) {
+        let waiting = {
+            // Every change is one assignment.
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.began.get_or_insert(drain);
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(|tell| tell(drain));
+    }
+
+    fn add(&self, tell: TellDrain) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.began {
+            None => state.waiting.push(tell),
+            Some(drain) => {
+                drop(state);
+                tell(drain);
+            }
+        }
+    }
+}
+
+impl BrokerHandle {
+    /// Has `tell` called once when the broker begins to drain, or now if it does already. It must not wait.
+    pub(crate) fn when_draining(&self, tell: impl FnOnce(Drain) + Send + 'static) {
+        self.shared.draining.add(Box::new(tell));
+    }
+}
