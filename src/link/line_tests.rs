@@ -232,11 +232,11 @@ fn an_acknowledgement_that_finds_no_frame_goes_alone_soon() {
 
 #[test]
 fn a_notice_is_said_once_to_each_connection() {
-    let line = Line::<Numbers>::new(WINDOW);
+    let line = FrameQueue::<Numbers>::new(WINDOW);
     let first = line.connect(WINDOW);
     line.notice(LinkFrame::bare(&8_u64));
     line.notice(LinkFrame::bare(&9_u64));
-    let mut gather = Gather::default();
+    let mut gather = GatheredFrames::default();
     line.lock().gather::<Numbers>(&mut gather);
     line.disconnect(first);
     let second = line.connect(WINDOW);
