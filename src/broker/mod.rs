@@ -112,7 +112,6 @@ const SHARDS_MAX: usize = 256;
 /// smaller [`ShardConfig::memory_bytes_max`] is raised to it.
 pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 
-
 /// A running broker. Dropping it stops it at once; [`Broker::stop`] gives clients time.
 pub struct Broker {
     shared: Arc<BrokerShared>,

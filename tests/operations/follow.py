@@ -248,6 +248,44 @@ def after_restart(proxies, daemon, authority):
         check(f"{name}: no 502 once it is back", set(told) == {"404"}, told)
 
 
+def own_tls(directory):
+    """TLS without a proxy, with the page's lines: served, sent on to, and renewed while clients stay."""
+    directory = os.path.join(directory, "own")
+    os.mkdir(directory)
+    chain, key, _ = certificate(directory)
+    (text,) = [block for block in page("toml") if block.startswith("tls_listen")]
+    port, plain = free_port(), free_port()
+    text = text.replace("0.0.0.0:443", f"127.0.0.1:{port}")
+    text = text.replace("/etc/pushring/example.com.pem", chain).replace("/etc/pushring/example.com.key", key)
+    settings = os.path.join(directory, "tls.toml")
+    with open(settings, "w") as out:
+        out.write(f'listen = "127.0.0.1:{plain}"\nhosts = ["{NAME}"]\ncontrol = "off"\ntls_redirect = "on"\n{text}\n')
+    found = run(PROGRAM, "doctor", "--config", settings, "--json").stdout
+    check("own TLS: the doctor has looked at the certificate", f"{chain} ({NAME}) expires in" in found, found)
+    process = start(PROGRAM, "demo", "--config", settings, stdout=subprocess.PIPE, text=True,
+                    stderr=open(os.path.join(directory, "log"), "w"))
+    doors = [process.stdout.readline() for _ in range(2)]
+    check("own TLS: both doors are told", doors[1] == f"listening on https://127.0.0.1:{port}\n", doors)
+    client = Socket(port, "/echo:pushring:sys/", chain)
+    check("own TLS: the upgrade passes", client.status == 101, client.status)
+    check("own TLS: messages pass both ways", client.echoes(b"hello"))
+    check("own TLS: HTTP/1.1 alone", curl(port, chain, "--http2") == "1.1 404", curl(port, chain, "--http2"))
+    told = run("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}", "--resolve",
+               f"{NAME}:{plain}:127.0.0.1", f"http://{NAME}:{plain}/x").stdout
+    check("own TLS: who comes without it is sent on", told == f"308 https://{NAME}:{port}/x", told)
+    certificate(directory)
+    until, renewed = time.monotonic() + PATIENCE_S, None
+    while renewed is None and time.monotonic() < until:
+        try:
+            renewed = Socket(port, "/echo:pushring:sys/", chain)
+        except ssl.SSLError:
+            time.sleep(0.2)
+    check("own TLS: a renewed certificate is shown by itself", renewed is not None and renewed.echoes(b"new"))
+    check("own TLS: and who was there stays", client.echoes(b"old"))
+    process.send_signal(signal.SIGTERM)
+    check("own TLS: it stops gently", process.wait(PATIENCE_S) == 0)
+
+
 def metrics(directory, daemon):
     text = run(PROGRAM, "metrics", "--config", daemon.settings).stdout
     if shutil.which("promtool"):
@@ -295,6 +333,7 @@ def main():
         time.sleep(0.1)
     check("a process in Python attaches", "room:python:sys" in open(os.path.join(directory, "log")).read())
     metrics(directory, daemon)
+    own_tls(directory)
 
     certificates = certificate(directory)
     with open(os.path.join(directory, "upload"), "wb") as out:
