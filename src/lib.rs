@@ -97,6 +97,7 @@ mod shard;
 mod tls;
 mod words;
 
+pub use admission::ConnectionLimits;
 #[cfg(feature = "driver")]
 pub use broker::{
     Asking, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, BrokerHandle, Builder,
@@ -108,6 +109,8 @@ pub use broker::{
 pub use channel::ChannelId;
 #[cfg(feature = "driver")]
 pub use driver::runtime::DriverKind;
+#[cfg(feature = "driver")]
+pub use driver::sys::TcpOptions;
 pub use gateway::{
     BindError, Claims, HostPolicy, HttpBinding, HttpRule, IpPrefix, Secret, Settings, WebSocketBinding, WebSocketRule,
     mint,
@@ -115,7 +118,7 @@ pub use gateway::{
 pub use process_id::{ParseProcessIdError, ProcessId};
 pub use proto::MessageKind;
 pub use queue::events::{QueueLimits, RecvError};
-pub use shard::MemoryReport;
+pub use queue::orders::InboxLimits;
 pub use shard::command::CloseFrame;
 pub use shard::disconnects::Disconnect;
 pub use shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
@@ -123,6 +126,7 @@ pub use shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use shard::outcome::Outcome;
 pub use shard::stats::{Report, Stats};
 pub use shard::topics::TopicReport;
+pub use shard::{MemoryReport, ShardConfig};
 #[cfg(feature = "tls")]
 pub use tls::{Certificate, CertificateError};
 pub use words::close_reason::{CLOSE_REASONS, ClientNext, CloseReason};

@@ -1,4 +1,4 @@
-//! ShardBatch that are handed over together.
+//! Orders that are handed over together.
 
 use super::elsewhere::Abroad;
 use super::order::{Commands, Order};
@@ -10,14 +10,14 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-/// ShardBatch per place in an inbox: enough that handing over costs nothing beside obeying, few enough that a turn of the
+/// Orders per place in an inbox: enough that handing over costs nothing beside obeying, few enough that a turn of the
 /// shard stays short.
 const BATCH_COMMANDS_MAX: usize = 256;
 
 /// Payload bytes per place in an inbox: what a shard takes in at most in a turn.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// ShardBatch of one process that are handed over together, so that many cost as little to hand over as one. Order holds as
+/// Orders of one process that are handed over together, so that many cost as little to hand over as one. Order holds as
 /// if they were given one by one. Dropping it gives up what was not [flushed](Self::flush).
 ///
 /// ```

@@ -109,7 +109,7 @@ use std::time::Duration;
 const SHARDS_MAX: usize = 256;
 
 /// The least memory of a shard, in bytes: a full window, a turn's worth of orders, and as much again for who waits. A
-/// smaller [`ShardConfig::memory_bytes_max`] is raised to it.
+/// smaller [`Config::memory_bytes_max`] is raised to it.
 pub const SHARD_MEMORY_BYTES_MIN: usize = 4 * admission::STEP_BYTES;
 
 /// A running broker. Dropping it stops it at once; [`Broker::stop`] gives clients time.

@@ -84,10 +84,7 @@ impl ShardThread {
             }
         };
         let _ = ready.send(Ok(runtime.kind()));
-        let result = runtime.block_on(async {
-            // In a task of its own: the future given to `block_on` is polled in a loop that looks at no I/O.
-            monoio::spawn(pump.run()).await
-        });
+        let result = runtime.block_on(async { pump.run() });
         exit.tell(result.map_err(|error| error.to_string()));
     }
 

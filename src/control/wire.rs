@@ -112,9 +112,9 @@ pub enum ControlAnswer {
     Processes(Vec<ProcessReport>),
     /// To [`ControlRequest::Topics`]: by name. The next page is behind the last.
     Topics(Vec<TopicReport>),
-    /// To [`Request::Fleet`].
+    /// To [`ControlRequest::Fleet`].
     Fleet(Box<FleetReport>),
-    /// To [`Request::Kick`]: its close frame has been queued.
+    /// To [`ControlRequest::Kick`]: its close frame has been queued.
     Kicked(ChannelId),
     /// To [`ControlRequest::Reload`].
     Reloaded(Changes),

@@ -1,5 +1,5 @@
 //! What the daemon can be told, in one list: each setting is a flag (`--head-timeout`), an environment variable
-//! (`PUSHRING_HEAD_TIMEOUT`) and a key of the file (`head_timeout`). SettingsFlags win over the environment, which wins over the
+//! (`PUSHRING_HEAD_TIMEOUT`) and a key of the file (`head_timeout`). Flags win over the environment, which wins over the
 //! file, which wins over the defaults.
 //!
 //! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
@@ -99,11 +99,11 @@ pub struct Setting {
     pub key: &'static str,
     /// What it means, in lines.
     pub doc: &'static str,
-    /// TakesEffect a change of it is obeyed.
+    /// When a change of it is obeyed.
     pub when: TakesEffect,
 }
 
-/// TakesEffect a setting that has changed is obeyed by a daemon that reads its settings again.
+/// When a setting that has changed is obeyed by a daemon that reads its settings again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakesEffect {
     /// From the reload on.
@@ -114,7 +114,7 @@ pub enum TakesEffect {
     Restart,
 }
 
-/// TakesEffect a change of the setting `key` is obeyed; `None`: there is no such setting.
+/// When a change of the setting `key` is obeyed; `None`: there is no such setting.
 pub fn takes_effect(key: &str) -> Option<TakesEffect> {
     SETTINGS.iter().flat_map(|group| group.settings).find(|setting| setting.key == key).map(|setting| setting.when)
 }

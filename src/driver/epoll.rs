@@ -1,11 +1,10 @@
-//! One epoll set for all sockets of a shard, and how a monoio task awaits it.
+//! One epoll set for all sockets of a shard, in which its thread sleeps.
 //!
 //! Sockets are registered once, edge-triggered for both directions, so an idle connection costs no user memory and a
-//! busy one no call but its own reads. The set's own descriptor is readable as long as something in it is unreported:
-//! that is what [`ReadyWait`] awaits, on io_uring and on epoll alike.
+//! busy one no call but its own reads.
 //!
 //! Invariants: an edge is reported once. Who stops reading before the socket answers "nothing" has to remember so
-//! itself. What did not fit the event buffer stays in the set, and the set stays readable: nothing is lost.
+//! itself. What did not fit the event buffer stays in the set for the next poll: nothing is lost.
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -107,34 +106,6 @@ impl ReadySet {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// What a task of this thread's monoio runtime awaits the set with. Call it inside the runtime.
-    ///
-    /// # Errors
-    /// Out of descriptors.
-    pub fn waiter(&self) -> io::Result<ReadyWait> {
-        // A TcpStream is monoio's one door for foreign descriptors on both of its drivers; it neither reads nor sets
-        // anything by itself. It owns (and closes) a duplicate, which stands for the same set.
-        let stream = std::net::TcpStream::from(self.epoll.try_clone()?);
-        Ok(ReadyWait(monoio::net::TcpStream::from_std(stream)?))
-    }
-}
-
-/// Awaits a [`ReadySet`].
-#[derive(Debug)]
-pub struct ReadyWait(monoio::net::TcpStream);
-
-impl ReadyWait {
-    /// Returns when the set has something to report; at once if it has already. Do not drop it unfinished in a
-    /// `select!`.
-    ///
-    /// # Errors
-    /// The wait was cancelled or the ring is out of memory.
-    pub async fn ready(&self) -> io::Result<()> {
-        // `false`: ask poll(2) before answering. `true` would answer from monoio's own flag, which only a read through
-        // monoio clears, and spin on its epoll driver.
-        self.0.readable(false).await
     }
 }
 

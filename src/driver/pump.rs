@@ -3,13 +3,12 @@
 //! With nothing to do the pump arms the inbox's wake flag and sleeps in its ready set until that reports: the eventfd of the
 //! inbox, the listener and all connections are in that one set, so there is one place to wait and no task per connection. It
 //! sleeps there itself, for a tick at most, and takes what woke it from there: awaited through the runtime, each wake
-//! would go through a ring and then be asked for again. The thread's other tasks run once a tick.
+//! would go through a ring and then be asked for again.
 //! What a turn is stands in [`crate::shard::turn`]; the clock is read here and nowhere below.
 
 use super::clock::{Clock, monotonic_ns, thread_cpu_ns, unix_ms};
 use super::kernel_sockets::{KernelSockets, Listeners};
 use super::probe::Probe;
-use super::runtime::yield_now;
 use super::wake::WakeFd;
 use crate::queue::orders::Inbox;
 use crate::shard::command::Command;
@@ -50,11 +49,11 @@ impl Pump {
         Self { turns: self.turns.among(inboxes), ..self }
     }
 
-    /// Runs until the shard has been told to stop and has let go of its last connection. Inside a monoio runtime.
+    /// Runs until the shard has been told to stop and has let go of its last connection.
     ///
     /// # Errors
     /// The kernel refused what a healthy process never is: the shard cannot go on.
-    pub async fn run(mut self) -> io::Result<()> {
+    pub fn run(mut self) -> io::Result<()> {
         const TICK: Duration = Duration::from_millis(TICK_MS);
         let (mut meter, mut ticked_ms) = (TurnMeter::start(), self.clock.now_ms());
         loop {
@@ -74,7 +73,6 @@ impl Pump {
             if now_ms >= ticked_ms + TICK_MS {
                 ticked_ms = now_ms;
                 self.probe.want();
-                yield_now().await;
             }
         }
     }

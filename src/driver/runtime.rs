@@ -1,12 +1,10 @@
-//! The monoio runtime of a shard thread, and how its tasks give way to each other.
+//! The monoio runtime of a shard thread: on which of the kernel's interfaces, and why.
 //!
 //! Invariant: DEFER_TASKRUN is never set; with any task runnable its completions would not arrive.
 
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::{fmt, io, str::FromStr};
 
 /// Which of the kernel's interfaces drives a shard.
@@ -102,7 +100,7 @@ impl ShardRuntime {
         &self.why
     }
 
-    /// Runs `future` and the tasks it spawns until it is done. It must not be the one that yields: see [`yield_now`].
+    /// Runs `future` and the tasks it spawns until it is done.
     pub fn block_on<F: Future>(&mut self, future: F) -> F::Output {
         match &mut self.driver {
             RuntimeDriver::Uring(runtime) => runtime.block_on(future),
@@ -130,37 +128,6 @@ fn build_uring() -> Result<(monoio::Runtime<TimeDriver<IoUringDriver>>, &'static
         }
     }
     Err(why)
-}
-
-/// Lets this thread's other tasks and its I/O run, then goes on. For tasks, inside a runtime.
-///
-/// monoio 0.2.4 looks at I/O only after a round of its run queue. A task that wakes itself goes to the *front* of that
-/// queue and is the whole round, so nothing else is ever reached; the future given to `block_on` is polled in a
-/// loop of its own as long as it wakes itself; and a sleep of 0 costs a millisecond. What works is to be woken by
-/// another task, which goes behind all that are runnable: so this spawns one whose whole job that is.
-///
-/// Timers are not part of it: monoio looks at them only when no task is runnable. A task that keeps busy must read the
-/// clock itself.
-pub fn yield_now() -> impl Future<Output = ()> {
-    Yield { yielded: false }
-}
-
-struct Yield {
-    yielded: bool,
-}
-
-impl Future for Yield {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.yielded {
-            return Poll::Ready(());
-        }
-        self.yielded = true;
-        let waker = context.waker().clone();
-        monoio::spawn(async move { waker.wake() });
-        Poll::Pending
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! ParsedRequest bodies: so many bytes, or chunks (RFC 9112 sections 6 and 7.1), decoded as they arrive.
+//! Request bodies: so many bytes, or chunks (RFC 9112 sections 6 and 7.1), decoded as they arrive.
 //!
 //! Any split of the same bytes gives the same body or the same refusal. Chunk extensions and trailer fields are read,
 //! bounded and dropped. Line ends are CRLF and nothing else: a lone LF inside a chunk extension is how requests are

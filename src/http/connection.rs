@@ -63,7 +63,7 @@ pub enum HttpStep<'a> {
 /// A whole request.
 #[derive(Debug, Clone)]
 pub struct ParsedRequest<'a> {
-    /// ParsedRequest line and header fields.
+    /// Request line and header fields.
     pub head: Head<'a>,
     /// The body without its framing; empty if there was none.
     pub body: Bytes,

@@ -31,7 +31,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// What one connection may make us hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpLimits {
-    /// ParsedRequest line and header fields together; above it 431. Default 16 KiB: twice what browsers and proxies send at
+    /// Request line and header fields together; above it 431. Default 16 KiB: twice what browsers and proxies send at
     /// most (8 KiB), so that a large cookie jar passes.
     pub head_bytes_max: usize,
     /// Header fields of a request, and at most [`HEADERS_MAX`]; above it 431. Default 100.

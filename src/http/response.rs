@@ -237,7 +237,7 @@ impl PreparedResponse {
     }
 
     /// RFC 9110 15.5.22: "The server MUST send an Upgrade header field in a 426 response", which 7.8 has named in
-    /// HttpConnection. There is one protocol to upgrade to here.
+    /// Connection. There is one protocol to upgrade to here.
     fn put_connection(&self, asked: RequestFacts, out: &mut Vec<u8>) {
         let is_upgrade = self.status == 426;
         if is_upgrade {

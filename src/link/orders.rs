@@ -27,7 +27,7 @@ pub struct ProcessOrders<'a> {
     session: &'a Session,
     owner: &'a ProcessHandle,
     batch: Batch,
-    /// ProcessOrders that are not counted as taken in yet: those in the batch, and what came between.
+    /// Orders that are not counted as taken in yet: those in the batch, and what came between.
     taken: u64,
 }
 

@@ -9,7 +9,7 @@ use crate::gateway::{HttpRule, WebSocketRule};
 use bytes::Bytes;
 use std::cell::RefCell;
 
-/// ActingOrders to shards: the calls of an [`ProcessHandle`] that the contract is carried out with. They wait for room at most,
+/// Orders to shards: the calls of an [`ProcessHandle`] that the contract is carried out with. They wait for room at most,
 /// which comes at CPU speed, and never for a client.
 ///
 /// Each fails with what says that the broker has stopped, or can be reached no more.
@@ -133,7 +133,7 @@ impl Acting for ProcessHandle {
     }
 }
 
-/// ActingOrders that are collected: whoever gives them never waits.
+/// Orders that are collected: whoever gives them never waits.
 pub(crate) struct Collecting<'a> {
     pub owner: &'a ProcessHandle,
     pub batch: RefCell<&'a mut Batch>,

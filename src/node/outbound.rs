@@ -198,7 +198,7 @@ impl<K: ToKernel> MessageWriter<K> {
     }
 }
 
-/// MessageIds of messages: a hash, keyed at random, of a count.
+/// Ids of messages: a hash, keyed at random, of a count.
 pub(crate) struct MessageIds {
     key: RandomState,
     count: u64,

@@ -2,7 +2,7 @@
 //! between them.
 //!
 //! Requests to the HTTP server of our node are carried out here; there is no kernel, so other processes and nodes are
-//! offline. EventMessages become messages whose JSON is written when it is read. Knows nothing of contexts and timeouts.
+//! offline. Events become messages whose JSON is written when it is read. Knows nothing of contexts and timeouts.
 
 use super::backend::{
     Backend, BackendDelivery, BackendPush, BackendRequest, BackendStopped, Blob, Exit, SendErrorKind,

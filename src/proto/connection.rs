@@ -34,7 +34,7 @@ impl MessageLimits {
     /// ones without end, cost us more in headers than they carry.
     const FRAGMENT_BYTES_MIN: usize = 64;
 
-    /// MessageLimits for messages of up to `message_bytes_max` bytes, in one frame or in fragments of 64 bytes.
+    /// Limits for messages of up to `message_bytes_max` bytes, in one frame or in fragments of 64 bytes.
     pub const fn for_messages(message_bytes_max: usize) -> Self {
         let fragments = message_bytes_max / Self::FRAGMENT_BYTES_MIN;
         // A small limit still leaves room for a client that writes a message in a few dozen pieces.

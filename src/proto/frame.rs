@@ -260,18 +260,6 @@ pub fn server_header(opcode: Opcode, compressed: bool, payload_bytes: usize) -> 
     ServerHeader { bytes, len }
 }
 
-/// Appends one whole frame to `out`.
-///
-/// # Panics
-/// As [`server_header`].
-#[inline]
-pub fn append_server_frame(out: &mut Vec<u8>, opcode: Opcode, compressed: bool, payload: &[u8]) {
-    let header = server_header(opcode, compressed, payload.len());
-    out.reserve(header.as_slice().len() + payload.len());
-    out.extend_from_slice(header.as_slice());
-    out.extend_from_slice(payload);
-}
-
 /// The whole length, header and payload, of the frame of ours that starts at `bytes[0]`; `None` when not even its
 /// header is there. For walking queued frames; `bytes` must have been written by this module.
 #[inline]
@@ -423,7 +411,8 @@ mod tests {
         for (payload_bytes, header) in cases {
             assert_eq!(server_header(Opcode::Binary, false, *payload_bytes).as_slice(), *header);
             let mut out = vec![0xaa];
-            append_server_frame(&mut out, Opcode::Binary, false, &vec![7; *payload_bytes]);
+            out.extend_from_slice(server_header(Opcode::Binary, false, *payload_bytes).as_slice());
+            out.resize(out.len() + payload_bytes, 7);
             assert_eq!(out.len(), 1 + header.len() + payload_bytes);
             assert_eq!(server_frame_len(&out[1..]), Some(out.len() - 1));
             for cut in 0..header.len() {

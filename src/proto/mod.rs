@@ -2,7 +2,7 @@
 //!
 //! The way in: [`upgrade::negotiate`] judges the request head, [`upgrade::append_response`] writes the 101, and from
 //! then on [`WebSocketConnection::receive`] eats what the client sends, unmasks it in place and gives one [`Received`] at a
-//! time. The way out: [`frame::server_header`] and [`frame::append_server_frame`], [`close::ClosePayload`], and
+//! time. The way out: [`frame::server_header`], [`close::ClosePayload`], and
 //! [`deflate::Deflater`] where permessage-deflate (RFC 7692) was agreed.
 //!
 //! Invariants:

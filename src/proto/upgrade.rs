@@ -49,7 +49,7 @@ pub enum UpgradeError {
     /// No `websocket` in Upgrade (item 3).
     #[error("the Upgrade header must name websocket")]
     UpgradeMissing,
-    /// No `upgrade` in WebSocketConnection (item 4).
+    /// No `upgrade` in Connection (item 4).
     #[error("the Connection header must name Upgrade")]
     ConnectionMissing,
     /// No Sec-WebSocket-Key, or more than one (item 5, 11.3.1).

@@ -9,7 +9,7 @@ use super::{ApiAnswer, JSON_BYTES_MAX, OUTCOME_WITHIN};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-/// LineBatch in a part: under a millisecond of work.
+/// Lines in a part: under a millisecond of work.
 const PART_LINES: usize = 128;
 
 /// See the module.

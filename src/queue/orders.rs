@@ -2,7 +2,7 @@
 //! shard is woken.
 //!
 //! Invariants: a command that was accepted is handed to the shard once, in the order of its producer's calls, unless
-//! the shard ends first. The queue holds at most the commands and bytes of its [`Limits`], and one [`Account`] at most
+//! the shard ends first. The queue holds at most the commands and bytes of its [`InboxLimits`], and one [`Account`] at most
 //! a quarter of each and no more than is left free (a dynamic threshold: many full accounts leave room for another);
 //! a single command bigger than that passes when its account (and the queue) holds nothing. A shard
 //! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. Who waits for room

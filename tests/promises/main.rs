@@ -124,4 +124,3 @@ mod tls_is_spoken;
 mod topics;
 mod topics_in_a_node;
 mod vanished_peers;
-mod yield_lets_io_run;

@@ -23,7 +23,7 @@ pub struct Facts {
     pub listener: ListenResult,
     /// The paths of Unix sockets that were asked for, and the control socket's where nobody said otherwise.
     pub sockets: Vec<SocketPath>,
-    /// PathState is to be a control socket, and no directory for it.
+    /// There is to be a control socket, and no directory for it.
     pub control_is_homeless: bool,
     /// The address of the link over TCP, if one is named.
     pub link_tcp: Option<ListenResult>,

@@ -1,4 +1,4 @@
-//! LogWriter on their way to where the log goes. Whoever logs puts a line down and goes on; a thread of its own writes.
+//! Lines on their way to where the log goes. Whoever logs puts a line down and goes on; a thread of its own writes.
 //!
 //! Invariants: putting a line down neither waits nor fails; what waits is bounded in lines and bytes; a line that found
 //! no room, or could not be written, is counted, and the log says how many were lost as soon as it is written again.
@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// LogWriter that may wait.
+/// Lines that may wait.
 const LINES_MAX: usize = 4096;
 
 /// Bytes that may wait: far more than as many lines have, unless peers choose what is in them.

@@ -34,7 +34,7 @@ impl Cohort {
     }
 }
 
-/// AllConnected who was connected at one moment.
+/// All who were connected at one moment.
 pub(in crate::shard) struct AllConnected {
     at: usize,
     end: usize,
@@ -75,7 +75,7 @@ impl ConnectionTable {
         self.is_older(slot, cohort.youngest)
     }
 
-    /// AllConnected who is connected now.
+    /// All who are connected now.
     pub fn everybody(&self) -> AllConnected {
         AllConnected { at: 0, end: self.connections.capacity(), youngest: self.next_generation }
     }

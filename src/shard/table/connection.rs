@@ -133,7 +133,7 @@ pub(in crate::shard) enum Tls {
     Open(Sealed),
 }
 
-/// See [`Tls::Handshaking`].
+/// See [`Tls::Shaking`].
 pub(in crate::shard) struct Handshaking {
     pub handshake: Handshake,
     /// Since when: the low bits of the shard's milliseconds.

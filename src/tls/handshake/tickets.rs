@@ -1,4 +1,4 @@
-//! SessionTickets with which clients take up where they were (RFC 8446 4.6.1): what they hold is sealed by keys of ours, so shards
+//! Tickets with which clients take up where they were (RFC 8446 4.6.1): what they hold is sealed by keys of ours, so shards
 //! share the keys and nothing else.
 //!
 //! A key seals for [`ROTATED_EVERY_S`] and opens for as long again, then it is overwritten: so long may who steals one read
