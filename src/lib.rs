@@ -30,7 +30,7 @@
 //! | [`Event`] | what happened to a channel: opened, a message, closed |
 //! | [`Push`], [`Broadcast`], [`Subscribe`], [`Close`], [`Respond`] | orders: options by name, and an end that says whether it may wait |
 //! | [`Policy`] | what happens to a frame for a client that does not keep up |
-//! | [`Ticket`], [`Outcome`] | what became of a push |
+//! | [`Ticket`], [`Outcome`], [`OnNodes`] | what became of a push |
 //!
 //! # Features
 //!
@@ -100,11 +100,11 @@ mod words;
 pub use admission::ConnectionLimits;
 #[cfg(feature = "driver")]
 pub use broker::{
-    Asking, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, BrokerHandle, Builder,
-    ChannelAt, Close, Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetReport, Here, InvalidChannelAt,
-    InvalidMessage, Message, NotYetKnown, Order, Process, ProcessHandle, ProcessName, ProcessReport, Push, PushError,
-    Respond, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied, ShardHandler, ShardOrder, ShardProcess,
-    StartError, Stopped, Subscribe, Ticket, TopicQuery, files_needed,
+    Asking, AskingNodes, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, BrokerHandle,
+    Builder, ChannelAt, Close, Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetReport, Here, InvalidChannelAt,
+    InvalidMessage, Message, NotYetKnown, OnNodes, Order, Presence, Present, Process, ProcessHandle, ProcessName,
+    ProcessReport, Push, PushError, Respond, SAID_WITHIN, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied,
+    ShardHandler, ShardOrder, ShardProcess, StartError, Stopped, Subscribe, Ticket, TopicQuery, files_needed,
 };
 pub use channel::ChannelId;
 #[cfg(feature = "driver")]

@@ -1,5 +1,6 @@
 //! How one order is delivered, beyond what it says: the policy, and who hears of its outcome.
 
+use super::elsewhere::AskNodes;
 use super::ticket::TicketSender;
 use crate::shard::command::Policy;
 use crate::shard::outcome::OutcomePart;
@@ -10,6 +11,8 @@ pub struct DeliveryOptions {
     /// What to do where a channel is over its budget; `None` leaves it to the process' setting.
     pub(super) policy: Option<Policy>,
     pub(super) ask: Option<OutcomeTo>,
+    /// Who wants to hear of the other nodes of the fleet.
+    pub(super) nodes: Option<AskNodes>,
 }
 
 /// Where an outcome goes.
@@ -29,12 +32,12 @@ pub enum OutcomeTo {
 impl DeliveryOptions {
     /// Asks for the outcome as an [`Event::Outcome`](crate::Event::Outcome) with this number.
     pub(crate) fn asking_event(ticket: u64) -> Self {
-        Self { policy: None, ask: Some(OutcomeTo::Event(ticket)) }
+        Self { ask: Some(OutcomeTo::Event(ticket)), ..Self::default() }
     }
 
     /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number, if it failed.
     pub(crate) fn asking_failure(ticket: u64) -> Self {
-        Self { policy: None, ask: Some(OutcomeTo::Failure(ticket)) }
+        Self { ask: Some(OutcomeTo::Failure(ticket)), ..Self::default() }
     }
 
     /// With this policy.

@@ -8,21 +8,26 @@
 
 use super::delivery::OutcomeTo;
 use super::message::Message;
-use super::order::{Broadcast, Order};
+use super::order::{At, Broadcast, Order, Reach};
 use super::process::ProcessHandle;
-use super::pusher::{Audience, PushError, Pusher};
+use super::pusher::{Audience, Full, PushError, Pusher};
+use super::ticket::{Ticket, TicketSender, ticket};
 use super::{BrokerHandle, BrokerShared};
+#[cfg(feature = "fleet")]
+use super::{guest::GuestPushOrder, order::give};
 use crate::admission::ProcessFund;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
-use crate::shard::Directory;
-use crate::shard::command::{Policy, PushFrame};
-use crate::shard::outcome::OutcomePart;
+use crate::resume::Run;
+use crate::shard::command::{Command, Miss, Policy, PushFrame};
+use crate::shard::outcome::{Outcome, OutcomePart};
+use crate::shard::{Directory, Owner};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Who reaches other brokers.
 pub trait Elsewhere: Send + Sync {
@@ -31,6 +36,9 @@ pub trait Elsewhere: Send + Sync {
 
     /// A channel here is about to belong to a topic of `process`. The part is settled once others know it.
     fn listen(&self, process: &ProcessId, topic: &Arc<str>, part: Option<Box<OutcomePart>>);
+
+    /// Asks the others how many subscribers a topic of `process` has there.
+    fn count(&self, process: &ProcessId, topic: &Arc<str>, asker: Asker<Presence>);
 
     /// This broker's name among the others.
     fn node(&self) -> &str;
@@ -51,6 +59,94 @@ pub struct Abroad {
     pub policy: Option<Policy>,
     /// Its part of the outcome.
     pub part: Option<Box<OutcomePart>>,
+    /// Who wants to hear what became of it there.
+    pub nodes: Option<AskNodes>,
+}
+
+/// What became of a push on the other nodes of a fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnNodes {
+    /// What each node has said of its own channels. One without any in the audience has said so, with zeros.
+    pub said: BTreeMap<Arc<str>, Outcome>,
+    /// Nodes that are there and have not said within [`SAID_WITHIN`](crate::SAID_WITHIN): what became of it there is not known.
+    pub silent: BTreeSet<Arc<str>>,
+    /// The counts are not all: a node is silent, or the push did not leave (its outcome says why).
+    pub is_partial: bool,
+}
+
+/// How a node of this name is called in a fleet, unless it is named otherwise: in subjects of NATS `.` means something.
+pub fn name_of_node(node: &str) -> String {
+    node.replace('.', "-")
+}
+
+/// How long other nodes have to say what became of a push.
+pub const SAID_WITHIN: Duration = Duration::from_millis(250);
+
+/// The subscribers of a topic on the other nodes of a fleet, as they have said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// What each node has said last, and how long ago.
+    pub nodes: BTreeMap<Arc<str>, Present>,
+    /// Nodes that are there and have never said, as far as is remembered.
+    pub unknown: BTreeSet<Arc<str>>,
+    /// It is not what all nodes say now: one is unknown, or has not said it within [`SAID_WITHIN`](crate::SAID_WITHIN).
+    pub is_partial: bool,
+}
+
+/// What a node has said of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Present {
+    /// Its subscribers.
+    pub subscribers: usize,
+    /// How long ago it has said so: zero is now.
+    pub age: Duration,
+}
+
+/// What is told where nobody says anything.
+pub trait Untold {
+    /// It.
+    fn untold() -> Self;
+}
+
+impl Untold for OnNodes {
+    fn untold() -> Self {
+        Self { is_partial: true, ..Self::default() }
+    }
+}
+
+impl Untold for Presence {
+    fn untold() -> Self {
+        Self { is_partial: true, ..Self::default() }
+    }
+}
+
+/// Who is told what other nodes say. Dropping it tells that nothing is known.
+#[derive(Debug)]
+pub struct Asker<T: Untold>(Option<TicketSender<T>>);
+
+/// Who is told what became of a push on other nodes.
+pub type AskNodes = Asker<OnNodes>;
+
+impl<T: Untold> Asker<T> {
+    pub(super) fn new() -> (Self, Ticket<T>) {
+        let (teller, ticket) = ticket();
+        (Self(Some(teller)), ticket)
+    }
+
+    /// Tells it.
+    pub fn tell(mut self, said: T) {
+        if let Some(teller) = self.0.take() {
+            teller.tell(said);
+        }
+    }
+}
+
+impl<T: Untold> Drop for Asker<T> {
+    fn drop(&mut self) {
+        if let Some(teller) = self.0.take() {
+            teller.tell(T::untold());
+        }
+    }
 }
 
 /// To whom a push goes that is for other brokers.
@@ -58,8 +154,15 @@ pub struct Abroad {
 pub enum AbroadTo {
     /// An audience, on all of them.
     All(Audience),
-    /// A channel of one of them.
-    Channel(ChannelAt),
+    /// Channels of one of them.
+    Channels {
+        /// Which.
+        node: Arc<str>,
+        /// The channels there.
+        list: Vec<ChannelId>,
+        /// They are of whatever process has let the sender in, rather than of the process of its name.
+        as_guest: bool,
+    },
 }
 
 /// A channel of a broker in a fleet: written `NODE/ID`, as in `node-2/4711`.
@@ -194,8 +297,10 @@ pub struct FleetNode {
     pub node: String,
     /// Its version of pushring.
     pub version: String,
-    /// Where clients connect to it.
+    /// Where it listens.
     pub address: String,
+    /// Where clients reach it alone, as it was told (`fleet_address`).
+    pub public: String,
     /// Its live channels, as it last said.
     pub channels: u64,
     /// How long ago it was heard, in milliseconds.
@@ -266,6 +371,18 @@ impl BrokerHandle {
         self.shared.elsewhere.get().map(|elsewhere| elsewhere.report())
     }
 
+    /// What names this run of the broker in the tokens with which clients come back.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
+    pub(crate) fn run(&self) -> Run {
+        self.shared.keys.run()
+    }
+
+    /// Tells where clients reach the brokers of other runs: who comes back here instead hears it.
+    #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
+    pub(crate) fn set_other_runs(&self, others: BTreeMap<Run, Arc<str>>) {
+        self.shared.keys.others().set(others);
+    }
+
     /// The live channels of all processes that are attached.
     #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
     pub(crate) fn connections(&self) -> usize {
@@ -274,12 +391,37 @@ impl BrokerHandle {
 }
 
 impl ProcessHandle {
+    /// Whether its broker is in a fleet, so that its audiences may have members elsewhere.
+    pub(crate) fn is_in_fleet(&self) -> bool {
+        self.pusher.elsewhere().is_some()
+    }
+
+    /// How many channels are subscribed to a topic of the process of this name on the other nodes of the fleet; those here
+    /// are [counted](Self::subscribers) beside it. The ticket is settled within [`SAID_WITHIN`](crate::SAID_WITHIN): of a node
+    /// that has not said by then it tells what it has said last, and how long ago.
+    pub fn presence(&self, topic: &str) -> Ticket<Presence> {
+        let (asker, ticket) = Asker::new();
+        match (self.pusher.elsewhere(), self.pusher.process()) {
+            (Some(elsewhere), Some(process)) => elsewhere.count(process, &topic.into(), asker),
+            _ => asker.tell(Presence::default()),
+        }
+        ticket
+    }
+
     /// A message to a channel of the process of this name on another node of the fleet, or on this one.
     /// What has become of it there is not told: the outcome says what kept it from leaving (`fleet_full`, `fleet_down`,
     /// `fleet_too_large`).
     pub fn push_at(&self, to: &ChannelAt, message: Message) -> super::Push<'_> {
         let is_here = self.pusher.elsewhere().is_some_and(|elsewhere| elsewhere.node() == &*to.node);
-        super::Push { at: (!is_here).then(|| to.node.clone()), ..self.push(to.channel, message) }
+        let at = (!is_here).then(|| At { node: to.node.clone(), as_guest: false });
+        super::Push { at, ..self.push(to.channel, message) }
+    }
+
+    /// The same to a channel of another node whose owner, whatever process that is, has let this process in.
+    #[cfg(feature = "node")]
+    pub(crate) fn push_as_guest(&self, to: &ChannelAt, message: Message) -> super::Push<'_> {
+        let at = Some(At { node: to.node.clone(), as_guest: true });
+        super::Push { at, ..self.push(to.channel, message) }
     }
 }
 
@@ -287,6 +429,9 @@ impl ProcessHandle {
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
 pub(crate) struct Hands {
     shared: Arc<BrokerShared>,
+    /// In whose name guests are served.
+    #[cfg(feature = "fleet")]
+    operator: Pusher,
     /// Of those for which something came lately.
     pushers: HashMap<ProcessId, (OwnerId, Pusher)>,
 }
@@ -304,11 +449,16 @@ pub(crate) type Audiences = BTreeMap<ProcessId, Vec<Arc<str>>>;
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
 impl Hands {
     pub fn new(handle: &BrokerHandle) -> Self {
-        Self { shared: handle.shared.clone(), pushers: HashMap::new() }
+        Self {
+            shared: handle.shared.clone(),
+            #[cfg(feature = "fleet")]
+            operator: handle.pusher.clone(),
+            pushers: HashMap::new(),
+        }
     }
 
     /// Pushes in the name of `process`, if there is such a process here. Blocks the thread until there is room in the
-    /// shards' inboxes. Returns whether there is one.
+    /// shards' inboxes. Returns whether there is one. The part is settled with what became of it.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -318,24 +468,62 @@ impl Hands {
         to: Audience,
         message: Message,
         policy: Option<Policy>,
+        part: Option<Box<OutcomePart>>,
     ) -> Result<bool, PushError> {
         let Some(owner) = self.shared.directory().find(process) else {
             self.pushers.remove(process);
+            if let (Some(mut part), Audience::Channels(list)) = (part, to) {
+                part.counts.not_found = list.len();
+            }
             return Ok(false);
         };
+        let pusher = self.pusher_of(process, &owner);
+        let delivery = super::DeliveryOptions { policy, ask: part.map(OutcomeTo::Part), nodes: None };
+        let broadcast = Broadcast { pusher, audience: to, except: Vec::new(), message, delivery, reach: Reach::Here };
+        broadcast.check()?;
+        broadcast.send()?;
+        Ok(true)
+    }
+
+    fn pusher_of(&mut self, process: &ProcessId, owner: &Owner) -> &Pusher {
         if self.pushers.get(process).is_none_or(|(id, _)| *id != owner.id) {
             if self.pushers.len() >= AT_HAND_MAX {
                 self.pushers.clear();
             }
-            let pusher = Pusher::of_process(self.shared.clone(), &owner);
+            let pusher = Pusher::of_process(self.shared.clone(), owner);
             self.pushers.insert(process.clone(), (owner.id, pusher));
         }
-        let (_, pusher) = &self.pushers[process];
-        let delivery = super::DeliveryOptions { policy, ask: None };
-        let broadcast = Broadcast { pusher, audience: to, except: Vec::new(), message, delivery, everywhere: false };
-        broadcast.check()?;
-        broadcast.send()?;
-        Ok(true)
+        &self.pushers[process].1
+    }
+
+    /// Has the channels of an audience of `process` that outlive their connections count messages that were lost, if there
+    /// is such a process here. Blocks the thread as [`push`](Self::push).
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn miss(&mut self, process: &ProcessId, to: Audience, count: u32) -> Result<(), PushError> {
+        let Some(owner) = self.shared.directory().find(process) else { return Ok(()) };
+        let pusher = self.pusher_of(process, &owner);
+        let miss = |audience| Command::Miss(Box::new(Miss { audience, owner: owner.id, count }));
+        let commands = pusher.split(to).into_iter().map(|(shard, audience)| (shard, miss(audience)));
+        pusher.give(commands.collect(), Full::Wait)
+    }
+
+    /// Pushes in the name of a process on another node, to channels that it was let in to. Blocks the thread as
+    /// [`push`](Self::push).
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    #[cfg(feature = "fleet")]
+    pub fn push_as_guest(
+        &self,
+        guest: Arc<str>,
+        channels: Vec<ChannelId>,
+        message: Message,
+        part: Option<Box<OutcomePart>>,
+    ) -> Result<(), PushError> {
+        let delivery = super::DeliveryOptions { ask: part.map(OutcomeTo::Part), ..super::DeliveryOptions::default() };
+        give(GuestPushOrder { pusher: &self.operator, guest, channels, message, delivery }, Full::Wait)
     }
 
     /// The paths on which each process may have channels, of those processes that have any.
@@ -376,6 +564,12 @@ impl Hands {
     pub fn has_subscribers(&self, process: &ProcessId, topic: &str) -> bool {
         let owner = self.shared.directory().find(process);
         owner.is_some_and(|owner| owner.topics.find(topic).is_some())
+    }
+
+    /// How many.
+    pub fn subscribers(&self, process: &ProcessId, topic: &str) -> usize {
+        let owner = self.shared.directory().find(process);
+        owner.and_then(|owner| owner.topics.find(topic)).map_or(0, |topic| topic.subscribers())
     }
 
     fn directory(&self) -> Directory {

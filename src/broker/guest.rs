@@ -5,7 +5,10 @@ use super::message::Message;
 use super::order::{Commands, Order};
 use super::pusher::{Audience, Pusher};
 use crate::channel::ChannelId;
-use crate::shard::command::{Command, GrantCommand, GuestPushCommand, ShardAudience};
+#[cfg(feature = "node")]
+use crate::shard::command::GrantCommand;
+use crate::shard::command::{Command, GuestPushCommand, ShardAudience};
+#[cfg(feature = "node")]
 use smallvec::smallvec;
 use std::sync::Arc;
 
@@ -42,6 +45,7 @@ impl<'p> Order<'p> for GuestPushOrder<'p> {
 }
 
 /// A guest of one channel, who is let in or no more.
+#[cfg(feature = "node")]
 pub(crate) struct GrantOrder<'p> {
     pub(super) pusher: &'p Pusher,
     pub(super) channel: ChannelId,
@@ -50,6 +54,7 @@ pub(crate) struct GrantOrder<'p> {
     pub(super) delivery: DeliveryOptions,
 }
 
+#[cfg(feature = "node")]
 impl<'p> Order<'p> for GrantOrder<'p> {
     fn pusher(&self) -> &'p Pusher {
         self.pusher

@@ -31,7 +31,7 @@ mod delivery;
 mod drain_watch;
 mod elsewhere;
 mod error;
-#[cfg(feature = "node")]
+#[cfg(any(feature = "node", feature = "fleet"))]
 mod guest;
 mod here;
 #[cfg(feature = "node")]
@@ -63,9 +63,14 @@ pub use batch::Batch;
 pub use builder::Builder;
 pub use config::Config;
 pub(crate) use delivery::DeliveryOptions;
+#[cfg(any(feature = "node", feature = "fleet"))]
+pub(crate) use elsewhere::name_of_node;
 #[cfg(feature = "fleet")]
-pub(crate) use elsewhere::{Abroad, AbroadTo, Elsewhere, Hands};
-pub use elsewhere::{ChannelAt, FleetCounts, FleetLine, FleetNode, FleetReport, InvalidChannelAt};
+pub(crate) use elsewhere::{Abroad, AbroadTo, AskNodes, Asker, Elsewhere, Hands};
+pub use elsewhere::{
+    ChannelAt, FleetCounts, FleetLine, FleetNode, FleetReport, InvalidChannelAt, OnNodes, Presence, Present,
+    SAID_WITHIN,
+};
 pub use error::{AttachError, BindPathError, ServiceError, ShardDied, StartError};
 #[cfg(feature = "node")]
 pub use kernel::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};
@@ -73,7 +78,7 @@ pub use message::{InvalidMessage, Message, PAYLOAD_BYTES_MAX};
 pub use on_shards::{Here, ShardHandler, ShardOrder, ShardProcess};
 pub use open_files::{files_needed, limits_within_files};
 pub use operate::{Cursor, ProcessReport, TopicQuery};
-pub use order::{Asking, Broadcast, Close, Order, Push, Respond, Sending, SendingAsked, Subscribe};
+pub use order::{Asking, AskingNodes, Broadcast, Close, Order, Push, Respond, Sending, SendingAsked, Subscribe};
 pub use process::{AttachOptions, Process, ProcessHandle, ProcessName, Stopped};
 pub use pusher::{Audience, PushError};
 pub use ticket::{NotYetKnown, Ticket};
@@ -94,7 +99,6 @@ use crate::gateway::{OwnerId, Settings, Snapshot};
 use crate::queue::orders::{self as inbox, Account, InboxSender};
 use crate::resume::Keys;
 use crate::shard::command::{Acknowledge, Command};
-use crate::shard::disconnects::DISCONNECTS_MAX;
 use crate::shard::turn::Inboxes;
 use crate::shard::{Common, Directory};
 use crossbeam_channel::{Receiver, bounded};
@@ -138,6 +142,8 @@ pub(crate) struct BrokerShared {
     tls_address: Option<SocketAddr>,
     /// Who reaches other brokers, once somebody does.
     elsewhere: OnceLock<Arc<dyn elsewhere::Elsewhere>>,
+    /// What tokens of this run are made with, and where other runs' brokers are.
+    keys: Keys,
 }
 
 /// The directory as it is.
@@ -210,6 +216,7 @@ impl Broker {
                 address,
                 tls_address,
                 elsewhere: OnceLock::new(),
+                keys: common.resume.clone(),
             }),
             driver: config.driver,
             threads: Vec::new(),
@@ -414,29 +421,6 @@ impl BrokerHandle {
     /// What is held for each process, the fullest first; without those for whom nothing is held.
     pub fn held_by_process(&self) -> Vec<TenantReport> {
         self.shared.memory.report()
-    }
-
-    /// The shards as they are now, in order. Empty once the broker has stopped.
-    pub fn reports(&self) -> Vec<Report> {
-        let (sender, reports) = bounded(self.shared.inboxes.len());
-        // A shard that has stopped drops its copy of the sender.
-        let _ = self.shared.send_all(|_| Command::Report(sender.clone()));
-        drop(sender);
-        let mut reports: Vec<Report> = reports.iter().collect();
-        reports.sort_unstable_by_key(|report| report.shard);
-        reports
-    }
-
-    /// The last 1,000 channels that ended, and why, the newest last; clients that opened a WebSocket and did not register
-    /// are among them. Empty once the broker has stopped.
-    pub fn disconnects(&self) -> Vec<Disconnect> {
-        let (sender, shards) = bounded(self.shared.inboxes.len());
-        // A shard that has stopped drops its copy of the sender.
-        let _ = self.shared.send_all(|_| Command::Disconnects(sender.clone()));
-        drop(sender);
-        let mut all: Vec<Disconnect> = shards.iter().flatten().collect();
-        all.sort_by_key(|disconnect| disconnect.unix_ms);
-        all.split_off(all.len().saturating_sub(DISCONNECTS_MAX))
     }
 
     /// Closes every channel with 1001, gives clients `within` to answer, and lets [`Broker::wait`] return.

@@ -7,7 +7,7 @@
 
 use super::here::OnAShard;
 use super::message::Message;
-use super::order::{Broadcast, Close, Commands, Order, Push, Respond, Subscribe, close_frame};
+use super::order::{Broadcast, Close, Commands, Order, Push, Reach, Respond, Subscribe, close_frame};
 use super::process::{AttachOptions, ProcessHandle, ProcessName, ended_or_failed, failed};
 use super::pusher::{Audience, Full, PushError, Pusher, give_each};
 use super::{AttachError, Broker, BrokerHandle, BrokerShared, DeliveryOptions, Policy};
@@ -424,7 +424,7 @@ impl<'a> Here<'a> {
     pub fn broadcast(&mut self, message: Message) -> ShardOrder<'_, Broadcast<'a>> {
         let (audience, except) = (Audience::Process, Vec::new());
         let (pusher, delivery) = (self.pusher, DeliveryOptions::default());
-        let order = Broadcast { pusher, audience, except, message, delivery, everywhere: false };
+        let order = Broadcast { pusher, audience, except, message, delivery, reach: Reach::Here };
         ShardOrder { order, door: &mut self.door }
     }
 

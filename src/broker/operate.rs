@@ -4,11 +4,12 @@
 //! change as a whole or not at all.
 
 use super::pusher::Pusher;
-use super::{BrokerHandle, BrokerShared, Config, ProcessHandle, PushError};
+use super::{BrokerHandle, BrokerShared, Config, Disconnect, ProcessHandle, PushError, Report};
 use crate::admission;
 use crate::gateway::{Challenges, Settings};
 use crate::process_id::ProcessId;
 use crate::shard::command::Command;
+use crate::shard::disconnects::DISCONNECTS_MAX;
 use crate::shard::operating::{ChannelFilter, ChannelPage, ChannelReport, Drain};
 use crate::shard::topics::TopicReport;
 use crossbeam_channel::bounded;
@@ -72,6 +73,29 @@ pub struct ProcessReport {
 }
 
 impl BrokerHandle {
+    /// The shards as they are now, in order. Empty once the broker has stopped.
+    pub fn reports(&self) -> Vec<Report> {
+        let (sender, reports) = bounded(self.shared.inboxes.len());
+        // A shard that has stopped drops its copy of the sender.
+        let _ = self.shared.send_all(|_| Command::Report(sender.clone()));
+        drop(sender);
+        let mut reports: Vec<Report> = reports.iter().collect();
+        reports.sort_unstable_by_key(|report| report.shard);
+        reports
+    }
+
+    /// The last 1,000 channels that ended, and why, the newest last; clients that opened a WebSocket and did not register
+    /// are among them. Empty once the broker has stopped.
+    pub fn disconnects(&self) -> Vec<Disconnect> {
+        let (sender, shards) = bounded(self.shared.inboxes.len());
+        // A shard that has stopped drops its copy of the sender.
+        let _ = self.shared.send_all(|_| Command::Disconnects(sender.clone()));
+        drop(sender);
+        let mut all: Vec<Disconnect> = shards.iter().flatten().collect();
+        all.sort_by_key(|disconnect| disconnect.unix_ms);
+        all.split_off(all.len().saturating_sub(DISCONNECTS_MAX))
+    }
+
     /// At most `limit` channels that pass `filter`, from `cursor` on (0: from the first), and where to go on, if there may
     /// be more. Channels that open or close between two pages may be in both or in none.
     pub fn channels(

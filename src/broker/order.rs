@@ -9,7 +9,7 @@
 //! Invariant: nothing is given before the end is called.
 
 use super::delivery::{DeliveryOptions, OutcomeTo};
-use super::elsewhere::{Abroad, AbroadTo, ChannelAt};
+use super::elsewhere::{Abroad, AbroadTo, AskNodes, OnNodes};
 use super::message::{Message, PAYLOAD_BYTES_MAX};
 use super::pusher::{Audience, Full, PushError, Pusher};
 use super::ticket::{Ticket, ticket};
@@ -59,7 +59,7 @@ pub trait Order<'p>: Sized {
 }
 
 /// Gives an order that was checked: to the shards, and behind them to other brokers.
-fn give<'p>(mut order: impl Order<'p>, full: Full) -> Result<(), PushError> {
+pub(super) fn give<'p>(mut order: impl Order<'p>, full: Full) -> Result<(), PushError> {
     let (pusher, abroad) = (order.pusher(), order.take_abroad());
     pusher.give(order.into_commands(), full)?;
     pusher.give_abroad(abroad);
@@ -135,20 +135,34 @@ macro_rules! asks {
 pub struct Push<'p> {
     pub(super) pusher: &'p Pusher,
     pub(super) channel: ChannelId,
-    /// On this node of the fleet instead.
-    pub(super) at: Option<Arc<str>>,
+    /// On another node of the fleet instead.
+    pub(super) at: Option<At>,
     pub(super) message: Message,
     pub(super) delivery: DeliveryOptions,
+}
+
+/// Where a push goes that is for a channel of another node.
+#[derive(Debug, Clone)]
+pub(super) struct At {
+    /// The node.
+    pub node: Arc<str>,
+    /// To a channel that its owner has let this process in to, rather than one of the process of this name.
+    pub as_guest: bool,
 }
 
 ends!(Push);
 asks!(Push);
 
-impl Push<'_> {
+impl<'p> Push<'p> {
     /// What to do if the channel is over its budget. Default: the process' own policy.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.delivery.policy = Some(policy);
         self
+    }
+
+    /// Asks what became of it here, and at the node that it is for.
+    pub fn ask_nodes(self) -> AskingNodes<'p, Self> {
+        AskingNodes::of(self)
     }
 
     /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number if the channel is gone, closing or another
@@ -173,14 +187,9 @@ impl<'p> Order<'p> for Push<'p> {
     }
 
     fn take_abroad(&mut self) -> Option<Abroad> {
-        let to = AbroadTo::Channel(ChannelAt { node: self.at.clone()?, channel: self.channel });
-        let parts = self.pusher.parts(self.delivery.ask.take(), 1);
-        let mut part = parts.into_iter().next().flatten();
-        if let (Some(part), None) = (&mut part, self.pusher.elsewhere()) {
-            part.counts.fleet_down = 1;
-        }
-        let purse = self.pusher.purse.clone()?;
-        Some(Abroad { purse, to, frame: self.message.0.clone(), policy: self.delivery.policy, part })
+        let Some(At { node, as_guest }) = self.at.clone() else { return nobody_abroad(&mut self.delivery) };
+        let to = AbroadTo::Channels { node, list: vec![self.channel], as_guest };
+        to_one_node(self.pusher, &mut self.delivery, to, &self.message)
     }
 
     fn into_commands(self) -> Commands {
@@ -204,13 +213,24 @@ pub struct Broadcast<'p> {
     pub(super) except: Vec<ChannelId>,
     pub(super) message: Message,
     pub(super) delivery: DeliveryOptions,
-    pub(super) everywhere: bool,
+    pub(super) reach: Reach,
+}
+
+/// On which brokers a broadcast's audience is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// On this one.
+    Here,
+    /// On this one and all others of the fleet.
+    Everywhere,
+    /// On one other.
+    Node(Arc<str>),
 }
 
 ends!(Broadcast);
 asks!(Broadcast);
 
-impl Broadcast<'_> {
+impl<'p> Broadcast<'p> {
     /// To whom, instead of all channels of the process: a list of channels, or an [`Audience`].
     pub fn to(mut self, audience: impl Into<Audience>) -> Self {
         self.audience = audience.into();
@@ -235,6 +255,11 @@ impl Broadcast<'_> {
         self
     }
 
+    /// Asks what became of it here, and on each other node that it is for.
+    pub fn ask_nodes(self) -> AskingNodes<'p, Self> {
+        AskingNodes::of(self)
+    }
+
     /// Reaches the channels of the process of this name on every node of the fleet: its audience is a topic, a path or the
     /// whole process, and what is left out are channels here. Without a fleet everywhere is here. Local channels do not wait
     /// for it; the outcome counts them, and says what kept the message from leaving (`fleet_full`, `fleet_down`,
@@ -245,7 +270,15 @@ impl Broadcast<'_> {
 
     /// As [`everywhere`](Self::everywhere), or not.
     pub(crate) fn everywhere_if(mut self, everywhere: bool) -> Self {
-        self.everywhere = everywhere;
+        self.reach = if everywhere { Reach::Everywhere } else { Reach::Here };
+        self
+    }
+
+    /// Reaches channels of another node of the fleet, or of this one, by its name: its audience is a list. The outcome says what
+    /// kept the message from leaving; what became of it there is told to who [asks nodes](Self::ask_nodes).
+    pub fn on_node(mut self, node: &str) -> Self {
+        let is_here = self.pusher.elsewhere().is_some_and(|elsewhere| elsewhere.node() == node);
+        self.reach = if is_here { Reach::Here } else { Reach::Node(node.into()) };
         self
     }
 }
@@ -259,8 +292,12 @@ impl<'p> Order<'p> for Broadcast<'p> {
         if let Audience::Topic(name) = &self.audience {
             topic::check(name)?;
         }
-        if self.everywhere && matches!(self.audience, Audience::Channels(_)) {
-            return Err(PushError::ChannelsAreHere);
+        match (&self.reach, &self.audience) {
+            (Reach::Everywhere, Audience::Channels(_)) => return Err(PushError::ChannelsAreHere),
+            (Reach::Node(_), Audience::Path(_) | Audience::Topic(_) | Audience::Process) => {
+                return Err(PushError::OnlyChannels);
+            }
+            _ => {}
         }
         check_size(&self.message)
     }
@@ -270,8 +307,12 @@ impl<'p> Order<'p> for Broadcast<'p> {
     }
 
     fn take_abroad(&mut self) -> Option<Abroad> {
-        if !self.everywhere || self.pusher.elsewhere().is_none() {
-            return None;
+        if let (Reach::Node(node), Audience::Channels(list)) = (&self.reach, &self.audience) {
+            let to = AbroadTo::Channels { node: node.clone(), list: list.clone(), as_guest: false };
+            return to_one_node(self.pusher, &mut self.delivery, to, &self.message);
+        }
+        if self.reach == Reach::Here || self.pusher.elsewhere().is_none() {
+            return nobody_abroad(&mut self.delivery);
         }
         let purse = self.pusher.purse.clone()?;
         let mut part = None;
@@ -281,11 +322,15 @@ impl<'p> Order<'p> for Broadcast<'p> {
             self.delivery.ask = parts.next().map(OutcomeTo::Part);
         }
         let to = AbroadTo::All(self.audience.clone());
-        Some(Abroad { purse, to, frame: self.message.0.clone(), policy: self.delivery.policy, part })
+        let nodes = self.delivery.nodes.take();
+        Some(Abroad { purse, to, frame: self.message.0.clone(), policy: self.delivery.policy, part, nodes })
     }
 
     fn into_commands(self) -> Commands {
-        let Self { pusher, audience, mut except, message, delivery, .. } = self;
+        let Self { pusher, audience, mut except, message, delivery, reach } = self;
+        if matches!(reach, Reach::Node(_)) {
+            return Commands::new();
+        }
         let Some(owner) = pusher.owner else { unreachable!("operators have no audience") };
         except.sort_unstable();
         let except: Arc<[ChannelId]> = except.into();
@@ -468,6 +513,26 @@ fn response(pusher: &Pusher, status: u16, headers: HeaderFields, body: Bytes) ->
     }
 }
 
+/// What is for channels of one other node; the whole outcome is that of its leaving.
+fn to_one_node(pusher: &Pusher, delivery: &mut DeliveryOptions, to: AbroadTo, message: &Message) -> Option<Abroad> {
+    let parts = pusher.parts(delivery.ask.take(), 1);
+    let mut part = parts.into_iter().next().flatten();
+    if let (Some(part), None) = (&mut part, pusher.elsewhere()) {
+        part.counts.fleet_down = 1;
+    }
+    let purse = pusher.purse.clone()?;
+    let nodes = delivery.nodes.take();
+    Some(Abroad { purse, to, frame: message.0.clone(), policy: delivery.policy, part, nodes })
+}
+
+/// What is for nobody else: of other nodes there is nothing to say.
+fn nobody_abroad(delivery: &mut DeliveryOptions) -> Option<Abroad> {
+    if let Some(nodes) = delivery.nodes.take() {
+        nodes.tell(OnNodes::default());
+    }
+    None
+}
+
 fn check_size(message: &Message) -> Result<(), PushError> {
     if message.payload().len() <= PAYLOAD_BYTES_MAX { Ok(()) } else { Err(PushError::TooLarge) }
 }
@@ -475,6 +540,44 @@ fn check_size(message: &Message) -> Result<(), PushError> {
 /// The close frame of this code, if it is one that may travel (RFC 6455 7.4), and reason.
 pub(super) fn close_frame(code: u16, reason: &str) -> CloseFrame {
     CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() }
+}
+
+/// A push of which is asked what became of it on each node: its ends give a [`Ticket`] to what became of it here, and one to
+/// what the other nodes have said, which is settled within [`SAID_WITHIN`](crate::SAID_WITHIN) of its leaving.
+#[must_use = "nothing is given before the end is called: try_send or send"]
+pub struct AskingNodes<'p, O> {
+    order: O,
+    broker: PhantomData<&'p Pusher>,
+}
+
+impl<'p, O: Order<'p>> AskingNodes<'p, O> {
+    fn of(order: O) -> Self {
+        Self { order, broker: PhantomData }
+    }
+
+    /// Gives the order, and never waits.
+    ///
+    /// # Errors
+    /// It was not accepted: see [`PushError`].
+    pub fn try_send(self) -> Result<(Ticket, Ticket<OnNodes>), PushError> {
+        self.give(Full::Refuse)
+    }
+
+    /// Gives the order. Blocks the thread until there is room in the shards' inboxes.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub fn send(self) -> Result<(Ticket, Ticket<OnNodes>), PushError> {
+        self.give(Full::Wait)
+    }
+
+    fn give(mut self, full: Full) -> Result<(Ticket, Ticket<OnNodes>), PushError> {
+        self.order.check()?;
+        let ((teller, ticket), (nodes, on_nodes)) = (ticket(), AskNodes::new());
+        let delivery = self.order.delivery();
+        (delivery.ask, delivery.nodes) = (Some(OutcomeTo::Ticket(teller)), Some(nodes));
+        give(self.order, full).map(|()| (ticket, on_nodes))
+    }
 }
 
 /// An order whose outcome is asked for: its ends give a [`Ticket`].

@@ -7,7 +7,7 @@ use super::batch::Batch;
 use super::elsewhere::ChannelAt;
 use super::here::is_on_a_shard;
 use super::message::Message;
-use super::order::{Broadcast, Close, Push, Respond, Subscribe, close_frame};
+use super::order::{Broadcast, Close, Push, Reach, Respond, Subscribe, close_frame};
 use super::pusher::{Audience, Pusher};
 use super::{AttachError, BindPathError, BrokerShared};
 use crate::admission::{Charge, HeldAs, ProcessFund};
@@ -425,7 +425,7 @@ impl ProcessHandle {
     /// ```
     pub fn broadcast(&self, message: Message) -> Broadcast<'_> {
         let (audience, except) = (Audience::Process, Vec::new());
-        Broadcast { pusher: &self.pusher, audience, except, message, delivery: Default::default(), everywhere: false }
+        Broadcast { pusher: &self.pusher, audience, except, message, delivery: Default::default(), reach: Reach::Here }
     }
 
     /// Subscribes a channel of this process to a topic: a name of 1 to 255 bytes, which means something within this process

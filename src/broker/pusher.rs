@@ -70,6 +70,9 @@ pub enum PushError {
     /// [`push_at`](crate::ProcessHandle::push_at).
     #[error("a list of channels is of this node: push to channels of others one by one, as NODE/ID")]
     ChannelsAreHere,
+    /// It is for one other node, and its audience is no list.
+    #[error("on one other node channels are reached by a list of their ids; other audiences are everywhere")]
+    OnlyChannels,
     /// A topic's name is empty or too long.
     #[error(transparent)]
     Topic(#[from] InvalidTopic),

@@ -12,37 +12,38 @@ use std::time::Duration;
 /// The outcome is there as soon as every shard has offered the frame to its sockets; clients do not delay it.
 #[derive(Debug)]
 #[must_use = "a push whose outcome nobody wants to hear of need not be asked"]
-pub struct Ticket(Arc<TicketShared>);
+pub struct Ticket<T = Outcome>(Arc<TicketShared<T>>);
 
 /// The outcome was not known in time. The ticket stays good: wait again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the outcome of the push was not known in time; the ticket stays good")]
 pub struct NotYetKnown;
 
-#[derive(Debug, Default)]
-struct TicketShared {
-    state: Mutex<TicketState>,
+#[derive(Debug)]
+struct TicketShared<T> {
+    state: Mutex<TicketState<T>>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct TicketState {
-    outcome: Option<Outcome>,
+#[derive(Debug)]
+struct TicketState<T> {
+    outcome: Option<T>,
     waiting: Option<Waker>,
 }
 
 /// The other end of a [`Ticket`].
 #[derive(Debug)]
-pub(super) struct TicketSender(Arc<TicketShared>);
+pub(super) struct TicketSender<T = Outcome>(Arc<TicketShared<T>>);
 
-pub(super) fn ticket() -> (TicketSender, Ticket) {
-    let told = Arc::<TicketShared>::default();
+pub(super) fn ticket<T>() -> (TicketSender<T>, Ticket<T>) {
+    let state = Mutex::new(TicketState { outcome: None, waiting: None });
+    let told = Arc::new(TicketShared { state, changed: Condvar::new() });
     (TicketSender(told.clone()), Ticket(told))
 }
 
-impl TicketSender {
+impl<T> TicketSender<T> {
     /// Tells the outcome. Whoever asked may not wait any more.
-    pub(super) fn tell(&self, outcome: Outcome) {
+    pub(super) fn tell(&self, outcome: T) {
         let mut state = self.0.state();
         state.outcome = Some(outcome);
         let waiting = state.waiting.take();
@@ -54,30 +55,30 @@ impl TicketSender {
     }
 }
 
-impl Ticket {
+impl<T: Clone> Ticket<T> {
     /// Waits for the outcome. Blocks the thread; in async code, await the ticket.
     ///
     /// # Errors
     /// It was not known within `timeout`.
-    pub fn wait(&self, timeout: Duration) -> Result<Outcome, NotYetKnown> {
+    pub fn wait(&self, timeout: Duration) -> Result<T, NotYetKnown> {
         super::here::must_not_be_on_a_shard();
-        let is_open = |state: &mut TicketState| state.outcome.is_none();
+        let is_open = |state: &mut TicketState<T>| state.outcome.is_none();
         let waited = self.0.changed.wait_timeout_while(self.0.state(), timeout, is_open);
-        waited.unwrap_or_else(PoisonError::into_inner).0.outcome.ok_or(NotYetKnown)
+        waited.unwrap_or_else(PoisonError::into_inner).0.outcome.clone().ok_or(NotYetKnown)
     }
 
     /// The outcome, if it is known already. Never waits.
-    pub fn get(&self) -> Option<Outcome> {
-        self.0.state().outcome
+    pub fn get(&self) -> Option<T> {
+        self.0.state().outcome.clone()
     }
 }
 
-impl Future for Ticket {
-    type Output = Outcome;
+impl<T: Clone> Future for Ticket<T> {
+    type Output = T;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let mut state = self.0.state();
-        match state.outcome {
+        match state.outcome.clone() {
             Some(outcome) => Poll::Ready(outcome),
             None => {
                 state.waiting = Some(context.waker().clone());
@@ -87,8 +88,8 @@ impl Future for Ticket {
     }
 }
 
-impl TicketShared {
-    fn state(&self) -> MutexGuard<'_, TicketState> {
+impl<T> TicketShared<T> {
+    fn state(&self) -> MutexGuard<'_, TicketState<T>> {
         // What a panic left behind is whole: each change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

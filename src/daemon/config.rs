@@ -266,6 +266,10 @@ settings! {
     fleet_name: String = "main".to_owned() => Restart;
     /// This node's name in it, which no other node may have: letters, digits, `-` and `_`. Empty: `node`, with `-` for `.`.
     fleet_node: String = String::new() => Restart;
+    /// Where clients reach this node alone, as wss://node-1.example.com; who comes back to another node with a channel of this
+    /// one is told it. Empty: nobody is.
+    #[arg(value_name = "URL")]
+    fleet_address: String = String::new() => Restart;
     /// The file with which NATS is shown who this is: as `nsc` makes it, the seed of an nkey, or a line USER:PASSWORD.
     #[arg(value_name = "FILE")]
     fleet_credentials_file: PathBuf = PathBuf::new() => Restart;

@@ -72,7 +72,8 @@ fn text(report: &FleetReport) -> String {
     };
     let row = |node: &FleetNode| {
         let heard = format!("{}ms", node.heard_ms);
-        let (name, version, address) = (plain(&node.node), plain(&node.version), plain(&node.address));
+        let address = if node.public.is_empty() { &node.address } else { &node.public };
+        let (name, version, address) = (plain(&node.node), plain(&node.version), plain(address));
         [name, state(node).to_owned(), version, address, node.channels.to_string(), heard, node.lost.to_string()]
     };
     let heads = [

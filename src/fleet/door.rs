@@ -7,7 +7,7 @@ use super::member::{Member, Outbound, OutboundTo};
 use super::names::Name;
 use super::subject::{Line, Target, To};
 use crate::admission::{Charge, HeldAs as Held};
-use crate::broker::{Abroad, AbroadTo, Audience, Elsewhere, FleetReport};
+use crate::broker::{Abroad, AbroadTo, AskNodes, Asker, Audience, Elsewhere, FleetReport, OnNodes, Presence};
 use crate::process_id::ProcessId;
 use crate::queue::orders::{Account, InboxSender, SendRefused};
 use crate::shard::outcome::{Outcome, OutcomePart};
@@ -32,6 +32,8 @@ const ACCOUNTS_SWEEP_MIN: usize = 1024;
 pub struct Waiting {
     /// It.
     pub outbound: Outbound,
+    /// Who wants to hear what became of it on other nodes.
+    pub nodes: Option<AskNodes>,
     /// What it holds of memory.
     pub charge: Charge,
 }
@@ -44,12 +46,27 @@ pub struct Listen {
     pub part: Option<Box<OutcomePart>>,
 }
 
+/// Questions of how many subscribers a topic has elsewhere that may wait.
+pub const COUNTS_MAX: usize = 1024;
+
+/// Somebody wants to know how many subscribers a topic has elsewhere.
+pub struct Count {
+    /// Of which process.
+    pub process: ProcessId,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// Who is told.
+    pub asker: Asker<Presence>,
+}
+
 /// What the door and the thread behind it share.
 #[derive(Default)]
 pub struct State {
     /// NATS is reached.
     pub is_connected: AtomicBool,
-    /// It has come or gone.
+    /// Its server is about to stop: another is to be taken.
+    pub is_lame: AtomicBool,
+    /// It has come or gone, or is about to.
     pub changed: Notify,
     /// The largest message that NATS takes; 0: it has not said.
     pub payload_bytes_max: AtomicUsize,
@@ -78,13 +95,19 @@ pub struct Door {
     queue: InboxSender<Waiting>,
     accounts: Mutex<HashMap<ProcessId, Account>>,
     listens: mpsc::Sender<Listen>,
+    counts: mpsc::Sender<Count>,
     state: Arc<State>,
 }
 
 impl Door {
     /// The door of `node`.
-    pub fn new(node: Name, queue: InboxSender<Waiting>, listens: mpsc::Sender<Listen>, state: Arc<State>) -> Self {
-        Self { node, queue, accounts: Mutex::default(), listens, state }
+    pub fn new(
+        node: Name,
+        queue: InboxSender<Waiting>,
+        (listens, counts): (mpsc::Sender<Listen>, mpsc::Sender<Count>),
+        state: Arc<State>,
+    ) -> Self {
+        Self { node, queue, accounts: Mutex::default(), listens, counts, state }
     }
 
     fn account(&self, process: &ProcessId) -> Account {
@@ -101,39 +124,49 @@ impl Door {
         account
     }
 
-    fn try_push(&self, abroad: Abroad) -> Outcome {
-        let Abroad { purse, to, frame, policy, part: _ } = abroad;
+    fn try_push(&self, abroad: Abroad) -> (Outcome, Option<AskNodes>) {
+        let Abroad { purse, to, frame, policy, part: _, nodes } = abroad;
         let down = Outcome { fleet_down: 1, ..Outcome::default() };
         let full = Outcome { fleet_full: 1, ..Outcome::default() };
         let too_large = Outcome { fleet_too_large: 1, ..Outcome::default() };
-        let Some(process) = purse.tenant().process().cloned() else { return Outcome::default() };
+        let Some(process) = purse.tenant().process().cloned() else { return (Outcome::default(), nodes) };
         let to = match to {
             AbroadTo::All(Audience::Topic(name)) => OutboundTo::All(To::Topic(name)),
             AbroadTo::All(Audience::Path(path)) => OutboundTo::All(To::Path(path)),
             AbroadTo::All(Audience::Process) => OutboundTo::All(To::Process),
             AbroadTo::All(Audience::Channels(_)) => unreachable!("lists are refused where they are given"),
-            AbroadTo::Channel(at) => match Name::new(&at.node) {
-                Ok(node) => OutboundTo::Channel(node, at.channel),
+            AbroadTo::Channels { node, list, as_guest } => match Name::new(&node) {
+                Ok(node) if as_guest => OutboundTo::Guest(node, list),
+                Ok(node) => OutboundTo::Channels(node, list),
                 // No node is called so.
-                Err(_) => return Outcome { not_found: 1, ..Outcome::default() },
+                Err(_) => return (Outcome { not_found: list.len(), ..Outcome::default() }, nodes),
             },
         };
         if !self.state.is_connected.load(Ordering::Acquire) {
-            return down;
+            return (down, nodes);
         }
-        let outbound = Outbound { process, to, frame, policy };
+        let outbound = Outbound { process, to, frame, policy, asks: nodes.is_some() };
         let bytes = Member::bytes_of(&self.node, &outbound);
         let payload_bytes_max = self.state.payload_bytes_max.load(Ordering::Relaxed);
-        if payload_bytes_max > 0 && bytes > payload_bytes_max {
-            return too_large;
+        if payload_bytes_max > 0 && bytes > payload_bytes_max || !Member::fits(&outbound) {
+            return (too_large, nodes);
         }
-        let Ok(charge) = purse.charge(Held::Orders, WAITING_BYTES + outbound.frame.payload.len()) else { return full };
+        let held = WAITING_BYTES + outbound.heap_bytes();
+        let Ok(charge) = purse.charge(Held::Orders, held) else { return (full, nodes) };
         let account = self.account(&outbound.process);
-        match self.queue.try_send(Waiting { outbound, charge }, bytes, &account) {
-            Ok(()) => Outcome::default(),
-            Err(SendRefused::Full(_)) => full,
-            Err(SendRefused::Stopped(_)) => down,
+        match self.queue.try_send(Waiting { outbound, nodes, charge }, bytes, &account) {
+            Ok(()) => (Outcome::default(), None),
+            Err(SendRefused::Full(waiting)) => (full, waiting.nodes),
+            Err(SendRefused::Stopped(waiting)) => (down, waiting.nodes),
         }
+    }
+
+    /// What there is to say of nodes to which a push has not left.
+    fn unreached(&self) -> OnNodes {
+        let report = self.state.report();
+        let there = report.nodes.iter().filter(|node| !node.is_gone);
+        let silent = there.map(|node| node.node.as_str().into()).collect();
+        OnNodes { silent, is_partial: true, ..OnNodes::default() }
     }
 
     fn count(&self, outcome: &Outcome) {
@@ -149,8 +182,11 @@ impl Door {
 impl Elsewhere for Door {
     fn push(&self, mut abroad: Abroad) {
         let part = abroad.part.take();
-        let outcome = self.try_push(abroad);
+        let (outcome, nodes) = self.try_push(abroad);
         self.count(&outcome);
+        if let Some(nodes) = nodes {
+            nodes.tell(self.unreached());
+        }
         if let Some(mut part) = part {
             part.counts.add(&outcome);
         }
@@ -173,6 +209,11 @@ impl Elsewhere for Door {
                 *count = 1;
             }
         }
+    }
+
+    fn count(&self, process: &ProcessId, topic: &Arc<str>, asker: Asker<Presence>) {
+        // Where too many ask already it is dropped, and that tells that nothing is known.
+        drop(self.counts.try_send(Count { process: process.clone(), topic: topic.clone(), asker }));
     }
 
     fn node(&self) -> &str {

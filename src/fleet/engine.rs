@@ -8,14 +8,18 @@
 //! lot. While it is not there, messages that have been taken wait, and no more are taken.
 
 use super::Options;
-use super::door::{Door, LISTENS_MAX, Listen, QUEUE_MESSAGES_MAX, State, Waiting};
-use super::member::{Delivery, Member, Publish, Told};
+use super::door::{COUNTS_MAX, Count, Door, LISTENS_MAX, Listen, QUEUE_MESSAGES_MAX, State, Waiting};
+use super::member::{Channels, Delivery, Member, Numbered, Publish, Told};
+use super::names::Name;
+use super::presence::Remembered;
 use super::roster::{About, Change};
 use super::secret::Kind as Secret;
 use super::subject::{Line, Subjects, Target, To};
-use crate::broker::{BrokerHandle, FleetReport, Hands, PushError};
+use crate::broker::{
+    AskNodes, Asker, Audience, BrokerHandle, FleetReport, Hands, OnNodes, Outcome, Presence, PushError, SAID_WITHIN,
+};
 use crate::queue::orders::{self, Inbox, Wake};
-use crate::shard::outcome::OutcomePart;
+use crate::shard::outcome::{OutcomeCollector, OutcomePart};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
 use futures_util::StreamExt;
 use std::cell::{Cell, RefCell};
@@ -51,6 +55,9 @@ const SUBSCRIPTION_MESSAGES_MAX: usize = 72 * 1024;
 
 /// Messages between this thread and the connection on it, beside the queue.
 const ON_THE_WAY_MAX: usize = 16;
+
+/// Answers to other nodes that may wait for NATS.
+const ANSWERS_MAX: usize = 4 * 1024;
 
 /// How long what is queued may still take to leave when the fleet is left.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
@@ -114,12 +121,14 @@ impl Fleet {
         let (listens, listens_in) = mpsc::channel(LISTENS_MAX);
         // Who listens already is not told to us.
         state.is_behind.store(true, Ordering::Release);
-        let door = Arc::new(Door::new(options.node.clone(), queue, listens, state.clone()));
+        let (counts, counts_in) = mpsc::channel(COUNTS_MAX);
+        let door = Arc::new(Door::new(options.node.clone(), queue, (listens, counts), state.clone()));
         if !broker.set_elsewhere(door) {
             return Err(StartError::Taken);
         }
         let stop = Arc::<Notify>::default();
-        let seat = Seat { broker: broker.clone(), options, state, servers, connect, inbox, wake, listens_in };
+        let seat =
+            Seat { broker: broker.clone(), options, state, servers, connect, inbox, wake, listens_in, counts_in };
         let (stopped, log) = (stop.clone(), tracing::dispatcher::get_default(tracing::Dispatch::clone));
         let thread = std::thread::Builder::new().name("fleet".to_owned());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -224,7 +233,11 @@ fn hear_event(state: &State, event: &Event) {
             state.report().counts.server_errors += 1;
             tracing::error!(%error, "fleet: NATS refuses something: look at this node's permissions (docs/FLEET.md)");
         }
-        Event::LameDuckMode => tracing::warn!("fleet: the NATS server is about to stop; another one will be tried"),
+        Event::LameDuckMode => {
+            state.is_lame.store(true, Ordering::Release);
+            state.changed.notify_one();
+            tracing::warn!("fleet: the NATS server is about to stop; another one is taken");
+        }
         Event::SlowConsumer(_) => tracing::warn!("fleet: messages came faster than they are handed on; some are lost"),
         Event::ClientError(error) => tracing::debug!(%error, "fleet: NATS"),
         Event::Draining => {}
@@ -241,6 +254,15 @@ struct Seat {
     inbox: Inbox<Waiting>,
     wake: Arc<Notify>,
     listens_in: mpsc::Receiver<Listen>,
+    counts_in: mpsc::Receiver<Count>,
+}
+
+/// Who waits for what other nodes say.
+enum Asking {
+    /// What became of a push.
+    Push(AskNodes),
+    /// How many subscribers a topic has.
+    Count(Line, Asker<Presence>),
 }
 
 /// What the tasks of the thread share.
@@ -253,6 +275,13 @@ struct Engine {
     began: Instant,
     began_unix_ms: u64,
     listening: RefCell<HashMap<Line, AbortHandle>>,
+    /// Who wants to hear what other nodes say.
+    asking: RefCell<HashMap<u64, Asking>>,
+    remembered: RefCell<Remembered>,
+    /// What became of pushes of other nodes that ask.
+    outcomes: mpsc::Sender<(Name, u64, Outcome)>,
+    /// What is answered without a push.
+    answers: mpsc::Sender<Publish>,
     subjects: Subjects,
     options: Options,
     round_trip_us: Cell<Option<u64>>,
@@ -263,7 +292,7 @@ struct Engine {
 
 impl Seat {
     async fn work(self, stop: Arc<Notify>) {
-        let Self { broker, options, state, servers, connect, inbox, wake, listens_in } = self;
+        let Self { broker, options, state, servers, connect, inbox, wake, listens_in, counts_in } = self;
         let client = match connect.connect(servers).await {
             Ok(client) => client,
             Err(error) => {
@@ -274,7 +303,13 @@ impl Seat {
             }
         };
         let began_unix_ms = unix_ms();
+        let (outcomes, outcomes_in) = mpsc::channel(ANSWERS_MAX);
+        let (answers, answers_in) = mpsc::channel(ANSWERS_MAX);
         let engine = Rc::new(Engine {
+            asking: RefCell::default(),
+            remembered: RefCell::default(),
+            outcomes,
+            answers,
             hands: RefCell::new(Hands::new(&broker)),
             member: RefCell::new(Member::new(&options, began_unix_ms, began_unix_ms)),
             began: Instant::now(),
@@ -299,6 +334,8 @@ impl Seat {
         task::spawn_local(engine.clone().watch());
         task::spawn_local(engine.clone().listen_to_new(listens_in));
         task::spawn_local(engine.clone().publish_all(inbox, wake));
+        task::spawn_local(engine.clone().answer_all(outcomes_in, answers_in));
+        task::spawn_local(engine.clone().count_all(counts_in));
         task::spawn_local(engine.clone().tick());
         stop.notified().await;
         // What has been handed over should leave; who has gone is seen soon.
@@ -337,12 +374,112 @@ impl Engine {
     async fn receive(self: Rc<Self>, mut subscriber: Subscriber) {
         while let Some(message) = subscriber.next().await {
             let received = self.member.borrow_mut().receive(&message.subject, &message.payload, self.now_ms());
-            received.told.into_iter().for_each(|told| self.tell(&told));
-            let Some(Delivery { process, channels, message, policy }) = received.delivery else { continue };
-            let pushed = self.hands.borrow_mut().push(&process, channels.audience(), message, policy);
+            received.told.iter().for_each(|told| self.tell(told));
+            if let Some((ask, on_nodes)) = received.settled {
+                self.settle(ask, on_nodes);
+            }
+            if let Some((process, topic, node, ask)) = received.count {
+                let sent = self.hands.borrow().subscribers(&process, &topic);
+                let _ = self.outcomes.try_send((node, ask, Outcome { sent, ..Outcome::default() }));
+            }
+            if let Some(answer) = received.answer {
+                // Those who ask too much are not answered: they count as silent there.
+                let _ = self.answers.try_send(answer);
+            }
+            let Some(Delivery { process, channels, message, policy, asked }) = received.delivery else { continue };
+            let part = asked.map(|(node, ask)| self.part_of(node, ask));
+            let mut hands = self.hands.borrow_mut();
+            let pushed = match channels {
+                Channels::Of(to) => hands.push(&process, to.audience(), message, policy, part).map(drop),
+                Channels::List(list) => hands.push(&process, Audience::Channels(list), message, policy, part).map(drop),
+                Channels::Guest(guest, list) => hands.push_as_guest(guest, list, message, part),
+            };
+            drop(hands);
             if matches!(pushed, Err(PushError::Stopped)) {
                 return self.stop.notify_one();
             }
+        }
+    }
+
+    /// Tells who asked what other nodes have said.
+    fn settle(&self, ask: u64, on_nodes: OnNodes) {
+        if let Some(asking) = self.asking.borrow_mut().remove(&ask) {
+            self.tell_asking(asking, on_nodes);
+        }
+    }
+
+    fn tell_asking(&self, asking: Asking, on_nodes: OnNodes) {
+        match asking {
+            Asking::Push(asker) => asker.tell(on_nodes),
+            Asking::Count(line, asker) => {
+                asker.tell(self.remembered.borrow_mut().presence(line, on_nodes, self.now_ms()));
+            }
+        }
+    }
+
+    /// Waits until others have said it, or have had their time.
+    fn wait_for_nodes(self: &Rc<Self>, asked: Result<u64, OnNodes>, asking: Asking) {
+        let ask = match asked {
+            Ok(ask) => ask,
+            Err(on_nodes) => return self.tell_asking(asking, on_nodes),
+        };
+        self.asking.borrow_mut().insert(ask, asking);
+        let engine = self.clone();
+        task::spawn_local(async move {
+            time::sleep(SAID_WITHIN).await;
+            let on_nodes = engine.member.borrow_mut().give_up(ask);
+            if let Some(on_nodes) = on_nodes {
+                engine.settle(ask, on_nodes);
+            }
+        });
+    }
+
+    /// Asks others how many subscribers topics have there.
+    async fn count_all(self: Rc<Self>, mut counts: mpsc::Receiver<Count>) {
+        while let Some(Count { process, topic, asker }) = counts.recv().await {
+            let line = Target { process: process.clone(), to: To::Topic(topic.clone()) }.line();
+            let counted = self.member.borrow_mut().count(&process, &topic);
+            // A name that is too long for a message is nobody's elsewhere, and nothing is known of it.
+            let Ok((question, asked)) = counted else { continue };
+            self.wait_for_nodes(asked, Asking::Count(line, asker));
+            if self.is_connected() {
+                self.publish(question).await;
+            }
+        }
+    }
+
+    /// The whole outcome of a push here, which is said to the node that asks.
+    fn part_of(&self, node: Name, ask: u64) -> Box<OutcomePart> {
+        let outcomes = self.outcomes.clone();
+        let parts = OutcomeCollector::split(1, move |outcome| drop(outcomes.try_send((node.clone(), ask, outcome))));
+        Box::new(parts.into_iter().next().expect("there is one part"))
+    }
+
+    /// Says what became of pushes here, to those who ask.
+    async fn answer_all(
+        self: Rc<Self>,
+        mut outcomes: mpsc::Receiver<(Name, u64, Outcome)>,
+        mut answers: mpsc::Receiver<Publish>,
+    ) {
+        loop {
+            let answer = tokio::select! {
+                Some((node, ask, outcome)) = outcomes.recv() => self.member.borrow_mut().answer(&node, ask, &outcome),
+                Some(answer) = answers.recv() => answer,
+                else => return,
+            };
+            self.publish(answer).await;
+        }
+    }
+
+    /// Publishes a push, and what is asked of it.
+    async fn publish_push(self: &Rc<Self>, numbered: Numbered, nodes: Option<AskNodes>) {
+        let Numbered { push, ask, asked } = numbered;
+        if let (Some(asked), Some(nodes)) = (asked, nodes) {
+            self.wait_for_nodes(asked, Asking::Push(nodes));
+        }
+        self.publish(push).await;
+        if let Some(ask) = ask {
+            self.publish(ask).await;
         }
     }
 
@@ -350,6 +487,13 @@ impl Engine {
     async fn watch(self: Rc<Self>) {
         loop {
             self.state.changed.notified().await;
+            if self.state.is_lame.swap(false, Ordering::AcqRel) {
+                // What has been handed over leaves first; nodes do not leave all together.
+                time::sleep(retry_delay(usize::MAX)).await;
+                let _ = time::timeout(LEAVE_WITHIN, self.client.flush()).await;
+                // It fails where the client has ended, and then there is nothing to leave.
+                let _ = self.client.force_reconnect().await;
+            }
             if self.is_connected() {
                 let bytes_max = self.client.server_info().max_payload;
                 self.state.payload_bytes_max.store(bytes_max, Ordering::Relaxed);
@@ -365,10 +509,10 @@ impl Engine {
             }
             let mut next = None;
             inbox.drain(1, u64::MAX, |waiting| next = Some(waiting));
-            if let Some(Waiting { outbound, charge }) = next {
-                let publish = self.member.borrow_mut().publish(outbound, self.now_ms());
-                if let Ok(publish) = publish {
-                    self.publish(publish).await;
+            if let Some(Waiting { outbound, nodes, charge }) = next {
+                let numbered = self.member.borrow_mut().publish(outbound, self.now_ms());
+                if let Ok(numbered) = numbered {
+                    self.publish_push(numbered, nodes).await;
                 }
                 drop(charge);
                 continue;
@@ -512,11 +656,15 @@ impl Engine {
         let reports = self.broker.connections() as u64;
         let about = About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: self.broker.settings().node,
             address: self.broker.address().to_string(),
+            public: self.options.public.clone(),
+            run: Some(self.broker.run()),
             channels: reports,
             draining: self.broker.is_draining(),
             ..About::default()
         };
+        self.broker.set_other_runs(self.member.borrow().runs());
         if self.is_connected() {
             let (said, told) = self.member.borrow_mut().tick(self.now_ms(), about);
             told.iter().for_each(|told| self.tell(told));
@@ -559,8 +707,14 @@ impl Engine {
         };
     }
 
-    /// Logs what somebody should hear of.
+    /// Tells clients, where they count, and the log what they should hear of.
     fn tell(&self, told: &Told) {
+        if let Told::Lost { to: Some(Target { process, to }), count: Some(count), .. } = told {
+            let count = u32::try_from(*count).unwrap_or(u32::MAX);
+            if self.hands.borrow_mut().miss(process, to.clone().audience(), count).is_err() {
+                self.stop.notify_one();
+            }
+        }
         match told {
             Told::Lost { source, count, .. } => {
                 let lost = count.map_or("an unknown number".to_owned(), |count| count.to_string());

@@ -1,4 +1,4 @@
-//! What travels before a payload, in 38 bytes and the names behind them; all numbers are big-endian.
+//! What travels before a payload, in 46 bytes and the names behind them; all numbers are big-endian.
 //!
 //! | at | bytes | |
 //! |---|---|---|
@@ -14,7 +14,8 @@
 //! | 18 | 4 | the stream: each time that the source begins to count for an audience it has a new one |
 //! | 22 | 8 | the number within it, from 1 |
 //! | 30 | 8 | the key of conflation, else 0 |
-//! | 38 | | the source, the process, the topic or path or the channels (4 bytes each), the payload |
+//! | 38 | 8 | under which number the source wants to hear what became of it, else 0 |
+//! | 46 | | the source, the process, the topic or path or the channels (4 bytes each), the payload |
 //!
 //! Invariants: what is written is read back the same; bytes of any other shape are refused, and none panics; nothing is
 //! allocated but what the bytes hold.
@@ -32,7 +33,7 @@ pub const VERSION: u8 = 1;
 const MAGIC: u8 = b'P';
 
 /// The part of a fixed length.
-const FIXED_BYTES: usize = 38;
+const FIXED_BYTES: usize = 46;
 
 /// What is said before a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +52,13 @@ pub struct Header {
     pub stream: u32,
     /// Its number in that.
     pub sequence: u64,
+    /// Under which number the source wants to hear what became of it; 0: it does not.
+    pub ask: u64,
     /// Whose channels; empty where it is about a node.
     pub process: String,
     /// The topic or path.
     pub name: String,
-    /// For [`Kind::Channels`], which.
+    /// For [`Kind::Channels`] and [`Kind::Guest`], which.
     pub channels: Vec<ChannelId>,
 }
 
@@ -112,7 +115,7 @@ impl Header {
     pub fn about(kind: Kind, source: Name, incarnation: u64, sequence: u64) -> Self {
         let frame = PushKind::Message(MessageKind::Binary);
         let (process, name, channels) = Default::default();
-        Self { kind, frame, policy: None, source, incarnation, stream: 0, sequence, process, name, channels }
+        Self { kind, frame, policy: None, source, incarnation, stream: 0, sequence, ask: 0, process, name, channels }
     }
 
     /// How many bytes it takes before the payload.
@@ -125,8 +128,9 @@ impl Header {
     /// # Errors
     /// A name does not fit.
     pub fn write(&self, payload: &[u8]) -> Result<Vec<u8>, TooLong> {
-        let Self { kind, frame, policy, source, incarnation, stream, sequence, process, name, channels } = self;
-        let counted = if *kind == Kind::Channels { channels.len() } else { name.len() };
+        let Self { kind, frame, policy, source, incarnation, stream, sequence, ask, process, name, channels } = self;
+        let is_list = matches!(kind, Kind::Channels | Kind::Guest);
+        let counted = if is_list { channels.len() } else { name.len() };
         let counted = u16::try_from(counted).map_err(|_| TooLong)?;
         let process_len = u16::try_from(process.len()).map_err(|_| TooLong)?;
         let names = Self::len(source.as_str().len(), process.len(), name.len(), channels.len());
@@ -140,10 +144,13 @@ impl Header {
         out.extend_from_slice(&stream.to_be_bytes());
         out.extend_from_slice(&sequence.to_be_bytes());
         out.extend_from_slice(&key.to_be_bytes());
+        out.extend_from_slice(&ask.to_be_bytes());
         out.extend_from_slice(source.as_str().as_bytes());
         out.extend_from_slice(process.as_bytes());
         match kind {
-            Kind::Channels => channels.iter().for_each(|id| out.extend_from_slice(&id.get().to_be_bytes())),
+            Kind::Channels | Kind::Guest => {
+                channels.iter().for_each(|id| out.extend_from_slice(&id.get().to_be_bytes()))
+            }
             _ => out.extend_from_slice(name.as_bytes()),
         }
         out.extend_from_slice(payload);
@@ -177,19 +184,20 @@ impl Header {
         let stream = u32::from_be_bytes(reader.array()?);
         let sequence = u64::from_be_bytes(reader.array()?);
         let key = u64::from_be_bytes(reader.array()?);
+        let ask = u64::from_be_bytes(reader.array()?);
         let policy = policy_of(policy, key).ok_or(HeaderError::Malformed)?;
         let source = reader.text(usize::from(source_len).min(NAME_BYTES_MAX + 1))?;
         let source = Name::new(source).map_err(|_| HeaderError::Malformed)?;
         let process = reader.text(usize::from(process_len))?.to_owned();
         let (mut name, mut channels) = (String::new(), Vec::new());
         match kind {
-            Kind::Channels => {
+            Kind::Channels | Kind::Guest => {
                 let ids = reader.take(4 * counted)?.chunks_exact(4);
                 channels.extend(ids.map(|id| ChannelId::new(u32::from_be_bytes([id[0], id[1], id[2], id[3]]))));
             }
             _ => reader.text(counted)?.clone_into(&mut name),
         }
-        let header = Self { kind, frame, policy, source, incarnation, stream, sequence, process, name, channels };
+        let header = Self { kind, frame, policy, source, incarnation, stream, sequence, ask, process, name, channels };
         Ok((header, reader.at))
     }
 }
@@ -239,7 +247,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn header() -> impl Strategy<Value = Header> {
-        let kind = (0..6u8).prop_map(|number| Kind::from_number(number).unwrap());
+        let kind = (0..10u8).prop_map(|number| Kind::from_number(number).unwrap());
         let frame = prop_oneof![
             Just(PushKind::Message(MessageKind::Text)),
             Just(PushKind::Message(MessageKind::Binary)),
@@ -253,10 +261,10 @@ mod tests {
             Just(Some(Policy::DropOldest)),
             any::<u64>().prop_map(|key| Some(Policy::Conflate { key })),
         ];
-        let numbers = (any::<u64>(), any::<u32>(), any::<u64>());
+        let numbers = (any::<u64>(), any::<u32>(), any::<u64>(), any::<u64>());
         let names = ("[a-zA-Z0-9_-]{1,64}", ".{0,40}", ".{0,40}", prop::collection::vec(any::<u32>(), 0..20));
         (kind, frame, policy, numbers, names).prop_map(|(kind, frame, policy, numbers, names)| {
-            let is_list = kind == Kind::Channels;
+            let is_list = matches!(kind, Kind::Channels | Kind::Guest);
             let channels = names.3.into_iter().map(ChannelId::new).collect();
             Header {
                 kind,
@@ -266,6 +274,7 @@ mod tests {
                 incarnation: numbers.0,
                 stream: numbers.1,
                 sequence: numbers.2,
+                ask: numbers.3,
                 process: names.1,
                 name: if is_list { String::new() } else { names.2 },
                 channels: if is_list { channels } else { Vec::new() },
@@ -290,7 +299,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..120), is_near in any::<bool>()) {
             if is_near && bytes.len() > 5 {
                 bytes[..2].copy_from_slice(&[MAGIC, VERSION]);
-                bytes[2] %= 7;
+                bytes[2] %= 11;
                 bytes[3] %= 5;
                 bytes[4] %= 6;
             }

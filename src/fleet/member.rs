@@ -5,6 +5,7 @@
 //! delivered once and in order of its source and audience, or it is counted as lost and told.
 
 use super::Options;
+use super::asked::{self, Asked};
 use super::header::{Header, HeaderError, Reader, TooLong};
 use super::incoming::{Announced, Incoming, Number, Verdict};
 use super::interest::{Interest, Wanted};
@@ -12,14 +13,15 @@ use super::names::Name;
 use super::outgoing::{Outgoing, Tail};
 use super::roster::{About, Change, Roster};
 use super::subject::{Kind, Line, Parts, Subjects, Target, To};
-use crate::broker::{Audience, FleetCounts, FleetLine, FleetNode, Message};
+use crate::broker::{Audience, FleetCounts, FleetLine, FleetNode, Message, OnNodes, Outcome};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
+use crate::resume::Run;
 use crate::shard::command::{PushFrame, PushKind};
 use crate::words::policy::Policy;
 use crate::words::topic;
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Counts that are announced in one second: some 135 kB.
@@ -33,6 +35,9 @@ const TAIL_BYTES: usize = 1 + 16 + 4 + 8 + 8;
 
 /// Everything is announced again at most once in so long, whoever asks.
 const AGAIN_AFTER_MS: u64 = 5_000;
+
+/// What a node may say of itself, in bytes: so much is kept of each.
+const ABOUT_BYTES_MAX: usize = 4096;
 
 /// Losses that are kept for who asks.
 const LOSSES_MAX: usize = 100;
@@ -48,6 +53,8 @@ pub struct Outbound {
     pub frame: PushFrame,
     /// What to do where a channel is over its budget.
     pub policy: Option<Policy>,
+    /// Whether other nodes are to say what became of it.
+    pub asks: bool,
 }
 
 /// See [`Outbound`].
@@ -55,8 +62,22 @@ pub struct Outbound {
 pub enum OutboundTo {
     /// An audience on all nodes.
     All(To),
-    /// A channel of a node.
-    Channel(Name, ChannelId),
+    /// Channels of a node.
+    Channels(Name, Vec<ChannelId>),
+    /// The same, of whatever processes have let this one in.
+    Guest(Name, Vec<ChannelId>),
+}
+
+impl Outbound {
+    /// What it holds beside itself.
+    pub fn heap_bytes(&self) -> usize {
+        let list = if let OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) = &self.to {
+            list.capacity() * size_of::<ChannelId>()
+        } else {
+            0
+        };
+        self.frame.payload.len() + list
+    }
 }
 
 /// What is to be published.
@@ -66,6 +87,17 @@ pub struct Publish {
     pub subject: String,
     /// What.
     pub bytes: Bytes,
+}
+
+/// A push that has got its number.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// It.
+    pub push: Publish,
+    /// What is published behind it, where nodes are asked that may not listen to it.
+    pub ask: Option<Publish>,
+    /// Under which number others will say what became of it, or what there is to say already.
+    pub asked: Option<Result<u64, OnNodes>>,
 }
 
 /// A push of another node, for the broker.
@@ -79,6 +111,8 @@ pub struct Delivery {
     pub message: Message,
     /// What to do where a channel is over its budget.
     pub policy: Option<Policy>,
+    /// Who wants to hear what became of it, and under which number.
+    pub asked: Option<(Name, u64)>,
 }
 
 /// See [`Delivery`].
@@ -88,16 +122,17 @@ pub enum Channels {
     Of(To),
     /// A list.
     List(Vec<ChannelId>),
+    /// A list of channels that this process, an address on another node, was let in to.
+    Guest(Arc<str>, Vec<ChannelId>),
 }
 
-impl Channels {
+impl To {
     /// For the broker.
     pub fn audience(self) -> Audience {
         match self {
-            Self::Of(To::Topic(name)) => Audience::Topic(name),
-            Self::Of(To::Path(path)) => Audience::Path(path),
-            Self::Of(To::Process) => Audience::Process,
-            Self::List(list) => Audience::Channels(list),
+            Self::Topic(name) => Audience::Topic(name),
+            Self::Path(path) => Audience::Path(path),
+            Self::Process => Audience::Process,
         }
     }
 }
@@ -160,6 +195,12 @@ pub enum Refusal {
 pub struct Received {
     /// What the broker is to do.
     pub delivery: Option<Delivery>,
+    /// What is to be answered at once.
+    pub answer: Option<Publish>,
+    /// A node wants to know how many subscribers a topic has here; the answer goes to it under the number.
+    pub count: Option<(ProcessId, Arc<str>, Name, u64)>,
+    /// All have said what was asked under this number.
+    pub settled: Option<(u64, OnNodes)>,
     /// What is to be told.
     pub told: Vec<Told>,
 }
@@ -181,6 +222,8 @@ pub struct Member {
     announces: u64,
     announced_all_ms: Option<u64>,
     is_asked: bool,
+    /// Pushes of which other nodes are to say what became of them.
+    asked: Asked,
     /// What was counted.
     pub counts: FleetCounts,
     lost_of: BTreeMap<Arc<str>, u64>,
@@ -205,6 +248,7 @@ impl Member {
             announces: 0,
             announced_all_ms: None,
             is_asked: false,
+            asked: Asked::default(),
             counts,
             lost_of,
             losses,
@@ -212,11 +256,14 @@ impl Member {
     }
 
     /// What every node subscribes to.
-    pub fn subscriptions(&self) -> [String; 3] {
+    pub fn subscriptions(&self) -> [String; 6] {
         [
             self.subjects.of_all("*", Kind::Node),
             self.subjects.of_all("*", Kind::Tails),
-            self.subjects.of_channels("*", self.node.as_str()),
+            self.subjects.of_all("*", Kind::Ask),
+            self.subjects.of_all("*", Kind::Count),
+            self.subjects.to_node("*", Kind::Channels, self.node.as_str()),
+            self.subjects.to_node("*", Kind::Answer, self.node.as_str()),
         ]
     }
 
@@ -230,50 +277,110 @@ impl Member {
         let (name, channels) = match &outbound.to {
             OutboundTo::All(To::Topic(name) | To::Path(name)) => (name.len(), 0),
             OutboundTo::All(To::Process) => (0, 0),
-            OutboundTo::Channel(..) => (0, 1),
+            OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) => (0, list.len()),
         };
         let process = outbound.process.as_str().len();
         Header::len(node.as_str().len(), process, name, channels) + outbound.frame.payload.len()
+    }
+
+    /// Whether its names and list can be told in a header.
+    pub fn fits(outbound: &Outbound) -> bool {
+        let counted = match &outbound.to {
+            OutboundTo::All(To::Topic(name) | To::Path(name)) => name.len(),
+            OutboundTo::All(To::Process) => 0,
+            OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) => list.len(),
+        };
+        u16::try_from(counted.max(outbound.process.as_str().len())).is_ok()
     }
 
     /// Gives a push its number.
     ///
     /// # Errors
     /// A name does not fit a header; it has got no number.
-    pub fn publish(&mut self, outbound: Outbound, now_ms: u64) -> Result<Publish, TooLong> {
-        let Outbound { process, to, frame, policy } = outbound;
+    pub fn publish(&mut self, outbound: Outbound, now_ms: u64) -> Result<Numbered, TooLong> {
+        if !Self::fits(&outbound) {
+            return Err(TooLong);
+        }
+        let Outbound { process, to, frame, policy, asks } = outbound;
         let own = self.node.as_str();
+        let (mut of, is_guest) = (None, matches!(to, OutboundTo::Guest(..)));
         let (line, subject, name, channels) = match to {
             OutboundTo::All(to) => {
                 let target = Target { process: process.clone(), to };
                 let line = target.line();
                 (line, self.subjects.of_line(own, &line), target.name().to_owned(), Vec::new())
             }
-            OutboundTo::Channel(node, channel) => {
-                let subject = self.subjects.of_channels(own, node.as_str());
-                (Line::to_node(&node), subject, String::new(), vec![channel])
+            OutboundTo::Channels(node, list) | OutboundTo::Guest(node, list) => {
+                let subject = self.subjects.to_node(own, Kind::Channels, node.as_str());
+                of = Some(node.shared().clone());
+                (Line::to_node(&node), subject, String::new(), list)
             }
         };
         let mut header = Header {
-            kind: line.kind,
+            kind: if is_guest { Kind::Guest } else { line.kind },
             frame: frame.kind,
             policy,
             source: self.node.clone(),
             incarnation: self.incarnation,
             stream: 0,
             sequence: 0,
+            ask: 0,
             process: process.as_str().to_owned(),
             name,
             channels,
         };
-        if u16::try_from(header.process.len().max(header.name.len())).is_err() {
-            return Err(TooLong);
-        }
         (header.stream, header.sequence) = self.outgoing.next(line, now_ms);
+        let asked = asks.then(|| {
+            let nodes = match &of {
+                Some(node) => BTreeSet::from([node.clone()]),
+                None => self.roster.there().cloned().collect(),
+            };
+            self.asked.ask(nodes)
+        });
+        header.ask = asked.as_ref().and_then(|asked| asked.as_ref().ok()).copied().unwrap_or(0);
         let bytes = Bytes::from(header.write(&frame.payload)?);
         self.counts.sent += 1;
         self.counts.sent_bytes += bytes.len() as u64;
-        Ok(Publish { subject, bytes })
+        let ask = (header.ask != 0 && of.is_none()).then(|| {
+            let mut payload = header.ask.to_be_bytes().to_vec();
+            payload.push(line.kind.number());
+            payload.extend_from_slice(&line.hash);
+            self.say(Kind::Ask, &payload)
+        });
+        Ok(Numbered { push: Publish { subject, bytes }, ask, asked })
+    }
+
+    /// What became here of a push of `node`, for it.
+    pub fn answer(&mut self, node: &Name, ask: u64, outcome: &Outcome) -> Publish {
+        let mut payload = ask.to_be_bytes().to_vec();
+        asked::counts_of(outcome).iter().for_each(|count| payload.extend_from_slice(&count.to_be_bytes()));
+        let own = self.node.as_str();
+        self.announces += 1;
+        let header = Header::about(Kind::Answer, self.node.clone(), self.incarnation, self.announces);
+        let bytes = header.write(&payload).expect("names of nodes are short").into();
+        Publish { subject: self.subjects.to_node(own, Kind::Answer, node.as_str()), bytes }
+    }
+
+    /// Asks other nodes how many subscribers a topic has there: under which number they will say, or what there is to say
+    /// already.
+    ///
+    /// # Errors
+    /// A name does not fit a header.
+    pub fn count(&mut self, process: &ProcessId, topic: &str) -> Result<(Publish, Result<u64, OnNodes>), TooLong> {
+        self.announces += 1;
+        let mut header = Header::about(Kind::Count, self.node.clone(), self.incarnation, self.announces);
+        (header.process, header.name) = (process.as_str().to_owned(), topic.to_owned());
+        // Before anybody is waited for: what does not fit is not asked.
+        header.write(&[])?;
+        let asked = self.asked.ask(self.roster.there().cloned().collect());
+        header.ask = asked.as_ref().copied().unwrap_or(0);
+        let subject = self.subjects.of_all(self.node.as_str(), Kind::Count);
+        Ok((Publish { subject, bytes: header.write(&[])?.into() }, asked))
+    }
+
+    /// What is known of a push that has waited for long enough. None: it is settled.
+    pub fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
+        self.asked.give_up(ask)
     }
 
     /// Wants to hear what is said to an audience.
@@ -347,7 +454,7 @@ impl Member {
                 };
                 *count += 1;
                 let told = vec![Told::Refused { source: source.chars().take(64).collect(), why }];
-                Received { delivery: None, told }
+                Received { told, ..Received::default() }
             }
         }
     }
@@ -372,13 +479,24 @@ impl Member {
         match header.kind {
             Kind::Node => self.hear(&header, &payload, now_ms),
             Kind::Tails => self.hear_tails(&header, &payload, now_ms),
-            Kind::Topic | Kind::Path | Kind::Process | Kind::Channels => {
+            Kind::Ask => self.hear_ask(&header, &payload),
+            Kind::Count => {
+                let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;
+                topic::check(&header.name).map_err(|_| Refusal::Malformed)?;
+                let count = Some((process, header.name.into(), header.source, header.ask));
+                Ok(Received { count, ..Received::default() })
+            }
+            Kind::Answer => self.hear_answer(&header, parts.token, &payload),
+            Kind::Topic | Kind::Path | Kind::Process | Kind::Channels | Kind::Guest => {
                 self.hear_push(header, parts.token, payload, bytes.len(), now_ms)
             }
         }
     }
 
     fn hear(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Received, Refusal> {
+        if payload.len() > ABOUT_BYTES_MAX {
+            return Err(Refusal::Malformed);
+        }
         let about: About = serde_json::from_slice(payload).map_err(|_| Refusal::Malformed)?;
         let node = header.source.shared();
         let (change, is_asking) = self.roster.hear(node, header.incarnation, about, now_ms);
@@ -389,7 +507,35 @@ impl Member {
         self.is_asked |= is_asking;
         let is_news = !matches!(change, Change::None | Change::Ignored);
         let told = if is_news { vec![Told::Node { node: node.clone(), change }] } else { Vec::new() };
-        Ok(Received { delivery: None, told })
+        Ok(Received { told, ..Received::default() })
+    }
+
+    /// Who does not listen to an audience says so; who does says what became of the push itself.
+    fn hear_ask(&mut self, header: &Header, payload: &[u8]) -> Result<Received, Refusal> {
+        let mut reader = Reader { bytes: payload, at: 0 };
+        let read = |reader: &mut Reader<'_>| -> Result<(u64, Line), HeaderError> {
+            let (ask, [kind]) = (u64::from_be_bytes(reader.array()?), reader.array()?);
+            let kind = Kind::from_number(kind).ok_or(HeaderError::Malformed)?;
+            Ok((ask, Line { kind, hash: reader.array()? }))
+        };
+        let (ask, line) = read(&mut reader).map_err(|_| Refusal::Malformed)?;
+        if reader.at < payload.len() {
+            return Err(Refusal::Malformed);
+        }
+        let answer = match self.interest.get(&line) {
+            Some(_) => None,
+            None => Some(self.answer(&header.source, ask, &Outcome::default())),
+        };
+        Ok(Received { answer, ..Received::default() })
+    }
+
+    fn hear_answer(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<Received, Refusal> {
+        if token != self.node.as_str() {
+            return Err(Refusal::Subject);
+        }
+        let (ask, outcome) = asked::read(payload).map_err(|_| Refusal::Malformed)?;
+        let settled = self.asked.answer(ask, header.source.shared(), outcome).map(|on_nodes| (ask, on_nodes));
+        Ok(Received { settled, ..Received::default() })
     }
 
     fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Received, Refusal> {
@@ -418,7 +564,7 @@ impl Member {
                 told.push(self.lost(&forgotten, Some(&line), None, now_ms));
             }
         }
-        Ok(Received { delivery: None, told })
+        Ok(Received { told, ..Received::default() })
     }
 
     fn hear_push(
@@ -438,7 +584,13 @@ impl Member {
             Kind::Path => Channels::Of(To::Path(header.name.into())),
             Kind::Process if header.name.is_empty() => Channels::Of(To::Process),
             Kind::Channels => Channels::List(header.channels),
-            Kind::Process | Kind::Node | Kind::Tails => return Err(Refusal::Malformed),
+            Kind::Guest => {
+                let guest = format!("{}@{process}", self.roster.known_as(header.source.as_str()));
+                Channels::Guest(guest.into(), header.channels)
+            }
+            Kind::Process | Kind::Node | Kind::Tails | Kind::Ask | Kind::Answer | Kind::Count => {
+                return Err(Refusal::Malformed);
+            }
         };
         let line = match &to {
             Channels::Of(to) => {
@@ -448,15 +600,17 @@ impl Member {
                 }
                 if self.interest.get(&line).is_none() {
                     // Sent before NATS knew that nobody here listens any more.
-                    return Ok(Received::default());
+                    let ask = header.ask;
+                    let answer = (ask != 0).then(|| self.answer(&header.source, ask, &Outcome::default()));
+                    return Ok(Received { answer, ..Received::default() });
                 }
                 line
             }
-            Channels::List(_) if token == self.node.as_str() => self.own_line,
-            Channels::List(_) => return Err(Refusal::Subject),
+            Channels::List(_) | Channels::Guest(..) if token == self.node.as_str() => self.own_line,
+            Channels::List(_) | Channels::Guest(..) => return Err(Refusal::Subject),
         };
         let message = message(header.frame, payload).ok_or(Refusal::Malformed)?;
-        let Header { source, incarnation, stream, sequence, policy, .. } = header;
+        let Header { source, incarnation, stream, sequence, policy, ask, .. } = header;
         let (verdict, forgotten) = self.incoming.take(line, source.shared(), Number { incarnation, stream, sequence });
         let mut told: Vec<Told> = self.judge(&line, source.shared(), verdict, now_ms).into_iter().collect();
         if let Some((line, of)) = forgotten {
@@ -464,11 +618,13 @@ impl Member {
         }
         if verdict == Verdict::Late {
             self.counts.late += 1;
-            return Ok(Received { delivery: None, told });
+            return Ok(Received { told, ..Received::default() });
         }
         self.counts.received += 1;
         self.counts.received_bytes += bytes as u64;
-        Ok(Received { delivery: Some(Delivery { process, channels: to, message, policy }), told })
+        let asked = (ask != 0).then_some((source, ask));
+        let delivery = Some(Delivery { process, channels: to, message, policy, asked });
+        Ok(Received { delivery, told, ..Received::default() })
     }
 
     /// Tells what a verdict says of messages that are lost.
@@ -518,6 +674,7 @@ impl Member {
             node: name.to_string(),
             version: known.about.version.clone(),
             address: known.about.address.clone(),
+            public: known.about.public.clone(),
             channels: known.about.channels,
             heard_ms: now_ms.saturating_sub(known.heard_ms),
             is_gone: known.is_gone,
@@ -525,6 +682,11 @@ impl Member {
             lost: self.lost_of.get(name).copied().unwrap_or(0),
         });
         (nodes.collect(), self.losses.iter().cloned().collect())
+    }
+
+    /// Where clients reach other nodes.
+    pub fn runs(&self) -> BTreeMap<Run, Arc<str>> {
+        self.roster.runs()
     }
 
     /// What it listens to, counts of its own, and of others.

@@ -27,11 +27,11 @@ fn topic(text: &str) -> Target {
 
 fn to_topic(topic: &str, text: &str) -> Outbound {
     let frame = PushFrame { kind: PushKind::Message(MessageKind::Text), payload: text.to_owned().into() };
-    Outbound { process: process(), to: OutboundTo::All(To::Topic(topic.into())), frame, policy: None }
+    Outbound { process: process(), to: OutboundTo::All(To::Topic(topic.into())), frame, policy: None, asks: false }
 }
 
 fn to_channel(node: &str, channel: u32, text: &str) -> Outbound {
-    Outbound { to: OutboundTo::Channel(name(node), ChannelId::new(channel)), ..to_topic("", text) }
+    Outbound { to: OutboundTo::Channels(name(node), vec![ChannelId::new(channel)]), ..to_topic("", text) }
 }
 
 /// A message with another subject.
@@ -59,7 +59,7 @@ fn refusal(received: &Received) -> Refusal {
 fn what_is_said_to_an_audience_is_heard_by_who_listens() {
     let (mut a, mut b) = (member("a"), member("b"));
     assert_eq!(b.listen(&topic("room"), 0).1, Wanted::New);
-    let first = a.publish(to_topic("room", "one"), NOW_MS).unwrap();
+    let first = a.publish(to_topic("room", "one"), NOW_MS).unwrap().push;
     assert_eq!(first.bytes.len(), Member::bytes_of(&name("a"), &to_topic("room", "one")));
     let received = receive(&mut b, &first);
     assert_eq!((texts(&received).as_deref(), received.told.len()), (Some("one"), 0));
@@ -70,25 +70,25 @@ fn what_is_said_to_an_audience_is_heard_by_who_listens() {
     assert!(range.contains(&payload));
     assert_eq!(texts(&receive(&mut b, &first)), None, "twice is once");
     assert_eq!(b.counts.late, 1);
-    let [second, third] = ["two", "three"].map(|text| a.publish(to_topic("room", text), NOW_MS).unwrap());
+    let [second, third] = ["two", "three"].map(|text| a.publish(to_topic("room", text), NOW_MS).unwrap().push);
     let received = receive(&mut b, &third);
     assert_eq!(texts(&received).as_deref(), Some("three"));
     assert!(matches!(&received.told[..], [Told::Lost { to: Some(to), count: Some(1), .. }] if *to == topic("room")));
     assert_eq!(receive(&mut b, &second), Received::default());
     assert_eq!((b.counts.received, b.counts.lost, b.counts.late), (2, 1, 2));
-    let other = a.publish(to_topic("another", "x"), NOW_MS).unwrap();
+    let other = a.publish(to_topic("another", "x"), NOW_MS).unwrap().push;
     assert_eq!(receive(&mut b, &other), Received::default(), "nobody listens here");
 }
 
 #[test]
 fn channels_of_a_node_are_reached_by_its_name() {
     let (mut a, mut b, mut c) = (member("a"), member("b"), member("c"));
-    let push = a.publish(to_channel("b", 7, "you"), NOW_MS).unwrap();
+    let push = a.publish(to_channel("b", 7, "you"), NOW_MS).unwrap().push;
     assert_eq!(push.subject, "pushring.v1.main.a.channels.b");
     let delivery = receive(&mut b, &push).delivery.unwrap();
     assert_eq!(delivery.channels, Channels::List(vec![ChannelId::new(7)]));
     assert_eq!(refusal(&receive(&mut c, &push)), Refusal::Subject, "it is not for c");
-    let lost = a.publish(to_channel("b", 7, "lost"), NOW_MS).unwrap();
+    let lost = a.publish(to_channel("b", 7, "lost"), NOW_MS).unwrap().push;
     drop(lost);
     let (said, _) = a.tick(NOW_MS, About::default());
     said.iter().for_each(|said| assert!(receive(&mut b, said).delivery.is_none()));
@@ -103,7 +103,7 @@ fn what_a_node_may_not_say_is_refused_and_told() {
     let (mut a, mut b) = (member("a"), member("b"));
     b.listen(&topic("room"), 0);
     b.listen(&topic(">"), 0);
-    let message = a.publish(to_topic("room", "x"), NOW_MS).unwrap();
+    let message = a.publish(to_topic("room", "x"), NOW_MS).unwrap().push;
     let forged = message.subject.replace(".a.", ".c.");
     assert_eq!(refusal(&receive(&mut b, &under(&forged, &message))), Refusal::Source);
     let elsewhere = b.subjects.of_line("a", &topic(">").line());
@@ -122,7 +122,7 @@ fn what_a_node_may_not_say_is_refused_and_told() {
     }
     let mut no_text = to_topic("room", "");
     no_text.frame.payload = Bytes::from_static(&[0xFF]);
-    let no_text = a.publish(no_text, NOW_MS).unwrap();
+    let no_text = a.publish(no_text, NOW_MS).unwrap().push;
     assert_eq!(refusal(&receive(&mut b, &no_text)), Refusal::Malformed);
     let no_about = Publish { subject: "pushring.v1.main.a.node.all".to_owned(), ..a.say(Kind::Node, b"no json") };
     assert_eq!(refusal(&receive(&mut b, &no_about)), Refusal::Malformed);
@@ -156,7 +156,7 @@ fn a_hostile_node_fills_nothing() {
     assert_eq!(b.sizes(), [1, 0, 0]);
     // And of one audience as many sources as it likes.
     for n in 0..1000 {
-        let message = member(&format!("n{n}")).publish(to_topic("room", "x"), NOW_MS).unwrap();
+        let message = member(&format!("n{n}")).publish(to_topic("room", "x"), NOW_MS).unwrap().push;
         let received = receive(&mut b, &message);
         assert_eq!(received.told.len(), usize::from(n >= 64), "what is forgotten for it is told");
     }
@@ -176,7 +176,7 @@ fn a_hostile_node_fills_nothing() {
 fn who_comes_back_is_told_everything_again() {
     let (mut a, mut b) = (member("a"), member("b"));
     b.listen(&topic("room"), 0);
-    let first = a.publish(to_topic("room", "1"), NOW_MS).unwrap();
+    let first = a.publish(to_topic("room", "1"), NOW_MS).unwrap().push;
     receive(&mut b, &first);
     a.publish(to_topic("room", "lost"), NOW_MS).unwrap();
     // Announced to nobody, until it is no more.
@@ -194,4 +194,37 @@ fn who_comes_back_is_told_everything_again() {
     assert!(matches!(told[..], [Told::Lost { count: Some(1), .. }]), "{told:?}");
     assert_eq!(b.seen(NOW_MS + 1000).0[0].lost, 1);
     assert_eq!(b.seen(NOW_MS + 1000).1.last().unwrap().to, "chat:demo:sys topic room");
+}
+
+#[test]
+fn nodes_say_what_became_of_a_push() {
+    let (mut a, mut b, mut c) = (member("a"), member("b"), member("c"));
+    b.listen(&topic("room"), 0);
+    let ask = |member: &mut Member, outbound| member.publish(Outbound { asks: true, ..outbound }, NOW_MS).unwrap();
+    let alone = ask(&mut a, to_topic("room", "x"));
+    assert_eq!((alone.ask, alone.asked), (None, Some(Err(OnNodes::default()))), "nobody is there");
+    for node in [&mut b, &mut c] {
+        let (said, _) = node.tick(NOW_MS, About::default());
+        said.iter().for_each(|said| drop(receive(&mut a, said)));
+    }
+    let Numbered { push, ask: asking, asked } = ask(&mut a, to_topic("room", "x"));
+    let (asking, Some(Ok(number))) = (asking.unwrap(), asked) else { panic!("they are there") };
+    let (node, at) = receive(&mut b, &push).delivery.unwrap().asked.unwrap();
+    assert_eq!((node.as_str(), at, receive(&mut b, &asking)), ("a", number, Received::default()), "its push says it");
+    let from_b = b.answer(&node, at, &Outcome { sent: 3, ..Outcome::default() });
+    let from_c = receive(&mut c, &asking).answer.unwrap();
+    assert_eq!(refusal(&receive(&mut c, &from_b)), Refusal::Subject, "it is for a");
+    assert_eq!(receive(&mut a, &from_c), Received::default());
+    let (settled, on_nodes) = receive(&mut a, &from_b).settled.unwrap();
+    assert_eq!((settled, on_nodes.said["b"].sent, on_nodes.said["c"]), (number, 3, Outcome::default()));
+    assert!(!on_nodes.is_partial && receive(&mut a, &from_b).settled.is_none());
+    // One node alone, which need not be there.
+    let Numbered { push, ask: asking, asked } = ask(&mut a, to_channel("d", 7, "x"));
+    assert_eq!((asking, push.subject.ends_with(".channels.d")), (None, true));
+    let on_nodes = a.give_up(asked.unwrap().unwrap()).unwrap();
+    assert_eq!((on_nodes.is_partial, on_nodes.silent.contains("d"), on_nodes.said.len()), (true, true, 0));
+    // What is no answer is refused.
+    let cut = Header::about(Kind::Answer, name("b"), 1, 1).write(b"x").unwrap().into();
+    let cut = Publish { subject: a.subjects.to_node("b", Kind::Answer, "a"), bytes: cut };
+    assert_eq!(refusal(&receive(&mut a, &cut)), Refusal::Malformed);
 }

@@ -8,6 +8,8 @@
 //! - `names`, `subject`: what may be in a subject, and how audiences become subjects;
 //! - `header`: what travels before a payload;
 //! - `sequences`: the numbers that go out, and what has come in of others';
+//! - `asked`: what other nodes are to say of a push;
+//! - `presence`: what they have said last of a topic's subscribers;
 //! - `roster`, `interest`: who is there, and what this node listens to;
 //! - `member`: all of that as one node of a fleet, without I/O: bytes and the time go in, bytes and what is to be told
 //!   come out;
@@ -16,6 +18,7 @@
 //! Invariants: local pushes never wait for any of this; every table and queue has a limit; what another node says is
 //! hostile until it has been judged, and can harm what is counted of that node only.
 
+mod asked;
 mod door;
 mod engine;
 mod header;
@@ -24,6 +27,7 @@ mod interest;
 mod member;
 mod names;
 mod outgoing;
+mod presence;
 mod probe;
 mod roster;
 mod secret;
@@ -55,6 +59,9 @@ pub struct Options {
     pub fleet: Name,
     /// This node, under a name that no other node of the fleet has.
     pub node: Name,
+    /// Where clients reach this node alone, as `wss://node-1.example.com`: those who come to another node with a channel of
+    /// this one are told. Empty: they are not.
+    pub public: String,
     /// How the node says who it is.
     pub credentials: Option<Credentials>,
     /// Certificates of who may vouch for the servers, besides those that the system knows.
@@ -72,6 +79,7 @@ impl Options {
             servers: vec!["nats://127.0.0.1:4222".to_owned()],
             fleet: Name::new("main").expect("it is one"),
             node,
+            public: String::new(),
             credentials: None,
             ca_file: None,
             queue_bytes_max: QUEUE_BYTES_MAX_DEFAULT,

@@ -1,5 +1,6 @@
 //! Names of fleets and nodes: what a subject of NATS can carry as it is, and permissions can spell.
 
+use crate::broker::name_of_node;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -29,6 +30,14 @@ impl Name {
             true => Ok(Self(text.into())),
             false => Err(InvalidName(text.chars().take(2 * NAME_BYTES_MAX).collect())),
         }
+    }
+
+    /// How a node of this name is called in a fleet, unless it is named otherwise: with `-` for `.`.
+    ///
+    /// # Errors
+    /// It cannot be called so.
+    pub fn of_node(node: &str) -> Result<Self, InvalidName> {
+        Self::new(&name_of_node(node))
     }
 
     /// The text.

@@ -47,7 +47,10 @@ async fn ask(options: &Options) -> Result<Probed, String> {
     for subject in [
         subjects.of_all("*", Kind::Node),
         subjects.of_all("*", Kind::Tails),
-        subjects.of_channels("*", options.node.as_str()),
+        subjects.of_all("*", Kind::Ask),
+        subjects.of_all("*", Kind::Count),
+        subjects.to_node("*", Kind::Channels, options.node.as_str()),
+        subjects.to_node("*", Kind::Answer, options.node.as_str()),
     ] {
         listening.push(client.subscribe(subject).await.map_err(|error| error.to_string())?);
     }

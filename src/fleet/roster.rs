@@ -3,6 +3,8 @@
 //! Invariants: at most [`NODES_MAX`] nodes; one that has been silent for long is forgotten, and makes room; a node that is
 //! heard again after it was gone is told, with for how long.
 
+use crate::broker::name_of_node;
+use crate::resume::Run;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +24,14 @@ const FORGOTTEN_AFTER_MS: u64 = 10 * 60 * 1000;
 pub struct About {
     /// Its version of pushring.
     pub version: String,
-    /// Where clients connect to it.
+    /// The name of the Kinode node that it serves.
+    pub kernel: String,
+    /// Where it listens.
     pub address: String,
+    /// Where clients reach it alone, if it was told.
+    pub public: String,
+    /// What names its run in the tokens with which its clients come back.
+    pub run: Option<Run>,
     /// Its live channels.
     pub channels: u64,
     /// Audiences that it listens to.
@@ -128,6 +136,30 @@ impl Roster {
         gone
     }
 
+    /// The name by which owners of channels know a node: that of its Kinode node where its own says so, which NATS' permissions
+    /// keep others from taking.
+    pub fn known_as(&self, source: &str) -> String {
+        let kernel = self.nodes.get(source).map(|known| known.about.kernel.as_str());
+        kernel.filter(|kernel| name_of_node(kernel) == source).unwrap_or(source).to_owned()
+    }
+
+    /// Where clients reach those that are there and say so, by what names their runs; not where two have the same.
+    pub fn runs(&self) -> BTreeMap<Run, Arc<str>> {
+        let mut runs = BTreeMap::new();
+        // What clients are told is plain, whatever a node says.
+        let is_plain = |public: &str| !public.is_empty() && public.bytes().all(|byte| byte.is_ascii_graphic());
+        let there = self.nodes.values().filter(|known| !known.is_gone && is_plain(&known.about.public));
+        for (run, public) in there.filter_map(|known| Some((known.about.run?, &known.about.public))) {
+            runs.entry(run).and_modify(|at| *at = None).or_insert_with(|| Some(Arc::from(&**public)));
+        }
+        runs.into_iter().filter_map(|(run, at)| Some((run, at?))).collect()
+    }
+
+    /// The names of those that are there.
+    pub fn there(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.nodes.iter().filter(|(_, known)| !known.is_gone).map(|(name, _)| name)
+    }
+
     /// All nodes, by name.
     pub fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Known)> {
         self.nodes.iter()
@@ -165,6 +197,23 @@ mod tests {
         assert_eq!([ask(0), ask(0), ask(1), ask(1)], [true, false, true, false]);
         assert_eq!([roster.forgets("a", 1, 3), roster.forgets("a", 1, 5), roster.forgets("a", 1, 5)], [0, 2, 0]);
         assert_eq!(roster.forgets("b", 1, 5) + roster.forgets("a", 2, 9), 0);
+    }
+
+    #[test]
+    fn clients_are_told_where_a_run_is_that_one_node_has() {
+        let mut roster = Roster::default();
+        let mut hear = |name: &str, run: u8, public: &str| {
+            let about = About { run: Some([run, 0]), public: public.to_owned(), ..About::default() };
+            roster.hear(&name.into(), 1, about, 0);
+        };
+        hear("a", 1, "wss://a");
+        hear("b", 2, "");
+        hear("c", 3, "wss://c");
+        hear("d", 3, "wss://d");
+        hear("e", 4, "wss://e\"\n");
+        assert_eq!(roster.runs(), [([1, 0], "wss://a".into())].into());
+        roster.gone(GONE_AFTER_MS);
+        assert!(roster.runs().is_empty());
     }
 
     #[test]

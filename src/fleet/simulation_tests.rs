@@ -114,7 +114,7 @@ impl World {
                 if to == from {
                     return;
                 }
-                (OutboundTo::Channel(name(to), ChannelId::new(1)), "channels".to_owned(), vec![to])
+                (OutboundTo::Channels(name(to), vec![ChannelId::new(1)]), "channels".to_owned(), vec![to])
             }
             _ => {
                 let topic = self.rng.below(TOPICS);
@@ -122,8 +122,8 @@ impl World {
                 (OutboundTo::All(target(topic).to), format!("t{topic}"), others)
             }
         };
-        let outbound = Outbound { process: target(0).process, to, frame, policy: None };
-        let publish = self.nodes[from].member.publish(outbound, self.now_ms).unwrap();
+        let outbound = Outbound { process: target(0).process, to, frame, policy: None, asks: false };
+        let publish = self.nodes[from].member.publish(outbound, self.now_ms).unwrap().push;
         for to in receivers {
             let key = (from, self.nodes[from].life, to, self.nodes[to].life, audience.clone());
             self.streams.entry(key).or_default().sent.push(self.next);

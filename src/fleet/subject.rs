@@ -28,11 +28,31 @@ pub enum Kind {
     Node,
     /// The numbers that a node has come to.
     Tails,
+    /// Whether a node listens to an audience of which the outcome is asked.
+    Ask,
+    /// To one node: what became of its push.
+    Answer,
+    /// To some channels on one node, of whatever processes have let the sender in. Subject and numbers are those of
+    /// [`Channels`](Self::Channels).
+    Guest,
+    /// How many subscribers a node has of a topic.
+    Count,
 }
 
 impl Kind {
     /// All of them; each stands at its number.
-    pub const ALL: [Self; 6] = [Self::Topic, Self::Path, Self::Process, Self::Channels, Self::Node, Self::Tails];
+    pub const ALL: [Self; 10] = [
+        Self::Topic,
+        Self::Path,
+        Self::Process,
+        Self::Channels,
+        Self::Node,
+        Self::Tails,
+        Self::Ask,
+        Self::Answer,
+        Self::Guest,
+        Self::Count,
+    ];
 
     /// Its number in a header.
     pub fn number(self) -> u8 {
@@ -50,9 +70,12 @@ impl Kind {
             Self::Topic => "topic",
             Self::Path => "path",
             Self::Process => "process",
-            Self::Channels => "channels",
+            Self::Channels | Self::Guest => "channels",
             Self::Node => "node",
             Self::Tails => "tails",
+            Self::Ask => "ask",
+            Self::Count => "count",
+            Self::Answer => "answer",
         }
     }
 }
@@ -166,9 +189,9 @@ impl Subjects {
         self.make(source, line.kind, &line.token())
     }
 
-    /// What `source` says to channels of `node`.
-    pub fn of_channels(&self, source: &str, node: &str) -> String {
-        self.make(source, Kind::Channels, node)
+    /// What `source` says to `node` alone: to channels of it, or an answer.
+    pub fn to_node(&self, source: &str, kind: Kind, node: &str) -> String {
+        self.make(source, kind, node)
     }
 
     /// What `source` says to all nodes.
@@ -258,6 +281,6 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(Kind::from_number(kind.number()), Some(kind));
         }
-        assert_eq!(Kind::from_number(6), None);
+        assert_eq!(Kind::from_number(10), None);
     }
 }

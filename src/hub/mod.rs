@@ -19,7 +19,8 @@ use self::answers::Answers;
 use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
 use crate::admission::ProcessFund;
 use crate::broker::{
-    AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Process, PushError, ServiceError,
+    AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Process, ProcessHandle, PushError,
+    ServiceError,
 };
 use crate::channel::ChannelId;
 use crate::driver::clock;
@@ -310,23 +311,21 @@ impl Hub {
 
 /// Publishes to a topic of the hub, in both forms in which it may be subscribed to.
 fn publish(process: &Process, name: &str, payload: PublishedPayload) -> HubResult {
-    if let Some(enveloped) = envelope(|name| process.subscribers(name), name, &payload) {
-        process.broadcast(Message::text(enveloped.1)).to(Audience::Topic(enveloped.0.into())).send()?;
+    if let Some(enveloped) = envelope(process.handle(), name, &payload) {
+        let broadcast = process.broadcast(Message::text(enveloped.1)).to(Audience::Topic(enveloped.0.into()));
+        broadcast.everywhere().send()?;
     }
     let message = match payload {
         PublishedPayload::Text(text) | PublishedPayload::Json(text) => Message::text(text),
         PublishedPayload::Binary(bytes) => Message::binary(bytes),
     };
-    process.broadcast(message).to(Audience::Topic(name.into())).send()
+    process.broadcast(message).to(Audience::Topic(name.into())).everywhere().send()
 }
 
-/// The topic and text of a message for those who have subscribed with an envelope, if there are any.
-pub(crate) fn envelope(
-    subscribers: impl Fn(&str) -> usize,
-    name: &str,
-    payload: &PublishedPayload,
-) -> Option<(String, String)> {
-    let twin = grammar::twin(name).filter(|twin| subscribers(twin) > 0)?;
+/// The topic and text of a message for those who have subscribed with an envelope, if there are any; on other nodes of a
+/// fleet there may be.
+pub(crate) fn envelope(process: &ProcessHandle, name: &str, payload: &PublishedPayload) -> Option<(String, String)> {
+    let twin = grammar::twin(name).filter(|twin| process.is_in_fleet() || process.subscribers(twin) > 0)?;
     let text = grammar::enveloped(name, payload);
     Some((twin, text))
 }

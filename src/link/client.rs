@@ -88,7 +88,8 @@ impl Client {
         ask: Option<u64>,
     ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
-        self.order(FromPeer::Push { channel: channel.get(), kind, policy, ask, node: None }, blob, ask)
+        let order = FromPeer::Push { channel: channel.get(), kind, policy, ask, node: None, as_guest: false };
+        self.order(order, blob, ask)
     }
 
     /// As [`push`](Self::push), to a channel of the process of this name on a node of the broker's fleet.
@@ -104,7 +105,18 @@ impl Client {
     ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
         let (channel, node) = (to.channel.get(), Some(to.node.to_string()));
-        self.order(FromPeer::Push { channel, kind, policy, ask, node }, blob, ask)
+        self.order(FromPeer::Push { channel, kind, policy, ask, node, as_guest: false }, blob, ask)
+    }
+
+    /// Pushes to a channel of another node of the broker's fleet, whose owner, whatever process that is, may have let this
+    /// process in.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_as_guest(&self, to: &ChannelAt, message: Message) -> Result<(), LinkSendError> {
+        let (kind, blob) = convert::message_out(message);
+        let (channel, node) = (to.channel.get(), Some(to.node.to_string()));
+        self.order(FromPeer::Push { channel, kind, policy: None, ask: None, node, as_guest: true }, blob, None)
     }
 
     /// Pushes one message to many channels of this process, encoded once for each of the broker's shards.

@@ -46,15 +46,16 @@ impl<'a> ProcessOrders<'a> {
     /// Obeys one order.
     pub fn obey(&mut self, order: FromPeer, blob: Bytes) -> Result<(), Stop> {
         self.taken += 1;
-        if let FromPeer::Push { channel, kind, policy: None, ask: None, node: None } = order {
+        if let FromPeer::Push { channel, kind, policy: None, ask: None, node: None, .. } = order {
             return self.push(channel, kind, blob);
         }
         // Behind the pushes before it.
         self.batch.flush()?;
         match order {
-            FromPeer::Push { channel, kind, policy, ask, node } => {
+            FromPeer::Push { channel, kind, policy, ask, node, as_guest } => {
                 let delivery = self.delivery(policy, ask)?;
-                self.push_as(ChannelId::new(channel), node, delivery, convert::message(kind, blob), (kind, ask))?;
+                let to = (ChannelId::new(channel), node, as_guest);
+                self.push_as(to, delivery, convert::message(kind, blob), (kind, ask))?;
             }
             FromPeer::PushMany { to: Audience::Topic(name), ask, .. } if topic::check(&name).is_err() => {
                 self.refuse_topic(&name, ask)?;
@@ -112,17 +113,17 @@ impl<'a> ProcessOrders<'a> {
     /// One push that says more than what and to whom.
     fn push_as(
         &self,
-        channel: ChannelId,
-        node: Option<String>,
+        (channel, node, as_guest): (ChannelId, Option<String>, bool),
         delivery: DeliveryOptions,
         message: Option<Result<Message, InvalidMessage>>,
         (kind, ask): (FrameKind, Option<u64>),
     ) -> Result<(), Stop> {
         match message {
             Some(Ok(message)) => {
-                let push = match node {
+                let push = match node.map(|node| ChannelAt { node: node.into(), channel }) {
                     None => self.owner.push(channel, message),
-                    Some(node) => self.owner.push_at(&ChannelAt { node: node.into(), channel }, message),
+                    Some(at) if as_guest => self.owner.push_as_guest(&at, message),
+                    Some(at) => self.owner.push_at(&at, message),
                 };
                 Ok(push.delivered(delivery).send()?)
             }

@@ -14,9 +14,11 @@ pub enum Stop {
 impl From<PushError> for Stop {
     fn from(error: PushError) -> Self {
         match error {
-            PushError::OutcomesUnread | PushError::TooLarge | PushError::Topic(_) | PushError::ChannelsAreHere => {
-                Self::Violation(error.to_string())
-            }
+            PushError::OutcomesUnread
+            | PushError::TooLarge
+            | PushError::Topic(_)
+            | PushError::ChannelsAreHere
+            | PushError::OnlyChannels => Self::Violation(error.to_string()),
             // What waits for room is refused for no other reason.
             PushError::InboxFull | PushError::Partly | PushError::Stopped => Self::Stopped,
         }

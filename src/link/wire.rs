@@ -54,6 +54,9 @@ pub enum FromPeer {
         /// On this node of the broker's fleet.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         node: Option<String>,
+        /// To a channel there that its owner has let this process in to, whatever process that is.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        as_guest: bool,
     },
     /// The blob to many channels.
     PushMany {

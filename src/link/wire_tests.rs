@@ -149,7 +149,14 @@ fn peers_frames() -> Vec<FromPeer> {
         FromPeer::LoggedIn(LoggedIn { login: 1, token: Some(String::new()), error: Some(String::new()) }),
     ];
     frames.extend(policies.map(|policy| hello(process(policy))));
-    frames.extend(kinds.map(|kind| FromPeer::Push { channel: 1, kind, policy: Some(Policy::Close), ask, node: None }));
+    frames.extend(kinds.map(|kind| FromPeer::Push {
+        channel: 1,
+        kind,
+        policy: Some(Policy::Close),
+        ask,
+        node: None,
+        as_guest: true,
+    }));
     frames.extend(audiences.map(|to| FromPeer::PushMany {
         to,
         except: vec![],

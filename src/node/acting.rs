@@ -2,7 +2,8 @@
 //! handed over later.
 
 use crate::broker::{
-    Audience, Batch, BindPathError, Broadcast, DeliveryOptions, Message, ProcessHandle, PushError, RequestId, Subscribe,
+    Audience, Batch, BindPathError, Broadcast, ChannelAt, DeliveryOptions, Message, ProcessHandle, PushError,
+    RequestId, Subscribe,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
@@ -52,6 +53,15 @@ pub(crate) trait Acting: ActingOrders {
     fn bind_http(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError>;
 
     fn unbind_http(&self, path: &str) -> Result<(), BindPathError>;
+
+    /// What lets processes of other nodes in. None: over a link only a kernel does.
+    fn granting(&self) -> Option<&ProcessHandle> {
+        None
+    }
+
+    /// A push to a channel of another node of the fleet, whose owner may have let this process in. Returns whether
+    /// there may be a fleet.
+    fn push_as_guest(&self, to: &ChannelAt, message: Message) -> Result<bool, PushError>;
 }
 
 fn broadcast<'p>(
@@ -126,6 +136,17 @@ impl Acting for ProcessHandle {
 
     fn bind_http(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
         self.bind_http_any(path, rule)
+    }
+
+    fn granting(&self) -> Option<&ProcessHandle> {
+        Some(self)
+    }
+
+    fn push_as_guest(&self, to: &ChannelAt, message: Message) -> Result<bool, PushError> {
+        if !self.is_in_fleet() {
+            return Ok(false);
+        }
+        self.push_as_guest(to, message).send().map(|()| true)
     }
 
     fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {

@@ -84,11 +84,19 @@ impl Pending {
     pub fn perform(&self, owner: &dyn Acting, request: ActionRequest) -> Result<Option<KernelMessage>, PushError> {
         match self.order(owner, request)? {
             Ordered::Done => Ok(None),
-            // There are other nodes only where there is a kernel.
-            Ordered::Else(ActionRequest { action: CheckedAction::Grant { .. }, reply }) => {
-                Ok(Some(reply.refused(HttpServerError::MalformedRequest)))
-            }
-            Ordered::Else(ActionRequest { action, reply }) => bind(owner, action, reply),
+            Ordered::Else(request) => match (owner.granting(), &request.action) {
+                (Some(owner), CheckedAction::Grant { .. }) => {
+                    let mut batch = owner.batch();
+                    match self.collect(owner, &mut batch, request) {
+                        Some(change) => change.make(),
+                        None => batch.flush().map(|()| None),
+                    }
+                }
+                (None, CheckedAction::Grant { .. }) => {
+                    Ok(Some(request.reply.refused(HttpServerError::MalformedRequest)))
+                }
+                _ => bind(owner, request.action, request.reply),
+            },
         }
     }
 

@@ -10,7 +10,8 @@ use super::backend::{
 use super::body::Body;
 use super::runtime::run;
 use crate::broker::{
-    self, AttachError, AttachOptions, BrokerHandle, Closed, ControlKind, Event, HttpAsk, HttpRequest, Opened, Process,
+    self, AttachError, AttachOptions, BrokerHandle, ChannelAt, Closed, ControlKind, Event, HttpAsk, HttpRequest,
+    Opened, Process, name_of_node,
 };
 use crate::channel::ChannelId;
 use crate::node::acting::Acting;
@@ -256,6 +257,24 @@ impl AttachedProcess {
     }
 }
 
+impl AttachedProcess {
+    /// A push to another node: over the fleet, as far as the owner of the channel there lets this process in.
+    fn push_elsewhere(&mut self, push: BackendPush) -> Result<(), BackendStopped> {
+        let to = ChannelAt { node: name_of_node(&push.node).into(), channel: ChannelId::new(push.channel_id) };
+        match frame(push.message_type, push.blob.bytes) {
+            Ok(Some(message)) => {
+                if !self.seat.acting().push_as_guest(&to, message).map_err(|_| BackendStopped)? {
+                    tracing::warn!(to = %push.node, "dropped a push: there is neither a kernel nor a fleet to deliver it");
+                }
+            }
+            Ok(None) => tracing::warn!(to = %push.node, "dropped a close: only its own node ends a channel"),
+            // A node would answer with a refusal that nobody waits for.
+            Err(invalid) => tracing::debug!(process = %self.our, %to, %invalid, "a push was refused"),
+        }
+        Ok(())
+    }
+}
+
 impl Backend for AttachedProcess {
     fn send(&mut self, message: KernelMessage) -> Result<(), BackendStopped> {
         if is_http_server(&message.target.process) && message.target.is_on(&self.our.node) {
@@ -286,7 +305,7 @@ impl Backend for AttachedProcess {
 
     fn push(&mut self, push: BackendPush) -> Result<(), BackendStopped> {
         if push.node != self.our.node && push.node != OUR {
-            return self.send(push.into_message());
+            return self.push_elsewhere(push);
         }
         let channel = ChannelId::new(push.channel_id);
         let pushed = match frame(push.message_type, push.blob.bytes) {

@@ -16,7 +16,7 @@ pub use crate::node::{
 const ANSWER_TIMEOUT_S: u64 = 5;
 
 /// Pushes one message to a channel. `node` is usually `our.node`; another node's server refuses unless that channel's
-/// owner granted it. Does not wait for the client, and nothing is heard of a channel that is gone: send the action as a
+/// owner granted it. Where there is no kernel it is reached over the broker's fleet, if it is in one (`docs/FLEET.md`). Does not wait for the client, and nothing is heard of a channel that is gone: send the action as a
 /// [`Request`] that expects a response where that matters.
 ///
 /// # Errors

@@ -3,7 +3,9 @@
 use super::attached::{AttachedProcess, Attachment};
 use super::backend::Exit;
 use super::runtime::run;
-use crate::broker::{Audience, BindPathError, DeliveryOptions, Event, Message, Outcome, PushError, RequestId, Stopped};
+use crate::broker::{
+    Audience, BindPathError, ChannelAt, DeliveryOptions, Event, Message, Outcome, PushError, RequestId, Stopped,
+};
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::link::{Client, ClientOptions, ConnectError, Endpoint, LinkSendError};
@@ -167,6 +169,10 @@ impl Acting for LinkSeat {
 
     fn bind_http(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
         self.client.bind_http(path, rule)
+    }
+
+    fn push_as_guest(&self, to: &ChannelAt, message: Message) -> Result<bool, PushError> {
+        self.sent(self.client.push_as_guest(to, message), None).map(|()| true)
     }
 
     fn unbind_http(&self, path: &str) -> Result<(), BindPathError> {

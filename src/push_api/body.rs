@@ -1,15 +1,16 @@
-//! What a request asks to be pushed: JSON, or raw bytes with the field `Push-PublishTo`.
+//! What a request asks to be pushed: JSON, or raw bytes with the field `Push-To`.
 //!
 //! Invariants: an error names the one field that is wrong; a raw payload is the request's own bytes, not a copy; JSON that is
 //! to be pushed is pushed as it was written. Knows no broker but its words.
 
-use crate::broker::{Message, Policy};
+use crate::broker::{ChannelAt, Message, Policy};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
 use crate::words::topic;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -30,7 +31,19 @@ pub(super) struct PublishOrder {
     pub policy: Option<Policy>,
     pub except: Vec<ChannelId>,
     /// Whether the answer waits for the outcome.
-    pub outcome: bool,
+    pub outcome: Wanted,
+}
+
+/// What the answer says of what became of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Wanted {
+    /// Nothing: it was accepted.
+    #[default]
+    Nothing,
+    /// How many channels of this broker got it.
+    Here,
+    /// The same, and what the other nodes of the fleet say.
+    Nodes,
 }
 
 /// Whom a push is for, among the channels of its process.
@@ -38,10 +51,29 @@ pub(super) struct PublishOrder {
 pub(super) enum PublishTo {
     Topic(Arc<str>),
     Path(Arc<str>),
-    Channels(Vec<ChannelId>),
+    Channels(Vec<ChannelId>, OnOthers),
     /// The channels of one user of the hub.
     User(String),
     Process,
+}
+
+/// Channels of other nodes of the fleet, by node.
+pub(super) type OnOthers = BTreeMap<String, Vec<ChannelId>>;
+
+/// How a channel is named: by its number, or as `NODE/ID`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Named {
+    Here(u32),
+    At(String),
+}
+
+/// See [`Wanted`].
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Outcomes {
+    Plain(bool),
+    Of(String),
 }
 
 /// The field that is wrong, and why.
@@ -93,16 +125,29 @@ pub(super) fn of_json(body: &[u8]) -> Result<PublishOrder, Wrong> {
     };
     let policy = take(&mut fields, "", "policy")?;
     let except: Option<Vec<u32>> = take(&mut fields, "", "except")?;
-    let outcome: Option<bool> = take(&mut fields, "", "outcome")?;
+    let outcome = match take(&mut fields, "", "outcome")? {
+        None | Some(Outcomes::Plain(false)) => Wanted::Nothing,
+        Some(Outcomes::Plain(true)) => Wanted::Here,
+        Some(Outcomes::Of(text)) => wanted(&text).ok_or_else(|| Wrong::new("outcome", "true, false or \"nodes\""))?,
+    };
     nothing_left(&fields, "")?;
     let except = channels("except", except.unwrap_or_default())?;
-    Ok(PublishOrder { to, process, message, is_json, policy, except, outcome: outcome.unwrap_or(false) })
+    Ok(PublishOrder { to, process, message, is_json, policy, except, outcome })
+}
+
+fn wanted(text: &str) -> Option<Wanted> {
+    Some(match text {
+        "" | "true" => Wanted::Here,
+        "false" => Wanted::Nothing,
+        "nodes" => Wanted::Nodes,
+        _ => return None,
+    })
 }
 
 fn audience(mut to: JsonFields) -> Result<(PublishTo, Option<ProcessId>), Wrong> {
     let topic: Option<String> = take(&mut to, "to.", "topic")?;
     let path: Option<String> = take(&mut to, "to.", "path")?;
-    let ids: Option<Vec<u32>> = take(&mut to, "to.", "channels")?;
+    let ids: Option<Vec<Named>> = take(&mut to, "to.", "channels")?;
     let user: Option<String> = take(&mut to, "to.", "user")?;
     let process: Option<String> = take(&mut to, "to.", "process")?;
     nothing_left(&to, "to.")?;
@@ -110,7 +155,7 @@ fn audience(mut to: JsonFields) -> Result<(PublishTo, Option<ProcessId>), Wrong>
     let to = match (topic, path, ids, user) {
         (Some(name), None, None, None) => PublishTo::Topic(topic_name(name)?),
         (None, Some(path), None, None) => PublishTo::Path(path.into()),
-        (None, None, Some(ids), None) => PublishTo::Channels(channels("to.channels", ids)?),
+        (None, None, Some(ids), None) => named("to.channels", ids)?,
         (None, None, None, Some(user)) => PublishTo::User(user),
         (None, None, None, None) if process.is_some() => PublishTo::Process,
         (None, None, None, None) => {
@@ -137,12 +182,33 @@ fn channels(field: &str, ids: Vec<u32>) -> Result<Vec<ChannelId>, Wrong> {
     Ok(ids.into_iter().map(ChannelId::new).collect())
 }
 
+/// Channels of this node and of others.
+fn named(field: &str, ids: Vec<Named>) -> Result<PublishTo, Wrong> {
+    let (mut here, mut others) = (Vec::new(), OnOthers::new());
+    let all = ids.len();
+    for id in ids {
+        match id {
+            Named::Here(id) => here.push(id),
+            Named::At(text) => {
+                let at: ChannelAt = text
+                    .parse()
+                    .map_err(|error: crate::broker::InvalidChannelAt| Wrong::new(field, error.to_string()))?;
+                others.entry(at.node.to_string()).or_default().push(at.channel);
+            }
+        }
+    }
+    if all > CHANNELS_MAX {
+        return Err(Wrong::new(field, format!("at most {CHANNELS_MAX} channels in one request")));
+    }
+    Ok(PublishTo::Channels(channels(field, here)?, others))
+}
+
 /// An order of raw bytes: `Push-To: topic=news; policy=drop_newest; except=7,8; outcome`. Values are percent-encoded where
 /// they hold `;`, `%` or what a header field may not. Text, if `mime` says so or it is JSON; else Binary.
 pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, Wrong> {
     let wrong = |why: String| Wrong::new("push-to", why);
     let (mut audience, mut process, mut policy) = (None, None, None);
-    let (mut except, mut outcome) = (Vec::new(), false);
+    let (mut except, mut outcome) = (Vec::new(), Wanted::Nothing);
     for part in to.split(';').map(str::trim).filter(|part| !part.is_empty()) {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let value = decoded(value.trim()).ok_or_else(|| wrong(format!("{name}: no UTF-8, or a % alone")))?;
@@ -153,7 +219,11 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
         let found = match name.trim() {
             "topic" => Some(PublishTo::Topic(topic_name(value).map_err(|error| wrong(error.why))?)),
             "path" => Some(PublishTo::Path(value.into())),
-            "channels" => Some(PublishTo::Channels(channels("push-to", ids(&value)?)?)),
+            "channels" => {
+                let ids = value.split(',').map(str::trim);
+                let ids = ids.map(|id| id.parse().map_or_else(|_| Named::At(id.to_owned()), Named::Here));
+                Some(named("push-to", ids.collect())?)
+            }
             "user" => Some(PublishTo::User(value)),
             "process" => {
                 process = Some(process_id(&value).map_err(|error| wrong(error.why))?);
@@ -170,7 +240,7 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
                 None
             }
             "outcome" => {
-                outcome = matches!(&*value, "" | "true");
+                outcome = wanted(&value).ok_or_else(|| wrong("outcome: true, false or nodes".to_owned()))?;
                 None
             }
             other => return Err(wrong(format!("there is no {other}"))),
@@ -246,13 +316,19 @@ mod tests {
             is_json: false,
             policy: Some(Policy::DropOldest),
             except: vec![ChannelId::new(7)],
-            outcome: true,
+            outcome: Wanted::Here,
         };
         assert_eq!(order, Ok(expected));
         let of = |body: &str| of_json(body.as_bytes()).unwrap();
         assert_eq!(of(r#"{"to":{"channels":[1,2]},"data":"AP8="}"#).message, Message::binary(vec![0, 255]));
         assert_eq!(of(r#"{"to":{"user":"ann"},"text":""}"#).to, PublishTo::User("ann".into()));
         assert_eq!(of(r#"{"to":{"process":"chat"},"text":""}"#).to, PublishTo::Process);
+        let others = OnOthers::from([("b".to_owned(), vec![ChannelId::new(2), ChannelId::new(3)])]);
+        let to = PublishTo::Channels(vec![ChannelId::new(1)], others);
+        let order = of(r#"{"to":{"channels":["b/2",1,"b/3"]},"text":"","outcome":"nodes"}"#);
+        assert_eq!((&order.to, order.outcome), (&to, Wanted::Nodes));
+        let raw = of_raw("channels=b/2, 1,b/3; outcome=nodes", "text/plain", Bytes::new()).unwrap();
+        assert_eq!((raw.to, raw.outcome), (to, Wanted::Nodes));
         // As it was written: numbers, order and spaces.
         let json = of(r#"{"to":{"path":"/"},"json": {"b":1.10, "a":[1e3]} }"#);
         assert_eq!(json.message, Message::text(r#"{"b":1.10, "a":[1e3]}"#));
@@ -281,6 +357,7 @@ mod tests {
             (r#"{"to":{"topic":"a"},"text":"x","policy":"never"}"#, "policy"),
             (r#"{"to":{"topic":"a"},"text":"x","except":7}"#, "except"),
             (r#"{"to":{"topic":"a"},"text":"x","outcome":"yes"}"#, "outcome"),
+            (r#"{"to":{"channels":["b/x"]},"text":"x"}"#, "to.channels"),
             (r#"{"to":{"topic":"a"},"text":"x","ttl":1}"#, "ttl"),
         ] {
             assert_eq!(wrong(body), field, "{body}");
@@ -291,7 +368,7 @@ mod tests {
     fn raw_bytes_are_pushed_as_they_are() {
         let body = Bytes::from(vec![7; 100_000]);
         let order = of_raw("topic=a%3Bb; except=7, 8;policy=conflate:9;outcome", "image/png", body.clone()).unwrap();
-        assert_eq!((&order.to, order.outcome), (&PublishTo::Topic("a;b".into()), true));
+        assert_eq!((&order.to, order.outcome), (&PublishTo::Topic("a;b".into()), Wanted::Here));
         assert_eq!((order.except.len(), order.policy), (2, Some(Policy::Conflate { key: 9 })));
         assert_eq!(order.message.payload().as_ptr(), body.as_ptr(), "without a copy");
         let text = of_raw("user=ann", "text/plain", Bytes::from_static("é".as_bytes())).unwrap();

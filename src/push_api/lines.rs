@@ -2,9 +2,9 @@
 //!
 //! Invariant: a part of it is bounded, so that other requests are answered between two parts.
 
-use super::body;
+use super::body::{self, Wanted, Wrong};
 use super::idempotency::KeyDigest;
-use super::perform::{Performer, PushResult, counts};
+use super::perform::{Performer, PushResult};
 use super::{ApiAnswer, JSON_BYTES_MAX, OUTCOME_WITHIN};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -55,11 +55,16 @@ fn one(line: &[u8], performer: &mut Performer) -> Value {
     if line.len() > JSON_BYTES_MAX {
         return json!({"status": 413, "error": "a line has 256 KiB at most"});
     }
-    let done = body::of_json(line).map_err(ApiAnswer::from).and_then(|order| performer.push(order));
+    let order = body::of_json(line).and_then(|order| match order.outcome {
+        // Nobody waits for other nodes line by line.
+        Wanted::Nodes => Err(Wrong::new("outcome", "what other nodes say is asked with a request of its own")),
+        Wanted::Nothing | Wanted::Here => Ok(order),
+    });
+    let done = order.map_err(ApiAnswer::from).and_then(|order| performer.push(order));
     match done {
         Ok(PushResult::Accepted) => json!({"status": 202}),
         Ok(PushResult::Asked(ticket)) => match ticket.wait(OUTCOME_WITHIN) {
-            Some(outcome) => json!({"status": 200, "outcome": counts(&outcome)}),
+            Some(outcome) => json!({"status": 200, "outcome": outcome}),
             None => json!({"status": 503, "error": "the push was accepted, and its outcome is not known yet"}),
         },
         Err(answer) => {

@@ -22,7 +22,7 @@ use self::body::PublishOrder;
 use self::guard::ApiGuard;
 use self::idempotency::{KeptAnswers, KeyDigest, KeyStatus};
 use self::lines::LineBatch;
-use self::perform::{Performer, PushResult, PushTickets};
+use self::perform::{Counting, Performer, PushResult, PushTickets};
 use crate::broker::RequestId;
 use crate::broker::{AttachOptions, BrokerHandle, Event, HttpAsk, HttpRequest, Process, ServiceError};
 use crate::gateway::{ContractRequest, HttpRule};
@@ -41,6 +41,9 @@ pub const JSON_BYTES_MAX: usize = 256 << 10;
 
 /// How long an outcome is waited for: shards tell it within a turn or two, whatever clients do.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether other nodes have said what became of a push: they have 250 ms.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long a wait for requests lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -91,8 +94,8 @@ struct Api {
     guard: ApiGuard,
     performer: Performer,
     kept: KeptAnswers,
-    /// Answers that wait for an outcome.
-    waiting: Vec<(RequestId, PushTickets, Option<KeyDigest>)>,
+    /// Answers that wait for an outcome, or for other nodes.
+    waiting: Vec<(RequestId, Awaited, Option<KeyDigest>)>,
     /// Batches that are not worked off.
     lines: VecDeque<(RequestId, LineBatch)>,
 }
@@ -141,7 +144,11 @@ impl Api {
         let mut events = Vec::new();
         loop {
             // With a batch at hand there is something to do at once.
-            let patience = if self.lines.is_empty() { WAIT_MAX } else { Duration::ZERO };
+            let patience = match (self.lines.is_empty(), self.waiting.is_empty()) {
+                (false, _) => Duration::ZERO,
+                (true, false) => LOOK_INTERVAL,
+                (true, true) => WAIT_MAX,
+            };
             if self.process.recv_batch(&mut events, patience).is_err() {
                 return;
             }
@@ -179,6 +186,14 @@ impl Api {
         let answer = match (&*asked.method, &*parts) {
             ("POST", ["push"]) => return self.push(id, asked, body),
             ("GET" | "HEAD", ["topics"]) => self.performer.topics(&asked.query_params),
+            ("GET" | "HEAD", ["topics", name])
+                if asked.query_params.get("nodes").is_some_and(|nodes| nodes == "true") =>
+            {
+                match self.performer.topic_everywhere(name, &asked.query_params) {
+                    Ok(counting) => return self.waiting.push((id, Awaited::Count(counting), None)),
+                    Err(refused) => refused,
+                }
+            }
             ("GET" | "HEAD", ["topics", name]) => self.performer.topic(name, &asked.query_params),
             ("GET" | "HEAD", ["channels", channel]) => self.performer.channel(channel),
             ("DELETE", ["channels", channel]) => self.performer.close(channel, &asked.query_params),
@@ -231,7 +246,7 @@ impl Api {
     fn one(&mut self, id: RequestId, key: Option<KeyDigest>, order: PublishOrder) {
         match self.performer.push(order) {
             Ok(PushResult::Accepted) => self.answer(id, key, ApiAnswer::json(202, &json!({"accepted": true}))),
-            Ok(PushResult::Asked(ticket)) => self.waiting.push((id, ticket, key)),
+            Ok(PushResult::Asked(tickets)) => self.waiting.push((id, Awaited::Outcome(tickets), key)),
             Err(answer) => self.answer(id, key, answer),
         }
     }
@@ -247,13 +262,16 @@ impl Api {
         }
     }
 
-    /// Answers those who wait for an outcome.
+    /// Answers those who wait for an outcome; who waits for other nodes goes on waiting, and nobody else with it.
     fn settle(&mut self) {
         let until = Instant::now() + OUTCOME_WITHIN;
-        for (id, ticket, key) in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let (slow, ready): (Vec<_>, Vec<_>) = waiting.partition(|(_, awaited, _)| awaited.is_slow());
+        self.waiting = slow;
+        for (id, ticket, key) in ready {
             let answer = match ticket.wait(until.saturating_duration_since(Instant::now())) {
-                Some(outcome) => ApiAnswer::json(200, &perform::counts(&outcome)),
-                None => ApiAnswer::error(503, None, "the push was accepted, and its outcome is not known yet")
+                Some(outcome) => ApiAnswer::json(200, &outcome),
+                None => ApiAnswer::error(503, None, "what was asked was done, and its outcome is not known yet")
                     .with("retry-after", "1"),
             };
             self.answer(id, key, answer);
@@ -268,6 +286,29 @@ impl Api {
         let fields = fields.chain([("cache-control".into(), "no-store".into())]);
         // The only error is that the broker has stopped.
         let _ = self.process.respond(id, answer.status).headers(fields).body(answer.body).send();
+    }
+}
+
+/// What an answer waits for.
+enum Awaited {
+    Outcome(PushTickets),
+    Count(Counting),
+}
+
+impl Awaited {
+    /// Whether waiting for it may take as long as other nodes do.
+    fn is_slow(&self) -> bool {
+        match self {
+            Self::Outcome(tickets) => tickets.is_slow(),
+            Self::Count(counting) => counting.is_slow(),
+        }
+    }
+
+    fn wait(&self, timeout: Duration) -> Option<serde_json::Value> {
+        match self {
+            Self::Outcome(tickets) => tickets.wait(timeout),
+            Self::Count(counting) => counting.wait(timeout),
+        }
     }
 }
 

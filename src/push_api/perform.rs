@@ -3,9 +3,10 @@
 //! Invariants: a push never waits; a process that is gone is not acted for.
 
 use super::ApiAnswer;
-use super::body::{PublishOrder, PublishTo, decoded};
+use super::body::{OnOthers, PublishOrder, PublishTo, Wanted, decoded};
 use crate::broker::{
-    Audience, BrokerHandle, ChannelFilter, Message, Outcome, ProcessHandle, PushError, Ticket, TopicQuery,
+    Audience, Broadcast, BrokerHandle, ChannelFilter, Message, OnNodes, Outcome, Presence, Present, ProcessHandle,
+    PushError, Ticket, TopicQuery,
 };
 use crate::channel::ChannelId;
 use crate::hub;
@@ -13,6 +14,7 @@ use crate::process_id::ProcessId;
 use crate::words::topic;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// With what a channel is closed where the request does not say (RFC 6455 7.4.1: policy).
@@ -35,18 +37,91 @@ pub(super) enum PushResult {
     Asked(PushTickets),
 }
 
-/// The claims to the outcomes of one request's pushes: one, or (at the hub) one for each form.
-pub(super) struct PushTickets(Vec<Ticket>);
+/// A claim to how many subscribers a topic has on all nodes.
+pub(super) struct Counting {
+    topic: String,
+    here: usize,
+    elsewhere: Ticket<Presence>,
+}
+
+impl Counting {
+    /// Whether others may still say it.
+    pub fn is_slow(&self) -> bool {
+        self.elsewhere.get().is_none()
+    }
+
+    /// What is answered; none: it was not known in time.
+    pub fn wait(&self, timeout: Duration) -> Option<Value> {
+        let presence = self.elsewhere.wait(timeout).ok()?;
+        let elsewhere: usize = presence.nodes.values().map(|present| present.subscribers).sum();
+        let told = presence.nodes.iter().map(|(node, Present { subscribers, age })| {
+            (node.to_string(), json!({"subscribers": subscribers, "age_ms": age.as_millis() as u64}))
+        });
+        let unknown = presence.unknown.iter().map(|node| (node.to_string(), Value::Null));
+        let nodes = Value::Object(told.chain(unknown).collect());
+        let (subscribers, is_partial) = (self.here + elsewhere, presence.is_partial);
+        Some(
+            json!({"topic": self.topic, "subscribers": subscribers, "here": self.here, "nodes": nodes, "partial": is_partial}),
+        )
+    }
+}
+
+/// The claims to the outcomes of one request's pushes: one, or one for each form (at the hub) and node.
+#[derive(Default)]
+pub(super) struct PushTickets {
+    here: Vec<Ticket>,
+    /// Empty where nobody asked of other nodes.
+    nodes: Vec<Ticket<OnNodes>>,
+}
 
 impl PushTickets {
-    /// All together. None: not known in time.
-    pub fn wait(&self, timeout: Duration) -> Option<Outcome> {
+    /// Whether waiting for it may take as long as other nodes do.
+    pub fn is_slow(&self) -> bool {
+        self.nodes.iter().any(|ticket| ticket.get().is_none())
+    }
+
+    /// What is answered with all together. None: not known in time.
+    pub fn wait(&self, timeout: Duration) -> Option<Value> {
         let until = Instant::now() + timeout;
+        let left = || until.saturating_duration_since(Instant::now());
         let mut sum = Outcome::default();
-        for ticket in &self.0 {
-            sum.add(&ticket.wait(until.saturating_duration_since(Instant::now())).ok()?);
+        for ticket in &self.here {
+            sum.add(&ticket.wait(left()).ok()?);
         }
-        Some(sum)
+        let mut answer = counts(&sum);
+        if self.nodes.is_empty() {
+            return Some(answer);
+        }
+        let (mut said, mut is_partial) = (BTreeMap::<Arc<str>, Option<Outcome>>::new(), false);
+        for ticket in &self.nodes {
+            let on_nodes = ticket.wait(left()).ok()?;
+            is_partial |= on_nodes.is_partial;
+            for (node, outcome) in on_nodes.said {
+                // What is unknown of one form is unknown of both.
+                if let Some(sum) = said.entry(node).or_insert_with(|| Some(Outcome::default())) {
+                    sum.add(&outcome);
+                }
+            }
+            said.extend(on_nodes.silent.into_iter().map(|node| (node, None)));
+        }
+        let nodes = said.iter().map(|(node, outcome)| (node.to_string(), outcome.as_ref().map_or(Value::Null, counts)));
+        answer["nodes"] = Value::Object(nodes.collect());
+        answer["partial"] = is_partial.into();
+        Some(answer)
+    }
+
+    /// Gives a push, and keeps what it is asked of.
+    fn give(&mut self, push: Broadcast<'_>, wanted: Wanted) -> Result<(), PushError> {
+        match wanted {
+            Wanted::Nothing => push.try_send()?,
+            Wanted::Here => self.here.push(push.ask().try_send()?),
+            Wanted::Nodes => {
+                let (here, nodes) = push.ask_nodes().try_send()?;
+                self.here.push(here);
+                self.nodes.push(nodes);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -65,41 +140,43 @@ impl Performer {
             && handle.id().as_str() == hub::PROCESS
         {
             let payload = if is_json { hub::json_of(&message) } else { hub::payload_of(&message) };
-            enveloped = hub::envelope(|name| handle.subscribers(name), name, &payload);
+            enveloped = hub::envelope(handle, name, &payload);
         }
-        let twin = enveloped.map(|(topic, text)| {
-            let push = handle.broadcast(Message::text(text)).to(Audience::Topic(topic.into()));
-            let push = push.except_all(except.iter().copied());
-            if let Some(policy) = policy { push.policy(policy) } else { push }
-        });
+        let mut on_others = OnOthers::new();
         let audience = match to {
             PublishTo::Topic(name) => Audience::Topic(name),
             PublishTo::Path(path) => Audience::Path(path),
-            PublishTo::Channels(channels) => Audience::Channels(channels),
+            PublishTo::Channels(channels, others) => {
+                on_others = others;
+                Audience::Channels(channels)
+            }
             PublishTo::User(user) => match topic::of_user(&user) {
                 Some(topic) => Audience::Topic(topic.into()),
                 None => return Err(ApiAnswer::error(400, Some("to.user"), "a user's name has 1 to 200 bytes")),
             },
             PublishTo::Process => Audience::Process,
         };
-        // A list of channels is of this node.
-        let everywhere = !matches!(audience, Audience::Channels(_));
-        let push = handle.broadcast(message).to(audience).except_all(except).everywhere_if(everywhere);
-        let push = match policy {
-            Some(policy) => push.policy(policy),
-            None => push,
-        };
-        let done = match outcome {
-            true => push.ask().try_send().map(|ticket| vec![ticket]),
-            false => push.try_send().map(|()| Vec::new()),
-        };
-        let mut tickets = done.map_err(refusal)?;
-        match twin {
-            Some(twin) if outcome => tickets.push(twin.ask().try_send().map_err(partly)?),
-            Some(twin) => twin.try_send().map_err(partly)?,
-            None => {}
+        if !on_others.is_empty() && !handle.is_in_fleet() {
+            let why = "this broker is in no fleet: channels are numbers, without a node";
+            return Err(ApiAnswer::error(400, Some("to.channels"), why));
         }
-        Ok(if outcome { PushResult::Asked(PushTickets(tickets)) } else { PushResult::Accepted })
+        let push = |message: Message, audience: Audience| {
+            let push = handle.broadcast(message).to(audience).except_all(except.iter().copied());
+            if let Some(policy) = policy { push.policy(policy) } else { push }
+        };
+        // A list of channels is of one node.
+        let everywhere = !matches!(audience, Audience::Channels(_));
+        let mut tickets = PushTickets::default();
+        tickets.give(push(message.clone(), audience).everywhere_if(everywhere), outcome).map_err(refusal)?;
+        if let Some((topic, text)) = enveloped {
+            let twin = push(Message::text(text), Audience::Topic(topic.into())).everywhere();
+            tickets.give(twin, outcome).map_err(partly)?;
+        }
+        for (node, channels) in on_others {
+            let push = push(message.clone(), Audience::Channels(channels)).on_node(&node);
+            tickets.give(push, outcome).map_err(partly)?;
+        }
+        Ok(if outcome == Wanted::Nothing { PushResult::Accepted } else { PushResult::Asked(tickets) })
     }
 
     /// Who acts in the name of a process, as long as it is attached.
@@ -162,6 +239,18 @@ impl Performer {
             0 => ApiAnswer::error(404, None, "nobody is subscribed to this topic"),
             subscribers => ApiAnswer::json(200, &json!({"topic": name, "subscribers": subscribers})),
         }
+    }
+
+    /// How many subscribers a topic has on all nodes of the fleet.
+    pub fn topic_everywhere(&self, name: &str, query: &Query) -> Result<Counting, ApiAnswer> {
+        let topic = decoded(name).filter(|name| topic::check(name).is_ok() && !topic::is_reserved(name));
+        let why = "the name of a topic, percent-encoded";
+        let topic = topic.ok_or_else(|| ApiAnswer::error(400, Some("topic"), why))?;
+        let process = self.process_of(query)?;
+        let handle = self.target.acting(&process);
+        let handle = handle
+            .ok_or_else(|| ApiAnswer::error(404, Some("process"), &format!("no process {process} is attached")))?;
+        Ok(Counting { here: handle.subscribers(&topic), elsewhere: handle.presence(&topic), topic })
     }
 
     pub fn channel(&self, id: &str) -> ApiAnswer {
@@ -227,7 +316,9 @@ fn refusal(error: PushError) -> ApiAnswer {
             ApiAnswer::error(429, None, why).with("retry-after", "1")
         }
         PushError::TooLarge => ApiAnswer::error(413, None, &error.to_string()),
-        PushError::ChannelsAreHere => ApiAnswer::error(400, Some("to.channels"), &error.to_string()),
+        PushError::ChannelsAreHere | PushError::OnlyChannels => {
+            ApiAnswer::error(400, Some("to.channels"), &error.to_string())
+        }
         PushError::Topic(_) => ApiAnswer::error(400, Some("to.topic"), &error.to_string()),
         PushError::OutcomesUnread | PushError::Stopped => {
             ApiAnswer::error(503, None, &error.to_string()).with("retry-after", "1")
@@ -236,7 +327,7 @@ fn refusal(error: PushError) -> ApiAnswer {
 }
 
 /// An outcome in JSON.
-pub(super) fn counts(outcome: &Outcome) -> Value {
+fn counts(outcome: &Outcome) -> Value {
     let Outcome { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner, .. } = outcome;
     let Outcome { fleet_full, fleet_down, fleet_too_large, .. } = outcome;
     let mut counts = json!({

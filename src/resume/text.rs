@@ -7,6 +7,7 @@ use super::token::ResumeToken;
 use crate::channel::ChannelId;
 use serde::Deserialize;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// What control texts begin with: U+001E, the record separator. A Text message that begins so is sent with one more.
 pub const MARK: u8 = 0x1e;
@@ -40,7 +41,7 @@ impl ResumeRefusal {
 }
 
 /// What a client that came back is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ResumeAnswer {
     /// Nobody came back: the channel is new.
     New,
@@ -62,6 +63,8 @@ pub enum ResumeAnswer {
         why: ResumeRefusal,
         /// How many messages of the old one are lost, where that is known.
         lost: Option<u64>,
+        /// Where the daemon is reached that gave the token out, where that is another one and known.
+        at: Option<Arc<str>>,
     },
 }
 
@@ -77,10 +80,11 @@ pub fn hello(channel: ChannelId, token: ResumeToken, window_ms: u64, answer: Res
             let why = ResumeRefusal::Trimmed.name();
             write!(text, r#","resumed":false,"reason":"{why}","lost":{lost},"received":{received}"#)
         }
-        ResumeAnswer::Anew { why, lost: Some(lost) } => {
-            write!(text, r#","resumed":false,"reason":"{}","lost":{lost}"#, why.name())
+        ResumeAnswer::Anew { why, lost, at } => {
+            let _ = write!(text, r#","resumed":false,"reason":"{}""#, why.name());
+            let _ = lost.map(|lost| write!(text, r#","lost":{lost}"#));
+            at.map_or(Ok(()), |at| write!(text, r#","at":{}"#, serde_json::Value::from(&*at)))
         }
-        ResumeAnswer::Anew { why, lost: None } => write!(text, r#","resumed":false,"reason":"{}""#, why.name()),
     };
     text.push('}');
     text
@@ -147,10 +151,12 @@ mod tests {
             hello(ResumeAnswer::Gap { lost: 4, received: 3 }),
             r#","resumed":false,"reason":"trimmed","lost":4,"received":3}"#
         );
-        let expired = ResumeAnswer::Anew { why: ResumeRefusal::Expired, lost: Some(9) };
+        let expired = ResumeAnswer::Anew { why: ResumeRefusal::Expired, lost: Some(9), at: None };
         assert_eq!(hello(expired), r#","resumed":false,"reason":"expired","lost":9}"#);
-        let elsewhere = ResumeAnswer::Anew { why: ResumeRefusal::Elsewhere, lost: None };
-        assert_eq!(hello(elsewhere), r#","resumed":false,"reason":"elsewhere"}"#);
+        let elsewhere = |at| ResumeAnswer::Anew { why: ResumeRefusal::Elsewhere, lost: None, at };
+        assert_eq!(hello(elsewhere(None)), r#","resumed":false,"reason":"elsewhere"}"#);
+        let at = Some("wss://a\"b".into());
+        assert_eq!(hello(elsewhere(at)), r#","resumed":false,"reason":"elsewhere","at":"wss://a\"b"}"#);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The bytes of a token.
 const BYTES: usize = 16;
@@ -60,7 +62,27 @@ pub enum Mismatch {
 #[derive(Clone)]
 pub struct Keys {
     mac: Hmac<Sha256>,
-    run: [u8; RUN_BYTES],
+    run: Run,
+    others: Others,
+}
+
+/// What names a run of a broker in its tokens; it is no secret.
+pub type Run = [u8; RUN_BYTES];
+
+/// Where clients reach the brokers of other runs, as far as that is known. Clones are of one list.
+#[derive(Clone, Default)]
+pub struct Others(Arc<Mutex<BTreeMap<Run, Arc<str>>>>);
+
+impl Others {
+    /// Makes it this list.
+    pub fn set(&self, others: BTreeMap<Run, Arc<str>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = others;
+    }
+
+    /// Where that run's broker is reached. Never waits: while the list is being changed nothing is known.
+    fn get(&self, run: &Run) -> Option<Arc<str>> {
+        self.0.try_lock().ok()?.get(run).cloned()
+    }
 }
 
 impl std::fmt::Debug for Keys {
@@ -74,7 +96,22 @@ impl Keys {
     pub fn new(secret: &[u8; 32]) -> Self {
         let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret).expect("HMAC takes keys of any length");
         let named = mac.clone().chain_update(b"pushring run").finalize().into_bytes();
-        Self { mac, run: [named[0], named[1]] }
+        Self { mac, run: [named[0], named[1]], others: Others::default() }
+    }
+
+    /// What names this run.
+    pub fn run(&self) -> Run {
+        self.run
+    }
+
+    /// Where clients reach other brokers.
+    pub fn others(&self) -> &Others {
+        &self.others
+    }
+
+    /// Where clients reach the broker that made a token, if that is another one and known.
+    pub fn maker_of(&self, token: &ResumeToken) -> Option<Arc<str>> {
+        self.others.get(&[token.0[0], token.0[1]])
     }
 
     /// A token for `channel`; `random` tells it from those that were made for it before.
@@ -121,6 +158,9 @@ mod tests {
         assert_eq!(ours.verify(id(3), &token), Ok(()));
         assert_eq!(ours.verify(id(4), &token), Err(Mismatch::Foreign));
         assert_eq!(theirs.verify(id(3), &token), Err(Mismatch::Elsewhere));
+        assert_eq!(theirs.maker_of(&token), None);
+        theirs.others().set([(ours.run(), "wss://a.example.com".into())].into());
+        assert_eq!(theirs.clone().maker_of(&token).as_deref(), Some("wss://a.example.com"));
         assert_ne!(ours.mint(id(3), 2), token);
     }
 

@@ -31,6 +31,8 @@ pub enum Command {
     Close(Box<CloseCommand>),
     /// One frame of a guest to channels of this shard.
     PushAsGuest(Box<GuestPushCommand>),
+    /// Messages for channels of this shard were lost before they came here.
+    Miss(Box<Miss>),
     /// Subscribe a channel to a topic, or out of it.
     Subscribe(Box<SubscribeCommand>),
     /// Let a guest in to a channel, or no more.
@@ -190,6 +192,17 @@ pub struct CloseCommand {
     pub why: CloseFrame,
     /// Who wants to know: `closed`, `not_found` or `not_owner` counts 1. What is closed already is no failure.
     pub asked: ReportTo,
+}
+
+/// Messages that were lost on their way to this broker.
+#[derive(Debug)]
+pub struct Miss {
+    /// To whom they were: no list.
+    pub audience: ShardAudience,
+    /// Whose channels.
+    pub owner: OwnerId,
+    /// How many.
+    pub count: u32,
 }
 
 /// One frame to channels that their owners have let a guest in to.

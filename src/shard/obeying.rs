@@ -38,6 +38,7 @@ impl Shard {
         match long {
             Long::Broadcast(broadcast) => self.go_on_pushing(broadcast),
             Long::OfGuest(push) => self.go_on_pushing_as_guest(push),
+            Long::Missing(missing) => self.go_on_missing(missing),
             Long::Closing(closing) => self.go_on_closing(closing),
             Long::Stopping(stopping) => self.go_on_stopping(stopping),
             Long::Cutting(cutting) => self.go_on_cutting(cutting),
@@ -72,6 +73,7 @@ impl Shard {
             }
             Command::PushMany(many) => return self.push_many(*many),
             Command::PushAsGuest(push) => return self.push_as_guest(*push),
+            Command::Miss(miss) => return self.miss(*miss),
             Command::Subscribe(subscribe) => self.subscribe(*subscribe),
             Command::Grant(grant) => self.grant(*grant),
             Command::Close(close) => self.close_by_process(*close),

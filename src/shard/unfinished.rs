@@ -4,6 +4,7 @@
 
 use super::command::Command;
 use super::out::broadcast::{OfGuest, UnfinishedBroadcast};
+use super::out::missing::Missing;
 use super::table::cohort::{Closing, Cutting, Stopping};
 use std::vec::IntoIter;
 
@@ -19,6 +20,7 @@ pub struct Unfinished {
 pub(super) enum Long {
     Broadcast(Box<UnfinishedBroadcast>),
     OfGuest(Box<OfGuest>),
+    Missing(Box<Missing>),
     Closing(Box<Closing>),
     Stopping(Box<Stopping>),
     Cutting(Box<Cutting>),

@@ -15,14 +15,14 @@ use support::{Client, Inbound, PATIENCE, broker, process, recv};
 const RECOVERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A broker with one process, one client of it, and its place in the fleet.
-struct Node {
+pub struct Node {
     name: String,
     chat: Process,
     _inbound: Inbound,
     client: Client,
     channel: ChannelId,
     _fleet: Fleet,
-    broker: Broker,
+    pub broker: Broker,
 }
 
 fn options(nats: &Nats, name: &str) -> Options {
@@ -34,7 +34,7 @@ impl Node {
         Self::with(options(nats, name))
     }
 
-    fn with(options: Options) -> Self {
+    pub fn with(options: Options) -> Self {
         let broker = broker(support::driver(), |_| {});
         let chat = process(&broker, "chat", AttachOptions::default());
         let name = options.node.to_string();
@@ -44,41 +44,33 @@ impl Node {
         Self { name, chat, _inbound: inbound, client, channel, _fleet: fleet, broker }
     }
 
-    fn report(&self) -> FleetReport {
-        self.broker.handle().fleet().unwrap()
+    pub fn report(&self) -> FleetReport {
+        report(&self.broker)
     }
 
     fn wait_for(&self, what: &str, is_so: impl Fn(&FleetReport) -> bool) -> FleetReport {
-        let since = Instant::now();
-        loop {
-            let report = self.report();
-            if is_so(&report) {
-                return report;
-            }
-            assert!(since.elapsed() < PATIENCE, "{what}: {report:#?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for(&self.broker, what, is_so)
     }
 
     /// Waits until it is connected, hears so many others and listens to its process and the paths of that.
-    fn joined(&self, others: usize) {
+    pub fn joined(&self, others: usize) {
         let is_here = |report: &FleetReport| report.nodes.iter().filter(|node| !node.is_gone).count() == others;
         self.wait_for("joined", |report| report.connected && is_here(report) && report.listens >= 2);
     }
 
-    fn subscribe(&self, topic: &str) {
+    pub fn subscribe(&self, topic: &str) {
         let outcome = self.chat.subscribe(self.channel, topic).ask().send().unwrap().wait(PATIENCE).unwrap();
         assert_eq!(outcome, Outcome { sent: 1, ..Outcome::default() });
     }
 
     /// Sends everywhere, and how that went.
-    fn send(&self, audience: &Audience, text: &str) -> Outcome {
+    pub fn send(&self, audience: &Audience, text: &str) -> Outcome {
         let message = Message::text(text.to_owned());
         let push = self.chat.broadcast(message).to(audience.clone()).everywhere();
         push.ask().send().unwrap().wait(PATIENCE).unwrap()
     }
 
-    fn recv(&mut self) -> String {
+    pub fn recv(&mut self) -> String {
         recv(&mut self.client).into_text().unwrap().to_string()
     }
 
@@ -99,7 +91,25 @@ impl Node {
     }
 }
 
-fn topic(name: &str) -> Audience {
+/// How a broker's fleet stands.
+pub fn report(broker: &Broker) -> FleetReport {
+    broker.handle().fleet().unwrap()
+}
+
+/// Waits until a broker's fleet stands so.
+pub fn wait_for(broker: &Broker, what: &str, is_so: impl Fn(&FleetReport) -> bool) -> FleetReport {
+    let since = Instant::now();
+    loop {
+        let report = report(broker);
+        if is_so(&report) {
+            return report;
+        }
+        assert!(since.elapsed() < PATIENCE, "{what}: {report:#?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub fn topic(name: &str) -> Audience {
     Audience::Topic(name.into())
 }
 
@@ -161,6 +171,127 @@ fn an_audience_is_the_same_on_every_node() {
     assert_eq!(list, Err(pushring::PushError::ChannelsAreHere));
     drop(nodes.remove(2));
     nodes[0].wait_for("gone", |report| report.nodes.iter().any(|node| node.node == "c" && node.is_gone));
+}
+
+/// What nodes say, once all that there are have said it in time.
+fn on_nodes(ask: impl Fn() -> pushring::OnNodes) -> pushring::OnNodes {
+    let since = Instant::now();
+    loop {
+        let told = ask();
+        if !told.is_partial {
+            return told;
+        }
+        assert!(since.elapsed() < PATIENCE, "{told:?}");
+    }
+}
+
+#[test]
+fn what_became_of_a_push_is_told_by_node() {
+    let Some(nats) = Nats::start("") else { return };
+    let nodes: Vec<Node> = ["a", "b", "c"].into_iter().map(|name| Node::start(&nats, name)).collect();
+    nodes.iter().for_each(|node| node.joined(2));
+    let (a, b) = (&nodes[0], &nodes[1]);
+    b.subscribe("room");
+    let sent = |sent| Outcome { sent, ..Outcome::default() };
+    let everywhere = || {
+        let push = a.chat.broadcast(Message::text("x")).to(topic("room")).everywhere();
+        let (here, nodes) = push.ask_nodes().send().unwrap();
+        assert_eq!(here.wait(PATIENCE).unwrap(), Outcome::default());
+        nodes.wait(PATIENCE).unwrap()
+    };
+    let told = on_nodes(everywhere);
+    assert_eq!((told.said["b"], told.said["c"], told.said.len()), (sent(1), sent(0), 2));
+    let at = |channel| {
+        let at = ChannelAt { node: "b".into(), channel };
+        on_nodes(|| {
+            let (_, nodes) = a.chat.push_at(&at, Message::text("x")).ask_nodes().send().unwrap();
+            nodes.wait(PATIENCE).unwrap()
+        })
+    };
+    assert_eq!(at(b.channel).said["b"], sent(1));
+    let other = ChannelId::new(b.channel.get() ^ 0x4000_0000);
+    assert_eq!(at(other).said["b"], Outcome { not_found: 1, ..Outcome::default() });
+    let wrong = a.chat.broadcast(Message::text("x")).to(topic("room")).on_node("b").send();
+    assert_eq!(wrong, Err(pushring::PushError::OnlyChannels));
+
+    // The same nodes say how many subscribers they have.
+    let since = Instant::now();
+    let presence = loop {
+        let presence = a.chat.handle().presence("room").wait(PATIENCE).unwrap();
+        if !presence.is_partial {
+            break presence;
+        }
+        assert!(since.elapsed() < PATIENCE, "{presence:?}");
+    };
+    let present = |node| (presence.nodes[node].subscribers, presence.nodes[node].age);
+    assert_eq!((present("b"), present("c")), ((1, Duration::ZERO), (0, Duration::ZERO)));
+
+    // Over HTTP, by the names of channels.
+    let token = pushring::internals::push_api::ApiToken::new("a token of the tests").unwrap();
+    let api = pushring::internals::push_api::ApiOptions { token, process: Some(a.chat.id().clone()) };
+    pushring::internals::push_api::start(&a.broker.handle(), false, a.broker.handle(), api).unwrap();
+    let ask = |to: serde_json::Value| {
+        let body = serde_json::json!({"to": to, "text": "over http", "outcome": "nodes"}).to_string();
+        let (status, answer) = post(a.broker.address(), &body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let since = Instant::now();
+    let answer = loop {
+        let answer = ask(serde_json::json!({"channels": [a.channel.get(), b.at().to_string()]}));
+        if answer["partial"] == false {
+            break answer;
+        }
+        assert!(since.elapsed() < PATIENCE, "{answer}");
+    };
+    assert_eq!((&answer["sent"], &answer["nodes"]["b"]["sent"]), (&1.into(), &1.into()), "{answer}");
+
+    // Who has been heard and does not answer is named.
+    let ghost = "pushring.v1.main.ghost.node.all".to_owned();
+    let mut hello = [&b"P\x01\x04\x00\x00\x05"[..], &[0; 40], b"ghost{}"].concat();
+    hello[17] = 1;
+    let since = Instant::now();
+    let answer = loop {
+        nats.publish("{\"verbose\":false}", &[(ghost.clone(), hello.clone())]);
+        let answer = ask(serde_json::json!({"topic": "room"}));
+        if answer["nodes"].get("ghost").is_some() {
+            break answer;
+        }
+        assert!(since.elapsed() < PATIENCE, "{answer}");
+    };
+    assert_eq!((&answer["partial"], &answer["nodes"]["ghost"]), (&true.into(), &serde_json::Value::Null), "{answer}");
+    let presence = get(a.broker.address(), &format!("topics/room?nodes=true&process={}", a.chat.id()));
+    assert_eq!((&presence["partial"], &presence["nodes"]["ghost"]), (&true.into(), &serde_json::Value::Null));
+    assert_eq!((&presence["subscribers"], &presence["nodes"]["b"]["subscribers"]), (&1.into(), &1.into()));
+    let told = everywhere();
+    assert!(!told.is_partial || !told.silent.is_empty(), "{told:?}");
+}
+
+/// What the API tells.
+fn get(address: std::net::SocketAddr, path: &str) -> serde_json::Value {
+    request(address, &format!("GET /push:pushring:sys/api/{path}"), "").1
+}
+
+/// The status and body of a push over HTTP.
+fn post(address: std::net::SocketAddr, body: &str) -> (u16, serde_json::Value) {
+    request(address, "POST /push:pushring:sys/api/push", body)
+}
+
+fn request(address: std::net::SocketAddr, request: &str, body: &str) -> (u16, serde_json::Value) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Authorization: Bearer a token of the tests\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap_or_else(|_| panic!("{response}")))
 }
 
 #[test]
@@ -318,7 +449,7 @@ fn what_a_node_may_not_say_is_refused_and_told() {
 
     // Who has a name may publish for that alone: NATS refuses it.
     let mut header = b"P\x01\x02\x00\x00\x06".to_vec();
-    header.extend([0; 32]);
+    header.extend([0; 40]);
     let connect = r#"{"verbose":false,"pedantic":false,"user":"node-1","pass":"secret-1"}"#;
     let as_other = [("pushring.v1.main.node-3.process.AAAAAAAAAAAAAAAAAAAAAA".to_owned(), header.clone())];
     nats.publish(connect, &as_other);
@@ -326,7 +457,7 @@ fn what_a_node_may_not_say_is_refused_and_told() {
     let subject = |kind: &str, token: &str| format!("pushring.v1.main.node-1.{kind}.{token}");
     let with_source = |version: u8, kind: u8, source: &str, tail: &[u8]| {
         let mut bytes = vec![b'P', version, kind, 0, 0, source.len() as u8];
-        bytes.extend([0; 32]);
+        bytes.extend([0; 40]);
         bytes.extend_from_slice(source.as_bytes());
         bytes.extend_from_slice(tail);
         bytes

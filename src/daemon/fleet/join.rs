@@ -7,6 +7,9 @@ use anyhow::{Context, ensure};
 use pushring::Broker;
 use pushring::fleet::{Fleet, Name, Options};
 
+/// The longest address that clients are told.
+const PUBLIC_BYTES_MAX: usize = 512;
+
 /// As what the daemon joins a fleet; none: it joins none.
 ///
 /// # Errors
@@ -14,15 +17,22 @@ use pushring::fleet::{Fleet, Name, Options};
 fn options(config: &DaemonConfig) -> anyhow::Result<Option<Options>> {
     let servers = config.fleet_nats.0.clone();
     let node = match config.fleet_node.as_str() {
-        "" => config.node.replace('.', "-"),
-        node => node.to_owned(),
+        "" => Name::of_node(&config.node),
+        node => Name::new(node),
     };
-    let (fleet, node) = (Name::new(&config.fleet_name).context("fleet_name")?, Name::new(&node).context("fleet_node")?);
+    let (fleet, node) = (Name::new(&config.fleet_name).context("fleet_name")?, node.context("fleet_node")?);
     for server in &servers {
         let is_fit = server.starts_with("nats://") || server.starts_with("tls://");
         ensure!(is_fit, "fleet_nats: {server:?} is no address: write nats://HOST:PORT or tls://HOST:PORT");
         ensure!(!server.contains('@'), "fleet_nats: user and password belong into fleet_credentials_file");
     }
+    let public = config.fleet_address.clone();
+    let is_url = ["ws://", "wss://", "http://", "https://"].iter().any(|scheme| public.starts_with(scheme));
+    ensure!(
+        public.is_empty()
+            || is_url && public.len() <= PUBLIC_BYTES_MAX && public.bytes().all(|byte| byte.is_ascii_graphic()),
+        "fleet_address: {public:?} is no address that clients can use: write wss://HOST, at most {PUBLIC_BYTES_MAX} bytes"
+    );
     ensure!(config.fleet_queue_bytes_max.0 > 0, "fleet_queue_bytes_max: must be more than 0");
     ensure!(config.fleet_subjects_max > 0, "fleet_subjects_max: must be more than 0");
     let file = |path: &std::path::Path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
@@ -33,6 +43,7 @@ fn options(config: &DaemonConfig) -> anyhow::Result<Option<Options>> {
         servers,
         fleet,
         node,
+        public,
         credentials: file(&config.fleet_credentials_file).map(|path| read_fleet_credentials(&path)).transpose()?,
         ca_file: file(&config.fleet_ca_file),
         queue_bytes_max: config.fleet_queue_bytes_max.0 as u64,
@@ -95,6 +106,7 @@ mod tests {
             ("fleet_nats = [\"nats://u:p@h\"]", "fleet_credentials_file"),
             ("fleet_node = \"a.b\"", "fleet_node"),
             ("fleet_name = \"a b\"", "fleet_name"),
+            ("fleet_address = \"node-1:8080\"", "fleet_address"),
             ("fleet_subjects_max = 0", "fleet_subjects_max"),
             ("fleet_nats = [\"nats://h\"]\nfleet_credentials_file = \"/no/such\"", "fleet_credentials_file"),
         ] {

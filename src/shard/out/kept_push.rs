@@ -128,7 +128,7 @@ impl Shard {
             }
         }
         if matches!(fate, Fate::Dropped) {
-            log.append_missing();
+            log.append_missing(1);
         } else {
             let range = self.kept_range(slot, encoding);
             if let Some(keeping) = self.out.keepings.get_mut(&slot) {

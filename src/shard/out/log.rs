@@ -147,9 +147,9 @@ impl Log {
         self.position += 1;
     }
 
-    /// One more message, which is dropped.
-    pub fn append_missing(&mut self) {
-        self.position += 1;
+    /// So many more messages, which are dropped, or were lost before they came.
+    pub fn append_missing(&mut self, count: u32) {
+        self.position += u64::from(count);
     }
 
     /// How much the unsent value of `key` counts; 0 if there is none.

@@ -125,7 +125,7 @@ proptest! {
                     scene.note(key, true);
                 }
                 Act::Missing => {
-                    scene.log.append_missing();
+                    scene.log.append_missing(1);
                     scene.note(None, false);
                 }
                 Act::DropOldest(bytes) => {

@@ -14,6 +14,7 @@ pub(super) mod keeping;
 mod kept;
 mod kept_push;
 mod log;
+pub(super) mod missing;
 pub(super) mod outbound;
 mod pieces;
 pub(super) mod push;

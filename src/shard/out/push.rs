@@ -127,24 +127,7 @@ impl Shard {
         );
         let reached = match audience {
             ShardAudience::Channels(channels) => Reached::Named(channels.into_iter()),
-            // A copy: a channel that is closed on the way changes the lists.
-            ShardAudience::Path(path) => {
-                let mut slots = std::mem::take(&mut self.out.audience);
-                slots.extend(self.local_owner(owner).map_or(&[][..], |local| local.channels_on(&path)));
-                Reached::All(self.table.cohort(slots))
-            }
-            ShardAudience::Topic(topic) => {
-                let mut slots = std::mem::take(&mut self.out.audience);
-                let shard = self.owners.shard();
-                slots.extend(self.local_owner(owner).map_or(&[][..], |local| local.subscriptions.of(shard, &topic)));
-                Reached::All(self.table.cohort(slots))
-            }
-            ShardAudience::Process => {
-                let mut slots = std::mem::take(&mut self.out.audience);
-                let lists = self.local_owner(owner).into_iter().flat_map(LocalOwner::channels);
-                lists.for_each(|list| slots.extend(list));
-                Reached::All(self.table.cohort(slots))
-            }
+            audience => Reached::All(self.cohort_of(owner, &audience)),
         };
         let mut broadcast = UnfinishedBroadcast { forms, reached, except, owner, policy, part };
         if self.push_slice(&mut broadcast) {
@@ -291,7 +274,7 @@ impl Shard {
         if waits { self.memory.charge(payload.len(), owner) } else { SharedCharge::default() }
     }
 
-    fn local_owner(&self, owner: OwnerId) -> Option<&LocalOwner> {
+    pub(in crate::shard::out) fn local_owner(&self, owner: OwnerId) -> Option<&LocalOwner> {
         Some(&self.owners[self.owners.find(owner)?])
     }
 

@@ -85,12 +85,13 @@ impl Shard {
         let holder = ResumeHolder { path: upgraded.path.clone(), user: upgraded.wish.user.clone() };
         let answer = match upgraded.wish.ask {
             None => ResumeAnswer::New,
-            Some(Err(MalformedElement)) => ResumeAnswer::Anew { why: ResumeRefusal::Unknown, lost: None },
+            Some(Err(MalformedElement)) => ResumeAnswer::Anew { why: ResumeRefusal::Unknown, lost: None, at: None },
             Some(Ok(ask)) => match self.judge_return(&ask, upgraded.owner, &holder) {
                 Ok(old) => return self.take_up(old, slot, &ask, upgraded),
                 Err((why, lost)) => {
                     self.stats.resumes_refused += 1;
-                    ResumeAnswer::Anew { why, lost }
+                    let at = if why == ResumeRefusal::Elsewhere { self.keys.maker_of(&ask.token) } else { None };
+                    ResumeAnswer::Anew { why, lost, at }
                 }
             },
         };

@@ -1,0 +1,107 @@
+//! What other nodes have said last of the subscribers of topics, for when they do not say it again in time.
+//!
+//! Invariant: at most [`REMEMBERED_MAX`] topics and nodes; the ones that were heard of longest ago are forgotten first.
+
+use super::names::NAME_BYTES_MAX;
+use super::subject::Line;
+use crate::broker::{OnNodes, Presence, Present};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Topics and nodes of which something is remembered: with their names some MB.
+pub const REMEMBERED_MAX: usize = 16 * 1024;
+
+const _: () = assert!(REMEMBERED_MAX * (2 * size_of::<Line>() + NAME_BYTES_MAX + 64) < 4 << 20);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    said: HashMap<(Line, Arc<str>), Said>,
+    /// In the order in which they were heard.
+    by_age: BTreeMap<u64, (Line, Arc<str>)>,
+    count: u64,
+}
+
+#[derive(Debug)]
+struct Said {
+    subscribers: usize,
+    at_ms: u64,
+    place: u64,
+}
+
+impl Remembered {
+    /// What there is to tell of a topic, of which nodes have said this now.
+    pub fn presence(&mut self, line: Line, now: OnNodes, now_ms: u64) -> Presence {
+        let mut presence = Presence { is_partial: now.is_partial, ..Presence::default() };
+        for (node, outcome) in now.said {
+            self.remember(line, &node, outcome.sent, now_ms);
+            presence.nodes.insert(node, Present { subscribers: outcome.sent, age: Duration::ZERO });
+        }
+        for node in now.silent {
+            match self.said.get(&(line, node.clone())) {
+                None => drop(presence.unknown.insert(node)),
+                Some(Said { subscribers, at_ms, .. }) => {
+                    let age = Duration::from_millis(now_ms.saturating_sub(*at_ms));
+                    presence.nodes.insert(node, Present { subscribers: *subscribers, age });
+                }
+            }
+        }
+        presence
+    }
+
+    fn remember(&mut self, line: Line, node: &Arc<str>, subscribers: usize, at_ms: u64) {
+        self.count += 1;
+        let place = self.count;
+        let key = (line, node.clone());
+        if let Some(before) = self.said.insert(key.clone(), Said { subscribers, at_ms, place }) {
+            self.by_age.remove(&before.place);
+        }
+        self.by_age.insert(place, key);
+        if self.said.len() > REMEMBERED_MAX
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.said.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subject::{Target, To};
+    use super::*;
+    use crate::broker::Outcome;
+
+    fn line(topic: &str) -> Line {
+        Target { process: "a:b:c".parse().unwrap(), to: To::Topic(topic.into()) }.line()
+    }
+
+    fn said(nodes: &[(&str, usize)], silent: &[&str]) -> OnNodes {
+        let said = nodes.iter().map(|&(node, sent)| (node.into(), Outcome { sent, ..Outcome::default() }));
+        let is_partial = !silent.is_empty();
+        OnNodes { said: said.collect(), silent: silent.iter().map(|&node| node.into()).collect(), is_partial }
+    }
+
+    #[test]
+    fn who_is_silent_is_told_of_with_its_age() {
+        let mut remembered = Remembered::default();
+        let first = remembered.presence(line("x"), said(&[("a", 3), ("b", 0)], &[]), 1_000);
+        assert_eq!((first.nodes["a"].subscribers, first.nodes["b"].age, first.is_partial), (3, Duration::ZERO, false));
+        let later = remembered.presence(line("x"), said(&[("b", 1)], &["a", "c"]), 6_000);
+        assert_eq!(later.nodes["a"], Present { subscribers: 3, age: Duration::from_secs(5) });
+        assert_eq!((later.nodes["b"].subscribers, later.is_partial), (1, true));
+        assert!(later.unknown.contains("c") && later.unknown.len() == 1);
+        assert!(remembered.presence(line("y"), said(&[], &["a"]), 6_000).unknown.contains("a"), "of that topic");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut remembered = Remembered::default();
+        for topic in 0..REMEMBERED_MAX + 2 {
+            remembered.presence(line(&topic.to_string()), said(&[("a", 1)], &[]), 0);
+        }
+        assert_eq!((remembered.said.len(), remembered.by_age.len()), (REMEMBERED_MAX, REMEMBERED_MAX));
+        assert!(remembered.presence(line("0"), said(&[], &["a"]), 0).unknown.contains("a"), "the oldest is forgotten");
+        assert!(remembered.presence(line("2"), said(&[], &["a"]), 0).unknown.is_empty());
+    }
+}
