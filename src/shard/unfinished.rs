@@ -3,8 +3,7 @@
 //! Invariant: what is left of a batch follows what was begun of it, so orders of one producer stay in order.
 
 use super::command::Command;
-use super::out::broadcast::{OfGuest, UnfinishedBroadcast};
-use super::out::missing::Missing;
+use super::out::broadcast::{Missing, OfGuest, UnfinishedBroadcast};
 use super::table::cohort::{Closing, Cutting, Stopping};
 use std::vec::IntoIter;
 

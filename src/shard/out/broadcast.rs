@@ -182,6 +182,12 @@ pub(in crate::shard) struct UnfinishedBroadcast {
     pub(super) part: Option<SharedPart>,
 }
 
+/// Messages that were lost before they came here, and the channels that are to count them yet.
+pub(in crate::shard) struct Missing {
+    pub(super) channels: Cohort,
+    pub(super) count: u32,
+}
+
 /// A push of a guest, and the channels that it has yet to reach.
 pub(in crate::shard) struct OfGuest {
     pub channels: std::vec::IntoIter<ChannelId>,

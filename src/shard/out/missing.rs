@@ -6,18 +6,13 @@
 use crate::gateway::OwnerId;
 use crate::shard::command::{Miss, ShardAudience};
 use crate::shard::core::Shard;
+use crate::shard::out::broadcast::Missing;
 use crate::shard::owners::owner::LocalOwner;
 use crate::shard::table::cohort::Cohort;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use crate::shard::unfinished::Long;
 use crate::shard::work;
-
-/// Messages that were lost, and the channels that are to count them yet.
-pub(in crate::shard) struct Missing {
-    channels: Cohort,
-    count: u32,
-}
 
 impl Shard {
     /// Has the channels of an audience count messages that were lost.

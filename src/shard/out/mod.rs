@@ -14,7 +14,7 @@ pub(super) mod keeping;
 mod kept;
 mod kept_push;
 mod log;
-pub(super) mod missing;
+mod missing;
 pub(super) mod outbound;
 mod pieces;
 pub(super) mod push;
