@@ -3,7 +3,7 @@
 //!
 //! Compiled for tests and fuzzing only: orders are nobody else's to see.
 
-use super::body::{self, PublishOrder, PublishTo};
+use super::body::{self, PublishOrder, PublishTo, Wanted};
 use crate::broker::Message;
 use crate::words::topic;
 use base64::Engine;
@@ -67,12 +67,21 @@ fn json_holds(text: &[u8]) {
     match &order.to {
         PublishTo::Topic(name) => assert_eq!(to["topic"].as_str(), Some(&**name)),
         PublishTo::Path(path) => assert_eq!(to["path"].as_str(), Some(&**path)),
-        PublishTo::Channels(ids) => assert_eq!(to["channels"].as_array().map(Vec::len), Some(ids.len())),
+        PublishTo::Channels(ids, others) => {
+            let count = ids.len() + others.values().map(Vec::len).sum::<usize>();
+            assert_eq!(to["channels"].as_array().map(Vec::len), Some(count));
+        }
         PublishTo::User(user) => assert_eq!(to["user"].as_str(), Some(&**user)),
         PublishTo::Process => assert!(process.is_string()),
     }
     assert_eq!(order.process.is_some(), process.is_string());
-    assert_eq!(order.outcome, value["outcome"].as_bool().unwrap_or(false));
+    let wanted = match &value["outcome"] {
+        Value::Bool(true) => Wanted::Here,
+        Value::String(text) if text == "nodes" => Wanted::Nodes,
+        Value::String(text) if text != "false" => Wanted::Here,
+        _ => Wanted::Nothing,
+    };
+    assert_eq!(order.outcome, wanted);
     is_bounded(&order);
 }
 
