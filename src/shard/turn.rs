@@ -310,10 +310,13 @@ impl<S: Sockets> Turns<S> {
     }
 
     /// The shard, for whoever still wants something of it; its sockets and its inbox are dropped.
-    pub fn into_shard(mut self) -> Shard {
-        self.shard.note_inbox(0);
-        self.shard.withdraw();
-        self.shard
+    pub fn into_shard(self) -> Shard {
+        let Self { mut shard, orders, .. } = self;
+        // What is left of an order that was begun lets go of its payload first.
+        drop(orders);
+        shard.note_inbox(0);
+        shard.withdraw();
+        shard
     }
 
     /// To be called before the thread waits for news or a wake; false: go on instead, something has come in.

@@ -166,8 +166,7 @@ impl World {
         // Who is subscribed stays so here too.
         let held = |process: &Process| {
             let held = process.owner.purse.tenant().held();
-            // And what a shard that has stopped told last of what its channels shared is told on.
-            held.total() - held.topics - held.shared
+            held.total() - held.topics
         };
         match self.processes.iter().find(|process| held(process) > 0) {
             Some(process) => {
