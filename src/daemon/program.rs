@@ -5,7 +5,7 @@
 
 use super::certificates::Certificates;
 use super::config::{DaemonConfig, TakesEffect, takes_effect};
-use super::hub::{self, Keys};
+use super::hub::{self, AuthorityKeys};
 use super::log;
 use super::token::read_secret;
 use anyhow::{Context, ensure};
@@ -62,7 +62,7 @@ pub struct Secrets {
     /// The one that the hub's tokens are signed with.
     pub hub: Option<Secret>,
     /// Those of the authority that signs them instead. They come and go by themselves, whatever is read again.
-    pub keys: Option<Keys>,
+    pub keys: Option<AuthorityKeys>,
 }
 
 impl Secrets {
@@ -117,7 +117,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn obey_keys(&self, keys: Keys) -> anyhow::Result<()> {
+    pub fn obey_keys(&self, keys: AuthorityKeys) -> anyhow::Result<()> {
         let mut current = self.current();
         let secrets = Secrets { keys: Some(keys), ..current.secrets.clone() };
         self.broker.reload(&broker_config(&current.config, secrets.clone(), &current.certificates)?)?;

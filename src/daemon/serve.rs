@@ -194,7 +194,7 @@ fn run(start: Start, attach: impl FnOnce(&Broker) -> anyhow::Result<Threads>) ->
 
 /// Starts the hub, and what tells a backend of it.
 fn start_hub(config: &DaemonConfig, broker: &Broker, daemon: &Daemon, threads: &mut Threads) -> anyhow::Result<()> {
-    let calls = hub_settings::call_limits(config).map(hub::Calls::new);
+    let calls = hub_settings::call_limits(config).map(hub::WebhookQueue::new);
     if let Some(calls) = &calls {
         threads.push(hub_settings::start_calls(daemon, config, calls.clone())?);
     }

@@ -16,11 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What an event takes beside its text.
-const EVENT_BYTES: usize = size_of::<Waiting>();
+const EVENT_BYTES: usize = size_of::<WaitingEvent>();
 
 /// What may be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum WebhookEvent {
     /// A channel was opened.
     Opened,
     /// One has ended.
@@ -31,7 +31,7 @@ pub enum Told {
     Message,
 }
 
-impl Told {
+impl WebhookEvent {
     /// By its name.
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
@@ -48,7 +48,7 @@ impl Told {
 #[derive(Debug, Clone)]
 pub struct CallLimits {
     /// What is told.
-    pub told: Vec<Told>,
+    pub told: Vec<WebhookEvent>,
     /// Events.
     pub events_max: usize,
     /// Their bytes.
@@ -57,7 +57,7 @@ pub struct CallLimits {
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub struct Calls(Arc<Shared>);
+pub struct WebhookQueue(Arc<Shared>);
 
 struct Shared {
     limits: CallLimits,
@@ -68,7 +68,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    events: VecDeque<Waiting>,
+    events: VecDeque<WaitingEvent>,
     bytes: usize,
     /// Events that were lost, and those of them of which nobody has heard.
     lost: u64,
@@ -76,7 +76,7 @@ struct Queue {
     is_closed: bool,
 }
 
-struct Waiting {
+struct WaitingEvent {
     text: String,
     /// Given back when it is taken.
     _charge: Charge,
@@ -91,14 +91,14 @@ pub struct Taken {
     pub lost: u64,
 }
 
-impl Calls {
+impl WebhookQueue {
     /// Nothing has happened yet.
     pub fn new(limits: CallLimits) -> Self {
         Self(Arc::new(Shared { limits, queue: Mutex::default(), changed: Condvar::new() }))
     }
 
     /// Whether it is told.
-    pub fn tells(&self, what: Told) -> bool {
+    pub fn tells(&self, what: WebhookEvent) -> bool {
         self.0.limits.told.contains(&what)
     }
 
@@ -113,7 +113,7 @@ impl Calls {
         match charge {
             Some(_charge) => {
                 queue.bytes += bytes;
-                queue.events.push_back(Waiting { text, _charge });
+                queue.events.push_back(WaitingEvent { text, _charge });
                 self.0.changed.notify_all();
                 true
             }
@@ -140,7 +140,7 @@ impl Calls {
             && taken.events.len() < events_max
             && (taken.events.is_empty() || bytes + first.text.len() <= bytes_max)
         {
-            let Some(Waiting { text, .. }) = queue.events.pop_front() else { break };
+            let Some(WaitingEvent { text, .. }) = queue.events.pop_front() else { break };
             bytes += text.len();
             queue.bytes -= text.len() + EVENT_BYTES;
             taken.events.push(text);
@@ -233,8 +233,8 @@ mod tests {
         queue.purse("hub:pushring:sys".parse().unwrap())
     }
 
-    fn calls(events_max: usize, bytes_max: usize) -> Calls {
-        Calls::new(CallLimits { told: vec![Told::Opened], events_max, bytes_max })
+    fn calls(events_max: usize, bytes_max: usize) -> WebhookQueue {
+        WebhookQueue::new(CallLimits { told: vec![WebhookEvent::Opened], events_max, bytes_max })
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(told(b"hi", true)["text"], "hi");
         assert_eq!(told(b"hi", false)["base64"], "aGk=");
         assert_eq!(told(b"\xff", false)["base64"], "/w==");
-        assert_eq!(Told::named("opened"), Some(Told::Opened));
-        assert_eq!(Told::named("Opened"), None);
+        assert_eq!(WebhookEvent::named("opened"), Some(WebhookEvent::Opened));
+        assert_eq!(WebhookEvent::named("Opened"), None);
     }
 }

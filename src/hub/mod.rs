@@ -7,13 +7,13 @@
 //! Invariants: nobody is subscribed to what its grant does not allow, nor publishes there; a channel whose grant has ended is
 //! closed with 4401; each order of a client is answered, and the last answers are said again to who comes back; nothing that is
 //! published can be taken for an answer, since answers are control texts. A topic with an envelope is a topic of its own, whose
-//! name no client can say. Whoever is to hear what clients do ([`Calls`]) is never waited for.
+//! name no client can say. Whoever is to hear what clients do ([`WebhookQueue`]) is never waited for.
 
 mod answers;
 mod calls;
 pub mod grammar;
 
-pub use calls::{CallLimits, Calls, Taken, Told};
+pub use calls::{CallLimits, Taken, WebhookEvent, WebhookQueue};
 
 use self::answers::Answers;
 use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
@@ -61,7 +61,7 @@ pub fn start(broker: &BrokerHandle) -> Result<JoinHandle<()>, ServiceError> {
 ///
 /// # Errors
 /// See [`ServiceError`].
-pub fn start_telling(broker: &BrokerHandle, calls: Option<Calls>) -> Result<JoinHandle<()>, ServiceError> {
+pub fn start_telling(broker: &BrokerHandle, calls: Option<WebhookQueue>) -> Result<JoinHandle<()>, ServiceError> {
     let process = broker.process(PROCESS, AttachOptions { wants_control: true, ..AttachOptions::default() })?;
     let rule = WebSocketRule { hub: true, resume: true, resume_events: true, ..WebSocketRule::default() };
     process.bind_at_with(PATH, rule)?;
@@ -74,14 +74,14 @@ struct Hub {
     process: Process,
     purse: ProcessFund,
     broker: BrokerHandle,
-    calls: Option<Calls>,
-    sessions: HashMap<ChannelId, Session>,
+    calls: Option<WebhookQueue>,
+    sessions: HashMap<ChannelId, HubSession>,
     /// When grants end, in order.
     ends: BTreeSet<(u64, ChannelId)>,
 }
 
 /// A channel's client.
-struct Session {
+struct HubSession {
     grant: Arc<Grant>,
     answers: Answers,
 }
@@ -126,7 +126,7 @@ impl Hub {
             Event::Closed(closed) => {
                 let grant = self.forget(closed.channel);
                 let user = grant.as_ref().and_then(|grant| grant.user.as_deref());
-                self.tell(Told::Closed, || calls::closed(&closed, user, clock::unix_ms()));
+                self.tell(WebhookEvent::Closed, || calls::closed(&closed, user, clock::unix_ms()));
                 Ok(())
             }
             Event::Control { channel, kind: ControlKind::Text, payload } => self.said(channel, &payload),
@@ -137,7 +137,7 @@ impl Hub {
     }
 
     /// Tells whoever is to hear of it. Returns whether somebody will.
-    fn tell(&self, what: Told, event: impl FnOnce() -> serde_json::Value) -> bool {
+    fn tell(&self, what: WebhookEvent, event: impl FnOnce() -> serde_json::Value) -> bool {
         self.calls.as_ref().is_some_and(|calls| calls.tells(what) && calls.tell(&self.purse, &event()))
     }
 
@@ -148,10 +148,10 @@ impl Hub {
     /// A message that is no order: the backend hears it, or nobody does, and then whoever sends it is told so.
     fn message(&mut self, channel: ChannelId, kind: MessageKind, payload: &Bytes) -> HubResult {
         let (user, is_text) = (self.user_of(channel), kind == MessageKind::Text);
-        if self.tell(Told::Message, || calls::message(channel, user, payload, is_text, clock::unix_ms())) {
+        if self.tell(WebhookEvent::Message, || calls::message(channel, user, payload, is_text, clock::unix_ms())) {
             return Ok(());
         }
-        let is_told = self.calls.as_ref().is_some_and(|calls| calls.tells(Told::Message));
+        let is_told = self.calls.as_ref().is_some_and(|calls| calls.tells(WebhookEvent::Message));
         self.answer(channel, &grammar::error(if is_told { "busy" } else { "unheard" }, None))
     }
 
@@ -168,7 +168,7 @@ impl Hub {
         for name in user.iter().chain(&grant.topics) {
             self.process.subscribe(channel, name.clone()).send()?;
         }
-        self.tell(Told::Opened, || calls::opened(channel, &grant, clock::unix_ms()));
+        self.tell(WebhookEvent::Opened, || calls::opened(channel, &grant, clock::unix_ms()));
         self.hold(channel, grant);
         Ok(())
     }
@@ -181,7 +181,7 @@ impl Hub {
         let session = self
             .sessions
             .entry(channel)
-            .or_insert_with(|| Session { grant: grant.clone(), answers: Answers::default() });
+            .or_insert_with(|| HubSession { grant: grant.clone(), answers: Answers::default() });
         let before = std::mem::replace(&mut session.grant, grant.clone());
         if let Some(end_s) = before.expires_unix_s
             && before.expires_unix_s != grant.expires_unix_s
@@ -263,7 +263,7 @@ impl Hub {
             self.process.unsubscribe(channel, out_of).send()?;
         }
         let user = grant.user.as_deref();
-        self.tell(Told::Subscribed, || calls::subscribed(channel, user, name, true, clock::unix_ms()));
+        self.tell(WebhookEvent::Subscribed, || calls::subscribed(channel, user, name, true, clock::unix_ms()));
         Ok(Ok(("subscribed", name.into())))
     }
 
@@ -274,7 +274,7 @@ impl Hub {
             self.process.unsubscribe(channel, twin).send()?;
         }
         let user = grant.user.as_deref();
-        self.tell(Told::Subscribed, || calls::subscribed(channel, user, name, false, clock::unix_ms()));
+        self.tell(WebhookEvent::Subscribed, || calls::subscribed(channel, user, name, false, clock::unix_ms()));
         Ok(())
     }
 

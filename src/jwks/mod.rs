@@ -8,7 +8,7 @@
 
 mod wanted;
 
-pub use wanted::Wanted;
+pub use wanted::KeysWanted;
 
 use crate::gateway::{Jws, PublicKeys, TokenError};
 use aws_lc_rs::signature::{
@@ -152,14 +152,14 @@ impl Key {
 pub struct KeySet {
     keys: Vec<Key>,
     /// Who fetches others; none: nobody does.
-    wanted: Option<Arc<Wanted>>,
+    wanted: Option<Arc<KeysWanted>>,
     /// Whether there was no set yet, so that nobody can say which keys are none.
     is_pending: bool,
 }
 
 impl KeySet {
     /// A set without keys, while the first are fetched.
-    pub fn none_yet(wanted: Arc<Wanted>) -> Self {
+    pub fn none_yet(wanted: Arc<KeysWanted>) -> Self {
         Self { keys: Vec::new(), wanted: Some(wanted), is_pending: true }
     }
 
@@ -167,7 +167,7 @@ impl KeySet {
     ///
     /// # Errors
     /// It is none.
-    pub fn parse(text: &[u8], wanted: Option<Arc<Wanted>>) -> Result<Self, SetError> {
+    pub fn parse(text: &[u8], wanted: Option<Arc<KeysWanted>>) -> Result<Self, SetError> {
         let set: WrittenSet =
             serde_json::from_slice(text).map_err(|error| SetError::Malformed(format!("{:?}", error.classify())))?;
         if set.keys.len() > KEYS_MAX {

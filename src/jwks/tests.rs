@@ -199,7 +199,7 @@ fn a_token_without_a_key_name_needs_the_only_key() {
 
 #[test]
 fn unknown_keys_ring_once() {
-    let wanted = Arc::new(Wanted::new(|| {}));
+    let wanted = Arc::new(KeysWanted::new(|| {}));
     let first = door(KeySet::none_yet(wanted.clone()));
     let token = SIGNERS[1].good();
     assert_eq!(first.open(&token, NOW), Err(TokenError::KeysPending));

@@ -1,7 +1,7 @@
 //! A bell between who misses a key and who fetches them: rung by shards, which wait for nothing, and obeyed at most once in
 //! a while.
 //!
-//! Invariant: between two fetches that tokens have asked for, [`Wanted::rest`] and [`Wanted::end_rest`] were called: so the one
+//! Invariant: between two fetches that tokens have asked for, [`KeysWanted::rest`] and [`KeysWanted::end_rest`] were called: so the one
 //! who fetches, not those who come with tokens, says how often that is.
 
 use std::fmt;
@@ -15,12 +15,12 @@ const READY: u8 = 1;
 const WANTED: u8 = 2;
 
 /// See the module.
-pub struct Wanted {
+pub struct KeysWanted {
     state: AtomicU8,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
-impl Wanted {
+impl KeysWanted {
     /// Keys are wanted from the start. `wake` is called when they are wanted again, on the thread that misses one: it must
     /// not wait.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
@@ -60,9 +60,9 @@ impl Wanted {
     }
 }
 
-impl fmt::Debug for Wanted {
+impl fmt::Debug for KeysWanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Wanted({})", self.is_wanted())
+        write!(f, "KeysWanted({})", self.is_wanted())
     }
 }
 
@@ -76,7 +76,7 @@ mod tests {
     fn keys_are_asked_for_once_between_two_rests() {
         let woken = Arc::new(AtomicU32::new(0));
         let counted = woken.clone();
-        let wanted = Wanted::new(move || {
+        let wanted = KeysWanted::new(move || {
             counted.fetch_add(1, Ordering::Relaxed);
         });
         assert!(wanted.is_wanted() && wanted.ask(), "from the start, and nobody need be woken");

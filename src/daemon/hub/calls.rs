@@ -4,10 +4,10 @@
 //! One request at a time carries the events that have gathered; it is sent again, ever more seldom and with jitter, until it is
 //! answered 2xx or given up, and then its events are counted as lost and the backend hears how many those were.
 //!
-//! Invariants: what waits is bounded and charged ([`hub::Calls`]); a request is signed anew each time, with the time; the
+//! Invariants: what waits is bounded and charged ([`hub::WebhookQueue`]); a request is signed anew each time, with the time; the
 //! secret is in nothing that is logged, nor is more of the URL than its host.
 
-use super::client::{Client, check_url};
+use super::client::{HttpClient, check_url};
 use super::{Counts, needs_hub};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::program::Daemon;
@@ -20,7 +20,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::Full;
 use hyper::{Request, Response, Uri};
 use pushring::internals::driver::clock;
-use pushring::internals::hub::{CallLimits, Calls, Taken, Told};
+use pushring::internals::hub::{CallLimits, Taken, WebhookEvent, WebhookQueue};
 use sha2::Sha256;
 use std::path::Path;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ const KEY_BYTES_MIN: usize = 24;
 pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     for name in &config.hub_webhook_events.0 {
         ensure!(
-            Told::named(name).is_some(),
+            WebhookEvent::named(name).is_some(),
             "hub_webhook_events: there is no {name:?}; there are opened, closed, subscribed and message"
         );
     }
@@ -70,7 +70,7 @@ pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
 /// What waits for the backend at most, and what it is told; none: there is none.
 pub fn limits(config: &DaemonConfig) -> Option<CallLimits> {
     (!config.hub_webhook_url.is_empty()).then(|| CallLimits {
-        told: config.hub_webhook_events.0.iter().filter_map(|name| Told::named(name)).collect(),
+        told: config.hub_webhook_events.0.iter().filter_map(|name| WebhookEvent::named(name)).collect(),
         events_max: config.hub_webhook_events_max,
         bytes_max: config.hub_webhook_bytes_max.0,
     })
@@ -95,13 +95,13 @@ fn key_of(secret: &[u8]) -> anyhow::Result<Vec<u8>> {
 ///
 /// # Errors
 /// A setting cannot be obeyed.
-pub fn start(daemon: &Daemon, config: &DaemonConfig, calls: Calls) -> anyhow::Result<JoinHandle<()>> {
+pub fn start(daemon: &Daemon, config: &DaemonConfig, calls: WebhookQueue) -> anyhow::Result<JoinHandle<()>> {
     let uri = check_url("hub_webhook_url", &config.hub_webhook_url, true)?;
     let read = |path: &Path| key_of(&crate::daemon::token::read_secret_bytes(path)?);
     let file = &config.hub_webhook_secret_file;
     let key = read(file).with_context(|| format!("hub_webhook_secret_file: {}", file.display()))?;
     let key = Hmac::new_from_slice(&key).expect("HMAC takes keys of any length");
-    let client = Client::new(&uri, &config.hub_webhook_ca).context("hub_webhook_ca")?;
+    let client = HttpClient::new(&uri, &config.hub_webhook_ca).context("hub_webhook_ca")?;
     if uri.scheme_str() == Some("http") {
         tracing::warn!("hub_webhook_url: nothing there is encrypted: whoever sees it can read what clients say");
     }
@@ -112,8 +112,8 @@ pub fn start(daemon: &Daemon, config: &DaemonConfig, calls: Calls) -> anyhow::Re
 }
 
 struct Caller {
-    calls: Calls,
-    client: Client,
+    calls: WebhookQueue,
+    client: HttpClient,
     uri: Uri,
     host: String,
     key: Hmac<Sha256>,

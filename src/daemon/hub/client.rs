@@ -39,12 +39,12 @@ pub fn check_url(key: &str, url: &str, may_be_plain: bool) -> anyhow::Result<Uri
 }
 
 /// See the module.
-pub struct Client {
+pub struct HttpClient {
     runtime: tokio::runtime::Runtime,
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
-impl Client {
+impl HttpClient {
     /// For requests to `uri`. `ca`: the certificate by which its server is known, PEM, where the system does not know it;
     /// empty for none.
     ///

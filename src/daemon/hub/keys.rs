@@ -5,7 +5,7 @@
 //! fetched is told, and leaves the set before in force; tokens with unknown keys have the URL asked at most once in
 //! [`REST`], whoever sends them and however many.
 
-use super::client::{Client, check_url};
+use super::client::{HttpClient, check_url};
 use super::{Counts, needs_hub};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::program::Daemon;
@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, StatusCode, Uri};
-use pushring::internals::jwks::{KeySet, SET_BYTES_MAX, Wanted};
+use pushring::internals::jwks::{KeySet, KeysWanted, SET_BYTES_MAX};
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
@@ -65,7 +65,7 @@ pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
 
 /// Where keys come from.
 enum Source {
-    Url { client: Box<Client>, uri: Uri, refresh: Duration },
+    Url { client: Box<HttpClient>, uri: Uri, refresh: Duration },
     File(PathBuf),
 }
 
@@ -74,7 +74,7 @@ impl Source {
     fn of(config: &DaemonConfig) -> anyhow::Result<Option<Self>> {
         if !config.auth_jwks_url.is_empty() {
             let uri = check_url("auth_jwks_url", &config.auth_jwks_url, false)?;
-            let client = Box::new(Client::new(&uri, &config.auth_jwks_ca).context("auth_jwks_ca")?);
+            let client = Box::new(HttpClient::new(&uri, &config.auth_jwks_ca).context("auth_jwks_ca")?);
             return Ok(Some(Self::Url { client, uri, refresh: config.auth_jwks_refresh.duration() }));
         }
         let file = &config.auth_jwks_file;
@@ -109,10 +109,10 @@ impl Source {
 
 /// The keys that are obeyed, and by which bell others are asked for.
 #[derive(Clone)]
-pub struct Keys {
+pub struct AuthorityKeys {
     /// Those.
     pub set: Arc<KeySet>,
-    wanted: Arc<Wanted>,
+    wanted: Arc<KeysWanted>,
     /// Who is woken; known once it runs.
     fetcher: Arc<OnceLock<Thread>>,
 }
@@ -121,12 +121,12 @@ pub struct Keys {
 ///
 /// # Errors
 /// The file holds none.
-pub fn begin(config: &DaemonConfig) -> anyhow::Result<Option<Keys>> {
+pub fn begin(config: &DaemonConfig) -> anyhow::Result<Option<AuthorityKeys>> {
     check(config)?;
     let Some(source) = Source::of(config)? else { return Ok(None) };
     let fetcher: Arc<OnceLock<Thread>> = Arc::default();
     let waken = fetcher.clone();
-    let wanted = Arc::new(Wanted::new(move || {
+    let wanted = Arc::new(KeysWanted::new(move || {
         if let Some(thread) = waken.get() {
             thread.unpark();
         }
@@ -138,7 +138,7 @@ pub fn begin(config: &DaemonConfig) -> anyhow::Result<Option<Keys>> {
             KeySet::parse(&text, Some(wanted.clone())).with_context(|| format!("auth_jwks_file: {}", path.display()))?
         }
     };
-    Ok(Some(Keys { set: Arc::new(set), wanted, fetcher }))
+    Ok(Some(AuthorityKeys { set: Arc::new(set), wanted, fetcher }))
 }
 
 /// How many keys there are to check tokens with, for who only looks.
@@ -154,7 +154,7 @@ pub fn read_once(config: &DaemonConfig) -> anyhow::Result<Option<usize>> {
 ///
 /// # Errors
 /// No thread.
-pub fn start(daemon: &Arc<Daemon>, config: &DaemonConfig, keys: Option<Keys>) -> anyhow::Result<()> {
+pub fn start(daemon: &Arc<Daemon>, config: &DaemonConfig, keys: Option<AuthorityKeys>) -> anyhow::Result<()> {
     let (Some(keys), Some(source)) = (keys, Source::of(config)?) else { return Ok(()) };
     let keeper = Keeper { daemon: Arc::downgrade(daemon), counts: daemon.hub_counts().clone(), source, keys };
     thread::Builder::new().name("jwks".to_owned()).spawn(move || keeper.keep()).context("no thread for keys")?;
@@ -165,7 +165,7 @@ struct Keeper {
     daemon: Weak<Daemon>,
     counts: Arc<Counts>,
     source: Source,
-    keys: Keys,
+    keys: AuthorityKeys,
 }
 
 impl Keeper {
@@ -218,7 +218,7 @@ impl Keeper {
         let set = KeySet::parse(&text, Some(self.keys.wanted.clone()))?;
         let keys = set.usable_keys();
         if let Some(daemon) = self.daemon.upgrade() {
-            daemon.obey_keys(Keys { set: Arc::new(set), ..self.keys.clone() })?;
+            daemon.obey_keys(AuthorityKeys { set: Arc::new(set), ..self.keys.clone() })?;
         }
         self.counts.keys.store(keys as u64, Relaxed);
         match keys {

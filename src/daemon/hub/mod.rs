@@ -9,7 +9,7 @@ mod client;
 mod keys;
 
 pub use calls::{limits as call_limits, start as start_calls};
-pub use keys::{Keys, begin as begin_keys, read_once as read_keys_once, start as start_keys};
+pub use keys::{AuthorityKeys, begin as begin_keys, read_once as read_keys_once, start as start_keys};
 
 use super::config::DaemonConfig;
 use anyhow::ensure;
