@@ -8,7 +8,7 @@
 
 use super::delivery::OutcomeTo;
 use super::message::Message;
-use super::order::{At, Broadcast, Order, Reach};
+use super::order::{Broadcast, OnNode, Order, Reach};
 use super::process::ProcessHandle;
 use super::pusher::{Audience, Full, PushError, Pusher};
 use super::ticket::{Ticket, TicketSender, ticket};
@@ -413,14 +413,14 @@ impl ProcessHandle {
     /// `fleet_too_large`).
     pub fn push_at(&self, to: &ChannelAt, message: Message) -> super::Push<'_> {
         let is_here = self.pusher.elsewhere().is_some_and(|elsewhere| elsewhere.node() == &*to.node);
-        let at = (!is_here).then(|| At { node: to.node.clone(), as_guest: false });
+        let at = (!is_here).then(|| OnNode { node: to.node.clone(), as_guest: false });
         super::Push { at, ..self.push(to.channel, message) }
     }
 
     /// The same to a channel of another node whose owner, whatever process that is, has let this process in.
     #[cfg(feature = "node")]
     pub(crate) fn push_as_guest(&self, to: &ChannelAt, message: Message) -> super::Push<'_> {
-        let at = Some(At { node: to.node.clone(), as_guest: true });
+        let at = Some(OnNode { node: to.node.clone(), as_guest: true });
         super::Push { at, ..self.push(to.channel, message) }
     }
 }

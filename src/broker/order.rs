@@ -136,14 +136,14 @@ pub struct Push<'p> {
     pub(super) pusher: &'p Pusher,
     pub(super) channel: ChannelId,
     /// On another node of the fleet instead.
-    pub(super) at: Option<At>,
+    pub(super) at: Option<OnNode>,
     pub(super) message: Message,
     pub(super) delivery: DeliveryOptions,
 }
 
 /// Where a push goes that is for a channel of another node.
 #[derive(Debug, Clone)]
-pub(super) struct At {
+pub(super) struct OnNode {
     /// The node.
     pub node: Arc<str>,
     /// To a channel that its owner has let this process in to, rather than one of the process of this name.
@@ -187,7 +187,7 @@ impl<'p> Order<'p> for Push<'p> {
     }
 
     fn take_abroad(&mut self) -> Option<Abroad> {
-        let Some(At { node, as_guest }) = self.at.clone() else { return nobody_abroad(&mut self.delivery) };
+        let Some(OnNode { node, as_guest }) = self.at.clone() else { return nobody_abroad(&mut self.delivery) };
         let to = AbroadTo::Channels { node, list: vec![self.channel], as_guest };
         to_one_node(self.pusher, &mut self.delivery, to, &self.message)
     }

@@ -23,13 +23,13 @@ pub const QUEUE_MESSAGES_MAX: u32 = 8 * 1024;
 pub const LISTENS_MAX: usize = 4 * 1024;
 
 /// What a message that waits takes beside its payload.
-const WAITING_BYTES: usize = size_of::<Waiting>() + 64;
+const WAITING_BYTES: usize = size_of::<QueuedPush>() + 64;
 
 /// Accounts of processes without anything in the queue are swept when there are so many.
 const ACCOUNTS_SWEEP_MIN: usize = 1024;
 
 /// A message that waits for NATS.
-pub struct Waiting {
+pub struct QueuedPush {
     /// It.
     pub outbound: Outbound,
     /// Who wants to hear what became of it on other nodes.
@@ -39,7 +39,7 @@ pub struct Waiting {
 }
 
 /// An audience that somebody here is about to belong to.
-pub struct Listen {
+pub struct ListenQuestion {
     /// It.
     pub target: Target,
     /// Settled once NATS knows.
@@ -50,7 +50,7 @@ pub struct Listen {
 pub const COUNTS_MAX: usize = 1024;
 
 /// Somebody wants to know how many subscribers a topic has elsewhere.
-pub struct Count {
+pub struct CountQuestion {
     /// Of which process.
     pub process: ProcessId,
     /// The topic.
@@ -92,10 +92,10 @@ impl State {
 /// See the module.
 pub struct Door {
     node: Name,
-    queue: InboxSender<Waiting>,
+    queue: InboxSender<QueuedPush>,
     accounts: Mutex<HashMap<ProcessId, Account>>,
-    listens: mpsc::Sender<Listen>,
-    counts: mpsc::Sender<Count>,
+    listens: mpsc::Sender<ListenQuestion>,
+    counts: mpsc::Sender<CountQuestion>,
     state: Arc<State>,
 }
 
@@ -103,8 +103,8 @@ impl Door {
     /// The door of `node`.
     pub fn new(
         node: Name,
-        queue: InboxSender<Waiting>,
-        (listens, counts): (mpsc::Sender<Listen>, mpsc::Sender<Count>),
+        queue: InboxSender<QueuedPush>,
+        (listens, counts): (mpsc::Sender<ListenQuestion>, mpsc::Sender<CountQuestion>),
         state: Arc<State>,
     ) -> Self {
         Self { node, queue, accounts: Mutex::default(), listens, counts, state }
@@ -154,7 +154,7 @@ impl Door {
         let held = WAITING_BYTES + outbound.heap_bytes();
         let Ok(charge) = purse.charge(Held::Orders, held) else { return (full, nodes) };
         let account = self.account(&outbound.process);
-        match self.queue.try_send(Waiting { outbound, nodes, charge }, bytes, &account) {
+        match self.queue.try_send(QueuedPush { outbound, nodes, charge }, bytes, &account) {
             Ok(()) => (Outcome::default(), None),
             Err(SendRefused::Full(waiting)) => (full, waiting.nodes),
             Err(SendRefused::Stopped(waiting)) => (down, waiting.nodes),
@@ -199,8 +199,10 @@ impl Elsewhere for Door {
         }
         let is_connected = self.state.is_connected.load(Ordering::Acquire);
         let refused = match is_connected {
-            true => self.listens.try_send(Listen { target, part }).err().map(mpsc::error::TrySendError::into_inner),
-            false => Some(Listen { target, part }),
+            true => {
+                self.listens.try_send(ListenQuestion { target, part }).err().map(mpsc::error::TrySendError::into_inner)
+            }
+            false => Some(ListenQuestion { target, part }),
         };
         if let Some(mut listen) = refused {
             self.state.is_behind.store(true, Ordering::Release);
@@ -213,7 +215,7 @@ impl Elsewhere for Door {
 
     fn count(&self, process: &ProcessId, topic: &Arc<str>, asker: Asker<Presence>) {
         // Where too many ask already it is dropped, and that tells that nothing is known.
-        drop(self.counts.try_send(Count { process: process.clone(), topic: topic.clone(), asker }));
+        drop(self.counts.try_send(CountQuestion { process: process.clone(), topic: topic.clone(), asker }));
     }
 
     fn node(&self) -> &str {

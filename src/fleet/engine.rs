@@ -8,12 +8,14 @@
 //! lot. While it is not there, messages that have been taken wait, and no more are taken.
 
 use super::Options;
-use super::door::{COUNTS_MAX, Count, Door, LISTENS_MAX, Listen, QUEUE_MESSAGES_MAX, State, Waiting};
-use super::member::{Channels, Delivery, Member, Numbered, Publish, Told};
+use super::door::{
+    COUNTS_MAX, CountQuestion, Door, LISTENS_MAX, ListenQuestion, QUEUE_MESSAGES_MAX, QueuedPush, State,
+};
+use super::member::{Channels, Delivery, FleetNews, Member, Numbered, Publish};
 use super::names::Name;
 use super::presence::Remembered;
 use super::roster::{About, Change};
-use super::secret::Kind as Secret;
+use super::secret::SecretKind as Secret;
 use super::subject::{Line, Subjects, Target, To};
 use crate::broker::{
     AskNodes, Asker, Audience, BrokerHandle, FleetReport, Hands, OnNodes, Outcome, Presence, PushError, SAID_WITHIN,
@@ -251,14 +253,14 @@ struct Seat {
     state: Arc<State>,
     servers: Vec<ServerAddr>,
     connect: ConnectOptions,
-    inbox: Inbox<Waiting>,
+    inbox: Inbox<QueuedPush>,
     wake: Arc<Notify>,
-    listens_in: mpsc::Receiver<Listen>,
-    counts_in: mpsc::Receiver<Count>,
+    listens_in: mpsc::Receiver<ListenQuestion>,
+    counts_in: mpsc::Receiver<CountQuestion>,
 }
 
 /// Who waits for what other nodes say.
-enum Asking {
+enum NodesAsked {
     /// What became of a push.
     Push(AskNodes),
     /// How many subscribers a topic has.
@@ -276,7 +278,7 @@ struct Engine {
     began_unix_ms: u64,
     listening: RefCell<HashMap<Line, AbortHandle>>,
     /// Who wants to hear what other nodes say.
-    asking: RefCell<HashMap<u64, Asking>>,
+    asking: RefCell<HashMap<u64, NodesAsked>>,
     remembered: RefCell<Remembered>,
     /// What became of pushes of other nodes that ask.
     outcomes: mpsc::Sender<(Name, u64, Outcome)>,
@@ -408,17 +410,17 @@ impl Engine {
         }
     }
 
-    fn tell_asking(&self, asking: Asking, on_nodes: OnNodes) {
+    fn tell_asking(&self, asking: NodesAsked, on_nodes: OnNodes) {
         match asking {
-            Asking::Push(asker) => asker.tell(on_nodes),
-            Asking::Count(line, asker) => {
+            NodesAsked::Push(asker) => asker.tell(on_nodes),
+            NodesAsked::Count(line, asker) => {
                 asker.tell(self.remembered.borrow_mut().presence(line, on_nodes, self.now_ms()));
             }
         }
     }
 
     /// Waits until others have said it, or have had their time.
-    fn wait_for_nodes(self: &Rc<Self>, asked: Result<u64, OnNodes>, asking: Asking) {
+    fn wait_for_nodes(self: &Rc<Self>, asked: Result<u64, OnNodes>, asking: NodesAsked) {
         let ask = match asked {
             Ok(ask) => ask,
             Err(on_nodes) => return self.tell_asking(asking, on_nodes),
@@ -435,13 +437,13 @@ impl Engine {
     }
 
     /// Asks others how many subscribers topics have there.
-    async fn count_all(self: Rc<Self>, mut counts: mpsc::Receiver<Count>) {
-        while let Some(Count { process, topic, asker }) = counts.recv().await {
+    async fn count_all(self: Rc<Self>, mut counts: mpsc::Receiver<CountQuestion>) {
+        while let Some(CountQuestion { process, topic, asker }) = counts.recv().await {
             let line = Target { process: process.clone(), to: To::Topic(topic.clone()) }.line();
             let counted = self.member.borrow_mut().count(&process, &topic);
             // A name that is too long for a message is nobody's elsewhere, and nothing is known of it.
             let Ok((question, asked)) = counted else { continue };
-            self.wait_for_nodes(asked, Asking::Count(line, asker));
+            self.wait_for_nodes(asked, NodesAsked::Count(line, asker));
             if self.is_connected() {
                 self.publish(question).await;
             }
@@ -475,7 +477,7 @@ impl Engine {
     async fn publish_push(self: &Rc<Self>, numbered: Numbered, nodes: Option<AskNodes>) {
         let Numbered { push, ask, asked } = numbered;
         if let (Some(asked), Some(nodes)) = (asked, nodes) {
-            self.wait_for_nodes(asked, Asking::Push(nodes));
+            self.wait_for_nodes(asked, NodesAsked::Push(nodes));
         }
         self.publish(push).await;
         if let Some(ask) = ask {
@@ -502,14 +504,14 @@ impl Engine {
         }
     }
 
-    async fn publish_all(self: Rc<Self>, mut inbox: Inbox<Waiting>, wake: Arc<Notify>) {
+    async fn publish_all(self: Rc<Self>, mut inbox: Inbox<QueuedPush>, wake: Arc<Notify>) {
         loop {
             while !self.is_connected() {
                 time::sleep(LOOK_INTERVAL / 5).await;
             }
             let mut next = None;
             inbox.drain(1, u64::MAX, |waiting| next = Some(waiting));
-            if let Some(Waiting { outbound, nodes, charge }) = next {
+            if let Some(QueuedPush { outbound, nodes, charge }) = next {
                 let numbered = self.member.borrow_mut().publish(outbound, self.now_ms());
                 if let Ok(numbered) = numbered {
                     self.publish_push(numbered, nodes).await;
@@ -532,7 +534,7 @@ impl Engine {
         }
     }
 
-    async fn listen_to_new(self: Rc<Self>, mut listens: mpsc::Receiver<Listen>) {
+    async fn listen_to_new(self: Rc<Self>, mut listens: mpsc::Receiver<ListenQuestion>) {
         while let Some(first) = listens.recv().await {
             let mut batch = vec![first];
             while let Ok(more) = listens.try_recv() {
@@ -708,28 +710,28 @@ impl Engine {
     }
 
     /// Tells clients, where they count, and the log what they should hear of.
-    fn tell(&self, told: &Told) {
-        if let Told::Lost { to: Some(Target { process, to }), count: Some(count), .. } = told {
+    fn tell(&self, told: &FleetNews) {
+        if let FleetNews::Lost { to: Some(Target { process, to }), count: Some(count), .. } = told {
             let count = u32::try_from(*count).unwrap_or(u32::MAX);
             if self.hands.borrow_mut().miss(process, to.clone().audience(), count).is_err() {
                 self.stop.notify_one();
             }
         }
         match told {
-            Told::Lost { source, count, .. } => {
+            FleetNews::Lost { source, count, .. } => {
                 let lost = count.map_or("an unknown number".to_owned(), |count| count.to_string());
                 self.log(0, |more| tracing::warn!(node = %source, lost, more, "fleet: messages of a node are lost"));
             }
-            Told::Refused { source, why } => {
+            FleetNews::Refused { source, why } => {
                 self.log(2, |more| tracing::warn!(node = source, %why, more, "fleet: a message was refused"));
             }
-            Told::Node { node, change } => match change {
+            FleetNews::Node { node, change } => match change {
                 Change::New => tracing::info!(%node, "fleet: a node is there"),
                 Change::Back { away_ms } => tracing::warn!(%node, away_ms, "fleet: a node is back"),
                 Change::Restarted { .. } => tracing::info!(%node, "fleet: a node has begun anew"),
                 Change::None | Change::Ignored => {}
             },
-            Told::Gone { node } => tracing::warn!(%node, "fleet: a node is silent"),
+            FleetNews::Gone { node } => tracing::warn!(%node, "fleet: a node is silent"),
         }
     }
 

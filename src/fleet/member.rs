@@ -12,7 +12,7 @@ use super::interest::{Interest, Wanted};
 use super::names::Name;
 use super::outgoing::{Outgoing, Tail};
 use super::roster::{About, Change, Roster};
-use super::subject::{Kind, Line, Parts, Subjects, Target, To};
+use super::subject::{Kind, Line, SubjectParts, Subjects, Target, To};
 use crate::broker::{Audience, FleetCounts, FleetLine, FleetNode, Message, OnNodes, Outcome};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
@@ -139,7 +139,7 @@ impl To {
 
 /// What somebody should hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum FleetNews {
     /// Messages of a node are lost; none: it is not known how many.
     Lost {
         /// Of which.
@@ -192,7 +192,7 @@ pub enum Refusal {
 
 /// What came of a message.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Received {
+pub struct Judged {
     /// What the broker is to do.
     pub delivery: Option<Delivery>,
     /// What is to be answered at once.
@@ -202,7 +202,7 @@ pub struct Received {
     /// All have said what was asked under this number.
     pub settled: Option<(u64, OnNodes)>,
     /// What is to be told.
-    pub told: Vec<Told>,
+    pub told: Vec<FleetNews>,
 }
 
 /// See the module.
@@ -406,8 +406,9 @@ impl Member {
     ///
     /// # Panics
     /// Never: what it writes fits.
-    pub fn tick(&mut self, now_ms: u64, about: About) -> (Vec<Publish>, Vec<Told>) {
-        let mut told: Vec<Told> = self.roster.gone(now_ms).into_iter().map(|node| Told::Gone { node }).collect();
+    pub fn tick(&mut self, now_ms: u64, about: About) -> (Vec<Publish>, Vec<FleetNews>) {
+        let mut told: Vec<FleetNews> =
+            self.roster.gone(now_ms).into_iter().map(|node| FleetNews::Gone { node }).collect();
         for (line, source, verdict) in self.incoming.believe(now_ms) {
             told.extend(self.judge(&line, &source, verdict, now_ms));
         }
@@ -439,7 +440,7 @@ impl Member {
     }
 
     /// Judges a message.
-    pub fn receive(&mut self, subject: &str, bytes: &Bytes, now_ms: u64) -> Received {
+    pub fn receive(&mut self, subject: &str, bytes: &Bytes, now_ms: u64) -> Judged {
         let parts = self.subjects.parse(subject);
         let source = parts.map_or("", |parts| parts.source);
         match self.received(parts, bytes, now_ms) {
@@ -453,13 +454,13 @@ impl Member {
                     Refusal::Twin => &mut self.counts.refused_twin,
                 };
                 *count += 1;
-                let told = vec![Told::Refused { source: source.chars().take(64).collect(), why }];
-                Received { told, ..Received::default() }
+                let told = vec![FleetNews::Refused { source: source.chars().take(64).collect(), why }];
+                Judged { told, ..Judged::default() }
             }
         }
     }
 
-    fn received(&mut self, parts: Option<Parts<'_>>, bytes: &Bytes, now_ms: u64) -> Result<Received, Refusal> {
+    fn received(&mut self, parts: Option<SubjectParts<'_>>, bytes: &Bytes, now_ms: u64) -> Result<Judged, Refusal> {
         let parts = parts.ok_or(Refusal::Subject)?;
         let (header, at) = Header::read(bytes).map_err(|error| match error {
             HeaderError::Version(version) => Refusal::Version(version),
@@ -473,7 +474,7 @@ impl Member {
         }
         if header.source == self.node {
             // Servers do not hand us our own, unless we are what is left of a former connection.
-            return if header.incarnation == self.incarnation { Ok(Received::default()) } else { Err(Refusal::Twin) };
+            return if header.incarnation == self.incarnation { Ok(Judged::default()) } else { Err(Refusal::Twin) };
         }
         let payload = bytes.slice(at..);
         match header.kind {
@@ -484,7 +485,7 @@ impl Member {
                 let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;
                 topic::check(&header.name).map_err(|_| Refusal::Malformed)?;
                 let count = Some((process, header.name.into(), header.source, header.ask));
-                Ok(Received { count, ..Received::default() })
+                Ok(Judged { count, ..Judged::default() })
             }
             Kind::Answer => self.hear_answer(&header, parts.token, &payload),
             Kind::Topic | Kind::Path | Kind::Process | Kind::Channels | Kind::Guest => {
@@ -493,7 +494,7 @@ impl Member {
         }
     }
 
-    fn hear(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Received, Refusal> {
+    fn hear(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
         if payload.len() > ABOUT_BYTES_MAX {
             return Err(Refusal::Malformed);
         }
@@ -506,12 +507,12 @@ impl Member {
         }
         self.is_asked |= is_asking;
         let is_news = !matches!(change, Change::None | Change::Ignored);
-        let told = if is_news { vec![Told::Node { node: node.clone(), change }] } else { Vec::new() };
-        Ok(Received { told, ..Received::default() })
+        let told = if is_news { vec![FleetNews::Node { node: node.clone(), change }] } else { Vec::new() };
+        Ok(Judged { told, ..Judged::default() })
     }
 
     /// Who does not listen to an audience says so; who does says what became of the push itself.
-    fn hear_ask(&mut self, header: &Header, payload: &[u8]) -> Result<Received, Refusal> {
+    fn hear_ask(&mut self, header: &Header, payload: &[u8]) -> Result<Judged, Refusal> {
         let mut reader = Reader { bytes: payload, at: 0 };
         let read = |reader: &mut Reader<'_>| -> Result<(u64, Line), HeaderError> {
             let (ask, [kind]) = (u64::from_be_bytes(reader.array()?), reader.array()?);
@@ -526,19 +527,19 @@ impl Member {
             Some(_) => None,
             None => Some(self.answer(&header.source, ask, &Outcome::default())),
         };
-        Ok(Received { answer, ..Received::default() })
+        Ok(Judged { answer, ..Judged::default() })
     }
 
-    fn hear_answer(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<Received, Refusal> {
+    fn hear_answer(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<Judged, Refusal> {
         if token != self.node.as_str() {
             return Err(Refusal::Subject);
         }
         let (ask, outcome) = asked::read(payload).map_err(|_| Refusal::Malformed)?;
         let settled = self.asked.answer(ask, header.source.shared(), outcome).map(|on_nodes| (ask, on_nodes));
-        Ok(Received { settled, ..Received::default() })
+        Ok(Judged { settled, ..Judged::default() })
     }
 
-    fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Received, Refusal> {
+    fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
         let (source, incarnation) = (header.source.shared().clone(), header.incarnation);
         let mut reader = Reader { bytes: payload, at: 0 };
         let forgotten = u64::from_be_bytes(reader.array().map_err(|_| Refusal::Malformed)?);
@@ -564,7 +565,7 @@ impl Member {
                 told.push(self.lost(&forgotten, Some(&line), None, now_ms));
             }
         }
-        Ok(Received { told, ..Received::default() })
+        Ok(Judged { told, ..Judged::default() })
     }
 
     fn hear_push(
@@ -574,7 +575,7 @@ impl Member {
         payload: Bytes,
         bytes: usize,
         now_ms: u64,
-    ) -> Result<Received, Refusal> {
+    ) -> Result<Judged, Refusal> {
         let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;
         let to = match header.kind {
             Kind::Topic => {
@@ -602,7 +603,7 @@ impl Member {
                     // Sent before NATS knew that nobody here listens any more.
                     let ask = header.ask;
                     let answer = (ask != 0).then(|| self.answer(&header.source, ask, &Outcome::default()));
-                    return Ok(Received { answer, ..Received::default() });
+                    return Ok(Judged { answer, ..Judged::default() });
                 }
                 line
             }
@@ -612,23 +613,23 @@ impl Member {
         let message = message(header.frame, payload).ok_or(Refusal::Malformed)?;
         let Header { source, incarnation, stream, sequence, policy, ask, .. } = header;
         let (verdict, forgotten) = self.incoming.take(line, source.shared(), Number { incarnation, stream, sequence });
-        let mut told: Vec<Told> = self.judge(&line, source.shared(), verdict, now_ms).into_iter().collect();
+        let mut told: Vec<FleetNews> = self.judge(&line, source.shared(), verdict, now_ms).into_iter().collect();
         if let Some((line, of)) = forgotten {
             told.push(self.lost(&of, Some(&line), None, now_ms));
         }
         if verdict == Verdict::Late {
             self.counts.late += 1;
-            return Ok(Received { told, ..Received::default() });
+            return Ok(Judged { told, ..Judged::default() });
         }
         self.counts.received += 1;
         self.counts.received_bytes += bytes as u64;
         let asked = (ask != 0).then_some((source, ask));
         let delivery = Some(Delivery { process, channels: to, message, policy, asked });
-        Ok(Received { delivery, told, ..Received::default() })
+        Ok(Judged { delivery, told, ..Judged::default() })
     }
 
     /// Tells what a verdict says of messages that are lost.
-    fn judge(&mut self, line: &Line, source: &Arc<str>, verdict: Verdict, now_ms: u64) -> Option<Told> {
+    fn judge(&mut self, line: &Line, source: &Arc<str>, verdict: Verdict, now_ms: u64) -> Option<FleetNews> {
         match verdict {
             Verdict::Next | Verdict::Late => None,
             Verdict::Behind { lost } => Some(self.lost(source, Some(line), Some(lost), now_ms)),
@@ -650,7 +651,7 @@ impl Member {
         }
     }
 
-    fn lost(&mut self, source: &Arc<str>, line: Option<&Line>, count: Option<u64>, now_ms: u64) -> Told {
+    fn lost(&mut self, source: &Arc<str>, line: Option<&Line>, count: Option<u64>, now_ms: u64) -> FleetNews {
         match count {
             Some(lost) => self.count_lost(source, lost),
             None => self.counts.gaps_unknown += 1,
@@ -665,7 +666,7 @@ impl Member {
             (None, None) => "audiences that the node has forgotten".to_owned(),
         };
         self.losses.push_back(FleetLine { unix_ms: now_ms, node: source.to_string(), to: said, lost: count });
-        Told::Lost { source: source.clone(), to, count }
+        FleetNews::Lost { source: source.clone(), to, count }
     }
 
     /// The other nodes, and where messages were lost last.

@@ -39,18 +39,18 @@ fn under(subject: &str, publish: &Publish) -> Publish {
     Publish { subject: subject.to_owned(), bytes: publish.bytes.clone() }
 }
 
-fn receive(member: &mut Member, publish: &Publish) -> Received {
+fn receive(member: &mut Member, publish: &Publish) -> Judged {
     member.receive(&publish.subject, &publish.bytes, NOW_MS)
 }
 
-fn texts(received: &Received) -> Option<String> {
+fn texts(received: &Judged) -> Option<String> {
     let delivery = received.delivery.as_ref()?;
     Some(String::from_utf8(delivery.message.payload().to_vec()).unwrap())
 }
 
-fn refusal(received: &Received) -> Refusal {
+fn refusal(received: &Judged) -> Refusal {
     match received.told[..] {
-        [Told::Refused { why, .. }] if received.delivery.is_none() => why,
+        [FleetNews::Refused { why, .. }] if received.delivery.is_none() => why,
         ref other => panic!("{other:?}"),
     }
 }
@@ -73,11 +73,13 @@ fn what_is_said_to_an_audience_is_heard_by_who_listens() {
     let [second, third] = ["two", "three"].map(|text| a.publish(to_topic("room", text), NOW_MS).unwrap().push);
     let received = receive(&mut b, &third);
     assert_eq!(texts(&received).as_deref(), Some("three"));
-    assert!(matches!(&received.told[..], [Told::Lost { to: Some(to), count: Some(1), .. }] if *to == topic("room")));
-    assert_eq!(receive(&mut b, &second), Received::default());
+    assert!(
+        matches!(&received.told[..], [FleetNews::Lost { to: Some(to), count: Some(1), .. }] if *to == topic("room"))
+    );
+    assert_eq!(receive(&mut b, &second), Judged::default());
     assert_eq!((b.counts.received, b.counts.lost, b.counts.late), (2, 1, 2));
     let other = a.publish(to_topic("another", "x"), NOW_MS).unwrap().push;
-    assert_eq!(receive(&mut b, &other), Received::default(), "nobody listens here");
+    assert_eq!(receive(&mut b, &other), Judged::default(), "nobody listens here");
 }
 
 #[test]
@@ -95,7 +97,7 @@ fn channels_of_a_node_are_reached_by_its_name() {
     let (_, told) = b.tick(NOW_MS + 999, About::default());
     assert!(told.is_empty(), "it may be on its way");
     let (_, told) = b.tick(NOW_MS + 1000, About::default());
-    assert!(matches!(told[..], [Told::Lost { count: Some(1), to: None, .. }]), "{told:?}");
+    assert!(matches!(told[..], [FleetNews::Lost { count: Some(1), to: None, .. }]), "{told:?}");
 }
 
 #[test]
@@ -132,7 +134,7 @@ fn what_a_node_may_not_say_is_refused_and_told() {
     let twin = Member::new(&options("b"), 2, 0).say(Kind::Node, b"{}");
     assert_eq!(refusal(&receive(&mut b, &twin)), Refusal::Twin);
     let own = b.say(Kind::Node, b"{}");
-    assert_eq!(receive(&mut b, &own), Received::default());
+    assert_eq!(receive(&mut b, &own), Judged::default());
     let counts = b.counts;
     assert_eq!((counts.refused_source, counts.refused_subject, counts.refused_version), (1, 3, 1));
     assert_eq!((counts.refused_malformed, counts.refused_twin, counts.received), (7, 1, 0));
@@ -191,7 +193,7 @@ fn who_comes_back_is_told_everything_again() {
     assert_eq!(tails(&said), announced);
     said.iter().for_each(|said| drop(receive(&mut b, said)));
     let (_, told) = b.tick(NOW_MS + 1000, About::default());
-    assert!(matches!(told[..], [Told::Lost { count: Some(1), .. }]), "{told:?}");
+    assert!(matches!(told[..], [FleetNews::Lost { count: Some(1), .. }]), "{told:?}");
     assert_eq!(b.seen(NOW_MS + 1000).0[0].lost, 1);
     assert_eq!(b.seen(NOW_MS + 1000).1.last().unwrap().to, "chat:demo:sys topic room");
 }
@@ -210,11 +212,11 @@ fn nodes_say_what_became_of_a_push() {
     let Numbered { push, ask: asking, asked } = ask(&mut a, to_topic("room", "x"));
     let (asking, Some(Ok(number))) = (asking.unwrap(), asked) else { panic!("they are there") };
     let (node, at) = receive(&mut b, &push).delivery.unwrap().asked.unwrap();
-    assert_eq!((node.as_str(), at, receive(&mut b, &asking)), ("a", number, Received::default()), "its push says it");
+    assert_eq!((node.as_str(), at, receive(&mut b, &asking)), ("a", number, Judged::default()), "its push says it");
     let from_b = b.answer(&node, at, &Outcome { sent: 3, ..Outcome::default() });
     let from_c = receive(&mut c, &asking).answer.unwrap();
     assert_eq!(refusal(&receive(&mut c, &from_b)), Refusal::Subject, "it is for a");
-    assert_eq!(receive(&mut a, &from_c), Received::default());
+    assert_eq!(receive(&mut a, &from_c), Judged::default());
     let (settled, on_nodes) = receive(&mut a, &from_b).settled.unwrap();
     assert_eq!((settled, on_nodes.said["b"].sent, on_nodes.said["c"]), (number, 3, Outcome::default()));
     assert!(!on_nodes.is_partial && receive(&mut a, &from_b).settled.is_none());

@@ -2,10 +2,10 @@
 
 /// What a credentials file holds.
 #[derive(Clone)]
-pub struct Credentials(pub(super) Kind);
+pub struct Credentials(pub(super) SecretKind);
 
 #[derive(Clone)]
-pub(super) enum Kind {
+pub(super) enum SecretKind {
     /// A JWT and the seed that signs for it, as `nsc` writes them.
     Jwt(String),
     /// The seed of an nkey.
@@ -30,15 +30,15 @@ impl Credentials {
     pub fn new(text: &str) -> Result<Self, InvalidCredentials> {
         let line = text.trim();
         if line.contains("BEGIN NATS USER JWT") {
-            return Ok(Self(Kind::Jwt(line.to_owned())));
+            return Ok(Self(SecretKind::Jwt(line.to_owned())));
         }
         if line.is_empty() || line.contains(['\n', '\r', ' ']) {
             return Err(InvalidCredentials);
         }
         match line.split_once(':') {
             Some(("", _) | (_, "")) => Err(InvalidCredentials),
-            Some((user, password)) => Ok(Self(Kind::Password(user.to_owned(), password.to_owned()))),
-            None if line.starts_with("SU") => Ok(Self(Kind::Seed(line.to_owned()))),
+            Some((user, password)) => Ok(Self(SecretKind::Password(user.to_owned(), password.to_owned()))),
+            None if line.starts_with("SU") => Ok(Self(SecretKind::Seed(line.to_owned()))),
             None => Err(InvalidCredentials),
         }
     }
@@ -57,9 +57,12 @@ mod tests {
     #[test]
     fn a_file_holds_one_of_three_things() {
         let kind = |text: &str| Credentials::new(text).map(|credentials| credentials.0);
-        assert!(matches!(kind("-----BEGIN NATS USER JWT-----\nx\n"), Ok(Kind::Jwt(_))));
-        assert!(matches!(kind("SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY\n"), Ok(Kind::Seed(_))));
-        assert!(matches!(kind("node-1:secret:with:colons\n"), Ok(Kind::Password(user, _)) if user == "node-1"));
+        assert!(matches!(kind("-----BEGIN NATS USER JWT-----\nx\n"), Ok(SecretKind::Jwt(_))));
+        assert!(matches!(
+            kind("SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY\n"),
+            Ok(SecretKind::Seed(_))
+        ));
+        assert!(matches!(kind("node-1:secret:with:colons\n"), Ok(SecretKind::Password(user, _)) if user == "node-1"));
         for text in ["", "\n", "word", ":x", "x:", "two words:x", "a:b\nc:d"] {
             assert!(kind(text).is_err(), "{text:?}");
         }

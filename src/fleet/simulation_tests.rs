@@ -6,7 +6,7 @@
 //! it does not know how many.
 
 use super::Options;
-use super::member::{Channels, Member, Outbound, OutboundTo, Publish, Told};
+use super::member::{Channels, FleetNews, Member, Outbound, OutboundTo, Publish};
 use super::names::Name;
 use super::roster::About;
 use super::subject::{Target, To};
@@ -152,10 +152,10 @@ impl World {
     }
 
     /// Notes what a node tells of losses.
-    fn note(&mut self, to: usize, told: &[Told]) {
+    fn note(&mut self, to: usize, told: &[FleetNews]) {
         for told in told {
             match told {
-                Told::Lost { source, to: target, count } => {
+                FleetNews::Lost { source, to: target, count } => {
                     let from = (0..self.nodes.len()).find(|node| name(*node).as_str() == &**source).unwrap();
                     let audience = match target {
                         Some(target) => target.name().to_owned(),
@@ -168,8 +168,8 @@ impl World {
                         None => stream.is_unknown = true,
                     }
                 }
-                Told::Refused { why, .. } => panic!("nobody here is hostile: {why}"),
-                Told::Node { .. } | Told::Gone { .. } => {}
+                FleetNews::Refused { why, .. } => panic!("nobody here is hostile: {why}"),
+                FleetNews::Node { .. } | FleetNews::Gone { .. } => {}
             }
         }
     }

@@ -165,7 +165,7 @@ pub struct Subjects {
 
 /// A subject that was taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parts<'a> {
+pub struct SubjectParts<'a> {
     /// Who sends.
     pub source: &'a str,
     /// The kind's word.
@@ -210,12 +210,12 @@ impl Subjects {
     }
 
     /// Takes a subject apart. None: it is none of this fleet's.
-    pub fn parse<'a>(&self, subject: &'a str) -> Option<Parts<'a>> {
+    pub fn parse<'a>(&self, subject: &'a str) -> Option<SubjectParts<'a>> {
         let rest = subject.strip_prefix(PREFIX)?.strip_prefix('.')?;
         let rest = rest.strip_prefix(self.fleet.as_str())?.strip_prefix('.')?;
         let mut parts = rest.split('.');
         let (source, kind, token) = (parts.next()?, parts.next()?, parts.next()?);
-        parts.next().is_none().then_some(Parts { source, kind, token })
+        parts.next().is_none().then_some(SubjectParts { source, kind, token })
     }
 
     /// Whether the last part of a subject is that of this line.

@@ -31,12 +31,12 @@ pub(super) struct PublishOrder {
     pub policy: Option<Policy>,
     pub except: Vec<ChannelId>,
     /// Whether the answer waits for the outcome.
-    pub outcome: Wanted,
+    pub outcome: OutcomeWanted,
 }
 
 /// What the answer says of what became of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Wanted {
+pub(super) enum OutcomeWanted {
     /// Nothing: it was accepted.
     #[default]
     Nothing,
@@ -68,7 +68,7 @@ enum Named {
     At(String),
 }
 
-/// See [`Wanted`].
+/// See [`OutcomeWanted`].
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Outcomes {
@@ -126,8 +126,8 @@ pub(super) fn of_json(body: &[u8]) -> Result<PublishOrder, Wrong> {
     let policy = take(&mut fields, "", "policy")?;
     let except: Option<Vec<u32>> = take(&mut fields, "", "except")?;
     let outcome = match take(&mut fields, "", "outcome")? {
-        None | Some(Outcomes::Plain(false)) => Wanted::Nothing,
-        Some(Outcomes::Plain(true)) => Wanted::Here,
+        None | Some(Outcomes::Plain(false)) => OutcomeWanted::Nothing,
+        Some(Outcomes::Plain(true)) => OutcomeWanted::Here,
         Some(Outcomes::Of(text)) => wanted(&text).ok_or_else(|| Wrong::new("outcome", "true, false or \"nodes\""))?,
     };
     nothing_left(&fields, "")?;
@@ -135,11 +135,11 @@ pub(super) fn of_json(body: &[u8]) -> Result<PublishOrder, Wrong> {
     Ok(PublishOrder { to, process, message, is_json, policy, except, outcome })
 }
 
-fn wanted(text: &str) -> Option<Wanted> {
+fn wanted(text: &str) -> Option<OutcomeWanted> {
     Some(match text {
-        "" | "true" => Wanted::Here,
-        "false" => Wanted::Nothing,
-        "nodes" => Wanted::Nodes,
+        "" | "true" => OutcomeWanted::Here,
+        "false" => OutcomeWanted::Nothing,
+        "nodes" => OutcomeWanted::Nodes,
         _ => return None,
     })
 }
@@ -208,7 +208,7 @@ fn named(field: &str, ids: Vec<Named>) -> Result<PublishTo, Wrong> {
 pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, Wrong> {
     let wrong = |why: String| Wrong::new("push-to", why);
     let (mut audience, mut process, mut policy) = (None, None, None);
-    let (mut except, mut outcome) = (Vec::new(), Wanted::Nothing);
+    let (mut except, mut outcome) = (Vec::new(), OutcomeWanted::Nothing);
     for part in to.split(';').map(str::trim).filter(|part| !part.is_empty()) {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let value = decoded(value.trim()).ok_or_else(|| wrong(format!("{name}: no UTF-8, or a % alone")))?;
@@ -316,7 +316,7 @@ mod tests {
             is_json: false,
             policy: Some(Policy::DropOldest),
             except: vec![ChannelId::new(7)],
-            outcome: Wanted::Here,
+            outcome: OutcomeWanted::Here,
         };
         assert_eq!(order, Ok(expected));
         let of = |body: &str| of_json(body.as_bytes()).unwrap();
@@ -326,9 +326,9 @@ mod tests {
         let others = OnOthers::from([("b".to_owned(), vec![ChannelId::new(2), ChannelId::new(3)])]);
         let to = PublishTo::Channels(vec![ChannelId::new(1)], others);
         let order = of(r#"{"to":{"channels":["b/2",1,"b/3"]},"text":"","outcome":"nodes"}"#);
-        assert_eq!((&order.to, order.outcome), (&to, Wanted::Nodes));
+        assert_eq!((&order.to, order.outcome), (&to, OutcomeWanted::Nodes));
         let raw = of_raw("channels=b/2, 1,b/3; outcome=nodes", "text/plain", Bytes::new()).unwrap();
-        assert_eq!((raw.to, raw.outcome), (to, Wanted::Nodes));
+        assert_eq!((raw.to, raw.outcome), (to, OutcomeWanted::Nodes));
         // As it was written: numbers, order and spaces.
         let json = of(r#"{"to":{"path":"/"},"json": {"b":1.10, "a":[1e3]} }"#);
         assert_eq!(json.message, Message::text(r#"{"b":1.10, "a":[1e3]}"#));
@@ -368,7 +368,7 @@ mod tests {
     fn raw_bytes_are_pushed_as_they_are() {
         let body = Bytes::from(vec![7; 100_000]);
         let order = of_raw("topic=a%3Bb; except=7, 8;policy=conflate:9;outcome", "image/png", body.clone()).unwrap();
-        assert_eq!((&order.to, order.outcome), (&PublishTo::Topic("a;b".into()), Wanted::Here));
+        assert_eq!((&order.to, order.outcome), (&PublishTo::Topic("a;b".into()), OutcomeWanted::Here));
         assert_eq!((order.except.len(), order.policy), (2, Some(Policy::Conflate { key: 9 })));
         assert_eq!(order.message.payload().as_ptr(), body.as_ptr(), "without a copy");
         let text = of_raw("user=ann", "text/plain", Bytes::from_static("é".as_bytes())).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a part of it is bounded, so that other requests are answered between two parts.
 
-use super::body::{self, Wanted, Wrong};
+use super::body::{self, OutcomeWanted, Wrong};
 use super::idempotency::KeyDigest;
 use super::perform::{Performer, PushResult};
 use super::{ApiAnswer, JSON_BYTES_MAX, OUTCOME_WITHIN};
@@ -57,8 +57,8 @@ fn one(line: &[u8], performer: &mut Performer) -> Value {
     }
     let order = body::of_json(line).and_then(|order| match order.outcome {
         // Nobody waits for other nodes line by line.
-        Wanted::Nodes => Err(Wrong::new("outcome", "what other nodes say is asked with a request of its own")),
-        Wanted::Nothing | Wanted::Here => Ok(order),
+        OutcomeWanted::Nodes => Err(Wrong::new("outcome", "what other nodes say is asked with a request of its own")),
+        OutcomeWanted::Nothing | OutcomeWanted::Here => Ok(order),
     });
     let done = order.map_err(ApiAnswer::from).and_then(|order| performer.push(order));
     match done {

@@ -3,7 +3,7 @@
 //! Invariants: a push never waits; a process that is gone is not acted for.
 
 use super::ApiAnswer;
-use super::body::{OnOthers, PublishOrder, PublishTo, Wanted, decoded};
+use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded};
 use crate::broker::{
     Audience, Broadcast, BrokerHandle, ChannelFilter, Message, OnNodes, Outcome, Presence, Present, ProcessHandle,
     PushError, Ticket, TopicQuery,
@@ -111,11 +111,11 @@ impl PushTickets {
     }
 
     /// Gives a push, and keeps what it is asked of.
-    fn give(&mut self, push: Broadcast<'_>, wanted: Wanted) -> Result<(), PushError> {
+    fn give(&mut self, push: Broadcast<'_>, wanted: OutcomeWanted) -> Result<(), PushError> {
         match wanted {
-            Wanted::Nothing => push.try_send()?,
-            Wanted::Here => self.here.push(push.ask().try_send()?),
-            Wanted::Nodes => {
+            OutcomeWanted::Nothing => push.try_send()?,
+            OutcomeWanted::Here => self.here.push(push.ask().try_send()?),
+            OutcomeWanted::Nodes => {
                 let (here, nodes) = push.ask_nodes().try_send()?;
                 self.here.push(here);
                 self.nodes.push(nodes);
@@ -176,7 +176,7 @@ impl Performer {
             let push = push(message.clone(), Audience::Channels(channels)).on_node(&node);
             tickets.give(push, outcome).map_err(partly)?;
         }
-        Ok(if outcome == Wanted::Nothing { PushResult::Accepted } else { PushResult::Asked(tickets) })
+        Ok(if outcome == OutcomeWanted::Nothing { PushResult::Accepted } else { PushResult::Asked(tickets) })
     }
 
     /// Who acts in the name of a process, as long as it is attached.

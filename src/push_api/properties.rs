@@ -3,7 +3,7 @@
 //!
 //! Compiled for tests and fuzzing only: orders are nobody else's to see.
 
-use super::body::{self, PublishOrder, PublishTo, Wanted};
+use super::body::{self, OutcomeWanted, PublishOrder, PublishTo};
 use crate::broker::Message;
 use crate::words::topic;
 use base64::Engine;
@@ -76,10 +76,10 @@ fn json_holds(text: &[u8]) {
     }
     assert_eq!(order.process.is_some(), process.is_string());
     let wanted = match &value["outcome"] {
-        Value::Bool(true) => Wanted::Here,
-        Value::String(text) if text == "nodes" => Wanted::Nodes,
-        Value::String(text) if text != "false" => Wanted::Here,
-        _ => Wanted::Nothing,
+        Value::Bool(true) => OutcomeWanted::Here,
+        Value::String(text) if text == "nodes" => OutcomeWanted::Nodes,
+        Value::String(text) if text != "false" => OutcomeWanted::Here,
+        _ => OutcomeWanted::Nothing,
     };
     assert_eq!(order.outcome, wanted);
     is_bounded(&order);
