@@ -1,5 +1,6 @@
 //! Whether the broker drains or stops, and who is told that a drain begins, each once.
 
+#[cfg(feature = "link")]
 use super::BrokerHandle;
 use crate::shard::operating::Drain;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,7 @@ impl DrainWatch {
         waiting.into_iter().for_each(|tell| tell(drain));
     }
 
+    #[cfg(feature = "link")]
     fn add(&self, tell: TellDrain) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state.began {
@@ -54,6 +56,7 @@ impl DrainWatch {
     }
 }
 
+#[cfg(feature = "link")]
 impl BrokerHandle {
     /// Has `tell` called once when the broker begins to drain, or now if it does already. It must not wait.
     pub(crate) fn when_draining(&self, tell: impl FnOnce(Drain) + Send + 'static) {
