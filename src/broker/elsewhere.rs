@@ -75,6 +75,7 @@ pub struct OnNodes {
 }
 
 /// How a node of this name is called in a fleet, unless it is named otherwise: in subjects of NATS `.` means something.
+#[cfg_attr(not(feature = "node"), allow(dead_code))]
 pub fn name_of_node(node: &str) -> String {
     node.replace('.', "-")
 }
