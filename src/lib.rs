@@ -94,6 +94,7 @@ mod push_api;
 mod queue;
 mod resume;
 mod shard;
+mod sse;
 mod tls;
 mod words;
 

@@ -233,6 +233,9 @@ settings! {
     /// Whether clients without a token are let in, who may do what the next two settings say.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     hub_open: bool = false => NewConnections;
+    /// Whether clients that only receive may open an event stream (SSE) at /hub, of the topics that the query names.
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    hub_sse: bool = false => Restart;
     /// Topics that those may subscribe to: names, or beginnings of names and `*`.
     #[arg(value_name = "PATTERN,…")]
     hub_open_subscribe: WordList = "public.*".parse().expect("a list") => NewConnections;

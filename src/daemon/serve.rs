@@ -198,7 +198,7 @@ fn start_hub(config: &DaemonConfig, broker: &Broker, daemon: &Daemon, threads: &
     if let Some(calls) = &calls {
         threads.push(hub_settings::start_calls(daemon, config, calls.clone())?);
     }
-    threads.push(hub::start_telling(&broker.handle(), calls)?);
+    threads.push(hub::start_with(&broker.handle(), calls, config.hub_sse)?);
     tracing::info!(path = hub::PATH, open = config.hub_open, "the hub is served");
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::{
     Dialect, HttpBinding, LoginRequest, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,
     grant::{self, Carrier, Grant},
     login::{self},
-    origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host},
+    origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host, listed_origin},
     proxy::{RequestSource, forwarded_for, is_behind_proxy, is_https},
     redirect,
     routes::without_trailing_slash,
@@ -18,7 +18,7 @@ use crate::admission::HeapBytes;
 use crate::{
     http::{Head, PreparedResponse, cookies, query},
     process_id::ProcessId,
-    resume,
+    resume, sse,
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -32,6 +32,10 @@ pub enum Entry<'s> {
         /// What proxies say of the client; see [`BoundUpgrade::forwarded_for`].
         forwarded_for: Option<String>,
     },
+    /// A channel that only receives, on a bound path: answer with an event stream, then tell the owner.
+    Stream(Box<Upgrade<'s>>),
+    /// A message from the client of such a channel.
+    Say(Box<Upgrade<'s>>),
     /// Ask the owner.
     Dynamic(Box<Dynamic<'s>>),
     /// A password to check. The body is at most 16 KiB, which [`LoginRequest::credentials`] sees to.
@@ -68,6 +72,8 @@ pub struct BoundUpgrade<'s> {
     pub grant: Option<Arc<Grant>>,
     /// Who is logged in, where the path asks for it: who takes a channel up again must be the same.
     pub user: Option<&'s str>,
+    /// The listed origin of the page that asks, which may read an event stream.
+    pub origin: Option<String>,
     /// The first `X-Forwarded-For` entry, else `X-Real-IP`, else `Cf-Connecting-Ip`: a claim, not checked.
     pub forwarded_for: Option<String>,
 }
@@ -170,6 +176,15 @@ impl<'s> JudgedRequest<'s, '_, '_> {
                 None => {}
             }
         }
+        if let Some(ask) = sse::asked(self.head) {
+            let found = self.snapshot.websocket.find(self.path).map_err(too_long)?;
+            if let Some(binding) = found.and_then(|found| found.binding)
+                && binding.rule.sse
+                && !binding.rule.extension
+            {
+                return self.stream(ask, binding);
+            }
+        }
         match self.path {
             "/login" if self.snapshot.settings.login => self.login(),
             RPC_PATH if self.snapshot.settings.rpc => self.rpc(),
@@ -204,8 +219,31 @@ impl<'s> JudgedRequest<'s, '_, '_> {
             resume: rule.resume,
             resume_events: rule.resume_events,
             user: (rule.authenticated && !is_public).then_some(&*self.snapshot.settings.node),
+            origin: None,
             forwarded_for: forwarded_for(self.head),
         }))
+    }
+
+    /// What concerns event streams, judged as an upgrade is.
+    fn stream(&self, ask: sse::SseAsk, binding: &'s WebSocketBinding) -> Judged<Entry<'s>> {
+        let origin = listed_origin(self.head, &self.snapshot.settings);
+        if ask == sse::SseAsk::Preflight {
+            let refused = || Response::text(403, "the page's Origin is not on the allow-list");
+            return Err(origin.map_or_else(refused, sse::preflight));
+        }
+        let entry = self.upgrade(binding).map_err(|refusal| sse::shared_with(refusal, origin))?;
+        let Entry::Upgrade(mut upgrade) = entry else { return Ok(entry) };
+        upgrade.origin = origin.map(Into::into);
+        if ask == sse::SseAsk::Say {
+            return Ok(Entry::Say(Box::new(upgrade)));
+        }
+        if let Some(grant) = upgrade.grant.take() {
+            // The client cannot ask for topics later.
+            let named = query::all(self.head.target.query, "topic");
+            let grant = grant.with_topics(named).map_err(|why| sse::shared_with(Response::text(403, why), origin))?;
+            upgrade.grant = Some(Arc::new(grant));
+        }
+        Ok(Entry::Stream(Box::new(upgrade)))
     }
 
     /// What the token of a client allows it at the hub, or what is allowed without one.

@@ -267,6 +267,24 @@ impl HeapBytes for Grant {
 }
 
 impl Grant {
+    /// The same, subscribed at once to these too.
+    ///
+    /// # Errors
+    /// Why it may not be, in one sentence.
+    pub(super) fn with_topics(&self, names: Vec<String>) -> Result<Self, &'static str> {
+        let mut grant = self.clone();
+        for name in names {
+            if topic::check(&name).is_err() || !grant.may_subscribe(&name) {
+                return Err("one of these topics may not be subscribed to");
+            }
+            grant.topics.push(name.into());
+        }
+        if grant.topics.len() > TOPICS_MAX {
+            return Err("that is more topics than a channel may have");
+        }
+        Ok(grant)
+    }
+
     /// Whether it may subscribe to a topic: one that its token subscribes to, or allows.
     pub fn may_subscribe(&self, name: &str) -> bool {
         self.topics.iter().any(|topic| &**topic == name)

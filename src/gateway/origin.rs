@@ -54,6 +54,12 @@ pub(super) fn check_origin(head: &Head<'_>, settings: &Settings) -> Result<(), O
     if same { Ok(()) } else { Err(OriginError::Foreign) }
 }
 
+/// The origin that a browser names, as it writes it, if that is a listed one.
+pub(super) fn listed_origin<'h>(head: &Head<'h>, settings: &Settings) -> Option<&'h str> {
+    let origin = head.text("origin")?;
+    settings.origins.iter().any(|listed| is_same_origin(listed.trim_end_matches('/'), origin)).then_some(origin)
+}
+
 /// Whether the request is one that a development server of this machine passes on for a page of an origin in
 /// [`Settings::dev_origins`], to an address or to `localhost` itself. `is_subdomain` tells of a first label whether it is
 /// a package's secure subdomain. Who sends it is the caller's to know.

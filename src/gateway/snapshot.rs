@@ -96,6 +96,8 @@ pub struct WebSocketRule {
     /// Whether the process is told when such a client is gone for now, and when it has come back
     /// ([`Event::Detached`](crate::Event::Detached), [`Event::Resumed`](crate::Event::Resumed)).
     pub resume_events: bool,
+    /// Whether a client may open a channel that only receives, as an event stream (`GET` with `Accept: text/event-stream`).
+    pub sse: bool,
 }
 
 impl Owned for HttpBinding {

@@ -15,6 +15,12 @@ pub fn param<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
     pairs.filter(|(have, _)| have == name).last().map(|(_, value)| value)
 }
 
+/// The decoded values of all pairs called `name`, in order.
+pub fn all(query: Option<&str>, name: &str) -> Vec<String> {
+    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.filter(|(have, _)| have == name).map(|(_, value)| value.into_owned()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

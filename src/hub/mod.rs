@@ -62,8 +62,16 @@ pub fn start(broker: &BrokerHandle) -> Result<JoinHandle<()>, ServiceError> {
 /// # Errors
 /// See [`ServiceError`].
 pub fn start_telling(broker: &BrokerHandle, calls: Option<WebhookQueue>) -> Result<JoinHandle<()>, ServiceError> {
+    start_with(broker, calls, false)
+}
+
+/// The same; with `sse`, clients that only receive may open event streams.
+///
+/// # Errors
+/// See [`ServiceError`].
+pub fn start_with(broker: &BrokerHandle, calls: Option<WebhookQueue>, sse: bool) -> Result<JoinHandle<()>, ServiceError> {
     let process = broker.process(PROCESS, AttachOptions { wants_control: true, ..AttachOptions::default() })?;
-    let rule = WebSocketRule { hub: true, resume: true, resume_events: true, ..WebSocketRule::default() };
+    let rule = WebSocketRule { hub: true, resume: true, resume_events: true, sse, ..WebSocketRule::default() };
     process.bind_at_with(PATH, rule)?;
     let purse = process.handle().purse().clone();
     let hub = Hub { process, purse, broker: broker.clone(), calls, sessions: HashMap::new(), ends: BTreeSet::new() };

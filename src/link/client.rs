@@ -202,7 +202,8 @@ impl Client {
     /// # Errors
     /// As there.
     pub fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
-        let WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, resume_events, .. } = rule;
+        let WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, resume_events, sse, .. } =
+            rule;
         let path = path.to_owned();
         let bind = |ask| FromPeer::Bind {
             path,
@@ -212,6 +213,7 @@ impl Client {
             deflate,
             resume,
             resume_events,
+            sse,
             ask,
         };
         self.answered(bind, Bytes::new())

@@ -88,11 +88,20 @@ impl<'a> ProcessOrders<'a> {
                 deflate,
                 resume,
                 resume_events,
+                sse,
                 ask,
             } => {
                 let hub = false;
-                let rule =
-                    WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, hub, resume_events };
+                let rule = WebSocketRule {
+                    authenticated,
+                    secure_subdomain,
+                    extension,
+                    deflate,
+                    resume,
+                    hub,
+                    resume_events,
+                    sse,
+                };
                 self.bound(ask, |owner| owner.bind(&path, rule))?;
             }
             FromPeer::Unbind { path, ask } => self.bound(ask, |owner| owner.unbind(&path))?,

@@ -121,6 +121,8 @@ pub enum FromPeer {
         resume: bool,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         resume_events: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        sse: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ask: Option<u64>,
     },

@@ -133,6 +133,7 @@ fn peers_frames() -> Vec<FromPeer> {
             deflate: true,
             resume: true,
             resume_events: true,
+            sse: true,
             ask,
         },
         FromPeer::Unbind { path: path.clone(), ask },

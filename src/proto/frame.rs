@@ -6,6 +6,7 @@
 
 use super::mask::MaskingKey;
 use super::violation::Violation;
+use crate::sse;
 
 /// What a frame is (5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -236,6 +237,16 @@ impl std::fmt::Debug for ServerHeader {
     }
 }
 
+impl ServerHeader {
+    /// The first bytes of something that is no frame, but waits and is sent like one; returns the rest of it, too.
+    pub fn split_from(bytes: &[u8]) -> (Self, &[u8]) {
+        let (first, rest) = bytes.split_at(bytes.len().min(SERVER_HEADER_BYTES_MAX));
+        let mut header = Self { bytes: [0; SERVER_HEADER_BYTES_MAX], len: first.len() as u8 };
+        header.bytes[..first.len()].copy_from_slice(first);
+        (header, rest)
+    }
+}
+
 /// The header of an unfragmented, unmasked frame with `payload_bytes` of payload; `compressed` sets RSV1.
 ///
 /// # Panics
@@ -261,9 +272,12 @@ pub fn server_header(opcode: Opcode, compressed: bool, payload_bytes: usize) -> 
 }
 
 /// The whole length, header and payload, of the frame of ours that starts at `bytes[0]`; `None` when not even its
-/// header is there. For walking queued frames; `bytes` must have been written by this module.
+/// header is there. For walking queued frames, or events of a stream; `bytes` must have been written by this module.
 #[inline]
 pub fn server_frame_len(bytes: &[u8]) -> Option<usize> {
+    if bytes.first().is_some_and(|&first| sse::is_event(first)) {
+        return sse::event_len(bytes);
+    }
     let (&[_, second], rest) = bytes.split_first_chunk::<2>()?;
     debug_assert!(second & MASKED == 0, "our frames are not masked");
     match second {

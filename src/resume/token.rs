@@ -114,6 +114,11 @@ impl Keys {
         self.others.get(&[token.0[0], token.0[1]])
     }
 
+    /// The name of this run of the broker, which is no secret.
+    pub fn run(&self) -> u16 {
+        u16::from_be_bytes(self.run)
+    }
+
     /// A token for `channel`; `random` tells it from those that were made for it before.
     pub fn mint(&self, channel: ChannelId, random: u32) -> ResumeToken {
         let mut bytes = [0; BYTES];

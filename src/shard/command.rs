@@ -15,6 +15,7 @@ use crate::shard::out::deflate::Compressed;
 use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::owners::topics::{Topic, TopicClaim};
 pub use crate::shard::table::arrival::{Arrival, Carried, Handover};
+use crate::shard::table::said::SaidMessage;
 pub use crate::words::policy::Policy;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub enum Command {
     Adopt(Arc<Directory>, Acknowledge),
     /// A connection that another shard has accepted is for a channel of this one.
     Arrive(Carried, Box<Arrival>),
+    /// A message of a client that only receives, whose channel is here.
+    Said(Box<SaidMessage>),
     /// Run a process here. Sent before it is adopted, so that no client comes before its handler.
     Host(Box<HostCommand>),
     /// A process is gone: close its channels and refuse its waiting requests.
@@ -307,6 +310,7 @@ impl Command {
             }
             Command::OwnerGone { why, .. } => why.reason.len(),
             Command::Arrive(_, arrival) => arrival.heap_bytes(),
+            Command::Said(said) => said.heap_bytes(),
             // Orders of the broker itself, of which there are few.
             _ => 0,
         }

@@ -11,6 +11,7 @@
 use super::command::Command;
 use super::config::ShardConfig;
 use super::durations::Timings;
+use super::event::RequestId;
 use super::flush::{Flush, SocketId};
 use super::handlers::Handlers;
 use super::intake::Intake;
@@ -27,6 +28,7 @@ use super::unfinished::{Long, Unfinished};
 use super::work::{Work, WorkLimits};
 use crate::admission;
 use crate::channel::ChannelIdMint;
+use crate::gateway::OwnerId;
 use crate::http::Date;
 use crate::queue::fair::OrderOrRest;
 use crate::resume;
@@ -100,6 +102,8 @@ pub struct Shard {
     pub(super) handovers: Vec<Handover>,
     /// Connections that other shards have accepted, whose sockets are not here yet.
     pub(super) arrivals: Vec<(Carried, Box<Arrival>)>,
+    /// Orders to other shards.
+    pub(super) errands: Vec<Errand>,
     pub(super) keys: resume::Keys,
     index: u32,
     /// How many shards there are.
@@ -111,6 +115,16 @@ pub struct Shard {
     /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room that
     /// is left there is to be looked at in the next.
     goes_on: bool,
+}
+
+/// An order to another shard, for a request that waits.
+pub struct Errand {
+    /// The shard.
+    pub to: u32,
+    /// The request, and the process that it is for.
+    pub request: (RequestId, OwnerId),
+    /// What is ordered.
+    pub command: Command,
 }
 
 impl Shard {
@@ -134,6 +148,7 @@ impl Shard {
             effects: Vec::new(),
             handovers: Vec::new(),
             arrivals: Vec::new(),
+            errands: Vec::new(),
             keys: common.resume,
             config: common.config,
             index,
@@ -200,6 +215,11 @@ impl Shard {
     /// Connections that go on on other shards.
     pub fn take_handovers(&mut self) -> Vec<Handover> {
         std::mem::take(&mut self.handovers)
+    }
+
+    /// Orders to other shards. What is not taken there is told to [`errand_failed`](Self::errand_failed).
+    pub fn take_errands(&mut self) -> Vec<Errand> {
+        std::mem::take(&mut self.errands)
     }
 
     /// Connections that other shards have accepted: each is to be given a socket here ([`Shard::handle_arrival`]).

@@ -87,6 +87,10 @@ impl Shard {
                 drop(acknowledge);
             }
             Command::Arrive(carried, arrival) => self.arrivals.push((carried, arrival)),
+            Command::Said(said) => {
+                self.work.spend(copy_ns(said.payload.len()));
+                self.hear(*said);
+            }
             Command::Host(host) => self.host(*host),
             Command::OwnerGone { owner, why } => return self.owner_gone(owner, why),
             // Whoever asked may have gone meanwhile.

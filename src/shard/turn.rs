@@ -14,7 +14,7 @@
 //! once. It must not know descriptors, clocks or how a thread sleeps.
 
 use super::command::{Carried, Command, Handover};
-use super::core::{Effect, Shard};
+use super::core::{Effect, Errand, Shard};
 use super::durations::Timings;
 use super::flush::SocketId;
 use super::intake::receive::READ_BYTES_MAX;
@@ -430,6 +430,11 @@ impl<S: Sockets> Turns<S> {
             if let Some(carried) = self.sockets.release(socket) {
                 // Who is not taken sees its connection end, and comes again with the same token.
                 self.peers.send(to, Command::Arrive(carried, arrival));
+            }
+        }
+        for Errand { to, request, command } in self.shard.take_errands() {
+            if !self.peers.send(to, command) {
+                self.shard.errand_failed(request);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// From left to right. Parts of one row may know each other.
 const ROWS: &[&[&str]] = &[
     &["words", "channel", "process_id"],
-    &["proto", "http", "resume"],
+    &["proto", "http", "resume", "sse"],
     &["gateway", "admission", "jwks", "tls"],
     &["shard", "queue"],
     &["driver"],

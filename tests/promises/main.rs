@@ -51,6 +51,7 @@ mod differential_tungstenite;
 mod disconnects_are_explained;
 mod doctor;
 mod embedding;
+mod event_streams;
 mod fleet;
 mod fleet_guests;
 mod fleet_resume;

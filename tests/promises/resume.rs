@@ -20,6 +20,7 @@ const RULE: WebSocketRule = WebSocketRule {
     resume: true,
     hub: false,
     resume_events: true,
+    sse: false,
 };
 
 /// A client that counts as the protocol says.

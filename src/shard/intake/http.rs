@@ -4,33 +4,51 @@
 //! exactly once, by the process that was asked or by its deadline; bytes behind an upgrade request are frames.
 
 use crate::admission::HeapBytes;
+use crate::channel::ChannelId;
 use crate::gateway::{self, Entry, OwnerId};
 use crate::http::{self, AfterResponse, HttpStep, PreparedResponse, connection::HttpPhase};
 use crate::proto::deflate::{DeflateContext, Terms, negotiate};
-use crate::proto::{self, UpgradeError, upgrade};
-use crate::resume;
+use crate::proto::{self, MessageKind, UpgradeError, upgrade};
+use crate::resume::{self, ResumeToken};
 use crate::shard::command::RespondCommand;
 use crate::shard::config::Deflate;
 use crate::shard::core::Shard;
 use crate::shard::event::{Event, HttpAsk, HttpRequest, Opened, RequestId};
 use crate::shard::intake::exchange::PendingRequest;
 use crate::shard::memory::SharedCharge;
+use crate::shard::out::keeping::ResumeHolder;
 use crate::shard::owners::directory::{Directory, Owner};
-use crate::shard::table::arrival::{ResumeWish, Upgraded};
+use crate::shard::table::arrival::{ResumeWish, StreamWish, Upgraded};
 use crate::shard::table::connection::{ConnectionPhase, Flag, Linger, Registering};
 use crate::shard::table::opening::Opening;
+use crate::shard::table::said::Said;
 use crate::shard::table::slot::Slot;
 use crate::shard::table::stopping;
 use crate::shard::work;
+use crate::sse;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::sync::Arc;
+
+/// How long a message of a client that only receives may wait for the shard of its channel.
+const SAID_TIMEOUT_S: u32 = 15;
 
 /// What becomes of a request; owned, so that the request's bytes may go.
 enum Decision {
     Answer(PreparedResponse),
     Ask { owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes },
     Upgrade { response: Vec<u8>, ws: proto::WebSocketConnection, target: UpgradeTarget },
+    Say { timeout_s: u32, message: UpwardMessage },
+}
+
+/// What a client says that only receives.
+struct UpwardMessage {
+    owner: OwnerId,
+    channel: ChannelId,
+    token: ResumeToken,
+    holder: ResumeHolder,
+    kind: MessageKind,
+    payload: Bytes,
 }
 
 enum UpgradeTarget {
@@ -100,6 +118,10 @@ impl Shard {
                 self.table[slot].phase = ConnectionPhase::Http(exchange);
                 self.ask(slot, owner, timeout_s, ask, body);
             }
+            Some(Decision::Say { timeout_s, message }) => {
+                self.table[slot].phase = Phase::Http(exchange);
+                self.take_message(slot, timeout_s, message);
+            }
             Some(Decision::Upgrade { response, ws, target }) => {
                 let leftover = exchange.http.into_leftover();
                 self.upgrade(slot, response, ws, target, leftover);
@@ -138,7 +160,8 @@ impl Shard {
         }
         let settings = directory.gateway.settings();
         // Looked up and counted for handshakes alone: other requests cost no lock.
-        let client = request.head.wants_websocket.then(|| self.client_of(slot, settings, &request.head)).flatten();
+        let wants_channel = request.head.wants_websocket || sse::asked(&request.head) == Some(sse::SseAsk::Stream);
+        let client = wants_channel.then(|| self.client_of(slot, settings, &request.head)).flatten();
         if let Some(refusal) = self.refuse_handshake(slot, client) {
             return Decision::Answer(refusal);
         }
@@ -163,6 +186,7 @@ impl Shard {
         let anybodys = self.config.http_limits.body_bytes_max;
         match entry {
             Entry::Login(_) => gateway::LOGIN_BYTES_MAX.min(anybodys),
+            Entry::Say(_) => self.config.limits.message_bytes_max.min(anybodys),
             Entry::Dynamic(dynamic) if dynamic.is_logged_in => anybodys.max(self.config.body_bytes_max_logged_in),
             _ => anybodys,
         }
@@ -171,9 +195,9 @@ impl Shard {
     /// The answer where a process may have no more connections, or could not be told of one.
     fn refuse_to_open(&mut self, target: &UpgradeTarget) -> Option<PreparedResponse> {
         if let UpgradeTarget::Bound { wish: Some(wish), .. } = target
-            && self.returns_to(wish).is_some()
+            && self.goes_to(wish).is_some()
         {
-            // Its channel is counted already.
+            // Its channel is counted already, or where it goes to.
             return None;
         }
         if !self.may_open(target) {
@@ -202,25 +226,36 @@ impl Shard {
         match entry {
             Entry::Answer(response) => Decision::Answer(response),
             Entry::Upgrade(entry) => {
-                let Some(owner) = directory.owners.get(&entry.owner).cloned() else { return lost() };
-                let bound_path = if entry.bound_path.is_empty() { "/".into() } else { entry.bound_path.into() };
-                let forwarded_for = entry.forwarded_for.map(Into::into);
-                let (path, extension) = (entry.path.into(), entry.extension);
-                let of_grant = entry.grant.as_ref().and_then(|grant| grant.user.as_deref());
-                let wish = entry.resume.then(|| ResumeWish {
-                    user: of_grant.or(entry.user).map(Into::into),
-                    grant: entry.grant.clone(),
-                    tells: entry.resume_events,
-                    ask: None,
-                });
-                let target = UpgradeTarget::Bound { owner, bound_path, path, forwarded_for, extension, wish };
-                self.handshake(&request.head, target, entry.deflate)
+                let deflate = entry.deflate;
+                let wish = entry.resume.then(|| wish_of(&entry));
+                match target_of(directory, entry, wish) {
+                    Some(target) => self.handshake(&request.head, target, deflate),
+                    None => lost(),
+                }
             }
-            Entry::Register { forwarded_for } => self.handshake(
-                &request.head,
-                UpgradeTarget::Register { forwarded_for: forwarded_for.map(Into::into) },
-                false,
-            ),
+            Entry::Stream(entry) => {
+                let response = sse::start(entry.origin.as_deref(), &self.time_of_day.date);
+                let last = sse::last_event(&request.head);
+                let wish = ResumeWish { stream: Some(StreamWish { last }), ..wish_of(&entry) };
+                match target_of(directory, *entry, Some(wish)) {
+                    Some(target) => Decision::Upgrade { response, ws: proto::WebSocketConnection::new(None), target },
+                    None => lost(),
+                }
+            }
+            Entry::Say(entry) => match sse::said_by(&request.head) {
+                None => {
+                    Decision::Answer(PreparedResponse::text(400, "sse-channel is ID.TOKEN, as the stream's first event says"))
+                }
+                Some((channel, token)) => {
+                    let holder = ResumeHolder { user: wish_of(&entry).user, path: entry.path.into() };
+                    let (kind, payload) = (kind_of(&request.head), request.body);
+                    let message = UpwardMessage { owner: entry.owner, channel, token, holder, kind, payload };
+                    Decision::Say { timeout_s: SAID_TIMEOUT_S, message }
+                }
+            },
+            Entry::Register { forwarded_for } => {
+                self.handshake(&request.head, UpgradeTarget::Register { forwarded_for: forwarded_for.map(Into::into) }, false)
+            }
             Entry::Dynamic(dynamic) => Decision::Ask {
                 owner: dynamic.owner,
                 timeout_s: dynamic.timeout_s,
@@ -237,6 +272,17 @@ impl Shard {
                 Some(owner) => Decision::Ask { owner, timeout_s, ask: HttpAsk::Rpc, body: request.body },
                 None => lost(),
             },
+        }
+    }
+
+    /// A message of a client that only receives: its process is told on the shard of its channel.
+    fn take_message(&mut self, slot: Slot, timeout_s: u32, message: Message) {
+        let Message { owner, channel, token, holder, kind, payload } = message;
+        if kind == MessageKind::Text && std::str::from_utf8(&payload).is_err() {
+            return self.answer(slot, Response::text(400, "the content type is text, and this is no UTF-8"));
+        }
+        if let Some((request, _)) = self.wait_for_answer(slot, owner, timeout_s) {
+            self.say(Said { request, owner, channel, token, holder, kind, payload });
         }
     }
 
@@ -321,18 +367,28 @@ impl Shard {
     }
 
     fn ask(&mut self, slot: Slot, owner: OwnerId, timeout_s: u32, ask: HttpAsk, body: Bytes) {
+        if let Some((id, place)) = self.wait_for_answer(slot, owner, timeout_s) {
+            self.owners.emit(place, Event::Http(Box::new(HttpRequest { id, ask, body, timeout_s })));
+        }
+    }
+
+    /// The request waits for an answer of its process, at this place. None: it has been refused.
+    fn wait_for_answer(&mut self, slot: Slot, owner: OwnerId, timeout_s: u32) -> Option<(RequestId, u32)> {
         let Some(local) = self.owners.directory().owners.get(&owner).cloned() else {
-            return self.answer(slot, PreparedResponse::text(503, "the process is not attached"));
+            self.answer(slot, PreparedResponse::text(503, "the process is not attached"));
+            return None;
         };
         let place = self.owners.place_of(&local);
         if !self.owners.has_room(place) {
             self.owners.forget_if_idle(place);
-            return self.answer(slot, busy());
+            self.answer(slot, busy());
+            return None;
         }
         if !self.count_of_process(&local) {
             self.owners.forget_if_idle(place);
             let refusal = self.refuse_for_process(&local);
-            return self.answer(slot, refusal);
+            self.answer(slot, refusal);
+            return None;
         }
         // The slot and the shard say where the request waits, the random bits that nobody guessed it.
         let random = self.intake.random() & 0xffff_ffff_0000_0000;
@@ -343,7 +399,7 @@ impl Shard {
         }
         self.owners[place].asked.insert(slot);
         self.set_deadline(slot, self.now_ms + u64::from(timeout_s) * 1000);
-        self.owners.emit(place, Event::Http(Box::new(HttpRequest { id, ask, body, timeout_s })));
+        Some((id, place))
     }
 
     /// A process' answer; one that nobody waits for any more, or that another process was asked for, is dropped.
@@ -514,6 +570,34 @@ impl Shard {
             .then(|| if body.is_unique() { self.memory.charge(body.len(), None) } else { SharedCharge::default() });
         self.out.push_opaque(&mut self.table[slot], slot, head, body, charge);
     }
+}
+
+/// What a channel that may outlive its connection, or only receives, is opened with.
+fn wish_of(entry: &gateway::Upgrade<'_>) -> ResumeWish {
+    let of_grant = entry.grant.as_ref().and_then(|grant| grant.user.as_deref());
+    ResumeWish {
+        user: of_grant.or(entry.user).map(Into::into),
+        grant: entry.grant.clone(),
+        tells: entry.resume_events,
+        ask: None,
+        stream: None,
+    }
+}
+
+/// Where a request that was let in opens a channel. None: its process is gone.
+fn target_of(directory: &Directory, entry: gateway::Upgrade<'_>, wish: Option<ResumeWish>) -> Option<UpgradeTarget> {
+    let owner = directory.owners.get(&entry.owner).cloned()?;
+    let bound_path = if entry.bound_path.is_empty() { "/".into() } else { entry.bound_path.into() };
+    let forwarded_for = entry.forwarded_for.map(Into::into);
+    Some(UpgradeTarget::Bound { owner, bound_path, path: entry.path.into(), forwarded_for, extension: entry.extension, wish })
+}
+
+/// What a message is that comes as a body: Text, if its media type says so or it is JSON.
+fn kind_of(head: &http::Head<'_>) -> MessageKind {
+    let mime = head.text("content-type").unwrap_or_default().to_ascii_lowercase();
+    let mime = mime.split(';').next().unwrap_or_default().trim();
+    let is_text = mime.starts_with("text/") || mime == "application/json" || mime.ends_with("+json");
+    if is_text { MessageKind::Text } else { MessageKind::Binary }
 }
 
 fn busy() -> PreparedResponse {

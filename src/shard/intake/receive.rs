@@ -193,8 +193,10 @@ impl Shard {
     }
 
     fn parse(&mut self, slot: Slot, bytes: &mut [u8]) {
-        match &mut self.table[slot].phase {
+        match &self.table[slot].phase {
             ConnectionPhase::Http(_) => self.receive_http(slot, bytes),
+            // It has asked for a stream without an end: nothing can follow that.
+            ConnectionPhase::Open(_) if self.table[slot].flags.has(Flag::Sse) => self.connection_failed(slot),
             ConnectionPhase::Registering(_) | ConnectionPhase::Open(_) => self.receive_frames(slot, bytes),
             ConnectionPhase::Ending(_) => self.drop_unread(slot, bytes.len()),
         }

@@ -5,12 +5,13 @@
 
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
-use crate::proto::{Opcode, server_header};
+use crate::proto::{Opcode, ServerHeader, server_header};
 use crate::resume;
 use crate::shard::command::{PushFrame, PushKind};
 use crate::shard::memory::SharedCharge;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::out::frame::FrameParts;
+use crate::shard::out::journal::ListenerAudience;
 use crate::shard::out::kept::KeptFrames;
 use crate::shard::out::waiting::SharedPart;
 use crate::shard::out::window::{Range, Window};
@@ -45,6 +46,33 @@ impl Encoding {
         let parts = FrameParts { header, payload, charge };
         let is_control_text = kind == PushKind::ControlText;
         Self { parts, copy_bytes_max, range: None, message: None, is_control_text, original: None, kept: None }
+    }
+
+    /// What is no frame, but waits and is sent like one: an event of a stream.
+    pub fn of_event(event: Bytes, charge: SharedCharge, copy_bytes_max: usize) -> Self {
+        let (header, rest) = ServerHeader::split_from(&event);
+        let payload = event.slice(event.len() - rest.len()..);
+        let parts = FrameParts { header, payload, charge };
+        Self { parts, copy_bytes_max, range: None, message: None, is_control_text: false, original: None, kept: None }
+    }
+
+    /// Writes the event where it is kept for `of`, from where it is sent, too.
+    pub fn keep_event(
+        &mut self,
+        kept: &mut KeptFrames,
+        of: OwnerId,
+        now_ms: u64,
+        charge: impl FnOnce(usize) -> SharedCharge,
+    ) -> Range {
+        let FrameParts { header, payload, charge: claim } = &self.parts;
+        let range = if payload.len() <= self.copy_bytes_max {
+            kept.append_joined(of, now_ms, [header.as_slice(), b"", payload], charge)
+        } else {
+            let claim = if claim.is_counted() { claim.clone() } else { charge(payload.len()) };
+            kept.append_blob(of, now_ms, *header, payload.clone(), claim)
+        };
+        self.range = Some(range);
+        range
     }
 
     /// The same, compressed of `original`.
@@ -132,6 +160,9 @@ pub(super) struct Forms {
     plain: Encoding,
     /// By window; empty where no channel of the owner has agreed on compression.
     compressed: SmallVec<[(u8, Encoding); 1]>,
+    /// For those who listen to event streams; made when the first of them needs it.
+    pub event: Option<Encoding>,
+    pub kind: PushKind,
 }
 
 impl Forms {
@@ -149,14 +180,21 @@ impl Forms {
             (*window_bits, Encoding { message: message.clone(), ..encoding }.of(frame.payload.clone()))
         });
         let compressed = compressed.collect();
-        let plain_charge = charge(&frame.payload);
-        Self { plain: Encoding::new(frame.kind, false, frame.payload, plain_charge, copy_bytes_max), compressed }
+        let (kind, plain_charge) = (frame.kind, charge(&frame.payload));
+        let plain = Encoding::new(kind, false, frame.payload, plain_charge, copy_bytes_max);
+        Self { plain, compressed, event: None, kind }
     }
 
     /// They are to be encoded anew.
     pub fn forget_ranges(&mut self) {
         self.plain.forget_ranges();
         self.compressed.iter_mut().for_each(|form| form.1.forget_ranges());
+        self.event.iter_mut().for_each(Encoding::forget_ranges);
+    }
+
+    /// The message as it is.
+    pub fn message(&self) -> (PushKind, &Bytes) {
+        (self.kind, &self.plain.parts.payload)
     }
 
     /// The form that this channel gets.
@@ -176,6 +214,8 @@ impl Forms {
 pub(in crate::shard) struct UnfinishedBroadcast {
     pub(super) forms: Forms,
     pub(super) reached: Reached,
+    /// Whom it is for, where somebody may listen to event streams.
+    pub(super) heard_by: Option<ListenerAudience>,
     pub(super) except: Arc<[ChannelId]>,
     pub(super) owner: OwnerId,
     pub(super) policy: Option<Policy>,

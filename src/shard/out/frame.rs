@@ -32,7 +32,8 @@ impl FrameParts {
     }
 }
 
-/// Whether a frame that starts with this byte is a control frame: the most significant bit of its opcode (RFC 6455 5.5).
+/// Whether a frame that starts with this byte is a control frame: the most significant bit of its opcode (RFC 6455 5.5). No
+/// event of a stream is, and none has FIN, as each frame of ours does.
 pub fn is_control(first_byte: u8) -> bool {
-    first_byte & 0x08 != 0
+    first_byte & 0x88 == 0x88
 }

@@ -260,10 +260,12 @@ impl Shard {
         let offered = self.out.offered();
         let kept = &mut self.out.window.kept;
         kept.end_tails(self.now_ms.saturating_sub(reach_ms / 4));
-        kept.let_go_of_old(self.now_ms.saturating_sub(reach_ms), offered);
+        let before_ms = self.now_ms.saturating_sub(reach_ms);
+        kept.let_go_of_old(before_ms, offered);
         while kept.bytes() > resume.shard_bytes_max && kept.shed(offered) {
             self.stats.history_shed += 1;
         }
+        self.trim_journals(before_ms);
     }
 
     /// Memory is short: history goes first. Returns whether some went.

@@ -10,9 +10,11 @@ pub(super) mod broadcast;
 mod conflation;
 pub mod deflate;
 pub(super) mod frame;
+pub(in crate::shard) mod journal;
 pub(super) mod keeping;
 mod kept;
 mod kept_push;
+pub(in crate::shard) mod listeners;
 mod log;
 mod missing;
 pub(super) mod outbound;
@@ -25,11 +27,14 @@ mod waiting;
 mod window;
 
 use self::deflate::Contexts;
+use self::journal::{ListenerAudience, Journal, Replay, Standing};
 use self::keeping::{Keeping, Keepings};
+use self::listeners::Listener;
 use self::outbound::Spares;
 use self::range::Range;
 use self::waiting::{Bulk, SendQueues, Watches};
 use self::window::Window;
+use crate::gateway::OwnerId;
 use crate::proto::ServerHeader;
 use crate::proto::deflate::Deflater;
 use crate::shard::flush::Flush;
@@ -37,6 +42,7 @@ use crate::shard::memory::SharedCharge;
 use crate::shard::table::connection::{Connection, Flag};
 use crate::shard::table::slot::Slot;
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 
 /// With so many bytes waiting for their first send, they go out before more pushes are taken in.
 const WINDOW_BYTES_MAX: usize = 1024 * 1024;
@@ -55,6 +61,9 @@ pub(super) struct Out {
     contexts: Contexts,
     /// Channels that outlive their connections.
     pub(in crate::shard) keepings: Keepings,
+    /// Channels that only receive, and what their processes have pushed to such.
+    pub(in crate::shard) listeners: FxHashMap<Slot, Listener>,
+    pub(in crate::shard) journals: FxHashMap<OwnerId, Journal>,
     flusher: Box<dyn Flush>,
 }
 
@@ -71,6 +80,8 @@ impl Out {
             deflater: Deflater::new(level),
             contexts: Contexts::default(),
             keepings: Keepings::default(),
+            listeners: FxHashMap::default(),
+            journals: FxHashMap::default(),
             flusher,
         }
     }
@@ -207,6 +218,17 @@ impl Out {
         self.keepings.get_mut(&slot)?.log.rewind(received, &self.window.kept)
     }
 
+    /// What a listener that heard event `last` of a process has missed; see [`Journal::since`].
+    pub fn missed_since(
+        &self,
+        owner: OwnerId,
+        last: u64,
+        bytes_max: usize,
+        standing: impl Fn(&ListenerAudience) -> Standing,
+    ) -> Option<Replay> {
+        Some(self.journals.get(&owner)?.since(last, bytes_max, &self.window.kept, standing))
+    }
+
     /// A channel outlives its connections from now on.
     pub fn keep(&mut self, slot: Slot, keeping: Keeping) {
         self.keepings.insert(slot, Box::new(keeping));
@@ -224,6 +246,7 @@ impl Out {
         self.watches.remove(&slot);
         self.contexts.remove(slot);
         self.keepings.remove(&slot);
+        self.listeners.remove(&slot);
     }
 
     /// Asserts what the module promises, as far as this part knows it.

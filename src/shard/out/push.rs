@@ -14,6 +14,7 @@ use crate::shard::event::{ClosedBy, Event};
 use crate::shard::memory::SharedCharge;
 use crate::shard::out::broadcast::{Encoding, Forms, Reached, UnfinishedBroadcast, opcode};
 use crate::shard::out::frame::FrameParts;
+use crate::shard::out::journal::Audience;
 use crate::shard::out::waiting::{SharedPart, Watch};
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::directory::Owner;
@@ -28,6 +29,19 @@ use std::rc::Rc;
 
 /// Connections that a frame is not simply put behind: they are closing, or their channels are kept.
 const ASIDE: u32 = Flag::CloseSent.bit() | Flag::Keeps.bit();
+
+/// Those that get something else than the frame as it is.
+const NOT_AT_ONCE: u32 = ASIDE | Flag::Sse.bit();
+
+/// Whom a broadcast is for, and how.
+#[derive(Clone, Copy)]
+struct To<'a> {
+    owner: OwnerId,
+    /// Of those who listen to event streams.
+    heard_by: Option<&'a Audience>,
+    policy: Option<Policy>,
+    part: Option<&'a SharedPart>,
+}
 
 /// What became of one frame at one channel, as far as is known before the socket was offered it.
 pub(in crate::shard) enum Fate {
@@ -74,7 +88,7 @@ impl Shard {
         let len = header.as_slice().len() + frame.payload.len();
         let is_free = frame.payload.len() <= self.config.copy_bytes_max
             && connection.channel().is_some_and(|channel| channel.ws.deflate().is_none())
-            && !connection.flags.has_any(ASIDE)
+            && !connection.flags.has_any(NOT_AT_ONCE)
             && !connection.outbound.is_blocked()
             && fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max);
         if is_free {
@@ -125,11 +139,18 @@ impl Shard {
             |payload| self.charge(payload, policy, of.as_deref()),
             copy_bytes_max,
         );
+        let heard_by = self.out.journals.contains_key(&owner).then(|| match &audience {
+            ShardAudience::Channels(_) => Audience::Listed,
+            ShardAudience::Path(path) => Audience::Path(path.as_ref().into()),
+            ShardAudience::Topic(topic) => Audience::Topic(topic.name().clone()),
+            ShardAudience::Process => Audience::Process,
+        });
         let reached = match audience {
             ShardAudience::Channels(channels) => Reached::Named(channels.into_iter()),
             audience => Reached::All(self.cohort_of(owner, &audience)),
         };
-        let mut broadcast = UnfinishedBroadcast { forms, reached, except, owner, policy, part };
+        let mut broadcast = UnfinishedBroadcast { forms, reached, heard_by, except, owner, policy, part };
+        self.keep_for_those_who_left(&mut broadcast);
         if self.push_slice(&mut broadcast) {
             self.end_broadcast(broadcast);
             return None;
@@ -157,7 +178,8 @@ impl Shard {
 
     /// Offers the frame to channels until the slice is over. Returns whether all were reached.
     fn push_slice(&mut self, broadcast: &mut UnfinishedBroadcast) -> bool {
-        let UnfinishedBroadcast { forms, reached, except, owner, policy, part } = broadcast;
+        let UnfinishedBroadcast { forms, reached, heard_by, except, owner, policy, part } = broadcast;
+        let to = BroadcastTo { owner: *owner, heard_by: heard_by.as_ref(), policy: *policy, part: part.as_ref() };
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
         let since = Some(self.out.window.tail());
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();
@@ -172,10 +194,10 @@ impl Shard {
                         continue;
                     }
                     match self.pushable(id, Some(*owner)) {
-                        Ok(slot) => drop(self.offer_form(slot, forms, *policy, part.as_ref(), since)),
+                        Ok(slot) => drop(self.offer_form(slot, forms, to, since)),
                         Err(why) => {
                             self.work.spend(work::OFFER_NS);
-                            if let Some(part) = part {
+                            if let Some(part) = to.part {
                                 part.borrow_mut().counts.add(&why);
                             }
                         }
@@ -190,13 +212,13 @@ impl Shard {
                     let Some(slot) = cohort.next() else { break };
                     if !self.table.is_of(cohort, slot) {
                         // It has ended meanwhile.
-                        self.offer_to_nobody(part.as_ref());
+                        self.offer_to_nobody(to.part);
                         continue;
                     }
                     let id =
                         (!except.is_empty()).then(|| self.table[slot].channel().map(|channel| channel.id)).flatten();
                     if !id.is_some_and(is_left_out) {
-                        self.offer_form(slot, forms, *policy, part.as_ref(), since);
+                        self.offer_form(slot, forms, to, since);
                     }
                 }
             }
@@ -204,16 +226,17 @@ impl Shard {
         true
     }
 
-    fn offer_form(
-        &mut self,
-        slot: Slot,
-        forms: &mut Forms,
-        policy: Option<Policy>,
-        part: Option<&SharedPart>,
-        since: Option<u32>,
-    ) -> Fate {
+    fn offer_form(&mut self, slot: Slot, forms: &mut Forms, to: To<'_>, since: Option<u32>) -> Fate {
+        if let Some(audience) = to.heard_by
+            && self.table.get(slot).is_some_and(|connection| connection.flags.has(Flag::Sse))
+        {
+            self.make_event(forms, to.owner, audience, to.policy);
+            if let Some(event) = &mut forms.event {
+                return self.offer_counted(slot, event, to.policy, to.part, since);
+            }
+        }
         let form = forms.of(&self.table, slot);
-        self.offer_counted(slot, form, policy, part, since)
+        self.offer_counted(slot, form, to.policy, to.part, since)
     }
 
     fn offer_to_nobody(&mut self, part: Option<&SharedPart>) {
@@ -228,6 +251,11 @@ impl Shard {
     /// The frame for one channel, compressed if that was agreed and pays.
     pub(in crate::shard) fn encode_for(&mut self, slot: Slot, frame: PushFrame, policy: Option<Policy>) -> Encoding {
         let PushFrame { kind, payload } = frame;
+        if self.table[slot].flags.has(Flag::Sse)
+            && let Some(owner) = self.owner_of(slot)
+        {
+            return self.event_for(owner, self.audience_of(slot), (kind, &payload), policy);
+        }
         let compressed = self.compressed_for(slot, kind, &payload);
         let is_compressed = compressed.is_some();
         let message = (is_compressed && self.out.contexts.has(slot)).then(|| payload.clone());
@@ -268,7 +296,7 @@ impl Shard {
     }
 
     /// The claim of a payload that may come to wait by reference: a large one, and one that newer values may replace.
-    fn charge(&mut self, payload: &Bytes, policy: Option<Policy>, owner: Option<&Owner>) -> SharedCharge {
+    pub(super) fn charge(&mut self, payload: &Bytes, policy: Option<Policy>, owner: Option<&Owner>) -> SharedCharge {
         let policy = policy.or(owner.map(|owner| owner.policy));
         let waits = payload.len() > self.config.copy_bytes_max || matches!(policy, Some(Policy::Conflate { .. }));
         if waits { self.memory.charge(payload.len(), owner) } else { SharedCharge::default() }
@@ -373,6 +401,9 @@ impl Shard {
                 match since {
                     Some(segment) => self.out.mark_bulk(connection, slot, segment),
                     None => self.out.mark_urgent(connection, slot),
+                }
+                if range.is_kept() {
+                    self.out.need(range);
                 }
                 return Fate::Waits;
             }

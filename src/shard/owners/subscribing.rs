@@ -9,6 +9,7 @@ use crate::channel::ChannelId;
 use crate::shard::command::{Membership, ReportTo, SubscribeCommand};
 use crate::shard::core::Shard;
 use crate::shard::event::Event;
+use crate::shard::out::journal::ListenerAudience;
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::subscriptions::Subscribed;
 use crate::shard::owners::topics::{Topic, TopicClaim};
@@ -91,8 +92,12 @@ impl Shard {
     pub(in crate::shard) fn leave_topics(&mut self, place: u32, slot: Slot, channel: ChannelId) {
         let shard = self.owners.shard();
         let owner = self.owners[place].owner.clone();
+        let may_come_back = self.table[slot].flags.has(Flag::Sse);
         while let Some(topic) = self.owners[place].subscriptions.leave_last(shard, slot, &owner.topics) {
             self.work.spend(work::SUBSCRIBE_NS);
+            if may_come_back {
+                self.wait_for_topic(place, ListenerAudience::Topic(topic.name().clone()));
+            }
             self.has_left(place, channel, &topic);
         }
     }

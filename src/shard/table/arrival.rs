@@ -10,6 +10,7 @@ use crate::proto::deflate::Agreed;
 use crate::resume::{MalformedElement, ResumeAsk};
 use crate::shard::flush::SocketId;
 use crate::shard::table::connection::Tls;
+use crate::sse::EventId;
 use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +26,15 @@ pub(in crate::shard) struct ResumeWish {
     pub tells: bool,
     /// The channel to take up again, if any.
     pub ask: Option<Result<ResumeAsk, MalformedElement>>,
+    /// For a channel that only receives.
+    pub stream: Option<StreamWish>,
+}
+
+/// What the client of an event stream has asked for.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::shard) struct StreamWish {
+    /// The event that it heard last, if it comes back; an error, if it names none of ours.
+    pub last: Option<Result<EventId, ()>>,
 }
 
 /// An upgraded connection that is to become a channel which outlives it.

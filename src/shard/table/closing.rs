@@ -19,6 +19,7 @@ use crate::shard::table::stopping;
 use crate::shard::table::wheel::TICK_MS;
 use crate::shard::unfinished::Long;
 use crate::shard::work;
+use crate::sse;
 
 /// The codes that stand for an end without a close frame (RFC 6455 7.1.5). They are never sent.
 const NO_CODE: u16 = 1005;
@@ -61,6 +62,13 @@ impl Shard {
             return;
         }
         self.append_close(slot, &why.payload());
+        if self.table[slot].flags.has(Flag::Sse) {
+            // It cannot answer.
+            self.settle_as_queued(slot);
+            let by = if self.is_stopping() || self.is_draining() { ClosedBy::Broker } else { ClosedBy::Process };
+            self.end_channel(slot, why.code.unwrap_or(NO_CODE), &why.reason, by, 0);
+            return self.end_connection(slot);
+        }
         self.set_deadline(slot, self.answer_due_ms());
     }
 
@@ -194,6 +202,11 @@ impl Shard {
         self.note_disconnect(slot, &WebSocketEnd { code, reason, by, lost_bytes });
         if let Some((owner, id)) = self.table[slot].channel().map(|channel| (channel.owner, channel.id)) {
             self.leave_topics(owner, slot, id);
+        }
+        let place = self.table[slot].channel().map(|channel| (channel.owner, channel.place));
+        if let Some((owner, place)) = place.filter(|_| self.table[slot].flags.has(Flag::Sse)) {
+            let path = self.owners[owner].path(place).clone();
+            self.listener_left(slot, owner, path);
         }
         let ConnectionPhase::Open(channel) = self.begin_ending(slot) else { return };
         let flags = &mut self.table[slot].flags;
@@ -405,14 +418,22 @@ impl Shard {
         if self.table[slot].flags.has(Flag::Lags) {
             self.pour(slot);
         }
-        let header = server_header(Opcode::Close, false, payload.as_slice().len());
+        let code = payload.as_slice().first_chunk().map_or(NO_CODE, |code| u16::from_be_bytes(*code));
         let connection = &mut self.table[slot];
         connection.flags.set(Flag::CloseSent);
+        connection.close_code = code;
+        if connection.flags.has(Flag::Sse) {
+            let reason = std::str::from_utf8(payload.as_slice().get(2..).unwrap_or_default());
+            let event = sse::close(code, reason.unwrap_or_default());
+            connection.close_bytes = u8::try_from(event.len()).unwrap_or(u8::MAX);
+            return self.append_event(slot, &event);
+        }
+        let header = server_header(Opcode::Close, false, payload.as_slice().len());
+        let connection = &mut self.table[slot];
         if !connection.flags.has(Flag::WaitsForOwner) {
             connection.flags.take(Flag::HasWaited);
         }
         connection.close_bytes = (header.as_slice().len() + payload.as_slice().len()) as u8;
-        connection.close_code = payload.as_slice().first_chunk().map_or(NO_CODE, |code| u16::from_be_bytes(*code));
         self.append_own(slot, header, payload.as_slice());
     }
 

@@ -276,6 +276,8 @@ pub(in crate::shard) enum Flag {
     Detached,
     /// What was pushed to its channel waits in the log.
     Lags,
+    /// Its channel only receives: it is sent events, not frames.
+    Sse,
 }
 
 impl Flag {

@@ -15,6 +15,7 @@ use crate::shard::table::slot::Slot;
 use crate::shard::table::wheel::{TICK_MS, WheelEntry};
 use crate::shard::unfinished::Long;
 use crate::shard::work;
+use crate::sse;
 use crate::words::close_reason;
 
 /// A tick that comes so much after the one before is our own fault: the process was stopped, or starved.
@@ -153,6 +154,14 @@ impl Shard {
     /// Asks a silent client whether it is still there, and lets go of one that did not answer.
     fn probe(&mut self, slot: Slot) {
         let connection = &mut self.table[slot];
+        if connection.flags.has(Flag::Sse) {
+            // It has nothing to say. That it has vanished, the system finds out by what is sent.
+            connection.heard(self.now_ms);
+            if !connection.outbound.is_blocked() {
+                self.append_event(slot, sse::COMMENT);
+            }
+            return;
+        }
         // Where it is we who do not listen, silence means nothing. A ping is sent all the same: the system finds out by it
         // that a client has vanished, and says so.
         let is_unheard = connection.flags.has(Flag::WaitsForOwner) || connection.flags.has(Flag::Failing);

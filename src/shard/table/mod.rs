@@ -13,10 +13,12 @@ pub(super) mod deadlines;
 mod detached;
 mod detaching;
 mod ends;
+mod listening;
 mod notices;
 pub(super) mod opening;
 mod operate;
 mod returning;
+pub(super) mod said;
 pub(super) mod slot;
 pub(super) mod wheel;
 

@@ -30,27 +30,35 @@ use std::sync::Arc;
 
 impl Shard {
     /// The channel that a client may come back for, as far as this shard can tell: its token is of this broker.
-    pub(in crate::shard) fn returns_to(&self, wish: &ResumeWish) -> Option<ChannelId> {
+    pub(super) fn returns_to(&self, wish: &ResumeWish) -> Option<ChannelId> {
         let ask = wish.ask?.ok()?;
         self.keys.verify(ask.channel, &ask.token).is_ok().then_some(ask.channel)
     }
 
     /// An upgraded connection whose channel is to outlive it: it takes up an old one, goes on to its shard, or opens one.
     pub(in crate::shard) fn begin_kept(&mut self, slot: Slot, upgraded: Upgraded) {
-        match self.returns_to(&upgraded.wish) {
-            Some(channel) if channel.shard(self.shards) != self.index() => self.hand_over(slot, channel, upgraded),
+        match self.goes_to(&upgraded.wish) {
+            Some(to) if to != self.index() => self.hand_over(slot, to, upgraded),
             _ => self.take_up_or_open(slot, upgraded),
         }
     }
 
-    fn hand_over(&mut self, slot: Slot, channel: ChannelId, upgraded: Upgraded) {
+    /// The shard that holds what a client comes back for, if any does: then it is counted there.
+    pub(in crate::shard) fn goes_to(&self, wish: &Wish) -> Option<u32> {
+        match wish.stream {
+            Some(stream) => self.shard_of_last(stream),
+            None => self.returns_to(wish).map(|channel| channel.shard(self.shards)),
+        }
+    }
+
+    fn hand_over(&mut self, slot: Slot, to: u32, upgraded: Upgraded) {
         let mut connection = self.take_out(slot);
         debug_assert_eq!(connection.outbound.offerable_bytes(), 0, "what was asked before has been answered");
         let (tls, sealed) = (connection.tls.take(), connection.outbound.sealed().to_vec());
         let (socket, peer) = (connection.socket, connection.peer.into());
         let counted = Counted::new(&self.table.admission, connection.client.take(), self.now_ms);
         let arrival = Box::new(Arrival { peer, counted, tls, sealed, upgraded });
-        self.handovers.push(Handover { socket, to: channel.shard(self.shards), arrival });
+        self.handovers.push(Handover { socket, to, arrival });
     }
 
     /// Takes a connection out of the table; its socket lives on.
@@ -82,6 +90,9 @@ impl Shard {
 
     /// Takes up the channel that is asked for, or opens a new one and says why.
     fn take_up_or_open(&mut self, slot: Slot, upgraded: Upgraded) {
+        if let Some(stream) = upgraded.wish.stream {
+            return self.open_stream(slot, upgraded, stream);
+        }
         let holder = ResumeHolder { path: upgraded.path.clone(), user: upgraded.wish.user.clone() };
         let answer = match upgraded.wish.ask {
             None => ResumeAnswer::New,
@@ -216,7 +227,7 @@ impl Shard {
         }
     }
 
-    fn has_room_for_kept(&mut self, owner: &Arc<Owner>, path: &Arc<str>) -> bool {
+    pub(super) fn has_room_for_kept(&mut self, owner: &Arc<Owner>, path: &Arc<str>) -> bool {
         let opened_bytes = size_of::<crate::shard::event::Opened>() + path.len();
         self.owners.has_room_to_open(owner, opened_bytes) && self.count_of_process(owner)
     }
@@ -243,7 +254,7 @@ impl Shard {
         self.say_hello(slot, channel, token, answer);
     }
 
-    fn new_token(&mut self, channel: ChannelId) -> ResumeToken {
+    pub(super) fn new_token(&mut self, channel: ChannelId) -> ResumeToken {
         let random = (self.intake.random() >> 32) as u32;
         self.keys.mint(channel, random)
     }

@@ -1,0 +1,271 @@
+//! What a process has pushed to those who listen to event streams, in order, for who comes back and names the event that it
+//! heard last. One for each process on each shard where anybody listens, or did a while ago.
+//!
+//! Each entry says for whom it was: who comes back is given what its own login, path and topics entitle it to, and nothing
+//! else; where that cannot be told, it is told of a gap. The bytes lie in what is [kept](super::kept), once.
+//!
+//! Invariants: counts go up by one for each entry and are never used again within a run of the broker; whoever left is waited
+//! for as long as history reaches, so a push that it would have heard has an entry, or the counts have a hole. It must not know
+//! connections.
+
+use super::kept::KeptFrames;
+use super::range::Range;
+use crate::shard::memory::SharedCharge;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Entries at a time.
+const ENTRIES_MAX: usize = 16_384;
+
+/// Audiences that are waited for at a time, after the last who listened has left.
+const LEFT_MAX: usize = 4_096;
+
+/// A journal that begins later counts from beyond where one before it can have ended.
+const COUNTS_PER_MS: u64 = 1_000;
+
+/// Whom a push was for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::shard) enum ListenerAudience {
+    /// All channels of the process.
+    Process,
+    /// Those of one path.
+    Path(Arc<str>),
+    /// Those that are subscribed to a topic.
+    Topic(Arc<str>),
+    /// One channel, by whose it was.
+    One {
+        /// The path on which it was opened.
+        path: Arc<str>,
+        /// Who was logged in.
+        user: Option<Arc<str>>,
+    },
+    /// A list of channels.
+    Listed,
+}
+
+/// What an audience is to whoever comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shard) enum Standing {
+    /// It is of it.
+    Of,
+    /// It is not.
+    Foreign,
+    /// Nobody can tell.
+    Unsure,
+}
+
+struct JournalEntry {
+    audience: ListenerAudience,
+    range: Range,
+    at_ms: u64,
+}
+
+/// See the module.
+pub(in crate::shard) struct Journal {
+    entries: VecDeque<JournalEntry>,
+    /// The count of the first of them, or of the next one.
+    first: u64,
+    listeners: usize,
+    /// Audiences that somebody has left, and until when they are waited for.
+    left: HashMap<ListenerAudience, u64>,
+    charge: SharedCharge,
+    charged_bytes: usize,
+}
+
+/// What whoever comes back is given.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::shard) struct Replay {
+    pub ranges: Vec<Range>,
+    /// From the event behind this one on it is complete.
+    pub from: u64,
+    /// Whether something is missing before that, or may be.
+    pub has_gap: bool,
+}
+
+impl Journal {
+    pub fn new(now_ms: u64) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            first: now_ms * COUNTS_PER_MS + 1,
+            listeners: 0,
+            left: HashMap::new(),
+            charge: SharedCharge::default(),
+            charged_bytes: 0,
+        }
+    }
+
+    /// The count that the next event gets.
+    pub fn next(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// The next event is this.
+    pub fn record(&mut self, audience: ListenerAudience, range: Range, now_ms: u64) {
+        self.entries.push_back(JournalEntry { audience, range, at_ms: now_ms });
+        if self.entries.len() > ENTRIES_MAX {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        self.entries.pop_front();
+        self.first += 1;
+    }
+
+    /// Somebody listens.
+    pub fn enter(&mut self) {
+        self.listeners += 1;
+    }
+
+    /// Somebody who was of these does no more: they are waited for until then.
+    pub fn leave(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>, until_ms: u64) {
+        self.listeners -= 1;
+        for audience in audiences {
+            self.wait_for(audience, until_ms);
+        }
+    }
+
+    /// An audience is waited for, though nobody of it listens.
+    pub fn wait_for(&mut self, audience: ListenerAudience, until_ms: u64) {
+        if self.left.len() < LEFT_MAX || self.left.contains_key(&audience) {
+            self.left.insert(audience, until_ms);
+        } else {
+            // Whoever comes back from before now is told that something may be missing.
+            self.entries.clear();
+            self.first = self.next() + 1;
+        }
+    }
+
+    /// Whether somebody is waited for who would hear this.
+    pub fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
+        self.left.get(audience).is_some_and(|&until_ms| now_ms <= until_ms)
+    }
+
+    /// Lets go of what came before `before_ms`, or is not kept any more, and of those who have not come back. Returns whether
+    /// nobody needs it any more.
+    pub fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
+        while let Some(first) = self.entries.front()
+            && (first.at_ms < before_ms || !kept.has(first.range))
+        {
+            self.forget_first();
+        }
+        self.left.retain(|_, until_ms| now_ms <= *until_ms);
+        self.listeners == 0 && self.left.is_empty()
+    }
+
+    /// What whoever heard event `last` has missed of that `standing` entitles it to: the newest, at most `bytes_max`.
+    pub fn since(&self, last: u64, bytes_max: usize, kept: &KeptFrames, standing: impl Fn(&ListenerAudience) -> Standing) -> Replay {
+        let newest = self.next() - 1;
+        if last > newest {
+            return Replay { ranges: Vec::new(), from: newest, has_gap: true };
+        }
+        let mut has_gap = last + 1 < self.first;
+        let (mut ranges, mut bytes, mut from) = (Vec::new(), 0, last);
+        let missed = newest.saturating_sub(last.max(self.first - 1)) as usize;
+        for (behind, entry) in self.entries.iter().rev().take(missed).enumerate() {
+            let is_lost = match standing(&entry.audience) {
+                Standing::Foreign => continue,
+                Standing::Unsure => true,
+                Standing::Of => {
+                    bytes += entry.range.len();
+                    bytes > bytes_max || !kept.has(entry.range)
+                }
+            };
+            if is_lost {
+                has_gap = true;
+                from = newest - behind as u64;
+                break;
+            }
+            ranges.push(entry.range);
+        }
+        if has_gap && from == last {
+            from = self.first - 1;
+        }
+        ranges.reverse();
+        Replay { ranges, from, has_gap }
+    }
+
+    /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
+    pub fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
+        let left_bytes = self.left.capacity() * size_of::<(ListenerAudience, u64)>();
+        let bytes = size_of::<Self>() + self.entries.capacity() * size_of::<JournalEntry>() + left_bytes;
+        if bytes != self.charged_bytes {
+            (self.charge, self.charged_bytes) = (charge(bytes), bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::OwnerId;
+
+    const OWNER: OwnerId = OwnerId(1);
+
+    fn path(path: &str) -> ListenerAudience {
+        ListenerAudience::Path(path.into())
+    }
+
+    fn event(kept: &mut KeptFrames, journal: &mut Journal, audience: ListenerAudience, now_ms: u64) -> Range {
+        let range = kept.append_joined(OWNER, now_ms, [b"id: x\n\n", b"", b""], |_| SharedCharge::default());
+        journal.record(audience, range, now_ms);
+        range
+    }
+
+    fn of_a(audience: &ListenerAudience) -> Standing {
+        match audience {
+            ListenerAudience::Path(path) if &**path == "/a" => Standing::Of,
+            ListenerAudience::Listed => Standing::Unsure,
+            _ => Standing::Foreign,
+        }
+    }
+
+    #[test]
+    fn who_comes_back_hears_its_own_and_no_more() {
+        let (mut kept, mut journal) = (KeptFrames::default(), Journal::new(5));
+        let last = journal.next() - 1;
+        let first = event(&mut kept, &mut journal, path("/a"), 5);
+        event(&mut kept, &mut journal, path("/b"), 5);
+        let third = event(&mut kept, &mut journal, path("/a"), 5);
+        let replay = |journal: &Journal, kept: &KeptFrames, last| journal.since(last, 1 << 20, kept, of_a);
+        assert_eq!(replay(&journal, &kept, last), Replay { ranges: vec![first, third], from: last, has_gap: false });
+        assert_eq!(replay(&journal, &kept, last + 1).ranges, [third]);
+        assert_eq!(replay(&journal, &kept, last + 3), Replay { ranges: vec![], from: last + 3, has_gap: false });
+        assert!(replay(&journal, &kept, last + 4).has_gap, "it names what was not sent yet");
+        assert!(replay(&journal, &kept, last - 1).has_gap, "or what was before");
+        event(&mut kept, &mut journal, ListenerAudience::Listed, 5);
+        let fifth = event(&mut kept, &mut journal, path("/a"), 5);
+        assert_eq!(replay(&journal, &kept, last), Replay { ranges: vec![fifth], from: last + 4, has_gap: true });
+        assert_eq!(journal.since(last + 4, 3, &kept, of_a), Replay { ranges: vec![], from: last + 5, has_gap: true });
+    }
+
+    #[test]
+    fn history_ends_and_so_does_a_journal() {
+        let (mut kept, mut journal) = (KeptFrames::default(), Journal::new(0));
+        journal.enter();
+        let last = journal.next() - 1;
+        event(&mut kept, &mut journal, path("/a"), 10);
+        let second = event(&mut kept, &mut journal, path("/a"), 20);
+        assert!(!journal.trim(15, 20, &kept));
+        assert_eq!(
+            journal.since(last, 1 << 20, &kept, of_a),
+            Replay { ranges: vec![second], from: last + 1, has_gap: true }
+        );
+        journal.leave([path("/a")], 50);
+        assert!(journal.awaits(&path("/a"), 50) && !journal.awaits(&path("/b"), 50));
+        assert!(!journal.trim(15, 50, &kept) && journal.trim(60, 51, &kept));
+        assert!(Journal::new(51).next() > journal.next(), "counts are not used again");
+    }
+
+    #[test]
+    fn who_cannot_be_waited_for_is_told_of_a_gap() {
+        let (kept, mut journal) = (KeptFrames::default(), Journal::new(0));
+        let last = journal.next() - 1;
+        for number in 0..LEFT_MAX {
+            journal.wait_for(path(&number.to_string()), 50);
+        }
+        assert!(!journal.since(last, 1 << 20, &kept, of_a).has_gap);
+        journal.wait_for(path("one more"), 50);
+        assert!(journal.since(last, 1 << 20, &kept, of_a).has_gap);
+    }
+}

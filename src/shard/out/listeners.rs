@@ -1,0 +1,153 @@
+//! Pushes to channels that only receive (event streams): a push is one event for all of them, written once into what is kept, from
+//! where it is sent and, for those who come back, sent again.
+//!
+//! Invariants: an event is made only where somebody listens, or did a while ago; what waits for a listener is bounded, and
+//! dropped, as frames are: an event stands in the queue as a frame does.
+
+use crate::gateway::OwnerId;
+use crate::resume::{self, ResumeToken};
+use crate::shard::command::{Policy, PushKind};
+use crate::shard::core::Shard;
+use crate::shard::memory::SharedCharge;
+use crate::shard::out::broadcast::{UnfinishedBroadcast, Encoding, Forms};
+use crate::shard::out::journal::{ListenerAudience, Journal};
+use crate::shard::out::keeping::ResumeHolder;
+use crate::shard::out::kept::FRAME_BYTES_MAX;
+use crate::shard::out::range::Range;
+use crate::shard::table::connection::Flag;
+use crate::shard::table::slot::Slot;
+use crate::shard::work::copy_ns;
+use crate::sse::{self, EventId};
+use bytes::Bytes;
+
+/// A channel that only receives.
+pub(in crate::shard) struct Listener {
+    /// Whose it is.
+    pub holder: ResumeHolder,
+    /// With what its client sends.
+    pub token: ResumeToken,
+}
+
+impl Shard {
+    /// The event of a push for those who listen.
+    pub(super) fn event_for(
+        &mut self,
+        owner: OwnerId,
+        audience: ListenerAudience,
+        (kind, payload): (PushKind, &Bytes),
+        policy: Option<Policy>,
+    ) -> Encoding {
+        let copy_bytes_max = self.config.copy_bytes_max;
+        let kind = match kind {
+            PushKind::Message(kind) => kind,
+            PushKind::ControlText => {
+                let text = payload.strip_prefix(&[resume::MARK]).unwrap_or(payload);
+                return Encoding::of_event(sse::control(text).into(), SharedCharge::default(), copy_bytes_max);
+            }
+            PushKind::Ping | PushKind::Pong => {
+                return Encoding::of_event(Bytes::from_static(sse::COMMENT), SharedCharge::default(), copy_bytes_max);
+            }
+        };
+        if payload.len() > FRAME_BYTES_MAX / 2 {
+            // In base64 it is more than what is kept can name.
+            return Encoding::of_event(sse::gap("size").into(), SharedCharge::default(), copy_bytes_max);
+        }
+        let now_ms = self.now_ms;
+        let count = self.out.journals.entry(owner).or_insert_with(|| Journal::new(now_ms)).next();
+        let id = EventId { run: self.keys.run(), shard: self.index(), count };
+        let event = Bytes::from(sse::message(id, kind, payload));
+        self.work.spend(copy_ns(2 * event.len()));
+        let of = self.owners.find(owner).map(|place| self.owners[place].owner.clone());
+        let charge = self.charge(&event, policy, of.as_deref());
+        let memory = &mut self.memory;
+        let mut encoding = Encoding::of_event(event, charge, copy_bytes_max);
+        let range =
+            encoding.keep_event(&mut self.out.window.kept, owner, now_ms, |bytes| memory.charge(bytes, of.as_deref()));
+        if let Some(journal) = self.out.journals.get_mut(&owner) {
+            journal.record(audience, range, now_ms);
+            journal.count(|bytes| memory.charge(bytes, of.as_deref()));
+        }
+        encoding
+    }
+
+    /// The event of a broadcast, made once.
+    pub(super) fn make_event(
+        &mut self,
+        forms: &mut Forms,
+        owner: OwnerId,
+        audience: &ListenerAudience,
+        policy: Option<Policy>,
+    ) {
+        if forms.event.is_none() {
+            forms.event = Some(self.event_for(owner, audience.clone(), forms.message(), policy));
+        }
+    }
+
+    /// Nobody may listen now of those whom a broadcast is for, but somebody is waited for who would.
+    pub(super) fn keep_for_those_who_left(&mut self, broadcast: &mut UnfinishedBroadcast) {
+        let UnfinishedBroadcast { forms, heard_by: Some(audience), owner, policy, .. } = broadcast else { return };
+        let is_awaited = self.out.journals.get(owner).is_some_and(|journal| journal.awaits(audience, self.now_ms));
+        if is_awaited && matches!(forms.kind, PushKind::Message(_)) {
+            self.make_event(forms, *owner, audience, *policy);
+        }
+    }
+
+    /// Bytes of a stream that concern one listener.
+    pub(in crate::shard) fn append_event(&mut self, slot: Slot, event: &[u8]) {
+        let outbound = &mut self.table[slot].outbound;
+        if outbound.is_blocked() {
+            outbound.push_copied_behind(event);
+            return self.weigh(slot);
+        }
+        let range = self.out.window.append_joined(event, b"");
+        outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
+        self.out.mark_urgent(&mut self.table[slot], slot);
+    }
+
+    /// What was sent once is sent to a listener that has missed it.
+    pub(in crate::shard) fn append_again(&mut self, slot: Slot, range: Range) {
+        let connection = &mut self.table[slot];
+        connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
+        self.out.mark_urgent(connection, slot);
+        self.out.need(range);
+    }
+
+    /// The audience of one listener alone.
+    pub(super) fn audience_of(&self, slot: Slot) -> ListenerAudience {
+        match self.out.listeners.get(&slot).map(|listener| listener.holder.clone()) {
+            Some(ResumeHolder { path, user }) => ListenerAudience::One { path, user },
+            None => ListenerAudience::Listed,
+        }
+    }
+
+    /// How long those who have left are waited for.
+    fn waits_until_ms(&self) -> u64 {
+        self.now_ms + self.config.resume.reach_ms(self.config.dead_after_ms())
+    }
+
+    /// A listener of this topic leaves with its connection, and may come back for it.
+    pub(in crate::shard) fn wait_for_topic(&mut self, place: u32, topic: ListenerAudience) {
+        let until_ms = self.waits_until_ms();
+        if let Some(journal) = self.out.journals.get_mut(&self.owners[place].owner.id) {
+            journal.wait_for(topic, until_ms);
+        }
+    }
+
+    /// A listener is gone, and may come back.
+    pub(in crate::shard) fn listener_left(&mut self, slot: Slot, place: u32, bound_path: std::sync::Arc<str>) {
+        if !self.table[slot].flags.take(Flag::Sse) {
+            return;
+        }
+        self.out.listeners.remove(&slot);
+        let until_ms = self.waits_until_ms();
+        if let Some(journal) = self.out.journals.get_mut(&self.owners[place].owner.id) {
+            journal.leave([ListenerAudience::Process, ListenerAudience::Path(bound_path)], until_ms);
+        }
+    }
+
+    /// Lets go of journals that nobody needs any more, and of what is too old in others. Once a tick.
+    pub(super) fn trim_journals(&mut self, before_ms: u64) {
+        let (now_ms, kept) = (self.now_ms, &self.out.window.kept);
+        self.out.journals.retain(|_, journal| !journal.trim(before_ms, now_ms, kept));
+    }
+}

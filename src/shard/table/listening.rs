@@ -1,0 +1,189 @@
+//! Event streams: channels that only receive, from their request on, and what their clients send beside them.
+//!
+//! Invariants: a stream counts against all limits as any channel does; its first event says which channel it is, and from where
+//! on it is complete; who names the event that it heard last is taken to the shard that sent it, and given what it missed and
+//! is entitled to, or told of a gap first. A message goes up only with the stream's own token, and is told to the process
+//! once, in the order of the shard.
+
+use super::arrival::{StreamWish, Upgraded};
+use super::said::SaidMessage;
+use super::slot::Slot;
+use crate::gateway::{Grant, OwnerId};
+use crate::http::PreparedResponse;
+use crate::proto::{self, MessageKind, Payload};
+use crate::resume::MARK;
+use crate::shard::command::{Command, RespondCommand};
+use crate::shard::core::{Errand, Shard};
+use crate::shard::event::{ControlKind, Event, RequestId};
+use crate::shard::out::journal::{ListenerAudience, Journal, Replay, Standing};
+use crate::shard::out::keeping::ResumeHolder;
+use crate::shard::out::listeners::Listener;
+use crate::shard::table::connection::Flag;
+use crate::shard::table::opening::Opening;
+use crate::shard::work;
+use crate::sse::{self, EventId};
+use crate::words::topic;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Browsers come back after so long, each after another: thousands that were lost together do not come together.
+const RETRY_MS: std::ops::Range<u64> = 1_000..5_000;
+
+/// The process has as many connections as it may have, or is gone.
+const NO_ROOM: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+impl Shard {
+    /// The shard that sent the event which a client heard last, if this broker did.
+    pub(in crate::shard) fn shard_of_last(&self, stream: StreamWish) -> Option<u32> {
+        let last = stream.last?.ok()?;
+        (last.run == self.keys.run() && last.shard < self.shards).then_some(last.shard)
+    }
+
+    /// Opens a channel that only receives.
+    pub(super) fn open_stream(&mut self, slot: Slot, upgraded: Upgraded, stream: StreamWish) {
+        let Upgraded { response, owner, bound_path, path, forwarded_for, wish, .. } = upgraded;
+        // Who came for an old stream was not counted where it was accepted.
+        let is_counted = self.shard_of_last(stream).is_none();
+        let owner = self.owners.directory().owners.get(&owner).cloned();
+        let Some(owner) = owner.filter(|owner| is_counted || self.has_room_for_kept(owner, &path)) else {
+            *self.responses.entry(503).or_default() += 1;
+            self.send_opaque(slot, NO_ROOM, Bytes::new());
+            return self.end_connection(slot);
+        };
+        *self.responses.entry(200).or_default() += 1;
+        self.send_opaque(slot, &response, Bytes::new());
+        let holder = ResumeHolder { path: path.clone(), user: wish.user };
+        let grant = wish.grant;
+        let opening = Opening {
+            ws: proto::WebSocketConnection::new(None),
+            owner: owner.clone(),
+            bound_path: bound_path.clone(),
+            path,
+            forwarded_for,
+            registered: false,
+            extension: false,
+            keeps: None,
+            grant: grant.clone(),
+        };
+        self.table[slot].flags.set(Flag::Sse);
+        self.open_channel(slot, opening);
+        let Some(id) = self.table[slot].channel().map(|channel| channel.id) else { return };
+        let token = self.new_token(id);
+        let now_ms = self.now_ms;
+        self.out.journals.entry(owner.id).or_insert_with(|| Journal::new(now_ms)).enter();
+        let replay = self.missed(owner.id, &bound_path, &holder, grant.as_deref(), stream);
+        self.out.listeners.insert(slot, Listener { holder, token });
+        let from = EventId { run: self.keys.run(), shard: self.index(), count: replay.from };
+        let retry_ms = RETRY_MS.start + self.intake.random() % (RETRY_MS.end - RETRY_MS.start);
+        self.append_event(slot, &sse::hello(id, &token.text(), from, retry_ms));
+        if replay.has_gap {
+            let reason = match self.shard_of_last(stream) {
+                Some(_) => "trimmed",
+                None => "elsewhere",
+            };
+            self.append_event(slot, &sse::gap(reason));
+        }
+        for range in replay.ranges {
+            self.append_again(slot, range);
+        }
+    }
+
+    /// What the client of a stream has missed.
+    fn missed(
+        &mut self,
+        owner: OwnerId,
+        bound_path: &Arc<str>,
+        holder: &ResumeHolder,
+        grant: Option<&Grant>,
+        stream: StreamWish,
+    ) -> Replay {
+        let is_ours = self.shard_of_last(stream) == Some(self.index());
+        let newest = self.out.journals.get(&owner).map_or(0, |journal| journal.next() - 1);
+        let nothing = Replay { ranges: Vec::new(), from: newest, has_gap: stream.last.is_some() };
+        let Some(last) = stream.last.and_then(Result::ok).filter(|_| is_ours) else { return nothing };
+        let of_user = grant.and_then(|grant| grant.user.as_deref()).and_then(topic::of_user);
+        let standing = |audience: &ListenerAudience| match audience {
+            ListenerAudience::Process => Standing::Of,
+            ListenerAudience::Path(path) if path == bound_path => Standing::Of,
+            ListenerAudience::Path(_) => Standing::Foreign,
+            ListenerAudience::Topic(name) => match grant {
+                Some(grant) => {
+                    let is_own = of_user.as_deref() == Some(&**name) || grant.topics.contains(name);
+                    if is_own { Standing::Of } else { Standing::Foreign }
+                }
+                // Its process subscribes it, or did; to what, nobody remembers.
+                None => Standing::Unsure,
+            },
+            ListenerAudience::One { path, user } if *path != holder.path || *user != holder.user => Standing::Foreign,
+            ListenerAudience::One { user: Some(_), .. } => Standing::Of,
+            // One of those whom nobody knows by name.
+            ListenerAudience::One { user: None, .. } | ListenerAudience::Listed => Standing::Unsure,
+        };
+        let bytes_max = self.config.resume.bytes_max.min(self.config.outbound_bytes_max);
+        self.out.missed_since(owner, last.count, bytes_max, standing).unwrap_or(nothing)
+    }
+
+    /// A message of the client of a stream: it goes to the shard of its channel, and the request waits.
+    pub(in crate::shard) fn say(&mut self, said: SaidMessage) {
+        if self.keys.verify(said.channel, &said.token).is_err() {
+            let response = PreparedResponse::text(404, "there is no such channel, or it is another's");
+            return self.tell_sayer(said.request, said.owner, response);
+        }
+        let to = said.channel.shard(self.shards);
+        if to == self.index() {
+            return self.hear(said);
+        }
+        let request = (said.request, said.owner);
+        self.errands.push(Errand { to, request, command: Command::Said(Box::new(said)) });
+    }
+
+    /// The message has come to the shard of its channel.
+    pub(in crate::shard) fn hear(&mut self, said: SaidMessage) {
+        self.work.spend(work::FRAME_NS);
+        let SaidMessage { request, owner, channel, token, holder, kind, payload } = said;
+        let is_its = |listener: &Listener| listener.token == token && listener.holder == holder;
+        let slot = self.table.slot_of(channel);
+        let slot = slot.filter(|slot| self.out.listeners.get(slot).is_some_and(is_its));
+        let slot = slot.filter(|&slot| self.owner_of(slot) == Some(owner));
+        let place = slot.and_then(|slot| self.table[slot].channel()).map(|channel| channel.owner);
+        let response = match place {
+            None => PreparedResponse::text(404, "there is no such channel, or it is another's"),
+            Some(place) if !self.owners.has_room(place) => {
+                PreparedResponse::text(503, "the process has too much to do").with("retry-after", "1")
+            }
+            Some(place) => {
+                self.stats.received += 1;
+                let control = payload.strip_prefix(&[MARK]).filter(|_| kind == MessageKind::Text);
+                match control {
+                    Some(control) if self.owners[place].owner.wants_control => {
+                        let payload = self.owners.keep(place, Payload::Borrowed(control));
+                        self.owners.emit(place, Event::Control { channel, kind: ControlKind::Text, payload });
+                    }
+                    Some(_) => {}
+                    None => self.owners.emit(place, Event::Message { channel, kind, payload }),
+                }
+                PreparedResponse::new(202)
+            }
+        };
+        self.tell_sayer(request, owner, response);
+    }
+
+    fn tell_sayer(&mut self, request: RequestId, owner: OwnerId, response: PreparedResponse) {
+        let respond = RespondCommand { request, owner, response };
+        let to = request.shard();
+        if to == self.index() {
+            return self.respond(respond);
+        }
+        let command = Command::Respond(Box::new(respond));
+        self.errands.push(Errand { to, request: (request, owner), command });
+    }
+
+    /// The other shard takes no more: whoever waits here is told so. Who waits there is told when its time is up.
+    pub fn errand_failed(&mut self, (request, owner): (RequestId, OwnerId)) {
+        if request.shard() == self.index() {
+            let response = PreparedResponse::text(503, "the broker has too much to do").with("retry-after", "1");
+            self.respond(RespondCommand { request, owner, response });
+        }
+    }
+}

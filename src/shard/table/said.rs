@@ -1,0 +1,32 @@
+//! A message of a client that only receives, on its way to the shard of its channel: plain data.
+
+use crate::channel::ChannelId;
+use crate::gateway::OwnerId;
+use crate::proto::MessageKind;
+use crate::resume::ResumeToken;
+use crate::shard::event::RequestId;
+use crate::shard::out::keeping::ResumeHolder;
+use bytes::Bytes;
+
+/// See the module.
+#[derive(Debug)]
+pub struct SaidMessage {
+    /// The request that it came with, which waits.
+    pub(in crate::shard) request: RequestId,
+    /// The process whose path it came to.
+    pub(in crate::shard) owner: OwnerId,
+    /// Its channel, as the client says, and the token that proves it.
+    pub(in crate::shard) channel: ChannelId,
+    pub(in crate::shard) token: ResumeToken,
+    /// Who says it.
+    pub(in crate::shard) holder: ResumeHolder,
+    pub(in crate::shard) kind: MessageKind,
+    pub(in crate::shard) payload: Bytes,
+}
+
+impl SaidMessage {
+    /// What it keeps alive while it waits.
+    pub fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.holder.path.len() + self.payload.len()
+    }
+}

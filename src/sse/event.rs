@@ -1,0 +1,175 @@
+//! Events, as they are sent.
+
+use super::EventId;
+use crate::channel::ChannelId;
+use crate::proto::MessageKind;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::fmt::Write;
+
+/// What keeps a silent stream alive, and proxies from taking it for dead: a comment. Whole.
+pub const COMMENT: &[u8] = b":\n\n";
+
+/// Reasons in close events are cut off here, so that the event is short.
+const REASON_BYTES_MAX: usize = 123;
+
+/// The event of a message. Text is its `data`, line by line; Binary, and Text with a carriage return, which would end a line, is
+/// base64, in events of the names `binary` and `text`.
+pub fn message(id: EventId, kind: MessageKind, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() + payload.len() / 8 + 64);
+    out.extend_from_slice(format!("id: {id}\n").as_bytes());
+    let name = match kind {
+        MessageKind::Binary => "binary",
+        MessageKind::Text if payload.contains(&b'\r') => "text",
+        MessageKind::Text => {
+            for line in payload.split(|&byte| byte == b'\n') {
+                out.extend_from_slice(b"data: ");
+                out.extend_from_slice(line);
+                out.push(b'\n');
+            }
+            out.push(b'\n');
+            return out;
+        }
+    };
+    out.extend_from_slice(format!("event: {name}\ndata: {}\n\n", STANDARD.encode(payload)).as_bytes());
+    out
+}
+
+/// What is no message: an answer of the hub. JSON, on one line.
+pub fn control(json: &[u8]) -> Vec<u8> {
+    let lines = json.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte });
+    let mut out = b"event: control\ndata: ".to_vec();
+    out.extend(lines);
+    out.extend_from_slice(b"\n\n");
+    out
+}
+
+/// The first event: which channel it is, with what its client sends, and from where on what follows is complete.
+pub fn hello(channel: ChannelId, token: &str, id: EventId, retry_ms: u64) -> Vec<u8> {
+    let data = format!(r#"{{"channel_id":{channel},"token":"{token}"}}"#);
+    format!("retry: {retry_ms}\nid: {id}\nevent: channel\ndata: {data}\n\n").into_bytes()
+}
+
+/// Messages are missing before what follows, and nobody knows how many.
+pub fn gap(reason: &str) -> Vec<u8> {
+    format!("event: gap\ndata: {{\"missed\":null,\"reason\":\"{reason}\"}}\n\n").into_bytes()
+}
+
+/// The last event: as a close frame of this code and reason. A reason that says when to come again is obeyed by browsers.
+pub fn close(code: u16, reason: &str) -> Vec<u8> {
+    let mut text = String::new();
+    let retry = reason.strip_prefix("{\"retry_ms\":").and_then(|rest| rest.strip_suffix('}'));
+    if let Some(retry_ms) = retry.and_then(|text| text.parse::<u64>().ok()) {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "retry: {retry_ms}");
+    }
+    let end =
+        reason.char_indices().map(|(at, char)| at + char.len_utf8()).take_while(|&end| end <= REASON_BYTES_MAX).last();
+    let data = serde_json::json!({ "code": code, "reason": &reason[..end.unwrap_or_default()] });
+    let _ = write!(text, "event: close\ndata: {data}\n\n");
+    text.into_bytes()
+}
+
+/// Whether what is queued begins with an event rather than a frame: FIN is set in each of ours (RFC 6455 5.2), and an event is
+/// text.
+pub fn is_event(first_byte: u8) -> bool {
+    first_byte & 0x80 == 0
+}
+
+/// The whole length of the event that starts at `bytes[0]`; none if its end is not there.
+pub fn event_len(bytes: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let at = from + bytes[from..].iter().position(|&byte| byte == b'\n')?;
+        if bytes.get(at + 1) == Some(&b'\n') {
+            return Some(at + 2);
+        }
+        from = at + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: EventId = EventId { run: 1, shard: 2, count: 3 };
+
+    /// Name, data and id of the events of a stream, as the standard has them read (9.2.6).
+    pub fn read(stream: &[u8]) -> Vec<(String, String, String)> {
+        let text = std::str::from_utf8(stream).unwrap().replace("\r\n", "\n").replace('\r', "\n");
+        let (mut events, mut name, mut data, mut id) = (Vec::new(), String::new(), String::new(), String::new());
+        for line in text.split_terminator('\n') {
+            if line.is_empty() {
+                if let Some(data) = data.strip_suffix('\n') {
+                    events.push((name.clone(), data.to_owned(), id.clone()));
+                }
+                (name, data) = (String::new(), String::new());
+                continue;
+            }
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "event" => name = value.to_owned(),
+                "data" => data = data + value + "\n",
+                "id" => id = value.to_owned(),
+                _ => {}
+            }
+        }
+        events
+    }
+
+    #[test]
+    fn text_comes_line_by_line_and_what_cannot_is_base64() {
+        let of = |kind, payload: &[u8]| read(&message(ID, kind, payload)).remove(0);
+        for text in ["", "hello", "two\nlines", "\n", "\n\n", " led by a space", "data: x", ":", "ünï\u{1f600}"] {
+            assert_eq!(of(MessageKind::Text, text.as_bytes()), (String::new(), text.into(), "0001.2.3".into()));
+        }
+        assert_eq!(of(MessageKind::Text, b"a\rb"), ("text".into(), "YQ1i".into(), "0001.2.3".into()));
+        assert_eq!(of(MessageKind::Binary, b"\x00\n\n"), ("binary".into(), "AAoK".into(), "0001.2.3".into()));
+    }
+
+    #[test]
+    fn what_is_not_a_message_is_one_event_each() {
+        let hello = read(&hello(ChannelId::new(7), "T", ID, 1000)).remove(0);
+        assert_eq!(hello, ("channel".into(), r#"{"channel_id":7,"token":"T"}"#.into(), "0001.2.3".into()));
+        assert_eq!(read(&control(b"{\"a\":\n1}")), [("control".into(), "{\"a\": 1}".into(), String::new())]);
+        assert_eq!(read(&gap("trimmed"))[0].1, r#"{"missed":null,"reason":"trimmed"}"#);
+        let drained = close(1012, "{\"retry_ms\":250}");
+        assert!(drained.starts_with(b"retry: 250\n"), "{}", String::from_utf8_lossy(&drained));
+        let ended = read(&close(1001, &"ü\"\n".repeat(100))).remove(0);
+        let json: serde_json::Value = serde_json::from_str(&ended.1).unwrap();
+        assert!(ended.0 == "close" && json["reason"].as_str().unwrap().len() <= REASON_BYTES_MAX);
+        assert!(read(COMMENT).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn events_are_found_one_behind_another_whatever_is_pushed(
+            payloads in proptest::collection::vec((any::<bool>(), ".{0,40}|(\n|\r|data:|id: |\u{1e}){0,8}"), 0..6)
+        ) {
+            let mut stream = Vec::new();
+            let mut lens = Vec::new();
+            for (is_text, payload) in &payloads {
+                let kind = if *is_text { MessageKind::Text } else { MessageKind::Binary };
+                let event = message(ID, kind, payload.as_bytes());
+                prop_assert!(is_event(event[0]));
+                lens.push(event.len());
+                stream.extend(event);
+            }
+            let mut at = 0;
+            for len in lens {
+                prop_assert_eq!(event_len(&stream[at..]), Some(len));
+                at += len;
+            }
+            let heard = read(&stream);
+            prop_assert_eq!(heard.len(), payloads.len());
+            for ((name, data, _), (is_text, payload)) in heard.iter().zip(&payloads) {
+                let plain = *is_text && !payload.contains('\r');
+                let data = if plain { data.clone().into_bytes() } else { STANDARD.decode(data).unwrap() };
+                prop_assert_eq!(name.is_empty(), plain);
+                prop_assert_eq!(data, payload.as_bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! A client that only receives opens an event stream (`text/event-stream`) where a path allows it: it hears what any channel hears,
+//! in the same bytes as all who listen; who comes back with `Last-Event-ID` hears what it missed and is entitled to, from
+//! whichever shard, or of a gap first; budgets, policies, closes and origins hold as for WebSockets; what it says goes up by POST
+//! with the stream's own token, and no other.
+
+use crate::support;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use pushring::internals::gateway::{Grant, HubDoor, Secret, patterns};
+use pushring::internals::hub;
+use pushring::{AttachOptions, Audience, Broker, Event, Message, MessageKind, Policy, Process, WebSocketRule};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Inbound, PATIENCE, broker, connect, recv};
+
+const PATH: &str = "/news:test:sys/";
+
+/// An event: its name, data and id, as they stand there.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Heard {
+    name: String,
+    data: String,
+    id: String,
+}
+
+struct Stream {
+    lines: BufReader<TcpStream>,
+    head: String,
+    /// Of the last event that had one.
+    last: String,
+    channel: String,
+}
+
+impl Stream {
+    fn request(address: SocketAddr, path: &str, fields: &str) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{fields}\r\n").unwrap();
+        let mut lines = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(lines.read_line(&mut head).unwrap() > 0, "{head}");
+        }
+        Self { lines, head, last: String::new(), channel: String::new() }
+    }
+
+    /// A stream whose first event has said which channel it is.
+    fn open(broker: &Broker, path: &str, fields: &str) -> Self {
+        let mut stream = Self::request(broker.address(), path, fields);
+        assert!(stream.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", stream.head);
+        let hello = stream.next();
+        assert_eq!(hello.name, "channel", "{hello:?}");
+        let data: Value = serde_json::from_str(&hello.data).unwrap();
+        stream.channel = format!("{}.{}", data["channel_id"], data["token"].as_str().unwrap());
+        stream
+    }
+
+    /// The next bytes up to an empty line; none where the stream has ended.
+    fn raw(&mut self) -> String {
+        let mut event = String::new();
+        while !event.ends_with("\n\n") {
+            if self.lines.read_line(&mut event).unwrap() == 0 {
+                return event;
+            }
+        }
+        event
+    }
+
+    /// The next event.
+    fn next(&mut self) -> Heard {
+        loop {
+            let raw = self.raw();
+            assert!(!raw.is_empty(), "the stream has ended");
+            let mut heard = Heard::default();
+            let mut data: Vec<&str> = Vec::new();
+            for line in raw.lines() {
+                match line.split_once(": ") {
+                    Some(("event", name)) => heard.name = name.into(),
+                    Some(("data", line)) => data.push(line),
+                    Some(("id", id)) => heard.id = id.into(),
+                    _ => {}
+                }
+            }
+            if !heard.id.is_empty() {
+                self.last = heard.id.clone();
+            }
+            if !data.is_empty() {
+                return Heard { data: data.join("\n"), ..heard };
+            }
+        }
+    }
+
+    fn text(&mut self) -> String {
+        let heard = self.next();
+        assert_eq!(heard.name, "", "{heard:?}");
+        heard.data
+    }
+
+    /// Hears the rest, which is the end.
+    fn ends(mut self) {
+        assert_eq!(self.raw(), "");
+    }
+
+    fn last_event(&self) -> String {
+        format!("Last-Event-ID: {}\r\n", self.last)
+    }
+}
+
+fn bound(broker: &Broker, options: AttachOptions) -> Process {
+    let process = broker.handle().process("news:test:sys", options).unwrap();
+    process.bind("/", WebSocketRule { sse: true, ..WebSocketRule::default() }).unwrap();
+    process
+}
+
+fn start() -> (Broker, Process) {
+    let broker = broker(support::driver(), |_| {});
+    let process = bound(&broker, AttachOptions::default());
+    (broker, process)
+}
+
+fn status(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    answer["HTTP/1.1 ".len()..][..3].to_owned()
+}
+
+#[test]
+fn listeners_hear_what_channels_hear_in_the_same_bytes() {
+    let (broker, news) = start();
+    let mut inbound = Inbound::default();
+    let (mut client, _) = inbound.open(&broker, &news);
+    let mut listeners = [Stream::open(&broker, PATH, ""), Stream::open(&broker, PATH, "")];
+    let head = &listeners[0].head;
+    for field in ["content-type: text/event-stream\r\n", "x-accel-buffering: no\r\n", "connection: close\r\n"] {
+        assert!(head.contains(field), "{head}");
+    }
+    inbound.opened(&news);
+    let second = inbound.opened(&news);
+    for text in ["hello", "two\nlines", "", " led by a space"] {
+        let outcome = news.broadcast(Message::text(text)).ask().send().unwrap().wait(PATIENCE).unwrap();
+        assert_eq!(outcome.sent, 3, "{outcome:?}");
+        assert_eq!(recv(&mut client).to_text().unwrap(), text);
+        assert!(listeners.iter_mut().all(|listener| listener.text() == text));
+    }
+    for (message, name) in [(Message::binary(&b"\x00\n\n"[..]), "binary"), (Message::text("a\rb"), "text")] {
+        let payload = message.payload().clone();
+        news.broadcast(message).send().unwrap();
+        for listener in &mut listeners {
+            let heard = listener.next();
+            assert_eq!((&*heard.name, STANDARD.decode(heard.data).unwrap()), (name, payload.to_vec()));
+        }
+    }
+    // Larger than what is copied, and to one alone.
+    let large = "x".repeat(200_000);
+    news.broadcast(Message::text(large.clone())).send().unwrap();
+    assert!(listeners.iter_mut().all(|listener| listener.text() == large));
+    news.push(second, Message::text("to one")).send().unwrap();
+    news.broadcast(Message::text("to all")).send().unwrap();
+    let mut heard = listeners.map(|mut listener| [listener.text(), listener.text_or_nothing()]);
+    heard.sort();
+    assert_eq!(heard[0][0], "to all");
+    assert_eq!(heard[1], ["to one", "to all"]);
+}
+
+impl Stream {
+    /// What has come already, if anything has.
+    fn text_or_nothing(&mut self) -> String {
+        self.lines.get_ref().set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let mut event = String::new();
+        while !event.ends_with("\n\n") {
+            if self.lines.read_line(&mut event).is_err() {
+                return String::new();
+            }
+        }
+        event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or_default().to_owned()
+    }
+}
+
+#[test]
+fn on_one_shard_all_events_are_the_same_bytes() {
+    let broker = broker(support::driver(), |config| config.shards = 1);
+    let news = bound(&broker, AttachOptions::default());
+    let mut listeners = [Stream::open(&broker, PATH, ""), Stream::open(&broker, PATH, "")];
+    for text in ["one", "two\nlines"] {
+        news.broadcast(Message::text(text)).send().unwrap();
+        let [first, second] = listeners.each_mut().map(Stream::raw);
+        assert_eq!(first, second);
+        assert!(first.starts_with("id: "), "{first}");
+    }
+}
+
+#[test]
+fn who_comes_back_hears_what_it_missed_from_any_shard() {
+    let (broker, news) = start();
+    // Somebody else stays, and others of other paths.
+    news.bind("/other", WebSocketRule { sse: true, ..WebSocketRule::default() }).unwrap();
+    let _other = Stream::open(&broker, "/news:test:sys/other", "");
+    let mut listener = Stream::open(&broker, PATH, "");
+    news.broadcast(Message::text("one")).send().unwrap();
+    assert_eq!(listener.text(), "one");
+    for round in 0..12 {
+        let last = listener.last_event();
+        drop(listener);
+        for number in 0..3 {
+            news.broadcast(Message::text(format!("{round} {number}"))).to(Audience::Path("/".into())).send().unwrap();
+            news.broadcast(Message::text("not yours")).to(Audience::Path("/other".into())).send().unwrap();
+        }
+        // The accepting shard is the kernel's choice: over so many rounds it is each.
+        listener = Stream::open(&broker, PATH, &last);
+        for number in 0..3 {
+            assert_eq!(listener.text(), format!("{round} {number}"));
+        }
+        news.broadcast(Message::text("live")).send().unwrap();
+        assert_eq!(listener.text(), "live");
+    }
+}
+
+#[test]
+fn what_cannot_be_known_is_a_gap_and_comes_first() {
+    let (broker, news) = start();
+    let mut inbound = Inbound::default();
+    let gap = |last: &str, why: &str| {
+        let mut listener = Stream::open(&broker, PATH, &format!("Last-Event-ID: {last}\r\n"));
+        let heard = listener.next();
+        assert_eq!((&*heard.name, &*heard.data), ("gap", &*format!(r#"{{"missed":null,"reason":"{why}"}}"#)), "{last}");
+    };
+    gap("of another server", "elsewhere");
+    let listener = Stream::open(&broker, PATH, "");
+    let own = listener.last.clone();
+    let (run, rest) = own.split_once('.').unwrap();
+    let (shard, count) = rest.split_once('.').unwrap();
+    gap(&format!("{:04x}.{rest}", u16::from_str_radix(run, 16).unwrap() ^ 1), "elsewhere");
+    gap(&format!("{run}.77.{count}"), "elsewhere");
+    gap(&format!("{run}.{shard}.{}", count.parse::<u64>().unwrap() + 1000), "trimmed");
+    gap(&format!("{run}.{shard}.0"), "trimmed");
+    // What was for one whom nobody knows by name is not given to the next.
+    while let Event::Opened(opened) = inbound.next(&news) {
+        if format!("{}.", opened.channel) == listener.channel[..=listener.channel.find('.').unwrap()] {
+            news.push(opened.channel, Message::text("for one")).ask().send().unwrap().wait(PATIENCE).unwrap();
+            break;
+        }
+    }
+    drop(listener);
+    gap(&own, "trimmed");
+    let mut fresh = Stream::open(&broker, PATH, "");
+    news.broadcast(Message::text("live")).send().unwrap();
+    assert_eq!(fresh.text(), "live", "who does not come back has no gap");
+}
+
+#[test]
+fn a_message_goes_up_with_the_streams_own_token() {
+    let (broker, mut news) = start();
+    let mut inbound = Inbound::default();
+    let listeners = [Stream::open(&broker, PATH, ""), Stream::open(&broker, PATH, "")];
+    let channels = [inbound.opened(&news), inbound.opened(&news)];
+    let post = |path: &str, channel: &str, mime: &str, body: &str| {
+        let (address, length) = (broker.address(), body.len());
+        status(
+            address,
+            &format!(
+                "POST {path} HTTP/1.1\r\nHost: {address}\r\nSSE-Channel: {channel}\r\nContent-Type: {mime}\r\n\
+                 Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            ),
+        )
+    };
+    // Over so many, each shard accepts one for the other.
+    for number in 0..16 {
+        let at = number % 2;
+        let (mime, kind) = [("text/plain", MessageKind::Text), ("image/png", MessageKind::Binary)][at];
+        assert_eq!(post(PATH, &listeners[at].channel, mime, &number.to_string()), "202");
+        match news.recv_blocking().unwrap() {
+            Event::Message { channel, kind: heard, payload } => {
+                assert!(listeners[at].channel.starts_with(&format!("{channel}.")) && channels.contains(&channel));
+                assert_eq!((heard, &*payload), (kind, number.to_string().as_bytes()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    news.bind("/other", WebSocketRule { sse: true, ..WebSocketRule::default() }).unwrap();
+    let (id, token) = listeners[0].channel.split_once('.').unwrap();
+    let (other_id, _) = listeners[1].channel.split_once('.').unwrap();
+    for (path, channel, expected) in [
+        (PATH, format!("{other_id}.{token}"), "404"),
+        (PATH, format!("{id}.{}", "A".repeat(22)), "404"),
+        (PATH, format!("99999.{token}"), "404"),
+        (PATH, "nonsense".into(), "400"),
+        ("/news:test:sys/other", listeners[0].channel.clone(), "404"),
+    ] {
+        assert_eq!(post(path, &channel, "text/plain", "x"), expected, "{channel} at {path}");
+    }
+    assert_eq!(post(PATH, &listeners[0].channel, "text/plain", "\u{feff}ok"), "202");
+    drop(listeners);
+}
+
+#[test]
+fn ends_are_told_and_the_stream_ends() {
+    let (broker, news) = start();
+    let mut inbound = Inbound::default();
+    let mut listener = Stream::open(&broker, PATH, "");
+    let channel = inbound.opened(&news);
+    news.push(channel, Message::text("before")).send().unwrap();
+    news.close(channel, 4000, "enough").send().unwrap();
+    assert_eq!(listener.text(), "before");
+    let close = listener.next();
+    assert_eq!((&*close.name, &*close.data), ("close", r#"{"code":4000,"reason":"enough"}"#));
+    listener.ends();
+    let closed = inbound.closed(&news);
+    assert_eq!((closed.channel, closed.code), (channel, 4000));
+    // Who leaves is gone.
+    let listener = Stream::open(&broker, PATH, "");
+    let channel = inbound.opened(&news);
+    drop(listener);
+    let closed = inbound.closed(&news);
+    assert_eq!((closed.channel, closed.code), (channel, 1006));
+    // Who says something behind its request is no listener.
+    let mut chatty = Stream::open(&broker, PATH, "");
+    chatty.lines.get_mut().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    inbound.closed(&news);
+    // A process that ends takes its listeners along.
+    let mut listener = Stream::open(&broker, PATH, "");
+    drop(news);
+    assert!(listener.next().data.starts_with(r#"{"code":1001"#));
+    listener.ends();
+}
+
+#[test]
+fn who_does_not_read_meets_its_budget_and_hears_whole_events() {
+    let broker = broker(support::driver(), |config| config.shard.outbound_bytes_max = 64 * 1024);
+    let news = bound(&broker, AttachOptions { policy: Policy::DropOldest, ..AttachOptions::default() });
+    let mut listener = Stream::open(&broker, PATH, "");
+    let text = "line\n".repeat(200);
+    let mut sent = 0_u32;
+    let mut push = |count| {
+        for _ in 0..count {
+            news.broadcast(Message::text(format!("{sent} {text}"))).send().unwrap();
+            sent += 1;
+        }
+        let probe = news.broadcast(Message::text("x")).ask().send().unwrap().wait(PATIENCE).unwrap();
+        (probe.queued > 0, sent)
+    };
+    // Until its socket is full; then more than its budget.
+    while !push(50).0 {}
+    let (_, sent) = push(200);
+    news.broadcast(Message::text("end")).send().unwrap();
+    let mut heard = Vec::new();
+    loop {
+        match listener.text() {
+            end if end == "end" => break,
+            between if between == "x" => {}
+            whole => {
+                let (number, rest) = whole.split_once(' ').unwrap();
+                assert_eq!(rest, text, "an event is whole or not there");
+                heard.push(number.parse::<u32>().unwrap());
+            }
+        }
+    }
+    assert!(heard.is_sorted() && heard.len() < sent as usize);
+}
+
+#[test]
+fn comments_keep_a_silent_stream_alive() {
+    let broker = broker(support::driver(), |config| config.shard.ping_interval_ms = 200);
+    let _news = bound(&broker, AttachOptions::default());
+    let mut listener = Stream::open(&broker, PATH, "");
+    for _ in 0..5 {
+        assert_eq!(listener.raw(), ":\n\n", "it is never let go of for its silence");
+    }
+}
+
+#[test]
+fn pages_of_listed_origins_may_read_and_others_may_not() {
+    let broker = broker(support::driver(), |config| {
+        config.settings.origins = vec!["https://app.example".into()];
+    });
+    let _news = bound(&broker, AttachOptions::default());
+    let listed = Stream::open(&broker, PATH, "Origin: https://app.example\r\n");
+    assert!(listed.head.contains("access-control-allow-origin: https://app.example\r\n"), "{}", listed.head);
+    assert!(listed.head.contains("access-control-allow-credentials: true\r\n") && listed.head.contains("vary: Origin"));
+    let other = Stream::open(&broker, PATH, "Origin: https://other.example\r\n");
+    assert!(!other.head.contains("access-control"), "{}", other.head);
+    let preflight = |origin: &str| {
+        let address = broker.address();
+        let field = "Access-Control-Request-Method: POST";
+        status(address, &format!("OPTIONS {PATH} HTTP/1.1\r\nHost: {address}\r\nOrigin: {origin}\r\n{field}\r\n\r\n"))
+    };
+    assert_eq!((preflight("https://app.example"), preflight("https://other.example")), ("204".into(), "403".into()));
+}
+
+#[test]
+fn only_where_the_path_allows_it_and_only_who_may_enter() {
+    let broker = broker(support::driver(), |_| {});
+    let plain = support::process(&broker, "plain", AttachOptions::default());
+    plain.bind("/private", WebSocketRule { sse: true, authenticated: true, ..WebSocketRule::default() }).unwrap();
+    let answer = |path: &str| Stream::request(broker.address(), path, "").head;
+    assert!(answer("/plain:test:sys/").starts_with("HTTP/1.1 404"));
+    assert!(answer("/plain:test:sys/private").starts_with("HTTP/1.1 401"));
+    drop(connect(&broker, "/plain:test:sys/"));
+}
+
+const KEY: &[u8] = b"the secret of the hub, which is another";
+
+fn token(mut claims: Value) -> String {
+    claims["aud"] = "pushring-hub".into();
+    let signed = [json!({"alg": "HS256"}), claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(KEY).unwrap();
+    mac.update(signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+}
+
+#[test]
+fn at_the_hub_the_query_names_topics_and_the_token_allows_them() {
+    let broker = broker(support::driver(), |config| {
+        let grant = Grant { may_subscribe: patterns(&["public.*".to_owned()]).unwrap(), ..Grant::default() };
+        config.settings.hub = Some(Arc::new(HubDoor {
+            secret: Some(Secret::new(KEY).unwrap()),
+            audience: "pushring-hub".into(),
+            open: Some(Arc::new(grant)),
+        }));
+    });
+    hub::start_with(&broker.handle(), true).unwrap();
+    let options = pushring::internals::push_api::Options {
+        token: pushring::internals::push_api::Token::new("a token of the tests").unwrap(),
+        process: Some(hub::PROCESS.parse().unwrap()),
+    };
+    pushring::internals::push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
+    let publish = |to: Value, text: &str| {
+        let (address, body) = (broker.address(), json!({"to": to, "text": text, "outcome": true}).to_string());
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(
+            stream,
+            "POST /push:pushring:sys/api/push HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer a token of the tests\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let heard_by_one = |to: Value, text: &str| while !publish(to.clone(), text).contains("\"sent\":1") {};
+    let refused = Stream::request(broker.address(), "/hub?topic=private", "").head;
+    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    let mut open = Stream::open(&broker, "/hub?topic=public.a&topic=public.b", "");
+    // Its subscriptions are the hub's to make: once they are made, it hears.
+    heard_by_one(json!({"topic": "public.a"}), "a");
+    heard_by_one(json!({"topic": "public.b"}), "b");
+    assert_eq!([open.text(), open.text()], ["a", "b"]);
+    let last = open.last_event();
+    drop(open);
+    while !publish(json!({"topic": "public.a"}), "x").contains("404") {}
+    publish(json!({"topic": "public.c"}), "not subscribed to");
+    let mut back = Stream::open(&broker, "/hub?topic=public.a", &last);
+    let mut missed = back.next();
+    while missed.data == "x" && missed.name.is_empty() {
+        heard_by_one(json!({"topic": "public.a"}), "live");
+        missed = back.next();
+    }
+    assert_eq!((&*missed.name, &*missed.data), ("", "live"));
+
+    let bearer = format!("Authorization: Bearer {}\r\n", token(json!({"sub": "ann", "topics": ["room.7"]})));
+    let mut ann = Stream::open(&broker, "/hub", &bearer);
+    heard_by_one(json!({"topic": "room.7"}), "to the room");
+    heard_by_one(json!({"user": "ann"}), "to ann");
+    assert_eq!([ann.text(), ann.text()], ["to the room", "to ann"]);
+    let last = ann.last_event();
+    // Somebody else who knows the place gets nothing of hers.
+    let bob = format!("Authorization: Bearer {}\r\n{last}", token(json!({"sub": "bob", "topics": ["room.8"]})));
+    let mut bob = Stream::open(&broker, "/hub", &bob);
+    heard_by_one(json!({"user": "ann"}), "again to ann");
+    heard_by_one(json!({"user": "bob"}), "to bob");
+    assert_eq!(bob.text(), "to bob");
+    assert_eq!(ann.text(), "again to ann");
+    let expired = format!("Authorization: Bearer {}\r\n", token(json!({"exp": 1})));
+    assert!(Stream::request(broker.address(), "/hub", &expired).head.starts_with("HTTP/1.1 401"));
+}
