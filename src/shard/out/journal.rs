@@ -11,6 +11,7 @@
 use super::kept::KeptFrames;
 use super::range::Range;
 use crate::shard::memory::SharedCharge;
+use crate::shard::owners::topics::{Claim, Topic};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -60,14 +61,22 @@ struct JournalEntry {
     at_ms: u64,
 }
 
+/// An audience that somebody has left.
+struct DepartedAudience {
+    /// Until when it is waited for.
+    until_ms: u64,
+    /// Keeps a topic's messages coming to this shard.
+    claim: Option<Claim>,
+}
+
 /// See the module.
 pub(in crate::shard) struct Journal {
     entries: VecDeque<JournalEntry>,
     /// The count of the first of them, or of the next one.
     first: u64,
     listeners: usize,
-    /// Audiences that somebody has left, and until when they are waited for.
-    left: HashMap<ListenerAudience, u64>,
+    /// Audiences that somebody has left.
+    left: HashMap<ListenerAudience, DepartedAudience>,
     charge: SharedCharge,
     charged_bytes: usize,
 }
@@ -121,14 +130,14 @@ impl Journal {
     pub fn leave(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>, until_ms: u64) {
         self.listeners -= 1;
         for audience in audiences {
-            self.wait_for(audience, until_ms);
+            self.wait_for(audience, until_ms, None);
         }
     }
 
     /// An audience is waited for, though nobody of it listens.
-    pub fn wait_for(&mut self, audience: ListenerAudience, until_ms: u64) {
+    pub fn wait_for(&mut self, audience: ListenerAudience, until_ms: u64, claim: Option<Claim>) {
         if self.left.len() < LEFT_MAX || self.left.contains_key(&audience) {
-            self.left.insert(audience, until_ms);
+            self.left.insert(audience, DepartedAudience { until_ms, claim });
         } else {
             // Whoever comes back from before now is told that something may be missing.
             self.entries.clear();
@@ -138,7 +147,12 @@ impl Journal {
 
     /// Whether somebody is waited for who would hear this.
     pub fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
-        self.left.get(audience).is_some_and(|&until_ms| now_ms <= until_ms)
+        self.left.get(audience).is_some_and(|left| now_ms <= left.until_ms)
+    }
+
+    /// The topic of this name, if it is waited for.
+    pub fn topic(&self, name: &Arc<str>) -> Option<&Arc<Topic>> {
+        Some(self.left.get(&ListenerAudience::Topic(name.clone()))?.claim.as_ref()?.topic())
     }
 
     /// Lets go of what came before `before_ms`, or is not kept any more, and of those who have not come back. Returns whether
@@ -149,7 +163,7 @@ impl Journal {
         {
             self.forget_first();
         }
-        self.left.retain(|_, until_ms| now_ms <= *until_ms);
+        self.left.retain(|_, left| now_ms <= left.until_ms);
         self.listeners == 0 && self.left.is_empty()
     }
 
@@ -187,7 +201,7 @@ impl Journal {
 
     /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
     pub fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
-        let left_bytes = self.left.capacity() * size_of::<(ListenerAudience, u64)>();
+        let left_bytes = self.left.capacity() * size_of::<(ListenerAudience, DepartedAudience)>();
         let bytes = size_of::<Self>() + self.entries.capacity() * size_of::<JournalEntry>() + left_bytes;
         if bytes != self.charged_bytes {
             (self.charge, self.charged_bytes) = (charge(bytes), bytes);
@@ -262,10 +276,10 @@ mod tests {
         let (kept, mut journal) = (KeptFrames::default(), Journal::new(0));
         let last = journal.next() - 1;
         for number in 0..LEFT_MAX {
-            journal.wait_for(path(&number.to_string()), 50);
+            journal.wait_for(path(&number.to_string()), 50, None);
         }
         assert!(!journal.since(last, 1 << 20, &kept, of_a).has_gap);
-        journal.wait_for(path("one more"), 50);
+        journal.wait_for(path("one more"), 50, None);
         assert!(journal.since(last, 1 << 20, &kept, of_a).has_gap);
     }
 }

@@ -14,6 +14,7 @@ use crate::shard::out::journal::{ListenerAudience, Journal};
 use crate::shard::out::keeping::ResumeHolder;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
 use crate::shard::out::range::Range;
+use crate::shard::owners::topics::Claim;
 use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
 use crate::shard::work::copy_ns;
@@ -126,10 +127,10 @@ impl Shard {
     }
 
     /// A listener of this topic leaves with its connection, and may come back for it.
-    pub(in crate::shard) fn wait_for_topic(&mut self, place: u32, topic: ListenerAudience) {
+    pub(in crate::shard) fn wait_for_topic(&mut self, place: u32, topic: ListenerAudience, claim: Claim) {
         let until_ms = self.waits_until_ms();
         if let Some(journal) = self.out.journals.get_mut(&self.owners[place].owner.id) {
-            journal.wait_for(topic, until_ms);
+            journal.wait_for(topic, until_ms, Some(claim));
         }
     }
 

@@ -53,7 +53,7 @@ impl Shard {
     }
 
     /// Returns whether the channel is subscribed now.
-    fn join(&mut self, channel: ChannelId, slot: Slot, claim: TopicClaim) -> bool {
+    pub(in crate::shard) fn join(&mut self, channel: ChannelId, slot: Slot, claim: Claim) -> bool {
         let Some(place) = self.table[slot].channel().map(|channel| channel.owner) else { return false };
         let owner = self.owners[place].owner.clone();
         let name = claim.topic().name().clone();
@@ -92,12 +92,15 @@ impl Shard {
     pub(in crate::shard) fn leave_topics(&mut self, place: u32, slot: Slot, channel: ChannelId) {
         let shard = self.owners.shard();
         let owner = self.owners[place].owner.clone();
-        let may_come_back = self.table[slot].flags.has(Flag::Sse);
+        if self.table[slot].flags.has(Flag::Sse) {
+            // It may come back: what is published meanwhile has to come here.
+            for topic in self.owners[place].subscriptions.listed(slot) {
+                let claim = owner.topics.hold(&topic, shard);
+                self.wait_for_topic(place, ListenerAudience::Topic(topic.name().clone()), claim);
+            }
+        }
         while let Some(topic) = self.owners[place].subscriptions.leave_last(shard, slot, &owner.topics) {
             self.work.spend(work::SUBSCRIBE_NS);
-            if may_come_back {
-                self.wait_for_topic(place, ListenerAudience::Topic(topic.name().clone()));
-            }
             self.has_left(place, channel, &topic);
         }
     }

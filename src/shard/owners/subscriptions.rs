@@ -139,6 +139,12 @@ impl Subscriptions {
         topics
     }
 
+    /// The topics of a channel.
+    pub fn listed(&self, slot: Slot) -> Vec<Arc<Topic>> {
+        let places = self.of_channel.get(&slot).into_iter().flatten();
+        places.map(|place| self.lists[place.list as usize].topic.clone()).collect()
+    }
+
     /// Of how many topics a channel is a subscriber.
     pub fn count_of(&self, slot: Slot) -> usize {
         self.of_channel.get(&slot).map_or(0, Vec::len)

@@ -152,6 +152,12 @@ impl Topics {
         &self.subscriptions
     }
 
+    /// Counts one more into a topic that somebody of the shard is counted in, so it is listed: without a lock.
+    pub fn hold(self: &Arc<Self>, topic: &Arc<Topic>, shard: u32) -> Claim {
+        self.count_in(topic, shard);
+        Claim { topics: self.clone(), topic: Some(topic.clone()), shard }
+    }
+
     /// Counts a channel of a shard out of a topic.
     pub(super) fn leave(&self, topic: &Arc<Topic>, shard: u32) {
         topic.on(shard).count.fetch_sub(1, Ordering::Relaxed);

@@ -8,6 +8,7 @@
 use super::arrival::{StreamWish, Upgraded};
 use super::said::SaidMessage;
 use super::slot::Slot;
+use crate::channel::ChannelId;
 use crate::gateway::{Grant, OwnerId};
 use crate::http::PreparedResponse;
 use crate::proto::{self, MessageKind, Payload};
@@ -18,6 +19,7 @@ use crate::shard::event::{ControlKind, Event, RequestId};
 use crate::shard::out::journal::{ListenerAudience, Journal, Replay, Standing};
 use crate::shard::out::keeping::ResumeHolder;
 use crate::shard::out::listeners::Listener;
+use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::Flag;
 use crate::shard::table::opening::Opening;
 use crate::shard::work;
@@ -74,6 +76,9 @@ impl Shard {
         self.out.journals.entry(owner.id).or_insert_with(|| Journal::new(now_ms)).enter();
         let replay = self.missed(owner.id, &bound_path, &holder, grant.as_deref(), stream);
         self.out.listeners.insert(slot, Listener { holder, token });
+        if let Some(grant) = &grant {
+            self.rejoin(slot, id, &owner, grant);
+        }
         let from = EventId { run: self.keys.run(), shard: self.index(), count: replay.from };
         let retry_ms = RETRY_MS.start + self.intake.random() % (RETRY_MS.end - RETRY_MS.start);
         self.append_event(slot, &sse::hello(id, &token.text(), from, retry_ms));
@@ -86,6 +91,19 @@ impl Shard {
         }
         for range in replay.ranges {
             self.append_again(slot, range);
+        }
+    }
+
+    /// Who comes back to topics is subscribed to them at once: its process would do so a moment later, and what is published
+    /// between is neither missed nor live.
+    fn rejoin(&mut self, slot: Slot, id: ChannelId, owner: &Arc<Owner>, grant: &Grant) {
+        let of_user = grant.user.as_deref().and_then(topic::of_user).map(Arc::from);
+        for name in of_user.iter().chain(&grant.topics) {
+            let topic = self.out.journals.get(&owner.id).and_then(|journal| journal.topic(name)).cloned();
+            if let Some(topic) = topic {
+                let claim = owner.topics.hold(&topic, self.index());
+                self.join(id, slot, claim);
+            }
         }
     }
 
