@@ -33,9 +33,9 @@ pub enum Entry<'s> {
         forwarded_for: Option<String>,
     },
     /// A channel that only receives, on a bound path: answer with an event stream, then tell the owner.
-    Stream(Box<Upgrade<'s>>),
+    Stream(Box<BoundUpgrade<'s>>),
     /// A message from the client of such a channel.
-    Say(Box<Upgrade<'s>>),
+    Say(Box<BoundUpgrade<'s>>),
     /// Ask the owner.
     Dynamic(Box<Dynamic<'s>>),
     /// A password to check. The body is at most 16 KiB, which [`LoginRequest::credentials`] sees to.
@@ -225,10 +225,10 @@ impl<'s> JudgedRequest<'s, '_, '_> {
     }
 
     /// What concerns event streams, judged as an upgrade is.
-    fn stream(&self, ask: sse::SseAsk, binding: &'s WebSocketBinding) -> Judged<Entry<'s>> {
+    fn stream(&self, ask: sse::SseAsk, binding: &'s WebSocketBinding) -> EntryResult<Entry<'s>> {
         let origin = listed_origin(self.head, &self.snapshot.settings);
         if ask == sse::SseAsk::Preflight {
-            let refused = || Response::text(403, "the page's Origin is not on the allow-list");
+            let refused = || PreparedResponse::text(403, "the page's Origin is not on the allow-list");
             return Err(origin.map_or_else(refused, sse::preflight));
         }
         let entry = self.upgrade(binding).map_err(|refusal| sse::shared_with(refusal, origin))?;
@@ -239,8 +239,10 @@ impl<'s> JudgedRequest<'s, '_, '_> {
         }
         if let Some(grant) = upgrade.grant.take() {
             // The client cannot ask for topics later.
-            let named = query::all(self.head.target.query, "topic");
-            let grant = grant.with_topics(named).map_err(|why| sse::shared_with(Response::text(403, why), origin))?;
+            let query = self.head.target.query;
+            let named = grant.for_stream(query::all(query, "topic"), query::param(query, "envelope").is_some());
+            let refused = |why| sse::shared_with(PreparedResponse::text(403, why), origin);
+            let grant = named.map_err(refused)?;
             upgrade.grant = Some(Arc::new(grant));
         }
         Ok(Entry::Stream(Box::new(upgrade)))

@@ -75,6 +75,8 @@ pub struct Grant {
     pub may_publish: Vec<TopicPattern>,
     /// The second after 1970 from which all that is over; none: never.
     pub expires_unix_s: Option<u64>,
+    /// Its topics are all that it will ever be subscribed to: of an event stream, whose client names them when it comes back.
+    pub is_fixed: bool,
 }
 
 /// Names of topics: one, or all that begin alike (`public.*`; `*` is all).
@@ -205,6 +207,7 @@ impl HubDoor {
             may_subscribe: patterns(&claims.may_subscribe).ok_or(TokenError::Malformed)?,
             may_publish: patterns(&claims.may_publish).ok_or(TokenError::Malformed)?,
             expires_unix_s: self.end_unix_s(claims.exp, now_unix_s),
+            is_fixed: false,
         })
     }
 
@@ -267,17 +270,24 @@ impl HeapBytes for Grant {
 }
 
 impl Grant {
-    /// The same, subscribed at once to these too.
+    /// The same, subscribed at once to these too and to nothing else later, with an envelope or without.
     ///
     /// # Errors
     /// Why it may not be, in one sentence.
-    pub(super) fn with_topics(&self, names: Vec<String>) -> Result<Self, &'static str> {
-        let mut grant = self.clone();
+    pub(super) fn for_stream(&self, names: Vec<String>, envelope: bool) -> Result<Self, &'static str> {
+        let mut grant = Self { is_fixed: true, ..self.clone() };
+        let mut named = Vec::with_capacity(names.len());
         for name in names {
-            if topic::check(&name).is_err() || !grant.may_subscribe(&name) {
+            if topic::check(&name).is_err() || !self.may_subscribe(&name) {
                 return Err("one of these topics may not be subscribed to");
             }
-            grant.topics.push(name.into());
+            named.push(Arc::from(name));
+        }
+        grant.topics.extend(named);
+        if envelope {
+            let twins = grant.topics.iter().map(|name| topic::enveloped(name).map(Arc::from));
+            grant.topics =
+                twins.collect::<Option<_>>().ok_or("the name of one of these topics is too long for an envelope")?;
         }
         if grant.topics.len() > TOPICS_MAX {
             return Err("that is more topics than a channel may have");
@@ -287,6 +297,9 @@ impl Grant {
 
     /// Whether it may subscribe to a topic: one that its token subscribes to, or allows.
     pub fn may_subscribe(&self, name: &str) -> bool {
+        if self.is_fixed {
+            return false;
+        }
         self.topics.iter().any(|topic| &**topic == name)
             || self.may_subscribe.iter().any(|pattern| pattern.matches(name))
     }

@@ -138,8 +138,7 @@ const ENVELOPE: &str = "\u{1e}envelope/";
 
 /// The name under which a topic is subscribed to with an envelope. None: it would be too long.
 pub fn twin(name: &str) -> Option<String> {
-    let twin = format!("{ENVELOPE}{name}");
-    topic::check(&twin).is_ok().then_some(twin)
+    topic::enveloped(name)
 }
 
 /// What a topic is called that a channel is subscribed to, in either form. None: it is the broker's own.

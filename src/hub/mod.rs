@@ -292,7 +292,7 @@ impl Hub {
         let settings = self.broker.settings();
         let Some(door) = settings.hub.as_ref() else { return Ok(Err("forbidden")) };
         let grant = match door.open(token, clock::unix_s()) {
-            Ok(grant) => Arc::new(grant),
+            Ok(grant) => grant,
             Err(TokenError::KeysPending) => return Ok(Err("later")),
             Err(_) => return Ok(Err("token")),
         };
@@ -308,7 +308,7 @@ impl Hub {
             self.answer(channel, &grammar::done("unsubscribed", &name.into(), None))?;
         }
         let expires = grant.expires_unix_s;
-        self.hold(channel, grant);
+        self.hold(channel, Arc::new(Grant { is_fixed: before.is_fixed, ..grant }));
         Ok(Ok(("renewed", expires.into())))
     }
 

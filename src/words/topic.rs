@@ -36,6 +36,13 @@ pub fn of_user(user: &str) -> Option<String> {
     (1..=USER_BYTES_MAX).contains(&user.len()).then(|| format!("{RESERVED}user/{user}"))
 }
 
+/// The topic of those who want another's messages with an envelope. None: its name would be too long.
+#[cfg_attr(not(feature = "driver"), allow(dead_code))]
+pub fn enveloped(name: &str) -> Option<String> {
+    let twin = format!("{RESERVED}envelope/{name}");
+    check(&twin).is_ok().then_some(twin)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,7 @@ use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::table::arrival::{ResumeWish, StreamWish, Upgraded};
 use crate::shard::table::connection::{ConnectionPhase, Flag, Linger, Registering};
 use crate::shard::table::opening::Opening;
-use crate::shard::table::said::Said;
+use crate::shard::table::said::SaidMessage;
 use crate::shard::table::slot::Slot;
 use crate::shard::table::stopping;
 use crate::shard::work;
@@ -119,7 +119,7 @@ impl Shard {
                 self.ask(slot, owner, timeout_s, ask, body);
             }
             Some(Decision::Say { timeout_s, message }) => {
-                self.table[slot].phase = Phase::Http(exchange);
+                self.table[slot].phase = ConnectionPhase::Http(exchange);
                 self.take_message(slot, timeout_s, message);
             }
             Some(Decision::Upgrade { response, ws, target }) => {
@@ -243,9 +243,10 @@ impl Shard {
                 }
             }
             Entry::Say(entry) => match sse::said_by(&request.head) {
-                None => {
-                    Decision::Answer(PreparedResponse::text(400, "sse-channel is ID.TOKEN, as the stream's first event says"))
-                }
+                None => Decision::Answer(PreparedResponse::text(
+                    400,
+                    "sse-channel is ID.TOKEN, as the stream's first event says",
+                )),
                 Some((channel, token)) => {
                     let holder = ResumeHolder { user: wish_of(&entry).user, path: entry.path.into() };
                     let (kind, payload) = (kind_of(&request.head), request.body);
@@ -253,9 +254,11 @@ impl Shard {
                     Decision::Say { timeout_s: SAID_TIMEOUT_S, message }
                 }
             },
-            Entry::Register { forwarded_for } => {
-                self.handshake(&request.head, UpgradeTarget::Register { forwarded_for: forwarded_for.map(Into::into) }, false)
-            }
+            Entry::Register { forwarded_for } => self.handshake(
+                &request.head,
+                UpgradeTarget::Register { forwarded_for: forwarded_for.map(Into::into) },
+                false,
+            ),
             Entry::Dynamic(dynamic) => Decision::Ask {
                 owner: dynamic.owner,
                 timeout_s: dynamic.timeout_s,
@@ -276,13 +279,13 @@ impl Shard {
     }
 
     /// A message of a client that only receives: its process is told on the shard of its channel.
-    fn take_message(&mut self, slot: Slot, timeout_s: u32, message: Message) {
-        let Message { owner, channel, token, holder, kind, payload } = message;
+    fn take_message(&mut self, slot: Slot, timeout_s: u32, message: UpwardMessage) {
+        let UpwardMessage { owner, channel, token, holder, kind, payload } = message;
         if kind == MessageKind::Text && std::str::from_utf8(&payload).is_err() {
-            return self.answer(slot, Response::text(400, "the content type is text, and this is no UTF-8"));
+            return self.answer(slot, PreparedResponse::text(400, "the content type is text, and this is no UTF-8"));
         }
         if let Some((request, _)) = self.wait_for_answer(slot, owner, timeout_s) {
-            self.say(Said { request, owner, channel, token, holder, kind, payload });
+            self.say(SaidMessage { request, owner, channel, token, holder, kind, payload });
         }
     }
 
@@ -573,7 +576,7 @@ impl Shard {
 }
 
 /// What a channel that may outlive its connection, or only receives, is opened with.
-fn wish_of(entry: &gateway::Upgrade<'_>) -> ResumeWish {
+fn wish_of(entry: &gateway::BoundUpgrade<'_>) -> ResumeWish {
     let of_grant = entry.grant.as_ref().and_then(|grant| grant.user.as_deref());
     ResumeWish {
         user: of_grant.or(entry.user).map(Into::into),
@@ -585,11 +588,22 @@ fn wish_of(entry: &gateway::Upgrade<'_>) -> ResumeWish {
 }
 
 /// Where a request that was let in opens a channel. None: its process is gone.
-fn target_of(directory: &Directory, entry: gateway::Upgrade<'_>, wish: Option<ResumeWish>) -> Option<UpgradeTarget> {
+fn target_of(
+    directory: &Directory,
+    entry: gateway::BoundUpgrade<'_>,
+    wish: Option<ResumeWish>,
+) -> Option<UpgradeTarget> {
     let owner = directory.owners.get(&entry.owner).cloned()?;
     let bound_path = if entry.bound_path.is_empty() { "/".into() } else { entry.bound_path.into() };
     let forwarded_for = entry.forwarded_for.map(Into::into);
-    Some(UpgradeTarget::Bound { owner, bound_path, path: entry.path.into(), forwarded_for, extension: entry.extension, wish })
+    Some(UpgradeTarget::Bound {
+        owner,
+        bound_path,
+        path: entry.path.into(),
+        forwarded_for,
+        extension: entry.extension,
+        wish,
+    })
 }
 
 /// What a message is that comes as a body: Text, if its media type says so or it is JSON.

@@ -11,7 +11,7 @@
 use super::kept::KeptFrames;
 use super::range::Range;
 use crate::shard::memory::SharedCharge;
-use crate::shard::owners::topics::{Claim, Topic};
+use crate::shard::owners::topics::{Topic, TopicClaim};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ struct DepartedAudience {
     /// Until when it is waited for.
     until_ms: u64,
     /// Keeps a topic's messages coming to this shard.
-    claim: Option<Claim>,
+    claim: Option<TopicClaim>,
 }
 
 /// See the module.
@@ -135,7 +135,7 @@ impl Journal {
     }
 
     /// An audience is waited for, though nobody of it listens.
-    pub fn wait_for(&mut self, audience: ListenerAudience, until_ms: u64, claim: Option<Claim>) {
+    pub fn wait_for(&mut self, audience: ListenerAudience, until_ms: u64, claim: Option<TopicClaim>) {
         if self.left.len() < LEFT_MAX || self.left.contains_key(&audience) {
             self.left.insert(audience, DepartedAudience { until_ms, claim });
         } else {
@@ -168,7 +168,13 @@ impl Journal {
     }
 
     /// What whoever heard event `last` has missed of that `standing` entitles it to: the newest, at most `bytes_max`.
-    pub fn since(&self, last: u64, bytes_max: usize, kept: &KeptFrames, standing: impl Fn(&ListenerAudience) -> Standing) -> Replay {
+    pub fn since(
+        &self,
+        last: u64,
+        bytes_max: usize,
+        kept: &KeptFrames,
+        standing: impl Fn(&ListenerAudience) -> Standing,
+    ) -> Replay {
         let newest = self.next() - 1;
         if last > newest {
             return Replay { ranges: Vec::new(), from: newest, has_gap: true };

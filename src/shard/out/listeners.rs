@@ -9,12 +9,12 @@ use crate::resume::{self, ResumeToken};
 use crate::shard::command::{Policy, PushKind};
 use crate::shard::core::Shard;
 use crate::shard::memory::SharedCharge;
-use crate::shard::out::broadcast::{UnfinishedBroadcast, Encoding, Forms};
-use crate::shard::out::journal::{ListenerAudience, Journal};
+use crate::shard::out::broadcast::{Encoding, Forms, UnfinishedBroadcast};
+use crate::shard::out::journal::{Journal, ListenerAudience};
 use crate::shard::out::keeping::ResumeHolder;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
 use crate::shard::out::range::Range;
-use crate::shard::owners::topics::Claim;
+use crate::shard::owners::topics::TopicClaim;
 use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
 use crate::shard::work::copy_ns;
@@ -127,7 +127,7 @@ impl Shard {
     }
 
     /// A listener of this topic leaves with its connection, and may come back for it.
-    pub(in crate::shard) fn wait_for_topic(&mut self, place: u32, topic: ListenerAudience, claim: Claim) {
+    pub(in crate::shard) fn wait_for_topic(&mut self, place: u32, topic: ListenerAudience, claim: TopicClaim) {
         let until_ms = self.waits_until_ms();
         if let Some(journal) = self.out.journals.get_mut(&self.owners[place].owner.id) {
             journal.wait_for(topic, until_ms, Some(claim));

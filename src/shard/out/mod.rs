@@ -27,7 +27,7 @@ mod waiting;
 mod window;
 
 use self::deflate::Contexts;
-use self::journal::{ListenerAudience, Journal, Replay, Standing};
+use self::journal::{Journal, ListenerAudience, Replay, Standing};
 use self::keeping::{Keeping, Keepings};
 use self::listeners::Listener;
 use self::outbound::Spares;

@@ -14,7 +14,7 @@ use crate::shard::event::{ClosedBy, Event};
 use crate::shard::memory::SharedCharge;
 use crate::shard::out::broadcast::{Encoding, Forms, Reached, UnfinishedBroadcast, opcode};
 use crate::shard::out::frame::FrameParts;
-use crate::shard::out::journal::Audience;
+use crate::shard::out::journal::ListenerAudience;
 use crate::shard::out::waiting::{SharedPart, Watch};
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::directory::Owner;
@@ -35,10 +35,10 @@ const NOT_AT_ONCE: u32 = ASIDE | Flag::Sse.bit();
 
 /// Whom a broadcast is for, and how.
 #[derive(Clone, Copy)]
-struct To<'a> {
+struct BroadcastTo<'a> {
     owner: OwnerId,
     /// Of those who listen to event streams.
-    heard_by: Option<&'a Audience>,
+    heard_by: Option<&'a ListenerAudience>,
     policy: Option<Policy>,
     part: Option<&'a SharedPart>,
 }
@@ -140,10 +140,10 @@ impl Shard {
             copy_bytes_max,
         );
         let heard_by = self.out.journals.contains_key(&owner).then(|| match &audience {
-            ShardAudience::Channels(_) => Audience::Listed,
-            ShardAudience::Path(path) => Audience::Path(path.as_ref().into()),
-            ShardAudience::Topic(topic) => Audience::Topic(topic.name().clone()),
-            ShardAudience::Process => Audience::Process,
+            ShardAudience::Channels(_) => ListenerAudience::Listed,
+            ShardAudience::Path(path) => ListenerAudience::Path(path.as_ref().into()),
+            ShardAudience::Topic(topic) => ListenerAudience::Topic(topic.name().clone()),
+            ShardAudience::Process => ListenerAudience::Process,
         });
         let reached = match audience {
             ShardAudience::Channels(channels) => Reached::Named(channels.into_iter()),
@@ -226,7 +226,7 @@ impl Shard {
         true
     }
 
-    fn offer_form(&mut self, slot: Slot, forms: &mut Forms, to: To<'_>, since: Option<u32>) -> Fate {
+    fn offer_form(&mut self, slot: Slot, forms: &mut Forms, to: BroadcastTo<'_>, since: Option<u32>) -> Fate {
         if let Some(audience) = to.heard_by
             && self.table.get(slot).is_some_and(|connection| connection.flags.has(Flag::Sse))
         {

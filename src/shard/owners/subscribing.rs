@@ -53,7 +53,7 @@ impl Shard {
     }
 
     /// Returns whether the channel is subscribed now.
-    pub(in crate::shard) fn join(&mut self, channel: ChannelId, slot: Slot, claim: Claim) -> bool {
+    pub(in crate::shard) fn join(&mut self, channel: ChannelId, slot: Slot, claim: TopicClaim) -> bool {
         let Some(place) = self.table[slot].channel().map(|channel| channel.owner) else { return false };
         let owner = self.owners[place].owner.clone();
         let name = claim.topic().name().clone();

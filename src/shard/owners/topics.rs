@@ -153,9 +153,9 @@ impl Topics {
     }
 
     /// Counts one more into a topic that somebody of the shard is counted in, so it is listed: without a lock.
-    pub fn hold(self: &Arc<Self>, topic: &Arc<Topic>, shard: u32) -> Claim {
+    pub fn hold(self: &Arc<Self>, topic: &Arc<Topic>, shard: u32) -> TopicClaim {
         self.count_in(topic, shard);
-        Claim { topics: self.clone(), topic: Some(topic.clone()), shard }
+        TopicClaim { topics: self.clone(), topic: Some(topic.clone()), shard }
     }
 
     /// Counts a channel of a shard out of a topic.

@@ -16,7 +16,7 @@ use crate::resume::MARK;
 use crate::shard::command::{Command, RespondCommand};
 use crate::shard::core::{Errand, Shard};
 use crate::shard::event::{ControlKind, Event, RequestId};
-use crate::shard::out::journal::{ListenerAudience, Journal, Replay, Standing};
+use crate::shard::out::journal::{Journal, ListenerAudience, Replay, Standing};
 use crate::shard::out::keeping::ResumeHolder;
 use crate::shard::out::listeners::Listener;
 use crate::shard::owners::directory::Owner;

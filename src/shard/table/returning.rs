@@ -44,7 +44,7 @@ impl Shard {
     }
 
     /// The shard that holds what a client comes back for, if any does: then it is counted there.
-    pub(in crate::shard) fn goes_to(&self, wish: &Wish) -> Option<u32> {
+    pub(in crate::shard) fn goes_to(&self, wish: &ResumeWish) -> Option<u32> {
         match wish.stream {
             Some(stream) => self.shard_of_last(stream),
             None => self.returns_to(wish).map(|channel| channel.shard(self.shards)),
