@@ -51,6 +51,8 @@ export interface Options {
   /** What is kept of our own messages until the server has them [1,000, and 1 MiB]. */
   outboxMessagesMax?: number;
   outboxBytesMax?: number;
+  /** `EventStream` of `@pushring/client/sse`: used where two upgrades in a row have failed and none has ever succeeded. */
+  fallback?: unknown;
   /** Where the platform has none, or in tests. */
   WebSocket?: unknown;
   random?(): number;

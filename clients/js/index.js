@@ -26,6 +26,7 @@ export class Channel {
   #id = null;
   #token = null;
   #wasGreeted = false;
+  #hasUpgraded = false;
   #received = 0;
   #acknowledged = 0;
   // What the server may not have: `#first` is the number of the oldest.
@@ -129,15 +130,18 @@ export class Channel {
   #open() {
     clearTimeout(this.#timer);
     if (this.#isClosed) return;
-    const { protocols = [], register, resume, WebSocket: Socket, helloMs } = this.#options;
+    const { protocols = [], register, resume, fallback, WebSocket, helloMs } = this.#options;
+    // Where no upgrade has ever succeeded something between does not let them through.
+    const Socket = fallback && !this.#hasUpgraded && this.#attempt > 1 ? fallback : WebSocket;
     const offered = [...valueOf(protocols)];
     if (resume) offered.unshift('pushring.1');
     if (this.#token) offered.push(`resume.${this.#id}.${this.#token}.${this.#received}`);
-    const socket = new Socket(valueOf(this.#url), offered);
+    const socket = new Socket(valueOf(this.#url), offered, [...this.#topics.keys()]);
     socket.binaryType = 'arraybuffer';
     this.#socket = socket;
     const isCurrent = () => socket === this.#socket;
     socket.onopen = async () => {
+      this.#hasUpgraded = true;
       if (register) socket.send(JSON.stringify({ encrypted: false, ...(await valueOf(register)) }));
       else if (!resume && isCurrent()) this.#greeted({ channel_id: null });
     };
@@ -207,8 +211,10 @@ export class Channel {
   }
 
   /** A control text. */
-  #told({ dropped, id, error, ...answer }) {
+  #told({ dropped, gap, unsent, id, error, ...answer }) {
     if (dropped) return this.#missed(dropped, 'dropped');
+    if (gap) return this.#options.onGap?.(null, gap);
+    if (unsent) return this.#options.onLost?.(unsent);
     const ask = this.#asks.get(id);
     this.#asks.delete(id);
     if (error) ask ? ask.reject(new Error(error)) : this.#options.onError?.(error);

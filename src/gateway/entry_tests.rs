@@ -30,6 +30,7 @@ fn snapshot(settings: Settings) -> Snapshot {
     let mut ws = |path, rule| snapshot.bind_websocket(owner, &app, path, rule).unwrap();
     ws("/", open);
     ws("/authed", WebSocketRule { authenticated: true, ..open });
+    ws("/sse", WebSocketRule { sse: true, ..open });
     ws("/ext", WebSocketRule { extension: true, ..open });
     ws("/wssecure", WebSocketRule { secure_subdomain: true, ..open });
     let open = HttpRule::default;
@@ -76,6 +77,8 @@ fn judge_from(snapshot: &Snapshot, peer: &str, line: &str, headers: &str) -> Str
     let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
     match enter(snapshot, &head, peer.parse::<SocketAddr>().unwrap(), NOW) {
         Entry::Upgrade(upgrade) => format!("ws {} {}", upgrade.path, upgrade.forwarded_for.unwrap_or_default()),
+        Entry::Stream(upgrade) => format!("stream {}", upgrade.path),
+        Entry::Say(upgrade) => format!("say {}", upgrade.path),
         Entry::Register { .. } => "register".into(),
         Entry::Dynamic(dynamic) => format!("ask {} {}s", dynamic.request.bound_path, dynamic.timeout_s),
         Entry::Login(_) => "login".into(),
@@ -95,6 +98,15 @@ fn judge(line: &str, headers: &str) -> String {
 
 fn ws(path: &str, headers: &str) -> String {
     judge(&format!("GET {path}"), &format!("{UPGRADE}{headers}"))
+}
+
+#[test]
+fn a_stream_is_let_in_where_the_path_allows_it() {
+    let stream = |path: &str| judge(&format!("GET /{APP}{path}"), "Accept: text/event-stream\r\n");
+    assert_eq!(stream("/sse"), "stream /sse");
+    assert!(!stream("/authed").starts_with("stream"));
+    assert_eq!(judge(&format!("POST /{APP}/sse"), "SSE-Channel: 7.x\r\n"), "say /sse");
+    assert!(judge(&format!("GET /{APP}/sse"), "").starts_with("404"));
 }
 
 #[test]

@@ -80,30 +80,7 @@ impl<'a> ProcessOrders<'a> {
                 let code = code.unwrap_or(WITHOUT_CODE);
                 self.owner.close(ChannelId::new(channel), code, &reason).delivered(delivery).send()?;
             }
-            FromPeer::Bind {
-                path,
-                authenticated,
-                secure_subdomain,
-                extension,
-                deflate,
-                resume,
-                resume_events,
-                sse,
-                ask,
-            } => {
-                let hub = false;
-                let rule = WebSocketRule {
-                    authenticated,
-                    secure_subdomain,
-                    extension,
-                    deflate,
-                    resume,
-                    hub,
-                    resume_events,
-                    sse,
-                };
-                self.bound(ask, |owner| owner.bind(&path, rule))?;
-            }
+            FromPeer::Bind { .. } => self.obey_bind(order)?,
             FromPeer::Unbind { path, ask } => self.bound(ask, |owner| owner.unbind(&path))?,
             FromPeer::BindHttp { path, authenticated, local_only, secure_subdomain, content, ask } => {
                 let content = content.map(|mime| Arc::new(Content::new(Some(&mime), blob)));
@@ -139,6 +116,27 @@ impl<'a> ProcessOrders<'a> {
             Some(Err(invalid)) => self.refuse_message(ask, invalid),
             None => Err(no_push(kind)),
         }
+    }
+
+    fn obey_bind(&self, order: FromPeer) -> Result<(), Stop> {
+        if let FromPeer::Bind {
+            path,
+            authenticated,
+            secure_subdomain,
+            extension,
+            deflate,
+            resume,
+            resume_events,
+            sse,
+            ask,
+        } = order
+        {
+            let hub = false;
+            let rule =
+                WebSocketRule { authenticated, secure_subdomain, extension, deflate, resume, hub, resume_events, sse };
+            self.bound(ask, |owner| owner.bind(&path, rule))?;
+        }
+        Ok(())
     }
 
     fn obey_of_topics(&self, order: FromPeer) -> Result<(), Stop> {

@@ -88,10 +88,10 @@ pub fn start(origin: Option<&str>, date: &Date) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Limits;
+    use crate::http::HttpLimits;
 
     fn head(text: &str) -> Head<'_> {
-        Head::parse(text.as_bytes(), &Limits::default()).unwrap().unwrap().0
+        Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap().0
     }
 
     #[test]

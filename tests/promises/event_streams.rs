@@ -427,9 +427,9 @@ fn at_the_hub_the_query_names_topics_and_the_token_allows_them() {
             open: Some(Arc::new(grant)),
         }));
     });
-    hub::start_with(&broker.handle(), true).unwrap();
-    let options = pushring::internals::push_api::Options {
-        token: pushring::internals::push_api::Token::new("a token of the tests").unwrap(),
+    hub::start_with(&broker.handle(), None, true).unwrap();
+    let options = pushring::internals::push_api::ApiOptions {
+        token: pushring::internals::push_api::ApiToken::new("a token of the tests").unwrap(),
         process: Some(hub::PROCESS.parse().unwrap()),
     };
     pushring::internals::push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();

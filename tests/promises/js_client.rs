@@ -14,7 +14,7 @@ fn the_stream_goes_on_in_javascript() {
     };
     println!("Node {}", String::from_utf8_lossy(&version.stdout));
     let daemon = Daemon::start(&["demo"]);
-    let hub = Hub::start("js", &["--hub-open-publish", "public.*"]);
+    let hub = Hub::start("js", &["--hub-open-publish", "public.*", "--hub-sse"]);
     let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/js/test/");
     // A test that fails may leave a client that goes on for ever.
     let ran = Command::new("timeout")

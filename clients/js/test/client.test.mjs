@@ -8,6 +8,7 @@ import net from 'node:net';
 import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { connect } from '../index.js';
+import { EventStream } from '../sse.js';
 
 const target = new URL(process.env.PUSHRING_URL);
 const PATIENCE_MS = 20_000;
@@ -119,6 +120,82 @@ test('it registers with a node', async () => {
   await until(() => heard.length === 1);
   assert.deepEqual(heard, ['hello']);
   channel.close();
+});
+
+/** As browsers have it, as far as the client needs it. */
+class EventSourceHere extends EventTarget {
+  readyState = 0;
+  #aborts = new AbortController();
+  #last = '';
+
+  constructor(url) {
+    super();
+    this.#run(url);
+  }
+
+  async #run(url) {
+    while (this.readyState < 2) {
+      try {
+        const headers = { accept: 'text/event-stream', ...(this.#last && { 'last-event-id': this.#last }) };
+        const response = await fetch(url, { headers, signal: this.#aborts.signal });
+        let text = '';
+        for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
+          text += chunk;
+          for (let end; (end = text.indexOf('\n\n')) >= 0; text = text.slice(end + 2)) this.#hear(text.slice(0, end));
+        }
+      } catch {
+        // It comes back, unless it was closed.
+      }
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  #hear(event) {
+    const of = (name) => [...event.matchAll(new RegExp(`^${name}: (.*)$`, 'gm'))].map((match) => match[1]);
+    this.#last = of('id')[0] ?? this.#last;
+    if (of('data').length) this.dispatchEvent(new MessageEvent(of('event')[0] ?? 'message', { data: of('data').join('\n') }));
+  }
+
+  close() {
+    this.readyState = 2;
+    this.#aborts.abort();
+  }
+}
+
+test('where no upgrade comes through it goes on as an event stream', async () => {
+  globalThis.EventSource = EventSourceHere;
+  const blocked = class {
+    constructor() {
+      queueMicrotask(() => this.onclose({ code: 1006, reason: '' }));
+    }
+  };
+  const heard = [];
+  const told = [];
+  const tell = (what) => (...words) => told.push([what, ...words]);
+  const channel = connect(process.env.PUSHRING_HUB_URL, {
+    WebSocket: blocked,
+    fallback: EventStream,
+    baseMs: 1,
+    onGap: tell('gap'),
+    onLost: tell('lost'),
+    onError: tell('error'),
+    onClose: tell('close'),
+  });
+  await channel.subscribe('public.sse', (data, topic) => heard.push([topic, data]));
+  const other = connect(process.env.PUSHRING_HUB_URL, {});
+  // Its subscription is the hub's to make.
+  while (!heard.length) {
+    await other.publish('public.sse', 'first');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  await channel.publish('public.sse', { up: [1] });
+  await until(() => heard.some(([, data]) => typeof data === 'object'));
+  assert.deepEqual(heard.at(-1), ['public.sse', { up: [1] }]);
+  channel.send('nobody hears this');
+  await until(() => told.length);
+  assert.deepEqual(told, [['error', 'unheard']]);
+  channel.close();
+  other.close();
 });
 
 /** A socket that is played by hand. */

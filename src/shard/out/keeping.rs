@@ -52,6 +52,14 @@ impl ResumeTokens {
     }
 }
 
+/// A channel that only receives.
+pub(in crate::shard) struct Listener {
+    /// Whose it is.
+    pub holder: ResumeHolder,
+    /// With what its client sends.
+    pub token: ResumeToken,
+}
+
 /// See the module.
 pub(in crate::shard) struct Keeping {
     pub log: Log,

@@ -5,7 +5,7 @@
 //! dropped, as frames are: an event stands in the queue as a frame does.
 
 use crate::gateway::OwnerId;
-use crate::resume::{self, ResumeToken};
+use crate::resume;
 use crate::shard::command::{Policy, PushKind};
 use crate::shard::core::Shard;
 use crate::shard::memory::SharedCharge;
@@ -20,14 +20,6 @@ use crate::shard::table::slot::Slot;
 use crate::shard::work::copy_ns;
 use crate::sse::{self, EventId};
 use bytes::Bytes;
-
-/// A channel that only receives.
-pub(in crate::shard) struct Listener {
-    /// Whose it is.
-    pub holder: ResumeHolder,
-    /// With what its client sends.
-    pub token: ResumeToken,
-}
 
 impl Shard {
     /// The event of a push for those who listen.

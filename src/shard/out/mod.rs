@@ -28,8 +28,7 @@ mod window;
 
 use self::deflate::Contexts;
 use self::journal::{Journal, ListenerAudience, Replay, Standing};
-use self::keeping::{Keeping, Keepings};
-use self::listeners::Listener;
+use self::keeping::{Keeping, Keepings, Listener};
 use self::outbound::Spares;
 use self::range::Range;
 use self::waiting::{Bulk, SendQueues, Watches};

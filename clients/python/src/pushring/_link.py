@@ -273,6 +273,7 @@ class Process:
         deflate: bool = False,
         resume: bool = False,
         resume_events: bool = False,
+        sse: bool = False,
     ) -> None:
         """Binds a WebSocket path, and again whenever the broker has forgotten it. Raises `Failed`."""
         fields = {
@@ -282,6 +283,7 @@ class Process:
             "deflate": deflate,
             "resume": resume,
             "resume_events": resume_events,
+            "sse": sse,
         }
         await self._bind("bind", path, fields)
 

@@ -1,0 +1,95 @@
+const MARK = '\u001e';
+const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt()).buffer;
+const escaped = (text) => (text[0] === MARK ? MARK + text : text);
+
+/**
+ * An event stream in the place of a WebSocket, for `connect(url, { fallback: EventStream })`: it says what a server of `pushring.1`
+ * would say. The browser comes back by itself, and the server sends what was missed.
+ */
+export class EventStream {
+  #url;
+  #topics;
+  #source;
+  #channel = null;
+  // Messages go up one after another.
+  #ups = Promise.resolve();
+
+  constructor(url, _protocols, topics = []) {
+    this.#url = new URL(url, globalThis.location?.href);
+    this.#url.protocol = this.#url.protocol.replace('ws', 'http');
+    this.#topics = new Set(topics);
+    // Who made this sets its handlers first.
+    queueMicrotask(() => this.#open());
+  }
+
+  get readyState() {
+    return this.#source ? this.#source.readyState : 0;
+  }
+
+  #open() {
+    const url = new URL(this.#url);
+    for (const topic of this.#topics) url.searchParams.append('topic', topic);
+    if (this.#topics.size) url.searchParams.append('envelope', '1');
+    const source = new EventSource(url, { withCredentials: true });
+    this.#source = source;
+    const on = (name, how) => source.addEventListener(name, ({ data }) => source === this.#source && how(data));
+    const hear = (data) => this.onmessage({ data });
+    on('channel', (data) => {
+      const { channel_id, token } = JSON.parse(data);
+      const isFirst = !this.#channel;
+      this.#channel = `${channel_id}.${token}`;
+      if (isFirst) hear(JSON.stringify({ pushring: 1, channel_id }));
+    });
+    on('message', (data) => hear(escaped(data)));
+    on('text', (data) => hear(escaped(new TextDecoder().decode(bytes(data)))));
+    on('binary', (data) => hear(bytes(data)));
+    on('gap', (data) => hear(`${MARK}{"gap":${JSON.stringify(JSON.parse(data).reason)}}`));
+    on('control', (data) => hear(MARK + data));
+    on('close', (data) => {
+      this.#source = null;
+      source.close();
+      this.onclose(JSON.parse(data));
+    });
+    source.onerror = () => {
+      // Refused: no browser comes back by itself then.
+      if (source === this.#source && source.readyState === 2) this.onclose({ code: 1006, reason: '' });
+    };
+  }
+
+  send(data) {
+    if (typeof data === 'string' && data[0] === MARK && data[1] !== MARK) {
+      const { ack, subscribe, id } = JSON.parse(data.slice(1));
+      if (ack !== undefined) return;
+      if (subscribe) return this.#subscribe(subscribe, id);
+    }
+    this.#ups = this.#ups.then(() => this.#say(data));
+  }
+
+  /** Topics stand in the URL, so another one is another stream. */
+  #subscribe(topic, id) {
+    if (!this.#topics.has(topic)) {
+      this.#topics.add(topic);
+      this.#source.close();
+      this.#open();
+      this.onmessage({ data: `${MARK}{"gap":"closed"}` });
+    }
+    this.onmessage({ data: `${MARK}${JSON.stringify({ subscribed: topic, id })}` });
+  }
+
+  async #say(body) {
+    const type = typeof body === 'string' ? 'text/plain' : 'application/octet-stream';
+    const headers = { 'sse-channel': this.#channel, 'content-type': type };
+    try {
+      const { ok } = await fetch(this.#url, { method: 'POST', credentials: 'include', headers, body });
+      if (ok) return;
+    } catch {
+      // As good as refused.
+    }
+    this.onmessage({ data: `${MARK}{"unsent":1}` });
+  }
+
+  close() {
+    this.#source?.close();
+    this.#source = null;
+  }
+}
