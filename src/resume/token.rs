@@ -115,7 +115,7 @@ impl Keys {
     }
 
     /// The name of this run of the broker, which is no secret.
-    pub fn run(&self) -> u16 {
+    pub fn run_number(&self) -> u16 {
         u16::from_be_bytes(self.run)
     }
 

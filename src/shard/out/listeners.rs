@@ -47,7 +47,7 @@ impl Shard {
         }
         let now_ms = self.now_ms;
         let count = self.out.journals.entry(owner).or_insert_with(|| Journal::new(now_ms)).next();
-        let id = EventId { run: self.keys.run(), shard: self.index(), count };
+        let id = EventId { run: self.keys.run_number(), shard: self.index(), count };
         let event = Bytes::from(sse::message(id, kind, payload));
         self.work.spend(copy_ns(2 * event.len()));
         let of = self.owners.find(owner).map(|place| self.owners[place].owner.clone());

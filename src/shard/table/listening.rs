@@ -38,7 +38,7 @@ impl Shard {
     /// The shard that sent the event which a client heard last, if this broker did.
     pub(in crate::shard) fn shard_of_last(&self, stream: StreamWish) -> Option<u32> {
         let last = stream.last?.ok()?;
-        (last.run == self.keys.run() && last.shard < self.shards).then_some(last.shard)
+        (last.run == self.keys.run_number() && last.shard < self.shards).then_some(last.shard)
     }
 
     /// Opens a channel that only receives.
@@ -78,7 +78,7 @@ impl Shard {
         if let Some(grant) = &grant {
             self.rejoin(slot, id, &owner, grant);
         }
-        let from = EventId { run: self.keys.run(), shard: self.index(), count: replay.from };
+        let from = EventId { run: self.keys.run_number(), shard: self.index(), count: replay.from };
         let retry_ms = RETRY_MS.start + self.intake.random() % (RETRY_MS.end - RETRY_MS.start);
         self.append_event(slot, &sse::hello(id, &token.text(), from, retry_ms));
         if replay.has_gap {
