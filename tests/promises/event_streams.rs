@@ -425,6 +425,8 @@ fn at_the_hub_the_query_names_topics_and_the_token_allows_them() {
             secret: Some(Secret::new(KEY).unwrap()),
             audience: "pushring-hub".into(),
             open: Some(Arc::new(grant)),
+            authority: None,
+            lifetime_max_s: None,
         }));
     });
     hub::start_with(&broker.handle(), None, true).unwrap();
