@@ -32,6 +32,7 @@ use crate::gateway::OwnerId;
 use crate::http::Date;
 use crate::queue::fair::OrderOrRest;
 use crate::resume;
+use crate::sse::EventId;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -98,6 +99,11 @@ pub struct Shard {
     /// How long turns and pushes took.
     pub(super) timings: Timings,
     pub(super) effects: Vec<Effect>,
+    /// What names event `count` of a process here.
+    pub(super) fn event_id(&self, count: u64) -> EventId {
+        EventId { run: self.keys.run_number(), shard: self.index, count }
+    }
+
     /// Connections that go on on other shards.
     pub(super) handovers: Vec<Handover>,
     /// Connections that other shards have accepted, whose sockets are not here yet.

@@ -18,7 +18,7 @@ use crate::shard::owners::topics::TopicClaim;
 use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
 use crate::shard::work::copy_ns;
-use crate::sse::{self, EventId};
+use crate::sse;
 use bytes::Bytes;
 
 impl Shard {
@@ -47,7 +47,7 @@ impl Shard {
         }
         let now_ms = self.now_ms;
         let count = self.out.journals.entry(owner).or_insert_with(|| Journal::new(now_ms)).next();
-        let id = EventId { run: self.keys.run_number(), shard: self.index(), count };
+        let id = self.event_id(count);
         let event = Bytes::from(sse::message(id, kind, payload));
         self.work.spend(copy_ns(2 * event.len()));
         let of = self.owners.find(owner).map(|place| self.owners[place].owner.clone());

@@ -22,7 +22,7 @@ use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::Flag;
 use crate::shard::table::opening::Opening;
 use crate::shard::work;
-use crate::sse::{self, EventId};
+use crate::sse;
 use crate::words::topic;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ impl Shard {
         if let Some(grant) = &grant {
             self.rejoin(slot, id, &owner, grant);
         }
-        let from = EventId { run: self.keys.run_number(), shard: self.index(), count: replay.from };
+        let from = self.event_id(replay.from);
         let retry_ms = RETRY_MS.start + self.intake.random() % (RETRY_MS.end - RETRY_MS.start);
         self.append_event(slot, &sse::hello(id, &token.text(), from, retry_ms));
         if replay.has_gap {
