@@ -69,7 +69,11 @@ pub fn start_telling(broker: &BrokerHandle, calls: Option<WebhookQueue>) -> Resu
 ///
 /// # Errors
 /// See [`ServiceError`].
-pub fn start_with(broker: &BrokerHandle, calls: Option<WebhookQueue>, sse: bool) -> Result<JoinHandle<()>, ServiceError> {
+pub fn start_with(
+    broker: &BrokerHandle,
+    calls: Option<WebhookQueue>,
+    sse: bool,
+) -> Result<JoinHandle<()>, ServiceError> {
     let process = broker.process(PROCESS, AttachOptions { wants_control: true, ..AttachOptions::default() })?;
     let rule = WebSocketRule { hub: true, resume: true, resume_events: true, sse, ..WebSocketRule::default() };
     process.bind_at_with(PATH, rule)?;

@@ -99,11 +99,6 @@ pub struct Shard {
     /// How long turns and pushes took.
     pub(super) timings: Timings,
     pub(super) effects: Vec<Effect>,
-    /// What names event `count` of a process here.
-    pub(super) fn event_id(&self, count: u64) -> EventId {
-        EventId { run: self.keys.run_number(), shard: self.index, count }
-    }
-
     /// Connections that go on on other shards.
     pub(super) handovers: Vec<Handover>,
     /// Connections that other shards have accepted, whose sockets are not here yet.
@@ -221,6 +216,11 @@ impl Shard {
     /// Connections that go on on other shards.
     pub fn take_handovers(&mut self) -> Vec<Handover> {
         std::mem::take(&mut self.handovers)
+    }
+
+    /// What names event `count` of a process here.
+    pub(super) fn event_id(&self, count: u64) -> EventId {
+        EventId { run: self.keys.run_number(), shard: self.index, count }
     }
 
     /// Orders to other shards. What is not taken there is told to [`errand_failed`](Self::errand_failed).
