@@ -103,7 +103,7 @@ kinds! {
     Events events,
     /// Static content of routes.
     Content content,
-    /// Topics, and who is subscribed to them.
+    /// Topics, who is subscribed to them, and what clients of the hub may do.
     Topics topics,
     /// Frames that a link's peer has not acknowledged, messages of a kernel that were not obeyed, and the channels of
     /// which a peer that comes back is told.

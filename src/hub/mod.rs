@@ -17,7 +17,7 @@ pub use calls::{CallLimits, Taken, WebhookEvent, WebhookQueue};
 
 use self::answers::Answers;
 use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
-use crate::admission::ProcessFund;
+use crate::admission::{Charge, HeapBytes, HeldAs, ProcessFund};
 use crate::broker::{
     AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Process, ProcessHandle, PushError,
     ServiceError,
@@ -96,7 +96,11 @@ struct Hub {
 struct HubSession {
     grant: Arc<Grant>,
     answers: Answers,
+    charge: Charge,
 }
+
+/// What the hub's tables hold of a session, with the room that a hash map keeps free.
+const SESSION_BYTES: usize = 2 * size_of::<(ChannelId, HubSession)>() + 2 * size_of::<(u64, ChannelId)>();
 
 type HubResult = Result<(), PushError>;
 
@@ -190,10 +194,12 @@ impl Hub {
         if let Some(end_s) = grant.expires_unix_s {
             self.ends.insert((end_s, channel));
         }
-        let session = self
-            .sessions
-            .entry(channel)
-            .or_insert_with(|| HubSession { grant: grant.clone(), answers: Answers::default() });
+        let session = self.sessions.entry(channel).or_insert_with(|| HubSession {
+            grant: grant.clone(),
+            answers: Answers::default(),
+            charge: self.purse.charge_anyway(HeldAs::Topics, 0),
+        });
+        session.charge.resize(SESSION_BYTES + grant.heap_bytes());
         let before = std::mem::replace(&mut session.grant, grant.clone());
         if let Some(end_s) = before.expires_unix_s
             && before.expires_unix_s != grant.expires_unix_s

@@ -506,7 +506,7 @@ impl<M> FrameQueueState<M> {
             || !self.rest.is_empty()
     }
 
-    /// Takes out what is to be written next: something in any case. Answers whether nothing will come behind it.
+    /// Takes out what is to be written next: something in any case. Returns whether nothing will come behind it.
     fn gather<D: LinkDirection<Mark = M>>(&mut self, gather: &mut GatheredFrames) -> bool {
         gather.begin_with(&mut self.rest);
         (self.tell, self.tell_at) = (false, None);

@@ -63,7 +63,7 @@ pub(crate) struct MessageWriter<K: ToKernel> {
 }
 
 impl<K: ToKernel> MessageWriter<K> {
-    /// Hands on events until the broker stops or the kernel goes. Answers whether the broker has stopped.
+    /// Hands on events until the broker stops or the kernel goes. Returns whether the broker has stopped.
     pub fn run(mut self, events: &Kernel) -> bool {
         while self.to_kernel.wait_for_room() {
             match events.recv(WAIT_MAX) {

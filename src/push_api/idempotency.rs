@@ -69,7 +69,8 @@ impl KeptAnswers {
         match self.entries.get(&key) {
             Some(entry) if entry.request != request => {
                 let why = "this key was used for another request: make a new one for each";
-                return KeyStatus::Answer(ApiAnswer::error(400, Some("idempotency-key"), why));
+                // RFC 9110 15.5.21: the request is well formed, and cannot be obeyed.
+                return KeyStatus::Answer(ApiAnswer::error(422, Some("idempotency-key"), why));
             }
             Some(KeptAnswer { answer: Some(answer), .. }) => {
                 return KeyStatus::Answer(answer.clone().with("idempotency-replayed", "true"));
@@ -175,7 +176,7 @@ mod tests {
         table.end(&key, Some(done.clone()));
         let KeyStatus::Answer(again) = table.begin("a", &asked(), &body, now) else { panic!("it is known") };
         assert_eq!((again.status, &again.body), (202, &done.body));
-        assert_eq!(status(table.begin("a", &asked(), &Bytes::from_static(b"y"), now)), 400, "another request");
+        assert_eq!(status(table.begin("a", &asked(), &Bytes::from_static(b"y"), now)), 422, "another request");
         assert_eq!(status(table.begin("b", &asked(), &body, now)), 0);
         assert_eq!(status(table.begin("", &asked(), &body, now)), 400);
         assert_eq!(status(table.begin(&"k".repeat(256), &asked(), &body, now)), 400);

@@ -1,11 +1,13 @@
 //! A batch: an order in JSON on each line, answered line by line.
 //!
-//! Invariant: a part of it is bounded, so that other requests are answered between two parts.
+//! Invariants: a part of it is bounded, so that other requests are answered between two parts; what waits of it, answers
+//! included, is charged.
 
 use super::body::{self, OutcomeWanted, Wrong};
 use super::idempotency::KeyDigest;
 use super::perform::{Performer, PushResult};
 use super::{ApiAnswer, JSON_BYTES_MAX, OUTCOME_WITHIN};
+use crate::admission::{Charge, HeldAs, OverBudget, ProcessFund};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -17,11 +19,19 @@ pub(super) struct LineBatch {
     rest: Bytes,
     answers: Vec<u8>,
     key: Option<KeyDigest>,
+    body_bytes: usize,
+    charge: Charge,
 }
 
 impl LineBatch {
-    pub fn new(body: Bytes) -> Self {
-        Self { rest: body, answers: Vec::new(), key: None }
+    /// A batch that waits to be worked off.
+    ///
+    /// # Errors
+    /// Memory is short.
+    pub fn new(body: Bytes, purse: &ProcessFund) -> Result<Self, OverBudget> {
+        let body_bytes = body.len();
+        let charge = purse.charge(HeldAs::Content, body_bytes)?;
+        Ok(Self { rest: body, answers: Vec::new(), key: None, body_bytes, charge })
     }
 
     pub fn keyed(self, key: Option<KeyDigest>) -> Self {
@@ -47,6 +57,8 @@ impl LineBatch {
                 self.answers.push(b'\n');
             }
         }
+        // Lines that were pushed are answered, however short memory is.
+        self.charge.resize(self.body_bytes + self.answers.capacity());
         None
     }
 }

@@ -234,7 +234,13 @@ impl Api {
                 Err(ApiAnswer::error(413, None, "JSON has 256 KiB at most: send larger payloads raw, with Push-To"))
             }
             "application/json" => Ok(Read::One(body::of_json(&body)?)),
-            "application/x-ndjson" => Ok(Read::Lines(LineBatch::new(body))),
+            "application/x-ndjson" => match LineBatch::new(body, self.process.handle().purse()) {
+                Ok(lines) => Ok(Read::Lines(lines)),
+                Err(_) => {
+                    let why = "memory is short (memory_budget): nothing of the batch was pushed";
+                    Err(ApiAnswer::error(429, None, why).with("retry-after", "1"))
+                }
+            },
             _ => Err(body::Wrong::new(
                 "content-type",
                 "say application/json, application/x-ndjson, or (with the field Push-To) what the payload is",

@@ -138,7 +138,7 @@ impl Stage {
         look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
     }
 
-    /// Gives bytes to the shard, as long as it wants to read. Answers whether it did.
+    /// Gives bytes to the shard, as long as it wants to read. Returns whether it did.
     pub fn read(&mut self, token: ConnectionToken, bytes: &[u8]) -> bool {
         for chunk in bytes.chunks(64 * 1024) {
             if !self.shard.wants_read(token) {

@@ -189,7 +189,7 @@ fn a_batch_is_answered_line_by_line_and_a_key_is_obeyed_once() {
     assert!(again.1.contains("idempotency-replayed: true") && again.2 == body, "{}", again.1);
     let fields = "Content-Type: application/json\r\nIdempotency-Key: once\r\n";
     let (status, told) = scene.ask("POST /api/push", fields, br#"{"to":{"path":"/"},"text":"other"}"#);
-    assert_eq!((status, &told["field"]), (400, &"idempotency-key".into()));
+    assert_eq!((status, &told["field"]), (422, &"idempotency-key".into()));
     for n in (0..1000).filter(|n| !(500..502).contains(n)) {
         assert_eq!(recv(&mut scene.clients[0].0), Message::text(n.to_string()));
     }

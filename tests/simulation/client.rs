@@ -388,7 +388,7 @@ impl Client {
         readable
     }
 
-    /// The connection ends without a word of the protocol. Answers whether the shard is told.
+    /// The connection ends without a word of the protocol. Returns whether the shard is told.
     pub fn leave(&mut self, socket: &mut Socket, how: Left, now_ms: u64) {
         (self.left, self.left_ms) = (Some(how), now_ms);
         self.state = State::Gone;

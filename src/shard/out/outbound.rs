@@ -208,7 +208,7 @@ impl Outbound {
         backlog.recount();
     }
 
-    /// Holds the newest value of `key` while the socket is full. Answers whether it took the place of an older one.
+    /// Holds the newest value of `key` while the socket is full. Returns whether it took the place of an older one.
     pub fn conflate(&mut self, key: u64, frame: FrameParts) -> bool {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         debug_assert!(backlog.blocked);
@@ -339,7 +339,7 @@ impl Outbound {
     }
 
     /// Makes the queue ready to be offered: held frames follow when nothing stands before them any more.
-    /// Answers whether there is anything to send.
+    /// Returns whether there is anything to send.
     pub fn prepare(&mut self, copy_bytes_max: usize) -> bool {
         // As long as older bytes wait, a newer value may still take the place of a held one.
         if let Some(backlog) = &mut self.backlog

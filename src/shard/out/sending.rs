@@ -26,7 +26,7 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 const OFFER_BYTES_MAX: usize = 256 * 1024;
 
 impl Shard {
-    /// Sends one batch. Answers whether more is waiting.
+    /// Sends one batch. Returns whether more is waiting.
     pub fn flush(&mut self) -> bool {
         // Before the client can hear of its channel: what it then says elsewhere must not overtake this.
         self.owners.hand_over_opened();

@@ -353,7 +353,7 @@ impl Connection {
         self.control_frames = self.control_frames.saturating_sub_unsigned(frames);
     }
 
-    /// Counts a control frame. Answers whether the client may send one more in this second.
+    /// Counts a control frame. Returns whether the client may send one more in this second.
     pub(in crate::shard) fn may_send_control(&mut self, now_ms: u64, frames_per_s_max: u16) -> bool {
         let second = (now_ms / 1000) as u16;
         if std::mem::replace(&mut self.control_s, second) != second {
