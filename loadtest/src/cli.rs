@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::Run;
 use crate::compare::CompareArgs;
+use crate::fleet;
 use crate::modes::{connect, echo, fanout, inbound, rooms, unicast};
 use crate::neighbours;
 use crate::reference::ReferenceArgs;
@@ -39,6 +40,8 @@ pub enum Command {
     Soak(Run<soak::Settings>),
     /// Neighbours: what the echo of one process feels of others that take all they can get.
     Neighbours(Run<neighbours::Settings>),
+    /// A fleet: several daemons and a nats-server on loopback, clients on each, every delivery counted.
+    Fleet(fleet::Settings),
     /// The floors: what the system calls alone cost here.
     Limit(CompareArgs),
     /// Servers side by side, interleaved, with ratios and a report.

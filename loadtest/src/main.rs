@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod compare;
 mod conduct;
+mod fleet;
 mod ledger;
 mod modes;
 mod neighbours;
@@ -50,6 +51,7 @@ fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Rooms(run) => measure(&run, modes::rooms::run),
         Command::Inbound(run) => measure(&run, modes::inbound::run),
         Command::Soak(run) => soak::run(&mut run.server.open()?, &run.settings, run.server.json),
+        Command::Fleet(settings) => fleet::run(&settings),
         Command::Neighbours(run) => neighbours::run(&run),
         Command::Limit(args) => compare::run_limit(&args),
         Command::Compare(args) => compare::run(&args),
