@@ -24,13 +24,13 @@
 //!     }
 //! }
 //!
-//! # use pushring::node::{Dialect, Events};
+//! # use pushring::node::{Dialect, EventMessages};
 //! let (to_kernel, from_process) = crossbeam_channel::bounded(16);
 //! let (to_process, from_kernel) = crossbeam_channel::bounded(16);
 //! let our: process_lib::Address = "alice.os@echo:echo:template.os".parse()?;
 //! let process = process_lib::spawn(our.clone(), Box::new(Mailbox::new(to_kernel, from_kernel)), echo)?;
 //!
-//! let events = Events::new("alice.os", Dialect::Kinode);
+//! let events = EventMessages::new("alice.os", Dialect::Kinode);
 //! let channel = pushring::ChannelId::new(7);
 //! to_process.send(events.message(1, &our.process, channel, WsMessageType::Text, b"hello".to_vec()))?;
 //! assert_eq!(from_process.recv()?.lazy_load_blob, Some(LazyLoadBlob { mime: None, bytes: b"hello".to_vec() }));
