@@ -13,14 +13,14 @@ pub const COMMENT: &[u8] = b":\n\n";
 /// Reasons in close events are cut off here, so that the event is short.
 const REASON_BYTES_MAX: usize = 123;
 
-/// The event of a message. Text is its `data`, line by line; Binary, and Text with a carriage return, which would end a line, is
-/// base64, in events of the names `binary` and `text`.
+/// The event of a message. Text is its `data`, line by line; Binary is base64, in events of the name `binary`. So is Text, as `text`,
+/// with a carriage return, which would end a line, or of so many short lines that it would grow by more than in base64.
 pub fn message(id: EventId, kind: MessageKind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + payload.len() / 8 + 64);
     out.extend_from_slice(format!("id: {id}\n").as_bytes());
     let name = match kind {
         MessageKind::Binary => "binary",
-        MessageKind::Text if payload.contains(&b'\r') => "text",
+        MessageKind::Text if payload.contains(&b'\r') || grows_by_lines(payload) => "text",
         MessageKind::Text => {
             for line in payload.split(|&byte| byte == b'\n') {
                 out.extend_from_slice(b"data: ");
@@ -33,6 +33,12 @@ pub fn message(id: EventId, kind: MessageKind, payload: &[u8]) -> Vec<u8> {
     };
     out.extend_from_slice(format!("event: {name}\ndata: {}\n\n", STANDARD.encode(payload)).as_bytes());
     out
+}
+
+/// Whether what stands before each line would be more than a third of the payload.
+fn grows_by_lines(payload: &[u8]) -> bool {
+    let lines = memchr::memchr_iter(b'\n', payload).count();
+    lines * b"data: ".len() > payload.len() / 3 + 64
 }
 
 /// What is no message: an answer of the hub. JSON, on one line.

@@ -37,6 +37,8 @@ pub(in crate::shard) struct Exchange {
     pub(super) left_bytes: usize,
     /// The process that was asked, and the request's number.
     pub(super) asked: Option<PendingRequest>,
+    /// The page whose browser lets it read the response, of another site.
+    pub(super) origin: Option<String>,
     /// The response has left: what came behind its request is still to be looked at.
     pub(super) feeds: bool,
     /// What the connection was waiting for when its deadline was set.
@@ -59,6 +61,7 @@ impl Exchange {
             feeds: false,
             left_bytes: 0,
             asked: None,
+            origin: None,
             phase: HttpPhase::Head,
             body_bytes: 0,
             unread_bytes: 0,

@@ -49,6 +49,8 @@ struct UpwardMessage {
     holder: ResumeHolder,
     kind: MessageKind,
     payload: Bytes,
+    /// Of the page that may read the answer.
+    origin: Option<String>,
 }
 
 enum UpgradeTarget {
@@ -171,14 +173,40 @@ impl Shard {
             // It has come with its head.
             return Decision::Answer(http::BODY_TOO_LARGE.response());
         }
+        let origin = match &entry {
+            Entry::Stream(upgrade) | Entry::Say(upgrade) => upgrade.origin.clone(),
+            _ => None,
+        };
         let decision = self.decide(directory, entry, request);
-        match decision {
+        let decision = match decision {
             Decision::Upgrade { ref target, .. } => {
-                let refusal = self.count_forwarded(slot, client).or_else(|| self.refuse_to_open(target));
+                let refusal = self
+                    .refuse_unread(slot, target)
+                    .or_else(|| self.count_forwarded(slot, client))
+                    .or_else(|| self.refuse_to_open(target));
                 refusal.map_or(decision, Decision::Answer)
             }
             _ => decision,
+        };
+        match decision {
+            // Without these fields the page would take its message for lost, and send it again.
+            Decision::Answer(response) if origin.is_some() => {
+                Decision::Answer(sse::shared_with(response, origin.as_deref()))
+            }
+            Decision::Say { timeout_s, message } => {
+                Decision::Say { timeout_s, message: UpwardMessage { origin, ..message } }
+            }
+            _ => decision,
         }
+    }
+
+    /// The answer to a client that has not read what it was sent before, and asks for what is queued from what is kept, or goes
+    /// on on another shard: both begin with an empty queue.
+    fn refuse_unread(&self, slot: Slot, target: &UpgradeTarget) -> Option<PreparedResponse> {
+        let UpgradeTarget::Bound { wish: Some(wish), .. } = target else { return None };
+        let begins_empty = wish.stream.is_some() || self.goes_to(wish).is_some();
+        let is_unread = begins_empty && !self.table[slot].outbound.is_empty();
+        is_unread.then(|| PreparedResponse::text(503, "what was sent before is unread: connect anew").closing())
     }
 
     /// The largest body that such a request may have.
@@ -250,7 +278,8 @@ impl Shard {
                 Some((channel, token)) => {
                     let holder = ResumeHolder { user: wish_of(&entry).user, path: entry.path.into() };
                     let (kind, payload) = (kind_of(&request.head), request.body);
-                    let message = UpwardMessage { owner: entry.owner, channel, token, holder, kind, payload };
+                    let message =
+                        UpwardMessage { owner: entry.owner, channel, token, holder, kind, payload, origin: None };
                     Decision::Say { timeout_s: SAID_TIMEOUT_S, message }
                 }
             },
@@ -280,7 +309,10 @@ impl Shard {
 
     /// A message of a client that only receives: its process is told on the shard of its channel.
     fn take_message(&mut self, slot: Slot, timeout_s: u32, message: UpwardMessage) {
-        let UpwardMessage { owner, channel, token, holder, kind, payload } = message;
+        let UpwardMessage { owner, channel, token, holder, kind, payload, origin } = message;
+        if let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase {
+            exchange.origin = origin;
+        }
         if kind == MessageKind::Text && std::str::from_utf8(&payload).is_err() {
             return self.answer(slot, PreparedResponse::text(400, "the content type is text, and this is no UTF-8"));
         }
@@ -428,6 +460,10 @@ impl Shard {
         let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase else { return };
         exchange.responding = true;
         exchange.phase = HttpPhase::Response;
+        let response = match exchange.origin.take() {
+            Some(origin) => sse::shared_with(response, Some(&origin)),
+            None => response,
+        };
         let response = if last { response.closing() } else { response };
         let mut head = Vec::with_capacity(256);
         *self.responses.entry(response.status()).or_default() += 1;

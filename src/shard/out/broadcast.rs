@@ -216,6 +216,8 @@ pub(in crate::shard) struct UnfinishedBroadcast {
     pub(super) reached: Reached,
     /// Whom it is for, where somebody may listen to event streams.
     pub(super) heard_by: Option<ListenerAudience>,
+    /// Whether somebody is left out who listens to event streams, or did.
+    pub(super) hides: bool,
     pub(super) except: Arc<[ChannelId]>,
     pub(super) owner: OwnerId,
     pub(super) policy: Option<Policy>,

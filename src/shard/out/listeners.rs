@@ -78,10 +78,13 @@ impl Shard {
 
     /// Nobody may listen now of those whom a broadcast is for, but somebody is waited for who would.
     pub(super) fn keep_for_those_who_left(&mut self, broadcast: &mut UnfinishedBroadcast) {
-        let UnfinishedBroadcast { forms, heard_by: Some(audience), owner, policy, .. } = broadcast else { return };
+        let UnfinishedBroadcast { forms, heard_by: Some(audience), hides, owner, policy, .. } = broadcast else {
+            return;
+        };
         let is_awaited = self.out.journals.get(owner).is_some_and(|journal| journal.awaits(audience, self.now_ms));
         if is_awaited && matches!(forms.kind, PushKind::Message(_)) {
-            self.make_event(forms, *owner, audience, *policy);
+            let recorded = if *hides { &ListenerAudience::Listed } else { audience };
+            self.make_event(forms, *owner, recorded, *policy);
         }
     }
 

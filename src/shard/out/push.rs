@@ -145,17 +145,28 @@ impl Shard {
             ShardAudience::Topic(topic) => ListenerAudience::Topic(topic.name().clone()),
             ShardAudience::Process => ListenerAudience::Process,
         });
+        let hides = heard_by.is_some() && self.leaves_out_a_listener(&except);
         let reached = match audience {
             ShardAudience::Channels(channels) => Reached::Named(channels.into_iter()),
             audience => Reached::All(self.cohort_of(owner, &audience)),
         };
-        let mut broadcast = UnfinishedBroadcast { forms, reached, heard_by, except, owner, policy, part };
+        let mut broadcast = UnfinishedBroadcast { forms, reached, heard_by, hides, except, owner, policy, part };
         self.keep_for_those_who_left(&mut broadcast);
         if self.push_slice(&mut broadcast) {
             self.end_broadcast(broadcast);
             return None;
         }
         Some(Long::Broadcast(Box::new(broadcast)))
+    }
+
+    /// Whether one of these listens to events here, or did: nobody can tell later which of those who come back it was.
+    fn leaves_out_a_listener(&mut self, except: &[ChannelId]) -> bool {
+        self.work.spend(except.len() as u64 * work::PASS_NS);
+        let has_listened = |&id: &ChannelId| {
+            let slot = self.table.slot_of(id);
+            slot.is_none_or(|slot| self.table[slot].flags.has(Flag::Sse))
+        };
+        except.iter().filter(|id| id.shard(self.shards) == self.index()).any(has_listened)
     }
 
     /// Goes on with a broadcast, for one slice.
@@ -178,8 +189,9 @@ impl Shard {
 
     /// Offers the frame to channels until the slice is over. Returns whether all were reached.
     fn push_slice(&mut self, broadcast: &mut UnfinishedBroadcast) -> bool {
-        let UnfinishedBroadcast { forms, reached, heard_by, except, owner, policy, part } = broadcast;
-        let to = BroadcastTo { owner: *owner, heard_by: heard_by.as_ref(), policy: *policy, part: part.as_ref() };
+        let UnfinishedBroadcast { forms, reached, heard_by, hides, except, owner, policy, part } = broadcast;
+        let heard_by = heard_by.as_ref().map(|audience| if *hides { &ListenerAudience::Listed } else { audience });
+        let to = BroadcastTo { owner: *owner, heard_by, policy: *policy, part: part.as_ref() };
         // Its forms are encoded when they are first needed, in any order, but none in an earlier segment.
         let since = Some(self.out.window.tail());
         let is_left_out = |id: ChannelId| !except.is_empty() && except.binary_search(&id).is_ok();

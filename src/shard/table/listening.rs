@@ -25,6 +25,8 @@ use crate::shard::work;
 use crate::sse;
 use crate::words::topic;
 use bytes::Bytes;
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Browsers come back after so long, each after another: thousands that were lost together do not come together.
@@ -120,15 +122,16 @@ impl Shard {
         let nothing = Replay { ranges: Vec::new(), from: newest, has_gap: stream.last.is_some() };
         let Some(last) = stream.last.and_then(Result::ok).filter(|_| is_ours) else { return nothing };
         let of_user = grant.and_then(|grant| grant.user.as_deref()).and_then(topic::of_user);
-        let standing = |audience: &ListenerAudience| match audience {
+        let topics = grant.map(|grant| grant.topics.iter().map(|name| &**name).chain(of_user.as_deref()));
+        let topics: Option<HashSet<&str>> = topics.map(Iterator::collect);
+        let looked_at = Cell::new(0);
+        let standing_of = |audience: &ListenerAudience| match audience {
             ListenerAudience::Process => Standing::Of,
             ListenerAudience::Path(path) if path == bound_path => Standing::Of,
             ListenerAudience::Path(_) => Standing::Foreign,
-            ListenerAudience::Topic(name) => match grant {
-                Some(grant) => {
-                    let is_own = of_user.as_deref() == Some(&**name) || grant.topics.contains(name);
-                    if is_own { Standing::Of } else { Standing::Foreign }
-                }
+            ListenerAudience::Topic(name) => match &topics {
+                Some(topics) if topics.contains(&**name) => Standing::Of,
+                Some(_) => Standing::Foreign,
                 // Its process subscribes it, or did; to what, nobody remembers.
                 None => Standing::Unsure,
             },
@@ -137,8 +140,14 @@ impl Shard {
             // One of those whom nobody knows by name.
             ListenerAudience::One { user: None, .. } | ListenerAudience::Listed => Standing::Unsure,
         };
+        let standing = |audience: &ListenerAudience| {
+            looked_at.set(looked_at.get() + 1);
+            standing_of(audience)
+        };
         let bytes_max = self.config.resume.bytes_max.min(self.config.outbound_bytes_max);
-        self.out.missed_since(owner, last.count, bytes_max, standing).unwrap_or(nothing)
+        let replay = self.out.missed_since(owner, last.count, bytes_max, standing).unwrap_or(nothing);
+        self.work.spend(looked_at.get() * work::PASS_NS + replay.ranges.len() as u64 * work::OFFER_NS);
+        replay
     }
 
     /// A message of the client of a stream: it goes to the shard of its channel, and the request waits.

@@ -24,6 +24,13 @@ const RETRY_SPREAD_MS: u64 = 1000;
 impl Shard {
     /// The channels that pass, from place `from` of the table on, at most `limit`.
     pub(in crate::shard) fn channel_page(&self, filter: &ChannelFilter, from: u32, limit: usize) -> ChannelPage {
+        if let Some(id) = filter.channel {
+            let slot =
+                Some(id).filter(|id| id.shard(self.shards) == self.index()).and_then(|id| self.table.slot_of(id));
+            let channels =
+                slot.and_then(|slot| self.channel_report(slot, &self.table[slot], filter)).into_iter().collect();
+            return ChannelPage { channels, next: None };
+        }
         let from = from as usize;
         let end = self.table.connections.capacity().min(from.saturating_add(LOOKED_AT_MAX));
         let mut channels = Vec::new();
