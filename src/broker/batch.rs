@@ -40,6 +40,7 @@ pub struct Batch {
     shards: Vec<ShardBatch>,
     /// What is for other brokers.
     abroad: Vec<Abroad>,
+    abroad_bytes: usize,
     is_full: bool,
     /// Taken out for a shard that had no room, and what it keeps alive.
     on_its_way: Option<(usize, Command, usize)>,
@@ -55,7 +56,7 @@ struct ShardBatch {
 impl Batch {
     pub(super) fn new(pusher: Pusher) -> Self {
         let shards = (0..pusher.shards()).map(|_| ShardBatch::default()).collect();
-        Self { pusher, shards, abroad: Vec::new(), is_full: false, on_its_way: None }
+        Self { pusher, shards, abroad: Vec::new(), abroad_bytes: 0, is_full: false, on_its_way: None }
     }
 
     /// Adds an order, and never waits. A batch that [is full](Self::is_full) should be flushed before more is added.
@@ -65,8 +66,11 @@ impl Batch {
     pub fn add<'p>(&mut self, mut order: impl Order<'p>) {
         assert_eq!(order.check(), Ok(()), "a batch holds orders that can be given");
         assert!(Arc::ptr_eq(&order.pusher().accounts, &self.pusher.accounts), "a batch holds orders of one process");
-        self.abroad.extend(order.take_abroad());
-        self.is_full |= self.abroad.len() >= BATCH_COMMANDS_MAX;
+        if let Some(abroad) = order.take_abroad() {
+            self.abroad_bytes += abroad.frame.payload.len();
+            self.abroad.push(abroad);
+        }
+        self.is_full |= self.abroad.len() >= BATCH_COMMANDS_MAX || self.abroad_bytes >= BATCH_BYTES_MAX;
         let commands: Commands = order.into_commands();
         for (shard, command) in commands {
             let orders = &mut self.shards[shard];
@@ -131,6 +135,7 @@ impl Batch {
     }
 
     fn flush_abroad(&mut self) {
+        self.abroad_bytes = 0;
         for abroad in std::mem::take(&mut self.abroad) {
             self.pusher.give_abroad(Some(abroad));
         }

@@ -108,12 +108,12 @@ impl TlsStream {
 impl Read for &TlsStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut incoming = lock(&self.incoming);
-        loop {
-            if let Some(count) = lock(&self.duplex).read(buffer)? {
-                return Ok(count);
-            }
-            self.advance(&mut incoming)?;
+        if let Some(count) = lock(&self.duplex).read(buffer)? {
+            return Ok(count);
         }
+        self.advance(&mut incoming)?;
+        // One read of the socket at most: whoever reads looks at its deadline before the next, however slowly a record comes.
+        lock(&self.duplex).read(buffer)?.ok_or_else(|| io::ErrorKind::Interrupted.into())
     }
 }
 

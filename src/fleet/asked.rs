@@ -53,6 +53,9 @@ pub fn counts_of(outcome: &Outcome) -> [u64; 8] {
     [sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner].map(|count| count as u64)
 }
 
+/// More channels, or queued bytes, than any node has.
+const COUNT_MAX: u64 = 1 << 48;
+
 /// What a node says of a push: its number there, and the counts.
 ///
 /// # Errors
@@ -62,7 +65,9 @@ pub fn read(payload: &[u8]) -> Result<(u64, Outcome), HeaderError> {
     let ask = u64::from_be_bytes(reader.array()?);
     let mut counts = [0usize; 8];
     for count in &mut counts {
-        *count = usize::try_from(u64::from_be_bytes(reader.array()?)).map_err(|_| HeaderError::Malformed)?;
+        let told = u64::from_be_bytes(reader.array()?);
+        // What all nodes say is added up: none may say so much that the sum does not fit.
+        *count = usize::try_from(told).ok().filter(|_| told <= COUNT_MAX).ok_or(HeaderError::Malformed)?;
     }
     if reader.at < payload.len() {
         return Err(HeaderError::Malformed);

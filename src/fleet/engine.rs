@@ -67,6 +67,9 @@ const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 /// What is told more often than this is counted, and not logged each time.
 const LOG_INTERVAL_MS: u64 = 5000;
 
+/// Refusals of NATS that come to one line of the log.
+const REFUSALS_PER_LINE: u64 = 256;
+
 /// A node's part in a fleet. Dropping it leaves the fleet; the broker goes on by itself.
 pub struct Fleet {
     stop: Arc<Notify>,
@@ -232,8 +235,12 @@ fn hear_event(state: &State, event: &Event) {
             tracing::warn!("fleet: NATS is not reached; other nodes are not until it is");
         }
         Event::ServerError(error) => {
-            state.report().counts.server_errors += 1;
-            tracing::error!(%error, "fleet: NATS refuses something: look at this node's permissions (docs/FLEET.md)");
+            // One for each push, perhaps: the first of every few hundred is told, all are counted.
+            let count = &mut state.report().counts.server_errors;
+            *count += 1;
+            if (*count - 1).is_multiple_of(REFUSALS_PER_LINE) {
+                tracing::error!(%error, count = *count, "fleet: NATS refuses something: look at this node's permissions (docs/FLEET.md)");
+            }
         }
         Event::LameDuckMode => {
             state.is_lame.store(true, Ordering::Release);
@@ -288,6 +295,8 @@ struct Engine {
     options: Options,
     round_trip_us: Cell<Option<u64>>,
     is_asking: Cell<bool>,
+    /// An audience found no room: when some is free, all topics are asked for again.
+    has_refused: Cell<bool>,
     stop: Arc<Notify>,
     log: RefCell<Quiet>,
 }
@@ -320,6 +329,7 @@ impl Seat {
             subjects: Subjects::new(options.fleet.clone()),
             round_trip_us: Cell::default(),
             is_asking: Cell::default(),
+            has_refused: Cell::default(),
             log: RefCell::default(),
             stop: stop.clone(),
             broker,
@@ -540,11 +550,17 @@ impl Engine {
             while let Ok(more) = listens.try_recv() {
                 batch.push(more);
             }
-            let mut lines = Vec::new();
-            for listen in &batch {
-                lines.extend(self.listen(&listen.target).await);
+            let (mut lines, mut parts) = (Vec::new(), Vec::new());
+            for ListenQuestion { target, part } in batch {
+                let line = self.listen(&target).await;
+                match (part, &line) {
+                    (Some(part), Some(_)) => parts.push(*part),
+                    // It is told now: no answer of NATS is waited for.
+                    (Some(mut part), None) => part.counts.fleet_full = 1,
+                    (None, _) => {}
+                }
+                lines.extend(line);
             }
-            let parts = batch.into_iter().filter_map(|listen| listen.part.map(|part| *part)).collect();
             task::spawn_local(self.clone().confirm(lines, parts));
         }
     }
@@ -556,6 +572,7 @@ impl Engine {
             super::interest::Wanted::Already => Some(line),
             super::interest::Wanted::Full => {
                 self.log(1, |more| tracing::warn!(more, "fleet: as many audiences as may be (fleet_subjects_max)"));
+                self.has_refused.set(true);
                 None
             }
             super::interest::Wanted::New => {
@@ -633,6 +650,9 @@ impl Engine {
         let idle = self.member.borrow_mut().sweep(self.now_ms(), has_members);
         if idle.is_empty() {
             return;
+        }
+        if self.has_refused.replace(false) {
+            self.state.is_behind.store(true, Ordering::Release);
         }
         {
             let mut heard = self.state.heard.write().unwrap_or_else(PoisonError::into_inner);

@@ -27,6 +27,9 @@ use std::sync::Arc;
 /// Counts that are announced in one second: some 135 kB.
 const TAILS_MAX: usize = 4096;
 
+/// Payloads up to here are copied, so that they keep no more than themselves: half of what NATS' client reads at a time.
+const COPIED_BYTES_MAX: usize = 32 * 1024;
+
 /// Of these in one message: a third of what the smallest servers take.
 const TAILS_PER_MESSAGE: usize = 512;
 
@@ -576,6 +579,8 @@ impl Member {
         bytes: usize,
         now_ms: u64,
     ) -> Result<Judged, Refusal> {
+        // All messages of one read share its buffer: one that is kept must not keep its neighbours.
+        let payload = if payload.len() <= COPIED_BYTES_MAX { Bytes::copy_from_slice(&payload) } else { payload };
         let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;
         let to = match header.kind {
             Kind::Topic => {

@@ -148,9 +148,11 @@ impl Roster {
         let mut runs = BTreeMap::new();
         // What clients are told is plain, whatever a node says.
         let is_plain = |public: &str| !public.is_empty() && public.bytes().all(|byte| byte.is_ascii_graphic());
-        let there = self.nodes.values().filter(|known| !known.is_gone && is_plain(&known.about.public));
-        for (run, public) in there.filter_map(|known| Some((known.about.run?, &known.about.public))) {
-            runs.entry(run).and_modify(|at| *at = None).or_insert_with(|| Some(Arc::from(&**public)));
+        for known in self.nodes.values() {
+            let Some(run) = known.about.run else { continue };
+            // One that is gone, or says no address, may have given the channel all the same.
+            let at = (!known.is_gone && is_plain(&known.about.public)).then(|| Arc::from(&*known.about.public));
+            runs.entry(run).and_modify(|at| *at = None).or_insert(at);
         }
         runs.into_iter().filter_map(|(run, at)| Some((run, at?))).collect()
     }

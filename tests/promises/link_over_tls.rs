@@ -4,7 +4,7 @@
 use crate::link_support::{Linked, Python, has_python};
 use crate::node_support::{self, Node};
 use crate::support::daemon::{Daemon, TemporaryFile, output, pushring};
-use crate::support::{self, PATIENCE, recv, send, tls};
+use crate::support::{self, PATIENCE, free_port, recv, send, tls};
 use pushring::Message as Payload;
 use pushring::internals::gateway::{Dialect, Settings};
 use pushring::link::{Acceptor, Client, ClientOptions, ConnectError, Endpoint, LinkToken, RefusedCode, Trust};
@@ -210,7 +210,7 @@ impl Served {
         let control = std::env::temp_dir().join(format!("pushring-link-tls-{name}-{}.sock", std::process::id()));
         let control = control.to_str().unwrap().to_owned();
         // A port that was free a moment ago.
-        let link = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let link = format!("127.0.0.1:{}", free_port());
         let args = ["serve", "--link-tcp", &link, "--link-token-file", token.path(), "--link-tls-certs", &certs];
         let daemon = Daemon::start(&[&args[..], &["--control", &control]].concat());
         Self { daemon, link, token, chain, key, control }

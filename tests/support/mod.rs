@@ -305,3 +305,19 @@ pub fn fill(process: &Process, channel: ChannelId, bytes: usize) -> usize {
     }
     panic!("a socket that takes everything");
 }
+
+/// A port of loopback that nobody had a moment ago. The kernel gives none of these out by itself, so no other test gets it
+/// meanwhile but by this.
+pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 20_000;
+    let begin = (std::process::id() % u32::from(COUNT)) as u16;
+    loop {
+        let port = FIRST + (begin + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT;
+        if std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::PATIENCE;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ impl Nats {
             println!("NOT RUN: no nats-server: apt-get install nats-server");
             return None;
         };
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let port = super::free_port();
         let config =
             (!settings.is_empty()).then(|| super::daemon::TemporaryFile::new(&format!("nats-{port}.conf"), settings));
         let mut nats = Self { program, child: None, port, config };
@@ -39,12 +39,28 @@ impl Nats {
         if let Some(config) = &self.config {
             command.args(["-c", config.path()]);
         }
-        self.child = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let since = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+        while !self.answers() {
             assert!(since.elapsed() < PATIENCE, "nats-server does not answer");
             std::thread::sleep(Duration::from_millis(20));
+            // A connection that is on its way out may have its port for a moment.
+            if child.try_wait().unwrap().is_some() {
+                child = command.spawn().unwrap();
+            }
         }
+        self.child = Some(child);
+    }
+
+    /// Whether what listens there is a NATS server.
+    fn answers(&self) -> bool {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok_and(|mut stream| {
+            let mut first = [0; 5];
+            stream.set_read_timeout(Some(PATIENCE)).is_ok()
+                && stream.read_exact(&mut first).is_ok()
+                && &first == b"INFO "
+        })
     }
 
     /// Kills it with SIGKILL.
