@@ -14,6 +14,7 @@ use super::door::{
 use super::member::{Channels, Delivery, FleetNews, Member, Numbered, Publish};
 use super::names::Name;
 use super::presence::Remembered;
+use super::quiet::Quiet;
 use super::roster::{About, Change};
 use super::secret::SecretKind as Secret;
 use super::subject::{Line, Subjects, Target, To};
@@ -63,9 +64,6 @@ const ANSWERS_MAX: usize = 4 * 1024;
 
 /// How long what is queued may still take to leave when the fleet is left.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
-
-/// What is told more often than this is counted, and not logged each time.
-const LOG_INTERVAL_MS: u64 = 5000;
 
 /// Refusals of NATS that come to one line of the log.
 const REFUSALS_PER_LINE: u64 = 256;
@@ -762,23 +760,6 @@ impl Engine {
     }
 }
 
-/// What was logged when, and how often it was not since.
-#[derive(Default)]
-struct Quiet([(Option<u64>, u64); 3]);
-
-impl Quiet {
-    /// Whether to log something now, and how often that was not done before.
-    fn may(&mut self, what: usize, now_ms: u64) -> Option<u64> {
-        let (last_ms, skipped) = &mut self.0[what];
-        if last_ms.is_some_and(|last_ms| last_ms + LOG_INTERVAL_MS > now_ms) {
-            *skipped += 1;
-            return None;
-        }
-        *last_ms = Some(now_ms);
-        Some(std::mem::take(skipped))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -800,15 +781,5 @@ mod tests {
             let Err(error) = server(text) else { panic!("{text}") };
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
-    }
-
-    #[test]
-    fn what_is_told_again_and_again_is_counted() {
-        let mut quiet = Quiet::default();
-        assert_eq!(
-            [quiet.may(0, 0), quiet.may(0, 1), quiet.may(1, 1), quiet.may(0, 2)],
-            [Some(0), None, Some(0), None]
-        );
-        assert_eq!(quiet.may(0, LOG_INTERVAL_MS), Some(2));
     }
 }

@@ -27,8 +27,10 @@ use std::sync::Arc;
 /// Counts that are announced in one second: some 135 kB.
 const TAILS_MAX: usize = 4096;
 
-/// Payloads up to here are copied, so that they keep no more than themselves: half of what NATS' client reads at a time.
+/// Payloads up to here that shards keep by reference are copied, so that they keep no more than themselves: half of what NATS'
+/// client reads at a time. Shards copy those up to `OWN_COPY_BYTES_MAX` themselves, but for values that conflate.
 const COPIED_BYTES_MAX: usize = 32 * 1024;
+const OWN_COPY_BYTES_MAX: usize = 4096;
 
 /// Of these in one message: a third of what the smallest servers take.
 const TAILS_PER_MESSAGE: usize = 512;
@@ -579,8 +581,10 @@ impl Member {
         bytes: usize,
         now_ms: u64,
     ) -> Result<Judged, Refusal> {
-        // All messages of one read share its buffer: one that is kept must not keep its neighbours.
-        let payload = if payload.len() <= COPIED_BYTES_MAX { Bytes::copy_from_slice(&payload) } else { payload };
+        // All messages of one read share its buffer: what shards keep by reference must not keep its neighbours.
+        let is_kept = payload.len() > OWN_COPY_BYTES_MAX || matches!(header.policy, Some(Policy::Conflate { .. }));
+        let is_copied = is_kept && payload.len() <= COPIED_BYTES_MAX;
+        let payload = if is_copied { Bytes::copy_from_slice(&payload) } else { payload };
         let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;
         let to = match header.kind {
             Kind::Topic => {

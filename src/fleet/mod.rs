@@ -29,6 +29,7 @@ mod names;
 mod outgoing;
 mod presence;
 mod probe;
+mod quiet;
 mod roster;
 mod secret;
 #[cfg(test)]

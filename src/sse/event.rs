@@ -14,7 +14,7 @@ pub const COMMENT: &[u8] = b":\n\n";
 const REASON_BYTES_MAX: usize = 123;
 
 /// The event of a message. Text is its `data`, line by line; Binary is base64, in events of the name `binary`. So is Text, as `text`,
-/// with a carriage return, which would end a line, or of so many short lines that it would grow by more than in base64.
+/// with a carriage return, which would end a line, or of so many short lines that it would be three times as long.
 pub fn message(id: EventId, kind: MessageKind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + payload.len() / 8 + 64);
     out.extend_from_slice(format!("id: {id}\n").as_bytes());
@@ -35,10 +35,10 @@ pub fn message(id: EventId, kind: MessageKind, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Whether what stands before each line would be more than a third of the payload.
+/// Whether what stands before each line would be more than twice the payload.
 fn grows_by_lines(payload: &[u8]) -> bool {
     let lines = memchr::memchr_iter(b'\n', payload).count();
-    lines * b"data: ".len() > payload.len() / 3 + 64
+    lines * b"data: ".len() > 2 * payload.len() + 64
 }
 
 /// What is no message: an answer of the hub. JSON, on one line.

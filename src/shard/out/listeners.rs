@@ -41,8 +41,8 @@ impl Shard {
                 return Encoding::of_event(Bytes::from_static(sse::COMMENT), SharedCharge::default(), copy_bytes_max);
             }
         };
-        if payload.len() > FRAME_BYTES_MAX / 2 {
-            // In base64 it is more than what is kept can name.
+        if payload.len() > FRAME_BYTES_MAX / 4 {
+            // With what stands before its lines it may be more than what is kept can name.
             return Encoding::of_event(sse::gap("size").into(), SharedCharge::default(), copy_bytes_max);
         }
         let now_ms = self.now_ms;

@@ -162,11 +162,7 @@ impl Shard {
     /// Whether one of these listens to events here, or did: nobody can tell later which of those who come back it was.
     fn leaves_out_a_listener(&mut self, except: &[ChannelId]) -> bool {
         self.work.spend(except.len() as u64 * work::PASS_NS);
-        let has_listened = |&id: &ChannelId| {
-            let slot = self.table.slot_of(id);
-            slot.is_none_or(|slot| self.table[slot].flags.has(Flag::Sse))
-        };
-        except.iter().filter(|id| id.shard(self.shards) == self.index()).any(has_listened)
+        except.iter().any(|&id| self.may_have_listened(id))
     }
 
     /// Goes on with a broadcast, for one slice.

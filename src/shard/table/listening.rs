@@ -150,6 +150,12 @@ impl Shard {
         replay
     }
 
+    /// Whether this is a channel of this shard that only receives, or one that is gone and may have been.
+    pub(in crate::shard) fn may_have_listened(&self, id: ChannelId) -> bool {
+        let is_here = id.shard(self.shards) == self.index();
+        is_here && self.table.slot_of(id).is_none_or(|slot| self.table[slot].flags.has(Flag::Sse))
+    }
+
     /// A message of the client of a stream: it goes to the shard of its channel, and the request waits.
     pub(in crate::shard) fn say(&mut self, said: SaidMessage) {
         if self.keys.verify(said.channel, &said.token).is_err() {

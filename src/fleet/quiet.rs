@@ -1,0 +1,36 @@
+//! Lines of the log that would come at the rate of messages: one in a while, with how many were left out.
+
+/// What is told more often than this is counted, and not logged each time.
+const LOG_INTERVAL_MS: u64 = 5000;
+
+/// What was logged when, and how often it was not since.
+#[derive(Default)]
+pub struct Quiet([(Option<u64>, u64); 3]);
+
+impl Quiet {
+    /// Whether to log something now, and how often that was not done before.
+    pub fn may(&mut self, what: usize, now_ms: u64) -> Option<u64> {
+        let (last_ms, skipped) = &mut self.0[what];
+        if last_ms.is_some_and(|last_ms| last_ms + LOG_INTERVAL_MS > now_ms) {
+            *skipped += 1;
+            return None;
+        }
+        *last_ms = Some(now_ms);
+        Some(std::mem::take(skipped))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_again_and_again_is_counted() {
+        let mut quiet = Quiet::default();
+        assert_eq!(
+            [quiet.may(0, 0), quiet.may(0, 1), quiet.may(1, 1), quiet.may(0, 2)],
+            [Some(0), None, Some(0), None]
+        );
+        assert_eq!(quiet.may(0, LOG_INTERVAL_MS), Some(2));
+    }
+}
