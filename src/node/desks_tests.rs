@@ -66,7 +66,7 @@ impl Scene {
         self.desks.poll(&mut Context::from_waker(Waker::noop()), &mut self.answers).map(Result::unwrap)
     }
 
-    /// DeskOf asked for what failed, and the ids of their requests, until `count` have.
+    /// The senders of the requests that failed, with the ids of the requests, once `count` have.
     fn failed(&mut self, count: usize) -> Vec<(String, u64)> {
         let (mut failed, deadline) = (Vec::new(), Instant::now() + PATIENCE);
         while failed.len() < count {

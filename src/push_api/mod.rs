@@ -6,7 +6,7 @@
 //!
 //! Invariants: nothing is done before the token has been compared; a request is answered once; a push never waits: an inbox
 //! that is full is told (429). A batch of lines is worked off a part at a time, so that no client waits for another's. What
-//! is kept of answers for [`Idempotency-KeyDigest`](idempotency) is bounded and charged.
+//! is kept of answers for [`Idempotency-Key`](idempotency) is bounded and charged.
 
 mod body;
 mod guard;
