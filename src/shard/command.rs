@@ -1,4 +1,4 @@
-//! What others tell a shard: one enum, one direction.
+//! Commands to a shard: one enum, one direction.
 
 use super::event::RequestId;
 use super::handler::Handler;

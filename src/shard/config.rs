@@ -1,4 +1,4 @@
-//! The numbers that a shard obeys.
+//! The settings of a shard.
 
 use crate::words::policy::Policy;
 use crate::{http, proto, tls};

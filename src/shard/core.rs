@@ -1,6 +1,6 @@
-//! The shard itself: its tables, and the doors through which the driver calls it.
+//! The shard itself: its tables, and the entry points that the driver calls.
 //!
-//! The driver calls `handle_*` with what happened, then [`Shard::flush`] until it answers that nothing waits, then
+//! The driver calls `handle_*` with what happened, then [`Shard::flush`] until it reports that nothing waits, then
 //! [`Shard::end_turn`], and carries out the [`Effect`]s. All of it is synchronous; `now_ms` is an argument.
 //!
 //! Invariants:

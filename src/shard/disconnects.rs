@@ -1,8 +1,9 @@
-//! The last channels that ended here, and why: what an operator asks when a user says "I was disconnected".
+//! The last channels that ended on this shard, and why: what an operator looks up when a user reports "I was
+//! disconnected".
 //!
-//! A ring of plain facts, filled where a channel ends and read by asking the shard
-//! ([`super::command::Command::Disconnects`]). It holds what is known anyway; nothing is counted for it per message.
-//! Clients that opened a WebSocket and never became a channel are in it too, without a channel id.
+//! A ring of plain records, filled where a channel ends and read by asking the shard
+//! ([`super::command::Command::Disconnects`]). It holds only what is known anyway; nothing is counted for it per
+//! message. Clients that opened a WebSocket and never became a channel are in it too, without a channel id.
 
 use super::event::ClosedBy;
 use crate::channel::ChannelId;

@@ -1,4 +1,4 @@
-//! Times that a shard keeps for its operators: how long its turns were, and how long pushes waited for them.
+//! Times that a shard records for operators: the length of its turns, and how long pushes waited for them.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What a shard tells a process: one enum, one direction.
+//! Events from a shard to a process: one enum, one direction.
 
 use super::outcome::Outcome;
 use super::table::slot::Slot;

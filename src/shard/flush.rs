@@ -1,8 +1,8 @@
-//! The seam between the shard and whatever carries its bytes: one call sends a batch and borrows shard memory only
-//! for its own length.
+//! The interface between the shard and the code that sends its bytes: one call sends a batch, and borrows shard memory
+//! only until it returns.
 //!
 //! Invariants: when `send_all` returns, nothing of the batch is in flight and no pointer into it survives; a send that
-//! took everything leaves no trace; any other is reported exactly once. The shard applies the reports after the call,
+//! took everything is not reported; any other is reported exactly once. The shard applies the reports after the call,
 //! so it needs no unsafe. Implementations live in the driver (io_uring, `send(2)`) and in the simulation (memory).
 
 use std::io::IoSlice;

@@ -1,8 +1,8 @@
-//! A process that runs on the shards, as a shard sees it: who takes its events here, and what it orders meanwhile.
+//! A process that runs on the shards, as a shard sees it: it takes its events here, and gives orders meanwhile.
 //!
-//! This is the one way in which code of a process comes to a shard's thread. A shard knows no more of it than that it takes
-//! events, gives orders, and says how long that took; clocks, panics and other shards are the concern of who implements
-//! [`Handler`]. `C` is what is ordered, which this file must not know.
+//! This is the only way in which code of a process runs on a shard's thread. A shard knows only that the handler takes
+//! events, gives orders, and reports how long that took; clocks, panics and other shards are up to the implementation
+//! of [`Handler`]. `C` is the type of an order, which this file must not depend on.
 
 use super::event::Event;
 

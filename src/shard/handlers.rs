@@ -1,7 +1,7 @@
-//! The handlers of processes that run on the shards, on this shard, and what each has ordered that did not fit its turn.
+//! The handlers, on this shard, of processes that run on the shards, and the orders of each that did not fit its turn.
 //!
-//! Invariants: a handler is at its seat unless it runs; what one keeps is bounded as one process' part of an inbox is, and
-//! charged. Knows nothing of how orders are obeyed: see `handling.rs`.
+//! Invariants: a handler is at its seat unless it runs; the orders kept for one are bounded like one process' part of
+//! an inbox, and charged. How orders are carried out is in `handling.rs`.
 
 use super::command::Command;
 use super::handler::Handler;

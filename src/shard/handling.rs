@@ -1,8 +1,8 @@
-//! Running the handlers of processes that run on the shards: events to them, their orders to where they are sent from.
+//! Running the handlers of processes that run on the shards: passing events to them, and their orders to the send path.
 //!
-//! Invariants: each handler runs at most once a turn, for its credit; what it has cost too much it waits for in later turns,
+//! Invariants: each handler runs at most once a turn, for its credit; time above the credit is deducted in later turns,
 //! so a slow one delays others by one event in many turns. It is given no event while an order of its own waits to be
-//! obeyed: so its orders stay in order, and what it leaves undone makes its clients wait instead of growing.
+//! carried out: so its orders stay in order, and unfinished work makes its clients wait instead of growing.
 
 use super::command::{Command, HostCommand};
 use super::core::Shard;

@@ -2,12 +2,12 @@
 //!
 //! Where to look: a byte comes in at [`Shard::handle_read`] (`intake/`), a push at [`Shard::handle_command`]
 //! (`out/push.rs`); frames are encoded once into the window (`out/window.rs`), wait for each channel as ranges of it
-//! (`out/outbound.rs`) and leave in batches (`out/sending.rs`, through [`flush::Flush`]). Connections are let in by
+//! (`out/outbound.rs`) and leave in batches (`out/sending.rs`, through [`flush::Flush`]). Connections are accepted by
 //! `table/accept.rs`, channels begin in `table/opening.rs` and end in `table/closing.rs`. Orders come in as
-//! [`command::Command`], news go out as [`event::Event`].
+//! [`command::Command`]; processes are told of what happened by [`event::Event`].
 //!
 //! Invariants: a shard shares nothing that is touched per message; it never waits; the same calls with the same bytes
-//! and times give the same result. It must not know sockets, clocks, randomness, threads or futures.
+//! and times give the same result. It must not depend on sockets, clocks, randomness, threads or futures.
 
 pub mod command;
 pub mod config;

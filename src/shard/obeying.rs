@@ -1,6 +1,6 @@
-//! Orders, one after another, as far as a turn has room for them, and the shard's own chores.
+//! Carrying out orders, one after another, as far as a turn has room for them, and the shard's own chores.
 //!
-//! Invariant: an order that is put down is the first to be gone on with, so orders of one producer stay in order.
+//! Invariant: a suspended order is the first to be resumed, so orders of one producer stay in order.
 
 use super::command::Command;
 use super::core::Shard;

@@ -1,8 +1,9 @@
-//! What operators ask of a shard while it runs: its channels page by page, who is attached, other settings, a drain.
+//! Requests of operators to a running shard: list channels page by page, list attached processes, change settings,
+//! drain.
 //!
-//! Invariants: a question costs a bounded part of a turn, however many channels there are, and is asked again for the
-//! rest; a drain tells each channel once, and at most as many at a time as its pace allows; whoever asks may have gone
-//! before the answer. It must not know who asks, or why.
+//! Invariants: a request costs a bounded part of a turn, however many channels there are, and is repeated for the rest;
+//! a drain tells each channel once, and at most as many at a time as its pace allows; the requester may be gone before
+//! the answer. It must not depend on who asks, or why.
 
 use crate::channel::ChannelId;
 use crate::gateway::IpPrefix;

@@ -1,4 +1,4 @@
-//! What became of a push, for those who ask: counts gathered over the shards that the push reached.
+//! The outcome of a push, for callers that ask: counts gathered over the shards that the push reached.
 //!
 //! Invariant: a [`OutcomeCollector`] is settled exactly once, when the last part of the push has been.
 

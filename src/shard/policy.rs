@@ -1,4 +1,4 @@
-//! What becomes of a frame that a slow client has no room for.
+//! What happens to a frame that a slow client has no room for.
 
 pub use crate::words::policy::Policy;
 

@@ -1,6 +1,7 @@
-//! Channels that outlive their connections, simulated: two shards, clients that are cut at any byte and come back on any
-//! shard, policies, pressure and drains. The oracle is the protocol itself: a client counts, and message number N of its channel
-//! must be the one that it hears as its Nth, both ways; what is missing must have been told, to the message.
+//! Channels that outlive their connections, simulated: two shards, clients that are cut at any byte and come back on
+//! any shard, policies, memory pressure and drains. The oracle is the protocol itself: a client counts, and message
+//! number N of its channel must be the Nth that it receives, both ways; missing messages must have been reported, to
+//! the message.
 
 use super::command::{
     Arrival, Carried, Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,

@@ -1,9 +1,10 @@
-//! Who waits to be read of those that shake hands: in order of arrival, and an address after another.
+//! Which handshaking connection is read next: in order of arrival, one address after another.
 //!
-//! A handshake costs a hundred times what a read does, so a turn does a few of them, and the others wait unread in their
-//! sockets. All cost about the same, so an address has its turn by one handshake at a time, however many it has begun.
+//! A handshake costs a hundred times what a read does, so a turn does a few of them, and the others wait unread in
+//! their sockets. All cost about the same, so an address gets one handshake per round, however many it has begun.
 //!
-//! Invariant: an address stands in the round once, as long as somebody of it waits. Must not know sockets or prices.
+//! Invariant: an address is in the round once, as long as one of its connections waits. Must not depend on sockets or
+//! costs.
 
 use super::table::connection::ConnectionToken;
 use crate::admission::Prefix;

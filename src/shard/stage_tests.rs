@@ -1,5 +1,5 @@
-//! A shard with several clients in memory, each with a socket that takes as much as it is told to: what tests of
-//! policies and of memory stand on.
+//! A shard with several clients in memory, each with a socket that takes as much as it is told to: the basis of the
+//! tests of policies and of memory.
 
 use super::command::{Command, Policy, PushCommand, PushFrame, PushKind, ReportTo};
 use super::event::{Closed, Event};

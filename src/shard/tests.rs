@@ -1,4 +1,4 @@
-//! Scenarios that once went wrong, each with one shard and sockets that take as much as they are told to.
+//! Regression tests, each with one shard and sockets that take as much as they are told to.
 
 use super::command::{CloseFrame, Command, Policy, PushCommand, PushFrame, PushKind, ReportTo};
 use super::event::Event;

@@ -1,4 +1,4 @@
-//! What a shard counts of TLS.
+//! A shard's counts for TLS.
 
 use crate::tls::Alert;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! What is more work than a turn, or than its producer's part of one: put down where it is, taken up again later.
+//! Orders that need more work than a turn, or than their producer's part of one: suspended where they are, resumed
+//! later.
 //!
 //! Invariant: what is left of a batch follows what was begun of it, so orders of one producer stay in order.
 

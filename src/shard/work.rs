@@ -1,10 +1,10 @@
-//! What a turn costs, in one currency: nanoseconds of a shard's core, as they were measured once and are counted since.
+//! The cost of a turn, in one unit: nanoseconds of a shard's core, from costs that were measured once.
 //!
-//! Everything that a turn does spends from one budget, so that no kind of work is free: commands and channels, frames and
-//! bytes, clients that go on. Counted, not timed: the same calls cost the same, so the simulation sees what a turn may be.
-//! Sends are bounded by their batch, and counted.
+//! Everything that a turn does is spent from one budget, so that no kind of work is free: commands and channels, frames
+//! and bytes, clients that resume. Counted, not timed: the same calls cost the same, so the simulation sees the same
+//! turns. Sends are bounded by their batch, and counted.
 //!
-//! Invariant: what is spent only grows within a turn. Must not know what the work is for.
+//! Invariant: the amount spent only grows within a turn. Must not depend on what the work is for.
 
 /// Letting a client in.
 pub(super) const ACCEPT_NS: u64 = 10_000;

@@ -1,4 +1,4 @@
-//! The HTTP state of one connection: the request that is being taken in or answered.
+//! The HTTP state of one connection: the request that is being received or answered.
 
 use crate::admission::OfProcess;
 use crate::gateway::OwnerId;

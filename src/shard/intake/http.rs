@@ -1,7 +1,7 @@
-//! HTTP on a connection: requests that are answered here, asked of a process, or become WebSockets.
+//! HTTP on a connection: requests that are answered here, passed to a process, or become WebSockets.
 //!
 //! Invariants: one request at a time is being answered, so responses keep their order; a waiting request is answered
-//! exactly once, by the process that was asked or by its deadline; bytes behind an upgrade request are frames.
+//! exactly once, by its process or by its deadline; bytes behind an upgrade request are frames.
 
 use crate::admission::HeapBytes;
 use crate::channel::ChannelId;

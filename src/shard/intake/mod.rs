@@ -1,7 +1,7 @@
-//! The way in: what a read gave becomes requests, frames and events.
+//! The inbound path: the bytes of a read become requests, frames and events.
 //!
-//! Invariant: bytes are parsed where they are read, and where a turn goes on with who was paused ([`Intake::resume`]),
-//! nowhere else: a send that made room for a client only says that the client may go on.
+//! Invariant: bytes are parsed where they are read, and where a turn resumes paused clients ([`Intake::resume`]),
+//! nowhere else: a send that made room for a client only marks the client as ready to resume.
 
 pub(super) mod exchange;
 mod http;

@@ -1,8 +1,9 @@
-//! The PROXY header that a balancer's connection begins with: it is taken off before anything else reads the connection,
-//! TLS included, and says whose connection it is.
+//! The PROXY header at the beginning of a balancer's connection: it is removed before anything else reads the
+//! connection, TLS included, and gives the address of the client.
 //!
-//! Invariants: it has to come from whom it is expected, within `head_timeout` of the connect, and is not looked for from
-//! others; until it has come nothing of the connection is answered; who is relayed is never on this machine.
+//! Invariants: the header must come within `head_timeout` of the connect from the proxies configured to send it, and is
+//! not looked for from other peers; nothing of the connection is answered before it has come; a relayed client is never
+//! treated as local to this machine.
 
 use crate::admission::Notice;
 use crate::gateway::proxy_protocol::{ProxiedSource, ProxyHeader};

@@ -1,8 +1,8 @@
-//! The way of a byte in: what a read gave becomes frames, and frames become events.
+//! The inbound path of a WebSocket: the bytes of a read become frames, and frames become events.
 //!
-//! Invariants: all frames of one read are parsed in one go; nothing is parsed that its owner has no room for, the rest
-//! is kept and reading stops; a client whose own queue is over half full is not read either, so one that sends without
-//! reading slows only itself.
+//! Invariants: all frames of one read are parsed in one pass; nothing is parsed that its owner has no room for, the
+//! rest is kept and reading stops; a client whose own queue is over half full is not read either, so one that sends
+//! without reading slows only itself.
 
 use crate::channel::ChannelId;
 use crate::gateway::REGISTRATION_BYTES_MAX;

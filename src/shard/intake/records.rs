@@ -1,11 +1,11 @@
-//! The way in through TLS: a handshake, then records, which are opened where they were read.
+//! The inbound path through TLS: a handshake, then records, which are opened in the read buffer.
 //!
-//! Until a handshake is over nothing is parsed and nothing but the handshake is sent. Behind it the data of all records of a
-//! read is joined, and goes the way of any other bytes; the beginning of a record whose rest has not come waits with the
-//! connection, and the next read stands behind it.
+//! Until a handshake is over nothing is parsed and nothing but the handshake is sent. After it the data of all records
+//! of a read is joined and handled like any other bytes; an incomplete record at the end of a read is kept with the
+//! connection, and the next read is appended to it.
 //!
-//! Invariants: a handshake spends its price of the turn's work when keys are exchanged; whatever ends TLS is said to the
-//! client as what it is, and an end without close_notify is told from one with it.
+//! Invariants: a handshake spends its cost from the turn's budget when keys are exchanged; the client is sent the alert
+//! that matches the reason why TLS ends, and an end without close_notify is distinguished from one with it.
 
 use crate::admission::Prefix;
 use crate::shard::core::Shard;

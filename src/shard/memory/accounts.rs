@@ -1,7 +1,7 @@
-//! What a shard holds for one owner, and which of the owner's connections hold most of it.
+//! The memory that a shard holds for one owner, and the owner's connections that hold most of it.
 //!
-//! Invariants: a connection stands in the list of its size, a power of two, at once and once, so that the fullest (to a
-//! factor of two) is found without a search; what the tally says is the sum over the holders.
+//! Invariants: a connection is always in exactly one list, that of its size as a power of two, so that the fullest (to
+//! a factor of two) is found without a search; the tally is the sum over the holders.
 
 use crate::admission::{HeldAs, Tally, Tenant};
 use crate::shard::table::slot::Slot;

@@ -1,11 +1,12 @@
-//! What a shard holds for its clients, by kind, and who holds most of it.
+//! The memory that a shard holds for its clients, by kind, and the connections that hold most of it.
 //!
 //! Everything is counted where it begins and ends to wait, on the slow paths only: what leaves at once, or is read
-//! whole, never comes here. A payload that waits by reference is counted once for its push, however many channels wait
+//! whole, is never counted. A payload that waits by reference is counted once for its push, however many channels wait
 //! for it, since it is in memory once; a channel's own budget counts it in full.
 //!
-//! Invariants: the sums are the sums over the holders; a holder stands in the list of its size, a power of two, at once
-//! and once, so that the fullest (to a factor of two) is found without a search. Knows no connection but by its place.
+//! Invariants: the totals are the sums over the holders; a holder is always in exactly one list, that of its size as a
+//! power of two, so that the fullest (to a factor of two) is found without a search. Knows a connection only by its
+//! place.
 
 mod accounts;
 mod pressure;

@@ -1,16 +1,16 @@
-//! Short of memory: who makes room, and who waits.
+//! Short of memory: which connections make room, and which wait.
 //!
-//! The shard leases what it holds ([`crate::shard::memory`]). When too little is left of the budget, those who hold more
-//! than their share of it give back, the fullest connection first, whichever shard they are on: a channel that is behind
-//! meets the policy of what was pushed to it (its oldest or newest frames are dropped, or it is closed with 1013); a client
-//! whose own message fills the memory is refused (1013, or 503). A process within its share gives only for itself, or
-//! where nobody holds more than a share. Where it is reading that made memory short, those who are in the middle of a
-//! message or request are first not read for a while: what drains by itself may make room. What they hold does not drain
-//! by waiting, so after [`PATIENCE_MS`] the fullest of them is refused, and the next, until there is room: no two clients
-//! wait for each other for ever.
+//! The shard leases what it holds ([`crate::shard::memory`]). When too little is left of the budget, owners that hold
+//! more than their share of it give back, the fullest connection first, whichever shard it is on: a channel that is
+//! behind meets the policy of what was pushed to it (its oldest or newest frames are dropped, or it is closed with
+//! 1013); a client whose own message fills the memory is refused (1013, or 503). A process within its share gives only
+//! for itself, or where no owner holds more than a share. If reading made memory short, clients in the middle of a
+//! message or request are first not read for a while: queues that drain by themselves may make room. What these clients
+//! hold does not drain by waiting, so after [`PATIENCE_MS`] the fullest of them is refused, and the next, until there
+//! is room: no two clients wait for each other for ever.
 //!
-//! Invariants: what waits to be sent is more than is leased for the length of one turn at most; with what is being read
-//! it is at most a quarter more; each step frees something or passes over somebody, so relieving ends.
+//! Invariants: queued output exceeds the lease for the length of one turn at most; including data that is being read,
+//! the total exceeds it by a quarter at most; each step frees something or skips a holder, so relieving ends.
 
 use crate::admission::Notice;
 use crate::http::PreparedResponse;

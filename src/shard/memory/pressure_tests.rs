@@ -1,5 +1,5 @@
-//! Short of memory: the fullest go first and by their policy, what is shared counts once, who is being read waits, and
-//! nobody waits for ever. Everything that was counted is uncounted in the end.
+//! Short of memory: the fullest go first and by their policy, shared payloads count once, clients being read wait, and
+//! none waits for ever. Everything that was counted is uncounted in the end.
 
 use crate::admission::{Budget, Ledger, STEP_BYTES};
 use crate::proto::MessageKind;

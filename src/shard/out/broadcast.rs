@@ -1,7 +1,7 @@
 //! The frame of a push in the forms in which channels get it, and a broadcast on its way to its channels.
 //!
-//! Invariant: a form is encoded once for each slice of a broadcast: between two slices, what it has put into the window may
-//! have left, and the segments with it.
+//! Invariant: a form is encoded once for each slice of a broadcast: between two slices, what it has put into the window
+//! may have left, and the segments with it.
 
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;

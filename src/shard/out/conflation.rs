@@ -1,7 +1,7 @@
 //! The newest value of each key, for a channel that cannot take every value.
 //!
-//! Invariant: a key stands once, at the place where it first came. Processes choose the keys, so their hashes are keyed at
-//! random. Knows nothing of frames but their length.
+//! Invariant: a key has one entry, at the position where it first came. Processes choose the keys, so their hashes are
+//! keyed at random. Knows only the length of frames.
 
 use crate::shard::out::frame::FrameParts;
 use std::collections::{HashMap, VecDeque};

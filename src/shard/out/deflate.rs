@@ -1,10 +1,10 @@
-//! Compression of what channels get (RFC 7692): one message, compressed once for all that agreed on the same window.
+//! Compression of pushes (RFC 7692): one message, compressed once for all channels that agreed on the same window.
 //!
-//! A broadcast is compressed by the thread that pushes it, before it is handed to the shards: once, whatever the number
-//! of shards and channels, on the process' own time. For that it looks at its owner's [`Windows`]. A push to one channel is
-//! compressed by the shard, which alone knows what that channel has agreed on.
+//! A broadcast is compressed by the thread that pushes it, before it is passed to the shards: once, whatever the number
+//! of shards and channels, on the process' own time. For that it reads its owner's [`Windows`]. A push to one channel
+//! is compressed by the shard, which alone knows what that channel has agreed on.
 //!
-//! Invariant: whoever finds no compressed form sends the message as it is, which is always lawful (RFC 7692 6).
+//! Invariant: without a compressed form the message is sent as it is, which is always allowed (RFC 7692 6).
 
 use crate::proto::deflate::{DeflateContext, Deflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 use crate::shard::table::slot::Slot;

@@ -1,12 +1,12 @@
-//! What a process has pushed to those who listen to event streams, in order, for who comes back and names the event that it
-//! heard last. One for each process on each shard where anybody listens, or did a while ago.
+//! What a process has pushed to clients of event streams, in order, for a client that returns and names the event that
+//! it received last. There is one journal for each process on each shard that has listeners, or had them a while ago.
 //!
-//! Each entry says for whom it was: who comes back is given what its own login, path and topics entitle it to, and nothing
-//! else; where that cannot be told, it is told of a gap. The bytes lie in what is [kept](super::kept), once.
+//! Each entry has its audience: a returning client is given what its own login, path and topics entitle it to, and
+//! nothing else; where that cannot be determined, a gap is reported to it. The bytes are [kept](super::kept), once.
 //!
-//! Invariants: counts go up by one for each entry and are never used again within a run of the broker; whoever left is waited
-//! for as long as history reaches, so a push that it would have heard has an entry, or the counts have a hole. It must not know
-//! connections.
+//! Invariants: counts go up by one for each entry and are never reused within a run of the broker; an audience that a
+//! listener has left is recorded for as long as history reaches, so a push that it would have received has an entry, or
+//! the counts have a hole. It must not depend on connections.
 
 use super::kept::KeptFrames;
 use super::range::Range;

@@ -1,8 +1,8 @@
-//! What is kept of each channel that outlives its connection, beside its log: whose it is and with what it may be taken up
-//! again.
+//! What is kept of each channel that outlives its connection, in addition to its log: the path and user that may resume
+//! it, and the tokens for that.
 //!
-//! Invariants: a channel that is kept has its place here from its first frame to its end, under the place of its connection;
-//! what the log takes of the heap is counted as its owner's.
+//! Invariants: a kept channel has an entry here from its first frame to its end, under the place of its connection; the
+//! heap use of the log is counted as its owner's.
 
 use super::log::Log;
 use crate::resume::ResumeToken;

@@ -1,13 +1,13 @@
-//! What is kept of sent and unsent frames for channels that outlive their connections: segments as the window has them,
-//! behind the point where it lets go.
+//! History: sent and unsent frames of channels that outlive their connections, in segments like those of the window,
+//! retained after the window would have released them.
 //!
-//! A frame is written here once per push, whatever the number of channels, and such a channel's first send takes it from
-//! here. What is kept for one owner lies apart from what is kept for others, and is counted as the owner's (each segment
-//! holds a [`SharedCharge`]), so that who keeps much loses his own history first.
+//! A frame is written here once per push, whatever the number of channels, and such a channel's first send takes it
+//! from here. The history of one owner is separate from that of others, and is counted as the owner's (each segment
+//! holds a [`SharedCharge`]), so that an owner that keeps much loses its own history first.
 //!
-//! Invariants: bytes never move or change while a segment lives; a segment that a connection has not been offered yet is not
-//! let go of (`needed_until`); the segments of one owner go in the order in which they were begun. Whoever has a range of
-//! one that is gone finds that out by asking. It must not know channels.
+//! Invariants: bytes never move or change while a segment lives; a segment that a connection has not been offered yet
+//! is not released (`needed_until`); the segments of one owner are released in the order in which they were begun. The
+//! holder of a range finds out by a lookup whether its segment is gone. It must not depend on channels.
 
 use super::range::{KEPT, Range, RangeBytes};
 use crate::gateway::OwnerId;

@@ -1,8 +1,9 @@
-//! Pushes to channels that outlive their connections: into the log first, and to the connection as far as it takes them.
+//! Pushes to channels that outlive their connections: into the log first, and to the connection as far as it takes
+//! them.
 //!
-//! Invariants: a message has a position from the moment it is accepted, dropped ones too; what is behind a full socket, or
-//! while nobody is connected, waits in the log and nowhere else, and goes to the connection in order; a gap is told before
-//! what follows it. A policy is applied to what the connection was not given.
+//! Invariants: a message has a position from the moment it is accepted, dropped ones too; messages behind a full
+//! socket, or without a connection, wait in the log and nowhere else, and go to the connection in order; a gap is
+//! reported before what follows it. A policy applies to what was not given to the connection.
 
 use crate::proto::{Opcode, server_header};
 use crate::resume::text;

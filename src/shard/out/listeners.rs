@@ -1,8 +1,8 @@
-//! Pushes to channels that only receive (event streams): a push is one event for all of them, written once into what is kept, from
-//! where it is sent and, for those who come back, sent again.
+//! Pushes to channels that only receive (event streams): a push is one event for all of them, written once into the
+//! history, from which it is sent and, for returning clients, sent again.
 //!
-//! Invariants: an event is made only where somebody listens, or did a while ago; what waits for a listener is bounded, and
-//! dropped, as frames are: an event stands in the queue as a frame does.
+//! Invariants: an event is made only where there are listeners, or were a while ago; what waits for a listener is
+//! bounded, and dropped, as frames are: an event stands in the queue as a frame does.
 
 use crate::gateway::OwnerId;
 use crate::resume;

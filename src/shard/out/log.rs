@@ -1,11 +1,12 @@
-//! What one channel that outlives its connection was pushed, by position: what its client may have missed, and what it was
-//! not offered yet. Ranges of what is [kept](super::kept), merged where they touch: a broadcast grows an entry.
+//! What was pushed to one channel that outlives its connection, by position: messages that its client may have missed,
+//! and messages that it was not offered yet. Ranges of [kept](super::kept) frames, merged where they touch: a broadcast
+//! extends an entry.
 //!
-//! A position is a count of messages accepted for the channel, sent or not. What a policy dropped, a newer value replaced,
-//! or memory took back is missing between entries: a gap, which is told in its place.
+//! A position is a count of messages accepted for the channel, sent or not. A message that a policy dropped, a newer
+//! value replaced, or memory pressure removed is missing between entries: a gap, which is reported in its place.
 //!
-//! Invariants: `sent` stands before `told`, `unsent` behind it, both in order of position; the sums are the sums over the
-//! entries. It must not know connections, policies or texts.
+//! Invariants: `sent` stands before `told`, `unsent` behind it, both in order of position; the totals are the sums over
+//! the entries. It must not depend on connections, policies or texts.
 
 use super::kept::KeptFrames;
 use super::range::Range;

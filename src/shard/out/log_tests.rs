@@ -1,4 +1,4 @@
-//! The log against a naive twin: a list of all messages with what became of each.
+//! The log against a naive reference: a list of all messages with the fate of each.
 
 use super::*;
 use crate::gateway::OwnerId;

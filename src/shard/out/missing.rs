@@ -1,7 +1,8 @@
-//! What was lost on its way to this broker: channels that outlive their connections count it as dropped, and their clients are
-//! told how many messages that are.
+//! Messages lost on their way to this broker: channels that outlive their connections count them as dropped, and their
+//! clients are told the number.
 //!
-//! Invariants: the gap is told before what follows it, where it was seen; other channels count nothing, and are told nothing.
+//! Invariants: the gap is reported before what follows it, where it was detected; other channels count nothing, and are
+//! told nothing.
 
 use crate::gateway::OwnerId;
 use crate::shard::command::{Miss, ShardAudience};

@@ -1,10 +1,10 @@
-//! The way out: what is pushed, where it waits, and how it leaves.
+//! The outbound path: what is pushed, where it waits, and how it leaves.
 //!
 //! Invariants: the bulk list is in the order in which its connections were first touched, so the segment noted at its
 //! head is the oldest that any of them needs; the urgent list is empty whenever segments are released; a connection
 //! stands in a list at most once, and its flag says so.
 //!
-//! It must not know owners, and takes a connection as an argument: the table is another part.
+//! It must not depend on owners, and takes a connection as an argument: the table is another part.
 
 pub(super) mod broadcast;
 mod conflation;

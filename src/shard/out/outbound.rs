@@ -1,18 +1,18 @@
 //! What waits to be sent on one connection.
 //!
-//! As long as the socket takes what it is offered, a queue is ranges of the shard's [`Window`], nearly always one. After
-//! a short send the rest is copied out (blobs stay by reference) into a [`Backlog`] of the connection's own, and so is
-//! everything that follows until it has drained: a slow peer never pins the window.
+//! As long as the socket takes what it is offered, a queue is ranges of the shard's [`Window`], nearly always one.
+//! After a short send the rest is copied out (blobs stay by reference) into a [`Backlog`] of the connection's own, and
+//! so is everything that follows until it has drained: a slow peer never pins the window.
 //!
 //! Invariants:
-//! - the queue is what is sealed, then `first`, then the backlog's pieces, in order;
-//! - what is sealed (TLS) leaves as it is: no frame is dropped from it, and nothing is put before it;
+//! - the queue is the sealed bytes, then `first`, then the backlog's pieces, in order;
+//! - sealed bytes (TLS) leave unchanged: no frame is dropped from them, and nothing is put before them;
 //! - `until_boundary` bytes at its front belong to something that has no boundary inside: an HTTP response, or the
 //!   frame in progress. Behind them stand whole frames only;
 //! - once a send was cut short, those bytes are a piece of their own, so that frames can be dropped, and control frames
 //!   inserted, right behind them.
 //!
-//! Knows nothing of sockets, owners or policies; it says what fits, the shard decides.
+//! Does not depend on sockets, owners or policies; it says what fits, and the shard decides.
 
 use crate::shard::memory::SharedCharge;
 use crate::shard::out::conflation::Conflated;

@@ -1,5 +1,5 @@
-//! The queue against a naive twin, a plain list of frames: whatever is pushed, cut and dropped in whatever order, the
-//! same bytes leave, the same bytes wait, and nothing that the window let go of is ever asked for.
+//! The queue against a naive reference, a plain list of frames: for any order of pushes, cuts and drops, the same bytes
+//! leave, the same bytes wait, and no range is read after the window has released it.
 
 use super::*;
 use crate::proto::{Opcode, server_header};

@@ -1,8 +1,8 @@
-//! The pieces of a queue that its socket has left behind: ranges of the window, chunks of the connection's own, and
+//! The parts of a queue that its socket did not take: ranges of the window, chunks of the connection's own, and
 //! payloads by reference.
 //!
-//! Invariants: the sums are the sums over the pieces, and what is held is counted as it was allocated; a chunk never grows
-//! beyond what it was allocated with, so nothing is moved because something follows; a frame stands in one piece.
+//! Invariants: the totals are the sums over the pieces, and what is held is counted as it was allocated; a chunk never
+//! grows beyond its allocation, so appending moves nothing; a frame is within one piece.
 
 use crate::proto::server_frame_len;
 use crate::shard::memory::SharedCharge;

@@ -1,6 +1,7 @@
-//! Policies, outcomes and budgets of a whole shard against a naive twin: for each channel a plain list of frames, and for
-//! each push the fate that the words of the policies give it. Whatever is pushed, taken, closed and broken in whatever
-//! order, each push has the twin's outcome, each socket took the twin's bytes, each end lost what the twin lost.
+//! Policies, outcomes and budgets of a whole shard against a naive reference: for each channel a plain list of frames,
+//! and for each push the fate that the documentation of the policies gives it. For any order of pushes, sends, closes
+//! and failures, each push has the reference's outcome, each socket took the reference's bytes, and each end lost the
+//! same.
 
 use crate::admission::{Budget, STEP_BYTES};
 use crate::channel::ChannelId;

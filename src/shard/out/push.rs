@@ -1,4 +1,4 @@
-//! Pushes: finding the channel, judging the frame against its budget, and putting it where it will be sent from.
+//! Pushes: finding the channel, checking the frame against its budget, and putting it where it will be sent from.
 //!
 //! Invariants: a frame is encoded once per push, whatever the size of the audience; a policy is applied only after the
 //! socket has refused bytes; the budget is kept at the granularity of frames.

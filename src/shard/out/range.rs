@@ -1,6 +1,7 @@
-//! What names bytes that wait: a range of a segment, of the [window](super::window) or of what is [kept](super::kept).
+//! References to bytes that wait: a range of a segment, of the [window](super::window) or of [kept](super::kept)
+//! frames.
 //!
-//! Invariant: a range stays within its segment. Knows nothing of either.
+//! Invariant: a range stays within its segment. Does not depend on either.
 
 use crate::shard::memory::SharedCharge;
 use bytes::Bytes;

@@ -1,11 +1,11 @@
-//! The way out through TLS: what waits for a client is plain until it is offered to its socket, and is sealed then.
+//! The outbound path through TLS: data for a client is plaintext until it is offered to its socket, and is sealed then.
 //!
-//! A batch seals into one buffer of the shard's, whose records leave with the others' plain bytes. What was sealed keeps
-//! its number, so it must leave before anything that is sealed later: where a socket has not taken all, the rest of the records
-//! stays at the front of the queue ([`Outbound::sealed`]), out of the reach of policies. That is at most
-//! [`SEALED_OFFER_BYTES_MAX`] of a client's bytes, and one record as long as its socket is full again and again.
+//! A batch seals into one buffer of the shard's, whose records leave with the plaintext of other clients. A sealed
+//! record has its number, so it must leave before anything that is sealed later: where a socket has not taken all, the
+//! rest of the records stays at the front of the queue ([`Outbound::sealed`]), out of the reach of policies. That is at
+//! most [`SEALED_OFFER_BYTES_MAX`] of a client's bytes, and one record as long as its socket is full again and again.
 //!
-//! Invariants: a client is offered either records that wait, or newly sealed ones behind none; the last record is
+//! Invariants: a client is offered either records that wait, or newly sealed ones when none wait; the last record is
 //! close_notify, and the writing side is shut behind it only.
 
 use crate::shard::core::Shard;

@@ -1,8 +1,8 @@
 //! Which connections have something to send, and sending it in batches.
 //!
-//! Two lists: `urgent` for what concerns one connection (unicasts, replies, control frames), `bulk` for the audiences of
-//! broadcasts. A batch takes the urgent ones first, so a broadcast to 20,000 channels delays nobody else by more than a
-//! batch.
+//! Two lists: `urgent` for traffic of one connection (unicasts, replies, control frames), `bulk` for the audiences of
+//! broadcasts. A batch takes the urgent ones first, so a broadcast to 20,000 channels delays other clients by at most
+//! one batch.
 //!
 //! Invariants: the bulk list is in the order in which its connections were first touched, so the segment noted at its
 //! head is the oldest that any of them needs; the urgent list is empty whenever segments are released.

@@ -1,4 +1,4 @@
-//! The lists of connections that have something to send, and the frames whose outcome someone waits for.
+//! The lists of connections that have something to send, and the frames whose outcome is awaited.
 
 use crate::shard::flush::ShortSend;
 use crate::shard::outcome::OutcomePart;

@@ -4,8 +4,8 @@
 //! waits for a channel usually leaves as one slice, and channels for which the same frames wait send the same slice.
 //!
 //! Invariants: bytes never move or change while a range can name them; a frame never crosses segments; segments leave
-//! at the front only ([`Window::release_before`]), which the shard calls once every channel has been offered them.
-//! Knows nothing of channels.
+//! at the front only ([`Window::release_before`]), which the shard calls once every channel has been offered them. Does
+//! not depend on channels.
 
 use super::kept::KeptFrames;
 pub use super::range::{Range, RangeBytes};

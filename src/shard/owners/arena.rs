@@ -1,9 +1,10 @@
-//! Where the messages of one batch lie until its process has read them: small ones side by side, few allocations for many.
+//! Storage for the messages of one batch until its process has read them: small ones side by side, one allocation for
+//! many.
 //!
-//! Invariant: a chunk holds messages of one batch alone, and the batch is charged for all of it. So whoever leaves a message
-//! unread keeps what is counted as its own, and nothing that others share.
+//! Invariant: a chunk holds messages of one batch alone, and the batch is charged for all of it. So a process that
+//! leaves a message unread keeps only memory that is counted as its own, and none that others share.
 //!
-//! It must not know events, owners, or who reads.
+//! It must not depend on events, owners, or readers.
 
 use crate::proto::Payload;
 use bytes::{Bytes, BytesMut};

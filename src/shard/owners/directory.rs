@@ -1,7 +1,9 @@
-//! Who is attached to the broker and what it may be reached by: immutable, shared by all shards, swapped whole.
+//! The attached processes and the paths and names that reach them: immutable, shared by all shards, replaced as a
+//! whole.
 //!
-//! A copy shares everything, and a change copies the few nodes on the way to what it changes: it costs the same however many
-//! are attached and whatever they have bound, and the old state is freed as soon as nobody uses it.
+//! A copy shares everything, and a change copies the few nodes on the path to what it changes: it costs the same
+//! however many processes are attached and whatever they have bound, and the old state is freed as soon as it has no
+//! user.
 
 use crate::admission::{OfProcess, ProcessFund};
 use crate::gateway::{OwnerId, Snapshot};

@@ -1,8 +1,8 @@
-//! Guests: addresses on other nodes that a channel's owner lets push to it.
+//! Guests: addresses on other nodes that a channel's owner allows to push to it.
 //!
 //! Invariants: a grant is given by the owner of the channel and ends with the channel, or is given for all channels of
 //! an owner and stands in the directory; there are at most [`PER_CHANNEL_MAX`] of the one and [`PER_OWNER_MAX`] of the
-//! other. A guest may push and nothing else, and a channel that it was not let in to does not exist for it. Owners pay
+//! other. A guest may push and nothing else, and a channel without a grant for it does not exist for it. Owners pay
 //! nothing for this: only guests are looked up.
 
 use crate::channel::ChannelId;

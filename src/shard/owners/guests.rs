@@ -1,4 +1,4 @@
-//! What guests may do: push to the channels that they were let in to ([`grants`](super::grants)).
+//! Orders of guests: pushes to the channels that they have grants for ([`grants`](super::grants)).
 
 use crate::channel::ChannelId;
 use crate::shard::command::{GrantCommand, GuestPushCommand, ReportTo};

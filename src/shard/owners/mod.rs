@@ -1,8 +1,8 @@
-//! Whose channels they are: the directory of all owners, what this shard keeps of each, and whom they let in.
+//! The owners of channels: the directory of all owners, what this shard keeps of each, and their grants to guests.
 //!
-//! Invariants: an owner has a place here as long as it has channels, events that were not handed over, or clients that
-//! wait for its answer or for room in its queue; it stands in the list of those with events, and in that of the full ones, at most once.
-//! It must not know connections but by their place in the table.
+//! Invariants: an owner has a place here as long as it has channels, events that were not passed on, or clients that
+//! wait for its answer or for room in its queue; it is at most once in the list of owners with events, and at most once
+//! in that of the full ones. It must not depend on connections except by their place in the table.
 
 mod arena;
 pub mod directory;

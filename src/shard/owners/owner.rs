@@ -1,8 +1,8 @@
-//! A process as one shard knows it: its channels here, by the path on which they were opened, and what it is to be told.
+//! A process as one shard knows it: its channels here, by the path on which they were opened, and its pending events.
 //!
-//! Invariants: a channel stands in one list, at the [`OwnerPlace`] that it was given; a path is listed as long as it has a
-//! channel, so there are never more lists than channels. Adding, removing and finding a path cost the same however many
-//! channels there are. Knows nothing of connections but their place in the shard's table.
+//! Invariants: a channel stands in one list, at the [`OwnerPlace`] that it was given; a path is listed as long as it
+//! has a channel, so there are never more lists than channels. Adding, removing and finding a path cost the same
+//! however many channels there are. Knows a connection only by its place in the shard's table.
 
 use crate::queue::events::EventBatch;
 use crate::shard::owners::arena::Arena;

@@ -1,9 +1,9 @@
 //! Channels into and out of topics ([`subscriptions`](super::subscriptions)).
 //!
-//! Invariants: only its owner subscribes a channel, and only while it is open and not closing; a channel that ends has left
-//! its topics before its owner is told of the end. Who is to be told of those who join is asked for room first, so a process
-//! that does not read is told of no more than it has room for; that a channel has left is never refused, and bounded by
-//! those that have joined.
+//! Invariants: only its owner subscribes a channel, and only while it is open and not closing; a channel that ends has
+//! left its topics before its owner is told of the end. Presence events about joining channels need room in the queue
+//! of the process first, so a process that does not read is told of no more joins than it has room for; events about
+//! leaving channels are never refused, and bounded by those that have joined.
 
 use crate::channel::ChannelId;
 use crate::shard::command::{Membership, ReportTo, SubscribeCommand};

@@ -1,8 +1,8 @@
 //! Which channels of one process are subscribed to which of its topics, on one shard.
 //!
-//! Invariants: a channel stands in a topic's list once, and knows where; so it leaves for the same cost however many others
-//! are there. A topic has a place here as long as it has subscribers. What all of it takes of the heap is charged to the
-//! process, by capacity. Knows connections by their place in the shard's table alone.
+//! Invariants: a channel stands in a topic's list once, and knows its position; so it leaves for the same cost however
+//! many others are there. A topic has a place here as long as it has subscribers. The heap use of all of it is charged
+//! to the process, by capacity. Knows connections by their place in the shard's table alone.
 
 use super::topics::{Topic, TopicClaim, Topics};
 use crate::admission::{Charge, HeldAs, ProcessFund};

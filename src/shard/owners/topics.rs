@@ -1,13 +1,13 @@
-//! The topics of a process that anybody is subscribed to, and on which shards: what all shards and all who push share.
+//! The topics of a process that have subscribers, and on which shards: shared by all shards and all publishing threads.
 //!
-//! Who subscribes a channel counts it here at once ([`Topics::claim`]), before the shard is told, and the shard counts it
-//! out when the channel leaves. So whoever publishes behind that finds the shard on the list, and shards without
+//! The thread that subscribes a channel counts it here at once ([`Topics::claim`]), before the shard is told, and the
+//! shard subtracts it when the channel leaves. So a later publish finds the shard on the list, and shards without
 //! subscribers are neither told nor woken. A publish looks its topic up here, where names are compared, not hashed; the
 //! shards find theirs by its number.
 //!
-//! Invariants: a topic is listed as long as anybody is counted; it is taken off the list under the lock under which new ones
-//! are counted. A shard never waits for that lock: what it cannot take off at once is swept by who comes next. A topic is
-//! charged to its process.
+//! Invariants: a topic is listed as long as its count is not zero; it is taken off the list under the lock under which
+//! new subscribers are counted. A shard never waits for that lock: a topic that it cannot take off at once is removed
+//! by the next holder of the lock. A topic is charged to its process.
 
 use crate::admission::{Charge, HeapBytes, HeldAs, OfProcess, ProcessFund};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
-//! The events of a process that runs on the shards, on this shard: what its handler has not taken yet.
+//! The events of a process that runs on the shards, on this shard: those that its handler has not taken yet.
 //!
-//! Invariants: they keep within the limits of a process' queue, by the same rules (`queue/events.rs`): messages are asked for
-//! room first, Closed is never refused, and failures have half as many places as messages. What waits from one turn to the
-//! next is charged to its process.
+//! Invariants: they keep within the limits of a process' queue, by the same rules (`queue/events.rs`): messages need
+//! room first, Closed is never refused, and failures have half as many places as messages. Events that wait from one
+//! turn to the next are charged to their process.
 
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessFund};
 use crate::queue::events::QueueLimits;

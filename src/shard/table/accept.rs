@@ -1,12 +1,12 @@
-//! Who is let in: what a new connection, and its handshake, counts as.
+//! Admission of new connections and their handshakes: how each is counted.
 //!
-//! A client that connects to us itself is counted by its socket's address from the start; one that a balancer relays, once
-//! the PROXY header has told its address. Behind a trusted proxy a
-//! connection is the proxy's, and may carry requests of many clients, until it becomes a WebSocket: then it is its
-//! client's for life, and counted by the address that the proxy forwards.
+//! A client that connects directly is counted by its socket's address from the start; one that a balancer relays, once
+//! the PROXY header has given its address. Behind a trusted proxy a connection is the proxy's, and may carry requests
+//! of many clients, until it becomes a WebSocket: then it is its client's for life, and counted by the address that the
+//! proxy forwards.
 //!
-//! Invariants: what was counted is uncounted once, in [`Shard::remove`](crate::shard::core::Shard); a client over a limit gets a
-//! 503, or where too many are being told so already, nothing.
+//! Invariants: what was counted is uncounted once, in [`Shard::remove`](crate::shard::core::Shard); a client over a
+//! limit gets a 503, or nothing where too many such answers are being sent already.
 
 use crate::admission::{LimitReached, Notice, Prefix};
 use crate::gateway::{self, Settings};

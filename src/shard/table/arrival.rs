@@ -1,7 +1,7 @@
-//! A connection on its way to the shard of the channel that its client comes back for: plain data, and nothing of the
+//! A connection on its way to the shard of the channel that its client returns for: plain data, and nothing of the
 //! shard that accepted it.
 //!
-//! Invariant: it is counted by admission all the way, and uncounted where it gets lost. It must not know sockets but by
+//! Invariant: it is counted by admission all the way, and uncounted if it gets lost. It must not know sockets except by
 //! their number.
 
 use crate::admission::{self, Prefix};

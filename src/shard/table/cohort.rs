@@ -1,6 +1,7 @@
-//! Connections that were there at one moment, gone through in slices: what comes between two slices is not of them.
+//! The connections that existed at one moment, processed in slices: those that come between two slices are not
+//! included.
 //!
-//! Invariant: a place whose connection came after that moment is passed over, though the place is the same.
+//! Invariant: a place whose connection came after that moment is skipped, though the place is the same.
 
 use super::ConnectionTable;
 use super::slot::Slot;

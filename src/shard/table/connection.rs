@@ -1,4 +1,4 @@
-//! What a shard keeps of one connection: explicit data, nothing hidden in futures.
+//! The state that a shard keeps of one connection: explicit data, nothing hidden in futures.
 //!
 //! Invariant: between reads a connection owns no read buffer; an idle channel owns no heap but its place in the table.
 

@@ -1,8 +1,8 @@
-//! Time: what happens to a connection when its time is up, and when it should be looked at again.
+//! Time: what happens to a connection when a deadline passes, and when it should be looked at again.
 //!
-//! Invariants: every connection has exactly one entry in the wheel that counts (`wheel_tick`); deadlines that move are
-//! looked at lazily; bytes that come move no deadline of a phase; a connection that *we* do not read is not judged by its
-//! silence; a client that does not take what we send is, for its own silence is why we do not read.
+//! Invariants: every connection has exactly one valid entry in the wheel (`wheel_tick`); deadlines that move are looked
+//! at lazily; received bytes move no deadline of a phase; a connection that *we* do not read is not judged by its
+//! silence; a client that does not take what we send is, since it is the reason why we do not read.
 
 use crate::proto::{Opcode, close};
 use crate::shard::command::CloseFrame;

@@ -1,7 +1,7 @@
-//! Which channels have no connection, in the order in which they were left, and which of those have ended.
+//! Which channels have no connection, in the order in which they lost it, and which of those have ended.
 //!
-//! Invariants: a channel that is detached stands in the order once as such; what is remembered of those that ended is
-//! bounded. It must not know connections but by their place in the table.
+//! Invariants: a detached channel has one valid entry in that order; the number of ended channels that are remembered
+//! is bounded. It must not know connections except by their place in the table.
 
 use super::slot::Slot;
 use crate::channel::ChannelId;

@@ -1,8 +1,8 @@
-//! Channels whose clients are gone for now: each waits for its own to come back, then ends as any channel does.
+//! Channels whose connection is lost: each waits for its client to come back, then ends as any channel does.
 //!
-//! Invariants: a detached channel keeps its place in the table, and counts there against all limits; it has no socket, and
-//! nothing waits for it but what is in its log; where a limit is reached, those go first that were left first. Who has
-//! ended while nobody was there is remembered for a while, so that its client can be told what it has lost.
+//! Invariants: a detached channel keeps its place in the table, and counts there against all limits; it has no socket,
+//! and nothing waits for it but what is in its log; where a limit is reached, the channels detached longest end first.
+//! A channel that ended while detached is remembered for a while, so that its client can be told what it has lost.
 
 use super::detached::EndedChannel;
 use super::slot::Slot;

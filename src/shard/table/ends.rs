@@ -1,4 +1,4 @@
-//! Keeping the ends of channels, for who asks why.
+//! Recording the ends of channels, for later questions about their reasons.
 
 use crate::proto::close;
 use crate::shard::core::Shard;

@@ -1,9 +1,9 @@
-//! Event streams: channels that only receive, from their request on, and what their clients send beside them.
+//! Event streams: channels that only receive, from their request on, and the requests with which their clients send.
 //!
-//! Invariants: a stream counts against all limits as any channel does; its first event says which channel it is, and from where
-//! on it is complete; who names the event that it heard last is taken to the shard that sent it, and given what it missed and
-//! is entitled to, or told of a gap first. A message goes up only with the stream's own token, and is told to the process
-//! once, in the order of the shard.
+//! Invariants: a stream counts against all limits as any channel does; its first event gives the channel, and the point
+//! from which the stream is complete; a client that names the event that it received last is passed to the shard that
+//! sent it, and given what it missed and is entitled to, or a gap is reported first. A message from the client needs
+//! the stream's own token, and is passed to the process once, in the order of the shard.
 
 use super::arrival::{StreamWish, Upgraded};
 use super::said::SaidMessage;

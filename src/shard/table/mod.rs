@@ -1,4 +1,4 @@
-//! Who is connected: connections and channels from their beginning to their end, and when each is looked at again.
+//! Connections and channels from their beginning to their end, and when each is looked at again.
 //!
 //! Invariants: a channel id leads to the open connection that carries it, and every open connection is found by its id;
 //! what was counted by admission when it came is uncounted when it leaves. It must not know what waits for a connection

@@ -1,4 +1,4 @@
-//! Lines in the log about clients that are refused or let go ([`crate::admission::Notices`]), and their counts.
+//! Lines in the log about clients that are refused or closed ([`crate::admission::Notices`]), and their counts.
 
 use super::slot::Slot;
 use crate::admission::Notice;

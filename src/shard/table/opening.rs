@@ -1,6 +1,6 @@
 //! From an upgraded connection to a channel: at once where the path was bound, or after `WsRegister`.
 //!
-//! Invariants: the id is minted here, on the shard that owns it; Opened is handed over before the client hears of its
+//! Invariants: the id is minted here, on the shard that owns it; Opened is passed on before the client learns of its
 //! channel, and before anything that the client sends; the registration's reply is the first frame of its channel.
 
 use crate::admission::HeapBytes;

@@ -1,6 +1,6 @@
-//! What operators ask of a shard while it runs ([`operating`](crate::shard::operating)), and a drain.
+//! Requests of operators to a running shard ([`operating`](crate::shard::operating)), and a drain.
 //!
-//! Invariants: a question costs a bounded part of a turn; a drain tells each channel once.
+//! Invariants: a request costs a bounded part of a turn; a drain tells each channel once.
 
 use crate::process_id::ProcessId;
 use crate::proto::close;

@@ -1,12 +1,13 @@
-//! Clients that come back for their channels: judged on the shard of the channel, wherever their sockets were accepted.
+//! Clients that come back for their channels: checked on the shard of the channel, wherever their sockets were
+//! accepted.
 //!
-//! The shard that accepted the socket has checked host, login, Origin, handshake and the token's MAC. Where the channel is
-//! another's, it hands the socket over with all that it knows ([`Arrival`]), as plain data.
+//! The shard that accepted the socket has checked host, login, Origin, handshake and the token's MAC. If another shard
+//! has the channel, it passes the socket there with all that it knows ([`Arrival`]), as plain data.
 //!
-//! Invariants: each answer brings a new token, and the one that it answers is good until the client has shown that it heard of
-//! the new one; a client that may come back finds its channel whether it is detached or its old connection seems alive, which is
-//! then let go of without a word to the owner; who may not, gets a new channel and is told why. A connection is counted once on
-//! its way from shard to shard.
+//! Invariants: each answer brings a new token, and the previous one stays valid until the client has shown that it
+//! received the new one; a client that may come back finds its channel whether it is detached or its old connection
+//! seems alive, which is then dropped without an event to the owner; a client that may not gets a new channel and the
+//! reason. A connection is counted once on its way from shard to shard.
 
 use super::arrival::{Arrival, Counted, Handover, ResumeWish, Upgraded};
 use super::detaching::OF_CHANNEL;
