@@ -1,4 +1,4 @@
-//! Orders that are handed over together.
+//! Orders that are submitted together.
 
 use super::elsewhere::Abroad;
 use super::order::{Commands, Order};

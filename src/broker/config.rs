@@ -1,4 +1,4 @@
-//! What a broker is started with.
+//! The settings with which a broker is started.
 
 use crate::admission;
 use crate::driver::runtime::DriverKind;

@@ -1,4 +1,4 @@
-//! How one order is delivered, beyond what it says: the policy, and who hears of its outcome.
+//! How one order is delivered, in addition to its contents: the policy, and the recipient of its outcome.
 
 use super::elsewhere::AskNodes;
 use super::ticket::TicketSender;

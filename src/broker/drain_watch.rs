@@ -1,4 +1,4 @@
-//! Whether the broker drains or stops, and who is told that a drain begins, each once.
+//! Whether the broker drains or stops, and the watchers that are told, once each, when a drain begins.
 
 #[cfg(feature = "link")]
 use super::BrokerHandle;

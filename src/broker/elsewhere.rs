@@ -1,10 +1,10 @@
-//! Other brokers with the same audience: what is handed over for them, and what is handed on for them here.
+//! Other brokers with the same audience: messages submitted to them, and messages from them that are delivered here.
 //!
-//! The broker does not know how others are reached: whoever does (a fleet) is an [`Elsewhere`] that is set once. Without
-//! one there is nobody elsewhere, and everywhere is here.
+//! The broker does not know how other brokers are reached: a fleet implements [`Elsewhere`] and is set once. Without
+//! one there are no other brokers, and everywhere is here.
 //!
-//! Invariants: handing over never waits; what is not taken is told in the outcome; what comes from elsewhere is obeyed as
-//! an order of the process that it names, and of no other.
+//! Invariants: submitting never waits; what is not accepted is reported in the outcome; what comes from other brokers
+//! is carried out as an order of the process that it names, and of no other.
 
 use super::delivery::OutcomeTo;
 use super::message::Message;

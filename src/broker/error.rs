@@ -1,4 +1,4 @@
-//! Why a broker, a process or a path is refused.
+//! The reasons why a broker, a process or a path is refused.
 
 use crate::driver::listen::ListenError;
 use crate::driver::runtime::RuntimeError;

@@ -1,4 +1,4 @@
-//! Orders of guests, and about them: processes on other nodes that push to channels which their owners let them in to.
+//! Orders of guests, and about them: processes on other nodes that push to channels whose owners have granted it.
 
 use super::delivery::DeliveryOptions;
 use super::message::Message;

@@ -1,7 +1,7 @@
-//! Where a thread is: whether it runs a handler on a shard right now.
+//! Whether the current thread runs a handler on a shard right now.
 //!
-//! A handler's own types offer nothing that waits, but it may hold a handle that does. Whoever waits for a shard on that
-//! shard waits for ever, so it is told so instead: by a panic, which ends its process.
+//! A handler's own types offer nothing that waits, but it may hold a handle that does. Waiting for a shard on that
+//! shard's own thread would never end, so the call panics instead, which ends the process.
 
 use std::cell::Cell;
 

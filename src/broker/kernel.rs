@@ -1,11 +1,11 @@
 //! A node's kernel attached to a broker: many processes, one queue.
 //!
-//! A node cannot tell which processes exist, so each id is an owner as soon as somebody names it: a process that asks
-//! for something, or a client that registers with it. Owners are told of control frames, and share the kernel's queue.
-//! Invariants: an owner keeps its number as long as it has a channel, a path, a request or somebody who acts in its name;
-//! one that nobody needs is forgotten, so that names which clients invent take no place from others; there are at most
-//! [`OWNERS_MAX`]; a kernel that goes takes everything of its processes along, and the rules of entry are again what they
-//! were before it came.
+//! A node cannot list its processes, so each id becomes an owner when it is first named: by a process that asks for
+//! something, or by a client that registers with it. Owners receive control frames as events, and share the kernel's
+//! queue. Invariants: an owner keeps its number as long as it has a channel, a path, a request or a handle that acts in
+//! its name; one without any of these is forgotten, so that names which clients invent take no place from others; there
+//! are at most [`OWNERS_MAX`]; when a kernel detaches, everything of its processes goes with it, and the rules of entry
+//! are again those from before it attached.
 
 use super::guest::{GrantOrder, GuestPushOrder};
 use super::pusher::Pusher;

@@ -1,4 +1,4 @@
-//! What is pushed: a message, checked when it is made.
+//! A message to push, checked when it is made.
 
 use crate::proto::MessageKind;
 use crate::shard::command::{PushFrame, PushKind};

@@ -9,7 +9,7 @@
 //! chat.bind_at("/chat")?;
 //! println!("clients connect to ws://{}/chat", broker.address());
 //!
-//! // A process' loop; here nobody connects, and a wait that ends is no error.
+//! // A process' loop; here no client connects, and a timeout is no error.
 //! while let Some(event) = chat.recv_timeout(Duration::from_millis(1))? {
 //!     if let Event::Message { channel, payload, .. } = event {
 //!         chat.push(channel, Message::binary(payload)).send()?;
@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Invariants: a push never waits for a client; the directory is changed under one lock and adopted by all shards before
-//! a bind answers; no code of a process runs on a shard thread, but that of a process that asks for it (`on_shards`).
+//! a bind answers; no code of a process runs on a shard thread, unless the process asks for it (`on_shards`).
 
 mod batch;
 mod builder;

@@ -1,9 +1,9 @@
 //! Processes that run on the shards: no thread, no queue and no wake-up stand between a message and its answer.
 //!
-//! This is the one door through which code of a process comes to a shard's thread. Invariants: what a handler is given has
-//! nothing that waits; its time is measured and told to the shard, which puts it down; a panic ends its process, with 1011
-//! for its channels, and nothing else; what it has ordered of other shards and found no room for waits here, bounded, and
-//! it is given no events meanwhile.
+//! This is the only way in which code of a process runs on a shard's thread. Invariants: a handler's API has no
+//! blocking calls; its time is measured and reported to the shard, which charges it; a panic ends its process, with
+//! 1011 for its channels, and nothing else; orders for other shards that find no room wait here, bounded, and the
+//! handler is given no events meanwhile.
 
 use super::here::OnAShard;
 use super::message::Message;

@@ -1,7 +1,7 @@
-//! What operators do with a running broker: look at channels and processes, drain it, change its settings.
+//! Operating a running broker: listing channels and processes, draining, changing settings.
 //!
-//! Invariants: nothing here is in the way of a push; a question to a shard costs it a bounded part of a turn; settings
-//! change as a whole or not at all.
+//! Invariants: nothing here delays a push; a question to a shard costs it a bounded part of a turn; settings change as
+//! a whole or not at all.
 
 use super::pusher::Pusher;
 use super::{BrokerHandle, BrokerShared, Config, Disconnect, ProcessHandle, PushError, Report};

@@ -1,12 +1,12 @@
-//! What a process asks of the broker. An order is made by its verb, gets its options by name, and is given by its end,
-//! which says whether it may wait:
+//! Orders of a process to the broker. An order is created by the method of its name, takes its options by name, and is
+//! submitted by its last call, which determines whether it may wait:
 //!
 //! - `try_send()` never waits;
 //! - `send()` blocks the thread until there is room in the shards' inboxes, which drain at the speed of their CPU
 //!   whatever clients do;
 //! - `.await` waits for the same without a thread, on any executor.
 //!
-//! Invariant: nothing is given before the end is called.
+//! Invariant: nothing is submitted before the last call.
 
 use super::delivery::{DeliveryOptions, OutcomeTo};
 use super::elsewhere::{Abroad, AbroadTo, AskNodes, OnNodes};

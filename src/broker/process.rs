@@ -1,6 +1,6 @@
 //! A process attached to a broker: it binds paths, receives events, and pushes.
 //!
-//! Invariant: dropping it takes everything of it away: its paths, its waiting requests and its channels (closed with
+//! Invariant: dropping it removes everything that it has: its paths, its waiting requests and its channels (closed with
 //! 1001, or 1011 when it failed or is dropped by a panic, or as `end` says).
 
 use super::batch::Batch;

@@ -1,4 +1,5 @@
-//! How orders get to the shards: which command on which shard, whose account, and whether to wait for room.
+//! How orders get to the shards: which command goes to which shard, which account it is charged to, and whether it
+//! waits.
 
 use super::BrokerShared;
 use super::delivery::{DeliveryOptions, OutcomeTo};

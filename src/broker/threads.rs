@@ -1,4 +1,4 @@
-//! The thread of a shard: what it begins with, its life, and how its end is told.
+//! The thread of a shard: its initial state, its main function, and how its end is reported.
 
 use super::{DirectoryCell, StartError};
 use crate::driver::clock::Clock;

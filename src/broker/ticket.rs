@@ -1,4 +1,4 @@
-//! The claim to the outcome of one push: told once, waited for by a thread or by a task.
+//! The handle to the outcome of one push: available once, awaited by a thread or by a task.
 
 use crate::shard::outcome::Outcome;
 use std::future::Future;

@@ -1,7 +1,7 @@
-//! Pushes of which other nodes are to say what became of them, and what they have said.
+//! Pushes whose outcome other nodes are asked for, and their answers.
 //!
-//! Invariants: at most [`ASKS_MAX`] at a time; only a node that was asked is heard, once; who asks is told once, either when
-//! all have said or when it [gives up](Asked::give_up).
+//! Invariants: at most [`ASKS_MAX`] at a time; only a node that was asked is counted, once; the caller is answered
+//! once, either when all nodes have answered or when it [gives up](Asked::give_up).
 
 use super::header::{HeaderError, Reader};
 use crate::broker::{OnNodes, Outcome};

@@ -1,7 +1,7 @@
-//! Where the broker hands over what is for other nodes, on whatever thread a process pushes.
+//! Where the broker submits messages for other nodes, on the thread on which a process pushes.
 //!
-//! Invariants: nothing here waits; what is not taken is told in the outcome at once; the queue to NATS is bounded in
-//! messages and bytes, one process holds a quarter of it at most, and what waits is charged to the process.
+//! Invariants: nothing here waits; what is not accepted is reported in the outcome at once; the queue to NATS is
+//! bounded in messages and bytes, one process holds a quarter of it at most, and what waits is charged to the process.
 
 use super::member::{Member, Outbound, OutboundTo};
 use super::names::Name;

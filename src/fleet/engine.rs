@@ -1,11 +1,11 @@
-//! The thread that speaks with NATS: it publishes what waits at the door, and hands the broker what comes in.
+//! The thread that talks to NATS: it publishes what is queued at the door, and passes what comes in to the broker.
 //!
-//! One thread, one runtime, one connection. What comes in is handed to the shards on this thread, and where their inboxes
-//! are full it waits: then it does not read from NATS either, which holds the messages back and in the end breaks off; so
-//! what is held here stays within what one turn reads, and what is lost is seen by its numbers.
+//! One thread, one runtime, one connection. Incoming messages are passed to the shards on this thread, which waits
+//! while their inboxes are full: then it does not read from NATS either, which holds the messages back and in the end
+//! disconnects; so what is held here stays within what one turn reads, and losses are detected by sequence numbers.
 //!
-//! Invariants: no other thread waits for this one. The connection is made again for ever, after a wait that is drawn by
-//! lot. While it is not there, messages that have been taken wait, and no more are taken.
+//! Invariants: no other thread waits for this one. The connection is retried for ever, after a random wait. While it is
+//! down, messages that have been accepted wait, and no more are accepted.
 
 use super::Options;
 use super::door::{

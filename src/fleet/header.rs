@@ -1,4 +1,4 @@
-//! What travels before a payload, in 46 bytes and the names behind them; all numbers are big-endian.
+//! The header of a message: 46 bytes, the names behind them, then the payload; all numbers are big-endian.
 //!
 //! | at | bytes | |
 //! |---|---|---|
@@ -17,8 +17,8 @@
 //! | 38 | 8 | under which number the source wants to hear what became of it, else 0 |
 //! | 46 | | the source, the process, the topic or path or the channels (4 bytes each), the payload |
 //!
-//! Invariants: what is written is read back the same; bytes of any other shape are refused, and none panics; nothing is
-//! allocated but what the bytes hold.
+//! Invariants: a header that is written is read back the same; bytes of any other shape are refused, without a panic;
+//! allocations are bounded by the length of the bytes.
 
 use super::names::{NAME_BYTES_MAX, Name};
 use super::subject::Kind;

@@ -1,14 +1,15 @@
-//! What has come in of others' numbers: which messages are new, how many before them are lost, and which are too late.
+//! Sequence numbers received from other nodes: which messages are new, how many before them are lost, and which are
+//! late.
 //!
-//! For each audience that this node listens to and each source there is a place: the source's incarnation, its stream, and
-//! the last number that was taken. The first thing that is heard of a source begins the count; from then on every number is
-//! either delivered, in order, or counted as lost. A source also announces its last numbers, and how old each count is: where
-//! a count began after this node had begun to listen, what came before the first that was heard is lost too. What an
-//! announcement claims beyond what has come may still be on its way by another subscription, so it is believed
-//! [`BELIEVED_AFTER_MS`] later.
+//! For each audience that this node listens to and each source there is an entry: the source's incarnation, its stream,
+//! and the last number that was taken. The first message received from a source begins the count; from then on every
+//! number is either delivered, in order, or counted as lost. A source also announces its last numbers, and how old each
+//! count is: where a count began after this node had begun to listen, what came before the first received number is
+//! lost too. Numbers that an announcement claims and that have not arrived may still be on their way by another
+//! subscription, so the claim is accepted [`BELIEVED_AFTER_MS`] later.
 //!
-//! Invariants: a number is delivered at most once, and never behind a higher one of its stream; at most so many places,
-//! and what is forgotten for want of room is told; a source can only harm what is counted of it.
+//! Invariants: a number is delivered at most once, and never behind a higher one of its stream; the number of entries
+//! is limited, and the count of entries evicted for want of room is reported; a source can affect only its own counts.
 
 use super::subject::Line;
 use std::collections::{BTreeMap, HashMap, VecDeque};

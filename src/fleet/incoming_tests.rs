@@ -1,4 +1,4 @@
-//! Against a naive twin that remembers every number.
+//! Comparison with a naive reference that remembers every number.
 
 use super::super::subject::Kind;
 use super::*;

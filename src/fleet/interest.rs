@@ -1,7 +1,7 @@
 //! Which audiences this node listens to: those that have members here, and a while longer.
 //!
-//! Invariants: at most so many; what has had no member for [`IDLE_MS`] is given up, so that a client that comes and goes
-//! costs NATS nothing each time; what there was no room for is counted.
+//! Invariants: their number is limited; an audience without a member for [`IDLE_MS`] is unsubscribed, so that a client
+//! that comes and goes costs NATS nothing each time; audiences that there was no room for are counted.
 
 use super::subject::{Line, Target};
 use std::collections::HashMap;

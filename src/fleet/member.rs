@@ -1,8 +1,8 @@
-//! One node of a fleet, without I/O: orders, messages and the time go in; messages to publish, orders for the broker and
-//! what is to be told come out.
+//! One node of a fleet, without I/O: orders, messages and the time go in; messages to publish, orders for the broker
+//! and reports come out.
 //!
-//! Invariants: what another node says is believed of itself only, and only where its subject allows it; each message is
-//! delivered once and in order of its source and audience, or it is counted as lost and told.
+//! Invariants: claims of another node are accepted about itself only, and only where its subject allows it; each
+//! message is delivered once and in order of its source and audience, or it is counted as lost and reported.
 
 use super::Options;
 use super::asked::{self, Asked};

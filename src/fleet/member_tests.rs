@@ -1,4 +1,4 @@
-//! What one node makes of what it is told: of well-behaved nodes, of hostile ones and of noise.
+//! The reaction of one node to well-behaved nodes, to hostile ones and to noise.
 
 use super::*;
 use crate::proto::MessageKind;

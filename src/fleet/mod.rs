@@ -1,22 +1,21 @@
 //! A fleet: brokers on many machines with one audience, over NATS.
 //!
-//! A broadcast that is sent [everywhere](crate::Broadcast::everywhere) reaches the channels of the process of that name on
-//! every node, and a push can name a channel of another node ([`ChannelAt`](crate::ChannelAt)). Between nodes it is
-//! delivered once and in order for each source and audience, or it is lost, and then that is counted and told: every
-//! message carries a number of its source's, and sources say each second which numbers they have come to.
+//! A broadcast that is sent [everywhere](crate::Broadcast::everywhere) reaches the channels of the process of that name
+//! on every node, and a push can name a channel of another node ([`ChannelAt`](crate::ChannelAt)). Between nodes it is
+//! delivered once and in order for each source and audience, or it is lost, counted and reported: every message carries
+//! a sequence number of its source, and sources announce each second their latest numbers.
 //!
-//! - `names`, `subject`: what may be in a subject, and how audiences become subjects;
-//! - `header`: what travels before a payload;
-//! - `sequences`: the numbers that go out, and what has come in of others';
-//! - `asked`: what other nodes are to say of a push;
-//! - `presence`: what they have said last of a topic's subscribers;
-//! - `roster`, `interest`: who is there, and what this node listens to;
-//! - `member`: all of that as one node of a fleet, without I/O: bytes and the time go in, bytes and what is to be told
-//!   come out;
-//! - `door`: where the broker hands over what is meant for others; `engine`: the thread that speaks with NATS.
+//! - `names`, `subject`: which names a subject may contain, and how audiences become subjects;
+//! - `header`: the bytes before a payload;
+//! - `outgoing`, `incoming`: the numbers that go out, and those received from others;
+//! - `asked`: outcomes that other nodes are asked for;
+//! - `presence`: the counts of a topic's subscribers that other nodes have last reported;
+//! - `roster`, `interest`: the nodes that are present, and the audiences that this node listens to;
+//! - `member`: all of that as one node of a fleet, without I/O: bytes and the time go in, bytes and reports come out;
+//! - `door`: where the broker submits messages for other nodes; `engine`: the thread that talks to NATS.
 //!
-//! Invariants: local pushes never wait for any of this; every table and queue has a limit; what another node says is
-//! hostile until it has been judged, and can harm what is counted of that node only.
+//! Invariants: local pushes never wait for any of this; every table and queue has a limit; input from another node is
+//! treated as hostile until it has been checked, and can affect only what is counted of that node.
 
 mod asked;
 mod door;

@@ -1,4 +1,4 @@
-//! Names of fleets and nodes: what a subject of NATS can carry as it is, and permissions can spell.
+//! Names of fleets and nodes: those that a subject of NATS can carry unchanged, and that permissions can spell.
 
 use crate::broker::name_of_node;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
-//! The numbers that this node gives to what it sends: a count for each audience, and which counts are to be announced.
+//! The sequence numbers of what this node sends: a count for each audience, and which counts are to be announced.
 //!
-//! Invariants: numbers of a stream are 1, 2, 3 …; an audience whose count was forgotten for want of room begins a stream
-//! of a higher number, so that nobody takes it for the old one; at most as many counts as it was made for. A count that was
-//! used is announced several times. One that is forgotten before is told as a number of such.
+//! Invariants: numbers of a stream are 1, 2, 3 …; an audience whose count was evicted for want of room begins a stream
+//! of a higher number, so that receivers do not take it for the old one; the number of counts is limited at creation. A
+//! count that was used is announced several times. Counts evicted before that are announced as a number of such counts.
 
 use super::subject::Line;
 use std::collections::{BTreeMap, HashMap, VecDeque};

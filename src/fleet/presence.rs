@@ -1,6 +1,6 @@
-//! What other nodes have said last of the subscribers of topics, for when they do not say it again in time.
+//! The last counts of topics' subscribers from other nodes, for requests that these nodes do not answer in time.
 //!
-//! Invariant: at most [`REMEMBERED_MAX`] topics and nodes; the ones that were heard of longest ago are forgotten first.
+//! Invariant: at most [`REMEMBERED_MAX`] topics and nodes; the least recently updated ones are forgotten first.
 
 use super::names::NAME_BYTES_MAX;
 use super::subject::Line;

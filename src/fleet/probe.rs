@@ -1,4 +1,4 @@
-//! Looks at a fleet's NATS from a machine that may join it: for `pushring doctor`.
+//! Examines a fleet's NATS from a machine that may join it: for `pushring doctor`.
 
 use super::engine::{StartError, connect_options, server};
 use super::subject::{Kind, Subjects};

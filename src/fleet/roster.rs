@@ -1,7 +1,7 @@
-//! Who is in the fleet: the nodes that have been heard, since when, and what they say of themselves.
+//! The nodes of the fleet: those that have been heard from, since when, and what they report of themselves.
 //!
-//! Invariants: at most [`NODES_MAX`] nodes; one that has been silent for long is forgotten, and makes room; a node that is
-//! heard again after it was gone is told, with for how long.
+//! Invariants: at most [`NODES_MAX`] nodes; one that has been silent for long is forgotten, and makes room; when a node
+//! is heard again after it was gone, that is reported with the length of its absence.
 
 use crate::broker::name_of_node;
 use crate::resume::Run;

@@ -1,4 +1,4 @@
-//! With what a node shows NATS who it is. Never shown, never logged.
+//! The credentials with which a node authenticates to NATS. Never shown, never logged.
 
 /// What a credentials file holds.
 #[derive(Clone)]

@@ -1,9 +1,9 @@
-//! A fleet in memory: several nodes and a bus that loses, holds back, cuts off and restarts, but keeps the order of what one
-//! source says to one subject, as NATS does. The product's own code runs; one seed is one world.
+//! A fleet in memory: several nodes and a bus that loses, delays, disconnects and restarts, but keeps the order of what
+//! one source sends to one subject, as NATS does. The product's own code runs; one seed is one world.
 //!
-//! Oracle: what reaches a node of an audience that it listens to is each source's messages, once and in order; and once the
-//! bus is whole again for some seconds, what did not arrive is counted as lost, exactly, except where the node says that
-//! it does not know how many.
+//! Oracle: a node receives, of an audience that it listens to, each source's messages, once and in order; and once the
+//! bus has worked again for some seconds, what did not arrive is counted as lost, exactly, except where the node
+//! reports a gap of unknown size.
 
 use super::Options;
 use super::member::{Channels, FleetNews, Member, Outbound, OutboundTo, Publish};

@@ -1,7 +1,7 @@
 //! Subjects: `pushring.v1.FLEET.SOURCE.KIND.TOPIC`.
 //!
-//! What people name (topics, paths, processes) is hashed: it may hold what NATS gives a meaning, and a topic named `>`
-//! reads nothing but itself. Who receives compares the names that the header carries with the subject.
+//! Names that users choose (topics, paths, processes) are hashed: they may contain characters with a meaning in NATS,
+//! and a topic named `>` must match nothing but itself. The receiver compares the names in the header with the subject.
 
 use super::names::Name;
 use crate::process_id::ProcessId;

@@ -1,7 +1,9 @@
-//! The last answers that a channel was given, to be said again where its connection was lost: nobody knows which arrived.
+//! The last answers given to a channel, to be sent again after its connection was lost: it is unknown which of them
+//! arrived.
 //!
-//! Invariants: bounded in number, and charged; the newest are kept, so of the orders that a client has not heard an answer to
-//! (no more than [`ANSWERS_MAX`]) each that was obeyed has its answer here. Where memory is short older ones go, then all.
+//! Invariants: bounded in number, and charged; the newest are kept, so of the orders whose answer a client has not
+//! received (no more than [`ANSWERS_MAX`]) each that was carried out has its answer here. When memory is short older
+//! ones are dropped, then all.
 
 use crate::admission::{Charge, HeldAs, ProcessFund};
 use std::collections::VecDeque;

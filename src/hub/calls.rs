@@ -1,7 +1,9 @@
-//! What a backend is told of the hub's clients: a queue between the hub, which never waits, and who delivers.
+//! Events of the hub's clients for a backend: a queue between the hub, which never waits, and the sender of the
+//! webhooks.
 //!
-//! Invariants: what waits is bounded in events and bytes, and charged to the hub; what finds no room is counted, and whoever
-//! takes the next events hears how many are missing before them; events are taken in the order in which they happened.
+//! Invariants: what waits is bounded in events and bytes, and charged to the hub; events that find no room are counted,
+//! and the receiver of the next events learns how many are missing before them; events are taken in the order in which
+//! they happened.
 
 use crate::admission::{Charge, HeldAs, ProcessFund};
 use crate::channel::ChannelId;

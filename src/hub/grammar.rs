@@ -1,7 +1,7 @@
-//! What clients of the hub say in control texts, and what they are answered.
+//! The control texts of clients of the hub, and the answers to them.
 //!
-//! Pure functions over bytes, without the mark that control texts begin with. Invariants: a text orders one thing; nothing here
-//! panics, whatever a client says; a token that is said is in no answer.
+//! Pure functions over bytes, without the mark that control texts begin with. Invariants: a text has one order; nothing
+//! here panics, whatever a client sends; no answer contains a token that a client sent.
 
 use crate::words::topic;
 use base64::Engine;

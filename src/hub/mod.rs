@@ -1,13 +1,15 @@
-//! The hub: a process of the broker's own, whose clients subscribe and publish by themselves, as far as their tokens let them.
+//! The hub: a process of the broker's own, whose clients subscribe and publish by themselves, as far as their tokens
+//! allow.
 //!
-//! Clients connect to `/hub` with the subprotocol `pushring.1` and say what they want in control texts ([`grammar`]); what
-//! they may was judged at the door ([`Grant`]) and is obeyed here. Backends publish to it over HTTP (`push_api`). The protocol
-//! stands in `docs/PROTOCOL.md`.
+//! Clients connect to `/hub` with the subprotocol `pushring.1` and send their requests in control texts ([`grammar`]);
+//! their permissions were determined when they connected ([`Grant`]) and are enforced here. Backends publish to it over
+//! HTTP (`push_api`). The protocol is specified in `docs/PROTOCOL.md`.
 //!
-//! Invariants: nobody is subscribed to what its grant does not allow, nor publishes there; a channel whose grant has ended is
-//! closed with 4401; each order of a client is answered, and the last answers are said again to who comes back; nothing that is
-//! published can be taken for an answer, since answers are control texts. A topic with an envelope is a topic of its own, whose
-//! name no client can say. Whoever is to hear what clients do ([`WebhookQueue`]) is never waited for.
+//! Invariants: no client is subscribed to a topic that its grant does not allow, nor publishes there; a channel whose
+//! grant has ended is closed with 4401; each order of a client is answered, and the last answers are sent again to a
+//! client that comes back; no published message can be taken for an answer, since answers are control texts. A topic
+//! with an envelope is a topic of its own, whose name no client can send. The hub never waits for the receiver of its
+//! clients' events ([`WebhookQueue`]).
 
 mod answers;
 mod calls;

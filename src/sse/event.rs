@@ -1,4 +1,4 @@
-//! Events, as they are sent.
+//! The encoding of events.
 
 use super::EventId;
 use crate::channel::ChannelId;

@@ -1,5 +1,5 @@
-//! What `id:` of an event is, and `Last-Event-ID` of a request: which run of the broker, which shard, and a count of what its
-//! process was to send to listeners there. No byte positions: they would tell of others.
+//! The `id:` of an event and the `Last-Event-ID` of a request: the run of the broker, the shard, and a count of what
+//! its process was to send to listeners there. It has no byte positions, since they would reveal traffic of others.
 
 use std::fmt;
 

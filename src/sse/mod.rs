@@ -1,10 +1,10 @@
-//! Event streams (`text/event-stream`, HTML Living Standard 9.2): what a channel that only receives is sent instead of frames,
-//! and what asks for one.
+//! Event streams (`text/event-stream`, HTML Living Standard 9.2): the encoding for channels that only receive, and the
+//! requests that open them.
 //!
-//! Pure functions over bytes. Invariants: an event ends with the first empty line in it, and begins with a byte that no frame of
-//! ours begins with, so whoever walks over a queue of either finds where the next one starts; a message's event is the same
-//! for all who listen; nothing that a process pushes can end an event early or look like another field. It must not know
-//! connections, shards, or where history lies.
+//! Pure functions over bytes. Invariants: an event ends with the first empty line in it, and begins with a byte with
+//! which no server frame begins, so code that walks over a queue of either finds where the next one starts; a message's
+//! event is the same for all listeners; nothing that a process pushes can end an event early or look like another
+//! field. It must not depend on connections, shards, or where history is kept.
 
 mod event;
 mod id;

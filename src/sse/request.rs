@@ -1,4 +1,5 @@
-//! What asks for a stream, sends up beside one, or asks in advance whether a page may; and how a stream begins.
+//! Requests that open a stream, send a message beside one, or ask by preflight whether a page may; and the response
+//! head of a stream.
 
 use super::EventId;
 use crate::channel::ChannelId;
