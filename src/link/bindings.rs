@@ -1,8 +1,8 @@
-//! What the processes of a node have bound, kept at the node's end of a link: a broker that starts anew knows none of it.
+//! The bindings of a node's processes, kept at the node's end of a link: a broker that starts anew has none of them.
 //!
-//! Invariants: the last word for a path is kept, and no other; what is replayed is in the order in which it was said, so
-//! that of two patterns that mean the same the later one wins again; content is shared, never copied. What is kept is
-//! bounded, of one process to what is left free: a path more is not kept, and that is told.
+//! Invariants: the last binding of a path is kept, and no other; bindings are replayed in the order in which they were
+//! made, so that of two patterns that mean the same the later one wins again; content is shared, never copied. What is
+//! kept is bounded, and one process may fill only what is left free: a path beyond that is not kept, which is reported.
 
 use super::frame::LinkFrame;
 use super::wire::{FromPeer, KernelBody, KernelHead};

@@ -1,4 +1,4 @@
-//! What a link's server obeys.
+//! The settings of a link's server.
 
 use super::frame::HEAD_BYTES_MAX;
 use super::token::LinkToken;

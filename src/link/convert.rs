@@ -1,4 +1,4 @@
-//! What the broker and a node's kernel say ↔ the heads of frames.
+//! Types of the broker and of a node's kernel ↔ the heads of frames.
 
 use super::frame::LinkFrame;
 use super::wire::{

@@ -1,9 +1,9 @@
 //! Frames on a byte stream: 4 bytes length of the head, 4 bytes length of the blob (big-endian), the head, the blob.
 //!
 //! A blob is read into an allocation of its own, which is the one that is later sent. Reading ahead saves system calls
-//! where frames are small; behind a large blob nothing is read ahead, so a run of them is not copied at all.
-//! Invariant: nothing is allocated that the limits do not allow, and nothing is read before it is needed. Knows nothing
-//! of what heads say.
+//! where frames are small; behind a large blob nothing is read ahead, so a run of them is not copied at all. Invariant:
+//! nothing is allocated that the limits do not allow, and nothing is read before it is needed. Does not depend on the
+//! contents of heads.
 
 use crate::admission::{Charge, HeapBytes};
 use crate::driver::peer_socket::PeerStream;

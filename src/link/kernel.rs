@@ -1,8 +1,9 @@
 //! The broker's end of a node's kernel over a link: the contract of the node's HTTP server (`node::service`), with
 //! frames for a queue.
 //!
-//! Beside the connection's reader and writer a kernel has four threads: one has its messages obeyed, one changes paths, one
-//! words events for it, one waits for it to judge passwords. Each may wait for the peer, none with a shard.
+//! Beside the connection's reader and writer a kernel has four threads: one carries out its messages, one changes
+//! paths, one turns events into messages, one waits for its answers to password checks. Each may wait for the peer,
+//! none with a shard.
 
 use super::convert::{self, live_channel};
 use super::frame::{HEAD_BYTES_MAX, LinkFrame};

@@ -1,5 +1,5 @@
-//! The broker's side of a kernel's session: what the kernel has sent and nobody has obeyed, and the logins that wait for its
-//! word.
+//! The broker's side of a kernel's session: messages that the kernel has sent and that were not carried out yet, and
+//! the logins that wait for its answer.
 
 use super::kernel_inbox::{KernelInbox, NotTaken};
 use super::stop::Stop;

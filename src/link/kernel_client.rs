@@ -1,9 +1,10 @@
 //! A node's kernel attached over a link: the drop-in (`node::http_server`) with the broker in another program.
 //!
-//! One thread holds the session and gives the kernel what arrives, one sends what the kernel says (`kernel_outgoing`), one
-//! judges passwords. Invariants: it ends with its kernel, or when it is dropped, and never because of its broker; a session
-//! that is lost is followed by another, for ever. The kernel's queue is filled to its half by what clients send. When a
-//! session is lost, every channel that was told as opened is told as closed, and every question is answered.
+//! One thread holds the session and gives the kernel what arrives, one sends the kernel's messages (`kernel_outgoing`),
+//! one checks passwords. Invariants: it ends with its kernel, or when it is dropped, and never because of its broker; a
+//! session that is lost is followed by another, for ever. Messages of clients fill at most half of the kernel's queue.
+//! When a session is lost, every channel that was reported as opened is reported as closed, and every request is
+//! answered.
 
 use super::convert;
 use super::frame::LinkFrame;

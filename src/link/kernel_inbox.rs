@@ -1,8 +1,9 @@
-//! What a kernel has sent and nobody has obeyed yet: between the thread that reads and the one that obeys.
+//! Messages that a kernel has sent and that were not carried out yet: between the reading and the executing thread.
 //!
-//! The one that obeys may wait for the peer to acknowledge what it was sent; the one that reads must go on meanwhile,
-//! since it reads the acknowledgements. Invariants: order is kept; what waits is bounded by two windows, which a peer
-//! that keeps within its own never fills for long. What was taken out is charged by whoever took it.
+//! The executing thread may wait for the peer to acknowledge what it was sent; the reading thread must continue
+//! meanwhile, since it reads the acknowledgements. Invariants: order is kept; what waits is bounded by two windows,
+//! which a peer that keeps within its own never fills for long. A message that was taken out is charged by the thread
+//! that took it.
 
 use super::config::WINDOW;
 use crate::admission::Charge;

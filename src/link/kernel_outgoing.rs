@@ -1,9 +1,9 @@
 //! From a node's kernel to the broker at the other end of a link, whether or not it is there.
 //!
-//! Invariants: the kernel is never made to wait for a broker that is gone or hangs. Paths are kept and said again to
-//! every broker that begins anew, before anything else; they are answered at once while there is none. What else cannot be
-//! sent is answered as a broker would that has no channels, for it has none. Whoever asked is answered once: what was sent
-//! and not answered when its session ended is answered then.
+//! Invariants: the kernel is never made to wait for a broker that is gone or hangs. Paths are kept and sent again to
+//! every broker that begins anew, before anything else; they are answered at once while there is none. Other messages
+//! that cannot be sent are answered as a broker without channels would, since there are none. Each request is answered
+//! once: requests that were sent and not answered when their session ended are answered then.
 
 use super::bindings::{Bindings, NoRoom};
 use super::convert;

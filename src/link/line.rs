@@ -1,14 +1,17 @@
-//! One direction of numbered frames, and the acknowledgements of the other: what makes a session outlive a connection.
+//! One direction of numbered frames, and the acknowledgements of the other: the reason why a session outlives a
+//! connection.
 //!
 //! Numbered frames are counted from the session's beginning and kept until the other side acknowledges them; over a new
-//! connection they are written again from the first that it does not have. So nothing is lost or doubled, and what may
-//! be unacknowledged (the window) bounds what is kept. The same on both sides of a link.
-//! A frame that finds nobody writing is written by the thread that has it, as far as that goes without waiting; what is left, and
-//! what comes while somebody writes, or close behind such a frame, is the writer's, who writes all that is there at once.
-//! An acknowledgement rides on the next frame; alone it goes only when it is a quarter of the window, or late.
+//! connection they are written again from the first that it does not have. So nothing is lost or doubled, and the limit
+//! of unacknowledged bytes (the window) bounds what is kept. The same on both sides of a link.
 //!
-//! Invariants: frames are written in the order in which they were put in, by one thread at a time; at most the window, and what is
-//! put in without waiting, is kept. Knows nothing of heads or sockets.
+//! If no thread is writing, a frame is written by the thread that has it, as far as that goes without waiting. The
+//! rest, and frames that come while another thread writes, or soon after such a frame, are left to the writer thread,
+//! which writes all that is there at once. An acknowledgement is sent with the next frame; alone it goes only when it
+//! is a quarter of the window, or late.
+//!
+//! Invariants: frames are written in the order in which they were put in, by one thread at a time; at most the window,
+//! and what is put in without waiting, is kept. Does not depend on heads or sockets.
 
 use super::frame::{GatheredFrames, LinkFrame, WriteNow};
 use super::wire::LinkWindow;

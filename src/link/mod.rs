@@ -1,15 +1,16 @@
-//! Processes, and whole nodes, in other programs: they attach over a socket and do what those in this one do.
+//! Processes, and whole nodes, in other programs: they attach over a socket and have the same functions as those in
+//! this program.
 //!
-//! The protocol is specified in `docs/LINK.md`; any language can speak it. The broker's side is [`LinkServer`]; a process
-//! written in Rust connects with [`process_lib::connect`](crate::process_lib::connect), or with [`Client`] where it wants
-//! the broker's own types; a node spawns [`http_server`].
+//! The protocol is specified in `docs/LINK.md`; any language can implement it. The broker's side is [`LinkServer`]; a
+//! process written in Rust connects with [`process_lib::connect`](crate::process_lib::connect), or with [`Client`]
+//! where it needs the broker's own types; a node spawns [`http_server`].
 //!
-//! Layers: `wire` are the heads of frames, `frame` puts them on a stream, `line` numbers them and keeps what was not
-//! acknowledged. At the broker `session` is what outlives a connection, `server` lets in and reads, `waiting` is where those
-//! are who have not said who they are, `process` and `kernel`
-//! are what runs behind; at the peer `peer` outlives connections, under `client` and `kernel_client`.
-//! Invariants: no thread of a shard runs here; nothing grows without a bound, whatever the other side does; a frame that
-//! was sent within a session arrives once, in order, over however many connections.
+//! Layers: `wire` defines the heads of frames, `frame` puts them on a stream, `line` numbers them and keeps those that
+//! were not acknowledged. At the broker `session` is the state that outlives a connection, `server` accepts and reads,
+//! `waiting` holds connections that have not identified themselves, `process` and `kernel` are the two kinds of
+//! session; at the peer `peer` outlives connections, under `client` and `kernel_client`. Invariants: no thread of a
+//! shard runs here; nothing grows without a bound, whatever the other side does; a frame that was sent within a session
+//! arrives once, in order, over however many connections.
 
 mod bindings;
 mod client;

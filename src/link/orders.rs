@@ -1,6 +1,6 @@
 //! The orders of a process → calls of the broker, on the thread that reads them.
 //!
-//! Pushes that were read together are handed over together. Nothing here waits for a client; a full inbox is waited for,
+//! Pushes that were read together are submitted together. Nothing here waits for a client; a full inbox is waited for,
 //! and meanwhile the peer is not read.
 
 use super::config::ASKS_MAX;

@@ -1,9 +1,10 @@
-//! The peer's side of a session: a connection that comes back by itself.
+//! The peer's side of a session: a connection that is re-established by itself.
 //!
 //! One thread reads, and connects again when the connection is lost, until the broker must have given the session up;
-//! another writes. Invariants: what was sent within a session arrives once, in order, also over a new connection; frames
-//! are acknowledged when whoever reads asks for more, so what it did not get to before it died is given to its
-//! successor; what is kept is bounded by the window that the broker names. Knows nothing of what the frames mean.
+//! another writes. Invariants: what was sent within a session arrives once, in order, also over a new connection;
+//! frames are acknowledged when their reader asks for more, so frames that it did not get to before it died are given
+//! to its successor; what is kept is bounded by the window that the broker names. Does not depend on the meaning of
+//! frames.
 
 use super::config::{HELLO_WITHIN, WINDOW};
 use super::frame::{FrameReader, GatheredFrames, LinkFrame, ReadError};

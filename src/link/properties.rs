@@ -1,6 +1,7 @@
-//! What must hold of any bytes on a link, for the fuzz target of this name and for the files below `fuzz/seeds/link`.
+//! Properties that hold for any bytes on a link, for the fuzz target of this name and for the files below
+//! `fuzz/seeds/link`.
 //!
-//! Compiled for tests and fuzzing only: nobody else can see frames.
+//! Compiled for tests and fuzzing only: frames are private to the module.
 
 use super::convert;
 use super::frame::{FrameReader, GatheredFrames, LinkFrame, ReadError};

@@ -1,8 +1,9 @@
-//! The broker's side: listens, lets peers in, and serves each on threads of its own.
+//! The broker's side: listens, accepts peers, and serves each on threads of its own.
 //!
-//! A connection has a reader (which also obeys) and a writer; a session has a third thread, which takes the broker's
-//! events. None is a shard's. Invariants: before it has shown who it is a peer costs one thread of a few and can have 4 KiB
-//! read; whatever a peer sends, the thread ends by saying why; whatever of it is logged is escaped.
+//! A connection has a reader (which also carries out orders) and a writer; a session has a third thread, which takes
+//! the broker's events. None is a shard's. Invariants: before it has authenticated a peer costs one thread of a limited
+//! number and can have 4 KiB read; whatever a peer sends, the thread ends by giving the reason; anything of it that is
+//! logged is escaped.
 
 use super::config::{ASKS_MAX, HELLO_BYTES_MAX, HELLO_WITHIN, LinkConfig, QUEUE, WINDOW};
 use super::frame::{FrameReader, GatheredFrames, HEAD_BYTES_MAX, LinkFrame, ReadError};

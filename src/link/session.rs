@@ -1,10 +1,10 @@
-//! What outlives a connection: who is attached, what is kept for them, and until when.
+//! The state that outlives a connection: which peer is attached, what is kept for it, and until when.
 //!
-//! A session begins with the first hello of an id and ends with a bye, a violation, the broker, or when nobody came
-//! back for `owner_grace`. In between it is connected or detached; detached, its process stays attached to the broker,
-//! its queue fills, and its clients are read no more.
-//! Invariants: one session for each id, one connection for each session; whoever ends a session says why once; the id
-//! is free only when the broker has forgotten the process.
+//! A session begins with the first hello of an id and ends with a bye, a violation, the broker, or when the peer did
+//! not come back for `owner_grace`. In between it is connected or detached; detached, its process stays attached to the
+//! broker, its queue fills, and then its clients are not read. Invariants: one session for each id, one connection for
+//! each session; the reason for the end of a session is given once; the id is free only when the broker has forgotten
+//! the process.
 
 use super::config::{CLAIMS_PER_SESSION_MAX, LinkConfig, WINDOW};
 use super::frame::LinkFrame;

@@ -1,4 +1,4 @@
-//! Why a session, or what obeys it, stops.
+//! Why a session, or the thread that carries out its orders, stops.
 
 use crate::broker::PushError;
 

@@ -1,11 +1,11 @@
-//! Connections that have not shown who they are: a few places for each listener, fewer for each address.
+//! Connections that have not authenticated yet: a few places for each listener, fewer for each address.
 //!
-//! Whoever comes gets a place at once: where all are taken, the connection goes that has been there longest, of the address
-//! that comes in, if it has as many as it may, else of the one that has most. So silence shuts nobody out, and of those who
-//! say hello at once nobody is sent away by another address.
+//! A new connection gets a place at once: if all are taken, the connection that has waited longest is dropped, of the
+//! same address if that is at its limit, else of the address that has most. So silent connections shut no peer out, and
+//! a peer that sends its hello at once is not displaced by another address.
 //!
-//! Invariants: never more connections at a time than places, those that were sent away included until their threads are
-//! gone. Knows nothing of what is said on a connection.
+//! Invariants: never more connections at a time than places, including dropped ones until their threads are gone. Does
+//! not depend on what is sent on a connection.
 
 use crate::admission::Prefix;
 use crate::driver::peer_socket::PeerStream;

@@ -1,4 +1,4 @@
-//! `docs/LINK.md` says what is sent: its examples are frames, byte for byte, and it names every frame and field.
+//! `docs/LINK.md` against the code: its examples are frames, byte for byte, and it names every frame and field.
 
 use super::super::frame::{FrameReader, GatheredFrames, LinkFrame};
 use super::*;

@@ -1,5 +1,5 @@
-//! What acts in the name of one process: its handle at a broker in this program, the same over a link, or a batch that is
-//! handed over later.
+//! Handles that act in the name of one process: at a broker in this program, over a link, or into a batch that is
+//! submitted later.
 
 use crate::broker::{
     Audience, Batch, BindPathError, Broadcast, ChannelAt, DeliveryOptions, Message, ProcessHandle, PushError,

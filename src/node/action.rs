@@ -1,7 +1,7 @@
-//! What a process asks of the HTTP server (node contract, section 3), as JSON.
+//! The actions that a process asks the HTTP server for (node contract, section 3), as JSON.
 //!
 //! Unknown fields are ignored and unknown variants refused, as nodes do. Whether an action makes sense is decided in
-//! `dispatch`; this file only knows shapes.
+//! `dispatch`; this file defines only shapes.
 
 use super::byte_array;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
-//! Logins that wait to be judged, so many of each client, one of each in turn.
+//! Logins that wait to be checked: a limited number of each client, one of each in turn.
 //!
-//! Invariants: a client that asks often delays others by one login at most for each of theirs, and takes no place from them:
-//! where all are taken, the last one goes of the client that has most. Knows nothing of passwords, nor how long a judgement
-//! takes.
+//! Invariants: a client that asks often delays others by one login at most for each of theirs, and takes no place from
+//! them: when all places are taken, the last login of the client that has most is dropped. Does not depend on
+//! passwords, nor on how long a check takes.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

@@ -1,5 +1,5 @@
-//! What the side that hears the kernel and the side that speaks to it share: the name that the node calls the server by, and
-//! calls of the RPC path that wait for an answer.
+//! State shared by the side that receives from the kernel and the side that sends to it: the name by which the node
+//! calls the server, and calls of the RPC path that wait for an answer.
 
 use super::identity::ServerName;
 use crate::broker::RequestId;

@@ -1,15 +1,15 @@
-//! A desk for each process of a node: what it has asked for, and what of that was not handed to the shards yet.
+//! A desk for each process of a node: the queue of its requests that were not passed to the shards yet.
 //!
-//! A kernel has one queue to us for all its processes, in which whoever asks for much stands before the others. So messages
-//! are put at the desk of whoever sent them as they come, and desks are served side by side: each has its own part of the
-//! shards' inboxes (a producer's account), and its own changes of paths, of which one at a time is made.
+//! A kernel has one queue to the server for all its processes, in which a process with many requests delays the others.
+//! So messages are put at the desk of their sender as they come, and desks are served side by side: each has its own
+//! part of the shards' inboxes (a producer's account), and its own changes of paths, which are made one at a time.
 //!
-//! Invariants: what one process asks for is done in the order in which the kernel sent it, each change of paths before what
-//! comes behind it; whatever concerns a guest (a process of another node) is in the order of the guest's desk, so that a
-//! push behind a grant finds it. Nothing here waits: what cannot go on now is left, and the task that polls is woken when it
-//! can. What waits is charged to its process. A desk that has as much as it may, or that no memory is left for,
-//! [is told of](Desks::is_full): whoever reads the kernel's queue stops then, since nothing but that queue can make a kernel
-//! wait. Desks that have nothing to do are forgotten when there are many.
+//! Invariants: the requests of one process are carried out in the order in which the kernel sent them, each change of
+//! paths before what comes behind it; everything that concerns a guest (a process of another node) is in the order of
+//! the guest's desk, so that a push behind a grant finds it. Nothing here waits: work that cannot proceed now is left,
+//! and the polling task is woken when it can. Queued work is charged to its process. A desk that is at its limit, or
+//! for which there is no memory, [is reported](Desks::is_full): the reader of the kernel's queue stops then, since
+//! nothing but that queue can make a kernel wait. Desks without work are forgotten when there are many.
 
 use super::acting::Collecting;
 use super::dispatch::{ActionRequest, CheckedAction};

@@ -1,4 +1,4 @@
-//! Each test lets one process of a node get stuck, and sees that others do not.
+//! Each test blocks one process of a node, and checks that others proceed.
 
 use super::*;
 use crate::broker::{Broker, Config, Event, Kernel, KernelOptions};

@@ -1,9 +1,9 @@
 //! A message of a node to the HTTP server → what to do, and what to answer (node contract, section 3).
 //!
-//! All that can be judged without a running broker is judged here: does the body parse, is there a blob, may the source
-//! bind, does the payload fit its frame. What is left is one [`CheckedAction`] and a [`Reply`]: a refusal is
-//! answered at once even if nobody asked, success only when somebody did. Blobs are moved, never copied, and text is
-//! checked once, when its message is made. Holds no state and knows neither channels nor routes nor clocks.
+//! Everything that can be checked without a running broker is checked here: does the body parse, is there a blob, may
+//! the source bind, does the payload fit its frame. The result is one [`CheckedAction`] and a [`Reply`]: a refusal is
+//! answered at once even if no response was expected, success only when one was. Blobs are moved, never copied, and
+//! text is checked once, when its message is made. Holds no state and does not depend on channels, routes or clocks.
 
 use super::action::{HttpServerAction, WsMessageType};
 use super::error::{HttpServerError, PushCounts};

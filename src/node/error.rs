@@ -1,4 +1,4 @@
-//! What the HTTP server answers to an action: nothing wrong, one of five refusals (another for a grant or a subscription), or
+//! The HTTP server's answers to an action: success, one of five refusals (another for a grant or a subscription), or
 //! counts. And why the server itself ended.
 //!
 //! The JSON of an answer is that of `Result`: `{"Ok":null}` or `{"Err":"WsChannelNotFound"}`.

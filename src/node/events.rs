@@ -1,8 +1,8 @@
-//! What happened at the server → the KernelMessages that tell a process (node contract, section 2).
+//! Events at the server → the KernelMessages that report them to a process (node contract, section 2).
 //!
-//! The source is `NODE@http-server:distro:sys`, but literally `our` (and so is the target's node) for
-//! `WebSocketClose`. Nothing inherits; WebSocket events expect no response. Ids are given by the caller, who has the
-//! randomness. Blobs are moved.
+//! The source is `NODE@http-server:distro:sys`, but literally `our` (and so is the target's node) for `WebSocketClose`.
+//! Nothing inherits; WebSocket events expect no response. Ids are given by the caller, who has the randomness. Blobs
+//! are moved.
 
 use super::action::{MessageType, WsMessageType};
 use super::extension::{self, ExtensionFrame};

@@ -1,4 +1,4 @@
-//! What a node brings along: its own message type, its prints, and whether a password is right.
+//! What a node provides: its own message type, its terminal prints, and the check of a password.
 //!
 //! Implemented by the node on a type of its own, so that neither side needs to own the other's types.
 

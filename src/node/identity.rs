@@ -1,6 +1,6 @@
-//! Who is who in a node: addresses, packages, and the names of the HTTP server itself.
+//! Identities in a node: addresses, packages, and the names of the HTTP server itself.
 //!
-//! Invariant: an [`Address`] that was parsed has a non-empty node and a well-formed process id. Knows nothing of
+//! Invariant: an [`Address`] that was parsed has a non-empty node and a well-formed process id. Does not depend on
 //! messages.
 
 use crate::process_id::{ParseProcessIdError, ProcessId};

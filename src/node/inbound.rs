@@ -1,7 +1,7 @@
-//! From the node's kernel to the shards: one message after the other, each to the desk of whoever sent it.
+//! From the node's kernel to the shards: one message after the other, each to the desk of its sender.
 //!
-//! The orders of one process are obeyed in the order in which the kernel sent them, and a change of paths has taken effect
-//! everywhere before what is behind it is done ([`desks`](super::desks)). Nothing here waits for anybody.
+//! The orders of one process are carried out in the order in which the kernel sent them, and a change of paths has
+//! taken effect everywhere before the orders behind it are carried out ([`desks`](super::desks)). Nothing here waits.
 
 use super::calls::{Calls, Name};
 use super::desks::{DeskJob, Desks};

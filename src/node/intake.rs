@@ -1,13 +1,13 @@
-//! Messages of the kernel, taken in on the node's own runtime.
+//! Messages of the kernel, received on the node's own runtime.
 //!
-//! In turns: what is there is taken, then handed over. Where turns have more than one message, other tasks are let run
-//! before one ends, for the node is in the middle of sending, and two that wake each other for every message cost more
-//! than the messages. A message that comes alone is handed over at once.
+//! In turns: available messages are taken, then passed on. Where turns have more than one message, the task yields
+//! before one ends, for the node is in the middle of sending, and two tasks that wake each other for every message cost
+//! more than the messages. A message that comes alone is passed on at once.
 //!
-//! Invariants: the node's runtime never waits here, and no process waits for another's room in an inbox or change of paths
-//! ([`desks`](super::desks)); only while a desk has as much as it may is nothing more taken. Never waits for the kernel while the kernel may be waiting for
-//! us: an answer that its queue has no room for is kept here. They are few: each belongs to a message that the kernel has
-//! taken out of that very queue.
+//! Invariants: the node's runtime never waits here, and no process waits for another's room in an inbox or change of
+//! paths ([`desks`](super::desks)); messages are left in the queue only while a desk is at its limit. Never waits for
+//! the kernel while the kernel may be waiting for the server: an answer that its queue has no room for is kept here.
+//! They are few: each belongs to a message that the kernel has taken out of that very queue.
 
 use super::error::ServerError;
 use super::host::Host;

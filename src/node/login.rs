@@ -1,6 +1,7 @@
 //! Logins, one after the other on a thread of their own: checking a password takes tens of milliseconds of CPU and
-//! megabytes of memory, and nobody else shall wait for it. What can be told without a password is told at once; of the
-//! others so many may wait for each client ([`attempts`]), and the rest are told to come again.
+//! megabytes of memory, and must not delay anything else. Requests that can be answered without a password are answered
+//! at once; of the others a limited number may wait for each client ([`attempts`]), and the rest are told to come
+//! again.
 
 use super::attempts::{self, AttemptSender};
 use crate::admission::Prefix;

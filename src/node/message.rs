@@ -1,8 +1,8 @@
-//! What travels between processes: requests and responses, a blob beside them, and the envelope of the kernel.
+//! Messages between processes: requests and responses, a blob beside them, and the envelope of the kernel.
 //!
-//! The serde shapes are those of a node (node contract, section 1). Blobs are moved, never copied: `LazyLoadBlob`
-//! holds a `Vec<u8>`, which becomes shared bytes without a copy. `Debug` shows lengths, not contents, since bodies and
-//! blobs carry tokens and private messages. Knows nothing of the HTTP server's own bodies.
+//! The serde shapes are those of a node (node contract, section 1). Blobs are moved, never copied: `LazyLoadBlob` holds
+//! a `Vec<u8>`, which becomes shared bytes without a copy. `Debug` shows lengths, not contents, since bodies and blobs
+//! carry tokens and private messages. Does not depend on the HTTP server's own bodies.
 
 use super::identity::Address;
 use crate::admission::HeapBytes;

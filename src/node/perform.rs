@@ -1,10 +1,11 @@
-//! What a process asks for → calls of the broker, and what became of it → the answer (node contract, section 3).
+//! Requests of a process → calls of the broker, and their outcome → the answer (node contract, section 3).
 //!
-//! A refusal is sent even if nobody asked, so under a kernel an unasked push reports its failure, by the request's id.
+//! A refusal is sent even if no response was expected, so under a kernel such a push reports its failure, by the
+//! request's id.
 //!
-//! Invariants: nothing here waits for a client; every action that somebody wants to hear of is answered exactly once,
-//! at once or when its outcome comes back under its ticket. The contract has no error for a full inbox, so pushes wait
-//! for room: shards drain at CPU speed.
+//! Invariants: nothing here waits for a client; every action that expects an answer is answered exactly once, at once
+//! or when its outcome comes back under its ticket. The contract has no error for a full inbox, so pushes wait for
+//! room: shards drain at CPU speed.
 
 use super::acting::{Acting, ActingOrders, Collecting};
 use super::dispatch::{ActionRequest, CheckedAction, PushTargets, Reply};

@@ -1,7 +1,7 @@
-//! The node's terminal: what the server says there, and warnings, for nodes do not subscribe to `tracing`.
+//! The node's terminal: the server's prints, and warnings, for nodes do not subscribe to `tracing`.
 //!
-//! Invariants: nothing here waits for the terminal, which shows as much as somebody reads; a flood of warnings fills it
-//! with [`WARNINGS_PER_SECOND`] lines at most. Whoever does subscribe to `tracing` hears everything as before.
+//! Invariants: nothing here waits for the terminal, which may read slowly; a flood of warnings fills it with
+//! [`WARNINGS_PER_SECOND`] lines at most. Subscribers of `tracing` receive everything as before.
 
 use super::host::Host;
 use std::fmt::{self, Write};

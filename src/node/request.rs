@@ -1,6 +1,7 @@
-//! What the HTTP server tells a process (node contract, section 2), as JSON, and how a process answers an HTTP request.
+//! The HTTP server's messages to a process (node contract, section 2), as JSON, and a process' answer to an HTTP
+//! request.
 //!
-//! Only shapes; who is told, and from which source, is decided in `events`.
+//! Only shapes; which process is told, and from which source, is decided in `events`.
 
 use super::action::WsMessageType;
 use crate::gateway;

@@ -1,5 +1,5 @@
 //! The RPC path, `POST /rpc:distro:sys/message` (node contract, section 7): JSON in, a Request to a process out, and
-//! back. Who may reach the path is the gateway's business.
+//! back. Access to the path is checked by the gateway.
 
 use super::identity::{Address, OUR};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Request, Response};

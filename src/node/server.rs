@@ -1,12 +1,12 @@
 //! The drop-in: what a node spawns in place of its own HTTP server.
 //!
-//! Messages of the kernel go in on the node's own runtime, in the future that [`http_server`] is (`intake`). Threads beside
-//! the shards: one starts the broker and waits for its end, one brings events to the kernel, one changes paths, one judges
-//! passwords.
+//! Messages of the kernel go in on the node's own runtime, in the future that [`http_server`] is (`intake`). Threads
+//! beside the shards: one starts the broker and waits for its end, one brings events to the kernel, one changes paths,
+//! one checks passwords.
 //!
-//! Invariants: from the first thread on, a [`ServerLife`] can stop all of them, whether or not there is a broker yet; a future
-//! that is dropped has told every client before the drop returns, or [`GOODBYES_WITHIN`] later; what is dropped lets go of
-//! its port, and whoever starts anew waits for that.
+//! Invariants: from the first thread on, a [`ServerLife`] can stop all of them, whether or not there is a broker yet; a
+//! future that is dropped has told every client before the drop returns, or [`GOODBYES_WITHIN`] later; a dropped server
+//! releases its port, and a server that starts anew waits for that.
 
 use super::error::ServerError;
 use super::host::Host;

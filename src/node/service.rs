@@ -1,8 +1,8 @@
-//! The contract between a broker and a node's kernel, wherever the kernel is: in this program (`server`) or at the other
-//! end of a link.
+//! The contract between a broker and a node's kernel, wherever the kernel is: in this program (`server`) or at the
+//! other end of a link.
 //!
-//! Four parts for as many threads: messages of the kernel go in (`inbound`), paths are changed (`desks`), events come out
-//! (`outbound`), passwords are judged (`login`). Knows no threads itself.
+//! Four parts for as many threads: messages of the kernel go in (`inbound`), paths are changed (`desks`), events come
+//! out (`outbound`), passwords are checked (`login`). Starts no threads itself.
 
 use super::calls::{Calls, Name};
 use super::desks::{Changes, Desks};
