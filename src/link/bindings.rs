@@ -2,7 +2,8 @@
 //!
 //! Invariants: the last binding of a path is kept, and no other; bindings are replayed in the order in which they were
 //! made, so that of two patterns that mean the same the later one wins again; content is shared, never copied. What is
-//! kept is bounded, and one process may fill only what is left free: a path beyond that is not kept, which is reported.
+//! kept is bounded, and one process may hold at most as much as remains free: a path beyond that is not kept, which is
+//! reported.
 
 use super::frame::LinkFrame;
 use super::wire::{FromPeer, KernelBody, KernelHead};
