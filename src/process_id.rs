@@ -52,7 +52,7 @@ impl ProcessId {
         }
     }
 
-    /// Whether this is a plain name rather than an id of three parts.
+    /// Returns whether this is a plain name rather than an id of three parts.
     pub fn is_plain(&self) -> bool {
         !self.0.contains(':')
     }
@@ -77,7 +77,7 @@ impl ProcessId {
         self.part(2)
     }
 
-    /// Whether a process of this id may bind paths: process and package match `[a-z0-9-]+`, the publisher
+    /// Returns whether a process of this id may bind paths: process and package match `[a-z0-9-]+`, the publisher
     /// `[a-z0-9.-]+` (contract section 1). Others may still own registered channels. A plain name may.
     pub fn may_bind(&self) -> bool {
         self.is_plain() || (self.may_bind_in_old_nodes() && !self.0.contains('_'))
@@ -91,7 +91,7 @@ impl ProcessId {
             && self.publisher().bytes().all(|c| plain(c) || c == b'.')
     }
 
-    /// Whether these are its parts.
+    /// Returns whether these are its parts.
     #[cfg(feature = "node")]
     pub(crate) fn is_of(&self, process: &str, package: &str, publisher: &str) -> bool {
         let rest = self.0.strip_prefix(process).and_then(|rest| rest.strip_prefix(':'));

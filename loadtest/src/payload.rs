@@ -52,7 +52,7 @@ impl Stamp {
     }
 }
 
-/// Whether all of `bytes` equal `byte`. Written as a fold so that it is vectorised.
+/// Returns whether all of `bytes` equal `byte`. Written as a fold so that it is vectorised.
 pub fn is_uniform(bytes: &[u8], byte: u8) -> bool {
     bytes.iter().fold(0, |difference, &next| difference | (next ^ byte)) == 0
 }

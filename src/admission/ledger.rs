@@ -477,8 +477,8 @@ impl Fund {
         charge
     }
 
-    /// Whether so many bytes more for `tenant` could be charged now. For whom next to nothing is held there is always
-    /// room: it is not to be kept out because others have filled the budget.
+    /// Returns whether so many bytes more for `tenant` could be charged now. For whom next to nothing is held there is
+    /// always room: it is not to be kept out because others have filled the budget.
     pub fn has_room(&self, tenant: &Tenant, bytes: usize) -> bool {
         let held = self.held_bytes() + bytes;
         held <= self.0.lease.bytes()
@@ -528,7 +528,7 @@ impl ProcessFund {
         self.fund.charge_anyway(&self.tenant, kind, bytes)
     }
 
-    /// Whether so many bytes more could be charged now.
+    /// Returns whether so many bytes more could be charged now.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.fund.has_room(&self.tenant, bytes)
     }

@@ -64,7 +64,7 @@ impl Budget {
         self.0.as_ref().map_or(0, |words| words.total - words.free.load(Ordering::Relaxed))
     }
 
-    /// Whether less than the reserve is free: whoever holds more than its share has to give back.
+    /// Returns whether less than the reserve is free: whoever holds more than its share has to give back.
     pub fn is_pressed(&self) -> bool {
         self.0.as_ref().is_some_and(|words| words.is_pressed())
     }

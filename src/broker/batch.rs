@@ -93,7 +93,7 @@ impl Batch {
         if self.is_full { self.flush() } else { Ok(()) }
     }
 
-    /// Whether a shard's part of it is as large as what is handed over at a time.
+    /// Returns whether a shard's part of it is as large as what is handed over at a time.
     pub fn is_full(&self) -> bool {
         self.is_full
     }
@@ -155,7 +155,7 @@ impl Batch {
         on_its_way + self.shards.iter().map(|orders| orders.payload_bytes).sum::<usize>()
     }
 
-    /// Whether its producer has no order that waits, here or in an inbox.
+    /// Returns whether its producer has no order that waits, here or in an inbox.
     #[cfg(feature = "node")]
     pub(crate) fn is_done(&self) -> bool {
         let is_empty = self.on_its_way.is_none() && self.shards.iter().all(|orders| orders.commands.is_empty());

@@ -27,7 +27,7 @@ impl DrainWatch {
         self.is_marked.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it does.
+    /// Returns whether it does.
     pub fn is_marked(&self) -> bool {
         self.is_marked.load(Ordering::SeqCst)
     }

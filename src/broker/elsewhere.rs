@@ -392,7 +392,7 @@ impl BrokerHandle {
 }
 
 impl ProcessHandle {
-    /// Whether its broker is in a fleet, so that its audiences may have members elsewhere.
+    /// Returns whether its broker is in a fleet, so that its audiences may have members elsewhere.
     pub(crate) fn is_in_fleet(&self) -> bool {
         self.pusher.elsewhere().is_some()
     }
@@ -561,7 +561,7 @@ impl Hands {
         named.collect()
     }
 
-    /// Whether a topic has subscribers.
+    /// Returns whether a topic has subscribers.
     pub fn has_subscribers(&self, process: &ProcessId, topic: &str) -> bool {
         let owner = self.shared.directory().find(process);
         owner.is_some_and(|owner| owner.topics.find(topic).is_some())

@@ -127,8 +127,8 @@ struct KernelOwner {
 }
 
 impl KernelOwner {
-    /// Whether anybody else has it: the directory, for its paths; a shard, for its channels and what they wait for; whoever
-    /// acts in its name, who shares its windows.
+    /// Returns whether anybody else has it: the directory, for its paths; a shard, for its channels and what they wait
+    /// for; whoever acts in its name, who shares its windows.
     fn is_needed(&self) -> bool {
         Arc::strong_count(&self.owner) > 1 || Arc::strong_count(&self.owner.windows) > 1
     }

@@ -84,7 +84,7 @@ impl Message {
         Self(PushFrame { kind: PushKind::ControlText, payload })
     }
 
-    /// Whether it is Text.
+    /// Returns whether it is Text.
     pub(crate) fn is_text(&self) -> bool {
         self.0.kind == PushKind::Message(MessageKind::Text)
     }

@@ -183,7 +183,7 @@ impl BrokerHandle {
         self.shared.draining.begin(drain);
     }
 
-    /// Whether the broker drains or stops, or has stopped: balancers should send nobody here.
+    /// Returns whether the broker drains or stops, or has stopped: balancers should send nobody here.
     pub fn is_draining(&self) -> bool {
         self.shared.draining.is_marked()
     }

@@ -377,7 +377,7 @@ impl ProcessHandle {
         &self.id
     }
 
-    /// Whether the process that this acts for is still attached.
+    /// Returns whether the process that this acts for is still attached.
     pub fn is_attached(&self) -> bool {
         self.shared.directory().owners.contains_key(&self.owner)
     }

@@ -127,7 +127,7 @@ impl Certificates {
         self.server.as_ref()
     }
 
-    /// Whether the certificates are other ones than those of `other`.
+    /// Returns whether the certificates are other ones than those of `other`.
     pub fn differ(&self, other: &Self) -> bool {
         let chains = |of: &Self| -> Vec<Vec<Vec<u8>>> {
             let certificates = of.server.iter().flat_map(|server| server.certificates().iter());
@@ -136,7 +136,7 @@ impl Certificates {
         chains(self) != chains(other)
     }
 
-    /// Whether a file has changed since it was read.
+    /// Returns whether a file has changed since it was read.
     pub fn have_changed(&self) -> bool {
         self.loaded.iter().any(|loaded| loaded.stamp != stamp(&loaded.pair))
     }

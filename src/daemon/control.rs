@@ -91,7 +91,7 @@ fn homes() -> Vec<SocketHome> {
 }
 
 impl SocketHome {
-    /// Whether this user may make a socket in it.
+    /// Returns whether this user may make a socket in it.
     fn is_usable(&self) -> bool {
         match self.path.symlink_metadata() {
             Ok(metadata) => self.is_trusted(&metadata) && is_writable(&self.path),

@@ -18,8 +18,8 @@ impl<W: Write> Write for Plain<W> {
     }
 }
 
-/// Whether it is more than a sign on the screen: control characters, the separators of lines and paragraphs, and marks
-/// that turn the direction of writing.
+/// Returns whether it is more than a sign on the screen: control characters, the separators of lines and paragraphs,
+/// and marks that turn the direction of writing.
 pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

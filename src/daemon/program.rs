@@ -89,7 +89,7 @@ impl Secrets {
     }
 }
 
-/// Whether two keys sign alike: keys themselves are never shown, nor compared.
+/// Returns whether two keys sign alike: keys themselves are never shown, nor compared.
 fn is_same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
     let claims = Claims { username: String::new(), subdomain: None, expiration: 0 };
     one.map(|key| mint(key, &claims)) == other.map(|key| mint(key, &claims))
@@ -125,7 +125,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Whether the file of a certificate has changed since it was read.
+    /// Returns whether the file of a certificate has changed since it was read.
     pub fn have_certificates_changed(&self) -> bool {
         let current = self.current();
         current.certificates.have_changed() || current.link_certificates.have_changed()

@@ -109,7 +109,8 @@ fn headers(pairs: &[(&str, &str)]) -> Vec<(Box<str>, Box<str>)> {
     pairs.iter().map(|&(name, value)| (name.into(), value.into())).collect()
 }
 
-/// Whether the client is on this machine: the connection's other end is, and no proxy says that it speaks for another.
+/// Returns whether the client is on this machine: the connection's other end is, and no proxy says that it speaks for
+/// another.
 fn is_from_here(request: &ContractRequest) -> bool {
     let proxied = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded", "via"];
     request.source.ip().to_canonical().is_loopback() && !proxied.iter().any(|&name| request.headers.contains_key(name))

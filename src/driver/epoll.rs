@@ -119,7 +119,7 @@ impl EpollEvents {
         Self(Vec::with_capacity(events_max))
     }
 
-    /// Whether the last poll filled the buffer.
+    /// Returns whether the last poll filled the buffer.
     pub fn is_full(&self) -> bool {
         self.0.len() == self.0.capacity()
     }

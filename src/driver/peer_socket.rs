@@ -84,7 +84,8 @@ impl PeerStream {
         Ok(Self::Tls(Box::new(stream)))
     }
 
-    /// Whether [`write_now`](Self::write_now) may write: a record must leave as a whole, so under TLS writing may always wait.
+    /// Returns whether [`write_now`](Self::write_now) may write: a record must leave as a whole, so under TLS writing
+    /// may always wait.
     pub fn writes_now(&self) -> bool {
         !matches!(self, Self::Tls(_))
     }

@@ -288,7 +288,7 @@ impl Member {
         Header::len(node.as_str().len(), process, name, channels) + outbound.frame.payload.len()
     }
 
-    /// Whether its names and list can be told in a header.
+    /// Returns whether its names and list can be told in a header.
     pub fn fits(outbound: &Outbound) -> bool {
         let counted = match &outbound.to {
             OutboundTo::All(To::Topic(name) | To::Path(name)) => name.len(),

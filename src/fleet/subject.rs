@@ -218,7 +218,7 @@ impl Subjects {
         parts.next().is_none().then_some(SubjectParts { source, kind, token })
     }
 
-    /// Whether the last part of a subject is that of this line.
+    /// Returns whether the last part of a subject is that of this line.
     pub fn is_of(token: &str, line: &Line) -> bool {
         token == line.token()
     }

@@ -416,7 +416,8 @@ impl<'s> JudgedRequest<'s, '_, '_> {
             .map_err(|error| PreparedResponse::text(403, error.to_string()))
     }
 
-    /// Whether a development server on this machine asks for its own page. Behind a proxy anybody could be who asks.
+    /// Returns whether a development server on this machine asks for its own page. Behind a proxy anybody could be who
+    /// asks.
     fn is_dev_page(&self) -> bool {
         let is_subdomain = |label: &str| self.snapshot.subdomains.contains_key(label);
         self.peer.is_on_this_machine()
@@ -424,7 +425,8 @@ impl<'s> JudgedRequest<'s, '_, '_> {
             && is_dev_origin(self.head, &self.snapshot.settings, is_subdomain)
     }
 
-    /// Whether the client is on this machine, as far as that can be known, and such clients have privileges here.
+    /// Returns whether the client is on this machine, as far as that can be known, and such clients have privileges
+    /// here.
     fn is_local(&self) -> bool {
         self.snapshot.settings.expose_local
             && self.peer.is_on_this_machine()

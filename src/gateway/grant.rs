@@ -96,7 +96,7 @@ impl TopicPattern {
         is_lawful.then(|| Self { text: name.into(), is_prefix })
     }
 
-    /// Whether a name is among them.
+    /// Returns whether a name is among them.
     pub fn matches(&self, name: &str) -> bool {
         if topic::is_reserved(name) {
             return false;
@@ -241,7 +241,7 @@ impl HubDoor {
         own.into_iter().chain(latest).min()
     }
 
-    /// Whether judging a request has cost what checking a signature by a public key does.
+    /// Returns whether judging a request has cost what checking a signature by a public key does.
     pub(crate) fn checks_signature_of(&self, head: &Head<'_>) -> bool {
         self.authority.is_some() && !matches!(token_of(head), Ok(None))
     }
@@ -295,7 +295,7 @@ impl Grant {
         Ok(grant)
     }
 
-    /// Whether it may subscribe to a topic: one that its token subscribes to, or allows.
+    /// Returns whether it may subscribe to a topic: one that its token subscribes to, or allows.
     pub fn may_subscribe(&self, name: &str) -> bool {
         if self.is_fixed {
             return false;
@@ -304,7 +304,7 @@ impl Grant {
             || self.may_subscribe.iter().any(|pattern| pattern.matches(name))
     }
 
-    /// Whether it may publish to a topic.
+    /// Returns whether it may publish to a topic.
     pub fn may_publish(&self, name: &str) -> bool {
         self.may_publish.iter().any(|pattern| pattern.matches(name))
     }

@@ -156,8 +156,8 @@ fn json_text(status: u16, text: &str) -> PreparedResponse {
         .with_body(json.into())
 }
 
-/// Whether browsers take `path` for a path of this host: not for `//host/`, `/\host/`, or a URL with white space that
-/// they would remove first.
+/// Returns whether browsers take `path` for a path of this host: not for `//host/`, `/\host/`, or a URL with white
+/// space that they would remove first.
 fn is_local_path(path: &str) -> bool {
     let mut bytes = path.bytes();
     bytes.next() == Some(b'/')

@@ -60,9 +60,9 @@ pub(super) fn listed_origin<'h>(head: &Head<'h>, settings: &Settings) -> Option<
     settings.origins.iter().any(|listed| is_same_origin(listed.trim_end_matches('/'), origin)).then_some(origin)
 }
 
-/// Whether the request is one that a development server of this machine passes on for a page of an origin in
-/// [`Settings::dev_origins`], to an address or to `localhost` itself. `is_subdomain` tells of a first label whether it is
-/// a package's secure subdomain. Who sends it is the caller's to know.
+/// Returns whether the request is one that a development server of this machine passes on for a page of an origin in
+/// [`Settings::dev_origins`], to an address or to `localhost` itself. `is_subdomain` tells of a first label whether it
+/// is a package's secure subdomain. Who sends it is the caller's to know.
 pub(super) fn is_dev_origin(head: &Head<'_>, settings: &Settings, is_subdomain: impl Fn(&str) -> bool) -> bool {
     let plain_host = |host: &Authority<'_>| host.is_ip() || host.host.eq_ignore_ascii_case("localhost");
     if settings.dev_origins.is_empty() || !head.authority.as_ref().is_some_and(plain_host) {
@@ -78,8 +78,8 @@ pub(super) fn is_dev_origin(head: &Head<'_>, settings: &Settings, is_subdomain: 
         && host.is_some_and(|host| host.is_ip() || !is_subdomain(&host.first_label().to_ascii_lowercase()))
 }
 
-/// Whether this can be an origin of [`Settings::dev_origins`]: a page of the web, and none below `localhost`, where the
-/// secure subdomains of a node on this machine are.
+/// Returns whether this can be an origin of [`Settings::dev_origins`]: a page of the web, and none below `localhost`,
+/// where the secure subdomains of a node on this machine are.
 pub fn may_be_dev_origin(origin: &str) -> bool {
     let Some((scheme, authority)) = origin.trim_end_matches('/').split_once("://") else { return false };
     let is_apart = |host: Authority<'_>| !host.is_localhost() || host.host.eq_ignore_ascii_case("localhost");
@@ -117,9 +117,9 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// Whether the name by which we are called is one of this machine's own: an address, `localhost`, or one that the
-/// operator listed. A name that a page's author chose may lead here too (DNS rebinding), so being local proves nothing
-/// where it was used, whatever the listener.
+/// Returns whether the name by which we are called is one of this machine's own: an address, `localhost`, or one that
+/// the operator listed. A name that a page's author chose may lead here too (DNS rebinding), so being local proves
+/// nothing where it was used, whatever the listener.
 pub(super) fn is_own_host(host: Option<&Authority<'_>>, policy: &HostPolicy) -> bool {
     let names = match policy {
         HostPolicy::Any => &[],
@@ -128,7 +128,7 @@ pub(super) fn is_own_host(host: Option<&Authority<'_>>, policy: &HostPolicy) -> 
     host.is_none_or(|host| host.is_ip() || host.is_localhost() || is_listed(host, names))
 }
 
-/// Whether requests for this host are answered. HTTP/1.0 without a Host is: no browser sends it.
+/// Returns whether requests for this host are answered. HTTP/1.0 without a Host is: no browser sends it.
 pub(super) fn is_host_allowed(host: Option<&Authority<'_>>, policy: &HostPolicy) -> bool {
     match policy {
         HostPolicy::Any => true,

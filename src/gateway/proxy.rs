@@ -52,12 +52,12 @@ impl From<IpPrefix> for String {
 }
 
 impl IpPrefix {
-    /// Whether every address of its family lies in it.
+    /// Returns whether every address of its family lies in it.
     pub fn is_everybody(&self) -> bool {
         self.bits == 0
     }
 
-    /// Whether `ip` lies in the range. An IPv4 address in IPv6 clothes counts as IPv4.
+    /// Returns whether `ip` lies in the range. An IPv4 address in IPv6 clothes counts as IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let wide = |ip: IpAddr| -> (u32, u128) {
             match ip.to_canonical() {
@@ -81,7 +81,7 @@ pub struct RequestSource {
 }
 
 impl RequestSource {
-    /// Whether it is on this machine, as far as the connection tells.
+    /// Returns whether it is on this machine, as far as the connection tells.
     pub(super) fn is_on_this_machine(&self) -> bool {
         !self.is_relayed && self.address.ip().to_canonical().is_loopback()
     }
@@ -129,16 +129,17 @@ pub(super) fn forwarded_for(head: &Head<'_>) -> Option<String> {
     claimed.map(str::to_owned)
 }
 
-/// Whether a proxy says that it stands between the client and us (node contract, section 6).
+/// Returns whether a proxy says that it stands between the client and us (node contract, section 6).
 pub(super) fn is_behind_proxy(head: &Head<'_>) -> bool {
     ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded", "cf-connecting-ip"]
         .iter()
         .any(|name| head.has(name))
 }
 
-/// Whether the client reached us, or the first of the proxies, by TLS: where it came over ours, and always where the operator says so (`behind_tls`),
-/// whatever a field says; else as the first entry of `X-Forwarded-Proto` has it, the one nearest to the client. To lie about it
-/// harms only who lies: the answer is the liar's own redirect and cookie.
+/// Returns whether the client reached us, or the first of the proxies, by TLS: where it came over ours, and always
+/// where the operator says so (`behind_tls`), whatever a field says; else as the first entry of `X-Forwarded-Proto` has
+/// it, the one nearest to the client. To lie about it harms only who lies: the answer is the liar's own redirect and
+/// cookie.
 pub(super) fn is_https(head: &Head<'_>, behind_tls: bool) -> bool {
     let mut entries = head.values("x-forwarded-proto").flat_map(list);
     let is_tls = |scheme: &[u8]| [b"https".as_slice(), b"wss"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls));

@@ -78,7 +78,7 @@ impl ProxyHeader {
     }
 }
 
-/// Whether `bytes` begin with `start`, as far as they go.
+/// Returns whether `bytes` begin with `start`, as far as they go.
 fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
     std::iter::zip(bytes, start).all(|(byte, expected)| byte == expected)
 }
@@ -181,7 +181,7 @@ fn find_checksum(header: &[u8], mut at: usize) -> Result<Option<usize>, ProxyHea
     if at == header.len() { Ok(found) } else { Err(ProxyHeaderError::Malformed) }
 }
 
-/// Whether the checksum at `at` is that of the header with zeros in its place (section 2.2.3).
+/// Returns whether the checksum at `at` is that of the header with zeros in its place (section 2.2.3).
 fn is_whole(header: &[u8], at: usize) -> bool {
     let (before, value, behind) = (&header[..at], &header[at..at + 4], &header[at + 4..]);
     let crc = [before, &[0; 4], behind].into_iter().fold(!0, crc32c);

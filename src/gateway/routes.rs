@@ -185,7 +185,7 @@ impl<B: Owned> Routes<B> {
         }
     }
 
-    /// Whether anything is bound for `owner`.
+    /// Returns whether anything is bound for `owner`.
     pub fn has_bound(&self, owner: OwnerId) -> bool {
         self.by_owner.contains_key(&owner)
     }

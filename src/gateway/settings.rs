@@ -172,12 +172,12 @@ impl Settings {
         }
     }
 
-    /// Whether `ip` is a proxy whose `X-Forwarded-For` is believed.
+    /// Returns whether `ip` is a proxy whose `X-Forwarded-For` is believed.
     pub fn is_trusted_proxy(&self, ip: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|prefix| prefix.contains(ip))
     }
 
-    /// Whether connections from `ip` begin with a PROXY header.
+    /// Returns whether connections from `ip` begin with a PROXY header.
     pub fn sends_proxy_header(&self, ip: IpAddr) -> bool {
         self.proxy_protocol_from.iter().any(|prefix| prefix.contains(ip))
     }

@@ -313,7 +313,7 @@ impl Snapshot {
         self.websocket.iter().map(|binding| (&binding.process, &binding.path[binding.prefix_bytes..]))
     }
 
-    /// Whether anything is bound for `owner`.
+    /// Returns whether anything is bound for `owner`.
     pub fn has_bound(&self, owner: OwnerId) -> bool {
         self.http.has_bound(owner) || self.websocket.has_bound(owner)
     }

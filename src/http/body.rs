@@ -142,7 +142,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the body is whole.
+    /// Returns whether the body is whole.
     pub fn is_done(&self) -> bool {
         self.state == BodyProgress::Done
     }

@@ -138,7 +138,7 @@ impl HttpConnection {
         }
     }
 
-    /// Whether reading more is of use now. While a request is being answered this turns false when
+    /// Returns whether reading more is of use now. While a request is being answered this turns false when
     /// `pipelined_bytes_max` bytes wait behind it.
     pub fn wants_read(&self) -> bool {
         match self.state {
@@ -398,8 +398,8 @@ fn asked(head: &Head<'_>) -> RequestFacts {
     }
 }
 
-/// Whether an empty line, which may be the end of the head, ends at or behind `from`. Linear in the new bytes, so that
-/// a head that trickles in is not parsed at every byte.
+/// Returns whether an empty line, which may be the end of the head, ends at or behind `from`. Linear in the new bytes,
+/// so that a head that trickles in is not parsed at every byte.
 fn head_ends_behind(bytes: &[u8], from: usize) -> bool {
     memchr::memchr_iter(b'\n', &bytes[from..]).any(|at| {
         let before = &bytes[..from + at];

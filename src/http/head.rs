@@ -117,18 +117,18 @@ impl<'a> Head<'a> {
         self.values(name).next().and_then(|value| std::str::from_utf8(value).ok())
     }
 
-    /// Whether a field called `name` (any case) is there.
+    /// Returns whether a field called `name` (any case) is there.
     pub fn has(&self, name: &str) -> bool {
         self.values(name).next().is_some()
     }
 
-    /// Whether the request only reads (RFC 9110 section 9.2.1), so that it may be answered to any site.
+    /// Returns whether the request only reads (RFC 9110 section 9.2.1), so that it may be answered to any site.
     pub fn is_safe(&self) -> bool {
         matches!(self.method, "GET" | "HEAD" | "OPTIONS")
     }
 
-    /// Whether the client asks for JSON rather than for something to show: Accept names it, and names no HTML (RFC 9110
-    /// section 12.5.1; weights are not compared, for a client that can do with either is served with words).
+    /// Returns whether the client asks for JSON rather than for something to show: Accept names it, and names no HTML
+    /// (RFC 9110 section 12.5.1; weights are not compared, for a client that can do with either is served with words).
     pub fn wants_json(&self) -> bool {
         let mut wants = false;
         for range in self.values("accept").flat_map(list) {
@@ -148,7 +148,7 @@ impl<'a> Head<'a> {
         wants
     }
 
-    /// Whether a body is announced.
+    /// Returns whether a body is announced.
     pub fn has_body(&self) -> bool {
         self.framing != BodyFraming::Length(0)
     }
@@ -188,7 +188,7 @@ fn rejection(error: httparse::Error, bytes: &[u8]) -> Rejection {
     }
 }
 
-/// Whether the request line ends in a well-formed version, just not one of ours.
+/// Returns whether the request line ends in a well-formed version, just not one of ours.
 fn names_other_version(bytes: &[u8]) -> bool {
     let start = bytes.iter().position(|c| !matches!(c, b'\r' | b'\n')).unwrap_or(0);
     let line = bytes[start..].split(|&c| c == b'\r').next().unwrap_or_default();

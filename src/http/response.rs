@@ -200,7 +200,7 @@ impl PreparedResponse {
         self.headers.capacity() * size_of::<(Cow<'static, str>, Cow<'static, str>)>() + fields + self.body.len()
     }
 
-    /// Whether the maker of the response wants the connection closed.
+    /// Returns whether the maker of the response wants the connection closed.
     pub fn closes(&self) -> bool {
         self.close
     }

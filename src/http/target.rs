@@ -58,7 +58,7 @@ impl<'a> Authority<'a> {
         Some(Self { text, host, port })
     }
 
-    /// Whether the host is an IP address rather than a name.
+    /// Returns whether the host is an IP address rather than a name.
     pub fn is_ip(&self) -> bool {
         self.host.starts_with('[') || self.host.parse::<Ipv4Addr>().is_ok()
     }
@@ -68,7 +68,8 @@ impl<'a> Authority<'a> {
         self.host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
     }
 
-    /// Whether the host is `localhost` or below it (RFC 6761 section 6.3), in any case, one trailing dot allowed.
+    /// Returns whether the host is `localhost` or below it (RFC 6761 section 6.3), in any case, one trailing dot
+    /// allowed.
     pub fn is_localhost(&self) -> bool {
         let host = self.host.strip_suffix('.').unwrap_or(self.host).as_bytes();
         let name = b"localhost";

@@ -99,7 +99,7 @@ impl WebhookQueue {
         Self(Arc::new(Shared { limits, queue: Mutex::default(), changed: Condvar::new() }))
     }
 
-    /// Whether it is told.
+    /// Returns whether it is told.
     pub fn tells(&self, what: WebhookEvent) -> bool {
         self.0.limits.told.contains(&what)
     }
@@ -173,7 +173,7 @@ impl WebhookQueue {
         self.0.changed.notify_all();
     }
 
-    /// Whether nothing will.
+    /// Returns whether nothing will.
     pub fn is_closed(&self) -> bool {
         self.queue().is_closed
     }

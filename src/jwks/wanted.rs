@@ -38,7 +38,7 @@ impl KeysWanted {
         }
     }
 
-    /// Whether keys are to be fetched.
+    /// Returns whether keys are to be fetched.
     pub fn is_wanted(&self) -> bool {
         self.state.load(Ordering::Acquire) == WANTED
     }

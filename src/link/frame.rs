@@ -78,7 +78,7 @@ impl LinkFrame {
         Self { blob, ..self }
     }
 
-    /// Whether its head and blob are no larger.
+    /// Returns whether its head and blob are no larger.
     pub fn fits(&self, head_bytes_max: usize, blob_bytes_max: usize) -> bool {
         self.head.len() - PREFIX_BYTES <= head_bytes_max && self.blob.len() <= blob_bytes_max
     }
@@ -236,7 +236,7 @@ impl<R: Read> FrameReader<R> {
         Ok(())
     }
 
-    /// Whether the next frame is here as a whole already, so that reading it does not wait.
+    /// Returns whether the next frame is here as a whole already, so that reading it does not wait.
     pub fn is_ready(&self) -> bool {
         let here = &self.buffer[self.start..self.end];
         here.first_chunk().is_some_and(|prefix| {

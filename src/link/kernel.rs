@@ -105,7 +105,7 @@ fn rules(settings: Settings, hail: &KernelHello) -> Result<Settings, HelloRefuse
     Ok(node::in_its_mode(settings))
 }
 
-/// Whether what one signs is good for the other.
+/// Returns whether what one signs is good for the other.
 fn is_same(ours: &Secret, theirs: &Secret) -> bool {
     let claims = Claims { username: String::new(), subdomain: None, expiration: 0 };
     ours.open(&mint(theirs, &claims)).is_ok()

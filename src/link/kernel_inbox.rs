@@ -124,7 +124,7 @@ impl KernelInbox {
         }
     }
 
-    /// Whether nothing waits.
+    /// Returns whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.lock().waiting.is_empty()
     }

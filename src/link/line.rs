@@ -376,7 +376,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         }
     }
 
-    /// Whether it has ended.
+    /// Returns whether it has ended.
     pub fn has_ended(&self) -> bool {
         self.lock().ended.is_some()
     }
@@ -495,7 +495,8 @@ impl<M> FrameQueueState<M> {
         }
     }
 
-    /// Whether what is to be written is so little that it may be tried without waiting: what is left of that is copied.
+    /// Returns whether what is to be written is so little that it may be tried without waiting: what is left of that is
+    /// copied.
     fn is_little(&self) -> bool {
         self.kept.len() - self.written <= LITTLE_FRAMES_MAX
             && self.kept.range(self.written..).map(|(frame, _)| frame.bytes()).sum::<usize>() <= LITTLE_BYTES_MAX

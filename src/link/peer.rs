@@ -270,7 +270,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
         Ok(Self { shared, welcome, failed: false, reader: Some(reader) })
     }
 
-    /// Whether the broker takes a frame with this blob.
+    /// Returns whether the broker takes a frame with this blob.
     pub fn takes(&self, frame: &LinkFrame, blob: &Bytes) -> bool {
         blob.len() <= self.welcome.blob_bytes_max as usize && frame.fits(self.welcome.head_bytes_max as usize, 0)
     }
@@ -441,7 +441,7 @@ impl<T: NumberedItem> PeerShared<T> {
     }
 }
 
-/// Whether trying again cannot help.
+/// Returns whether trying again cannot help.
 fn is_final(code: RefusedCode) -> bool {
     match code {
         RefusedCode::Full | RefusedCode::Taken => false,

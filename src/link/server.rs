@@ -145,7 +145,8 @@ fn accept(registry: &Arc<Registry>, listener: &PeerListener, stopping: &AtomicBo
     }
 }
 
-/// Whether a connection ended before it was accepted (accept(2), "Error handling"), and not for want of anything here.
+/// Returns whether a connection ended before it was accepted (accept(2), "Error handling"), and not for want of
+/// anything here.
 fn is_peers_end(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | InvalidInput | NotConnected)

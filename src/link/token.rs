@@ -36,7 +36,7 @@ impl LinkToken {
         &self.0
     }
 
-    /// Whether `text` is this token. How long that takes does not depend on where they differ.
+    /// Returns whether `text` is this token. How long that takes does not depend on where they differ.
     pub fn is(&self, text: &str) -> bool {
         is_same(self.0.as_bytes(), text.as_bytes())
     }

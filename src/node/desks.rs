@@ -200,12 +200,12 @@ impl Desks {
         Ok(None)
     }
 
-    /// Whether no more should be put at desks for now.
+    /// Returns whether no more should be put at desks for now.
     pub fn is_full(&self) -> bool {
         self.full > 0
     }
 
-    /// Whether anything was not handed over.
+    /// Returns whether anything was not handed over.
     pub fn is_busy(&self) -> bool {
         !self.busy.is_empty()
     }
@@ -300,7 +300,7 @@ impl Desks {
 }
 
 impl Desk {
-    /// Whether a job can be done now, for nothing stands before it.
+    /// Returns whether a job can be done now, for nothing stands before it.
     fn takes_at_once(&self) -> bool {
         self.waiting.is_empty() && self.is_free()
     }

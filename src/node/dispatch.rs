@@ -172,7 +172,7 @@ impl Reply {
         self.id
     }
 
-    /// Whether somebody wants to hear of success, so that it pays to ask for the outcome.
+    /// Returns whether somebody wants to hear of success, so that it pays to ask for the outcome.
     pub fn wants_success(&self) -> bool {
         self.on_success.is_some()
     }

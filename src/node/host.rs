@@ -21,7 +21,7 @@ pub trait Host: Send + Sync + 'static {
     /// wants to see what the runtime does.
     fn print(&self, verbosity: u8, text: String) -> Self::Print;
 
-    /// Whether `password_hash`, which the login page sent, opens the keyfile. Both are secrets. Called beside the shards,
-    /// one at a time, so it may take its time.
+    /// Returns whether `password_hash`, which the login page sent, opens the keyfile. Both are secrets. Called beside
+    /// the shards, one at a time, so it may take its time.
     fn is_password(&self, keyfile: &[u8], password_hash: &str) -> bool;
 }

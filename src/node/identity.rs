@@ -22,7 +22,7 @@ pub fn http_server_process() -> ProcessId {
     HTTP_SERVER.clone()
 }
 
-/// Whether `process` means the HTTP server: `http-server:distro:sys`, or the older `http_server:distro:sys`.
+/// Returns whether `process` means the HTTP server: `http-server:distro:sys`, or the older `http_server:distro:sys`.
 pub fn is_http_server(process: &ProcessId) -> bool {
     ServerName::of(process).is_some()
 }
@@ -55,7 +55,7 @@ impl ServerName {
         }
     }
 
-    /// Whether a process of this id may bind paths where the server has this name (node contract, section 1).
+    /// Returns whether a process of this id may bind paths where the server has this name (node contract, section 1).
     pub(crate) fn lets_bind(self, process: &ProcessId) -> bool {
         match self {
             Self::Current => process.may_bind(),
@@ -146,7 +146,7 @@ impl Address {
         PackageId { package: self.package().into(), publisher: self.publisher().into() }
     }
 
-    /// Whether the process is on the node called `our_node`, under that name or as [`OUR`].
+    /// Returns whether the process is on the node called `our_node`, under that name or as [`OUR`].
     pub fn is_on(&self, our_node: &str) -> bool {
         self.node == our_node || self.node == OUR
     }

@@ -36,7 +36,7 @@ pub(crate) trait ToKernel {
     /// Waits until the kernel has room for what clients send. Answers false when it has gone.
     fn wait_for_room(&self) -> bool;
 
-    /// Whether a message of so many bytes, without its blob, can be sent at all.
+    /// Returns whether a message of so many bytes, without its blob, can be sent at all.
     fn takes(&self, body_bytes: usize) -> bool;
 
     /// Sends a message, waiting for room.

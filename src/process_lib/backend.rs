@@ -38,12 +38,12 @@ pub enum SendErrorKind {
 }
 
 impl SendErrorKind {
-    /// Whether it is `Offline`.
+    /// Returns whether it is `Offline`.
     pub fn is_offline(&self) -> bool {
         matches!(self, Self::Offline)
     }
 
-    /// Whether it is `Timeout`.
+    /// Returns whether it is `Timeout`.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout)
     }

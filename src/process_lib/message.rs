@@ -73,17 +73,17 @@ impl Message {
         }
     }
 
-    /// Whether it is a request.
+    /// Returns whether it is a request.
     pub fn is_request(&self) -> bool {
         matches!(self, Self::Request { .. })
     }
 
-    /// Whether it came from a process on our node.
+    /// Returns whether it came from a process on our node.
     pub fn is_local(&self, our: &Address) -> bool {
         self.source().is_on(&our.node)
     }
 
-    /// Whether it came from a process of this id, on any node.
+    /// Returns whether it came from a process of this id, on any node.
     pub fn is_process<T>(&self, process: T) -> bool
     where
         ProcessId: PartialEq<T>,

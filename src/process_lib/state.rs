@@ -203,7 +203,7 @@ impl ProcessState {
         Ok(())
     }
 
-    /// Whether the process is to see this. An answer that it waits for can no longer time out.
+    /// Returns whether the process is to see this. An answer that it waits for can no longer time out.
     fn is_expected(&mut self, delivery: &BackendDelivery) -> bool {
         let Some(id) = answered(delivery) else { return true };
         match self.outstanding.get_mut(&id) {

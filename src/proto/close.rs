@@ -36,7 +36,7 @@ pub mod code {
 /// The longest close reason: a control frame's 125 bytes less the code's two (5.5).
 pub const REASON_BYTES_MAX: usize = 123;
 
-/// Whether a close frame may carry this code, in either direction.
+/// Returns whether a close frame may carry this code, in either direction.
 ///
 /// 1004 is reserved without a meaning; 1005, 1006 and 1015 stand for what happened without a frame and must not be in
 /// one (7.4.1); the rest below 3000 is not registered. 3000 to 4999 belong to libraries and applications (7.4.2).

@@ -247,13 +247,13 @@ impl WebSocketConnection {
         self.receive_any(input, limits, scratch)
     }
 
-    /// Whether nothing is kept of a frame or message: what arrives next begins a new one.
+    /// Returns whether nothing is kept of a frame or message: what arrives next begins a new one.
     #[inline]
     pub fn is_between_messages(&self) -> bool {
         self.partial.is_none() && self.header_bytes == 0 && !self.finished
     }
 
-    /// Whether a message is here that is not wholly inflated.
+    /// Returns whether a message is here that is not wholly inflated.
     #[inline]
     pub fn is_inflating(&self) -> bool {
         self.partial.as_ref().is_some_and(|partial| partial.inflating.is_some())

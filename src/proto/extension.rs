@@ -74,7 +74,7 @@ pub(super) fn check_grammar<'a>(headers: &'a [Header<'a>]) -> Result<(), Malform
     Ok(())
 }
 
-/// Whether `bytes` is a token (RFC 9110 5.6.2).
+/// Returns whether `bytes` is a token (RFC 9110 5.6.2).
 pub(super) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| is_token_byte(byte))
 }

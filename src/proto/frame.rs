@@ -27,7 +27,7 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    /// Whether the frame is a control frame: never fragmented, 125 bytes at most (5.5).
+    /// Returns whether the frame is a control frame: never fragmented, 125 bytes at most (5.5).
     #[inline]
     pub const fn is_control(self) -> bool {
         self as u8 & 0x8 != 0

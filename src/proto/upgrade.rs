@@ -108,8 +108,8 @@ impl UpgradeError {
     }
 }
 
-/// Whether a request means to be a WebSocket: it names the protocol, or carries a field that only its handshake has.
-/// It may still be refused by [`negotiate`], in words that tell its author what is missing.
+/// Returns whether a request means to be a WebSocket: it names the protocol, or carries a field that only its handshake
+/// has. It may still be refused by [`negotiate`], in words that tell its author what is missing.
 pub fn wants_upgrade(headers: &[Header<'_>]) -> bool {
     headers.iter().any(|header| {
         let is_named = |name: &str| header.name.eq_ignore_ascii_case(name);

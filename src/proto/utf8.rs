@@ -3,7 +3,7 @@
 //! Invariant: [`Utf8Stream::push`] fails on the first byte that no UTF-8 text can have at that place, even inside a
 //! sequence that has not ended, however the text is cut into pieces (RFC 6455 8.1; Autobahn 6.4 tells the difference).
 
-/// Whether `bytes` is UTF-8 from start to end.
+/// Returns whether `bytes` is UTF-8 from start to end.
 #[inline]
 pub fn is_utf8(bytes: &[u8]) -> bool {
     simdutf8::basic::from_utf8(bytes).is_ok()
@@ -40,7 +40,7 @@ impl Utf8Stream {
         unfinished.iter().try_for_each(|&byte| self.push_byte(byte))
     }
 
-    /// Whether the text may end here: true between characters.
+    /// Returns whether the text may end here: true between characters.
     pub fn is_complete(&self) -> bool {
         self.missing == 0
     }

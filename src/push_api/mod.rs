@@ -127,7 +127,7 @@ impl ApiAnswer {
         self
     }
 
-    /// Whether the request has done something, so that the same answer is due when it comes again.
+    /// Returns whether the request has done something, so that the same answer is due when it comes again.
     fn is_done(&self) -> bool {
         matches!(self.status, 200 | 202)
     }
@@ -302,7 +302,7 @@ enum Awaited {
 }
 
 impl Awaited {
-    /// Whether waiting for it may take as long as other nodes do.
+    /// Returns whether waiting for it may take as long as other nodes do.
     fn is_slow(&self) -> bool {
         match self {
             Self::Outcome(tickets) => tickets.is_slow(),

@@ -45,7 +45,7 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    /// Whether others may still say it.
+    /// Returns whether others may still say it.
     pub fn is_slow(&self) -> bool {
         self.elsewhere.get().is_none()
     }
@@ -75,7 +75,7 @@ pub(super) struct PushTickets {
 }
 
 impl PushTickets {
-    /// Whether waiting for it may take as long as other nodes do.
+    /// Returns whether waiting for it may take as long as other nodes do.
     pub fn is_slow(&self) -> bool {
         self.nodes.iter().any(|ticket| ticket.get().is_none())
     }

@@ -218,7 +218,8 @@ pub fn process_queue_for(
 }
 
 impl ProcessQueue {
-    /// Whether another message for `purse` may follow those in the queue and those of `pending`, which is not sent yet.
+    /// Returns whether another message for `purse` may follow those in the queue and those of `pending`, which is not
+    /// sent yet.
     pub fn has_room(&self, purse: &ProcessFund, pending: Option<&EventBatch>) -> bool {
         let pending = pending.map_or((0, 0), |batch| (batch.messages, batch.bytes));
         let messages = self.shared.messages.load(Ordering::Relaxed) + pending.0;
@@ -229,15 +230,15 @@ impl ProcessQueue {
                 || self.shared.is_covered(purse, queued, pending.1 + (pending.0 + 1) * EVENT_BYTES))
     }
 
-    /// Whether a channel may be opened of which `opened_bytes` are told. What is kept of channels (by a link) counts too,
-    /// so this can be false while the queue is empty.
+    /// Returns whether a channel may be opened of which `opened_bytes` are told. What is kept of channels (by a link)
+    /// counts too, so this can be false while the queue is empty.
     pub fn has_room_to_open(&self, purse: &ProcessFund, pending: Option<&EventBatch>, opened_bytes: usize) -> bool {
         let bytes = pending.map_or(0, |batch| batch.bytes);
         let queued = self.shared.bytes.load(Ordering::Relaxed) + bytes;
         queued < self.shared.limits.bytes_max && purse.has_room(bytes + opened_bytes + 2 * EVENT_BYTES)
     }
 
-    /// Whether an outcome may be asked for.
+    /// Returns whether an outcome may be asked for.
     pub fn has_room_for_outcome(&self) -> bool {
         self.shared.outcomes.load(Ordering::Relaxed) < self.shared.outcomes_max
     }
@@ -254,7 +255,7 @@ impl ProcessQueue {
         half_empty && self.shared.waiting[shard].swap(false, Ordering::SeqCst)
     }
 
-    /// Whether a shard that waited may go on.
+    /// Returns whether a shard that waited may go on.
     pub fn is_half_empty(&self) -> bool {
         self.shared.is_half_empty()
     }
@@ -313,7 +314,7 @@ impl EventQueueShared {
             && (short_bytes == 0 || bytes <= short_bytes / 2)
     }
 
-    /// Whether `more` can be charged beside what is in the queue, `queued` bytes.
+    /// Returns whether `more` can be charged beside what is in the queue, `queued` bytes.
     fn is_covered(&self, purse: &ProcessFund, queued: usize, more: usize) -> bool {
         let is_covered = purse.has_room(more);
         let short_bytes = if is_covered { 0 } else { queued + 1 };

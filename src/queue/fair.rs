@@ -32,7 +32,7 @@ pub enum OrderOrRest<T, R> {
 
 /// Obeys orders.
 pub trait OrderServer<T, R> {
-    /// Whether there is room for one more in this turn.
+    /// Returns whether there is room for one more in this turn.
     fn has_room(&self) -> bool;
 
     /// Obeys an order, for about `slice_ns` of work. Returns how much it was, and what is left of the order.
@@ -82,7 +82,7 @@ impl<T, R> Producers<T, R> {
         &mut self.inbox
     }
 
-    /// Whether an order waits, here or in the inbox.
+    /// Returns whether an order waits, here or in the inbox.
     pub fn has_orders(&self) -> bool {
         !self.round.is_empty() || !self.inbox.is_empty()
     }

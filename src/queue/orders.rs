@@ -180,8 +180,8 @@ impl<T> InboxSender<T> {
         Ok(())
     }
 
-    /// Whether a producer that holds something would hold more than it leaves free. So however many fill the queue, there is
-    /// room for one that comes with nothing.
+    /// Returns whether a producer that holds something would hold more than it leaves free. So however many fill the
+    /// queue, there is room for one that comes with nothing.
     fn leaves_no_room(&self, account: &Account, bytes: u64) -> bool {
         let ((own, own_bytes), (all, all_bytes)) = (account.0.held(), self.shared.held.held());
         let limits = self.shared.held.limits();
@@ -268,7 +268,7 @@ impl<T> InboxSender<T> {
         }
     }
 
-    /// Whether the shard takes no more commands.
+    /// Returns whether the shard takes no more commands.
     pub fn is_stopped(&self) -> bool {
         self.shared.stopped.load(Ordering::Acquire)
     }
@@ -355,12 +355,12 @@ impl<T> Inbox<T> {
         self.shared.held.held().1 as usize
     }
 
-    /// Whether nothing waits in the queue.
+    /// Returns whether nothing waits in the queue.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Whether somebody [kicked](InboxSender::kick) since the last call.
+    /// Returns whether somebody [kicked](InboxSender::kick) since the last call.
     pub fn take_kick(&mut self) -> bool {
         self.shared.kicked.swap(false, Ordering::AcqRel)
     }

@@ -7,7 +7,7 @@ use super::sync::{AtomicBool, Mutex, Ordering, fence};
 
 /// Somebody who can be woken once.
 pub(super) trait Waiter {
-    /// Whether waking either wakes the same.
+    /// Returns whether waking either wakes the same.
     fn is(&self, other: &Self) -> bool;
     /// Wakes.
     fn wake(self);

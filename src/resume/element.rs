@@ -49,7 +49,7 @@ fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// Whether a subprotocol element is a secret of the client that offers it.
+/// Returns whether a subprotocol element is a secret of the client that offers it.
 pub fn is_secret(element: &[u8]) -> bool {
     SECRETS.iter().any(|prefix| element.starts_with(prefix.as_bytes()))
 }

@@ -125,7 +125,7 @@ pub fn control(text: &[u8]) -> Result<Control, NoControl> {
     Ok(said.ack.map_or(Control::Other, Control::Ack))
 }
 
-/// Whether a Text message must be escaped, or is a control text.
+/// Returns whether a Text message must be escaped, or is a control text.
 pub fn is_marked(text: &[u8]) -> bool {
     text.first() == Some(&MARK)
 }

@@ -285,7 +285,7 @@ impl Command {
         payload_bytes + commands * size_of::<Self>()
     }
 
-    /// Whether it carries something to channels.
+    /// Returns whether it carries something to channels.
     pub fn is_push(&self) -> bool {
         match self {
             Command::Push(_) | Command::PushMany(_) | Command::PushAsGuest(_) => true,

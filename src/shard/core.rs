@@ -253,12 +253,12 @@ impl Shard {
         self.work.spend(ns);
     }
 
-    /// Whether one more order may be obeyed in a turn that may cost so much.
+    /// Returns whether one more order may be obeyed in a turn that may cost so much.
     pub(super) fn has_room(&self, until_ns: u64) -> bool {
         self.work.spent_ns() < until_ns && !self.out.is_window_full()
     }
 
-    /// Whether what was taken in should be sent before more is.
+    /// Returns whether what was taken in should be sent before more is.
     fn is_out_of_room(&self) -> bool {
         self.out.is_window_full() || self.slice_ns() == 0
     }
@@ -305,7 +305,7 @@ impl Shard {
         }
     }
 
-    /// Whether connections wait to be looked at, whose time has come or whom a chore is for.
+    /// Returns whether connections wait to be looked at, whose time has come or whom a chore is for.
     fn has_chores(&self) -> bool {
         self.table.has_due() || self.table.drain_goes_on() || !self.chores.is_empty()
     }
@@ -340,28 +340,28 @@ impl Shard {
         into.append(&mut self.effects);
     }
 
-    /// Whether a next turn is wanted at once, though nothing may have come for it.
+    /// Returns whether a next turn is wanted at once, though nothing may have come for it.
     pub fn goes_on(&self) -> bool {
         self.goes_on
     }
 
-    /// Whether what was taken in should be sent before more is: the window is full, this turn's orders have been work
-    /// enough, or one is not done.
+    /// Returns whether what was taken in should be sent before more is: the window is full, this turn's orders have
+    /// been work enough, or one is not done.
     pub fn is_turn_full(&self) -> bool {
         self.is_out_of_room() || !self.put_off.is_empty()
     }
 
-    /// Whether anything waits that a socket may take.
+    /// Returns whether anything waits that a socket may take.
     pub fn wants_flush(&self) -> bool {
         self.out.wants_flush()
     }
 
-    /// Whether the shard was told to stop and has nothing left.
+    /// Returns whether the shard was told to stop and has nothing left.
     pub fn is_stopped(&self) -> bool {
         self.table.is_stopping() && self.table.len() == 0
     }
 
-    /// Whether the shard closes its channels, by a stop or at the end of a drain: accept nobody any more.
+    /// Returns whether the shard closes its channels, by a stop or at the end of a drain: accept nobody any more.
     pub fn is_stopping(&self) -> bool {
         self.table.is_stopping() || self.drain_closes()
     }

@@ -38,7 +38,8 @@ pub trait HandlerContext<C> {
     /// used up its part of it.
     fn next_event(&mut self) -> Option<Event>;
 
-    /// Whether these events are the last: no client is left, and whatever the handler waits for, it is to take them now.
+    /// Returns whether these events are the last: no client is left, and whatever the handler waits for, it is to take
+    /// them now.
     fn is_last(&self) -> bool;
 
     /// So much time of the thread was spent since the last event was given, or the handler began, without what the shard

@@ -45,7 +45,8 @@ impl HandlerState {
         self.kept.is_empty()
     }
 
-    /// Whether an order of so many bytes may wait behind the others. One that is larger than all may be waits alone.
+    /// Returns whether an order of so many bytes may wait behind the others. One that is larger than all may be waits
+    /// alone.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.kept.is_empty()
             || self.kept.len() < KEPT_ORDERS_MAX && self.kept_bytes.saturating_add(bytes) <= KEPT_BYTES_MAX

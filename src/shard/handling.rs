@@ -43,7 +43,7 @@ impl Shard {
         is_busy
     }
 
-    /// Whether a handler has something to do.
+    /// Returns whether a handler has something to do.
     pub(super) fn wants_handlers(&self) -> bool {
         self.owners.hosted_waiting() > 0
     }

@@ -40,7 +40,7 @@ impl HandshakeQueue {
         token
     }
 
-    /// Whether nobody waits.
+    /// Returns whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.round.is_empty()
     }

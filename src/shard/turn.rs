@@ -299,7 +299,7 @@ impl<S: Sockets> Turns<S> {
         &mut self.sockets
     }
 
-    /// Whether the shard was told to stop and has let go of its last connection. Then its inbox takes no more.
+    /// Returns whether the shard was told to stop and has let go of its last connection. Then its inbox takes no more.
     pub fn is_over(&mut self) -> bool {
         let is_over = self.shard.is_stopped() && self.put_off.is_empty();
         if is_over {

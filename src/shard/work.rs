@@ -135,7 +135,7 @@ impl Work {
         self.slice_end_ns
     }
 
-    /// Whether it has.
+    /// Returns whether it has.
     pub fn is_slice_over(&self) -> bool {
         self.spent_ns >= self.slice_end_ns
     }

@@ -76,8 +76,8 @@ pub fn close(code: u16, reason: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Whether what is queued begins with an event rather than a frame: FIN is set in each of ours (RFC 6455 5.2), and an event is
-/// text.
+/// Returns whether what is queued begins with an event rather than a frame: FIN is set in each of ours (RFC 6455 5.2),
+/// and an event is text.
 pub fn is_event(first_byte: u8) -> bool {
     first_byte & 0x80 == 0
 }

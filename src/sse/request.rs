@@ -30,7 +30,7 @@ pub fn asked(head: &Head<'_>) -> Option<SseAsk> {
     }
 }
 
-/// Whether `Accept` names the media type; a client that means it says so without a weight of 0.
+/// Returns whether `Accept` names the media type; a client that means it says so without a weight of 0.
 fn wants_stream(head: &Head<'_>) -> bool {
     let ranges = head.values("accept").flat_map(|value| value.split(|&byte| byte == b','));
     ranges.map(<[u8]>::trim_ascii).any(|range| {

@@ -174,7 +174,7 @@ impl ServerCertVerifier for Judge {
 pub struct Duplex(Connection);
 
 impl Duplex {
-    /// Whether it is not established yet.
+    /// Returns whether it is not established yet.
     pub fn is_handshaking(&self) -> bool {
         self.0.is_handshaking()
     }

@@ -319,7 +319,7 @@ fn next_record(bytes: &[u8]) -> Option<NextRecord> {
     Some(NextRecord { len: if is_whole { len } else { HEADER_BYTES }, is_whole })
 }
 
-/// Whether a client begins as one that speaks HTTP. No record begins with a letter.
+/// Returns whether a client begins as one that speaks HTTP. No record begins with a letter.
 fn speaks_http(bytes: &[u8]) -> bool {
     const METHODS: [&[u8]; 8] = [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN"];
     bytes.first_chunk::<4>().is_some_and(|start| METHODS.contains(&&start[..]))

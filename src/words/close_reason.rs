@@ -28,7 +28,7 @@ pub enum ClientNext {
 }
 
 impl ClientNext {
-    /// Whether the same client may connect again with the same request.
+    /// Returns whether the same client may connect again with the same request.
     pub const fn may_connect_again(self) -> bool {
         matches!(self, Self::ConnectAgain)
     }

@@ -26,7 +26,7 @@ pub const BEHIND_RESERVED: &str = "\u{1e}\u{10ffff}";
 /// The longest name of a user that a topic is made of.
 pub const USER_BYTES_MAX: usize = 200;
 
-/// Whether only the broker itself subscribes to it, and nobody is told of it.
+/// Returns whether only the broker itself subscribes to it, and nobody is told of it.
 pub fn is_reserved(name: &str) -> bool {
     name.starts_with(RESERVED)
 }

@@ -222,7 +222,7 @@ impl Drop for Python {
     }
 }
 
-/// Whether there is a Python to run the example with, 3.9 or later.
+/// Returns whether there is a Python to run the example with, 3.9 or later.
 pub fn has_python() -> bool {
     let version = Command::new("python3").args(["-c", "import sys; sys.exit(sys.version_info < (3, 9))"]).status();
     let is_there = version.is_ok_and(|status| status.success());

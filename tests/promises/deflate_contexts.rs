@@ -256,7 +256,7 @@ fn serial(message: &[u8]) -> usize {
     u32::from_le_bytes(*message.first_chunk().expect("a serial number")) as usize
 }
 
-/// Whether its value may stand in the place of an older one.
+/// Returns whether its value may stand in the place of an older one.
 fn is_conflated(step: &Step) -> bool {
     matches!(
         step,

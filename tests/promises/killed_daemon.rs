@@ -52,7 +52,7 @@ fn connect(address: &str, path: &str) -> Client {
     tungstenite::client(format!("ws://{address}{path}"), support::Patient::new(stream)).unwrap().0
 }
 
-/// Whether the client was told, rather than left waiting.
+/// Returns whether the client was told, rather than left waiting.
 fn is_closed(error: &Error) -> bool {
     match error {
         Error::Io(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),

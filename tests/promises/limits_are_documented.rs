@@ -33,7 +33,7 @@ fn rows() -> BTreeMap<String, String> {
     rows
 }
 
-/// Whether it is a number, of things, bytes or time: digits and perhaps a unit.
+/// Returns whether it is a number, of things, bytes or time: digits and perhaps a unit.
 fn is_number(value: &str) -> bool {
     let unit = value.trim_start_matches(|c: char| c.is_ascii_digit());
     unit.len() < value.len() && unit.chars().all(|c| c.is_ascii_alphabetic())

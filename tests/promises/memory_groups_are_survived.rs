@@ -51,7 +51,7 @@ impl Group {
         line.expect("the kernel counts them").trim().parse().unwrap()
     }
 
-    /// Whether this process is in it.
+    /// Returns whether this process is in it.
     fn holds(&self, pid: u32) -> bool {
         let pids = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
         pids.lines().any(|line| line.trim().parse() == Ok(pid))
@@ -156,7 +156,7 @@ fn attach(link: &Path, name: &str) -> Client {
     Client::connect(link, &format!("{name}:test:sys").parse().unwrap(), ClientOptions::default()).unwrap()
 }
 
-/// Whether a connection ended, which is what the daemon may do to whoever costs it memory.
+/// Returns whether a connection ended, which is what the daemon may do to whoever costs it memory.
 fn is_end(error: &std::io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)

@@ -298,7 +298,7 @@ impl World {
         }
     }
 
-    /// Whether a channel may have ended so.
+    /// Returns whether a channel may have ended so.
     fn cause_of(&self, channel: &Channel, client: &Client, closed: &Closed) -> bool {
         let (code, is_stopping) = (closed.code, self.stopped_ms.is_some());
         let was_slow = client.left.is_some()

@@ -97,7 +97,7 @@ impl Socket {
         (self.sent - self.read) as usize
     }
 
-    /// Whether a client that waits for bytes would be told of the end instead.
+    /// Returns whether a client that waits for bytes would be told of the end instead.
     pub fn is_at_end(&self) -> bool {
         self.unread() == 0 && (self.write_shut || self.closed)
     }
@@ -268,7 +268,7 @@ impl Network {
         }
     }
 
-    /// Whether a shard that sleeps is woken.
+    /// Returns whether a shard that sleeps is woken.
     pub fn has_news(&self, port: usize) -> bool {
         !self.ports[port].news.is_empty() || self.ports[port].has_arrivals
     }

@@ -63,7 +63,7 @@ impl Sealed {
         self.carried.len()
     }
 
-    /// Whether nothing more is to come.
+    /// Returns whether nothing more is to come.
     pub fn has_ended(&self) -> bool {
         self.has_ended
     }

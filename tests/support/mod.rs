@@ -117,7 +117,8 @@ thread_local! {
     static OVER_TLS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the clients of this test come over TLS: in a turn of [`on_each_driver`], or all where `PUSHRING_TEST_TLS` is set.
+/// Returns whether the clients of this test come over TLS: in a turn of [`on_each_driver`], or all where
+/// `PUSHRING_TEST_TLS` is set.
 pub fn is_over_tls() -> bool {
     OVER_TLS.get() || std::env::var_os("PUSHRING_TEST_TLS").is_some()
 }

@@ -88,12 +88,12 @@ impl Engine {
         Self { tail: Some(Box::new(tail)), ..self }
     }
 
-    /// Whether client `client` has a socket.
+    /// Returns whether client `client` has a socket.
     pub fn is_alive(&self, client: usize) -> bool {
         self.slots.get(client).is_some_and(Option::is_some)
     }
 
-    /// Whether client `client` is upgraded (and registered, where asked for) and not closing.
+    /// Returns whether client `client` is upgraded (and registered, where asked for) and not closing.
     pub fn is_open(&self, client: usize) -> bool {
         matches!(self.slots.get(client), Some(Some(slot)) if slot.phase == Phase::Open)
     }

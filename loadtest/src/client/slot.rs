@@ -68,7 +68,7 @@ impl Slot {
         self.out_sent < self.out.len() || self.tls.as_ref().is_some_and(Session::has_output)
     }
 
-    /// Whether it has resumed a TLS session.
+    /// Returns whether it has resumed a TLS session.
     pub fn is_resumed(&self) -> bool {
         self.tls.as_ref().is_some_and(Session::is_resumed)
     }

@@ -107,7 +107,7 @@ impl Session {
         Ok(())
     }
 
-    /// Whether something waits for the socket.
+    /// Returns whether something waits for the socket.
     pub fn has_output(&self) -> bool {
         self.0.wants_write()
     }
@@ -134,7 +134,7 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the session was resumed, as far as is known.
+    /// Returns whether the session was resumed, as far as is known.
     pub fn is_resumed(&self) -> bool {
         self.0.handshake_kind() == Some(HandshakeKind::Resumed)
     }

@@ -52,7 +52,7 @@ pub fn parse(text: &str, name: &str) -> anyhow::Result<toml::Table> {
     Ok(table)
 }
 
-/// Whether there is such a setting.
+/// Returns whether there is such a setting.
 pub fn is_key(key: &str) -> bool {
     keys().any(|known| known == key)
 }

@@ -76,7 +76,7 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// Whether it is for this name, in lower case.
+    /// Returns whether it is for this name, in lower case.
     pub fn is_for(&self, name: &str) -> bool {
         let parent = name.split_once('.').map(|(_, parent)| parent);
         self.names.iter().any(|own| own == name || own.strip_prefix("*.").is_some_and(|own| Some(own) == parent))

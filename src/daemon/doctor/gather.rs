@@ -200,7 +200,7 @@ impl System<'_> {
     }
 }
 
-/// Whether it is the program that this one is. One that was replaced is marked so (proc(5)).
+/// Returns whether it is the program that this one is. One that was replaced is marked so (proc(5)).
 fn is_pushring(path: &Path) -> bool {
     let name =
         |path: &Path| path.file_name().map(|name| name.to_string_lossy().trim_end_matches(" (deleted)").to_owned());

@@ -31,7 +31,7 @@ fn listening(table: &str, port: u16) -> Vec<String> {
     table.lines().skip(1).filter_map(row).collect()
 }
 
-/// Whether a descriptor of that directory is one of `sockets`.
+/// Returns whether a descriptor of that directory is one of `sockets`.
 fn has_any(descriptors: &Path, sockets: &[String]) -> bool {
     // Another user's cannot be read.
     let Ok(entries) = fs::read_dir(descriptors) else { return false };

@@ -100,7 +100,7 @@ pub fn fatal(error: &anyhow::Error, format: Option<LogFormat>) {
     flush();
 }
 
-/// Whether stderr is a terminal that wants colours: see <https://no-color.org>, and `TERM=dumb`.
+/// Returns whether stderr is a terminal that wants colours: see <https://no-color.org>, and `TERM=dumb`.
 fn is_coloured() -> bool {
     anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }

@@ -38,7 +38,7 @@ impl Agreed {
         self.window_bits
     }
 
-    /// Whether our messages may refer to those before them.
+    /// Returns whether our messages may refer to those before them.
     pub const fn server_takes_context_over(self) -> bool {
         self.takeover
     }

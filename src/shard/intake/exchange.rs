@@ -86,7 +86,7 @@ impl Exchange {
         self.responding || self.asked.is_some()
     }
 
-    /// Whether a response is on its way out.
+    /// Returns whether a response is on its way out.
     pub fn responding(&self) -> bool {
         self.responding
     }

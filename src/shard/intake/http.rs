@@ -237,7 +237,7 @@ impl Shard {
         }
     }
 
-    /// Whether the process that will be told of a channel has room for that.
+    /// Returns whether the process that will be told of a channel has room for that.
     fn may_open(&self, target: &UpgradeTarget) -> bool {
         match target {
             UpgradeTarget::Bound { owner, path, forwarded_for, .. } => {
@@ -516,7 +516,7 @@ impl Shard {
         }
     }
 
-    /// Whether a response has left, and what came behind its request was not looked at yet.
+    /// Returns whether a response has left, and what came behind its request was not looked at yet.
     pub(super) fn is_request_waiting(&mut self, slot: Slot) -> bool {
         match &mut self.table[slot].phase {
             ConnectionPhase::Http(exchange) => std::mem::take(&mut exchange.feeds),
@@ -576,7 +576,7 @@ impl Shard {
         }
     }
 
-    /// Whether the body has come at the least rate since that was last asked.
+    /// Returns whether the body has come at the least rate since that was last asked.
     fn body_comes(&mut self, slot: Slot) -> bool {
         let least_bytes = self.config.least_bytes(self.config.body_timeout_ms).max(1);
         let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase else { return false };

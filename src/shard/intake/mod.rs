@@ -45,7 +45,7 @@ impl Intake {
         }
     }
 
-    /// Whether anybody may go on.
+    /// Returns whether anybody may go on.
     pub fn wants_resume(&self) -> bool {
         !self.resume.is_empty()
     }

@@ -58,8 +58,8 @@ enum ReceiveStep {
 }
 
 impl Shard {
-    /// Whether this connection may be read now. If not, its readiness is remembered, and [`Effect::Read`] follows when
-    /// it may.
+    /// Returns whether this connection may be read now. If not, its readiness is remembered, and [`Effect::Read`]
+    /// follows when it may.
     pub fn wants_read(&mut self, token: ConnectionToken) -> bool {
         let Some(slot) = self.table.resolve(token) else { return false };
         let connection = &mut self.table[slot];
@@ -109,8 +109,8 @@ impl Shard {
         }
     }
 
-    /// Whether this client is to be read after everybody else, in the next turn: it may send compressed messages, and
-    /// enough of those were inflated in this one.
+    /// Returns whether this client is to be read after everybody else, in the next turn: it may send compressed
+    /// messages, and enough of those were inflated in this one.
     pub fn must_wait_to_inflate(&self, token: ConnectionToken) -> bool {
         self.work.inflated_ns() >= TURN_INFLATE_NS
             && self.table.resolve(token).is_some_and(|slot| match &self.table[slot].phase {
@@ -400,7 +400,7 @@ impl Shard {
         }
     }
 
-    /// Whether the next frame of this connection must wait; if so it has been noted for whom.
+    /// Returns whether the next frame of this connection must wait; if so it has been noted for whom.
     fn must_pause(&mut self, slot: Slot) -> bool {
         let connection = &self.table[slot];
         if connection.outbound.is_blocked() && self.queued_bytes(slot) > self.config.outbound_bytes_max / 2 {

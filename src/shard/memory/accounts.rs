@@ -100,12 +100,12 @@ impl OwnerAccount {
         self.tally.publish();
     }
 
-    /// Whether nothing is held here.
+    /// Returns whether nothing is held here.
     pub fn is_empty(&self) -> bool {
         self.holders == 0 && self.shared.get() == 0
     }
 
-    /// Whether what it holds may change without a word: payloads are let go of by whoever drops them.
+    /// Returns whether what it holds may change without a word: payloads are let go of by whoever drops them.
     pub fn has_shared(&self) -> bool {
         self.shared.get() > 0
     }

@@ -193,12 +193,12 @@ impl Memory {
         (self.over_share, self.has_called, self.gives_on) = (None, false, false);
     }
 
-    /// Whether so little is free that those who hold more than their share give back.
+    /// Returns whether so little is free that those who hold more than their share give back.
     pub fn is_pressed(&self) -> bool {
         self.ledger.budget().is_pressed()
     }
 
-    /// Whether a next turn is wanted at once, to give back.
+    /// Returns whether a next turn is wanted at once, to give back.
     pub fn gives_on(&self) -> bool {
         self.gives_on
     }
@@ -274,12 +274,12 @@ impl Memory {
         needed <= self.lease.bytes() || self.lease.cover_as(needed, owner.purse.tenant().claim())
     }
 
-    /// Whether what is held, and `more`, is covered by the lease.
+    /// Returns whether what is held, and `more`, is covered by the lease.
     pub fn cover(&self, more: usize) -> bool {
         self.lease.cover(self.used() + more)
     }
 
-    /// Whether a quarter more is held than is leased: what waiting for memory may cost, and no more.
+    /// Returns whether a quarter more is held than is leased: what waiting for memory may cost, and no more.
     pub fn is_overdrawn(&self) -> bool {
         self.used() > self.lease.bytes() + self.lease.bytes() / 4
     }
@@ -394,7 +394,7 @@ fn fullest_of(account: &OwnerAccount) -> Option<(usize, HolderList, Slot)> {
 pub(super) struct SharedCharge(Option<Rc<Charged>>);
 
 impl SharedCharge {
-    /// Whether the payload is counted.
+    /// Returns whether the payload is counted.
     pub fn is_counted(&self) -> bool {
         self.0.is_some()
     }

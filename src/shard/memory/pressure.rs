@@ -51,7 +51,7 @@ impl Shard {
         }
     }
 
-    /// Whether `bytes` more may wait for `owner`, after those have made room who must.
+    /// Returns whether `bytes` more may wait for `owner`, after those have made room who must.
     pub(in crate::shard) fn has_memory_for(&mut self, bytes: usize, owner: &Owner) -> bool {
         loop {
             if self.memory.cover_for(bytes, owner) {
@@ -65,7 +65,7 @@ impl Shard {
         }
     }
 
-    /// Whether a client in the middle of a message or request must wait for memory.
+    /// Returns whether a client in the middle of a message or request must wait for memory.
     pub(in crate::shard) fn must_wait_for_memory(&mut self, slot: Slot) -> bool {
         let connection = &mut self.table[slot];
         if connection.incoming_bytes() == 0 || self.memory.cover(READ_BYTES) {

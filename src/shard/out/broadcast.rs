@@ -90,12 +90,12 @@ impl Encoding {
         self.parts.header.as_slice()[0] & 0x0f == 1
     }
 
-    /// Whether it is a Text that would be taken for a control text (`docs/PROTOCOL.md`).
+    /// Returns whether it is a Text that would be taken for a control text (`docs/PROTOCOL.md`).
     fn is_escaped(&self) -> bool {
         self.is_text() && resume::text::is_marked(self.plain())
     }
 
-    /// Whether a channel that has agreed on compression gets this form rather than the kept one.
+    /// Returns whether a channel that has agreed on compression gets this form rather than the kept one.
     pub fn is_better_compressed(&self) -> bool {
         self.original.is_some() && !self.is_escaped()
     }

@@ -60,7 +60,7 @@ impl Conflated {
         (self.values.len() / 8).max(PLACES_MIN)
     }
 
-    /// Whether there is no value.
+    /// Returns whether there is no value.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }

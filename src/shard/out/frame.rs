@@ -26,14 +26,14 @@ impl FrameParts {
         if self.charge.is_counted() { self.payload.len() } else { 0 }
     }
 
-    /// Whether it is a control frame.
+    /// Returns whether it is a control frame.
     pub fn is_control(&self) -> bool {
         is_control(self.header.as_slice()[0])
     }
 }
 
-/// Whether a frame that starts with this byte is a control frame: the most significant bit of its opcode (RFC 6455 5.5). No
-/// event of a stream is, and none has FIN, as each frame of ours does.
+/// Returns whether a frame that starts with this byte is a control frame: the most significant bit of its opcode (RFC
+/// 6455 5.5). No event of a stream is, and none has FIN, as each frame of ours does.
 pub fn is_control(first_byte: u8) -> bool {
     first_byte & 0x88 == 0x88
 }

@@ -161,7 +161,7 @@ impl Journal {
         }
     }
 
-    /// Whether somebody is waited for who would hear this.
+    /// Returns whether somebody is waited for who would hear this.
     pub fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
         self.left.get(audience).is_some_and(|left| now_ms <= left.until_ms)
     }

@@ -87,7 +87,7 @@ impl Keeping {
         size_of::<Self>() + self.log.heap_bytes()
     }
 
-    /// Whether what it takes of the heap is what was counted.
+    /// Returns whether what it takes of the heap is what was counted.
     pub fn is_counted(&self) -> bool {
         self.bytes() == self.charged_bytes
     }

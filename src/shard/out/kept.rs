@@ -128,7 +128,7 @@ impl KeptFrames {
         })
     }
 
-    /// Whether the bytes of a range are still there.
+    /// Returns whether the bytes of a range are still there.
     pub fn has(&self, range: Range) -> bool {
         self.segments.get(range.segment.wrapping_sub(self.front) as usize).is_some_and(Option::is_some)
     }

@@ -236,7 +236,7 @@ impl Shard {
         }
     }
 
-    /// Whether a kept channel gets this compressed frame as it is: it is a Text that must be escaped.
+    /// Returns whether a kept channel gets this compressed frame as it is: it is a Text that must be escaped.
     pub(super) fn is_escaped_for(&self, slot: Slot, encoding: &Encoding) -> bool {
         self.table[slot].flags.has(Flag::Keeps) && !encoding.is_better_compressed()
     }

@@ -77,7 +77,7 @@ impl Log {
         self.told
     }
 
-    /// Whether anything waits that the connection was not given.
+    /// Returns whether anything waits that the connection was not given.
     pub fn lags(&self) -> bool {
         self.told < self.position
     }

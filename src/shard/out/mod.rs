@@ -90,7 +90,7 @@ impl Out {
         self.deflater = Deflater::new(level);
     }
 
-    /// Whether what waits should be sent before more is taken in.
+    /// Returns whether what waits should be sent before more is taken in.
     pub fn is_window_full(&self) -> bool {
         self.window.bytes() >= WINDOW_BYTES_MAX
     }
@@ -105,7 +105,7 @@ impl Out {
         self.window.heap_bytes()
     }
 
-    /// Whether anything waits that a socket may take.
+    /// Returns whether anything waits that a socket may take.
     pub fn wants_flush(&self) -> bool {
         !self.waiting.urgent.is_empty() || !self.waiting.bulk.is_empty()
     }

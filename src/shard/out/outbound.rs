@@ -90,13 +90,13 @@ impl Spares {
 }
 
 impl Outbound {
-    /// Whether nothing waits. A queue whose frames were all dropped may still be blocked.
+    /// Returns whether nothing waits. A queue whose frames were all dropped may still be blocked.
     pub fn is_empty(&self) -> bool {
         let is_drained = |backlog: &Backlog| backlog.pieces.bytes() == 0 && backlog.is_empty_but_for_pieces();
         self.first.is_empty() && self.backlog.as_deref().is_none_or(is_drained)
     }
 
-    /// Whether the socket was full when last offered bytes.
+    /// Returns whether the socket was full when last offered bytes.
     pub fn is_blocked(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| backlog.blocked)
     }
@@ -227,7 +227,8 @@ impl Outbound {
         backlog.lane[lane as usize] = Some(frame);
     }
 
-    /// Whether there are data frames of `bytes` bytes together that [`drop_oldest`](Self::drop_oldest) could drop.
+    /// Returns whether there are data frames of `bytes` bytes together that [`drop_oldest`](Self::drop_oldest) could
+    /// drop.
     pub fn can_drop(&mut self, bytes: usize, window: &Window) -> bool {
         let from = self.undroppable_pieces();
         let Some(backlog) = &mut self.backlog else { return bytes == 0 };
@@ -468,7 +469,8 @@ impl Backlog {
         self.pieces.append(&[header, &frame.payload], self.joins());
     }
 
-    /// Whether a frame may join the last piece: the first may be the rest of a frame in progress, which stays alone.
+    /// Returns whether a frame may join the last piece: the first may be the rest of a frame in progress, which stays
+    /// alone.
     fn joins(&self) -> bool {
         let alone = self.pinned.max(1).max(self.stepped_over.map_or(0, |at| at + 1));
         self.pieces.len() > alone

@@ -41,7 +41,7 @@ impl Whole {
         !self.is_opaque && self.bytes[0] & 0x08 != 0
     }
 
-    /// Whether nothing may be put before its end, and it may not be dropped.
+    /// Returns whether nothing may be put before its end, and it may not be dropped.
     fn is_in_progress(&self) -> bool {
         self.sent > 0 || self.is_opaque
     }

@@ -55,7 +55,7 @@ impl OutboundPiece {
         if let Self::Chunk { bytes, .. } = self { bytes.capacity() } else { 0 }
     }
 
-    /// Whether the frame that starts `at` bytes into this piece is a control frame. Not for ranges.
+    /// Returns whether the frame that starts `at` bytes into this piece is a control frame. Not for ranges.
     pub fn is_control(&self, at: usize) -> bool {
         is_control(match self {
             Self::Chunk { bytes, sent } => bytes[sent + at],

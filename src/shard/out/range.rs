@@ -24,12 +24,12 @@ impl Range {
         (self.end - self.start) as usize
     }
 
-    /// Whether it names something that is kept for later rather than in the window.
+    /// Returns whether it names something that is kept for later rather than in the window.
     pub(super) fn is_kept(self) -> bool {
         self.start & KEPT != 0
     }
 
-    /// Whether it names no byte.
+    /// Returns whether it names no byte.
     pub fn is_empty(self) -> bool {
         self.start == self.end
     }

@@ -101,7 +101,7 @@ impl Urgent {
         self.front.len() + self.round.iter().map(|&lane| self.lanes[lane as usize].len()).sum::<usize>()
     }
 
-    /// Whether nobody waits.
+    /// Returns whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.front.is_empty() && self.round.is_empty()
     }

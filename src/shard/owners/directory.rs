@@ -57,12 +57,12 @@ impl Owner {
         self.queue.send(&self.purse, batch)
     }
 
-    /// Whether one more message may follow those in its queue and in `pending`, which is not sent yet.
+    /// Returns whether one more message may follow those in its queue and in `pending`, which is not sent yet.
     pub fn has_room(&self, pending: Option<&EventBatch>) -> bool {
         self.queue.has_room(&self.purse, pending)
     }
 
-    /// Whether a channel may be opened of which `opened_bytes` are told.
+    /// Returns whether a channel may be opened of which `opened_bytes` are told.
     pub fn has_room_to_open(&self, pending: Option<&EventBatch>, opened_bytes: usize) -> bool {
         self.queue.has_room_to_open(&self.purse, pending, opened_bytes)
     }

@@ -18,7 +18,7 @@ pub const PER_OWNER_MAX: usize = 1024;
 /// The guests of single channels.
 pub(in crate::shard) type Grants = FxHashMap<ChannelId, Vec<Arc<str>>>;
 
-/// Whether `guests` changed as asked: it has room, or nothing was to be added.
+/// Returns whether `guests` changed as asked: it has room, or nothing was to be added.
 pub fn change(guests: &mut Vec<Arc<str>>, guest: &Arc<str>, is_granted: bool, guests_max: usize) -> bool {
     if !is_granted {
         guests.retain(|other| other != guest);

@@ -212,7 +212,7 @@ impl Owners {
         }
     }
 
-    /// Whether one more message may be given to the owner.
+    /// Returns whether one more message may be given to the owner.
     pub fn has_room(&self, place: u32) -> bool {
         let local = &self.locals[place as usize];
         match &local.unread {
@@ -221,7 +221,7 @@ impl Owners {
         }
     }
 
-    /// Whether a channel of the owner may be opened of which `opened_bytes` are told.
+    /// Returns whether a channel of the owner may be opened of which `opened_bytes` are told.
     pub fn has_room_to_open(&self, owner: &Owner, opened_bytes: usize) -> bool {
         let local = self.find(owner.id).map(|place| &self.locals[place as usize]);
         match local.and_then(|local| local.unread.as_ref()) {

@@ -79,7 +79,7 @@ impl LocalOwner {
         }
     }
 
-    /// Whether nothing here needs it any more.
+    /// Returns whether nothing here needs it any more.
     pub fn is_idle(&self) -> bool {
         self.lists.is_empty()
             && self.waiting.is_empty()

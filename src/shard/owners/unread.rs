@@ -72,19 +72,19 @@ impl Unread {
         self.events.len()
     }
 
-    /// Whether one more message may follow.
+    /// Returns whether one more message may follow.
     pub fn has_room(&self, purse: &ProcessFund) -> bool {
         self.messages < self.limits.messages_max
             && self.bytes < self.limits.bytes_max
             && (self.messages == 0 && self.bytes == 0 || purse.has_room(self.uncharged_bytes() + EVENT_BYTES))
     }
 
-    /// Whether a channel may be opened of which `opened_bytes` are told.
+    /// Returns whether a channel may be opened of which `opened_bytes` are told.
     pub fn has_room_to_open(&self, purse: &ProcessFund, opened_bytes: usize) -> bool {
         self.bytes < self.limits.bytes_max && purse.has_room(self.uncharged_bytes() + opened_bytes + 2 * EVENT_BYTES)
     }
 
-    /// Whether clients that waited for room may go on.
+    /// Returns whether clients that waited for room may go on.
     pub fn is_half_empty(&self) -> bool {
         self.messages <= self.limits.messages_max / 2 && self.bytes <= self.limits.bytes_max / 2
     }

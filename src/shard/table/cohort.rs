@@ -24,7 +24,7 @@ impl Cohort {
         slot
     }
 
-    /// Whether none is left.
+    /// Returns whether none is left.
     pub fn is_done(&self) -> bool {
         self.at >= self.slots.len()
     }
@@ -71,7 +71,7 @@ impl ConnectionTable {
         Cohort { slots, at: 0, youngest: self.next_generation }
     }
 
-    /// Whether the connection at a place is there, and of this cohort.
+    /// Returns whether the connection at a place is there, and of this cohort.
     pub fn is_of(&self, cohort: &Cohort, slot: Slot) -> bool {
         self.is_older(slot, cohort.youngest)
     }

@@ -300,7 +300,7 @@ impl ConnectionFlags {
         self.0 |= flag.bit();
     }
 
-    /// Whether one of those is set whose bits these are.
+    /// Returns whether one of those is set whose bits these are.
     pub fn has_any(self, bits: u32) -> bool {
         self.0 & bits != 0
     }
@@ -329,7 +329,7 @@ impl Connection {
     /// Later than any tick: they last 13 years.
     pub(in crate::shard) const NO_TICK: u32 = u32::MAX;
 
-    /// Whether reading is paused by us.
+    /// Returns whether reading is paused by us.
     pub(in crate::shard) fn is_paused(&self) -> bool {
         self.flags.has(Flag::WaitsForOwner)
             || self.flags.has(Flag::WaitsForClient)
@@ -363,7 +363,7 @@ impl Connection {
         frames_per_s_max == 0 || self.control_frames <= i32::from(frames_per_s_max)
     }
 
-    /// Whether a message is here that is not wholly inflated.
+    /// Returns whether a message is here that is not wholly inflated.
     pub(in crate::shard) fn is_inflating(&self) -> bool {
         match &self.phase {
             ConnectionPhase::Open(channel) => channel.ws.is_inflating(),
@@ -409,12 +409,12 @@ impl Connection {
         }
     }
 
-    /// Whether nothing was said on it yet but for its handshake of TLS.
+    /// Returns whether nothing was said on it yet but for its handshake of TLS.
     pub(in crate::shard) fn is_shaking(&self) -> bool {
         matches!(self.tls.as_deref(), Some(Tls::Shaking(_)))
     }
 
-    /// Whether its client has ended it without the word that it says all that was said has come (RFC 8446 6.1).
+    /// Returns whether its client has ended it without the word that it says all that was said has come (RFC 8446 6.1).
     pub(in crate::shard) fn is_truncated(&self) -> bool {
         matches!(self.tls.as_deref(), Some(Tls::Open(open)) if !open.has_heard_goodbye)
     }

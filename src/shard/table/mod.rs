@@ -129,12 +129,12 @@ impl ConnectionTable {
         self.connections.get_mut(slot.index())
     }
 
-    /// Whether there is a connection at a place.
+    /// Returns whether there is a connection at a place.
     pub fn contains(&self, slot: Slot) -> bool {
         self.connections.contains(slot.index())
     }
 
-    /// Whether the connection of this generation is still there.
+    /// Returns whether the connection of this generation is still there.
     pub fn is_alive(&self, slot: Slot, generation: u32) -> bool {
         self.get(slot).is_some_and(|connection| connection.generation == generation)
     }
@@ -165,18 +165,18 @@ impl ConnectionTable {
         self.late_ms
     }
 
-    /// Whether there are connections whose time has come.
+    /// Returns whether there are connections whose time has come.
     pub fn has_due(&self) -> bool {
         !self.due.is_empty()
     }
 
-    /// Whether a drain has channels to look for before the next tick.
+    /// Returns whether a drain has channels to look for before the next tick.
     pub fn drain_goes_on(&self) -> bool {
         let progress = self.draining.as_ref().and_then(|draining| draining.progress);
         progress.is_some_and(|progress| progress.places > 0)
     }
 
-    /// Whether everything is to be closed.
+    /// Returns whether everything is to be closed.
     pub fn is_stopping(&self) -> bool {
         self.stop_at_ms.is_some()
     }

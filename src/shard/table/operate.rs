@@ -161,12 +161,12 @@ impl Shard {
         true
     }
 
-    /// Whether a drain has been asked for or begun: responses end their connections.
+    /// Returns whether a drain has been asked for or begun: responses end their connections.
     pub(in crate::shard) fn is_draining(&self) -> bool {
         self.table.draining.is_some()
     }
 
-    /// Whether a drain has come to closing channels: new clients are not taken any more.
+    /// Returns whether a drain has come to closing channels: new clients are not taken any more.
     pub(in crate::shard) fn drain_closes(&self) -> bool {
         self.table.draining.as_ref().is_some_and(|draining| self.now_ms >= draining.closes_from_ms)
     }

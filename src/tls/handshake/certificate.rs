@@ -92,12 +92,12 @@ impl Certificate {
         self.key.cert.iter().map(|certificate| &**certificate)
     }
 
-    /// Whether it is for the host `name`, in lower case (RFC 6125 6.4.3).
+    /// Returns whether it is for the host `name`, in lower case (RFC 6125 6.4.3).
     pub fn is_for(&self, name: &str) -> bool {
         self.names.iter().any(|pattern| matches(pattern, name))
     }
 
-    /// Whether it can sign for a client that understands these.
+    /// Returns whether it can sign for a client that understands these.
     pub(super) fn can_sign(&self, schemes: &[SignatureScheme]) -> bool {
         self.key.key.choose_scheme(schemes).is_some()
     }

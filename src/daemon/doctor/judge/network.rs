@@ -133,7 +133,7 @@ fn reserved(config: &DaemonConfig, network: &Network) -> Option<Finding> {
     Some(Finding::new(Level::Note, "port", words, fix))
 }
 
-/// Whether `port` is in a list as `8080,9000-9010`.
+/// Returns whether `port` is in a list as `8080,9000-9010`.
 fn is_listed(list: &str, port: u16) -> bool {
     let number = |text: &str| text.trim().parse::<u16>().ok();
     list.split(',').any(|range| match range.split_once('-') {
