@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub struct Config {
     /// Where to listen. Port 0 picks a free one. Default 127.0.0.1:0.
     pub listen: SocketAddr,
-    /// Whether anybody listens for plain HTTP at `listen`. Default: yes.
+    /// Whether the broker listens for plain HTTP at `listen`. Default: yes.
     pub listens_plain: bool,
     /// Where to listen for TLS too, with the certificates of `shard.tls`. Default nowhere.
     pub tls_listen: Option<SocketAddr>,

@@ -103,9 +103,9 @@ pub struct Present {
     pub age: Duration,
 }
 
-/// What is told where nobody says anything.
+/// The result of a ticket that no node answers.
 pub trait Untold {
-    /// It.
+    /// The value given then.
     fn untold() -> Self;
 }
 
@@ -329,7 +329,7 @@ pub struct FleetLine {
 }
 
 impl Pusher {
-    /// Who reaches other brokers, if anybody does.
+    /// What reaches other brokers (a fleet), if it is set.
     pub(super) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
         self.shared().elsewhere.get()
     }
@@ -361,7 +361,7 @@ impl Pusher {
 }
 
 impl BrokerHandle {
-    /// Names who reaches other brokers. Returns false if somebody does already.
+    /// Sets what reaches other brokers. Returns false if it is set already.
     #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
     pub(crate) fn set_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) -> bool {
         self.shared.elsewhere.set(elsewhere).is_ok()

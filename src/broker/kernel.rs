@@ -122,7 +122,7 @@ struct Made {
 
 struct KernelOwner {
     owner: Arc<Owner>,
-    /// Since when nobody needs it: how often the kernel had read everything by then.
+    /// Since when it is not needed: how often the kernel had read everything by then.
     unneeded_since: Option<u64>,
 }
 
@@ -154,7 +154,7 @@ impl KernelOwners {
         Some(owner)
     }
 
-    /// Looks at so many owners, and forgets those that nobody has needed for long enough.
+    /// Looks at so many owners, and forgets those that were not needed for long enough.
     fn forget_unneeded(&self, made: &mut Made, count: usize) {
         let read_out = self.read_out.load(Ordering::Acquire);
         for _ in 0..count.min(made.round.len()) {
@@ -239,7 +239,7 @@ impl Kernel {
             return Ok(KernelBatch { process: None, events: batch.events, charge });
         }
         let process = self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&batch.owner).cloned();
-        // Whoever has been forgotten has no channel, and asks for nothing any more.
+        // An owner that was forgotten has no channel, and orders nothing any more.
         let events = if process.is_some() { batch.events } else { Vec::new() };
         Ok(KernelBatch { process, events, charge })
     }

@@ -140,7 +140,7 @@ pub(crate) struct BrokerShared {
     /// Where it listens; for TLS, if for nothing else.
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
-    /// Who reaches other brokers, once somebody does.
+    /// What reaches other brokers, once it is set.
     elsewhere: OnceLock<Arc<dyn elsewhere::Elsewhere>>,
     /// What tokens of this run are made with, and where other runs' brokers are.
     keys: Keys,
@@ -252,7 +252,7 @@ impl Broker {
         }
         drop((ready_sender, last_shard));
         let shared = Arc::get_mut(&mut broker.shared).expect("nobody else has it yet");
-        // Set once: nobody else does.
+        // Set once, and only here.
         let _ = peers.set(inboxes.clone());
         shared.accounts = inboxes.iter().map(InboxSender::account).collect();
         let wakers = inboxes.clone();
@@ -295,7 +295,7 @@ impl Broker {
         self.shared.inboxes.len()
     }
 
-    /// For whoever operates the broker, from any thread.
+    /// For operators of the broker, from any thread.
     pub fn handle(&self) -> BrokerHandle {
         BrokerHandle { shared: self.shared.clone(), pusher: Pusher::of_operator(self.shared.clone()) }
     }
@@ -355,7 +355,7 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.shared.stop(Duration::ZERO, None);
-        // Whoever wants to know calls `stop` or `wait`.
+        // A caller that needs the result calls `stop` or `wait`.
         let _ = self.join();
     }
 }
@@ -400,7 +400,7 @@ impl BrokerHandle {
         self.shared.directory().gateway.settings().clone()
     }
 
-    /// A message to any channel, whoever owns it.
+    /// A message to any channel, of any owner.
     pub fn push(&self, channel: ChannelId, message: Message) -> Push<'_> {
         Push { pusher: &self.pusher, channel, at: None, message, delivery: DeliveryOptions::default() }
     }

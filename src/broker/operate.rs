@@ -64,7 +64,7 @@ pub struct ProcessReport {
     pub process: ProcessId,
     /// Its channels, on all shards together.
     pub channels: usize,
-    /// Its topics that anybody is subscribed to.
+    /// Its topics that have subscribers.
     #[serde(default)]
     pub topics: usize,
     /// Their subscribers together.
@@ -167,7 +167,7 @@ impl BrokerHandle {
         Some(ProcessHandle { shared: self.shared.clone(), id: process.clone(), owner: owner.id, pusher })
     }
 
-    /// Topics of a process that anybody is subscribed to, by name; none, if no such process is attached.
+    /// Topics of a process that have subscribers, by name; none, if no such process is attached.
     pub fn topics(&self, query: &TopicQuery) -> Vec<TopicReport> {
         let owner = self.shared.directory().find(&query.process);
         let limit = query.limit.unwrap_or(TOPICS_DEFAULT).min(TOPICS_MAX);
@@ -183,7 +183,7 @@ impl BrokerHandle {
         self.shared.draining.begin(drain);
     }
 
-    /// Returns whether the broker drains or stops, or has stopped: balancers should send nobody here.
+    /// Returns whether the broker drains or stops, or has stopped: balancers should send no client here.
     pub fn is_draining(&self) -> bool {
         self.shared.draining.is_marked()
     }

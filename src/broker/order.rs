@@ -103,7 +103,7 @@ macro_rules! ends {
     };
 }
 
-/// The options of an order of which somebody wants to hear.
+/// The options of an order whose outcome is asked for.
 macro_rules! asks {
     ($order:ident) => {
         impl<'p> $order<'p> {
@@ -493,7 +493,7 @@ impl<'p> Order<'p> for Respond<'p> {
         let shard = request.shard() as usize;
         let Some(owner) = pusher.owner else { unreachable!("operators are asked nothing") };
         if shard >= pusher.shards() {
-            // Not an id of ours: nobody waits for it.
+            // Not an id of this broker: no request waits for it.
             return Commands::new();
         }
         smallvec![(shard, Command::Respond(Box::new(RespondCommand { request, owner, response })))]

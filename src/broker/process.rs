@@ -267,7 +267,7 @@ impl Process {
                 return Poll::Ready(Ok(event));
             }
             match ready!(self.receiver.poll_recv(context)) {
-                // Without events: somebody has called `wake`.
+                // Without events: `wake` was called.
                 Ok(batch) => arrived.extend(batch.events),
                 Err(_) => return Poll::Ready(Err(Stopped)),
             }
@@ -472,7 +472,7 @@ impl ProcessHandle {
         Close { pusher: &self.pusher, channel, why: close_frame(code, reason), delivery: Default::default() }
     }
 
-    /// Answers an HTTP request. An answer that comes too late reaches nobody.
+    /// Answers an HTTP request. An answer that comes too late is dropped.
     pub fn respond(&self, request: RequestId, status: u16) -> Respond<'_> {
         let (headers, body) = (Vec::new(), Bytes::new());
         Respond { pusher: &self.pusher, request, status, headers, body, delivery: Default::default() }

@@ -49,7 +49,7 @@ impl From<&[ChannelId]> for Audience {
     }
 }
 
-/// Why an order was not accepted. What was not accepted has reached nobody, except as [`PushError::Partly`] says.
+/// Why an order was not accepted. It has reached no channel, except as [`PushError::Partly`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
@@ -253,7 +253,7 @@ impl Pusher {
         self.topics.claim(topic, shard, self.shards(), self.purse.as_ref()?)
     }
 
-    /// A topic of this owner that anybody is subscribed to.
+    /// A topic of this owner that has subscribers.
     pub(super) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
         self.topics.find(name)
     }

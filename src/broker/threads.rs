@@ -46,7 +46,7 @@ pub(super) struct ShardThread {
     pub probe: Arc<Probe>,
     pub last_shard: Arc<LastShard>,
     pub peers: Inboxes,
-    /// Where whoever started the broker hears what its threads log.
+    /// The log subscriber of the thread that started the broker, for the shards' threads.
     pub log: tracing::Dispatch,
 }
 

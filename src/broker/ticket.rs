@@ -42,7 +42,7 @@ pub(super) fn ticket<T>() -> (TicketSender<T>, Ticket<T>) {
 }
 
 impl<T> TicketSender<T> {
-    /// Tells the outcome. Whoever asked may not wait any more.
+    /// Delivers the outcome. The caller may no longer wait for it.
     pub(super) fn tell(&self, outcome: T) {
         let mut state = self.0.state();
         state.outcome = Some(outcome);

@@ -38,7 +38,7 @@ pub struct QueuedPush {
     pub charge: Charge,
 }
 
-/// An audience that somebody here is about to belong to.
+/// An audience that a channel here is about to belong to.
 pub struct ListenQuestion {
     /// It.
     pub target: Target,
@@ -49,7 +49,7 @@ pub struct ListenQuestion {
 /// Questions of how many subscribers a topic has elsewhere that may wait.
 pub const COUNTS_MAX: usize = 1024;
 
-/// Somebody wants to know how many subscribers a topic has elsewhere.
+/// A request for the number of a topic's subscribers on other nodes.
 pub struct CountQuestion {
     /// Of which process.
     pub process: ProcessId,

@@ -449,7 +449,7 @@ impl Engine {
         while let Some(CountQuestion { process, topic, asker }) = counts.recv().await {
             let line = Target { process: process.clone(), to: To::Topic(topic.clone()) }.line();
             let counted = self.member.borrow_mut().count(&process, &topic);
-            // A name that is too long for a message is nobody's elsewhere, and nothing is known of it.
+            // A name that is too long for a message exists on no other node.
             let Ok((question, asked)) = counted else { continue };
             self.wait_for_nodes(asked, NodesAsked::Count(line, asker));
             if self.is_connected() {
@@ -602,7 +602,7 @@ impl Engine {
         let (asked, nowhere) = (Instant::now(), self.subjects.nowhere(&self.options.node));
         match self.client.request(nowhere, bytes::Bytes::new()).await {
             Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Some(asked.elapsed()),
-            // Somebody listens there, who may: that is an answer too.
+            // A peer with permission listens there: that is an answer too.
             Ok(_) => Some(asked.elapsed()),
             Err(_) => None,
         }

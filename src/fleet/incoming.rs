@@ -203,7 +203,7 @@ impl Incoming {
         (lost > 0).then_some(Verdict::Behind { lost })
     }
 
-    /// Forgets an audience: nobody here listens any more.
+    /// Forgets an audience: this node does not listen to it any more.
     pub fn leave(&mut self, line: &Line) {
         for place in self.places.remove(line).unwrap_or_default().into_values() {
             self.by_use.remove(&place.used);

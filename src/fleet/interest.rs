@@ -42,7 +42,7 @@ impl Interest {
         Self { lines: HashMap::new(), lines_max, refused: 0 }
     }
 
-    /// Somebody here belongs to an audience.
+    /// A channel here belongs to an audience.
     pub fn want(&mut self, line: Line, target: &Target, now_ms: u64) -> Wanted {
         if let Some(listening) = self.lines.get_mut(&line) {
             listening.idle_since_ms = None;

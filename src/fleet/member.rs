@@ -38,7 +38,7 @@ const TAILS_PER_MESSAGE: usize = 512;
 /// A count in an announcement.
 const TAIL_BYTES: usize = 1 + 16 + 4 + 8 + 8;
 
-/// Everything is announced again at most once in so long, whoever asks.
+/// Everything is announced again at most once in this time, however many nodes ask.
 const AGAIN_AFTER_MS: u64 = 5_000;
 
 /// What a node may say of itself, in bytes: so much is kept of each.
@@ -142,7 +142,7 @@ impl To {
     }
 }
 
-/// What somebody should hear of.
+/// Events of a fleet that are reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FleetNews {
     /// Messages of a node are lost; none: it is not known how many.
@@ -394,7 +394,7 @@ impl Member {
         (line, self.interest.want(line, target, now_ms))
     }
 
-    /// The audiences that nobody here belongs to any more.
+    /// The audiences that no channel here belongs to any more.
     pub fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
         let idle = self.interest.sweep(now_ms, has_members);
         idle.iter().for_each(|(line, _)| self.incoming.leave(line));
@@ -609,7 +609,7 @@ impl Member {
                     return Err(Refusal::Subject);
                 }
                 if self.interest.get(&line).is_none() {
-                    // Sent before NATS knew that nobody here listens any more.
+                    // Sent before NATS knew that this node does not listen any more.
                     let ask = header.ask;
                     let answer = (ask != 0).then(|| self.answer(&header.source, ask, &Outcome::default()));
                     return Ok(Judged { answer, ..Judged::default() });

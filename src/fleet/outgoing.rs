@@ -109,7 +109,7 @@ impl Outgoing {
         tails
     }
 
-    /// Announces all counts again: somebody has not heard them.
+    /// Announces all counts again: a node has not received them.
     pub fn announce_all(&mut self) {
         for (line, count) in &mut self.counts {
             if count.announce == 0 {

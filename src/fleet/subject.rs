@@ -204,7 +204,7 @@ impl Subjects {
         format!("{PREFIX}.{}.{node}.inbox", self.fleet)
     }
 
-    /// A subject of `node`'s that nobody listens to.
+    /// A subject of `node`'s without a listener.
     pub fn nowhere(&self, node: &Name) -> String {
         format!("{PREFIX}.{}.{node}.nowhere.x", self.fleet)
     }

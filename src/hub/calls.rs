@@ -72,7 +72,7 @@ struct Shared {
 struct Queue {
     events: VecDeque<WaitingEvent>,
     bytes: usize,
-    /// Events that were lost, and those of them of which nobody has heard.
+    /// Events that were lost, and those of them that were not reported yet.
     lost: u64,
     untold: u64,
     is_closed: bool,
@@ -150,7 +150,7 @@ impl WebhookQueue {
         Some(taken)
     }
 
-    /// So many that were taken are lost after all, and `untold` others of which nobody has heard yet.
+    /// So many that were taken are lost after all, and `untold` others that were not reported yet.
     pub fn lose(&self, events: u64, untold: u64) {
         let mut queue = self.queue();
         queue.lost += events;

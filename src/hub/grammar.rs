@@ -72,7 +72,7 @@ pub enum PublishedPayload {
     Binary(Bytes),
 }
 
-/// Fields that are not known say something to somebody else.
+/// Fields of a control text; unknown ones are ignored.
 #[derive(Deserialize)]
 struct HubFields<'a> {
     subscribe: Option<String>,

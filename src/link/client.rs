@@ -250,7 +250,7 @@ impl Client {
         self.answered(|ask| FromPeer::UnbindHttp { path: path.to_owned(), ask }, Bytes::new())
     }
 
-    /// Answers an HTTP request. An answer that comes too late reaches nobody.
+    /// Answers an HTTP request. An answer that comes too late is dropped.
     ///
     /// # Errors
     /// As [`push`](Self::push).

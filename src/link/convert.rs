@@ -49,7 +49,7 @@ pub fn event_out(event: Event) -> Option<(ToPeer, Bytes)> {
         Event::Resumed { channel, lost } => (ToPeer::Resumed { channel: channel.get(), lost }, Bytes::new()),
         Event::Http(request) => http_out(*request)?,
         Event::Outcome { ticket, outcome } => (ToPeer::Outcome(outcome_out(ticket, &outcome)), Bytes::new()),
-        // Nobody asks for it here.
+        // It is never asked for here.
         Event::Failed { .. } => return None,
     })
 }

@@ -93,7 +93,7 @@ impl Logins {
         number
     }
 
-    /// An answer that comes too late, or twice, is nobody's.
+    /// An answer that comes too late, or twice, is dropped.
     fn answer(&self, number: u64, judged: LoginResult) {
         if let Some(waiting) = self.lock().waiting.get(&number) {
             let _ = waiting.set(judged);

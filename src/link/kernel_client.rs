@@ -101,7 +101,7 @@ pub async fn http_server<H: Host>(parts: KernelParts<H>) -> Result<(), KernelErr
     live(Arc::default(), parts).await
 }
 
-/// A node's server over a link, beside the future that serves: for whoever ends it.
+/// A node's server over a link, beside the future that serves: a handle to end it.
 #[derive(Clone)]
 pub struct LinkedNode {
     life: Arc<SessionLife>,
@@ -131,7 +131,7 @@ impl LinkedNode {
             if let Some(session) = session.filter(|session| !session.line.wait_finished(within)) {
                 session.cut();
             }
-            // Until nobody waits any more.
+            // Until no caller waits any more.
             let _ = done.recv_timeout(END_WITHIN);
         };
         // Without it the session takes its own time.
@@ -152,7 +152,7 @@ async fn live<H: Host>(life: Arc<SessionLife>, parts: KernelParts<H>) -> Result<
     let served = life.clone();
     let spawned = thread::Builder::new().name("http-server".to_owned()).spawn(move || {
         let _ended = Ended(served.clone());
-        // Nobody listens once the future was dropped; the session has been ended then.
+        // There is no receiver once the future was dropped; the session has been ended then.
         let _ = ended.send(serve(&served, parts));
     });
     if let Err(error) = spawned {

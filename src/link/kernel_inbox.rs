@@ -41,7 +41,7 @@ struct KernelInboxState {
 /// Why a message was not put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotTaken {
-    /// Nobody obeys any more.
+    /// The thread that carries out messages has ended.
     Closed,
     /// There was no room all the time.
     Full,

@@ -90,7 +90,7 @@ impl From<PathBuf> for Endpoint {
 /// Why a process is not attached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody listens there, or the connection failed.
+    /// There is no listener at that address, or the connection failed.
     #[error("the link cannot be reached: {0}")]
     Io(#[from] io::Error),
     /// The broker said no.
@@ -145,7 +145,7 @@ impl LinkDirection for Inward {
     fn written((): &mut (), _: &mut usize) {}
 }
 
-/// What numbered frames are to whoever reads.
+/// The meaning of numbered frames to their reader.
 pub trait NumberedItem: Sized + Send + 'static {
     /// A channel that was open already when the session began.
     fn live(channel: LiveChannel) -> Self;
@@ -196,7 +196,7 @@ pub struct OpenQuestions {
     pub open: u32,
     /// How many were asked.
     pub count: u64,
-    /// Answers that somebody waits for.
+    /// Answers that a caller waits for.
     pub answers: HashMap<u64, PeerAnswer>,
 }
 

@@ -43,7 +43,7 @@ pub enum LinkStartError {
     /// The path or the address.
     #[error(transparent)]
     Listen(#[from] PeerListenError),
-    /// Whoever reaches the address could be any process.
+    /// Any process could reach the address.
     #[error("a link over TCP needs a token")]
     NoToken,
     /// No thread.
@@ -128,7 +128,7 @@ fn accept(registry: &Arc<Registry>, listener: &PeerListener, stopping: &AtomicBo
         let stream = match listener.accept() {
             _ if stopping.load(Ordering::SeqCst) => return,
             Ok(stream) => Arc::new(stream),
-            // Whoever has gone again is no reason to let others wait.
+            // A peer that has left again must not make others wait.
             Err(error) if is_peers_end(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "a link's connection was not accepted");
@@ -275,7 +275,7 @@ impl LinkConnection {
 
     fn credential(&self, hello: &Hello) -> Result<Credential, HelloRefused> {
         match self.stream.user() {
-            // The socket's mode has let in nobody else.
+            // The socket's mode admits no other user.
             Ok(Some(user)) => Ok(Credential::User(user)),
             Ok(None) => {
                 let expected = self.registry.config.token.as_ref();

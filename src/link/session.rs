@@ -41,7 +41,7 @@ pub enum SessionEnd {
     Failed,
     /// The peer broke the protocol.
     Violation,
-    /// Nobody came back in time.
+    /// The peer did not come back in time.
     Grace,
     /// The broker has stopped.
     Stopped,
@@ -147,7 +147,7 @@ impl Session {
     pub fn end(&self, end: SessionEnd, last: Option<LinkFrame>) {
         if self.end.set(end).is_ok() {
             self.line.end(last);
-            // Whoever waits for the broker's events is to see it.
+            // The thread that waits for the broker's events has to see it.
             match &self.actor {
                 Actor::Process(owner) => owner.wake(),
                 Actor::Kernel(kernel) => kernel.close(),
@@ -381,7 +381,7 @@ impl Registry {
         lock(&self.entries).by_key.values().filter(|entry| entry.stream.is_ok()).count()
     }
 
-    /// Ends sessions to which nobody comes back, until the registry stops.
+    /// Ends sessions whose peers do not come back, until the registry stops.
     pub fn keep(&self) {
         let mut entries = lock(&self.entries);
         while !entries.stopping {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Places of a listener, each of which costs a thread.
 pub const PLACES_MAX: usize = 16;
 
-/// Those of one address. Everybody on a Unix socket is the same user, and may have all.
+/// Places of one address. All peers on a Unix socket are the same user, and may have all places.
 pub const PLACES_PER_ADDRESS_MAX: usize = 4;
 
 /// See the module.
@@ -72,7 +72,7 @@ impl WaitingRoom {
 }
 
 impl Seats {
-    /// Who has to go before somebody from there may come in.
+    /// The connection that has to go before one from that address may come in.
     fn in_the_way_of(&mut self, from: Option<Prefix>) -> Option<&mut WaitingConnection> {
         let places_of = |from: Option<Prefix>| self.taken.iter().filter(|seat| seat.from == from).count();
         let from = match () {

@@ -154,7 +154,7 @@ impl Acting for ProcessHandle {
     }
 }
 
-/// Orders that are collected: whoever gives them never waits.
+/// Orders that are collected: adding one never waits.
 pub(crate) struct Collecting<'a> {
     pub owner: &'a ProcessHandle,
     pub batch: RefCell<&'a mut Batch>,

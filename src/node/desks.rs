@@ -161,7 +161,7 @@ impl Changes {
         drop(stop);
         while let Ok(Some((change, to))) = asked.recv() {
             said(&change);
-            // Nobody waits any more once the server ends.
+            // No caller waits any more once the server ends.
             let _ = to.send(change.make());
         }
     }
@@ -244,7 +244,7 @@ impl Desks {
         }
     }
 
-    /// The desk of somebody, made where there is none. None: there are too many processes.
+    /// The desk of a process, made if it has none. None: there are too many processes.
     fn desk(&mut self, who: DeskOf) -> Result<Option<usize>, PushError> {
         if let Some(&place) = self.places.get(&who) {
             return Ok(Some(place));

@@ -157,12 +157,12 @@ pub struct Reply {
     source: Address,
     /// The name that was addressed answers.
     server: ServerName,
-    /// Who hears of success; none: nobody asked.
+    /// The receiver of an answer to success; none: no answer is expected.
     on_success: Option<Address>,
 }
 
 impl Reply {
-    /// To a request of `source` to `server` that nobody asked about.
+    /// To a request of `source` to `server` that expects no answer.
     pub(crate) fn unasked(id: u64, source: Address, server: ServerName) -> Self {
         Self { id, source, server, on_success: None }
     }
@@ -172,7 +172,7 @@ impl Reply {
         self.id
     }
 
-    /// Returns whether somebody wants to hear of success, so that it pays to ask for the outcome.
+    /// Returns whether success is answered, so that the outcome must be asked for.
     pub fn wants_success(&self) -> bool {
         self.on_success.is_some()
     }
@@ -182,12 +182,12 @@ impl Reply {
         answer(self.id, self.server, self.source, &Err::<(), _>(error))
     }
 
-    /// The answer to an action that was done, if somebody asked.
+    /// The answer to an action that was done, if one is expected.
     pub fn done(self) -> Option<KernelMessage> {
         Some(answer(self.id, self.server, self.on_success?, &Ok::<_, HttpServerError>(())))
     }
 
-    /// The answer to a push to many, if somebody asked.
+    /// The answer to a push to many, if one is expected.
     pub fn counted(self, counts: PushCounts) -> Option<KernelMessage> {
         Some(answer(self.id, self.server, self.on_success?, &Ok::<_, HttpServerError>(counts)))
     }

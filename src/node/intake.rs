@@ -38,7 +38,7 @@ pub(super) struct NodeIntake<H: Host> {
     was_burst: bool,
 }
 
-/// How the server ended, from whoever waits for that.
+/// How the server ended, from the thread that waits for that.
 pub(super) type ServerEnd = oneshot::Receiver<Result<(), ServerError>>;
 
 impl<H: Host> NodeIntake<H> {

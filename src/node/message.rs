@@ -58,7 +58,7 @@ pub struct Capability {
 pub struct Request {
     /// Whether blob and response target of the prompting message are taken over.
     pub inherit: bool,
-    /// Seconds within which a response is expected; none means that nobody waits.
+    /// Seconds within which a response is expected; none means that no response is expected.
     pub expects_response: Option<u64>,
     /// The body; for the HTTP server, JSON.
     pub body: Vec<u8>,

@@ -46,10 +46,10 @@ struct WaitingAction {
     by_ticket: HashMap<u64, (AskedOrder, Reply)>,
 }
 
-/// What is heard of a refused push or close that nobody asked about.
+/// The answer to a refused push or close that expects none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unasked {
-    /// Nothing: a response that nobody waits for would be dropped.
+    /// Nothing: a response that is not expected would be dropped.
     Silent,
     /// `Event::Failed` with the id of the request, for [`refusal`].
     Failures,
@@ -78,7 +78,7 @@ impl Pending {
         Self { waiting: Mutex::default(), unasked }
     }
 
-    /// Does what `owner` asks. Answers now, or under [`settle`](Self::settle), or not at all if nobody asked.
+    /// Does what `owner` asks. Answers now, or under [`settle`](Self::settle), or not at all if no answer is expected.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -237,7 +237,7 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// Makes it, and gives the answer, if somebody asked or it was refused.
+    /// Makes it, and gives the answer, if one is expected or it was refused.
     ///
     /// # Errors
     /// The broker has stopped.

@@ -14,10 +14,10 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{Interest, NoSubscriber};
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber, dispatcher};
 
-/// For everybody.
+/// For all users.
 pub(crate) const SHOWN: u8 = 0;
 
-/// For whoever wants to see what the runtime does.
+/// For users who want to see what the runtime does.
 pub(crate) const VERBOSE: u8 = 2;
 
 /// More in the same second are counted, and told of in the next.
@@ -40,7 +40,7 @@ impl<H: Host> Prints<H> {
         Self { host, sink }
     }
 
-    /// Says it, unless the terminal has more to show than anybody reads.
+    /// Prints it, unless too many lines wait for the terminal already.
     pub fn say(&self, verbosity: u8, text: &str) {
         let _ = self.sink.try_send(self.host.print(verbosity, format!("http-server: {}", printable(text))));
     }

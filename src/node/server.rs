@@ -43,7 +43,7 @@ const GOODBYES_WITHIN: Duration = Duration::from_secs(1);
 /// How long a server waits for a port that another has: one that was dropped a moment ago lets go of it at once.
 const PORT_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often it looks whether the port is free; nobody tells us.
+/// How often it checks whether the port is free; there is no notification.
 const PORT_LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What a node gives to its HTTP server.
@@ -88,7 +88,7 @@ pub fn config() -> Config {
     config
 }
 
-/// A node's server, beside the future that serves: for whoever ends it.
+/// A node's server, beside the future that serves: a handle to end it.
 #[derive(Clone)]
 pub struct NodeServer {
     life: Arc<ServerLife>,
@@ -133,7 +133,7 @@ pub async fn http_server<H: Host>(parts: NodeParts<H>) -> Result<(), ServerError
 pub(super) struct ServerLife {
     state: Mutex<ServerState>,
     stopping: Condvar,
-    /// The future was dropped: nobody waits for what is left.
+    /// The future was dropped: what is left is not waited for.
     pub is_given_up: Arc<AtomicBool>,
     ended: watch::Sender<bool>,
 }
@@ -214,7 +214,7 @@ async fn serve<H: Host>(life: Arc<ServerLife>, parts: NodeParts<H>) -> Result<()
     let supervised = life.clone();
     let spawned = thread::Builder::new().name("http-server".to_owned()).spawn(move || {
         let _ended = ServerEnded(supervised.clone());
-        // Nobody listens once the future was dropped.
+        // There is no receiver once the future was dropped.
         let _ = ended.send(supervise(&supervised, parts, started));
     });
     if let Err(error) = spawned {
@@ -348,7 +348,7 @@ fn start<H: Host>(config: Config, life: &ServerLife, prints: &Prints<H>) -> Resu
     }
 }
 
-/// How often the kernel's queue is looked at while it is too full; nobody tells us when it is not.
+/// How often the kernel's queue is checked while it is too full; there is no notification when it has room.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// The queue of a node's kernel. Other modules of a node fail when it is full, so nothing is taken from the shards while
@@ -356,7 +356,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct KernelQueue<H: Host> {
     pub host: Arc<H>,
     pub to_kernel: mpsc::Sender<H::Message>,
-    /// Nobody waits for what is left.
+    /// What is left is not waited for.
     pub is_given_up: Arc<AtomicBool>,
 }
 

@@ -118,10 +118,10 @@ pub struct PushCommand {
     pub asked: ReportTo,
 }
 
-/// Who wants to know what became of an order for one channel.
+/// The recipient of the outcome of an order for one channel.
 #[derive(Debug, Default)]
 pub enum ReportTo {
-    /// Nobody.
+    /// The outcome is not reported.
     #[default]
     Nobody,
     /// Its owner, by an [`Event::Failed`](super::event::Event::Failed) with this number, and only if it failed.
@@ -240,7 +240,7 @@ pub struct SubscribeCommand {
 pub enum Membership {
     /// Into the topic of this claim. None: there was no memory for it.
     In(Option<TopicClaim>),
-    /// Out of it. None: nobody is subscribed to it.
+    /// Out of it. None: it has no subscriber.
     Out(Option<Arc<Topic>>),
 }
 

@@ -111,7 +111,7 @@ pub struct Shard {
     pub(super) shards: u32,
     /// Orders that did not fit the turn in which they came.
     put_off: VecDeque<OrderOrRest<Command, Unfinished>>,
-    /// What is to be done to many connections though nobody ordered it, one slice a turn.
+    /// Work on many connections that no process ordered, one slice a turn.
     pub(super) chores: VecDeque<Long>,
     /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room that
     /// is left there is to be looked at in the next.
@@ -238,7 +238,7 @@ impl Shard {
         self.work.spent_ns()
     }
 
-    /// What it times, for whoever has a clock.
+    /// Times to measure, by a caller that has a clock.
     pub fn timings(&mut self) -> &mut Timings {
         &mut self.timings
     }

@@ -37,7 +37,7 @@ impl Durations {
     }
 }
 
-/// What a shard has timed. The times themselves come from whoever has a clock.
+/// What a shard has timed. The times themselves come from the driver, which has a clock.
 #[derive(Default)]
 pub struct Timings {
     turns: Durations,

@@ -40,7 +40,7 @@ impl HandshakeQueue {
         token
     }
 
-    /// Returns whether nobody waits.
+    /// Returns whether no connection waits.
     pub fn is_empty(&self) -> bool {
         self.round.is_empty()
     }

@@ -101,7 +101,7 @@ pub enum Accepted {
     Client(SocketId, SocketAddr, ListenerKind),
     /// A client that had gone before it was accepted; look again.
     Gone,
-    /// Nobody is waiting.
+    /// No client is waiting.
     Nobody,
     /// There is no descriptor for it; it waits on.
     NoRoom,
@@ -156,7 +156,7 @@ pub struct Turns<S> {
     accept_pause_until_ms: u64,
     /// The last poll may not have told all.
     news_left: bool,
-    /// Somebody has called for the shard in this turn.
+    /// The shard was called by another thread in this turn.
     called: bool,
     ticked_ms: u64,
     news: Vec<Readiness>,
@@ -309,7 +309,7 @@ impl<S: Sockets> Turns<S> {
         is_over
     }
 
-    /// The shard, for whoever still wants something of it; its sockets and its inbox are dropped.
+    /// The shard, for callers that still need it; its sockets and its inbox are dropped.
     pub fn into_shard(self) -> Shard {
         let Self { mut shard, orders, .. } = self;
         // What is left of an order that was begun lets go of its payload first.

@@ -56,7 +56,7 @@ pub fn hello(channel: ChannelId, token: &str, id: EventId, retry_ms: u64) -> Vec
     format!("retry: {retry_ms}\nid: {id}\nevent: channel\ndata: {data}\n\n").into_bytes()
 }
 
-/// Messages are missing before what follows, and nobody knows how many.
+/// Messages are missing before what follows, and their number is unknown.
 pub fn gap(reason: &str) -> Vec<u8> {
     format!("event: gap\ndata: {{\"missed\":null,\"reason\":\"{reason}\"}}\n\n").into_bytes()
 }

@@ -45,7 +45,7 @@ impl Intake {
         }
     }
 
-    /// Returns whether anybody may go on.
+    /// Returns whether any paused client may resume.
     pub fn wants_resume(&self) -> bool {
         !self.resume.is_empty()
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(in crate::shard) struct ResumeHolder {
     /// The path that its client asked for: it must ask for the same.
     pub path: Arc<str>,
-    /// Who was logged in, where anybody must be.
+    /// The user that was logged in, where the path requires a login.
     pub user: Option<Arc<str>>,
 }
 

@@ -68,12 +68,12 @@ impl KeptFrames {
         self.bytes
     }
 
-    /// How much was appended since everybody had been offered everything.
+    /// How much was appended since every connection had been offered everything.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
-    /// Everybody has been offered everything.
+    /// Every connection has been offered everything.
     pub fn all_sent(&mut self) {
         self.waiting_bytes = 0;
     }
@@ -173,7 +173,7 @@ impl KeptFrames {
         }
     }
 
-    /// Lets go of the oldest segment of whoever keeps most. Returns whether there was one that could go.
+    /// Releases the oldest segment of the owner that keeps most. Returns whether there was one that could go.
     pub fn shed(&mut self, offered: u64) -> bool {
         let fullest = self.owners.iter().max_by_key(|(_, own)| own.bytes).map(|(&of, _)| of);
         fullest.is_some_and(|of| self.let_go_of_first(of, offered))

@@ -90,7 +90,7 @@ impl Shard {
         self.table[slot].policy = policy.map(Policy::kind);
         let policy = policy.unwrap_or(owner.policy);
         let has_memory = self.has_memory_for(len, &owner);
-        // Whoever was fullest has made room; it may have been this one.
+        // The fullest channel has made room; it may have been this one.
         if self.table.get(slot).is_none_or(|connection| connection.channel().is_none()) {
             return Fate::Closed;
         }
@@ -254,7 +254,7 @@ impl Shard {
         self.out.keepings.get_mut(&slot).map_or(0, |keeping| keeping.log.forget_unsent())
     }
 
-    /// Lets go of history that nobody will come back for any more, and of what is more than a shard keeps. Once a tick.
+    /// Releases history that no client can resume from any more, and what exceeds a shard's limit. Once a tick.
     pub(in crate::shard) fn trim_history(&mut self) {
         let resume = &self.config.resume;
         let reach_ms = resume.reach_ms(self.config.dead_after_ms());

@@ -141,7 +141,7 @@ impl Shard {
         }
     }
 
-    /// Lets go of journals that nobody needs any more, and of what is too old in others. Once a tick.
+    /// Releases journals that are not needed any more, and entries of others that are too old. Once a tick.
     pub(super) fn trim_journals(&mut self, before_ms: u64) {
         let (now_ms, kept) = (self.now_ms, &self.out.window.kept);
         self.out.journals.retain(|_, journal| !journal.trim(before_ms, now_ms, kept));

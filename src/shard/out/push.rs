@@ -116,7 +116,7 @@ impl Shard {
         self.weigh(slot);
     }
 
-    /// Tells whoever asked that an order reached no channel.
+    /// Reports to a caller that asked for the outcome that an order reached no channel.
     pub(in crate::shard) fn answer_failed(&mut self, owner: Option<OwnerId>, asked: ReportTo, outcome: Outcome) {
         match (asked, owner) {
             (ReportTo::Outcome(mut part), _) => part.counts.add(&outcome),
@@ -446,7 +446,7 @@ impl Shard {
         }
         let growth = self.table[slot].outbound.growth(frame, key, self.config.copy_bytes_max);
         let has_memory = self.has_memory_for(growth, owner);
-        // Whoever was fullest has made room; it may have been this one.
+        // The fullest channel has made room; it may have been this one.
         if self.table.get(slot).is_none_or(|connection| connection.channel().is_none()) {
             return Fate::Closed;
         }
@@ -462,7 +462,7 @@ impl Shard {
         if replaced { Fate::Conflated } else { Fate::Queued }
     }
 
-    /// There is no memory for this frame, and nobody who could make room.
+    /// There is no memory for this frame, and no holder that could make room.
     pub(super) fn out_of_memory(&mut self, slot: Slot, policy: Policy) -> Fate {
         match policy {
             Policy::DropNewest | Policy::DropOldest => Fate::Dropped,

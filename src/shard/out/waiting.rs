@@ -80,7 +80,7 @@ impl Urgent {
         self.pop_of_next()
     }
 
-    /// The turn of the front lane is over, or nobody is in it.
+    /// The turn of the front lane is over, or it is empty.
     fn pop_of_next(&mut self) -> Option<Slot> {
         if let Some(next) = self.round.pop_front() {
             let next_front = std::mem::take(self.lane(next));
@@ -101,7 +101,7 @@ impl Urgent {
         self.front.len() + self.round.iter().map(|&lane| self.lanes[lane as usize].len()).sum::<usize>()
     }
 
-    /// Returns whether nobody waits.
+    /// Returns whether no connection waits.
     pub fn is_empty(&self) -> bool {
         self.front.is_empty() && self.round.is_empty()
     }

@@ -85,12 +85,12 @@ pub struct Directory {
     pub resolve: Option<Arc<Resolve>>,
     /// Addresses on other nodes that may push to all channels of an owner.
     pub grants: HashTrieMapSync<OwnerId, Vec<Arc<str>>>,
-    /// Who handles logins and the RPC path, where anybody does.
+    /// The owner that handles logins and the RPC path, if there is one.
     pub system: Option<OwnerId>,
 }
 
 impl Directory {
-    /// Nobody is attached, nothing is bound.
+    /// No process is attached, nothing is bound.
     pub fn new(gateway: Snapshot) -> Self {
         Self {
             gateway,

@@ -56,7 +56,7 @@ pub(super) struct Owners {
 }
 
 impl Owners {
-    /// Nobody has a channel on `shard` yet.
+    /// No owner has a channel on `shard` yet.
     pub fn new(shard: u32, directory: Arc<Directory>) -> Self {
         Self {
             shard,

@@ -28,13 +28,13 @@ const NOWHERE: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub struct Topics {
     named: RwLock<BTreeMap<Arc<str>, Arc<Topic>>>,
-    /// Listed topics that nobody is counted in any more; for a moment one less.
+    /// Listed topics whose count is zero; for a moment one less.
     empty: AtomicIsize,
     /// Subscriptions of the process' channels, as they are limited.
     subscriptions: OfProcess,
 }
 
-/// A topic that somebody is, or is about to be, subscribed to.
+/// A topic that a channel is, or is about to be, subscribed to.
 #[derive(Debug)]
 pub struct Topic {
     name: Arc<str>,
@@ -113,7 +113,7 @@ impl Topics {
             self.empty.fetch_sub((before - named.len()) as isize, Ordering::Relaxed);
         }
         if let Some(topic) = named.get(&**name) {
-            // Somebody else has made it meanwhile.
+            // Another thread has made it meanwhile.
             self.count_in(topic, shard);
             return Some(topic.clone());
         }
@@ -123,7 +123,7 @@ impl Topics {
         Some(topic)
     }
 
-    /// The topic of this name, if anybody is subscribed to it.
+    /// The topic of this name, if it has subscribers.
     pub fn find(&self, name: &str) -> Option<Arc<Topic>> {
         let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
         named.get(name).filter(|topic| topic.subscribers() > 0).cloned()
@@ -167,7 +167,7 @@ impl Topics {
         }
         self.empty.fetch_add(1, Ordering::Relaxed);
         let Ok(mut named) = self.named.try_write() else { return };
-        // Under the lock nobody is counted in.
+        // Under the lock no subscriber is counted in.
         let is_listed = named.get(&topic.name).is_some_and(|listed| Arc::ptr_eq(listed, topic));
         if is_listed && topic.subscribers() == 0 {
             named.remove(&topic.name);

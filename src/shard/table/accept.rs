@@ -188,7 +188,7 @@ impl Shard {
         }
     }
 
-    /// Whom an upgrade request is counted for, if anybody.
+    /// The client that an upgrade request is counted for, if any.
     pub(in crate::shard) fn client_of(&self, slot: Slot, settings: &Settings, head: &Head<'_>) -> Option<Prefix> {
         let connection = &self.table[slot];
         let peer: SocketAddr = connection.peer.into();

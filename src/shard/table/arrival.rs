@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// What the client of a kept channel has asked for.
 #[derive(Debug, Clone)]
 pub(in crate::shard) struct ResumeWish {
-    /// Who was logged in, where anybody must be.
+    /// The user that was logged in, where the path requires a login.
     pub user: Option<Arc<str>>,
     /// What the client may do at the hub.
     pub grant: Option<Arc<Grant>>,

@@ -402,7 +402,7 @@ impl Shard {
         }
     }
 
-    /// The end of the time that a stop gives: whoever is left is cut off, one slice of them.
+    /// The end of the time that a stop gives: remaining clients are cut off, one slice of them.
     pub(in crate::shard) fn go_on_cutting(&mut self, mut cutting: Box<Cutting>) -> Option<Long> {
         while let Some(slot) = self.table.next_of(&mut cutting.everybody) {
             self.cut(slot);

@@ -254,7 +254,7 @@ pub(in crate::shard) enum Flag {
     Failing,
     /// There were too many when it connected: it is told so, and counts as nothing else.
     TurnedAway,
-    /// It gave no sign of life: nobody waits for it to end.
+    /// It gave no sign of life: its end is not waited for.
     Silent,
     /// The shard's memory counts something that it holds.
     Holds,

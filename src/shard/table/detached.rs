@@ -9,13 +9,13 @@ use crate::shard::out::keeping::{ResumeHolder, ResumeTokens};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
-/// Channels that ended while nobody was there, some 150 bytes each.
+/// Channels that ended while detached, some 150 bytes each.
 const ENDED_MAX: usize = 4096;
 
 /// Entries of those that were taken up again which are let be in the order.
 const STALE_MAX: usize = 64;
 
-/// What is remembered of a channel that ended while nobody was there.
+/// What is remembered of a channel that ended while detached.
 pub(in crate::shard) struct EndedChannel {
     pub tokens: ResumeTokens,
     pub holder: ResumeHolder,
@@ -64,7 +64,7 @@ impl Detached {
         self.order.iter().filter(is_left).map(|entry| entry.0)
     }
 
-    /// A channel has ended while nobody was there.
+    /// A channel has ended while detached.
     pub fn remember(&mut self, channel: ChannelId, ended: EndedChannel) {
         self.ended.insert(channel, ended);
         self.ended_order.push_back(channel);
@@ -75,7 +75,7 @@ impl Detached {
         }
     }
 
-    /// The channel of that id that ended while nobody was there, if that is remembered.
+    /// The channel of that id that ended while detached, if that is remembered.
     pub fn ended(&self, channel: ChannelId) -> Option<&EndedChannel> {
         self.ended.get(&channel)
     }
