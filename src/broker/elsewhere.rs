@@ -53,7 +53,7 @@ pub struct Abroad {
     pub purse: ProcessFund,
     /// Where to.
     pub to: AbroadTo,
-    /// What.
+    /// The frame to push.
     pub frame: PushFrame,
     /// What to do where a channel is over its budget.
     pub policy: Option<Policy>,
@@ -157,7 +157,7 @@ pub enum AbroadTo {
     All(Audience),
     /// Channels of one of them.
     Channels {
-        /// Which.
+        /// The node that has the channels.
         node: Arc<str>,
         /// The channels there.
         list: Vec<ChannelId>,

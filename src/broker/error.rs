@@ -84,7 +84,7 @@ pub enum BindPathError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("shard {shard} died: {why}")]
 pub struct ShardDied {
-    /// Which.
+    /// The shard that failed.
     pub shard: usize,
     /// What it said.
     pub why: String,

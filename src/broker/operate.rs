@@ -59,7 +59,7 @@ pub(super) fn fit_to_memory(numbers: &mut crate::shard::ShardConfig, budget_byte
 /// A process that is attached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessReport {
-    /// Which.
+    /// The id of the process.
     #[serde(deserialize_with = "crate::process_id::read_back")]
     pub process: ProcessId,
     /// Its channels, on all shards together.

@@ -30,7 +30,7 @@ const ACCOUNTS_SWEEP_MIN: usize = 1024;
 
 /// A message that waits for NATS.
 pub struct QueuedPush {
-    /// It.
+    /// The message.
     pub outbound: Outbound,
     /// Who wants to hear what became of it on other nodes.
     pub nodes: Option<AskNodes>,
@@ -40,7 +40,7 @@ pub struct QueuedPush {
 
 /// An audience that a channel here is about to belong to.
 pub struct ListenQuestion {
-    /// It.
+    /// The audience.
     pub target: Target,
     /// Settled once NATS knows.
     pub part: Option<Box<OutcomePart>>,

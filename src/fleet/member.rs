@@ -54,7 +54,7 @@ pub struct Outbound {
     pub process: ProcessId,
     /// To whom.
     pub to: OutboundTo,
-    /// What.
+    /// The frame to push.
     pub frame: PushFrame,
     /// What to do where a channel is over its budget.
     pub policy: Option<Policy>,
@@ -90,14 +90,14 @@ impl Outbound {
 pub struct Publish {
     /// Where.
     pub subject: String,
-    /// What.
+    /// The message.
     pub bytes: Bytes,
 }
 
 /// A push that has got its number.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Numbered {
-    /// It.
+    /// The message to publish.
     pub push: Publish,
     /// What is published behind it, where nodes are asked that may not listen to it.
     pub ask: Option<Publish>,
@@ -147,7 +147,7 @@ impl To {
 pub enum FleetNews {
     /// Messages of a node are lost; none: it is not known how many.
     Lost {
-        /// Of which.
+        /// The node whose messages are lost.
         source: Arc<str>,
         /// To whom; none: to channels here, or all that is sent by that node.
         to: Option<Target>,
@@ -163,14 +163,14 @@ pub enum FleetNews {
     },
     /// A node has come, come back or begun anew.
     Node {
-        /// Which.
+        /// The node that has come.
         node: Arc<str>,
         /// What is new.
         change: Change,
     },
     /// A node is silent.
     Gone {
-        /// Which.
+        /// The node concerned.
         node: Arc<str>,
     },
 }

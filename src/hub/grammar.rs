@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// What a client orders, and the number under which it wants its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSaid {
-    /// What.
+    /// What the client orders.
     pub order: HubOrder,
     /// Its number.
     pub id: Option<u64>,
@@ -25,26 +25,26 @@ pub struct ClientSaid {
 pub enum HubOrder {
     /// Into a topic.
     Subscribe {
-        /// Which.
+        /// The topic to subscribe to.
         topic: String,
         /// Whether messages are to come as `{"topic":…,"data":…}`.
         envelope: bool,
     },
     /// Out of it.
     Unsubscribe {
-        /// Which.
+        /// The topic to leave.
         topic: String,
     },
     /// A message to a topic.
     Publish {
-        /// Which.
+        /// The topic to publish to.
         topic: String,
-        /// What.
+        /// The message.
         payload: PublishedPayload,
     },
     /// Another token takes the place of the one before.
     Renew {
-        /// It.
+        /// The new token.
         token: String,
     },
 }

@@ -8,9 +8,9 @@ use std::fmt;
 /// A received message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Message {
-    /// Somebody asks or tells.
+    /// A request from another process.
     Request {
-        /// Who.
+        /// The sender.
         source: Address,
         /// Seconds within which a response is expected.
         expects_response: Option<u64>,
@@ -21,9 +21,9 @@ pub enum Message {
         /// Capabilities that came with it.
         capabilities: Vec<Capability>,
     },
-    /// Somebody answers.
+    /// A response to a request of this process.
     Response {
-        /// Who.
+        /// The sender.
         source: Address,
         /// The body.
         body: Body,

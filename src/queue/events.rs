@@ -46,7 +46,7 @@ impl Default for QueueLimits {
 /// Events of one owner, from one turn of one shard.
 #[derive(Debug)]
 pub struct EventBatch {
-    /// Whose.
+    /// The owner that the events are for.
     pub owner: OwnerId,
     /// In order.
     pub events: Vec<Event>,

@@ -50,7 +50,7 @@ pub enum Command {
     Host(Box<HostCommand>),
     /// A process is gone: close its channels and refuse its waiting requests.
     OwnerGone {
-        /// Which.
+        /// The owner that is gone.
         owner: OwnerId,
         /// Why, for the clients.
         why: CloseFrame,
@@ -85,7 +85,7 @@ pub enum Command {
     Stop {
         /// How long clients get to answer the close.
         within_ms: u64,
-        /// Dropped when nobody is accepted any more and every client has been told, as far as its socket takes it.
+        /// Dropped when no client is accepted any more and every client has been told, as far as its socket takes it.
         told: Acknowledge,
     },
 }
@@ -95,7 +95,7 @@ pub type Acknowledge = Option<Arc<dyn Send + Sync>>;
 
 /// A process that is to run on a shard.
 pub struct HostCommand {
-    /// It.
+    /// The process to run.
     pub owner: Arc<Owner>,
     /// How much it may leave unread.
     pub limits: QueueLimits,
@@ -110,7 +110,7 @@ pub struct PushCommand {
     pub channel: ChannelId,
     /// Who pushes; `None` is the broker's operator, who may push to any.
     pub owner: Option<OwnerId>,
-    /// What.
+    /// The frame to push.
     pub frame: PushFrame,
     /// What to do when the channel is over its budget.
     pub policy: Option<Policy>,
@@ -139,7 +139,7 @@ pub struct PushMany {
     pub except: Arc<[ChannelId]>,
     /// Who pushes.
     pub owner: OwnerId,
-    /// What.
+    /// The frame to push.
     pub frame: PushFrame,
     /// The same compressed, where any channel of the owner has agreed on that.
     pub compressed: Option<Arc<Compressed>>,
@@ -187,7 +187,7 @@ pub enum PushKind {
 /// Ends one channel.
 #[derive(Debug)]
 pub struct CloseCommand {
-    /// Which.
+    /// The channel to close.
     pub channel: ChannelId,
     /// Who asks; `None` is the broker's operator.
     pub owner: Option<OwnerId>,
@@ -215,7 +215,7 @@ pub struct GuestPushCommand {
     pub channels: Vec<ChannelId>,
     /// Who pushes: an address on another node.
     pub guest: Arc<str>,
-    /// What.
+    /// The frame to push.
     pub frame: PushFrame,
     /// Wants to know what became of it.
     pub part: Option<Box<OutcomePart>>,
@@ -224,7 +224,7 @@ pub struct GuestPushCommand {
 /// Subscribes one channel to a topic, or takes it out of it.
 #[derive(Debug)]
 pub struct SubscribeCommand {
-    /// Which.
+    /// The channel to subscribe or unsubscribe.
     pub channel: ChannelId,
     /// Who asks: only the channel's owner may.
     pub owner: OwnerId,
@@ -247,7 +247,7 @@ pub enum Membership {
 /// Lets a guest in to one channel, or no more.
 #[derive(Debug)]
 pub struct GrantCommand {
-    /// Which.
+    /// The channel that the grant is for.
     pub channel: ChannelId,
     /// Who grants: only the channel's owner may.
     pub owner: OwnerId,
@@ -275,7 +275,7 @@ pub struct RespondCommand {
     pub request: RequestId,
     /// Who answers: only the process that was asked may.
     pub owner: OwnerId,
-    /// What. Made by whoever answers: that takes longer the more header fields there are.
+    /// The response. Built by the process that answers, since the time grows with the number of header fields.
     pub response: PreparedResponse,
 }
 

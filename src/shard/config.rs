@@ -69,7 +69,7 @@ pub struct ShardConfig {
 }
 
 impl ShardConfig {
-    /// What one connection's HTTP may make us hold, whoever its client turns out to be.
+    /// The memory that the HTTP of one connection may use, whichever client it turns out to be from.
     pub(in crate::shard) fn http_limits(&self) -> http::HttpLimits {
         let body_bytes_max = self.http_limits.body_bytes_max.max(self.body_bytes_max_logged_in);
         http::HttpLimits { body_bytes_max, ..self.http_limits }
@@ -121,7 +121,7 @@ impl Default for ShardConfig {
     }
 }
 
-/// Where nobody is pinged, the system itself finds out that a client has vanished, by what is sent to it.
+/// Where clients are not pinged, the system itself finds out that a client has vanished, by what is sent to it.
 const UNPINGED_DEAD_AFTER_MS: u64 = 75_000;
 
 /// Channels that outlive their connections (subprotocol `pushring.1`), on the paths whose binding says so.

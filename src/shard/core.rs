@@ -361,7 +361,7 @@ impl Shard {
         self.table.is_stopping() && self.table.len() == 0
     }
 
-    /// Returns whether the shard closes its channels, by a stop or at the end of a drain: accept nobody any more.
+    /// Returns whether the shard closes its channels, by a stop or at the end of a drain, and accepts no client.
     pub fn is_stopping(&self) -> bool {
         self.table.is_stopping() || self.drain_closes()
     }

@@ -55,12 +55,12 @@ pub enum Event {
     /// The client of a channel is gone for now; the channel waits for it to come back, and what is pushed to it meanwhile.
     /// Only for paths whose rule asks for it ([`WebSocketRule::resume_events`](crate::WebSocketRule::resume_events)).
     Detached {
-        /// Which.
+        /// The channel that lost its connection.
         channel: ChannelId,
     },
     /// It has come back; likewise.
     Resumed {
-        /// Which.
+        /// The channel that was resumed.
         channel: ChannelId,
         /// How many messages it has missed that history did not reach back to.
         lost: u64,

@@ -45,7 +45,7 @@ impl Shard {
         }
     }
 
-    /// Goes on with what nobody ordered, until the turn has cost so much.
+    /// Continues work that no process ordered, until the turn has cost so much.
     pub(in crate::shard) fn do_chores(&mut self, until_ns: u64) {
         while self.work.spent_ns() < until_ns
             && let Some(chore) = self.chores.pop_front()
@@ -93,7 +93,7 @@ impl Shard {
             }
             Command::Host(host) => self.host(*host),
             Command::OwnerGone { owner, why } => return self.owner_gone(owner, why),
-            // Whoever asked may have gone meanwhile.
+            // The requester may have gone meanwhile.
             Command::Report(to) => drop(to.send(self.report())),
             Command::Disconnects(to) => drop(to.send(self.table.disconnects())),
             Command::Channels { filter, from, limit, to } => {

@@ -126,7 +126,7 @@ counts! {
 /// A shard at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    /// Which.
+    /// The number of the shard.
     pub shard: u32,
     /// Live connections.
     pub connections: usize,

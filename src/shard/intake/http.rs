@@ -425,7 +425,7 @@ impl Shard {
             self.answer(slot, refusal);
             return None;
         }
-        // The slot and the shard say where the request waits, the random bits that nobody guessed it.
+        // The slot and the shard say where the request waits, the random bits that it was not guessed.
         let random = self.intake.random() & 0xffff_ffff_0000_0000;
         let id = RequestId(random | u64::from(slot.get()) << RequestId::SHARD_BITS | u64::from(self.intake.shard));
         if let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase {
@@ -437,7 +437,7 @@ impl Shard {
         Some((id, place))
     }
 
-    /// A process' answer; one that nobody waits for any more, or that another process was asked for, is dropped.
+    /// A process' answer; one that is not awaited any more, or that another process was asked for, is dropped.
     pub(in crate::shard) fn respond(&mut self, respond: RespondCommand) {
         let slot = respond.request.slot();
         let Some(connection) = self.table.get_mut(slot) else { return };
@@ -472,7 +472,7 @@ impl Shard {
         self.set_response_deadline(slot);
     }
 
-    /// Nobody waits any more for the answer that this connection was promised, if it was.
+    /// The answer that this connection was promised, if it was, is not awaited any more.
     pub(in crate::shard) fn forget_asked(&mut self, slot: Slot) {
         if let ConnectionPhase::Http(exchange) = &mut self.table[slot].phase
             && let Some(asked) = exchange.asked.take()

@@ -50,7 +50,7 @@ impl Intake {
         !self.resume.is_empty()
     }
 
-    /// A number that nobody outside can foresee if the seed was random (xorshift64*).
+    /// A number that clients cannot predict if the seed was random (xorshift64*).
     pub fn random(&mut self) -> u64 {
         self.rng ^= self.rng >> 12;
         self.rng ^= self.rng << 25;

@@ -94,7 +94,7 @@ impl Shard {
             return;
         }
         match &connection.phase {
-            // Nobody is there to hear the answer.
+            // There is no client left to receive the answer.
             ConnectionPhase::Http(_) if connection.flags.has(Flag::Broken) => self.connection_failed(slot),
             ConnectionPhase::Http(exchange) if exchange.is_answering() => self.hurry_deadline(slot),
             ConnectionPhase::Open(_) | ConnectionPhase::Registering(_) => self.hurry_deadline(slot),
@@ -222,7 +222,7 @@ impl Shard {
                 ConnectionPhase::Registering(registering) => (&mut registering.ws, None),
                 ConnectionPhase::Http(_) | ConnectionPhase::Ending(_) => break,
             };
-            // Nobody who has not registered makes us hold more than a registration.
+            // A client that has not registered cannot make the broker hold more than a registration.
             let limits = if channel.is_some() { &self.config.limits } else { &REGISTRATION_LIMITS };
             let available = input.len();
             self.work.spend(work::FRAME_NS);

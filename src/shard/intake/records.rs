@@ -159,7 +159,7 @@ impl Shard {
         self.end_connection(slot);
     }
 
-    /// The time for a handshake is up. Nobody is told: there are no words for it.
+    /// The time for a handshake is up. The client is not told: TLS has no alert for it.
     pub(in crate::shard) fn handshake_expired(&mut self, slot: Slot) {
         self.tls_counts.timed_out += 1;
         self.remove(slot);

@@ -122,7 +122,7 @@ impl OwnerAccount {
         self.lists[kind as usize].push(class, slot)
     }
 
-    /// Takes out whoever stands at `spot`; returns who stands there now.
+    /// Removes the holder at `spot`; returns the one that is there now.
     pub fn leave(&mut self, kind: HolderList, spot: ListPlace) -> Option<Slot> {
         self.lists[kind as usize].remove(spot)
     }

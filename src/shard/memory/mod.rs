@@ -243,7 +243,7 @@ impl Memory {
         fullest_of(account).map(|(_, kind, slot)| (kind, slot))
     }
 
-    /// The fullest connection, whoever's it is.
+    /// The fullest connection of any owner.
     pub fn fullest_of_all(&self) -> Option<(HolderList, Slot)> {
         let fullest = self.accounts.values().filter_map(fullest_of).max_by_key(|(class, ..)| *class);
         fullest.map(|(_, kind, slot)| (kind, slot))

@@ -214,7 +214,7 @@ impl Forms {
 pub(in crate::shard) struct UnfinishedBroadcast {
     pub(super) forms: Forms,
     pub(super) reached: Reached,
-    /// Whom it is for, where somebody may listen to event streams.
+    /// The audience, where clients may listen to event streams.
     pub(super) heard_by: Option<ListenerAudience>,
     /// Whether somebody is left out who listens to event streams, or did.
     pub(super) hides: bool,

@@ -15,7 +15,7 @@ pub struct Conflated {
     /// How many values have left at the front since this was empty.
     gone: u64,
     bytes: usize,
-    /// The payloads that nobody else counts.
+    /// The payloads that are counted here only.
     own: usize,
 }
 
@@ -118,7 +118,7 @@ impl Conflated {
     }
 }
 
-/// What a value holds that nobody else counts.
+/// The memory of a value that is counted here only.
 fn own_len(frame: &FrameParts) -> usize {
     frame.payload.len() - frame.shared_len()
 }

@@ -61,7 +61,7 @@ pub(in crate::shard) enum Standing {
     Of,
     /// It is not.
     Foreign,
-    /// Nobody can tell.
+    /// Unknown.
     Unsure,
 }
 
@@ -71,7 +71,7 @@ struct JournalEntry {
     at_ms: u64,
 }
 
-/// An audience that somebody has left.
+/// An audience that a listener has left.
 struct DepartedAudience {
     /// Until when it is waited for.
     until_ms: u64,
@@ -85,7 +85,7 @@ pub(in crate::shard) struct Journal {
     /// The count of the first of them, or of the next one.
     first: u64,
     listeners: usize,
-    /// Audiences that somebody has left.
+    /// Audiences that a listener has left.
     left: HashMap<ListenerAudience, DepartedAudience>,
     /// What the paths and users of its entries take.
     name_bytes: usize,
@@ -93,7 +93,7 @@ pub(in crate::shard) struct Journal {
     charged_bytes: usize,
 }
 
-/// What whoever comes back is given.
+/// What a returning client is given.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::shard) struct Replay {
     pub ranges: Vec<Range>,
@@ -136,7 +136,7 @@ impl Journal {
         self.first += 1;
     }
 
-    /// Somebody listens.
+    /// A client listens.
     pub fn enter(&mut self) {
         self.listeners += 1;
     }
@@ -149,7 +149,7 @@ impl Journal {
         }
     }
 
-    /// An audience is waited for, though nobody of it listens.
+    /// Pushes to an audience are recorded, though it has no listener.
     pub fn wait_for(&mut self, audience: ListenerAudience, until_ms: u64, claim: Option<TopicClaim>) {
         if self.left.len() < LEFT_MAX || self.left.contains_key(&audience) {
             self.left.insert(audience, DepartedAudience { until_ms, claim });
@@ -161,7 +161,7 @@ impl Journal {
         }
     }
 
-    /// Returns whether somebody is waited for who would hear this.
+    /// Returns whether a listener that left, and may return, would have received this.
     pub fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
         self.left.get(audience).is_some_and(|left| now_ms <= left.until_ms)
     }

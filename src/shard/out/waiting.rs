@@ -22,7 +22,7 @@ pub(super) struct SendQueues {
 /// Connections that something concerns alone, in lanes by whose they are: owners take turns at being sent for, so that
 /// who pushes to thousands of channels delays nobody who pushes to one.
 ///
-/// Invariant: a lane is the front one or stands in the round, once, exactly while somebody is in it.
+/// Invariant: a lane is the front one or stands in the round, once, exactly while a connection is in it.
 #[derive(Default)]
 pub(super) struct Urgent {
     /// The lane that is being served, and how many of it still are before the next one's turn.

@@ -152,7 +152,7 @@ impl Topics {
         &self.subscriptions
     }
 
-    /// Counts one more into a topic that somebody of the shard is counted in, so it is listed: without a lock.
+    /// Counts one more into a topic that has a subscriber on the shard, so it is listed: without a lock.
     pub fn hold(self: &Arc<Self>, topic: &Arc<Topic>, shard: u32) -> TopicClaim {
         self.count_in(topic, shard);
         TopicClaim { topics: self.clone(), topic: Some(topic.clone()), shard }

@@ -517,7 +517,7 @@ impl Shard {
     }
 
     /// The time to read on is up: the client is cut, unless more of what it was refused for still comes, and not too
-    /// slowly. A stop waits for nobody's upload.
+    /// slowly. A stop waits for no upload.
     pub(in crate::shard) fn ending_expired(&mut self, slot: Slot) {
         let ConnectionPhase::Ending(ending) = &self.table[slot].phase else { return };
         let least_bytes = self.config.least_bytes(ending.window_ms.max(TICK_MS)).max(1);

@@ -109,7 +109,7 @@ pub struct Connection {
     pub(in crate::shard) control_frames: i32,
 }
 
-/// See [`Connection::unparsed`]. Boxed, for next to nobody has any.
+/// See [`Connection::unparsed`]. Boxed, since hardly any connection has one.
 pub(in crate::shard) struct Unparsed(pub Box<[u8]>);
 
 /// Which listener a client came to.

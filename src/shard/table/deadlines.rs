@@ -189,7 +189,7 @@ impl Shard {
         if self.chores.iter().any(|chore| matches!(chore, Long::Cutting(_))) {
             return;
         }
-        // Whoever is to be told yet is cut off, too; and who waits for that need not.
+        // Clients that are still to be told are cut off, too; and waiting for that ends.
         self.chores.retain(|chore| !matches!(chore, Long::Stopping(_)));
         let everybody = self.table.everybody();
         self.chores.push_back(Long::Cutting(Box::new(Cutting { everybody })));

@@ -137,7 +137,7 @@ impl Shard {
             },
             ListenerAudience::One { path, user } if *path != holder.path || *user != holder.user => Standing::Foreign,
             ListenerAudience::One { user: Some(_), .. } => Standing::Of,
-            // One of those whom nobody knows by name.
+            // One of those that are not known by name.
             ListenerAudience::One { user: None, .. } | ListenerAudience::Listed => Standing::Unsure,
         };
         let standing = |audience: &ListenerAudience| {
@@ -211,7 +211,8 @@ impl Shard {
         self.errands.push(Errand { to, request: (request, owner), command });
     }
 
-    /// The other shard takes no more: whoever waits here is told so. Who waits there is told when its time is up.
+    /// The other shard takes no more: the client that waits here is told so. One that waits there is told when its time is
+    /// up.
     pub fn errand_failed(&mut self, (request, owner): (RequestId, OwnerId)) {
         if request.shard() == self.index() {
             let response = PreparedResponse::text(503, "the broker has too much to do").with("retry-after", "1");
