@@ -211,8 +211,8 @@ impl Shard {
         self.errands.push(Errand { to, request: (request, owner), command });
     }
 
-    /// The other shard takes no more: the client that waits here is told so. One that waits there is told when its time is
-    /// up.
+    /// The other shard takes no more: the client that waits here is told so. One that waits there is told when its time
+    /// is up.
     pub fn errand_failed(&mut self, (request, owner): (RequestId, OwnerId)) {
         if request.shard() == self.index() {
             let response = PreparedResponse::text(503, "the broker has too much to do").with("retry-after", "1");
