@@ -21,10 +21,12 @@ pub struct InboxLimits {
 }
 
 /// Inboxes together hold this part of the memory budget at most: orders are what nobody can make give.
+#[cfg(any(feature = "driver", test))]
 const PART_OF_BUDGET: usize = 4;
 
 impl InboxLimits {
     /// Those of one of `inboxes` inboxes under a memory budget of so many bytes.
+    #[cfg(any(feature = "driver", test))]
     pub(crate) fn within_budget(self, budget_bytes: Option<usize>, inboxes: usize) -> Self {
         let part = budget_bytes.map_or(usize::MAX, |bytes| bytes / PART_OF_BUDGET / inboxes);
         Self { bytes_max: self.bytes_max.min(part as u64), ..self }

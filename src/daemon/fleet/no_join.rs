@@ -1,7 +1,7 @@
 //! A program that was built without the feature `fleet`: it refuses its settings.
 
 use super::Probed;
-use crate::daemon::config::Config;
+use crate::daemon::config::DaemonConfig;
 use anyhow::ensure;
 use pushring::Broker;
 use std::convert::Infallible;
@@ -10,7 +10,7 @@ use std::convert::Infallible;
 ///
 /// # Errors
 /// It is set.
-pub fn check(config: &Config) -> anyhow::Result<()> {
+pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     ensure!(config.fleet_nats.0.is_empty(), "fleet_nats: this program was built without the feature fleet");
     Ok(())
 }
@@ -19,11 +19,11 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn start(config: &Config, _: &Broker) -> anyhow::Result<Option<Infallible>> {
+pub fn start(config: &DaemonConfig, _: &Broker) -> anyhow::Result<Option<Infallible>> {
     check(config).map(|()| None)
 }
 
 /// Asks nobody.
-pub fn probe(config: &Config) -> Option<Result<Probed, String>> {
+pub fn probe(config: &DaemonConfig) -> Option<Result<Probed, String>> {
     check(config).err().map(|error| Err(error.to_string()))
 }
