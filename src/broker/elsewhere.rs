@@ -68,7 +68,7 @@ pub struct Abroad {
 pub struct OnNodes {
     /// What each node has said of its own channels. One without any in the audience has said so, with zeros.
     pub said: BTreeMap<Arc<str>, Outcome>,
-    /// Nodes that are there and have not said within [`SAID_WITHIN`](crate::SAID_WITHIN): what became of it there is not known.
+    /// Nodes that are there and have not said within [`SAID_WITHIN`]: what became of it there is not known.
     pub silent: BTreeSet<Arc<str>>,
     /// The counts are not all: a node is silent, or the push did not leave (its outcome says why).
     pub is_partial: bool,
@@ -90,7 +90,7 @@ pub struct Presence {
     pub nodes: BTreeMap<Arc<str>, Present>,
     /// Nodes that are there and have never said, as far as is remembered.
     pub unknown: BTreeSet<Arc<str>>,
-    /// It is not what all nodes say now: one is unknown, or has not said it within [`SAID_WITHIN`](crate::SAID_WITHIN).
+    /// It is not what all nodes say now: one is unknown, or has not said it within [`SAID_WITHIN`].
     pub is_partial: bool,
 }
 
@@ -398,7 +398,7 @@ impl ProcessHandle {
     }
 
     /// How many channels are subscribed to a topic of the process of this name on the other nodes of the fleet; those here
-    /// are [counted](Self::subscribers) beside it. The ticket is settled within [`SAID_WITHIN`](crate::SAID_WITHIN): of a node
+    /// are [counted](Self::subscribers) beside it. The ticket is settled within [`SAID_WITHIN`]: of a node
     /// that has not said by then it tells what it has said last, and how long ago.
     pub fn presence(&self, topic: &str) -> Ticket<Presence> {
         let (asker, ticket) = Asker::new();
@@ -443,7 +443,7 @@ const PAGE: usize = 1000;
 /// How many processes' accounts are kept at hand.
 const AT_HAND_MAX: usize = 1024;
 
-/// An audience of a process, for [`Hands::audiences`].
+/// An audience of a process.
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
 pub(crate) type Audiences = BTreeMap<ProcessId, Vec<Arc<str>>>;
 
