@@ -85,7 +85,9 @@ class Daemon:
         mode = os.stat(os.path.join(directory, "jwt-secret")).st_mode & 0o777
         check("the secret is for its owner alone", mode == 0o600, oct(mode))
         # As an operator does: behind what init has written, the page's lines that are not there yet.
-        lines = [line for block in page("toml") for line in block.splitlines() if not line.startswith(("listen", "tls_", "proxy_protocol"))]
+        # Each reader's own: where it listens, and an authority, which is nowhere here.
+        blocks = [block for block in page("toml") if "auth_jwks_url" not in block]
+        lines = [line for block in blocks for line in block.splitlines() if not line.startswith(("listen", "tls_", "proxy_protocol"))]
         with open(self.settings, "a") as settings:
             settings.write("\n" + "\n".join(lines) + "\nmetrics = true\n")
         self.begin()
