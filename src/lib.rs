@@ -102,10 +102,11 @@ pub use admission::ConnectionLimits;
 #[cfg(feature = "driver")]
 pub use broker::{
     Asking, AskingNodes, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, BrokerHandle,
-    Builder, ChannelAt, Close, Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetReport, Here, InvalidChannelAt,
-    InvalidMessage, Message, NotYetKnown, OnNodes, Order, Presence, Present, Process, ProcessHandle, ProcessName,
-    ProcessReport, Push, PushError, Respond, SAID_WITHIN, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked, ShardDied,
-    ShardHandler, ShardOrder, ShardProcess, StartError, Stopped, Subscribe, Ticket, TopicQuery, files_needed,
+    Builder, ChannelAt, Close, Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport, Here,
+    InvalidChannelAt, InvalidMessage, Message, NotYetKnown, OnNodes, Order, Presence, Present, Process, ProcessHandle,
+    ProcessName, ProcessReport, Push, PushError, Respond, SAID_WITHIN, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked,
+    ShardDied, ShardHandler, ShardOrder, ShardProcess, StartError, Stopped, Subscribe, Ticket, TopicQuery,
+    files_needed,
 };
 pub use channel::ChannelId;
 #[cfg(feature = "driver")]

@@ -12,6 +12,7 @@ mod neighbours;
 mod payload;
 mod proc;
 mod progress;
+mod random;
 mod reference;
 mod report;
 mod server;

@@ -290,6 +290,19 @@ fleet_counts! {
     server_errors,
 }
 
+/// What NATS says to a node that looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetProbe {
+    /// The server's version.
+    pub version: String,
+    /// The largest message that it takes, in bytes.
+    pub payload_bytes_max: usize,
+    /// The way there and back.
+    pub round_trip: Duration,
+    /// Things that it did not permit.
+    pub refused: u64,
+}
+
 /// Another node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -68,8 +68,8 @@ pub(crate) use elsewhere::name_of_node;
 #[cfg(feature = "fleet")]
 pub(crate) use elsewhere::{Abroad, AbroadTo, AskNodes, Asker, Elsewhere, Hands};
 pub use elsewhere::{
-    ChannelAt, FleetCounts, FleetLine, FleetNode, FleetReport, InvalidChannelAt, OnNodes, Presence, Present,
-    SAID_WITHIN,
+    ChannelAt, FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport, InvalidChannelAt, OnNodes, Presence,
+    Present, SAID_WITHIN,
 };
 pub use error::{AttachError, BindPathError, ServiceError, ShardDied, StartError};
 #[cfg(feature = "node")]

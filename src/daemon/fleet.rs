@@ -26,19 +26,6 @@ pub const QUEUE_BYTES_MAX_DEFAULT: usize = 16 << 20;
 /// How many audiences are listened to and counted unless it is said.
 pub const SUBJECTS_MAX_DEFAULT: usize = 64 * 1024;
 
-/// What NATS says to a node that looks at it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probed {
-    /// The server's version.
-    pub version: String,
-    /// The largest message that it takes.
-    pub payload_bytes_max: usize,
-    /// The way there and back.
-    pub round_trip: Duration,
-    /// Things that it did not permit.
-    pub refused: u64,
-}
-
 /// `pushring fleet`.
 ///
 /// # Errors

@@ -35,10 +35,10 @@ mod secret;
 mod simulation_tests;
 mod subject;
 
-pub use crate::broker::{FleetCounts, FleetLine, FleetNode, FleetReport};
+pub use crate::broker::{FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport};
 pub use engine::{Fleet, StartError};
 pub use names::{InvalidName, Name};
-pub use probe::{Probed, probe};
+pub use probe::probe;
 pub use secret::{Credentials, InvalidCredentials};
 
 use std::path::PathBuf;

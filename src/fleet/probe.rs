@@ -3,6 +3,7 @@
 use super::engine::{StartError, connect_options, server};
 use super::subject::{Kind, Subjects};
 use super::{Options, door::State};
+use crate::broker::FleetProbe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,31 +13,18 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// How long NATS gets to say that something is not permitted, behind an answer that was.
 const REFUSED_WITHIN: Duration = Duration::from_millis(200);
 
-/// What NATS says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probed {
-    /// Its version.
-    pub version: String,
-    /// The largest message that it takes, in bytes.
-    pub payload_bytes_max: usize,
-    /// The way there and back.
-    pub round_trip: Duration,
-    /// Things that it did not permit.
-    pub refused: u64,
-}
-
 /// Connects, asks, subscribes and publishes as a node does, and leaves. Blocks the thread for some seconds at most.
 ///
 /// # Errors
 /// Why nothing was heard, in words.
-pub fn probe(options: &Options) -> Result<Probed, String> {
+pub fn probe(options: &Options) -> Result<FleetProbe, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let within = runtime.block_on(async { tokio::time::timeout(WITHIN, ask(options)).await });
     within.unwrap_or_else(|_| Err(format!("no answer within {} s", WITHIN.as_secs())))
 }
 
-async fn ask(options: &Options) -> Result<Probed, String> {
+async fn ask(options: &Options) -> Result<FleetProbe, String> {
     let said = |error: StartError| error.to_string();
     let servers = options.servers.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>().map_err(said)?;
     let state = Arc::<State>::default();
@@ -69,5 +57,5 @@ async fn ask(options: &Options) -> Result<Probed, String> {
     tokio::time::sleep(REFUSED_WITHIN).await;
     let info = client.server_info();
     let refused = state.report().counts.server_errors;
-    Ok(Probed { version: info.version, payload_bytes_max: info.max_payload, round_trip, refused })
+    Ok(FleetProbe { version: info.version, payload_bytes_max: info.max_payload, round_trip, refused })
 }

@@ -87,9 +87,7 @@ impl Client {
         policy: Option<Policy>,
         ask: Option<u64>,
     ) -> Result<(), LinkSendError> {
-        let (kind, blob) = convert::message_out(message);
-        let order = FromPeer::Push { channel: channel.get(), kind, policy, ask, node: None, as_guest: false };
-        self.order(order, blob, ask)
+        self.push_to(channel, None, false, message, policy, ask)
     }
 
     /// As [`push`](Self::push), to a channel of the process of this name on a node of the broker's fleet.
@@ -103,9 +101,7 @@ impl Client {
         policy: Option<Policy>,
         ask: Option<u64>,
     ) -> Result<(), LinkSendError> {
-        let (kind, blob) = convert::message_out(message);
-        let (channel, node) = (to.channel.get(), Some(to.node.to_string()));
-        self.order(FromPeer::Push { channel, kind, policy, ask, node, as_guest: false }, blob, ask)
+        self.push_to(to.channel, Some(to), false, message, policy, ask)
     }
 
     /// Pushes to a channel of another node of the broker's fleet, whose owner, whatever process that is, may have let this
@@ -114,9 +110,21 @@ impl Client {
     /// # Errors
     /// As [`push`](Self::push).
     pub fn push_as_guest(&self, to: &ChannelAt, message: Message) -> Result<(), LinkSendError> {
+        self.push_to(to.channel, Some(to), true, message, None, None)
+    }
+
+    fn push_to(
+        &self,
+        channel: ChannelId,
+        at: Option<&ChannelAt>,
+        as_guest: bool,
+        message: Message,
+        policy: Option<Policy>,
+        ask: Option<u64>,
+    ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
-        let (channel, node) = (to.channel.get(), Some(to.node.to_string()));
-        self.order(FromPeer::Push { channel, kind, policy: None, ask: None, node, as_guest: true }, blob, None)
+        let node = at.map(|at| at.node.to_string());
+        self.order(FromPeer::Push { channel: channel.get(), kind, policy, ask, node, as_guest }, blob, ask)
     }
 
     /// Pushes one message to many channels of this process, encoded once for each of the broker's shards.
@@ -131,10 +139,7 @@ impl Client {
         policy: Option<Policy>,
         ask: Option<u64>,
     ) -> Result<(), LinkSendError> {
-        let (kind, blob) = convert::message_out(message);
-        let except = except.iter().map(|channel| channel.get()).collect();
-        let order = FromPeer::PushMany { to: audience.into(), except, kind, policy, ask, everywhere: false };
-        self.order(order, blob, ask)
+        self.push_to_many(audience, except, false, message, policy, ask)
     }
 
     /// As [`push_many`](Self::push_many), to the channels of the process of this name on every node of the broker's fleet:
@@ -150,9 +155,21 @@ impl Client {
         policy: Option<Policy>,
         ask: Option<u64>,
     ) -> Result<(), LinkSendError> {
+        self.push_to_many(audience, except, true, message, policy, ask)
+    }
+
+    fn push_to_many(
+        &self,
+        audience: Audience,
+        except: &[ChannelId],
+        everywhere: bool,
+        message: Message,
+        policy: Option<Policy>,
+        ask: Option<u64>,
+    ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
         let except = except.iter().map(|channel| channel.get()).collect();
-        let order = FromPeer::PushMany { to: audience.into(), except, kind, policy, ask, everywhere: true };
+        let order = FromPeer::PushMany { to: audience.into(), except, kind, policy, ask, everywhere };
         self.order(order, blob, ask)
     }
 

@@ -5,6 +5,7 @@
 //! it passes. It knows no sockets.
 
 use crate::payload::{STAMP_BYTES, is_uniform};
+use crate::random::Random;
 
 /// How much of a message that came in pieces is kept. Enough for a stamp and for any control frame (RFC 6455 5.5).
 pub const HEAD_BYTES: usize = 128;
@@ -261,20 +262,17 @@ impl Parser {
 
 /// Masking keys (RFC 6455 5.3). A load tester has no secret to hide from proxies, so xorshift is enough.
 #[derive(Debug)]
-pub struct MaskKeys(u64);
+pub struct MaskKeys(Random);
 
 impl MaskKeys {
     /// Keys that follow from `seed`.
     pub fn new(seed: u64) -> Self {
-        Self(seed | 1)
+        Self(Random::new(seed))
     }
 
     /// The next key.
     pub fn next_key(&mut self) -> [u8; 4] {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        ((self.0 >> 16) as u32).to_le_bytes()
+        ((self.0.number() >> 16) as u32).to_le_bytes()
     }
 }
 

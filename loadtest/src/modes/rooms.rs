@@ -14,6 +14,7 @@ use crate::bench::Bench;
 use crate::client::engine::CloseHow;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
 use crate::progress::Progress;
+use crate::random::Random;
 use crate::report::Report;
 use crate::sys;
 
@@ -170,7 +171,7 @@ struct Speakers<'a> {
     settings: &'a Settings,
     start_ns: u64,
     sent: u64,
-    random: u64,
+    random: Random,
     payload: Vec<u8>,
 }
 
@@ -189,7 +190,7 @@ impl Speakers<'_> {
     /// Sends what is due now, each message in a room by chance.
     fn go_on(&mut self, engine: &mut Engine, members: &mut Members, now_ns: u64) {
         while let Some(intended_ns) = self.next_ns(members.tally.accounting.delivered, now_ns) {
-            let room = next_random(&mut self.random) as usize % members.cast.rooms;
+            let room = self.random.below(members.cast.rooms);
             self.payload.clear();
             members.tally.write_next(room, intended_ns, &mut self.payload);
             let sender = members.cast.sender_of(room);
@@ -205,7 +206,7 @@ fn talk(engine: &mut Engine, members: &mut Members, settings: &Settings, patienc
     let start_ns = sys::now_ns();
     let end_ns = start_ns + (settings.seconds * 1e9) as u64;
     let mut crowd = Crowd { cast, joins: settings.joins, start_ns, came: 0, left: 0, slow_read_ns: 0 };
-    let mut speakers = Speakers { settings, start_ns, sent: 0, random: start_ns | 1, payload: Vec::new() };
+    let mut speakers = Speakers { settings, start_ns, sent: 0, random: Random::new(start_ns), payload: Vec::new() };
     let mut bar = Progress::new("talking", 0);
     members.tally.last_arrival_ns = start_ns;
     loop {
@@ -223,13 +224,6 @@ fn talk(engine: &mut Engine, members: &mut Members, settings: &Settings, patienc
         engine.poll(1, members)?;
         bar.set(members.tally.accounting.delivered);
     }
-}
-
-fn next_random(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
 }
 
 #[cfg(test)]

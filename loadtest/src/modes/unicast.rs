@@ -9,6 +9,7 @@ use super::tally::{Stretch, Tally};
 use crate::bench::Bench;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};
 use crate::progress::Progress;
+use crate::random::Random;
 use crate::report::Report;
 use crate::sys;
 
@@ -114,23 +115,16 @@ fn learn_channels(engine: &mut Engine, arrivals: &mut Arrivals, patience_ns: u64
 
 /// What the publisher sends next.
 struct Composer {
-    random: u64,
+    random: Random,
     ids: Vec<u8>,
     payloads: Vec<u8>,
     message: Vec<u8>,
 }
 
 impl Composer {
-    fn pick(&mut self, clients: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random % clients as u64) as usize
-    }
-
     /// Adds one message to a random client.
     fn add(&mut self, arrivals: &mut Arrivals, now_ns: u64) {
-        let client = self.pick(arrivals.clients);
+        let client = self.random.below(arrivals.clients);
         let id = arrivals.channels[client].unwrap_or_default();
         self.ids.extend_from_slice(&id.to_le_bytes());
         arrivals.tally.write_next(client, now_ns, &mut self.payloads);
@@ -162,7 +156,8 @@ fn publish(engine: &mut Engine, arrivals: &mut Arrivals, settings: &Settings, pa
     let end_ns = settings.seconds.map(|seconds| start_ns + (seconds * 1e9) as u64);
     let mut messages = if end_ns.is_some() { u64::MAX } else { settings.messages };
     let mut bar = Progress::new("sending", if end_ns.is_some() { 0 } else { messages });
-    let mut composer = Composer { random: start_ns | 1, ids: Vec::new(), payloads: Vec::new(), message: Vec::new() };
+    let mut composer =
+        Composer { random: Random::new(start_ns), ids: Vec::new(), payloads: Vec::new(), message: Vec::new() };
     let mut sent = 0;
     arrivals.tally.last_arrival_ns = start_ns;
     loop {

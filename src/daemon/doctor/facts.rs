@@ -1,7 +1,7 @@
 //! What is to be known of a machine before a daemon is judged fit for it. Plain data: gathered in one place, judged in
 //! others, and written down by tests.
 
-use crate::daemon::fleet::Probed;
+use pushring::FleetProbe;
 use std::path::PathBuf;
 
 /// See the module. What the system does not tell is `None`.
@@ -46,7 +46,7 @@ pub struct Facts {
     /// The time of day.
     pub now_unix_s: u64,
     /// What the fleet's NATS says, or why it says nothing; none: there is to be no fleet.
-    pub fleet: Option<Result<Probed, String>>,
+    pub fleet: Option<Result<FleetProbe, String>>,
 }
 
 /// A certificate's file and its key's.

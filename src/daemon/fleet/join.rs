@@ -1,11 +1,10 @@
 //! Joining a fleet, in a program that was built with the feature `fleet`.
 
-use super::Probed;
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::token::read_fleet_credentials;
 use anyhow::{Context, ensure};
-use pushring::Broker;
 use pushring::fleet::{Fleet, Name, Options};
+use pushring::{Broker, FleetProbe};
 
 /// The longest address that clients are told.
 const PUBLIC_BYTES_MAX: usize = 512;
@@ -67,13 +66,10 @@ pub fn start(config: &DaemonConfig, broker: &Broker) -> anyhow::Result<Option<Fl
 }
 
 /// What NATS says to a daemon of these settings; none: it is to be in no fleet.
-pub fn probe(config: &DaemonConfig) -> Option<Result<Probed, String>> {
+pub fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>> {
     match options(config) {
         Ok(None) => None,
-        Ok(Some(options)) => Some(pushring::fleet::probe(&options).map(|probed| {
-            let pushring::fleet::Probed { version, payload_bytes_max, round_trip, refused } = probed;
-            Probed { version, payload_bytes_max, round_trip, refused }
-        })),
+        Ok(Some(options)) => Some(pushring::fleet::probe(&options)),
         Err(error) => Some(Err(format!("{error:#}"))),
     }
 }

@@ -1,9 +1,8 @@
 //! A program that was built without the feature `fleet`: it refuses its settings.
 
-use super::Probed;
 use crate::daemon::config::DaemonConfig;
 use anyhow::ensure;
-use pushring::Broker;
+use pushring::{Broker, FleetProbe};
 use std::convert::Infallible;
 
 /// Refuses `fleet_nats`.
@@ -24,6 +23,6 @@ pub fn start(config: &DaemonConfig, _: &Broker) -> anyhow::Result<Option<Infalli
 }
 
 /// Asks nobody.
-pub fn probe(config: &DaemonConfig) -> Option<Result<Probed, String>> {
+pub fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>> {
     check(config).err().map(|error| Err(error.to_string()))
 }

@@ -3,11 +3,10 @@
 use super::{Finding, Level};
 use crate::daemon::config::DaemonConfig;
 use crate::daemon::doctor::facts::{ListenResult, Network};
-use crate::daemon::fleet::Probed;
 use crate::daemon::table::bytes;
 use crate::daemon::units::{Size, Span};
-use pushring::IpPrefix;
 use pushring::internals::driver::listen::BACKLOG;
+use pushring::{FleetProbe, IpPrefix};
 use std::net::SocketAddr;
 
 /// What the kernel needs for a channel that is written to.
@@ -247,7 +246,7 @@ pub fn idle_timeouts(config: &DaemonConfig) -> Finding {
 }
 
 /// What the fleet's NATS says.
-pub fn fleet(config: &DaemonConfig, probed: &Result<Probed, String>) -> Finding {
+pub fn fleet(config: &DaemonConfig, probed: &Result<FleetProbe, String>) -> Finding {
     let new = |level, words: String, fix: &str| Finding::new(level, "fleet", words, fix);
     let probed = match probed {
         Ok(probed) => probed,
@@ -260,7 +259,7 @@ pub fn fleet(config: &DaemonConfig, probed: &Result<Probed, String>) -> Finding 
             );
         }
     };
-    let Probed { version, payload_bytes_max, round_trip, refused } = probed;
+    let FleetProbe { version, payload_bytes_max, round_trip, refused } = probed;
     if *refused > 0 {
         let words = format!("NATS does not permit what a node does ({refused} refused)");
         return new(Level::Problem, words, "the permissions of docs/FLEET.md for this node's name");
