@@ -2,7 +2,8 @@
 //! process or a node chooses.
 //!
 //! `.ci/scaling` runs each under callgrind at both lengths and fails where the second costs over 2.5 times the first:
-//! nothing may cost more than in proportion. Lengths are no larger than shows that. Run by `cargo test`, it does each once.
+//! nothing may cost more than in proportion. Lengths are no larger than shows that. Run by `cargo test`, it does each
+//! once.
 
 #[path = "../tests/shard_support/mod.rs"]
 mod shard_support;

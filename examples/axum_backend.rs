@@ -5,7 +5,8 @@
 //! curl -d 'it works' http://127.0.0.1:8080/publish     # after some `new WebSocket("ws://127.0.0.1:8081/news")`
 //! ```
 //!
-//! says `sent to 2 channels, waits for 0`. A client that does not read keeps neither the handler nor the others waiting.
+//! says `sent to 2 channels, waits for 0`. A client that does not read keeps neither the handler nor the others
+//! waiting.
 
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -1,8 +1,9 @@
 //! pushring in place of a node's own HTTP server: a small stand-in kernel, and a process that echoes.
 //!
-//! `adapter` is all that a node writes itself. Run it, with an address to listen on if it is not to be 127.0.0.1:8080, and
-//! connect to `ws://ADDRESS/wsecho:wsecho:sys/`; `http://ADDRESS/login` takes the password `correct horse`. With the path
-//! of a link instead, its clients are served by a daemon: `pushring serve --node fake.os --dialect hyperdrive --link PATH`.
+//! `adapter` is all that a node writes itself. Run it, with an address to listen on if it is not to be 127.0.0.1:8080,
+//! and connect to `ws://ADDRESS/wsecho:wsecho:sys/`; `http://ADDRESS/login` takes the password `correct horse`. With
+//! the path of a link instead, its clients are served by a daemon: `pushring serve --node fake.os --dialect hyperdrive
+//! --link PATH`.
 
 use std::net::SocketAddr;
 

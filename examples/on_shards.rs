@@ -1,10 +1,11 @@
 //! Rooms without a thread: a process whose handlers run on the shards, each beside the channels that it hears of.
 //!
-//! Run it with `cargo run --example on_shards`, open `ws://127.0.0.1:8080/room/NAME` a few times, and talk. What a client says
-//! reaches everybody in its room, on whatever shard; `/who` is answered with how many of this shard are there.
+//! Run it with `cargo run --example on_shards`, open `ws://127.0.0.1:8080/room/NAME` a few times, and talk. What a
+//! client says reaches everybody in its room, on whatever shard; `/who` is answered with how many of this shard are
+//! there.
 //!
-//! A handler must be quick and must not wait: all clients of its shard wait for it. What takes long belongs into a process of
-//! its own thread, as in `examples/chat.rs`.
+//! A handler must be quick and must not wait: all clients of its shard wait for it. What takes long belongs into a
+//! process of its own thread, as in `examples/chat.rs`.
 
 use pushring::{Audience, Broker, ChannelId, Event, Here, Message, MessageKind};
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
-//! Runs seeds of the deterministic simulation, as many and as long as asked, and says which fail and how to repeat them.
+//! Runs seeds of the deterministic simulation, as many and as long as asked, and says which fail and how to repeat
+//! them.
 //!
 //! ```text
 //! cargo run --release --example simulate -- --seeds 0..10000 --steps 2000

@@ -1,8 +1,8 @@
 //! A push broker for WebSocket clients on Linux: thread per core, shared nothing, io_uring.
 //!
 //! A [`Process`] attaches to a [`Broker`] and owns the channels that clients open on its paths. It hears of them in
-//! [`Event`]s and pushes [`Message`]s to them. A push to a channel, or to thousands, is encoded once and never waits for a
-//! client; its [`Outcome`] is told to who asks.
+//! [`Event`]s and pushes [`Message`]s to them. A push to a channel, or to thousands, is encoded once and never waits
+//! for a client; its [`Outcome`] is told to who asks.
 //!
 //! ```
 //! use pushring::{Broker, Message, Policy};
@@ -44,8 +44,8 @@
 //! | `tls` | TLS without a proxy in front | |
 //! | `driver` | [`Broker`] and all that is said of it here: threads, sockets, io_uring and epoll | |
 //!
-//! An embedder takes `default-features = false, features = ["driver"]`. Without `driver` the core remains, which does no
-//! I/O and depends on no crate that could.
+//! An embedder takes `default-features = false, features = ["driver"]`. Without `driver` the core remains, which does
+//! no I/O and depends on no crate that could.
 //!
 //! # Where to look
 //!
@@ -57,9 +57,9 @@
 //! | processes and nodes in other programs | [`link`] |
 //! | what an operator asks of a running broker | [`control`] |
 //!
-//! What is behind these is private: `docs/ARCHITECTURE.md` shows the way of a byte through it. Its parts know each other
-//! in one direction only, and a test holds it: `words, channel, process_id ← proto, http, resume ← gateway, admission, jwks, tls ← shard,
-//! queue ← driver ← broker ← demo, node, process_lib, link, control`.
+//! What is behind these is private: `docs/ARCHITECTURE.md` shows the way of a byte through it. Its parts know each
+//! other in one direction only, and a test holds it: `words, channel, process_id ← proto, http, resume ← gateway,
+//! admission, jwks, tls ← shard, queue ← driver ← broker ← demo, node, process_lib, link, control`.
 
 #![deny(unsafe_code)]
 
@@ -135,8 +135,8 @@ pub use words::close_reason::{CLOSE_REASONS, ClientNext, CloseReason};
 pub use words::policy::Policy;
 pub use words::topic::{InvalidTopic, TOPIC_BYTES_MAX};
 
-/// The parts behind the public names, for this project's own daemon, tests, benches and fuzz targets. Nothing here keeps
-/// its name or its shape from one version to the next.
+/// The parts behind the public names, for this project's own daemon, tests, benches and fuzz targets. Nothing here
+/// keeps its name or its shape from one version to the next.
 #[doc(hidden)]
 pub mod internals {
     macro_rules! parts {

@@ -38,8 +38,8 @@ impl ProcessId {
         format!("{process}:{package}:{publisher}").parse()
     }
 
-    /// An id of three parts, or a plain name: 1 to 64 lower case letters, digits, `-` and `_`. Only the program that runs
-    /// the broker names processes so: what comes from outside is parsed, and has three parts.
+    /// An id of three parts, or a plain name: 1 to 64 lower case letters, digits, `-` and `_`. Only the program that
+    /// runs the broker names processes so: what comes from outside is parsed, and has three parts.
     ///
     /// # Errors
     /// It is neither.

@@ -1,5 +1,5 @@
-//! What clients made the broker hold is given back to the system when they have gone, under the C library's own allocator:
-//! a library in a node cannot choose another.
+//! What clients made the broker hold is given back to the system when they have gone, under the C library's own
+//! allocator: a library in a node cannot choose another.
 #![allow(missing_docs)]
 
 use pushring::{Broker, Config};

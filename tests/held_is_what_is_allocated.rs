@@ -27,7 +27,8 @@ static TURN: Mutex<()> = Mutex::new(());
 
 struct Counting;
 
-// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract; counting is one atomic.
+// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the contract; counting is one
+// atomic.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.fetch_add(layout.size() as isize, Ordering::Relaxed);

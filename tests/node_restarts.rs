@@ -1,5 +1,5 @@
-//! What a node does with its server when it ends: it aborts the task, and starts anew or exits. Every client is told, the
-//! port is free at once, and no thread stays.
+//! What a node does with its server when it ends: it aborts the task, and starts anew or exits. Every client is told,
+//! the port is free at once, and no thread stays.
 #![allow(missing_docs)]
 
 mod node_support;
@@ -149,7 +149,8 @@ const CLIENTS_MAX: usize = 4000;
 
 const CHILD: &str = "PUSHRING_TEST_NODE_CHILD";
 
-/// A node that aborts its tasks and exits, as nodes do, once its stdin ends. Not a test: it runs in a process of its own.
+/// A node that aborts its tasks and exits, as nodes do, once its stdin ends. Not a test: it runs in a process of its
+/// own.
 #[test]
 #[ignore = "run by the test below, in a process of its own"]
 fn the_node_that_exits() {

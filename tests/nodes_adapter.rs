@@ -1,4 +1,5 @@
-//! What `docs/NODE.md` tells a node to write compiles in nodes of the released versions that it names, and serves there.
+//! What `docs/NODE.md` tells a node to write compiles in nodes of the released versions that it names, and serves
+//! there.
 //!
 //! The stand-ins have the types, names and task handling of those versions. Blobs go through the adapter by moves.
 #![allow(missing_docs)]

@@ -1,5 +1,5 @@
-//! permessage-deflate: any bytes inflate as zlib inflates them, never beyond the limit; whatever is compressed comes out
-//! again, also for a client that remembers what came before.
+//! permessage-deflate: any bytes inflate as zlib inflates them, never beyond the limit; whatever is compressed comes
+//! out again, also for a client that remembers what came before.
 
 use flate2::{Decompress, FlushDecompress, Status};
 use pushring::internals::proto::deflate::{DeflateContext, Deflater, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
@@ -58,9 +58,9 @@ fn inflates_as_zlib(kind: MessageKind, compressed: &[u8], limit: usize) {
     }
 }
 
-/// RFC 7692 7.2.2 with flate2's own reader: the four bytes that were cut off are put back, and an empty last block is put
-/// behind them, so that a message that ends with a block ends the stream. One that is too big is given up to one byte
-/// over the limit.
+/// RFC 7692 7.2.2 with flate2's own reader: the four bytes that were cut off are put back, and an empty last block is
+/// put behind them, so that a message that ends with a block ends the stream. One that is too big is given up to one
+/// byte over the limit.
 fn by_zlib(compressed: &[u8], limit: usize) -> Option<Vec<u8>> {
     let whole = [compressed, &[0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff]].concat();
     let mut inflated = Vec::new();

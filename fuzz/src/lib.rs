@@ -1,8 +1,8 @@
 //! What must hold of any bytes that a peer sends, as functions that panic where it does not.
 //!
-//! Each property has a fuzz target of its name, and `tests/promises/fuzz_corpus_replay.rs` feeds it every file below `seeds/` in
-//! an ordinary test run. A property is deterministic: all its choices come from the bytes. The first byte of most inputs
-//! holds settings, so that one target covers several ways to use what it tests.
+//! Each property has a fuzz target of its name, and `tests/promises/fuzz_corpus_replay.rs` feeds it every file below
+//! `seeds/` in an ordinary test run. A property is deterministic: all its choices come from the bytes. The first byte
+//! of most inputs holds settings, so that one target covers several ways to use what it tests.
 
 pub mod actions;
 pub mod deflate;

@@ -1,5 +1,5 @@
-//! What a balancer says of a connection: the same however it arrives, nothing behind it is read, and no header is longer
-//! than it may be. Whatever a client is said to be, a header that says it is read back.
+//! What a balancer says of a connection: the same however it arrives, nothing behind it is read, and no header is
+//! longer than it may be. Whatever a client is said to be, a header that says it is read back.
 
 use pushring::internals::gateway::proxy_protocol::{HEADER_BYTES_MAX, LINE_BYTES_MAX, ProxiedSource, ProxyHeader};
 use std::net::{IpAddr, SocketAddr};

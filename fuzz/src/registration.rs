@@ -1,5 +1,5 @@
-//! The first message of a client on `/`: a channel is given only to whoever shows a token that this node minted, for the
-//! process that the message names, whatever else the message says.
+//! The first message of a client on `/`: a channel is given only to whoever shows a token that this node minted, for
+//! the process that the message names, whatever else the message says.
 
 use pushring::internals::gateway::{
     Claims, Dialect, RegistrationError, Secret, Settings, Snapshot, TokenError, mint, register,

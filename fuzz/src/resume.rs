@@ -1,5 +1,6 @@
-//! What a client says of a channel that outlives its connection: the subprotocol element with which it comes back, and control
-//! texts. Nothing that it makes up is a token, no secret stays in what others are shown, and nothing else is taken out.
+//! What a client says of a channel that outlives its connection: the subprotocol element with which it comes back, and
+//! control texts. Nothing that it makes up is a token, no secret stays in what others are shown, and nothing else is
+//! taken out.
 
 use pushring::internals::channel::ChannelId;
 use pushring::internals::resume::{Control, Keys, element, text};

@@ -1,9 +1,11 @@
 //! A fleet on this machine: several daemons and a nats-server on loopback, clients on each, every delivery counted.
 //!
-//! Each node has an HTTP client of its own, which publishes to all clients of all nodes and pushes to single channels of the
-//! next node. With one node there is no NATS, to compare with. All share this machine's processors, so waits are upper bounds.
+//! Each node has an HTTP client of its own, which publishes to all clients of all nodes and pushes to single channels
+//! of the next node. With one node there is no NATS, to compare with. All share this machine's processors, so waits are
+//! upper bounds.
 //!
-//! Invariant: each message says who sent it and its number, so that one that is missing, doubled or out of order is seen.
+//! Invariant: each message says who sent it and its number, so that one that is missing, doubled or out of order is
+//! seen.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,8 +1,8 @@
 //! What one process feels of others that take all they can get: the echo of an innocent one on a shard of its own hogs.
 //!
-//! For each hog a fresh server with one shard: the hog works, one client of another process sends a message at a time and
-//! waits for it to come back. Both, and the server, share this machine's processors, so the waits are an upper bound; how
-//! long the server's turns were is told by itself, in time of its own thread.
+//! For each hog a fresh server with one shard: the hog works, one client of another process sends a message at a time
+//! and waits for it to come back. Both, and the server, share this machine's processors, so the waits are an upper
+//! bound; how long the server's turns were is told by itself, in time of its own thread.
 //!
 //! Invariant: a hog keeps to the protocol; what it sends are messages that its process takes and drops, or relays.
 

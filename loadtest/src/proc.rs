@@ -1,6 +1,7 @@
 //! What `/proc` tells of the server: CPU time, memory, descriptors, and which process listens on a port.
 //!
-//! Invariants: read-only, and only while nothing is measured; a figure that the kernel does not give is `None`, never 0.
+//! Invariants: read-only, and only while nothing is measured; a figure that the kernel does not give is `None`, never
+//! 0.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

@@ -2,8 +2,8 @@
 //!
 //! Per client there is one entry in a striped table: its connections, and the state of a token bucket (kept as the time
 //! at which the bucket is full again). Invariants: an entry without connections lives until its bucket is full, at most
-//! a second; what is left of such entries is swept before a stripe grows. So a table has at most twice as many entries as
-//! there are connections, and handshakes of one second.
+//! a second; what is left of such entries is swept before a stripe grows. So a table has at most twice as many entries
+//! as there are connections, and handshakes of one second.
 
 use super::notices::Notices;
 use super::prefix::Prefix;
@@ -28,15 +28,17 @@ const PARTS_FOR_SHARES: usize = 8;
 /// How many may connect, and how fast. A client is an IPv4 address or an IPv6 /64; see [`Prefix`].
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits {
-    /// Connections in all; more are answered 503. Default 100,000: some 30 MB of our memory, and 400 MB of the kernel's.
+    /// Connections in all; more are answered 503. Default 100,000: some 30 MB of our memory, and 400 MB of the
+    /// kernel's.
     pub connections_max: usize,
     /// Connections of one client; more are answered 503. 0 is no limit. Default 32,768: more than one IPv4 address has
     /// ephemeral ports for (28,232 unless widened), so an office behind one address and a load test pass, and yet no
     /// address can take more than a third of all.
     pub connections_per_ip_max: u32,
     /// Connections of one process: its channels, and requests that wait for its answer; more are answered 503. 0 is no
-    /// limit of its own, the default. Whatever it is: while fewer than an eighth of `connections_max` are free, a process
-    /// gets one only if it has less than an equal share of all, so that none can take the last ones from the others.
+    /// limit of its own, the default. Whatever it is: while fewer than an eighth of `connections_max` are free, a
+    /// process gets one only if it has less than an equal share of all, so that none can take the last ones from the
+    /// others.
     pub connections_per_process_max: usize,
     /// Upgrade requests per second of one client, and as many at once; more are answered 503. 0 is no limit. Default
     /// 20,000: at the measured 15 µs each, one address costs at most a third of one core, and all clients behind one
@@ -44,11 +46,12 @@ pub struct ConnectionLimits {
     pub handshakes_per_ip_per_s_max: u32,
     /// Addresses to which the two limits per client do not apply. Default none.
     pub per_ip_exempt: Vec<IpPrefix>,
-    /// Clients over a limit that are answered at the same time; more are let go without a word. Default 1,024: each holds
-    /// a descriptor for as long as it takes to be told, 2 s if it does not close by itself.
+    /// Clients over a limit that are answered at the same time; more are let go without a word. Default 1,024: each
+    /// holds a descriptor for as long as it takes to be told, 2 s if it does not close by itself.
     pub turned_away_max: usize,
-    /// Subscriptions of channels to topics, in all; more are refused. Default 1,600,000: sixteen for each connection that
-    /// there may be. While fewer than an eighth are free, a process gets one only if it has less than an equal share.
+    /// Subscriptions of channels to topics, in all; more are refused. Default 1,600,000: sixteen for each connection
+    /// that there may be. While fewer than an eighth are free, a process gets one only if it has less than an equal
+    /// share.
     pub subscriptions_max: usize,
 }
 
@@ -222,8 +225,8 @@ impl Connections {
         Ok(())
     }
 
-    /// Counts a connection, which is counted in all already, as one of a process; `processes` are attached. `false`: it has
-    /// as many as it may, and nothing was counted.
+    /// Counts a connection, which is counted in all already, as one of a process; `processes` are attached. `false`: it
+    /// has as many as it may, and nothing was counted.
     pub fn enter_process(&self, of: &OfProcess, processes: usize) -> bool {
         let (all_max, own_max) = {
             let limits = self.current();
@@ -236,8 +239,8 @@ impl Connections {
         count_up(&of.0, max).is_some()
     }
 
-    /// Counts a subscription to a topic, in all and as one of a process; `processes` are attached. `false`: there are as many
-    /// as there may be, and nothing was counted.
+    /// Counts a subscription to a topic, in all and as one of a process; `processes` are attached. `false`: there are
+    /// as many as there may be, and nothing was counted.
     pub fn enter_subscription(&self, of: &OfProcess, processes: usize) -> bool {
         let all_max = self.current().subscriptions_max;
         let is_tight = self.subscriptions.load(Ordering::Relaxed) >= all_max - all_max / PARTS_FOR_SHARES;
@@ -280,7 +283,8 @@ impl Connections {
         take_token(&mut entries.entry(client, now_ms).full_at_us, rate, now_ms)
     }
 
-    /// Takes a token for one handshake of TLS of `client`, which may do `per_s_max` of them; `false` if it has none left.
+    /// Takes a token for one handshake of TLS of `client`, which may do `per_s_max` of them; `false` if it has none
+    /// left.
     pub fn take_tls_handshake(&self, client: Prefix, per_s_max: u32, now_ms: u64) -> bool {
         let mut entries = self.entries(client);
         take_token(&mut entries.entry(client, now_ms).tls_full_at_us, per_s_max.max(1).into(), now_ms)

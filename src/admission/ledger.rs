@@ -332,8 +332,8 @@ impl Tenant {
         all.push(Box::new(orders));
     }
 
-    /// How far a fund's lease may go to hold so many bytes more for it. What shards hold for it does not count: that, it
-    /// can be made to give back.
+    /// How far a fund's lease may go to hold so many bytes more for it. What shards hold for it does not count: that,
+    /// it can be made to give back.
     fn claim_to_keep(&self, more: usize) -> LeaseReach {
         let share = self.0.book.share_bytes();
         let held = self.held();

@@ -1,7 +1,8 @@
-//! What an operator should hear of clients that are refused or let go: at most a line a minute of each kind, with a count.
+//! What an operator should hear of clients that are refused or let go: at most a line a minute of each kind, with a
+//! count.
 //!
-//! Invariants: the first of a kind is told at once; what comes within a minute of a line is counted and told with the next
-//! one, or when the minute is over, so that no count is lost; whoever counts, one shard tells.
+//! Invariants: the first of a kind is told at once; what comes within a minute of a line is counted and told with the
+//! next one, or when the minute is over, so that no count is lost; whoever counts, one shard tells.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

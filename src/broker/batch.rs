@@ -112,7 +112,8 @@ impl Batch {
         Ok(())
     }
 
-    /// As [`flush`](Self::flush), for a task of any executor. Dropping the future loses nothing: the next flush goes on.
+    /// As [`flush`](Self::flush), for a task of any executor. Dropping the future loses nothing: the next flush goes
+    /// on.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -120,8 +121,8 @@ impl Batch {
         poll_fn(|context| self.poll_flush(context)).await
     }
 
-    /// As [`flush`](Self::flush), for who polls by hand: the task of `context` is woken when there is room again. A batch that
-    /// was full is so until all of it was handed over.
+    /// As [`flush`](Self::flush), for who polls by hand: the task of `context` is woken when there is room again. A
+    /// batch that was full is so until all of it was handed over.
     pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PushError>> {
         while let Some((shard, command, bytes)) = self.next() {
             let mut command = Some(command);

@@ -58,8 +58,8 @@ impl Builder {
     }
 
     /// Speaks TLS 1.3 with these certificates, of which the first is for who names no host, or an unknown one: at the
-    /// address of [`tls_listen`](Self::tls_listen), else at that of [`listen`](Self::listen), where nothing else is spoken
-    /// then.
+    /// address of [`tls_listen`](Self::tls_listen), else at that of [`listen`](Self::listen), where nothing else is
+    /// spoken then.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, certificates: impl IntoIterator<Item = crate::tls::Certificate>) -> Self {
         self.config.shard.tls = crate::tls::TlsServer::new(certificates.into_iter().collect(), clock::unix_s()).ok();
@@ -93,7 +93,8 @@ impl Builder {
         self
     }
 
-    /// For which hosts requests are answered. Default: on a loopback address for this machine's names, elsewhere for all.
+    /// For which hosts requests are answered. Default: on a loopback address for this machine's names, elsewhere for
+    /// all.
     pub fn hosts(mut self, hosts: HostPolicy) -> Self {
         self.config.settings.hosts = hosts;
         self

@@ -354,8 +354,8 @@ impl Pusher {
         }
     }
 
-    /// Has other brokers know that a channel here will belong to a topic, if there are any. An outcome that was asked for waits
-    /// until they do.
+    /// Has other brokers know that a channel here will belong to a topic, if there are any. An outcome that was asked
+    /// for waits until they do.
     pub(super) fn listen(&self, topic: &Arc<str>, ask: Option<OutcomeTo>) -> Option<OutcomeTo> {
         let (Some(elsewhere), Some(process)) = (self.elsewhere(), self.process()) else { return ask };
         let (mut part, mut here) = (None, ask);
@@ -410,8 +410,8 @@ impl ProcessHandle {
         self.pusher.elsewhere().is_some()
     }
 
-    /// How many channels are subscribed to a topic of the process of this name on the other nodes of the fleet; those here
-    /// are [counted](Self::subscribers) beside it. The ticket is settled within [`SAID_WITHIN`]: of a node
+    /// How many channels are subscribed to a topic of the process of this name on the other nodes of the fleet; those
+    /// here are [counted](Self::subscribers) beside it. The ticket is settled within [`SAID_WITHIN`]: of a node
     /// that has not said by then it tells what it has said last, and how long ago.
     pub fn presence(&self, topic: &str) -> Ticket<Presence> {
         let (asker, ticket) = Asker::new();
@@ -510,8 +510,8 @@ impl Hands {
         &self.pushers[process].1
     }
 
-    /// Has the channels of an audience of `process` that outlive their connections count messages that were lost, if there
-    /// is such a process here. Blocks the thread as [`push`](Self::push).
+    /// Has the channels of an audience of `process` that outlive their connections count messages that were lost, if
+    /// there is such a process here. Blocks the thread as [`push`](Self::push).
     ///
     /// # Errors
     /// The broker has stopped.

@@ -26,15 +26,15 @@ use std::time::Duration;
 /// Many times what nodes have of processes; some 10 MB.
 pub const OWNERS_MAX: usize = 64 * 1024;
 
-/// Owners that are looked at, whether anybody needs them, for each that is made: more than one, so that unneeded ones become
-/// fewer, however many are made.
+/// Owners that are looked at, whether anybody needs them, for each that is made: more than one, so that unneeded ones
+/// become fewer, however many are made.
 const LOOKED_AT_FOR_EACH: usize = 4;
 
 /// The same where there is no room: a few microseconds.
 const LOOKED_AT_FOR_ROOM: usize = 256;
 
-/// How often the kernel has to have read everything before an owner is forgotten that nobody needs: an event for it may have
-/// been on its way the first time.
+/// How often the kernel has to have read everything before an owner is forgotten that nobody needs: an event for it may
+/// have been on its way the first time.
 const READ_OUT_BEFORE: u64 = 2;
 
 /// Outcomes that a kernel may have asked for and not read: twice what may wait for an answer of its actions

@@ -7,8 +7,8 @@ use bytes::Bytes;
 /// The longest payload of a control frame (RFC 6455 5.5).
 const CONTROL_BYTES_MAX: usize = 125;
 
-/// The largest message, and the largest body of a response, in bytes: half of what 32 bits count, which is how places in a
-/// queue are counted.
+/// The largest message, and the largest body of a response, in bytes: half of what 32 bits count, which is how places
+/// in a queue are counted.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 31;
 
 /// A message to push, checked when it is made. Cloning shares the bytes.

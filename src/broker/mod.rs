@@ -20,8 +20,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Invariants: a push never waits for a client; the directory is changed under one lock and adopted by all shards before
-//! a bind answers; no code of a process runs on a shard thread, unless the process asks for it (`on_shards`).
+//! Invariants: a push never waits for a client; the directory is changed under one lock and adopted by all shards
+//! before a bind answers; no code of a process runs on a shard thread, unless the process asks for it (`on_shards`).
 
 mod batch;
 mod builder;
@@ -150,8 +150,8 @@ pub(crate) struct BrokerShared {
 struct DirectoryCell {
     /// Locked for a moment at a time.
     directory: Mutex<Directory>,
-    /// What the shards were told last. Locked while a change is made and put into the inboxes, so that shards adopt changes
-    /// in the order in which they were made.
+    /// What the shards were told last. Locked while a change is made and put into the inboxes, so that shards adopt
+    /// changes in the order in which they were made.
     adopted: Mutex<Arc<Directory>>,
 }
 
@@ -405,8 +405,8 @@ impl BrokerHandle {
         Push { pusher: &self.pusher, channel, at: None, message, delivery: DeliveryOptions::default() }
     }
 
-    /// Closes any channel, behind what is queued for it. The code must be one that may travel (RFC 6455 7.4); the client
-    /// is sent none otherwise.
+    /// Closes any channel, behind what is queued for it. The code must be one that may travel (RFC 6455 7.4); the
+    /// client is sent none otherwise.
     pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Close<'_> {
         let why = order::close_frame(code, reason);
         Close { pusher: &self.pusher, channel, why, delivery: DeliveryOptions::default() }

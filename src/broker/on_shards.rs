@@ -61,15 +61,16 @@ impl Broker {
 }
 
 impl BrokerHandle {
-    /// Attaches a process that runs on the shards: `make` is called on each shard's thread with its number, and makes the
-    /// handler of the channels that live there. The same events come as to any process, and the same orders go, but
-    /// nothing stands between a message and its answer: no thread, no queue, no copy. In return a handler must be quick and
-    /// must not wait, for all clients of its shard wait for it. What takes long, or waits for anything, belongs into a
+    /// Attaches a process that runs on the shards: `make` is called on each shard's thread with its number, and makes
+    /// the handler of the channels that live there. The same events come as to any process, and the same orders go, but
+    /// nothing stands between a message and its answer: no thread, no queue, no copy. In return a handler must be quick
+    /// and must not wait, for all clients of its shard wait for it. What takes long, or waits for anything, belongs
+    /// into a
     /// [`Process`](crate::Process), which is the usual way.
     ///
-    /// A handler takes turns with the other work of its shard, and with other handlers, by the time that it takes. One that
-    /// takes longer than its part of a turn (0.25 ms) is told of in the log and counted (`handler_slow`). A panic closes
-    /// the process' channels with 1011; all others go on.
+    /// A handler takes turns with the other work of its shard, and with other handlers, by the time that it takes. One
+    /// that takes longer than its part of a turn (0.25 ms) is told of in the log and counted (`handler_slow`). A panic
+    /// closes the process' channels with 1011; all others go on.
     ///
     /// ```
     /// use pushring::{Broker, Event, Here, Message};
@@ -165,9 +166,9 @@ fn queue_to(
     process_queue(shared.inboxes.len(), limits, &shared.memory, move |_| inbox.kick())
 }
 
-/// A process that runs on the shards. It binds its paths by its [`handle`](Self::handle), which other threads may use, too;
-/// what is asked with that as an event comes to the handler on the first shard. Dropping it takes all of it away, and its
-/// channels are closed with 1001.
+/// A process that runs on the shards. It binds its paths by its [`handle`](Self::handle), which other threads may use,
+/// too; what is asked with that as an event comes to the handler on the first shard. Dropping it takes all of it away,
+/// and its channels are closed with 1001.
 pub struct ShardProcess {
     handle: ProcessHandle,
     end: Option<CloseFrame>,
@@ -498,8 +499,8 @@ pub struct ShardOrder<'h, O> {
 }
 
 impl<'h, 'p, O: Order<'p>> ShardOrder<'h, O> {
-    /// Gives the order. What concerns this shard is done at once, or, when it is more work than is left of this turn, next.
-    /// What another shard's inbox has no room for is refused.
+    /// Gives the order. What concerns this shard is done at once, or, when it is more work than is left of this turn,
+    /// next. What another shard's inbox has no room for is refused.
     ///
     /// # Errors
     /// It was not accepted: see [`PushError`].
@@ -510,12 +511,12 @@ impl<'h, 'p, O: Order<'p>> ShardOrder<'h, O> {
         self.give(Full::Refuse)
     }
 
-    /// Gives the order. What another shard's inbox has no room for is handed over as soon as it has some; until then this
-    /// handler is given no further event, and its clients wait instead of the thread.
+    /// Gives the order. What another shard's inbox has no room for is handed over as soon as it has some; until then
+    /// this handler is given no further event, and its clients wait instead of the thread.
     ///
     /// # Errors
-    /// As much waits already as one process may leave to be done (a quarter of an inbox): [`PushError::InboxFull`]. Or the
-    /// broker has stopped, or the message is too large.
+    /// As much waits already as one process may leave to be done (a quarter of an inbox): [`PushError::InboxFull`]. Or
+    /// the broker has stopped, or the message is too large.
     pub fn send(self) -> Result<(), PushError> {
         self.order.check()?;
         self.give(Full::Wait)

@@ -29,7 +29,8 @@ pub fn limits_within_files(
     limits.within_files(files_max.saturating_sub(open + shards * FILES_PER_SHARD + spare))
 }
 
-/// Lowers `limits` to what the limit of open files leaves for clients, of which `clients` have their files open already.
+/// Lowers `limits` to what the limit of open files leaves for clients, of which `clients` have their files open
+/// already.
 pub(super) fn fit_to_open_files(
     limits: admission::ConnectionLimits,
     shards: usize,

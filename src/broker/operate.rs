@@ -46,8 +46,8 @@ const TOPICS_MAX: usize = 1000;
 /// Channels that are asked of a shard at a time.
 const PAGE: usize = 1000;
 
-/// The largest body of who is logged in where there is no budget to derive it from: a file of 256 MiB as an array of numbers,
-/// in which pages send it to a node.
+/// The largest body of who is logged in where there is no budget to derive it from: a file of 256 MiB as an array of
+/// numbers, in which pages send it to a node.
 const LARGEST_BODY_WITHOUT_BUDGET: usize = 1 << 30;
 
 /// Bounds what `budget_bytes` bounds: a body takes up to twice its size when it grows. `None`: there is no budget.
@@ -84,8 +84,8 @@ impl BrokerHandle {
         reports
     }
 
-    /// The last 1,000 channels that ended, and why, the newest last; clients that opened a WebSocket and did not register
-    /// are among them. Empty once the broker has stopped.
+    /// The last 1,000 channels that ended, and why, the newest last; clients that opened a WebSocket and did not
+    /// register are among them. Empty once the broker has stopped.
     pub fn disconnects(&self) -> Vec<Disconnect> {
         let (sender, shards) = bounded(self.shared.inboxes.len());
         // A shard that has stopped drops its copy of the sender.
@@ -96,8 +96,8 @@ impl BrokerHandle {
         all.split_off(all.len().saturating_sub(DISCONNECTS_MAX))
     }
 
-    /// At most `limit` channels that pass `filter`, from `cursor` on (0: from the first), and where to go on, if there may
-    /// be more. Channels that open or close between two pages may be in both or in none.
+    /// At most `limit` channels that pass `filter`, from `cursor` on (0: from the first), and where to go on, if there
+    /// may be more. Channels that open or close between two pages may be in both or in none.
     pub fn channels(
         &self,
         filter: &ChannelFilter,
@@ -158,8 +158,8 @@ impl BrokerHandle {
         by_name.into_values().collect()
     }
 
-    /// What acts in the name of a process, as long as it is attached. Its orders count as a producer's of their own, not as
-    /// the process'.
+    /// What acts in the name of a process, as long as it is attached. Its orders count as a producer's of their own,
+    /// not as the process'.
     pub fn acting(&self, process: &ProcessId) -> Option<ProcessHandle> {
         let directory = self.shared.directory().clone();
         let owner = directory.owners.get(directory.processes.get(process)?)?;
@@ -189,8 +189,8 @@ impl BrokerHandle {
     }
 
     /// Changes the rules of entry, the numbers of the shards and the limits of connections to those of `config`, all of
-    /// them or none. Of the rest of `config` nothing is looked at: it holds from a start on. No connection is closed for
-    /// it; what was agreed on with a client stays, and new clients meet the new rules.
+    /// them or none. Of the rest of `config` nothing is looked at: it holds from a start on. No connection is closed
+    /// for it; what was agreed on with a client stays, and new clients meet the new rules.
     ///
     /// # Errors
     /// The broker has stopped.

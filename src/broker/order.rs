@@ -31,7 +31,8 @@ use std::task::{Context, Poll};
 /// Commands, each with its shard.
 pub type Commands = SmallVec<[(usize, Command); 1]>;
 
-/// What a process can ask of the broker: [`PushCommand`], [`Broadcast`], [`CloseCommand`] and [`RespondCommand`]. Sealed.
+/// What a process can ask of the broker: [`PushCommand`], [`Broadcast`], [`CloseCommand`] and [`RespondCommand`].
+/// Sealed.
 pub trait Order<'p>: Sized {
     /// In whose name.
     #[doc(hidden)]
@@ -260,10 +261,10 @@ impl<'p> Broadcast<'p> {
         AskingNodes::of(self)
     }
 
-    /// Reaches the channels of the process of this name on every node of the fleet: its audience is a topic, a path or the
-    /// whole process, and what is left out are channels here. Without a fleet everywhere is here. Local channels do not wait
-    /// for it; the outcome counts them, and says what kept the message from leaving (`fleet_full`, `fleet_down`,
-    /// `fleet_too_large`). An order that ends with an error has not left.
+    /// Reaches the channels of the process of this name on every node of the fleet: its audience is a topic, a path or
+    /// the whole process, and what is left out are channels here. Without a fleet everywhere is here. Local channels do
+    /// not wait for it; the outcome counts them, and says what kept the message from leaving (`fleet_full`,
+    /// `fleet_down`, `fleet_too_large`). An order that ends with an error has not left.
     pub fn everywhere(self) -> Self {
         self.everywhere_if(true)
     }
@@ -274,8 +275,8 @@ impl<'p> Broadcast<'p> {
         self
     }
 
-    /// Reaches channels of another node of the fleet, or of this one, by its name: its audience is a list. The outcome says what
-    /// kept the message from leaving; what became of it there is told to who [asks nodes](Self::ask_nodes).
+    /// Reaches channels of another node of the fleet, or of this one, by its name: its audience is a list. The outcome
+    /// says what kept the message from leaving; what became of it there is told to who [asks nodes](Self::ask_nodes).
     pub fn on_node(mut self, node: &str) -> Self {
         let is_here = self.pusher.elsewhere().is_some_and(|elsewhere| elsewhere.node() == node);
         self.reach = if is_here { Reach::Here } else { Reach::Node(node.into()) };
@@ -352,9 +353,9 @@ impl<'p> Order<'p> for Broadcast<'p> {
 }
 
 /// A channel into a topic, or out of it: made by [`Process::subscribe`](crate::Process::subscribe) and
-/// [`Process::unsubscribe`](crate::Process::unsubscribe). Its outcome counts 1 as `sent` if it is so now; as `dropped` if the
-/// channel has as many topics as it may have, all channels together have, or memory has no room; as `closed` if the channel
-/// is closing; as `not_found` or `not_owner`.
+/// [`Process::unsubscribe`](crate::Process::unsubscribe). Its outcome counts 1 as `sent` if it is so now; as `dropped`
+/// if the channel has as many topics as it may have, all channels together have, or memory has no room; as `closed` if
+/// the channel is closing; as `not_found` or `not_owner`.
 #[must_use = "nothing changes before the end is called: try_send, send or await"]
 pub struct Subscribe<'p> {
     pub(super) pusher: &'p Pusher,
@@ -444,8 +445,8 @@ impl<'p> Order<'p> for Close<'p> {
 }
 
 /// The answer to an HTTP request: made by [`Process::respond`](crate::Process::respond). An answer that comes too late
-/// reaches nobody; header fields that no response may carry are left out; one with more of them than a client would take, or
-/// with a body over [`PAYLOAD_BYTES_MAX`], becomes a 500, and the log says so.
+/// reaches nobody; header fields that no response may carry are left out; one with more of them than a client would
+/// take, or with a body over [`PAYLOAD_BYTES_MAX`], becomes a 500, and the log says so.
 #[must_use = "nothing is answered before the end is called: try_send, send or await"]
 pub struct Respond<'p> {
     pub(super) pusher: &'p Pusher,
@@ -500,7 +501,8 @@ impl<'p> Order<'p> for Respond<'p> {
     }
 }
 
-/// The response that a process answers with, made on its own thread: that takes longer the more header fields there are.
+/// The response that a process answers with, made on its own thread: that takes longer the more header fields there
+/// are.
 fn response(pusher: &Pusher, status: u16, headers: HeaderFields, body: Bytes) -> PreparedResponse {
     let replaced = |error: &dyn std::fmt::Display| {
         tracing::warn!(process = ?pusher.name(), %error, "a process' answer was replaced by a 500");
@@ -542,8 +544,8 @@ pub(super) fn close_frame(code: u16, reason: &str) -> CloseFrame {
     CloseFrame { code: close::code_may_travel(code).then_some(code), reason: reason.into() }
 }
 
-/// A push of which is asked what became of it on each node: its ends give a [`Ticket`] to what became of it here, and one to
-/// what the other nodes have said, which is settled within [`SAID_WITHIN`](crate::SAID_WITHIN) of its leaving.
+/// A push of which is asked what became of it on each node: its ends give a [`Ticket`] to what became of it here, and
+/// one to what the other nodes have said, which is settled within [`SAID_WITHIN`](crate::SAID_WITHIN) of its leaving.
 #[must_use = "nothing is given before the end is called: try_send or send"]
 pub struct AskingNodes<'p, O> {
     order: O,
@@ -629,8 +631,8 @@ impl<'p, O: Order<'p>> IntoFuture for Asking<'p, O> {
     }
 }
 
-/// An order on its way, as a future. Dropping it gives up what was not handed over yet: of a broadcast, the part of some
-/// shards.
+/// An order on its way, as a future. Dropping it gives up what was not handed over yet: of a broadcast, the part of
+/// some shards.
 #[must_use = "futures do nothing unless polled"]
 pub struct Sending<'p> {
     pusher: &'p Pusher,

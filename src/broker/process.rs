@@ -81,8 +81,8 @@ impl ProcessName for String {
     }
 }
 
-/// A process attached to a broker. It owns the channels that clients open on its paths, hears of them in [`Event`]s, and
-/// pushes to them. Dropping it takes all of that away.
+/// A process attached to a broker. It owns the channels that clients open on its paths, hears of them in [`Event`]s,
+/// and pushes to them. Dropping it takes all of that away.
 ///
 /// Events come to threads by [`recv_batch`](Self::recv_batch), [`recv_timeout`](Self::recv_timeout) and
 /// [`recv_blocking`](Self::recv_blocking), and to tasks by [`recv`](Self::recv) and as a [`Stream`].
@@ -345,8 +345,8 @@ impl Process {
 
 #[cfg(feature = "link")]
 impl Process {
-    /// As [`recv_batch`](Self::recv_batch), one batch at a time, with the charge of what it holds: for who keeps its events
-    /// waiting elsewhere.
+    /// As [`recv_batch`](Self::recv_batch), one batch at a time, with the charge of what it holds: for who keeps its
+    /// events waiting elsewhere.
     pub(crate) fn recv_charged(&self, events: &mut Vec<Event>, timeout: Duration) -> Result<Option<Charge>, Stopped> {
         match self.receiver.recv(timeout) {
             Ok(mut batch) => {
@@ -428,9 +428,9 @@ impl ProcessHandle {
         Broadcast { pusher: &self.pusher, audience, except, message, delivery: Default::default(), reach: Reach::Here }
     }
 
-    /// Subscribes a channel of this process to a topic: a name of 1 to 255 bytes, which means something within this process
-    /// only. What is published behind it reaches the channel, until it is unsubscribed or ends. To subscribe again changes
-    /// nothing.
+    /// Subscribes a channel of this process to a topic: a name of 1 to 255 bytes, which means something within this
+    /// process only. What is published behind it reaches the channel, until it is unsubscribed or ends. To subscribe
+    /// again changes nothing.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -455,13 +455,14 @@ impl ProcessHandle {
         Subscribe { pusher: &self.pusher, channel, topic, is_out: true, delivery: Default::default() }
     }
 
-    /// At most `limit` topics of this process that anybody is subscribed to, by name: those that begin with `prefix` and
-    /// stand behind `after`. Asks no shard.
+    /// At most `limit` topics of this process that anybody is subscribed to, by name: those that begin with `prefix`
+    /// and stand behind `after`. Asks no shard.
     pub fn topics(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<TopicReport> {
         self.pusher.topics.page(prefix, after, limit)
     }
 
-    /// How many channels are subscribed to a topic of this process, those that are about to be among them. Asks no shard.
+    /// How many channels are subscribed to a topic of this process, those that are about to be among them. Asks no
+    /// shard.
     pub fn subscribers(&self, topic: &str) -> usize {
         self.pusher.topic(topic).map_or(0, |topic| topic.subscribers())
     }
@@ -510,7 +511,8 @@ impl ProcessHandle {
         })
     }
 
-    /// Serves HTTP requests for `path`, a whole path of the broker: content at once, others as [`Event::Http`]. Waits as
+    /// Serves HTTP requests for `path`, a whole path of the broker: content at once, others as [`Event::Http`]. Waits
+    /// as
     /// [`bind_at`](Self::bind_at) does.
     ///
     /// # Errors
@@ -531,8 +533,8 @@ impl ProcessHandle {
         })
     }
 
-    /// Lets clients open channels of this process at `/PROCESS_ID` + `path`, as a node's processes do. Waits until every
-    /// shard knows it: when it returns, they can.
+    /// Lets clients open channels of this process at `/PROCESS_ID` + `path`, as a node's processes do. Waits until
+    /// every shard knows it: when it returns, they can.
     ///
     /// # Errors
     /// The process may not bind, the path is no pattern, or the broker has stopped.

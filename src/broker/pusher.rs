@@ -30,8 +30,8 @@ pub enum Audience {
     Channels(Vec<ChannelId>),
     /// The process' channels on this bound path (as it was bound, `/` for the process' own).
     Path(Arc<str>),
-    /// The process' channels that are [subscribed](crate::Process::subscribe) to this topic. Shards without subscribers are
-    /// neither told nor woken.
+    /// The process' channels that are [subscribed](crate::Process::subscribe) to this topic. Shards without subscribers
+    /// are neither told nor woken.
     Topic(Arc<str>),
     /// All channels of the process.
     Process,
@@ -124,7 +124,8 @@ impl Pusher {
         Self { owner: Some(owner.id), purse, windows, topics, ..self.clone() }
     }
 
-    /// The same, whose orders are a producer's of their own: they take turns with the others', and do not stand behind them.
+    /// The same, whose orders are a producer's of their own: they take turns with the others', and do not stand behind
+    /// them.
     #[cfg(feature = "node")]
     pub(super) fn apart(&self) -> Self {
         let purse = self.purse.as_ref().expect("orders apart are those of an owner");
@@ -353,8 +354,8 @@ pub(super) fn give_each(
     }
 }
 
-/// Channels of a list in one command. A shard does others' work between commands, and a channel that a list names again and
-/// again costs a send each time.
+/// Channels of a list in one command. A shard does others' work between commands, and a channel that a list names again
+/// and again costs a send each time.
 const LISTED_MAX: usize = 1024;
 
 /// A shard's part of a list, in commands that do not keep it long.

@@ -1,8 +1,8 @@
 //! The operator's door to a running broker: a Unix socket that only its owner may open, where a line of JSON asks and a
 //! line of JSON answers.
 //!
-//! [`ControlServer`] opens it beside a broker, in a daemon or in a program that embeds one; [`ask`] is the other side, and
-//! `pushring stats` and `pushring disconnects` are it with tables. Never TCP: what is told here names clients.
+//! [`ControlServer`] opens it beside a broker, in a daemon or in a program that embeds one; [`ask`] is the other side,
+//! and `pushring stats` and `pushring disconnects` are it with tables. Never TCP: what is told here names clients.
 //!
 //! ```
 //! use pushring::{Broker, Config};

@@ -1,6 +1,6 @@
 //! What the daemon can be told, in one list: each setting is a flag (`--head-timeout`), an environment variable
-//! (`PUSHRING_HEAD_TIMEOUT`) and a key of the file (`head_timeout`). Flags win over the environment, which wins over the
-//! file, which wins over the defaults.
+//! (`PUSHRING_HEAD_TIMEOUT`) and a key of the file (`head_timeout`). Flags win over the environment, which wins over
+//! the file, which wins over the defaults.
 //!
 //! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
 //! the file that holds one.
@@ -38,7 +38,8 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Declares every setting once, with when a reload obeys it; makes of it the effective [`ShardConfig`] and the command line's [`SettingsFlags`].
+/// Declares every setting once, with when a reload obeys it; makes of it the effective [`ShardConfig`] and the command
+/// line's [`SettingsFlags`].
 macro_rules! settings {
     ($(
         [$group:literal]
@@ -128,15 +129,16 @@ settings! {
     #[arg(value_name = "ADDRESS:PORT|off")]
     tls_listen: Listen = Listen::default() => Restart;
     /// Certificates and their keys, PEM, as `CHAIN.pem:KEY.pem`; the first is for who names no host, or an unknown one.
-    /// They are read again on a reload, and when the files change; a pair that is not good is told and the one before stays.
+    /// They are read again on a reload, and when the files change; a pair that is not good is told and the one before
+    /// stays.
     #[arg(value_name = "CHAIN:KEY,…")]
     tls_certs: WordList = WordList::default() => NewConnections;
     /// Whether requests that come without TLS are sent on to it (308), to the host that they name: on is to the port of
     /// tls_listen, a number to that port, where clients come by another.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "on", value_name = "on|off|PORT")]
     tls_redirect: Redirect = Redirect::Off => Now;
-    /// Hosts for which a certificate is asked of an authority that speaks ACME, and renewed: whoever names one agrees to the
-    /// authority's terms. It validates them over plain HTTP at port 80, which must lead to `listen`.
+    /// Hosts for which a certificate is asked of an authority that speaks ACME, and renewed: whoever names one agrees
+    /// to the authority's terms. It validates them over plain HTTP at port 80, which must lead to `listen`.
     #[arg(value_name = "NAME,…")]
     tls_acme: WordList = WordList::default() => Restart;
     /// The authority: the URL of its directory.
@@ -148,7 +150,8 @@ settings! {
     /// Addresses for mail to which the authority may write.
     #[arg(value_name = "ADDRESS,…")]
     tls_acme_contacts: WordList = WordList::default() => Restart;
-    /// The directory for the account, the certificate and its key. Without it, acme in $STATE_DIRECTORY or /var/lib/pushring.
+    /// The directory for the account, the certificate and its key. Without it, acme in $STATE_DIRECTORY or
+    /// /var/lib/pushring.
     #[arg(value_name = "DIRECTORY")]
     tls_acme_state: PathBuf = PathBuf::new() => Restart;
     /// This node's name: the user of its tokens.
@@ -172,11 +175,12 @@ settings! {
     /// The permissions of that socket, as `0660`; auto is 0660 with a link_group, else 0600.
     #[arg(value_name = "MODE|auto")]
     link_mode: SocketMode = SocketMode::Auto => Restart;
-    /// An address and port on which they attach over TCP; needs a token. Nothing there is encrypted without link_tls_certs.
+    /// An address and port on which they attach over TCP; needs a token. Nothing there is encrypted without
+    /// link_tls_certs.
     #[arg(value_name = "ADDRESS")]
     link_tcp: String = String::new() => Restart;
-    /// Certificates and their keys, as tls_certs has them, with which link_tcp speaks TLS 1.3. The files are read again on a
-    /// reload, and when they change.
+    /// Certificates and their keys, as tls_certs has them, with which link_tcp speaks TLS 1.3. The files are read again
+    /// on a reload, and when they change.
     #[arg(value_name = "CHAIN:KEY,…")]
     link_tls_certs: WordList = WordList::default() => Restart;
     /// The file with the token that processes show over TCP: text of at least 16 bytes.
@@ -188,8 +192,8 @@ settings! {
     owner_grace: Span = Span::seconds(10) => Restart;
 
     ["Publishing over HTTP"]
-    /// Where backends publish over HTTP, and look at topics and channels; off for nowhere. Without a token (api_token_file)
-    /// nobody listens there. An address that is taken is told, and the daemon runs without.
+    /// Where backends publish over HTTP, and look at topics and channels; off for nowhere. Without a token
+    /// (api_token_file) nobody listens there. An address that is taken is told, and the daemon runs without.
     #[arg(value_name = "ADDRESS|off")]
     api_listen: AdminListen = AdminListen(Some(([127, 0, 0, 1], 9465).into())) => Restart;
     /// The file with the token that everything there needs: 16 bytes of text or more.
@@ -200,8 +204,8 @@ settings! {
     api_on_listen: bool = false => Restart;
 
     ["The hub"]
-    /// Whether the hub is served at /hub: clients subscribe to topics and publish by themselves, as far as their tokens let
-    /// them, and backends publish over HTTP.
+    /// Whether the hub is served at /hub: clients subscribe to topics and publish by themselves, as far as their tokens
+    /// let them, and backends publish over HTTP.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     hub: bool = false => Restart;
     /// The file with the secret that the hub's tokens are signed with; never the one of logins.
@@ -209,8 +213,8 @@ settings! {
     hub_secret_file: PathBuf = PathBuf::new() => Now;
     /// What `aud` of tokens must name that are signed with it.
     hub_audience: String = "pushring-hub".to_owned() => NewConnections;
-    /// Where an authority publishes the keys by which it signs the hub's tokens instead (a JSON Web Key Set; RS256, ES256 and
-    /// EdDSA). Then no token is accepted that is signed with a secret.
+    /// Where an authority publishes the keys by which it signs the hub's tokens instead (a JSON Web Key Set; RS256,
+    /// ES256 and EdDSA). Then no token is accepted that is signed with a secret.
     #[arg(value_name = "URL")]
     auth_jwks_url: String = String::new() => Restart;
     /// The file with such keys, where they are not fetched. It is read again when it changes.
@@ -227,8 +231,8 @@ settings! {
     /// What `aud` of the authority's tokens must name.
     #[arg(value_name = "NAME")]
     auth_audience: String = String::new() => NewConnections;
-    /// How long a token is good for at a time, from when it is shown: its channel ends then, however far off `exp` is, unless
-    /// it is renewed. 0: until `exp`, or without it for ever.
+    /// How long a token is good for at a time, from when it is shown: its channel ends then, however far off `exp` is,
+    /// unless it is renewed. 0: until `exp`, or without it for ever.
     hub_token_lifetime_max: Span = Span::seconds(24 * 3600) => NewConnections;
     /// Whether clients without a token are let in, who may do what the next two settings say.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
@@ -267,10 +271,11 @@ settings! {
     fleet_nats: WordList = WordList::default() => Restart;
     /// The fleet's name: nodes of one name hear each other.
     fleet_name: String = "main".to_owned() => Restart;
-    /// This node's name in it, which no other node may have: letters, digits, `-` and `_`. Empty: `node`, with `-` for `.`.
+    /// This node's name in it, which no other node may have: letters, digits, `-` and `_`. Empty: `node`, with `-` for
+    /// `.`.
     fleet_node: String = String::new() => Restart;
-    /// Where clients reach this node alone, as wss://node-1.example.com; who comes back to another node with a channel of this
-    /// one is told it. Empty: nobody is.
+    /// Where clients reach this node alone, as wss://node-1.example.com; who comes back to another node with a channel
+    /// of this one is told it. Empty: nobody is.
     #[arg(value_name = "URL")]
     fleet_address: String = String::new() => Restart;
     /// The file with which NATS is shown who this is: as `nsc` makes it, the seed of an nkey, or a line USER:PASSWORD.
@@ -286,8 +291,8 @@ settings! {
 
     ["Operators"]
     /// A Unix socket on which `pushring stats` and the like ask, as this user alone; off for none. auto is
-    /// pushring-PORT.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring or /tmp/pushring-UID: the first that is
-    /// there or can be made.
+    /// pushring-PORT.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring or /tmp/pushring-UID: the first that
+    /// is there or can be made.
     #[arg(value_name = "PATH|auto|off")]
     control: ControlPath = ControlPath::Auto => Restart;
 
@@ -295,13 +300,15 @@ settings! {
     /// the daemon runs without.
     #[arg(value_name = "ADDRESS|off")]
     admin_listen: AdminListen = AdminListen::default() => Restart;
-    /// The file with the token that everything there needs but probes and metrics on loopback: 16 bytes of text or more.
+    /// The file with the token that everything there needs but probes and metrics on loopback: 16 bytes of text or
+    /// more.
     #[arg(value_name = "FILE")]
     admin_token_file: PathBuf = PathBuf::new() => Restart;
     /// Names under which it may be asked, besides addresses of loopback and localhost.
     #[arg(value_name = "NAME,…")]
     admin_hosts: WordList = WordList::default() => Restart;
-    /// What must be there for /readyz to say that clients may be sent here: link, an attached process of another program.
+    /// What must be there for /readyz to say that clients may be sent here: link, an attached process of another
+    /// program.
     #[arg(value_name = "link")]
     ready_needs: WordList = WordList::default() => Restart;
 
@@ -319,8 +326,8 @@ settings! {
     driver: DriverValue = DriverValue::Auto => Restart;
 
     ["Who may enter, and proxies"]
-    /// Hosts that are answered besides addresses and localhost; `.example.com` is every name below it, `*` is any. Empty:
-    /// no others on a loopback listener, and any elsewhere.
+    /// Hosts that are answered besides addresses and localhost; `.example.com` is every name below it, `*` is any.
+    /// Empty: no others on a loopback listener, and any elsewhere.
     #[arg(value_name = "NAME,…")]
     hosts: WordList = WordList::default() => Now;
     /// Pages of other sites that may use our cookies, such as `https://app.example.com`.
@@ -350,7 +357,8 @@ settings! {
     subprotocols: WordList = WordList::default() => NewConnections;
 
     ["Compression"]
-    /// Whether clients may agree on compression (permessage-deflate) on every path; else on those whose process says so.
+    /// Whether clients may agree on compression (permessage-deflate) on every path; else on those whose process says
+    /// so.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     deflate: bool = pushring::internals::shard::Deflate::default().everywhere => NewConnections;
     /// How hard broadcasts are compressed, once for all channels: 1 is fast, 9 small.
@@ -361,8 +369,8 @@ settings! {
     deflate_bytes_min: Size = Size(pushring::internals::shard::Deflate::default().bytes_min) => Now;
     /// How far back compressed messages may refer: 2 to the power of 9 to 15, in bytes.
     deflate_window_bits: u8 = pushring::internals::shard::Deflate::default().window_bits => NewConnections;
-    /// What each shard spends on letting messages refer to earlier ones: a window for each client that agrees on it, until
-    /// it is spent. 0: no client may.
+    /// What each shard spends on letting messages refer to earlier ones: a window for each client that agrees on it,
+    /// until it is spent. 0: no client may.
     deflate_takeover_bytes_max: Size = Size(pushring::internals::shard::Deflate::default().takeover_bytes_max) => NewConnections;
 
     ["Limits"]
@@ -370,8 +378,8 @@ settings! {
     connections_max: usize = 100_000 => Now;
     /// Connections of one client: one IPv4 address, or one IPv6 /64. 0 is no limit; more are answered 503.
     connections_per_ip_max: u32 = 32_768 => Now;
-    /// Connections of one process: its channels, and requests that wait for it. 0 is no limit but that the last eighth of
-    /// all is for processes with less than an equal share; more are answered 503.
+    /// Connections of one process: its channels, and requests that wait for it. 0 is no limit but that the last eighth
+    /// of all is for processes with less than an equal share; more are answered 503.
     connections_per_process_max: usize = 0 => Now;
     /// Upgrade requests of one client per second, and as many at once. 0 is no limit; more are answered 503.
     handshakes_per_ip_per_s_max: u32 = 20_000 => Now;
@@ -382,8 +390,8 @@ settings! {
     turned_away_max: usize = 1024 => Now;
     /// Topics that one channel may be subscribed to, 65535 at most; more subscriptions are refused.
     topics_per_channel_max: usize = pushring::internals::shard::ShardConfig::default().topics_per_channel_max => Now;
-    /// Subscriptions of channels to topics, in all; more are refused. The last eighth is for processes with less than an
-    /// equal share.
+    /// Subscriptions of channels to topics, in all; more are refused. The last eighth is for processes with less than
+    /// an equal share.
     subscriptions_max: usize = 1_600_000 => Now;
     /// What clients and processes may make the broker hold, all together: frames, messages and requests that wait or
     /// have not wholly arrived. A size, auto (half of what is available at the start), or unlimited.
@@ -424,8 +432,8 @@ settings! {
     /// What is read ahead of HTTP requests that wait behind one that is being answered.
     pipelined_bytes_max: Size = Size(64 << 10) => NewConnections;
 
-    /// Handshakes of TLS for which one shard exchanges keys in one turn, some 0.12 ms each (1 ms and more with large RSA
-    /// keys); more wait in their sockets.
+    /// Handshakes of TLS for which one shard exchanges keys in one turn, some 0.12 ms each (1 ms and more with large
+    /// RSA keys); more wait in their sockets.
     tls_handshakes_per_turn: u32 = pushring::internals::shard::ShardConfig::default().tls_handshakes_per_turn => Now;
 
     ["Deadlines"]

@@ -75,8 +75,8 @@ pub struct SocketHome {
     is_made: bool,
 }
 
-/// Where sockets of running programs belong, the first that fits: what systemd gives a service, what it gives a user, the
-/// directory of a service as others see it, and one of this user's own.
+/// Where sockets of running programs belong, the first that fits: what systemd gives a service, what it gives a user,
+/// the directory of a service as others see it, and one of this user's own.
 fn homes() -> Vec<SocketHome> {
     let variable = |name: &str| {
         let value = std::env::var_os(name).filter(|value| !value.is_empty())?;

@@ -1,5 +1,5 @@
-//! What an operator looks at and does in a running daemon, over its control socket: the command line's twin of the admin
-//! page. Both ask the same questions.
+//! What an operator looks at and does in a running daemon, over its control socket: the command line's twin of the
+//! admin page. Both ask the same questions.
 
 use super::ask::{ANOTHER, ask, ends_text, seconds};
 use super::cli::{AskOptions, ChannelsOptions, DrainOptions, KickOptions, TopOptions};

@@ -7,9 +7,9 @@
 //! - `rooms:pushring:sys` sends each message to every other channel with the same path: `/rooms:pushring:sys/ROOM`.
 //! - `sink:pushring:sys` takes Text messages without an answer, and sends each Binary message back.
 //!
-//! All are bound open at `/PROCESS_ID/`, take registered channels too, and lose nothing: they wait for room in the shards'
-//! inboxes, which drain at CPU speed. They run on the shards; `threaded-echo`, `threaded-relay` and `threaded-unicast` do
-//! the same on threads of their own, until the broker stops.
+//! All are bound open at `/PROCESS_ID/`, take registered channels too, and lose nothing: they wait for room in the
+//! shards' inboxes, which drain at CPU speed. They run on the shards; `threaded-echo`, `threaded-relay` and
+//! `threaded-unicast` do the same on threads of their own, until the broker stops.
 //!
 //! [`page`] is a page for browsers that uses them.
 

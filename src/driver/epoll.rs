@@ -81,8 +81,8 @@ impl ReadySet {
         Ok(epoll::delete(&self.epoll, socket)?)
     }
 
-    /// Replaces the content of `events` with what is ready now, without waiting. When they are [full](EpollEvents::is_full)
-    /// there may be more.
+    /// Replaces the content of `events` with what is ready now, without waiting. When they are
+    /// [full](EpollEvents::is_full) there may be more.
     ///
     /// # Errors
     /// None that a valid set can have.
@@ -90,8 +90,8 @@ impl ReadySet {
         self.poll_until(events, &Timespec { tv_sec: 0, tv_nsec: 0 })
     }
 
-    /// As [`poll`](Self::poll), but waits for the first event, for `timeout` at most. Nothing else happens on this thread
-    /// meanwhile.
+    /// As [`poll`](Self::poll), but waits for the first event, for `timeout` at most. Nothing else happens on this
+    /// thread meanwhile.
     ///
     /// # Errors
     /// None that a valid set can have.

@@ -9,8 +9,8 @@
 //! Invariants: when `send_all` returns, the submission queue is empty and no send is in flight, so no pointer into the
 //! batch survives. A ring that breaks that, or that the kernel will not serve, is given up for `send(2)` for good.
 //!
-//! A batch of fewer than [`BATCH_MIN`] entries leaves by `send(2)`, which is cheaper there. CPU µs per send of 128 bytes
-//! to 1,000 loopback connections, median of 15 alternating rounds each (`benches/flush.rs`; 2 cores, Linux 6.18,
+//! A batch of fewer than [`BATCH_MIN`] entries leaves by `send(2)`, which is cheaper there. CPU µs per send of 128
+//! bytes to 1,000 loopback connections, median of 15 alternating rounds each (`benches/flush.rs`; 2 cores, Linux 6.18,
 //! other work running, so compare within a row):
 //!
 //! | batch | 1 | 2 | 3 | 4 | 8 | 16 | 64 | 256 |
@@ -272,8 +272,8 @@ mod tests {
         assert_eq!(flush.gave_up(), Some("tried out"));
     }
 
-    /// What is logged meanwhile, at the level of warnings and above. All tests that give up a ring are run by this: where
-    /// nobody listens when a place first logs, tracing takes it that nobody ever will.
+    /// What is logged meanwhile, at the level of warnings and above. All tests that give up a ring are run by this:
+    /// where nobody listens when a place first logs, tracing takes it that nobody ever will.
     fn logged(run: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
         struct Log(Arc<Mutex<Vec<u8>>>);

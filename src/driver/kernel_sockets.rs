@@ -1,7 +1,7 @@
 //! The sockets of one shard as the kernel has them: descriptors, its listeners, and one epoll set for all of them.
 //!
-//! Invariants: descriptors are owned here and closed here, and found by their number, which the kernel counts up from 0;
-//! a descriptor leaves the epoll set by being closed.
+//! Invariants: descriptors are owned here and closed here, and found by their number, which the kernel counts up from
+//! 0; a descriptor leaves the epoll set by being closed.
 
 use super::clock::Clock;
 use super::epoll::{EpollEvents, ReadySet};

@@ -1,8 +1,8 @@
 //! Where a daemon is spoken to by others than clients: a Unix socket that only its owner may open, or a group that was
 //! named, or TCP, plain or under TLS.
 //!
-//! Invariants of the Unix socket: nobody but those can open it from its first moment; a living daemon's is never taken away, a dead
-//! one's is; what is no socket is never removed; at the end our own file is removed and nobody else's.
+//! Invariants of the Unix socket: nobody but those can open it from its first moment; a living daemon's is never taken
+//! away, a dead one's is; what is no socket is never removed; at the end our own file is removed and nobody else's.
 
 use super::tls_stream::TlsStream;
 use crate::tls::{Acceptor, Trust};

@@ -1,9 +1,9 @@
 //! One shard's thread at work: turn after turn, and asleep when there is nothing to do.
 //!
-//! With nothing to do the pump arms the inbox's wake flag and sleeps in its ready set until that reports: the eventfd of the
-//! inbox, the listener and all connections are in that one set, so there is one place to wait and no task per connection. It
-//! sleeps there itself, for a tick at most, and takes what woke it from there: awaited through the runtime, each wake
-//! would go through a ring and then be asked for again.
+//! With nothing to do the pump arms the inbox's wake flag and sleeps in its ready set until that reports: the eventfd
+//! of the inbox, the listener and all connections are in that one set, so there is one place to wait and no task per
+//! connection. It sleeps there itself, for a tick at most, and takes what woke it from there: awaited through the
+//! runtime, each wake would go through a ring and then be asked for again.
 //! What a turn is stands in [`crate::shard::turn`]; the clock is read here and nowhere below.
 
 use super::clock::{Clock, monotonic_ns, thread_cpu_ns, unix_ms};
@@ -80,9 +80,9 @@ impl Pump {
 
 /// How long turns are, in time of this thread's own.
 ///
-/// Asking the kernel for that time costs as much as the rest of a short turn. So a turn that was short by the clock on the
-/// wall, which can be read without asking, counts as it was short there; the kernel is asked about the longer ones, in which
-/// the thread may have been kept from its core.
+/// Asking the kernel for that time costs as much as the rest of a short turn. So a turn that was short by the clock on
+/// the wall, which can be read without asking, counts as it was short there; the kernel is asked about the longer ones,
+/// in which the thread may have been kept from its core.
 struct TurnMeter {
     began_ns: u64,
     /// The thread's own time when the kernel was last asked, and what was counted since.

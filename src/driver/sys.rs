@@ -124,8 +124,8 @@ pub fn set_tcp_options(socket: impl AsFd, options: &TcpOptions) -> io::Result<()
 #[allow(unsafe_code)]
 fn set_tcp_notsent_lowat(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
     let length = size_of_val(&bytes) as libc::socklen_t;
-    // SAFETY: the descriptor is borrowed for the call; the kernel reads `length` bytes at the pointer, which are `bytes`, and
-    // keeps nothing of it.
+    // SAFETY: the descriptor is borrowed for the call; the kernel reads `length` bytes at the pointer, which are
+    // `bytes`, and keeps nothing of it.
     let set = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

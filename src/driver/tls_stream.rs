@@ -1,7 +1,7 @@
 //! A socket to another program, under TLS: one thread reads, another writes, and both may wait.
 //!
-//! Invariants: records leave in the order in which they were sealed; a thread that reads waits for none that writes: what the
-//! connection has to say by itself (an answer to a KeyUpdate) leaves with what is written next.
+//! Invariants: records leave in the order in which they were sealed; a thread that reads waits for none that writes:
+//! what the connection has to say by itself (an answer to a KeyUpdate) leaves with what is written next.
 
 use crate::tls::Duplex;
 use std::fmt;
@@ -112,7 +112,8 @@ impl Read for &TlsStream {
             return Ok(count);
         }
         self.advance(&mut incoming)?;
-        // One read of the socket at most: whoever reads looks at its deadline before the next, however slowly a record comes.
+        // One read of the socket at most: whoever reads looks at its deadline before the next, however slowly a record
+        // comes.
         lock(&self.duplex).read(buffer)?.ok_or_else(|| io::ErrorKind::Interrupted.into())
     }
 }

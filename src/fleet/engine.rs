@@ -52,8 +52,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Looks in a second.
 const LOOKS_PER_TICK: u32 = 4;
 
-/// Messages that one subscription may hold: as many as one turn of the connection can read. A turn reads 128 times a buffer
-/// of 64 KiB (tokio's budget), and a message has 120 bytes at least.
+/// Messages that one subscription may hold: as many as one turn of the connection can read. A turn reads 128 times a
+/// buffer of 64 KiB (tokio's budget), and a message has 120 bytes at least.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 72 * 1024;
 
 /// Messages between this thread and the connection on it, beside the queue.
@@ -210,8 +210,8 @@ pub(super) fn connect_options(options: &Options, state: &Arc<State>) -> Result<C
     })
 }
 
-/// At once at first, then twice as long each time, up to a limit; by lot between half of that and all of it, so that nodes
-/// do not come back together.
+/// At once at first, then twice as long each time, up to a limit; by lot between half of that and all of it, so that
+/// nodes do not come back together.
 fn retry_delay(attempts: usize) -> Duration {
     let most_ms = (100 << attempts.min(10)).min(RETRY_MS_MAX);
     let lot = RandomState::new().hash_one(attempts);
@@ -536,7 +536,8 @@ impl Engine {
 
     async fn publish(&self, publish: Publish) {
         let Publish { subject, bytes } = publish;
-        // It fails where the message is too large for a server that takes less than the one before: the gap is told there.
+        // It fails where the message is too large for a server that takes less than the one before: the gap is told
+        // there.
         if let Err(error) = self.client.publish(subject, bytes).await {
             tracing::debug!(%error, "fleet: a message was not published");
         }

@@ -18,8 +18,8 @@ use std::sync::Arc;
 /// After this long an announcement is believed: what was sent before it has arrived by then, or is lost.
 pub const BELIEVED_AFTER_MS: u64 = 1000;
 
-/// A count is taken for younger than a subscription only if it is so by as much: announcements take time, and look younger by
-/// that.
+/// A count is taken for younger than a subscription only if it is so by as much: announcements take time, and look
+/// younger by that.
 const YOUNGER_BY_MS: u64 = 1000;
 
 /// Where a message stands among its source's.
@@ -75,7 +75,8 @@ struct Place {
     stream: u32,
     /// None: only an announcement was heard.
     last: Option<u64>,
-    /// How many numbers came before the first that was heard, while it is not known whether they were meant for this node.
+    /// How many numbers came before the first that was heard, while it is not known whether they were meant for this
+    /// node.
     unheard: u64,
     used: u64,
     /// A claim of it waits.

@@ -27,8 +27,9 @@ use std::sync::Arc;
 /// Counts that are announced in one second: some 135 kB.
 const TAILS_MAX: usize = 4096;
 
-/// Payloads up to here that shards keep by reference are copied, so that they keep no more than themselves: half of what NATS'
-/// client reads at a time. Shards copy those up to `OWN_COPY_BYTES_MAX` themselves, but for values that conflate.
+/// Payloads up to here that shards keep by reference are copied, so that they keep no more than themselves: half of
+/// what NATS' client reads at a time. Shards copy those up to `OWN_COPY_BYTES_MAX` themselves, but for values that
+/// conflate.
 const COPIED_BYTES_MAX: usize = 32 * 1024;
 const OWN_COPY_BYTES_MAX: usize = 4096;
 
@@ -366,8 +367,8 @@ impl Member {
         Publish { subject: self.subjects.to_node(own, Kind::Answer, node.as_str()), bytes }
     }
 
-    /// Asks other nodes how many subscribers a topic has there: under which number they will say, or what there is to say
-    /// already.
+    /// Asks other nodes how many subscribers a topic has there: under which number they will say, or what there is to
+    /// say already.
     ///
     /// # Errors
     /// A name does not fit a header.

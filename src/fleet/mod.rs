@@ -59,8 +59,8 @@ pub struct Options {
     pub fleet: Name,
     /// This node, under a name that no other node of the fleet has.
     pub node: Name,
-    /// Where clients reach this node alone, as `wss://node-1.example.com`: those who come to another node with a channel of
-    /// this one are told. Empty: they are not.
+    /// Where clients reach this node alone, as `wss://node-1.example.com`: those who come to another node with a
+    /// channel of this one are told. Empty: they are not.
     pub public: String,
     /// How the node says who it is.
     pub credentials: Option<Credentials>,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 /// The longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// The name of a fleet or of a node in it: 1 to 64 letters, digits, `-` and `_`. In NATS' subjects `.`, `*` and `>` mean
-/// something.
+/// The name of a fleet or of a node in it: 1 to 64 letters, digits, `-` and `_`. In NATS' subjects `.`, `*` and `>`
+/// mean something.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);

@@ -19,8 +19,8 @@ pub struct Outgoing {
     uses: u64,
     streams: u32,
     counts_max: usize,
-    /// Those that are to be announced, by stream, each once; of those that were forgotten meanwhile too, until it is their
-    /// turn.
+    /// Those that are to be announced, by stream, each once; of those that were forgotten meanwhile too, until it is
+    /// their turn.
     due: VecDeque<(Line, u32)>,
     forgotten: u64,
 }

@@ -1,7 +1,8 @@
 //! Tokens: JSON Web Tokens (RFC 7519) signed with HMAC-SHA256, made and checked.
 //!
-//! Of a node's tokens only HS256 is accepted, whatever a token's header says of itself, and the header is never asked which key
-//! or algorithm to use. Claims are looked at only when the signature holds. Signatures are compared in constant time.
+//! Of a node's tokens only HS256 is accepted, whatever a token's header says of itself, and the header is never asked
+//! which key or algorithm to use. Claims are looked at only when the signature holds. Signatures are compared in
+//! constant time.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit, Mac};
@@ -49,8 +50,8 @@ pub struct Claims {
     pub expiration: u64,
 }
 
-/// The times of RFC 7519 sections 4.1.4 and 4.1.5, which no node writes but other issuers may, beside the claims of a node.
-/// Seconds after 1970, with a fraction perhaps.
+/// The times of RFC 7519 sections 4.1.4 and 4.1.5, which no node writes but other issuers may, beside the claims of a
+/// node. Seconds after 1970, with a fraction perhaps.
 #[derive(Deserialize)]
 struct Times {
     exp: Option<f64>,

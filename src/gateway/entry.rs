@@ -1,7 +1,7 @@
 //! One request head, judged: which binding it leads to, and whether it may go there.
 //!
-//! The order of the checks is part of the contract: host, TLS, path, subdomain, token, origin, place. What is refused gets
-//! its answer here, ready to send; what is let in comes with everything that its owner is told.
+//! The order of the checks is part of the contract: host, TLS, path, subdomain, token, origin, place. What is refused
+//! gets its answer here, ready to send; what is let in comes with everything that its owner is told.
 
 use super::{
     Dialect, HttpBinding, LoginRequest, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,

@@ -1,11 +1,11 @@
 //! What a client of the hub may do: the claims of its token, checked at the door.
 //!
-//! A hub's token is a JSON Web Token (RFC 7519) that names the hub in `aud` and is signed with a secret of the hub's own, or by an
-//! authority of which the hub has the public keys: never both. A login token names nobody there, and is signed with another
-//! secret, so neither opens the other's door.
+//! A hub's token is a JSON Web Token (RFC 7519) that names the hub in `aud` and is signed with a secret of the hub's
+//! own, or by an authority of which the hub has the public keys: never both. A login token names nobody there, and is
+//! signed with another secret, so neither opens the other's door.
 //!
-//! Invariants: claims are looked at only when the signature holds; what a token does not allow is refused; no pattern reaches
-//! the names that the broker keeps for itself; a token is in no error, and is never shown.
+//! Invariants: claims are looked at only when the signature holds; what a token does not allow is refused; no pattern
+//! reaches the names that the broker keeps for itself; a token is in no error, and is never shown.
 
 use super::auth::{self, Secret, TokenError};
 use crate::admission::HeapBytes;
@@ -75,7 +75,8 @@ pub struct Grant {
     pub may_publish: Vec<TopicPattern>,
     /// The second after 1970 from which all that is over; none: never.
     pub expires_unix_s: Option<u64>,
-    /// Its topics are all that it will ever be subscribed to: of an event stream, whose client names them when it comes back.
+    /// Its topics are all that it will ever be subscribed to: of an event stream, whose client names them when it comes
+    /// back.
     pub is_fixed: bool,
 }
 

@@ -204,9 +204,9 @@ pub(super) fn page_response(snapshot: &Snapshot, head: &Head<'_>) -> PreparedRes
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                            connect-src 'self'; base-uri 'none'; form-action 'none'";
 
-/// Who may frame the page: its own origin, and on a secure subdomain that of the node, whose homepage frames widgets. Host
-/// and port as the browser called them; the scheme is left out, so that it is the page's own or safer (CSP level 3,
-/// section 6.7.2.8).
+/// Who may frame the page: its own origin, and on a secure subdomain that of the node, whose homepage frames widgets.
+/// Host and port as the browser called them; the scheme is left out, so that it is the page's own or safer (CSP level
+/// 3, section 6.7.2.8).
 fn frame_ancestors(snapshot: &Snapshot, head: &Head<'_>) -> String {
     let node = head.authority.filter(|host| !host.is_ip()).and_then(|host| {
         let (label, node) = host.text.split_once('.')?;

@@ -6,10 +6,10 @@
 //! then with more wildcards, then the one bound first; each capture takes as much as it can, from left to right.
 //! Paths are compared as they were sent, byte for byte, undecoded.
 //!
-//! How it is matched: for each piece, from the last to the first, a set of the places in the path from which this piece and
-//! those behind it match to the end; then the captures, each as long as the sets allow. A set is a bit for each byte, so a
-//! piece costs a few steps for each 64 bytes of path, whatever the path, and nothing is tried twice. All steps of a request
-//! come out of one [`MatchSteps`].
+//! How it is matched: for each piece, from the last to the first, a set of the places in the path from which this piece
+//! and those behind it match to the end; then the captures, each as long as the sets allow. A set is a bit for each
+//! byte, so a piece costs a few steps for each 64 bytes of path, whatever the path, and nothing is tried twice. All
+//! steps of a request come out of one [`MatchSteps`].
 
 use smallvec::SmallVec;
 
@@ -250,8 +250,8 @@ impl<'p> Subject<'p> {
         self.slashes.len()
     }
 
-    /// The places from which `text` leads to one of `next`. It begins with a separator, as all text behind a parameter or
-    /// wildcard does.
+    /// The places from which `text` leads to one of `next`. It begins with a separator, as all text behind a parameter
+    /// or wildcard does.
     fn before_text(&self, text: &str, next: &[u64], these: &mut [u64]) {
         let separators = if text.starts_with('/') { &self.slashes } else { &self.dots };
         let (skip, shift) = (text.len() / 64, text.len() % 64);

@@ -1,7 +1,8 @@
 //! The PROXY protocol, versions 1 and 2: what a balancer that passes bytes on says of the connection, before the first
 //! byte of it (HAProxy's `doc/proxy-protocol.txt`; its sections are cited).
 //!
-//! Invariants: nothing is read behind the header, and nothing of it is used before all of it is there; a header is at most
+//! Invariants: nothing is read behind the header, and nothing of it is used before all of it is there; a header is at
+//! most
 //! [`HEADER_BYTES_MAX`] long, and one that will not be valid is an error as soon as that shows; as many steps as bytes.
 //! It must not know who may send one: that is the caller's to ask first, for anybody could claim to be anybody.
 

@@ -1,9 +1,9 @@
-//! Requests that came without TLS and belong to it: they are sent on, all but those by which a certificate authority sees
-//! that a name is ours.
+//! Requests that came without TLS and belong to it: they are sent on, all but those by which a certificate authority
+//! sees that a name is ours.
 //!
 //! Invariants: who is sent on is sent to the host that it has named, and only if that is one of ours; a challenge is
-//! answered for as long as it is outstanding and for no other token, whatever the host, for it is on the authority's way
-//! that it is asked (RFC 8555 8.3).
+//! answered for as long as it is outstanding and for no other token, whatever the host, for it is on the authority's
+//! way that it is asked (RFC 8555 8.3).
 
 use super::{Snapshot, proxy::is_https};
 use crate::http::{Head, PreparedResponse};
@@ -26,8 +26,8 @@ pub(super) fn challenge(snapshot: &Snapshot, head: &Head<'_>) -> Option<Prepared
     Some(response.with_body(answer.clone().into()))
 }
 
-/// The answer to a request that belongs to TLS: where that is. A WebSocket client gets it too: browsers do not follow, but
-/// say it to whoever looks.
+/// The answer to a request that belongs to TLS: where that is. A WebSocket client gets it too: browsers do not follow,
+/// but say it to whoever looks.
 pub(super) fn to_tls(snapshot: &Snapshot, head: &Head<'_>) -> Option<PreparedResponse> {
     let settings = &snapshot.settings;
     let port = settings.redirect_to_tls.filter(|_| !is_https(head, settings.behind_tls))?;

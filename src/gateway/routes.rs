@@ -1,13 +1,14 @@
 //! Bindings by path: a table per first segment, since nearly every path starts with the id of the process that bound
 //! it, so that one process' thousand paths cost another nothing.
 //!
-//! Everything is in persistent maps: a clone shares all, and a change copies the few nodes on the way to what it changes,
-//! so that a bind costs the same however much is bound already. Hashes are keyed at random, for processes choose paths.
-//! The last bind of a path wins; nothing that is bound makes another bind fail. A path that was unbound is remembered,
-//! because it answers 404 even where a less specific pattern or the base path would take it (node contract, section 3).
+//! Everything is in persistent maps: a clone shares all, and a change copies the few nodes on the way to what it
+//! changes, so that a bind costs the same however much is bound already. Hashes are keyed at random, for processes
+//! choose paths. The last bind of a path wins; nothing that is bound makes another bind fail. A path that was unbound
+//! is remembered, because it answers 404 even where a less specific pattern or the base path would take it (node
+//! contract, section 3).
 //!
-//! Patterns are found by what they begin with, up to the first parameter or wildcard: only those whose beginning the path
-//! has are tried, the most specific first.
+//! Patterns are found by what they begin with, up to the first parameter or wildcard: only those whose beginning the
+//! path has are tried, the most specific first.
 
 use super::OwnerId;
 use super::pattern::{MatchSteps, Parsed, PathPattern, PatternError, Subject, TooMuchWork};

@@ -84,14 +84,14 @@ pub struct Settings {
     pub check_origin: bool,
     /// Origins that may use our cookies besides the host itself, such as `https://app.example.com`. Default: none.
     pub origins: Vec<String>,
-    /// Origins of pages under development, such as `http://localhost:3000`: what their development server passes on, from
-    /// this machine to an address or to `localhost`, counts as sent by a page of ours. Any page on that port can use the
-    /// owner's session then. Never a name below `localhost`, nor a secure subdomain. Default: none.
+    /// Origins of pages under development, such as `http://localhost:3000`: what their development server passes on,
+    /// from this machine to an address or to `localhost`, counts as sent by a page of ours. Any page on that port can
+    /// use the owner's session then. Never a name below `localhost`, nor a secure subdomain. Default: none.
     pub dev_origins: Vec<String>,
     /// Proxies whose `X-Forwarded-For` is believed when clients are counted. Default: none.
     pub trusted_proxies: Vec<IpPrefix>,
-    /// Balancers that put a PROXY header, of version 1 or 2, before the bytes of each client: from these it is required,
-    /// from others it is not read, and it tells the client's address. Default: none.
+    /// Balancers that put a PROXY header, of version 1 or 2, before the bytes of each client: from these it is
+    /// required, from others it is not read, and it tells the client's address. Default: none.
     pub proxy_protocol_from: Vec<IpPrefix>,
     /// Whether `local_only` paths, extensions and the RPC path are open to loopback clients. Default: as the node
     /// systems have it, yes for Kinode, no for Hyperdrive.
@@ -110,11 +110,11 @@ pub struct Settings {
     /// is a page of another site, whatever `X-Forwarded-Proto` says. Default: no; then requests whose
     /// `X-Forwarded-Proto` begins with `https` count as such for cookies and redirects.
     pub behind_tls: bool,
-    /// Where requests that come without TLS are sent: to this port of the host that they name. Default: nowhere, they are
-    /// answered.
+    /// Where requests that come without TLS are sent: to this port of the host that they name. Default: nowhere, they
+    /// are answered.
     pub redirect_to_tls: Option<u16>,
-    /// Whether there is no login: authenticated paths are open to everybody, on every host, and so are registrations. What
-    /// is for this machine alone stays so. Default: no; the `public-mode` of Hyperdrive.
+    /// Whether there is no login: authenticated paths are open to everybody, on every host, and so are registrations.
+    /// What is for this machine alone stays so. Default: no; the `public-mode` of Hyperdrive.
     pub public_mode: bool,
     /// Whether this is a node of a simulation, which any password opens; its login page is told so. Default: no; the
     /// `simulation-mode` of both node systems.
@@ -130,8 +130,8 @@ pub const RESPONSE_TIMEOUT_MAX_S: u32 = 600;
 
 impl Default for Settings {
     /// For a broker that is in no node: clients open the paths that processes have bound, and nothing else; no path is
-    /// open to clients for being on this machine. Where there is a secret, tokens are for the user `local` and travel in
-    /// the cookie `pushring-auth`.
+    /// open to clients for being on this machine. Where there is a secret, tokens are for the user `local` and travel
+    /// in the cookie `pushring-auth`.
     fn default() -> Self {
         Self {
             cookie: Some("pushring-auth".to_owned()),

@@ -87,8 +87,8 @@ pub struct WebSocketRule {
     pub extension: bool,
     /// Whether clients may agree on compression (permessage-deflate) where it is not offered on every path.
     pub deflate: bool,
-    /// Whether a channel outlives its connection, where its client asks for that (subprotocol `pushring.1`): it waits for the
-    /// client to come back, with what was pushed meanwhile (`docs/PROTOCOL.md`).
+    /// Whether a channel outlives its connection, where its client asks for that (subprotocol `pushring.1`): it waits
+    /// for the client to come back, with what was pushed meanwhile (`docs/PROTOCOL.md`).
     pub resume: bool,
     /// Whether the token of the hub decides who is let in, and what it may do there
     /// ([`Settings::hub`](super::Settings::hub)); clients must speak `pushring.1` then.
@@ -96,7 +96,8 @@ pub struct WebSocketRule {
     /// Whether the process is told when such a client is gone for now, and when it has come back
     /// ([`Event::Detached`](crate::Event::Detached), [`Event::Resumed`](crate::Event::Resumed)).
     pub resume_events: bool,
-    /// Whether a client may open a channel that only receives, as an event stream (`GET` with `Accept: text/event-stream`).
+    /// Whether a client may open a channel that only receives, as an event stream (`GET` with `Accept:
+    /// text/event-stream`).
     pub sse: bool,
 }
 
@@ -256,7 +257,8 @@ impl Snapshot {
         self.bind_websocket_charged(owner, process, path, rule, None)
     }
 
-    /// As [`bind_websocket`](Self::bind_websocket), with the charge of what the binding holds of memory ([`route_bytes`]).
+    /// As [`bind_websocket`](Self::bind_websocket), with the charge of what the binding holds of memory
+    /// ([`route_bytes`]).
     ///
     /// # Errors
     /// As there.

@@ -47,7 +47,8 @@ pub enum HttpStep<'a> {
     /// Nothing to do: more bytes are needed, or the response in progress must leave first.
     Wait,
     /// A head is complete, its body is not. The caller may refuse it now with [`HttpConnection::respond`], send
-    /// [`super::CONTINUE`] if `send_continue`, lower the limit with [`HttpConnection::limit_body`], or just go on feeding.
+    /// [`super::CONTINUE`] if `send_continue`, lower the limit with [`HttpConnection::limit_body`], or just go on
+    /// feeding.
     BodyPending {
         /// The head.
         head: Head<'a>,
@@ -149,9 +150,9 @@ impl HttpConnection {
         }
     }
 
-    /// What a client that was refused may still be sending: the rest of the body that it announced, or, where no end was
-    /// announced or the head could not be read, as much as a body may have. To be read and dropped, for a close before
-    /// that becomes a reset, which eats the answer (RFC 9112 9.6).
+    /// What a client that was refused may still be sending: the rest of the body that it announced, or, where no end
+    /// was announced or the head could not be read, as much as a body may have. To be read and dropped, for a close
+    /// before that becomes a reset, which eats the answer (RFC 9112 9.6).
     pub fn unread_bytes(&self) -> u64 {
         self.unread_bytes
     }

@@ -55,8 +55,8 @@ pub struct SetCookie<'a> {
 pub struct BadCookie;
 
 impl SetCookie<'_> {
-    /// The field value, with `Path=/` and `SameSite=Lax`. Not `Strict`: browsers take `localhost` and the names below it
-    /// for different sites, and a link from elsewhere must find its owner logged in.
+    /// The field value, with `Path=/` and `SameSite=Lax`. Not `Strict`: browsers take `localhost` and the names below
+    /// it for different sites, and a link from elsewhere must find its owner logged in.
     ///
     /// # Errors
     /// When a part holds what RFC 6265 section 4.1.1 does not allow. Names may hold `@` and `:`, as those of nodes do.

@@ -1,11 +1,11 @@
 //! HTTP/1.1 (RFC 9110, RFC 9112), server side: bytes in, whole requests out; responses in, bytes out.
 //!
-//! Sans-IO: no sockets, no clock (the date of a response is an argument), no threads. A [`HttpConnection`] holds what one
-//! socket needs between reads: a partial head, a partial body, pipelined bytes that wait for their turn.
+//! Sans-IO: no sockets, no clock (the date of a response is an argument), no threads. A [`HttpConnection`] holds what
+//! one socket needs between reads: a partial head, a partial body, pipelined bytes that wait for their turn.
 //!
 //! Invariants: a request that a second reader could frame in another way is refused, never guessed at (RFC 9112
-//! section 11.2); everything a peer makes us keep is bounded by [`HttpLimits`]; after a refusal the connection closes; a
-//! response can carry no header that its maker did not mean, because names are tokens and values hold no control
+//! section 11.2); everything a peer makes us keep is bounded by [`HttpLimits`]; after a refusal the connection closes;
+//! a response can carry no header that its maker did not mean, because names are tokens and values hold no control
 //! characters.
 //!
 //! What it must not know: who may enter, what a path means, what a process is, WebSocket frames.

@@ -298,8 +298,8 @@ impl Hub {
         Ok(())
     }
 
-    /// A new token of the same user takes the place of the one before. What it does not allow cannot be asked for any more,
-    /// and what it does not allow and is subscribed to ends.
+    /// A new token of the same user takes the place of the one before. What it does not allow cannot be asked for any
+    /// more, and what it does not allow and is subscribed to ends.
     fn renew(&mut self, channel: ChannelId, before: &Grant, token: &str) -> Result<Obeyed, PushError> {
         let settings = self.broker.settings();
         let Some(door) = settings.hub.as_ref() else { return Ok(Err("forbidden")) };
@@ -342,8 +342,8 @@ fn publish(process: &Process, name: &str, payload: PublishedPayload) -> HubResul
     process.broadcast(message).to(Audience::Topic(name.into())).everywhere().send()
 }
 
-/// The topic and text of a message for those who have subscribed with an envelope, if there are any; on other nodes of a
-/// fleet there may be.
+/// The topic and text of a message for those who have subscribed with an envelope, if there are any; on other nodes of
+/// a fleet there may be.
 pub(crate) fn envelope(process: &ProcessHandle, name: &str, payload: &PublishedPayload) -> Option<(String, String)> {
     let twin = grammar::twin(name).filter(|twin| process.is_in_fleet() || process.subscribers(twin) > 0)?;
     let text = grammar::enveloped(name, payload);

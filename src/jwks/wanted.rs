@@ -1,8 +1,8 @@
-//! A bell between who misses a key and who fetches them: rung by shards, which wait for nothing, and obeyed at most once in
-//! a while.
+//! A bell between who misses a key and who fetches them: rung by shards, which wait for nothing, and obeyed at most
+//! once in a while.
 //!
-//! Invariant: between two fetches that tokens have asked for, [`KeysWanted::rest`] and [`KeysWanted::end_rest`] were called: so the one
-//! who fetches, not those who come with tokens, says how often that is.
+//! Invariant: between two fetches that tokens have asked for, [`KeysWanted::rest`] and [`KeysWanted::end_rest`] were
+//! called: so the one who fetches, not those who come with tokens, says how often that is.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -21,8 +21,8 @@ pub struct KeysWanted {
 }
 
 impl KeysWanted {
-    /// Keys are wanted from the start. `wake` is called when they are wanted again, on the thread that misses one: it must
-    /// not wait.
+    /// Keys are wanted from the start. `wake` is called when they are wanted again, on the thread that misses one: it
+    /// must not wait.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self { state: AtomicU8::new(WANTED), wake: Box::new(wake) }
     }

@@ -50,8 +50,8 @@ pub struct Bindings {
 pub struct NoRoom;
 
 impl Bindings {
-    /// Keeps a request that was found well-formed, if it is about paths or guests of a process: the head and blob that it
-    /// was sent as. Gives the place under which it is replayed.
+    /// Keeps a request that was found well-formed, if it is about paths or guests of a process: the head and blob that
+    /// it was sent as. Gives the place under which it is replayed.
     ///
     /// # Errors
     /// There is no room.

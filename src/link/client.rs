@@ -63,7 +63,8 @@ impl Client {
         Some((begins.saturating_duration_since(now), ends.saturating_duration_since(now)))
     }
 
-    /// As [`Process::recv_batch`](crate::broker::Process::recv_batch). What was given by the call before counts as done.
+    /// As [`Process::recv_batch`](crate::broker::Process::recv_batch). What was given by the call before counts as
+    /// done.
     ///
     /// # Errors
     /// The session is over.
@@ -104,8 +105,8 @@ impl Client {
         self.push_to(to.channel, Some(to), false, message, policy, ask)
     }
 
-    /// Pushes to a channel of another node of the broker's fleet, whose owner, whatever process that is, may have let this
-    /// process in.
+    /// Pushes to a channel of another node of the broker's fleet, whose owner, whatever process that is, may have let
+    /// this process in.
     ///
     /// # Errors
     /// As [`push`](Self::push).
@@ -142,8 +143,8 @@ impl Client {
         self.push_to_many(audience, except, false, message, policy, ask)
     }
 
-    /// As [`push_many`](Self::push_many), to the channels of the process of this name on every node of the broker's fleet:
-    /// of a topic, of a path or all. A list of channels is of one node, and ends the session.
+    /// As [`push_many`](Self::push_many), to the channels of the process of this name on every node of the broker's
+    /// fleet: of a topic, of a path or all. A list of channels is of one node, and ends the session.
     ///
     /// # Errors
     /// As there.
@@ -191,8 +192,8 @@ impl Client {
         self.order(order, Bytes::new(), ask)
     }
 
-    /// At most `limit` (1,000 at most) topics of this process that anybody is subscribed to, by name, and how many channels
-    /// are: those that begin with `prefix` and stand behind `after`.
+    /// At most `limit` (1,000 at most) topics of this process that anybody is subscribed to, by name, and how many
+    /// channels are: those that begin with `prefix` and stand behind `after`.
     ///
     /// # Errors
     /// As [`push`](Self::push).

@@ -16,8 +16,8 @@ pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// The largest head of a hello: an id, a token, a key.
 pub const HELLO_BYTES_MAX: usize = 4 << 10;
 
-/// Connections that ask for one session at a time: the one that has it, its successor, and as many that will be told that
-/// they lost it.
+/// Connections that ask for one session at a time: the one that has it, its successor, and as many that will be told
+/// that they lost it.
 pub const CLAIMS_PER_SESSION_MAX: usize = 4;
 
 /// Questions of one peer that are not answered yet: what a window of events is besides.
@@ -54,8 +54,8 @@ pub struct LinkConfig {
 }
 
 impl Default for LinkConfig {
-    /// Nowhere, for this user alone; 10 seconds of grace; 64 peers, who with 192 threads and 2.5 GiB at worst are what one machine bears;
-    /// 16 MiB, the broker's own largest message; a beat every 5 seconds.
+    /// Nowhere, for this user alone; 10 seconds of grace; 64 peers, who with 192 threads and 2.5 GiB at worst are what
+    /// one machine bears; 16 MiB, the broker's own largest message; a beat every 5 seconds.
     fn default() -> Self {
         Self {
             path: None,

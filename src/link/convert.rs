@@ -298,8 +298,8 @@ pub fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
     (KernelHead { id, source, target, rsvp, message, blob }, bytes)
 }
 
-/// The reverse, at the broker's side: capabilities and metadata stay behind, for the HTTP server looks at neither, and a
-/// kernel could make them long.
+/// The reverse, at the broker's side: capabilities and metadata stay behind, for the HTTP server looks at neither, and
+/// a kernel could make them long.
 pub fn kernel_in(mut head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
     match &mut head.message {
         KernelBody::Request { metadata, capabilities, .. } | KernelBody::Response { metadata, capabilities, .. } => {

@@ -29,7 +29,8 @@ const HEAD_BYTES_USUAL: usize = 64;
 /// Blobs up to here are copied behind their head, to leave in one piece; the call that this saves costs more.
 const JOINED_BYTES_MAX: usize = 4 << 10;
 
-/// How long a frame may wait for memory before its connection is given up: the other side comes back and sends it again.
+/// How long a frame may wait for memory before its connection is given up: the other side comes back and sends it
+/// again.
 const ROOM_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often it is tried meanwhile.

@@ -55,8 +55,8 @@ pub struct KernelParts<H: Host> {
     pub keyfile: Vec<u8>,
     /// The key of the node's tokens; the broker's own, if it has one, must be the same.
     pub jwt_secret: Vec<u8>,
-    /// Whether `local_only` paths, extensions and the RPC path are open to clients of the broker's machine. None: as the
-    /// broker was started.
+    /// Whether `local_only` paths, extensions and the RPC path are open to clients of the broker's machine. None: as
+    /// the broker was started.
     pub expose_local: Option<bool>,
     /// Whether there is no login: what needs one is open to everybody, as in a node built with `public-mode`.
     pub public_mode: bool,
@@ -86,14 +86,14 @@ pub enum KernelError {
     Panicked,
 }
 
-/// Serves a node's clients through the broker at the other end of a link, until its kernel drops its ends, or the future
-/// is dropped; channels are then closed with 1001.
+/// Serves a node's clients through the broker at the other end of a link, until its kernel drops its ends, or the
+/// future is dropped; channels are then closed with 1001.
 ///
 /// The broker may come and go. A lost connection comes back by itself as long as the broker keeps the channels
-/// (`owner_grace`), and nothing is lost or doubled meanwhile. When the broker has gone, channels are told as closed; what
-/// processes have bound is kept, and bound again at the next broker that answers there, for ever. Until then paths are
-/// taken, and pushes are answered as ones to channels that are not there. A kernel that attaches anew within the grace has
-/// its predecessor's channels and paths, and is told of the channels as if they were opened now.
+/// (`owner_grace`), and nothing is lost or doubled meanwhile. When the broker has gone, channels are told as closed;
+/// what processes have bound is kept, and bound again at the next broker that answers there, for ever. Until then paths
+/// are taken, and pushes are answered as ones to channels that are not there. A kernel that attaches anew within the
+/// grace has its predecessor's channels and paths, and is told of the channels as if they were opened now.
 ///
 /// # Errors
 /// See [`KernelError`].
@@ -116,9 +116,9 @@ impl LinkedNode {
         (Self { life: life.clone() }, live(life, parts))
     }
 
-    /// Tells the broker that the node has gone, which closes its channels with 1001, and returns when the session has ended:
-    /// behind what the kernel had sent, as far as the broker takes it `within` that time. A second later it returns in any case.
-    /// It may be awaited when the future was dropped or aborted already.
+    /// Tells the broker that the node has gone, which closes its channels with 1001, and returns when the session has
+    /// ended: behind what the kernel had sent, as far as the broker takes it `within` that time. A second later it
+    /// returns in any case. It may be awaited when the future was dropped or aborted already.
     pub async fn shutdown(&self, within: Duration) {
         if !self.life.is_begun.load(Ordering::SeqCst) {
             return;
@@ -239,7 +239,8 @@ impl SessionLife {
     }
 }
 
-/// Ends the session when it is dropped. The node may be gone a moment later, so the broker is told before the drop returns.
+/// Ends the session when it is dropped. The node may be gone a moment later, so the broker is told before the drop
+/// returns.
 struct Leave(Arc<SessionLife>);
 
 impl Drop for Leave {

@@ -92,8 +92,8 @@ impl KernelInbox {
         }
     }
 
-    /// Takes up to `count` messages out, into `messages`; while there are none, the task of `context` is woken when there
-    /// are. False: it is closed.
+    /// Takes up to `count` messages out, into `messages`; while there are none, the task of `context` is woken when
+    /// there are. False: it is closed.
     pub fn poll_take(&self, context: &mut Context<'_>, messages: &mut Vec<KernelMessage>, count: usize) -> Poll<bool> {
         let mut state = self.lock();
         if state.waiting.is_empty() {

@@ -138,7 +138,8 @@ impl<H: Host, T> KernelOutgoing<H, T> {
         }
     }
 
-    /// Serves until the kernel goes, or whoever gives it sessions, and none where there is no broker. Blocks its thread for [`ROOM_WITHIN`] at most.
+    /// Serves until the kernel goes, or whoever gives it sessions, and none where there is no broker. Blocks its thread
+    /// for [`ROOM_WITHIN`] at most.
     pub async fn run(
         mut self,
         mut from_kernel: mpsc::Receiver<H::Message>,

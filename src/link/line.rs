@@ -185,8 +185,8 @@ impl<D: LinkDirection> FrameQueue<D> {
         Ok(())
     }
 
-    /// Puts a frame in, waiting for room as long as there is a connection over which it may come, for at most `patience`.
-    /// Returns whether it was put in; it is dropped if not.
+    /// Puts a frame in, waiting for room as long as there is a connection over which it may come, for at most
+    /// `patience`. Returns whether it was put in; it is dropped if not.
     ///
     /// # Errors
     /// The line has ended.
@@ -223,7 +223,8 @@ impl<D: LinkDirection> FrameQueue<D> {
         Ok(())
     }
 
-    /// Writes what there is without waiting, where nobody writes; else, and for what is left, sees to it that somebody does.
+    /// Writes what there is without waiting, where nobody writes; else, and for what is left, sees to it that somebody
+    /// does.
     fn go<'a>(
         &'a self,
         mut state: MutexGuard<'a, FrameQueueState<D::Mark>>,
@@ -338,7 +339,8 @@ impl<D: LinkDirection> FrameQueue<D> {
         state.connections
     }
 
-    /// Tells the other side of the connection, if there is one, once: a frame without number, which nobody acknowledges.
+    /// Tells the other side of the connection, if there is one, once: a frame without number, which nobody
+    /// acknowledges.
     pub fn notice(&self, frame: LinkFrame) {
         let mut state = self.lock();
         if state.connection.is_some() && !state.is_noticed {
@@ -410,7 +412,8 @@ impl<D: LinkDirection> FrameQueue<D> {
         }
     }
 
-    /// Waits until the writer has something to write, a beat or a late acknowledgement at last, or the connection is over.
+    /// Waits until the writer has something to write, a beat or a late acknowledgement at last, or the connection is
+    /// over.
     fn wait_for_work(&self, connection: u64, beat: Duration) -> MutexGuard<'_, FrameQueueState<D::Mark>> {
         let beat_at = Instant::now() + beat;
         let is_idle = |state: &FrameQueueState<D::Mark>| {

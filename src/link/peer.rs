@@ -39,8 +39,8 @@ impl Default for Pause {
 }
 
 impl Pause {
-    /// How long to wait now: at random, so that peers of a broker that restarts do not all come at once; longer the next
-    /// time.
+    /// How long to wait now: at random, so that peers of a broker that restarts do not all come at once; longer the
+    /// next time.
     pub fn next(&mut self) -> Duration {
         let part = (RandomState::new().hash_one(()) % 1000) as u32;
         let pause = self.0 / 2 + self.0 * part / 2000;

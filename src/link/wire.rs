@@ -305,15 +305,15 @@ pub enum Attach {
     /// A node's kernel, for all its processes.
     Kernel {
         node: String,
-        /// Whether `local_only` paths, extensions and the RPC path are open to clients of the broker's machine; none: as the
-        /// broker was started.
+        /// Whether `local_only` paths, extensions and the RPC path are open to clients of the broker's machine; none:
+        /// as the broker was started.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expose_local: Option<bool>,
         /// Whether there is no login, and what needs one is open to everybody.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         public_mode: bool,
-        /// Whether the node is simulated: its processes have the longest time to answer, and its login page is told so. Which
-        /// passwords are right, the kernel says.
+        /// Whether the node is simulated: its processes have the longest time to answer, and its login page is told so.
+        /// Which passwords are right, the kernel says.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         simulation_mode: bool,
         /// The key of the node's tokens, for a broker that was started without one.

@@ -10,8 +10,8 @@ use crate::gateway::{HttpRule, WebSocketRule};
 use bytes::Bytes;
 use std::cell::RefCell;
 
-/// Orders to shards: the calls of an [`ProcessHandle`] that the contract is carried out with. They wait for room at most,
-/// which comes at CPU speed, and never for a client.
+/// Orders to shards: the calls of an [`ProcessHandle`] that the contract is carried out with. They wait for room at
+/// most, which comes at CPU speed, and never for a client.
 ///
 /// Each fails with what says that the broker has stopped, or can be reached no more.
 pub(crate) trait ActingOrders {

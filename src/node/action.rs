@@ -150,8 +150,8 @@ pub enum HttpServerAction {
         /// The topic.
         topic: String,
     },
-    /// Sends the blob to every channel of the process that is subscribed to a topic, encoded once. Text, Binary, Ping or
-    /// Pong.
+    /// Sends the blob to every channel of the process that is subscribed to a topic, encoded once. Text, Binary, Ping
+    /// or Pong.
     WebSocketPublish {
         /// The topic.
         topic: String,

@@ -76,7 +76,8 @@ impl<C, A> Drop for AttemptSender<C, A> {
 }
 
 impl<C: Hash + Eq + Copy, A> AttemptReceiver<C, A> {
-    /// Waits for the next attempt: the first of the client whose turn it is. None: the entrance is gone, and nobody waits.
+    /// Waits for the next attempt: the first of the client whose turn it is. None: the entrance is gone, and nobody
+    /// waits.
     pub fn next(&self) -> Option<A> {
         let waiting = self.0.lock();
         let is_idle = |waiting: &mut WaitingAttempts<C, A>| waiting.count == 0 && !waiting.is_closed;

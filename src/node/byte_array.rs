@@ -1,4 +1,5 @@
-//! Bytes written as an array of numbers, as nodes write them, and read as an array or as MessagePack bin: for `serde(with)`.
+//! Bytes written as an array of numbers, as nodes write them, and read as an array or as MessagePack bin: for
+//! `serde(with)`.
 
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};

@@ -28,8 +28,8 @@ impl Name {
 /// Calls of the RPC path that wait for an answer, by the id of their message.
 ///
 /// Whoever was asked may pass a call on (a request that inherits), and then another process answers, maybe of another
-/// node: so an answer is known by the id alone. That is drawn for the call ([`MessageIds`](super::outbound::MessageIds)), and told to nobody but those who may
-/// answer.
+/// node: so an answer is known by the id alone. That is drawn for the call
+/// ([`MessageIds`](super::outbound::MessageIds)), and told to nobody but those who may answer.
 #[derive(Default)]
 pub(crate) struct Calls(Mutex<HashMap<u64, (RequestId, Instant)>>);
 

@@ -210,8 +210,8 @@ impl Desks {
         !self.busy.is_empty()
     }
 
-    /// Goes on with all that can go on; answers go to `answers`. Ready: everything was handed over. Else the task is woken
-    /// when more can be.
+    /// Goes on with all that can go on; answers go to `answers`. Ready: everything was handed over. Else the task is
+    /// woken when more can be.
     ///
     /// # Errors
     /// The broker has stopped.
@@ -272,8 +272,8 @@ impl Desks {
         Ok(Some(self.desks.len() - 1))
     }
 
-    /// Forgets desks of which nothing waits anywhere. One with orders in an inbox stays: those of a new one would be another
-    /// producer's, and might overtake them.
+    /// Forgets desks of which nothing waits anywhere. One with orders in an inbox stays: those of a new one would be
+    /// another producer's, and might overtake them.
     fn forget_idle(&mut self) {
         let mut left = Vec::new();
         let mut moved: Vec<Option<usize>> = Vec::with_capacity(self.desks.len());

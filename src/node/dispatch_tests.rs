@@ -1,4 +1,5 @@
-//! The rules of `dispatch` that no recorded message shows; the recorded ones are replayed in `tests/promises/golden_types.rs`.
+//! The rules of `dispatch` that no recorded message shows; the recorded ones are replayed in
+//! `tests/promises/golden_types.rs`.
 
 use super::*;
 use crate::node::http_server_process;

@@ -52,7 +52,8 @@ impl EventMessages {
         Address::new(self.our_node.clone(), self.name.process())
     }
 
-    /// A channel was opened on `path`, which is without the process id. The peer is told in the Hyperdrive dialect only.
+    /// A channel was opened on `path`, which is without the process id. The peer is told in the Hyperdrive dialect
+    /// only.
     pub fn opened(
         &self,
         id: u64,

@@ -26,7 +26,8 @@ pub(crate) struct MessageReader {
 }
 
 impl MessageReader {
-    /// Takes one message. Gives the answer, if there is one already; whatever else comes of it comes of [`poll`](Self::poll).
+    /// Takes one message. Gives the answer, if there is one already; whatever else comes of it comes of
+    /// [`poll`](Self::poll).
     ///
     /// # Errors
     /// The broker has stopped.

@@ -29,7 +29,8 @@ pub(crate) struct GrantedLogin {
 
 /// Who can tell whether a password is right. May take its time.
 pub(crate) trait PasswordCheck {
-    /// What a right password gets: a token made out to the node, and to the process if one is given; none for a wrong one.
+    /// What a right password gets: a token made out to the node, and to the process if one is given; none for a wrong
+    /// one.
     ///
     /// # Errors
     /// It cannot be told; the words go to the log.

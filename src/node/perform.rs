@@ -26,8 +26,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// RFC 6455 7.1.5, "no status": nodes close with an empty close frame.
 pub(crate) const CLOSE_WITHOUT_CODE: u16 = 1005;
 
-/// Actions that may wait for their outcome, or whose answer nobody has taken: some 4 MB of them. A kernel that lets more
-/// pile up does not read at all, and to wait for it might be to wait for each other.
+/// Actions that may wait for their outcome, or whose answer nobody has taken: some 4 MB of them. A kernel that lets
+/// more pile up does not read at all, and to wait for it might be to wait for each other.
 pub(crate) const ASKED_MAX: usize = 16 * 1024;
 
 /// The actions whose outcome has not come back yet, by ticket. Shared by whoever takes actions in and whoever hears of
@@ -139,8 +139,8 @@ impl Pending {
         }
     }
 
-    /// Collects what a process of another node asks for: pushes to channels that it was let in to. None has a path there,
-    /// so a broadcast reaches nobody. Gives the answer, if there is one now.
+    /// Collects what a process of another node asks for: pushes to channels that it was let in to. None has a path
+    /// there, so a broadcast reaches nobody. Gives the answer, if there is one now.
     pub fn collect_of_guest(
         &self,
         kernel: &KernelHandle,

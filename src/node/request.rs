@@ -61,7 +61,8 @@ impl HttpServerRequest {
     }
 }
 
-/// `WebSocketOpen` has two fields in Kinode and four in Hyperdrive: the two more are written together when one is known.
+/// `WebSocketOpen` has two fields in Kinode and four in Hyperdrive: the two more are written together when one is
+/// known.
 impl Serialize for HttpServerRequest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         const NAME: &str = "HttpServerRequest";

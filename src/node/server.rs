@@ -68,17 +68,17 @@ pub struct NodeParts<H: Host> {
     pub prints: mpsc::Sender<H::Print>,
     /// Whether loopback features are open: `local_only` paths, extensions, the RPC path.
     pub expose_local: bool,
-    /// Where the node's operator asks with `pushring stats` and `pushring disconnects`: a Unix socket for this user alone.
-    /// None: nowhere.
+    /// Where the node's operator asks with `pushring stats` and `pushring disconnects`: a Unix socket for this user
+    /// alone. None: nowhere.
     pub control: Option<PathBuf>,
-    /// All that a node's own server had no word for: [`config`], or changes to it. `listen` and the settings named above
-    /// are overwritten.
+    /// All that a node's own server had no word for: [`config`], or changes to it. `listen` and the settings named
+    /// above are overwritten.
     pub config: Config,
 }
 
-/// A broker's defaults, but for what a node's own server takes: frames of 16 MiB and messages of 64 MiB; bodies as large
-/// as memory allows from who is logged in (a file explorer sends a file as an array of numbers, four times its size); and
-/// heads of 64 KiB, for on `localhost` a browser sends us the cookies of whatever else listens there.
+/// A broker's defaults, but for what a node's own server takes: frames of 16 MiB and messages of 64 MiB; bodies as
+/// large as memory allows from who is logged in (a file explorer sends a file as an array of numbers, four times its
+/// size); and heads of 64 KiB, for on `localhost` a browser sends us the cookies of whatever else listens there.
 pub fn config() -> Config {
     let mut config = Config::default();
     config.shard.body_bytes_max_logged_in = usize::MAX;
@@ -101,9 +101,9 @@ impl NodeServer {
         (Self { life: life.clone() }, serve(life, parts))
     }
 
-    /// Closes every channel with 1001, gives clients `within` to answer, and returns when all threads have ended. A node
-    /// awaits it before its `main` returns, also when it has dropped or aborted the future already: the goodbyes have been
-    /// said then, and this waits for their answers.
+    /// Closes every channel with 1001, gives clients `within` to answer, and returns when all threads have ended. A
+    /// node awaits it before its `main` returns, also when it has dropped or aborted the future already: the goodbyes
+    /// have been said then, and this waits for their answers.
     pub async fn shutdown(&self, within: Duration) {
         if self.life.stop(within) {
             // An error says that the sender has gone; it is our own.
@@ -199,8 +199,8 @@ impl Drop for GiveUp {
     fn drop(&mut self) {
         self.0.is_given_up.store(true, Ordering::Relaxed);
         if let (Some(broker), _) = self.0.mark_stopping() {
-            // The node may be gone a moment later, and with it whoever would say goodbye. Where the server has ended, this
-            // returns at once.
+            // The node may be gone a moment later, and with it whoever would say goodbye. Where the server has ended,
+            // this returns at once.
             broker.stop_and_tell(STOP_WITHIN, GOODBYES_WITHIN);
         }
     }
@@ -351,8 +351,8 @@ fn start<H: Host>(config: Config, life: &ServerLife, prints: &Prints<H>) -> Resu
 /// How often the kernel's queue is checked while it is too full; there is no notification when it has room.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// The queue of a node's kernel. Other modules of a node fail when it is full, so nothing is taken from the shards while
-/// it is more than half full.
+/// The queue of a node's kernel. Other modules of a node fail when it is full, so nothing is taken from the shards
+/// while it is more than half full.
 pub(crate) struct KernelQueue<H: Host> {
     pub host: Arc<H>,
     pub to_kernel: mpsc::Sender<H::Message>,

@@ -117,7 +117,8 @@ impl AttachedProcess {
         &self.our
     }
 
-    /// Takes in what the broker has for this process; false if nothing came before the timeout, or it was woken for nothing.
+    /// Takes in what the broker has for this process; false if nothing came before the timeout, or it was woken for
+    /// nothing.
     fn take_in(&mut self, timeout: Duration) -> Result<bool, BackendStopped> {
         let mut events = std::mem::take(&mut self.events);
         let received = self.seat.recv_batch(&mut events, timeout);

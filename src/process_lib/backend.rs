@@ -52,7 +52,8 @@ impl SendErrorKind {
 /// Moves the messages of one process. Used on that process' thread only.
 pub trait Backend: Send {
     /// Hands on a message. May wait until the receiver has room, never for a client or an answer. What cannot be
-    /// delivered comes back as [`BackendDelivery::Undelivered`] if a response was expected, else it is lost, as in a node.
+    /// delivered comes back as [`BackendDelivery::Undelivered`] if a response was expected, else it is lost, as in a
+    /// node.
     ///
     /// # Errors
     /// When the process was stopped.

@@ -16,7 +16,8 @@ pub use crate::node::{
 const ANSWER_TIMEOUT_S: u64 = 5;
 
 /// Pushes one message to a channel. `node` is usually `our.node`; another node's server refuses unless that channel's
-/// owner granted it. Where there is no kernel it is reached over the broker's fleet, if it is in one (`docs/FLEET.md`). Does not wait for the client, and nothing is heard of a channel that is gone: send the action as a
+/// owner granted it. Where there is no kernel it is reached over the broker's fleet, if it is in one (`docs/FLEET.md`).
+/// Does not wait for the client, and nothing is heard of a channel that is gone: send the action as a
 /// [`Request`] that expects a response where that matters.
 ///
 /// # Errors
@@ -37,7 +38,8 @@ pub fn send_ws_push(
 /// [published](ws_publish) behind it reaches the channel, until it is unsubscribed or closed.
 ///
 /// # Errors
-/// When the channel is gone or another process', when it has as many topics as it may have, or the server does not answer.
+/// When the channel is gone or another process', when it has as many topics as it may have, or the server does not
+/// answer.
 pub fn ws_subscribe(channel_id: u32, topic: impl Into<String>) -> anyhow::Result<()> {
     ask(HttpServerAction::WebSocketSubscribe { channel_id, topic: topic.into() }, None)
 }
@@ -50,8 +52,9 @@ pub fn ws_unsubscribe(channel_id: u32, topic: impl Into<String>) -> anyhow::Resu
     ask(HttpServerAction::WebSocketUnsubscribe { channel_id, topic: topic.into() }, None)
 }
 
-/// Pushes one message to all channels of this process that are subscribed to a topic, but those in `except`. Does not wait
-/// for clients, and nothing is heard of it: send the action as a [`Request`] that expects a response where counts matter.
+/// Pushes one message to all channels of this process that are subscribed to a topic, but those in `except`. Does not
+/// wait for clients, and nothing is heard of it: send the action as a [`Request`] that expects a response where counts
+/// matter.
 ///
 /// # Errors
 /// When the process was stopped.

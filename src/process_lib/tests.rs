@@ -372,7 +372,8 @@ fn an_http_request_is_answered_with_status_headers_and_blob() {
     assert_eq!(sent[0].lazy_load_blob.as_ref().unwrap().bytes, b"nothing");
 }
 
-/// The names and calls of the published libraries: `kinode_process_lib` from 0.10 on, `hyperware_process_lib` 1.x and 2.x.
+/// The names and calls of the published libraries: `kinode_process_lib` from 0.10 on, `hyperware_process_lib` 1.x and
+/// 2.x.
 #[test]
 fn the_server_of_todays_libraries_asks_the_same_and_keeps_who_is_connected() {
     use http::server::{HttpBindingConfig, HttpServer, WsBindingConfig, send_ws_push};

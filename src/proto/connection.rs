@@ -65,8 +65,8 @@ pub enum Received<'a> {
         /// Its bytes, unmasked, joined and inflated.
         payload: Payload<'a>,
     },
-    /// A message is all here, and not wholly inflated yet: call again, with the rest of the input, before anything further
-    /// is read. Only where the [`Scratch`] inflates in steps.
+    /// A message is all here, and not wholly inflated yet: call again, with the rest of the input, before anything
+    /// further is read. Only where the [`Scratch`] inflates in steps.
     Unfinished,
     /// To be answered by a pong with the same payload (5.5.2), 125 bytes at most.
     Ping(&'a [u8]),
@@ -273,8 +273,8 @@ impl WebSocketConnection {
         })
     }
 
-    /// After a violation: what the client may still be sending of the message that was refused. The rest of the frame as
-    /// its header announced it; as much as a message may have, where more fragments were to follow. To be read and
+    /// After a violation: what the client may still be sending of the message that was refused. The rest of the frame
+    /// as its header announced it; as much as a message may have, where more fragments were to follow. To be read and
     /// dropped, for a close before that becomes a reset, which eats the close frame.
     pub fn unread_bytes(&self) -> u64 {
         match self.header.first_chunk() {

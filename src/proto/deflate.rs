@@ -1,8 +1,8 @@
 //! permessage-deflate (RFC 7692): what is agreed, inflating what clients send, compressing what they get.
 //!
 //! Clients never take context over, and we do so only where our terms allow it: then no connection holds a window. One
-//! [`Inflater`] and one [`Deflater`] serve all connections of a shard, and a message compressed once is the same for all
-//! who agreed on the same window.
+//! [`Inflater`] and one [`Deflater`] serve all connections of a shard, and a message compressed once is the same for
+//! all who agreed on the same window.
 //!
 //! Invariants: the size limit holds while inflating, so a bomb costs at most the limit; what is inflated as text is
 //! checked as it comes out; no message leaves anything behind for the next; a step costs what it may and one call more,

@@ -1,12 +1,13 @@
 //! RFC 6455, the WebSocket protocol, by hand and sans-IO: bytes in, events and bytes out.
 //!
 //! The way in: [`upgrade::negotiate`] judges the request head, [`upgrade::append_response`] writes the 101, and from
-//! then on [`WebSocketConnection::receive`] eats what the client sends, unmasks it in place and gives one [`Received`] at a
-//! time. The way out: [`frame::server_header`], [`close::ClosePayload`], and
+//! then on [`WebSocketConnection::receive`] eats what the client sends, unmasks it in place and gives one [`Received`]
+//! at a time. The way out: [`frame::server_header`], [`close::ClosePayload`], and
 //! [`deflate::Deflater`] where permessage-deflate (RFC 7692) was agreed.
 //!
 //! Invariants:
-//! - Any split of the same bytes gives the same events: [`WebSocketConnection`] keeps a frame or message that is not whole.
+//! - Any split of the same bytes gives the same events: [`WebSocketConnection`] keeps a frame or message that is not
+//!   whole.
 //! - A frame is judged by its header, before its payload arrives and before anything is allocated for it.
 //! - Every fault of the peer is a [`Violation`], and every violation has a close code and a reason.
 //! - No input panics.

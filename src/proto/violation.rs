@@ -61,8 +61,8 @@ pub enum Violation {
     /// A close reason that is not UTF-8 (5.5.1).
     #[error("close reason is not UTF-8")]
     CloseReasonNotUtf8,
-    /// A control text of `pushring.1` that is none, or that says what cannot be. Subprotocols are not known here: whoever
-    /// reads it says so.
+    /// A control text of `pushring.1` that is none, or that says what cannot be. Subprotocols are not known here:
+    /// whoever reads it says so.
     #[error("invalid control text")]
     NoControlText,
     /// A compressed message whose bytes are no DEFLATE data (RFC 7692 7.2.2).

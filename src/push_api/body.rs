@@ -1,7 +1,7 @@
 //! What a request asks to be pushed: JSON, or raw bytes with the field `Push-To`.
 //!
-//! Invariants: an error names the one field that is wrong; a raw payload is the request's own bytes, not a copy; JSON that is
-//! to be pushed is pushed as it was written. Knows no broker but its words.
+//! Invariants: an error names the one field that is wrong; a raw payload is the request's own bytes, not a copy; JSON
+//! that is to be pushed is pushed as it was written. Knows no broker but its words.
 
 use crate::broker::{ChannelAt, Message, Policy};
 use crate::channel::ChannelId;
@@ -203,8 +203,8 @@ fn named(field: &str, ids: Vec<Named>) -> Result<PublishTo, Wrong> {
     Ok(PublishTo::Channels(channels(field, here)?, others))
 }
 
-/// An order of raw bytes: `Push-To: topic=news; policy=drop_newest; except=7,8; outcome`. Values are percent-encoded where
-/// they hold `;`, `%` or what a header field may not. Text, if `mime` says so or it is JSON; else Binary.
+/// An order of raw bytes: `Push-To: topic=news; policy=drop_newest; except=7,8; outcome`. Values are percent-encoded
+/// where they hold `;`, `%` or what a header field may not. Text, if `mime` says so or it is JSON; else Binary.
 pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, Wrong> {
     let wrong = |why: String| Wrong::new("push-to", why);
     let (mut audience, mut process, mut policy) = (None, None, None);

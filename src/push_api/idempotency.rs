@@ -1,9 +1,9 @@
-//! Answers that are given again: a request with an `Idempotency-Key` that has been answered is answered the same, and nothing
-//! is pushed twice.
+//! Answers that are given again: a request with an `Idempotency-Key` that has been answered is answered the same, and
+//! nothing is pushed twice.
 //!
-//! Invariants: the table is bounded in entries and charged to the API's process, and an entry lives ten minutes at most; where
-//! it is full, new keys are refused (429) and nothing is pushed. A key is one request's: with another body it is refused. What
-//! failed is not kept, so it may be tried again. Keys are told by their digests.
+//! Invariants: the table is bounded in entries and charged to the API's process, and an entry lives ten minutes at
+//! most; where it is full, new keys are refused (429) and nothing is pushed. A key is one request's: with another body
+//! it is refused. What failed is not kept, so it may be tried again. Keys are told by their digests.
 
 use super::ApiAnswer;
 use crate::admission::{Charge, HeldAs, ProcessFund};

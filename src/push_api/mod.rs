@@ -1,12 +1,12 @@
 //! Publishing over HTTP: `POST /api/push` and what is asked and closed beside it, for backends that have no link.
 //!
-//! The shards' own HTTP side takes requests in and sends answers, with all its limits; what a request says is read and done
-//! here, on a thread of the API's own, in the name of the process that it names. The protocol stands in
+//! The shards' own HTTP side takes requests in and sends answers, with all its limits; what a request says is read and
+//! done here, on a thread of the API's own, in the name of the process that it names. The protocol stands in
 //! `docs/PUBLISHING.md` and `docs/openapi.json`.
 //!
-//! Invariants: nothing is done before the token has been compared; a request is answered once; a push never waits: an inbox
-//! that is full is told (429). A batch of lines is worked off a part at a time, so that no client waits for another's. What
-//! is kept of answers for [`Idempotency-Key`](idempotency) is bounded and charged.
+//! Invariants: nothing is done before the token has been compared; a request is answered once; a push never waits: an
+//! inbox that is full is told (429). A batch of lines is worked off a part at a time, so that no client waits for
+//! another's. What is kept of answers for [`Idempotency-Key`](idempotency) is bounded and charged.
 
 mod body;
 mod guard;
@@ -56,8 +56,8 @@ pub struct ApiOptions {
     pub process: Option<ProcessId>,
 }
 
-/// Serves the API to clients of `door`, at `/api/…` where that is a broker for nothing else, at `/push:pushring:sys/api/…`
-/// otherwise, and acts on `target`, which may be the same. Ends when `door` stops.
+/// Serves the API to clients of `door`, at `/api/…` where that is a broker for nothing else, at
+/// `/push:pushring:sys/api/…` otherwise, and acts on `target`, which may be the same. Ends when `door` stops.
 ///
 /// # Errors
 /// See [`ServiceError`].

@@ -1,12 +1,12 @@
 //! Who is served next: the producers of an inbox take turns, each for as much work as any other (deficit round robin).
 //!
-//! Orders are taken out of the inbox into a lane for each producer. A lane is served until its credit is used up, then the
-//! next is; an order that is more work than that is put down where it is and taken up again when its lane is next. So a
-//! producer that orders much waits for its own orders, and one that orders little does not stand behind them.
+//! Orders are taken out of the inbox into a lane for each producer. A lane is served until its credit is used up, then
+//! the next is; an order that is more work than that is put down where it is and taken up again when its lane is next.
+//! So a producer that orders much waits for its own orders, and one that orders little does not stand behind them.
 //!
 //! Invariants: orders of one producer are obeyed in order, each to its end before the next begins; a lane stands in the
-//! round once, and exactly while it has something to do; what is in a lane still counts as held in the inbox, and against
-//! its producer's share of it. Knows nothing of what an order is.
+//! round once, and exactly while it has something to do; what is in a lane still counts as held in the inbox, and
+//! against its producer's share of it. Knows nothing of what an order is.
 
 use super::orders::{Account, FinishedOrders, Inbox, QueuedOrder};
 use rustc_hash::FxHashMap;
@@ -92,8 +92,8 @@ impl<T, R> Producers<T, R> {
         self.inbox.bytes()
     }
 
-    /// Has orders obeyed until there is no room for more: at most `orders_max`, and none once they stand for `bytes_max`
-    /// bytes or more.
+    /// Has orders obeyed until there is no room for more: at most `orders_max`, and none once they stand for
+    /// `bytes_max` bytes or more.
     pub fn serve(&mut self, orders_max: usize, bytes_max: u64, server: &mut impl OrderServer<T, R>) {
         let mut done = FinishedOrders::default();
         let (mut served, mut taken) = (0, 0);

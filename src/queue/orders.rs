@@ -2,9 +2,9 @@
 //! shard is woken.
 //!
 //! Invariants: a command that was accepted is handed to the shard once, in the order of its producer's calls, unless
-//! the shard ends first. The queue holds at most the commands and bytes of its [`InboxLimits`], and one [`Account`] at most
-//! a quarter of each and no more than is left free (a dynamic threshold: many full accounts leave room for another);
-//! a single command bigger than that passes when its account (and the queue) holds nothing. A shard
+//! the shard ends first. The queue holds at most the commands and bytes of its [`InboxLimits`], and one [`Account`] at
+//! most a quarter of each and no more than is left free (a dynamic threshold: many full accounts leave room for
+//! another); a single command bigger than that passes when its account (and the queue) holds nothing. A shard
 //! asleep is woken for each command and kick; a push to a shard that is awake costs no system call. Who waits for room
 //! is woken after each drain.
 //!
@@ -314,8 +314,8 @@ pub struct Inbox<T> {
 
 impl<T> Inbox<T> {
     /// Hands at most `commands_max` commands to `each`, oldest first, and stops early once they stand for
-    /// `bytes_max` bytes or more. Returns how many; then their room is free and who waits for it is woken. Where producers
-    /// are to be served in turn, see [`super::fair`].
+    /// `bytes_max` bytes or more. Returns how many; then their room is free and who waits for it is woken. Where
+    /// producers are to be served in turn, see [`super::fair`].
     pub fn drain(&mut self, commands_max: usize, bytes_max: u64, mut each: impl FnMut(T)) -> usize {
         let mut done = FinishedOrders::default();
         while (done.orders as usize) < commands_max

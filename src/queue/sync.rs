@@ -1,4 +1,5 @@
-//! The synchronisation that `gauge`, `room`, `wake_flag` and `sleep` use: the standard library's here, loom's in the model.
+//! The synchronisation that `gauge`, `room`, `wake_flag` and `sleep` use: the standard library's here, loom's in the
+//! model.
 
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 pub(super) use std::sync::{Condvar, Mutex, MutexGuard};

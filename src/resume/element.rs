@@ -1,7 +1,7 @@
 //! The element of `Sec-WebSocket-Protocol` with which a client comes back: `resume.ID.TOKEN.RECEIVED`.
 //!
-//! It carries a secret, so it is looked at here and nowhere else, never echoed, and taken out of a head that is shown to
-//! anybody ([`without_secrets`]).
+//! It carries a secret, so it is looked at here and nowhere else, never echoed, and taken out of a head that is shown
+//! to anybody ([`without_secrets`]).
 
 use super::token::ResumeToken;
 use crate::channel::ChannelId;

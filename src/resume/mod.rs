@@ -3,9 +3,9 @@
 //! Pure functions over bytes: tokens, the subprotocol element with which a client comes back, the hello and the control
 //! texts. `docs/PROTOCOL.md` states the protocol for who writes a client.
 //!
-//! Invariants: no message carries a number, both sides count; what is not a message begins with [`MARK`], and a Text that
-//! begins so is escaped by doubling it; a token is a secret, and nothing here prints one. It must not know connections,
-//! shards, or where history lies.
+//! Invariants: no message carries a number, both sides count; what is not a message begins with [`MARK`], and a Text
+//! that begins so is escaped by doubling it; a token is a secret, and nothing here prints one. It must not know
+//! connections, shards, or where history lies.
 
 pub mod element;
 pub mod text;

@@ -1,8 +1,9 @@
-//! Resume tokens: 16 bytes, 22 characters of base64url, that any shard of the broker that made them can judge by itself.
+//! Resume tokens: 16 bytes, 22 characters of base64url, that any shard of the broker that made them can judge by
+//! itself.
 //!
 //! Two bytes name the run of the broker, four are random, ten are a MAC over those and the channel's id. The MAC keeps
-//! strangers from troubling the shard of a channel; that shard compares the whole token with the one it gave out last, so
-//! each is good for one return. The key is drawn anew by each run: a token never outlives the channels it was for.
+//! strangers from troubling the shard of a channel; that shard compares the whole token with the one it gave out last,
+//! so each is good for one return. The key is drawn anew by each run: a token never outlives the channels it was for.
 
 use crate::channel::ChannelId;
 use base64::Engine;

@@ -72,7 +72,8 @@ pub enum Command {
     },
     /// Answer with the processes that have channels here, and how many.
     Processes(crossbeam_channel::Sender<Vec<(ProcessId, usize)>>),
-    /// What was ordered before it was asked for at this time of the broker's clock, in microseconds: count how long it took.
+    /// What was ordered before it was asked for at this time of the broker's clock, in microseconds: count how long it
+    /// took.
     Probe {
         /// When.
         asked_us: u64,
@@ -230,8 +231,8 @@ pub struct SubscribeCommand {
     pub owner: OwnerId,
     /// Into or out of which topic.
     pub change: Membership,
-    /// Who wants to know: `sent` counts 1 if it is so now, `dropped` if there are too many or no memory, `closed` if the
-    /// channel is closing.
+    /// Who wants to know: `sent` counts 1 if it is so now, `dropped` if there are too many or no memory, `closed` if
+    /// the channel is closing.
     pub asked: ReportTo,
 }
 

@@ -24,20 +24,20 @@ pub struct ShardConfig {
     pub resume: Resume,
     /// How long a client may take from the upgrade on `/` to its `WsRegister`.
     pub register_timeout_ms: u64,
-    /// The largest body of a request whose client is logged in; the others' is in `http_limits`, and so is the least that
-    /// it comes to.
+    /// The largest body of a request whose client is logged in; the others' is in `http_limits`, and so is the least
+    /// that it comes to.
     pub body_bytes_max_logged_in: usize,
     /// What connections over TLS begin with; `None`: there are none.
     pub tls: Option<tls::TlsServer>,
     /// How long a handshake of TLS may take.
     pub tls_handshake_timeout_ms: u64,
-    /// Handshakes of TLS for which keys are exchanged in one turn, while others wait in their sockets. Default 8, about a
-    /// millisecond.
+    /// Handshakes of TLS for which keys are exchanged in one turn, while others wait in their sockets. Default 8, about
+    /// a millisecond.
     pub tls_handshakes_per_turn: u32,
     /// How long a request head may take.
     pub head_timeout_ms: u64,
-    /// How long a body may come more slowly than `body_bytes_per_s_min`: so much time it has if it is small, and as much
-    /// again as long as it brings that.
+    /// How long a body may come more slowly than `body_bytes_per_s_min`: so much time it has if it is small, and as
+    /// much again as long as it brings that.
     pub body_timeout_ms: u64,
     /// The least rate of bodies, and of what is read and dropped behind a refusal.
     pub body_bytes_per_s_min: u64,
@@ -46,8 +46,8 @@ pub struct ShardConfig {
     pub http_idle_timeout_ms: u64,
     /// How long a client may take to answer our close frame, behind what is queued for it.
     pub close_timeout_ms: u64,
-    /// How long we read on after our last byte, so that the client sees it rather than a reset; longer, as bodies are read,
-    /// while more comes of what it was refused for.
+    /// How long we read on after our last byte, so that the client sees it rather than a reset; longer, as bodies are
+    /// read, while more comes of what it was refused for.
     pub linger_ms: u64,
     /// How much we read on, likewise, beyond what it was refused for.
     pub linger_bytes_max: usize,
@@ -59,7 +59,8 @@ pub struct ShardConfig {
     pub pings_unanswered_max: u8,
     /// Pings and pongs that a client may send within a second; more close it with 1008. 0 is no limit.
     pub control_frames_per_s_max: u16,
-    /// Topics that one channel may be subscribed to; 65,535 at most. Default 128: a page that shows so many things at once.
+    /// Topics that one channel may be subscribed to; 65,535 at most. Default 128: a page that shows so many things at
+    /// once.
     pub topics_per_channel_max: usize,
     /// Payloads up to this size are copied next to their header for one channel. Measured: one joined buffer beats
     /// a gathering write for small frames; a copy of 4 KiB costs less than the second part does.
@@ -129,8 +130,8 @@ const UNPINGED_DEAD_AFTER_MS: u64 = 75_000;
 pub struct Resume {
     /// How long a channel waits for its client to come back. Default 30 s: a change of networks, a lift, a short sleep.
     pub window_ms: u64,
-    /// How much of what was sent to one channel is remembered at most, in bytes of frames. Default 1 MiB, as much as may
-    /// wait for one.
+    /// How much of what was sent to one channel is remembered at most, in bytes of frames. Default 1 MiB, as much as
+    /// may wait for one.
     pub bytes_max: usize,
     /// How much a shard remembers for all channels together: bytes that many were sent count once. Default 64 MiB.
     pub shard_bytes_max: usize,
@@ -143,8 +144,8 @@ impl Default for Resume {
 }
 
 impl Resume {
-    /// How far back history is of use: a client that is found to be gone after `dead_after_ms` may come back as long as its
-    /// channel waits for it.
+    /// How far back history is of use: a client that is found to be gone after `dead_after_ms` may come back as long as
+    /// its channel waits for it.
     pub(in crate::shard) fn reach_ms(&self, dead_after_ms: u64) -> u64 {
         self.window_ms.saturating_add(dead_after_ms)
     }

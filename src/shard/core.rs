@@ -113,8 +113,8 @@ pub struct Shard {
     put_off: VecDeque<OrderOrRest<Command, Unfinished>>,
     /// Work on many connections that no process ordered, one slice a turn.
     pub(super) chores: VecDeque<Long>,
-    /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room that
-    /// is left there is to be looked at in the next.
+    /// Clients that were paused have gone on in this turn, and may have filled their process' queue again: the room
+    /// that is left there is to be looked at in the next.
     goes_on: bool,
 }
 
@@ -243,7 +243,8 @@ impl Shard {
         &mut self.timings
     }
 
-    /// What inflating has cost in this turn: a few packets can mean so much that it is not to keep others from being read.
+    /// What inflating has cost in this turn: a few packets can mean so much that it is not to keep others from being
+    /// read.
     pub(super) fn inflated_ns(&self) -> u64 {
         self.work.inflated_ns()
     }
@@ -291,8 +292,8 @@ impl Shard {
     /// The same, and those who go on may do so until the turn has cost so much.
     pub(super) fn end_turn_within(&mut self, until_ns: u64) {
         self.owners.hand_over();
-        // What clients that go on have sent is handed over too. Once: with a process that takes it at once, clients whose
-        // few bytes mean many (compression) could keep us here.
+        // What clients that go on have sent is handed over too. Once: with a process that takes it at once, clients
+        // whose few bytes mean many (compression) could keep us here.
         self.goes_on = self.resume(until_ns);
         if self.goes_on {
             self.owners.hand_over();
@@ -377,7 +378,8 @@ impl Shard {
         self.table.len()
     }
 
-    /// Takes note of the payloads of orders that were not obeyed, those that were begun among them. Call it once a turn.
+    /// Takes note of the payloads of orders that were not obeyed, those that were begun among them. Call it once a
+    /// turn.
     pub fn note_inbox(&mut self, bytes: usize) {
         self.memory.note_inbox(bytes);
     }

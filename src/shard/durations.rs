@@ -57,7 +57,8 @@ impl Timings {
         self.probe_us.get_or_insert(asked_us);
     }
 
-    /// Times the push that is to be timed, now that the kernel has been offered it; `passed_us` tells how long ago a time was.
+    /// Times the push that is to be timed, now that the kernel has been offered it; `passed_us` tells how long ago a
+    /// time was.
     pub fn note_push_delay(&mut self, passed_us: impl FnOnce(u64) -> u64) {
         if let Some(asked_us) = self.probe_us.take() {
             self.push_delays.add(passed_us(asked_us));

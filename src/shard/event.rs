@@ -52,8 +52,9 @@ pub enum Event {
     },
     /// The channel is gone.
     Closed(Box<Closed>),
-    /// The client of a channel is gone for now; the channel waits for it to come back, and what is pushed to it meanwhile.
-    /// Only for paths whose rule asks for it ([`WebSocketRule::resume_events`](crate::WebSocketRule::resume_events)).
+    /// The client of a channel is gone for now; the channel waits for it to come back, and what is pushed to it
+    /// meanwhile. Only for paths whose rule asks for it
+    /// ([`WebSocketRule::resume_events`](crate::WebSocketRule::resume_events)).
     Detached {
         /// The channel that lost its connection.
         channel: ChannelId,
@@ -130,8 +131,8 @@ pub enum ControlKind {
     Pong,
     /// 5.5.1
     Close,
-    /// A control text of the subprotocol `pushring.1` that orders something of the process (`docs/PROTOCOL.md`), without the
-    /// mark that it begins with.
+    /// A control text of the subprotocol `pushring.1` that orders something of the process (`docs/PROTOCOL.md`),
+    /// without the mark that it begins with.
     Text,
 }
 

@@ -18,8 +18,8 @@ pub struct OutgoingBytes<'a> {
     pub socket: SocketId,
     /// The bytes, in order.
     pub parts: SendParts<'a>,
-    /// The end of the stream follows in this very turn, if the socket takes all bytes: they may wait for it and leave in
-    /// one segment with it.
+    /// The end of the stream follows in this very turn, if the socket takes all bytes: they may wait for it and leave
+    /// in one segment with it.
     pub is_last: bool,
 }
 

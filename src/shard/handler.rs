@@ -14,8 +14,8 @@ pub trait Handler<C> {
     /// It has failed: it is dropped, and its process is on its way out.
     fn run(&mut self, desk: &mut dyn HandlerContext<C>) -> Result<HandlerWait, Failed>;
 
-    /// Somebody on another thread has called the shard, perhaps for its sake: appends the events that came from there to
-    /// `events`, and returns what [`run`](Self::run) would.
+    /// Somebody on another thread has called the shard, perhaps for its sake: appends the events that came from there
+    /// to `events`, and returns what [`run`](Self::run) would.
     fn called(&mut self, events: &mut Vec<Event>) -> HandlerWait;
 }
 
@@ -34,16 +34,16 @@ pub struct Failed;
 
 /// What a shard gives a handler to work with, for as long as it runs.
 pub trait HandlerContext<C> {
-    /// The next event; none when there is no more, when what was ordered does not fit this turn, or when this handler has
-    /// used up its part of it.
+    /// The next event; none when there is no more, when what was ordered does not fit this turn, or when this handler
+    /// has used up its part of it.
     fn next_event(&mut self) -> Option<Event>;
 
     /// Returns whether these events are the last: no client is left, and whatever the handler waits for, it is to take
     /// them now.
     fn is_last(&self) -> bool;
 
-    /// So much time of the thread was spent since the last event was given, or the handler began, without what the shard
-    /// itself took for large orders.
+    /// So much time of the thread was spent since the last event was given, or the handler began, without what the
+    /// shard itself took for large orders.
     fn took(&mut self, ns: u64);
 
     /// An order for this shard. It is obeyed at once, or, when it is more work than is left of this turn, behind what

@@ -30,7 +30,8 @@ impl Shard {
         self.handlers.remove(place);
     }
 
-    /// A process that runs here is gone. Returns whether what it has ordered is to be obeyed first; `gone` stands behind that.
+    /// A process that runs here is gone. Returns whether what it has ordered is to be obeyed first; `gone` stands
+    /// behind that.
     pub(super) fn retires(&mut self, place: u32, gone: impl FnOnce() -> Command) -> bool {
         // The seat of one whose orders are being obeyed is taken: this is the last of them.
         let Some(mut seat) = self.handlers.take(place) else { return false };
@@ -48,8 +49,8 @@ impl Shard {
         self.owners.hosted_waiting() > 0
     }
 
-    /// Runs those handlers that have events, or orders that waited, until the turn has cost so much. `called`: somebody on
-    /// another thread wants one of them to look.
+    /// Runs those handlers that have events, or orders that waited, until the turn has cost so much. `called`: somebody
+    /// on another thread wants one of them to look.
     pub(super) fn run_handlers(&mut self, until_ns: u64, called: bool) {
         if self.handlers.is_empty() {
             return;

@@ -6,8 +6,8 @@ use crate::admission::HeapBytes;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The fate of one push, counted in channels. The sum of all counts but `queued_bytes` and those of the fleet is the size of
-/// the audience on this broker.
+/// The fate of one push, counted in channels. The sum of all counts but `queued_bytes` and those of the fleet is the
+/// size of the audience on this broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outcome {
     /// The frame is in the kernel's socket buffer, whole.
@@ -54,7 +54,8 @@ impl Outcome {
 /// What a ticket calls back with, about.
 const CALLBACK_BYTES: usize = 64;
 
-/// Gathers the outcome of one push from every shard it went to, then calls back. Each shard holds it by a [`OutcomePart`].
+/// Gathers the outcome of one push from every shard it went to, then calls back. Each shard holds it by a
+/// [`OutcomePart`].
 pub struct OutcomeCollector {
     counts: Mutex<Outcome>,
     parts: AtomicUsize,
@@ -71,8 +72,8 @@ impl OutcomeCollector {
     }
 }
 
-/// The share of one shard in a [`OutcomeCollector`]. Dropping it settles it, with what was counted so far: a push that is thrown
-/// away still answers.
+/// The share of one shard in a [`OutcomeCollector`]. Dropping it settles it, with what was counted so far: a push that
+/// is thrown away still answers.
 pub struct OutcomePart {
     ticket: Arc<OutcomeCollector>,
     /// What this shard has counted.

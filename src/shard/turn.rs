@@ -500,8 +500,8 @@ impl<S: Sockets> Turns<S> {
         }
     }
 
-    /// Does what the shard wants done to its sockets now that a batch has been sent: with the last bytes of a stream goes
-    /// its end. It is as much as the batch is.
+    /// Does what the shard wants done to its sockets now that a batch has been sent: with the last bytes of a stream
+    /// goes its end. It is as much as the batch is.
     fn carry_out_effects(&mut self) {
         let mut effects = std::mem::take(&mut self.effects);
         self.shard.take_effects(&mut effects);
@@ -509,8 +509,8 @@ impl<S: Sockets> Turns<S> {
         self.effects = effects;
     }
 
-    /// Notes what the shard wants done to its sockets otherwise. Of one socket it stays in order: of those with something
-    /// to do here none has anything more to send.
+    /// Notes what the shard wants done to its sockets otherwise. Of one socket it stays in order: of those with
+    /// something to do here none has anything more to send.
     fn put_off_effects(&mut self) {
         self.hand_over();
         let mut effects = std::mem::take(&mut self.effects);

@@ -13,8 +13,9 @@ pub const COMMENT: &[u8] = b":\n\n";
 /// Reasons in close events are cut off here, so that the event is short.
 const REASON_BYTES_MAX: usize = 123;
 
-/// The event of a message. Text is its `data`, line by line; Binary is base64, in events of the name `binary`. So is Text, as `text`,
-/// with a carriage return, which would end a line, or of so many short lines that it would be three times as long.
+/// The event of a message. Text is its `data`, line by line; Binary is base64, in events of the name `binary`. So is
+/// Text, as `text`, with a carriage return, which would end a line, or of so many short lines that it would be three
+/// times as long.
 pub fn message(id: EventId, kind: MessageKind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + payload.len() / 8 + 64);
     out.extend_from_slice(format!("id: {id}\n").as_bytes());
@@ -61,7 +62,8 @@ pub fn gap(reason: &str) -> Vec<u8> {
     format!("event: gap\ndata: {{\"missed\":null,\"reason\":\"{reason}\"}}\n\n").into_bytes()
 }
 
-/// The last event: as a close frame of this code and reason. A reason that says when to come again is obeyed by browsers.
+/// The last event: as a close frame of this code and reason. A reason that says when to come again is obeyed by
+/// browsers.
 pub fn close(code: u16, reason: &str) -> Vec<u8> {
     let mut text = String::new();
     let retry = reason.strip_prefix("{\"retry_ms\":").and_then(|rest| rest.strip_suffix('}'));

@@ -6,7 +6,8 @@ use crate::channel::ChannelId;
 use crate::http::{Date, Head, PreparedResponse};
 use crate::resume::ResumeToken;
 
-/// The field with which a message goes up: `ID.TOKEN`, as the stream's first event has said them. A secret of the client.
+/// The field with which a message goes up: `ID.TOKEN`, as the stream's first event has said them. A secret of the
+/// client.
 pub const CHANNEL_FIELD: &str = "sse-channel";
 
 /// What a request that concerns streams is.
@@ -71,8 +72,8 @@ pub fn preflight(origin: &str) -> PreparedResponse {
         .with("access-control-max-age", "600")
 }
 
-/// The head of a stream. It ends with its connection, for the oldest proxies know that, and `X-Accel-Buffering` keeps nginx
-/// from holding events back.
+/// The head of a stream. It ends with its connection, for the oldest proxies know that, and `X-Accel-Buffering` keeps
+/// nginx from holding events back.
 pub fn start(origin: Option<&str>, date: &Date) -> Vec<u8> {
     let mut out = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store, no-transform\r\n\
         x-accel-buffering: no\r\nx-content-type-options: nosniff\r\nvary: Origin\r\nconnection: close\r\n"

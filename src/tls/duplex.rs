@@ -1,9 +1,10 @@
-//! TLS between two programs, by rustls on both sides: few connections, whose bytes a thread of their own reads and writes.
+//! TLS between two programs, by rustls on both sides: few connections, whose bytes a thread of their own reads and
+//! writes.
 //!
-//! Sans-IO like the rest: bytes in, bytes out. What shards do for clients (records of our own, keys kept raw) would save
-//! memory that nobody is short of here. Invariants: TLS 1.3 alone; a client goes on only with a server whose certificate it was
-//! told of, or that an authority it was told of has issued for the name; no tickets, no early data. The one clock that is
-//! looked at is rustls' own, when a certificate is judged.
+//! Sans-IO like the rest: bytes in, bytes out. What shards do for clients (records of our own, keys kept raw) would
+//! save memory that nobody is short of here. Invariants: TLS 1.3 alone; a client goes on only with a server whose
+//! certificate it was told of, or that an authority it was told of has issued for the name; no tickets, no early data.
+//! The one clock that is looked at is rustls' own, when a certificate is judged.
 
 use super::handshake::Chooser;
 use super::{Certificate, CertificateError};
@@ -84,8 +85,8 @@ pub struct TrustError(String);
 pub struct Trust(Arc<ClientConfig>);
 
 impl Trust {
-    /// From PEM. A server is trusted that shows one of these certificates itself, whatever its name and dates say; or one that
-    /// one of these has issued, for the name that was connected to, and today.
+    /// From PEM. A server is trusted that shows one of these certificates itself, whatever its name and dates say; or
+    /// one that one of these has issued, for the name that was connected to, and today.
     ///
     /// # Errors
     /// See [`TrustError`].
@@ -170,7 +171,8 @@ impl ServerCertVerifier for Judge {
     }
 }
 
-/// One side of a connection. What it has to say is to be taken out whenever something was put or taken in, also behind an error.
+/// One side of a connection. What it has to say is to be taken out whenever something was put or taken in, also behind
+/// an error.
 pub struct Duplex(Connection);
 
 impl Duplex {
@@ -179,7 +181,8 @@ impl Duplex {
         self.0.is_handshaking()
     }
 
-    /// Bytes of the other side, sealed; returns how many of them were taken in. What they hold is to be read before more is.
+    /// Bytes of the other side, sealed; returns how many of them were taken in. What they hold is to be read before
+    /// more is.
     ///
     /// # Errors
     /// They are none of this connection, or the other side is not trusted.

@@ -1,10 +1,10 @@
 //! Handshakes, by rustls; nothing else of the crate knows it but the certificates that it chooses from, and `duplex`.
 //!
-//! A handshake ends in the [`TlsState`] of its connection: the two traffic secrets, which rustls tells its key log as it derives
-//! them, and how many records each has sealed already (tickets are records). Nothing of rustls outlives it.
+//! A handshake ends in the [`TlsState`] of its connection: the two traffic secrets, which rustls tells its key log as
+//! it derives them, and how many records each has sealed already (tickets are records). Nothing of rustls outlives it.
 //!
-//! Invariants: rustls is given no record behind the client's Finished, so it never holds data; what a handshake holds of its
-//! client is bounded by [`INCOMING_BYTES_MAX`]; the time is what [`TlsServer::set_unix_s`] was told last.
+//! Invariants: rustls is given no record behind the client's Finished, so it never holds data; what a handshake holds
+//! of its client is bounded by [`INCOMING_BYTES_MAX`]; the time is what [`TlsServer::set_unix_s`] was told last.
 
 pub mod certificate;
 mod tickets;
@@ -33,7 +33,8 @@ use std::time::Duration;
 /// What a client may make us hold before it is known: the largest ClientHello, and the start of a record behind it.
 pub const INCOMING_BYTES_MAX: usize = 16 * 1024 + 512;
 
-/// What a handshake costs that takes up an earlier connection, in nanoseconds, measured as [`Certificate::price_ns`] was.
+/// What a handshake costs that takes up an earlier connection, in nanoseconds, measured as [`Certificate::price_ns`]
+/// was.
 pub const PRICE_NS_RESUMED: u64 = 112_000;
 
 /// The one protocol that is spoken inside.
@@ -69,8 +70,8 @@ pub struct TlsServer {
 }
 
 impl TlsServer {
-    /// A server with these certificates, of which the first is for who names no host, or an unknown one. `unix_s` is the
-    /// time of day.
+    /// A server with these certificates, of which the first is for who names no host, or an unknown one. `unix_s` is
+    /// the time of day.
     ///
     /// # Errors
     /// There is no certificate.

@@ -1,11 +1,11 @@
 //! The keys of one direction, and one record sealed or opened with them (RFC 8446 sections 5.2, 5.3, 7.1 to 7.3).
 //!
-//! Keys are kept raw and set up anew for each record: of a thousand connections, schedules of 635 bytes each leave the cache
-//! between two records, and setting one up costs 130 ns. So a direction is 110 bytes.
+//! Keys are kept raw and set up anew for each record: of a thousand connections, schedules of 635 bytes each leave the
+//! cache between two records, and setting one up costs 130 ns. So a direction is 110 bytes.
 //!
-//! Invariants: a sequence number is used once: sealing and opening raise it, nothing lowers it, and new keys start at 0; a
-//! secret is overwritten when it is replaced or dropped. Nothing here branches on a secret; that the ciphers do not either
-//! is aws-lc's business.
+//! Invariants: a sequence number is used once: sealing and opening raise it, nothing lowers it, and new keys start at
+//! 0; a secret is overwritten when it is replaced or dropped. Nothing here branches on a secret; that the ciphers do
+//! not either is aws-lc's business.
 
 use super::alert::Alert;
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -228,8 +228,8 @@ impl DirectionKeys {
         sealed.expect("a record is short enough for every cipher");
     }
 
-    /// Opens the record whose header and body are given, in place. Returns its type, as a byte, and how long what it says
-    /// is at the start of `body`.
+    /// Opens the record whose header and body are given, in place. Returns its type, as a byte, and how long what it
+    /// says is at the start of `body`.
     ///
     /// # Errors
     /// What the peer is to be told, which is the end of the connection.

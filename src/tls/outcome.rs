@@ -1,4 +1,5 @@
-//! What handshakes and records come to: plain data, the same whether the crate is built with the feature `tls` or without.
+//! What handshakes and records come to: plain data, the same whether the crate is built with the feature `tls` or
+//! without.
 
 use super::{Alert, TlsState};
 
@@ -56,7 +57,8 @@ pub struct OpenedRecords {
     pub plain: usize,
     /// So many bytes at the end are the beginning of a record: they are to be given again, with what follows.
     pub rest: usize,
-    /// Something is to be sealed and sent, even if there is no data: see [`Records::seal_due`](super::Records::seal_due).
+    /// Something is to be sealed and sent, even if there is no data: see
+    /// [`Records::seal_due`](super::Records::seal_due).
     pub is_answer_due: bool,
     /// Set if this is the last.
     pub ended: Option<ReceiveEnd>,

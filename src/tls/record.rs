@@ -1,11 +1,11 @@
 //! The records of an established connection (RFC 8446 section 5), both ways.
 //!
-//! Bytes in and out: no sockets, no time but what is given. What is received is opened where it lies; what is sent is sealed
-//! behind what the caller has sealed before, and must leave in that order.
+//! Bytes in and out: no sockets, no time but what is given. What is received is opened where it lies; what is sent is
+//! sealed behind what the caller has sealed before, and must leave in that order.
 //!
-//! Invariants: after an end, either way, nothing of the peer is opened any more; a KeyUpdate that asks for one is answered
-//! before the next data, once however often it was asked; a peer that sends records without data, or new keys, without end
-//! is let go. What waits for the rest of a record is the caller's to keep ([`OpenedRecords::rest`]).
+//! Invariants: after an end, either way, nothing of the peer is opened any more; a KeyUpdate that asks for one is
+//! answered before the next data, once however often it was asked; a peer that sends records without data, or new keys,
+//! without end is let go. What waits for the rest of a record is the caller's to keep ([`OpenedRecords::rest`]).
 
 use super::alert::Alert;
 use super::keys::{ContentType, DirectionKeys, HEADER_BYTES, PLAIN_BYTES_MAX, SEALED_BYTES_MAX, Suite, TrafficSecret};
@@ -167,7 +167,8 @@ impl Records {
                 Err(Alert::UNEXPECTED_MESSAGE)
             };
         };
-        // RFC 8446 5.1: the version says nothing. Nothing but data, as which all that is sealed goes, follows a handshake.
+        // RFC 8446 5.1: the version says nothing. Nothing but data, as which all that is sealed goes, follows a
+        // handshake.
         let [content, _, _, high, low] = header;
         if content != ContentType::ApplicationData as u8 {
             return Err(Alert::UNEXPECTED_MESSAGE);
@@ -204,8 +205,8 @@ impl Records {
         if self.empty_records > EMPTY_RECORDS_MAX { Err(Alert::UNEXPECTED_MESSAGE) } else { Ok(()) }
     }
 
-    /// What may come of the handshake once it is over is a KeyUpdate (RFC 8446 4.6.3): we ask for no certificate, and clients
-    /// give no tickets.
+    /// What may come of the handshake once it is over is a KeyUpdate (RFC 8446 4.6.3): we ask for no certificate, and
+    /// clients give no tickets.
     fn receive_message(&mut self, fragment: &[u8], now_s: u32) -> Result<(), Alert> {
         // RFC 8446 5.1: fragments are not empty.
         if fragment.is_empty() {

@@ -1,4 +1,5 @@
-//! What a build without the feature `tls` has in place of it: types of which there is no value, so that shards need not know.
+//! What a build without the feature `tls` has in place of it: types of which there is no value, so that shards need not
+//! know.
 
 use super::{Alert, HandshakeStep, OpenedRecords};
 use std::io::{self, IoSlice};

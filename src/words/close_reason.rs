@@ -1,7 +1,7 @@
 //! The close codes that the server itself sends, what they mean, and what the client does next.
 //!
-//! Codes below 3000 are RFC 6455's (7.4.1) and the registry's; those from 4000 on are this protocol's own. A process may
-//! close its channels with any other code. `docs/PROTOCOL.md` has the same table, and a test holds it to this one.
+//! Codes below 3000 are RFC 6455's (7.4.1) and the registry's; those from 4000 on are this protocol's own. A process
+//! may close its channels with any other code. `docs/PROTOCOL.md` has the same table, and a test holds it to this one.
 
 /// One code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

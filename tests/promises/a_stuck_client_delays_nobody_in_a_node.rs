@@ -1,11 +1,11 @@
-//! Under a node's kernel, one client that stops reading is nobody else's business: while an app pushes to every channel,
-//! one by one as apps do, the others miss nothing and wait no longer than they do without it; neither the stuck
-//! client's queue nor its end changes that.
+//! Under a node's kernel, one client that stops reading is nobody else's business: while an app pushes to every
+//! channel, one by one as apps do, the others miss nothing and wait no longer than they do without it; neither the
+//! stuck client's queue nor its end changes that.
 //!
-//! The whole of it is 200 channels, 300 pushes a second of 1 KiB to each for 20 s, and a stuck client that goes at 14 s:
-//! `PUSHRING_STUCK=full cargo test --release --test promises a_stuck_client_delays_nobody_in_a_node -- --nocapture`. Otherwise it
-//! is scaled down. No wait may be over 50 ms, or, where the machine itself is not that quick, over a few times what the
-//! same channels waited just before without a stuck client.
+//! The whole of it is 200 channels, 300 pushes a second of 1 KiB to each for 20 s, and a stuck client that goes at 14
+//! s: `PUSHRING_STUCK=full cargo test --release --test promises a_stuck_client_delays_nobody_in_a_node -- --nocapture`.
+//! Otherwise it is scaled down. No wait may be over 50 ms, or, where the machine itself is not that quick, over a few
+//! times what the same channels waited just before without a stuck client.
 
 use crate::node_support;
 

@@ -1,6 +1,6 @@
-//! A daemon gets its certificate from an authority that speaks ACME (RFC 8555), proves over plain HTTP that the name is its
-//! own, obeys what it gets without a restart, and does not ask again for what it has. Against Pebble, Let's Encrypt's
-//! authority for tests, where that is installed.
+//! A daemon gets its certificate from an authority that speaks ACME (RFC 8555), proves over plain HTTP that the name is
+//! its own, obeys what it gets without a restart, and does not ask again for what it has. Against Pebble, Let's
+//! Encrypt's authority for tests, where that is installed.
 
 use crate::support;
 
@@ -89,7 +89,8 @@ fn authority(directory: &Path, http_port: u16) -> Option<Authority> {
     let resolver = ["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", "", "-dns01", &dns];
     let resolver = start("pebble-challtestsrv", &[&resolver[..], &["-management", &dns_management]].concat(), &[])?;
     let config = file("pebble.json").display().to_string();
-    // It waits some seconds before it validates, and refuses some nonces, to see that clients bear it: the latter we keep.
+    // It waits some seconds before it validates, and refuses some nonces, to see that clients bear it: the latter we
+    // keep.
     let pebble = start("pebble", &["-config", &config, "-dnsserver", &dns], &[("PEBBLE_VA_NOSLEEP", "1")])?;
     wait_for("the authority listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     let url = format!("https://127.0.0.1:{port}/dir");

@@ -1,6 +1,6 @@
-//! How many may connect, in all and from one address, and how fast: whoever is over a limit gets a 503 that says when to
-//! come back, at once, and nobody else notices. What a client claims of its address counts only where a trusted proxy
-//! says it.
+//! How many may connect, in all and from one address, and how fast: whoever is over a limit gets a 503 that says when
+//! to come back, at once, and nobody else notices. What a client claims of its address counts only where a trusted
+//! proxy says it.
 
 use crate::support;
 use pushring::{AttachOptions, Broker, Stats};

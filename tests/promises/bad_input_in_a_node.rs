@@ -1,7 +1,7 @@
 //! Whatever a process of a node says, and whatever a client says to it, is answered as the contract says: malformed
-//! actions with one refusal each, responses that no client could read with 500, header fields that would split a response
-//! without effect, bytes that are no text with 400. Nothing that came before or behind is lost, and nothing reaches a
-//! process that it does not belong to.
+//! actions with one refusal each, responses that no client could read with 500, header fields that would split a
+//! response without effect, bytes that are no text with 400. Nothing that came before or behind is lost, and nothing
+//! reaches a process that it does not belong to.
 
 use crate::node_support;
 

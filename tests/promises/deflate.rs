@@ -1,6 +1,6 @@
-//! permessage-deflate (RFC 7692), seen by a client that speaks it: off unless a path or the operator offers it; messages
-//! are inflated before a process sees them and compressed for those who agreed, each as it agreed; nothing that a
-//! client compresses costs more than the limit of a message.
+//! permessage-deflate (RFC 7692), seen by a client that speaks it: off unless a path or the operator offers it;
+//! messages are inflated before a process sees them and compressed for those who agreed, each as it agreed; nothing
+//! that a client compresses costs more than the limit of a message.
 
 use crate::support;
 use pushring::internals::gateway::WebSocketRule;

@@ -1,5 +1,5 @@
-//! Whatever is dropped, replaced, broadcast or pushed on its own while sockets fill and drain: each client inflates what it
-//! gets to messages that were pushed to it, in order, whether our messages may refer to earlier ones or not.
+//! Whatever is dropped, replaced, broadcast or pushed on its own while sockets fill and drain: each client inflates
+//! what it gets to messages that were pushed to it, in order, whether our messages may refer to earlier ones or not.
 
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress};

@@ -1,4 +1,5 @@
-//! Context takeover on our side (RFC 7692 section 7.1.1): only within a memory budget, and never against the client's word.
+//! Context takeover on our side (RFC 7692 section 7.1.1): only within a memory budget, and never against the client's
+//! word.
 
 use crate::support;
 use pushring::ChannelId;

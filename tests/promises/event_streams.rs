@@ -1,7 +1,7 @@
-//! A client that only receives opens an event stream (`text/event-stream`) where a path allows it: it hears what any channel hears,
-//! in the same bytes as all who listen; who comes back with `Last-Event-ID` hears what it missed and is entitled to, from
-//! whichever shard, or of a gap first; budgets, policies, closes and origins hold as for WebSockets; what it says goes up by POST
-//! with the stream's own token, and no other.
+//! A client that only receives opens an event stream (`text/event-stream`) where a path allows it: it hears what any
+//! channel hears, in the same bytes as all who listen; who comes back with `Last-Event-ID` hears what it missed and is
+//! entitled to, from whichever shard, or of a gap first; budgets, policies, closes and origins hold as for WebSockets;
+//! what it says goes up by POST with the stream's own token, and no other.
 
 use crate::support;
 

@@ -1,6 +1,7 @@
-//! What a process sends everywhere reaches the channels of the process of that name on every node of the fleet, each once and
-//! in order of its source, or it is counted as lost and told. Local channels do not wait for it: NATS may be slow, full,
-//! down or killed. What a node may not say is refused and told. Once NATS is there again, so is the fleet, within seconds.
+//! What a process sends everywhere reaches the channels of the process of that name on every node of the fleet, each
+//! once and in order of its source, or it is counted as lost and told. Local channels do not wait for it: NATS may be
+//! slow, full, down or killed. What a node may not say is refused and told. Once NATS is there again, so is the fleet,
+//! within seconds.
 
 use crate::support;
 
@@ -11,7 +12,8 @@ use support::daemon::{Daemon, TemporaryFile, output, pushring};
 use support::nats::Nats;
 use support::{Client, Inbound, PATIENCE, broker, process, recv};
 
-/// How soon the fleet is there again once NATS is: within 5 s, and as much again for each attempt that a busy machine starves.
+/// How soon the fleet is there again once NATS is: within 5 s, and as much again for each attempt that a busy machine
+/// starves.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(25);
 
 /// A broker with one process, one client of it, and its place in the fleet.

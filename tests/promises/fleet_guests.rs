@@ -1,5 +1,6 @@
-//! A process without a kernel pushes to a channel of another node with `send_ws_push(node, …)`: over the fleet, and only where the
-//! channel's owner has let it in, by the name of its node, as pushes from other nodes are let in by a kernel's.
+//! A process without a kernel pushes to a channel of another node with `send_ws_push(node, …)`: over the fleet, and
+//! only where the channel's owner has let it in, by the name of its node, as pushes from other nodes are let in by a
+//! kernel's.
 
 use super::fleet::{report, wait_for};
 use crate::support;

@@ -1,7 +1,7 @@
 //! Clients that count are told what they miss between nodes, and where their channels are.
 //!
-//! A client that comes back to another node than its channel's begins anew there, and is told where its channel is, as far as that
-//! node has said where clients reach it. There it takes up what it had, with the same token.
+//! A client that comes back to another node than its channel's begins anew there, and is told where its channel is, as
+//! far as that node has said where clients reach it. There it takes up what it had, with the same token.
 
 use super::fleet::wait_for;
 use crate::support;

@@ -1,5 +1,5 @@
-//! A node speaks with NATS over TLS where it is told to, shows it who it is, and trusts nobody else; and it leaves a server of a
-//! cluster that is about to stop for another one, and is there again within seconds.
+//! A node speaks with NATS over TLS where it is told to, shows it who it is, and trusts nobody else; and it leaves a
+//! server of a cluster that is about to stop for another one, and is there again within seconds.
 
 use super::fleet::{Node, topic, wait_for};
 use pushring::fleet::{Credentials, Name, Options, probe};

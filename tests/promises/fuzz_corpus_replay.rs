@@ -1,5 +1,5 @@
-//! The promise: what a fuzz target asserts holds of every input that was kept, so a property that breaks is seen without
-//! a fuzzer. (`fleet`, `link` and `push_api` are replayed by the library's own tests.)
+//! The promise: what a fuzz target asserts holds of every input that was kept, so a property that breaks is seen
+//! without a fuzzer. (`fleet`, `link` and `push_api` are replayed by the library's own tests.)
 
 use crate::properties;
 use std::fs;

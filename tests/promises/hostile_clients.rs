@@ -1,5 +1,5 @@
-//! What hostile clients of a real daemon achieve, one kind after another and all at once: each is told with the right close
-//! code, or not read; none makes the daemon grow; nobody else waits or loses a message.
+//! What hostile clients of a real daemon achieve, one kind after another and all at once: each is told with the right
+//! close code, or not read; none makes the daemon grow; nobody else waits or loses a message.
 
 use crate::support;
 

@@ -309,8 +309,8 @@ fn expectations() {
     check(&get("Expect: 100-continue, x\r\n"), Refused(0, 417));
 }
 
-/// RFC 9112 section 9.3: an HTTP/1.0 client has to ask for more, an HTTP/1.1 client for an end; and what stands behind the
-/// last request of a connection is none.
+/// RFC 9112 section 9.3: an HTTP/1.0 client has to ask for more, an HTTP/1.1 client for an end; and what stands behind
+/// the last request of a connection is none.
 #[test]
 fn connections_that_go_on_and_that_end() {
     let next = get("");

@@ -1,6 +1,7 @@
-//! An authority signs the hub's tokens: its keys are fetched by the daemon itself, from where only it is told; a token with a new
-//! key has them fetched, and however many come with unknown ones, that is once; a key that left the set opens nothing, and
-//! no secret does. A broken answer of the authority leaves the keys before in force, and stops nobody.
+//! An authority signs the hub's tokens: its keys are fetched by the daemon itself, from where only it is told; a token
+//! with a new key has them fetched, and however many come with unknown ones, that is once; a key that left the set
+//! opens nothing, and no secret does. A broken answer of the authority leaves the keys before in force, and stops
+//! nobody.
 
 use crate::support;
 

@@ -1,5 +1,6 @@
-//! Clients of the hub subscribe, publish and renew as far as their tokens let them, and no further: each attempt to guess, cross
-//! or widen a right is refused, and no token is in what anybody is told or in the log. A channel ends with its token.
+//! Clients of the hub subscribe, publish and renew as far as their tokens let them, and no further: each attempt to
+//! guess, cross or widen a right is refused, and no token is in what anybody is told or in the log. A channel ends with
+//! its token.
 
 use crate::support;
 

@@ -1,5 +1,6 @@
-//! Tokens of the hub, however they come, renewals, resume tokens, the API's token and the webhooks' secret pass through a daemon
-//! that logs everything, and none of them, nor a signature of one, is in its log, in an answer, or in what an operator is told.
+//! Tokens of the hub, however they come, renewals, resume tokens, the API's token and the webhooks' secret pass through
+//! a daemon that logs everything, and none of them, nor a signature of one, is in its log, in an answer, or in what an
+//! operator is told.
 
 use crate::support;
 

@@ -1,6 +1,6 @@
-//! A backend hears by signed requests what clients of the hub do, in order: one that is away for a while hears it once it is back,
-//! by the same request, and what did not fit or was given up is counted and told by number. The receiver of the operator's page
-//! takes what we sign, once, and nothing that we did not.
+//! A backend hears by signed requests what clients of the hub do, in order: one that is away for a while hears it once
+//! it is back, by the same request, and what did not fit or was given up is counted and told by number. The receiver of
+//! the operator's page takes what we sign, once, and nothing that we did not.
 
 use crate::support;
 

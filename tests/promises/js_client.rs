@@ -1,5 +1,5 @@
-//! The client for JavaScript holds what its page promises, against the daemon and against a broker that misbehaves: the stream goes
-//! on however often the network is cut. Run where Node is there; where it is not, the test says so.
+//! The client for JavaScript holds what its page promises, against the daemon and against a broker that misbehaves: the
+//! stream goes on however often the network is cut. Run where Node is there; where it is not, the test says so.
 
 use crate::support::daemon::Daemon;
 use crate::support::hub::Hub;

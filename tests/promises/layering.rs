@@ -21,6 +21,9 @@ const ROWS: &[&[&str]] = &[
 
 const LINES_MAX: usize = 800;
 
+/// Of a line of a comment.
+const COLUMNS_MAX: usize = 120;
+
 fn row(part: &str) -> usize {
     ROWS.iter()
         .position(|row| row.contains(&part))
@@ -172,8 +175,14 @@ fn the_library_neither_prints_nor_has_gaps() {
 fn files_are_short_enough_to_read() {
     for directory in ["src", "tests", "benches", "loadtest/src"] {
         for file in files_in(directory) {
-            let lines = fs::read_to_string(&file).unwrap().lines().count();
+            let text = fs::read_to_string(&file).unwrap();
+            let lines = text.lines().count();
             assert!(lines <= LINES_MAX, "{} has {lines} lines: split it", file.display());
+            let is_wide = |line: &str| line.chars().count() > COLUMNS_MAX;
+            // rustfmt wraps code, not comments; a row of a table cannot be wrapped.
+            let is_text = |line: &str| line.trim_start().starts_with("//") && !line.contains("//! |");
+            let wide = text.lines().position(|line| is_wide(line) && is_text(line));
+            assert!(wide.is_none(), "{}:{}: wrap this comment", file.display(), wide.unwrap_or_default() + 1);
         }
     }
 }

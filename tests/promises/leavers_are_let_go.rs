@@ -1,5 +1,5 @@
-//! Whoever leaves is let go, whatever its connection was waiting for, and takes no place from others: over real sockets, in
-//! every way in which a client can leave.
+//! Whoever leaves is let go, whatever its connection was waiting for, and takes no place from others: over real
+//! sockets, in every way in which a client can leave.
 
 use crate::support;
 use pushring::{AttachOptions, Broker, Event, HttpRule, Policy, Process, QueueLimits};

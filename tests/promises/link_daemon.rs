@@ -1,6 +1,6 @@
-//! The daemon's link as its operator meets it: a socket for this user alone, never taken from a living daemon and always
-//! from a dead one, gone at the end; a token over TCP that nobody sees; and a client in another language that speaks
-//! the protocol from its specification.
+//! The daemon's link as its operator meets it: a socket for this user alone, never taken from a living daemon and
+//! always from a dead one, gone at the end; a token over TCP that nobody sees; and a client in another language that
+//! speaks the protocol from its specification.
 
 use crate::link_support;
 use crate::support;

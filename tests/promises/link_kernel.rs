@@ -1,6 +1,6 @@
 //! A whole node attached over a link: its kernel comes and goes, and its clients lose nothing that they were promised.
-//! What it hears and says is the contract, case by case, in `golden_replay`; here is what only a link has: who is let in,
-//! who comes back to what, and how it ends.
+//! What it hears and says is the contract, case by case, in `golden_replay`; here is what only a link has: who is let
+//! in, who comes back to what, and how it ends.
 
 use crate::link_support;
 use crate::node_support;

@@ -1,5 +1,5 @@
-//! A node over a link lives on when its daemon does not: it waits for the next, binds there what was bound, and tells its
-//! processes of channels that ended; nothing is doubled, and nobody in the node waits.
+//! A node over a link lives on when its daemon does not: it waits for the next, binds there what was bound, and tells
+//! its processes of channels that ended; nothing is doubled, and nobody in the node waits.
 
 use crate::node_support::{self, NODE, Node, http_response, listening, push};
 use crate::support::daemon::{Daemon, pushring};

@@ -1,5 +1,6 @@
-//! The promise: over TCP a link can be under TLS. Processes and kernels go on only with a broker whose certificate they were
-//! told of, show their token to nobody else, and are served as over a Unix socket, also when the connection is cut.
+//! The promise: over TCP a link can be under TLS. Processes and kernels go on only with a broker whose certificate they
+//! were told of, show their token to nobody else, and are served as over a Unix socket, also when the connection is
+//! cut.
 
 use crate::link_support::{Linked, Python, has_python};
 use crate::node_support::{self, Node};

@@ -1,5 +1,5 @@
-//! Every frame that breaks the protocol closes its channel with the right code, as soon as it can be known (often on the
-//! header alone), and changes nothing for another channel.
+//! Every frame that breaks the protocol closes its channel with the right code, as soon as it can be known (often on
+//! the header alone), and changes nothing for another channel.
 
 use crate::support;
 use pushring::{AttachOptions, ClosedBy};

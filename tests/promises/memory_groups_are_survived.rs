@@ -1,8 +1,8 @@
-//! In a control group that leaves little memory, with every setting at its default, the daemon is never killed for memory,
-//! whatever its clients and processes do, and serves others meanwhile.
+//! In a control group that leaves little memory, with every setting at its default, the daemon is never killed for
+//! memory, whatever its clients and processes do, and serves others meanwhile.
 //!
-//! Whoever costs memory may be refused or cut at any moment; whoever is told to come again does, and is served. Where no
-//! control group can be made (not as root, or not in a container) this is said, and nothing is tried.
+//! Whoever costs memory may be refused or cut at any moment; whoever is told to come again does, and is served. Where
+//! no control group can be made (not as root, or not in a container) this is said, and nothing is tried.
 
 use crate::support;
 

@@ -1,8 +1,8 @@
-//! A process that runs on the shards keeps the contract of one on a thread: every channel is opened once and closed once, and
-//! in between its messages come in order; pushes keep their order, whichever shard their channel is on; policies hold and
-//! outcomes are told to who asked; nothing it orders is lost for want of room. A panic closes its channels with 1011 and
-//! nothing else; a slow one is counted, and others are served between two of its events; what waits for shards is refused
-//! to it instead of hanging.
+//! A process that runs on the shards keeps the contract of one on a thread: every channel is opened once and closed
+//! once, and in between its messages come in order; pushes keep their order, whichever shard their channel is on;
+//! policies hold and outcomes are told to who asked; nothing it orders is lost for want of room. A panic closes its
+//! channels with 1011 and nothing else; a slow one is counted, and others are served between two of its events; what
+//! waits for shards is refused to it instead of hanging.
 
 use crate::rooms::Rooms;
 use crate::support;

@@ -97,7 +97,8 @@ fn a_message_that_no_queue_can_count_is_refused() {
     assert_eq!(recv(&mut client).to_text().unwrap(), "small");
 }
 
-/// However long a list is, and however often it names a channel, each mention counts, and others are served between them.
+/// However long a list is, and however often it names a channel, each mention counts, and others are served between
+/// them.
 #[test]
 fn a_list_may_be_long_and_name_a_channel_again_and_again() {
     let broker = Broker::start(Config { shards: 2, driver: support::driver(), ..Config::default() }).unwrap();

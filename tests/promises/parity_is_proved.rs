@@ -1,5 +1,5 @@
-//! `docs/PARITY.md` names a proof in every row, and every proof that it names is there: tests, files of tests, recordings;
-//! and every recording proves something.
+//! `docs/PARITY.md` names a proof in every row, and every proof that it names is there: tests, files of tests,
+//! recordings; and every recording proves something.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,6 +1,6 @@
-//! Who comes by a balancer that sends PROXY headers is known by the address that the header tells, everywhere: in what the
-//! process hears, in limits per client, among channels and ends. The header is required from those addresses and not read
-//! from others; it may arrive in any pieces; whatever else comes first ends the connection and nothing more.
+//! Who comes by a balancer that sends PROXY headers is known by the address that the header tells, everywhere: in what
+//! the process hears, in limits per client, among channels and ends. The header is required from those addresses and
+//! not read from others; it may arrive in any pieces; whatever else comes first ends the connection and nothing more.
 
 use crate::support;
 

@@ -1,5 +1,6 @@
-//! A backend with a token publishes over HTTP, to a topic, path, list or process, in JSON, raw bytes or batches, and is answered as
-//! `docs/PUBLISHING.md` and `docs/openapi.json` say; who has no token, or is a page of another site, changes nothing.
+//! A backend with a token publishes over HTTP, to a topic, path, list or process, in JSON, raw bytes or batches, and is
+//! answered as `docs/PUBLISHING.md` and `docs/openapi.json` say; who has no token, or is a page of another site,
+//! changes nothing.
 
 use crate::support;
 

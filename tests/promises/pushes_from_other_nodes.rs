@@ -1,7 +1,7 @@
-//! A process of another node pushes to a channel only if the channel's owner has let it in: node and process decide, not
-//! the process alone. A grant is for one channel and ends with it, or for all channels of the owner; it can be taken
-//! back, it is bounded, and it lets nobody close anything. Whoever was not let in learns nothing, not even that the
-//! channel exists.
+//! A process of another node pushes to a channel only if the channel's owner has let it in: node and process decide,
+//! not the process alone. A grant is for one channel and ends with it, or for all channels of the owner; it can be
+//! taken back, it is bounded, and it lets nobody close anything. Whoever was not let in learns nothing, not even that
+//! the channel exists.
 
 use crate::node_support;
 

@@ -1,5 +1,5 @@
-//! The client for Python holds what its page promises, against the daemon and against a broker that misbehaves, and the page
-//! runs as it stands. Run where Python is there; where it is not, the test says so.
+//! The client for Python holds what its page promises, against the daemon and against a broker that misbehaves, and the
+//! page runs as it stands. Run where Python is there; where it is not, the test says so.
 
 use crate::support;
 

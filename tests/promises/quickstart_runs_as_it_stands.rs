@@ -1,5 +1,6 @@
-//! `docs/QUICKSTART.md` runs as it stands: its commands start the hub and publish, what its page says to the hub brings the
-//! message, and so do its programs in Python, Node and Rust. Only addresses are others, since tests run side by side.
+//! `docs/QUICKSTART.md` runs as it stands: its commands start the hub and publish, what its page says to the hub brings
+//! the message, and so do its programs in Python, Node and Rust. Only addresses are others, since tests run side by
+//! side.
 
 use crate::support;
 use crate::{link_support, quickstart, quickstart_process};

@@ -1,5 +1,5 @@
-//! A shard's epoll set wakes the thread that waits in it for all that happens: not only for sockets, but for commands of
-//! other threads, and for events that a poll with a small buffer left in the set; and for nothing else.
+//! A shard's epoll set wakes the thread that waits in it for all that happens: not only for sockets, but for commands
+//! of other threads, and for events that a poll with a small buffer left in the set; and for nothing else.
 
 use crate::support::PATIENCE;
 use pushring::internals::driver::epoll::{EpollEvents, ReadySet};

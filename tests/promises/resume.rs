@@ -1,5 +1,6 @@
 //! A channel outlives its connection: its client comes back, on any shard, and hears each message once and in order, or
-//! exactly how many it has missed. Whoever brings another's token, or one that was used, gets a new channel and is told so.
+//! exactly how many it has missed. Whoever brings another's token, or one that was used, gets a new channel and is told
+//! so.
 
 use crate::support;
 use pushring::{

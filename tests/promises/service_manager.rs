@@ -1,6 +1,6 @@
-//! What systemd and the daemon promise each other, with a test in systemd's place: the daemon says when it serves, reads
-//! its settings again, and stops; it takes the listener that a socket unit has opened, and whoever connects while it
-//! restarts is served by the next.
+//! What systemd and the daemon promise each other, with a test in systemd's place: the daemon says when it serves,
+//! reads its settings again, and stops; it takes the listener that a socket unit has opened, and whoever connects while
+//! it restarts is served by the next.
 
 use crate::support::daemon::{Daemon, output, pushring};
 use crate::support::{PATIENCE, recv, send};

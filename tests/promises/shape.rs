@@ -1,5 +1,6 @@
-//! The shape of the code: files of a room do not import each other in a circle, parts of a shard share few fields, a type has
-//! a name of its own, functions fit a screen, `unsafe` stands where it is named, and no file is left that nobody names.
+//! The shape of the code: files of a room do not import each other in a circle, parts of a shard share few fields, a
+//! type has a name of its own, functions fit a screen, `unsafe` stands where it is named, and no file is left that
+//! nobody names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,8 +27,9 @@ const PARTS: &[&str] = &["intake", "memory", "out", "owners", "table"];
 /// Fields of `Shard` beside its parts that the files of more than one part may name.
 const SHARED_FIELDS_MAX: usize = 10;
 
-/// Names that types of several files may have: those that a node's own libraries give, those of `tls/without.rs`, which stands
-/// in the place of the others in a build without TLS, and some that a fleet has for its own. This number only gets smaller.
+/// Names that types of several files may have: those that a node's own libraries give, those of `tls/without.rs`, which
+/// stands in the place of the others in a build without TLS, and some that a fleet has for its own. This number only
+/// gets smaller.
 const NAMES_OF_SEVERAL_MAX: usize = 40;
 
 /// What a screen shows.

@@ -1,5 +1,5 @@
-//! TLS of our own: whoever speaks TLS 1.3 is served inside of it as outside, whatever library it is written with; an end is
-//! said and told as what it is; and what is no TLS 1.3 is refused with the alert for it.
+//! TLS of our own: whoever speaks TLS 1.3 is served inside of it as outside, whatever library it is written with; an
+//! end is said and told as what it is; and what is no TLS 1.3 is refused with the alert for it.
 
 use crate::support;
 

@@ -1,6 +1,7 @@
-//! What is published to a topic reaches the channels that are subscribed to it, each once, in order behind what was ordered
-//! before, and nobody else; the outcome counts exactly those, and shards without subscribers are not told. A channel that
-//! closes has left; who is a stranger, closing or over a limit is not subscribed, and whoever asks is told so.
+//! What is published to a topic reaches the channels that are subscribed to it, each once, in order behind what was
+//! ordered before, and nobody else; the outcome counts exactly those, and shards without subscribers are not told. A
+//! channel that closes has left; who is a stranger, closing or over a limit is not subscribed, and whoever asks is told
+//! so.
 
 use crate::support;
 

@@ -1,5 +1,5 @@
-//! A node's process subscribes its channels to topics and publishes to them with actions that are answered as all others: done,
-//! counts, or why not. It is the same over a link, with the names of the process library.
+//! A node's process subscribes its channels to topics and publishes to them with actions that are answered as all
+//! others: done, counts, or why not. It is the same over a link, with the names of the process library.
 
 use crate::link_support::Linked;
 use crate::node_support;

@@ -121,8 +121,8 @@ impl World {
             (408, Some((_, Ask::Half | Ask::Process))) => at_ms >= client.accepted_ms + 1_000,
             (408, Some(_)) => self.has_jumped(),
             (503, _) if may_be_short || was_ended => true,
-            // Its process leaves so much unread that it would not hear of the channel, or has too many, or there were too many
-            // handshakes.
+            // Its process leaves so much unread that it would not hear of the channel, or has too many, or there were
+            // too many handshakes.
             (503, None) if body == b"the process has too much to do" => true,
             // The rest of its request had not come when the broker stopped.
             (503, None) if body == b"the server is going away" => self.stopped_ms.is_some(),

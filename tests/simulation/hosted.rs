@@ -1,7 +1,7 @@
 //! A process that runs on the shards: its handler on each, and what passes between that and the world.
 //!
-//! The world draws its orders as those of any process; the handler gives them between its events, and what it hears and gives
-//! stands in one log, in order, which the world reads after each step of the shard.
+//! The world draws its orders as those of any process; the handler gives them between its events, and what it hears and
+//! gives stands in one log, in order, which the world reads after each step of the shard.
 
 use super::orders::{Note, Order};
 use super::rng::Rng;

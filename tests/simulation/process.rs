@@ -67,7 +67,8 @@ pub fn name(name: usize) -> ProcessId {
 }
 
 impl Process {
-    /// Enters number `index` of all processes into the directory. What shards are to be told before, each, comes with it.
+    /// Enters number `index` of all processes into the directory. What shards are to be told before, each, comes with
+    /// it.
     pub fn attach(
         index: usize,
         name_index: usize,

@@ -139,8 +139,8 @@ impl Pump {
         matches!(self.state, Some(State::Over(_)))
     }
 
-    /// Works as the driver's thread does: turn after turn while there is something to do, then asleep until it is woken,
-    /// by the clock at the latest. At most as many turns as the pace allows, unless `calm`.
+    /// Works as the driver's thread does: turn after turn while there is something to do, then asleep until it is
+    /// woken, by the clock at the latest. At most as many turns as the pace allows, unless `calm`.
     pub fn work(&mut self, now_ms: u64, calm: bool) -> Result<(), String> {
         let Some(State::At(turns)) = &mut self.state else { return Ok(()) };
         if self.is_asleep {

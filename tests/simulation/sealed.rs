@@ -1,4 +1,5 @@
-//! A client's end of a connection over TLS, which was established before it connects: its secrets follow from its number.
+//! A client's end of a connection over TLS, which was established before it connects: its secrets follow from its
+//! number.
 
 use pushring::internals::tls::{Alert, ReceiveEnd, RecordDirection, Records, Suite, TlsState, TrafficSecret};
 use std::io::IoSlice;

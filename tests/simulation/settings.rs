@@ -212,7 +212,8 @@ impl Settings {
         self.process = ProcessRates::default();
         self.memory_bytes = None;
         self.crowd = None;
-        // So that nothing is put off to a later turn, for what one client costs is then seen in the order of the others.
+        // So that nothing is put off to a later turn, for what one client costs is then seen in the order of the
+        // others.
         let ample_ns = 1 << 40;
         let work = WorkLimits {
             begin_ns: ample_ns,

@@ -1,5 +1,5 @@
-//! A client that speaks permessage-deflate (RFC 7692), which tungstenite does not: the protocol's own client frames, and
-//! zlib by `flate2` directly, so that nothing of ours checks itself.
+//! A client that speaks permessage-deflate (RFC 7692), which tungstenite does not: the protocol's own client frames,
+//! and zlib by `flate2` directly, so that nothing of ours checks itself.
 
 use super::PATIENCE;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};

@@ -132,8 +132,8 @@ fn forced() -> Option<DriverKind> {
     std::env::var("PUSHRING_TEST_DRIVER").ok().map(|driver| driver.parse().unwrap())
 }
 
-/// Runs a test on io_uring and on epoll, and once more over TLS; or only on the one that `PUSHRING_TEST_DRIVER` names. Where io_uring is not to
-/// be had the test says so and runs on epoll alone: name `uring` to have that fail.
+/// Runs a test on io_uring and on epoll, and once more over TLS; or only on the one that `PUSHRING_TEST_DRIVER` names.
+/// Where io_uring is not to be had the test says so and runs on epoll alone: name `uring` to have that fail.
 pub fn on_each_driver(test: impl Fn(DriverKind)) {
     let drivers = match forced() {
         Some(driver) => vec![driver],
@@ -307,8 +307,8 @@ pub fn fill(process: &Process, channel: ChannelId, bytes: usize) -> usize {
     panic!("a socket that takes everything");
 }
 
-/// A port of loopback that nobody had a moment ago. The kernel gives none of these out by itself, so no other test gets it
-/// meanwhile but by this.
+/// A port of loopback that nobody had a moment ago. The kernel gives none of these out by itself, so no other test gets
+/// it meanwhile but by this.
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -62,8 +62,8 @@ pub struct CompareArgs {
     /// A server that listens already and broadcasts what a client sends to the others: NAME=URL@PID[+PID…].
     #[arg(long, value_name = "NAME=URL@PID")]
     pub extra: Vec<String>,
-    /// A server to start afresh for each run, in all cells: NAME=PROGRAM. It serves the paths of the demo's processes (echo,
-    /// relay, unicast, sink, and rooms by their paths), is
+    /// A server to start afresh for each run, in all cells: NAME=PROGRAM. It serves the paths of the demo's processes
+    /// (echo, relay, unicast, sink, and rooms by their paths), is
     /// called with `--listen 127.0.0.1:0`, prints `listening on http://ADDRESS` and ends on SIGTERM.
     #[arg(long, value_name = "NAME=PROGRAM")]
     pub rival: Vec<String>,

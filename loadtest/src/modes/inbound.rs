@@ -1,7 +1,7 @@
 //! Inbound: clients send bursts of messages that the server takes without an answer, all but the last of each burst.
 //!
-//! Invariants: a burst follows when the answer to the one before has come; so the messages that were answered, times the
-//! length of a burst, are those that the server has taken.
+//! Invariants: a burst follows when the answer to the one before has come; so the messages that were answered, times
+//! the length of a burst, are those that the server has taken.
 
 use anyhow::bail;
 use clap::Args;

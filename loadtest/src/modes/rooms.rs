@@ -1,8 +1,8 @@
-//! Rooms: clients in many small groups; a message of one member goes to the others of its room. With a window of messages in
-//! flight over all rooms, or at a fixed rate; beside members that read slowly, and others that come and go.
+//! Rooms: clients in many small groups; a message of one member goes to the others of its room. With a window of
+//! messages in flight over all rooms, or at a fixed rate; beside members that read slowly, and others that come and go.
 //!
-//! Invariants: in each room one member sends and the others receive, each every message once. Slow members and visitors are
-//! neither counted nor waited for, but cost the server what they cost.
+//! Invariants: in each room one member sends and the others receive, each every message once. Slow members and visitors
+//! are neither counted nor waited for, but cost the server what they cost.
 
 use anyhow::bail;
 use clap::Args;
@@ -54,7 +54,8 @@ pub struct Settings {
 const VISIT_NS: u64 = 1_000_000_000;
 const SLOW_READ_NS: u64 = 200_000_000;
 
-/// Who is who: clients `0..receivers` are counted, then come the senders, one of each room, the slow ones, the visitors.
+/// Who is who: clients `0..receivers` are counted, then come the senders, one of each room, the slow ones, the
+/// visitors.
 #[derive(Debug, Clone, Copy)]
 struct Cast {
     rooms: usize,
@@ -176,8 +177,8 @@ struct Speakers<'a> {
 }
 
 impl Speakers<'_> {
-    /// When the next message is to leave: at its time, so that what a slow server delays is not left out of its latencies,
-    /// or as soon as the window has room.
+    /// When the next message is to leave: at its time, so that what a slow server delays is not left out of its
+    /// latencies, or as soon as the window has room.
     fn next_ns(&self, delivered: u64, now_ns: u64) -> Option<u64> {
         let receivers = (self.settings.room - 1) as u64;
         match self.settings.rate {

@@ -1,8 +1,8 @@
-//! What echo, unicast and rooms have in common: messages that are each for a group of receivers (of one, or the others of a
-//! room), and the report on them.
+//! What echo, unicast and rooms have in common: messages that are each for a group of receivers (of one, or the others
+//! of a room), and the report on them.
 //!
-//! Invariants: the messages to a group are numbered from 0 in the order in which they are sent; each counts once for each
-//! receiver.
+//! Invariants: the messages to a group are numbered from 0 in the order in which they are sent; each counts once for
+//! each receiver.
 
 use serde::Serialize;
 

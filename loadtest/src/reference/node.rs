@@ -1,7 +1,8 @@
 //! Today's apps on the drop-in: the processes of `warp`, message for message, and pushring in the place of the server.
 //!
-//! Each push is a message of its own, with ids of three strings, a JSON body and a copy of the blob, and goes through an
-//! adapter as a node writes it; queues and runtime are a node's. So what it costs is what apps pay that were not changed.
+//! Each push is a message of its own, with ids of three strings, a JSON body and a copy of the blob, and goes through
+//! an adapter as a node writes it; queues and runtime are a node's. So what it costs is what apps pay that were not
+//! changed.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

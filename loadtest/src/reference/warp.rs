@@ -1,6 +1,6 @@
 //! The shape of today's node, part for part as its sources have it: warp 0.3; a `DashMap` from channel id to its
-//! owner and a bounded queue of 100; one task per socket that selects over the two halves of a split WebSocket; one loop
-//! that takes a kernel message per push from a queue of 32, parses its JSON body, and awaits the push while it
+//! owner and a bounded queue of 100; one task per socket that selects over the two halves of a split WebSocket; one
+//! loop that takes a kernel message per push from a queue of 32, parses its JSON body, and awaits the push while it
 //! holds the map's entry; a copy of the blob per push.
 //!
 //! What a push costs before it gets there, in the kernel's loop and in Wasm, is left out: so this is a lower bound. The

@@ -1,13 +1,13 @@
-//! Certificates from an authority that speaks ACME (RFC 8555): asked for when there is none, or when a third of the time
-//! of the one in use is left, on a thread of its own.
+//! Certificates from an authority that speaks ACME (RFC 8555): asked for when there is none, or when a third of the
+//! time of the one in use is left, on a thread of its own.
 //!
 //! What is asked for is validated over plain HTTP (HTTP-01): while an order is open the broker answers the authority's
 //! questions, and only those. `schedule` says when, `state` keeps what must outlive the process, `issue` talks to the
 //! authority.
 //!
-//! Invariants: nothing here is in the way of clients, and a daemon without a certificate serves with one of its own making
-//! until there is a better one; account and keys are readable for this user alone, and never printed; an authority that
-//! refuses is asked ever more seldom.
+//! Invariants: nothing here is in the way of clients, and a daemon without a certificate serves with one of its own
+//! making until there is a better one; account and keys are readable for this user alone, and never printed; an
+//! authority that refuses is asked ever more seldom.
 
 #[cfg(feature = "acme")]
 mod issue;
@@ -35,8 +35,8 @@ pub fn directory(config: &DaemonConfig) -> PathBuf {
     }
 }
 
-/// The file with the certificate that is obeyed, and its key: the authority's, once it is there. None: no name is to have
-/// one.
+/// The file with the certificate that is obeyed, and its key: the authority's, once it is there. None: no name is to
+/// have one.
 pub fn pair(config: &DaemonConfig) -> Option<CertificateFiles> {
     if config.tls_acme.0.is_empty() {
         return None;

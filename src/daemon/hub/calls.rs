@@ -1,11 +1,12 @@
 //! Webhooks: what the hub's clients do is told to a backend by HTTP, in order, signed as Standard Webhooks
 //! (standardwebhooks.com) has it.
 //!
-//! One request at a time carries the events that have gathered; it is sent again, ever more seldom and with jitter, until it is
-//! answered 2xx or given up, and then its events are counted as lost and the backend hears how many those were.
+//! One request at a time carries the events that have gathered; it is sent again, ever more seldom and with jitter,
+//! until it is answered 2xx or given up, and then its events are counted as lost and the backend hears how many those
+//! were.
 //!
-//! Invariants: what waits is bounded and charged ([`hub::WebhookQueue`]); a request is signed anew each time, with the time; the
-//! secret is in nothing that is logged, nor is more of the URL than its host.
+//! Invariants: what waits is bounded and charged ([`hub::WebhookQueue`]); a request is signed anew each time, with the
+//! time; the secret is in nothing that is logged, nor is more of the URL than its host.
 
 use super::client::{HttpClient, check_url};
 use super::{Counts, needs_hub};

@@ -1,7 +1,7 @@
 //! HTTP requests that the daemon makes by itself, one at a time, on the thread that makes them.
 //!
-//! Invariants: a request ends in time, whatever the server does; of a body no more is taken in than was said; redirects are
-//! not followed, so nothing is sent to anybody but who was named; what a URL holds beside its host is in no error.
+//! Invariants: a request ends in time, whatever the server does; of a body no more is taken in than was said; redirects
+//! are not followed, so nothing is sent to anybody but who was named; what a URL holds beside its host is in no error.
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -45,8 +45,8 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// For requests to `uri`. `ca`: the certificate by which its server is known, PEM, where the system does not know it;
-    /// empty for none.
+    /// For requests to `uri`. `ca`: the certificate by which its server is known, PEM, where the system does not know
+    /// it; empty for none.
     ///
     /// # Errors
     /// The certificate cannot be read, or the system knows none.

@@ -1,8 +1,9 @@
-//! The public keys of the authority that signs the hub's tokens: fetched from its URL, or read from a file, again and again,
-//! by a thread of its own.
+//! The public keys of the authority that signs the hub's tokens: fetched from its URL, or read from a file, again and
+//! again, by a thread of its own.
 //!
-//! Invariants: a set takes the place of the one before as a whole, so a key that left it opens nothing any more; what cannot be
-//! fetched is told, and leaves the set before in force; tokens with unknown keys have the URL asked at most once in
+//! Invariants: a set takes the place of the one before as a whole, so a key that left it opens nothing any more; what
+//! cannot be fetched is told, and leaves the set before in force; tokens with unknown keys have the URL asked at most
+//! once in
 //! [`REST`], whoever sends them and however many.
 
 use super::client::{HttpClient, check_url};

@@ -1,7 +1,8 @@
-//! The names under which `kinode_process_lib` since 0.10 and `hyperware_process_lib` have the same: a [`HttpServer`] that
-//! remembers what is bound and who is connected, and functions that return nothing.
+//! The names under which `kinode_process_lib` since 0.10 and `hyperware_process_lib` have the same: a [`HttpServer`]
+//! that remembers what is bound and who is connected, and functions that return nothing.
 //!
-//! What they serve from the node's file system (`serve_ui`, `serve_file`) is not here: a process beside a broker has none.
+//! What they serve from the node's file system (`serve_ui`, `serve_file`) is not here: a process beside a broker has
+//! none.
 
 use super::ask_within;
 use crate::node::{self, HttpServerAction};
@@ -370,7 +371,8 @@ impl HttpServer {
     }
 }
 
-/// Answers the HTTP request received last, if there is one. `status` is a number or the `StatusCode` of the `http` crate.
+/// Answers the HTTP request received last, if there is one. `status` is a number or the `StatusCode` of the `http`
+/// crate.
 pub fn send_response(status: impl Into<u16>, headers: Option<HashMap<String, String>>, body: Vec<u8>) {
     let response = HttpResponse { status: status.into(), headers: headers.unwrap_or_default() };
     respond(&response, Some(LazyLoadBlob { mime: None, bytes: body }));
@@ -388,8 +390,8 @@ fn respond(response: &HttpResponse, blob: Option<LazyLoadBlob>) {
     }
 }
 
-/// Pushes one message to a channel of this process. Does not wait for the client, and nothing is heard of a channel that
-/// is gone.
+/// Pushes one message to a channel of this process. Does not wait for the client, and nothing is heard of a channel
+/// that is gone.
 ///
 /// If the process is stopped, this does not return: the thread unwinds to where the process was started.
 ///

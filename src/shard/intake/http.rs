@@ -200,8 +200,8 @@ impl Shard {
         }
     }
 
-    /// The answer to a client that has not read what it was sent before, and asks for what is queued from what is kept, or goes
-    /// on on another shard: both begin with an empty queue.
+    /// The answer to a client that has not read what it was sent before, and asks for what is queued from what is kept,
+    /// or goes on on another shard: both begin with an empty queue.
     fn refuse_unread(&self, slot: Slot, target: &UpgradeTarget) -> Option<PreparedResponse> {
         let UpgradeTarget::Bound { wish: Some(wish), .. } = target else { return None };
         let begins_empty = wish.stream.is_some() || self.goes_to(wish).is_some();
@@ -502,7 +502,8 @@ impl Shard {
             AfterResponse::Feed if self.is_stopping() => self.end_connection(slot),
             AfterResponse::Feed => {
                 let connection = &mut self.table[slot];
-                // Who waited for a response had nothing to say: the time counts for nothing, should it go on as a WebSocket.
+                // Who waited for a response had nothing to say: the time counts for nothing, should it go on as a
+                // WebSocket.
                 connection.heard(self.now_ms);
                 if let ConnectionPhase::Http(exchange) = &mut connection.phase {
                     exchange.feeds = true;
@@ -549,8 +550,8 @@ impl Shard {
         }
         let ConnectionPhase::Http(exchange) = &connection.phase else { return };
         if exchange.responding {
-            // A large response may take long on a slow line, but not stand still. Who sends first and reads later is still
-            // sending.
+            // A large response may take long on a slow line, but not stand still. Who sends first and reads later is
+            // still sending.
             let sends = exchange.unread_bytes - exchange.http.unread_bytes();
             let stands_still = connection.outbound.queued_bytes() >= exchange.left_bytes
                 && (sends == 0 || sends < self.config.least_bytes(self.config.http_idle_timeout_ms));

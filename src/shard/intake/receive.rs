@@ -86,8 +86,8 @@ impl Shard {
         }
     }
 
-    /// This connection is not to be read now. Where its client is known to have left, it is not kept for long, whatever it
-    /// waits for.
+    /// This connection is not to be read now. Where its client is known to have left, it is not kept for long, whatever
+    /// it waits for.
     fn hurry_end(&mut self, slot: Slot) {
         let connection = &self.table[slot];
         if !connection.flags.has(Flag::HangsUp) {
@@ -119,8 +119,8 @@ impl Shard {
             })
     }
 
-    /// How much of a client is read at a time: as many of the smallest frames as are work for a slice, and the whole rest of
-    /// a frame or a body that is on its way.
+    /// How much of a client is read at a time: as many of the smallest frames as are work for a slice, and the whole
+    /// rest of a frame or a body that is on its way.
     pub fn read_bytes_max(&self, token: ConnectionToken) -> usize {
         let Some(slot) = self.table.resolve(token) else { return READ_BYTES_MAX };
         if self.table[slot].is_shaking() {
@@ -162,8 +162,8 @@ impl Shard {
         let Some(slot) = self.table.resolve(token) else { return };
         let connection = &mut self.table[slot];
         match &connection.phase {
-            // A client may shut its sending side behind a request and still read the response. One that has left does the
-            // same, so the response is not waited for as long as it may take.
+            // A client may shut its sending side behind a request and still read the response. One that has left does
+            // the same, so the response is not waited for as long as it may take.
             ConnectionPhase::Http(exchange) if exchange.is_answering() && end == SocketEnd::Finished => {
                 connection.flags.set(Flag::HalfClosed);
                 if !exchange.responding() {
@@ -431,7 +431,8 @@ impl Shard {
                 intake.resume(connection, slot);
             }
         });
-        // Those who may go on once these have gone on are looked at in the next turn, as those for whom this one is over.
+        // Those who may go on once these have gone on are looked at in the next turn, as those for whom this one is
+        // over.
         let resumed = self.intake.resume.len();
         for number in 0..resumed {
             if number > 0 && self.work.spent_ns() >= until_ns {

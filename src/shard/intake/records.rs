@@ -20,8 +20,8 @@ use std::net::SocketAddr;
 pub(in crate::shard) const TRUNCATED: &str = "the client ended TLS without close_notify: what it said last may be lost";
 
 impl Shard {
-    /// What was read before of a record that is not whole, put at the start of `buffer`; the next read is to stand behind it,
-    /// and [`handle_read`](Self::handle_read) is given both. Returns how much that is.
+    /// What was read before of a record that is not whole, put at the start of `buffer`; the next read is to stand
+    /// behind it, and [`handle_read`](Self::handle_read) is given both. Returns how much that is.
     pub fn carried(&self, token: ConnectionToken, buffer: &mut [u8]) -> usize {
         let Some(slot) = self.table.resolve(token) else { return 0 };
         let connection = &self.table[slot];
@@ -132,8 +132,8 @@ impl Shard {
         }
     }
 
-    /// What a handshake costs that keys were exchanged for. Whether it takes up an earlier connection is known when it is
-    /// over; what that saves is little.
+    /// What a handshake costs that keys were exchanged for. Whether it takes up an earlier connection is known when it
+    /// is over; what that saves is little.
     fn price_ns(&self) -> u64 {
         self.config.tls.as_ref().map_or(PRICE_NS_RESUMED, |server| server.price_ns())
     }

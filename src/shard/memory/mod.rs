@@ -79,7 +79,8 @@ pub(super) struct Memory {
     nobody: Tenant,
     /// Accounts that have changed since they were published.
     dirty: Vec<Option<OwnerId>>,
-    /// Who holds more than a share and has something here, the fullest last; looked up when it is first needed in a turn.
+    /// Who holds more than a share and has something here, the fullest last; looked up when it is first needed in a
+    /// turn.
     over_share: Option<Vec<Option<OwnerId>>>,
     /// Others have been called in this turn, to make those who hold more than their share give back.
     has_called: bool,
@@ -228,7 +229,8 @@ impl Memory {
     }
 
     /// Who makes room for what is to be held for `owner`: whoever holds more than a share; else, if somebody does on
-    /// another shard, the fullest connection of the owner's own, for no one else gives way to it; else the fullest of all.
+    /// another shard, the fullest connection of the owner's own, for no one else gives way to it; else the fullest of
+    /// all.
     pub fn first_to_give(&mut self, owner: OwnerId) -> Option<(HolderList, Slot)> {
         if let Some(found) = self.first_over_share() {
             return Some(found);

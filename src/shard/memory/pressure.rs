@@ -83,8 +83,8 @@ impl Shard {
         self.memory.note_window(self.out.window_own_bytes());
         self.memory.begin_turn();
         self.memory.publish();
-        // History goes first; then whoever holds more than a share makes room for the others, whichever shard they are on, for
-        // a part of the turn.
+        // History goes first; then whoever holds more than a share makes room for the others, whichever shard they are
+        // on, for a part of the turn.
         while self.memory.is_pressed() && self.shed_history() {
             self.memory.trim();
         }

@@ -67,12 +67,12 @@ impl Compressed {
     }
 }
 
-/// The contexts of this shard's channels whose messages may refer to earlier ones, by place in the shard's table, within
-/// a memory budget.
+/// The contexts of this shard's channels whose messages may refer to earlier ones, by place in the shard's table,
+/// within a memory budget.
 ///
-/// What a client remembers is what was sent to it compressed, in order. So a message refers to earlier ones only when it
-/// is sure to follow them: while the socket takes what it is offered. What was offered when the socket turns out to be
-/// full is pinned; what comes then refers to nothing, may be dropped or replaced, and so the context begins anew.
+/// What a client remembers is what was sent to it compressed, in order. So a message refers to earlier ones only when
+/// it is sure to follow them: while the socket takes what it is offered. What was offered when the socket turns out to
+/// be full is pinned; what comes then refers to nothing, may be dropped or replaced, and so the context begins anew.
 #[derive(Default)]
 pub(in crate::shard) struct Contexts {
     by_slot: FxHashMap<Slot, DeflateContext>,

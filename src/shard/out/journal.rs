@@ -171,8 +171,8 @@ impl Journal {
         Some(self.left.get(&ListenerAudience::Topic(name.clone()))?.claim.as_ref()?.topic())
     }
 
-    /// Lets go of what came before `before_ms`, or is not kept any more, and of those who have not come back. Returns whether
-    /// nobody needs it any more.
+    /// Lets go of what came before `before_ms`, or is not kept any more, and of those who have not come back. Returns
+    /// whether nobody needs it any more.
     pub fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
         while let Some(first) = self.entries.front()
             && (first.at_ms < before_ms || !kept.has(first.range))

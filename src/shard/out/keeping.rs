@@ -20,9 +20,9 @@ pub(in crate::shard) struct ResumeHolder {
     pub user: Option<Arc<str>>,
 }
 
-/// With what a channel may be taken up: the token that was given out last, and the one by which it was taken up last, until
-/// its client has shown that it heard of the one behind that. So an answer that was lost on its way costs nobody a channel, and
-/// a token that is known to have been replaced is worth nothing.
+/// With what a channel may be taken up: the token that was given out last, and the one by which it was taken up last,
+/// until its client has shown that it heard of the one behind that. So an answer that was lost on its way costs nobody
+/// a channel, and a token that is known to have been replaced is worth nothing.
 #[derive(Clone, Copy)]
 pub(in crate::shard) struct ResumeTokens {
     last: ResumeToken,

@@ -161,7 +161,8 @@ impl KeptFrames {
         }
     }
 
-    /// Small frames that come from now on do not go into segments begun before: who trickles does not keep them for ever.
+    /// Small frames that come from now on do not go into segments begun before: who trickles does not keep them for
+    /// ever.
     pub fn end_tails(&mut self, begun_before_ms: u64) {
         let (segments, front) = (&self.segments, self.front);
         for own in self.owners.values_mut() {

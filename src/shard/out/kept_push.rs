@@ -203,7 +203,8 @@ impl Shard {
         }
     }
 
-    /// Puts all that its log still has behind what waits for a channel's connection: it ends, and a close frame follows.
+    /// Puts all that its log still has behind what waits for a channel's connection: it ends, and a close frame
+    /// follows.
     pub(in crate::shard) fn pour(&mut self, slot: Slot) {
         while let Some(keeping) = self.out.keepings.get_mut(&slot)
             && let Some(next) = keeping.log.next(&self.out.window.kept, 0)

@@ -191,8 +191,8 @@ impl Log {
         }
     }
 
-    /// Drops unsent messages, the oldest first, until `bytes` are gone; none of those that are sent again. Returns how many
-    /// messages and bytes went.
+    /// Drops unsent messages, the oldest first, until `bytes` are gone; none of those that are sent again. Returns how
+    /// many messages and bytes went.
     pub fn drop_oldest(&mut self, bytes: usize, kept: &KeptFrames) -> (usize, usize) {
         let (mut messages, mut dropped) = (0, 0);
         let mut place = self.unsent.partition_point(|entry| entry.first < self.again_until);
@@ -265,8 +265,8 @@ impl Log {
         true
     }
 
-    /// The client comes back, and has received so many messages: what it has missed waits again. Returns how many of those
-    /// are lost because history does not reach back so far; `None` if it cannot have received so many.
+    /// The client comes back, and has received so many messages: what it has missed waits again. Returns how many of
+    /// those are lost because history does not reach back so far; `None` if it cannot have received so many.
     pub fn rewind(&mut self, received: u64, kept: &KeptFrames) -> Option<u64> {
         if received > self.told {
             return None;

@@ -201,8 +201,8 @@ impl Out {
         }
     }
 
-    /// How many connections have been taken off the bulk list, and one; as long as the urgent list is not empty, none: what
-    /// any of them needs may not go.
+    /// How many connections have been taken off the bulk list, and one; as long as the urgent list is not empty, none:
+    /// what any of them needs may not go.
     fn offered(&self) -> u64 {
         if self.waiting.urgent.is_empty() { self.waiting.offered + 1 } else { 0 }
     }

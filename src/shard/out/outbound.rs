@@ -45,8 +45,8 @@ pub struct Backlog {
     blocked: bool,
     /// While blocked, so many pieces at the front are not dropped: frames behind them refer to what is in them.
     pinned: usize,
-    /// While blocked: the piece in which the control frames are that dropping has stepped over, so that it steps over each
-    /// once.
+    /// While blocked: the piece in which the control frames are that dropping has stepped over, so that it steps over
+    /// each once.
     stepped_over: Option<usize>,
     /// While blocked: the bytes of data frames in the pieces that may be dropped, once they were counted.
     droppable: Option<usize>,
@@ -101,8 +101,8 @@ impl Outbound {
         self.backlog.as_ref().is_some_and(|backlog| backlog.blocked)
     }
 
-    /// The socket says that it takes bytes again: the lane enters at the boundary. From now on control frames are frames
-    /// like any other, and where a frame ends in the queue is where it ends on the wire.
+    /// The socket says that it takes bytes again: the lane enters at the boundary. From now on control frames are
+    /// frames like any other, and where a frame ends in the queue is where it ends on the wire.
     pub fn unblock(&mut self) {
         let boundary = usize::from(self.until_boundary > 0);
         let Some(backlog) = &mut self.backlog else { return };

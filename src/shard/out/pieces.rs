@@ -81,8 +81,8 @@ impl OutboundPiece {
         matches!(self, Self::Chunk { bytes, .. } if bytes.capacity() - bytes.len() >= len)
     }
 
-    /// Forgets the first `count` bytes; fewer than its length. A chunk is moved once half of it has left, so what it holds
-    /// is in proportion to what waits.
+    /// Forgets the first `count` bytes; fewer than its length. A chunk is moved once half of it has left, so what it
+    /// holds is in proportion to what waits.
     fn advance(&mut self, count: usize) {
         match self {
             Self::Range(range) => *range = range.split_at(count).1,

@@ -15,8 +15,8 @@ use crate::shard::work;
 use smallvec::SmallVec;
 use std::io::IoSlice;
 
-/// The most sends of one batch: at the measured 3.5 to 5 µs each, about a millisecond without looking up. Fewer where streams
-/// end with them.
+/// The most sends of one batch: at the measured 3.5 to 5 µs each, about a millisecond without looking up. Fewer where
+/// streams end with them.
 const BATCH_SENDS_MAX: usize = 256;
 
 /// The most bytes of one batch. A loopback socket takes 4 MB at once; a batch should not take that from each.

@@ -124,7 +124,8 @@ impl Directory {
         }
     }
 
-    /// Takes an owner out that has bound nothing any more, if a kernel made it: it is made again when it is named again.
+    /// Takes an owner out that has bound nothing any more, if a kernel made it: it is made again when it is named
+    /// again.
     pub fn remove_if_unused(&mut self, owner: OwnerId) {
         let is_attached = |process: &ProcessId| self.processes.get(process) == Some(&owner);
         if self.owners.get(&owner).is_some_and(|owner| !is_attached(&owner.process))

@@ -123,7 +123,8 @@ impl Owners {
         place
     }
 
-    /// The owner has no handler here any more. What its clients still say goes where the events of those go who are gone.
+    /// The owner has no handler here any more. What its clients still say goes where the events of those go who are
+    /// gone.
     pub fn dismiss(&mut self, place: u32) {
         if self.locals[place as usize].unread.take().is_some() {
             self.hosted.retain(|&hosted| hosted != place);
@@ -176,7 +177,8 @@ impl Owners {
         if let Some(&place) = self.places.get(&owner) {
             return self.emit(place, event);
         }
-        // An owner that a kernel made and that has bound nothing is not in the directory, but shares its system's queue.
+        // An owner that a kernel made and that has bound nothing is not in the directory, but shares its system's
+        // queue.
         let owners = &self.directory.owners;
         let found = owners.get(&owner).or_else(|| owners.get(&self.directory.system?));
         if let Some(found) = found {
@@ -204,8 +206,8 @@ impl Owners {
         }
     }
 
-    /// As [`hand_over`](Self::hand_over), if a channel was opened: what its client then says elsewhere must not overtake
-    /// that.
+    /// As [`hand_over`](Self::hand_over), if a channel was opened: what its client then says elsewhere must not
+    /// overtake that.
     pub fn hand_over_opened(&mut self) {
         if self.opened_untold {
             self.hand_over();
@@ -252,8 +254,8 @@ impl Owners {
         }
     }
 
-    /// Takes out connections that may go on, since half of their owner's queue is empty: in turn, to `resume`, and of one
-    /// owner no more at a time than a turn could let go on.
+    /// Takes out connections that may go on, since half of their owner's queue is empty: in turn, to `resume`, and of
+    /// one owner no more at a time than a turn could let go on.
     pub fn take_resumable(&mut self, mut resume: impl FnMut(Slot)) {
         // A connection that fills the queue again puts its owner into the list anew, for the next time.
         for place in std::mem::take(&mut self.full) {

@@ -72,8 +72,8 @@ pub struct TopicReport {
 }
 
 impl Topics {
-    /// Counts a channel of `shard`, one of `shards`, into a topic, which is made if need be and charged to `purse`. None:
-    /// the memory budget has no room for it.
+    /// Counts a channel of `shard`, one of `shards`, into a topic, which is made if need be and charged to `purse`.
+    /// None: the memory budget has no room for it.
     pub fn claim(
         self: &Arc<Self>,
         name: &Arc<str>,

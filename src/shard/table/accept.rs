@@ -129,7 +129,8 @@ impl Shard {
         if is_proxy { None } else { self.table.admission.client(address.ip()) }
     }
 
-    /// It is known now whose connection it is, which was counted as nobody's until then. Whoever is over a limit is told so.
+    /// It is known now whose connection it is, which was counted as nobody's until then. Whoever is over a limit is
+    /// told so.
     pub(in crate::shard) fn count_once_known(&mut self, slot: Slot) {
         let address: SocketAddr = self.table[slot].peer.into();
         let Some(client) = self.client_at(address) else { return };
@@ -173,7 +174,8 @@ impl Shard {
         }
     }
 
-    /// Counts a handshake of TLS. Returns whether this client may do it: a third of a core, whatever the server's key costs.
+    /// Counts a handshake of TLS. Returns whether this client may do it: a third of a core, whatever the server's key
+    /// costs.
     fn may_shake(&self, client: Prefix, server: &TlsServer) -> bool {
         let rate = u32::try_from(CLIENT_HANDSHAKES_NS_PER_S / server.price_ns().max(1)).unwrap_or(u32::MAX);
         self.table.admission.take_tls_handshake(client, rate, self.now_ms)
@@ -215,7 +217,8 @@ impl Shard {
         Some(full.with("retry-after", "1").closing())
     }
 
-    /// Counts a connection of a proxy that becomes a WebSocket as its client's. The answer is the refusal, if it is one.
+    /// Counts a connection of a proxy that becomes a WebSocket as its client's. The answer is the refusal, if it is
+    /// one.
     pub(in crate::shard) fn count_forwarded(&mut self, slot: Slot, client: Option<Prefix>) -> Option<PreparedResponse> {
         let client = client.filter(|_| self.table[slot].client.is_none())?;
         match self.table.admission.enter_client(client, self.now_ms) {

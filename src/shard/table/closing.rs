@@ -72,8 +72,8 @@ impl Shard {
         self.set_deadline(slot, self.answer_due_ms());
     }
 
-    /// When a client must have taken what we still send and have answered our close frame. A broker that stops says itself
-    /// how long it waits.
+    /// When a client must have taken what we still send and have answered our close frame. A broker that stops says
+    /// itself how long it waits.
     fn answer_due_ms(&self) -> u64 {
         let due_ms = self.now_ms + self.config.close_timeout_ms;
         self.table.stop_at_ms.map_or(due_ms, |stop_at_ms| stop_at_ms.max(due_ms))
@@ -171,7 +171,8 @@ impl Shard {
         self.remove(slot);
     }
 
-    /// The client did not answer our close frame in time, or its process was slow to take what stands before the answer.
+    /// The client did not answer our close frame in time, or its process was slow to take what stands before the
+    /// answer.
     pub(in crate::shard) fn end_unanswered(&mut self, slot: Slot) {
         let lost = self.unsent_bytes(slot);
         let is_unread = self.table[slot].flags.has(Flag::HasWaited);
@@ -291,8 +292,8 @@ impl Shard {
         }
     }
 
-    /// The connection is nothing any more but what it still sends, and what is read and dropped meanwhile: the one place
-    /// where it leaves what it was. Returns that.
+    /// The connection is nothing any more but what it still sends, and what is read and dropped meanwhile: the one
+    /// place where it leaves what it was. Returns that.
     fn begin_ending(&mut self, slot: Slot) -> ConnectionPhase {
         self.forget_asked(slot);
         let ending = ConnectionPhase::Ending(self.ending(slot));

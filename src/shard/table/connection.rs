@@ -93,7 +93,8 @@ pub struct Connection {
     pub(in crate::shard) unparsed: Option<Box<Unparsed>>,
     /// What it is more than a plain connection, if its client came to the listener of TLS.
     pub(in crate::shard) tls: Option<Box<Tls>>,
-    /// The tick at which the current phase must have ended; [`Self::NO_TICK`] if it has no such time. 32 bits are 13 years.
+    /// The tick at which the current phase must have ended; [`Self::NO_TICK`] if it has no such time. 32 bits are 13
+    /// years.
     pub(in crate::shard) deadline_tick: u32,
     /// When the client last gave a sign of life: the low bits of the shard's milliseconds.
     pub(in crate::shard) heard_ms: u32,
@@ -103,8 +104,8 @@ pub struct Connection {
     pub(in crate::shard) wheel_tick: u32,
     /// When it was accepted, or became a channel: seconds of the shard's own time.
     pub(in crate::shard) since_s: u32,
-    /// The low bits of the second in which its last control frame was read, and how many were in that; below 0: how many
-    /// more may be, having come while we did not listen.
+    /// The low bits of the second in which its last control frame was read, and how many were in that; below 0: how
+    /// many more may be, having come while we did not listen.
     pub(in crate::shard) control_s: u16,
     pub(in crate::shard) control_frames: i32,
 }
@@ -264,7 +265,8 @@ pub(in crate::shard) enum Flag {
     HasWaited,
     /// Stands in the list of those that may go on: see `intake`.
     Resumes,
-    /// Its socket has said that the client sends nothing more; that end may still stand behind bytes that were not read.
+    /// Its socket has said that the client sends nothing more; that end may still stand behind bytes that were not
+    /// read.
     HangsUp,
     /// And that nothing reaches the client any more.
     Broken,
@@ -345,8 +347,8 @@ impl Connection {
         self.pings_unanswered = 0;
     }
 
-    /// We have not listened since the client was last heard, or for `unheard_ms_max`: control frames that are read now may
-    /// have come in all that time.
+    /// We have not listened since the client was last heard, or for `unheard_ms_max`: control frames that are read now
+    /// may have come in all that time.
     pub(in crate::shard) fn excuse_control(&mut self, now_ms: u64, unheard_ms_max: u64, frames_per_s_max: u16) {
         let unheard_ms = u64::from((now_ms as u32).wrapping_sub(self.heard_ms)).min(unheard_ms_max);
         let frames = u32::try_from(unheard_ms * u64::from(frames_per_s_max) / 1000).unwrap_or(u32::MAX);

@@ -119,7 +119,8 @@ impl Shard {
         if interval_ms == 0 || connection.channel().is_none() || connection.flags.has_any(is_aside) {
             return u64::MAX;
         }
-        // Between 80 and 95 % of the interval, evenly (by the golden ratio) for connections that come one after another.
+        // Between 80 and 95 % of the interval, evenly (by the golden ratio) for connections that come one after
+        // another.
         let share = u64::from(connection.generation.wrapping_mul(0x9e37_79b9));
         let period_ms = interval_ms * 4 / 5 + ((interval_ms * 3 / 20 * share) >> 32);
         let since_ms = if connection.pings_unanswered == 0 { connection.heard_ms } else { connection.pinged_ms };
@@ -162,8 +163,8 @@ impl Shard {
             }
             return;
         }
-        // Where it is we who do not listen, silence means nothing. A ping is sent all the same: the system finds out by it
-        // that a client has vanished, and says so.
+        // Where it is we who do not listen, silence means nothing. A ping is sent all the same: the system finds out by
+        // it that a client has vanished, and says so.
         let is_unheard = connection.flags.has(Flag::WaitsForOwner) || connection.flags.has(Flag::Failing);
         if is_unheard || connection.pings_unanswered < self.config.pings_unanswered_max {
             connection.pings_unanswered = if is_unheard { 1 } else { connection.pings_unanswered + 1 };

@@ -26,8 +26,8 @@ pub(in crate::shard) struct EndedChannel {
 /// See the module.
 #[derive(Default)]
 pub(in crate::shard) struct Detached {
-    /// In the order in which they were left, each with a number that counts up; those that were taken up since are among
-    /// them.
+    /// In the order in which they were left, each with a number that counts up; those that were taken up since are
+    /// among them.
     order: VecDeque<(Slot, u64)>,
     /// The number of each.
     left: FxHashMap<Slot, u64>,

@@ -30,7 +30,8 @@ pub(super) const OF_CHANNEL: u32 =
     Flag::Urgent.bit() | Flag::Bulk.bit() | Flag::InBatch.bit() | Flag::Keeps.bit() | Flag::Lags.bit();
 
 impl Shard {
-    /// The connection of a channel has ended without a close frame. Returns whether the channel outlives it: then it waits.
+    /// The connection of a channel has ended without a close frame. Returns whether the channel outlives it: then it
+    /// waits.
     pub(in crate::shard) fn detach(&mut self, slot: Slot) -> bool {
         let connection = &self.table[slot];
         let may_come_back = connection.flags.has(Flag::Keeps)
@@ -53,8 +54,8 @@ impl Shard {
         true
     }
 
-    /// What belonged to the connection rather than to its channel is gone: what was queued counts as sent, and the client
-    /// says what of it has come.
+    /// What belonged to the connection rather than to its channel is gone: what was queued counts as sent, and the
+    /// client says what of it has come.
     pub(super) fn let_go_of_socket(&mut self, slot: Slot) {
         self.settle_as_queued(slot);
         let connection = &mut self.table[slot];

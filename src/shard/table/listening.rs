@@ -95,8 +95,8 @@ impl Shard {
         }
     }
 
-    /// Who comes back to topics is subscribed to them at once: its process would do so a moment later, and what is published
-    /// between is neither missed nor live.
+    /// Who comes back to topics is subscribed to them at once: its process would do so a moment later, and what is
+    /// published between is neither missed nor live.
     fn rejoin(&mut self, slot: Slot, id: ChannelId, owner: &Arc<Owner>, grant: &Grant) {
         let of_user = grant.user.as_deref().and_then(topic::of_user).map(Arc::from);
         for name in of_user.iter().chain(&grant.topics) {

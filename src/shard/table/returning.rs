@@ -36,7 +36,8 @@ impl Shard {
         self.keys.verify(ask.channel, &ask.token).is_ok().then_some(ask.channel)
     }
 
-    /// An upgraded connection whose channel is to outlive it: it takes up an old one, goes on to its shard, or opens one.
+    /// An upgraded connection whose channel is to outlive it: it takes up an old one, goes on to its shard, or opens
+    /// one.
     pub(in crate::shard) fn begin_kept(&mut self, slot: Slot, upgraded: Upgraded) {
         match self.goes_to(&upgraded.wish) {
             Some(to) if to != self.index() => self.hand_over(slot, to, upgraded),

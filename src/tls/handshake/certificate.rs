@@ -1,7 +1,7 @@
 //! A certificate chain and its key, from PEM: which names it is for, until when, and what signing with it costs.
 //!
-//! Invariant: what is here fits together: the key is the certificate's. That a client trusts it is not looked at. Must not
-//! know files.
+//! Invariant: what is here fits together: the key is the certificate's. That a client trusts it is not looked at. Must
+//! not know files.
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
@@ -117,8 +117,8 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// What a full handshake costs by the key that signs it, with the key exchange that browsers offer (X25519MLKEM768): P-256 and
-/// RSA 2048 as measured, the others estimated from what signing costs beside them (`docs/LIMITS.md`).
+/// What a full handshake costs by the key that signs it, with the key exchange that browsers offer (X25519MLKEM768):
+/// P-256 and RSA 2048 as measured, the others estimated from what signing costs beside them (`docs/LIMITS.md`).
 fn price_ns(key: &CertifiedKey) -> u64 {
     let public_key_bytes = key.key.public_key().map_or(0, |key| key.len());
     match key.key.algorithm() {

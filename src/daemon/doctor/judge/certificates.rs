@@ -1,5 +1,5 @@
-//! The certificates of the listener for TLS: whether clients will accept them, for how long, for which names; and who else
-//! may read their keys.
+//! The certificates of the listener for TLS: whether clients will accept them, for how long, for which names; and who
+//! else may read their keys.
 
 use super::{Finding, Level};
 use crate::daemon::config::DaemonConfig;
