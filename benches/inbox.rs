@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pushring::ChannelId;
-use pushring::internals::admission::ProcessFund;
+use pushring::internals::admission::ProcessMemory;
 use pushring::internals::gateway::OwnerId;
 use pushring::internals::inbox::{Account, InboxLimits, InboxSender, Wake, inbox};
 use pushring::internals::proto::MessageKind;
@@ -49,10 +49,10 @@ fn send(sender: &InboxSender<Order>, account: &Account, count: usize) {
     }
 }
 
-fn send_events(queue: &ProcessQueue, purse: &ProcessFund, count: usize) {
+fn send_events(queue: &ProcessQueue, memory: &ProcessMemory, count: usize) {
     let mut batch = EventBatch::new(OwnerId(1));
     (0..count).for_each(|_| batch.push(event()));
-    assert!(queue.send(purse, batch), "the process is there");
+    assert!(queue.send(memory, batch), "the process is there");
 }
 
 fn process_to_shard(c: &mut Criterion) {
@@ -74,12 +74,12 @@ fn process_to_shard(c: &mut Criterion) {
 fn shard_to_process(c: &mut Criterion) {
     let mut group = c.benchmark_group("shard-to-process");
     let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
-    let purse = queue.purse("bench:bench:sys".parse().unwrap());
+    let memory = queue.memory_of("bench:bench:sys".parse().unwrap());
     for batch in BATCHES {
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(BenchmarkId::from_parameter(batch), |b| {
             b.iter(|| {
-                send_events(&queue, &purse, batch);
+                send_events(&queue, &memory, batch);
                 assert_eq!(receiver.try_recv().expect("it was sent").events.len(), batch);
             });
         });
@@ -91,7 +91,7 @@ fn shard_to_process(c: &mut Criterion) {
 fn round_trip(c: &mut Criterion) {
     let mut group = c.benchmark_group("round-trip");
     let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
-    let purse = queue.purse("bench:bench:sys".parse().unwrap());
+    let memory = queue.memory_of("bench:bench:sys".parse().unwrap());
     let (to_main, from_shard) = crossbeam_channel::bounded(1);
     let shard = thread::spawn(move || {
         let (sender, mut inbox) = inbox::<Order>(LIMITS, Unpark(thread::current()));
@@ -100,7 +100,7 @@ fn round_trip(c: &mut Criterion) {
             let mut orders = 0;
             inbox.drain(1024, u64::MAX, |_| orders += 1);
             if orders > 0 {
-                send_events(&queue, &purse, orders);
+                send_events(&queue, &memory, orders);
             } else if inbox.take_kick() {
                 // The benchmark's word for the end.
                 return;

@@ -309,7 +309,7 @@ fn members(n: usize) -> (Fan, Vec<Command>) {
     let fan = Fan::new(n);
     let owner = fan.owner.clone();
     let join = |&channel: &ChannelId| {
-        let change = Membership::In(owner.topics.claim(&"all".into(), 0, 1, &owner.purse));
+        let change = Membership::In(owner.topics.claim(&"all".into(), 0, 1, &owner.memory));
         Command::Subscribe(Box::new(SubscribeCommand { channel, owner: OWNER, change, asked: ReportTo::Nobody }))
     };
     let orders = fan.channels.iter().map(join).collect();

@@ -6,9 +6,9 @@
 //!
 //! - a shard, which has one lease for its clients and counts in plain numbers. It has a [`Tally`] for each tenant and
 //!   publishes the differences once a turn, so counting costs a broadcast nothing that threads share;
-//! - a [`Fund`], for what is kept outside of shards: the events that a process has not read, the frames that a link has
+//! - a [`MemoryPool`], for what is kept outside of shards: the events that a process has not read, the frames that a link has
 //!   not seen acknowledged, static content. What it keeps carries a [`Charge`], and dropping that is the only way to
-//!   give it back. Nobody can make it give, so all funds together fill half of the budget at most, or what tenants need
+//!   give it back. Nobody can make it give, so all pools together fill half of the budget at most, or what tenants need
 //!   to have half of their share each.
 //!
 //! **Fair pressure.** The share of a tenant is the budget divided by those who hold a notable part of it (1/1024). When
@@ -198,10 +198,10 @@ impl Ledger {
         tenant
     }
 
-    /// A fund that nothing draws on yet.
-    pub fn fund(&self) -> Fund {
+    /// A pool that nothing draws on yet.
+    pub fn pool(&self) -> MemoryPool {
         let lease = self.0.budget.fine_lease();
-        Fund(Arc::new(FundShared { ledger: self.clone(), lease, held: AtomicUsize::new(0) }))
+        MemoryPool(Arc::new(PoolShared { ledger: self.clone(), lease, held: AtomicUsize::new(0) }))
     }
 
     /// What is held for all tenants together, by kind.
@@ -332,7 +332,7 @@ impl Tenant {
         all.push(Box::new(orders));
     }
 
-    /// How far a fund's lease may go to hold so many bytes more for it. What shards hold for it does not count: that,
+    /// How far a pool's lease may go to hold so many bytes more for it. What shards hold for it does not count: that,
     /// it can be made to give back.
     fn claim_to_keep(&self, more: usize) -> LeaseReach {
         let share = self.0.book.share_bytes();
@@ -448,18 +448,18 @@ impl Drop for Tally {
 #[error("the memory budget has no room for it")]
 pub struct OverBudget;
 
-/// A lease, and all that draws on it. Clones are the same fund.
+/// A lease, and all that draws on it. Clones are the same pool.
 #[derive(Debug, Clone)]
-pub struct Fund(Arc<FundShared>);
+pub struct MemoryPool(Arc<PoolShared>);
 
 #[derive(Debug)]
-struct FundShared {
+struct PoolShared {
     ledger: Ledger,
     lease: Lease,
     held: AtomicUsize,
 }
 
-impl Fund {
+impl MemoryPool {
     /// Holds so many bytes for `tenant`.
     ///
     /// # Errors
@@ -472,7 +472,7 @@ impl Fund {
 
     /// As [`charge`](Self::charge), for what cannot be refused any more.
     pub fn charge_anyway(&self, tenant: &Tenant, kind: HeldAs, bytes: usize) -> Charge {
-        let mut charge = Charge { fund: self.clone(), tenant: tenant.clone(), kind, bytes: 0 };
+        let mut charge = Charge { pool: self.clone(), tenant: tenant.clone(), kind, bytes: 0 };
         charge.resize(bytes);
         charge
     }
@@ -487,8 +487,8 @@ impl Fund {
     }
 
     /// Its part for one process.
-    pub fn purse(&self, process: ProcessId) -> ProcessFund {
-        ProcessFund { fund: self.clone(), tenant: self.0.ledger.tenant(Some(process)) }
+    pub fn memory_of(&self, process: ProcessId) -> ProcessMemory {
+        ProcessMemory { pool: self.clone(), tenant: self.0.ledger.tenant(Some(process)) }
     }
 
     /// What draws on it.
@@ -501,36 +501,36 @@ impl Fund {
         self.0.lease.bytes()
     }
 
-    /// Tells funds from one another.
+    /// Tells pools from one another.
     pub fn number(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
     }
 }
 
-/// Where memory for one process is charged: a fund, which others may draw on too, and the tenant. Clones are the same.
+/// Where memory for one process is charged: a pool, which others may draw on too, and the tenant. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct ProcessFund {
-    fund: Fund,
+pub struct ProcessMemory {
+    pool: MemoryPool,
     tenant: Tenant,
 }
 
-impl ProcessFund {
-    /// As [`Fund::charge`].
+impl ProcessMemory {
+    /// As [`MemoryPool::charge`].
     ///
     /// # Errors
     /// No more can be leased.
     pub fn charge(&self, kind: HeldAs, bytes: usize) -> Result<Charge, OverBudget> {
-        self.fund.charge(&self.tenant, kind, bytes)
+        self.pool.charge(&self.tenant, kind, bytes)
     }
 
-    /// As [`Fund::charge_anyway`].
+    /// As [`MemoryPool::charge_anyway`].
     pub fn charge_anyway(&self, kind: HeldAs, bytes: usize) -> Charge {
-        self.fund.charge_anyway(&self.tenant, kind, bytes)
+        self.pool.charge_anyway(&self.tenant, kind, bytes)
     }
 
     /// Returns whether so many bytes more could be charged now.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.fund.has_room(&self.tenant, bytes)
+        self.pool.has_room(&self.tenant, bytes)
     }
 
     /// For whom.
@@ -542,7 +542,7 @@ impl ProcessFund {
 /// The claim of something on memory, given back by dropping it.
 #[derive(Debug)]
 pub struct Charge {
-    fund: Fund,
+    pool: MemoryPool,
     tenant: Tenant,
     kind: HeldAs,
     bytes: usize,
@@ -559,9 +559,9 @@ impl Charge {
     /// # Errors
     /// No more can be leased; nothing has changed.
     pub fn grow(&mut self, more: usize) -> Result<(), OverBudget> {
-        let held = self.fund.0.held.fetch_add(more, Ordering::Relaxed) + more;
-        if !self.fund.0.lease.cover_as(held, self.tenant.claim_to_keep(more)) {
-            self.fund.0.held.fetch_sub(more, Ordering::Relaxed);
+        let held = self.pool.0.held.fetch_add(more, Ordering::Relaxed) + more;
+        if !self.pool.0.lease.cover_as(held, self.tenant.claim_to_keep(more)) {
+            self.pool.0.held.fetch_sub(more, Ordering::Relaxed);
             return Err(OverBudget);
         }
         self.tenant.add(self.kind, more);
@@ -571,7 +571,7 @@ impl Charge {
 
     /// Holds so many bytes from now on, whether or not more can be leased.
     pub fn resize(&mut self, bytes: usize) {
-        let FundShared { lease, held, .. } = &*self.fund.0;
+        let PoolShared { lease, held, .. } = &*self.pool.0;
         match bytes.checked_sub(self.bytes) {
             Some(0) => {}
             Some(more) => {

@@ -15,32 +15,32 @@ fn tenant(ledger: &Ledger, name: &str) -> Tenant {
 fn what_is_charged_is_held_until_it_is_dropped_and_told_by_kind_and_process() {
     let ledger = ledger(16);
     let (one, other) = (tenant(&ledger, "one"), tenant(&ledger, "other"));
-    let fund = ledger.fund();
-    let mut charge = fund.charge(&one, HeldAs::Events, 1000).unwrap();
-    let second = fund.charge(&other, HeldAs::Content, 5 * MIB).unwrap();
+    let pool = ledger.pool();
+    let mut charge = pool.charge(&one, HeldAs::Events, 1000).unwrap();
+    let second = pool.charge(&other, HeldAs::Content, 5 * MIB).unwrap();
     assert_eq!(ledger.held(), HeldBytes { events: 1000, content: 5 * MIB, ..HeldBytes::default() });
     charge.resize(3000);
-    assert_eq!((fund.held_bytes(), one.held().events), (5 * MIB + 3000, 3000));
+    assert_eq!((pool.held_bytes(), one.held().events), (5 * MIB + 3000, 3000));
     let report = ledger.report();
     let names: Vec<_> = report.iter().map(|tenant| tenant.process.as_ref().unwrap().as_str()).collect();
     assert_eq!(names, ["other:test:sys", "one:test:sys"], "the fullest first");
     assert_eq!((report[0].held.content, report[1].held.total()), (5 * MIB, 3000));
     drop((charge, second));
-    assert_eq!((fund.held_bytes(), ledger.report().len()), (0, 0));
-    drop(fund);
+    assert_eq!((pool.held_bytes(), ledger.report().len()), (0, 0));
+    drop(pool);
     assert_eq!(ledger.budget().leased_bytes(), 0);
 }
 
 #[test]
 fn a_charge_that_does_not_fit_changes_nothing() {
     let ledger = ledger(8);
-    let (hog, fund) = (tenant(&ledger, "hog"), ledger.fund());
-    let mut charge = fund.charge(&hog, HeldAs::Events, 3 * MIB).unwrap();
-    assert_eq!(fund.charge(&hog, HeldAs::Content, 2 * MIB).unwrap_err(), OverBudget);
+    let (hog, pool) = (tenant(&ledger, "hog"), ledger.pool());
+    let mut charge = pool.charge(&hog, HeldAs::Events, 3 * MIB).unwrap();
+    assert_eq!(pool.charge(&hog, HeldAs::Content, 2 * MIB).unwrap_err(), OverBudget);
     assert_eq!(charge.grow(2 * MIB), Err(OverBudget));
-    assert_eq!((fund.held_bytes(), hog.total(), charge.bytes()), (3 * MIB, 3 * MIB, 3 * MIB));
+    assert_eq!((pool.held_bytes(), hog.total(), charge.bytes()), (3 * MIB, 3 * MIB, 3 * MIB));
     // What cannot be refused is counted all the same.
-    let forced = fund.charge_anyway(&hog, HeldAs::Events, 6 * MIB);
+    let forced = pool.charge_anyway(&hog, HeldAs::Events, 6 * MIB);
     assert_eq!((hog.total(), ledger.budget().leased_bytes()), (9 * MIB, 8 * MIB));
     drop(forced);
     assert_eq!(hog.total(), 3 * MIB);
@@ -50,13 +50,13 @@ fn a_charge_that_does_not_fit_changes_nothing() {
 fn what_nobody_can_make_give_fills_half_and_leaves_each_tenant_half_of_its_share() {
     let ledger = ledger(64);
     let [hog, late] = ["hog", "late"].map(|name| tenant(&ledger, name));
-    let (funds, mut hogs) = ([ledger.fund(), ledger.fund()], Vec::new());
-    while let Ok(charge) = funds[0].charge(&hog, HeldAs::Content, MIB) {
+    let (pools, mut hogs) = ([ledger.pool(), ledger.pool()], Vec::new());
+    while let Ok(charge) = pools[0].charge(&hog, HeldAs::Content, MIB) {
         hogs.push(charge);
     }
     assert_eq!(hogs.len(), 32);
     let mut lates = Vec::new();
-    while let Ok(charge) = funds[1].charge(&late, HeldAs::Content, MIB) {
+    while let Ok(charge) = pools[1].charge(&late, HeldAs::Content, MIB) {
         lates.push(charge);
     }
     assert_eq!(lates.len(), 16, "half of its half");
@@ -96,8 +96,8 @@ fn who_holds_more_than_its_share_leaves_the_reserve_to_the_others_and_is_the_fir
 fn small_tenants_do_not_lower_the_share_of_others_and_cannot_grow_the_list() {
     let ledger = ledger(16);
     let small: Vec<_> = (0..5000).map(|number| tenant(&ledger, &format!("small-{number}"))).collect();
-    let fund = ledger.fund();
-    let charges: Vec<_> = small.iter().map(|tenant| fund.charge(tenant, HeldAs::Events, 1000).unwrap()).collect();
+    let pool = ledger.pool();
+    let charges: Vec<_> = small.iter().map(|tenant| pool.charge(tenant, HeldAs::Events, 1000).unwrap()).collect();
     assert_eq!(ledger.share_bytes(), Some(16 * MIB));
     assert_eq!(ledger.report().len(), 5000);
     drop(charges);
@@ -109,14 +109,14 @@ fn small_tenants_do_not_lower_the_share_of_others_and_cannot_grow_the_list() {
 #[test]
 fn threads_that_charge_and_give_back_lose_nothing() {
     let ledger = ledger(16);
-    let (both, fund) = (tenant(&ledger, "both"), ledger.fund());
+    let (both, pool) = (tenant(&ledger, "both"), ledger.pool());
     std::thread::scope(|scope| {
         for seed in 1..=4usize {
-            let (both, fund) = (both.clone(), fund.clone());
+            let (both, pool) = (both.clone(), pool.clone());
             scope.spawn(move || {
                 let mut held = std::collections::VecDeque::new();
                 for at in 0..5000 {
-                    held.extend(fund.charge(&both, HeldAs::Link, (at * seed * 7919) % (MIB / 4)));
+                    held.extend(pool.charge(&both, HeldAs::Link, (at * seed * 7919) % (MIB / 4)));
                     if held.len() > 8 {
                         held.pop_front();
                     }
@@ -124,9 +124,9 @@ fn threads_that_charge_and_give_back_lose_nothing() {
             });
         }
     });
-    assert_eq!((both.total(), fund.held_bytes()), (0, 0));
+    assert_eq!((both.total(), pool.held_bytes()), (0, 0));
     assert!(!both.0.is_notable.load(Ordering::Relaxed) && ledger.share_bytes() == Some(16 * MIB));
-    drop(fund);
+    drop(pool);
     assert_eq!(ledger.budget().leased_bytes(), 0);
 }
 
@@ -138,14 +138,14 @@ proptest! {
     ) {
         let ledger = ledger(8);
         let tenants = ["a", "b", "c"].map(|name| tenant(&ledger, name));
-        let fund = ledger.fund();
+        let pool = ledger.pool();
         let mut charges: Vec<(usize, Charge)> = Vec::new();
         for (who, kind, bytes, adds) in steps {
             if adds || charges.is_empty() {
-                let charge = match fund.charge(&tenants[who], HeldAs::ALL[kind], bytes) {
+                let charge = match pool.charge(&tenants[who], HeldAs::ALL[kind], bytes) {
                     Ok(charge) => charge,
                     Err(OverBudget) => {
-                        prop_assert!(fund.held_bytes() + bytes > 4 * MIB, "half of the budget at most is kept back");
+                        prop_assert!(pool.held_bytes() + bytes > 4 * MIB, "half of the budget at most is kept back");
                         continue;
                     }
                 };
@@ -154,8 +154,8 @@ proptest! {
                 charges.swap_remove(bytes % charges.len());
             }
             let held = charges.iter().map(|(_, charge)| charge.bytes()).sum::<usize>();
-            prop_assert_eq!(fund.held_bytes(), held);
-            prop_assert!(fund.leased_bytes() >= held);
+            prop_assert_eq!(pool.held_bytes(), held);
+            prop_assert!(pool.leased_bytes() >= held);
             for (who, tenant) in tenants.iter().enumerate() {
                 for kind in HeldAs::ALL {
                     let of_kind = charges.iter().filter(|(of, charge)| *of == who && charge.kind == kind);

@@ -1,6 +1,6 @@
 //! The memory that clients and processes may make a broker hold: one budget in bytes, leased in steps.
 //!
-//! Whoever holds memory (a shard, a [`Fund`](super::Fund)) counts what it holds by itself and leases as many steps as
+//! Whoever holds memory (a shard, a [`MemoryPool`](super::MemoryPool)) counts what it holds by itself and leases as many steps as
 //! cover it. So the budget's one word is touched when a lease grows or shrinks by a step, never per message.
 //!
 //! Invariants: what is leased is never more than the budget; a lease that is dropped comes back. A holder keeps a few
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The step of a shard's lease.
 pub const STEP_BYTES: usize = 1024 * 1024;
 
-/// The step of a [`Fund`](super::Fund)'s lease: there may be thousands of them.
+/// The step of a [`MemoryPool`](super::MemoryPool)'s lease: there may be thousands of them.
 const FUND_STEP_BYTES: usize = 16 * 1024;
 
 /// Steps that a holder keeps beyond its need; it gives back what is more than twice of that.

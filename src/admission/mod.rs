@@ -19,7 +19,9 @@ mod prefix;
 
 pub use connections::{ConnectionLimits, Connections, LimitReached, OfProcess};
 pub use heap::HeapBytes;
-pub use ledger::{Charge, Fund, HeldAs, HeldBytes, Ledger, OverBudget, ProcessFund, Tally, Tenant, TenantReport};
+pub use ledger::{
+    Charge, HeldAs, HeldBytes, Ledger, MemoryPool, OverBudget, ProcessMemory, Tally, Tenant, TenantReport,
+};
 pub use memory::{Budget, Lease, LeaseReach, STEP_BYTES};
 pub use notices::{Notice, Notices};
 pub use prefix::Prefix;

@@ -15,7 +15,7 @@ use super::ticket::{Ticket, TicketSender, ticket};
 use super::{BrokerHandle, BrokerShared};
 #[cfg(feature = "fleet")]
 use super::{guest::GuestPushOrder, order::give};
-use crate::admission::ProcessFund;
+use crate::admission::ProcessMemory;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
@@ -50,7 +50,7 @@ pub trait Elsewhere: Send + Sync {
 /// A push for other brokers.
 pub struct Abroad {
     /// In whose name, and where what waits is charged.
-    pub purse: ProcessFund,
+    pub memory: ProcessMemory,
     /// Where to.
     pub to: AbroadTo,
     /// The frame to push.
@@ -369,7 +369,7 @@ impl Pusher {
 
     /// The id of its process.
     fn process(&self) -> Option<&ProcessId> {
-        self.purse.as_ref()?.tenant().process()
+        self.memory.as_ref()?.tenant().process()
     }
 }
 

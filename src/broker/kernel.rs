@@ -305,7 +305,7 @@ impl KernelHandle {
 
     /// Where what waits for its processes to be served is charged.
     pub(crate) fn waiting(&self) -> Charge {
-        self.pusher.purse.as_ref().expect("a kernel has a purse").charge_anyway(HeldAs::Link, 0)
+        self.pusher.memory.as_ref().expect("a kernel has a memory").charge_anyway(HeldAs::Link, 0)
     }
 
     /// What answers logins and calls of the RPC path. None: the broker has stopped.
@@ -317,8 +317,8 @@ impl KernelHandle {
 impl KernelHandle {
     /// Where what is kept for it outside of the broker's own queues is charged.
     #[cfg(feature = "link")]
-    pub(crate) fn purse(&self) -> &crate::admission::ProcessFund {
-        self.pusher.purse.as_ref().expect("a kernel has a purse")
+    pub(crate) fn memory(&self) -> &crate::admission::ProcessMemory {
+        self.pusher.memory.as_ref().expect("a kernel has a memory")
     }
 
     /// A push to channels in the name of `guest`, the address of a process on another node: to those that their owners
@@ -347,7 +347,7 @@ impl ProcessHandle {
 
     /// Where what waits for it to be served is charged.
     pub(crate) fn waiting(&self) -> Charge {
-        self.pusher.purse.as_ref().expect("a process has a purse").charge_anyway(HeldAs::Link, 0)
+        self.pusher.memory.as_ref().expect("a process has a memory").charge_anyway(HeldAs::Link, 0)
     }
 
     /// Lets the process at `guest`, an address on another node, push to a channel of this process, or no more. The

@@ -366,9 +366,9 @@ impl OtherShards {
         {
             return Err(PushError::InboxFull);
         }
-        let purse = pusher.purse.as_ref().expect("a process has a purse");
+        let memory = pusher.memory.as_ref().expect("a process has a memory");
         kept.bytes += bytes;
-        kept.orders.push_back((command, bytes, purse.charge_anyway(HeldAs::Orders, bytes)));
+        kept.orders.push_back((command, bytes, memory.charge_anyway(HeldAs::Orders, bytes)));
         Ok(())
     }
 }

@@ -315,7 +315,7 @@ impl<'p> Order<'p> for Broadcast<'p> {
         if self.reach == Reach::Here || self.pusher.elsewhere().is_none() {
             return nobody_abroad(&mut self.delivery);
         }
-        let purse = self.pusher.purse.clone()?;
+        let memory = self.pusher.memory.clone()?;
         let mut part = None;
         if matches!(self.delivery.ask, Some(OutcomeTo::Ticket(_) | OutcomeTo::Event(_))) {
             let mut parts = self.pusher.parts(self.delivery.ask.take(), 2).into_iter().flatten();
@@ -324,7 +324,7 @@ impl<'p> Order<'p> for Broadcast<'p> {
         }
         let to = AbroadTo::All(self.audience.clone());
         let nodes = self.delivery.nodes.take();
-        Some(Abroad { purse, to, frame: self.message.0.clone(), policy: self.delivery.policy, part, nodes })
+        Some(Abroad { memory, to, frame: self.message.0.clone(), policy: self.delivery.policy, part, nodes })
     }
 
     fn into_commands(self) -> Commands {
@@ -522,9 +522,9 @@ fn to_one_node(pusher: &Pusher, delivery: &mut DeliveryOptions, to: AbroadTo, me
     if let (Some(part), None) = (&mut part, pusher.elsewhere()) {
         part.counts.fleet_down = 1;
     }
-    let purse = pusher.purse.clone()?;
+    let memory = pusher.memory.clone()?;
     let nodes = delivery.nodes.take();
-    Some(Abroad { purse, to, frame: message.0.clone(), policy: delivery.policy, part, nodes })
+    Some(Abroad { memory, to, frame: message.0.clone(), policy: delivery.policy, part, nodes })
 }
 
 /// What is for nobody else: of other nodes there is nothing to say.

@@ -10,7 +10,7 @@ use super::message::Message;
 use super::order::{Broadcast, Close, Push, Reach, Respond, Subscribe, close_frame};
 use super::pusher::{Audience, Pusher};
 use super::{AttachError, BindPathError, BrokerShared};
-use crate::admission::{Charge, HeldAs, ProcessFund};
+use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::channel::ChannelId;
 use crate::gateway::{BindError, BoundAt, HttpRule, OwnerId, Snapshot, WebSocketRule, route_bytes};
 use crate::http::Content;
@@ -383,8 +383,8 @@ impl ProcessHandle {
     }
 
     /// Where what is kept for it outside of the broker's own queues is charged.
-    pub(crate) fn purse(&self) -> &ProcessFund {
-        self.pusher.purse.as_ref().expect("a process has a purse")
+    pub(crate) fn memory(&self) -> &ProcessMemory {
+        self.pusher.memory.as_ref().expect("a process has a memory")
     }
 
     /// A message to a channel of this process. A channel that is gone, unknown or another process' is no error when it
@@ -584,7 +584,7 @@ impl ProcessHandle {
     /// Charges what a route holds of memory.
     fn charge_route(&self, path: &str, content: Option<&Content>) -> Result<Charge, BindPathError> {
         let bytes = route_bytes(&self.id, path) + content.map_or(0, Content::held_bytes);
-        self.purse().charge(HeldAs::Content, bytes).map_err(|_| BindPathError::Memory { bytes })
+        self.memory().charge(HeldAs::Content, bytes).map_err(|_| BindPathError::Memory { bytes })
     }
 
     fn may_bind(&self) -> Result<(), BindPathError> {

@@ -6,7 +6,7 @@ use super::delivery::{DeliveryOptions, OutcomeTo};
 use super::here::must_not_be_on_a_shard;
 use super::message::{Message, PAYLOAD_BYTES_MAX};
 use super::order::Commands;
-use crate::admission::ProcessFund;
+use crate::admission::ProcessMemory;
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
@@ -99,7 +99,7 @@ pub struct Pusher {
     /// Where its events go, if not there: those of a handler on a shard.
     events: Option<ProcessQueue>,
     /// Where what is kept for its owner is charged.
-    pub(super) purse: Option<ProcessFund>,
+    pub(super) memory: Option<ProcessMemory>,
     /// What the channels of its owner have agreed on compression.
     windows: Arc<Windows>,
     /// What the channels of its owner are subscribed to.
@@ -109,27 +109,27 @@ pub struct Pusher {
 
 impl Pusher {
     pub(super) fn of_process(shared: Arc<BrokerShared>, owner: &Owner) -> Self {
-        let accounts = accounts_of(&shared, &owner.purse);
+        let accounts = accounts_of(&shared, &owner.memory);
         let (windows, topics) = (owner.windows.clone(), owner.topics.clone());
-        let purse = Some(owner.purse.clone());
+        let memory = Some(owner.memory.clone());
         let owner_id = Some(owner.id);
-        Self { shared, owner: owner_id, queue_of: owner_id, events: None, purse, windows, topics, accounts }
+        Self { shared, owner: owner_id, queue_of: owner_id, events: None, memory, windows, topics, accounts }
     }
 
     /// The same for another owner of the same kernel.
     #[cfg(feature = "node")]
     pub(super) fn in_name_of(&self, owner: &Owner) -> Self {
-        let purse = Some(owner.purse.clone());
+        let memory = Some(owner.memory.clone());
         let (windows, topics) = (owner.windows.clone(), owner.topics.clone());
-        Self { owner: Some(owner.id), purse, windows, topics, ..self.clone() }
+        Self { owner: Some(owner.id), memory, windows, topics, ..self.clone() }
     }
 
     /// The same, whose orders are a producer's of their own: they take turns with the others', and do not stand behind
     /// them.
     #[cfg(feature = "node")]
     pub(super) fn apart(&self) -> Self {
-        let purse = self.purse.as_ref().expect("orders apart are those of an owner");
-        Self { accounts: accounts_of(&self.shared, purse), ..self.clone() }
+        let memory = self.memory.as_ref().expect("orders apart are those of an owner");
+        Self { accounts: accounts_of(&self.shared, memory), ..self.clone() }
     }
 
     /// The same, whose orders are among those of this producer.
@@ -146,7 +146,7 @@ impl Pusher {
     pub(super) fn of_operator(shared: Arc<BrokerShared>) -> Self {
         let accounts = shared.accounts.clone().into();
         let (windows, topics) = Default::default();
-        Self { shared, owner: None, queue_of: None, events: None, purse: None, windows, topics, accounts }
+        Self { shared, owner: None, queue_of: None, events: None, memory: None, windows, topics, accounts }
     }
 
     /// Has every shard obey an order behind all that was handed over before.
@@ -230,28 +230,28 @@ impl Pusher {
     pub(super) fn report(&self) -> impl Fn(Event) + Send + Sync + 'static {
         let queue = self.queue();
         move |event| {
-            if let Some((owner, purse, queue)) = &queue {
+            if let Some((owner, memory, queue)) = &queue {
                 let mut batch = process_queue::EventBatch::new(*owner);
                 batch.push(event);
-                queue.send(purse, batch);
+                queue.send(memory, batch);
             }
         }
     }
 
     /// This owner, and the queue of its events.
-    fn queue(&self) -> Option<(OwnerId, ProcessFund, ProcessQueue)> {
+    fn queue(&self) -> Option<(OwnerId, ProcessMemory, ProcessQueue)> {
         if let Some(events) = &self.events {
-            return Some((self.owner?, self.purse.clone()?, events.clone()));
+            return Some((self.owner?, self.memory.clone()?, events.clone()));
         }
         let directory = self.shared.directory();
         let queue = directory.owners.get(&self.queue_of?)?.queue.clone();
-        Some((self.owner?, self.purse.clone()?, queue))
+        Some((self.owner?, self.memory.clone()?, queue))
     }
 
     /// Counts a channel of this owner into a topic. None: there is no memory for that.
     pub(super) fn claim(&self, channel: ChannelId, topic: &Arc<str>) -> Option<TopicClaim> {
         let shard = self.shard_of(channel) as u32;
-        self.topics.claim(topic, shard, self.shards(), self.purse.as_ref()?)
+        self.topics.claim(topic, shard, self.shards(), self.memory.as_ref()?)
     }
 
     /// A topic of this owner that has subscribers.
@@ -325,12 +325,12 @@ impl Pusher {
     }
 }
 
-/// A producer's accounts with all shards. What they hold is told as held for the owner of `purse`.
-fn accounts_of(shared: &BrokerShared, purse: &ProcessFund) -> Arc<[Account]> {
+/// A producer's accounts with all shards. What they hold is told as held for the owner of `memory`.
+fn accounts_of(shared: &BrokerShared, memory: &ProcessMemory) -> Arc<[Account]> {
     let accounts: Arc<[Account]> = shared.inboxes.iter().map(|inbox| inbox.account()).collect();
     let of_shards = Arc::downgrade(&accounts);
     let bytes = |accounts: Arc<[Account]>| accounts.iter().map(|account| account.held().1 as usize).sum();
-    purse.tenant().add_orders(move || of_shards.upgrade().map(bytes));
+    memory.tenant().add_orders(move || of_shards.upgrade().map(bytes));
     accounts
 }
 

@@ -125,11 +125,11 @@ impl Door {
     }
 
     fn try_push(&self, abroad: Abroad) -> (Outcome, Option<AskNodes>) {
-        let Abroad { purse, to, frame, policy, part: _, nodes } = abroad;
+        let Abroad { memory, to, frame, policy, part: _, nodes } = abroad;
         let down = Outcome { fleet_down: 1, ..Outcome::default() };
         let full = Outcome { fleet_full: 1, ..Outcome::default() };
         let too_large = Outcome { fleet_too_large: 1, ..Outcome::default() };
-        let Some(process) = purse.tenant().process().cloned() else { return (Outcome::default(), nodes) };
+        let Some(process) = memory.tenant().process().cloned() else { return (Outcome::default(), nodes) };
         let to = match to {
             AbroadTo::All(Audience::Topic(name)) => OutboundTo::All(To::Topic(name)),
             AbroadTo::All(Audience::Path(path)) => OutboundTo::All(To::Path(path)),
@@ -152,7 +152,7 @@ impl Door {
             return (too_large, nodes);
         }
         let held = WAITING_BYTES + outbound.heap_bytes();
-        let Ok(charge) = purse.charge(Held::Orders, held) else { return (full, nodes) };
+        let Ok(charge) = memory.charge(Held::Orders, held) else { return (full, nodes) };
         let account = self.account(&outbound.process);
         match self.queue.try_send(QueuedPush { outbound, nodes, charge }, bytes, &account) {
             Ok(()) => (Outcome::default(), None),

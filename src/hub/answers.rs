@@ -5,7 +5,7 @@
 //! received (no more than [`ANSWERS_MAX`]) each that was carried out has its answer here. When memory is short older
 //! ones are dropped, then all.
 
-use crate::admission::{Charge, HeldAs, ProcessFund};
+use crate::admission::{Charge, HeldAs, ProcessMemory};
 use std::collections::VecDeque;
 
 /// Answers of one channel. A client leaves no more orders than that unanswered (`docs/PROTOCOL.md`).
@@ -19,13 +19,13 @@ pub struct Answers {
 
 impl Answers {
     /// The last is this.
-    pub fn keep(&mut self, answer: String, purse: &ProcessFund) {
+    pub fn keep(&mut self, answer: String, memory: &ProcessMemory) {
         if self.kept.len() == ANSWERS_MAX {
             self.kept.pop_front();
         }
         let bytes = answer.capacity() + size_of::<(String, Charge)>();
         loop {
-            if let Ok(charge) = purse.charge(HeldAs::Content, bytes) {
+            if let Ok(charge) = memory.charge(HeldAs::Content, bytes) {
                 return self.kept.push_back((answer, charge));
             }
             if self.kept.pop_front().is_none() {
@@ -54,15 +54,15 @@ mod tests {
     #[test]
     fn the_newest_are_kept_and_charged() {
         let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::new(Budget::default()), |_| {});
-        let purse = queue.purse("hub:pushring:sys".parse().unwrap());
+        let memory = queue.memory_of("hub:pushring:sys".parse().unwrap());
         let mut answers = Answers::default();
         for n in 0..100 {
-            answers.keep(n.to_string(), &purse);
+            answers.keep(n.to_string(), &memory);
         }
         let kept: Vec<&str> = answers.iter().collect();
         assert_eq!((answers.len(), kept[0], kept[15]), (ANSWERS_MAX, "84", "99"));
-        assert!(purse.tenant().total() >= ANSWERS_MAX * size_of::<(String, Charge)>());
+        assert!(memory.tenant().total() >= ANSWERS_MAX * size_of::<(String, Charge)>());
         drop(answers);
-        assert_eq!(purse.tenant().total(), 0);
+        assert_eq!(memory.tenant().total(), 0);
     }
 }

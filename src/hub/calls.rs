@@ -5,7 +5,7 @@
 //! and the receiver of the next events learns how many are missing before them; events are taken in the order in which
 //! they happened.
 
-use crate::admission::{Charge, HeldAs, ProcessFund};
+use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::channel::ChannelId;
 use crate::gateway::Grant;
 use crate::shard::event::Closed;
@@ -105,13 +105,13 @@ impl WebhookQueue {
     }
 
     /// Something has happened. Returns whether it will be told.
-    pub(super) fn tell(&self, purse: &ProcessFund, event: &Value) -> bool {
+    pub(super) fn tell(&self, memory: &ProcessMemory, event: &Value) -> bool {
         let text = event.to_string();
         let bytes = text.len() + EVENT_BYTES;
         let mut queue = self.queue();
         let limits = &self.0.limits;
         let has_room = queue.events.len() < limits.events_max && queue.bytes + bytes <= limits.bytes_max;
-        let charge = if has_room { purse.charge(HeldAs::Content, bytes).ok() } else { None };
+        let charge = if has_room { memory.charge(HeldAs::Content, bytes).ok() } else { None };
         match charge {
             Some(_charge) => {
                 queue.bytes += bytes;
@@ -230,9 +230,9 @@ mod tests {
     use crate::admission::{Budget, Ledger};
     use crate::queue::events::{QueueLimits, process_queue};
 
-    fn purse(budget: Budget) -> ProcessFund {
+    fn memory(budget: Budget) -> ProcessMemory {
         let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::new(budget), |_| {});
-        queue.purse("hub:pushring:sys".parse().unwrap())
+        queue.memory_of("hub:pushring:sys".parse().unwrap())
     }
 
     fn calls(events_max: usize, bytes_max: usize) -> WebhookQueue {
@@ -241,14 +241,14 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_counted_and_told_with_the_next() {
-        let (calls, purse) = (calls(2, 1 << 20), purse(Budget::default()));
-        let told: Vec<bool> = (0..5).map(|n| calls.tell(&purse, &json!(n))).collect();
+        let (calls, memory) = (calls(2, 1 << 20), memory(Budget::default()));
+        let told: Vec<bool> = (0..5).map(|n| calls.tell(&memory, &json!(n))).collect();
         assert_eq!((told, calls.waiting(), calls.lost()), (vec![true, true, false, false, false], 2, 3));
         assert_eq!(calls.take(1, 100), Some(Taken { events: vec!["0".into()], lost: 3 }));
         assert_eq!(calls.take(9, 100), Some(Taken { events: vec!["1".into()], lost: 0 }));
-        assert_eq!(purse.tenant().total(), 0, "nothing waits");
+        assert_eq!(memory.tenant().total(), 0, "nothing waits");
         calls.lose(2, 3);
-        assert!(calls.tell(&purse, &json!(5)));
+        assert!(calls.tell(&memory, &json!(5)));
         calls.close();
         assert_eq!((calls.take(9, 100).unwrap().lost, calls.lost()), (5, 5));
         assert_eq!((calls.take(9, 100), calls.is_closed()), (None, true));
@@ -258,12 +258,12 @@ mod tests {
     #[test]
     fn bytes_are_bounded_and_charged() {
         let text = json!("x".repeat(1000));
-        let (few, purse_of_few) = (calls(100, 3 * (1002 + EVENT_BYTES)), purse(Budget::default()));
+        let (few, purse_of_few) = (calls(100, 3 * (1002 + EVENT_BYTES)), memory(Budget::default()));
         assert_eq!((0..9).filter(|_| few.tell(&purse_of_few, &text)).count(), 3);
         assert_eq!(purse_of_few.tenant().total(), 3 * (1002 + EVENT_BYTES));
         assert_eq!(few.take(9, 2500).unwrap().events.len(), 2, "as many as fit");
         assert_eq!(few.take(9, 1).unwrap().events.len(), 1, "and one at least");
-        let (many, short) = (calls(usize::MAX, usize::MAX), purse(Budget::of(1 << 20)));
+        let (many, short) = (calls(usize::MAX, usize::MAX), memory(Budget::of(1 << 20)));
         let fit = (0..2000).filter(|_| many.tell(&short, &text)).count();
         assert!((100..1000).contains(&fit), "{fit} in half of a MiB");
     }

@@ -19,7 +19,7 @@ pub use calls::{CallLimits, Taken, WebhookEvent, WebhookQueue};
 
 use self::answers::Answers;
 use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
-use crate::admission::{Charge, HeapBytes, HeldAs, ProcessFund};
+use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::broker::{
     AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Process, ProcessHandle, PushError,
     ServiceError,
@@ -79,14 +79,14 @@ pub fn start_with(
     let process = broker.process(PROCESS, AttachOptions { wants_control: true, ..AttachOptions::default() })?;
     let rule = WebSocketRule { hub: true, resume: true, resume_events: true, sse, ..WebSocketRule::default() };
     process.bind_at_with(PATH, rule)?;
-    let purse = process.handle().purse().clone();
-    let hub = Hub { process, purse, broker: broker.clone(), calls, sessions: HashMap::new(), ends: BTreeSet::new() };
+    let memory = process.handle().memory().clone();
+    let hub = Hub { process, memory, broker: broker.clone(), calls, sessions: HashMap::new(), ends: BTreeSet::new() };
     Ok(thread::Builder::new().name("hub".to_owned()).spawn(move || hub.run())?)
 }
 
 struct Hub {
     process: Process,
-    purse: ProcessFund,
+    memory: ProcessMemory,
     broker: BrokerHandle,
     calls: Option<WebhookQueue>,
     sessions: HashMap<ChannelId, HubSession>,
@@ -156,7 +156,7 @@ impl Hub {
 
     /// Tells whoever is to hear of it. Returns whether somebody will.
     fn tell(&self, what: WebhookEvent, event: impl FnOnce() -> serde_json::Value) -> bool {
-        self.calls.as_ref().is_some_and(|calls| calls.tells(what) && calls.tell(&self.purse, &event()))
+        self.calls.as_ref().is_some_and(|calls| calls.tells(what) && calls.tell(&self.memory, &event()))
     }
 
     fn user_of(&self, channel: ChannelId) -> Option<&str> {
@@ -199,7 +199,7 @@ impl Hub {
         let session = self.sessions.entry(channel).or_insert_with(|| HubSession {
             grant: grant.clone(),
             answers: Answers::default(),
-            charge: self.purse.charge_anyway(HeldAs::Topics, 0),
+            charge: self.memory.charge_anyway(HeldAs::Topics, 0),
         });
         session.charge.resize(SESSION_BYTES + grant.heap_bytes());
         let before = std::mem::replace(&mut session.grant, grant.clone());
@@ -259,7 +259,7 @@ impl Hub {
         if id.is_some()
             && let Some(session) = self.sessions.get_mut(&channel)
         {
-            session.answers.keep(answer, &self.purse);
+            session.answers.keep(answer, &self.memory);
         }
         Ok(())
     }

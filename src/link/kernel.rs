@@ -55,7 +55,7 @@ pub fn begin(registry: &Arc<Registry>, hail: &KernelHello) -> Result<Arc<Session
         AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
     let actor = KernelActor::new(handle.clone(), registry.config.silence());
-    let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.purse()));
+    let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.memory()));
     let peer = LinkedKernel(session.clone());
     let Service { inlet, changes, outlet, judge, attempts } = Service::new(handle, settings, peer.clone(), peer);
     let forget = Forget { session: session.clone(), registry: registry.clone(), key: SessionKey::Kernel };

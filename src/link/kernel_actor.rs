@@ -4,7 +4,7 @@
 use super::kernel_inbox::{KernelInbox, NotTaken};
 use super::stop::Stop;
 use super::wire::LoggedIn;
-use crate::admission::{HeapBytes, HeldAs, ProcessFund};
+use crate::admission::{HeapBytes, HeldAs, ProcessMemory};
 use crate::broker::KernelHandle;
 use crate::node::KernelMessage;
 use crate::node::login::GrantedLogin;
@@ -30,13 +30,13 @@ pub struct KernelActor {
 impl KernelActor {
     /// One whose kernel is given up when what it has sent finds no room for `room_within`.
     pub fn new(handle: KernelHandle, room_within: Duration) -> Self {
-        let inbox = KernelInbox::charged(handle.purse().charge_anyway(HeldAs::Link, 0));
+        let inbox = KernelInbox::charged(handle.memory().charge_anyway(HeldAs::Link, 0));
         Self { inbox, logins: Logins::default(), handle, room_within }
     }
 
     /// Where what is kept for the kernel is charged.
-    pub fn purse(&self) -> &ProcessFund {
-        self.handle.purse()
+    pub fn memory(&self) -> &ProcessMemory {
+        self.handle.memory()
     }
 
     /// Takes a message.

@@ -23,7 +23,7 @@ pub fn begin(registry: &Arc<Registry>, id: ProcessId, options: AttachOptions) ->
         AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, &error.to_string()),
         AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),
     })?;
-    let session = Arc::new(Session::new(Actor::Process(process.handle().clone()), process.handle().purse()));
+    let session = Arc::new(Session::new(Actor::Process(process.handle().clone()), process.handle().memory()));
     let feeder =
         EventSender { process, session: session.clone(), registry: registry.clone(), key: SessionKey::Process(id) };
     let spawned = thread::Builder::new().name("link-events".to_owned()).spawn(move || feeder.run());

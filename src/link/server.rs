@@ -336,7 +336,7 @@ impl LinkConnection {
         let session = claim.session.clone();
         tracing::info!(peer = ?claim.key(), "attached");
         reader.set_limits(HEAD_BYTES_MAX, self.registry.config.blob_bytes_max);
-        reader.charge_to(session.purse().charge_anyway(HeldAs::Link, 0));
+        reader.charge_to(session.memory().charge_anyway(HeldAs::Link, 0));
         let silence = self.registry.config.silence();
         if admitted.wants_drain {
             self.registry.notice_draining(&session);

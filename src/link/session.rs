@@ -13,7 +13,7 @@ use super::line::{FrameQueue, LinkDirection};
 use super::wire::{
     ByeCode, Hello, HelloRefused, LinkWindow, LiveChannel, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN,
 };
-use crate::admission::{Charge, HeapBytes, HeldAs, ProcessFund};
+use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::broker::{BrokerHandle, Drain, ProcessHandle};
 use crate::driver::peer_socket::{Credential, PeerStream};
 use crate::process_id::ProcessId;
@@ -99,9 +99,9 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(actor: Actor, purse: &ProcessFund) -> Self {
-        let line = FrameQueue::new(WINDOW).charged(purse.charge_anyway(HeldAs::Link, 0));
-        let live = Live { channels: BTreeMap::new(), charge: purse.charge_anyway(HeldAs::Link, 0) };
+    pub fn new(actor: Actor, memory: &ProcessMemory) -> Self {
+        let line = FrameQueue::new(WINDOW).charged(memory.charge_anyway(HeldAs::Link, 0));
+        let live = Live { channels: BTreeMap::new(), charge: memory.charge_anyway(HeldAs::Link, 0) };
         Self { line, actor, live: Mutex::new(live), end: OnceLock::new() }
     }
 
@@ -116,10 +116,10 @@ impl Session {
     }
 
     /// Where what is kept for it is charged.
-    pub fn purse(&self) -> &ProcessFund {
+    pub fn memory(&self) -> &ProcessMemory {
         match &self.actor {
-            Actor::Process(process) => process.purse(),
-            Actor::Kernel(kernel) => kernel.purse(),
+            Actor::Process(process) => process.memory(),
+            Actor::Kernel(kernel) => kernel.memory(),
         }
     }
 

@@ -6,7 +6,7 @@
 //! it is refused. What failed is not kept, so it may be tried again. Keys are told by their digests.
 
 use super::ApiAnswer;
-use crate::admission::{Charge, HeldAs, ProcessFund};
+use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::gateway::ContractRequest;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -30,7 +30,7 @@ pub(super) type KeyDigest = [u8; 32];
 
 /// See the module.
 pub(super) struct KeptAnswers {
-    purse: ProcessFund,
+    memory: ProcessMemory,
     entries: HashMap<KeyDigest, KeptAnswer>,
     /// In the order in which they came.
     ages: VecDeque<(Instant, KeyDigest)>,
@@ -54,8 +54,8 @@ pub(super) enum KeyStatus {
 }
 
 impl KeptAnswers {
-    pub fn new(purse: ProcessFund) -> Self {
-        Self { purse, entries: HashMap::new(), ages: VecDeque::new() }
+    pub fn new(memory: ProcessMemory) -> Self {
+        Self { memory, entries: HashMap::new(), ages: VecDeque::new() }
     }
 
     /// A request with this key has come.
@@ -82,7 +82,7 @@ impl KeptAnswers {
             None => {}
         }
         let charge = match self.entries.len() < ENTRIES_MAX {
-            true => self.purse.charge(HeldAs::Content, ENTRY_BYTES).ok(),
+            true => self.memory.charge(HeldAs::Content, ENTRY_BYTES).ok(),
             false => None,
         };
         let Some(charge) = charge else {
@@ -142,7 +142,7 @@ mod tests {
 
     fn table(budget: Budget) -> KeptAnswers {
         let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::new(budget), |_| {});
-        KeptAnswers::new(queue.purse("p:p:t.os".parse().unwrap()))
+        KeptAnswers::new(queue.memory_of("p:p:t.os".parse().unwrap()))
     }
 
     fn asked() -> ContractRequest {
@@ -189,9 +189,9 @@ mod tests {
         let (body, now) = (Bytes::new(), Instant::now());
         let came = (0..100_000).take_while(|n| status(table.begin(&n.to_string(), &asked(), &body, now)) == 0).count();
         assert!((500..5000).contains(&came), "{came} entries of half a MiB");
-        assert_eq!(table.purse.tenant().total(), came * ENTRY_BYTES);
+        assert_eq!(table.memory.tenant().total(), came * ENTRY_BYTES);
         assert_eq!(status(table.begin("one more", &asked(), &body, now)), 429);
         assert_eq!(status(table.begin("one more", &asked(), &body, now + KEPT_FOR)), 0);
-        assert_eq!(table.purse.tenant().total(), ENTRY_BYTES);
+        assert_eq!(table.memory.tenant().total(), ENTRY_BYTES);
     }
 }

@@ -7,7 +7,7 @@ use super::body::{self, OutcomeWanted, Wrong};
 use super::idempotency::KeyDigest;
 use super::perform::{Performer, PushResult};
 use super::{ApiAnswer, JSON_BYTES_MAX, OUTCOME_WITHIN};
-use crate::admission::{Charge, HeldAs, OverBudget, ProcessFund};
+use crate::admission::{Charge, HeldAs, OverBudget, ProcessMemory};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -28,9 +28,9 @@ impl LineBatch {
     ///
     /// # Errors
     /// Memory is short.
-    pub fn new(body: Bytes, purse: &ProcessFund) -> Result<Self, OverBudget> {
+    pub fn new(body: Bytes, memory: &ProcessMemory) -> Result<Self, OverBudget> {
         let body_bytes = body.len();
-        let charge = purse.charge(HeldAs::Content, body_bytes)?;
+        let charge = memory.charge(HeldAs::Content, body_bytes)?;
         Ok(Self { rest: body, answers: Vec::new(), key: None, body_bytes, charge })
     }
 

@@ -79,7 +79,7 @@ pub fn start(
         prefix: if whole { String::new() } else { format!("/{PROCESS}") },
         guard: ApiGuard::new(options.token),
         performer: Performer::new(target, options.process),
-        kept: KeptAnswers::new(process.handle().purse().clone()),
+        kept: KeptAnswers::new(process.handle().memory().clone()),
         waiting: Vec::new(),
         lines: VecDeque::new(),
         process,
@@ -234,7 +234,7 @@ impl Api {
                 Err(ApiAnswer::error(413, None, "JSON has 256 KiB at most: send larger payloads raw, with Push-To"))
             }
             "application/json" => Ok(Read::One(body::of_json(&body)?)),
-            "application/x-ndjson" => match LineBatch::new(body, self.process.handle().purse()) {
+            "application/x-ndjson" => match LineBatch::new(body, self.process.handle().memory()) {
                 Ok(lines) => Ok(Read::Lines(lines)),
                 Err(_) => {
                     let why = "memory is short (memory_budget): nothing of the batch was pushed";

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a shard never waits here: it asks [`ProcessQueue::has_room`] before it parses the next message, and stops reading
 //!   the client when there is none; so nothing is dropped and nothing grows without bound;
-//! - all that waits is charged to its process ([`ProcessFund`]), heads, paths and reasons as well as payloads. Where no
+//! - all that waits is charged to its process ([`ProcessMemory`]), heads, paths and reasons as well as payloads. Where no
 //!   more can be charged, the queue is as large as it is. An empty queue has room for a message whatever else is
 //!   charged, so that a process that reads always goes on;
 //! - a channel is opened only where its Opened has room ([`ProcessQueue::has_room_to_open`]), so Opened, which wait
@@ -16,7 +16,7 @@
 //! Knows nothing of how a shard is woken: that is a callback.
 
 use super::sleep::Sleep;
-use crate::admission::{Charge, Fund, HeapBytes, HeldAs, Ledger, ProcessFund};
+use crate::admission::{Charge, HeapBytes, HeldAs, Ledger, MemoryPool, ProcessMemory};
 use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::shard::event::Event;
@@ -127,7 +127,7 @@ struct EventQueueShared {
     bytes: AtomicUsize,
     /// Outcomes and failures that were not read.
     outcomes: AtomicUsize,
-    fund: Fund,
+    pool: MemoryPool,
     /// What was in the queue, plus one, when no more could be charged; 0: it could when that was last tried.
     short_bytes: AtomicUsize,
     /// One for each shard: it stopped reading clients because this queue was full.
@@ -204,7 +204,7 @@ pub fn process_queue_for(
         messages: AtomicUsize::new(0),
         bytes: AtomicUsize::new(0),
         outcomes: AtomicUsize::new(0),
-        fund: ledger.fund(),
+        pool: ledger.pool(),
         short_bytes: AtomicUsize::new(0),
         waiting: (0..shards).map(|_| AtomicBool::new(false)).collect(),
         wake: Box::new(wake),
@@ -218,24 +218,24 @@ pub fn process_queue_for(
 }
 
 impl ProcessQueue {
-    /// Returns whether another message for `purse` may follow those in the queue and those of `pending`, which is not
+    /// Returns whether another message for `memory` may follow those in the queue and those of `pending`, which is not
     /// sent yet.
-    pub fn has_room(&self, purse: &ProcessFund, pending: Option<&EventBatch>) -> bool {
+    pub fn has_room(&self, memory: &ProcessMemory, pending: Option<&EventBatch>) -> bool {
         let pending = pending.map_or((0, 0), |batch| (batch.messages, batch.bytes));
         let messages = self.shared.messages.load(Ordering::Relaxed) + pending.0;
         let queued = self.shared.bytes.load(Ordering::Relaxed) + pending.1;
         messages < self.shared.limits.messages_max
             && queued < self.shared.limits.bytes_max
             && (messages == 0 && queued == 0
-                || self.shared.is_covered(purse, queued, pending.1 + (pending.0 + 1) * EVENT_BYTES))
+                || self.shared.is_covered(memory, queued, pending.1 + (pending.0 + 1) * EVENT_BYTES))
     }
 
     /// Returns whether a channel may be opened of which `opened_bytes` are told. What is kept of channels (by a link)
     /// counts too, so this can be false while the queue is empty.
-    pub fn has_room_to_open(&self, purse: &ProcessFund, pending: Option<&EventBatch>, opened_bytes: usize) -> bool {
+    pub fn has_room_to_open(&self, memory: &ProcessMemory, pending: Option<&EventBatch>, opened_bytes: usize) -> bool {
         let bytes = pending.map_or(0, |batch| batch.bytes);
         let queued = self.shared.bytes.load(Ordering::Relaxed) + bytes;
-        queued < self.shared.limits.bytes_max && purse.has_room(bytes + opened_bytes + 2 * EVENT_BYTES)
+        queued < self.shared.limits.bytes_max && memory.has_room(bytes + opened_bytes + 2 * EVENT_BYTES)
     }
 
     /// Returns whether an outcome may be asked for.
@@ -244,8 +244,8 @@ impl ProcessQueue {
     }
 
     /// Where memory for one of its processes is charged.
-    pub fn purse(&self, process: ProcessId) -> ProcessFund {
-        self.shared.fund.purse(process)
+    pub fn memory_of(&self, process: ProcessId) -> ProcessMemory {
+        self.shared.pool.memory_of(process)
     }
 
     /// Asks to be woken when there is room, and answers whether there is some already (then it will not be).
@@ -260,8 +260,8 @@ impl ProcessQueue {
         self.shared.is_half_empty()
     }
 
-    /// Hands a batch over, charged to `purse`. Returns false when the process is gone.
-    pub fn send(&self, purse: &ProcessFund, mut batch: EventBatch) -> bool {
+    /// Hands a batch over, charged to `memory`. Returns false when the process is gone.
+    pub fn send(&self, memory: &ProcessMemory, mut batch: EventBatch) -> bool {
         if batch.failures > 0 {
             self.limit_failures(&mut batch);
         }
@@ -273,7 +273,7 @@ impl ProcessQueue {
             self.shared.outcomes.fetch_add(outcomes, Ordering::Relaxed);
         }
         // Room was looked for before its events were made; what came into an empty queue may be more.
-        batch.charge = Some(purse.charge_anyway(HeldAs::Events, batch.held_bytes()));
+        batch.charge = Some(memory.charge_anyway(HeldAs::Events, batch.held_bytes()));
         let sent = self.sender.send(batch).is_ok();
         self.sleep.0.wake();
         sent
@@ -315,8 +315,8 @@ impl EventQueueShared {
     }
 
     /// Returns whether `more` can be charged beside what is in the queue, `queued` bytes.
-    fn is_covered(&self, purse: &ProcessFund, queued: usize, more: usize) -> bool {
-        let is_covered = purse.has_room(more);
+    fn is_covered(&self, memory: &ProcessMemory, queued: usize, more: usize) -> bool {
+        let is_covered = memory.has_room(more);
         let short_bytes = if is_covered { 0 } else { queued + 1 };
         if self.short_bytes.load(Ordering::Relaxed) != short_bytes {
             self.short_bytes.store(short_bytes, Ordering::SeqCst);
@@ -421,12 +421,12 @@ mod tests {
             assert_eq!(shard, 1);
             seen.fetch_add(1, Ordering::SeqCst);
         });
-        let purse = queue.purse("p:test:sys".parse().unwrap());
-        assert!(queue.has_room(&purse, Some(&batch(3))) && !queue.has_room(&purse, Some(&batch(4))));
-        queue.send(&purse, batch(2));
-        queue.send(&purse, batch(2));
-        assert!(purse.tenant().held().events >= 4 * EVENT_BYTES + 4);
-        assert!(!queue.has_room(&purse, None) && !queue.wait_for_room(1));
+        let memory = queue.memory_of("p:test:sys".parse().unwrap());
+        assert!(queue.has_room(&memory, Some(&batch(3))) && !queue.has_room(&memory, Some(&batch(4))));
+        queue.send(&memory, batch(2));
+        queue.send(&memory, batch(2));
+        assert!(memory.tenant().held().events >= 4 * EVENT_BYTES + 4);
+        assert!(!queue.has_room(&memory, None) && !queue.wait_for_room(1));
         receiver.try_recv().unwrap();
         assert_eq!(woken.load(Ordering::SeqCst), 1);
         receiver.try_recv().unwrap();
@@ -434,16 +434,16 @@ mod tests {
         assert!(queue.wait_for_room(1), "there is room, so there is nothing to wait for");
         drop(queue);
         assert_eq!(receiver.try_recv().unwrap_err(), RecvError::Stopped);
-        assert_eq!(purse.tenant().total(), 0);
+        assert_eq!(memory.tenant().total(), 0);
     }
 
     #[test]
     fn opened_channels_that_nobody_reads_of_fill_the_queue() {
         let (queue, receiver) =
             process_queue(1, QueueLimits { messages_max: 4, bytes_max: 50_000 }, &Ledger::default(), |_| {});
-        let purse = queue.purse("p:test:sys".parse().unwrap());
+        let memory = queue.memory_of("p:test:sys".parse().unwrap());
         let mut channels = 0;
-        while queue.has_room_to_open(&purse, None, 10_000) {
+        while queue.has_room_to_open(&memory, None, 10_000) {
             let mut opened = EventBatch::new(OwnerId(1));
             opened.push(Event::Opened(Box::new(Opened {
                 channel: ChannelId::new(1),
@@ -454,27 +454,27 @@ mod tests {
                 extension: false,
                 grant: None,
             })));
-            queue.send(&purse, opened);
+            queue.send(&memory, opened);
             channels += 1;
         }
         assert_eq!(channels, 5);
-        assert!(!queue.has_room(&purse, None), "messages wait behind them");
+        assert!(!queue.has_room(&memory, None), "messages wait behind them");
         drop((queue, receiver));
-        assert_eq!(purse.tenant().total(), 0);
+        assert_eq!(memory.tenant().total(), 0);
     }
 
     #[test]
     fn failures_have_half_of_the_places_of_outcomes() {
         let limits = QueueLimits { messages_max: 4, bytes_max: 100 };
         let (queue, receiver) = process_queue(1, limits, &Ledger::default(), |_| {});
-        let purse = queue.purse("p:test:sys".parse().unwrap());
+        let memory = queue.memory_of("p:test:sys".parse().unwrap());
         for _ in 0..2 {
             let mut told = EventBatch::new(OwnerId(1));
             for ticket in 0..5 {
                 told.push(Event::Failed { ticket, outcome: Default::default() });
             }
             told.push(Event::Outcome { ticket: 9, outcome: Default::default() });
-            queue.send(&purse, told);
+            queue.send(&memory, told);
         }
         assert!(!queue.has_room_for_outcome());
         assert_eq!(receiver.try_recv().unwrap().events.len(), 2 + 1);
@@ -493,9 +493,9 @@ mod tests {
                 seen.send(()).unwrap();
             }
         });
-        let purse = queue.purse("p:test:sys".parse().unwrap());
+        let memory = queue.memory_of("p:test:sys".parse().unwrap());
         for _ in 0..1000 {
-            queue.send(&purse, batch(1));
+            queue.send(&memory, batch(1));
             batches.recv_timeout(Duration::from_secs(60)).expect("the process was woken");
         }
         drop(queue.clone());

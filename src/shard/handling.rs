@@ -37,7 +37,7 @@ impl Shard {
         let Some(mut seat) = self.handlers.take(place) else { return false };
         let is_busy = !seat.lane.is_empty();
         if is_busy && seat.handler.take().is_some() {
-            let charge = self.owners[place].owner.purse.charge_anyway(HeldAs::Orders, 0);
+            let charge = self.owners[place].owner.memory.charge_anyway(HeldAs::Orders, 0);
             seat.lane.keep(PendingOrder { order: OrderOrRest::New(gone()), bytes: 0, charge });
         }
         self.handlers.put_back(place, seat);
@@ -211,7 +211,7 @@ impl HandlerContext<Command> for At<'_> {
         } else {
             return Err(order);
         };
-        let charge = self.shard.owners[self.place].owner.purse.charge_anyway(HeldAs::Orders, bytes);
+        let charge = self.shard.owners[self.place].owner.memory.charge_anyway(HeldAs::Orders, bytes);
         self.lane.keep(PendingOrder { order, bytes, charge });
         Ok(())
     }

@@ -165,12 +165,12 @@ impl World {
         }
         // Who is subscribed stays so here too.
         let held = |process: &Process| {
-            let held = process.owner.purse.tenant().held();
+            let held = process.owner.memory.tenant().held();
             held.total() - held.topics
         };
         match self.processes.iter().find(|process| held(process) > 0) {
             Some(process) => {
-                Err(format!("{} has left unread: {:?}", process.owner.process, process.owner.purse.tenant().held()))
+                Err(format!("{} has left unread: {:?}", process.owner.process, process.owner.memory.tenant().held()))
             }
             None => Ok(()),
         }

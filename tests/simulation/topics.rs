@@ -29,7 +29,7 @@ impl World {
         let (shard, shards) = (self.shard_of(channel), self.pumps.len());
         let change = match is_out {
             true => Membership::Out(owner.topics.find(name)),
-            false => Membership::In(owner.topics.claim(&name.into(), shard as u32, shards, &owner.purse)),
+            false => Membership::In(owner.topics.claim(&name.into(), shard as u32, shards, &owner.memory)),
         };
         let asked = ReportTo::Outcome(Box::new(parts.pop().expect("one part")));
         let subscribe = SubscribeCommand { channel: ChannelId::new(channel), owner: owner.id, change, asked };

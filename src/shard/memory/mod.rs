@@ -273,7 +273,7 @@ impl Memory {
     /// As [`cover`](Self::cover), for `owner`, which does not get at what is kept for others beyond its share.
     pub fn cover_for(&self, more: usize, owner: &Owner) -> bool {
         let needed = self.used() + more;
-        needed <= self.lease.bytes() || self.lease.cover_as(needed, owner.purse.tenant().claim())
+        needed <= self.lease.bytes() || self.lease.cover_as(needed, owner.memory.tenant().claim())
     }
 
     /// Returns whether what is held, and `more`, is covered by the lease.
@@ -369,7 +369,7 @@ fn account<'a>(
     nobody: &Tenant,
     owner: Option<&Owner>,
 ) -> &'a mut OwnerAccount {
-    let tenant = || owner.map_or(nobody, |owner| owner.purse.tenant()).clone();
+    let tenant = || owner.map_or(nobody, |owner| owner.memory.tenant()).clone();
     accounts.entry(owner.map(|owner| owner.id)).or_insert_with(|| OwnerAccount::new(tenant()))
 }
 

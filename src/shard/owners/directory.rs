@@ -5,7 +5,7 @@
 //! however many processes are attached and whatever they have bound, and the old state is freed as soon as it has no
 //! user.
 
-use crate::admission::{OfProcess, ProcessFund};
+use crate::admission::{OfProcess, ProcessMemory};
 use crate::gateway::{OwnerId, Snapshot};
 use crate::process_id::ProcessId;
 use crate::queue::events::{EventBatch, ProcessQueue};
@@ -24,7 +24,7 @@ pub struct Owner {
     /// Where its events go. Several owners may share one queue (a node kernel's).
     pub queue: ProcessQueue,
     /// Where what is held for it outside of shards is charged, and for whom shards hold what they hold for its clients.
-    pub purse: ProcessFund,
+    pub memory: ProcessMemory,
     /// What happens to frames that do not fit a channel's budget, where a push does not say.
     pub policy: Policy,
     /// Whether it is told of pings, pongs and close frames too.
@@ -42,9 +42,9 @@ pub struct Owner {
 impl Owner {
     /// One that has no channels yet.
     pub fn new(id: OwnerId, process: ProcessId, queue: ProcessQueue, policy: Policy, wants_control: bool) -> Self {
-        let purse = queue.purse(process.clone());
+        let memory = queue.memory_of(process.clone());
         let (windows, connections, topics) = Default::default();
-        Self { id, process, queue, purse, policy, wants_control, windows, connections, topics, wants_topics: false }
+        Self { id, process, queue, memory, policy, wants_control, windows, connections, topics, wants_topics: false }
     }
 
     /// The same, and it is told who is subscribed to its topics and who has left them.
@@ -54,17 +54,17 @@ impl Owner {
 
     /// Hands it a batch of events. Returns false when it is gone.
     pub fn send(&self, batch: EventBatch) -> bool {
-        self.queue.send(&self.purse, batch)
+        self.queue.send(&self.memory, batch)
     }
 
     /// Returns whether one more message may follow those in its queue and in `pending`, which is not sent yet.
     pub fn has_room(&self, pending: Option<&EventBatch>) -> bool {
-        self.queue.has_room(&self.purse, pending)
+        self.queue.has_room(&self.memory, pending)
     }
 
     /// Returns whether a channel may be opened of which `opened_bytes` are told.
     pub fn has_room_to_open(&self, pending: Option<&EventBatch>, opened_bytes: usize) -> bool {
-        self.queue.has_room_to_open(&self.purse, pending, opened_bytes)
+        self.queue.has_room_to_open(&self.memory, pending, opened_bytes)
     }
 }
 

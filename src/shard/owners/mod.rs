@@ -119,7 +119,7 @@ impl Owners {
     /// From now on the owner's events stay here, for a handler of its own.
     pub fn host(&mut self, owner: &Arc<Owner>, limits: QueueLimits) -> u32 {
         let place = self.place_of(owner);
-        self.locals[place as usize].unread = Some(Unread::new(limits, &owner.purse));
+        self.locals[place as usize].unread = Some(Unread::new(limits, &owner.memory));
         place
     }
 
@@ -218,7 +218,7 @@ impl Owners {
     pub fn has_room(&self, place: u32) -> bool {
         let local = &self.locals[place as usize];
         match &local.unread {
-            Some(unread) => unread.has_room(&local.owner.purse),
+            Some(unread) => unread.has_room(&local.owner.memory),
             None => local.owner.has_room(local.batch.as_ref()),
         }
     }
@@ -227,7 +227,7 @@ impl Owners {
     pub fn has_room_to_open(&self, owner: &Owner, opened_bytes: usize) -> bool {
         let local = self.find(owner.id).map(|place| &self.locals[place as usize]);
         match local.and_then(|local| local.unread.as_ref()) {
-            Some(unread) => unread.has_room_to_open(&owner.purse, opened_bytes),
+            Some(unread) => unread.has_room_to_open(&owner.memory, opened_bytes),
             None => owner.has_room_to_open(local.and_then(|local| local.batch.as_ref()), opened_bytes),
         }
     }
@@ -281,7 +281,7 @@ impl Owners {
     fn may_go_on(&self, place: u32) -> bool {
         let local = &self.locals[place as usize];
         match &local.unread {
-            Some(unread) => unread.is_half_empty() && unread.has_room(&local.owner.purse),
+            Some(unread) => unread.is_half_empty() && unread.has_room(&local.owner.memory),
             // Memory may have come free though nothing was read: looking for room finds that out.
             None => (local.owner.queue.is_half_empty() || self.has_room(place)) && local.owner.queue.is_half_empty(),
         }

@@ -155,7 +155,7 @@ mod tests {
         let owner = Owner {
             id: OwnerId(1),
             process,
-            purse: queue.purse("p:p:t.os".parse().unwrap()),
+            memory: queue.memory_of("p:p:t.os".parse().unwrap()),
             queue,
             policy: Policy::Close,
             wants_control: false,

@@ -67,7 +67,7 @@ impl Shard {
         }
         let (shard, topics_max) = (self.owners.shard(), self.config.topics_per_channel_max);
         let local = &mut self.owners[place];
-        let subscribed = local.subscriptions.subscribe(shard, slot, claim, topics_max, &owner.purse);
+        let subscribed = local.subscriptions.subscribe(shard, slot, claim, topics_max, &owner.memory);
         if subscribed != Subscribed::New {
             self.table.admission().leave_subscription(owner.topics.subscriptions());
             return subscribed == Subscribed::Already;

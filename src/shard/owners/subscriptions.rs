@@ -5,7 +5,7 @@
 //! to the process, by capacity. Knows connections by their place in the shard's table alone.
 
 use super::topics::{Topic, TopicClaim, Topics};
-use crate::admission::{Charge, HeldAs, ProcessFund};
+use crate::admission::{Charge, HeldAs, ProcessMemory};
 use crate::shard::table::slot::Slot;
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -77,7 +77,7 @@ impl Subscriptions {
         slot: Slot,
         claim: TopicClaim,
         topics_max: usize,
-        purse: &ProcessFund,
+        memory: &ProcessMemory,
     ) -> Subscribed {
         let list = claim.topic().place(shard);
         if list.is_some_and(|list| self.nth(slot, list).is_some()) {
@@ -94,7 +94,7 @@ impl Subscriptions {
             list
         });
         self.push(list, slot);
-        if !self.is_charged(purse) {
+        if !self.is_charged(memory) {
             // With the claim, the count.
             self.take_out(shard, slot, self.nth(slot, list).expect("it was put there"));
             self.shrink();
@@ -212,9 +212,9 @@ impl Subscriptions {
     }
 
     /// Charges what was added. Returns whether there was room.
-    fn is_charged(&mut self, purse: &ProcessFund) -> bool {
+    fn is_charged(&mut self, memory: &ProcessMemory) -> bool {
         let bytes = self.heap_bytes();
-        let charge = self.charge.get_or_insert_with(|| purse.charge_anyway(HeldAs::Topics, 0));
+        let charge = self.charge.get_or_insert_with(|| memory.charge_anyway(HeldAs::Topics, 0));
         bytes.checked_sub(charge.bytes()).is_none_or(|more| more == 0 || charge.grow(more).is_ok())
     }
 

@@ -6,9 +6,9 @@ use crate::queue::events::{QueueLimits, process_queue};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-fn purse(ledger: &Ledger) -> ProcessFund {
+fn memory(ledger: &Ledger) -> ProcessMemory {
     let (queue, _) = process_queue(1, QueueLimits::default(), ledger, |_| {});
-    queue.purse("p:p:t.os".parse().unwrap())
+    queue.memory_of("p:p:t.os".parse().unwrap())
 }
 
 #[derive(Debug, Clone)]
@@ -29,14 +29,14 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn lists_are_those_of_a_naive_twin(steps in proptest::collection::vec(step(), 0..300), topics_max in 1..6usize) {
-        let (topics, purse) = (Arc::<Topics>::default(), purse(&Ledger::default()));
+        let (topics, memory) = (Arc::<Topics>::default(), memory(&Ledger::default()));
         let (mut subscriptions, mut twin) = (Subscriptions::default(), BTreeSet::<(u32, u8)>::new());
         let name = |topic: u8| -> Arc<str> { format!("t{topic}").into() };
         for step in steps {
             match step {
                 Step::Join(slot, topic) => {
-                    let claim = topics.claim(&name(topic), 0, 1, &purse).unwrap();
-                    let became = subscriptions.subscribe(0, Slot::new(slot), claim, topics_max, &purse);
+                    let claim = topics.claim(&name(topic), 0, 1, &memory).unwrap();
+                    let became = subscriptions.subscribe(0, Slot::new(slot), claim, topics_max, &memory);
                     let has = twin.iter().filter(|(of, _)| *of == slot).count();
                     let expected = match twin.contains(&(slot, topic)) {
                         true => Subscribed::Already,
@@ -76,12 +76,12 @@ proptest! {
 #[test]
 fn where_there_is_no_memory_nothing_changes() {
     let ledger = Ledger::new(Budget::of(1 << 20));
-    let (topics, purse) = (Arc::<Topics>::default(), purse(&ledger));
+    let (topics, memory) = (Arc::<Topics>::default(), memory(&ledger));
     let mut subscriptions = Subscriptions::default();
     let mut joined = 0u32;
     let refused = loop {
-        let Some(claim) = topics.claim(&format!("topic {joined}").into(), 0, 1, &purse) else { break "the topic" };
-        match subscriptions.subscribe(0, Slot::new(joined), claim, 128, &purse) {
+        let Some(claim) = topics.claim(&format!("topic {joined}").into(), 0, 1, &memory) else { break "the topic" };
+        match subscriptions.subscribe(0, Slot::new(joined), claim, 128, &memory) {
             Subscribed::New => joined += 1,
             Subscribed::NoMemory => break "its list",
             other => panic!("{other:?}"),
@@ -91,11 +91,11 @@ fn where_there_is_no_memory_nothing_changes() {
     assert!(joined > 100, "{joined} until {refused} had no room");
     subscriptions.check(0);
     assert_eq!((subscriptions.count(), topics.count()), (joined as usize, joined as usize));
-    assert!(purse.tenant().held().topics <= 1 << 20);
+    assert!(memory.tenant().held().topics <= 1 << 20);
     for slot in 0..joined {
         while subscriptions.leave_last(0, Slot::new(slot), &topics).is_some() {}
     }
     subscriptions.check(0);
-    let left = purse.tenant().held().topics;
+    let left = memory.tenant().held().topics;
     assert!(left < 16 << 10, "{left} bytes are held for nobody");
 }

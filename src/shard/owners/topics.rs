@@ -9,7 +9,7 @@
 //! new subscribers are counted. A shard never waits for that lock: a topic that it cannot take off at once is removed
 //! by the next holder of the lock. A topic is charged to its process.
 
-use crate::admission::{Charge, HeapBytes, HeldAs, OfProcess, ProcessFund};
+use crate::admission::{Charge, HeapBytes, HeldAs, OfProcess, ProcessMemory};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
@@ -72,18 +72,18 @@ pub struct TopicReport {
 }
 
 impl Topics {
-    /// Counts a channel of `shard`, one of `shards`, into a topic, which is made if need be and charged to `purse`.
+    /// Counts a channel of `shard`, one of `shards`, into a topic, which is made if need be and charged to `memory`.
     /// None: the memory budget has no room for it.
     pub fn claim(
         self: &Arc<Self>,
         name: &Arc<str>,
         shard: u32,
         shards: usize,
-        purse: &ProcessFund,
+        memory: &ProcessMemory,
     ) -> Option<TopicClaim> {
         let topic = match self.enter(name, shard) {
             Some(topic) => topic,
-            None => self.enter_new(name, shard, shards, purse)?,
+            None => self.enter_new(name, shard, shards, memory)?,
         };
         Some(TopicClaim { topics: self.clone(), topic: Some(topic), shard })
     }
@@ -103,8 +103,8 @@ impl Topics {
         }
     }
 
-    fn enter_new(&self, name: &Arc<str>, shard: u32, shards: usize, purse: &ProcessFund) -> Option<Arc<Topic>> {
-        let charge = purse.charge(HeldAs::Topics, Topic::held_bytes(name, shards)).ok()?;
+    fn enter_new(&self, name: &Arc<str>, shard: u32, shards: usize, memory: &ProcessMemory) -> Option<Arc<Topic>> {
+        let charge = memory.charge(HeldAs::Topics, Topic::held_bytes(name, shards)).ok()?;
         let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
         if self.empty.load(Ordering::Relaxed) > SWEEP_MIN.max(named.len() / 2) as isize {
             // Each topic is looked at as often as one becomes empty: a constant cost.

@@ -8,9 +8,9 @@ use std::collections::BTreeMap as Twin;
 
 const SHARDS: usize = 3;
 
-fn purse() -> ProcessFund {
+fn memory() -> ProcessMemory {
     let (queue, _) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});
-    queue.purse("p:p:t.os".parse().unwrap())
+    queue.memory_of("p:p:t.os".parse().unwrap())
 }
 
 proptest! {
@@ -19,12 +19,12 @@ proptest! {
         steps in proptest::collection::vec((any::<bool>(), 0..6u8, 0..SHARDS as u32), 0..200),
         prefix in "[01]?", after in proptest::option::of("[01]{0,2}"), limit in 0..5usize,
     ) {
-        let (topics, purse) = (Arc::<Topics>::default(), purse());
+        let (topics, memory) = (Arc::<Topics>::default(), memory());
         let (mut claims, mut twin) = (Vec::new(), Twin::<String, Vec<u32>>::new());
         for (comes, name, shard) in steps {
             let name = format!("{name:03b}");
             if comes {
-                claims.push((name.clone(), shard, topics.claim(&name.as_str().into(), shard, SHARDS, &purse).unwrap()));
+                claims.push((name.clone(), shard, topics.claim(&name.as_str().into(), shard, SHARDS, &memory).unwrap()));
                 twin.entry(name).or_default().push(shard);
             } else if let Some(at) = claims.iter().position(|(of, on, _)| *of == name && *on == shard) {
                 claims.swap_remove(at);
@@ -45,46 +45,46 @@ proptest! {
         }
         drop(claims);
         prop_assert_eq!((topics.count(), topics.page("", None, 9).len()), (0, 0));
-        let held = purse.tenant().held().topics;
+        let held = memory.tenant().held().topics;
         prop_assert!(held == 0, "{} bytes are held for topics that are gone", held);
     }
 }
 
 #[test]
 fn topics_that_could_not_be_taken_off_at_once_are_swept() {
-    let (topics, purse) = (Arc::<Topics>::default(), purse());
-    let claims: Vec<_> = (0..200).map(|n| topics.claim(&format!("{n}").into(), 0, SHARDS, &purse).unwrap()).collect();
+    let (topics, memory) = (Arc::<Topics>::default(), memory());
+    let claims: Vec<_> = (0..200).map(|n| topics.claim(&format!("{n}").into(), 0, SHARDS, &memory).unwrap()).collect();
     let looking = topics.named.read().unwrap();
     // Whoever leaves waits for nobody.
     drop(claims);
     drop(looking);
     assert_eq!((topics.count(), topics.page("", None, 9).len()), (0, 0), "they are not told of");
     assert!(topics.find("7").is_none());
-    let revived = topics.claim(&"7".into(), 1, SHARDS, &purse).unwrap();
+    let revived = topics.claim(&"7".into(), 1, SHARDS, &memory).unwrap();
     assert_eq!((topics.count(), topics.find("7").unwrap().shards().collect::<Vec<_>>()), (1, vec![1]));
-    let next = topics.claim(&"new".into(), 0, SHARDS, &purse).unwrap();
+    let next = topics.claim(&"new".into(), 0, SHARDS, &memory).unwrap();
     assert_eq!((topics.count(), topics.named.read().unwrap().len()), (2, 2), "the next new one has swept the rest");
     drop((revived, next));
-    assert_eq!((topics.count(), purse.tenant().held().topics), (0, 0));
+    assert_eq!((topics.count(), memory.tenant().held().topics), (0, 0));
 }
 
 #[test]
 fn threads_that_come_and_go_leave_nothing_behind() {
-    let (topics, purse) = (Arc::<Topics>::default(), purse());
+    let (topics, memory) = (Arc::<Topics>::default(), memory());
     std::thread::scope(|scope| {
         for shard in 0..SHARDS as u32 {
-            let (topics, purse) = (&topics, &purse);
+            let (topics, memory) = (&topics, &memory);
             scope.spawn(move || {
                 for n in 0..2_000 {
                     let name = format!("{}", n % 3).into();
-                    let claim = topics.claim(&name, shard, SHARDS, purse).unwrap();
+                    let claim = topics.claim(&name, shard, SHARDS, memory).unwrap();
                     assert!(topics.find(&name).unwrap().shards().any(|on| on == shard as usize));
                     drop(claim);
                 }
             });
         }
     });
-    let end = topics.claim(&"end".into(), 0, SHARDS, &purse).unwrap();
+    let end = topics.claim(&"end".into(), 0, SHARDS, &memory).unwrap();
     assert_eq!(topics.page("", None, 9).len(), 1);
     drop(end);
     assert!(topics.empty.load(Ordering::Relaxed) >= 0 && topics.count() == 0);

@@ -4,7 +4,7 @@
 //! room first, Closed is never refused, and failures have half as many places as messages. Events that wait from one
 //! turn to the next are charged to their process.
 
-use crate::admission::{Charge, HeapBytes, HeldAs, ProcessFund};
+use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::queue::events::QueueLimits;
 use crate::shard::event::Event;
 use std::collections::VecDeque;
@@ -30,8 +30,8 @@ pub(in crate::shard) struct Unread {
 }
 
 impl Unread {
-    pub fn new(limits: QueueLimits, purse: &ProcessFund) -> Self {
-        let charge = purse.charge_anyway(HeldAs::Events, 0);
+    pub fn new(limits: QueueLimits, memory: &ProcessMemory) -> Self {
+        let charge = memory.charge_anyway(HeldAs::Events, 0);
         Self {
             limits,
             events: VecDeque::new(),
@@ -73,15 +73,15 @@ impl Unread {
     }
 
     /// Returns whether one more message may follow.
-    pub fn has_room(&self, purse: &ProcessFund) -> bool {
+    pub fn has_room(&self, memory: &ProcessMemory) -> bool {
         self.messages < self.limits.messages_max
             && self.bytes < self.limits.bytes_max
-            && (self.messages == 0 && self.bytes == 0 || purse.has_room(self.uncharged_bytes() + EVENT_BYTES))
+            && (self.messages == 0 && self.bytes == 0 || memory.has_room(self.uncharged_bytes() + EVENT_BYTES))
     }
 
     /// Returns whether a channel may be opened of which `opened_bytes` are told.
-    pub fn has_room_to_open(&self, purse: &ProcessFund, opened_bytes: usize) -> bool {
-        self.bytes < self.limits.bytes_max && purse.has_room(self.uncharged_bytes() + opened_bytes + 2 * EVENT_BYTES)
+    pub fn has_room_to_open(&self, memory: &ProcessMemory, opened_bytes: usize) -> bool {
+        self.bytes < self.limits.bytes_max && memory.has_room(self.uncharged_bytes() + opened_bytes + 2 * EVENT_BYTES)
     }
 
     /// Returns whether clients that waited for room may go on.
@@ -130,14 +130,14 @@ mod tests {
 
     #[test]
     fn what_is_unread_keeps_within_the_limits_of_a_queue_and_is_charged() {
-        let purse = Ledger::default().fund().purse("p:unread:sys".parse().unwrap());
+        let memory = Ledger::default().pool().memory_of("p:unread:sys".parse().unwrap());
         let limits = QueueLimits { messages_max: 4, bytes_max: 100 };
-        let mut unread = Unread::new(limits, &purse);
+        let mut unread = Unread::new(limits, &memory);
         for _ in 0..4 {
-            assert!(unread.has_room(&purse));
+            assert!(unread.has_room(&memory));
             unread.push(message(1));
         }
-        assert!(!unread.has_room(&purse) && !unread.is_half_empty());
+        assert!(!unread.has_room(&memory) && !unread.is_half_empty());
         unread.settle(0);
         assert!(unread.charge.bytes() >= 4 * (EVENT_BYTES + 1));
         for left in [3, 2] {
@@ -145,13 +145,13 @@ mod tests {
             assert_eq!((unread.len(), unread.is_half_empty()), (left, left == 2));
         }
         unread.push(message(200));
-        assert!(!unread.has_room(&purse), "over its bytes");
+        assert!(!unread.has_room(&memory), "over its bytes");
         for ticket in 0..5 {
             unread.push(Event::Failed { ticket, outcome: Outcome::default() });
         }
         assert_eq!(unread.len(), 5, "failures beyond half of the messages are dropped");
         while unread.take().is_some() {}
-        assert!(unread.has_room(&purse) && unread.is_half_empty());
+        assert!(unread.has_room(&memory) && unread.is_half_empty());
         unread.settle(0);
         assert_eq!((unread.charge.bytes(), unread.messages, unread.bytes, unread.failures), (0, 0, 0, 0));
     }
