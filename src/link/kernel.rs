@@ -42,12 +42,12 @@ pub struct KernelHello {
 }
 
 /// Attaches a kernel, and runs what serves it.
-pub fn begin(registry: &Arc<Registry>, hail: &KernelHello) -> Result<Arc<Session>, HelloRefused> {
-    let settings = rules(registry.broker.settings(), hail)?;
+pub fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc<Session>, HelloRefused> {
+    let settings = rules(registry.broker.settings(), hello)?;
     let options = KernelOptions {
         system: http_server_process(),
         queue: super::config::QUEUE,
-        policy: hail.policy,
+        policy: hello.policy,
         settings: settings.clone(),
     };
     let (kernel, handle) = registry.broker.kernel(options).map_err(|error| match error {
@@ -57,20 +57,20 @@ pub fn begin(registry: &Arc<Registry>, hail: &KernelHello) -> Result<Arc<Session
     let actor = KernelActor::new(handle.clone(), registry.config.silence());
     let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.memory()));
     let peer = LinkedKernel(session.clone());
-    let Service { inlet, changes, outlet, judge, attempts } = Service::new(handle, settings, peer.clone(), peer);
+    let Service { reader, changes, writer, logins, attempts } = Service::new(handle, settings, peer.clone(), peer);
     let forget = Forget { session: session.clone(), registry: registry.clone(), key: SessionKey::Kernel };
     let obeyed = session.clone();
     let spawned = spawn("link-events", move || {
         // Dropped behind the kernel: another may attach then.
         let forget = forget;
-        if outlet.run(&kernel) {
+        if writer.run(&kernel) {
             forget.session.end(SessionEnd::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
         }
         detach(kernel, forget.session.why());
     })
-    .and_then(|()| spawn("link-orders", move || obey(&obeyed, inlet)))
+    .and_then(|()| spawn("link-orders", move || obey(&obeyed, reader)))
     .and_then(|()| spawn("link-paths", move || changes.run(|_| {})))
-    .and_then(|()| spawn("link-logins", move || judge.run(&attempts)));
+    .and_then(|()| spawn("link-logins", move || logins.run(&attempts)));
     match spawned {
         Ok(()) => Ok(session),
         Err(error) => {
@@ -85,12 +85,12 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// The rules of entry while the kernel is attached.
-fn rules(settings: Settings, hail: &KernelHello) -> Result<Settings, HelloRefused> {
+fn rules(settings: Settings, hello: &KernelHello) -> Result<Settings, HelloRefused> {
     let no = |reason: &str| refused(RefusedCode::Node, reason);
-    if settings.node != hail.node {
+    if settings.node != hello.node {
         return Err(no(&format!("this broker serves the node {}", settings.node)));
     }
-    let theirs = hail.jwt_secret.as_deref().map(Secret::new).transpose();
+    let theirs = hello.jwt_secret.as_deref().map(Secret::new).transpose();
     let theirs = theirs.map_err(|_| no("the key of the node's tokens is empty"))?;
     let secret = match (settings.secret, theirs) {
         (Some(ours), Some(theirs)) if !is_same(&ours, &theirs) => {
@@ -99,8 +99,8 @@ fn rules(settings: Settings, hail: &KernelHello) -> Result<Settings, HelloRefuse
         (ours, theirs) => ours.or(theirs),
     };
     let secret = Some(secret.ok_or_else(|| no("neither side has the key of the node's tokens"))?);
-    let expose_local = hail.expose_local.unwrap_or(settings.expose_local);
-    let &KernelHello { public_mode, simulation_mode, .. } = hail;
+    let expose_local = hello.expose_local.unwrap_or(settings.expose_local);
+    let &KernelHello { public_mode, simulation_mode, .. } = hello;
     let settings = Settings { secret, login: true, rpc: true, expose_local, public_mode, simulation_mode, ..settings };
     Ok(node::in_its_mode(settings))
 }
@@ -120,14 +120,14 @@ fn detach(kernel: Kernel, why: SessionEnd) {
 }
 
 /// Has what the kernel sends obeyed until the session is over, or the broker has stopped: the events say which.
-fn obey(session: &Session, mut inlet: MessageReader) {
+fn obey(session: &Session, mut reader: MessageReader) {
     let Actor::Kernel(actor) = &session.actor else { return };
     let waker = this_thread();
     let mut context = Context::from_waker(&waker);
     let (mut messages, mut answers) = (Vec::new(), VecDeque::new());
     loop {
         let mut has_more = false;
-        if !inlet.desks.is_full() {
+        if !reader.desks.is_full() {
             match actor.inbox.poll_take(&mut context, &mut messages, TAKEN_AT_ONCE_MAX) {
                 Poll::Ready(true) => has_more = true,
                 Poll::Ready(false) => return,
@@ -136,11 +136,11 @@ fn obey(session: &Session, mut inlet: MessageReader) {
         }
         let taken = messages.len() as u64;
         for message in messages.drain(..) {
-            let Ok(answer) = inlet.take(message) else { return };
+            let Ok(answer) = reader.take(message) else { return };
             answers.extend(answer);
         }
         // Behind an answer the peer may wait for room in its own window: what can be done is done first.
-        let is_done = match inlet.poll(&mut context, &mut answers) {
+        let is_done = match reader.poll(&mut context, &mut answers) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => return,
             Poll::Pending => false,

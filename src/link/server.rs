@@ -244,7 +244,7 @@ impl LinkConnection {
             }
             Attach::Kernel { node, expose_local, public_mode, simulation_mode, jwt_secret, policy } => {
                 let (node, jwt_secret) = (node.clone(), jwt_secret.clone());
-                let hail = KernelHello {
+                let kernel_hello = KernelHello {
                     node,
                     jwt_secret,
                     expose_local: *expose_local,
@@ -252,7 +252,7 @@ impl LinkConnection {
                     simulation_mode: *simulation_mode,
                     policy: *policy,
                 };
-                (SessionKey::Kernel, Box::new(move |registry| kernel::begin(registry, &hail)))
+                (SessionKey::Kernel, Box::new(move |registry| kernel::begin(registry, &kernel_hello)))
             }
         };
         let claim = self.registry.claim(&key, hello, credential, &self.stream, deadline, begin)?;

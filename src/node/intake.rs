@@ -27,7 +27,7 @@ const TAKEN_IN_A_TURN_MAX: usize = 8 * TAKEN_AT_ONCE_MAX;
 
 /// See the module.
 pub(super) struct NodeIntake<H: Host> {
-    inlet: MessageReader,
+    reader: MessageReader,
     host: Arc<H>,
     from_kernel: mpsc::Receiver<H::Message>,
     to_kernel: mpsc::Sender<H::Message>,
@@ -43,29 +43,29 @@ pub(super) type ServerEnd = oneshot::Receiver<Result<(), ServerError>>;
 
 impl<H: Host> NodeIntake<H> {
     pub fn new(
-        inlet: MessageReader,
+        reader: MessageReader,
         host: Arc<H>,
         from_kernel: mpsc::Receiver<H::Message>,
         to_kernel: mpsc::Sender<H::Message>,
     ) -> Self {
         let messages = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
         let answers = VecDeque::new();
-        Self { inlet, host, from_kernel, to_kernel, messages, answers, was_burst: false }
+        Self { reader, host, from_kernel, to_kernel, messages, answers, was_burst: false }
     }
 
     /// Takes in until the server has ended, which is told, or is to be stopped: the kernel has gone, or the broker has.
     pub async fn run(mut self, ending: &mut ServerEnd) -> Option<Result<(), ServerError>> {
         loop {
-            let Self { inlet, host, from_kernel, to_kernel, messages, answers, .. } = &mut self;
-            let (takes, is_busy, has_answers) = (!inlet.desks.is_full(), inlet.desks.is_busy(), !answers.is_empty());
+            let Self { reader, host, from_kernel, to_kernel, messages, answers, .. } = &mut self;
+            let (takes, is_busy, has_answers) = (!reader.desks.is_full(), reader.desks.is_busy(), !answers.is_empty());
             tokio::select! {
                 ended = &mut *ending => return Some(ended.unwrap_or(Err(ServerError::Panicked))),
                 taken = from_kernel.recv_many(messages, TAKEN_AT_ONCE_MAX), if takes => if taken == 0 {
                     // The kernel has gone. What it has asked for is done.
-                    poll_fn(|context| inlet.poll(context, answers)).await.ok()?;
+                    poll_fn(|context| reader.poll(context, answers)).await.ok()?;
                     return None;
                 },
-                handed_over = poll_fn(|context| inlet.poll(context, answers)), if is_busy => handed_over.ok()?,
+                handed_over = poll_fn(|context| reader.poll(context, answers)), if is_busy => handed_over.ok()?,
                 room = to_kernel.reserve(), if has_answers => give(room.ok()?, answers, &**host),
             }
             self.turn().await.ok()?;
@@ -85,7 +85,7 @@ impl<H: Host> NodeIntake<H> {
             taken += self.messages.len();
             is_burst |= self.messages.len() > 1;
             self.take_in()?;
-            if taken >= TAKEN_IN_A_TURN_MAX || self.inlet.desks.is_full() {
+            if taken >= TAKEN_IN_A_TURN_MAX || self.reader.desks.is_full() {
                 break;
             }
             if is_burst && self.from_kernel.is_empty() {
@@ -96,9 +96,9 @@ impl<H: Host> NodeIntake<H> {
             self.messages.extend(more.take(TAKEN_AT_ONCE_MAX));
         }
         self.was_burst = taken > 1;
-        let Self { inlet, answers, .. } = self;
+        let Self { reader, answers, .. } = self;
         // What cannot be handed over now is when the task is woken.
-        poll_fn(|context| match inlet.poll(context, answers) {
+        poll_fn(|context| match reader.poll(context, answers) {
             Poll::Ready(done) => Poll::Ready(done),
             Poll::Pending => Poll::Ready(Ok(())),
         })
@@ -108,7 +108,7 @@ impl<H: Host> NodeIntake<H> {
     /// Reads what was taken out of the queue.
     fn take_in(&mut self) -> Result<(), PushError> {
         for message in self.messages.drain(..).filter_map(|message| self.host.to_ours(message)) {
-            self.answers.extend(self.inlet.take(message)?);
+            self.answers.extend(self.reader.take(message)?);
         }
         Ok(())
     }

@@ -46,9 +46,9 @@ pub(crate) fn token(secret: &Secret, node: &str, claim: Option<&ProcessId>, now_
     mint(secret, &Claims { username, subdomain, expiration: now_unix_s + TOKEN_LASTS_S })
 }
 
-/// What logins are judged with.
+/// What logins are checked with.
 pub(crate) struct PasswordWorker<G> {
-    pub gatekeeper: G,
+    pub password: G,
     pub kernel: KernelHandle,
     pub settings: Settings,
 }
@@ -79,19 +79,19 @@ impl LoginQueue {
 }
 
 impl<G: PasswordCheck> PasswordWorker<G> {
-    /// Answers logins until the door is gone.
+    /// Answers logins until the login queue is gone.
     pub fn run(self, attempts: &LoginAttempts) {
         while let Some(Attempt { id, login, credentials }) = attempts.next() {
-            let response = self.judge(&login, &credentials);
+            let response = self.check(&login, &credentials);
             if answer(&self.kernel, id, response).is_none() {
                 return;
             }
         }
     }
 
-    fn judge(&self, login: &LoginRequest, credentials: &Credentials) -> PreparedResponse {
+    fn check(&self, login: &LoginRequest, credentials: &Credentials) -> PreparedResponse {
         let claim = login.claim(self.settings.dialect, credentials);
-        match self.gatekeeper.login(&credentials.password_hash, claim) {
+        match self.password.login(&credentials.password_hash, claim) {
             Ok(Some(GrantedLogin { token, keyfile })) => {
                 let body = BASE64.encode(keyfile);
                 login.accepted(&self.settings, credentials, &token, &body)

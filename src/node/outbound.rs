@@ -55,7 +55,7 @@ pub(crate) struct MessageWriter<K: ToKernel> {
     pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
     pub name: Arc<Name>,
-    pub door: LoginQueue,
+    pub login_queue: LoginQueue,
     pub to_kernel: K,
     /// Channels whose messages are an extension's.
     pub extensions: FxHashSet<ChannelId>,
@@ -160,7 +160,7 @@ impl<K: ToKernel> MessageWriter<K> {
         let HttpRequest { id, ask, body, timeout_s } = *request;
         match ask {
             HttpAsk::Login(login) => {
-                if let Some((id, refusal)) = self.door.enter(id, login, &body) {
+                if let Some((id, refusal)) = self.login_queue.enter(id, login, &body) {
                     self.answer(id, refusal);
                 }
                 None

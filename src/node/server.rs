@@ -281,17 +281,17 @@ fn supervise<H: Host>(
             node: parts.our_node,
             any_password,
         };
-        let Service { inlet, changes, outlet, judge, attempts } = Service::new(kernel, settings, queue, password);
+        let Service { reader, changes, writer, logins, attempts } = Service::new(kernel, settings, queue, password);
 
         prints.say(SHOWN, &format!("listening on {}", broker.address()));
         warnings.release();
 
-        // Ends with `outlet`, which holds the door.
-        let login = spawn("http-login", &warnings, move || judge.run(&attempts))?;
-        let outlet_life = life.clone();
+        // Ends with `writer`, which holds the login queue.
+        let login = spawn("http-login", &warnings, move || logins.run(&attempts))?;
+        let writer_life = life.clone();
         let to_kernel = spawn("http-to-kernel", &warnings, move || {
-            outlet.run(&kernel_events);
-            outlet_life.stop(STOP_WITHIN);
+            writer.run(&kernel_events);
+            writer_life.stop(STOP_WITHIN);
         })?;
         let (said, changes_end) = (prints.clone(), changes.stopper());
         let paths = spawn("http-paths", &warnings, move || {
@@ -304,7 +304,7 @@ fn supervise<H: Host>(
             None
         });
         // Given back if the node does not want it any more: the drop of its future has stopped the broker.
-        let _ = started.send(NodeIntake::new(inlet, host, parts.from_kernel, parts.to_kernel));
+        let _ = started.send(NodeIntake::new(reader, host, parts.from_kernel, parts.to_kernel));
         let result = broker.wait();
         drop(control);
         changes_end.stop();

@@ -20,36 +20,36 @@ pub(crate) const TAKEN_AT_ONCE_MAX: usize = 32;
 
 /// See the module.
 pub(crate) struct Service<K: ToKernel, G> {
-    pub inlet: MessageReader,
+    pub reader: MessageReader,
     pub changes: Changes,
-    pub outlet: MessageWriter<K>,
-    pub judge: PasswordWorker<G>,
-    /// What the judge is run with.
+    pub writer: MessageWriter<K>,
+    pub logins: PasswordWorker<G>,
+    /// What `logins` is run with.
     pub attempts: LoginAttempts,
 }
 
 impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
     /// For the kernel that is attached as `kernel`, under these rules of entry.
-    pub fn new(kernel: KernelHandle, settings: Settings, to_kernel: K, gatekeeper: G) -> Self {
+    pub fn new(kernel: KernelHandle, settings: Settings, to_kernel: K, password: G) -> Self {
         let (our_node, dialect) = (settings.node.clone(), settings.dialect);
         let pending = Arc::new(Pending::new(Unasked::Failures));
         let calls = Arc::new(Calls::default());
         let name = Arc::new(Name::default());
-        let (door, attempts) = LoginQueue::new();
-        let outlet = MessageWriter {
+        let (login_queue, attempts) = LoginQueue::new();
+        let writer = MessageWriter {
             events: EventMessages::new(&our_node, dialect),
             kernel: kernel.clone(),
             pending: pending.clone(),
             calls: calls.clone(),
             name: name.clone(),
-            door,
+            login_queue,
             to_kernel,
             extensions: Default::default(),
             ids: MessageIds::new(),
         };
-        let judge = PasswordWorker { gatekeeper, kernel: kernel.clone(), settings };
+        let logins = PasswordWorker { password, kernel: kernel.clone(), settings };
         let (desks, changes) = Desks::new(kernel, pending);
-        let inlet = MessageReader { our_node, dialect, calls, name, desks };
-        Self { inlet, changes, outlet, judge, attempts }
+        let reader = MessageReader { our_node, dialect, calls, name, desks };
+        Self { reader, changes, writer, logins, attempts }
     }
 }
