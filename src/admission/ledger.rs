@@ -6,10 +6,10 @@
 //!
 //! - a shard, which has one lease for its clients and counts in plain numbers. It has a [`Tally`] for each tenant and
 //!   publishes the differences once a turn, so counting costs a broadcast nothing that threads share;
-//! - a [`MemoryPool`], for what is kept outside of shards: the events that a process has not read, the frames that a link has
-//!   not seen acknowledged, static content. What it keeps carries a [`Charge`], and dropping that is the only way to
-//!   give it back. Nobody can make it give, so all pools together fill half of the budget at most, or what tenants need
-//!   to have half of their share each.
+//! - a [`MemoryPool`], for what is kept outside of shards: the events that a process has not read, the frames that a
+//!   link has not seen acknowledged, static content. What it keeps carries a [`Charge`], and dropping that is the only
+//!   way to give it back. Nobody can make it give, so all pools together fill half of the budget at most, or what
+//!   tenants need to have half of their share each.
 //!
 //! **Fair pressure.** The share of a tenant is the budget divided by those who hold a notable part of it (1/1024). When
 //! less than the reserve (an eighth) of the budget is free ([`Budget::is_pressed`]), those who hold more than their

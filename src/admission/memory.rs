@@ -1,7 +1,8 @@
 //! The memory that clients and processes may make a broker hold: one budget in bytes, leased in steps.
 //!
-//! Whoever holds memory (a shard, a [`MemoryPool`](super::MemoryPool)) counts what it holds by itself and leases as many steps as
-//! cover it. So the budget's one word is touched when a lease grows or shrinks by a step, never per message.
+//! Whoever holds memory (a shard, a [`MemoryPool`](super::MemoryPool)) counts what it holds by itself and leases as
+//! many steps as cover it. So the budget's one word is touched when a lease grows or shrinks by a step, never per
+//! message.
 //!
 //! Invariants: what is leased is never more than the budget; a lease that is dropped comes back. A holder keeps a few
 //! steps more than it needs, so that a lease does not come and go with every message: fewer while the budget is tight.

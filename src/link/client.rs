@@ -300,7 +300,7 @@ impl Client {
             }
             state.asked.open += 1;
         }
-        shared.line.send([(frame.with(blob), ())]).map_err(|_| LinkSendError::Stopped)
+        shared.frames.send([(frame.with(blob), ())]).map_err(|_| LinkSendError::Stopped)
     }
 
     /// Sends an order of which the answer is awaited.

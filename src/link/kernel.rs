@@ -7,8 +7,8 @@
 
 use super::convert::{self, live_channel};
 use super::frame::{HEAD_BYTES_MAX, LinkFrame};
+use super::frame_queue::QueueEnded;
 use super::kernel_actor::KernelActor;
-use super::line::QueueEnded;
 use super::session::{Actor, Forget, FrameMark, Registry, Session, SessionEnd, SessionKey, bye, refused};
 use super::wire::{ByeCode, HelloRefused, LiveChannel, LoginQuestion, RefusedCode, ToPeer};
 use crate::broker::{AttachError, Event, Kernel, KernelOptions};
@@ -146,11 +146,11 @@ fn obey(session: &Session, mut reader: MessageReader) {
             Poll::Pending => false,
         };
         let answered = answers.drain(..).map(|answer| (convert::kernel_out(answer), FrameMark::Event));
-        if answered.into_iter().try_for_each(|answer| session.line.send([answer])).is_err() {
+        if answered.into_iter().try_for_each(|answer| session.frames.send([answer])).is_err() {
             return;
         }
         if taken > 0 {
-            session.line.took(taken, actor.inbox.is_empty());
+            session.frames.took(taken, actor.inbox.is_empty());
         }
         if is_done {
             actor.inbox.obeyed();
@@ -181,7 +181,7 @@ impl ToKernel for LinkedKernel {
 
     fn wait_for_room(&self) -> bool {
         // Sending waits.
-        !self.0.line.has_ended()
+        !self.0.frames.has_ended()
     }
 
     fn takes(&self, body_bytes: usize) -> bool {
@@ -189,7 +189,7 @@ impl ToKernel for LinkedKernel {
     }
 
     fn send(&self, message: KernelMessage, note: FrameMark) -> Result<(), KernelGone> {
-        self.0.line.send([(convert::kernel_out(message), note)]).map_err(|QueueEnded| KernelGone)
+        self.0.frames.send([(convert::kernel_out(message), note)]).map_err(|QueueEnded| KernelGone)
     }
 }
 
@@ -199,7 +199,7 @@ impl PasswordCheck for LinkedKernel {
         let number = actor.logins.begin();
         let (password_hash, subdomain) = (password_hash.to_owned(), claim.map(ToString::to_string));
         let login = ToPeer::Login(LoginQuestion { login: number, password_hash, subdomain });
-        let sent = self.0.line.send([(LinkFrame::bare(&login), FrameMark::Event)]);
+        let sent = self.0.frames.send([(LinkFrame::bare(&login), FrameMark::Event)]);
         sent.map_err(|QueueEnded| "the node's kernel has gone".to_owned())?;
         actor.logins.wait(number)
     }

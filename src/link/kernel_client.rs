@@ -128,7 +128,7 @@ impl LinkedNode {
         let (late, is_late) = oneshot::channel::<()>();
         let watch_over = move || {
             let _late = late;
-            if let Some(session) = session.filter(|session| !session.line.wait_finished(within)) {
+            if let Some(session) = session.filter(|session| !session.frames.wait_finished(within)) {
                 session.cut();
             }
             // Until no caller waits any more.
@@ -229,7 +229,7 @@ impl SessionLife {
         self.has_left.store(true, Ordering::SeqCst);
         self.leaving.notify_all();
         let session = session.clone()?;
-        session.line.end(Some(LinkFrame::bare(&FromPeer::Bye { failed: false })));
+        session.frames.end(Some(LinkFrame::bare(&FromPeer::Bye { failed: false })));
         Some(session)
     }
 
@@ -246,7 +246,7 @@ struct Leave(Arc<SessionLife>);
 impl Drop for Leave {
     fn drop(&mut self) {
         if let Some(session) = self.0.leave() {
-            session.line.wait_finished(GOODBYE_WITHIN);
+            session.frames.wait_finished(GOODBYE_WITHIN);
         }
     }
 }
@@ -491,5 +491,5 @@ fn answer(shared: &PeerShared<KernelArrival>, login: u64, judged: Result<Option<
     let blob = if token.is_some() { keyfile } else { Bytes::new() };
     let frame = LinkFrame::bare(&FromPeer::LoggedIn(LoggedIn { login, token, error })).with(blob);
     // Over: nobody waits for it any more. Few at a time, so it waits for no room.
-    let _ = shared.line.send_now(frame, ());
+    let _ = shared.frames.send_now(frame, ());
 }

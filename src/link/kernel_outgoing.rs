@@ -8,7 +8,7 @@
 use super::bindings::{Bindings, NoRoom};
 use super::convert;
 use super::frame::LinkFrame;
-use super::line::QueueEnded;
+use super::frame_queue::QueueEnded;
 use super::peer::PeerShared;
 use super::wire::{FromPeer, KernelHead};
 use crate::node::calls::Name;
@@ -307,7 +307,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
     fn offer(&mut self, frame: LinkFrame) -> SendResult {
         let Some(session) = &self.session else { return SendResult::NoSession };
         let patience = if self.hangs { Duration::ZERO } else { ROOM_WITHIN };
-        match session.shared.line.offer(frame, (), patience) {
+        match session.shared.frames.offer(frame, (), patience) {
             Ok(is_sent) => {
                 self.hangs = !is_sent;
                 if is_sent { SendResult::Sent } else { SendResult::NoRoom }

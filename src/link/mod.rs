@@ -5,10 +5,10 @@
 //! process written in Rust connects with [`process_lib::connect`](crate::process_lib::connect), or with [`Client`]
 //! where it needs the broker's own types; a node spawns [`http_server`].
 //!
-//! Layers: `wire` defines the heads of frames, `frame` puts them on a stream, `line` numbers them and keeps those that
-//! were not acknowledged. At the broker `session` is the state that outlives a connection, `server` accepts and reads,
-//! `waiting` holds connections that have not identified themselves, `process` and `kernel` are the two kinds of
-//! session; at the peer `peer` outlives connections, under `client` and `kernel_client`. Invariants: no thread of a
+//! Layers: `wire` defines the heads of frames, `frame` puts them on a stream, `frame_queue` numbers them and keeps
+//! those that were not acknowledged. At the broker `session` is the state that outlives a connection, `server` accepts
+//! and reads, `waiting` holds connections that have not identified themselves, `process` and `kernel` are the two kinds
+//! of session; at the peer `peer` outlives connections, under `client` and `kernel_client`. Invariants: no thread of a
 //! shard runs here; nothing grows without a bound, whatever the other side does; a frame that was sent within a session
 //! arrives once, in order, over however many connections.
 
@@ -17,12 +17,12 @@ mod client;
 mod config;
 mod convert;
 mod frame;
+mod frame_queue;
 mod kernel;
 mod kernel_actor;
 mod kernel_client;
 mod kernel_inbox;
 mod kernel_outgoing;
-mod line;
 mod orders;
 mod peer;
 mod process;

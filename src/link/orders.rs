@@ -39,7 +39,7 @@ impl<'a> ProcessOrders<'a> {
     /// Hands over what was collected, and acknowledges it. `now`: nothing else was read yet.
     pub fn flush(&mut self, now: bool) -> Result<(), Stop> {
         self.batch.flush()?;
-        self.session.line.took(std::mem::take(&mut self.taken), now);
+        self.session.frames.took(std::mem::take(&mut self.taken), now);
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl<'a> ProcessOrders<'a> {
     }
 
     fn ask(&self) -> Result<(), Stop> {
-        match self.session.line.ask(ASKS_MAX) {
+        match self.session.frames.ask(ASKS_MAX) {
             true => Ok(()),
             false => Err(Stop::Violation(format!(
                 "more than {ASKS_MAX} questions at a time, or answers that are not acknowledged"
@@ -248,7 +248,7 @@ impl<'a> ProcessOrders<'a> {
     }
 
     fn answer(&self, head: ToPeer) -> Result<(), Stop> {
-        self.session.line.send_now(LinkFrame::bare(&head), FrameMark::Answer).map_err(|_| Stop::Stopped)
+        self.session.frames.send_now(LinkFrame::bare(&head), FrameMark::Answer).map_err(|_| Stop::Stopped)
     }
 }
 

@@ -8,7 +8,7 @@
 
 use super::config::{HELLO_WITHIN, WINDOW};
 use super::frame::{FrameReader, GatheredFrames, LinkFrame, ReadError};
-use super::line::{FrameQueue, LinkDirection};
+use super::frame_queue::{FrameQueue, LinkDirection};
 use super::token::LinkToken;
 use super::wire::{
     self, Attach, FromPeer, Hello, HelloRefused, LiveChannel, OrderFailure, RefusedCode, ToPeer, Welcome,
@@ -168,7 +168,7 @@ pub struct PeerShared<T> {
     endpoint: Endpoint,
     /// What this process says whenever it connects.
     hello: Hello,
-    pub line: FrameQueue<Inward>,
+    pub frames: FrameQueue<Inward>,
     state: Mutex<PeerState<T>>,
     changed: Condvar,
 }
@@ -259,7 +259,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
         let shared = Arc::new(PeerShared {
             endpoint,
             hello: Hello { session: Some(welcome.session.clone()), ..hello },
-            line: FrameQueue::of_session(WINDOW, welcome.received, welcome.acknowledged),
+            frames: FrameQueue::of_session(WINDOW, welcome.received, welcome.acknowledged),
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
@@ -279,8 +279,8 @@ impl<T: NumberedItem> AttachedPeer<T> {
 impl<T: NumberedItem> Drop for AttachedPeer<T> {
     fn drop(&mut self) {
         let failed = self.failed || thread::panicking();
-        self.shared.line.end(Some(LinkFrame::bare(&FromPeer::Bye { failed })));
-        self.shared.line.wait_finished(END_WITHIN);
+        self.shared.frames.end(Some(LinkFrame::bare(&FromPeer::Bye { failed })));
+        self.shared.frames.wait_finished(END_WITHIN);
         self.shared.cut();
         self.shared.changed.notify_all();
         if let Some(reader) = self.reader.take() {
@@ -315,7 +315,7 @@ impl<T: NumberedItem> PeerShared<T> {
     pub fn recv(&self, items: &mut Vec<T>, timeout: Duration) -> Result<(), RecvError> {
         let mut state = self.lock();
         let done = std::mem::take(&mut state.handed);
-        self.line.took(done, state.inbound.is_empty());
+        self.frames.took(done, state.inbound.is_empty());
         let mut left = timeout;
         let until = Instant::now().checked_add(timeout);
         loop {
@@ -332,7 +332,7 @@ impl<T: NumberedItem> PeerShared<T> {
             }
             // Answers to questions alone: nothing that the process would come back from.
             let done = std::mem::take(&mut state.handed);
-            self.line.took(done, true);
+            self.frames.took(done, true);
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             left = until.map_or(timeout, |until| until.saturating_duration_since(Instant::now()));
         }
@@ -344,13 +344,13 @@ impl<T: NumberedItem> PeerShared<T> {
         while let Some(greeted) = next {
             let grace = Duration::from_millis(greeted.welcome.owner_grace_ms);
             let error = self.serve(greeted);
-            if self.line.has_ended() {
+            if self.frames.has_ended() {
                 break;
             }
             tracing::warn!(broker = ?self.endpoint, error = %error, "the link is lost");
             next = self.again(Instant::now() + grace);
         }
-        self.line.end(None);
+        self.frames.end(None);
         self.lock().ended = true;
         self.changed.notify_all();
     }
@@ -359,14 +359,14 @@ impl<T: NumberedItem> PeerShared<T> {
     fn serve(&self, greeted: Greeted) -> ReadError {
         let Greeted { stream, mut reader, welcome, .. } = greeted;
         self.lock().stream = Some(stream.clone());
-        let connection = self.line.connect(welcome.window);
+        let connection = self.frames.connect(welcome.window);
         if stream.writes_now() {
-            self.line.write_through(connection, stream.clone());
+            self.frames.write_through(connection, stream.clone());
         }
         let beat = Duration::from_millis(welcome.beat_ms.into());
         let error = thread::scope(|scope| {
             scope.spawn(|| {
-                if self.line.write(connection, &mut &*stream, beat).is_err() {
+                if self.frames.write(connection, &mut &*stream, beat).is_err() {
                     stream.shutdown();
                 }
             });
@@ -376,7 +376,7 @@ impl<T: NumberedItem> PeerShared<T> {
                 Err(error) => error,
             };
             stream.shutdown();
-            self.line.disconnect(connection);
+            self.frames.disconnect(connection);
             error
         });
         self.lock().stream = None;
@@ -388,7 +388,7 @@ impl<T: NumberedItem> PeerShared<T> {
             let (head, blob) = reader.next_owned()?;
             match head {
                 ToPeer::Beat {} => {}
-                ToPeer::Ack { received } => self.line.acknowledge(received, |()| ()).map_err(io::Error::other)?,
+                ToPeer::Ack { received } => self.frames.acknowledge(received, |()| ()).map_err(io::Error::other)?,
                 ToPeer::Draining { begins_in_ms, ends_in_ms } => {
                     let (begins_in, ends_in) = (Duration::from_millis(begins_in_ms), Duration::from_millis(ends_in_ms));
                     tracing::warn!(broker = ?self.endpoint, ?begins_in, ?ends_in, "the broker drains: its channels are closed");
@@ -397,7 +397,7 @@ impl<T: NumberedItem> PeerShared<T> {
                 }
                 ToPeer::Bye { code, reason } => {
                     tracing::warn!(broker = ?self.endpoint, %code, reason, "the broker has ended the session");
-                    self.line.end(None);
+                    self.frames.end(None);
                     return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
                 }
                 numbered => self.arrived(numbered, blob),
@@ -423,7 +423,7 @@ impl<T: NumberedItem> PeerShared<T> {
                     tracing::info!(broker = ?self.endpoint, "the link is back");
                     self.lock().draining = None;
                     // It has been told so by the welcome; it cannot be wrong about what it has itself.
-                    let _ = self.line.acknowledge(greeted.welcome.received, |()| ());
+                    let _ = self.frames.acknowledge(greeted.welcome.received, |()| ());
                     return Some(greeted);
                 }
                 Err(ConnectError::Refused(refused)) if is_final(refused.code) => {
@@ -433,7 +433,7 @@ impl<T: NumberedItem> PeerShared<T> {
                 Err(error) => tracing::debug!(broker = ?self.endpoint, %error, "the link is not back yet"),
             }
             let pause = pauses.next();
-            if Instant::now() + pause >= deadline || self.line.has_ended() {
+            if Instant::now() + pause >= deadline || self.frames.has_ended() {
                 return None;
             }
             thread::sleep(pause);

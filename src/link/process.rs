@@ -55,7 +55,7 @@ impl EventSender {
 /// Hands events on until the session or the broker is over. Waits for the peer, never with a shard.
 fn feed(process: &Process, session: &Session) {
     let mut events = Vec::new();
-    while !session.line.has_ended() {
+    while !session.frames.has_ended() {
         match process.recv_charged(&mut events, WAIT_MAX) {
             // Sending waits for the peer. What waits meanwhile stays charged, and becomes frames a few at a time.
             Ok(_charge) => {
@@ -65,7 +65,7 @@ fn feed(process: &Process, session: &Session) {
                     if some.is_empty() {
                         break;
                     }
-                    if session.line.send(some).is_err() {
+                    if session.frames.send(some).is_err() {
                         return;
                     }
                 }

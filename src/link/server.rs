@@ -177,7 +177,7 @@ struct Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.claim.session.line.disconnect(self.connection);
+        self.claim.session.frames.disconnect(self.connection);
     }
 }
 
@@ -363,7 +363,7 @@ impl LinkConnection {
             }
             ConnectionOver::Stop(Stop::Stopped) => STOP_WITHIN,
         };
-        session.line.wait_finished(patience);
+        session.frames.wait_finished(patience);
         self.stream.shutdown();
         drop(admitted);
         if let Ok(writer) = writer {
@@ -376,11 +376,11 @@ impl LinkConnection {
         let (stream, beat) = (self.stream.clone(), self.registry.config.beat);
         thread::Builder::new().name("link-write".to_owned()).spawn(move || {
             if stream.writes_now() {
-                session.line.write_through(connection, stream.clone());
+                session.frames.write_through(connection, stream.clone());
             }
-            let written = session.line.write(connection, &mut &*stream, beat);
+            let written = session.frames.write(connection, &mut &*stream, beat);
             // Whether it is over or has failed: nothing is to be read any more.
-            if written.is_err() || session.line.has_ended() {
+            if written.is_err() || session.frames.has_ended() {
                 stream.shutdown();
             }
         })

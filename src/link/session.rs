@@ -8,8 +8,8 @@
 
 use super::config::{CLAIMS_PER_SESSION_MAX, LinkConfig, WINDOW};
 use super::frame::LinkFrame;
+use super::frame_queue::{FrameQueue, LinkDirection};
 use super::kernel_actor::KernelActor;
-use super::line::{FrameQueue, LinkDirection};
 use super::wire::{
     ByeCode, Hello, HelloRefused, LinkWindow, LiveChannel, RefusedCode, ToPeer, VERSION_MAX, VERSION_MIN,
 };
@@ -91,7 +91,7 @@ pub enum Actor {
 
 /// See the module.
 pub struct Session {
-    pub line: FrameQueue<Outward>,
+    pub frames: FrameQueue<Outward>,
     pub actor: Actor,
     /// The channels that are open as far as the peer has acknowledged.
     live: Mutex<Live>,
@@ -100,15 +100,15 @@ pub struct Session {
 
 impl Session {
     pub fn new(actor: Actor, memory: &ProcessMemory) -> Self {
-        let line = FrameQueue::new(WINDOW).charged(memory.charge_anyway(HeldAs::Link, 0));
+        let frames = FrameQueue::new(WINDOW).charged(memory.charge_anyway(HeldAs::Link, 0));
         let live = Live { channels: BTreeMap::new(), charge: memory.charge_anyway(HeldAs::Link, 0) };
-        Self { line, actor, live: Mutex::new(live), end: OnceLock::new() }
+        Self { frames, actor, live: Mutex::new(live), end: OnceLock::new() }
     }
 
     /// The peer has so many frames.
-    pub fn acknowledge(&self, received: u64) -> Result<(), super::line::NeverSent> {
+    pub fn acknowledge(&self, received: u64) -> Result<(), super::frame_queue::NeverSent> {
         let mut live = lock(&self.live);
-        self.line.acknowledge(received, |mark| match mark {
+        self.frames.acknowledge(received, |mark| match mark {
             FrameMark::Opened(channel) => live.insert(*channel),
             FrameMark::Closed(channel) => live.remove(channel),
             FrameMark::Event | FrameMark::Answer => {}
@@ -135,7 +135,7 @@ impl Session {
 
     /// Frames that the peer has of ours, and that we have of its.
     pub fn counts(&self) -> (u64, u64) {
-        let (acknowledged, obeyed) = self.line.counts();
+        let (acknowledged, obeyed) = self.frames.counts();
         match &self.actor {
             Actor::Process(_) => (acknowledged, obeyed),
             // What waits to be obeyed must not come again.
@@ -146,7 +146,7 @@ impl Session {
     /// Ends it; `last` is the last frame to the peer. Only the first call counts.
     pub fn end(&self, end: SessionEnd, last: Option<LinkFrame>) {
         if self.end.set(end).is_ok() {
-            self.line.end(last);
+            self.frames.end(last);
             // The thread that waits for the broker's events has to see it.
             match &self.actor {
                 Actor::Process(owner) => owner.wake(),
@@ -291,7 +291,7 @@ impl Registry {
         if let Some(ends) = self.draining.get() {
             let now = Instant::now();
             let [begins_in_ms, ends_in_ms] = ends.map(|at| at.saturating_duration_since(now).as_millis() as u64);
-            session.line.notice(LinkFrame::bare(&ToPeer::Draining { begins_in_ms, ends_in_ms }));
+            session.frames.notice(LinkFrame::bare(&ToPeer::Draining { begins_in_ms, ends_in_ms }));
         }
     }
 
@@ -312,7 +312,7 @@ impl Registry {
         let claiming = self.begin_claim(key)?;
         let mut entries = lock(&self.entries);
         // One that has ended is about to go.
-        while entries.by_key.get(key).is_some_and(|entry| entry.session.line.has_ended()) {
+        while entries.by_key.get(key).is_some_and(|entry| entry.session.frames.has_ended()) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(refused(RefusedCode::Taken, "its last session is still ending"));
@@ -350,7 +350,7 @@ impl Registry {
         drop(entries);
         let claim = SessionClaim { session, secret, number, claiming };
         // What the connection before has read is obeyed first.
-        if !claim.session.line.wait_disconnected(deadline.saturating_duration_since(Instant::now())) {
+        if !claim.session.frames.wait_disconnected(deadline.saturating_duration_since(Instant::now())) {
             return Err(refused(RefusedCode::Taken, "its last connection is still busy"));
         }
         Ok(claim)
@@ -389,7 +389,7 @@ impl Registry {
             let mut next: Option<Instant> = None;
             for (key, entry) in &entries.by_key {
                 let Err(since) = entry.stream else { continue };
-                if entry.session.line.has_ended() {
+                if entry.session.frames.has_ended() {
                     continue;
                 }
                 let until = since + self.config.owner_grace;
@@ -459,11 +459,12 @@ impl SessionClaim {
         &self.claiming.key
     }
 
-    /// Connects the session's line. Answers its number for the connection; none: another has taken the session since.
+    /// Connects the session's frame queue. Answers its number for the connection; none: another has taken the session
+    /// since.
     pub fn connect(&self, window: LinkWindow) -> Option<u64> {
         let entries = lock(&self.claiming.registry.entries);
         let is_current = entries.by_key.get(self.key()).is_some_and(|entry| entry.number == self.number);
-        is_current.then(|| self.session.line.connect(window))
+        is_current.then(|| self.session.frames.connect(window))
     }
 }
 

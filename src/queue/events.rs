@@ -3,8 +3,8 @@
 //! Invariants:
 //! - a shard never waits here: it asks [`ProcessQueue::has_room`] before it parses the next message, and stops reading
 //!   the client when there is none; so nothing is dropped and nothing grows without bound;
-//! - all that waits is charged to its process ([`ProcessMemory`]), heads, paths and reasons as well as payloads. Where no
-//!   more can be charged, the queue is as large as it is. An empty queue has room for a message whatever else is
+//! - all that waits is charged to its process ([`ProcessMemory`]), heads, paths and reasons as well as payloads. Where
+//!   no more can be charged, the queue is as large as it is. An empty queue has room for a message whatever else is
 //!   charged, so that a process that reads always goes on;
 //! - a channel is opened only where its Opened has room ([`ProcessQueue::has_room_to_open`]), so Opened, which wait
 //!   unread, are bounded like messages; Closed is never refused, and bounded by the channels that were opened;

@@ -28,121 +28,121 @@ fn frame(number: u64) -> (LinkFrame, u64) {
     (LinkFrame::bare(&number), number)
 }
 
-/// What goes out until the line ends.
-fn written(line: &FrameQueue<Numbers>, connection: u64) -> Vec<u64> {
+/// What goes out until the queue ends.
+fn written(queue: &FrameQueue<Numbers>, connection: u64) -> Vec<u64> {
     let mut bytes = Vec::new();
-    line.write(connection, &mut bytes, Duration::from_secs(60)).unwrap();
+    queue.write(connection, &mut bytes, Duration::from_secs(60)).unwrap();
     let mut reader = FrameReader::new(&bytes[..], 64, 0);
     std::iter::from_fn(|| reader.next().ok().map(|(number, _)| number)).collect()
 }
 
 #[test]
 fn what_was_not_acknowledged_goes_out_again_once() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
-    line.send((1..=4).map(frame)).unwrap();
-    let first = line.connect(WINDOW);
-    assert_eq!(line.acknowledge(1, |_| ()), Err(NeverSent(1)), "nothing was written yet");
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    queue.send((1..=4).map(frame)).unwrap();
+    let first = queue.connect(WINDOW);
+    assert_eq!(queue.acknowledge(1, |_| ()), Err(NeverSent(1)), "nothing was written yet");
     std::thread::scope(|scope| {
-        scope.spawn(|| line.write(first, &mut io::sink(), Duration::from_secs(60)).unwrap());
+        scope.spawn(|| queue.write(first, &mut io::sink(), Duration::from_secs(60)).unwrap());
         let mut seen = Vec::new();
-        while line.acknowledge(3, |mark| seen.push(mark)).is_err() {
+        while queue.acknowledge(3, |mark| seen.push(mark)).is_err() {
             std::thread::yield_now();
         }
         assert_eq!(seen, [1, 2, 3]);
-        line.disconnect(first);
+        queue.disconnect(first);
     });
-    assert_eq!(line.acknowledge(2, |_| panic!("an old one")), Ok(()));
-    let second = line.connect(WINDOW);
-    line.disconnect(first);
-    line.send([frame(5)]).unwrap();
-    line.end(Some(frame(99).0));
-    assert_eq!(written(&line, second), [4, 5, 99]);
-    assert_eq!(line.send([frame(6)]), Err(QueueEnded));
-    assert!(line.wait_finished(Duration::ZERO));
+    assert_eq!(queue.acknowledge(2, |_| panic!("an old one")), Ok(()));
+    let second = queue.connect(WINDOW);
+    queue.disconnect(first);
+    queue.send([frame(5)]).unwrap();
+    queue.end(Some(frame(99).0));
+    assert_eq!(written(&queue, second), [4, 5, 99]);
+    assert_eq!(queue.send([frame(6)]), Err(QueueEnded));
+    assert!(queue.wait_finished(Duration::ZERO));
 }
 
 #[test]
 fn a_full_window_waits_for_acknowledgements() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
-    let connection = line.connect(WINDOW);
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    let connection = queue.connect(WINDOW);
     std::thread::scope(|scope| {
-        let sender = scope.spawn(|| line.send((1..=20).map(frame)));
-        scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
+        let sender = scope.spawn(|| queue.send((1..=20).map(frame)));
+        scope.spawn(|| queue.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
         let mut seen = 0;
         while seen < 20 {
-            assert!(line.lock().kept.len() <= WINDOW.frames as usize);
-            let _ = line.acknowledge(seen + 1, |mark| seen = mark);
+            assert!(queue.lock().kept.len() <= WINDOW.frames as usize);
+            let _ = queue.acknowledge(seen + 1, |mark| seen = mark);
             std::thread::yield_now();
         }
         assert_eq!(sender.join().unwrap(), Ok(()));
-        line.disconnect(connection);
+        queue.disconnect(connection);
     });
-    assert_eq!((line.counts(), line.lock().kept_bytes), ((20, 0), 0));
+    assert_eq!((queue.counts(), queue.lock().kept_bytes), ((20, 0), 0));
 }
 
 #[test]
 fn what_finds_no_room_is_not_waited_for_where_none_can_come() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
     let never = Duration::from_secs(3600);
     for number in 1..=8 {
-        assert_eq!(line.offer(frame(number).0, number, never), Ok(true));
+        assert_eq!(queue.offer(frame(number).0, number, never), Ok(true));
     }
-    assert_eq!(line.offer(frame(9).0, 9, never), Ok(false), "nobody is there to make room");
-    let connection = line.connect(WINDOW);
-    assert_eq!(line.offer(frame(9).0, 9, Duration::from_millis(1)), Ok(false), "nobody has made room in time");
+    assert_eq!(queue.offer(frame(9).0, 9, never), Ok(false), "nobody is there to make room");
+    let connection = queue.connect(WINDOW);
+    assert_eq!(queue.offer(frame(9).0, 9, Duration::from_millis(1)), Ok(false), "nobody has made room in time");
     std::thread::scope(|scope| {
-        let offered = scope.spawn(|| line.offer(frame(9).0, 9, never));
-        scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
-        while line.acknowledge(1, |_| ()).is_err() {
+        let offered = scope.spawn(|| queue.offer(frame(9).0, 9, never));
+        scope.spawn(|| queue.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
+        while queue.acknowledge(1, |_| ()).is_err() {
             std::thread::yield_now();
         }
         assert_eq!(offered.join().unwrap(), Ok(true));
-        line.end(None);
+        queue.end(None);
     });
-    assert_eq!(line.offer(frame(10).0, 10, never), Err(QueueEnded));
+    assert_eq!(queue.offer(frame(10).0, 10, never), Err(QueueEnded));
 }
 
 #[test]
 fn the_other_side_is_told_what_was_taken_in() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
-    let connection = line.connect(WINDOW);
-    line.took(1, false);
-    assert!(!line.lock().has_work(), "that is little");
-    line.took(1, false);
-    assert!(line.lock().has_work(), "a quarter of the window");
-    line.took(1, true);
-    line.end(None);
-    assert_eq!(written(&line, connection), [1003]);
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    let connection = queue.connect(WINDOW);
+    queue.took(1, false);
+    assert!(!queue.lock().has_work(), "that is little");
+    queue.took(1, false);
+    assert!(queue.lock().has_work(), "a quarter of the window");
+    queue.took(1, true);
+    queue.end(None);
+    assert_eq!(written(&queue, connection), [1003]);
 }
 
 #[test]
 fn questions_are_counted_until_their_answer_is_written() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
-    assert!(line.ask(2) && line.ask(2) && !line.ask(2));
-    let connection = line.connect(WINDOW);
-    line.send_now(frame(1).0, 1).unwrap();
-    line.end(None);
-    assert_eq!(written(&line, connection), [1]);
-    assert!(line.ask(2));
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    assert!(queue.ask(2) && queue.ask(2) && !queue.ask(2));
+    let connection = queue.connect(WINDOW);
+    queue.send_now(frame(1).0, 1).unwrap();
+    queue.end(None);
+    assert_eq!(written(&queue, connection), [1]);
+    assert!(queue.ask(2));
 }
 
 #[test]
 fn answers_that_are_never_acknowledged_end_the_asking() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
-    let connection = line.connect(WINDOW);
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    let connection = queue.connect(WINDOW);
     std::thread::scope(|scope| {
-        scope.spawn(|| line.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
+        scope.spawn(|| queue.write(connection, &mut io::sink(), Duration::from_secs(60)).unwrap());
         let mut answers = 0;
-        while line.lock().kept.len() < KEPT_FRAMES_MAX {
+        while queue.lock().kept.len() < KEPT_FRAMES_MAX {
             // Written, so answered, and taken out by nobody.
-            match line.ask(2) {
-                true => line.send_now(frame(1).0, 1).unwrap(),
+            match queue.ask(2) {
+                true => queue.send_now(frame(1).0, 1).unwrap(),
                 false => std::thread::yield_now(),
             }
             answers += 1;
         }
-        assert!(!line.ask(usize::MAX) && answers >= KEPT_FRAMES_MAX);
-        line.disconnect(connection);
+        assert!(!queue.ask(usize::MAX) && answers >= KEPT_FRAMES_MAX);
+        queue.disconnect(connection);
     });
 }
 
@@ -177,20 +177,20 @@ impl Write for &Narrow {
 
 #[test]
 fn who_has_a_frame_writes_it_and_what_does_not_go_is_the_writers_in_order() {
-    let line = FrameQueue::<Numbers>::new(LinkWindow { frames: 10_000, bytes: 1 << 20 });
+    let queue = FrameQueue::<Numbers>::new(LinkWindow { frames: 10_000, bytes: 1 << 20 });
     let pipe = Arc::new(Narrow { taken: Mutex::default(), calls: Mutex::default() });
-    let connection = line.connect(LinkWindow { frames: 10_000, bytes: 1 << 20 });
-    line.write_through(connection, pipe.clone());
+    let connection = queue.connect(LinkWindow { frames: 10_000, bytes: 1 << 20 });
+    queue.write_through(connection, pipe.clone());
     std::thread::scope(|scope| {
-        scope.spawn(|| line.write(connection, &mut &*pipe, Duration::from_secs(60)).unwrap());
+        scope.spawn(|| queue.write(connection, &mut &*pipe, Duration::from_secs(60)).unwrap());
         for number in 1..=3_000 {
-            line.send([frame(number)]).unwrap();
+            queue.send([frame(number)]).unwrap();
             if number % 100 == 0 {
                 std::thread::sleep(2 * APART);
             }
         }
-        line.end(Some(frame(99_999).0));
-        assert!(line.wait_finished(Duration::from_secs(60)));
+        queue.end(Some(frame(99_999).0));
+        assert!(queue.wait_finished(Duration::from_secs(60)));
     });
     let bytes = pipe.taken.lock().unwrap().clone();
     let mut reader = FrameReader::new(&bytes[..], 64, 0);
@@ -202,13 +202,13 @@ fn who_has_a_frame_writes_it_and_what_does_not_go_is_the_writers_in_order() {
 
 #[test]
 fn a_frame_is_written_without_the_writer_and_an_acknowledgement_rides_on_it() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
     let stream = Arc::new(crate::driver::peer_socket::PeerStream::Unix(here));
-    let connection = line.connect(WINDOW);
-    line.write_through(connection, stream);
-    line.took(1, true);
-    line.send([frame(7)]).unwrap();
+    let connection = queue.connect(WINDOW);
+    queue.write_through(connection, stream);
+    queue.took(1, true);
+    queue.send([frame(7)]).unwrap();
     let mut reader = FrameReader::new(&there, 64, 0);
     let mut next = || reader.next::<u64>().unwrap().0;
     assert_eq!((next(), next()), (1001, 7), "nobody else has written");
@@ -216,34 +216,34 @@ fn a_frame_is_written_without_the_writer_and_an_acknowledgement_rides_on_it() {
 
 #[test]
 fn an_acknowledgement_that_finds_no_frame_goes_alone_soon() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
     let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
-    let connection = line.connect(WINDOW);
+    let connection = queue.connect(WINDOW);
     std::thread::scope(|scope| {
-        scope.spawn(|| line.write(connection, &mut here, Duration::from_secs(60)).unwrap());
+        scope.spawn(|| queue.write(connection, &mut here, Duration::from_secs(60)).unwrap());
         let mut reader = FrameReader::new(&there, 64, 0);
         for count in 1..=3 {
-            line.took(1, true);
+            queue.took(1, true);
             assert_eq!(reader.next::<u64>().unwrap().0, 1000 + count, "long before a beat");
         }
-        line.disconnect(connection);
+        queue.disconnect(connection);
     });
 }
 
 #[test]
 fn a_notice_is_said_once_to_each_connection() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
-    let first = line.connect(WINDOW);
-    line.notice(LinkFrame::bare(&8_u64));
-    line.notice(LinkFrame::bare(&9_u64));
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    let first = queue.connect(WINDOW);
+    queue.notice(LinkFrame::bare(&8_u64));
+    queue.notice(LinkFrame::bare(&9_u64));
     let mut gather = GatheredFrames::default();
-    line.lock().gather::<Numbers>(&mut gather);
-    line.disconnect(first);
-    let second = line.connect(WINDOW);
-    line.send([frame(1)]).unwrap();
-    line.notice(LinkFrame::bare(&10_u64));
-    line.end(Some(frame(99).0));
-    assert_eq!(written(&line, second), [10, 1, 99]);
+    queue.lock().gather::<Numbers>(&mut gather);
+    queue.disconnect(first);
+    let second = queue.connect(WINDOW);
+    queue.send([frame(1)]).unwrap();
+    queue.notice(LinkFrame::bare(&10_u64));
+    queue.end(Some(frame(99).0));
+    assert_eq!(written(&queue, second), [10, 1, 99]);
     let mut bytes = Vec::new();
     gather.write(&mut bytes).unwrap();
     let mut reader = FrameReader::new(&bytes[..], 64, 0);
@@ -252,15 +252,15 @@ fn a_notice_is_said_once_to_each_connection() {
 
 #[test]
 fn a_silent_line_beats() {
-    let line = FrameQueue::<Numbers>::new(WINDOW);
-    let connection = line.connect(WINDOW);
+    let queue = FrameQueue::<Numbers>::new(WINDOW);
+    let connection = queue.connect(WINDOW);
     let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(|| line.write(connection, &mut here, Duration::from_millis(1)).unwrap());
+        scope.spawn(|| queue.write(connection, &mut here, Duration::from_millis(1)).unwrap());
         let mut reader = FrameReader::new(&there, 64, 0);
         for _ in 0..3 {
             assert_eq!(reader.next::<u64>().unwrap().0, 0);
         }
-        line.disconnect(connection);
+        queue.disconnect(connection);
     });
 }

@@ -110,7 +110,7 @@ struct FrameQueueState<M> {
     finished: bool,
 }
 
-/// The line has ended; nothing is sent any more.
+/// The queue has ended; nothing is sent any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueEnded;
 
@@ -120,7 +120,7 @@ pub struct QueueEnded;
 pub struct NeverSent(pub u64);
 
 impl<D: LinkDirection> FrameQueue<D> {
-    /// A line without connection, of a session that begins.
+    /// A queue without connection, of a session that begins.
     pub fn new(window: LinkWindow) -> Self {
         Self::of_session(window, 0, 0)
     }
@@ -165,7 +165,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     /// Puts frames in, waiting for room.
     ///
     /// # Errors
-    /// The line has ended; the frames that are left were not put in.
+    /// The queue has ended; the frames that are left were not put in.
     pub fn send(&self, frames: impl IntoIterator<Item = (LinkFrame, D::Mark)>) -> Result<(), QueueEnded> {
         let mut frames = frames.into_iter().peekable();
         let mut state = self.lock();
@@ -189,7 +189,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     /// `patience`. Returns whether it was put in; it is dropped if not.
     ///
     /// # Errors
-    /// The line has ended.
+    /// The queue has ended.
     pub fn offer(&self, frame: LinkFrame, mark: D::Mark, patience: Duration) -> Result<bool, QueueEnded> {
         let until = Instant::now() + patience;
         let may_come = |state: &mut FrameQueueState<D::Mark>| {
@@ -211,7 +211,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     /// Puts a frame in at once: one whose number is bounded otherwise.
     ///
     /// # Errors
-    /// The line has ended.
+    /// The queue has ended.
     pub fn send_now(&self, frame: LinkFrame, mark: D::Mark) -> Result<(), QueueEnded> {
         let mut state = self.lock();
         if state.ended.is_some() {
@@ -368,7 +368,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         }
     }
 
-    /// Ends the line: nothing is put in any more; what was goes out first, then `last`.
+    /// Ends the queue: nothing is put in any more; what was goes out first, then `last`.
     pub fn end(&self, last: Option<LinkFrame>) {
         let mut state = self.lock();
         if state.ended.is_none() {
@@ -383,7 +383,7 @@ impl<D: LinkDirection> FrameQueue<D> {
         self.lock().ended.is_some()
     }
 
-    /// Writes what there is to write until the connection or the line is over, and something at least every `beat`.
+    /// Writes what there is to write until the connection or the queue is over, and something at least every `beat`.
     ///
     /// # Errors
     /// The stream's.
@@ -543,5 +543,5 @@ impl<M> FrameQueueState<M> {
 }
 
 #[cfg(test)]
-#[path = "line_tests.rs"]
+#[path = "frame_queue_tests.rs"]
 mod tests;
