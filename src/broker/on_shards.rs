@@ -134,9 +134,9 @@ fn attach<H: ShardHandler>(
     let process = ShardProcess { handle, end: None, stays: false };
     let (made, all_made) = bounded(queues.len());
     for (shard, (queue, receiver)) in queues.into_iter().enumerate() {
-        let seat = HandlerStart { shard, handle: process.handle.clone(), queue, receiver };
+        let start = HandlerStart { shard, handle: process.handle.clone(), queue, receiver };
         let (make, made) = (make.clone(), made.clone());
-        let make = Box::new(move || seat.make(&*make, &made));
+        let make = Box::new(move || start.make(&*make, &made));
         let host = Command::Host(Box::new(HostCommand { owner: owner.clone(), limits: options.queue, make }));
         shared.send_to(shard, host).map_err(|_| AttachError::Stopped)?;
     }

@@ -130,17 +130,26 @@ impl Fleet {
             return Err(StartError::Taken);
         }
         let stop = Arc::<Notify>::default();
-        let seat =
-            Seat { broker: broker.clone(), options, state, servers, connect, inbox, wake, listens_in, counts_in };
+        let start = EngineStart {
+            broker: broker.clone(),
+            options,
+            state,
+            servers,
+            connect,
+            inbox,
+            wake,
+            listens_in,
+            counts_in,
+        };
         let (stopped, log) = (stop.clone(), tracing::dispatcher::get_default(tracing::Dispatch::clone));
         let thread = std::thread::Builder::new().name("fleet".to_owned());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread.spawn(move || {
             let _log = tracing::dispatcher::set_default(&log);
-            let _down = Down(seat.state.clone());
+            let _down = Down(start.state.clone());
             // What is dropped with the tasks tells the runtime.
             let _entered = runtime.enter();
-            LocalSet::new().block_on(&runtime, seat.work(stopped));
+            LocalSet::new().block_on(&runtime, start.work(stopped));
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -252,7 +261,7 @@ fn hear_event(state: &State, event: &Event) {
 }
 
 /// With what the thread begins.
-struct Seat {
+struct EngineStart {
     broker: BrokerHandle,
     options: Options,
     state: Arc<State>,
@@ -299,7 +308,7 @@ struct Engine {
     log: RefCell<Quiet>,
 }
 
-impl Seat {
+impl EngineStart {
     async fn work(self, stop: Arc<Notify>) {
         let Self { broker, options, state, servers, connect, inbox, wake, listens_in, counts_in } = self;
         let client = match connect.connect(servers).await {

@@ -21,12 +21,12 @@ pub const PLACES_PER_ADDRESS_MAX: usize = 4;
 /// See the module.
 #[derive(Default)]
 pub struct WaitingRoom {
-    seats: Mutex<Seats>,
+    places: Mutex<WaitingPlaces>,
     left: Condvar,
 }
 
 #[derive(Default)]
-struct Seats {
+struct WaitingPlaces {
     /// The oldest first.
     taken: VecDeque<WaitingConnection>,
     /// Counts those who came.
@@ -51,45 +51,45 @@ impl WaitingRoom {
     /// Gives a connection a place. Waits for the one that has to go, whose thread wakes as its stream is shut down.
     pub fn enter(self: &Arc<Self>, stream: &Arc<PeerStream>) -> WaitingPlace {
         let from = stream.peer_ip().map(Prefix::from);
-        let mut seats = self.lock();
-        while let Some(oldest) = seats.in_the_way_of(from) {
+        let mut places = self.lock();
+        while let Some(oldest) = places.in_the_way_of(from) {
             if !std::mem::replace(&mut oldest.goes, true) {
                 tracing::debug!("a link's connection was closed: it said no hello, and another came");
                 oldest.stream.shutdown();
             }
-            seats = self.left.wait(seats).unwrap_or_else(PoisonError::into_inner);
+            places = self.left.wait(places).unwrap_or_else(PoisonError::into_inner);
         }
-        seats.count += 1;
-        let number = seats.count;
-        seats.taken.push_back(WaitingConnection { number, from, stream: stream.clone(), goes: false });
+        places.count += 1;
+        let number = places.count;
+        places.taken.push_back(WaitingConnection { number, from, stream: stream.clone(), goes: false });
         WaitingPlace { room: self.clone(), number }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seats> {
+    fn lock(&self) -> MutexGuard<'_, WaitingPlaces> {
         // Every change is one call on the queue, or one assignment.
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seats {
+impl WaitingPlaces {
     /// The connection that has to go before one from that address may come in.
     fn in_the_way_of(&mut self, from: Option<Prefix>) -> Option<&mut WaitingConnection> {
-        let places_of = |from: Option<Prefix>| self.taken.iter().filter(|seat| seat.from == from).count();
+        let places_of = |from: Option<Prefix>| self.taken.iter().filter(|waiting| waiting.from == from).count();
         let from = match () {
             () if from.is_some() && places_of(from) >= PLACES_PER_ADDRESS_MAX => from,
             () if self.taken.len() >= PLACES_MAX => {
                 // Of equals the one that was here first.
-                self.taken.iter().rev().map(|seat| seat.from).max_by_key(|&from| places_of(from))?
+                self.taken.iter().rev().map(|waiting| waiting.from).max_by_key(|&from| places_of(from))?
             }
             () => return None,
         };
-        self.taken.iter_mut().find(|seat| seat.from == from)
+        self.taken.iter_mut().find(|waiting| waiting.from == from)
     }
 }
 
 impl Drop for WaitingPlace {
     fn drop(&mut self) {
-        self.room.lock().taken.retain(|seat| seat.number != self.number);
+        self.room.lock().taken.retain(|waiting| waiting.number != self.number);
         self.room.left.notify_all();
     }
 }
@@ -101,8 +101,8 @@ mod tests {
     use std::net::IpAddr;
     use std::os::unix::net::UnixStream;
 
-    impl Seats {
-        fn sit(&mut self, from: u8) {
+    impl WaitingPlaces {
+        fn take(&mut self, from: u8) {
             let from = Some(Prefix::from(IpAddr::from([127, 0, 0, from])));
             let stream = Arc::new(PeerStream::Unix(UnixStream::pair().unwrap().0));
             self.count += 1;
@@ -110,26 +110,26 @@ mod tests {
         }
 
         fn in_the_way(&mut self, from: u8) -> Option<u64> {
-            self.in_the_way_of(Some(IpAddr::from([127, 0, 0, from]).into())).map(|seat| seat.number)
+            self.in_the_way_of(Some(IpAddr::from([127, 0, 0, from]).into())).map(|waiting| waiting.number)
         }
     }
 
     #[test]
     fn the_oldest_goes_of_whoever_has_most() {
-        let mut seats = Seats::default();
+        let mut places = WaitingPlaces::default();
         for from in [1, 2, 1, 1] {
-            seats.sit(from);
-            assert_eq!(seats.in_the_way(1), None);
+            places.take(from);
+            assert_eq!(places.in_the_way(1), None);
         }
-        seats.sit(1);
-        assert_eq!((seats.in_the_way(1), seats.in_the_way(2), seats.in_the_way(9)), (Some(1), None, None));
+        places.take(1);
+        assert_eq!((places.in_the_way(1), places.in_the_way(2), places.in_the_way(9)), (Some(1), None, None));
         for from in 3..3 + (PLACES_MAX - 5) as u8 {
-            seats.sit(from);
+            places.take(from);
         }
-        assert_eq!((seats.in_the_way(1), seats.in_the_way(2), seats.in_the_way(200)), (Some(1), Some(1), Some(1)));
-        seats.taken.retain(|seat| ![1, 3, 4].contains(&seat.number));
-        (201..204).for_each(|from| seats.sit(from));
-        assert_eq!(seats.in_the_way(250), Some(2), "all have one: the one that was here first");
+        assert_eq!((places.in_the_way(1), places.in_the_way(2), places.in_the_way(200)), (Some(1), Some(1), Some(1)));
+        places.taken.retain(|waiting| ![1, 3, 4].contains(&waiting.number));
+        (201..204).for_each(|from| places.take(from));
+        assert_eq!(places.in_the_way(250), Some(2), "all have one: the one that was here first");
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(super) trait Attachment: Send {
 
 /// A process attached to a broker, in this program or over a link.
 pub struct AttachedProcess {
-    seat: Box<dyn Attachment>,
+    attachment: Box<dyn Attachment>,
     our: Address,
     server: Address,
     dialect: Dialect,
@@ -98,9 +98,9 @@ impl AttachedProcess {
     }
 
     /// The process `our`, attached as it is.
-    pub(super) fn at(seat: Box<dyn Attachment>, our: Address, dialect: Dialect) -> Self {
+    pub(super) fn at(attachment: Box<dyn Attachment>, our: Address, dialect: Dialect) -> Self {
         Self {
-            seat,
+            attachment,
             server: Address::new(our.node.clone(), http_server_process()),
             our,
             dialect,
@@ -121,7 +121,7 @@ impl AttachedProcess {
     /// nothing.
     fn take_in(&mut self, timeout: Duration) -> Result<bool, BackendStopped> {
         let mut events = std::mem::take(&mut self.events);
-        let received = self.seat.recv_batch(&mut events, timeout);
+        let received = self.attachment.recv_batch(&mut events, timeout);
         for event in events.drain(..) {
             let delivery = self.delivery(event);
             self.arrived.extend(delivery);
@@ -244,11 +244,11 @@ impl AttachedProcess {
     fn serve(&mut self, message: KernelMessage) -> Result<(), BackendStopped> {
         let answer = match dispatch(message, &self.our.node, self.dialect) {
             Inbound::Response { id, response, blob, .. } => {
-                perform::respond(self.seat.acting(), id, &response, blob).map_err(|_| BackendStopped)?;
+                perform::respond(self.attachment.acting(), id, &response, blob).map_err(|_| BackendStopped)?;
                 None
             }
             Inbound::Action(request) => {
-                self.pending.perform(self.seat.acting(), request).map_err(|_| BackendStopped)?
+                self.pending.perform(self.attachment.acting(), request).map_err(|_| BackendStopped)?
             }
             Inbound::Refused(answer) => Some(answer),
         };
@@ -264,7 +264,7 @@ impl AttachedProcess {
         let to = ChannelAt { node: name_of_node(&push.node).into(), channel: ChannelId::new(push.channel_id) };
         match frame(push.message_type, push.blob.bytes) {
             Ok(Some(message)) => {
-                if !self.seat.acting().push_as_guest(&to, message).map_err(|_| BackendStopped)? {
+                if !self.attachment.acting().push_as_guest(&to, message).map_err(|_| BackendStopped)? {
                     tracing::warn!(to = %push.node, "dropped a push: there is neither a kernel nor a fleet to deliver it");
                 }
             }
@@ -310,10 +310,13 @@ impl Backend for AttachedProcess {
         }
         let channel = ChannelId::new(push.channel_id);
         let pushed = match frame(push.message_type, push.blob.bytes) {
-            Ok(Some(message)) => self.seat.acting().push(channel, message, broker::DeliveryOptions::default()),
-            Ok(None) => {
-                self.seat.acting().close(channel, perform::CLOSE_WITHOUT_CODE, "", broker::DeliveryOptions::default())
-            }
+            Ok(Some(message)) => self.attachment.acting().push(channel, message, broker::DeliveryOptions::default()),
+            Ok(None) => self.attachment.acting().close(
+                channel,
+                perform::CLOSE_WITHOUT_CODE,
+                "",
+                broker::DeliveryOptions::default(),
+            ),
             Err(invalid) => {
                 // A node would answer with a refusal that nobody waits for.
                 tracing::debug!(process = %self.our, %channel, %invalid, "a push was refused");
@@ -324,7 +327,7 @@ impl Backend for AttachedProcess {
     }
 
     fn ended(self: Box<Self>, exit: &Exit) {
-        self.seat.ended(exit);
+        self.attachment.ended(exit);
     }
 }
 

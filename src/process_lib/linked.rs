@@ -33,8 +33,8 @@ pub fn connect(endpoint: impl Into<Endpoint>, process: ProcessId) -> Result<Link
     let options = ClientOptions { wants_control: true, ..ClientOptions::default() };
     let client = Client::connect(endpoint, &process, options)?;
     let (our, dialect) = (Address::new(client.node(), process), client.dialect());
-    let seat = LinkSeat { client, failed: RefCell::default() };
-    Ok(Linked(AttachedProcess::at(Box::new(seat), our, dialect)))
+    let attachment = LinkAttachment { client, failed: RefCell::default() };
+    Ok(Linked(AttachedProcess::at(Box::new(attachment), our, dialect)))
 }
 
 /// A process that is attached over a link and does not run yet. Dropping it ends it.
@@ -63,13 +63,13 @@ impl Linked {
     }
 }
 
-struct LinkSeat {
+struct LinkAttachment {
     client: Client,
     /// Outcomes of what could not even be sent.
     failed: RefCell<Vec<Event>>,
 }
 
-impl LinkSeat {
+impl LinkAttachment {
     /// What is larger than the link takes reaches nobody, and who asked is told so.
     fn sent(&self, sent: Result<(), LinkSendError>, ask: Option<u64>) -> Result<(), PushError> {
         match (sent, ask) {
@@ -88,7 +88,7 @@ impl LinkSeat {
     }
 }
 
-impl Attachment for LinkSeat {
+impl Attachment for LinkAttachment {
     fn acting(&self) -> &dyn Acting {
         self
     }
@@ -110,7 +110,7 @@ impl Attachment for LinkSeat {
     }
 }
 
-impl ActingOrders for LinkSeat {
+impl ActingOrders for LinkAttachment {
     fn push(&self, channel: ChannelId, message: Message, delivery: DeliveryOptions) -> Result<(), PushError> {
         let (policy, ask) = delivery.into_parts();
         self.sent(self.client.push(channel, message, policy, ask), ask)
@@ -158,7 +158,7 @@ impl ActingOrders for LinkSeat {
     }
 }
 
-impl Acting for LinkSeat {
+impl Acting for LinkAttachment {
     fn bind(&self, path: &str, rule: WebSocketRule) -> Result<(), BindPathError> {
         self.client.bind(path, rule)
     }

@@ -104,7 +104,7 @@ pub struct Shard {
     /// Connections that other shards have accepted, whose sockets are not here yet.
     pub(super) arrivals: Vec<(Carried, Box<Arrival>)>,
     /// Orders to other shards.
-    pub(super) errands: Vec<Errand>,
+    pub(super) relayed: Vec<RelayedOrder>,
     pub(super) keys: resume::Keys,
     index: u32,
     /// How many shards there are.
@@ -119,7 +119,7 @@ pub struct Shard {
 }
 
 /// An order to another shard, for a request that waits.
-pub struct Errand {
+pub struct RelayedOrder {
     /// The shard.
     pub to: u32,
     /// The request, and the process that it is for.
@@ -149,7 +149,7 @@ impl Shard {
             effects: Vec::new(),
             handovers: Vec::new(),
             arrivals: Vec::new(),
-            errands: Vec::new(),
+            relayed: Vec::new(),
             keys: common.resume,
             config: common.config,
             index,
@@ -223,9 +223,9 @@ impl Shard {
         EventId { run: self.keys.run_number(), shard: self.index, count }
     }
 
-    /// Orders to other shards. What is not taken there is told to [`errand_failed`](Self::errand_failed).
-    pub fn take_errands(&mut self) -> Vec<Errand> {
-        std::mem::take(&mut self.errands)
+    /// Orders to other shards. What is not taken there is told to [`relay_failed`](Self::relay_failed).
+    pub fn take_relayed(&mut self) -> Vec<RelayedOrder> {
+        std::mem::take(&mut self.relayed)
     }
 
     /// Connections that other shards have accepted: each is to be given a socket here ([`Shard::handle_arrival`]).

@@ -1,6 +1,6 @@
 //! The handlers, on this shard, of processes that run on the shards, and the orders of each that did not fit its turn.
 //!
-//! Invariants: a handler is at its seat unless it runs; the orders kept for one are bounded like one process' part of
+//! Invariants: a handler is in its place unless it runs; the orders kept for one are bounded like one process' part of
 //! an inbox, and charged. How orders are carried out is in `handling.rs`.
 
 use super::command::Command;
@@ -19,7 +19,7 @@ const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) struct HostedProcess {
     /// None: its process is gone, and what it has ordered is still to be obeyed.
     pub handler: Option<Box<dyn Handler<Command>>>,
-    pub lane: HandlerState,
+    pub state: HandlerState,
 }
 
 /// How a handler stands with its shard.
@@ -70,7 +70,7 @@ impl HandlerState {
     }
 }
 
-/// By their owner's place; one that runs has left its seat.
+/// By their owner's place; one that runs is taken out of it.
 #[derive(Default)]
 pub(super) struct Handlers(FxHashMap<u32, Option<Box<HostedProcess>>>);
 
@@ -80,18 +80,18 @@ impl Handlers {
     }
 
     pub fn add(&mut self, place: u32, handler: Box<dyn Handler<Command>>) {
-        self.0.insert(place, Some(Box::new(HostedProcess { handler: Some(handler), lane: HandlerState::default() })));
+        self.0.insert(place, Some(Box::new(HostedProcess { handler: Some(handler), state: HandlerState::default() })));
     }
 
-    /// Takes a seat, to run who sits there.
+    /// Takes the hosted process out, to run it.
     pub fn take(&mut self, place: u32) -> Option<Box<HostedProcess>> {
         self.0.get_mut(&place)?.take()
     }
 
     /// Puts it back.
-    pub fn put_back(&mut self, place: u32, seat: Box<HostedProcess>) {
+    pub fn put_back(&mut self, place: u32, hosted: Box<HostedProcess>) {
         if let Some(empty) = self.0.get_mut(&place) {
-            *empty = Some(seat);
+            *empty = Some(hosted);
         }
     }
 

@@ -33,14 +33,14 @@ impl Shard {
     /// A process that runs here is gone. Returns whether what it has ordered is to be obeyed first; `gone` stands
     /// behind that.
     pub(super) fn retires(&mut self, place: u32, gone: impl FnOnce() -> Command) -> bool {
-        // The seat of one whose orders are being obeyed is taken: this is the last of them.
-        let Some(mut seat) = self.handlers.take(place) else { return false };
-        let is_busy = !seat.lane.is_empty();
-        if is_busy && seat.handler.take().is_some() {
+        // One whose orders are being obeyed is taken out: this is the last of them.
+        let Some(mut hosted) = self.handlers.take(place) else { return false };
+        let is_busy = !hosted.state.is_empty();
+        if is_busy && hosted.handler.take().is_some() {
             let charge = self.owners[place].owner.memory.charge_anyway(HeldAs::Orders, 0);
-            seat.lane.keep(PendingOrder { order: OrderOrRest::New(gone()), bytes: 0, charge });
+            hosted.state.keep(PendingOrder { order: OrderOrRest::New(gone()), bytes: 0, charge });
         }
-        self.handlers.put_back(place, seat);
+        self.handlers.put_back(place, hosted);
         is_busy
     }
 
@@ -64,12 +64,12 @@ impl Shard {
                 return;
             }
             let Some(place) = self.owners.next_hosted() else { return };
-            let Some(mut seat) = self.handlers.take(place) else { continue };
-            seat.lane.credit_ns = (seat.lane.credit_ns + HANDLER_NS as i64).min(HANDLER_NS as i64);
-            let result = self.run_handler(place, &mut seat, until_ns, usize::MAX);
+            let Some(mut hosted) = self.handlers.take(place) else { continue };
+            hosted.state.credit_ns = (hosted.state.credit_ns + HANDLER_NS as i64).min(HANDLER_NS as i64);
+            let result = self.run_handler(place, &mut hosted, until_ns, usize::MAX);
             self.owners.settle_unread(place);
-            let goes_on = !seat.lane.is_empty() || (!seat.lane.waits && self.owners.unread(place) > 0);
-            self.handlers.put_back(place, seat);
+            let goes_on = !hosted.state.is_empty() || (!hosted.state.waits && self.owners.unread(place) > 0);
+            self.handlers.put_back(place, hosted);
             match result {
                 Err(Failed) => self.dismiss(place),
                 Ok(()) if goes_on => self.owners.list_hosted(place),
@@ -81,13 +81,13 @@ impl Shard {
     /// The shard has let go of its last connection: handlers hear what they have not heard yet, and go.
     pub(super) fn run_handlers_last(&mut self) {
         for place in self.handlers.places() {
-            let Some(mut seat) = self.handlers.take(place) else { continue };
-            seat.lane = HandlerState::default();
-            seat.lane.credit_ns = i64::MAX;
+            let Some(mut hosted) = self.handlers.take(place) else { continue };
+            hosted.state = HandlerState::default();
+            hosted.state.credit_ns = i64::MAX;
             // What it is told of the orders that it gives now might go on for ever.
             let events = self.owners.unread(place);
-            let _ = self.run_handler(place, &mut seat, u64::MAX, events);
-            drop(seat);
+            let _ = self.run_handler(place, &mut hosted, u64::MAX, events);
+            drop(hosted);
             self.dismiss(place);
         }
     }
@@ -95,15 +95,15 @@ impl Shard {
     fn call_handlers(&mut self) {
         let mut events = Vec::new();
         for place in self.handlers.places() {
-            let Some(mut seat) = self.handlers.take(place) else { continue };
-            if let Some(handler) = &mut seat.handler {
-                seat.lane.waits = handler.called(&mut events) == HandlerWait::Waits;
+            let Some(mut hosted) = self.handlers.take(place) else { continue };
+            if let Some(handler) = &mut hosted.handler {
+                hosted.state.waits = handler.called(&mut events) == HandlerWait::Waits;
             }
             events.drain(..).for_each(|event| self.owners.emit(place, event));
-            if !seat.lane.waits && self.owners.unread(place) > 0 {
+            if !hosted.state.waits && self.owners.unread(place) > 0 {
                 self.owners.list_hosted(place);
             }
-            self.handlers.put_back(place, seat);
+            self.handlers.put_back(place, hosted);
         }
     }
 
@@ -111,32 +111,32 @@ impl Shard {
     fn run_handler(
         &mut self,
         place: u32,
-        seat: &mut HostedProcess,
+        hosted: &mut HostedProcess,
         until_ns: u64,
         events_max: usize,
     ) -> Result<(), Failed> {
-        let HostedProcess { handler, lane } = seat;
-        if lane.credit_ns <= 0 {
+        let HostedProcess { handler, state } = hosted;
+        if state.credit_ns <= 0 {
             self.work.spend(PASS_NS);
             return Ok(());
         }
-        self.obey_kept(lane, until_ns);
-        let Some(handler) = handler.as_mut().filter(|_| !lane.waits && lane.is_empty()) else { return Ok(()) };
+        self.obey_kept(state, until_ns);
+        let Some(handler) = handler.as_mut().filter(|_| !state.waits && state.is_empty()) else { return Ok(()) };
         let before_ns = self.work.spent_ns();
-        let mut at = At { shard: self, place, lane, until_ns, events_left: events_max, before_ns };
+        let mut at = At { shard: self, place, state, until_ns, events_left: events_max, before_ns };
         let then = handler.run(&mut at)?;
-        at.lane.waits = then == HandlerWait::Waits;
+        at.state.waits = then == HandlerWait::Waits;
         Ok(())
     }
 
     /// Obeys what a handler ordered in turns before, in order.
-    fn obey_kept(&mut self, lane: &mut HandlerState, until_ns: u64) {
-        while lane.credit_ns > 0
+    fn obey_kept(&mut self, state: &mut HandlerState, until_ns: u64) {
+        while state.credit_ns > 0
             && self.has_room(until_ns)
-            && let Some(PendingOrder { order, bytes, charge }) = lane.take()
+            && let Some(PendingOrder { order, bytes, charge }) = state.take()
         {
-            if let Some(rest) = self.obey_in(lane, order, until_ns) {
-                lane.put_back(PendingOrder { order: OrderOrRest::Rest(rest), bytes, charge });
+            if let Some(rest) = self.obey_in(state, order, until_ns) {
+                state.put_back(PendingOrder { order: OrderOrRest::Rest(rest), bytes, charge });
             }
         }
     }
@@ -144,14 +144,14 @@ impl Shard {
     /// Obeys an order of a handler, as far as its credit and the turn have room for it.
     fn obey_in(
         &mut self,
-        lane: &mut HandlerState,
+        state: &mut HandlerState,
         order: OrderOrRest<Command, Unfinished>,
         until_ns: u64,
     ) -> Option<Unfinished> {
         let before_ns = self.work.spent_ns();
-        let slice_ns = until_ns.saturating_sub(before_ns).min(lane.credit_ns.max(0) as u64);
+        let slice_ns = until_ns.saturating_sub(before_ns).min(state.credit_ns.max(0) as u64);
         let rest = self.obey(order, slice_ns);
-        lane.credit_ns -= cost(self.work.spent_ns() - before_ns);
+        state.credit_ns -= cost(self.work.spent_ns() - before_ns);
         rest
     }
 }
@@ -164,7 +164,7 @@ fn cost(ns: u64) -> i64 {
 struct At<'a> {
     shard: &'a mut Shard,
     place: u32,
-    lane: &'a mut HandlerState,
+    state: &'a mut HandlerState,
     until_ns: u64,
     events_left: usize,
     /// What the turn had cost when the handler began with this event.
@@ -173,7 +173,7 @@ struct At<'a> {
 
 impl HandlerContext<Command> for At<'_> {
     fn next_event(&mut self) -> Option<Event> {
-        let goes_on = self.lane.is_empty() && self.lane.credit_ns > 0 && self.shard.has_room(self.until_ns);
+        let goes_on = self.state.is_empty() && self.state.credit_ns > 0 && self.shard.has_room(self.until_ns);
         self.events_left = if goes_on { self.events_left.checked_sub(1)? } else { return None };
         self.before_ns = self.shard.spent_ns();
         let event = self.shard.owners.take_unread(self.place)?;
@@ -190,7 +190,7 @@ impl HandlerContext<Command> for At<'_> {
         // Its orders have been counted as they were obeyed, and took a part of that time.
         let extra_ns = ns.saturating_sub(self.shard.spent_ns() - self.before_ns);
         self.shard.spend(extra_ns);
-        self.lane.credit_ns -= cost(extra_ns);
+        self.state.credit_ns -= cost(extra_ns);
         self.before_ns = self.shard.spent_ns();
         if ns > HANDLER_NS {
             self.shard.stats.handler_slow += 1;
@@ -201,18 +201,18 @@ impl HandlerContext<Command> for At<'_> {
 
     fn give(&mut self, order: Command) -> Result<(), Command> {
         let bytes = order.payload_bytes();
-        let order = if self.lane.is_empty() && self.shard.has_room(self.until_ns) {
-            match self.shard.obey_in(self.lane, OrderOrRest::New(order), self.until_ns) {
+        let order = if self.state.is_empty() && self.shard.has_room(self.until_ns) {
+            match self.shard.obey_in(self.state, OrderOrRest::New(order), self.until_ns) {
                 None => return Ok(()),
                 Some(rest) => OrderOrRest::Rest(rest),
             }
-        } else if self.lane.has_room(bytes) {
+        } else if self.state.has_room(bytes) {
             OrderOrRest::New(order)
         } else {
             return Err(order);
         };
         let charge = self.shard.owners[self.place].owner.memory.charge_anyway(HeldAs::Orders, bytes);
-        self.lane.keep(PendingOrder { order, bytes, charge });
+        self.state.keep(PendingOrder { order, bytes, charge });
         Ok(())
     }
 }

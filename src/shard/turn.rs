@@ -14,7 +14,7 @@
 //! list once. It must not depend on descriptors, clocks or how a thread sleeps.
 
 use super::command::{Carried, Command, Handover};
-use super::core::{Effect, Errand, Shard};
+use super::core::{Effect, RelayedOrder, Shard};
 use super::durations::Timings;
 use super::flush::SocketId;
 use super::intake::receive::READ_BYTES_MAX;
@@ -432,9 +432,9 @@ impl<S: Sockets> Turns<S> {
                 self.peers.send(to, Command::Arrive(carried, arrival));
             }
         }
-        for Errand { to, request, command } in self.shard.take_errands() {
+        for RelayedOrder { to, request, command } in self.shard.take_relayed() {
             if !self.peers.send(to, command) {
-                self.shard.errand_failed(request);
+                self.shard.relay_failed(request);
             }
         }
     }

@@ -62,7 +62,7 @@ pub enum Ask {
 }
 
 /// What a client wants of the world when it comes.
-pub struct Errand {
+pub struct ClientPlan {
     pub number: usize,
     pub socket: SocketId,
     /// Which process, by the place of its name.
@@ -79,7 +79,7 @@ pub struct Errand {
 }
 
 pub struct Client {
-    pub errand: Errand,
+    pub plan: ClientPlan,
     pub state: State,
     rates: ClientRates,
     piece_bytes_max: usize,
@@ -109,9 +109,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(errand: Errand, settings: &Settings, rng: Rng) -> Self {
+    pub fn new(plan: ClientPlan, settings: &Settings, rng: Rng) -> Self {
         Self {
-            errand,
+            plan,
             state: State::Away,
             rates: settings.client,
             piece_bytes_max: settings.piece_bytes_max,
@@ -137,13 +137,13 @@ impl Client {
     }
 
     pub fn number(&self) -> usize {
-        self.errand.number
+        self.plan.number
     }
 
     /// It connects.
     pub fn come(&mut self, now_ms: u64) {
         self.heard_ms = now_ms;
-        let Some(path) = &self.errand.path else {
+        let Some(path) = &self.plan.path else {
             self.state = State::Http;
             return;
         };
@@ -157,15 +157,15 @@ impl Client {
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{offer}\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
-        let len = if self.errand.manners == Manners::HalfHead { head.len() / 2 } else { head.len() };
+        let len = if self.plan.manners == Manners::HalfHead { head.len() / 2 } else { head.len() };
         self.outbox.extend_from_slice(&head.as_bytes()[..len]);
     }
 
     pub fn may_become_a_channel(&self) -> bool {
-        match self.errand.manners {
+        match self.plan.manners {
             Manners::HalfHead => false,
-            Manners::BadToken | Manners::NeverRegisters => self.errand.registers.is_none(),
-            _ => self.errand.path.is_some(),
+            Manners::BadToken | Manners::NeverRegisters => self.plan.registers.is_none(),
+            _ => self.plan.path.is_some(),
         }
     }
 
@@ -325,7 +325,7 @@ impl Client {
     }
 
     fn request(&mut self) {
-        let (sequence, root) = (self.sent, self.errand.root.clone());
+        let (sequence, root) = (self.sent, self.plan.root.clone());
         let fields = format!("HTTP/1.1\r\nHost: localhost\r\nX-Token: {}\r\n", payload::token(self.number(), sequence));
         let len = self.rng.size(self.message_bytes_max);
         let body = payload::of_client(self.number(), sequence, len);
@@ -350,7 +350,7 @@ impl Client {
                 (Ask::Process, request)
             }
         };
-        let is_half = self.errand.manners == Manners::HalfHead && self.rng.chance(20);
+        let is_half = self.plan.manners == Manners::HalfHead && self.rng.chance(20);
         if is_half {
             request.truncate(request.len() - self.rng.between(1, 20));
         }
@@ -378,7 +378,7 @@ impl Client {
             if socket.is_at_end() {
                 heard.push((0, Heard::End));
                 self.state = State::Gone;
-                if self.errand.manners != Manners::NeverEnds {
+                if self.plan.manners != Manners::NeverEnds {
                     // A client that sees the end of our bytes ends its own.
                     socket.finish();
                     readable = true;
@@ -414,7 +414,7 @@ impl Client {
             Heard::Response { status: 100, .. } | Heard::End => {}
             Heard::Response { is_last, .. } => {
                 self.was_refused |= *is_last;
-                if self.errand.path.is_some() && self.state != State::Gone {
+                if self.plan.path.is_some() && self.state != State::Gone {
                     self.was_refused = true;
                     self.state = State::Unlawful;
                 }
@@ -425,9 +425,9 @@ impl Client {
 
     fn begin(&mut self) {
         self.state = State::Open;
-        if let Some(register) = self.errand.registers.clone() {
+        if let Some(register) = self.plan.registers.clone() {
             self.state = State::Registering;
-            if self.errand.manners != Manners::NeverRegisters {
+            if self.plan.manners != Manners::NeverRegisters {
                 self.append(|out| append_message(out, MessageKind::Text, [1, 2, 3, 4], register.as_bytes()));
             }
         }
@@ -439,7 +439,7 @@ impl Client {
             9 if is_lively => self.frame(FIN | 10, payload),
             8 => {
                 self.received_close = Some(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
-                if is_lively && self.errand.manners != Manners::IgnoresClose {
+                if is_lively && self.plan.manners != Manners::IgnoresClose {
                     self.frame(FIN | 8, payload);
                 }
                 if is_lively {

@@ -37,7 +37,7 @@ impl World {
             let since_ms = client.left_ms.max(client.accepted_ms);
             let late_ms = self.now_ms.saturating_sub(since_ms + at_most_ms + 2 * self.slack_ms(since_ms));
             let is_kept =
-                client.accepted_ms > 0 && !self.network.borrow().sockets[client.errand.socket.0 as usize].closed;
+                client.accepted_ms > 0 && !self.network.borrow().sockets[client.plan.socket.0 as usize].closed;
             if late_ms > 0 && is_kept {
                 let how = (client.left, client.state);
                 return Err(format!("client {} has left ({how:?}) and is kept {late_ms} ms too long", client.number()));
@@ -107,7 +107,7 @@ impl World {
             if client.state != State::Open || client.left.is_some() {
                 return Err(channel.complain(&format!("still open, although its client is {:?}", client.state)));
             }
-            let unfinished = self.network.borrow_mut().socket(client.errand.socket).unfinished();
+            let unfinished = self.network.borrow_mut().socket(client.plan.socket).unfinished();
             if unfinished > 0 || client.sent != channel.messages {
                 let (sent, got) = (client.sent, channel.messages);
                 return Err(channel.complain(&format!(
@@ -126,9 +126,9 @@ impl World {
         for client in self.clients.iter().filter(|client| client.accepted_ms > 0) {
             let channel = self.channel_of.get(&client.number()).map(|id| &self.channels[id]);
             let is_open = channel.is_some_and(|channel| channel.ended.is_none() && !self.is_forgotten(channel.owner));
-            let is_closed = self.network.borrow_mut().socket(client.errand.socket).closed;
+            let is_closed = self.network.borrow_mut().socket(client.plan.socket).closed;
             if is_open == is_closed {
-                let state = (client.state, client.left, client.errand.manners);
+                let state = (client.state, client.left, client.plan.manners);
                 return Err(format!(
                     "client {}: channel {is_open}, socket closed {is_closed}: {state:?}",
                     client.number()

@@ -58,7 +58,7 @@ impl World {
                 self.judge_response(number, at_ms, asked, *status, body)
             }
             Heard::Upgraded { .. } if self.clients[number].is_turned_away => Err("let in over the limit".into()),
-            Heard::Upgraded { .. } if self.clients[number].errand.manners == Manners::HalfHead => {
+            Heard::Upgraded { .. } if self.clients[number].plan.manners == Manners::HalfHead => {
                 Err("upgraded by half a request".into())
             }
             Heard::Frame { opcode: 8, payload } => {
@@ -104,9 +104,9 @@ impl World {
         if client.is_turned_away {
             return if status == 503 { Ok(()) } else { Err(format!("over the limit, and answered {status}")) };
         }
-        let was_ended = self.was_ended[client.errand.name];
+        let was_ended = self.was_ended[client.plan.name];
         let may_be_short = self.settings.memory_bytes.is_some();
-        let is_half_head = client.errand.path.is_some() && client.errand.manners == Manners::HalfHead;
+        let is_half_head = client.plan.path.is_some() && client.plan.manners == Manners::HalfHead;
         let is_fine = match (status, asked) {
             (408, None) => {
                 let timeout_ms = self.settings.config.head_timeout_ms;
@@ -149,7 +149,7 @@ impl World {
         let is_fine = match code {
             TOO_LATE => {
                 let timeout_ms = self.settings.config.register_timeout_ms;
-                return match client.errand.manners {
+                return match client.plan.manners {
                     // When it was upgraded we know by what it heard, which may be later.
                     Manners::NeverRegisters if client.accepted_ms + timeout_ms <= at_ms => {
                         let latest_ms = client.upgraded_ms + timeout_ms + self.slack_ms(client.accepted_ms);
@@ -159,8 +159,8 @@ impl World {
                     manners => Err(format!("4408 for a client whose manners are {manners:?}")),
                 };
             }
-            BAD_TOKEN => client.errand.manners == Manners::BadToken,
-            NO_PROCESS => self.was_ended[client.errand.name],
+            BAD_TOKEN => client.plan.manners == Manners::BadToken,
+            NO_PROCESS => self.was_ended[client.plan.name],
             1002 | 1007..=1009 => client.violated == Some(code),
             1000 | 1005 | 4001 => client.sent_close == Some(code),
             _ => true,
@@ -170,7 +170,7 @@ impl World {
 
     fn judge_channel(&mut self, id: u32, heard: &Heard) -> Result<(), String> {
         let number = self.channels[&id].client;
-        let socket = self.clients[number].errand.socket;
+        let socket = self.clients[number].plan.socket;
         let was_full = self.network.borrow_mut().socket(socket).was_full;
         let phase = self.processes[self.channels[&id].owner].phase;
         let (is_stopping, is_limited) = (self.stopped_ms.is_some(), self.settings.memory_bytes.is_some());
@@ -242,8 +242,8 @@ impl World {
         let (client, id, shards) = (&self.clients[number], opened.channel, self.pumps.len());
         self.trace.number(u64::from(id.get()));
         let shard = number % shards;
-        let path = client.errand.path.clone().unwrap_or_default();
-        let is_expected = client.errand.name == self.processes[index].name
+        let path = client.plan.path.clone().unwrap_or_default();
+        let is_expected = client.plan.name == self.processes[index].name
             && id.shard(shards as u32) as usize == shard
             && path.ends_with(&*opened.path)
             && client.may_become_a_channel()
@@ -284,7 +284,7 @@ impl World {
         let channel = self.live_channel(index, closed.channel)?;
         channel.ended = Some(ended);
         let (number, id) = (channel.client, channel.id);
-        let socket = self.clients[number].errand.socket;
+        let socket = self.clients[number].plan.socket;
         let was_full = self.network.borrow_mut().socket(socket).was_full;
         self.channel(id).was_full = was_full;
         let lost_max = self.settings.config.outbound_bytes_max.max(self.largest_order) + CONTROL_BYTES_MAX;
@@ -304,7 +304,7 @@ impl World {
         let was_slow = client.left.is_some()
             || client.was_stalled
             || matches!(client.state, State::Unlawful | State::Gone)
-            || matches!(client.errand.manners, Manners::IgnoresClose)
+            || matches!(client.plan.manners, Manners::IgnoresClose)
             || self.has_jumped()
             || self.settings.piece_bytes_max < 1_000
             || self.settings.message_bytes_max > 3_000
@@ -360,9 +360,9 @@ impl World {
             "GET" => Vec::new(),
             _ => payload::of_client(number, sequence, request.body.len().saturating_sub(16)),
         };
-        let is_expected = client.errand.name == self.processes[index].name
+        let is_expected = client.plan.name == self.processes[index].name
             && request.body == body
-            && asked.source == (client.errand.ip, 1000 + number as u16).into();
+            && asked.source == (client.plan.ip, 1000 + number as u16).into();
         if !is_expected {
             return Err(format!("process {index} was asked {token} of client {number}, with other bytes"));
         }

@@ -456,7 +456,7 @@ impl World {
             let is_named = match audience {
                 ShardAudience::Channels(named) => named.contains(&id),
                 ShardAudience::Path(_) => {
-                    self.clients[channel.client].errand.path.as_ref().is_some_and(|path| path.ends_with(only))
+                    self.clients[channel.client].plan.path.as_ref().is_some_and(|path| path.ends_with(only))
                 }
                 ShardAudience::Process => true,
                 ShardAudience::Topic(_) => unreachable!("noted by its name"),

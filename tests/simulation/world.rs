@@ -1,6 +1,6 @@
 //! All of it: real shards, inboxes and process queues, stepped by hand over a network in memory under a virtual clock.
 
-use super::client::{Client, Errand, Left, Manners, State};
+use super::client::{Client, ClientPlan, Left, Manners, State};
 use super::network::{MemoryFlush, Network, Port};
 use super::oracle::Channel;
 use super::plant::Plant;
@@ -237,7 +237,7 @@ impl World {
         let ip = [10, 0, 0, rng.below(self.settings.addresses) as u8].into();
         let (port, peer) = (number % self.pumps.len(), (ip, 1000 + number as u16).into());
         let socket = self.network.borrow_mut().open(Rng::stream(self.options.seed, 5, number as u64), port, peer);
-        let errand = Errand {
+        let plan = ClientPlan {
             number,
             socket,
             name,
@@ -248,7 +248,7 @@ impl World {
             registers,
             manners,
         };
-        self.clients.push(Client::new(errand, &self.settings, rng));
+        self.clients.push(Client::new(plan, &self.settings, rng));
         self.early.push(Vec::new());
         self.first_push.push(0);
         self.traces.push(Trace::default());
@@ -329,8 +329,7 @@ impl World {
 
     fn clients_act(&mut self, faults: bool) {
         for number in 0..self.clients.len() {
-            if faults && self.clients[number].state == State::Away && self.step > self.clients[number].errand.arrives_at
-            {
+            if faults && self.clients[number].state == State::Away && self.step > self.clients[number].plan.arrives_at {
                 self.connect(number);
             }
             if self.options.stalled == Some(number) {
@@ -352,23 +351,23 @@ impl World {
     fn leave(&mut self, number: usize, how: Left) {
         let mut network = self.network.borrow_mut();
         let client = &mut self.clients[number];
-        client.leave(network.socket(client.errand.socket), how, self.now_ms);
+        client.leave(network.socket(client.plan.socket), how, self.now_ms);
         if how != Left::Silently {
-            network.notify(client.errand.socket);
+            network.notify(client.plan.socket);
         }
     }
 
     /// Its process takes nothing: what it asks is not answered, and once the queue is full it is not read.
     fn waits_for_process(&self, number: usize) -> bool {
         let client = &self.clients[number];
-        let process = self.current[client.errand.name].map(|index| &self.processes[index]);
+        let process = self.current[client.plan.name].map(|index| &self.processes[index]);
         let is_idle =
             process.is_some_and(|process| process.sleeps_until > self.step || process.phase != Phase::Attached);
         is_idle || !client.asked.is_empty()
     }
 
     fn connect(&mut self, number: usize) {
-        if self.network.borrow_mut().connect(self.clients[number].errand.socket) {
+        if self.network.borrow_mut().connect(self.clients[number].plan.socket) {
             self.arrived = self.arrived.max(number + 1);
             self.first_push[number] = self.next_push;
             self.clients[number].come(self.now_ms);
@@ -409,11 +408,11 @@ impl World {
             let mut network = network.borrow_mut();
             let calm = network.calm;
             let client = &mut self.clients[number];
-            let socket = network.socket(client.errand.socket);
+            let socket = network.socket(client.plan.socket);
             let is_readable = client.exchange(socket, calm, self.step, &mut heard);
             if socket.takes_bytes_again() || is_readable {
                 socket.awaits_room &= !socket.takes_bytes_again();
-                network.notify(client.errand.socket);
+                network.notify(client.plan.socket);
             }
             drop(network);
             for (at_ms, heard) in heard {

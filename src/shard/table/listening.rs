@@ -14,7 +14,7 @@ use crate::http::PreparedResponse;
 use crate::proto::{self, MessageKind, Payload};
 use crate::resume::MARK;
 use crate::shard::command::{Command, RespondCommand};
-use crate::shard::core::{Errand, Shard};
+use crate::shard::core::{RelayedOrder, Shard};
 use crate::shard::event::{ControlKind, Event, RequestId};
 use crate::shard::out::journal::{Journal, ListenerAudience, Replay, Standing};
 use crate::shard::out::keeping::{Listener, ResumeHolder};
@@ -167,7 +167,7 @@ impl Shard {
             return self.hear(said);
         }
         let request = (said.request, said.owner);
-        self.errands.push(Errand { to, request, command: Command::Said(Box::new(said)) });
+        self.relayed.push(RelayedOrder { to, request, command: Command::Said(Box::new(said)) });
     }
 
     /// The message has come to the shard of its channel.
@@ -208,12 +208,12 @@ impl Shard {
             return self.respond(respond);
         }
         let command = Command::Respond(Box::new(respond));
-        self.errands.push(Errand { to, request: (request, owner), command });
+        self.relayed.push(RelayedOrder { to, request: (request, owner), command });
     }
 
     /// The other shard takes no more: the client that waits here is told so. One that waits there is told when its time
     /// is up.
-    pub fn errand_failed(&mut self, (request, owner): (RequestId, OwnerId)) {
+    pub fn relay_failed(&mut self, (request, owner): (RequestId, OwnerId)) {
         if request.shard() == self.index() {
             let response = PreparedResponse::text(503, "the broker has too much to do").with("retry-after", "1");
             self.respond(RespondCommand { request, owner, response });
