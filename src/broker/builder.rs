@@ -106,7 +106,7 @@ impl Builder {
         self
     }
 
-    fn with_doors(self) -> Config {
+    fn with_listeners(self) -> Config {
         let mut config = self.config;
         if self.speaks_tls && config.tls_listen.is_none() {
             (config.tls_listen, config.listens_plain) = (Some(config.listen), false);
@@ -121,7 +121,7 @@ impl Builder {
     pub fn start(self) -> Result<Broker, StartError> {
         match self.no_address {
             Some(text) => Err(StartError::Address(text)),
-            None => Broker::start(self.with_doors()),
+            None => Broker::start(self.with_listeners()),
         }
     }
 }

@@ -360,7 +360,7 @@ impl Drop for Broker {
     }
 }
 
-/// The operator's door to a broker: cheap to clone, usable from any thread.
+/// The operator's handle to a broker: cheap to clone, usable from any thread.
 #[derive(Clone)]
 pub struct BrokerHandle {
     shared: Arc<BrokerShared>,

@@ -285,8 +285,8 @@ impl<H: ShardHandler> Runner<H> {
         while (desk.is_last() || self.others.then() == HandlerWait::GoesOn)
             && let Some(event) = desk.next_event()
         {
-            let door = ShardOutlet { desk, pusher: &self.pusher, others: &mut self.others };
-            handler.on_event(&mut Here { pusher: &self.pusher, door, id: &self.handle.id }, event);
+            let outlet = ShardOutlet { desk, pusher: &self.pusher, others: &mut self.others };
+            handler.on_event(&mut Here { pusher: &self.pusher, outlet, id: &self.handle.id }, event);
             let now_ns = monotonic_ns();
             let large_ns = std::mem::take(&mut self.others.large_ns);
             desk.took((now_ns - before_ns).saturating_sub(large_ns));
@@ -394,14 +394,14 @@ fn tell_here(pusher: &Pusher, command: &mut Command) {
 /// What a handler is given beside an event: where it is, and what it may order. Nothing here waits.
 pub struct Here<'a> {
     pusher: &'a Pusher,
-    door: ShardOutlet<'a>,
+    outlet: ShardOutlet<'a>,
     id: &'a ProcessId,
 }
 
 impl<'a> Here<'a> {
     /// The number of this shard. A channel lives here if its `id % shards` says so; all that this handler hears of do.
     pub fn shard(&self) -> usize {
-        self.door.others.shard
+        self.outlet.others.shard
     }
 
     /// The number of shards.
@@ -417,7 +417,7 @@ impl<'a> Here<'a> {
     /// A message to a channel of this process, as [`ProcessHandle::push`].
     pub fn push(&mut self, channel: ChannelId, message: Message) -> ShardOrder<'_, Push<'a>> {
         let order = Push { pusher: self.pusher, channel, at: None, message, delivery: DeliveryOptions::default() };
-        ShardOrder { order, door: &mut self.door }
+        ShardOrder { order, outlet: &mut self.outlet }
     }
 
     /// One message to all channels of this process, on all shards, or to those that its options say; as
@@ -426,7 +426,7 @@ impl<'a> Here<'a> {
         let (audience, except) = (Audience::Process, Vec::new());
         let (pusher, delivery) = (self.pusher, DeliveryOptions::default());
         let order = Broadcast { pusher, audience, except, message, delivery, reach: Reach::Here };
-        ShardOrder { order, door: &mut self.door }
+        ShardOrder { order, outlet: &mut self.outlet }
     }
 
     /// Subscribes a channel of this process to a topic, as [`ProcessHandle::subscribe`].
@@ -441,21 +441,21 @@ impl<'a> Here<'a> {
 
     fn subscribe_or_not(&mut self, channel: ChannelId, topic: Arc<str>, is_out: bool) -> ShardOrder<'_, Subscribe<'a>> {
         let order = Subscribe { pusher: self.pusher, channel, topic, is_out, delivery: DeliveryOptions::default() };
-        ShardOrder { order, door: &mut self.door }
+        ShardOrder { order, outlet: &mut self.outlet }
     }
 
     /// Closes a channel of this process behind what is queued for it, as [`ProcessHandle::close`].
     pub fn close(&mut self, channel: ChannelId, code: u16, reason: &str) -> ShardOrder<'_, Close<'a>> {
         let why = close_frame(code, reason);
         let order = Close { pusher: self.pusher, channel, why, delivery: DeliveryOptions::default() };
-        ShardOrder { order, door: &mut self.door }
+        ShardOrder { order, outlet: &mut self.outlet }
     }
 
     /// Answers an HTTP request, as [`ProcessHandle::respond`].
     pub fn respond(&mut self, request: RequestId, status: u16) -> ShardOrder<'_, Respond<'a>> {
         let (headers, body, delivery) = (Vec::new(), Bytes::new(), DeliveryOptions::default());
         let order = Respond { pusher: self.pusher, request, status, headers, body, delivery };
-        ShardOrder { order, door: &mut self.door }
+        ShardOrder { order, outlet: &mut self.outlet }
     }
 }
 
@@ -495,7 +495,7 @@ impl Give for ShardOutlet<'_> {
 #[must_use = "nothing is given before the end is called: try_send or send"]
 pub struct ShardOrder<'h, O> {
     order: O,
-    door: &'h mut (dyn Give + 'h),
+    outlet: &'h mut (dyn Give + 'h),
 }
 
 impl<'h, 'p, O: Order<'p>> ShardOrder<'h, O> {
@@ -525,13 +525,13 @@ impl<'h, 'p, O: Order<'p>> ShardOrder<'h, O> {
     /// To the shards, and behind them to other brokers.
     fn give(mut self, full: Full) -> Result<(), PushError> {
         let (pusher, abroad) = (self.order.pusher(), self.order.take_abroad());
-        self.door.give(self.order.into_commands(), full)?;
+        self.outlet.give(self.order.into_commands(), full)?;
         pusher.give_abroad(abroad);
         Ok(())
     }
 
     fn with(self, option: impl FnOnce(O) -> O) -> Self {
-        Self { order: option(self.order), door: self.door }
+        Self { order: option(self.order), outlet: self.outlet }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The operator's side of the door.
+//! The operator's side of the control socket.
 
 use super::wire::{ControlAnswer, ControlRequest};
 use crate::driver::peer_socket::{DeadlineReader, PeerStream};

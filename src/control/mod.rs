@@ -1,4 +1,4 @@
-//! The operator's door to a running broker: a Unix socket that only its owner may open, where a line of JSON asks and a
+//! The operator's way to a running broker: a Unix socket that only its owner may open, where a line of JSON asks and a
 //! line of JSON answers.
 //!
 //! [`ControlServer`] opens it beside a broker, in a daemon or in a program that embeds one; [`ask`] is the other side,
@@ -9,11 +9,11 @@
 //! use pushring::control::{self, ControlAnswer, ControlRequest, ControlServer};
 //!
 //! let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();
-//! let path = std::env::temp_dir().join(format!("pushring-door-{}.sock", std::process::id()));
-//! let door = ControlServer::start(&broker, &path).unwrap();
+//! let path = std::env::temp_dir().join(format!("pushring-control-{}.sock", std::process::id()));
+//! let server = ControlServer::start(&broker, &path).unwrap();
 //! let ControlAnswer::Stats(overview) = control::ask(&path, &ControlRequest::Stats {}).unwrap() else { panic!() };
 //! assert_eq!(overview.total().accepted, 0);
-//! # drop(door);
+//! # drop(server);
 //! ```
 //!
 //! Invariants: one question a connection, then it is closed; a question has 4 KiB and 5 s, its answer 5 s; so many at a

@@ -1,4 +1,4 @@
-//! The broker's side of the door.
+//! The broker's side of the control socket.
 
 use super::operator::Operator;
 use super::wire::{ControlAnswer, REQUEST_BYTES_MAX};
@@ -20,7 +20,7 @@ const CONNECTIONS_MAX: usize = 8;
 /// After an accept that failed, most likely for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Why there is no door.
+/// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlStartError {
     /// The path.
@@ -31,7 +31,7 @@ pub enum ControlStartError {
     Thread(#[from] io::Error),
 }
 
-/// An open door. Dropping it closes it and removes its socket.
+/// An open control socket. Dropping it closes and removes it.
 pub struct ControlServer {
     listener: Arc<PeerListener>,
     stopping: Arc<AtomicBool>,
@@ -39,7 +39,7 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Opens a door to `broker` at `path`, for this user alone.
+    /// Opens a control socket of `broker` at `path`, for this user alone.
     ///
     /// # Errors
     /// See [`ControlStartError`]. The socket of a daemon that runs, and a file that is no socket, are left alone.
@@ -54,10 +54,10 @@ impl ControlServer {
     pub fn for_operator(operator: Operator, path: &Path) -> Result<Self, ControlStartError> {
         let listener = Arc::new(PeerListener::unix(path, Access::default())?);
         let stopping = Arc::<AtomicBool>::default();
-        let door = ControlListener { operator, open: Arc::default() };
+        let service = ControlService { operator, open: Arc::default() };
         let (accepting, stop) = (listener.clone(), stopping.clone());
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            accept(&door, &accepting, &stop);
+            accept(&service, &accepting, &stop);
         })?;
         Ok(Self { listener, stopping, thread: Some(thread) })
     }
@@ -73,7 +73,7 @@ impl Drop for ControlServer {
 }
 
 #[derive(Clone)]
-struct ControlListener {
+struct ControlService {
     operator: Operator,
     open: Arc<AtomicUsize>,
 }
@@ -87,7 +87,7 @@ impl Drop for QuestionPermit {
     }
 }
 
-fn accept(door: &ControlListener, listener: &PeerListener, stopping: &AtomicBool) {
+fn accept(service: &ControlService, listener: &PeerListener, stopping: &AtomicBool) {
     loop {
         let stream = match listener.accept() {
             _ if stopping.load(Ordering::SeqCst) => return,
@@ -98,22 +98,22 @@ fn accept(door: &ControlListener, listener: &PeerListener, stopping: &AtomicBool
                 continue;
             }
         };
-        let is_full = door.open.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS_MAX;
-        let place = QuestionPermit(door.open.clone());
+        let is_full = service.open.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS_MAX;
+        let place = QuestionPermit(service.open.clone());
         if is_full {
             // It fits any socket buffer.
             let _ = write(&stream, &ControlAnswer::Refused("too many ask at the same time: ask again".to_owned()));
             continue;
         }
-        let door = door.clone();
-        let serve = move || door.serve(stream, place);
+        let service = service.clone();
+        let serve = move || service.serve(stream, place);
         if let Err(error) = thread::Builder::new().name("control-ask".to_owned()).spawn(serve) {
             tracing::warn!(%error, "no thread for an operator's question");
         }
     }
 }
 
-impl ControlListener {
+impl ControlService {
     fn serve(&self, stream: PeerStream, place: QuestionPermit) {
         let stream = Arc::new(stream);
         let served = read(stream.clone()).and_then(|line| write(&stream, &self.answer(&line)));

@@ -75,7 +75,7 @@ fn overview_text(overview: &Overview) -> String {
         about.version,
         about.pid,
         about.node,
-        doors(about),
+        listeners(about),
         about.driver
     );
     text += &usage_text(usage);
@@ -132,10 +132,10 @@ fn overview_text(overview: &Overview) -> String {
 }
 
 /// Where clients connect.
-fn doors(about: &BrokerInfo) -> String {
+fn listeners(about: &BrokerInfo) -> String {
     let plain = Some(about.address).filter(|address| about.tls_address != Some(*address));
-    let doors = [("http", plain), ("https", about.tls_address)];
-    let open = doors.into_iter().filter_map(|(scheme, address)| Some(format!("{scheme}://{}", address?)));
+    let listeners = [("http", plain), ("https", about.tls_address)];
+    let open = listeners.into_iter().filter_map(|(scheme, address)| Some(format!("{scheme}://{}", address?)));
     open.collect::<Vec<_>>().join(" and ")
 }
 

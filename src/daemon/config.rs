@@ -5,9 +5,9 @@
 //! Invariants: a key that the file should not have is an error that names it; no secret is part of it, only the path of
 //! the file that holds one.
 
-mod doors;
 mod environment;
 mod file;
+mod hub_access;
 mod links;
 mod numbers;
 mod redirect;
@@ -642,7 +642,7 @@ impl DaemonConfig {
     fn settings(&self, secrets: Secrets) -> anyhow::Result<Settings> {
         let dialect = self.dialect.into();
         let mut settings = Settings::new(&self.node, dialect);
-        settings.hub = self.hub_door(&secrets)?;
+        settings.hub = self.hub_access(&secrets)?;
         (settings.secret, settings.second_secret) = (secrets.first, secrets.second);
         settings.hosts = self.host_policy();
         settings.origins = self.origins.0.clone();

@@ -135,7 +135,7 @@ impl ControlPath {
         }
     }
 
-    /// The door of a daemon that listens on `port`. One that was not asked for may be missing.
+    /// The listener of a daemon that listens on `port`. One that was not asked for may be missing.
     ///
     /// # Errors
     /// It was asked for and cannot be opened.

@@ -29,7 +29,7 @@ pub struct Daemon {
     own_secret: Option<Secret>,
     hub_counts: Arc<hub::Counts>,
     current: Mutex<ActiveConfig>,
-    /// The link's own door, where it speaks TLS.
+    /// The link's own listener, where it speaks TLS.
     link: Option<link::Acceptor>,
 }
 

@@ -219,10 +219,10 @@ fn start_api(config: &DaemonConfig, broker: &Broker, threads: &mut Threads) -> a
         tracing::warn!("the API is not encrypted: whoever sees it can read its token and all messages");
     }
     match Broker::start(config.api_broker(address)?) {
-        Ok(door) => {
-            threads.push(push_api::start(&door.handle(), true, broker.handle(), options())?);
-            tracing::info!(address = %door.address(), "backends may publish at http://{}/api/push", door.address());
-            Ok(Some(door))
+        Ok(api) => {
+            threads.push(push_api::start(&api.handle(), true, broker.handle(), options())?);
+            tracing::info!(address = %api.address(), "backends may publish at http://{}/api/push", api.address());
+            Ok(Some(api))
         }
         Err(error) => {
             tracing::warn!(%error, "no API: choose another address with api_listen, or off");
@@ -279,8 +279,8 @@ fn announce(broker: &Broker, config: &DaemonConfig) {
     }
     let mut stdout = std::io::stdout().lock();
     let plain = Some(address).filter(|address| broker.tls_address() != Some(*address));
-    let doors = [("http", plain), ("https", broker.tls_address())];
-    let mut open = doors.into_iter().filter_map(|(scheme, address)| Some((scheme, address?)));
+    let listeners = [("http", plain), ("https", broker.tls_address())];
+    let mut open = listeners.into_iter().filter_map(|(scheme, address)| Some((scheme, address?)));
     let said = open
         .try_for_each(|(scheme, address)| writeln!(stdout, "listening on {scheme}://{address}"))
         .and_then(|()| stdout.flush());

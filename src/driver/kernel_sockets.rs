@@ -101,9 +101,9 @@ impl KernelSockets {
     fn accept_at(&mut self, over_tls: bool) -> io::Result<Accepted> {
         let listener = if over_tls { &self.listeners.tls } else { &self.listeners.plain };
         let Some(listener) = listener else { return Ok(Accepted::Nobody) };
-        let door = if over_tls { ListenerKind::Tls } else { ListenerKind::Plain };
+        let kind = if over_tls { ListenerKind::Tls } else { ListenerKind::Plain };
         Ok(match sys::accept(listener)? {
-            sys::AcceptOutcome::Client(socket, peer) => Accepted::Client(self.keep(socket), peer, door),
+            sys::AcceptOutcome::Client(socket, peer) => Accepted::Client(self.keep(socket), peer, kind),
             sys::AcceptOutcome::Gone => Accepted::Gone,
             sys::AcceptOutcome::Nobody => Accepted::Nobody,
             sys::AcceptOutcome::NoRoom(error) => {

@@ -1,4 +1,4 @@
-//! The thread that talks to NATS: it publishes what is queued at the door, and passes what comes in to the broker.
+//! The thread that talks to NATS: it publishes what is queued in the outbox, and passes what comes in to the broker.
 //!
 //! One thread, one runtime, one connection. Incoming messages are passed to the shards on this thread, which waits
 //! while their inboxes are full: then it does not read from NATS either, which holds the messages back and in the end
@@ -8,11 +8,11 @@
 //! down, messages that have been accepted wait, and no more are accepted.
 
 use super::Options;
-use super::door::{
-    COUNTS_MAX, CountQuestion, Door, LISTENS_MAX, ListenQuestion, QUEUE_MESSAGES_MAX, QueuedPush, State,
-};
 use super::member::{Channels, Delivery, FleetNews, Member, Numbered, Publish};
 use super::names::Name;
+use super::outbox::{
+    COUNTS_MAX, CountQuestion, LISTENS_MAX, ListenQuestion, Outbox, QUEUE_MESSAGES_MAX, QueuedPush, State,
+};
 use super::presence::Remembered;
 use super::quiet::Quiet;
 use super::roster::{About, Change};
@@ -125,8 +125,8 @@ impl Fleet {
         // Who listens already is not told to us.
         state.is_behind.store(true, Ordering::Release);
         let (counts, counts_in) = mpsc::channel(COUNTS_MAX);
-        let door = Arc::new(Door::new(options.node.clone(), queue, (listens, counts), state.clone()));
-        if !broker.set_elsewhere(door) {
+        let outbox = Arc::new(Outbox::new(options.node.clone(), queue, (listens, counts), state.clone()));
+        if !broker.set_elsewhere(outbox) {
             return Err(StartError::Taken);
         }
         let stop = Arc::<Notify>::default();

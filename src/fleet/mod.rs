@@ -12,19 +12,19 @@
 //! - `presence`: the counts of a topic's subscribers that other nodes have last reported;
 //! - `roster`, `interest`: the nodes that are present, and the audiences that this node listens to;
 //! - `member`: all of that as one node of a fleet, without I/O: bytes and the time go in, bytes and reports come out;
-//! - `door`: where the broker submits messages for other nodes; `engine`: the thread that talks to NATS.
+//! - `outbox`: where the broker submits messages for other nodes; `engine`: the thread that talks to NATS.
 //!
 //! Invariants: local pushes never wait for any of this; every table and queue has a limit; input from another node is
 //! treated as hostile until it has been checked, and can affect only what is counted of that node.
 
 mod asked;
-mod door;
 mod engine;
 mod header;
 mod incoming;
 mod interest;
 mod member;
 mod names;
+mod outbox;
 mod outgoing;
 mod presence;
 mod probe;

@@ -2,7 +2,7 @@
 
 use super::engine::{StartError, connect_options, server};
 use super::subject::{Kind, Subjects};
-use super::{Options, door::State};
+use super::{Options, outbox::State};
 use crate::broker::FleetProbe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

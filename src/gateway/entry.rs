@@ -1,4 +1,4 @@
-//! One request head, judged: which binding it leads to, and whether it may go there.
+//! One request head, checked: which binding it leads to, and whether it may go there.
 //!
 //! The order of the checks is part of the contract: host, TLS, path, subdomain, token, origin, place. What is refused
 //! gets its answer here, ready to send; what is let in comes with everything that its owner is told.
@@ -122,20 +122,20 @@ impl HeapBytes for ContractRequest {
     }
 }
 
-/// Judges a request by its head. `peer` is the other end of the connection.
+/// Checks a request by its head. `peer` is the other end of the connection.
 pub fn enter<'s>(
     snapshot: &'s Snapshot,
     head: &Head<'_>,
     peer: impl Into<RequestSource>,
     now_unix_s: u64,
 ) -> Entry<'s> {
-    JudgedRequest { snapshot, head, peer: peer.into(), now_unix_s, path: without_trailing_slash(head.target.path) }
+    RequestCheck { snapshot, head, peer: peer.into(), now_unix_s, path: without_trailing_slash(head.target.path) }
         .enter()
         .unwrap_or_else(Entry::Answer)
 }
 
-/// A request under judgement.
-struct JudgedRequest<'s, 'h, 'p> {
+/// A request that is checked.
+struct RequestCheck<'s, 'h, 'p> {
     snapshot: &'s Snapshot,
     head: &'h Head<'p>,
     peer: RequestSource,
@@ -149,7 +149,7 @@ type EntryResult<T> = Result<T, PreparedResponse>;
 
 const RPC_PATH: &str = "/rpc:distro:sys/message";
 
-impl<'s> JudgedRequest<'s, '_, '_> {
+impl<'s> RequestCheck<'s, '_, '_> {
     fn enter(&self) -> EntryResult<Entry<'s>> {
         if let Some(answer) = redirect::challenge(self.snapshot, self.head) {
             return Err(answer);
@@ -224,7 +224,7 @@ impl<'s> JudgedRequest<'s, '_, '_> {
         }))
     }
 
-    /// What concerns event streams, judged as an upgrade is.
+    /// What concerns event streams, checked as an upgrade is.
     fn stream(&self, ask: sse::SseAsk, binding: &'s WebSocketBinding) -> EntryResult<Entry<'s>> {
         let origin = listed_origin(self.head, &self.snapshot.settings);
         if ask == sse::SseAsk::Preflight {
@@ -254,11 +254,11 @@ impl<'s> JudgedRequest<'s, '_, '_> {
             TokenError::KeysPending => PreparedResponse::text(503, error.to_string()).with("retry-after", "1"),
             error => PreparedResponse::text(401, error.to_string()).with("www-authenticate", "Bearer"),
         };
-        let door = self.snapshot.settings.hub.as_ref().ok_or_else(not_bound)?;
+        let access = self.snapshot.settings.hub.as_ref().ok_or_else(not_bound)?;
         match grant::token_of(self.head).map_err(refused)? {
-            None => door.open.clone().ok_or_else(|| refused(TokenError::Missing)),
+            None => access.open.clone().ok_or_else(|| refused(TokenError::Missing)),
             Some((token, carrier)) => {
-                let grant = door.open(token, self.now_unix_s).map_err(refused)?;
+                let grant = access.open(token, self.now_unix_s).map_err(refused)?;
                 if carrier == Carrier::Cookie {
                     self.check_origin()?;
                 }

@@ -1,8 +1,8 @@
-//! What a client of the hub may do: the claims of its token, checked at the door.
+//! What a client of the hub may do: the claims of its token, checked when it connects.
 //!
 //! A hub's token is a JSON Web Token (RFC 7519) that names the hub in `aud` and is signed with a secret of the hub's
 //! own, or by an authority of which the hub has the public keys: never both. A login token names nobody there, and is
-//! signed with another secret, so neither opens the other's door.
+//! signed with another secret, so neither is accepted in place of the other.
 //!
 //! Invariants: claims are looked at only when the signature holds; what a token does not allow is refused; no pattern
 //! reaches the names that the broker keeps for itself; a token is in no error, and is never shown.
@@ -29,7 +29,7 @@ const PATTERNS_MAX: usize = 64;
 
 /// Who is let in to the hub.
 #[derive(Debug, Clone, Default)]
-pub struct HubDoor {
+pub struct HubAccess {
     /// The key of its tokens. Without it, and without an authority, no token opens it.
     pub secret: Option<Secret>,
     /// What `aud` of a token must name that is signed with the secret.
@@ -180,7 +180,7 @@ pub(super) fn token_of<'h>(head: &'h Head<'_>) -> Result<Option<(&'h str, Carrie
     Ok(found)
 }
 
-impl HubDoor {
+impl HubAccess {
     /// What a token allows.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Attempts at the hub's door, each with what becomes of it.
+//! Attempts at the hub's access, each with what becomes of it.
 
 use super::*;
 use crate::gateway::{Claims as LoginClaims, mint};
@@ -19,8 +19,8 @@ fn forge(key: &[u8], header: &str, claims: &str) -> String {
     format!("{signed}.{}", BASE64URL.encode(mac.finalize().into_bytes()))
 }
 
-fn door() -> HubDoor {
-    HubDoor { secret: Some(Secret::new(KEY).unwrap()), audience: "pushring-hub".into(), ..HubDoor::default() }
+fn access() -> HubAccess {
+    HubAccess { secret: Some(Secret::new(KEY).unwrap()), audience: "pushring-hub".into(), ..HubAccess::default() }
 }
 
 const HS256: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
@@ -29,7 +29,7 @@ const HS256: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 fn a_token_says_what_its_client_may_do() {
     let claims = r#"{"aud":["x","pushring-hub"],"sub":"ann","exp":2000.5,"nbf":1000,"iss":"anybody",
         "topics":["news"],"may_subscribe":["room.*","one"],"may_publish":["room.7"]}"#;
-    let grant = door().open(&forge(KEY, HS256, claims), NOW).unwrap();
+    let grant = access().open(&forge(KEY, HS256, claims), NOW).unwrap();
     assert_eq!((grant.user.as_deref(), grant.expires_unix_s), (Some("ann"), Some(2001)));
     for (name, subscribe, publish) in [
         ("news", true, false),
@@ -44,7 +44,7 @@ fn a_token_says_what_its_client_may_do() {
     ] {
         assert_eq!((grant.may_subscribe(name), grant.may_publish(name)), (subscribe, publish), "{name:?}");
     }
-    let least = door().open(&forge(KEY, HS256, r#"{"aud":"pushring-hub"}"#), NOW).unwrap();
+    let least = access().open(&forge(KEY, HS256, r#"{"aud":"pushring-hub"}"#), NOW).unwrap();
     assert_eq!(least, Grant::default());
 }
 
@@ -54,7 +54,7 @@ fn each_attempt_is_refused_for_its_reason() {
     let login = LoginClaims { username: "node.os".into(), subdomain: None, expiration: 2000 };
     let unsigned = format!("{}.{}.", BASE64URL.encode(r#"{"alg":"none"}"#), BASE64URL.encode(good));
     let many: Vec<String> = (0..65).map(|n| format!("\"t{n}\"")).collect();
-    assert!(door().open(&forge(KEY, HS256, good), NOW).is_ok());
+    assert!(access().open(&forge(KEY, HS256, good), NOW).is_ok());
     for (attempt, token, error) in [
         ("a login token", mint(&Secret::new(b"the login secret").unwrap(), &login), TokenError::Signature),
         ("a login token of the same key", mint(&Secret::new(KEY).unwrap(), &login), TokenError::Audience),
@@ -97,16 +97,16 @@ fn each_attempt_is_refused_for_its_reason() {
         ("no token", String::new(), TokenError::Malformed),
         ("a long one", "x".repeat(5000), TokenError::Malformed),
     ] {
-        let refused = door().open(&token, NOW).unwrap_err();
+        let refused = access().open(&token, NOW).unwrap_err();
         assert_eq!(refused, error, "{attempt}");
         assert!(token.is_empty() || !refused.to_string().contains(&token), "{attempt}");
     }
     let hub = forge(KEY, HS256, r#"{"aud":"pushring-hub","username":"node.os","expiration":2000}"#);
     let login_door = Secret::new(b"the login secret").unwrap();
     assert_eq!(login_door.verify(&hub, "node.os", NOW, |_| true), Err(TokenError::Signature));
-    let shown = format!("{:?}", door());
+    let shown = format!("{:?}", access());
     assert!(!shown.contains("the secret"), "{shown}");
-    let none = HubDoor { secret: None, ..door() };
+    let none = HubAccess { secret: None, ..access() };
     assert_eq!(none.open(&forge(KEY, HS256, good), NOW), Err(TokenError::NoSecret));
 }
 
@@ -157,7 +157,7 @@ proptest! {
 
     #[test]
     fn no_token_panics(token in ".{0,80}", claims in ".{0,80}") {
-        let _ = door().open(&token, NOW);
-        let _ = door().open(&forge(KEY, HS256, &claims), NOW);
+        let _ = access().open(&token, NOW);
+        let _ = access().open(&forge(KEY, HS256, &claims), NOW);
     }
 }

@@ -1,7 +1,7 @@
 //! Who may enter, and where to.
 //!
 //! Pure functions over a [`Snapshot`]: the bindings of all processes and the rules of entry, immutable while it is
-//! used, cheap to clone, swapped whole when a process binds or unbinds a path. [`enter`] judges one request head and
+//! used, cheap to clone, swapped whole when a process binds or unbinds a path. [`enter`] checks one request head and
 //! says what to do with the request; the shard does it. Sources of the rules are the node contract (sections 3 to 7
 //! and 9), RFC 6454 (origins), RFC 6265 (cookies) and RFC 7519 (tokens).
 //!
@@ -28,7 +28,7 @@ mod subdomain;
 
 pub use auth::{Claims, Jws, Secret, SecretError, TokenError, mint};
 pub use entry::{BoundUpgrade, ContractRequest, Dynamic, Entry, enter};
-pub use grant::{Authority, Grant, HubDoor, PublicKeys, TopicPattern, patterns};
+pub use grant::{Authority, Grant, HubAccess, PublicKeys, TopicPattern, patterns};
 pub use login::{Credentials, LOGIN_BYTES_MAX, LoginRequest};
 pub use origin::{OriginError, may_be_dev_origin};
 pub use pattern::{PatternError, TooMuchWork};

@@ -51,7 +51,7 @@ struct RegisterText {
     encrypted: Option<bool>,
 }
 
-/// Judges a first message, Text or Binary.
+/// Checks a first message, Text or Binary.
 ///
 /// # Errors
 /// The first rule it breaks: form, target, token, encryption.

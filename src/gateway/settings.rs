@@ -1,6 +1,6 @@
 //! The rules of entry that an operator chooses, with their defaults.
 
-use super::{HubDoor, IpPrefix, Secret, TokenError};
+use super::{HubAccess, IpPrefix, Secret, TokenError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -122,7 +122,7 @@ pub struct Settings {
     /// Seconds that a process has to answer an HTTP request, where the request does not say. Default: 15.
     pub response_timeout_s: u32,
     /// Who is let in to the hub. Default: nobody.
-    pub hub: Option<Arc<HubDoor>>,
+    pub hub: Option<Arc<HubAccess>>,
 }
 
 /// The longest time that a request may ask for, in seconds.

@@ -51,7 +51,8 @@ const SHARD_WITHIN: Duration = Duration::from_secs(5);
 /// How long a wait for events lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// Starts the hub of a broker whose settings have a [`HubDoor`](crate::gateway::HubDoor). Ends when the broker stops.
+/// Starts the hub of a broker whose settings have a [`HubAccess`](crate::gateway::HubAccess). Ends when the broker
+/// stops.
 ///
 /// # Errors
 /// See [`ServiceError`].
@@ -302,8 +303,8 @@ impl Hub {
     /// more, and what it does not allow and is subscribed to ends.
     fn renew(&mut self, channel: ChannelId, before: &Grant, token: &str) -> Result<Obeyed, PushError> {
         let settings = self.broker.settings();
-        let Some(door) = settings.hub.as_ref() else { return Ok(Err("forbidden")) };
-        let grant = match door.open(token, clock::unix_s()) {
+        let Some(access) = settings.hub.as_ref() else { return Ok(Err("forbidden")) };
+        let grant = match access.open(token, clock::unix_s()) {
             Ok(grant) => grant,
             Err(TokenError::KeysPending) => return Ok(Err("later")),
             Err(_) => return Ok(Err("token")),

@@ -1,7 +1,7 @@
 //! Sets as authorities write them, and tokens as nobody should accept them.
 
 use super::*;
-use crate::gateway::{Authority, HubDoor, Secret};
+use crate::gateway::{Authority, HubAccess, Secret};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
@@ -82,24 +82,24 @@ fn whole() -> KeySet {
     set(&SIGNERS.each_ref().map(|signer| &signer.jwk))
 }
 
-fn door(keys: KeySet) -> HubDoor {
+fn access(keys: KeySet) -> HubAccess {
     let (issuer, audience) = ("https://id.example".to_owned(), "hub".to_owned());
     let authority = Some(Authority { issuer, audience, keys: Arc::new(keys) });
-    HubDoor { secret: Some(Secret::new(b"a secret").unwrap()), authority, ..HubDoor::default() }
+    HubAccess { secret: Some(Secret::new(b"a secret").unwrap()), authority, ..HubAccess::default() }
 }
 
 #[test]
 fn each_kind_of_key_opens_what_it_has_signed() {
-    let door = door(whole());
+    let access = access(whole());
     for signer in SIGNERS.iter() {
-        let grant = door.open(&signer.good(), NOW).unwrap();
+        let grant = access.open(&signer.good(), NOW).unwrap();
         assert_eq!((grant.user.as_deref(), grant.expires_unix_s), (Some("ann"), Some(2000)), "{}", signer.alg);
         assert!(grant.may_subscribe("room.7"));
     }
     // RFC 9864's name.
     let named = SIGNERS[2].token(&json!({"alg": "Ed25519", "kid": "e"}), &claims());
-    assert!(door.open(&named, NOW).is_ok());
-    assert_eq!(format!("{door:?}").matches("KeySet(3 keys)").count(), 1);
+    assert!(access.open(&named, NOW).is_ok());
+    assert_eq!(format!("{access:?}").matches("KeySet(3 keys)").count(), 1);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn each_attempt_is_refused_for_its_reason() {
         let header = json!({"alg": alg, "kid": "p"}).to_string();
         format!("{}.{}.", BASE64URL.encode(header), BASE64URL.encode(claims().to_string()))
     };
-    let door = door(whole());
+    let access = access(whole());
     for (attempt, token, error) in [
         ("signed with the hub's secret", hs256(b"a secret"), TokenError::NoPublicKeyAlgorithm),
         (
@@ -175,38 +175,38 @@ fn each_attempt_is_refused_for_its_reason() {
         ("too long", with(&|claims| claims["x"] = "x".repeat(4096).into()), TokenError::Malformed),
         ("nothing", String::new(), TokenError::Malformed),
     ] {
-        assert_eq!(door.open(&token, NOW), Err(error), "{attempt}");
+        assert_eq!(access.open(&token, NOW), Err(error), "{attempt}");
     }
-    assert!(door.open(&ed25519.good(), NOW).is_ok());
+    assert!(access.open(&ed25519.good(), NOW).is_ok());
 }
 
 #[test]
 fn a_key_that_left_the_set_opens_nothing() {
     let [rsa, p256, _] = &*SIGNERS;
-    let (before, after) = (door(set(&[&rsa.jwk, &p256.jwk])), door(set(&[&rsa.jwk])));
+    let (before, after) = (access(set(&[&rsa.jwk, &p256.jwk])), access(set(&[&rsa.jwk])));
     assert!(before.open(&p256.good(), NOW).is_ok());
     assert_eq!(after.open(&p256.good(), NOW), Err(TokenError::KeyUnknown));
-    assert_eq!(door(set(&[])).open(&rsa.good(), NOW), Err(TokenError::KeyUnknown));
+    assert_eq!(access(set(&[])).open(&rsa.good(), NOW), Err(TokenError::KeyUnknown));
 }
 
 #[test]
 fn a_token_without_a_key_name_needs_the_only_key() {
     let nameless = SIGNERS[1].token(&json!({"alg": "ES256"}), &claims());
-    assert!(door(whole()).open(&nameless, NOW).is_ok(), "the others sign otherwise");
+    assert!(access(whole()).open(&nameless, NOW).is_ok(), "the others sign otherwise");
     let two = set(&[&Signer::p256("x").jwk, &SIGNERS[1].jwk]);
-    assert_eq!(door(two).open(&nameless, NOW), Err(TokenError::KeyUnknown));
+    assert_eq!(access(two).open(&nameless, NOW), Err(TokenError::KeyUnknown));
 }
 
 #[test]
 fn unknown_keys_ring_once() {
     let wanted = Arc::new(KeysWanted::new(|| {}));
-    let first = door(KeySet::none_yet(wanted.clone()));
+    let first = access(KeySet::none_yet(wanted.clone()));
     let token = SIGNERS[1].good();
     assert_eq!(first.open(&token, NOW), Err(TokenError::KeysPending));
     wanted.rest();
     assert_eq!(first.open(&token, NOW), Err(TokenError::KeysPending), "nobody knows of any key");
     let text = json!({"keys": [SIGNERS[0].jwk]}).to_string();
-    let second = door(KeySet::parse(text.as_bytes(), Some(wanted.clone())).unwrap());
+    let second = access(KeySet::parse(text.as_bytes(), Some(wanted.clone())).unwrap());
     assert_eq!(second.open(&token, NOW), Err(TokenError::KeyUnknown));
     wanted.end_rest();
     assert_eq!(second.open(&token, NOW), Err(TokenError::KeysPending));
@@ -216,8 +216,8 @@ fn unknown_keys_ring_once() {
 
 #[test]
 fn a_token_is_good_for_so_long_at_a_time() {
-    let door = |lifetime_max_s| HubDoor { lifetime_max_s, ..door(whole()) };
-    let end = |lifetime| door(lifetime).open(&SIGNERS[1].good(), NOW).unwrap().expires_unix_s;
+    let access = |lifetime_max_s| HubAccess { lifetime_max_s, ..access(whole()) };
+    let end = |lifetime| access(lifetime).open(&SIGNERS[1].good(), NOW).unwrap().expires_unix_s;
     assert_eq!([end(None), end(Some(10)), end(Some(5000))], [Some(2000), Some(1010), Some(2000)]);
 }
 
@@ -254,7 +254,7 @@ fn keys_that_are_not_ours_are_left_out() {
     assert_eq!(KeySet::parse(many.as_bytes(), None).err(), Some(SetError::TooMany(KEYS_MAX + 1)));
     // No point of the curve is a key that has signed nothing.
     let nowhere = json!({"kty": "EC", "crv": "P-256", "kid": "p", "x": BASE64URL.encode([1; 32]), "y": BASE64URL.encode([1; 32])});
-    assert_eq!(door(set(&[&nowhere])).open(&SIGNERS[1].good(), NOW), Err(TokenError::Signature));
+    assert_eq!(access(set(&[&nowhere])).open(&SIGNERS[1].good(), NOW), Err(TokenError::Signature));
 }
 
 #[test]

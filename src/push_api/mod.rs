@@ -56,18 +56,18 @@ pub struct ApiOptions {
     pub process: Option<ProcessId>,
 }
 
-/// Serves the API to clients of `door`, at `/api/…` where that is a broker for nothing else, at
-/// `/push:pushring:sys/api/…` otherwise, and acts on `target`, which may be the same. Ends when `door` stops.
+/// Serves the API to clients of `served`, at `/api/…` where that is a broker for nothing else, at
+/// `/push:pushring:sys/api/…` otherwise, and acts on `target`, which may be the same. Ends when `served` stops.
 ///
 /// # Errors
 /// See [`ServiceError`].
 pub fn start(
-    door: &BrokerHandle,
+    served: &BrokerHandle,
     whole: bool,
     target: BrokerHandle,
     options: ApiOptions,
 ) -> Result<JoinHandle<()>, ServiceError> {
-    let process = door.process(PROCESS, AttachOptions::default())?;
+    let process = served.process(PROCESS, AttachOptions::default())?;
     match whole {
         true => {
             process.bind_http_at("/", HttpRule::default())?;

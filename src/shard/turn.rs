@@ -379,15 +379,17 @@ impl<S: Sockets> Turns<S> {
         }
         while self.accept_pending && self.shard.spent_ns() < until_ns {
             match self.sockets.accept()? {
-                Accepted::Client(socket, peer, door) => match self.shard.handle_accept_at(door, socket, peer, now_ms) {
-                    Some(token) => {
-                        if !self.sockets.watch(socket, token) {
-                            self.shard.handle_end(token, SocketEnd::Broken, now_ms);
+                Accepted::Client(socket, peer, listener) => {
+                    match self.shard.handle_accept_at(listener, socket, peer, now_ms) {
+                        Some(token) => {
+                            if !self.sockets.watch(socket, token) {
+                                self.shard.handle_end(token, SocketEnd::Broken, now_ms);
+                            }
                         }
+                        // Let go without a word.
+                        None => self.sockets.close(socket),
                     }
-                    // Let go without a word.
-                    None => self.sockets.close(socket),
-                },
+                }
                 Accepted::Gone => {}
                 Accepted::Nobody => self.accept_pending = false,
                 Accepted::NoRoom => {

@@ -4,7 +4,7 @@
 //! Sans-IO like the rest: bytes in, bytes out. What shards do for clients (records of our own, keys kept raw) would
 //! save memory that nobody is short of here. Invariants: TLS 1.3 alone; a client goes on only with a server whose
 //! certificate it was told of, or that an authority it was told of has issued for the name; no tickets, no early data.
-//! The one clock that is looked at is rustls' own, when a certificate is judged.
+//! The one clock that is looked at is rustls' own, when a certificate is verified.
 
 use super::handshake::Chooser;
 use super::{Certificate, CertificateError};
@@ -102,8 +102,8 @@ impl Trust {
         let authorities = authorities.map_err(|error| TrustError(error.to_string()))?;
         let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&version::TLS13]);
         let builder = builder.expect("the provider has suites of TLS 1.3").dangerous();
-        let judge = Judge { pinned, authorities, provider: provider() };
-        let config = builder.with_custom_certificate_verifier(Arc::new(judge)).with_no_client_auth();
+        let verifier = ServerVerifier { pinned, authorities, provider: provider() };
+        let config = builder.with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
         Ok(Self(Arc::new(config)))
     }
 
@@ -125,15 +125,15 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// Judges the certificate of a server.
+/// Verifies the certificate of a server.
 #[derive(Debug)]
-struct Judge {
+struct ServerVerifier {
     pinned: Vec<CertificateDer<'static>>,
     authorities: Arc<WebPkiServerVerifier>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Judge {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         own: &CertificateDer<'_>,

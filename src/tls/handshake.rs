@@ -40,7 +40,7 @@ pub const PRICE_NS_RESUMED: u64 = 112_000;
 /// The one protocol that is spoken inside.
 const ALPN: &[u8] = b"http/1.1";
 
-/// Who speaks plain HTTP to this door is told so in plain HTTP.
+/// Who speaks plain HTTP to this listener is told so in plain HTTP.
 const SPEAK_TLS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 45\r\n\
     connection: close\r\n\r\nthis port speaks TLS: use https:// or wss://\n";

@@ -8,7 +8,7 @@ use crate::support;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
-use pushring::internals::gateway::{Grant, HubDoor, Secret, patterns};
+use pushring::internals::gateway::{Grant, HubAccess, Secret, patterns};
 use pushring::internals::hub;
 use pushring::{AttachOptions, Audience, Broker, Event, Message, MessageKind, Policy, Process, WebSocketRule};
 use serde_json::{Value, json};
@@ -421,7 +421,7 @@ fn token(mut claims: Value) -> String {
 fn at_the_hub_the_query_names_topics_and_the_token_allows_them() {
     let broker = broker(support::driver(), |config| {
         let grant = Grant { may_subscribe: patterns(&["public.*".to_owned()]).unwrap(), ..Grant::default() };
-        config.settings.hub = Some(Arc::new(HubDoor {
+        config.settings.hub = Some(Arc::new(HubAccess {
             secret: Some(Secret::new(KEY).unwrap()),
             audience: "pushring-hub".into(),
             open: Some(Arc::new(grant)),

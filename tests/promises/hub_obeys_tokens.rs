@@ -7,7 +7,7 @@ use crate::support;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit, Mac};
 use pushring::Broker;
-use pushring::internals::gateway::{Claims, Grant, HubDoor, Secret, mint, patterns};
+use pushring::internals::gateway::{Claims, Grant, HubAccess, Secret, mint, patterns};
 use pushring::internals::hub;
 use pushring::internals::push_api::{self, ApiOptions, ApiToken};
 use serde_json::{Value, json};
@@ -38,11 +38,11 @@ fn token(mut claims: Value) -> String {
 fn start(open: bool) -> Broker {
     let broker = broker(support::driver(), |config| {
         let grant = Grant { may_subscribe: patterns(&["public.*".to_owned()]).unwrap(), ..Grant::default() };
-        config.settings.hub = Some(Arc::new(HubDoor {
+        config.settings.hub = Some(Arc::new(HubAccess {
             secret: Some(Secret::new(KEY).unwrap()),
             audience: "pushring-hub".into(),
             open: open.then(|| Arc::new(grant)),
-            ..HubDoor::default()
+            ..HubAccess::default()
         }));
     });
     hub::start(&broker.handle()).unwrap();

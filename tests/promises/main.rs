@@ -41,7 +41,7 @@ mod broadcast_leaves_room_for_others;
 mod budget_closes_1013;
 mod chat_example;
 mod close_codes_are_documented;
-mod control_door;
+mod control_socket;
 mod daemon;
 mod deflate;
 mod deflate_contexts;

@@ -318,8 +318,8 @@ impl Network {
         let peer = self.socket(socket).peer;
         self.accepting = Some((socket, self.is_over_limit(peer)));
         let tls = self.socket(socket).tls.as_ref();
-        let door = tls.map_or(ListenerKind::Plain, |tls| ListenerKind::Established(Box::new(tls.of_the_shard())));
-        Accepted::Client(socket, peer, door)
+        let kind = tls.map_or(ListenerKind::Plain, |tls| ListenerKind::Established(Box::new(tls.of_the_shard())));
+        Accepted::Client(socket, peer, kind)
     }
 
     fn is_over_limit(&self, peer: SocketAddr) -> bool {
@@ -488,7 +488,7 @@ impl Network {
     }
 }
 
-/// The shards' door to the network.
+/// The shards' side of the network.
 pub struct MemoryFlush {
     pub network: Rc<RefCell<Network>>,
     pub plant: Plant,

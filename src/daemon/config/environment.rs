@@ -26,7 +26,7 @@ pub fn variable(key: &str) -> String {
 ///
 /// # Errors
 /// One that is most likely misspelt, and one that is empty: a file of variables or a container's often has those by
-/// mistake, and a secret that is missed then opens a door.
+/// mistake, and a secret that is missed then lets strangers in.
 pub fn check(is_list: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
     examine(std::env::vars_os(), is_list)
 }

@@ -1,5 +1,5 @@
-//! What is to be known of a machine before a daemon is judged fit for it. Plain data: gathered in one place, judged in
-//! others, and written down by tests.
+//! What is to be known of a machine before a daemon can be called fit for it. Plain data: gathered in one place,
+//! checked in others, and written down by tests.
 
 use pushring::FleetProbe;
 use std::path::PathBuf;

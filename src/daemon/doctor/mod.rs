@@ -1,15 +1,15 @@
 //! `pushring doctor`: looks at the machine, says what stands in the daemon's way, and how to mend it.
 //!
-//! `facts` is what is to be known, `gather` looks, `judge` judges: only `gather` does any I/O.
+//! `facts` is what is to be known, `gather` looks, `checks` makes findings of it: only `gather` does any I/O.
 
+mod checks;
 mod facts;
 mod gather;
-mod judge;
 mod listeners;
 
 use super::config::DaemonConfig;
 use super::plain::plain;
-use judge::{Finding, Level};
+use checks::{Finding, Level};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 /// # Errors
 /// A finding is not printable as JSON.
 pub fn run(config: &DaemonConfig, json: bool) -> anyhow::Result<(String, ExitCode)> {
-    let findings = judge::judge(config, &gather::gather(config, Path::new("/")));
+    let findings = checks::findings(config, &gather::gather(config, Path::new("/")));
     let text = match json {
         true => {
             findings.iter().map(|finding| Ok(serde_json::to_string(finding)? + "\n")).collect::<anyhow::Result<_>>()?

@@ -92,7 +92,7 @@ impl Shard {
             HttpStep::Request(request) => {
                 self.stats.requests += 1;
                 self.work.spend(work::REQUEST_NS);
-                Some(self.judge(slot, &directory, client, request))
+                Some(self.check_request(slot, &directory, client, request))
             }
         };
         let decision = match pending {
@@ -131,7 +131,7 @@ impl Shard {
         }
     }
 
-    /// Judges a request by its head.
+    /// Checks a request by its head.
     fn enter<'d>(
         &mut self,
         directory: &'d Directory,
@@ -142,15 +142,15 @@ impl Shard {
         if matches!(&entry, Entry::Answer(response) if response.status() == 421) {
             self.note_foreign_host(head);
         }
-        let door = directory.gateway.settings().hub.as_ref();
-        if door.is_some_and(|door| door.checks_signature_of(head)) {
+        let access = directory.gateway.settings().hub.as_ref();
+        if access.is_some_and(|access| access.checks_signature_of(head)) {
             self.work.spend(work::SIGNATURE_NS);
         }
         entry
     }
 
-    /// Judges a whole request.
-    fn judge(
+    /// Decides what is done with a whole request.
+    fn check_request(
         &mut self,
         slot: Slot,
         directory: &Directory,

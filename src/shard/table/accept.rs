@@ -35,7 +35,7 @@ impl Shard {
     /// A new connection at one of the listeners.
     pub fn handle_accept_at(
         &mut self,
-        door: ListenerKind,
+        listener: ListenerKind,
         socket: SocketId,
         peer: SocketAddr,
         now_ms: u64,
@@ -52,13 +52,13 @@ impl Shard {
             entered = self.table.admission.enter(client, now_ms);
         }
         // There is no word without a handshake, which would cost what the limit saves.
-        let shakes = door == ListenerKind::Tls;
+        let shakes = listener == ListenerKind::Tls;
         if entered.is_err() && (shakes || !self.table.admission.begin_turning_away()) {
             self.stats.let_go += 1;
             self.notice(Notice::LetGo, || peer.ip().to_string());
             return None;
         }
-        let Ok(tls) = self.tls_of(door, client) else {
+        let Ok(tls) = self.tls_of(listener, client) else {
             self.table.admission.leave(client, now_ms);
             self.tls_counts.let_go += 1;
             self.notice(Notice::Handshakes, || peer.ip().to_string());
@@ -158,9 +158,10 @@ impl Shard {
         }
     }
 
-    /// What a connection at `door` is more than a plain one. `Err`: its client shakes hands too often, or we cannot.
-    fn tls_of(&self, door: ListenerKind, client: Option<Prefix>) -> Result<Option<Box<Tls>>, ()> {
-        match door {
+    /// What a connection at `listener` is more than a plain one. `Err`: its client shakes hands too often, or we
+    /// cannot.
+    fn tls_of(&self, listener: ListenerKind, client: Option<Prefix>) -> Result<Option<Box<Tls>>, ()> {
+        match listener {
             ListenerKind::Plain => Ok(None),
             ListenerKind::Established(state) => Ok(Some(Box::new(Tls::Open(Sealed::new(Records::new(*state)))))),
             ListenerKind::Tls => {

@@ -99,7 +99,7 @@ impl Shard {
         let answer = match upgraded.wish.ask {
             None => ResumeAnswer::New,
             Some(Err(MalformedElement)) => ResumeAnswer::Anew { why: ResumeRefusal::Unknown, lost: None, at: None },
-            Some(Ok(ask)) => match self.judge_return(&ask, upgraded.owner, &holder) {
+            Some(Ok(ask)) => match self.check_return(&ask, upgraded.owner, &holder) {
                 Ok(old) => return self.take_up(old, slot, &ask, upgraded),
                 Err((why, lost)) => {
                     self.stats.resumes_refused += 1;
@@ -112,7 +112,7 @@ impl Shard {
     }
 
     /// Whether a client may take up the channel that it asks for: its place, or why not.
-    fn judge_return(
+    fn check_return(
         &self,
         ask: &ResumeAsk,
         owner: OwnerId,

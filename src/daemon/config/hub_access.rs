@@ -1,10 +1,10 @@
-//! What the settings say of the hub's door, and of the broker that serves the API.
+//! What the settings say of the hub's rules of access, and of the broker that serves the API.
 
 use super::super::program::Secrets;
 use super::{DaemonConfig, WordList};
 use anyhow::{Context, ensure};
 use pushring::internals::admission;
-use pushring::internals::gateway::{self, Authority, Grant, HostPolicy, HubDoor, PublicKeys, Settings};
+use pushring::internals::gateway::{self, Authority, Grant, HostPolicy, HubAccess, PublicKeys, Settings};
 use pushring::internals::jwks::KeySet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl DaemonConfig {
     }
 
     /// Who is let in to the hub; none: there is no hub.
-    pub(super) fn hub_door(&self, secrets: &Secrets) -> anyhow::Result<Option<Arc<HubDoor>>> {
+    pub(super) fn hub_access(&self, secrets: &Secrets) -> anyhow::Result<Option<Arc<HubAccess>>> {
         crate::daemon::hub::check(self)?;
         if !self.hub {
             return Ok(None);
@@ -70,7 +70,7 @@ impl DaemonConfig {
             keys: keys() as Arc<dyn PublicKeys>,
         });
         let lifetime_max_s = self.hub_token_lifetime_max.0.div_ceil(1000);
-        Ok(Some(Arc::new(HubDoor {
+        Ok(Some(Arc::new(HubAccess {
             secret: secrets.hub.clone(),
             audience: self.hub_audience.clone(),
             authority,

@@ -1,4 +1,4 @@
-//! Judges a machine by its facts, for a daemon of given settings: pure, so that each finding has its row in a test.
+//! Checks of a machine by its facts, for a daemon of given settings: pure, so that each finding has its row in a test.
 
 mod certificates;
 mod hub;
@@ -51,7 +51,7 @@ impl Finding {
 }
 
 /// All findings, in the order in which they are best read.
-pub fn judge(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
+pub fn findings(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     let shards = shards(config, facts);
     let mut findings = vec![settings(config)];
     findings.extend(
@@ -106,9 +106,9 @@ mod tests {
     #[track_caller]
     pub fn found(change: impl FnOnce(&mut DaemonConfig, &mut Facts)) -> Finding {
         let (mut config, mut facts) = baseline();
-        let before = judge(&config, &facts);
+        let before = findings(&config, &facts);
         change(&mut config, &mut facts);
-        let mut after = judge(&config, &facts);
+        let mut after = findings(&config, &facts);
         after.retain(|finding| !before.contains(finding));
         assert_eq!(after.len(), 1, "{after:#?}");
         after.pop().unwrap()
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn a_fine_machine_has_nothing_to_complain_of() {
         let (config, facts) = baseline();
-        for finding in judge(&config, &facts) {
+        for finding in findings(&config, &facts) {
             assert!(finding.level <= Level::Note, "{finding:#?}");
             assert_eq!(finding.fix.is_some(), finding.level > Level::Ok, "{finding:#?}");
         }

@@ -59,7 +59,7 @@ pub struct CountQuestion {
     pub asker: Asker<Presence>,
 }
 
-/// What the door and the thread behind it share.
+/// What the outbox and the thread behind it share.
 #[derive(Default)]
 pub struct State {
     /// NATS is reached.
@@ -90,7 +90,7 @@ impl State {
 }
 
 /// See the module.
-pub struct Door {
+pub struct Outbox {
     node: Name,
     queue: InboxSender<QueuedPush>,
     accounts: Mutex<HashMap<ProcessId, Account>>,
@@ -99,8 +99,8 @@ pub struct Door {
     state: Arc<State>,
 }
 
-impl Door {
-    /// The door of `node`.
+impl Outbox {
+    /// The outbox of `node`.
     pub fn new(
         node: Name,
         queue: InboxSender<QueuedPush>,
@@ -179,7 +179,7 @@ impl Door {
     }
 }
 
-impl Elsewhere for Door {
+impl Elsewhere for Outbox {
     fn push(&self, mut abroad: Abroad) {
         let part = abroad.part.take();
         let (outcome, nodes) = self.try_push(abroad);
