@@ -15,6 +15,8 @@ pub mod registration;
 pub mod resume;
 pub mod splits;
 pub mod text;
+pub mod tls_handshake;
+pub mod tls_records;
 pub mod upgrade;
 
 /// A property by the name of its target.
@@ -31,5 +33,7 @@ pub const PROPERTIES: &[Property] = &[
     ("registration", registration::holds),
     ("resume", resume::holds),
     ("text", text::holds),
+    ("tls_handshake", tls_handshake::holds),
+    ("tls_records", tls_records::holds),
     ("upgrade", upgrade::holds),
 ];

@@ -23,7 +23,7 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
-use rustls::{AlertDescription, CipherSuite, Error, HandshakeKind, KeyLog, ServerConfig, version};
+use rustls::{AlertDescription, CipherSuite, Error, HandshakeKind, KeyLog, PeerMisbehaved, ServerConfig, version};
 use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
@@ -129,7 +129,13 @@ impl TlsServer {
     /// Begins a handshake.
     pub fn handshake(&self) -> Handshake {
         let connection = UnbufferedServerConnection::new(self.config.clone());
-        Handshake { connection: connection.ok(), incoming: Vec::new(), fed: 0, secrets: Caught::default() }
+        Handshake {
+            connection: connection.ok(),
+            incoming: Vec::new(),
+            fed: 0,
+            has_answered: false,
+            secrets: Caught::default(),
+        }
     }
 }
 
@@ -147,6 +153,8 @@ pub struct Handshake {
     incoming: Vec<u8>,
     /// How much of it rustls has seen.
     fed: usize,
+    /// Keys were agreed on: from there on an alert in the plain says nothing to the client.
+    has_answered: bool,
     secrets: Caught,
 }
 
@@ -166,28 +174,34 @@ impl Handshake {
                 }
                 return HandshakeStep::Goes { has_answered: out.len() > before };
             };
-            let seen = self.fed;
             self.fed += record.len;
             if let Err(error) = self.advance(out) {
-                let alert = plain_alert(&out[before..]);
-                return match error {
-                    Error::AlertReceived(alert) => {
-                        self.fail(Some(Alert(alert.into())), true, "the client gave up".into())
-                    }
-                    error => self.fail(alert.or_else(|| alert_for(&error)), false, error.to_string()),
-                };
+                return self.explain(error, before, out);
             }
+            self.has_answered |= out.len() > before;
             if self.connection.as_ref().is_some_and(|connection| !connection.is_handshaking()) {
                 return self.end();
             }
             if !record.is_whole {
                 // Only its head was looked at: nothing too long is waited for.
-                self.fed = seen;
-                if self.incoming.len() - seen > INCOMING_BYTES_MAX {
+                self.fed -= record.len;
+                if self.incoming.len() - self.fed > INCOMING_BYTES_MAX {
                     return self.refuse(Alert::RECORD_OVERFLOW, "its records are too long", out);
                 }
                 return HandshakeStep::Goes { has_answered: out.len() > before };
             }
+        }
+    }
+
+    /// The end that an error of rustls' is, which has said its alert behind `before`; not for every error there is.
+    fn explain(&mut self, error: Error, before: usize, out: &mut Vec<u8>) -> HandshakeStep {
+        if let Error::AlertReceived(alert) = error {
+            return self.fail(Some(Alert(alert.into())), true, "the client gave up".into());
+        }
+        let was_said = out.len() > before;
+        match plain_alert(&out[before..]).or_else(|| alert_for(&error)) {
+            Some(alert) if !was_said => self.refuse(alert, &error.to_string(), out),
+            alert => self.fail(alert, false, error.to_string()),
         }
     }
 
@@ -206,40 +220,30 @@ impl Handshake {
     /// Lets rustls look at what it was fed, until it wants more.
     fn advance(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
         let connection = self.connection.as_mut().ok_or(Error::HandshakeNotComplete)?;
-        let mut result = Ok(());
         loop {
             CAUGHT.with_borrow_mut(|caught| *caught = Caught::default());
-            // It is not shown again what it has refused: only what it has to say about that is fetched.
-            let fed = if result.is_ok() { self.fed } else { 0 };
-            let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.incoming[..fed]);
+            let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.incoming[..self.fed]);
             let goes_on = match state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, out),
-                Ok(ConnectionState::TransmitTlsData(data)) if result.is_ok() => {
+                Ok(ConnectionState::TransmitTlsData(data)) => {
                     data.done();
                     true
                 }
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => false,
-                Err(error) if result.is_ok() => {
-                    result = Err(error);
-                    true
-                }
-                _ if result.is_err() => false,
                 Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                    result = Err(Error::AlertReceived(AlertDescription::CloseNotify));
-                    false
+                    return Err(Error::AlertReceived(AlertDescription::CloseNotify));
                 }
-                _ => {
-                    result = Err(Error::General("there is data in a handshake".into()));
-                    false
+                Ok(_) => return Err(Error::General("there is data in a handshake".into())),
+                Err(error) => {
+                    last_words(connection, out);
+                    return Err(error);
                 }
             };
             CAUGHT.with_borrow_mut(|caught| self.secrets.take_from(caught));
-            if fed > 0 {
-                self.incoming.drain(..discard);
-                self.fed -= discard;
-            }
+            self.incoming.drain(..discard);
+            self.fed -= discard;
             if !goes_on {
-                return result;
+                return Ok(());
             }
         }
     }
@@ -253,9 +257,11 @@ impl Handshake {
         HandshakeStep::Done(Box::new(Established { state, rest, is_resumed }))
     }
 
-    /// Says an alert in the plain, and gives up.
+    /// Says an alert in the plain, if that can be understood, and gives up.
     fn refuse(&mut self, alert: Alert, why: &str, out: &mut Vec<u8>) -> HandshakeStep {
-        out.extend_from_slice(&[21, 3, 3, 0, 2, 2, alert.0]);
+        if !self.has_answered {
+            out.extend_from_slice(&[21, 3, 3, 0, 2, 2, alert.0]);
+        }
         self.fail(Some(alert), false, why.into())
     }
 
@@ -276,6 +282,19 @@ fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>)
     data.encode(&mut out[start..]).is_ok()
 }
 
+/// What a connection that has failed says about that. It is shown nothing again, and only asked while it has something to
+/// say: with a message begun it would look for the rest of it, where there is none.
+fn last_words(connection: &mut UnbufferedServerConnection, out: &mut Vec<u8>) {
+    while connection.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process_tls_records(&mut []).state else {
+            return;
+        };
+        if !encode(&mut data, out) {
+            return;
+        }
+    }
+}
+
 /// What was said about an error, where it went out sealed.
 fn alert_for(error: &Error) -> Option<Alert> {
     let alert = match error {
@@ -286,6 +305,10 @@ fn alert_for(error: &Error) -> Option<Alert> {
         Error::NoApplicationProtocol => AlertDescription::NoApplicationProtocol,
         Error::DecryptError => AlertDescription::BadRecordMac,
         Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+        // RFC 8446 5.1: no other record stands inside of a message.
+        Error::PeerMisbehaved(PeerMisbehaved::MessageInterleavedWithHandshakeMessage) => {
+            AlertDescription::UnexpectedMessage
+        }
         Error::PeerMisbehaved(_) => AlertDescription::IllegalParameter,
         _ => return None,
     };

@@ -307,3 +307,23 @@ fn a_record_that_was_changed_is_refused() {
     let failure = failed(handshake.receive(&sent, &mut out));
     assert!(!failure.by_client && !out.is_empty(), "{failure:?}");
 }
+
+/// What rustls keeps of a message that is not whole is not looked for behind the error.
+#[test]
+fn what_stands_within_a_message_is_refused_like_anywhere() {
+    let server = server(&[&["localhost"]]);
+    let mut hello = Vec::new();
+    connect(&Arc::new(client_config(None)), "localhost").write_tls(&mut hello).unwrap();
+    for end in [5 + 1, 5 + 4, 100, hello.len() - 1] {
+        let part = &hello[5..end];
+        let begun = [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
+        // Data, an alert, a change of the cipher, what is no record.
+        for behind in [&[23, 3, 3, 0, 1, 0][..], &[21, 3, 3, 0, 2, 2, 40], &[20, 3, 3, 0, 1, 1], &[99; 20]] {
+            let (mut handshake, mut out) = (server.handshake(), Vec::new());
+            let step = handshake.receive(&begun, &mut out);
+            assert!(matches!(step, HandshakeStep::Goes { has_answered: false }), "{step:?}");
+            let failure = failed(handshake.receive(behind, &mut out));
+            assert!(failure.alert.is_some() && out.ends_with(&[failure.alert.unwrap().0]), "{failure:?} {out:?}");
+        }
+    }
+}

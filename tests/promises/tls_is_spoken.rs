@@ -194,8 +194,13 @@ fn what_is_no_tls_is_told_so_and_let_go() {
     hello.extend([7; 32]);
     hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 8, 0, 13, 0, 4, 0, 2, 4, 3]);
     assert_eq!(answer(&broker, &hello), [21, 3, 3, 0, 2, 2, 70]);
+    // A message begun, and another record in the middle of it.
+    let begun = [&[22, 3, 1, 0, 20], &hello[5..25], &[23, 3, 3, 0, 1, 0]].concat();
+    assert_eq!(answer(&broker, &begun), [21, 3, 3, 0, 2, 2, 10]);
     let counts = tls_counts(&broker);
-    assert_eq!((counts.refused, counts.alerts_sent), (3, [(50, 1), (70, 1)].into()));
+    assert_eq!((counts.refused, counts.alerts_sent), (4, [(10, 1), (50, 1), (70, 1)].into()));
+    // And others are served.
+    echoes(&mut connect(&broker, ECHO));
 }
 
 #[test]
