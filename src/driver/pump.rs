@@ -59,9 +59,8 @@ impl Pump {
         loop {
             let now_ms = self.clock.now_ms();
             let is_busy = self.turns.turn(now_ms, unix_ms)?;
-            let timings = self.turns.timings();
-            timings.note_turn(meter.end_turn());
-            timings.note_push_delay(|asked_us| self.probe.passed_us(asked_us));
+            self.turns.note_turn(meter.end_turn());
+            self.turns.timings().note_push_delay(|asked_us| self.probe.passed_us(asked_us));
             if self.turns.is_over() {
                 return Ok(());
             }

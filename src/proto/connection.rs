@@ -113,6 +113,7 @@ pub struct Scratch {
     control: [u8; frame::CONTROL_BYTES_MAX],
     inflater: Inflater,
     step_bytes: usize,
+    fragments: usize,
 }
 
 impl Scratch {
@@ -123,7 +124,13 @@ impl Scratch {
 
     /// One that inflates about so many bytes of a message at a time.
     pub fn in_steps(step_bytes: usize) -> Self {
-        Self { control: [0; frame::CONTROL_BYTES_MAX], inflater: Inflater::new(), step_bytes }
+        Self { control: [0; frame::CONTROL_BYTES_MAX], inflater: Inflater::new(), step_bytes, fragments: 0 }
+    }
+
+    /// Frames that were parsed since this was last asked and did not end in an event.
+    #[inline]
+    pub fn take_fragments(&mut self) -> usize {
+        std::mem::take(&mut self.fragments)
     }
 
     /// What inflating has cost since this was last asked, in bytes that come out.
@@ -302,7 +309,7 @@ impl WebSocketConnection {
         loop {
             match self.step(&mut rest, limits)? {
                 FrameStep::NeedInput => return Ok((input_bytes, None)),
-                FrameStep::NextFrame => {}
+                FrameStep::NextFrame => scratch.fragments += 1,
                 FrameStep::Control(opcode, payload) => {
                     let payload = scratch.lend(payload);
                     let event = self.control_event(opcode, payload).map_err(|violation| self.fail(violation))?;

@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// the last ones however unevenly they end.
 pub const DISCONNECTS_MAX: usize = 1_000;
 
+/// As much is kept of a path, so that what the ring takes does not depend on what processes bind.
+pub(super) const PATH_BYTES_MAX: usize = 256;
+
 /// The end of one channel, or of a WebSocket that never became one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disconnect {
@@ -27,7 +30,7 @@ pub struct Disconnect {
     /// Whose it was.
     #[serde(default, deserialize_with = "crate::process_id::read_back_option")]
     pub process: Option<ProcessId>,
-    /// The bound path, without the process id; `/` where the client had not registered.
+    /// The bound path, without the process id, cut to 256 bytes; `/` where the client had not registered.
     pub path: Arc<str>,
     /// The other end of the connection.
     pub peer: SocketAddr,
@@ -56,7 +59,11 @@ pub struct Disconnect {
 pub(super) struct Disconnects(VecDeque<Disconnect>);
 
 impl Disconnects {
-    pub fn push(&mut self, disconnect: Disconnect) {
+    pub fn push(&mut self, mut disconnect: Disconnect) {
+        if disconnect.path.len() > PATH_BYTES_MAX {
+            let end = disconnect.path.floor_char_boundary(PATH_BYTES_MAX);
+            disconnect.path = disconnect.path[..end].into();
+        }
         if self.0.len() == DISCONNECTS_MAX {
             self.0.pop_front();
         }
@@ -88,7 +95,7 @@ mod tests {
                 unix_ms,
                 channel: None,
                 process: None,
-                path: "/".into(),
+                path: "/é".repeat(PATH_BYTES_MAX).into(),
                 peer: ([127, 0, 0, 1], 1).into(),
                 forwarded_for: None,
                 code: 1000,
@@ -103,5 +110,7 @@ mod tests {
         }
         let kept = ring.to_vec();
         assert_eq!((kept.len(), kept[0].unix_ms, kept[kept.len() - 1].unix_ms), (DISCONNECTS_MAX, 5, 1004));
+        let longest = kept.iter().map(|disconnect| disconnect.path.len()).max().unwrap();
+        assert!((PATH_BYTES_MAX - 3..=PATH_BYTES_MAX).contains(&longest), "{longest}");
     }
 }

@@ -27,6 +27,7 @@ mod out;
 pub mod outcome;
 mod owners;
 mod policy;
+mod read_queue;
 #[cfg(test)]
 #[path = "resume_tests.rs"]
 mod resume_simulation;

@@ -18,11 +18,12 @@ use super::core::{Effect, RelayedOrder, Shard};
 use super::durations::Timings;
 use super::flush::SocketId;
 use super::intake::receive::READ_BYTES_MAX;
+use super::read_queue::ReadQueue;
 use super::shaking::HandshakeQueue;
 use super::table::connection::{ConnectionToken, ListenerKind, SocketEnd};
 use super::table::wheel::TICK_MS;
 use super::unfinished::Unfinished;
-use super::work::{EFFECT_NS, PASS_NS, WorkLimits};
+use super::work::{Calibration, EFFECT_NS, PASS_NS, WorkLimits};
 use crate::queue::fair::{OrderOrRest, OrderServer, Producers};
 use crate::queue::orders::{Account, Inbox, InboxSender};
 use crate::tls::RECORD_BYTES_MAX;
@@ -146,10 +147,11 @@ pub struct Turns<S> {
     orders: Producers<Command, Unfinished>,
     sockets: S,
     limits: TurnLimits,
+    calibration: Calibration,
     /// By place in the shard's table, which is dense.
     marks: Vec<ReadMark>,
     /// Connections to read in this turn or the next ones; each stands here once.
-    readable: VecDeque<ConnectionToken>,
+    readable: ReadQueue,
     /// Those of them that shake hands, apart from others.
     shaking: HandshakeQueue,
     accept_pending: bool,
@@ -238,8 +240,9 @@ impl<S: Sockets> Turns<S> {
             orders: Producers::new(inbox),
             sockets,
             limits,
+            calibration: Calibration::default(),
             marks: Vec::new(),
-            readable: VecDeque::new(),
+            readable: ReadQueue::default(),
             shaking: HandshakeQueue::default(),
             accept_pending: false,
             accept_pause_until_ms: 0,
@@ -266,7 +269,7 @@ impl<S: Sockets> Turns<S> {
     /// # Errors
     /// The shard cannot go on without its sockets.
     pub fn turn(&mut self, now_ms: u64, unix_ms: impl FnOnce() -> u64) -> Result<bool, S::Error> {
-        let work = self.limits.work;
+        let work = self.calibration.within(self.limits.work);
         self.shard.begin_turn(now_ms);
         self.take_news()?;
         self.accept(now_ms, work.begin_ns / 2)?;
@@ -276,12 +279,19 @@ impl<S: Sockets> Turns<S> {
         self.shake_hands(now_ms);
         self.shard.run_handlers(self.shard.spent_ns() + work.handlers_ns, self.called);
         self.put_off_effects();
-        self.shard.flush();
+        self.shard.flush_within(work.sends_ns);
         self.carry_out_effects();
         self.shard.end_turn_within(self.shard.spent_ns() + work.resumes_ns);
         self.put_off_effects();
         self.carry_out_put_off(self.shard.spent_ns() + work.effects_ns);
         Ok(self.has_more(now_ms))
+    }
+
+    /// The last turn took so much time on its thread's processor. Where that is more than the turn was counted as, the next
+    /// ones take in less.
+    pub fn note_turn(&mut self, cpu_ns: u64) {
+        self.calibration.note(self.shard.spent_ns(), cpu_ns);
+        self.shard.timings().note_turn(cpu_ns);
     }
 
     /// What the shard times of the last turn.
@@ -365,7 +375,7 @@ impl<S: Sockets> Turns<S> {
                         self.shard.handle_hangup(token, end);
                     }
                     if readable || end.is_some() {
-                        self.queue_read(token, end.is_some());
+                        self.queue_read(token, end.is_some(), true);
                     }
                 }
             }
@@ -446,7 +456,7 @@ impl<S: Sockets> Turns<S> {
         let mut reads = 0;
         while reads < self.limits.reads_max
             && self.shard.spent_ns() - self.shard.inflated_ns() < until_ns
-            && let Some(token) = self.readable.pop_front()
+            && let Some(token) = self.readable.pop()
         {
             let Some(socket) = self.shard.socket(token) else { continue };
             let mark = mark_of(&mut self.marks, token);
@@ -455,7 +465,7 @@ impl<S: Sockets> Turns<S> {
                 mark.credit_ns += READ_CREDIT_NS;
             }
             if must_wait || mark.credit_ns <= 0 {
-                self.readable.push_back(token);
+                self.readable.push(token);
                 self.shard.spend(PASS_NS);
                 continue;
             }
@@ -494,7 +504,7 @@ impl<S: Sockets> Turns<S> {
                 // Edge-triggered: what is left now is reported by nobody. A short read has emptied the socket, but does
                 // not tell of an end behind the bytes.
                 if count == bytes_max || to_the_end {
-                    self.queue_read(token, to_the_end);
+                    self.queue_read(token, to_the_end, false);
                 }
             }
             SocketRead::Nothing => mark_of(&mut self.marks, token).to_the_end = false,
@@ -537,7 +547,7 @@ impl<S: Sockets> Turns<S> {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Read(token) => return self.queue_read(token, true),
+            Effect::Read(token) => return self.queue_read(token, true, false),
             Effect::Watch(socket, token) => {
                 if !self.sockets.watch_anew(socket, token) {
                     self.shard.handle_end(token, SocketEnd::Broken, self.shard.now_ms());
@@ -553,8 +563,9 @@ impl<S: Sockets> Turns<S> {
         self.shard.spend(EFFECT_NS);
     }
 
-    /// Puts a connection into the list of those to read, unless it stands there already or is gone.
-    fn queue_read(&mut self, token: ConnectionToken, to_the_end: bool) {
+    /// Puts a connection into the list of those to read, unless it stands there already or is gone. It is news where its
+    /// socket was empty.
+    fn queue_read(&mut self, token: ConnectionToken, to_the_end: bool, is_news: bool) {
         if self.shard.socket(token).is_none() {
             return;
         }
@@ -563,9 +574,11 @@ impl<S: Sockets> Turns<S> {
         if std::mem::replace(&mut mark.is_queued, true) {
             return;
         }
+        let is_fresh = is_news && mark.credit_ns >= 0;
         match self.shard.shaking_client(token) {
             Some(client) => self.shaking.push(client, token),
-            None => self.readable.push_back(token),
+            None if is_fresh => self.readable.push_fresh(token),
+            None => self.readable.push(token),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything that a turn does is spent from one budget, so that no kind of work is free: commands and channels, frames
 //! and bytes, clients that resume. Counted, not timed: the same calls cost the same, so the simulation sees the same
-//! turns. Sends are bounded by their batch, and counted.
+//! turns. What the same work costs here and now, [`Calibration`] knows.
 //!
 //! Invariant: the amount spent only grows within a turn. Must not depend on what the work is for.
 
@@ -12,6 +12,8 @@ pub(super) const ACCEPT_NS: u64 = 10_000;
 pub(super) const READ_NS: u64 = 2_000;
 /// One frame of a client, and what it comes to: an event, a pong, a part of a message.
 pub(super) const FRAME_NS: u64 = 130;
+/// One frame that is neither the last of its message nor a control frame.
+pub(super) const FRAGMENT_NS: u64 = 25;
 /// One HTTP request, judged and answered or handed on.
 pub(super) const REQUEST_NS: u64 = 10_000;
 /// Checking a signature by a public key: the dearest of those that are accepted, RSA of 4,096 bits or Ed25519.
@@ -32,7 +34,7 @@ pub(super) const SUBSCRIBE_NS: u64 = 150;
 pub(super) const LOOK_NS: u64 = 60;
 /// Passing over one place of a list.
 pub(super) const PASS_NS: u64 = 20;
-/// One send: a place in the batch, and what the system does for it.
+/// One send of a KiB or less: a place in the batch, and what the system does for it.
 pub(super) const SEND_NS: u64 = 3_500;
 /// Shutting or closing one socket.
 pub(super) const EFFECT_NS: u64 = 5_000;
@@ -46,6 +48,11 @@ pub(super) const DEFLATE_BYTE_NS: u64 = 15;
 /// Moving bytes: unmasked, checked, copied.
 pub(super) const fn copy_ns(bytes: usize) -> u64 {
     bytes as u64 / 4
+}
+
+/// One send of so many bytes.
+pub(super) const fn send_ns(bytes: usize) -> u64 {
+    SEND_NS + copy_ns(bytes.saturating_sub(1024))
 }
 
 /// Opening records of so many bytes together.
@@ -69,6 +76,8 @@ pub struct WorkLimits {
     pub reads_ns: u64,
     /// Processes that run on the shards.
     pub handlers_ns: u64,
+    /// Sending a batch.
+    pub sends_ns: u64,
     /// Clients that go on.
     pub resumes_ns: u64,
     /// Shutting and closing sockets.
@@ -76,16 +85,62 @@ pub struct WorkLimits {
 }
 
 impl Default for WorkLimits {
-    /// 0.4 ms for orders, or 26,000 channels of a broadcast. With the sends of a batch (0.9 ms), some two milliseconds.
+    /// 0.4 ms for orders, or 26,000 channels of a broadcast; 256 sends of a batch, 0.9 ms. Together some two milliseconds.
     fn default() -> Self {
         Self {
             begin_ns: 150_000,
             orders_ns: 400_000,
             reads_ns: 200_000,
             handlers_ns: HANDLER_NS,
+            sends_ns: 256 * SEND_NS,
             resumes_ns: 100_000,
             effects_ns: 100_000,
         }
+    }
+}
+
+/// How much dearer work is here and now than where its costs were measured, in sixteenths: on a slower machine, or where
+/// others use the same caches, a turn takes in less, and so takes no longer.
+///
+/// The shard counts the same whatever this is. Only the driver has a clock, so in the simulation it stays at one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Calibration(u64);
+
+impl Calibration {
+    const ONE: u64 = 16;
+    const MAX: u64 = 8 * Self::ONE;
+
+    /// Turns of less work are mostly what a turn costs by itself.
+    const WORK_NS_MIN: u64 = 100_000;
+
+    /// A turn that was counted as `spent_ns` took `cpu_ns`. One that was dear counts at once, and for some ten turns.
+    pub fn note(&mut self, spent_ns: u64, cpu_ns: u64) {
+        if spent_ns >= Self::WORK_NS_MIN {
+            let now = (cpu_ns * Self::ONE / spent_ns).clamp(Self::ONE, Self::MAX);
+            let weight = if now > self.0 { 2 } else { 8 };
+            self.0 = (self.0 * (weight - 1) + now) / weight;
+        }
+    }
+
+    /// The same limits, in time as it passes here.
+    pub fn within(self, limits: WorkLimits) -> WorkLimits {
+        let here = |ns: u64| if self.0 <= Self::ONE { ns } else { ns * Self::ONE / self.0 };
+        WorkLimits {
+            begin_ns: here(limits.begin_ns),
+            orders_ns: here(limits.orders_ns),
+            reads_ns: here(limits.reads_ns),
+            // Handlers are timed by the clock.
+            handlers_ns: limits.handlers_ns,
+            sends_ns: here(limits.sends_ns),
+            resumes_ns: here(limits.resumes_ns),
+            effects_ns: here(limits.effects_ns),
+        }
+    }
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self(Self::ONE)
     }
 }
 
@@ -138,5 +193,29 @@ impl Work {
     /// Returns whether it has.
     pub fn is_slice_over(&self) -> bool {
         self.spent_ns >= self.slice_end_ns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_work_is_dearer_a_turn_takes_in_less() {
+        let (usual, mut here) = (WorkLimits::default(), Calibration::default());
+        assert_eq!(here.within(usual), usual);
+        // As cheap as it was measured, cheaper, and turns that say nothing.
+        for (spent_ns, cpu_ns) in [(1_000_000, 1_000_000), (1_000_000, 10_000), (99_999, 10_000_000)] {
+            here.note(spent_ns, cpu_ns);
+        }
+        assert_eq!(here.within(usual), usual);
+        (0..10).for_each(|_| here.note(1_000_000, 4_000_000));
+        let sends_ns = here.within(usual).sends_ns;
+        assert!((usual.sends_ns / 5..usual.sends_ns / 3).contains(&sends_ns), "{sends_ns}");
+        // However dear, something is done; and it becomes cheap again.
+        (0..100).for_each(|_| here.note(1_000_000, u64::MAX / 16));
+        assert!(here.within(usual).reads_ns >= usual.reads_ns / 8);
+        (0..100).for_each(|_| here.note(1_000_000, 1_000_000));
+        assert!(here.within(usual).sends_ns > usual.sends_ns / 2);
     }
 }

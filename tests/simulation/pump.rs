@@ -22,8 +22,8 @@ pub const UNIX_S: u64 = 1_000_000;
 /// send, each with a step of inflating more than they may be, and an event of a slow handler.
 const STEPS_NS_MAX: u64 = 600_000 + 2 * (100_000 + 2 * 130_000) + 200_000 + SLOW_EVENT_NS;
 
-/// What the sends of a turn are counted as, at most.
-const BATCH_NS: u64 = 256 * 3_500;
+/// The last send of a batch, of as much as one client is offered.
+const LAST_SEND_NS: u64 = 3_500 + (256 << 10) / 4;
 
 /// More turns without a pause than anything that waits can need.
 const TURNS_MAX: usize = 20_000;
@@ -164,8 +164,8 @@ impl Pump {
             self.network.borrow_mut().check_ends();
             let (work, spent_ns) = (self.pace.limits.work, turns.shard().spent_ns());
             let parts = work.begin_ns + work.orders_ns + work.reads_ns + work.handlers_ns + work.resumes_ns;
-            let least_ns = parts + work.effects_ns + BATCH_NS;
-            if spent_ns > least_ns + STEPS_NS_MAX {
+            let least_ns = parts + work.effects_ns + work.sends_ns;
+            if spent_ns > least_ns + STEPS_NS_MAX + LAST_SEND_NS {
                 return Err(format!(
                     "a turn of {spent_ns} ns of work, where {least_ns} and a step of each kind are due"
                 ));

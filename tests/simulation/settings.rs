@@ -220,6 +220,7 @@ impl Settings {
             orders_ns: ample_ns,
             reads_ns: ample_ns,
             handlers_ns: ample_ns,
+            sends_ns: WorkLimits::default().sends_ns,
             resumes_ns: ample_ns,
             effects_ns: ample_ns,
         };
@@ -260,6 +261,7 @@ fn pace(rng: &mut Rng) -> TurnPace {
         orders_ns: share(rng, usual.orders_ns),
         reads_ns: share(rng, usual.reads_ns),
         handlers_ns: share(rng, usual.handlers_ns),
+        sends_ns: share(rng, usual.sends_ns),
         resumes_ns: share(rng, usual.resumes_ns),
         effects_ns: share(rng, usual.effects_ns),
     };

@@ -235,6 +235,7 @@ impl Shard {
                 Err(violation) => (0, self.violated(slot, violation)),
             };
             self.work.inflate(inflate_ns(scratch.take_inflated_bytes()));
+            self.work.spend(work::FRAGMENT_NS * scratch.take_fragments() as u64);
             if matches!(step, ReceiveStep::Over) {
                 break;
             }

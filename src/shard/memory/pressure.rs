@@ -180,8 +180,11 @@ impl Shard {
         self.stats.dropped += dropped as u64;
         self.stats.dropped_for_memory += dropped as u64;
         self.weigh(slot);
-        if dropped == 0 {
-            // Only a frame in progress is left.
+        if dropped == 0 && self.memory.is_overdrawn() {
+            // Only a frame in progress is left, and too many have one.
+            self.count_closed_for_memory(slot);
+            self.cut_for(slot, close::code::TRY_AGAIN_LATER, SHORT);
+        } else if dropped == 0 {
             self.memory.pass_over(slot, HolderList::Queued);
         }
     }

@@ -136,6 +136,65 @@ fn a_payload_for_many_counts_once() {
     assert_eq!(used(&stage), 0);
 }
 
+fn broadcast(stage: &mut Stage, payload: Vec<u8>, policy: Policy) {
+    let many = PushMany {
+        audience: ShardAudience::Process,
+        except: Arc::new([]),
+        owner: OWNER,
+        frame: PushFrame { kind: BINARY, payload: payload.into() },
+        compressed: None,
+        policy: Some(policy),
+        part: None,
+    };
+    stage.shard.handle_command(Command::PushMany(Box::new(many)), 0);
+    stage.settle();
+}
+
+#[test]
+fn many_who_fall_behind_in_the_same_large_frame_hold_it_once() {
+    let mut stage = stage(Policy::Close, 64);
+    let clients: Vec<_> = (0..200).map(|at| stage.open(1000 + 7 * at)).collect();
+    let payload: Vec<u8> = (0..50_000).map(|at| at as u8).collect();
+    broadcast(&mut stage, payload.clone(), Policy::DropNewest);
+    let held = used(&stage);
+    assert!((50_000..50_000 + 200 * 1000).contains(&held), "{held} bytes for what 200 have in common");
+    // Frames of every size behind it, and then everything arrives whole.
+    let mut sent = vec![payload];
+    for size in [10, 3_000, 5_000, 20_000, 1] {
+        sent.push(vec![size as u8; size]);
+        broadcast(&mut stage, vec![size as u8; size], Policy::DropNewest);
+    }
+    for client in clients {
+        stage.give_room(client, usize::MAX);
+        stage.settle();
+        let left = stage.wire(client.socket, |wire| std::mem::take(&mut wire.left));
+        let whole: Vec<u8> = sent
+            .iter()
+            .flat_map(|payload| {
+                let header = crate::proto::server_header(crate::proto::Opcode::Binary, false, payload.len());
+                [header.as_slice(), payload].concat()
+            })
+            .collect();
+        assert!(whole == left, "{} bytes of {}", left.len(), whole.len());
+    }
+    assert_eq!(used(&stage), 0);
+}
+
+#[test]
+fn frames_in_progress_of_many_clients_are_bounded_too() {
+    // Nothing can be dropped of any of them: each has begun to take its only frame.
+    let mut stage = stage(Policy::DropNewest, 1);
+    (0..500).for_each(|_| _ = stage.open(100));
+    broadcast(&mut stage, vec![7; 4_000], Policy::DropNewest);
+    // Their ends are told in the turn after.
+    stage.turn();
+    let held = used(&stage);
+    assert!(held <= MIB + MIB / 4, "{held}");
+    let closed = stage.closed();
+    assert!(!closed.is_empty() && closed.iter().all(|closed| (closed.code, closed.by) == (1013, ClosedBy::Broker)));
+    assert_eq!(stage.shard.report().stats.closed_for_memory, closed.len() as u64);
+}
+
 /// The first `bytes` of a Binary message of 2 MiB.
 fn upload(bytes: std::ops::Range<usize>) -> Vec<u8> {
     let mut message = Vec::new();

@@ -24,6 +24,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
+/// Payloads up to this size are copied to what is kept; larger ones stay where their process put them, for a channel that
+/// falls behind in one is not to have a copy of its own.
+const KEPT_COPY_BYTES_MAX: usize = 4 * 1024;
+
 /// A frame of one push in one form: encoded when the first channel needs it, then shared by all.
 pub(in crate::shard) struct Encoding {
     pub parts: FrameParts,
@@ -65,7 +69,7 @@ impl Encoding {
         charge: impl FnOnce(usize) -> SharedCharge,
     ) -> Range {
         let FrameParts { header, payload, charge: claim } = &self.parts;
-        let range = if payload.len() <= self.copy_bytes_max {
+        let range = if payload.len() <= self.copy_bytes_max.min(KEPT_COPY_BYTES_MAX) {
             kept.append_joined(of, now_ms, [header.as_slice(), b"", payload], charge)
         } else {
             let claim = if claim.is_counted() { claim.clone() } else { charge(payload.len()) };
@@ -122,7 +126,7 @@ impl Encoding {
         let mark: &[u8] = if is_escaped { &[resume::MARK] } else { &[] };
         let opcode = if self.is_text() { Opcode::Text } else { Opcode::Binary };
         let header = server_header(opcode, false, mark.len() + payload.len());
-        let range = if mark.len() + payload.len() <= self.copy_bytes_max {
+        let range = if mark.len() + payload.len() <= self.copy_bytes_max.min(KEPT_COPY_BYTES_MAX) {
             kept.append_joined(of, now_ms, [header.as_slice(), mark, payload], charge)
         } else if is_escaped {
             let payload: Bytes = [mark, payload].concat().into();
@@ -146,10 +150,13 @@ impl Encoding {
 
     pub fn range(&mut self, window: &mut Window) -> Range {
         *self.range.get_or_insert_with(|| {
-            if self.parts.payload.len() <= self.copy_bytes_max {
-                window.append_joined(self.parts.header.as_slice(), &self.parts.payload)
+            let FrameParts { header, payload, charge } = &self.parts;
+            if payload.len() > self.copy_bytes_max {
+                window.append_blob(Some(*header), payload.clone(), charge.clone())
+            } else if charge.is_counted() {
+                window.append_large(header, payload, charge)
             } else {
-                window.append_blob(Some(self.parts.header), self.parts.payload.clone(), self.parts.charge.clone())
+                window.append_joined(header.as_slice(), payload)
             }
         })
     }

@@ -45,7 +45,7 @@ pub(in crate::shard) enum ListenerAudience {
 }
 
 impl ListenerAudience {
-    /// What is kept for it alone: a path that a client has asked for, and who was logged in.
+    /// What an entry keeps for it alone: a path that a client has asked for, and who was logged in.
     fn name_bytes(&self) -> usize {
         match self {
             Self::One { path, user } => path.len() + user.as_ref().map_or(0, |user| user.len()),
@@ -77,6 +77,13 @@ struct DepartedAudience {
     until_ms: u64,
     /// Keeps a topic's messages coming to this shard.
     claim: Option<TopicClaim>,
+}
+
+impl DepartedAudience {
+    /// What is kept for it alone: a path whose binding may be gone. A topic is charged as such.
+    fn name_bytes(audience: &ListenerAudience) -> usize {
+        if let ListenerAudience::Path(path) = audience { path.len() } else { audience.name_bytes() }
+    }
 }
 
 /// See the module.
@@ -223,7 +230,8 @@ impl Journal {
 
     /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
     pub fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
-        let left_bytes = self.left.capacity() * size_of::<(ListenerAudience, DepartedAudience)>();
+        let names: usize = self.left.keys().map(DepartedAudience::name_bytes).sum();
+        let left_bytes = self.left.capacity() * size_of::<(ListenerAudience, DepartedAudience)>() + names;
         let entry_bytes = self.entries.capacity() * size_of::<JournalEntry>();
         let bytes = size_of::<Self>() + entry_bytes + left_bytes + self.name_bytes;
         if bytes != self.charged_bytes {

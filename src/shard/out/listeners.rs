@@ -141,9 +141,17 @@ impl Shard {
         }
     }
 
-    /// Releases journals that are not needed any more, and entries of others that are too old. Once a tick.
+    /// Releases journals that are not needed any more, and entries of others that are too old, and counts what the others
+    /// take: listeners leave though nothing is pushed. Once a tick.
     pub(super) fn trim_journals(&mut self, before_ms: u64) {
-        let (now_ms, kept) = (self.now_ms, &self.out.window.kept);
-        self.out.journals.retain(|_, journal| !journal.trim(before_ms, now_ms, kept));
+        let (now_ms, kept, owners, memory) = (self.now_ms, &self.out.window.kept, &self.owners, &mut self.memory);
+        self.out.journals.retain(|&id, journal| {
+            let is_needed = !journal.trim(before_ms, now_ms, kept);
+            if is_needed {
+                let owner = owners.find(id).map(|place| &*owners[place].owner);
+                journal.count(|bytes| memory.charge(bytes, owner));
+            }
+            is_needed
+        });
     }
 }

@@ -442,8 +442,7 @@ impl Outbound {
         if backlog.pieces.is_empty() && backlog.is_empty_but_for_pieces() {
             return self.clear(spares);
         }
-        backlog.pieces.own(window);
-        backlog.pieces.split_front(boundary);
+        backlog.pieces.own(window, boundary);
     }
 }
 

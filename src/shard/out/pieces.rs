@@ -276,35 +276,67 @@ impl Pieces {
         self.chunk_bytes -= chunk - piece.chunk_len();
     }
 
-    /// Makes the first `count` bytes a piece of their own.
-    pub fn split_front(&mut self, count: usize) {
-        if count > 0
-            && let Some(OutboundPiece::Chunk { bytes, sent }) = self.pieces.front()
-            && bytes.len() - sent > count
-        {
-            let front = OutboundPiece::of(&bytes[*sent..sent + count]);
-            self.advance(0, count);
-            self.push_front(front);
+    /// Copies ranges out of the window; large payloads become references of our own. The first `boundary` bytes, which are
+    /// no whole frames, come to lie apart; behind them frames lie in chunks of one size, so that what one queue lets go of
+    /// is of use to the next.
+    pub fn own(&mut self, window: &Window, mut boundary: usize) {
+        for piece in std::mem::take(self).pieces {
+            let apart = boundary.min(piece.len());
+            boundary -= apart;
+            match piece {
+                OutboundPiece::Range(range) => self.own_range(window, range, apart),
+                OutboundPiece::Chunk { bytes, sent } if apart > 0 && bytes.len() - sent > apart => {
+                    self.push_apart(&bytes[sent..sent + apart]);
+                    let mut rest = OutboundPiece::Chunk { bytes, sent };
+                    rest.advance(apart);
+                    self.push_back(rest);
+                }
+                piece => self.push_back(piece),
+            }
         }
     }
 
-    /// Copies ranges out of the window, joined; blobs become references of our own.
-    pub fn own(&mut self, window: &Window) {
-        if !self.pieces.iter().any(|piece| matches!(piece, OutboundPiece::Range(_))) {
-            return;
-        }
-        for piece in std::mem::take(self).pieces {
-            let OutboundPiece::Range(range) = piece else {
-                self.push_back(piece);
-                continue;
-            };
-            match window.get(range) {
-                RangeBytes::Joined(from) => self.push_back(OutboundPiece::of(from)),
-                RangeBytes::Blob { header, blob, skip, len, charge } => {
-                    let (payload, charge) = (blob.slice(skip..skip + len), charge.clone());
-                    self.push_back(OutboundPiece::Blob { header: header.into(), payload, charge });
-                }
+    fn own_range(&mut self, window: &Window, range: Range, mut apart: usize) {
+        window.each_to_own(range, |part| match part {
+            RangeBytes::Joined(from) => {
+                let (first, frames) = from.split_at(apart.min(from.len()));
+                apart -= first.len();
+                self.push_apart(first);
+                self.push_frames(frames);
             }
+            RangeBytes::Blob { header, blob, skip, len, charge } => {
+                apart = apart.saturating_sub(header.len() + len);
+                let (payload, charge) = (blob.slice(skip..skip + len), charge.clone());
+                self.push_back(OutboundPiece::Blob { header: header.into(), payload, charge });
+            }
+        });
+    }
+
+    fn push_apart(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.push_back(OutboundPiece::of(bytes));
+        }
+    }
+
+    /// Appends a copy of whole frames, as many of them in a chunk as it holds.
+    fn push_frames(&mut self, mut frames: &[u8]) {
+        let first_len = |frames: &[u8]| server_frame_len(frames).unwrap_or(frames.len());
+        while !frames.is_empty() {
+            let mut len = first_len(frames);
+            while len < frames.len() {
+                let longer = len + first_len(&frames[len..]);
+                if longer > CHUNK_BYTES {
+                    break;
+                }
+                len = longer;
+            }
+            let (chunk, rest) = frames.split_at(len);
+            // What is nearly full is as large as all others are.
+            let is_nearly_full = (CHUNK_BYTES - SHARES_CHUNK_BYTES_MAX..=CHUNK_BYTES).contains(&len);
+            let mut bytes = Vec::with_capacity(if is_nearly_full { CHUNK_BYTES } else { len });
+            bytes.extend_from_slice(chunk);
+            self.push_back(OutboundPiece::Chunk { bytes, sent: 0 });
+            frames = rest;
         }
     }
 

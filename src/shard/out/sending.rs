@@ -11,13 +11,9 @@ use crate::shard::core::Shard;
 use crate::shard::flush::{OutgoingBytes, PARTS_MAX, SendParts};
 use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
-use crate::shard::work;
+use crate::shard::work::{self, WorkLimits};
 use smallvec::SmallVec;
 use std::io::IoSlice;
-
-/// The most sends of one batch: at the measured 3.5 to 5 µs each, about a millisecond without looking up. Fewer where
-/// streams end with them.
-const BATCH_SENDS_MAX: usize = 256;
 
 /// The most bytes of one batch. A loopback socket takes 4 MB at once; a batch should not take that from each.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
@@ -26,11 +22,16 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 const OFFER_BYTES_MAX: usize = 256 * 1024;
 
 impl Shard {
-    /// Sends one batch. Returns whether more is waiting.
+    /// Sends one batch of the usual size. Returns whether more is waiting.
     pub fn flush(&mut self) -> bool {
+        self.flush_within(WorkLimits::default().sends_ns)
+    }
+
+    /// Sends one batch, which may cost so much: at least one send. Returns whether more is waiting.
+    pub(in crate::shard) fn flush_within(&mut self, sends_ns: u64) -> bool {
         // Before the client can hear of its channel: what it then says elsewhere must not overtake this.
         self.owners.hand_over_opened();
-        let batch = self.take_batch();
+        let batch = self.take_batch(sends_ns);
         if !batch.is_empty() {
             self.send_batch(&batch);
         }
@@ -59,11 +60,12 @@ impl Shard {
     }
 
     /// Takes connections off the lists, urgent ones first.
-    fn take_batch(&mut self) -> Vec<Slot> {
-        let expected = BATCH_SENDS_MAX.min(self.out.waiting.urgent.len() + self.out.waiting.bulk.len());
+    fn take_batch(&mut self, sends_ns: u64) -> Vec<Slot> {
+        let sends_max = sends_ns.div_ceil(work::SEND_NS) as usize;
+        let expected = sends_max.min(self.out.waiting.urgent.len() + self.out.waiting.bulk.len());
         let mut batch = Vec::with_capacity(expected);
         let (mut bytes, mut cost_ns) = (0, 0);
-        while cost_ns < BATCH_SENDS_MAX as u64 * work::SEND_NS && bytes < BATCH_BYTES_MAX {
+        while cost_ns < sends_ns && bytes < BATCH_BYTES_MAX {
             let (slot, list) = match self.out.waiting.urgent.pop_front() {
                 Some(slot) => (slot, Flag::Urgent),
                 None => match self.out.waiting.bulk.pop_front() {
@@ -78,9 +80,11 @@ impl Shard {
             let Some(connection) = self.table.get_mut(slot) else { continue };
             if connection.flags.take(list) && self.enter_batch(slot) {
                 let connection = &self.table[slot];
-                bytes += connection.outbound.queued_bytes().min(OFFER_BYTES_MAX);
+                let offered = connection.outbound.queued_bytes().min(OFFER_BYTES_MAX);
+                bytes += offered;
+                // With the last bytes of a stream goes its end.
                 let ends = connection.flags.has(Flag::Shutdown);
-                cost_ns += work::SEND_NS + if ends { work::EFFECT_NS } else { 0 };
+                cost_ns += work::send_ns(offered) + if ends { work::EFFECT_NS } else { 0 };
                 batch.push(slot);
             }
         }
@@ -142,7 +146,7 @@ impl Shard {
             self.out.flusher.send_all(&outgoing, &mut short);
         }
         self.stats.sends += batch.len() as u64;
-        self.work.spend(work::SEND_NS * batch.len() as u64);
+        self.work.spend(offered.iter().map(|&bytes| work::send_ns(bytes as usize)).sum());
         short.sort_unstable_by_key(|short| short.index);
         let mut shorts = short.drain(..).peekable();
         let mut sealings = sealed.into_iter().peekable();

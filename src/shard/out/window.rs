@@ -22,8 +22,31 @@ const SEGMENT_BYTES: usize = 64 * 1024;
 const SPARE_SEGMENTS_MAX: usize = 16;
 
 enum WindowSegment {
-    Joined(Vec<u8>),
+    Joined(JoinedFrames),
     Blob { header: Option<ServerHeader>, blob: Bytes, charge: SharedCharge },
+}
+
+/// Frames side by side.
+#[derive(Default)]
+struct JoinedFrames {
+    bytes: Vec<u8>,
+    /// The large ones of them, in order.
+    large: Vec<LargeFrame>,
+}
+
+/// A frame that was copied, since one copy serves all who take it at once; who falls behind in it keeps its payload by
+/// reference, so that it is not copied for each of them.
+struct LargeFrame {
+    start: usize,
+    payload_start: usize,
+    payload: Bytes,
+    charge: SharedCharge,
+}
+
+impl LargeFrame {
+    fn end(&self) -> usize {
+        self.payload_start + self.payload.len()
+    }
 }
 
 /// See the module.
@@ -65,12 +88,48 @@ impl Window {
     /// Appends header and payload as joined bytes: one copy, whatever the number of channels that will send them.
     pub fn append_joined(&mut self, header: &[u8], payload: &[u8]) -> Range {
         let len = header.len() + payload.len();
-        let segment = self.segment_with_room(len);
-        let start = segment.len();
-        segment.extend_from_slice(header);
-        segment.extend_from_slice(payload);
+        let bytes = &mut self.segment_with_room(len).bytes;
+        let start = bytes.len();
+        bytes.extend_from_slice(header);
+        bytes.extend_from_slice(payload);
         self.bytes += len;
         Range { segment: self.end().wrapping_sub(1), start: start as u32, end: (start + len) as u32 }
+    }
+
+    /// As [`append_joined`](Self::append_joined); who falls behind in this frame keeps `payload` by reference.
+    pub fn append_large(&mut self, header: &ServerHeader, payload: &Bytes, charge: &SharedCharge) -> Range {
+        let range = self.append_joined(header.as_slice(), payload);
+        if let Some(WindowSegment::Joined(joined)) = self.segments.back_mut() {
+            let (start, payload, charge) = (range.start as usize, payload.clone(), charge.clone());
+            joined.large.push(LargeFrame { start, payload_start: start + header.as_slice().len(), payload, charge });
+        }
+        range
+    }
+
+    /// Gives the bytes of a range in order, as they are to be kept beyond the window: what is joined is to be copied.
+    pub fn each_to_own<'a>(&'a self, range: Range, mut each: impl FnMut(RangeBytes<'a>)) {
+        let place = range.segment.wrapping_sub(self.front) as usize;
+        let joined = match self.segments.get(place) {
+            Some(WindowSegment::Joined(joined)) if !range.is_kept() && !joined.large.is_empty() => joined,
+            _ => return each(self.get(range)),
+        };
+        let (mut at, end) = (range.start as usize, range.end as usize);
+        let first = joined.large.partition_point(|large| large.end() <= at);
+        for large in joined.large[first..].iter().take_while(|large| large.start < end) {
+            if at < large.start {
+                each(RangeBytes::Joined(&joined.bytes[at..large.start]));
+            }
+            let from = at.max(large.start);
+            let until = end.min(large.end());
+            let header = &joined.bytes[from.min(large.payload_start)..until.min(large.payload_start)];
+            let skip = from.saturating_sub(large.payload_start);
+            let len = until.saturating_sub(large.payload_start) - skip;
+            each(RangeBytes::Blob { header, blob: &large.payload, skip, len, charge: &large.charge });
+            at = until;
+        }
+        if at < end {
+            each(RangeBytes::Joined(&joined.bytes[at..end]));
+        }
     }
 
     /// Appends a blob that is not copied, behind a header if it is a frame.
@@ -92,7 +151,7 @@ impl Window {
         }
         let (start, end) = (range.start as usize, range.end as usize);
         match &self.segments[range.segment.wrapping_sub(self.front) as usize] {
-            WindowSegment::Joined(bytes) => RangeBytes::Joined(&bytes[start..end]),
+            WindowSegment::Joined(joined) => RangeBytes::Joined(&joined.bytes[start..end]),
             WindowSegment::Blob { header, blob, charge } => {
                 let header = slice_of(header);
                 let skip = start.saturating_sub(header.len());
@@ -108,7 +167,7 @@ impl Window {
         while self.front != segment && !self.segments.is_empty() {
             self.front = self.front.wrapping_add(1);
             match self.segments.pop_front().expect("it is not empty") {
-                WindowSegment::Joined(bytes) => {
+                WindowSegment::Joined(JoinedFrames { bytes, .. }) => {
                     self.bytes -= bytes.len();
                     self.heap_bytes -= bytes.capacity();
                     self.keep_spare(bytes);
@@ -136,16 +195,17 @@ impl Window {
     }
 
     /// The last segment when `len` more bytes fit without moving it, else a new one.
-    fn segment_with_room(&mut self, len: usize) -> &mut Vec<u8> {
-        let fits = matches!(self.segments.back(), Some(WindowSegment::Joined(b)) if b.capacity() - b.len() >= len);
+    fn segment_with_room(&mut self, len: usize) -> &mut JoinedFrames {
+        let has_room = |joined: &JoinedFrames| joined.bytes.capacity() - joined.bytes.len() >= len;
+        let fits = matches!(self.segments.back(), Some(WindowSegment::Joined(joined)) if has_room(joined));
         if !fits {
             let spare = if len <= SEGMENT_BYTES { self.spare.pop() } else { None };
             let bytes = spare.unwrap_or_else(|| Vec::with_capacity(len.max(SEGMENT_BYTES)));
             self.heap_bytes += bytes.capacity();
-            self.segments.push_back(WindowSegment::Joined(bytes));
+            self.segments.push_back(WindowSegment::Joined(JoinedFrames { bytes, large: Vec::new() }));
         }
         match self.segments.back_mut() {
-            Some(WindowSegment::Joined(bytes)) => bytes,
+            Some(WindowSegment::Joined(joined)) => joined,
             _ => unreachable!("a joined segment was just pushed"),
         }
     }
@@ -192,6 +252,40 @@ mod tests {
         assert_eq!(bytes_of(&window, second), vec![8; 20]);
         window.release_all();
         assert_eq!(window.bytes(), 0);
+    }
+
+    #[test]
+    fn who_falls_behind_in_a_large_frame_keeps_its_payload_by_reference() {
+        let mut window = Window::default();
+        let payloads = [5_000, 20, 6_000, 7_000].map(|len| Bytes::from(vec![len as u8; len]));
+        let mut range = window.append_joined(b"ab", b"cd");
+        for payload in &payloads {
+            let header = server_header(Opcode::Binary, false, payload.len());
+            let next = match payload.len() {
+                ..=20 => window.append_joined(header.as_slice(), payload),
+                _ => window.append_large(&header, payload, &SharedCharge::default()),
+            };
+            assert!(range.try_extend(next));
+        }
+        let whole = bytes_of(&window, range);
+        for cut in (0..whole.len()).step_by(7) {
+            let (mut all, mut copied) = (Vec::new(), 0);
+            window.each_to_own(range.split_at(cut).1, |part| match part {
+                RangeBytes::Joined(bytes) => {
+                    copied += bytes.len();
+                    all.extend_from_slice(bytes);
+                }
+                RangeBytes::Blob { header, blob, skip, len, .. } => {
+                    assert!(payloads.iter().any(|payload| payload.as_ptr() == blob.as_ptr()));
+                    all.extend_from_slice(header);
+                    all.extend_from_slice(&blob[skip..skip + len]);
+                }
+            });
+            assert_eq!(all, whole[cut..], "cut at {cut}");
+            assert!(copied <= 4 + 22, "{copied} bytes are copied from {cut} on");
+        }
+        window.release_all();
+        assert!(payloads.iter().all(Bytes::is_unique), "the window has let go of them");
     }
 
     #[test]

@@ -192,8 +192,13 @@ impl Shard {
         if self.table[slot].flags.has(Flag::Detached) {
             return self.end_detached(slot, close::code::GOING_AWAY, "the broker stopped", ClosedBy::Broker);
         }
+        self.cut_for(slot, close::code::GOING_AWAY, "the broker stopped");
+    }
+
+    /// Ends a connection at once, with what was queued for it. Its process is told this code and reason, its client nothing.
+    pub(in crate::shard) fn cut_for(&mut self, slot: Slot, code: u16, why: &str) {
         let lost = self.unsent_bytes(slot);
-        self.end_channel(slot, close::code::GOING_AWAY, "the broker stopped", ClosedBy::Broker, lost);
+        self.end_channel(slot, code, why, ClosedBy::Broker, lost);
         self.remove(slot);
     }
 
