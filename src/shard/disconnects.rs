@@ -8,6 +8,7 @@
 use super::event::ClosedBy;
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
+use crate::proto::close;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -61,8 +62,7 @@ pub(super) struct Disconnects(VecDeque<Disconnect>);
 impl Disconnects {
     pub fn push(&mut self, mut disconnect: Disconnect) {
         if disconnect.path.len() > PATH_BYTES_MAX {
-            let end = disconnect.path.floor_char_boundary(PATH_BYTES_MAX);
-            disconnect.path = disconnect.path[..end].into();
+            disconnect.path = close::cut(&disconnect.path, PATH_BYTES_MAX).into();
         }
         if self.0.len() == DISCONNECTS_MAX {
             self.0.pop_front();
