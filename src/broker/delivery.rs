@@ -1,8 +1,12 @@
 //! How one order is delivered, in addition to its contents: the policy, and the recipient of its outcome.
 
 use super::elsewhere::AskNodes;
+#[cfg(feature = "link")]
+use super::elsewhere::OnNodes;
 use super::ticket::TicketSender;
 use crate::shard::command::Policy;
+#[cfg(feature = "link")]
+use crate::shard::outcome::Outcome;
 use crate::shard::outcome::OutcomePart;
 
 /// See the module.
@@ -38,6 +42,17 @@ impl DeliveryOptions {
     /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number, if it failed.
     pub(crate) fn asking_failure(ticket: u64) -> Self {
         Self { ask: Some(OutcomeTo::Failure(ticket)), ..Self::default() }
+    }
+
+    /// Has `here` called with what became of it on this node, and `nodes` with what the other nodes of the fleet say, each
+    /// on a thread that must not wait.
+    #[cfg(feature = "link")]
+    pub(crate) fn telling(
+        here: impl FnOnce(Outcome) + Send + 'static,
+        nodes: impl FnOnce(OnNodes) + Send + 'static,
+    ) -> Self {
+        let ask = Some(OutcomeTo::Ticket(TicketSender::calling(here)));
+        Self { ask, nodes: Some(AskNodes::calling(nodes)), ..Self::default() }
     }
 
     /// With this policy.

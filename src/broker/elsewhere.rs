@@ -134,6 +134,12 @@ impl<T: Untold> Asker<T> {
         (Self(Some(teller)), ticket)
     }
 
+    /// Has `call` made with it, on a thread that must not wait.
+    #[cfg_attr(not(feature = "link"), allow(dead_code))]
+    pub(super) fn calling(call: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Some(TicketSender::calling(call)))
+    }
+
     /// Tells it.
     pub fn tell(mut self, said: T) {
         if let Some(teller) = self.0.take() {

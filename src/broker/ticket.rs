@@ -31,26 +31,43 @@ struct TicketState<T> {
     waiting: Option<Waker>,
 }
 
-/// The other end of a [`Ticket`].
-#[derive(Debug)]
-pub(super) struct TicketSender<T = Outcome>(Arc<TicketShared<T>>);
+/// The other end of a [`Ticket`], or of a call that takes its place.
+pub struct TicketSender<T = Outcome>(Told<T>);
+
+enum Told<T> {
+    Ticket(Arc<TicketShared<T>>),
+    Call(Mutex<Option<Box<dyn FnOnce(T) + Send>>>),
+}
+
+impl<T> std::fmt::Debug for TicketSender<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TicketSender")
+    }
+}
 
 pub(super) fn ticket<T>() -> (TicketSender<T>, Ticket<T>) {
     let state = Mutex::new(TicketState { outcome: None, waiting: None });
     let told = Arc::new(TicketShared { state, changed: Condvar::new() });
-    (TicketSender(told.clone()), Ticket(told))
+    (TicketSender(Told::Ticket(told.clone())), Ticket(told))
 }
 
 impl<T> TicketSender<T> {
+    /// Has `call` made with the outcome, on the thread that delivers it, which may be a shard's: it must not wait.
+    #[cfg_attr(not(feature = "link"), allow(dead_code))]
+    pub(super) fn calling(call: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Told::Call(Mutex::new(Some(Box::new(call)))))
+    }
+
     /// Delivers the outcome. The caller may no longer wait for it.
     pub(super) fn tell(&self, outcome: T) {
-        let mut state = self.0.state();
-        state.outcome = Some(outcome);
-        let waiting = state.waiting.take();
-        drop(state);
-        self.0.changed.notify_all();
-        if let Some(waker) = waiting {
-            waker.wake();
+        match &self.0 {
+            Told::Ticket(shared) => shared.tell(outcome),
+            Told::Call(call) => {
+                let call = call.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(call) = call {
+                    call(outcome);
+                }
+            }
         }
     }
 }
@@ -89,6 +106,17 @@ impl<T: Clone> Future for Ticket<T> {
 }
 
 impl<T> TicketShared<T> {
+    fn tell(&self, outcome: T) {
+        let mut state = self.state();
+        state.outcome = Some(outcome);
+        let waiting = state.waiting.take();
+        drop(state);
+        self.changed.notify_all();
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, TicketState<T>> {
         // What a panic left behind is whole: each change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -5,7 +5,8 @@ use super::frame::LinkFrame;
 use super::peer::{AttachedPeer, ConnectError, Endpoint, LinkSendError, NumberedItem, OpenQuestions, PeerAnswer};
 use super::wire::{Attach, FromPeer, LiveChannel, OrderFailure, ToPeer};
 use crate::broker::{
-    Audience, BindPathError, ChannelAt, Event, Message, Outcome, Policy, RecvError, RequestId, Stopped,
+    Audience, BindPathError, ChannelAt, Event, GrantError, Message, OnNodes, Outcome, Policy, RecvError, RequestId,
+    Stopped,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{Dialect, HttpRule, WebSocketRule};
@@ -125,7 +126,8 @@ impl Client {
     ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
         let node = at.map(|at| at.node.to_string());
-        self.order(FromPeer::Push { channel: channel.get(), kind, policy, ask, node, as_guest }, blob, ask)
+        let channel = channel.get();
+        self.order(FromPeer::Push { channel, kind, policy, ask, node, as_guest, ask_nodes: false }, blob, ask)
     }
 
     /// Pushes one message to many channels of this process, encoded once for each of the broker's shards.
@@ -170,8 +172,92 @@ impl Client {
     ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
         let except = except.iter().map(|channel| channel.get()).collect();
-        let order = FromPeer::PushMany { to: audience.into(), except, kind, policy, ask, everywhere };
+        let to = audience.into();
+        let order = FromPeer::PushMany { to, except, kind, policy, ask, everywhere, ask_nodes: false };
         self.order(order, blob, ask)
+    }
+
+    /// As [`push_everywhere`](Self::push_everywhere), and waits for what became of it: here, and on each other node, which has
+    /// 250 ms to say so.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_everywhere_asking_nodes(
+        &self,
+        audience: Audience,
+        except: &[ChannelId],
+        message: Message,
+        policy: Option<Policy>,
+    ) -> Result<(Outcome, OnNodes), LinkSendError> {
+        let (kind, blob) = convert::message_out(message);
+        let (to, except) = (audience.into(), except.iter().map(|channel| channel.get()).collect());
+        self.asked_of_nodes(
+            |ask| FromPeer::PushMany { to, except, kind, policy, ask, everywhere: true, ask_nodes: true },
+            blob,
+        )
+    }
+
+    /// As [`push_at`](Self::push_at), and waits for what became of it at that node, which has 250 ms to say so.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_at_asking_node(
+        &self,
+        to: &ChannelAt,
+        message: Message,
+        policy: Option<Policy>,
+    ) -> Result<(Outcome, OnNodes), LinkSendError> {
+        let (kind, blob) = convert::message_out(message);
+        let (channel, node) = (to.channel.get(), Some(to.node.to_string()));
+        self.asked_of_nodes(
+            |ask| FromPeer::Push { channel, kind, policy, ask, node, as_guest: false, ask_nodes: true },
+            blob,
+        )
+    }
+
+    fn asked_of_nodes(
+        &self,
+        order: impl FnOnce(Option<u64>) -> FromPeer,
+        blob: Bytes,
+    ) -> Result<(Outcome, OnNodes), LinkSendError> {
+        match self.answer_to(|ask| order(Some(ask)), blob)? {
+            PeerAnswer::OnNodes(both) => Ok(*both),
+            // A message that the broker would not push: checked here before, so it comes from one of another version.
+            PeerAnswer::Failed(_) | PeerAnswer::Done | PeerAnswer::Topics(_) => {
+                Ok((Outcome { dropped: 1, ..Outcome::default() }, OnNodes::default()))
+            }
+        }
+    }
+
+    /// Lets the process at `guest`, an address on another node (`bob.os@chat:app:me.os`), push to a channel of this process,
+    /// or no more. `ask` asks for an [`Event::Outcome`]: 1 as `sent` if it is so now, as `dropped` if the channel has as many
+    /// guests as there may be, as `not_found` or `not_owner`.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn grant(
+        &self,
+        channel: ChannelId,
+        guest: &str,
+        is_granted: bool,
+        ask: Option<u64>,
+    ) -> Result<(), LinkSendError> {
+        let channel = Some(channel.get());
+        let order = FromPeer::Grant { guest: guest.to_owned(), channel, revoke: !is_granted, ask };
+        self.order(order, Bytes::new(), ask)
+    }
+
+    /// As [`grant`](Self::grant), for all channels of this process. When it returns, that is so.
+    ///
+    /// # Errors
+    /// See [`GrantError`]; an address that is none is told as the former.
+    pub fn grant_all(&self, guest: &str, is_granted: bool) -> Result<(), GrantError> {
+        let (guest, revoke) = (guest.to_owned(), !is_granted);
+        match self.answer_to(|ask| FromPeer::Grant { guest, channel: None, revoke, ask: Some(ask) }, Bytes::new()) {
+            Ok(PeerAnswer::Failed(_)) => Err(GrantError::TooMany),
+            Ok(_) => Ok(()),
+            Err(_) => Err(GrantError::Stopped),
+        }
     }
 
     /// Subscribes a channel of this process to a topic, a name of 1 to 255 bytes.
@@ -202,7 +288,7 @@ impl Client {
         match self.answer_to(|ask| FromPeer::ListTopics { prefix, after, limit, ask }, Bytes::new())? {
             PeerAnswer::Topics(topics) => Ok(topics),
             // A broker that knows no topics breaks off instead.
-            PeerAnswer::Done | PeerAnswer::Failed(_) => Ok(Vec::new()),
+            PeerAnswer::Done | PeerAnswer::Failed(_) | PeerAnswer::OnNodes(_) => Ok(Vec::new()),
         }
     }
 
@@ -307,7 +393,7 @@ impl Client {
     fn answered(&self, order: impl FnOnce(Option<u64>) -> FromPeer, blob: Bytes) -> Result<(), BindPathError> {
         match self.answer_to(|ask| order(Some(ask)), blob) {
             Ok(PeerAnswer::Failed(failure)) => Err(convert::bind_error(failure)),
-            Ok(PeerAnswer::Done | PeerAnswer::Topics(_)) => Ok(()),
+            Ok(PeerAnswer::Done | PeerAnswer::Topics(_) | PeerAnswer::OnNodes(_)) => Ok(()),
             // A path of a megabyte, or content that no client of this broker could be sent either.
             Err(LinkSendError::TooLarge) => Err(convert::bind_error(OrderFailure::PathTooLong)),
             Err(LinkSendError::Stopped) => Err(BindPathError::Stopped),
@@ -345,6 +431,10 @@ impl NumberedItem for Event {
             ToPeer::Done { ask } => answered(asked, ask, PeerAnswer::Done),
             ToPeer::Failed { ask, code, .. } => answered(asked, ask, PeerAnswer::Failed(code)),
             ToPeer::Topics { ask, topics } => answered(asked, ask, PeerAnswer::Topics(topics)),
+            ToPeer::Outcome(head) if head.ask & OUR_ASK != 0 => {
+                let both = (convert::outcome_in(&head), convert::nodes_in(&head));
+                answered(asked, head.ask, PeerAnswer::OnNodes(Box::new(both)))
+            }
             head => {
                 asked.open -= u32::from(matches!(head, ToPeer::Outcome(_)) && asked.open > 0);
                 convert::event_in(head, blob.into())

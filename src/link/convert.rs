@@ -3,11 +3,11 @@
 use super::frame::LinkFrame;
 use super::wire::{
     Audience, BlobHead, FrameKind, FromPeer, GrantedCapability, HttpHead, KernelBody, KernelHead, LiveChannel,
-    OrderFailure, OutcomeHead, ToPeer,
+    NodeOutcomeHead, OrderFailure, OutcomeHead, ToPeer,
 };
 use crate::broker::{
-    self, BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, Opened, Outcome,
-    RequestId,
+    self, BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, OnNodes, Opened,
+    Outcome, RequestId,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{BindError, ContractRequest, PatternError};
@@ -155,9 +155,36 @@ fn http_in(head: HttpHead, body: Bytes) -> HttpRequest {
     HttpRequest { id: RequestId(request), ask, body, timeout_s }
 }
 
-fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
+pub fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
+    let NodeOutcomeHead { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner } =
+        counts_out(outcome);
     OutcomeHead {
         ask,
+        sent,
+        queued,
+        queued_bytes,
+        conflated,
+        dropped,
+        closed,
+        not_found,
+        not_owner,
+        fleet_full: outcome.fleet_full as u64,
+        fleet_down: outcome.fleet_down as u64,
+        fleet_too_large: outcome.fleet_too_large as u64,
+        nodes: None,
+        partial: false,
+    }
+}
+
+/// The same with what other nodes say.
+pub fn nodes_out(ask: u64, here: &Outcome, nodes: &OnNodes) -> OutcomeHead {
+    let said = nodes.said.iter().map(|(node, outcome)| (node.to_string(), Some(counts_out(outcome))));
+    let silent = nodes.silent.iter().map(|node| (node.to_string(), None));
+    OutcomeHead { nodes: Some(said.chain(silent).collect()), partial: nodes.is_partial, ..outcome_out(ask, here) }
+}
+
+fn counts_out(outcome: &Outcome) -> NodeOutcomeHead {
+    NodeOutcomeHead {
         sent: outcome.sent as u64,
         queued: outcome.queued as u64,
         queued_bytes: outcome.queued_bytes as u64,
@@ -166,13 +193,36 @@ fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
         closed: outcome.closed as u64,
         not_found: outcome.not_found as u64,
         not_owner: outcome.not_owner as u64,
-        fleet_full: outcome.fleet_full as u64,
-        fleet_down: outcome.fleet_down as u64,
-        fleet_too_large: outcome.fleet_too_large as u64,
     }
 }
 
-fn outcome_in(head: &OutcomeHead) -> Outcome {
+/// What other nodes have said.
+pub fn nodes_in(head: &OutcomeHead) -> OnNodes {
+    let mut nodes = OnNodes { is_partial: head.partial, ..OnNodes::default() };
+    for (node, counts) in head.nodes.iter().flatten() {
+        match counts {
+            Some(counts) => drop(nodes.said.insert(node.as_str().into(), counts_in(counts))),
+            None => drop(nodes.silent.insert(node.as_str().into())),
+        }
+    }
+    nodes
+}
+
+fn counts_in(counts: &NodeOutcomeHead) -> Outcome {
+    Outcome {
+        sent: counts.sent as usize,
+        queued: counts.queued as usize,
+        queued_bytes: counts.queued_bytes as usize,
+        conflated: counts.conflated as usize,
+        dropped: counts.dropped as usize,
+        closed: counts.closed as usize,
+        not_found: counts.not_found as usize,
+        not_owner: counts.not_owner as usize,
+        ..Outcome::default()
+    }
+}
+
+pub fn outcome_in(head: &OutcomeHead) -> Outcome {
     Outcome {
         sent: head.sent as usize,
         queued: head.queued as usize,
@@ -260,9 +310,12 @@ pub fn bind_error(failure: OrderFailure) -> BindPathError {
         OrderFailure::PathParams => BindError::Pattern(PatternError::TooManyParams).into(),
         // How large it was is known to the broker alone.
         OrderFailure::Memory => BindPathError::Memory { bytes: 0 },
-        OrderFailure::Stopped | OrderFailure::NotUtf8 | OrderFailure::ControlTooLong | OrderFailure::TopicName => {
-            BindPathError::Stopped
-        }
+        OrderFailure::Stopped
+        | OrderFailure::NotUtf8
+        | OrderFailure::ControlTooLong
+        | OrderFailure::TopicName
+        | OrderFailure::GuestAddress
+        | OrderFailure::TooManyGuests => BindPathError::Stopped,
     }
 }
 

@@ -223,6 +223,21 @@ impl<D: LinkDirection> FrameQueue<D> {
         Ok(())
     }
 
+    /// The same from a thread that does nothing else for it than this: another one writes.
+    ///
+    /// # Errors
+    /// The line has ended.
+    pub fn send_later(&self, frame: LinkFrame, mark: D::Mark) -> Result<(), QueueEnded> {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return Err(QueueEnded);
+        }
+        state.put::<D>((frame, mark));
+        state.settle();
+        self.work.notify_all();
+        Ok(())
+    }
+
     /// Writes what there is without waiting, where nobody writes; else, and for what is left, sees to it that somebody
     /// does.
     fn go<'a>(

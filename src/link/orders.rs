@@ -10,21 +10,26 @@ use super::session::{FrameMark, Session};
 use super::stop::Stop;
 use super::wire::{Audience, FrameKind, FromPeer, OrderFailure, TOPICS_MAX, ToPeer};
 use crate::broker::{
-    Batch, BindPathError, ChannelAt, DeliveryOptions, InvalidMessage, Message, Policy, ProcessHandle, RequestId,
+    Batch, BindPathError, ChannelAt, DeliveryOptions, GrantError, InvalidMessage, Message, OnNodes, Outcome, Policy,
+    ProcessHandle, RequestId,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::Content;
+use crate::node::Address;
 use crate::words::topic;
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The longest address of a guest, many times what names of nodes and processes have.
+const ADDRESS_BYTES_MAX: usize = 1024;
 
 /// RFC 6455 7.1.5: the client is sent no code.
 const WITHOUT_CODE: u16 = 1005;
 
 /// Obeys the orders of one process.
 pub struct ProcessOrders<'a> {
-    session: &'a Session,
+    session: &'a Arc<Session>,
     owner: &'a ProcessHandle,
     batch: Batch,
     /// Orders that are not counted as taken in yet: those in the batch, and what came between.
@@ -32,7 +37,7 @@ pub struct ProcessOrders<'a> {
 }
 
 impl<'a> ProcessOrders<'a> {
-    pub fn new(session: &'a Session, owner: &'a ProcessHandle) -> Self {
+    pub fn new(session: &'a Arc<Session>, owner: &'a ProcessHandle) -> Self {
         Self { session, owner, batch: owner.batch(), taken: 0 }
     }
 
@@ -52,16 +57,16 @@ impl<'a> ProcessOrders<'a> {
         // Behind the pushes before it.
         self.batch.flush()?;
         match order {
-            FromPeer::Push { channel, kind, policy, ask, node, as_guest } => {
-                let delivery = self.delivery(policy, ask)?;
+            FromPeer::Push { channel, kind, policy, ask, node, as_guest, ask_nodes } => {
+                let delivery = self.delivery(policy, ask, ask_nodes)?;
                 let to = (ChannelId::new(channel), node, as_guest);
                 self.push_as(to, delivery, convert::message(kind, blob), (kind, ask))?;
             }
             FromPeer::PushMany { to: Audience::Topic(name), ask, .. } if topic::check(&name).is_err() => {
                 self.refuse_topic(&name, ask)?;
             }
-            FromPeer::PushMany { to, except, kind, policy, ask, everywhere } => {
-                let delivery = self.delivery(policy, ask)?;
+            FromPeer::PushMany { to, except, kind, policy, ask, everywhere, ask_nodes } => {
+                let delivery = self.delivery(policy, ask, ask_nodes)?;
                 let except = except.into_iter().map(ChannelId::new);
                 match convert::message(kind, blob) {
                     Some(Ok(message)) => {
@@ -75,8 +80,9 @@ impl<'a> ProcessOrders<'a> {
             FromPeer::Subscribe { .. } | FromPeer::Unsubscribe { .. } | FromPeer::ListTopics { .. } => {
                 self.obey_of_topics(order)?;
             }
+            FromPeer::Grant { guest, channel, revoke, ask } => self.obey_grant(&guest, channel, !revoke, ask)?,
             FromPeer::Close { channel, code, reason, ask } => {
-                let delivery = self.delivery(None, ask)?;
+                let delivery = self.delivery(None, ask, false)?;
                 let code = code.unwrap_or(WITHOUT_CODE);
                 self.owner.close(ChannelId::new(channel), code, &reason).delivered(delivery).send()?;
             }
@@ -147,11 +153,11 @@ impl<'a> ProcessOrders<'a> {
                 self.refuse_topic(&name, ask)?;
             }
             FromPeer::Subscribe { channel, topic, ask } => {
-                let delivery = self.delivery(None, ask)?;
+                let delivery = self.delivery(None, ask, false)?;
                 self.owner.subscribe(ChannelId::new(channel), topic).delivered(delivery).send()?;
             }
             FromPeer::Unsubscribe { channel, topic, ask } => {
-                let delivery = self.delivery(None, ask)?;
+                let delivery = self.delivery(None, ask, false)?;
                 self.owner.unsubscribe(ChannelId::new(channel), topic).delivered(delivery).send()?;
             }
             FromPeer::ListTopics { prefix, after, limit, ask } => {
@@ -166,6 +172,38 @@ impl<'a> ProcessOrders<'a> {
         Ok(())
     }
 
+    /// Lets a process of another node in, or no more: to one channel, which is answered with its outcome, or to all.
+    fn obey_grant(&self, guest: &str, channel: Option<u32>, is_granted: bool, ask: Option<u64>) -> Result<(), Stop> {
+        let is_address = guest.len() <= ADDRESS_BYTES_MAX && guest.parse::<Address>().is_ok();
+        let guest: Arc<str> = guest.into();
+        let failed = match channel {
+            _ if !is_address => Some((OrderFailure::GuestAddress, "a guest is named NODE@PROCESS:PACKAGE:PUBLISHER")),
+            Some(channel) => {
+                let delivery = self.delivery(None, ask, false)?;
+                let mut batch = self.owner.batch();
+                batch.add(self.owner.grant(ChannelId::new(channel), guest, is_granted, delivery));
+                return Ok(batch.flush()?);
+            }
+            None => match self.owner.grant_all(&guest, is_granted) {
+                Ok(()) => None,
+                Err(GrantError::TooMany) => Some((OrderFailure::TooManyGuests, "there are as many guests as may be")),
+                Err(GrantError::Stopped) => return Err(Stop::Stopped),
+            },
+        };
+        match (failed, ask) {
+            (None, None) => Ok(()),
+            (Some((_, reason)), None) => {
+                tracing::warn!(process = %self.owner.id(), reason, "a grant was refused, and nobody asked");
+                Ok(())
+            }
+            (None, Some(ask)) => self.ask().and_then(|()| self.answer(ToPeer::Done { ask })),
+            (Some((code, reason)), Some(ask)) => {
+                let reason = reason.to_owned();
+                self.ask().and_then(|()| self.answer(ToPeer::Failed { ask, code, reason }))
+            }
+        }
+    }
+
     fn push(&mut self, channel: u32, kind: FrameKind, blob: Bytes) -> Result<(), Stop> {
         match convert::message(kind, blob) {
             Some(Ok(message)) => Ok(self.batch.send(self.owner.push(ChannelId::new(channel), message))?),
@@ -174,16 +212,44 @@ impl<'a> ProcessOrders<'a> {
         }
     }
 
-    /// How a push or close is delivered. A question is answered by the broker, with an event.
-    fn delivery(&self, policy: Option<Policy>, ask: Option<u64>) -> Result<DeliveryOptions, Stop> {
+    /// How a push or close is delivered. A question is answered by the broker, with an event; one that other nodes are
+    /// asked too, once both are known.
+    fn delivery(&self, policy: Option<Policy>, ask: Option<u64>, ask_nodes: bool) -> Result<DeliveryOptions, Stop> {
         let delivery = match ask {
             None => DeliveryOptions::default(),
             Some(ask) => {
                 self.ask()?;
-                DeliveryOptions::asking_event(ask)
+                match ask_nodes {
+                    false => DeliveryOptions::asking_event(ask),
+                    true => self.asking_nodes(ask),
+                }
             }
         };
         Ok(delivery.with_policy(policy))
+    }
+
+    fn asking_nodes(&self, ask: u64) -> DeliveryOptions {
+        let halves = Arc::<Mutex<(Option<Outcome>, Option<OnNodes>)>>::default();
+        let (session, of_here) = (self.session.clone(), halves.clone());
+        let answer = move |halves: &(Option<Outcome>, Option<OnNodes>)| {
+            if let (Some(here), Some(nodes)) = halves {
+                let head = ToPeer::Outcome(convert::nodes_out(ask, here, nodes));
+                // The only error is that the session is over. Shards come by here: they do not write.
+                let _ = session.line.send_later(LinkFrame::bare(&head), FrameMark::Answer);
+            }
+        };
+        let answer_here = answer.clone();
+        let here = move |outcome| {
+            let mut halves = of_here.lock().unwrap_or_else(PoisonError::into_inner);
+            halves.0 = Some(outcome);
+            answer_here(&halves);
+        };
+        let nodes = move |nodes| {
+            let mut halves = halves.lock().unwrap_or_else(PoisonError::into_inner);
+            halves.1 = Some(nodes);
+            answer(&halves);
+        };
+        DeliveryOptions::telling(here, nodes)
     }
 
     fn ask(&self) -> Result<(), Stop> {
@@ -265,6 +331,7 @@ pub fn name(frame: &FromPeer) -> &'static str {
         FromPeer::Bye { .. } => "bye",
         FromPeer::Push { .. } => "push",
         FromPeer::PushMany { .. } => "push_many",
+        FromPeer::Grant { .. } => "grant",
         FromPeer::Subscribe { .. } => "subscribe",
         FromPeer::Unsubscribe { .. } => "unsubscribe",
         FromPeer::ListTopics { .. } => "list_topics",

@@ -13,7 +13,7 @@ use super::token::LinkToken;
 use super::wire::{
     self, Attach, FromPeer, Hello, HelloRefused, LiveChannel, OrderFailure, RefusedCode, ToPeer, Welcome,
 };
-use crate::broker::{PushError, RecvError};
+use crate::broker::{OnNodes, Outcome, PushError, RecvError};
 use crate::driver::peer_socket::{DeadlineReader, PeerStream};
 use crate::tls::Trust;
 use bytes::Bytes;
@@ -208,6 +208,8 @@ pub enum PeerAnswer {
     Failed(OrderFailure),
     /// Topics, and how many are subscribed to each.
     Topics(Vec<(String, u64)>),
+    /// What became of a push here, and on other nodes.
+    OnNodes(Box<(Outcome, OnNodes)>),
 }
 
 struct ReadFrame<T> {

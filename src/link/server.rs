@@ -388,7 +388,7 @@ impl LinkConnection {
 }
 
 /// Reads and obeys until the connection is over.
-fn read(session: &Session, reader: &mut FrameReader<DeadlineReader>) -> ConnectionOver {
+fn read(session: &Arc<Session>, reader: &mut FrameReader<DeadlineReader>) -> ConnectionOver {
     let owner = match &session.actor {
         Actor::Process(owner) => owner,
         Actor::Kernel(kernel) => return read_kernel(session, reader, kernel),

@@ -57,6 +57,9 @@ pub enum FromPeer {
         /// To a channel there that its owner has let this process in to, whatever process that is.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         as_guest: bool,
+        /// Whether the outcome that is asked for names other nodes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        ask_nodes: bool,
     },
     /// The blob to many channels.
     PushMany {
@@ -71,6 +74,21 @@ pub enum FromPeer {
         /// On every node of the broker's fleet; `to` is no list.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         everywhere: bool,
+        /// Whether the outcome that is asked for names other nodes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        ask_nodes: bool,
+    },
+    /// Lets a process of another node push to channels of this one.
+    Grant {
+        guest: String,
+        /// To this one; none: to all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        channel: Option<u32>,
+        /// No more.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        revoke: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ask: Option<u64>,
     },
     /// Subscribes a channel to a topic.
     Subscribe {
@@ -435,6 +453,10 @@ pub enum OrderFailure {
     ControlTooLong,
     /// A topic's name is empty or over 255 bytes.
     TopicName,
+    /// A guest's address is none.
+    GuestAddress,
+    /// As many guests as there may be.
+    TooManyGuests,
     /// The memory budget has no room for the route and its content.
     Memory,
     /// The broker has stopped.
@@ -508,7 +530,7 @@ pub struct HttpHead {
 }
 
 /// See [`Outcome`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OutcomeHead {
     pub ask: u64,
@@ -526,6 +548,26 @@ pub struct OutcomeHead {
     pub fleet_down: u64,
     #[serde(default, skip_serializing_if = "is_none")]
     pub fleet_too_large: u64,
+    /// With `ask_nodes`: what each other node has said; none of one that has not said it in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<BTreeMap<String, Option<NodeOutcomeHead>>>,
+    /// The counts are not those of all nodes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+/// What became of a push on another node: counts of its channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeOutcomeHead {
+    pub sent: u64,
+    pub queued: u64,
+    pub queued_bytes: u64,
+    pub conflated: u64,
+    pub dropped: u64,
+    pub closed: u64,
+    pub not_found: u64,
+    pub not_owner: u64,
 }
 
 /// Frames stay as they were where there is no fleet.

@@ -146,6 +146,7 @@ fn peers_frames() -> Vec<FromPeer> {
             ask,
         },
         FromPeer::UnbindHttp { path, ask },
+        FromPeer::Grant { guest: String::new(), channel: Some(1), revoke: true, ask },
         FromPeer::Respond { request: 1, status: 200, headers: vec![] },
         FromPeer::LoggedIn(LoggedIn { login: 1, token: Some(String::new()), error: Some(String::new()) }),
     ];
@@ -157,6 +158,7 @@ fn peers_frames() -> Vec<FromPeer> {
         ask,
         node: None,
         as_guest: true,
+        ask_nodes: true,
     }));
     frames.extend(audiences.map(|to| FromPeer::PushMany {
         to,
@@ -165,6 +167,7 @@ fn peers_frames() -> Vec<FromPeer> {
         policy: None,
         ask,
         everywhere: true,
+        ask_nodes: true,
     }));
     frames.extend(kernel_heads().into_iter().map(FromPeer::Kernel));
     frames
@@ -230,6 +233,8 @@ fn brokers_frames() -> Vec<ToPeer> {
         OrderFailure::ControlTooLong,
         OrderFailure::Memory,
         OrderFailure::TopicName,
+        OrderFailure::GuestAddress,
+        OrderFailure::TooManyGuests,
         OrderFailure::Stopped,
     ];
     let reason = String::new;
@@ -251,7 +256,11 @@ fn brokers_frames() -> Vec<ToPeer> {
         ToPeer::Detached { channel: 1 },
         ToPeer::Resumed { channel: 1, lost: 1 },
         ToPeer::Http(http),
-        ToPeer::Outcome(OutcomeHead::default()),
+        ToPeer::Outcome(OutcomeHead {
+            nodes: Some([("partial".to_owned(), Some(NodeOutcomeHead::default()))].into()),
+            partial: true,
+            ..OutcomeHead::default()
+        }),
         ToPeer::Done { ask: 1 },
         ToPeer::Login(LoginQuestion { login: 1, password_hash: String::new(), subdomain: None }),
     ];
@@ -289,6 +298,7 @@ fn numbers(peers: &FromPeer, brokers: &ToPeer) -> (usize, usize) {
         FromPeer::Subscribe { .. } => 14,
         FromPeer::Unsubscribe { .. } => 15,
         FromPeer::ListTopics { .. } => 16,
+        FromPeer::Grant { .. } => 17,
     };
     let of_broker = match brokers {
         ToPeer::Welcome(_) => 0,
@@ -335,7 +345,7 @@ fn the_page_names_every_frame_and_field() {
     let (peers, brokers) = (peers_frames(), brokers_frames());
     let of_peer: std::collections::BTreeSet<_> = peers.iter().map(|frame| numbers(frame, &brokers[0]).0).collect();
     let of_broker: std::collections::BTreeSet<_> = brokers.iter().map(|frame| numbers(&peers[0], frame).1).collect();
-    assert_eq!((of_peer.len(), of_broker.len()), (17, 22), "a frame is missing in this test");
+    assert_eq!((of_peer.len(), of_broker.len()), (18, 22), "a frame is missing in this test");
     let mut named = Vec::new();
     peers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));
     brokers.iter().for_each(|frame| words(&serde_json::to_value(frame).unwrap(), &mut named));

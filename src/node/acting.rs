@@ -2,13 +2,14 @@
 //! submitted later.
 
 use crate::broker::{
-    Audience, Batch, BindPathError, Broadcast, ChannelAt, DeliveryOptions, Message, ProcessHandle, PushError,
-    RequestId, Subscribe,
+    Audience, Batch, BindPathError, Broadcast, ChannelAt, DeliveryOptions, GrantError, Message, ProcessHandle,
+    PushError, RequestId, Subscribe,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use bytes::Bytes;
 use std::cell::RefCell;
+use std::sync::Arc;
 
 /// Orders to shards: the calls of an [`ProcessHandle`] that the contract is carried out with. They wait for room at
 /// most, which comes at CPU speed, and never for a client.
@@ -54,10 +55,17 @@ pub(crate) trait Acting: ActingOrders {
 
     fn unbind_http(&self, path: &str) -> Result<(), BindPathError>;
 
-    /// What lets processes of other nodes in. None: over a link only a kernel does.
-    fn granting(&self) -> Option<&ProcessHandle> {
-        None
-    }
+    /// Lets a process of another node push to a channel, or no more. Its outcome says whether it is so.
+    fn grant(
+        &self,
+        channel: ChannelId,
+        guest: Arc<str>,
+        is_granted: bool,
+        delivery: DeliveryOptions,
+    ) -> Result<(), PushError>;
+
+    /// The same to all channels.
+    fn grant_all(&self, guest: &Arc<str>, is_granted: bool) -> Result<(), GrantError>;
 
     /// A push to a channel of another node of the fleet, whose owner may have let this process in. Returns whether
     /// there may be a fleet.
@@ -138,8 +146,20 @@ impl Acting for ProcessHandle {
         self.bind_http_any(path, rule)
     }
 
-    fn granting(&self) -> Option<&ProcessHandle> {
-        Some(self)
+    fn grant(
+        &self,
+        channel: ChannelId,
+        guest: Arc<str>,
+        is_granted: bool,
+        delivery: DeliveryOptions,
+    ) -> Result<(), PushError> {
+        let mut batch = self.batch();
+        batch.add(self.grant(channel, guest, is_granted, delivery));
+        batch.flush()
+    }
+
+    fn grant_all(&self, guest: &Arc<str>, is_granted: bool) -> Result<(), GrantError> {
+        self.grant_all(guest, is_granted)
     }
 
     fn push_as_guest(&self, to: &ChannelAt, message: Message) -> Result<bool, PushError> {

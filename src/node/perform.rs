@@ -85,19 +85,17 @@ impl Pending {
     pub fn perform(&self, owner: &dyn Acting, request: ActionRequest) -> Result<Option<KernelMessage>, PushError> {
         match self.order(owner, request)? {
             Ordered::Done => Ok(None),
-            Ordered::Else(request) => match (owner.granting(), &request.action) {
-                (Some(owner), CheckedAction::Grant { .. }) => {
-                    let mut batch = owner.batch();
-                    match self.collect(owner, &mut batch, request) {
-                        Some(change) => change.make(),
-                        None => batch.flush().map(|()| None),
-                    }
-                }
-                (None, CheckedAction::Grant { .. }) => {
-                    Ok(Some(request.reply.refused(HttpServerError::MalformedRequest)))
-                }
-                _ => bind(owner, request.action, request.reply),
-            },
+            Ordered::Else(ActionRequest {
+                action: CheckedAction::Grant { channel: Some(channel), guest, is_granted },
+                reply,
+            }) => {
+                let delivery = self.ticket(AskedOrder::Grant, reply);
+                owner.grant(channel, guest.to_string().into(), is_granted, delivery).map(|()| None)
+            }
+            Ordered::Else(ActionRequest { action: CheckedAction::Grant { channel: None, guest, is_granted }, reply }) => {
+                granted(owner.grant_all(&guest.to_string().into(), is_granted), reply)
+            }
+            Ordered::Else(ActionRequest { action, reply }) => bind(owner, action, reply),
         }
     }
 
@@ -244,16 +242,21 @@ impl Change {
     pub fn make(self) -> Result<Option<KernelMessage>, PushError> {
         let Self { owner, request: ActionRequest { action, reply } } = self;
         let CheckedAction::Grant { guest, is_granted, .. } = action else { return bind(&owner, action, reply) };
-        match owner.grant_all(&guest.to_string().into(), is_granted) {
-            Ok(()) => Ok(reply.done()),
-            Err(GrantError::TooMany) => Ok(Some(reply.refused(HttpServerError::TooManyGrants))),
-            Err(GrantError::Stopped) => Err(PushError::Stopped),
-        }
+        granted(owner.grant_all(&guest.to_string().into(), is_granted), reply)
     }
 
     /// What it is, for the node's terminal.
     pub fn words(&self) -> String {
         described(&self.request)
+    }
+}
+
+/// The answer to a grant for all channels.
+fn granted(granted: Result<(), GrantError>, reply: Reply) -> Result<Option<KernelMessage>, PushError> {
+    match granted {
+        Ok(()) => Ok(reply.done()),
+        Err(GrantError::TooMany) => Ok(Some(reply.refused(HttpServerError::TooManyGrants))),
+        Err(GrantError::Stopped) => Err(PushError::Stopped),
     }
 }
 

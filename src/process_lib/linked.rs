@@ -4,7 +4,8 @@ use super::attached::{AttachedProcess, Attachment};
 use super::backend::Exit;
 use super::runtime::run;
 use crate::broker::{
-    Audience, BindPathError, ChannelAt, DeliveryOptions, Event, Message, Outcome, PushError, RequestId, Stopped,
+    Audience, BindPathError, ChannelAt, DeliveryOptions, Event, GrantError, Message, Outcome, PushError, RequestId,
+    Stopped,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
@@ -13,6 +14,7 @@ use crate::node::acting::{Acting, ActingOrders};
 use crate::node::{Address, ProcessId};
 use bytes::Bytes;
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -169,6 +171,21 @@ impl Acting for LinkAttachment {
 
     fn bind_http(&self, path: &str, rule: HttpRule) -> Result<(), BindPathError> {
         self.client.bind_http(path, rule)
+    }
+
+    fn grant(
+        &self,
+        channel: ChannelId,
+        guest: Arc<str>,
+        is_granted: bool,
+        delivery: DeliveryOptions,
+    ) -> Result<(), PushError> {
+        let (_, ask) = delivery.into_parts();
+        self.sent(self.client.grant(channel, &guest, is_granted, ask), ask)
+    }
+
+    fn grant_all(&self, guest: &Arc<str>, is_granted: bool) -> Result<(), GrantError> {
+        self.client.grant_all(guest, is_granted)
     }
 
     fn push_as_guest(&self, to: &ChannelAt, message: Message) -> Result<bool, PushError> {
