@@ -21,6 +21,7 @@ use crate::gateway::OwnerId;
 use crate::process_id::ProcessId;
 use crate::resume::Run;
 use crate::shard::command::{Command, Miss, Policy, PushFrame};
+use crate::shard::operating::ChannelReport;
 use crate::shard::outcome::{Outcome, OutcomePart};
 use crate::shard::{Directory, Owner};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ pub trait Elsewhere: Send + Sync {
 
     /// Asks the others how many subscribers a topic of `process` has there.
     fn count(&self, process: &ProcessId, topic: &Arc<str>, asker: Asker<Presence>);
+
+    /// Asks another node to tell of a channel of its own, or to close it.
+    fn ask_of_channel(&self, at: &ChannelAt, what: ChannelQuestion, asker: Asker<ChannelAnswer>);
 
     /// This broker's name among the others.
     fn node(&self) -> &str;
@@ -107,6 +111,34 @@ pub struct Present {
 pub trait Untold {
     /// The value given then.
     fn untold() -> Self;
+}
+
+/// What another node is asked of a channel of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChannelQuestion {
+    /// To tell of it.
+    Look,
+    /// To close it, with this code and reason.
+    Close(u16, Box<str>),
+}
+
+/// The answer to a [`ChannelQuestion`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChannelAnswer {
+    /// There it is.
+    Shown(Box<ChannelReport>),
+    /// Its close frame is queued.
+    Closed,
+    /// The node has no such channel.
+    NotFound,
+    /// The node has not said anything within [`SAID_WITHIN`].
+    Silent,
+}
+
+impl Untold for ChannelAnswer {
+    fn untold() -> Self {
+        Self::Silent
+    }
 }
 
 impl Untold for OnNodes {
@@ -373,6 +405,14 @@ impl Pusher {
         here
     }
 
+    /// The same, where the outcome is that of this node, and `heard` is told once others know.
+    pub(super) fn listen_apart(&self, topic: &Arc<str>, heard: TicketSender) {
+        let part = self.parts(Some(OutcomeTo::Ticket(heard)), 1).pop().flatten();
+        if let (Some(elsewhere), Some(process)) = (self.elsewhere(), self.process()) {
+            elsewhere.listen(process, topic, part);
+        }
+    }
+
     /// The id of its process.
     fn process(&self) -> Option<&ProcessId> {
         self.memory.as_ref()?.tenant().process()
@@ -389,6 +429,22 @@ impl BrokerHandle {
     /// How the broker's fleet stands; none: it is in none.
     pub fn fleet(&self) -> Option<FleetReport> {
         self.shared.elsewhere.get().map(|elsewhere| elsewhere.report())
+    }
+
+    /// Its node's name in its fleet, if it is in one.
+    #[cfg_attr(not(feature = "control"), allow(dead_code))]
+    pub(crate) fn fleet_node(&self) -> Option<&str> {
+        self.shared.elsewhere.get().map(|elsewhere| elsewhere.node())
+    }
+
+    /// Asks the node of a channel of the fleet to tell of it, or to close it; none: the broker is in no fleet, or it is the
+    /// node itself that is asked.
+    #[cfg_attr(not(feature = "control"), allow(dead_code))]
+    pub(crate) fn ask_of_channel(&self, at: &ChannelAt, what: ChannelQuestion) -> Option<Ticket<ChannelAnswer>> {
+        let elsewhere = self.shared.elsewhere.get().filter(|elsewhere| elsewhere.node() != &*at.node)?;
+        let (asker, ticket) = Asker::new();
+        elsewhere.ask_of_channel(at, what, asker);
+        Some(ticket)
     }
 
     /// What names this run of the broker in the tokens with which clients come back.
@@ -411,6 +467,11 @@ impl BrokerHandle {
 }
 
 impl ProcessHandle {
+    /// The name of its broker's node in its fleet, if it is in one.
+    pub(crate) fn fleet_node(&self) -> Option<&str> {
+        self.pusher.elsewhere().map(|elsewhere| elsewhere.node())
+    }
+
     /// Returns whether its broker is in a fleet, so that its audiences may have members elsewhere.
     pub(crate) fn is_in_fleet(&self) -> bool {
         self.pusher.elsewhere().is_some()
@@ -544,6 +605,22 @@ impl Hands {
     ) -> Result<(), PushError> {
         let delivery = super::DeliveryOptions { ask: part.map(OutcomeTo::Part), ..super::DeliveryOptions::default() };
         give(GuestPushOrder { pusher: &self.operator, guest, channels, message, delivery }, Full::Wait)
+    }
+
+    /// Closes a channel, as an operator does. Blocks the thread as [`push`](Self::push).
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    #[cfg(feature = "fleet")]
+    pub fn close(
+        &self,
+        channel: ChannelId,
+        (code, reason): (u16, &str),
+        part: Box<OutcomePart>,
+    ) -> Result<(), PushError> {
+        let delivery = super::DeliveryOptions { ask: Some(OutcomeTo::Part(part)), ..super::DeliveryOptions::default() };
+        let why = super::order::close_frame(code, reason);
+        give(super::Close { pusher: &self.operator, channel, why, delivery }, Full::Wait)
     }
 
     /// The paths on which each process may have channels, of those processes that have any.

@@ -440,7 +440,8 @@ impl<'a> Here<'a> {
     }
 
     fn subscribe_or_not(&mut self, channel: ChannelId, topic: Arc<str>, is_out: bool) -> ShardOrder<'_, Subscribe<'a>> {
-        let order = Subscribe { pusher: self.pusher, channel, topic, is_out, delivery: DeliveryOptions::default() };
+        let delivery = DeliveryOptions::default();
+        let order = Subscribe { pusher: self.pusher, channel, topic, is_out, heard: None, delivery };
         ShardOrder { order, outlet: &mut self.outlet }
     }
 

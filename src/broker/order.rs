@@ -12,7 +12,7 @@ use super::delivery::{DeliveryOptions, OutcomeTo};
 use super::elsewhere::{Abroad, AbroadTo, AskNodes, OnNodes};
 use super::message::{Message, PAYLOAD_BYTES_MAX};
 use super::pusher::{Audience, Full, PushError, Pusher};
-use super::ticket::{Ticket, ticket};
+use super::ticket::{Ticket, TicketSender, ticket};
 use crate::channel::ChannelId;
 use crate::http::{HeaderFields, PreparedResponse};
 use crate::proto::close;
@@ -363,6 +363,8 @@ pub struct Subscribe<'p> {
     pub(super) topic: Arc<str>,
     /// Out of it instead.
     pub(super) is_out: bool,
+    /// Who is told apart from the outcome that other nodes know of it.
+    pub(super) heard: Option<TicketSender>,
     pub(super) delivery: DeliveryOptions,
 }
 
@@ -370,6 +372,19 @@ ends!(Subscribe);
 asks!(Subscribe);
 
 impl Subscribe<'_> {
+    /// Gives the order, and tells apart whether it is so on this node, and that the other nodes of the fleet know of it: what
+    /// any node publishes from then on reaches the channel.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) fn send_apart(mut self) -> Result<(Ticket, Ticket), PushError> {
+        self.check()?;
+        let ((here, ticket), (heard, heard_ticket)) = (ticket(), ticket());
+        self.delivery.ask = Some(OutcomeTo::Ticket(here));
+        self.heard = Some(heard);
+        give(self, Full::Wait).map(|()| (ticket, heard_ticket))
+    }
+
     /// Asks for an [`Event::Failed`](crate::Event::Failed) with this number if it could not be done.
     pub fn ask_failure(mut self, number: u64) -> Self {
         self.delivery.ask = Some(OutcomeTo::Failure(number));
@@ -391,14 +406,21 @@ impl<'p> Order<'p> for Subscribe<'p> {
     }
 
     fn into_commands(self) -> Commands {
-        let Self { pusher, channel, topic, is_out, delivery } = self;
+        let Self { pusher, channel, topic, is_out, heard, delivery } = self;
         let Some(owner) = pusher.owner else { unreachable!("operators have no topics") };
         // Counted here, so that what is published behind it knows of this shard.
         let change = match is_out {
             true => Membership::Out(pusher.topic(&topic)),
             false => Membership::In(pusher.claim(channel, &topic)),
         };
-        let ask = if is_out { delivery.ask } else { pusher.listen(&topic, delivery.ask) };
+        let ask = match (is_out, heard) {
+            (true, _) => delivery.ask,
+            (false, None) => pusher.listen(&topic, delivery.ask),
+            (false, Some(heard)) => {
+                pusher.listen_apart(&topic, heard);
+                delivery.ask
+            }
+        };
         let asked = pusher.asked(ask);
         let subscribe = SubscribeCommand { channel, owner, change, asked };
         smallvec![(pusher.shard_of(channel), Command::Subscribe(Box::new(subscribe)))]

@@ -446,13 +446,13 @@ impl ProcessHandle {
     /// ```
     pub fn subscribe(&self, channel: ChannelId, topic: impl Into<Arc<str>>) -> Subscribe<'_> {
         let topic = topic.into();
-        Subscribe { pusher: &self.pusher, channel, topic, is_out: false, delivery: Default::default() }
+        Subscribe { pusher: &self.pusher, channel, topic, is_out: false, heard: None, delivery: Default::default() }
     }
 
     /// Takes a channel of this process out of a topic. One that is not subscribed to it stays so.
     pub fn unsubscribe(&self, channel: ChannelId, topic: impl Into<Arc<str>>) -> Subscribe<'_> {
         let topic = topic.into();
-        Subscribe { pusher: &self.pusher, channel, topic, is_out: true, delivery: Default::default() }
+        Subscribe { pusher: &self.pusher, channel, topic, is_out: true, heard: None, delivery: Default::default() }
     }
 
     /// At most `limit` topics of this process that anybody is subscribed to, by name: those that begin with `prefix`

@@ -17,6 +17,7 @@ pub mod malloc;
 pub(crate) mod peer_socket;
 pub mod probe;
 pub mod pump;
+pub mod retry;
 pub mod runtime;
 pub mod sys;
 #[cfg(feature = "control")]

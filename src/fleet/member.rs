@@ -13,11 +13,16 @@ use super::names::Name;
 use super::outgoing::{Outgoing, Tail};
 use super::roster::{About, Change, Roster};
 use super::subject::{Kind, Line, SubjectParts, Subjects, Target, To};
-use crate::broker::{Audience, FleetCounts, FleetLine, FleetNode, Message, OnNodes, Outcome};
+use super::traffic::{
+    ChannelAsked, Channels, Delivery, FleetNews, Judged, Numbered, Outbound, OutboundTo, Publish, Refusal, Settled,
+};
+use crate::broker::{ChannelQuestion, FleetCounts, FleetLine, FleetNode, Message, OnNodes, Outcome};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
+use crate::proto::close;
 use crate::resume::Run;
-use crate::shard::command::{PushFrame, PushKind};
+use crate::shard::command::PushKind;
+use crate::shard::operating::ChannelReport;
 use crate::words::policy::Policy;
 use crate::words::topic;
 use bytes::Bytes;
@@ -45,171 +50,11 @@ const AGAIN_AFTER_MS: u64 = 5_000;
 /// What a node may say of itself, in bytes: so much is kept of each.
 const ABOUT_BYTES_MAX: usize = 4096;
 
+/// What a node may tell of a channel, in bytes: some hundred topics' names, or all of them where they are short.
+const SHOWN_BYTES_MAX: usize = 32 * 1024;
+
 /// Losses that are kept for who asks.
 const LOSSES_MAX: usize = 100;
-
-/// A push to others.
-#[derive(Debug, Clone)]
-pub struct Outbound {
-    /// In whose name.
-    pub process: ProcessId,
-    /// To whom.
-    pub to: OutboundTo,
-    /// The frame to push.
-    pub frame: PushFrame,
-    /// What to do where a channel is over its budget.
-    pub policy: Option<Policy>,
-    /// Whether other nodes are to say what became of it.
-    pub asks: bool,
-}
-
-/// See [`Outbound`].
-#[derive(Debug, Clone)]
-pub enum OutboundTo {
-    /// An audience on all nodes.
-    All(To),
-    /// Channels of a node.
-    Channels(Name, Vec<ChannelId>),
-    /// The same, of whatever processes have let this one in.
-    Guest(Name, Vec<ChannelId>),
-}
-
-impl Outbound {
-    /// What it holds beside itself.
-    pub fn heap_bytes(&self) -> usize {
-        let list = if let OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) = &self.to {
-            list.capacity() * size_of::<ChannelId>()
-        } else {
-            0
-        };
-        self.frame.payload.len() + list
-    }
-}
-
-/// What is to be published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Publish {
-    /// Where.
-    pub subject: String,
-    /// The message.
-    pub bytes: Bytes,
-}
-
-/// A push that has got its number.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Numbered {
-    /// The message to publish.
-    pub push: Publish,
-    /// What is published behind it, where nodes are asked that may not listen to it.
-    pub ask: Option<Publish>,
-    /// Under which number others will say what became of it, or what there is to say already.
-    pub asked: Option<Result<u64, OnNodes>>,
-}
-
-/// A push of another node, for the broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery {
-    /// In whose name.
-    pub process: ProcessId,
-    /// To whom.
-    pub channels: Channels,
-    /// What: by reference to what came in.
-    pub message: Message,
-    /// What to do where a channel is over its budget.
-    pub policy: Option<Policy>,
-    /// Who wants to hear what became of it, and under which number.
-    pub asked: Option<(Name, u64)>,
-}
-
-/// See [`Delivery`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Channels {
-    /// An audience.
-    Of(To),
-    /// A list.
-    List(Vec<ChannelId>),
-    /// A list of channels that this process, an address on another node, was let in to.
-    Guest(Arc<str>, Vec<ChannelId>),
-}
-
-impl To {
-    /// For the broker.
-    pub fn audience(self) -> Audience {
-        match self {
-            Self::Topic(name) => Audience::Topic(name),
-            Self::Path(path) => Audience::Path(path),
-            Self::Process => Audience::Process,
-        }
-    }
-}
-
-/// Events of a fleet that are reported.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FleetNews {
-    /// Messages of a node are lost; none: it is not known how many.
-    Lost {
-        /// The node whose messages are lost.
-        source: Arc<str>,
-        /// To whom; none: to channels here, or all that is sent by that node.
-        to: Option<Target>,
-        /// How many.
-        count: Option<u64>,
-    },
-    /// A message was refused.
-    Refused {
-        /// Of which node, as its subject says.
-        source: String,
-        /// Why.
-        why: Refusal,
-    },
-    /// A node has come, come back or begun anew.
-    Node {
-        /// The node that has come.
-        node: Arc<str>,
-        /// What is new.
-        change: Change,
-    },
-    /// A node is silent.
-    Gone {
-        /// The node concerned.
-        node: Arc<str>,
-    },
-}
-
-/// Why a message was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// See there.
-    #[error("it is of version {0}, which is not spoken here: bring both nodes to one version")]
-    Version(u8),
-    /// The header and the subject name different sources.
-    #[error("it says that it is another node's than its subject does: who publishes it may publish for itself only")]
-    Source,
-    /// The header and the subject name different audiences.
-    #[error("it says that it is for others than its subject does")]
-    Subject,
-    /// It is none, or a part of it is not what it should be.
-    #[error("it is no message of a fleet, or is not whole")]
-    Malformed,
-    /// Another node has this one's name.
-    #[error("another node of the fleet has this node's name: give each a name of its own (fleet_node)")]
-    Twin,
-}
-
-/// What came of a message.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Judged {
-    /// What the broker is to do.
-    pub delivery: Option<Delivery>,
-    /// What is to be answered at once.
-    pub answer: Option<Publish>,
-    /// A node wants to know how many subscribers a topic has here; the answer goes to it under the number.
-    pub count: Option<(ProcessId, Arc<str>, Name, u64)>,
-    /// All have said what was asked under this number.
-    pub settled: Option<(u64, OnNodes)>,
-    /// What is to be told.
-    pub told: Vec<FleetNews>,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -384,6 +229,48 @@ impl Member {
         Ok((Publish { subject, bytes: header.write(&[])?.into() }, asked))
     }
 
+    /// Asks a node of a channel of its own: under which number it will say.
+    ///
+    /// # Errors
+    /// A reason does not fit a header.
+    pub fn ask_of_channel(
+        &mut self,
+        node: &Name,
+        channel: ChannelId,
+        what: &ChannelQuestion,
+    ) -> Result<(Publish, Result<u64, OnNodes>), TooLong> {
+        self.announces += 1;
+        let (kind, payload) = match what {
+            ChannelQuestion::Look => (Kind::Look, Vec::new()),
+            ChannelQuestion::Close(code, reason) => {
+                let reason = close::cut(reason, close::REASON_BYTES_MAX);
+                (Kind::Close, [&code.to_be_bytes(), reason.as_bytes()].concat())
+            }
+        };
+        let mut header = Header::about(kind, self.node.clone(), self.incarnation, self.announces);
+        header.channels = vec![channel];
+        let asked = self.asked.ask([node.shared().clone()].into());
+        header.ask = asked.as_ref().copied().unwrap_or(0);
+        let subject = self.subjects.to_node(self.node.as_str(), kind, node.as_str());
+        Ok((Publish { subject, bytes: header.write(&payload)?.into() }, asked))
+    }
+
+    /// A channel here that `node` has asked for; none: there is none.
+    pub fn shown(&mut self, node: &Name, ask: u64, channel: Option<ChannelReport>) -> Publish {
+        let json = |report: &ChannelReport| serde_json::to_vec(report).expect("reports are plain JSON");
+        let mut shown = channel.as_ref().map(json).unwrap_or_default();
+        if let Some(mut channel) = channel.filter(|_| shown.len() > SHOWN_BYTES_MAX) {
+            // How many there are is said beside.
+            channel.topics.clear();
+            shown = json(&channel);
+        }
+        self.announces += 1;
+        let header = Header::about(Kind::Shown, self.node.clone(), self.incarnation, self.announces);
+        let payload = [&ask.to_be_bytes()[..], &shown].concat();
+        let bytes = header.write(&payload).expect("names of nodes are short").into();
+        Publish { subject: self.subjects.to_node(self.node.as_str(), Kind::Shown, node.as_str()), bytes }
+    }
+
     /// What is known of a push that has waited for long enough. None: it is settled.
     pub fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
         self.asked.give_up(ask)
@@ -494,6 +381,8 @@ impl Member {
                 Ok(Judged { count, ..Judged::default() })
             }
             Kind::Answer => self.hear_answer(&header, parts.token, &payload),
+            Kind::Shown => self.hear_shown(&header, parts.token, &payload),
+            Kind::Look | Kind::Close => self.hear_of_channel(header, parts.token, &payload),
             Kind::Topic | Kind::Path | Kind::Process | Kind::Channels | Kind::Guest => {
                 self.hear_push(header, parts.token, payload, bytes.len(), now_ms)
             }
@@ -541,8 +430,50 @@ impl Member {
             return Err(Refusal::Subject);
         }
         let (ask, outcome) = asked::read(payload).map_err(|_| Refusal::Malformed)?;
-        let settled = self.asked.answer(ask, header.source.shared(), outcome).map(|on_nodes| (ask, on_nodes));
+        let on_nodes = self.asked.answer(ask, header.source.shared(), outcome);
+        let settled = on_nodes.map(|on_nodes| Settled { ask, on_nodes, shown: None });
         Ok(Judged { settled, ..Judged::default() })
+    }
+
+    /// A channel of another node, or that there is none.
+    fn hear_shown(&mut self, header: &Header, token: &str, payload: &[u8]) -> Result<Judged, Refusal> {
+        if token != self.node.as_str() {
+            return Err(Refusal::Subject);
+        }
+        let (ask, shown) = payload.split_first_chunk().ok_or(Refusal::Malformed)?;
+        if shown.len() > SHOWN_BYTES_MAX {
+            return Err(Refusal::Malformed);
+        }
+        let shown: Option<Box<ChannelReport>> = match shown {
+            [] => None,
+            shown => Some(serde_json::from_slice(shown).map_err(|_| Refusal::Malformed)?),
+        };
+        let ask = u64::from_be_bytes(*ask);
+        let on_nodes = self.asked.answer(ask, header.source.shared(), Outcome::default());
+        let settled = on_nodes.map(|on_nodes| Settled { ask, on_nodes, shown });
+        Ok(Judged { settled, ..Judged::default() })
+    }
+
+    /// What another node asks of a channel here.
+    fn hear_of_channel(&self, header: Header, token: &str, payload: &[u8]) -> Result<Judged, Refusal> {
+        if token != self.node.as_str() {
+            return Err(Refusal::Subject);
+        }
+        let Header { source, ask, channels, kind, .. } = header;
+        let [channel] = channels[..] else { return Err(Refusal::Malformed) };
+        let what = match (kind, payload.split_first_chunk()) {
+            (Kind::Look, None) if payload.is_empty() => ChannelQuestion::Look,
+            (Kind::Close, Some((code, reason))) if reason.len() <= close::REASON_BYTES_MAX => {
+                let code = u16::from_be_bytes(*code);
+                let reason = std::str::from_utf8(reason).map_err(|_| Refusal::Malformed)?;
+                if !close::code_may_travel(code) {
+                    return Err(Refusal::Malformed);
+                }
+                ChannelQuestion::Close(code, reason.into())
+            }
+            _ => return Err(Refusal::Malformed),
+        };
+        Ok(Judged { of_channel: Some(ChannelAsked { source, ask, channel, what }), ..Judged::default() })
     }
 
     fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
@@ -599,9 +530,7 @@ impl Member {
                 let guest = format!("{}@{process}", self.roster.known_as(header.source.as_str()));
                 Channels::Guest(guest.into(), header.channels)
             }
-            Kind::Process | Kind::Node | Kind::Tails | Kind::Ask | Kind::Answer | Kind::Count => {
-                return Err(Refusal::Malformed);
-            }
+            _ => return Err(Refusal::Malformed),
         };
         let line = match &to {
             Channels::Of(to) => {

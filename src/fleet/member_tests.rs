@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proto::MessageKind;
+use crate::shard::command::PushFrame;
 
 const NOW_MS: u64 = 1_000_000;
 
@@ -217,7 +218,7 @@ fn nodes_say_what_became_of_a_push() {
     let from_c = receive(&mut c, &asking).answer.unwrap();
     assert_eq!(refusal(&receive(&mut c, &from_b)), Refusal::Subject, "it is for a");
     assert_eq!(receive(&mut a, &from_c), Judged::default());
-    let (settled, on_nodes) = receive(&mut a, &from_b).settled.unwrap();
+    let Settled { ask: settled, on_nodes, .. } = receive(&mut a, &from_b).settled.unwrap();
     assert_eq!((settled, on_nodes.said["b"].sent, on_nodes.said["c"]), (number, 3, Outcome::default()));
     assert!(!on_nodes.is_partial && receive(&mut a, &from_b).settled.is_none());
     // One node alone, which need not be there.
@@ -229,4 +230,69 @@ fn nodes_say_what_became_of_a_push() {
     let cut = Header::about(Kind::Answer, name("b"), 1, 1).write(b"x").unwrap().into();
     let cut = Publish { subject: a.subjects.to_node("b", Kind::Answer, "a"), bytes: cut };
     assert_eq!(refusal(&receive(&mut a, &cut)), Refusal::Malformed);
+}
+
+#[test]
+fn a_node_is_asked_of_its_channels_alone_and_refuses_noise() {
+    let (mut a, mut b) = (member("a"), member("b"));
+    let channel = ChannelId::new(7);
+    let ask = |a: &mut Member, what| {
+        let (publish, asked) = a.ask_of_channel(&name("b"), channel, &what).unwrap();
+        (publish, asked.unwrap())
+    };
+    let (look, number) = ask(&mut a, ChannelQuestion::Look);
+    let asked = receive(&mut b, &look).of_channel.unwrap();
+    assert_eq!((asked.source.as_str(), asked.ask, asked.channel), ("a", number, channel));
+    assert_eq!(asked.what, ChannelQuestion::Look);
+    // There is none; then it is found, with more topics than are told.
+    let settled = receive(&mut a, &b.shown(&name("a"), number, None)).settled.unwrap();
+    assert_eq!((settled.shown, settled.on_nodes.said.len()), (None, 1));
+    let number = ask(&mut a, ChannelQuestion::Look).1;
+    let report = ChannelReport {
+        channel,
+        process: process(),
+        path: "/".into(),
+        peer: ([127, 0, 0, 1], 1).into(),
+        forwarded_for: None,
+        queued_bytes: 0,
+        age_s: 1,
+        silent_ms: 1,
+        ping_ms: None,
+        is_closing: false,
+        subscriptions: 1000,
+        topics: (0..1000).map(|n| format!("{n:0200}").into()).collect(),
+    };
+    let shown = b.shown(&name("a"), number, Some(report));
+    assert!(shown.bytes.len() < SHOWN_BYTES_MAX + 1000);
+    let shown = receive(&mut a, &shown).settled.unwrap().shown.unwrap();
+    assert_eq!((shown.channel, shown.subscriptions, shown.topics.len()), (channel, 1000, 0));
+    // A reason is cut as a close frame's is; the rest is refused.
+    let (close, _) = ask(&mut a, ChannelQuestion::Close(4000, "ü".repeat(100).into()));
+    let Some(ChannelAsked { what: ChannelQuestion::Close(4000, reason), .. }) = receive(&mut b, &close).of_channel
+    else {
+        panic!("it is asked to close it")
+    };
+    assert_eq!(reason.len(), close::REASON_BYTES_MAX - 1);
+    let subject = look.subject.clone();
+    let made = |kind, channels: &[u32], payload: &[u8]| {
+        let mut header = Header::about(kind, name("a"), 1, 1);
+        header.channels = channels.iter().map(|id| ChannelId::new(*id)).collect();
+        Publish { subject: subject.clone(), bytes: header.write(payload).unwrap().into() }
+    };
+    for noise in [
+        made(Kind::Look, &[], b""),
+        made(Kind::Look, &[1, 2], b""),
+        made(Kind::Look, &[1], b"x"),
+        made(Kind::Close, &[1], b""),
+        made(Kind::Close, &[1], &1005u16.to_be_bytes()),
+        made(Kind::Close, &[1], &[3, 232, 0xff]),
+        made(Kind::Close, &[1], &[3; 200]),
+    ] {
+        assert_eq!(refusal(&receive(&mut b, &noise)), Refusal::Malformed, "{noise:?}");
+    }
+    let mut c = member("c");
+    assert_eq!(refusal(&receive(&mut c, &look)), Refusal::Subject, "it is for b");
+    let noise = Header::about(Kind::Shown, name("b"), 1, 1).write(&[&[0; 8][..], b"{}"].concat()).unwrap().into();
+    let noise = Publish { subject: a.subjects.to_node("b", Kind::Shown, "a"), bytes: noise };
+    assert_eq!(refusal(&receive(&mut a, &noise)), Refusal::Malformed);
 }

@@ -12,12 +12,15 @@
 //! - `presence`: the counts of a topic's subscribers that other nodes have last reported;
 //! - `roster`, `interest`: the nodes that are present, and the audiences that this node listens to;
 //! - `member`: all of that as one node of a fleet, without I/O: bytes and the time go in, bytes and reports come out;
-//! - `outbox`: where the broker submits messages for other nodes; `engine`: the thread that talks to NATS.
+//! - `traffic`: what goes into a member and comes out of it;
+//! - `outbox`: where the broker submits messages for other nodes; `engine`: the thread that talks to NATS, `connection`: with
+//!   what it connects.
 //!
 //! Invariants: local pushes never wait for any of this; every table and queue has a limit; input from another node is
 //! treated as hostile until it has been checked, and can affect only what is counted of that node.
 
 mod asked;
+mod connection;
 mod engine;
 mod header;
 mod incoming;
@@ -34,6 +37,7 @@ mod secret;
 #[cfg(test)]
 mod simulation_tests;
 mod subject;
+mod traffic;
 
 pub use crate::broker::{FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport};
 pub use engine::{Fleet, StartError};

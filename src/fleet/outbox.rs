@@ -3,11 +3,16 @@
 //! Invariants: nothing here waits; what is not accepted is reported in the outcome at once; the queue to NATS is
 //! bounded in messages and bytes, one process holds a quarter of it at most, and what waits is charged to the process.
 
-use super::member::{Member, Outbound, OutboundTo};
+use super::member::Member;
 use super::names::Name;
 use super::subject::{Line, Target, To};
+use super::traffic::{Outbound, OutboundTo};
 use crate::admission::{Charge, HeldAs as Held};
-use crate::broker::{Abroad, AbroadTo, AskNodes, Asker, Audience, Elsewhere, FleetReport, OnNodes, Presence};
+use crate::broker::{
+    Abroad, AbroadTo, AskNodes, Asker, Audience, ChannelAnswer, ChannelAt, ChannelQuestion, Elsewhere, FleetReport,
+    OnNodes, Presence,
+};
+use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
 use crate::queue::orders::{Account, InboxSender, SendRefused};
 use crate::shard::outcome::{Outcome, OutcomePart};
@@ -46,17 +51,31 @@ pub struct ListenQuestion {
     pub part: Option<Box<OutcomePart>>,
 }
 
-/// Questions of how many subscribers a topic has elsewhere that may wait.
-pub const COUNTS_MAX: usize = 1024;
+/// Questions to other nodes that may wait.
+pub const QUESTIONS_MAX: usize = 1024;
 
-/// A request for the number of a topic's subscribers on other nodes.
-pub struct CountQuestion {
-    /// Of which process.
-    pub process: ProcessId,
-    /// The topic.
-    pub topic: Arc<str>,
-    /// Who is told.
-    pub asker: Asker<Presence>,
+/// What other nodes are asked, beside what became of pushes.
+pub enum Question {
+    /// How many subscribers a topic has there.
+    Count {
+        /// Of which process.
+        process: ProcessId,
+        /// The topic.
+        topic: Arc<str>,
+        /// Who is told.
+        asker: Asker<Presence>,
+    },
+    /// Something of a channel of one of them.
+    Channel {
+        /// The node.
+        node: Name,
+        /// Its channel.
+        channel: ChannelId,
+        /// What.
+        what: ChannelQuestion,
+        /// Who is told.
+        asker: Asker<ChannelAnswer>,
+    },
 }
 
 /// What the outbox and the thread behind it share.
@@ -95,7 +114,7 @@ pub struct Outbox {
     queue: InboxSender<QueuedPush>,
     accounts: Mutex<HashMap<ProcessId, Account>>,
     listens: mpsc::Sender<ListenQuestion>,
-    counts: mpsc::Sender<CountQuestion>,
+    questions: mpsc::Sender<Question>,
     state: Arc<State>,
 }
 
@@ -104,10 +123,10 @@ impl Outbox {
     pub fn new(
         node: Name,
         queue: InboxSender<QueuedPush>,
-        (listens, counts): (mpsc::Sender<ListenQuestion>, mpsc::Sender<CountQuestion>),
+        (listens, questions): (mpsc::Sender<ListenQuestion>, mpsc::Sender<Question>),
         state: Arc<State>,
     ) -> Self {
-        Self { node, queue, accounts: Mutex::default(), listens, counts, state }
+        Self { node, queue, accounts: Mutex::default(), listens, questions, state }
     }
 
     fn account(&self, process: &ProcessId) -> Account {
@@ -215,7 +234,16 @@ impl Elsewhere for Outbox {
 
     fn count(&self, process: &ProcessId, topic: &Arc<str>, asker: Asker<Presence>) {
         // Where too many ask already it is dropped, and that tells that nothing is known.
-        drop(self.counts.try_send(CountQuestion { process: process.clone(), topic: topic.clone(), asker }));
+        drop(self.questions.try_send(Question::Count { process: process.clone(), topic: topic.clone(), asker }));
+    }
+
+    fn ask_of_channel(&self, at: &ChannelAt, what: ChannelQuestion, asker: Asker<ChannelAnswer>) {
+        match Name::new(&at.node) {
+            // Where it is dropped, that tells that the node has said nothing.
+            Ok(node) => drop(self.questions.try_send(Question::Channel { node, channel: at.channel, what, asker })),
+            // No node is called so.
+            Err(_) => asker.tell(ChannelAnswer::NotFound),
+        }
     }
 
     fn node(&self) -> &str {

@@ -1,6 +1,7 @@
 //! Examines a fleet's NATS from a machine that may join it: for `pushring doctor`.
 
-use super::engine::{StartError, connect_options, server};
+use super::connection::{connect_options, server};
+use super::engine::StartError;
 use super::subject::{Kind, Subjects};
 use super::{Options, outbox::State};
 use crate::broker::FleetProbe;

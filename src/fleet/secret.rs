@@ -30,7 +30,8 @@ impl Credentials {
     pub fn new(text: &str) -> Result<Self, InvalidCredentials> {
         let line = text.trim();
         if line.contains("BEGIN NATS USER JWT") {
-            return Ok(Self(SecretKind::Jwt(line.to_owned())));
+            // The client wants a line's end behind the last one; some tools write none.
+            return Ok(Self(SecretKind::Jwt(format!("{line}\n"))));
         }
         if line.is_empty() || line.contains(['\n', '\r', ' ']) {
             return Err(InvalidCredentials);

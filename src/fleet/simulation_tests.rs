@@ -6,10 +6,11 @@
 //! reports a gap of unknown size.
 
 use super::Options;
-use super::member::{Channels, FleetNews, Member, Outbound, OutboundTo, Publish};
+use super::member::Member;
 use super::names::Name;
 use super::roster::About;
 use super::subject::{Target, To};
+use super::traffic::{Channels, FleetNews, Outbound, OutboundTo, Publish};
 use crate::channel::ChannelId;
 use crate::proto::MessageKind;
 use crate::shard::command::{PushFrame, PushKind};

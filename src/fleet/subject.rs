@@ -37,11 +37,17 @@ pub enum Kind {
     Guest,
     /// How many subscribers a node has of a topic.
     Count,
+    /// To one node: to tell of a channel of its own. Its subject is that of [`Channels`](Self::Channels).
+    Look,
+    /// To one node: to close a channel of its own, as its operator does. The same subject.
+    Close,
+    /// To one node: the channel that it has asked for. Its subject is that of [`Answer`](Self::Answer).
+    Shown,
 }
 
 impl Kind {
     /// All of them; each stands at its number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Topic,
         Self::Path,
         Self::Process,
@@ -52,6 +58,9 @@ impl Kind {
         Self::Answer,
         Self::Guest,
         Self::Count,
+        Self::Look,
+        Self::Close,
+        Self::Shown,
     ];
 
     /// Its number in a header.
@@ -70,13 +79,18 @@ impl Kind {
             Self::Topic => "topic",
             Self::Path => "path",
             Self::Process => "process",
-            Self::Channels | Self::Guest => "channels",
+            Self::Channels | Self::Guest | Self::Look | Self::Close => "channels",
             Self::Node => "node",
             Self::Tails => "tails",
             Self::Ask => "ask",
             Self::Count => "count",
-            Self::Answer => "answer",
+            Self::Answer | Self::Shown => "answer",
         }
+    }
+
+    /// Returns whether a message of this kind has a list of channels in the place of a name.
+    pub fn has_channels(self) -> bool {
+        matches!(self, Self::Channels | Self::Guest | Self::Look | Self::Close)
     }
 }
 
@@ -281,6 +295,6 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(Kind::from_number(kind.number()), Some(kind));
         }
-        assert_eq!(Kind::from_number(10), None);
+        assert_eq!(Kind::from_number(Kind::ALL.len() as u8), None);
     }
 }

@@ -22,7 +22,7 @@ use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::broker::{
     AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Process, ProcessHandle, PushError,
-    ServiceError,
+    ServiceError, Ticket,
 };
 use crate::channel::ChannelId;
 use crate::driver::clock;
@@ -47,6 +47,13 @@ const TOKEN_ENDED: (u16, &str) = (4401, "the token has ended");
 
 /// How long a shard is waited for, which answers within a turn or two.
 const SHARD_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether other nodes know of a subscription, while one waits.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Answers that wait for other nodes; where there are more, they are given at once. An answer waits for a second or two at
+/// most.
+const UNHEARD_MAX: usize = 1024;
 
 /// How long a wait for events lasts before it begins anew.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -81,7 +88,8 @@ pub fn start_with(
     let rule = WebSocketRule { hub: true, resume: true, resume_events: true, sse, ..WebSocketRule::default() };
     process.bind_at_with(PATH, rule)?;
     let memory = process.handle().memory().clone();
-    let hub = Hub { process, memory, broker: broker.clone(), calls, sessions: HashMap::new(), ends: BTreeSet::new() };
+    let (sessions, ends, unheard) = Default::default();
+    let hub = Hub { process, memory, broker: broker.clone(), calls, sessions, ends, unheard };
     Ok(thread::Builder::new().name("hub".to_owned()).spawn(move || hub.run())?)
 }
 
@@ -93,6 +101,16 @@ struct Hub {
     sessions: HashMap<ChannelId, HubSession>,
     /// When grants end, in order.
     ends: BTreeSet<(u64, ChannelId)>,
+    /// Answers that wait until the other nodes of a fleet know of a subscription.
+    unheard: Vec<Unheard>,
+}
+
+/// An answer that is given once what any node publishes reaches the channel, or NATS has had its time.
+struct Unheard {
+    channel: ChannelId,
+    heard: Ticket,
+    answer: String,
+    is_kept: bool,
 }
 
 /// A channel's client.
@@ -128,13 +146,16 @@ impl Hub {
             }
             // The only error is that the broker has stopped.
             let done = events.drain(..).try_for_each(|event| self.on_event(event));
-            if done.and_then(|()| self.end_grants()).is_err() {
+            if done.and_then(|()| self.end_grants()).and_then(|()| self.answer_heard()).is_err() {
                 return;
             }
         }
     }
 
     fn patience(&self) -> Duration {
+        if !self.unheard.is_empty() {
+            return LOOK_INTERVAL;
+        }
         let first = self.ends.first().map(|(end_s, _)| Duration::from_secs(end_s.saturating_sub(clock::unix_s())));
         first.map_or(WAIT_MAX, |first| first.clamp(Duration::from_millis(100), WAIT_MAX))
     }
@@ -157,7 +178,13 @@ impl Hub {
 
     /// Tells whoever is to hear of it. Returns whether somebody will.
     fn tell(&self, what: WebhookEvent, event: impl FnOnce() -> serde_json::Value) -> bool {
-        self.calls.as_ref().is_some_and(|calls| calls.tells(what) && calls.tell(&self.memory, &event()))
+        let Some(calls) = self.calls.as_ref().filter(|calls| calls.tells(what)) else { return false };
+        let mut event = event();
+        if let Some(node) = self.process.handle().fleet_node() {
+            // As it is addressed from any node.
+            event["at"] = format!("{node}/{}", event["channel"]).into();
+        }
+        calls.tell(&self.memory, &event)
     }
 
     fn user_of(&self, channel: ChannelId) -> Option<&str> {
@@ -176,6 +203,10 @@ impl Hub {
 
     /// A client has come back. Answers that were on their way when its connection was lost may have been lost with it.
     fn say_again(&mut self, channel: ChannelId) -> HubResult {
+        // What it has of them says what was obeyed, so none may come behind that.
+        for one in self.unheard.extract_if(.., |one| one.channel == channel).collect::<Vec<_>>() {
+            self.answer_and_keep(channel, one.answer, one.is_kept)?;
+        }
         let Some(session) = self.sessions.get(&channel) else { return Ok(()) };
         self.answer(channel, &grammar::again(session.answers.len()))?;
         session.answers.iter().try_for_each(|answer| self.answer(channel, answer))
@@ -239,8 +270,9 @@ impl Hub {
             Ok(None) => return Ok(()),
             Err(why) => return self.answer(channel, &grammar::error(why, None)),
         };
+        let mut heard = None;
         let obeyed = match order {
-            HubOrder::Subscribe { topic, envelope } => self.subscribe(channel, &grant, &topic, envelope)?,
+            HubOrder::Subscribe { topic, envelope } => self.subscribe(channel, &grant, &topic, envelope, &mut heard)?,
             HubOrder::Unsubscribe { topic } => {
                 self.unsubscribe(channel, &grant, &topic)?;
                 Ok(("unsubscribed", topic.into()))
@@ -256,16 +288,38 @@ impl Hub {
             Ok((done, what)) => grammar::done(done, &what, id),
             Err(why) => grammar::error(why, id),
         };
+        let unheard = heard.filter(|heard| heard.get().is_none() && self.unheard.len() < UNHEARD_MAX);
+        if let Some(heard) = unheard {
+            self.unheard.push(Unheard { channel, heard, answer, is_kept: id.is_some() });
+            return Ok(());
+        }
+        self.answer_and_keep(channel, answer, id.is_some())
+    }
+
+    fn answer_and_keep(&mut self, channel: ChannelId, answer: String, is_kept: bool) -> HubResult {
         self.answer(channel, &answer)?;
-        if id.is_some()
-            && let Some(session) = self.sessions.get_mut(&channel)
-        {
+        if is_kept && let Some(session) = self.sessions.get_mut(&channel) {
             session.answers.keep(answer, &self.memory);
         }
         Ok(())
     }
 
-    fn subscribe(&self, channel: ChannelId, grant: &Grant, name: &str, envelope: bool) -> Result<Obeyed, PushError> {
+    /// Gives the answers that waited for other nodes.
+    fn answer_heard(&mut self) -> HubResult {
+        let (heard, unheard) = std::mem::take(&mut self.unheard).into_iter().partition(|one| one.heard.get().is_some());
+        self.unheard = unheard;
+        let heard: Vec<Unheard> = heard;
+        heard.into_iter().try_for_each(|one| self.answer_and_keep(one.channel, one.answer, one.is_kept))
+    }
+
+    fn subscribe(
+        &self,
+        channel: ChannelId,
+        grant: &Grant,
+        name: &str,
+        envelope: bool,
+        heard: &mut Option<Ticket>,
+    ) -> Result<Obeyed, PushError> {
         if !grant.may_subscribe(name) {
             return Ok(Err("forbidden"));
         }
@@ -276,10 +330,11 @@ impl Hub {
             (false, twin) => (name.to_owned(), twin),
         };
         // In one form at a time: the answer is the last word.
-        let joined = self.process.subscribe(channel, into).ask().send()?.wait(SHARD_WITHIN);
-        if !joined.is_ok_and(|outcome| outcome.sent == 1) {
+        let (here, by_others) = self.process.subscribe(channel, into).send_apart()?;
+        if !here.wait(SHARD_WITHIN).is_ok_and(|outcome| outcome.sent == 1) {
             return Ok(Err("too_many"));
         }
+        *heard = Some(by_others);
         if let Some(out_of) = out_of {
             self.process.unsubscribe(channel, out_of).send()?;
         }

@@ -9,7 +9,7 @@
 use super::convert;
 use super::frame::LinkFrame;
 use super::kernel_outgoing::{KernelOutgoing, KernelSession, Unanswered};
-use super::peer::{AttachedPeer, ConnectError, Endpoint, NumberedItem, OpenQuestions, Pause, PeerShared};
+use super::peer::{AttachedPeer, ConnectError, Endpoint, NumberedItem, OpenQuestions, PeerShared, RETRIES};
 use super::wire::{Attach, FromPeer, LiveChannel, LoggedIn, LoginQuestion, ToPeer};
 use crate::broker::{Policy, RecvError};
 use crate::channel::ChannelId;
@@ -313,13 +313,13 @@ impl<H: Host> Incoming<H> {
         to_outgoing: &mpsc::Sender<Option<KernelSession<KernelArrival>>>,
         prints: &Prints<H>,
     ) {
-        let mut pauses = Pause::default();
+        let mut failures = 0;
         let mut said = String::new();
         let mut is_first = true;
         while !life.has_left() {
             match AttachedPeer::<KernelArrival>::connect(endpoint.clone(), attach.clone()) {
                 Ok(attached) => {
-                    (pauses, said, is_first) = (Pause::default(), String::new(), false);
+                    (failures, said, is_first) = (0, String::new(), false);
                     let over = self.session(life, &attached, to_outgoing, prints);
                     life.session().take();
                     if over.is_err() {
@@ -332,7 +332,8 @@ impl<H: Host> Incoming<H> {
                         return;
                     }
                     tell_once(&mut said, endpoint, &error);
-                    life.pause(pauses.next());
+                    failures += 1;
+                    life.pause(RETRIES.after(failures));
                 }
             }
         }

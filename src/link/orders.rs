@@ -235,7 +235,7 @@ impl<'a> ProcessOrders<'a> {
             if let (Some(here), Some(nodes)) = halves {
                 let head = ToPeer::Outcome(convert::nodes_out(ask, here, nodes));
                 // The only error is that the session is over. Shards come by here: they do not write.
-                let _ = session.line.send_later(LinkFrame::bare(&head), FrameMark::Answer);
+                let _ = session.frames.send_later(LinkFrame::bare(&head), FrameMark::Answer);
             }
         };
         let answer_here = answer.clone();

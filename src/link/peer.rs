@@ -15,39 +15,18 @@ use super::wire::{
 };
 use crate::broker::{OnNodes, Outcome, PushError, RecvError};
 use crate::driver::peer_socket::{DeadlineReader, PeerStream};
+use crate::driver::retry::RetryPauses;
 use crate::tls::Trust;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// The waits between attempts to connect again.
-const AGAIN_MIN: Duration = Duration::from_millis(20);
-const AGAIN_MAX: Duration = Duration::from_millis(250);
-
-/// The same for who comes back for ever.
-pub struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(AGAIN_MIN)
-    }
-}
-
-impl Pause {
-    /// How long to wait now: at random, so that peers of a broker that restarts do not all come at once; longer the
-    /// next time.
-    pub fn next(&mut self) -> Duration {
-        let part = (RandomState::new().hash_one(()) % 1000) as u32;
-        let pause = self.0 / 2 + self.0 * part / 2000;
-        self.0 = (2 * self.0).min(AGAIN_MAX);
-        pause
-    }
-}
+/// The waits between attempts to connect again, so that peers of a broker that restarts do not all come at once.
+pub const RETRIES: RetryPauses = RetryPauses { least: Duration::from_millis(20), most: Duration::from_millis(250) };
 
 /// How long what was pushed may take to leave when the process ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -417,7 +396,7 @@ impl<T: NumberedItem> PeerShared<T> {
 
     /// Connects again, with pauses that grow, until `deadline`. None: the session is over.
     fn again(&self, deadline: Instant) -> Option<Greeted> {
-        let mut pauses = Pause::default();
+        let mut failures = 0;
         loop {
             let hello = Hello { received: self.lock().arrived, ..self.hello.clone() };
             match greet(&self.endpoint, &hello) {
@@ -434,7 +413,8 @@ impl<T: NumberedItem> PeerShared<T> {
                 }
                 Err(error) => tracing::debug!(broker = ?self.endpoint, %error, "the link is not back yet"),
             }
-            let pause = pauses.next();
+            failures += 1;
+            let pause = RETRIES.after(failures);
             if Instant::now() + pause >= deadline || self.frames.has_ended() {
                 return None;
             }

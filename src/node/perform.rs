@@ -92,9 +92,10 @@ impl Pending {
                 let delivery = self.ticket(AskedOrder::Grant, reply);
                 owner.grant(channel, guest.to_string().into(), is_granted, delivery).map(|()| None)
             }
-            Ordered::Else(ActionRequest { action: CheckedAction::Grant { channel: None, guest, is_granted }, reply }) => {
-                granted(owner.grant_all(&guest.to_string().into(), is_granted), reply)
-            }
+            Ordered::Else(ActionRequest {
+                action: CheckedAction::Grant { channel: None, guest, is_granted },
+                reply,
+            }) => granted(owner.grant_all(&guest.to_string().into(), is_granted), reply),
             Ordered::Else(ActionRequest { action, reply }) => bind(owner, action, reply),
         }
     }

@@ -22,7 +22,7 @@ use self::body::PublishOrder;
 use self::guard::ApiGuard;
 use self::idempotency::{KeptAnswers, KeyDigest, KeyStatus};
 use self::lines::LineBatch;
-use self::perform::{Counting, Performer, PushResult, PushTickets};
+use self::perform::{ChannelAsked, Counting, Performer, PushResult, PushTickets};
 use crate::broker::RequestId;
 use crate::broker::{AttachOptions, BrokerHandle, Event, HttpAsk, HttpRequest, Process, ServiceError};
 use crate::gateway::{ContractRequest, HttpRule};
@@ -197,11 +197,18 @@ impl Api {
             ("GET" | "HEAD", ["topics", name]) => self.performer.topic(name, &asked.query_params),
             ("GET" | "HEAD", ["channels", channel]) => self.performer.channel(channel),
             ("DELETE", ["channels", channel]) => self.performer.close(channel, &asked.query_params),
+            ("GET" | "HEAD" | "DELETE", ["channels", node, channel]) => {
+                let closes = (&*asked.method == "DELETE").then_some(&asked.query_params);
+                match self.performer.ask_of_channel(node, channel, closes) {
+                    Ok(asked) => return self.waiting.push((id, Awaited::Channel(asked), None)),
+                    Err(answer) => answer,
+                }
+            }
             (_, ["push"]) => ApiAnswer::error(405, None, "push with POST").with("allow", "POST"),
             (_, ["topics"] | ["topics", _]) => {
                 ApiAnswer::error(405, None, "topics are looked at, with GET").with("allow", "GET, HEAD")
             }
-            (_, ["channels", _]) => {
+            (_, ["channels", _] | ["channels", _, _]) => {
                 ApiAnswer::error(405, None, "a channel is looked at or closed").with("allow", "GET, HEAD, DELETE")
             }
             _ => ApiAnswer::error(404, None, "there is nothing at this path: see /api/push"),
@@ -260,11 +267,8 @@ impl Api {
     /// One part of a batch; the rest of it waits behind other requests.
     fn work_off(&mut self, id: RequestId, mut lines: LineBatch) {
         match lines.work(&mut self.performer) {
-            None => self.lines.push_back((id, lines)),
-            Some(body) => {
-                let fields = vec![("content-type", "application/x-ndjson")];
-                self.answer(id, lines.into_key(), ApiAnswer { status: 200, fields, body });
-            }
+            false => self.lines.push_back((id, lines)),
+            true => self.waiting.push((id, Awaited::Lines(lines), None)),
         }
     }
 
@@ -272,15 +276,13 @@ impl Api {
     fn settle(&mut self) {
         let until = Instant::now() + OUTCOME_WITHIN;
         let waiting = std::mem::take(&mut self.waiting).into_iter();
-        let (slow, ready): (Vec<_>, Vec<_>) = waiting.partition(|(_, awaited, _)| awaited.is_slow());
-        self.waiting = slow;
-        for (id, ticket, key) in ready {
-            let answer = match ticket.wait(until.saturating_duration_since(Instant::now())) {
-                Some(outcome) => ApiAnswer::json(200, &outcome),
-                None => ApiAnswer::error(503, None, "what was asked was done, and its outcome is not known yet")
-                    .with("retry-after", "1"),
-            };
-            self.answer(id, key, answer);
+        for (id, mut awaited, key) in waiting {
+            if awaited.is_slow() {
+                self.waiting.push((id, awaited, key));
+                continue;
+            }
+            let (answer, of_batch) = awaited.answer(until.saturating_duration_since(Instant::now()));
+            self.answer(id, key.or(of_batch), answer);
         }
     }
 
@@ -299,22 +301,38 @@ impl Api {
 enum Awaited {
     Outcome(PushTickets),
     Count(Counting),
+    Channel(ChannelAsked),
+    Lines(LineBatch),
 }
 
 impl Awaited {
     /// Returns whether waiting for it may take as long as other nodes do.
-    fn is_slow(&self) -> bool {
+    fn is_slow(&mut self) -> bool {
         match self {
             Self::Outcome(tickets) => tickets.is_slow(),
             Self::Count(counting) => counting.is_slow(),
+            Self::Channel(asked) => asked.is_slow(),
+            Self::Lines(lines) => lines.is_slow(),
         }
     }
 
-    fn wait(&self, timeout: Duration) -> Option<serde_json::Value> {
-        match self {
+    /// The answer, and the key of the batch that it is for.
+    fn answer(self, timeout: Duration) -> (ApiAnswer, Option<KeyDigest>) {
+        let told = match self {
             Self::Outcome(tickets) => tickets.wait(timeout),
             Self::Count(counting) => counting.wait(timeout),
-        }
+            Self::Channel(asked) => return (asked.answer(), None),
+            Self::Lines(lines) => {
+                let (body, key) = lines.into_answers();
+                let fields = vec![("content-type", "application/x-ndjson")];
+                return (ApiAnswer { status: 200, fields, body }, key);
+            }
+        };
+        let unknown = || {
+            ApiAnswer::error(503, None, "what was asked was done, and its outcome is not known yet")
+                .with("retry-after", "1")
+        };
+        (told.map_or_else(unknown, |told| ApiAnswer::json(200, &told)), None)
     }
 }
 

@@ -5,8 +5,8 @@
 use super::ApiAnswer;
 use super::body::{OnOthers, OutcomeWanted, PublishOrder, PublishTo, decoded};
 use crate::broker::{
-    Audience, Broadcast, BrokerHandle, ChannelFilter, Message, OnNodes, Outcome, Presence, Present, ProcessHandle,
-    PushError, Ticket, TopicQuery,
+    Audience, Broadcast, BrokerHandle, ChannelAnswer, ChannelAt, ChannelFilter, ChannelQuestion, ChannelReport,
+    Message, OnNodes, Outcome, Presence, Present, ProcessHandle, PushError, Ticket, TopicQuery,
 };
 use crate::channel::ChannelId;
 use crate::hub;
@@ -123,6 +123,41 @@ impl PushTickets {
         }
         Ok(())
     }
+}
+
+/// A claim to what another node says of a channel of its own.
+pub(super) struct ChannelAsked {
+    at: ChannelAt,
+    said: Ticket<ChannelAnswer>,
+}
+
+impl ChannelAsked {
+    /// Returns whether the node may still say it.
+    pub fn is_slow(&self) -> bool {
+        self.said.get().is_none()
+    }
+
+    pub fn answer(&self) -> ApiAnswer {
+        match self.said.get().unwrap_or(ChannelAnswer::Silent) {
+            ChannelAnswer::Shown(report) => shown(*report, Some(&self.at.node)),
+            ChannelAnswer::Closed => ApiAnswer::json(202, &json!({"closed": self.at.to_string()})),
+            ChannelAnswer::NotFound => no_channel(&self.at),
+            ChannelAnswer::Silent => {
+                let why = format!("node {} has not answered: it is away, slow, or none of this fleet", self.at.node);
+                ApiAnswer::error(503, None, &why).with("retry-after", "1")
+            }
+        }
+    }
+}
+
+/// A channel as it is shown.
+fn shown(mut report: ChannelReport, node: Option<&str>) -> ApiAnswer {
+    report.topics.retain(|name| !topic::is_reserved(name));
+    let mut channel = serde_json::to_value(&report).expect("reports are plain JSON");
+    if let Some(node) = node {
+        channel["node"] = node.into();
+    }
+    ApiAnswer::json(200, &channel)
 }
 
 type Query = BTreeMap<String, String>;
@@ -257,32 +292,43 @@ impl Performer {
         let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
         let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
         match self.target.channels(&filter, 0, 1).0.pop() {
-            None => no_channel(channel),
-            Some(mut report) => {
-                report.topics.retain(|name| !topic::is_reserved(name));
-                ApiAnswer::json(200, &serde_json::to_value(&report).expect("reports are plain JSON"))
-            }
+            None => no_channel(&channel),
+            Some(report) => shown(report, self.target.fleet_node()),
         }
+    }
+
+    /// Asks a node of the fleet to tell of a channel, or to close it as the request says. An answer there is already where
+    /// it is this node's own, or the request is wrong.
+    pub fn ask_of_channel(&self, node: &str, id: &str, closes: Option<&Query>) -> Result<ChannelAsked, ApiAnswer> {
+        let Some(own) = self.target.fleet_node() else {
+            let why = "this broker is in no fleet: channels are numbers, without a node";
+            return Err(ApiAnswer::error(404, Some("channel"), why));
+        };
+        if node == own {
+            return Err(closes.map_or_else(|| self.channel(id), |query| self.close(id, query)));
+        }
+        let at: ChannelAt = format!("{node}/{id}").parse().map_err(|_| no_number())?;
+        let what = match closes {
+            None => ChannelQuestion::Look,
+            Some(query) => {
+                let (code, reason) = close_of(query)?;
+                ChannelQuestion::Close(code, reason.into())
+            }
+        };
+        let said = self.target.ask_of_channel(&at, what).ok_or_else(|| no_channel(&at))?;
+        Ok(ChannelAsked { at, said })
     }
 
     pub fn close(&self, id: &str, query: &Query) -> ApiAnswer {
         let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
-        let code = match query.get("code").map(|code| code.parse()).transpose() {
-            Ok(code) => code.unwrap_or(CLOSE_CODE),
-            Err(_) => 0,
+        let (code, reason) = match close_of(query) {
+            Ok(close) => close,
+            Err(refused) => return refused,
         };
-        if !crate::proto::close::code_may_travel(code) {
-            return ApiAnswer::error(
-                400,
-                Some("code"),
-                "a code that may travel (RFC 6455 7.4): 1000 to 1014, 3000 to 4999",
-            );
-        }
-        let reason = query.get("reason").map_or("closed over HTTP", String::as_str);
         let closed = self.target.close(channel, code, reason).ask().try_send();
         match closed.map(|ticket| ticket.wait(super::OUTCOME_WITHIN)) {
             Ok(Ok(Outcome { not_found: 0, .. })) => ApiAnswer::json(202, &json!({"closed": channel})),
-            Ok(Ok(_)) => no_channel(channel),
+            Ok(Ok(_)) => no_channel(&channel),
             Ok(Err(_)) => ApiAnswer::error(503, None, "the shard did not answer in time").with("retry-after", "1"),
             Err(error) => refusal(error),
         }
@@ -293,7 +339,20 @@ fn no_number() -> ApiAnswer {
     ApiAnswer::error(400, Some("channel"), "the number of a channel")
 }
 
-fn no_channel(channel: ChannelId) -> ApiAnswer {
+/// The code and reason with which a request closes a channel.
+fn close_of(query: &Query) -> Result<(u16, &str), ApiAnswer> {
+    let code = match query.get("code").map(|code| code.parse()).transpose() {
+        Ok(code) => code.unwrap_or(CLOSE_CODE),
+        Err(_) => 0,
+    };
+    if !crate::proto::close::code_may_travel(code) {
+        let why = "a code that may travel (RFC 6455 7.4): 1000 to 1014, 3000 to 4999";
+        return Err(ApiAnswer::error(400, Some("code"), why));
+    }
+    Ok((code, query.get("reason").map_or("closed over HTTP", String::as_str)))
+}
+
+fn no_channel(channel: &dyn std::fmt::Display) -> ApiAnswer {
     ApiAnswer::error(404, None, &format!("there is no channel {channel}"))
 }
 

@@ -2,7 +2,11 @@
 //! server of a cluster that is about to stop for another one, and is there again within seconds.
 
 use super::fleet::{Node, topic, wait_for};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use nkeys::{KeyPair, KeyPairType};
 use pushring::fleet::{Credentials, Name, Options, probe};
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 use crate::support::daemon::TemporaryFile;
@@ -51,6 +55,80 @@ fn nats_is_spoken_with_over_tls_and_told_who_it_is() {
     b.subscribe("room");
     a.send(&topic("room"), "over TLS");
     assert_eq!(b.recv(), "over TLS");
+}
+
+/// A JWT of these claims, as `nsc` makes it: signed by `issuer`, made out to `subject`.
+fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: Value) -> String {
+    let part = |json: Value| BASE64URL.encode(json.to_string());
+    let claims = json!({
+        "jti": name, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name, "sub": subject.public_key(),
+        "nats": nats,
+    });
+    let signed = format!("{}.{}", part(json!({"typ": "JWT", "alg": "ed25519-nkey"})), part(claims));
+    let signature = BASE64URL.encode(issuer.sign(signed.as_bytes()).unwrap());
+    format!("{signed}.{signature}")
+}
+
+/// The credentials file of a node that may say and hear what docs/FLEET.md lets it, of an account's.
+fn credentials(account: &KeyPair, node: &str, key: u8) -> String {
+    let user = KeyPair::new_from_raw(KeyPairType::User, [key; 32]).unwrap();
+    let hears = ["topic.*", "path.*", "process.*", "node.all", "tails.all", "ask.all", "count.all"];
+    let hears = hears.map(str::to_owned).into_iter().chain(["channels", "answer"].map(|kind| format!("{kind}.{node}")));
+    let hears = hears.map(|kind| format!("pushring.v1.main.*.{kind}"));
+    let hears: Vec<_> = hears.chain([format!("pushring.v1.main.{node}.inbox.>")]).collect();
+    let says = [format!("pushring.v1.main.{node}.>")];
+    let rights = json!({
+        "pub": {"allow": says}, "sub": {"allow": hears}, "subs": -1, "data": -1, "payload": -1, "type": "user",
+        "version": 2,
+    });
+    let token = jwt(account, &user, node, rights);
+    format!(
+        "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{}\n\
+         ------END USER NKEY SEED------\n",
+        user.seed().unwrap()
+    )
+}
+
+#[test]
+fn a_credentials_file_with_a_jwt_lets_a_node_in_as_itself_alone() {
+    let pair = |of, key| KeyPair::new_from_raw(of, [key; 32]).unwrap();
+    let (operator, account) = (pair(KeyPairType::Operator, 1), pair(KeyPairType::Account, 2));
+    let limits = json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+    });
+    let of_operator = jwt(&operator, &operator, "operator", json!({"type": "operator", "version": 2}));
+    let rights =
+        json!({"limits": limits, "default_permissions": {"pub": {}, "sub": {}}, "type": "account", "version": 2});
+    let of_account = jwt(&operator, &account, "fleet", rights);
+    let settings = format!(
+        "operator: {of_operator}\nresolver: MEMORY\nresolver_preload: {{ {}: {of_account} }}",
+        account.public_key()
+    );
+    let Some(nats) = Nats::start(&settings) else { return };
+    let options = |name: &str, file: &str| Options {
+        servers: vec![nats.url()],
+        credentials: Some(Credentials::new(file).unwrap()),
+        ..Options::new(Name::new(name).unwrap())
+    };
+    let files = [credentials(&account, "a", 3), credentials(&account, "b", 4)];
+    let (a, mut b) = (Node::with(options("a", &files[0])), Node::with(options("b", &files[1])));
+    a.joined(1);
+    b.joined(1);
+    b.subscribe("room");
+    a.send(&topic("room"), "signed");
+    assert_eq!(b.recv(), "signed");
+    assert_eq!((a.report().counts.server_errors, b.report().counts.server_errors), (0, 0), "all that it needs");
+    // Under another node's file it may not speak for itself; nor does anybody let in who was signed by a stranger.
+    let since = Instant::now();
+    let refused = loop {
+        match probe(&options("c", &files[0])) {
+            Ok(probed) => break probed.refused,
+            Err(error) => assert!(since.elapsed() < PATIENCE, "{error}"),
+        }
+    };
+    assert!(refused > 0);
+    let stranger = credentials(&pair(KeyPairType::Account, 9), "a", 5);
+    assert!(probe(&options("a", &stranger)).is_err());
 }
 
 #[test]

@@ -53,6 +53,7 @@ mod doctor;
 mod embedding;
 mod event_streams;
 mod fleet;
+mod fleet_api;
 mod fleet_guests;
 mod fleet_resume;
 mod fleet_servers;

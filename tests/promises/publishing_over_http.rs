@@ -224,7 +224,7 @@ fn the_description_names_what_is_served() {
     for (path, methods) in spec["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
             // Each is there, and says no more than what is described.
-            let path = path.replace("{topic}", "a").replace("{channel}", "1");
+            let path = path.replace("{topic}", "a").replace("{channel}", "1").replace("{node}", "n");
             let (status, _) = scene.ask(&format!("{} {path}", method.to_uppercase()), "", b"");
             assert!(
                 status != 405 && operation["responses"].get(status.to_string()).is_some(),
@@ -233,7 +233,7 @@ fn the_description_names_what_is_served() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 5);
+    assert_eq!(seen, 7);
     // Each field of an order, of an outcome and of a channel is described, and no other.
     let schemas = &spec["components"]["schemas"];
     for name in schemas["Order"]["properties"].as_object().unwrap().keys() {

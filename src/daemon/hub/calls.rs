@@ -21,6 +21,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::Full;
 use hyper::{Request, Response, Uri};
 use pushring::internals::driver::clock;
+use pushring::internals::driver::retry::RetryPauses;
 use pushring::internals::hub::{CallLimits, Taken, WebhookEvent, WebhookQueue};
 use sha2::Sha256;
 use std::path::Path;
@@ -36,9 +37,8 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 /// What is read of an answer: nothing in it matters.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// The pause behind the first failure, and the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The pauses behind failures.
+const RETRIES: RetryPauses = RetryPauses { least: Duration::from_millis(500), most: Duration::from_secs(30) };
 
 /// The fewest bytes of a key (Standard Webhooks asks for 24).
 const KEY_BYTES_MIN: usize = 24;
@@ -158,7 +158,7 @@ impl Caller {
             };
             self.counts.calls_failed.fetch_add(1, Relaxed);
             failures += 1;
-            let pause = pause_after(failures, random()).max(wanted);
+            let pause = RETRIES.after(failures).max(wanted);
             if Instant::now() + pause >= until || self.calls.is_closed() {
                 let events = taken.events.len();
                 tracing::error!(host = self.host, why, events, "a webhook was given up: its events are lost");
@@ -201,14 +201,7 @@ fn body_of(taken: &Taken) -> Bytes {
 /// The seconds that an answer asks for (RFC 9110 section 10.2.3), within reason; dates are left to HTTP caches.
 fn retry_after(answer: &Response<Bytes>) -> Duration {
     let asked = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-    Duration::from_secs(asked.unwrap_or(0)).min(PAUSE_MAX)
-}
-
-/// Twice as long with each failure, and anything between half of that and all.
-fn pause_after(failures: u32, random: u64) -> Duration {
-    let whole = PAUSE_MIN.saturating_mul(1 << (failures - 1).min(10)).min(PAUSE_MAX);
-    let half_ms = whole.as_millis() as u64 / 2;
-    Duration::from_millis(half_ms + random % (half_ms + 1))
+    Duration::from_secs(asked.unwrap_or(0)).min(RETRIES.most)
 }
 
 fn random() -> u64 {
@@ -233,15 +226,10 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_and_differ() {
-        for failures in 1..100 {
-            let (least, most) = (pause_after(failures, 0), pause_after(failures, u64::MAX));
-            assert!(least <= most && most <= PAUSE_MAX && least >= PAUSE_MIN / 2, "{failures}");
-        }
-        assert!(pause_after(7, 0) > pause_after(1, u64::MAX));
+    fn a_receiver_may_ask_for_a_longer_pause_within_bounds() {
         let answer = |value: &str| Response::builder().header("retry-after", value).body(Bytes::new()).unwrap();
         assert_eq!(retry_after(&answer("7")), Duration::from_secs(7));
-        assert_eq!(retry_after(&answer("99999")), PAUSE_MAX);
+        assert_eq!(retry_after(&answer("99999")), RETRIES.most);
         assert_eq!(retry_after(&answer("Wed, 21 Oct 2015 07:28:00 GMT")), Duration::ZERO);
     }
 

@@ -1,0 +1,154 @@
+//! What other nodes are asked, and what is answered to them.
+//!
+//! Invariants: a question is settled once, when all have answered or have had their time; a question of another node never
+//! holds up the thread: shards are asked beside it, by so many at a time.
+
+use super::super::names::Name;
+use super::super::outbox::Question;
+use super::super::subject::{Line, Target, To};
+use super::super::traffic::{ChannelAsked, Numbered, Publish, Settled};
+use super::Engine;
+use crate::broker::{
+    AskNodes, Asker, ChannelAnswer, ChannelFilter, ChannelQuestion, OnNodes, Outcome, Presence, PushError, SAID_WITHIN,
+};
+use crate::shard::outcome::{OutcomeCollector, OutcomePart};
+use std::rc::Rc;
+use tokio::sync::mpsc;
+use tokio::{task, time};
+
+/// Who waits for what other nodes say.
+pub(super) enum NodesAsked {
+    /// What became of a push.
+    Push(AskNodes),
+    /// How many subscribers a topic has.
+    Count(Line, Asker<Presence>),
+    /// Of a channel there.
+    Channel(Asker<ChannelAnswer>),
+}
+
+impl Engine {
+    /// Tells who asked what other nodes have said.
+    pub(super) fn settle(&self, settled: Settled) {
+        let asking = self.asking.borrow_mut().remove(&settled.ask);
+        if let Some(asking) = asking {
+            self.tell_asking(asking, settled);
+        }
+    }
+
+    fn tell_asking(&self, asking: NodesAsked, Settled { on_nodes, shown, .. }: Settled) {
+        match asking {
+            NodesAsked::Push(asker) => asker.tell(on_nodes),
+            NodesAsked::Count(line, asker) => {
+                asker.tell(self.remembered.borrow_mut().presence(line, on_nodes, self.now_ms()));
+            }
+            NodesAsked::Channel(asker) => asker.tell(match (shown, on_nodes.said.into_values().next()) {
+                (Some(report), _) => ChannelAnswer::Shown(report),
+                (None, Some(Outcome { closed: 1.., .. })) => ChannelAnswer::Closed,
+                (None, Some(_)) => ChannelAnswer::NotFound,
+                (None, None) => ChannelAnswer::Silent,
+            }),
+        }
+    }
+
+    /// Waits until others have said it, or have had their time.
+    fn wait_for_nodes(self: &Rc<Self>, asked: Result<u64, OnNodes>, asking: NodesAsked) {
+        let ask = match asked {
+            Ok(ask) => ask,
+            Err(on_nodes) => return self.tell_asking(asking, Settled { ask: 0, on_nodes, shown: None }),
+        };
+        self.asking.borrow_mut().insert(ask, asking);
+        let engine = self.clone();
+        task::spawn_local(async move {
+            time::sleep(SAID_WITHIN).await;
+            let on_nodes = engine.member.borrow_mut().give_up(ask);
+            if let Some(on_nodes) = on_nodes {
+                engine.settle(Settled { ask, on_nodes, shown: None });
+            }
+        });
+    }
+
+    /// Asks others what they are to be asked.
+    pub(super) async fn ask_all(self: Rc<Self>, mut questions: mpsc::Receiver<Question>) {
+        while let Some(question) = questions.recv().await {
+            let asked = match &question {
+                Question::Count { process, topic, .. } => self.member.borrow_mut().count(process, topic),
+                Question::Channel { node, channel, what, .. } => {
+                    self.member.borrow_mut().ask_of_channel(node, *channel, what)
+                }
+            };
+            // A name that is too long for a message exists on no other node.
+            let Ok((publish, asked)) = asked else { continue };
+            let asking = match question {
+                Question::Count { process, topic, asker } => {
+                    NodesAsked::Count(Target { process, to: To::Topic(topic) }.line(), asker)
+                }
+                Question::Channel { asker, .. } => NodesAsked::Channel(asker),
+            };
+            // With no number nobody waits, so nothing is to be done either.
+            let is_asked = asked.is_ok();
+            self.wait_for_nodes(asked, asking);
+            if is_asked && self.is_connected() {
+                self.publish(publish).await;
+            }
+        }
+    }
+
+    /// Tells another node of a channel here, or closes it for that.
+    ///
+    /// # Errors
+    /// The broker has stopped.
+    pub(super) fn obey_of_channel(self: &Rc<Self>, asked: ChannelAsked) -> Result<(), PushError> {
+        let ChannelAsked { source, ask, channel, what } = asked;
+        if let ChannelQuestion::Close(code, reason) = what {
+            return self.hands.borrow().close(channel, (code, &reason), self.part_of(source, ask));
+        }
+        // Who asks for too many is not answered: this node counts as silent there.
+        let Ok(permit) = self.looking.clone().try_acquire_owned() else { return Ok(()) };
+        let engine = self.clone();
+        task::spawn_local(async move {
+            let (broker, filter) =
+                (engine.broker.clone(), ChannelFilter { channel: Some(channel), ..Default::default() });
+            let found = task::spawn_blocking(move || broker.channels(&filter, 0, 1).0.pop()).await;
+            drop(permit);
+            let Ok(found) = found else { return };
+            let answer = engine.member.borrow_mut().shown(&source, ask, found);
+            let _ = engine.answers.try_send(answer);
+        });
+        Ok(())
+    }
+
+    /// The whole outcome of a push here, which is said to the node that asks.
+    pub(super) fn part_of(&self, node: Name, ask: u64) -> Box<OutcomePart> {
+        let outcomes = self.outcomes.clone();
+        let parts = OutcomeCollector::split(1, move |outcome| drop(outcomes.try_send((node.clone(), ask, outcome))));
+        Box::new(parts.into_iter().next().expect("there is one part"))
+    }
+
+    /// Says what became of pushes here, to those who ask.
+    pub(super) async fn answer_all(
+        self: Rc<Self>,
+        mut outcomes: mpsc::Receiver<(Name, u64, Outcome)>,
+        mut answers: mpsc::Receiver<Publish>,
+    ) {
+        loop {
+            let answer = tokio::select! {
+                Some((node, ask, outcome)) = outcomes.recv() => self.member.borrow_mut().answer(&node, ask, &outcome),
+                Some(answer) = answers.recv() => answer,
+                else => return,
+            };
+            self.publish(answer).await;
+        }
+    }
+
+    /// Publishes a push, and what is asked of it.
+    pub(super) async fn publish_push(self: &Rc<Self>, numbered: Numbered, nodes: Option<AskNodes>) {
+        let Numbered { push, ask, asked } = numbered;
+        if let (Some(asked), Some(nodes)) = (asked, nodes) {
+            self.wait_for_nodes(asked, NodesAsked::Push(nodes));
+        }
+        self.publish(push).await;
+        if let Some(ask) = ask {
+            self.publish(ask).await;
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What goes into a node of a fleet and comes out of it: pushes of its broker and of other nodes, and what is reported.
+
+use super::names::Name;
+use super::roster::Change;
+use super::subject::{Target, To};
+use crate::broker::{Audience, ChannelQuestion, Message, OnNodes};
+use crate::channel::ChannelId;
+use crate::process_id::ProcessId;
+use crate::shard::command::PushFrame;
+use crate::shard::operating::ChannelReport;
+use crate::words::policy::Policy;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A push to others.
+#[derive(Debug, Clone)]
+pub struct Outbound {
+    /// In whose name.
+    pub process: ProcessId,
+    /// To whom.
+    pub to: OutboundTo,
+    /// The frame to push.
+    pub frame: PushFrame,
+    /// What to do where a channel is over its budget.
+    pub policy: Option<Policy>,
+    /// Whether other nodes are to say what became of it.
+    pub asks: bool,
+}
+
+/// See [`Outbound`].
+#[derive(Debug, Clone)]
+pub enum OutboundTo {
+    /// An audience on all nodes.
+    All(To),
+    /// Channels of a node.
+    Channels(Name, Vec<ChannelId>),
+    /// The same, of whatever processes have let this one in.
+    Guest(Name, Vec<ChannelId>),
+}
+
+impl Outbound {
+    /// What it holds beside itself.
+    pub fn heap_bytes(&self) -> usize {
+        let list = if let OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) = &self.to {
+            list.capacity() * size_of::<ChannelId>()
+        } else {
+            0
+        };
+        self.frame.payload.len() + list
+    }
+}
+
+/// What is to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Where.
+    pub subject: String,
+    /// The message.
+    pub bytes: Bytes,
+}
+
+/// A push that has got its number.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// The message to publish.
+    pub push: Publish,
+    /// What is published behind it, where nodes are asked that may not listen to it.
+    pub ask: Option<Publish>,
+    /// Under which number others will say what became of it, or what there is to say already.
+    pub asked: Option<Result<u64, OnNodes>>,
+}
+
+/// A push of another node, for the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// In whose name.
+    pub process: ProcessId,
+    /// To whom.
+    pub channels: Channels,
+    /// What: by reference to what came in.
+    pub message: Message,
+    /// What to do where a channel is over its budget.
+    pub policy: Option<Policy>,
+    /// Who wants to hear what became of it, and under which number.
+    pub asked: Option<(Name, u64)>,
+}
+
+/// See [`Delivery`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Channels {
+    /// An audience.
+    Of(To),
+    /// A list.
+    List(Vec<ChannelId>),
+    /// A list of channels that this process, an address on another node, was let in to.
+    Guest(Arc<str>, Vec<ChannelId>),
+}
+
+impl To {
+    /// For the broker.
+    pub fn audience(self) -> Audience {
+        match self {
+            Self::Topic(name) => Audience::Topic(name),
+            Self::Path(path) => Audience::Path(path),
+            Self::Process => Audience::Process,
+        }
+    }
+}
+
+/// Events of a fleet that are reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FleetNews {
+    /// Messages of a node are lost; none: it is not known how many.
+    Lost {
+        /// The node whose messages are lost.
+        source: Arc<str>,
+        /// To whom; none: to channels here, or all that is sent by that node.
+        to: Option<Target>,
+        /// How many.
+        count: Option<u64>,
+    },
+    /// A message was refused.
+    Refused {
+        /// Of which node, as its subject says.
+        source: String,
+        /// Why.
+        why: Refusal,
+    },
+    /// A node has come, come back or begun anew.
+    Node {
+        /// The node that has come.
+        node: Arc<str>,
+        /// What is new.
+        change: Change,
+    },
+    /// A node is silent.
+    Gone {
+        /// The node concerned.
+        node: Arc<str>,
+    },
+}
+
+/// Why a message was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// See there.
+    #[error("it is of version {0}, which is not spoken here: bring both nodes to one version")]
+    Version(u8),
+    /// The header and the subject name different sources.
+    #[error("it says that it is another node's than its subject does: who publishes it may publish for itself only")]
+    Source,
+    /// The header and the subject name different audiences.
+    #[error("it says that it is for others than its subject does")]
+    Subject,
+    /// It is none, or a part of it is not what it should be.
+    #[error("it is no message of a fleet, or is not whole")]
+    Malformed,
+    /// Another node has this one's name.
+    #[error("another node of the fleet has this node's name: give each a name of its own (fleet_node)")]
+    Twin,
+}
+
+/// What another node asks of a channel here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelAsked {
+    /// Who asks.
+    pub source: Name,
+    /// Under which number it is answered.
+    pub ask: u64,
+    /// The channel.
+    pub channel: ChannelId,
+    /// What.
+    pub what: ChannelQuestion,
+}
+
+/// All that was said to a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// Its number.
+    pub ask: u64,
+    /// What the nodes have said.
+    pub on_nodes: OnNodes,
+    /// The channel that was asked for, if it is there.
+    pub shown: Option<Box<ChannelReport>>,
+}
+
+/// What came of a message.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// What the broker is to do.
+    pub delivery: Option<Delivery>,
+    /// What is to be answered at once.
+    pub answer: Option<Publish>,
+    /// A node wants to know how many subscribers a topic has here; the answer goes to it under the number.
+    pub count: Option<(ProcessId, Arc<str>, Name, u64)>,
+    /// A node wants to hear of a channel here, or to have it closed.
+    pub of_channel: Option<ChannelAsked>,
+    /// All have said what was asked under this number.
+    pub settled: Option<Settled>,
+    /// What is to be told.
+    pub told: Vec<FleetNews>,
+}
