@@ -22,7 +22,7 @@ use self::body::PublishOrder;
 use self::guard::ApiGuard;
 use self::idempotency::{KeptAnswers, KeyDigest, KeyStatus};
 use self::lines::LineBatch;
-use self::perform::{ChannelAsked, Counting, Performer, PushResult, PushTickets};
+use self::perform::{ChannelTicket, Counting, Performer, PushResult, PushTickets};
 use crate::broker::RequestId;
 use crate::broker::{AttachOptions, BrokerHandle, Event, HttpAsk, HttpRequest, Process, ServiceError};
 use crate::gateway::{ContractRequest, HttpRule};
@@ -301,7 +301,7 @@ impl Api {
 enum Awaited {
     Outcome(PushTickets),
     Count(Counting),
-    Channel(ChannelAsked),
+    Channel(ChannelTicket),
     Lines(LineBatch),
 }
 

@@ -126,12 +126,12 @@ impl PushTickets {
 }
 
 /// A claim to what another node says of a channel of its own.
-pub(super) struct ChannelAsked {
+pub(super) struct ChannelTicket {
     at: ChannelAt,
     said: Ticket<ChannelAnswer>,
 }
 
-impl ChannelAsked {
+impl ChannelTicket {
     /// Returns whether the node may still say it.
     pub fn is_slow(&self) -> bool {
         self.said.get().is_none()
@@ -299,7 +299,7 @@ impl Performer {
 
     /// Asks a node of the fleet to tell of a channel, or to close it as the request says. An answer there is already where
     /// it is this node's own, or the request is wrong.
-    pub fn ask_of_channel(&self, node: &str, id: &str, closes: Option<&Query>) -> Result<ChannelAsked, ApiAnswer> {
+    pub fn ask_of_channel(&self, node: &str, id: &str, closes: Option<&Query>) -> Result<ChannelTicket, ApiAnswer> {
         let Some(own) = self.target.fleet_node() else {
             let why = "this broker is in no fleet: channels are numbers, without a node";
             return Err(ApiAnswer::error(404, Some("channel"), why));
@@ -316,7 +316,7 @@ impl Performer {
             }
         };
         let said = self.target.ask_of_channel(&at, what).ok_or_else(|| no_channel(&at))?;
-        Ok(ChannelAsked { at, said })
+        Ok(ChannelTicket { at, said })
     }
 
     pub fn close(&self, id: &str, query: &Query) -> ApiAnswer {
