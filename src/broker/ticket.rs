@@ -34,9 +34,13 @@ struct TicketState<T> {
 /// The other end of a [`Ticket`], or of a call that takes its place.
 pub struct TicketSender<T = Outcome>(Told<T>);
 
+/// A call that is made once.
+type TicketCall<T> = Box<dyn FnOnce(T) + Send>;
+
 enum Told<T> {
     Ticket(Arc<TicketShared<T>>),
-    Call(Mutex<Option<Box<dyn FnOnce(T) + Send>>>),
+    /// None: it was made.
+    Call(Mutex<Option<TicketCall<T>>>),
 }
 
 impl<T> std::fmt::Debug for TicketSender<T> {

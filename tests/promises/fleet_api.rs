@@ -7,7 +7,7 @@ use crate::link_support::Linked;
 use crate::support;
 
 use pushring::fleet::{Fleet, Name, Options};
-use pushring::internals::gateway::{Grant, HubDoor, patterns};
+use pushring::internals::gateway::{Grant, HubAccess, patterns};
 use pushring::internals::hub;
 use pushring::internals::push_api::{self, ApiOptions, ApiToken};
 use pushring::link::{Client as LinkClient, ClientOptions};
@@ -42,7 +42,7 @@ impl Node {
             let any = || patterns(&["*".to_owned()]).unwrap();
             let grant = Grant { may_subscribe: any(), may_publish: any(), ..Grant::default() };
             config.settings.node = format!("{node}.os");
-            config.settings.hub = Some(Arc::new(HubDoor { open: Some(Arc::new(grant)), ..HubDoor::default() }));
+            config.settings.hub = Some(Arc::new(HubAccess { open: Some(Arc::new(grant)), ..HubAccess::default() }));
         });
         let fleet = join(&broker, nats, node);
         hub::start(&broker.handle()).unwrap();
@@ -277,7 +277,7 @@ fn a_first_subscriber_waits_for_nats_and_nobody_for_it() {
     let broker = broker(support::driver(), |config| {
         let any = || patterns(&["*".to_owned()]).unwrap();
         let grant = Grant { may_subscribe: any(), may_publish: any(), ..Grant::default() };
-        config.settings.hub = Some(Arc::new(HubDoor { open: Some(Arc::new(grant)), ..HubDoor::default() }));
+        config.settings.hub = Some(Arc::new(HubAccess { open: Some(Arc::new(grant)), ..HubAccess::default() }));
     });
     hub::start(&broker.handle()).unwrap();
     let _fleet = join(&broker, &nats, "a");
