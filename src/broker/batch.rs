@@ -1,8 +1,16 @@
 //! Orders that are submitted together.
 
+#[cfg(feature = "node")]
+use super::delivery::DeliveryOptions;
 use super::elsewhere::Abroad;
+#[cfg(feature = "node")]
+use super::message::Message;
+#[cfg(feature = "node")]
+use super::order::check_size;
 use super::order::{Commands, Order};
 use super::pusher::{Full, PushError, Pusher};
+#[cfg(feature = "node")]
+use crate::channel::ChannelId;
 #[cfg(feature = "node")]
 use crate::queue::orders::Account;
 use crate::shard::command::Command;
@@ -73,11 +81,26 @@ impl Batch {
         self.is_full |= self.abroad.len() >= BATCH_COMMANDS_MAX || self.abroad_bytes >= BATCH_BYTES_MAX;
         let commands: Commands = order.into_commands();
         for (shard, command) in commands {
-            let orders = &mut self.shards[shard];
-            orders.payload_bytes += command.payload_bytes();
-            orders.commands.push(command);
-            self.is_full |= orders.commands.len() >= BATCH_COMMANDS_MAX || orders.payload_bytes >= BATCH_BYTES_MAX;
+            self.add_command(shard, command);
         }
+    }
+
+    /// As [`add`](Self::add), a message of this batch's process to a channel of this broker.
+    ///
+    /// # Panics
+    /// The message is over [`PAYLOAD_BYTES_MAX`](super::PAYLOAD_BYTES_MAX).
+    #[cfg(feature = "node")]
+    pub(crate) fn push(&mut self, channel: ChannelId, message: Message, delivery: DeliveryOptions) {
+        assert_eq!(check_size(&message), Ok(()), "a batch holds orders that can be given");
+        let (shard, command) = self.pusher.push_command(channel, message, delivery);
+        self.add_command(shard, command);
+    }
+
+    fn add_command(&mut self, shard: usize, command: Command) {
+        let orders = &mut self.shards[shard];
+        orders.payload_bytes += command.payload_bytes();
+        orders.commands.push(command);
+        self.is_full |= orders.commands.len() >= BATCH_COMMANDS_MAX || orders.payload_bytes >= BATCH_BYTES_MAX;
     }
 
     /// Adds an order, and flushes the batch once it is full, which waits as [`flush`](Self::flush) does.

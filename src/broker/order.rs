@@ -16,7 +16,7 @@ use super::ticket::{Ticket, TicketSender, ticket};
 use crate::channel::ChannelId;
 use crate::http::{HeaderFields, PreparedResponse};
 use crate::proto::close;
-use crate::shard::command::{CloseCommand, CloseFrame, Command, Policy, PushCommand};
+use crate::shard::command::{CloseCommand, CloseFrame, Command, Policy};
 use crate::shard::command::{Membership, PushMany, RespondCommand, SubscribeCommand};
 use crate::shard::event::RequestId;
 use crate::words::topic;
@@ -31,7 +31,7 @@ use std::task::{Context, Poll};
 /// Commands, each with its shard.
 pub type Commands = SmallVec<[(usize, Command); 1]>;
 
-/// What a process can ask of the broker: [`PushCommand`], [`Broadcast`], [`CloseCommand`] and [`RespondCommand`].
+/// What a process can ask of the broker: [`Push`], [`Broadcast`], [`CloseCommand`] and [`RespondCommand`].
 /// Sealed.
 pub trait Order<'p>: Sized {
     /// In whose name.
@@ -195,12 +195,10 @@ impl<'p> Order<'p> for Push<'p> {
 
     fn into_commands(self) -> Commands {
         let Self { pusher, channel, at, message, delivery } = self;
-        if at.is_some() {
-            return Commands::new();
+        match at {
+            Some(_) => Commands::new(),
+            None => smallvec![pusher.push_command(channel, message, delivery)],
         }
-        let asked = pusher.asked(delivery.ask);
-        let push = PushCommand { channel, owner: pusher.owner, frame: message.0, policy: delivery.policy, asked };
-        smallvec![(pusher.shard_of(channel), Command::Push(push))]
     }
 }
 
@@ -557,7 +555,7 @@ fn nobody_abroad(delivery: &mut DeliveryOptions) -> Option<Abroad> {
     None
 }
 
-fn check_size(message: &Message) -> Result<(), PushError> {
+pub(super) fn check_size(message: &Message) -> Result<(), PushError> {
     if message.payload().len() <= PAYLOAD_BYTES_MAX { Ok(()) } else { Err(PushError::TooLarge) }
 }
 

@@ -13,7 +13,7 @@ use crate::process_id::ProcessId;
 use crate::queue::events::{self as process_queue, ProcessQueue};
 use crate::queue::orders::{Account, SendRefused};
 use crate::shard::Owner;
-use crate::shard::command::{Command, ReportTo, ShardAudience};
+use crate::shard::command::{Command, PushCommand, ReportTo, ShardAudience};
 use crate::shard::deflate::{Compressed, Windows};
 use crate::shard::event::Event;
 use crate::shard::outcome::{OutcomeCollector as Parts, OutcomePart};
@@ -182,6 +182,18 @@ impl Pusher {
             return Err(PushError::OutcomesUnread);
         }
         Ok(())
+    }
+
+    /// A message to one channel of this broker, and its shard.
+    pub(super) fn push_command(
+        &self,
+        channel: ChannelId,
+        message: Message,
+        delivery: DeliveryOptions,
+    ) -> (usize, Command) {
+        let asked = self.asked(delivery.ask);
+        let push = PushCommand { channel, owner: self.owner, frame: message.0, policy: delivery.policy, asked };
+        (self.shard_of(channel), Command::Push(push))
     }
 
     /// Who is to be told of an order for one channel.

@@ -79,6 +79,16 @@ impl DeskJob {
             Self::Answer { .. } => DeskOf::System,
         }
     }
+
+    /// The process at whose desk it is done, if it is one of this node.
+    fn process(&self) -> Option<&ProcessId> {
+        match self {
+            Self::Act(ActionRequest { action: CheckedAction::Grant { .. }, .. }) => None,
+            Self::Act(request) => Some(&request.requester().process),
+            Self::Respond { process, .. } => Some(process),
+            Self::ActOfGuest(_) | Self::Answer { .. } => None,
+        }
+    }
 }
 
 fn address(address: &Address) -> Arc<str> {
@@ -123,6 +133,8 @@ pub(crate) struct Desks {
     kernel: KernelHandle,
     pending: Arc<Pending>,
     places: HashMap<DeskOf, usize>,
+    /// The process that was at its desk last, which is where the next job most often belongs.
+    last: Option<(ProcessId, usize)>,
     desks: Vec<Desk>,
     forget_at: usize,
     /// Those that have something to do.
@@ -172,7 +184,8 @@ impl Desks {
         let (changes, asked) = mpsc::channel();
         let stop = StopChanges(changes.clone());
         let (places, forget_at) = (HashMap::new(), KEPT_MAX);
-        let desks = Self { kernel, pending, places, desks: Vec::new(), forget_at, busy: Vec::new(), full: 0, changes };
+        let (desks, busy) = (Vec::new(), Vec::new());
+        let desks = Self { kernel, pending, places, last: None, desks, forget_at, busy, full: 0, changes };
         (desks, Changes { asked, stop })
     }
 
@@ -181,7 +194,7 @@ impl Desks {
     /// # Errors
     /// The broker has stopped.
     pub fn put(&mut self, job: DeskJob, bytes: usize) -> Result<Option<KernelMessage>, PushError> {
-        let Some(place) = self.desk(job.who())? else {
+        let Some(place) = self.place(&job)? else {
             return Ok(match job {
                 DeskJob::Act(request) => Some(request.reply.refused(HttpServerError::InvalidSourceProcess)),
                 _ => None,
@@ -192,7 +205,17 @@ impl Desks {
             self.busy.push(place);
         }
         if desk.takes_at_once() {
-            return desk.begin(job, &self.kernel, &self.pending);
+            return match (job, &desk.actor) {
+                // Nearly every job.
+                (
+                    DeskJob::Act(ActionRequest { action: CheckedAction::Push { channel, message }, reply }),
+                    DeskActor::Process(_),
+                ) => {
+                    desk.batch.push(channel, message, self.pending.delivery_of_push(reply));
+                    Ok(None)
+                }
+                (job, _) => desk.begin(job, &self.kernel, &self.pending),
+            };
         }
         let was_full = desk.is_full();
         desk.push(job, bytes);
@@ -244,6 +267,20 @@ impl Desks {
         }
     }
 
+    /// The desk where a job is done, made if there is none. None: there are too many processes.
+    fn place(&mut self, job: &DeskJob) -> Result<Option<usize>, PushError> {
+        let Some(process) = job.process() else { return self.desk(job.who()) };
+        if let Some((last, place)) = &self.last
+            && last == process
+        {
+            return Ok(Some(*place));
+        }
+        let process = process.clone();
+        let place = self.desk(DeskOf::Process(process.clone()))?;
+        self.last = place.map(|place| (process, place));
+        Ok(place)
+    }
+
     /// The desk of a process, made if it has none. None: there are too many processes.
     fn desk(&mut self, who: DeskOf) -> Result<Option<usize>, PushError> {
         if let Some(&place) = self.places.get(&who) {
@@ -275,6 +312,7 @@ impl Desks {
     /// Forgets desks of which nothing waits anywhere. One with orders in an inbox stays: those of a new one would be
     /// another producer's, and might overtake them.
     fn forget_idle(&mut self) {
+        self.last = None;
         let mut left = Vec::new();
         let mut moved: Vec<Option<usize>> = Vec::with_capacity(self.desks.len());
         for desk in self.desks.drain(..) {

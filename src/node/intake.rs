@@ -92,8 +92,10 @@ impl<H: Host> NodeIntake<H> {
                 task::yield_now().await;
                 is_burst = false;
             }
-            let more = std::iter::from_fn(|| self.from_kernel.try_recv().ok());
-            self.messages.extend(more.take(TAKEN_AT_ONCE_MAX));
+            // Their places in the queue come back together, so that the node is woken once.
+            let Self { from_kernel, messages, .. } = self;
+            poll_fn(|context| Poll::Ready(from_kernel.poll_recv_many(context, messages, TAKEN_AT_ONCE_MAX).is_ready()))
+                .await;
         }
         self.was_burst = taken > 1;
         let Self { reader, answers, .. } = self;

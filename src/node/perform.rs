@@ -164,6 +164,11 @@ impl Pending {
         None
     }
 
+    /// How the outcome of a push comes back.
+    pub fn delivery_of_push(&self, reply: Reply) -> DeliveryOptions {
+        self.delivery(AskedOrder::Push, reply)
+    }
+
     /// How the outcome of an action comes back.
     fn delivery(&self, asked: AskedOrder, reply: Reply) -> DeliveryOptions {
         if reply.wants_success() {
