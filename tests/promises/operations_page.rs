@@ -51,6 +51,7 @@ fn its_commands_and_flags_exist() {
     // Those of other programs.
     let others = [
         "--append",
+        "--format",
         "--groups",
         "--now",
         "--path",
