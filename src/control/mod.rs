@@ -33,5 +33,6 @@ pub use operator::{LogCounts, Operator, Program};
 pub use server::{ControlServer, ControlStartError};
 pub use usage::Usage;
 pub use wire::{
-    BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, Filter, HubCounts, Overview,
+    BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, Filter, HubCounts, LastReload,
+    Overview,
 };

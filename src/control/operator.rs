@@ -4,7 +4,9 @@
 //! Invariants: an answer says what was done, or why nothing was; no secret is told. It must not know sockets.
 
 use super::usage::Usage;
-use super::wire::{BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, HubCounts, Overview};
+use super::wire::{
+    BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, HubCounts, LastReload, Overview,
+};
 use crate::broker::{Broker, BrokerHandle, ChannelFilter, Drain};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -32,6 +34,11 @@ pub trait Program: Send + Sync {
     /// Why nothing has changed, in words.
     fn reload(&self) -> Result<Changes, String> {
         Err("this program has no settings to read again".to_owned())
+    }
+
+    /// What became of the last [`reload`](Self::reload), whoever asked for it; none: there was none.
+    fn last_reload(&self) -> Option<LastReload> {
+        None
     }
 
     /// How it is drained where the question does not say.
@@ -92,7 +99,8 @@ impl Operator {
         held.truncate(HELD_MAX);
         let about = BrokerInfo::clone(&self.about);
         let (hub, fleet) = (self.program.hub_counts(), self.broker.fleet());
-        Overview { about, unix_ms: unix_ms(), usage, hub, held, fleet, shards: self.broker.reports() }
+        let (reload, shards) = (self.program.last_reload(), self.broker.reports());
+        Overview { about, unix_ms: unix_ms(), usage, hub, held, fleet, reload, shards }
     }
 
     /// Answers a question, or does what it asks for.

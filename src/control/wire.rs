@@ -144,6 +144,18 @@ pub struct Changes {
     pub restart: Vec<String>,
 }
 
+/// What became of it when the settings were last to be read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// When, in milliseconds after 1970.
+    pub unix_ms: u64,
+    /// What had changed.
+    pub changes: Changes,
+    /// Why nothing was changed instead, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
 /// What the hub has asked of others: the keys of its tokens' authority, and the backend that is told of its clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -185,6 +197,9 @@ pub struct Overview {
     /// Its fleet, if it is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetReport>,
+    /// The last reload, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<LastReload>,
     /// Its shards, in order. None: it has stopped.
     pub shards: Vec<Report>,
 }

@@ -68,7 +68,7 @@ pub(super) fn seconds(seconds: u64) -> String {
 }
 
 fn overview_text(overview: &Overview) -> String {
-    let Overview { about, unix_ms, usage, hub: _, held, shards, fleet: _ } = overview;
+    let Overview { about, unix_ms, usage, hub: _, held, shards, fleet: _, reload: _ } = overview;
     let up = seconds(unix_ms.saturating_sub(about.since_unix_ms) / 1000);
     let mut text = format!(
         "pushring {} (pid {}) for {} at {}, on {}, up {up}\n",

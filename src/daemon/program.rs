@@ -9,11 +9,12 @@ use super::hub::{self, AuthorityKeys};
 use super::log;
 use super::token::read_secret;
 use anyhow::{Context, ensure};
-use pushring::control::{Changes, HubCounts, LogCounts, Program};
+use pushring::control::{Changes, HubCounts, LastReload, LogCounts, Program};
 use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::{BrokerHandle, Drain, link};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// How a drain goes that is asked for where `drain_over` is not set, in milliseconds.
 const DRAIN_OVER_MS: u64 = 60_000;
@@ -28,6 +29,7 @@ pub struct Daemon {
     /// The key of tokens where no file has one.
     own_secret: Option<Secret>,
     hub_counts: Arc<hub::Counts>,
+    last_reload: Mutex<Option<LastReload>>,
     current: Mutex<ActiveConfig>,
     /// The link's own listener, where it speaks TLS.
     link: Option<link::Acceptor>,
@@ -105,7 +107,8 @@ impl Daemon {
         own_secret: Option<Secret>,
     ) -> Self {
         let current = Mutex::new(ActiveConfig { config, secrets, certificates, link_certificates });
-        Self { source, broker, own_secret, hub_counts: Arc::default(), current, link }
+        let (hub_counts, last_reload) = Default::default();
+        Self { source, broker, own_secret, hub_counts, last_reload, current, link }
     }
 
     /// What has become of what the hub asked of others.
@@ -160,6 +163,11 @@ impl Daemon {
         self.current().config.clone()
     }
 
+    fn last_reload(&self) -> MutexGuard<'_, Option<LastReload>> {
+        // It is replaced as a whole.
+        self.last_reload.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn current(&self) -> MutexGuard<'_, ActiveConfig> {
         // Whoever panicked with the lock held had changed nothing yet, or all.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
@@ -204,6 +212,10 @@ impl Daemon {
     }
 }
 
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_millis() as u64)
+}
+
 /// The settings that are obeyed without a restart once `wanted` is read over `current`, and what has changed.
 fn obeyed_now(current: &DaemonConfig, wanted: &DaemonConfig) -> anyhow::Result<(DaemonConfig, Changes)> {
     let (before, after) = (toml::Table::try_from(current)?, toml::Table::try_from(wanted)?);
@@ -228,10 +240,14 @@ fn obeyed_now(current: &DaemonConfig, wanted: &DaemonConfig) -> anyhow::Result<(
 
 impl Program for Daemon {
     fn reload(&self) -> Result<Changes, String> {
-        let changes = self.reload_settings().map_err(|error| {
-            let why = format!("{error:#}");
+        let reloaded = self.reload_settings().map_err(|error| format!("{error:#}"));
+        *self.last_reload() = Some(LastReload {
+            unix_ms: unix_ms(),
+            changes: reloaded.clone().unwrap_or_default(),
+            failed: reloaded.as_ref().err().cloned(),
+        });
+        let changes = reloaded.inspect_err(|why| {
             tracing::error!(why, "the settings were not read again: nothing has changed");
-            why
         })?;
         let Changes { now, new_connections, restart } = &changes;
         tracing::info!(?now, ?new_connections, ?restart, "settings read again");
@@ -239,6 +255,10 @@ impl Program for Daemon {
             tracing::warn!(?restart, "these settings have changed and are obeyed after a restart only");
         }
         Ok(changes)
+    }
+
+    fn last_reload(&self) -> Option<LastReload> {
+        self.last_reload().clone()
     }
 
     fn drain(&self) -> Drain {

@@ -1,7 +1,7 @@
 // Both browsers on the admin page: what an operator sees, closes and reads again, in both themes and on a phone; axe finds
 // nothing serious; a page of another origin gets nothing.
-// Wants DAEMON, a command that starts `pushring`, and CHROMIUM or FIREFOX or both. SCREENSHOT, a file, keeps what Chromium
-// shows in the light theme.
+// Wants DAEMON, a command that starts `pushring`, and CHROMIUM or FIREFOX or both. SCREENSHOTS, a directory, keeps what
+// Chromium shows: admin.png, admin-dark.png, and admin-phone.png, 360 pixels wide.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -123,12 +123,19 @@ for (const name of browsers) {
           assert.equal(await tab.$eval('#state', (state) => state.textContent), 'ready');
           assert.deepEqual(await serious(tab), []);
           await tab.waitForFunction(() => document.getElementById('ends').textContent.includes('has left'));
-          if (theme === 'light' && name === 'chromium' && process.env.SCREENSHOT) {
-            await tab.screenshot({ path: process.env.SCREENSHOT, fullPage: true });
-          }
+          // Rates, and what is held for the process.
+          await tab.waitForFunction(() => /pushed \/s[1-9]/.test(document.getElementById('figures').textContent));
+          await tab.waitForFunction(() => /room:python:sys20[0-9.,]+ (B|KiB)/.test(document.getElementById('processes').textContent));
+          assert.match(await tab.$eval('#settings', (said) => said.textContent), /at the start/);
+          const keep = async (file) => {
+            if (name !== 'chromium' || !process.env.SCREENSHOTS) return;
+            await tab.screenshot({ path: join(process.env.SCREENSHOTS, file), fullPage: true });
+          };
+          await keep(theme === 'light' ? 'admin.png' : 'admin-dark.png');
           await tab.setViewport({ width: 360, height: 740 });
           const { wide, seen } = await tab.evaluate(() => ({ wide: document.documentElement.scrollWidth, seen: innerWidth }));
           assert.ok(wide <= seen, `${wide} of ${seen} pixels`);
+          if (theme === 'dark') await keep('admin-phone.png');
           await others.close();
         } finally {
           await browser.close();
@@ -151,6 +158,7 @@ for (const name of browsers) {
         writeFileSync(join(work, 'pushring.toml'), `message_bytes_max = "${name.length}KiB"\n`);
         await tab.click('#reload button');
         await tab.waitForFunction(() => document.getElementById('said').textContent.includes('message_bytes_max'));
+        await tab.waitForFunction(() => /read again at .*message_bytes_max/.test(document.getElementById('settings').textContent));
         await tab.click('#leave button');
         await tab.waitForSelector('#login:not([hidden])');
         assert.equal(await tab.evaluate(() => sessionStorage.length), 0);

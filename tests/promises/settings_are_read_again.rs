@@ -31,6 +31,13 @@ impl Running {
             false => Err(String::from_utf8(output.stderr).unwrap()),
         }
     }
+
+    /// What operators are told of the last reload.
+    fn last(&self) -> Value {
+        let stats = output(&mut pushring(&["stats", "--json", "--control", &self.control])).stdout;
+        let stats: Value = serde_json::from_slice(&stats).unwrap();
+        stats["reload"].clone()
+    }
 }
 
 #[test]
@@ -44,12 +51,14 @@ fn each_class_of_key_is_obeyed_when_it_says_and_no_client_is_dropped() {
         }
     };
     echoes(&mut clients);
+    assert_eq!(running.last(), Value::Null);
     let changes =
         running.reload("message_bytes_max = \"10B\"\nsubprotocols = [\"chat\"]\nnode = \"other.os\"\n").unwrap();
     assert_eq!(
         changes,
         json!({"now": ["message_bytes_max"], "new_connections": ["subprotocols"], "restart": ["node"]})
     );
+    assert_eq!((&running.last()["changes"], &running.last()["failed"]), (&changes, &Value::Null));
     // Now: a message that was small enough is too large. Nobody else is touched.
     let mut loud = clients.pop().unwrap();
     send(&mut loud, "more than ten bytes");
@@ -86,6 +95,8 @@ fn a_fault_in_the_file_changes_nothing() {
     ] {
         let why = running.reload(wrong).unwrap_err();
         assert!(["policy", "ping_interval", "mesage"].iter().any(|key| why.contains(key)), "{why}");
+        let failed = running.last()["failed"].as_str().unwrap().to_owned();
+        assert!(why.contains(&failed), "{why} and {failed}");
         send(&mut client, "hello");
         assert_eq!(recv(&mut client), Message::text("hello"));
     }
