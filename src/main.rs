@@ -42,8 +42,8 @@ fn run(action: ProgramAction, unknown: &[String]) -> anyhow::Result<ExitCode> {
         ProgramAction::Demo(options) => {
             let config = options.load()?;
             let listener = begin(&config, unknown)?;
-            let over_tls = options.tls;
-            serve::demo(Box::new(move || options.load()), listener, over_tls)?;
+            let (over_tls, receivers) = (options.tls, options.receivers);
+            serve::demo(Box::new(move || options.load()), listener, over_tls, receivers)?;
         }
         ProgramAction::Config(options) => {
             let is_template = options.defaults;

@@ -122,7 +122,8 @@ export class Channel {
   }
 
   #online = () => {
-    if (!this.#socket) this.#open();
+    // One that began while nothing got through would be waited for.
+    if (!this.#isOpen) this.#lost(0);
   };
 
   #offline = () => this.#lost();
@@ -278,8 +279,11 @@ export class Channel {
     if (this.#isClosed) return;
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    if (this.#socket?.readyState < 2 && this.#abandoned.push(this.#socket) > 3) this.#abandoned.shift().close();
+    const socket = this.#socket;
     [this.#socket, this.#isOpen] = [null, false];
+    // Browsers open one connection to a server at a time (RFC 6455 4.1): one that hangs would hold up the next.
+    if (socket?.readyState === 0) socket.close();
+    else if (socket?.readyState === 1 && this.#abandoned.push(socket) > 3) this.#abandoned.shift().close();
     for (const [id, { order, isSaid, reject }] of this.#asks) {
       // All others can be said twice.
       if (isSaid && order.publish !== undefined) {

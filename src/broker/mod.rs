@@ -411,7 +411,7 @@ impl BrokerHandle {
     /// client is sent none otherwise.
     pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Close<'_> {
         let why = order::close_frame(code, reason);
-        Close { pusher: &self.pusher, channel, why, delivery: DeliveryOptions::default() }
+        Close { pusher: &self.pusher, channel, why, abruptly: false, delivery: DeliveryOptions::default() }
     }
 
     /// How often a broadcast was compressed: once for each window that its channels have agreed on, however many they

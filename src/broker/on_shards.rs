@@ -448,7 +448,7 @@ impl<'a> Here<'a> {
     /// Closes a channel of this process behind what is queued for it, as [`ProcessHandle::close`].
     pub fn close(&mut self, channel: ChannelId, code: u16, reason: &str) -> ShardOrder<'_, Close<'a>> {
         let why = close_frame(code, reason);
-        let order = Close { pusher: self.pusher, channel, why, delivery: DeliveryOptions::default() };
+        let order = Close { pusher: self.pusher, channel, why, abruptly: false, delivery: DeliveryOptions::default() };
         ShardOrder { order, outlet: &mut self.outlet }
     }
 

@@ -425,13 +425,15 @@ impl<'p> Order<'p> for Subscribe<'p> {
     }
 }
 
-/// The end of a channel, behind what is queued for it: made by [`Process::close`](crate::Process::close). Its outcome
-/// counts 1 as `closed`, `not_found` or `not_owner`.
+/// The end of a channel, behind what is queued for it: made by [`Process::close`](crate::Process::close); or of its
+/// connection alone: made by [`Process::disconnect`](crate::Process::disconnect). Its outcome counts 1 as `closed`, `not_found` or `not_owner`.
 #[must_use = "nothing is closed before the end is called: try_send, send or await"]
 pub struct Close<'p> {
     pub(super) pusher: &'p Pusher,
     pub(super) channel: ChannelId,
     pub(super) why: CloseFrame,
+    /// Without a close frame, as a network fails.
+    pub(super) abruptly: bool,
     pub(super) delivery: DeliveryOptions,
 }
 
@@ -457,9 +459,9 @@ impl<'p> Order<'p> for Close<'p> {
     }
 
     fn into_commands(self) -> Commands {
-        let Self { pusher, channel, why, delivery } = self;
+        let Self { pusher, channel, why, abruptly, delivery } = self;
         let asked = pusher.asked(delivery.ask);
-        let close = CloseCommand { channel, owner: pusher.owner, why, asked };
+        let close = CloseCommand { channel, owner: pusher.owner, why, abruptly, asked };
         smallvec![(pusher.shard_of(channel), Command::Close(Box::new(close)))]
     }
 }

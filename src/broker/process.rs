@@ -237,6 +237,11 @@ impl Process {
         self.handle.close(channel, code, reason)
     }
 
+    /// As [`ProcessHandle::disconnect`].
+    pub fn disconnect(&self, channel: ChannelId) -> Close<'_> {
+        self.handle.disconnect(channel)
+    }
+
     /// As [`ProcessHandle::respond`].
     pub fn respond(&self, request: RequestId, status: u16) -> Respond<'_> {
         self.handle.respond(request, status)
@@ -470,7 +475,16 @@ impl ProcessHandle {
     /// Closes a channel of this process behind what is queued for it. The code must be one that may travel (RFC 6455
     /// 7.4); the client is sent none otherwise.
     pub fn close(&self, channel: ChannelId, code: u16, reason: &str) -> Close<'_> {
-        Close { pusher: &self.pusher, channel, why: close_frame(code, reason), delivery: Default::default() }
+        let why = close_frame(code, reason);
+        Close { pusher: &self.pusher, channel, why, abruptly: false, delivery: Default::default() }
+    }
+
+    /// Ends the connection of a channel at once and without a close frame, as a network that fails does. A channel that
+    /// outlives its connection (`resume`) waits for its client; any other ends with 1006. For tests of clients that come
+    /// back, and for clients that a process wants to see on another network.
+    pub fn disconnect(&self, channel: ChannelId) -> Close<'_> {
+        let why = CloseFrame { code: None, reason: "".into() };
+        Close { pusher: &self.pusher, channel, why, abruptly: true, delivery: Default::default() }
     }
 
     /// Answers an HTTP request. An answer that comes too late is dropped.

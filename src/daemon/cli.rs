@@ -282,6 +282,15 @@ pub struct DemoOptions {
     /// Serve over TLS, with a certificate that is made now: browsers will warn that nobody has signed it
     #[arg(long)]
     pub tls: bool,
+    /// How many receivers are simulated beside a page that is open; 0: none
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = parse_receivers)]
+    pub receivers: usize,
+}
+
+/// Each takes two descriptors and a seat in the picture.
+fn parse_receivers(text: &str) -> Result<usize, String> {
+    let count = text.parse().map_err(|error| format!("{error}"))?;
+    if count <= 10_000 { Ok(count) } else { Err("at most 10000".to_owned()) }
 }
 
 impl DemoOptions {

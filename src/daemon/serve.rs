@@ -53,7 +53,12 @@ pub fn serve(source: ConfigSource, listener: Option<TcpListener>) -> anyhow::Res
 ///
 /// # Errors
 /// As [`serve`].
-pub fn demo(source: ConfigSource, listener: Option<TcpListener>, over_tls: bool) -> anyhow::Result<()> {
+pub fn demo(
+    source: ConfigSource,
+    listener: Option<TcpListener>,
+    over_tls: bool,
+    receivers: usize,
+) -> anyhow::Result<()> {
     let config = source()?;
     acme::prepare(&config)?;
     let certificates = match over_tls {
@@ -74,7 +79,12 @@ pub fn demo(source: ConfigSource, listener: Option<TcpListener>, over_tls: bool)
         let cookie_name =
             pushring::internals::gateway::Settings::new(&config.node, config.dialect.into()).cookie_name();
         let login = is_loopback.then(|| demo::page::DemoLogin { node: config.node.clone(), cookie_name, secret });
-        threads.push(demo::page::start(&broker.handle(), broker.shards(), login)?);
+        let window_ms = config.resume_window.0;
+        threads.push(demo::tokens::start(&broker.handle())?);
+        let stage = demo::stage::StageOptions { receivers, outbound_bytes_max: config.outbound_bytes_max.0 };
+        threads.push(demo::stage::start(&broker.handle(), stage)?);
+        let page = demo::page::PageOptions { shards: broker.shards(), window_ms, login };
+        threads.push(demo::page::start(&broker.handle(), page)?);
         Ok(threads)
     })
 }

@@ -11,9 +11,11 @@
 //! shards' inboxes, which drain at CPU speed. They run on the shards; `threaded-echo`, `threaded-relay` and
 //! `threaded-unicast` do the same on threads of their own, until the broker stops.
 //!
-//! [`page`] is a page for browsers that uses them.
+//! [`page`] is a page for browsers that uses them, [`stage`] and [`tokens`] the processes behind what it shows.
 
 pub mod page;
+pub mod stage;
+pub mod tokens;
 
 use crate::broker::PushError;
 use crate::broker::{AttachOptions, Audience, Batch, BrokerHandle, Event, Here, Message, Process, ServiceError};

@@ -16,9 +16,21 @@ use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
 const HTML: &str = include_str!("page/page.html");
-const SCRIPT: &str = include_str!("page/page.js");
-const STYLE: &str = include_str!("page/page.css");
-const ICON: &str = include_str!("page/icon.svg");
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// What the page loads. The client is the one that is published for pages.
+const FILES: &[(&str, &str, &str)] = &[
+    ("/demo/page.js", JAVASCRIPT, include_str!("page/page.js")),
+    ("/demo/channels.js", JAVASCRIPT, include_str!("page/channels.js")),
+    ("/demo/stage.js", JAVASCRIPT, include_str!("page/stage.js")),
+    ("/demo/tokens.js", JAVASCRIPT, include_str!("page/tokens.js")),
+    ("/demo/room.js", JAVASCRIPT, include_str!("page/room.js")),
+    ("/demo/rates.js", JAVASCRIPT, include_str!("page/rates.js")),
+    ("/demo/client.js", JAVASCRIPT, include_str!("../../clients/js/index.js")),
+    ("/demo/tokens.txt", "text/plain; charset=utf-8", super::tokens::TEXT),
+    ("/demo/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("/favicon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+];
 
 /// Nothing from elsewhere, and no script but ours. `ws:` is written out because not all browsers count it as `'self'`.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -48,24 +60,31 @@ impl DemoLogin {
     }
 }
 
-/// Starts the process. `shards` is only shown.
+/// What the page is made of.
+pub struct PageOptions {
+    /// How many shards there are, which is only shown.
+    pub shards: usize,
+    /// How long a channel waits for its client, likewise, in milliseconds.
+    pub window_ms: u64,
+    /// Whom its visitors are logged in as, if they are.
+    pub login: Option<DemoLogin>,
+}
+
+/// Starts the process.
 ///
 /// # Errors
 /// See [`ServiceError`].
-pub fn start(broker: &BrokerHandle, shards: usize, login: Option<DemoLogin>) -> Result<JoinHandle<()>, ServiceError> {
+pub fn start(broker: &BrokerHandle, options: PageOptions) -> Result<JoinHandle<()>, ServiceError> {
+    let PageOptions { shards, window_ms, login } = options;
     let process = broker.process("homepage:homepage:sys", AttachOptions::default())?;
-    for (path, mime, text) in [
-        ("/demo.js", "text/javascript; charset=utf-8", SCRIPT),
-        ("/demo.css", "text/css; charset=utf-8", STYLE),
-        ("/favicon.svg", "image/svg+xml", ICON),
-    ] {
+    for &(path, mime, text) in FILES {
         let content = Content::new(Some(mime), Bytes::from_static(text.as_bytes()));
         process.bind_http(path, HttpRule { content: Some(Arc::new(content)), ..HttpRule::default() })?;
     }
     process.bind_http("/", HttpRule::default())?;
     let cookie_name = login.as_ref().map_or("", |login| &login.cookie_name);
     let html = HTML.replace("{{cookie}}", &escape(cookie_name)).replace("{{shards}}", &shards.to_string());
-    let page = Page { html: html.into(), login };
+    let page = Page { html: html.replace("{{window_ms}}", &window_ms.to_string()).into(), login };
     Ok(thread::Builder::new().name("page".to_owned()).spawn(move || {
         super::run(&process, |process, _, event| page.on_event(process, event));
     })?)

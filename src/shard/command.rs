@@ -194,6 +194,8 @@ pub struct CloseCommand {
     pub owner: Option<OwnerId>,
     /// What the client is told.
     pub why: CloseFrame,
+    /// The client is told nothing instead: its connection ends as one that fails.
+    pub abruptly: bool,
     /// Who wants to know: `closed`, `not_found` or `not_owner` counts 1. What is closed already is no failure.
     pub asked: ReportTo,
 }

@@ -38,7 +38,7 @@ fn closed(scene: &mut Scene) -> Closed {
 fn close_by_process(scene: &mut Scene, channel: ChannelId) {
     let why = CloseFrame { code: Some(4000), reason: "".into() };
     let asked = crate::shard::command::ReportTo::Nobody;
-    let close = crate::shard::command::CloseCommand { channel, owner: Some(OWNER), why, asked };
+    let close = crate::shard::command::CloseCommand { channel, owner: Some(OWNER), why, abruptly: false, asked };
     scene.shard.handle_command(Command::Close(Box::new(close)), scene.now_ms);
     scene.turn();
 }

@@ -31,7 +31,7 @@ npm --prefix "$here" ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
 mkdir -p "$work"
 (umask 077 && head -c 32 /dev/urandom | base64 >"$work/secret")
-demo_start --jwt-secret-file "$work/secret" --deflate --deflate-takeover-bytes-max 4MiB
+demo_start --receivers 100 --jwt-secret-file "$work/secret" --deflate --deflate-takeover-bytes-max 4MiB
 browse() {
     timeout 900 node --test --test-reporter=spec "$here/$1"
 }

@@ -51,7 +51,7 @@ test('the page opens its channels, measures, and chats between tabs', async () =
   const other = await openPage();
   for (const tab of [page, other]) {
     await tab.waitForFunction(
-      () => document.querySelectorAll('#channels .open').length === 3 && document.querySelectorAll('#tabs button').length === 1,
+      () => document.querySelectorAll('#channels .open').length === 5 && document.querySelectorAll('#tabs button').length === 1,
     );
   }
   await page.fill('#text', 'to everybody');

@@ -20,7 +20,7 @@ fn the_demo_serves_its_page_and_processes_and_stops_at_sigterm() {
         "{page}"
     );
     assert!(page.contains("data-cookie=\"kinode-auth_local.os\""), "{page}");
-    for file in ["/demo.js", "/demo.css", "/favicon.svg"] {
+    for file in ["/demo/page.js", "/demo/page.css", "/favicon.svg"] {
         assert!(page.contains(&format!("\"{file}\"")) && daemon.get(file, "").starts_with("HTTP/1.1 200 "), "{file}");
     }
 

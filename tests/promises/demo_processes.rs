@@ -1,9 +1,15 @@
 //! The demo processes do what their documentation says, end to end over loopback.
 
 use crate::support;
+use pushring::Broker;
+use pushring::internals::demo::{stage, tokens};
+use serde_json::Value;
 use std::io::Write;
-use support::{connect, demo, on_each_driver, recv, send};
+use std::net::TcpStream;
+use std::time::Instant;
+use support::{Client, PATIENCE, Patient, connect, demo, on_each_driver, recv, send};
 use tungstenite::Message;
+use tungstenite::client::IntoClientRequest;
 
 #[test]
 fn echo_sends_back_type_and_bytes() {
@@ -125,4 +131,104 @@ fn sink_answers_binary_messages_only() {
         send(&mut client, Message::binary(vec![1, 2]));
         assert_eq!(recv(&mut client), Message::binary(vec![1, 2]));
     });
+}
+
+/// A client of `tokens`, and what it was told first.
+fn reader(broker: &Broker, protocols: &str) -> (Client, Value) {
+    let stream = TcpStream::connect(broker.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut request = format!("ws://{}/tokens:pushring:sys/", broker.address()).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
+    let (mut client, _) = tungstenite::client(request, Patient::new(stream)).unwrap();
+    let hello = serde_json::from_str(recv(&mut client).to_text().unwrap()).unwrap();
+    (client, hello)
+}
+
+#[test]
+fn tokens_go_on_where_they_were_cut() {
+    let words: Vec<&str> = tokens::TEXT.split_inclusive(char::is_whitespace).collect();
+    let broker = demo(|_| {});
+    tokens::start(&broker.handle()).unwrap();
+    let (mut client, hello) = reader(&broker, "pushring.1");
+    let mut received = 0;
+    for _ in 0..3 {
+        assert_eq!(recv(&mut client), Message::text(words[received]));
+        received += 1;
+    }
+    send(&mut client, Message::text("cut"));
+    // Its own words, then an end without a close frame.
+    loop {
+        match client.read() {
+            Ok(Message::Text(_)) => received += 1,
+            Ok(other) => panic!("{other}"),
+            Err(tungstenite::Error::ConnectionClosed) => panic!("it was closed"),
+            Err(_) => break,
+        }
+    }
+    let (id, token) = (&hello["channel_id"], hello["resume"].as_str().unwrap());
+    let (mut client, hello) = reader(&broker, &format!("pushring.1, resume.{id}.{token}.{received}"));
+    assert_eq!((&hello["resumed"], &hello["received"]), (&Value::Bool(true), &Value::from(1)), "{hello}");
+    for _ in 0..5 {
+        assert_eq!(recv(&mut client), Message::text(words[received]));
+        received += 1;
+    }
+}
+
+/// The next report of the stage that passes, among its messages.
+fn report(page: &mut Client, passes: impl Fn(&Value) -> bool) -> Value {
+    let began = Instant::now();
+    loop {
+        let message = recv(page);
+        assert!(began.elapsed() < PATIENCE, "no such report came: the last was {message}");
+        if let Message::Text(text) = message {
+            let report = serde_json::from_str(&text).unwrap();
+            if passes(&report) {
+                return report;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_stage_shows_that_who_stops_reading_hurts_nobody_else() {
+    let broker = demo(|config| config.shard.outbound_bytes_max = 64 << 10);
+    let options = stage::StageOptions { receivers: 20, outbound_bytes_max: 64 << 10 };
+    stage::start(&broker.handle(), options).unwrap();
+    let seats = |report: &Value, letter: char| report["seats"].as_str().unwrap().matches(letter).count();
+    let mut page = connect(&broker, "/stage:pushring:sys/");
+    let all = report(&mut page, |report| seats(report, 'o') == 20 && !report["p99_us"].is_null());
+    assert_eq!((&all["receivers"], &all["stalled"], &all["trouble"]), (&20.into(), &0.into(), &Value::Null));
+    // Wishes that are none change nothing; what is asked for too much is half.
+    for wish in ["nonsense", r#"{"policy":"other"}"#, r#"{"stall":5,"policy":"conflate"}"#] {
+        send(&mut page, Message::text(wish));
+    }
+    let conflated = report(&mut page, |report| report["conflated"] == 5);
+    assert_eq!((seats(&conflated, 's'), seats(&conflated, 'o')), (5, 15));
+    send(&mut page, Message::text(r#"{"stall":0,"policy":"close"}"#));
+    let back = report(&mut page, |report| seats(report, 'o') == 20);
+    assert!(back["missed_in_all"].as_u64().unwrap() > 0, "who is conflated skips: {back}");
+    send(&mut page, Message::text(r#"{"stall":1000}"#));
+    let closed = report(&mut page, |report| seats(report, 'x') == 10);
+    assert_eq!((seats(&closed, 'o'), &closed["closed_in_all"]), (10, &10.into()));
+    assert!(closed["sent"].as_u64().unwrap() > 10, "the others and this page go on: {closed}");
+    send(&mut page, Message::text(r#"{"stall":0}"#));
+    report(&mut page, |report| seats(report, 'o') == 20);
+    // Without a page nobody is there.
+    drop(page);
+    let began = Instant::now();
+    let channels = || broker.handle().processes().iter().map(|process| process.channels).sum::<usize>();
+    while channels() > 0 {
+        assert!(began.elapsed() < PATIENCE, "{} channels are left", channels());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn nobody_sits_down_on_a_seat_unasked() {
+    let broker = demo(|_| {});
+    stage::start(&broker.handle(), stage::StageOptions { receivers: 0, outbound_bytes_max: 1 << 20 }).unwrap();
+    assert!(support::try_connect(&broker, "/stage:pushring:sys/seat-0/1").is_err());
+    let mut page = connect(&broker, "/stage:pushring:sys/");
+    let report = report(&mut page, |_| true);
+    assert_eq!((&report["receivers"], &report["p99_us"]), (&0.into(), &Value::Null));
 }

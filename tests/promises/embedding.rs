@@ -216,3 +216,20 @@ fn a_ticket_says_that_it_is_too_early_and_stays_good() {
     assert!(matches!(early, Ok(_) | Err(NotYetKnown)));
     assert_eq!(ticket.wait(PATIENCE).unwrap().sent, 0);
 }
+
+#[test]
+fn a_process_may_cut_a_connection_as_a_network_does() {
+    let broker = start().start().unwrap();
+    let mut chat = chat(&broker);
+    let mut client = connect(&broker, "/rooms/cut");
+    let Event::Opened(opened) = chat.recv_blocking().unwrap() else { panic!("no Opened") };
+    let outcome = chat.disconnect(opened.channel).ask().send().unwrap().wait(PATIENCE).unwrap();
+    assert_eq!(outcome.closed, 1);
+    // No close frame comes: the connection is reset or ends.
+    let end = client.read().unwrap_err();
+    assert!(!matches!(end, tungstenite::Error::ConnectionClosed), "{end}");
+    let Event::Closed(closed) = chat.recv_blocking().unwrap() else { panic!("no Closed") };
+    assert_eq!((closed.channel, closed.code), (opened.channel, 1006));
+    let again = chat.disconnect(opened.channel).ask().send().unwrap().wait(PATIENCE).unwrap();
+    assert_eq!(again.not_found, 1);
+}

@@ -18,7 +18,7 @@ fn server(driver: support::DriverKind) -> Broker {
         config.shards = 1;
         config.settings.hosts = HostPolicy::Any;
     });
-    demo::page::start(&broker.handle(), 1, None).unwrap();
+    demo::page::start(&broker.handle(), demo::page::PageOptions { shards: 1, window_ms: 30_000, login: None }).unwrap();
     broker
 }
 
@@ -71,7 +71,7 @@ fn responses(broker: &Broker, sent: &[u8]) -> Vec<Response> {
 const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
 
-const LAST: &str = "GET /demo.css HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+const LAST: &str = "GET /demo/page.css HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 
 #[test]
 fn lawful_requests_are_answered_and_bodies_come_back() {
@@ -156,7 +156,7 @@ fn nothing_is_smuggled() {
         // A body where none is expected is a body all the same.
         format!("GET / HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{hidden}"),
         format!("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}"),
-        format!("GET /demo.css HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{hidden}"),
+        format!("GET /demo/page.css HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{hidden}"),
         format!("OPTIONS * HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{hidden}"),
     ];
     let torn = [
@@ -207,7 +207,7 @@ fn nothing_is_smuggled() {
 
 #[test]
 fn a_request_that_is_not_complete_waits() {
-    let request = "GET /demo.css HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let request = "GET /demo/page.css HTTP/1.1\r\nHost: localhost\r\n\r\n";
     on_each_driver(|driver| {
         let broker = server(driver);
         for end in 1..request.len() {

@@ -276,7 +276,7 @@ impl Pair {
             Op::Close { client } => {
                 let why = CloseFrame { code: Some(1000), reason: "bye".into() };
                 let channel = self.clients[client].channel;
-                let close = CloseCommand { channel, owner: Some(OWNER), why, asked: ReportTo::Nobody };
+                let close = CloseCommand { channel, owner: Some(OWNER), why, abruptly: false, asked: ReportTo::Nobody };
                 self.stage.shard.handle_command(Command::Close(Box::new(close)), 0);
                 let twin = &mut self.twins[client];
                 if twin.close_bytes == 0 && twin.ended.is_none() {

@@ -38,17 +38,27 @@ impl CloseFrame {
 impl Shard {
     /// A process, or the operator, closes a channel behind what is queued for it.
     pub(in crate::shard) fn close_by_process(&mut self, close: CloseCommand) {
-        let CloseCommand { channel, owner, why, asked } = close;
+        let CloseCommand { channel, owner, why, abruptly, asked } = close;
         match self.pushable(channel, owner) {
             Ok(slot) => {
                 if let ReportTo::Outcome(mut part) = asked {
                     part.counts.closed += 1;
                 }
-                self.close_behind(slot, &why);
+                match abruptly {
+                    true => self.disconnect(slot),
+                    false => self.close_behind(slot, &why),
+                }
             }
             // What is closed already is as it was wanted.
             Err(Outcome { not_owner: 0, .. }) if matches!(asked, ReportTo::Failure(_)) => {}
             Err(why) => self.answer_failed(owner, asked, why),
+        }
+    }
+
+    /// Ends the connection of a channel as if it had failed: one that outlives its connection waits for its client.
+    fn disconnect(&mut self, slot: Slot) {
+        if !self.table[slot].flags.has(Flag::Detached) {
+            self.connection_failed_for(slot, "its process has cut the connection");
         }
     }
 
