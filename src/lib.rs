@@ -145,7 +145,7 @@ pub mod internals {
         };
     }
     parts! {
-        admission channel gateway http process_id proto queue resume shard tls
+        admission channel gateway http process_id proto queue resume shard sse tls
         #[cfg(feature = "driver")] broker
         #[cfg(feature = "driver")] demo
         #[cfg(feature = "driver")] driver

@@ -73,7 +73,8 @@ export class Channel {
    */
   subscribe(topic: string, onMessage: (data: Json | ArrayBuffer, topic: string) => void): Promise<unknown>;
   unsubscribe(topic: string): Promise<unknown>;
-  /** At the hub. Rejected with the hub's reason, or `lost`: whether it came is not known. */
+  /** At the hub. Rejected with the hub's reason, or `lost`: the channel is gone, and whether it came is not known. Over a lost connection it
+   * waits: the hub says again what it has answered, and what is not among that is published once more. */
   publish(topic: string, data: Json): Promise<unknown>;
   /** At the hub: a new token of the same user. */
   renew(token: string): Promise<unknown>;

@@ -6,11 +6,13 @@ const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010];
 const AGAIN = [4404, 4408];
 const MARK = '\u001e';
 const ACK_EVERY = 64;
+// As many answers as the hub says again: of more orders at a time it could not be known whether they were obeyed.
+const ASKS_AT_ONCE = 16;
 
 const sizeOf = (data) => (typeof data === 'string' ? data.length * 3 : (data.byteLength ?? data.size));
 const valueOf = (value) => (typeof value === 'function' ? value() : value);
 
-/** Opens a channel that goes on after sleep, network changes and lost connections. See `index.d.ts`. */
+/** What is exported is described in `index.d.ts`. */
 export function connect(url, options = {}) {
   return new Channel(url, options);
 }
@@ -41,6 +43,8 @@ export class Channel {
   // Orders to the hub without an answer, by number.
   #asks = new Map();
   #ask = 0;
+  // How many answers of before are still to come on a connection that has been resumed.
+  #again = 0;
 
   constructor(url, options) {
     this.#url = url;
@@ -60,17 +64,14 @@ export class Channel {
     this.#open();
   }
 
-  /** The channel's number, once the server has said it. */
   get id() {
     return this.#id;
   }
 
-  /** Whether messages go out at once. */
   get isOpen() {
     return this.#isOpen;
   }
 
-  /** Sends a message now, or as soon as there is a connection. False: the outbox is full, and nothing was sent. */
   send(data) {
     const bytes = sizeOf(data);
     const { outboxMessagesMax, outboxBytesMax } = this.#options;
@@ -85,7 +86,6 @@ export class Channel {
     return true;
   }
 
-  /** At the hub: has what is published to a topic from now on given to `onMessage`. */
   subscribe(topic, onMessage) {
     this.#topics.set(topic, onMessage);
     return this.#order({ subscribe: topic, envelope: true }).catch((error) => {
@@ -94,23 +94,19 @@ export class Channel {
     });
   }
 
-  /** At the hub: ends a subscription. */
   unsubscribe(topic) {
     this.#topics.delete(topic);
     return this.#order({ unsubscribe: topic });
   }
 
-  /** At the hub: publishes a text, or anything that JSON can say. */
   publish(topic, data) {
     return this.#order({ publish: topic, [typeof data === 'string' ? 'text' : 'json']: data });
   }
 
-  /** At the hub: another token takes the place of the one before. */
   renew(token) {
     return this.#order({ renew: token });
   }
 
-  /** Ends the channel for good. */
   close(code = 1000, reason = '') {
     this.#socket?.close(code, reason);
     this.#end(code, reason);
@@ -200,8 +196,14 @@ export class Channel {
       [this.#first, this.#received, this.#acknowledged] = [0, 0, 0];
       if (wasGreeted) this.#options.onGap?.(lost ?? null, reason ?? 'closed');
     }
-    for (const ask of this.#asks.values()) this.#say(ask);
-    if (!isSame) this.#subscribeAgain();
+    this.#again = 0;
+    if (!isSame) {
+      this.#forsake();
+      this.#subscribeAgain();
+    } else if ([...this.#asks.values()].some(({ isSaid }) => isSaid)) {
+      this.#again = Infinity;
+    }
+    this.#say();
     this.#options.onOpen?.({ id: channel_id, resumed: isSame });
     this.#flush();
   }
@@ -212,14 +214,25 @@ export class Channel {
   }
 
   /** A control text. */
-  #told({ dropped, gap, unsent, id, error, ...answer }) {
+  #told({ dropped, gap, unsent, again, id, error, ...answer }) {
     if (dropped) return this.#missed(dropped, 'dropped');
     if (gap) return this.#options.onGap?.(null, gap);
     if (unsent) return this.#options.onLost?.(unsent);
-    const ask = this.#asks.get(id);
-    this.#asks.delete(id);
-    if (error) ask ? ask.reject(new Error(error)) : this.#options.onError?.(error);
-    else ask?.resolve(answer);
+    if (again >= 0) {
+      this.#again = again;
+    } else {
+      const ask = this.#asks.get(id);
+      this.#asks.delete(id);
+      if (!error) ask?.resolve(answer);
+      else if (ask) ask.reject(new Error(error));
+      else if (id === undefined) this.#options.onError?.(error);
+      if (!this.#again || id === undefined) return this.#say();
+      this.#again--;
+    }
+    if (this.#again) return;
+    // What is not among them was not obeyed.
+    for (const ask of this.#asks.values()) ask.isSaid = false;
+    this.#say();
   }
 
   #acknowledge(isDue) {
@@ -240,13 +253,30 @@ export class Channel {
       }
       const ask = { order: { ...order, id: ++this.#ask }, resolve, reject };
       this.#asks.set(this.#ask, ask);
-      if (this.#isOpen) this.#say(ask);
+      this.#say();
     });
   }
 
-  #say(ask) {
-    ask.isSaid = true;
-    this.#socket.send(MARK + JSON.stringify(ask.order));
+  /** Says what was not said yet, as far as there is room. */
+  #say() {
+    let room = this.#isOpen && !this.#again ? ASKS_AT_ONCE : 0;
+    for (const ask of this.#asks.values()) {
+      if (!room--) return;
+      if (ask.isSaid) continue;
+      ask.isSaid = true;
+      this.#socket.send(MARK + JSON.stringify(ask.order));
+    }
+  }
+
+  /** The channel is gone, and nobody knows whether what was published there has come; all else can be said twice. */
+  #forsake() {
+    for (const [id, ask] of this.#asks) {
+      if (ask.isSaid && ask.order.publish !== undefined) {
+        this.#asks.delete(id);
+        ask.reject(new Error('lost'));
+      }
+      ask.isSaid = false;
+    }
   }
 
   /** A new channel has no topics but those of its token. */
@@ -284,13 +314,6 @@ export class Channel {
     // Browsers open one connection to a server at a time (RFC 6455 4.1): one that hangs would hold up the next.
     if (socket?.readyState === 0) socket.close();
     else if (socket?.readyState === 1 && this.#abandoned.push(socket) > 3) this.#abandoned.shift().close();
-    for (const [id, { order, isSaid, reject }] of this.#asks) {
-      // All others can be said twice.
-      if (isSaid && order.publish !== undefined) {
-        this.#asks.delete(id);
-        reject(new Error('lost'));
-      }
-    }
     const { baseMs, capMs, random } = this.#options;
     // Full jitter: those that were lost together do not come back together.
     waitMs ??= random() * Math.min(capMs, baseMs * 2 ** this.#attempt++);
@@ -304,6 +327,7 @@ export class Channel {
     if (code !== 1006) {
       // A close frame ends the channel; the next one is new.
       this.#token = null;
+      this.#forsake();
       if (code === 4401) {
         if (!(await this.#options.onUnauthorized?.())) return this.#end(code, reason);
       } else if (FINAL.includes(code) || (code >= 3000 && !AGAIN.includes(code))) {

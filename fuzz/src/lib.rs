@@ -6,6 +6,7 @@
 
 pub mod actions;
 pub mod deflate;
+pub mod event_streams;
 pub mod frames;
 pub mod http_request;
 pub mod hub;
@@ -26,6 +27,7 @@ pub type Property = (&'static str, fn(&[u8]));
 pub const PROPERTIES: &[Property] = &[
     ("actions", actions::holds),
     ("deflate", deflate::holds),
+    ("event_streams", event_streams::holds),
     ("frames", frames::holds),
     ("http_request", http_request::holds),
     ("hub", hub::holds),

@@ -277,3 +277,59 @@ fn the_daemon_serves_it_with_a_token_alone() {
     assert_eq!(recv(&mut client), Message::text("hello"));
     assert_eq!(ask(daemon.address.parse().unwrap(), "POST /push:pushring:sys/api/push", fields, order).0, 404);
 }
+
+#[test]
+fn a_full_inbox_is_told_and_when_to_come_again() {
+    let broker = broker(support::driver(), |config| {
+        config.shards = 1;
+        config.inbox.bytes_max = 4 << 10;
+    });
+    let rooms = process(&broker, "rooms", AttachOptions::default());
+    // A handler has the shard for as long as the test likes.
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (stuck, is_stuck) = std::sync::mpsc::channel();
+    let waits = std::sync::Mutex::new(Some((released, stuck)));
+    let holder = broker.on_shards("holder", move |_| {
+        let mut waits = waits.lock().unwrap().take();
+        move |_: &mut pushring::Here<'_>, _: pushring::Event| {
+            if let Some((released, stuck)) = waits.take() {
+                stuck.send(()).unwrap();
+                // An end of the test is as good.
+                let _ = released.recv();
+            }
+        }
+    });
+    let holder = holder.unwrap();
+    // Gone before the holder, whatever becomes of the test: who leaves a shard waits for it.
+    let release = release;
+    holder.bind_at("/holder").unwrap();
+    let client = support::connect(&broker, "/holder");
+    is_stuck.recv_timeout(PATIENCE).unwrap();
+    let api = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
+    let options = ApiOptions { token: ApiToken::new(TOKEN).unwrap(), process: Some(rooms.id().clone()) };
+    push_api::start(&api.handle(), true, broker.handle(), options).unwrap();
+    let push = |mime: &str, more: &str, body: &[u8]| {
+        let fields = format!("{}Content-Type: {mime}\r\n{more}", authorized());
+        ask(api.address(), "POST /api/push", &fields, body)
+    };
+    // To the shard itself, whoever is there.
+    let to = format!("Push-To: process={}; channels=0\r\n", rooms.id());
+    // A producer holds a quarter of an inbox at most, but for one order that comes first.
+    assert_eq!(push("text/plain", &to, &[b'x'; 2000]).0, 202);
+    for _ in 0..2 {
+        // What was refused is not remembered: it may be tried again by the same key.
+        let (status, head, body) = push("text/plain", &format!("{to}Idempotency-Key: k\r\n"), b"x");
+        assert!(status == 429 && head.contains("\r\nretry-after: 1\r\n"), "{head}");
+        assert!(body.contains("nothing was pushed") && !head.contains("idempotency-replayed"), "{head}{body}");
+    }
+    let line = json!({"to": {"process": rooms.id(), "channels": [0]}, "text": "x"}).to_string();
+    let (status, _, answers) = push("application/x-ndjson", "", format!("{line}\n{line}\n").as_bytes());
+    assert_eq!((status, answers.matches("\"status\":429").count()), (200, 2), "{answers}");
+    release.send(()).unwrap();
+    let end = std::time::Instant::now() + PATIENCE;
+    while push("text/plain", &format!("{to}Idempotency-Key: k\r\n"), b"x").0 != 202 {
+        assert!(std::time::Instant::now() < end, "it is not stuck any more");
+    }
+    drop(client);
+}
+

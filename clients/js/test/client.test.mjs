@@ -308,22 +308,39 @@ test('a hub is subscribed to, published to and renewed at', async () => {
   await assert.rejects(refused, /forbidden/);
   answer(0, { error: 'unheard' });
   assert.deepEqual(errors, [['unheard']]);
-  // The connection is lost: a publish may have come, all else is said again.
+  // The connection is lost: the hub says again what it has answered, and what is not among that is said once more.
   const published = channel.publish('a', { y: 1 });
   const renewed = channel.renew('T');
   sockets[0].onclose({ code: 1006, reason: '' });
-  await assert.rejects(published, /lost/);
   await until(() => sockets.length === 2);
   sockets[1].hello({ resumed: true, received: 0 });
-  assert.deepEqual(orders(1), [{ renew: 'T', id: 4 }]);
+  const late = channel.publish('a', 'late');
+  assert.deepEqual(orders(1), []);
+  answer(1, { again: 2 });
+  answer(1, { error: 'forbidden', id: 2 });
+  assert.deepEqual(orders(1), []);
+  answer(1, { published: 'a', id: 3 });
+  await published;
+  assert.deepEqual(orders(1), [{ renew: 'T', id: 4 }, { publish: 'a', text: 'late', id: 5 }]);
   answer(1, { renewed: null, id: 4 });
   await renewed;
+  // No more at a time than are said again.
+  const many = Array.from({ length: 20 }, () => channel.publish('a', 'x'));
+  assert.equal(orders(1).length, 2 + 15);
+  answer(1, { published: 'a', id: 5 });
+  await late;
+  assert.equal(orders(1).length, 2 + 16);
+  for (let id = 6; id < 26; id++) answer(1, { published: 'a', id });
+  await Promise.all(many);
+  // A new channel: nobody knows of a publish.
+  const lost = channel.publish('a', 'lost');
   // A new channel is subscribed again.
   sockets[1].onclose({ code: 1012, reason: '{"retry_ms":0}' });
+  await assert.rejects(lost, /lost/);
   await until(() => sockets.length === 3);
   sockets[2].hello({ channel_id: 9 });
-  assert.deepEqual(orders(2), [{ subscribe: 'a', envelope: true, id: 5 }]);
-  answer(2, { error: 'forbidden', id: 5 });
+  assert.deepEqual(orders(2), [{ subscribe: 'a', envelope: true, id: 27 }]);
+  answer(2, { error: 'forbidden', id: 27 });
   await until(() => errors.length === 2);
   assert.deepEqual(errors[1], ['forbidden', 'a']);
   const waiting = channel.unsubscribe('b');
