@@ -36,6 +36,9 @@ mod shaking;
 #[path = "stage_tests.rs"]
 mod stage;
 pub mod stats;
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod stream_simulation;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -351,7 +351,8 @@ fn what_a_client_did_not_take_is_counted_to_the_byte() {
         scene.push(channel, 200);
         scene.push_by(Some(Policy::Conflate { key: 1 }), BINARY, channel, 50);
         let why = CloseFrame { code: Some(1000), reason: "enough".into() };
-        let close = super::command::CloseCommand { channel, owner: Some(OWNER), why, abruptly: false, asked: ReportTo::Nobody };
+        let close =
+            super::command::CloseCommand { channel, owner: Some(OWNER), why, abruptly: false, asked: ReportTo::Nobody };
         (scene, channel, Command::Close(Box::new(close)))
     };
     let (mut scene, _, close) = fill();

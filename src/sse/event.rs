@@ -51,15 +51,20 @@ pub fn control(json: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The first event: which channel it is, with what its client sends, and from where on what follows is complete.
-pub fn hello(channel: ChannelId, token: &str, id: EventId, retry_ms: u64) -> Vec<u8> {
-    let data = format!(r#"{{"channel_id":{channel},"token":"{token}"}}"#);
-    format!("retry: {retry_ms}\nid: {id}\nevent: channel\ndata: {data}\n\n").into_bytes()
+/// The first event: which channel it is, with what its client sends, and from where on what follows is complete. Without an
+/// id where a gap follows: who is cut off between the two must be told of it the next time.
+pub fn hello(channel: ChannelId, token: &str, id: Option<EventId>, retry_ms: u64) -> Vec<u8> {
+    let (data, id) = (format!(r#"{{"channel_id":{channel},"token":"{token}"}}"#), line_of(id));
+    format!("retry: {retry_ms}\n{id}event: channel\ndata: {data}\n\n").into_bytes()
 }
 
-/// Messages are missing before what follows, and their number is unknown.
-pub fn gap(reason: &str) -> Vec<u8> {
-    format!("event: gap\ndata: {{\"missed\":null,\"reason\":\"{reason}\"}}\n\n").into_bytes()
+/// Messages are missing before what follows, and their number is unknown. Who has heard this has heard up to `id`.
+pub fn gap(reason: &str, id: EventId) -> Vec<u8> {
+    format!("id: {id}\nevent: gap\ndata: {{\"missed\":null,\"reason\":\"{reason}\"}}\n\n").into_bytes()
+}
+
+fn line_of(id: Option<EventId>) -> String {
+    id.map_or_else(String::new, |id| format!("id: {id}\n"))
 }
 
 /// The last event: as a close frame of this code and reason. A reason that says when to come again is obeyed by
@@ -139,10 +144,11 @@ mod tests {
 
     #[test]
     fn what_is_not_a_message_is_one_event_each() {
-        let hello = read(&hello(ChannelId::new(7), "T", ID, 1000)).remove(0);
+        let hello = read(&hello(ChannelId::new(7), "T", Some(ID), 1000)).remove(0);
         assert_eq!(hello, ("channel".into(), r#"{"channel_id":7,"token":"T"}"#.into(), "0001.2.3".into()));
         assert_eq!(read(&control(b"{\"a\":\n1}")), [("control".into(), "{\"a\": 1}".into(), String::new())]);
-        assert_eq!(read(&gap("trimmed"))[0].1, r#"{"missed":null,"reason":"trimmed"}"#);
+        let gap = read(&gap("trimmed", ID)).remove(0);
+        assert_eq!(gap, ("gap".into(), r#"{"missed":null,"reason":"trimmed"}"#.into(), "0001.2.3".into()));
         let drained = close(1012, "{\"retry_ms\":250}");
         assert!(drained.starts_with(b"retry: 250\n"), "{}", String::from_utf8_lossy(&drained));
         let ended = read(&close(1001, &"ü\"\n".repeat(100))).remove(0);

@@ -59,4 +59,7 @@ export PUSHRING_DOMAIN_URL=http://$node_address
 browse node.test.mjs
 browse login.test.mjs
 
-DAEMON=${PUSHRING_BIN:-$root/target/debug/pushring} browse admin.test.mjs
+export DAEMON=${PUSHRING_BIN:-$root/target/debug/pushring}
+browse admin.test.mjs
+install nginx || echo "not through nginx, which could not be installed"
+browse sse.test.mjs

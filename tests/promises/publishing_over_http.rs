@@ -332,4 +332,3 @@ fn a_full_inbox_is_told_and_when_to_come_again() {
     }
     drop(client);
 }
-

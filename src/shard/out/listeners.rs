@@ -41,14 +41,14 @@ impl Shard {
                 return Encoding::of_event(Bytes::from_static(sse::COMMENT), SharedCharge::default(), copy_bytes_max);
             }
         };
-        if payload.len() > FRAME_BYTES_MAX / 4 {
-            // With what stands before its lines it may be more than what is kept can name.
-            return Encoding::of_event(sse::gap("size").into(), SharedCharge::default(), copy_bytes_max);
-        }
         let now_ms = self.now_ms;
         let count = self.out.journals.entry(owner).or_insert_with(|| Journal::new(now_ms)).next();
         let id = self.event_id(count);
-        let event = Bytes::from(sse::message(id, kind, payload));
+        // With what stands before its lines a large one may be more than what is kept can name.
+        let event = Bytes::from(match payload.len() > FRAME_BYTES_MAX / 4 {
+            true => sse::gap("size", id),
+            false => sse::message(id, kind, payload),
+        });
         self.work.spend(copy_ns(2 * event.len()));
         let of = self.owners.find(owner).map(|place| self.owners[place].owner.clone());
         let charge = self.charge(&event, policy, of.as_deref());

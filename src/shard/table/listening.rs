@@ -82,13 +82,13 @@ impl Shard {
         }
         let from = self.event_id(replay.from);
         let retry_ms = RETRY_MS.start + self.intake.random() % (RETRY_MS.end - RETRY_MS.start);
-        self.append_event(slot, &sse::hello(id, &token.text(), from, retry_ms));
+        self.append_event(slot, &sse::hello(id, &token.text(), (!replay.has_gap).then_some(from), retry_ms));
         if replay.has_gap {
             let reason = match self.shard_of_last(stream) {
                 Some(_) => "trimmed",
                 None => "elsewhere",
             };
-            self.append_event(slot, &sse::gap(reason));
+            self.append_event(slot, &sse::gap(reason, from));
         }
         for range in replay.ranges {
             self.append_again(slot, range);
