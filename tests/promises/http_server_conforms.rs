@@ -91,7 +91,7 @@ fn lawful_requests_are_answered_and_bodies_come_back() {
             ),
             ("DELETE / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nok", Some("ok")),
             ("MADE-UP / HTTP/1.1\r\nHost: h\r\n\r\n", Some("")),
-            ("GET /demo.js HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nfat!", None),
+            ("GET /demo/page.js HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nfat!", None),
         ] {
             let responses = responses(&broker, format!("{request}{LAST}").as_bytes());
             let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();

@@ -302,8 +302,15 @@ fn a_full_inbox_is_told_and_when_to_come_again() {
     let holder = holder.unwrap();
     // Gone before the holder, whatever becomes of the test: who leaves a shard waits for it.
     let release = release;
-    holder.bind_at("/holder").unwrap();
-    let client = support::connect(&broker, "/holder");
+    holder.handle().bind_at("/holder").unwrap();
+    // Not waited for: the answer to its handshake is sent behind the handler.
+    let mut client = TcpStream::connect(broker.address()).unwrap();
+    let handshake = format!(
+        "GET /holder HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        broker.address()
+    );
+    client.write_all(handshake.as_bytes()).unwrap();
     is_stuck.recv_timeout(PATIENCE).unwrap();
     let api = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
     let options = ApiOptions { token: ApiToken::new(TOKEN).unwrap(), process: Some(rooms.id().clone()) };
