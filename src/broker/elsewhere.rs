@@ -620,7 +620,7 @@ impl Hands {
     ) -> Result<(), PushError> {
         let delivery = super::DeliveryOptions { ask: Some(OutcomeTo::Part(part)), ..super::DeliveryOptions::default() };
         let why = super::order::close_frame(code, reason);
-        give(super::Close { pusher: &self.operator, channel, why, delivery }, Full::Wait)
+        give(super::Close { pusher: &self.operator, channel, why, abruptly: false, delivery }, Full::Wait)
     }
 
     /// The paths on which each process may have channels, of those processes that have any.
