@@ -284,7 +284,7 @@ impl World {
         let (id, mut parts) = self.awaits(1, Awaited { audience: Some(1), ..Awaited::new(0) });
         let asked = ReportTo::Outcome(Box::new(parts.pop().expect("one part")));
         let owner = Some(self.processes[index].owner.id);
-        let close = CloseCommand { channel: ChannelId::new(channel), owner, why, asked };
+        let close = CloseCommand { channel: ChannelId::new(channel), owner, why, abruptly: false, asked };
         Some(Order {
             shard: self.shard_of(channel),
             command: Command::Close(Box::new(close)),
