@@ -7,15 +7,17 @@
 //! of its client is bounded by [`INCOMING_BYTES_MAX`]; the time is what [`TlsServer::set_unix_s`] was told last.
 
 pub mod certificate;
+mod preference;
 mod tickets;
 
 use self::certificate::{Certificate, CertificateError};
+use self::preference::prefers_chacha20;
 use self::tickets::{ROTATED_EVERY_S, SessionTickets};
 use super::alert::Alert;
 use super::keys::{HEADER_BYTES, Suite, TrafficSecret};
 use super::outcome::{Established, HandshakeFailure, HandshakeStep};
 use super::record::{RecordDirection, TlsState};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::UnixTime;
 use rustls::server::{
     ClientHello, ProducesTickets, ResolvesServerCert, ServerConnectionData, UnbufferedServerConnection,
@@ -61,10 +63,19 @@ impl TimeProvider for Time {
     }
 }
 
+/// The settings of handshakes, which differ in the choice among the suites that a client offers.
+#[derive(Clone)]
+struct Configs {
+    /// AES-128 if it is offered.
+    by_cost: Arc<ServerConfig>,
+    /// The client's first.
+    as_offered: Arc<ServerConfig>,
+}
+
 /// What handshakes are made with: certificates, and the keys of tickets. Cheap to clone.
 #[derive(Clone)]
 pub struct TlsServer {
-    config: Arc<ServerConfig>,
+    configs: Configs,
     certificates: Arc<[Certificate]>,
     ticketer: Arc<Ticketer>,
 }
@@ -93,22 +104,9 @@ impl TlsServer {
             return Err(CertificateError::None);
         }
         let certificates: Arc<[Certificate]> = certificates.into();
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_details(provider, ticketer.time.clone());
-        let mut config = builder
-            .with_protocol_versions(&[&version::TLS13])
-            .expect("the provider has suites of TLS 1.3")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Chooser(certificates.clone())));
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.ticketer = ticketer.clone();
-        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        // A browser has one connection to us at a time, and takes it up with one ticket.
-        config.send_tls13_tickets = 1;
-        config.max_early_data_size = 0;
-        config.key_log = Arc::new(Catch);
-        config.enable_secret_extraction = true;
-        Ok(Self { config: Arc::new(config), certificates, ticketer })
+        let by_cost = Arc::new(config(true, certificates.clone(), ticketer.clone()));
+        let as_offered = Arc::new(config(false, certificates.clone(), ticketer.clone()));
+        Ok(Self { configs: Configs { by_cost, as_offered }, certificates, ticketer })
     }
 
     /// The time of day, for tickets.
@@ -128,9 +126,8 @@ impl TlsServer {
 
     /// Begins a handshake.
     pub fn handshake(&self) -> Handshake {
-        let connection = UnbufferedServerConnection::new(self.config.clone());
         Handshake {
-            connection: connection.ok(),
+            stage: Stage::Begins(self.configs.clone()),
             incoming: Vec::new(),
             fed: 0,
             has_answered: false,
@@ -145,10 +142,34 @@ impl fmt::Debug for TlsServer {
     }
 }
 
+fn config(by_cost: bool, certificates: Arc<[Certificate]>, ticketer: Arc<Ticketer>) -> ServerConfig {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    let builder = ServerConfig::builder_with_details(Arc::new(provider), ticketer.time.clone());
+    let mut config = builder
+        .with_protocol_versions(&[&version::TLS13])
+        .expect("the provider has suites of TLS 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Chooser(certificates)));
+    config.ignore_client_order = by_cost;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.ticketer = ticketer;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    // A browser has one connection to us at a time, and takes it up with one ticket.
+    config.send_tls13_tickets = 1;
+    config.max_early_data_size = 0;
+    config.key_log = Arc::new(Catch);
+    config.enable_secret_extraction = true;
+    config
+}
+
 /// A handshake that goes on.
 pub struct Handshake {
-    /// `None` once it has ended.
-    connection: Option<UnbufferedServerConnection>,
+    stage: Stage,
     /// What came and is not done with.
     incoming: Vec<u8>,
     /// How much of it rustls has seen.
@@ -156,6 +177,24 @@ pub struct Handshake {
     /// Keys were agreed on: from there on an alert in the plain says nothing to the client.
     has_answered: bool,
     secrets: Caught,
+}
+
+enum Stage {
+    /// Nothing came yet, or not enough to tell with which settings it goes on.
+    Begins(Configs),
+    /// rustls has it.
+    Goes(Box<UnbufferedServerConnection>),
+    /// It has ended.
+    Over,
+}
+
+impl Stage {
+    /// With the settings for a client that begins so.
+    fn begin(configs: &Configs, prefers_chacha20: bool) -> Self {
+        let config = if prefers_chacha20 { &configs.as_offered } else { &configs.by_cost };
+        let connection = UnbufferedServerConnection::new(config.clone());
+        connection.map_or(Self::Over, |connection| Self::Goes(Box::new(connection)))
+    }
 }
 
 impl Handshake {
@@ -166,6 +205,12 @@ impl Handshake {
         if speaks_http(&self.incoming) {
             out.extend_from_slice(SPEAK_TLS);
             return self.fail(None, false, "it speaks plain HTTP".into());
+        }
+        if let Stage::Begins(configs) = &self.stage {
+            let Some(prefers_chacha20) = prefers_chacha20(&self.incoming) else {
+                return HandshakeStep::Goes { has_answered: false };
+            };
+            self.stage = Stage::begin(configs, prefers_chacha20);
         }
         loop {
             let Some(record) = next_record(&self.incoming[self.fed..]) else {
@@ -179,7 +224,7 @@ impl Handshake {
                 return self.explain(error, before, out);
             }
             self.has_answered |= out.len() > before;
-            if self.connection.as_ref().is_some_and(|connection| !connection.is_handshaking()) {
+            if matches!(&self.stage, Stage::Goes(connection) if !connection.is_handshaking()) {
                 return self.end();
             }
             if !record.is_whole {
@@ -207,19 +252,20 @@ impl Handshake {
 
     /// Frees what it holds: nothing more comes of it.
     pub fn forget(&mut self) {
-        (self.connection, self.incoming, self.fed) = (None, Vec::new(), 0);
+        (self.stage, self.incoming, self.fed) = (Stage::Over, Vec::new(), 0);
     }
 
     /// What it holds of the heap, all told.
     pub fn heap_bytes(&self) -> usize {
         // Measured: what rustls holds for a connection that shakes hands.
         const RUSTLS_BYTES: usize = 3500;
-        if self.connection.is_some() { RUSTLS_BYTES + self.incoming.capacity() } else { 0 }
+        let by_rustls = if matches!(self.stage, Stage::Goes(_)) { RUSTLS_BYTES } else { 0 };
+        by_rustls + self.incoming.capacity()
     }
 
     /// Lets rustls look at what it was fed, until it wants more.
     fn advance(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
-        let connection = self.connection.as_mut().ok_or(Error::HandshakeNotComplete)?;
+        let Stage::Goes(connection) = &mut self.stage else { return Err(Error::HandshakeNotComplete) };
         loop {
             CAUGHT.with_borrow_mut(|caught| *caught = Caught::default());
             let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.incoming[..self.fed]);
@@ -249,7 +295,10 @@ impl Handshake {
     }
 
     fn end(&mut self) -> HandshakeStep {
-        let established = self.connection.take().and_then(|connection| established(connection, &mut self.secrets));
+        let established = match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Goes(connection) => established(*connection, &mut self.secrets),
+            Stage::Begins(_) | Stage::Over => None,
+        };
         let Some((state, is_resumed)) = established else {
             return self.fail(None, false, "rustls did not tell the secrets".into());
         };

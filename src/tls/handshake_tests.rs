@@ -51,6 +51,10 @@ fn client_config(suite: Option<CipherSuite>) -> ClientConfig {
     if let Some(suite) = suite {
         provider.cipher_suites.retain(|offered| offered.suite() == suite);
     }
+    config_of(provider)
+}
+
+fn config_of(provider: CryptoProvider) -> ClientConfig {
     let provider = Arc::new(provider);
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&version::TLS13]);
     let verifier = Arc::new(Believe(provider));
@@ -159,6 +163,31 @@ fn a_rustls_client_shakes_hands_and_its_records_and_ours_are_the_same() {
             records.seal_alert(Alert::CLOSE_NOTIFY, &mut out);
             client.read_tls(&mut &out[..]).unwrap();
             assert!(client.process_new_packets().unwrap().peer_has_closed());
+        }
+    }
+}
+
+/// AES-128 costs least, and who has no instructions for AES says so by putting ChaCha20 first.
+#[test]
+fn the_suite_is_the_cheapest_or_chacha20_where_a_client_puts_it_first() {
+    use CipherSuite::{
+        TLS13_AES_128_GCM_SHA256 as AES_128, TLS13_AES_256_GCM_SHA384 as AES_256,
+        TLS13_CHACHA20_POLY1305_SHA256 as CHACHA20,
+    };
+    let server = server(&[&["localhost"]]);
+    for (offered, expected) in [
+        (&[AES_256, AES_128, CHACHA20][..], Suite::Aes128Gcm),
+        (&[AES_256, CHACHA20], Suite::Aes256Gcm),
+        (&[CHACHA20, AES_128, AES_256], Suite::ChaCha20Poly1305),
+    ] {
+        for step in [1, usize::MAX] {
+            let mut provider = aws_lc_rs::default_provider();
+            let place = |suite| offered.iter().position(|&offered| offered == suite);
+            provider.cipher_suites.retain(|suite| place(suite.suite()).is_some());
+            provider.cipher_suites.sort_by_key(|suite| place(suite.suite()));
+            let config = Arc::new(config_of(provider));
+            let done = done(shake(&mut connect(&config, "localhost"), &mut server.handshake(), step));
+            assert_eq!(done.state.suite, expected, "{offered:?} in steps of {step}");
         }
     }
 }

@@ -140,7 +140,10 @@ impl Shard {
 
     fn established(&mut self, slot: Slot, done: Established, out: &[u8]) {
         let Established { state, mut rest, .. } = done;
-        self.table[slot].tls = Some(Box::new(Tls::Open(Sealed::new(Records::new(state)))));
+        // Where the handshake stood: what lives long is not allocated among what goes away.
+        if let Some(tls) = self.table[slot].tls.as_deref_mut() {
+            *tls = Tls::Open(Sealed::new(Records::new(state)));
+        }
         self.send_records(slot, out);
         self.set_deadline(slot, self.now_ms + self.config.head_timeout_ms);
         self.work.spend(copy_ns(rest.len()));
