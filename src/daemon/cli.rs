@@ -305,7 +305,8 @@ impl DemoOptions {
             "tls_certs: --tls makes a certificate of its own: give one or the other"
         );
         let address = config.tls_listen.0.or(config.listen.0);
-        Ok(DaemonConfig { listen: Listen(None), tls_listen: Listen(address), ..config })
+        let sources = config.sources.with_a_certificate_made();
+        Ok(DaemonConfig { listen: Listen(None), tls_listen: Listen(address), sources, ..config })
     }
 }
 

@@ -590,7 +590,7 @@ impl DaemonConfig {
             "link_tls_certs: they are for the link over TCP (link_tcp), and there is none"
         );
         self.check_redirect()?;
-        let has_certificates = !super::certificates::pairs(self)?.is_empty();
+        let has_certificates = self.sources.makes_certificate() || !super::certificates::pairs(self)?.is_empty();
         ensure!(
             self.tls_listen.0.is_none() || has_certificates,
             "tls_listen: TLS needs a certificate and its key (tls_certs)"

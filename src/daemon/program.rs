@@ -235,7 +235,7 @@ fn obeyed_now(current: &DaemonConfig, wanted: &DaemonConfig) -> anyhow::Result<(
             }
         }
     }
-    Ok((obeyed.try_into()?, changes))
+    Ok((DaemonConfig { sources: wanted.sources.clone(), ..obeyed.try_into()? }, changes))
 }
 
 impl Program for Daemon {

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The Autobahn|Testsuite against the demo's echo process, with compression on.
 #
-#     tests/autobahn/run.sh [--quick] [--all] [--write]
+#     tests/autobahn/run.sh [--quick] [--all] [--write] [--tls]
 #
 # Runs all cases but the slow ones of sections 12 and 13; --quick runs the two smallest of each of their parts; --all runs all 517, in 15 minutes with a release build
-# (PUSHRING_BIN=target/release/pushring). --write runs all and makes the result the expected one. The suite needs
+# (PUSHRING_BIN=target/release/pushring). --write runs all and makes the result the expected one. With --tls all goes through
+# TLS, which tests/support/over_tls.py speaks for the suite. The suite needs
 # Python 2.7; without it this says so and skips.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,11 +18,13 @@ venv=$work/venv
 excluded='"1[23].*.([789]|1[03-8])$"'
 timeout_s=600
 write=
+tls=
 for option in "$@"; do
     case $option in
         --quick) excluded='"1[23].*.([3-9]|1[0-8])$"' ;;
         --all) excluded= timeout_s=7200 ;;
         --write) excluded= timeout_s=7200 write=--write ;;
+        --tls) tls=--tls ;;
         *)
             sed -n '/^#     tests/s/^# *//p' "$0" >&2
             exit 2
@@ -67,7 +70,12 @@ install "$python" >"$root/target/autobahn-install.log" 2>&1 || {
     exit 1
 }
 
-demo_start --deflate
+demo_start --deflate $tls
+[ -z "$tls" ] || {
+    coproc over_tls { exec python3 "$root/tests/support/over_tls.py" "$demo_address"; }
+    read -r demo_address <&"${over_tls[0]}"
+    trap 'status=$?; kill "$over_tls_PID"; demo_stop || status=1; exit $status' EXIT
+}
 rm -rf "$work/reports"
 cat >"$work/spec.json" <<EOF
 {

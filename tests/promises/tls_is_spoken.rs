@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use support::daemon::Daemon;
 use support::{Client, DriverKind, Inbound, PATIENCE, Patient, Push, driver, recv, send, tls};
 use tungstenite::Message;
 
@@ -300,6 +301,33 @@ fn program(name: &str, arguments: &[&str], input: &[u8]) -> Option<String> {
     let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
     Some(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// The demo makes its own certificate, which nobody has signed.
+#[test]
+fn a_demo_over_tls_needs_no_certificate() {
+    let daemon = Daemon::start(&["demo", "--tls", "--shards", "1"]);
+    let url = format!("https://{}/", daemon.address);
+    if let Some(said) = program("curl", &["-sS", "-k", "--http1.1", &url], b"") {
+        assert!(said.contains("<title>"), "{said}");
+    }
+    daemon.signal("HUP");
+    daemon.signal("TERM");
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("nobody has signed it") && !log.contains("an old name") && !log.contains(" ERROR "), "{log}");
+}
+
+/// A client of java.net.http, as it stands in the JDK.
+#[test]
+fn java_is_served() {
+    let (broker, files) = (start(), Files::new("java"));
+    let source = files.0.join("Echo.java");
+    std::fs::write(&source, include_str!("tls_is_spoken/Echo.java")).unwrap();
+    let url = format!("wss://localhost:{}{ECHO}", broker.address().port());
+    if let Some(said) = program("java", &[source.to_str().unwrap(), &files.ca(), &url], b"") {
+        assert!(said.contains("heard from Java"), "{said}");
+    }
 }
 
 #[test]

@@ -41,7 +41,8 @@ impl Daemon {
         let mut child = command.arg("--no-pin").spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on http://").expect("the first line says where");
+        let address = line.trim_end().strip_prefix("listening on ").and_then(|url| url.split_once("://"));
+        let (_, address) = address.expect("the first line says where");
         Self { address: address.to_owned(), child }
     }
 

@@ -28,8 +28,8 @@ demo_start() {
     trap 'status=$?; demo_stop || status=1; exit $status' EXIT
     # The first line on stdout says where it listens.
     for tries in $(seq 200); do
-        if read -r line <"$work/demo.out" && [[ $line == *http://* ]]; then
-            demo_address=${line##*http://}
+        if read -r line <"$work/demo.out" && [[ $line == *http*://* ]]; then
+            demo_address=${line##*://}
             return
         fi
         kill -0 "$demo_pid" 2>/dev/null || break

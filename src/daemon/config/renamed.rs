@@ -67,7 +67,7 @@ pub fn old_names_of_start() -> Vec<OldName> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OldName {
     /// A key, a flag or a variable.
-    given: String,
+    pub(super) given: String,
     /// What to write instead.
     now: String,
 }

@@ -11,6 +11,8 @@ pub struct Sources {
     by_key: BTreeMap<String, String>,
     /// Keys of the file that have other names now.
     old_names: Vec<OldName>,
+    /// The certificate is made at the start, by the demo's own flag `--tls`.
+    makes_certificate: bool,
 }
 
 impl Sources {
@@ -27,12 +29,24 @@ impl Sources {
             let source = source_of(&key);
             (key, source)
         }));
-        Ok(Self { by_key, old_names })
+        Ok(Self { by_key, old_names, makes_certificate: false })
+    }
+
+    /// Those of a demo with `--tls`: no setting names its certificate, and the flag is no old name.
+    pub fn with_a_certificate_made(self) -> Self {
+        Self { makes_certificate: true, ..self }
+    }
+
+    /// Returns whether the certificate is made at the start.
+    pub fn makes_certificate(&self) -> bool {
+        self.makes_certificate
     }
 
     /// The old names under which settings were given: in the file, and when this process was started.
     pub fn old_names(&self) -> Vec<OldName> {
-        [self.old_names.clone(), renamed::old_names_of_start()].concat()
+        let of_start = renamed::old_names_of_start().into_iter();
+        let is_old = |name: &OldName| !(self.makes_certificate && name.given == "--tls");
+        self.old_names.iter().cloned().chain(of_start.filter(is_old)).collect()
     }
 
     /// Says where the setting was given that `error` is about: its first word is a key.
