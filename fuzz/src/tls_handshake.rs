@@ -1,5 +1,5 @@
-//! The bytes with which a client begins a TLS handshake: the same comes of them however they are cut, what is held of them
-//! meanwhile is bounded, and who fails is told why by an alert or, if HTTP was spoken, by HTTP.
+//! The bytes with which a client begins a TLS handshake: the same comes of them however they are cut, what is held of
+//! them meanwhile is bounded, and who fails is told why by an alert or, if HTTP was spoken, by HTTP.
 
 use super::splits::{pieces, splits};
 use pushring::internals::tls::{Certificate, HandshakeStep, INCOMING_BYTES_MAX, TlsServer};

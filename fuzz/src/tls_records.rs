@@ -1,5 +1,5 @@
-//! Records of an established connection: whatever a client seals, or does not, is heard as a second reader hears it, however it
-//! is cut; and what we answer is opened by that reader, whose keys follow from RFC 8446 7 by code of its own.
+//! Records of an established connection: whatever a client seals, or does not, is heard as a second reader hears it,
+//! however it is cut; and what we answer is opened by that reader, whose keys follow from RFC 8446 7 by code of its own.
 
 use super::splits::{pieces, splits};
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};

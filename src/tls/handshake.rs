@@ -331,8 +331,8 @@ fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>)
     data.encode(&mut out[start..]).is_ok()
 }
 
-/// What a connection that has failed says about that. It is shown nothing again, and only asked while it has something to
-/// say: with a message begun it would look for the rest of it, where there is none.
+/// What a connection that has failed says about that. It is shown nothing again, and only asked while it has
+/// something to say: with a message begun it would look for the rest of it, where there is none.
 fn last_words(connection: &mut UnbufferedServerConnection, out: &mut Vec<u8>) {
     while connection.wants_write() {
         let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process_tls_records(&mut []).state else {

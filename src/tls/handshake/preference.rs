@@ -3,7 +3,8 @@
 //! A client that puts ChaCha20 first has no instructions for AES and gets what it asks for. To any other the order says
 //! little, and AES-128 is the cheapest here: SHA-384, the hash of AES-256's suite, is a fifth of a handshake's cost.
 //!
-//! Invariant: the same is said of the same bytes however they come. Judges nothing: what is no ClientHello is rustls' to refuse.
+//! Invariant: the same is said of the same bytes however they come. Judges nothing: what is no ClientHello is rustls'
+//! to refuse.
 
 use crate::tls::keys::{HEADER_BYTES, SEALED_BYTES_MAX};
 
