@@ -1,8 +1,6 @@
 //! A broker's settings by name, for a program that embeds one.
 
 use super::{Broker, Config, StartError};
-#[cfg(feature = "tls")]
-use crate::driver::clock;
 use crate::driver::runtime::DriverKind;
 use crate::gateway::{HostPolicy, Settings};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -62,7 +60,7 @@ impl Builder {
     /// spoken then.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, certificates: impl IntoIterator<Item = crate::tls::Certificate>) -> Self {
-        self.config.shard.tls = crate::tls::TlsServer::new(certificates.into_iter().collect(), clock::unix_s()).ok();
+        self.config.set_certificates(certificates);
         self.speaks_tls = true;
         self
     }

@@ -1,6 +1,8 @@
 //! The settings with which a broker is started.
 
 use crate::admission;
+#[cfg(feature = "tls")]
+use crate::driver::clock;
 use crate::driver::runtime::DriverKind;
 use crate::driver::sys::TcpOptions;
 use crate::gateway::{Dialect, Settings};
@@ -62,5 +64,25 @@ impl Default for Config {
             inbox: inbox::InboxLimits { commands_max: 16 * 1024, bytes_max: 64 * 1024 * 1024 },
             tcp: TcpOptions { notsent_lowat_bytes: 128 * 1024, user_timeout_ms: 75_000 },
         }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Config {
+    /// Speaks TLS 1.3 at `address`, beside plain HTTP at `listen` as long as [`listens_plain`](Self::listens_plain) is
+    /// set, with these certificates, of which the first is for who names no host, or an unknown one.
+    #[must_use]
+    pub fn with_tls(
+        mut self,
+        address: SocketAddr,
+        certificates: impl IntoIterator<Item = crate::tls::Certificate>,
+    ) -> Self {
+        self.set_certificates(certificates);
+        self.tls_listen = Some(address);
+        self
+    }
+
+    pub(super) fn set_certificates(&mut self, certificates: impl IntoIterator<Item = crate::tls::Certificate>) {
+        self.shard.tls = crate::tls::TlsServer::new(certificates.into_iter().collect(), clock::unix_s()).ok();
     }
 }

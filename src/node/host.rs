@@ -1,7 +1,7 @@
 //! What a node provides: its own message type, its terminal prints, and the check of a password.
 //!
-//! Implemented by the node on a type of its own, so that neither side needs to own the other's types. For nodes whose types
-//! are those of Kinode and Hyperdrive, [`node_host`](crate::node_host) writes the implementation.
+//! Implemented by the node on a type of its own, so that neither side needs to own the other's types. For nodes whose
+//! types are those of Kinode and Hyperdrive, [`node_host`](crate::node_host) writes the implementation.
 
 use super::message::KernelMessage;
 
@@ -27,13 +27,14 @@ pub trait Host: Send + Sync + 'static {
     fn is_password(&self, keyfile: &[u8], password_hash: &str) -> bool;
 }
 
-/// Defines a type that is the [`Host`] of a Kinode or Hyperdrive node: how its messages and ours become each other, by moves.
+/// Defines a type that is the [`Host`] of a Kinode or Hyperdrive node: how its messages and ours become each other, by
+/// moves.
 ///
-/// `of` names the module of the node's types: `KernelMessage`, `Message`, `Request`, `Response`, `Address`, `ProcessId`,
-/// `LazyLoadBlob` and `Printout`, with the fields that they have in Kinode 0.8 to 1.0 and Hyperdrive 1.9 (node contract,
-/// section 1). What differs between these is given: `print` makes a `Printout` of a verbosity (`u8`) and a text (`String`),
-/// `is_password` says whether a password's hash (`&str`) opens a keyfile (`&[u8]`), as in [`Host::is_password`]. Neither may
-/// capture anything. A node with other types implements [`Host`] itself.
+/// `of` names the module of the node's types: `KernelMessage`, `Message`, `Request`, `Response`, `Address`,
+/// `ProcessId`, `LazyLoadBlob` and `Printout`, with the fields that they have in Kinode 0.8 to 1.0 and Hyperdrive 1.9
+/// (node contract, section 1). What differs between these is given: `print` makes a `Printout` of a verbosity (`u8`)
+/// and a text (`String`), `is_password` says whether a password's hash (`&str`) opens a keyfile (`&[u8]`), as in
+/// [`Host::is_password`]. Neither may capture anything. A node with other types implements [`Host`] itself.
 ///
 /// ```ignore
 /// use lib::types::core as theirs;

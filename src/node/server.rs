@@ -284,6 +284,9 @@ fn supervise<H: Host>(
         let Service { reader, changes, writer, logins, attempts } = Service::new(kernel, settings, queue, password);
 
         prints.say(SHOWN, &format!("listening on {}", broker.address()));
+        if let Some(address) = broker.tls_address().filter(|address| *address != broker.address()) {
+            prints.say(SHOWN, &format!("listening for TLS on {address}"));
+        }
         warnings.release();
 
         // Ends with `writer`, which holds the login queue.
