@@ -12,7 +12,7 @@ mod node_backend;
 use node_backend::adapter::{MyNode, NodeMessage};
 use node_backend::kernel::{KEYFILE, NODE, SECRET};
 use pushring::ChannelId;
-use pushring::internals::gateway::Dialect;
+use pushring::node::Dialect;
 use pushring::node::{self, Address, KernelMessage, LazyLoadBlob, Request, http_server_process};
 use pushring::{Broker, Config, Event, Message, Process};
 use std::io::{Read, Write};

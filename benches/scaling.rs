@@ -9,7 +9,7 @@
 mod shard_support;
 
 use bytes::Bytes;
-use pushring::internals::gateway::{Dialect, HttpRule, OwnerId, Settings, Snapshot, WebSocketRule, enter};
+use pushring::internals::gateway::{HttpRule, OwnerId, Snapshot, WebSocketRule, enter};
 use pushring::internals::http::{self, Head, PreparedResponse};
 use pushring::internals::proto::client::{append_frame, append_message};
 use pushring::internals::proto::{MessageKind, MessageLimits, Scratch, WebSocketConnection};
@@ -18,6 +18,7 @@ use pushring::internals::shard::command::{
     SubscribeCommand,
 };
 use pushring::internals::shard::{ShardConfig, SocketEnd};
+use pushring::node::Dialect;
 use pushring::{ChannelId, ProcessId};
 use shard_support::{Fan, OWNER};
 use std::hint::black_box;
@@ -102,7 +103,7 @@ fn process() -> ProcessId {
 
 /// A snapshot in which `process` has bound n paths.
 fn bound(n: usize, path: fn(usize) -> String) -> Snapshot {
-    let mut snapshot = Snapshot::new(Settings::new("local.os", Dialect::Kinode));
+    let mut snapshot = Snapshot::new(pushring::node::settings("local.os", Dialect::Kinode));
     for at in 0..n {
         snapshot.bind_http(OwnerId(1), &process(), &*path(at), HttpRule::default()).unwrap();
         snapshot.bind_websocket(OwnerId(1), &process(), &*path(at), WebSocketRule::default()).unwrap();

@@ -4,6 +4,7 @@
 //! it starts a broker, runs the process on it, and says how a browser joins.
 
 use anyhow::Context;
+use pushring::node::{self, Dialect};
 use pushring::process_lib::{self, Exit};
 use pushring::{Broker, Config};
 use pushring::{Claims, HostPolicy, Secret, mint};
@@ -167,7 +168,7 @@ pub fn start(listen: SocketAddr) -> anyhow::Result<Chat> {
     let token = mint(&secret, &claims);
 
     let mut config = Config { listen, ..Config::default() };
-    config.settings.node = NODE.to_string();
+    config.settings = node::settings(NODE, Dialect::Kinode);
     config.settings.secret = Some(secret);
     config.settings.hosts = HostPolicy::Listed(Vec::new());
     let broker = Broker::start(config)?;

@@ -114,8 +114,8 @@ pub use driver::runtime::DriverKind;
 #[cfg(feature = "driver")]
 pub use driver::sys::TcpOptions;
 pub use gateway::{
-    BindError, Claims, HostPolicy, HttpBinding, HttpRule, IpPrefix, Secret, Settings, WebSocketBinding, WebSocketRule,
-    mint,
+    BindError, Claims, HostPolicy, HttpBinding, HttpRule, IpPrefix, Secret, Settings, SubdomainTokens,
+    WebSocketBinding, WebSocketRule, mint,
 };
 pub use process_id::{ParseProcessIdError, ProcessId};
 pub use proto::MessageKind;

@@ -9,7 +9,8 @@ mod support;
 
 use link_support::Linked;
 use node_support::{NODE, Node, Options, SECRET, push, request};
-use pushring::internals::gateway::{Dialect, Secret, Settings};
+use pushring::internals::gateway::Secret;
+use pushring::node::Dialect;
 use pushring::{Broker, Config};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Read;
@@ -100,7 +101,7 @@ fn received(node: &mut Node, client: &mut support::Client) -> usize {
 fn a_mebibyte_is_allocated_only_where_it_arrives() {
     let mut buffer = vec![0; 10 + BLOB_BYTES];
     let mut drop_in = Node::start(Options::default());
-    let mut settings = Settings::new(NODE, Dialect::Kinode);
+    let mut settings = pushring::node::settings(NODE, Dialect::Kinode);
     settings.secret = Some(Secret::new(SECRET).unwrap());
     let config = Config { settings, shards: 2, driver: support::driver(), ..Config::default() };
     let broker = Broker::start(Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();

@@ -1,10 +1,9 @@
 //! The first message of a client on `/`: a channel is given only to whoever shows a token that this node minted, for
 //! the process that the message names, whatever else the message says.
 
-use pushring::internals::gateway::{
-    Claims, Dialect, RegistrationError, Secret, Settings, Snapshot, TokenError, mint, register,
-};
+use pushring::internals::gateway::{Claims, RegistrationError, Secret, Snapshot, TokenError, mint, register};
 use pushring::internals::proto::close::{REASON_BYTES_MAX, code_may_travel};
+use pushring::node::Dialect;
 use serde::Deserialize;
 use std::sync::LazyLock;
 
@@ -27,7 +26,7 @@ static TOKENS: LazyLock<[(u8, String); 4]> = LazyLock::new(|| {
 });
 
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
-    let mut settings = Settings::new(NODE, Dialect::Kinode);
+    let mut settings = pushring::node::settings(NODE, Dialect::Kinode);
     settings.secret = Some(secret());
     Snapshot::new(settings)
 });
@@ -53,7 +52,7 @@ pub fn holds(data: &[u8]) {
             assert!(error.to_string().len() <= REASON_BYTES_MAX, "{error}");
         }
     }
-    let keyless = Snapshot::new(Settings::new(NODE, Dialect::Kinode));
+    let keyless = Snapshot::new(pushring::node::settings(NODE, Dialect::Kinode));
     let without_key = register(&keyless, &message, NOW_UNIX_S);
     match without_key {
         Ok(_) => panic!("no node without a key lets anybody in"),

@@ -2,7 +2,7 @@
 
 use super::{Broker, Config, StartError};
 use crate::driver::runtime::DriverKind;
-use crate::gateway::{HostPolicy, Settings};
+use crate::gateway::HostPolicy;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 /// Settings of a [`Broker`] by name: made by [`Broker::builder`]. What has no call of its own here is set in the
@@ -27,11 +27,7 @@ pub struct Builder {
 
 impl Builder {
     pub(super) fn new() -> Self {
-        Self {
-            config: Config { settings: Settings::default(), ..Config::default() },
-            no_address: None,
-            speaks_tls: false,
-        }
+        Self { config: Config::default(), no_address: None, speaks_tls: false }
     }
 
     /// Where to listen: `127.0.0.1:8080`, `localhost:8080` or a [`SocketAddr`]. Port 0 picks a free one. Default

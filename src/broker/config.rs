@@ -5,7 +5,7 @@ use crate::admission;
 use crate::driver::clock;
 use crate::driver::runtime::DriverKind;
 use crate::driver::sys::TcpOptions;
-use crate::gateway::{Dialect, Settings};
+use crate::gateway::Settings;
 use crate::queue::orders as inbox;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Default for Config {
             shards: 0,
             pin: false,
             driver: DriverKind::Auto,
-            settings: Settings::new("local.os", Dialect::Kinode),
+            settings: Settings::default(),
             admission: admission::ConnectionLimits::default(),
             memory_bytes_max: None,
             shard: crate::shard::ShardConfig::default(),

@@ -164,7 +164,7 @@ fn about(broker: &Broker) -> BrokerInfo {
     BrokerInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        node: broker.handle().settings().node,
+        node: broker.handle().settings().user,
         address: broker.address(),
         tls_address: broker.tls_address(),
         driver: broker.driver().to_string(),

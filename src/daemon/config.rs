@@ -34,6 +34,7 @@ use pushring::internals::admission;
 use pushring::internals::gateway::{self, HostPolicy, IpPrefix, Settings};
 use pushring::internals::http::Authority;
 use pushring::internals::proto;
+use pushring::node;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -640,8 +641,7 @@ impl DaemonConfig {
     }
 
     fn settings(&self, secrets: Secrets) -> anyhow::Result<Settings> {
-        let dialect = self.dialect.into();
-        let mut settings = Settings::new(&self.node, dialect);
+        let mut settings = node::settings(&self.node, self.dialect.into());
         settings.hub = self.hub_access(&secrets)?;
         (settings.secret, settings.second_secret) = (secrets.first, secrets.second);
         settings.hosts = self.host_policy();

@@ -76,8 +76,7 @@ pub fn demo(
         let mut threads = demo::start(&broker.handle())?;
         // Whoever reaches a listener that is not loopback could take the cookie and be this node's user.
         let is_loopback = broker.address().ip().to_canonical().is_loopback();
-        let cookie_name =
-            pushring::internals::gateway::Settings::new(&config.node, config.dialect.into()).cookie_name();
+        let cookie_name = pushring::node::settings(&config.node, config.dialect.into()).cookie;
         let login = is_loopback.then(|| demo::page::DemoLogin { node: config.node.clone(), cookie_name, secret });
         let window_ms = config.resume_window.0;
         threads.push(demo::tokens::start(&broker.handle())?);

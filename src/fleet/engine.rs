@@ -523,7 +523,7 @@ impl Engine {
         let reports = self.broker.connections() as u64;
         let about = About {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: self.broker.settings().node,
+            kernel: self.broker.settings().user,
             address: self.broker.address().to_string(),
             public: self.options.public.clone(),
             run: Some(self.broker.run()),

@@ -24,7 +24,7 @@ const FORGOTTEN_AFTER_MS: u64 = 10 * 60 * 1000;
 pub struct About {
     /// Its version of pushring.
     pub version: String,
-    /// The name of the Kinode node that it serves.
+    /// The name of the node that it serves.
     pub kernel: String,
     /// Where it listens.
     pub address: String,
@@ -136,8 +136,8 @@ impl Roster {
         gone
     }
 
-    /// The name by which owners of channels know a node: that of its Kinode node where its own says so, which NATS'
-    /// permissions keep others from taking.
+    /// The name by which owners of channels know a node: that of the node that it serves where its own says so, which
+    /// NATS' permissions keep others from taking.
     pub fn known_as(&self, source: &str) -> String {
         let kernel = self.nodes.get(source).map(|known| known.about.kernel.as_str());
         kernel.filter(|kernel| name_of_node(kernel) == source).unwrap_or(source).to_owned()

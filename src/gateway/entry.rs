@@ -4,7 +4,7 @@
 //! gets its answer here, ready to send; what is let in comes with everything that its owner is told.
 
 use super::{
-    Dialect, HttpBinding, LoginRequest, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,
+    HttpBinding, LoginRequest, OwnerId, Params, Snapshot, TokenError, TooMuchWork, WebSocketBinding,
     grant::{self, Carrier, Grant},
     login::{self},
     origin::{check_origin, is_dev_origin, is_host_allowed, is_own_host, listed_origin},
@@ -12,7 +12,7 @@ use super::{
     redirect,
     routes::without_trailing_slash,
     secure_subdomain,
-    settings::RESPONSE_TIMEOUT_MAX_S,
+    settings::{RESPONSE_TIMEOUT_MAX_S, SubdomainTokens},
 };
 use crate::admission::HeapBytes;
 use crate::{
@@ -40,7 +40,7 @@ pub enum Entry<'s> {
     Dynamic(Box<Dynamic<'s>>),
     /// A password to check. The body is at most 16 KiB, which [`LoginRequest::credentials`] sees to.
     Login(LoginRequest),
-    /// A call of the RPC path; the body is a node's `RpcMessage`.
+    /// A call of the RPC path; the body is for the process that answers it.
     Rpc {
         /// Seconds that the process has to answer.
         timeout_s: u32,
@@ -147,8 +147,6 @@ struct RequestCheck<'s, 'h, 'p> {
 /// An early end is the response to send.
 type EntryResult<T> = Result<T, PreparedResponse>;
 
-const RPC_PATH: &str = "/rpc:distro:sys/message";
-
 impl<'s> RequestCheck<'s, '_, '_> {
     fn enter(&self) -> EntryResult<Entry<'s>> {
         if let Some(answer) = redirect::challenge(self.snapshot, self.head) {
@@ -187,7 +185,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
         }
         match self.path {
             "/login" if self.snapshot.settings.login => self.login(),
-            RPC_PATH if self.snapshot.settings.rpc => self.rpc(),
+            path if self.snapshot.settings.rpc_path == Some(path) => self.rpc(),
             _ => self.http(),
         }
     }
@@ -218,7 +216,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
             deflate: rule.deflate,
             resume: rule.resume,
             resume_events: rule.resume_events,
-            user: (rule.authenticated && !is_public).then_some(&*self.snapshot.settings.node),
+            user: (rule.authenticated && !is_public).then_some(&*self.snapshot.settings.user),
             origin: None,
             forwarded_for: forwarded_for(self.head),
         }))
@@ -374,14 +372,14 @@ impl<'s> RequestCheck<'s, '_, '_> {
             .unwrap_or_else(|_| PreparedResponse::text(400, "the host cannot be part of a location"))
     }
 
-    /// Whether the cookies hold a token: for a process' secure subdomain, or for the node.
+    /// Whether the cookies hold a token: for a process' secure subdomain, or for the user.
     ///
-    /// On `localhost` hosts, and everywhere in Kinode, a secure subdomain needs the token of its process. Elsewhere
-    /// Hyperdrive takes the node's token, which its cookie shares with all subdomains.
+    /// Of a secure subdomain: see [`SubdomainTokens`].
     fn check_token(&self, process: Option<&ProcessId>) -> Result<(), TokenError> {
         let Some(process) = process else { return self.check_cookie(None, |subdomain| subdomain.is_none()) };
         let settings = &self.snapshot.settings;
-        let strict = settings.dialect == Dialect::Kinode || self.head.authority.is_none_or(|host| host.is_localhost());
+        let strict = settings.subdomain_tokens == SubdomainTokens::Own
+            || self.head.authority.is_none_or(|host| host.is_localhost());
         let own = self.check_cookie(Some(process), |subdomain| match subdomain {
             Some(subdomain) => subdomain == process.as_str(),
             None => !strict,
@@ -401,8 +399,8 @@ impl<'s> RequestCheck<'s, '_, '_> {
         // Where there is no key, what is wrong is said so, whatever else is.
         settings.secret.as_ref().ok_or(TokenError::NoSecret)?;
         let found = match process {
-            Some(process) => cookies::find(self.head, &format!("{}@{process}", self.snapshot.cookie_name)),
-            None => cookies::find(self.head, &self.snapshot.cookie_name),
+            Some(process) => cookies::find(self.head, &format!("{}@{process}", self.snapshot.cookie)),
+            None => cookies::find(self.head, &self.snapshot.cookie),
         };
         let token = found.map_err(|_| TokenError::Doubled)?;
         let token = token.filter(|token| !token.is_empty()).ok_or(TokenError::Missing)?;
@@ -441,7 +439,7 @@ impl<'s> RequestCheck<'s, '_, '_> {
 
     fn timeout_s(&self) -> u32 {
         let settings = &self.snapshot.settings;
-        let asked = settings.dialect.timeout_header().and_then(|name| self.head.text(name));
+        let asked = settings.timeout_header.and_then(|name| self.head.text(name));
         let asked = asked.and_then(|text| text.parse::<u64>().ok());
         let asked = asked.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
         asked.unwrap_or(settings.response_timeout_s).clamp(1, RESPONSE_TIMEOUT_MAX_S)

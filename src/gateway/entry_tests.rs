@@ -11,11 +11,11 @@ const LOOPBACK: &str = "127.0.0.1:5000";
 const LOCAL_ONLY: &str = "403 this path is open to clients on this machine only";
 const ELSEWHERE: &str = "203.0.113.9:5000";
 
-fn settings(dialect: Dialect) -> Settings {
-    let mut settings = Settings::new("fake.os", dialect);
+fn settings(tokens: SubdomainTokens) -> Settings {
+    let mut settings = Settings::of_a_node("fake.os", tokens);
     settings.secret = Some(Secret::new(b"key").unwrap());
     settings.login = true;
-    settings.rpc = true;
+    settings.rpc_path = Some("/rpc:distro:sys/message");
     settings.expose_local = true;
     settings.hosts = HostPolicy::Any;
     settings
@@ -51,7 +51,7 @@ fn snapshot(settings: Settings) -> Snapshot {
 }
 
 fn hyperdrive() -> Snapshot {
-    snapshot(settings(Dialect::Hyperdrive))
+    snapshot(settings(SubdomainTokens::Shared))
 }
 
 fn token(subdomain: Option<&str>) -> String {
@@ -195,7 +195,7 @@ fn the_root_registers_unless_it_is_bound() {
 
 #[test]
 fn extensions_and_local_paths_are_for_this_machine() {
-    let mut closed = settings(Dialect::Hyperdrive);
+    let mut closed = settings(SubdomainTokens::Shared);
     closed.expose_local = false;
     let (open, closed) = (hyperdrive(), snapshot(closed));
     let judge = |snapshot, peer, headers: &str| {
@@ -218,7 +218,7 @@ fn extensions_and_local_paths_are_for_this_machine() {
     assert!(foreign[0].starts_with("403 the page's") && foreign[2].starts_with("403 the page's"), "{foreign:?}");
     let post = judge_from(&open, LOOPBACK, "POST /wsecho:wsecho:sys/local", "Origin: null\r\n");
     assert_eq!(post, "403 the page's Origin is opaque");
-    let kinode = snapshot(settings(Dialect::Kinode));
+    let kinode = snapshot(settings(SubdomainTokens::Own));
     assert_eq!(judge(&kinode, LOOPBACK, "")[2], "rpc 15s");
 }
 
@@ -226,7 +226,7 @@ fn extensions_and_local_paths_are_for_this_machine() {
 fn rpc_is_posted_and_optional() {
     assert_eq!(judge("GET /rpc:distro:sys/message", ""), "405 the method is not allowed here");
     assert_eq!(judge("POST /rpc:distro:sys/message/", ""), "rpc 15s");
-    let without = snapshot(Settings::new("fake.os", Dialect::Kinode));
+    let without = snapshot(Settings::of_a_node("fake.os", SubdomainTokens::Own));
     assert_eq!(judge_from(&without, LOOPBACK, "POST /rpc:distro:sys/message", ""), "404 nothing is bound to this path");
     assert_eq!(judge_from(&without, LOOPBACK, "GET /login", ""), "404 nothing is bound to this path");
 }
@@ -247,7 +247,7 @@ fn unauthenticated_requests_get_the_login_page() {
     assert_eq!(judge("GET /wsecho:wsecho:sys/authdyn", &node_cookie()), "ask /wsecho:wsecho:sys/authdyn 15s");
     let host = "Host: wsecho-sys.localhost:18101\r\n";
     assert_eq!(judge("GET /wsecho:wsecho:sys/secure", host), "200 login page");
-    let mut without = settings(Dialect::Hyperdrive);
+    let mut without = settings(SubdomainTokens::Shared);
     without.login = false;
     let without_login = judge_from(&snapshot(without.clone()), LOOPBACK, "GET /wsecho:wsecho:sys/authdyn", "");
     assert_eq!(without_login, "401 there is no token");
@@ -283,29 +283,28 @@ fn secure_paths_redirect_to_their_subdomain() {
 
 #[test]
 fn whose_token_a_secure_subdomain_takes() {
-    let secure = |dialect, host: &str, cookie: &str| {
-        let headers = format!(
-            "Host: {host}\r\n{}",
-            cookie.replace("hyperware", Dialect::cookie_prefix(dialect).split_once('-').unwrap().0)
-        );
-        judge_from(&snapshot(settings(dialect)), LOOPBACK, "GET /wsecho:wsecho:sys/secure", &headers)
+    let secure = |tokens, host: &str, cookie: &str| {
+        let settings = settings(tokens);
+        let system = settings.cookie.split_once('-').unwrap().0.to_owned();
+        let headers = format!("Host: {host}\r\n{}", cookie.replace("hyperware", &system));
+        judge_from(&snapshot(settings), LOOPBACK, "GET /wsecho:wsecho:sys/secure", &headers)
     };
     let asked = "ask /wsecho:wsecho:sys/secure 15s";
     let (local, public) = ("wsecho-sys.localhost", "wsecho-sys.node.example");
     let own_name_node_token = format!("Cookie: hyperware-auth_fake.os@{APP}={}\r\n", token(None));
-    for (dialect, host, cookie, expected) in [
-        (Dialect::Hyperdrive, local, app_cookie(), asked),
-        (Dialect::Hyperdrive, local, node_cookie(), "200 login page"),
-        (Dialect::Hyperdrive, local, own_name_node_token.clone(), "200 login page"),
-        (Dialect::Hyperdrive, public, app_cookie(), asked),
-        (Dialect::Hyperdrive, public, node_cookie(), asked),
-        (Dialect::Hyperdrive, public, own_name_node_token.clone(), asked),
-        (Dialect::Kinode, local, app_cookie(), asked),
-        (Dialect::Kinode, public, app_cookie(), asked),
-        (Dialect::Kinode, public, node_cookie(), "200 login page"),
-        (Dialect::Kinode, public, own_name_node_token, "200 login page"),
+    for (tokens, host, cookie, expected) in [
+        (SubdomainTokens::Shared, local, app_cookie(), asked),
+        (SubdomainTokens::Shared, local, node_cookie(), "200 login page"),
+        (SubdomainTokens::Shared, local, own_name_node_token.clone(), "200 login page"),
+        (SubdomainTokens::Shared, public, app_cookie(), asked),
+        (SubdomainTokens::Shared, public, node_cookie(), asked),
+        (SubdomainTokens::Shared, public, own_name_node_token.clone(), asked),
+        (SubdomainTokens::Own, local, app_cookie(), asked),
+        (SubdomainTokens::Own, public, app_cookie(), asked),
+        (SubdomainTokens::Own, public, node_cookie(), "200 login page"),
+        (SubdomainTokens::Own, public, own_name_node_token, "200 login page"),
     ] {
-        assert_eq!(secure(dialect, host, &cookie), expected, "{dialect:?} {host} {cookie}");
+        assert_eq!(secure(tokens, host, &cookie), expected, "{tokens:?} {host} {cookie}");
     }
 }
 
@@ -340,7 +339,7 @@ fn slashes_at_the_end_make_no_other_path() {
 
 #[test]
 fn hosts_that_are_not_ours() {
-    let mut settings = settings(Dialect::Hyperdrive);
+    let mut settings = settings(SubdomainTokens::Shared);
     settings.hosts = HostPolicy::Listed(vec![]);
     let snapshot = snapshot(settings);
     let judge = |host: &str, target: &str| {
@@ -367,7 +366,7 @@ fn a_name_that_leads_here_makes_nobody_local() {
         assert!(ws("/wsecho:wsecho:sys/ext", &host).starts_with("403 "), "{host}");
         assert_eq!(judge("POST /wsecho:wsecho:sys/local", &host), LOCAL_ONLY, "{host}");
     }
-    let mut listed = settings(Dialect::Hyperdrive);
+    let mut listed = settings(SubdomainTokens::Shared);
     listed.hosts = HostPolicy::Listed(vec!["node.example".into()]);
     let rpc = judge_from(&snapshot(listed), LOOPBACK, "POST /rpc:distro:sys/message", "Host: node.example\r\n");
     assert_eq!(rpc, "rpc 15s");
@@ -375,7 +374,7 @@ fn a_name_that_leads_here_makes_nobody_local() {
 
 #[test]
 fn pages_under_development_are_served_through_this_machine_alone() {
-    let mut settings = settings(Dialect::Hyperdrive);
+    let mut settings = settings(SubdomainTokens::Shared);
     settings.dev_origins =
         ["http://localhost:3000", "http://evil.localhost:3000", "http://chess-template-os.example:1"]
             .map(Into::into)
@@ -438,7 +437,7 @@ fn only_pages_of_the_node_frame_the_login_page() {
     ] {
         assert_eq!(ancestors(&snapshot, host), expected, "{host}");
     }
-    let mut own_page = settings(Dialect::Hyperdrive);
+    let mut own_page = settings(SubdomainTokens::Shared);
     own_page.login_page = Some(Bytes::from_static(b"<p>"));
     snapshot = snapshot.with_settings(own_page);
     assert_eq!(ancestors(&snapshot, "wsecho-sys.localhost"), "frame-ancestors 'self' localhost");
@@ -498,9 +497,9 @@ fn methods_that_no_path_takes() {
 
 #[test]
 fn timeouts() {
-    let timeout = |dialect, value: &str| {
+    let timeout = |tokens, value: &str| {
         let headers = format!("X-Hyperware-Http-Server-Timeout: {value}\r\n");
-        judge_from(&snapshot(settings(dialect)), LOOPBACK, "GET /wsecho:wsecho:sys/dyn", &headers)
+        judge_from(&snapshot(settings(tokens)), LOOPBACK, "GET /wsecho:wsecho:sys/dyn", &headers)
             .rsplit_once(' ')
             .unwrap()
             .1
@@ -509,8 +508,8 @@ fn timeouts() {
     for (value, expected) in
         [("60", "60s"), ("601", "600s"), ("0", "1s"), ("99999999999", "600s"), ("x", "15s"), ("", "15s")]
     {
-        assert_eq!(timeout(Dialect::Hyperdrive, value), expected, "{value}");
-        assert_eq!(timeout(Dialect::Kinode, value), "15s");
+        assert_eq!(timeout(SubdomainTokens::Shared, value), expected, "{value}");
+        assert_eq!(timeout(SubdomainTokens::Own, value), "15s");
     }
 }
 

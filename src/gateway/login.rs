@@ -5,7 +5,7 @@
 //! passes, 19,456 KiB, 1 lane, and as salt the node's name, repeated until it has 8 characters: what the keyfiles of
 //! nodes are encrypted with.
 
-use super::{Dialect, Settings, Snapshot, proxy};
+use super::{Settings, Snapshot, SubdomainTokens, proxy};
 use crate::admission::HeapBytes;
 use crate::{
     http::{Head, PreparedResponse, cookies::SetCookie, query},
@@ -101,9 +101,9 @@ impl LoginRequest {
     }
 
     /// The `subdomain` claim of the token to make: the process on `localhost` hosts, whose subdomains share no cookie
-    /// with the host above, and in Kinode everywhere; else none (node contract, section 5).
-    pub fn claim<'c>(&self, dialect: Dialect, credentials: &'c Credentials) -> Option<&'c ProcessId> {
-        credentials.process.as_ref().filter(|_| self.is_localhost || dialect == Dialect::Kinode)
+    /// with the host above, and everywhere where each subdomain has a login; else none (node contract, section 5).
+    pub fn claim<'c>(&self, settings: &Settings, credentials: &'c Credentials) -> Option<&'c ProcessId> {
+        credentials.process.as_ref().filter(|_| self.is_localhost || settings.subdomain_tokens == SubdomainTokens::Own)
     }
 
     /// The answer to a right password: 303 to the redirect, or 200 with `body`, a JSON string; and the cookie. Nodes
@@ -115,13 +115,12 @@ impl LoginRequest {
         token: &str,
         body: &str,
     ) -> PreparedResponse {
-        let mut name = settings.cookie_name();
+        let mut name = settings.cookie.clone();
         if let Some(process) = &credentials.process {
             name.push('@');
             name.push_str(process.as_str());
         }
-        // A Hyperdrive cookie of the node is meant for its subdomains as well.
-        let shared = settings.dialect == Dialect::Hyperdrive && credentials.process.is_none();
+        let shared = settings.subdomain_tokens == SubdomainTokens::Shared && credentials.process.is_none();
         let cookie = SetCookie {
             name: &name,
             value: token,
@@ -172,7 +171,7 @@ const PAGE: &str = include_str!("login.html");
 pub(super) fn page(settings: &Settings) -> Bytes {
     let page = settings.login_page.as_deref().unwrap_or(PAGE.as_bytes());
     // A node's name is plain; what is not is kept from ending the string or the element it stands in.
-    let node: String = settings.node.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
+    let node: String = settings.user.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
     match std::str::from_utf8(page) {
         Ok(text) => {
             let fake = if settings.simulation_mode { "true" } else { "false" };

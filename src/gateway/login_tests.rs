@@ -1,14 +1,14 @@
 use super::*;
 use crate::http::HttpLimits;
 
-fn settings(dialect: Dialect) -> Settings {
-    Settings::new("fake.os", dialect)
+fn settings(tokens: SubdomainTokens) -> Settings {
+    Settings::of_a_node("fake.os", tokens)
 }
 
 fn login(host: &str, target: &str, headers: &str) -> Result<LoginRequest, u16> {
     let text = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
     let (head, _) = Head::parse(text.as_bytes(), &HttpLimits::default()).unwrap().unwrap();
-    LoginRequest::new(&head, ([127, 0, 0, 1], 1).into(), &settings(Dialect::Hyperdrive))
+    LoginRequest::new(&head, ([127, 0, 0, 1], 1).into(), &settings(SubdomainTokens::Shared))
         .map_err(|response| response.status())
 }
 
@@ -32,45 +32,45 @@ fn bodies() {
 
 #[test]
 fn the_cookie_has_real_attributes() {
-    let cookie = |dialect, host: &str, headers: &str, posted: &str| {
+    let cookie = |tokens, host: &str, headers: &str, posted: &str| {
         let login = login(host, "/login", headers).unwrap();
         let credentials = login.credentials(posted.as_bytes()).unwrap();
-        let response = login.accepted(&settings(dialect), &credentials, "a.b.c", "keyfile");
+        let response = login.accepted(&settings(tokens), &credentials, "a.b.c", "keyfile");
         assert_eq!((response.status(), &response.body()[..]), (200, &b"\"keyfile\""[..]));
         assert_eq!(response.find("content-type"), Some("application/json"));
         response.find("set-cookie").unwrap().to_owned()
     };
     assert_eq!(
-        cookie(Dialect::Kinode, "localhost:80", "", POSTED),
+        cookie(SubdomainTokens::Own, "localhost:80", "", POSTED),
         "kinode-auth_fake.os=a.b.c; Path=/; SameSite=Lax; HttpOnly"
     );
     assert_eq!(
-        cookie(Dialect::Hyperdrive, "node.example:80", "X-Forwarded-Proto: https\r\n", POSTED),
+        cookie(SubdomainTokens::Shared, "node.example:80", "X-Forwarded-Proto: https\r\n", POSTED),
         "hyperware-auth_fake.os=a.b.c; Path=/; SameSite=Lax; Domain=node.example; HttpOnly; Secure"
     );
     assert_eq!(
-        cookie(Dialect::Hyperdrive, "127.0.0.1:80", "", POSTED),
+        cookie(SubdomainTokens::Shared, "127.0.0.1:80", "", POSTED),
         "hyperware-auth_fake.os=a.b.c; Path=/; SameSite=Lax; HttpOnly",
         "an address is no domain"
     );
     assert_eq!(
-        cookie(Dialect::Hyperdrive, "wsecho-sys.localhost", "", POSTED_FOR_APP),
+        cookie(SubdomainTokens::Shared, "wsecho-sys.localhost", "", POSTED_FOR_APP),
         "hyperware-auth_fake.os@wsecho:wsecho:sys=a.b.c; Path=/; SameSite=Lax; HttpOnly"
     );
 }
 
 #[test]
 fn whom_the_token_is_for() {
-    let claim = |dialect, host: &str, posted: &str| {
+    let claim = |tokens, host: &str, posted: &str| {
         let login = login(host, "/login", "").unwrap();
         let credentials = login.credentials(posted.as_bytes()).unwrap();
-        login.claim(dialect, &credentials).map(ToString::to_string)
+        login.claim(&settings(tokens), &credentials).map(ToString::to_string)
     };
     let app = Some("wsecho:wsecho:sys".to_owned());
-    assert_eq!(claim(Dialect::Hyperdrive, "wsecho-sys.localhost", POSTED_FOR_APP), app);
-    assert_eq!(claim(Dialect::Hyperdrive, "wsecho-sys.node.example", POSTED_FOR_APP), None);
-    assert_eq!(claim(Dialect::Kinode, "wsecho-sys.node.example", POSTED_FOR_APP), app);
-    assert_eq!(claim(Dialect::Kinode, "localhost", POSTED), None);
+    assert_eq!(claim(SubdomainTokens::Shared, "wsecho-sys.localhost", POSTED_FOR_APP), app);
+    assert_eq!(claim(SubdomainTokens::Shared, "wsecho-sys.node.example", POSTED_FOR_APP), None);
+    assert_eq!(claim(SubdomainTokens::Own, "wsecho-sys.node.example", POSTED_FOR_APP), app);
+    assert_eq!(claim(SubdomainTokens::Own, "localhost", POSTED), None);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn redirects_stay_on_this_host() {
     let to = |redirect: &str| {
         let login = login("h", &format!("/login?x=1&redirect={redirect}"), "")?;
         let credentials = login.credentials(POSTED.as_bytes()).unwrap();
-        let response = login.accepted(&settings(Dialect::Kinode), &credentials, "t", "");
+        let response = login.accepted(&settings(SubdomainTokens::Own), &credentials, "t", "");
         assert!(response.find("set-cookie").is_some());
         Ok((response.status(), response.find("location").map(str::to_owned)))
     };
@@ -100,13 +100,13 @@ fn refusals_say_why_and_hold_nothing() {
 
 #[test]
 fn the_page_names_the_node_and_cannot_be_broken_by_it() {
-    let mut settings = settings(Dialect::Kinode);
+    let mut settings = settings(SubdomainTokens::Own);
     let text = |settings: &Settings| String::from_utf8(page(settings).to_vec()).unwrap();
     assert!(text(&settings).contains("fake.os") && !text(&settings).contains("${"));
-    settings.node = "\"</script><script>alert(1)".into();
+    settings.user = "\"</script><script>alert(1)".into();
     assert!(!text(&settings).contains("alert(1)"));
     settings.login_page = Some(Bytes::from_static(b"<p>${node}"));
-    settings.node = "alice.os".into();
+    settings.user = "alice.os".into();
     assert_eq!(text(&settings), "<p>alice.os");
 }
 

@@ -36,7 +36,7 @@ pub use proxy::{IpPrefix, ParseIpPrefixError, RequestSource, client_ip};
 pub use redirect::Challenges;
 pub use register::{REGISTRATION_BYTES_MAX, Registration, RegistrationError, register};
 pub use routes::{Owned, Params, RouteMatch, Routes};
-pub use settings::{Dialect, HostPolicy, RESPONSE_TIMEOUT_MAX_S, Settings};
+pub use settings::{HostPolicy, RESPONSE_TIMEOUT_MAX_S, Settings, SubdomainTokens};
 pub use snapshot::{BindError, BoundAt, HttpBinding, HttpRule, Snapshot, WebSocketBinding, WebSocketRule, route_bytes};
 pub use subdomain::secure_subdomain;
 

@@ -45,12 +45,12 @@ pub(super) fn to_tls(snapshot: &Snapshot, head: &Head<'_>) -> Option<PreparedRes
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::{Dialect, Entry, HostPolicy, Settings, enter};
+    use crate::gateway::{Entry, HostPolicy, Settings, enter};
     use crate::http::HttpLimits;
     use std::net::SocketAddr;
 
     fn snapshot(port: Option<u16>) -> Snapshot {
-        let mut settings = Settings::new("n", Dialect::Kinode);
+        let mut settings = Settings::default();
         settings.hosts = HostPolicy::Listed(vec!["example.com".to_owned()]);
         settings.redirect_to_tls = port;
         let mut snapshot = Snapshot::new(settings);

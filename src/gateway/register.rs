@@ -76,10 +76,10 @@ pub fn register(snapshot: &Snapshot, message: &[u8], now_unix_s: u64) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::{Claims, Dialect, Secret, Settings, mint};
+    use crate::gateway::{Claims, Secret, Settings, SubdomainTokens, mint};
 
     fn snapshot(key: Option<&[u8]>) -> Snapshot {
-        let mut settings = Settings::new("alice.os", Dialect::Kinode);
+        let mut settings = Settings::of_a_node("alice.os", SubdomainTokens::Own);
         settings.secret = key.map(|key| Secret::new(key).unwrap());
         Snapshot::new(settings)
     }

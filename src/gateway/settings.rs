@@ -2,37 +2,18 @@
 
 use super::{HubAccess, IpPrefix, Secret, TokenError};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Which of the two node systems is spoken. They are the same system, renamed (node contract, section 1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dialect {
-    /// Kinode 1.0.
+/// Which token opens a secure subdomain of a host. On `localhost`, whose subdomains share no cookie with it, always
+/// that of the subdomain's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SubdomainTokens {
+    /// That of its process alone: there is a login for each subdomain.
     #[default]
-    Kinode,
-    /// Hyperdrive 1.9.
-    Hyperdrive,
-}
-
-impl Dialect {
-    /// What the name of a login cookie starts with; the node's name follows (node contract, section 5).
-    pub fn cookie_prefix(self) -> &'static str {
-        match self {
-            Self::Kinode => "kinode-auth_",
-            Self::Hyperdrive => "hyperware-auth_",
-        }
-    }
-
-    /// The request header that overrides the time a process has to answer, where there is one.
-    pub fn timeout_header(self) -> Option<&'static str> {
-        match self {
-            Self::Kinode => None,
-            Self::Hyperdrive => Some("x-hyperware-http-server-timeout"),
-        }
-    }
+    Own,
+    /// The user's too: its cookie is sent to all subdomains of the host.
+    Shared,
 }
 
 /// For which hosts requests are answered. A page of another site can make its name resolve to our address (DNS
@@ -65,14 +46,18 @@ impl HostPolicy {
 /// The rules of entry.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// This node's name, such as `alice.os`: the `username` of its tokens.
-    pub node: String,
-    /// Which node system is spoken.
-    pub dialect: Dialect,
-    /// The name of the login cookie; `None` is as the node system has it.
-    pub cookie: Option<String>,
+    /// The user whom tokens are for: their `username` must say so. Default: `local`; a node's is its name.
+    pub user: String,
+    /// The name of the cookie that the user's token travels in; that of a process' token is this, `@` and the process.
+    /// Default: `pushring-auth`.
+    pub cookie: String,
+    /// Which token opens a secure subdomain. Default: its own.
+    pub subdomain_tokens: SubdomainTokens,
+    /// The request header, in lower case, by which a client chooses the seconds that a process has to answer. Default:
+    /// none.
+    pub timeout_header: Option<&'static str>,
     /// Whether clients may open `/`, where nothing is bound, and say in their first message which process they want to
-    /// talk to, as clients of nodes do. Else it is a path like any other.
+    /// talk to. Default: no, it is a path like any other.
     pub registration: bool,
     /// The key of the tokens. Without it, whatever needs a token is refused.
     pub secret: Option<Secret>,
@@ -93,18 +78,18 @@ pub struct Settings {
     /// Balancers that put a PROXY header, of version 1 or 2, before the bytes of each client: from these it is
     /// required, from others it is not read, and it tells the client's address. Default: none.
     pub proxy_protocol_from: Vec<IpPrefix>,
-    /// Whether `local_only` paths, extensions and the RPC path are open to loopback clients. Default: as the node
-    /// systems have it, yes for Kinode, no for Hyperdrive.
+    /// Whether `local_only` paths, extensions and the RPC path are open to loopback clients. Default: no.
     pub expose_local: bool,
     /// Whether somebody checks passwords: serves `/login`, and the login page where a token is missing. Default: no.
     pub login: bool,
     /// The page that `/login` serves, UTF-8 HTML in which `${node}` is replaced; `None` is our own. A login page must
     /// POST `{"password_hash":"0x…","subdomain":""}` to `/login`.
     pub login_page: Option<Bytes>,
-    /// Whether somebody answers `POST /rpc:distro:sys/message`. Default: no.
-    pub rpc: bool,
-    /// Whether scripts are kept from reading the login cookie. Default: yes. `@kinode/client-api` needs to read it for
-    /// registered channels.
+    /// The path at which clients on this machine call processes, POST, where the process of the system answers that.
+    /// Default: none.
+    pub rpc_path: Option<&'static str>,
+    /// Whether scripts are kept from reading the login cookie. Default: yes. Scripts that register channels with its
+    /// token need to read it.
     pub cookie_http_only: bool,
     /// Whether clients reach us over TLS, so that the cookie must not travel without it, and a page loaded without it
     /// is a page of another site, whatever `X-Forwarded-Proto` says. Default: no; then requests whose
@@ -114,10 +99,9 @@ pub struct Settings {
     /// are answered.
     pub redirect_to_tls: Option<u16>,
     /// Whether there is no login: authenticated paths are open to everybody, on every host, and so are registrations.
-    /// What is for this machine alone stays so. Default: no; the `public-mode` of Hyperdrive.
+    /// What is for this machine alone stays so. Default: no.
     pub public_mode: bool,
-    /// Whether this is a node of a simulation, which any password opens; its login page is told so. Default: no; the
-    /// `simulation-mode` of both node systems.
+    /// Whether this serves a simulation, which any password opens; its login page is told so. Default: no.
     pub simulation_mode: bool,
     /// Seconds that a process has to answer an HTTP request, where the request does not say. Default: 15.
     pub response_timeout_s: u32,
@@ -129,27 +113,16 @@ pub struct Settings {
 pub const RESPONSE_TIMEOUT_MAX_S: u32 = 600;
 
 impl Default for Settings {
-    /// For a broker that is in no node: clients open the paths that processes have bound, and nothing else; no path is
-    /// open to clients for being on this machine. Where there is a secret, tokens are for the user `local` and travel
-    /// in the cookie `pushring-auth`.
+    /// For a broker by itself: clients open the paths that processes have bound, and nothing else; no path is open to
+    /// clients for being on this machine. Where there is a secret, tokens are for the user `local` and travel in the
+    /// cookie `pushring-auth`. Those of a node are made by `node::settings`.
     fn default() -> Self {
         Self {
-            cookie: Some("pushring-auth".to_owned()),
+            user: "local".to_owned(),
+            cookie: "pushring-auth".to_owned(),
+            subdomain_tokens: SubdomainTokens::Own,
+            timeout_header: None,
             registration: false,
-            expose_local: false,
-            ..Self::new("local", Dialect::default())
-        }
-    }
-}
-
-impl Settings {
-    /// The defaults for a node of this name.
-    pub fn new(node: impl Into<String>, dialect: Dialect) -> Self {
-        Self {
-            node: node.into(),
-            dialect,
-            cookie: None,
-            registration: true,
             secret: None,
             second_secret: None,
             hosts: HostPolicy::ByListener(Vec::new()),
@@ -158,10 +131,10 @@ impl Settings {
             dev_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             proxy_protocol_from: Vec::new(),
-            expose_local: dialect == Dialect::Kinode,
+            expose_local: false,
             login: false,
             login_page: None,
-            rpc: false,
+            rpc_path: None,
             cookie_http_only: true,
             behind_tls: false,
             redirect_to_tls: None,
@@ -171,7 +144,9 @@ impl Settings {
             hub: None,
         }
     }
+}
 
+impl Settings {
     /// Returns whether `ip` is a proxy whose `X-Forwarded-For` is believed.
     pub fn is_trusted_proxy(&self, ip: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|prefix| prefix.contains(ip))
@@ -182,7 +157,7 @@ impl Settings {
         self.proxy_protocol_from.iter().any(|prefix| prefix.contains(ip))
     }
 
-    /// Checks a token: that one of the keys signed it, for this node, and that it has not expired. `subdomain` says
+    /// Checks a token: that one of the keys signed it, for this user, and that it has not expired. `subdomain` says
     /// whether the process that the token is for, or none, is the right one.
     ///
     /// # Errors
@@ -194,15 +169,29 @@ impl Settings {
         subdomain: impl Fn(Option<&str>) -> bool,
     ) -> Result<(), TokenError> {
         let secret = self.secret.as_ref().ok_or(TokenError::NoSecret)?;
-        match (secret.verify(token, &self.node, now_unix_s, &subdomain), &self.second_secret) {
-            (Err(TokenError::Signature), Some(second)) => second.verify(token, &self.node, now_unix_s, subdomain),
+        match (secret.verify(token, &self.user, now_unix_s, &subdomain), &self.second_secret) {
+            (Err(TokenError::Signature), Some(second)) => second.verify(token, &self.user, now_unix_s, subdomain),
             (verified, _) => verified,
         }
     }
+}
 
-    /// The name of the login cookie.
-    pub fn cookie_name(&self) -> String {
-        self.cookie.clone().unwrap_or_else(|| format!("{}{}", self.dialect.cookie_prefix(), self.node))
+#[cfg(test)]
+impl Settings {
+    /// Such as a node has, for the tests of the core.
+    pub(crate) fn of_a_node(user: &str, subdomain_tokens: SubdomainTokens) -> Self {
+        let (system, timeout_header) = match subdomain_tokens {
+            SubdomainTokens::Own => ("kinode", None),
+            SubdomainTokens::Shared => ("hyperware", Some("x-hyperware-http-server-timeout")),
+        };
+        Self {
+            user: user.to_owned(),
+            cookie: format!("{system}-auth_{user}"),
+            subdomain_tokens,
+            timeout_header,
+            registration: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -216,7 +205,7 @@ mod tests {
         let keys = ["one", "two", "three"].map(|key| Secret::new(key.as_bytes()).unwrap());
         let claims = Claims { username: "n".to_owned(), subdomain: None, expiration: 2 };
         let tokens = keys.each_ref().map(|key| mint(key, &claims));
-        let mut settings = Settings::new("n", Dialect::Kinode);
+        let mut settings = Settings { user: "n".to_owned(), ..Settings::default() };
         let verify = |settings: &Settings, now_unix_s| {
             tokens.each_ref().map(|token| settings.verify(token, now_unix_s, |subdomain| subdomain.is_none()))
         };

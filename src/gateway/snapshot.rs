@@ -23,7 +23,7 @@ pub struct Snapshot {
     /// Which of them an owner has something bound for.
     subdomain_of: HashTrieMapSync<OwnerId, Box<str>>,
     /// The name of the login cookie.
-    pub(super) cookie_name: Arc<str>,
+    pub(super) cookie: Arc<str>,
     pub(super) login_page: Bytes,
     /// What certificate authorities are answered.
     pub(super) challenges: Arc<Challenges>,
@@ -179,7 +179,7 @@ impl Snapshot {
     /// Nothing is bound.
     pub fn new(settings: Settings) -> Self {
         Self {
-            cookie_name: settings.cookie_name().into(),
+            cookie: settings.cookie.as_str().into(),
             login_page: login::page(&settings),
             settings: Arc::new(settings),
             http: Routes::default(),
@@ -349,7 +349,6 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::Dialect;
 
     #[test]
     fn paths_get_the_process_in_front() {
@@ -366,7 +365,7 @@ mod tests {
 
     #[test]
     fn who_may_bind() {
-        let mut snapshot = Snapshot::new(Settings::new("n", Dialect::Kinode));
+        let mut snapshot = Snapshot::new(Settings::default());
         let mut bind =
             |id: &str| snapshot.bind_websocket(OwnerId(1), &id.parse().unwrap(), "/", WebSocketRule::default());
         assert_eq!(bind("my package:my_package:template.os"), Err(BindError::Process));
@@ -376,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_process_cannot_unbind_anothers_path() {
-        let mut snapshot = Snapshot::new(Settings::new("n", Dialect::Kinode));
+        let mut snapshot = Snapshot::new(Settings::default());
         let (app, homepage) = ("p:p:o".parse().unwrap(), HOMEPAGE.parse().unwrap());
         snapshot.bind_http(OwnerId(1), &app, "/x", HttpRule::default()).unwrap();
         snapshot.unbind_http(&homepage, "/p:p:o/x").unwrap();
@@ -387,7 +386,7 @@ mod tests {
 
     #[test]
     fn an_owner_that_leaves_takes_everything_along_and_nothing_else() {
-        let mut snapshot = Snapshot::new(Settings::new("n", Dialect::Kinode));
+        let mut snapshot = Snapshot::new(Settings::default());
         let app: ProcessId = "p:p:o".parse().unwrap();
         let secure = HttpRule { secure_subdomain: true, ..HttpRule::default() };
         snapshot.bind_http(OwnerId(1), &app, "/old", secure.clone()).unwrap();

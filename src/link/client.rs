@@ -9,7 +9,8 @@ use crate::broker::{
     Stopped,
 };
 use crate::channel::ChannelId;
-use crate::gateway::{Dialect, HttpRule, WebSocketRule};
+use crate::gateway::{HttpRule, WebSocketRule};
+use crate::node::Dialect;
 use crate::process_id::ProcessId;
 use bytes::Bytes;
 use std::time::{Duration, Instant};

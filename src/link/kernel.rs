@@ -17,7 +17,7 @@ use crate::node::inbound::MessageReader;
 use crate::node::login::{GrantedLogin, PasswordCheck};
 use crate::node::outbound::{KernelGone, ToKernel};
 use crate::node::service::{Service, TAKEN_AT_ONCE_MAX};
-use crate::node::{self, KernelMessage, http_server_process};
+use crate::node::{self, KernelMessage, RPC_PATH, http_server_process};
 use crate::process_id::ProcessId;
 use crate::proto::close::code;
 use crate::queue::orders::this_thread;
@@ -87,8 +87,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 /// The rules of entry while the kernel is attached.
 fn rules(settings: Settings, hello: &KernelHello) -> Result<Settings, HelloRefused> {
     let no = |reason: &str| refused(RefusedCode::Node, reason);
-    if settings.node != hello.node {
-        return Err(no(&format!("this broker serves the node {}", settings.node)));
+    if settings.user != hello.node {
+        return Err(no(&format!("this broker serves the node {}", settings.user)));
     }
     let theirs = hello.jwt_secret.as_deref().map(Secret::new).transpose();
     let theirs = theirs.map_err(|_| no("the key of the node's tokens is empty"))?;
@@ -101,7 +101,15 @@ fn rules(settings: Settings, hello: &KernelHello) -> Result<Settings, HelloRefus
     let secret = Some(secret.ok_or_else(|| no("neither side has the key of the node's tokens"))?);
     let expose_local = hello.expose_local.unwrap_or(settings.expose_local);
     let &KernelHello { public_mode, simulation_mode, .. } = hello;
-    let settings = Settings { secret, login: true, rpc: true, expose_local, public_mode, simulation_mode, ..settings };
+    let settings = Settings {
+        secret,
+        login: true,
+        rpc_path: Some(RPC_PATH),
+        expose_local,
+        public_mode,
+        simulation_mode,
+        ..settings
+    };
     Ok(node::in_its_mode(settings))
 }
 

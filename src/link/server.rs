@@ -20,6 +20,7 @@ use super::{convert, process};
 use crate::admission::HeldAs;
 use crate::broker::{AttachOptions, BrokerHandle, PAYLOAD_BYTES_MAX};
 use crate::driver::peer_socket::{Credential, DeadlineReader, PeerListenError, PeerListener, PeerStream};
+use crate::node::Dialect;
 use crate::process_id::{ParseProcessIdError, ProcessId};
 use std::io;
 use std::net::SocketAddr;
@@ -295,8 +296,8 @@ impl LinkConnection {
         let live = claim.session.live();
         let welcome = ToPeer::Welcome(Welcome {
             version: VERSION_MAX,
-            node: settings.node,
-            dialect: settings.dialect,
+            dialect: Dialect::of(&settings),
+            node: settings.user,
             listening: broker.address().to_string(),
             session: claim.secret.clone(),
             received,

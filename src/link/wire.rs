@@ -6,8 +6,8 @@
 use crate::broker::ClosedBy;
 #[cfg(doc)]
 use crate::broker::Outcome;
-use crate::gateway::Dialect;
 use crate::node;
+use crate::node::Dialect;
 use crate::words::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -6,13 +6,13 @@
 //! text is checked once, when its message is made. Holds no state and does not depend on channels, routes or clocks.
 
 use super::action::{HttpServerAction, WsMessageType};
+use super::dialect::Dialect;
 use super::error::{HttpServerError, PushCounts};
 use super::extension::WebSocketExtPushData;
 use super::identity::{Address, OUR, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
 use crate::broker::{self, InvalidMessage};
 use crate::channel::ChannelId;
-use crate::gateway::Dialect;
 use crate::proto::MessageKind;
 use crate::words::topic;
 

@@ -5,11 +5,11 @@
 //! are moved.
 
 use super::action::{MessageType, WsMessageType};
+use super::dialect::Dialect;
 use super::extension::{self, ExtensionFrame};
 use super::identity::{Address, OUR, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Message, Request, Response};
 use super::request::{HttpServerRequest, IncomingHttpRequest};
-use crate::gateway::Dialect;
 use crate::{channel::ChannelId, process_id::ProcessId};
 use std::net::SocketAddr;
 

@@ -4,7 +4,7 @@
 //! field `hyperware_message_type`. The blob is written as an array of numbers, as nodes do, and read as that or as bin.
 
 use super::action::{HttpServerAction, MessageType};
-use crate::gateway::Dialect;
+use super::dialect::Dialect;
 use serde::ser::{Serialize, SerializeStructVariant, Serializer};
 
 /// A message to or from an extension, with the id of the KernelMessage that it belongs to.

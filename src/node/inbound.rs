@@ -5,13 +5,13 @@
 
 use super::calls::{Calls, Name};
 use super::desks::{DeskJob, Desks};
+use super::dialect::Dialect;
 use super::dispatch::{Inbound, dispatch};
 use super::identity::{Address, ServerName};
 use super::message::{KernelMessage, LazyLoadBlob, Response};
 use super::rpc::rpc_response_body;
 use crate::admission::HeapBytes;
 use crate::broker::PushError;
-use crate::gateway::Dialect;
 use crate::http;
 use std::collections::VecDeque;
 use std::sync::Arc;

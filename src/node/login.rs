@@ -90,7 +90,7 @@ impl<G: PasswordCheck> PasswordWorker<G> {
     }
 
     fn check(&self, login: &LoginRequest, credentials: &Credentials) -> PreparedResponse {
-        let claim = login.claim(self.settings.dialect, credentials);
+        let claim = login.claim(&self.settings, credentials);
         match self.password.login(&credentials.password_hash, claim) {
             Ok(Some(GrantedLogin { token, keyfile })) => {
                 let body = BASE64.encode(keyfile);

@@ -20,6 +20,7 @@ mod attempts;
 pub(crate) mod byte_array;
 pub(crate) mod calls;
 pub(crate) mod desks;
+mod dialect;
 mod dispatch;
 mod error;
 mod events;
@@ -39,9 +40,11 @@ mod rpc;
 pub(crate) mod server;
 pub(crate) mod service;
 
-pub use crate::gateway::Dialect;
 pub use crate::process_id::{ParseProcessIdError, ProcessId};
 pub use action::{HttpServerAction, MessageType, WsMessageType};
+#[cfg(feature = "link")]
+pub(crate) use dialect::RPC_PATH;
+pub use dialect::{Dialect, settings};
 pub(crate) use dispatch::frame;
 #[cfg(feature = "link")]
 pub(crate) use dispatch::unreadable_response;

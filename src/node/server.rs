@@ -8,6 +8,7 @@
 //! future that is dropped has told every client before the drop returns, or [`GOODBYES_WITHIN`] later; a dropped server
 //! releases its port, and a server that starts anew waits for that.
 
+use super::dialect::{Dialect, RPC_PATH};
 use super::error::ServerError;
 use super::host::Host;
 use super::identity::http_server_process;
@@ -20,7 +21,7 @@ use super::service::Service;
 use crate::broker::{Broker, BrokerHandle, Config, Event, KernelOptions, QueueLimits, StartError};
 use crate::control;
 use crate::driver::listen::ListenError;
-use crate::gateway::{Dialect, RESPONSE_TIMEOUT_MAX_S, Secret, Settings};
+use crate::gateway::{RESPONSE_TIMEOUT_MAX_S, Secret, Settings};
 use crate::process_id::ProcessId;
 use crate::proto;
 use bytes::Bytes;
@@ -254,11 +255,10 @@ fn supervise<H: Host>(
         let secret = Secret::new(&parts.jwt_secret).map_err(|_| ServerError::Secret)?;
         let mut config = Config { listen: parts.listen, ..parts.config };
         let settings = &mut config.settings;
-        settings.node.clone_from(&parts.our_node);
-        settings.dialect = parts.dialect;
+        parts.dialect.rule(&parts.our_node, settings);
         settings.secret = Some(secret.clone());
         settings.expose_local = parts.expose_local;
-        (settings.login, settings.rpc) = (true, true);
+        (settings.login, settings.rpc_path) = (true, Some(RPC_PATH));
         *settings = in_its_mode(std::mem::take(settings));
         let any_password = settings.simulation_mode;
         let policy = config.shard.policy;

@@ -6,6 +6,7 @@
 
 use super::calls::{Calls, Name};
 use super::desks::{Changes, Desks};
+use super::dialect::Dialect;
 use super::events::EventMessages;
 use super::inbound::MessageReader;
 use super::login::{LoginAttempts, LoginQueue, PasswordCheck, PasswordWorker};
@@ -31,7 +32,7 @@ pub(crate) struct Service<K: ToKernel, G> {
 impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
     /// For the kernel that is attached as `kernel`, under these rules of entry.
     pub fn new(kernel: KernelHandle, settings: Settings, to_kernel: K, password: G) -> Self {
-        let (our_node, dialect) = (settings.node.clone(), settings.dialect);
+        let (our_node, dialect) = (settings.user.clone(), Dialect::of(&settings));
         let pending = Arc::new(Pending::new(Unasked::Failures));
         let calls = Arc::new(Calls::default());
         let name = Arc::new(Name::default());

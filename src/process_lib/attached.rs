@@ -93,8 +93,9 @@ impl AttachedProcess {
         // A node's processes are told of control frames.
         let options = AttachOptions { wants_control: true, ..AttachOptions::default() };
         let settings = broker.settings();
-        let our = Address::new(settings.node, process.clone());
-        Ok(Self::at(Box::new(broker.process(process, options)?), our, settings.dialect))
+        let dialect = Dialect::of(&settings);
+        let our = Address::new(settings.user, process.clone());
+        Ok(Self::at(Box::new(broker.process(process, options)?), our, dialect))
     }
 
     /// The process `our`, attached as it is.

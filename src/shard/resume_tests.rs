@@ -13,7 +13,7 @@ use super::stage::OWNER;
 use super::{Common, ConnectionToken, Directory, Effect, Owner, Resume, Shard, ShardConfig, SocketEnd};
 use crate::admission::{Budget, Ledger};
 use crate::channel::ChannelId;
-use crate::gateway::{Dialect, Settings, Snapshot, WebSocketRule};
+use crate::gateway::{Settings, Snapshot, SubdomainTokens, WebSocketRule};
 use crate::proto::MessageKind;
 use crate::proto::client::append_message;
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
@@ -145,7 +145,7 @@ fn number_of(payload: &[u8]) -> u64 {
 impl World {
     fn new(config: ShardConfig, memory: Budget, deflate: bool) -> Self {
         let process = "p:sim:sys".parse().unwrap();
-        let mut gateway = Snapshot::new(Settings::new("sim.os", Dialect::Kinode));
+        let mut gateway = Snapshot::new(Settings::of_a_node("sim.os", SubdomainTokens::Own));
         let rule = WebSocketRule { resume: true, resume_events: true, deflate, ..WebSocketRule::default() };
         gateway.bind_websocket(OWNER, &process, "/ws", rule).unwrap();
         let ledger = Ledger::new(memory);

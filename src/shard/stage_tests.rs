@@ -8,7 +8,7 @@ use super::outcome::{Outcome, OutcomeCollector, OutcomePart};
 use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig};
 use crate::admission::{Budget, Ledger};
 use crate::channel::ChannelId;
-use crate::gateway::{Dialect, HttpRule, OwnerId, Settings, Snapshot, WebSocketRule};
+use crate::gateway::{HttpRule, OwnerId, Settings, Snapshot, SubdomainTokens, WebSocketRule};
 use crate::process_id::ProcessId;
 use crate::proto::{MessageKind, server_frame_len};
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
@@ -87,7 +87,7 @@ impl Stage {
     /// A shard of its own, with a process of its own, whose memory is the same as that of others.
     pub fn beside(config: ShardConfig, ledger: &Ledger) -> Self {
         let process: ProcessId = "p:sim:sys".parse().unwrap();
-        let mut gateway = Snapshot::new(Settings::new("sim.os", Dialect::Kinode));
+        let mut gateway = Snapshot::new(Settings::of_a_node("sim.os", SubdomainTokens::Own));
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
         gateway.bind_http(OWNER, &process, "/http", HttpRule::default()).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), ledger, |_| {});

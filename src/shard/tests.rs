@@ -7,7 +7,7 @@ use super::outcome::{Outcome, OutcomeCollector};
 use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, TICK_MS};
 use crate::admission::Ledger;
 use crate::channel::ChannelId;
-use crate::gateway::{Claims, Dialect, HttpRule, OwnerId, Secret, Settings, Snapshot, WebSocketRule, mint};
+use crate::gateway::{Claims, HttpRule, OwnerId, Secret, Settings, Snapshot, SubdomainTokens, WebSocketRule, mint};
 use crate::process_id::ProcessId;
 use crate::proto::MessageKind;
 use crate::proto::client::{FIN, append_frame, append_message};
@@ -65,7 +65,7 @@ impl Scene {
     /// A client of a socket that takes `room` bytes has connected.
     fn new(room: usize) -> Self {
         let process: ProcessId = "p:sim:sys".parse().unwrap();
-        let mut settings = Settings::new("sim.os", Dialect::Kinode);
+        let mut settings = Settings::of_a_node("sim.os", SubdomainTokens::Own);
         settings.secret = Some(Secret::new(SECRET).unwrap());
         let mut gateway = Snapshot::new(settings);
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use pushring::ChannelId;
 use pushring::ProcessId;
 use pushring::internals::admission::Ledger;
-use pushring::internals::gateway::{Dialect, OwnerId, Settings, Snapshot, WebSocketRule};
+use pushring::internals::gateway::{OwnerId, Snapshot, WebSocketRule};
 use pushring::internals::proto::deflate::Deflater;
 use pushring::internals::proto::{MessageKind, server_frame_len};
 use pushring::internals::shard::command::{
@@ -18,6 +18,7 @@ use pushring::internals::shard::event::Event;
 use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use pushring::internals::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
 use pushring::internals::shard::{Common, ConnectionToken, Directory, Owner, Shard, ShardConfig};
+use pushring::node::Dialect;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -124,7 +125,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let process: ProcessId = "p:deflate:sys".parse().unwrap();
-        let mut gateway = Snapshot::new(Settings::new("local.os", Dialect::Kinode));
+        let mut gateway = Snapshot::new(pushring::node::settings("local.os", Dialect::Kinode));
         let rule = WebSocketRule { deflate: true, ..WebSocketRule::default() };
         gateway.bind_websocket(OWNER, &process, "/", rule).unwrap();
         let (queue, events) = process_queue(1, QueueLimits::default(), &Ledger::default(), |_| {});

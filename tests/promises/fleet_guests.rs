@@ -19,7 +19,7 @@ use support::{PATIENCE, broker, recv, send, try_connect};
 const SERVER: (&str, &str, &str, &str) = ("our", "http_server", "distro", "sys");
 
 fn start(nats: &Nats, node: &str) -> (Broker, Fleet) {
-    let broker = broker(support::driver(), |config| config.settings.node = node.into());
+    let broker = broker(support::driver(), |config| config.settings.user = node.into());
     let name = Name::of_node(node).unwrap();
     let fleet = Fleet::start(&broker.handle(), Options { servers: vec![nats.url()], ..Options::new(name) }).unwrap();
     (broker, fleet)

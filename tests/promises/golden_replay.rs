@@ -8,8 +8,9 @@ use crate::support;
 
 use node_backend::kernel::{self, Direction, Node};
 use pushring::Broker;
-use pushring::internals::gateway::{Claims, Dialect, Secret, Settings, mint};
+use pushring::internals::gateway::{Claims, Secret, mint};
 use pushring::link;
+use pushring::node::Dialect;
 use pushring::node::{KernelMessage, Message as NodeMessage, MessageType, WebSocketExtPushData};
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
@@ -128,7 +129,7 @@ impl Replay {
 
     /// The same with the kernel attached over a link to a broker that has no key for its tokens.
     fn start_apart(name: &'static str) -> Self {
-        let mut settings = Settings::new(kernel::NODE, Dialect::Hyperdrive);
+        let mut settings = pushring::node::settings(kernel::NODE, Dialect::Hyperdrive);
         settings.expose_local = !name.ends_with(".no_expose_local");
         let config = pushring::Config { settings, shards: 2, driver: support::driver(), ..pushring::Config::default() };
         let broker = Broker::start(pushring::Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();
@@ -311,7 +312,7 @@ fn close(r: &Replay, frame_bytes: &[u8], code: &[u8]) {
 fn extension(r: &Replay, kind: MessageType) {
     let mut client = r.client_of("/ext", &[]);
     let data = WebSocketExtPushData { id: 77, message_type: kind, blob: b"ext-reply".to_vec() };
-    send(&mut client, Message::binary(data.encode(pushring::internals::gateway::Dialect::Hyperdrive)));
+    send(&mut client, Message::binary(data.encode(pushring::node::Dialect::Hyperdrive)));
     r.same();
 }
 

@@ -125,6 +125,14 @@ fn left_never_imports_right() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+#[test]
+fn a_broker_by_itself_knows_no_node() {
+    for pattern in ["Dialect", "Kinode", "Hyperdrive", "hyperware-", "distro:sys"] {
+        let why = "node systems are `node`'s to know; what the gateway needs of them is data in its Settings";
+        banned(pattern, why, |_, part| matches!(part, "node" | "link" | "process_lib" | "daemon" | "lib"));
+    }
+}
+
 /// Asserts that `pattern` stands nowhere in the library but in files that `allowed` lets pass.
 #[track_caller]
 fn banned(pattern: &str, why: &str, allowed: impl Fn(&Path, &str) -> bool) {

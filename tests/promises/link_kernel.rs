@@ -8,8 +8,9 @@ use crate::node_support;
 use link_support::{Linked, Raw, frame, refusal};
 use node_support::support::{self, recv, recv_close, send};
 use node_support::{KEYFILE, NODE, Node, SECRET, http_response, push};
-use pushring::internals::gateway::{Dialect, Settings};
+use pushring::internals::gateway::Settings;
 use pushring::link;
+use pushring::node::Dialect;
 use pushring::{Broker, Config};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -20,7 +21,7 @@ const APP: &str = "app:app:test.os";
 const PATH: &str = "/app:app:test.os/";
 
 fn start(name: &str, secret: Option<&[u8]>, change: impl FnOnce(&mut link::LinkConfig)) -> Linked {
-    start_with(Settings::new(NODE, Dialect::Hyperdrive), name, secret, change)
+    start_with(pushring::node::settings(NODE, Dialect::Hyperdrive), name, secret, change)
 }
 
 fn start_with(
@@ -140,7 +141,7 @@ fn a_node_serves_its_clients_over_a_link_and_leaves_nothing_behind() {
 
 #[test]
 fn a_call_that_fits_no_frame_is_refused_and_the_next_one_is_not() {
-    let settings = Settings { expose_local: true, ..Settings::new(NODE, Dialect::Hyperdrive) };
+    let settings = Settings { expose_local: true, ..pushring::node::settings(NODE, Dialect::Hyperdrive) };
     let linked = start_with(settings, "kernel-calls", None, |_| {});
     let mut node = Node::attach(&linked.path);
     let (status, reason) = http_response(node.begin_http(&rpc(&"x".repeat(1 << 20))));

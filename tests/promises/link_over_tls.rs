@@ -7,8 +7,8 @@ use crate::node_support::{self, Node};
 use crate::support::daemon::{Daemon, TemporaryFile, output, pushring};
 use crate::support::{self, PATIENCE, free_port, recv, send, tls};
 use pushring::Message as Payload;
-use pushring::internals::gateway::{Dialect, Settings};
 use pushring::link::{Acceptor, Client, ClientOptions, ConnectError, Endpoint, LinkToken, RefusedCode, Trust};
+use pushring::node::Dialect;
 use pushring::{Broker, Config, Event, WebSocketRule};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -180,7 +180,7 @@ fn a_connection_that_is_cut_comes_back_and_nothing_is_lost() {
 
 #[test]
 fn a_nodes_kernel_is_served() {
-    let settings = Settings::new(node_support::NODE, Dialect::Hyperdrive);
+    let settings = pushring::node::settings(node_support::NODE, Dialect::Hyperdrive);
     let config = Config { settings, shards: 2, driver: support::driver(), ..Config::default() };
     let broker = Broker::start(Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap();
     let (linked, address) = linked_at(broker, "tls-kernel");

@@ -5,8 +5,8 @@ use crate::link_support::{Linked, Raw};
 use crate::node_support::{self, KEYFILE, NODE, Node, NodeMessage, SECRET, http_response, listening};
 use crate::support::{self, recv, recv_close};
 use node_support::MyNode;
-use pushring::internals::gateway::{Dialect, Settings};
 use pushring::link::{KernelParts, LinkedNode};
+use pushring::node::Dialect;
 use pushring::{Broker, Config, Drain};
 use serde_json::json;
 use std::path::Path;
@@ -17,7 +17,7 @@ use tungstenite::Message;
 const APP: &str = "app:app:test.os";
 
 fn broker() -> Broker {
-    let settings = Settings::new(NODE, Dialect::Hyperdrive);
+    let settings = pushring::node::settings(NODE, Dialect::Hyperdrive);
     let config = Config { settings, shards: 2, driver: support::driver(), ..Config::default() };
     Broker::start(Config { listen: ([127, 0, 0, 1], 0).into(), ..config }).unwrap()
 }

@@ -4,7 +4,7 @@
 
 use pushring::ChannelId;
 use pushring::ProcessId;
-use pushring::internals::gateway::{Dialect, OwnerId, Settings, Snapshot};
+use pushring::internals::gateway::{OwnerId, Snapshot};
 use pushring::internals::proto::MessageKind;
 use pushring::internals::shard::command::{
     Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
@@ -13,6 +13,7 @@ use pushring::internals::shard::event::Event;
 use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use pushring::internals::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
 use pushring::internals::shard::{Common, ConnectionToken, Directory, Owner, Shard, ShardConfig};
+use pushring::node::Dialect;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
@@ -86,7 +87,7 @@ impl Fan {
     pub fn with(channels: usize, config: ShardConfig) -> Self {
         let process: ProcessId = "fan:bench:sys".parse().unwrap();
         let (queue, receiver) = process_queue(1, QueueLimits::default(), &Default::default(), |_| {});
-        let mut directory = Directory::new(Snapshot::new(Settings::new("local.os", Dialect::Kinode)));
+        let mut directory = Directory::new(Snapshot::new(pushring::node::settings("local.os", Dialect::Kinode)));
         let owner = Arc::new(Owner::new(OWNER, process.clone(), queue, Policy::Close, false));
         directory.gateway.bind_websocket(OWNER, &process, "/", Default::default()).unwrap();
         directory.gateway.bind_http(OWNER, &process, "/http", Default::default()).unwrap();

@@ -4,11 +4,12 @@ use super::client::{Left, State};
 use super::oracle::Channel;
 use super::process::{Phase, Process};
 use super::world::{Report, World};
-use pushring::internals::gateway::{Dialect, Settings, Snapshot};
+use pushring::internals::gateway::Snapshot;
 use pushring::internals::shard::command::Command;
 use pushring::internals::shard::disconnects::{DISCONNECTS_MAX, Disconnect};
 use pushring::internals::shard::event::ClosedBy;
 use pushring::internals::shard::{Directory, TICK_MS};
+use pushring::node::Dialect;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -194,7 +195,7 @@ impl World {
         self.processes_act(false)?;
         self.check_nothing_waits()?;
         self.check_disconnects()?;
-        self.directory = Directory::new(Snapshot::new(Settings::new("nobody", Dialect::Kinode)));
+        self.directory = Directory::new(Snapshot::new(pushring::node::settings("nobody", Dialect::Kinode)));
         let nobody = Arc::new(self.directory.clone());
         for shard in self.pumps.iter_mut().filter_map(|pump| pump.stopped()) {
             shard.handle_command(Command::Adopt(nobody.clone(), None), self.now_ms);

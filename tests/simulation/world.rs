@@ -11,13 +11,14 @@ use super::settings::{NAMES, Settings};
 use super::wire::Heard;
 use pushring::Drain;
 use pushring::internals::admission;
-use pushring::internals::gateway::{Claims, Dialect, Secret, Snapshot, mint};
+use pushring::internals::gateway::{Claims, Secret, Snapshot, mint};
 use pushring::internals::inbox::{self, Account, InboxSender};
 use pushring::internals::proto::deflate::Deflater;
 use pushring::internals::shard::command::Command;
 use pushring::internals::shard::event::ClosedBy;
 use pushring::internals::shard::outcome::Outcome;
 use pushring::internals::shard::{Common, Directory, Shard};
+use pushring::node::Dialect;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::RandomState;
@@ -143,7 +144,7 @@ impl World {
             ..Network::default()
         };
         let network = Rc::new(RefCell::new(network));
-        let mut gateway = pushring::internals::gateway::Settings::new(NODE, Dialect::Kinode);
+        let mut gateway = pushring::node::settings(NODE, Dialect::Kinode);
         gateway.secret = Some(Secret::new(SECRET).expect("long enough"));
         gateway.response_timeout_s = 2;
         let mut directory = Directory::new(Snapshot::new(gateway));

@@ -219,6 +219,8 @@ pub fn recv_close(client: &mut Client) -> (u16, String) {
 /// A broker of two shards without any process.
 pub fn broker(driver: DriverKind, change: impl FnOnce(&mut Config)) -> Broker {
     let mut config = Config { shards: 2, driver, ..Config::default() };
+    // Most promises are those of a node, whose clients may register.
+    config.settings = pushring::node::settings("local.os", pushring::node::Dialect::Kinode);
     config.settings.secret = Some(pushring::internals::gateway::Secret::new(SECRET).unwrap());
     if is_over_tls() {
         config.tls_listen = Some(([127, 0, 0, 1], 0).into());

@@ -23,7 +23,7 @@ impl DaemonConfig {
     pub fn api_broker(&self, listen: SocketAddr) -> anyhow::Result<pushring::Config> {
         let config = self.broker(Secrets::default())?;
         let defaults = pushring::Config::default();
-        let settings = Settings { hosts: HostPolicy::Any, registration: false, ..defaults.settings.clone() };
+        let settings = Settings { hosts: HostPolicy::Any, ..Settings::default() };
         Ok(pushring::Config {
             listen,
             shards: 1,

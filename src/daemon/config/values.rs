@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use pushring::DriverKind;
-use pushring::internals::gateway;
+use pushring::node;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::convert::Infallible;
 use std::fmt;
@@ -67,7 +67,7 @@ impl<'de> Deserialize<'de> for SocketMode {
     }
 }
 
-/// See [`gateway::Dialect`].
+/// See [`node::Dialect`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DialectValue {
@@ -136,7 +136,7 @@ impl FromStr for WordList {
     }
 }
 
-impl From<DialectValue> for gateway::Dialect {
+impl From<DialectValue> for node::Dialect {
     fn from(dialect: DialectValue) -> Self {
         match dialect {
             DialectValue::Kinode => Self::Kinode,
