@@ -8,6 +8,7 @@ use super::wire::{
     BrokerInfo, Changes, ChannelList, ChannelQuery, ControlAnswer, ControlRequest, HubCounts, LastReload, Overview,
 };
 use crate::broker::{Broker, BrokerHandle, ChannelFilter, Drain};
+use crate::words::close_reason::code;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,7 +22,7 @@ const CHANNELS_DEFAULT: usize = 100;
 const CHANNELS_MAX: usize = 10_000;
 
 /// What a channel is closed with that an operator closes: see `docs/PROTOCOL.md`.
-const KICKED: (u16, &str) = (1008, "closed by the operator");
+const KICKED: (u16, &str) = (code::POLICY_VIOLATION, "closed by the operator");
 
 /// How a drain goes where the question does not say: as long as two ping intervals for the closes.
 const DRAIN_DEFAULT: Drain = Drain { grace_ms: 5_000, over_ms: 60_000, within_ms: 10_000 };

@@ -34,9 +34,9 @@ impl RegistrationError {
     /// The WebSocket close code.
     pub const fn close_code(&self) -> u16 {
         match self {
-            Self::Malformed | Self::Target(_) => close_reason::MALFORMED_REGISTRATION,
-            Self::Token(_) => close_reason::UNAUTHORIZED,
-            Self::Encrypted => close_reason::ENCRYPTION_NOT_OFFERED,
+            Self::Malformed | Self::Target(_) => close_reason::code::MALFORMED_REGISTRATION,
+            Self::Token(_) => close_reason::code::UNAUTHORIZED,
+            Self::Encrypted => close_reason::code::ENCRYPTION_NOT_OFFERED,
         }
     }
 }

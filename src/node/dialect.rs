@@ -1,5 +1,5 @@
-//! The two node systems, which are the same system, renamed (node contract, section 1), and what a broker has to know of
-//! them: the rules of entry of a node, as data.
+//! The two node systems, which are the same system, renamed (node contract, section 1), and what a broker has to know
+//! of them: the rules of entry of a node, as data.
 
 use crate::gateway::{Settings, SubdomainTokens};
 use serde::{Deserialize, Serialize};
@@ -42,8 +42,8 @@ impl Dialect {
         }
     }
 
-    /// The dialect of the node that a broker of these rules serves: no other rules have the header of Hyperdrive. A broker
-    /// that serves no node is taken for one of Kinode.
+    /// The dialect of the node that a broker of these rules serves: no other rules have the header of Hyperdrive. A
+    /// broker that serves no node is taken for one of Kinode.
     pub(crate) fn of(rules: &Settings) -> Self {
         match rules.timeout_header == Self::Hyperdrive.timeout_header() {
             true => Self::Hyperdrive,
@@ -51,8 +51,8 @@ impl Dialect {
         }
     }
 
-    /// Makes `rules` those of the node `name`, in what its clients must find as it is: the names of its tokens and cookies,
-    /// and registration at `/`.
+    /// Makes `rules` those of the node `name`, in what its clients must find as it is: the names of its tokens and
+    /// cookies, and registration at `/`.
     pub(crate) fn rule(self, name: &str, rules: &mut Settings) {
         name.clone_into(&mut rules.user);
         rules.cookie = format!("{}{name}", self.cookie_prefix());
@@ -62,9 +62,9 @@ impl Dialect {
     }
 }
 
-/// The rules of entry of the node `name`, such as `alice.os`, with the defaults of its system: those of a broker by itself,
-/// but for tokens, cookies and registration, and paths for this machine alone, which are open in Kinode. Whoever answers
-/// logins and RPC calls sets `login` and `rpc_path`.
+/// The rules of entry of the node `name`, such as `alice.os`, with the defaults of its system: those of a broker by
+/// itself, but for tokens, cookies and registration, and paths for this machine alone, which are open in Kinode.
+/// Whoever answers logins and RPC calls sets `login` and `rpc_path`.
 pub fn settings(name: &str, dialect: Dialect) -> Settings {
     let mut rules = Settings { expose_local: dialect == Dialect::Kinode, ..Settings::default() };
     dialect.rule(name, &mut rules);

@@ -5,33 +5,7 @@
 
 use super::violation::Violation;
 
-/// The registered close codes that may be on the wire (RFC 6455 7.4.1 and IANA's registry).
-pub mod code {
-    /// The purpose of the connection is fulfilled.
-    pub const NORMAL: u16 = 1000;
-    /// The server goes down, or the browser left the page.
-    pub const GOING_AWAY: u16 = 1001;
-    /// The peer broke the protocol.
-    pub const PROTOCOL_ERROR: u16 = 1002;
-    /// A type of data that cannot be accepted.
-    pub const UNSUPPORTED_DATA: u16 = 1003;
-    /// Data that does not fit its message's type, like text that is not UTF-8.
-    pub const INVALID_PAYLOAD: u16 = 1007;
-    /// The peer broke a rule that has no code of its own.
-    pub const POLICY_VIOLATION: u16 = 1008;
-    /// More than this end takes.
-    pub const MESSAGE_TOO_BIG: u16 = 1009;
-    /// The client wanted an extension that the server did not agree to.
-    pub const MANDATORY_EXTENSION: u16 = 1010;
-    /// The server failed.
-    pub const INTERNAL_ERROR: u16 = 1011;
-    /// The server restarts; come back.
-    pub const SERVICE_RESTART: u16 = 1012;
-    /// The server is overloaded, or the client too slow; come back later.
-    pub const TRY_AGAIN_LATER: u16 = 1013;
-    /// A gateway got a bad answer from behind it.
-    pub const BAD_GATEWAY: u16 = 1014;
-}
+pub use crate::words::close_reason::code;
 
 /// The longest close reason: a control frame's 125 bytes less the code's two (5.5).
 pub const REASON_BYTES_MAX: usize = 123;

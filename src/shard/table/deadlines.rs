@@ -136,7 +136,7 @@ impl Shard {
             ConnectionPhase::Registering(_) if connection.flags.has(Flag::HangsUp) => self.connection_failed(slot),
             ConnectionPhase::Registering(_) => {
                 let why = CloseFrame {
-                    code: Some(close_reason::REGISTRATION_TIMEOUT),
+                    code: Some(close_reason::code::REGISTRATION_TIMEOUT),
                     reason: "no WsRegister message came in time".into(),
                 };
                 self.close_now(slot, &why, ClosedBy::Timeout);

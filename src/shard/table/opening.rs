@@ -97,7 +97,7 @@ impl Shard {
         };
         let Some(owner) = self.owners.directory().find(&registration.target) else {
             let reason = format!("no process {} is attached", registration.target);
-            return self.refuse_registration(slot, close_reason::NO_SUCH_PROCESS, &reason);
+            return self.refuse_registration(slot, close_reason::code::NO_SUCH_PROCESS, &reason);
         };
         if !self.owners.has_room_to_open(&owner, size_of::<Opened>() + self.forwarded_bytes(slot)) {
             return self.refuse_registration(slot, close::code::TRY_AGAIN_LATER, "the process has too much to do");
