@@ -2,12 +2,12 @@
 //! answered as the contract says, and every shape reads back what it writes.
 
 use bytes::Bytes;
-use pushring::ChannelId;
 use pushring::node::{
     ActionRequest, Address, CheckedAction, Dialect, EventMessages, HttpResponse, HttpServerAction, HttpServerError,
-    HttpServerRequest, Inbound, KernelMessage, LazyLoadBlob, Message, PushTargets, Request, Response, RpcMessage,
-    RpcResponseBody, WsMessageType, WsRegister, dispatch, http_server_process, rpc_request, rpc_response_body,
+    HttpServerRequest, Inbound, KernelMessage, LazyLoadBlob, Message, Request, Response, RpcMessage, RpcResponseBody,
+    WsMessageType, WsRegister, dispatch, http_server_process, rpc_request, rpc_response_body,
 };
+use pushring::{Audience, ChannelId};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
@@ -142,13 +142,13 @@ fn is_permitted(action: &CheckedAction, source: &Address) {
         }
         CheckedAction::UnbindHttp { .. } | CheckedAction::UnbindWebSocket { .. } => assert!(source.is_on(OUR_NODE)),
         CheckedAction::Grant { guest, .. } => assert!(!guest.is_on(OUR_NODE)),
-        CheckedAction::Subscribe { topic, .. }
-        | CheckedAction::PushMany { audience: PushTargets::Topic { topic, .. }, .. } => {
+        CheckedAction::Subscribe { topic, .. } => {
             assert!((1..=pushring::TOPIC_BYTES_MAX).contains(&topic.len()));
         }
-        CheckedAction::PushMany { audience: PushTargets::Channels(_) | PushTargets::Own { .. }, .. }
-        | CheckedAction::Push { .. }
-        | CheckedAction::Close { .. } => {}
+        CheckedAction::PushMany { audience: Audience::Topic(topic), .. } => {
+            assert!((1..=pushring::TOPIC_BYTES_MAX).contains(&topic.len()));
+        }
+        CheckedAction::PushMany { .. } | CheckedAction::Push { .. } | CheckedAction::Close { .. } => {}
     }
 }
 

@@ -44,8 +44,8 @@ impl DeliveryOptions {
         Self { ask: Some(OutcomeTo::Failure(ticket)), ..Self::default() }
     }
 
-    /// Has `here` called with what became of it on this node, and `nodes` with what the other nodes of the fleet say, each
-    /// on a thread that must not wait.
+    /// Has `here` called with what became of it on this node, and `nodes` with what the other nodes of the fleet say,
+    /// each on a thread that must not wait.
     #[cfg(feature = "link")]
     pub(crate) fn telling(
         here: impl FnOnce(Outcome) + Send + 'static,

@@ -437,8 +437,8 @@ impl BrokerHandle {
         self.shared.elsewhere.get().map(|elsewhere| elsewhere.node())
     }
 
-    /// Asks the node of a channel of the fleet to tell of it, or to close it; none: the broker is in no fleet, or it is the
-    /// node itself that is asked.
+    /// Asks the node of a channel of the fleet to tell of it, or to close it; none: the broker is in no fleet, or it is
+    /// the node itself that is asked.
     #[cfg_attr(not(feature = "control"), allow(dead_code))]
     pub(crate) fn ask_of_channel(&self, at: &ChannelAt, what: ChannelQuestion) -> Option<Ticket<ChannelAnswer>> {
         let elsewhere = self.shared.elsewhere.get().filter(|elsewhere| elsewhere.node() != &*at.node)?;

@@ -370,8 +370,8 @@ ends!(Subscribe);
 asks!(Subscribe);
 
 impl Subscribe<'_> {
-    /// Gives the order, and tells apart whether it is so on this node, and that the other nodes of the fleet know of it: what
-    /// any node publishes from then on reaches the channel.
+    /// Gives the order, and tells apart whether it is so on this node, and that the other nodes of the fleet know of
+    /// it: what any node publishes from then on reaches the channel.
     ///
     /// # Errors
     /// As [`send`](Self::send).

@@ -18,36 +18,10 @@ use crate::shard::deflate::{Compressed, Windows};
 use crate::shard::event::Event;
 use crate::shard::outcome::{OutcomeCollector as Parts, OutcomePart};
 use crate::shard::topics::{Topic, TopicClaim, Topics};
+pub use crate::words::audience::Audience;
 use crate::words::topic::InvalidTopic;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-
-/// Whom a broadcast reaches.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Audience {
-    /// These channels, in this order.
-    Channels(Vec<ChannelId>),
-    /// The process' channels on this bound path (as it was bound, `/` for the process' own).
-    Path(Arc<str>),
-    /// The process' channels that are [subscribed](crate::Process::subscribe) to this topic. Shards without subscribers
-    /// are neither told nor woken.
-    Topic(Arc<str>),
-    /// All channels of the process.
-    Process,
-}
-
-impl From<Vec<ChannelId>> for Audience {
-    fn from(channels: Vec<ChannelId>) -> Self {
-        Self::Channels(channels)
-    }
-}
-
-impl From<&[ChannelId]> for Audience {
-    fn from(channels: &[ChannelId]) -> Self {
-        Self::Channels(channels.to_vec())
-    }
-}
 
 /// Why an order was not accepted. It has reached no channel, except as [`PushError::Partly`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -409,7 +409,7 @@ settings! {
     /// What may wait for one channel whose client reads slowly.
     outbound_bytes_max: Size = Size(1 << 20) => Now;
     /// What happens to a message that does not fit there.
-    policy: PolicyValue = PolicyValue::Close => Now;
+    policy: PolicyValue = PolicyValue(pushring::Policy::Close) => Now;
     /// How long a channel waits for its client to come back, where a path allows that.
     resume_window: Span = Span::seconds(30) => Now;
     /// How much of what was sent to one such channel is remembered.

@@ -286,7 +286,7 @@ mod tests {
         let wanted = DaemonConfig {
             shards: 7,
             deflate: !current.deflate,
-            policy: crate::daemon::config::PolicyValue::DropNewest,
+            policy: crate::daemon::config::PolicyValue(pushring::Policy::DropNewest),
             ..DaemonConfig::default()
         };
         for _ in 0..2 {

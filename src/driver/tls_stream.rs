@@ -16,13 +16,13 @@ const PIECE_BYTES: usize = 32 << 10;
 pub struct TlsStream {
     pub tcp: TcpStream,
     duplex: Mutex<Duplex>,
-    incoming: Mutex<Incoming>,
+    incoming: Mutex<DecryptedBytes>,
     /// Held by who writes; what is sealed and was not written yet.
     outgoing: Mutex<Vec<u8>>,
 }
 
 /// What was read and not taken in.
-struct Incoming {
+struct DecryptedBytes {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -36,7 +36,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl TlsStream {
     /// A connection that begins; hands are shaken when it is read first.
     pub fn new(tcp: TcpStream, duplex: Duplex) -> Self {
-        let incoming = Incoming { buffer: vec![0; PIECE_BYTES].into(), start: 0, end: 0 };
+        let incoming = DecryptedBytes { buffer: vec![0; PIECE_BYTES].into(), start: 0, end: 0 };
         Self { tcp, duplex: Mutex::new(duplex), incoming: Mutex::new(incoming), outgoing: Mutex::default() }
     }
 
@@ -53,7 +53,7 @@ impl TlsStream {
     }
 
     /// Takes in some bytes; where there are none, answers what there is to answer and waits for more.
-    fn advance(&self, incoming: &mut Incoming) -> io::Result<()> {
+    fn advance(&self, incoming: &mut DecryptedBytes) -> io::Result<()> {
         if incoming.start == incoming.end {
             // During a handshake nobody else writes. Later whoever does takes along what is to be said.
             if lock(&self.duplex).is_handshaking() {

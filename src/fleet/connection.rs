@@ -3,7 +3,7 @@
 //! Invariants: it is tried for ever, after a random wait; no address and no log line has a secret.
 
 use super::Options;
-use super::engine::StartError;
+use super::engine::FleetStartError;
 use super::outbox::State;
 use super::secret::SecretKind as Secret;
 use super::subject::Subjects;
@@ -22,8 +22,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The waits before another attempt to connect: recovery within 5 s leaves room for one and for the attempt.
 const RETRIES: RetryPauses = RetryPauses { least: Duration::from_millis(100), most: Duration::from_secs(2) };
 
-/// Messages that one subscription may hold: as many as one turn of the connection can read. A turn reads 128 times a buffer
-/// of 64 KiB (tokio's budget), and a message has 120 bytes at least.
+/// Messages that one subscription may hold: as many as one turn of the connection can read. A turn reads 128 times a
+/// buffer of 64 KiB (tokio's budget), and a message has 120 bytes at least.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 72 * 1024;
 
 /// Messages between the engine and the connection on its thread, beside the queue.
@@ -36,11 +36,11 @@ const REFUSALS_PER_LINE: u64 = 256;
 ///
 /// # Errors
 /// It is none, or has a secret.
-pub fn server(text: &str) -> Result<ServerAddr, StartError> {
+pub fn server(text: &str) -> Result<ServerAddr, FleetStartError> {
     // Secrets have no place in settings.
     let is_fit = (text.starts_with("nats://") || text.starts_with("tls://")) && !text.contains('@');
     let address = text.parse().ok().filter(|_| is_fit);
-    address.ok_or_else(|| StartError::Server(without_secret(text)))
+    address.ok_or_else(|| FleetStartError::Server(without_secret(text)))
 }
 
 /// An address as it may be shown.
@@ -52,7 +52,7 @@ fn without_secret(text: &str) -> String {
 ///
 /// # Errors
 /// Its credentials cannot be used.
-pub fn connect_options(options: &Options, state: &Arc<State>) -> Result<ConnectOptions, StartError> {
+pub fn connect_options(options: &Options, state: &Arc<State>) -> Result<ConnectOptions, FleetStartError> {
     let subjects = Subjects::new(options.fleet.clone());
     let state = state.clone();
     let mut connect = ConnectOptions::new()
@@ -78,7 +78,7 @@ pub fn connect_options(options: &Options, state: &Arc<State>) -> Result<ConnectO
         Some(Secret::Password(user, password)) => connect.user_and_password(user, password),
         Some(Secret::Seed(seed)) => connect.nkey(seed),
         Some(Secret::Jwt(text)) => {
-            connect.credentials(&text).map_err(|error| StartError::Credentials(error.to_string()))?
+            connect.credentials(&text).map_err(|error| FleetStartError::Credentials(error.to_string()))?
         }
     })
 }

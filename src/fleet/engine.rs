@@ -63,7 +63,7 @@ pub struct Fleet {
 /// Why a node did not join a fleet.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StartError {
+pub enum FleetStartError {
     /// A server's address.
     #[error(
         "{0:?} is no address of a NATS server: write nats://HOST:PORT or tls://HOST:PORT, without user and password"
@@ -96,11 +96,11 @@ impl Fleet {
     /// Joins a fleet with `broker`. NATS need not be there yet.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn start(broker: &BrokerHandle, options: Options) -> Result<Self, StartError> {
+    /// See [`FleetStartError`].
+    pub fn start(broker: &BrokerHandle, options: Options) -> Result<Self, FleetStartError> {
         let servers = options.servers.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>()?;
         if servers.is_empty() {
-            return Err(StartError::NoServer);
+            return Err(FleetStartError::NoServer);
         }
         let state = Arc::<State>::default();
         let connect = connect_options(&options, &state)?.retry_on_initial_connect();
@@ -113,7 +113,7 @@ impl Fleet {
         let (questions, questions_in) = mpsc::channel(QUESTIONS_MAX);
         let outbox = Arc::new(Outbox::new(options.node.clone(), queue, (listens, questions), state.clone()));
         if !broker.set_elsewhere(outbox) {
-            return Err(StartError::Taken);
+            return Err(FleetStartError::Taken);
         }
         let stop = Arc::<Notify>::default();
         let start = EngineStart {
@@ -348,8 +348,8 @@ impl Engine {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Looks whether NATS is reached. The connection tells it by events too, and sooner; but behind too many others they are
-    /// lost.
+    /// Looks whether NATS is reached. The connection tells it by events too, and sooner; but behind too many others
+    /// they are lost.
     fn look_at_connection(&self) {
         note_connected(&self.state, self.client.connection_state() == ConnectionState::Connected);
         if self.connects_made() != self.connects.get() {

@@ -14,7 +14,7 @@ use super::outgoing::{Outgoing, Tail};
 use super::roster::{About, Change, Roster};
 use super::subject::{Kind, Line, SubjectParts, Subjects, Target, To};
 use super::traffic::{
-    ChannelAsked, Channels, Delivery, FleetNews, Judged, Numbered, Outbound, OutboundTo, Publish, Refusal, Settled,
+    ChannelAsked, Channels, Delivery, FleetNews, Judged, Numbered, OutboundPush, OutboundTo, Publish, Refusal, Settled,
 };
 use crate::broker::{ChannelQuestion, FleetCounts, FleetLine, FleetNode, Message, OnNodes, Outcome};
 use crate::channel::ChannelId;
@@ -124,7 +124,7 @@ impl Member {
     }
 
     /// The bytes of a message with this payload.
-    pub fn bytes_of(node: &Name, outbound: &Outbound) -> usize {
+    pub fn bytes_of(node: &Name, outbound: &OutboundPush) -> usize {
         let (name, channels) = match &outbound.to {
             OutboundTo::All(To::Topic(name) | To::Path(name)) => (name.len(), 0),
             OutboundTo::All(To::Process) => (0, 0),
@@ -135,7 +135,7 @@ impl Member {
     }
 
     /// Returns whether its names and list can be told in a header.
-    pub fn fits(outbound: &Outbound) -> bool {
+    pub fn fits(outbound: &OutboundPush) -> bool {
         let counted = match &outbound.to {
             OutboundTo::All(To::Topic(name) | To::Path(name)) => name.len(),
             OutboundTo::All(To::Process) => 0,
@@ -148,11 +148,11 @@ impl Member {
     ///
     /// # Errors
     /// A name does not fit a header; it has got no number.
-    pub fn publish(&mut self, outbound: Outbound, now_ms: u64) -> Result<Numbered, TooLong> {
+    pub fn publish(&mut self, outbound: OutboundPush, now_ms: u64) -> Result<Numbered, TooLong> {
         if !Self::fits(&outbound) {
             return Err(TooLong);
         }
-        let Outbound { process, to, frame, policy, asks } = outbound;
+        let OutboundPush { process, to, frame, policy, asks } = outbound;
         let own = self.node.as_str();
         let (mut of, is_guest) = (None, matches!(to, OutboundTo::Guest(..)));
         let (line, subject, name, channels) = match to {

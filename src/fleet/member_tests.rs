@@ -26,13 +26,13 @@ fn topic(text: &str) -> Target {
     Target { process: process(), to: To::Topic(text.into()) }
 }
 
-fn to_topic(topic: &str, text: &str) -> Outbound {
+fn to_topic(topic: &str, text: &str) -> OutboundPush {
     let frame = PushFrame { kind: PushKind::Message(MessageKind::Text), payload: text.to_owned().into() };
-    Outbound { process: process(), to: OutboundTo::All(To::Topic(topic.into())), frame, policy: None, asks: false }
+    OutboundPush { process: process(), to: OutboundTo::All(To::Topic(topic.into())), frame, policy: None, asks: false }
 }
 
-fn to_channel(node: &str, channel: u32, text: &str) -> Outbound {
-    Outbound { to: OutboundTo::Channels(name(node), vec![ChannelId::new(channel)]), ..to_topic("", text) }
+fn to_channel(node: &str, channel: u32, text: &str) -> OutboundPush {
+    OutboundPush { to: OutboundTo::Channels(name(node), vec![ChannelId::new(channel)]), ..to_topic("", text) }
 }
 
 /// A message with another subject.
@@ -203,7 +203,7 @@ fn who_comes_back_is_told_everything_again() {
 fn nodes_say_what_became_of_a_push() {
     let (mut a, mut b, mut c) = (member("a"), member("b"), member("c"));
     b.listen(&topic("room"), 0);
-    let ask = |member: &mut Member, outbound| member.publish(Outbound { asks: true, ..outbound }, NOW_MS).unwrap();
+    let ask = |member: &mut Member, outbound| member.publish(OutboundPush { asks: true, ..outbound }, NOW_MS).unwrap();
     let alone = ask(&mut a, to_topic("room", "x"));
     assert_eq!((alone.ask, alone.asked), (None, Some(Err(OnNodes::default()))), "nobody is there");
     for node in [&mut b, &mut c] {

@@ -13,8 +13,8 @@
 //! - `roster`, `interest`: the nodes that are present, and the audiences that this node listens to;
 //! - `member`: all of that as one node of a fleet, without I/O: bytes and the time go in, bytes and reports come out;
 //! - `traffic`: what goes into a member and comes out of it;
-//! - `outbox`: where the broker submits messages for other nodes; `engine`: the thread that talks to NATS, `connection`: with
-//!   what it connects.
+//! - `outbox`: where the broker submits messages for other nodes; `engine`: the thread that talks to NATS,
+//!   `connection`: with what it connects.
 //!
 //! Invariants: local pushes never wait for any of this; every table and queue has a limit; input from another node is
 //! treated as hostile until it has been checked, and can affect only what is counted of that node.
@@ -40,7 +40,7 @@ mod subject;
 mod traffic;
 
 pub use crate::broker::{FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport};
-pub use engine::{Fleet, StartError};
+pub use engine::{Fleet, FleetStartError};
 pub use names::{InvalidName, Name};
 pub use probe::probe;
 pub use secret::{Credentials, InvalidCredentials};

@@ -6,7 +6,7 @@
 use super::member::Member;
 use super::names::Name;
 use super::subject::{Line, Target, To};
-use super::traffic::{Outbound, OutboundTo};
+use super::traffic::{OutboundPush, OutboundTo};
 use crate::admission::{Charge, HeldAs as Held};
 use crate::broker::{
     Abroad, AbroadTo, AskNodes, Asker, Audience, ChannelAnswer, ChannelAt, ChannelQuestion, Elsewhere, FleetReport,
@@ -36,7 +36,7 @@ const ACCOUNTS_SWEEP_MIN: usize = 1024;
 /// A message that waits for NATS.
 pub struct QueuedPush {
     /// The message.
-    pub outbound: Outbound,
+    pub outbound: OutboundPush,
     /// Who wants to hear what became of it on other nodes.
     pub nodes: Option<AskNodes>,
     /// What it holds of memory.
@@ -164,7 +164,7 @@ impl Outbox {
         if !self.state.is_connected.load(Ordering::Acquire) {
             return (down, nodes);
         }
-        let outbound = Outbound { process, to, frame, policy, asks: nodes.is_some() };
+        let outbound = OutboundPush { process, to, frame, policy, asks: nodes.is_some() };
         let bytes = Member::bytes_of(&self.node, &outbound);
         let payload_bytes_max = self.state.payload_bytes_max.load(Ordering::Relaxed);
         if payload_bytes_max > 0 && bytes > payload_bytes_max || !Member::fits(&outbound) {

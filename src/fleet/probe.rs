@@ -1,7 +1,7 @@
 //! Examines a fleet's NATS from a machine that may join it: for `pushring doctor`.
 
 use super::connection::{connect_options, server};
-use super::engine::StartError;
+use super::engine::FleetStartError;
 use super::subject::{Kind, Subjects};
 use super::{Options, outbox::State};
 use crate::broker::FleetProbe;
@@ -26,7 +26,7 @@ pub fn probe(options: &Options) -> Result<FleetProbe, String> {
 }
 
 async fn ask(options: &Options) -> Result<FleetProbe, String> {
-    let said = |error: StartError| error.to_string();
+    let said = |error: FleetStartError| error.to_string();
     let servers = options.servers.iter().map(|text| server(text)).collect::<Result<Vec<_>, _>>().map_err(said)?;
     let state = Arc::<State>::default();
     let client = connect_options(options, &state).map_err(said)?.connect(servers);

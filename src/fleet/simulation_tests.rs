@@ -10,7 +10,7 @@ use super::member::Member;
 use super::names::Name;
 use super::roster::About;
 use super::subject::{Target, To};
-use super::traffic::{Channels, FleetNews, Outbound, OutboundTo, Publish};
+use super::traffic::{Channels, FleetNews, OutboundPush, OutboundTo, Publish};
 use crate::channel::ChannelId;
 use crate::proto::MessageKind;
 use crate::shard::command::{PushFrame, PushKind};
@@ -123,7 +123,7 @@ impl World {
                 (OutboundTo::All(target(topic).to), format!("t{topic}"), others)
             }
         };
-        let outbound = Outbound { process: target(0).process, to, frame, policy: None, asks: false };
+        let outbound = OutboundPush { process: target(0).process, to, frame, policy: None, asks: false };
         let publish = self.nodes[from].member.publish(outbound, self.now_ms).unwrap().push;
         for to in receivers {
             let key = (from, self.nodes[from].life, to, self.nodes[to].life, audience.clone());

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// A push to others.
 #[derive(Debug, Clone)]
-pub struct Outbound {
+pub struct OutboundPush {
     /// In whose name.
     pub process: ProcessId,
     /// To whom.
@@ -27,7 +27,7 @@ pub struct Outbound {
     pub asks: bool,
 }
 
-/// See [`Outbound`].
+/// See [`OutboundPush`].
 #[derive(Debug, Clone)]
 pub enum OutboundTo {
     /// An audience on all nodes.
@@ -38,7 +38,7 @@ pub enum OutboundTo {
     Guest(Name, Vec<ChannelId>),
 }
 
-impl Outbound {
+impl OutboundPush {
     /// What it holds beside itself.
     pub fn heap_bytes(&self) -> usize {
         let list = if let OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) = &self.to {

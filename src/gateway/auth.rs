@@ -143,7 +143,7 @@ pub fn mint(secret: &Secret, claims: &Claims) -> String {
 }
 
 #[derive(Deserialize)]
-struct Header {
+struct JwsHeader {
     alg: String,
     kid: Option<String>,
     /// Extensions that must be understood (RFC 7515 section 4.1.11); we understand none.
@@ -152,7 +152,7 @@ struct Header {
 
 /// A token taken apart (RFC 7515 section 7.1): nothing of it is believed yet.
 pub struct Jws<'t> {
-    header: Header,
+    header: JwsHeader,
     signed: &'t str,
     payload: &'t str,
     signature: Vec<u8>,
@@ -166,7 +166,7 @@ impl<'t> Jws<'t> {
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     pub fn parse(token: &'t str) -> Result<Self, TokenError> {
         let Parts { signed, header, payload, signature } = Parts::of(token)?;
-        let header: Header = parse(header)?;
+        let header: JwsHeader = parse(header)?;
         if header.crit.is_some() {
             return Err(TokenError::Malformed);
         }
@@ -240,7 +240,7 @@ impl Secret {
     fn payload<'t>(&self, token: &'t str) -> Result<&'t str, TokenError> {
         let Parts { signed, header, payload, signature } = Parts::of(token)?;
         if header != HEADER {
-            let header: Header = parse(header)?;
+            let header: JwsHeader = parse(header)?;
             if header.alg != "HS256" {
                 return Err(TokenError::Algorithm);
             }

@@ -35,7 +35,7 @@ pub struct HubAccess {
     /// What `aud` of a token must name that is signed with the secret.
     pub audience: String,
     /// Who signs its tokens instead: where there is an authority, the secret opens nothing.
-    pub authority: Option<Authority>,
+    pub authority: Option<TokenAuthority>,
     /// How long a token opens it at a time, in seconds, however far off its own end is; none: until then.
     pub lifetime_max_s: Option<u64>,
     /// What who comes without a token may do; none: nobody may come so.
@@ -44,7 +44,7 @@ pub struct HubAccess {
 
 /// Who signs tokens with keys of which everybody may know the public halves.
 #[derive(Debug, Clone)]
-pub struct Authority {
+pub struct TokenAuthority {
     /// What `iss` of a token must be.
     pub issuer: String,
     /// What `aud` of a token must name.

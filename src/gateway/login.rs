@@ -36,16 +36,16 @@ impl HeapBytes for LoginRequest {
 
 /// What a login page posts.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
+pub struct LoginCredentials {
     /// `0x…`: see the module. A secret; not shown.
     pub password_hash: String,
     /// The process whose secure subdomain is logged in to, where there is one.
     pub process: Option<ProcessId>,
 }
 
-impl fmt::Debug for Credentials {
+impl fmt::Debug for LoginCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("process", &self.process).finish_non_exhaustive()
+        f.debug_struct("LoginCredentials").field("process", &self.process).finish_non_exhaustive()
     }
 }
 
@@ -87,7 +87,7 @@ impl LoginRequest {
     ///
     /// # Errors
     /// The response to send: 400, or 413 when it is too large.
-    pub fn credentials(&self, body: &[u8]) -> Result<Credentials, PreparedResponse> {
+    pub fn credentials(&self, body: &[u8]) -> Result<LoginCredentials, PreparedResponse> {
         if body.len() > LOGIN_BYTES_MAX {
             return Err(json_text(413, "the login is too large"));
         }
@@ -97,12 +97,12 @@ impl LoginRequest {
             None | Some("") => None,
             Some(id) => Some(id.parse().map_err(|_| json_text(400, "the subdomain is not a process id"))?),
         };
-        Ok(Credentials { password_hash: posted.password_hash, process })
+        Ok(LoginCredentials { password_hash: posted.password_hash, process })
     }
 
     /// The `subdomain` claim of the token to make: the process on `localhost` hosts, whose subdomains share no cookie
     /// with the host above, and everywhere where each subdomain has a login; else none (node contract, section 5).
-    pub fn claim<'c>(&self, settings: &Settings, credentials: &'c Credentials) -> Option<&'c ProcessId> {
+    pub fn claim<'c>(&self, settings: &Settings, credentials: &'c LoginCredentials) -> Option<&'c ProcessId> {
         credentials.process.as_ref().filter(|_| self.is_localhost || settings.subdomain_tokens == SubdomainTokens::Own)
     }
 
@@ -111,7 +111,7 @@ impl LoginRequest {
     pub fn accepted(
         &self,
         settings: &Settings,
-        credentials: &Credentials,
+        credentials: &LoginCredentials,
         token: &str,
         body: &str,
     ) -> PreparedResponse {

@@ -19,7 +19,7 @@ const POSTED_FOR_APP: &str = r#"{"password_hash":"0xabc","subdomain":"wsecho:wse
 fn bodies() {
     let login = login("localhost:8080", "/login", "").unwrap();
     let read = |body: &str| login.credentials(body.as_bytes()).map_err(|response| response.status());
-    assert_eq!(read(POSTED), Ok(Credentials { password_hash: "0xabc".into(), process: None }));
+    assert_eq!(read(POSTED), Ok(LoginCredentials { password_hash: "0xabc".into(), process: None }));
     assert_eq!(read(r#"{"password_hash":"","more":1}"#).unwrap().process, None);
     assert_eq!(read(r#"{"password_hash":"","subdomain":null}"#).unwrap().process, None);
     assert_eq!(read(POSTED_FOR_APP).unwrap().process, Some("wsecho:wsecho:sys".parse().unwrap()));

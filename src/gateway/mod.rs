@@ -28,8 +28,8 @@ mod subdomain;
 
 pub use auth::{Claims, Jws, Secret, SecretError, TokenError, mint};
 pub use entry::{BoundUpgrade, ContractRequest, Dynamic, Entry, enter};
-pub use grant::{Authority, Grant, HubAccess, PublicKeys, TopicPattern, patterns};
-pub use login::{Credentials, LOGIN_BYTES_MAX, LoginRequest};
+pub use grant::{Grant, HubAccess, PublicKeys, TokenAuthority, TopicPattern, patterns};
+pub use login::{LOGIN_BYTES_MAX, LoginCredentials, LoginRequest};
 pub use origin::{OriginError, may_be_dev_origin};
 pub use pattern::{PatternError, TooMuchWork};
 pub use proxy::{IpPrefix, ParseIpPrefixError, RequestSource, client_ip};

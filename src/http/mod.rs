@@ -22,7 +22,7 @@ pub mod target;
 pub use connection::{AfterResponse, HttpConnection, HttpStep, ParsedRequest};
 pub use content::Content;
 pub use head::{BodyFraming, Head, Header};
-pub use response::{Date, HeaderError, HeaderFields, PreparedResponse, TooManyFields};
+pub use response::{Date, HeaderFields, PreparedResponse, ResponseHeaderError, TooManyFields};
 pub use target::{Authority, RequestTarget};
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).

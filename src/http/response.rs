@@ -39,7 +39,7 @@ pub struct PreparedResponse {
 
 /// A header field that no response may carry: the fault of whoever made the response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderError {
+pub enum ResponseHeaderError {
     /// The name is empty or not a token (RFC 9110 section 5.1).
     #[error("a header name is not a token")]
     Name,
@@ -98,17 +98,17 @@ impl PreparedResponse {
         mut self,
         name: impl Into<Cow<'static, str>>,
         value: impl Into<Cow<'static, str>>,
-    ) -> Result<Self, HeaderError> {
+    ) -> Result<Self, ResponseHeaderError> {
         self.add(name.into(), value.into())?;
         Ok(self)
     }
 
-    fn add(&mut self, mut name: Cow<'static, str>, value: Cow<'static, str>) -> Result<(), HeaderError> {
+    fn add(&mut self, mut name: Cow<'static, str>, value: Cow<'static, str>) -> Result<(), ResponseHeaderError> {
         if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(HeaderError::Name);
+            return Err(ResponseHeaderError::Name);
         }
         if !value.bytes().all(is_text) {
-            return Err(HeaderError::Value(name.into_owned()));
+            return Err(ResponseHeaderError::Value(name.into_owned()));
         }
         if name.bytes().any(|c| c.is_ascii_uppercase()) {
             name.to_mut().make_ascii_lowercase();
@@ -480,10 +480,14 @@ mod tests {
     #[test]
     fn a_field_cannot_end_the_head() {
         for name in ["", "a b", "a:", "a\r\nb", "é", "a\0"] {
-            assert_eq!(PreparedResponse::new(200).header(name, "x"), Err(HeaderError::Name), "{name:?}");
+            assert_eq!(PreparedResponse::new(200).header(name, "x"), Err(ResponseHeaderError::Name), "{name:?}");
         }
         for value in ["x\r\ny: z", "x\ny", "x\ry", "x\0y", "\x07", "\x7f"] {
-            assert_eq!(PreparedResponse::new(200).header("A", value), Err(HeaderError::Value("A".into())), "{value:?}");
+            assert_eq!(
+                PreparedResponse::new(200).header("A", value),
+                Err(ResponseHeaderError::Value("A".into())),
+                "{value:?}"
+            );
         }
         assert_eq!(PreparedResponse::new(200).header("X-A", "b\tc é").unwrap().find("x-a"), Some("b\tc é"));
         let ours = ["Transfer-Encoding", "Connection", "Upgrade", "Keep-Alive", "Trailer", "TE", "Date"];

@@ -51,8 +51,8 @@ const SHARD_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether other nodes know of a subscription, while one waits.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Answers that wait for other nodes; where there are more, they are given at once. An answer waits for a second or two at
-/// most.
+/// Answers that wait for other nodes; where there are more, they are given at once. An answer waits for a second or two
+/// at most.
 const UNHEARD_MAX: usize = 1024;
 
 /// How long a wait for events lasts before it begins anew.

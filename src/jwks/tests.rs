@@ -1,7 +1,7 @@
 //! Sets as authorities write them, and tokens as nobody should accept them.
 
 use super::*;
-use crate::gateway::{Authority, HubAccess, Secret};
+use crate::gateway::{HubAccess, Secret, TokenAuthority};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
@@ -84,7 +84,7 @@ fn whole() -> KeySet {
 
 fn access(keys: KeySet) -> HubAccess {
     let (issuer, audience) = ("https://id.example".to_owned(), "hub".to_owned());
-    let authority = Some(Authority { issuer, audience, keys: Arc::new(keys) });
+    let authority = Some(TokenAuthority { issuer, audience, keys: Arc::new(keys) });
     HubAccess { secret: Some(Secret::new(b"a secret").unwrap()), authority, ..HubAccess::default() }
 }
 

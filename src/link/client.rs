@@ -173,13 +173,12 @@ impl Client {
     ) -> Result<(), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
         let except = except.iter().map(|channel| channel.get()).collect();
-        let to = audience.into();
-        let order = FromPeer::PushMany { to, except, kind, policy, ask, everywhere, ask_nodes: false };
+        let order = FromPeer::PushMany { to: audience, except, kind, policy, ask, everywhere, ask_nodes: false };
         self.order(order, blob, ask)
     }
 
-    /// As [`push_everywhere`](Self::push_everywhere), and waits for what became of it: here, and on each other node, which has
-    /// 250 ms to say so.
+    /// As [`push_everywhere`](Self::push_everywhere), and waits for what became of it: here, and on each other node,
+    /// which has 250 ms to say so.
     ///
     /// # Errors
     /// As there.
@@ -230,9 +229,9 @@ impl Client {
         }
     }
 
-    /// Lets the process at `guest`, an address on another node (`bob.os@chat:app:me.os`), push to a channel of this process,
-    /// or no more. `ask` asks for an [`Event::Outcome`]: 1 as `sent` if it is so now, as `dropped` if the channel has as many
-    /// guests as there may be, as `not_found` or `not_owner`.
+    /// Lets the process at `guest`, an address on another node (`bob.os@chat:app:me.os`), push to a channel of this
+    /// process, or no more. `ask` asks for an [`Event::Outcome`]: 1 as `sent` if it is so now, as `dropped` if the
+    /// channel has as many guests as there may be, as `not_found` or `not_owner`.
     ///
     /// # Errors
     /// As [`push`](Self::push).

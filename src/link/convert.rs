@@ -2,12 +2,12 @@
 
 use super::frame::LinkFrame;
 use super::wire::{
-    Audience, BlobHead, FrameKind, FromPeer, GrantedCapability, HttpHead, KernelBody, KernelHead, LiveChannel,
-    NodeOutcomeHead, OrderFailure, OutcomeHead, ToPeer,
+    BlobHead, FrameKind, FromPeer, GrantedCapability, HttpHead, KernelBody, KernelHead, LiveChannel, NodeOutcomeHead,
+    OrderFailure, OutcomeHead, ToPeer,
 };
 use crate::broker::{
-    self, BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, OnNodes, Opened,
-    Outcome, RequestId,
+    BindPathError, Closed, ControlKind, Event, HttpAsk, HttpRequest, InvalidMessage, Message, OnNodes, Opened, Outcome,
+    RequestId,
 };
 use crate::channel::ChannelId;
 use crate::gateway::{BindError, ContractRequest, PatternError};
@@ -235,28 +235,6 @@ pub fn outcome_in(head: &OutcomeHead) -> Outcome {
         fleet_full: head.fleet_full as usize,
         fleet_down: head.fleet_down as usize,
         fleet_too_large: head.fleet_too_large as usize,
-    }
-}
-
-impl From<Audience> for broker::Audience {
-    fn from(audience: Audience) -> Self {
-        match audience {
-            Audience::Channels(channels) => Self::Channels(channels.into_iter().map(ChannelId::new).collect()),
-            Audience::Path(path) => Self::Path(path.into()),
-            Audience::Topic(name) => Self::Topic(name.into()),
-            Audience::Process => Self::Process,
-        }
-    }
-}
-
-impl From<broker::Audience> for Audience {
-    fn from(audience: broker::Audience) -> Self {
-        match audience {
-            broker::Audience::Channels(channels) => Self::Channels(channels.into_iter().map(ChannelId::get).collect()),
-            broker::Audience::Path(path) => Self::Path(path.to_string()),
-            broker::Audience::Topic(name) => Self::Topic(name.to_string()),
-            broker::Audience::Process => Self::Process,
-        }
     }
 }
 

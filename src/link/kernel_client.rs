@@ -14,7 +14,7 @@ use super::wire::{Attach, FromPeer, LiveChannel, LoggedIn, LoginQuestion, ToPeer
 use crate::broker::{Policy, RecvError};
 use crate::channel::ChannelId;
 use crate::gateway::Secret;
-use crate::node::calls::Name;
+use crate::node::calls::AddressedName;
 use crate::node::login::token;
 use crate::node::outbound::{KernelGone, MessageIds, ToKernel};
 use crate::node::prints::{Prints, SHOWN, Warnings};
@@ -272,7 +272,7 @@ fn serve<H: Host>(life: &Arc<SessionLife>, parts: KernelParts<H>) -> Result<(), 
         LinkedPasswordCheck { host: host.clone(), keyfile, secret, node, any_password: parts.simulation_mode };
     // Ends with `logins`.
     spawn("http-login", &warnings, move || password.run(&waiting))?;
-    let (unanswered, name) = (Arc::new(Unanswered::default()), Arc::new(Name::default()));
+    let (unanswered, name) = (Arc::new(Unanswered::default()), Arc::new(AddressedName::default()));
     let (our_node, to_kernel) = (parts.our_node.clone(), parts.to_kernel.clone());
     let outgoing =
         KernelOutgoing::new(host.clone(), our_node, prints.clone(), to_kernel, unanswered.clone(), name.clone());
@@ -286,15 +286,16 @@ fn serve<H: Host>(life: &Arc<SessionLife>, parts: KernelParts<H>) -> Result<(), 
     })?;
     let queue = KernelQueue { host, to_kernel: parts.to_kernel, is_given_up: life.has_left.clone() };
     let events = EventMessages::new(&parts.our_node, Default::default());
-    let incoming = Incoming { events, name, queue, logins, unanswered, ids: MessageIds::new(), open: HashMap::new() };
+    let incoming =
+        KernelIncoming { events, name, queue, logins, unanswered, ids: MessageIds::new(), open: HashMap::new() };
     warnings.also_printed(|| incoming.serve(life, &parts.endpoint, &attach, &to_outgoing, &prints));
     Ok(())
 }
 
 /// From the broker to the kernel.
-struct Incoming<H: Host> {
+struct KernelIncoming<H: Host> {
     events: EventMessages,
-    name: Arc<Name>,
+    name: Arc<AddressedName>,
     queue: KernelQueue<H>,
     logins: crossbeam_channel::Sender<(LoginQuestion, Arc<PeerShared<KernelArrival>>)>,
     unanswered: Arc<Unanswered>,
@@ -303,7 +304,7 @@ struct Incoming<H: Host> {
     open: HashMap<u32, ProcessId>,
 }
 
-impl<H: Host> Incoming<H> {
+impl<H: Host> KernelIncoming<H> {
     /// One session after the other, until the node goes.
     fn serve(
         mut self,

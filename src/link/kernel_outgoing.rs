@@ -11,15 +11,16 @@ use super::frame::LinkFrame;
 use super::frame_queue::QueueEnded;
 use super::peer::PeerShared;
 use super::wire::{FromPeer, KernelHead};
-use crate::node::calls::Name;
+use crate::node::calls::AddressedName;
 use crate::node::outbound::MessageIds;
 use crate::node::perform::described;
 use crate::node::prints::{Prints, SHOWN, VERBOSE};
 use crate::node::service::TAKEN_AT_ONCE_MAX;
 use crate::node::{
     ActionRequest, CheckedAction, Dialect, Host, HttpServerError, Inbound, KernelMessage, LazyLoadBlob, Message,
-    PushCounts, PushTargets, Reply, ServerName, dispatch, unreadable_response,
+    PushCounts, Reply, ServerName, dispatch, unreadable_response,
 };
+use crate::words::audience::Audience;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,7 +99,7 @@ pub struct KernelOutgoing<H: Host, T> {
     prints: Prints<H>,
     to_kernel: mpsc::Sender<H::Message>,
     unanswered: Arc<Unanswered>,
-    name: Arc<Name>,
+    name: Arc<AddressedName>,
     dialect: Dialect,
     bindings: Bindings,
     session: Option<KernelSession<T>>,
@@ -118,7 +119,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
         prints: Prints<H>,
         to_kernel: mpsc::Sender<H::Message>,
         unanswered: Arc<Unanswered>,
-        name: Arc<Name>,
+        name: Arc<AddressedName>,
     ) -> Self {
         Self {
             host,
@@ -356,8 +357,8 @@ fn without_channels(request: ActionRequest) -> Option<KernelMessage> {
         | CheckedAction::Close { .. } => reply.done(),
         CheckedAction::PushMany { audience, .. } => {
             let not_found = match audience {
-                PushTargets::Channels(channels) => channels.len() as u64,
-                PushTargets::Topic { .. } | PushTargets::Own { .. } => 0,
+                Audience::Channels(channels) => channels.len() as u64,
+                _ => 0,
             };
             reply.counted(PushCounts { not_found, ..PushCounts::default() })
         }

@@ -8,6 +8,7 @@ use crate::broker::ClosedBy;
 use crate::broker::Outcome;
 use crate::node;
 use crate::node::Dialect;
+pub use crate::words::audience::Audience;
 use crate::words::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -484,16 +485,6 @@ pub enum FrameKind {
     Ping,
     Pong,
     Close,
-}
-
-/// See [`crate::broker::Audience`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Audience {
-    Channels(Vec<u32>),
-    Path(String),
-    Topic(String),
-    Process,
 }
 
 /// An open channel.

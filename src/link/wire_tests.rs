@@ -2,6 +2,7 @@
 
 use super::super::frame::{FrameReader, GatheredFrames, LinkFrame};
 use super::*;
+use crate::channel::ChannelId;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -113,8 +114,12 @@ fn peers_frames() -> Vec<FromPeer> {
         jwt_secret: Some(vec![1]),
         policy: Policy::Close,
     };
-    let audiences =
-        [Audience::Channels(vec![1]), Audience::Path(String::new()), Audience::Topic(String::new()), Audience::Process];
+    let audiences = [
+        Audience::Channels(vec![ChannelId::new(1)]),
+        Audience::Path("".into()),
+        Audience::Topic("".into()),
+        Audience::Process,
+    ];
     let (path, ask) = (String::new(), Some(1));
     let mut frames = vec![
         hello(kernel),

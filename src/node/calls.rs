@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 /// The name under which the node last addressed the server, and hears of it.
 #[derive(Default)]
-pub(crate) struct Name(AtomicBool);
+pub(crate) struct AddressedName(AtomicBool);
 
-impl Name {
+impl AddressedName {
     pub fn set(&self, name: ServerName) {
         let is_old = name == ServerName::Old;
         if self.0.load(Ordering::Relaxed) != is_old {

@@ -16,7 +16,7 @@ use super::dispatch::{ActionRequest, CheckedAction};
 use super::error::HttpServerError;
 use super::identity::Address;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
-use super::perform::{self, Change, Pending};
+use super::perform::{self, PathChange, Pending};
 use crate::admission::Charge;
 use crate::broker::{Batch, KernelHandle, ProcessHandle, PushError, RequestId};
 use crate::http::HeaderFields;
@@ -119,14 +119,14 @@ struct Desk {
 /// How far a change of paths is.
 enum ChangeStage {
     /// What was asked for before is handed over first.
-    Asked(Box<Change>),
+    Asked(Box<PathChange>),
     /// It is being made.
     Begun(oneshot::Receiver<ChangeResult>),
 }
 
 type ChangeResult = Result<Option<KernelMessage>, PushError>;
 
-type AskedChange = (Change, oneshot::Sender<ChangeResult>);
+type AskedChange = (PathChange, oneshot::Sender<ChangeResult>);
 
 /// See the module.
 pub(crate) struct Desks {
@@ -144,7 +144,7 @@ pub(crate) struct Desks {
 }
 
 /// Makes changes of paths, one after the other, on a thread that may wait for the shards.
-pub(crate) struct Changes {
+pub(crate) struct PathChanges {
     asked: mpsc::Receiver<Option<AskedChange>>,
     stop: StopChanges,
 }
@@ -161,14 +161,14 @@ impl StopChanges {
     }
 }
 
-impl Changes {
+impl PathChanges {
     /// What ends it before the desks are gone.
     pub fn stopper(&self) -> StopChanges {
         self.stop.clone()
     }
 
     /// Until the desks are gone. `said` is told of each.
-    pub fn run(self, said: impl Fn(&Change)) {
+    pub fn run(self, said: impl Fn(&PathChange)) {
         let Self { asked, stop } = self;
         drop(stop);
         while let Ok(Some((change, to))) = asked.recv() {
@@ -180,13 +180,13 @@ impl Changes {
 }
 
 impl Desks {
-    pub fn new(kernel: KernelHandle, pending: Arc<Pending>) -> (Self, Changes) {
+    pub fn new(kernel: KernelHandle, pending: Arc<Pending>) -> (Self, PathChanges) {
         let (changes, asked) = mpsc::channel();
         let stop = StopChanges(changes.clone());
         let (places, forget_at) = (HashMap::new(), KEPT_MAX);
         let (desks, busy) = (Vec::new(), Vec::new());
         let desks = Self { kernel, pending, places, last: None, desks, forget_at, busy, full: 0, changes };
-        (desks, Changes { asked, stop })
+        (desks, PathChanges { asked, stop })
     }
 
     /// Puts a job that takes so many bytes at its desk, or does it at once. Gives the answer, if there is one already.

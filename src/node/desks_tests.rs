@@ -20,7 +20,7 @@ struct Scene {
     broker: Broker,
     kernel: Kernel,
     desks: Desks,
-    changes: Option<Changes>,
+    changes: Option<PathChanges>,
     answers: VecDeque<KernelMessage>,
 }
 

@@ -14,6 +14,7 @@ use super::message::{KernelMessage, LazyLoadBlob, Message, Response};
 use crate::broker::{self, InvalidMessage};
 use crate::channel::ChannelId;
 use crate::proto::MessageKind;
+use crate::words::audience::Audience;
 use crate::words::topic;
 
 /// What a message to the HTTP server is.
@@ -99,8 +100,10 @@ pub enum CheckedAction {
     },
     /// Send one frame to many channels of the requester.
     PushMany {
-        /// Which channels.
-        audience: PushTargets,
+        /// Which channels; a path is as it was bound, or without the slashes at its ends.
+        audience: Audience,
+        /// Channels to leave out.
+        except: Vec<ChannelId>,
         /// The frame.
         message: broker::Message,
     },
@@ -126,27 +129,6 @@ pub enum CheckedAction {
     Close {
         /// The channel.
         channel: ChannelId,
-    },
-}
-
-/// To whom a push to many goes.
-#[derive(Debug, PartialEq, Eq)]
-pub enum PushTargets {
-    /// These channels.
-    Channels(Vec<ChannelId>),
-    /// The requester's channels that are subscribed to this topic of the requester.
-    Topic {
-        /// The topic.
-        topic: String,
-        /// Channels to leave out.
-        except: Vec<ChannelId>,
-    },
-    /// Every channel of the requester.
-    Own {
-        /// Only those that were opened on this path, as it was bound.
-        path: Option<String>,
-        /// Channels to leave out.
-        except: Vec<ChannelId>,
     },
 }
 
@@ -293,16 +275,17 @@ fn judge(
         }
         Asked::WebSocketClose(channel_id) => CheckedAction::Close { channel: ChannelId::new(channel_id) },
         Asked::WebSocketPushMany { channel_ids, message_type } => {
-            push_many(PushTargets::Channels(channels(channel_ids)), message_type, blob)?
+            push_many(Audience::Channels(channels(channel_ids)), Vec::new(), message_type, blob)?
         }
         Asked::WebSocketBroadcast { path, message_type, except } => {
-            push_many(PushTargets::Own { path, except: channels(except) }, message_type, blob)?
+            let audience = path.map_or(Audience::Process, |path| Audience::Path(path.into()));
+            push_many(audience, except, message_type, blob)?
         }
         Asked::WebSocketSubscribe { channel_id, topic } => subscribe(channel_id, topic, false)?,
         Asked::WebSocketUnsubscribe { channel_id, topic } => subscribe(channel_id, topic, true)?,
         Asked::WebSocketPublish { topic, message_type, except } => {
             check_topic(&topic)?;
-            push_many(PushTargets::Topic { topic, except: channels(except) }, message_type, blob)?
+            push_many(Audience::Topic(topic.into()), except, message_type, blob)?
         }
         Asked::WebSocketGrant { channel_id, address } => grant(channel_id, &address, true, our_node)?,
         Asked::WebSocketRevoke { channel_id, address } => grant(channel_id, &address, false, our_node)?,
@@ -367,13 +350,14 @@ fn push(channel_id: u32, message_type: WsMessageType, blob: LazyLoadBlob) -> Res
 }
 
 fn push_many(
-    audience: PushTargets,
+    audience: Audience,
+    except: Vec<u32>,
     message_type: WsMessageType,
     blob: Option<LazyLoadBlob>,
 ) -> Result<CheckedAction, HttpServerError> {
     let bytes = blob.ok_or(HttpServerError::NoBlob)?.bytes;
     let message = frame(message_type, bytes)?.ok_or(HttpServerError::MalformedRequest)?;
-    Ok(CheckedAction::PushMany { audience, message })
+    Ok(CheckedAction::PushMany { audience, except: channels(except), message })
 }
 
 /// The message of a push; none for Close, which is no message.

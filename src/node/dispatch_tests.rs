@@ -180,8 +180,8 @@ fn success_is_told_only_to_who_asked() {
 fn a_push_to_many_is_answered_with_counts() {
     let body = r#"{"WebSocketBroadcast":{"path":"/","message_type":"Text","except":[7]}}"#;
     let request = action_of(ask_as("alice.os@p:p:t.os", body, Some(b"x"), true));
-    let audience = PushTargets::Own { path: Some("/".into()), except: vec![ChannelId::new(7)] };
-    assert_eq!(request.action, CheckedAction::PushMany { audience, message: broker::Message::text("x") });
+    let (audience, except) = (Audience::Path("/".into()), vec![ChannelId::new(7)]);
+    assert_eq!(request.action, CheckedAction::PushMany { audience, except, message: broker::Message::text("x") });
     let answer = request.reply.counted(PushCounts { sent: 3, ..PushCounts::default() }).unwrap();
     assert!(answer.message.body().starts_with(br#"{"Ok":{"sent":3,"queued":0"#));
 }

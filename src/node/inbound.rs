@@ -3,7 +3,7 @@
 //! The orders of one process are carried out in the order in which the kernel sent them, and a change of paths has
 //! taken effect everywhere before the orders behind it are carried out ([`desks`](super::desks)). Nothing here waits.
 
-use super::calls::{Calls, Name};
+use super::calls::{AddressedName, Calls};
 use super::desks::{DeskJob, Desks};
 use super::dialect::Dialect;
 use super::dispatch::{Inbound, dispatch};
@@ -21,7 +21,7 @@ pub(crate) struct MessageReader {
     pub our_node: String,
     pub dialect: Dialect,
     pub calls: Arc<Calls>,
-    pub name: Arc<Name>,
+    pub name: Arc<AddressedName>,
     pub desks: Desks,
 }
 

@@ -6,7 +6,7 @@
 use super::attempts::{self, AttemptSender};
 use crate::admission::Prefix;
 use crate::broker::{KernelHandle, RequestId};
-use crate::gateway::{Claims, Credentials, LoginRequest, Secret, Settings, mint};
+use crate::gateway::{Claims, LoginCredentials, LoginRequest, Secret, Settings, mint};
 use crate::http::PreparedResponse;
 use crate::process_id::ProcessId;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -16,7 +16,7 @@ use bytes::Bytes;
 pub(crate) struct Attempt {
     id: RequestId,
     login: Box<LoginRequest>,
-    credentials: Credentials,
+    credentials: LoginCredentials,
 }
 
 /// What a right password gets.
@@ -89,7 +89,7 @@ impl<G: PasswordCheck> PasswordWorker<G> {
         }
     }
 
-    fn check(&self, login: &LoginRequest, credentials: &Credentials) -> PreparedResponse {
+    fn check(&self, login: &LoginRequest, credentials: &LoginCredentials) -> PreparedResponse {
         let claim = login.claim(&self.settings, credentials);
         match self.password.login(&credentials.password_hash, claim) {
             Ok(Some(GrantedLogin { token, keyfile })) => {

@@ -48,7 +48,7 @@ pub use dialect::{Dialect, settings};
 pub(crate) use dispatch::frame;
 #[cfg(feature = "link")]
 pub(crate) use dispatch::unreadable_response;
-pub use dispatch::{ActionRequest, CheckedAction, Inbound, PushTargets, Reply, dispatch};
+pub use dispatch::{ActionRequest, CheckedAction, Inbound, Reply, dispatch};
 pub use error::{HttpServerError, PushCounts, ServerError};
 pub use events::EventMessages;
 pub use extension::WebSocketExtPushData;

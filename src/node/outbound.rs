@@ -4,7 +4,7 @@
 //! clients. Nothing is dropped.
 
 use super::action::WsMessageType;
-use super::calls::{Calls, Name};
+use super::calls::{AddressedName, Calls};
 use super::events::EventMessages;
 use super::login::{self, LoginQueue};
 use super::message::KernelMessage;
@@ -54,7 +54,7 @@ pub(crate) struct MessageWriter<K: ToKernel> {
     pub kernel: KernelHandle,
     pub pending: Arc<Pending>,
     pub calls: Arc<Calls>,
-    pub name: Arc<Name>,
+    pub name: Arc<AddressedName>,
     pub login_queue: LoginQueue,
     pub to_kernel: K,
     /// Channels whose messages are an extension's.

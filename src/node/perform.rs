@@ -8,7 +8,7 @@
 //! room: shards drain at CPU speed.
 
 use super::acting::{Acting, ActingOrders, Collecting};
-use super::dispatch::{ActionRequest, CheckedAction, PushTargets, Reply};
+use super::dispatch::{ActionRequest, CheckedAction, Reply};
 use super::error::{HttpServerError, PushCounts};
 use super::events::EventMessages;
 use super::message::{KernelMessage, LazyLoadBlob, Response};
@@ -16,9 +16,11 @@ use super::request::HttpResponse;
 use crate::broker::{
     self, Batch, BindPathError, DeliveryOptions, GrantError, KernelHandle, Outcome, ProcessHandle, PushError, RequestId,
 };
+use crate::channel::ChannelId;
 use crate::gateway::{HttpRule, WebSocketRule};
 use crate::http::{Content, HeaderFields};
 use crate::process_id::ProcessId;
+use crate::words::audience::Audience;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -107,8 +109,8 @@ impl Pending {
             CheckedAction::Push { channel, message } => {
                 owner.push(channel, message, self.delivery(AskedOrder::Push, reply))?
             }
-            CheckedAction::PushMany { audience, message } => {
-                push_many(owner, audience, message, self.delivery(AskedOrder::PushMany, reply))?;
+            CheckedAction::PushMany { audience, except, message } => {
+                push_many(owner, audience, &except, message, self.delivery(AskedOrder::PushMany, reply))?;
             }
             CheckedAction::Subscribe { channel, topic, is_out } => {
                 owner.subscribe(channel, &topic, is_out, self.delivery(AskedOrder::Subscribe, reply))?;
@@ -121,8 +123,8 @@ impl Pending {
         Ok(Ordered::Done)
     }
 
-    /// Collects what `owner` asks of channels. What it asks besides is a [`Change`].
-    pub fn collect(&self, owner: &ProcessHandle, batch: &mut Batch, request: ActionRequest) -> Option<Change> {
+    /// Collects what `owner` asks of channels. What it asks besides is a [`PathChange`].
+    pub fn collect(&self, owner: &ProcessHandle, batch: &mut Batch, request: ActionRequest) -> Option<PathChange> {
         let collected = self.order(&Collecting::new(owner, batch), request);
         match collected.expect("to collect is to wait for nobody") {
             Ordered::Done => None,
@@ -134,7 +136,7 @@ impl Pending {
                 batch.add(owner.grant(channel, guest, is_granted, self.ticket(AskedOrder::Grant, reply)));
                 None
             }
-            Ordered::Else(request) => Some(Change { owner: owner.clone(), request }),
+            Ordered::Else(request) => Some(PathChange { owner: owner.clone(), request }),
         }
     }
 
@@ -150,7 +152,7 @@ impl Pending {
         let ActionRequest { action, reply } = request;
         let (channels, message, asked) = match action {
             CheckedAction::Push { channel, message } => (vec![channel], message, AskedOrder::Push),
-            CheckedAction::PushMany { audience: PushTargets::Channels(channels), message } => {
+            CheckedAction::PushMany { audience: Audience::Channels(channels), message, .. } => {
                 (channels, message, AskedOrder::PushMany)
             }
             CheckedAction::PushMany { .. } => return reply.counted(PushCounts::default()),
@@ -235,12 +237,12 @@ enum Ordered {
 
 /// A change of paths, or of the guests of a whole process. It takes effect on every shard before it is answered, so it
 /// waits for them: not on a thread that others wait for.
-pub(crate) struct Change {
+pub(crate) struct PathChange {
     owner: ProcessHandle,
     request: ActionRequest,
 }
 
-impl Change {
+impl PathChange {
     /// Makes it, and gives the answer, if one is expected or it was refused.
     ///
     /// # Errors
@@ -299,17 +301,16 @@ pub(crate) fn described(request: &ActionRequest) -> String {
 
 fn push_many(
     owner: &dyn ActingOrders,
-    audience: PushTargets,
+    audience: Audience,
+    except: &[ChannelId],
     message: broker::Message,
     delivery: DeliveryOptions,
 ) -> Result<(), PushError> {
-    let (audience, except) = match audience {
-        PushTargets::Channels(channels) => (broker::Audience::Channels(channels), Vec::new()),
-        PushTargets::Topic { topic, except } => (broker::Audience::Topic(topic.into()), except),
-        PushTargets::Own { path: Some(path), except } => (broker::Audience::Path(as_bound(&path)), except),
-        PushTargets::Own { path: None, except } => (broker::Audience::Process, except),
+    let audience = match audience {
+        Audience::Path(path) => Audience::Path(as_bound(&path)),
+        audience => audience,
     };
-    owner.push_many(audience, &except, message, delivery)
+    owner.push_many(audience, except, message, delivery)
 }
 
 /// The path of a channel, whichever way it was written when it was bound: with or without slashes at its ends.

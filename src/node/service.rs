@@ -4,8 +4,8 @@
 //! Four parts for as many threads: messages of the kernel go in (`inbound`), paths are changed (`desks`), events come
 //! out (`outbound`), passwords are checked (`login`). Starts no threads itself.
 
-use super::calls::{Calls, Name};
-use super::desks::{Changes, Desks};
+use super::calls::{AddressedName, Calls};
+use super::desks::{Desks, PathChanges};
 use super::dialect::Dialect;
 use super::events::EventMessages;
 use super::inbound::MessageReader;
@@ -22,7 +22,7 @@ pub(crate) const TAKEN_AT_ONCE_MAX: usize = 32;
 /// See the module.
 pub(crate) struct Service<K: ToKernel, G> {
     pub reader: MessageReader,
-    pub changes: Changes,
+    pub changes: PathChanges,
     pub writer: MessageWriter<K>,
     pub logins: PasswordWorker<G>,
     /// What `logins` is run with.
@@ -35,7 +35,7 @@ impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
         let (our_node, dialect) = (settings.user.clone(), Dialect::of(&settings));
         let pending = Arc::new(Pending::new(Unasked::Failures));
         let calls = Arc::new(Calls::default());
-        let name = Arc::new(Name::default());
+        let name = Arc::new(AddressedName::default());
         let (login_queue, attempts) = LoginQueue::new();
         let writer = MessageWriter {
             events: EventMessages::new(&our_node, dialect),

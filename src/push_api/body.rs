@@ -6,6 +6,7 @@
 use crate::broker::{ChannelAt, Message, Policy};
 use crate::channel::ChannelId;
 use crate::process_id::ProcessId;
+use crate::words::audience::Audience;
 use crate::words::topic;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -49,12 +50,11 @@ pub(super) enum OutcomeWanted {
 /// Whom a push is for, among the channels of its process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PublishTo {
-    Topic(Arc<str>),
-    Path(Arc<str>),
+    /// An audience; channels of this node are listed apart.
+    All(Audience),
     Channels(Vec<ChannelId>, OnOthers),
     /// The channels of one user of the hub.
     User(String),
-    Process,
 }
 
 /// Channels of other nodes of the fleet, by node.
@@ -153,11 +153,11 @@ fn audience(mut to: JsonFields) -> Result<(PublishTo, Option<ProcessId>), Wrong>
     nothing_left(&to, "to.")?;
     let process = process.map(|id| process_id(&id)).transpose()?;
     let to = match (topic, path, ids, user) {
-        (Some(name), None, None, None) => PublishTo::Topic(topic_name(name)?),
-        (None, Some(path), None, None) => PublishTo::Path(path.into()),
+        (Some(name), None, None, None) => PublishTo::All(Audience::Topic(topic_name(name)?)),
+        (None, Some(path), None, None) => PublishTo::All(Audience::Path(path.into())),
         (None, None, Some(ids), None) => named("to.channels", ids)?,
         (None, None, None, Some(user)) => PublishTo::User(user),
-        (None, None, None, None) if process.is_some() => PublishTo::Process,
+        (None, None, None, None) if process.is_some() => PublishTo::All(Audience::Process),
         (None, None, None, None) => {
             return Err(Wrong::new("to", "name one of topic, path, channels and user, or a process alone"));
         }
@@ -217,8 +217,8 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
             ids.collect::<Result<_, _>>().map_err(|_| wrong(format!("{name}: numbers of channels, as 7,8")))
         };
         let found = match name.trim() {
-            "topic" => Some(PublishTo::Topic(topic_name(value).map_err(|error| wrong(error.why))?)),
-            "path" => Some(PublishTo::Path(value.into())),
+            "topic" => Some(PublishTo::All(Audience::Topic(topic_name(value).map_err(|error| wrong(error.why))?))),
+            "path" => Some(PublishTo::All(Audience::Path(value.into()))),
             "channels" => {
                 let ids = value.split(',').map(str::trim);
                 let ids = ids.map(|id| id.parse().map_or_else(|_| Named::At(id.to_owned()), Named::Here));
@@ -230,7 +230,7 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
                 None
             }
             "policy" => {
-                policy = Some(policy_of(&value).ok_or_else(|| {
+                policy = Some(value.parse().map_err(|_| {
                     wrong("policy: close, drop_newest, drop_oldest, or conflate:KEY with a number".to_owned())
                 })?);
                 None
@@ -251,7 +251,7 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
     }
     let to = match (audience, &process) {
         (Some(to), _) => to,
-        (None, Some(_)) => PublishTo::Process,
+        (None, Some(_)) => PublishTo::All(Audience::Process),
         (None, None) => return Err(wrong("name one of topic, path, channels and user, or a process".to_owned())),
     };
     let mime = mime.to_ascii_lowercase();
@@ -261,15 +261,6 @@ pub(super) fn of_raw(to: &str, mime: &str, body: Bytes) -> Result<PublishOrder, 
         false => Message::binary(body),
     };
     Ok(PublishOrder { to, process, message, is_json: false, policy, except, outcome })
-}
-
-fn policy_of(text: &str) -> Option<Policy> {
-    Some(match text {
-        "close" => Policy::Close,
-        "drop_newest" => Policy::DropNewest,
-        "drop_oldest" => Policy::DropOldest,
-        other => Policy::Conflate { key: other.strip_prefix("conflate:")?.parse().ok()? },
-    })
 }
 
 /// Percent-decoded (RFC 3986 section 2.1). None: a `%` without two digits, or no UTF-8.
@@ -310,7 +301,7 @@ mod tests {
             br#"{"to":{"topic":"news","process":"chat:a:b"},"text":"hi","policy":"drop_oldest","except":[7],"outcome":true}"#,
         );
         let expected = PublishOrder {
-            to: PublishTo::Topic("news".into()),
+            to: PublishTo::All(Audience::Topic("news".into())),
             process: Some("chat:a:b".parse().unwrap()),
             message: Message::text("hi"),
             is_json: false,
@@ -322,7 +313,7 @@ mod tests {
         let of = |body: &str| of_json(body.as_bytes()).unwrap();
         assert_eq!(of(r#"{"to":{"channels":[1,2]},"data":"AP8="}"#).message, Message::binary(vec![0, 255]));
         assert_eq!(of(r#"{"to":{"user":"ann"},"text":""}"#).to, PublishTo::User("ann".into()));
-        assert_eq!(of(r#"{"to":{"process":"chat"},"text":""}"#).to, PublishTo::Process);
+        assert_eq!(of(r#"{"to":{"process":"chat"},"text":""}"#).to, PublishTo::All(Audience::Process));
         let others = OnOthers::from([("b".to_owned(), vec![ChannelId::new(2), ChannelId::new(3)])]);
         let to = PublishTo::Channels(vec![ChannelId::new(1)], others);
         let order = of(r#"{"to":{"channels":["b/2",1,"b/3"]},"text":"","outcome":"nodes"}"#);
@@ -368,13 +359,13 @@ mod tests {
     fn raw_bytes_are_pushed_as_they_are() {
         let body = Bytes::from(vec![7; 100_000]);
         let order = of_raw("topic=a%3Bb; except=7, 8;policy=conflate:9;outcome", "image/png", body.clone()).unwrap();
-        assert_eq!((&order.to, order.outcome), (&PublishTo::Topic("a;b".into()), OutcomeWanted::Here));
+        assert_eq!((&order.to, order.outcome), (&PublishTo::All(Audience::Topic("a;b".into())), OutcomeWanted::Here));
         assert_eq!((order.except.len(), order.policy), (2, Some(Policy::Conflate { key: 9 })));
         assert_eq!(order.message.payload().as_ptr(), body.as_ptr(), "without a copy");
         let text = of_raw("user=ann", "text/plain", Bytes::from_static("é".as_bytes())).unwrap();
         assert_eq!(text.message, Message::text("é"));
         assert_eq!(of_raw("user=ann", "text/plain", Bytes::from_static(b"\xff")).unwrap_err().field, "body");
-        assert_eq!(of_raw("process=chat", "", Bytes::new()).unwrap().to, PublishTo::Process);
+        assert_eq!(of_raw("process=chat", "", Bytes::new()).unwrap().to, PublishTo::All(Audience::Process));
         for bad in
             ["", ";", "topic", "topic=%", "topic=%zz", "topic=%ff", "topic=a;user=b", "channels=x", "policy=x", "a=b"]
         {

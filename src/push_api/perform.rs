@@ -171,7 +171,7 @@ impl Performer {
         let PublishOrder { to, process, message, is_json, policy, except, outcome } = order;
         let handle = self.acting(process.as_ref())?;
         let mut enveloped = None;
-        if let PublishTo::Topic(name) = &to
+        if let PublishTo::All(Audience::Topic(name)) = &to
             && handle.id().as_str() == hub::PROCESS
         {
             let payload = if is_json { hub::json_of(&message) } else { hub::payload_of(&message) };
@@ -179,8 +179,7 @@ impl Performer {
         }
         let mut on_others = OnOthers::new();
         let audience = match to {
-            PublishTo::Topic(name) => Audience::Topic(name),
-            PublishTo::Path(path) => Audience::Path(path),
+            PublishTo::All(audience) => audience,
             PublishTo::Channels(channels, others) => {
                 on_others = others;
                 Audience::Channels(channels)
@@ -189,7 +188,6 @@ impl Performer {
                 Some(topic) => Audience::Topic(topic.into()),
                 None => return Err(ApiAnswer::error(400, Some("to.user"), "a user's name has 1 to 200 bytes")),
             },
-            PublishTo::Process => Audience::Process,
         };
         if !on_others.is_empty() && !handle.is_in_fleet() {
             let why = "this broker is in no fleet: channels are numbers, without a node";
@@ -297,8 +295,8 @@ impl Performer {
         }
     }
 
-    /// Asks a node of the fleet to tell of a channel, or to close it as the request says. An answer there is already where
-    /// it is this node's own, or the request is wrong.
+    /// Asks a node of the fleet to tell of a channel, or to close it as the request says. An answer there is already
+    /// where it is this node's own, or the request is wrong.
     pub fn ask_of_channel(&self, node: &str, id: &str, closes: Option<&Query>) -> Result<ChannelTicket, ApiAnswer> {
         let Some(own) = self.target.fleet_node() else {
             let why = "this broker is in no fleet: channels are numbers, without a node";

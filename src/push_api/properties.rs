@@ -5,6 +5,7 @@
 
 use super::body::{self, OutcomeWanted, PublishOrder, PublishTo};
 use crate::broker::Message;
+use crate::words::audience::Audience;
 use crate::words::topic;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -65,14 +66,15 @@ fn json_holds(text: &[u8]) {
     }
     let (to, process) = (&value["to"], &value["to"]["process"]);
     match &order.to {
-        PublishTo::Topic(name) => assert_eq!(to["topic"].as_str(), Some(&**name)),
-        PublishTo::Path(path) => assert_eq!(to["path"].as_str(), Some(&**path)),
+        PublishTo::All(Audience::Topic(name)) => assert_eq!(to["topic"].as_str(), Some(&**name)),
+        PublishTo::All(Audience::Path(path)) => assert_eq!(to["path"].as_str(), Some(&**path)),
         PublishTo::Channels(ids, others) => {
             let count = ids.len() + others.values().map(Vec::len).sum::<usize>();
             assert_eq!(to["channels"].as_array().map(Vec::len), Some(count));
         }
         PublishTo::User(user) => assert_eq!(to["user"].as_str(), Some(&**user)),
-        PublishTo::Process => assert!(process.is_string()),
+        PublishTo::All(Audience::Channels(_)) => panic!("channels are listed apart"),
+        PublishTo::All(Audience::Process) => assert!(process.is_string()),
     }
     assert_eq!(order.process.is_some(), process.is_string());
     let wanted = match &value["outcome"] {
@@ -99,7 +101,7 @@ fn raw_holds(field: &str, is_text: bool, payload: Bytes) {
 }
 
 fn is_bounded(order: &PublishOrder) {
-    if let PublishTo::Topic(name) = &order.to {
+    if let PublishTo::All(Audience::Topic(name)) = &order.to {
         assert!(topic::check(name).is_ok());
     }
     assert!(order.except.len() <= body::CHANNELS_MAX);

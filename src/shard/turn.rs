@@ -287,8 +287,8 @@ impl<S: Sockets> Turns<S> {
         Ok(self.has_more(now_ms))
     }
 
-    /// The last turn took so much time on its thread's processor. Where that is more than the turn was counted as, the next
-    /// ones take in less.
+    /// The last turn took so much time on its thread's processor. Where that is more than the turn was counted as, the
+    /// next ones take in less.
     pub fn note_turn(&mut self, cpu_ns: u64) {
         self.calibration.note(self.shard.spent_ns(), cpu_ns);
         self.shard.timings().note_turn(cpu_ns);
@@ -563,8 +563,8 @@ impl<S: Sockets> Turns<S> {
         self.shard.spend(EFFECT_NS);
     }
 
-    /// Puts a connection into the list of those to read, unless it stands there already or is gone. It is news where its
-    /// socket was empty.
+    /// Puts a connection into the list of those to read, unless it stands there already or is gone. It is news where
+    /// its socket was empty.
     fn queue_read(&mut self, token: ConnectionToken, to_the_end: bool, is_news: bool) {
         if self.shard.socket(token).is_none() {
             return;

@@ -85,7 +85,8 @@ pub struct WorkLimits {
 }
 
 impl Default for WorkLimits {
-    /// 0.4 ms for orders, or 26,000 channels of a broadcast; 256 sends of a batch, 0.9 ms. Together some two milliseconds.
+    /// 0.4 ms for orders, or 26,000 channels of a broadcast; 256 sends of a batch, 0.9 ms. Together some two
+    /// milliseconds.
     fn default() -> Self {
         Self {
             begin_ns: 150_000,
@@ -99,8 +100,8 @@ impl Default for WorkLimits {
     }
 }
 
-/// How much dearer work is here and now than where its costs were measured, in sixteenths: on a slower machine, or where
-/// others use the same caches, a turn takes in less, and so takes no longer.
+/// How much dearer work is here and now than where its costs were measured, in sixteenths: on a slower machine, or
+/// where others use the same caches, a turn takes in less, and so takes no longer.
 ///
 /// The shard counts the same whatever this is. Only the driver has a clock, so in the simulation it stays at one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
-//! Whoever pushes over a link or HTTP hears on demand what became of it on each node, with those that have not said so named;
-//! channels of other nodes are looked at and closed as those of this one; a process over a link lets processes of other nodes
-//! in without a kernel. A first subscriber at the hub is answered once NATS knows of it, and holds up nobody meanwhile.
+//! Whoever pushes over a link or HTTP hears on demand what became of it on each node, with those that have not said so
+//! named; channels of other nodes are looked at and closed as those of this one; a process over a link lets processes
+//! of other nodes in without a kernel. A first subscriber at the hub is answered once NATS knows of it, and holds up
+//! nobody meanwhile.
 
 use super::fleet::{report, wait_for};
 use crate::link_support::Linked;
@@ -29,7 +30,8 @@ fn join(broker: &Broker, nats: &Nats, node: &str) -> Fleet {
         .unwrap()
 }
 
-/// A broker with the hub, where anybody may do anything, the HTTP API and a link, whose only process is attached over it.
+/// A broker with the hub, where anybody may do anything, the HTTP API and a link, whose only process is attached over
+/// it.
 struct Node {
     chat: LinkClient,
     linked: Linked,
@@ -41,7 +43,7 @@ impl Node {
         let broker = broker(support::driver(), |config| {
             let any = || patterns(&["*".to_owned()]).unwrap();
             let grant = Grant { may_subscribe: any(), may_publish: any(), ..Grant::default() };
-            config.settings.node = format!("{node}.os");
+            config.settings.user = format!("{node}.os");
             config.settings.hub = Some(Arc::new(HubAccess { open: Some(Arc::new(grant)), ..HubAccess::default() }));
         });
         let fleet = join(&broker, nats, node);
@@ -225,7 +227,8 @@ fn a_process_over_a_link_lets_others_in_without_a_kernel() {
         say.send(what).unwrap();
         wait_for(b.broker(), "it has come", |report| report.counts.received > before);
     };
-    // The name that a node of a fleet is known by may be that of a Kinode node only where both match; here it is its own.
+    // The name that a node of a fleet is known by may be that of a Kinode node only where both match; here it is its
+    // own.
     let names = [guest, "a@guest:test:sys"];
     push_unheard("without a grant");
     let grant = |name: &str, is_granted| {
@@ -296,8 +299,8 @@ fn a_first_subscriber_waits_for_nats_and_nobody_for_it() {
         }
     });
     let since = Instant::now();
-    // NATS does not answer for a second or two: the one who waits for it is answered behind the one who does not. A busy
-    // machine may need longer for that, and then it is tried again.
+    // NATS does not answer for a second or two: the one who waits for it is answered behind the one who does not. A
+    // busy machine may need longer for that, and then it is tried again.
     for round in 0u64.. {
         assert!(since.elapsed() < PATIENCE, "who does not wait for NATS is held up by who does");
         is_connected();

@@ -310,7 +310,7 @@ impl World {
             || self.settings.message_bytes_max > 3_000
             || self.settings.window_bytes_max < 1_000;
         let is_unread = &*closed.reason == "the process does not read its events";
-        let closes = |policy: Policy| matches!(policy, Policy::Close | Policy::Conflate { .. });
+        let closes = Policy::closes;
         match closed.by {
             ClosedBy::Client => client.sent_close == Some(code) && channel.messages == client.sent,
             // Behind a close frame of ours, the end is of who closed it.

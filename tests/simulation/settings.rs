@@ -138,10 +138,7 @@ impl Settings {
             client: client_rates(&mut rng),
             process: process_rates(&mut rng),
             // A key is a push's to name.
-            policies: std::array::from_fn(|_| {
-                let without_key = Policy::EACH.into_iter().filter(|policy| !matches!(policy, Policy::Conflate { .. }));
-                rng.pick(&without_key.collect::<Vec<_>>())
-            }),
+            policies: std::array::from_fn(|_| rng.pick(&Policy::PLAIN)),
             wants_control: rng.chance(30),
             batch_percent: rng.pick(&[0, 20, 90]),
             window_bytes_max: rng.pick(&[200, 6_000, 6_000, 60_000]),

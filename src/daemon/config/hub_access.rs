@@ -4,7 +4,7 @@ use super::super::program::Secrets;
 use super::{DaemonConfig, WordList};
 use anyhow::{Context, ensure};
 use pushring::internals::admission;
-use pushring::internals::gateway::{self, Authority, Grant, HostPolicy, HubAccess, PublicKeys, Settings};
+use pushring::internals::gateway::{self, Grant, HostPolicy, HubAccess, PublicKeys, Settings, TokenAuthority};
 use pushring::internals::jwks::KeySet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl DaemonConfig {
         let open = self.hub_open.then(|| Arc::new(grant));
         // Who only checks settings has no keys.
         let keys = || secrets.keys.as_ref().map_or_else(Arc::<KeySet>::default, |keys| keys.set.clone());
-        let authority = has_authority.then(|| Authority {
+        let authority = has_authority.then(|| TokenAuthority {
             issuer: self.auth_issuer.clone(),
             audience: self.auth_audience.clone(),
             keys: keys() as Arc<dyn PublicKeys>,

@@ -18,7 +18,7 @@ impl DaemonConfig {
         let defaults = pushring::internals::shard::ShardConfig::default();
         pushring::internals::shard::ShardConfig {
             outbound_bytes_max: self.outbound_bytes_max.0,
-            policy: self.policy.into(),
+            policy: self.policy.0,
             limits: self.limits(),
             control_frames_per_s_max: self.control_frames_per_s_max,
             topics_per_channel_max: self.topics_per_channel_max,

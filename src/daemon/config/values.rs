@@ -1,8 +1,9 @@
 //! The kinds of values that settings have, beside sizes and durations.
 
 use clap::ValueEnum;
-use pushring::DriverKind;
+use clap::builder::PossibleValue;
 use pushring::node;
+use pushring::{DriverKind, Policy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::convert::Infallible;
 use std::fmt;
@@ -101,16 +102,50 @@ pub enum Exposure {
     Never,
 }
 
-/// See [`pushring::Policy`]. Conflation needs a key, which only a push can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PolicyValue {
-    /// Close the channel with 1013
-    Close,
-    /// Drop this message
-    DropNewest,
-    /// Drop waiting messages, oldest first
-    DropOldest,
+/// A [`Policy`] that needs no key: what holds where a push does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PolicyValue(pub Policy);
+
+const PLAIN_POLICIES: [PolicyValue; Policy::PLAIN.len()] = {
+    let mut values = [PolicyValue(Policy::Close); Policy::PLAIN.len()];
+    let mut at = 0;
+    while at < values.len() {
+        values[at] = PolicyValue(Policy::PLAIN[at]);
+        at += 1;
+    }
+    values
+};
+
+impl PolicyValue {
+    fn name(self) -> String {
+        self.0.name().replace('_', "-")
+    }
+}
+
+impl ValueEnum for PolicyValue {
+    fn value_variants<'a>() -> &'a [Self] {
+        &PLAIN_POLICIES
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(self.0.does()))
+    }
+}
+
+impl Serialize for PolicyValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for PolicyValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let found = PLAIN_POLICIES.into_iter().find(|value| value.name() == name);
+        found.ok_or_else(|| {
+            de::Error::custom(format!("{name:?} is none of {}", PLAIN_POLICIES.map(Self::name).join(", ")))
+        })
+    }
 }
 
 /// How the log is written.
@@ -151,16 +186,6 @@ impl From<DriverValue> for DriverKind {
             DriverValue::Auto => Self::Auto,
             DriverValue::Uring => Self::Uring,
             DriverValue::Epoll => Self::Epoll,
-        }
-    }
-}
-
-impl From<PolicyValue> for pushring::Policy {
-    fn from(policy: PolicyValue) -> Self {
-        match policy {
-            PolicyValue::Close => Self::Close,
-            PolicyValue::DropNewest => Self::DropNewest,
-            PolicyValue::DropOldest => Self::DropOldest,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What other nodes are asked, and what is answered to them.
 //!
-//! Invariants: a question is settled once, when all have answered or have had their time; a question of another node never
-//! holds up the thread: shards are asked beside it, by so many at a time.
+//! Invariants: a question is settled once, when all have answered or have had their time; a question of another node
+//! never holds up the thread: shards are asked beside it, by so many at a time.
 
 use super::super::names::Name;
 use super::super::outbox::Question;

@@ -24,8 +24,8 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// Payloads up to this size are copied to what is kept; larger ones stay where their process put them, for a channel that
-/// falls behind in one is not to have a copy of its own.
+/// Payloads up to this size are copied to what is kept; larger ones stay where their process put them, for a channel
+/// that falls behind in one is not to have a copy of its own.
 const KEPT_COPY_BYTES_MAX: usize = 4 * 1024;
 
 /// A frame of one push in one form: encoded when the first channel needs it, then shared by all.

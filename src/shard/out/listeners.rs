@@ -141,8 +141,8 @@ impl Shard {
         }
     }
 
-    /// Releases journals that are not needed any more, and entries of others that are too old, and counts what the others
-    /// take: listeners leave though nothing is pushed. Once a tick.
+    /// Releases journals that are not needed any more, and entries of others that are too old, and counts what the
+    /// others take: listeners leave though nothing is pushed. Once a tick.
     pub(super) fn trim_journals(&mut self, before_ms: u64) {
         let (now_ms, kept, owners, memory) = (self.now_ms, &self.out.window.kept, &self.owners, &mut self.memory);
         self.out.journals.retain(|&id, journal| {

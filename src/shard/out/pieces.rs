@@ -276,9 +276,9 @@ impl Pieces {
         self.chunk_bytes -= chunk - piece.chunk_len();
     }
 
-    /// Copies ranges out of the window; large payloads become references of our own. The first `boundary` bytes, which are
-    /// no whole frames, come to lie apart; behind them frames lie in chunks of one size, so that what one queue lets go of
-    /// is of use to the next.
+    /// Copies ranges out of the window; large payloads become references of our own. The first `boundary` bytes, which
+    /// are no whole frames, come to lie apart; behind them frames lie in chunks of one size, so that what one queue
+    /// lets go of is of use to the next.
     pub fn own(&mut self, window: &Window, mut boundary: usize) {
         for piece in std::mem::take(self).pieces {
             let apart = boundary.min(piece.len());

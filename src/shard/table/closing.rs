@@ -205,7 +205,8 @@ impl Shard {
         self.cut_for(slot, close::code::GOING_AWAY, "the broker stopped");
     }
 
-    /// Ends a connection at once, with what was queued for it. Its process is told this code and reason, its client nothing.
+    /// Ends a connection at once, with what was queued for it. Its process is told this code and reason, its client
+    /// nothing.
     pub(in crate::shard) fn cut_for(&mut self, slot: Slot, code: u16, why: &str) {
         let lost = self.unsent_bytes(slot);
         self.end_channel(slot, code, why, ClosedBy::Broker, lost);
