@@ -153,7 +153,7 @@ mod tests {
     use crate::http::HttpLimits;
 
     fn check(host: &str, origin: &str) -> Result<(), OriginError> {
-        let mut settings = Settings::default();
+        let mut settings = Settings::of_a_node("n", crate::gateway::SubdomainTokens::Own);
         settings.origins = ["https://app.example.com", "https://q.example:443/", "HTTP://R.example", "x-ext://abc"]
             .map(Into::into)
             .to_vec();
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn behind_tls_a_page_without_it_is_another_site() {
-        let mut settings = Settings::default();
+        let mut settings = Settings::of_a_node("n", crate::gateway::SubdomainTokens::Own);
         settings.behind_tls = true;
         let check = |host: &str, origin: &str| {
             let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n\r\n");

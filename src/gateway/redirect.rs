@@ -50,7 +50,7 @@ mod tests {
     use std::net::SocketAddr;
 
     fn snapshot(port: Option<u16>) -> Snapshot {
-        let mut settings = Settings::default();
+        let mut settings = Settings::of_a_node("n", crate::gateway::SubdomainTokens::Own);
         settings.hosts = HostPolicy::Listed(vec!["example.com".to_owned()]);
         settings.redirect_to_tls = port;
         let mut snapshot = Snapshot::new(settings);

@@ -205,7 +205,7 @@ mod tests {
         let keys = ["one", "two", "three"].map(|key| Secret::new(key.as_bytes()).unwrap());
         let claims = Claims { username: "n".to_owned(), subdomain: None, expiration: 2 };
         let tokens = keys.each_ref().map(|key| mint(key, &claims));
-        let mut settings = Settings { user: "n".to_owned(), ..Settings::default() };
+        let mut settings = Settings::of_a_node("n", SubdomainTokens::Own);
         let verify = |settings: &Settings, now_unix_s| {
             tokens.each_ref().map(|token| settings.verify(token, now_unix_s, |subdomain| subdomain.is_none()))
         };
