@@ -190,7 +190,7 @@ impl Client {
         policy: Option<Policy>,
     ) -> Result<(Outcome, OnNodes), LinkSendError> {
         let (kind, blob) = convert::message_out(message);
-        let (to, except) = (audience.into(), except.iter().map(|channel| channel.get()).collect());
+        let (to, except) = (audience, except.iter().map(|channel| channel.get()).collect());
         self.asked_of_nodes(
             |ask| FromPeer::PushMany { to, except, kind, policy, ask, everywhere: true, ask_nodes: true },
             blob,
