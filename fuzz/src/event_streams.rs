@@ -1,5 +1,6 @@
-//! Event streams: what a request says of one is understood as a second reader has it, and nothing that it makes up is an id or a
-//! token; and whatever is pushed, a reader of the standard (HTML 9.2.6) gets one event, and the same bytes out of it.
+//! Event streams: what a request says of one is understood as a second reader has it, and nothing that it makes up is
+//! an id or a token; and whatever is pushed, a reader of the standard (HTML 9.2.6) gets one event, and the same bytes
+//! out of it.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use pushring::internals::channel::ChannelId;

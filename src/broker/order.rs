@@ -426,7 +426,8 @@ impl<'p> Order<'p> for Subscribe<'p> {
 }
 
 /// The end of a channel, behind what is queued for it: made by [`Process::close`](crate::Process::close); or of its
-/// connection alone: made by [`Process::disconnect`](crate::Process::disconnect). Its outcome counts 1 as `closed`, `not_found` or `not_owner`.
+/// connection alone: made by [`Process::disconnect`](crate::Process::disconnect). Its outcome counts 1 as `closed`,
+/// `not_found` or `not_owner`.
 #[must_use = "nothing is closed before the end is called: try_send, send or await"]
 pub struct Close<'p> {
     pub(super) pusher: &'p Pusher,

@@ -480,8 +480,8 @@ impl ProcessHandle {
     }
 
     /// Ends the connection of a channel at once and without a close frame, as a network that fails does. A channel that
-    /// outlives its connection (`resume`) waits for its client; any other ends with 1006. For tests of clients that come
-    /// back, and for clients that a process wants to see on another network.
+    /// outlives its connection (`resume`) waits for its client; any other ends with 1006. For tests of clients that
+    /// come back, and for clients that a process wants to see on another network.
     pub fn disconnect(&self, channel: ChannelId) -> Close<'_> {
         let why = CloseFrame { code: None, reason: "".into() };
         Close { pusher: &self.pusher, channel, why, abruptly: true, delivery: Default::default() }

@@ -1,7 +1,7 @@
-//! Event streams, simulated: two shards, listeners of two paths that are cut at any byte and come back on any shard with the
-//! last id that they heard, slow ones that are closed, history that is trimmed by time and bytes. The oracle is what was
-//! pushed: a listener hears each message for it once and in order, or is told of a gap before what follows, however often it
-//! is cut, and nothing that was for another path.
+//! Event streams, simulated: two shards, listeners of two paths that are cut at any byte and come back on any shard
+//! with the last id that they heard, slow ones that are closed, history that is trimmed by time and bytes. The oracle
+//! is what was pushed: a listener hears each message for it once and in order, or is told of a gap before what follows,
+//! however often it is cut, and nothing that was for another path.
 
 use super::command::{Carried, Command, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience};
 use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
@@ -9,7 +9,7 @@ use super::stage::{OWNER, ask};
 use super::{Common, ConnectionToken, Directory, Effect, Owner, Resume, Shard, ShardConfig, SocketEnd};
 use crate::admission::Ledger;
 use crate::channel::ChannelId;
-use crate::gateway::{Dialect, Settings, Snapshot, WebSocketRule};
+use crate::gateway::{Settings, Snapshot, SubdomainTokens, WebSocketRule};
 use crate::proto::MessageKind;
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
 use bytes::Bytes;
@@ -86,7 +86,7 @@ struct World {
 impl World {
     fn new(config: ShardConfig) -> Self {
         let process = "p:sim:sys".parse().unwrap();
-        let mut gateway = Snapshot::new(Settings::new("sim.os", Dialect::Kinode));
+        let mut gateway = Snapshot::new(Settings::of_a_node("sim.os", SubdomainTokens::Own));
         for path in PATHS {
             let rule = WebSocketRule { sse: true, ..WebSocketRule::default() };
             gateway.bind_websocket(OWNER, &process, path, rule).unwrap();

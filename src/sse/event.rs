@@ -51,8 +51,8 @@ pub fn control(json: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The first event: which channel it is, with what its client sends, and from where on what follows is complete. Without an
-/// id where a gap follows: who is cut off between the two must be told of it the next time.
+/// The first event: which channel it is, with what its client sends, and from where on what follows is complete.
+/// Without an id where a gap follows: who is cut off between the two must be told of it the next time.
 pub fn hello(channel: ChannelId, token: &str, id: Option<EventId>, retry_ms: u64) -> Vec<u8> {
     let (data, id) = (format!(r#"{{"channel_id":{channel},"token":"{token}"}}"#), line_of(id));
     format!("retry: {retry_ms}\n{id}event: channel\ndata: {data}\n\n").into_bytes()

@@ -1,13 +1,13 @@
-//! `stage:pushring:sys`: one process pushes to a thousand receivers, some of which can be told to stop reading, and shows
-//! what the others notice of it.
+//! `stage:pushring:sys`: one process pushes to a thousand receivers, some of which can be told to stop reading, and
+//! shows what the others notice of it.
 //!
-//! - At `/stage:pushring:sys/` a page watches: it is sent each message as the receivers are (Binary), and a report as Text
-//!   four times a second. It may say `{"stall":100}` and `{"policy":"close"}` (`drop`, `conflate`).
+//! - At `/stage:pushring:sys/` a page watches: it is sent each message as the receivers are (Binary), and a report as
+//!   Text four times a second. It may say `{"stall":100}` and `{"policy":"close"}` (`drop`, `conflate`).
 //! - The receivers are simulated, but their connections are not: sockets to the broker's own listener ([`crowd`]). They
 //!   are there while somebody watches.
 //!
-//! Invariants: without a page nothing is pushed and nobody is connected; what is reported was measured or was answered by
-//! the broker; a page can stall half of the receivers at most.
+//! Invariants: without a page nothing is pushed and nobody is connected; what is reported was measured or was answered
+//! by the broker; a page can stall half of the receivers at most.
 
 mod crowd;
 mod receiver;
@@ -30,8 +30,8 @@ const PROCESS: &str = "stage:pushring:sys";
 const TICK: Duration = Duration::from_millis(50);
 const TICKS_A_REPORT: u64 = 5;
 
-/// Large enough that a receiver which stops reading is over its budget within seconds, and by reference, so that those who
-/// wait share its bytes.
+/// Large enough that a receiver which stops reading is over its budget within seconds, and by reference, so that those
+/// who wait share its bytes.
 const TICK_BYTES: usize = 8 << 10;
 
 /// The reports over which times are looked at: two seconds.
