@@ -35,6 +35,7 @@ mod a_stuck_client_delays_nobody_in_a_node;
 mod acme;
 mod admin_listener;
 mod admission_limits;
+mod attempts_are_tests;
 mod bad_input_in_a_node;
 mod broadcast_by_path;
 mod broadcast_leaves_room_for_others;
