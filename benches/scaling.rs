@@ -31,7 +31,7 @@ const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 type Make = fn(usize) -> Box<dyn FnOnce()>;
 
 /// A name, the length at which it is first done, and the work.
-const WORKS: [(&str, usize, Make); 28] = [
+const WORKS: [(&str, usize, Make); 34] = [
     ("bind 64 paths where n are bound", 1024, |n| bind(n, |at| format!("/path/{at}"))),
     ("bind 64 patterns where n are bound", 1024, |n| bind(n, |at| format!("/path/{at}/:who"))),
     ("bind 64 patterns where n begin alike", 1024, |n| bind(n, |at| format!("/:who/{at}"))),
@@ -74,6 +74,12 @@ const WORKS: [(&str, usize, Make); 28] = [
             fan.turn();
         })
     }),
+    ("a message to a topic of n channels", 128, |n| publish(n, 1)),
+    ("n messages to a topic", 256, |n| publish(16, n)),
+    ("n messages while a client is away, and its return", 256, resume),
+    ("n events of a stream", 256, events),
+    ("n events while a client is away, and its return", 256, missed_events),
+    ("n records of TLS", 128, records),
     ("n clients come and go", 128, come_and_go),
     ("n channels go with their process", 128, owner_gone),
     ("n requests go unanswered with their process", 128, requests_go),
@@ -331,6 +337,129 @@ fn join_and_leave(n: usize) -> Box<dyn FnOnce()> {
         fan.shard.handle_command(Command::Batch(orders), 1);
         fan.turn();
     })
+}
+
+fn publish(channels: usize, messages: usize) -> Box<dyn FnOnce()> {
+    let (mut fan, orders) = members(channels);
+    fan.shard.handle_command(Command::Batch(orders), 1);
+    fan.turn();
+    let topic = fan.owner.topics.find("all").expect("channels are subscribed to it");
+    let message = move || {
+        let audience = ShardAudience::Topic(topic.clone());
+        let frame = PushFrame { kind: BINARY, payload: Bytes::from_static(&[7; 100]) };
+        let (except, compressed, policy, part) = (Arc::new([]), None, None, None);
+        Command::PushMany(Box::new(PushMany { audience, except, owner: OWNER, frame, compressed, policy, part }))
+    };
+    let sends = fan.taken.sends.load(Ordering::Relaxed);
+    Box::new(move || {
+        for _ in 0..messages {
+            fan.shard.handle_command(message(), 1);
+        }
+        fan.turn();
+        assert!(fan.taken.sends.load(Ordering::Relaxed) >= sends + channels);
+    })
+}
+
+/// What stands between two texts.
+fn between<'a>(text: &'a str, before: &str, behind: &str) -> &'a str {
+    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before} in {text}"));
+    rest.split_once(behind).map_or(rest, |(found, _)| found)
+}
+
+fn broadcasts(fan: &mut Fan, n: usize) {
+    for _ in 0..n {
+        fan.shard.handle_command(Fan::broadcast(Bytes::from_static(&[b'x'; 100])), 1);
+        fan.turn();
+    }
+}
+
+fn resume(n: usize) -> Box<dyn FnOnce()> {
+    let mut fan = Fan::new(0);
+    let upgrade = |more: &str| {
+        format!(
+            "GET /fan:bench:sys/kept HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: pushring.1{more}\r\n\r\n"
+        )
+    };
+    let taken = fan.taken.clone();
+    let hello = taken.record(|| {
+        fan.open_with(0, upgrade("").as_bytes());
+        fan.turn();
+    });
+    let (channel, token) = (between(&hello, "\"channel_id\":", ","), between(&hello, "\"resume\":\"", "\""));
+    let back = upgrade(&format!(", resume.{channel}.{token}.0"));
+    Box::new(move || {
+        fan.shard.handle_end(fan.tokens[0], SocketEnd::Broken, 1);
+        fan.turn();
+        broadcasts(&mut fan, n);
+        come_back(&mut fan, back.as_bytes(), n);
+    })
+}
+
+/// A client comes and is sent `n` messages of 100 bytes.
+fn come_back(fan: &mut Fan, request: &[u8], n: usize) {
+    let before = fan.taken.bytes.load(Ordering::Relaxed);
+    fan.open_with(1, request);
+    fan.turn();
+    let sent = fan.taken.bytes.load(Ordering::Relaxed) - before;
+    assert!(sent > 100 * n, "{sent} bytes of {n} messages");
+}
+
+fn listen(last: Option<&str>) -> Vec<u8> {
+    let last = last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
+    let head = "GET /fan:bench:sys/kept HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n";
+    format!("{head}{last}\r\n").into_bytes()
+}
+
+fn events(n: usize) -> Box<dyn FnOnce()> {
+    let mut fan = Fan::new(0);
+    fan.open_with(0, &listen(None));
+    fan.turn();
+    Box::new(move || {
+        let before = fan.taken.bytes.load(Ordering::Relaxed);
+        broadcasts(&mut fan, n);
+        assert!(fan.taken.bytes.load(Ordering::Relaxed) - before > 100 * n);
+    })
+}
+
+fn missed_events(n: usize) -> Box<dyn FnOnce()> {
+    let mut fan = Fan::new(0);
+    let taken = fan.taken.clone();
+    let hello = taken.record(|| {
+        fan.open_with(0, &listen(None));
+        fan.turn();
+    });
+    let back = listen(Some(between(&hello, "\nid: ", "\n")));
+    Box::new(move || {
+        fan.shard.handle_end(fan.tokens[0], SocketEnd::Broken, 1);
+        fan.turn();
+        broadcasts(&mut fan, n);
+        come_back(&mut fan, &back, n);
+    })
+}
+
+/// Records of 100 bytes that arrive side by side, and the sealing of as many.
+#[cfg(feature = "tls")]
+fn records(n: usize) -> Box<dyn FnOnce()> {
+    use pushring::internals::tls::{RecordDirection, Records, Suite, TlsState, TrafficSecret};
+    let half = |byte| RecordDirection { secret: TrafficSecret::new(&[byte; 32]).expect("32 bytes"), sequence: 0 };
+    let end =
+        |send, receive| Records::new(TlsState { suite: Suite::Aes128Gcm, send: half(send), receive: half(receive) });
+    let (mut ours, mut theirs) = (end(1, 2), end(2, 1));
+    let mut sealed = Vec::new();
+    (0..n).for_each(|_| theirs.seal(&[std::io::IoSlice::new(&[7; 100])], &mut sealed));
+    Box::new(move || {
+        assert_eq!(ours.open(&mut sealed, 0).plain, 100 * n);
+        let mut out = Vec::new();
+        (0..n).for_each(|_| ours.seal(&[std::io::IoSlice::new(&[7; 100])], &mut out));
+        assert!(out.len() > 100 * n);
+    })
+}
+
+#[cfg(not(feature = "tls"))]
+fn records(_: usize) -> Box<dyn FnOnce()> {
+    Box::new(|| {})
 }
 
 fn come_and_go(n: usize) -> Box<dyn FnOnce()> {

@@ -11,6 +11,7 @@ mod modes;
 mod neighbours;
 mod payload;
 mod proc;
+mod process_hogs;
 mod progress;
 mod random;
 mod reference;

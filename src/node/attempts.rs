@@ -1,8 +1,9 @@
 //! Logins that wait to be checked: a limited number of each client, one of each in turn.
 //!
 //! Invariants: a client that asks often delays others by one login at most for each of theirs, and takes no place from
-//! them: when all places are taken, the last login of the client that has most is dropped. Does not depend on
-//! passwords, nor on how long a check takes.
+//! them: when all places are taken, the last login of the client that has most is dropped, those included that were
+//! checked since nothing waited last. So however many addresses a flood comes from, each of them is checked once before
+//! a client that has just come. Does not depend on passwords, nor on how long a check takes.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -13,6 +14,9 @@ pub(crate) const WAITING_MAX: usize = 512;
 
 /// Those of one client, who may be many people behind one address: at some 50 ms a login, the last waits six seconds.
 pub(crate) const PER_CLIENT_MAX: usize = 128;
+
+/// Clients of which it is known how often they were checked.
+const CHECKED_MAX: usize = 4_096;
 
 /// The end that puts attempts in. When it is dropped, those that wait are still taken.
 pub(crate) struct AttemptSender<C, A>(Arc<AttemptQueue<C, A>>);
@@ -29,13 +33,21 @@ struct WaitingAttempts<C, A> {
     of_client: HashMap<C, VecDeque<A>>,
     /// Clients that have something waiting, each once, in the order of their turns.
     turns: VecDeque<C>,
+    /// How often each client was checked since nothing waited last.
+    checked: HashMap<C, usize>,
     count: usize,
     is_closed: bool,
 }
 
 /// Both ends.
 pub(crate) fn attempts<C: Hash + Eq + Copy, A>() -> (AttemptSender<C, A>, AttemptReceiver<C, A>) {
-    let waiting = WaitingAttempts { of_client: HashMap::new(), turns: VecDeque::new(), count: 0, is_closed: false };
+    let waiting = WaitingAttempts {
+        of_client: HashMap::new(),
+        turns: VecDeque::new(),
+        checked: HashMap::new(),
+        count: 0,
+        is_closed: false,
+    };
     let shared = Arc::new(AttemptQueue { waiting: Mutex::new(waiting), changed: Condvar::new() });
     (AttemptSender(shared.clone()), AttemptReceiver(shared))
 }
@@ -45,18 +57,16 @@ impl<C: Hash + Eq + Copy, A> AttemptSender<C, A> {
     #[must_use]
     pub fn enter(&self, client: C, attempt: A) -> Option<A> {
         let mut waiting = self.0.lock();
-        let of_client =
-            |waiting: &WaitingAttempts<C, A>, client| waiting.of_client.get(&client).map_or(0, VecDeque::len);
-        let own = of_client(&waiting, client);
+        let own = waiting.of_client.get(&client).map_or(0, VecDeque::len);
         if own >= PER_CLIENT_MAX {
             return Some(attempt);
         }
         let mut refused = None;
         if waiting.count >= WAITING_MAX {
-            let most = waiting.turns.iter().copied().max_by_key(|&client| of_client(&waiting, client));
-            let Some(most) = most.filter(|&most| of_client(&waiting, most) > own + 1) else { return Some(attempt) };
-            refused = waiting.of_client.get_mut(&most).and_then(VecDeque::pop_back);
-            waiting.count -= 1;
+            let most = waiting.turns.iter().copied().max_by_key(|&client| waiting.asked(client));
+            let own_asked = waiting.asked(client);
+            let Some(most) = most.filter(|&most| waiting.asked(most) > own_asked + 1) else { return Some(attempt) };
+            refused = waiting.drop_last(most);
         }
         waiting.count += 1;
         if own == 0 {
@@ -65,6 +75,44 @@ impl<C: Hash + Eq + Copy, A> AttemptSender<C, A> {
         waiting.of_client.entry(client).or_default().push_back(attempt);
         self.0.changed.notify_one();
         refused
+    }
+}
+
+impl<C: Hash + Eq + Copy, A> WaitingAttempts<C, A> {
+    fn checked(&self, client: C) -> usize {
+        self.checked.get(&client).copied().unwrap_or(0)
+    }
+
+    /// How many of its attempts wait, and were checked lately.
+    fn asked(&self, client: C) -> usize {
+        self.of_client.get(&client).map_or(0, VecDeque::len) + self.checked(client)
+    }
+
+    /// The last attempt of a client does not wait any more.
+    fn drop_last(&mut self, client: C) -> Option<A> {
+        let of_client = self.of_client.get_mut(&client)?;
+        let last = of_client.pop_back()?;
+        if of_client.is_empty() {
+            self.of_client.remove(&client);
+            self.turns.retain(|&other| other != client);
+        }
+        self.count -= 1;
+        Some(last)
+    }
+
+    /// Takes the client whose turn it is out of the round: of those that were checked least, who waits longest.
+    fn next_client(&mut self) -> Option<C> {
+        let least = (0..self.turns.len()).min_by_key(|&at| self.checked(self.turns[at]))?;
+        self.turns.remove(least)
+    }
+
+    fn note_checked(&mut self, client: C) {
+        if self.count == 0 || self.checked.len() >= CHECKED_MAX {
+            self.checked.clear();
+        }
+        if self.count > 0 {
+            *self.checked.entry(client).or_default() += 1;
+        }
     }
 }
 
@@ -82,7 +130,7 @@ impl<C: Hash + Eq + Copy, A> AttemptReceiver<C, A> {
         let waiting = self.0.lock();
         let is_idle = |waiting: &mut WaitingAttempts<C, A>| waiting.count == 0 && !waiting.is_closed;
         let mut waiting = self.0.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
-        let client = waiting.turns.pop_front()?;
+        let client = waiting.next_client()?;
         let of_client = waiting.of_client.get_mut(&client).expect("whose turn it is has something waiting");
         let attempt = of_client.pop_front().expect("and not nothing");
         if of_client.is_empty() {
@@ -91,6 +139,7 @@ impl<C: Hash + Eq + Copy, A> AttemptReceiver<C, A> {
             waiting.turns.push_back(client);
         }
         waiting.count -= 1;
+        waiting.note_checked(client);
         Some(attempt)
     }
 }
@@ -114,6 +163,27 @@ mod tests {
         }
         drop(entrance);
         assert_eq!(std::iter::from_fn(|| attempts.next()).collect::<String>(), "axibyc");
+    }
+
+    #[test]
+    fn a_flood_from_as_many_addresses_as_there_are_places_keeps_nobody_out() {
+        const OWNER: usize = 0;
+        let (entrance, attempts) = attempts();
+        // Twice as many clients ask again and again, in turn: sixteen for each that is checked.
+        let mut bots = (1..=2 * WAITING_MAX).cycle();
+        let mut flood = |count| bots.by_ref().take(count).any(|bot| entrance.enter(bot, bot) == Some(OWNER));
+        flood(2 * WAITING_MAX);
+        let (mut waits, mut refused) = (false, 0);
+        for checks in 1.. {
+            waits = waits || entrance.enter(OWNER, OWNER).is_none();
+            refused += usize::from(!waits);
+            if attempts.next() == Some(OWNER) {
+                assert!(checks <= WAITING_MAX + 2, "{checks} checks, after {refused} refusals");
+                break;
+            }
+            waits &= !flood(16);
+            assert!(checks < 3 * WAITING_MAX, "the owner is kept out");
+        }
     }
 
     #[test]

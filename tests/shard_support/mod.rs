@@ -4,7 +4,7 @@
 
 use pushring::ChannelId;
 use pushring::ProcessId;
-use pushring::internals::gateway::{OwnerId, Snapshot};
+use pushring::internals::gateway::{OwnerId, Snapshot, WebSocketRule};
 use pushring::internals::proto::MessageKind;
 use pushring::internals::shard::command::{
     Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
@@ -14,8 +14,8 @@ use pushring::internals::shard::flush::{Flush, OutgoingBytes, SendParts, ShortSe
 use pushring::internals::shard::process_queue::{ProcessReceiver, QueueLimits, process_queue};
 use pushring::internals::shard::{Common, ConnectionToken, Directory, Owner, Shard, ShardConfig};
 use pushring::node::Dialect;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 pub const OWNER: OwnerId = OwnerId(1);
 const UPGRADE: &[u8] =
@@ -34,9 +34,30 @@ pub struct Taken {
     pub watched_sends: AtomicUsize,
     /// All sockets are full from now on.
     pub is_full: AtomicBool,
+    /// What is sent is kept in `record`.
+    is_recorded: AtomicBool,
+    record: Mutex<Vec<u8>>,
 }
 
 impl Taken {
+    /// Records what is sent until `until` returns, and answers it.
+    pub fn record(&self, until: impl FnOnce()) -> String {
+        self.is_recorded.store(true, Ordering::Relaxed);
+        until();
+        self.is_recorded.store(false, Ordering::Relaxed);
+        String::from_utf8_lossy(&std::mem::take(&mut *self.record.lock().unwrap())).into_owned()
+    }
+
+    fn keep(&self, batch: &[OutgoingBytes<'_>]) {
+        let mut record = self.record.lock().unwrap();
+        for outgoing in batch {
+            match outgoing.parts {
+                SendParts::One(bytes) => record.extend_from_slice(bytes),
+                SendParts::Many(parts) => parts.iter().for_each(|part| record.extend_from_slice(part)),
+            }
+        }
+    }
+
     /// Counts the sends to this socket from now on.
     pub fn watch(&self, socket: usize) {
         self.watched.store(socket, Ordering::Relaxed);
@@ -51,6 +72,9 @@ impl Flush for NullFlush {
     fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
         if self.0.is_full.load(Ordering::Relaxed) {
             return short.extend((0..batch.len()).map(|index| ShortSend { index, sent: Ok(0) }));
+        }
+        if self.0.is_recorded.load(Ordering::Relaxed) {
+            self.0.keep(batch);
         }
         self.0.sends.fetch_add(batch.len(), Ordering::Relaxed);
         for outgoing in batch {
@@ -91,6 +115,9 @@ impl Fan {
         let owner = Arc::new(Owner::new(OWNER, process.clone(), queue, Policy::Close, false));
         directory.gateway.bind_websocket(OWNER, &process, "/", Default::default()).unwrap();
         directory.gateway.bind_http(OWNER, &process, "/http", Default::default()).unwrap();
+        let mut rule = WebSocketRule::default();
+        (rule.sse, rule.resume) = (true, true);
+        directory.gateway.bind_websocket(OWNER, &process, "/kept", rule).unwrap();
         directory.attach(owner.clone());
         let taken = Arc::new(Taken::default());
         let config = Arc::new(config);
@@ -121,9 +148,14 @@ impl Fan {
 
     /// A client comes on this socket and is upgraded; its 101 waits for the next flush.
     pub fn open(&mut self, socket: usize) {
+        self.open_with(socket, UPGRADE);
+    }
+
+    /// The same with another request. `/kept` is a path of channels that outlive their connections, and of event streams.
+    pub fn open_with(&mut self, socket: usize, request: &[u8]) {
         let peer = ([127, 0, 0, 1], 1).into();
         let token = self.shard.handle_accept(SocketId(socket as i32), peer, 0).unwrap();
-        self.shard.handle_read(token, &mut UPGRADE.to_vec(), 0);
+        self.shard.handle_read(token, &mut request.to_vec(), 0);
         self.tokens.push(token);
     }
 

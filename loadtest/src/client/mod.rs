@@ -8,6 +8,7 @@ pub mod engine;
 pub mod frame;
 mod handler;
 pub mod handshake;
+pub mod plain;
 mod slot;
 pub mod target;
 pub mod tls;

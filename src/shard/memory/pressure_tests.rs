@@ -195,6 +195,37 @@ fn frames_in_progress_of_many_clients_are_bounded_too() {
     assert_eq!(stage.shard.report().stats.closed_for_memory, closed.len() as u64);
 }
 
+#[test]
+fn ranges_that_do_not_touch_are_few_and_counted() {
+    let mut stage = stage(Policy::Close, 64);
+    let clients: Vec<_> = (0..40).map(|_| stage.open(usize::MAX)).collect();
+    stage.shard.begin_turn(0);
+    // What is pushed to all, and what to each between: for no client does the one lie beside the other.
+    for _ in 0..200 {
+        let many = PushMany {
+            audience: ShardAudience::Process,
+            except: Arc::new([]),
+            owner: OWNER,
+            frame: PushFrame { kind: BINARY, payload: Bytes::from_static(b"all") },
+            compressed: None,
+            policy: None,
+            part: None,
+        };
+        stage.shard.handle_command(Command::PushMany(Box::new(many)), 0);
+        stage.push(clients[0].channel, BINARY, Bytes::from_static(b"one"), None);
+        stage.shard.begin_turn(0);
+    }
+    let held = used(&stage);
+    let real: usize = stage.shard.table.iter().map(|(_, connection)| connection.held().own).sum();
+    assert!(held >= real && (40 * 500..40 * 12_000).contains(&real), "{held} counted, {real} held");
+    stage.settle();
+    for client in clients {
+        let left = stage.wire(client.socket, |wire| std::mem::take(&mut wire.left));
+        assert_eq!(frames(&left).iter().filter(|frame| frame.ends_with(b"all")).count(), 200);
+    }
+    assert_eq!(used(&stage), 0);
+}
+
 /// The first `bytes` of a Binary message of 2 MiB.
 fn upload(bytes: std::ops::Range<usize>) -> Vec<u8> {
     let mut message = Vec::new();

@@ -1,7 +1,7 @@
 //! The frame of a push in the forms in which channels get it, and a broadcast on its way to its channels.
 //!
-//! Invariant: a form is encoded once for each slice of a broadcast: between two slices, what it has put into the window
-//! may have left, and the segments with it.
+//! Invariant: between two slices of a broadcast, what it has put into the window may have left, and the segments with it:
+//! then it is encoded anew. Else all its channels get the same bytes, so that what waits for them stays one range.
 
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
@@ -144,8 +144,9 @@ impl Encoding {
         range
     }
 
-    fn forget_ranges(&mut self) {
-        (self.range, self.kept) = (None, None);
+    fn keep_ranges(&mut self, is_there: impl Fn(Range) -> bool) {
+        self.range = self.range.filter(|&range| is_there(range));
+        self.kept = self.kept.filter(|&range| is_there(range));
     }
 
     pub fn range(&mut self, window: &mut Window) -> Range {
@@ -192,11 +193,11 @@ impl Forms {
         Self { plain, compressed, event: None, kind }
     }
 
-    /// They are to be encoded anew.
-    pub fn forget_ranges(&mut self) {
-        self.plain.forget_ranges();
-        self.compressed.iter_mut().for_each(|form| form.1.forget_ranges());
-        self.event.iter_mut().for_each(Encoding::forget_ranges);
+    /// Those that are not where they were are to be encoded anew.
+    pub fn keep_ranges(&mut self, is_there: impl Fn(Range) -> bool) {
+        self.plain.keep_ranges(&is_there);
+        self.compressed.iter_mut().for_each(|form| form.1.keep_ranges(&is_there));
+        self.event.iter_mut().for_each(|event| event.keep_ranges(&is_there));
     }
 
     /// The message as it is.

@@ -130,7 +130,8 @@ impl Out {
         }
     }
 
-    /// Puts a small frame behind what waits for a connection whose socket takes bytes.
+    /// Puts a small frame behind what waits for a connection whose socket takes bytes. Returns whether that takes more of the
+    /// heap now.
     pub fn append(
         &mut self,
         connection: &mut Connection,
@@ -138,10 +139,11 @@ impl Out {
         header: &ServerHeader,
         payload: &[u8],
         copy_bytes_max: usize,
-    ) {
+    ) -> bool {
         let range = self.window.append_joined(header.as_slice(), payload);
-        connection.outbound.push_range(range, copy_bytes_max, &mut self.spares);
+        let grew = connection.outbound.push_range(range, copy_bytes_max, &mut self.spares);
         self.mark_urgent(connection, slot);
+        grew
     }
 
     /// Puts bytes that are not frames behind what waits: a head and a body, by reference if `charge` says for whom.

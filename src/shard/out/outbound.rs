@@ -23,6 +23,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use std::io::IoSlice;
 
+/// Ranges that wait for one client and do not touch: each takes memory, however short it is.
+const RANGES_MAX: usize = 64;
+
 /// A control frame of our own, whole: a header of 2 bytes and at most 125 (RFC 6455 5.5).
 pub type ControlFrame = SmallVec<[u8; 32]>;
 
@@ -141,8 +144,13 @@ impl Outbound {
         self.first.len() + self.backlog.as_ref().map_or(0, |backlog| backlog.pieces.bytes())
     }
 
-    /// Appends whole frames in the window. Only while not blocked.
-    pub fn push_range(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) {
+    /// Returns whether so many ranges wait, none of which touches the next, that they are to be sent before more are appended.
+    pub fn is_scattered(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.blocked && backlog.pieces.len() >= RANGES_MAX)
+    }
+
+    /// Appends whole frames in the window. Only while not blocked. Returns whether it takes more of the heap now.
+    pub fn push_range(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) -> bool {
         debug_assert!(!self.is_blocked());
         if let Some(backlog) = &mut self.backlog {
             // Values that were held until now are older: the last word on their key must not come before them.
@@ -152,18 +160,22 @@ impl Outbound {
             if self.first.is_empty() {
                 self.first = range;
             }
-            return;
+            return false;
         }
+        let is_first = self.backlog.is_none();
         let backlog = self.backlog.get_or_insert_with(|| spares.take());
+        let before = backlog.pieces.capacity();
         backlog.pieces.push_range(range);
+        is_first || backlog.pieces.capacity() > before
     }
 
-    /// Appends bytes that are not frames (HTTP). Only while not blocked and with no frame in the queue.
-    pub fn push_opaque(&mut self, range: Range, spares: &mut Spares) {
+    /// Appends bytes that are not frames (HTTP). Only while not blocked and with no frame in the queue. Returns whether it
+    /// takes more of the heap now.
+    pub fn push_opaque(&mut self, range: Range, spares: &mut Spares) -> bool {
         debug_assert_eq!(self.offerable_bytes(), self.until_boundary as usize);
         self.until_boundary += range.len() as u32;
         // No frame is in the queue, so none is held.
-        self.push_range(range, 0, spares);
+        self.push_range(range, 0, spares)
     }
 
     /// Appends bytes that are not frames while the socket is full. With no frame in the queue.

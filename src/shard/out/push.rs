@@ -90,6 +90,7 @@ impl Shard {
             && connection.channel().is_some_and(|channel| channel.ws.deflate().is_none())
             && !connection.flags.has_any(NOT_AT_ONCE)
             && !connection.outbound.is_blocked()
+            && !connection.outbound.is_scattered()
             && fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max);
         if is_free {
             self.table[slot].policy = policy.map(Policy::kind);
@@ -102,7 +103,9 @@ impl Shard {
 
     /// Puts a small frame behind what waits for a channel whose socket takes bytes.
     pub(in crate::shard) fn append(&mut self, slot: Slot, header: &ServerHeader, payload: &[u8]) {
-        self.out.append(&mut self.table[slot], slot, header, payload, self.config.copy_bytes_max);
+        if self.out.append(&mut self.table[slot], slot, header, payload, self.config.copy_bytes_max) {
+            self.weigh(slot);
+        }
     }
 
     /// Puts a small frame of our own behind what waits, whether or not the socket takes bytes.
@@ -167,8 +170,8 @@ impl Shard {
 
     /// Goes on with a broadcast, for one slice.
     pub(in crate::shard) fn go_on_pushing(&mut self, mut broadcast: Box<UnfinishedBroadcast>) -> Option<Long> {
-        // What it has put into the window may have left, and the segments with it.
-        broadcast.forms.forget_ranges();
+        let window = &self.out.window;
+        broadcast.forms.keep_ranges(|range| window.is_at_end(range));
         if self.push_slice(&mut broadcast) {
             self.end_broadcast(*broadcast);
             return None;
@@ -402,16 +405,19 @@ impl Shard {
                 connection.policy = said;
                 return self.offer_behind(slot, &encoding.parts, policy.unwrap_or(owner.policy), &owner);
             }
-            if fits(connection.outbound.queued_bytes(), len, budget) {
+            if fits(connection.outbound.queued_bytes(), len, budget) && !connection.outbound.is_scattered() {
                 connection.policy = policy.map(Policy::kind);
                 let range = encoding.range(&mut self.out.window);
-                connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
+                let grew = connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
                 match since {
                     Some(segment) => self.out.mark_bulk(connection, slot, segment),
                     None => self.out.mark_urgent(connection, slot),
                 }
                 if range.is_kept() {
                     self.out.need(range);
+                }
+                if grew {
+                    self.weigh(slot);
                 }
                 return Fate::Waits;
             }

@@ -80,6 +80,12 @@ impl Window {
         self.end().wrapping_sub(u32::from(!self.segments.is_empty()))
     }
 
+    /// Returns whether a range of earlier is still there, and in the segment in which a later frame may come to lie. What is kept
+    /// is, if it is there at all.
+    pub fn is_at_end(&self, range: Range) -> bool {
+        if range.is_kept() { self.kept.has(range) } else { !self.segments.is_empty() && range.segment == self.tail() }
+    }
+
     /// The number that the next new segment gets.
     fn end(&self) -> u32 {
         self.front.wrapping_add(self.segments.len() as u32)

@@ -257,3 +257,18 @@ impl Shard {
         PreparedResponse::text(503, why).with("retry-after", "5").closing()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admission::Budget;
+    use crate::shard::config::ShardConfig;
+    use crate::shard::stage::Stage;
+
+    #[test]
+    fn no_connection_has_the_drivers_own_generation() {
+        let mut stage = Stage::new(ShardConfig::default(), Budget::default());
+        stage.shard.table.next_generation = u32::MAX - 1;
+        let generations = [(); 3].map(|()| stage.connect().0.generation);
+        assert_eq!(generations, [u32::MAX, 1, 2]);
+    }
+}
