@@ -121,6 +121,21 @@ pub fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Moves the calling thread, and every thread and process it starts from now on, into the network namespace of `file`.
+pub fn enter_network(file: &impl AsFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as it is borrowed, and the call changes nothing but this thread's namespace.
+    check(unsafe { libc::setns(file.as_fd().as_raw_fd(), libc::CLONE_NEWNET) })?;
+    Ok(())
+}
+
+/// Sends a signal to a process.
+pub fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the call takes no memory.
+    check(unsafe { libc::kill(pid, signal) })?;
+    Ok(())
+}
+
 /// Pins the calling thread, and every thread and process it starts from now on, to `cpus`.
 pub fn pin_to(cpus: &[usize]) -> io::Result<()> {
     // SAFETY: a cpu_set_t of zeros is the empty set.

@@ -159,3 +159,31 @@ fn a_short_soak_holds() {
     }
     assert_eq!(report["accounting"]["lost"], 0, "{report}");
 }
+
+/// Daemons are built with the whole workspace; this program's tests alone build none.
+fn pushring() -> Option<std::path::PathBuf> {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("pushring");
+    let has_nats = ["/usr/sbin/nats-server", "/usr/bin/nats-server", "/usr/local/bin/nats-server"];
+    let is_there = program.is_file() && has_nats.iter().any(|nats| std::path::Path::new(nats).is_file());
+    if !is_there {
+        println!("NOT RUN: there is no pushring beside this program, or no nats-server");
+    }
+    is_there.then_some(program)
+}
+
+/// Runs `fleet`, small, and returns its JSON.
+fn fleet(arguments: &[&str]) -> Option<Value> {
+    pushring()?;
+    let sizes = ["fleet", "--clients", "20", "--broadcasts", "6", "--unicasts", "60", "--json"];
+    let output = loadtest(&[&sizes[..], arguments].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {}\n{stderr}", String::from_utf8_lossy(&output.stdout));
+    Some(serde_json::from_slice(&output.stdout).expect("--json prints JSON and nothing else"))
+}
+
+#[test]
+fn a_fleet_delivers_all_once() {
+    let Some(report) = fleet(&["--seconds", "2"]) else { return };
+    assert_eq!((&report["missing"], &report["wrong"], &report["told_lost"]), (&0.into(), &0.into(), &0.into()));
+    assert!(report["expected"].as_u64().unwrap() > 500, "{report}");
+}

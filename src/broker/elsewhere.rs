@@ -124,6 +124,7 @@ pub enum ChannelQuestion {
 
 /// The answer to a [`ChannelQuestion`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "fleet"), allow(dead_code))]
 pub enum ChannelAnswer {
     /// There it is.
     Shown(Box<ChannelReport>),

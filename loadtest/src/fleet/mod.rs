@@ -1,0 +1,439 @@
+//! A fleet on this machine: several daemons and a nats-server, in network namespaces of their own or on loopback, clients on
+//! each, every delivery counted.
+//!
+//! Each node has an HTTP client of its own, which publishes to all clients of all nodes and pushes to single channels
+//! of the next node. With one node there is no NATS, to compare with. All share this machine's processors, so waits are
+//! upper bounds. A fault may befall the fleet in the middle.
+//!
+//! Invariant: each message says who sent it and its number, so that one that is missing, doubled or out of order is
+//! seen.
+
+mod crowd;
+mod fault;
+mod nats;
+mod network;
+mod node;
+mod publish;
+
+use std::path::PathBuf;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use self::crowd::{Crowd, crowd};
+use self::fault::{Aftermath, Fault};
+use self::nats::Nats;
+use self::network::{Network, Place};
+use self::node::Node;
+use self::publish::publish;
+use crate::payload::STAMP_BYTES;
+use crate::proc::CpuTime;
+use crate::stats::{Latency, LatencySummary};
+use crate::sys;
+
+/// Tells each client its channel, and takes what it is sent.
+const PROCESS: &str = "unicast:pushring:sys";
+
+/// Marks the sender of a broadcast; other stamps name the client that a message is for.
+const BROADCAST: u32 = 1 << 31;
+
+/// How long a fleet may take until it is whole, and its last messages until they have come.
+const WHOLE_WITHIN: Duration = Duration::from_secs(30);
+const LAST_WITHIN: Duration = Duration::from_secs(10);
+
+/// Settings of `fleet`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Settings {
+    /// Daemons; with one there is no NATS.
+    #[arg(long, default_value_t = 3)]
+    pub nodes: usize,
+    /// Clients of each.
+    #[arg(long, default_value_t = 3000)]
+    pub clients: usize,
+    /// Messages to all clients of all nodes in a second, from all nodes together.
+    #[arg(long, default_value_t = 5.0)]
+    pub broadcasts: f64,
+    /// Messages to single channels of another node in a second, from all nodes together.
+    #[arg(long, default_value_t = 1000.0)]
+    pub unicasts: f64,
+    /// Bytes of a message.
+    #[arg(long, default_value_t = 128)]
+    pub size: usize,
+    /// How long, in seconds.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// The pushring program to start [default: `pushring` beside this program].
+    #[arg(long, value_name = "PROGRAM")]
+    pub start: Option<PathBuf>,
+    /// The nats-server to start [default: the one that is installed].
+    #[arg(long, value_name = "PROGRAM")]
+    pub nats: Option<PathBuf>,
+    /// What befalls it, 5 s after the beginning; the run is as long as that takes, and 10 s longer.
+    #[arg(long)]
+    pub fault: Option<Fault>,
+    /// For how long, in seconds.
+    #[arg(long, default_value_t = 20.0)]
+    pub fault_seconds: f64,
+    /// Run one node with as many clients before, to compare what a delivery costs.
+    #[arg(long)]
+    pub beside_one: bool,
+    /// All on loopback, even where network namespaces can be made.
+    #[arg(long)]
+    pub loopback: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    #[serde(skip)]
+    pub json: bool,
+}
+
+impl Settings {
+    /// How long a fault holds a node up.
+    fn fault_time(&self) -> Duration {
+        Duration::from_secs_f64(self.fault.map_or(0.0, |_| self.fault_seconds))
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+struct Fleet {
+    settings: Settings,
+    place: &'static str,
+    broadcasts: u64,
+    unicasts: u64,
+    /// Deliveries that should have come, and those that did not.
+    expected: u64,
+    missing: u64,
+    /// That came twice, out of order, or to whom they were not for.
+    wrong: u64,
+    /// Messages between nodes that the nodes say are lost, or that did not leave.
+    told_lost: u64,
+    /// CPU of the daemons for each delivery, in microseconds, and of NATS for each message between nodes.
+    us_per_delivery: f64,
+    nats_us_per_message: Option<f64>,
+    /// From the request to the client, on the node that was asked and on others.
+    here: Option<LatencySummary>,
+    elsewhere: Option<LatencySummary>,
+    unicast: Option<LatencySummary>,
+    /// CPU of one node with as many clients for each delivery, in microseconds.
+    one_us_per_delivery: Option<f64>,
+    aftermath: Option<Aftermath>,
+}
+
+impl Fleet {
+    /// Messages between nodes: to each other one, and to single channels.
+    fn between(&self) -> u64 {
+        self.broadcasts * (self.settings.nodes as u64 - 1) + self.unicasts
+    }
+
+    /// What a message between nodes costs the daemons beside its deliveries, and the cost of a delivery against that of one
+    /// node: what of the whole cannot be told apart is all in the one or all in the other.
+    fn beside_one(&self) -> Option<(f64, f64)> {
+        let one_us = self.one_us_per_delivery?;
+        let deliveries = (self.expected - self.missing) as f64;
+        let more_us = (self.us_per_delivery - one_us) * deliveries;
+        Some((more_us / self.between().max(1) as f64, self.us_per_delivery / one_us))
+    }
+
+    fn is_exact(&self) -> bool {
+        match &self.aftermath {
+            None => self.missing == 0 && self.wrong == 0,
+            Some(aftermath) => self.wrong == 0 && aftermath.accounts.iter().all(fault::NodeAccount::is_exact),
+        }
+    }
+}
+
+/// Runs `fleet`. Returns whether every delivery came once and in order.
+pub fn run(settings: &Settings) -> anyhow::Result<bool> {
+    ensure!((1..=64).contains(&settings.nodes), "--nodes: 1 to 64");
+    ensure!(
+        settings.clients > 0 && settings.size >= STAMP_BYTES,
+        "--clients: at least 1; --size: at least {STAMP_BYTES}"
+    );
+    let rates = [settings.broadcasts, settings.unicasts];
+    ensure!(rates.iter().all(|rate| rate.is_finite() && *rate >= 0.0), "--broadcasts, --unicasts: a rate in 1/s");
+    ensure!(
+        settings.fault_seconds.is_finite() && settings.fault_seconds >= 0.0,
+        "--fault-seconds: a number of seconds"
+    );
+    ensure!(settings.fault.is_none() || settings.nodes > 1, "--fault: a fleet has two nodes at least");
+    let mut settings = settings.clone();
+    if settings.fault.is_some() {
+        let least = fault::LEAD + settings.fault_time() + fault::REST;
+        settings.seconds = settings.seconds.max(least.as_secs_f64());
+    }
+    let one = settings.beside_one.then(|| {
+        let clients = settings.nodes * settings.clients;
+        run_one(&Settings { nodes: 1, clients, fault: None, ..settings.clone() })
+    });
+    let mut fleet = run_one(&settings)?;
+    fleet.one_us_per_delivery = one.transpose()?.map(|one| one.us_per_delivery);
+    if settings.json {
+        println!("{}", serde_json::to_string_pretty(&fleet)?);
+    } else {
+        print!("{}", table(&fleet));
+    }
+    Ok(fleet.is_exact())
+}
+
+fn run_one(settings: &Settings) -> anyhow::Result<Fleet> {
+    let network = if settings.loopback { Network::Loopback } else { Network::make(settings.nodes) };
+    let servers = settings.fault.map_or(1, Fault::servers);
+    let nats = (settings.nodes > 1).then(|| Nats::start(&network, settings.nats.as_deref(), servers)).transpose()?;
+    let urls = nats.as_ref().map(Nats::urls);
+    let nodes = (0..settings.nodes).map(|node| Node::start(settings, &network, node, urls.as_deref()));
+    let nodes: Vec<Node> = nodes.collect::<anyhow::Result<_>>()?;
+    measure(settings, &network, &nodes, nats)
+}
+
+/// The processes of all daemons.
+fn pids(nodes: &[Node]) -> Vec<u32> {
+    nodes.iter().flat_map(|node| node.server.pids.iter().copied()).collect()
+}
+
+/// What all threads share.
+struct Common<'a> {
+    settings: &'a Settings,
+    run: u32,
+    /// Publishing may begin, and reading may end.
+    begin: Barrier,
+    is_over: AtomicBool,
+    /// Messages to all that each node was given, and messages to single channels.
+    broadcasts: Vec<AtomicU64>,
+    unicasts: AtomicU64,
+    /// Of those that each node was given, and of those for a channel of each: how many may have left for other nodes.
+    left: Vec<AtomicU64>,
+    left_for: Vec<AtomicU64>,
+    received: AtomicU64,
+    /// When the fault began and when all was well again; 0: not yet.
+    began_ns: AtomicU64,
+    ended_ns: AtomicU64,
+}
+
+/// When a message was published: while something was wrong, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Before,
+    Meanwhile,
+    After,
+}
+
+impl Common<'_> {
+    fn phase_of(&self, sent_ns: u64) -> Phase {
+        let [began_ns, ended_ns] = [&self.began_ns, &self.ended_ns].map(|at_ns| at_ns.load(Ordering::Relaxed));
+        match (began_ns, ended_ns) {
+            (0, _) => Phase::Before,
+            (began_ns, _) if sent_ns < began_ns => Phase::Before,
+            (_, ended_ns) if ended_ns > 0 && sent_ns > ended_ns => Phase::After,
+            _ => Phase::Meanwhile,
+        }
+    }
+}
+
+fn measure(
+    settings: &Settings,
+    network: &Network,
+    nodes: &[Node],
+    mut nats: Option<Nats<'_>>,
+) -> anyhow::Result<Fleet> {
+    let count = nodes.len();
+    let counts = || (0..count).map(|_| AtomicU64::new(0)).collect();
+    let common = Common {
+        settings,
+        run: sys::now_ns() as u32,
+        begin: Barrier::new(count + 1 + usize::from(settings.fault.is_some())),
+        is_over: AtomicBool::new(false),
+        broadcasts: counts(),
+        unicasts: AtomicU64::new(0),
+        left: counts(),
+        left_for: counts(),
+        received: AtomicU64::new(0),
+        began_ns: AtomicU64::new(0),
+        ended_ns: AtomicU64::new(0),
+    };
+    std::thread::scope(|scope| {
+        let (open, opened) = channel();
+        let crowds: Vec<_> = (0..count)
+            .map(|node| {
+                let (common, open) = (&common, open.clone());
+                let enter = move || network.enter(Place::Node(node));
+                scope.spawn(move || enter().and_then(|()| crowd(common, node, &nodes[node], &open)))
+            })
+            .collect();
+        drop(open);
+        let prepared = prepare(count, nodes, &opened);
+        let result = prepared.and_then(|ids| publish_all(&common, network, nodes, nats.as_mut(), &ids));
+        common.is_over.store(true, Ordering::Release);
+        let crowds = crowds.into_iter().map(|crowd| crowd.join().map_err(|_| anyhow::anyhow!("a crowd panicked"))?);
+        let crowds: Vec<Crowd<'_>> = crowds.collect::<anyhow::Result<_>>()?;
+        account(&common, network, nodes, crowds, result?)
+    })
+}
+
+/// The channels of each node, once all clients are there and the nodes hear each other.
+fn prepare(count: usize, nodes: &[Node], opened: &Receiver<(usize, Vec<u32>)>) -> anyhow::Result<Vec<Vec<u32>>> {
+    let mut ids = vec![Vec::new(); count];
+    for _ in 0..count {
+        let (node, of_node) = opened.recv().context("the clients of a node did not open")?;
+        ids[node] = of_node;
+    }
+    if count > 1 {
+        nodes.iter().try_for_each(|node| node.wait_until_whole(count - 1))?;
+    }
+    Ok(ids)
+}
+
+/// What was used while it was published.
+struct Used {
+    daemons_us: f64,
+    nats_us: Option<f64>,
+    /// Before, and at most.
+    memory_mib: [f64; 2],
+}
+
+fn publish_all(
+    common: &Common<'_>,
+    network: &Network,
+    nodes: &[Node],
+    nats: Option<&mut Nats<'_>>,
+    ids: &[Vec<u32>],
+) -> anyhow::Result<Used> {
+    let (pids, fault) = (pids(nodes), common.settings.fault);
+    let nats_pids = nats.as_ref().map(|nats| nats.pids());
+    // One that is killed takes its count with it.
+    let of_nats = || nats_pids.as_deref().filter(|_| fault.is_none()).map(CpuTime::of).transpose();
+    let (before, nats_before, memory_before) = (CpuTime::of(&pids)?, of_nats()?, fault::memory_mib(&pids)?);
+    let mut memory_most = memory_before;
+    std::thread::scope(|scope| {
+        let publishers = (0..nodes.len()).map(|node| {
+            let enter = move || network.enter(Place::Node(node));
+            scope.spawn(move || enter().and_then(|()| publish(common, node, &nodes[node], ids)))
+        });
+        let publishers: Vec<_> = publishers.collect();
+        let befalls =
+            fault.zip(nats).map(|(fault, nats)| scope.spawn(move || fault::run(common, fault, nodes, nats, network)));
+        common.begin.wait();
+        while fault.is_some() && !publishers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            memory_most = memory_most.max(fault::memory_mib(&pids)?);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let befallen = befalls.map_or(Ok(Ok(())), std::thread::ScopedJoinHandle::join);
+        befallen.map_err(|_| anyhow::anyhow!("a fault panicked"))?.context("the fault")?;
+        publishers.into_iter().try_for_each(|publisher| {
+            publisher.join().map_err(|_| anyhow::anyhow!("a publisher panicked"))?.context("publishing")
+        })
+    })?;
+    match fault {
+        Some(_) => fault::wait_until_settled(common, nodes)?,
+        None => wait_for_last(common),
+    }
+    let nats_us = of_nats()?.zip(nats_before).map(|(after, before)| after.since(&before).total_us);
+    let daemons_us = CpuTime::of(&pids)?.since(&before).total_us;
+    Ok(Used { daemons_us, nats_us, memory_mib: [memory_before, memory_most] })
+}
+
+fn wait_for_last(common: &Common<'_>) {
+    let since = Instant::now();
+    while common.received.load(Ordering::Relaxed) < expected(common) && since.elapsed() < LAST_WITHIN {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn broadcasts(common: &Common<'_>) -> u64 {
+    common.broadcasts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+}
+
+fn expected(common: &Common<'_>) -> u64 {
+    let clients = (common.settings.clients * common.settings.nodes) as u64;
+    broadcasts(common) * clients + common.unicasts.load(Ordering::Relaxed)
+}
+
+fn account(
+    common: &Common<'_>,
+    network: &Network,
+    nodes: &[Node],
+    crowds: Vec<Crowd<'_>>,
+    used: Used,
+) -> anyhow::Result<Fleet> {
+    let mut told_lost = 0;
+    if nodes.len() > 1 {
+        for node in nodes {
+            let counts = &node.report()?["counts"];
+            told_lost +=
+                ["lost", "gaps_unknown", "full", "down"].iter().filter_map(|name| counts[name].as_u64()).sum::<u64>();
+        }
+    }
+    let (mut here, mut elsewhere, mut unicast) = (Latency::default(), Latency::default(), Latency::default());
+    let (mut received, mut wrong) = (0, 0);
+    for crowd in &crowds {
+        received += crowd.received;
+        wrong += crowd.wrong;
+        here.add_pairs(&crowd.here.pairs());
+        elsewhere.add_pairs(&crowd.elsewhere.pairs());
+        unicast.add_pairs(&crowd.unicast.pairs());
+    }
+    let (broadcasts, unicasts) = (broadcasts(common), common.unicasts.load(Ordering::Relaxed));
+    let aftermath =
+        common.settings.fault.map(|fault| fault::judge(common, fault, nodes, &crowds, here.summary(), used.memory_mib));
+    let between = broadcasts * (nodes.len() as u64 - 1) + unicasts;
+    Ok(Fleet {
+        settings: common.settings.clone(),
+        place: network.words(),
+        broadcasts,
+        unicasts,
+        expected: expected(common),
+        missing: expected(common).saturating_sub(received),
+        wrong,
+        told_lost,
+        us_per_delivery: used.daemons_us / received.max(1) as f64,
+        nats_us_per_message: used.nats_us.map(|us| us / between.max(1) as f64),
+        here: here.summary(),
+        elsewhere: elsewhere.summary(),
+        unicast: unicast.summary(),
+        one_us_per_delivery: None,
+        aftermath: aftermath.transpose()?,
+    })
+}
+
+fn table(fleet: &Fleet) -> String {
+    let Settings { nodes, clients, .. } = fleet.settings;
+    let mut text = format!(
+        "{nodes} nodes \u{d7} {clients} clients {}; {} messages to all, {} to single channels\n\
+         {} deliveries expected, {} missing, {} wrong; the nodes tell of {} messages that were lost\n\
+         daemons: {:.3} µs of CPU a delivery",
+        fleet.place,
+        fleet.broadcasts,
+        fleet.unicasts,
+        fleet.expected,
+        fleet.missing,
+        fleet.wrong,
+        fleet.told_lost,
+        fleet.us_per_delivery
+    );
+    if let Some(us) = fleet.nats_us_per_message {
+        text += &format!("; NATS: {us:.1} µs a message between nodes");
+    }
+    if let (Some(one_us), Some((more_us, ratio))) = (fleet.one_us_per_delivery, fleet.beside_one()) {
+        text += &format!(
+            "\none node with as many clients: {one_us:.3} µs; {ratio:.2} × as much in the fleet, or {more_us:.1} µs more \
+             for each message between nodes"
+        );
+    }
+    text += "\n\n                      p50 ms    p99 ms    max ms\n";
+    let rows =
+        [("to all, here", &fleet.here), ("to all, elsewhere", &fleet.elsewhere), ("to one channel", &fleet.unicast)];
+    for (name, waits) in rows {
+        if let Some(waits) = waits {
+            let figures = [waits.p50_us, waits.p99_us, waits.max_us].map(|us| format!("{:>10.2}", us / 1000.0));
+            text += &format!("{name:<18}{}\n", figures.concat());
+        }
+    }
+    match &fleet.aftermath {
+        Some(aftermath) => text + &fault::table(aftermath),
+        None => text,
+    }
+}
