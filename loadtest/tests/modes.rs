@@ -171,19 +171,16 @@ fn pushring() -> Option<std::path::PathBuf> {
     is_there.then_some(program)
 }
 
-/// Runs `fleet`, small, and returns its JSON.
-fn fleet(arguments: &[&str]) -> Option<Value> {
-    pushring()?;
-    let sizes = ["fleet", "--clients", "20", "--broadcasts", "6", "--unicasts", "60", "--json"];
-    let output = loadtest(&[&sizes[..], arguments].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {}\n{stderr}", String::from_utf8_lossy(&output.stdout));
-    Some(serde_json::from_slice(&output.stdout).expect("--json prints JSON and nothing else"))
-}
-
 #[test]
-fn a_fleet_delivers_all_once() {
-    let Some(report) = fleet(&["--seconds", "2"]) else { return };
-    assert_eq!((&report["missing"], &report["wrong"], &report["told_lost"]), (&0.into(), &0.into(), &0.into()));
-    assert!(report["expected"].as_u64().unwrap() > 500, "{report}");
+fn a_fleet_delivers_all_once_or_says_what_is_lost() {
+    let Some(_) = pushring() else { return };
+    let sizes = ["--clients", "20", "--broadcasts", "6", "--unicasts", "60", "--seconds", "2", "--json"];
+    let output = loadtest(&[&["fleet"], &sizes[..]].concat());
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("--json prints JSON: {}", String::from_utf8_lossy(&output.stderr)));
+    assert!(report["expected"].as_u64().unwrap() > 500 && report["wrong"] == 0, "{report}");
+    // On a machine that starves a node for seconds NATS takes it for gone, and then it is told.
+    let is_whole = report["missing"] == 0;
+    assert!(is_whole || report["told_lost"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(output.status.success(), is_whole, "{report}");
 }

@@ -10,7 +10,7 @@ use super::header::{Header, HeaderError, Reader, TooLong};
 use super::incoming::{Announced, Incoming, Number, Verdict};
 use super::interest::{Interest, Wanted};
 use super::names::Name;
-use super::outgoing::{Outgoing, Tail};
+use super::outgoing::{ForgottenCounts, Outgoing, Tail};
 use super::roster::{About, Change, Roster};
 use super::subject::{Kind, Line, SubjectParts, Subjects, Target, To};
 use super::traffic::{
@@ -40,6 +40,9 @@ const OWN_COPY_BYTES_MAX: usize = 4096;
 
 /// Of these in one message: a third of what the smallest servers take.
 const TAILS_PER_MESSAGE: usize = 512;
+
+/// What an announcement begins with: how many counts were forgotten, and how long ago the last was.
+const FORGOTTEN_BYTES: usize = 8 + 8;
 
 /// A count in an announcement.
 const TAIL_BYTES: usize = 1 + 16 + 4 + 8 + 8;
@@ -313,12 +316,14 @@ impl Member {
         let about = serde_json::to_vec(&about).expect("plain data");
         let mut said = vec![self.say(Kind::Node, &about)];
         let tails = self.outgoing.tails(TAILS_MAX, now_ms);
-        let forgotten = self.outgoing.forgotten().to_be_bytes();
+        let ForgottenCounts { count, last_ms } = self.outgoing.forgotten();
+        let age_ms = now_ms.saturating_sub(last_ms);
         // One at least, so that what was forgotten is told.
         let chunks = if tails.is_empty() { vec![&[][..]] } else { tails.chunks(TAILS_PER_MESSAGE).collect() };
         for chunk in chunks {
-            let mut bytes = Vec::with_capacity(forgotten.len() + chunk.len() * TAIL_BYTES);
-            bytes.extend_from_slice(&forgotten);
+            let mut bytes = Vec::with_capacity(FORGOTTEN_BYTES + chunk.len() * TAIL_BYTES);
+            bytes.extend_from_slice(&count.to_be_bytes());
+            bytes.extend_from_slice(&age_ms.to_be_bytes());
             chunk.iter().for_each(|tail| write_tail(tail, &mut bytes));
             said.push(self.say(Kind::Tails, &bytes));
         }
@@ -479,12 +484,16 @@ impl Member {
     fn hear_tails(&mut self, header: &Header, payload: &[u8], now_ms: u64) -> Result<Judged, Refusal> {
         let (source, incarnation) = (header.source.shared().clone(), header.incarnation);
         let mut reader = Reader { bytes: payload, at: 0 };
-        let forgotten = u64::from_be_bytes(reader.array().map_err(|_| Refusal::Malformed)?);
+        let [forgotten, age_ms] = [reader.array(), reader.array()];
+        let forgotten = u64::from_be_bytes(forgotten.map_err(|_| Refusal::Malformed)?);
+        let age_ms = u64::from_be_bytes(age_ms.map_err(|_| Refusal::Malformed)?);
         if !(payload.len() - reader.at).is_multiple_of(TAIL_BYTES) {
             return Err(Refusal::Malformed);
         }
         let mut told = Vec::new();
-        if self.roster.forgets(&source, incarnation, forgotten) > 0 {
+        // Of a node that was not heard before it is told only if it was in our time.
+        let is_ours = now_ms.saturating_sub(age_ms) > self.own_since_ms;
+        if self.roster.forgets(&source, incarnation, forgotten, is_ours) {
             told.push(self.lost(&source, None, None, now_ms));
         }
         while reader.at < payload.len() {

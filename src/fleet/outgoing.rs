@@ -22,7 +22,16 @@ pub struct Outgoing {
     /// Those that are to be announced, by stream, each once; of those that were forgotten meanwhile too, until it is
     /// their turn.
     due: VecDeque<(Line, u32)>,
-    forgotten: u64,
+    forgotten: ForgottenCounts,
+}
+
+/// Counts that were forgotten before they were announced as often as they should have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ForgottenCounts {
+    /// How many.
+    pub count: u64,
+    /// When the last of them was.
+    pub last_ms: u64,
 }
 
 #[derive(Debug)]
@@ -53,14 +62,14 @@ impl Outgoing {
     pub fn new(counts_max: usize) -> Self {
         assert!(counts_max > 0);
         let (counts, by_use, due) = Default::default();
-        Self { counts, by_use, uses: 0, streams: 0, counts_max, due, forgotten: 0 }
+        Self { counts, by_use, uses: 0, streams: 0, counts_max, due, forgotten: ForgottenCounts::default() }
     }
 
     /// The stream and the number of the next message to an audience.
     pub fn next(&mut self, line: Line, now_ms: u64) -> (u32, u64) {
         self.uses += 1;
         if !self.counts.contains_key(&line) {
-            self.make_room();
+            self.make_room(now_ms);
             self.streams += 1;
             let count = Count { stream: self.streams, last: 0, began_ms: now_ms, used: self.uses, announce: 0 };
             self.counts.insert(line, count);
@@ -77,14 +86,14 @@ impl Outgoing {
     }
 
     /// Forgets the count that was not used for longest, where there are as many as there may be.
-    fn make_room(&mut self) {
+    fn make_room(&mut self, now_ms: u64) {
         if self.counts.len() < self.counts_max {
             return;
         }
         let Some((_, line)) = self.by_use.pop_first() else { return };
         let count = self.counts.remove(&line).expect("both hold the same");
         if count.announce > 0 {
-            self.forgotten += 1;
+            self.forgotten = ForgottenCounts { count: self.forgotten.count + 1, last_ms: now_ms };
         }
         if self.due.len() > 2 * self.counts_max {
             // Each entry is looked at as often as so many were forgotten: a constant cost.
@@ -119,8 +128,8 @@ impl Outgoing {
         }
     }
 
-    /// Counts that were forgotten before they were announced as often as they should have been.
-    pub fn forgotten(&self) -> u64 {
+    /// Those that were forgotten too early.
+    pub fn forgotten(&self) -> ForgottenCounts {
         self.forgotten
     }
 
@@ -155,7 +164,7 @@ mod tests {
         outgoing.announce_all();
         // One at a time: each has its turn.
         assert_ne!(outgoing.tails(1, 9)[0].line, outgoing.tails(1, 9)[0].line);
-        assert_eq!(outgoing.forgotten(), 0);
+        assert_eq!(outgoing.forgotten().count, 0);
     }
 
     /// The same, remembering everything.
@@ -199,7 +208,7 @@ mod tests {
                         count.3 -= 1;
                     }
                 }
-                prop_assert_eq!(outgoing.forgotten(), twin.forgotten);
+                prop_assert_eq!(outgoing.forgotten().count, twin.forgotten);
                 prop_assert!(outgoing.len() <= max && outgoing.by_use.len() == outgoing.len());
                 let due = twin.counts.iter().filter(|count| count.3 > 0).count();
                 let queued = outgoing.due.iter().filter(|(line, stream)| {

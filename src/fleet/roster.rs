@@ -115,11 +115,15 @@ impl Roster {
         (Change::New, true)
     }
 
-    /// Notes how many counts a node says that it has forgotten: how many more than before.
-    pub fn forgets(&mut self, source: &str, incarnation: u64, forgotten: u64) -> u64 {
-        match self.nodes.get_mut(source).filter(|known| known.incarnation == incarnation) {
-            None => 0,
-            Some(known) => forgotten.saturating_sub(known.forgotten.replace(forgotten).unwrap_or(forgotten)),
+    /// Notes how many counts a node says that it has forgotten. Returns whether that is news: there are more than it said
+    /// before, or, where it has not said before, the last `is_ours`.
+    pub fn forgets(&mut self, source: &str, incarnation: u64, forgotten: u64, is_ours: bool) -> bool {
+        let Some(known) = self.nodes.get_mut(source).filter(|known| known.incarnation == incarnation) else {
+            return false;
+        };
+        match known.forgotten.replace(forgotten) {
+            Some(before) => forgotten > before,
+            None => forgotten > 0 && is_ours,
         }
     }
 
@@ -197,8 +201,11 @@ mod tests {
         let mut roster = Roster::default();
         let mut ask = |asks| roster.hear(&"a".into(), 1, About { asks, ..About::default() }, 0).1;
         assert_eq!([ask(0), ask(0), ask(1), ask(1)], [true, false, true, false]);
-        assert_eq!([roster.forgets("a", 1, 3), roster.forgets("a", 1, 5), roster.forgets("a", 1, 5)], [0, 2, 0]);
-        assert_eq!(roster.forgets("b", 1, 5) + roster.forgets("a", 2, 9), 0);
+        let mut forgets = |of, incarnation, forgotten| roster.forgets(of, incarnation, forgotten, false);
+        assert_eq!([forgets("a", 1, 3), forgets("a", 1, 5), forgets("a", 1, 5)], [false, true, false]);
+        assert!(!forgets("b", 1, 5) && !forgets("a", 2, 9));
+        roster.hear(&"c".into(), 1, About::default(), 0);
+        assert!(roster.forgets("c", 1, 1, true), "of one that was not heard, if it was in our time");
     }
 
     #[test]

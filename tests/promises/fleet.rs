@@ -60,8 +60,13 @@ impl Node {
         self.wait_for("joined", |report| report.connected && is_here(report) && report.listens >= 2);
     }
 
+    /// What became of a subscription of its client.
+    pub fn subscribe_outcome(&self, topic: &str) -> Outcome {
+        self.chat.subscribe(self.channel, topic).ask().send().unwrap().wait(PATIENCE).unwrap()
+    }
+
     pub fn subscribe(&self, topic: &str) {
-        let outcome = self.chat.subscribe(self.channel, topic).ask().send().unwrap().wait(PATIENCE).unwrap();
+        let outcome = self.subscribe_outcome(topic);
         assert_eq!(outcome, Outcome { sent: 1, ..Outcome::default() });
     }
 

@@ -9,8 +9,8 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+use super::common::{BROADCAST, Common, PROCESS, Phase, WHOLE_WITHIN};
 use super::node::{Node, name};
-use super::{BROADCAST, Common, PROCESS, Phase, WHOLE_WITHIN};
 use crate::client::engine::Pace;
 use crate::client::tls::Manner;
 use crate::client::{Closure, Engine, Handler, Message, Opcode, Outbox};

@@ -6,14 +6,13 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use serde::Serialize;
 
+use super::common::{Common, Fault, LAST_WITHIN};
 use super::crowd::Crowd;
 use super::nats::Nats;
 use super::network::Network;
 use super::node::{Node, name};
-use super::{Common, LAST_WITHIN};
 use crate::proc::Memory;
 use crate::stats::{Latency, LatencySummary};
 use crate::sys;
@@ -24,68 +23,40 @@ pub const LEAD: Duration = Duration::from_secs(5);
 /// How long it runs behind it.
 pub const REST: Duration = Duration::from_secs(10);
 
-/// See the module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fault {
-    /// NATS is killed, and begins anew.
-    NatsKilled,
-    /// One of two NATS servers is about to stop, and does.
-    NatsLame,
-    /// A node stands still (SIGSTOP).
-    NodeStopped,
-    /// A node stands still for 150 ms of each 250.
-    NodeSlow,
-    /// A node is cut off from NATS; in network namespaces only.
-    Partition,
-}
-
-impl Fault {
-    /// The node that is disturbed itself, whose own clients wait with it.
-    fn of_node(self) -> Option<usize> {
-        matches!(self, Self::NodeStopped | Self::NodeSlow).then_some(0)
-    }
-
-    /// How many NATS servers it needs.
-    pub fn servers(self) -> usize {
-        if self == Self::NatsLame { 2 } else { 1 }
-    }
-
-    /// Lets it happen for so long; returns when all is well again.
-    pub fn befall(self, seconds: f64, nodes: &[Node], nats: &mut Nats<'_>, network: &Network) -> anyhow::Result<()> {
-        let time = Duration::from_secs_f64(seconds);
-        match self {
-            Self::NatsKilled => {
-                nats.kill(0);
-                std::thread::sleep(time);
-                nats.run(0)?;
-            }
-            Self::NatsLame => {
-                nats.lame(0)?;
-                std::thread::sleep(time);
-            }
-            Self::NodeStopped => {
+/// Lets it happen for so long; returns when all is well again.
+fn befall(fault: Fault, seconds: f64, nodes: &[Node], nats: &mut Nats<'_>, network: &Network) -> anyhow::Result<()> {
+    let time = Duration::from_secs_f64(seconds);
+    match fault {
+        Fault::NatsKilled => {
+            nats.kill(0);
+            std::thread::sleep(time);
+            nats.run(0)?;
+        }
+        Fault::NatsLame => {
+            nats.lame(0)?;
+            std::thread::sleep(time);
+        }
+        Fault::NodeStopped => {
+            nodes[0].signal(libc::SIGSTOP)?;
+            std::thread::sleep(time);
+            nodes[0].signal(libc::SIGCONT)?;
+        }
+        Fault::NodeSlow => {
+            let since = Instant::now();
+            while since.elapsed() < time {
                 nodes[0].signal(libc::SIGSTOP)?;
-                std::thread::sleep(time);
+                std::thread::sleep(Duration::from_millis(150));
                 nodes[0].signal(libc::SIGCONT)?;
-            }
-            Self::NodeSlow => {
-                let since = Instant::now();
-                while since.elapsed() < time {
-                    nodes[0].signal(libc::SIGSTOP)?;
-                    std::thread::sleep(Duration::from_millis(150));
-                    nodes[0].signal(libc::SIGCONT)?;
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-            }
-            Self::Partition => {
-                network.cut(0, true)?;
-                std::thread::sleep(time);
-                network.cut(0, false)?;
+                std::thread::sleep(Duration::from_millis(100));
             }
         }
-        Ok(())
+        Fault::Partition => {
+            network.cut(0, true)?;
+            std::thread::sleep(time);
+            network.cut(0, false)?;
+        }
     }
+    Ok(())
 }
 
 /// What became of a node's share.
@@ -201,7 +172,7 @@ pub fn run(
     common.begin.wait();
     std::thread::sleep(LEAD);
     common.began_ns.store(sys::now_ns(), Ordering::Relaxed);
-    fault.befall(common.settings.fault_seconds, nodes, nats, network)?;
+    befall(fault, common.settings.fault_seconds, nodes, nats, network)?;
     common.ended_ns.store(sys::now_ns(), Ordering::Relaxed);
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! Invariant: each message says who sent it and its number, so that one that is missing, doubled or out of order is
 //! seen.
 
+mod common;
 mod crowd;
 mod fault;
 mod nats;
@@ -15,18 +16,19 @@ mod network;
 mod node;
 mod publish;
 
-use std::path::PathBuf;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use clap::Args;
 use serde::Serialize;
 
+pub use self::common::Settings;
+
+use self::common::{Common, Fault, LAST_WITHIN};
 use self::crowd::{Crowd, crowd};
-use self::fault::{Aftermath, Fault};
+use self::fault::Aftermath;
 use self::nats::Nats;
 use self::network::{Network, Place};
 use self::node::Node;
@@ -35,68 +37,6 @@ use crate::payload::STAMP_BYTES;
 use crate::proc::CpuTime;
 use crate::stats::{Latency, LatencySummary};
 use crate::sys;
-
-/// Tells each client its channel, and takes what it is sent.
-const PROCESS: &str = "unicast:pushring:sys";
-
-/// Marks the sender of a broadcast; other stamps name the client that a message is for.
-const BROADCAST: u32 = 1 << 31;
-
-/// How long a fleet may take until it is whole, and its last messages until they have come.
-const WHOLE_WITHIN: Duration = Duration::from_secs(30);
-const LAST_WITHIN: Duration = Duration::from_secs(10);
-
-/// Settings of `fleet`.
-#[derive(Debug, Clone, Args, Serialize)]
-pub struct Settings {
-    /// Daemons; with one there is no NATS.
-    #[arg(long, default_value_t = 3)]
-    pub nodes: usize,
-    /// Clients of each.
-    #[arg(long, default_value_t = 3000)]
-    pub clients: usize,
-    /// Messages to all clients of all nodes in a second, from all nodes together.
-    #[arg(long, default_value_t = 5.0)]
-    pub broadcasts: f64,
-    /// Messages to single channels of another node in a second, from all nodes together.
-    #[arg(long, default_value_t = 1000.0)]
-    pub unicasts: f64,
-    /// Bytes of a message.
-    #[arg(long, default_value_t = 128)]
-    pub size: usize,
-    /// How long, in seconds.
-    #[arg(long, default_value_t = 10.0)]
-    pub seconds: f64,
-    /// The pushring program to start [default: `pushring` beside this program].
-    #[arg(long, value_name = "PROGRAM")]
-    pub start: Option<PathBuf>,
-    /// The nats-server to start [default: the one that is installed].
-    #[arg(long, value_name = "PROGRAM")]
-    pub nats: Option<PathBuf>,
-    /// What befalls it, 5 s after the beginning; the run is as long as that takes, and 10 s longer.
-    #[arg(long)]
-    pub fault: Option<Fault>,
-    /// For how long, in seconds.
-    #[arg(long, default_value_t = 20.0)]
-    pub fault_seconds: f64,
-    /// Run one node with as many clients before, to compare what a delivery costs.
-    #[arg(long)]
-    pub beside_one: bool,
-    /// All on loopback, even where network namespaces can be made.
-    #[arg(long)]
-    pub loopback: bool,
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    #[serde(skip)]
-    pub json: bool,
-}
-
-impl Settings {
-    /// How long a fault holds a node up.
-    fn fault_time(&self) -> Duration {
-        Duration::from_secs_f64(self.fault.map_or(0.0, |_| self.fault_seconds))
-    }
-}
 
 /// What came of it.
 #[derive(Debug, Serialize)]
@@ -193,45 +133,6 @@ fn run_one(settings: &Settings) -> anyhow::Result<Fleet> {
 /// The processes of all daemons.
 fn pids(nodes: &[Node]) -> Vec<u32> {
     nodes.iter().flat_map(|node| node.server.pids.iter().copied()).collect()
-}
-
-/// What all threads share.
-struct Common<'a> {
-    settings: &'a Settings,
-    run: u32,
-    /// Publishing may begin, and reading may end.
-    begin: Barrier,
-    is_over: AtomicBool,
-    /// Messages to all that each node was given, and messages to single channels.
-    broadcasts: Vec<AtomicU64>,
-    unicasts: AtomicU64,
-    /// Of those that each node was given, and of those for a channel of each: how many may have left for other nodes.
-    left: Vec<AtomicU64>,
-    left_for: Vec<AtomicU64>,
-    received: AtomicU64,
-    /// When the fault began and when all was well again; 0: not yet.
-    began_ns: AtomicU64,
-    ended_ns: AtomicU64,
-}
-
-/// When a message was published: while something was wrong, or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Before,
-    Meanwhile,
-    After,
-}
-
-impl Common<'_> {
-    fn phase_of(&self, sent_ns: u64) -> Phase {
-        let [began_ns, ended_ns] = [&self.began_ns, &self.ended_ns].map(|at_ns| at_ns.load(Ordering::Relaxed));
-        match (began_ns, ended_ns) {
-            (0, _) => Phase::Before,
-            (began_ns, _) if sent_ns < began_ns => Phase::Before,
-            (_, ended_ns) if ended_ns > 0 && sent_ns > ended_ns => Phase::After,
-            _ => Phase::Meanwhile,
-        }
-    }
 }
 
 fn measure(

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 use serde_json::Value;
 
+use super::common::{Settings, WHOLE_WITHIN};
 use super::network::{Network, Place};
-use super::{Settings, WHOLE_WITHIN};
 use crate::bench::ServerArgs;
 use crate::server::{Launch, Server, ServerSpec, TemporaryFile, free_port};
 use crate::sys;

@@ -1,0 +1,139 @@
+//! What the parts of a run share: its settings, what may befall it, and what all threads count.
+
+use std::path::PathBuf;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+/// Tells each client its channel, and takes what it is sent.
+pub const PROCESS: &str = "unicast:pushring:sys";
+
+/// Marks the sender of a broadcast; other stamps name the client that a message is for.
+pub const BROADCAST: u32 = 1 << 31;
+
+/// How long a fleet may take until it is whole, and its last messages until they have come.
+pub const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+pub const LAST_WITHIN: Duration = Duration::from_secs(10);
+
+/// What may befall a fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// NATS is killed, and begins anew.
+    NatsKilled,
+    /// One of two NATS servers is about to stop, and does.
+    NatsLame,
+    /// A node stands still (SIGSTOP).
+    NodeStopped,
+    /// A node stands still for 150 ms of each 250.
+    NodeSlow,
+    /// A node is cut off from NATS; in network namespaces only.
+    Partition,
+}
+
+impl Fault {
+    /// The node that is disturbed itself, whose own clients wait with it.
+    pub fn of_node(self) -> Option<usize> {
+        matches!(self, Self::NodeStopped | Self::NodeSlow).then_some(0)
+    }
+
+    /// How many NATS servers it needs.
+    pub fn servers(self) -> usize {
+        if self == Self::NatsLame { 2 } else { 1 }
+    }
+}
+
+/// Settings of `fleet`.
+#[derive(Debug, Clone, Args, Serialize)]
+pub struct Settings {
+    /// Daemons; with one there is no NATS.
+    #[arg(long, default_value_t = 3)]
+    pub nodes: usize,
+    /// Clients of each.
+    #[arg(long, default_value_t = 3000)]
+    pub clients: usize,
+    /// Messages to all clients of all nodes in a second, from all nodes together.
+    #[arg(long, default_value_t = 5.0)]
+    pub broadcasts: f64,
+    /// Messages to single channels of another node in a second, from all nodes together.
+    #[arg(long, default_value_t = 1000.0)]
+    pub unicasts: f64,
+    /// Bytes of a message.
+    #[arg(long, default_value_t = 128)]
+    pub size: usize,
+    /// How long, in seconds.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// The pushring program to start [default: `pushring` beside this program].
+    #[arg(long, value_name = "PROGRAM")]
+    pub start: Option<PathBuf>,
+    /// The nats-server to start [default: the one that is installed].
+    #[arg(long, value_name = "PROGRAM")]
+    pub nats: Option<PathBuf>,
+    /// What befalls it, 5 s after the beginning; the run is as long as that takes, and 10 s longer.
+    #[arg(long)]
+    pub fault: Option<Fault>,
+    /// For how long, in seconds.
+    #[arg(long, default_value_t = 20.0)]
+    pub fault_seconds: f64,
+    /// Run one node with as many clients before, to compare what a delivery costs.
+    #[arg(long)]
+    pub beside_one: bool,
+    /// All on loopback, even where network namespaces can be made.
+    #[arg(long)]
+    pub loopback: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    #[serde(skip)]
+    pub json: bool,
+}
+
+impl Settings {
+    /// How long a fault holds a node up.
+    pub fn fault_time(&self) -> Duration {
+        Duration::from_secs_f64(self.fault.map_or(0.0, |_| self.fault_seconds))
+    }
+}
+
+/// What all threads share.
+pub struct Common<'a> {
+    pub settings: &'a Settings,
+    pub run: u32,
+    /// Publishing may begin, and reading may end.
+    pub begin: Barrier,
+    pub is_over: AtomicBool,
+    /// Messages to all that each node was given, and messages to single channels.
+    pub broadcasts: Vec<AtomicU64>,
+    pub unicasts: AtomicU64,
+    /// Of those that each node was given, and of those for a channel of each: how many may have left for other nodes.
+    pub left: Vec<AtomicU64>,
+    pub left_for: Vec<AtomicU64>,
+    pub received: AtomicU64,
+    /// When the fault began and when all was well again; 0: not yet.
+    pub began_ns: AtomicU64,
+    pub ended_ns: AtomicU64,
+}
+
+/// When a message was published: while something was wrong, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Before,
+    Meanwhile,
+    After,
+}
+
+impl Common<'_> {
+    /// When a message was published that was sent at this time.
+    pub fn phase_of(&self, sent_ns: u64) -> Phase {
+        let [began_ns, ended_ns] = [&self.began_ns, &self.ended_ns].map(|at_ns| at_ns.load(Ordering::Relaxed));
+        match (began_ns, ended_ns) {
+            (0, _) => Phase::Before,
+            (began_ns, _) if sent_ns < began_ns => Phase::Before,
+            (_, ended_ns) if ended_ns > 0 && sent_ns > ended_ns => Phase::After,
+            _ => Phase::Meanwhile,
+        }
+    }
+}
