@@ -286,7 +286,7 @@ fn what_was_forgotten_before_the_first_word_is_told() {
     }
     world.cut(0, true);
     world.now_ms += 2500;
-    let outbound = |topic: u64| Outbound {
+    let outbound = |topic: u64| OutboundPush {
         process: target(0).process,
         to: OutboundTo::All(target(topic).to),
         frame: PushFrame { kind: PushKind::Message(MessageKind::Text), payload: Bytes::from_static(b"x") },
