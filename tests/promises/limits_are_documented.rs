@@ -63,3 +63,13 @@ fn numbers_are_known_when_seen() {
     assert!(["10", "0", "25s", "1m", "250ms", "16MiB", "0B"].into_iter().all(is_number));
     assert!(["", "auto", "127.0.0.1:8080", "true", "local.os", "[]", "info"].into_iter().all(|text| !is_number(text)));
 }
+
+#[test]
+fn what_can_wait_is_on_the_page_by_all_kinds_that_are_counted() {
+    let (_, table) = PAGE.split_once("| What | Where | Its own limit |").expect("the table of what can wait");
+    let rows: Vec<&str> = table.lines().skip(1).take_while(|line| line.starts_with('|')).collect();
+    for kind in pushring::internals::admission::HeldAs::ALL {
+        let named = format!("`{}` |", kind.name());
+        assert!(rows.iter().any(|row| row.ends_with(&named)), "nothing is counted as {named}");
+    }
+}
