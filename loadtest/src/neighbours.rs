@@ -42,8 +42,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// An echo that has not come by then never will.
 const ECHO_MAX: Duration = Duration::from_secs(20);
 
-/// How long a turn may be, by the bound of a bucket that the server counts in, in microseconds; of a thousand turns one may
-/// be longer, for what else happens on a machine is in it too.
+/// How long a turn may be, by the bound of a bucket that the server counts in, in microseconds; of a thousand turns one
+/// may be longer, for what else happens on a machine is in it too.
 const TURN_US_MAX: f64 = 2_048.0;
 const TURNS_SHARE: f64 = 0.999;
 

@@ -1,6 +1,7 @@
 //! Hogs that are processes: attached over the server's link, they order all that they may, and take what they cause.
 //!
-//! Invariant: each does lawful things only, over and over until it is told to end. It knows nothing of what is measured.
+//! Invariant: each does lawful things only, over and over until it is told to end. It knows nothing of what is
+//! measured.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -123,7 +123,8 @@ pub fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
 
 /// Moves the calling thread, and every thread and process it starts from now on, into the network namespace of `file`.
 pub fn enter_network(file: &impl AsFd) -> io::Result<()> {
-    // SAFETY: the descriptor is open as long as it is borrowed, and the call changes nothing but this thread's namespace.
+    // SAFETY: the descriptor is open as long as it is borrowed, and the call changes nothing but this thread's
+    // namespace.
     check(unsafe { libc::setns(file.as_fd().as_raw_fd(), libc::CLONE_NEWNET) })?;
     Ok(())
 }

@@ -115,8 +115,8 @@ impl Roster {
         (Change::New, true)
     }
 
-    /// Notes how many counts a node says that it has forgotten. Returns whether that is news: there are more than it said
-    /// before, or, where it has not said before, the last `is_ours`.
+    /// Notes how many counts a node says that it has forgotten. Returns whether that is news: there are more than it
+    /// said before, or, where it has not said before, the last `is_ours`.
     pub fn forgets(&mut self, source: &str, incarnation: u64, forgotten: u64, is_ours: bool) -> bool {
         let Some(known) = self.nodes.get_mut(source).filter(|known| known.incarnation == incarnation) else {
             return false;

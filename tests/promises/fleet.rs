@@ -82,7 +82,7 @@ impl Node {
     }
 
     /// All that has come up to the text `end` of its own.
-    fn recv_all(&mut self) -> Vec<String> {
+    pub fn recv_all(&mut self) -> Vec<String> {
         self.chat.push(self.channel, Message::text("end")).send().unwrap();
         let mut texts = Vec::new();
         loop {

@@ -1,5 +1,5 @@
-//! The compose file of docs/FLEET.md begins a fleet: its settings of NATS are such, and with its commands, as they stand but for
-//! the addresses of this machine, three daemons find each other.
+//! The compose file of docs/FLEET.md begins a fleet: its settings of NATS are such, and with its commands, as they
+//! stand but for the addresses of this machine, three daemons find each other.
 
 use crate::support::PATIENCE;
 use crate::support::daemon::{Daemon, output, pushring};

@@ -1,5 +1,5 @@
-//! A node of a fleet that says as much as NATS lets it (in a million names, of a million audiences) is bounded, counted and told;
-//! and other nodes go on. `PUSHRING_FLEET_SUBJECTS` says how many.
+//! A node of a fleet that says as much as NATS lets it (in a million names, of a million audiences) is bounded, counted
+//! and told; and other nodes go on. `PUSHRING_FLEET_SUBJECTS` says how many.
 
 use super::fleet::{Node, topic};
 use pushring::Outcome;
@@ -39,7 +39,8 @@ fn message(source: &str, kind: u8, process: &str, channel: Option<u32>, payload:
     bytes
 }
 
-/// What it says under one of its names: that it is there, a push to a channel, a count of an audience, and sometimes noise.
+/// What it says under one of its names: that it is there, a push to a channel, a count of an audience, and sometimes
+/// noise.
 fn said(number: usize) -> Vec<(String, Vec<u8>)> {
     let source = format!("g{number}");
     let subject = |rest: &str| format!("pushring.v1.main.{source}.{rest}");
@@ -82,6 +83,8 @@ fn who_says_too_much_is_bounded_and_told() {
         // NATS gives up on who leaves too much unread, which is another promise.
         let so_far = (from + AT_A_TIME).min(count) as u64;
         crate::fleet::wait_for(&a.broker, "it is judged", |report| report.counts.received >= so_far);
+        // Its client answers the pings meanwhile, and none of that has reached it.
+        assert!(a.recv_all().is_empty());
     }
     let report = crate::fleet::wait_for(&a.broker, "all of it is judged", |report| {
         report.counts.refused_malformed >= count.div_ceil(NOISE_EVERY) as u64

@@ -1,5 +1,6 @@
-//! A rolling restart of a fleet under load, with the drain: clients are told to come back, come back elsewhere, and are told that
-//! they began anew there; each message comes once on a channel, and in order of its source; at the end the fleet is whole.
+//! A rolling restart of a fleet under load, with the drain: clients are told to come back, come back elsewhere, and are
+//! told that they began anew there; each message comes once on a channel, and in order of its source; at the end the
+//! fleet is whole.
 
 use super::fleet::wait_for;
 use crate::support;

@@ -151,7 +151,8 @@ impl Fan {
         self.open_with(socket, UPGRADE);
     }
 
-    /// The same with another request. `/kept` is a path of channels that outlive their connections, and of event streams.
+    /// The same with another request. `/kept` is a path of channels that outlive their connections, and of event
+    /// streams.
     pub fn open_with(&mut self, socket: usize, request: &[u8]) {
         let peer = ([127, 0, 0, 1], 1).into();
         let token = self.shard.handle_accept(SocketId(socket as i32), peer, 0).unwrap();

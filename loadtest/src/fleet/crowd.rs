@@ -127,7 +127,8 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Messages of other nodes that all of its clients have heard of: as many as the node has, if it has lost none itself.
+    /// Messages of other nodes that all of its clients have heard of: as many as the node has, if it has lost none
+    /// itself.
     pub fn of_others(&self) -> anyhow::Result<u64> {
         let mut sum = self.heard_alone;
         for from in (0..self.nodes).filter(|from| *from != self.node) {

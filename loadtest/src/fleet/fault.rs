@@ -1,7 +1,7 @@
 //! What befalls a fleet in the middle of a run, and what it is judged by.
 //!
-//! Invariant: exactness is judged by two counts that know nothing of each other: what clients have heard and nodes have told
-//! to be lost, and what publishers were told to have left.
+//! Invariant: exactness is judged by two counts that know nothing of each other: what clients have heard and nodes have
+//! told to be lost, and what publishers were told to have left.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! A fleet on this machine: several daemons and a nats-server, in network namespaces of their own or on loopback, clients on
-//! each, every delivery counted.
+//! A fleet on this machine: several daemons and a nats-server, in network namespaces of their own or on loopback,
+//! clients on each, every delivery counted.
 //!
 //! Each node has an HTTP client of its own, which publishes to all clients of all nodes and pushes to single channels
 //! of the next node. With one node there is no NATS, to compare with. All share this machine's processors, so waits are
@@ -70,8 +70,8 @@ impl Fleet {
         self.broadcasts * (self.settings.nodes as u64 - 1) + self.unicasts
     }
 
-    /// What a message between nodes costs the daemons beside its deliveries, and the cost of a delivery against that of one
-    /// node: what of the whole cannot be told apart is all in the one or all in the other.
+    /// What a message between nodes costs the daemons beside its deliveries, and the cost of a delivery against that of
+    /// one node: what of the whole cannot be told apart is all in the one or all in the other.
     fn beside_one(&self) -> Option<(f64, f64)> {
         let one_us = self.one_us_per_delivery?;
         let deliveries = (self.expected - self.missing) as f64;

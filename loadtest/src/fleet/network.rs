@@ -1,7 +1,8 @@
-//! Where the parts of a fleet are: each node in a network namespace of its own, connected by a bridge to that of NATS, or
-//! all on this machine's loopback, where namespaces cannot be made.
+//! Where the parts of a fleet are: each node in a network namespace of its own, connected by a bridge to that of NATS,
+//! or all on this machine's loopback, where namespaces cannot be made.
 //!
-//! Invariants: what is made here goes away with its owner; within a namespace everything talks to its loopback or to NATS.
+//! Invariants: what is made here goes away with its owner; within a namespace everything talks to its loopback or to
+//! NATS.
 
 use std::fs::File;
 use std::path::Path;

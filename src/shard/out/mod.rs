@@ -130,8 +130,8 @@ impl Out {
         }
     }
 
-    /// Puts a small frame behind what waits for a connection whose socket takes bytes. Returns whether that takes more of the
-    /// heap now.
+    /// Puts a small frame behind what waits for a connection whose socket takes bytes. Returns whether that takes more
+    /// of the heap now.
     pub fn append(
         &mut self,
         connection: &mut Connection,

@@ -144,7 +144,8 @@ impl Outbound {
         self.first.len() + self.backlog.as_ref().map_or(0, |backlog| backlog.pieces.bytes())
     }
 
-    /// Returns whether so many ranges wait, none of which touches the next, that they are to be sent before more are appended.
+    /// Returns whether so many ranges wait, none of which touches the next, that they are to be sent before more are
+    /// appended.
     pub fn is_scattered(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| !backlog.blocked && backlog.pieces.len() >= RANGES_MAX)
     }
@@ -169,8 +170,8 @@ impl Outbound {
         is_first || backlog.pieces.capacity() > before
     }
 
-    /// Appends bytes that are not frames (HTTP). Only while not blocked and with no frame in the queue. Returns whether it
-    /// takes more of the heap now.
+    /// Appends bytes that are not frames (HTTP). Only while not blocked and with no frame in the queue. Returns whether
+    /// it takes more of the heap now.
     pub fn push_opaque(&mut self, range: Range, spares: &mut Spares) -> bool {
         debug_assert_eq!(self.offerable_bytes(), self.until_boundary as usize);
         self.until_boundary += range.len() as u32;

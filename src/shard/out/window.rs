@@ -80,8 +80,8 @@ impl Window {
         self.end().wrapping_sub(u32::from(!self.segments.is_empty()))
     }
 
-    /// Returns whether a range of earlier is still there, and in the segment in which a later frame may come to lie. What is kept
-    /// is, if it is there at all.
+    /// Returns whether a range of earlier is still there, and in the segment in which a later frame may come to lie.
+    /// What is kept is, if it is there at all.
     pub fn is_at_end(&self, range: Range) -> bool {
         if range.is_kept() { self.kept.has(range) } else { !self.segments.is_empty() && range.segment == self.tail() }
     }
