@@ -283,6 +283,8 @@ fn supervise<H: Host>(
         };
         let Service { reader, changes, writer, logins, attempts } = Service::new(kernel, settings, queue, password);
 
+        // Who has read where clients connect may ask at once.
+        let control = parts.control.map(|path| control::ControlServer::start(&broker, &path)).transpose();
         prints.say(SHOWN, &format!("listening on {}", broker.address()));
         if let Some(address) = broker.tls_address().filter(|address| *address != broker.address()) {
             prints.say(SHOWN, &format!("listening for TLS on {address}"));
@@ -301,7 +303,6 @@ fn supervise<H: Host>(
             changes.run(|change| said.say(VERBOSE, &change.words()));
         })?;
         // A node without it serves as well.
-        let control = parts.control.map(|path| control::ControlServer::start(&broker, &path)).transpose();
         let control = control.unwrap_or_else(|error| {
             prints.say(SHOWN, &format!("no control socket: {error}"));
             None
