@@ -7,7 +7,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 examples=${1:-50}
-program=${PUSHRING_BIN:-$root/target/debug/pushring}
+program=$(realpath "${PUSHRING_BIN:-$root/target/debug/pushring}")
 venv=$root/target/openapi-venv
 work=$(mktemp -d)
 daemon=
@@ -46,6 +46,7 @@ push["requestBody"]["content"] = {"application/json": kinds["application/json"]}
 json.dump(spec, open(sys.argv[2], "w"))
 END
 
+cd "$work"
 "$venv/bin/schemathesis" run "$work/openapi.json" --url "$url" --header "Authorization: Bearer $token" \
     --max-examples "$examples" --seed 1 --workers 1 --request-timeout 10
 kill -0 "$daemon" || { cat "$work/log" >&2; exit 1; }
