@@ -98,41 +98,54 @@ mod sse;
 mod tls;
 mod words;
 
-pub use admission::ConnectionLimits;
+pub use admission::{ConnectionLimits, HeldAs, HeldBytes, TenantReport};
 #[cfg(feature = "driver")]
 pub use broker::{
-    Asking, AskingNodes, AttachError, AttachOptions, Audience, Batch, BindPathError, Broadcast, Broker, BrokerHandle,
-    Builder, ChannelAt, Close, Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport, Here,
+    Asking, AskingNodes, AttachError, AttachOptions, Batch, BindPathError, Broadcast, Broker, BrokerHandle, Builder,
+    ChannelAt, Close, Config, Cursor, FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport, Here,
     InvalidChannelAt, InvalidMessage, Message, NotYetKnown, OnNodes, Order, Presence, Present, Process, ProcessHandle,
     ProcessName, ProcessReport, Push, PushError, Respond, SAID_WITHIN, SHARD_MEMORY_BYTES_MIN, Sending, SendingAsked,
     ShardDied, ShardHandler, ShardOrder, ShardProcess, StartError, Stopped, Subscribe, Ticket, TopicQuery,
     files_needed,
 };
+#[cfg(feature = "node")]
+pub use broker::{GrantError, Kernel, KernelBatch, KernelHandle, KernelOptions};
 pub use channel::ChannelId;
 #[cfg(feature = "driver")]
-pub use driver::runtime::DriverKind;
+pub use driver::listen::ListenError;
+#[cfg(feature = "driver")]
+pub use driver::runtime::{DriverKind, RuntimeError};
 #[cfg(feature = "driver")]
 pub use driver::sys::TcpOptions;
 pub use gateway::{
     BindError, Claims, HostPolicy, HttpBinding, HttpRule, IpPrefix, Secret, Settings, SubdomainTokens,
     WebSocketBinding, WebSocketRule, mint,
 };
+pub use gateway::{
+    Challenges, ContractRequest, Grant, HubAccess, LoginRequest, OwnerId, ParseIpPrefixError, PatternError,
+    SecretError, TokenAuthority, TokenError, TopicPattern,
+};
+pub use http::{Content, HttpLimits};
 pub use process_id::{ParseProcessIdError, ProcessId};
-pub use proto::MessageKind;
+pub use proto::{MessageKind, MessageLimits};
 pub use queue::events::{QueueLimits, RecvError};
 pub use queue::orders::InboxLimits;
 pub use shard::command::CloseFrame;
 pub use shard::disconnects::Disconnect;
+pub use shard::durations::Durations;
 pub use shard::event::{Closed, ClosedBy, ControlKind, Event, HttpAsk, HttpRequest, Opened, RequestId};
 pub use shard::operating::{ChannelFilter, ChannelReport, Drain};
 pub use shard::outcome::Outcome;
 pub use shard::stats::{Report, Stats};
+pub use shard::tls_counts::{HandshakeTimes, TlsCounts};
 pub use shard::topics::TopicReport;
-pub use shard::{MemoryReport, ShardConfig};
+pub use shard::{Deflate, MemoryReport, Resume, ShardConfig};
+pub use tls::{Acceptor, Duplex, TlsServer};
 #[cfg(feature = "tls")]
 pub use tls::{Certificate, CertificateError};
+pub use words::audience::Audience;
 pub use words::close_reason::{CLOSE_REASONS, ClientNext, CloseReason};
-pub use words::policy::Policy;
+pub use words::policy::{InvalidPolicy, Policy};
 pub use words::topic::{InvalidTopic, TOPIC_BYTES_MAX};
 
 /// The parts behind the public names, for this project's own daemon, tests, benches and fuzz targets. Nothing here

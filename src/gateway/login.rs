@@ -87,6 +87,7 @@ impl LoginRequest {
     ///
     /// # Errors
     /// The response to send: 400, or 413 when it is too large.
+    #[doc(hidden)]
     pub fn credentials(&self, body: &[u8]) -> Result<LoginCredentials, PreparedResponse> {
         if body.len() > LOGIN_BYTES_MAX {
             return Err(json_text(413, "the login is too large"));
@@ -102,12 +103,14 @@ impl LoginRequest {
 
     /// The `subdomain` claim of the token to make: the process on `localhost` hosts, whose subdomains share no cookie
     /// with the host above, and everywhere where each subdomain has a login; else none (node contract, section 5).
+    #[doc(hidden)]
     pub fn claim<'c>(&self, settings: &Settings, credentials: &'c LoginCredentials) -> Option<&'c ProcessId> {
         credentials.process.as_ref().filter(|_| self.is_localhost || settings.subdomain_tokens == SubdomainTokens::Own)
     }
 
     /// The answer to a right password: 303 to the redirect, or 200 with `body`, a JSON string; and the cookie. Nodes
     /// send their encoded keyfile in base64 as that string.
+    #[doc(hidden)]
     pub fn accepted(
         &self,
         settings: &Settings,
@@ -141,6 +144,7 @@ impl LoginRequest {
     }
 
     /// The answer to a wrong password, 401 (500 in the original), with a reason for the page to show.
+    #[doc(hidden)]
     pub fn refused(&self, reason: &str) -> PreparedResponse {
         json_text(401, reason).with("www-authenticate", "Cookie")
     }

@@ -56,6 +56,7 @@ impl Content {
 
     /// The answer to a GET or HEAD: 200, or 304 when the client has these very bytes (RFC 9110 section 13.1.2).
     /// `private` content must be asked for again each time, and never by shared caches.
+    #[doc(hidden)]
     pub fn respond(&self, head: &Head<'_>, private: bool) -> PreparedResponse {
         let response = if self.client_has_it(head) {
             PreparedResponse::new(304)

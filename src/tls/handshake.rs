@@ -125,6 +125,7 @@ impl TlsServer {
     }
 
     /// Begins a handshake.
+    #[doc(hidden)]
     pub fn handshake(&self) -> Handshake {
         Handshake {
             stage: Stage::Begins(self.configs.clone()),
