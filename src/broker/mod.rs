@@ -67,7 +67,6 @@ pub(crate) use delivery::DeliveryOptions;
 pub(crate) use elsewhere::name_of_node;
 #[cfg(feature = "fleet")]
 pub(crate) use elsewhere::{Abroad, AbroadTo, AskNodes, Asker, Elsewhere, Hands};
-#[cfg(any(feature = "control", feature = "fleet"))]
 pub(crate) use elsewhere::{ChannelAnswer, ChannelQuestion};
 pub use elsewhere::{
     ChannelAt, FleetCounts, FleetLine, FleetNode, FleetProbe, FleetReport, InvalidChannelAt, OnNodes, Presence,
