@@ -128,7 +128,7 @@ impl TlsServer {
     #[doc(hidden)]
     pub fn handshake(&self) -> Handshake {
         Handshake {
-            stage: Stage::Begins(self.configs.clone()),
+            stage: HandshakeStage::Begins(self.configs.clone()),
             incoming: Vec::new(),
             fed: 0,
             has_answered: false,
@@ -170,7 +170,7 @@ fn config(by_cost: bool, certificates: Arc<[Certificate]>, ticketer: Arc<Tickete
 
 /// A handshake that goes on.
 pub struct Handshake {
-    stage: Stage,
+    stage: HandshakeStage,
     /// What came and is not done with.
     incoming: Vec<u8>,
     /// How much of it rustls has seen.
@@ -180,7 +180,7 @@ pub struct Handshake {
     secrets: Caught,
 }
 
-enum Stage {
+enum HandshakeStage {
     /// Nothing came yet, or not enough to tell with which settings it goes on.
     Begins(Configs),
     /// rustls has it.
@@ -189,7 +189,7 @@ enum Stage {
     Over,
 }
 
-impl Stage {
+impl HandshakeStage {
     /// With the settings for a client that begins so.
     fn begin(configs: &Configs, prefers_chacha20: bool) -> Self {
         let config = if prefers_chacha20 { &configs.as_offered } else { &configs.by_cost };
@@ -207,11 +207,11 @@ impl Handshake {
             out.extend_from_slice(SPEAK_TLS);
             return self.fail(None, false, "it speaks plain HTTP".into());
         }
-        if let Stage::Begins(configs) = &self.stage {
+        if let HandshakeStage::Begins(configs) = &self.stage {
             let Some(prefers_chacha20) = prefers_chacha20(&self.incoming) else {
                 return HandshakeStep::Goes { has_answered: false };
             };
-            self.stage = Stage::begin(configs, prefers_chacha20);
+            self.stage = HandshakeStage::begin(configs, prefers_chacha20);
         }
         loop {
             let Some(record) = next_record(&self.incoming[self.fed..]) else {
@@ -225,7 +225,7 @@ impl Handshake {
                 return self.explain(error, before, out);
             }
             self.has_answered |= out.len() > before;
-            if matches!(&self.stage, Stage::Goes(connection) if !connection.is_handshaking()) {
+            if matches!(&self.stage, HandshakeStage::Goes(connection) if !connection.is_handshaking()) {
                 return self.end();
             }
             if !record.is_whole {
@@ -253,20 +253,20 @@ impl Handshake {
 
     /// Frees what it holds: nothing more comes of it.
     pub fn forget(&mut self) {
-        (self.stage, self.incoming, self.fed) = (Stage::Over, Vec::new(), 0);
+        (self.stage, self.incoming, self.fed) = (HandshakeStage::Over, Vec::new(), 0);
     }
 
     /// What it holds of the heap, all told.
     pub fn heap_bytes(&self) -> usize {
         // Measured: what rustls holds for a connection that shakes hands.
         const RUSTLS_BYTES: usize = 3500;
-        let by_rustls = if matches!(self.stage, Stage::Goes(_)) { RUSTLS_BYTES } else { 0 };
+        let by_rustls = if matches!(self.stage, HandshakeStage::Goes(_)) { RUSTLS_BYTES } else { 0 };
         by_rustls + self.incoming.capacity()
     }
 
     /// Lets rustls look at what it was fed, until it wants more.
     fn advance(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
-        let Stage::Goes(connection) = &mut self.stage else { return Err(Error::HandshakeNotComplete) };
+        let HandshakeStage::Goes(connection) = &mut self.stage else { return Err(Error::HandshakeNotComplete) };
         loop {
             CAUGHT.with_borrow_mut(|caught| *caught = Caught::default());
             let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.incoming[..self.fed]);
@@ -296,9 +296,9 @@ impl Handshake {
     }
 
     fn end(&mut self) -> HandshakeStep {
-        let established = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Goes(connection) => established(*connection, &mut self.secrets),
-            Stage::Begins(_) | Stage::Over => None,
+        let established = match std::mem::replace(&mut self.stage, HandshakeStage::Over) {
+            HandshakeStage::Goes(connection) => established(*connection, &mut self.secrets),
+            HandshakeStage::Begins(_) | HandshakeStage::Over => None,
         };
         let Some((state, is_resumed)) = established else {
             return self.fail(None, false, "rustls did not tell the secrets".into());

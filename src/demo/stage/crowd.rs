@@ -52,7 +52,7 @@ pub(super) struct Measured {
     pub(super) trouble: Option<String>,
 }
 
-struct Shared {
+struct CrowdState {
     wanted: AtomicUsize,
     stalled: AtomicUsize,
     newest: AtomicU64,
@@ -61,7 +61,7 @@ struct Shared {
     measured: Mutex<Measured>,
 }
 
-impl Shared {
+impl CrowdState {
     fn measured(&self) -> MutexGuard<'_, Measured> {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,7 +69,7 @@ impl Shared {
 
 /// The receivers.
 pub(super) struct Crowd {
-    shared: Arc<Shared>,
+    shared: Arc<CrowdState>,
     thread: Thread,
     ended: Option<JoinHandle<()>>,
 }
@@ -80,7 +80,7 @@ impl Crowd {
     /// # Errors
     /// No thread, or no descriptor.
     pub(super) fn start(seats: Seats) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(CrowdState {
             wanted: AtomicUsize::new(0),
             stalled: AtomicUsize::new(0),
             newest: AtomicU64::new(0),
@@ -89,8 +89,8 @@ impl Crowd {
             measured: Mutex::default(),
         });
         let ready = ReadySet::new()?;
-        let receivers = seats.ranks.iter().map(|_| Place::default()).collect();
-        let room = Room { seats, shared: shared.clone(), ready, receivers, times_us: Vec::new(), missed: 0 };
+        let receivers = seats.ranks.iter().map(|_| SeatState::default()).collect();
+        let room = CrowdThread { seats, shared: shared.clone(), ready, receivers, times_us: Vec::new(), missed: 0 };
         let ended = thread::Builder::new().name("receivers".to_owned()).spawn(move || room.run())?;
         Ok(Self { shared, thread: ended.thread().clone(), ended: Some(ended) })
     }
@@ -135,30 +135,30 @@ impl Drop for Crowd {
 
 /// Where one receiver is, or will be.
 #[derive(Default)]
-struct Place {
+struct SeatState {
     here: Option<(TcpStream, Receiver)>,
     comes_again: Option<Instant>,
     last_number: Option<u64>,
     was_stalled: bool,
 }
 
-struct Room {
+struct CrowdThread {
     seats: Seats,
-    shared: Arc<Shared>,
+    shared: Arc<CrowdState>,
     ready: ReadySet,
-    receivers: Vec<Place>,
+    receivers: Vec<SeatState>,
     times_us: Vec<u32>,
     missed: u64,
 }
 
-impl Room {
+impl CrowdThread {
     fn run(mut self) {
         let mut events = EpollEvents::with_capacity(256);
         let mut buffer = vec![0; 64 << 10];
         while !self.shared.has_ended.load(Ordering::Relaxed) {
             let wanted = self.shared.wanted.load(Ordering::Relaxed);
             if wanted == 0 {
-                self.receivers.iter_mut().for_each(|place| *place = Place::default());
+                self.receivers.iter_mut().for_each(|place| *place = SeatState::default());
                 thread::park();
                 continue;
             }
@@ -185,7 +185,7 @@ impl Room {
     /// Lets some of those come that are missing.
     fn fill(&mut self, wanted: usize) {
         let now = Instant::now();
-        let missing = |place: &Place| place.here.is_none() && place.comes_again.is_none_or(|at| at <= now);
+        let missing = |place: &SeatState| place.here.is_none() && place.comes_again.is_none_or(|at| at <= now);
         let seats: Vec<usize> = (0..wanted.min(self.receivers.len()))
             .filter(|&seat| missing(&self.receivers[seat]) && !self.is_stalled(seat))
             .take(CONNECTS_AT_ONCE)
@@ -218,7 +218,7 @@ impl Room {
 
     /// It is gone, and comes back after a pause.
     fn leaves(&mut self, seat: usize) {
-        self.receivers[seat] = Place { comes_again: Some(Instant::now() + PAUSE), ..Place::default() };
+        self.receivers[seat] = SeatState { comes_again: Some(Instant::now() + PAUSE), ..SeatState::default() };
         self.shared.catching_up[seat].store(false, Ordering::Relaxed);
     }
 

@@ -86,7 +86,7 @@ struct Wish {
 
 /// What pages are told.
 #[derive(Serialize)]
-struct Report<'a> {
+struct StageReport<'a> {
     receivers: usize,
     open: usize,
     stalled: usize,
@@ -130,7 +130,7 @@ pub fn start(broker: &BrokerHandle, options: StageOptions) -> Result<JoinHandle<
     let ranks = ranks(receivers).into();
     let path = format!("/{PROCESS}{seats_at}");
     let crowd = Crowd::start(Seats { address: reachable(broker.address()), path, ranks: Clone::clone(&ranks), began })?;
-    let stage = Stage {
+    let stage = DemoStage {
         process,
         broker: broker.clone(),
         options: StageOptions { receivers, ..options },
@@ -180,7 +180,7 @@ struct Seat {
     was_closed: bool,
 }
 
-struct Stage {
+struct DemoStage {
     process: Process,
     broker: BrokerHandle,
     options: StageOptions,
@@ -201,7 +201,7 @@ struct Stage {
     trouble: Option<String>,
 }
 
-impl Stage {
+impl DemoStage {
     fn run(mut self) {
         let mut events = Vec::new();
         let mut due = Instant::now();
@@ -325,7 +325,7 @@ impl Stage {
             self.times.pop_front();
         }
         let mut times: Vec<u32> = self.times.iter().flatten().copied().collect();
-        let report = Report {
+        let report = StageReport {
             receivers: self.options.receivers,
             open: self.seat_of.len(),
             stalled: self.stalled,
