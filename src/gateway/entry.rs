@@ -18,7 +18,9 @@ use crate::admission::HeapBytes;
 use crate::{
     http::{Head, PreparedResponse, cookies, query},
     process_id::ProcessId,
+    proto::upgrade,
     resume, sse,
+    words::close_reason,
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -31,6 +33,13 @@ pub enum Entry<'s> {
     Register {
         /// What proxies say of the client; see [`BoundUpgrade::forwarded_for`].
         forwarded_for: Option<String>,
+    },
+    /// A WebSocket of a page, which would see no status: do the handshake, then say why in a close frame.
+    Refuse {
+        /// The close code.
+        code: u16,
+        /// Its reason.
+        why: TokenError,
     },
     /// A channel that only receives, on a bound path: answer with an event stream, then tell the owner.
     Stream(Box<BoundUpgrade<'s>>),
@@ -134,6 +143,24 @@ pub fn enter<'s>(
         .unwrap_or_else(Entry::Answer)
 }
 
+/// Why a client is not let in at the hub.
+enum HubRefusal {
+    Token(TokenError),
+    Answer(PreparedResponse),
+}
+
+impl HubRefusal {
+    fn response(self) -> PreparedResponse {
+        match self {
+            Self::Token(error @ TokenError::KeysPending) => {
+                PreparedResponse::text(503, error.to_string()).with("retry-after", "1")
+            }
+            Self::Token(error) => PreparedResponse::text(401, error.to_string()).with("www-authenticate", "Bearer"),
+            Self::Answer(answer) => answer,
+        }
+    }
+}
+
 /// A request that is checked.
 struct RequestCheck<'s, 'h, 'p> {
     snapshot: &'s Snapshot,
@@ -205,7 +232,16 @@ impl<'s> RequestCheck<'s, '_, '_> {
         if rule.authenticated || rule.extension {
             self.check_origin()?;
         }
-        let grant = if rule.hub { Some(self.hub_grant()?) } else { None };
+        let grant = match rule.hub.then(|| self.hub_grant()).transpose() {
+            Err(HubRefusal::Token(error)) if error != TokenError::KeysPending && self.is_page_of_hub() => {
+                let code = match error {
+                    TokenError::Audience | TokenError::Issuer => close_reason::code::FORBIDDEN,
+                    _ => close_reason::code::UNAUTHORIZED,
+                };
+                return Ok(Entry::Refuse { code, why: error });
+            }
+            grant => grant.map_err(HubRefusal::response)?,
+        };
         Ok(Entry::Upgrade(BoundUpgrade {
             grant,
             owner: binding.owner,
@@ -247,22 +283,27 @@ impl<'s> RequestCheck<'s, '_, '_> {
     }
 
     /// What the token of a client allows it at the hub, or what is allowed without one.
-    fn hub_grant(&self) -> EntryResult<Arc<Grant>> {
-        let refused = |error: TokenError| match error {
-            TokenError::KeysPending => PreparedResponse::text(503, error.to_string()).with("retry-after", "1"),
-            error => PreparedResponse::text(401, error.to_string()).with("www-authenticate", "Bearer"),
-        };
-        let access = self.snapshot.settings.hub.as_ref().ok_or_else(not_bound)?;
-        match grant::token_of(self.head).map_err(refused)? {
-            None => access.open.clone().ok_or_else(|| refused(TokenError::Missing)),
+    fn hub_grant(&self) -> Result<Arc<Grant>, HubRefusal> {
+        let access = self.snapshot.settings.hub.as_ref().ok_or_else(|| HubRefusal::Answer(not_bound()))?;
+        match grant::token_of(self.head).map_err(HubRefusal::Token)? {
+            None => access.open.clone().ok_or(HubRefusal::Token(TokenError::Missing)),
             Some((token, carrier)) => {
-                let grant = access.open(token, self.now_unix_s).map_err(refused)?;
+                let grant = access.open(token, self.now_unix_s).map_err(HubRefusal::Token)?;
                 if carrier == Carrier::Cookie {
-                    self.check_origin()?;
+                    self.check_origin().map_err(HubRefusal::Answer)?;
                 }
                 Ok(Arc::new(grant))
             }
         }
+    }
+
+    /// Returns whether a page asks for a WebSocket of the hub. Its browser tells it that it was not let in, but not
+    /// why, so it would come again for ever.
+    fn is_page_of_hub(&self) -> bool {
+        let mut protocols = upgrade::protocols(self.head.headers());
+        self.head.wants_websocket
+            && self.head.values("origin").next().is_some()
+            && protocols.any(|name| name == resume::SUBPROTOCOL.as_bytes())
     }
 
     fn login(&self) -> EntryResult<Entry<'s>> {

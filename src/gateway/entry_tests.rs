@@ -80,6 +80,7 @@ fn judge_from(snapshot: &Snapshot, peer: &str, line: &str, headers: &str) -> Str
         Entry::Stream(upgrade) => format!("stream {}", upgrade.path),
         Entry::Say(upgrade) => format!("say {}", upgrade.path),
         Entry::Register { .. } => "register".into(),
+        Entry::Refuse { code, why } => format!("{code} {why}"),
         Entry::Dynamic(dynamic) => format!("ask {} {}s", dynamic.request.bound_path, dynamic.timeout_s),
         Entry::Login(_) => "login".into(),
         Entry::Rpc { timeout_s } => format!("rpc {timeout_s}s"),

@@ -33,6 +33,8 @@ pub mod code {
     pub const MALFORMED_REGISTRATION: u16 = 4400;
     /// The token of a registration does not hold.
     pub const UNAUTHORIZED: u16 = 4401;
+    /// The token of a client is for another server.
+    pub const FORBIDDEN: u16 = 4403;
     /// The process that a registration names is not attached.
     pub const NO_SUCH_PROCESS: u16 = 4404;
     /// No registration came in time.
@@ -89,7 +91,7 @@ const fn reason(code: u16, name: &'static str, why: &'static str, then: ClientNe
 
 /// Every code that the server itself sends, in order.
 #[rustfmt::skip]
-pub const CLOSE_REASONS: [CloseReason; 13] = {
+pub const CLOSE_REASONS: [CloseReason; 14] = {
     use ClientNext::{ConnectAgain, LogIn, Mend};
     [
         reason(code::GOING_AWAY, "going away", "the server stops, the process has ended, or pings went unanswered", ConnectAgain),
@@ -105,6 +107,7 @@ pub const CLOSE_REASONS: [CloseReason; 13] = {
         reason(code::MALFORMED_REGISTRATION, "malformed registration",
             "not a WsRegister, or `target_process` is no process id", Mend),
         reason(code::UNAUTHORIZED, "unauthorized", "the token does not hold", LogIn),
+        reason(code::FORBIDDEN, "forbidden", "the token is good elsewhere", Mend),
         reason(code::NO_SUCH_PROCESS, "no such process", "no such process is attached", ConnectAgain),
         reason(code::REGISTRATION_TIMEOUT, "registration timeout", "no registration came in time", ConnectAgain),
         reason(code::ENCRYPTION_NOT_OFFERED, "encryption not offered", "`\"encrypted\":true` is not offered", Mend),

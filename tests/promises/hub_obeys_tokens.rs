@@ -58,6 +58,13 @@ fn enter(broker: &Broker, path: &str, fields: &[(&str, &str)]) -> Result<Client,
 
 /// The same, with what the client is greeted by.
 fn greeted(broker: &Broker, path: &str, fields: &[(&str, &str)]) -> Result<(Client, Value), (u16, String)> {
+    let mut client = connected(broker, path, fields)?;
+    let hello: Value = serde_json::from_str(recv(&mut client).to_text().unwrap()).unwrap();
+    assert_eq!(hello["pushring"], 1, "{hello}");
+    Ok((client, hello))
+}
+
+fn connected(broker: &Broker, path: &str, fields: &[(&str, &str)]) -> Result<Client, (u16, String)> {
     let mut request = format!("ws://{}{path}", broker.address()).into_client_request().unwrap();
     for &(name, value) in fields {
         let name: tungstenite::http::HeaderName = name.parse().unwrap();
@@ -66,11 +73,9 @@ fn greeted(broker: &Broker, path: &str, fields: &[(&str, &str)]) -> Result<(Clie
     let stream = TcpStream::connect(broker.address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     match tungstenite::client(request, Patient(stream)) {
-        Ok((mut client, response)) => {
+        Ok((client, response)) => {
             assert_eq!(response.headers()["sec-websocket-protocol"], "pushring.1", "nothing else is echoed");
-            let hello: Value = serde_json::from_str(recv(&mut client).to_text().unwrap()).unwrap();
-            assert_eq!(hello["pushring"], 1, "{hello}");
-            Ok((client, hello))
+            Ok(client)
         }
         Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) => {
             let words = String::from_utf8(response.body().clone().unwrap_or_default()).unwrap();
@@ -230,6 +235,17 @@ fn the_door_is_open_to_the_hubs_own_tokens_alone() {
         ("without any subprotocol", "/hub", &[("authorization", &format!("Bearer {good}"))], 400),
     ] {
         assert_eq!(status(&broker, path, fields), expected, "{attempt}");
+    }
+    // A page is not shown a status, so it is told by a close frame, whose code says whether another token would do.
+    for (protocols, expected) in [
+        ("pushring.1", (4401, "there is no token")),
+        (&bearer(&token(json!({"exp": unix_s() - 1}))), (4401, "the token has expired")),
+        (&bearer(&login), (4401, "the token's signature does not hold")),
+        (&bearer(&token(json!({"aud": "x"}))), (4403, "the token is for another audience")),
+    ] {
+        let mut page = connected(&broker, "/hub", &[(field, protocols), ("origin", &own)]).unwrap();
+        let (code, why) = recv_close(&mut page);
+        assert_eq!((code, &*why), expected, "{protocols}");
     }
     // The hub's token is no login either, whatever it claims.
     let claims = json!({"username": "local.os", "subdomain": null, "expiration": unix_s() + 60});

@@ -94,7 +94,7 @@ impl Receiver {
         let before = self.head.len();
         self.head.extend_from_slice(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]);
         let Some(at) = self.head.windows(4).position(|four| four == b"\r\n\r\n") else {
-            return if self.head.len() > HEAD_BYTES_MAX { Err(Unexpected) } else { Ok(None) };
+            return if self.head.len() >= HEAD_BYTES_MAX { Err(Unexpected) } else { Ok(None) };
         };
         if !self.head.starts_with(b"HTTP/1.1 101 ") {
             return Err(Unexpected);

@@ -5,7 +5,7 @@
 
 use crate::admission::HeapBytes;
 use crate::channel::ChannelId;
-use crate::gateway::{self, Entry, OwnerId};
+use crate::gateway::{self, Entry, OwnerId, TokenError};
 use crate::http::{self, AfterResponse, HttpStep, PreparedResponse, connection::HttpPhase};
 use crate::proto::deflate::{DeflateContext, Terms, negotiate};
 use crate::proto::{self, MessageKind, UpgradeError, upgrade};
@@ -65,6 +65,11 @@ enum UpgradeTarget {
     },
     Register {
         forwarded_for: Option<Box<str>>,
+    },
+    /// It is told why by a close frame.
+    Refused {
+        code: u16,
+        why: TokenError,
     },
 }
 
@@ -233,7 +238,7 @@ impl Shard {
         }
         match target {
             UpgradeTarget::Bound { owner, .. } if !self.count_of_process(owner) => Some(self.refuse_for_process(owner)),
-            UpgradeTarget::Bound { .. } | UpgradeTarget::Register { .. } => None,
+            UpgradeTarget::Bound { .. } | UpgradeTarget::Register { .. } | UpgradeTarget::Refused { .. } => None,
         }
     }
 
@@ -244,8 +249,8 @@ impl Shard {
                 let opened_bytes = size_of::<Opened>() + path.heap_bytes() + forwarded_for.heap_bytes();
                 self.owners.has_room_to_open(owner, opened_bytes)
             }
-            // It is not known yet.
-            UpgradeTarget::Register { .. } => true,
+            // It is not known yet, or there is none.
+            UpgradeTarget::Register { .. } | UpgradeTarget::Refused { .. } => true,
         }
     }
 
@@ -288,6 +293,7 @@ impl Shard {
                 UpgradeTarget::Register { forwarded_for: forwarded_for.map(Into::into) },
                 false,
             ),
+            Entry::Refuse { code, why } => self.handshake(&request.head, UpgradeTarget::Refused { code, why }, false),
             Entry::Dynamic(dynamic) => Decision::Ask {
                 owner: dynamic.owner,
                 timeout_s: dynamic.timeout_s,
@@ -324,7 +330,7 @@ impl Shard {
     /// The answer to an upgrade request that may enter. `deflate`: compression is offered on this very path.
     fn handshake(&self, head: &http::Head<'_>, mut target: UpgradeTarget, deflate: bool) -> Decision {
         let mut supported: SmallVec<[&str; 4]> = self.config.subprotocols.iter().map(String::as_str).collect();
-        if let UpgradeTarget::Bound { wish: Some(_), .. } = &target {
+        if matches!(&target, UpgradeTarget::Bound { wish: Some(_), .. } | UpgradeTarget::Refused { .. }) {
             supported.push(resume::SUBPROTOCOL);
         }
         let is_hub = matches!(&target, UpgradeTarget::Bound { wish: Some(ResumeWish { grant: Some(_), .. }), .. });
@@ -394,6 +400,11 @@ impl Shard {
                 let registering = Registering { ws, forwarded_for };
                 self.table[slot].phase = ConnectionPhase::Registering(Box::new(registering));
                 self.set_deadline(slot, self.now_ms + self.config.register_timeout_ms);
+            }
+            UpgradeTarget::Refused { code, why } => {
+                let registering = Registering { ws, forwarded_for: None };
+                self.table[slot].phase = ConnectionPhase::Registering(Box::new(registering));
+                return self.refuse_registration(slot, code, &why.to_string());
             }
         }
         if !leftover.is_empty() {

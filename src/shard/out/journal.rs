@@ -5,14 +5,15 @@
 //! nothing else; where that cannot be determined, a gap is reported to it. The bytes are [kept](super::kept), once.
 //!
 //! Invariants: counts go up by one for each entry and are never reused within a run of the broker; an audience that a
-//! listener has left is recorded for as long as history reaches, so a push that it would have received has an entry, or
-//! the counts have a hole. It must not depend on connections.
+//! listener has left is recorded for as long as history reaches, and the first push to it that nobody hears after that
+//! begins a hole; so a push that a returning client would have received has an entry, or the client is from before a
+//! hole and a gap is reported to it. It must not depend on connections.
 
 use super::kept::KeptFrames;
 use super::range::Range;
 use crate::shard::memory::SharedCharge;
 use crate::shard::owners::topics::{Topic, TopicClaim};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Entries at a time.
@@ -67,7 +68,8 @@ pub(in crate::shard) enum Standing {
 
 struct JournalEntry {
     audience: ListenerAudience,
-    range: Range,
+    /// `None`: it was not recorded.
+    range: Option<Range>,
     at_ms: u64,
 }
 
@@ -86,6 +88,14 @@ impl DepartedAudience {
     }
 }
 
+/// What was pushed to an audience and not recorded.
+struct Hole {
+    /// The count of the first of it: who heard this event or a later one has come since.
+    begin: u64,
+    /// From this count on everything is recorded again.
+    end: Option<u64>,
+}
+
 /// See the module.
 pub(in crate::shard) struct Journal {
     entries: VecDeque<JournalEntry>,
@@ -94,6 +104,12 @@ pub(in crate::shard) struct Journal {
     listeners: usize,
     /// Audiences that a listener has left.
     left: HashMap<ListenerAudience, DepartedAudience>,
+    /// Those of them that are not waited for any more, as long as nothing was pushed to them that nobody heard.
+    lapsed: HashSet<ListenerAudience>,
+    /// Audiences to which something was pushed that was not recorded.
+    holes: HashMap<ListenerAudience, Hole>,
+    /// To who heard no event since this one, nothing can be told but that there is a gap.
+    unsure_before: u64,
     /// What the paths and users of its entries take.
     name_bytes: usize,
     charge: SharedCharge,
@@ -117,6 +133,9 @@ impl Journal {
             first: now_ms * COUNTS_PER_MS + 1,
             listeners: 0,
             left: HashMap::new(),
+            lapsed: HashSet::new(),
+            holes: HashMap::new(),
+            unsure_before: 0,
             name_bytes: 0,
             charge: SharedCharge::default(),
             charged_bytes: 0,
@@ -130,8 +149,16 @@ impl Journal {
 
     /// The next event is this.
     pub fn record(&mut self, audience: ListenerAudience, range: Range, now_ms: u64) {
-        self.name_bytes += audience.name_bytes();
-        self.entries.push_back(JournalEntry { audience, range, at_ms: now_ms });
+        let count = self.next();
+        if let Some(hole) = self.holes.get_mut(&audience) {
+            hole.end.get_or_insert(count);
+        }
+        self.append(JournalEntry { audience, range: Some(range), at_ms: now_ms });
+    }
+
+    fn append(&mut self, entry: JournalEntry) {
+        self.name_bytes += entry.audience.name_bytes();
+        self.entries.push_back(entry);
         if self.entries.len() > ENTRIES_MAX {
             self.forget_first();
         }
@@ -161,10 +188,39 @@ impl Journal {
         if self.left.len() < LEFT_MAX || self.left.contains_key(&audience) {
             self.left.insert(audience, DepartedAudience { until_ms, claim });
         } else {
-            // Whoever comes back from before now is told that something may be missing.
-            self.first = self.next() + 1;
-            self.entries.clear();
-            self.name_bytes = 0;
+            self.forget_all();
+        }
+    }
+
+    /// Whoever comes back from before now is told that something may be missing.
+    fn forget_all(&mut self) {
+        self.first = self.next() + 1;
+        self.unsure_before = self.first - 1;
+        self.entries.clear();
+        self.lapsed.clear();
+        self.holes.clear();
+        self.name_bytes = 0;
+    }
+
+    /// Nobody has heard a push to this audience, or nobody is left here to whom one would come. Whoever was of it and is
+    /// not waited for any more is told of a gap.
+    pub fn skip(&mut self, audience: &ListenerAudience, now_ms: u64) {
+        let Some(audience) = self.lapsed.take(audience) else { return };
+        if self.holes.len() == LEFT_MAX {
+            return self.forget_all();
+        }
+        self.holes.insert(audience.clone(), Hole { begin: self.next(), end: None });
+        self.append(JournalEntry { audience, range: None, at_ms: now_ms });
+    }
+
+    fn lapse(&mut self, audience: ListenerAudience, claim: Option<TopicClaim>, now_ms: u64) {
+        if self.lapsed.len() == LEFT_MAX {
+            return self.forget_all();
+        }
+        self.lapsed.insert(audience.clone());
+        if claim.is_some_and(|claim| claim.is_last()) {
+            // What is published from now on does not come to this shard.
+            self.skip(&audience, now_ms);
         }
     }
 
@@ -182,11 +238,23 @@ impl Journal {
     /// whether nobody needs it any more.
     pub fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
         while let Some(first) = self.entries.front()
-            && (first.at_ms < before_ms || !kept.has(first.range))
+            && (first.at_ms < before_ms || first.range.is_some_and(|range| !kept.has(range)))
         {
             self.forget_first();
         }
-        self.left.retain(|_, left| now_ms <= left.until_ms);
+        let mut lapsed = Vec::new();
+        self.left.retain(|audience, left| {
+            let is_awaited = now_ms <= left.until_ms;
+            if !is_awaited {
+                lapsed.push((audience.clone(), left.claim.take()));
+            }
+            is_awaited
+        });
+        for (audience, claim) in lapsed {
+            self.lapse(audience, claim, now_ms);
+        }
+        // Who comes from before one that has ended is told of a gap by the counts alone.
+        self.holes.retain(|_, hole| hole.end.is_none_or(|end| end >= self.first));
         self.listeners == 0 && self.left.is_empty()
     }
 
@@ -199,27 +267,29 @@ impl Journal {
         standing: impl Fn(&ListenerAudience) -> Standing,
     ) -> Replay {
         let newest = self.next() - 1;
-        if last > newest {
+        let is_before =
+            |(audience, hole): (&ListenerAudience, &Hole)| last < hole.begin && standing(audience) != Standing::Foreign;
+        if last > newest || last < self.unsure_before || self.holes.iter().any(is_before) {
             return Replay { ranges: Vec::new(), from: newest, has_gap: true };
         }
         let mut has_gap = last + 1 < self.first;
         let (mut ranges, mut bytes, mut from) = (Vec::new(), 0, last);
         let missed = newest.saturating_sub(last.max(self.first - 1)) as usize;
         for (behind, entry) in self.entries.iter().rev().take(missed).enumerate() {
-            let is_lost = match standing(&entry.audience) {
+            let range = match standing(&entry.audience) {
                 Standing::Foreign => continue,
-                Standing::Unsure => true,
-                Standing::Of => {
-                    bytes += entry.range.len();
-                    bytes > bytes_max || !kept.has(entry.range)
-                }
+                Standing::Unsure => None,
+                Standing::Of => entry.range.filter(|&range| {
+                    bytes += range.len();
+                    bytes <= bytes_max && kept.has(range)
+                }),
             };
-            if is_lost {
+            let Some(range) = range else {
                 has_gap = true;
                 from = newest - behind as u64;
                 break;
-            }
-            ranges.push(entry.range);
+            };
+            ranges.push(range);
         }
         if has_gap && from == last {
             from = self.first - 1;
@@ -230,8 +300,12 @@ impl Journal {
 
     /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
     pub fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
-        let names: usize = self.left.keys().map(DepartedAudience::name_bytes).sum();
-        let left_bytes = self.left.capacity() * size_of::<(ListenerAudience, DepartedAudience)>() + names;
+        let audiences = self.left.keys().chain(&self.lapsed).chain(self.holes.keys());
+        let names: usize = audiences.map(DepartedAudience::name_bytes).sum();
+        let left_bytes = self.left.capacity() * size_of::<(ListenerAudience, DepartedAudience)>()
+            + self.lapsed.capacity() * size_of::<ListenerAudience>()
+            + self.holes.capacity() * size_of::<(ListenerAudience, Hole)>()
+            + names;
         let entry_bytes = self.entries.capacity() * size_of::<JournalEntry>();
         let bytes = size_of::<Self>() + entry_bytes + left_bytes + self.name_bytes;
         if bytes != self.charged_bytes {
@@ -300,6 +374,36 @@ mod tests {
         assert!(journal.awaits(&path("/a"), 50) && !journal.awaits(&path("/b"), 50));
         assert!(!journal.trim(15, 50, &kept) && journal.trim(60, 51, &kept));
         assert!(Journal::new(51).next() > journal.next(), "counts are not used again");
+    }
+
+    #[test]
+    fn who_is_not_waited_for_any_more_is_told_of_a_gap_once_something_was_pushed() {
+        let (mut kept, mut journal) = (KeptFrames::default(), Journal::new(0));
+        journal.enter();
+        journal.enter();
+        let last = journal.next() - 1;
+        journal.leave([path("/a"), path("/b")], 50);
+        assert!(!journal.trim(0, 51, &kept));
+        let replay = |journal: &Journal, kept: &KeptFrames, last| journal.since(last, 1 << 20, kept, of_a);
+        assert!(!replay(&journal, &kept, last).has_gap, "nothing was pushed yet");
+        for _ in 0..3 {
+            journal.skip(&path("/b"), 51);
+        }
+        assert!(!replay(&journal, &kept, last).has_gap, "what was pushed was not for it");
+        journal.skip(&path("/a"), 51);
+        event(&mut kept, &mut journal, path("/b"), 52);
+        journal.skip(&path("/a"), 52);
+        assert_eq!(replay(&journal, &kept, last), Replay { ranges: vec![], from: last + 3, has_gap: true });
+        // Who came later has missed nothing.
+        let behind = event(&mut kept, &mut journal, path("/a"), 53);
+        assert_eq!(replay(&journal, &kept, last + 3).ranges, [behind]);
+        assert!(replay(&journal, &kept, last).has_gap && !replay(&journal, &kept, last + 3).has_gap);
+        // The hole is forgotten when counts say as much.
+        journal.trim(53, 53, &kept);
+        assert!(!journal.holes.contains_key(&path("/a")) || journal.first <= last + 4);
+        journal.trim(54, 54, &kept);
+        assert!(journal.holes.keys().all(|audience| *audience == path("/b")));
+        assert!(replay(&journal, &kept, last).has_gap && !replay(&journal, &kept, last + 4).has_gap);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::shard::out::journal::{Journal, ListenerAudience};
 use crate::shard::out::keeping::ResumeHolder;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
 use crate::shard::out::range::Range;
-use crate::shard::owners::topics::TopicClaim;
+use crate::shard::owners::topics::{Topic, TopicClaim};
 use crate::shard::table::connection::Flag;
 use crate::shard::table::slot::Slot;
 use crate::shard::work::copy_ns;
@@ -85,6 +85,27 @@ impl Shard {
         if is_awaited && matches!(forms.kind, PushKind::Message(_)) {
             let recorded = if *hides { &ListenerAudience::Listed } else { audience };
             self.make_event(forms, *owner, recorded, *policy);
+        }
+    }
+
+    /// A broadcast has come to its end. Where nobody heard it as an event, whoever was of its audience and is not waited
+    /// for any more has missed it.
+    pub(super) fn note_unheard(&mut self, broadcast: &UnfinishedBroadcast) {
+        if let UnfinishedBroadcast { forms, heard_by: Some(audience), owner, .. } = broadcast
+            && forms.event.is_none()
+            && matches!(forms.kind, PushKind::Message(_))
+            && let Some(journal) = self.out.journals.get_mut(owner)
+        {
+            journal.skip(audience, self.now_ms);
+        }
+    }
+
+    /// The last subscriber that a topic had on this shard has left: what is published to it does not come here.
+    pub(in crate::shard) fn topic_left(&mut self, owner: OwnerId, topic: &Topic) {
+        if topic.counted(self.owners.shard()) == 0
+            && let Some(journal) = self.out.journals.get_mut(&owner)
+        {
+            journal.skip(&ListenerAudience::Topic(topic.name().clone()), self.now_ms);
         }
     }
 

@@ -180,6 +180,7 @@ impl Shard {
     }
 
     fn end_broadcast(&mut self, broadcast: UnfinishedBroadcast) {
+        self.note_unheard(&broadcast);
         if let Reached::All(cohort) = broadcast.reached {
             self.out.audience = cohort.into_slots();
             self.out.audience.clear();

@@ -109,8 +109,10 @@ impl Shard {
         self.stats.unsubscribed += 1;
         let owner = &self.owners[place].owner;
         self.table.admission().leave_subscription(owner.topics.subscriptions());
+        let id = owner.id;
         if owner.wants_topics {
             self.owners.emit(place, Event::Left { channel, topic: topic.name().clone() });
         }
+        self.topic_left(id, topic);
     }
 }

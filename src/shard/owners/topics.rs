@@ -225,7 +225,7 @@ impl Topic {
     }
 
     /// How many are counted on `shard`.
-    pub(super) fn counted(&self, shard: u32) -> usize {
+    pub(in crate::shard) fn counted(&self, shard: u32) -> usize {
         self.on(shard).count.load(Ordering::Relaxed) as usize
     }
 }
@@ -234,6 +234,11 @@ impl TopicClaim {
     /// The topic.
     pub fn topic(&self) -> &Arc<Topic> {
         self.topic.as_ref().expect("it is there until it is taken over")
+    }
+
+    /// Returns whether nobody else is counted on its shard.
+    pub fn is_last(&self) -> bool {
+        self.topic().counted(self.shard) == 1
     }
 
     /// The shard counts the channel from now on, and out when it leaves.

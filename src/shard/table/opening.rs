@@ -136,7 +136,7 @@ impl Shard {
         }
     }
 
-    fn refuse_registration(&mut self, slot: Slot, code: u16, reason: &str) {
+    pub(in crate::shard) fn refuse_registration(&mut self, slot: Slot, code: u16, reason: &str) {
         self.stats.registrations_refused += 1;
         let why = CloseFrame { code: Some(code), reason: reason.into() };
         self.close_now(slot, &why, ClosedBy::Violation);
