@@ -56,15 +56,15 @@ pub(super) struct LastShard(pub Arc<DirectoryCell>);
 
 impl Drop for LastShard {
     fn drop(&mut self) {
-        let emptied = {
-            let mut directory = self.0.directory();
-            directory.owners = HashTrieMapSync::default();
-            directory.processes = HashTrieMapSync::default();
-            directory.resolve = None;
-            directory.system = None;
-            directory.clone()
-        };
-        *self.0.adopted() = Arc::new(emptied);
+        // Whoever changes the directory meanwhile has copied it before, and would put the copy back behind this. No
+        // change waits for shards that have ended.
+        let mut adopted = self.0.adopted();
+        let mut directory = self.0.directory();
+        directory.owners = HashTrieMapSync::default();
+        directory.processes = HashTrieMapSync::default();
+        directory.resolve = None;
+        directory.system = None;
+        *adopted = Arc::new(directory.clone());
     }
 }
 
