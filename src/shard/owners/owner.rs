@@ -113,6 +113,10 @@ impl LocalOwner {
             let PathChannels { path, .. } = self.lists.remove(place.list as usize);
             self.by_path.remove(&path);
         }
+        if self.lists.is_empty() {
+            // Only its channels wait for room, and the last of them has gone.
+            (self.waiting, self.gone) = (VecDeque::new(), 0);
+        }
         moved
     }
 
