@@ -135,7 +135,8 @@ impl Journal {
             left: HashMap::new(),
             lapsed: HashSet::new(),
             holes: HashMap::new(),
-            unsure_before: 0,
+            // What was pushed before, nobody knows.
+            unsure_before: now_ms * COUNTS_PER_MS,
             name_bytes: 0,
             charge: SharedCharge::default(),
             charged_bytes: 0,
@@ -202,8 +203,8 @@ impl Journal {
         self.name_bytes = 0;
     }
 
-    /// Nobody has heard a push to this audience, or nobody is left here to whom one would come. Whoever was of it and is
-    /// not waited for any more is told of a gap.
+    /// Nobody has heard a push to this audience, or nobody is left here to whom one would come. Whoever was of it and
+    /// is not waited for any more is told of a gap.
     pub fn skip(&mut self, audience: &ListenerAudience, now_ms: u64) {
         let Some(audience) = self.lapsed.take(audience) else { return };
         if self.holes.len() == LEFT_MAX {

@@ -88,8 +88,8 @@ impl Shard {
         }
     }
 
-    /// A broadcast has come to its end. Where nobody heard it as an event, whoever was of its audience and is not waited
-    /// for any more has missed it.
+    /// A broadcast has come to its end. Where nobody heard it as an event, whoever was of its audience and is not
+    /// waited for any more has missed it.
     pub(super) fn note_unheard(&mut self, broadcast: &UnfinishedBroadcast) {
         if let UnfinishedBroadcast { forms, heard_by: Some(audience), owner, .. } = broadcast
             && forms.event.is_none()
