@@ -311,6 +311,7 @@ async function picture(tab, file) {
   await new Promise((resolve) => setTimeout(resolve, 2_000));
   await tab.click('#cut');
   await new Promise((resolve) => setTimeout(resolve, 1_500));
+  await tab.evaluate(() => window.scrollTo(0, 0));
   await tab.screenshot({ path: file });
   await tab.click('[data-stall="0"]');
   await tab.click('#tabs button');
