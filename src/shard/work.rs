@@ -2,7 +2,7 @@
 //!
 //! Everything that a turn does is spent from one budget, so that no kind of work is free: commands and channels, frames
 //! and bytes, clients that resume. Counted, not timed: the same calls cost the same, so the simulation sees the same
-//! turns. What the same work costs here and now, [`Calibration`] knows.
+//! turns. What the same work costs here and now, `Calibration` knows.
 //!
 //! Invariant: the amount spent only grows within a turn. Must not depend on what the work is for.
 

@@ -3,7 +3,7 @@
 //!
 //! - At `/stage:pushring:sys/` a page watches: it is sent each message as the receivers are (Binary), and a report as
 //!   Text four times a second. It may say `{"stall":100}` and `{"policy":"close"}` (`drop`, `conflate`).
-//! - The receivers are simulated, but their connections are not: sockets to the broker's own listener ([`crowd`]). They
+//! - The receivers are simulated, but their connections are not: sockets to the broker's own listener (`crowd`). They
 //!   are there while somebody watches.
 //!
 //! Invariants: without a page nothing is pushed and nobody is connected; what is reported was measured or was answered
