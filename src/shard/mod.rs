@@ -44,6 +44,9 @@ mod table;
 mod tests;
 pub mod tls_counts;
 pub mod turn;
+#[cfg(test)]
+#[path = "two_shards_tests.rs"]
+mod two_shards;
 pub mod unfinished;
 pub mod work;
 

@@ -3,69 +3,20 @@
 //! number N of its channel must be the Nth that it receives, both ways; missing messages must have been reported, to
 //! the message.
 
-use super::command::{
-    Arrival, Carried, Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
-};
+use super::command::{Command, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience};
 use super::event::Event;
-use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use super::operating::Drain;
 use super::stage::OWNER;
-use super::{Common, ConnectionToken, Directory, Effect, Owner, Resume, Shard, ShardConfig, SocketEnd};
-use crate::admission::{Budget, Ledger};
+use super::two_shards::{SHARDS, TwoShards};
+use super::{Resume, ShardConfig};
+use crate::admission::Budget;
 use crate::channel::ChannelId;
-use crate::gateway::{Settings, Snapshot, SubdomainTokens, WebSocketRule};
+use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
 use crate::proto::client::append_message;
-use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
 use bytes::Bytes;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
-
-const SHARDS: u32 = 2;
-
-/// One socket, as the network has it.
-#[derive(Default)]
-struct Wire {
-    /// Bytes on their way to the client, and to the shard.
-    to_client: Vec<u8>,
-    to_server: Vec<u8>,
-    room: usize,
-    is_full: bool,
-    is_cut: bool,
-    is_closed: bool,
-    /// Who is told of it: a shard, and its token there.
-    watched: Option<(usize, ConnectionToken)>,
-}
-
-#[derive(Clone, Default)]
-struct Wires(Rc<RefCell<BTreeMap<i32, Wire>>>);
-
-impl Flush for Wires {
-    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
-        let mut wires = self.0.borrow_mut();
-        for (index, entry) in batch.iter().enumerate() {
-            let wire = wires.get_mut(&entry.socket.0).expect("a socket that there is");
-            assert!(!wire.is_closed, "nothing is sent to a socket that was closed");
-            if wire.is_cut {
-                short.push(ShortSend { index, sent: Err(32) });
-                continue;
-            }
-            let bytes = match entry.parts {
-                SendParts::One(bytes) => bytes.to_vec(),
-                SendParts::Many(parts) => parts.iter().flat_map(|part| part.to_vec()).collect(),
-            };
-            let taken = bytes.len().min(wire.room);
-            wire.room -= taken;
-            wire.to_client.extend_from_slice(&bytes[..taken]);
-            if taken < bytes.len() {
-                wire.is_full = true;
-                short.push(ShortSend { index, sent: Ok(taken) });
-            }
-        }
-    }
-}
 
 /// splitmix64
 #[derive(Clone)]
@@ -113,11 +64,7 @@ struct Known {
 }
 
 struct World {
-    shards: Vec<Shard>,
-    events: ProcessReceiver,
-    wires: Wires,
-    now_ms: u64,
-    sockets: i32,
+    net: TwoShards,
     clients: Vec<Client>,
     known: BTreeMap<u32, Known>,
     resumed: u64,
@@ -144,41 +91,18 @@ fn number_of(payload: &[u8]) -> u64 {
 
 impl World {
     fn new(config: ShardConfig, memory: Budget, deflate: bool) -> Self {
-        let process = "p:sim:sys".parse().unwrap();
-        let mut gateway = Snapshot::new(Settings::of_a_node("sim.os", SubdomainTokens::Own));
         let rule = WebSocketRule { resume: true, resume_events: true, deflate, ..WebSocketRule::default() };
-        gateway.bind_websocket(OWNER, &process, "/ws", rule).unwrap();
-        let ledger = Ledger::new(memory);
-        let (queue, events) = process_queue(SHARDS as usize, QueueLimits::default(), &ledger, |_| {});
-        let mut directory = Directory::new(gateway);
-        directory.attach(Arc::new(Owner::new(OWNER, process, queue, config.policy, false)));
-        let wires = Wires::default();
-        let common = Common {
-            config: Arc::new(config),
-            directory: Arc::new(directory),
-            admission: Arc::default(),
-            memory: ledger,
-            resume: crate::resume::Keys::new(&[7; 32]),
-        };
-        let shard = |index| Shard::new(index, SHARDS, common.clone(), Box::new(wires.clone()), u64::from(index) + 3, 0);
-        let shards = (0..SHARDS).map(shard).collect();
+        let net = TwoShards::new(config, memory, |gateway, process| {
+            gateway.bind_websocket(OWNER, process, "/ws", rule).unwrap();
+        });
         let (clients, known, left) = Default::default();
-        let (now_ms, sockets, resumed, gaps, refused) = Default::default();
-        Self { shards, events, wires, now_ms, sockets, clients, known, resumed, gaps, refused, left }
-    }
-
-    fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
-        look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
+        let (resumed, gaps, refused) = Default::default();
+        Self { net, clients, known, resumed, gaps, refused, left }
     }
 
     /// A client connects to `shard`, for a new channel or its old one.
     fn connect(&mut self, at: usize, shard: usize, room: usize, deflate: bool) {
-        let socket = self.sockets;
-        self.sockets += 1;
-        self.wires.0.borrow_mut().insert(socket, Wire { room, ..Wire::default() });
-        let accepted = self.shards[shard].handle_accept(SocketId(socket), ([127, 0, 0, 1], 1).into(), self.now_ms);
-        let Some(token) = accepted else { return };
-        self.wire(socket, |wire| wire.watched = Some((shard, token)));
+        let Some((socket, token)) = self.net.accept(shard, room) else { return };
         let client = &mut self.clients[at];
         let resume = client.channel.map(|id| format!(", resume.{id}.{}.{}", client.token, client.received));
         let resume = resume.unwrap_or_default();
@@ -191,7 +115,7 @@ impl World {
         (client.socket, client.is_upgraded, client.knows_hello) = (Some(socket), false, false);
         client.partial.clear();
         client.is_closed = false;
-        self.shards[shard].handle_read(token, &mut head.into_bytes(), self.now_ms);
+        self.net.shards[shard].handle_read(token, &mut head.into_bytes(), self.net.now_ms);
     }
 
     fn add_client(&mut self) -> usize {
@@ -210,14 +134,8 @@ impl World {
         self.clients.len() - 1
     }
 
-    /// One turn of each shard, with what the driver does.
     fn turn(&mut self) {
-        for at in 0..self.shards.len() {
-            self.shards[at].begin_turn(self.now_ms);
-            self.shards[at].flush();
-            self.shards[at].end_turn();
-            self.carry_out(at);
-        }
+        self.net.turn();
         self.hear();
         for at in 0..self.clients.len() {
             if let Some(socket) = self.clients[at].socket {
@@ -226,37 +144,9 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, at: usize) {
-        for handover in self.shards[at].take_handovers() {
-            self.wire(handover.socket.0, |wire| wire.watched = None);
-            let carried = Carried(Box::new(handover.socket));
-            let to = handover.to as usize;
-            self.shards[to].handle_command(Command::Arrive(carried, handover.arrival), self.now_ms);
-            self.take_in(to);
-        }
-        let mut effects = Vec::new();
-        self.shards[at].take_effects(&mut effects);
-        for effect in effects {
-            match effect {
-                Effect::Close(socket) | Effect::Abandon(socket) => self.wire(socket.0, |wire| wire.is_closed = true),
-                Effect::Watch(socket, token) => self.wire(socket.0, |wire| wire.watched = Some((at, token))),
-                Effect::Read(_) | Effect::ShutdownWrite(_) => {}
-            }
-        }
-    }
-
-    fn take_in(&mut self, at: usize) {
-        for (carried, arrival) in self.shards[at].take_arrivals() {
-            let socket: Box<SocketId> = carried.0.downcast().unwrap();
-            let arrival: Arrival = *arrival;
-            self.shards[at].handle_arrival(*socket, arrival, self.now_ms);
-        }
-        self.carry_out(at);
-    }
-
     /// What the process is told.
     fn hear(&mut self) {
-        while let Ok(batch) = self.events.try_recv() {
+        while let Ok(batch) = self.net.events.try_recv() {
             for event in batch.events {
                 match event {
                     Event::Opened(opened) => {
@@ -290,7 +180,7 @@ impl World {
 
     fn is_there(&self, id: u32) -> bool {
         let channel = ChannelId::new(id);
-        self.shards[channel.shard(SHARDS) as usize].table.slot_of(channel).is_some()
+        self.net.shards[channel.shard(SHARDS) as usize].table.slot_of(channel).is_some()
     }
 
     /// A push that ends its channel is not accepted.
@@ -311,9 +201,9 @@ impl World {
         let shard = ChannelId::new(id).shard(SHARDS) as usize;
         let push =
             PushCommand { channel: ChannelId::new(id), owner: Some(OWNER), frame, policy, asked: ReportTo::Nobody };
-        self.shards[shard].handle_command(Command::Push(push), self.now_ms);
+        self.net.shards[shard].handle_command(Command::Push(push), self.net.now_ms);
         self.take_back_refused(id);
-        self.carry_out(shard);
+        self.net.carry_out(shard);
         self.hear();
     }
 
@@ -333,9 +223,9 @@ impl World {
             policy,
             part: None,
         };
-        self.shards[shard].handle_command(Command::PushMany(Box::new(many)), self.now_ms);
+        self.net.shards[shard].handle_command(Command::PushMany(Box::new(many)), self.net.now_ms);
         channels.into_iter().for_each(|id| self.take_back_refused(id));
-        self.carry_out(shard);
+        self.net.carry_out(shard);
         self.hear();
     }
 
@@ -353,20 +243,20 @@ impl World {
         let Some(socket) = self.clients[at].socket else { return };
         let mut bytes = Vec::new();
         append_message(&mut bytes, MessageKind::Text, [1, 2, 3, 4], text);
-        self.wire(socket, |wire| wire.to_server.extend_from_slice(&bytes));
+        self.net.wire(socket, |wire| wire.to_server.extend_from_slice(&bytes));
         self.deliver(socket);
     }
 
     /// Gives a shard what a client has sent, if it wants to read.
     fn deliver(&mut self, socket: i32) {
-        let watched = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_cut && !wire.is_closed));
-        let Some((shard, token)) = watched.filter(|_| self.wire(socket, |wire| !wire.to_server.is_empty())) else {
+        let watched = self.net.wire(socket, |wire| wire.watched.filter(|_| !wire.is_cut && !wire.is_closed));
+        let Some((shard, token)) = watched.filter(|_| self.net.wire(socket, |wire| !wire.to_server.is_empty())) else {
             return;
         };
-        if self.shards[shard].wants_read(token) {
-            let mut bytes = self.wire(socket, |wire| std::mem::take(&mut wire.to_server));
-            self.shards[shard].handle_read(token, &mut bytes, self.now_ms);
-            self.carry_out(shard);
+        if self.net.shards[shard].wants_read(token) {
+            let mut bytes = self.net.wire(socket, |wire| std::mem::take(&mut wire.to_server));
+            self.net.shards[shard].handle_read(token, &mut bytes, self.net.now_ms);
+            self.net.carry_out(shard);
             self.hear();
         }
     }
@@ -374,13 +264,10 @@ impl World {
     /// At most so many bytes reach the client.
     fn receive(&mut self, at: usize, bytes: usize) {
         let Some(socket) = self.clients[at].socket else { return };
-        let came = self.wire(socket, |wire| {
-            let count = wire.to_client.len().min(bytes);
-            wire.to_client.drain(..count).collect::<Vec<u8>>()
-        });
+        let came = self.net.take(socket, bytes);
         self.clients[at].partial.extend_from_slice(&came);
         while self.understand(at) {}
-        self.settle_again(at);
+        self.net.let_write(socket);
     }
 
     /// Takes one whole thing out of what came. Returns whether there was one.
@@ -477,35 +364,18 @@ impl World {
         }
     }
 
-    /// The socket takes bytes again.
-    fn settle_again(&mut self, at: usize) {
-        let Some(socket) = self.clients[at].socket else { return };
-        let was_full = self.wire(socket, |wire| std::mem::take(&mut wire.is_full));
-        let watched = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_closed && !wire.is_cut));
-        if was_full && let Some((shard, token)) = watched {
-            self.shards[shard].handle_writable(token);
-        }
-    }
-
     /// The network is gone; the shard hears of it if `is_noticed`.
     fn cut(&mut self, at: usize, is_noticed: bool) {
         let Some(socket) = self.clients[at].socket.take() else { return };
-        let watched = self.wire(socket, |wire| {
-            wire.is_cut = is_noticed;
-            wire.watched.filter(|_| !wire.is_closed)
-        });
-        if is_noticed && let Some((shard, token)) = watched {
-            self.shards[shard].handle_end(token, SocketEnd::Broken, self.now_ms);
-            self.carry_out(shard);
+        self.net.wire(socket, |wire| wire.is_cut = is_noticed);
+        if is_noticed {
+            self.net.break_off(socket);
             self.hear();
         }
     }
 
     fn tick(&mut self, passed_ms: u64) {
-        self.now_ms += passed_ms;
-        for shard in &mut self.shards {
-            shard.handle_tick(self.now_ms);
-        }
+        self.net.tick(passed_ms);
         self.turn();
     }
 
@@ -515,7 +385,7 @@ impl World {
             self.turn();
             for at in 0..self.clients.len() {
                 if let Some(socket) = self.clients[at].socket {
-                    self.wire(socket, |wire| wire.room = 1 << 20);
+                    self.net.wire(socket, |wire| wire.room = 1 << 20);
                 }
                 self.receive(at, usize::MAX);
             }
@@ -555,7 +425,7 @@ fn whatever_byte_is_the_last_to_come_the_stream_goes_on_behind_it() {
             let at = world.add_client();
             world.connect(at, 0, usize::MAX, deflate);
             world.turn();
-            let hello = world.wire(0, |wire| wire.to_client.len());
+            let hello = world.net.wire(0, |wire| wire.to_client.len());
             world.receive(at, hello);
             let id = world.channel(at);
             for step in 0..6 {
@@ -564,7 +434,7 @@ fn whatever_byte_is_the_last_to_come_the_stream_goes_on_behind_it() {
                 world.say(at);
             }
             world.turn();
-            let is_over = cut > world.wire(0, |wire| wire.to_client.len());
+            let is_over = cut > world.net.wire(0, |wire| wire.to_client.len());
             world.receive(at, cut);
             world.cut(at, cut % 3 != 0);
             world.push(id, 5, None);
@@ -597,11 +467,11 @@ fn an_answer_that_was_lost_costs_nobody_the_channel() {
         for is_noticed in [true, false, true] {
             world.cut(at, is_noticed);
             world.push(id, 5, None);
-            let socket = world.sockets;
+            let socket = world.net.sockets;
             world.connect(at, 1, usize::MAX, false);
             world.turn();
             world.turn();
-            is_over = cut > world.wire(socket, |wire| wire.to_client.len());
+            is_over = cut > world.net.wire(socket, |wire| wire.to_client.len());
             world.receive(at, cut);
         }
         world.cut(at, true);
@@ -674,7 +544,7 @@ fn act(world: &mut World, plan: &mut Plan) {
         12..15 => {
             let bytes = rng.below(plan.piece) + 1;
             if let Some(socket) = world.clients[at].socket {
-                world.wire(socket, |wire| wire.room = wire.room.max(bytes));
+                world.net.wire(socket, |wire| wire.room = wire.room.max(bytes));
             }
             world.receive(at, bytes);
         }
@@ -758,19 +628,19 @@ fn a_drain_ends_those_who_wait_and_sends_the_others_what_they_are_behind_by() {
     let [here, away] = [0, 1].map(|at| world.channel(at));
     world.cut(1, true);
     let socket = world.clients[0].socket.unwrap();
-    world.wire(socket, |wire| wire.room = 10);
+    world.net.wire(socket, |wire| wire.room = 10);
     for id in [here, away, here, away, here] {
         world.push(id, 100, None);
         world.turn();
     }
     let drain = Drain { grace_ms: 0, over_ms: 0, within_ms: 1_000 };
-    for shard in &mut world.shards {
-        shard.handle_command(Command::Drain(Box::new(drain)), world.now_ms);
+    for shard in &mut world.net.shards {
+        shard.handle_command(Command::Drain(Box::new(drain)), world.net.now_ms);
     }
     for _ in 0..5 {
         world.tick(100);
         world.receive(0, usize::MAX);
-        world.wire(socket, |wire| wire.room = 1 << 20);
+        world.net.wire(socket, |wire| wire.room = 1 << 20);
     }
     assert!(world.known[&away].is_closed, "nobody comes back to a broker that stops");
     assert_eq!((world.clients[0].received, world.clients[0].missing), (3, 0));

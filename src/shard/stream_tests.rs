@@ -3,56 +3,19 @@
 //! is what was pushed: a listener hears each message for it once and in order, or is told of a gap before what follows,
 //! however often it is cut, and nothing that was for another path.
 
-use super::command::{Carried, Command, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience};
-use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
+use super::command::{Command, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience};
 use super::stage::{OWNER, ask};
-use super::{Common, ConnectionToken, Directory, Effect, Owner, Resume, Shard, ShardConfig, SocketEnd};
-use crate::admission::Ledger;
+use super::two_shards::{SHARDS, TwoShards};
+use super::{Resume, ShardConfig};
+use crate::admission::Budget;
 use crate::channel::ChannelId;
-use crate::gateway::{Settings, Snapshot, SubdomainTokens, WebSocketRule};
+use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
-use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
 use bytes::Bytes;
 use proptest::prelude::*;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
-const SHARDS: u32 = 2;
 const PATHS: [&str; 2] = ["/a", "/b"];
-
-#[derive(Default)]
-struct Wire {
-    to_client: Vec<u8>,
-    room: usize,
-    is_full: bool,
-    is_closed: bool,
-    watched: Option<(usize, ConnectionToken)>,
-}
-
-#[derive(Clone, Default)]
-struct Wires(Rc<RefCell<BTreeMap<i32, Wire>>>);
-
-impl Flush for Wires {
-    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
-        let mut wires = self.0.borrow_mut();
-        for (index, entry) in batch.iter().enumerate() {
-            let wire = wires.get_mut(&entry.socket.0).expect("a socket that there is");
-            let bytes = match entry.parts {
-                SendParts::One(bytes) => bytes.to_vec(),
-                SendParts::Many(parts) => parts.iter().flat_map(|part| part.to_vec()).collect(),
-            };
-            let taken = bytes.len().min(wire.room);
-            wire.room -= taken;
-            wire.to_client.extend_from_slice(&bytes[..taken]);
-            if taken < bytes.len() {
-                wire.is_full = true;
-                short.push(ShortSend { index, sent: Ok(taken) });
-            }
-        }
-    }
-}
 
 /// One who listens, as a browser does.
 #[derive(Default)]
@@ -74,53 +37,26 @@ struct Listener {
 }
 
 struct World {
-    shards: Vec<Shard>,
-    events: ProcessReceiver,
-    wires: Wires,
-    now_ms: u64,
-    sockets: i32,
+    net: TwoShards,
     number: u64,
     listeners: Vec<Listener>,
 }
 
 impl World {
     fn new(config: ShardConfig) -> Self {
-        let process = "p:sim:sys".parse().unwrap();
-        let mut gateway = Snapshot::new(Settings::of_a_node("sim.os", SubdomainTokens::Own));
-        for path in PATHS {
-            let rule = WebSocketRule { sse: true, ..WebSocketRule::default() };
-            gateway.bind_websocket(OWNER, &process, path, rule).unwrap();
-        }
-        let ledger = Ledger::default();
-        let (queue, events) = process_queue(SHARDS as usize, QueueLimits::default(), &ledger, |_| {});
-        let mut directory = Directory::new(gateway);
-        directory.attach(Arc::new(Owner::new(OWNER, process, queue, config.policy, false)));
-        let wires = Wires::default();
-        let common = Common {
-            config: Arc::new(config),
-            directory: Arc::new(directory),
-            admission: Arc::default(),
-            memory: ledger,
-            resume: crate::resume::Keys::new(&[7; 32]),
-        };
-        let shard = |index| Shard::new(index, SHARDS, common.clone(), Box::new(wires.clone()), u64::from(index) + 3, 0);
-        let shards = (0..SHARDS).map(shard).collect();
-        Self { shards, events, wires, now_ms: 0, sockets: 0, number: 0, listeners: Vec::new() }
-    }
-
-    fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
-        look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
+        let net = TwoShards::new(config, Budget::default(), |gateway, process| {
+            for path in PATHS {
+                let rule = WebSocketRule { sse: true, ..WebSocketRule::default() };
+                gateway.bind_websocket(OWNER, process, path, rule).unwrap();
+            }
+        });
+        Self { net, number: 0, listeners: Vec::new() }
     }
 
     /// It comes, for the first time or again; where its event was sent is where it is taken to.
     fn connect(&mut self, at: usize, shard: usize, room: usize) {
         self.cut(at, 0);
-        let socket = self.sockets;
-        self.sockets += 1;
-        self.wires.0.borrow_mut().insert(socket, Wire { room, ..Wire::default() });
-        let peer = ([127, 0, 0, 1], 1).into();
-        let Some(token) = self.shards[shard].handle_accept(SocketId(socket), peer, self.now_ms) else { return };
-        self.wire(socket, |wire| wire.watched = Some((shard, token)));
+        let Some((socket, token)) = self.net.accept(shard, room) else { return };
         let listener = &mut self.listeners[at];
         (listener.socket, listener.has_head, listener.channel) = (Some(socket), false, None);
         let last = listener.last.as_ref().map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
@@ -132,42 +68,14 @@ impl World {
             listener.expected.clear();
         }
         listener.is_there = true;
-        self.shards[shard].handle_read(token, &mut head.into_bytes(), self.now_ms);
+        self.net.shards[shard].handle_read(token, &mut head.into_bytes(), self.net.now_ms);
         self.turn();
         self.turn();
     }
 
     fn turn(&mut self) {
-        for at in 0..self.shards.len() {
-            self.shards[at].begin_turn(self.now_ms);
-            self.shards[at].flush();
-            self.shards[at].end_turn();
-            self.carry_out(at);
-        }
-        while self.events.try_recv().is_ok() {}
-    }
-
-    fn carry_out(&mut self, at: usize) {
-        for handover in self.shards[at].take_handovers() {
-            self.wire(handover.socket.0, |wire| wire.watched = None);
-            let carried = Carried(Box::new(handover.socket));
-            let to = handover.to as usize;
-            self.shards[to].handle_command(Command::Arrive(carried, handover.arrival), self.now_ms);
-            for (carried, arrival) in self.shards[to].take_arrivals() {
-                let socket: Box<SocketId> = carried.0.downcast().unwrap();
-                self.shards[to].handle_arrival(*socket, *arrival, self.now_ms);
-            }
-            self.carry_out(to);
-        }
-        let mut effects = Vec::new();
-        self.shards[at].take_effects(&mut effects);
-        for effect in effects {
-            match effect {
-                Effect::Close(socket) | Effect::Abandon(socket) => self.wire(socket.0, |wire| wire.is_closed = true),
-                Effect::Watch(socket, token) => self.wire(socket.0, |wire| wire.watched = Some((at, token))),
-                Effect::Read(_) | Effect::ShutdownWrite(_) => {}
-            }
-        }
+        self.net.turn();
+        while self.net.events.try_recv().is_ok() {}
     }
 
     fn frame(&mut self, len: usize) -> PushFrame {
@@ -190,12 +98,12 @@ impl World {
                 listener.expected.push(self.number);
             }
         }
-        for shard in &mut self.shards {
+        for shard in &mut self.net.shards {
             let audience = path.map_or(ShardAudience::Process, |path| ShardAudience::Path(PATHS[path].into()));
             let except = Arc::default();
             let (compressed, policy, part) = (None, None, None);
             let push = PushMany { audience, except, owner: OWNER, frame: frame.clone(), compressed, policy, part };
-            shard.handle_command(Command::PushMany(Box::new(push)), self.now_ms);
+            shard.handle_command(Command::PushMany(Box::new(push)), self.net.now_ms);
         }
     }
 
@@ -206,7 +114,7 @@ impl World {
         let (part, settled) = ask();
         let asked = part.map_or(ReportTo::Nobody, ReportTo::Outcome);
         let push = PushCommand { channel, owner: Some(OWNER), frame, policy: None, asked };
-        self.shards[channel.shard(SHARDS) as usize].handle_command(Command::Push(push), self.now_ms);
+        self.net.shards[channel.shard(SHARDS) as usize].handle_command(Command::Push(push), self.net.now_ms);
         self.turn();
         let outcome = settled.try_recv().unwrap_or_default();
         if outcome.sent + outcome.queued == 1 {
@@ -221,34 +129,21 @@ impl World {
         let listener = &mut self.listeners[at];
         (listener.socket, listener.channel) = (None, None);
         listener.partial.clear();
-        let watched = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_closed));
-        if let Some((shard, token)) = watched {
-            self.shards[shard].handle_end(token, SocketEnd::Broken, self.now_ms);
-            self.carry_out(shard);
-        }
+        self.net.break_off(socket);
         self.turn();
     }
 
     fn receive(&mut self, at: usize, bytes: usize) {
         let Some(socket) = self.listeners[at].socket else { return };
-        let (came, was_full, watched) = self.wire(socket, |wire| {
-            let count = wire.to_client.len().min(bytes);
-            let came: Vec<u8> = wire.to_client.drain(..count).collect();
-            wire.room = wire.room.saturating_add(count);
-            (came, std::mem::take(&mut wire.is_full), wire.watched.filter(|_| !wire.is_closed))
-        });
+        let came = self.net.take(socket, bytes);
+        self.net.wire(socket, |wire| wire.room = wire.room.saturating_add(came.len()));
         self.listeners[at].take(&came);
-        if was_full && let Some((shard, token)) = watched {
-            self.shards[shard].handle_writable(token);
-        }
+        self.net.let_write(socket);
     }
 
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms / 100 {
-            self.now_ms += 100;
-            for shard in &mut self.shards {
-                shard.handle_tick(self.now_ms);
-            }
+            self.net.tick(100);
             self.turn();
         }
     }

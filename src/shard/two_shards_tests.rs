@@ -1,0 +1,175 @@
+//! Two shards with one process, stepped by hand, over sockets in memory: connections may be handed from one to the
+//! other, as when a client comes back on another shard than its channel's. What the driver does is done here; clients
+//! and oracles are those of the tests.
+
+use super::command::{Carried, Command};
+use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
+use super::stage::OWNER;
+use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, SocketEnd};
+use crate::admission::{Budget, Ledger};
+use crate::gateway::{Settings, Snapshot, SubdomainTokens};
+use crate::process_id::ProcessId;
+use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+pub const SHARDS: u32 = 2;
+
+/// One socket, as the network has it.
+#[derive(Default)]
+pub struct Wire {
+    /// Bytes on their way to the client, and to the shard.
+    pub to_client: Vec<u8>,
+    pub to_server: Vec<u8>,
+    pub room: usize,
+    pub is_full: bool,
+    /// Sends fail.
+    pub is_cut: bool,
+    pub is_closed: bool,
+    /// Who is told of it: a shard, and its token there.
+    pub watched: Option<(usize, ConnectionToken)>,
+}
+
+#[derive(Clone, Default)]
+struct Wires(Rc<RefCell<BTreeMap<i32, Wire>>>);
+
+impl Flush for Wires {
+    fn send_all(&mut self, batch: &[OutgoingBytes<'_>], short: &mut Vec<ShortSend>) {
+        let mut wires = self.0.borrow_mut();
+        for (index, entry) in batch.iter().enumerate() {
+            let wire = wires.get_mut(&entry.socket.0).expect("a socket that there is");
+            assert!(!wire.is_closed, "nothing is sent to a socket that was closed");
+            if wire.is_cut {
+                short.push(ShortSend { index, sent: Err(32) });
+                continue;
+            }
+            let bytes = match entry.parts {
+                SendParts::One(bytes) => bytes.to_vec(),
+                SendParts::Many(parts) => parts.iter().flat_map(|part| part.to_vec()).collect(),
+            };
+            let taken = bytes.len().min(wire.room);
+            wire.room -= taken;
+            wire.to_client.extend_from_slice(&bytes[..taken]);
+            if taken < bytes.len() {
+                wire.is_full = true;
+                short.push(ShortSend { index, sent: Ok(taken) });
+            }
+        }
+    }
+}
+
+/// See the module.
+pub struct TwoShards {
+    pub shards: Vec<Shard>,
+    pub events: ProcessReceiver,
+    pub now_ms: u64,
+    /// How many sockets there were: the number of the next one.
+    pub sockets: i32,
+    wires: Wires,
+}
+
+impl TwoShards {
+    /// `bind` makes the paths of the process `p:sim:sys`.
+    pub fn new(config: ShardConfig, memory: Budget, bind: impl FnOnce(&mut Snapshot, &ProcessId)) -> Self {
+        let process = "p:sim:sys".parse().unwrap();
+        let mut gateway = Snapshot::new(Settings::of_a_node("sim.os", SubdomainTokens::Own));
+        bind(&mut gateway, &process);
+        let ledger = Ledger::new(memory);
+        let (queue, events) = process_queue(SHARDS as usize, QueueLimits::default(), &ledger, |_| {});
+        let mut directory = Directory::new(gateway);
+        directory.attach(Arc::new(Owner::new(OWNER, process, queue, config.policy, false)));
+        let wires = Wires::default();
+        let common = Common {
+            config: Arc::new(config),
+            directory: Arc::new(directory),
+            admission: Arc::default(),
+            memory: ledger,
+            resume: crate::resume::Keys::new(&[7; 32]),
+        };
+        let shard = |index| Shard::new(index, SHARDS, common.clone(), Box::new(wires.clone()), u64::from(index) + 3, 0);
+        Self { shards: (0..SHARDS).map(shard).collect(), events, now_ms: 0, sockets: 0, wires }
+    }
+
+    pub fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
+        look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
+    }
+
+    /// A new socket that takes `room` bytes, and the shard's token of it, if the shard takes it in.
+    pub fn accept(&mut self, shard: usize, room: usize) -> Option<(i32, ConnectionToken)> {
+        let socket = self.sockets;
+        self.sockets += 1;
+        self.wires.0.borrow_mut().insert(socket, Wire { room, ..Wire::default() });
+        let peer = ([127, 0, 0, 1], 1).into();
+        let token = self.shards[shard].handle_accept(SocketId(socket), peer, self.now_ms)?;
+        self.wire(socket, |wire| wire.watched = Some((shard, token)));
+        Some((socket, token))
+    }
+
+    /// One turn of each shard, with what the driver does.
+    pub fn turn(&mut self) {
+        for at in 0..self.shards.len() {
+            self.shards[at].begin_turn(self.now_ms);
+            self.shards[at].flush();
+            self.shards[at].end_turn();
+            self.carry_out(at);
+        }
+    }
+
+    pub fn carry_out(&mut self, at: usize) {
+        for handover in self.shards[at].take_handovers() {
+            self.wire(handover.socket.0, |wire| wire.watched = None);
+            let carried = Carried(Box::new(handover.socket));
+            let to = handover.to as usize;
+            self.shards[to].handle_command(Command::Arrive(carried, handover.arrival), self.now_ms);
+            for (carried, arrival) in self.shards[to].take_arrivals() {
+                let socket: Box<SocketId> = carried.0.downcast().unwrap();
+                self.shards[to].handle_arrival(*socket, *arrival, self.now_ms);
+            }
+            self.carry_out(to);
+        }
+        let mut effects = Vec::new();
+        self.shards[at].take_effects(&mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Close(socket) | Effect::Abandon(socket) => self.wire(socket.0, |wire| wire.is_closed = true),
+                Effect::Watch(socket, token) => self.wire(socket.0, |wire| wire.watched = Some((at, token))),
+                Effect::Read(_) | Effect::ShutdownWrite(_) => {}
+            }
+        }
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, passed_ms: u64) {
+        self.now_ms += passed_ms;
+        for shard in &mut self.shards {
+            shard.handle_tick(self.now_ms);
+        }
+    }
+
+    /// At most so many of the bytes that are on their way to the client.
+    pub fn take(&self, socket: i32, bytes: usize) -> Vec<u8> {
+        self.wire(socket, |wire| {
+            let count = wire.to_client.len().min(bytes);
+            wire.to_client.drain(..count).collect()
+        })
+    }
+
+    /// A socket that was full takes bytes again, and its shard hears of that.
+    pub fn let_write(&mut self, socket: i32) {
+        let was_full = self.wire(socket, |wire| std::mem::take(&mut wire.is_full));
+        let watched = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_closed && !wire.is_cut));
+        if was_full && let Some((shard, token)) = watched {
+            self.shards[shard].handle_writable(token);
+        }
+    }
+
+    /// The shard hears that the network is gone.
+    pub fn break_off(&mut self, socket: i32) {
+        if let Some((shard, token)) = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_closed)) {
+            self.shards[shard].handle_end(token, SocketEnd::Broken, self.now_ms);
+            self.carry_out(shard);
+        }
+    }
+}
