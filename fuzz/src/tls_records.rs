@@ -15,12 +15,6 @@ const DATA: u8 = 23;
 const EMPTY_MAX: usize = 32;
 const UPDATES_MAX: usize = 10;
 
-/// What one instruction puts on the wire.
-enum Put {
-    Sealed(u8),
-    Raw,
-}
-
 /// A byte of settings, then instructions of `[what, length, bytes]`.
 pub fn holds(data: &[u8]) {
     let Some((&settings, mut rest)) = data.split_first() else { return };
@@ -29,23 +23,20 @@ pub fn holds(data: &[u8]) {
     while let [what, len, behind @ ..] = rest {
         let (bytes, behind) = behind.split_at(usize::from(*len).min(behind.len()));
         rest = behind;
-        let put = match what & 3 {
-            0 => Put::Sealed(DATA),
-            1 => Put::Sealed(HANDSHAKE),
-            2 => Put::Sealed(ALERT),
-            _ => Put::Raw,
-        };
-        match put {
-            Put::Raw => {
+        let content = match what & 3 {
+            0 => DATA,
+            1 => HANDSHAKE,
+            2 => ALERT,
+            _ => {
+                // Not sealed.
                 wire.extend_from_slice(bytes);
                 reader.is_lost |= !bytes.is_empty();
+                continue;
             }
-            Put::Sealed(content) => {
-                client.seal(content, bytes, usize::from(what >> 2), &mut wire);
-                if reader.hear(content, bytes) {
-                    client.renew();
-                }
-            }
+        };
+        client.seal(content, bytes, usize::from(what >> 2), &mut wire);
+        if reader.hear(content, bytes) {
+            client.renew();
         }
     }
     let (heard, end, answers) = open(suite, &wire, &[]);

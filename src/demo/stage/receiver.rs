@@ -3,14 +3,15 @@
 //! Invariants: it hears the same however the bytes are cut; of a message it keeps the first bytes alone, so a thousand
 //! receivers need no room for a thousand messages; bytes that no server of ours sends end it.
 
+use crate::proto::Opcode;
+use crate::proto::client::{FIN, append_frame};
+use crate::proto::frame::CONTROL_BYTES_MAX;
+
 /// How many bytes of a message it looks at: its number and when it was pushed, each a little-endian u64.
 pub(super) const LOOKED_AT: usize = 16;
 
 /// The longest head of a response that it takes.
 const HEAD_BYTES_MAX: usize = 4096;
-
-/// The largest payload of a control frame (RFC 6455 5.5).
-const CONTROL_BYTES_MAX: usize = 125;
 
 /// What it has heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +54,8 @@ pub(super) fn request(host: &str, path: &str) -> String {
 
 /// The answer to a ping: masked with zeros, which is as good as any mask where nobody listens between (RFC 6455 5.3).
 pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x8a, 0x80 | payload.len() as u8, 0, 0, 0, 0];
-    frame.extend_from_slice(payload);
+    let mut frame = Vec::new();
+    append_frame(&mut frame, FIN | Opcode::Pong as u8, [0; 4], payload);
     frame
 }
 
