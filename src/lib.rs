@@ -62,6 +62,7 @@
 //! admission, jwks, tls ← shard, queue ← driver ← broker ← demo, node, process_lib, link, control`.
 
 #![deny(unsafe_code)]
+#![warn(unreachable_pub)]
 
 mod admission;
 #[cfg(feature = "driver")]

@@ -1,6 +1,7 @@
 //! The `pushring` daemon.
 
 #![deny(unsafe_code)]
+#![warn(unreachable_pub)]
 
 mod daemon;
 

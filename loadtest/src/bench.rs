@@ -14,7 +14,7 @@ use crate::sys;
 
 /// A mode's own settings and the server it runs against.
 #[derive(Debug, Args)]
-pub struct Run<S: Args> {
+pub(crate) struct Run<S: Args> {
     #[command(flatten)]
     pub settings: S,
     #[command(flatten)]
@@ -24,7 +24,7 @@ pub struct Run<S: Args> {
 /// Which server, and how this program behaves.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
-pub struct ServerArgs {
+pub(crate) struct ServerArgs {
     /// A server that listens already, as ws://HOST:PORT[/PATH] or wss://. Without it, `pushring demo` is started.
     #[arg(long)]
     pub url: Option<String>,
@@ -80,7 +80,7 @@ pub struct ServerArgs {
 
 /// A started server and what must live as long as it.
 #[derive(Debug)]
-pub struct Bench {
+pub(crate) struct Bench {
     /// The server.
     pub server: Server,
     /// How clients behave.
@@ -90,12 +90,12 @@ pub struct Bench {
 
 impl ServerArgs {
     /// Starts or finds the server, and pins this program.
-    pub fn open(&self) -> anyhow::Result<Bench> {
+    pub(crate) fn open(&self) -> anyhow::Result<Bench> {
         self.open_with(&[])
     }
 
     /// The same, and a pushring that is started gets these arguments too.
-    pub fn open_with(&self, more: &[&str]) -> anyhow::Result<Bench> {
+    pub(crate) fn open_with(&self, more: &[&str]) -> anyhow::Result<Bench> {
         let (mut spec, token, secret) = self.spec()?;
         let mut files = Vec::from_iter(secret);
         if self.tls {
@@ -165,7 +165,7 @@ impl ServerArgs {
     }
 
     /// The pushring program to start: `start`, or the one beside this program.
-    pub fn find_pushring(start: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    pub(crate) fn find_pushring(start: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
         let program = match start {
             Some(program) => program.clone(),
             None => std::env::current_exe()?.with_file_name("pushring"),
@@ -179,7 +179,7 @@ impl ServerArgs {
 
 impl Bench {
     /// A bench around a server that is up.
-    pub fn new(server: Server, conduct: Conduct) -> Self {
+    pub(crate) fn new(server: Server, conduct: Conduct) -> Self {
         Self { server, conduct, _files: Vec::new() }
     }
 }

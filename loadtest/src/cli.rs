@@ -13,7 +13,7 @@ use crate::soak;
 /// Simulates thousands of WebSocket clients and measures the server they talk to.
 #[derive(Debug, Parser)]
 #[command(name = "loadtest", version)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -21,7 +21,7 @@ pub struct Cli {
 
 /// The modes.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Opening: the rate of connect + upgrade + close, and the memory of idle channels.
     Connect(Run<connect::Settings>),
     /// Fan-out: a publisher, every message goes to all clients, a window of messages in flight.

@@ -8,7 +8,7 @@ use crate::sys;
 
 /// How the clients of a run behave, whatever the mode.
 #[derive(Debug, Clone)]
-pub struct Conduct {
+pub(crate) struct Conduct {
     /// Spin or block.
     pub pace: Pace,
     /// The CPUs of the load tester; empty: not pinned.
@@ -25,13 +25,13 @@ pub struct Conduct {
 
 impl Conduct {
     /// Spinning is only for as many processes as have a CPU to themselves.
-    pub fn pace_of(&self, processes: usize) -> anyhow::Result<Pace> {
+    pub(crate) fn pace_of(&self, processes: usize) -> anyhow::Result<Pace> {
         let room = if self.cpus.is_empty() { sys::allowed_cpus()?.len().saturating_sub(1) } else { self.cpus.len() };
         Ok(if processes > room.max(1) { Pace::Block } else { self.pace })
     }
 }
 
 /// The CPUs to pin worker number `worker` to.
-pub fn cpus_of_worker(cpus: &[usize], worker: usize) -> Vec<usize> {
+pub(crate) fn cpus_of_worker(cpus: &[usize], worker: usize) -> Vec<usize> {
     if cpus.is_empty() { Vec::new() } else { vec![cpus[worker % cpus.len()]] }
 }

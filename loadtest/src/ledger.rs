@@ -12,7 +12,7 @@ use crate::payload::{STAMP_BYTES, Stamp};
 
 /// What happened to the messages of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accounting {
+pub(crate) struct Accounting {
     /// Messages that had to arrive.
     pub expected: u64,
     /// Messages that arrived for the first time, whole.
@@ -40,7 +40,7 @@ const CLOSURES_MAX: usize = 5;
 
 impl Accounting {
     /// Nothing lost, doubled, moved, changed or cut off.
-    pub fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.lost == 0
             && self.duplicated == 0
             && self.reordered == 0
@@ -50,7 +50,7 @@ impl Accounting {
     }
 
     /// Adds what another worker counted.
-    pub fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.expected += other.expected;
         self.delivered += other.delivered;
         self.lost += other.lost;
@@ -65,7 +65,7 @@ impl Accounting {
     }
 
     /// Notes a connection that ended against our will.
-    pub fn note_closure(&mut self, client: usize, reason: &str) {
+    pub(crate) fn note_closure(&mut self, client: usize, reason: &str) {
         self.closed += 1;
         if self.closures.len() < CLOSURES_MAX {
             self.closures.push(format!("client {client}: {reason}"));
@@ -75,14 +75,14 @@ impl Accounting {
 
 /// The sequence numbers one receiver got.
 #[derive(Debug, Clone, Default)]
-pub struct Receipts {
+pub(crate) struct Receipts {
     next: u64,
     missing: BTreeSet<u64>,
 }
 
 /// What a receipt was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receipt {
+pub(crate) enum Receipt {
     /// The next one in order, or one after a gap.
     Fresh,
     /// One that was missing and came late.
@@ -93,7 +93,7 @@ pub enum Receipt {
 
 impl Receipts {
     /// Takes note of `sequence`.
-    pub fn take(&mut self, sequence: u64) -> Receipt {
+    pub(crate) fn take(&mut self, sequence: u64) -> Receipt {
         if sequence >= self.next {
             self.missing.extend(self.next..sequence);
             self.next = sequence + 1;
@@ -103,14 +103,14 @@ impl Receipts {
     }
 
     /// How many of the messages `0..published` have not come.
-    pub fn missing(&self, published: u64) -> u64 {
+    pub(crate) fn missing(&self, published: u64) -> u64 {
         self.missing.len() as u64 + published.saturating_sub(self.next)
     }
 }
 
 /// The receipts of many clients that each should get every message of a run.
 #[derive(Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     run: u32,
     size: usize,
     receipts: Vec<Receipts>,
@@ -120,12 +120,12 @@ pub struct Ledger {
 
 impl Ledger {
     /// A ledger for `clients` receivers of messages of `size` bytes.
-    pub fn new(run: u32, size: usize, clients: usize) -> Self {
+    pub(crate) fn new(run: u32, size: usize, clients: usize) -> Self {
         Self { run, size, receipts: vec![Receipts::default(); clients], accounting: Accounting::default() }
     }
 
     /// Checks a message of `client` and counts it; returns its stamp if this is its first, whole arrival.
-    pub fn take(&mut self, client: usize, message: &Message<'_>) -> Option<Stamp> {
+    pub(crate) fn take(&mut self, client: usize, message: &Message<'_>) -> Option<Stamp> {
         let stamp = check(message, self.run, self.size, &mut self.accounting)?;
         match self.receipts[client].take(stamp.sequence) {
             Receipt::Duplicate => {
@@ -140,12 +140,12 @@ impl Ledger {
     }
 
     /// How many of the messages `0..published` are still to come, over all clients.
-    pub fn outstanding(&self, published: u64) -> u64 {
+    pub(crate) fn outstanding(&self, published: u64) -> u64 {
         (published * self.receipts.len() as u64).saturating_sub(self.accounting.delivered)
     }
 
     /// The final account of a run of `published` messages.
-    pub fn finish(mut self, published: u64) -> Accounting {
+    pub(crate) fn finish(mut self, published: u64) -> Accounting {
         self.accounting.expected = published * self.receipts.len() as u64;
         self.accounting.lost = self.receipts.iter().map(|receipts| receipts.missing(published)).sum();
         self.accounting
@@ -153,7 +153,7 @@ impl Ledger {
 }
 
 /// Reads the stamp of a message of this run and checks its length and body; counts what is wrong.
-pub fn check(message: &Message<'_>, run: u32, size: usize, accounting: &mut Accounting) -> Option<Stamp> {
+pub(crate) fn check(message: &Message<'_>, run: u32, size: usize, accounting: &mut Accounting) -> Option<Stamp> {
     let Some(stamp) = Stamp::read(message.head).filter(|stamp| stamp.run == run) else {
         accounting.foreign += 1;
         return None;

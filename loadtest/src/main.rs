@@ -1,5 +1,7 @@
 //! Simulates thousands of WebSocket clients and measures the server they talk to. It shares no code with the server.
 
+#![warn(unreachable_pub)]
+
 mod bench;
 mod cli;
 mod client;

@@ -50,7 +50,7 @@ const TURNS_SHARE: f64 = 0.999;
 /// Who takes all that it can get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Hog {
+pub(crate) enum Hog {
     /// Nobody, to compare with.
     None,
     /// Clients send empty fragments, 62 to a message, as fast as they are taken.
@@ -99,7 +99,7 @@ impl Hog {
 
 /// Settings of `neighbours`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The hogs, one after the other [default: all].
     #[arg(long, value_delimiter = ',')]
     pub hogs: Vec<Hog>,
@@ -132,7 +132,7 @@ impl Felt {
 }
 
 /// Runs `neighbours`. Returns whether every echo came, and no turns were too long.
-pub fn run(run: &Run<Settings>) -> anyhow::Result<bool> {
+pub(crate) fn run(run: &Run<Settings>) -> anyhow::Result<bool> {
     let settings = &run.settings;
     let hogs = if settings.hogs.is_empty() { Hog::value_variants().to_vec() } else { settings.hogs.clone() };
     let mut felt = Vec::new();

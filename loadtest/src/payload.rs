@@ -4,11 +4,11 @@
 //! number; so a truncated, mixed or altered message is seen, whatever server it went through.
 
 /// Bytes of the stamp; no message is shorter.
-pub const STAMP_BYTES: usize = 24;
+pub(crate) const STAMP_BYTES: usize = 24;
 
 /// Who sent a message, which one it is, and when it was meant to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// The run; messages of another run or of strangers do not count.
     pub run: u32,
     /// The client that sent it (or, for unicast, that it is meant for).
@@ -21,7 +21,7 @@ pub struct Stamp {
 
 impl Stamp {
     /// Appends the whole payload of `size` bytes (at least [`STAMP_BYTES`]).
-    pub fn write(&self, size: usize, payload: &mut Vec<u8>) {
+    pub(crate) fn write(&self, size: usize, payload: &mut Vec<u8>) {
         debug_assert!(size >= STAMP_BYTES);
         let start = payload.len();
         payload.extend_from_slice(&self.run.to_le_bytes());
@@ -32,7 +32,7 @@ impl Stamp {
     }
 
     /// Reads the stamp at the start of a payload.
-    pub fn read(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn read(payload: &[u8]) -> Option<Self> {
         let (head, _) = payload.split_first_chunk::<STAMP_BYTES>()?;
         let (run, rest) = head.split_first_chunk::<4>()?;
         let (client, rest) = rest.split_first_chunk::<4>()?;
@@ -47,13 +47,13 @@ impl Stamp {
     }
 
     /// The byte that fills the body.
-    pub fn body_byte(&self) -> u8 {
+    pub(crate) fn body_byte(&self) -> u8 {
         (self.sequence as u8) ^ 0xA5
     }
 }
 
 /// Returns whether all of `bytes` equal `byte`. Written as a fold so that it is vectorised.
-pub fn is_uniform(bytes: &[u8], byte: u8) -> bool {
+pub(crate) fn is_uniform(bytes: &[u8], byte: u8) -> bool {
     bytes.iter().fold(0, |difference, &next| difference | (next ^ byte)) == 0
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 /// The CPU time some processes have used so far, over all their threads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CpuTime {
+pub(crate) struct CpuTime {
     /// Time on a CPU per thread, to the nanosecond, from `schedstat`; `None` where the kernel does not keep it.
     on_cpu_ns: Option<HashMap<u32, u64>>,
     user_ticks: u64,
@@ -22,7 +22,7 @@ pub struct CpuTime {
 
 /// CPU time used between two looks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct CpuUse {
+pub(crate) struct CpuUse {
     /// User and system together, in microseconds.
     pub total_us: f64,
     /// The share in user mode. The kernel counts the split in ticks of 10 ms or estimates it, so it is coarse.
@@ -36,7 +36,7 @@ const TICK_US: f64 = 10_000.0;
 
 impl CpuTime {
     /// What the processes `pids` have used until now.
-    pub fn of(pids: &[u32]) -> anyhow::Result<Self> {
+    pub(crate) fn of(pids: &[u32]) -> anyhow::Result<Self> {
         let mut sum = Self { on_cpu_ns: Some(HashMap::new()), ..Self::default() };
         for &pid in pids {
             let stat = read(format!("/proc/{pid}/stat"))?;
@@ -59,7 +59,7 @@ impl CpuTime {
     }
 
     /// What was used since `earlier`.
-    pub fn since(&self, earlier: &Self) -> CpuUse {
+    pub(crate) fn since(&self, earlier: &Self) -> CpuUse {
         let user = self.user_ticks.saturating_sub(earlier.user_ticks) as f64 * TICK_US;
         let system = self.system_ticks.saturating_sub(earlier.system_ticks) as f64 * TICK_US;
         let total_us = match (&self.on_cpu_ns, &earlier.on_cpu_ns) {
@@ -79,7 +79,7 @@ fn since_by_thread(now: &HashMap<u32, u64>, before: &HashMap<u32, u64>) -> f64 {
 
 /// The time all CPUs of the machine were busy so far, in microseconds, counted in ticks of 10 ms; what a hypervisor
 /// took counts as busy.
-pub fn machine_busy_us() -> anyhow::Result<f64> {
+pub(crate) fn machine_busy_us() -> anyhow::Result<f64> {
     let stat = read("/proc/stat")?;
     // user nice system idle iowait irq softirq steal
     let ticks: Vec<u64> = stat
@@ -103,7 +103,7 @@ fn parse_stat_ticks(stat: &str) -> Option<(u64, u64)> {
 
 /// The memory some processes hold, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Resident.
     pub rss: u64,
     /// Resident, shared pages divided among their users.
@@ -114,7 +114,7 @@ pub struct Memory {
 
 impl Memory {
     /// What the processes `pids` hold now.
-    pub fn of(pids: &[u32]) -> anyhow::Result<Self> {
+    pub(crate) fn of(pids: &[u32]) -> anyhow::Result<Self> {
         let mut sum = Self::default();
         for &pid in pids {
             let rollup = read(format!("/proc/{pid}/smaps_rollup"))?;
@@ -128,7 +128,7 @@ impl Memory {
 
 /// The kernel's memory that sockets show up in, for the whole machine, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KernelMemory {
+pub(crate) struct KernelMemory {
     /// All slab caches: sockets, files, inodes, epoll items.
     pub slab: u64,
     /// Pages of TCP buffers.
@@ -139,7 +139,7 @@ pub struct KernelMemory {
 
 impl KernelMemory {
     /// Now.
-    pub fn now() -> anyhow::Result<Self> {
+    pub(crate) fn now() -> anyhow::Result<Self> {
         let meminfo = read("/proc/meminfo")?;
         let sockstat = read("/proc/net/sockstat")?;
         let tcp_pages = sockstat
@@ -164,7 +164,7 @@ fn read(path: impl AsRef<Path>) -> anyhow::Result<String> {
 }
 
 /// How many descriptors the processes `pids` have open.
-pub fn descriptors(pids: &[u32]) -> anyhow::Result<u64> {
+pub(crate) fn descriptors(pids: &[u32]) -> anyhow::Result<u64> {
     let mut sum = 0;
     for pid in pids {
         sum += fs::read_dir(format!("/proc/{pid}/fd")).with_context(|| format!("descriptors of {pid}"))?.count() as u64;
@@ -174,7 +174,7 @@ pub fn descriptors(pids: &[u32]) -> anyhow::Result<u64> {
 
 /// The processes that listen on the port of `address` on this machine. Fails when `address` is not of this machine or
 /// nothing is found.
-pub fn listeners(address: SocketAddr) -> anyhow::Result<Vec<u32>> {
+pub(crate) fn listeners(address: SocketAddr) -> anyhow::Result<Vec<u32>> {
     if !address.ip().is_loopback() {
         bail!("{address} is not on loopback: name the server's process with --server-pid");
     }

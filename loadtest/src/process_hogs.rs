@@ -20,14 +20,14 @@ use crate::client::plain::open;
 use crate::client::{Opcode, Target, frame};
 
 /// The process that the hog is.
-pub const HOG: &str = "hog:loadtest:sys";
+pub(crate) const HOG: &str = "hog:loadtest:sys";
 
 const SOON: Duration = Duration::from_millis(10);
 
 /// What a process does without a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ProcessHog {
+pub(crate) enum ProcessHog {
     /// It reads nothing until its clients are not read any more, then everything at once, so that all of them go on.
     Resumes,
     /// It answers each request with 100,000 header fields.
@@ -45,7 +45,13 @@ pub enum ProcessHog {
 }
 
 /// Works until it is `over`. `target` leads to the hog's own path.
-pub fn work(hog: ProcessHog, link: &Path, target: &Target, clients: usize, over: &AtomicBool) -> anyhow::Result<()> {
+pub(crate) fn work(
+    hog: ProcessHog,
+    link: &Path,
+    target: &Target,
+    clients: usize,
+    over: &AtomicBool,
+) -> anyhow::Result<()> {
     let options = ClientOptions { policy: Policy::DropNewest, ..ClientOptions::default() };
     let process = Client::connect(link, &HOG.parse()?, options).context("attaching the hog")?;
     process.bind("/", Default::default())?;

@@ -14,19 +14,19 @@ const INTERVAL: Duration = Duration::from_millis(100);
 static HIDDEN: AtomicBool = AtomicBool::new(false);
 
 /// Draws no bar that is made from now on.
-pub fn hide() {
+pub(crate) fn hide() {
     HIDDEN.store(true, Ordering::Relaxed);
 }
 
 /// The bar of one phase of a run.
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     due_ns: u64,
 }
 
 impl Progress {
     /// A bar of `length` steps. Nothing is drawn where stderr is no terminal.
-    pub fn new(what: &str, length: u64) -> Self {
+    pub(crate) fn new(what: &str, length: u64) -> Self {
         let style = ProgressStyle::with_template("{msg:14} {wide_bar} {human_pos}/{human_len} {elapsed}")
             .expect("the template is a constant and valid");
         let hidden = HIDDEN.load(Ordering::Relaxed);
@@ -37,19 +37,19 @@ impl Progress {
     }
 
     /// Moves the bar one step on and says what this step is.
-    pub fn step(&mut self, what: String) {
+    pub(crate) fn step(&mut self, what: String) {
         self.bar.set_message(what);
         self.bar.inc(1);
         self.bar.tick();
     }
 
     /// Takes the bar away while `print` prints.
-    pub fn suspend(&self, print: impl FnOnce()) {
+    pub(crate) fn suspend(&self, print: impl FnOnce()) {
         self.bar.suspend(print);
     }
 
     /// Moves the bar to `position`, a few times a second at most.
-    pub fn set(&mut self, position: u64) {
+    pub(crate) fn set(&mut self, position: u64) {
         let now = now_ns();
         if now >= self.due_ns {
             self.due_ns = now + INTERVAL.as_nanos() as u64;

@@ -10,7 +10,7 @@ use crate::stats::LatencySummary;
 
 /// The result of one mode against one server.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The mode's name.
     pub mode: String,
     /// The server's name.
@@ -45,7 +45,7 @@ pub struct Report {
 
 /// CPU time of the server over the run.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct CpuReport {
+pub(crate) struct CpuReport {
     /// In all.
     pub total: CpuUse,
     /// Microseconds per unit, user and kernel.
@@ -60,7 +60,7 @@ pub struct CpuReport {
 
 impl CpuReport {
     /// The use over `seconds` shared among `count` units.
-    pub fn new(total: CpuUse, count: u64, seconds: f64) -> Self {
+    pub(crate) fn new(total: CpuUse, count: u64, seconds: f64) -> Self {
         let per_unit = |us: f64| us / count.max(1) as f64;
         Self {
             total,
@@ -74,7 +74,7 @@ impl CpuReport {
 
 /// What idle channels cost.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct MemoryReport {
+pub(crate) struct MemoryReport {
     /// How many channels were open.
     pub channels: u64,
     /// Growth of the server's resident memory per channel, in bytes.
@@ -108,7 +108,7 @@ const OTHERS_US_MIN: f64 = 50_000.0;
 
 impl Report {
     /// Adds what follows from the figures themselves.
-    pub fn judge(mut self, server_cpus: usize) -> Self {
+    pub(crate) fn judge(mut self, server_cpus: usize) -> Self {
         if self.client_busy > SATURATED {
             self.notes.push(format!(
                 "the load tester itself was saturated (busy {:.0} % of the time): rates and latencies are its own, \
@@ -136,7 +136,7 @@ impl Report {
     }
 
     /// The same run, of which each unit stood for `units` of another kind.
-    pub fn each_for(mut self, units: u64, unit: &str) -> Self {
+    pub(crate) fn each_for(mut self, units: u64, unit: &str) -> Self {
         self.count *= units;
         self.per_second *= units as f64;
         self.cpu = self.cpu.map(|cpu| CpuReport::new(cpu.total, self.count, self.seconds));
@@ -145,12 +145,12 @@ impl Report {
     }
 
     /// The run proves what it should: nothing was lost, doubled, moved, changed or cut off.
-    pub fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.accounting.is_clean()
     }
 
     /// A table for people.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut rows = vec![
             ("server", format!("{} ({})", self.server, self.url)),
             ("settings", settings_line(&self.settings)),
@@ -285,7 +285,7 @@ fn plural(unit: &str, count: u64) -> String {
 }
 
 /// A time in the unit that suits it.
-pub fn time(us: f64) -> String {
+pub(crate) fn time(us: f64) -> String {
     match us {
         us if us < 1000.0 => format!("{us:.0} µs"),
         us if us < 1_000_000.0 => format!("{:.2} ms", us / 1000.0),
@@ -294,7 +294,7 @@ pub fn time(us: f64) -> String {
 }
 
 /// A number with commas.
-pub fn thousands(number: u64) -> String {
+pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -28,7 +28,7 @@ const LISTENING: &str = "listening on http://";
 
 /// How to get at a server.
 #[derive(Debug, Clone)]
-pub enum Launch {
+pub(crate) enum Launch {
     /// It listens already.
     Listening {
         /// Its URL.
@@ -58,7 +58,7 @@ pub enum Launch {
 
 /// A server and where it may run.
 #[derive(Debug, Clone)]
-pub struct ServerSpec {
+pub(crate) struct ServerSpec {
     /// What reports call it.
     pub name: String,
     /// How to get at it.
@@ -73,7 +73,7 @@ pub struct ServerSpec {
 
 /// How a server that is started here speaks TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ends {
+pub(crate) enum Ends {
     /// On the address that it prints.
     There,
     /// On this port of loopback.
@@ -82,7 +82,7 @@ pub enum Ends {
 
 impl ServerSpec {
     /// `pushring demo` on a free port of loopback.
-    pub fn pushring(program: PathBuf, shards: usize, cpus: &[usize]) -> Self {
+    pub(crate) fn pushring(program: PathBuf, shards: usize, cpus: &[usize]) -> Self {
         let arguments = ["demo", "--listen", "127.0.0.1:0", "--shards", &shards.to_string()].map(str::to_owned);
         Self {
             name: "pushring".into(),
@@ -94,12 +94,12 @@ impl ServerSpec {
     }
 
     /// The same `pushring demo`, of whose processes those are meant that have threads of their own.
-    pub fn on_threads(self) -> Self {
+    pub(crate) fn on_threads(self) -> Self {
         Self { name: format!("{}, on threads", self.name), prefix: "threaded-", ..self }
     }
 
     /// A reference server of our own, as another process of this program.
-    pub fn reference(name: &str, cpus: &[usize]) -> anyhow::Result<Self> {
+    pub(crate) fn reference(name: &str, cpus: &[usize]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding this program's own file")?;
         let arguments = ["reference", name, "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
         let launch = Launch::Start { program, arguments };
@@ -107,14 +107,14 @@ impl ServerSpec {
     }
 
     /// The same with this proxy in front, which ends TLS by the chain and key in `pem`.
-    pub fn behind(self, front: Front, pem: &Path) -> Self {
+    pub(crate) fn behind(self, front: Front, pem: &Path) -> Self {
         let Launch::Start { program, arguments } = self.launch else { return self };
         let launch = Launch::Behind { front, pem: pem.to_owned(), program, arguments };
         Self { name: format!("{}+{}", front.name(), self.name), launch, ..self }
     }
 
     /// The same reference server with TLS.
-    pub fn reference_with_tls(mut self, pem: &Path) -> Self {
+    pub(crate) fn reference_with_tls(mut self, pem: &Path) -> Self {
         if let Launch::Start { arguments, .. } = &mut self.launch {
             arguments.extend(["--tls".to_owned(), pem.display().to_string()]);
         }
@@ -122,7 +122,7 @@ impl ServerSpec {
     }
 
     /// The same `pushring demo` with TLS of its own, where the program has that.
-    pub fn with_tls(mut self, pem: &Path) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn with_tls(mut self, pem: &Path) -> anyhow::Result<Option<Self>> {
         let Launch::Start { program, arguments } = &mut self.launch else { return Ok(None) };
         let help = Command::new(&*program).args(["demo", "--help"]).output().context("asking for its flags")?;
         if !String::from_utf8_lossy(&help.stdout).contains("--tls-listen") {
@@ -135,7 +135,7 @@ impl ServerSpec {
     }
 
     /// Starts the server, or finds the processes of the one that listens.
-    pub fn start(&self) -> anyhow::Result<Server> {
+    pub(crate) fn start(&self) -> anyhow::Result<Server> {
         match &self.launch {
             Launch::Listening { url, pids } => self.find(url, pids),
             Launch::Start { program, arguments } => self.spawn(program, arguments),
@@ -211,7 +211,7 @@ impl ServerSpec {
 
 /// A server that listens.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     /// What reports call it.
     pub name: String,
     /// Where it listens.
@@ -228,7 +228,7 @@ pub struct Server {
 
 impl Server {
     /// The endpoint of the demo process `process`: its bound path, or `/` with a registration if there is a token.
-    pub fn target(&self, process: &str, conduct: &Conduct) -> anyhow::Result<Target> {
+    pub(crate) fn target(&self, process: &str, conduct: &Conduct) -> anyhow::Result<Target> {
         let token = conduct.token.as_deref();
         let is_of_two_kinds = ["echo:", "relay:", "unicast:"].iter().any(|name| process.starts_with(name));
         let process = &if is_of_two_kinds { format!("{}{process}", self.prefix) } else { process.to_owned() };
@@ -240,7 +240,7 @@ impl Server {
     }
 
     /// Fails, with the end of its log, if a server that was started here has ended.
-    pub fn check_alive(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn check_alive(&mut self) -> anyhow::Result<()> {
         for running in self.front.iter_mut().map(|(running, _)| running).chain(&mut self.child) {
             running.check_alive(&self.name)?;
         }
@@ -324,14 +324,14 @@ impl Drop for Running {
 
 /// A file that goes away with its owner.
 #[derive(Debug)]
-pub struct TemporaryFile {
+pub(crate) struct TemporaryFile {
     /// Where it is.
     pub path: PathBuf,
 }
 
 impl TemporaryFile {
     /// An empty file that only this user can read.
-    pub fn new(kind: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(kind: &str) -> anyhow::Result<Self> {
         use std::os::unix::fs::OpenOptionsExt;
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -357,7 +357,7 @@ impl Drop for TemporaryFile {
 
 /// A directory that goes away with its owner.
 #[derive(Debug)]
-pub struct TemporaryDirectory {
+pub(crate) struct TemporaryDirectory {
     path: PathBuf,
 }
 
@@ -379,12 +379,12 @@ impl Drop for TemporaryDirectory {
 }
 
 /// A port of loopback that nobody has just now.
-pub fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// A certificate for this machine, made now and signed by itself, with its key behind it.
-pub fn make_certificate() -> anyhow::Result<TemporaryFile> {
+pub(crate) fn make_certificate() -> anyhow::Result<TemporaryFile> {
     let names = ["localhost", "127.0.0.1"].map(str::to_owned);
     let made = rcgen::generate_simple_self_signed(names).context("making a certificate")?;
     let file = TemporaryFile::new("pem")?;
@@ -393,7 +393,7 @@ pub fn make_certificate() -> anyhow::Result<TemporaryFile> {
 }
 
 /// A fresh secret in a file, for `pushring --jwt-secret-file`.
-pub fn make_secret() -> anyhow::Result<TemporaryFile> {
+pub(crate) fn make_secret() -> anyhow::Result<TemporaryFile> {
     let mut bytes = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let file = TemporaryFile::new("secret")?;
@@ -402,7 +402,7 @@ pub fn make_secret() -> anyhow::Result<TemporaryFile> {
 }
 
 /// Asks `pushring token` for a token of the secret in `secret_file`.
-pub fn make_token(pushring: &PathBuf, node: &str, secret_file: &PathBuf) -> anyhow::Result<String> {
+pub(crate) fn make_token(pushring: &PathBuf, node: &str, secret_file: &PathBuf) -> anyhow::Result<String> {
     let output = Command::new(pushring)
         .args(["token", "--node", node, "--jwt-secret-file"])
         .arg(secret_file)

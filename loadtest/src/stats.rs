@@ -8,7 +8,7 @@ const LATENCY_MAX_NS: u64 = 600 * 1_000_000_000;
 
 /// A record of latencies, three significant digits.
 #[derive(Debug, Clone)]
-pub struct Latency(Histogram<u64>);
+pub(crate) struct Latency(Histogram<u64>);
 
 impl Default for Latency {
     fn default() -> Self {
@@ -18,24 +18,24 @@ impl Default for Latency {
 
 impl Latency {
     /// Records one.
-    pub fn record(&mut self, latency_ns: u64) {
+    pub(crate) fn record(&mut self, latency_ns: u64) {
         self.0.saturating_record(latency_ns.max(1));
     }
 
     /// Everything recorded, as pairs of value and count, to hand to another process.
-    pub fn pairs(&self) -> Vec<(u64, u64)> {
+    pub(crate) fn pairs(&self) -> Vec<(u64, u64)> {
         self.0.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
     }
 
     /// Adds what another process recorded.
-    pub fn add_pairs(&mut self, pairs: &[(u64, u64)]) {
+    pub(crate) fn add_pairs(&mut self, pairs: &[(u64, u64)]) {
         for &(value, count) in pairs {
             self.0.saturating_record_n(value.max(1), count);
         }
     }
 
     /// The percentiles, if anything was recorded.
-    pub fn summary(&self) -> Option<LatencySummary> {
+    pub(crate) fn summary(&self) -> Option<LatencySummary> {
         if self.0.is_empty() {
             return None;
         }
@@ -54,7 +54,7 @@ impl Latency {
 /// Percentiles in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
-pub struct LatencySummary {
+pub(crate) struct LatencySummary {
     pub p50_us: f64,
     pub p90_us: f64,
     pub p99_us: f64,
@@ -65,7 +65,7 @@ pub struct LatencySummary {
 
 /// The middle and the ends of several runs of the same thing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
+pub(crate) struct Spread {
     /// Half of the runs are below.
     pub median: f64,
     /// The smallest.
@@ -76,7 +76,7 @@ pub struct Spread {
 
 impl Spread {
     /// The spread of `values`, if there are any. NaN counts as largest.
-    pub fn of(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (&min, &max) = (sorted.first()?, sorted.last()?);

@@ -15,7 +15,7 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the same clock in every process of this machine.
-pub fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the whole call.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
@@ -25,7 +25,7 @@ pub fn now_ns() -> u64 {
 
 /// What an epoll set reported for one file descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// The token the descriptor was added with.
     pub token: u64,
     /// The socket can be written.
@@ -36,24 +36,24 @@ pub struct Ready {
 
 /// An epoll set.
 #[derive(Debug)]
-pub struct Epoll {
+pub(crate) struct Epoll {
     fd: OwnedFd,
 }
 
 /// The array that [`Epoll::wait`] fills.
-pub struct EventBuffer {
+pub(crate) struct EventBuffer {
     events: Vec<libc::epoll_event>,
     filled: usize,
 }
 
 impl EventBuffer {
     /// Room for `capacity` events of one wait.
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self { events: vec![libc::epoll_event { events: 0, u64: 0 }; capacity], filled: 0 }
     }
 
     /// Event `index` of the last wait.
-    pub fn get(&self, index: usize) -> Ready {
+    pub(crate) fn get(&self, index: usize) -> Ready {
         let event = self.events[..self.filled][index];
         let flags = event.events as libc::c_int;
         Ready {
@@ -66,7 +66,7 @@ impl EventBuffer {
 
 impl Epoll {
     /// An empty set.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: no pointer is passed; the result is checked before it becomes an owned descriptor.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: `fd` was just made and nobody else owns it.
@@ -74,12 +74,12 @@ impl Epoll {
     }
 
     /// Watches `fd` for reading and writing, edge-triggered. Closing the descriptor removes it.
-    pub fn add_edge(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    pub(crate) fn add_edge(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         self.add(fd, token, libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET)
     }
 
     /// Watches `fd` for reading, level-triggered.
-    pub fn add_readable(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    pub(crate) fn add_readable(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         self.add(fd, token, libc::EPOLLIN | libc::EPOLLRDHUP)
     }
 
@@ -91,7 +91,7 @@ impl Epoll {
     }
 
     /// Waits up to `timeout_ms` (0 returns at once) and returns how many events `buffer` holds now.
-    pub fn wait(&self, buffer: &mut EventBuffer, timeout_ms: i32) -> io::Result<usize> {
+    pub(crate) fn wait(&self, buffer: &mut EventBuffer, timeout_ms: i32) -> io::Result<usize> {
         let capacity = buffer.events.len() as libc::c_int;
         // SAFETY: the kernel writes at most `capacity` events into an array of that length.
         let result = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), buffer.events.as_mut_ptr(), capacity, timeout_ms) };
@@ -106,7 +106,7 @@ impl Epoll {
 
 /// Lets the kernel choose the source port only when the socket connects, so that thousands of sockets may share a
 /// source address (`IP_BIND_ADDRESS_NO_PORT`).
-pub fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
+pub(crate) fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: `on` is a c_int and its size is passed with it.
     check(unsafe {
@@ -122,7 +122,7 @@ pub fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
 }
 
 /// Moves the calling thread, and every thread and process it starts from now on, into the network namespace of `file`.
-pub fn enter_network(file: &impl AsFd) -> io::Result<()> {
+pub(crate) fn enter_network(file: &impl AsFd) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as it is borrowed, and the call changes nothing but this thread's
     // namespace.
     check(unsafe { libc::setns(file.as_fd().as_raw_fd(), libc::CLONE_NEWNET) })?;
@@ -130,7 +130,7 @@ pub fn enter_network(file: &impl AsFd) -> io::Result<()> {
 }
 
 /// Sends a signal to a process.
-pub fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
+pub(crate) fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: the call takes no memory.
     check(unsafe { libc::kill(pid, signal) })?;
@@ -138,7 +138,7 @@ pub fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
 }
 
 /// Pins the calling thread, and every thread and process it starts from now on, to `cpus`.
-pub fn pin_to(cpus: &[usize]) -> io::Result<()> {
+pub(crate) fn pin_to(cpus: &[usize]) -> io::Result<()> {
     // SAFETY: a cpu_set_t of zeros is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for &cpu in cpus {
@@ -154,7 +154,7 @@ pub fn pin_to(cpus: &[usize]) -> io::Result<()> {
 }
 
 /// The CPUs the calling thread may run on.
-pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     // SAFETY: a cpu_set_t of zeros is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes at most the size that is passed.
@@ -164,14 +164,14 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
 }
 
 /// Asks process `pid` to end (SIGTERM). Only for processes that this one started.
-pub fn terminate(pid: u32) -> io::Result<()> {
+pub(crate) fn terminate(pid: u32) -> io::Result<()> {
     // SAFETY: no pointer is passed.
     check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) })?;
     Ok(())
 }
 
 /// The most file descriptors this process may open.
-pub fn descriptors_max() -> io::Result<u64> {
+pub(crate) fn descriptors_max() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for the whole call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
@@ -183,14 +183,14 @@ pub fn descriptors_max() -> io::Result<u64> {
 
 /// Counters that this process shares with the ones it forks.
 #[derive(Debug)]
-pub struct SharedCounters {
+pub(crate) struct SharedCounters {
     start: *const AtomicU64,
     count: usize,
 }
 
 impl SharedCounters {
     /// `count` counters, all zero. The mapping lives until the process ends.
-    pub fn new(count: usize) -> io::Result<Self> {
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
         let bytes = count.max(1) * size_of::<AtomicU64>();
         // SAFETY: a fresh anonymous mapping; nothing existing is replaced.
         let start = unsafe {
@@ -211,7 +211,7 @@ impl SharedCounters {
     }
 
     /// The counters.
-    pub fn all(&self) -> &[AtomicU64] {
+    pub(crate) fn all(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is page aligned, zeroed, at least `count` atomics long and never unmapped; zero is a
         // valid AtomicU64.
         unsafe { std::slice::from_raw_parts(self.start, self.count) }
@@ -220,7 +220,7 @@ impl SharedCounters {
 
 /// A forked process and the read end of the pipe it reports through.
 #[derive(Debug)]
-pub struct Forked {
+pub(crate) struct Forked {
     /// Its process id.
     pub pid: u32,
     /// What it writes; ends when the child ends.
@@ -229,7 +229,7 @@ pub struct Forked {
 
 /// Forks. The child runs `work` with the write end of the pipe, then ends with the exit code that `work` returns; the
 /// parent gets the child. Must be called while the process has a single thread.
-pub fn fork(work: impl FnOnce(File) -> i32) -> io::Result<Forked> {
+pub(crate) fn fork(work: impl FnOnce(File) -> i32) -> io::Result<Forked> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     assert_eq!(threads, 1, "fork while other threads run would copy their locks as they are");
     let (reader, writer) = io::pipe()?;
@@ -248,7 +248,7 @@ pub fn fork(work: impl FnOnce(File) -> i32) -> io::Result<Forked> {
 }
 
 /// Reads to the end of `file`; `None` when that takes longer than `limit`.
-pub fn read_to_end_within(file: &mut File, limit: Duration) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_to_end_within(file: &mut File, limit: Duration) -> io::Result<Option<Vec<u8>>> {
     let deadline_ns = now_ns() + limit.as_nanos() as u64;
     let (mut bytes, mut buffer) = (Vec::new(), [0; 16 * 1024]);
     loop {
@@ -267,7 +267,7 @@ pub fn read_to_end_within(file: &mut File, limit: Duration) -> io::Result<Option
 }
 
 /// Waits for a forked child and returns its exit code, or the negated signal that ended it.
-pub fn wait_for(pid: u32) -> io::Result<i32> {
+pub(crate) fn wait_for(pid: u32) -> io::Result<i32> {
     let mut status = 0;
     // SAFETY: `status` is valid for the whole call.
     check(unsafe { libc::waitpid(pid as libc::pid_t, &mut status, 0) })?;
@@ -281,12 +281,12 @@ fn send(fd: RawFd, bytes: &[u8], flags: libc::c_int) -> io::Result<usize> {
 }
 
 /// Sends what the socket takes at once.
-pub fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     send(fd, bytes, libc::MSG_DONTWAIT)
 }
 
 /// Sends everything, waiting as long as it takes.
-pub fn send_waiting(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn send_waiting(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         bytes = &bytes[send(fd, bytes, 0)?..];
     }
@@ -294,6 +294,6 @@ pub fn send_waiting(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The number of a descriptor, for `/proc` and io_uring.
-pub fn number_of(fd: &impl AsFd) -> RawFd {
+pub(crate) fn number_of(fd: &impl AsFd) -> RawFd {
     fd.as_fd().as_raw_fd()
 }

@@ -15,7 +15,7 @@ use crate::sys::{self, Forked, SharedCounters};
 /// Where the run is. Each worker moves on when worker 0 says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u64)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Connecting, then holding the connections.
     Connect = 0,
     /// Messages that do not count, until everyone has got one.
@@ -31,7 +31,7 @@ pub enum Phase {
 /// A figure that each worker shows the others.
 #[derive(Debug, Clone, Copy)]
 #[repr(usize)]
-pub enum Figure {
+pub(crate) enum Figure {
     /// Connections open.
     Open = 0,
     /// Clients that got the warm-up's last message.
@@ -55,14 +55,14 @@ const PUBLISHED: usize = 1;
 
 /// What the workers share.
 #[derive(Debug)]
-pub struct Board {
+pub(crate) struct Board {
     counters: SharedCounters,
     workers: usize,
 }
 
 impl Board {
     /// A board for `workers` processes.
-    pub fn new(workers: usize) -> anyhow::Result<Self> {
+    pub(crate) fn new(workers: usize) -> anyhow::Result<Self> {
         let counters = SharedCounters::new(GLOBALS + workers * FIGURES).context("sharing memory")?;
         Ok(Self { counters, workers })
     }
@@ -72,7 +72,7 @@ impl Board {
     }
 
     /// Shows a figure of `worker`.
-    pub fn show(&self, worker: usize, figure: Figure, value: u64) {
+    pub(crate) fn show(&self, worker: usize, figure: Figure, value: u64) {
         self.cell(worker, figure).store(value, Ordering::Release);
     }
 
@@ -81,22 +81,22 @@ impl Board {
     }
 
     /// A figure added up over all workers.
-    pub fn sum(&self, figure: Figure) -> u64 {
+    pub(crate) fn sum(&self, figure: Figure) -> u64 {
         self.all(figure).sum()
     }
 
     /// The smallest of all workers.
-    pub fn min(&self, figure: Figure) -> u64 {
+    pub(crate) fn min(&self, figure: Figure) -> u64 {
         self.all(figure).min().unwrap_or(0)
     }
 
     /// The largest of all workers.
-    pub fn max(&self, figure: Figure) -> u64 {
+    pub(crate) fn max(&self, figure: Figure) -> u64 {
         self.all(figure).max().unwrap_or(0)
     }
 
     /// The phase worker 0 has set.
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         match self.counters.all()[PHASE].load(Ordering::Acquire) {
             0 => Phase::Connect,
             1 => Phase::Warm,
@@ -107,31 +107,34 @@ impl Board {
     }
 
     /// Moves everyone on.
-    pub fn set_phase(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: Phase) {
         self.counters.all()[PHASE].store(phase as u64, Ordering::Release);
     }
 
     /// How many messages were published.
-    pub fn published(&self) -> u64 {
+    pub(crate) fn published(&self) -> u64 {
         self.counters.all()[PUBLISHED].load(Ordering::Acquire)
     }
 
     /// Sets how many messages were published.
-    pub fn set_published(&self, count: u64) {
+    pub(crate) fn set_published(&self, count: u64) {
         self.counters.all()[PUBLISHED].store(count, Ordering::Release);
     }
 }
 
 /// The workers other than worker 0.
 #[derive(Debug)]
-pub struct Crew<'a> {
+pub(crate) struct Crew<'a> {
     board: &'a Board,
     children: Vec<Forked>,
 }
 
 impl<'a> Crew<'a> {
     /// Forks workers 1.. of `board`; each runs `work` with its number and reports what it returns.
-    pub fn start<T: Serialize>(board: &'a Board, work: impl Fn(usize) -> anyhow::Result<T>) -> anyhow::Result<Self> {
+    pub(crate) fn start<T: Serialize>(
+        board: &'a Board,
+        work: impl Fn(usize) -> anyhow::Result<T>,
+    ) -> anyhow::Result<Self> {
         let mut crew = Self { board, children: Vec::new() };
         for worker in 1..board.workers {
             let child = sys::fork(|mut pipe| {
@@ -151,12 +154,12 @@ impl<'a> Crew<'a> {
     }
 
     /// Fails if a worker cannot go on.
-    pub fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         if self.board.sum(Figure::Failed) > 0 { bail!("a worker process failed") } else { Ok(()) }
     }
 
     /// Ends the run and collects what the workers report.
-    pub fn join<T: DeserializeOwned>(mut self) -> anyhow::Result<Vec<T>> {
+    pub(crate) fn join<T: DeserializeOwned>(mut self) -> anyhow::Result<Vec<T>> {
         self.board.set_phase(Phase::End);
         let mut outcomes = Vec::new();
         for mut child in std::mem::take(&mut self.children) {
@@ -183,7 +186,7 @@ impl Drop for Crew<'_> {
 }
 
 /// Clients of worker `worker` when `clients` are shared among `workers`.
-pub fn share_of(clients: usize, workers: usize, worker: usize) -> usize {
+pub(crate) fn share_of(clients: usize, workers: usize, worker: usize) -> usize {
     clients / workers + usize::from(worker < clients % workers)
 }
 

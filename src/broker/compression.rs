@@ -22,13 +22,13 @@ pub(super) struct Compression {
 }
 
 impl Compression {
-    pub fn new(settings: Deflate) -> Self {
+    pub(super) fn new(settings: Deflate) -> Self {
         let Deflate { level, bytes_min, .. } = settings;
         Self { level: level.into(), bytes_min: bytes_min.into(), idle: Mutex::default(), made: AtomicU64::new(0) }
     }
 
     /// Compresses so from now on. Broadcasts that are being compressed may still be as before.
-    pub fn set(&self, settings: Deflate) {
+    pub(super) fn set(&self, settings: Deflate) {
         self.level.store(settings.level, Ordering::Relaxed);
         self.bytes_min.store(settings.bytes_min, Ordering::Relaxed);
         // They have the level that they were made with.
@@ -36,13 +36,13 @@ impl Compression {
     }
 
     /// How often a message was compressed.
-    pub fn made(&self) -> u64 {
+    pub(super) fn made(&self) -> u64 {
         self.made.load(Ordering::Relaxed)
     }
 
     /// The message compressed for every window that the owner's channels use; `None` where there is none, or where
     /// it does not pay.
-    pub fn compress(&self, frame: &PushFrame, windows: &Windows) -> Option<Arc<Compressed>> {
+    pub(super) fn compress(&self, frame: &PushFrame, windows: &Windows) -> Option<Arc<Compressed>> {
         let is_message = matches!(frame.kind, PushKind::Message(_));
         if !is_message
             || frame.payload.len() < self.bytes_min.load(Ordering::Relaxed)

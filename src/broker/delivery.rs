@@ -21,7 +21,7 @@ pub struct DeliveryOptions {
 
 /// Where an outcome goes.
 #[derive(Debug)]
-pub enum OutcomeTo {
+pub(super) enum OutcomeTo {
     /// To who holds the ticket.
     Ticket(TicketSender),
     /// Among the events of the process, under this number.

@@ -23,17 +23,17 @@ struct DrainState {
 
 impl DrainWatch {
     /// It drains or stops from now on.
-    pub fn mark(&self) {
+    pub(super) fn mark(&self) {
         self.is_marked.store(true, Ordering::SeqCst);
     }
 
     /// Returns whether it does.
-    pub fn is_marked(&self) -> bool {
+    pub(super) fn is_marked(&self) -> bool {
         self.is_marked.load(Ordering::SeqCst)
     }
 
     /// Tells all; a second drain is no news.
-    pub fn begin(&self, drain: Drain) {
+    pub(super) fn begin(&self, drain: Drain) {
         let waiting = {
             // Every change is one assignment.
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Who reaches other brokers.
-pub trait Elsewhere: Send + Sync {
+pub(crate) trait Elsewhere: Send + Sync {
     /// Takes a push that is meant for others too, or for one of them, and settles its part of the outcome.
     fn push(&self, abroad: Abroad);
 
@@ -80,7 +80,7 @@ pub struct OnNodes {
 
 /// How a node of this name is called in a fleet, unless it is named otherwise: in subjects of NATS `.` means something.
 #[cfg_attr(not(feature = "node"), allow(dead_code))]
-pub fn name_of_node(node: &str) -> String {
+pub(crate) fn name_of_node(node: &str) -> String {
     node.replace('.', "-")
 }
 
@@ -115,7 +115,7 @@ pub trait Untold {
 
 /// What another node is asked of a channel of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChannelQuestion {
+pub(crate) enum ChannelQuestion {
     /// To tell of it.
     Look,
     /// To close it, with this code and reason.
@@ -125,7 +125,7 @@ pub enum ChannelQuestion {
 /// The answer to a [`ChannelQuestion`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
-pub enum ChannelAnswer {
+pub(crate) enum ChannelAnswer {
     /// There it is.
     Shown(Box<ChannelReport>),
     /// Its close frame is queued.
@@ -159,7 +159,7 @@ impl Untold for Presence {
 pub struct Asker<T: Untold>(Option<TicketSender<T>>);
 
 /// Who is told what became of a push on other nodes.
-pub type AskNodes = Asker<OnNodes>;
+pub(crate) type AskNodes = Asker<OnNodes>;
 
 impl<T: Untold> Asker<T> {
     pub(super) fn new() -> (Self, Ticket<T>) {
@@ -530,7 +530,7 @@ pub(crate) type Audiences = BTreeMap<ProcessId, Vec<Arc<str>>>;
 
 #[cfg_attr(not(feature = "fleet"), allow(dead_code))]
 impl Hands {
-    pub fn new(handle: &BrokerHandle) -> Self {
+    pub(crate) fn new(handle: &BrokerHandle) -> Self {
         Self {
             shared: handle.shared.clone(),
             #[cfg(feature = "fleet")]
@@ -544,7 +544,7 @@ impl Hands {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         process: &ProcessId,
         to: Audience,
@@ -583,7 +583,7 @@ impl Hands {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn miss(&mut self, process: &ProcessId, to: Audience, count: u32) -> Result<(), PushError> {
+    pub(crate) fn miss(&mut self, process: &ProcessId, to: Audience, count: u32) -> Result<(), PushError> {
         let Some(owner) = self.shared.directory().find(process) else { return Ok(()) };
         let pusher = self.pusher_of(process, &owner);
         let miss = |audience| Command::Miss(Box::new(Miss { audience, owner: owner.id, count }));
@@ -597,7 +597,7 @@ impl Hands {
     /// # Errors
     /// The broker has stopped.
     #[cfg(feature = "fleet")]
-    pub fn push_as_guest(
+    pub(crate) fn push_as_guest(
         &self,
         guest: Arc<str>,
         channels: Vec<ChannelId>,
@@ -613,7 +613,7 @@ impl Hands {
     /// # Errors
     /// The broker has stopped.
     #[cfg(feature = "fleet")]
-    pub fn close(
+    pub(crate) fn close(
         &self,
         channel: ChannelId,
         (code, reason): (u16, &str),
@@ -625,7 +625,7 @@ impl Hands {
     }
 
     /// The paths on which each process may have channels, of those processes that have any.
-    pub fn paths(&self) -> Audiences {
+    pub(crate) fn paths(&self) -> Audiences {
         let directory = self.directory();
         let with_channels = directory.owners.values().filter(|owner| owner.connections.count() > 0);
         // Who has registered is on `/`, whatever is bound.
@@ -641,7 +641,7 @@ impl Hands {
     }
 
     /// All topics with subscribers.
-    pub fn topics(&self) -> Audiences {
+    pub(crate) fn topics(&self) -> Audiences {
         let directory = self.directory();
         let named = directory.owners.values().map(|owner| {
             let mut topics: Vec<Arc<str>> = Vec::new();
@@ -659,13 +659,13 @@ impl Hands {
     }
 
     /// Returns whether a topic has subscribers.
-    pub fn has_subscribers(&self, process: &ProcessId, topic: &str) -> bool {
+    pub(crate) fn has_subscribers(&self, process: &ProcessId, topic: &str) -> bool {
         let owner = self.shared.directory().find(process);
         owner.is_some_and(|owner| owner.topics.find(topic).is_some())
     }
 
     /// How many.
-    pub fn subscribers(&self, process: &ProcessId, topic: &str) -> usize {
+    pub(crate) fn subscribers(&self, process: &ProcessId, topic: &str) -> usize {
         let owner = self.shared.directory().find(process);
         owner.and_then(|owner| owner.topics.find(topic)).map_or(0, |topic| topic.subscribers())
     }

@@ -15,7 +15,7 @@ pub(super) struct OnAShard {
 }
 
 impl OnAShard {
-    pub fn enter() -> Self {
+    pub(super) fn enter() -> Self {
         Self { was: IS_ON_A_SHARD.replace(true) }
     }
 }

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Many times what nodes have of processes; some 10 MB.
-pub const OWNERS_MAX: usize = 64 * 1024;
+pub(super) const OWNERS_MAX: usize = 64 * 1024;
 
 /// Owners that are looked at, whether anybody needs them, for each that is made: more than one, so that unneeded ones
 /// become fewer, however many are made.

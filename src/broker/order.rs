@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Commands, each with its shard.
-pub type Commands = SmallVec<[(usize, Command); 1]>;
+pub(super) type Commands = SmallVec<[(usize, Command); 1]>;
 
 /// What a process can ask of the broker: [`Push`], [`Broadcast`], [`CloseCommand`] and [`RespondCommand`].
 /// Sealed.

@@ -70,7 +70,7 @@ impl Drop for LastShard {
 
 impl ShardThread {
     /// The life of a shard's thread.
-    pub fn work(self, ready: &Sender<Result<DriverKind, StartError>>, ended: Sender<ThreadEnd>) {
+    pub(super) fn work(self, ready: &Sender<Result<DriverKind, StartError>>, ended: Sender<ThreadEnd>) {
         let _log = tracing::dispatcher::set_default(&self.log);
         // Dropped behind all else of this shard, the directory that it has adopted included.
         let _last_shard = self.last_shard.clone();

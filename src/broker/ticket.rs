@@ -32,7 +32,7 @@ struct TicketState<T> {
 }
 
 /// The other end of a [`Ticket`], or of a call that takes its place.
-pub struct TicketSender<T = Outcome>(Told<T>);
+pub(super) struct TicketSender<T = Outcome>(Told<T>);
 
 /// A call that is made once.
 type TicketCall<T> = Box<dyn FnOnce(T) + Send>;

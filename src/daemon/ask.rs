@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 ///
 /// # Errors
 /// No daemon answers.
-pub fn stats(options: &AskOptions) -> anyhow::Result<String> {
+pub(crate) fn stats(options: &AskOptions) -> anyhow::Result<String> {
     let ControlAnswer::Stats(overview) = ask(options, &ControlRequest::Stats {})? else { bail!(ANOTHER) };
     Ok(match options.json {
         true => serde_json::to_string(&overview)? + "\n",
@@ -25,7 +25,7 @@ pub fn stats(options: &AskOptions) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// No daemon answers.
-pub fn metrics(options: &AskOptions) -> anyhow::Result<String> {
+pub(crate) fn metrics(options: &AskOptions) -> anyhow::Result<String> {
     let ControlAnswer::Stats(overview) = ask(options, &ControlRequest::Stats {})? else { bail!(ANOTHER) };
     Ok(match options.json {
         true => serde_json::to_string(&overview)? + "\n",
@@ -37,7 +37,7 @@ pub fn metrics(options: &AskOptions) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// No daemon answers.
-pub fn disconnects(options: DisconnectsOptions) -> anyhow::Result<String> {
+pub(crate) fn disconnects(options: DisconnectsOptions) -> anyhow::Result<String> {
     let DisconnectsOptions { ask: to, process, channel, code, last } = options;
     let process = process.map(|id| id.parse().with_context(|| format!("process: {id:?}"))).transpose()?;
     let filter = Filter { process, channel: channel.map(pushring::ChannelId::new), code, last };

@@ -26,7 +26,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A certificate's file and its key's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateFiles {
+pub(crate) struct CertificateFiles {
     /// The setting that names it.
     pub setting: &'static str,
     /// The server's certificate, and its issuers' behind it.
@@ -39,7 +39,7 @@ pub struct CertificateFiles {
 ///
 /// # Errors
 /// One of them is none.
-pub fn pairs(config: &DaemonConfig) -> anyhow::Result<Vec<CertificateFiles>> {
+pub(crate) fn pairs(config: &DaemonConfig) -> anyhow::Result<Vec<CertificateFiles>> {
     named("tls_certs", &config.tls_certs).chain(acme::pair(config).map(Ok)).collect()
 }
 
@@ -47,7 +47,7 @@ pub fn pairs(config: &DaemonConfig) -> anyhow::Result<Vec<CertificateFiles>> {
 ///
 /// # Errors
 /// One of them is none.
-pub fn link_pairs(config: &DaemonConfig) -> anyhow::Result<Vec<CertificateFiles>> {
+pub(crate) fn link_pairs(config: &DaemonConfig) -> anyhow::Result<Vec<CertificateFiles>> {
     named("link_tls_certs", &config.link_tls_certs).collect()
 }
 
@@ -72,7 +72,7 @@ struct Loaded {
 
 /// Those that are obeyed. See the module.
 #[derive(Default)]
-pub struct Certificates {
+pub(crate) struct Certificates {
     loaded: Vec<Loaded>,
     server: Option<TlsServer>,
 }
@@ -82,7 +82,7 @@ impl Certificates {
     ///
     /// # Errors
     /// A pair cannot be used, and `before` has none of these files.
-    pub fn read(config: &DaemonConfig, before: &Self) -> anyhow::Result<Self> {
+    pub(crate) fn read(config: &DaemonConfig, before: &Self) -> anyhow::Result<Self> {
         Self::load_all(pairs(config)?, before)
     }
 
@@ -90,7 +90,7 @@ impl Certificates {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn read_link(config: &DaemonConfig, before: &Self) -> anyhow::Result<Self> {
+    pub(crate) fn read_link(config: &DaemonConfig, before: &Self) -> anyhow::Result<Self> {
         Self::load_all(link_pairs(config)?, before)
     }
 
@@ -100,7 +100,7 @@ impl Certificates {
     }
 
     /// Those of a certificate that was made at the start, of no file.
-    pub fn made(certificate: Certificate) -> anyhow::Result<Self> {
+    pub(crate) fn made(certificate: Certificate) -> anyhow::Result<Self> {
         let server = Some(TlsServer::new(vec![certificate], clock::unix_s())?);
         Ok(Self { loaded: Vec::new(), server })
     }
@@ -119,17 +119,17 @@ impl Certificates {
     }
 
     /// The certificates themselves.
-    pub fn all(&self) -> Vec<Certificate> {
+    pub(crate) fn all(&self) -> Vec<Certificate> {
         self.loaded.iter().map(|loaded| loaded.certificate.clone()).collect()
     }
 
     /// What handshakes are made with, if there is any certificate.
-    pub fn server(&self) -> Option<&TlsServer> {
+    pub(crate) fn server(&self) -> Option<&TlsServer> {
         self.server.as_ref()
     }
 
     /// Returns whether the certificates are other ones than those of `other`.
-    pub fn differ(&self, other: &Self) -> bool {
+    pub(crate) fn differ(&self, other: &Self) -> bool {
         let chains = |of: &Self| -> Vec<Vec<Vec<u8>>> {
             let certificates = of.server.iter().flat_map(|server| server.certificates().iter());
             certificates.map(|certificate| certificate.chain().map(<[u8]>::to_vec).collect()).collect()
@@ -138,7 +138,7 @@ impl Certificates {
     }
 
     /// Returns whether a file has changed since it was read.
-    pub fn have_changed(&self) -> bool {
+    pub(crate) fn have_changed(&self) -> bool {
         self.loaded.iter().any(|loaded| loaded.stamp != stamp(&loaded.pair))
     }
 
@@ -161,7 +161,7 @@ impl Certificates {
 ///
 /// # Errors
 /// It cannot be used, and why.
-pub fn read(pair: &CertificateFiles) -> anyhow::Result<Certificate> {
+pub(crate) fn read(pair: &CertificateFiles) -> anyhow::Result<Certificate> {
     let (chain, key) = (read_file(pair.setting, &pair.chain)?, read_file(pair.setting, &pair.key)?);
     let mode = fs::metadata(&pair.key).map(|data| data.permissions().mode()).unwrap_or(0);
     if mode & 0o004 != 0 {
@@ -189,7 +189,7 @@ fn stamp(pair: &CertificateFiles) -> Option<Stamp> {
 }
 
 /// Has the daemon read its certificates again whenever their files have changed, as long as there is one.
-pub fn watch(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
+pub(crate) fn watch(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
     let daemon: Weak<Daemon> = Arc::downgrade(daemon);
     let work = move || {
         loop {

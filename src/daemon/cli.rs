@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// A push broker for WebSocket clients: browsers open channels, processes push to them.
 #[derive(Debug, Parser)]
 #[command(name = "pushring", version)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub action: ProgramAction,
@@ -22,7 +22,7 @@ pub struct Cli {
 
 /// What the program does.
 #[derive(Debug, Subcommand)]
-pub enum ProgramAction {
+pub(crate) enum ProgramAction {
     /// Run the broker until SIGTERM or Ctrl-C
     Serve(SettingsOptions),
     /// Run the broker with demo processes and a page at / that uses them; needs no file
@@ -72,7 +72,7 @@ pub enum ProgramAction {
 
 impl ProgramAction {
     /// The format of the log, as far as it is known before the file has been read.
-    pub fn log_format(&self) -> Option<LogFormat> {
+    pub(crate) fn log_format(&self) -> Option<LogFormat> {
         match self {
             Self::Serve(options) | Self::Demo(DemoOptions { options, .. }) => options.flags.log_format,
             _ => None,
@@ -82,7 +82,7 @@ impl ProgramAction {
 
 /// Where settings come from.
 #[derive(Debug, Args)]
-pub struct SettingsOptions {
+pub(crate) struct SettingsOptions {
     /// A TOML file of settings; `pushring config` prints one
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -96,7 +96,7 @@ pub struct SettingsOptions {
 
 /// With what a daemon begins.
 #[derive(Debug, Args)]
-pub struct InitOptions {
+pub(crate) struct InitOptions {
     /// Where the files go; what is there already is kept
     #[arg(long, value_name = "DIRECTORY", default_value = "/etc/pushring")]
     dir: PathBuf,
@@ -110,14 +110,14 @@ pub struct InitOptions {
 
 impl InitOptions {
     /// As [`super::init`] takes it.
-    pub fn into_wish(self) -> InitAnswers {
+    pub(crate) fn into_wish(self) -> InitAnswers {
         InitAnswers { directory: self.dir, node: self.node, listen: self.listen }
     }
 }
 
 /// Which settings are printed.
 #[derive(Debug, Args)]
-pub struct ConfigOptions {
+pub(crate) struct ConfigOptions {
     /// Where they come from.
     #[command(flatten)]
     pub options: SettingsOptions,
@@ -128,7 +128,7 @@ pub struct ConfigOptions {
 
 /// Whose token, and for how long.
 #[derive(Debug, Args)]
-pub struct TokenOptions {
+pub(crate) struct TokenOptions {
     /// A TOML file of settings, for `node` and `jwt_secret_file`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -152,7 +152,7 @@ fn parse_ttl(text: &str) -> Result<Span, super::units::UnitError> {
 
 /// For which daemon the machine is looked at.
 #[derive(Debug, Args)]
-pub struct DoctorOptions {
+pub(crate) struct DoctorOptions {
     /// Its settings.
     #[command(flatten)]
     pub options: SettingsOptions,
@@ -163,7 +163,7 @@ pub struct DoctorOptions {
 
 /// Which daemon is asked, and how its answer is printed.
 #[derive(Debug, Args)]
-pub struct AskOptions {
+pub(crate) struct AskOptions {
     /// The daemon's file of settings, for `control` and `listen`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -180,7 +180,7 @@ pub struct AskOptions {
 
 /// Which ends are asked for.
 #[derive(Debug, Args)]
-pub struct DisconnectsOptions {
+pub(crate) struct DisconnectsOptions {
     /// Which daemon.
     #[command(flatten)]
     pub ask: AskOptions,
@@ -200,7 +200,7 @@ pub struct DisconnectsOptions {
 
 /// Which channels are asked for.
 #[derive(Debug, Args)]
-pub struct ChannelsOptions {
+pub(crate) struct ChannelsOptions {
     /// Which daemon.
     #[command(flatten)]
     pub ask: AskOptions,
@@ -226,7 +226,7 @@ pub struct ChannelsOptions {
 
 /// Which channel is closed.
 #[derive(Debug, Args)]
-pub struct KickOptions {
+pub(crate) struct KickOptions {
     /// Which daemon.
     #[command(flatten)]
     pub ask: AskOptions,
@@ -239,7 +239,7 @@ pub struct KickOptions {
 
 /// How a drain goes.
 #[derive(Debug, Args)]
-pub struct DrainOptions {
+pub(crate) struct DrainOptions {
     /// Which daemon.
     #[command(flatten)]
     pub ask: AskOptions,
@@ -253,7 +253,7 @@ pub struct DrainOptions {
 
 /// How often a daemon is looked at.
 #[derive(Debug, Args)]
-pub struct TopOptions {
+pub(crate) struct TopOptions {
     /// Which daemon.
     #[command(flatten)]
     pub ask: AskOptions,
@@ -267,7 +267,7 @@ pub struct TopOptions {
 
 impl AskOptions {
     /// The settings in force.
-    pub fn load(&self) -> anyhow::Result<DaemonConfig> {
+    pub(crate) fn load(&self) -> anyhow::Result<DaemonConfig> {
         let (control, listen) = (self.control.clone(), self.listen.map(Listen::at));
         DaemonConfig::load(self.config.as_deref(), &SettingsFlags { control, listen, ..SettingsFlags::default() })
     }
@@ -275,7 +275,7 @@ impl AskOptions {
 
 /// How the demo is served.
 #[derive(Debug, Args)]
-pub struct DemoOptions {
+pub(crate) struct DemoOptions {
     /// The settings.
     #[command(flatten)]
     pub options: SettingsOptions,
@@ -295,7 +295,7 @@ fn parse_receivers(text: &str) -> Result<usize, String> {
 
 impl DemoOptions {
     /// The settings in force: with `--tls`, TLS takes the place of plain HTTP.
-    pub fn load(&self) -> anyhow::Result<DaemonConfig> {
+    pub(crate) fn load(&self) -> anyhow::Result<DaemonConfig> {
         let config = self.options.load()?;
         if !self.tls {
             return Ok(config);
@@ -312,7 +312,7 @@ impl DemoOptions {
 
 impl SettingsOptions {
     /// The settings in force.
-    pub fn load(&self) -> anyhow::Result<DaemonConfig> {
+    pub(crate) fn load(&self) -> anyhow::Result<DaemonConfig> {
         let mut flags = self.flags.clone();
         if self.no_pin {
             flags.pin = Some(false);
@@ -326,7 +326,7 @@ impl SettingsOptions {
 
 impl TokenOptions {
     /// The settings in force.
-    pub fn load(&self) -> anyhow::Result<DaemonConfig> {
+    pub(crate) fn load(&self) -> anyhow::Result<DaemonConfig> {
         let (node, jwt_secret_file) = (self.node.clone(), self.jwt_secret_file.clone());
         DaemonConfig::load(self.config.as_deref(), &SettingsFlags { node, jwt_secret_file, ..SettingsFlags::default() })
     }
@@ -337,7 +337,7 @@ impl TokenOptions {
 ///
 /// # Errors
 /// A variable is misspelt or empty.
-pub fn parse() -> anyhow::Result<(Cli, Vec<String>)> {
+pub(crate) fn parse() -> anyhow::Result<(Cli, Vec<String>)> {
     let matches = command().try_get_matches();
     if let Err(error) = &matches
         && !error.use_stderr()
@@ -399,7 +399,7 @@ fn command() -> Command {
 ///
 /// # Errors
 /// They are no text.
-pub fn completions(shell: Shell) -> anyhow::Result<String> {
+pub(crate) fn completions(shell: Shell) -> anyhow::Result<String> {
     let mut out = Vec::new();
     clap_complete::generate(shell, &mut command(), "pushring", &mut out);
     Ok(String::from_utf8(out)?)
@@ -409,7 +409,7 @@ pub fn completions(shell: Shell) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn man(directory: &Path) -> anyhow::Result<()> {
+pub(crate) fn man(directory: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(directory)?;
     clap_mangen::generate_to(command().disable_help_subcommand(true), directory)?;
     Ok(())

@@ -15,11 +15,11 @@ mod renamed;
 mod sources;
 mod values;
 
-pub use environment::{check as check_environment, variable};
-pub use file::write;
-pub use renamed::{OldName, variable_in_use};
-pub use sources::Sources;
-pub use values::{
+pub(crate) use environment::{check as check_environment, variable};
+pub(crate) use file::write;
+pub(crate) use renamed::{OldName, variable_in_use};
+pub(crate) use sources::Sources;
+pub(crate) use values::{
     AdminListen, DialectValue, DriverValue, Exposure, Listen, LogFormat, PolicyValue, Redirect, SocketMode, WordList,
     parse_address,
 };
@@ -49,7 +49,7 @@ macro_rules! settings {
         /// Every setting as it is in force.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        pub struct DaemonConfig {
+        pub(crate) struct DaemonConfig {
             $($( $(#[doc = $doc])+ pub $name: $type, )+)+
             /// Who has said so.
             #[serde(skip)]
@@ -63,7 +63,7 @@ macro_rules! settings {
         }
 
         /// All settings, for who shows them.
-        pub const SETTINGS: &[SettingsGroup] = &[$( SettingsGroup {
+        pub(crate) const SETTINGS: &[SettingsGroup] = &[$( SettingsGroup {
             name: $group,
             settings: &[$( Setting {
                 key: stringify!($name),
@@ -74,7 +74,7 @@ macro_rules! settings {
 
         /// The settings that flags or the environment give.
         #[derive(Debug, Clone, Default, clap::Args, Serialize)]
-        pub struct SettingsFlags {
+        pub(crate) struct SettingsFlags {
             $($(
                 $(#[doc = $doc])+
                 #[arg(long, help_heading = $group $(, $($arg)+)?)]
@@ -87,7 +87,7 @@ macro_rules! settings {
 
 /// Settings that belong together.
 #[derive(Debug)]
-pub struct SettingsGroup {
+pub(crate) struct SettingsGroup {
     /// What they are about.
     pub name: &'static str,
     /// In the order in which they are best read.
@@ -96,7 +96,7 @@ pub struct SettingsGroup {
 
 /// A setting.
 #[derive(Debug)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// Its key in the file.
     pub key: &'static str,
     /// What it means, in lines.
@@ -107,7 +107,7 @@ pub struct Setting {
 
 /// When a setting that has changed is obeyed by a daemon that reads its settings again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TakesEffect {
+pub(crate) enum TakesEffect {
     /// From the reload on.
     Now,
     /// For clients that connect from then on: what is agreed on, or handed to a connection, when it begins.
@@ -117,7 +117,7 @@ pub enum TakesEffect {
 }
 
 /// When a change of the setting `key` is obeyed; `None`: there is no such setting.
-pub fn takes_effect(key: &str) -> Option<TakesEffect> {
+pub(crate) fn takes_effect(key: &str) -> Option<TakesEffect> {
     SETTINGS.iter().flat_map(|group| group.settings).find(|setting| setting.key == key).map(|setting| setting.when)
 }
 
@@ -487,7 +487,7 @@ impl DaemonConfig {
     ///
     /// # Errors
     /// The file cannot be read, or says something that it cannot.
-    pub fn load(path: Option<&Path>, flags: &SettingsFlags) -> anyhow::Result<Self> {
+    pub(crate) fn load(path: Option<&Path>, flags: &SettingsFlags) -> anyhow::Result<Self> {
         let mut told = path.map(file::read).transpose()?.unwrap_or_default();
         let old_names = renamed::rename(&mut told);
         let sources = Sources::new(&told, path, flags, old_names)?;
@@ -495,13 +495,13 @@ impl DaemonConfig {
     }
 
     /// The old names under which settings were given, for who warns of them.
-    pub fn old_names(&self) -> Vec<OldName> {
+    pub(crate) fn old_names(&self) -> Vec<OldName> {
         self.sources.old_names()
     }
 
     /// The settings that a file with this text and `flags` say.
     #[cfg(test)]
-    pub fn layered(text: &str, flags: &SettingsFlags) -> anyhow::Result<Self> {
+    pub(crate) fn layered(text: &str, flags: &SettingsFlags) -> anyhow::Result<Self> {
         let mut told = file::parse(text, "a file")?;
         renamed::rename(&mut told);
         file::overlaid(told, flags)
@@ -511,12 +511,12 @@ impl DaemonConfig {
     ///
     /// # Errors
     /// A value that cannot be obeyed, by its key.
-    pub fn broker(&self, secrets: Secrets) -> anyhow::Result<pushring::Config> {
+    pub(crate) fn broker(&self, secrets: Secrets) -> anyhow::Result<pushring::Config> {
         self.try_broker(secrets).map_err(|error| self.sources.locate(error))
     }
 
     /// Where it listens: for plain HTTP, or where that is off for TLS.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.listen.0.or(self.tls_listen.0).unwrap_or(([127, 0, 0, 1], 0).into())
     }
 

@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 /// The control socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ControlPath {
+pub(crate) enum ControlPath {
     /// `pushring-PORT.sock` in the first of [`homes`] that fits.
     Auto,
     /// None.
@@ -62,13 +62,13 @@ const RUN: &str = "/run/pushring";
 
 /// The directory of a socket at `path`, if it is not there and the daemon makes it: that of a service, where this user
 /// may.
-pub fn made_for(path: &Path) -> Option<SocketHome> {
+pub(crate) fn made_for(path: &Path) -> Option<SocketHome> {
     let home = SocketHome { path: RUN.into(), is_made: true };
     (path.parent() == Some(&home.path) && !home.path.exists() && home.is_usable()).then_some(home)
 }
 
 /// A directory in which the control socket may be.
-pub struct SocketHome {
+pub(crate) struct SocketHome {
     /// The directory.
     pub path: PathBuf,
     /// Whether we make it where it is not there; then nobody else may have made it.
@@ -106,7 +106,7 @@ impl SocketHome {
     }
 
     /// Makes it, unless it is there.
-    pub fn make(&self) -> io::Result<()> {
+    pub(crate) fn make(&self) -> io::Result<()> {
         // A link in it may be for others: each socket has permissions of its own.
         let mode = if self.path == Path::new(RUN) { 0o711 } else { 0o700 };
         match self.path.is_dir() {
@@ -117,7 +117,7 @@ impl SocketHome {
 }
 
 /// Why there is no place for it, and what to do.
-pub const NOWHERE: &str = "no directory of $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring and /tmp can be written: \
+pub(crate) const NOWHERE: &str = "no directory of $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/pushring and /tmp can be written: \
                            set control (--control PATH), or RuntimeDirectory=pushring in the unit";
 
 fn name(port: u16) -> String {
@@ -127,7 +127,7 @@ fn name(port: u16) -> String {
 impl ControlPath {
     /// Where a daemon on `port` has its socket; none where it is to have none, or was told nothing and can have no
     /// directory for it.
-    pub fn place(&self, port: u16) -> Option<PathBuf> {
+    pub(crate) fn place(&self, port: u16) -> Option<PathBuf> {
         match self {
             Self::Off => None,
             Self::At(path) => Some(path.clone()),
@@ -139,7 +139,7 @@ impl ControlPath {
     ///
     /// # Errors
     /// It was asked for and cannot be opened.
-    pub fn open(&self, port: u16, operator: Operator) -> anyhow::Result<Option<ControlServer>> {
+    pub(crate) fn open(&self, port: u16, operator: Operator) -> anyhow::Result<Option<ControlServer>> {
         let is_asked_for = *self != Self::Auto;
         let Some(path) = self.place(port) else {
             if !is_asked_for {
@@ -160,7 +160,7 @@ impl ControlPath {
     }
 
     /// Where the daemon on `port` is asked; when it is unknown, the place to name in an error.
-    pub fn find(&self, port: u16) -> Option<PathBuf> {
+    pub(crate) fn find(&self, port: u16) -> Option<PathBuf> {
         match self {
             Self::Off => None,
             Self::At(path) => Some(path.clone()),

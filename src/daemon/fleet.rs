@@ -16,21 +16,21 @@ mod join;
 mod no_join;
 
 #[cfg(feature = "fleet")]
-pub use join::{check, probe, start};
+pub(crate) use join::{check, probe, start};
 #[cfg(not(feature = "fleet"))]
 pub use no_join::{check, probe, start};
 
 /// What may wait for NATS unless it is said.
-pub const QUEUE_BYTES_MAX_DEFAULT: usize = 16 << 20;
+pub(crate) const QUEUE_BYTES_MAX_DEFAULT: usize = 16 << 20;
 
 /// How many audiences are listened to and counted unless it is said.
-pub const SUBJECTS_MAX_DEFAULT: usize = 64 * 1024;
+pub(crate) const SUBJECTS_MAX_DEFAULT: usize = 64 * 1024;
 
 /// `pushring fleet`.
 ///
 /// # Errors
 /// No daemon answers, or it is in no fleet.
-pub fn show(to: &AskOptions) -> anyhow::Result<String> {
+pub(crate) fn show(to: &AskOptions) -> anyhow::Result<String> {
     match ask(to, &ControlRequest::Fleet {})? {
         ControlAnswer::Fleet(report) if to.json => Ok(serde_json::to_string(&report)? + "\n"),
         ControlAnswer::Fleet(report) => Ok(text(&report)),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The two layouts of control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// A hierarchy for each controller.
     One,
     /// One hierarchy for all.
@@ -13,7 +13,7 @@ pub enum Version {
 }
 
 /// The directories of this process' group and of those above it, in which `controller` has its files. `root` is `/`.
-pub fn directories(root: &Path, controller: &str) -> Vec<(Version, PathBuf)> {
+pub(crate) fn directories(root: &Path, controller: &str) -> Vec<(Version, PathBuf)> {
     // Without control groups there is no such file.
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     groups.lines().filter_map(|line| of_line(root, line, controller)).flatten().collect()
@@ -35,7 +35,7 @@ fn of_line(root: &Path, line: &str, controller: &str) -> Option<Vec<(Version, Pa
 }
 
 /// How many cores' worth of time the tightest of these groups leaves this process; none: as many as there are.
-pub fn cores_max(root: &Path) -> Option<f64> {
+pub(crate) fn cores_max(root: &Path) -> Option<f64> {
     let quota = |(version, directory): (Version, PathBuf)| {
         let read = |file: &str| fs::read_to_string(directory.join(file)).ok();
         let (quota, period) = match version {

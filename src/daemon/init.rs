@@ -23,7 +23,7 @@ const PACKAGED_UNITS: [&str; 2] = ["/usr/lib/systemd/system/pushring.service", "
 
 /// What is asked for.
 #[derive(Debug)]
-pub struct InitAnswers {
+pub(crate) struct InitAnswers {
     /// Where the files go.
     pub directory: PathBuf,
     /// Whose node is served.
@@ -36,7 +36,7 @@ pub struct InitAnswers {
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn init(wish: &InitAnswers) -> anyhow::Result<String> {
+pub(crate) fn init(wish: &InitAnswers) -> anyhow::Result<String> {
     // A unit needs whole paths.
     let directory = std::path::absolute(&wish.directory)?;
     let is_system = directory == Path::new(UNIT_DIRECTORY);

@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 /// What clients and processes may make the broker hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemoryBudget {
+pub(crate) enum MemoryBudget {
     /// Half of what is available at the start. The other half is for what the budget does not count: connections
     /// themselves, the kernel's socket buffers, and whoever else lives here.
     Auto,
@@ -29,7 +29,7 @@ impl MemoryBudget {
     ///
     /// # Errors
     /// The system does not tell what is available.
-    pub fn bytes(self) -> anyhow::Result<Option<usize>> {
+    pub(crate) fn bytes(self) -> anyhow::Result<Option<usize>> {
         Ok(match self {
             Self::Auto => Some(available_bytes(Path::new("/"))? / 2),
             Self::Unlimited => None,
@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for MemoryBudget {
 }
 
 /// What this process may still take: of the machine, and of every control group above it. `root` is `/`.
-pub fn available_bytes(root: &Path) -> anyhow::Result<usize> {
+pub(crate) fn available_bytes(root: &Path) -> anyhow::Result<usize> {
     let meminfo = root.join("proc/meminfo");
     let text = fs::read_to_string(&meminfo).with_context(|| format!("cannot read {}", meminfo.display()))?;
     let free = field(&text, "MemAvailable:").context("no MemAvailable in /proc/meminfo: set memory_budget")? * 1024;
@@ -112,14 +112,14 @@ fn field(text: &str, name: &str) -> Option<usize> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A root with these files, removed when dropped.
-    pub struct Root(pub std::path::PathBuf);
+    pub(crate) struct Root(pub std::path::PathBuf);
 
     impl Root {
-        pub fn new(name: &str, files: &[(&str, &str)]) -> Self {
+        pub(crate) fn new(name: &str, files: &[(&str, &str)]) -> Self {
             let root = std::env::temp_dir().join(format!("pushring-memory-{name}-{}", std::process::id()));
             for (file, text) in files {
                 let file = root.join(file);

@@ -11,7 +11,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// It cannot be attached, or there is no thread.
-pub fn start(operator: Operator) -> anyhow::Result<JoinHandle<()>> {
+pub(crate) fn start(operator: Operator) -> anyhow::Result<JoinHandle<()>> {
     let process = operator.broker().process("metrics:pushring:sys", Default::default())?;
     process.bind_http("/", HttpRule { local_only: true, ..HttpRule::default() })?;
     let work = move || {

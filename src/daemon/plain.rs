@@ -4,7 +4,7 @@
 use std::fmt::{self, Write};
 
 /// A writer that passes text on with everything in it that could steer a terminal written out.
-pub struct Plain<W>(pub W);
+pub(crate) struct Plain<W>(pub W);
 
 impl<W: Write> Write for Plain<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -20,13 +20,13 @@ impl<W: Write> Write for Plain<W> {
 
 /// Returns whether it is more than a sign on the screen: control characters, the separators of lines and paragraphs,
 /// and marks that turn the direction of writing.
-pub fn steers(c: char) -> bool {
+pub(crate) fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `text` as [`Plain`] writes it.
-pub fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     Plain(&mut out).write_str(text).expect("a String takes every write");
     out

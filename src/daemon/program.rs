@@ -20,10 +20,10 @@ use std::time::SystemTime;
 const DRAIN_OVER_MS: u64 = 60_000;
 
 /// Where the daemon's settings come from, each time that they are read.
-pub type ConfigSource = Box<dyn Fn() -> anyhow::Result<DaemonConfig> + Send + Sync>;
+pub(crate) type ConfigSource = Box<dyn Fn() -> anyhow::Result<DaemonConfig> + Send + Sync>;
 
 /// See the module.
-pub struct Daemon {
+pub(crate) struct Daemon {
     source: ConfigSource,
     broker: BrokerHandle,
     /// The key of tokens where no file has one.
@@ -44,7 +44,7 @@ struct ActiveConfig {
 }
 
 /// What a broker is started with, or obeys from now on.
-pub fn broker_config(
+pub(crate) fn broker_config(
     config: &DaemonConfig,
     secrets: Secrets,
     certificates: &Certificates,
@@ -56,7 +56,7 @@ pub fn broker_config(
 
 /// The keys of tokens.
 #[derive(Clone, Default)]
-pub struct Secrets {
+pub(crate) struct Secrets {
     /// The one that tokens are signed with.
     pub first: Option<Secret>,
     /// One that is accepted too.
@@ -72,7 +72,7 @@ impl Secrets {
     ///
     /// # Errors
     /// A file cannot be read, or holds no secret.
-    pub fn read(config: &DaemonConfig, own: Option<&Secret>) -> anyhow::Result<Self> {
+    pub(crate) fn read(config: &DaemonConfig, own: Option<&Secret>) -> anyhow::Result<Self> {
         let read = |path: &Path| match path.as_os_str().is_empty() {
             true => Ok(None),
             false => read_secret(path).map(Some),
@@ -99,7 +99,7 @@ fn is_same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
 
 impl Daemon {
     /// A daemon that began with `config`, `secrets` and `certificates`.
-    pub fn new(
+    pub(crate) fn new(
         source: ConfigSource,
         broker: BrokerHandle,
         (config, secrets, certificates): (DaemonConfig, Secrets, Certificates),
@@ -112,7 +112,7 @@ impl Daemon {
     }
 
     /// What has become of what the hub asked of others.
-    pub fn hub_counts(&self) -> &Arc<hub::Counts> {
+    pub(crate) fn hub_counts(&self) -> &Arc<hub::Counts> {
         &self.hub_counts
     }
 
@@ -120,7 +120,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn obey_keys(&self, keys: AuthorityKeys) -> anyhow::Result<()> {
+    pub(crate) fn obey_keys(&self, keys: AuthorityKeys) -> anyhow::Result<()> {
         let mut current = self.current();
         let secrets = Secrets { keys: Some(keys), ..current.secrets.clone() };
         self.broker.reload(&broker_config(&current.config, secrets.clone(), &current.certificates)?)?;
@@ -129,7 +129,7 @@ impl Daemon {
     }
 
     /// Returns whether the file of a certificate has changed since it was read.
-    pub fn have_certificates_changed(&self) -> bool {
+    pub(crate) fn have_certificates_changed(&self) -> bool {
         let current = self.current();
         current.certificates.have_changed() || current.link_certificates.have_changed()
     }
@@ -143,7 +143,7 @@ impl Daemon {
     ///
     /// # Errors
     /// One cannot be read that was not read before; then nothing has changed.
-    pub fn reload_certificates(&self) -> anyhow::Result<bool> {
+    pub(crate) fn reload_certificates(&self) -> anyhow::Result<bool> {
         let mut current = self.current();
         let certificates = Certificates::read(&current.config, &current.certificates)?;
         let link_certificates = Certificates::read_link(&current.config, &current.link_certificates)?;
@@ -159,7 +159,7 @@ impl Daemon {
     }
 
     /// The settings that are obeyed.
-    pub fn config(&self) -> DaemonConfig {
+    pub(crate) fn config(&self) -> DaemonConfig {
         self.current().config.clone()
     }
 

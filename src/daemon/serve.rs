@@ -33,7 +33,7 @@ use std::thread::JoinHandle;
 ///
 /// # Errors
 /// It could not start, or a shard died.
-pub fn serve(source: ConfigSource, listener: Option<TcpListener>) -> anyhow::Result<()> {
+pub(crate) fn serve(source: ConfigSource, listener: Option<TcpListener>) -> anyhow::Result<()> {
     let config = source()?;
     let secrets = Secrets::read(&config, None)?;
     if secrets.first.is_none() {
@@ -53,7 +53,7 @@ pub fn serve(source: ConfigSource, listener: Option<TcpListener>) -> anyhow::Res
 ///
 /// # Errors
 /// As [`serve`].
-pub fn demo(
+pub(crate) fn demo(
     source: ConfigSource,
     listener: Option<TcpListener>,
     over_tls: bool,

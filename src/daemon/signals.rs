@@ -37,7 +37,7 @@ const SIGNALS: [(i32, SignalOrder); 7] = [
 ///
 /// # Errors
 /// The system refuses.
-pub fn catch() -> anyhow::Result<Signals> {
+pub(crate) fn catch() -> anyhow::Result<Signals> {
     Signals::new(SIGNALS.map(|(signal, _)| signal)).context("cannot handle signals")
 }
 
@@ -46,7 +46,7 @@ pub fn catch() -> anyhow::Result<Signals> {
 ///
 /// # Errors
 /// There is no thread.
-pub fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>) -> anyhow::Result<()> {
+pub(crate) fn obey(mut signals: Signals, operator: Operator, daemon: Arc<Daemon>) -> anyhow::Result<()> {
     let wait = move || {
         let mut stopping = false;
         for signal in signals.forever() {

@@ -17,7 +17,7 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// It is no listener of TCP, or there are several.
-pub fn listener() -> anyhow::Result<Option<TcpListener>> {
+pub(crate) fn listener() -> anyhow::Result<Option<TcpListener>> {
     let mut inherited = ListenFd::from_env();
     let count = inherited.len();
     ensure!(count <= 1, "systemd hands over {count} sockets: give pushring.socket one ListenStream= with a port");
@@ -30,12 +30,12 @@ pub fn listener() -> anyhow::Result<Option<TcpListener>> {
 }
 
 /// Serving has begun, or goes on after the settings have been read again.
-pub fn ready(address: &str) {
+pub(crate) fn ready(address: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving at {address}"))]);
 }
 
 /// The settings are being read again. [`ready`] ends it.
-pub fn reloading() {
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => tracing::debug!(%error, "no clock for the service manager"),
@@ -43,7 +43,7 @@ pub fn reloading() {
 }
 
 /// The end has begun.
-pub fn stopping() {
+pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping: clients are told")]);
 }
 
@@ -57,7 +57,7 @@ fn tell(state: &[NotifyState<'_>]) {
 ///
 /// # Errors
 /// There is no thread.
-pub fn keep_informed(broker: BrokerHandle) -> anyhow::Result<()> {
+pub(crate) fn keep_informed(broker: BrokerHandle) -> anyhow::Result<()> {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return Ok(());
     }

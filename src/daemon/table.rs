@@ -2,7 +2,7 @@
 
 /// Whether a column's cells stand at its left or its right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Align {
+pub(crate) enum Align {
     /// Text.
     Left,
     /// Numbers.
@@ -10,7 +10,7 @@ pub enum Align {
 }
 
 /// Lines of `rows` under their `heads`, in columns as wide as they need to be.
-pub fn table<const N: usize>(heads: [(&str, Align); N], rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(heads: [(&str, Align); N], rows: &[[String; N]]) -> String {
     let length = |text: &str| text.chars().count();
     let mut widths = heads.map(|(head, _)| length(head));
     for row in rows {
@@ -34,7 +34,7 @@ pub fn table<const N: usize>(heads: [(&str, Align); N], rows: &[[String; N]]) ->
 }
 
 /// Bytes in the largest unit that leaves three digits.
-pub fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

@@ -19,13 +19,13 @@ use std::time::{Duration, SystemTime};
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// The fewest bytes of a secret that tokens are signed with; fewer are guessed.
-pub const SECRET_BYTES_MIN: usize = 16;
+pub(crate) const SECRET_BYTES_MIN: usize = 16;
 
 /// How many it should have: as many as the hash (RFC 7518 section 3.2).
-pub const SECRET_BYTES_ADVISED: usize = 32;
+pub(crate) const SECRET_BYTES_ADVISED: usize = 32;
 
 /// Reads a secret: all bytes of the file but a line end behind its last line, which editors add.
-pub fn read_secret(path: &Path) -> anyhow::Result<Secret> {
+pub(crate) fn read_secret(path: &Path) -> anyhow::Result<Secret> {
     let name = || format!("jwt_secret_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
     let secret = without_line_end(&bytes);
@@ -46,14 +46,14 @@ pub fn read_secret(path: &Path) -> anyhow::Result<Secret> {
 }
 
 /// How many bytes the secret in a file has, as [`read_secret`] counts them.
-pub fn secret_bytes(path: &Path) -> anyhow::Result<usize> {
+pub(crate) fn secret_bytes(path: &Path) -> anyhow::Result<usize> {
     let mut bytes = Vec::new();
     File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(without_line_end(&bytes).len())
 }
 
 /// Reads the token of a link, in the same way.
-pub fn read_link_token(path: &Path) -> anyhow::Result<link::LinkToken> {
+pub(crate) fn read_link_token(path: &Path) -> anyhow::Result<link::LinkToken> {
     let name = || format!("link_token_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
@@ -62,7 +62,7 @@ pub fn read_link_token(path: &Path) -> anyhow::Result<link::LinkToken> {
 
 /// Reads the credentials of a fleet's node, in the same way.
 #[cfg(feature = "fleet")]
-pub fn read_fleet_credentials(path: &Path) -> anyhow::Result<Credentials> {
+pub(crate) fn read_fleet_credentials(path: &Path) -> anyhow::Result<Credentials> {
     let name = || format!("fleet_credentials_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(&bytes).context("it is no text").with_context(name)?;
@@ -70,7 +70,7 @@ pub fn read_fleet_credentials(path: &Path) -> anyhow::Result<Credentials> {
 }
 
 /// Reads the token of the admin listener, in the same way.
-pub fn read_admin_token(path: &Path) -> anyhow::Result<admin::AdminToken> {
+pub(crate) fn read_admin_token(path: &Path) -> anyhow::Result<admin::AdminToken> {
     let name = || format!("admin_token_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
@@ -78,7 +78,7 @@ pub fn read_admin_token(path: &Path) -> anyhow::Result<admin::AdminToken> {
 }
 
 /// Reads the token of the API, in the same way.
-pub fn read_api_token(path: &Path) -> anyhow::Result<push_api::ApiToken> {
+pub(crate) fn read_api_token(path: &Path) -> anyhow::Result<push_api::ApiToken> {
     let name = || format!("api_token_file: {}", path.display());
     let bytes = read_secret_file(path).with_context(name)?;
     let text = std::str::from_utf8(without_line_end(&bytes)).context("it is no text").with_context(name)?;
@@ -86,7 +86,7 @@ pub fn read_api_token(path: &Path) -> anyhow::Result<push_api::ApiToken> {
 }
 
 /// Reads another secret, in the same way: its bytes.
-pub fn read_secret_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn read_secret_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(without_line_end(&read_secret_file(path)?).to_vec())
 }
 
@@ -111,14 +111,14 @@ fn without_line_end(bytes: &[u8]) -> &[u8] {
 }
 
 /// A secret that nobody knows.
-pub fn random_secret() -> anyhow::Result<Secret> {
+pub(crate) fn random_secret() -> anyhow::Result<Secret> {
     let mut bytes = [0; 32];
     File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;
     Ok(Secret::new(&bytes)?)
 }
 
 /// A token of `node` that expires after `ttl`.
-pub fn make_token(secret: &Secret, node: &str, ttl: Duration) -> anyhow::Result<String> {
+pub(crate) fn make_token(secret: &Secret, node: &str, ttl: Duration) -> anyhow::Result<String> {
     if ttl.is_zero() {
         bail!("ttl: a token must live for at least a second");
     }

@@ -21,7 +21,7 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 ///
 /// # Errors
 /// No daemon answers.
-pub fn channels(options: ChannelsOptions) -> anyhow::Result<String> {
+pub(crate) fn channels(options: ChannelsOptions) -> anyhow::Result<String> {
     let ChannelsOptions { ask: to, process, path, address, fullest, limit, after } = options;
     let filter = ChannelFilter { process, path: path.map(Into::into), address, ..ChannelFilter::default() };
     let query = ChannelQuery { filter, after, limit: Some(limit), fullest };
@@ -37,7 +37,7 @@ pub fn channels(options: ChannelsOptions) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// No daemon answers.
-pub fn processes(options: &AskOptions) -> anyhow::Result<String> {
+pub(crate) fn processes(options: &AskOptions) -> anyhow::Result<String> {
     let ControlAnswer::Processes(processes) = ask(options, &ControlRequest::Processes {})? else { bail!(ANOTHER) };
     match options.json {
         true => processes.iter().map(|process| Ok(serde_json::to_string(process)? + "\n")).collect(),
@@ -49,7 +49,7 @@ pub fn processes(options: &AskOptions) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// No daemon answers, or it has no such channel.
-pub fn kick(options: KickOptions) -> anyhow::Result<String> {
+pub(crate) fn kick(options: KickOptions) -> anyhow::Result<String> {
     let KickOptions { ask: to, channel, reason } = options;
     let request = ControlRequest::Kick { channel: pushring::ChannelId::new(channel), reason };
     let answer = ask(&to, &request)?;
@@ -64,7 +64,7 @@ pub fn kick(options: KickOptions) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// No daemon answers, or its settings are wrong; then nothing has changed.
-pub fn reload(options: &AskOptions) -> anyhow::Result<String> {
+pub(crate) fn reload(options: &AskOptions) -> anyhow::Result<String> {
     let ControlAnswer::Reloaded(changes) = ask(options, &ControlRequest::Reload {})? else { bail!(ANOTHER) };
     Ok(match options.json {
         true => serde_json::to_string(&changes)? + "\n",
@@ -76,7 +76,7 @@ pub fn reload(options: &AskOptions) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// No daemon answers.
-pub fn drain(options: &DrainOptions) -> anyhow::Result<String> {
+pub(crate) fn drain(options: &DrainOptions) -> anyhow::Result<String> {
     let ms = |span: Option<super::units::Span>| span.map(|span| span.0);
     let request = ControlRequest::Drain { grace_ms: ms(options.grace), over_ms: ms(options.over) };
     let ControlAnswer::Draining(drain) = ask(&options.ask, &request)? else { bail!(ANOTHER) };
@@ -94,7 +94,7 @@ pub fn drain(options: &DrainOptions) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// No daemon answers.
-pub fn top(options: &TopOptions) -> anyhow::Result<()> {
+pub(crate) fn top(options: &TopOptions) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let clear = if out.is_terminal() { CLEAR } else { "" };
     let mut before: Option<Overview> = None;
@@ -205,7 +205,7 @@ fn channels_text(channels: &[ChannelReport]) -> String {
 }
 
 /// What a reload has changed, as `pushring reload` and the log say it.
-pub fn changes_text(changes: &Changes) -> String {
+pub(crate) fn changes_text(changes: &Changes) -> String {
     let Changes { now, new_connections, restart } = changes;
     let parts = [("in force", now), ("for new connections", new_connections), ("after a restart only", restart)];
     let lines = parts.iter().filter(|(_, keys)| !keys.is_empty());

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Text that is no size or no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no {what}")]
-pub struct UnitError {
+pub(crate) struct UnitError {
     text: String,
     what: &'static str,
 }
@@ -20,20 +20,20 @@ const A_DURATION: &str = "duration: write it with its unit, as 250ms, 10s, 2m, 1
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size(pub usize);
+pub(crate) struct Size(pub usize);
 
 /// A number of milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span(pub u64);
+pub(crate) struct Span(pub u64);
 
 impl Span {
     /// A whole number of seconds.
-    pub const fn seconds(seconds: u64) -> Self {
+    pub(crate) const fn seconds(seconds: u64) -> Self {
         Self(seconds * 1000)
     }
 
     /// As the standard library has it.
-    pub fn duration(self) -> Duration {
+    pub(crate) fn duration(self) -> Duration {
         Duration::from_millis(self.0)
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// There is no such group in `/etc/group`.
-pub fn group_id(root: &Path, name: &str) -> anyhow::Result<u32> {
+pub(crate) fn group_id(root: &Path, name: &str) -> anyhow::Result<u32> {
     if let Ok(id) = name.parse() {
         return Ok(id);
     }

@@ -13,7 +13,7 @@ pub mod listen;
 pub mod malloc;
 // Half of it is for links alone.
 #[cfg(feature = "control")]
-#[cfg_attr(not(feature = "link"), allow(dead_code))]
+#[cfg_attr(not(feature = "link"), allow(dead_code, unreachable_pub))]
 pub(crate) mod peer_socket;
 pub mod probe;
 pub mod pump;

@@ -24,7 +24,7 @@ const LOCK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Who has opened a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Credential {
+pub(crate) enum Credential {
     /// A process of this user.
     User(u32),
     /// Somebody over TCP, who has the token.
@@ -199,19 +199,19 @@ fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
 }
 
 /// The reading end of a stream: with a deadline for all that is read, then with one for each silence.
-pub struct DeadlineReader {
+pub(crate) struct DeadlineReader {
     stream: Arc<PeerStream>,
     deadline: Option<Instant>,
 }
 
 impl DeadlineReader {
     /// Everything has to be read by `deadline`.
-    pub fn until(stream: Arc<PeerStream>, deadline: Instant) -> Self {
+    pub(crate) fn until(stream: Arc<PeerStream>, deadline: Instant) -> Self {
         Self { stream, deadline: Some(deadline) }
     }
 
     /// From now on a silence may last so long.
-    pub fn allow_silence(&mut self, silence: Duration) -> io::Result<()> {
+    pub(crate) fn allow_silence(&mut self, silence: Duration) -> io::Result<()> {
         self.deadline = None;
         self.stream.set_read_timeout(silence)
     }
@@ -258,7 +258,7 @@ pub enum PeerListenError {
 }
 
 /// A listening socket.
-pub enum PeerListener {
+pub(crate) enum PeerListener {
     Unix {
         listener: UnixListener,
         _file: SocketFile,
@@ -268,7 +268,7 @@ pub enum PeerListener {
 }
 
 /// The file of a Unix socket; removed when this is dropped.
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
@@ -276,7 +276,7 @@ pub struct SocketFile {
 
 impl PeerListener {
     /// Listens on a Unix socket that only those may open whom `access` names.
-    pub fn unix(path: &Path, access: Access) -> Result<Self, PeerListenError> {
+    pub(crate) fn unix(path: &Path, access: Access) -> Result<Self, PeerListenError> {
         let failed = |error: io::Error| PeerListenError::Io { at: path.display().to_string(), error };
         // Held until the socket has its name, so that of two daemons that start the second sees the first.
         let _lock = lock_directory(path).map_err(failed)?;
@@ -297,13 +297,13 @@ impl PeerListener {
     }
 
     /// Listens on TCP; under TLS with an acceptor.
-    pub fn tcp(address: SocketAddr, acceptor: Option<Acceptor>) -> Result<Self, PeerListenError> {
+    pub(crate) fn tcp(address: SocketAddr, acceptor: Option<Acceptor>) -> Result<Self, PeerListenError> {
         let listener = TcpListener::bind(address);
         Ok(Self::Tcp(listener.map_err(|error| PeerListenError::Io { at: address.to_string(), error })?, acceptor))
     }
 
     /// The next connection. An error after [`stop`](Self::stop).
-    pub fn accept(&self) -> io::Result<PeerStream> {
+    pub(crate) fn accept(&self) -> io::Result<PeerStream> {
         match self {
             Self::Unix { listener, .. } => Ok(PeerStream::Unix(listener.accept()?.0)),
             Self::Tcp(listener, acceptor) => {
@@ -318,7 +318,7 @@ impl PeerListener {
     }
 
     /// Ends what waits in [`accept`](Self::accept).
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         // Linux: accept(2) then gives EINVAL, for either kind.
         let _ = match self {
             Self::Unix { listener, .. } => rustix::net::shutdown(listener, rustix::net::Shutdown::Both),
@@ -327,7 +327,7 @@ impl PeerListener {
     }
 
     /// The address, where it is TCP.
-    pub fn address(&self) -> io::Result<Option<SocketAddr>> {
+    pub(crate) fn address(&self) -> io::Result<Option<SocketAddr>> {
         match self {
             Self::Unix { .. } => Ok(None),
             Self::Tcp(listener, _) => listener.local_addr().map(Some),

@@ -9,18 +9,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Pushes of which it is waited to hear at a time.
-pub const ASKS_MAX: usize = 4096;
+pub(super) const ASKS_MAX: usize = 4096;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub(super) struct Asked {
     waiting: HashMap<u64, OnNodes>,
     last: u64,
 }
 
 impl Asked {
     /// Asks these nodes: under which number they will say, or what is known if none is to be waited for.
-    pub fn ask(&mut self, nodes: BTreeSet<Arc<str>>) -> Result<u64, OnNodes> {
+    pub(super) fn ask(&mut self, nodes: BTreeSet<Arc<str>>) -> Result<u64, OnNodes> {
         let is_partial = !nodes.is_empty();
         let on_nodes = OnNodes { silent: nodes, is_partial, ..OnNodes::default() };
         if !is_partial || self.waiting.len() >= ASKS_MAX {
@@ -32,7 +32,7 @@ impl Asked {
     }
 
     /// What a node has said. All that was said, if it was the last.
-    pub fn answer(&mut self, ask: u64, node: &Arc<str>, outcome: Outcome) -> Option<OnNodes> {
+    pub(super) fn answer(&mut self, ask: u64, node: &Arc<str>, outcome: Outcome) -> Option<OnNodes> {
         let on_nodes = self.waiting.get_mut(&ask)?;
         if on_nodes.silent.remove(node) {
             on_nodes.said.insert(node.clone(), outcome);
@@ -42,13 +42,13 @@ impl Asked {
     }
 
     /// What is known, where not all have said.
-    pub fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
+    pub(super) fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
         self.waiting.remove(&ask)
     }
 }
 
 /// The counts of channels, in the order in which they travel.
-pub fn counts_of(outcome: &Outcome) -> [u64; 8] {
+pub(super) fn counts_of(outcome: &Outcome) -> [u64; 8] {
     let Outcome { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner, .. } = *outcome;
     [sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner].map(|count| count as u64)
 }
@@ -60,7 +60,7 @@ const COUNT_MAX: u64 = 1 << 48;
 ///
 /// # Errors
 /// The bytes are of another shape.
-pub fn read(payload: &[u8]) -> Result<(u64, Outcome), HeaderError> {
+pub(super) fn read(payload: &[u8]) -> Result<(u64, Outcome), HeaderError> {
     let mut reader = Reader { bytes: payload, at: 0 };
     let ask = u64::from_be_bytes(reader.array()?);
     let mut counts = [0usize; 8];

@@ -36,7 +36,7 @@ const REFUSALS_PER_LINE: u64 = 256;
 ///
 /// # Errors
 /// It is none, or has a secret.
-pub fn server(text: &str) -> Result<ServerAddr, FleetStartError> {
+pub(super) fn server(text: &str) -> Result<ServerAddr, FleetStartError> {
     // Secrets have no place in settings.
     let is_fit = (text.starts_with("nats://") || text.starts_with("tls://")) && !text.contains('@');
     let address = text.parse().ok().filter(|_| is_fit);
@@ -52,7 +52,7 @@ fn without_secret(text: &str) -> String {
 ///
 /// # Errors
 /// Its credentials cannot be used.
-pub fn connect_options(options: &Options, state: &Arc<State>) -> Result<ConnectOptions, FleetStartError> {
+pub(super) fn connect_options(options: &Options, state: &Arc<State>) -> Result<ConnectOptions, FleetStartError> {
     let subjects = Subjects::new(options.fleet.clone());
     let state = state.clone();
     let mut connect = ConnectOptions::new()
@@ -84,12 +84,12 @@ pub fn connect_options(options: &Options, state: &Arc<State>) -> Result<ConnectO
 }
 
 /// How long a node waits until it leaves a server that is about to stop, so that nodes do not leave all together.
-pub fn pause_before_leaving() -> Duration {
+pub(super) fn pause_before_leaving() -> Duration {
     RETRIES.after(u32::MAX)
 }
 
 /// Notes whether NATS is reached. Events may be lost behind others, so the engine looks by itself too.
-pub fn note_connected(state: &State, is_connected: bool) {
+pub(super) fn note_connected(state: &State, is_connected: bool) {
     if state.is_connected.swap(is_connected, Ordering::AcqRel) == is_connected {
         return;
     }

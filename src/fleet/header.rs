@@ -28,7 +28,7 @@ use crate::shard::command::PushKind;
 use crate::words::policy::Policy;
 
 /// The version that is written here.
-pub const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 const MAGIC: u8 = b'P';
 
@@ -37,7 +37,7 @@ const FIXED_BYTES: usize = 46;
 
 /// What is said before a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub(super) struct Header {
     /// What it is about.
     pub kind: Kind,
     /// What the payload is.
@@ -64,7 +64,7 @@ pub struct Header {
 
 /// Why bytes are no message of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderError {
+pub(super) enum HeaderError {
     /// Too short, or of another shape.
     #[error("it is no message of a fleet")]
     Malformed,
@@ -76,7 +76,7 @@ pub enum HeaderError {
 /// A name is too long for a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a name or list is too long for a message of a fleet")]
-pub struct TooLong;
+pub(super) struct TooLong;
 
 fn frame_number(frame: PushKind) -> u8 {
     match frame {
@@ -112,14 +112,14 @@ fn policy_of(number: u8, key: u64) -> Option<Option<Policy>> {
 
 impl Header {
     /// About a node rather than to channels.
-    pub fn about(kind: Kind, source: Name, incarnation: u64, sequence: u64) -> Self {
+    pub(super) fn about(kind: Kind, source: Name, incarnation: u64, sequence: u64) -> Self {
         let frame = PushKind::Message(MessageKind::Binary);
         let (process, name, channels) = Default::default();
         Self { kind, frame, policy: None, source, incarnation, stream: 0, sequence, ask: 0, process, name, channels }
     }
 
     /// How many bytes it takes before the payload.
-    pub fn len(source: usize, process: usize, name: usize, channels: usize) -> usize {
+    pub(super) fn len(source: usize, process: usize, name: usize, channels: usize) -> usize {
         FIXED_BYTES + source + process + name + 4 * channels
     }
 
@@ -127,7 +127,7 @@ impl Header {
     ///
     /// # Errors
     /// A name does not fit.
-    pub fn write(&self, payload: &[u8]) -> Result<Vec<u8>, TooLong> {
+    pub(super) fn write(&self, payload: &[u8]) -> Result<Vec<u8>, TooLong> {
         let Self { kind, frame, policy, source, incarnation, stream, sequence, ask, process, name, channels } = self;
         let is_list = kind.has_channels();
         let counted = if is_list { channels.len() } else { name.len() };
@@ -159,7 +159,7 @@ impl Header {
     ///
     /// # Errors
     /// The bytes are of another shape or version.
-    pub fn read(bytes: &[u8]) -> Result<(Self, usize), HeaderError> {
+    pub(super) fn read(bytes: &[u8]) -> Result<(Self, usize), HeaderError> {
         let mut reader = Reader { bytes, at: 0 };
         let [magic, version, kind, frame, policy, source_len] = reader.array()?;
         if magic != MAGIC {
@@ -207,13 +207,13 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub fn take(&mut self, count: usize) -> Result<&'a [u8], HeaderError> {
+    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], HeaderError> {
         let taken = self.bytes[self.at..].get(..count).ok_or(HeaderError::Malformed)?;
         self.at += count;
         Ok(taken)
     }
 
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], HeaderError> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], HeaderError> {
         Ok(self.take(N)?.try_into().expect("so many were taken"))
     }
 

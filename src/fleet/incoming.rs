@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// After this long an announcement is believed: what was sent before it has arrived by then, or is lost.
-pub const BELIEVED_AFTER_MS: u64 = 1000;
+pub(super) const BELIEVED_AFTER_MS: u64 = 1000;
 
 /// A count is taken for younger than a subscription only if it is so by as much: announcements take time, and look
 /// younger by that.
@@ -24,7 +24,7 @@ const YOUNGER_BY_MS: u64 = 1000;
 
 /// Where a message stands among its source's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Number {
+pub(super) struct Number {
     /// When the source began.
     pub incarnation: u64,
     /// Its count.
@@ -35,7 +35,7 @@ pub struct Number {
 
 /// What is to be thought of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// It is the next, or the first that is heard of its source.
     Next,
     /// So many before it are lost.
@@ -59,7 +59,7 @@ pub enum Verdict {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Incoming {
+pub(super) struct Incoming {
     places: HashMap<Line, HashMap<Arc<str>, Place>>,
     /// All of them by when they were used last.
     by_use: BTreeMap<u64, (Line, Arc<str>)>,
@@ -95,7 +95,7 @@ struct Claim {
 
 /// What a source says of one of its counts, and when.
 #[derive(Debug, Clone, Copy)]
-pub struct Announced {
+pub(super) struct Announced {
     /// Its last number.
     pub number: Number,
     /// How old the count is.
@@ -107,18 +107,18 @@ pub struct Announced {
 }
 
 /// A place that was forgotten.
-pub type Forgotten = (Line, Arc<str>);
+pub(super) type Forgotten = (Line, Arc<str>);
 
 impl Incoming {
     /// Keeps at most so many places.
-    pub fn new(places_max: usize) -> Self {
+    pub(super) fn new(places_max: usize) -> Self {
         assert!(places_max > 0);
         let (places, by_use, claims) = Default::default();
         Self { places, by_use, uses: 0, places_max, claims }
     }
 
     /// Judges a message of `source` to `line`. With it, whose place was forgotten for it.
-    pub fn take(&mut self, line: Line, source: &Arc<str>, number: Number) -> (Verdict, Option<Forgotten>) {
+    pub(super) fn take(&mut self, line: Line, source: &Arc<str>, number: Number) -> (Verdict, Option<Forgotten>) {
         let Some(place) = self.used(line, source) else {
             return (Verdict::Next, self.begin(line, source, number, Some(number.sequence)));
         };
@@ -148,7 +148,7 @@ impl Incoming {
     }
 
     /// Notes what `source` says of its count for an audience. With it, whose place was forgotten for it.
-    pub fn claim(&mut self, line: Line, source: &Arc<str>, announced: Announced) -> Option<Forgotten> {
+    pub(super) fn claim(&mut self, line: Line, source: &Arc<str>, announced: Announced) -> Option<Forgotten> {
         let Announced { number, age_ms, now_ms, since_ms } = announced;
         let forgotten = match self.used(line, source) {
             Some(_) => None,
@@ -165,7 +165,7 @@ impl Incoming {
     }
 
     /// Believes the announcements that are old enough: what they show to be lost.
-    pub fn believe(&mut self, now_ms: u64) -> Vec<(Line, Arc<str>, Verdict)> {
+    pub(super) fn believe(&mut self, now_ms: u64) -> Vec<(Line, Arc<str>, Verdict)> {
         let mut told = Vec::new();
         while self.claims.front().is_some_and(|claim| claim.at_ms + BELIEVED_AFTER_MS <= now_ms) {
             let claim = self.claims.pop_front().expect("there is one");
@@ -205,14 +205,14 @@ impl Incoming {
     }
 
     /// Forgets an audience: this node does not listen to it any more.
-    pub fn leave(&mut self, line: &Line) {
+    pub(super) fn leave(&mut self, line: &Line) {
         for place in self.places.remove(line).unwrap_or_default().into_values() {
             self.by_use.remove(&place.used);
         }
     }
 
     /// Forgets all places of a source.
-    pub fn forget(&mut self, source: &Arc<str>) {
+    pub(super) fn forget(&mut self, source: &Arc<str>) {
         self.by_use.retain(|_, (_, of)| of != source);
         self.places.retain(|_, of_line| {
             of_line.remove(source);
@@ -221,7 +221,7 @@ impl Incoming {
     }
 
     /// How many places there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.by_use.len()
     }
 

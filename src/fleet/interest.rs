@@ -7,11 +7,11 @@ use super::subject::{Line, Target};
 use std::collections::HashMap;
 
 /// How long an audience without members is still listened to.
-pub const IDLE_MS: u64 = 10_000;
+pub(super) const IDLE_MS: u64 = 10_000;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Interest {
+pub(super) struct Interest {
     lines: HashMap<Line, Listening>,
     lines_max: usize,
     refused: u64,
@@ -27,7 +27,7 @@ struct Listening {
 
 /// What came of wanting to listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub(super) enum Wanted {
     /// It is to be subscribed to.
     New,
     /// It is listened to already.
@@ -38,12 +38,12 @@ pub enum Wanted {
 
 impl Interest {
     /// At most so many audiences.
-    pub fn new(lines_max: usize) -> Self {
+    pub(super) fn new(lines_max: usize) -> Self {
         Self { lines: HashMap::new(), lines_max, refused: 0 }
     }
 
     /// A channel here belongs to an audience.
-    pub fn want(&mut self, line: Line, target: &Target, now_ms: u64) -> Wanted {
+    pub(super) fn want(&mut self, line: Line, target: &Target, now_ms: u64) -> Wanted {
         if let Some(listening) = self.lines.get_mut(&line) {
             listening.idle_since_ms = None;
             return Wanted::Already;
@@ -58,12 +58,12 @@ impl Interest {
     }
 
     /// Whose audience a line is, and since when it is listened to.
-    pub fn get(&self, line: &Line) -> Option<(&Target, u64)> {
+    pub(super) fn get(&self, line: &Line) -> Option<(&Target, u64)> {
         self.lines.get(line).map(|listening| (&listening.target, listening.since_ms))
     }
 
     /// Takes out what has had no members for long enough.
-    pub fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
+    pub(super) fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
         let mut idle = Vec::new();
         for (line, listening) in &mut self.lines {
             if has_members(&listening.target) {
@@ -77,12 +77,12 @@ impl Interest {
     }
 
     /// How many are listened to.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.lines.len()
     }
 
     /// How often there was no room.
-    pub fn refused(&self) -> u64 {
+    pub(super) fn refused(&self) -> u64 {
         self.refused
     }
 }

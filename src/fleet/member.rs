@@ -61,7 +61,7 @@ const LOSSES_MAX: usize = 100;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Member {
+pub(super) struct Member {
     subjects: Subjects,
     node: Name,
     incarnation: u64,
@@ -86,7 +86,7 @@ pub struct Member {
 
 impl Member {
     /// A node that begins now. `incarnation` is larger than that of any former self.
-    pub fn new(options: &Options, incarnation: u64, now_ms: u64) -> Self {
+    pub(super) fn new(options: &Options, incarnation: u64, now_ms: u64) -> Self {
         let (lost_of, losses, counts) = Default::default();
         Self {
             subjects: Subjects::new(options.fleet.clone()),
@@ -110,7 +110,7 @@ impl Member {
     }
 
     /// What every node subscribes to.
-    pub fn subscriptions(&self) -> [String; 6] {
+    pub(super) fn subscriptions(&self) -> [String; 6] {
         [
             self.subjects.of_all("*", Kind::Node),
             self.subjects.of_all("*", Kind::Tails),
@@ -122,12 +122,12 @@ impl Member {
     }
 
     /// What to subscribe to for an audience.
-    pub fn subscription(&self, line: &Line) -> String {
+    pub(super) fn subscription(&self, line: &Line) -> String {
         self.subjects.of_line("*", line)
     }
 
     /// The bytes of a message with this payload.
-    pub fn bytes_of(node: &Name, outbound: &OutboundPush) -> usize {
+    pub(super) fn bytes_of(node: &Name, outbound: &OutboundPush) -> usize {
         let (name, channels) = match &outbound.to {
             OutboundTo::All(To::Topic(name) | To::Path(name)) => (name.len(), 0),
             OutboundTo::All(To::Process) => (0, 0),
@@ -138,7 +138,7 @@ impl Member {
     }
 
     /// Returns whether its names and list can be told in a header.
-    pub fn fits(outbound: &OutboundPush) -> bool {
+    pub(super) fn fits(outbound: &OutboundPush) -> bool {
         let counted = match &outbound.to {
             OutboundTo::All(To::Topic(name) | To::Path(name)) => name.len(),
             OutboundTo::All(To::Process) => 0,
@@ -151,7 +151,7 @@ impl Member {
     ///
     /// # Errors
     /// A name does not fit a header; it has got no number.
-    pub fn publish(&mut self, outbound: OutboundPush, now_ms: u64) -> Result<Numbered, TooLong> {
+    pub(super) fn publish(&mut self, outbound: OutboundPush, now_ms: u64) -> Result<Numbered, TooLong> {
         if !Self::fits(&outbound) {
             return Err(TooLong);
         }
@@ -205,7 +205,7 @@ impl Member {
     }
 
     /// What became here of a push of `node`, for it.
-    pub fn answer(&mut self, node: &Name, ask: u64, outcome: &Outcome) -> Publish {
+    pub(super) fn answer(&mut self, node: &Name, ask: u64, outcome: &Outcome) -> Publish {
         let mut payload = ask.to_be_bytes().to_vec();
         asked::counts_of(outcome).iter().for_each(|count| payload.extend_from_slice(&count.to_be_bytes()));
         let own = self.node.as_str();
@@ -220,7 +220,11 @@ impl Member {
     ///
     /// # Errors
     /// A name does not fit a header.
-    pub fn count(&mut self, process: &ProcessId, topic: &str) -> Result<(Publish, Result<u64, OnNodes>), TooLong> {
+    pub(super) fn count(
+        &mut self,
+        process: &ProcessId,
+        topic: &str,
+    ) -> Result<(Publish, Result<u64, OnNodes>), TooLong> {
         self.announces += 1;
         let mut header = Header::about(Kind::Count, self.node.clone(), self.incarnation, self.announces);
         (header.process, header.name) = (process.as_str().to_owned(), topic.to_owned());
@@ -236,7 +240,7 @@ impl Member {
     ///
     /// # Errors
     /// A reason does not fit a header.
-    pub fn ask_of_channel(
+    pub(super) fn ask_of_channel(
         &mut self,
         node: &Name,
         channel: ChannelId,
@@ -259,7 +263,7 @@ impl Member {
     }
 
     /// A channel here that `node` has asked for; none: there is none.
-    pub fn shown(&mut self, node: &Name, ask: u64, channel: Option<ChannelReport>) -> Publish {
+    pub(super) fn shown(&mut self, node: &Name, ask: u64, channel: Option<ChannelReport>) -> Publish {
         let json = |report: &ChannelReport| serde_json::to_vec(report).expect("reports are plain JSON");
         let mut shown = channel.as_ref().map(json).unwrap_or_default();
         if let Some(mut channel) = channel.filter(|_| shown.len() > SHOWN_BYTES_MAX) {
@@ -275,25 +279,25 @@ impl Member {
     }
 
     /// What is known of a push that has waited for long enough. None: it is settled.
-    pub fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
+    pub(super) fn give_up(&mut self, ask: u64) -> Option<OnNodes> {
         self.asked.give_up(ask)
     }
 
     /// Wants to hear what is said to an audience.
-    pub fn listen(&mut self, target: &Target, now_ms: u64) -> (Line, Wanted) {
+    pub(super) fn listen(&mut self, target: &Target, now_ms: u64) -> (Line, Wanted) {
         let line = target.line();
         (line, self.interest.want(line, target, now_ms))
     }
 
     /// The audiences that no channel here belongs to any more.
-    pub fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
+    pub(super) fn sweep(&mut self, now_ms: u64, has_members: impl Fn(&Target) -> bool) -> Vec<(Line, Target)> {
         let idle = self.interest.sweep(now_ms, has_members);
         idle.iter().for_each(|(line, _)| self.incoming.leave(line));
         idle
     }
 
     /// The connection was made again: others are to say again what they have sent, and are told what we have.
-    pub fn reconnected(&mut self) {
+    pub(super) fn reconnected(&mut self) {
         self.asks += 1;
         self.outgoing.announce_all();
     }
@@ -302,7 +306,7 @@ impl Member {
     ///
     /// # Panics
     /// Never: what it writes fits.
-    pub fn tick(&mut self, now_ms: u64, about: About) -> (Vec<Publish>, Vec<FleetNews>) {
+    pub(super) fn tick(&mut self, now_ms: u64, about: About) -> (Vec<Publish>, Vec<FleetNews>) {
         let mut told: Vec<FleetNews> =
             self.roster.gone(now_ms).into_iter().map(|node| FleetNews::Gone { node }).collect();
         for (line, source, verdict) in self.incoming.believe(now_ms) {
@@ -338,7 +342,7 @@ impl Member {
     }
 
     /// Judges a message.
-    pub fn receive(&mut self, subject: &str, bytes: &Bytes, now_ms: u64) -> Judged {
+    pub(super) fn receive(&mut self, subject: &str, bytes: &Bytes, now_ms: u64) -> Judged {
         let parts = self.subjects.parse(subject);
         let source = parts.map_or("", |parts| parts.source);
         match self.received(parts, bytes, now_ms) {
@@ -618,7 +622,7 @@ impl Member {
     }
 
     /// The other nodes, and where messages were lost last.
-    pub fn seen(&self, now_ms: u64) -> (Vec<FleetNode>, Vec<FleetLine>) {
+    pub(super) fn seen(&self, now_ms: u64) -> (Vec<FleetNode>, Vec<FleetLine>) {
         let nodes = self.roster.nodes().map(|(name, known)| FleetNode {
             node: name.to_string(),
             version: known.about.version.clone(),
@@ -634,17 +638,17 @@ impl Member {
     }
 
     /// Where clients reach other nodes.
-    pub fn runs(&self) -> BTreeMap<Run, Arc<str>> {
+    pub(super) fn runs(&self) -> BTreeMap<Run, Arc<str>> {
         self.roster.runs()
     }
 
     /// What it listens to, counts of its own, and of others.
-    pub fn sizes(&self) -> [u64; 3] {
+    pub(super) fn sizes(&self) -> [u64; 3] {
         [self.interest.len(), self.outgoing.len(), self.incoming.len()].map(|size| size as u64)
     }
 
     /// How often there was no room to listen.
-    pub fn listens_refused(&self) -> u64 {
+    pub(super) fn listens_refused(&self) -> u64 {
         self.interest.refused()
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The longest name, in bytes.
-pub const NAME_BYTES_MAX: usize = 64;
+pub(super) const NAME_BYTES_MAX: usize = 64;
 
 /// The name of a fleet or of a node in it: 1 to 64 letters, digits, `-` and `_`. In NATS' subjects `.`, `*` and `>`
 /// mean something.

@@ -22,10 +22,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, mpsc};
 
 /// Messages that may wait for NATS.
-pub const QUEUE_MESSAGES_MAX: u32 = 8 * 1024;
+pub(super) const QUEUE_MESSAGES_MAX: u32 = 8 * 1024;
 
 /// Audiences that may wait to be subscribed to; the thread finds others by itself.
-pub const LISTENS_MAX: usize = 4 * 1024;
+pub(super) const LISTENS_MAX: usize = 4 * 1024;
 
 /// What a message that waits takes beside its payload.
 const WAITING_BYTES: usize = size_of::<QueuedPush>() + 64;
@@ -34,7 +34,7 @@ const WAITING_BYTES: usize = size_of::<QueuedPush>() + 64;
 const ACCOUNTS_SWEEP_MIN: usize = 1024;
 
 /// A message that waits for NATS.
-pub struct QueuedPush {
+pub(super) struct QueuedPush {
     /// The message.
     pub outbound: OutboundPush,
     /// Who wants to hear what became of it on other nodes.
@@ -44,7 +44,7 @@ pub struct QueuedPush {
 }
 
 /// An audience that a channel here is about to belong to.
-pub struct ListenQuestion {
+pub(super) struct ListenQuestion {
     /// The audience.
     pub target: Target,
     /// Settled once NATS knows.
@@ -52,10 +52,10 @@ pub struct ListenQuestion {
 }
 
 /// Questions to other nodes that may wait.
-pub const QUESTIONS_MAX: usize = 1024;
+pub(super) const QUESTIONS_MAX: usize = 1024;
 
 /// What other nodes are asked, beside what became of pushes.
-pub enum Question {
+pub(super) enum Question {
     /// How many subscribers a topic has there.
     Count {
         /// Of which process.
@@ -80,7 +80,7 @@ pub enum Question {
 
 /// What the outbox and the thread behind it share.
 #[derive(Default)]
-pub struct State {
+pub(super) struct State {
     /// NATS is reached.
     pub is_connected: AtomicBool,
     /// Its server is about to stop: another is to be taken.
@@ -102,14 +102,14 @@ pub struct State {
 
 impl State {
     /// The report, to be read or written.
-    pub fn report(&self) -> MutexGuard<'_, FleetReport> {
+    pub(super) fn report(&self) -> MutexGuard<'_, FleetReport> {
         // It is replaced whole.
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// See the module.
-pub struct Outbox {
+pub(super) struct Outbox {
     node: Name,
     queue: InboxSender<QueuedPush>,
     accounts: Mutex<HashMap<ProcessId, Account>>,
@@ -120,7 +120,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// The outbox of `node`.
-    pub fn new(
+    pub(super) fn new(
         node: Name,
         queue: InboxSender<QueuedPush>,
         (listens, questions): (mpsc::Sender<ListenQuestion>, mpsc::Sender<Question>),

@@ -12,7 +12,7 @@ const ANNOUNCED: u8 = 5;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Outgoing {
+pub(super) struct Outgoing {
     counts: HashMap<Line, Count>,
     /// The same by when they were used last.
     by_use: BTreeMap<u64, Line>,
@@ -27,7 +27,7 @@ pub struct Outgoing {
 
 /// Counts that were forgotten before they were announced as often as they should have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ForgottenCounts {
+pub(super) struct ForgottenCounts {
     /// How many.
     pub count: u64,
     /// When the last of them was.
@@ -46,7 +46,7 @@ struct Count {
 
 /// How far a count has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tail {
+pub(super) struct Tail {
     /// Of which audience.
     pub line: Line,
     /// The count.
@@ -59,14 +59,14 @@ pub struct Tail {
 
 impl Outgoing {
     /// Keeps at most so many counts.
-    pub fn new(counts_max: usize) -> Self {
+    pub(super) fn new(counts_max: usize) -> Self {
         assert!(counts_max > 0);
         let (counts, by_use, due) = Default::default();
         Self { counts, by_use, uses: 0, streams: 0, counts_max, due, forgotten: ForgottenCounts::default() }
     }
 
     /// The stream and the number of the next message to an audience.
-    pub fn next(&mut self, line: Line, now_ms: u64) -> (u32, u64) {
+    pub(super) fn next(&mut self, line: Line, now_ms: u64) -> (u32, u64) {
         self.uses += 1;
         if !self.counts.contains_key(&line) {
             self.make_room(now_ms);
@@ -103,7 +103,7 @@ impl Outgoing {
     }
 
     /// At most `max` counts to announce; those that are left wait for the next call.
-    pub fn tails(&mut self, max: usize, now_ms: u64) -> Vec<Tail> {
+    pub(super) fn tails(&mut self, max: usize, now_ms: u64) -> Vec<Tail> {
         let now: Vec<_> = self.due.drain(..self.due.len().min(max)).collect();
         let mut tails = Vec::with_capacity(now.len());
         for (line, stream) in now {
@@ -119,7 +119,7 @@ impl Outgoing {
     }
 
     /// Announces all counts again: a node has not received them.
-    pub fn announce_all(&mut self) {
+    pub(super) fn announce_all(&mut self) {
         for (line, count) in &mut self.counts {
             if count.announce == 0 {
                 self.due.push_back((*line, count.stream));
@@ -129,12 +129,12 @@ impl Outgoing {
     }
 
     /// Those that were forgotten too early.
-    pub fn forgotten(&self) -> ForgottenCounts {
+    pub(super) fn forgotten(&self) -> ForgottenCounts {
         self.forgotten
     }
 
     /// How many counts there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.counts.len()
     }
 }

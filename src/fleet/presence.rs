@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Topics and nodes of which something is remembered: with their names some MB.
-pub const REMEMBERED_MAX: usize = 16 * 1024;
+pub(super) const REMEMBERED_MAX: usize = 16 * 1024;
 
 const _: () = assert!(REMEMBERED_MAX * (2 * size_of::<Line>() + NAME_BYTES_MAX + 64) < 4 << 20);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Remembered {
+pub(super) struct Remembered {
     said: HashMap<(Line, Arc<str>), Said>,
     /// In the order in which they were heard.
     by_age: BTreeMap<u64, (Line, Arc<str>)>,
@@ -32,7 +32,7 @@ struct Said {
 
 impl Remembered {
     /// What there is to tell of a topic, of which nodes have said this now.
-    pub fn presence(&mut self, line: Line, now: OnNodes, now_ms: u64) -> Presence {
+    pub(super) fn presence(&mut self, line: Line, now: OnNodes, now_ms: u64) -> Presence {
         let mut presence = Presence { is_partial: now.is_partial, ..Presence::default() };
         for (node, outcome) in now.said {
             self.remember(line, &node, outcome.sent, now_ms);

@@ -5,11 +5,11 @@ const LOG_INTERVAL_MS: u64 = 5000;
 
 /// What was logged when, and how often it was not since.
 #[derive(Default)]
-pub struct Quiet([(Option<u64>, u64); 3]);
+pub(super) struct Quiet([(Option<u64>, u64); 3]);
 
 impl Quiet {
     /// Whether to log something now, and how often that was not done before.
-    pub fn may(&mut self, what: usize, now_ms: u64) -> Option<u64> {
+    pub(super) fn may(&mut self, what: usize, now_ms: u64) -> Option<u64> {
         let (last_ms, skipped) = &mut self.0[what];
         if last_ms.is_some_and(|last_ms| last_ms + LOG_INTERVAL_MS > now_ms) {
             *skipped += 1;

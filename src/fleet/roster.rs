@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The most nodes that are known at a time.
-pub const NODES_MAX: usize = 1024;
+pub(super) const NODES_MAX: usize = 1024;
 
 /// A node says that it is there each second; after five it is gone.
-pub const GONE_AFTER_MS: u64 = 5_000;
+pub(super) const GONE_AFTER_MS: u64 = 5_000;
 
 /// A node that is gone is forgotten after this.
 const FORGOTTEN_AFTER_MS: u64 = 10 * 60 * 1000;
@@ -21,7 +21,7 @@ const FORGOTTEN_AFTER_MS: u64 = 10 * 60 * 1000;
 /// What a node says of itself each second.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct About {
+pub(super) struct About {
     /// Its version of pushring.
     pub version: String,
     /// The name of the node that it serves.
@@ -44,7 +44,7 @@ pub struct About {
 
 /// A node that was heard.
 #[derive(Debug)]
-pub struct Known {
+pub(super) struct Known {
     /// When it began.
     pub incarnation: u64,
     /// What it says.
@@ -61,7 +61,7 @@ pub struct Known {
 
 /// What has changed by a word of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub(super) enum Change {
     /// Nothing.
     None,
     /// It is new.
@@ -82,13 +82,13 @@ pub enum Change {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Roster {
+pub(super) struct Roster {
     nodes: BTreeMap<Arc<str>, Known>,
 }
 
 impl Roster {
     /// Notes that a node is there. With it, whether it asks others to say everything again.
-    pub fn hear(&mut self, source: &Arc<str>, incarnation: u64, about: About, now_ms: u64) -> (Change, bool) {
+    pub(super) fn hear(&mut self, source: &Arc<str>, incarnation: u64, about: About, now_ms: u64) -> (Change, bool) {
         if let Some(known) = self.nodes.get_mut(source) {
             let is_clock_back = incarnation < known.incarnation;
             if is_clock_back && known.heard_ms + GONE_AFTER_MS > now_ms {
@@ -117,7 +117,7 @@ impl Roster {
 
     /// Notes how many counts a node says that it has forgotten. Returns whether that is news: there are more than it
     /// said before, or, where it has not said before, the last `is_ours`.
-    pub fn forgets(&mut self, source: &str, incarnation: u64, forgotten: u64, is_ours: bool) -> bool {
+    pub(super) fn forgets(&mut self, source: &str, incarnation: u64, forgotten: u64, is_ours: bool) -> bool {
         let Some(known) = self.nodes.get_mut(source).filter(|known| known.incarnation == incarnation) else {
             return false;
         };
@@ -128,7 +128,7 @@ impl Roster {
     }
 
     /// The nodes that have become silent, each told once.
-    pub fn gone(&mut self, now_ms: u64) -> Vec<Arc<str>> {
+    pub(super) fn gone(&mut self, now_ms: u64) -> Vec<Arc<str>> {
         self.nodes.retain(|_, known| known.heard_ms + FORGOTTEN_AFTER_MS > now_ms);
         let mut gone = Vec::new();
         for (name, known) in &mut self.nodes {
@@ -142,13 +142,13 @@ impl Roster {
 
     /// The name by which owners of channels know a node: that of the node that it serves where its own says so, which
     /// NATS' permissions keep others from taking.
-    pub fn known_as(&self, source: &str) -> String {
+    pub(super) fn known_as(&self, source: &str) -> String {
         let kernel = self.nodes.get(source).map(|known| known.about.kernel.as_str());
         kernel.filter(|kernel| name_of_node(kernel) == source).unwrap_or(source).to_owned()
     }
 
     /// Where clients reach those that are there and say so, by what names their runs; not where two have the same.
-    pub fn runs(&self) -> BTreeMap<Run, Arc<str>> {
+    pub(super) fn runs(&self) -> BTreeMap<Run, Arc<str>> {
         let mut runs = BTreeMap::new();
         // What clients are told is plain, whatever a node says.
         let is_plain = |public: &str| !public.is_empty() && public.bytes().all(|byte| byte.is_ascii_graphic());
@@ -162,12 +162,12 @@ impl Roster {
     }
 
     /// The names of those that are there.
-    pub fn there(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub(super) fn there(&self) -> impl Iterator<Item = &Arc<str>> {
         self.nodes.iter().filter(|(_, known)| !known.is_gone).map(|(name, _)| name)
     }
 
     /// All nodes, by name.
-    pub fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Known)> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Known)> {
         self.nodes.iter()
     }
 }

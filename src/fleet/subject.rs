@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// What all subjects of this version begin with.
-pub const PREFIX: &str = "pushring.v1";
+pub(super) const PREFIX: &str = "pushring.v1";
 
 /// What a message is about; each has its word in the subject and its number in the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub(super) enum Kind {
     /// To the subscribers of a topic of a process.
     Topic,
     /// To the channels of a process on a path.
@@ -47,7 +47,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them; each stands at its number.
-    pub const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Topic,
         Self::Path,
         Self::Process,
@@ -64,17 +64,17 @@ impl Kind {
     ];
 
     /// Its number in a header.
-    pub fn number(self) -> u8 {
+    pub(super) fn number(self) -> u8 {
         self as u8
     }
 
     /// The reverse.
-    pub fn from_number(number: u8) -> Option<Self> {
+    pub(super) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 
     /// Its word in a subject.
-    pub fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Topic => "topic",
             Self::Path => "path",
@@ -89,14 +89,14 @@ impl Kind {
     }
 
     /// Returns whether a message of this kind has a list of channels in the place of a name.
-    pub fn has_channels(self) -> bool {
+    pub(super) fn has_channels(self) -> bool {
         matches!(self, Self::Channels | Self::Guest | Self::Look | Self::Close)
     }
 }
 
 /// An audience as numbers are kept for it: the last two parts of a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Line {
+pub(super) struct Line {
     /// What kind of audience.
     pub kind: Kind,
     /// The hash of its names.
@@ -117,7 +117,7 @@ impl Line {
     }
 
     /// What is said to channels of one node.
-    pub fn to_node(node: &Name) -> Self {
+    pub(super) fn to_node(node: &Name) -> Self {
         Self::of(Kind::Channels, "", node.as_str())
     }
 
@@ -129,7 +129,7 @@ impl Line {
 
 /// An audience that may have members on every node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Target {
+pub(super) struct Target {
     /// Whose channels.
     pub process: ProcessId,
     /// Which of them.
@@ -138,7 +138,7 @@ pub struct Target {
 
 /// Which channels of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum To {
+pub(super) enum To {
     /// The subscribers of this topic.
     Topic(Arc<str>),
     /// Those on this path.
@@ -149,7 +149,7 @@ pub enum To {
 
 impl Target {
     /// Its kind.
-    pub fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         match self.to {
             To::Topic(_) => Kind::Topic,
             To::Path(_) => Kind::Path,
@@ -158,7 +158,7 @@ impl Target {
     }
 
     /// The name within its process; empty for all of it.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         match &self.to {
             To::Topic(name) | To::Path(name) => name,
             To::Process => "",
@@ -166,20 +166,20 @@ impl Target {
     }
 
     /// Under which its numbers are kept.
-    pub fn line(&self) -> Line {
+    pub(super) fn line(&self) -> Line {
         Line::of(self.kind(), self.process.as_str(), self.name())
     }
 }
 
 /// The subjects of one fleet.
 #[derive(Debug, Clone)]
-pub struct Subjects {
+pub(super) struct Subjects {
     fleet: Name,
 }
 
 /// A subject that was taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SubjectParts<'a> {
+pub(super) struct SubjectParts<'a> {
     /// Who sends.
     pub source: &'a str,
     /// The kind's word.
@@ -190,7 +190,7 @@ pub struct SubjectParts<'a> {
 
 impl Subjects {
     /// Of `fleet`.
-    pub fn new(fleet: Name) -> Self {
+    pub(super) fn new(fleet: Name) -> Self {
         Self { fleet }
     }
 
@@ -199,32 +199,32 @@ impl Subjects {
     }
 
     /// What `source` says to an audience; `*` is any source.
-    pub fn of_line(&self, source: &str, line: &Line) -> String {
+    pub(super) fn of_line(&self, source: &str, line: &Line) -> String {
         self.make(source, line.kind, &line.token())
     }
 
     /// What `source` says to `node` alone: to channels of it, or an answer.
-    pub fn to_node(&self, source: &str, kind: Kind, node: &str) -> String {
+    pub(super) fn to_node(&self, source: &str, kind: Kind, node: &str) -> String {
         self.make(source, kind, node)
     }
 
     /// What `source` says to all nodes.
-    pub fn of_all(&self, source: &str, kind: Kind) -> String {
+    pub(super) fn of_all(&self, source: &str, kind: Kind) -> String {
         self.make(source, kind, "all")
     }
 
     /// Where answers to `node` come.
-    pub fn inbox(&self, node: &Name) -> String {
+    pub(super) fn inbox(&self, node: &Name) -> String {
         format!("{PREFIX}.{}.{node}.inbox", self.fleet)
     }
 
     /// A subject of `node`'s without a listener.
-    pub fn nowhere(&self, node: &Name) -> String {
+    pub(super) fn nowhere(&self, node: &Name) -> String {
         format!("{PREFIX}.{}.{node}.nowhere.x", self.fleet)
     }
 
     /// Takes a subject apart. None: it is none of this fleet's.
-    pub fn parse<'a>(&self, subject: &'a str) -> Option<SubjectParts<'a>> {
+    pub(super) fn parse<'a>(&self, subject: &'a str) -> Option<SubjectParts<'a>> {
         let rest = subject.strip_prefix(PREFIX)?.strip_prefix('.')?;
         let rest = rest.strip_prefix(self.fleet.as_str())?.strip_prefix('.')?;
         let mut parts = rest.split('.');
@@ -233,7 +233,7 @@ impl Subjects {
     }
 
     /// Returns whether the last part of a subject is that of this line.
-    pub fn is_of(token: &str, line: &Line) -> bool {
+    pub(super) fn is_of(token: &str, line: &Line) -> bool {
         token == line.token()
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// A push to others.
 #[derive(Debug, Clone)]
-pub struct OutboundPush {
+pub(super) struct OutboundPush {
     /// In whose name.
     pub process: ProcessId,
     /// To whom.
@@ -29,7 +29,7 @@ pub struct OutboundPush {
 
 /// See [`OutboundPush`].
 #[derive(Debug, Clone)]
-pub enum OutboundTo {
+pub(super) enum OutboundTo {
     /// An audience on all nodes.
     All(To),
     /// Channels of a node.
@@ -40,7 +40,7 @@ pub enum OutboundTo {
 
 impl OutboundPush {
     /// What it holds beside itself.
-    pub fn heap_bytes(&self) -> usize {
+    pub(super) fn heap_bytes(&self) -> usize {
         let list = if let OutboundTo::Channels(_, list) | OutboundTo::Guest(_, list) = &self.to {
             list.capacity() * size_of::<ChannelId>()
         } else {
@@ -52,7 +52,7 @@ impl OutboundPush {
 
 /// What is to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Publish {
+pub(super) struct Publish {
     /// Where.
     pub subject: String,
     /// The message.
@@ -61,7 +61,7 @@ pub struct Publish {
 
 /// A push that has got its number.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Numbered {
+pub(super) struct Numbered {
     /// The message to publish.
     pub push: Publish,
     /// What is published behind it, where nodes are asked that may not listen to it.
@@ -72,7 +72,7 @@ pub struct Numbered {
 
 /// A push of another node, for the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery {
+pub(super) struct Delivery {
     /// In whose name.
     pub process: ProcessId,
     /// To whom.
@@ -87,7 +87,7 @@ pub struct Delivery {
 
 /// See [`Delivery`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Channels {
+pub(super) enum Channels {
     /// An audience.
     Of(To),
     /// A list.
@@ -98,7 +98,7 @@ pub enum Channels {
 
 impl To {
     /// For the broker.
-    pub fn audience(self) -> Audience {
+    pub(super) fn audience(self) -> Audience {
         match self {
             Self::Topic(name) => Audience::Topic(name),
             Self::Path(path) => Audience::Path(path),
@@ -109,7 +109,7 @@ impl To {
 
 /// Events of a fleet that are reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FleetNews {
+pub(super) enum FleetNews {
     /// Messages of a node are lost; none: it is not known how many.
     Lost {
         /// The node whose messages are lost.
@@ -142,7 +142,7 @@ pub enum FleetNews {
 
 /// Why a message was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// See there.
     #[error("it is of version {0}, which is not spoken here: bring both nodes to one version")]
     Version(u8),
@@ -162,7 +162,7 @@ pub enum Refusal {
 
 /// What another node asks of a channel here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChannelAsked {
+pub(super) struct ChannelAsked {
     /// Who asks.
     pub source: Name,
     /// Under which number it is answered.
@@ -175,7 +175,7 @@ pub struct ChannelAsked {
 
 /// All that was said to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
+pub(super) struct Settled {
     /// Its number.
     pub ask: u64,
     /// What the nodes have said.
@@ -186,7 +186,7 @@ pub struct Settled {
 
 /// What came of a message.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Judged {
+pub(super) struct Judged {
     /// What the broker is to do.
     pub delivery: Option<Delivery>,
     /// What is to be answered at once.

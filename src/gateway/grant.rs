@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The cookie that a token may come in.
-pub const COOKIE: &str = "pushring-hub";
+pub(super) const COOKIE: &str = "pushring-hub";
 
 /// What a subprotocol begins with that carries a token.
 const PROTOCOL_PREFIX: &str = "bearer.";

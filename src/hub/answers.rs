@@ -9,17 +9,17 @@ use crate::admission::{Charge, HeldAs, ProcessMemory};
 use std::collections::VecDeque;
 
 /// Answers of one channel. A client leaves no more orders than that unanswered (`docs/PROTOCOL.md`).
-pub const ANSWERS_MAX: usize = 16;
+pub(super) const ANSWERS_MAX: usize = 16;
 
 /// See the module.
 #[derive(Default)]
-pub struct Answers {
+pub(super) struct Answers {
     kept: VecDeque<(String, Charge)>,
 }
 
 impl Answers {
     /// The last is this.
-    pub fn keep(&mut self, answer: String, memory: &ProcessMemory) {
+    pub(super) fn keep(&mut self, answer: String, memory: &ProcessMemory) {
         if self.kept.len() == ANSWERS_MAX {
             self.kept.pop_front();
         }
@@ -35,12 +35,12 @@ impl Answers {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.kept.len()
     }
 
     /// In the order in which they were given.
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
         self.kept.iter().map(|(answer, _)| &**answer)
     }
 }

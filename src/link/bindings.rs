@@ -36,7 +36,7 @@ struct KeptBinding {
 
 /// See the module.
 #[derive(Default)]
-pub struct Bindings {
+pub(super) struct Bindings {
     kept: BTreeMap<u64, KeptBinding>,
     places: HashMap<BindingKey, u64>,
     bytes: usize,
@@ -47,7 +47,7 @@ pub struct Bindings {
 
 /// There is no room for one more: it lasts as long as the broker does.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NoRoom;
+pub(super) struct NoRoom;
 
 impl Bindings {
     /// Keeps a request that was found well-formed, if it is about paths or guests of a process: the head and blob that
@@ -55,7 +55,12 @@ impl Bindings {
     ///
     /// # Errors
     /// There is no room.
-    pub fn keep(&mut self, request: &ActionRequest, head: &KernelHead, blob: &Bytes) -> Result<Option<u64>, NoRoom> {
+    pub(super) fn keep(
+        &mut self,
+        request: &ActionRequest,
+        head: &KernelHead,
+        blob: &Bytes,
+    ) -> Result<Option<u64>, NoRoom> {
         let Some(about) = about(request) else { return Ok(None) };
         let process = request.requester().process.clone();
         if let Some(before) = self.places.remove(&about).and_then(|place| self.kept.remove(&place)) {
@@ -86,12 +91,12 @@ impl Bindings {
     }
 
     /// The places of all that is kept, in order.
-    pub fn places(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn places(&self) -> impl Iterator<Item = u64> {
         self.kept.keys().copied()
     }
 
     /// What is kept at a place, as a message with this id, and whose it is. None: there has been a later word.
-    pub fn frame(&self, place: u64, id: u64) -> Option<(LinkFrame, &ProcessId)> {
+    pub(super) fn frame(&self, place: u64, id: u64) -> Option<(LinkFrame, &ProcessId)> {
         let kept = self.kept.get(&place)?;
         let head = KernelHead { id, ..kept.head.clone() };
         Some((LinkFrame::bare(&FromPeer::Kernel(head)).with(kept.blob.clone()), &kept.head.source.process))

@@ -11,24 +11,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a peer may take to say hello and to be told its channels.
-pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const HELLO_WITHIN: Duration = Duration::from_secs(5);
 
 /// The largest head of a hello: an id, a token, a key.
-pub const HELLO_BYTES_MAX: usize = 4 << 10;
+pub(super) const HELLO_BYTES_MAX: usize = 4 << 10;
 
 /// Connections that ask for one session at a time: the one that has it, its successor, and as many that will be told
 /// that they lost it.
-pub const CLAIMS_PER_SESSION_MAX: usize = 4;
+pub(super) const CLAIMS_PER_SESSION_MAX: usize = 4;
 
 /// Questions of one peer that are not answered yet: what a window of events is besides.
-pub const ASKS_MAX: usize = 8 * 1024;
+pub(super) const ASKS_MAX: usize = 8 * 1024;
 
 /// What may be sent to a peer and not be acknowledged: 8 MiB is half of the largest message, so it holds some of the
 /// usual ones; 8 Ki frames are a millisecond of work.
-pub const WINDOW: LinkWindow = LinkWindow { frames: 8 * 1024, bytes: 8 << 20 };
+pub(super) const WINDOW: LinkWindow = LinkWindow { frames: 8 * 1024, bytes: 8 << 20 };
 
 /// What waits behind the window, for each process: as much again as one turn of a process takes.
-pub const QUEUE: QueueLimits = QueueLimits { messages_max: 16 * 1024, bytes_max: 8 << 20 };
+pub(super) const QUEUE: QueueLimits = QueueLimits { messages_max: 16 * 1024, bytes_max: 8 << 20 };
 
 /// See the module.
 #[derive(Debug, Clone)]

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// An event as a frame's head and blob. None: it is not for a process over a link.
-pub fn event_out(event: Event) -> Option<(ToPeer, Bytes)> {
+pub(super) fn event_out(event: Event) -> Option<(ToPeer, Bytes)> {
     Some(match event {
         Event::Opened(opened) => (ToPeer::Opened(live_channel(&opened)), Bytes::new()),
         Event::Message { channel, kind, payload } => {
@@ -55,7 +55,7 @@ pub fn event_out(event: Event) -> Option<(ToPeer, Bytes)> {
 }
 
 /// The reverse. None: it is no event.
-pub fn event_in(head: ToPeer, blob: Bytes) -> Option<Event> {
+pub(super) fn event_in(head: ToPeer, blob: Bytes) -> Option<Event> {
     Some(match head {
         ToPeer::Opened(live) => Event::Opened(Box::new(opened(live))),
         ToPeer::Message { channel, kind } => {
@@ -89,7 +89,7 @@ pub fn event_in(head: ToPeer, blob: Bytes) -> Option<Event> {
     })
 }
 
-pub fn live_channel(opened: &Opened) -> LiveChannel {
+pub(super) fn live_channel(opened: &Opened) -> LiveChannel {
     LiveChannel {
         channel: opened.channel.get(),
         process: None,
@@ -101,7 +101,7 @@ pub fn live_channel(opened: &Opened) -> LiveChannel {
     }
 }
 
-pub fn opened(live: LiveChannel) -> Opened {
+pub(super) fn opened(live: LiveChannel) -> Opened {
     Opened {
         channel: ChannelId::new(live.channel),
         path: live.path.into(),
@@ -155,7 +155,7 @@ fn http_in(head: HttpHead, body: Bytes) -> HttpRequest {
     HttpRequest { id: RequestId(request), ask, body, timeout_s }
 }
 
-pub fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
+pub(super) fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
     let NodeOutcomeHead { sent, queued, queued_bytes, conflated, dropped, closed, not_found, not_owner } =
         counts_out(outcome);
     OutcomeHead {
@@ -177,7 +177,7 @@ pub fn outcome_out(ask: u64, outcome: &Outcome) -> OutcomeHead {
 }
 
 /// The same with what other nodes say.
-pub fn nodes_out(ask: u64, here: &Outcome, nodes: &OnNodes) -> OutcomeHead {
+pub(super) fn nodes_out(ask: u64, here: &Outcome, nodes: &OnNodes) -> OutcomeHead {
     let said = nodes.said.iter().map(|(node, outcome)| (node.to_string(), Some(counts_out(outcome))));
     let silent = nodes.silent.iter().map(|node| (node.to_string(), None));
     OutcomeHead { nodes: Some(said.chain(silent).collect()), partial: nodes.is_partial, ..outcome_out(ask, here) }
@@ -197,7 +197,7 @@ fn counts_out(outcome: &Outcome) -> NodeOutcomeHead {
 }
 
 /// What other nodes have said.
-pub fn nodes_in(head: &OutcomeHead) -> OnNodes {
+pub(super) fn nodes_in(head: &OutcomeHead) -> OnNodes {
     let mut nodes = OnNodes { is_partial: head.partial, ..OnNodes::default() };
     for (node, counts) in head.nodes.iter().flatten() {
         match counts {
@@ -222,7 +222,7 @@ fn counts_in(counts: &NodeOutcomeHead) -> Outcome {
     }
 }
 
-pub fn outcome_in(head: &OutcomeHead) -> Outcome {
+pub(super) fn outcome_in(head: &OutcomeHead) -> Outcome {
     Outcome {
         sent: head.sent as usize,
         queued: head.queued as usize,
@@ -239,7 +239,7 @@ pub fn outcome_in(head: &OutcomeHead) -> Outcome {
 }
 
 /// The message of a push; none for a kind that is not pushed.
-pub fn message(kind: FrameKind, blob: Bytes) -> Option<Result<Message, InvalidMessage>> {
+pub(super) fn message(kind: FrameKind, blob: Bytes) -> Option<Result<Message, InvalidMessage>> {
     match kind {
         FrameKind::Text => Some(Message::text_bytes(blob)),
         FrameKind::Binary => Some(Ok(Message::binary(blob))),
@@ -250,7 +250,7 @@ pub fn message(kind: FrameKind, blob: Bytes) -> Option<Result<Message, InvalidMe
 }
 
 /// The reverse.
-pub fn message_out(message: Message) -> (FrameKind, Bytes) {
+pub(super) fn message_out(message: Message) -> (FrameKind, Bytes) {
     let PushFrame { kind, payload } = message.into_frame();
     let kind = match kind {
         // Nobody else makes control texts than the hub, which is in the broker's own program.
@@ -262,7 +262,7 @@ pub fn message_out(message: Message) -> (FrameKind, Bytes) {
     (kind, payload)
 }
 
-pub fn invalid(error: InvalidMessage) -> OrderFailure {
+pub(super) fn invalid(error: InvalidMessage) -> OrderFailure {
     match error {
         InvalidMessage::NotUtf8 => OrderFailure::NotUtf8,
         InvalidMessage::TooLarge => unreachable!("a frame's blob is limited below what a message may have"),
@@ -270,7 +270,7 @@ pub fn invalid(error: InvalidMessage) -> OrderFailure {
     }
 }
 
-pub fn bind_failure(error: &BindPathError) -> OrderFailure {
+pub(super) fn bind_failure(error: &BindPathError) -> OrderFailure {
     match error {
         // No process over a link has a plain name, which has no subdomain.
         BindPathError::Refused(BindError::Process | BindError::NoSubdomain) => OrderFailure::ProcessId,
@@ -281,7 +281,7 @@ pub fn bind_failure(error: &BindPathError) -> OrderFailure {
     }
 }
 
-pub fn bind_error(failure: OrderFailure) -> BindPathError {
+pub(super) fn bind_error(failure: OrderFailure) -> BindPathError {
     match failure {
         OrderFailure::ProcessId => BindError::Process.into(),
         OrderFailure::PathTooLong => BindError::Pattern(PatternError::TooLong).into(),
@@ -298,19 +298,19 @@ pub fn bind_error(failure: OrderFailure) -> BindPathError {
 }
 
 /// A message to a kernel.
-pub fn kernel_out(message: KernelMessage) -> LinkFrame {
+pub(super) fn kernel_out(message: KernelMessage) -> LinkFrame {
     let (head, blob) = take_apart(message);
     LinkFrame::bare(&ToPeer::Kernel(head)).with(blob)
 }
 
 /// A message of a kernel.
-pub fn kernel_from(message: KernelMessage) -> LinkFrame {
+pub(super) fn kernel_from(message: KernelMessage) -> LinkFrame {
     let (head, blob) = take_apart(message);
     LinkFrame::bare(&FromPeer::Kernel(head)).with(blob)
 }
 
 /// A message as a head and the bytes of its blob.
-pub fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
+pub(super) fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
     let KernelMessage { id, source, target, rsvp, message, lazy_load_blob } = message;
     let message = match message {
         node::Message::Request(node::Request { inherit, expects_response, body, metadata, capabilities }) => {
@@ -331,7 +331,7 @@ pub fn take_apart(message: KernelMessage) -> (KernelHead, Bytes) {
 
 /// The reverse, at the broker's side: capabilities and metadata stay behind, for the HTTP server looks at neither, and
 /// a kernel could make them long.
-pub fn kernel_in(mut head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
+pub(super) fn kernel_in(mut head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
     match &mut head.message {
         KernelBody::Request { metadata, capabilities, .. } | KernelBody::Response { metadata, capabilities, .. } => {
             (*metadata, *capabilities) = (None, Vec::new());
@@ -341,7 +341,7 @@ pub fn kernel_in(mut head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
 }
 
 /// The reverse, at the kernel's side: what the HTTP server sends, whole.
-pub fn to_kernel(head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
+pub(super) fn to_kernel(head: KernelHead, bytes: Vec<u8>) -> KernelMessage {
     let KernelHead { id, source, target, rsvp, message, blob } = head;
     let message = match message {
         KernelBody::Request { inherit, expects_response, body, metadata, capabilities } => {

@@ -15,10 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Two lengths.
-pub const PREFIX_BYTES: usize = 8;
+pub(super) const PREFIX_BYTES: usize = 8;
 
 /// The largest head: a push to 200,000 channels by their ids, of 5 bytes each.
-pub const HEAD_BYTES_MAX: usize = 1 << 20;
+pub(super) const HEAD_BYTES_MAX: usize = 1 << 20;
 
 /// What is read ahead. Some 200 small pushes a system call, and less than the copy of it costs would be saved by more.
 const AHEAD_BYTES: usize = 16 << 10;
@@ -37,7 +37,7 @@ const ROOM_WITHIN: Duration = Duration::from_secs(5);
 const ROOM_AGAIN: Duration = Duration::from_millis(5);
 
 /// Where a thread that must not wait may write.
-pub trait WriteNow: Send + Sync {
+pub(super) trait WriteNow: Send + Sync {
     /// Writes as many of `bytes`, which are some, as go without waiting, and returns how many.
     ///
     /// # Errors
@@ -53,14 +53,14 @@ impl WriteNow for PeerStream {
 
 /// A frame to be written: the head with its prefix, and the blob.
 #[derive(Debug, Clone)]
-pub struct LinkFrame {
+pub(super) struct LinkFrame {
     head: Vec<u8>,
     blob: Bytes,
 }
 
 impl LinkFrame {
     /// A frame without blob.
-    pub fn bare(head: &impl Serialize) -> Self {
+    pub(super) fn bare(head: &impl Serialize) -> Self {
         let mut bytes = Vec::with_capacity(HEAD_BYTES_USUAL);
         bytes.extend_from_slice(&[0; PREFIX_BYTES]);
         rmp_serde::encode::write_named(&mut bytes, head).expect("heads have known shapes and the writer is memory");
@@ -73,19 +73,19 @@ impl LinkFrame {
     }
 
     /// The same with a blob.
-    pub fn with(mut self, blob: Bytes) -> Self {
+    pub(super) fn with(mut self, blob: Bytes) -> Self {
         let blob_bytes = u32::try_from(blob.len()).expect("blobs are bounded where they are made");
         self.head[4..PREFIX_BYTES].copy_from_slice(&blob_bytes.to_be_bytes());
         Self { blob, ..self }
     }
 
     /// Returns whether its head and blob are no larger.
-    pub fn fits(&self, head_bytes_max: usize, blob_bytes_max: usize) -> bool {
+    pub(super) fn fits(&self, head_bytes_max: usize, blob_bytes_max: usize) -> bool {
         self.head.len() - PREFIX_BYTES <= head_bytes_max && self.blob.len() <= blob_bytes_max
     }
 
     /// Its bytes on the stream.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.head.len() + self.blob.len()
     }
 }
@@ -109,7 +109,7 @@ fn write_now(mut bytes: &[u8], rest: &mut Vec<u8>, out: &dyn WriteNow) {
 
 /// Frames to be written together.
 #[derive(Default)]
-pub struct GatheredFrames {
+pub(super) struct GatheredFrames {
     joined: Vec<u8>,
     /// Where in `joined` a large blob belongs, in order.
     large: Vec<(usize, Bytes)>,
@@ -118,7 +118,7 @@ pub struct GatheredFrames {
 
 impl GatheredFrames {
     /// Adds a frame at the end. Large blobs are shared, not copied.
-    pub fn push(&mut self, frame: &LinkFrame) {
+    pub(super) fn push(&mut self, frame: &LinkFrame) {
         self.bytes += frame.bytes();
         self.joined.extend_from_slice(&frame.head);
         match frame.blob.len() {
@@ -128,12 +128,12 @@ impl GatheredFrames {
     }
 
     /// The bytes of all that was added.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Begins with what is left of frames that were written in part; takes it.
-    pub fn begin_with(&mut self, rest: &mut Vec<u8>) {
+    pub(super) fn begin_with(&mut self, rest: &mut Vec<u8>) {
         debug_assert!(self.bytes == 0, "it stands before everything");
         self.bytes += rest.len();
         self.joined.append(rest);
@@ -141,7 +141,7 @@ impl GatheredFrames {
 
     /// Writes as much as goes without waiting. Returns what is left; where that has failed, all from there on: whoever
     /// waits to write it will meet the same.
-    pub fn write_now(self, out: &dyn WriteNow) -> Vec<u8> {
+    pub(super) fn write_now(self, out: &dyn WriteNow) -> Vec<u8> {
         let mut rest = Vec::new();
         let mut at = 0;
         for (end, blob) in self.large {
@@ -154,7 +154,7 @@ impl GatheredFrames {
     }
 
     /// Writes everything, and is empty.
-    pub fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
         let mut at = 0;
         for (end, blob) in self.large.drain(..) {
             out.write_all(&self.joined[at..end])?;
@@ -186,7 +186,7 @@ pub enum ReadError {
 }
 
 /// Reads frames.
-pub struct FrameReader<R> {
+pub(super) struct FrameReader<R> {
     source: R,
     buffer: Box<[u8]>,
     start: usize,
@@ -200,23 +200,23 @@ pub struct FrameReader<R> {
 
 impl<R: Read> FrameReader<R> {
     /// A reader that takes heads and blobs up to these sizes.
-    pub fn new(source: R, head_bytes_max: usize, blob_bytes_max: usize) -> Self {
+    pub(super) fn new(source: R, head_bytes_max: usize, blob_bytes_max: usize) -> Self {
         let buffer = vec![0; AHEAD_BYTES].into_boxed_slice();
         Self { source, buffer, start: 0, end: 0, head_bytes_max, blob_bytes_max, ahead: true, charge: None }
     }
 
     /// The stream, to change how it reads.
-    pub fn source_mut(&mut self) -> &mut R {
+    pub(super) fn source_mut(&mut self) -> &mut R {
         &mut self.source
     }
 
     /// Takes heads and blobs up to these sizes from now on.
-    pub fn set_limits(&mut self, head_bytes_max: usize, blob_bytes_max: usize) {
+    pub(super) fn set_limits(&mut self, head_bytes_max: usize, blob_bytes_max: usize) {
         (self.head_bytes_max, self.blob_bytes_max) = (head_bytes_max, blob_bytes_max);
     }
 
     /// Charges what is read from now on, frame by frame, until the next is asked for.
-    pub fn charge_to(&mut self, charge: Charge) {
+    pub(super) fn charge_to(&mut self, charge: Charge) {
         self.charge = Some(charge);
     }
 
@@ -238,7 +238,7 @@ impl<R: Read> FrameReader<R> {
     }
 
     /// Returns whether the next frame is here as a whole already, so that reading it does not wait.
-    pub fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         let here = &self.buffer[self.start..self.end];
         here.first_chunk().is_some_and(|prefix| {
             let (head_bytes, blob_bytes) = lengths(prefix);
@@ -250,7 +250,7 @@ impl<R: Read> FrameReader<R> {
     ///
     /// # Errors
     /// See [`ReadError`]. The stream cannot be read any further then.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<(T, Bytes), ReadError> {
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> Result<(T, Bytes), ReadError> {
         let (head, blob) = self.next_owned()?;
         Ok((head, blob.into()))
     }
@@ -259,7 +259,7 @@ impl<R: Read> FrameReader<R> {
     ///
     /// # Errors
     /// As [`next`](Self::next).
-    pub fn next_owned<T: DeserializeOwned>(&mut self) -> Result<(T, Vec<u8>), ReadError> {
+    pub(super) fn next_owned<T: DeserializeOwned>(&mut self) -> Result<(T, Vec<u8>), ReadError> {
         self.need(PREFIX_BYTES)?;
         let prefix = self.buffer[self.start..].first_chunk().expect("as many bytes were asked for");
         let (head_bytes, blob_bytes) = lengths(prefix);

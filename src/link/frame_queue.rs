@@ -42,7 +42,7 @@ const LITTLE_BYTES_MAX: usize = 64 << 10;
 const APART: Duration = Duration::from_micros(40);
 
 /// What this side's frames are made of, in the words of its direction.
-pub trait LinkDirection {
+pub(super) trait LinkDirection {
     /// Beside a frame, until it is acknowledged.
     type Mark;
 
@@ -62,7 +62,7 @@ pub trait LinkDirection {
 }
 
 /// See the module.
-pub struct FrameQueue<D: LinkDirection> {
+pub(super) struct FrameQueue<D: LinkDirection> {
     state: Mutex<FrameQueueState<D::Mark>>,
     /// The writer has something to do.
     work: Condvar,
@@ -112,21 +112,21 @@ struct FrameQueueState<M> {
 
 /// The queue has ended; nothing is sent any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueEnded;
+pub(super) struct QueueEnded;
 
 /// An acknowledgement of frames that were never sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} frames cannot have been received")]
-pub struct NeverSent(pub u64);
+pub(super) struct NeverSent(pub u64);
 
 impl<D: LinkDirection> FrameQueue<D> {
     /// A queue without connection, of a session that begins.
-    pub fn new(window: LinkWindow) -> Self {
+    pub(super) fn new(window: LinkWindow) -> Self {
         Self::of_session(window, 0, 0)
     }
 
     /// The same of a session in which the other side has so many frames of ours, and we so many of its.
-    pub fn of_session(window: LinkWindow, acknowledged: u64, received: u64) -> Self {
+    pub(super) fn of_session(window: LinkWindow, acknowledged: u64, received: u64) -> Self {
         let state = FrameQueueState {
             window,
             kept: VecDeque::new(),
@@ -157,7 +157,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     }
 
     /// The same, with what is kept charged.
-    pub fn charged(self, charge: Charge) -> Self {
+    pub(super) fn charged(self, charge: Charge) -> Self {
         self.lock().charge = Some(charge);
         self
     }
@@ -166,7 +166,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     ///
     /// # Errors
     /// The queue has ended; the frames that are left were not put in.
-    pub fn send(&self, frames: impl IntoIterator<Item = (LinkFrame, D::Mark)>) -> Result<(), QueueEnded> {
+    pub(super) fn send(&self, frames: impl IntoIterator<Item = (LinkFrame, D::Mark)>) -> Result<(), QueueEnded> {
         let mut frames = frames.into_iter().peekable();
         let mut state = self.lock();
         while frames.peek().is_some() {
@@ -190,7 +190,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     ///
     /// # Errors
     /// The queue has ended.
-    pub fn offer(&self, frame: LinkFrame, mark: D::Mark, patience: Duration) -> Result<bool, QueueEnded> {
+    pub(super) fn offer(&self, frame: LinkFrame, mark: D::Mark, patience: Duration) -> Result<bool, QueueEnded> {
         let until = Instant::now() + patience;
         let may_come = |state: &mut FrameQueueState<D::Mark>| {
             state.ended.is_none() && !state.has_room() && state.connection.is_some()
@@ -212,7 +212,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     ///
     /// # Errors
     /// The queue has ended.
-    pub fn send_now(&self, frame: LinkFrame, mark: D::Mark) -> Result<(), QueueEnded> {
+    pub(super) fn send_now(&self, frame: LinkFrame, mark: D::Mark) -> Result<(), QueueEnded> {
         let mut state = self.lock();
         if state.ended.is_some() {
             return Err(QueueEnded);
@@ -227,7 +227,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     ///
     /// # Errors
     /// The line has ended.
-    pub fn send_later(&self, frame: LinkFrame, mark: D::Mark) -> Result<(), QueueEnded> {
+    pub(super) fn send_later(&self, frame: LinkFrame, mark: D::Mark) -> Result<(), QueueEnded> {
         let mut state = self.lock();
         if state.ended.is_some() {
             return Err(QueueEnded);
@@ -272,7 +272,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     }
 
     /// Counts a question, unless `asks_max` are unanswered already, or far too many answers unacknowledged.
-    pub fn ask(&self, asks_max: usize) -> bool {
+    pub(super) fn ask(&self, asks_max: usize) -> bool {
         let mut state = self.lock();
         let may = state.asks < asks_max && state.kept.len() < KEPT_FRAMES_MAX;
         state.asks += usize::from(may);
@@ -283,7 +283,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     ///
     /// # Errors
     /// It cannot have them.
-    pub fn acknowledge(&self, received: u64, mut each: impl FnMut(D::Mark)) -> Result<(), NeverSent> {
+    pub(super) fn acknowledge(&self, received: u64, mut each: impl FnMut(D::Mark)) -> Result<(), NeverSent> {
         let mut state = self.lock();
         let Some(count) = received.checked_sub(state.acknowledged).map(|count| count as usize) else {
             // An older one that was overtaken.
@@ -306,7 +306,7 @@ impl<D: LinkDirection> FrameQueue<D> {
 
     /// So many more frames of the other side were taken in. It is told with the next frame, at once
     /// when that is much, and soon when `now` says so.
-    pub fn took(&self, count: u64, now: bool) {
+    pub(super) fn took(&self, count: u64, now: bool) {
         let mut state = self.lock();
         state.received += count;
         let untold = state.received - state.told;
@@ -323,24 +323,24 @@ impl<D: LinkDirection> FrameQueue<D> {
     }
 
     /// Frames that the other side has, and frames of the other side that were taken in.
-    pub fn counts(&self) -> (u64, u64) {
+    pub(super) fn counts(&self) -> (u64, u64) {
         let state = self.lock();
         (state.acknowledged, state.received)
     }
 
     /// Waits until there is no connection, for at most `patience`; answers whether that is so.
-    pub fn wait_disconnected(&self, patience: Duration) -> bool {
+    pub(super) fn wait_disconnected(&self, patience: Duration) -> bool {
         self.wait_for(patience, |state| state.connection.is_none())
     }
 
     /// Waits until everything is written, or nothing will be, for at most `patience`.
-    pub fn wait_finished(&self, patience: Duration) -> bool {
+    pub(super) fn wait_finished(&self, patience: Duration) -> bool {
         self.wait_for(patience, |state| state.finished || state.ended.is_some() && state.connection.is_none())
     }
 
     /// Begins a connection: everything that is not acknowledged goes out over it, and at most `window` is kept from now
     /// on. Answers what [`write`](Self::write) and [`disconnect`](Self::disconnect) are called with.
-    pub fn connect(&self, window: LinkWindow) -> u64 {
+    pub(super) fn connect(&self, window: LinkWindow) -> u64 {
         let mut state = self.lock();
         state.connections += 1;
         state.connection = Some(state.connections);
@@ -356,7 +356,7 @@ impl<D: LinkDirection> FrameQueue<D> {
 
     /// Tells the other side of the connection, if there is one, once: a frame without number, which nobody
     /// acknowledges.
-    pub fn notice(&self, frame: LinkFrame) {
+    pub(super) fn notice(&self, frame: LinkFrame) {
         let mut state = self.lock();
         if state.connection.is_some() && !state.is_noticed {
             (state.notice, state.is_noticed) = (Some(frame), true);
@@ -365,7 +365,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     }
 
     /// Has whoever puts a frame in write it itself, where that goes without waiting.
-    pub fn write_through(&self, connection: u64, out: Arc<dyn WriteNow>) {
+    pub(super) fn write_through(&self, connection: u64, out: Arc<dyn WriteNow>) {
         let mut state = self.lock();
         if state.connection == Some(connection) {
             state.out = Some(out);
@@ -373,7 +373,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     }
 
     /// The connection is over. Nothing happens where it is no longer the current one.
-    pub fn disconnect(&self, connection: u64) {
+    pub(super) fn disconnect(&self, connection: u64) {
         let mut state = self.lock();
         if state.connection == Some(connection) {
             state.connection = None;
@@ -384,7 +384,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     }
 
     /// Ends the queue: nothing is put in any more; what was goes out first, then `last`.
-    pub fn end(&self, last: Option<LinkFrame>) {
+    pub(super) fn end(&self, last: Option<LinkFrame>) {
         let mut state = self.lock();
         if state.ended.is_none() {
             state.ended = Some(last);
@@ -394,7 +394,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     }
 
     /// Returns whether it has ended.
-    pub fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.lock().ended.is_some()
     }
 
@@ -402,7 +402,7 @@ impl<D: LinkDirection> FrameQueue<D> {
     ///
     /// # Errors
     /// The stream's.
-    pub fn write(&self, connection: u64, out: &mut impl Write, beat: Duration) -> io::Result<()> {
+    pub(super) fn write(&self, connection: u64, out: &mut impl Write, beat: Duration) -> io::Result<()> {
         let mut gather = GatheredFrames::default();
         loop {
             let over = {

@@ -32,7 +32,7 @@ use std::thread;
 const BESIDE_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// What a hello says of a kernel.
-pub struct KernelHello {
+pub(super) struct KernelHello {
     pub node: String,
     pub jwt_secret: Option<Vec<u8>>,
     pub expose_local: Option<bool>,
@@ -42,7 +42,7 @@ pub struct KernelHello {
 }
 
 /// Attaches a kernel, and runs what serves it.
-pub fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc<Session>, HelloRefused> {
+pub(super) fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc<Session>, HelloRefused> {
     let settings = rules(registry.broker.settings(), hello)?;
     let options = KernelOptions {
         system: http_server_process(),

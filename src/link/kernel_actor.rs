@@ -19,7 +19,7 @@ const LOGIN_WITHIN: Duration = Duration::from_secs(15);
 type LoginResult = Result<Option<GrantedLogin>, String>;
 
 /// What obeys a kernel.
-pub struct KernelActor {
+pub(super) struct KernelActor {
     pub inbox: KernelInbox,
     pub logins: Logins,
     handle: KernelHandle,
@@ -29,18 +29,18 @@ pub struct KernelActor {
 
 impl KernelActor {
     /// One whose kernel is given up when what it has sent finds no room for `room_within`.
-    pub fn new(handle: KernelHandle, room_within: Duration) -> Self {
+    pub(super) fn new(handle: KernelHandle, room_within: Duration) -> Self {
         let inbox = KernelInbox::charged(handle.memory().charge_anyway(HeldAs::Link, 0));
         Self { inbox, logins: Logins::default(), handle, room_within }
     }
 
     /// Where what is kept for the kernel is charged.
-    pub fn memory(&self) -> &ProcessMemory {
+    pub(super) fn memory(&self) -> &ProcessMemory {
         self.handle.memory()
     }
 
     /// Takes a message.
-    pub fn take(&self, message: KernelMessage) -> Result<(), Stop> {
+    pub(super) fn take(&self, message: KernelMessage) -> Result<(), Stop> {
         let bytes = message.heap_bytes();
         match self.inbox.put(message, bytes, self.room_within) {
             Ok(()) => Ok(()),
@@ -52,7 +52,7 @@ impl KernelActor {
     }
 
     /// Takes the answer to a login.
-    pub fn logged_in(&self, answer: LoggedIn, keyfile: Bytes) {
+    pub(super) fn logged_in(&self, answer: LoggedIn, keyfile: Bytes) {
         let LoggedIn { login, token, error } = answer;
         let judged = match error {
             Some(error) => Err(error),
@@ -62,7 +62,7 @@ impl KernelActor {
     }
 
     /// The session is over.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.inbox.close();
         self.logins.close();
         self.handle.wake();
@@ -71,7 +71,7 @@ impl KernelActor {
 
 /// Logins that wait for the node's word.
 #[derive(Default)]
-pub struct Logins {
+pub(super) struct Logins {
     state: Mutex<LoginState>,
     changed: Condvar,
 }
@@ -85,7 +85,7 @@ struct LoginState {
 
 impl Logins {
     /// The number of a new one.
-    pub fn begin(&self) -> u64 {
+    pub(super) fn begin(&self) -> u64 {
         let mut state = self.lock();
         state.count += 1;
         let number = state.count;
@@ -102,7 +102,7 @@ impl Logins {
     }
 
     /// The kernel's word, or that there is none.
-    pub fn wait(&self, number: u64) -> LoginResult {
+    pub(super) fn wait(&self, number: u64) -> LoginResult {
         let is_open = |state: &mut LoginState| {
             !state.is_closed && state.waiting.get(&number).is_some_and(|waiting| waiting.get().is_none())
         };

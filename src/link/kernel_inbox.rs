@@ -18,7 +18,7 @@ const BYTES_MAX: usize = 2 * WINDOW.bytes as usize;
 
 /// See the module.
 #[derive(Default)]
-pub struct KernelInbox {
+pub(super) struct KernelInbox {
     state: Mutex<KernelInboxState>,
     changed: Condvar,
 }
@@ -40,7 +40,7 @@ struct KernelInboxState {
 
 /// Why a message was not put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotTaken {
+pub(super) enum NotTaken {
     /// The thread that carries out messages has ended.
     Closed,
     /// There was no room all the time.
@@ -59,7 +59,7 @@ impl KernelInboxState {
 
 impl KernelInbox {
     /// An empty one, whose messages are charged.
-    pub fn charged(charge: Charge) -> Self {
+    pub(super) fn charged(charge: Charge) -> Self {
         Self {
             state: Mutex::new(KernelInboxState { charge: Some(charge), ..KernelInboxState::default() }),
             changed: Condvar::default(),
@@ -70,7 +70,7 @@ impl KernelInbox {
     ///
     /// # Errors
     /// See [`NotTaken`].
-    pub fn put(&self, message: KernelMessage, bytes: usize, patience: Duration) -> Result<(), NotTaken> {
+    pub(super) fn put(&self, message: KernelMessage, bytes: usize, patience: Duration) -> Result<(), NotTaken> {
         let is_full = |state: &mut KernelInboxState| {
             !state.is_closed
                 && !state.waiting.is_empty()
@@ -94,7 +94,12 @@ impl KernelInbox {
 
     /// Takes up to `count` messages out, into `messages`; while there are none, the task of `context` is woken when
     /// there are. False: it is closed.
-    pub fn poll_take(&self, context: &mut Context<'_>, messages: &mut Vec<KernelMessage>, count: usize) -> Poll<bool> {
+    pub(super) fn poll_take(
+        &self,
+        context: &mut Context<'_>,
+        messages: &mut Vec<KernelMessage>,
+        count: usize,
+    ) -> Poll<bool> {
         let mut state = self.lock();
         if state.waiting.is_empty() {
             if state.is_closed {
@@ -117,7 +122,7 @@ impl KernelInbox {
     }
 
     /// All that was taken out is obeyed.
-    pub fn obeyed(&self) {
+    pub(super) fn obeyed(&self) {
         let mut state = self.lock();
         if std::mem::take(&mut state.in_hand) {
             self.changed.notify_all();
@@ -125,23 +130,23 @@ impl KernelInbox {
     }
 
     /// Returns whether nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.lock().waiting.is_empty()
     }
 
     /// How many were ever put in.
-    pub fn received(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.lock().received
     }
 
     /// Waits until everything is obeyed, for at most `patience`.
-    pub fn wait_obeyed(&self, patience: Duration) {
+    pub(super) fn wait_obeyed(&self, patience: Duration) {
         let is_busy = |state: &mut KernelInboxState| !state.waiting.is_empty() || state.in_hand;
         drop(self.changed.wait_timeout_while(self.lock(), patience, is_busy));
     }
 
     /// Nothing is put in any more, and what waits is forgotten.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
         state.waiting = VecDeque::new();

@@ -37,7 +37,7 @@ const ROOM_WITHIN: Duration = Duration::from_secs(1);
 const ASKED_MAX: usize = 64 * 1024;
 
 /// A session as the outgoing side needs it.
-pub struct KernelSession<T> {
+pub(super) struct KernelSession<T> {
     pub shared: Arc<PeerShared<T>>,
     pub dialect: Dialect,
     pub head_bytes_max: usize,
@@ -46,7 +46,7 @@ pub struct KernelSession<T> {
 
 /// What the broker has not answered yet.
 #[derive(Default)]
-pub struct Unanswered(Mutex<UnansweredState>);
+pub(super) struct Unanswered(Mutex<UnansweredState>);
 
 #[derive(Default)]
 struct UnansweredState {
@@ -63,7 +63,7 @@ impl Unanswered {
     }
 
     /// Takes note of an answer. It is the kernel's, unless it is a refusal of what was said again: the words of that.
-    pub fn answered(&self, id: u64) -> Option<String> {
+    pub(super) fn answered(&self, id: u64) -> Option<String> {
         let mut waiting = self.lock();
         waiting.asked.remove(&id);
         waiting.said_again.remove(&id)
@@ -85,7 +85,7 @@ impl Unanswered {
     }
 
     /// The session is over: what is to be answered now.
-    pub fn give_up(&self) -> Vec<KernelMessage> {
+    pub(super) fn give_up(&self) -> Vec<KernelMessage> {
         let mut waiting = self.lock();
         waiting.said_again.clear();
         waiting.asked.drain().map(|(_, answer)| answer).collect()
@@ -93,7 +93,7 @@ impl Unanswered {
 }
 
 /// See the module.
-pub struct KernelOutgoing<H: Host, T> {
+pub(super) struct KernelOutgoing<H: Host, T> {
     host: Arc<H>,
     our_node: String,
     prints: Prints<H>,
@@ -113,7 +113,7 @@ pub struct KernelOutgoing<H: Host, T> {
 }
 
 impl<H: Host, T> KernelOutgoing<H, T> {
-    pub fn new(
+    pub(super) fn new(
         host: Arc<H>,
         our_node: String,
         prints: Prints<H>,
@@ -141,7 +141,7 @@ impl<H: Host, T> KernelOutgoing<H, T> {
 
     /// Serves until the kernel goes, or whoever gives it sessions, and none where there is no broker. Blocks its thread
     /// for [`ROOM_WITHIN`] at most.
-    pub async fn run(
+    pub(super) async fn run(
         mut self,
         mut from_kernel: mpsc::Receiver<H::Message>,
         mut sessions: mpsc::Receiver<Option<KernelSession<T>>>,

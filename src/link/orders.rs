@@ -28,7 +28,7 @@ const ADDRESS_BYTES_MAX: usize = 1024;
 const WITHOUT_CODE: u16 = 1005;
 
 /// Obeys the orders of one process.
-pub struct ProcessOrders<'a> {
+pub(super) struct ProcessOrders<'a> {
     session: &'a Arc<Session>,
     owner: &'a ProcessHandle,
     batch: Batch,
@@ -37,19 +37,19 @@ pub struct ProcessOrders<'a> {
 }
 
 impl<'a> ProcessOrders<'a> {
-    pub fn new(session: &'a Arc<Session>, owner: &'a ProcessHandle) -> Self {
+    pub(super) fn new(session: &'a Arc<Session>, owner: &'a ProcessHandle) -> Self {
         Self { session, owner, batch: owner.batch(), taken: 0 }
     }
 
     /// Hands over what was collected, and acknowledges it. `now`: nothing else was read yet.
-    pub fn flush(&mut self, now: bool) -> Result<(), Stop> {
+    pub(super) fn flush(&mut self, now: bool) -> Result<(), Stop> {
         self.batch.flush()?;
         self.session.frames.took(std::mem::take(&mut self.taken), now);
         Ok(())
     }
 
     /// Obeys one order.
-    pub fn obey(&mut self, order: FromPeer, blob: Bytes) -> Result<(), Stop> {
+    pub(super) fn obey(&mut self, order: FromPeer, blob: Bytes) -> Result<(), Stop> {
         self.taken += 1;
         if let FromPeer::Push { channel, kind, policy: None, ask: None, node: None, .. } = order {
             return self.push(channel, kind, blob);
@@ -323,7 +323,7 @@ fn no_push(kind: FrameKind) -> Stop {
 }
 
 /// The frame's name, without its contents.
-pub fn name(frame: &FromPeer) -> &'static str {
+pub(super) fn name(frame: &FromPeer) -> &'static str {
     match frame {
         FromPeer::Hello(_) => "hello",
         FromPeer::Ack { .. } => "ack",

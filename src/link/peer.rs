@@ -26,7 +26,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// The waits between attempts to connect again, so that peers of a broker that restarts do not all come at once.
-pub const RETRIES: RetryPauses = RetryPauses { least: Duration::from_millis(20), most: Duration::from_millis(250) };
+pub(super) const RETRIES: RetryPauses =
+    RetryPauses { least: Duration::from_millis(20), most: Duration::from_millis(250) };
 
 /// How long what was pushed may take to leave when the process ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -108,7 +109,7 @@ impl From<LinkSendError> for PushError {
 }
 
 /// A process' frames.
-pub struct Inward;
+pub(super) struct Inward;
 
 impl LinkDirection for Inward {
     type Mark = ();
@@ -125,7 +126,7 @@ impl LinkDirection for Inward {
 }
 
 /// The meaning of numbered frames to their reader.
-pub trait NumberedItem: Sized + Send + 'static {
+pub(super) trait NumberedItem: Sized + Send + 'static {
     /// A channel that was open already when the session began.
     fn live(channel: LiveChannel) -> Self;
 
@@ -134,7 +135,7 @@ pub trait NumberedItem: Sized + Send + 'static {
 }
 
 /// A peer that is attached. Dropping it ends the session.
-pub struct AttachedPeer<T: NumberedItem> {
+pub(super) struct AttachedPeer<T: NumberedItem> {
     pub shared: Arc<PeerShared<T>>,
     pub welcome: Welcome,
     /// Whether the session ends as after a panic.
@@ -143,7 +144,7 @@ pub struct AttachedPeer<T: NumberedItem> {
 }
 
 /// What outlives the connections.
-pub struct PeerShared<T> {
+pub(super) struct PeerShared<T> {
     endpoint: Endpoint,
     /// What this process says whenever it connects.
     hello: Hello,
@@ -153,7 +154,7 @@ pub struct PeerShared<T> {
 }
 
 /// What changes.
-pub struct PeerState<T> {
+pub(super) struct PeerState<T> {
     /// What arrived and was not taken by the process.
     inbound: VecDeque<ReadFrame<T>>,
     /// How many the process has taken and not come back from.
@@ -170,7 +171,7 @@ pub struct PeerState<T> {
 
 /// Questions and answers.
 #[derive(Default)]
-pub struct OpenQuestions {
+pub(super) struct OpenQuestions {
     /// Questions that are not answered yet.
     pub open: u32,
     /// How many were asked.
@@ -180,7 +181,7 @@ pub struct OpenQuestions {
 }
 
 /// What a question of our own was answered with.
-pub enum PeerAnswer {
+pub(super) enum PeerAnswer {
     /// It was done.
     Done,
     /// It was not.
@@ -211,7 +212,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub fn connect(endpoint: Endpoint, attach: Attach) -> Result<Self, ConnectError> {
+    pub(super) fn connect(endpoint: Endpoint, attach: Attach) -> Result<Self, ConnectError> {
         let token = match &endpoint {
             Endpoint::Unix(_) => None,
             Endpoint::Tcp { token, .. } | Endpoint::Tls { token, .. } => Some(token.text().to_owned()),
@@ -252,7 +253,7 @@ impl<T: NumberedItem> AttachedPeer<T> {
     }
 
     /// Returns whether the broker takes a frame with this blob.
-    pub fn takes(&self, frame: &LinkFrame, blob: &Bytes) -> bool {
+    pub(super) fn takes(&self, frame: &LinkFrame, blob: &Bytes) -> bool {
         blob.len() <= self.welcome.blob_bytes_max as usize && frame.fits(self.welcome.head_bytes_max as usize, 0)
     }
 }
@@ -272,20 +273,20 @@ impl<T: NumberedItem> Drop for AttachedPeer<T> {
 }
 
 impl<T: NumberedItem> PeerShared<T> {
-    pub fn lock(&self) -> MutexGuard<'_, PeerState<T>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, PeerState<T>> {
         // Every change is one call on a collection, or one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cuts the connection, if there is one.
-    pub fn cut(&self) {
+    pub(super) fn cut(&self) {
         if let Some(stream) = &self.lock().stream {
             stream.shutdown();
         }
     }
 
     /// Waits for a change of the state.
-    pub fn wait<'a>(&self, state: MutexGuard<'a, PeerState<T>>) -> MutexGuard<'a, PeerState<T>> {
+    pub(super) fn wait<'a>(&self, state: MutexGuard<'a, PeerState<T>>) -> MutexGuard<'a, PeerState<T>> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -293,7 +294,7 @@ impl<T: NumberedItem> PeerShared<T> {
     ///
     /// # Errors
     /// Nothing came in time, or the session is over.
-    pub fn recv(&self, items: &mut Vec<T>, timeout: Duration) -> Result<(), RecvError> {
+    pub(super) fn recv(&self, items: &mut Vec<T>, timeout: Duration) -> Result<(), RecvError> {
         let mut state = self.lock();
         let done = std::mem::take(&mut state.handed);
         self.frames.took(done, state.inbound.is_empty());

@@ -18,7 +18,11 @@ const FRAMES_AT_A_TIME: usize = 256;
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// Attaches a process, and runs what gives its events to the session.
-pub fn begin(registry: &Arc<Registry>, id: ProcessId, options: AttachOptions) -> Result<Arc<Session>, HelloRefused> {
+pub(super) fn begin(
+    registry: &Arc<Registry>,
+    id: ProcessId,
+    options: AttachOptions,
+) -> Result<Arc<Session>, HelloRefused> {
     let process = registry.broker.process(id.clone(), options).map_err(|error| match error {
         AttachError::Taken(_) | AttachError::Name(_) => refused(RefusedCode::Taken, &error.to_string()),
         AttachError::Panicked(_) | AttachError::Stopped => refused(RefusedCode::Stopped, &error.to_string()),

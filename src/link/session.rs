@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// Whose session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum SessionKey {
+pub(super) enum SessionKey {
     Process(ProcessId),
     /// There is one node.
     Kernel,
@@ -34,7 +34,7 @@ pub enum SessionKey {
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionEnd {
+pub(super) enum SessionEnd {
     /// The peer said so.
     Bye,
     /// The peer said that it failed.
@@ -49,7 +49,7 @@ pub enum SessionEnd {
 
 /// Beside a frame to a peer.
 #[derive(Debug)]
-pub enum FrameMark {
+pub(super) enum FrameMark {
     Event,
     Opened(Box<LiveChannel>),
     Closed(u32),
@@ -58,7 +58,7 @@ pub enum FrameMark {
 }
 
 /// The broker's frames.
-pub struct Outward;
+pub(super) struct Outward;
 
 impl LinkDirection for Outward {
     type Mark = FrameMark;
@@ -84,13 +84,13 @@ impl LinkDirection for Outward {
 }
 
 /// Who obeys the peer's orders.
-pub enum Actor {
+pub(super) enum Actor {
     Process(ProcessHandle),
     Kernel(Box<KernelActor>),
 }
 
 /// See the module.
-pub struct Session {
+pub(super) struct Session {
     pub frames: FrameQueue<Outward>,
     pub actor: Actor,
     /// The channels that are open as far as the peer has acknowledged.
@@ -99,14 +99,14 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(actor: Actor, memory: &ProcessMemory) -> Self {
+    pub(super) fn new(actor: Actor, memory: &ProcessMemory) -> Self {
         let frames = FrameQueue::new(WINDOW).charged(memory.charge_anyway(HeldAs::Link, 0));
         let live = Live { channels: BTreeMap::new(), charge: memory.charge_anyway(HeldAs::Link, 0) };
         Self { frames, actor, live: Mutex::new(live), end: OnceLock::new() }
     }
 
     /// The peer has so many frames.
-    pub fn acknowledge(&self, received: u64) -> Result<(), super::frame_queue::NeverSent> {
+    pub(super) fn acknowledge(&self, received: u64) -> Result<(), super::frame_queue::NeverSent> {
         let mut live = lock(&self.live);
         self.frames.acknowledge(received, |mark| match mark {
             FrameMark::Opened(channel) => live.insert(*channel),
@@ -116,7 +116,7 @@ impl Session {
     }
 
     /// Where what is kept for it is charged.
-    pub fn memory(&self) -> &ProcessMemory {
+    pub(super) fn memory(&self) -> &ProcessMemory {
         match &self.actor {
             Actor::Process(process) => process.memory(),
             Actor::Kernel(kernel) => kernel.memory(),
@@ -124,17 +124,17 @@ impl Session {
     }
 
     /// How many channels are open as far as the peer has acknowledged.
-    pub fn live(&self) -> usize {
+    pub(super) fn live(&self) -> usize {
         lock(&self.live).channels.len()
     }
 
     /// So many of them, by number, from `from` on.
-    pub fn live_from(&self, from: u32, count: usize) -> Vec<LiveChannel> {
+    pub(super) fn live_from(&self, from: u32, count: usize) -> Vec<LiveChannel> {
         lock(&self.live).channels.range(from..).take(count).map(|(_, channel)| channel.clone()).collect()
     }
 
     /// Frames that the peer has of ours, and that we have of its.
-    pub fn counts(&self) -> (u64, u64) {
+    pub(super) fn counts(&self) -> (u64, u64) {
         let (acknowledged, obeyed) = self.frames.counts();
         match &self.actor {
             Actor::Process(_) => (acknowledged, obeyed),
@@ -144,7 +144,7 @@ impl Session {
     }
 
     /// Ends it; `last` is the last frame to the peer. Only the first call counts.
-    pub fn end(&self, end: SessionEnd, last: Option<LinkFrame>) {
+    pub(super) fn end(&self, end: SessionEnd, last: Option<LinkFrame>) {
         if self.end.set(end).is_ok() {
             self.frames.end(last);
             // The thread that waits for the broker's events has to see it.
@@ -156,7 +156,7 @@ impl Session {
     }
 
     /// Why it ended. A session that just vanished has failed.
-    pub fn why(&self) -> SessionEnd {
+    pub(super) fn why(&self) -> SessionEnd {
         self.end.get().copied().unwrap_or(SessionEnd::Failed)
     }
 }
@@ -193,7 +193,7 @@ impl HeapBytes for LiveChannel {
 }
 
 /// Who is attached.
-pub struct Registry {
+pub(super) struct Registry {
     pub broker: BrokerHandle,
     pub config: LinkConfig,
     entries: Mutex<SessionEntries>,
@@ -223,7 +223,7 @@ struct SessionEntry {
 }
 
 /// Lets a session go when whatever runs behind it ends, even by a panic.
-pub struct Forget {
+pub(super) struct Forget {
     pub session: Arc<Session>,
     pub registry: Arc<Registry>,
     pub key: SessionKey,
@@ -237,7 +237,7 @@ impl Drop for Forget {
 }
 
 /// A session that a connection has taken.
-pub struct SessionClaim {
+pub(super) struct SessionClaim {
     pub session: Arc<Session>,
     pub secret: String,
     number: u64,
@@ -264,7 +264,7 @@ impl Drop for Claiming {
 }
 
 impl Registry {
-    pub fn new(broker: BrokerHandle, config: LinkConfig) -> Arc<Self> {
+    pub(super) fn new(broker: BrokerHandle, config: LinkConfig) -> Arc<Self> {
         let (entries, changed, draining) = (Mutex::default(), Condvar::new(), OnceLock::new());
         let registry = Arc::new(Self { broker, config, entries, changed, draining });
         let told = Arc::downgrade(&registry);
@@ -287,7 +287,7 @@ impl Registry {
     }
 
     /// Tells a connection that wants to know, if the broker drains.
-    pub fn notice_draining(&self, session: &Session) {
+    pub(super) fn notice_draining(&self, session: &Session) {
         if let Some(ends) = self.draining.get() {
             let now = Instant::now();
             let [begins_in_ms, ends_in_ms] = ends.map(|at| at.saturating_duration_since(now).as_millis() as u64);
@@ -300,7 +300,7 @@ impl Registry {
     ///
     /// # Errors
     /// What the peer is told.
-    pub fn claim(
+    pub(super) fn claim(
         self: &Arc<Self>,
         key: &SessionKey,
         hello: &Hello,
@@ -377,12 +377,12 @@ impl Registry {
     }
 
     /// How many are connected now; those that were lost and may come back are not.
-    pub fn connected(&self) -> usize {
+    pub(super) fn connected(&self) -> usize {
         lock(&self.entries).by_key.values().filter(|entry| entry.stream.is_ok()).count()
     }
 
     /// Ends sessions whose peers do not come back, until the registry stops.
-    pub fn keep(&self) {
+    pub(super) fn keep(&self) {
         let mut entries = lock(&self.entries);
         while !entries.stopping {
             let now = Instant::now();
@@ -413,7 +413,7 @@ impl Registry {
     /// Begins no more sessions, and ends those that there are, with `last` as the last frame. Those of a broker that
     /// has stopped end by themselves, behind their last events. Returns when their connections are over, or cuts them
     /// after `patience`.
-    pub fn stop(&self, last: &LinkFrame, patience: Duration) {
+    pub(super) fn stop(&self, last: &LinkFrame, patience: Duration) {
         let end_them = !self.broker.reports().is_empty();
         let until = Instant::now() + patience;
         let mut entries = lock(&self.entries);
@@ -455,13 +455,13 @@ impl SessionEntry {
 
 impl SessionClaim {
     /// Whose session.
-    pub fn key(&self) -> &SessionKey {
+    pub(super) fn key(&self) -> &SessionKey {
         &self.claiming.key
     }
 
     /// Connects the session's frame queue. Answers its number for the connection; none: another has taken the session
     /// since.
-    pub fn connect(&self, window: LinkWindow) -> Option<u64> {
+    pub(super) fn connect(&self, window: LinkWindow) -> Option<u64> {
         let entries = lock(&self.claiming.registry.entries);
         let is_current = entries.by_key.get(self.key()).is_some_and(|entry| entry.number == self.number);
         is_current.then(|| self.session.frames.connect(window))
@@ -479,11 +479,11 @@ impl Drop for SessionClaim {
 }
 
 /// The frame that ends a session.
-pub fn bye(code: ByeCode, reason: &str) -> LinkFrame {
+pub(super) fn bye(code: ByeCode, reason: &str) -> LinkFrame {
     LinkFrame::bare(&ToPeer::Bye { code, reason: reason.to_owned() })
 }
 
-pub fn refused(code: RefusedCode, reason: &str) -> HelloRefused {
+pub(super) fn refused(code: RefusedCode, reason: &str) -> HelloRefused {
     HelloRefused { code, reason: reason.to_owned(), version_min: VERSION_MIN, version_max: VERSION_MAX }
 }
 

@@ -4,7 +4,7 @@ use crate::broker::PushError;
 
 /// Why an order ends the connection.
 #[derive(Debug)]
-pub enum Stop {
+pub(super) enum Stop {
     /// The peer broke the protocol.
     Violation(String),
     /// The broker has stopped.

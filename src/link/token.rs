@@ -5,10 +5,10 @@ use sha2::Sha256;
 use std::fmt;
 
 /// As many as a guess has no chance against.
-pub const TOKEN_BYTES_MIN: usize = 16;
+pub(super) const TOKEN_BYTES_MIN: usize = 16;
 
 /// Longer ones do not fit a hello.
-pub const TOKEN_BYTES_MAX: usize = 1024;
+pub(super) const TOKEN_BYTES_MAX: usize = 1024;
 
 /// See the module. It is never shown.
 #[derive(Clone)]

@@ -13,14 +13,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Places of a listener, each of which costs a thread.
-pub const PLACES_MAX: usize = 16;
+pub(super) const PLACES_MAX: usize = 16;
 
 /// Places of one address. All peers on a Unix socket are the same user, and may have all places.
-pub const PLACES_PER_ADDRESS_MAX: usize = 4;
+pub(super) const PLACES_PER_ADDRESS_MAX: usize = 4;
 
 /// See the module.
 #[derive(Default)]
-pub struct WaitingRoom {
+pub(super) struct WaitingRoom {
     places: Mutex<WaitingPlaces>,
     left: Condvar,
 }
@@ -42,14 +42,14 @@ struct WaitingConnection {
 }
 
 /// A place in the room, until it is dropped.
-pub struct WaitingPlace {
+pub(super) struct WaitingPlace {
     room: Arc<WaitingRoom>,
     number: u64,
 }
 
 impl WaitingRoom {
     /// Gives a connection a place. Waits for the one that has to go, whose thread wakes as its stream is shut down.
-    pub fn enter(self: &Arc<Self>, stream: &Arc<PeerStream>) -> WaitingPlace {
+    pub(super) fn enter(self: &Arc<Self>, stream: &Arc<PeerStream>) -> WaitingPlace {
         let from = stream.peer_ip().map(Prefix::from);
         let mut places = self.lock();
         while let Some(oldest) = places.in_the_way_of(from) {

@@ -8,18 +8,18 @@ use crate::broker::ClosedBy;
 use crate::broker::Outcome;
 use crate::node;
 use crate::node::Dialect;
-pub use crate::words::audience::Audience;
+pub(super) use crate::words::audience::Audience;
 use crate::words::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The versions of the protocol that are spoken here.
-pub const VERSION_MIN: u32 = 1;
+pub(super) const VERSION_MIN: u32 = 1;
 /// See [`VERSION_MIN`].
-pub const VERSION_MAX: u32 = 1;
+pub(super) const VERSION_MAX: u32 = 1;
 
 /// The most topics in one answer: their names fit a head.
-pub const TOPICS_MAX: u32 = 1000;
+pub(super) const TOPICS_MAX: u32 = 1000;
 
 fn topics_default() -> u32 {
     100
@@ -28,7 +28,7 @@ fn topics_default() -> u32 {
 /// Frames from a peer to the broker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FromPeer {
+pub(super) enum FromPeer {
     /// The first frame.
     Hello(Hello),
     /// So many numbered frames were taken in.
@@ -188,7 +188,7 @@ pub enum FromPeer {
 /// Frames from the broker to a peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ToPeer {
+pub(super) enum ToPeer {
     /// The answer to a good hello.
     Welcome(Welcome),
     /// Channels that are open.
@@ -241,7 +241,7 @@ pub enum ToPeer {
 
 /// See [`ToPeer::Login`].
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub struct LoginQuestion {
+pub(super) struct LoginQuestion {
     pub login: u64,
     /// What the login page sent.
     pub password_hash: String,
@@ -259,7 +259,7 @@ impl std::fmt::Debug for LoginQuestion {
 
 /// See [`FromPeer::LoggedIn`].
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub struct LoggedIn {
+pub(super) struct LoggedIn {
     pub login: u64,
     /// The token, where the password is right.
     #[serde(default)]
@@ -278,7 +278,7 @@ impl std::fmt::Debug for LoggedIn {
 
 /// Who wants to attach.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub struct Hello {
+pub(super) struct Hello {
     pub version_min: u32,
     pub version_max: u32,
     pub attach: Attach,
@@ -308,7 +308,7 @@ impl std::fmt::Debug for Hello {
 /// As what.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Attach {
+pub(super) enum Attach {
     /// One process.
     Process {
         id: String,
@@ -354,7 +354,7 @@ impl std::fmt::Debug for Attach {
 
 /// What may be on the way unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkWindow {
+pub(super) struct LinkWindow {
     /// Frames.
     pub frames: u32,
     /// Bytes of heads and blobs; one frame may be larger.
@@ -363,7 +363,7 @@ pub struct LinkWindow {
 
 /// See [`ToPeer::Welcome`].
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub struct Welcome {
+pub(super) struct Welcome {
     pub version: u32,
     pub node: String,
     pub dialect: Dialect,
@@ -431,7 +431,7 @@ pub enum RefusedCode {
 /// Why the broker ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ByeCode {
+pub(super) enum ByeCode {
     /// The peer broke the protocol.
     Violation,
     /// The broker has stopped.
@@ -441,7 +441,7 @@ pub enum ByeCode {
 /// Why an order failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OrderFailure {
+pub(super) enum OrderFailure {
     /// A process of this id may not bind.
     ProcessId,
     /// The path is longer than paths may be.
@@ -479,7 +479,7 @@ shown_as_on_the_wire!(RefusedCode, ByeCode, OrderFailure);
 /// Kinds of frames of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FrameKind {
+pub(super) enum FrameKind {
     Text,
     Binary,
     Ping,
@@ -489,7 +489,7 @@ pub enum FrameKind {
 
 /// An open channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LiveChannel {
+pub(super) struct LiveChannel {
     pub channel: u32,
     /// Whose; only where a kernel is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -508,7 +508,7 @@ pub struct LiveChannel {
 
 /// See [`crate::gateway::ContractRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HttpHead {
+pub(super) struct HttpHead {
     pub request: u64,
     pub timeout_s: u32,
     pub source: String,
@@ -523,7 +523,7 @@ pub struct HttpHead {
 /// See [`Outcome`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct OutcomeHead {
+pub(super) struct OutcomeHead {
     pub ask: u64,
     pub sent: u64,
     pub queued: u64,
@@ -550,7 +550,7 @@ pub struct OutcomeHead {
 /// What became of a push on another node: counts of its channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct NodeOutcomeHead {
+pub(super) struct NodeOutcomeHead {
     pub sent: u64,
     pub queued: u64,
     pub queued_bytes: u64,
@@ -568,7 +568,7 @@ fn is_none(count: &u64) -> bool {
 
 /// A KernelMessage without its blob's bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct KernelHead {
+pub(super) struct KernelHead {
     pub id: u64,
     pub source: node::Address,
     pub target: node::Address,
@@ -582,7 +582,7 @@ pub struct KernelHead {
 
 /// What is said of a blob beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlobHead {
+pub(super) struct BlobHead {
     #[serde(default)]
     pub mime: Option<String>,
 }
@@ -590,7 +590,7 @@ pub struct BlobHead {
 /// See [`node::Message`].
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum KernelBody {
+pub(super) enum KernelBody {
     Request {
         #[serde(default)]
         inherit: bool,
@@ -619,7 +619,7 @@ pub enum KernelBody {
 
 impl KernelBody {
     /// The bytes of the body.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let (Self::Request { body, .. } | Self::Response { body, .. }) = self;
         body.len()
     }
@@ -649,11 +649,11 @@ mod bin {
     use crate::node::byte_array;
     use serde::{Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(bytes)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         byte_array::deserialize(deserializer)
     }
 }
@@ -665,11 +665,11 @@ mod bin_or_nil {
     #[derive(Serialize, Deserialize)]
     struct Bin(#[serde(with = "super::bin")] Vec<u8>);
 
-    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
         bytes.clone().map(Bin).serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
         Ok(Option::<Bin>::deserialize(deserializer)?.map(|Bin(bytes)| bytes))
     }
 }

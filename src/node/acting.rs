@@ -181,7 +181,7 @@ pub(crate) struct Collecting<'a> {
 }
 
 impl<'a> Collecting<'a> {
-    pub fn new(owner: &'a ProcessHandle, batch: &'a mut Batch) -> Self {
+    pub(crate) fn new(owner: &'a ProcessHandle, batch: &'a mut Batch) -> Self {
         Self { owner, batch: RefCell::new(batch) }
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn attempts<C: Hash + Eq + Copy, A>() -> (AttemptSender<C, A>, Attemp
 impl<C: Hash + Eq + Copy, A> AttemptSender<C, A> {
     /// Lets an attempt of `client` wait. Answers the one for which there is no place, if that is so: this or another.
     #[must_use]
-    pub fn enter(&self, client: C, attempt: A) -> Option<A> {
+    pub(super) fn enter(&self, client: C, attempt: A) -> Option<A> {
         let mut waiting = self.0.lock();
         let own = waiting.of_client.get(&client).map_or(0, VecDeque::len);
         if own >= PER_CLIENT_MAX {
@@ -126,7 +126,7 @@ impl<C, A> Drop for AttemptSender<C, A> {
 impl<C: Hash + Eq + Copy, A> AttemptReceiver<C, A> {
     /// Waits for the next attempt: the first of the client whose turn it is. None: the entrance is gone, and nobody
     /// waits.
-    pub fn next(&self) -> Option<A> {
+    pub(crate) fn next(&self) -> Option<A> {
         let waiting = self.0.lock();
         let is_idle = |waiting: &mut WaitingAttempts<C, A>| waiting.count == 0 && !waiting.is_closed;
         let mut waiting = self.0.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);

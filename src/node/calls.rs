@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 pub(crate) struct AddressedName(AtomicBool);
 
 impl AddressedName {
-    pub fn set(&self, name: ServerName) {
+    pub(crate) fn set(&self, name: ServerName) {
         let is_old = name == ServerName::Old;
         if self.0.load(Ordering::Relaxed) != is_old {
             self.0.store(is_old, Ordering::Relaxed);
         }
     }
 
-    pub fn get(&self) -> ServerName {
+    pub(crate) fn get(&self) -> ServerName {
         if self.0.load(Ordering::Relaxed) { ServerName::Old } else { ServerName::Current }
     }
 }
@@ -41,7 +41,7 @@ impl Calls {
 
     /// The client of `request` waits for the answer to the message of this id. Whatever waited too long is forgotten:
     /// its client has had its answer.
-    pub fn begin(&self, id: u64, request: RequestId, timeout: Duration) {
+    pub(crate) fn begin(&self, id: u64, request: RequestId, timeout: Duration) {
         let now = Instant::now();
         let mut calls = self.calls();
         if calls.len() == calls.capacity() {
@@ -51,7 +51,7 @@ impl Calls {
     }
 
     /// The request that a message of this id answers, if it answers one. Nothing answers it again.
-    pub fn answered(&self, id: u64) -> Option<RequestId> {
+    pub(crate) fn answered(&self, id: u64) -> Option<RequestId> {
         self.calls().remove(&id).map(|(request, _)| request)
     }
 }

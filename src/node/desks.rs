@@ -155,7 +155,7 @@ pub(crate) struct StopChanges(mpsc::Sender<Option<AskedChange>>);
 
 impl StopChanges {
     /// After the change that is being made.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         // It may have ended.
         let _ = self.0.send(None);
     }
@@ -163,12 +163,12 @@ impl StopChanges {
 
 impl PathChanges {
     /// What ends it before the desks are gone.
-    pub fn stopper(&self) -> StopChanges {
+    pub(crate) fn stopper(&self) -> StopChanges {
         self.stop.clone()
     }
 
     /// Until the desks are gone. `said` is told of each.
-    pub fn run(self, said: impl Fn(&PathChange)) {
+    pub(crate) fn run(self, said: impl Fn(&PathChange)) {
         let Self { asked, stop } = self;
         drop(stop);
         while let Ok(Some((change, to))) = asked.recv() {
@@ -180,7 +180,7 @@ impl PathChanges {
 }
 
 impl Desks {
-    pub fn new(kernel: KernelHandle, pending: Arc<Pending>) -> (Self, PathChanges) {
+    pub(crate) fn new(kernel: KernelHandle, pending: Arc<Pending>) -> (Self, PathChanges) {
         let (changes, asked) = mpsc::channel();
         let stop = StopChanges(changes.clone());
         let (places, forget_at) = (HashMap::new(), KEPT_MAX);
@@ -193,7 +193,7 @@ impl Desks {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn put(&mut self, job: DeskJob, bytes: usize) -> Result<Option<KernelMessage>, PushError> {
+    pub(crate) fn put(&mut self, job: DeskJob, bytes: usize) -> Result<Option<KernelMessage>, PushError> {
         let Some(place) = self.place(&job)? else {
             return Ok(match job {
                 DeskJob::Act(request) => Some(request.reply.refused(HttpServerError::InvalidSourceProcess)),
@@ -224,12 +224,12 @@ impl Desks {
     }
 
     /// Returns whether no more should be put at desks for now.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.full > 0
     }
 
     /// Returns whether anything was not handed over.
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         !self.busy.is_empty()
     }
 
@@ -238,7 +238,7 @@ impl Desks {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn poll(
+    pub(crate) fn poll(
         &mut self,
         context: &mut Context<'_>,
         answers: &mut VecDeque<KernelMessage>,

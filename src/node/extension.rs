@@ -20,7 +20,7 @@ pub struct WebSocketExtPushData {
 
 /// What an extension's frame turned out to be.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ExtensionFrame {
+pub(super) enum ExtensionFrame {
     /// A message for the process, under the id that the extension gave.
     Data(WebSocketExtPushData),
     /// Another action: dropped, since extensions may not act.
@@ -38,7 +38,7 @@ impl WebSocketExtPushData {
 }
 
 /// Reads one message of an extension's client, in either dialect.
-pub fn decode(bytes: Vec<u8>) -> ExtensionFrame {
+pub(super) fn decode(bytes: Vec<u8>) -> ExtensionFrame {
     match rmp_serde::from_slice(&bytes) {
         Ok(HttpServerAction::WebSocketExtPushData { id, kinode_message_type: message_type, blob }) => {
             ExtensionFrame::Data(WebSocketExtPushData { id, message_type, blob })

@@ -31,7 +31,7 @@ impl MessageReader {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn take(&mut self, message: KernelMessage) -> Result<Option<KernelMessage>, PushError> {
+    pub(crate) fn take(&mut self, message: KernelMessage) -> Result<Option<KernelMessage>, PushError> {
         if let Some(name) = ServerName::of(&message.target.process) {
             self.name.set(name);
         }
@@ -52,7 +52,7 @@ impl MessageReader {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn poll(
+    pub(crate) fn poll(
         &mut self,
         context: &mut Context<'_>,
         answers: &mut VecDeque<KernelMessage>,

@@ -42,7 +42,7 @@ pub(super) struct NodeIntake<H: Host> {
 pub(super) type ServerEnd = oneshot::Receiver<Result<(), ServerError>>;
 
 impl<H: Host> NodeIntake<H> {
-    pub fn new(
+    pub(super) fn new(
         reader: MessageReader,
         host: Arc<H>,
         from_kernel: mpsc::Receiver<H::Message>,
@@ -54,7 +54,7 @@ impl<H: Host> NodeIntake<H> {
     }
 
     /// Takes in until the server has ended, which is told, or is to be stopped: the kernel has gone, or the broker has.
-    pub async fn run(mut self, ending: &mut ServerEnd) -> Option<Result<(), ServerError>> {
+    pub(super) async fn run(mut self, ending: &mut ServerEnd) -> Option<Result<(), ServerError>> {
         loop {
             let Self { reader, host, from_kernel, to_kernel, messages, answers, .. } = &mut self;
             let (takes, is_busy, has_answers) = (!reader.desks.is_full(), reader.desks.is_busy(), !answers.is_empty());

@@ -60,14 +60,19 @@ pub(crate) struct LoginQueue(AttemptSender<Prefix, Attempt>);
 pub(crate) type LoginAttempts = attempts::AttemptReceiver<Prefix, Attempt>;
 
 impl LoginQueue {
-    pub fn new() -> (Self, LoginAttempts) {
+    pub(crate) fn new() -> (Self, LoginAttempts) {
         let (entrance, attempts) = attempts::attempts();
         (Self(entrance), attempts)
     }
 
     /// Hands a login over. Answers who is refused for it, if anybody is: the client itself, or another that had many
     /// waiting.
-    pub fn enter(&self, id: RequestId, login: Box<LoginRequest>, body: &[u8]) -> Option<(RequestId, PreparedResponse)> {
+    pub(crate) fn enter(
+        &self,
+        id: RequestId,
+        login: Box<LoginRequest>,
+        body: &[u8],
+    ) -> Option<(RequestId, PreparedResponse)> {
         let credentials = match login.credentials(body) {
             Ok(credentials) => credentials,
             Err(refusal) => return Some((id, refusal)),
@@ -80,7 +85,7 @@ impl LoginQueue {
 
 impl<G: PasswordCheck> PasswordWorker<G> {
     /// Answers logins until the login queue is gone.
-    pub fn run(self, attempts: &LoginAttempts) {
+    pub(crate) fn run(self, attempts: &LoginAttempts) {
         while let Some(Attempt { id, login, credentials }) = attempts.next() {
             let response = self.check(&login, &credentials);
             if answer(&self.kernel, id, response).is_none() {

@@ -64,7 +64,7 @@ pub(crate) struct MessageWriter<K: ToKernel> {
 
 impl<K: ToKernel> MessageWriter<K> {
     /// Hands on events until the broker stops or the kernel goes. Returns whether the broker has stopped.
-    pub fn run(mut self, events: &Kernel) -> bool {
+    pub(crate) fn run(mut self, events: &Kernel) -> bool {
         while self.to_kernel.wait_for_room() {
             match events.recv(WAIT_MAX) {
                 Ok(batch) => {
@@ -205,11 +205,11 @@ pub(crate) struct MessageIds {
 }
 
 impl MessageIds {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { key: RandomState::new(), count: 0 }
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.count += 1;
         self.key.hash_one(self.count)
     }

@@ -76,7 +76,7 @@ pub(crate) fn refusal(id: u64, outcome: &Outcome, events: &EventMessages, proces
 }
 
 impl Pending {
-    pub fn new(unasked: Unasked) -> Self {
+    pub(crate) fn new(unasked: Unasked) -> Self {
         Self { waiting: Mutex::default(), unasked }
     }
 
@@ -84,7 +84,11 @@ impl Pending {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn perform(&self, owner: &dyn Acting, request: ActionRequest) -> Result<Option<KernelMessage>, PushError> {
+    pub(crate) fn perform(
+        &self,
+        owner: &dyn Acting,
+        request: ActionRequest,
+    ) -> Result<Option<KernelMessage>, PushError> {
         match self.order(owner, request)? {
             Ordered::Done => Ok(None),
             Ordered::Else(ActionRequest {
@@ -124,7 +128,12 @@ impl Pending {
     }
 
     /// Collects what `owner` asks of channels. What it asks besides is a [`PathChange`].
-    pub fn collect(&self, owner: &ProcessHandle, batch: &mut Batch, request: ActionRequest) -> Option<PathChange> {
+    pub(crate) fn collect(
+        &self,
+        owner: &ProcessHandle,
+        batch: &mut Batch,
+        request: ActionRequest,
+    ) -> Option<PathChange> {
         let collected = self.order(&Collecting::new(owner, batch), request);
         match collected.expect("to collect is to wait for nobody") {
             Ordered::Done => None,
@@ -142,7 +151,7 @@ impl Pending {
 
     /// Collects what a process of another node asks for: pushes to channels that it was let in to. None has a path
     /// there, so a broadcast reaches nobody. Gives the answer, if there is one now.
-    pub fn collect_of_guest(
+    pub(crate) fn collect_of_guest(
         &self,
         kernel: &KernelHandle,
         batch: &mut Batch,
@@ -167,7 +176,7 @@ impl Pending {
     }
 
     /// How the outcome of a push comes back.
-    pub fn delivery_of_push(&self, reply: Reply) -> DeliveryOptions {
+    pub(crate) fn delivery_of_push(&self, reply: Reply) -> DeliveryOptions {
         self.delivery(AskedOrder::Push, reply)
     }
 
@@ -203,7 +212,7 @@ impl Pending {
     }
 
     /// The answer to the action of this ticket.
-    pub fn settle(&self, ticket: u64, outcome: &Outcome) -> Option<KernelMessage> {
+    pub(crate) fn settle(&self, ticket: u64, outcome: &Outcome) -> Option<KernelMessage> {
         let (asked, reply) = self.waiting().by_ticket.remove(&ticket)?;
         let gone = match asked {
             AskedOrder::PushMany => return reply.counted(counts(outcome)),
@@ -247,14 +256,14 @@ impl PathChange {
     ///
     /// # Errors
     /// The broker has stopped.
-    pub fn make(self) -> Result<Option<KernelMessage>, PushError> {
+    pub(crate) fn make(self) -> Result<Option<KernelMessage>, PushError> {
         let Self { owner, request: ActionRequest { action, reply } } = self;
         let CheckedAction::Grant { guest, is_granted, .. } = action else { return bind(&owner, action, reply) };
         granted(owner.grant_all(&guest.to_string().into(), is_granted), reply)
     }
 
     /// What it is, for the node's terminal.
-    pub fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         described(&self.request)
     }
 }

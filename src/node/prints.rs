@@ -36,12 +36,12 @@ impl<H: Host> Clone for Prints<H> {
 }
 
 impl<H: Host> Prints<H> {
-    pub fn new(host: Arc<H>, sink: mpsc::Sender<H::Print>) -> Self {
+    pub(crate) fn new(host: Arc<H>, sink: mpsc::Sender<H::Print>) -> Self {
         Self { host, sink }
     }
 
     /// Prints it, unless too many lines wait for the terminal already.
-    pub fn say(&self, verbosity: u8, text: &str) {
+    pub(crate) fn say(&self, verbosity: u8, text: &str) {
         let _ = self.sink.try_send(self.host.print(verbosity, format!("http-server: {}", printable(text))));
     }
 }
@@ -71,24 +71,24 @@ struct Flow {
 }
 
 impl Warnings {
-    pub fn new<H: Host>(prints: Prints<H>) -> Arc<Self> {
+    pub(crate) fn new<H: Host>(prints: Prints<H>) -> Arc<Self> {
         let flow = Flow { held: Some(Vec::new()), second: Instant::now(), said: 0, left_out: 0 };
         Arc::new(Self { print: Box::new(move |text| prints.say(SHOWN, text)), flow: Mutex::new(flow) })
     }
 
     /// Runs `run` such that its warnings, and those of threads that it starts, are printed too.
-    pub fn also_printed<T>(self: &Arc<Self>, run: impl FnOnce() -> T) -> T {
+    pub(crate) fn also_printed<T>(self: &Arc<Self>, run: impl FnOnce() -> T) -> T {
         dispatcher::with_default(&self.dispatch(), run)
     }
 
     /// What a thread that says such things has for a subscriber.
-    pub fn dispatch(self: &Arc<Self>) -> Dispatch {
+    pub(crate) fn dispatch(self: &Arc<Self>) -> Dispatch {
         let before = dispatcher::get_default(Dispatch::clone);
         Dispatch::new(Fork { warnings: self.clone(), before })
     }
 
     /// Says what was held back, and whatever comes at once from now on.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         let held = self.flow.lock().unwrap_or_else(PoisonError::into_inner).held.take();
         held.iter().flatten().for_each(|text| (self.print)(text));
     }

@@ -31,7 +31,7 @@ pub(crate) struct Service<K: ToKernel, G> {
 
 impl<K: ToKernel, G: PasswordCheck> Service<K, G> {
     /// For the kernel that is attached as `kernel`, under these rules of entry.
-    pub fn new(kernel: KernelHandle, settings: Settings, to_kernel: K, password: G) -> Self {
+    pub(crate) fn new(kernel: KernelHandle, settings: Settings, to_kernel: K, password: G) -> Self {
         let (our_node, dialect) = (settings.user.clone(), Dialect::of(&settings));
         let pending = Arc::new(Pending::new(Unasked::Failures));
         let calls = Arc::new(Calls::default());

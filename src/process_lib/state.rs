@@ -57,7 +57,7 @@ pub(super) struct OutgoingRequest {
 pub(super) type ReceivedMessage = Result<Message, SendError>;
 
 impl ProcessState {
-    pub fn new(our: Address, backend: Box<dyn Backend>) -> Self {
+    pub(super) fn new(our: Address, backend: Box<dyn Backend>) -> Self {
         Self {
             our,
             backend,
@@ -70,24 +70,24 @@ impl ProcessState {
         }
     }
 
-    pub fn our(&self) -> &Address {
+    pub(super) fn our(&self) -> &Address {
         &self.our
     }
 
-    pub fn blob(&self) -> Option<&Blob> {
+    pub(super) fn blob(&self) -> Option<&Blob> {
         self.blob.as_ref()
     }
 
-    pub fn take_blob(&mut self) -> Option<Blob> {
+    pub(super) fn take_blob(&mut self) -> Option<Blob> {
         self.blob.take()
     }
 
-    pub fn into_backend(self) -> Box<dyn Backend> {
+    pub(super) fn into_backend(self) -> Box<dyn Backend> {
         self.backend
     }
 
     /// Sends a request and returns its id.
-    pub fn send(&mut self, outgoing: OutgoingRequest) -> Result<u64, BackendStopped> {
+    pub(super) fn send(&mut self, outgoing: OutgoingRequest) -> Result<u64, BackendStopped> {
         let OutgoingRequest { target, request, context, blob } = outgoing;
         let inherited = self.prompting.clone().filter(|_| request.inherit);
         let id = match &inherited {
@@ -109,7 +109,7 @@ impl ProcessState {
     }
 
     /// Pushes to a channel of `node`'s server, expecting no answer.
-    pub fn push(
+    pub(super) fn push(
         &mut self,
         node: String,
         channel_id: u32,
@@ -121,7 +121,11 @@ impl ProcessState {
     }
 
     /// Answers the prompting message; false if there is none.
-    pub fn respond(&mut self, response: node::Response, blob: Option<LazyLoadBlob>) -> Result<bool, BackendStopped> {
+    pub(super) fn respond(
+        &mut self,
+        response: node::Response,
+        blob: Option<LazyLoadBlob>,
+    ) -> Result<bool, BackendStopped> {
         let Some(Prompting { id, source, rsvp }) = self.prompting.clone() else { return Ok(false) };
         let blob = self.blob_to_send(blob, response.inherit);
         self.backend.send(KernelMessage {
@@ -136,12 +140,12 @@ impl ProcessState {
     }
 
     /// The next message or failure; none when `deadline` passed.
-    pub fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<ReceivedMessage>, BackendStopped> {
+    pub(super) fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<ReceivedMessage>, BackendStopped> {
         Ok(self.next_delivery(deadline)?.map(|delivery| self.take(delivery)))
     }
 
     /// The response to request `id`, or why there is none. Everything else waits until it is received.
-    pub fn receive_response(&mut self, id: u64) -> Result<ReceivedMessage, BackendStopped> {
+    pub(super) fn receive_response(&mut self, id: u64) -> Result<ReceivedMessage, BackendStopped> {
         if let Some(at) = self.arrived.iter().position(|delivery| answered(delivery) == Some(id)) {
             let delivery = self.arrived.remove(at).expect("the position was just found");
             return Ok(self.take(delivery));

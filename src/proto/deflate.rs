@@ -218,7 +218,7 @@ impl Inflater {
 
 impl Inflating {
     /// What it keeps allocated, itself included.
-    pub fn heap_bytes(&self) -> usize {
+    pub(super) fn heap_bytes(&self) -> usize {
         size_of::<Self>() + STREAM_BYTES + self.compressed.capacity() + self.gathered.capacity()
     }
 }

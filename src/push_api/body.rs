@@ -84,7 +84,7 @@ pub(super) struct Wrong {
 }
 
 impl Wrong {
-    pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
+    pub(super) fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
         Self { field: field.into(), why: why.into() }
     }
 }

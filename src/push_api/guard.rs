@@ -38,12 +38,12 @@ impl ApiToken {
 pub(super) struct ApiGuard(ApiToken);
 
 impl ApiGuard {
-    pub fn new(token: ApiToken) -> Self {
+    pub(super) fn new(token: ApiToken) -> Self {
         Self(token)
     }
 
     /// Whether a request with these fields, named in lower case, is looked at.
-    pub fn admit(&self, headers: &BTreeMap<String, String>) -> Result<(), ApiAnswer> {
+    pub(super) fn admit(&self, headers: &BTreeMap<String, String>) -> Result<(), ApiAnswer> {
         let field = |name: &str| headers.get(name).map(String::as_str);
         // Browsers say where a request comes from (Fetch Metadata; RFC 6454). No page has any business here.
         let is_foreign = |site: &str| !matches!(site, "same-origin" | "none");

@@ -54,12 +54,12 @@ pub(super) enum KeyStatus {
 }
 
 impl KeptAnswers {
-    pub fn new(memory: ProcessMemory) -> Self {
+    pub(super) fn new(memory: ProcessMemory) -> Self {
         Self { memory, entries: HashMap::new(), ages: VecDeque::new() }
     }
 
     /// A request with this key has come.
-    pub fn begin(&mut self, text: &str, asked: &ContractRequest, body: &Bytes, now: Instant) -> KeyStatus {
+    pub(super) fn begin(&mut self, text: &str, asked: &ContractRequest, body: &Bytes, now: Instant) -> KeyStatus {
         self.forget_old(now);
         if text.is_empty() || text.len() > KEY_BYTES_MAX {
             return KeyStatus::Answer(ApiAnswer::error(400, Some("idempotency-key"), "a key has 1 to 255 bytes"));
@@ -95,7 +95,7 @@ impl KeptAnswers {
     }
 
     /// It has been answered; none: nothing was done.
-    pub fn end(&mut self, key: &KeyDigest, answer: Option<ApiAnswer>) {
+    pub(super) fn end(&mut self, key: &KeyDigest, answer: Option<ApiAnswer>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         // Where memory is short it is forgotten: then a second request is pushed again, as without a key.
         let has_room = answer.as_ref().is_some_and(|answer| entry.charge.grow(answer.body.len()).is_ok());

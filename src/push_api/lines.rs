@@ -39,19 +39,19 @@ impl LineBatch {
     ///
     /// # Errors
     /// Memory is short.
-    pub fn new(body: Bytes, memory: &ProcessMemory) -> Result<Self, OverBudget> {
+    pub(super) fn new(body: Bytes, memory: &ProcessMemory) -> Result<Self, OverBudget> {
         let body_bytes = body.len();
         let charge = memory.charge(HeldAs::Content, body_bytes)?;
         let (answers, waiting) = Default::default();
         Ok(Self { rest: body, answers, waiting, key: None, body_bytes, charge })
     }
 
-    pub fn keyed(self, key: Option<KeyDigest>) -> Self {
+    pub(super) fn keyed(self, key: Option<KeyDigest>) -> Self {
         Self { key, ..self }
     }
 
     /// One part. Returns whether all lines were pushed.
-    pub fn work(&mut self, performer: &mut Performer) -> bool {
+    pub(super) fn work(&mut self, performer: &mut Performer) -> bool {
         for _ in 0..PART_LINES {
             if self.rest.is_empty() {
                 return true;
@@ -71,13 +71,13 @@ impl LineBatch {
     }
 
     /// Returns whether an answer waits for other nodes.
-    pub fn is_slow(&mut self) -> bool {
+    pub(super) fn is_slow(&mut self) -> bool {
         self.settle();
         !self.waiting.is_empty()
     }
 
     /// All answers.
-    pub fn into_answers(mut self) -> (Bytes, Option<KeyDigest>) {
+    pub(super) fn into_answers(mut self) -> (Bytes, Option<KeyDigest>) {
         self.settle();
         (std::mem::take(&mut self.answers).into(), self.key.take())
     }

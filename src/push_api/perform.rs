@@ -46,12 +46,12 @@ pub(super) struct Counting {
 
 impl Counting {
     /// Returns whether others may still say it.
-    pub fn is_slow(&self) -> bool {
+    pub(super) fn is_slow(&self) -> bool {
         self.elsewhere.get().is_none()
     }
 
     /// What is answered; none: it was not known in time.
-    pub fn wait(&self, timeout: Duration) -> Option<Value> {
+    pub(super) fn wait(&self, timeout: Duration) -> Option<Value> {
         let presence = self.elsewhere.wait(timeout).ok()?;
         let elsewhere: usize = presence.nodes.values().map(|present| present.subscribers).sum();
         let told = presence.nodes.iter().map(|(node, Present { subscribers, age })| {
@@ -76,12 +76,12 @@ pub(super) struct PushTickets {
 
 impl PushTickets {
     /// Returns whether waiting for it may take as long as other nodes do.
-    pub fn is_slow(&self) -> bool {
+    pub(super) fn is_slow(&self) -> bool {
         self.nodes.iter().any(|ticket| ticket.get().is_none())
     }
 
     /// What is answered with all together. None: not known in time.
-    pub fn wait(&self, timeout: Duration) -> Option<Value> {
+    pub(super) fn wait(&self, timeout: Duration) -> Option<Value> {
         let until = Instant::now() + timeout;
         let left = || until.saturating_duration_since(Instant::now());
         let mut sum = Outcome::default();
@@ -133,11 +133,11 @@ pub(super) struct ChannelTicket {
 
 impl ChannelTicket {
     /// Returns whether the node may still say it.
-    pub fn is_slow(&self) -> bool {
+    pub(super) fn is_slow(&self) -> bool {
         self.said.get().is_none()
     }
 
-    pub fn answer(&self) -> ApiAnswer {
+    pub(super) fn answer(&self) -> ApiAnswer {
         match self.said.get().unwrap_or(ChannelAnswer::Silent) {
             ChannelAnswer::Shown(report) => shown(*report, Some(&self.at.node)),
             ChannelAnswer::Closed => ApiAnswer::json(202, &json!({"closed": self.at.to_string()})),
@@ -163,11 +163,11 @@ fn shown(mut report: ChannelReport, node: Option<&str>) -> ApiAnswer {
 type Query = BTreeMap<String, String>;
 
 impl Performer {
-    pub fn new(target: BrokerHandle, process: Option<ProcessId>) -> Self {
+    pub(super) fn new(target: BrokerHandle, process: Option<ProcessId>) -> Self {
         Self { target, process, handles: HashMap::new() }
     }
 
-    pub fn push(&mut self, order: PublishOrder) -> Result<PushResult, ApiAnswer> {
+    pub(super) fn push(&mut self, order: PublishOrder) -> Result<PushResult, ApiAnswer> {
         let PublishOrder { to, process, message, is_json, policy, except, outcome } = order;
         let handle = self.acting(process.as_ref())?;
         let mut enveloped = None;
@@ -240,7 +240,7 @@ impl Performer {
         }
     }
 
-    pub fn topics(&self, query: &Query) -> ApiAnswer {
+    pub(super) fn topics(&self, query: &Query) -> ApiAnswer {
         let asked = || {
             let limit = query.get("limit").map(|limit| limit.parse()).transpose();
             let limit: usize = limit
@@ -260,7 +260,7 @@ impl Performer {
         asked().unwrap_or_else(|refused: ApiAnswer| refused)
     }
 
-    pub fn topic(&self, name: &str, query: &Query) -> ApiAnswer {
+    pub(super) fn topic(&self, name: &str, query: &Query) -> ApiAnswer {
         let Some(name) = decoded(name).filter(|name| topic::check(name).is_ok() && !topic::is_reserved(name)) else {
             return ApiAnswer::error(400, Some("topic"), "the name of a topic, percent-encoded");
         };
@@ -275,7 +275,7 @@ impl Performer {
     }
 
     /// How many subscribers a topic has on all nodes of the fleet.
-    pub fn topic_everywhere(&self, name: &str, query: &Query) -> Result<Counting, ApiAnswer> {
+    pub(super) fn topic_everywhere(&self, name: &str, query: &Query) -> Result<Counting, ApiAnswer> {
         let topic = decoded(name).filter(|name| topic::check(name).is_ok() && !topic::is_reserved(name));
         let why = "the name of a topic, percent-encoded";
         let topic = topic.ok_or_else(|| ApiAnswer::error(400, Some("topic"), why))?;
@@ -286,7 +286,7 @@ impl Performer {
         Ok(Counting { here: handle.subscribers(&topic), elsewhere: handle.presence(&topic), topic })
     }
 
-    pub fn channel(&self, id: &str) -> ApiAnswer {
+    pub(super) fn channel(&self, id: &str) -> ApiAnswer {
         let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
         let filter = ChannelFilter { channel: Some(channel), ..ChannelFilter::default() };
         match self.target.channels(&filter, 0, 1).0.pop() {
@@ -297,7 +297,12 @@ impl Performer {
 
     /// Asks a node of the fleet to tell of a channel, or to close it as the request says. An answer there is already
     /// where it is this node's own, or the request is wrong.
-    pub fn ask_of_channel(&self, node: &str, id: &str, closes: Option<&Query>) -> Result<ChannelTicket, ApiAnswer> {
+    pub(super) fn ask_of_channel(
+        &self,
+        node: &str,
+        id: &str,
+        closes: Option<&Query>,
+    ) -> Result<ChannelTicket, ApiAnswer> {
         let Some(own) = self.target.fleet_node() else {
             let why = "this broker is in no fleet: channels are numbers, without a node";
             return Err(ApiAnswer::error(404, Some("channel"), why));
@@ -317,7 +322,7 @@ impl Performer {
         Ok(ChannelTicket { at, said })
     }
 
-    pub fn close(&self, id: &str, query: &Query) -> ApiAnswer {
+    pub(super) fn close(&self, id: &str, query: &Query) -> ApiAnswer {
         let Ok(channel) = id.parse().map(ChannelId::new) else { return no_number() };
         let (code, reason) = match close_of(query) {
             Ok(close) => close,

@@ -289,7 +289,7 @@ pub(super) struct FinishedOrders {
 }
 
 impl FinishedOrders {
-    pub fn add(&mut self, account: &Account, bytes: u64) {
+    pub(super) fn add(&mut self, account: &Account, bytes: u64) {
         self.orders += 1;
         self.bytes += bytes;
         match &mut self.run {

@@ -60,7 +60,7 @@ pub struct Disconnect {
 pub(super) struct Disconnects(VecDeque<Disconnect>);
 
 impl Disconnects {
-    pub fn push(&mut self, mut disconnect: Disconnect) {
+    pub(super) fn push(&mut self, mut disconnect: Disconnect) {
         if disconnect.path.len() > PATH_BYTES_MAX {
             disconnect.path = close::cut(&disconnect.path, PATH_BYTES_MAX).into();
         }
@@ -70,7 +70,7 @@ impl Disconnects {
         self.0.push_back(disconnect);
     }
 
-    pub fn to_vec(&self) -> Vec<Disconnect> {
+    pub(super) fn to_vec(&self) -> Vec<Disconnect> {
         self.0.iter().cloned().collect()
     }
 }

@@ -41,30 +41,30 @@ pub(super) struct PendingOrder {
 }
 
 impl HandlerState {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
     /// Returns whether an order of so many bytes may wait behind the others. One that is larger than all may be waits
     /// alone.
-    pub fn has_room(&self, bytes: usize) -> bool {
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.kept.is_empty()
             || self.kept.len() < KEPT_ORDERS_MAX && self.kept_bytes.saturating_add(bytes) <= KEPT_BYTES_MAX
     }
 
-    pub fn keep(&mut self, kept: PendingOrder) {
+    pub(super) fn keep(&mut self, kept: PendingOrder) {
         self.kept_bytes += kept.bytes;
         self.kept.push_back(kept);
     }
 
-    pub fn take(&mut self) -> Option<PendingOrder> {
+    pub(super) fn take(&mut self) -> Option<PendingOrder> {
         let kept = self.kept.pop_front()?;
         self.kept_bytes -= kept.bytes;
         Some(kept)
     }
 
     /// What is left of the order that was taken.
-    pub fn put_back(&mut self, kept: PendingOrder) {
+    pub(super) fn put_back(&mut self, kept: PendingOrder) {
         self.kept_bytes += kept.bytes;
         self.kept.push_front(kept);
     }
@@ -75,31 +75,31 @@ impl HandlerState {
 pub(super) struct Handlers(FxHashMap<u32, Option<Box<HostedProcess>>>);
 
 impl Handlers {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn add(&mut self, place: u32, handler: Box<dyn Handler<Command>>) {
+    pub(super) fn add(&mut self, place: u32, handler: Box<dyn Handler<Command>>) {
         self.0.insert(place, Some(Box::new(HostedProcess { handler: Some(handler), state: HandlerState::default() })));
     }
 
     /// Takes the hosted process out, to run it.
-    pub fn take(&mut self, place: u32) -> Option<Box<HostedProcess>> {
+    pub(super) fn take(&mut self, place: u32) -> Option<Box<HostedProcess>> {
         self.0.get_mut(&place)?.take()
     }
 
     /// Puts it back.
-    pub fn put_back(&mut self, place: u32, hosted: Box<HostedProcess>) {
+    pub(super) fn put_back(&mut self, place: u32, hosted: Box<HostedProcess>) {
         if let Some(empty) = self.0.get_mut(&place) {
             *empty = Some(hosted);
         }
     }
 
-    pub fn remove(&mut self, place: u32) {
+    pub(super) fn remove(&mut self, place: u32) {
         self.0.remove(&place);
     }
 
-    pub fn places(&self) -> Vec<u32> {
+    pub(super) fn places(&self) -> Vec<u32> {
         self.0.keys().copied().collect()
     }
 }

@@ -1,6 +1,6 @@
 //! What happens to a frame that a slow client has no room for.
 
-pub use crate::words::policy::Policy;
+pub(super) use crate::words::policy::Policy;
 
 /// A policy without what it is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,24 +20,24 @@ pub(super) struct ReadQueue {
 
 impl ReadQueue {
     /// A connection whose socket was empty, and that owes nothing.
-    pub fn push_fresh(&mut self, token: ConnectionToken) {
+    pub(super) fn push_fresh(&mut self, token: ConnectionToken) {
         self.fresh.push_back(token);
     }
 
     /// Any other, behind all that are there.
-    pub fn push(&mut self, token: ConnectionToken) {
+    pub(super) fn push(&mut self, token: ConnectionToken) {
         self.round.push_back(token);
     }
 
     /// The next one.
-    pub fn pop(&mut self) -> Option<ConnectionToken> {
+    pub(super) fn pop(&mut self) -> Option<ConnectionToken> {
         let is_fresh = self.round.is_empty() || (!self.took_fresh && !self.fresh.is_empty());
         self.took_fresh = is_fresh;
         if is_fresh { self.fresh.pop_front() } else { self.round.pop_front() }
     }
 
     /// Returns whether nobody is to be read.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.fresh.is_empty() && self.round.is_empty()
     }
 }

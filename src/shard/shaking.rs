@@ -19,7 +19,7 @@ pub(super) struct HandshakeQueue {
 
 impl HandshakeQueue {
     /// One more of `client` waits.
-    pub fn push(&mut self, client: Prefix, token: ConnectionToken) {
+    pub(super) fn push(&mut self, client: Prefix, token: ConnectionToken) {
         let waiting = self.waiting.entry(client).or_default();
         if waiting.is_empty() {
             self.round.push_back(client);
@@ -28,7 +28,7 @@ impl HandshakeQueue {
     }
 
     /// Whose turn it is.
-    pub fn pop(&mut self) -> Option<ConnectionToken> {
+    pub(super) fn pop(&mut self) -> Option<ConnectionToken> {
         let client = self.round.pop_front()?;
         let waiting = self.waiting.get_mut(&client)?;
         let token = waiting.pop_front();
@@ -41,7 +41,7 @@ impl HandshakeQueue {
     }
 
     /// Returns whether no connection waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.round.is_empty()
     }
 }

@@ -18,12 +18,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub const OWNER: OwnerId = OwnerId(1);
-pub const BINARY: PushKind = PushKind::Message(MessageKind::Binary);
+pub(super) const OWNER: OwnerId = OwnerId(1);
+pub(super) const BINARY: PushKind = PushKind::Message(MessageKind::Binary);
 
 /// One socket: what has left, how much more it takes, whether it was full.
 #[derive(Default)]
-pub struct Wire {
+pub(super) struct Wire {
     pub left: Vec<u8>,
     pub room: usize,
     is_full: bool,
@@ -60,7 +60,7 @@ impl Flush for Wires {
     }
 }
 
-pub struct Stage {
+pub(super) struct Stage {
     pub shard: Shard,
     pub events: ProcessReceiver,
     pub budget: Budget,
@@ -73,19 +73,19 @@ pub struct Stage {
 
 /// A client and its channel.
 #[derive(Debug, Clone, Copy)]
-pub struct Client {
+pub(super) struct Client {
     pub token: ConnectionToken,
     pub socket: i32,
     pub channel: ChannelId,
 }
 
 impl Stage {
-    pub fn new(config: ShardConfig, budget: Budget) -> Self {
+    pub(super) fn new(config: ShardConfig, budget: Budget) -> Self {
         Self::beside(config, &Ledger::new(budget))
     }
 
     /// A shard of its own, with a process of its own, whose memory is the same as that of others.
-    pub fn beside(config: ShardConfig, ledger: &Ledger) -> Self {
+    pub(super) fn beside(config: ShardConfig, ledger: &Ledger) -> Self {
         let process: ProcessId = "p:sim:sys".parse().unwrap();
         let mut gateway = Snapshot::new(Settings::of_a_node("sim.os", SubdomainTokens::Own));
         gateway.bind_websocket(OWNER, &process, "/ws", WebSocketRule::default()).unwrap();
@@ -108,7 +108,7 @@ impl Stage {
     }
 
     /// A connection that has said nothing; its socket takes everything.
-    pub fn connect(&mut self) -> (ConnectionToken, i32) {
+    pub(super) fn connect(&mut self) -> (ConnectionToken, i32) {
         let socket = self.sockets;
         self.sockets += 1;
         self.wires.0.borrow_mut().insert(socket, Wire { room: usize::MAX, ..Wire::default() });
@@ -117,7 +117,7 @@ impl Stage {
     }
 
     /// An open channel whose socket takes `room` bytes more.
-    pub fn open(&mut self, room: usize) -> Client {
+    pub(super) fn open(&mut self, room: usize) -> Client {
         let (token, socket) = self.connect();
         let head = "GET /p:sim:sys/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -134,12 +134,12 @@ impl Stage {
         Client { token, socket, channel: opened.unwrap() }
     }
 
-    pub fn wire<T>(&mut self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
+    pub(super) fn wire<T>(&mut self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
         look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
     }
 
     /// Gives bytes to the shard, as long as it wants to read. Returns whether it did.
-    pub fn read(&mut self, token: ConnectionToken, bytes: &[u8]) -> bool {
+    pub(super) fn read(&mut self, token: ConnectionToken, bytes: &[u8]) -> bool {
         for chunk in bytes.chunks(64 * 1024) {
             if !self.shard.wants_read(token) {
                 return false;
@@ -149,13 +149,13 @@ impl Stage {
         true
     }
 
-    pub fn tick(&mut self, now_ms: u64) {
+    pub(super) fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.shard.handle_tick(now_ms);
     }
 
     /// One batch, then what the driver should do.
-    pub fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.shard.flush();
         self.shard.end_turn();
         let mut effects = Vec::new();
@@ -171,14 +171,14 @@ impl Stage {
     }
 
     /// Turns until nothing waits that a socket takes.
-    pub fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.turn();
         while self.shard.wants_flush() {
             self.turn();
         }
     }
 
-    pub fn give_room(&mut self, client: Client, room: usize) {
+    pub(super) fn give_room(&mut self, client: Client, room: usize) {
         let was_full = self.wire(client.socket, |wire| {
             wire.room = room;
             std::mem::take(&mut wire.is_full)
@@ -188,14 +188,20 @@ impl Stage {
         }
     }
 
-    pub fn push(&mut self, channel: ChannelId, kind: PushKind, payload: Bytes, policy: Option<Policy>) -> Settled {
+    pub(super) fn push(
+        &mut self,
+        channel: ChannelId,
+        kind: PushKind,
+        payload: Bytes,
+        policy: Option<Policy>,
+    ) -> Settled {
         let (part, outcome) = ask();
         self.push_as(channel, kind, payload, policy, part.map_or(ReportTo::Nobody, ReportTo::Outcome));
         outcome
     }
 
     /// The same for whoever wants to know.
-    pub fn push_as(
+    pub(super) fn push_as(
         &mut self,
         channel: ChannelId,
         kind: PushKind,
@@ -208,7 +214,7 @@ impl Stage {
     }
 
     /// All that the process has been told.
-    pub fn heard(&mut self) -> Vec<Event> {
+    pub(super) fn heard(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Ok(mut batch) = self.events.try_recv() {
             events.append(&mut batch.events);
@@ -217,13 +223,13 @@ impl Stage {
     }
 
     /// The channels that have ended.
-    pub fn closed(&mut self) -> Vec<Closed> {
+    pub(super) fn closed(&mut self) -> Vec<Closed> {
         let closed = |event| if let Event::Closed(closed) = event { Some(*closed) } else { None };
         self.heard().into_iter().filter_map(closed).collect()
     }
 
     /// What is counted is what is there; nothing is over the lease that could have made room.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         let held = self.shard.table.iter().map(|(_, connection)| connection.held());
         let (mut own, mut incoming) = (0, 0);
         for held in held {
@@ -238,9 +244,9 @@ impl Stage {
 }
 
 /// What becomes of a push, once it is known.
-pub type Settled = crossbeam_channel::Receiver<Outcome>;
+pub(super) type Settled = crossbeam_channel::Receiver<Outcome>;
 
-pub fn ask() -> (Option<Box<OutcomePart>>, Settled) {
+pub(super) fn ask() -> (Option<Box<OutcomePart>>, Settled) {
     let (settled, outcome) = crossbeam_channel::unbounded();
     // Not every test listens.
     let settle = move |outcome| {
@@ -250,7 +256,7 @@ pub fn ask() -> (Option<Box<OutcomePart>>, Settled) {
 }
 
 /// The whole frames in `bytes`.
-pub fn frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
         let len = server_frame_len(bytes).filter(|&len| len <= bytes.len()).expect("whole frames");

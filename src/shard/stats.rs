@@ -169,11 +169,11 @@ mod by_name {
 
     type Counts = [u64; ClosedBy::ALL.len()];
 
-    pub fn serialize<S: Serializer>(counts: &Counts, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(counts: &Counts, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(ClosedBy::ALL.iter().map(|by| (by, counts[*by as usize])))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Counts, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Counts, D::Error> {
         let named = BTreeMap::<ClosedBy, u64>::deserialize(deserializer)?;
         Ok(ClosedBy::ALL.map(|by| named.get(&by).copied().unwrap_or(0)))
     }

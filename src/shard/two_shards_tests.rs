@@ -15,11 +15,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub const SHARDS: u32 = 2;
+pub(super) const SHARDS: u32 = 2;
 
 /// One socket, as the network has it.
 #[derive(Default)]
-pub struct Wire {
+pub(super) struct Wire {
     /// Bytes on their way to the client, and to the shard.
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
@@ -61,7 +61,7 @@ impl Flush for Wires {
 }
 
 /// See the module.
-pub struct TwoShards {
+pub(super) struct TwoShards {
     pub shards: Vec<Shard>,
     pub events: ProcessReceiver,
     pub now_ms: u64,
@@ -72,7 +72,7 @@ pub struct TwoShards {
 
 impl TwoShards {
     /// `bind` makes the paths of the process `p:sim:sys`.
-    pub fn new(config: ShardConfig, memory: Budget, bind: impl FnOnce(&mut Snapshot, &ProcessId)) -> Self {
+    pub(super) fn new(config: ShardConfig, memory: Budget, bind: impl FnOnce(&mut Snapshot, &ProcessId)) -> Self {
         let process = "p:sim:sys".parse().unwrap();
         let mut gateway = Snapshot::new(Settings::of_a_node("sim.os", SubdomainTokens::Own));
         bind(&mut gateway, &process);
@@ -92,12 +92,12 @@ impl TwoShards {
         Self { shards: (0..SHARDS).map(shard).collect(), events, now_ms: 0, sockets: 0, wires }
     }
 
-    pub fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
+    pub(super) fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
         look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
     }
 
     /// A new socket that takes `room` bytes, and the shard's token of it, if the shard takes it in.
-    pub fn accept(&mut self, shard: usize, room: usize) -> Option<(i32, ConnectionToken)> {
+    pub(super) fn accept(&mut self, shard: usize, room: usize) -> Option<(i32, ConnectionToken)> {
         let socket = self.sockets;
         self.sockets += 1;
         self.wires.0.borrow_mut().insert(socket, Wire { room, ..Wire::default() });
@@ -108,7 +108,7 @@ impl TwoShards {
     }
 
     /// One turn of each shard, with what the driver does.
-    pub fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         for at in 0..self.shards.len() {
             self.shards[at].begin_turn(self.now_ms);
             self.shards[at].flush();
@@ -117,7 +117,7 @@ impl TwoShards {
         }
     }
 
-    pub fn carry_out(&mut self, at: usize) {
+    pub(super) fn carry_out(&mut self, at: usize) {
         for handover in self.shards[at].take_handovers() {
             self.wire(handover.socket.0, |wire| wire.watched = None);
             let carried = Carried(Box::new(handover.socket));
@@ -141,7 +141,7 @@ impl TwoShards {
     }
 
     /// Time passes.
-    pub fn tick(&mut self, passed_ms: u64) {
+    pub(super) fn tick(&mut self, passed_ms: u64) {
         self.now_ms += passed_ms;
         for shard in &mut self.shards {
             shard.handle_tick(self.now_ms);
@@ -149,7 +149,7 @@ impl TwoShards {
     }
 
     /// At most so many of the bytes that are on their way to the client.
-    pub fn take(&self, socket: i32, bytes: usize) -> Vec<u8> {
+    pub(super) fn take(&self, socket: i32, bytes: usize) -> Vec<u8> {
         self.wire(socket, |wire| {
             let count = wire.to_client.len().min(bytes);
             wire.to_client.drain(..count).collect()
@@ -157,7 +157,7 @@ impl TwoShards {
     }
 
     /// A socket that was full takes bytes again, and its shard hears of that.
-    pub fn let_write(&mut self, socket: i32) {
+    pub(super) fn let_write(&mut self, socket: i32) {
         let was_full = self.wire(socket, |wire| std::mem::take(&mut wire.is_full));
         let watched = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_closed && !wire.is_cut));
         if was_full && let Some((shard, token)) = watched {
@@ -166,7 +166,7 @@ impl TwoShards {
     }
 
     /// The shard hears that the network is gone.
-    pub fn break_off(&mut self, socket: i32) {
+    pub(super) fn break_off(&mut self, socket: i32) {
         if let Some((shard, token)) = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_closed)) {
             self.shards[shard].handle_end(token, SocketEnd::Broken, self.now_ms);
             self.carry_out(shard);

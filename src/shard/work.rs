@@ -115,7 +115,7 @@ impl Calibration {
     const WORK_NS_MIN: u64 = 100_000;
 
     /// A turn that was counted as `spent_ns` took `cpu_ns`. One that was dear counts at once, and for some ten turns.
-    pub fn note(&mut self, spent_ns: u64, cpu_ns: u64) {
+    pub(super) fn note(&mut self, spent_ns: u64, cpu_ns: u64) {
         if spent_ns >= Self::WORK_NS_MIN {
             let now = (cpu_ns * Self::ONE / spent_ns).clamp(Self::ONE, Self::MAX);
             let weight = if now > self.0 { 2 } else { 8 };
@@ -124,7 +124,7 @@ impl Calibration {
     }
 
     /// The same limits, in time as it passes here.
-    pub fn within(self, limits: WorkLimits) -> WorkLimits {
+    pub(super) fn within(self, limits: WorkLimits) -> WorkLimits {
         let here = |ns: u64| if self.0 <= Self::ONE { ns } else { ns * Self::ONE / self.0 };
         WorkLimits {
             begin_ns: here(limits.begin_ns),
@@ -156,43 +156,43 @@ pub(super) struct Work {
 
 impl Work {
     /// A new turn begins.
-    pub fn begin_turn(&mut self) {
+    pub(super) fn begin_turn(&mut self) {
         *self = Self::default();
     }
 
     /// So much was done.
-    pub fn spend(&mut self, ns: u64) {
+    pub(super) fn spend(&mut self, ns: u64) {
         self.spent_ns += ns;
     }
 
     /// So much was inflated.
-    pub fn inflate(&mut self, ns: u64) {
+    pub(super) fn inflate(&mut self, ns: u64) {
         self.spent_ns += ns;
         self.inflated_ns += ns;
     }
 
     /// What inflating has cost in this turn.
-    pub fn inflated_ns(&self) -> u64 {
+    pub(super) fn inflated_ns(&self) -> u64 {
         self.inflated_ns
     }
 
     /// What this turn has cost so far.
-    pub fn spent_ns(&self) -> u64 {
+    pub(super) fn spent_ns(&self) -> u64 {
         self.spent_ns
     }
 
     /// What follows may cost about so much, then it is to be put down.
-    pub fn begin_slice(&mut self, slice_ns: u64) {
+    pub(super) fn begin_slice(&mut self, slice_ns: u64) {
         self.slice_end_ns = self.spent_ns.saturating_add(slice_ns);
     }
 
     /// What the turn will have cost then.
-    pub fn slice_end_ns(&self) -> u64 {
+    pub(super) fn slice_end_ns(&self) -> u64 {
         self.slice_end_ns
     }
 
     /// Returns whether it has.
-    pub fn is_slice_over(&self) -> bool {
+    pub(super) fn is_slice_over(&self) -> bool {
         self.spent_ns >= self.slice_end_ns
     }
 }

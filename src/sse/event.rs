@@ -109,7 +109,7 @@ mod tests {
     const ID: EventId = EventId { run: 1, shard: 2, count: 3 };
 
     /// Name, data and id of the events of a stream, as the standard has them read (9.2.6).
-    pub fn read(stream: &[u8]) -> Vec<(String, String, String)> {
+    pub(super) fn read(stream: &[u8]) -> Vec<(String, String, String)> {
         let text = std::str::from_utf8(stream).unwrap().replace("\r\n", "\n").replace('\r', "\n");
         let (mut events, mut name, mut data, mut id) = (Vec::new(), String::new(), String::new(), String::new());
         for line in text.split_terminator('\n') {

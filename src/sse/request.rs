@@ -8,7 +8,7 @@ use crate::resume::ResumeToken;
 
 /// The field with which a message goes up: `ID.TOKEN`, as the stream's first event has said them. A secret of the
 /// client.
-pub const CHANNEL_FIELD: &str = "sse-channel";
+pub(super) const CHANNEL_FIELD: &str = "sse-channel";
 
 /// What a request that concerns streams is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

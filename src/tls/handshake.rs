@@ -6,7 +6,7 @@
 //! Invariants: rustls is given no record behind the client's Finished, so it never holds data; what a handshake holds
 //! of its client is bounded by [`INCOMING_BYTES_MAX`]; the time is what [`TlsServer::set_unix_s`] was told last.
 
-pub mod certificate;
+pub(super) mod certificate;
 mod preference;
 mod tickets;
 

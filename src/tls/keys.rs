@@ -15,7 +15,7 @@ use std::io::IoSlice;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// What stands before each record: its type, a version that says nothing, its length.
-pub const HEADER_BYTES: usize = 5;
+pub(super) const HEADER_BYTES: usize = 5;
 
 /// The most data of one record.
 pub const PLAIN_BYTES_MAX: usize = 1 << 14;
@@ -27,7 +27,7 @@ const TAG_BYTES: usize = 16;
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + 1 + TAG_BYTES;
 
 /// The longest body of a record that a peer may send (RFC 8446 5.2).
-pub const SEALED_BYTES_MAX: usize = PLAIN_BYTES_MAX + 256;
+pub(super) const SEALED_BYTES_MAX: usize = PLAIN_BYTES_MAX + 256;
 
 /// The longest record of a peer.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + SEALED_BYTES_MAX;
@@ -38,7 +38,7 @@ const SECRET_BYTES_MAX: usize = 48;
 /// What the records of TLS 1.3 are of, sealed or not (RFC 8446 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum ContentType {
+pub(super) enum ContentType {
     /// Two bytes: a level without meaning, and what it says.
     Alert = 21,
     /// KeyUpdate, once the connection is established.
@@ -138,7 +138,7 @@ impl hkdf::KeyType for Length {
 
 /// The keys of one direction, and how many records they were used for. See the module.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub struct DirectionKeys {
+pub(super) struct DirectionKeys {
     secret: TrafficSecret,
     key: [u8; 32],
     iv: [u8; 12],
@@ -149,7 +149,7 @@ pub struct DirectionKeys {
 
 impl DirectionKeys {
     /// The keys that follow from `secret`, of which `sequence` records were used.
-    pub fn new(suite: Suite, secret: TrafficSecret, sequence: u64) -> Self {
+    pub(super) fn new(suite: Suite, secret: TrafficSecret, sequence: u64) -> Self {
         let mut half = Self { secret, key: [0; 32], iv: [0; 12], sequence, suite };
         half.derive();
         half
@@ -162,7 +162,7 @@ impl DirectionKeys {
     }
 
     /// The next generation of keys (RFC 8446 7.2), as a KeyUpdate asks for it.
-    pub fn update(&mut self) {
+    pub(super) fn update(&mut self) {
         let mut next = TrafficSecret([0; SECRET_BYTES_MAX]);
         self.secret.expand(self.suite, "traffic upd", &mut next.0[..self.suite.secret_bytes()]);
         self.secret = next;
@@ -171,12 +171,12 @@ impl DirectionKeys {
     }
 
     /// How many records these keys were used for.
-    pub fn sequence(&self) -> u64 {
+    pub(super) fn sequence(&self) -> u64 {
         self.sequence
     }
 
     /// From which they follow.
-    pub fn secret(&self) -> &TrafficSecret {
+    pub(super) fn secret(&self) -> &TrafficSecret {
         &self.secret
     }
 
@@ -196,7 +196,7 @@ impl DirectionKeys {
 
     /// One record of any kind.
     #[cfg(test)]
-    pub fn seal_as(&mut self, content: u8, plain: &[u8], into: &mut Vec<u8>) {
+    pub(super) fn seal_as(&mut self, content: u8, plain: &[u8], into: &mut Vec<u8>) {
         let header = header(plain.len() + 1 + TAG_BYTES);
         let mut body = [plain, &[content]].concat();
         let (key, nonce) = (self.key(), self.nonce());
@@ -206,7 +206,7 @@ impl DirectionKeys {
     }
 
     /// Appends one record of `parts`, joined, which are at most [`PLAIN_BYTES_MAX`] bytes.
-    pub fn seal(&mut self, content: ContentType, parts: &[IoSlice<'_>], into: &mut Vec<u8>) {
+    pub(super) fn seal(&mut self, content: ContentType, parts: &[IoSlice<'_>], into: &mut Vec<u8>) {
         let plain_len: usize = parts.iter().map(|part| part.len()).sum();
         assert!(plain_len <= PLAIN_BYTES_MAX, "a record is cut to its size before it is sealed");
         let header = header(plain_len + 1 + TAG_BYTES);
@@ -233,7 +233,7 @@ impl DirectionKeys {
     ///
     /// # Errors
     /// What the peer is to be told, which is the end of the connection.
-    pub fn open(&mut self, header: [u8; HEADER_BYTES], body: &mut [u8]) -> Result<(u8, usize), Alert> {
+    pub(super) fn open(&mut self, header: [u8; HEADER_BYTES], body: &mut [u8]) -> Result<(u8, usize), Alert> {
         let (key, nonce) = (self.key(), self.nonce());
         // RFC 8446 5.2: a record that does not open is bad_record_mac, one too short for its tag among them.
         let inner = key.open_in_place(nonce, Aad::from(header), body).map_err(|_| Alert::BAD_RECORD_MAC)?;

@@ -2,7 +2,7 @@
 //!
 //! Knows nothing but them: what a word does is told where it is obeyed.
 
-pub mod audience;
-pub mod close_reason;
-pub mod policy;
-pub mod topic;
+pub(crate) mod audience;
+pub(crate) mod close_reason;
+pub(crate) mod policy;
+pub(crate) mod topic;

@@ -12,7 +12,7 @@ pub struct InvalidTopic(pub usize);
 ///
 /// # Errors
 /// It is empty, or over [`TOPIC_BYTES_MAX`].
-pub fn check(name: &str) -> Result<(), InvalidTopic> {
+pub(crate) fn check(name: &str) -> Result<(), InvalidTopic> {
     if (1..=TOPIC_BYTES_MAX).contains(&name.len()) { Ok(()) } else { Err(InvalidTopic(name.len())) }
 }
 
@@ -21,24 +21,24 @@ const RESERVED: char = '\u{1e}';
 
 /// All reserved names stand before this one.
 #[cfg_attr(not(feature = "daemon"), allow(dead_code))]
-pub const BEHIND_RESERVED: &str = "\u{1e}\u{10ffff}";
+pub(crate) const BEHIND_RESERVED: &str = "\u{1e}\u{10ffff}";
 
 /// The longest name of a user that a topic is made of.
-pub const USER_BYTES_MAX: usize = 200;
+pub(crate) const USER_BYTES_MAX: usize = 200;
 
 /// Returns whether only the broker itself subscribes to it, and nobody is told of it.
-pub fn is_reserved(name: &str) -> bool {
+pub(crate) fn is_reserved(name: &str) -> bool {
     name.starts_with(RESERVED)
 }
 
 /// The topic of all channels of one user. None: the name is empty or over [`USER_BYTES_MAX`].
-pub fn of_user(user: &str) -> Option<String> {
+pub(crate) fn of_user(user: &str) -> Option<String> {
     (1..=USER_BYTES_MAX).contains(&user.len()).then(|| format!("{RESERVED}user/{user}"))
 }
 
 /// The topic of those who want another's messages with an envelope. None: its name would be too long.
 #[cfg_attr(not(feature = "driver"), allow(dead_code))]
-pub fn enveloped(name: &str) -> Option<String> {
+pub(crate) fn enveloped(name: &str) -> Option<String> {
     let twin = format!("{RESERVED}envelope/{name}");
     check(&twin).is_ok().then_some(twin)
 }

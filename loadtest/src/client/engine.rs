@@ -22,11 +22,11 @@ const READ_BUFFER_BYTES: usize = 128 * 1024;
 const EVENTS_MAX: usize = 1024;
 
 /// How many connections may be on their way to open at a time, well under any listen backlog.
-pub const CONNECTING_MAX: usize = 256;
+pub(crate) const CONNECTING_MAX: usize = 256;
 
 /// How a connection is closed from our side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseHow {
+pub(crate) enum CloseHow {
     /// The TCP connection ends without a close frame.
     Tcp,
     /// The TCP connection is reset.
@@ -38,7 +38,7 @@ pub enum CloseHow {
 /// Whether the loop waits in the kernel or asks again and again. Spinning costs the server no wake-ups, which is how
 /// its own costs are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
+pub(crate) enum Pace {
     /// Ask again and again.
     Spin,
     /// Wait in the kernel.
@@ -46,7 +46,7 @@ pub enum Pace {
 }
 
 /// All connections of one thread.
-pub struct Engine {
+pub(crate) struct Engine {
     epoll: Epoll,
     events: EventBuffer,
     buffer: Box<[u8]>,
@@ -65,7 +65,7 @@ pub struct Engine {
 
 impl Engine {
     /// An engine without connections.
-    pub fn new(target: Target, pace: Pace) -> io::Result<Self> {
+    pub(crate) fn new(target: Target, pace: Pace) -> io::Result<Self> {
         Ok(Self {
             epoll: Epoll::new()?,
             events: EventBuffer::new(EVENTS_MAX),
@@ -84,33 +84,33 @@ impl Engine {
     }
 
     /// Has each client ask for a path of its own: the target's, followed by what `tail` gives for its number.
-    pub fn with_tails(self, tail: impl Fn(usize) -> String + 'static) -> Self {
+    pub(crate) fn with_tails(self, tail: impl Fn(usize) -> String + 'static) -> Self {
         Self { tail: Some(Box::new(tail)), ..self }
     }
 
     /// Returns whether client `client` has a socket.
-    pub fn is_alive(&self, client: usize) -> bool {
+    pub(crate) fn is_alive(&self, client: usize) -> bool {
         self.slots.get(client).is_some_and(Option::is_some)
     }
 
     /// Returns whether client `client` is upgraded (and registered, where asked for) and not closing.
-    pub fn is_open(&self, client: usize) -> bool {
+    pub(crate) fn is_open(&self, client: usize) -> bool {
         matches!(self.slots.get(client), Some(Some(slot)) if slot.phase == Phase::Open)
     }
 
     /// Time spent with work at hand so far, in nanoseconds; the rest was waiting for the server.
-    pub fn busy_ns(&self) -> u64 {
+    pub(crate) fn busy_ns(&self) -> u64 {
         self.busy_ns
     }
 
     /// How many connections have resumed a TLS session so far.
-    pub fn resumed(&self) -> u64 {
+    pub(crate) fn resumed(&self) -> u64 {
         self.resumed
     }
 
     /// Starts connection number `client`, which must not be alive. `receive_buffer_bytes` bounds what the kernel takes
     /// for a client that does not read.
-    pub fn start(&mut self, client: usize, receive_buffer_bytes: Option<usize>) -> io::Result<()> {
+    pub(crate) fn start(&mut self, client: usize, receive_buffer_bytes: Option<usize>) -> io::Result<()> {
         assert!(!self.is_alive(client), "client {client} is already connected");
         let socket = Socket::new(Domain::for_address(self.target.address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -142,12 +142,12 @@ impl Engine {
     }
 
     /// Queues a Binary message of client `client`; false when it is not open. [`Engine::flush`] sends it.
-    pub fn send(&mut self, client: usize, payload: &[u8]) -> bool {
+    pub(crate) fn send(&mut self, client: usize, payload: &[u8]) -> bool {
         self.send_as(client, Opcode::Binary, payload)
     }
 
     /// The same, for a message of another kind.
-    pub fn send_as(&mut self, client: usize, opcode: Opcode, payload: &[u8]) -> bool {
+    pub(crate) fn send_as(&mut self, client: usize, opcode: Opcode, payload: &[u8]) -> bool {
         match self.slots.get_mut(client) {
             Some(Some(slot)) if slot.phase == Phase::Open => {
                 slot.queue(opcode, payload, &mut self.masks);
@@ -158,7 +158,7 @@ impl Engine {
     }
 
     /// Sends what client `client` has queued, as far as its socket takes it.
-    pub fn flush(&mut self, client: usize, handler: &mut impl Handler) {
+    pub(crate) fn flush(&mut self, client: usize, handler: &mut impl Handler) {
         let Some(Some(slot)) = self.slots.get_mut(client) else { return };
         if let Err(error) = slot.flush() {
             let fate = slot.end(error.to_string());
@@ -167,7 +167,7 @@ impl Engine {
     }
 
     /// Stops or resumes reading of client `client`. Resuming reads at once what has come meanwhile.
-    pub fn set_paused(&mut self, client: usize, paused: bool, handler: &mut impl Handler) {
+    pub(crate) fn set_paused(&mut self, client: usize, paused: bool, handler: &mut impl Handler) {
         let Some(Some(slot)) = self.slots.get_mut(client) else { return };
         slot.paused = paused;
         if !paused && std::mem::take(&mut slot.ready_while_paused) {
@@ -176,7 +176,7 @@ impl Engine {
     }
 
     /// Closes client `client`, if it is alive.
-    pub fn close(&mut self, client: usize, how: CloseHow) -> io::Result<()> {
+    pub(crate) fn close(&mut self, client: usize, how: CloseHow) -> io::Result<()> {
         let Some(place) = self.slots.get_mut(client) else { return Ok(()) };
         let Some(slot) = place else { return Ok(()) };
         if how == CloseHow::Handshake && slot.phase == Phase::Open {
@@ -202,12 +202,12 @@ impl Engine {
 
     /// Handles what is ready, waiting up to `timeout_ms` if nothing is and the pace allows it. Returns how many
     /// connections were handled.
-    pub fn poll(&mut self, timeout_ms: i32, handler: &mut impl Handler) -> io::Result<usize> {
+    pub(crate) fn poll(&mut self, timeout_ms: i32, handler: &mut impl Handler) -> io::Result<usize> {
         self.poll_blocking(if self.pace == Pace::Spin { 0 } else { timeout_ms }, handler)
     }
 
     /// Like [`Engine::poll`], but waits whatever the pace.
-    pub fn poll_blocking(&mut self, timeout_ms: i32, handler: &mut impl Handler) -> io::Result<usize> {
+    pub(crate) fn poll_blocking(&mut self, timeout_ms: i32, handler: &mut impl Handler) -> io::Result<usize> {
         let count = self.epoll.wait(&mut self.events, timeout_ms)?;
         if count == 0 {
             return Ok(0);
@@ -281,7 +281,7 @@ impl Engine {
 
     /// Starts clients `first..first + count` and polls until all are open, at most [`CONNECTING_MAX`] on their way at a
     /// time. `receive_buffer_bytes` is asked for each. Fails when nothing moves for `patience`.
-    pub fn connect_all(
+    pub(crate) fn connect_all(
         &mut self,
         first: usize,
         count: usize,

@@ -8,14 +8,14 @@ use crate::payload::{STAMP_BYTES, is_uniform};
 use crate::random::Random;
 
 /// How much of a message that came in pieces is kept. Enough for a stamp and for any control frame (RFC 6455 5.5).
-pub const HEAD_BYTES: usize = 128;
+pub(crate) const HEAD_BYTES: usize = 128;
 
 /// The longest header of a server frame: two bytes and a 64-bit length (RFC 6455 5.2).
 const HEADER_BYTES_MAX: usize = 10;
 
 /// The opcodes of RFC 6455 5.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opcode {
+pub(crate) enum Opcode {
     /// 0x0
     Continuation,
     /// 0x1
@@ -61,7 +61,7 @@ impl Opcode {
 
 /// One message (or control frame) of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// Never `Continuation`.
     pub opcode: Opcode,
     /// The start of the payload: all of it up to [`HEAD_BYTES`], possibly more.
@@ -74,7 +74,7 @@ pub struct Message<'a> {
 
 /// The server broke RFC 6455; the connection is of no more use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrameError(pub &'static str);
+pub(crate) struct FrameError(pub &'static str);
 
 #[derive(Debug, Clone, Copy)]
 struct Header {
@@ -157,7 +157,7 @@ fn whole(opcode: Opcode, payload: &[u8]) -> Message<'_> {
 
 /// Where in the byte stream of one connection we are.
 #[derive(Debug, Default)]
-pub struct Parser {
+pub(crate) struct Parser {
     header: [u8; HEADER_BYTES_MAX],
     header_bytes: usize,
     frame: Option<(Header, u64)>,
@@ -167,7 +167,7 @@ pub struct Parser {
 
 impl Parser {
     /// Reads the next bytes and hands every message that they complete to `sink`.
-    pub fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Message<'_>)) -> Result<(), FrameError> {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Message<'_>)) -> Result<(), FrameError> {
         while !bytes.is_empty() {
             if self.frame.is_none() {
                 bytes = self.begin_frame(bytes, sink)?;
@@ -262,22 +262,22 @@ impl Parser {
 
 /// Masking keys (RFC 6455 5.3). A load tester has no secret to hide from proxies, so xorshift is enough.
 #[derive(Debug)]
-pub struct MaskKeys(Random);
+pub(crate) struct MaskKeys(Random);
 
 impl MaskKeys {
     /// Keys that follow from `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Random::new(seed))
     }
 
     /// The next key.
-    pub fn next_key(&mut self) -> [u8; 4] {
+    pub(crate) fn next_key(&mut self) -> [u8; 4] {
         ((self.0.number() >> 16) as u32).to_le_bytes()
     }
 }
 
 /// Appends a masked, unfragmented client frame to `out`.
-pub fn write_masked(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
+pub(crate) fn write_masked(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
     out.push(0x80 | opcode.bits());
     match payload.len() {
         short @ 0..=125 => out.push(0x80 | short as u8),
@@ -297,7 +297,7 @@ pub fn write_masked(opcode: Opcode, payload: &[u8], key: [u8; 4], out: &mut Vec<
 }
 
 /// Masks or unmasks `bytes` in place, beginning with the key's first byte.
-pub fn xor_with_key(bytes: &mut [u8], key: [u8; 4]) {
+pub(crate) fn xor_with_key(bytes: &mut [u8], key: [u8; 4]) {
     let word = u64::from_ne_bytes([key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3]]);
     let (chunks, tail) = bytes.as_chunks_mut::<8>();
     for chunk in chunks {

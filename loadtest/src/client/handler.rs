@@ -4,20 +4,20 @@ use super::frame::{MaskKeys, Message, Opcode, write_masked};
 
 /// Where a handler puts what the connection it was called for should send.
 #[derive(Debug)]
-pub struct Outbox<'a> {
+pub(crate) struct Outbox<'a> {
     pub(super) bytes: &'a mut Vec<u8>,
     pub(super) masks: &'a mut MaskKeys,
 }
 
 impl Outbox<'_> {
     /// Queues one message.
-    pub fn send(&mut self, opcode: Opcode, payload: &[u8]) {
+    pub(crate) fn send(&mut self, opcode: Opcode, payload: &[u8]) {
         write_masked(opcode, payload, self.masks.next_key(), self.bytes);
     }
 }
 
 /// What happens to the connections. `client` is the number the engine was given when the connection was started.
-pub trait Handler {
+pub(crate) trait Handler {
     /// The connection is upgraded (and registered, where asked for).
     fn opened(&mut self, client: usize, outbox: &mut Outbox<'_>) {
         let _ = (client, outbox);
@@ -32,7 +32,7 @@ pub trait Handler {
 
 /// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Closure {
+pub(crate) struct Closure {
     /// The code of the server's close frame, if one came.
     pub code: Option<u16>,
     /// In words.

@@ -4,16 +4,16 @@
 //! every answer but a 101 with that answer is an error in words.
 
 /// `Sec-WebSocket-Key` of every request (the sample of RFC 6455 1.3).
-pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// The `Sec-WebSocket-Accept` that belongs to [`KEY`].
-pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// A longer answer is not a handshake.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The request for `path` on `host`.
-pub fn request(host: &str, path: &str) -> Vec<u8> {
+pub(crate) fn request(host: &str, path: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -22,7 +22,7 @@ pub fn request(host: &str, path: &str) -> Vec<u8> {
 }
 
 /// The length of the answer's head once it is whole and right; `None` while more bytes are needed.
-pub fn check_answer(bytes: &[u8]) -> Result<Option<usize>, String> {
+pub(crate) fn check_answer(bytes: &[u8]) -> Result<Option<usize>, String> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if bytes.len() > HEAD_BYTES_MAX { Err("endless answer to the upgrade".into()) } else { Ok(None) };
     };

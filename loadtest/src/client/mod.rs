@@ -4,16 +4,16 @@
 //! leaves with the other answers of that read in one send; what the engine does not ask for (a close by the server, a
 //! protocol error) always reaches the handler. It knows nothing of what the messages mean.
 
-pub mod engine;
-pub mod frame;
+pub(crate) mod engine;
+pub(crate) mod frame;
 mod handler;
-pub mod handshake;
-pub mod plain;
+pub(crate) mod handshake;
+pub(crate) mod plain;
 mod slot;
-pub mod target;
-pub mod tls;
+pub(crate) mod target;
+pub(crate) mod tls;
 
-pub use engine::Engine;
-pub use frame::{Message, Opcode};
-pub use handler::{Closure, Handler, Outbox};
-pub use target::{Registration, Target};
+pub(crate) use engine::Engine;
+pub(crate) use frame::{Message, Opcode};
+pub(crate) use handler::{Closure, Handler, Outbox};
+pub(crate) use target::{Registration, Target};

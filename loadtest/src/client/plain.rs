@@ -12,7 +12,7 @@ use crate::client::{Target, handshake};
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// A connection that is upgraded.
-pub fn open(target: &Target) -> anyhow::Result<TcpStream> {
+pub(crate) fn open(target: &Target) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(target.address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;

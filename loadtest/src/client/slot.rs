@@ -45,7 +45,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub fn new(stream: TcpStream, request: &[u8], tls: Option<Session>) -> Self {
+    pub(super) fn new(stream: TcpStream, request: &[u8], tls: Option<Session>) -> Self {
         Self {
             stream,
             phase: Phase::Connecting,
@@ -60,28 +60,28 @@ impl Slot {
         }
     }
 
-    pub fn queue(&mut self, opcode: Opcode, payload: &[u8], masks: &mut MaskKeys) {
+    pub(super) fn queue(&mut self, opcode: Opcode, payload: &[u8], masks: &mut MaskKeys) {
         write_masked(opcode, payload, masks.next_key(), &mut self.out);
     }
 
-    pub fn has_output(&self) -> bool {
+    pub(super) fn has_output(&self) -> bool {
         self.out_sent < self.out.len() || self.tls.as_ref().is_some_and(Session::has_output)
     }
 
     /// Returns whether it has resumed a TLS session.
-    pub fn is_resumed(&self) -> bool {
+    pub(super) fn is_resumed(&self) -> bool {
         self.tls.as_ref().is_some_and(Session::is_resumed)
     }
 
     /// The end of TLS, where it is spoken, before that of the connection.
-    pub fn say_goodbye(&mut self) {
+    pub(super) fn say_goodbye(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.say_goodbye(&self.stream);
         }
     }
 
     /// Sends what waits, as far as the socket takes it; epoll tells when it takes more.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             return tls.send(&mut self.out, &self.stream);
         }
@@ -99,7 +99,7 @@ impl Slot {
     }
 
     /// Reads until the socket is empty. A short read means empty unless the peer has ended its side (epoll(7)).
-    pub fn read_all(
+    pub(super) fn read_all(
         &mut self,
         ended: bool,
         buffer: &mut [u8],
@@ -130,7 +130,7 @@ impl Slot {
     }
 
     /// The socket is at its end: with the server's close frame, if there was one, else because of `reason`.
-    pub fn end(&mut self, reason: impl Into<String>) -> Fate {
+    pub(super) fn end(&mut self, reason: impl Into<String>) -> Fate {
         let asked = self.phase == Phase::Closing;
         Fate::Ended(self.close_frame.take().unwrap_or_else(|| Closure::because(reason)), asked)
     }

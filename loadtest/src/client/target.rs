@@ -8,7 +8,7 @@ use super::tls::{Manner, Tls};
 
 /// The first message of a registered channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
+pub(crate) struct Registration {
     /// The token (a secret: never printed).
     pub token: String,
     /// The process that owns the channel.
@@ -17,14 +17,14 @@ pub struct Registration {
 
 impl Registration {
     /// The message as Text.
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         serde_json::json!({"auth_token": self.token, "target_process": self.process, "encrypted": false}).to_string()
     }
 }
 
 /// A WebSocket endpoint.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub(crate) struct Target {
     /// Where to connect.
     pub address: SocketAddr,
     /// The `Host` header.
@@ -41,7 +41,7 @@ pub struct Target {
 
 impl Target {
     /// Parses `ws://HOST:PORT[/PATH]` or `wss://` (or `http://`, `https://`); a missing path becomes `default_path`.
-    pub fn parse(url: &str, default_path: &str, manner: &Manner) -> anyhow::Result<Self> {
+    pub(crate) fn parse(url: &str, default_path: &str, manner: &Manner) -> anyhow::Result<Self> {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
         let (port, is_tls) = match scheme {
             "ws" | "http" => (80, false),
@@ -67,7 +67,7 @@ impl Target {
     }
 
     /// The address client number `client` connects from, if it matters.
-    pub fn source(&self, client: usize) -> Option<SocketAddr> {
+    pub(crate) fn source(&self, client: usize) -> Option<SocketAddr> {
         let loopback = matches!(self.address.ip(), IpAddr::V4(ip) if ip.is_loopback());
         if !loopback || self.sources <= 1 {
             return None;

@@ -23,7 +23,7 @@ const SESSIONS_MAX: usize = 4096;
 
 /// How TLS is spoken with a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Manner {
+pub(crate) struct Manner {
     /// The certificate of who must have signed the server's; none: whatever it shows is taken.
     pub authority: Option<PathBuf>,
     /// X25519 alone is offered, instead of X25519MLKEM768 first, as browsers do.
@@ -34,14 +34,14 @@ pub struct Manner {
 
 /// What all connections to a server share.
 #[derive(Debug, Clone)]
-pub struct Tls {
+pub(crate) struct Tls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
 impl Tls {
     /// To the server of this name or address, in this manner.
-    pub fn new(host: &str, manner: &Manner) -> anyhow::Result<Self> {
+    pub(crate) fn new(host: &str, manner: &Manner) -> anyhow::Result<Self> {
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
             .with_context(|| format!("`{host}` is no name that a certificate can have"))?;
         let mut provider = aws_lc_rs::default_provider();
@@ -68,7 +68,7 @@ impl Tls {
     }
 
     /// A connection that has not begun.
-    pub fn session(&self) -> io::Result<Session> {
+    pub(crate) fn session(&self) -> io::Result<Session> {
         let mut connection = ClientConnection::new(self.config.clone(), self.name.clone()).map_err(io::Error::other)?;
         // What waits is bounded by who queues it.
         connection.set_buffer_limit(None);
@@ -88,12 +88,12 @@ fn roots(file: &Path) -> anyhow::Result<RootCertStore> {
 
 /// TLS on one connection.
 #[derive(Debug)]
-pub struct Session(Box<ClientConnection>);
+pub(crate) struct Session(Box<ClientConnection>);
 
 impl Session {
     /// Seals `bytes` behind what waits, once the handshake is over, and sends what the socket takes. `bytes` is empty
     /// afterwards.
-    pub fn send(&mut self, bytes: &mut Vec<u8>, mut stream: &TcpStream) -> io::Result<()> {
+    pub(crate) fn send(&mut self, bytes: &mut Vec<u8>, mut stream: &TcpStream) -> io::Result<()> {
         self.0.writer().write_all(bytes)?;
         bytes.clear();
         while self.0.wants_write() {
@@ -108,12 +108,12 @@ impl Session {
     }
 
     /// Returns whether something waits for the socket.
-    pub fn has_output(&self) -> bool {
+    pub(crate) fn has_output(&self) -> bool {
         self.0.wants_write()
     }
 
     /// Opens what came, and hands it on in pieces.
-    pub fn receive(
+    pub(crate) fn receive(
         &mut self,
         mut bytes: &[u8],
         mut take: impl FnMut(&[u8]) -> Result<(), String>,
@@ -135,12 +135,12 @@ impl Session {
     }
 
     /// Returns whether the session was resumed, as far as is known.
-    pub fn is_resumed(&self) -> bool {
+    pub(crate) fn is_resumed(&self) -> bool {
         self.0.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// Says that nothing follows, if the socket takes it.
-    pub fn say_goodbye(&mut self, stream: &TcpStream) {
+    pub(crate) fn say_goodbye(&mut self, stream: &TcpStream) {
         self.0.send_close_notify();
         // The connection ends either way.
         let _ = self.send(&mut Vec::new(), stream);

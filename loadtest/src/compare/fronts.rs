@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// A proxy that ends TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Front {
+pub(crate) enum Front {
     /// nginx, one worker.
     Nginx,
     /// HAProxy, one thread.
@@ -16,7 +16,7 @@ pub enum Front {
 
 impl Front {
     /// Its name, and that of its program.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
@@ -24,14 +24,14 @@ impl Front {
     }
 
     /// Its program, if it is installed.
-    pub fn program(self) -> Option<PathBuf> {
+    pub(crate) fn program(self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let places = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
         places.map(|place| place.join(self.name())).find(|program| program.is_file())
     }
 
     /// What stands before the file of settings on its command line.
-    pub fn flag(self) -> &'static str {
+    pub(crate) fn flag(self) -> &'static str {
         match self {
             Self::Nginx => "-c",
             Self::Haproxy => "-f",
@@ -39,7 +39,7 @@ impl Front {
     }
 
     /// Its settings: TLS 1.3 with X25519 on `listen`, with the chain and key in `pem`; everything goes to `server`.
-    pub fn settings(self, listen: SocketAddr, server: SocketAddr, pem: &Path, directory: &Path) -> String {
+    pub(crate) fn settings(self, listen: SocketAddr, server: SocketAddr, pem: &Path, directory: &Path) -> String {
         let (pem, directory) = (pem.display(), directory.display());
         match self {
             Self::Nginx => format!(

@@ -9,7 +9,7 @@ use super::{CellResult, Comparison, Series, figure};
 const STYLE: &str = include_str!("report.css");
 
 /// The page.
-pub fn page(comparison: &Comparison) -> String {
+pub(super) fn page(comparison: &Comparison) -> String {
     let machine = &comparison.machine;
     let mut html = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\

@@ -10,7 +10,7 @@ use crate::report::Report;
 /// The figure that a cell is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Metric {
+pub(crate) enum Metric {
     /// Server CPU time per delivery or connection, in µs.
     CpuPerUnit,
     /// Resident user memory per idle channel, in bytes.
@@ -23,7 +23,7 @@ pub enum Metric {
 
 impl Metric {
     /// Its value in a report, if it was measured.
-    pub fn of(self, report: &Report) -> Option<f64> {
+    pub(crate) fn of(self, report: &Report) -> Option<f64> {
         match self {
             Self::CpuPerUnit => report.cpu.map(|cpu| cpu.us_per_unit),
             Self::BytesPerChannel => report.memory.map(|memory| memory.rss_per_channel),
@@ -33,7 +33,7 @@ impl Metric {
     }
 
     /// Its unit.
-    pub fn unit(self) -> &'static str {
+    pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::CpuPerUnit => "µs CPU",
             Self::BytesPerChannel => "B",
@@ -44,7 +44,7 @@ impl Metric {
 
 /// A run that gives the figures of one or more cells.
 #[derive(Debug, Clone)]
-pub enum Job {
+pub(crate) enum Job {
     /// `fanout`
     Fanout(fanout::WindowSettings),
     /// `paced`
@@ -63,7 +63,7 @@ pub enum Job {
 
 impl Job {
     /// Runs it.
-    pub fn run(&self, bench: &mut Bench) -> anyhow::Result<Report> {
+    pub(crate) fn run(&self, bench: &mut Bench) -> anyhow::Result<Report> {
         match self {
             Self::Fanout(settings) => fanout::run_window(bench, settings),
             Self::Paced(settings) => fanout::run_paced(bench, settings),
@@ -78,7 +78,7 @@ impl Job {
 
 /// One line of the comparison.
 #[derive(Debug, Clone)]
-pub struct Cell {
+pub(crate) struct Cell {
     /// A short name for JSON and the command line.
     pub key: String,
     /// What it is, in words.
@@ -91,7 +91,7 @@ pub struct Cell {
 
 /// How large the matrix is.
 #[derive(Debug, Clone, Copy)]
-pub struct Scale {
+pub(crate) struct Scale {
     /// How long each run publishes, in seconds.
     pub seconds: f64,
     /// Clients of the smaller fan-outs and of unicast.
@@ -103,7 +103,7 @@ pub struct Scale {
 }
 
 /// Settings of a fan-out that is timed.
-pub fn fanout_settings(clients: usize, size: usize, in_flight: u64, seconds: f64) -> fanout::WindowSettings {
+pub(crate) fn fanout_settings(clients: usize, size: usize, in_flight: u64, seconds: f64) -> fanout::WindowSettings {
     fanout::WindowSettings {
         clients,
         size,
@@ -123,7 +123,7 @@ fn size_name(size: usize) -> String {
 }
 
 /// A fan-out cell.
-pub fn fanout_cell(clients: usize, size: usize, in_flight: u64, seconds: f64) -> Cell {
+pub(crate) fn fanout_cell(clients: usize, size: usize, in_flight: u64, seconds: f64) -> Cell {
     Cell {
         key: format!("fanout-{clients}x{size}-w{in_flight}"),
         title: format!("{clients} clients, {}, {in_flight} in flight", size_name(size)),
@@ -133,7 +133,7 @@ pub fn fanout_cell(clients: usize, size: usize, in_flight: u64, seconds: f64) ->
 }
 
 /// The unicast cell.
-pub fn unicast_cell(clients: usize, seconds: f64) -> Cell {
+pub(crate) fn unicast_cell(clients: usize, seconds: f64) -> Cell {
     let settings = unicast::Settings {
         clients,
         in_flight: 64,
@@ -151,7 +151,7 @@ pub fn unicast_cell(clients: usize, seconds: f64) -> Cell {
 }
 
 /// A handshake cell: the client ends TCP, or WebSocket first.
-pub fn handshake_cell(churn: u64, close: How) -> Cell {
+pub(crate) fn handshake_cell(churn: u64, close: How) -> Cell {
     let settings =
         connect::Settings { clients: 0, hold: 0.0, churn, concurrency: 64, close, resumed: false, processes: 1 };
     let (key, title) = match close {
@@ -173,7 +173,7 @@ fn tls_handshake_cell(churn: u64, resumed: bool) -> Cell {
 }
 
 /// The matrix of servers that speak TLS.
-pub fn tls_cells(scale: Scale) -> Vec<Cell> {
+pub(crate) fn tls_cells(scale: Scale) -> Vec<Cell> {
     let Scale { seconds, few, churn, .. } = scale;
     let fanouts = [(128, 1), (128, 16), (1024, 1), (16 * 1024, 1)];
     let mut all: Vec<Cell> = fanouts.map(|(size, window)| fanout_cell(few, size, window, seconds)).into();
@@ -254,10 +254,10 @@ fn inbound_cells(seconds: f64) -> [Cell; 2] {
 }
 
 /// The windows of the throughput plot.
-pub const WINDOWS: [u64; 5] = [1, 2, 4, 8, 16];
+pub(crate) const WINDOWS: [u64; 5] = [1, 2, 4, 8, 16];
 
 /// The whole matrix.
-pub fn cells(scale: Scale) -> Vec<Cell> {
+pub(crate) fn cells(scale: Scale) -> Vec<Cell> {
     let Scale { seconds, few, many, churn } = scale;
     let mut cells: Vec<Cell> = WINDOWS.iter().map(|&window| fanout_cell(few, 128, window, seconds)).collect();
     for (clients, size, window) in [(few, 1024, 1), (few, 16 * 1024, 1), (many, 128, 1), (many, 128, 8)] {
@@ -312,6 +312,6 @@ pub fn cells(scale: Scale) -> Vec<Cell> {
 }
 
 /// One client that never reads beside a hundred that do, enough bytes to fill any kernel buffer in two seconds.
-pub fn stuck_settings(seconds: f64) -> fanout::PacedSettings {
+pub(crate) fn stuck_settings(seconds: f64) -> fanout::PacedSettings {
     fanout::PacedSettings { clients: 100, size: 16 * 1024, rate: 200.0, seconds, stuck: 1, processes: 1 }
 }

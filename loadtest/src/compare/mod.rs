@@ -3,9 +3,9 @@
 //! Invariants: every cell starts each server afresh (those that listen already excepted); a run that loses a message
 //! or fails is shown as such and never averaged away.
 
-pub mod fronts;
+pub(crate) mod fronts;
 mod html;
-pub mod matrix;
+pub(crate) mod matrix;
 mod svg;
 
 use std::io::Write;
@@ -31,7 +31,7 @@ use matrix::{Cell, Job, Metric, Scale};
 
 /// Settings of `compare` and `limit`.
 #[derive(Debug, Clone, Args)]
-pub struct CompareArgs {
+pub(crate) struct CompareArgs {
     /// How often each cell is run with each server.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
@@ -96,7 +96,7 @@ pub struct CompareArgs {
 
 /// The references that may take part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Reference {
+pub(crate) enum Reference {
     /// The shape of today's node.
     Warp,
     /// The same with pushring in the place of its server.
@@ -107,7 +107,7 @@ pub enum Reference {
 
 /// Everything a comparison found.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The machine it ran on.
     pub machine: Machine,
     /// Runs of each cell.
@@ -125,7 +125,7 @@ pub struct Comparison {
 /// Where the figures come from.
 #[derive(Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
-pub struct Machine {
+pub(crate) struct Machine {
     pub kernel: String,
     pub cpu: String,
     pub cpus: usize,
@@ -149,7 +149,7 @@ impl Machine {
 
 /// One cell with every server.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct CellResult {
+pub(crate) struct CellResult {
     /// Its short name.
     pub key: String,
     /// What it is.
@@ -162,7 +162,7 @@ pub struct CellResult {
 
 /// The runs of one server in one cell.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Series {
+pub(crate) struct Series {
     /// The server.
     pub server: String,
     /// What each run reported.
@@ -177,17 +177,17 @@ impl Series {
     }
 
     /// Median and ends of a figure over the runs.
-    pub fn spread(&self, metric: Metric) -> Option<Spread> {
+    pub(crate) fn spread(&self, metric: Metric) -> Option<Spread> {
         self.spread_of(|report| metric.of(report))
     }
 
     /// Median and ends of anything a report has.
-    pub fn spread_of(&self, figure: impl Fn(&Report) -> Option<f64>) -> Option<Spread> {
+    pub(crate) fn spread_of(&self, figure: impl Fn(&Report) -> Option<f64>) -> Option<Spread> {
         Spread::of(&self.reports.iter().filter_map(figure).collect::<Vec<_>>())
     }
 
     /// No run failed or lost anything.
-    pub fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.failures.is_empty() && self.reports.iter().all(Report::is_clean)
     }
 }
@@ -326,7 +326,7 @@ fn parse_extra(extra: &str, args: &CompareArgs) -> anyhow::Result<ServerSpec> {
 }
 
 /// Runs `compare`; true when every run of the first server was clean.
-pub fn run(args: &CompareArgs) -> anyhow::Result<bool> {
+pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<bool> {
     let scale = Scale { seconds: args.seconds, few: args.few, many: args.many, churn: args.churn };
     if args.tls {
         let certificate = server::make_certificate()?;
@@ -336,7 +336,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<bool> {
 }
 
 /// Runs `limit`: the floors alone, over connections and sizes.
-pub fn run_limit(args: &CompareArgs) -> anyhow::Result<bool> {
+pub(crate) fn run_limit(args: &CompareArgs) -> anyhow::Result<bool> {
     let mut cells = Vec::new();
     for (clients, size) in [
         (args.few, 32),

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 /// Escapes text for HTML and SVG.
-pub fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// A line of a [`lines`] plot.
-pub struct Line {
+pub(super) struct Line {
     /// Its name.
     pub name: String,
     /// The number of its colour.
@@ -45,7 +45,7 @@ fn trim(value: f64) -> String {
 }
 
 /// Lines over evenly spaced steps, from zero up. `unit` labels the y axis.
-pub fn lines(steps: &[String], unit: &str, lines: &[Line]) -> String {
+pub(super) fn lines(steps: &[String], unit: &str, lines: &[Line]) -> String {
     let top = lines.iter().flat_map(|line| line.values.iter().flatten()).fold(0.0f64, |top, &value| top.max(value));
     let top = round_up(top);
     let x = |index: usize| LEFT + (WIDTH - LEFT - RIGHT) * index as f64 / (steps.len().max(2) - 1) as f64;
@@ -130,7 +130,7 @@ fn end_labels(mut labels: Vec<(f64, &Line)>) -> String {
 }
 
 /// A bar with its spread.
-pub struct Bar {
+pub(super) struct Bar {
     /// Its name.
     pub name: String,
     /// The number of its colour.
@@ -142,7 +142,7 @@ pub struct Bar {
 }
 
 /// Horizontal bars from zero, with whiskers from the smallest to the largest run.
-pub fn bars(bars: &[Bar]) -> String {
+pub(super) fn bars(bars: &[Bar]) -> String {
     const ROW: f64 = 26.0;
     const NAMES: f64 = 110.0;
     const LABELS: f64 = 210.0;

@@ -9,19 +9,19 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 /// Tells each client its channel, and takes what it is sent.
-pub const PROCESS: &str = "unicast:pushring:sys";
+pub(super) const PROCESS: &str = "unicast:pushring:sys";
 
 /// Marks the sender of a broadcast; other stamps name the client that a message is for.
-pub const BROADCAST: u32 = 1 << 31;
+pub(super) const BROADCAST: u32 = 1 << 31;
 
 /// How long a fleet may take until it is whole, and its last messages until they have come.
-pub const WHOLE_WITHIN: Duration = Duration::from_secs(60);
-pub const LAST_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const LAST_WITHIN: Duration = Duration::from_secs(10);
 
 /// What may befall a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub enum Fault {
+pub(crate) enum Fault {
     /// NATS is killed, and begins anew.
     NatsKilled,
     /// One of two NATS servers is about to stop, and does.
@@ -36,19 +36,19 @@ pub enum Fault {
 
 impl Fault {
     /// The node that is disturbed itself, whose own clients wait with it.
-    pub fn of_node(self) -> Option<usize> {
+    pub(crate) fn of_node(self) -> Option<usize> {
         matches!(self, Self::NodeStopped | Self::NodeSlow).then_some(0)
     }
 
     /// How many NATS servers it needs.
-    pub fn servers(self) -> usize {
+    pub(crate) fn servers(self) -> usize {
         if self == Self::NatsLame { 2 } else { 1 }
     }
 }
 
 /// Settings of `fleet`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Daemons; with one there is no NATS.
     #[arg(long, default_value_t = 3)]
     pub nodes: usize,
@@ -93,13 +93,13 @@ pub struct Settings {
 
 impl Settings {
     /// How long a fault holds a node up.
-    pub fn fault_time(&self) -> Duration {
+    pub(crate) fn fault_time(&self) -> Duration {
         Duration::from_secs_f64(self.fault.map_or(0.0, |_| self.fault_seconds))
     }
 }
 
 /// What all threads share.
-pub struct Common<'a> {
+pub(super) struct Common<'a> {
     pub settings: &'a Settings,
     pub run: u32,
     /// Publishing may begin, and reading may end.
@@ -119,7 +119,7 @@ pub struct Common<'a> {
 
 /// When a message was published: while something was wrong, or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     Before,
     Meanwhile,
     After,
@@ -127,7 +127,7 @@ pub enum Phase {
 
 impl Common<'_> {
     /// When a message was published that was sent at this time.
-    pub fn phase_of(&self, sent_ns: u64) -> Phase {
+    pub(super) fn phase_of(&self, sent_ns: u64) -> Phase {
         let [began_ns, ended_ns] = [&self.began_ns, &self.ended_ns].map(|at_ns| at_ns.load(Ordering::Relaxed));
         match (began_ns, ended_ns) {
             (0, _) => Phase::Before,

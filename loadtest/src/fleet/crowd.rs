@@ -19,7 +19,7 @@ use crate::payload::Stamp;
 use crate::stats::Latency;
 
 /// See the module.
-pub struct Crowd<'a> {
+pub(super) struct Crowd<'a> {
     common: &'a Common<'a>,
     node: usize,
     nodes: usize,
@@ -129,7 +129,7 @@ impl<'a> Crowd<'a> {
 
     /// Messages of other nodes that all of its clients have heard of: as many as the node has, if it has lost none
     /// itself.
-    pub fn of_others(&self) -> anyhow::Result<u64> {
+    pub(super) fn of_others(&self) -> anyhow::Result<u64> {
         let mut sum = self.heard_alone;
         for from in (0..self.nodes).filter(|from| *from != self.node) {
             let heard = |client: usize| self.heard[client * self.nodes + from];
@@ -146,7 +146,7 @@ impl<'a> Crowd<'a> {
 }
 
 /// Opens the clients of a node, and reads until all is over.
-pub fn crowd<'a>(
+pub(super) fn crowd<'a>(
     common: &'a Common<'a>,
     node: usize,
     at: &Node,

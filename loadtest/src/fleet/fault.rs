@@ -18,10 +18,10 @@ use crate::stats::{Latency, LatencySummary};
 use crate::sys;
 
 /// How long a fleet runs undisturbed before it.
-pub const LEAD: Duration = Duration::from_secs(5);
+pub(super) const LEAD: Duration = Duration::from_secs(5);
 
 /// How long it runs behind it.
-pub const REST: Duration = Duration::from_secs(10);
+pub(super) const REST: Duration = Duration::from_secs(10);
 
 /// Lets it happen for so long; returns when all is well again.
 fn befall(fault: Fault, seconds: f64, nodes: &[Node], nats: &mut Nats<'_>, network: &Network) -> anyhow::Result<()> {
@@ -61,7 +61,7 @@ fn befall(fault: Fault, seconds: f64, nodes: &[Node], nats: &mut Nats<'_>, netwo
 
 /// What became of a node's share.
 #[derive(Debug, Serialize)]
-pub struct NodeAccount {
+pub(super) struct NodeAccount {
     /// The node.
     pub node: String,
     /// Messages of other nodes that have left for it, as publishers were told.
@@ -75,14 +75,14 @@ pub struct NodeAccount {
 
 impl NodeAccount {
     /// Returns whether nothing is missing and untold, nor told and there.
-    pub fn is_exact(&self) -> bool {
+    pub(super) fn is_exact(&self) -> bool {
         self.left == self.heard + self.told_lost && self.gaps_unknown == 0
     }
 }
 
 /// What came of it.
 #[derive(Debug, Serialize)]
-pub struct Aftermath {
+pub(super) struct Aftermath {
     pub fault: Fault,
     pub accounts: Vec<NodeAccount>,
     /// From the request to the client of the same node, while it lasted, on nodes that were not disturbed themselves.
@@ -97,7 +97,7 @@ pub struct Aftermath {
 }
 
 /// Resident memory of processes, in MiB.
-pub fn memory_mib(pids: &[u32]) -> anyhow::Result<f64> {
+pub(super) fn memory_mib(pids: &[u32]) -> anyhow::Result<f64> {
     Ok(Memory::of(pids)?.rss as f64 / f64::from(1 << 20))
 }
 
@@ -109,7 +109,7 @@ fn left_for(common: &Common<'_>, node: usize) -> u64 {
 }
 
 /// Waits until each node has what has left for it, or tells it to be lost.
-pub fn wait_until_settled(common: &Common<'_>, nodes: &[Node]) -> anyhow::Result<()> {
+pub(super) fn wait_until_settled(common: &Common<'_>, nodes: &[Node]) -> anyhow::Result<()> {
     let since = Instant::now();
     loop {
         let mut is_settled = true;
@@ -126,7 +126,7 @@ pub fn wait_until_settled(common: &Common<'_>, nodes: &[Node]) -> anyhow::Result
 }
 
 /// Judges it.
-pub fn judge(
+pub(super) fn judge(
     common: &Common<'_>,
     fault: Fault,
     nodes: &[Node],
@@ -162,7 +162,7 @@ pub fn judge(
 }
 
 /// Notes the times, and lets it happen in between.
-pub fn run(
+pub(super) fn run(
     common: &Common<'_>,
     fault: Fault,
     nodes: &[Node],
@@ -178,7 +178,7 @@ pub fn run(
 }
 
 /// For people.
-pub fn table(aftermath: &Aftermath) -> String {
+pub(super) fn table(aftermath: &Aftermath) -> String {
     let Aftermath { accounts, here_meanwhile, p99_ratio, recovered_ms, .. } = aftermath;
     let mut text = String::from("\nnode   left for it     heard  told lost  of unknown size\n");
     for account in accounts {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-pub use self::common::Settings;
+pub(crate) use self::common::Settings;
 
 use self::common::{Common, Fault, LAST_WITHIN};
 use self::crowd::{Crowd, crowd};
@@ -88,7 +88,7 @@ impl Fleet {
 }
 
 /// Runs `fleet`. Returns whether every delivery came once and in order.
-pub fn run(settings: &Settings) -> anyhow::Result<bool> {
+pub(crate) fn run(settings: &Settings) -> anyhow::Result<bool> {
     ensure!((1..=64).contains(&settings.nodes), "--nodes: 1 to 64");
     ensure!(
         settings.clients > 0 && settings.size >= STAMP_BYTES,

@@ -15,7 +15,7 @@ use crate::sys;
 const LISTENS_WITHIN: Duration = Duration::from_secs(30);
 
 /// See the module.
-pub struct Nats<'a> {
+pub(super) struct Nats<'a> {
     network: &'a Network,
     program: PathBuf,
     servers: Vec<(Vec<String>, u16, Option<Child>)>,
@@ -23,7 +23,7 @@ pub struct Nats<'a> {
 
 impl<'a> Nats<'a> {
     /// Starts so many, in the hub's place.
-    pub fn start(network: &'a Network, program: Option<&Path>, servers: usize) -> anyhow::Result<Self> {
+    pub(super) fn start(network: &'a Network, program: Option<&Path>, servers: usize) -> anyhow::Result<Self> {
         let found = ["/usr/sbin/nats-server", "/usr/bin/nats-server", "/usr/local/bin/nats-server"].map(Path::new);
         let program = program.or(found.into_iter().find(|program| program.is_file()));
         let program =
@@ -50,7 +50,7 @@ impl<'a> Nats<'a> {
     }
 
     /// Runs a server that does not run, and waits until it listens.
-    pub fn run(&mut self, server: usize) -> anyhow::Result<()> {
+    pub(super) fn run(&mut self, server: usize) -> anyhow::Result<()> {
         let Self { network, program, servers } = self;
         let (arguments, port, child) = &mut servers[server];
         let (hub, port) = (network.hub(), *port);
@@ -69,7 +69,7 @@ impl<'a> Nats<'a> {
     }
 
     /// Kills a server with SIGKILL.
-    pub fn kill(&mut self, server: usize) {
+    pub(super) fn kill(&mut self, server: usize) {
         if let Some(mut child) = self.servers[server].2.take() {
             // It holds nothing that is to be kept.
             let _ = child.kill();
@@ -78,18 +78,18 @@ impl<'a> Nats<'a> {
     }
 
     /// Has a server announce that it is about to stop.
-    pub fn lame(&self, server: usize) -> anyhow::Result<()> {
+    pub(super) fn lame(&self, server: usize) -> anyhow::Result<()> {
         Ok(sys::signal(self.servers[server].2.as_ref().context("it runs")?.id(), libc::SIGUSR2)?)
     }
 
     /// Where they listen, for a setting.
-    pub fn urls(&self) -> String {
+    pub(super) fn urls(&self) -> String {
         let urls = self.servers.iter().map(|(_, port, _)| format!("nats://{}:{port}", self.network.hub()));
         urls.collect::<Vec<_>>().join(",")
     }
 
     /// Those that run.
-    pub fn pids(&self) -> Vec<u32> {
+    pub(super) fn pids(&self) -> Vec<u32> {
         self.servers.iter().filter_map(|(_, _, child)| child.as_ref().map(Child::id)).collect()
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use crate::sys;
 
 /// See the module.
-pub enum Network {
+pub(super) enum Network {
     /// All on 127.0.0.1.
     Loopback,
     /// `PREFIXhub` and `PREFIX0`, `PREFIX1` … are the namespaces' names.
@@ -27,7 +27,7 @@ pub enum Network {
 
 /// A place in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum Place {
     /// Where NATS is.
     Hub,
     /// A node's.
@@ -39,7 +39,7 @@ const HUB: &str = "10.203.0.254";
 
 impl Network {
     /// Namespaces for so many nodes, or loopback where this user or this system makes none.
-    pub fn make(nodes: usize) -> Self {
+    pub(super) fn make(nodes: usize) -> Self {
         let made = Self::Namespaces { prefix: format!("fleet{}-", std::process::id()), nodes };
         match made.connect() {
             Ok(()) => made,
@@ -79,7 +79,7 @@ impl Network {
     }
 
     /// What reports call it.
-    pub fn words(&self) -> &'static str {
+    pub(super) fn words(&self) -> &'static str {
         match self {
             Self::Loopback => "on loopback",
             Self::Namespaces { .. } => "in network namespaces",
@@ -87,7 +87,7 @@ impl Network {
     }
 
     /// Where NATS listens.
-    pub fn hub(&self) -> &'static str {
+    pub(super) fn hub(&self) -> &'static str {
         match self {
             Self::Loopback => "127.0.0.1",
             Self::Namespaces { .. } => HUB,
@@ -95,7 +95,7 @@ impl Network {
     }
 
     /// Moves this thread there, and what it starts from now on.
-    pub fn enter(&self, place: Place) -> anyhow::Result<()> {
+    pub(super) fn enter(&self, place: Place) -> anyhow::Result<()> {
         if let Self::Namespaces { .. } = self {
             let path = Path::new("/run/netns").join(self.name(place));
             let file = File::open(&path).with_context(|| format!("{}", path.display()))?;
@@ -105,7 +105,11 @@ impl Network {
     }
 
     /// Does something there, on a thread that ends with it.
-    pub fn inside<T: Send>(&self, place: Place, act: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    pub(super) fn inside<T: Send>(
+        &self,
+        place: Place,
+        act: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
         std::thread::scope(|scope| {
             let there = scope.spawn(|| self.enter(place).and_then(|()| act()));
             there.join().map_err(|_| anyhow::anyhow!("a thread of the fleet panicked"))?
@@ -113,7 +117,7 @@ impl Network {
     }
 
     /// Cuts a node off, or connects it again.
-    pub fn cut(&self, node: usize, is_cut: bool) -> anyhow::Result<()> {
+    pub(super) fn cut(&self, node: usize, is_cut: bool) -> anyhow::Result<()> {
         ensure!(matches!(self, Self::Namespaces { .. }), "a node is cut off in network namespaces only");
         let (hub, to) = (self.name(Place::Hub), if is_cut { "down" } else { "up" });
         ip(&format!("-n {hub} link set node{node} {to}"))

@@ -14,7 +14,7 @@ use crate::server::{Launch, Server, ServerSpec, TemporaryFile, free_port};
 use crate::sys;
 
 /// See the module.
-pub struct Node {
+pub(super) struct Node {
     /// The daemon.
     pub server: Server,
     /// Where its HTTP API is.
@@ -28,7 +28,12 @@ pub struct Node {
 
 impl Node {
     /// Starts one, in its place; without NATS it is alone.
-    pub fn start(settings: &Settings, network: &Network, node: usize, nats: Option<&str>) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        settings: &Settings,
+        network: &Network,
+        node: usize,
+        nats: Option<&str>,
+    ) -> anyhow::Result<Self> {
         network.inside(Place::Node(node), || {
             let program = ServerArgs::find_pushring(settings.start.as_ref())?;
             let mut spec = ServerSpec::pushring(program.clone(), 1, &[]);
@@ -49,7 +54,7 @@ impl Node {
     }
 
     /// How its fleet stands.
-    pub fn report(&self) -> anyhow::Result<Value> {
+    pub(super) fn report(&self) -> anyhow::Result<Value> {
         let asked = ["fleet", "--json", "--control"];
         let output = Command::new(&self.program).args(asked).arg(&self.control.path).output()?;
         ensure!(output.status.success(), "pushring fleet: {}", String::from_utf8_lossy(&output.stderr));
@@ -57,7 +62,7 @@ impl Node {
     }
 
     /// Waits until it hears so many others, and listens for its clients.
-    pub fn wait_until_whole(&self, others: usize) -> anyhow::Result<()> {
+    pub(super) fn wait_until_whole(&self, others: usize) -> anyhow::Result<()> {
         let since = Instant::now();
         loop {
             let report = self.report()?;
@@ -77,12 +82,12 @@ impl Node {
     }
 
     /// Sends it a signal.
-    pub fn signal(&self, signal: libc::c_int) -> anyhow::Result<()> {
+    pub(super) fn signal(&self, signal: libc::c_int) -> anyhow::Result<()> {
         self.server.pids.iter().try_for_each(|pid| Ok(sys::signal(*pid, signal)?))
     }
 }
 
 /// A node's name in its fleet.
-pub fn name(node: usize) -> String {
+pub(super) fn name(node: usize) -> String {
     format!("n{node}")
 }

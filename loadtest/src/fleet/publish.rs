@@ -19,7 +19,7 @@ use crate::sys;
 const LATE_S: f64 = 0.5;
 
 /// Publishes until the time is over.
-pub fn publish(common: &Common<'_>, node: usize, at: &Node, ids: &[Vec<u32>]) -> anyhow::Result<()> {
+pub(super) fn publish(common: &Common<'_>, node: usize, at: &Node, ids: &[Vec<u32>]) -> anyhow::Result<()> {
     let settings = common.settings;
     let mut api = Api::connect(at, settings.fault.is_some(), WHOLE_WITHIN + settings.fault_time())?;
     let target = (node + 1) % ids.len();

@@ -11,11 +11,11 @@ use crate::payload::Stamp;
 use crate::stats::Latency;
 
 /// Marks the last message of the warm-up, in place of the sender's number.
-pub const BARRIER: u32 = u32::MAX;
+pub(crate) const BARRIER: u32 = u32::MAX;
 
 /// What all workers of a run agree on.
 #[derive(Debug, Clone, Copy)]
-pub struct RunIds {
+pub(crate) struct RunIds {
     /// The messages that count.
     pub run: u32,
     /// The messages of the warm-up.
@@ -24,7 +24,7 @@ pub struct RunIds {
 
 /// Which messages all pacing clients of this worker have.
 #[derive(Debug)]
-pub struct Window {
+pub(crate) struct Window {
     pacing: u32,
     base: u64,
     left: VecDeque<u32>,
@@ -32,12 +32,12 @@ pub struct Window {
 
 impl Window {
     /// A window paced by `pacing` clients.
-    pub fn new(pacing: usize) -> Self {
+    pub(crate) fn new(pacing: usize) -> Self {
         Self { pacing: pacing as u32, base: 0, left: VecDeque::new() }
     }
 
     /// A pacing client got `sequence` for the first time.
-    pub fn take(&mut self, sequence: u64) {
+    pub(crate) fn take(&mut self, sequence: u64) {
         let Some(index) = sequence.checked_sub(self.base).map(|index| index as usize) else { return };
         if self.left.len() <= index {
             self.left.resize(index + 1, self.pacing);
@@ -50,14 +50,14 @@ impl Window {
     }
 
     /// Every pacing client has all messages before this one.
-    pub fn complete(&self, published: u64) -> u64 {
+    pub(crate) fn complete(&self, published: u64) -> u64 {
         if self.pacing == 0 { published } else { self.base }
     }
 }
 
 /// Clients that stop reading for a while, each at its own time.
 #[derive(Debug, Clone, Copy)]
-pub struct StallPlan {
+pub(crate) struct StallPlan {
     /// How many of the first clients do.
     pub clients: usize,
     /// For how many published messages each stops.
@@ -77,7 +77,7 @@ impl StallPlan {
 
 /// The clients of one worker.
 #[derive(Debug)]
-pub struct Receivers {
+pub(crate) struct Receivers {
     ids: RunIds,
     clients: usize,
     publisher: Option<usize>,
@@ -121,7 +121,7 @@ enum StallState {
 
 impl Receivers {
     /// `clients` receivers of messages of `size` bytes; the publisher, if it is this worker's, is the one after them.
-    pub fn new(ids: RunIds, size: usize, clients: usize, publishes: bool, stalls: StallPlan) -> Self {
+    pub(crate) fn new(ids: RunIds, size: usize, clients: usize, publishes: bool, stalls: StallPlan) -> Self {
         let stalling = stalls.clients.min(clients);
         let mut stall_states = vec![StallState::Never; clients];
         stall_states[..stalling].fill(StallState::Ahead);
@@ -147,7 +147,7 @@ impl Receivers {
     }
 
     /// Pauses those whose stall begins, resumes those whose stall is over at `published` messages.
-    pub fn apply_stalls(&mut self, engine: &mut Engine, published: u64, resume_all: bool) {
+    pub(crate) fn apply_stalls(&mut self, engine: &mut Engine, published: u64, resume_all: bool) {
         for client in std::mem::take(&mut self.to_pause) {
             if self.is_stuck(client) {
                 engine.set_paused(client, true, self);
@@ -168,7 +168,7 @@ impl Receivers {
 
     /// Ends the run, and lets the stuck clients read again to learn what became of them. A server that had stalled may
     /// go on then, but too late to count.
-    pub fn release_stuck(&mut self, engine: &mut Engine, stuck: usize) -> std::io::Result<()> {
+    pub(crate) fn release_stuck(&mut self, engine: &mut Engine, stuck: usize) -> std::io::Result<()> {
         self.over = true;
         for client in self.clients + 1..=self.clients + stuck {
             engine.set_paused(client, false, self);
@@ -179,7 +179,7 @@ impl Receivers {
     }
 
     /// Stops or resumes reading of all receivers.
-    pub fn pause_all(&mut self, engine: &mut Engine, paused: bool) {
+    pub(crate) fn pause_all(&mut self, engine: &mut Engine, paused: bool) {
         for client in 0..self.clients {
             engine.set_paused(client, paused, self);
         }

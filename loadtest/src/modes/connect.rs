@@ -25,7 +25,7 @@ use crate::workers::{Board, Crew, Figure, Phase, share_of};
 
 /// Settings of `connect`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Connections to hold open idle; 0 skips that part.
     #[arg(long, default_value_t = 8000)]
     pub clients: usize,
@@ -52,7 +52,7 @@ pub struct Settings {
 /// How a client leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum How {
+pub(crate) enum How {
     /// TCP's FIN, without a close frame.
     Tcp,
     /// A reset.
@@ -93,7 +93,7 @@ impl Handler for Holding {
 }
 
 /// Runs `connect`.
-pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
+pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
     if settings.processes == 0 || settings.concurrency == 0 {
         bail!("--processes and --concurrency must be at least 1");
     }

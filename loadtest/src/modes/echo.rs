@@ -13,11 +13,11 @@ use crate::report::Report;
 use crate::sys;
 
 /// The process of the demo that answers each message with itself.
-pub const ECHO: &str = "echo:pushring:sys";
+pub(crate) const ECHO: &str = "echo:pushring:sys";
 
 /// Settings of `echo`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Clients.
     #[arg(long, default_value_t = 100)]
     pub clients: usize,
@@ -70,7 +70,7 @@ impl Handler for Echoes {
 }
 
 /// Runs `echo`.
-pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
+pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
     if settings.clients == 0 || settings.in_flight == 0 {
         bail!("--clients and --in-flight must be at least 1");
     }

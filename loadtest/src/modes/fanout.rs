@@ -22,11 +22,11 @@ use crate::sys;
 use crate::workers::{Board, Crew, Figure, Phase, share_of};
 
 /// The process of the demo that sends each message to every other channel.
-pub const RELAY: &str = "relay:pushring:sys";
+pub(crate) const RELAY: &str = "relay:pushring:sys";
 
 /// Settings of `fanout`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct WindowSettings {
+pub(crate) struct WindowSettings {
     /// Clients that receive.
     #[arg(long, default_value_t = 1000)]
     pub clients: usize,
@@ -62,7 +62,7 @@ pub struct WindowSettings {
 
 /// Settings of `paced`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct PacedSettings {
+pub(crate) struct PacedSettings {
     /// Clients that receive.
     #[arg(long, default_value_t = 1000)]
     pub clients: usize,
@@ -115,7 +115,7 @@ struct Outcome {
 }
 
 /// Runs `fanout`.
-pub fn run_window(bench: &mut Bench, settings: &WindowSettings) -> anyhow::Result<Report> {
+pub(crate) fn run_window(bench: &mut Bench, settings: &WindowSettings) -> anyhow::Result<Report> {
     if settings.stall >= settings.clients && settings.stall > 0 {
         bail!("--stall needs fewer than --clients: someone has to set the pace");
     }
@@ -142,7 +142,7 @@ pub fn run_window(bench: &mut Bench, settings: &WindowSettings) -> anyhow::Resul
 }
 
 /// Runs `paced`.
-pub fn run_paced(bench: &mut Bench, settings: &PacedSettings) -> anyhow::Result<Report> {
+pub(crate) fn run_paced(bench: &mut Bench, settings: &PacedSettings) -> anyhow::Result<Report> {
     if settings.rate <= 0.0 || settings.seconds <= 0.0 {
         bail!("--rate and --seconds must be positive");
     }

@@ -16,11 +16,11 @@ use crate::report::Report;
 use crate::sys;
 
 /// The process of the demo that takes Text without an answer, and answers each Binary message with itself.
-pub const SINK: &str = "sink:pushring:sys";
+pub(crate) const SINK: &str = "sink:pushring:sys";
 
 /// Settings of `inbound`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Clients.
     #[arg(long, default_value_t = 100)]
     pub clients: usize,
@@ -69,7 +69,7 @@ impl Handler for Bursts {
 }
 
 /// Runs `inbound`.
-pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
+pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
     if settings.clients == 0 || settings.burst == 0 {
         bail!("--clients and --burst must be at least 1");
     }

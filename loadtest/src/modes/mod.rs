@@ -3,14 +3,14 @@
 //! Invariants: every mode counts each message exactly, takes the server's CPU time only over the messages that count,
 //! and gives up by itself when nothing arrives any more.
 
-pub mod broadcast;
-pub mod connect;
-pub mod echo;
-pub mod fanout;
-pub mod inbound;
-pub mod rooms;
+pub(crate) mod broadcast;
+pub(crate) mod connect;
+pub(crate) mod echo;
+pub(crate) mod fanout;
+pub(crate) mod inbound;
+pub(crate) mod rooms;
 mod tally;
-pub mod unicast;
+pub(crate) mod unicast;
 
 use crate::payload::STAMP_BYTES;
 use crate::proc::{self, CpuTime, CpuUse};
@@ -18,12 +18,12 @@ use crate::server::Server;
 use crate::sys;
 
 /// A number that tells the messages of this run from those of others.
-pub fn run_number() -> u32 {
+pub(crate) fn run_number() -> u32 {
     (sys::now_ns() as u32) ^ std::process::id().rotate_left(16)
 }
 
 /// A payload size as an argument: at least a stamp.
-pub fn parse_size(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
     let size: usize = text.parse().map_err(|error| format!("{error}"))?;
     if size < STAMP_BYTES {
         return Err(format!("a message carries its number and time and so has at least {STAMP_BYTES} bytes"));
@@ -32,7 +32,7 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
 }
 
 /// The CPU time of the server, where its processes are known, and of this process over a stretch of a run.
-pub struct CpuMeter<'a> {
+pub(crate) struct CpuMeter<'a> {
     pids: &'a [u32],
     server: Option<CpuTime>,
     own: CpuTime,
@@ -41,7 +41,7 @@ pub struct CpuMeter<'a> {
 
 /// What [`CpuMeter`] measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Used {
+pub(crate) struct Used {
     /// The server.
     pub server: Option<CpuUse>,
     /// Everything on this machine but the server and this process, in microseconds; `None` where the server is unknown.
@@ -50,7 +50,7 @@ pub struct Used {
 
 impl<'a> CpuMeter<'a> {
     /// Starts now.
-    pub fn start(server: &'a Server) -> anyhow::Result<Self> {
+    pub(crate) fn start(server: &'a Server) -> anyhow::Result<Self> {
         let pids = &server.pids;
         Ok(Self {
             pids,
@@ -61,7 +61,7 @@ impl<'a> CpuMeter<'a> {
     }
 
     /// What was used since.
-    pub fn stop(self) -> anyhow::Result<Used> {
+    pub(crate) fn stop(self) -> anyhow::Result<Used> {
         let server = match self.server {
             Some(start) => Some(CpuTime::of(self.pids)?.since(&start)),
             None => None,

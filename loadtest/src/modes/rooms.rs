@@ -19,11 +19,11 @@ use crate::report::Report;
 use crate::sys;
 
 /// The process of the demo that sends each message to every other channel with the same path.
-pub const ROOMS: &str = "rooms:pushring:sys";
+pub(crate) const ROOMS: &str = "rooms:pushring:sys";
 
 /// Settings of `rooms`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Members of all rooms.
     #[arg(long, default_value_t = 1000)]
     pub clients: usize,
@@ -111,7 +111,7 @@ impl Handler for Members {
 }
 
 /// Runs `rooms`.
-pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
+pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
     if settings.room < 2 || settings.clients < settings.room || settings.in_flight == 0 {
         bail!("--room must be at least 2, --clients at least --room, --in-flight at least 1");
     }

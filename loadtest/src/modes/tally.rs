@@ -16,7 +16,7 @@ use crate::stats::Latency;
 use crate::sys;
 
 /// The account of one run.
-pub struct Tally {
+pub(super) struct Tally {
     run: u32,
     size: usize,
     /// Messages to each group.
@@ -33,12 +33,12 @@ pub struct Tally {
 
 impl Tally {
     /// An account of `receivers` clients, the first ones, and messages of `size` bytes.
-    pub fn new(receivers: usize, size: usize) -> Self {
+    pub(super) fn new(receivers: usize, size: usize) -> Self {
         Self::of_groups(receivers, 1, size)
     }
 
     /// An account of so many groups of `group` clients each: the first clients are the first group, and so on.
-    pub fn of_groups(groups: usize, group: usize, size: usize) -> Self {
+    pub(super) fn of_groups(groups: usize, group: usize, size: usize) -> Self {
         Self {
             run: run_number(),
             size,
@@ -52,19 +52,19 @@ impl Tally {
     }
 
     /// How many messages were sent to group `group`.
-    pub fn sent_to(&self, group: usize) -> u64 {
+    pub(super) fn sent_to(&self, group: usize) -> u64 {
         self.sent[group]
     }
 
     /// Appends the payload of the next message to group `group`, which counts as sent now.
-    pub fn write_next(&mut self, group: usize, now_ns: u64, payload: &mut Vec<u8>) {
+    pub(super) fn write_next(&mut self, group: usize, now_ns: u64, payload: &mut Vec<u8>) {
         let sequence = self.sent[group];
         self.sent[group] += 1;
         Stamp { run: self.run, client: group as u32, sequence, time_ns: now_ns }.write(self.size, payload);
     }
 
     /// Takes note of a message that `client` got. False when it was none that it should get, or for the second time.
-    pub fn take(&mut self, client: usize, message: &Message<'_>, received_ns: u64) -> bool {
+    pub(super) fn take(&mut self, client: usize, message: &Message<'_>, received_ns: u64) -> bool {
         let Some(stamp) = check(message, self.run, self.size, &mut self.accounting) else { return false };
         if client >= self.receipts.len() || stamp.client as usize != client / self.group {
             self.accounting.misdelivered += 1;
@@ -85,7 +85,7 @@ impl Tally {
     }
 
     /// How many messages are on their way.
-    pub fn outstanding(&self) -> u64 {
+    pub(super) fn outstanding(&self) -> u64 {
         self.expected() - self.accounting.delivered
     }
 
@@ -103,7 +103,7 @@ impl Tally {
 }
 
 /// The part of a run that is measured.
-pub struct Stretch<'a> {
+pub(super) struct Stretch<'a> {
     bench: &'a Bench,
     meter: CpuMeter<'a>,
     start_ns: u64,
@@ -112,13 +112,13 @@ pub struct Stretch<'a> {
 
 impl<'a> Stretch<'a> {
     /// Begins now.
-    pub fn start(bench: &'a Bench, engine: &Engine) -> anyhow::Result<Self> {
+    pub(super) fn start(bench: &'a Bench, engine: &Engine) -> anyhow::Result<Self> {
         let meter = CpuMeter::start(&bench.server)?;
         Ok(Self { bench, meter, start_ns: sys::now_ns(), busy_before_ns: engine.busy_ns() })
     }
 
     /// Ends with the last message that arrived.
-    pub fn report(
+    pub(super) fn report(
         self,
         mode: &str,
         settings: &impl Serialize,

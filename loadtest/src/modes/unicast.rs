@@ -14,11 +14,11 @@ use crate::report::Report;
 use crate::sys;
 
 /// The process of the demo that sends a message on to the channel named by its first four bytes.
-pub const UNICAST: &str = "unicast:pushring:sys";
+pub(crate) const UNICAST: &str = "unicast:pushring:sys";
 
 /// Settings of `unicast`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Clients that receive.
     #[arg(long, default_value_t = 1000)]
     pub clients: usize,
@@ -49,7 +49,7 @@ struct Arrivals {
 }
 
 /// The channel id in a `{"channel_id":N}`.
-pub fn channel_id_of(text: &[u8]) -> Option<u32> {
+pub(crate) fn channel_id_of(text: &[u8]) -> Option<u32> {
     #[derive(serde::Deserialize)]
     struct Greeting {
         channel_id: u32,
@@ -77,7 +77,7 @@ impl Handler for Arrivals {
 }
 
 /// Runs `unicast`.
-pub fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
+pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
     if settings.clients == 0 || settings.in_flight == 0 {
         bail!("--clients and --in-flight must be at least 1");
     }

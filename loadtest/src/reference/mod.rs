@@ -1,12 +1,12 @@
 //! Reference servers: other ways to push, measured beside pushring in the same run. They speak the paths of
 //! `pushring demo` (`/relay…`, `/echo…`, `/unicast…`) and, where it says so, registration at `/`.
 
-pub mod node;
-pub mod raw;
+pub(crate) mod node;
+pub(crate) mod raw;
 mod raw_accept;
 mod raw_ring;
-pub mod tungstenite;
-pub mod warp;
+pub(crate) mod tungstenite;
+pub(crate) mod warp;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 
 /// Which reference server to run, and where.
 #[derive(Debug, Args)]
-pub struct ReferenceArgs {
+pub(crate) struct ReferenceArgs {
     /// Its shape.
     #[arg(value_enum)]
     pub kind: Kind,
@@ -30,7 +30,7 @@ pub struct ReferenceArgs {
 
 /// The shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// tokio-tungstenite, one thread: payloads shared, a queue per connection, what waits leaves in one write.
     Tungstenite,
     /// Today's node: warp, a map of bounded queues behind a lock, a loop that awaits each push, a copy of each payload.
@@ -48,7 +48,7 @@ pub enum Kind {
 }
 
 /// Runs the server until it is ended by a signal.
-pub fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
     crate::sys::descriptors_max()?;
     ensure!(args.tls.is_none() || args.kind == Kind::Tungstenite, "--tls: {:?} speaks no TLS", args.kind);
     match args.kind {
@@ -64,7 +64,7 @@ pub fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
 
 /// What a path of the demo does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// Each message goes to every other connection of this role.
     Relay,
     /// Each message goes back.
@@ -77,7 +77,7 @@ pub enum Role {
 
 impl Role {
     /// The role of an upgrade request's path.
-    pub fn of_path(path: &str) -> Option<Self> {
+    pub(crate) fn of_path(path: &str) -> Option<Self> {
         match path.trim_matches('/') {
             "" => Some(Self::Registration),
             name => Self::of_process(name),
@@ -85,7 +85,7 @@ impl Role {
     }
 
     /// The role of a demo process.
-    pub fn of_process(process: &str) -> Option<Self> {
+    pub(crate) fn of_process(process: &str) -> Option<Self> {
         match process.split(':').next()? {
             "relay" => Some(Self::Relay),
             "echo" => Some(Self::Echo),
@@ -95,13 +95,13 @@ impl Role {
     }
 
     /// The role that a registration's first message asks for. The token is not looked at.
-    pub fn of_registration(text: &str) -> Option<Self> {
+    pub(crate) fn of_registration(text: &str) -> Option<Self> {
         let message: serde_json::Value = serde_json::from_str(text).ok()?;
         Self::of_process(message.get("target_process")?.as_str()?)
     }
 }
 
 /// The Text that tells a client its channel id.
-pub fn greeting(id: u32) -> String {
+pub(crate) fn greeting(id: u32) -> String {
     format!("{{\"channel_id\":{id}}}")
 }

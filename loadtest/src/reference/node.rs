@@ -83,7 +83,7 @@ fn address_out(node::Address { node, process: p }: node::Address) -> Address {
 }
 
 /// Serves until the process ends.
-pub fn serve(listen: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn serve(listen: SocketAddr) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(listen))
 }

@@ -17,7 +17,7 @@ use crate::sys::{self, Epoll, EventBuffer};
 
 /// A part of the bytes that are being sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// Its first byte.
     pub start: usize,
     /// Behind its last byte.
@@ -26,7 +26,7 @@ pub struct Piece {
 
 /// A send that did not take all of its bytes.
 #[derive(Debug)]
-pub struct Short {
+pub(crate) struct Short {
     /// Its place in the batch.
     pub index: usize,
     /// What was taken.
@@ -34,13 +34,13 @@ pub struct Short {
 }
 
 /// Sends parts of `bytes` to many sockets without waiting for any.
-pub trait SendAll {
+pub(crate) trait SendAll {
     /// Appends to `short` what was not taken whole.
     fn send_all(&mut self, batch: &[(RawFd, Piece)], bytes: &[u8], short: &mut Vec<Short>) -> io::Result<()>;
 }
 
 /// `send(2)` in a loop.
-pub struct Loop;
+pub(crate) struct Loop;
 
 impl SendAll for Loop {
     fn send_all(&mut self, batch: &[(RawFd, Piece)], bytes: &[u8], short: &mut Vec<Short>) -> io::Result<()> {
@@ -95,7 +95,7 @@ struct Raw<S> {
 const LISTENER: u64 = u64::MAX;
 
 /// Serves `relay` and `unicast` through `sender`.
-pub fn serve(address: SocketAddr, sender: impl SendAll) -> anyhow::Result<()> {
+pub(crate) fn serve(address: SocketAddr, sender: impl SendAll) -> anyhow::Result<()> {
     let listener = listen_on(address)?;
     listener.set_nonblocking(true)?;
     let mut raw = Raw {

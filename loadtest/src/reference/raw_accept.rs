@@ -12,7 +12,7 @@ use super::raw::{answer, listen_on};
 use crate::sys::{Epoll, EventBuffer};
 
 /// accept, recv, send, close.
-pub fn serve_accepts(address: SocketAddr) -> anyhow::Result<()> {
+pub(super) fn serve_accepts(address: SocketAddr) -> anyhow::Result<()> {
     let listener = listen_on(address)?;
     let answer = answer();
     let mut buffer = [0; 4096];
@@ -37,7 +37,7 @@ struct Session {
 
 /// accept and watch; recv and send the answer; recv the end and close. A client's close frame is answered, and the
 /// connection closed (RFC 6455 7.1.1).
-pub fn serve_sessions(address: SocketAddr) -> anyhow::Result<()> {
+pub(super) fn serve_sessions(address: SocketAddr) -> anyhow::Result<()> {
     let listener = listen_on(address)?;
     listener.set_nonblocking(true)?;
     let (epoll, mut events) = (Epoll::new()?, EventBuffer::new(256));

@@ -14,11 +14,11 @@ use super::raw::{Piece, SendAll, Short};
 const BATCH: usize = 256;
 
 /// A ring of its own.
-pub struct Ring(IoUring);
+pub(super) struct Ring(IoUring);
 
 impl Ring {
     /// A ring for [`BATCH`] sends at a time.
-    pub fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         IoUring::builder().setup_single_issuer().setup_coop_taskrun().build(BATCH as u32).map(Self)
     }
 

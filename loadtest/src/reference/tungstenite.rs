@@ -47,7 +47,7 @@ impl Registry {
 }
 
 /// Serves until the process ends.
-pub fn serve(listen: SocketAddr, tls: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn serve(listen: SocketAddr, tls: Option<&Path>) -> anyhow::Result<()> {
     let tls = tls.map(acceptor).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
@@ -68,7 +68,7 @@ fn acceptor(pem: &Path) -> anyhow::Result<TlsAcceptor> {
 }
 
 /// Binds as a server does that expects a storm of connections.
-pub fn listen_on(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(crate) fn listen_on(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address).with_context(|| format!("binding {address}"))?;

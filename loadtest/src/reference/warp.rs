@@ -39,15 +39,15 @@ pub(super) struct ProcessId {
 }
 
 impl ProcessId {
-    pub fn new(process: &str, package: &str, publisher: &str) -> Self {
+    pub(super) fn new(process: &str, package: &str, publisher: &str) -> Self {
         Self { process: process.to_owned(), package: package.to_owned(), publisher: publisher.to_owned() }
     }
 
-    pub fn server() -> Self {
+    pub(super) fn server() -> Self {
         Self::new("http-server", "distro", "sys")
     }
 
-    pub fn of_role(role: Role) -> Self {
+    pub(super) fn of_role(role: Role) -> Self {
         let process = match role {
             Role::Relay => "relay",
             Role::Unicast => "unicast",
@@ -56,7 +56,7 @@ impl ProcessId {
         Self::new(process, "pushring", "sys")
     }
 
-    pub fn role(&self) -> Option<Role> {
+    pub(super) fn role(&self) -> Option<Role> {
         Role::of_process(&self.process)
     }
 }
@@ -120,7 +120,7 @@ impl KernelMessage {
 type Senders = Arc<DashMap<u32, (ProcessId, mpsc::Sender<Message>)>>;
 
 /// Serves until the process ends.
-pub fn serve(listen: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn serve(listen: SocketAddr) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(listen))
 }

@@ -21,7 +21,7 @@ const CHURN_SHARE_MIN: f64 = 0.5;
 
 /// What became of the churn.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct ChurnCounts {
+pub(crate) struct ChurnCounts {
     /// Connections that opened.
     pub opened: u64,
     /// Those that got their message back.
@@ -109,7 +109,7 @@ impl Handler for Visitors {
 }
 
 /// Connections that open, send one message, get it back, and leave.
-pub struct Churn {
+pub(super) struct Churn {
     engine: Engine,
     visitors: Visitors,
     interval_ns: f64,
@@ -120,7 +120,7 @@ pub struct Churn {
 
 impl Churn {
     /// `rate` of them a second; 0 for none.
-    pub fn new(target: Target, rate: f64) -> anyhow::Result<Self> {
+    pub(super) fn new(target: Target, rate: f64) -> anyhow::Result<Self> {
         let visitors = Visitors {
             stages: vec![Stage::Free; CHURN_SLOTS],
             since_ns: vec![0; CHURN_SLOTS],
@@ -141,7 +141,7 @@ impl Churn {
     }
 
     /// Starts who is due, handles what is ready, sends away who is done. Returns how much there was to do.
-    pub fn step(&mut self, now_ns: u64) -> anyhow::Result<usize> {
+    pub(super) fn step(&mut self, now_ns: u64) -> anyhow::Result<usize> {
         let start_ns = *self.start_ns.get_or_insert(now_ns);
         self.last_ns = now_ns;
         let due = ((now_ns - start_ns) as f64 / self.interval_ns) as u64;
@@ -185,7 +185,7 @@ impl Churn {
     }
 
     /// Ends those still there; the counts and the faults.
-    pub fn finish(mut self) -> anyhow::Result<(ChurnCounts, Vec<String>)> {
+    pub(super) fn finish(mut self) -> anyhow::Result<(ChurnCounts, Vec<String>)> {
         for client in 0..CHURN_SLOTS {
             self.engine.close(client, CloseHow::Tcp)?;
         }
@@ -214,7 +214,7 @@ impl Handler for Reluctant {
 }
 
 /// Clients that read for a tenth of the time, each from a small receive buffer.
-pub struct SlowReaders {
+pub(super) struct SlowReaders {
     engine: Engine,
     reluctant: Reluctant,
     clients: usize,
@@ -227,13 +227,13 @@ const SLOW_BUFFER_BYTES: usize = 4096;
 
 impl SlowReaders {
     /// `clients` of them.
-    pub fn new(target: Target, clients: usize) -> anyhow::Result<Self> {
+    pub(super) fn new(target: Target, clients: usize) -> anyhow::Result<Self> {
         let reluctant = Reluctant { closed: 0, lost: (0..clients).collect() };
         Ok(Self { engine: Engine::new(target, Pace::Block)?, reluctant, clients, turn_ns: 0, turn: 0 })
     }
 
     /// Every turn another tenth may read. Returns how much there was to do.
-    pub fn step(&mut self, now_ns: u64) -> anyhow::Result<usize> {
+    pub(super) fn step(&mut self, now_ns: u64) -> anyhow::Result<usize> {
         if now_ns >= self.turn_ns {
             self.turn_ns = now_ns + SLOW_TURN_NS;
             self.turn += 1;
@@ -251,7 +251,7 @@ impl SlowReaders {
     }
 
     /// Ends them; how many the server had closed.
-    pub fn finish(mut self) -> anyhow::Result<u64> {
+    pub(super) fn finish(mut self) -> anyhow::Result<u64> {
         for client in 0..self.clients {
             self.engine.close(client, CloseHow::Reset)?;
         }
@@ -261,7 +261,7 @@ impl SlowReaders {
 
 /// Connections that say something and then nothing more, whatever they are asked. They read, so that the server cannot
 /// tell them from lively ones but by their silence. It closes them; they come again.
-pub struct Mute {
+pub(super) struct Mute {
     address: SocketAddr,
     /// All that each of them ever says.
     words: Vec<u8>,
@@ -275,14 +275,14 @@ pub struct Mute {
 
 impl Mute {
     /// `count` connections that send half of an upgrade request.
-    pub fn half_open(target: &Target, count: usize, life_max_s: u64) -> Self {
+    pub(super) fn half_open(target: &Target, count: usize, life_max_s: u64) -> Self {
         let mut words = handshake::request(&target.host, &target.path);
         words.truncate(words.len() / 2);
         Self::new(target, words, count, life_max_s)
     }
 
     /// `count` connections that open a channel and then answer no ping.
-    pub fn silent(target: &Target, count: usize, life_max_s: u64) -> Self {
+    pub(super) fn silent(target: &Target, count: usize, life_max_s: u64) -> Self {
         Self::new(target, handshake::request(&target.host, &target.path), count, life_max_s)
     }
 
@@ -293,7 +293,7 @@ impl Mute {
     }
 
     /// Looks after one of them.
-    pub fn step(&mut self, now_ns: u64) -> anyhow::Result<()> {
+    pub(super) fn step(&mut self, now_ns: u64) -> anyhow::Result<()> {
         if self.streams.is_empty() {
             return Ok(());
         }
@@ -322,7 +322,7 @@ impl Mute {
     }
 
     /// Ends them. How many the server had closed, and the fault if one of them lived for too long.
-    pub fn finish(self, who: &str) -> (u64, Option<String>) {
+    pub(super) fn finish(self, who: &str) -> (u64, Option<String>) {
         let lived_s = self.longest_ns / 1_000_000_000;
         let is_late = self.life_max_ns > 0 && self.longest_ns > self.life_max_ns;
         let fault = is_late.then(|| format!("{who}: one was still there after {lived_s} s"));

@@ -32,7 +32,7 @@ use trend::Trend;
 
 /// Settings of `soak`.
 #[derive(Debug, Clone, Args, Serialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// How long, in minutes.
     #[arg(long, default_value_t = 10.0)]
     pub minutes: f64,
@@ -70,7 +70,7 @@ pub struct Settings {
 
 /// What the soak found.
 #[derive(Debug, Serialize)]
-pub struct SoakReport {
+pub(crate) struct SoakReport {
     /// The server.
     pub server: String,
     /// The settings.
@@ -106,7 +106,7 @@ const SETTLE: Duration = Duration::from_secs(15);
 const DESCRIPTORS_OF_ITS_OWN: u64 = 8;
 
 /// Runs the soak; true when everything held.
-pub fn run(bench: &mut Bench, settings: &Settings, json: bool) -> anyhow::Result<bool> {
+pub(crate) fn run(bench: &mut Bench, settings: &Settings, json: bool) -> anyhow::Result<bool> {
     if settings.minutes <= 0.0 || settings.steady == 0 || settings.rate <= 0.0 {
         bail!("--minutes, --steady and --rate must be positive");
     }

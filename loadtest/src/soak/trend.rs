@@ -4,13 +4,13 @@ use serde::Serialize;
 
 /// Looks at resident memory.
 #[derive(Debug, Default)]
-pub struct Trend {
+pub(super) struct Trend {
     looks: Vec<(f64, f64)>,
 }
 
 /// The straight line through the looks of the measured part.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Flatness {
+pub(crate) struct Flatness {
     /// The average, in KiB.
     pub mean_kib: f64,
     /// How much the line rises over the measured part, in KiB.
@@ -22,12 +22,12 @@ const LOOKS_MIN: usize = 8;
 
 impl Trend {
     /// Notes `bytes` at `seconds`.
-    pub fn add(&mut self, seconds: f64, bytes: u64) {
+    pub(super) fn add(&mut self, seconds: f64, bytes: u64) {
         self.looks.push((seconds, bytes as f64 / 1024.0));
     }
 
     /// The least-squares line through all but the first third, in which a server may still be filling its caches.
-    pub fn flatness(&self) -> Option<Flatness> {
+    pub(super) fn flatness(&self) -> Option<Flatness> {
         let looks = &self.looks[self.looks.len() / 3..];
         if looks.len() < LOOKS_MIN {
             return None;

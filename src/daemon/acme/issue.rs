@@ -19,7 +19,7 @@ const ORDER_MAX: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Who signs.
-pub struct CertificateAuthority {
+pub(super) struct CertificateAuthority {
     url: String,
     ca: Option<PathBuf>,
     contacts: Vec<String>,
@@ -27,7 +27,7 @@ pub struct CertificateAuthority {
 
 impl CertificateAuthority {
     /// The one that `config` names.
-    pub fn new(config: &DaemonConfig) -> Self {
+    pub(super) fn new(config: &DaemonConfig) -> Self {
         Self {
             url: config.tls_acme_url.clone(),
             ca: Some(config.tls_acme_ca.clone()).filter(|file| !file.as_os_str().is_empty()),
@@ -39,7 +39,12 @@ impl CertificateAuthority {
     ///
     /// # Errors
     /// What the authority says, or why it cannot be asked.
-    pub async fn issue(&self, names: &[String], state: &AcmeState, broker: &BrokerHandle) -> anyhow::Result<String> {
+    pub(super) async fn issue(
+        &self,
+        names: &[String],
+        state: &AcmeState,
+        broker: &BrokerHandle,
+    ) -> anyhow::Result<String> {
         let order = self.order(names, state, broker);
         tokio::time::timeout(ORDER_MAX, order).await.with_context(|| format!("{} answers too slowly", self.url))?
     }

@@ -28,7 +28,7 @@ fn default_directory() -> PathBuf {
 }
 
 /// Where the state of `config` is kept.
-pub fn directory(config: &DaemonConfig) -> PathBuf {
+pub(crate) fn directory(config: &DaemonConfig) -> PathBuf {
     match config.tls_acme_state.as_os_str().is_empty() {
         true => default_directory(),
         false => config.tls_acme_state.clone(),
@@ -37,7 +37,7 @@ pub fn directory(config: &DaemonConfig) -> PathBuf {
 
 /// The file with the certificate that is obeyed, and its key: the authority's, once it is there. None: no name is to
 /// have one.
-pub fn pair(config: &DaemonConfig) -> Option<CertificateFiles> {
+pub(crate) fn pair(config: &DaemonConfig) -> Option<CertificateFiles> {
     if config.tls_acme.0.is_empty() {
         return None;
     }
@@ -51,7 +51,7 @@ pub fn pair(config: &DaemonConfig) -> Option<CertificateFiles> {
 ///
 /// # Errors
 /// By the key of one that cannot.
-pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
+pub(crate) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     if config.tls_acme.0.is_empty() {
         return Ok(());
     }
@@ -82,7 +82,7 @@ pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Nothing can be kept there.
-pub fn prepare(config: &DaemonConfig) -> anyhow::Result<()> {
+pub(crate) fn prepare(config: &DaemonConfig) -> anyhow::Result<()> {
     if config.tls_acme.0.is_empty() {
         return Ok(());
     }
@@ -98,7 +98,7 @@ pub fn prepare(config: &DaemonConfig) -> anyhow::Result<()> {
 }
 
 #[cfg(feature = "acme")]
-pub use keeper::start;
+pub(crate) use keeper::start;
 
 /// A program without the feature has refused its settings before.
 #[cfg(not(feature = "acme"))]
@@ -140,7 +140,7 @@ mod keeper {
     ///
     /// # Errors
     /// There is no thread, or nothing can be kept.
-    pub fn start(daemon: &Arc<Daemon>, broker: &BrokerHandle, config: &DaemonConfig) -> anyhow::Result<()> {
+    pub(crate) fn start(daemon: &Arc<Daemon>, broker: &BrokerHandle, config: &DaemonConfig) -> anyhow::Result<()> {
         if config.tls_acme.0.is_empty() {
             return Ok(());
         }

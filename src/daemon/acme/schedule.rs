@@ -10,7 +10,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(5 * 60);
 const PAUSE_MAX: Duration = Duration::from_secs(12 * 3600);
 
 /// When a certificate that is good from one time to another should have a successor.
-pub fn due_unix_s(not_before_unix_s: u64, not_after_unix_s: u64) -> u64 {
+pub(super) fn due_unix_s(not_before_unix_s: u64, not_after_unix_s: u64) -> u64 {
     let life_s = not_after_unix_s.saturating_sub(not_before_unix_s);
     let left_s = if life_s < SHORT_LIVED_S { life_s / 2 } else { life_s / 3 };
     not_after_unix_s - left_s
@@ -18,7 +18,7 @@ pub fn due_unix_s(not_before_unix_s: u64, not_after_unix_s: u64) -> u64 {
 
 /// How long to wait after so many failures in a row: five minutes, and twice as long each time, up to half a day. Up to
 /// a tenth is added by `chance`, so that those who failed together do not come back together.
-pub fn pause_after(failures: u32, chance: u32) -> Duration {
+pub(super) fn pause_after(failures: u32, chance: u32) -> Duration {
     let doubled = PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16));
     let pause = doubled.min(PAUSE_MAX);
     pause + pause.mul_f64(f64::from(chance.wrapping_mul(0x9e37_79b9)) / f64::from(u32::MAX) / 10.0)

@@ -9,23 +9,23 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 /// The chain that the authority has given, and behind it its key: one file, so that they always fit.
-pub const CERTIFICATE: &str = "certificate.pem";
+pub(super) const CERTIFICATE: &str = "certificate.pem";
 /// The same, of our own making.
-pub const PLACEHOLDER: &str = "placeholder.pem";
+pub(super) const PLACEHOLDER: &str = "placeholder.pem";
 /// Who we are to the authority.
 #[cfg(feature = "acme")]
-pub const ACCOUNT: &str = "account.json";
+pub(super) const ACCOUNT: &str = "account.json";
 
 /// See the module.
 #[derive(Debug)]
-pub struct AcmeState(PathBuf);
+pub(super) struct AcmeState(PathBuf);
 
 impl AcmeState {
     /// The state in `directory`, which is made if it is not there.
     ///
     /// # Errors
     /// It cannot be made, or belongs to somebody else.
-    pub fn open(directory: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(directory: &Path) -> anyhow::Result<Self> {
         let name = || format!("tls_acme_state: {}", directory.display());
         DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(name)?;
         let found = fs::metadata(directory).with_context(name)?;
@@ -40,7 +40,7 @@ impl AcmeState {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn read(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    pub(super) fn read(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
         let path = self.0.join(name);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -53,7 +53,7 @@ impl AcmeState {
     ///
     /// # Errors
     /// It cannot be kept; what was there still is.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let (path, fresh) = (self.0.join(name), self.0.join(format!("{name}.new")));
         let written = || -> io::Result<()> {
             // One that was left behind, by whoever, would keep its mode.

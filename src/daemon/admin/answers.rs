@@ -34,7 +34,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 type AdminState = State<Arc<AdminParts>>;
 
 /// All paths, behind the guard.
-pub fn router(parts: Arc<AdminParts>) -> Router {
+pub(super) fn router(parts: Arc<AdminParts>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/livez", get(livez))

@@ -19,14 +19,14 @@ const TOKEN_BYTES_MIN: usize = 16;
 
 /// The token that operators show, as its digest: what is compared says nothing of how much of it was right.
 #[derive(Clone)]
-pub struct AdminToken([u8; 32]);
+pub(crate) struct AdminToken([u8; 32]);
 
 impl AdminToken {
     /// `text` without white space around it.
     ///
     /// # Errors
     /// It is too short to be worth anything.
-    pub fn new(text: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(text: &str) -> anyhow::Result<Self> {
         let text = text.trim();
         anyhow::ensure!(text.len() >= TOKEN_BYTES_MIN, "a token of at least {TOKEN_BYTES_MIN} characters is needed");
         Ok(Self(Sha256::digest(text).into()))
@@ -39,11 +39,11 @@ impl AdminToken {
 }
 
 /// Why a request is refused: the status, and what the operator does about it.
-pub type AdminRefusal = (StatusCode, &'static str);
+pub(super) type AdminRefusal = (StatusCode, &'static str);
 
 /// See the module.
 #[derive(Clone)]
-pub struct AdminGuard {
+pub(crate) struct AdminGuard {
     token: Option<AdminToken>,
     /// Names besides loopback ones under which this listener may be asked.
     hosts: Vec<String>,
@@ -51,7 +51,7 @@ pub struct AdminGuard {
 
 impl AdminGuard {
     /// Without a token, all that needs one is refused.
-    pub fn new(token: Option<AdminToken>, hosts: Vec<String>) -> Self {
+    pub(crate) fn new(token: Option<AdminToken>, hosts: Vec<String>) -> Self {
         Self { token, hosts }
     }
 
@@ -59,7 +59,7 @@ impl AdminGuard {
     ///
     /// # Errors
     /// See [`AdminRefusal`].
-    pub fn admit(&self, peer: IpAddr, path: &str, headers: &HeaderMap) -> Result<(), AdminRefusal> {
+    pub(crate) fn admit(&self, peer: IpAddr, path: &str, headers: &HeaderMap) -> Result<(), AdminRefusal> {
         let host = self.host(headers)?;
         same_site(&host, headers)?;
         if peer.to_canonical().is_loopback() && OPEN_ON_LOOPBACK.contains(&path) {

@@ -7,7 +7,7 @@
 mod answers;
 mod guard;
 
-pub use guard::{AdminGuard, AdminToken};
+pub(crate) use guard::{AdminGuard, AdminToken};
 
 use anyhow::Context;
 use axum::Router;
@@ -37,7 +37,7 @@ const ASKING_MAX: usize = 4;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the listener tells and obeys.
-pub struct AdminParts {
+pub(crate) struct AdminParts {
     /// The broker, and the program around it.
     pub operator: Operator,
     /// Who may ask.
@@ -47,7 +47,7 @@ pub struct AdminParts {
 }
 
 /// Something that the daemon must have to be ready.
-pub struct Need {
+pub(crate) struct Need {
     /// Its name in the answer.
     pub name: &'static str,
     /// Whether it is there, and why not.
@@ -55,7 +55,7 @@ pub struct Need {
 }
 
 /// A running admin listener. Dropping it closes it.
-pub struct Admin {
+pub(crate) struct Admin {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -66,7 +66,7 @@ impl Admin {
     ///
     /// # Errors
     /// The address is taken or not ours, or there is no thread.
-    pub fn start(address: SocketAddr, parts: AdminParts) -> anyhow::Result<Self> {
+    pub(crate) fn start(address: SocketAddr, parts: AdminParts) -> anyhow::Result<Self> {
         let listener = std::net::TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -96,7 +96,7 @@ impl Admin {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }

@@ -18,7 +18,7 @@ fn is_of_kubernetes(name: &str) -> bool {
 }
 
 /// The variable of a setting.
-pub fn variable(key: &str) -> String {
+pub(crate) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase())
 }
 
@@ -27,7 +27,7 @@ pub fn variable(key: &str) -> String {
 /// # Errors
 /// One that is most likely misspelt, and one that is empty: a file of variables or a container's often has those by
 /// mistake, and a secret that is missed then lets strangers in.
-pub fn check(is_list: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
+pub(crate) fn check(is_list: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
     examine(std::env::vars_os(), is_list)
 }
 

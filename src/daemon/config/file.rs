@@ -15,7 +15,7 @@ const LIKE: f64 = 0.8;
 ///
 /// # Errors
 /// It cannot be read, is no TOML, or has a key or a value that it should not have: by its line.
-pub fn read(file: &Path) -> anyhow::Result<toml::Table> {
+pub(super) fn read(file: &Path) -> anyhow::Result<toml::Table> {
     let name = file.display();
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("cannot read the settings {name}: `pushring init` writes some"))?;
@@ -23,7 +23,7 @@ pub fn read(file: &Path) -> anyhow::Result<toml::Table> {
 }
 
 /// As [`read`], of the text of a file of this name.
-pub fn parse(text: &str, name: &str) -> anyhow::Result<toml::Table> {
+pub(super) fn parse(text: &str, name: &str) -> anyhow::Result<toml::Table> {
     let at = |span: Option<Range<usize>>| match span {
         Some(span) => format!("{name}:{}", text[..span.start].matches('\n').count() + 1),
         None => name.to_owned(),
@@ -53,12 +53,12 @@ pub fn parse(text: &str, name: &str) -> anyhow::Result<toml::Table> {
 }
 
 /// Returns whether there is such a setting.
-pub fn is_key(key: &str) -> bool {
+pub(super) fn is_key(key: &str) -> bool {
     keys().any(|known| known == key)
 }
 
 /// The keys of all settings.
-pub fn keys() -> impl Iterator<Item = &'static str> {
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().flat_map(|group| group.settings).map(|setting| setting.key)
 }
 
@@ -81,7 +81,7 @@ fn example(key: &str) -> String {
 ///
 /// # Errors
 /// A value cannot be written as TOML.
-pub fn write(config: &DaemonConfig, is_template: bool) -> anyhow::Result<String> {
+pub(crate) fn write(config: &DaemonConfig, is_template: bool) -> anyhow::Result<String> {
     let (table, defaults) = (toml::Table::try_from(config)?, toml::Table::try_from(DaemonConfig::default())?);
     let mut text = String::new();
     for group in SETTINGS {
@@ -107,7 +107,7 @@ pub fn write(config: &DaemonConfig, is_template: bool) -> anyhow::Result<String>
 }
 
 /// `table` with what flags and the environment say instead.
-pub fn overlaid(mut table: toml::Table, flags: &SettingsFlags) -> anyhow::Result<DaemonConfig> {
+pub(super) fn overlaid(mut table: toml::Table, flags: &SettingsFlags) -> anyhow::Result<DaemonConfig> {
     table.extend(toml::Table::try_from(flags)?);
     Ok(table.try_into()?)
 }

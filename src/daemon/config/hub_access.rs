@@ -20,7 +20,7 @@ impl DaemonConfig {
     ///
     /// # Errors
     /// A value that cannot be obeyed, by its key.
-    pub fn api_broker(&self, listen: SocketAddr) -> anyhow::Result<pushring::Config> {
+    pub(crate) fn api_broker(&self, listen: SocketAddr) -> anyhow::Result<pushring::Config> {
         let config = self.broker(Secrets::default())?;
         let defaults = pushring::Config::default();
         let settings = Settings { hosts: HostPolicy::Any, ..Settings::default() };

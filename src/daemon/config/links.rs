@@ -12,7 +12,7 @@ impl DaemonConfig {
     ///
     /// # Errors
     /// A value that cannot be obeyed, by its key.
-    pub fn link(&self, token: Option<link::LinkToken>) -> anyhow::Result<Option<link::LinkConfig>> {
+    pub(crate) fn link(&self, token: Option<link::LinkToken>) -> anyhow::Result<Option<link::LinkConfig>> {
         self.try_link(token).map_err(|error| self.sources.locate(error))
     }
 
@@ -44,7 +44,7 @@ impl DaemonConfig {
     ///
     /// # Errors
     /// There is no such group.
-    pub fn link_access(&self) -> anyhow::Result<link::Access> {
+    pub(crate) fn link_access(&self) -> anyhow::Result<link::Access> {
         let group = match self.link_group.as_str() {
             "" => None,
             name => Some(users::group_id(Path::new("/"), name).with_context(|| format!("link_group: {name:?}"))?),

@@ -8,7 +8,7 @@ use std::fmt;
 
 /// A setting with an older name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Renamed {
+pub(super) struct Renamed {
     /// What it was called. Its flag is an alias of the new one (see `SettingsFlags`).
     pub old: &'static str,
     /// What it is called.
@@ -19,17 +19,17 @@ pub struct Renamed {
 const RENAMED: [Renamed; 1] = [Renamed { old: "tls", new: "behind_tls" }];
 
 /// The setting that was called `key`.
-pub fn renamed(key: &str) -> Option<&'static Renamed> {
+pub(super) fn renamed(key: &str) -> Option<&'static Renamed> {
     RENAMED.iter().find(|renamed| renamed.old == key)
 }
 
 /// The key that `key` stands for: its new name, if it is an old one.
-pub fn current(key: &str) -> &str {
+pub(super) fn current(key: &str) -> &str {
     renamed(key).map_or(key, |renamed| renamed.new)
 }
 
 /// Gives the settings of a file their current names; tells which had an old one.
-pub fn rename(table: &mut toml::Table) -> Vec<OldName> {
+pub(super) fn rename(table: &mut toml::Table) -> Vec<OldName> {
     let mut found = Vec::new();
     for renamed in RENAMED {
         if let Some(value) = table.remove(renamed.old) {
@@ -41,7 +41,7 @@ pub fn rename(table: &mut toml::Table) -> Vec<OldName> {
 }
 
 /// The variable that gives the setting `key`: the one of its old name where only that is set.
-pub fn variable_in_use(key: &str) -> String {
+pub(crate) fn variable_in_use(key: &str) -> String {
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let now = variable(key);
     let old = RENAMED.iter().find(|renamed| renamed.new == key).map(|renamed| variable(renamed.old));
@@ -49,7 +49,7 @@ pub fn variable_in_use(key: &str) -> String {
 }
 
 /// The old flags and variables by which this process was started.
-pub fn old_names_of_start() -> Vec<OldName> {
+pub(super) fn old_names_of_start() -> Vec<OldName> {
     let args: Vec<_> = std::env::args_os().filter_map(|arg| arg.into_string().ok()).collect();
     let flags = RENAMED.iter().filter_map(|renamed| {
         let [old, new] = [renamed.old, renamed.new].map(|key| format!("--{}", key.replace('_', "-")));
@@ -65,7 +65,7 @@ pub fn old_names_of_start() -> Vec<OldName> {
 
 /// An old name that somebody has given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OldName {
+pub(crate) struct OldName {
     /// A key, a flag or a variable.
     pub(super) given: String,
     /// What to write instead.

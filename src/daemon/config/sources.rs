@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Which settings were given, and by whom.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sources {
+pub(crate) struct Sources {
     by_key: BTreeMap<String, String>,
     /// Keys of the file that have other names now.
     old_names: Vec<OldName>,
@@ -17,7 +17,7 @@ pub struct Sources {
 
 impl Sources {
     /// Of a file under the current names of its keys, of which `old_names` had others.
-    pub fn new(
+    pub(crate) fn new(
         file: &toml::Table,
         path: Option<&Path>,
         flags: &SettingsFlags,
@@ -33,24 +33,24 @@ impl Sources {
     }
 
     /// Those of a demo with `--tls`: no setting names its certificate, and the flag is no old name.
-    pub fn with_a_certificate_made(self) -> Self {
+    pub(crate) fn with_a_certificate_made(self) -> Self {
         Self { makes_certificate: true, ..self }
     }
 
     /// Returns whether the certificate is made at the start.
-    pub fn makes_certificate(&self) -> bool {
+    pub(crate) fn makes_certificate(&self) -> bool {
         self.makes_certificate
     }
 
     /// The old names under which settings were given: in the file, and when this process was started.
-    pub fn old_names(&self) -> Vec<OldName> {
+    pub(crate) fn old_names(&self) -> Vec<OldName> {
         let of_start = renamed::old_names_of_start().into_iter();
         let is_old = |name: &OldName| !(self.makes_certificate && name.given == "--tls");
         self.old_names.iter().cloned().chain(of_start.filter(is_old)).collect()
     }
 
     /// Says where the setting was given that `error` is about: its first word is a key.
-    pub fn locate(&self, error: anyhow::Error) -> anyhow::Error {
+    pub(crate) fn locate(&self, error: anyhow::Error) -> anyhow::Error {
         let words = format!("{error:#}");
         match words.split_once(':').and_then(|(key, _)| self.by_key.get(key)) {
             Some(source) => error.context(source.clone()),

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// An address and a port, or what to write instead.
-pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
         let (host, port) = (text.rsplit_once(':').map_or("", |(host, _)| host), port.unwrap_or(8080));
@@ -26,7 +26,7 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
 
 /// The permissions of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SocketMode {
+pub(crate) enum SocketMode {
     /// Those that fit.
     Auto,
     /// These.
@@ -93,7 +93,7 @@ pub enum DriverValue {
 /// What is for this machine alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Exposure {
+pub(crate) enum Exposure {
     /// As in nodes of the dialect
     Dialect,
     /// Open
@@ -104,7 +104,7 @@ pub enum Exposure {
 
 /// A [`Policy`] that needs no key: what holds where a push does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PolicyValue(pub Policy);
+pub(crate) struct PolicyValue(pub Policy);
 
 const PLAIN_POLICIES: [PolicyValue; Policy::PLAIN.len()] = {
     let mut values = [PolicyValue(Policy::Close); Policy::PLAIN.len()];
@@ -151,7 +151,7 @@ impl<'de> Deserialize<'de> for PolicyValue {
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Lines for people
     Text,
     /// One JSON object a line
@@ -161,7 +161,7 @@ pub enum LogFormat {
 /// Words, written with commas between them on the command line and as an array in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct WordList(pub Vec<String>);
+pub(crate) struct WordList(pub Vec<String>);
 
 impl FromStr for WordList {
     type Err = Infallible;
@@ -192,7 +192,7 @@ impl From<DriverValue> for DriverKind {
 
 /// Where the admin listener is; `None` is `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AdminListen(pub Option<SocketAddr>);
+pub(crate) struct AdminListen(pub Option<SocketAddr>);
 
 impl Default for AdminListen {
     /// Loopback, at a port that Prometheus' exporters leave free.
@@ -217,11 +217,11 @@ impl FromStr for AdminListen {
 
 /// Where clients come in; `None` is `off`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Listen(pub Option<SocketAddr>);
+pub(crate) struct Listen(pub Option<SocketAddr>);
 
 impl Listen {
     /// There.
-    pub fn at(address: SocketAddr) -> Self {
+    pub(crate) fn at(address: SocketAddr) -> Self {
         Self(Some(address))
     }
 }
@@ -239,7 +239,7 @@ impl FromStr for Listen {
 
 /// Where requests are sent on to that come without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Redirect {
+pub(crate) enum Redirect {
     /// Nowhere.
     Off,
     /// To the port of the listener for TLS.

@@ -16,7 +16,7 @@ use serde::Serialize;
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(super) enum Level {
     /// As it should be.
     Ok,
     /// Fine, but to be known.
@@ -29,7 +29,7 @@ pub enum Level {
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(super) struct Finding {
     /// How bad it is.
     pub level: Level,
     /// What was looked at, in a word or two.
@@ -51,7 +51,7 @@ impl Finding {
 }
 
 /// All findings, in the order in which they are best read.
-pub fn findings(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
+pub(super) fn findings(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     let shards = shards(config, facts);
     let mut findings = vec![settings(config)];
     findings.extend(
@@ -104,7 +104,7 @@ mod tests {
 
     /// What is found beyond what a fine machine shows, of settings and facts that `change` makes worse.
     #[track_caller]
-    pub fn found(change: impl FnOnce(&mut DaemonConfig, &mut Facts)) -> Finding {
+    pub(super) fn found(change: impl FnOnce(&mut DaemonConfig, &mut Facts)) -> Finding {
         let (mut config, mut facts) = baseline();
         let before = findings(&config, &facts);
         change(&mut config, &mut facts);
@@ -116,7 +116,7 @@ mod tests {
 
     /// Checks the level of what is found, a part of its words, and a part of its fix.
     #[track_caller]
-    pub fn expect(level: Level, words: &str, fix: &str, change: impl FnOnce(&mut DaemonConfig, &mut Facts)) {
+    pub(super) fn expect(level: Level, words: &str, fix: &str, change: impl FnOnce(&mut DaemonConfig, &mut Facts)) {
         let finding = found(change);
         let fixed = finding.fix.as_deref().unwrap_or("");
         assert!(finding.level == level && finding.found.contains(words) && fixed.contains(fix), "{finding:#?}");

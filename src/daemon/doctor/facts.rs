@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// See the module. What the system does not tell is `None`.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub(super) struct Facts {
     /// The kernel's release: `6.8.0-41-generic`.
     pub kernel: String,
     /// io_uring.
@@ -51,7 +51,7 @@ pub struct Facts {
 
 /// A certificate's file and its key's.
 #[derive(Debug, Clone)]
-pub struct TlsFiles {
+pub(super) struct TlsFiles {
     /// The certificate, and its issuers' behind it.
     pub chain: PathBuf,
     /// Its key.
@@ -64,7 +64,7 @@ pub struct TlsFiles {
 
 /// A certificate that fits its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
+pub(super) struct Shown {
     /// For whom it is, in lower case; `*.` stands for one label.
     pub names: Vec<String>,
     /// From when on it is good.
@@ -77,7 +77,7 @@ pub struct Shown {
 
 impl Shown {
     /// Returns whether it is for this name, in lower case.
-    pub fn is_for(&self, name: &str) -> bool {
+    pub(super) fn is_for(&self, name: &str) -> bool {
         let parent = name.split_once('.').map(|(_, parent)| parent);
         self.names.iter().any(|own| own == name || own.strip_prefix("*.").is_some_and(|own| Some(own) == parent))
     }
@@ -85,7 +85,7 @@ impl Shown {
 
 /// How the certificates of one file hang together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chain {
+pub(super) enum Chain {
     /// Each is issued by the one behind it.
     Whole,
     /// The server's is issued by nobody else.
@@ -98,7 +98,7 @@ pub enum Chain {
 
 /// What trying io_uring out has shown, and what may forbid it.
 #[derive(Debug, Clone)]
-pub struct Uring {
+pub(super) struct Uring {
     /// A runtime on it: how it was set up, or why there is none.
     pub runtime: Result<String, String>,
     /// A ring for sending, proved.
@@ -115,7 +115,7 @@ pub struct Uring {
 
 /// Why there is no ring for sending.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SendingFault {
+pub(super) enum SendingFault {
     /// The kernel refuses a ring with this `errno`.
     NoRing(i32),
     /// The proof could not be made or has failed.
@@ -124,7 +124,7 @@ pub enum SendingFault {
 
 /// Limits of open files, of this process and of the system. No limit is `u64::MAX`.
 #[derive(Debug, Clone)]
-pub struct Files {
+pub(super) struct Files {
     /// The hard limit; the daemon raises its own to it.
     pub hard: u64,
     /// How many a program of ours has open at its start.
@@ -137,7 +137,7 @@ pub struct Files {
 
 /// Settings of TCP.
 #[derive(Debug, Clone)]
-pub struct Network {
+pub(super) struct Network {
     /// `net.core.somaxconn`
     pub somaxconn: Option<u64>,
     /// `net.ipv4.tcp_max_syn_backlog`
@@ -158,7 +158,7 @@ pub struct Network {
 
 /// Processors.
 #[derive(Debug, Clone)]
-pub struct Cores {
+pub(super) struct Cores {
     /// On how many this process may run.
     pub allowed: usize,
     /// How many cores' worth of time its control groups leave it; none: all of it.
@@ -167,7 +167,7 @@ pub struct Cores {
 
 /// What listening has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenResult {
+pub(super) enum ListenResult {
     /// It can be done.
     Free,
     /// A daemon of ours listens there.
@@ -187,7 +187,7 @@ pub enum ListenResult {
 
 /// A path where a Unix socket is to be.
 #[derive(Debug, Clone)]
-pub struct SocketPath {
+pub(super) struct SocketPath {
     /// The setting: `link`, `control`.
     pub setting: &'static str,
     /// The path.
@@ -202,7 +202,7 @@ pub struct SocketPath {
 
 /// The directory of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SocketDirectory {
+pub(super) struct SocketDirectory {
     /// Whether this process may make files in it.
     pub is_writable: bool,
     /// Its permission bits, the sticky one included.
@@ -211,7 +211,7 @@ pub struct SocketDirectory {
 
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathState {
+pub(super) enum PathState {
     /// Nothing.
     Nothing,
     /// Something that is no socket.
@@ -227,7 +227,7 @@ pub enum PathState {
 
 /// The file of a secret.
 #[derive(Debug, Clone)]
-pub struct SecretFile {
+pub(super) struct SecretFile {
     /// The path.
     pub path: PathBuf,
     /// Its permission bits, or why it cannot be read.
@@ -239,7 +239,7 @@ pub struct SecretFile {
 #[cfg(test)]
 impl Facts {
     /// A machine with nothing to complain of, for the settings that a daemon has by default.
-    pub fn fine() -> Self {
+    pub(super) fn fine() -> Self {
         Self {
             kernel: "6.8.0".to_owned(),
             uring: Uring {

@@ -29,7 +29,7 @@ use webpki::EndEntityCert;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// What this machine is like, for a daemon of these settings. `root` is `/`: where `/proc` and `/sys` are looked for.
-pub fn gather(config: &DaemonConfig, root: &Path) -> Facts {
+pub(super) fn gather(config: &DaemonConfig, root: &Path) -> Facts {
     let system = System { root };
     let control = config.control.place(config.address().port());
     Facts {

@@ -7,7 +7,7 @@ use std::path::Path;
 const LISTENING: &str = "0A";
 
 /// The name and the process of the program that listens on `port`. `root` is `/`.
-pub fn program(root: &Path, port: u16) -> Option<(String, u32)> {
+pub(super) fn program(root: &Path, port: u16) -> Option<(String, u32)> {
     let sockets: Vec<String> = ["proc/net/tcp", "proc/net/tcp6"]
         .iter()
         .flat_map(|file| listening(&fs::read_to_string(root.join(file)).unwrap_or_default(), port))

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 ///
 /// # Errors
 /// A finding is not printable as JSON.
-pub fn run(config: &DaemonConfig, json: bool) -> anyhow::Result<(String, ExitCode)> {
+pub(crate) fn run(config: &DaemonConfig, json: bool) -> anyhow::Result<(String, ExitCode)> {
     let findings = checks::findings(config, &gather::gather(config, Path::new("/")));
     let text = match json {
         true => {

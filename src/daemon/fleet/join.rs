@@ -54,7 +54,7 @@ fn options(config: &DaemonConfig) -> anyhow::Result<Option<Options>> {
 ///
 /// # Errors
 /// A setting cannot be obeyed. That NATS is not reached is no error: it is tried again for ever.
-pub fn start(config: &DaemonConfig, broker: &Broker) -> anyhow::Result<Option<Fleet>> {
+pub(crate) fn start(config: &DaemonConfig, broker: &Broker) -> anyhow::Result<Option<Fleet>> {
     let Some(options) = options(config)? else { return Ok(None) };
     let (name, node) = (options.fleet.clone(), options.node.clone());
     if config.fleet_node.is_empty() && config.node == DaemonConfig::default().node {
@@ -66,7 +66,7 @@ pub fn start(config: &DaemonConfig, broker: &Broker) -> anyhow::Result<Option<Fl
 }
 
 /// What NATS says to a daemon of these settings; none: it is to be in no fleet.
-pub fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>> {
+pub(crate) fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>> {
     match options(config) {
         Ok(None) => None,
         Ok(Some(options)) => Some(pushring::fleet::probe(&options)),
@@ -78,7 +78,7 @@ pub fn probe(config: &DaemonConfig) -> Option<Result<FleetProbe, String>> {
 ///
 /// # Errors
 /// By the key of one that cannot.
-pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
+pub(crate) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     options(config).map(drop)
 }
 

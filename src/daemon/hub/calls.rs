@@ -47,7 +47,7 @@ const KEY_BYTES_MIN: usize = 24;
 ///
 /// # Errors
 /// By the key of one that cannot.
-pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
+pub(super) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     for name in &config.hub_webhook_events.0 {
         ensure!(
             WebhookEvent::named(name).is_some(),
@@ -69,7 +69,7 @@ pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
 }
 
 /// What waits for the backend at most, and what it is told; none: there is none.
-pub fn limits(config: &DaemonConfig) -> Option<CallLimits> {
+pub(crate) fn limits(config: &DaemonConfig) -> Option<CallLimits> {
     (!config.hub_webhook_url.is_empty()).then(|| CallLimits {
         told: config.hub_webhook_events.0.iter().filter_map(|name| WebhookEvent::named(name)).collect(),
         events_max: config.hub_webhook_events_max,
@@ -96,7 +96,7 @@ fn key_of(secret: &[u8]) -> anyhow::Result<Vec<u8>> {
 ///
 /// # Errors
 /// A setting cannot be obeyed.
-pub fn start(daemon: &Daemon, config: &DaemonConfig, calls: WebhookQueue) -> anyhow::Result<JoinHandle<()>> {
+pub(crate) fn start(daemon: &Daemon, config: &DaemonConfig, calls: WebhookQueue) -> anyhow::Result<JoinHandle<()>> {
     let uri = check_url("hub_webhook_url", &config.hub_webhook_url, true)?;
     let read = |path: &Path| key_of(&crate::daemon::token::read_secret_bytes(path)?);
     let file = &config.hub_webhook_secret_file;

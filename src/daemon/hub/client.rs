@@ -24,7 +24,7 @@ const REQUEST_MAX: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// By the key of its setting.
-pub fn check_url(key: &str, url: &str, may_be_plain: bool) -> anyhow::Result<Uri> {
+pub(super) fn check_url(key: &str, url: &str, may_be_plain: bool) -> anyhow::Result<Uri> {
     let uri: Uri = url.parse().with_context(|| format!("{key}: it is no URL"))?;
     let authority = uri.authority().with_context(|| format!("{key}: a URL begins with https:// and a host"))?;
     ensure!(!authority.as_str().contains('@'), "{key}: a URL is shown: put no user or password into it");
@@ -39,7 +39,7 @@ pub fn check_url(key: &str, url: &str, may_be_plain: bool) -> anyhow::Result<Uri
 }
 
 /// See the module.
-pub struct HttpClient {
+pub(super) struct HttpClient {
     runtime: tokio::runtime::Runtime,
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
@@ -50,7 +50,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// The certificate cannot be read, or the system knows none.
-    pub fn new(uri: &Uri, ca: &Path) -> anyhow::Result<Self> {
+    pub(super) fn new(uri: &Uri, ca: &Path) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let connector = HttpsConnectorBuilder::new();
@@ -79,7 +79,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// There is no answer, or not in time, or too large a one.
-    pub fn send(&self, request: Request<Full<Bytes>>, body_bytes_max: usize) -> anyhow::Result<Response<Bytes>> {
+    pub(super) fn send(&self, request: Request<Full<Bytes>>, body_bytes_max: usize) -> anyhow::Result<Response<Bytes>> {
         self.runtime.block_on(async {
             let answer = async {
                 let answer = self.pool.request(request).await.map_err(|error| anyhow::anyhow!("{}", causes(&error)))?;

@@ -39,7 +39,7 @@ const REFRESH_MIN: Duration = REST;
 ///
 /// # Errors
 /// By the key of one that cannot.
-pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
+pub(super) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     let (has_url, has_file) = (!config.auth_jwks_url.is_empty(), !config.auth_jwks_file.as_os_str().is_empty());
     if !has_url && !has_file {
         ensure!(
@@ -110,7 +110,7 @@ impl Source {
 
 /// The keys that are obeyed, and by which bell others are asked for.
 #[derive(Clone)]
-pub struct AuthorityKeys {
+pub(crate) struct AuthorityKeys {
     /// Those.
     pub set: Arc<KeySet>,
     wanted: Arc<KeysWanted>,
@@ -122,7 +122,7 @@ pub struct AuthorityKeys {
 ///
 /// # Errors
 /// The file holds none.
-pub fn begin(config: &DaemonConfig) -> anyhow::Result<Option<AuthorityKeys>> {
+pub(crate) fn begin(config: &DaemonConfig) -> anyhow::Result<Option<AuthorityKeys>> {
     check(config)?;
     let Some(source) = Source::of(config)? else { return Ok(None) };
     let fetcher: Arc<OnceLock<Thread>> = Arc::default();
@@ -146,7 +146,7 @@ pub fn begin(config: &DaemonConfig) -> anyhow::Result<Option<AuthorityKeys>> {
 ///
 /// # Errors
 /// They cannot be read.
-pub fn read_once(config: &DaemonConfig) -> anyhow::Result<Option<usize>> {
+pub(crate) fn read_once(config: &DaemonConfig) -> anyhow::Result<Option<usize>> {
     let Some(source) = Source::of(config)? else { return Ok(None) };
     Ok(Some(KeySet::parse(&source.read()?, None)?.usable_keys()))
 }
@@ -155,7 +155,7 @@ pub fn read_once(config: &DaemonConfig) -> anyhow::Result<Option<usize>> {
 ///
 /// # Errors
 /// No thread.
-pub fn start(daemon: &Arc<Daemon>, config: &DaemonConfig, keys: Option<AuthorityKeys>) -> anyhow::Result<()> {
+pub(crate) fn start(daemon: &Arc<Daemon>, config: &DaemonConfig, keys: Option<AuthorityKeys>) -> anyhow::Result<()> {
     let (Some(keys), Some(source)) = (keys, Source::of(config)?) else { return Ok(()) };
     let keeper = Keeper { daemon: Arc::downgrade(daemon), counts: daemon.hub_counts().clone(), source, keys };
     thread::Builder::new().name("jwks".to_owned()).spawn(move || keeper.keep()).context("no thread for keys")?;

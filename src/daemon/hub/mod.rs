@@ -8,8 +8,8 @@ mod calls;
 mod client;
 mod keys;
 
-pub use calls::{limits as call_limits, start as start_calls};
-pub use keys::{AuthorityKeys, begin as begin_keys, read_once as read_keys_once, start as start_keys};
+pub(crate) use calls::{limits as call_limits, start as start_calls};
+pub(crate) use keys::{AuthorityKeys, begin as begin_keys, read_once as read_keys_once, start as start_keys};
 
 use super::config::DaemonConfig;
 use anyhow::ensure;
@@ -20,14 +20,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 ///
 /// # Errors
 /// By the key of one that cannot.
-pub fn check(config: &DaemonConfig) -> anyhow::Result<()> {
+pub(crate) fn check(config: &DaemonConfig) -> anyhow::Result<()> {
     keys::check(config)?;
     calls::check(config)
 }
 
 /// What has become of what the hub asked of others.
 #[derive(Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     key_fetches: AtomicU64,
     key_fetches_failed: AtomicU64,
     keys: AtomicU64,
@@ -40,7 +40,7 @@ pub struct Counts {
 
 impl Counts {
     /// As operators are told.
-    pub fn told(&self) -> HubCounts {
+    pub(crate) fn told(&self) -> HubCounts {
         let of = |count: &AtomicU64| count.load(Relaxed);
         HubCounts {
             key_fetches: of(&self.key_fetches),

@@ -21,7 +21,7 @@ const ALIASES: [(&str, &str); 6] = [
 /// # Errors
 /// A word that is neither a level nor a part of this program: a filter would take it for the name of a part, and let
 /// nothing else pass.
-pub fn parse(text: &str) -> anyhow::Result<EnvFilter> {
+pub(crate) fn parse(text: &str) -> anyhow::Result<EnvFilter> {
     let words: Vec<String> =
         text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(word).collect::<Result<_, _>>()?;
     ensure!(!words.is_empty(), "log: it is empty: {EXAMPLES}");

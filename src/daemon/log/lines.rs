@@ -24,7 +24,7 @@ const BYTES_MAX: usize = 1 << 20;
 
 /// Whether a line's text is JSON, in which signs are written out otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub(super) enum Form {
     /// Its fields are plain already, and it may have colours.
     Text,
     /// One object.
@@ -39,7 +39,7 @@ enum Item {
 
 /// The way to the thread that writes.
 #[derive(Clone)]
-pub struct LogWriter {
+pub(super) struct LogWriter {
     sender: Sender<Item>,
     form: Form,
     shared: Arc<LogShared>,
@@ -66,7 +66,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// There is none.
-    pub fn start(to: impl AsFd + Send + 'static, form: Form) -> io::Result<Self> {
+    pub(super) fn start(to: impl AsFd + Send + 'static, form: Form) -> io::Result<Self> {
         let (sender, receiver) = bounded(LINES_MAX);
         let shared = Arc::<LogShared>::default();
         let (of_thread, out) = (shared.clone(), LogOutput { to, is_torn: false });
@@ -75,13 +75,13 @@ impl LogWriter {
     }
 
     /// What could not be written so far.
-    pub fn counts(&self) -> LogCounts {
+    pub(super) fn counts(&self) -> LogCounts {
         let LogShared { lost, errors, .. } = &*self.shared;
         LogCounts { lines_lost: lost.load(Relaxed), write_errors: errors.load(Relaxed) }
     }
 
     /// Waits until all that was put down has been written, but not longer than `within`.
-    pub fn flush(&self, within: Duration) {
+    pub(super) fn flush(&self, within: Duration) {
         let until = Instant::now() + within;
         let (written, wait) = bounded(1);
         // Both fail only where nobody reads the log.
@@ -114,7 +114,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 /// Takes one line, whole: that is how events are written.
-pub struct LogLine<'a>(&'a LogWriter);
+pub(super) struct LogLine<'a>(&'a LogWriter);
 
 impl Write for LogLine<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

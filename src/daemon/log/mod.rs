@@ -11,7 +11,7 @@ mod lines;
 use super::config::{DaemonConfig, LogFormat};
 use super::plain::plain;
 use anyhow::Context;
-pub use filter::parse as parse_filter;
+pub(crate) use filter::parse as parse_filter;
 use lines::{Form, LogWriter};
 use pushring::control::LogCounts;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -35,7 +35,7 @@ static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 ///
 /// # Errors
 /// The filter is none, or there is no thread.
-pub fn start(config: &DaemonConfig) -> anyhow::Result<()> {
+pub(crate) fn start(config: &DaemonConfig) -> anyhow::Result<()> {
     start_with(parse_filter(&config.log)?, config.log_format)
 }
 
@@ -70,24 +70,24 @@ fn start_with(filter: EnvFilter, format: LogFormat) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The log is going away.
-pub fn set_filter(filter: EnvFilter) -> anyhow::Result<()> {
+pub(crate) fn set_filter(filter: EnvFilter) -> anyhow::Result<()> {
     SET_FILTER.get().map_or(Ok(()), |set| set(filter)).context("the log's filter cannot be changed")
 }
 
 /// What the log could not write.
-pub fn counts() -> LogCounts {
+pub(crate) fn counts() -> LogCounts {
     LINES.get().map(LogWriter::counts).unwrap_or_default()
 }
 
 /// Waits for what has been logged to be written, but not for long.
-pub fn flush() {
+pub(crate) fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush(FLUSH_WITHIN);
     }
 }
 
 /// Says why the program ends: in the log where there is one, else in `format`, as far as that is known.
-pub fn fatal(error: &anyhow::Error, format: Option<LogFormat>) {
+pub(crate) fn fatal(error: &anyhow::Error, format: Option<LogFormat>) {
     if LINES.get().is_none() && format == Some(LogFormat::Json) {
         // Without a thread it is said as text below.
         let _ = start_with(EnvFilter::new("error"), LogFormat::Json);

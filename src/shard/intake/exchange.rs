@@ -15,7 +15,7 @@ pub(super) struct PendingRequest {
 
 impl PendingRequest {
     /// `connections` has counted this one.
-    pub fn new(owner: OwnerId, request: RequestId, connections: Arc<OfProcess>) -> Self {
+    pub(super) fn new(owner: OwnerId, request: RequestId, connections: Arc<OfProcess>) -> Self {
         Self { owner, request, connections }
     }
 }
@@ -51,7 +51,7 @@ pub(in crate::shard) struct Exchange {
 
 impl Exchange {
     /// `has_proxy_header`: of a balancer's connection, which begins with a PROXY header.
-    pub fn new(limits: http::HttpLimits, has_proxy_header: bool, over_tls: bool) -> Self {
+    pub(crate) fn new(limits: http::HttpLimits, has_proxy_header: bool, over_tls: bool) -> Self {
         let http = http::HttpConnection::new(limits);
         let http = if over_tls { http.over_tls() } else { http };
         Self {
@@ -68,30 +68,30 @@ impl Exchange {
         }
     }
 
-    pub fn wants_read(&self) -> bool {
+    pub(crate) fn wants_read(&self) -> bool {
         self.http.wants_read() && !self.feeds
     }
 
     /// The bytes held of requests that are not whole, or wait for their turn.
-    pub fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.http.held_bytes() + self.proxy_header.as_ref().map_or(0, Vec::capacity)
     }
 
     /// What a client that was refused may still be sending.
-    pub fn unread_bytes(&self) -> u64 {
+    pub(crate) fn unread_bytes(&self) -> u64 {
         self.http.unread_bytes()
     }
 
-    pub fn is_answering(&self) -> bool {
+    pub(crate) fn is_answering(&self) -> bool {
         self.responding || self.asked.is_some()
     }
 
     /// Returns whether a response is on its way out.
-    pub fn responding(&self) -> bool {
+    pub(crate) fn responding(&self) -> bool {
         self.responding
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.http.phase() == HttpPhase::Idle && !self.responding
     }
 }

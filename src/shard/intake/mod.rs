@@ -29,7 +29,7 @@ pub(super) struct Intake {
 
 impl Intake {
     /// Nothing was read yet. `seed` decides the ids of requests.
-    pub fn new(shard: u32, seed: u64) -> Self {
+    pub(super) fn new(shard: u32, seed: u64) -> Self {
         Self {
             shard,
             scratch: Some(Box::new(Scratch::in_steps(INFLATE_STEP_BYTES))),
@@ -39,19 +39,19 @@ impl Intake {
     }
 
     /// This connection may go on with what was read but not parsed, with its next request, or with its socket.
-    pub fn resume(&mut self, connection: &mut Connection, slot: Slot) {
+    pub(super) fn resume(&mut self, connection: &mut Connection, slot: Slot) {
         if connection.flags.set_new(Flag::Resumes) {
             self.resume.push_back(slot);
         }
     }
 
     /// Returns whether any paused client may resume.
-    pub fn wants_resume(&self) -> bool {
+    pub(super) fn wants_resume(&self) -> bool {
         !self.resume.is_empty()
     }
 
     /// A number that clients cannot predict if the seed was random (xorshift64*).
-    pub fn random(&mut self) -> u64 {
+    pub(super) fn random(&mut self) -> u64 {
         self.rng ^= self.rng >> 12;
         self.rng ^= self.rng << 25;
         self.rng ^= self.rng >> 27;
@@ -59,7 +59,7 @@ impl Intake {
     }
 
     /// Asserts what the module promises, as far as this part knows it.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         assert!(self.scratch.is_some(), "nothing is being parsed between turns");
     }
 }

@@ -55,7 +55,7 @@ pub(super) struct ListPlace {
 
 impl OwnerAccount {
     /// Nothing is held for `tenant` here.
-    pub fn new(tenant: Tenant) -> Self {
+    pub(super) fn new(tenant: Tenant) -> Self {
         Self {
             tally: Tally::new(tenant),
             shared: Rc::default(),
@@ -67,33 +67,33 @@ impl OwnerAccount {
     }
 
     /// For whom.
-    pub fn tenant(&self) -> &Tenant {
+    pub(super) fn tenant(&self) -> &Tenant {
         self.tally.tenant()
     }
 
     /// The sum of payloads that wait by reference, for a charge to count in.
-    pub fn shared(&self) -> &Rc<Cell<usize>> {
+    pub(super) fn shared(&self) -> &Rc<Cell<usize>> {
         &self.shared
     }
 
     /// One connection more holds something.
-    pub fn count_holder(&mut self) {
+    pub(super) fn count_holder(&mut self) {
         self.holders += 1;
     }
 
     /// One connection less does.
-    pub fn uncount_holder(&mut self) {
+    pub(super) fn uncount_holder(&mut self) {
         self.holders -= 1;
     }
 
     /// A connection holds this now, and has held that.
-    pub fn change(&mut self, before: Held, now: Held) {
+    pub(super) fn change(&mut self, before: Held, now: Held) {
         self.tally.change(HeldAs::Queued, before.own, now.own);
         self.tally.change(HeldAs::Incoming, before.incoming, now.incoming);
     }
 
     /// Tells all shards what is held here.
-    pub fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let shared = self.shared.get();
         self.tally.change(HeldAs::Shared, self.shared_tallied, shared);
         self.shared_tallied = shared;
@@ -101,40 +101,40 @@ impl OwnerAccount {
     }
 
     /// Returns whether nothing is held here.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.holders == 0 && self.shared.get() == 0
     }
 
     /// Returns whether what it holds may change without a word: payloads are let go of by whoever drops them.
-    pub fn has_shared(&self) -> bool {
+    pub(super) fn has_shared(&self) -> bool {
         self.shared.get() > 0
     }
 
     /// The size class of the fullest connection, and that connection.
-    pub fn fullest(&self, kind: HolderList) -> Option<(usize, Slot)> {
+    pub(super) fn fullest(&self, kind: HolderList) -> Option<(usize, Slot)> {
         let lists = &self.lists[kind as usize];
         let class = lists.occupied.checked_ilog2()? as usize;
         Some((class, *lists.classes[class].last().expect("an occupied class has somebody")))
     }
 
     /// Puts a connection where `bytes` belong; returns where it stands.
-    pub fn enter(&mut self, slot: Slot, kind: HolderList, class: usize) -> ListPlace {
+    pub(super) fn enter(&mut self, slot: Slot, kind: HolderList, class: usize) -> ListPlace {
         self.lists[kind as usize].push(class, slot)
     }
 
     /// Removes the holder at `spot`; returns the one that is there now.
-    pub fn leave(&mut self, kind: HolderList, spot: ListPlace) -> Option<Slot> {
+    pub(super) fn leave(&mut self, kind: HolderList, spot: ListPlace) -> Option<Slot> {
         self.lists[kind as usize].remove(spot)
     }
 
     /// How many stand in the lists of a kind.
-    pub fn listed(&self, kind: HolderList) -> usize {
+    pub(super) fn listed(&self, kind: HolderList) -> usize {
         self.lists[kind as usize].classes.iter().map(Vec::len).sum()
     }
 }
 
 impl ListPlace {
-    pub fn class(self) -> usize {
+    pub(super) fn class(self) -> usize {
         self.class
     }
 }

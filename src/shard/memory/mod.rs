@@ -106,7 +106,7 @@ struct MemoryHolder {
 }
 
 impl Memory {
-    pub fn new(ledger: Ledger) -> Self {
+    pub(super) fn new(ledger: Ledger) -> Self {
         let nobody = ledger.tenant(None);
         Self {
             // A shard always has a step, whatever the others hold.
@@ -129,12 +129,12 @@ impl Memory {
         }
     }
 
-    pub fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.own + self.incoming + self.shared.get() + self.window + self.inbox
     }
 
     /// Takes note of what a connection holds now, for the owner whose it is. Returns whether it holds anything.
-    pub fn note(&mut self, slot: Slot, owner: Option<&Owner>, held: Held) -> bool {
+    pub(super) fn note(&mut self, slot: Slot, owner: Option<&Owner>, held: Held) -> bool {
         let of = owner.map(|owner| owner.id);
         let is_anothers = self.holders.get(&slot).is_some_and(|holder| holder.of != of);
         if is_anothers || held == Held::default() {
@@ -159,7 +159,7 @@ impl Memory {
     }
 
     /// A connection holds nothing any more.
-    pub fn forget(&mut self, slot: Slot) {
+    pub(super) fn forget(&mut self, slot: Slot) {
         let Some(holder) = self.holders.get(&slot) else { return };
         let (of, held) = (holder.of, holder.held);
         self.list(slot, HolderList::Queued, 0);
@@ -174,7 +174,7 @@ impl Memory {
     }
 
     /// Tells all shards for whom this one holds how much. Once a turn.
-    pub fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|of| {
             let Some(account) = self.accounts.get_mut(of) else { return false };
@@ -190,22 +190,22 @@ impl Memory {
     }
 
     /// A new turn begins: who holds more than a share is to be looked up anew.
-    pub fn begin_turn(&mut self) {
+    pub(super) fn begin_turn(&mut self) {
         (self.over_share, self.has_called, self.gives_on) = (None, false, false);
     }
 
     /// Returns whether so little is free that those who hold more than their share give back.
-    pub fn is_pressed(&self) -> bool {
+    pub(super) fn is_pressed(&self) -> bool {
         self.ledger.budget().is_pressed()
     }
 
     /// Returns whether a next turn is wanted at once, to give back.
-    pub fn gives_on(&self) -> bool {
+    pub(super) fn gives_on(&self) -> bool {
         self.gives_on
     }
 
     /// The fullest connection here of the fullest owner, on all shards, that holds more than its share.
-    pub fn first_over_share(&mut self) -> Option<(HolderList, Slot)> {
+    pub(super) fn first_over_share(&mut self) -> Option<(HolderList, Slot)> {
         let share = self.ledger.share_bytes()?;
         if self.over_share.is_none() {
             self.publish();
@@ -231,7 +231,7 @@ impl Memory {
     /// Who makes room for what is to be held for `owner`: whoever holds more than a share; else, if somebody does on
     /// another shard, the fullest connection of the owner's own, for no one else gives way to it; else the fullest of
     /// all.
-    pub fn first_to_give(&mut self, owner: OwnerId) -> Option<(HolderList, Slot)> {
+    pub(super) fn first_to_give(&mut self, owner: OwnerId) -> Option<(HolderList, Slot)> {
         if let Some(found) = self.first_over_share() {
             return Some(found);
         }
@@ -246,23 +246,23 @@ impl Memory {
     }
 
     /// The fullest connection of any owner.
-    pub fn fullest_of_all(&self) -> Option<(HolderList, Slot)> {
+    pub(super) fn fullest_of_all(&self) -> Option<(HolderList, Slot)> {
         let fullest = self.accounts.values().filter_map(fullest_of).max_by_key(|(class, ..)| *class);
         fullest.map(|(_, kind, slot)| (kind, slot))
     }
 
     /// Takes note of what waits in the window for its first send.
-    pub fn note_window(&mut self, bytes: usize) {
+    pub(super) fn note_window(&mut self, bytes: usize) {
         self.window = bytes;
     }
 
     /// Takes note of the payloads in the inbox.
-    pub fn note_inbox(&mut self, bytes: usize) {
+    pub(super) fn note_inbox(&mut self, bytes: usize) {
         self.inbox = bytes;
     }
 
     /// A payload that begins to wait by reference, for `owner`.
-    pub fn charge(&mut self, bytes: usize, owner: Option<&Owner>) -> SharedCharge {
+    pub(super) fn charge(&mut self, bytes: usize, owner: Option<&Owner>) -> SharedCharge {
         let account = account(&mut self.accounts, &self.nobody, owner);
         touch(&mut self.dirty, account, owner.map(|owner| owner.id));
         let sums = [self.shared.clone(), account.shared().clone()];
@@ -271,33 +271,33 @@ impl Memory {
     }
 
     /// As [`cover`](Self::cover), for `owner`, which does not get at what is kept for others beyond its share.
-    pub fn cover_for(&self, more: usize, owner: &Owner) -> bool {
+    pub(super) fn cover_for(&self, more: usize, owner: &Owner) -> bool {
         let needed = self.used() + more;
         needed <= self.lease.bytes() || self.lease.cover_as(needed, owner.memory.tenant().claim())
     }
 
     /// Returns whether what is held, and `more`, is covered by the lease.
-    pub fn cover(&self, more: usize) -> bool {
+    pub(super) fn cover(&self, more: usize) -> bool {
         self.lease.cover(self.used() + more)
     }
 
     /// Returns whether a quarter more is held than is leased: what waiting for memory may cost, and no more.
-    pub fn is_overdrawn(&self) -> bool {
+    pub(super) fn is_overdrawn(&self) -> bool {
         self.used() > self.lease.bytes() + self.lease.bytes() / 4
     }
 
     /// Gives back what is leased and not needed.
-    pub fn trim(&self) {
+    pub(super) fn trim(&self) {
         self.lease.trim(self.used());
     }
 
     /// The size class of the fullest connection.
-    pub fn fullest_class(&self, kind: HolderList) -> Option<usize> {
+    pub(super) fn fullest_class(&self, kind: HolderList) -> Option<usize> {
         self.accounts.values().filter_map(|account| account.fullest(kind)).map(|(class, _)| class).max()
     }
 
     /// Passes over a connection that can give nothing, until what it holds changes.
-    pub fn pass_over(&mut self, slot: Slot, kind: HolderList) {
+    pub(super) fn pass_over(&mut self, slot: Slot, kind: HolderList) {
         self.list(slot, kind, 0);
     }
 
@@ -318,17 +318,17 @@ impl Memory {
     }
 
     /// How many connections hold something.
-    pub fn holders(&self) -> usize {
+    pub(super) fn holders(&self) -> usize {
         self.holders.len()
     }
 
     /// What a connection holds, as it was last noted.
-    pub fn of(&self, slot: Slot) -> Held {
+    pub(super) fn of(&self, slot: Slot) -> Held {
         self.holders.get(&slot).map_or(Held::default(), |holder| holder.held)
     }
 
     /// Asserts what the module promises, as far as this part knows it.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         let sum = |of: fn(&Held) -> usize| self.holders.values().map(|holder| of(&holder.held)).sum::<usize>();
         assert_eq!((self.own, self.incoming), (sum(|held| held.own), sum(|held| held.incoming)), "sums are sums");
         for kind in [HolderList::Queued, HolderList::Incoming] {
@@ -338,7 +338,7 @@ impl Memory {
         }
     }
 
-    pub fn report(&self) -> MemoryReport {
+    pub(super) fn report(&self) -> MemoryReport {
         MemoryReport {
             budget_bytes: self.ledger.budget().bytes(),
             leased_bytes: self.lease.bytes(),
@@ -352,7 +352,7 @@ impl Memory {
     }
 
     /// The same with what is held outside of shards.
-    pub fn report_all(&self) -> MemoryReport {
+    pub(super) fn report_all(&self) -> MemoryReport {
         let held = self.ledger.held();
         MemoryReport {
             process_queue_bytes: held.events,
@@ -397,7 +397,7 @@ pub(super) struct SharedCharge(Option<Rc<Charged>>);
 
 impl SharedCharge {
     /// Returns whether the payload is counted.
-    pub fn is_counted(&self) -> bool {
+    pub(super) fn is_counted(&self) -> bool {
         self.0.is_some()
     }
 }

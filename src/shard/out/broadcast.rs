@@ -45,7 +45,13 @@ pub(in crate::shard) struct Encoding {
 
 impl Encoding {
     /// `charge` is the payload's claim on memory, for those who keep it by reference.
-    pub fn new(kind: PushKind, compressed: bool, payload: Bytes, charge: SharedCharge, copy_bytes_max: usize) -> Self {
+    pub(crate) fn new(
+        kind: PushKind,
+        compressed: bool,
+        payload: Bytes,
+        charge: SharedCharge,
+        copy_bytes_max: usize,
+    ) -> Self {
         let header = server_header(opcode(kind), compressed, payload.len());
         let parts = FrameParts { header, payload, charge };
         let is_control_text = kind == PushKind::ControlText;
@@ -53,7 +59,7 @@ impl Encoding {
     }
 
     /// What is no frame, but waits and is sent like one: an event of a stream.
-    pub fn of_event(event: Bytes, charge: SharedCharge, copy_bytes_max: usize) -> Self {
+    pub(crate) fn of_event(event: Bytes, charge: SharedCharge, copy_bytes_max: usize) -> Self {
         let (header, rest) = ServerHeader::split_from(&event);
         let payload = event.slice(event.len() - rest.len()..);
         let parts = FrameParts { header, payload, charge };
@@ -61,7 +67,7 @@ impl Encoding {
     }
 
     /// Writes the event where it is kept for `of`, from where it is sent, too.
-    pub fn keep_event(
+    pub(crate) fn keep_event(
         &mut self,
         kept: &mut KeptFrames,
         of: OwnerId,
@@ -80,7 +86,7 @@ impl Encoding {
     }
 
     /// The same, compressed of `original`.
-    pub fn of(self, original: Bytes) -> Self {
+    pub(crate) fn of(self, original: Bytes) -> Self {
         Self { original: Some(original), ..self }
     }
 
@@ -100,18 +106,18 @@ impl Encoding {
     }
 
     /// Returns whether a channel that has agreed on compression gets this form rather than the kept one.
-    pub fn is_better_compressed(&self) -> bool {
+    pub(crate) fn is_better_compressed(&self) -> bool {
         self.original.is_some() && !self.is_escaped()
     }
 
     /// How long the frame is that is kept.
-    pub fn kept_len(&self) -> usize {
+    pub(crate) fn kept_len(&self) -> usize {
         let len = self.plain().len() + usize::from(self.is_escaped());
         server_header(Opcode::Text, false, len).as_slice().len() + len
     }
 
     /// The frame for channels that outlive their connections, for `of`: not compressed, and escaped where need be.
-    pub fn kept_range(
+    pub(crate) fn kept_range(
         &mut self,
         kept: &mut KeptFrames,
         of: OwnerId,
@@ -149,7 +155,7 @@ impl Encoding {
         self.kept = self.kept.filter(|&range| is_there(range));
     }
 
-    pub fn range(&mut self, window: &mut Window) -> Range {
+    pub(crate) fn range(&mut self, window: &mut Window) -> Range {
         *self.range.get_or_insert_with(|| {
             let FrameParts { header, payload, charge } = &self.parts;
             if payload.len() > self.copy_bytes_max {
@@ -175,7 +181,7 @@ pub(super) struct Forms {
 
 impl Forms {
     /// `message` is for those contexts that go on from it, where it is compressed.
-    pub fn new(
+    pub(super) fn new(
         frame: PushFrame,
         compressed: Option<&Compressed>,
         message: Option<Bytes>,
@@ -194,19 +200,19 @@ impl Forms {
     }
 
     /// Those that are not where they were are to be encoded anew.
-    pub fn keep_ranges(&mut self, is_there: impl Fn(Range) -> bool) {
+    pub(super) fn keep_ranges(&mut self, is_there: impl Fn(Range) -> bool) {
         self.plain.keep_ranges(&is_there);
         self.compressed.iter_mut().for_each(|form| form.1.keep_ranges(&is_there));
         self.event.iter_mut().for_each(|event| event.keep_ranges(&is_there));
     }
 
     /// The message as it is.
-    pub fn message(&self) -> (PushKind, &Bytes) {
+    pub(super) fn message(&self) -> (PushKind, &Bytes) {
         (self.kind, &self.plain.parts.payload)
     }
 
     /// The form that this channel gets.
-    pub fn of(&mut self, table: &ConnectionTable, slot: Slot) -> &mut Encoding {
+    pub(super) fn of(&mut self, table: &ConnectionTable, slot: Slot) -> &mut Encoding {
         if !self.compressed.is_empty()
             && let Some(channel) = table.get(slot).and_then(Connection::channel)
             && let Some(agreed) = channel.ws.deflate()

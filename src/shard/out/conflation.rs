@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 
 /// See the module.
 #[derive(Default)]
-pub struct Conflated {
+pub(super) struct Conflated {
     values: VecDeque<(u64, FrameParts)>,
     /// For each key, its place in `values` plus `gone`.
     places: HashMap<u64, u64>,
@@ -31,17 +31,17 @@ fn table_bytes(capacity: usize) -> usize {
 
 impl Conflated {
     /// The bytes of all values.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// What is allocated for the values alone: without payloads that are counted elsewhere.
-    pub fn own_bytes(&self) -> usize {
+    pub(super) fn own_bytes(&self) -> usize {
         self.own + self.values.capacity() * size_of::<(u64, FrameParts)>() + table_bytes(self.places.capacity())
     }
 
     /// What of the heap [`set`](Self::set) would take.
-    pub fn growth(&self, key: u64, frame: &FrameParts) -> usize {
+    pub(super) fn growth(&self, key: u64, frame: &FrameParts) -> usize {
         let mut growth = own_len(frame);
         if self.places.contains_key(&key) {
             return growth;
@@ -61,17 +61,17 @@ impl Conflated {
     }
 
     /// Returns whether there is no value.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
     /// The length of the value of `key`, 0 if there is none.
-    pub fn len_of(&self, key: u64) -> usize {
+    pub(super) fn len_of(&self, key: u64) -> usize {
         self.places.get(&key).map_or(0, |place| self.values[(place - self.gone) as usize].1.len())
     }
 
     /// Sets the value of `key`; answers whether an older one was replaced.
-    pub fn set(&mut self, key: u64, frame: FrameParts) -> bool {
+    pub(super) fn set(&mut self, key: u64, frame: FrameParts) -> bool {
         self.bytes += frame.len();
         self.own += own_len(&frame);
         if let Some(place) = self.places.get(&key) {
@@ -90,7 +90,7 @@ impl Conflated {
     }
 
     /// Takes the value whose key came first.
-    pub fn pop(&mut self) -> Option<FrameParts> {
+    pub(super) fn pop(&mut self) -> Option<FrameParts> {
         let (key, frame) = self.values.pop_front()?;
         self.places.remove(&key);
         self.gone += 1;
@@ -104,7 +104,7 @@ impl Conflated {
     }
 
     /// Takes the value whose key came last.
-    pub fn pop_newest(&mut self) -> Option<FrameParts> {
+    pub(super) fn pop_newest(&mut self) -> Option<FrameParts> {
         let (key, frame) = self.values.pop_back()?;
         self.places.remove(&key);
         self.bytes -= frame.len();
@@ -113,7 +113,7 @@ impl Conflated {
     }
 
     /// Forgets everything.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 }

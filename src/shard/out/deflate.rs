@@ -82,44 +82,44 @@ pub(in crate::shard) struct Contexts {
 
 impl Contexts {
     /// What all contexts may take together.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// A channel-to-be agreed on taking context over.
-    pub fn add(&mut self, slot: Slot, window_bits: u8) {
+    pub(crate) fn add(&mut self, slot: Slot, window_bits: u8) {
         self.bytes += DeflateContext::bytes_max(window_bits);
         self.by_slot.insert(slot, DeflateContext::new(window_bits));
     }
 
     /// Its connection has ended, if it had one.
-    pub fn remove(&mut self, slot: Slot) {
+    pub(crate) fn remove(&mut self, slot: Slot) {
         if let Some(context) = self.by_slot.remove(&slot) {
             self.bytes -= context.charged_bytes();
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.by_slot.is_empty()
     }
 
-    pub fn has(&self, slot: Slot) -> bool {
+    pub(crate) fn has(&self, slot: Slot) -> bool {
         self.by_slot.contains_key(&slot)
     }
 
-    pub fn get(&self, slot: Slot) -> Option<&DeflateContext> {
+    pub(crate) fn get(&self, slot: Slot) -> Option<&DeflateContext> {
         self.by_slot.get(&slot)
     }
 
     /// A compressed message will leave behind all that was sent before.
-    pub fn sent(&mut self, slot: Slot, message: &[u8]) {
+    pub(crate) fn sent(&mut self, slot: Slot, message: &[u8]) {
         if let Some(context) = self.by_slot.get_mut(&slot) {
             context.append(message);
         }
     }
 
     /// A compressed message may or may not leave.
-    pub fn unsure(&mut self, slot: Slot) {
+    pub(crate) fn unsure(&mut self, slot: Slot) {
         if let Some(context) = self.by_slot.get_mut(&slot) {
             context.clear();
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 /// A frame whose payload is shared.
 #[derive(Clone)]
-pub struct FrameParts {
+pub(crate) struct FrameParts {
     /// Its header.
     pub header: ServerHeader,
     /// Its payload, perhaps compressed.
@@ -17,23 +17,23 @@ pub struct FrameParts {
 
 impl FrameParts {
     /// Header and payload together.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.header.as_slice().len() + self.payload.len()
     }
 
     /// What of it is in memory once for all who wait for it.
-    pub fn shared_len(&self) -> usize {
+    pub(crate) fn shared_len(&self) -> usize {
         if self.charge.is_counted() { self.payload.len() } else { 0 }
     }
 
     /// Returns whether it is a control frame.
-    pub fn is_control(&self) -> bool {
+    pub(crate) fn is_control(&self) -> bool {
         is_control(self.header.as_slice()[0])
     }
 }
 
 /// Returns whether a frame that starts with this byte is a control frame: the most significant bit of its opcode (RFC
 /// 6455 5.5). No event of a stream is, and none has FIN, as each frame of ours does.
-pub fn is_control(first_byte: u8) -> bool {
+pub(crate) fn is_control(first_byte: u8) -> bool {
     first_byte & 0x88 == 0x88
 }

@@ -127,7 +127,7 @@ pub(in crate::shard) struct Replay {
 }
 
 impl Journal {
-    pub fn new(now_ms: u64) -> Self {
+    pub(crate) fn new(now_ms: u64) -> Self {
         Self {
             entries: VecDeque::new(),
             first: now_ms * COUNTS_PER_MS + 1,
@@ -144,12 +144,12 @@ impl Journal {
     }
 
     /// The count that the next event gets.
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.first + self.entries.len() as u64
     }
 
     /// The next event is this.
-    pub fn record(&mut self, audience: ListenerAudience, range: Range, now_ms: u64) {
+    pub(crate) fn record(&mut self, audience: ListenerAudience, range: Range, now_ms: u64) {
         let count = self.next();
         if let Some(hole) = self.holes.get_mut(&audience) {
             hole.end.get_or_insert(count);
@@ -172,12 +172,12 @@ impl Journal {
     }
 
     /// A client listens.
-    pub fn enter(&mut self) {
+    pub(crate) fn enter(&mut self) {
         self.listeners += 1;
     }
 
     /// Somebody who was of these does no more: they are waited for until then.
-    pub fn leave(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>, until_ms: u64) {
+    pub(crate) fn leave(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>, until_ms: u64) {
         self.listeners -= 1;
         for audience in audiences {
             self.wait_for(audience, until_ms, None);
@@ -185,7 +185,7 @@ impl Journal {
     }
 
     /// Pushes to an audience are recorded, though it has no listener.
-    pub fn wait_for(&mut self, audience: ListenerAudience, until_ms: u64, claim: Option<TopicClaim>) {
+    pub(crate) fn wait_for(&mut self, audience: ListenerAudience, until_ms: u64, claim: Option<TopicClaim>) {
         if self.left.len() < LEFT_MAX || self.left.contains_key(&audience) {
             self.left.insert(audience, DepartedAudience { until_ms, claim });
         } else {
@@ -205,7 +205,7 @@ impl Journal {
 
     /// Nobody has heard a push to this audience, or nobody is left here to whom one would come. Whoever was of it and
     /// is not waited for any more is told of a gap.
-    pub fn skip(&mut self, audience: &ListenerAudience, now_ms: u64) {
+    pub(crate) fn skip(&mut self, audience: &ListenerAudience, now_ms: u64) {
         let Some(audience) = self.lapsed.take(audience) else { return };
         if self.holes.len() == LEFT_MAX {
             return self.forget_all();
@@ -226,18 +226,18 @@ impl Journal {
     }
 
     /// Returns whether a listener that left, and may return, would have received this.
-    pub fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
+    pub(crate) fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
         self.left.get(audience).is_some_and(|left| now_ms <= left.until_ms)
     }
 
     /// The topic of this name, if it is waited for.
-    pub fn topic(&self, name: &Arc<str>) -> Option<&Arc<Topic>> {
+    pub(crate) fn topic(&self, name: &Arc<str>) -> Option<&Arc<Topic>> {
         Some(self.left.get(&ListenerAudience::Topic(name.clone()))?.claim.as_ref()?.topic())
     }
 
     /// Lets go of what came before `before_ms`, or is not kept any more, and of those who have not come back. Returns
     /// whether nobody needs it any more.
-    pub fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
+    pub(crate) fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
         while let Some(first) = self.entries.front()
             && (first.at_ms < before_ms || first.range.is_some_and(|range| !kept.has(range)))
         {
@@ -260,7 +260,7 @@ impl Journal {
     }
 
     /// What whoever heard event `last` has missed of that `standing` entitles it to: the newest, at most `bytes_max`.
-    pub fn since(
+    pub(crate) fn since(
         &self,
         last: u64,
         bytes_max: usize,
@@ -300,7 +300,7 @@ impl Journal {
     }
 
     /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
-    pub fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
+    pub(crate) fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
         let audiences = self.left.keys().chain(&self.lapsed).chain(self.holes.keys());
         let names: usize = audiences.map(DepartedAudience::name_bytes).sum();
         let left_bytes = self.left.capacity() * size_of::<(ListenerAudience, DepartedAudience)>()

@@ -30,16 +30,16 @@ pub(in crate::shard) struct ResumeTokens {
 }
 
 impl ResumeTokens {
-    pub fn new(first: ResumeToken) -> Self {
+    pub(crate) fn new(first: ResumeToken) -> Self {
         Self { last: first, used: None }
     }
 
-    pub fn are_good(&self, token: &ResumeToken) -> bool {
+    pub(crate) fn are_good(&self, token: &ResumeToken) -> bool {
         self.last == *token || self.used == Some(*token)
     }
 
     /// The channel was taken up by `used`, and `next` is told to its client.
-    pub fn replace(&mut self, used: ResumeToken, next: ResumeToken) {
+    pub(crate) fn replace(&mut self, used: ResumeToken, next: ResumeToken) {
         if self.last == used {
             self.used = Some(used);
         }
@@ -47,7 +47,7 @@ impl ResumeTokens {
     }
 
     /// The client has heard of the last one.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.used = None;
     }
 }
@@ -78,7 +78,7 @@ pub(in crate::shard) struct Keeping {
 pub(super) type Keepings = FxHashMap<Slot, Box<Keeping>>;
 
 impl Keeping {
-    pub fn new(token: ResumeToken, holder: ResumeHolder, tells: bool) -> Self {
+    pub(crate) fn new(token: ResumeToken, holder: ResumeHolder, tells: bool) -> Self {
         let (log, tokens) = (Log::default(), ResumeTokens::new(token));
         Self { log, tokens, holder, received: 0, tells, charge: SharedCharge::default(), charged_bytes: 0 }
     }
@@ -88,12 +88,12 @@ impl Keeping {
     }
 
     /// Returns whether what it takes of the heap is what was counted.
-    pub fn is_counted(&self) -> bool {
+    pub(crate) fn is_counted(&self) -> bool {
         self.bytes() == self.charged_bytes
     }
 
     /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
-    pub fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
+    pub(crate) fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
         if !self.is_counted() {
             let bytes = self.bytes();
             (self.charge, self.charged_bytes) = (charge(bytes), bytes);

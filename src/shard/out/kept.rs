@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 const SEGMENT_BYTES: usize = 16 * 1024;
 
 /// The largest frame that is kept: far below what a range can name, far above what waits for any client.
-pub const FRAME_BYTES_MAX: usize = 1 << 30;
+pub(super) const FRAME_BYTES_MAX: usize = 1 << 30;
 
 enum KeptBody {
     Joined(Vec<u8>),
@@ -52,7 +52,7 @@ struct Own {
 
 /// See the module.
 #[derive(Default)]
-pub struct KeptFrames {
+pub(crate) struct KeptFrames {
     /// By number, from `front` on; numbers wrap around.
     segments: VecDeque<Option<KeptSegment>>,
     front: u32,
@@ -64,22 +64,22 @@ pub struct KeptFrames {
 
 impl KeptFrames {
     /// What all segments hold.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// How much was appended since every connection had been offered everything.
-    pub fn waiting_bytes(&self) -> usize {
+    pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
     /// Every connection has been offered everything.
-    pub fn all_sent(&mut self) {
+    pub(crate) fn all_sent(&mut self) {
         self.waiting_bytes = 0;
     }
 
     /// Appends a small frame for `of`; `charge` makes the claim of so many bytes.
-    pub fn append_joined(
+    pub(crate) fn append_joined(
         &mut self,
         of: OwnerId,
         now_ms: u64,
@@ -98,7 +98,7 @@ impl KeptFrames {
     }
 
     /// Keeps a frame whose payload is not copied; `charge` is the payload's.
-    pub fn append_blob(
+    pub(crate) fn append_blob(
         &mut self,
         of: OwnerId,
         now_ms: u64,
@@ -113,7 +113,7 @@ impl KeptFrames {
     }
 
     /// The bytes of a range, if they are still there.
-    pub fn get(&self, range: Range) -> Option<RangeBytes<'_>> {
+    pub(crate) fn get(&self, range: Range) -> Option<RangeBytes<'_>> {
         let segment = self.segments.get(range.segment.wrapping_sub(self.front) as usize)?.as_ref()?;
         let (start, end) = ((range.start & !KEPT) as usize, (range.end & !KEPT) as usize);
         Some(match &segment.body {
@@ -129,12 +129,12 @@ impl KeptFrames {
     }
 
     /// Returns whether the bytes of a range are still there.
-    pub fn has(&self, range: Range) -> bool {
+    pub(crate) fn has(&self, range: Range) -> bool {
         self.segments.get(range.segment.wrapping_sub(self.front) as usize).is_some_and(Option::is_some)
     }
 
     /// The length of the frame with which a range begins, if it is still there.
-    pub fn frame_len(&self, range: Range) -> Option<usize> {
+    pub(crate) fn frame_len(&self, range: Range) -> Option<usize> {
         match self.get(range)? {
             RangeBytes::Joined(bytes) => server_frame_len(bytes),
             RangeBytes::Blob { header, len, .. } => Some(header.len() + len),
@@ -142,7 +142,7 @@ impl KeptFrames {
     }
 
     /// A connection that waits to be offered bytes has this range; it has been, when so many were taken off that list.
-    pub fn needed(&mut self, range: Range, until: u64) {
+    pub(crate) fn needed(&mut self, range: Range, until: u64) {
         if let Some(segment) = self.segment_mut(range.segment) {
             segment.needed_until = segment.needed_until.max(until);
         }
@@ -150,7 +150,7 @@ impl KeptFrames {
 
     /// Lets go of what nobody will ask for any more: segments whose last frame came before `used_before_ms`. So many
     /// connections have been taken off the list of those to be offered bytes.
-    pub fn let_go_of_old(&mut self, used_before_ms: u64, offered: u64) {
+    pub(crate) fn let_go_of_old(&mut self, used_before_ms: u64, offered: u64) {
         // In the order in which they were begun: what is younger than a segment that stays, stays a little longer.
         while let Some(first) = self.segments.front() {
             match first {
@@ -163,7 +163,7 @@ impl KeptFrames {
 
     /// Small frames that come from now on do not go into segments begun before: who trickles does not keep them for
     /// ever.
-    pub fn end_tails(&mut self, begun_before_ms: u64) {
+    pub(crate) fn end_tails(&mut self, begun_before_ms: u64) {
         let (segments, front) = (&self.segments, self.front);
         for own in self.owners.values_mut() {
             let begun_ms =
@@ -175,7 +175,7 @@ impl KeptFrames {
     }
 
     /// Releases the oldest segment of the owner that keeps most. Returns whether there was one that could go.
-    pub fn shed(&mut self, offered: u64) -> bool {
+    pub(crate) fn shed(&mut self, offered: u64) -> bool {
         let fullest = self.owners.iter().max_by_key(|(_, own)| own.bytes).map(|(&of, _)| of);
         fullest.is_some_and(|of| self.let_go_of_first(of, offered))
     }
@@ -244,7 +244,7 @@ impl KeptFrames {
     }
 
     /// Asserts what the module promises.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         let live = || self.segments.iter().flatten();
         assert_eq!(self.bytes, live().map(|segment| segment.bytes).sum::<usize>(), "what is kept is counted");
         assert_eq!(self.bytes, self.owners.values().map(|own| own.bytes).sum::<usize>(), "for somebody");

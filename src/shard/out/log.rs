@@ -30,7 +30,7 @@ impl LogEntry {
 
 /// What is to be given to the connection next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NextFrames {
+pub(crate) struct NextFrames {
     /// So many messages are missing before it.
     pub missing: u64,
     /// Whole frames, if any are left.
@@ -45,7 +45,7 @@ const REMOVED_MAX: usize = 32;
 
 /// See the module.
 #[derive(Default)]
-pub struct Log {
+pub(crate) struct Log {
     sent: VecDeque<LogEntry>,
     sent_bytes: usize,
     unsent: VecDeque<LogEntry>,
@@ -68,38 +68,38 @@ pub struct Log {
 
 impl Log {
     /// How many messages were accepted.
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
     /// How many of them the client has received, or was told of.
-    pub fn told(&self) -> u64 {
+    pub(crate) fn told(&self) -> u64 {
         self.told
     }
 
     /// Returns whether anything waits that the connection was not given.
-    pub fn lags(&self) -> bool {
+    pub(crate) fn lags(&self) -> bool {
         self.told < self.position
     }
 
     /// What waits and counts against the channel's budget: not what is sent again.
-    pub fn queued_bytes(&self) -> usize {
+    pub(crate) fn queued_bytes(&self) -> usize {
         self.unsent_bytes - self.again_bytes
     }
 
     /// All that was not given to the connection.
-    pub fn unsent_bytes(&self) -> usize {
+    pub(crate) fn unsent_bytes(&self) -> usize {
         self.unsent_bytes
     }
 
     /// What is allocated for the entries.
-    pub fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         (self.sent.capacity() + self.unsent.capacity()) * size_of::<LogEntry>()
             + self.keys.capacity() * size_of::<(u64, u64)>()
     }
 
     /// One more message, which the connection is given now. At most `bytes_max` of what was sent are remembered.
-    pub fn append_sent(&mut self, range: Range, kept: &KeptFrames, bytes_max: usize) {
+    pub(crate) fn append_sent(&mut self, range: Range, kept: &KeptFrames, bytes_max: usize) {
         debug_assert!(!self.lags());
         let entry = LogEntry { first: self.position, frames: 1, range };
         self.position += 1;
@@ -132,7 +132,7 @@ impl Log {
     }
 
     /// One more message, which waits; under a key it may be replaced.
-    pub fn append_unsent(&mut self, range: Range, key: Option<u64>) {
+    pub(crate) fn append_unsent(&mut self, range: Range, key: Option<u64>) {
         let entry = LogEntry { first: self.position, frames: 1, range };
         self.unsent_bytes += range.len();
         // What counts and what does not lie apart, and so does what may be taken out.
@@ -149,12 +149,12 @@ impl Log {
     }
 
     /// So many more messages, which are dropped, or were lost before they came.
-    pub fn append_missing(&mut self, count: u32) {
+    pub(crate) fn append_missing(&mut self, count: u32) {
         self.position += u64::from(count);
     }
 
     /// How much the unsent value of `key` counts; 0 if there is none.
-    pub fn queued_len_of(&self, key: u64) -> usize {
+    pub(crate) fn queued_len_of(&self, key: u64) -> usize {
         self.place_of(key).map_or(0, |place| self.unsent[place].range.len())
     }
 
@@ -165,7 +165,7 @@ impl Log {
     }
 
     /// A newer value takes the place of the unsent one of `key`. Returns whether there was one.
-    pub fn take_out(&mut self, key: u64) -> bool {
+    pub(crate) fn take_out(&mut self, key: u64) -> bool {
         let Some(place) = self.place_of(key).filter(|&place| !self.unsent[place].range.is_empty()) else {
             return false;
         };
@@ -193,7 +193,7 @@ impl Log {
 
     /// Drops unsent messages, the oldest first, until `bytes` are gone; none of those that are sent again. Returns how
     /// many messages and bytes went.
-    pub fn drop_oldest(&mut self, bytes: usize, kept: &KeptFrames) -> (usize, usize) {
+    pub(crate) fn drop_oldest(&mut self, bytes: usize, kept: &KeptFrames) -> (usize, usize) {
         let (mut messages, mut dropped) = (0, 0);
         let mut place = self.unsent.partition_point(|entry| entry.first < self.again_until);
         while dropped < bytes && place < self.unsent.len() {
@@ -218,7 +218,7 @@ impl Log {
     }
 
     /// Takes the next frames out of what waits, for the connection; they are remembered as sent. `None`: nothing waits.
-    pub fn next(&mut self, kept: &KeptFrames, bytes_max: usize) -> Option<NextFrames> {
+    pub(crate) fn next(&mut self, kept: &KeptFrames, bytes_max: usize) -> Option<NextFrames> {
         while let Some(entry) = self.unsent.pop_front() {
             let len = entry.range.len();
             self.unsent_bytes -= len;
@@ -242,7 +242,7 @@ impl Log {
     }
 
     /// Forgets what waits; returns how many bytes that were. They count as told.
-    pub fn forget_unsent(&mut self) -> usize {
+    pub(crate) fn forget_unsent(&mut self) -> usize {
         self.unsent.clear();
         self.keys.clear();
         (self.again_bytes, self.removed, self.keyed) = (0, 0, None);
@@ -251,7 +251,7 @@ impl Log {
     }
 
     /// The client has received so many messages: what came before them is forgotten. Returns whether it can have.
-    pub fn acknowledged(&mut self, received: u64) -> bool {
+    pub(crate) fn acknowledged(&mut self, received: u64) -> bool {
         if received > self.told {
             return false;
         }
@@ -267,7 +267,7 @@ impl Log {
 
     /// The client comes back, and has received so many messages: what it has missed waits again. Returns how many of
     /// those are lost because history does not reach back so far; `None` if it cannot have received so many.
-    pub fn rewind(&mut self, received: u64, kept: &KeptFrames) -> Option<u64> {
+    pub(crate) fn rewind(&mut self, received: u64, kept: &KeptFrames) -> Option<u64> {
         if received > self.told {
             return None;
         }
@@ -318,7 +318,7 @@ impl Log {
     }
 
     /// Asserts what the module promises.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         let sum = |entries: &VecDeque<LogEntry>| entries.iter().map(|entry| entry.range.len()).sum::<usize>();
         assert_eq!((self.sent_bytes, self.unsent_bytes), (sum(&self.sent), sum(&self.unsent)), "sums are sums");
         let again = self.unsent.iter().filter(|entry| entry.first < self.again_until).map(|entry| entry.range.len());

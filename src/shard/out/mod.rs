@@ -68,7 +68,7 @@ pub(super) struct Out {
 
 impl Out {
     /// Nothing waits yet; messages to one channel are compressed as hard as `level` says.
-    pub fn new(flusher: Box<dyn Flush>, level: u32) -> Self {
+    pub(super) fn new(flusher: Box<dyn Flush>, level: u32) -> Self {
         Self {
             window: Window::default(),
             records: Vec::new(),
@@ -86,32 +86,32 @@ impl Out {
     }
 
     /// Compresses messages to one channel as hard as `level` says from now on.
-    pub fn set_level(&mut self, level: u32) {
+    pub(super) fn set_level(&mut self, level: u32) {
         self.deflater = Deflater::new(level);
     }
 
     /// Returns whether what waits should be sent before more is taken in.
-    pub fn is_window_full(&self) -> bool {
+    pub(super) fn is_window_full(&self) -> bool {
         self.window.bytes() >= WINDOW_BYTES_MAX
     }
 
     /// All that waits for its first send.
-    pub fn window_bytes(&self) -> usize {
+    pub(super) fn window_bytes(&self) -> usize {
         self.window.bytes()
     }
 
     /// What of it is memory of the window's own.
-    pub fn window_own_bytes(&self) -> usize {
+    pub(super) fn window_own_bytes(&self) -> usize {
         self.window.heap_bytes()
     }
 
     /// Returns whether anything waits that a socket may take.
-    pub fn wants_flush(&self) -> bool {
+    pub(super) fn wants_flush(&self) -> bool {
         !self.waiting.urgent.is_empty() || !self.waiting.bulk.is_empty()
     }
 
     /// This connection has something to send that concerns it alone.
-    pub fn mark_urgent(&mut self, connection: &mut Connection, slot: Slot) {
+    pub(super) fn mark_urgent(&mut self, connection: &mut Connection, slot: Slot) {
         if connection.flags.set_new(Flag::Urgent) {
             // By its owner's place; the first lane is for those who have none.
             let lane = connection.channel().map_or(0, |channel| channel.owner + 1);
@@ -132,7 +132,7 @@ impl Out {
 
     /// Puts a small frame behind what waits for a connection whose socket takes bytes. Returns whether that takes more
     /// of the heap now.
-    pub fn append(
+    pub(super) fn append(
         &mut self,
         connection: &mut Connection,
         slot: Slot,
@@ -147,7 +147,7 @@ impl Out {
     }
 
     /// Puts bytes that are not frames behind what waits: a head and a body, by reference if `charge` says for whom.
-    pub fn push_opaque(
+    pub(super) fn push_opaque(
         &mut self,
         connection: &mut Connection,
         slot: Slot,
@@ -171,27 +171,27 @@ impl Out {
     }
 
     /// Drops everything behind the frame in progress; returns how many bytes that were.
-    pub fn drop_behind_boundary(&mut self, connection: &mut Connection) -> usize {
+    pub(super) fn drop_behind_boundary(&mut self, connection: &mut Connection) -> usize {
         connection.outbound.drop_behind_boundary(&self.window, &mut self.spares)
     }
 
     /// Drops the oldest data frames until `bytes` are gone; returns how many frames went.
-    pub fn drop_oldest(&self, connection: &mut Connection, bytes: usize) -> usize {
+    pub(super) fn drop_oldest(&self, connection: &mut Connection, bytes: usize) -> usize {
         connection.outbound.drop_oldest(bytes, &self.window).0
     }
 
     /// Drops the newest data frames until `bytes` are gone; returns how many frames went.
-    pub fn drop_newest(&self, connection: &mut Connection, bytes: usize) -> usize {
+    pub(super) fn drop_newest(&self, connection: &mut Connection, bytes: usize) -> usize {
         connection.outbound.drop_newest(bytes, &self.window)
     }
 
     /// A channel-to-be agreed that its messages may refer to earlier ones.
-    pub fn take_context_over(&mut self, slot: Slot, window_bits: u8) {
+    pub(super) fn take_context_over(&mut self, slot: Slot, window_bits: u8) {
         self.contexts.add(slot, window_bits);
     }
 
     /// What the contexts of all channels may take.
-    pub fn context_bytes(&self) -> usize {
+    pub(super) fn context_bytes(&self) -> usize {
         self.contexts.bytes()
     }
 
@@ -210,17 +210,17 @@ impl Out {
     }
 
     /// What is kept beyond the window, by all channels together.
-    pub fn history_bytes(&self) -> usize {
+    pub(super) fn history_bytes(&self) -> usize {
         self.window.kept.bytes()
     }
 
     /// The frames that a client missed wait again; see [`log::Log::rewind`].
-    pub fn rewind(&mut self, slot: Slot, received: u64) -> Option<u64> {
+    pub(super) fn rewind(&mut self, slot: Slot, received: u64) -> Option<u64> {
         self.keepings.get_mut(&slot)?.log.rewind(received, &self.window.kept)
     }
 
     /// What a listener that heard event `last` of a process has missed; see [`Journal::since`].
-    pub fn missed_since(
+    pub(super) fn missed_since(
         &self,
         owner: OwnerId,
         last: u64,
@@ -231,18 +231,18 @@ impl Out {
     }
 
     /// A channel outlives its connections from now on.
-    pub fn keep(&mut self, slot: Slot, keeping: Keeping) {
+    pub(super) fn keep(&mut self, slot: Slot, keeping: Keeping) {
         self.keepings.insert(slot, Box::new(keeping));
     }
 
     /// The connection is gone, but not its channel: nothing waits for it but what is in the log.
-    pub fn let_go_of_connection(&mut self, connection: &mut Connection, slot: Slot) {
+    pub(super) fn let_go_of_connection(&mut self, connection: &mut Connection, slot: Slot) {
         connection.outbound.clear(&mut self.spares);
         self.contexts.remove(slot);
     }
 
     /// This connection ends: nothing of it waits any more.
-    pub fn forget(&mut self, connection: &mut Connection, slot: Slot) {
+    pub(super) fn forget(&mut self, connection: &mut Connection, slot: Slot) {
         connection.outbound.clear(&mut self.spares);
         self.watches.remove(&slot);
         self.contexts.remove(slot);
@@ -251,7 +251,7 @@ impl Out {
     }
 
     /// Asserts what the module promises, as far as this part knows it.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         assert!(self.audience.is_empty(), "no broadcast is in progress between turns");
         let mut order = self.waiting.bulk.iter().map(|bulk| bulk.segment);
         let first = order.next();

@@ -27,11 +27,11 @@ use std::io::IoSlice;
 const RANGES_MAX: usize = 64;
 
 /// A control frame of our own, whole: a header of 2 bytes and at most 125 (RFC 6455 5.5).
-pub type ControlFrame = SmallVec<[u8; 32]>;
+pub(crate) type ControlFrame = SmallVec<[u8; 32]>;
 
 /// See the module. 24 bytes while nothing is in the way.
 #[derive(Default)]
-pub struct Outbound {
+pub(crate) struct Outbound {
     first: Range,
     until_boundary: u32,
     backlog: Option<Box<Backlog>>,
@@ -39,7 +39,7 @@ pub struct Outbound {
 
 /// The part of a queue that is not one range. Boxes are recycled by the shard ([`Spares`]).
 #[derive(Default)]
-pub struct Backlog {
+pub(crate) struct Backlog {
     pieces: Pieces,
     /// Records of TLS that were sealed and have not left, and how much of them has.
     sealed: Vec<u8>,
@@ -61,7 +61,7 @@ pub struct Backlog {
 
 /// Which place in the control lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ControlLane {
+pub(crate) enum ControlLane {
     /// The answer to the newest ping.
     Pong = 0,
     /// A liveness probe.
@@ -70,7 +70,7 @@ pub enum ControlLane {
 
 /// Backlogs that are not in use.
 #[derive(Default)]
-pub struct Spares {
+pub(crate) struct Spares {
     #[expect(clippy::vec_box, reason = "the boxes themselves are what moves between here and the queues")]
     backlogs: Vec<Box<Backlog>>,
 }
@@ -94,19 +94,19 @@ impl Spares {
 
 impl Outbound {
     /// Returns whether nothing waits. A queue whose frames were all dropped may still be blocked.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let is_drained = |backlog: &Backlog| backlog.pieces.bytes() == 0 && backlog.is_empty_but_for_pieces();
         self.first.is_empty() && self.backlog.as_deref().is_none_or(is_drained)
     }
 
     /// Returns whether the socket was full when last offered bytes.
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| backlog.blocked)
     }
 
     /// The socket says that it takes bytes again: the lane enters at the boundary. From now on control frames are
     /// frames like any other, and where a frame ends in the queue is where it ends on the wire.
-    pub fn unblock(&mut self) {
+    pub(crate) fn unblock(&mut self) {
         let boundary = usize::from(self.until_boundary > 0);
         let Some(backlog) = &mut self.backlog else { return };
         backlog.blocked = false;
@@ -117,41 +117,41 @@ impl Outbound {
     }
 
     /// Everything that waits and counts against the budget: all but the lane.
-    pub fn queued_bytes(&self) -> usize {
+    pub(crate) fn queued_bytes(&self) -> usize {
         self.offerable_bytes()
             + self.backlog.as_ref().map_or(0, |backlog| backlog.held.bytes() + backlog.sealed().len())
     }
 
     /// What was sealed and has not left: it goes before everything else.
-    pub fn sealed(&self) -> &[u8] {
+    pub(crate) fn sealed(&self) -> &[u8] {
         self.backlog.as_ref().map_or(&[], |backlog| backlog.sealed())
     }
 
     /// As [`queued_bytes`](Self::queued_bytes), if the socket has left anything behind.
-    pub fn backlog_bytes(&self) -> usize {
+    pub(crate) fn backlog_bytes(&self) -> usize {
         self.backlog
             .as_ref()
             .map_or(0, |backlog| backlog.pieces.bytes() + backlog.held.bytes() + backlog.sealed().len())
     }
 
     /// What it takes of memory that nothing else counts: no ranges, no payloads by reference.
-    pub fn own_bytes(&self) -> usize {
+    pub(crate) fn own_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.heap_bytes())
     }
 
     /// What waits for the socket as it is: all but what is sealed, the lane and what is held for conflation.
-    pub fn offerable_bytes(&self) -> usize {
+    pub(crate) fn offerable_bytes(&self) -> usize {
         self.first.len() + self.backlog.as_ref().map_or(0, |backlog| backlog.pieces.bytes())
     }
 
     /// Returns whether so many ranges wait, none of which touches the next, that they are to be sent before more are
     /// appended.
-    pub fn is_scattered(&self) -> bool {
+    pub(crate) fn is_scattered(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| !backlog.blocked && backlog.pieces.len() >= RANGES_MAX)
     }
 
     /// Appends whole frames in the window. Only while not blocked. Returns whether it takes more of the heap now.
-    pub fn push_range(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) -> bool {
+    pub(crate) fn push_range(&mut self, range: Range, copy_bytes_max: usize, spares: &mut Spares) -> bool {
         debug_assert!(!self.is_blocked());
         if let Some(backlog) = &mut self.backlog {
             // Values that were held until now are older: the last word on their key must not come before them.
@@ -172,7 +172,7 @@ impl Outbound {
 
     /// Appends bytes that are not frames (HTTP). Only while not blocked and with no frame in the queue. Returns whether
     /// it takes more of the heap now.
-    pub fn push_opaque(&mut self, range: Range, spares: &mut Spares) -> bool {
+    pub(crate) fn push_opaque(&mut self, range: Range, spares: &mut Spares) -> bool {
         debug_assert_eq!(self.offerable_bytes(), self.until_boundary as usize);
         self.until_boundary += range.len() as u32;
         // No frame is in the queue, so none is held.
@@ -180,7 +180,7 @@ impl Outbound {
     }
 
     /// Appends bytes that are not frames while the socket is full. With no frame in the queue.
-    pub fn push_opaque_behind(&mut self, bytes: Vec<u8>) {
+    pub(crate) fn push_opaque_behind(&mut self, bytes: Vec<u8>) {
         debug_assert_eq!(self.offerable_bytes(), self.until_boundary as usize);
         self.until_boundary += bytes.len() as u32;
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
@@ -188,7 +188,7 @@ impl Outbound {
     }
 
     /// What of the heap the queue would take more for this frame, as it would be appended or held for `key`.
-    pub fn growth(&self, frame: &FrameParts, key: Option<u64>, copy_bytes_max: usize) -> usize {
+    pub(crate) fn growth(&self, frame: &FrameParts, key: Option<u64>, copy_bytes_max: usize) -> usize {
         let Some(backlog) = &self.backlog else { return 0 };
         match key {
             Some(key) => backlog.held.growth(key, frame),
@@ -199,7 +199,7 @@ impl Outbound {
     }
 
     /// Appends a frame while the socket is full: small ones are copied, large ones kept by reference.
-    pub fn push_behind(&mut self, frame: &FrameParts, copy_bytes_max: usize) {
+    pub(crate) fn push_behind(&mut self, frame: &FrameParts, copy_bytes_max: usize) {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         debug_assert!(backlog.blocked);
         backlog.let_go_of_held(copy_bytes_max);
@@ -207,7 +207,7 @@ impl Outbound {
     }
 
     /// Appends a copy of whole frames while the socket is full.
-    pub fn push_copied_behind(&mut self, frames: &[u8]) {
+    pub(crate) fn push_copied_behind(&mut self, frames: &[u8]) {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         let joins = backlog.joins();
         backlog.pieces.append(&[frames], joins);
@@ -215,34 +215,34 @@ impl Outbound {
     }
 
     /// Appends a frame while the socket is full, its payload by reference.
-    pub fn push_blob_behind(&mut self, header: &[u8], payload: Bytes, charge: SharedCharge) {
+    pub(crate) fn push_blob_behind(&mut self, header: &[u8], payload: Bytes, charge: SharedCharge) {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         backlog.pieces.push_back(OutboundPiece::Blob { header: header.into(), payload, charge });
         backlog.recount();
     }
 
     /// Holds the newest value of `key` while the socket is full. Returns whether it took the place of an older one.
-    pub fn conflate(&mut self, key: u64, frame: FrameParts) -> bool {
+    pub(crate) fn conflate(&mut self, key: u64, frame: FrameParts) -> bool {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         debug_assert!(backlog.blocked);
         backlog.held.set(key, frame)
     }
 
     /// The length of the value that waits for `key`, 0 if there is none.
-    pub fn held_len(&self, key: u64) -> usize {
+    pub(crate) fn held_len(&self, key: u64) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.held.len_of(key))
     }
 
     /// Puts a control frame of our own into its lane, in the place of an older one. Only while blocked; else it is
     /// a frame like any other.
-    pub fn set_lane(&mut self, lane: ControlLane, frame: ControlFrame) {
+    pub(crate) fn set_lane(&mut self, lane: ControlLane, frame: ControlFrame) {
         let backlog = self.backlog.as_mut().expect("a blocked queue has a backlog");
         backlog.lane[lane as usize] = Some(frame);
     }
 
     /// Returns whether there are data frames of `bytes` bytes together that [`drop_oldest`](Self::drop_oldest) could
     /// drop.
-    pub fn can_drop(&mut self, bytes: usize, window: &Window) -> bool {
+    pub(crate) fn can_drop(&mut self, bytes: usize, window: &Window) -> bool {
         let from = self.undroppable_pieces();
         let Some(backlog) = &mut self.backlog else { return bytes == 0 };
         backlog.droppable_bytes(from, window) + backlog.held.bytes() >= bytes
@@ -250,7 +250,7 @@ impl Outbound {
 
     /// Drops data frames from the oldest on until `bytes` are gone or none is left; control frames and the frame in
     /// progress stay. Only while blocked. Answers how many frames and bytes went.
-    pub fn drop_oldest(&mut self, bytes: usize, window: &Window) -> (usize, usize) {
+    pub(crate) fn drop_oldest(&mut self, bytes: usize, window: &Window) -> (usize, usize) {
         let from = self.undroppable_pieces();
         let Some(backlog) = self.backlog.as_mut() else { return (0, 0) };
         let (mut frames, mut dropped) = (0, 0);
@@ -269,7 +269,7 @@ impl Outbound {
     }
 
     /// As [`drop_oldest`](Self::drop_oldest), but from the newest on. Answers how many frames went.
-    pub fn drop_newest(&mut self, bytes: usize, window: &Window) -> usize {
+    pub(crate) fn drop_newest(&mut self, bytes: usize, window: &Window) -> usize {
         let from = self.undroppable_pieces();
         let Some(backlog) = self.backlog.as_mut() else { return 0 };
         let (mut frames, mut dropped) = (0, 0);
@@ -294,7 +294,7 @@ impl Outbound {
     }
 
     /// Drops everything behind the frame in progress; answers how many bytes that were.
-    pub fn drop_behind_boundary(&mut self, window: &Window, spares: &mut Spares) -> usize {
+    pub(crate) fn drop_behind_boundary(&mut self, window: &Window, spares: &mut Spares) -> usize {
         let before = self.queued_bytes();
         if before == 0 {
             return 0;
@@ -313,7 +313,7 @@ impl Outbound {
     }
 
     /// Appends records to those that were sealed before; they leave before anything that was not.
-    pub fn push_sealed(&mut self, records: &[u8], spares: &mut Spares) {
+    pub(crate) fn push_sealed(&mut self, records: &[u8], spares: &mut Spares) {
         if records.is_empty() {
             return;
         }
@@ -322,7 +322,7 @@ impl Outbound {
     }
 
     /// The socket has taken `count` bytes of what is sealed. `full` tells that it took no more.
-    pub fn sent_sealed(&mut self, count: usize, full: bool, window: &Window, spares: &mut Spares) {
+    pub(crate) fn sent_sealed(&mut self, count: usize, full: bool, window: &Window, spares: &mut Spares) {
         let Some(backlog) = &mut self.backlog else { return };
         backlog.sealed_sent += count;
         if backlog.sealed().is_empty() {
@@ -334,7 +334,7 @@ impl Outbound {
     }
 
     /// `records` hold what was taken from the queue's front, and the full socket has not taken them.
-    pub fn keep_sealed(&mut self, records: &[u8], spares: &mut Spares) {
+    pub(crate) fn keep_sealed(&mut self, records: &[u8], spares: &mut Spares) {
         self.push_sealed(records, spares);
         if let Some(backlog) = &mut self.backlog {
             backlog.blocked = true;
@@ -343,7 +343,7 @@ impl Outbound {
     }
 
     /// Forgets everything that is not sealed.
-    pub fn keep_only_sealed(&mut self, spares: &mut Spares) {
+    pub(crate) fn keep_only_sealed(&mut self, spares: &mut Spares) {
         let (sealed, blocked) = (self.sealed().to_vec(), self.is_blocked());
         self.clear(spares);
         self.push_sealed(&sealed, spares);
@@ -354,7 +354,7 @@ impl Outbound {
 
     /// Makes the queue ready to be offered: held frames follow when nothing stands before them any more.
     /// Returns whether there is anything to send.
-    pub fn prepare(&mut self, copy_bytes_max: usize) -> bool {
+    pub(crate) fn prepare(&mut self, copy_bytes_max: usize) -> bool {
         // As long as older bytes wait, a newer value may still take the place of a held one.
         if let Some(backlog) = &mut self.backlog
             && backlog.pieces.is_empty()
@@ -365,7 +365,7 @@ impl Outbound {
     }
 
     /// When all that waits is one joined slice: that slice.
-    pub fn as_slice<'a>(&'a self, window: &'a Window) -> Option<&'a [u8]> {
+    pub(crate) fn as_slice<'a>(&'a self, window: &'a Window) -> Option<&'a [u8]> {
         if self.first.is_empty() || self.backlog.is_some() {
             return None;
         }
@@ -376,7 +376,7 @@ impl Outbound {
     }
 
     /// Appends the front of the queue as slices to `out`, at most `bytes_max` and `parts_max`; answers how many bytes.
-    pub fn gather<'a>(
+    pub(crate) fn gather<'a>(
         &'a self,
         window: &'a Window,
         bytes_max: usize,
@@ -404,7 +404,7 @@ impl Outbound {
     }
 
     /// Everything that was offered has left: all but the held frames, whose turn is next. With nothing sealed.
-    pub fn sent_all(&mut self, spares: &mut Spares) {
+    pub(crate) fn sent_all(&mut self, spares: &mut Spares) {
         self.first = Range::default();
         self.until_boundary = 0;
         if let Some(backlog) = &mut self.backlog {
@@ -416,7 +416,7 @@ impl Outbound {
     }
 
     /// Some bytes have left, others not: they are copied out of the window. `full` tells that the socket took no more.
-    pub fn sent_some(&mut self, count: usize, full: bool, window: &Window, spares: &mut Spares) {
+    pub(crate) fn sent_some(&mut self, count: usize, full: bool, window: &Window, spares: &mut Spares) {
         self.settle(count, window, spares);
         if let Some(backlog) = &mut self.backlog {
             backlog.blocked = full;
@@ -427,7 +427,7 @@ impl Outbound {
 
     /// What waits now may be referred to by what follows: none of it is dropped unless all that follows is. To be said
     /// whenever the socket turns out to be full.
-    pub fn pin(&mut self) {
+    pub(crate) fn pin(&mut self) {
         if let Some(backlog) = &mut self.backlog {
             backlog.pinned = backlog.pieces.len();
             backlog.recount();
@@ -435,7 +435,7 @@ impl Outbound {
     }
 
     /// Forgets everything.
-    pub fn clear(&mut self, spares: &mut Spares) {
+    pub(crate) fn clear(&mut self, spares: &mut Spares) {
         self.first = Range::default();
         self.until_boundary = 0;
         if let Some(backlog) = self.backlog.take() {

@@ -38,11 +38,11 @@ pub(super) enum OutboundPiece {
 
 impl OutboundPiece {
     /// Exactly these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
+    pub(super) fn of(bytes: &[u8]) -> Self {
         Self::Chunk { bytes: bytes.to_vec(), sent: 0 }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::Range(range) => range.len(),
             Self::Chunk { bytes, sent } => bytes.len() - sent,
@@ -56,7 +56,7 @@ impl OutboundPiece {
     }
 
     /// Returns whether the frame that starts `at` bytes into this piece is a control frame. Not for ranges.
-    pub fn is_control(&self, at: usize) -> bool {
+    pub(super) fn is_control(&self, at: usize) -> bool {
         is_control(match self {
             Self::Chunk { bytes, sent } => bytes[sent + at],
             Self::Blob { header, .. } => header[at],
@@ -65,7 +65,7 @@ impl OutboundPiece {
     }
 
     /// The length of the frame that starts `at` bytes into this piece.
-    pub fn frame_len(&self, at: usize, window: &Window) -> usize {
+    pub(super) fn frame_len(&self, at: usize, window: &Window) -> usize {
         let joined = match self {
             Self::Blob { .. } => return self.len() - at,
             Self::Chunk { bytes, sent } => &bytes[sent + at..],
@@ -119,41 +119,41 @@ impl Index<usize> for Pieces {
 }
 
 impl Pieces {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.pieces.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
     /// The places that are allocated.
-    pub fn capacity(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         self.pieces.capacity()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &OutboundPiece> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &OutboundPiece> {
         self.pieces.iter()
     }
 
     /// The bytes of all pieces.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// What is allocated for them alone: no ranges, no payloads by reference.
-    pub fn heap_bytes(&self) -> usize {
+    pub(super) fn heap_bytes(&self) -> usize {
         self.chunk_bytes + self.capacity() * size_of::<OutboundPiece>()
     }
 
     /// What of the heap [`append`](Self::append) would take for so many bytes, where `joins` allows to join them.
-    pub fn growth(&self, len: usize, joins: bool) -> usize {
+    pub(super) fn growth(&self, len: usize, joins: bool) -> usize {
         let joins = joins && self.pieces.back().is_some_and(|piece| piece.has_room(len));
         if joins { 0 } else { chunk_bytes(len) + self.places_growth() }
     }
 
     /// The same for a payload by reference.
-    pub fn places_growth(&self) -> usize {
+    pub(super) fn places_growth(&self) -> usize {
         let is_full = self.pieces.len() == self.pieces.capacity();
         if is_full { self.more_places() * size_of::<OutboundPiece>() } else { 0 }
     }
@@ -175,40 +175,40 @@ impl Pieces {
         self.chunk_bytes -= piece.chunk_len();
     }
 
-    pub fn push_back(&mut self, piece: OutboundPiece) {
+    pub(super) fn push_back(&mut self, piece: OutboundPiece) {
         self.enter(&piece);
         self.pieces.push_back(piece);
     }
 
-    pub fn push_front(&mut self, piece: OutboundPiece) {
+    pub(super) fn push_front(&mut self, piece: OutboundPiece) {
         self.enter(&piece);
         self.pieces.push_front(piece);
     }
 
-    pub fn insert(&mut self, at: usize, piece: OutboundPiece) {
+    pub(super) fn insert(&mut self, at: usize, piece: OutboundPiece) {
         self.enter(&piece);
         self.pieces.insert(at, piece);
     }
 
-    pub fn remove(&mut self, at: usize) {
+    pub(super) fn remove(&mut self, at: usize) {
         if let Some(piece) = self.pieces.remove(at) {
             self.leave(&piece);
         }
     }
 
-    pub fn truncate(&mut self, len: usize) {
+    pub(super) fn truncate(&mut self, len: usize) {
         while self.pieces.len() > len {
             self.remove(self.pieces.len() - 1);
         }
     }
 
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.pieces.clear();
         (self.bytes, self.chunk_bytes) = (0, 0);
     }
 
     /// Appends a range of the window.
-    pub fn push_range(&mut self, range: Range) {
+    pub(super) fn push_range(&mut self, range: Range) {
         if let Some(OutboundPiece::Range(last)) = self.pieces.back_mut()
             && last.try_extend(range)
         {
@@ -219,7 +219,7 @@ impl Pieces {
     }
 
     /// Appends a copy of `parts`, joined: to the last chunk if it has room and `joins` allows it, else to a new one.
-    pub fn append(&mut self, parts: &[&[u8]], joins: bool) {
+    pub(super) fn append(&mut self, parts: &[&[u8]], joins: bool) {
         let len = parts.iter().map(|part| part.len()).sum();
         let joins = joins && self.pieces.back().is_some_and(|piece| piece.has_room(len));
         if !joins {
@@ -229,7 +229,7 @@ impl Pieces {
     }
 
     /// Appends to the chunk at `at`, which has room; returns whether it had.
-    pub fn append_at(&mut self, at: usize, parts: &[&[u8]]) -> bool {
+    pub(super) fn append_at(&mut self, at: usize, parts: &[&[u8]]) -> bool {
         let len = parts.iter().map(|part| part.len()).sum();
         let has_room = self.pieces[at].has_room(len);
         if has_room && let OutboundPiece::Chunk { bytes, .. } = &mut self.pieces[at] {
@@ -240,13 +240,13 @@ impl Pieces {
     }
 
     /// A new chunk at `at` that begins with `part`, with room for others like it.
-    pub fn insert_chunk(&mut self, at: usize, part: &[u8]) {
+    pub(super) fn insert_chunk(&mut self, at: usize, part: &[u8]) {
         self.insert(at, OutboundPiece::Chunk { bytes: Vec::with_capacity(chunk_bytes(part.len())), sent: 0 });
         self.append_at(at, &[part]);
     }
 
     /// Forgets the first `count` bytes of piece `at`; all of it, if it is no longer.
-    pub fn advance(&mut self, at: usize, count: usize) {
+    pub(super) fn advance(&mut self, at: usize, count: usize) {
         let piece = &mut self.pieces[at];
         if count >= piece.len() {
             return self.remove(at);
@@ -258,7 +258,7 @@ impl Pieces {
     }
 
     /// Keeps the first `kept` bytes of the chunk at `at`, and what lies at `others` behind them, in order.
-    pub fn keep(&mut self, at: usize, kept: usize, others: impl Iterator<Item = std::ops::Range<usize>>) {
+    pub(super) fn keep(&mut self, at: usize, kept: usize, others: impl Iterator<Item = std::ops::Range<usize>>) {
         let piece = &mut self.pieces[at];
         let (len, chunk) = (piece.len(), piece.chunk_len());
         if let OutboundPiece::Chunk { bytes, sent } = piece {
@@ -279,7 +279,7 @@ impl Pieces {
     /// Copies ranges out of the window; large payloads become references of our own. The first `boundary` bytes, which
     /// are no whole frames, come to lie apart; behind them frames lie in chunks of one size, so that what one queue
     /// lets go of is of use to the next.
-    pub fn own(&mut self, window: &Window, mut boundary: usize) {
+    pub(super) fn own(&mut self, window: &Window, mut boundary: usize) {
         for piece in std::mem::take(self).pieces {
             let apart = boundary.min(piece.len());
             boundary -= apart;
@@ -342,7 +342,7 @@ impl Pieces {
 
     /// Asserts what the module promises.
     #[cfg(test)]
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         let sum = |of: fn(&OutboundPiece) -> usize| self.pieces.iter().map(of).sum::<usize>();
         assert_eq!(self.bytes, sum(OutboundPiece::len));
         assert_eq!(self.chunk_bytes, sum(OutboundPiece::chunk_len));

@@ -11,7 +11,7 @@ pub(super) const KEPT: u32 = 1 << 31;
 
 /// A run of bytes inside one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Range {
+pub(crate) struct Range {
     /// The segment's number; numbers wrap around.
     pub(super) segment: u32,
     pub(super) start: u32,
@@ -20,7 +20,7 @@ pub struct Range {
 
 impl Range {
     /// How many bytes it names.
-    pub fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         (self.end - self.start) as usize
     }
 
@@ -30,12 +30,12 @@ impl Range {
     }
 
     /// Returns whether it names no byte.
-    pub fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.start == self.end
     }
 
     /// Grows by `next` when that starts where this ends.
-    pub fn try_extend(&mut self, next: Range) -> bool {
+    pub(crate) fn try_extend(&mut self, next: Range) -> bool {
         let touches = self.segment == next.segment && self.end == next.start;
         if touches {
             self.end = next.end;
@@ -44,7 +44,7 @@ impl Range {
     }
 
     /// The first `len` bytes, and the rest.
-    pub fn split_at(self, len: usize) -> (Range, Range) {
+    pub(crate) fn split_at(self, len: usize) -> (Range, Range) {
         assert!(len <= self.len());
         let middle = self.start + len as u32;
         (Range { end: middle, ..self }, Range { start: middle, ..self })
@@ -52,7 +52,7 @@ impl Range {
 }
 
 /// What a range names: one slice, or a header and a blob that stays where the process put it.
-pub enum RangeBytes<'a> {
+pub(crate) enum RangeBytes<'a> {
     /// Joined bytes.
     Joined(&'a [u8]),
     /// What is left of a header (perhaps nothing) and of a blob by reference.

@@ -49,7 +49,7 @@ impl New {
 
 impl Sealing {
     /// The bytes to send.
-    pub fn bytes<'a>(&self, outbound: &'a Outbound, records: &'a [u8]) -> &'a [u8] {
+    pub(super) fn bytes<'a>(&self, outbound: &'a Outbound, records: &'a [u8]) -> &'a [u8] {
         match &self.new {
             Some(new) => &records[new.records.clone()],
             None => outbound.sealed(),

@@ -40,7 +40,7 @@ impl Urgent {
 
     /// Puts a connection behind the others of its lane. Lanes are dense numbers.
     #[inline]
-    pub fn push_back(&mut self, lane: u32, slot: Slot) {
+    pub(super) fn push_back(&mut self, lane: u32, slot: Slot) {
         if lane == self.front_lane {
             self.front.push_back(slot);
         } else {
@@ -70,7 +70,7 @@ impl Urgent {
 
     /// The connection whose turn it is.
     #[inline]
-    pub fn pop_front(&mut self) -> Option<Slot> {
+    pub(super) fn pop_front(&mut self) -> Option<Slot> {
         if self.left > 0
             && let Some(slot) = self.front.pop_front()
         {
@@ -97,12 +97,12 @@ impl Urgent {
     }
 
     /// How many wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.front.len() + self.round.iter().map(|&lane| self.lanes[lane as usize].len()).sum::<usize>()
     }
 
     /// Returns whether no connection waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.front.is_empty() && self.round.is_empty()
     }
 }

@@ -8,7 +8,7 @@
 //! not depend on channels.
 
 use super::kept::KeptFrames;
-pub use super::range::{Range, RangeBytes};
+pub(super) use super::range::{Range, RangeBytes};
 use crate::proto::ServerHeader;
 use crate::shard::memory::SharedCharge;
 use bytes::Bytes;
@@ -51,7 +51,7 @@ impl LargeFrame {
 
 /// See the module.
 #[derive(Default)]
-pub struct Window {
+pub(crate) struct Window {
     segments: VecDeque<WindowSegment>,
     /// The number of the front segment.
     front: u32,
@@ -66,23 +66,23 @@ pub struct Window {
 
 impl Window {
     /// All bytes that wait here.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes + self.kept.waiting_bytes()
     }
 
     /// What is allocated for those that were copied here.
-    pub fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         self.heap_bytes
     }
 
     /// The first segment in which a later frame may come to lie.
-    pub fn tail(&self) -> u32 {
+    pub(crate) fn tail(&self) -> u32 {
         self.end().wrapping_sub(u32::from(!self.segments.is_empty()))
     }
 
     /// Returns whether a range of earlier is still there, and in the segment in which a later frame may come to lie.
     /// What is kept is, if it is there at all.
-    pub fn is_at_end(&self, range: Range) -> bool {
+    pub(crate) fn is_at_end(&self, range: Range) -> bool {
         if range.is_kept() { self.kept.has(range) } else { !self.segments.is_empty() && range.segment == self.tail() }
     }
 
@@ -92,7 +92,7 @@ impl Window {
     }
 
     /// Appends header and payload as joined bytes: one copy, whatever the number of channels that will send them.
-    pub fn append_joined(&mut self, header: &[u8], payload: &[u8]) -> Range {
+    pub(crate) fn append_joined(&mut self, header: &[u8], payload: &[u8]) -> Range {
         let len = header.len() + payload.len();
         let bytes = &mut self.segment_with_room(len).bytes;
         let start = bytes.len();
@@ -103,7 +103,7 @@ impl Window {
     }
 
     /// As [`append_joined`](Self::append_joined); who falls behind in this frame keeps `payload` by reference.
-    pub fn append_large(&mut self, header: &ServerHeader, payload: &Bytes, charge: &SharedCharge) -> Range {
+    pub(crate) fn append_large(&mut self, header: &ServerHeader, payload: &Bytes, charge: &SharedCharge) -> Range {
         let range = self.append_joined(header.as_slice(), payload);
         if let Some(WindowSegment::Joined(joined)) = self.segments.back_mut() {
             let (start, payload, charge) = (range.start as usize, payload.clone(), charge.clone());
@@ -113,7 +113,7 @@ impl Window {
     }
 
     /// Gives the bytes of a range in order, as they are to be kept beyond the window: what is joined is to be copied.
-    pub fn each_to_own<'a>(&'a self, range: Range, mut each: impl FnMut(RangeBytes<'a>)) {
+    pub(crate) fn each_to_own<'a>(&'a self, range: Range, mut each: impl FnMut(RangeBytes<'a>)) {
         let place = range.segment.wrapping_sub(self.front) as usize;
         let joined = match self.segments.get(place) {
             Some(WindowSegment::Joined(joined)) if !range.is_kept() && !joined.large.is_empty() => joined,
@@ -139,7 +139,7 @@ impl Window {
     }
 
     /// Appends a blob that is not copied, behind a header if it is a frame.
-    pub fn append_blob(&mut self, header: Option<ServerHeader>, blob: Bytes, charge: SharedCharge) -> Range {
+    pub(crate) fn append_blob(&mut self, header: Option<ServerHeader>, blob: Bytes, charge: SharedCharge) -> Range {
         let len = slice_of(&header).len() + blob.len();
         let segment = self.end();
         self.bytes += len;
@@ -151,7 +151,7 @@ impl Window {
     ///
     /// # Panics
     /// It is of what is kept, and gone: who may have such a range asks [`KeptFrames::get`].
-    pub fn get(&self, range: Range) -> RangeBytes<'_> {
+    pub(crate) fn get(&self, range: Range) -> RangeBytes<'_> {
         if range.is_kept() {
             return self.kept.get(range).expect("what waits for its first send is kept");
         }
@@ -169,7 +169,7 @@ impl Window {
     }
 
     /// Lets go of every segment before `segment`.
-    pub fn release_before(&mut self, segment: u32) {
+    pub(crate) fn release_before(&mut self, segment: u32) {
         while self.front != segment && !self.segments.is_empty() {
             self.front = self.front.wrapping_add(1);
             match self.segments.pop_front().expect("it is not empty") {
@@ -186,7 +186,7 @@ impl Window {
     }
 
     /// Lets go of everything.
-    pub fn release_all(&mut self) {
+    pub(crate) fn release_all(&mut self) {
         self.kept.all_sent();
         if self.bytes > 0 {
             self.release_before(self.end());

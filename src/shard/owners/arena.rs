@@ -31,7 +31,7 @@ pub(super) struct Arena {
 
 impl Arena {
     /// Gives a payload a life of its own.
-    pub fn keep(&mut self, payload: Payload<'_>) -> Bytes {
+    pub(super) fn keep(&mut self, payload: Payload<'_>) -> Bytes {
         match payload {
             Payload::Owned(mut bytes) => {
                 // It grew with what came, so a part of it may be empty; given back in place.
@@ -65,7 +65,7 @@ impl Arena {
     }
 
     /// The batch is whole. Returns what its chunks take beyond its messages.
-    pub fn end_batch(&mut self) -> usize {
+    pub(super) fn end_batch(&mut self) -> usize {
         self.room = BytesMut::new();
         self.small_bytes_before = std::mem::take(&mut self.small_bytes);
         std::mem::take(&mut self.spare_bytes)

@@ -57,7 +57,7 @@ pub(super) struct Owners {
 
 impl Owners {
     /// No owner has a channel on `shard` yet.
-    pub fn new(shard: u32, directory: Arc<Directory>) -> Self {
+    pub(super) fn new(shard: u32, directory: Arc<Directory>) -> Self {
         Self {
             shard,
             directory,
@@ -72,32 +72,32 @@ impl Owners {
     }
 
     /// Who is attached.
-    pub fn directory(&self) -> &Arc<Directory> {
+    pub(super) fn directory(&self) -> &Arc<Directory> {
         &self.directory
     }
 
     /// These are attached from now on.
-    pub fn adopt(&mut self, directory: Arc<Directory>) {
+    pub(super) fn adopt(&mut self, directory: Arc<Directory>) {
         self.directory = directory;
     }
 
     /// Those who have a place here.
-    pub fn iter(&self) -> impl Iterator<Item = &LocalOwner> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &LocalOwner> {
         self.locals.iter().map(|(_, local)| local)
     }
 
     /// The owner's place on this shard, if it has one.
-    pub fn find(&self, owner: OwnerId) -> Option<u32> {
+    pub(super) fn find(&self, owner: OwnerId) -> Option<u32> {
         self.places.get(&owner).copied()
     }
 
     /// The owner's place on this shard, made if it has none.
-    pub fn place_of(&mut self, owner: &Arc<Owner>) -> u32 {
+    pub(super) fn place_of(&mut self, owner: &Arc<Owner>) -> u32 {
         *self.places.entry(owner.id).or_insert_with(|| self.locals.insert(LocalOwner::new(owner.clone())) as u32)
     }
 
     /// Appends an event to the owner's batch of this turn.
-    pub fn emit(&mut self, place: u32, event: Event) {
+    pub(super) fn emit(&mut self, place: u32, event: Event) {
         self.opened_untold |= matches!(event, Event::Opened(_));
         let local = &mut self.locals[place as usize];
         if let Some(unread) = &mut local.unread {
@@ -112,12 +112,12 @@ impl Owners {
     }
 
     /// Gives a payload a life of its own, for an event of this turn to the owner.
-    pub fn keep(&mut self, place: u32, payload: Payload<'_>) -> Bytes {
+    pub(super) fn keep(&mut self, place: u32, payload: Payload<'_>) -> Bytes {
         self.locals[place as usize].arena.keep(payload)
     }
 
     /// From now on the owner's events stay here, for a handler of its own.
-    pub fn host(&mut self, owner: &Arc<Owner>, limits: QueueLimits) -> u32 {
+    pub(super) fn host(&mut self, owner: &Arc<Owner>, limits: QueueLimits) -> u32 {
         let place = self.place_of(owner);
         self.locals[place as usize].unread = Some(Unread::new(limits, &owner.memory));
         place
@@ -125,7 +125,7 @@ impl Owners {
 
     /// The owner has no handler here any more. What its clients still say goes where the events of those go who are
     /// gone.
-    pub fn dismiss(&mut self, place: u32) {
+    pub(super) fn dismiss(&mut self, place: u32) {
         if self.locals[place as usize].unread.take().is_some() {
             self.hosted.retain(|&hosted| hosted != place);
             self.forget_if_idle(place);
@@ -133,12 +133,12 @@ impl Owners {
     }
 
     /// How many processes that run here have something to do.
-    pub fn hosted_waiting(&self) -> usize {
+    pub(super) fn hosted_waiting(&self) -> usize {
         self.hosted.len()
     }
 
     /// Takes the next of them off the list.
-    pub fn next_hosted(&mut self) -> Option<u32> {
+    pub(super) fn next_hosted(&mut self) -> Option<u32> {
         let place = self.hosted.pop_front()?;
         if let Some(unread) = &mut self.locals[place as usize].unread {
             unread.is_listed = false;
@@ -147,14 +147,14 @@ impl Owners {
     }
 
     /// One of them has taken what it takes in this turn.
-    pub fn settle_unread(&mut self, place: u32) {
+    pub(super) fn settle_unread(&mut self, place: u32) {
         if let Some(local) = self.locals.get_mut(place as usize) {
             local.settle_unread();
         }
     }
 
     /// Puts one of them on it.
-    pub fn list_hosted(&mut self, place: u32) {
+    pub(super) fn list_hosted(&mut self, place: u32) {
         if let Some(unread) = self.locals.get_mut(place as usize).and_then(|local| local.unread.as_mut())
             && !std::mem::replace(&mut unread.is_listed, true)
         {
@@ -163,17 +163,17 @@ impl Owners {
     }
 
     /// How many events one of them has not taken.
-    pub fn unread(&self, place: u32) -> usize {
+    pub(super) fn unread(&self, place: u32) -> usize {
         self.locals.get(place as usize).and_then(|local| local.unread.as_ref()).map_or(0, Unread::len)
     }
 
     /// The next of those events.
-    pub fn take_unread(&mut self, place: u32) -> Option<Event> {
+    pub(super) fn take_unread(&mut self, place: u32) -> Option<Event> {
         self.locals[place as usize].unread.as_mut()?.take()
     }
 
     /// Gives an event to an owner that may have no channel here. One that has gone does not hear of it.
-    pub fn tell(&mut self, owner: OwnerId, event: Event) {
+    pub(super) fn tell(&mut self, owner: OwnerId, event: Event) {
         if let Some(&place) = self.places.get(&owner) {
             return self.emit(place, event);
         }
@@ -189,7 +189,7 @@ impl Owners {
     }
 
     /// Hands the events of this turn to their processes.
-    pub fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
         self.opened_untold = false;
         for &place in &self.hosted {
             self.locals[place as usize].settle_unread();
@@ -208,14 +208,14 @@ impl Owners {
 
     /// As [`hand_over`](Self::hand_over), if a channel was opened: what its client then says elsewhere must not
     /// overtake that.
-    pub fn hand_over_opened(&mut self) {
+    pub(super) fn hand_over_opened(&mut self) {
         if self.opened_untold {
             self.hand_over();
         }
     }
 
     /// Returns whether one more message may be given to the owner.
-    pub fn has_room(&self, place: u32) -> bool {
+    pub(super) fn has_room(&self, place: u32) -> bool {
         let local = &self.locals[place as usize];
         match &local.unread {
             Some(unread) => unread.has_room(&local.owner.memory),
@@ -224,7 +224,7 @@ impl Owners {
     }
 
     /// Returns whether a channel of the owner may be opened of which `opened_bytes` are told.
-    pub fn has_room_to_open(&self, owner: &Owner, opened_bytes: usize) -> bool {
+    pub(super) fn has_room_to_open(&self, owner: &Owner, opened_bytes: usize) -> bool {
         let local = self.find(owner.id).map(|place| &self.locals[place as usize]);
         match local.and_then(|local| local.unread.as_ref()) {
             Some(unread) => unread.has_room_to_open(&owner.memory, opened_bytes),
@@ -233,12 +233,12 @@ impl Owners {
     }
 
     /// The shard's number.
-    pub fn shard(&self) -> u32 {
+    pub(super) fn shard(&self) -> u32 {
         self.shard
     }
 
     /// This connection waits until the owner has room.
-    pub fn wait_for_room(&mut self, place: u32, slot: Slot) {
+    pub(super) fn wait_for_room(&mut self, place: u32, slot: Slot) {
         let local = &mut self.locals[place as usize];
         local.waiting.push_back(slot);
         if !std::mem::replace(&mut local.is_full, true) {
@@ -247,7 +247,7 @@ impl Owners {
     }
 
     /// This connection does not wait for the owner's answer any more.
-    pub fn forget_asked(&mut self, owner: OwnerId, slot: Slot) {
+    pub(super) fn forget_asked(&mut self, owner: OwnerId, slot: Slot) {
         if let Some(place) = self.find(owner) {
             self[place].asked.remove(&slot);
             self.forget_if_idle(place);
@@ -256,7 +256,7 @@ impl Owners {
 
     /// Takes out connections that may go on, since half of their owner's queue is empty: in turn, to `resume`, and of
     /// one owner no more at a time than a turn could let go on.
-    pub fn take_resumable(&mut self, mut resume: impl FnMut(Slot)) {
+    pub(super) fn take_resumable(&mut self, mut resume: impl FnMut(Slot)) {
         // A connection that fills the queue again puts its owner into the list anew, for the next time.
         for place in std::mem::take(&mut self.full) {
             let may_go_on = self.may_go_on(place);
@@ -288,7 +288,7 @@ impl Owners {
     }
 
     /// Forgets an owner of whom nothing is left here.
-    pub fn forget_if_idle(&mut self, place: u32) {
+    pub(super) fn forget_if_idle(&mut self, place: u32) {
         let local = &self.locals[place as usize];
         if local.is_idle() {
             let is_full = local.is_full;
@@ -302,12 +302,12 @@ impl Owners {
     }
 
     /// A channel has ended: its guests are forgotten.
-    pub fn forget_guests(&mut self, channel: ChannelId) {
+    pub(super) fn forget_guests(&mut self, channel: ChannelId) {
         self.grants.remove(&channel);
     }
 
     /// Asserts what the module promises, as far as this part knows it.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         assert_eq!(self.places.len(), self.locals.len(), "every owner is found by its number");
         for (place, local) in &self.locals {
             let place = place as u32;

@@ -55,7 +55,7 @@ pub(in crate::shard) struct OwnerPlace {
 }
 
 impl LocalOwner {
-    pub fn new(owner: Arc<Owner>) -> Self {
+    pub(crate) fn new(owner: Arc<Owner>) -> Self {
         Self {
             owner,
             lists: Slab::new(),
@@ -73,14 +73,14 @@ impl LocalOwner {
     }
 
     /// Has what its handler has not taken charged, and the messages that come next lie apart from it.
-    pub fn settle_unread(&mut self) {
+    pub(crate) fn settle_unread(&mut self) {
         if let Some(unread) = &mut self.unread {
             unread.settle(self.arena.end_batch());
         }
     }
 
     /// Returns whether nothing here needs it any more.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.lists.is_empty()
             && self.waiting.is_empty()
             && self.asked.is_empty()
@@ -89,7 +89,7 @@ impl LocalOwner {
     }
 
     /// Lists a new channel.
-    pub fn add(&mut self, path: Arc<str>, slot: Slot) -> OwnerPlace {
+    pub(crate) fn add(&mut self, path: Arc<str>, slot: Slot) -> OwnerPlace {
         let list = match self.by_path.get(&path) {
             Some(&list) => list,
             None => {
@@ -105,7 +105,7 @@ impl LocalOwner {
 
     /// Forgets a channel. Answers which other one stands at its place now, if any.
     #[must_use]
-    pub fn remove(&mut self, place: OwnerPlace) -> Option<Slot> {
+    pub(crate) fn remove(&mut self, place: OwnerPlace) -> Option<Slot> {
         let list = &mut self.lists[place.list as usize];
         list.slots.swap_remove(place.at as usize);
         let moved = list.slots.get(place.at as usize).copied();
@@ -121,7 +121,7 @@ impl LocalOwner {
     }
 
     /// One of those that wait for room does no more. `waits` tells who does: asked of all once half do no more.
-    pub fn stop_waiting(&mut self, waits: impl Fn(Slot) -> bool) {
+    pub(crate) fn stop_waiting(&mut self, waits: impl Fn(Slot) -> bool) {
         self.gone += 1;
         if self.gone > self.waiting.len() / 2 {
             self.waiting.retain(|&slot| waits(slot));
@@ -130,17 +130,17 @@ impl LocalOwner {
     }
 
     /// The path of a channel.
-    pub fn path(&self, place: OwnerPlace) -> &Arc<str> {
+    pub(crate) fn path(&self, place: OwnerPlace) -> &Arc<str> {
         &self.lists[place.list as usize].path
     }
 
     /// All its channels.
-    pub fn channels(&self) -> impl Iterator<Item = &[Slot]> {
+    pub(crate) fn channels(&self) -> impl Iterator<Item = &[Slot]> {
         self.lists.iter().map(|(_, list)| list.slots.as_slice())
     }
 
     /// Its channels on one path.
-    pub fn channels_on(&self, path: &str) -> &[Slot] {
+    pub(crate) fn channels_on(&self, path: &str) -> &[Slot] {
         self.by_path.get(path).map_or(&[], |&list| &self.lists[list as usize].slots)
     }
 }

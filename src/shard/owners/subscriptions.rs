@@ -71,7 +71,7 @@ fn table_bytes<K, V>(capacity: usize) -> usize {
 
 impl Subscriptions {
     /// Subscribes a channel of `shard`, which may have `topics_max` topics.
-    pub fn subscribe(
+    pub(crate) fn subscribe(
         &mut self,
         shard: u32,
         slot: Slot,
@@ -106,14 +106,14 @@ impl Subscriptions {
     }
 
     /// Takes a channel of `shard` out of a topic. Returns whether it was subscribed to it.
-    pub fn unsubscribe(&mut self, shard: u32, slot: Slot, topic: &Arc<Topic>, topics: &Topics) -> bool {
+    pub(crate) fn unsubscribe(&mut self, shard: u32, slot: Slot, topic: &Arc<Topic>, topics: &Topics) -> bool {
         let Some(nth) = topic.place(shard).and_then(|list| self.nth(slot, list)) else { return false };
         self.leave(shard, slot, nth, topics);
         true
     }
 
     /// Takes a channel of `shard` out of the last of its topics, if there is one.
-    pub fn leave_last(&mut self, shard: u32, slot: Slot, topics: &Topics) -> Option<Arc<Topic>> {
+    pub(crate) fn leave_last(&mut self, shard: u32, slot: Slot, topics: &Topics) -> Option<Arc<Topic>> {
         let nth = self.of_channel.get(&slot)?.len() - 1;
         Some(self.leave(shard, slot, nth, topics))
     }
@@ -127,12 +127,12 @@ impl Subscriptions {
     }
 
     /// The subscribers of a topic.
-    pub fn of(&self, shard: u32, topic: &Topic) -> &[Slot] {
+    pub(crate) fn of(&self, shard: u32, topic: &Topic) -> &[Slot] {
         topic.place(shard).map_or(&[], |list| &self.lists[list as usize].slots)
     }
 
     /// The topics of a channel, by name.
-    pub fn topics_of(&self, slot: Slot) -> Vec<Arc<str>> {
+    pub(crate) fn topics_of(&self, slot: Slot) -> Vec<Arc<str>> {
         let places = self.of_channel.get(&slot).into_iter().flatten();
         let mut topics: Vec<_> = places.map(|place| self.lists[place.list as usize].topic.name().clone()).collect();
         topics.sort_unstable();
@@ -140,18 +140,18 @@ impl Subscriptions {
     }
 
     /// The topics of a channel.
-    pub fn listed(&self, slot: Slot) -> Vec<Arc<Topic>> {
+    pub(crate) fn listed(&self, slot: Slot) -> Vec<Arc<Topic>> {
         let places = self.of_channel.get(&slot).into_iter().flatten();
         places.map(|place| self.lists[place.list as usize].topic.clone()).collect()
     }
 
     /// Of how many topics a channel is a subscriber.
-    pub fn count_of(&self, slot: Slot) -> usize {
+    pub(crate) fn count_of(&self, slot: Slot) -> usize {
         self.of_channel.get(&slot).map_or(0, Vec::len)
     }
 
     /// How many subscriptions there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
@@ -234,7 +234,7 @@ impl Subscriptions {
     }
 
     /// Asserts what the module promises.
-    pub fn check(&self, shard: u32) {
+    pub(crate) fn check(&self, shard: u32) {
         let places = self.of_channel.values().map(Vec::len).sum::<usize>();
         let listed = self.lists.iter().map(|(_, list)| list.slots.len()).sum::<usize>();
         assert_eq!((places, listed), (self.count, self.count), "every subscription is listed at both ends");

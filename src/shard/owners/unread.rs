@@ -30,7 +30,7 @@ pub(in crate::shard) struct Unread {
 }
 
 impl Unread {
-    pub fn new(limits: QueueLimits, memory: &ProcessMemory) -> Self {
+    pub(crate) fn new(limits: QueueLimits, memory: &ProcessMemory) -> Self {
         let charge = memory.charge_anyway(HeldAs::Events, 0);
         Self {
             limits,
@@ -44,7 +44,7 @@ impl Unread {
         }
     }
 
-    pub fn push(&mut self, event: Event) {
+    pub(crate) fn push(&mut self, event: Event) {
         if matches!(event, Event::Failed { .. }) {
             if self.failures >= self.limits.messages_max / 2 {
                 // A process that leaves so many unread does not look at them.
@@ -57,7 +57,7 @@ impl Unread {
         self.events.push_back(event);
     }
 
-    pub fn take(&mut self) -> Option<Event> {
+    pub(crate) fn take(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         self.messages -= usize::from(is_message(&event));
         self.bytes -= event.heap_bytes();
@@ -68,29 +68,29 @@ impl Unread {
         Some(event)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.events.len()
     }
 
     /// Returns whether one more message may follow.
-    pub fn has_room(&self, memory: &ProcessMemory) -> bool {
+    pub(crate) fn has_room(&self, memory: &ProcessMemory) -> bool {
         self.messages < self.limits.messages_max
             && self.bytes < self.limits.bytes_max
             && (self.messages == 0 && self.bytes == 0 || memory.has_room(self.uncharged_bytes() + EVENT_BYTES))
     }
 
     /// Returns whether a channel may be opened of which `opened_bytes` are told.
-    pub fn has_room_to_open(&self, memory: &ProcessMemory, opened_bytes: usize) -> bool {
+    pub(crate) fn has_room_to_open(&self, memory: &ProcessMemory, opened_bytes: usize) -> bool {
         self.bytes < self.limits.bytes_max && memory.has_room(self.uncharged_bytes() + opened_bytes + 2 * EVENT_BYTES)
     }
 
     /// Returns whether clients that waited for room may go on.
-    pub fn is_half_empty(&self) -> bool {
+    pub(crate) fn is_half_empty(&self) -> bool {
         self.messages <= self.limits.messages_max / 2 && self.bytes <= self.limits.bytes_max / 2
     }
 
     /// Charges what waits on, and `spare_bytes` more of what came last. To be called once a turn.
-    pub fn settle(&mut self, spare_bytes: usize) {
+    pub(crate) fn settle(&mut self, spare_bytes: usize) {
         self.spare_bytes = if self.events.is_empty() { 0 } else { self.spare_bytes + spare_bytes };
         if self.events.is_empty() && self.events.capacity() > KEPT_EVENTS {
             self.events = VecDeque::new();

@@ -88,12 +88,12 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    pub fn new(admission: &Arc<admission::Connections>, client: Option<Prefix>, at_ms: u64) -> Self {
+    pub(super) fn new(admission: &Arc<admission::Connections>, client: Option<Prefix>, at_ms: u64) -> Self {
         Self { admission: Some(admission.clone()), client, at_ms }
     }
 
     /// It has arrived, and is counted where it is.
-    pub fn arrived(mut self) -> Option<Prefix> {
+    pub(super) fn arrived(mut self) -> Option<Prefix> {
         self.admission = None;
         self.client
     }

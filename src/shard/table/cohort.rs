@@ -18,19 +18,19 @@ pub(in crate::shard) struct Cohort {
 
 impl Cohort {
     /// The next place, perhaps of a connection that came later or of none.
-    pub fn next(&mut self) -> Option<Slot> {
+    pub(crate) fn next(&mut self) -> Option<Slot> {
         let slot = self.slots.get(self.at).copied();
         self.at += 1;
         slot
     }
 
     /// Returns whether none is left.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.at >= self.slots.len()
     }
 
     /// The memory of the list, to be used again.
-    pub fn into_slots(self) -> Vec<Slot> {
+    pub(crate) fn into_slots(self) -> Vec<Slot> {
         self.slots
     }
 }
@@ -67,22 +67,22 @@ pub(in crate::shard) struct Cutting {
 
 impl ConnectionTable {
     /// The connections at these places, as of now.
-    pub fn cohort(&self, slots: Vec<Slot>) -> Cohort {
+    pub(crate) fn cohort(&self, slots: Vec<Slot>) -> Cohort {
         Cohort { slots, at: 0, youngest: self.next_generation }
     }
 
     /// Returns whether the connection at a place is there, and of this cohort.
-    pub fn is_of(&self, cohort: &Cohort, slot: Slot) -> bool {
+    pub(crate) fn is_of(&self, cohort: &Cohort, slot: Slot) -> bool {
         self.is_older(slot, cohort.youngest)
     }
 
     /// All who are connected now.
-    pub fn everybody(&self) -> AllConnected {
+    pub(crate) fn everybody(&self) -> AllConnected {
         AllConnected { at: 0, end: self.connections.capacity(), youngest: self.next_generation }
     }
 
     /// The next of them who is still there.
-    pub fn next_of(&self, everybody: &mut AllConnected) -> Option<Slot> {
+    pub(crate) fn next_of(&self, everybody: &mut AllConnected) -> Option<Slot> {
         while everybody.at < everybody.end {
             let slot = Slot::new(everybody.at as u32);
             everybody.at += 1;

@@ -73,7 +73,7 @@ impl From<PeerAddress> for SocketAddr {
 const INCOMING_BYTES_MIN: usize = 1024;
 
 /// One connection.
-pub struct Connection {
+pub(crate) struct Connection {
     pub(in crate::shard) socket: SocketId,
     pub(in crate::shard) generation: u32,
     pub(in crate::shard) flags: ConnectionFlags,
@@ -155,7 +155,7 @@ pub(in crate::shard) struct Sealed {
 }
 
 impl Sealed {
-    pub fn new(records: Records) -> Self {
+    pub(crate) fn new(records: Records) -> Self {
         Self { records, carried: [].into(), is_short: false, has_said_goodbye: false, has_heard_goodbye: false }
     }
 }
@@ -187,7 +187,7 @@ pub(in crate::shard) struct Linger {
 
 impl Linger {
     /// Drops bytes. Returns whether more may come.
-    pub fn take(&mut self, bytes: usize) -> bool {
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let bytes = bytes as u64;
         self.came_bytes += bytes;
         let beyond = bytes.saturating_sub(self.unread_bytes);
@@ -220,9 +220,9 @@ pub(in crate::shard) struct Channel {
 }
 
 impl Channel {
-    pub const NO_PING: u16 = u16::MAX;
+    pub(crate) const NO_PING: u16 = u16::MAX;
 
-    pub fn ping_ms(&self) -> Option<u16> {
+    pub(crate) fn ping_ms(&self) -> Option<u16> {
         (self.ping_ms != Self::NO_PING).then_some(self.ping_ms)
     }
 }
@@ -284,7 +284,7 @@ pub(in crate::shard) enum Flag {
 
 impl Flag {
     /// Its place among [`ConnectionFlags`].
-    pub const fn bit(self) -> u32 {
+    pub(crate) const fn bit(self) -> u32 {
         1 << self as u32
     }
 }
@@ -294,33 +294,33 @@ impl Flag {
 pub(in crate::shard) struct ConnectionFlags(u32);
 
 impl ConnectionFlags {
-    pub fn has(self, flag: Flag) -> bool {
+    pub(crate) fn has(self, flag: Flag) -> bool {
         self.0 & flag.bit() != 0
     }
 
-    pub fn set(&mut self, flag: Flag) {
+    pub(crate) fn set(&mut self, flag: Flag) {
         self.0 |= flag.bit();
     }
 
     /// Returns whether one of those is set whose bits these are.
-    pub fn has_any(self, bits: u32) -> bool {
+    pub(crate) fn has_any(self, bits: u32) -> bool {
         self.0 & bits != 0
     }
 
     /// Clears all but those whose bits these are.
-    pub fn keep_only(&mut self, bits: u32) {
+    pub(crate) fn keep_only(&mut self, bits: u32) {
         self.0 &= bits;
     }
 
     /// Sets the flag; returns whether it was not set before.
-    pub fn set_new(&mut self, flag: Flag) -> bool {
+    pub(crate) fn set_new(&mut self, flag: Flag) -> bool {
         let is_new = !self.has(flag);
         self.set(flag);
         is_new
     }
 
     /// Clears the flag; returns whether it was set.
-    pub fn take(&mut self, flag: Flag) -> bool {
+    pub(crate) fn take(&mut self, flag: Flag) -> bool {
         let had = self.has(flag);
         self.0 &= !flag.bit();
         had

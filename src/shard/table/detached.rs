@@ -38,12 +38,12 @@ pub(in crate::shard) struct Detached {
 
 impl Detached {
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.left.len()
     }
 
     /// The channel at this place has no connection any more.
-    pub fn enter(&mut self, slot: Slot) {
+    pub(super) fn enter(&mut self, slot: Slot) {
         self.lefts += 1;
         self.order.push_back((slot, self.lefts));
         self.left.insert(slot, self.lefts);
@@ -54,18 +54,18 @@ impl Detached {
     }
 
     /// It has one again, or has ended.
-    pub fn leave(&mut self, slot: Slot) {
+    pub(super) fn leave(&mut self, slot: Slot) {
         self.left.remove(&slot);
     }
 
     /// Those that have none, the first that was left first.
-    pub fn iter(&self) -> impl Iterator<Item = Slot> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = Slot> {
         let is_left = |(slot, number): &&(Slot, u64)| self.left.get(slot) == Some(number);
         self.order.iter().filter(is_left).map(|entry| entry.0)
     }
 
     /// A channel has ended while detached.
-    pub fn remember(&mut self, channel: ChannelId, ended: EndedChannel) {
+    pub(super) fn remember(&mut self, channel: ChannelId, ended: EndedChannel) {
         self.ended.insert(channel, ended);
         self.ended_order.push_back(channel);
         if self.ended_order.len() > ENDED_MAX
@@ -76,7 +76,7 @@ impl Detached {
     }
 
     /// The channel of that id that ended while detached, if that is remembered.
-    pub fn ended(&self, channel: ChannelId) -> Option<&EndedChannel> {
+    pub(super) fn ended(&self, channel: ChannelId) -> Option<&EndedChannel> {
         self.ended.get(&channel)
     }
 }

@@ -73,7 +73,7 @@ pub(super) struct ConnectionTable {
 
 impl ConnectionTable {
     /// An empty table that mints its channel ids with `mint`.
-    pub fn new(mint: ChannelIdMint, admission: Arc<admission::Connections>, now_ms: u64) -> Self {
+    pub(super) fn new(mint: ChannelIdMint, admission: Arc<admission::Connections>, now_ms: u64) -> Self {
         Self {
             connections: Slab::new(),
             next_generation: 0,
@@ -95,105 +95,105 @@ impl ConnectionTable {
     }
 
     /// How many have connected, and what else all shards count together.
-    pub fn admission(&self) -> &admission::Connections {
+    pub(super) fn admission(&self) -> &admission::Connections {
         &self.admission
     }
 
     /// Live connections, channels among them.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.connections.len()
     }
 
     /// Those that came over TLS.
-    pub fn over_tls(&self) -> usize {
+    pub(super) fn over_tls(&self) -> usize {
         self.over_tls
     }
 
     /// Open channels.
-    pub fn channels(&self) -> usize {
+    pub(super) fn channels(&self) -> usize {
         self.channels.len()
     }
 
     /// Open channels that wait for their clients to come back.
-    pub fn detached(&self) -> usize {
+    pub(super) fn detached(&self) -> usize {
         self.detached.len()
     }
 
     /// The connection at a place, if there is one.
-    pub fn get(&self, slot: Slot) -> Option<&Connection> {
+    pub(super) fn get(&self, slot: Slot) -> Option<&Connection> {
         self.connections.get(slot.index())
     }
 
     /// The connection at a place, if there is one.
-    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Connection> {
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Connection> {
         self.connections.get_mut(slot.index())
     }
 
     /// Returns whether there is a connection at a place.
-    pub fn contains(&self, slot: Slot) -> bool {
+    pub(super) fn contains(&self, slot: Slot) -> bool {
         self.connections.contains(slot.index())
     }
 
     /// Returns whether the connection of this generation is still there.
-    pub fn is_alive(&self, slot: Slot, generation: u32) -> bool {
+    pub(super) fn is_alive(&self, slot: Slot, generation: u32) -> bool {
         self.get(slot).is_some_and(|connection| connection.generation == generation)
     }
 
     /// Every connection.
-    pub fn iter(&self) -> impl Iterator<Item = (Slot, &Connection)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Connection)> {
         self.connections.iter().map(|(slot, connection)| (Slot::new(slot as u32), connection))
     }
 
     /// The connection of a channel.
-    pub fn slot_of(&self, channel: ChannelId) -> Option<Slot> {
+    pub(super) fn slot_of(&self, channel: ChannelId) -> Option<Slot> {
         self.channels.get(&channel).copied()
     }
 
     /// The place of a live connection.
-    pub fn resolve(&self, token: ConnectionToken) -> Option<Slot> {
+    pub(super) fn resolve(&self, token: ConnectionToken) -> Option<Slot> {
         let slot = Slot::new(token.slot);
         self.is_alive(slot, token.generation).then_some(slot)
     }
 
     /// What names this connection to the driver.
-    pub fn token(&self, slot: Slot) -> ConnectionToken {
+    pub(super) fn token(&self, slot: Slot) -> ConnectionToken {
         ConnectionToken { slot: slot.get(), generation: self[slot].generation }
     }
 
     /// How long the shard did not listen before the last tick, if that was too long; else 0.
-    pub fn late_ms(&self) -> u64 {
+    pub(super) fn late_ms(&self) -> u64 {
         self.late_ms
     }
 
     /// Returns whether there are connections whose time has come.
-    pub fn has_due(&self) -> bool {
+    pub(super) fn has_due(&self) -> bool {
         !self.due.is_empty()
     }
 
     /// Returns whether a drain has channels to look for before the next tick.
-    pub fn drain_goes_on(&self) -> bool {
+    pub(super) fn drain_goes_on(&self) -> bool {
         let progress = self.draining.as_ref().and_then(|draining| draining.progress);
         progress.is_some_and(|progress| progress.places > 0)
     }
 
     /// Returns whether everything is to be closed.
-    pub fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.stop_at_ms.is_some()
     }
 
     /// All that was to be sent has been offered: whoever waits until everybody has been told of a stop is answered.
-    pub fn all_told(&mut self) {
+    pub(super) fn all_told(&mut self) {
         // By the drop.
         self.stop_told = None;
     }
 
     /// The last channels that ended, in order.
-    pub fn disconnects(&self) -> Vec<Disconnect> {
+    pub(super) fn disconnects(&self) -> Vec<Disconnect> {
         self.disconnects.to_vec()
     }
 
     /// Asserts what the module promises, as far as the table knows it.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         let over_tls = self.connections.iter().filter(|(_, connection)| connection.tls.is_some()).count();
         assert_eq!(over_tls, self.over_tls, "who came over TLS is counted");
         let open = self.connections.iter().filter(|(_, connection)| connection.channel().is_some()).count();

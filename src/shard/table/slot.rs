@@ -4,21 +4,21 @@ use std::fmt;
 
 /// Names a connection inside its shard for as long as it lives; then the place may be another's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Slot(u32);
+pub(crate) struct Slot(u32);
 
 impl Slot {
     /// The place of this number.
-    pub fn new(number: u32) -> Self {
+    pub(crate) fn new(number: u32) -> Self {
         Self(number)
     }
 
     /// Its number.
-    pub fn get(self) -> u32 {
+    pub(crate) fn get(self) -> u32 {
         self.0
     }
 
     /// The same, for an index.
-    pub fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         self.0 as usize
     }
 }

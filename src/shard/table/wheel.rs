@@ -13,7 +13,7 @@ const SLOTS: usize = 512;
 
 /// One connection, of one generation, so that an entry of a dead one is not mistaken for its successor's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WheelEntry {
+pub(crate) struct WheelEntry {
     /// Its place in the shard's table.
     pub slot: Slot,
     /// The generation of that place.
@@ -21,7 +21,7 @@ pub struct WheelEntry {
 }
 
 /// See the module.
-pub struct Wheel {
+pub(crate) struct Wheel {
     slots: Vec<Vec<WheelEntry>>,
     /// The tick up to which (not including it) everything has been taken out.
     tick: u64,
@@ -29,20 +29,20 @@ pub struct Wheel {
 
 impl Wheel {
     /// An empty wheel whose time begins now.
-    pub fn new(now_ms: u64) -> Self {
+    pub(crate) fn new(now_ms: u64) -> Self {
         Self { slots: vec![Vec::new(); SLOTS], tick: now_ms / TICK_MS }
     }
 
     /// Looks at `entry` again at `deadline_ms` or a little later; at the latest after one turn of the ring. Answers the
     /// tick at which it will come out.
-    pub fn insert(&mut self, entry: WheelEntry, deadline_ms: u64) -> u64 {
+    pub(crate) fn insert(&mut self, entry: WheelEntry, deadline_ms: u64) -> u64 {
         let due = deadline_ms.div_ceil(TICK_MS).clamp(self.tick, self.tick + SLOTS as u64 - 1);
         self.slots[due as usize % SLOTS].push(entry);
         due
     }
 
     /// Takes out every entry whose tick has come.
-    pub fn take_due(&mut self, now_ms: u64, due: &mut impl Extend<WheelEntry>) {
+    pub(crate) fn take_due(&mut self, now_ms: u64, due: &mut impl Extend<WheelEntry>) {
         let now = now_ms / TICK_MS;
         // After a jump of more than a turn (a stopped machine) every slot is due once.
         let first = self.tick.max((now + 1).saturating_sub(SLOTS as u64));

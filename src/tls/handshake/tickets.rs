@@ -13,7 +13,7 @@ use std::sync::{PoisonError, RwLock};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// How long one key seals.
-pub const ROTATED_EVERY_S: u64 = 12 * 3600;
+pub(super) const ROTATED_EVERY_S: u64 = 12 * 3600;
 
 const NAME_BYTES: usize = 16;
 
@@ -38,14 +38,14 @@ impl TicketKey {
 
 /// See the module.
 #[derive(Default)]
-pub struct SessionTickets {
+pub(super) struct SessionTickets {
     /// The one that seals, and the one before it.
     keys: RwLock<[Option<TicketKey>; 2]>,
 }
 
 impl SessionTickets {
     /// Seals `plain`: the key's name, a number used once, what is sealed. `None` if there is no randomness.
-    pub fn seal(&self, plain: &[u8], now_s: u64) -> Option<Vec<u8>> {
+    pub(super) fn seal(&self, plain: &[u8], now_s: u64) -> Option<Vec<u8>> {
         let key = self.current(now_s)?;
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).ok()?;
@@ -61,7 +61,7 @@ impl SessionTickets {
     }
 
     /// Opens what a client claims to be a ticket of ours.
-    pub fn open(&self, ticket: &[u8], now_s: u64) -> Option<Vec<u8>> {
+    pub(super) fn open(&self, ticket: &[u8], now_s: u64) -> Option<Vec<u8>> {
         let (name, rest) = ticket.split_first_chunk::<NAME_BYTES>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
         let key = {

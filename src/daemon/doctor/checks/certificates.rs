@@ -11,7 +11,7 @@ const NEAR_END_S: u64 = 21 * DAY_S;
 const DAY_S: u64 = 24 * 3600;
 
 /// All that is found of certificates, their names and keys, and what TLS costs here.
-pub fn certificates(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
+pub(super) fn certificates(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     if config.tls_listen.0.is_none() {
         return Vec::new();
     }
@@ -26,7 +26,7 @@ pub fn certificates(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
 }
 
 /// Those of the link over TCP: processes pin them, so who has signed them is their affair.
-pub fn of_link(facts: &Facts) -> Vec<Finding> {
+pub(super) fn of_link(facts: &Facts) -> Vec<Finding> {
     let of_pair = |files: &TlsFiles| match &files.shown {
         Ok(shown) => [Some(term(&files.chain.display().to_string(), shown, facts.now_unix_s)), key_mode(files)],
         Err(why) => {

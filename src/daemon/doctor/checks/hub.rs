@@ -6,7 +6,7 @@ use crate::daemon::config::DaemonConfig;
 use crate::daemon::doctor::facts::Facts;
 
 /// All that is found of it.
-pub fn hub(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
+pub(super) fn hub(config: &DaemonConfig, facts: &Facts) -> Vec<Finding> {
     let keys = facts.hub_keys.as_ref().map(|keys| of_keys(config, keys));
     let secrets = facts.hub_secrets.iter().map(|(check, file)| secret_file(check, file));
     keys.into_iter().chain(secrets).collect()

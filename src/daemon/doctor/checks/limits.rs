@@ -17,7 +17,7 @@ const CORES: &str = "cores";
 const IDLE_CHANNEL_BYTES: u64 = 5 << 10;
 
 /// As many connections as the settings allow need as many files.
-pub fn files(config: &DaemonConfig, files: &Files, shards: usize) -> Finding {
+pub(super) fn files(config: &DaemonConfig, files: &Files, shards: usize) -> Finding {
     let (connections_max, turned_away_max) = (config.connections_max, config.turned_away_max);
     let limits = ConnectionLimits { connections_max, turned_away_max, ..ConnectionLimits::default() };
     let needed = files.open + files_needed(&limits, shards) as u64;
@@ -51,7 +51,7 @@ pub fn files(config: &DaemonConfig, files: &Files, shards: usize) -> Finding {
 }
 
 /// The budget and what comes on top of it must fit what is there.
-pub fn memory(config: &DaemonConfig, available: Option<u64>, shards: usize) -> Finding {
+pub(super) fn memory(config: &DaemonConfig, available: Option<u64>, shards: usize) -> Finding {
     let Some(available) = available else {
         let words = "the system does not tell what is available";
         return match config.memory_budget {
@@ -90,7 +90,7 @@ pub fn memory(config: &DaemonConfig, available: Option<u64>, shards: usize) -> F
 }
 
 /// A shard is a thread that wants a core of its own.
-pub fn cores(config: &DaemonConfig, cores: &Cores, shards: usize) -> Finding {
+pub(super) fn cores(config: &DaemonConfig, cores: &Cores, shards: usize) -> Finding {
     if let Some(quota) = cores.quota.filter(|quota| *quota < shards as f64) {
         let words =
             format!("{shards} shards, and the control group grants {quota:.1} cores: all stop when it is used up");

@@ -22,7 +22,7 @@ const PROXIES: [(&str, u64, &str); 5] = [
 ];
 
 /// Whether the daemon can listen at `address`, as `setting` tells it to.
-pub fn listener(check: &'static str, setting: &str, address: SocketAddr, listener: &ListenResult) -> Finding {
+pub(super) fn listener(check: &'static str, setting: &str, address: SocketAddr, listener: &ListenResult) -> Finding {
     let port = address.port();
     let problem = |words: String, fix: String| Finding::new(Level::Problem, check, words, fix);
     match listener {
@@ -51,7 +51,7 @@ pub fn listener(check: &'static str, setting: &str, address: SocketAddr, listene
 }
 
 /// Whether processes can attach over TCP, and who else could listen to them.
-pub fn link_tcp(config: &DaemonConfig, state: &ListenResult) -> Option<Finding> {
+pub(super) fn link_tcp(config: &DaemonConfig, state: &ListenResult) -> Option<Finding> {
     const CHECK: &str = "link_tcp";
     let address: SocketAddr = config.link_tcp.parse().ok()?;
     let finding = listener(CHECK, "link-tcp", address, state);
@@ -68,7 +68,7 @@ pub fn link_tcp(config: &DaemonConfig, state: &ListenResult) -> Option<Finding> 
 }
 
 /// The system's settings of TCP.
-pub fn tcp(config: &DaemonConfig, network: &Network) -> Vec<Finding> {
+pub(super) fn tcp(config: &DaemonConfig, network: &Network) -> Vec<Finding> {
     let findings = [
         backlog(network),
         syn_backlog(network),
@@ -184,7 +184,7 @@ fn send_buffer(config: &DaemonConfig, network: &Network) -> Option<Finding> {
 }
 
 /// Who is let in, and who is believed.
-pub fn entry(config: &DaemonConfig) -> Vec<Finding> {
+pub(super) fn entry(config: &DaemonConfig) -> Vec<Finding> {
     const CHECK: &str = "proxies";
     let mut findings = Vec::new();
     let is_loopback = config.address().ip().to_canonical().is_loopback();
@@ -230,7 +230,7 @@ pub fn entry(config: &DaemonConfig) -> Vec<Finding> {
 }
 
 /// Proxies cut connections on which nothing moves.
-pub fn idle_timeouts(config: &DaemonConfig) -> Finding {
+pub(super) fn idle_timeouts(config: &DaemonConfig) -> Finding {
     const CHECK: &str = "idle timeouts";
     let interval = config.ping_interval;
     let cuts = |limit: &u64| interval.0 == 0 || Span::seconds(*limit).0 <= interval.0;
@@ -246,7 +246,7 @@ pub fn idle_timeouts(config: &DaemonConfig) -> Finding {
 }
 
 /// What the fleet's NATS says.
-pub fn fleet(config: &DaemonConfig, probed: &Result<FleetProbe, String>) -> Finding {
+pub(super) fn fleet(config: &DaemonConfig, probed: &Result<FleetProbe, String>) -> Finding {
     let new = |level, words: String, fix: &str| Finding::new(level, "fleet", words, fix);
     let probed = match probed {
         Ok(probed) => probed,

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 const PATH_BYTES_MAX: usize = 107 - 2;
 
 /// A daemon to which no process can attach serves nobody.
-pub fn no_link(config: &DaemonConfig) -> Option<Finding> {
+pub(super) fn no_link(config: &DaemonConfig) -> Option<Finding> {
     let words =
         "no process of another program can attach: neither link nor link_tcp is set (demo has processes of its own)";
     let fix = "--link /run/pushring/link.sock";
@@ -21,7 +21,7 @@ pub fn no_link(config: &DaemonConfig) -> Option<Finding> {
 }
 
 /// The path of a Unix socket.
-pub fn socket(config: &DaemonConfig, socket: &SocketPath) -> Finding {
+pub(super) fn socket(config: &DaemonConfig, socket: &SocketPath) -> Finding {
     let SocketPath { setting, path, wanted_mode, directory, there } = socket;
     let (length, path) = (path.as_os_str().as_bytes().len(), path.display());
     let parent = socket.path.parent().unwrap_or(&socket.path).display();
@@ -85,13 +85,13 @@ pub fn socket(config: &DaemonConfig, socket: &SocketPath) -> Finding {
 }
 
 /// A control socket that was not forbidden, and has no place to be.
-pub fn no_control() -> Finding {
+pub(super) fn no_control() -> Finding {
     let words = format!("no control socket, so pushring stats and the like reach nobody: {NOWHERE}");
     Finding::new(Level::Warning, "control", words, "--control PATH, or RuntimeDirectory=pushring in the unit")
 }
 
 /// The file that tokens are signed with.
-pub fn secret(secret: Option<&SecretFile>) -> Finding {
+pub(super) fn secret(secret: Option<&SecretFile>) -> Finding {
     const CHECK: &str = "token secret";
     match secret {
         Some(file) => secret_file(CHECK, file),
@@ -104,7 +104,7 @@ pub fn secret(secret: Option<&SecretFile>) -> Finding {
 }
 
 /// A file that holds a secret.
-pub fn secret_file(check: &'static str, SecretFile { path, mode, bytes }: &SecretFile) -> Finding {
+pub(super) fn secret_file(check: &'static str, SecretFile { path, mode, bytes }: &SecretFile) -> Finding {
     let path = path.display();
     let longer = format!("(umask 077; head -c 32 /dev/urandom | base64 > {path})");
     match mode {

@@ -12,7 +12,7 @@ const SENDING: &str = "batched sends";
 const SECCOMP_FILTER: u64 = 2;
 
 /// The driver of the shards.
-pub fn ring(config: &DaemonConfig, facts: &Facts) -> Finding {
+pub(super) fn ring(config: &DaemonConfig, facts: &Facts) -> Finding {
     let kernel = &facts.kernel;
     match (&facts.uring.runtime, config.driver) {
         (Ok(_), DriverValue::Epoll) => Finding::new(
@@ -70,7 +70,7 @@ fn refusal(uring: &Uring, kernel: &str, why: &str) -> (String, String) {
 }
 
 /// The ring by which batches leave.
-pub fn sending(config: &DaemonConfig, facts: &Facts) -> Finding {
+pub(super) fn sending(config: &DaemonConfig, facts: &Facts) -> Finding {
     match &facts.uring.sending {
         _ if config.driver == DriverValue::Epoll || facts.uring.runtime.is_err() => {
             Finding::ok(SENDING, "one by one, as epoll does")
