@@ -276,6 +276,10 @@ impl Grant {
     /// # Errors
     /// Why it may not be, in one sentence.
     pub(super) fn for_stream(&self, names: Vec<String>, envelope: bool) -> Result<Self, &'static str> {
+        // Before they are looked at: each is compared with all that may be subscribed to.
+        if self.topics.len() + names.len() > TOPICS_MAX {
+            return Err("that is more topics than a channel may have");
+        }
         let mut grant = Self { is_fixed: true, ..self.clone() };
         let mut named = Vec::with_capacity(names.len());
         for name in names {
@@ -289,9 +293,6 @@ impl Grant {
             let twins = grant.topics.iter().map(|name| topic::enveloped(name).map(Arc::from));
             grant.topics =
                 twins.collect::<Option<_>>().ok_or("the name of one of these topics is too long for an envelope")?;
-        }
-        if grant.topics.len() > TOPICS_MAX {
-            return Err("that is more topics than a channel may have");
         }
         Ok(grant)
     }

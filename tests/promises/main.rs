@@ -129,6 +129,7 @@ mod silent_peers_shut_nobody_out;
 mod slow_reader_delays_nobody;
 mod slowloris;
 mod split_invariance;
+mod strangers_take_no_history;
 mod the_log_is_no_danger;
 mod tls_is_spoken;
 mod topics;

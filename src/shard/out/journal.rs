@@ -2,25 +2,30 @@
 //! it received last. There is one journal for each process on each shard that has listeners, or had them a while ago.
 //!
 //! Each entry has its audience: a returning client is given what its own login, path and topics entitle it to, and
-//! nothing else; where that cannot be determined, a gap is reported to it. The bytes are [kept](super::kept), once.
+//! nothing else; where that cannot be determined, a gap is reported to it. The bytes are [kept](super::kept), once. Each
+//! audience knows from which count on its entries are complete, and what is forgotten is taken from the lane that has
+//! most, or from the client that has left most audiences: what one audience is sent, or one client leaves, does not
+//! cost others their history.
 //!
 //! Invariants: counts go up by one for each entry and are never reused within a run of the broker; an audience that a
 //! listener has left is recorded for as long as history reaches, and the first push to it that nobody hears after that
-//! begins a hole; so a push that a returning client would have received has an entry, or the client is from before a
-//! hole and a gap is reported to it. It must not depend on connections.
+//! makes it incomplete; so a push that a returning client would have received has an entry, or a gap is reported to the
+//! client. It must not depend on connections.
 
-use super::kept::KeptFrames;
+use super::departed::{AUDIENCES_MAX, Departed, DepartedPlace, Leaver};
+use super::kept::{Keeper, KeptFrames};
 use super::range::Range;
+use crate::gateway::OwnerId;
 use crate::shard::memory::SharedCharge;
 use crate::shard::owners::topics::{Topic, TopicClaim};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Entries at a time.
 const ENTRIES_MAX: usize = 16_384;
 
-/// Audiences that are waited for at a time, after the last who listened has left.
-const LEFT_MAX: usize = 4_096;
+/// Lanes among which audiences are divided: up to so many of them have a history of their own.
+const LANES: usize = 32;
 
 /// A journal that begins later counts from beyond where one before it can have ended.
 const COUNTS_PER_MS: u64 = 1_000;
@@ -46,74 +51,88 @@ pub(in crate::shard) enum ListenerAudience {
 }
 
 impl ListenerAudience {
-    /// What an entry keeps for it alone: a path that a client has asked for, and who was logged in.
+    /// What is kept for it alone: a path that a client has asked for, and who was logged in; a path whose binding may
+    /// be gone. A topic is charged as such.
     fn name_bytes(&self) -> usize {
+        let counts = 2 * size_of::<usize>();
         match self {
-            Self::One { path, user } => path.len() + user.as_ref().map_or(0, |user| user.len()),
-            Self::Process | Self::Path(_) | Self::Topic(_) | Self::Listed => 0,
+            Self::One { path, user } => 2 * counts + path.len() + user.as_ref().map_or(0, |user| user.len()),
+            Self::Path(path) => counts + path.len(),
+            Self::Process | Self::Topic(_) | Self::Listed => 0,
         }
+    }
+
+    /// Returns whether nobody can tell whether a client that returns is of it.
+    fn is_unsure(&self) -> bool {
+        matches!(self, Self::Listed | Self::One { user: None, .. })
     }
 }
 
-/// What an audience is to whoever comes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::shard) enum Standing {
-    /// It is of it.
-    Of,
-    /// It is not.
-    Foreign,
-    /// Unknown.
-    Unsure,
-}
-
 struct JournalEntry {
+    count: u64,
     audience: ListenerAudience,
-    /// `None`: it was not recorded.
+    /// `None`: nobody can be given it again.
     range: Option<Range>,
     at_ms: u64,
 }
 
-/// An audience that a listener has left.
-struct DepartedAudience {
-    /// Until when it is waited for.
-    until_ms: u64,
+/// An audience to which something was pushed, that somebody listens to, or has left.
+struct Audience {
+    lane: u8,
+    /// Everything that was pushed to it behind this count has an entry.
+    complete_after: u64,
+    /// The count of the last entry.
+    newest: u64,
+    /// Who is of it and listens.
+    listeners: usize,
+    /// A listener has left it, and is waited for.
+    left: Option<Left>,
+    /// Its place among those that nobody listens to.
+    departed: Option<DepartedPlace>,
+}
+
+struct Left {
+    /// Until when it is waited for, and its number among those of that time.
+    until: (u64, u64),
+    /// Whether it is not waited for any more. It is still complete, as long as nothing is pushed to it unheard.
+    is_over: bool,
     /// Keeps a topic's messages coming to this shard.
     claim: Option<TopicClaim>,
 }
 
-impl DepartedAudience {
-    /// What is kept for it alone: a path whose binding may be gone. A topic is charged as such.
-    fn name_bytes(audience: &ListenerAudience) -> usize {
-        if let ListenerAudience::Path(path) = audience { path.len() } else { audience.name_bytes() }
-    }
-}
-
-/// What was pushed to an audience and not recorded.
-struct Hole {
-    /// The count of the first of it: who heard this event or a later one has come since.
-    begin: u64,
-    /// From this count on everything is recorded again.
-    end: Option<u64>,
-}
-
 /// See the module.
 pub(in crate::shard) struct Journal {
-    entries: VecDeque<JournalEntry>,
-    /// The count of the first of them, or of the next one.
-    first: u64,
+    /// The count of the next event.
+    next: u64,
+    lanes: Vec<VecDeque<JournalEntry>>,
+    /// Audiences in each lane.
+    audiences_in: [usize; LANES],
+    entries: usize,
+    audiences: HashMap<ListenerAudience, Audience>,
+    /// Those that somebody is waited for, by until when.
+    waits: BTreeMap<(u64, u64), ListenerAudience>,
+    departed: Departed,
     listeners: usize,
-    /// Audiences that a listener has left.
-    left: HashMap<ListenerAudience, DepartedAudience>,
-    /// Those of them that are not waited for any more, as long as nothing was pushed to them that nobody heard.
-    lapsed: HashSet<ListenerAudience>,
-    /// Audiences to which something was pushed that was not recorded.
-    holes: HashMap<ListenerAudience, Hole>,
-    /// To who heard no event since this one, nothing can be told but that there is a gap.
+    /// Whoever heard no event since this one, and is of an audience that is not known here, has missed something.
     unsure_before: u64,
-    /// What the paths and users of its entries take.
+    /// Likewise of what was for one listener alone.
+    alone_before: u64,
+    /// The last event that was for a list of channels, and for a topic.
+    newest_listed: u64,
+    newest_of_topic: u64,
+    /// What the names of audiences and entries take.
     name_bytes: usize,
+    numbers: u64,
     charge: SharedCharge,
     charged_bytes: usize,
+}
+
+/// Of what a client that returns is.
+pub(in crate::shard) struct Belongs {
+    /// Its audiences.
+    pub to: HashSet<ListenerAudience>,
+    /// Whether these are all of its topics. If not, its process subscribed it, and to what nobody remembers.
+    pub has_all_topics: bool,
 }
 
 /// What a returning client is given.
@@ -124,304 +143,307 @@ pub(in crate::shard) struct Replay {
     pub from: u64,
     /// Whether something is missing before that, or may be.
     pub has_gap: bool,
+    /// How many entries were looked at.
+    pub looked_at: usize,
 }
 
 impl Journal {
-    pub(crate) fn new(now_ms: u64) -> Self {
+    pub fn new(now_ms: u64) -> Self {
+        let first = now_ms * COUNTS_PER_MS + 1;
         Self {
-            entries: VecDeque::new(),
-            first: now_ms * COUNTS_PER_MS + 1,
+            next: first,
+            lanes: Vec::new(),
+            audiences_in: [0; LANES],
+            entries: 0,
+            audiences: HashMap::new(),
+            waits: BTreeMap::new(),
+            departed: Departed::default(),
             listeners: 0,
-            left: HashMap::new(),
-            lapsed: HashSet::new(),
-            holes: HashMap::new(),
             // What was pushed before, nobody knows.
-            unsure_before: now_ms * COUNTS_PER_MS,
+            unsure_before: first - 1,
+            alone_before: first - 1,
+            newest_listed: first - 1,
+            newest_of_topic: first - 1,
             name_bytes: 0,
+            numbers: 0,
             charge: SharedCharge::default(),
             charged_bytes: 0,
         }
     }
 
     /// The count that the next event gets.
-    pub(crate) fn next(&self) -> u64 {
-        self.first + self.entries.len() as u64
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Where the next event is kept, if it is for this audience.
+    pub fn keeper(&mut self, owner: OwnerId, audience: &ListenerAudience) -> Keeper {
+        match audience {
+            ListenerAudience::Listed => Keeper::of_channels(owner),
+            audience => Keeper { owner, lane: 1 + self.audience(audience).lane },
+        }
     }
 
     /// The next event is this.
-    pub(crate) fn record(&mut self, audience: ListenerAudience, range: Range, now_ms: u64) {
-        let count = self.next();
-        if let Some(hole) = self.holes.get_mut(&audience) {
-            hole.end.get_or_insert(count);
+    pub fn record(&mut self, audience: ListenerAudience, range: Range, now_ms: u64) {
+        let count = self.next;
+        self.next += 1;
+        match &audience {
+            ListenerAudience::Listed => return self.newest_listed = count,
+            ListenerAudience::Topic(_) => self.newest_of_topic = count,
+            _ => {}
         }
-        self.append(JournalEntry { audience, range: Some(range), at_ms: now_ms });
-    }
-
-    fn append(&mut self, entry: JournalEntry) {
-        self.name_bytes += entry.audience.name_bytes();
-        self.entries.push_back(entry);
-        if self.entries.len() > ENTRIES_MAX {
-            self.forget_first();
+        let is_unsure = audience.is_unsure();
+        let known = self.audience(&audience);
+        known.newest = count;
+        if is_unsure {
+            known.complete_after = count;
+        }
+        let lane = usize::from(known.lane);
+        let range = Some(range).filter(|_| !is_unsure);
+        self.name_bytes += audience.name_bytes();
+        if lane >= self.lanes.len() {
+            self.lanes.resize_with(lane + 1, VecDeque::new);
+        }
+        self.lanes[lane].push_back(JournalEntry { count, audience, range, at_ms: now_ms });
+        self.entries += 1;
+        if self.entries > ENTRIES_MAX
+            && let Some(fullest) = (0..self.lanes.len()).max_by_key(|&lane| self.lanes[lane].len())
+        {
+            self.forget_first(fullest);
         }
     }
 
-    fn forget_first(&mut self) {
-        let Some(entry) = self.entries.pop_front() else { return };
-        self.name_bytes -= entry.audience.name_bytes();
-        self.first += 1;
+    /// What is known of an audience; from now on, if nothing was.
+    fn audience(&mut self, audience: &ListenerAudience) -> &mut Audience {
+        if !self.audiences.contains_key(audience) {
+            let lane = (0..LANES).min_by_key(|&lane| self.audiences_in[lane]).unwrap_or_default();
+            self.audiences_in[lane] += 1;
+            self.name_bytes += audience.name_bytes();
+            let complete_after = match audience {
+                ListenerAudience::One { .. } => self.alone_before,
+                _ => self.next - 1,
+            };
+            let (lane, newest) = (lane as u8, complete_after);
+            let known = Audience { lane, complete_after, newest, listeners: 0, left: None, departed: None };
+            self.audiences.insert(audience.clone(), known);
+        }
+        self.audiences.get_mut(audience).expect("it has just been looked for")
     }
 
-    /// A client listens.
-    pub(crate) fn enter(&mut self) {
+    /// Nothing is known of an audience any more: whoever returns to it from before now is told of a gap.
+    fn forget(&mut self, audience: &ListenerAudience) {
+        let Some(known) = self.audiences.remove(audience) else { return };
+        self.audiences_in[usize::from(known.lane)] -= 1;
+        self.name_bytes -= audience.name_bytes();
+        if let Some(place) = known.departed {
+            self.departed.remove(place);
+        }
+        if let Some(left) = known.left {
+            self.waits.remove(&left.until);
+        }
+        if matches!(audience, ListenerAudience::One { .. }) {
+            self.alone_before = self.alone_before.max(known.newest);
+        } else {
+            self.unsure_before = self.next;
+            self.next += 1;
+        }
+    }
+
+    fn forget_first(&mut self, lane: usize) {
+        let Some(JournalEntry { count, audience, .. }) = self.lanes[lane].pop_front() else { return };
+        self.entries -= 1;
+        self.name_bytes -= audience.name_bytes();
+        let Some(known) = self.audiences.get_mut(&audience) else { return };
+        known.complete_after = known.complete_after.max(count);
+        if matches!(audience, ListenerAudience::One { .. }) && known.newest == count {
+            self.forget(&audience);
+        }
+    }
+
+    /// A client listens, and is of these.
+    pub fn enter(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>) {
         self.listeners += 1;
+        audiences.into_iter().for_each(|audience| self.join(&audience));
     }
 
-    /// Somebody who was of these does no more: they are waited for until then.
-    pub(crate) fn leave(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>, until_ms: u64) {
+    /// A client that listens is of this, too.
+    pub fn join(&mut self, audience: &ListenerAudience) {
+        let known = self.audience(audience);
+        known.listeners += 1;
+        if let Some(place) = known.departed.take() {
+            self.departed.remove(place);
+        }
+    }
+
+    /// A client that listened and was of these does no more: it is waited for until then.
+    pub fn leave(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>, by: Leaver, until_ms: u64) {
         self.listeners -= 1;
         for audience in audiences {
-            self.wait_for(audience, until_ms, None);
+            self.part(audience, by, until_ms, None);
         }
     }
 
-    /// Pushes to an audience are recorded, though it has no listener.
-    pub(crate) fn wait_for(&mut self, audience: ListenerAudience, until_ms: u64, claim: Option<TopicClaim>) {
-        if self.left.len() < LEFT_MAX || self.left.contains_key(&audience) {
-            self.left.insert(audience, DepartedAudience { until_ms, claim });
-        } else {
-            self.forget_all();
+    /// A listener is not of this any more. Pushes to it are recorded until then, though nobody listens.
+    pub fn part(&mut self, audience: ListenerAudience, by: Leaver, until_ms: u64, claim: Option<TopicClaim>) {
+        let until = (until_ms, self.numbers);
+        self.numbers += 1;
+        let known = self.audience(&audience);
+        known.listeners = known.listeners.saturating_sub(1);
+        let is_departed = known.listeners == 0;
+        let before = known.left.replace(Left { until, is_over: false, claim });
+        let place = known.departed;
+        self.waits.insert(until, audience.clone());
+        if let Some(before) = before {
+            self.waits.remove(&before.until);
         }
-    }
-
-    /// Whoever comes back from before now is told that something may be missing.
-    fn forget_all(&mut self) {
-        self.first = self.next() + 1;
-        self.unsure_before = self.first - 1;
-        self.entries.clear();
-        self.lapsed.clear();
-        self.holes.clear();
-        self.name_bytes = 0;
+        if is_departed {
+            let place = match place {
+                Some(place) => self.departed.leave_again(place, by),
+                None => self.departed.insert(by, audience.clone()),
+            };
+            self.audience(&audience).departed = Some(place);
+            while let Some(audience) = self.departed.shed() {
+                // Its place is given up already.
+                self.audience(&audience).departed = None;
+                self.forget(&audience);
+            }
+        }
     }
 
     /// Nobody has heard a push to this audience, or nobody is left here to whom one would come. Whoever was of it and
     /// is not waited for any more is told of a gap.
-    pub(crate) fn skip(&mut self, audience: &ListenerAudience, now_ms: u64) {
-        let Some(audience) = self.lapsed.take(audience) else { return };
-        if self.holes.len() == LEFT_MAX {
-            return self.forget_all();
+    pub fn skip(&mut self, audience: &ListenerAudience) {
+        let Some(known) = self.audiences.get_mut(audience) else { return };
+        if known.left.take_if(|left| left.is_over).is_none() {
+            return;
         }
-        self.holes.insert(audience.clone(), Hole { begin: self.next(), end: None });
-        self.append(JournalEntry { audience, range: None, at_ms: now_ms });
-    }
-
-    fn lapse(&mut self, audience: ListenerAudience, claim: Option<TopicClaim>, now_ms: u64) {
-        if self.lapsed.len() == LEFT_MAX {
-            return self.forget_all();
+        if known.listeners == 0 {
+            return self.forget(audience);
         }
-        self.lapsed.insert(audience.clone());
-        if claim.is_some_and(|claim| claim.is_last()) {
-            // What is published from now on does not come to this shard.
-            self.skip(&audience, now_ms);
-        }
+        known.complete_after = self.next;
+        self.next += 1;
     }
 
     /// Returns whether a listener that left, and may return, would have received this.
-    pub(crate) fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
-        self.left.get(audience).is_some_and(|left| now_ms <= left.until_ms)
+    pub fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
+        let left = self.audiences.get(audience).and_then(|known| known.left.as_ref());
+        left.is_some_and(|left| now_ms <= left.until.0)
     }
 
     /// The topic of this name, if it is waited for.
-    pub(crate) fn topic(&self, name: &Arc<str>) -> Option<&Arc<Topic>> {
-        Some(self.left.get(&ListenerAudience::Topic(name.clone()))?.claim.as_ref()?.topic())
+    pub fn topic(&self, name: &Arc<str>) -> Option<&Arc<Topic>> {
+        let known = self.audiences.get(&ListenerAudience::Topic(name.clone()))?;
+        Some(known.left.as_ref()?.claim.as_ref()?.topic())
     }
 
     /// Lets go of what came before `before_ms`, or is not kept any more, and of those who have not come back. Returns
     /// whether nobody needs it any more.
-    pub(crate) fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
-        while let Some(first) = self.entries.front()
-            && (first.at_ms < before_ms || first.range.is_some_and(|range| !kept.has(range)))
-        {
-            self.forget_first();
-        }
-        let mut lapsed = Vec::new();
-        self.left.retain(|audience, left| {
-            let is_awaited = now_ms <= left.until_ms;
-            if !is_awaited {
-                lapsed.push((audience.clone(), left.claim.take()));
+    pub fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
+        for lane in 0..self.lanes.len() {
+            while let Some(first) = self.lanes[lane].front()
+                && (first.at_ms < before_ms || first.range.is_some_and(|range| !kept.has(range)))
+            {
+                self.forget_first(lane);
             }
-            is_awaited
-        });
-        for (audience, claim) in lapsed {
-            self.lapse(audience, claim, now_ms);
+            let lane = &mut self.lanes[lane];
+            if lane.len() < lane.capacity() / 8 {
+                lane.shrink_to(lane.len() * 2);
+            }
         }
-        // Who comes from before one that has ended is told of a gap by the counts alone.
-        self.holes.retain(|_, hole| hole.end.is_none_or(|end| end >= self.first));
-        self.listeners == 0 && self.left.is_empty()
+        if self.audiences.len() < self.audiences.capacity() / 8 {
+            self.audiences.shrink_to(self.audiences.len() * 2);
+        }
+        while let Some(first) = self.waits.first_entry()
+            && first.key().0 < now_ms
+        {
+            let audience = first.remove();
+            self.wait_no_longer(&audience);
+        }
+        self.listeners == 0 && self.waits.is_empty()
     }
 
-    /// What whoever heard event `last` has missed of that `standing` entitles it to: the newest, at most `bytes_max`.
-    pub(crate) fn since(
-        &self,
-        last: u64,
-        bytes_max: usize,
-        kept: &KeptFrames,
-        standing: impl Fn(&ListenerAudience) -> Standing,
-    ) -> Replay {
-        let newest = self.next() - 1;
-        let is_before =
-            |(audience, hole): (&ListenerAudience, &Hole)| last < hole.begin && standing(audience) != Standing::Foreign;
-        if last > newest || last < self.unsure_before || self.holes.iter().any(is_before) {
-            return Replay { ranges: Vec::new(), from: newest, has_gap: true };
+    fn wait_no_longer(&mut self, audience: &ListenerAudience) {
+        let Some(left) = self.audiences.get_mut(audience).and_then(|known| known.left.as_mut()) else { return };
+        left.is_over = true;
+        if left.claim.take().is_some_and(|claim| claim.is_last()) {
+            // What is published from now on does not come to this shard.
+            self.skip(audience);
         }
-        let mut has_gap = last + 1 < self.first;
-        let (mut ranges, mut bytes, mut from) = (Vec::new(), 0, last);
-        let missed = newest.saturating_sub(last.max(self.first - 1)) as usize;
-        for (behind, entry) in self.entries.iter().rev().take(missed).enumerate() {
-            let range = match standing(&entry.audience) {
-                Standing::Foreign => continue,
-                Standing::Unsure => None,
-                Standing::Of => entry.range.filter(|&range| {
-                    bytes += range.len();
-                    bytes <= bytes_max && kept.has(range)
-                }),
-            };
+    }
+
+    /// What whoever heard event `last` has missed of what it `belongs` to: the newest, at most `bytes_max`.
+    pub fn since(&self, last: u64, bytes_max: usize, kept: &KeptFrames, belongs: &Belongs) -> Replay {
+        let newest = self.next - 1;
+        let nothing = |has_gap| Replay { ranges: Vec::new(), from: newest, has_gap, looked_at: 0 };
+        let Some(mut from) = self.complete_from(last, belongs).filter(|_| last <= newest) else { return nothing(true) };
+        let lanes: HashSet<usize> =
+            belongs.to.iter().filter_map(|audience| Some(usize::from(self.audiences.get(audience)?.lane))).collect();
+        let (mut missed, mut looked_at) = (Vec::new(), 0);
+        for lane in lanes.into_iter().filter_map(|lane| self.lanes.get(lane)) {
+            let behind = lane.iter().rev().take_while(|entry| entry.count > from).inspect(|_| looked_at += 1);
+            missed.extend(behind.filter(|entry| belongs.to.contains(&entry.audience)));
+        }
+        missed.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.count));
+        let (mut ranges, mut bytes) = (Vec::new(), 0);
+        for entry in missed {
+            let range = entry.range.filter(|&range| {
+                bytes += range.len();
+                bytes <= bytes_max && kept.has(range)
+            });
             let Some(range) = range else {
-                has_gap = true;
-                from = newest - behind as u64;
+                from = entry.count;
                 break;
             };
             ranges.push(range);
         }
-        if has_gap && from == last {
-            from = self.first - 1;
-        }
         ranges.reverse();
-        Replay { ranges, from, has_gap }
+        Replay { ranges, from, has_gap: from > last, looked_at }
+    }
+
+    /// From which count on, `last` or later, whatever was pushed to such a client has an entry. None: from now on.
+    fn complete_from(&self, last: u64, belongs: &Belongs) -> Option<u64> {
+        let mut from = last.max(self.newest_listed);
+        if !belongs.has_all_topics {
+            from = from.max(self.newest_of_topic);
+        }
+        let mut is_unsure = !belongs.has_all_topics && last < self.unsure_before;
+        for audience in &belongs.to {
+            match (self.audiences.get(audience), audience) {
+                (Some(known), _) => from = from.max(known.complete_after),
+                (None, ListenerAudience::One { .. }) => from = from.max(self.alone_before),
+                (None, _) => is_unsure |= last < self.unsure_before,
+            }
+        }
+        (!is_unsure).then_some(from)
     }
 
     /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
-    pub(crate) fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
-        let audiences = self.left.keys().chain(&self.lapsed).chain(self.holes.keys());
-        let names: usize = audiences.map(DepartedAudience::name_bytes).sum();
-        let left_bytes = self.left.capacity() * size_of::<(ListenerAudience, DepartedAudience)>()
-            + self.lapsed.capacity() * size_of::<ListenerAudience>()
-            + self.holes.capacity() * size_of::<(ListenerAudience, Hole)>()
-            + names;
-        let entry_bytes = self.entries.capacity() * size_of::<JournalEntry>();
-        let bytes = size_of::<Self>() + entry_bytes + left_bytes + self.name_bytes;
+    pub fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
+        let table = |capacity: usize, size: usize| capacity * 8 / 7 * (size + 1);
+        let entries: usize = self.lanes.iter().map(VecDeque::capacity).sum();
+        let bytes = size_of::<Self>()
+            + self.lanes.capacity() * size_of::<VecDeque<JournalEntry>>()
+            + entries * size_of::<JournalEntry>()
+            + table(self.audiences.capacity(), size_of::<(ListenerAudience, Audience)>())
+            + self.waits.len() * size_of::<((u64, u64), ListenerAudience)>() * 3 / 2
+            + self.departed.heap_bytes()
+            + self.name_bytes;
         if bytes != self.charged_bytes {
             (self.charge, self.charged_bytes) = (charge(bytes), bytes);
         }
     }
+
+    /// Asserts what the module promises.
+    pub fn check(&self) {
+        assert_eq!(self.entries, self.lanes.iter().map(VecDeque::len).sum::<usize>());
+        assert_eq!(self.audiences.len(), self.audiences_in.iter().sum::<usize>(), "each is in a lane");
+        assert!(self.entries <= ENTRIES_MAX && self.departed.len() <= AUDIENCES_MAX);
+        let departed = self.audiences.values().filter(|known| known.departed.is_some());
+        assert_eq!(departed.count(), self.departed.len(), "who is left is on the list");
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gateway::OwnerId;
-
-    const OWNER: OwnerId = OwnerId(1);
-
-    fn path(path: &str) -> ListenerAudience {
-        ListenerAudience::Path(path.into())
-    }
-
-    fn event(kept: &mut KeptFrames, journal: &mut Journal, audience: ListenerAudience, now_ms: u64) -> Range {
-        let range = kept.append_joined(OWNER, now_ms, [b"id: x\n\n", b"", b""], |_| SharedCharge::default());
-        journal.record(audience, range, now_ms);
-        range
-    }
-
-    fn of_a(audience: &ListenerAudience) -> Standing {
-        match audience {
-            ListenerAudience::Path(path) if &**path == "/a" => Standing::Of,
-            ListenerAudience::Listed => Standing::Unsure,
-            _ => Standing::Foreign,
-        }
-    }
-
-    #[test]
-    fn who_comes_back_hears_its_own_and_no_more() {
-        let (mut kept, mut journal) = (KeptFrames::default(), Journal::new(5));
-        let last = journal.next() - 1;
-        let first = event(&mut kept, &mut journal, path("/a"), 5);
-        event(&mut kept, &mut journal, path("/b"), 5);
-        let third = event(&mut kept, &mut journal, path("/a"), 5);
-        let replay = |journal: &Journal, kept: &KeptFrames, last| journal.since(last, 1 << 20, kept, of_a);
-        assert_eq!(replay(&journal, &kept, last), Replay { ranges: vec![first, third], from: last, has_gap: false });
-        assert_eq!(replay(&journal, &kept, last + 1).ranges, [third]);
-        assert_eq!(replay(&journal, &kept, last + 3), Replay { ranges: vec![], from: last + 3, has_gap: false });
-        assert!(replay(&journal, &kept, last + 4).has_gap, "it names what was not sent yet");
-        assert!(replay(&journal, &kept, last - 1).has_gap, "or what was before");
-        event(&mut kept, &mut journal, ListenerAudience::Listed, 5);
-        let fifth = event(&mut kept, &mut journal, path("/a"), 5);
-        assert_eq!(replay(&journal, &kept, last), Replay { ranges: vec![fifth], from: last + 4, has_gap: true });
-        assert_eq!(journal.since(last + 4, 3, &kept, of_a), Replay { ranges: vec![], from: last + 5, has_gap: true });
-    }
-
-    #[test]
-    fn history_ends_and_so_does_a_journal() {
-        let (mut kept, mut journal) = (KeptFrames::default(), Journal::new(0));
-        journal.enter();
-        let last = journal.next() - 1;
-        event(&mut kept, &mut journal, path("/a"), 10);
-        let second = event(&mut kept, &mut journal, path("/a"), 20);
-        assert!(!journal.trim(15, 20, &kept));
-        assert_eq!(
-            journal.since(last, 1 << 20, &kept, of_a),
-            Replay { ranges: vec![second], from: last + 1, has_gap: true }
-        );
-        journal.leave([path("/a")], 50);
-        assert!(journal.awaits(&path("/a"), 50) && !journal.awaits(&path("/b"), 50));
-        assert!(!journal.trim(15, 50, &kept) && journal.trim(60, 51, &kept));
-        assert!(Journal::new(51).next() > journal.next(), "counts are not used again");
-    }
-
-    #[test]
-    fn who_is_not_waited_for_any_more_is_told_of_a_gap_once_something_was_pushed() {
-        let (mut kept, mut journal) = (KeptFrames::default(), Journal::new(0));
-        journal.enter();
-        journal.enter();
-        let last = journal.next() - 1;
-        journal.leave([path("/a"), path("/b")], 50);
-        assert!(!journal.trim(0, 51, &kept));
-        let replay = |journal: &Journal, kept: &KeptFrames, last| journal.since(last, 1 << 20, kept, of_a);
-        assert!(!replay(&journal, &kept, last).has_gap, "nothing was pushed yet");
-        for _ in 0..3 {
-            journal.skip(&path("/b"), 51);
-        }
-        assert!(!replay(&journal, &kept, last).has_gap, "what was pushed was not for it");
-        journal.skip(&path("/a"), 51);
-        event(&mut kept, &mut journal, path("/b"), 52);
-        journal.skip(&path("/a"), 52);
-        assert_eq!(replay(&journal, &kept, last), Replay { ranges: vec![], from: last + 3, has_gap: true });
-        // Who came later has missed nothing.
-        let behind = event(&mut kept, &mut journal, path("/a"), 53);
-        assert_eq!(replay(&journal, &kept, last + 3).ranges, [behind]);
-        assert!(replay(&journal, &kept, last).has_gap && !replay(&journal, &kept, last + 3).has_gap);
-        // A hole that has ended is forgotten when counts say as much.
-        assert!(!journal.trim(53, 53, &kept) && journal.holes.contains_key(&path("/a")));
-        assert!(!journal.trim(54, 54, &kept) && !journal.holes.contains_key(&path("/a")));
-        assert!(replay(&journal, &kept, last).has_gap && !replay(&journal, &kept, last + 4).has_gap);
-    }
-
-    #[test]
-    fn who_cannot_be_waited_for_is_told_of_a_gap() {
-        let (mut kept, mut journal) = (KeptFrames::default(), Journal::new(0));
-        let last = journal.next() - 1;
-        for number in 0..LEFT_MAX {
-            journal.wait_for(path(&number.to_string()), 50, None);
-        }
-        assert!(!journal.since(last, 1 << 20, &kept, of_a).has_gap);
-        for _ in 0..3 {
-            event(&mut kept, &mut journal, path("/a"), 5);
-        }
-        let heard = journal.next() - 1;
-        journal.wait_for(path("one more"), 50, None);
-        assert!(journal.since(last, 1 << 20, &kept, of_a).has_gap);
-        assert!(
-            journal.since(heard, 1 << 20, &kept, of_a).has_gap && journal.next() > heard + 1,
-            "no count comes twice"
-        );
-    }
-}
+#[path = "journal_tests.rs"]
+mod tests;

@@ -3,10 +3,12 @@
 //!
 //! A frame is written here once per push, whatever the number of channels, and such a channel's first send takes it
 //! from here. The history of one owner is separate from that of others, and is counted as the owner's (each segment
-//! holds a [`SharedCharge`]), so that an owner that keeps much loses its own history first.
+//! holds a [`SharedCharge`]), so that an owner that keeps much loses its own history first. Within an owner it is
+//! divided into lanes: what audiences of event streams were sent is in lanes beside each other, and the fullest lane
+//! loses its history first, so that an audience that is sent much does not cost a quiet one what it missed.
 //!
 //! Invariants: bytes never move or change while a segment lives; a segment that a connection has not been offered yet
-//! is not released (`needed_until`); the segments of one owner are released in the order in which they were begun. The
+//! is not released (`needed_until`); the segments of one lane are released in the order in which they were begun. The
 //! holder of a range finds out by a lookup whether its segment is gone. It must not depend on channels.
 
 use super::range::{KEPT, Range, RangeBytes};
@@ -23,13 +25,29 @@ const SEGMENT_BYTES: usize = 16 * 1024;
 /// The largest frame that is kept: far below what a range can name, far above what waits for any client.
 pub(super) const FRAME_BYTES_MAX: usize = 1 << 30;
 
+/// Whose history a frame is put into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeper {
+    /// The process.
+    pub owner: OwnerId,
+    /// Which of its lanes.
+    pub lane: u8,
+}
+
+impl Keeper {
+    /// Of the frames of channels that outlive their connections.
+    pub fn of_channels(owner: OwnerId) -> Self {
+        Self { owner, lane: 0 }
+    }
+}
+
 enum KeptBody {
     Joined(Vec<u8>),
     Blob { header: ServerHeader, blob: Bytes },
 }
 
 struct KeptSegment {
-    of: OwnerId,
+    of: Keeper,
     body: KeptBody,
     /// What it counts as, with the claim of its bytes.
     bytes: usize,
@@ -44,10 +62,27 @@ struct KeptSegment {
 /// The segments of one owner.
 #[derive(Default)]
 struct Own {
+    lanes: Vec<Lane>,
+    bytes: usize,
+}
+
+/// Those of one of its lanes.
+#[derive(Default)]
+struct Lane {
     numbers: VecDeque<u32>,
     /// The one that small frames are appended to.
     tail: Option<u32>,
     bytes: usize,
+}
+
+impl Own {
+    fn lane(&mut self, lane: u8) -> &mut Lane {
+        let at = usize::from(lane);
+        if at >= self.lanes.len() {
+            self.lanes.resize_with(at + 1, Lane::default);
+        }
+        &mut self.lanes[at]
+    }
 }
 
 /// See the module.
@@ -81,7 +116,7 @@ impl KeptFrames {
     /// Appends a small frame for `of`; `charge` makes the claim of so many bytes.
     pub(crate) fn append_joined(
         &mut self,
-        of: OwnerId,
+        of: Keeper,
         now_ms: u64,
         parts: [&[u8]; 3],
         charge: impl FnOnce(usize) -> SharedCharge,
@@ -100,7 +135,7 @@ impl KeptFrames {
     /// Keeps a frame whose payload is not copied; `charge` is the payload's.
     pub(crate) fn append_blob(
         &mut self,
-        of: OwnerId,
+        of: Keeper,
         now_ms: u64,
         header: ServerHeader,
         blob: Bytes,
@@ -165,36 +200,40 @@ impl KeptFrames {
     /// ever.
     pub(crate) fn end_tails(&mut self, begun_before_ms: u64) {
         let (segments, front) = (&self.segments, self.front);
-        for own in self.owners.values_mut() {
-            let begun_ms =
-                own.tail.and_then(|number| Some(segments.get(number.wrapping_sub(front) as usize)?.as_ref()?.begun_ms));
+        for lane in self.owners.values_mut().flat_map(|own| &mut own.lanes) {
+            let begun_ms = lane
+                .tail
+                .and_then(|number| Some(segments.get(number.wrapping_sub(front) as usize)?.as_ref()?.begun_ms));
             if begun_ms.is_some_and(|begun_ms| begun_ms < begun_before_ms) {
-                own.tail = None;
+                lane.tail = None;
             }
         }
     }
 
-    /// Releases the oldest segment of the owner that keeps most. Returns whether there was one that could go.
-    pub(crate) fn shed(&mut self, offered: u64) -> bool {
-        let fullest = self.owners.iter().max_by_key(|(_, own)| own.bytes).map(|(&of, _)| of);
-        fullest.is_some_and(|of| self.let_go_of_first(of, offered))
+    /// Releases the oldest segment of the fullest lane of the owner that keeps most. Returns whether there was one that could go.
+    pub fn shed(&mut self, offered: u64) -> bool {
+        let Some((&owner, own)) = self.owners.iter().max_by_key(|(_, own)| own.bytes) else { return false };
+        let fullest = (0..).zip(&own.lanes).max_by_key(|(_, lane)| lane.bytes).map(|(lane, _)| lane);
+        fullest.is_some_and(|lane| self.let_go_of_first(Keeper { owner, lane }, offered))
     }
 
-    fn let_go_of_first(&mut self, of: OwnerId, offered: u64) -> bool {
-        let Some(own) = self.owners.get_mut(&of) else { return false };
-        let Some(&number) = own.numbers.front() else { return false };
+    fn let_go_of_first(&mut self, of: Keeper, offered: u64) -> bool {
+        let Some(own) = self.owners.get_mut(&of.owner) else { return false };
+        let lane = own.lane(of.lane);
+        let Some(&number) = lane.numbers.front() else { return false };
         let place = number.wrapping_sub(self.front) as usize;
         let Some(segment) = self.segments[place].take_if(|segment| segment.needed_until <= offered) else {
             return false;
         };
-        own.numbers.pop_front();
+        lane.numbers.pop_front();
+        lane.bytes -= segment.bytes;
+        if lane.tail == Some(number) {
+            lane.tail = None;
+        }
         own.bytes -= segment.bytes;
         self.bytes -= segment.bytes;
-        if own.tail == Some(number) {
-            own.tail = None;
-        }
-        if own.numbers.is_empty() {
-            self.owners.remove(&of);
+        if own.lanes.iter().all(|lane| lane.numbers.is_empty()) {
+            self.owners.remove(&of.owner);
         }
         self.pop_gone();
         true
@@ -214,12 +253,12 @@ impl KeptFrames {
 
     fn tail_with_room(
         &mut self,
-        of: OwnerId,
+        of: Keeper,
         now_ms: u64,
         len: usize,
         charge: impl FnOnce(usize) -> SharedCharge,
     ) -> u32 {
-        if let Some(number) = self.owners.get(&of).and_then(|own| own.tail)
+        if let Some(number) = self.owners.get(&of.owner).and_then(|own| own.lanes.get(usize::from(of.lane))?.tail)
             && let Some(KeptSegment { body: KeptBody::Joined(bytes), .. }) = self.segment_mut(number)
             && bytes.capacity() - bytes.len() >= len
         {
@@ -228,17 +267,19 @@ impl KeptFrames {
         let bytes = Vec::with_capacity(len.max(SEGMENT_BYTES));
         let capacity = bytes.capacity();
         let number = self.push(of, now_ms, capacity, KeptBody::Joined(bytes), charge(capacity));
-        self.owners.entry(of).or_default().tail = Some(number);
+        self.owners.entry(of.owner).or_default().lane(of.lane).tail = Some(number);
         number
     }
 
-    fn push(&mut self, of: OwnerId, now_ms: u64, bytes: usize, body: KeptBody, charge: SharedCharge) -> u32 {
+    fn push(&mut self, of: Keeper, now_ms: u64, bytes: usize, body: KeptBody, charge: SharedCharge) -> u32 {
         let number = self.front.wrapping_add(self.segments.len() as u32);
         let segment = KeptSegment { of, body, bytes, charge, used_ms: now_ms, begun_ms: now_ms, needed_until: 0 };
         self.segments.push_back(Some(segment));
-        let own = self.owners.entry(of).or_default();
-        own.numbers.push_back(number);
+        let own = self.owners.entry(of.owner).or_default();
         own.bytes += bytes;
+        let lane = own.lane(of.lane);
+        lane.numbers.push_back(number);
+        lane.bytes += bytes;
         self.bytes += bytes;
         number
     }
@@ -248,7 +289,9 @@ impl KeptFrames {
         let live = || self.segments.iter().flatten();
         assert_eq!(self.bytes, live().map(|segment| segment.bytes).sum::<usize>(), "what is kept is counted");
         assert_eq!(self.bytes, self.owners.values().map(|own| own.bytes).sum::<usize>(), "for somebody");
-        assert_eq!(live().count(), self.owners.values().map(|own| own.numbers.len()).sum::<usize>());
+        let lanes = || self.owners.values().flat_map(|own| &own.lanes);
+        assert_eq!(self.bytes, lanes().map(|lane| lane.bytes).sum::<usize>(), "in one lane");
+        assert_eq!(live().count(), lanes().map(|lane| lane.numbers.len()).sum::<usize>());
         assert!(!matches!(self.segments.front(), Some(None)), "the first segment is there");
     }
 }
@@ -265,10 +308,10 @@ mod tests {
     use super::*;
     use crate::proto::{Opcode, server_header};
 
-    const A: OwnerId = OwnerId(1);
-    const B: OwnerId = OwnerId(2);
+    const A: Keeper = Keeper { owner: OwnerId(1), lane: 0 };
+    const B: Keeper = Keeper { owner: OwnerId(2), lane: 0 };
 
-    fn frame(kept: &mut KeptFrames, of: OwnerId, now_ms: u64, payload: &[u8]) -> Range {
+    fn frame(kept: &mut KeptFrames, of: Keeper, now_ms: u64, payload: &[u8]) -> Range {
         let header = server_header(Opcode::Binary, false, payload.len());
         kept.append_joined(of, now_ms, [header.as_slice(), b"", payload], |_| SharedCharge::default())
     }
@@ -322,6 +365,18 @@ mod tests {
         assert!(kept.shed(0) && !kept.has(large) && kept.has(small) && blob.is_unique());
         assert!(kept.shed(0) && !kept.shed(0));
         kept.check();
+    }
+
+    #[test]
+    fn a_full_lane_gives_before_a_quiet_one() {
+        let mut kept = KeptFrames::default();
+        let large = vec![b'x'; SEGMENT_BYTES];
+        let quiet = frame(&mut kept, Keeper { lane: 2, ..A }, 0, b"quiet");
+        let full = [1, 2].map(|now_ms| frame(&mut kept, Keeper { lane: 1, ..A }, now_ms, &large));
+        assert!(kept.shed(0) && !kept.has(full[0]) && kept.has(full[1]) && kept.has(quiet));
+        kept.check();
+        assert!(kept.shed(0) && !kept.has(full[1]) && kept.shed(0) && !kept.has(quiet) && !kept.shed(0));
+        assert!(kept.owners.is_empty());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::shard::table::slot::Slot;
 use crate::shard::work::copy_ns;
 use crate::sse;
 use bytes::Bytes;
+use std::sync::Arc;
 
 impl Shard {
     /// The event of a push for those who listen.
@@ -42,7 +43,8 @@ impl Shard {
             }
         };
         let now_ms = self.now_ms;
-        let count = self.out.journals.entry(owner).or_insert_with(|| Journal::new(now_ms)).next();
+        let journal = self.out.journals.entry(owner).or_insert_with(|| Journal::new(now_ms));
+        let (count, keeper) = (journal.next(), journal.keeper(owner, &audience));
         let id = self.event_id(count);
         // With what stands before its lines a large one may be more than what is kept can name.
         let event = Bytes::from(match payload.len() > FRAME_BYTES_MAX / 4 {
@@ -55,7 +57,7 @@ impl Shard {
         let memory = &mut self.memory;
         let mut encoding = Encoding::of_event(event, charge, copy_bytes_max);
         let range =
-            encoding.keep_event(&mut self.out.window.kept, owner, now_ms, |bytes| memory.charge(bytes, of.as_deref()));
+            encoding.keep_event(&mut self.out.window.kept, keeper, now_ms, |bytes| memory.charge(bytes, of.as_deref()));
         if let Some(journal) = self.out.journals.get_mut(&owner) {
             journal.record(audience, range, now_ms);
             journal.count(|bytes| memory.charge(bytes, of.as_deref()));
@@ -96,7 +98,7 @@ impl Shard {
             && matches!(forms.kind, PushKind::Message(_))
             && let Some(journal) = self.out.journals.get_mut(owner)
         {
-            journal.skip(audience, self.now_ms);
+            journal.skip(audience);
         }
     }
 
@@ -105,7 +107,7 @@ impl Shard {
         if topic.counted(self.owners.shard()) == 0
             && let Some(journal) = self.out.journals.get_mut(&owner)
         {
-            journal.skip(&ListenerAudience::Topic(topic.name().clone()), self.now_ms);
+            journal.skip(&ListenerAudience::Topic(topic.name().clone()));
         }
     }
 
@@ -142,23 +144,47 @@ impl Shard {
         self.now_ms + self.config.resume.reach_ms(self.config.dead_after_ms())
     }
 
-    /// A listener of this topic leaves with its connection, and may come back for it.
-    pub(in crate::shard) fn wait_for_topic(&mut self, place: u32, topic: ListenerAudience, claim: TopicClaim) {
-        let until_ms = self.waits_until_ms();
+    /// A listener is subscribed to a topic from now on.
+    pub(in crate::shard) fn listens_to_topic(&mut self, place: u32, topic: Arc<str>) {
         if let Some(journal) = self.out.journals.get_mut(&self.owners[place].owner.id) {
-            journal.wait_for(topic, until_ms, Some(claim));
+            journal.join(&ListenerAudience::Topic(topic));
+        }
+        self.count_journal(place);
+    }
+
+    /// A listener leaves this topic. It may come back for it, if it leaves with its connection; `claim` is for then.
+    pub(in crate::shard) fn listens_no_longer(
+        &mut self,
+        slot: Slot,
+        place: u32,
+        topic: &Arc<str>,
+        claim: Option<TopicClaim>,
+    ) {
+        let until_ms = if claim.is_some() { self.waits_until_ms() } else { 0 };
+        let by = self.table[slot].client;
+        if let Some(journal) = self.out.journals.get_mut(&self.owners[place].owner.id) {
+            journal.part(ListenerAudience::Topic(topic.clone()), by, until_ms, claim);
         }
     }
 
     /// A listener is gone, and may come back.
-    pub(in crate::shard) fn listener_left(&mut self, slot: Slot, place: u32, bound_path: std::sync::Arc<str>) {
+    pub(in crate::shard) fn listener_left(&mut self, slot: Slot, place: u32, bound_path: Arc<str>) {
         if !self.table[slot].flags.take(Flag::Sse) {
             return;
         }
         self.out.listeners.remove(&slot);
-        let until_ms = self.waits_until_ms();
+        let (until_ms, by) = (self.waits_until_ms(), self.table[slot].client);
         if let Some(journal) = self.out.journals.get_mut(&self.owners[place].owner.id) {
-            journal.leave([ListenerAudience::Process, ListenerAudience::Path(bound_path)], until_ms);
+            journal.leave([ListenerAudience::Process, ListenerAudience::Path(bound_path)], by, until_ms);
+        }
+        self.count_journal(place);
+    }
+
+    /// Counts what a journal takes, for its process.
+    pub(in crate::shard) fn count_journal(&mut self, place: u32) {
+        let (owner, memory) = (&*self.owners[place].owner, &mut self.memory);
+        if let Some(journal) = self.out.journals.get_mut(&owner.id) {
+            journal.count(|bytes| memory.charge(bytes, Some(owner)));
         }
     }
 

@@ -9,6 +9,7 @@
 pub(super) mod broadcast;
 mod conflation;
 pub mod deflate;
+mod departed;
 pub(super) mod frame;
 pub(in crate::shard) mod journal;
 pub(super) mod keeping;
@@ -27,7 +28,7 @@ mod waiting;
 mod window;
 
 use self::deflate::Contexts;
-use self::journal::{Journal, ListenerAudience, Replay, Standing};
+use self::journal::{Belongs, Journal, Replay};
 use self::keeping::{Keeping, Keepings, Listener};
 use self::outbound::Spares;
 use self::range::Range;
@@ -220,14 +221,8 @@ impl Out {
     }
 
     /// What a listener that heard event `last` of a process has missed; see [`Journal::since`].
-    pub(super) fn missed_since(
-        &self,
-        owner: OwnerId,
-        last: u64,
-        bytes_max: usize,
-        standing: impl Fn(&ListenerAudience) -> Standing,
-    ) -> Option<Replay> {
-        Some(self.journals.get(&owner)?.since(last, bytes_max, &self.window.kept, standing))
+    pub fn missed_since(&self, owner: OwnerId, last: u64, bytes_max: usize, belongs: &Belongs) -> Option<Replay> {
+        Some(self.journals.get(&owner)?.since(last, bytes_max, &self.window.kept, belongs))
     }
 
     /// A channel outlives its connections from now on.
@@ -263,6 +258,7 @@ impl Out {
             assert_eq!(self.window.bytes(), 0, "nobody needs what is in the window");
         }
         self.window.kept.check();
+        self.journals.values().for_each(Journal::check);
         self.keepings.values().for_each(|keeping| keeping.log.check());
     }
 }

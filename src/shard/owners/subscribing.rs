@@ -9,7 +9,6 @@ use crate::channel::ChannelId;
 use crate::shard::command::{Membership, ReportTo, SubscribeCommand};
 use crate::shard::core::Shard;
 use crate::shard::event::Event;
-use crate::shard::out::journal::ListenerAudience;
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::subscriptions::Subscribed;
 use crate::shard::owners::topics::{Topic, TopicClaim};
@@ -73,6 +72,9 @@ impl Shard {
             return subscribed == Subscribed::Already;
         }
         self.stats.subscribed += 1;
+        if self.table[slot].flags.has(Flag::Sse) {
+            self.listens_to_topic(place, name.clone());
+        }
         if owner.wants_topics {
             self.owners.emit(place, Event::Joined { channel, topic: name });
         }
@@ -84,6 +86,9 @@ impl Shard {
         let owner = self.owners[place].owner.clone();
         let shard = self.owners.shard();
         if self.owners[place].subscriptions.unsubscribe(shard, slot, topic, &owner.topics) {
+            if self.table[slot].flags.has(Flag::Sse) {
+                self.listens_no_longer(slot, place, topic.name(), None);
+            }
             self.has_left(place, channel, topic);
         }
     }
@@ -95,8 +100,9 @@ impl Shard {
         if self.table[slot].flags.has(Flag::Sse) {
             // It may come back: what is published meanwhile has to come here.
             for topic in self.owners[place].subscriptions.listed(slot) {
+                self.work.spend(work::SUBSCRIBE_NS);
                 let claim = owner.topics.hold(&topic, shard);
-                self.wait_for_topic(place, ListenerAudience::Topic(topic.name().clone()), claim);
+                self.listens_no_longer(slot, place, topic.name(), Some(claim));
             }
         }
         while let Some(topic) = self.owners[place].subscriptions.leave_last(shard, slot, &owner.topics) {

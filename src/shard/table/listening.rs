@@ -16,7 +16,7 @@ use crate::resume::MARK;
 use crate::shard::command::{Command, RespondCommand};
 use crate::shard::core::{RelayedOrder, Shard};
 use crate::shard::event::{ControlKind, Event, RequestId};
-use crate::shard::out::journal::{Journal, ListenerAudience, Replay, Standing};
+use crate::shard::out::journal::{Belongs, Journal, ListenerAudience, Replay};
 use crate::shard::out::keeping::{Listener, ResumeHolder};
 use crate::shard::owners::directory::Owner;
 use crate::shard::table::connection::Flag;
@@ -25,8 +25,6 @@ use crate::shard::work;
 use crate::sse;
 use crate::words::topic;
 use bytes::Bytes;
-use std::cell::Cell;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Browsers come back after so long, each after another: thousands that were lost together do not come together.
@@ -74,8 +72,11 @@ impl Shard {
         let Some(id) = self.table[slot].channel().map(|channel| channel.id) else { return };
         let token = self.new_token(id);
         let now_ms = self.now_ms;
-        self.out.journals.entry(owner.id).or_insert_with(|| Journal::new(now_ms)).enter();
+        self.out.journals.entry(owner.id).or_insert_with(|| Journal::new(now_ms));
         let replay = self.missed(owner.id, &bound_path, &holder, grant.as_deref(), stream);
+        if let Some(journal) = self.out.journals.get_mut(&owner.id) {
+            journal.enter([ListenerAudience::Process, ListenerAudience::Path(bound_path)]);
+        }
         self.out.listeners.insert(slot, Listener { holder, token });
         if let Some(grant) = &grant {
             self.rejoin(slot, id, &owner, grant);
@@ -102,6 +103,7 @@ impl Shard {
         for name in of_user.iter().chain(&grant.topics) {
             let topic = self.out.journals.get(&owner.id).and_then(|journal| journal.topic(name)).cloned();
             if let Some(topic) = topic {
+                self.work.spend(work::SUBSCRIBE_NS);
                 let claim = owner.topics.hold(&topic, self.index());
                 self.join(id, slot, claim);
             }
@@ -119,34 +121,19 @@ impl Shard {
     ) -> Replay {
         let is_ours = self.shard_of_last(stream) == Some(self.index());
         let newest = self.out.journals.get(&owner).map_or(0, |journal| journal.next() - 1);
-        let nothing = Replay { ranges: Vec::new(), from: newest, has_gap: stream.last.is_some() };
+        let nothing = Replay { ranges: Vec::new(), from: newest, has_gap: stream.last.is_some(), looked_at: 0 };
         let Some(last) = stream.last.and_then(Result::ok).filter(|_| is_ours) else { return nothing };
-        let of_user = grant.and_then(|grant| grant.user.as_deref()).and_then(topic::of_user);
-        let topics = grant.map(|grant| grant.topics.iter().map(|name| &**name).chain(of_user.as_deref()));
-        let topics: Option<HashSet<&str>> = topics.map(Iterator::collect);
-        let looked_at = Cell::new(0);
-        let standing_of = |audience: &ListenerAudience| match audience {
-            ListenerAudience::Process => Standing::Of,
-            ListenerAudience::Path(path) if path == bound_path => Standing::Of,
-            ListenerAudience::Path(_) => Standing::Foreign,
-            ListenerAudience::Topic(name) => match &topics {
-                Some(topics) if topics.contains(&**name) => Standing::Of,
-                Some(_) => Standing::Foreign,
-                // Its process subscribes it, or did; to what, nobody remembers.
-                None => Standing::Unsure,
-            },
-            ListenerAudience::One { path, user } if *path != holder.path || *user != holder.user => Standing::Foreign,
-            ListenerAudience::One { user: Some(_), .. } => Standing::Of,
-            // One of those that are not known by name.
-            ListenerAudience::One { user: None, .. } | ListenerAudience::Listed => Standing::Unsure,
-        };
-        let standing = |audience: &ListenerAudience| {
-            looked_at.set(looked_at.get() + 1);
-            standing_of(audience)
-        };
+        let of_user = grant.and_then(|grant| grant.user.as_deref()).and_then(topic::of_user).map(Arc::from);
+        let topics = grant.into_iter().flat_map(|grant| grant.topics.iter().cloned()).chain(of_user);
+        let one = ListenerAudience::One { path: holder.path.clone(), user: holder.user.clone() };
+        // Events to one of those who are not known by name are of nobody for sure, and a gap for each of them.
+        let own = [ListenerAudience::Process, ListenerAudience::Path(bound_path.clone()), one];
+        let to = own.into_iter().chain(topics.map(ListenerAudience::Topic)).collect();
+        let belongs = Belongs { to, has_all_topics: grant.is_some() };
         let bytes_max = self.config.resume.bytes_max.min(self.config.outbound_bytes_max);
-        let replay = self.out.missed_since(owner, last.count, bytes_max, standing).unwrap_or(nothing);
-        self.work.spend(looked_at.get() * work::PASS_NS + replay.ranges.len() as u64 * work::OFFER_NS);
+        let replay = self.out.missed_since(owner, last.count, bytes_max, &belongs).unwrap_or(nothing);
+        let looked_at = replay.looked_at + belongs.to.len();
+        self.work.spend(looked_at as u64 * work::PASS_NS + replay.ranges.len() as u64 * work::OFFER_NS);
         replay
     }
 
