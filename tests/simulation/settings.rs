@@ -227,8 +227,6 @@ impl Settings {
         self.tls_percent = 0;
         self.jumps = 0;
         (self.stops_at, self.drains_at) = (None, None);
-        // The cost of what a handler orders is its own, so with handlers a client that stalls moves others by a turn.
-        self.hosted = [false; NAMES];
     }
 
     pub fn admission(&self) -> admission::ConnectionLimits {
