@@ -58,11 +58,11 @@ pub(super) fn begin(registry: &Arc<Registry>, hello: &KernelHello) -> Result<Arc
     let session = Arc::new(Session::new(Actor::Kernel(Box::new(actor)), handle.memory()));
     let peer = LinkedKernel(session.clone());
     let Service { reader, changes, writer, logins, attempts } = Service::new(handle, settings, peer.clone(), peer);
-    let forget = Forget { session: session.clone(), registry: registry.clone(), key: SessionKey::Kernel };
-    let obeyed = session.clone();
+    let (obeyed, ended, registry) = (session.clone(), session.clone(), registry.clone());
     let spawned = spawn("link-events", move || {
-        // Dropped behind the kernel: another may attach then.
-        let forget = forget;
+        // Dropped behind the kernel: another may attach then. Made here, for it locks the registry, and whoever calls
+        // this has locked it: there may be no thread.
+        let forget = Forget { session: ended, registry, key: SessionKey::Kernel };
         if writer.run(&kernel) {
             forget.session.end(SessionEnd::Stopped, Some(bye(ByeCode::Stopped, "the broker has stopped")));
         }

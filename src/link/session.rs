@@ -504,3 +504,40 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change is one call on a map, or one assignment.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{AttachOptions, Broker, Config};
+
+    #[test]
+    fn a_session_that_ends_late_does_not_take_its_successor_away() {
+        let broker = Broker::start(Config { shards: 1, ..Config::default() }).unwrap();
+        let registry = Registry::new(broker.handle(), LinkConfig::default());
+        let begin = || {
+            let process = broker.handle().process("p:test:sys", AttachOptions::default()).unwrap();
+            let handle = process.handle().clone();
+            let memory = handle.memory().clone();
+            Arc::new(Session::new(Actor::Process(handle), &memory))
+        };
+        let key = SessionKey::Process("p:test:sys".parse().unwrap());
+        let forget = |session: &Arc<Session>| {
+            let (session, registry, key) = (session.clone(), registry.clone(), key.clone());
+            Forget { session, registry, key }
+        };
+        let (late, now) = (begin(), begin());
+        let entry = SessionEntry {
+            session: now.clone(),
+            secret: String::new(),
+            credential: Credential::User(0),
+            stream: Err(Instant::now()),
+            number: 1,
+            wants_drain: false,
+        };
+        lock(&registry.entries).by_key.insert(key.clone(), entry);
+        drop(forget(&late));
+        assert!(lock(&registry.entries).by_key.contains_key(&key) && !now.frames.has_ended());
+        drop(forget(&now));
+        assert!(!lock(&registry.entries).by_key.contains_key(&key) && now.frames.has_ended());
+    }
+}
