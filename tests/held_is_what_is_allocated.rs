@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 
 mod node_support;
+#[path = "held/services.rs"]
+mod services;
 mod support;
 
 use node_support::{Node, NodeMessage, Options};
@@ -54,6 +56,8 @@ static ALLOCATOR: Counting = Counting;
 
 struct Scene {
     broker: Broker,
+    /// What was held and allocated before.
+    before: usize,
     idle: isize,
 }
 
@@ -70,13 +74,21 @@ impl Scene {
             assert!(Instant::now() < deadline, "it has gone");
             std::thread::sleep(Duration::from_millis(10));
         }
-        let idle = ALLOCATED.load(Ordering::Relaxed);
-        Self { broker, idle }
+        let mut scene = Self { broker, before: 0, idle: 0 };
+        scene.begin_anew();
+        scene
+    }
+
+    /// What is held and allocated now does not count.
+    fn begin_anew(&mut self) {
+        self.before = 0;
+        (self.before, self.idle) = (self.held(), ALLOCATED.load(Ordering::Relaxed));
     }
 
     fn held(&self) -> usize {
         let reports = self.broker.handle().reports();
-        reports[0].memory.kept_bytes() + reports.iter().map(|report| report.memory.used_bytes()).sum::<usize>()
+        let shards = reports.iter().map(|report| report.memory.used_bytes()).sum::<usize>();
+        (reports[0].memory.kept_bytes() + shards).saturating_sub(self.before)
     }
 
     /// Asserts that what is held is at least `least` and what is allocated, once it stands still.
