@@ -49,8 +49,8 @@ impl Shard {
         self.owners.hosted_waiting() > 0
     }
 
-    /// Runs those handlers that have events, or orders that waited, for so much work, and none of them for more. `called`:
-    /// somebody on another thread wants one of them to look.
+    /// Runs those handlers that have events, or orders that waited, for so much work, and none of them for more.
+    /// `called`: somebody on another thread wants one of them to look.
     pub(super) fn run_handlers_within(&mut self, handlers_ns: u64, called: bool) {
         if self.handlers.is_empty() {
             return;

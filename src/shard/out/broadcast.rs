@@ -11,8 +11,8 @@ use crate::shard::command::{PushFrame, PushKind};
 use crate::shard::memory::SharedCharge;
 use crate::shard::out::deflate::Compressed;
 use crate::shard::out::frame::FrameParts;
-use crate::shard::out::journal::ListenerAudience;
-use crate::shard::out::kept::{Keeper, KeptFrames};
+use crate::shard::out::kept::{KeptFor, KeptFrames};
+use crate::shard::out::listener_audience::ListenerAudience;
 use crate::shard::out::waiting::SharedPart;
 use crate::shard::out::window::{Range, Window};
 use crate::shard::policy::Policy;
@@ -70,7 +70,7 @@ impl Encoding {
     pub(crate) fn keep_event(
         &mut self,
         kept: &mut KeptFrames,
-        of: Keeper,
+        of: KeptFor,
         now_ms: u64,
         charge: impl FnOnce(usize) -> SharedCharge,
     ) -> Range {
@@ -127,7 +127,7 @@ impl Encoding {
         if let Some(range) = self.kept {
             return range;
         }
-        let of = Keeper::of_channels(of);
+        let of = KeptFor::of_channels(of);
         let is_escaped = self.is_escaped();
         let payload = self.plain();
         let mark: &[u8] = if is_escaped { &[resume::MARK] } else { &[] };

@@ -4,7 +4,7 @@
 //! Invariants: there are at most [`AUDIENCES_MAX`] of them; where there are more, the client that left most loses the
 //! one that it left first, so a client that leaves many does not cost others theirs. It must not depend on journals.
 
-use super::journal::ListenerAudience;
+use super::listener_audience::ListenerAudience;
 use crate::admission::Prefix;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -2,10 +2,10 @@
 //! it received last. There is one journal for each process on each shard that has listeners, or had them a while ago.
 //!
 //! Each entry has its audience: a returning client is given what its own login, path and topics entitle it to, and
-//! nothing else; where that cannot be determined, a gap is reported to it. The bytes are [kept](super::kept), once. Each
-//! audience knows from which count on its entries are complete, and what is forgotten is taken from the lane that has
-//! most, or from the client that has left most audiences: what one audience is sent, or one client leaves, does not
-//! cost others their history.
+//! nothing else; where that cannot be determined, a gap is reported to it. The bytes are [kept](super::kept), once.
+//! Each audience knows from which count on its entries are complete, and what is forgotten is taken from the lane that
+//! has most, or from the client that has left most audiences: what one audience is sent, or one client leaves, does
+//! not cost others their history.
 //!
 //! Invariants: counts go up by one for each entry and are never reused within a run of the broker; an audience that a
 //! listener has left is recorded for as long as history reaches, and the first push to it that nobody hears after that
@@ -13,7 +13,8 @@
 //! client. It must not depend on connections.
 
 use super::departed::{AUDIENCES_MAX, Departed, DepartedPlace, Leaver};
-use super::kept::{Keeper, KeptFrames};
+use super::kept::{KeptFor, KeptFrames};
+use super::listener_audience::ListenerAudience;
 use super::range::Range;
 use crate::gateway::OwnerId;
 use crate::shard::memory::SharedCharge;
@@ -30,44 +31,6 @@ const LANES: usize = 32;
 /// A journal that begins later counts from beyond where one before it can have ended.
 const COUNTS_PER_MS: u64 = 1_000;
 
-/// Whom a push was for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(in crate::shard) enum ListenerAudience {
-    /// All channels of the process.
-    Process,
-    /// Those of one path.
-    Path(Arc<str>),
-    /// Those that are subscribed to a topic.
-    Topic(Arc<str>),
-    /// One channel, by whose it was.
-    One {
-        /// The path on which it was opened.
-        path: Arc<str>,
-        /// Who was logged in.
-        user: Option<Arc<str>>,
-    },
-    /// A list of channels.
-    Listed,
-}
-
-impl ListenerAudience {
-    /// What is kept for it alone: a path that a client has asked for, and who was logged in; a path whose binding may
-    /// be gone. A topic is charged as such.
-    fn name_bytes(&self) -> usize {
-        let counts = 2 * size_of::<usize>();
-        match self {
-            Self::One { path, user } => 2 * counts + path.len() + user.as_ref().map_or(0, |user| user.len()),
-            Self::Path(path) => counts + path.len(),
-            Self::Process | Self::Topic(_) | Self::Listed => 0,
-        }
-    }
-
-    /// Returns whether nobody can tell whether a client that returns is of it.
-    fn is_unsure(&self) -> bool {
-        matches!(self, Self::Listed | Self::One { user: None, .. })
-    }
-}
-
 struct JournalEntry {
     count: u64,
     audience: ListenerAudience,
@@ -77,7 +40,7 @@ struct JournalEntry {
 }
 
 /// An audience to which something was pushed, that somebody listens to, or has left.
-struct Audience {
+struct KnownAudience {
     lane: u8,
     /// Everything that was pushed to it behind this count has an entry.
     complete_after: u64,
@@ -86,12 +49,12 @@ struct Audience {
     /// Who is of it and listens.
     listeners: usize,
     /// A listener has left it, and is waited for.
-    left: Option<Left>,
+    left: Option<Departure>,
     /// Its place among those that nobody listens to.
     departed: Option<DepartedPlace>,
 }
 
-struct Left {
+struct Departure {
     /// Until when it is waited for, and its number among those of that time.
     until: (u64, u64),
     /// Whether it is not waited for any more. It is still complete, as long as nothing is pushed to it unheard.
@@ -108,7 +71,7 @@ pub(in crate::shard) struct Journal {
     /// Audiences in each lane.
     audiences_in: [usize; LANES],
     entries: usize,
-    audiences: HashMap<ListenerAudience, Audience>,
+    audiences: HashMap<ListenerAudience, KnownAudience>,
     /// Those that somebody is waited for, by until when.
     waits: BTreeMap<(u64, u64), ListenerAudience>,
     departed: Departed,
@@ -177,10 +140,10 @@ impl Journal {
     }
 
     /// Where the next event is kept, if it is for this audience.
-    pub fn keeper(&mut self, owner: OwnerId, audience: &ListenerAudience) -> Keeper {
+    pub fn keeper(&mut self, owner: OwnerId, audience: &ListenerAudience) -> KeptFor {
         match audience {
-            ListenerAudience::Listed => Keeper::of_channels(owner),
-            audience => Keeper { owner, lane: 1 + self.audience(audience).lane },
+            ListenerAudience::Listed => KeptFor::of_channels(owner),
+            audience => KeptFor { owner, lane: 1 + self.audience(audience).lane },
         }
     }
 
@@ -215,7 +178,7 @@ impl Journal {
     }
 
     /// What is known of an audience; from now on, if nothing was.
-    fn audience(&mut self, audience: &ListenerAudience) -> &mut Audience {
+    fn audience(&mut self, audience: &ListenerAudience) -> &mut KnownAudience {
         if !self.audiences.contains_key(audience) {
             let lane = (0..LANES).min_by_key(|&lane| self.audiences_in[lane]).unwrap_or_default();
             self.audiences_in[lane] += 1;
@@ -225,7 +188,7 @@ impl Journal {
                 _ => self.next - 1,
             };
             let (lane, newest) = (lane as u8, complete_after);
-            let known = Audience { lane, complete_after, newest, listeners: 0, left: None, departed: None };
+            let known = KnownAudience { lane, complete_after, newest, listeners: 0, left: None, departed: None };
             self.audiences.insert(audience.clone(), known);
         }
         self.audiences.get_mut(audience).expect("it has just been looked for")
@@ -291,7 +254,7 @@ impl Journal {
         let known = self.audience(&audience);
         known.listeners = known.listeners.saturating_sub(1);
         let is_departed = known.listeners == 0;
-        let before = known.left.replace(Left { until, is_over: false, claim });
+        let before = known.left.replace(Departure { until, is_over: false, claim });
         let place = known.departed;
         self.waits.insert(until, audience.clone());
         if let Some(before) = before {
@@ -425,7 +388,7 @@ impl Journal {
         let bytes = size_of::<Self>()
             + self.lanes.capacity() * size_of::<VecDeque<JournalEntry>>()
             + entries * size_of::<JournalEntry>()
-            + table(self.audiences.capacity(), size_of::<(ListenerAudience, Audience)>())
+            + table(self.audiences.capacity(), size_of::<(ListenerAudience, KnownAudience)>())
             + self.waits.len() * size_of::<((u64, u64), ListenerAudience)>() * 3 / 2
             + self.departed.heap_bytes()
             + self.name_bytes;

@@ -27,14 +27,14 @@ pub(super) const FRAME_BYTES_MAX: usize = 1 << 30;
 
 /// Whose history a frame is put into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keeper {
+pub struct KeptFor {
     /// The process.
     pub owner: OwnerId,
     /// Which of its lanes.
     pub lane: u8,
 }
 
-impl Keeper {
+impl KeptFor {
     /// Of the frames of channels that outlive their connections.
     pub fn of_channels(owner: OwnerId) -> Self {
         Self { owner, lane: 0 }
@@ -47,7 +47,7 @@ enum KeptBody {
 }
 
 struct KeptSegment {
-    of: Keeper,
+    of: KeptFor,
     body: KeptBody,
     /// What it counts as, with the claim of its bytes.
     bytes: usize,
@@ -62,13 +62,13 @@ struct KeptSegment {
 /// The segments of one owner.
 #[derive(Default)]
 struct Own {
-    lanes: Vec<Lane>,
+    lanes: Vec<KeptLane>,
     bytes: usize,
 }
 
 /// Those of one of its lanes.
 #[derive(Default)]
-struct Lane {
+struct KeptLane {
     numbers: VecDeque<u32>,
     /// The one that small frames are appended to.
     tail: Option<u32>,
@@ -76,10 +76,10 @@ struct Lane {
 }
 
 impl Own {
-    fn lane(&mut self, lane: u8) -> &mut Lane {
+    fn lane(&mut self, lane: u8) -> &mut KeptLane {
         let at = usize::from(lane);
         if at >= self.lanes.len() {
-            self.lanes.resize_with(at + 1, Lane::default);
+            self.lanes.resize_with(at + 1, KeptLane::default);
         }
         &mut self.lanes[at]
     }
@@ -116,7 +116,7 @@ impl KeptFrames {
     /// Appends a small frame for `of`; `charge` makes the claim of so many bytes.
     pub(crate) fn append_joined(
         &mut self,
-        of: Keeper,
+        of: KeptFor,
         now_ms: u64,
         parts: [&[u8]; 3],
         charge: impl FnOnce(usize) -> SharedCharge,
@@ -135,7 +135,7 @@ impl KeptFrames {
     /// Keeps a frame whose payload is not copied; `charge` is the payload's.
     pub(crate) fn append_blob(
         &mut self,
-        of: Keeper,
+        of: KeptFor,
         now_ms: u64,
         header: ServerHeader,
         blob: Bytes,
@@ -210,14 +210,15 @@ impl KeptFrames {
         }
     }
 
-    /// Releases the oldest segment of the fullest lane of the owner that keeps most. Returns whether there was one that could go.
+    /// Releases the oldest segment of the fullest lane of the owner that keeps most. Returns whether there was one that
+    /// could go.
     pub fn shed(&mut self, offered: u64) -> bool {
         let Some((&owner, own)) = self.owners.iter().max_by_key(|(_, own)| own.bytes) else { return false };
         let fullest = (0..).zip(&own.lanes).max_by_key(|(_, lane)| lane.bytes).map(|(lane, _)| lane);
-        fullest.is_some_and(|lane| self.let_go_of_first(Keeper { owner, lane }, offered))
+        fullest.is_some_and(|lane| self.let_go_of_first(KeptFor { owner, lane }, offered))
     }
 
-    fn let_go_of_first(&mut self, of: Keeper, offered: u64) -> bool {
+    fn let_go_of_first(&mut self, of: KeptFor, offered: u64) -> bool {
         let Some(own) = self.owners.get_mut(&of.owner) else { return false };
         let lane = own.lane(of.lane);
         let Some(&number) = lane.numbers.front() else { return false };
@@ -253,7 +254,7 @@ impl KeptFrames {
 
     fn tail_with_room(
         &mut self,
-        of: Keeper,
+        of: KeptFor,
         now_ms: u64,
         len: usize,
         charge: impl FnOnce(usize) -> SharedCharge,
@@ -271,7 +272,7 @@ impl KeptFrames {
         number
     }
 
-    fn push(&mut self, of: Keeper, now_ms: u64, bytes: usize, body: KeptBody, charge: SharedCharge) -> u32 {
+    fn push(&mut self, of: KeptFor, now_ms: u64, bytes: usize, body: KeptBody, charge: SharedCharge) -> u32 {
         let number = self.front.wrapping_add(self.segments.len() as u32);
         let segment = KeptSegment { of, body, bytes, charge, used_ms: now_ms, begun_ms: now_ms, needed_until: 0 };
         self.segments.push_back(Some(segment));
@@ -308,10 +309,10 @@ mod tests {
     use super::*;
     use crate::proto::{Opcode, server_header};
 
-    const A: Keeper = Keeper { owner: OwnerId(1), lane: 0 };
-    const B: Keeper = Keeper { owner: OwnerId(2), lane: 0 };
+    const A: KeptFor = KeptFor { owner: OwnerId(1), lane: 0 };
+    const B: KeptFor = KeptFor { owner: OwnerId(2), lane: 0 };
 
-    fn frame(kept: &mut KeptFrames, of: Keeper, now_ms: u64, payload: &[u8]) -> Range {
+    fn frame(kept: &mut KeptFrames, of: KeptFor, now_ms: u64, payload: &[u8]) -> Range {
         let header = server_header(Opcode::Binary, false, payload.len());
         kept.append_joined(of, now_ms, [header.as_slice(), b"", payload], |_| SharedCharge::default())
     }
@@ -371,8 +372,8 @@ mod tests {
     fn a_full_lane_gives_before_a_quiet_one() {
         let mut kept = KeptFrames::default();
         let large = vec![b'x'; SEGMENT_BYTES];
-        let quiet = frame(&mut kept, Keeper { lane: 2, ..A }, 0, b"quiet");
-        let full = [1, 2].map(|now_ms| frame(&mut kept, Keeper { lane: 1, ..A }, now_ms, &large));
+        let quiet = frame(&mut kept, KeptFor { lane: 2, ..A }, 0, b"quiet");
+        let full = [1, 2].map(|now_ms| frame(&mut kept, KeptFor { lane: 1, ..A }, now_ms, &large));
         assert!(kept.shed(0) && !kept.has(full[0]) && kept.has(full[1]) && kept.has(quiet));
         kept.check();
         assert!(kept.shed(0) && !kept.has(full[1]) && kept.shed(0) && !kept.has(quiet) && !kept.shed(0));

@@ -4,11 +4,11 @@ use super::*;
 use crate::gateway::OwnerId;
 use crate::proto::{Opcode, server_header};
 use crate::shard::memory::SharedCharge;
-use crate::shard::out::kept::Keeper;
+use crate::shard::out::kept::KeptFor;
 use crate::shard::out::range::RangeBytes;
 use proptest::prelude::*;
 
-const OWNER: Keeper = Keeper { owner: OwnerId(1), lane: 0 };
+const OWNER: KeptFor = KeptFor { owner: OwnerId(1), lane: 0 };
 
 /// One message as the twin has it: its key, and whether it is still to come.
 #[derive(Debug, Clone, Copy)]

@@ -15,6 +15,7 @@ pub(in crate::shard) mod journal;
 pub(super) mod keeping;
 mod kept;
 mod kept_push;
+pub(in crate::shard) mod listener_audience;
 pub(in crate::shard) mod listeners;
 mod log;
 mod missing;

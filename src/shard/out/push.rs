@@ -14,7 +14,7 @@ use crate::shard::event::{ClosedBy, Event};
 use crate::shard::memory::SharedCharge;
 use crate::shard::out::broadcast::{Encoding, Forms, Reached, UnfinishedBroadcast, opcode};
 use crate::shard::out::frame::FrameParts;
-use crate::shard::out::journal::ListenerAudience;
+use crate::shard::out::listener_audience::ListenerAudience;
 use crate::shard::out::waiting::{SharedPart, Watch};
 use crate::shard::outcome::Outcome;
 use crate::shard::owners::directory::Owner;
