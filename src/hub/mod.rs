@@ -14,11 +14,13 @@
 mod answers;
 mod calls;
 pub mod grammar;
+mod turns;
 
 pub use calls::{CallLimits, Taken, WebhookEvent, WebhookQueue};
 
 use self::answers::Answers;
 use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
+use self::turns::ClientTurns;
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::broker::{
     AttachOptions, Audience, BrokerHandle, ControlKind, Event, Message, Opened, Process, ProcessHandle, PushError,
@@ -41,6 +43,13 @@ pub const PROCESS: &str = "hub:pushring:sys";
 
 /// Where its clients connect.
 pub const PATH: &str = "/hub";
+
+/// With what a channel is closed whose client does not wait for answers.
+const TOO_MANY_ORDERS: (u16, &str) = (1008, "more orders wait than may");
+
+/// Events that are heard before it is looked for more: a few milliseconds of work, so that little waits where clients
+/// have no turns.
+const EVENTS_AT_A_TIME: usize = 128;
 
 /// With what a channel is closed whose token has ended.
 const TOKEN_ENDED: (u16, &str) = (4401, "the token has ended");
@@ -89,7 +98,8 @@ pub fn start_with(
     process.bind_at_with(PATH, rule)?;
     let memory = process.handle().memory().clone();
     let (sessions, ends, unheard) = Default::default();
-    let hub = Hub { process, memory, broker: broker.clone(), calls, sessions, ends, unheard };
+    let turns = ClientTurns::new(&memory);
+    let hub = Hub { process, memory, broker: broker.clone(), calls, turns, sessions, ends, unheard };
     Ok(thread::Builder::new().name("hub".to_owned()).spawn(move || hub.run())?)
 }
 
@@ -98,6 +108,7 @@ struct Hub {
     memory: ProcessMemory,
     broker: BrokerHandle,
     calls: Option<WebhookQueue>,
+    turns: ClientTurns,
     sessions: HashMap<ChannelId, HubSession>,
     /// When grants end, in order.
     ends: BTreeSet<(u64, ChannelId)>,
@@ -145,14 +156,35 @@ impl Hub {
                 return;
             }
             // The only error is that the broker has stopped.
-            let done = events.drain(..).try_for_each(|event| self.on_event(event));
+            let done = events.drain(..).try_for_each(|event| self.enter(event)).and_then(|()| self.hear());
             if done.and_then(|()| self.end_grants()).and_then(|()| self.answer_heard()).is_err() {
                 return;
             }
         }
     }
 
+    /// Something has happened, and waits for its turn.
+    fn enter(&mut self, event: Event) -> HubResult {
+        match self.turns.enter(event) {
+            Some(channel) => self.process.close(channel, TOO_MANY_ORDERS.0, TOO_MANY_ORDERS.1).send(),
+            None => Ok(()),
+        }
+    }
+
+    /// Hears clients in turn, for a while.
+    fn hear(&mut self) -> HubResult {
+        for _ in 0..EVENTS_AT_A_TIME {
+            let Some(event) = self.turns.next() else { break };
+            self.on_event(event)?;
+        }
+        self.turns.count();
+        Ok(())
+    }
+
     fn patience(&self) -> Duration {
+        if !self.turns.is_empty() {
+            return Duration::ZERO;
+        }
         if !self.unheard.is_empty() {
             return LOOK_INTERVAL;
         }
