@@ -178,6 +178,7 @@ fn a_kicked_client_is_told_by_whom_and_the_command_line_asks_the_same() {
 fn a_full_or_taken_admin_listener_delays_no_client_and_stops_no_daemon() {
     let (daemon, admin, _token) = start("127.0.41.5", &[]);
     let silent: Vec<_> = (0..80).map(|_| TcpStream::connect(&admin.0).unwrap()).collect();
+    assert_eq!(admin.get("/livez").0, 200, "silent connections keep no probe out");
     let mut client = daemon.connect("/echo:pushring:sys/");
     send(&mut client, "hello");
     assert_eq!(recv(&mut client), Message::text("hello"));

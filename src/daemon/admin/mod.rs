@@ -6,9 +6,11 @@
 
 mod answers;
 mod guard;
+mod places;
 
 pub(crate) use guard::{AdminGuard, AdminToken};
 
+use self::places::{AdminPlaces, CONNECTIONS_MAX};
 use anyhow::Context;
 use axum::Router;
 use axum::extract::Extension;
@@ -18,14 +20,11 @@ use hyper_util::service::TowerToHyperService;
 use pushring::control::Operator;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
-
-/// Connections at a time: a few collectors, probes and pages that people leave open. More are closed at once.
-const CONNECTIONS_MAX: usize = 64;
+use tokio::sync::{Notify, oneshot};
 
 /// How long a head may take, and a connection stay without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -109,9 +108,17 @@ impl Drop for Admin {
     }
 }
 
+/// Connections, and what ends each of them.
+type Places = Arc<Mutex<AdminPlaces<Arc<Notify>>>>;
+
+fn lock(places: &Places) -> MutexGuard<'_, AdminPlaces<Arc<Notify>>> {
+    // Every change is one call.
+    places.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 async fn accept(listener: std::net::TcpListener, router: Router) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -121,14 +128,22 @@ async fn accept(listener: std::net::TcpListener, router: Router) -> io::Result<(
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        let end = Arc::new(Notify::new());
+        let Some((number, gone)) = lock(&places).enter(peer.ip(), end.clone()) else {
             tracing::warn!(%peer, connections_max = CONNECTIONS_MAX, "the admin listener is full: a connection was closed");
             continue;
         };
-        let router = router.clone().layer(Extension(peer));
+        if let Some(gone) = gone {
+            tracing::debug!(%peer, "the admin listener is full: an older connection makes room");
+            gone.notify_one();
+        }
+        let (router, places) = (router.clone().layer(Extension(peer)), places.clone());
         tokio::spawn(async move {
-            serve(stream, router).await;
-            drop(place);
+            tokio::select! {
+                () = serve(stream, router) => {}
+                () = end.notified() => {}
+            }
+            lock(&places).leave(number);
         });
     }
 }
