@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What an event takes beside its text.
+/// What an event takes beside its text, at least.
 const EVENT_BYTES: usize = size_of::<WaitingEvent>();
 
 /// What may be told.
@@ -71,6 +71,9 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     events: VecDeque<WaitingEvent>,
+    /// What the queue itself takes, texts apart.
+    places: Option<Charge>,
+    /// Of texts and the events that they are of.
     bytes: usize,
     /// Events that were lost, and those of them that were not reported yet.
     lost: u64,
@@ -78,8 +81,25 @@ struct Queue {
     is_closed: bool,
 }
 
+impl Queue {
+    /// The claim of one more text, if there is memory for it and for its place.
+    fn charge(&mut self, memory: &ProcessMemory, text_bytes: usize) -> Option<Charge> {
+        let places = self.places.get_or_insert_with(|| memory.charge_anyway(HeldAs::Content, 0));
+        if self.events.len() == self.events.capacity() {
+            // It is about to be twice as long.
+            places.grow(self.events.len().max(4) * EVENT_BYTES).ok()?;
+        }
+        memory.charge(HeldAs::Content, text_bytes).ok()
+    }
+
+    fn count_places(&mut self) {
+        let bytes = self.events.capacity() * EVENT_BYTES;
+        self.places.iter_mut().for_each(|places| places.resize(bytes));
+    }
+}
+
 struct WaitingEvent {
-    text: String,
+    text: Box<str>,
     /// Given back when it is taken.
     _charge: Charge,
 }
@@ -106,16 +126,17 @@ impl WebhookQueue {
 
     /// Something has happened. Returns whether it will be told.
     pub(super) fn tell(&self, memory: &ProcessMemory, event: &Value) -> bool {
-        let text = event.to_string();
+        let text = event.to_string().into_boxed_str();
         let bytes = text.len() + EVENT_BYTES;
         let mut queue = self.queue();
         let limits = &self.0.limits;
         let has_room = queue.events.len() < limits.events_max && queue.bytes + bytes <= limits.bytes_max;
-        let charge = if has_room { memory.charge(HeldAs::Content, bytes).ok() } else { None };
+        let charge = if has_room { queue.charge(memory, text.len()) } else { None };
         match charge {
             Some(_charge) => {
                 queue.bytes += bytes;
                 queue.events.push_back(WaitingEvent { text, _charge });
+                queue.count_places();
                 self.0.changed.notify_all();
                 true
             }
@@ -145,8 +166,13 @@ impl WebhookQueue {
             let Some(WaitingEvent { text, .. }) = queue.events.pop_front() else { break };
             bytes += text.len();
             queue.bytes -= text.len() + EVENT_BYTES;
-            taken.events.push(text);
+            taken.events.push(text.into());
         }
+        if queue.events.len() <= queue.events.capacity() / 8 {
+            let room = 2 * queue.events.len();
+            queue.events.shrink_to(room);
+        }
+        queue.count_places();
         Some(taken)
     }
 
@@ -260,7 +286,7 @@ mod tests {
         let text = json!("x".repeat(1000));
         let (few, purse_of_few) = (calls(100, 3 * (1002 + EVENT_BYTES)), memory(Budget::default()));
         assert_eq!((0..9).filter(|_| few.tell(&purse_of_few, &text)).count(), 3);
-        assert_eq!(purse_of_few.tenant().total(), 3 * (1002 + EVENT_BYTES));
+        assert_eq!(purse_of_few.tenant().total(), 3 * 1002 + 4 * EVENT_BYTES, "there are places for four");
         assert_eq!(few.take(9, 2500).unwrap().events.len(), 2, "as many as fit");
         assert_eq!(few.take(9, 1).unwrap().events.len(), 1, "and one at least");
         let (many, short) = (calls(usize::MAX, usize::MAX), memory(Budget::of(1 << 20)));

@@ -16,14 +16,20 @@ use std::time::{Duration, Instant};
 /// Entries at a time.
 const ENTRIES_MAX: usize = 65_536;
 
+/// Ages of keys that have failed are not looked for before there are so many.
+const AGES_MIN: usize = 256;
+
 /// How long an answer is kept: longer than clients try again.
 const KEPT_FOR: Duration = Duration::from_secs(600);
 
 /// The longest key.
 const KEY_BYTES_MAX: usize = 255;
 
-/// What an entry takes beside its body: its place in the table and in the queue, and its own size.
-const ENTRY_BYTES: usize = 256;
+/// A place in the table, with the byte that a hash map has for each; seven of eight are taken at most.
+const PLACE_BYTES: usize = size_of::<(KeyDigest, KeptAnswer)>() + 1;
+
+/// What an answer's body takes beside its bytes.
+const BODY_BYTES: usize = 32;
 
 /// The digest of a key.
 pub(super) type KeyDigest = [u8; 32];
@@ -31,6 +37,8 @@ pub(super) type KeyDigest = [u8; 32];
 /// See the module.
 pub(super) struct KeptAnswers {
     memory: ProcessMemory,
+    /// What table and queue take.
+    places: Charge,
     entries: HashMap<KeyDigest, KeptAnswer>,
     /// In the order in which they came.
     ages: VecDeque<(Instant, KeyDigest)>,
@@ -54,8 +62,9 @@ pub(super) enum KeyStatus {
 }
 
 impl KeptAnswers {
-    pub(super) fn new(memory: ProcessMemory) -> Self {
-        Self { memory, entries: HashMap::new(), ages: VecDeque::new() }
+    pub fn new(memory: ProcessMemory) -> Self {
+        let places = memory.charge_anyway(HeldAs::Content, 0);
+        Self { memory, places, entries: HashMap::new(), ages: VecDeque::new() }
     }
 
     /// A request with this key has come.
@@ -81,24 +90,35 @@ impl KeptAnswers {
             }
             None => {}
         }
-        let charge = match self.entries.len() < ENTRIES_MAX {
-            true => self.memory.charge(HeldAs::Content, ENTRY_BYTES).ok(),
-            false => None,
-        };
-        let Some(charge) = charge else {
+        if self.entries.len() >= ENTRIES_MAX || !self.has_place() {
             let why = "too many requests with an Idempotency-Key are remembered: nothing was pushed";
             return KeyStatus::Answer(ApiAnswer::error(429, None, why).with("retry-after", "60"));
         };
+        let charge = self.memory.charge_anyway(HeldAs::Content, 0);
         self.entries.insert(key, KeptAnswer { came: now, request, answer: None, charge });
         self.ages.push_back((now, key));
+        self.count_places();
         KeyStatus::New(key)
+    }
+
+    /// Returns whether there is memory for one more.
+    fn has_place(&mut self) -> bool {
+        let is_full = self.entries.len() == self.entries.capacity();
+        // It is about to be twice as large, and the queue grows with it.
+        let more = if is_full { self.entries.len().max(4) * 8 / 7 * PLACE_BYTES } else { 0 };
+        self.memory.has_room(more + PLACE_BYTES) && self.places.grow(more).is_ok()
+    }
+
+    fn count_places(&mut self) {
+        let table = self.entries.capacity() * 8 / 7 * PLACE_BYTES;
+        self.places.resize(table + self.ages.capacity() * size_of::<(Instant, KeyDigest)>());
     }
 
     /// It has been answered; none: nothing was done.
     pub(super) fn end(&mut self, key: &KeyDigest, answer: Option<ApiAnswer>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         // Where memory is short it is forgotten: then a second request is pushed again, as without a key.
-        let has_room = answer.as_ref().is_some_and(|answer| entry.charge.grow(answer.body.len()).is_ok());
+        let has_room = answer.as_ref().is_some_and(|answer| entry.charge.grow(answer.body.len() + BODY_BYTES).is_ok());
         match answer.filter(|_| has_room) {
             Some(answer) => entry.answer = Some(answer),
             None => drop(self.entries.remove(key)),
@@ -115,10 +135,15 @@ impl KeptAnswers {
             }
             self.ages.pop_front();
         }
-        // What failed has left its age behind.
-        if self.ages.len() > 2 * ENTRIES_MAX {
+        // What failed has left its age behind. Each is looked at as often as so many have: a constant cost.
+        if self.ages.len() > 2 * self.entries.len() + AGES_MIN {
             let entries = &self.entries;
             self.ages.retain(|(came, key)| entries.get(key).is_some_and(|entry| entry.came == *came));
+        }
+        if self.entries.len() <= self.entries.capacity() / 8 {
+            self.entries.shrink_to(2 * self.entries.len());
+            self.ages.shrink_to(2 * self.ages.len());
+            self.count_places();
         }
     }
 }
@@ -189,9 +214,9 @@ mod tests {
         let (body, now) = (Bytes::new(), Instant::now());
         let came = (0..100_000).take_while(|n| status(table.begin(&n.to_string(), &asked(), &body, now)) == 0).count();
         assert!((500..5000).contains(&came), "{came} entries of half a MiB");
-        assert_eq!(table.memory.tenant().total(), came * ENTRY_BYTES);
+        assert!(table.memory.tenant().total() > came * PLACE_BYTES);
         assert_eq!(status(table.begin("one more", &asked(), &body, now)), 429);
         assert_eq!(status(table.begin("one more", &asked(), &body, now + KEPT_FOR)), 0);
-        assert_eq!(table.memory.tenant().total(), ENTRY_BYTES);
+        assert!(table.memory.tenant().total() < 8 * PLACE_BYTES);
     }
 }
