@@ -11,6 +11,7 @@ mod shard_support;
 use bytes::Bytes;
 use pushring::internals::gateway::{HttpRule, OwnerId, Snapshot, WebSocketRule, enter};
 use pushring::internals::http::{self, Head, PreparedResponse};
+use pushring::internals::hub::grammar;
 use pushring::internals::proto::client::{append_frame, append_message};
 use pushring::internals::proto::{MessageKind, MessageLimits, Scratch, WebSocketConnection};
 use pushring::internals::shard::command::{
@@ -31,7 +32,7 @@ const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 type Make = fn(usize) -> Box<dyn FnOnce()>;
 
 /// A name, the length at which it is first done, and the work.
-const WORKS: [(&str, usize, Make); 34] = [
+const WORKS: [(&str, usize, Make); 37] = [
     ("bind 64 paths where n are bound", 1024, |n| bind(n, |at| format!("/path/{at}"))),
     ("bind 64 patterns where n are bound", 1024, |n| bind(n, |at| format!("/path/{at}/:who"))),
     ("bind 64 patterns where n begin alike", 1024, |n| bind(n, |at| format!("/:who/{at}"))),
@@ -79,6 +80,9 @@ const WORKS: [(&str, usize, Make); 34] = [
     ("n messages while a client is away, and its return", 256, resume),
     ("n events of a stream", 256, events),
     ("n events while a client is away, and its return", 256, missed_events),
+    ("n topics of event streams are left", 128, leave_topics),
+    ("an order of n bytes at the hub", 1024, hub_order),
+    ("a greeting of TLS of n bytes, in small records", 4096, hello),
     ("n records of TLS", 128, records),
     ("n clients come and go", 128, come_and_go),
     ("n channels go with their process", 128, owner_gone),
@@ -437,6 +441,75 @@ fn missed_events(n: usize) -> Box<dyn FnOnce()> {
         broadcasts(&mut fan, n);
         come_back(&mut fan, &back, n);
     })
+}
+
+/// Clients that listen to a topic each go, and may come back.
+fn leave_topics(n: usize) -> Box<dyn FnOnce()> {
+    let mut fan = Fan::new(0);
+    let mut orders = Vec::new();
+    let taken = fan.taken.clone();
+    for at in 0..n {
+        let hello = taken.record(|| {
+            fan.open_with(at, &listen(None));
+            fan.turn();
+        });
+        let channel = between(&hello, "\"channel_id\":", ",").parse().expect("a number");
+        let claim = fan.owner.topics.claim(&format!("topic/{at}").into(), 0, 1, &fan.owner.memory);
+        let change = Membership::In(claim);
+        let subscribe =
+            SubscribeCommand { channel: ChannelId::new(channel), owner: OWNER, change, asked: ReportTo::Nobody };
+        orders.push(Command::Subscribe(Box::new(subscribe)));
+    }
+    fan.shard.handle_command(Command::Batch(orders), 1);
+    fan.turn();
+    Box::new(move || {
+        for at in 0..n {
+            fan.shard.handle_end(fan.tokens[at], SocketEnd::Broken, 1);
+        }
+        fan.turn();
+    })
+}
+
+fn hub_order(n: usize) -> Box<dyn FnOnce()> {
+    let json = format!(r#"{{"publish":"news","json":[{}0],"id":7}}"#, r#""a\n","#.repeat(n / 6));
+    Box::new(move || assert!(grammar::read(json.as_bytes()).is_ok_and(|said| said.is_some())))
+}
+
+/// A ClientHello but for its last byte, eight bytes to a record.
+#[cfg(feature = "tls")]
+fn hello(n: usize) -> Box<dyn FnOnce()> {
+    use pushring::internals::tls::{Certificate, HandshakeStep, TlsServer};
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("it has a name");
+    let certificate = Certificate::from_pem(made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes())
+        .expect("it is good");
+    let server = TlsServer::new(vec![certificate], 1_800_000_000).expect("there is one");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).expect("it has suites");
+    let mut config = builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    // Each of four bytes.
+    config.alpn_protocols = (0..n / 4).map(|at| format!("{:03}", at % 1000).into_bytes()).collect();
+    let name = "localhost".try_into().expect("it is a name");
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).expect("it has settings");
+    let mut greeting = Vec::new();
+    client.write_tls(&mut greeting).expect("memory takes it");
+    let body = &greeting[5..greeting.len() - 1];
+    let record = |part: &[u8]| [&[22, 3, 1, 0, part.len() as u8], part].concat();
+    let records: Vec<Vec<u8>> = body.chunks(8).map(record).collect();
+    let mut handshake = server.handshake();
+    Box::new(move || {
+        let mut out = Vec::new();
+        for record in &records {
+            let step = handshake.receive(record, &mut out);
+            assert!(matches!(step, HandshakeStep::Goes { .. }), "it waits for the last byte");
+        }
+        assert!(out.is_empty());
+    })
+}
+
+#[cfg(not(feature = "tls"))]
+fn hello(_: usize) -> Box<dyn FnOnce()> {
+    Box::new(|| {})
 }
 
 /// Records of 100 bytes that arrive side by side, and the sealing of as many.
