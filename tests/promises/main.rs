@@ -51,6 +51,7 @@ mod demo_processes;
 mod differential_tungstenite;
 mod disconnects_are_explained;
 mod doctor;
+mod doors_are_shared;
 mod embedding;
 mod event_streams;
 mod fleet;
