@@ -34,17 +34,17 @@ struct ClientEvents {
 }
 
 impl ClientTurns {
-    pub fn new(memory: &ProcessMemory) -> Self {
+    pub(crate) fn new(memory: &ProcessMemory) -> Self {
         let (of, round) = Default::default();
         Self { of, round, bytes: 0, charge: memory.charge_anyway(HeldAs::Events, 0) }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.round.is_empty()
     }
 
     /// Something has happened. Returns the channel that is to be closed for it.
-    pub fn enter(&mut self, event: Event) -> Option<ChannelId> {
+    pub(crate) fn enter(&mut self, event: Event) -> Option<ChannelId> {
         let channel = channel_of(&event)?;
         let of = self.of.entry(channel).or_default();
         if of.is_refused && is_order(&event) {
@@ -82,7 +82,7 @@ impl ClientTurns {
     }
 
     /// What is to be heard next.
-    pub fn next(&mut self) -> Option<Event> {
+    pub(crate) fn next(&mut self) -> Option<Event> {
         let channel = self.round.pop_front()?;
         let of = self.of.get_mut(&channel)?;
         let event = of.waiting.pop_front()?;
@@ -99,7 +99,7 @@ impl ClientTurns {
     }
 
     /// Counts what waits now.
-    pub fn count(&mut self) {
+    pub(crate) fn count(&mut self) {
         self.charge.resize(self.bytes);
     }
 }

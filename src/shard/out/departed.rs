@@ -37,18 +37,18 @@ pub(super) struct Departed {
 }
 
 impl Departed {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// How many this client has left.
-    pub fn count(&self, by: Leaver) -> usize {
+    pub(crate) fn count(&self, by: Leaver) -> usize {
         self.of.get(&by).map_or(0, BTreeMap::len)
     }
 
     /// This client has left an audience that was not departed before. If there are too many now, another place, or
     /// this one, is to be given up for it: see [`shed`](Self::shed).
-    pub fn insert(&mut self, by: Leaver, audience: ListenerAudience) -> DepartedPlace {
+    pub(crate) fn insert(&mut self, by: Leaver, audience: ListenerAudience) -> DepartedPlace {
         let number = self.next;
         self.next += 1;
         self.change(by, |of| _ = of.insert(number, audience));
@@ -56,12 +56,12 @@ impl Departed {
     }
 
     /// It is not departed any more.
-    pub fn remove(&mut self, place: DepartedPlace) {
+    pub(crate) fn remove(&mut self, place: DepartedPlace) {
         self.change(place.by, |of| _ = of.remove(&place.number));
     }
 
     /// Another client has left it, too: it counts as left by the one that has left fewer.
-    pub fn leave_again(&mut self, place: DepartedPlace, by: Leaver) -> DepartedPlace {
+    pub(crate) fn leave_again(&mut self, place: DepartedPlace, by: Leaver) -> DepartedPlace {
         if by == place.by || self.count(by) + 1 >= self.count(place.by) {
             return place;
         }
@@ -71,7 +71,7 @@ impl Departed {
     }
 
     /// What must go so that there are no more than there may be.
-    pub fn shed(&mut self) -> Option<ListenerAudience> {
+    pub(crate) fn shed(&mut self) -> Option<ListenerAudience> {
         let &(_, by) = self.by_count.last().filter(|_| self.len > AUDIENCES_MAX)?;
         let (&number, audience) = self.of.get(&by)?.first_key_value()?;
         let audience = audience.clone();
@@ -95,7 +95,7 @@ impl Departed {
     }
 
     /// What it takes of the heap, names apart.
-    pub fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         self.len * LISTED_BYTES + self.of.len() * CLIENT_BYTES
     }
 }

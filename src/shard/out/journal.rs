@@ -111,7 +111,7 @@ pub(in crate::shard) struct Replay {
 }
 
 impl Journal {
-    pub fn new(now_ms: u64) -> Self {
+    pub(crate) fn new(now_ms: u64) -> Self {
         let first = now_ms * COUNTS_PER_MS + 1;
         Self {
             next: first,
@@ -135,12 +135,12 @@ impl Journal {
     }
 
     /// The count that the next event gets.
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
     /// Where the next event is kept, if it is for this audience.
-    pub fn keeper(&mut self, owner: OwnerId, audience: &ListenerAudience) -> KeptFor {
+    pub(crate) fn keeper(&mut self, owner: OwnerId, audience: &ListenerAudience) -> KeptFor {
         match audience {
             ListenerAudience::Listed => KeptFor::of_channels(owner),
             audience => KeptFor { owner, lane: 1 + self.audience(audience).lane },
@@ -148,7 +148,7 @@ impl Journal {
     }
 
     /// The next event is this.
-    pub fn record(&mut self, audience: ListenerAudience, range: Range, now_ms: u64) {
+    pub(crate) fn record(&mut self, audience: ListenerAudience, range: Range, now_ms: u64) {
         let count = self.next;
         self.next += 1;
         match &audience {
@@ -225,13 +225,13 @@ impl Journal {
     }
 
     /// A client listens, and is of these.
-    pub fn enter(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>) {
+    pub(crate) fn enter(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>) {
         self.listeners += 1;
         audiences.into_iter().for_each(|audience| self.join(&audience));
     }
 
     /// A client that listens is of this, too.
-    pub fn join(&mut self, audience: &ListenerAudience) {
+    pub(crate) fn join(&mut self, audience: &ListenerAudience) {
         let known = self.audience(audience);
         known.listeners += 1;
         if let Some(place) = known.departed.take() {
@@ -240,7 +240,7 @@ impl Journal {
     }
 
     /// A client that listened and was of these does no more: it is waited for until then.
-    pub fn leave(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>, by: Leaver, until_ms: u64) {
+    pub(crate) fn leave(&mut self, audiences: impl IntoIterator<Item = ListenerAudience>, by: Leaver, until_ms: u64) {
         self.listeners -= 1;
         for audience in audiences {
             self.part(audience, by, until_ms, None);
@@ -248,7 +248,7 @@ impl Journal {
     }
 
     /// A listener is not of this any more. Pushes to it are recorded until then, though nobody listens.
-    pub fn part(&mut self, audience: ListenerAudience, by: Leaver, until_ms: u64, claim: Option<TopicClaim>) {
+    pub(crate) fn part(&mut self, audience: ListenerAudience, by: Leaver, until_ms: u64, claim: Option<TopicClaim>) {
         let until = (until_ms, self.numbers);
         self.numbers += 1;
         let known = self.audience(&audience);
@@ -276,7 +276,7 @@ impl Journal {
 
     /// Nobody has heard a push to this audience, or nobody is left here to whom one would come. Whoever was of it and
     /// is not waited for any more is told of a gap.
-    pub fn skip(&mut self, audience: &ListenerAudience) {
+    pub(crate) fn skip(&mut self, audience: &ListenerAudience) {
         let Some(known) = self.audiences.get_mut(audience) else { return };
         if known.left.take_if(|left| left.is_over).is_none() {
             return;
@@ -289,20 +289,20 @@ impl Journal {
     }
 
     /// Returns whether a listener that left, and may return, would have received this.
-    pub fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
+    pub(crate) fn awaits(&self, audience: &ListenerAudience, now_ms: u64) -> bool {
         let left = self.audiences.get(audience).and_then(|known| known.left.as_ref());
         left.is_some_and(|left| now_ms <= left.until.0)
     }
 
     /// The topic of this name, if it is waited for.
-    pub fn topic(&self, name: &Arc<str>) -> Option<&Arc<Topic>> {
+    pub(crate) fn topic(&self, name: &Arc<str>) -> Option<&Arc<Topic>> {
         let known = self.audiences.get(&ListenerAudience::Topic(name.clone()))?;
         Some(known.left.as_ref()?.claim.as_ref()?.topic())
     }
 
     /// Lets go of what came before `before_ms`, or is not kept any more, and of those who have not come back. Returns
     /// whether nobody needs it any more.
-    pub fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
+    pub(crate) fn trim(&mut self, before_ms: u64, now_ms: u64, kept: &KeptFrames) -> bool {
         for lane in 0..self.lanes.len() {
             while let Some(first) = self.lanes[lane].front()
                 && (first.at_ms < before_ms || first.range.is_some_and(|range| !kept.has(range)))
@@ -336,7 +336,7 @@ impl Journal {
     }
 
     /// What whoever heard event `last` has missed of what it `belongs` to: the newest, at most `bytes_max`.
-    pub fn since(&self, last: u64, bytes_max: usize, kept: &KeptFrames, belongs: &Belongs) -> Replay {
+    pub(crate) fn since(&self, last: u64, bytes_max: usize, kept: &KeptFrames, belongs: &Belongs) -> Replay {
         let newest = self.next - 1;
         let nothing = |has_gap| Replay { ranges: Vec::new(), from: newest, has_gap, looked_at: 0 };
         let Some(mut from) = self.complete_from(last, belongs).filter(|_| last <= newest) else { return nothing(true) };
@@ -382,7 +382,7 @@ impl Journal {
     }
 
     /// Counts what it takes of the heap now: `charge` makes the claim of so many bytes.
-    pub fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
+    pub(crate) fn count(&mut self, charge: impl FnOnce(usize) -> SharedCharge) {
         let table = |capacity: usize, size: usize| capacity * 8 / 7 * (size + 1);
         let entries: usize = self.lanes.iter().map(VecDeque::capacity).sum();
         let bytes = size_of::<Self>()
@@ -398,7 +398,7 @@ impl Journal {
     }
 
     /// Asserts what the module promises.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         assert_eq!(self.entries, self.lanes.iter().map(VecDeque::len).sum::<usize>());
         assert_eq!(self.audiences.len(), self.audiences_in.iter().sum::<usize>(), "each is in a lane");
         assert!(self.entries <= ENTRIES_MAX && self.departed.len() <= AUDIENCES_MAX);

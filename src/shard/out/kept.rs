@@ -27,7 +27,7 @@ pub(super) const FRAME_BYTES_MAX: usize = 1 << 30;
 
 /// Whose history a frame is put into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeptFor {
+pub(crate) struct KeptFor {
     /// The process.
     pub owner: OwnerId,
     /// Which of its lanes.
@@ -36,7 +36,7 @@ pub struct KeptFor {
 
 impl KeptFor {
     /// Of the frames of channels that outlive their connections.
-    pub fn of_channels(owner: OwnerId) -> Self {
+    pub(crate) fn of_channels(owner: OwnerId) -> Self {
         Self { owner, lane: 0 }
     }
 }
@@ -212,7 +212,7 @@ impl KeptFrames {
 
     /// Releases the oldest segment of the fullest lane of the owner that keeps most. Returns whether there was one that
     /// could go.
-    pub fn shed(&mut self, offered: u64) -> bool {
+    pub(crate) fn shed(&mut self, offered: u64) -> bool {
         let Some((&owner, own)) = self.owners.iter().max_by_key(|(_, own)| own.bytes) else { return false };
         let fullest = (0..).zip(&own.lanes).max_by_key(|(_, lane)| lane.bytes).map(|(lane, _)| lane);
         fullest.is_some_and(|lane| self.let_go_of_first(KeptFor { owner, lane }, offered))

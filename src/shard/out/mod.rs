@@ -222,7 +222,13 @@ impl Out {
     }
 
     /// What a listener that heard event `last` of a process has missed; see [`Journal::since`].
-    pub fn missed_since(&self, owner: OwnerId, last: u64, bytes_max: usize, belongs: &Belongs) -> Option<Replay> {
+    pub(crate) fn missed_since(
+        &self,
+        owner: OwnerId,
+        last: u64,
+        bytes_max: usize,
+        belongs: &Belongs,
+    ) -> Option<Replay> {
         Some(self.journals.get(&owner)?.since(last, bytes_max, &self.window.kept, belongs))
     }
 
