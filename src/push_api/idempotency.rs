@@ -62,7 +62,7 @@ pub(super) enum KeyStatus {
 }
 
 impl KeptAnswers {
-    pub fn new(memory: ProcessMemory) -> Self {
+    pub(super) fn new(memory: ProcessMemory) -> Self {
         let places = memory.charge_anyway(HeldAs::Content, 0);
         Self { memory, places, entries: HashMap::new(), ages: VecDeque::new() }
     }

@@ -52,7 +52,7 @@ impl LineBatch {
     }
 
     /// One part. Returns whether all lines were pushed.
-    pub fn work(&mut self, performer: &mut Performer) -> bool {
+    pub(super) fn work(&mut self, performer: &mut Performer) -> bool {
         let before = self.rest.len();
         for _ in 0..PART_LINES {
             if self.rest.is_empty() {
