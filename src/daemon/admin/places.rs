@@ -32,7 +32,7 @@ impl<T> Default for AdminPlaces<T> {
 impl<T> AdminPlaces<T> {
     /// Takes a place for a connection from this address. Returns its number, and the end of the connection that has to
     /// go for it; or nothing, if this one has to go.
-    pub fn enter(&mut self, from: IpAddr, end: T) -> Option<(u64, Option<T>)> {
+    pub(super) fn enter(&mut self, from: IpAddr, end: T) -> Option<(u64, Option<T>)> {
         let gone = if self.taken.len() < CONNECTIONS_MAX { None } else { Some(self.make_room(from)?) };
         self.count += 1;
         self.taken.push_back(AdminPlace { number: self.count, from, end });
@@ -40,7 +40,7 @@ impl<T> AdminPlaces<T> {
     }
 
     /// A connection is over.
-    pub fn leave(&mut self, number: u64) {
+    pub(super) fn leave(&mut self, number: u64) {
         self.taken.retain(|place| place.number != number);
     }
 
