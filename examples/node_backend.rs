@@ -215,8 +215,8 @@ pub mod kernel {
             At::Listen(listen) => tokio::spawn(listen_at(listen, expose_local, host, from_kernel, to_kernel, prints)),
             At::Link(path) => tokio::spawn(attach_to(path, expose_local, host, from_kernel, to_kernel, prints)),
         };
-        let (to_process, mailbox) = unbounded();
-        let (from_process, sent) = crossbeam_channel::bounded(1024);
+        let (to_process, mailbox) = std::sync::mpsc::channel();
+        let (from_process, sent) = std::sync::mpsc::sync_channel(1024);
         let our = Address::new(NODE, process.clone());
         process_lib::spawn(our, Box::new(Mailbox::new(from_process, mailbox)), init)?;
         thread::spawn(move || sent.iter().all(|message| to_loop.blocking_send(NodeMessage(message)).is_ok()));

@@ -47,6 +47,25 @@
 //! An embedder takes `default-features = false, features = ["driver"]`. Without `driver` the core remains, which does
 //! no I/O and depends on no crate that could.
 //!
+//! # Calls that may wait
+//!
+//! These block the thread that calls them, and no others do. None waits for a client. On a shard's thread, where
+//! handlers run ([`Broker::on_shards`]), those that wait for shards panic instead of hanging. What [`Here`] offers
+//! never waits.
+//!
+//! | call | waits for |
+//! |---|---|
+//! | `send` of an order, [`Batch::send`], [`Batch::flush`] | room in the inboxes of shards, which drain at the speed of their CPU; `try_send` and `.await` do not block |
+//! | [`Process::recv_timeout`], [`Process::recv_blocking`], [`Process::recv_batch`], `Kernel::recv` | an event; [`Process::recv`] is a future |
+//! | [`Ticket::wait`] | an outcome; a ticket is a future too |
+//! | [`Builder::start`], [`Broker::start`] | the threads of all shards |
+//! | [`Broker::wait`], [`Broker::stop`], [`BrokerHandle::stop_and_tell`] | the end of the broker; so does dropping a [`Broker`] |
+//! | [`Broker::process`], [`Broker::process_with`], [`Broker::on_shards`], [`BrokerHandle::process`], [`BrokerHandle::on_shards`], [`BrokerHandle::on_shards_with`], `BrokerHandle::kernel` | every shard to know of it |
+//! | [`ProcessHandle::bind_at`], [`ProcessHandle::bind_at_with`], [`ProcessHandle::bind_http_at`], [`ProcessHandle::unbind_at`], [`ProcessHandle::bind`], [`ProcessHandle::bind_http`], [`ProcessHandle::unbind`], [`ProcessHandle::unbind_http`], and the same of [`Process`] | likewise |
+//! | [`Process::end`], [`Process::fail`], [`ShardProcess::end`], `Kernel::end`, `Kernel::fail` | likewise, and so does dropping one of these; on a shard's thread another thread does |
+//! | [`BrokerHandle::reports`], [`BrokerHandle::disconnects`], [`BrokerHandle::processes`], [`BrokerHandle::channels`], [`BrokerHandle::fullest_channels`] | an answer of shards |
+//! | [`BrokerHandle::reload`], [`BrokerHandle::set_challenges`], [`BrokerHandle::drain`], [`BrokerHandle::stop`] | every shard to have the order |
+//!
 //! # Where to look
 //!
 //! | for | in |
@@ -123,7 +142,7 @@ pub use gateway::{
     WebSocketBinding, WebSocketRule, mint,
 };
 pub use gateway::{
-    Challenges, ContractRequest, Grant, HubAccess, LoginRequest, OwnerId, ParseIpPrefixError, PatternError,
+    Challenges, ContractRequest, Grant, HubAccess, LoginRequest, OwnerId, ParseIpPrefixError, PatternError, PublicKeys,
     SecretError, TokenAuthority, TokenError, TopicPattern,
 };
 pub use http::{Content, HttpLimits};

@@ -217,6 +217,7 @@ pub struct ChannelAt {
 /// A text that names no channel of a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} names no channel of a fleet: write NODE/ID, as in node-2/4711")]
+#[non_exhaustive]
 pub struct InvalidChannelAt(pub String);
 
 impl fmt::Display for ChannelAt {

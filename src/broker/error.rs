@@ -83,6 +83,7 @@ pub enum BindPathError {
 /// A shard thread ended on its own: a bug, or a kernel that refuses what it always grants. The broker has stopped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("shard {shard} died: {why}")]
+#[non_exhaustive]
 pub struct ShardDied {
     /// The shard that failed.
     pub shard: usize,

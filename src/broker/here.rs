@@ -26,8 +26,18 @@ impl Drop for OnAShard {
     }
 }
 
-pub(super) fn is_on_a_shard() -> bool {
+fn is_on_a_shard() -> bool {
     IS_ON_A_SHARD.get()
+}
+
+/// Runs `work`, which waits for shards: on this thread, or on one of its own where this is a shard's.
+pub(super) fn away_from_shards(what: &'static str, work: impl FnOnce() + Send + 'static) {
+    if !is_on_a_shard() {
+        return work();
+    }
+    if let Err(error) = std::thread::Builder::new().name(what.to_owned()).spawn(work) {
+        tracing::error!(%error, "no thread for the {what}: nothing of it happens");
+    }
 }
 
 /// To be called by what waits for shards.

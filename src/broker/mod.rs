@@ -426,12 +426,14 @@ impl BrokerHandle {
 
     /// Closes every channel with 1001, gives clients `within` to answer, and lets [`Broker::wait`] return.
     pub fn stop(&self, within: Duration) {
-        self.shared.stop(within, None);
+        let shared = self.shared.clone();
+        here::away_from_shards("stop of a broker", move || shared.stop(within, None));
     }
 
     /// As [`stop`](Self::stop), and returns when nobody listens any more and every client has been told, as far as its
     /// socket takes it: that takes some µs a channel. After `patience` in any case.
     pub fn stop_and_tell(&self, within: Duration, patience: Duration) {
+        here::must_not_be_on_a_shard();
         let (told, all_told) = bounded::<()>(1);
         self.shared.stop(within, Some(Arc::new(told)));
         // The last shard drops the last sender; nothing is ever sent.

@@ -3,6 +3,7 @@
 //! Invariants: nothing here delays a push; a question to a shard costs it a bounded part of a turn; settings change as
 //! a whole or not at all.
 
+use super::here::must_not_be_on_a_shard;
 use super::pusher::Pusher;
 use super::{BrokerHandle, BrokerShared, Config, Disconnect, ProcessHandle, PushError, Report};
 use crate::admission;
@@ -235,6 +236,7 @@ impl BrokerHandle {
 
 impl BrokerShared {
     fn channel_page(&self, shard: usize, filter: &Arc<ChannelFilter>, from: u32, limit: usize) -> ChannelPage {
+        must_not_be_on_a_shard();
         let (to, answer) = bounded(1);
         let command = Command::Channels { filter: filter.clone(), from, limit, to };
         match self.inboxes[shard].send_wait(command, 0, &self.accounts[shard]) {

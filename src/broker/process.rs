@@ -5,7 +5,7 @@
 
 use super::batch::Batch;
 use super::elsewhere::ChannelAt;
-use super::here::is_on_a_shard;
+use super::here::away_from_shards;
 use super::message::Message;
 use super::order::{Broadcast, Close, Push, Reach, Respond, Subscribe, close_frame};
 use super::pusher::{Audience, Pusher};
@@ -628,21 +628,14 @@ impl ProcessHandle {
     /// Takes away all that the process has. Waits until it has no path any more; on a shard's thread another one does.
     pub(super) fn take_away(&self, why: CloseFrame) {
         let Self { shared, owner, pusher, .. } = self.clone();
-        let take_away = move || {
+        away_from_shards("end of a process", move || {
             // Both fail only when the broker has stopped, and then there is nothing to take away.
             let _ = shared.change(|directory| {
                 directory.remove(owner);
                 Ok::<(), std::convert::Infallible>(())
             });
             let _ = pusher.send_all(|| Command::OwnerGone { owner, why: why.clone() });
-        };
-        if !is_on_a_shard() {
-            return take_away();
-        }
-        let thread = std::thread::Builder::new().name("end-of-process".to_owned());
-        if let Err(error) = thread.spawn(take_away) {
-            tracing::error!(process = %self.id, %error, "no thread to end a process: its paths and channels stay");
-        }
+        });
     }
 }
 

@@ -15,6 +15,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AskError {
     /// There is no socket, or the daemon behind it has gone.
     #[error("no daemon listens at {0}: start it, or say where its control socket is (--control)")]
@@ -36,7 +37,7 @@ pub enum AskError {
         /// The socket.
         path: PathBuf,
         /// What is wrong with the answer.
-        error: serde_json::Error,
+        error: String,
     },
     /// The daemon says why.
     #[error("the daemon at {path} refuses: {why}")]
@@ -62,7 +63,7 @@ pub fn ask(path: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskEr
     match serde_json::from_slice(&bytes) {
         Ok(ControlAnswer::Refused(why)) => Err(AskError::Refused { path: owned(), why }),
         Ok(answer) => Ok(answer),
-        Err(error) => Err(AskError::Garbled { path: owned(), error }),
+        Err(error) => Err(AskError::Garbled { path: owned(), error: error.to_string() }),
     }
 }
 

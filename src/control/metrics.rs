@@ -60,7 +60,7 @@ pub fn metrics(overview: &Overview, exposition: Exposition) -> String {
     ours.register_collector(Box::new(Shards(overview.clone())));
     // By the names that all programs have them (Prometheus' "Writing client libraries", process metrics).
     let mut process = Registry::with_prefix("process");
-    process.register_collector(Box::new(overview.usage));
+    process.register_collector(Box::new(UsageMetrics(overview.usage)));
     let mut out = String::new();
     for registry in [&ours, &process] {
         text::encode_registry(&mut out, registry).expect("a String takes every write");
@@ -92,19 +92,23 @@ fn classic(open: &str) -> String {
     out
 }
 
-impl Collector for Usage {
+#[derive(Debug)]
+struct UsageMetrics(Usage);
+
+impl Collector for UsageMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self(usage) = self;
         let help = "Time on processors, of user and system, in seconds";
         let mut cpu = encoder.encode_descriptor("cpu_seconds", help, None, MetricType::Counter)?;
-        cpu.encode_counter::<NoLabelSet, _, u64>(&(self.cpu_ms as f64 / 1000.0), None)?;
-        let max = self.open_files_max.map_or(f64::INFINITY, |max| max as f64);
+        cpu.encode_counter::<NoLabelSet, _, u64>(&(usage.cpu_ms as f64 / 1000.0), None)?;
+        let max = usage.open_files_max.map_or(f64::INFINITY, |max| max as f64);
         for (name, help, value) in [
-            ("resident_memory_bytes", "Memory in use", self.resident_bytes as f64),
-            ("virtual_memory_bytes", "Addresses in use", self.virtual_bytes as f64),
-            ("open_fds", "Open files", self.open_files as f64),
+            ("resident_memory_bytes", "Memory in use", usage.resident_bytes as f64),
+            ("virtual_memory_bytes", "Addresses in use", usage.virtual_bytes as f64),
+            ("open_fds", "Open files", usage.open_files as f64),
             ("max_fds", "How many files may be open", max),
-            ("threads", "Threads", self.threads as f64),
-            ("start_time_seconds", "When it started, in seconds after 1970", self.start_unix_ms as f64 / 1000.0),
+            ("threads", "Threads", usage.threads as f64),
+            ("start_time_seconds", "When it started, in seconds after 1970", usage.start_unix_ms as f64 / 1000.0),
         ] {
             gauge(&mut encoder, name, help, value)?;
         }

@@ -22,6 +22,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ControlStartError {
     /// The path.
     #[error(transparent)]

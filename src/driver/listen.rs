@@ -18,6 +18,7 @@ pub const BACKLOG: i32 = 4096;
 
 /// Why nobody listens now: a fault of the configuration, and what to do about it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ListenError {
     /// Another process listens there.
     #[error("{0} is in use: stop the process that listens there, or choose another port")]

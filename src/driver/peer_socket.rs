@@ -240,6 +240,7 @@ fn timed_out(error: io::Error) -> io::Error {
 
 /// Why nobody listens.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PeerListenError {
     /// A daemon that runs has it.
     #[error("{0} is the socket of a daemon that runs")]

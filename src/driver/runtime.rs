@@ -44,6 +44,7 @@ impl fmt::Display for DriverKind {
 
 /// Why there is no runtime.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RuntimeError {
     /// io_uring was demanded and cannot be had.
     #[error("no io_uring here ({0}): allow it (seccomp, sysctl kernel.io_uring_disabled), or use the epoll driver")]

@@ -17,6 +17,7 @@ pub struct Name(Arc<str>);
 /// A text that is no [`Name`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no name in a fleet: write 1 to {NAME_BYTES_MAX} letters, digits, `-` and `_`")]
+#[non_exhaustive]
 pub struct InvalidName(pub String);
 
 impl Name {

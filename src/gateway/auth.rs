@@ -74,6 +74,7 @@ impl Times {
 /// Why a token, or what should have carried one, is refused. Always the client's fault but for `NoSecret`. The words
 /// may be told to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenError {
     /// No cookie of the name.
     #[error("there is no token")]

@@ -18,6 +18,7 @@ pub type Params<'s, 'p> = SmallVec<[(&'s str, &'p str); 4]>;
 
 /// A pattern that cannot be bound: the fault of the process that binds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PatternError {
     /// Longer than any request head may be.
     #[error("the path is longer than 4096 bytes")]

@@ -19,6 +19,7 @@ pub enum SubdomainTokens {
 /// For which hosts requests are answered. A page of another site can make its name resolve to our address (DNS
 /// rebinding), but it cannot change the Host field.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HostPolicy {
     /// As the listener asks for: [`Self::Listed`] with these names, but [`Self::Any`] where there are none and the
     /// address is not loopback.

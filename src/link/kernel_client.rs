@@ -74,6 +74,7 @@ pub struct KernelParts<H: Host> {
 
 /// Why the server ended, other than by the node's will.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum KernelError {
     /// The secret is empty.
     #[error("the JWT secret is empty")]

@@ -69,6 +69,7 @@ impl From<PathBuf> for Endpoint {
 
 /// Why a process is not attached.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// There is no listener at that address, or the connection failed.
     #[error("the link cannot be reached: {0}")]
@@ -92,6 +93,7 @@ impl From<ReadError> for ConnectError {
 
 /// Why something was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LinkSendError {
     /// Larger than the broker takes over a link.
     #[error("larger than the link takes")]

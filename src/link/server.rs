@@ -40,6 +40,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a link was not started.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LinkStartError {
     /// The path or the address.
     #[error(transparent)]

@@ -395,6 +395,7 @@ impl std::fmt::Debug for Welcome {
 /// Why a hello is refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {reason}")]
+#[non_exhaustive]
 pub struct HelloRefused {
     /// Why.
     pub code: RefusedCode,
@@ -409,6 +410,7 @@ pub struct HelloRefused {
 /// See [`HelloRefused`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum RefusedCode {
     /// No version that both speak.
     Version,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why the server ended, other than by the node's will.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServerError {
     /// It did not start.
     #[error(transparent)]

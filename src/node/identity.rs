@@ -234,6 +234,7 @@ impl PartialEq<&str> for ProcessId {
 
 /// Why a string is not an [`Address`] or a [`PackageId`]. The fault is the sender's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParseAddressError {
     /// No `@`, or nothing before it.
     #[error("an address is node@process:package:publisher; the node is missing")]

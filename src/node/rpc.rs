@@ -41,16 +41,17 @@ pub struct RpcResponseBody {
 
 /// Why an RPC call is answered with 400. The fault is the caller's.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RpcError {
     /// The HTTP body is not an [`RpcMessage`].
     #[error("the rpc message does not parse: {0}")]
-    Body(#[from] serde_json::Error),
+    Body(String),
     /// `process` is not a process id.
     #[error("the rpc message names no process: {0}")]
     Process(#[from] ParseProcessIdError),
     /// `data` is not base64.
     #[error("the data of the rpc message is not base64: {0}")]
-    Data(#[from] base64::DecodeError),
+    Data(String),
 }
 
 /// The Request of `server` that an RPC call becomes. Whether it waits for a response is in its `expects_response`.
@@ -58,10 +59,13 @@ pub enum RpcError {
 /// # Errors
 /// When the call is malformed; it is answered with 400 and nothing is sent.
 pub fn rpc_request(id: u64, server: Address, http_body: &[u8]) -> Result<KernelMessage, RpcError> {
-    let call: RpcMessage = serde_json::from_slice(http_body)?;
+    let call: RpcMessage = serde_json::from_slice(http_body).map_err(|error| RpcError::Body(error.to_string()))?;
     let process: ProcessId = call.process.parse()?;
     let blob = match call.data {
-        Some(data) => Some(LazyLoadBlob { mime: call.mime, bytes: BASE64.decode(data)? }),
+        Some(data) => {
+            let bytes = BASE64.decode(data).map_err(|error| RpcError::Data(error.to_string()))?;
+            Some(LazyLoadBlob { mime: call.mime, bytes })
+        }
         None => None,
     };
     let node = match call.node {

@@ -49,6 +49,7 @@ pub fn spawn_on(
 
 /// Why a process does not run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SpawnError {
     /// The broker refused it.
     #[error(transparent)]

@@ -2,19 +2,19 @@
 
 use super::backend::{Backend, BackendDelivery, BackendStopped};
 use crate::node::KernelMessage;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Instant;
 
 /// Sends to one queue and receives from another. The process is stopped when the other ends of both are gone.
 #[derive(Debug)]
 pub struct Mailbox {
-    to_kernel: Sender<KernelMessage>,
+    to_kernel: SyncSender<KernelMessage>,
     from_kernel: Receiver<KernelMessage>,
 }
 
 impl Mailbox {
-    /// A mailbox between these queues. The kernel should bound the first; sending waits for room in it.
-    pub fn new(to_kernel: Sender<KernelMessage>, from_kernel: Receiver<KernelMessage>) -> Self {
+    /// A mailbox between these queues. Sending waits for room in the first.
+    pub fn new(to_kernel: SyncSender<KernelMessage>, from_kernel: Receiver<KernelMessage>) -> Self {
         Self { to_kernel, from_kernel }
     }
 }
@@ -27,7 +27,7 @@ impl Backend for Mailbox {
     fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<BackendDelivery>, BackendStopped> {
         let received = match deadline {
             None => self.from_kernel.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(deadline) => self.from_kernel.recv_deadline(deadline),
+            Some(deadline) => self.from_kernel.recv_timeout(deadline.saturating_duration_since(Instant::now())),
         };
         match received {
             Ok(message) => Ok(Some(message.into())),

@@ -25,8 +25,8 @@
 //! }
 //!
 //! # use pushring::node::{Dialect, EventMessages};
-//! let (to_kernel, from_process) = crossbeam_channel::bounded(16);
-//! let (to_process, from_kernel) = crossbeam_channel::bounded(16);
+//! let (to_kernel, from_process) = std::sync::mpsc::sync_channel(16);
+//! let (to_process, from_kernel) = std::sync::mpsc::sync_channel(16);
 //! let our: process_lib::Address = "alice.os@echo:echo:template.os".parse()?;
 //! let process = process_lib::spawn(our.clone(), Box::new(Mailbox::new(to_kernel, from_kernel)), echo)?;
 //!

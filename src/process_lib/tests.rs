@@ -4,7 +4,7 @@
 use super::*;
 use crate::channel::ChannelId;
 use crate::node::{self, Dialect, EventMessages, KernelMessage, http_server_process};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 const OUR: &str = "alice.os@p:p:t.os";
@@ -15,14 +15,14 @@ fn address(text: &str) -> Address {
 
 /// The kernel's ends of a process' queues.
 struct Kernel {
-    to_process: Sender<KernelMessage>,
+    to_process: SyncSender<KernelMessage>,
     from_process: Receiver<KernelMessage>,
 }
 
 /// Runs `process` on this thread to its end. `kernel` fills its queue beforehand, so nothing has to wait.
 fn run_with(deliveries: Vec<KernelMessage>, process: impl FnOnce()) -> (Exit, Vec<KernelMessage>) {
-    let (to_kernel, from_process) = bounded(64);
-    let (to_process, from_kernel) = bounded(64);
+    let (to_kernel, from_process) = sync_channel(64);
+    let (to_process, from_kernel) = sync_channel(64);
     for delivery in deliveries {
         to_process.send(delivery).unwrap();
     }
@@ -33,8 +33,8 @@ fn run_with(deliveries: Vec<KernelMessage>, process: impl FnOnce()) -> (Exit, Ve
 
 /// Runs `process` on its own thread beside `kernel`.
 fn run_beside(kernel: impl FnOnce(&Kernel), process: impl FnOnce(Address) + Send + 'static) -> Exit {
-    let (to_kernel, from_process) = bounded(64);
-    let (to_process, from_kernel) = bounded(64);
+    let (to_kernel, from_process) = sync_channel(64);
+    let (to_process, from_kernel) = sync_channel(64);
     let running = spawn(address(OUR), Box::new(Mailbox::new(to_kernel, from_kernel)), process).unwrap();
     kernel(&Kernel { to_process, from_process });
     running.join().unwrap()

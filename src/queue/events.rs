@@ -169,6 +169,7 @@ pub struct ProcessReceiver {
 
 /// Nothing was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecvError {
     /// Nothing came in time.
     #[error("no event came in time")]

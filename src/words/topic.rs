@@ -6,6 +6,7 @@ pub const TOPIC_BYTES_MAX: usize = 255;
 /// A text that names no topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a topic's name has 1 to {TOPIC_BYTES_MAX} bytes, not {0}")]
+#[non_exhaustive]
 pub struct InvalidTopic(pub usize);
 
 /// Whether a topic may have this name.

@@ -4,10 +4,10 @@
 use crate::chat;
 use crate::support;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use pushring::ChannelId;
 use pushring::node::{Dialect, EventMessages, HttpResponse, IncomingHttpRequest, KernelMessage};
 use pushring::process_lib::{self, Address, Exit, HttpServerRequest, Mailbox, WsMessageType};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 const ALICE: ChannelId = ChannelId::new(7);
 const BOB: ChannelId = ChannelId::new(8);
@@ -15,7 +15,7 @@ const BOB: ChannelId = ChannelId::new(8);
 struct Node {
     our: Address,
     events: EventMessages,
-    to_process: Sender<KernelMessage>,
+    to_process: SyncSender<KernelMessage>,
     from_process: Receiver<KernelMessage>,
 }
 
@@ -45,8 +45,8 @@ impl Node {
 
 #[test]
 fn everybody_in_the_room_hears() {
-    let (to_kernel, from_process) = bounded(64);
-    let (to_process, from_kernel) = bounded(64);
+    let (to_kernel, from_process) = sync_channel(64);
+    let (to_process, from_kernel) = sync_channel(64);
     let our: Address = "local.os@chat:chat:template.os".parse().unwrap();
     let process = process_lib::spawn(our.clone(), Box::new(Mailbox::new(to_kernel, from_kernel)), chat::process::init);
     let node = Node { events: EventMessages::new(&our.node, Dialect::Hyperdrive), our, to_process, from_process };

@@ -40,6 +40,7 @@ mod bad_input_in_a_node;
 mod broadcast_by_path;
 mod broadcast_leaves_room_for_others;
 mod budget_closes_1013;
+mod calls_that_may_wait;
 mod chat_example;
 mod close_codes_are_documented;
 mod control_socket;
