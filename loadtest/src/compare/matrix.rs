@@ -152,8 +152,16 @@ pub(crate) fn unicast_cell(clients: usize, seconds: f64) -> Cell {
 
 /// A handshake cell: the client ends TCP, or WebSocket first.
 pub(crate) fn handshake_cell(churn: u64, close: How) -> Cell {
-    let settings =
-        connect::Settings { clients: 0, hold: 0.0, churn, concurrency: 64, close, resumed: false, processes: 1 };
+    let settings = connect::Settings {
+        clients: 0,
+        hold: 0.0,
+        churn,
+        concurrency: 64,
+        rate: None,
+        close,
+        resumed: false,
+        processes: 1,
+    };
     let (key, title) = match close {
         How::Handshake => ("closing-handshake", "connect + upgrade + closing handshake"),
         How::Tcp | How::Reset => ("handshake", "connect + upgrade + close"),
@@ -163,8 +171,16 @@ pub(crate) fn handshake_cell(churn: u64, close: How) -> Cell {
 
 /// A cell of TLS handshakes: full ones, or of sessions that are resumed.
 fn tls_handshake_cell(churn: u64, resumed: bool) -> Cell {
-    let settings =
-        connect::Settings { clients: 0, hold: 0.0, churn, concurrency: 64, close: How::Tcp, resumed, processes: 1 };
+    let settings = connect::Settings {
+        clients: 0,
+        hold: 0.0,
+        churn,
+        concurrency: 64,
+        rate: None,
+        close: How::Tcp,
+        resumed,
+        processes: 1,
+    };
     let (key, title) = match resumed {
         false => ("handshake-full", "connect + TLS + upgrade + close"),
         true => ("handshake-resumed", "connect + resumed TLS + upgrade + close"),
@@ -289,6 +305,7 @@ pub(crate) fn cells(scale: Scale) -> Vec<Cell> {
             hold: 0.5,
             churn: 0,
             concurrency: 64,
+            rate: None,
             close: How::Tcp,
             resumed: false,
             processes: 1,

@@ -38,6 +38,9 @@ pub(crate) struct Settings {
     /// How many of those at a time.
     #[arg(long, default_value_t = 64)]
     pub concurrency: usize,
+    /// How many of those a second; without it, one as soon as another has ended.
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
     /// How those are closed.
     #[arg(long, value_enum, default_value_t = How::Tcp)]
     pub close: How,
@@ -96,6 +99,9 @@ impl Handler for Holding {
 pub(crate) fn run(bench: &mut Bench, settings: &Settings) -> anyhow::Result<Report> {
     if settings.processes == 0 || settings.concurrency == 0 {
         bail!("--processes and --concurrency must be at least 1");
+    }
+    if settings.rate.is_some_and(|rate| rate < 1.0) {
+        bail!("--rate must be at least 1 connection a second");
     }
     let mut conduct = bench.conduct.clone();
     conduct.manner.resumes = settings.resumed;
@@ -331,16 +337,18 @@ fn come_and_go(
     let (mut started, mut done) = (0, 0);
     let mut free: Vec<usize> = (0..slots).collect();
     let mut leaving = Vec::new();
-    let mut moved_ns = sys::now_ns();
+    let start_ns = sys::now_ns();
+    let mut moved_ns = start_ns;
     while done < settings.churn {
-        while started < settings.churn
+        let due = settings.rate.map_or(settings.churn, |rate| ((sys::now_ns() - start_ns) as f64 / 1e9 * rate) as u64);
+        while started < settings.churn.min(due)
             && let Some(client) = free.pop()
         {
             churning.started_ns[client] = sys::now_ns();
             engine.start(client, None)?;
             started += 1;
         }
-        if engine.poll(10, churning)? > 0 {
+        if engine.poll(if settings.rate.is_some() { 1 } else { 10 }, churning)? > 0 {
             moved_ns = sys::now_ns();
         } else if sys::now_ns() - moved_ns > patience.as_nanos() as u64 {
             bail!("gave up after {done} connections: nothing moves");
