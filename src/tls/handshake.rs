@@ -14,7 +14,7 @@ use self::certificate::{Certificate, CertificateError};
 use self::preference::prefers_chacha20;
 use self::tickets::{ROTATED_EVERY_S, SessionTickets};
 use super::alert::Alert;
-use super::keys::{HEADER_BYTES, Suite, TrafficSecret};
+use super::keys::{HEADER_BYTES, PLAIN_BYTES_MAX, SEALED_BYTES_MAX, Suite, TrafficSecret};
 use super::outcome::{Established, HandshakeFailure, HandshakeStep};
 use super::record::{RecordDirection, TlsState};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
@@ -34,6 +34,8 @@ use std::time::Duration;
 
 /// What a client may make us hold before it is known: the largest ClientHello, and the start of a record behind it.
 pub const INCOMING_BYTES_MAX: usize = 16 * 1024 + 512;
+
+const TOO_LONG_RECORD: &str = "its records are too long";
 
 /// What a handshake costs that takes up an earlier connection, in nanoseconds, measured as [`Certificate::price_ns`]
 /// was.
@@ -208,10 +210,12 @@ impl Handshake {
             return self.fail(None, false, "it speaks plain HTTP".into());
         }
         if let HandshakeStage::Begins(configs) = &self.stage {
-            let Some(prefers_chacha20) = prefers_chacha20(&self.incoming) else {
-                return HandshakeStep::Goes { has_answered: false };
-            };
-            self.stage = HandshakeStage::begin(configs, prefers_chacha20);
+            let is_too_long = next_record(&self.incoming).is_some_and(|record| record.is_too_long);
+            match prefers_chacha20(&self.incoming) {
+                Some(prefers_chacha20) => self.stage = HandshakeStage::begin(configs, prefers_chacha20),
+                None if is_too_long => return self.refuse(Alert::RECORD_OVERFLOW, TOO_LONG_RECORD, out),
+                None => return HandshakeStep::Goes { has_answered: false },
+            }
         }
         loop {
             let Some(record) = next_record(&self.incoming[self.fed..]) else {
@@ -220,6 +224,9 @@ impl Handshake {
                 }
                 return HandshakeStep::Goes { has_answered: out.len() > before };
             };
+            if record.is_too_long {
+                return self.refuse(Alert::RECORD_OVERFLOW, TOO_LONG_RECORD, out);
+            }
             self.fed += record.len;
             if let Err(error) = self.advance(out) {
                 return self.explain(error, before, out);
@@ -231,9 +238,6 @@ impl Handshake {
             if !record.is_whole {
                 // Only its head was looked at: nothing too long is waited for.
                 self.fed -= record.len;
-                if self.incoming.len() - self.fed > INCOMING_BYTES_MAX {
-                    return self.refuse(Alert::RECORD_OVERFLOW, "its records are too long", out);
-                }
                 return HandshakeStep::Goes { has_answered: out.len() > before };
             }
         }
@@ -360,6 +364,8 @@ fn alert_for(error: &Error) -> Option<Alert> {
             AlertDescription::UnexpectedMessage
         }
         Error::PeerMisbehaved(_) => AlertDescription::IllegalParameter,
+        // RFC 8446 4.2.3: no signature in common, which shows only behind the ServerHello.
+        Error::PeerIncompatible(_) => AlertDescription::HandshakeFailure,
         _ => return None,
     };
     Some(Alert(alert.into()))
@@ -383,14 +389,21 @@ fn established(connection: UnbufferedServerConnection, secrets: &mut Caught) -> 
 struct NextRecord {
     len: usize,
     is_whole: bool,
+    is_too_long: bool,
 }
 
 /// The first record of `bytes`, or its head if it is not whole.
 fn next_record(bytes: &[u8]) -> Option<NextRecord> {
     let header = bytes.first_chunk::<HEADER_BYTES>()?;
-    let len = HEADER_BYTES + usize::from(u16::from_be_bytes([header[3], header[4]]));
-    let is_whole = bytes.len() >= len;
-    Some(NextRecord { len: if is_whole { len } else { HEADER_BYTES }, is_whole })
+    let inside = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    let is_whole = bytes.len() >= HEADER_BYTES + inside;
+    // RFC 8446 5.1 and 5.2. What is no record of TLS is for rustls to say.
+    let is_too_long = match header[0] {
+        23 => inside > SEALED_BYTES_MAX,
+        20..=22 => inside > PLAIN_BYTES_MAX,
+        _ => false,
+    };
+    Some(NextRecord { len: HEADER_BYTES + if is_whole { inside } else { 0 }, is_whole, is_too_long })
 }
 
 /// Returns whether a client begins as one that speaks HTTP. No record begins with a letter.
@@ -410,12 +423,14 @@ fn plain_alert(sent: &[u8]) -> Option<Alert> {
 pub(super) struct Chooser(pub Arc<[Certificate]>);
 
 impl ResolvesServerCert for Chooser {
-    /// The first that is for that host and signs as the client understands; else the first that signs so.
+    /// The first that is for that host and signs as the client understands; else the first that signs so; else the
+    /// first at all, with which the handshake fails as RFC 8446 4.2.3 asks (`handshake_failure`).
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let signs = |certificate: &&Certificate| certificate.can_sign(hello.signature_schemes());
         let name = hello.server_name().map(str::to_ascii_lowercase);
         let named = name.and_then(|name| self.0.iter().filter(signs).find(|certificate| certificate.is_for(&name)));
-        named.or_else(|| self.0.iter().find(signs)).map(|certificate| certificate.key.clone())
+        let chosen = named.or_else(|| self.0.iter().find(signs)).or_else(|| self.0.first());
+        chosen.map(|certificate| certificate.key.clone())
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{IoSlice, Read, Write};
 
 /// Whoever it is, it is believed: what is looked at here is which certificate came.
 #[derive(Debug)]
-struct Believe(Arc<CryptoProvider>);
+struct Believe(Arc<CryptoProvider>, Vec<SignatureScheme>);
 
 impl ServerCertVerifier for Believe {
     fn verify_server_cert(
@@ -42,7 +42,7 @@ impl ServerCertVerifier for Believe {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.1.clone()
     }
 }
 
@@ -55,9 +55,14 @@ fn client_config(suite: Option<CipherSuite>) -> ClientConfig {
 }
 
 fn config_of(provider: CryptoProvider) -> ClientConfig {
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    config_that_understands(provider, schemes)
+}
+
+fn config_that_understands(provider: CryptoProvider, schemes: Vec<SignatureScheme>) -> ClientConfig {
     let provider = Arc::new(provider);
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&version::TLS13]);
-    let verifier = Arc::new(Believe(provider));
+    let verifier = Arc::new(Believe(provider, schemes));
     builder.unwrap().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
 }
 
@@ -266,6 +271,16 @@ fn who_offers_what_we_do_not_speak_is_told_so() {
     assert_eq!(client.alpn_protocol(), Some(&b"http/1.1"[..]));
 }
 
+/// RFC 8446 4.2.3 and 4.4.2.2: there is no certificate for it, which is a failed handshake and no matter of rights.
+#[test]
+fn who_understands_no_signature_of_ours_is_told_so() {
+    let server = server(&[&["localhost"]]);
+    let config = config_that_understands(aws_lc_rs::default_provider(), vec![SignatureScheme::RSA_PSS_SHA256]);
+    let mut client = connect(&Arc::new(config), "localhost");
+    let failure = failed(shake(&mut client, &mut server.handshake(), usize::MAX));
+    assert_eq!(failure.alert.map(Alert::name), Some("handshake_failure"));
+}
+
 fn failed(step: HandshakeStep) -> HandshakeFailure {
     match step {
         HandshakeStep::Failed(failure) => failure,
@@ -288,7 +303,8 @@ fn bytes_that_are_no_handshake_are_refused_at_once_and_bounded() {
     assert!(String::from_utf8(out).unwrap().contains(&length));
     assert_eq!(refused(b"SSH-2.0-OpenSSH\r\n").0, Some("decode_error"));
     assert_eq!(refused(&[23, 3, 3, 0, 5, 1, 2, 3, 4, 5]).0, Some("unexpected_message"));
-    assert_eq!(refused(&[22, 3, 3, 0xff, 0xff]).0, Some("decode_error"));
+    assert_eq!(refused(&[22, 3, 3, 0xff, 0xff]).0, Some("record_overflow"));
+    assert_eq!(refused(&[22, 3, 3, 0x40, 0x01]).0, Some("record_overflow"));
     // A ClientHello of TLS 1.2: no supported_versions.
     let mut hello = vec![22, 3, 1, 0, 55, 1, 0, 0, 51, 3, 3];
     hello.extend([7; 32]);
