@@ -89,25 +89,16 @@ fn frame_number(frame: PushKind) -> u8 {
     }
 }
 
+/// 0 where a push says none.
 fn policy_numbers(policy: Option<Policy>) -> (u8, u64) {
-    match policy {
-        None => (0, 0),
-        Some(Policy::Close) => (1, 0),
-        Some(Policy::DropNewest) => (2, 0),
-        Some(Policy::DropOldest) => (3, 0),
-        Some(Policy::Conflate { key }) => (4, key),
-    }
+    policy.map_or((0, 0), |policy| (policy.number(), policy.key().unwrap_or(0)))
 }
 
 fn policy_of(number: u8, key: u64) -> Option<Option<Policy>> {
-    match (number, key) {
-        (0, 0) => Some(None),
-        (1, 0) => Some(Some(Policy::Close)),
-        (2, 0) => Some(Some(Policy::DropNewest)),
-        (3, 0) => Some(Some(Policy::DropOldest)),
-        (4, key) => Some(Some(Policy::Conflate { key })),
-        _ => None,
-    }
+    let policy = Policy::EACH.into_iter().find(|policy| policy.number() == number);
+    let policy = policy.map(|policy| policy.with_key(key));
+    // A number or a key that is nobody's is no policy.
+    (policy_numbers(policy) == (number, key)).then_some(policy)
 }
 
 impl Header {
@@ -252,13 +243,8 @@ mod tests {
             Just(PushKind::Ping),
             Just(PushKind::Pong),
         ];
-        let policy = prop_oneof![
-            Just(None),
-            Just(Some(Policy::Close)),
-            Just(Some(Policy::DropNewest)),
-            Just(Some(Policy::DropOldest)),
-            any::<u64>().prop_map(|key| Some(Policy::Conflate { key })),
-        ];
+        let policy = (prop::option::of(prop::sample::select(Policy::EACH.to_vec())), any::<u64>());
+        let policy = policy.prop_map(|(policy, key)| policy.map(|policy| policy.with_key(key)));
         let numbers = (any::<u64>(), any::<u32>(), any::<u64>(), any::<u64>());
         let names = ("[a-zA-Z0-9_-]{1,64}", ".{0,40}", ".{0,40}", prop::collection::vec(any::<u32>(), 0..20));
         (kind, frame, policy, numbers, names).prop_map(|(kind, frame, policy, numbers, names)| {

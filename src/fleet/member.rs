@@ -23,7 +23,6 @@ use crate::proto::close;
 use crate::resume::Run;
 use crate::shard::command::PushKind;
 use crate::shard::operating::ChannelReport;
-use crate::words::policy::Policy;
 use crate::words::topic;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -527,7 +526,7 @@ impl Member {
         now_ms: u64,
     ) -> Result<Judged, Refusal> {
         // All messages of one read share its buffer: what shards keep by reference must not keep its neighbours.
-        let is_kept = payload.len() > OWN_COPY_BYTES_MAX || matches!(header.policy, Some(Policy::Conflate { .. }));
+        let is_kept = payload.len() > OWN_COPY_BYTES_MAX || header.policy.is_some_and(|policy| policy.key().is_some());
         let is_copied = is_kept && payload.len() <= COPIED_BYTES_MAX;
         let payload = if is_copied { Bytes::copy_from_slice(&payload) } else { payload };
         let process: ProcessId = header.process.parse().map_err(|_| Refusal::Malformed)?;

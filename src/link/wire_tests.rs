@@ -103,7 +103,7 @@ fn hello(attach: Attach) -> FromPeer {
 
 /// One of each frame of a peer, all fields given. A variant that is missing here does not compile in `of_peer`.
 fn peers_frames() -> Vec<FromPeer> {
-    let policies = [Policy::Close, Policy::DropNewest, Policy::DropOldest, Policy::Conflate { key: 1 }];
+    let policies = Policy::EACH.map(|policy| policy.with_key(1));
     let kinds = [FrameKind::Text, FrameKind::Binary, FrameKind::Ping, FrameKind::Pong, FrameKind::Close];
     let process = |policy| Attach::Process { id: String::new(), wants_control: true, wants_topics: true, policy };
     let kernel = Attach::Kernel {

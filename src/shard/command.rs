@@ -16,7 +16,7 @@ use crate::shard::owners::directory::{Directory, Owner};
 use crate::shard::owners::topics::{Topic, TopicClaim};
 pub use crate::shard::table::arrival::{Arrival, Carried, Handover};
 use crate::shard::table::said::SaidMessage;
-pub use crate::words::policy::Policy;
+pub use crate::words::policy::{Policy, WhenFull};
 use bytes::Bytes;
 use std::sync::Arc;
 

@@ -26,7 +26,6 @@ pub mod operating;
 mod out;
 pub mod outcome;
 mod owners;
-mod policy;
 mod read_queue;
 #[cfg(test)]
 #[path = "resume_tests.rs"]

@@ -516,13 +516,9 @@ fn plan(seed: u64) -> Plan {
 }
 
 fn policy(rng: &mut Rng, is_strict: bool) -> Option<Policy> {
-    match rng.below(if is_strict { 2 } else { 5 }) {
-        0 => None,
-        1 => Some(Policy::Close),
-        2 => Some(Policy::DropNewest),
-        3 => Some(Policy::DropOldest),
-        _ => Some(Policy::Conflate { key: rng.below(3) as u64 }),
-    }
+    let drawn = rng.below(if is_strict { 2 } else { Policy::EACH.len() + 1 }).checked_sub(1);
+    let policy = Policy::EACH[drawn?];
+    Some(if policy.key().is_some() { policy.with_key(rng.below(3) as u64) } else { policy })
 }
 
 fn act(world: &mut World, plan: &mut Plan) {

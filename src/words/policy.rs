@@ -3,62 +3,121 @@
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
-/// What to do when a frame would put more bytes in wait for a client than its channel may have
-/// (`outbound_bytes_max`). Written `"close"`, `"drop_newest"`, `"drop_oldest"` or `{"conflate":{"key":7}}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Policy {
+/// What a policy does with a frame that its channel has no room for.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Closes the channel with 1013.
+    Close,
+    /// Drops this frame.
+    DropNewest,
+    /// Drops queued data frames, oldest first, until it fits.
+    DropOldest,
+}
+
+/// Defines [`Policy`] from one row for each: its number in the messages of a fleet, its name, what it does when a
+/// channel is full, and that in a few words. One with a key keeps only the newest frame of a key while the client is
+/// behind. No list of policies stands anywhere else.
+macro_rules! policies {
+    (@key) => { None };
+    (@key $key:ident) => { Some($key) };
+    ($($(#[$meta:meta])* $policy:ident $({ $(#[$key_meta:meta])* $key:ident })? =
+        $number:literal, $name:literal, $when_full:ident, $does:literal;)+) => {
+        /// What to do when a frame would put more bytes in wait for a client than its channel may have
+        /// (`outbound_bytes_max`). Written `"close"`, `"drop_newest"`, `"drop_oldest"` or `{"conflate":{"key":7}}`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        #[non_exhaustive]
+        pub enum Policy {
+            $($(#[$meta])* $policy $({ $(#[$key_meta])* $key: u64 })?,)+
+        }
+
+        impl Policy {
+            /// One of each kind.
+            pub const EACH: [Self; [$($number),+].len()] = [$(Self::$policy $({ $key: 0 })?),+];
+
+            /// Its name, as it is written.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$policy $({ $key: _ })? => $name),+ }
+            }
+
+            /// What it does, in a few words.
+            pub const fn does(self) -> &'static str {
+                match self { $(Self::$policy $({ $key: _ })? => $does),+ }
+            }
+
+            /// What its values are of, where it keeps only the newest.
+            #[doc(hidden)]
+            pub const fn key(self) -> Option<u64> {
+                match self { $(Self::$policy $({ $key })? => policies!(@key $($key)?)),+ }
+            }
+
+            /// The same of another key, where it has one.
+            #[doc(hidden)]
+            pub const fn with_key(self, to: u64) -> Self {
+                match self { $(Self::$policy $({ $key: _ })? => Self::$policy $({ $key: to })?),+ }
+            }
+
+            /// What it does where a frame does not fit.
+            #[doc(hidden)]
+            pub const fn when_full(self) -> WhenFull {
+                match self { $(Self::$policy $({ $key: _ })? => WhenFull::$when_full),+ }
+            }
+
+            /// Its number in the messages of a fleet.
+            #[cfg(feature = "fleet")]
+            pub(crate) const fn number(self) -> u8 {
+                match self { $(Self::$policy $({ $key: _ })? => $number),+ }
+            }
+        }
+    };
+}
+
+policies! {
     /// Close the channel with 1013.
     #[default]
-    Close,
+    Close = 1, "close", Close, "Close the channel with 1013";
+
     /// Drop this frame.
-    DropNewest,
+    DropNewest = 2, "drop_newest", DropNewest, "Drop this message";
+
     /// Drop queued data frames, oldest first, until it fits.
-    DropOldest,
+    DropOldest = 3, "drop_oldest", DropOldest, "Drop waiting messages, oldest first";
+
     /// While the client is behind, keep only the newest value of this key; over the budget even so, close.
     Conflate {
         /// What the values are of.
-        key: u64,
-    },
+        key
+    } = 4, "conflate", Close, "Keep only the newest value of a key";
+}
+
+const fn plain_count() -> usize {
+    let (mut at, mut count) = (0, 0);
+    while at < Policy::EACH.len() {
+        count += Policy::EACH[at].key().is_none() as usize;
+        at += 1;
+    }
+    count
 }
 
 impl Policy {
     /// Those that need nothing more than their name, and so can be what holds where a push does not say.
-    pub const PLAIN: [Self; 3] = [Self::Close, Self::DropNewest, Self::DropOldest];
-
-    /// One of each kind.
-    pub const EACH: [Self; 4] = {
-        let [first, second, third] = Self::PLAIN;
-        [first, second, third, Self::Conflate { key: 0 }]
+    pub const PLAIN: [Self; plain_count()] = {
+        let mut plain = [Self::Close; plain_count()];
+        let (mut at, mut count) = (0, 0);
+        while at < Self::EACH.len() {
+            if Self::EACH[at].key().is_none() {
+                plain[count] = Self::EACH[at];
+                count += 1;
+            }
+            at += 1;
+        }
+        plain
     };
-
-    /// Its name, as it is written.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Close => "close",
-            Self::DropNewest => "drop_newest",
-            Self::DropOldest => "drop_oldest",
-            Self::Conflate { .. } => "conflate",
-        }
-    }
-
-    /// What it does, in a few words.
-    pub const fn does(self) -> &'static str {
-        match self {
-            Self::Close => "Close the channel with 1013",
-            Self::DropNewest => "Drop this message",
-            Self::DropOldest => "Drop waiting messages, oldest first",
-            Self::Conflate { .. } => "Keep only the newest value of a key",
-        }
-    }
 
     /// Returns whether it closes a channel that it can make no room at.
     pub const fn closes(self) -> bool {
-        match self {
-            Self::Close | Self::Conflate { .. } => true,
-            Self::DropNewest | Self::DropOldest => false,
-        }
+        matches!(self.when_full(), WhenFull::Close)
     }
 }
 
@@ -72,9 +131,13 @@ impl FromStr for Policy {
 
     /// Reads its name; that of [`Self::Conflate`] with its key, as `conflate:7`.
     fn from_str(text: &str) -> Result<Self, InvalidPolicy> {
-        let conflated = |key: &str| key.parse().ok().map(|key| Self::Conflate { key });
-        let plain = Self::PLAIN.into_iter().find(|policy| policy.name() == text);
-        plain.or_else(|| text.strip_prefix("conflate:").and_then(conflated)).ok_or(InvalidPolicy)
+        let (name, key) = match text.split_once(':') {
+            Some((name, key)) => (name, Some(key.parse().map_err(|_| InvalidPolicy)?)),
+            None => (text, None),
+        };
+        let named =
+            Self::EACH.into_iter().find(|policy| policy.name() == name && policy.key().is_some() == key.is_some());
+        named.map(|policy| policy.with_key(key.unwrap_or(0))).ok_or(InvalidPolicy)
     }
 }
 
@@ -83,24 +146,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_is_listed_and_written_in_one_word() {
-        let written = Policy::EACH.map(|policy| serde_json::to_value(policy).unwrap());
-        assert_eq!(written[..3], Policy::PLAIN.map(Policy::name));
-        assert_eq!(written[3], serde_json::json!({"conflate": {"key": 0}}));
-        assert_eq!(Policy::PLAIN.map(|policy| policy.name().parse()), Policy::PLAIN.map(Ok));
-        assert_eq!("conflate:7".parse(), Ok(Policy::Conflate { key: 7 }));
-        for bad in ["", "Close", "conflate", "conflate:", "conflate:x", "conflate:-1"] {
-            assert_eq!(bad.parse::<Policy>(), Err(InvalidPolicy), "{bad}");
-        }
-        for (at, policy) in Policy::EACH.into_iter().enumerate() {
-            // The compiler names what is missing in the list.
-            let place = match policy {
-                Policy::Close => 0,
-                Policy::DropNewest => 1,
-                Policy::DropOldest => 2,
-                Policy::Conflate { .. } => 3,
+    fn each_kind_is_written_in_one_word() {
+        for policy in Policy::EACH {
+            let written = match policy.key() {
+                None => serde_json::json!(policy.name()),
+                Some(key) => serde_json::json!({ policy.name(): { "key": key } }),
             };
-            assert_eq!(place, at);
+            assert_eq!(serde_json::to_value(policy).unwrap(), written);
+            let text = policy.name().to_owned() + if policy.key().is_some() { ":0" } else { "" };
+            assert_eq!(text.parse(), Ok(policy));
+            assert_eq!(Policy::PLAIN.contains(&policy), policy.key().is_none());
+        }
+        assert_eq!("conflate:7".parse(), Ok(Policy::Conflate { key: 7 }));
+        for bad in ["", "Close", "conflate", "conflate:", "conflate:x", "conflate:-1", "close:1"] {
+            assert_eq!(bad.parse::<Policy>(), Err(InvalidPolicy), "{bad}");
         }
     }
 }

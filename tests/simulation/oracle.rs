@@ -1,7 +1,7 @@
 //! What must be true of one channel: a plain list of what was pushed to it, and what its client and its process saw.
 
 use super::payload;
-use pushring::internals::shard::command::Policy;
+use pushring::internals::shard::command::{Policy, WhenFull};
 use pushring::internals::shard::event::ClosedBy;
 use std::collections::{BTreeSet, HashMap};
 
@@ -31,7 +31,7 @@ pub struct Pushed {
 
 impl Pushed {
     fn key(&self) -> Option<u64> {
-        if let Policy::Conflate { key } = self.policy { Some(key) } else { None }
+        self.policy.key()
     }
 }
 
@@ -100,8 +100,11 @@ impl Channel {
     }
 
     pub fn push(&mut self, push: Pushed) {
-        self.is_lossy |= push.policy == Policy::DropOldest;
-        self.is_lossy |= push.policy == Policy::DropNewest && self.meets_pressure;
+        self.is_lossy |= match push.policy.when_full() {
+            WhenFull::Close => false,
+            WhenFull::DropNewest => self.meets_pressure,
+            WhenFull::DropOldest => true,
+        };
         self.places.insert(push.id, self.pushed.len());
         self.pushed.push(push);
         self.received.push(false);
@@ -181,7 +184,7 @@ impl Channel {
 
     fn may_be_missing(&self, place: usize) -> bool {
         let pushed = &self.pushed[place];
-        let is_dropped = pushed.policy == Policy::DropNewest && pushed.fate != Fate::Taken;
+        let is_dropped = pushed.policy.when_full() == WhenFull::DropNewest && pushed.fate != Fate::Taken;
         pushed.is_unsure || pushed.fate == Fate::Refused || (self.was_full && (self.is_lossy || is_dropped))
     }
 

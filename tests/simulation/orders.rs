@@ -190,12 +190,12 @@ impl World {
             .skip(1)
             .take(Policy::EACH.len())
             .flat_map(|policy| {
-                let weight = if matches!(policy, Policy::Conflate { .. }) { 2 } else { 1 };
+                let weight = if policy.key().is_some() { 2 } else { 1 };
                 std::iter::repeat_n(*policy, weight)
             })
             .nth(drawn);
         match drawn {
-            Some(Policy::Conflate { .. }) => (opcode < 8).then_some(Policy::Conflate { key }),
+            Some(policy) if policy.key().is_some() => (opcode < 8).then_some(policy.with_key(key)),
             policy => policy,
         }
     }

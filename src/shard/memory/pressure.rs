@@ -20,10 +20,10 @@ use crate::shard::core::Shard;
 use crate::shard::event::ClosedBy;
 use crate::shard::memory::{HolderList, MemoryReport, Shortage};
 use crate::shard::owners::directory::Owner;
-use crate::shard::policy::PolicyKind;
 use crate::shard::table::connection::{ConnectionPhase, Flag};
 use crate::shard::table::slot::Slot;
 use crate::shard::work;
+use crate::words::policy::WhenFull;
 
 /// How long clients in the middle of a message wait for memory: long enough for a client that was merely behind to take
 /// a megabyte, short beside every timeout.
@@ -172,10 +172,10 @@ impl Shard {
         let ConnectionPhase::Open(channel) = &connection.phase else { return };
         // Half of it, so that the same one is not asked again for every frame.
         let half = connection.outbound.queued_bytes().div_ceil(2);
-        let dropped = match connection.policy.unwrap_or(self.owners[channel.owner].owner.policy.kind()) {
-            PolicyKind::Close | PolicyKind::Conflate => return self.close_for_memory(slot),
-            PolicyKind::DropOldest => self.out.drop_oldest(connection, half),
-            PolicyKind::DropNewest => self.out.drop_newest(connection, half),
+        let dropped = match connection.policy.unwrap_or(self.owners[channel.owner].owner.policy.when_full()) {
+            WhenFull::Close => return self.close_for_memory(slot),
+            WhenFull::DropOldest => self.out.drop_oldest(connection, half),
+            WhenFull::DropNewest => self.out.drop_newest(connection, half),
         };
         self.stats.dropped += dropped as u64;
         self.stats.dropped_for_memory += dropped as u64;

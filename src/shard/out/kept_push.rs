@@ -7,7 +7,7 @@
 
 use crate::proto::{Opcode, server_header};
 use crate::resume::text;
-use crate::shard::command::Policy;
+use crate::shard::command::{Policy, WhenFull};
 use crate::shard::core::Shard;
 use crate::shard::out::broadcast::Encoding;
 use crate::shard::out::kept::FRAME_BYTES_MAX;
@@ -70,7 +70,7 @@ impl Shard {
         let has_agreed = connection.channel().is_some_and(|channel| channel.ws.deflate().is_some());
         let sent =
             if has_agreed && encoding.is_better_compressed() { encoding.range(&mut self.out.window) } else { range };
-        connection.policy = policy.map(Policy::kind);
+        connection.policy = policy.map(Policy::when_full);
         connection.outbound.push_range(sent, self.config.copy_bytes_max, &mut self.out.spares);
         match since {
             Some(segment) => self.out.mark_bulk(connection, slot, segment),
@@ -87,7 +87,7 @@ impl Shard {
     fn offer_to_log(&mut self, slot: Slot, encoding: &mut Encoding, policy: Option<Policy>, len: usize) -> Fate {
         let Some(channel) = self.table[slot].channel() else { return Fate::Closed };
         let owner = self.owners[channel.owner].owner.clone();
-        self.table[slot].policy = policy.map(Policy::kind);
+        self.table[slot].policy = policy.map(Policy::when_full);
         let policy = policy.unwrap_or(owner.policy);
         let has_memory = self.has_memory_for(len, &owner);
         // The fullest channel has made room; it may have been this one.
@@ -98,16 +98,20 @@ impl Shard {
         let Some(keeping) = self.out.keepings.get_mut(&slot) else { return Fate::Closed };
         let log = &mut keeping.log;
         let queued = queued + log.queued_bytes();
+        let key = policy.key();
+        let rest = queued - key.map_or(0, |key| log.queued_len_of(key));
+        let has_room = fits(rest, len, budget);
         let mut fate = Fate::Queued;
-        let mut key = None;
-        match policy {
-            Policy::DropNewest if !has_memory || !fits(queued, len, budget) => fate = Fate::Dropped,
-            Policy::DropNewest => {}
-            Policy::DropOldest => {
-                let excess = (queued + len).saturating_sub(budget);
+        match policy.when_full() {
+            WhenFull::Close if !has_room => return self.over_budget(slot),
+            WhenFull::Close if !has_memory => return self.out_of_memory(slot, policy),
+            WhenFull::DropNewest if !has_memory || !has_room => fate = Fate::Dropped,
+            WhenFull::Close | WhenFull::DropNewest => {}
+            WhenFull::DropOldest => {
+                let excess = (rest + len).saturating_sub(budget);
                 if !has_memory || len > budget {
                     fate = Fate::Dropped;
-                } else if queued > 0 && excess > 0 {
+                } else if rest > 0 && excess > 0 {
                     let (messages, bytes) = log.drop_oldest(excess, &self.out.window.kept);
                     self.stats.dropped += messages as u64;
                     if bytes < excess {
@@ -115,18 +119,9 @@ impl Shard {
                     }
                 }
             }
-            Policy::Close if !fits(queued, len, budget) => return self.over_budget(slot),
-            Policy::Conflate { key: of } if !fits(queued - log.queued_len_of(of), len, budget) => {
-                return self.over_budget(slot);
-            }
-            Policy::Close | Policy::Conflate { .. } if !has_memory => return self.out_of_memory(slot, policy),
-            Policy::Close => {}
-            Policy::Conflate { key: of } => {
-                if log.take_out(of) {
-                    fate = Fate::Conflated;
-                }
-                key = Some(of);
-            }
+        }
+        if matches!(fate, Fate::Queued) && key.is_some_and(|key| log.take_out(key)) {
+            fate = Fate::Conflated;
         }
         if matches!(fate, Fate::Dropped) {
             log.append_missing(1);

@@ -6,7 +6,7 @@
 use crate::admission::{Budget, STEP_BYTES};
 use crate::channel::ChannelId;
 use crate::shard::command::{
-    CloseCommand, CloseFrame, Command, Policy, PushFrame, PushKind, PushMany, ReportTo, ShardAudience,
+    CloseCommand, CloseFrame, Command, Policy, PushFrame, PushKind, PushMany, ReportTo, ShardAudience, WhenFull,
 };
 use crate::shard::config::ShardConfig;
 use crate::shard::outcome::Outcome;
@@ -129,20 +129,17 @@ impl Twin {
         if !self.is_blocked {
             return self.append(bytes, Some(counts.clone()));
         }
-        let key = match policy {
-            Policy::Conflate { key } if bytes[0] & 8 == 0 => Some(key),
-            _ => None,
-        };
+        let key = policy.key().filter(|_| bytes[0] & 8 == 0);
         let place = self.held.iter().position(|(held, _)| Some(*held) == key);
         let replaced = place.map_or(0, |place| self.held[place].1.len());
         if !fits(self.queued() - replaced) {
-            match policy {
-                Policy::DropOldest if self.make_room(bytes.len()) => {}
-                Policy::DropOldest | Policy::DropNewest => {
+            match policy.when_full() {
+                WhenFull::DropOldest if self.make_room(bytes.len()) => {}
+                WhenFull::DropOldest | WhenFull::DropNewest => {
                     counts.borrow_mut().dropped += 1;
                     return;
                 }
-                Policy::Close | Policy::Conflate { .. } => {
+                WhenFull::Close => {
                     counts.borrow_mut().closed += 1;
                     let before = self.queued();
                     self.queue.truncate(self.in_progress());
@@ -207,14 +204,10 @@ enum Op {
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let len = || prop_oneof![8 => 0..400usize, 2 => 400..2500usize, 1 => Just(BUDGET - 4), 1 => Just(BUDGET - 3)];
-    let policy = || {
-        prop_oneof![
-            1 => Just(Policy::Close),
-            2 => Just(Policy::DropNewest),
-            3 => Just(Policy::DropOldest),
-            3 => (0..3u64).prop_map(|key| Policy::Conflate { key }),
-        ]
-    };
+    // All there are, those that keep more of a channel more often.
+    let weight = |policy: &Policy| if policy.when_full() == WhenFull::Close && policy.key().is_none() { 1 } else { 3 };
+    let policies: Vec<_> = Policy::EACH.into_iter().flat_map(|policy| vec![policy; weight(&policy)]).collect();
+    let policy = || (prop::sample::select(policies.clone()), 0..3u64).prop_map(|(policy, key)| policy.with_key(key));
     let client = || 0..CLIENTS;
     let op = prop_oneof![
         20 => (client(), prop::bool::weighted(0.15), len(), policy(), any::<bool>())

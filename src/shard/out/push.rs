@@ -8,7 +8,9 @@ use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::proto::{MessageKind, ServerHeader, close, server_header};
 use crate::resume::text;
-use crate::shard::command::{CloseFrame, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience};
+use crate::shard::command::{
+    CloseFrame, Policy, PushCommand, PushFrame, PushKind, PushMany, ReportTo, ShardAudience, WhenFull,
+};
 use crate::shard::core::Shard;
 use crate::shard::event::{ClosedBy, Event};
 use crate::shard::memory::SharedCharge;
@@ -93,7 +95,7 @@ impl Shard {
             && !connection.outbound.is_scattered()
             && fits(connection.outbound.queued_bytes(), len, self.config.outbound_bytes_max);
         if is_free {
-            self.table[slot].policy = policy.map(Policy::kind);
+            self.table[slot].policy = policy.map(Policy::when_full);
             self.append(slot, &header, &frame.payload);
             self.stats.pushed += 1;
             self.work.spend(work::OFFER_NS);
@@ -310,7 +312,7 @@ impl Shard {
     /// The claim of a payload that may come to wait by reference: a large one, and one that newer values may replace.
     pub(super) fn charge(&mut self, payload: &Bytes, policy: Option<Policy>, owner: Option<&Owner>) -> SharedCharge {
         let policy = policy.or(owner.map(|owner| owner.policy));
-        let waits = payload.len() > self.config.copy_bytes_max || matches!(policy, Some(Policy::Conflate { .. }));
+        let waits = payload.len() > self.config.copy_bytes_max || policy.is_some_and(|policy| policy.key().is_some());
         if waits { self.memory.charge(payload.len(), owner) } else { SharedCharge::default() }
     }
 
@@ -401,13 +403,13 @@ impl Shard {
                 return if is_closing { Fate::Closed } else { self.offer_kept(slot, encoding, policy, since) };
             }
             if connection.outbound.is_blocked() {
-                let said = policy.map(Policy::kind);
+                let said = policy.map(Policy::when_full);
                 let owner = self.owners[channel.owner].owner.clone();
                 connection.policy = said;
                 return self.offer_behind(slot, &encoding.parts, policy.unwrap_or(owner.policy), &owner);
             }
             if fits(connection.outbound.queued_bytes(), len, budget) && !connection.outbound.is_scattered() {
-                connection.policy = policy.map(Policy::kind);
+                connection.policy = policy.map(Policy::when_full);
                 let range = encoding.range(&mut self.out.window);
                 let grew = connection.outbound.push_range(range, self.config.copy_bytes_max, &mut self.out.spares);
                 match since {
@@ -433,14 +435,14 @@ impl Shard {
         let outbound = &mut self.table[slot].outbound;
         let queued = outbound.queued_bytes();
         // RFC 6455 5.5: a control frame is not a value that a newer one could stand for.
-        let key = if let Policy::Conflate { key } = policy { Some(key).filter(|_| !frame.is_control()) } else { None };
+        let key = policy.key().filter(|_| !frame.is_control());
         let replaced = key.map_or(0, |key| outbound.held_len(key));
         if !fits(queued - replaced, len, budget) {
-            match policy {
-                Policy::DropNewest => return Fate::Dropped,
-                Policy::DropOldest => {
+            match policy.when_full() {
+                WhenFull::DropNewest => return Fate::Dropped,
+                WhenFull::DropOldest => {
                     // Nothing is dropped for a frame that would not fit even so.
-                    let excess = queued + len - budget;
+                    let excess = queued - replaced + len - budget;
                     if len > budget || !outbound.can_drop(excess, &self.out.window) {
                         return Fate::Dropped;
                     }
@@ -448,7 +450,7 @@ impl Shard {
                     self.stats.dropped += dropped as u64;
                     self.weigh(slot);
                 }
-                Policy::Close | Policy::Conflate { .. } => return self.over_budget(slot),
+                WhenFull::Close => return self.over_budget(slot),
             }
         }
         let growth = self.table[slot].outbound.growth(frame, key, self.config.copy_bytes_max);
@@ -471,9 +473,9 @@ impl Shard {
 
     /// There is no memory for this frame, and no holder that could make room.
     pub(super) fn out_of_memory(&mut self, slot: Slot, policy: Policy) -> Fate {
-        match policy {
-            Policy::DropNewest | Policy::DropOldest => Fate::Dropped,
-            Policy::Close | Policy::Conflate { .. } => {
+        match policy.when_full() {
+            WhenFull::DropNewest | WhenFull::DropOldest => Fate::Dropped,
+            WhenFull::Close => {
                 self.close_for_memory(slot);
                 Fate::Closed
             }

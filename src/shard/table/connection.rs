@@ -11,8 +11,8 @@ use crate::shard::intake::exchange::Exchange;
 use crate::shard::memory::Held;
 use crate::shard::out::outbound::Outbound;
 use crate::shard::owners::owner::OwnerPlace;
-use crate::shard::policy::PolicyKind;
 use crate::tls::{Handshake, Records, TlsState};
+use crate::words::policy::WhenFull;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Names a connection to the driver: its place in the shard's table and the generation of that place, so that a late
@@ -78,8 +78,8 @@ pub(crate) struct Connection {
     pub(in crate::shard) generation: u32,
     pub(in crate::shard) flags: ConnectionFlags,
     pub(in crate::shard) pings_unanswered: u8,
-    /// The policy under which the newest frame was pushed to it, if the push said one.
-    pub(in crate::shard) policy: Option<PolicyKind>,
+    /// What the policy does under which the newest frame was pushed to it, if the push said one.
+    pub(in crate::shard) policy: Option<WhenFull>,
     /// How long the close frame is that we have sent ([`Flag::CloseSent`]): it is the last in the queue.
     pub(in crate::shard) close_bytes: u8,
     /// The code that it carries.
