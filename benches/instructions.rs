@@ -11,6 +11,7 @@ use pushring::internals::proto::mask::unmask;
 use pushring::internals::proto::{MessageKind, MessageLimits, Scratch, WebSocketConnection};
 use shard_support::Fan;
 use std::hint::black_box;
+use std::sync::atomic::Ordering;
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -20,12 +21,13 @@ const ROUNDS: usize = 20;
 /// A name, the units of work in a round, and what makes the round.
 type Work = (&'static str, usize, fn() -> Box<dyn FnMut()>);
 
-const WORKS: [Work; 8] = [
+const WORKS: [Work; 9] = [
     ("read 16 messages of 32 B, a message", 16, || read(16, 32)),
     ("read 1 message of 16 KiB", 1, || read(1, 16 * 1024)),
     ("unmask 64 KiB", 1, unmask_64_kib),
     ("broadcast 128 B to 1,000, a delivery", 1000, || broadcast(1, 128)),
     ("broadcast 16 × 128 B to 1,000, a delivery", 16_000, || broadcast(16, 128)),
+    ("broadcast 128 B to 1,000 whose history is kept, a delivery", 1000, broadcast_kept),
     ("broadcast 16 KiB to 1,000, a delivery", 1000, || broadcast(1, 16 * 1024)),
     ("push 128 B to each of 1,000, a push", 1000, unicast),
     ("echo 16 messages of 32 B to each of 100, a message", 1600, echo),
@@ -69,6 +71,23 @@ fn broadcast(frames: usize, payload_bytes: usize) -> Box<dyn FnMut()> {
             fan.shard.handle_command(Fan::broadcast(payload.clone()), 1);
         }
         fan.turn();
+    })
+}
+
+/// To channels that outlive their connections: beside the same to others, what history costs.
+fn broadcast_kept() -> Box<dyn FnMut()> {
+    const UPGRADE: &[u8] = b"GET /fan:bench:sys/kept HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Protocol: pushring.1\r\n\r\n";
+    let mut fan = Fan::new(0);
+    (0..1000).for_each(|at| fan.open_with(at, UPGRADE));
+    fan.turn();
+    let payload = bytes::Bytes::from(vec![b'x'; 128]);
+    Box::new(move || {
+        let before = fan.taken.bytes.load(Ordering::Relaxed);
+        fan.shard.handle_command(Fan::broadcast(payload.clone()), 1);
+        fan.turn();
+        assert!(fan.taken.bytes.load(Ordering::Relaxed) - before >= 1000 * 128, "all have it");
     })
 }
 
