@@ -219,7 +219,8 @@ fn start_api(config: &DaemonConfig, broker: &Broker, threads: &mut Threads) -> a
     }
     let token = read_api_token(&config.api_token_file)?;
     let process = config.hub.then(|| hub::PROCESS.parse()).transpose()?;
-    let options = || push_api::ApiOptions { token: token.clone(), process: process.clone() };
+    let keys = push_api::IdempotencyKeys::default();
+    let options = || push_api::ApiOptions { token: token.clone(), process: process.clone(), keys: keys.clone() };
     if config.api_on_listen {
         threads.push(push_api::start(&broker.handle(), false, broker.handle(), options())?);
     }

@@ -9,17 +9,20 @@
 //! grant has ended is closed with 4401; each order of a client is answered, and the last answers are sent again to a
 //! client that comes back; no published message can be taken for an answer, since answers are control texts. A topic
 //! with an envelope is a topic of its own, whose name no client can send. The hub never waits for the receiver of its
-//! clients' events ([`WebhookQueue`]).
+//! clients' events ([`WebhookQueue`]). Orders that hold up its thread are obeyed so often of each client that no client
+//! holds up the others ([`patience`]).
 
 mod answers;
 mod calls;
 pub mod grammar;
+mod patience;
 mod turns;
 
 pub use calls::{CallLimits, Taken, WebhookEvent, WebhookQueue};
 
 use self::answers::Answers;
 use self::grammar::{ClientSaid, HubOrder, PublishedPayload};
+use self::patience::Patience;
 use self::turns::ClientTurns;
 use crate::admission::{Charge, HeapBytes, HeldAs, ProcessMemory};
 use crate::broker::{
@@ -36,7 +39,7 @@ use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Its name.
 pub const PROCESS: &str = "hub:pushring:sys";
@@ -128,6 +131,7 @@ struct Unheard {
 struct HubSession {
     grant: Arc<Grant>,
     answers: Answers,
+    patience: Patience,
     charge: Charge,
 }
 
@@ -263,6 +267,7 @@ impl Hub {
         let session = self.sessions.entry(channel).or_insert_with(|| HubSession {
             grant: grant.clone(),
             answers: Answers::default(),
+            patience: Patience::new(Instant::now()),
             charge: self.memory.charge_anyway(HeldAs::Topics, 0),
         });
         session.charge.resize(SESSION_BYTES + grant.heap_bytes());
@@ -302,6 +307,10 @@ impl Hub {
             Ok(None) => return Ok(()),
             Err(why) => return self.answer(channel, &grammar::error(why, None)),
         };
+        let session = self.sessions.get_mut(&channel);
+        if session.is_some_and(|session| !session.patience.is_left_for(&order, Instant::now())) {
+            return self.answer(channel, &grammar::error("later", id));
+        }
         let mut heard = None;
         let obeyed = match order {
             HubOrder::Subscribe { topic, envelope } => self.subscribe(channel, &grant, &topic, envelope, &mut heard)?,

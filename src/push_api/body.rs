@@ -11,8 +11,9 @@ use crate::words::topic;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,11 +62,65 @@ pub(super) enum PublishTo {
 pub(super) type OnOthers = BTreeMap<String, Vec<ChannelId>>;
 
 /// How a channel is named: by its number, or as `NODE/ID`.
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Named {
     Here(u32),
     At(String),
+}
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Value::deserialize(from)? {
+            Value::String(text) => Ok(Self::At(text)),
+            value => number(&value).map(Self::Here).ok_or_else(|| D::Error::custom(CHANNEL_EXPECTED)),
+        }
+    }
+}
+
+/// The number of a channel of this node.
+struct ChannelNumber(u32);
+
+impl<'de> Deserialize<'de> for ChannelNumber {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(from)?;
+        number(&value).map(Self).ok_or_else(|| D::Error::custom("a channel is a number up to 4294967295"))
+    }
+}
+
+const CHANNEL_EXPECTED: &str = "a channel is a number up to 4294967295, or \"NODE/ID\" on another node";
+
+/// An integer as JSON Schema has it: 7.0 is one (JSON Schema 2020-12 core, section 4.2.2).
+fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
+    let whole = value.as_u64().or_else(|| {
+        // Beyond 2^53 a float does not say which integer is meant.
+        let float =
+            value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(float));
+        float.map(|float| float as u64)
+    });
+    T::try_from(whole?).ok()
+}
+
+/// See [`Policy`], whose key may be written as any integer.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WrittenPolicy {
+    Close,
+    DropNewest,
+    DropOldest,
+    Conflate { key: Value },
+}
+
+impl WrittenPolicy {
+    fn read(self) -> Result<Policy, Wrong> {
+        Ok(match self {
+            Self::Close => Policy::Close,
+            Self::DropNewest => Policy::DropNewest,
+            Self::DropOldest => Policy::DropOldest,
+            Self::Conflate { key } => {
+                let key = number(&key).ok_or_else(|| Wrong::new("policy", "a key is a number up to 2^64 - 1"))?;
+                Policy::Conflate { key }
+            }
+        })
+    }
 }
 
 /// See [`OutcomeWanted`].
@@ -123,15 +178,17 @@ pub(super) fn of_json(body: &[u8]) -> Result<PublishOrder, Wrong> {
         (None, None, None) => return Err(Wrong::new("text", "give one of text, json and data")),
         _ => return Err(Wrong::new("text", "give one of text, json and data, not several")),
     };
-    let policy = take(&mut fields, "", "policy")?;
-    let except: Option<Vec<u32>> = take(&mut fields, "", "except")?;
+    let policy: Option<WrittenPolicy> = take(&mut fields, "", "policy")?;
+    let policy = policy.map(WrittenPolicy::read).transpose()?;
+    let except: Option<Vec<ChannelNumber>> = take(&mut fields, "", "except")?;
+    let except = except.unwrap_or_default().into_iter().map(|number| number.0).collect();
     let outcome = match take(&mut fields, "", "outcome")? {
         None | Some(Outcomes::Plain(false)) => OutcomeWanted::Nothing,
         Some(Outcomes::Plain(true)) => OutcomeWanted::Here,
         Some(Outcomes::Of(text)) => wanted(&text).ok_or_else(|| Wrong::new("outcome", "true, false or \"nodes\""))?,
     };
     nothing_left(&fields, "")?;
-    let except = channels("except", except.unwrap_or_default())?;
+    let except = channels("except", except)?;
     Ok(PublishOrder { to, process, message, is_json, policy, except, outcome })
 }
 
@@ -320,6 +377,10 @@ mod tests {
         assert_eq!((&order.to, order.outcome), (&to, OutcomeWanted::Nodes));
         let raw = of_raw("channels=b/2, 1,b/3; outcome=nodes", "text/plain", Bytes::new()).unwrap();
         assert_eq!((raw.to, raw.outcome), (to, OutcomeWanted::Nodes));
+        // Any way to write an integer will do.
+        let written = of(r#"{"to":{"channels":[1.0,2e0]},"text":"","except":[3.0],"policy":{"conflate":{"key":7.0}}}"#);
+        assert_eq!(written.to, PublishTo::Channels(vec![ChannelId::new(1), ChannelId::new(2)], OnOthers::new()));
+        assert_eq!((written.except, written.policy), (vec![ChannelId::new(3)], Some(Policy::Conflate { key: 7 })));
         // As it was written: numbers, order and spaces.
         let json = of(r#"{"to":{"path":"/"},"json": {"b":1.10, "a":[1e3]} }"#);
         assert_eq!(json.message, Message::text(r#"{"b":1.10, "a":[1e3]}"#));
@@ -339,6 +400,10 @@ mod tests {
             (r#"{"to":{"topic":""},"text":"x"}"#, "to.topic"),
             (r#"{"to":{"channels":[-1]},"text":"x"}"#, "to.channels"),
             (r#"{"to":{"channels":["1"]},"text":"x"}"#, "to.channels"),
+            (r#"{"to":{"channels":[1.5]},"text":"x"}"#, "to.channels"),
+            (r#"{"to":{"channels":[4294967296.0]},"text":"x"}"#, "to.channels"),
+            (r#"{"to":{"channels":[null]},"text":"x"}"#, "to.channels"),
+            (r#"{"to":{"topic":"a"},"text":"x","policy":{"conflate":{"key":-1}}}"#, "policy"),
             (r#"{"to":{"process":""},"text":"x"}"#, "to.process"),
             (r#"{"to":{"room":"x"},"text":"x"}"#, "to.room"),
             (r#"{"to":{"topic":"a"}}"#, "text"),

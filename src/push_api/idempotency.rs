@@ -1,6 +1,8 @@
 //! Answers that are given again: a request with an `Idempotency-Key` that has been answered is answered the same, and
 //! nothing is pushed twice.
 //!
+//! There is one table for all listeners that serve the API, so a request that is sent again to another one is known.
+//!
 //! Invariants: the table is bounded in entries and charged to the API's process, and an entry lives ten minutes at
 //! most; where it is full, new keys are refused (429) and nothing is pushed. A key is one request's: with another body
 //! it is refused. What failed is not kept, so it may be tried again. Keys are told by their digests.
@@ -11,6 +13,7 @@ use crate::gateway::ContractRequest;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Entries at a time.
@@ -34,7 +37,20 @@ const BODY_BYTES: usize = 32;
 /// The digest of a key.
 pub(super) type KeyDigest = [u8; 32];
 
-/// See the module.
+/// See the module. Cheap to clone; locked for the look at one entry.
+#[derive(Clone, Default)]
+pub struct IdempotencyKeys(Arc<Mutex<Option<KeptAnswers>>>);
+
+impl IdempotencyKeys {
+    /// What `look` finds in the table, which is charged to `memory` if this is the first look.
+    pub(super) fn look<T>(&self, memory: &ProcessMemory, look: impl FnOnce(&mut KeptAnswers) -> T) -> T {
+        // No panic leaves it half changed.
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        look(kept.get_or_insert_with(|| KeptAnswers::new(memory.clone())))
+    }
+}
+
+/// The answers, by their keys.
 pub(super) struct KeptAnswers {
     memory: ProcessMemory,
     /// What table and queue take.
@@ -78,8 +94,8 @@ impl KeptAnswers {
         match self.entries.get(&key) {
             Some(entry) if entry.request != request => {
                 let why = "this key was used for another request: make a new one for each";
-                // RFC 9110 15.5.21: the request is well formed, and cannot be obeyed.
-                return KeyStatus::Answer(ApiAnswer::error(422, Some("idempotency-key"), why));
+                // RFC 9110 15.5.10: who sent it can resolve it, with another key.
+                return KeyStatus::Answer(ApiAnswer::error(409, Some("idempotency-key"), why));
             }
             Some(KeptAnswer { answer: Some(answer), .. }) => {
                 return KeyStatus::Answer(answer.clone().with("idempotency-replayed", "true"));
@@ -201,7 +217,7 @@ mod tests {
         table.end(&key, Some(done.clone()));
         let KeyStatus::Answer(again) = table.begin("a", &asked(), &body, now) else { panic!("it is known") };
         assert_eq!((again.status, &again.body), (202, &done.body));
-        assert_eq!(status(table.begin("a", &asked(), &Bytes::from_static(b"y"), now)), 422, "another request");
+        assert_eq!(status(table.begin("a", &asked(), &Bytes::from_static(b"y"), now)), 409, "another request");
         assert_eq!(status(table.begin("b", &asked(), &body, now)), 0);
         assert_eq!(status(table.begin("", &asked(), &body, now)), 400);
         assert_eq!(status(table.begin(&"k".repeat(256), &asked(), &body, now)), 400);

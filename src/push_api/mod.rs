@@ -17,10 +17,11 @@ mod perform;
 pub mod properties;
 
 pub use guard::{ApiToken, TokenTooShort};
+pub use idempotency::IdempotencyKeys;
 
 use self::body::PublishOrder;
 use self::guard::ApiGuard;
-use self::idempotency::{KeptAnswers, KeyDigest, KeyStatus};
+use self::idempotency::{KeyDigest, KeyStatus};
 use self::lines::LineBatch;
 use self::perform::{ChannelTicket, Counting, Performer, PushResult, PushTickets};
 use crate::broker::RequestId;
@@ -54,6 +55,8 @@ pub struct ApiOptions {
     pub token: ApiToken,
     /// In whose name a request acts that names no process; none: each has to name one.
     pub process: Option<ProcessId>,
+    /// What was answered to requests with an `Idempotency-Key`: shared by all that serve the same API.
+    pub keys: IdempotencyKeys,
 }
 
 /// Serves the API to clients of `served`, at `/api/…` where that is a broker for nothing else, at
@@ -79,7 +82,7 @@ pub fn start(
         prefix: if whole { String::new() } else { format!("/{PROCESS}") },
         guard: ApiGuard::new(options.token),
         performer: Performer::new(target, options.process),
-        kept: KeptAnswers::new(process.handle().memory().clone()),
+        keys: options.keys,
         waiting: Vec::new(),
         lines: VecDeque::new(),
         process,
@@ -93,7 +96,7 @@ struct Api {
     prefix: String,
     guard: ApiGuard,
     performer: Performer,
-    kept: KeptAnswers,
+    keys: IdempotencyKeys,
     /// Answers that wait for an outcome, or for other nodes.
     waiting: Vec<(RequestId, Awaited, Option<KeyDigest>)>,
     /// Batches that are not worked off.
@@ -219,10 +222,14 @@ impl Api {
     fn push(&mut self, id: RequestId, asked: &ContractRequest, body: Bytes) {
         let key = match asked.headers.get("idempotency-key") {
             None => None,
-            Some(text) => match self.kept.begin(text, asked, &body, Instant::now()) {
-                KeyStatus::New(key) => Some(key),
-                KeyStatus::Answer(answer) => return self.answer(id, None, answer),
-            },
+            Some(text) => {
+                let memory = self.process.handle().memory();
+                let status = self.keys.look(memory, |kept| kept.begin(text, asked, &body, Instant::now()));
+                match status {
+                    KeyStatus::New(key) => Some(key),
+                    KeyStatus::Answer(answer) => return self.answer(id, None, answer),
+                }
+            }
         };
         match self.read(asked, body) {
             Ok(Read::One(order)) => self.one(id, key, order),
@@ -288,7 +295,8 @@ impl Api {
 
     fn answer(&mut self, id: RequestId, key: Option<KeyDigest>, answer: ApiAnswer) {
         if let Some(key) = key {
-            self.kept.end(&key, answer.is_done().then(|| answer.clone()));
+            let memory = self.process.handle().memory();
+            self.keys.look(memory, |kept| kept.end(&key, answer.is_done().then(|| answer.clone())));
         }
         let fields = answer.fields.iter().map(|&(name, value)| (name.into(), value.into()));
         let fields = fields.chain([("cache-control".into(), "no-store".into())]);

@@ -133,8 +133,11 @@ fn answers_that_are_given_again() {
     let _turn = take_turn();
     let broker = broker();
     let process = attach(&broker, QueueLimits::default());
-    let options =
-        ApiOptions { token: ApiToken::new("a token of the tests").unwrap(), process: Some(process.id().clone()) };
+    let options = ApiOptions {
+        token: ApiToken::new("a token of the tests").unwrap(),
+        process: Some(process.id().clone()),
+        keys: Default::default(),
+    };
     push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
     let mut scene = Scene::new(broker);
     let address = scene.broker.address();

@@ -433,6 +433,7 @@ fn at_the_hub_the_query_names_topics_and_the_token_allows_them() {
     let options = pushring::internals::push_api::ApiOptions {
         token: pushring::internals::push_api::ApiToken::new("a token of the tests").unwrap(),
         process: Some(hub::PROCESS.parse().unwrap()),
+        keys: Default::default(),
     };
     pushring::internals::push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
     let publish = |to: Value, text: &str| {

@@ -235,7 +235,11 @@ fn what_became_of_a_push_is_told_by_node() {
 
     // Over HTTP, by the names of channels.
     let token = pushring::internals::push_api::ApiToken::new("a token of the tests").unwrap();
-    let api = pushring::internals::push_api::ApiOptions { token, process: Some(a.chat.id().clone()) };
+    let api = pushring::internals::push_api::ApiOptions {
+        token,
+        process: Some(a.chat.id().clone()),
+        keys: Default::default(),
+    };
     pushring::internals::push_api::start(&a.broker.handle(), false, a.broker.handle(), api).unwrap();
     let ask = |to: serde_json::Value| {
         let body = serde_json::json!({"to": to, "text": "over http", "outcome": "nodes"}).to_string();

@@ -48,7 +48,11 @@ impl Node {
         });
         let fleet = join(&broker, nats, node);
         hub::start(&broker.handle()).unwrap();
-        let options = ApiOptions { token: ApiToken::new("a token of the tests").unwrap(), process: None };
+        let options = ApiOptions {
+            token: ApiToken::new("a token of the tests").unwrap(),
+            process: None,
+            keys: Default::default(),
+        };
         push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
         let linked = Linked::at(broker, &format!("fleet-{node}-{}", nats.port), |_| {});
         let chat = LinkClient::connect(&linked.path, &CHAT.parse().unwrap(), ClientOptions::default()).unwrap();

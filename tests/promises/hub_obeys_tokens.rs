@@ -46,7 +46,11 @@ fn start(open: bool) -> Broker {
         }));
     });
     hub::start(&broker.handle()).unwrap();
-    let options = ApiOptions { token: ApiToken::new(API_TOKEN).unwrap(), process: Some(hub::PROCESS.parse().unwrap()) };
+    let options = ApiOptions {
+        token: ApiToken::new(API_TOKEN).unwrap(),
+        process: Some(hub::PROCESS.parse().unwrap()),
+        keys: Default::default(),
+    };
     push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
     broker
 }
@@ -279,6 +283,24 @@ fn a_channel_ends_with_its_token_unless_it_is_renewed() {
 }
 
 /// Comes with a token, and a channel to take up again.
+#[test]
+fn whoever_renews_without_end_is_told_to_come_later() {
+    let broker = start(false);
+    let mine = token(json!({"sub": "ann", "may_subscribe": ["a"]}));
+    let mut client = enter_with(&broker, &mine);
+    for _ in 0..1000 {
+        send(&mut client, format!("\u{1e}{}", json!({"renew": mine})));
+    }
+    let answers: Vec<Value> = (0..1000).map(|_| answer(&mut client)).collect();
+    let renewed = answers.iter().filter(|told| told.get("renewed").is_some()).count();
+    let later = answers.iter().filter(|told| told["error"] == "later").count();
+    assert!(renewed >= 8 && later > 500 && renewed + later == 1000, "{renewed} {later}");
+    // It goes on, and so does everybody else.
+    assert_eq!(ask(&mut client, json!({"unsubscribe": "a"})), json!({"unsubscribed": "a"}));
+    let mut other = enter_with(&broker, &mine);
+    assert_eq!(ask(&mut other, json!({"subscribe": "a"})), json!({"subscribed": "a"}));
+}
+
 fn come_back(broker: &Broker, token: &str, channel: &str, resume: &str) -> (Client, Value) {
     let protocols = format!("pushring.1, bearer.{token}, resume.{channel}.{resume}.0");
     greeted(broker, "/hub", &[("sec-websocket-protocol", &protocols)]).unwrap()

@@ -4,10 +4,10 @@
 
 use crate::support;
 
-use pushring::internals::push_api::{self, ApiOptions, ApiToken};
+use pushring::internals::push_api::{self, ApiOptions, ApiToken, IdempotencyKeys};
 use pushring::{AttachOptions, Audience, Broker, Config, Process};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use support::daemon::{Daemon, TemporaryFile};
 use support::{Client, Inbound, PATIENCE, broker, process, recv};
@@ -26,7 +26,8 @@ fn start() -> Scene {
     let broker = broker(support::driver(), |_| {});
     let rooms = process(&broker, "rooms", AttachOptions::default());
     let api = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
-    let options = |process| ApiOptions { token: ApiToken::new(TOKEN).unwrap(), process };
+    let keys = IdempotencyKeys::default();
+    let options = |process| ApiOptions { token: ApiToken::new(TOKEN).unwrap(), process, keys: keys.clone() };
     push_api::start(&api.handle(), true, broker.handle(), options(Some(rooms.id().clone()))).unwrap();
     push_api::start(&broker.handle(), false, broker.handle(), options(None)).unwrap();
     let mut inbound = Inbound::default();
@@ -190,10 +191,52 @@ fn a_batch_is_answered_line_by_line_and_a_key_is_obeyed_once() {
     assert!(again.1.contains("idempotency-replayed: true") && again.2 == body, "{}", again.1);
     let fields = "Content-Type: application/json\r\nIdempotency-Key: once\r\n";
     let (status, told) = scene.ask("POST /api/push", fields, br#"{"to":{"path":"/"},"text":"other"}"#);
-    assert_eq!((status, &told["field"]), (422, &"idempotency-key".into()));
+    assert_eq!((status, &told["field"]), (409, &"idempotency-key".into()));
     for n in (0..1000).filter(|n| !(500..502).contains(n)) {
         assert_eq!(recv(&mut scene.clients[0].0), Message::text(n.to_string()));
     }
+}
+
+#[test]
+fn a_key_is_one_whichever_listener_it_comes_to_and_a_full_table_is_told() {
+    let mut scene = start();
+    let fields = format!("{}Idempotency-Key: both\r\nPush-To: process=rooms:test:sys\r\n", authorized());
+    let (status, _, told) = ask(scene.api.address(), "POST /api/push", &fields, b"once");
+    assert_eq!(status, 202, "{told}");
+    let (status, head, again) = ask(scene.broker.address(), "POST /push:pushring:sys/api/push", &fields, b"once");
+    assert!(status == 202 && again == told && head.contains("idempotency-replayed: true"), "{head}");
+    // Where memory is short, keys are refused before anything is pushed, and requests without one are served.
+    let options = ApiOptions {
+        token: ApiToken::new(TOKEN).unwrap(),
+        process: Some(scene.rooms.id().clone()),
+        keys: IdempotencyKeys::default(),
+    };
+    let config = Config { shards: 1, driver: support::driver(), memory_bytes_max: Some(2 << 20), ..Config::default() };
+    let small = Broker::start(config).unwrap();
+    push_api::start(&small.handle(), true, scene.broker.handle(), options).unwrap();
+    let mut stream = BufReader::new(TcpStream::connect(small.address()).unwrap());
+    stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut keyed = |key: Option<usize>| {
+        let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+        let fields = format!("Host: {}\r\n{}{key}", small.address(), authorized());
+        let request = format!("POST /api/push HTTP/1.1\r\n{fields}Push-To: topic=nobody\r\nContent-Length: 1\r\n\r\nx");
+        stream.get_mut().write_all(request.as_bytes()).unwrap();
+        let head: Vec<String> =
+            stream.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+        let field = |name: &str| head.iter().find_map(|line| line.to_lowercase().strip_prefix(name).map(str::to_owned));
+        let mut body = vec![0; field("content-length: ").unwrap().parse().unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        (head[0][9..12].parse::<u16>().unwrap(), field("retry-after: "), String::from_utf8(body).unwrap())
+    };
+    let taken = (0..100_000).position(|key| keyed(Some(key)).0 != 202).expect("there is an end");
+    assert!(taken > 100, "{taken}");
+    let (status, later, told) = keyed(Some(taken));
+    assert_eq!((status, later.as_deref()), (429, Some("60")), "{told}");
+    assert!(told.contains("nothing was pushed"), "{told}");
+    assert_eq!((keyed(None).0, keyed(Some(0)).0), (202, 202), "without a key, and with one that is known");
+    assert_eq!(recv(&mut scene.clients[0].0), Message::binary(&b"once"[..]));
+    scene.rooms.broadcast(pushring::Message::text("end")).to(Audience::Process).send().unwrap();
+    assert_eq!(recv(&mut scene.clients[0].0), Message::text("end"));
 }
 
 #[test]
@@ -264,10 +307,10 @@ fn the_daemon_serves_it_with_a_token_alone() {
     drop(daemon);
     // On an address of its own: which, its log says.
     let mut daemon = Daemon::start(&["demo", "--api-token-file", token.path(), "--api-listen", "127.0.0.1:0"]);
-    let mut log = std::io::BufReader::new(daemon.child.stderr.take().unwrap());
+    let mut log = BufReader::new(daemon.child.stderr.take().unwrap());
     let address: SocketAddr = loop {
         let mut line = String::new();
-        assert!(std::io::BufRead::read_line(&mut log, &mut line).unwrap() > 0, "it says where");
+        assert!(log.read_line(&mut line).unwrap() > 0, "it says where");
         if let Some((_, rest)) = line.split_once("publish at http://") {
             break rest.split('/').next().unwrap().parse().unwrap();
         }
@@ -313,7 +356,11 @@ fn a_full_inbox_is_told_and_when_to_come_again() {
     client.write_all(handshake.as_bytes()).unwrap();
     is_stuck.recv_timeout(PATIENCE).unwrap();
     let api = Broker::start(Config { shards: 1, driver: support::driver(), ..Config::default() }).unwrap();
-    let options = ApiOptions { token: ApiToken::new(TOKEN).unwrap(), process: Some(rooms.id().clone()) };
+    let options = ApiOptions {
+        token: ApiToken::new(TOKEN).unwrap(),
+        process: Some(rooms.id().clone()),
+        keys: Default::default(),
+    };
     push_api::start(&api.handle(), true, broker.handle(), options).unwrap();
     let push = |mime: &str, more: &str, body: &[u8]| {
         let fields = format!("{}Content-Type: {mime}\r\n{more}", authorized());

@@ -33,7 +33,7 @@ fn open_hub() -> Broker {
     });
     hub::start_with(&broker.handle(), None, true).unwrap();
     let token = ApiToken::new("a token of the tests").unwrap();
-    let options = ApiOptions { token, process: Some(hub::PROCESS.parse().unwrap()) };
+    let options = ApiOptions { token, process: Some(hub::PROCESS.parse().unwrap()), keys: Default::default() };
     push_api::start(&broker.handle(), false, broker.handle(), options).unwrap();
     broker
 }

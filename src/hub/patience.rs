@@ -1,0 +1,82 @@
+//! How often the hub obeys orders of one client that hold up its thread: it waits a turn of the client's shard for each
+//! subscription, and checks a signature for each renewal, while all others wait for it.
+//!
+//! Invariant: a client causes no more of such work than [`FULL`] at once and [`PER_S`] in each second behind that;
+//! what is refused costs nothing of it.
+
+use super::grammar::HubOrder;
+use std::time::{Duration, Instant};
+
+/// What a client has at first, and again when it was silent: all topics that a channel may have, in both forms.
+const FULL: u32 = 256;
+
+/// What comes back in a second.
+const PER_S: u32 = 64;
+
+/// What a renewal takes; a subscription takes 1. Checking the slowest of signatures and looking at the channel's topics
+/// takes some hundred microseconds.
+const OF_RENEWAL: u32 = 32;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Patience {
+    left: u32,
+    /// When what had come back was last counted.
+    counted: Instant,
+}
+
+impl Patience {
+    /// That of a client that has ordered nothing.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { left: FULL, counted: now }
+    }
+
+    /// Returns whether this order is obeyed now.
+    pub(super) fn is_left_for(&mut self, order: &HubOrder, now: Instant) -> bool {
+        let takes = match order {
+            HubOrder::Subscribe { .. } => 1,
+            HubOrder::Renew { .. } => OF_RENEWAL,
+            HubOrder::Unsubscribe { .. } | HubOrder::Publish { .. } => return true,
+        };
+        let one = Duration::from_secs(1) / PER_S;
+        let back = now.saturating_duration_since(self.counted).as_nanos() / one.as_nanos();
+        match u32::try_from(back).ok().filter(|back| self.left + back.min(&FULL) < FULL) {
+            Some(back) => (self.left, self.counted) = (self.left + back, self.counted + one * back),
+            None => (self.left, self.counted) = (FULL, now),
+        }
+        let is_left = self.left >= takes;
+        self.left -= if is_left { takes } else { 0 };
+        is_left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn renewal() -> HubOrder {
+        HubOrder::Renew { token: String::new() }
+    }
+
+    fn subscription() -> HubOrder {
+        HubOrder::Subscribe { topic: "x".into(), envelope: false }
+    }
+
+    #[test]
+    fn a_flood_is_obeyed_as_often_as_a_second_allows() {
+        let begin = Instant::now();
+        let mut patience = Patience::new(begin);
+        let obeyed = (0..10_000).filter(|_| patience.is_left_for(&renewal(), begin)).count();
+        assert_eq!(obeyed as u32, FULL / OF_RENEWAL);
+        assert!(!patience.is_left_for(&subscription(), begin));
+        assert!(patience.is_left_for(&HubOrder::Unsubscribe { topic: "x".into() }, begin), "which takes nothing");
+        // Ten seconds of a flood, an order each millisecond.
+        let second = |ms| begin + Duration::from_millis(ms);
+        let obeyed = (1..=10_000).filter(|&ms| patience.is_left_for(&renewal(), second(ms))).count();
+        assert_eq!(obeyed as u32, 10 * PER_S / OF_RENEWAL);
+        // Who was silent has all of it again, and no more.
+        let later = second(100_000);
+        let obeyed = (0..10_000).filter(|_| patience.is_left_for(&subscription(), later)).count();
+        assert_eq!(obeyed as u32, FULL);
+    }
+}
