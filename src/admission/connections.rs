@@ -5,14 +5,16 @@
 //! a second; what is left of such entries is swept before a stripe grows. So a table has at most twice as many entries
 //! as there are connections, and handshakes of one second.
 
+use super::counter::{OfProcess, count_down, count_up};
 use super::notices::Notices;
 use super::prefix::Prefix;
+use super::waiting::{LetGo, LetGoOf, Waiting, WaitingEntry};
 use crate::gateway::IpPrefix;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// Shards rarely meet in one of so many stripes.
 const STRIPES: usize = 64;
@@ -88,22 +90,6 @@ pub enum LimitReached {
     PerIp,
 }
 
-/// How many connections, or subscriptions, one process has on all shards.
-#[derive(Debug, Default)]
-pub struct OfProcess(AtomicUsize);
-
-impl OfProcess {
-    /// How many there are now.
-    pub fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// One that was counted has ended.
-    pub fn leave(&self) {
-        count_down(&self.0);
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Connections {
@@ -113,6 +99,7 @@ pub struct Connections {
     turned_away: AtomicUsize,
     subscriptions: AtomicUsize,
     notices: Notices,
+    waiting: Waiting,
     stripes: Box<[Stripe]>,
     /// Who knows its keys could fill one stripe.
     keys: RandomState,
@@ -163,6 +150,7 @@ impl Connections {
             turned_away: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
             notices: Notices::default(),
+            waiting: Waiting::default(),
             stripes,
             keys,
         }
@@ -236,7 +224,7 @@ impl Connections {
         if self.total() > all_max - all_max / PARTS_FOR_SHARES {
             max = max.min((all_max / processes.max(1)).max(1));
         }
-        count_up(&of.0, max).is_some()
+        of.enter(max)
     }
 
     /// Counts a subscription to a topic, in all and as one of a process; `processes` are attached. `false`: there are
@@ -245,7 +233,7 @@ impl Connections {
         let all_max = self.current().subscriptions_max;
         let is_tight = self.subscriptions.load(Ordering::Relaxed) >= all_max - all_max / PARTS_FOR_SHARES;
         let max = if is_tight { (all_max / processes.max(1)).max(1) } else { usize::MAX };
-        if count_up(&of.0, max).is_none() {
+        if !of.enter(max) {
             return false;
         }
         let is_in = count_up(&self.subscriptions, all_max).is_some();
@@ -271,6 +259,26 @@ impl Connections {
         if !entry.says_something(now_ms * 1000) {
             entries.of.remove(&client);
         }
+    }
+
+    /// A counted connection is gone, and what it was for waits for another, counted as before: `id` is its shard's name
+    /// for it. The answer is for [`end_wait`](Self::end_wait).
+    pub fn begin_wait(&self, id: u32, client: Option<Prefix>, process: &Arc<OfProcess>) -> u64 {
+        self.waiting.enter(WaitingEntry { id, client, process: process.clone() })
+    }
+
+    /// It waits no more. Returns whether it is counted still; else it was let go of.
+    pub fn end_wait(&self, entry: u64) -> bool {
+        self.waiting.leave(entry).is_some()
+    }
+
+    /// Who waits longest of those concerned is not counted any more, as a connection, as its client's and as its
+    /// process'. Its shard is to be told.
+    pub fn let_go(&self, of: LetGoOf<'_>, now_ms: u64) -> Option<LetGo> {
+        let (entry, WaitingEntry { id, client, process }) = self.waiting.take(of)?;
+        self.leave(client, now_ms);
+        process.leave();
+        Some(LetGo { id, entry })
     }
 
     /// Takes a token for one handshake of `client`; `false` if it has none left.
@@ -335,16 +343,6 @@ fn take_token(full_at_us: &mut u64, rate: u64, now_ms: u64) -> bool {
         *full_at_us = after_us;
     }
     has_one
-}
-
-/// Adds one unless there are `max` already.
-fn count_up(counter: &AtomicUsize, max: usize) -> Option<usize> {
-    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1)).ok()
-}
-
-fn count_down(counter: &AtomicUsize) {
-    let before = counter.fetch_sub(1, Ordering::Relaxed);
-    assert!(before > 0, "who leaves was counted");
 }
 
 #[cfg(test)]

@@ -11,13 +11,16 @@
 //! What it must not know: sockets, channels, frames, and where an address comes from (a socket or a trusted proxy).
 
 mod connections;
+mod counter;
 mod heap;
 pub mod ledger;
 mod memory;
 mod notices;
 mod prefix;
+mod waiting;
 
-pub use connections::{ConnectionLimits, Connections, LimitReached, OfProcess};
+pub use connections::{ConnectionLimits, Connections, LimitReached};
+pub use counter::OfProcess;
 pub use heap::HeapBytes;
 pub use ledger::{
     Charge, HeldAs, HeldBytes, Ledger, MemoryPool, OverBudget, ProcessMemory, Tally, Tenant, TenantReport,
@@ -25,3 +28,4 @@ pub use ledger::{
 pub use memory::{Budget, Lease, LeaseReach, STEP_BYTES};
 pub use notices::{Notice, Notices};
 pub use prefix::Prefix;
+pub use waiting::{LetGo, LetGoOf};

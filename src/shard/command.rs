@@ -4,7 +4,7 @@ use super::event::RequestId;
 use super::handler::Handler;
 use super::operating::{ChannelFilter, ChannelPage, Drain};
 use super::outcome::OutcomePart;
-use crate::admission::HeapBytes;
+use crate::admission::{HeapBytes, LetGo};
 use crate::channel::ChannelId;
 use crate::gateway::OwnerId;
 use crate::http::PreparedResponse;
@@ -44,6 +44,8 @@ pub enum Command {
     Adopt(Arc<Directory>, Acknowledge),
     /// A connection that another shard has accepted is for a channel of this one.
     Arrive(Carried, Box<Arrival>),
+    /// Another has the place of a channel here that waits for its client.
+    LetGo(LetGo),
     /// A message of a client that only receives, whose channel is here.
     Said(Box<SaidMessage>),
     /// Run a process here. Sent before it is adopted, so that no client comes before its handler.

@@ -26,7 +26,7 @@ use super::table::connection::{ConnectionToken, Flag};
 use super::tls_counts::TlsCounts;
 use super::unfinished::{Long, Unfinished};
 use super::work::{Work, WorkLimits};
-use crate::admission;
+use crate::admission::{self, LetGo};
 use crate::channel::ChannelIdMint;
 use crate::gateway::OwnerId;
 use crate::http::Date;
@@ -101,6 +101,8 @@ pub struct Shard {
     pub(super) effects: Vec<Effect>,
     /// Connections that go on on other shards.
     pub(super) handovers: Vec<Handover>,
+    /// Channels of other shards whose places are needed.
+    pub(super) let_gos: Vec<(u32, LetGo)>,
     /// Connections that other shards have accepted, whose sockets are not here yet.
     pub(super) arrivals: Vec<(Carried, Box<Arrival>)>,
     /// Orders to other shards.
@@ -148,6 +150,7 @@ impl Shard {
             timings: Timings::default(),
             effects: Vec::new(),
             handovers: Vec::new(),
+            let_gos: Vec::new(),
             arrivals: Vec::new(),
             relayed: Vec::new(),
             keys: common.resume,
@@ -216,6 +219,11 @@ impl Shard {
     /// Connections that go on on other shards.
     pub fn take_handovers(&mut self) -> Vec<Handover> {
         std::mem::take(&mut self.handovers)
+    }
+
+    /// Channels of other shards that are to be let go of, and where they are.
+    pub fn take_let_gos(&mut self) -> Vec<(u32, LetGo)> {
+        std::mem::take(&mut self.let_gos)
     }
 
     /// What names event `count` of a process here.

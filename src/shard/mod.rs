@@ -45,7 +45,7 @@ pub mod tls_counts;
 pub mod turn;
 #[cfg(test)]
 #[path = "two_shards_tests.rs"]
-mod two_shards;
+pub(crate) mod two_shards;
 pub mod unfinished;
 pub mod work;
 

@@ -87,6 +87,7 @@ impl Shard {
                 drop(acknowledge);
             }
             Command::Arrive(carried, arrival) => self.arrivals.push((carried, arrival)),
+            Command::LetGo(gone) => self.let_go(gone),
             Command::Said(said) => {
                 self.work.spend(copy_ns(said.payload.len()));
                 self.hear(*said);

@@ -9,7 +9,7 @@ use super::operating::Drain;
 use super::stage::OWNER;
 use super::two_shards::{SHARDS, TwoShards};
 use super::{Resume, ShardConfig};
-use crate::admission::Budget;
+use crate::admission::{Budget, ConnectionLimits};
 use crate::channel::ChannelId;
 use crate::gateway::WebSocketRule;
 use crate::proto::MessageKind;
@@ -641,4 +641,70 @@ fn a_drain_ends_those_who_wait_and_sends_the_others_what_they_are_behind_by() {
     assert!(world.known[&away].is_closed, "nobody comes back to a broker that stops");
     assert_eq!((world.clients[0].received, world.clients[0].missing), (3, 0));
     assert!(world.clients[0].is_closed);
+}
+
+/// Three channels of one address, on two shards, whose clients are gone in this order, and no place for a fourth.
+fn full_of_those_who_wait(limits: ConnectionLimits) -> World {
+    let mut world = World::new(ShardConfig::default(), Budget::default(), false);
+    world.net.shards[0].table.admission().set_limits(limits);
+    for shard in [1, 0, 1] {
+        let at = world.add_client();
+        world.connect(at, shard, usize::MAX, false);
+        world.turn();
+        world.receive(at, usize::MAX);
+        assert_eq!(ChannelId::new(world.channel(at)).shard(SHARDS) as usize, shard);
+    }
+    for at in 0..3 {
+        world.cut(at, true);
+        world.turn();
+    }
+    world
+}
+
+#[test]
+fn whoever_waits_longest_gives_way_whichever_shard_has_it() {
+    let limits = ConnectionLimits::default;
+    for limits in [
+        ConnectionLimits { connections_max: 3, ..limits() },
+        ConnectionLimits { connections_per_ip_max: 3, ..limits() },
+        ConnectionLimits { connections_per_process_max: 3, ..limits() },
+    ] {
+        let mut world = full_of_those_who_wait(limits);
+        for gone in 0..3 {
+            let at = world.add_client();
+            world.connect(at, 0, usize::MAX, false);
+            world.turn();
+            world.turn();
+            world.receive(at, usize::MAX);
+            assert!(world.clients[at].knows_hello, "there was room");
+            let closed: Vec<bool> = (0..3).map(|at| world.known[&world.channel(at)].is_closed).collect();
+            assert_eq!(closed, (0..3).map(|at| at <= gone).collect::<Vec<_>>(), "in order, one at a time");
+            assert_eq!(world.net.shards[0].table.admission().total(), 3);
+        }
+        let at = world.add_client();
+        world.connect(at, 1, usize::MAX, false);
+        world.turn();
+        let socket = world.clients[at].socket.unwrap();
+        let is_refused = world.net.wire(socket, |wire| wire.to_client.starts_with(b"HTTP/1.1 503 "));
+        assert!(is_refused, "nobody waits any more");
+    }
+}
+
+#[test]
+fn whoever_comes_back_when_another_has_its_place_is_told_what_it_has_lost() {
+    let mut world = full_of_those_who_wait(ConnectionLimits { connections_max: 3, ..ConnectionLimits::default() });
+    let gone = world.channel(0);
+    world.push(gone, 10, None);
+    // Shard 1 has not heard yet that its channel has to go.
+    world.net.accept(0, usize::MAX).unwrap();
+    assert!(!world.known[&gone].is_closed && world.net.shards[0].table.admission().total() == 3);
+    world.connect(0, 1, usize::MAX, false);
+    for _ in 0..3 {
+        world.turn();
+        world.receive(0, usize::MAX);
+    }
+    assert!(world.known[&gone].is_closed && world.channel(0) != gone);
+    assert_eq!((world.refused, world.resumed), (1, 0));
+    let admission = world.net.shards[0].table.admission();
+    assert_eq!(admission.total(), 3, "the newcomer, who came back, and one who waits");
 }

@@ -444,6 +444,10 @@ impl<S: Sockets> Turns<S> {
                 self.peers.send(to, Command::Arrive(carried, arrival));
             }
         }
+        for (to, gone) in self.shard.take_let_gos() {
+            // Where it is not told it waits on, counted no more, until its window ends: it has no connection.
+            self.peers.send(to, Command::LetGo(gone));
+        }
         for RelayedOrder { to, request, command } in self.shard.take_relayed() {
             if !self.peers.send(to, command) {
                 self.shard.relay_failed(request);

@@ -7,7 +7,7 @@ use super::flush::{Flush, OutgoingBytes, SendParts, ShortSend, SocketId};
 use super::stage::OWNER;
 use super::{Common, ConnectionToken, Directory, Effect, Owner, Shard, ShardConfig, SocketEnd};
 use crate::admission::{Budget, Ledger};
-use crate::gateway::{Settings, Snapshot, SubdomainTokens};
+use crate::gateway::{OwnerId, Settings, Snapshot, SubdomainTokens};
 use crate::process_id::ProcessId;
 use crate::queue::events::{ProcessReceiver, QueueLimits, process_queue};
 use std::cell::RefCell;
@@ -15,11 +15,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub(super) const SHARDS: u32 = 2;
+pub(crate) const SHARDS: u32 = 2;
+
+/// The owner of all channels.
+pub(crate) const PROCESS_OWNER: OwnerId = OWNER;
 
 /// One socket, as the network has it.
 #[derive(Default)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     /// Bytes on their way to the client, and to the shard.
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
@@ -61,7 +64,7 @@ impl Flush for Wires {
 }
 
 /// See the module.
-pub(super) struct TwoShards {
+pub(crate) struct TwoShards {
     pub shards: Vec<Shard>,
     pub events: ProcessReceiver,
     pub now_ms: u64,
@@ -72,7 +75,17 @@ pub(super) struct TwoShards {
 
 impl TwoShards {
     /// `bind` makes the paths of the process `p:sim:sys`.
-    pub(super) fn new(config: ShardConfig, memory: Budget, bind: impl FnOnce(&mut Snapshot, &ProcessId)) -> Self {
+    pub(crate) fn new(config: ShardConfig, memory: Budget, bind: impl FnOnce(&mut Snapshot, &ProcessId)) -> Self {
+        Self::of_run(&[7; 32], config, memory, bind)
+    }
+
+    /// The same, whose tokens are signed with this secret.
+    pub(crate) fn of_run(
+        secret: &[u8; 32],
+        config: ShardConfig,
+        memory: Budget,
+        bind: impl FnOnce(&mut Snapshot, &ProcessId),
+    ) -> Self {
         let process = "p:sim:sys".parse().unwrap();
         let mut gateway = Snapshot::new(Settings::of_a_node("sim.os", SubdomainTokens::Own));
         bind(&mut gateway, &process);
@@ -86,18 +99,18 @@ impl TwoShards {
             directory: Arc::new(directory),
             admission: Arc::default(),
             memory: ledger,
-            resume: crate::resume::Keys::new(&[7; 32]),
+            resume: crate::resume::Keys::new(secret),
         };
         let shard = |index| Shard::new(index, SHARDS, common.clone(), Box::new(wires.clone()), u64::from(index) + 3, 0);
         Self { shards: (0..SHARDS).map(shard).collect(), events, now_ms: 0, sockets: 0, wires }
     }
 
-    pub(super) fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
+    pub(crate) fn wire<T>(&self, socket: i32, look: impl FnOnce(&mut Wire) -> T) -> T {
         look(self.wires.0.borrow_mut().get_mut(&socket).unwrap())
     }
 
     /// A new socket that takes `room` bytes, and the shard's token of it, if the shard takes it in.
-    pub(super) fn accept(&mut self, shard: usize, room: usize) -> Option<(i32, ConnectionToken)> {
+    pub(crate) fn accept(&mut self, shard: usize, room: usize) -> Option<(i32, ConnectionToken)> {
         let socket = self.sockets;
         self.sockets += 1;
         self.wires.0.borrow_mut().insert(socket, Wire { room, ..Wire::default() });
@@ -108,7 +121,7 @@ impl TwoShards {
     }
 
     /// One turn of each shard, with what the driver does.
-    pub(super) fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         for at in 0..self.shards.len() {
             self.shards[at].begin_turn(self.now_ms);
             self.shards[at].flush();
@@ -117,7 +130,7 @@ impl TwoShards {
         }
     }
 
-    pub(super) fn carry_out(&mut self, at: usize) {
+    pub(crate) fn carry_out(&mut self, at: usize) {
         for handover in self.shards[at].take_handovers() {
             self.wire(handover.socket.0, |wire| wire.watched = None);
             let carried = Carried(Box::new(handover.socket));
@@ -128,6 +141,9 @@ impl TwoShards {
                 self.shards[to].handle_arrival(*socket, *arrival, self.now_ms);
             }
             self.carry_out(to);
+        }
+        for (to, gone) in self.shards[at].take_let_gos() {
+            self.shards[to as usize].handle_command(Command::LetGo(gone), self.now_ms);
         }
         let mut effects = Vec::new();
         self.shards[at].take_effects(&mut effects);
@@ -141,7 +157,7 @@ impl TwoShards {
     }
 
     /// Time passes.
-    pub(super) fn tick(&mut self, passed_ms: u64) {
+    pub(crate) fn tick(&mut self, passed_ms: u64) {
         self.now_ms += passed_ms;
         for shard in &mut self.shards {
             shard.handle_tick(self.now_ms);
@@ -149,7 +165,7 @@ impl TwoShards {
     }
 
     /// At most so many of the bytes that are on their way to the client.
-    pub(super) fn take(&self, socket: i32, bytes: usize) -> Vec<u8> {
+    pub(crate) fn take(&self, socket: i32, bytes: usize) -> Vec<u8> {
         self.wire(socket, |wire| {
             let count = wire.to_client.len().min(bytes);
             wire.to_client.drain(..count).collect()
@@ -157,7 +173,7 @@ impl TwoShards {
     }
 
     /// A socket that was full takes bytes again, and its shard hears of that.
-    pub(super) fn let_write(&mut self, socket: i32) {
+    pub(crate) fn let_write(&mut self, socket: i32) {
         let was_full = self.wire(socket, |wire| std::mem::take(&mut wire.is_full));
         let watched = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_closed && !wire.is_cut));
         if was_full && let Some((shard, token)) = watched {
@@ -166,7 +182,7 @@ impl TwoShards {
     }
 
     /// The shard hears that the network is gone.
-    pub(super) fn break_off(&mut self, socket: i32) {
+    pub(crate) fn break_off(&mut self, socket: i32) {
         if let Some((shard, token)) = self.wire(socket, |wire| wire.watched.filter(|_| !wire.is_closed)) {
             self.shards[shard].handle_end(token, SocketEnd::Broken, self.now_ms);
             self.carry_out(shard);

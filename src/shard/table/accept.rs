@@ -186,7 +186,7 @@ impl Shard {
     pub(in crate::shard) fn uncount(&self, connection: &Connection) {
         if connection.flags.has(Flag::TurnedAway) {
             self.table.admission.end_turning_away();
-        } else {
+        } else if !connection.flags.has(Flag::Uncounted) {
             self.table.admission.leave(connection.client, self.now_ms);
         }
     }

@@ -227,6 +227,7 @@ impl Shard {
         }
         let ConnectionPhase::Open(channel) = self.begin_ending(slot) else { return };
         let flags = &mut self.table[slot].flags;
+        let is_counted = !flags.has(Flag::Uncounted);
         if flags.take(Flag::Keeps) {
             flags.take(Flag::Lags);
             self.out.keepings.remove(&slot);
@@ -235,7 +236,9 @@ impl Shard {
         self.owners.forget_guests(channel.id);
         let local = &mut self.owners[channel.owner];
         let moved = local.remove(channel.place);
-        local.owner.connections.leave();
+        if is_counted {
+            local.owner.connections.leave();
+        }
         if let Some(agreed) = channel.ws.deflate() {
             local.owner.windows.leave(agreed.server_window_bits());
         }

@@ -280,6 +280,8 @@ pub(in crate::shard) enum Flag {
     Lags,
     /// Its channel only receives: it is sent events, not frames.
     Sse,
+    /// It was detached, and another has its place: it is counted no more.
+    Uncounted,
 }
 
 impl Flag {

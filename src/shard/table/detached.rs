@@ -1,7 +1,8 @@
-//! Which channels have no connection, in the order in which they lost it, and which of those have ended.
+//! Which channels have no connection, and which of those have ended.
 //!
-//! Invariants: a detached channel has one valid entry in that order; the number of ended channels that are remembered
-//! is bounded. It must not know connections except by their place in the table.
+//! Invariants: a detached channel has one entry at admission, which knows those of all shards in the order in which
+//! they lost their connections; the number of ended channels that are remembered is bounded. It must not know
+//! connections except by their place in the table.
 
 use super::slot::Slot;
 use crate::channel::ChannelId;
@@ -11,9 +12,6 @@ use std::collections::VecDeque;
 
 /// Channels that ended while detached, some 150 bytes each.
 const ENDED_MAX: usize = 4096;
-
-/// Entries of those that were taken up again which are let be in the order.
-const STALE_MAX: usize = 64;
 
 /// What is remembered of a channel that ended while detached.
 pub(in crate::shard) struct EndedChannel {
@@ -26,12 +24,8 @@ pub(in crate::shard) struct EndedChannel {
 /// See the module.
 #[derive(Default)]
 pub(in crate::shard) struct Detached {
-    /// In the order in which they were left, each with a number that counts up; those that were taken up since are
-    /// among them.
-    order: VecDeque<(Slot, u64)>,
-    /// The number of each.
+    /// The entry of each at admission.
     left: FxHashMap<Slot, u64>,
-    lefts: u64,
     ended: FxHashMap<ChannelId, EndedChannel>,
     ended_order: VecDeque<ChannelId>,
 }
@@ -43,25 +37,18 @@ impl Detached {
     }
 
     /// The channel at this place has no connection any more.
-    pub(super) fn enter(&mut self, slot: Slot) {
-        self.lefts += 1;
-        self.order.push_back((slot, self.lefts));
-        self.left.insert(slot, self.lefts);
-        if self.order.len() > STALE_MAX + 2 * self.left.len() {
-            let left = &self.left;
-            self.order.retain(|(slot, number)| left.get(slot) == Some(number));
-        }
+    pub(super) fn enter(&mut self, slot: Slot, entry: u64) {
+        self.left.insert(slot, entry);
     }
 
-    /// It has one again, or has ended.
-    pub(super) fn leave(&mut self, slot: Slot) {
-        self.left.remove(&slot);
+    /// It has one again, or has ended: its entry.
+    pub(super) fn leave(&mut self, slot: Slot) -> Option<u64> {
+        self.left.remove(&slot)
     }
 
-    /// Those that have none, the first that was left first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Slot> {
-        let is_left = |(slot, number): &&(Slot, u64)| self.left.get(slot) == Some(number);
-        self.order.iter().filter(is_left).map(|entry| entry.0)
+    /// The entry of the channel at this place, if it has no connection.
+    pub(super) fn entry(&self, slot: Slot) -> Option<u64> {
+        self.left.get(&slot).copied()
     }
 
     /// A channel has ended while detached.

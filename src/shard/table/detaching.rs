@@ -1,19 +1,20 @@
 //! Channels whose connection is lost: each waits for its client to come back, then ends as any channel does.
 //!
 //! Invariants: a detached channel keeps its place in the table, and counts there against all limits; it has no socket,
-//! and nothing waits for it but what is in its log; where a limit is reached, the channels detached longest end first.
+//! and nothing waits for it but what is in its log; where a limit is reached, the channels detached longest end first,
+//! whichever shard has them: what another shard lets go of here is counted no more, and its end follows.
 //! A channel that ended while detached is remembered for a while, so that its client can be told what it has lost.
 
 use super::detached::EndedChannel;
 use super::slot::Slot;
-use crate::admission::{LimitReached, Prefix};
+use crate::admission::{LetGo, LetGoOf, LimitReached, Prefix};
 use crate::channel::ChannelId;
 use crate::proto;
 use crate::shard::core::{Effect, Shard};
 use crate::shard::event::{ClosedBy, Event};
 use crate::shard::flush::SocketId;
 use crate::shard::owners::directory::Owner;
-use crate::shard::table::connection::{Channel, Connection, ConnectionPhase, Flag};
+use crate::shard::table::connection::{Channel, ConnectionPhase, Flag};
 use crate::shard::work;
 
 /// What a place without a connection has instead of a socket.
@@ -21,9 +22,6 @@ const NO_SOCKET: SocketId = SocketId(-1);
 
 /// The code of an end without a close frame (RFC 6455 7.1.5).
 const NO_CLOSE_FRAME: u16 = 1006;
-
-/// Detached channels looked at to find one of a certain address or process, at some ns each.
-const LOOKED_AT_MAX: usize = 256;
 
 /// What stays of a connection's flags when its socket goes: where it is listed, and what is of its channel.
 pub(super) const OF_CHANNEL: u32 =
@@ -47,7 +45,7 @@ impl Shard {
         let connection = &mut self.table[slot];
         connection.socket = NO_SOCKET;
         connection.flags.set(Flag::Detached);
-        self.table.detached.enter(slot);
+        self.begin_wait(slot);
         self.stats.detached += 1;
         self.set_deadline(slot, self.now_ms + self.config.resume.window_ms);
         self.tell_holder(slot, |channel| Event::Detached { channel });
@@ -102,7 +100,7 @@ impl Shard {
             let (tokens, holder, position) = (keeping.tokens, keeping.holder.clone(), keeping.log.position());
             self.table.detached.remember(channel.id, EndedChannel { tokens, holder, position });
         }
-        self.table.detached.leave(slot);
+        self.end_wait(slot);
         self.end_channel(slot, code, reason, by, lost);
         self.remove(slot);
     }
@@ -112,24 +110,62 @@ impl Shard {
         self.end_detached(slot, NO_CLOSE_FRAME, "the client did not come back in time", ClosedBy::Connection);
     }
 
+    /// From now on the channel may be let go of by any shard.
+    fn begin_wait(&mut self, slot: Slot) {
+        let connection = &self.table[slot];
+        let Some(channel) = connection.channel() else { return };
+        let process = &self.owners[channel.owner].owner.connections;
+        let entry = self.table.admission.begin_wait(channel.id.get(), connection.client, process);
+        self.table.detached.enter(slot, entry);
+    }
+
+    /// It cannot be any more. Returns whether it still counts: else another has its place already.
+    pub(super) fn end_wait(&mut self, slot: Slot) -> bool {
+        let Some(entry) = self.table.detached.leave(slot) else { return !self.table[slot].flags.has(Flag::Uncounted) };
+        let is_counted = self.table.admission.end_wait(entry);
+        if !is_counted {
+            self.table[slot].flags.set(Flag::Uncounted);
+        }
+        is_counted
+    }
+
     /// There are too many, in all or of one client: who was left first goes first. Returns whether one has gone.
     pub(super) fn make_room(&mut self, over: LimitReached, client: Option<Prefix>) -> bool {
-        self.let_go_of_first(|connection| over == LimitReached::Total || connection.client == client)
+        match (over, client) {
+            (LimitReached::Total, _) => self.let_go_of_first(LetGoOf::Anyone),
+            (LimitReached::PerIp, Some(client)) => self.let_go_of_first(LetGoOf::Client(client)),
+            (LimitReached::PerIp, None) => false,
+        }
     }
 
     /// The same for one process.
     pub(super) fn make_room_for_process(&mut self, owner: &Owner) -> bool {
-        let Some(place) = self.owners.find(owner.id) else { return false };
-        self.let_go_of_first(|connection| connection.channel().is_some_and(|channel| channel.owner == place))
+        self.let_go_of_first(LetGoOf::Process(&owner.connections))
     }
 
-    fn let_go_of_first(&mut self, is_meant: impl Fn(&Connection) -> bool) -> bool {
-        let table = &self.table;
-        let found = table.detached.iter().take(LOOKED_AT_MAX).find(|&slot| is_meant(&table[slot]));
-        if let Some(slot) = found {
-            let reason = "there were too many connections, and its client was not there";
-            self.end_detached(slot, NO_CLOSE_FRAME, reason, ClosedBy::Broker);
+    fn let_go_of_first(&mut self, of: LetGoOf<'_>) -> bool {
+        let Some(gone) = self.table.admission.let_go(of, self.now_ms) else { return false };
+        let shard = ChannelId::new(gone.id).shard(self.shards);
+        if shard == self.index() {
+            self.let_go(gone);
+        } else {
+            self.let_gos.push((shard, gone));
         }
-        found.is_some()
+        true
+    }
+
+    /// Another has the place of a channel that waited here.
+    pub(in crate::shard) fn let_go(&mut self, gone: LetGo) {
+        let slot = self.table.slot_of(ChannelId::new(gone.id));
+        // It may have ended by itself, or been asked for, since.
+        if let Some(slot) = slot.filter(|&slot| self.table.detached.entry(slot) == Some(gone.entry)) {
+            self.end_let_go(slot);
+        }
+    }
+
+    /// The end of a channel whose place another has.
+    pub(super) fn end_let_go(&mut self, slot: Slot) {
+        let reason = "there were too many connections, and its client was not there";
+        self.end_detached(slot, NO_CLOSE_FRAME, reason, ClosedBy::Broker);
     }
 }

@@ -100,8 +100,18 @@ impl Shard {
             None => ResumeAnswer::New,
             Some(Err(MalformedElement)) => ResumeAnswer::Anew { why: ResumeRefusal::Unknown, lost: None, at: None },
             Some(Ok(ask)) => match self.check_return(&ask, upgraded.owner, &holder) {
-                Ok(old) => return self.take_up(old, slot, &ask, upgraded),
-                Err((why, lost)) => {
+                Ok(old) if self.end_wait(old) => return self.take_up(old, slot, &ask, upgraded),
+                refused => {
+                    // Another has its place: it is as if its client had come behind its end.
+                    let (why, lost) = match refused {
+                        Ok(old) => {
+                            let position = self.out.keepings.get(&old).map(|keeping| keeping.log.position());
+                            self.end_let_go(old);
+                            let lost = position.and_then(|position| position.checked_sub(ask.received));
+                            (ResumeRefusal::Expired, lost)
+                        }
+                        Err(refused) => refused,
+                    };
                     self.stats.resumes_refused += 1;
                     let at = if why == ResumeRefusal::Elsewhere { self.keys.maker_of(&ask.token) } else { None };
                     ResumeAnswer::Anew { why, lost, at }
@@ -144,9 +154,7 @@ impl Shard {
     /// The channel at `old` goes on with the connection at `slot`.
     fn take_up(&mut self, old: Slot, slot: Slot, ask: &ResumeAsk, upgraded: Upgraded) {
         let mut connection = self.take_out(slot);
-        if self.table[old].flags.has(Flag::Detached) {
-            self.table.detached.leave(old);
-        } else {
+        if !self.table[old].flags.has(Flag::Detached) {
             // It looked alive, but its client is here.
             self.effects.push(Effect::Abandon(self.table[old].socket));
             self.stats.taken_over += 1;
